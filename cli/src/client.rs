@@ -1,0 +1,58 @@
+//! The connection to the daemon on this machine: gRPC over its unix socket.
+
+use tonic::transport::Channel;
+
+use ollamax_proto::v1::admin_client::AdminClient;
+
+use crate::args::Global;
+use crate::error::Failure;
+use crate::place;
+
+/// A client of the admin API.
+pub(crate) type Admin = AdminClient<Channel>;
+
+/// Largest answer, bytes: listings of large clusters.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+/// Connects to the daemon.
+#[cfg(unix)]
+pub(crate) async fn connect(global: &Global) -> Result<Admin, Failure> {
+    connect_at(&place::data_dir(global)?.join("admin.sock")).await
+}
+
+/// Connects to the socket at a path.
+#[cfg(unix)]
+pub(crate) async fn connect_at(path: &std::path::Path) -> Result<Admin, Failure> {
+    use hyper_util::rt::TokioIo;
+    use tokio::net::UnixStream;
+    use tonic::transport::{Endpoint, Uri};
+
+    let shown = path.display().to_string();
+    // Connecting once by hand gives the system's own words; tonic would hide them.
+    if let Err(error) = UnixStream::connect(path).await {
+        return Err(match error.kind() {
+            std::io::ErrorKind::PermissionDenied => {
+                let next = "run it as root, as the daemon's user, or as a member of its admin group (node.admin_group)";
+                Failure::new(6, format!("{shown} may not be used by this user"), error.to_string(), next)
+            }
+            _ => place::not_running(&shown, &error.to_string()),
+        });
+    }
+    let path = path.to_owned();
+    let connector = tower::service_fn(move |_: Uri| {
+        let path = path.clone();
+        async move { Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(path).await?)) }
+    });
+    let endpoint = Endpoint::from_static("http://admin.sock");
+    let channel = endpoint.connect_with_connector(connector).await;
+    let channel = channel.map_err(|error| place::not_running(&shown, &error.to_string()))?;
+    Ok(AdminClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX))
+}
+
+/// Unix sockets are what keeps strangers out; without them there is no admin door yet.
+#[cfg(not(unix))]
+#[expect(clippy::unused_async, reason = "same shape as on unix")]
+pub(crate) async fn connect(_global: &Global) -> Result<Admin, Failure> {
+    let next = "run it on a node; `ollamax run` and `ollamax ps` work from here with --api";
+    Err(Failure::new(1, "administration goes through the daemon's unix socket", "this system has none", next))
+}

@@ -1,0 +1,56 @@
+//! One file per command. Each asks the node, then shows what came back.
+
+use clap::CommandFactory as _;
+
+use crate::args::{Cli, Command};
+use crate::error::Failure;
+use crate::output;
+
+pub(crate) mod dev;
+pub(crate) mod doctor;
+pub(crate) mod init;
+pub(crate) mod join;
+pub(crate) mod leave;
+pub(crate) mod logs;
+pub(crate) mod model;
+pub(crate) mod node;
+pub(crate) mod ps;
+pub(crate) mod run;
+pub(crate) mod status;
+pub(crate) mod token;
+
+/// Runs what was asked for.
+pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
+    let global = &cli.global;
+    match cli.command {
+        Command::Init(args) => init::run(global, args).await,
+        Command::Join(args) => join::run(global, args).await,
+        Command::Leave(args) => leave::run(global, args).await,
+        Command::Token(command) => token::run(global, command).await,
+        Command::Status => status::run(global).await,
+        Command::Node(command) => node::run(global, command).await,
+        Command::Model(command) => model::run(global, command).await,
+        Command::Ps(args) => ps::run(global, &args).await,
+        Command::Run(args) => run::run(global, args).await,
+        Command::Logs(args) => logs::run(global, args).await,
+        Command::Doctor => doctor::run(global).await,
+        Command::Dev(command) => dev::run(global, command).await,
+        Command::Completion { shell } => completion(shell),
+    }
+}
+
+fn completion(shell: clap_complete::Shell) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "ollamax", &mut script);
+    output::text(&String::from_utf8_lossy(&script))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

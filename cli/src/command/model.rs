@@ -1,0 +1,249 @@
+//! `ollamax model`: the models of the cluster.
+
+use std::path::{Path, PathBuf};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use tokio::io::AsyncReadExt as _;
+use tokio::sync::mpsc;
+
+use ollamax_proto::v1::import_model_request::Part;
+use ollamax_proto::v1::{ImportModelHeader, ImportModelProgress, ImportModelRequest, ListModelsRequest, ModelView};
+
+use crate::args::{Global, ModelCommand, Output};
+use crate::client;
+use crate::error::Failure;
+use crate::{output, text};
+
+/// Bytes of one message.
+const CHUNK_BYTES: usize = 1 << 20;
+/// Messages that wait for the daemon.
+const CHUNKS_WAITING_MAX: usize = 4;
+
+/// Runs one of them.
+pub(crate) async fn run(global: &Global, command: ModelCommand) -> Result<(), Failure> {
+    match command {
+        ModelCommand::List => list(global).await,
+        ModelCommand::Show { name } => show(global, name).await,
+        ModelCommand::Import { file, name, nodes } => import(global, &file, name, nodes).await,
+    }
+}
+
+async fn list(global: &Global) -> Result<(), Failure> {
+    let listed = client::connect(global).await?.list_models(ListModelsRequest::default()).await?.into_inner();
+    if global.output == Output::Json {
+        let models: Vec<Value> = listed.models.iter().map(shown).collect();
+        return output::json("ModelList", json!({"models": models}));
+    }
+    if listed.models.is_empty() {
+        output::talk("No node has a model yet. Next: ollamax model import FILE --name NAME");
+    }
+    output::text(&table(&listed.models))
+}
+
+async fn show(global: &Global, name: String) -> Result<(), Failure> {
+    let listed = client::connect(global).await?.list_models(ListModelsRequest { name: name.clone() }).await?.into_inner();
+    let missing = || Failure::new(3, format!("model {name:?} not found"), "", "ollamax model list");
+    let model = listed.models.first().ok_or_else(missing)?;
+    if global.output == Output::Json {
+        return output::json("Model", shown(model));
+    }
+    output::text(&page(model))
+}
+
+fn table(models: &[ModelView]) -> String {
+    let rows = models.iter().map(|model| {
+        let served = model.copies.iter().filter(|copy| copy.served);
+        vec![
+            model.name.clone(),
+            text::digest(&model.digest),
+            text::bytes(model.size_bytes),
+            served.map(|copy| copy.node_name.clone()).collect::<Vec<_>>().join(", "),
+            if model.conflict { "versions differ".to_owned() } else { String::new() },
+        ]
+    });
+    output::table(&["NAME", "DIGEST", "SIZE", "NODES", "NOTE"], rows.collect())
+}
+
+fn page(model: &ModelView) -> String {
+    let mut page = format!(
+        "name       {}\ndigest     {}\nsize       {}\nmodified   {}\n\n",
+        model.name,
+        hex::encode(&model.digest),
+        text::bytes(model.size_bytes),
+        text::time(model.modified_at_ms)
+    );
+    let rows = model.copies.iter().map(|copy| {
+        vec![
+            copy.node_name.clone(),
+            text::digest(&copy.digest),
+            text::time(copy.modified_at_ms),
+            if copy.served { "served" } else { "not served: another version is newer" }.to_owned(),
+            if copy.resident { "loaded" } else { "" }.to_owned(),
+        ]
+    });
+    page += &output::table(&["NODE", "DIGEST", "MODIFIED", "USE", "MEMORY"], rows.collect());
+    if model.conflict {
+        page += "\nNext: import or pull the same version on all nodes\n";
+    }
+    page
+}
+
+fn shown(model: &ModelView) -> Value {
+    let copies: Vec<Value> = model
+        .copies
+        .iter()
+        .map(|copy| json!({"node": copy.node_name, "nodeId": copy.node_id, "digest": hex::encode(&copy.digest), "modifiedAtMs": copy.modified_at_ms, "served": copy.served, "loaded": copy.resident}))
+        .collect();
+    let details: Value = serde_json::from_str(&model.details_json).unwrap_or_default();
+    json!({
+        "name": model.name,
+        "digest": hex::encode(&model.digest),
+        "sizeBytes": model.size_bytes,
+        "modifiedAtMs": model.modified_at_ms,
+        "details": details,
+        "conflict": model.conflict,
+        "copies": copies,
+    })
+}
+
+async fn import(global: &Global, file: &Path, name: String, nodes: Vec<String>) -> Result<(), Failure> {
+    let size_bytes = check_gguf(file)?;
+    let bar = bar(size_bytes);
+    bar.set_message("hashing");
+    let sha256 = hash(file.to_owned(), bar.clone()).await?;
+    bar.set_position(0);
+    let header = ImportModelHeader { name: name.clone(), nodes, sha256: sha256.to_vec(), size_bytes };
+    let (sender, receiver) = mpsc::channel(CHUNKS_WAITING_MAX);
+    let reading = tokio::spawn(read_file(file.to_owned(), header, sender));
+    let requests = futures::stream::unfold(receiver, |mut receiver| async { receiver.recv().await.map(|next| (next, receiver)) });
+    let mut progress = client::connect(global).await?.import_model(requests).await?.into_inner();
+    let mut last = ImportModelProgress::default();
+    while let Some(line) = progress.message().await? {
+        bar.set_message(line.status.clone());
+        bar.set_position(line.completed_bytes);
+        last = line;
+    }
+    bar.finish_and_clear();
+    let read = reading.await.map_err(|error| Failure::other("read the file", error.to_string()))?;
+    read.map_err(|error| Failure::other(format!("read {}", file.display()), error.to_string()))?;
+    if global.output == Output::Json {
+        let copies: Vec<Value> = last
+            .copies
+            .iter()
+            .map(|copy| json!({"node": copy.node_name, "nodeId": copy.node_id, "digest": hex::encode(&copy.digest)}))
+            .collect();
+        return output::json("ModelImport", json!({"name": name, "copies": copies}));
+    }
+    for copy in &last.copies {
+        output::line(&format!("{} has {name} ({})", copy.node_name, text::digest(&copy.digest)))?;
+    }
+    output::talk(&format!("Next: ollamax run {name}"));
+    Ok(())
+}
+
+/// A GGUF begins with its name; anything else is refused before a byte is sent.
+fn check_gguf(file: &Path) -> Result<u64, Failure> {
+    use std::io::Read as _;
+
+    let bad = |why: String| Failure::usage(format!("{}: {why}", file.display()), "ollamax model import FILE.gguf --name NAME");
+    let mut opened = std::fs::File::open(file).map_err(|error| bad(error.to_string()))?;
+    let mut magic = [0; 4];
+    opened.read_exact(&mut magic).map_err(|_| bad("is too short for a GGUF".to_owned()))?;
+    if magic != *b"GGUF" {
+        return Err(bad("is no GGUF file".to_owned()));
+    }
+    opened.metadata().map(|meta| meta.len()).map_err(|error| bad(error.to_string()))
+}
+
+async fn hash(file: PathBuf, bar: ProgressBar) -> Result<[u8; 32], Failure> {
+    let shown = file.display().to_string();
+    let hashed = tokio::task::spawn_blocking(move || -> std::io::Result<[u8; 32]> {
+        use std::io::Read as _;
+
+        let mut opened = std::fs::File::open(file)?;
+        let (mut hasher, mut buffer) = (Sha256::new(), vec![0; CHUNK_BYTES]);
+        loop {
+            let count = opened.read(&mut buffer)?;
+            if count == 0 {
+                return Ok(hasher.finalize().into());
+            }
+            hasher.update(&buffer[..count]);
+            bar.inc(count as u64);
+        }
+    });
+    let hashed = hashed.await.map_err(|error| Failure::other("hash the file", error.to_string()))?;
+    hashed.map_err(|error| Failure::other(format!("read {shown}"), error.to_string()))
+}
+
+async fn read_file(file: PathBuf, header: ImportModelHeader, sender: mpsc::Sender<ImportModelRequest>) -> std::io::Result<()> {
+    let mut opened = tokio::fs::File::open(file).await?;
+    // A closed channel means that the daemon gave up; its own error says why.
+    if sender.send(ImportModelRequest { part: Some(Part::Header(header)) }).await.is_err() {
+        return Ok(());
+    }
+    loop {
+        let mut data = Vec::with_capacity(CHUNK_BYTES);
+        if (&mut opened).take(CHUNK_BYTES as u64).read_to_end(&mut data).await? == 0 {
+            return Ok(());
+        }
+        if sender.send(ImportModelRequest { part: Some(Part::Data(data)) }).await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+/// Drawn on stderr, and only where somebody looks.
+fn bar(total: u64) -> ProgressBar {
+    let style = ProgressStyle::with_template("{msg:<16} {bar:30} {bytes}/{total_bytes} {bytes_per_sec}");
+    let bar = ProgressBar::new(total);
+    match style {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ollamax_proto::v1::ModelCopy;
+
+    use super::*;
+
+    fn model(conflict: bool) -> ModelView {
+        let copy = |node: &str, served| ModelCopy { node_name: node.to_owned(), served, digest: vec![7; 32], ..ModelCopy::default() };
+        ModelView {
+            name: "demo:latest".to_owned(),
+            digest: vec![7; 32],
+            size_bytes: 2_121_280,
+            copies: vec![copy("n1", true), copy("n2", !conflict)],
+            conflict,
+            details_json: r#"{"family":"llama"}"#.to_owned(),
+            ..ModelView::default()
+        }
+    }
+
+    #[test]
+    fn versions_that_differ_are_noted() {
+        insta::assert_snapshot!(table(&[model(false), model(true)]), @r"
+        NAME         DIGEST        SIZE    NODES   NOTE
+        demo:latest  070707070707  2.1 MB  n1, n2
+        demo:latest  070707070707  2.1 MB  n1      versions differ
+        ");
+        assert!(page(&model(true)).contains("another version is newer"));
+        assert_eq!(shown(&model(true))["details"]["family"], "llama");
+        assert_eq!(shown(&model(true))["conflict"], true);
+    }
+
+    #[test]
+    fn what_is_no_gguf_is_refused_before_a_byte_is_sent() {
+        let temp = tempfile::tempdir().expect("temp");
+        for (content, needle) in [(&b"GG"[..], "too short"), (b"<html>", "no GGUF")] {
+            let path = temp.path().join("f");
+            std::fs::write(&path, content).expect("written");
+            let failure = check_gguf(&path).expect_err("refused");
+            assert!(format!("{failure:?}").contains(needle), "{failure:?}");
+        }
+        assert_eq!(check_gguf(&temp.path().join("missing")).expect_err("missing").exit(), 2);
+    }
+}

@@ -1,0 +1,194 @@
+//! `ollamax node`: the machines of the cluster.
+
+use serde_json::{Value, json};
+
+use ollamax_proto::v1::node_view::{Health, State};
+use ollamax_proto::v1::{DrainNodeRequest, NodeView, RemoveNodeRequest, StatusRequest, runtime};
+
+use crate::args::{Global, NodeCommand, Output};
+use crate::client;
+use crate::command::status;
+use crate::error::Failure;
+use crate::{output, text};
+
+/// Runs one of them.
+pub(crate) async fn run(global: &Global, command: NodeCommand) -> Result<(), Failure> {
+    match command {
+        NodeCommand::List => list(global).await,
+        NodeCommand::Show { node } => show(global, &node).await,
+        NodeCommand::Drain { node } => drain(global, node, false).await,
+        NodeCommand::Undrain { node } => drain(global, node, true).await,
+        NodeCommand::Remove { node, force } => remove(global, node, force).await,
+    }
+}
+
+async fn list(global: &Global) -> Result<(), Failure> {
+    let reply = client::connect(global).await?.status(StatusRequest {}).await?.into_inner();
+    if global.output == Output::Json {
+        let nodes: Vec<Value> = reply.nodes.iter().map(shown).collect();
+        return output::json("NodeList", json!({"nodes": nodes, "view": status::view(&reply)}));
+    }
+    output::text(&table(&reply.nodes))
+}
+
+async fn show(global: &Global, wanted: &str) -> Result<(), Failure> {
+    let reply = client::connect(global).await?.status(StatusRequest {}).await?.into_inner();
+    let found = reply.nodes.iter().find(|node| node.name == wanted || node.id.to_string() == wanted);
+    let node = found.ok_or_else(|| Failure::new(3, format!("there is no node {wanted:?}"), "", "ollamax node list"))?;
+    if global.output == Output::Json {
+        return output::json("Node", shown(node));
+    }
+    output::text(&page(node))
+}
+
+async fn drain(global: &Global, node: String, undrain: bool) -> Result<(), Failure> {
+    let request = DrainNodeRequest { node: node.clone(), undrain };
+    let changed = client::connect(global).await?.drain_node(request).await?.into_inner();
+    if global.output == Output::Json {
+        return output::json("Node", json!({"id": changed.node_id, "drained": !undrain}));
+    }
+    let now = if undrain { "takes requests again" } else { "takes no new requests; running ones finish" };
+    output::line(&format!("Node {node} {now}."))
+}
+
+async fn remove(global: &Global, node: String, force: bool) -> Result<(), Failure> {
+    let removed = client::connect(global).await?.remove_node(RemoveNodeRequest { node: node.clone(), force }).await?;
+    let id = removed.into_inner().node_id;
+    if global.output == Output::Json {
+        return output::json("Node", json!({"id": id, "state": "departed"}));
+    }
+    output::line(&format!("Node {node} is removed; id {id} is never used again."))
+}
+
+/// Members that have not departed, as a table.
+pub(crate) fn table(nodes: &[NodeView]) -> String {
+    let present = nodes.iter().filter(|node| node.state() != State::Departed);
+    let rows = present.map(|node| {
+        vec![
+            node.id.to_string(),
+            node.name.clone(),
+            health(node).to_owned(),
+            part(node).to_owned(),
+            runtime_text(node),
+            node.models.to_string(),
+            node.resident.iter().map(|model| model.name.clone()).collect::<Vec<_>>().join(", "),
+            node.api_addresses.first().cloned().unwrap_or_default(),
+        ]
+    });
+    output::table(&["ID", "NAME", "HEALTH", "PART", "RUNTIME", "MODELS", "LOADED", "API"], rows.collect())
+}
+
+fn page(node: &NodeView) -> String {
+    let memory = format!("{} of {}", text::bytes(node.memory_used_bytes), text::bytes(node.memory_total_bytes));
+    let rows = [
+        ("id", node.id.to_string()),
+        ("name", node.name.clone()),
+        ("health", health(node).to_owned()),
+        ("state", state(node).to_owned()),
+        ("part", part(node).to_owned()),
+        ("role", node.role.clone()),
+        ("runtime", runtime_text(node)),
+        ("models", node.models.to_string()),
+        ("loaded", node.resident.iter().map(|model| model.name.clone()).collect::<Vec<_>>().join(", ")),
+        ("memory", memory),
+        ("cpu", format!("{} %", node.cpu_permille / 10)),
+        ("disk free", text::bytes(node.disk_free_bytes)),
+        ("api", node.api_addresses.join(", ")),
+        ("peer", node.peer_addresses.join(", ")),
+        ("p2p", node.p2p_addresses.join(", ")),
+        ("key", node.peer_id.clone()),
+        ("release", node.daemon_version.clone()),
+        ("applied", node.applied_index.to_string()),
+        ("joined", text::time(node.joined_at_ms)),
+        ("departed", text::time(node.departed_at_ms)),
+    ];
+    rows.iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| format!("{name:<10} {value}\n")).collect()
+}
+
+/// One word for how a node is heard.
+pub(crate) fn health(node: &NodeView) -> &'static str {
+    match (node.state(), node.health()) {
+        (State::Departed, _) => "departed",
+        (State::Drained, Health::Alive) => "drained",
+        (_, Health::Alive) => "alive",
+        (_, Health::Suspect) => "suspect",
+        (_, Health::Dead) => "dead",
+        (_, Health::Unspecified) => "unknown",
+    }
+}
+
+fn state(node: &NodeView) -> &'static str {
+    match node.state() {
+        State::Drained => "drained",
+        State::Departed => "departed",
+        State::Active | State::Unspecified => "active",
+    }
+}
+
+fn part(node: &NodeView) -> &'static str {
+    match node {
+        node if node.leader => "leader",
+        node if node.voter => "voter",
+        node if node.role == "gateway" => "gateway",
+        _ => "learner",
+    }
+}
+
+fn runtime_text(node: &NodeView) -> String {
+    let Some(runtime) = &node.runtime else { return "unknown".to_owned() };
+    match runtime.state() {
+        runtime::State::Up => format!("{} {}", kind(runtime), runtime.version),
+        runtime::State::Down => format!("{} down", kind(runtime)),
+        runtime::State::Absent | runtime::State::Unspecified => "none".to_owned(),
+    }
+}
+
+fn kind(runtime: &ollamax_proto::v1::Runtime) -> &'static str {
+    match runtime.kind() {
+        runtime::Kind::Engine => "engine",
+        runtime::Kind::Ollama | runtime::Kind::Unspecified => "ollama",
+    }
+}
+
+/// One node as JSON.
+pub(crate) fn shown(node: &NodeView) -> Value {
+    let resident: Vec<Value> = node
+        .resident
+        .iter()
+        .map(|model| json!({"name": model.name, "digest": hex::encode(&model.digest), "sizeBytes": model.size_bytes, "sizeVramBytes": model.size_vram_bytes, "contextLength": model.context_length}))
+        .collect();
+    let runtime = node.runtime.clone().unwrap_or_default();
+    let runtime_state = match runtime.state() {
+        runtime::State::Up => "up",
+        runtime::State::Down => "down",
+        runtime::State::Absent => "absent",
+        runtime::State::Unspecified => "unknown",
+    };
+    json!({
+        "id": node.id,
+        "name": node.name,
+        "role": node.role,
+        "part": part(node),
+        "leader": node.leader,
+        "voter": node.voter,
+        "state": state(node),
+        "health": health(node),
+        "silentMs": node.silent_ms,
+        "clockSkewMs": node.clock_skew_ms,
+        "runtime": {"kind": kind(&runtime), "state": runtime_state, "version": runtime.version, "reason": runtime.reason},
+        "models": node.models,
+        "loaded": resident,
+        "appliedIndex": node.applied_index,
+        "release": node.daemon_version,
+        "apiAddresses": node.api_addresses,
+        "peerAddresses": node.peer_addresses,
+        "p2pAddresses": node.p2p_addresses,
+        "peerId": node.peer_id,
+        "memoryUsedBytes": node.memory_used_bytes,
+        "memoryTotalBytes": node.memory_total_bytes,
+        "diskFreeBytes": node.disk_free_bytes,
+        "cpuPermille": node.cpu_permille,
+        "joinedAtMs": node.joined_at_ms,
+        "departedAtMs": node.departed_at_ms,
+    })
+}

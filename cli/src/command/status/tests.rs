@@ -1,0 +1,93 @@
+//! What `ollamax status` shows, as golden pages.
+
+use ollamax_proto::v1::{LocalView, RaftView, Runtime, runtime};
+
+use super::*;
+
+fn member(id: u64, health: Health) -> NodeView {
+    let mut runtime = Runtime { version: "0.24.0".to_owned(), ..Runtime::default() };
+    runtime.set_state(runtime::State::Up);
+    runtime.set_kind(runtime::Kind::Ollama);
+    let mut node = NodeView {
+        id,
+        name: format!("n{id}"),
+        role: "voter".to_owned(),
+        voter: true,
+        leader: id == 1,
+        models: 2,
+        runtime: Some(runtime),
+        api_addresses: vec![format!("http://10.0.0.{id}:11435")],
+        ..NodeView::default()
+    };
+    node.set_health(health);
+    node.set_state(State::Active);
+    node
+}
+
+fn healthy() -> StatusReply {
+    let mut reply = StatusReply {
+        cluster_name: "lab".to_owned(),
+        node_id: 1,
+        node_name: "n1".to_owned(),
+        raft: Some(RaftView { term: 2, leader: 1, has_quorum: true, voters: vec![1, 2, 3], ..RaftView::default() }),
+        nodes: (1..=3).map(|id| member(id, Health::Alive)).collect(),
+        view: Some(LocalView { applied_index: 40, age_ms: 0 }),
+        ..StatusReply::default()
+    };
+    reply.set_phase(Phase::Member);
+    reply
+}
+
+#[test]
+fn a_healthy_cluster_is_one_sentence_and_a_table() {
+    insta::assert_snapshot!(page(&healthy()), @r"
+    Cluster lab is healthy: 3 of 3 nodes alive, 3 voters, n1 leads.
+
+    ID  NAME  HEALTH  PART    RUNTIME        MODELS  LOADED  API
+    1   n1    alive   leader  ollama 0.24.0  2               http://10.0.0.1:11435
+    2   n2    alive   voter   ollama 0.24.0  2               http://10.0.0.2:11435
+    3   n3    alive   voter   ollama 0.24.0  2               http://10.0.0.3:11435
+
+    Next: ollamax model list; ollamax run MODEL
+    ");
+}
+
+#[test]
+fn what_needs_attention_comes_first_with_its_next_command() {
+    let mut reply = healthy();
+    reply.nodes[2] = member(3, Health::Dead);
+    reply.raft.as_mut().expect("there").has_quorum = false;
+    reply.view = Some(LocalView { applied_index: 40, age_ms: 12_000 });
+    reply.attention = vec![Attention {
+        id: "no_quorum".to_owned(),
+        what: "no majority of voters answers".to_owned(),
+        why: "two are missing".to_owned(),
+        next: "start the missing voters: ollamax node list".to_owned(),
+    }];
+    assert!(is_degraded(&reply));
+    let page = page(&reply);
+    let expected = "Cluster lab is without a quorum: inference goes on, changes wait: 2 of 3 nodes alive, 3 voters, nobody leads.\n\
+                    This is the view of node 1 at index 40; last contact with a leader: 12 s ago.\n\n\
+                    Needs attention:\n  ! no majority of voters answers\n      why: two are missing\n      \
+                    try: start the missing voters: ollamax node list\n";
+    assert!(page.starts_with(expected), "{page}");
+    assert!(page.ends_with("Next: start the missing voters: ollamax node list\n"), "{page}");
+}
+
+#[test]
+fn a_node_without_a_cluster_says_so() {
+    let mut reply = StatusReply { node_name: "n1".to_owned(), ..StatusReply::default() };
+    reply.set_phase(Phase::Waiting);
+    assert!(page(&reply).starts_with("Node n1 runs and belongs to no cluster yet.\n"));
+    assert!(!is_degraded(&reply));
+}
+
+#[test]
+fn the_json_form_keeps_its_fields() {
+    let shown = shown(&healthy());
+    let fields: Vec<&str> = shown.as_object().expect("an object").keys().map(String::as_str).collect();
+    assert_eq!(fields, ["health", "phase", "degraded", "attention", "next", "node", "cluster", "raft", "nodes", "view"]);
+    assert_eq!(shown["raft"]["leader"], 1);
+    assert_eq!(shown["nodes"][1]["part"], "voter");
+    assert_eq!(shown["view"]["ageMs"], 0);
+}

@@ -1,0 +1,63 @@
+//! Numbers as people read them.
+
+/// Bytes with a unit, as file managers show them.
+pub(crate) fn bytes(count: u64) -> String {
+    const UNITS: [&str; 6] = ["B", "kB", "MB", "GB", "TB", "PB"];
+    let mut unit = 0;
+    let mut scaled = count;
+    let mut rest = 0;
+    while scaled >= 1_000 && unit + 1 < UNITS.len() {
+        rest = scaled % 1_000;
+        scaled /= 1_000;
+        unit += 1;
+    }
+    if unit == 0 || scaled >= 100 { format!("{scaled} {}", UNITS[unit]) } else { format!("{scaled}.{} {}", rest / 100, UNITS[unit]) }
+}
+
+/// A span of milliseconds in its largest unit.
+pub(crate) fn span(millis: u64) -> String {
+    match millis {
+        ms if ms < 1_000 => format!("{ms} ms"),
+        ms if ms < 120_000 => format!("{} s", ms / 1_000),
+        ms if ms < 7_200_000 => format!("{} min", ms / 60_000),
+        ms if ms < 172_800_000 => format!("{} h", ms / 3_600_000),
+        ms => format!("{} days", ms / 86_400_000),
+    }
+}
+
+/// Milliseconds since 1970 as a UTC time; empty for 0.
+pub(crate) fn time(millis: u64) -> String {
+    if millis == 0 {
+        return String::new();
+    }
+    let stamp = i64::try_from(millis).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    stamp.map_or_else(String::new, |stamp| stamp.strftime("%Y-%m-%d %H:%M:%S UTC").to_string())
+}
+
+/// The first 12 hex digits of a digest.
+pub(crate) fn digest(bytes: &[u8]) -> String {
+    hex::encode(bytes).chars().take(12).collect()
+}
+
+/// `1 node`, `2 nodes`.
+pub(crate) fn count(number: usize, noun: &str) -> String {
+    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_read_well() {
+        for (input, expected) in [(0, "0 B"), (999, "999 B"), (2_121_280, "2.1 MB"), (40_000_000_000, "40.0 GB"), (123_456_789, "123 MB")] {
+            assert_eq!(bytes(input), expected);
+        }
+        for (input, expected) in [(5, "5 ms"), (90_000, "90 s"), (600_000, "10 min"), (10_800_000, "3 h"), (864_000_000, "10 days")] {
+            assert_eq!(span(input), expected);
+        }
+        assert_eq!(time(1_700_000_000_000), "2023-11-14 22:13:20 UTC");
+        assert_eq!(count(1, "node"), "1 node");
+        assert_eq!(count(3, "node"), "3 nodes");
+    }
+}

@@ -1,0 +1,43 @@
+//! On what a benchmark ran. What the system does not tell is left empty.
+
+use std::fmt;
+use std::fs;
+
+use serde::Serialize;
+
+/// The machine and the build.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Machine {
+    pub(crate) cpu: String,
+    pub(crate) cores: usize,
+    pub(crate) memory_bytes: u64,
+    pub(crate) system: String,
+    /// Our benchmarks, tests and demo share one profile.
+    pub(crate) profile: &'static str,
+}
+
+impl Machine {
+    pub(crate) fn here() -> Self {
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let field = |text: &str, name: &str| {
+            let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+            line.split_once(':').map(|(_, value)| value.trim().to_owned()).unwrap_or_default()
+        };
+        let memory = field(&read("/proc/meminfo"), "MemTotal");
+        let kib: u64 = memory.split(' ').next().and_then(|number| number.parse().ok()).unwrap_or(0);
+        Self {
+            cpu: field(&read("/proc/cpuinfo"), "model name"),
+            cores: std::thread::available_parallelism().map_or(0, std::num::NonZero::get),
+            memory_bytes: kib * 1_024,
+            system: format!("{} {}", std::env::consts::OS, read("/proc/sys/kernel/osrelease").trim()),
+            profile: if cfg!(debug_assertions) { "dev (own crates opt-level 1, dependencies 2)" } else { "release" },
+        }
+    }
+}
+
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let gib = self.memory_bytes >> 30;
+        write!(f, "{} x {}, {gib} GiB, {}, profile {}", self.cores, self.cpu, self.system, self.profile)
+    }
+}

@@ -1,0 +1,129 @@
+//! What a benchmark found: one row per case, each value with median, least and most over the runs.
+
+use std::fmt;
+
+use comfy_table::{Table, presets};
+use serde::{Serialize, Serializer};
+
+use crate::machine::Machine;
+
+/// One benchmark's findings.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    pub(crate) bench: &'static str,
+    pub(crate) machine: Machine,
+    /// Programs measured, with their versions.
+    pub(crate) versions: Vec<(String, String)>,
+    pub(crate) runs: usize,
+    /// Measured time of one point, seconds.
+    pub(crate) point_seconds: f64,
+    pub(crate) rows: Vec<Row>,
+    pub(crate) aims: Vec<Aim>,
+    /// What was left out, and why.
+    pub(crate) notes: Vec<String>,
+}
+
+/// One case.
+#[derive(Debug, Serialize)]
+pub(crate) struct Row {
+    pub(crate) case: String,
+    pub(crate) clients: usize,
+    /// Requests that succeeded, of all that were made, 0 to 1.
+    pub(crate) success_rate: f64,
+    pub(crate) values: Vec<(&'static str, Spread)>,
+}
+
+/// One value over the runs.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub(crate) struct Spread {
+    pub(crate) median: f64,
+    pub(crate) min: f64,
+    pub(crate) max: f64,
+}
+
+impl Spread {
+    /// `None` when nothing was measured.
+    pub(crate) fn of(mut values: Vec<f64>) -> Option<Self> {
+        values.sort_by(f64::total_cmp);
+        let (min, max) = (*values.first()?, *values.last()?);
+        let middle = values.len() / 2;
+        let median =
+            if values.len() % 2 == 1 { values[middle] } else { f64::midpoint(values[middle - 1], values[middle]) };
+        Some(Self { median, min, max })
+    }
+}
+
+/// A number that we want to reach, and whether we did.
+#[derive(Debug, Serialize)]
+pub(crate) struct Aim {
+    pub(crate) what: String,
+    pub(crate) wanted: String,
+    pub(crate) found: String,
+    #[serde(serialize_with = "met_or_missed", rename = "outcome")]
+    pub(crate) met: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the form that serde asks for")]
+fn met_or_missed<S: Serializer>(met: &bool, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(outcome(*met))
+}
+
+const fn outcome(met: bool) -> &'static str {
+    if met { "met" } else { "missed" }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "bench {}: {} runs, {} s each point", self.bench, self.runs, self.point_seconds)?;
+        writeln!(f, "{}", self.machine)?;
+        for (name, version) in &self.versions {
+            writeln!(f, "{name} {version}")?;
+        }
+        let mut table = Table::new();
+        table.load_style(presets::NOTHING);
+        let names = self.rows.iter().max_by_key(|row| row.values.len()).map(|row| &row.values);
+        let names: Vec<&str> = names.into_iter().flatten().map(|(name, _)| *name).collect();
+        let titles = ["CASE", "CLIENTS", "OK"].into_iter().map(str::to_owned);
+        table.set_header(titles.chain(names.iter().map(|name| name.to_uppercase())));
+        for row in &self.rows {
+            let cell = |name: &&str| {
+                let found = row.values.iter().find(|(own, _)| own == name).map(|(_, spread)| spread);
+                found.map_or_else(
+                    || "-".to_owned(),
+                    |spread| format!("{} [{}..{}]", shown(spread.median), shown(spread.min), shown(spread.max)),
+                )
+            };
+            let first = [row.case.clone(), row.clients.to_string(), format!("{:.2} %", row.success_rate * 100.0)];
+            table.add_row(first.into_iter().chain(names.iter().map(cell)));
+        }
+        writeln!(f, "{table}")?;
+        for aim in &self.aims {
+            writeln!(f, "{}: wanted {}, found {}: {}", aim.what, aim.wanted, aim.found, outcome(aim.met))?;
+        }
+        for note in &self.notes {
+            writeln!(f, "note: {note}")?;
+        }
+        Ok(())
+    }
+}
+
+/// As many digits as a person reads.
+fn shown(value: f64) -> String {
+    match value.abs() {
+        size if size >= 100.0 => format!("{value:.0}"),
+        size if size >= 1.0 => format!("{value:.2}"),
+        _ => format!("{value:.3}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spread_names_median_least_and_most() {
+        assert_eq!(Spread::of(vec![3.0, 1.0, 2.0]), Some(Spread { median: 2.0, min: 1.0, max: 3.0 }));
+        assert_eq!(Spread::of(vec![4.0, 1.0]), Some(Spread { median: 2.5, min: 1.0, max: 4.0 }));
+        assert_eq!(Spread::of(Vec::new()), None);
+    }
+}

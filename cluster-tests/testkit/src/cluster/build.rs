@@ -1,0 +1,176 @@
+//! What a cluster is to be, and how it comes up.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use anyhow::{Context, Result};
+use futures::future::try_join_all;
+
+use crate::FakeOllama;
+use crate::cluster::Cluster;
+use crate::cluster::process::{Node, Place};
+use crate::fake_ollama::Script;
+use crate::http::HttpClient;
+use crate::link::{Gate, Links};
+
+/// What stands beside a node.
+#[derive(Debug, Clone, Default)]
+pub enum Runtime {
+    /// Nothing; the node is told so.
+    #[default]
+    None,
+    /// A fake Ollama in the test's process.
+    Fake(Box<Script>),
+    /// The bundled engine, started by the node.
+    Engine,
+    /// Something else that answers at this URL.
+    Url(String),
+}
+
+/// One node of the plan.
+#[derive(Debug, Clone)]
+pub struct NodePlan {
+    /// What stands beside it.
+    pub runtime: Runtime,
+    /// The role it joins with.
+    pub role: String,
+    /// Configuration keys with their values, after those of the cluster.
+    pub settings: Vec<(String, String)>,
+}
+
+impl Default for NodePlan {
+    fn default() -> Self {
+        Self { runtime: Runtime::None, role: "voter".to_owned(), settings: Vec::new() }
+    }
+}
+
+/// Plans a cluster.
+#[derive(Debug, Clone)]
+pub struct Builder {
+    test: String,
+    nodes: Vec<NodePlan>,
+    settings: Vec<(String, String)>,
+    links: bool,
+    form: bool,
+}
+
+// === impl Builder ===
+
+impl Builder {
+    pub(crate) fn new(test: &str) -> Self {
+        Self {
+            test: test.to_owned(),
+            nodes: vec![NodePlan::default(); 3],
+            settings: Vec::new(),
+            links: false,
+            form: true,
+        }
+    }
+
+    /// How many nodes; three when nothing is said. Plans made before are kept.
+    #[must_use]
+    pub fn nodes(mut self, count: usize) -> Self {
+        self.nodes.resize(count, NodePlan::default());
+        self
+    }
+
+    /// A fake Ollama with this script beside every node.
+    #[must_use]
+    pub fn fakes(mut self, script: &Script) -> Self {
+        for node in &mut self.nodes {
+            node.runtime = Runtime::Fake(Box::new(script.clone()));
+        }
+        self
+    }
+
+    /// Changes the plan of one node.
+    #[must_use]
+    pub fn node(mut self, index: usize, plan: impl FnOnce(&mut NodePlan)) -> Self {
+        plan(&mut self.nodes[index]);
+        self
+    }
+
+    /// A configuration key for all nodes, as on the command line without `--`.
+    #[must_use]
+    pub fn setting(mut self, key: &str, value: impl ToString) -> Self {
+        self.settings.push((key.to_owned(), value.to_string()));
+        self
+    }
+
+    /// Puts a gate before every node, so that links can be broken.
+    #[must_use]
+    pub const fn with_links(mut self) -> Self {
+        self.links = true;
+        self
+    }
+
+    /// Starts the nodes without `init` and `join`.
+    #[must_use]
+    pub const fn unformed(mut self) -> Self {
+        self.form = false;
+        self
+    }
+
+    /// Starts everything and waits until the cluster stands.
+    ///
+    /// # Errors
+    /// When a process does not come up or the cluster does not form in time. The directory is kept.
+    pub async fn start(self) -> Result<Cluster> {
+        let directory = tempfile::Builder::new().prefix("ollamax-").tempdir().context("make the test's directory")?;
+        eprintln!("{}: in {}", self.test, directory.path().display());
+        let mut cluster = Cluster {
+            test: self.test.clone(),
+            nodes: Vec::new(),
+            links: Links::default(),
+            http: HttpClient::new(),
+            directory: Some(directory),
+        };
+        for (index, plan) in self.nodes.iter().enumerate() {
+            let node = self.place(index, plan, &cluster).await?;
+            cluster.nodes.push(node);
+        }
+        try_join_all(cluster.nodes.iter().map(|node| node.start(&cluster.links))).await?;
+        if self.form {
+            let roles: Vec<String> = self.nodes.iter().map(|plan| plan.role.clone()).collect();
+            cluster.form(&roles).await?;
+        }
+        Ok(cluster)
+    }
+
+    /// Decides a node's addresses, starts its fake and its gate, and writes down its flags.
+    async fn place(&self, index: usize, plan: &NodePlan, cluster: &Cluster) -> Result<Node> {
+        let name = format!("n{}", index + 1);
+        let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let peer = local(crate::port::free()?);
+        let mut flags = vec![
+            ("node.name".to_owned(), name.clone()),
+            ("api.listen".to_owned(), local(crate::port::free()?).to_string()),
+            ("peer.listen".to_owned(), peer.to_string()),
+            ("p2p.listen".to_owned(), local(crate::port::free()?).to_string()),
+            ("p2p.mdns".to_owned(), "false".to_owned()),
+        ];
+        let gate = match self.links {
+            true => Some(Gate::open(cluster.links.clone(), index, peer).await?),
+            false => None,
+        };
+        let advertised = gate.as_ref().map_or(peer, Gate::address).to_string();
+        flags.push(("peer.advertise".to_owned(), advertised.clone()));
+        let mut fake = None;
+        let mut runtime = |kind: &str, url: Option<String>| {
+            flags.push(("runtime.kind".to_owned(), kind.to_owned()));
+            flags.extend(url.map(|url| ("runtime.url".to_owned(), url)));
+        };
+        match &plan.runtime {
+            Runtime::None => runtime("none", None),
+            Runtime::Engine => runtime("engine", None),
+            Runtime::Url(url) => runtime("ollama", Some(url.clone())),
+            Runtime::Fake(script) => {
+                let started = FakeOllama::start((**script).clone()).await?;
+                runtime("ollama", Some(started.url()));
+                fake = Some(started);
+            }
+        }
+        flags.extend(self.settings.iter().chain(&plan.settings).cloned());
+        let home = cluster.directory().to_owned();
+        Ok(Node::new(Place { index, name, home, flags, advertised }, fake, gate))
+    }
+}

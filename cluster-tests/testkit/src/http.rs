@@ -1,0 +1,184 @@
+//! A small HTTP client for tests: no proxy variables, no retries, no redirects, lines with the time they arrived.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, Method, Request};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_util::client::legacy::Client as Legacy;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde_json::Value;
+use tokio::time::{Instant, timeout};
+
+/// Longest wait for a head or for the next piece of a body.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A client; clones share its connections.
+#[derive(Debug, Clone)]
+pub struct HttpClient(Legacy<HttpConnector, Full<Bytes>>);
+
+impl Default for HttpClient {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+// === impl HttpClient ===
+
+impl HttpClient {
+    /// A client that opens a new connection for each request, so that no test meets a connection of another.
+    #[must_use]
+    pub fn new() -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        Self(Legacy::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector))
+    }
+
+    /// Sends a request as built by the caller and returns when the head has come.
+    ///
+    /// # Errors
+    /// When the connection fails or the head takes longer than [`PATIENCE`].
+    pub async fn send(&self, request: Request<Full<Bytes>>) -> Result<Answer> {
+        let begin = Instant::now();
+        let what = format!("{} {}", request.method(), request.uri());
+        let response = timeout(PATIENCE, self.0.request(request)).await.with_context(|| format!("{what}: no head"))?;
+        let response = response.with_context(|| what.clone())?;
+        let (parts, body) = response.into_parts();
+        let head_time = begin.elapsed();
+        Ok(Answer { what, status: parts.status.as_u16(), headers: parts.headers, body, begin, head_time })
+    }
+
+    /// A request with a JSON body (or any text that a test wants sent).
+    ///
+    /// # Errors
+    /// As [`HttpClient::send`].
+    pub async fn call(&self, method: Method, url: &str, body: impl Into<Bytes>) -> Result<Answer> {
+        let request = Request::builder().method(method).uri(url).header("content-type", "application/json");
+        self.send(request.body(Full::new(body.into())).context("build the request")?).await
+    }
+
+    /// `GET`, and the answer as JSON, which must be 200.
+    ///
+    /// # Errors
+    /// As [`HttpClient::send`], and when the answer is anything else.
+    pub async fn get_json(&self, url: &str) -> Result<Value> {
+        self.call(Method::GET, url, "").await?.ok_json().await
+    }
+
+    /// `POST` of a JSON value.
+    ///
+    /// # Errors
+    /// As [`HttpClient::send`].
+    pub async fn post(&self, url: &str, body: &Value) -> Result<Answer> {
+        self.call(Method::POST, url, body.to_string()).await
+    }
+}
+
+/// A head that has come, and a body that may still be on its way. Dropping it closes the connection.
+#[derive(Debug)]
+pub struct Answer {
+    what: String,
+    /// HTTP status.
+    pub status: u16,
+    /// As sent.
+    pub headers: HeaderMap,
+    body: Incoming,
+    begin: Instant,
+    /// From the request to the head.
+    pub head_time: Duration,
+}
+
+/// One line of a stream.
+#[derive(Debug, Clone)]
+pub struct Line {
+    /// Without its end.
+    pub text: String,
+    /// When it was complete, from the request on.
+    pub after: Duration,
+}
+
+// === impl Answer ===
+
+impl Answer {
+    /// A header as text; empty when absent.
+    #[must_use]
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("")
+    }
+
+    /// Who answered, by `X-OllamaMax-Node`.
+    #[must_use]
+    pub fn node(&self) -> String {
+        self.header("x-ollamamax-node").to_owned()
+    }
+
+    /// The next piece of the body; `None` at its clean end.
+    ///
+    /// # Errors
+    /// When the stream is cut, or nothing comes for [`PATIENCE`].
+    pub async fn next_piece(&mut self) -> Result<Option<Bytes>> {
+        loop {
+            let frame = timeout(PATIENCE, self.body.frame()).await;
+            let Some(frame) = frame.with_context(|| format!("{}: no more bytes", self.what))? else { return Ok(None) };
+            let frame = frame.with_context(|| format!("{}: body cut", self.what))?;
+            if let Ok(data) = frame.into_data() {
+                return Ok(Some(data));
+            }
+        }
+    }
+
+    /// The whole body as text.
+    ///
+    /// # Errors
+    /// As [`Answer::next_piece`].
+    pub async fn text(mut self) -> Result<String> {
+        let mut all = BytesMut::new();
+        while let Some(piece) = self.next_piece().await? {
+            all.extend_from_slice(&piece);
+        }
+        Ok(String::from_utf8_lossy(&all).into_owned())
+    }
+
+    /// The whole body as JSON.
+    ///
+    /// # Errors
+    /// As [`Answer::next_piece`], and when it is not JSON.
+    pub async fn json(self) -> Result<Value> {
+        let what = self.what.clone();
+        let text = self.text().await?;
+        serde_json::from_str(&text).with_context(|| format!("{what}: not JSON: {text:.200}"))
+    }
+
+    /// As [`Answer::json`], for an answer that must be 200.
+    ///
+    /// # Errors
+    /// Also when the status is another.
+    pub async fn ok_json(self) -> Result<Value> {
+        if self.status != 200 {
+            let (what, status) = (self.what.clone(), self.status);
+            bail!("{what}: {status}: {}", self.text().await.unwrap_or_default());
+        }
+        self.json().await
+    }
+
+    /// All lines with the times at which they were complete, and how the stream ended.
+    pub async fn lines(mut self) -> (Vec<Line>, Result<()>) {
+        let mut lines = Vec::new();
+        let mut rest = BytesMut::new();
+        loop {
+            match self.next_piece().await {
+                Ok(Some(piece)) => rest.extend_from_slice(&piece),
+                Ok(None) => return (lines, Ok(())),
+                Err(error) => return (lines, Err(error)),
+            }
+            while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                let line = rest.split_to(end + 1);
+                let text = String::from_utf8_lossy(&line[..end]).into_owned();
+                lines.push(Line { text, after: self.begin.elapsed() });
+            }
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! What the whole-cluster suites and benchmarks stand on: a scripted model runtime, clusters of real processes, links
+//! that can be cut, seeds that can be replayed, and the one place where tests wait.
+//!
+//! Nothing here is linked into the product. What a test starts ends with it, found by process id, never by name.
+//! When something fails, the seed and the place of every log are printed and the logs stay.
+#![forbid(unsafe_code)]
+#![doc = include_str!("../DESIGN.md")]
+
+pub mod cluster;
+pub mod fake_ollama;
+pub mod http;
+pub mod link;
+pub mod port;
+pub mod seed;
+pub mod wait;
+
+pub use cluster::Cluster;
+pub use fake_ollama::FakeOllama;
+pub use seed::Seed;

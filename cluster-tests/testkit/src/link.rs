@@ -1,0 +1,273 @@
+//! Links between nodes that can be cut, delayed or made deaf in one direction.
+//!
+//! A node advertises the address of its [`Gate`], which passes connections on to the node. The gate finds out which
+//! process opened a connection (Linux: `/proc/net/tcp*` and `/proc/<pid>/fd`), so a link is an ordered pair: who
+//! called, who was called. A connection whose caller is unknown belongs to the link from [`OUTSIDE`]. Bytes of a
+//! stalled direction are held back, not lost, as on a cable that is plugged in again; a cut loses everything.
+
+mod owner;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::fake_ollama::lock;
+use crate::wait;
+
+/// The caller of connections that no registered process opened.
+pub const OUTSIDE: usize = usize::MAX;
+
+/// Bytes in flight on one delayed direction, in pieces of up to 64 KiB.
+const PIECES_IN_FLIGHT: usize = 256;
+
+/// How a link treats its connections, old and new.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// As a wire.
+    #[default]
+    Open,
+    /// Connections break; new ones break at once. As a port that is closed.
+    Cut,
+    /// Connections stay, nothing passes either way. As a pulled cable.
+    Silent,
+    /// What the caller sends stays away; what the called one sends arrives.
+    CallerUnheard,
+    /// What the called one sends stays away; what the caller sends arrives.
+    CalledUnheard,
+    /// Every byte arrives this much later, both ways.
+    Delayed(Duration),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    ToCalled,
+    ToCaller,
+}
+
+impl Mode {
+    const fn passes(self, direction: Direction) -> bool {
+        match self {
+            Self::Open | Self::Delayed(_) => true,
+            Self::Cut | Self::Silent => false,
+            Self::CallerUnheard => matches!(direction, Direction::ToCaller),
+            Self::CalledUnheard => matches!(direction, Direction::ToCalled),
+        }
+    }
+
+    const fn delay(self) -> Duration {
+        match self {
+            Self::Delayed(delay) => delay,
+            _ => Duration::ZERO,
+        }
+    }
+}
+
+/// All links of a cluster, and which process is which node.
+#[derive(Debug, Clone, Default)]
+pub struct Links(Arc<Table>);
+
+#[derive(Debug, Default)]
+struct Table {
+    processes: Mutex<BTreeMap<u32, usize>>,
+    modes: Mutex<BTreeMap<(usize, usize), watch::Sender<Mode>>>,
+}
+
+// === impl Links ===
+
+impl Links {
+    /// Says that a process is a node. A restarted node is registered again under its new process id.
+    pub fn register(&self, pid: u32, node: usize) {
+        let mut processes = lock(&self.0.processes);
+        processes.retain(|_, known| *known != node);
+        processes.insert(pid, node);
+    }
+
+    /// Sets the link on which `from` calls `to`.
+    pub fn set(&self, from: usize, to: usize, mode: Mode) {
+        self.sender(from, to).send_replace(mode);
+    }
+
+    /// Sets both links between two nodes.
+    pub fn set_both(&self, a: usize, b: usize, mode: Mode) {
+        self.set(a, b, mode);
+        self.set(b, a, mode);
+    }
+
+    /// Sets every link between the two groups, both ways.
+    pub fn divide(&self, group: &[usize], others: &[usize], mode: Mode) {
+        for a in group {
+            for b in others {
+                self.set_both(*a, *b, mode);
+            }
+        }
+    }
+
+    /// Opens all links.
+    pub fn heal(&self) {
+        for sender in lock(&self.0.modes).values() {
+            sender.send_replace(Mode::Open);
+        }
+    }
+
+    fn sender(&self, from: usize, to: usize) -> watch::Sender<Mode> {
+        lock(&self.0.modes).entry((from, to)).or_default().clone()
+    }
+
+    async fn caller(&self, source: SocketAddr, gate: SocketAddr) -> usize {
+        let processes = lock(&self.0.processes).clone();
+        let find = move || owner::find(source.port(), gate.port(), &processes.keys().copied().collect::<Vec<_>>());
+        let pid = tokio::task::spawn_blocking(find).await.ok().flatten();
+        pid.and_then(|pid| lock(&self.0.processes).get(&pid).copied()).unwrap_or(OUTSIDE)
+    }
+}
+
+/// The address that a node advertises in place of its own.
+#[derive(Debug)]
+pub struct Gate {
+    address: SocketAddr,
+    stop: CancellationToken,
+}
+
+// === impl Gate ===
+
+impl Gate {
+    /// Opens the gate of node `to`, whose own listener is at `target`.
+    ///
+    /// # Errors
+    /// When no port can be bound.
+    pub async fn open(links: Links, to: usize, target: SocketAddr) -> Result<Self> {
+        let wanted = SocketAddr::from((Ipv4Addr::LOCALHOST, crate::port::free()?));
+        let listener = TcpListener::bind(wanted).await.with_context(|| format!("bind {wanted}"))?;
+        let gate =
+            Self { address: listener.local_addr().context("read the bound address")?, stop: CancellationToken::new() };
+        let tasks = TaskTracker::new();
+        tasks.spawn(accept(
+            listener,
+            links,
+            Passage { to, target, address: gate.address, stop: gate.stop.clone() },
+            tasks.clone(),
+        ));
+        Ok(gate)
+    }
+
+    /// What to advertise.
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Passage {
+    to: usize,
+    target: SocketAddr,
+    address: SocketAddr,
+    stop: CancellationToken,
+}
+
+async fn accept(listener: TcpListener, links: Links, passage: Passage, tasks: TaskTracker) {
+    loop {
+        let (stream, source) = tokio::select! {
+            () = passage.stop.cancelled() => return,
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                Err(_) => {
+                    tokio::task::yield_now().await;
+                    continue;
+                }
+            },
+        };
+        let (links, passage) = (links.clone(), passage.clone());
+        tasks.spawn(async move {
+            let from = links.caller(source, passage.address).await;
+            let mode = links.sender(from, passage.to).subscribe();
+            tokio::select! {
+                () = passage.stop.cancelled() => {}
+                // A broken connection is what links are for; both sides notice by themselves.
+                _ended = pass(stream, passage.target, mode) => {}
+            }
+        });
+    }
+}
+
+/// Carries one connection until an end closes it or the link is cut.
+async fn pass(caller: TcpStream, target: SocketAddr, mut mode: watch::Receiver<Mode>) -> io::Result<()> {
+    caller.set_nodelay(true)?;
+    let mut cut = mode.clone();
+    let carry = async {
+        // A silent link does not even carry the connection's first packet.
+        if mode.wait_for(|mode| *mode != Mode::Silent).await.is_err() {
+            return Ok(());
+        }
+        let called = TcpStream::connect(target).await?;
+        called.set_nodelay(true)?;
+        let (caller_read, caller_write) = caller.into_split();
+        let (called_read, called_write) = called.into_split();
+        let there = pump(caller_read, called_write, mode.clone(), Direction::ToCalled);
+        let back = pump(called_read, caller_write, mode.clone(), Direction::ToCaller);
+        tokio::try_join!(there, back).map(|_| ())
+    };
+    tokio::select! {
+        done = carry => done,
+        _ = cut.wait_for(|mode| *mode == Mode::Cut) => Ok(()),
+    }
+}
+
+/// Moves one direction: a reader that stops while the direction is stalled, and a writer that keeps each piece back
+/// for the delay it was read under.
+async fn pump(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut mode: watch::Receiver<Mode>,
+    direction: Direction,
+) -> io::Result<()> {
+    let (send, mut receive) = mpsc::channel::<(Instant, Bytes)>(PIECES_IN_FLIGHT);
+    let read = async move {
+        let mut buffer = BytesMut::new();
+        loop {
+            let Ok(now) = mode.wait_for(|mode| mode.passes(direction)).await.map(|now| *now) else { return Ok(()) };
+            buffer.reserve(64 << 10);
+            tokio::select! {
+                biased;
+                changed = mode.changed() => if changed.is_err() { return Ok(()) },
+                count = from.read_buf(&mut buffer) => {
+                    if count? == 0 {
+                        return Ok(());
+                    }
+                    if send.send((Instant::now() + now.delay(), buffer.split().freeze())).await.is_err() {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    };
+    let write = async move {
+        while let Some((due, piece)) = receive.recv().await {
+            wait::pause_until(due).await;
+            to.write_all(&piece).await?;
+        }
+        to.shutdown().await
+    };
+    tokio::try_join!(read, write).map(|_: ((), ())| ())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,267 @@
+//! Bad input: one clear line that says what and what to do, the right status or exit code, everything as it was.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use http::Method;
+use ollamax_proto::v1;
+use ollamax_testkit::cluster::{CallError, run_to_exit};
+use ollamax_testkit::fake_ollama::{Fault, FaultRule, On};
+use ollamax_testkit::{Cluster, wait};
+use ollamax_types::ErrorCode;
+
+use crate::model_owners::{self, PATIENCE};
+
+const EXIT_LIMIT: Duration = Duration::from_secs(10);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bad_requests_get_ollamas_words_at_any_node() -> Result<()> {
+    let _turn = crate::turn().await;
+    let cluster = model_owners::start("bad-requests", |_| {}).await?;
+    let rows: [(&str, &str, u16, &str); 8] = [
+        ("/api/chat", "{\"model\":", 400, "unexpected EOF"),
+        ("/api/chat", "", 400, "missing request body"),
+        ("/api/chat", "{\"model\":\"demo\",\"messages\":3}", 400, "cannot unmarshal"),
+        ("/api/chat", "{\"model\":7}", 400, "cannot unmarshal"),
+        ("/api/chat", "{\"model\":\"nope\",\"messages\":[]}", 404, "model 'nope' not found"),
+        (
+            "/api/embed",
+            "{\"model\":\"nope\",\"input\":\"x\"}",
+            404,
+            "model \\\"nope\\\" not found, try pulling it first",
+        ),
+        ("/api/generate", "{\"model\":\"a b\",\"prompt\":\"x\"}", 400, "invalid model name"),
+        ("/v1/chat/completions", "{\"model\":\"nope\",\"messages\":[]}", 404, "not_found_error"),
+    ];
+    for index in 0..2 {
+        for (path, body, status, text) in rows {
+            let answer = cluster.http().call(Method::POST, &cluster.url(index, path)?, body).await?;
+            let found = answer.status;
+            let answer = answer.text().await?;
+            ensure!(found == status && answer.contains(text), "node {index} {path} {body}: {found} {answer}");
+            ensure!(answer.contains("\"error\""), "{path} {body}: {answer}");
+        }
+    }
+    let huge = vec![b' '; 100 << 20];
+    // The node may answer and close before it has taken everything; then the client sees only the broken pipe.
+    if let Ok(answer) = cluster.http().call(Method::POST, &cluster.url(0, "/api/chat")?, huge).await {
+        ensure!(answer.status == 413, "100 MB: {}", answer.status);
+    }
+    ensure!(cluster.chat(0, "demo", "still there?", false).await?.status == 200, "the node goes on");
+    cluster.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_runtime_that_answers_html_is_named_and_left_out() -> Result<()> {
+    let _turn = crate::turn().await;
+    let cluster = model_owners::start("html", |_| {}).await?;
+    for index in [1, 2] {
+        cluster.fake(index)?.inject(FaultRule::always(On::Everything, Fault::Garbage));
+    }
+    wait::until("the runtimes to be called down", PATIENCE, || async {
+        let status = cluster.status(0).await?;
+        let down = v1::runtime::State::Down as i32;
+        let reasons = status.nodes.iter().filter_map(|node| node.runtime.as_ref()).filter(|it| it.state == down);
+        let reasons: Vec<&str> = reasons.map(|runtime| runtime.reason.as_str()).collect();
+        ensure!(reasons.len() == 2 && reasons.iter().all(|reason| !reason.is_empty()), "down: {reasons:?}");
+        Ok(())
+    })
+    .await?;
+    let answer = cluster.chat(0, "demo", "hello", false).await?;
+    let status = answer.status;
+    let text = answer.text().await?;
+    ensure!(status == 503 || status == 502, "{status}: {text}");
+    ensure!(!text.contains("<html>") && text.contains("error"), "{text}");
+    for index in [1, 2] {
+        cluster.fake(index)?.heal();
+    }
+    wait::until("the runtimes to come back", PATIENCE, || async {
+        let answer = cluster.chat(0, "demo", "hello", false).await?;
+        ensure!(answer.status == 200, "{}", answer.status);
+        Ok(())
+    })
+    .await?;
+    cluster.finish().await
+}
+
+fn refused(answer: Result<v1::JoinReply, CallError>, code: ErrorCode, what: &str) -> Result<()> {
+    let error = answer.err().with_context(|| format!("{what}: was let in"))?;
+    ensure!(error.code == Some(code), "{what}: {error}");
+    ensure!(!error.message.contains('\n'), "{what}: one line: {error}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bad_tokens_and_foreign_clusters_are_refused_and_change_nothing() -> Result<()> {
+    let _turn = crate::turn().await;
+    let cluster = Cluster::builder("tokens").nodes(4).unformed().start().await?;
+    let (home, foreign) = (cluster.node(0).admin()?, cluster.node(1).admin()?);
+    home.init("home", "n1").await?;
+    foreign.init("foreign", "n2").await?;
+    let joiner = cluster.node(2).admin()?;
+    let seeds = || vec![cluster.node(0).advertised()];
+    let join = async |token: &str| joiner.join(token, seeds(), "n3").await;
+
+    refused(join("not a token").await, ErrorCode::TokenInvalid, "no token at all")?;
+    refused(join(&foreign.create_token("voter", 1).await?).await, ErrorCode::TokenInvalid, "another cluster's token")?;
+    let short = v1::CreateTokenRequest { role: "voter".to_owned(), ttl_ms: 1, uses: 1 };
+    let short = home.create_token_as(short).await?;
+    home.set("log time", b"moves on").await?;
+    wait::pause(Duration::from_millis(50)).await;
+    refused(join(&short.token).await, ErrorCode::TokenInvalid, "an expired token")?;
+    let once = home.create_token("voter", 1).await?;
+    ensure!(cluster.status(2).await?.phase == v1::status_reply::Phase::Waiting as i32, "refusals leave it waiting");
+    join(&once).await.context("a good token")?;
+    let late = cluster.node(3).admin()?;
+    refused(late.join(&once, seeds(), "n4").await, ErrorCode::TokenInvalid, "a token used before")?;
+    let other = home.create_token("voter", 1).await?;
+    let answer = cluster.node(1).admin()?.join(&other, seeds(), "n2").await;
+    let error = answer.err().context("a member of another cluster was let in")?;
+    let codes = [Some(ErrorCode::AlreadyMember), Some(ErrorCode::IdentityConflict)];
+    ensure!(codes.contains(&error.code), "{error}");
+    ensure!(cluster.status(0).await?.nodes.len() == 2, "two members, nobody else");
+    ensure!(cluster.status(1).await?.cluster_name == "foreign", "the other cluster stands as it was");
+    cluster.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_configuration_is_told_in_full_before_anything_is_touched() -> Result<()> {
+    let _turn = crate::turn().await;
+    let home = tempfile::tempdir()?;
+    let data = home.path().join("data");
+    let taken = std::net::TcpListener::bind(("127.0.0.1", 0))?;
+    let taken = taken.local_addr()?.to_string();
+    let write = |name: &str, text: &str| -> Result<String> {
+        let path = home.path().join(name);
+        std::fs::write(&path, text)?;
+        Ok(path.display().to_string())
+    };
+    let missing = home.path().join("missing.toml").display().to_string();
+    let half = write("half.toml", "[api]\nlisten = \"127.0.0.1:0\"\n[peer\n")?;
+    let unknown = write("unknown.toml", "[raft]\nhartbeat_ms = 5\n[api]\nlisten = \"nowhere\"\n")?;
+    let rows: [(&[&str], &[&str]); 4] = [
+        (&["--config", &missing], &["missing.toml"]),
+        (&["--config", &half], &["half.toml"]),
+        (&["--config", &unknown], &["hartbeat_ms", "heartbeat_ms", "api.listen"]),
+        (&["--api.listen", &taken, "--peer.listen", "127.0.0.1:0", "--p2p.listen", "127.0.0.1:0"], &["api", &taken]),
+    ];
+    let data_text = data.display().to_string();
+    for (extra, expected) in rows {
+        let mut arguments = vec!["run", "--data-dir", &data_text, "--p2p.mdns", "false", "--runtime.kind", "none"];
+        arguments.extend(extra);
+        let output = run_to_exit(&arguments, EXIT_LIMIT).await?;
+        let text = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+        ensure!(!output.status.success(), "{extra:?} was accepted: {text}");
+        for word in expected {
+            ensure!(text.contains(word), "{extra:?}: no word of {word:?} in {text}");
+        }
+        ensure!(!text.contains("panicked"), "{extra:?}: {text}");
+        ensure!(!data.join("node.json").exists(), "{extra:?} left a node.json behind");
+    }
+    Ok(())
+}
+
+/// Starts a daemon that must refuse, and returns what it said.
+async fn refuses_to_start(data: &Path, why: &str) -> Result<String> {
+    let data = data.display().to_string();
+    let any = "127.0.0.1:0";
+    let flags = ["--api.listen", any, "--peer.listen", any, "--p2p.listen", any, "--p2p.mdns", "false"];
+    let arguments: Vec<&str> =
+        ["run", "--data-dir", &data, "--runtime.kind", "none"].into_iter().chain(flags).collect();
+    let output = run_to_exit(&arguments, EXIT_LIMIT).await.with_context(|| why.to_owned())?;
+    let text = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    ensure!(!output.status.success(), "{why}: started: {text}");
+    ensure!(text.contains(&data) && text.contains("try:"), "{why}: says what and what to do: {text}");
+    ensure!(!text.contains("panicked"), "{why}: {text}");
+    Ok(text)
+}
+
+/// Copies a directory's files; sockets stay behind.
+fn copy_directory(from: &Path, to: &Path) -> Result<()> {
+    std::fs::create_dir(to)?;
+    std::fs::set_permissions(to, std::fs::metadata(from)?.permissions())?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let (kind, target) = (entry.file_type()?, to.join(entry.file_name()));
+        if kind.is_dir() {
+            copy_directory(&entry.path(), &target)?;
+        } else if kind.is_file() {
+            std::fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copied_wiped_or_busy_data_directory_is_recognised() -> Result<()> {
+    let _turn = crate::turn().await;
+    let cluster = Cluster::builder("copied").nodes(2).start().await?;
+    let data = cluster.node(1).data_dir();
+    let busy = refuses_to_start(&data, "two daemons on one data directory").await?;
+    ensure!(busy.contains("in use"), "{busy}");
+    cluster.set(0, "after", b"the second daemon").await.context("the first one goes on")?;
+
+    cluster.kill(&[1]).await?;
+    let copy = cluster.directory().join("copy");
+    copy_directory(&data, &copy)?;
+    let copied = refuses_to_start(&copy, "a copy").await?;
+    ensure!(copied.contains("adopt --data-dir"), "{copied}");
+
+    let (raft, aside) = (data.join("raft"), cluster.directory().join("raft-aside"));
+    std::fs::rename(&raft, &aside)?;
+    let wiped = refuses_to_start(&data, "a wiped state").await?;
+    ensure!(wiped.contains("ollamax node remove"), "{wiped}");
+    if raft.exists() {
+        std::fs::remove_dir_all(&raft)?;
+    }
+    std::fs::rename(&aside, &raft)?;
+
+    cluster.restart(&[1]).await.context("refusals left everything as it was")?;
+    cluster.converged(PATIENCE).await?;
+    cluster.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_joiner_whose_clock_is_an_hour_off_is_refused() -> Result<()> {
+    let _turn = crate::turn().await;
+    let cluster = Cluster::builder("late-joiner").nodes(2).unformed().start().await?;
+    let home = cluster.node(0).admin()?;
+    home.init("home", "n1").await?;
+    cluster.kill(&[1]).await?;
+    cluster.node(1).set_environment("OLLAMAX_TEST_CLOCK_OFFSET_MS", -3_600_000);
+    cluster.restart(&[1]).await?;
+    let token = home.create_token("voter", 1).await?;
+    let seeds = || vec![cluster.node(0).advertised()];
+    let answer = cluster.node(1).admin()?.join(&token, seeds(), "n2").await;
+    refused(answer, ErrorCode::PreconditionFailed, "a clock an hour off")?;
+    cluster.kill(&[1]).await?;
+    cluster.node(1).set_environment("OLLAMAX_TEST_CLOCK_OFFSET_MS", 0);
+    cluster.restart(&[1]).await?;
+    cluster.node(1).admin()?.join(&token, seeds(), "n2").await.context("the refusal spent the token")?;
+    cluster.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_an_hour_off_is_told_and_breaks_nothing() -> Result<()> {
+    let _turn = crate::turn().await;
+    let cluster = Cluster::builder("clock").start().await?;
+    cluster.kill(&[2]).await?;
+    cluster.node(2).set_environment("OLLAMAX_TEST_CLOCK_OFFSET_MS", 3_600_000);
+    cluster.restart(&[2]).await?;
+    cluster.settled(PATIENCE).await?;
+    wait::until("the clock to be noticed", PATIENCE, || async {
+        let status = cluster.status(0).await?;
+        let skewed = status.nodes.iter().filter(|node| node.clock_skew_ms.abs() > 3_000_000).count();
+        ensure!(skewed == 1, "{skewed} clocks are an hour off");
+        ensure!(status.attention.iter().any(|entry| entry.id.contains("clock")), "{:?}", status.attention);
+        Ok(())
+    })
+    .await?;
+    cluster.set(2, "through", b"the wrong clock").await?;
+    let request = v1::CreateTokenRequest { role: "voter".to_owned(), ttl_ms: 3_600_000, uses: 1 };
+    let record = cluster.node(0).admin()?.create_token_as(request).await?.record.context("no record")?;
+    ensure!(!record.expired, "one bad clock expired a fresh token");
+    cluster.converged(PATIENCE).await?;
+    cluster.finish().await
+}

@@ -1,0 +1,96 @@
+//! A client that leaves is felt by the runtime beside another node within half a second, wherever its request was.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use ollamax_testkit::fake_ollama::Phase;
+use ollamax_testkit::{Cluster, wait};
+use tokio::time::Instant;
+
+use crate::model_owners;
+
+const FELT_WITHIN: Duration = Duration::from_millis(500);
+const SOON: Duration = Duration::from_secs(10);
+
+/// Waits until one of the fakes notes a cancellation in this phase; it must come within the limit.
+async fn felt(cluster: &Cluster, phase: Phase, left: Instant) -> Result<()> {
+    let at = wait::until(&format!("a cancellation in {phase:?}"), SOON, || async {
+        for index in [1, 2] {
+            let seen = cluster
+                .fake(index)?
+                .read(|record| record.cancelled.iter().rev().find(|entry| entry.phase == phase).map(|entry| entry.at));
+            if let Some(at) = seen {
+                return Ok(at);
+            }
+        }
+        anyhow::bail!("none")
+    })
+    .await?;
+    let took = at.saturating_duration_since(left);
+    ensure!(took <= FELT_WITHIN, "{phase:?}: felt after {took:?}");
+    Ok(())
+}
+
+/// Starts a chat at node 0 and leaves as soon as `reached` says so.
+async fn leave_when(cluster: &Cluster, reached: impl AsyncFn() -> bool) -> Result<Instant> {
+    let chat = async {
+        let answer = cluster.chat(0, "demo", "never mind", true).await;
+        // The head came; the stream is held open until this future is dropped.
+        std::future::pending::<()>().await;
+        drop(answer);
+    };
+    let watch = wait::until_true("the moment to leave", SOON, || async { reached().await });
+    tokio::select! {
+        () = chat => {}
+        reached = watch => reached?,
+    }
+    Ok(Instant::now())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn disconnects_cancel_in_load_stream_and_queue() -> Result<()> {
+    let _turn = crate::turn().await;
+    let cluster = model_owners::start("cancel", |script| {
+        script.load_ms = 2_000;
+        script.tokens = 1_000_000;
+        script.token_us = 20_000;
+    })
+    .await?;
+    let received = || -> u64 { [1, 2].iter().filter_map(|index| model_owners::asked(&cluster, *index).ok()).sum() };
+    let running = || -> u64 {
+        let fakes = [1, 2].iter().filter_map(|index| cluster.fake(*index).ok());
+        fakes.map(|fake| fake.read(|record| record.running)).sum()
+    };
+
+    let left = leave_when(&cluster, async || received() == 1).await?;
+    felt(&cluster, Phase::Load, left).await?;
+
+    let left = leave_when(&cluster, async || running() == 1).await?;
+    felt(&cluster, Phase::Stream, left).await?;
+    ensure!(running() == 0, "the slots are free again");
+
+    // Fill both owners, then wait in a queue and leave it.
+    let first = cluster.chat(0, "demo", "long one", true).await?;
+    let second = cluster.chat(0, "demo", "long two", true).await?;
+    ensure!(running() == 2, "both runtimes work");
+    let waiting = async || {
+        let status = cluster.status(0).await;
+        status.is_ok_and(|status| {
+            status.nodes.iter().flat_map(|node| &node.runners).map(|runner| runner.waiting).sum::<u32>() > 0
+        })
+    };
+    let before = received();
+    let left = leave_when(&cluster, waiting).await?;
+    let gone = wait::until("the queue to be empty", SOON, || async {
+        let still = waiting().await;
+        ensure!(!still, "somebody waits");
+        Ok(Instant::now())
+    });
+    // What a node hears of another's queue is up to one frame old.
+    let took = gone.await? - left;
+    ensure!(took <= FELT_WITHIN + Duration::from_millis(300), "left the queue after {took:?}");
+    drop((first, second));
+    felt(&cluster, Phase::Stream, Instant::now()).await?;
+    ensure!(received() == before, "a request that had left the queue reached a runtime");
+    cluster.finish().await
+}

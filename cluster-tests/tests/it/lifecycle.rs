@@ -1,0 +1,60 @@
+//! Sizes, roles, re-joining, orderly stops.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use ollamax_testkit::Cluster;
+use ollamax_testkit::cluster::voters_wanted;
+use ollamax_types::ErrorCode;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn voters_follow_the_size_and_learners_never_vote() -> Result<()> {
+    let _turn = crate::turn().await;
+    let cluster = Cluster::builder("roles")
+        .nodes(5)
+        .node(3, |plan| "learner".clone_into(&mut plan.role))
+        .node(4, |plan| "gateway".clone_into(&mut plan.role))
+        .start()
+        .await?;
+    for (index, status) in cluster.statuses().await? {
+        let raft = status.raft.context("no raft view")?;
+        ensure!(raft.voters.len() == voters_wanted(3), "node {index} sees voters {:?}", raft.voters);
+        let silent = status.nodes.iter().filter(|node| node.role != "voter");
+        ensure!(silent.clone().count() == 2 && silent.clone().all(|node| !node.voter), "{:?}", status.nodes);
+    }
+    cluster.set(4, "through", b"the gateway").await?;
+    cluster.converged(PATIENCE).await?;
+    cluster.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn joining_again_with_the_same_key_changes_nothing() -> Result<()> {
+    let _turn = crate::turn().await;
+    let cluster = Cluster::builder("join-again").nodes(2).start().await?;
+    let id = cluster.status(1).await?.node_id;
+    let token = cluster.node(0).admin()?.create_token("voter", 1).await?;
+    let seeds = vec![cluster.node(0).advertised()];
+    match cluster.node(1).admin()?.join(&token, seeds, "n2").await {
+        Ok(reply) => ensure!(reply.already && reply.node_id == id, "{reply:?}"),
+        Err(error) => ensure!(error.code == Some(ErrorCode::AlreadyMember), "{error}"),
+    }
+    ensure!(cluster.status(0).await?.nodes.len() == 2, "no third member appeared");
+    cluster.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopping_leader_hands_over_and_exits_with_0() -> Result<()> {
+    let _turn = crate::turn().await;
+    let cluster = Cluster::builder("hand-over").start().await?;
+    let old = cluster.leader(PATIENCE).await?;
+    let others: Vec<usize> = (0..cluster.size()).filter(|index| *index != old).collect();
+    let status = cluster.node(old).stop(Duration::from_secs(15)).await?;
+    ensure!(status.success(), "ended with {status}");
+    let new = cluster.leader_among(&others, Duration::from_secs(3)).await?;
+    cluster.set(new, "after", b"the hand-over").await?;
+    cluster.restart(&[old]).await?;
+    cluster.converged(PATIENCE).await?;
+    cluster.finish().await
+}

@@ -1,0 +1,130 @@
+//! Cargo's closing lines: what each test binary says at its end, held back and printed once, together, at the very end.
+//!
+//! A workspace has two dozen test binaries; their results are wanted in one place, after the table of steps, and in
+//! cargo's own words. Everything else that cargo and the tests print passes through as it comes.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::workspace::shown;
+
+const RESULT: &str = "test result: ";
+
+/// The results of every test binary that ran.
+#[derive(Debug, Default)]
+pub(crate) struct Closing {
+    /// The binary that is running, as cargo announced it.
+    running: Option<String>,
+    lines: Vec<String>,
+    passed: u64,
+    failed: u64,
+}
+
+// === impl Closing ===
+
+impl Closing {
+    /// Runs a `cargo test` command and keeps its closing lines.
+    pub(crate) fn run(&mut self, mut command: Command) -> Result<()> {
+        let shown = shown(&command);
+        // One pipe for both streams keeps cargo's announcements and the tests' output in order.
+        let (reader, writer) = io::pipe().context("make a pipe")?;
+        command.stdout(writer.try_clone().context("make a pipe")?).stderr(writer);
+        let mut child = command.spawn().with_context(|| format!("start `{shown}`"))?;
+        // The command holds the pipe's other end; without this the reader would never see the end.
+        drop(command);
+        self.read(BufReader::new(reader), &mut io::stdout())?;
+        let status = child.wait().with_context(|| format!("wait for `{shown}`"))?;
+        if !status.success() {
+            bail!("`{shown}` ended with {status}");
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, mut from: impl BufRead, to: &mut impl Write) -> Result<()> {
+        let mut bytes = Vec::new();
+        while from.read_until(b'\n', &mut bytes).context("read what the tests say")? > 0 {
+            let line = String::from_utf8_lossy(&bytes);
+            let line = line.trim_end_matches(['\r', '\n']);
+            if !self.keep(line) {
+                writeln!(to, "{line}").and_then(|()| to.flush()).context("print what the tests say")?;
+            }
+            bytes.clear();
+        }
+        Ok(())
+    }
+
+    /// Whether this line is a closing line, kept for the end.
+    fn keep(&mut self, line: &str) -> bool {
+        let announced = line.trim_start();
+        if announced.starts_with("Running ") || announced.starts_with("Doc-tests ") {
+            self.running = Some(line.to_owned());
+        }
+        let Some(result) = line.strip_prefix(RESULT) else { return false };
+        self.passed += count(result, "passed");
+        self.failed += count(result, "failed");
+        self.lines.extend(self.running.take());
+        self.lines.push(line.to_owned());
+        true
+    }
+
+    /// Whether any test binary came to its end.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lines.is_empty()
+    }
+
+    /// How many tests passed and failed.
+    pub(crate) fn totals(&self) -> String {
+        format!("{} tests passed, {} failed", self.passed, self.failed)
+    }
+
+    /// Cargo's announcements and closing lines, as they were.
+    pub(crate) fn text(&self) -> String {
+        self.lines.iter().map(|line| format!("{line}\n")).collect()
+    }
+}
+
+/// The number before `word` in `ok. 3 passed; 0 failed; …`.
+fn count(result: &str, word: &str) -> u64 {
+    let mut parts = result.split([';', '.']).map(str::trim);
+    parts.find_map(|part| part.strip_suffix(word)?.trim().parse().ok()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OUTPUT: &str = "   Compiling a v0.1.0\n     Running unittests src/lib.rs (target/debug/deps/a-1)\n\nrunning 2 tests\n\
+                          test x ... ok\ntest result: ok. 2 passed; 0 failed; 0 ignored; finished in 0.00s\n\n     \
+                          Running tests/it/main.rs (target/debug/deps/it-2)\n\
+                          test result: FAILED. 5 passed; 1 failed; 0 ignored; finished in 0.10s\nerror: test failed\n";
+
+    #[test]
+    fn closing_lines_are_held_back_and_the_rest_passes_through() {
+        let mut closing = Closing::default();
+        let mut through = Vec::new();
+        closing.read(OUTPUT.as_bytes(), &mut through).expect("reads");
+        let through = String::from_utf8(through).expect("text");
+        assert!(
+            !through.contains(RESULT) && through.contains("test x ... ok") && through.contains("error: test failed")
+        );
+        assert_eq!(closing.totals(), "7 tests passed, 1 failed");
+        let text = closing.text();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 4);
+        assert!(lines[0].ends_with("(target/debug/deps/a-1)") && lines[1].starts_with("test result: ok. 2 passed"));
+        assert!(
+            lines[2].ends_with("(target/debug/deps/it-2)") && lines[3].starts_with("test result: FAILED. 5 passed")
+        );
+    }
+
+    #[test]
+    fn a_command_that_fails_is_a_failure_even_when_its_lines_look_well() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo 'test result: ok. 1 passed; 0 failed'; exit 1"]);
+        let mut closing = Closing::default();
+        assert!(closing.run(command).is_err());
+        assert_eq!(closing.totals(), "1 tests passed, 0 failed");
+    }
+}

@@ -1,0 +1,73 @@
+//! `cargo xtask setup|test|demo|bench|soak`: what a person or a machine does with a checkout, in one command each.
+//!
+//! It compiles in seconds and depends on nothing heavy, because it installs what the heavy crates need before they are
+//! compiled. It never links against the product: it drives cargo and the built binaries as a user would. Every command
+//! ends with exit code 0 only when all of it worked, 1 when something failed, 2 when it was called wrongly.
+#![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, reason = "a program for the terminal: what it prints is its result")]
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+mod bench;
+mod demo;
+mod gates;
+mod soak;
+
+mod closing;
+mod http;
+mod setup;
+mod steps;
+mod waiting;
+mod workspace;
+
+use crate::workspace::Workspace;
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  setup                        install what the build needs (Debian and Ubuntu), or name it
+  test [--keep-going]          every gate: format, house style, lints, documentation, build, tests
+  demo [--once]                a three-node cluster on this machine: ask, kill, ask again
+  bench NAME [-o json]         measure: `gateway` or `metadata`
+  soak [--rounds N] [--seed S] the cluster suites again and again, each round with a fresh seed
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match run(&arguments) {
+        Ok(code) => code,
+        Err(problem) => {
+            eprintln!("error: {problem:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &[String]) -> Result<ExitCode> {
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        [] | ["-h" | "--help" | "help", ..] => {
+            print!("{USAGE}");
+            Ok(ExitCode::SUCCESS)
+        }
+        ["setup"] => setup::run().map(|()| ExitCode::SUCCESS),
+        ["test"] => gates::run(&Workspace::locate()?, false),
+        ["test", "--keep-going"] => gates::run(&Workspace::locate()?, true),
+        ["demo"] => demo::run(&Workspace::locate()?, demo::Stay::UntilStopped),
+        ["demo", "--once"] => demo::run(&Workspace::locate()?, demo::Stay::Leave),
+        ["bench", name, rest @ ..] if !name.starts_with('-') => bench::run(&Workspace::locate()?, name, rest),
+        ["soak", rest @ ..] => match soak::Plan::parse(rest) {
+            Ok(plan) => soak::run(&Workspace::locate()?, &plan),
+            Err(problem) => Ok(usage_error(&problem)),
+        },
+        [demo::GUARD, binary, folder] => demo::guard(binary.as_ref(), folder.as_ref()),
+        other => Ok(usage_error(&format!("`{}` is no command of cargo xtask", other.join(" ")))),
+    }
+}
+
+fn usage_error(problem: &str) -> ExitCode {
+    eprintln!("error: {problem}\n\n{USAGE}");
+    ExitCode::from(2)
+}

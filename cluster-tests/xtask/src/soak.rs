@@ -1,0 +1,104 @@
+//! `cargo xtask soak`: the integration suites, the clusters among them, again and again, each round with a fresh seed.
+//! Suites that have a long form run it (`OLLAMAX_SOAK=1`).
+//!
+//! The first round that fails ends it. Its seed is printed before it begins and again at the end: `OLLAMAX_SEED`
+//! replays it.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::closing::Closing;
+use crate::setup;
+use crate::waiting::{Stopwatch, seconds};
+use crate::workspace::{Workspace, succeed};
+
+/// Rounds when nobody says otherwise.
+const ROUNDS_DEFAULT: u32 = 10;
+
+/// What to run.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Plan {
+    rounds: u32,
+    seed: Option<u64>,
+}
+
+// === impl Plan ===
+
+impl Plan {
+    /// Reads `--rounds N` and `--seed S`.
+    pub(crate) fn parse(words: &[&str]) -> Result<Self, String> {
+        let mut plan = Self { rounds: ROUNDS_DEFAULT, seed: None };
+        let mut words = words.iter();
+        while let Some(word) = words.next() {
+            let value = words.next().ok_or_else(|| format!("`{word}` needs a number"))?;
+            let bad = |_| format!("`{word} {value}`: not a number in range");
+            match *word {
+                "--rounds" => plan.rounds = value.parse().map_err(bad)?,
+                "--seed" => plan.seed = Some(value.parse().map_err(bad)?),
+                other => return Err(format!("`{other}` is no option of soak")),
+            }
+        }
+        Ok(plan)
+    }
+
+    /// The seed of one round: the given one and its successors, else a fresh one.
+    fn seed_of(&self, round: u32) -> u64 {
+        match self.seed {
+            Some(first) => first.wrapping_add(u64::from(round)),
+            None => RandomState::new().hash_one(round),
+        }
+    }
+}
+
+/// Runs the rounds; stops at the first that fails.
+pub(crate) fn run(workspace: &Workspace, plan: &Plan) -> Result<ExitCode> {
+    setup::run()?;
+    succeed(workspace.build())?;
+    for round in 0..plan.rounds {
+        let seed = plan.seed_of(round);
+        println!("=== round {} of {}, seed {seed}", round + 1, plan.rounds);
+        let watch = Stopwatch::start();
+        let mut closing = Closing::default();
+        // The whole workspace is named so that features, and with them the built libraries, stay the same.
+        let mut tests = workspace.cargo(["test", "--workspace", "--locked", "--test", "*"]);
+        tests.env("OLLAMAX_SEED", seed.to_string()).env("OLLAMAX_SOAK", "1");
+        let result = closing.run(tests);
+        println!("{}", closing.text());
+        if let Err(problem) = result {
+            eprintln!(
+                "error: {problem:#}\nto replay this round: OLLAMAX_SOAK=1 OLLAMAX_SEED={seed} cargo test --workspace --test '*'"
+            );
+            return Ok(ExitCode::FAILURE);
+        }
+        println!("=== round {}: {} in {}", round + 1, closing.totals(), seconds(watch.elapsed()));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_read_and_mistakes_are_named() {
+        let check = |words: &[&str], expected: Result<Plan, &str>| {
+            assert_eq!(Plan::parse(words), expected.map_err(str::to_owned), "{words:?}");
+        };
+        check(&[], Ok(Plan { rounds: ROUNDS_DEFAULT, seed: None }));
+        check(&["--rounds", "3", "--seed", "7"], Ok(Plan { rounds: 3, seed: Some(7) }));
+        check(&["--rounds"], Err("`--rounds` needs a number"));
+        check(&["--rounds", "many"], Err("`--rounds many`: not a number in range"));
+        check(&["--loops", "3"], Err("`--loops` is no option of soak"));
+    }
+
+    #[test]
+    fn a_given_seed_gives_the_same_rounds_and_none_gives_fresh_ones() {
+        let fixed = Plan { rounds: 2, seed: Some(7) };
+        assert_eq!((fixed.seed_of(0), fixed.seed_of(1)), (7, 8));
+        let fresh = Plan { rounds: 2, seed: None };
+        assert_ne!(fresh.seed_of(0), fresh.seed_of(0));
+    }
+}

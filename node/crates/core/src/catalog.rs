@@ -1,0 +1,18 @@
+//! The replicated state: a command and a view of the state go in, mutations and an answer come out.
+//!
+//! `apply` is pure. What it reads comes through [`View`]; what it changes goes out as [`Mutation`]s, which `store`
+//! writes in one batch with the applied index. A [`Refusal`] is an answer like any other and changes nothing; a
+//! [`Fault`] means that the state cannot be trusted, and halts the node.
+
+pub mod apply;
+pub mod command;
+pub mod mem;
+pub mod models;
+pub mod read;
+pub mod record;
+pub mod view;
+
+pub use apply::{Applied, CLUSTER_VERSION, apply};
+pub use command::{Answer, Command, Entry, NewMember, Refusal, TokenProblem};
+pub use record::{Cluster, Key, KeyRange, Location, Member, MemberState, Record, Setting, Token};
+pub use view::{Fault, Mutation, View};

@@ -1,0 +1,133 @@
+//! `apply`: the one function through which the state changes.
+//!
+//! Always holds: the same state and entry give the same mutations and answer, on every node and in every release that
+//! knows the command; a refusal carries no mutation; no command reads more than `COMMAND_KEYS_MAX` keys. Token expiry
+//! goes by the entry's log time. A command that would read more, or meets a record that cannot be, is a [`Fault`].
+
+mod limit;
+mod members;
+mod models;
+mod reader;
+mod settings;
+mod tokens;
+
+use super::command::{Answer, Command, Entry, Refusal};
+use super::record::{Cluster, Key, Record};
+use super::view::{Fault, Mutation, View};
+use reader::Reader;
+
+/// The release level of a fresh cluster, and the highest that this release applies.
+pub const CLUSTER_VERSION: u32 = 1;
+
+/// What an entry does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applied {
+    /// To be written in one batch, in this order.
+    pub mutations: Vec<Mutation>,
+    /// For the proposer.
+    pub answer: Answer,
+}
+
+/// Why a step ends early: refused (an answer) or faulty (halts the node).
+enum Stop {
+    Refused(Refusal),
+    Fault(Fault),
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<Fault> for Stop {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+/// What every command sees beside its own fields.
+struct Scene<'a> {
+    view: &'a dyn View,
+    entry: &'a Entry,
+    index: u64,
+    cluster: Cluster,
+}
+
+type Step = Result<Applied, Stop>;
+
+impl Applied {
+    fn done(mutations: Vec<Mutation>) -> Self {
+        Self { mutations, answer: Answer::Done }
+    }
+}
+
+fn put(key: Key, record: Record) -> Mutation {
+    Mutation::Put(key, record)
+}
+
+fn invalid(text: impl Into<String>) -> Stop {
+    Stop::Refused(Refusal::Invalid(text.into()))
+}
+
+/// Works out what one committed entry changes and answers.
+///
+/// # Errors
+/// When the state cannot be read or trusted; the node must halt then.
+pub fn apply(view: &dyn View, index: u64, term: u64, entry: &Entry) -> Result<Applied, Fault> {
+    let reader = Reader::new(view);
+    match step(&reader, index, term, entry) {
+        Ok(applied) => Ok(applied),
+        Err(Stop::Refused(refusal)) => Ok(Applied { mutations: Vec::new(), answer: Answer::Refused(refusal) }),
+        Err(Stop::Fault(fault)) => Err(fault),
+    }
+}
+
+fn step(view: &dyn View, index: u64, term: u64, entry: &Entry) -> Step {
+    let cluster = super::read::cluster(view)?;
+    check_envelope(entry, term, cluster.as_ref().map_or(CLUSTER_VERSION, |cluster| cluster.version))?;
+    let Some(cluster) = cluster else {
+        let Command::InitCluster { cluster, name, public_key, first } = &entry.command else {
+            return Err(Refusal::NotInitialised.into());
+        };
+        return members::init(entry, (*cluster, name, *public_key), first);
+    };
+    let scene = Scene { view, entry, index, cluster };
+    match &entry.command {
+        Command::InitCluster { .. } => Err(Refusal::AlreadyInitialised.into()),
+        Command::AddMember { token, secret_sha256, role, member } => {
+            members::add(scene, &members::Ticket { token, secret_sha256, role: *role }, member)
+        }
+        Command::SetAddresses { node, incarnation, peer_addresses, p2p_addresses, api_addresses } => {
+            let addresses = members::Addresses { peer: peer_addresses, p2p: p2p_addresses, api: api_addresses };
+            members::set_addresses(&scene, *node, *incarnation, &addresses)
+        }
+        Command::SetDrained { node, drained } => members::set_drained(&scene, *node, *drained),
+        Command::RemoveMember { node } => members::remove(&scene, *node),
+        Command::ForgetModels { node, limit } => models::forget(&scene, *node, *limit),
+        Command::CreateToken { id, secret_sha256, role, uses, ttl_ms } => {
+            let wish = tokens::Wish { id, secret_sha256, role: *role, uses: *uses, ttl_ms: *ttl_ms };
+            tokens::create(&scene, &wish)
+        }
+        Command::RevokeToken { id } => tokens::revoke(&scene, id),
+        Command::ReportModels { node, present, absent } => models::report(&scene, *node, present, absent),
+        Command::SetSetting { key, value } => settings::set(&scene, key, value),
+        Command::DeleteSetting { key } => settings::delete(&scene, key),
+    }
+}
+
+fn check_envelope(entry: &Entry, term: u64, version: u32) -> Result<(), Stop> {
+    if entry.least_version > version {
+        return Err(Refusal::VersionTooLow { needed: entry.least_version, actual: version }.into());
+    }
+    if let Some(expected) = entry.fence_term.filter(|expected| *expected != term) {
+        return Err(Refusal::Fenced { expected, actual: term }.into());
+    }
+    if let Some((session, _)) = entry.session {
+        return Err(invalid(format!("session {session} is not registered: cluster version {version} keeps none")));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,42 @@
+//! The limits that more than one command checks. Each refusal names the field, the limit and the value.
+
+use ollamax_types::limits::{ADDRESS_BYTES_MAX, ADDRESSES_MAX, IDENTIFIER_BYTES_MAX, LABEL_BYTES_MAX};
+
+use super::{Stop, invalid};
+
+/// A name for people: 1 to 63 bytes, no spaces, no control characters.
+pub(super) fn check_label(field: &str, text: &str) -> Result<(), Stop> {
+    check_bytes(field, text, LABEL_BYTES_MAX)?;
+    if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return Err(invalid(format!("{field} {text:?} holds a space or control character")));
+    }
+    Ok(())
+}
+
+/// A peer id or token id.
+pub(super) fn check_identifier(field: &str, text: &str) -> Result<(), Stop> {
+    check_bytes(field, text, IDENTIFIER_BYTES_MAX)
+}
+
+/// The addresses of one listener.
+pub(super) fn check_addresses(field: &str, addresses: &[String]) -> Result<(), Stop> {
+    check_count(field, addresses.len(), ADDRESSES_MAX)?;
+    addresses.iter().try_for_each(|address| check_bytes(field, address, ADDRESS_BYTES_MAX))
+}
+
+/// A text of 1 to `max` bytes.
+pub(super) fn check_bytes(field: &str, text: &str, max: usize) -> Result<(), Stop> {
+    match text.len() {
+        0 => Err(invalid(format!("{field} is empty"))),
+        length if length > max => Err(invalid(format!("{field} has {length} bytes; the limit is {max}"))),
+        _ => Ok(()),
+    }
+}
+
+/// At most `max` items.
+pub(super) fn check_count(field: &str, count: usize, max: usize) -> Result<(), Stop> {
+    if count > max {
+        return Err(invalid(format!("{field} has {count} items; the limit is {max}")));
+    }
+    Ok(())
+}

@@ -1,0 +1,84 @@
+//! Which node holds which model: reported by nodes, forgotten before a member leaves.
+//!
+//! Each copy is written twice, by model and by node, always both or neither.
+
+use std::collections::BTreeMap;
+
+use ollamax_types::limits::{COMMAND_KEYS_MAX, MODEL_DETAILS_BYTES_MAX, MODEL_KEY_BYTES_MAX, REPORT_MODELS_MAX};
+use ollamax_types::{ModelRecord, NodeId, Role};
+
+use super::limit::{check_bytes, check_count};
+use super::{Applied, Scene, Step, Stop, invalid, members, put};
+use crate::catalog::command::{Answer, Refusal};
+use crate::catalog::read;
+use crate::catalog::record::{Key, Location, Record};
+use crate::catalog::view::Mutation;
+
+pub(super) fn report(scene: &Scene<'_>, node: NodeId, present: &[ModelRecord], absent: &[String]) -> Step {
+    check_count("the list of present models", present.len(), REPORT_MODELS_MAX)?;
+    check_count("the list of absent models", absent.len(), REPORT_MODELS_MAX)?;
+    let member = members::standing(scene, node)?;
+    if member.role == Role::Gateway && !present.is_empty() {
+        return Err(invalid(format!("node {node} is a gateway and holds no models")));
+    }
+    let mut wanted: BTreeMap<String, Option<&ModelRecord>> = BTreeMap::new();
+    for key in absent {
+        check_bytes("a model key", key, MODEL_KEY_BYTES_MAX)?;
+        wanted.insert(key.clone(), None);
+    }
+    for model in present {
+        wanted.insert(checked_key(model)?, Some(model));
+    }
+    let mut mutations = Vec::new();
+    for (key, model) in wanted {
+        let held = read::node_model(scene.view, node, &key)?;
+        match model {
+            Some(model) if held.as_ref().is_none_or(|held| held.model != *model) => {
+                write(&mut mutations, &key, &Location { node, model: model.clone() });
+            }
+            None if held.is_some() => erase(&mut mutations, &key, node),
+            Some(_) | None => {}
+        }
+    }
+    Ok(Applied::done(mutations))
+}
+
+fn checked_key(model: &ModelRecord) -> Result<String, Stop> {
+    let key = model.name.key();
+    check_bytes("a model key", &key, MODEL_KEY_BYTES_MAX)?;
+    let bytes = model.details_json.len();
+    if bytes > MODEL_DETAILS_BYTES_MAX {
+        let name = &model.name;
+        return Err(invalid(format!("details of {name} have {bytes} bytes; the limit is {MODEL_DETAILS_BYTES_MAX}")));
+    }
+    Ok(key)
+}
+
+pub(super) fn forget(scene: &Scene<'_>, node: NodeId, limit: u32) -> Step {
+    let limit_max = COMMAND_KEYS_MAX / 2;
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    if limit == 0 || limit > limit_max {
+        return Err(invalid(format!("the limit must be 1 to {limit_max}")));
+    }
+    if read::member(scene.view, node)?.is_none() {
+        return Err(Refusal::NodeNotFound(node).into());
+    }
+    let found = read::some_models_of(scene.view, node, limit + 1)?;
+    let answer = if found.len() > limit { Answer::More } else { Answer::Done };
+    let mut mutations = Vec::new();
+    for location in found.iter().take(limit) {
+        erase(&mut mutations, &location.model.name.key(), node);
+    }
+    Ok(Applied { mutations, answer })
+}
+
+fn write(mutations: &mut Vec<Mutation>, key: &str, location: &Location) {
+    let node = location.node;
+    mutations.push(put(Key::Location(key.to_owned(), node), Record::Location(location.clone())));
+    mutations.push(put(Key::NodeModel(node, key.to_owned()), Record::Location(location.clone())));
+}
+
+fn erase(mutations: &mut Vec<Mutation>, key: &str, node: NodeId) {
+    mutations.push(Mutation::Delete(Key::Location(key.to_owned(), node)));
+    mutations.push(Mutation::Delete(Key::NodeModel(node, key.to_owned())));
+}

@@ -1,0 +1,177 @@
+//! `apply` over random logs: the same state in any batching, ids used once, and the invariants after every entry.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::*;
+
+const NAMES: [&str; 4] = ["a", "B", "b", "c:tag"];
+
+fn any_member() -> impl Strategy<Value = NewMember> {
+    (0..3_usize, 1..6_u8, 1..3_u8).prop_map(|(name, key, directory)| newcomer(["n1", "n2", "N1"][name], key, directory))
+}
+
+fn any_role() -> impl Strategy<Value = Role> {
+    prop_oneof![4 => Just(Role::Voter), 2 => Just(Role::Learner), 1 => Just(Role::Gateway)]
+}
+
+fn any_command() -> impl Strategy<Value = Command> {
+    let node = || (1..8_u64).prop_map(NodeId);
+    let id = || (0..3_u8).prop_map(|id| format!("t{id}"));
+    let key = || (0..3_u8).prop_map(|key| format!("k{key}"));
+    prop_oneof![
+        1 => Just(init()),
+        3 => (id(), any_role(), 0..4_u32, 1..2_000_u64)
+            .prop_map(|(id, role, uses, ttl)| token_with(&id, role, uses, ttl)),
+        6 => (id(), any_role(), any_member()).prop_map(|(id, role, member)| join_as(&id, role, member)),
+        1 => id().prop_map(|id| Command::RevokeToken { id: TokenId(id) }),
+        1 => (node(), any::<bool>()).prop_map(|(node, drained)| Command::SetDrained { node, drained }),
+        2 => node().prop_map(|node| Command::RemoveMember { node }),
+        2 => (node(), 0..3_u32).prop_map(|(node, limit)| Command::ForgetModels { node, limit }),
+        4 => (node(), vec((0..4_usize, 1..3_u8), 0..4), vec(0..4_usize, 0..3)).prop_map(|(node, present, absent)| {
+            let present: Vec<_> = present.into_iter().map(|(name, digest)| (NAMES[name], digest)).collect();
+            let absent: Vec<_> = absent.into_iter().map(|name| NAMES[name]).collect();
+            report(node.0, &present, &absent)
+        }),
+        1 => (key(), vec(any::<u8>(), 0..3)).prop_map(|(key, value)| Command::SetSetting { key, value }),
+        1 => key().prop_map(|key| Command::DeleteSetting { key }),
+        1 => (node(), 1..3_u8, 0..3_u8).prop_map(|(node, directory, address)| Command::SetAddresses {
+            node,
+            incarnation: Incarnation([directory; 16]),
+            peer_addresses: vec![format!("h{address}:1")],
+            p2p_addresses: vec![],
+            api_addresses: vec![],
+        }),
+    ]
+}
+
+fn any_log() -> impl Strategy<Value = Vec<Entry>> {
+    let entries = vec((any_command(), 0..400_u64, proptest::option::weighted(0.1, 0..3_u64)), 1..80);
+    entries.prop_map(|entries| {
+        let mut now = 0;
+        let founding = entry(0, init());
+        let rest = entries.into_iter().map(|(command, passed, fence_term)| {
+            now += passed;
+            Entry { fence_term, ..entry(now, command) }
+        });
+        std::iter::once(founding).chain(rest).collect()
+    })
+}
+
+/// A view of one batch: what was changed in it over what was there before.
+struct Overlay<'a> {
+    base: &'a MemView,
+    changed: BTreeMap<Key, Option<Record>>,
+}
+
+impl View for Overlay<'_> {
+    fn get(&self, key: &Key) -> Result<Option<Record>, Fault> {
+        self.changed.get(key).map_or_else(|| self.base.get(key), |changed| Ok(changed.clone()))
+    }
+
+    fn scan(
+        &self,
+        range: &crate::catalog::record::KeyRange,
+        after: Option<&Key>,
+        limit: usize,
+    ) -> Result<Vec<(Key, Record)>, Fault> {
+        let mut merged = self.base.clone();
+        let put = |(key, record): (&Key, &Option<Record>)| match record {
+            Some(record) => Mutation::Put(key.clone(), record.clone()),
+            None => Mutation::Delete(key.clone()),
+        };
+        merged.write(&self.changed.iter().map(put).collect::<Vec<_>>());
+        merged.scan(range, after, limit)
+    }
+}
+
+/// Applies a log in batches of the given sizes (the last one is used again and again).
+fn run(log: &[Entry], batches: &[usize]) -> (MemView, Vec<Answer>) {
+    let mut view = MemView::default();
+    let mut answers = Vec::new();
+    let mut sizes = batches.iter().copied().chain(std::iter::repeat(batches.last().copied().unwrap_or(1)));
+    let mut rest = log;
+    while !rest.is_empty() {
+        let (batch, after) = rest.split_at(sizes.next().unwrap_or(1).clamp(1, rest.len()));
+        let mut overlay = Overlay { base: &view, changed: BTreeMap::new() };
+        let mut mutations = Vec::new();
+        for entry in batch {
+            let applied = apply(&overlay, answers.len() as u64 + 1, 1, entry).expect("no fault");
+            for mutation in &applied.mutations {
+                match mutation {
+                    Mutation::Put(key, record) => overlay.changed.insert(key.clone(), Some(record.clone())),
+                    Mutation::Delete(key) => overlay.changed.insert(key.clone(), None),
+                };
+            }
+            mutations.extend(applied.mutations);
+            answers.push(applied.answer);
+        }
+        view.write(&mutations);
+        rest = after;
+    }
+    (view, answers)
+}
+
+fn check_invariants(view: &MemView) {
+    let members = read::members(view).expect("readable");
+    let standing: Vec<_> =
+        members.iter().filter(|member| !matches!(member.state, MemberState::Departed { .. })).collect();
+    let names: BTreeSet<String> = standing.iter().map(|member| member.name.to_lowercase()).collect();
+    assert_eq!(names.len(), standing.len(), "names are unique");
+    assert!(!standing.is_empty(), "there is always a member");
+
+    let by_peer: BTreeMap<String, NodeId> = view
+        .records()
+        .filter_map(|(key, record)| match (key, record) {
+            (Key::MemberByPeer(peer), Record::NodeId(node)) => Some((peer.0.clone(), *node)),
+            _ => None,
+        })
+        .collect();
+    let expected: BTreeMap<String, NodeId> =
+        standing.iter().map(|member| (member.peer_id.0.clone(), member.id)).collect();
+    assert_eq!(by_peer, expected, "MemberByPeer holds exactly the standing members");
+
+    let mut by_model = BTreeMap::new();
+    let mut by_node = BTreeMap::new();
+    for (key, record) in view.records() {
+        match (key, record) {
+            (Key::Location(model, node), Record::Location(location)) => {
+                assert_eq!((model, node), (&location.model.name.key(), &location.node));
+                by_model.insert((*node, model.clone()), location.clone());
+            }
+            (Key::NodeModel(node, model), Record::Location(location)) => {
+                by_node.insert((*node, model.clone()), location.clone());
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(by_model, by_node, "each copy is on record twice, alike");
+    let next = read::cluster(view).expect("readable").expect("founded").next_node_id;
+    assert!(members.iter().all(|member| member.id.0 < next), "ids come from the counter");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_same_log_gives_the_same_state_in_any_batching(log in any_log(), batches in vec(1..9_usize, 1..6)) {
+        let (state, answers) = run(&log, &[1]);
+        prop_assert_eq!(&(state.clone(), answers.clone()), &run(&log, &[1]));
+        prop_assert_eq!(&(state, answers), &run(&log, &batches));
+    }
+
+    #[test]
+    fn ids_are_never_used_again_and_the_state_stays_sound(log in any_log()) {
+        let mut view = MemView::default();
+        let mut given = BTreeSet::new();
+        for (index, entry) in log.iter().enumerate() {
+            let answer = view.apply(index as u64 + 1, 1, entry).expect("no fault");
+            if let Answer::Member { node, already: false, .. } = answer {
+                prop_assert!(given.insert(node), "{node} was given out before");
+            }
+            check_invariants(&view);
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! The changes that can be asked for, and what comes back.
+//!
+//! Commands are idempotent by their content wherever a retry is natural: a member joins again under its key, a
+//! token is created under an id that its maker drew, a report replaces what the node had said.
+
+use ollamax_types::{
+    ClusterId, ErrorCode, Incarnation, ModelRecord, NodeId, PeerId, RequestId, Role, Timestamp, TokenId,
+};
+
+/// One log entry: the envelope, version 1 from the first day.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Least cluster version that may apply it.
+    pub least_version: u32,
+    /// Log time: never goes back, moves with the leaders' monotonic clocks.
+    pub log_time: Timestamp,
+    /// The client request behind it; empty for the node's own loops.
+    pub request: RequestId,
+    /// Who asked: `node/3`, `admin`, later a user.
+    pub principal: String,
+    /// Namespace of user-owned records; empty for cluster records.
+    pub namespace: String,
+    /// Client session and sequence for exactly-once effect; `None` for commands that are idempotent by content.
+    pub session: Option<(u64, u64)>,
+    /// Refused unless the leader's term is this one: fences planner loops.
+    pub fence_term: Option<u64>,
+    /// What to change.
+    pub command: Command,
+}
+
+/// A change of the state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// The first command of a cluster; refused ever after.
+    InitCluster {
+        /// Drawn by the first node.
+        cluster: ClusterId,
+        /// For people.
+        name: String,
+        /// Verifies membership credentials.
+        public_key: [u8; 32],
+        /// The first member; gets node id 1 and role voter.
+        first: NewMember,
+    },
+    /// Redeems a token. The same key and incarnation of an active member gets its old id back, token unread.
+    AddMember {
+        /// Which token.
+        token: TokenId,
+        /// SHA-256 of the secret that the joiner sent.
+        secret_sha256: [u8; 32],
+        /// The role asked for; must be the token's (a voter token also admits a learner).
+        role: Role,
+        /// Who joins.
+        member: NewMember,
+    },
+    /// A member tells where it can be reached, at each start.
+    SetAddresses {
+        /// Which member.
+        node: NodeId,
+        /// Must be the member's own.
+        incarnation: Incarnation,
+        /// As in [`super::Member`].
+        peer_addresses: Vec<String>,
+        /// As in [`super::Member`].
+        p2p_addresses: Vec<String>,
+        /// As in [`super::Member`].
+        api_addresses: Vec<String>,
+    },
+    /// An administrator drains or undrains a member.
+    SetDrained {
+        /// Which member.
+        node: NodeId,
+        /// Whether it shall take no new requests.
+        drained: bool,
+    },
+    /// Marks a member as departed and forgets its key. Its models go with [`Command::ForgetModels`] steps first.
+    RemoveMember {
+        /// Which member.
+        node: NodeId,
+    },
+    /// Removes up to `limit` model locations of a node. Answers [`Answer::More`] until none is left.
+    ForgetModels {
+        /// Whose.
+        node: NodeId,
+        /// At most this many, itself at most `COMMAND_KEYS_MAX / 2`.
+        limit: u32,
+    },
+    /// Makes a join token.
+    CreateToken {
+        /// Drawn by the maker.
+        id: TokenId,
+        /// SHA-256 of the secret half.
+        secret_sha256: [u8; 32],
+        /// The role it grants.
+        role: Role,
+        /// How many may join with it, at least 1.
+        uses: u32,
+        /// Life from the entry's log time, milliseconds.
+        ttl_ms: u64,
+    },
+    /// Withdraws a token.
+    RevokeToken {
+        /// Which token.
+        id: TokenId,
+    },
+    /// A node's runtime gained or lost models. A node with many sends a series.
+    ReportModels {
+        /// Whose runtime.
+        node: NodeId,
+        /// Present now, new or changed; at most `REPORT_MODELS_MAX`.
+        present: Vec<ModelRecord>,
+        /// Keys (`ModelName::key`) that are gone; at most `REPORT_MODELS_MAX`.
+        absent: Vec<String>,
+    },
+    /// Sets a configuration key.
+    SetSetting {
+        /// Which key.
+        key: String,
+        /// Its bytes.
+        value: Vec<u8>,
+    },
+    /// Removes a configuration key; refused when it is not there.
+    DeleteSetting {
+        /// Which key.
+        key: String,
+    },
+}
+
+/// What a joiner says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewMember {
+    /// For people; a taken name gets `-2`, `-3`, …
+    pub name: String,
+    /// Its key, proved by TLS.
+    pub peer_id: PeerId,
+    /// Its data directory.
+    pub incarnation: Incarnation,
+    /// As in [`super::Member`].
+    pub peer_addresses: Vec<String>,
+    /// As in [`super::Member`].
+    pub p2p_addresses: Vec<String>,
+    /// As in [`super::Member`].
+    pub api_addresses: Vec<String>,
+}
+
+/// What a command answers. The index of the entry is the revision.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// Done.
+    Done,
+    /// Done, and this is the member.
+    Member {
+        /// Its id.
+        node: NodeId,
+        /// Its name after conflicts were resolved.
+        name: String,
+        /// It was a member before.
+        already: bool,
+    },
+    /// Done in part; send the same command again.
+    More,
+    /// Refused; nothing was changed.
+    Refused(Refusal),
+}
+
+/// Why a command was refused. Same state and command, same refusal, on every node.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// A second `InitCluster`.
+    #[error("this cluster exists already")]
+    AlreadyInitialised,
+    /// A command before `InitCluster`.
+    #[error("the cluster does not exist yet")]
+    NotInitialised,
+    /// No such token, a wrong secret, used up, revoked or expired; the word says which.
+    #[error("the join token is {0}")]
+    TokenInvalid(TokenProblem),
+    /// No such token to revoke.
+    #[error("there is no token {0}")]
+    TokenNotFound(TokenId),
+    /// The token grants another role.
+    #[error("the token admits a {granted}, not a {asked}")]
+    RoleNotGranted {
+        /// The token's role.
+        granted: Role,
+        /// The joiner's wish.
+        asked: Role,
+    },
+    /// An active member has this key, but another data directory: it was wiped or copied.
+    #[error("node {node} holds this key with another data directory")]
+    IncarnationConflict {
+        /// The member.
+        node: NodeId,
+    },
+    /// No such member, or it has departed.
+    #[error("there is no member {0}")]
+    NodeNotFound(NodeId),
+    /// The last member cannot be removed.
+    #[error("node {0} is the last member")]
+    LastMember(NodeId),
+    /// The member's models must be forgotten first.
+    #[error("node {0} still has models on record")]
+    ModelsRemain(NodeId),
+    /// No such configuration key.
+    #[error("there is no setting {0:?}")]
+    SettingNotFound(String),
+    /// A field breaks a limit; the text names field and limit.
+    #[error("{0}")]
+    Invalid(String),
+    /// The leader's term has passed.
+    #[error("the term {expected} has passed; it is {actual} now")]
+    Fenced {
+        /// The term the proposer led in.
+        expected: u64,
+        /// The entry's term.
+        actual: u64,
+    },
+    /// The cluster's version is below what the command needs.
+    #[error("needs cluster version {needed}; this cluster runs {actual}")]
+    VersionTooLow {
+        /// What the command needs.
+        needed: u32,
+        /// What the cluster has.
+        actual: u32,
+    },
+}
+
+/// What is wrong with a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenProblem {
+    /// Not known to this cluster.
+    Unknown,
+    /// All its uses are spent.
+    UsedUp,
+    /// Withdrawn.
+    Revoked,
+    /// Past its time.
+    Expired,
+}
+
+impl std::fmt::Display for TokenProblem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Unknown => "unknown to this cluster",
+            Self::UsedUp => "used up",
+            Self::Revoked => "revoked",
+            Self::Expired => "expired",
+        })
+    }
+}
+
+impl Refusal {
+    /// The code that leaves the node.
+    #[must_use]
+    pub const fn code(&self) -> ErrorCode {
+        match self {
+            Self::AlreadyInitialised => ErrorCode::AlreadyMember,
+            Self::NotInitialised => ErrorCode::NotInitialised,
+            Self::TokenInvalid(_) | Self::RoleNotGranted { .. } => ErrorCode::TokenInvalid,
+            Self::TokenNotFound(_) => ErrorCode::TokenNotFound,
+            Self::IncarnationConflict { .. } => ErrorCode::IdentityConflict,
+            Self::NodeNotFound(_) => ErrorCode::NodeNotFound,
+            Self::SettingNotFound(_) => ErrorCode::SettingNotFound,
+            Self::Invalid(_) => ErrorCode::BadRequest,
+            Self::LastMember(_) | Self::ModelsRemain(_) | Self::Fenced { .. } | Self::VersionTooLow { .. } => {
+                ErrorCode::PreconditionFailed
+            }
+        }
+    }
+}

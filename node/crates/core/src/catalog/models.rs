@@ -1,0 +1,136 @@
+//! Reading copies of models: which version is served, what conflicts, and the merged listing.
+//!
+//! One name is served from one digest: that of the newest copy, by the runtimes' `modified_at`; among equally new ones
+//! the larger digest, so that every node decides alike. Copies of other digests are shown as conflicts, never mixed in.
+
+use std::collections::BTreeMap;
+
+use ollamax_types::{Digest, ModelName, ModelRecord, NodeId, Timestamp};
+
+use super::record::Location;
+
+/// The digest that is served for a name, from all copies of it; `None` when there is none.
+#[must_use]
+pub fn served_digest(locations: &[Location]) -> Option<Digest> {
+    served(locations).map(|location| location.model.digest)
+}
+
+fn served(locations: &[Location]) -> Option<&Location> {
+    let newest_first = |location: &&Location| (location.model.modified_at, location.model.digest, location.node);
+    locations.iter().max_by_key(newest_first)
+}
+
+/// Copies of one name that are not the served version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Conflict {
+    /// The name.
+    pub name: ModelName,
+    /// The version that is served.
+    pub served: Digest,
+    /// The other versions and who holds each, newest first.
+    pub others: Vec<(Digest, Vec<NodeId>)>,
+}
+
+/// What stands beside the served version; `None` when all copies are alike.
+#[must_use]
+pub fn conflict(locations: &[Location]) -> Option<Conflict> {
+    let served = served(locations)?;
+    let mut others: BTreeMap<Digest, (Timestamp, Vec<NodeId>)> = BTreeMap::new();
+    for Location { node, model } in locations.iter().filter(|other| other.model.digest != served.model.digest) {
+        let (newest, nodes) = others.entry(model.digest).or_default();
+        *newest = model.modified_at.max(*newest);
+        nodes.push(*node);
+    }
+    if others.is_empty() {
+        return None;
+    }
+    let mut others: Vec<_> = others.into_iter().collect();
+    others.sort_by_key(|(digest, (newest, _))| std::cmp::Reverse((*newest, *digest)));
+    let others = others.into_iter().map(|(digest, (_, nodes))| (digest, nodes)).collect();
+    Some(Conflict { name: served.model.name.clone(), served: served.model.digest, others })
+}
+
+/// One name of the merged listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// The newest copy of the served version.
+    pub model: ModelRecord,
+    /// Who holds the served version, by id.
+    pub nodes: Vec<NodeId>,
+    /// What stands beside it.
+    pub conflict: Option<Conflict>,
+}
+
+/// Merges copies by name: newest `modified_at` first, as Ollama lists, then by name.
+#[must_use]
+pub fn listing(locations: impl IntoIterator<Item = Location>) -> Vec<Listed> {
+    let mut by_name: BTreeMap<String, Vec<Location>> = BTreeMap::new();
+    for location in locations {
+        by_name.entry(location.model.name.key()).or_default().push(location);
+    }
+    let mut listed: Vec<Listed> = by_name.into_values().filter_map(|copies| merged(&copies)).collect();
+    listed.sort_by(|a, b| {
+        let newest_first = b.model.modified_at.cmp(&a.model.modified_at);
+        newest_first.then_with(|| a.model.name.cmp(&b.model.name))
+    });
+    listed
+}
+
+fn merged(copies: &[Location]) -> Option<Listed> {
+    let served = served(copies)?;
+    let same = copies.iter().filter(|copy| copy.model.digest == served.model.digest);
+    let mut nodes: Vec<NodeId> = same.map(|copy| copy.node).collect();
+    nodes.sort_unstable();
+    Some(Listed { model: served.model.clone(), nodes, conflict: conflict(copies) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn copy(name: &str, node: u64, digest: u8, modified_ms: u64) -> Location {
+        let model = ModelRecord {
+            name: name.parse().expect("valid"),
+            digest: Digest([digest; 32]),
+            size_bytes: 1,
+            modified_at: Timestamp(modified_ms),
+            details_json: "{}".to_owned(),
+        };
+        Location { node: NodeId(node), model }
+    }
+
+    #[test]
+    fn the_newest_copy_is_served_and_ties_go_to_the_larger_digest() {
+        let check = |copies: &[Location], expected: Option<u8>| {
+            assert_eq!(served_digest(copies), expected.map(|byte| Digest([byte; 32])), "{copies:?}");
+        };
+        check(&[], None);
+        check(&[copy("m", 1, 7, 5)], Some(7));
+        check(&[copy("m", 1, 7, 5), copy("m", 2, 3, 6)], Some(3));
+        check(&[copy("m", 1, 7, 5), copy("m", 2, 9, 5)], Some(9));
+        check(&[copy("m", 2, 9, 5), copy("m", 1, 7, 5)], Some(9));
+    }
+
+    #[test]
+    fn conflicts_name_the_other_versions_newest_first() {
+        assert_eq!(conflict(&[copy("m", 1, 7, 5), copy("m", 2, 7, 6)]), None);
+        let copies = [copy("m", 1, 1, 9), copy("m", 2, 2, 4), copy("m", 3, 3, 8), copy("m", 4, 2, 5)];
+        let found = conflict(&copies).expect("three versions");
+        assert_eq!(found.served, Digest([1; 32]));
+        let expected = vec![(Digest([3; 32]), vec![NodeId(3)]), (Digest([2; 32]), vec![NodeId(2), NodeId(4)])];
+        assert_eq!(found.others, expected);
+    }
+
+    #[test]
+    fn the_listing_merges_by_name_and_shows_the_newest_first() {
+        let copies =
+            [copy("b", 3, 1, 5), copy("A", 2, 2, 7), copy("b", 1, 1, 4), copy("a", 1, 3, 6), copy("c", 1, 4, 5)];
+        let listed = listing(copies);
+        let shown: Vec<(String, Vec<u64>, bool)> = listed
+            .iter()
+            .map(|one| (one.model.name.to_string(), one.nodes.iter().map(|n| n.0).collect(), one.conflict.is_some()))
+            .collect();
+        let expected = [("A:latest", vec![2], true), ("b:latest", vec![1, 3], false), ("c:latest", vec![1], false)];
+        assert_eq!(shown, expected.map(|(name, nodes, conflict)| (name.to_owned(), nodes, conflict)));
+    }
+}

@@ -1,0 +1,170 @@
+//! Typed reading of the state: one function per key family.
+//!
+//! Readers of whole families go page by page, so that no view has to build the whole of it at once. A record of
+//! another kind than its key says is a [`Fault`].
+
+use ollamax_types::{ModelName, NodeId, PeerId, TokenId};
+
+use super::record::{Cluster, Key, KeyRange, Location, Member, Record, Setting, Token};
+use super::view::{Fault, View};
+
+const PAGE: usize = 512;
+
+fn mismatch(key: &Key) -> Fault {
+    Fault::Mismatch { key: key.to_string() }
+}
+
+macro_rules! typed {
+    ($name:ident, $kind:ident, $output:ty) => {
+        fn $name(key: &Key, record: Record) -> Result<$output, Fault> {
+            match record {
+                Record::$kind(value) => Ok(value),
+                _ => Err(mismatch(key)),
+            }
+        }
+    };
+}
+
+typed!(as_cluster, Cluster, Cluster);
+typed!(as_member, Member, Member);
+typed!(as_node, NodeId, NodeId);
+typed!(as_token, Token, Token);
+typed!(as_location, Location, Location);
+typed!(as_setting, Setting, Setting);
+
+type Typed<T> = fn(&Key, Record) -> Result<T, Fault>;
+
+fn one<T>(view: &dyn View, key: &Key, typed: Typed<T>) -> Result<Option<T>, Fault> {
+    view.get(key)?.map(|record| typed(key, record)).transpose()
+}
+
+/// Up to `limit` records of a range, from its start.
+fn first<T>(view: &dyn View, range: &KeyRange, limit: usize, typed: Typed<T>) -> Result<Vec<T>, Fault> {
+    view.scan(range, None, limit)?.into_iter().map(|(key, record)| typed(&key, record)).collect()
+}
+
+fn all<T>(view: &dyn View, range: &KeyRange, typed: Typed<T>) -> Result<Vec<T>, Fault> {
+    let mut found = Vec::new();
+    let mut after: Option<Key> = None;
+    loop {
+        let page = view.scan(range, after.as_ref(), PAGE)?;
+        let is_last = page.len() < PAGE;
+        after = page.last().map(|(key, _)| key.clone());
+        for (key, record) in page {
+            found.push(typed(&key, record)?);
+        }
+        if is_last {
+            return Ok(found);
+        }
+    }
+}
+
+/// The cluster record; `None` before `InitCluster`.
+///
+/// # Errors
+/// When the state cannot be read, as everywhere in this file.
+pub fn cluster(view: &dyn View) -> Result<Option<Cluster>, Fault> {
+    one(view, &Key::Cluster, as_cluster)
+}
+
+/// A member by id, departed or not.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn member(view: &dyn View, node: NodeId) -> Result<Option<Member>, Fault> {
+    one(view, &Key::Member(node), as_member)
+}
+
+/// The id of the member that has not departed and holds this key.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn member_by_peer(view: &dyn View, peer: &PeerId) -> Result<Option<NodeId>, Fault> {
+    one(view, &Key::MemberByPeer(peer.clone()), as_node)
+}
+
+/// All members by id, departed ones among them.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn members(view: &dyn View) -> Result<Vec<Member>, Fault> {
+    all(view, &KeyRange::Members, as_member)
+}
+
+/// A join token.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn token(view: &dyn View, id: &TokenId) -> Result<Option<Token>, Fault> {
+    one(view, &Key::Token(id.clone()), as_token)
+}
+
+/// All join tokens by id.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn tokens(view: &dyn View) -> Result<Vec<Token>, Fault> {
+    all(view, &KeyRange::Tokens, as_token)
+}
+
+/// All copies of one model.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn locations_of(view: &dyn View, model: &ModelName) -> Result<Vec<Location>, Fault> {
+    all(view, &KeyRange::LocationsOf(model.key()), as_location)
+}
+
+/// All copies of all models, by model.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn locations(view: &dyn View) -> Result<Vec<Location>, Fault> {
+    all(view, &KeyRange::Locations, as_location)
+}
+
+/// All models of one node.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn models_of(view: &dyn View, node: NodeId) -> Result<Vec<Location>, Fault> {
+    all(view, &KeyRange::ModelsOf(node), as_location)
+}
+
+/// One node's copy of one model, by model key.
+pub(super) fn node_model(view: &dyn View, node: NodeId, model_key: &str) -> Result<Option<Location>, Fault> {
+    one(view, &Key::NodeModel(node, model_key.to_owned()), as_location)
+}
+
+/// Up to `limit` models of one node.
+pub(super) fn some_models_of(view: &dyn View, node: NodeId, limit: usize) -> Result<Vec<Location>, Fault> {
+    first(view, &KeyRange::ModelsOf(node), limit, as_location)
+}
+
+/// A configuration key.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn setting(view: &dyn View, key: &str) -> Result<Option<Setting>, Fault> {
+    one(view, &Key::Setting(key.to_owned()), as_setting)
+}
+
+/// Up to `limit` configuration keys that start with `prefix`, after `after`, in order.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn settings(
+    view: &dyn View,
+    prefix: &str,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<Vec<(String, Setting)>, Fault> {
+    let after = after.map(|key| Key::Setting(key.to_owned()));
+    let page = view.scan(&KeyRange::Settings(prefix.to_owned()), after.as_ref(), limit)?;
+    page.into_iter()
+        .map(|(key, record)| {
+            let setting = as_setting(&key, record)?;
+            if let Key::Setting(name) = key { Ok((name, setting)) } else { Err(mismatch(&key)) }
+        })
+        .collect()
+}

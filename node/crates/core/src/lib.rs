@@ -1,0 +1,10 @@
+//! Everything the node decides, nothing it does: pure, synchronous, deterministic.
+//!
+//! No IO, no clock, no randomness, no hash order: time and chance come in as arguments.
+#![doc = include_str!("../DESIGN.md")]
+#![forbid(unsafe_code)]
+
+pub mod catalog;
+pub mod health;
+pub mod routing;
+pub mod voters;

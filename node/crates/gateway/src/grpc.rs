@@ -1,0 +1,144 @@
+//! The administrator's door: the admin API over gRPC, on the node's unix socket.
+//!
+//! Handlers only translate: parse, ask an engine, translate back. Reads answer from this node's own state and say
+//! how old it is, so they work without a leader and before a cluster exists; changes go through
+//! [`metadata::Handle::propose`] from any node. Every error carries an error code, what happened, why, and the next
+//! command.
+
+use std::sync::Arc;
+
+use futures::stream::BoxStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use ollamax_metadata as metadata;
+use ollamax_proto::v1;
+use ollamax_proto::v1::admin_server;
+use ollamax_scheduler as scheduler;
+
+pub mod attention;
+pub mod daemon;
+mod models;
+pub mod nodes;
+mod settings;
+pub mod status;
+mod tokens;
+
+pub use daemon::{AdminError, Daemon, Engines, Facts, Phase};
+
+/// The admin API of one node.
+#[derive(Clone)]
+pub struct Admin {
+    daemon: Arc<dyn Daemon>,
+}
+
+impl std::fmt::Debug for Admin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Admin").finish_non_exhaustive()
+    }
+}
+
+// === impl Admin ===
+
+impl Admin {
+    /// The service for a tonic router.
+    #[must_use]
+    pub fn service(daemon: Arc<dyn Daemon>) -> admin_server::AdminServer<Self> {
+        admin_server::AdminServer::new(Self { daemon })
+    }
+
+    /// The replicated state, or the error that says how to get one.
+    fn metadata(&self) -> Result<metadata::Handle, AdminError> {
+        self.daemon.engines().map(|engines| engines.metadata).ok_or_else(AdminError::not_initialised)
+    }
+
+    /// What the other nodes last said; empty before this node is a member.
+    fn peers(&self) -> Vec<scheduler::PeerLoad> {
+        self.daemon.engines().map(|engines| engines.scheduler.peers()).unwrap_or_default()
+    }
+}
+
+type Reply<T> = Result<Response<T>, Status>;
+
+fn reply<T>(result: Result<T, AdminError>) -> Reply<T> {
+    result.map(Response::new).map_err(Status::from)
+}
+
+#[tonic::async_trait]
+impl admin_server::Admin for Admin {
+    type ImportModelStream = BoxStream<'static, Result<v1::ImportModelProgress, Status>>;
+    type LogsStream = BoxStream<'static, Result<v1::LogLine, Status>>;
+
+    async fn status(&self, _request: Request<v1::StatusRequest>) -> Reply<v1::StatusReply> {
+        reply(self.status_reply())
+    }
+
+    async fn init(&self, request: Request<v1::InitRequest>) -> Reply<v1::InitReply> {
+        reply(self.daemon.init(request.into_inner()).await)
+    }
+
+    async fn join(&self, request: Request<v1::JoinRequest>) -> Reply<v1::JoinReply> {
+        reply(self.daemon.join(request.into_inner()).await)
+    }
+
+    async fn leave(&self, request: Request<v1::LeaveRequest>) -> Reply<v1::LeaveReply> {
+        reply(self.daemon.leave(request.into_inner()).await)
+    }
+
+    async fn create_token(&self, request: Request<v1::CreateTokenRequest>) -> Reply<v1::CreateTokenReply> {
+        reply(self.daemon.create_token(request.into_inner()).await)
+    }
+
+    async fn list_tokens(&self, _request: Request<v1::ListTokensRequest>) -> Reply<v1::ListTokensReply> {
+        reply(self.tokens())
+    }
+
+    async fn revoke_token(&self, request: Request<v1::RevokeTokenRequest>) -> Reply<v1::RevokeTokenReply> {
+        reply(self.revoke(&request.into_inner().id).await)
+    }
+
+    async fn drain_node(&self, request: Request<v1::DrainNodeRequest>) -> Reply<v1::DrainNodeReply> {
+        let request = request.into_inner();
+        reply(self.drain(&request.node, !request.undrain).await)
+    }
+
+    async fn remove_node(&self, request: Request<v1::RemoveNodeRequest>) -> Reply<v1::RemoveNodeReply> {
+        let request = request.into_inner();
+        reply(self.remove(&request.node, request.force).await)
+    }
+
+    async fn list_models(&self, request: Request<v1::ListModelsRequest>) -> Reply<v1::ListModelsReply> {
+        reply(self.models(&request.into_inner().name))
+    }
+
+    async fn import_model(
+        &self,
+        request: Request<Streaming<v1::ImportModelRequest>>,
+    ) -> Reply<Self::ImportModelStream> {
+        reply(self.daemon.import_model(request.into_inner()).await)
+    }
+
+    async fn get_setting(&self, request: Request<v1::GetSettingRequest>) -> Reply<v1::GetSettingReply> {
+        let request = request.into_inner();
+        reply(self.setting(request.key, request.local).await)
+    }
+
+    async fn set_setting(&self, request: Request<v1::SetSettingRequest>) -> Reply<v1::SetSettingReply> {
+        reply(self.set_setting(request.into_inner()).await)
+    }
+
+    async fn list_settings(&self, request: Request<v1::ListSettingsRequest>) -> Reply<v1::ListSettingsReply> {
+        reply(self.settings(request.into_inner()).await)
+    }
+
+    async fn logs(&self, request: Request<v1::LogsRequest>) -> Reply<Self::LogsStream> {
+        reply(Ok(self.daemon.logs(request.into_inner())))
+    }
+
+    async fn doctor(&self, _request: Request<v1::DoctorRequest>) -> Reply<v1::DoctorReply> {
+        reply(Ok(self.daemon.doctor().await))
+    }
+
+    async fn transfer_leader(&self, request: Request<v1::TransferLeaderRequest>) -> Reply<v1::TransferLeaderReply> {
+        reply(self.transfer(request.into_inner().to).await)
+    }
+}

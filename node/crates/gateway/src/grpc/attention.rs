@@ -1,0 +1,171 @@
+//! What wants a decision: pure, from the picture that `status` gives.
+//!
+//! Each entry says what, why and the command to type next. A healthy cluster has none.
+
+use ollamax_proto::v1::node_view::{Health, State};
+use ollamax_proto::v1::runtime::State as RuntimeState;
+use ollamax_proto::v1::status_reply::Phase;
+use ollamax_proto::v1::{Attention, ModelView, NodeView, StatusReply};
+
+/// Clock difference between nodes that is worth a line, milliseconds.
+const CLOCK_SKEW_MS_MAX: u64 = 5_000;
+/// Free disk below which a node is mentioned, bytes.
+const DISK_FREE_BYTES_MIN: u64 = 2 << 30;
+
+/// Everything that wants a decision, most urgent first.
+#[must_use]
+pub fn needs_attention(status: &StatusReply, models: &[ModelView], api_open: bool) -> Vec<Attention> {
+    let mut found = Vec::new();
+    match status.phase() {
+        Phase::Waiting => return vec![not_member()],
+        Phase::Removed => return vec![removed()],
+        _ => {}
+    }
+    consensus(status, &mut found);
+    for node in status.nodes.iter().filter(|node| node.state() != State::Departed) {
+        one_node(node, &mut found);
+    }
+    for model in models.iter().filter(|model| model.conflict) {
+        found.push(entry(
+            "digest_conflict",
+            format!("model {} has different versions", model.name),
+            "the newest is served; the others are never mixed in".to_owned(),
+            format!("ollamax model show {}", model.name),
+        ));
+    }
+    if api_open {
+        found.push(entry(
+            "api_open",
+            "the api listener serves everybody who can reach it".to_owned(),
+            "api.allow_unauthenticated is true and callers have no keys in this release".to_owned(),
+            "set api.listen to a loopback address, or keep the port behind a firewall".to_owned(),
+        ));
+    }
+    found
+}
+
+fn consensus(status: &StatusReply, found: &mut Vec<Attention>) {
+    let Some(raft) = &status.raft else { return };
+    if !raft.has_quorum {
+        found.push(entry(
+            "no_quorum",
+            "no majority of voters answers: nothing can be changed".to_owned(),
+            "inference and listing go on from what each node knows".to_owned(),
+            "start the missing voters: ollamax node list".to_owned(),
+        ));
+    }
+    if raft.voters.len() == 2 {
+        found.push(entry(
+            "two_voters",
+            "two nodes vote: one death stops changes, not inference".to_owned(),
+            "a majority of two is two".to_owned(),
+            "ollamax token create, then ollamax join on a third machine".to_owned(),
+        ));
+    }
+}
+
+fn one_node(node: &NodeView, found: &mut Vec<Attention>) {
+    let name = &node.name;
+    if matches!(node.health(), Health::Suspect | Health::Dead) {
+        found.push(entry(
+            "node_silent",
+            format!("node {name} is silent"),
+            format!("not heard for {} s", node.silent_ms / 1_000),
+            format!("start ollamax-node on {name}; if it is gone for good: ollamax node remove {name}"),
+        ));
+        return;
+    }
+    if let Some(runtime) = node.runtime.as_ref().filter(|runtime| runtime.state() == RuntimeState::Down) {
+        let next = format!("on {name}: ollamax doctor");
+        found.push(entry("runtime_down", format!("the runtime of {name} is down"), runtime.reason.clone(), next));
+    }
+    if node.clock_skew_ms.unsigned_abs() > CLOCK_SKEW_MS_MAX {
+        let what = format!("the clock of {name} is {} s off", node.clock_skew_ms / 1_000);
+        let next = format!("on {name}: timedatectl set-ntp true");
+        found.push(entry("clock_skew", what, "token expiry and log times suffer".to_owned(), next));
+    }
+    if node.disk_free_bytes > 0 && node.disk_free_bytes < DISK_FREE_BYTES_MIN {
+        let what = format!("the disk of {name} is nearly full");
+        let why = format!("{} MiB are free", node.disk_free_bytes >> 20);
+        found.push(entry("disk_low", what, why, format!("on {name}: free some space where its data directory lies")));
+    }
+}
+
+fn not_member() -> Attention {
+    entry(
+        "not_initialised",
+        "this node belongs to no cluster yet".to_owned(),
+        "it waits for an administrator".to_owned(),
+        "ollamax init (first node) or ollamax join TOKEN (others)".to_owned(),
+    )
+}
+
+fn removed() -> Attention {
+    entry(
+        "removed",
+        "this node was removed from its cluster".to_owned(),
+        "its id is never used again".to_owned(),
+        "stop the daemon, empty its data directory, and join again".to_owned(),
+    )
+}
+
+fn entry(id: &str, what: String, why: String, next: String) -> Attention {
+    Attention { id: id.to_owned(), what, why, next }
+}
+
+#[cfg(test)]
+mod tests {
+    use ollamax_proto::v1::{RaftView, Runtime};
+
+    use super::*;
+
+    fn healthy() -> StatusReply {
+        let node = |id: u64| NodeView { id, name: format!("n{id}"), disk_free_bytes: 1 << 40, ..NodeView::default() };
+        let raft = RaftView { has_quorum: true, voters: vec![1, 2, 3], ..RaftView::default() };
+        let mut status = StatusReply { raft: Some(raft), nodes: (1..=3).map(node).collect(), ..StatusReply::default() };
+        status.set_phase(Phase::Member);
+        status
+    }
+
+    fn ids(status: &StatusReply, models: &[ModelView]) -> Vec<String> {
+        needs_attention(status, models, false).into_iter().map(|entry| entry.id).collect()
+    }
+
+    #[test]
+    fn a_healthy_cluster_wants_nothing() {
+        assert_eq!(ids(&healthy(), &[ModelView::default()]), Vec::<String>::new());
+    }
+
+    #[test]
+    fn each_trouble_is_named_with_a_next_step() {
+        let check = |expected: &str, change: &dyn Fn(&mut StatusReply)| {
+            let mut status = healthy();
+            change(&mut status);
+            let found = needs_attention(&status, &[], false);
+            assert_eq!(found.iter().map(|entry| entry.id.as_str()).collect::<Vec<_>>(), [expected]);
+            assert!(found.iter().all(|entry| !entry.next.is_empty() && !entry.why.is_empty()), "{found:?}");
+        };
+        check("not_initialised", &|status| status.set_phase(Phase::Waiting));
+        check("removed", &|status| status.set_phase(Phase::Removed));
+        check("no_quorum", &|status| status.raft.as_mut().expect("there").has_quorum = false);
+        check("two_voters", &|status| status.raft.as_mut().expect("there").voters = vec![1, 2]);
+        check("node_silent", &|status| status.nodes[1].set_health(Health::Dead));
+        check("clock_skew", &|status| status.nodes[1].clock_skew_ms = -3_600_000);
+        check("disk_low", &|status| status.nodes[2].disk_free_bytes = 1 << 20);
+        check("runtime_down", &|status| {
+            let mut runtime = Runtime { reason: "connection refused".to_owned(), ..Runtime::default() };
+            runtime.set_state(RuntimeState::Down);
+            status.nodes[0].runtime = Some(runtime);
+        });
+    }
+
+    #[test]
+    fn versions_that_differ_are_shown_and_departed_nodes_are_not() {
+        let conflict = ModelView { name: "m:latest".to_owned(), conflict: true, ..ModelView::default() };
+        assert_eq!(ids(&healthy(), &[conflict]), ["digest_conflict"]);
+        let mut status = healthy();
+        status.nodes[1].set_health(Health::Dead);
+        status.nodes[1].set_state(State::Departed);
+        assert!(ids(&status, &[]).is_empty());
+    }
+}

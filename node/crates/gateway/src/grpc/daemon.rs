@@ -1,0 +1,214 @@
+//! The port through which the admin API reaches what only the assembly can do: life-cycle, logs, checks, imports.
+
+use std::path::PathBuf;
+
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use tonic::metadata::MetadataValue;
+use tonic::{Code, Status, Streaming};
+
+use ollamax_core::catalog::{Fault, Refusal};
+use ollamax_metadata as metadata;
+use ollamax_proto::v1;
+use ollamax_scheduler as scheduler;
+use ollamax_types::{ErrorCode, Incarnation, NodeId, PeerId, Timestamp};
+
+/// gRPC metadata key that carries the error code's text form.
+pub const CODE_KEY: &str = "ollamax-code";
+
+/// Where a node stands in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// Belongs to no cluster and waits for `init` or `join`.
+    Waiting,
+    /// Has its id and waits for the replicated state.
+    Joining,
+    /// Takes part.
+    Member,
+    /// Finishes what runs and takes nothing new.
+    Stopping,
+    /// Was removed from its cluster.
+    Removed,
+}
+
+/// What the assembly knows of this node.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// Where it stands.
+    pub phase: Phase,
+    /// Its data directory.
+    pub data_dir: PathBuf,
+    /// Its id, once it has one.
+    pub node: Option<NodeId>,
+    /// Its name.
+    pub name: String,
+    /// Its key.
+    pub peer_id: PeerId,
+    /// Its data directory's incarnation.
+    pub incarnation: Incarnation,
+    /// Base URL of its `api` listener.
+    pub api_url: String,
+    /// Base URL of the runtime beside it; empty while there is none.
+    pub runtime_url: String,
+    /// Process id of the engine it started; 0 for a runtime that somebody else runs.
+    pub runtime_pid: u32,
+    /// Whether `api` serves everybody who can reach it.
+    pub api_open: bool,
+    /// Release.
+    pub version: &'static str,
+    /// Process id.
+    pub pid: u32,
+}
+
+/// What runs once this node has an id.
+#[derive(Debug, Clone)]
+pub struct Engines {
+    /// The replicated state.
+    pub metadata: metadata::Handle,
+    /// Load, queues, dispatch.
+    pub scheduler: scheduler::Handle,
+}
+
+/// What the assembly does for the admin API.
+pub trait Daemon: Send + Sync + 'static {
+    /// Wall time.
+    fn now(&self) -> Timestamp;
+    /// What it knows of this node.
+    fn facts(&self) -> Facts;
+    /// The engines, once this node has an id.
+    fn engines(&self) -> Option<Engines>;
+    /// Makes this node the first of a new cluster.
+    fn init(&self, request: v1::InitRequest) -> BoxFuture<'_, Result<v1::InitReply, AdminError>>;
+    /// Makes this node a member of an existing cluster.
+    fn join(&self, request: v1::JoinRequest) -> BoxFuture<'_, Result<v1::JoinReply, AdminError>>;
+    /// Leaves the cluster in good order.
+    fn leave(&self, request: v1::LeaveRequest) -> BoxFuture<'_, Result<v1::LeaveReply, AdminError>>;
+    /// Draws a token and records it.
+    fn create_token(
+        &self,
+        request: v1::CreateTokenRequest,
+    ) -> BoxFuture<'_, Result<v1::CreateTokenReply, AdminError>>;
+    /// Spreads a model file to runtimes.
+    fn import_model(
+        &self,
+        chunks: Streaming<v1::ImportModelRequest>,
+    ) -> BoxFuture<'_, Result<BoxStream<'static, Result<v1::ImportModelProgress, Status>>, AdminError>>;
+    /// The last lines of the log and, if asked, those that follow.
+    fn logs(&self, request: v1::LogsRequest) -> BoxStream<'static, Result<v1::LogLine, Status>>;
+    /// Checks of this machine and its way to the others.
+    fn doctor(&self) -> BoxFuture<'_, v1::DoctorReply>;
+}
+
+/// An error for an administrator: what happened, why, what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what}")]
+pub struct AdminError {
+    /// Its place in the table of codes.
+    pub code: ErrorCode,
+    /// One line.
+    pub what: String,
+    /// One line; empty when `what` says it all.
+    pub why: String,
+    /// The command to type, or the thing to do.
+    pub next: String,
+}
+
+// === impl AdminError ===
+
+impl AdminError {
+    /// Puts one together.
+    #[must_use]
+    pub fn new(code: ErrorCode, what: impl Into<String>, why: impl Into<String>, next: impl Into<String>) -> Self {
+        Self { code, what: what.into(), why: why.into(), next: next.into() }
+    }
+
+    /// This node belongs to no cluster yet.
+    #[must_use]
+    pub fn not_initialised() -> Self {
+        Self::new(
+            ErrorCode::NotInitialised,
+            "this node belongs to no cluster yet",
+            "it was started and waits for an administrator",
+            "ollamax init (first node) or ollamax join TOKEN (others)",
+        )
+    }
+
+    /// A node name or id that no member has.
+    #[must_use]
+    pub fn node_not_found(text: &str) -> Self {
+        let what = format!("there is no node {text:?}");
+        Self::new(ErrorCode::NodeNotFound, what, "no member has this id or name", "ollamax node list")
+    }
+}
+
+impl From<Refusal> for AdminError {
+    fn from(refusal: Refusal) -> Self {
+        let (why, next) = match &refusal {
+            Refusal::AlreadyInitialised => ("one cluster is made once", "ollamax status"),
+            Refusal::NotInitialised => return Self::not_initialised(),
+            Refusal::TokenInvalid(_) => ("a token serves a limited time and number of joins", "ollamax token create"),
+            Refusal::TokenNotFound(_) => ("it was never made here, or was swept away", "ollamax token list"),
+            Refusal::RoleNotGranted { .. } => ("a token is bound to a role", "ollamax token create --role ROLE"),
+            Refusal::IncarnationConflict { node } => {
+                let next = format!("on a member: ollamax node remove {node}; then join again");
+                return Self::new(refusal.code(), refusal.to_string(), "its data directory was wiped or copied", next);
+            }
+            Refusal::NodeNotFound(_) => ("no member has this id", "ollamax node list"),
+            Refusal::LastMember(_) => ("a cluster needs one member", "stop the daemon and remove its data directory"),
+            Refusal::ModelsRemain(_) => ("its models are still on record", "repeat the command"),
+            Refusal::SettingNotFound(_) => ("it was never set, or was deleted", "check the key's spelling"),
+            Refusal::Invalid(_) => ("the value is outside its limits", "correct it and repeat the command"),
+            Refusal::Fenced { .. } => ("leadership changed meanwhile", "repeat the command"),
+            Refusal::VersionTooLow { .. } => ("a member runs an older release", "upgrade all members first"),
+        };
+        Self::new(refusal.code(), refusal.to_string(), why, next)
+    }
+}
+
+impl From<Fault> for AdminError {
+    fn from(fault: Fault) -> Self {
+        let next = "look at ollamax logs --level error; the node stops when its state cannot be trusted";
+        Self::new(ErrorCode::StorageFailed, "the replicated state cannot be read", fault.to_string(), next)
+    }
+}
+
+impl From<metadata::ProposeError> for AdminError {
+    fn from(error: metadata::ProposeError) -> Self {
+        Self::of_engine(error.code(), &error)
+    }
+}
+
+impl From<metadata::ReadError> for AdminError {
+    fn from(error: metadata::ReadError) -> Self {
+        Self::of_engine(error.code(), &error)
+    }
+}
+
+impl AdminError {
+    fn of_engine(code: ErrorCode, error: &dyn std::error::Error) -> Self {
+        let next = match code {
+            ErrorCode::NoQuorum => "ollamax status shows which members are missing; bring a majority of voters back",
+            ErrorCode::OutcomeUnknown => "look whether the change is there before you repeat it",
+            ErrorCode::Overloaded => "repeat the command in a moment",
+            _ => "ollamax status",
+        };
+        let what = match code {
+            ErrorCode::NoQuorum => "no quorum: a majority of voters did not answer".to_owned(),
+            ErrorCode::OutcomeUnknown => "the change was sent, but its outcome did not come back".to_owned(),
+            _ => error.to_string(),
+        };
+        Self::new(code, what, error.to_string(), next)
+    }
+}
+
+impl From<AdminError> for Status {
+    fn from(error: AdminError) -> Self {
+        let mut status = Self::new(Code::from_i32(error.code.grpc_status()), error.what);
+        let headers = status.metadata_mut();
+        headers.insert(CODE_KEY, MetadataValue::from_static(error.code.as_str()));
+        for (name, text) in [("ollamax-why-bin", error.why), ("ollamax-next-bin", error.next)] {
+            headers.insert_bin(name, MetadataValue::from_bytes(text.as_bytes()));
+        }
+        status
+    }
+}

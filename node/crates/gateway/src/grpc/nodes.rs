@@ -1,0 +1,84 @@
+//! Members: finding one by what a person types, draining, removing, handing leadership over.
+
+use ollamax_core::catalog::{Answer, Command, KeyRange, Member, MemberState, Record};
+use ollamax_metadata as metadata;
+use ollamax_proto::v1;
+use ollamax_types::{ErrorCode, NodeId, RequestId};
+
+use super::Admin;
+use super::daemon::AdminError;
+
+/// Members, departed ones included, that one cluster may have had.
+const MEMBERS_MAX: usize = 10_000;
+/// Model records that one step of a removal forgets.
+const FORGET_STEP: u32 = 256;
+
+impl Admin {
+    pub(super) fn members(&self, metadata: &metadata::Handle) -> Result<Vec<Member>, AdminError> {
+        let found = metadata.view().scan(&KeyRange::Members, None, MEMBERS_MAX)?;
+        let members = found.into_iter().filter_map(|(_, record)| match record {
+            Record::Member(member) => Some(member),
+            _ => None,
+        });
+        Ok(members.collect())
+    }
+
+    pub(super) async fn drain(&self, node: &str, drained: bool) -> Result<v1::DrainNodeReply, AdminError> {
+        let node = self.find(node)?.id;
+        self.change(Command::SetDrained { node, drained }).await?;
+        Ok(v1::DrainNodeReply { node_id: node.0 })
+    }
+
+    /// Removes a member. A living one is refused unless forced: it should `leave` by itself.
+    pub(super) async fn remove(&self, node: &str, force: bool) -> Result<v1::RemoveNodeReply, AdminError> {
+        let member = self.find(node)?;
+        let facts = self.daemon.facts();
+        let alive = self.peers().iter().any(|peer| peer.beat.node == member.id && peer.is_alive());
+        if !force && (alive || facts.node == Some(member.id)) {
+            let what = format!("node {} ({}) is alive", member.id, member.name);
+            let next = format!("on that node: ollamax leave; or: ollamax node remove {} --force", member.id);
+            return Err(AdminError::new(ErrorCode::PreconditionFailed, what, "a living node leaves by itself", next));
+        }
+        let metadata = self.metadata()?;
+        remove_member(&metadata, member.id).await?;
+        Ok(v1::RemoveNodeReply { node_id: member.id.0 })
+    }
+
+    pub(super) async fn transfer(&self, to: u64) -> Result<v1::TransferLeaderReply, AdminError> {
+        let metadata = self.metadata()?;
+        metadata.transfer_leader((to != 0).then_some(NodeId(to))).await.map_err(|error| {
+            AdminError::new(error.code(), "leadership was not handed over", error.to_string(), "ollamax status")
+        })?;
+        Ok(v1::TransferLeaderReply {})
+    }
+
+    /// Finds a member that has not departed, by id or name.
+    fn find(&self, text: &str) -> Result<Member, AdminError> {
+        let members = self.members(&self.metadata()?)?;
+        let id = text.parse::<NodeId>().ok();
+        let found = members
+            .into_iter()
+            .filter(|member| !matches!(member.state, MemberState::Departed { .. }))
+            .find(|member| Some(member.id) == id || member.name == text);
+        found.ok_or_else(|| AdminError::node_not_found(text))
+    }
+}
+
+/// Forgets a member's models step by step, then the member. A repeated call goes on where it stopped.
+///
+/// # Errors
+/// Those of a change; a refusal is an error.
+pub async fn remove_member(metadata: &metadata::Handle, node: NodeId) -> Result<(), AdminError> {
+    loop {
+        let command = Command::ForgetModels { node, limit: FORGET_STEP };
+        match metadata.propose(RequestId::default(), "admin", command).await?.answer {
+            Answer::More => {}
+            Answer::Refused(refusal) => return Err(refusal.into()),
+            Answer::Done | Answer::Member { .. } => break,
+        }
+    }
+    match metadata.propose(RequestId::default(), "admin", Command::RemoveMember { node }).await?.answer {
+        Answer::Refused(refusal) => Err(refusal.into()),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,58 @@
+//! Cluster-wide configuration keys: linearizable by default, from this node's own state when asked.
+
+use ollamax_core::catalog::{Command, Key, KeyRange, Record, Setting};
+use ollamax_metadata as metadata;
+use ollamax_proto::v1;
+use ollamax_types::ErrorCode;
+
+use super::daemon::AdminError;
+use super::{Admin, status};
+
+const SETTINGS_PER_PAGE_MAX: u32 = 1_000;
+
+impl Admin {
+    pub(super) async fn setting(&self, key: String, local: bool) -> Result<v1::GetSettingReply, AdminError> {
+        let metadata = self.fresh(local).await?;
+        let record = metadata.view().get(&Key::Setting(key.clone()))?;
+        let Some(Record::Setting(setting)) = record else {
+            let what = format!("there is no setting {key:?}");
+            return Err(AdminError::new(ErrorCode::SettingNotFound, what, "it was never set, or was deleted", ""));
+        };
+        let view = Some(status::local_view(&metadata.status()));
+        Ok(v1::GetSettingReply { setting: Some(shown(key, setting)), view })
+    }
+
+    pub(super) async fn set_setting(&self, request: v1::SetSettingRequest) -> Result<v1::SetSettingReply, AdminError> {
+        let v1::SetSettingRequest { key, value, delete } = request;
+        let command = if delete { Command::DeleteSetting { key } } else { Command::SetSetting { key, value } };
+        let committed = self.change(command).await?;
+        Ok(v1::SetSettingReply { revision: committed.revision, term: committed.term })
+    }
+
+    pub(super) async fn settings(&self, request: v1::ListSettingsRequest) -> Result<v1::ListSettingsReply, AdminError> {
+        let metadata = self.fresh(request.local).await?;
+        let limit = request.limit.clamp(1, SETTINGS_PER_PAGE_MAX) as usize;
+        let after = (!request.after.is_empty()).then_some(Key::Setting(request.after));
+        let found = metadata.view().scan(&KeyRange::Settings(request.prefix), after.as_ref(), limit + 1)?;
+        let more = found.len() > limit;
+        let settings = found.into_iter().take(limit).filter_map(|(key, record)| match (key, record) {
+            (Key::Setting(key), Record::Setting(setting)) => Some(shown(key, setting)),
+            _ => None,
+        });
+        let view = Some(status::local_view(&metadata.status()));
+        Ok(v1::ListSettingsReply { settings: settings.collect(), more, view })
+    }
+
+    /// The state after a linearizable barrier, or as it is here.
+    async fn fresh(&self, local: bool) -> Result<metadata::Handle, AdminError> {
+        let metadata = self.metadata()?;
+        if !local {
+            metadata.read_barrier().await?;
+        }
+        Ok(metadata)
+    }
+}
+
+fn shown(key: String, setting: Setting) -> v1::Setting {
+    v1::Setting { key, value: setting.value, revision: setting.revision }
+}

@@ -1,0 +1,195 @@
+//! The picture that `ollamax status` draws: consensus, members, runtimes, what needs attention.
+
+use ollamax_core::catalog::{Key, KeyRange, Member, MemberState, Record};
+use ollamax_core::health::Health;
+use ollamax_metadata as metadata;
+use ollamax_proto::v1;
+use ollamax_proto::v1::node_view;
+use ollamax_scheduler::PeerLoad;
+use ollamax_types::{Beat, NodeId, RuntimeKind, RuntimeState};
+
+use super::daemon::{AdminError, Facts, Phase};
+use super::{Admin, attention};
+
+/// Models of one node that are counted; more are shown as this many.
+const MODELS_COUNTED_MAX: usize = 10_000;
+
+impl Admin {
+    pub(super) fn status_reply(&self) -> Result<v1::StatusReply, AdminError> {
+        let facts = self.daemon.facts();
+        let mut reply = of_facts(&facts);
+        let Some(engines) = self.daemon.engines() else {
+            reply.attention = attention::needs_attention(&reply, &[], facts.api_open);
+            return Ok(reply);
+        };
+        let status = engines.metadata.status();
+        let view = engines.metadata.view();
+        if let Some(Record::Cluster(cluster)) = view.get(&Key::Cluster)? {
+            reply.cluster = cluster.id.0.to_vec();
+            reply.cluster_name = cluster.name;
+        }
+        let peers = engines.scheduler.peers();
+        let own = engines.scheduler.beat();
+        for member in self.members(&engines.metadata)? {
+            let models = view.scan(&KeyRange::ModelsOf(member.id), None, MODELS_COUNTED_MAX)?.len();
+            let heard = peers.iter().find(|peer| peer.beat.node == member.id);
+            let mut node = node_view(&member, &status, models);
+            if Some(member.id) == facts.node {
+                node.set_health(node_view::Health::Alive);
+                fill_from_beat(&mut node, &own);
+                if let Some(runtime) = &mut node.runtime {
+                    runtime.url.clone_from(&facts.runtime_url);
+                    runtime.pid = facts.runtime_pid;
+                }
+            } else if let Some(heard) = heard {
+                fill_from_peer(&mut node, heard);
+            }
+            reply.nodes.push(node);
+        }
+        reply.raft = Some(raft_view(&status));
+        reply.view = Some(local_view(&status));
+        reply.state_hash = status.state_hash.to_vec();
+        reply.log_first_index = status.log_first_index;
+        reply.snapshot_index = status.snapshot_index;
+        let models = self.model_views(&engines.metadata, &KeyRange::Locations)?;
+        reply.attention = attention::needs_attention(&reply, &models, facts.api_open);
+        Ok(reply)
+    }
+}
+
+/// How old this node's own state may be.
+pub(super) fn local_view(status: &metadata::Status) -> v1::LocalView {
+    let leads = status.leader == Some(status.node);
+    let age_ms = if leads { 0 } else { status.last_leader_contact_ms.unwrap_or(u64::MAX) };
+    v1::LocalView { applied_index: status.applied, age_ms }
+}
+
+fn of_facts(facts: &Facts) -> v1::StatusReply {
+    let mut reply = v1::StatusReply {
+        daemon_version: facts.version.to_owned(),
+        data_dir: facts.data_dir.display().to_string(),
+        node_id: facts.node.unwrap_or_default().0,
+        node_name: facts.name.clone(),
+        peer_id: facts.peer_id.to_string(),
+        pid: u64::from(facts.pid),
+        api_url: facts.api_url.clone(),
+        ..v1::StatusReply::default()
+    };
+    reply.set_phase(match facts.phase {
+        Phase::Waiting => v1::status_reply::Phase::Waiting,
+        Phase::Joining => v1::status_reply::Phase::Joining,
+        Phase::Member => v1::status_reply::Phase::Member,
+        Phase::Stopping => v1::status_reply::Phase::Stopping,
+        Phase::Removed => v1::status_reply::Phase::Removed,
+    });
+    reply
+}
+
+fn raft_view(status: &metadata::Status) -> v1::RaftView {
+    let numbers = |nodes: &[NodeId]| nodes.iter().map(|node| node.0).collect();
+    v1::RaftView {
+        term: status.term,
+        leader: status.leader.unwrap_or_default().0,
+        last_log_index: status.last_log_index,
+        committed_index: status.committed,
+        voters: numbers(&status.voters),
+        learners: numbers(&status.learners),
+        has_quorum: status.has_quorum,
+    }
+}
+
+fn node_view(member: &Member, status: &metadata::Status, models: usize) -> v1::NodeView {
+    let mut node = v1::NodeView {
+        id: member.id.0,
+        name: member.name.clone(),
+        role: member.role.to_string(),
+        peer_id: member.peer_id.to_string(),
+        api_addresses: member.api_addresses.clone(),
+        peer_addresses: member.peer_addresses.clone(),
+        p2p_addresses: member.p2p_addresses.clone(),
+        models: u32::try_from(models).unwrap_or(u32::MAX),
+        joined_at_ms: member.joined_at.0,
+        leader: status.leader == Some(member.id),
+        voter: status.voters.contains(&member.id),
+        ..v1::NodeView::default()
+    };
+    node.set_state(match member.state {
+        MemberState::Active => node_view::State::Active,
+        MemberState::Drained => node_view::State::Drained,
+        MemberState::Departed { at } => {
+            node.departed_at_ms = at.0;
+            node_view::State::Departed
+        }
+    });
+    node
+}
+
+fn fill_from_peer(node: &mut v1::NodeView, heard: &PeerLoad) {
+    node.set_health(match heard.health {
+        Health::Alive => node_view::Health::Alive,
+        Health::Suspect => node_view::Health::Suspect,
+        Health::Dead => node_view::Health::Dead,
+        Health::Unknown => node_view::Health::Unspecified,
+    });
+    node.silent_ms = heard.silent_ms;
+    node.clock_skew_ms = heard.clock_skew_ms;
+    fill_from_beat(node, &heard.beat);
+}
+
+fn fill_from_beat(node: &mut v1::NodeView, beat: &Beat) {
+    node.runtime = Some(runtime(beat));
+    node.resident = beat.resident.iter().map(resident).collect();
+    node.runners = beat.runners.iter().map(runner).collect();
+    node.applied_index = beat.applied_index;
+    node.daemon_version.clone_from(&beat.daemon_version);
+    node.memory_used_bytes = beat.memory_used_bytes;
+    node.memory_total_bytes = beat.memory_total_bytes;
+    node.disk_free_bytes = beat.disk_free_bytes;
+    node.cpu_permille = beat.cpu_permille;
+}
+
+/// A beat's runtime in wire form.
+#[must_use]
+pub fn runtime(beat: &Beat) -> v1::Runtime {
+    let mut runtime = v1::Runtime { version: beat.runtime_version.clone(), ..v1::Runtime::default() };
+    runtime.set_kind(match beat.runtime_kind {
+        RuntimeKind::Ollama => v1::runtime::Kind::Ollama,
+        RuntimeKind::Engine => v1::runtime::Kind::Engine,
+    });
+    runtime.set_state(match &beat.runtime_state {
+        RuntimeState::Absent => v1::runtime::State::Absent,
+        RuntimeState::Up => v1::runtime::State::Up,
+        RuntimeState::Down(reason) => {
+            runtime.reason.clone_from(reason);
+            v1::runtime::State::Down
+        }
+    });
+    runtime
+}
+
+/// A resident model in wire form.
+#[must_use]
+pub fn resident(model: &ollamax_types::Residency) -> v1::Resident {
+    v1::Resident {
+        name: model.name.to_string(),
+        digest: model.digest.0.to_vec(),
+        size_bytes: model.size_bytes,
+        size_vram_bytes: model.size_vram_bytes,
+        context_length: model.context_length,
+        expires_at: model.expires_at.clone(),
+        details_json: model.details_json.clone(),
+    }
+}
+
+/// A runner's counts in wire form.
+#[must_use]
+pub fn runner(load: &ollamax_types::RunnerLoad) -> v1::Runner {
+    v1::Runner {
+        digest: load.digest.0.to_vec(),
+        running: load.running,
+        waiting: load.waiting,
+        slots: load.slots,
+        service_ms: load.service_ms,
+        load_ms: load.load_ms,
+    }
+}

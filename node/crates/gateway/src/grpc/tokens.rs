@@ -1,0 +1,45 @@
+//! Join tokens as an administrator sees them. Making one needs the cluster key and is the assembly's work.
+
+use ollamax_core::catalog::{Answer, Command, KeyRange, Record};
+use ollamax_proto::v1;
+use ollamax_types::{RequestId, TokenId};
+
+use super::daemon::AdminError;
+use super::{Admin, status};
+
+const TOKENS_SHOWN_MAX: usize = 1_000;
+
+impl Admin {
+    pub(super) fn tokens(&self) -> Result<v1::ListTokensReply, AdminError> {
+        let metadata = self.metadata()?;
+        let found = metadata.view().scan(&KeyRange::Tokens, None, TOKENS_SHOWN_MAX)?;
+        let now = self.daemon.now();
+        let tokens = found.into_iter().filter_map(|(_, record)| match record {
+            Record::Token(token) => Some(v1::Token {
+                expired: token.expires_at <= now,
+                id: token.id.0,
+                role: token.role.to_string(),
+                uses_left: token.uses_left,
+                created_at_ms: token.created_at.0,
+                expires_at_ms: token.expires_at.0,
+                revoked: token.revoked,
+            }),
+            _ => None,
+        });
+        Ok(v1::ListTokensReply { tokens: tokens.collect(), view: Some(status::local_view(&metadata.status())) })
+    }
+
+    pub(super) async fn revoke(&self, id: &str) -> Result<v1::RevokeTokenReply, AdminError> {
+        self.change(Command::RevokeToken { id: TokenId(id.to_owned()) }).await?;
+        Ok(v1::RevokeTokenReply {})
+    }
+
+    /// Proposes a change as the administrator; a refusal is an error here.
+    pub(super) async fn change(&self, command: Command) -> Result<ollamax_metadata::Committed, AdminError> {
+        let committed = self.metadata()?.propose(RequestId::default(), "admin", command).await?;
+        match committed.answer {
+            Answer::Refused(refusal) => Err(refusal.into()),
+            _ => Ok(committed),
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! Reads a request body: whole, once, bounded in size, in time between two pieces, and in what all requests hold.
+
+use axum::body::Body;
+use axum::http::{HeaderMap, header};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt as _;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
+
+use ollamax_types::{ErrorCode, limits};
+
+use crate::error::ApiError;
+use crate::http::OpenDoor;
+
+/// A body, and its share of the memory for bodies until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) bytes: Bytes,
+    _memory: Option<OwnedSemaphorePermit>,
+}
+
+/// Reads the body.
+///
+/// # Errors
+/// When it is too large, encoded, too slow, cut off, or when no memory for bodies is left.
+pub(crate) async fn read(door: &OpenDoor, headers: &HeaderMap, mut body: Body) -> Result<Held, ApiError> {
+    let encoding = headers.get(header::CONTENT_ENCODING).map(|value| value.to_str().unwrap_or("?"));
+    if let Some(encoding) = encoding.filter(|encoding| !encoding.eq_ignore_ascii_case("identity")) {
+        let text = format!("request bodies in content-encoding {encoding} are not read; send it unencoded");
+        return Err(ApiError { status: 415, ..ApiError::new(ErrorCode::BadRequest, text) });
+    }
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+    if announced.is_some_and(|bytes| bytes > limits::GATEWAY_BODY_BYTES_MAX) {
+        return Err(too_large());
+    }
+    let mut memory = None;
+    let mut bytes = BytesMut::with_capacity(announced.unwrap_or(0).min(64 << 10));
+    loop {
+        let frame = timeout(door.parts.config.body_idle_timeout(), body.frame()).await.map_err(|_| too_slow(door))?;
+        let data = match frame {
+            None => break,
+            Some(Err(error)) => {
+                return Err(ApiError::new(ErrorCode::BadRequest, format!("the request body broke off: {error}")));
+            }
+            Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
+        };
+        if bytes.len() + data.len() > limits::GATEWAY_BODY_BYTES_MAX {
+            return Err(too_large());
+        }
+        bytes.extend_from_slice(&data);
+        reserve(door, &mut memory, bytes.len())?;
+    }
+    Ok(Held { bytes: bytes.freeze(), _memory: memory })
+}
+
+/// Takes the share for this many bytes, growing what was taken before.
+fn reserve(door: &OpenDoor, memory: &mut Option<OwnedSemaphorePermit>, bytes: usize) -> Result<(), ApiError> {
+    let held = memory.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+    let missing = bytes.div_ceil(1 << 10).saturating_sub(held);
+    let missing = u32::try_from(missing).unwrap_or(u32::MAX);
+    if missing == 0 {
+        return Ok(());
+    }
+    let more = door.body_memory.clone().try_acquire_many_owned(missing);
+    let more = more.map_err(|_| ApiError::overloaded("this node holds too many request bodies; try again"))?;
+    match memory {
+        Some(memory) => memory.merge(more),
+        None => *memory = Some(more),
+    }
+    Ok(())
+}
+
+fn too_large() -> ApiError {
+    let text = format!("the request body is larger than {} MiB", limits::GATEWAY_BODY_BYTES_MAX >> 20);
+    ApiError::new(ErrorCode::BodyTooLarge, text)
+}
+
+fn too_slow(door: &OpenDoor) -> ApiError {
+    let text = format!("no byte of the request body came for {} ms", door.parts.config.body_idle_timeout_ms);
+    ApiError { status: 408, ..ApiError::new(ErrorCode::DeadlineExceeded, text) }
+}

@@ -1,0 +1,129 @@
+//! Around every request: its id, its log lines, its metrics, and what happens when a handler panics.
+
+use std::any::Any;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::body::Body;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Response};
+use axum::middleware::Next;
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use tokio::time::Instant;
+use tracing::Instrument as _;
+
+use ollamax_types::RequestId;
+
+use crate::error::Shape;
+use crate::http::{OpenDoor, NODE_HEADER, REQUEST_ID_HEADER, plain};
+use crate::metrics::Metrics;
+
+/// Longest request id that is taken from a client.
+const REQUEST_ID_BYTES_MAX: usize = 64;
+
+/// Counts one request until its answer has ended or was dropped.
+struct Watched {
+    metrics: Metrics,
+    route: String,
+    started_at: Instant,
+    saw_byte: bool,
+}
+
+/// An answer's body, watched.
+struct WatchedBody {
+    inner: Body,
+    watched: Watched,
+}
+
+/// Gives the request an id and follows it to the end of its answer.
+pub(crate) async fn observe(State(door): State<Arc<OpenDoor>>, mut request: Request, next: Next) -> Response<Body> {
+    let id = request_id(&door, request.headers());
+    request.extensions_mut().insert(RequestId(id.clone()));
+    let route = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
+    let metrics = door.parts.metrics.clone();
+    metrics.in_flight.inc();
+    let mut watched = Watched { metrics, route, started_at: Instant::now(), saw_byte: false };
+    let span = tracing::info_span!("request", request = %id, method = %request.method(), path = request.uri().path());
+    let mut response = next.run(request).instrument(span.clone()).await;
+    let status = response.status().as_u16();
+    let took_ms = u64::try_from(watched.started_at.elapsed().as_millis()).unwrap_or(u64::MAX);
+    span.in_scope(|| tracing::debug!(status, head_after_ms = took_ms, "answered"));
+    watched.metrics.requests.with_label_values(&[watched.route.as_str(), response.status().as_str()]).inc();
+    let headers = response.headers_mut();
+    if let Ok(id) = HeaderValue::from_str(&id) {
+        headers.insert(HeaderName::from_static(REQUEST_ID_HEADER), id);
+    }
+    if !headers.contains_key(NODE_HEADER) {
+        let name = HeaderValue::from_str(&door.parts.node.name()).unwrap_or(HeaderValue::from_static("?"));
+        headers.insert(HeaderName::from_static(NODE_HEADER), name);
+    }
+    if HttpBody::is_end_stream(response.body()) {
+        watched.saw();
+        return response;
+    }
+    response.map(|inner| Body::new(WatchedBody { inner, watched }))
+}
+
+/// The client's own id where it is short and plain, else a new one.
+fn request_id(door: &OpenDoor, headers: &HeaderMap) -> String {
+    let sent = headers.get(REQUEST_ID_HEADER).and_then(|value| value.to_str().ok());
+    let is_sane = |id: &&str| {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        (1..=REQUEST_ID_BYTES_MAX).contains(&id.len()) && id.bytes().all(plain)
+    };
+    sent.filter(is_sane).map_or_else(|| door.draw_request_id(), str::to_owned)
+}
+
+/// A handler panicked: that request only, in the error form that most clients read.
+pub(crate) fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response<Body> {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text.or_else(|| panic.downcast_ref::<&'static str>().copied()).unwrap_or("no text");
+    tracing::error!(panic = text, "a handler panicked; please report this");
+    let body = Shape::Ollama.body(500, "internal error; the node's log says more under this request's id");
+    let mut response = plain(axum::http::StatusCode::INTERNAL_SERVER_ERROR, body);
+    let json = HeaderValue::from_static("application/json; charset=utf-8");
+    response.headers_mut().insert(axum::http::header::CONTENT_TYPE, json);
+    response
+}
+
+// === impl Watched ===
+
+impl Watched {
+    fn saw(&mut self) {
+        if !std::mem::replace(&mut self.saw_byte, true) {
+            let seconds = self.started_at.elapsed().as_secs_f64();
+            self.metrics.first_byte.with_label_values(&[self.route.as_str()]).observe(seconds);
+        }
+    }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.metrics.in_flight.dec();
+        let seconds = self.started_at.elapsed().as_secs_f64();
+        self.metrics.duration.with_label_values(&[self.route.as_str()]).observe(seconds);
+    }
+}
+
+impl HttpBody for WatchedBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let polled = Pin::new(&mut self.inner).poll_frame(cx);
+        if polled.is_ready() {
+            self.watched.saw();
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

@@ -1,0 +1,414 @@
+//! What routing reads of a request body. The body itself goes on as the client sent it.
+//!
+//! Reads as Go's decoder does, because Ollama's clients rely on it: keys match without regard to case, the last
+//! duplicate wins, unknown keys are skipped, text behind the first value is ignored. Nothing is kept of what is
+//! skipped, whatever its size. Only what routing needs is checked; everything else is the runtime's to judge.
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{self, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use ollamax_types::Api;
+
+/// The fields that decide where a request goes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Fields {
+    pub(crate) model: Text,
+    pub(crate) name: Text,
+    /// `None` when it is not there or no boolean.
+    pub(crate) stream: Option<bool>,
+    pub(crate) num_ctx: Option<u32>,
+    /// `keep_alive` is there and means "unload".
+    pub(crate) unloads: bool,
+    pub(crate) has_prompt: bool,
+    pub(crate) has_messages: bool,
+}
+
+/// A field that must be a text.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) enum Text {
+    /// Not there, or null.
+    #[default]
+    Missing,
+    /// There.
+    Is(String),
+    /// There, and of this JSON type instead.
+    Wrong(&'static str),
+}
+
+/// The body cannot be read. The texts are those of Ollama's JSON decoder.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BodyError {
+    #[error("missing request body")]
+    Missing,
+    #[error("unexpected EOF")]
+    CutOff,
+    #[error("invalid character {found} {expected}")]
+    Syntax { found: String, expected: &'static str },
+    #[error("json: cannot unmarshal {found} into Go value of type {wanted}")]
+    WrongType { found: &'static str, wanted: String },
+    #[error("json: cannot unmarshal {found} into Go struct field {request}.{field} of type string")]
+    WrongField { found: &'static str, request: &'static str, field: &'static str },
+}
+
+/// Reads the fields of a body.
+///
+/// # Errors
+/// When the body is empty, no JSON, or no object; or when the model is no text.
+pub(crate) fn read_fields(api: Api, body: &[u8]) -> Result<Fields, BodyError> {
+    if body.trim_ascii().is_empty() {
+        return Err(BodyError::Missing);
+    }
+    let mut decoder = serde_json::Deserializer::from_slice(body);
+    let top = Top::deserialize(&mut decoder).map_err(|error| syntax_error(body, &error))?;
+    let fields = match top {
+        Top::Object(fields) => *fields,
+        Top::Other(found) => {
+            let package = if is_openai(api) { "openai" } else { "api" };
+            return Err(BodyError::WrongType { found, wanted: format!("{package}.{}", request_name(api)) });
+        }
+    };
+    for (field, text) in [("model", &fields.model), ("name", &fields.name)] {
+        let counts = field == "model" || api == Api::Show;
+        if let (Text::Wrong(found), true) = (text, counts) {
+            return Err(BodyError::WrongField { found, request: request_name(api), field });
+        }
+    }
+    Ok(fields)
+}
+
+const fn is_openai(api: Api) -> bool {
+    matches!(api, Api::OpenAiChat | Api::OpenAiEmbeddings)
+}
+
+const fn request_name(api: Api) -> &'static str {
+    match api {
+        Api::Generate => "GenerateRequest",
+        Api::Chat => "ChatRequest",
+        Api::Embed => "EmbedRequest",
+        Api::Show => "ShowRequest",
+        Api::OpenAiChat => "ChatCompletionRequest",
+        Api::OpenAiEmbeddings => "EmbedRequest",
+    }
+}
+
+// === impl Fields ===
+
+impl Fields {
+    /// The model as the client wrote it; empty when it wrote none. `/api/show` takes the old key `name` too.
+    pub(crate) fn model(&self, api: Api) -> &str {
+        match (&self.model, &self.name) {
+            (Text::Is(model), _) if !model.is_empty() => model,
+            (_, Text::Is(name)) if api == Api::Show => name,
+            _ => "",
+        }
+    }
+
+    /// Whether the answer is a stream.
+    pub(crate) fn streams(&self, api: Api) -> bool {
+        match api {
+            Api::Generate | Api::Chat => self.stream != Some(false),
+            Api::OpenAiChat => self.stream == Some(true),
+            Api::Embed | Api::Show | Api::OpenAiEmbeddings => false,
+        }
+    }
+
+    /// Whether this asks to take the model out of memory and for nothing else.
+    pub(crate) const fn is_unload(&self, api: Api) -> bool {
+        match api {
+            Api::Generate => self.unloads && !self.has_prompt,
+            Api::Chat => self.unloads && !self.has_messages,
+            Api::Embed | Api::Show | Api::OpenAiChat | Api::OpenAiEmbeddings => false,
+        }
+    }
+}
+
+enum Top {
+    Object(Box<Fields>),
+    Other(&'static str),
+}
+
+impl<'de> Deserialize<'de> for Top {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TopVisitor)
+    }
+}
+
+struct TopVisitor;
+
+impl<'de> Visitor<'de> for TopVisitor {
+    type Value = Top;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Top, A::Error> {
+        let mut fields = Box::<Fields>::default();
+        while let Some(key) = map.next_key::<std::borrow::Cow<'de, str>>()? {
+            if key.eq_ignore_ascii_case("model") {
+                fields.model = map.next_value::<Seen>()?.into_text();
+            } else if key.eq_ignore_ascii_case("name") {
+                fields.name = map.next_value::<Seen>()?.into_text();
+            } else if key.eq_ignore_ascii_case("stream") {
+                fields.stream = map.next_value::<Seen>()?.as_bool();
+            } else if key.eq_ignore_ascii_case("keep_alive") {
+                fields.unloads = map.next_value::<Seen>()?.is_zero_time();
+            } else if key.eq_ignore_ascii_case("prompt") {
+                fields.has_prompt = map.next_value::<Seen>()?.is_something();
+            } else if key.eq_ignore_ascii_case("messages") {
+                fields.has_messages = map.next_value::<Seen>()?.is_something();
+            } else if key.eq_ignore_ascii_case("options") {
+                map.next_value_seed(OptionsSeed(&mut fields.num_ctx))?;
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(Top::Object(fields))
+    }
+
+    fn visit_unit<E>(self) -> Result<Top, E> {
+        Ok(Top::Object(Box::default()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Top, A::Error> {
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Top::Other("array"))
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Top, E> {
+        Ok(Top::Other("string"))
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Top, E> {
+        Ok(Top::Other("bool"))
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Top, E> {
+        Ok(Top::Other("number"))
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Top, E> {
+        Ok(Top::Other("number"))
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Top, E> {
+        Ok(Top::Other("number"))
+    }
+}
+
+/// One value: a small one is kept, of a list or object only whether it is empty.
+enum Seen {
+    Null,
+    Bool(bool),
+    Number(f64),
+    Text(String),
+    List { empty: bool },
+    Object,
+}
+
+impl<'de> Deserialize<'de> for Seen {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(SeenVisitor)
+    }
+}
+
+struct SeenVisitor;
+
+/// Longest text that is kept whole; of a longer one (a prompt) a beginning is enough.
+const TEXT_KEPT_BYTES: usize = 1_024;
+
+impl<'de> Visitor<'de> for SeenVisitor {
+    type Value = Seen;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Seen, E> {
+        Ok(Seen::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Seen, E> {
+        Ok(Seen::Bool(value))
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "compared with zero and small bounds only")]
+    fn visit_u64<E>(self, value: u64) -> Result<Seen, E> {
+        Ok(Seen::Number(value as f64))
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "compared with zero and small bounds only")]
+    fn visit_i64<E>(self, value: i64) -> Result<Seen, E> {
+        Ok(Seen::Number(value as f64))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Seen, E> {
+        Ok(Seen::Number(value))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Seen, E> {
+        let end = value.floor_char_boundary(TEXT_KEPT_BYTES);
+        Ok(Seen::Text(value[..end].to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Seen, A::Error> {
+        let mut empty = true;
+        while seq.next_element::<IgnoredAny>()?.is_some() {
+            empty = false;
+        }
+        Ok(Seen::List { empty })
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Seen, A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(Seen::Object)
+    }
+}
+
+// === impl Seen ===
+
+impl Seen {
+    fn into_text(self) -> Text {
+        match self {
+            Self::Null => Text::Missing,
+            Self::Text(text) => Text::Is(text),
+            Self::Bool(_) => Text::Wrong("bool"),
+            Self::Number(_) => Text::Wrong("number"),
+            Self::List { .. } => Text::Wrong("array"),
+            Self::Object => Text::Wrong("object"),
+        }
+    }
+
+    const fn as_bool(&self) -> Option<bool> {
+        match self {
+            Self::Bool(value) => Some(*value),
+            _ => None,
+        }
+    }
+
+    const fn is_something(&self) -> bool {
+        match self {
+            Self::Null => false,
+            Self::Text(text) => !text.is_empty(),
+            Self::List { empty } => !*empty,
+            Self::Bool(_) | Self::Number(_) | Self::Object => true,
+        }
+    }
+
+    fn is_zero_time(&self) -> bool {
+        match self {
+            Self::Number(seconds) => *seconds == 0.0,
+            Self::Text(text) => is_zero_duration(text),
+            Self::Null | Self::Bool(_) | Self::List { .. } | Self::Object => false,
+        }
+    }
+}
+
+/// Whether a Go duration text is zero: `0`, `0s`, `0m0s`, `0.0h`.
+fn is_zero_duration(text: &str) -> bool {
+    let text = text.strip_prefix(['+', '-']).unwrap_or(text);
+    let has_unit = text.ends_with(['s', 'm', 'h']);
+    let starts_well = text.starts_with(['0', '.']);
+    let is_zero = text.bytes().all(|byte| matches!(byte, b'0' | b'.' | b'n' | b'u' | b'm' | b's' | b'h'));
+    text == "0" || (has_unit && starts_well && is_zero)
+}
+
+/// Reads `num_ctx` out of an `options` object of any shape.
+struct OptionsSeed<'a>(&'a mut Option<u32>);
+
+impl<'de> DeserializeSeed<'de> for OptionsSeed<'_> {
+    type Value = ();
+
+    fn deserialize<D: de::Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for OptionsSeed<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while let Some(key) = map.next_key::<std::borrow::Cow<'de, str>>()? {
+            if key == "num_ctx" {
+                *self.0 = match map.next_value::<Seen>()? {
+                    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range is checked")]
+                    Seen::Number(tokens) if (1.0..=f64::from(u32::MAX)).contains(&tokens) => Some(tokens as u32),
+                    _ => None,
+                };
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
+        while seq.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+}
+
+/// The decoder's complaint in the words of Go's decoder.
+fn syntax_error(body: &[u8], error: &serde_json::Error) -> BodyError {
+    if error.is_eof() {
+        return BodyError::CutOff;
+    }
+    let text = error.to_string();
+    let expected = [
+        ("key must be a string", "looking for beginning of object key string"),
+        ("trailing comma", "looking for beginning of object key string"),
+        ("expected `:`", "after object key"),
+        ("expected `,` or `}`", "after object key:value pair"),
+        ("expected `,` or `]`", "after array element"),
+        ("control character", "in string literal"),
+        ("invalid escape", "in string escape code"),
+        ("expected ident", "in literal (expecting true, false or null)"),
+        ("invalid number", "in numeric literal"),
+    ];
+    let expected = expected.iter().find(|(ours, _)| text.contains(ours)).map(|(_, go)| *go);
+    let found = character_at(body, error.line(), error.column());
+    BodyError::Syntax { found, expected: expected.unwrap_or("looking for beginning of value") }
+}
+
+/// The character at a line and column, both from 1, quoted as Go quotes it.
+fn character_at(body: &[u8], line: usize, column: usize) -> String {
+    let row = body.split(|byte| *byte == b'\n').nth(line.saturating_sub(1)).unwrap_or_default();
+    match row.get(column.saturating_sub(1)) {
+        Some(b'\'') => r"'\''".to_owned(),
+        Some(byte) => format!("'{}'", char::from(*byte).escape_default()),
+        None => r"'\n'".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

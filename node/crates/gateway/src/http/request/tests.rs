@@ -1,0 +1,100 @@
+use super::*;
+
+fn read(body: &str) -> Fields {
+    read_fields(Api::Chat, body.as_bytes()).expect("readable")
+}
+
+fn refused(api: Api, body: &str, expected: &str) {
+    let text = read_fields(api, body.as_bytes()).map_or_else(|error| error.to_string(), |fields| format!("{fields:?}"));
+    assert_eq!(text, expected, "{body}");
+}
+
+#[test]
+fn keys_match_without_case_and_the_last_duplicate_wins() {
+    let fields = read(r#"{"Model":"a","MODEL":"b","stream":true,"Stream":false,"x":{"model":"deep"}}"#);
+    assert_eq!((fields.model(Api::Chat), fields.stream), ("b", Some(false)));
+}
+
+#[test]
+fn only_show_takes_the_old_key_name() {
+    let fields = read(r#"{"name":"old"}"#);
+    assert_eq!((fields.model(Api::Show), fields.model(Api::Chat)), ("old", ""));
+    let fields = read(r#"{"name":"old","model":"new"}"#);
+    assert_eq!(fields.model(Api::Show), "new");
+}
+
+#[test]
+fn native_routes_stream_unless_told_not_to_and_v1_only_when_told() {
+    let check = |body: &str, native: bool, openai: bool| {
+        let fields = read(body);
+        let all = [Api::Generate, Api::Chat, Api::OpenAiChat, Api::Embed].map(|api| fields.streams(api));
+        assert_eq!(all, [native, native, openai, false], "{body}");
+    };
+    check("{}", true, false);
+    check(r#"{"stream":null}"#, true, false);
+    check(r#"{"stream":false}"#, false, false);
+    check(r#"{"stream":true}"#, true, true);
+    check(r#"{"stream":"yes"}"#, true, false);
+}
+
+#[test]
+fn num_ctx_is_read_from_options_of_any_shape() {
+    let check = |body: &str, expected: Option<u32>| assert_eq!(read(body).num_ctx, expected, "{body}");
+    check(r#"{"options":{"num_ctx":8192,"stop":["a"]}}"#, Some(8192));
+    check(r#"{"options":{"num_ctx":8192.0}}"#, Some(8192));
+    check(r#"{"options":{"num_ctx":1},"options":{"seed":1}}"#, Some(1));
+    for none in [r#"{"options":{"num_ctx":-1}}"#, r#"{"options":{"num_ctx":"8"}}"#, r#"{"options":[1]}"#, "{}"] {
+        check(none, None);
+    }
+    check(r#"{"options":null}"#, None);
+}
+
+#[test]
+fn keep_alive_zero_without_work_is_an_unload() {
+    let check = |body: &str, expected: bool| assert_eq!(read(body).is_unload(Api::Chat), expected, "{body}");
+    for zero in ["0", "0.0", "\"0\"", "\"0s\"", "\"0m0s\"", "\"-0s\""] {
+        check(&format!(r#"{{"keep_alive":{zero}}}"#), true);
+    }
+    for other in ["-1", "300", "\"5m\"", "\"s\"", "\"\"", "null", "\"10s\""] {
+        check(&format!(r#"{{"keep_alive":{other}}}"#), false);
+    }
+    check(r#"{"keep_alive":0,"messages":[]}"#, true);
+    check(r#"{"keep_alive":0,"messages":[{"role":"user"}]}"#, false);
+    let generate = |body: &str| read(body).is_unload(Api::Generate);
+    assert!(generate(r#"{"keep_alive":0,"prompt":""}"#));
+    assert!(!generate(r#"{"keep_alive":0,"prompt":"hi"}"#));
+}
+
+#[test]
+fn bad_bodies_are_refused_in_ollamas_words() {
+    refused(Api::Chat, "", "missing request body");
+    refused(Api::Chat, " \n", "missing request body");
+    refused(Api::Chat, r#"{"model":"a""#, "unexpected EOF");
+    refused(Api::Chat, "{model:1}", "invalid character 'm' looking for beginning of object key string");
+    refused(Api::Chat, "<html>", "invalid character '<' looking for beginning of value");
+    refused(Api::Chat, r#"{"model" 1}"#, "invalid character '1' after object key");
+    refused(Api::Chat, r#"{"a":1 "b":2}"#, "invalid character '\"' after object key:value pair");
+    refused(Api::Chat, "[1]", "json: cannot unmarshal array into Go value of type api.ChatRequest");
+    refused(Api::OpenAiChat, "1", "json: cannot unmarshal number into Go value of type openai.ChatCompletionRequest");
+    let field = "json: cannot unmarshal number into Go struct field GenerateRequest.model of type string";
+    refused(Api::Generate, r#"{"model":7}"#, field);
+    let field = "json: cannot unmarshal array into Go struct field ShowRequest.name of type string";
+    refused(Api::Show, r#"{"name":[]}"#, field);
+}
+
+#[test]
+fn text_behind_the_first_value_and_null_are_taken_as_go_takes_them() {
+    assert_eq!(read("null"), Fields::default());
+    assert_eq!(read(r#"{"model":"a"} trailing"#).model(Api::Chat), "a");
+    assert_eq!(read(r#"{"model":null}"#).model(Api::Chat), "");
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_body_makes_it_panic_and_skipped_values_change_nothing(body: Vec<u8>, junk: String) {
+        drop(read_fields(Api::Chat, &body));
+        let junk = serde_json::to_string(&junk).expect("a text");
+        let fields = read(&format!(r#"{{"x":{junk},"model":"a","y":[{{"model":{junk}}}]}}"#));
+        assert_eq!(fields.model(Api::Chat), "a");
+    }
+}

@@ -1,0 +1,234 @@
+//! The listener: accepts, bounds, keeps alive, and ends in good order.
+//!
+//! Always: at most `api.connections_max` connections, one more is answered 503 and closed; TCP keep-alive finds clients
+//! that vanished; a head that does not come in time closes its connection. On `stop` nothing new is accepted, running
+//! answers go on within the grace and are then cut, which clients see as a broken connection, not as an end. Tasks run
+//! in the tracked group; one that fails takes its own connection with it.
+
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use hyper::rt::Executor;
+use hyper::service::{Service as _, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use ollamax_types::limits;
+
+use crate::config::Config;
+use crate::metrics::Metrics;
+
+/// Refusals that are written at once; beyond them connections are just closed.
+const REFUSALS_MAX: usize = 64;
+/// How long one refusal may take.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+/// Pause after an accept that failed for want of resources.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// The refusal of a connection too many.
+const REFUSAL: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json; charset=utf-8\r\n\
+                       x-ollamax-error: overloaded\r\nretry-after: 10\r\nconnection: close\r\ncontent-length: 64\r\n\r\n\
+                       {\"error\":\"this node has too many client connections; try again\"}";
+
+/// The numbers of a listener.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Connections at once.
+    pub connections_max: usize,
+    /// For a head, and for an idle connection.
+    pub head_timeout: Duration,
+    /// How long running answers may go on after `stop`.
+    pub grace: Duration,
+}
+
+/// Runs hyper's own tasks in the tracked group.
+#[derive(Clone)]
+struct Tracked(TaskTracker);
+
+struct Listener {
+    router: Router,
+    limits: Limits,
+    metrics: Metrics,
+    connections: TaskTracker,
+    stop: CancellationToken,
+    cut: CancellationToken,
+    refusals: Arc<Semaphore>,
+}
+
+// === impl Limits ===
+
+impl Limits {
+    /// The limits of a configuration.
+    #[must_use]
+    pub fn of(config: &Config, grace: Duration) -> Self {
+        let connections_max = usize::try_from(config.connections_max).unwrap_or(usize::MAX);
+        Self { connections_max, head_timeout: config.head_timeout(), grace }
+    }
+}
+
+impl<F> Executor<F> for Tracked
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    fn execute(&self, task: F) {
+        drop(self.0.spawn(task));
+    }
+}
+
+/// Serves until `stop`, then lets answers finish within the grace, and returns when the last connection is closed.
+pub async fn serve(listener: TcpListener, router: Router, limits: Limits, metrics: Metrics, stop: CancellationToken) {
+    if let Ok(bound) = listener.local_addr()
+        && !bound.ip().is_loopback()
+    {
+        tracing::warn!(%bound, "api is open to everybody who can reach this address: callers have no keys yet");
+    }
+    let free = Arc::new(Semaphore::new(limits.connections_max.min(Semaphore::MAX_PERMITS)));
+    let door = Listener {
+        router,
+        limits,
+        metrics,
+        connections: TaskTracker::new(),
+        stop,
+        cut: CancellationToken::new(),
+        refusals: Arc::new(Semaphore::new(REFUSALS_MAX)),
+    };
+    loop {
+        let accepted = tokio::select! {
+            () = door.stop.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => match Arc::clone(&free).try_acquire_owned() {
+                Ok(permit) => door.start(stream, permit),
+                Err(_) => door.refuse(stream),
+            },
+            Err(error) => {
+                tracing::warn!(%error, "accept a client");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    drop(listener);
+    door.finish().await;
+}
+
+// === impl Listener ===
+
+impl Listener {
+    fn start(&self, stream: TcpStream, permit: OwnedSemaphorePermit) {
+        if let Err(error) = set_options(&stream) {
+            tracing::debug!(%error, "set options of a client connection");
+        }
+        let (stop, cut, metrics) = (self.stop.clone(), self.cut.clone(), self.metrics.clone());
+        let (builder, head_timeout) = (self.builder(), self.limits.head_timeout);
+        let has_called = Arc::new(AtomicBool::new(false));
+        let (noted, router) = (Arc::clone(&has_called), TowerToHyperService::new(self.router.clone()));
+        let service = service_fn(move |request| {
+            noted.store(true, Ordering::Relaxed);
+            router.call(request)
+        });
+        // Fails alone; on stop it finishes its answers, and `cut` ends what is left.
+        self.connections.spawn(async move {
+            let _permit = permit;
+            metrics.connections.inc();
+            let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+            let ended = tokio::select! {
+                ended = connection.as_mut() => ended,
+                () = says_nothing(head_timeout, &has_called) => Ok(()),
+                () = stop.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    tokio::select! {
+                        ended = connection.as_mut() => ended,
+                        () = cut.cancelled() => Ok(()),
+                    }
+                }
+            };
+            metrics.connections.dec();
+            if let Err(error) = ended {
+                tracing::debug!(error = %*error, "a client connection ended");
+            }
+        });
+    }
+
+    fn builder(&self) -> auto::Builder<Tracked> {
+        let mut builder = auto::Builder::new(Tracked(self.connections.clone()));
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(self.limits.head_timeout);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .keep_alive_interval(limits::TCP_KEEPALIVE_IDLE)
+            .keep_alive_timeout(limits::TCP_KEEPALIVE_INTERVAL);
+        builder
+    }
+
+    /// Says "overloaded" to a connection too many.
+    fn refuse(&self, mut stream: TcpStream) {
+        self.metrics.refused.inc();
+        let Ok(permit) = Arc::clone(&self.refusals).try_acquire_owned() else { return };
+        // Bounded in number and time; failing means that the client left.
+        self.connections.spawn(async move {
+            let _permit = permit;
+            let refusal = async {
+                stream.write_all(REFUSAL.as_bytes()).await?;
+                stream.shutdown().await?;
+                // What the client still sends is read, or closing would reset the answer away.
+                let mut rest = [0; 4_096];
+                while stream.read(&mut rest).await? > 0 {}
+                Ok::<(), io::Error>(())
+            };
+            if let Ok(Err(error)) = timeout(REFUSAL_TIMEOUT, refusal).await {
+                tracing::debug!(%error, "refuse a client connection");
+            }
+        });
+    }
+
+    async fn finish(self) {
+        self.connections.close();
+        if timeout(self.limits.grace, self.connections.wait()).await.is_err() {
+            tracing::warn!(left = self.connections.len(), "answers were cut off: the grace is over");
+            self.cut.cancel();
+            self.connections.wait().await;
+        }
+    }
+}
+
+/// Resolves when a connection has not called once within the time; hyper's own time for a head starts only after the
+/// first bytes showed which HTTP it is.
+async fn says_nothing(head_timeout: Duration, has_called: &AtomicBool) {
+    sleep(head_timeout).await;
+    if has_called.load(Ordering::Relaxed) {
+        std::future::pending::<()>().await;
+    }
+}
+
+fn set_options(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(limits::TCP_KEEPALIVE_IDLE)
+        .with_interval(limits::TCP_KEEPALIVE_INTERVAL)
+        .with_retries(limits::TCP_KEEPALIVE_RETRIES);
+    SockRef::from(stream).set_tcp_keepalive(&keepalive)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_refusal_says_its_own_length() {
+        let (head, body) = REFUSAL.split_once("\r\n\r\n").expect("a head");
+        assert!(head.ends_with(&format!("content-length: {}", body.len())), "{}", body.len());
+    }
+}

@@ -1,0 +1,14 @@
+#![doc = include_str!("../DESIGN.md")]
+#![forbid(unsafe_code)]
+
+pub mod config;
+pub mod error;
+pub mod grpc;
+pub mod http;
+pub mod mem;
+pub mod metrics;
+pub mod ports;
+
+pub use config::Config;
+pub use error::{ApiError, Shape};
+pub use metrics::Metrics;

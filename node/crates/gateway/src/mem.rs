@@ -1,0 +1,74 @@
+//! The port in memory: a node that is what it was set to be.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ollamax_core::catalog::View;
+use ollamax_core::catalog::mem::MemView;
+use ollamax_scheduler as scheduler;
+
+use crate::ports::{Node, Readiness};
+
+/// A node in memory. Clones are the same node.
+#[derive(Clone, Default)]
+pub struct MemNode(Arc<Mutex<Parts>>);
+
+#[derive(Default)]
+struct Parts {
+    name: String,
+    scheduler: Option<scheduler::Handle>,
+    view: Option<Arc<MemView>>,
+    readiness: Readiness,
+}
+
+// === impl MemNode ===
+
+impl MemNode {
+    /// A node of this name that belongs to no cluster.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        let node = Self::default();
+        name.clone_into(&mut node.parts().name);
+        node
+    }
+
+    /// Makes it a member.
+    pub fn join(&self, scheduler: scheduler::Handle, view: MemView) {
+        let mut parts = self.parts();
+        parts.scheduler = Some(scheduler);
+        parts.view = Some(Arc::new(view));
+    }
+
+    /// Sets how it stands.
+    pub fn set_readiness(&self, readiness: Readiness) {
+        self.parts().readiness = readiness;
+    }
+
+    fn parts(&self) -> MutexGuard<'_, Parts> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for MemNode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MemNode({})", self.parts().name)
+    }
+}
+
+impl Node for MemNode {
+    fn name(&self) -> String {
+        self.parts().name.clone()
+    }
+
+    fn scheduler(&self) -> Option<scheduler::Handle> {
+        self.parts().scheduler.clone()
+    }
+
+    fn view(&self) -> Option<Arc<dyn View + Send + Sync>> {
+        self.parts().view.clone().map(|view| view as Arc<dyn View + Send + Sync>)
+    }
+
+    fn readiness(&self) -> Readiness {
+        self.parts().readiness.clone()
+    }
+}

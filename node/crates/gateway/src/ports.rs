@@ -1,0 +1,72 @@
+//! What the clients' door sees of its node. [`crate::mem`] holds the form for tests, the assembly the real one.
+
+use std::sync::Arc;
+
+use ollamax_core::catalog::View;
+use ollamax_scheduler as scheduler;
+
+/// The node behind the door. Every call answers at once, from what the node holds.
+pub trait Node: Send + Sync + 'static {
+    /// This node's name.
+    fn name(&self) -> String;
+
+    /// Load, queues, dispatch; `None` until the node is a member of a cluster.
+    fn scheduler(&self) -> Option<scheduler::Handle>;
+
+    /// The state that this node has applied; `None` until the node is a member of a cluster.
+    fn view(&self) -> Option<Arc<dyn View + Send + Sync>>;
+
+    /// How the node stands.
+    fn readiness(&self) -> Readiness;
+}
+
+/// How a node stands, from cached state.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Readiness {
+    /// Everything that was to be started has been.
+    pub started: bool,
+    /// It finishes what runs and takes nothing new.
+    pub stopping: bool,
+    /// Its parts, in the order in which they are shown.
+    pub components: Vec<Component>,
+}
+
+/// One part of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Component {
+    /// For example `metadata`.
+    pub name: &'static str,
+    /// Whether it works.
+    pub works: bool,
+    /// What a part that does not work takes with it.
+    pub needed: Needed,
+    /// One line for people.
+    pub detail: String,
+}
+
+/// What depends on a part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needed {
+    /// The process is of no use without it and should be restarted.
+    ToLive,
+    /// The node cannot serve without it.
+    ToServe,
+    /// It is shown only.
+    Shown,
+}
+
+// === impl Readiness ===
+
+impl Readiness {
+    /// The process is worth keeping.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.components.iter().all(|part| part.works || part.needed != Needed::ToLive)
+    }
+
+    /// Clients may be sent here.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.started && !self.stopping && self.components.iter().all(|part| part.works || part.needed == Needed::Shown)
+    }
+}

@@ -1,0 +1,247 @@
+//! The log entry on disk and on the wire: envelope version 1, and the record of one log index around it.
+//!
+//! Numbers of fields are never reused. A reader that meets a newer schema, a command that it does not know, or a
+//! field of the wrong length gets an [`EnvelopeError`]; whoever applies it turns that into a fault that halts the
+//! node. A new meaning of an old field needs a new schema number or a higher least version.
+
+use bytes::Bytes;
+use prost::Message;
+
+use ollamax_core::catalog::Entry;
+use ollamax_core::catalog::command::{Command, NewMember};
+use ollamax_proto::disk;
+use ollamax_proto::disk::envelope::Command as Stored;
+use ollamax_types::{
+    ClusterId, Digest, Incarnation, ModelName, ModelRecord, NodeId, PeerId, RequestId, Role, Timestamp, TokenId,
+};
+
+/// The version that this release writes, and the newest that it reads.
+pub(crate) const SCHEMA: u32 = 1;
+
+/// Why an envelope cannot be understood.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum EnvelopeError {
+    #[error("damaged envelope: {0}")]
+    Damaged(String),
+    #[error("envelope of schema {0}; this release reads up to {SCHEMA}")]
+    NewerSchema(u32),
+    #[error("needs cluster version {needed}; this release is {own}")]
+    NewerVersion { needed: u32, own: u32 },
+    #[error("a command that this release does not know")]
+    UnknownCommand,
+    #[error("field {0} has a value that this release does not know")]
+    Field(&'static str),
+}
+
+/// Writes an entry.
+pub(crate) fn encode(entry: &Entry) -> Bytes {
+    disk::Envelope {
+        schema: SCHEMA,
+        least_version: entry.least_version,
+        log_time_ms: entry.log_time.0,
+        request: entry.request.0.clone(),
+        principal: entry.principal.clone(),
+        namespace: entry.namespace.clone(),
+        session: entry.session.map(|(client, sequence)| disk::EnvelopeSession { client, sequence }),
+        fence_term: entry.fence_term,
+        command: Some(encode_command(&entry.command)),
+    }
+    .encode_to_vec()
+    .into()
+}
+
+/// Reads an entry. `own_version` is the cluster version that this release implements.
+pub(crate) fn decode(bytes: &[u8], own_version: u32) -> Result<Entry, EnvelopeError> {
+    let stored = disk::Envelope::decode(bytes).map_err(|error| EnvelopeError::Damaged(error.to_string()))?;
+    if stored.schema != SCHEMA {
+        return Err(EnvelopeError::NewerSchema(stored.schema));
+    }
+    if stored.least_version > own_version {
+        return Err(EnvelopeError::NewerVersion { needed: stored.least_version, own: own_version });
+    }
+    Ok(Entry {
+        least_version: stored.least_version,
+        log_time: Timestamp(stored.log_time_ms),
+        request: RequestId(stored.request),
+        principal: stored.principal,
+        namespace: stored.namespace,
+        session: stored.session.map(|session| (session.client, session.sequence)),
+        fence_term: stored.fence_term,
+        command: decode_command(stored.command.ok_or(EnvelopeError::UnknownCommand)?)?,
+    })
+}
+
+/// The log time alone; 0 when the bytes are no envelope (whoever applies them will say so).
+pub(crate) fn log_time(bytes: &[u8]) -> Timestamp {
+    /// Reads one field and skips the rest.
+    #[derive(Clone, PartialEq, Message)]
+    struct TimeOnly {
+        #[prost(uint64, tag = "3")]
+        log_time_ms: u64,
+    }
+    TimeOnly::decode(bytes).map_or(Timestamp(0), |envelope| Timestamp(envelope.log_time_ms))
+}
+
+fn encode_command(command: &Command) -> Stored {
+    match command.clone() {
+        Command::InitCluster { cluster, name, public_key, first } => Stored::InitCluster(disk::CommandInitCluster {
+            cluster: cluster.0.to_vec(),
+            name,
+            public_key: public_key.to_vec(),
+            first: Some(encode_new_member(first)),
+        }),
+        Command::AddMember { token, secret_sha256, role, member } => Stored::AddMember(disk::CommandAddMember {
+            token: token.0,
+            secret_sha256: secret_sha256.to_vec(),
+            role: encode_role(role),
+            member: Some(encode_new_member(member)),
+        }),
+        Command::SetAddresses { node, incarnation, peer_addresses, p2p_addresses, api_addresses } => {
+            Stored::SetAddresses(disk::CommandSetAddresses {
+                node: node.0,
+                incarnation: incarnation.0.to_vec(),
+                peer_addresses,
+                p2p_addresses,
+                api_addresses,
+            })
+        }
+        Command::SetDrained { node, drained } => Stored::SetDrained(disk::CommandSetDrained { node: node.0, drained }),
+        Command::RemoveMember { node } => Stored::RemoveMember(disk::CommandRemoveMember { node: node.0 }),
+        Command::ForgetModels { node, limit } => {
+            Stored::ForgetModels(disk::CommandForgetModels { node: node.0, limit })
+        }
+        Command::CreateToken { id, secret_sha256, role, uses, ttl_ms } => {
+            Stored::CreateToken(disk::CommandCreateToken {
+                id: id.0,
+                secret_sha256: secret_sha256.to_vec(),
+                role: encode_role(role),
+                uses,
+                ttl_ms,
+            })
+        }
+        Command::RevokeToken { id } => Stored::RevokeToken(disk::CommandRevokeToken { id: id.0 }),
+        Command::ReportModels { node, present, absent } => Stored::ReportModels(disk::CommandReportModels {
+            node: node.0,
+            present: present.into_iter().map(encode_model).collect(),
+            absent,
+        }),
+        Command::SetSetting { key, value } => Stored::SetSetting(disk::CommandSetSetting { key, value }),
+        Command::DeleteSetting { key } => Stored::DeleteSetting(disk::CommandDeleteSetting { key }),
+    }
+}
+
+fn decode_command(stored: Stored) -> Result<Command, EnvelopeError> {
+    Ok(match stored {
+        Stored::InitCluster(stored) => Command::InitCluster {
+            cluster: ClusterId(array(&stored.cluster, "cluster")?),
+            name: stored.name,
+            public_key: array(&stored.public_key, "public_key")?,
+            first: decode_new_member(stored.first, "first")?,
+        },
+        Stored::AddMember(stored) => Command::AddMember {
+            token: TokenId(stored.token),
+            secret_sha256: array(&stored.secret_sha256, "secret_sha256")?,
+            role: decode_role(stored.role)?,
+            member: decode_new_member(stored.member, "member")?,
+        },
+        Stored::SetAddresses(stored) => Command::SetAddresses {
+            node: NodeId(stored.node),
+            incarnation: Incarnation(array(&stored.incarnation, "incarnation")?),
+            peer_addresses: stored.peer_addresses,
+            p2p_addresses: stored.p2p_addresses,
+            api_addresses: stored.api_addresses,
+        },
+        Stored::SetDrained(stored) => Command::SetDrained { node: NodeId(stored.node), drained: stored.drained },
+        Stored::RemoveMember(stored) => Command::RemoveMember { node: NodeId(stored.node) },
+        Stored::ForgetModels(stored) => Command::ForgetModels { node: NodeId(stored.node), limit: stored.limit },
+        Stored::CreateToken(stored) => Command::CreateToken {
+            id: TokenId(stored.id),
+            secret_sha256: array(&stored.secret_sha256, "secret_sha256")?,
+            role: decode_role(stored.role)?,
+            uses: stored.uses,
+            ttl_ms: stored.ttl_ms,
+        },
+        Stored::RevokeToken(stored) => Command::RevokeToken { id: TokenId(stored.id) },
+        Stored::ReportModels(stored) => Command::ReportModels {
+            node: NodeId(stored.node),
+            present: stored.present.into_iter().map(decode_model).collect::<Result<_, _>>()?,
+            absent: stored.absent,
+        },
+        Stored::SetSetting(stored) => Command::SetSetting { key: stored.key, value: stored.value },
+        Stored::DeleteSetting(stored) => Command::DeleteSetting { key: stored.key },
+    })
+}
+
+fn encode_new_member(member: NewMember) -> disk::CommandNewMember {
+    disk::CommandNewMember {
+        name: member.name,
+        peer_id: member.peer_id.0,
+        incarnation: member.incarnation.0.to_vec(),
+        peer_addresses: member.peer_addresses,
+        p2p_addresses: member.p2p_addresses,
+        api_addresses: member.api_addresses,
+    }
+}
+
+fn decode_new_member(stored: Option<disk::CommandNewMember>, field: &'static str) -> Result<NewMember, EnvelopeError> {
+    let stored = stored.ok_or(EnvelopeError::Field(field))?;
+    Ok(NewMember {
+        name: stored.name,
+        peer_id: PeerId(stored.peer_id),
+        incarnation: Incarnation(array(&stored.incarnation, "incarnation")?),
+        peer_addresses: stored.peer_addresses,
+        p2p_addresses: stored.p2p_addresses,
+        api_addresses: stored.api_addresses,
+    })
+}
+
+fn encode_model(model: ModelRecord) -> disk::CommandModel {
+    disk::CommandModel {
+        name: full_name(&model.name),
+        digest: model.digest.0.to_vec(),
+        size_bytes: model.size_bytes,
+        modified_at_ms: model.modified_at.0,
+        details_json: model.details_json,
+    }
+}
+
+fn decode_model(stored: disk::CommandModel) -> Result<ModelRecord, EnvelopeError> {
+    Ok(ModelRecord {
+        name: stored.name.parse::<ModelName>().map_err(|_| EnvelopeError::Field("model name"))?,
+        digest: Digest(array(&stored.digest, "digest")?),
+        size_bytes: stored.size_bytes,
+        modified_at: Timestamp(stored.modified_at_ms),
+        details_json: stored.details_json,
+    })
+}
+
+/// All four parts, spelled as they are, so that every name reads back as itself.
+fn full_name(name: &ModelName) -> String {
+    let [host, namespace, model, tag] = name.parts();
+    format!("{host}/{namespace}/{model}:{tag}")
+}
+
+pub(crate) fn encode_role(role: Role) -> i32 {
+    match role {
+        Role::Voter => disk::CommandRole::Voter,
+        Role::Learner => disk::CommandRole::Learner,
+        Role::Gateway => disk::CommandRole::Gateway,
+    }
+    .into()
+}
+
+pub(crate) fn decode_role(stored: i32) -> Result<Role, EnvelopeError> {
+    match disk::CommandRole::try_from(stored) {
+        Ok(disk::CommandRole::Voter) => Ok(Role::Voter),
+        Ok(disk::CommandRole::Learner) => Ok(Role::Learner),
+        Ok(disk::CommandRole::Gateway) => Ok(Role::Gateway),
+        Ok(disk::CommandRole::Unspecified) | Err(_) => Err(EnvelopeError::Field("role")),
+    }
+}
+
+fn array<const N: usize>(bytes: &[u8], field: &'static str) -> Result<[u8; N], EnvelopeError> {
+    bytes.try_into().map_err(|_| EnvelopeError::Field(field))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,354 @@
+//! Changes and linearizable reads from any node: here when this node leads, else one hop to the leader.
+//!
+//! Each has one deadline. Before anything was sent, another attempt is made for as long as the deadline allows; a
+//! change that was sent and not answered is never sent again, because it may have happened.
+
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use bytes::Bytes;
+use openraft::LinearizerOption;
+use openraft::errors::{ClientWriteError, ForwardToLeader, LinearizableReadError, RaftError};
+use openraft::impls::ProgressResponder;
+use openraft::raft::ClientWriteResult;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, timeout_at};
+
+use ollamax_core::catalog::command::Command;
+use ollamax_core::catalog::{Answer, CLUSTER_VERSION, Entry};
+use ollamax_types::limits::{COMMAND_BYTES_MAX, PROPOSE_TIMEOUT, READ_TIMEOUT};
+use ollamax_types::{ErrorCode, NodeId, RequestId, Timestamp};
+
+use crate::envelope;
+use crate::error::{ProposeError, ReadError};
+use crate::handle::{Committed, Handle};
+use crate::metrics::Outcome;
+use crate::peers::{Lane, PeerError};
+use crate::raft::{Sealed, Types};
+use crate::wire::{self, Reply, Request};
+
+/// Pause before the leader is looked for again.
+const RETRY_PAUSE: Duration = Duration::from_millis(40);
+/// Longest wait for one answer to a read; several may fit into its deadline, because asking again is harmless.
+const READ_ATTEMPT: Duration = Duration::from_millis(600);
+/// Least cluster version of the commands of this release.
+const LEAST_VERSION: u32 = 1;
+
+/// Why one attempt brought no result.
+enum Miss {
+    /// Not the leader; perhaps this one is.
+    NotLeader { hint: Option<NodeId> },
+    /// It certainly did not happen.
+    NotDone(String),
+    /// The end.
+    Final(ProposeError),
+}
+
+// === impl Handle: changes ===
+
+impl Handle {
+    /// Creates the cluster: this node alone votes, and the command, an `InitCluster`, becomes its first entry. Called
+    /// again after a crash in between, it goes on where it stopped.
+    ///
+    /// # Errors
+    /// [`ProposeError::AlreadyInitialised`] when this node follows a cluster of others; else as [`Handle::propose`].
+    pub async fn init_cluster(&self, command: Command) -> Result<Committed, ProposeError> {
+        let me = self.node().0;
+        let membership = self.raft_metrics().membership_config;
+        if membership.membership().nodes().next().is_some() && !membership.membership().voter_ids().eq([me]) {
+            return Err(ProposeError::AlreadyInitialised);
+        }
+        let members = std::collections::BTreeMap::from([(me, openraft::EmptyNode::new())]);
+        match self.0.raft.initialize(members).await {
+            // Not allowed: it was done before, and the command decides whether anything is left to do.
+            Ok(()) | Err(RaftError::APIError(openraft::errors::InitializeError::NotAllowed(_))) => {}
+            Err(RaftError::APIError(error)) => return Err(ProposeError::NoQuorum(error.to_string())),
+            Err(RaftError::Fatal(fatal)) => return Err(ProposeError::Fatal(fatal.to_string())),
+        }
+        self.propose(RequestId::default(), "node/1", command).await
+    }
+
+    /// Asks for a change, from any node, within `PROPOSE_TIMEOUT`.
+    ///
+    /// A refusal by the state is an answer ([`Committed::accepted`] makes it an error).
+    ///
+    /// # Errors
+    /// See [`ProposeError`]; only [`ProposeError::OutcomeUnknown`] leaves open whether the change happened.
+    pub async fn propose(
+        &self,
+        request: RequestId,
+        principal: &str,
+        command: Command,
+    ) -> Result<Committed, ProposeError> {
+        let entry = Entry {
+            least_version: LEAST_VERSION,
+            log_time: Timestamp(0),
+            request,
+            principal: principal.to_owned(),
+            namespace: String::new(),
+            session: None,
+            fence_term: None,
+            command,
+        };
+        let result = self.propose_entry(&entry).await;
+        self.0.metrics.proposed(match &result {
+            Ok(Committed { answer: Answer::Refused(_), .. }) => Outcome::Refused,
+            Ok(_) => Outcome::Committed,
+            Err(ProposeError::NoQuorum(_)) => Outcome::NoQuorum,
+            Err(ProposeError::OutcomeUnknown(_)) => Outcome::Unknown,
+            Err(_) => Outcome::Rejected,
+        });
+        result
+    }
+
+    async fn propose_entry(&self, entry: &Entry) -> Result<Committed, ProposeError> {
+        let sealed = envelope::encode(entry);
+        let _room = self.reserve(&sealed)?;
+        let deadline = Instant::now() + PROPOSE_TIMEOUT;
+        let mut target = self.leader();
+        let mut why = "no leader is known".to_owned();
+        loop {
+            let miss = match target {
+                None => Miss::NotLeader { hint: None },
+                Some(node) if node == self.node() => match self.write(entry.clone(), deadline).await {
+                    Ok(committed) => return Ok(committed),
+                    Err(miss) => miss,
+                },
+                Some(node) => match self.forward(node, sealed.clone(), deadline).await {
+                    Ok(committed) => return Ok(committed),
+                    Err(miss) => miss,
+                },
+            };
+            let hint = match miss {
+                Miss::Final(error) => return Err(error),
+                Miss::NotLeader { hint } => hint.filter(|node| Some(*node) != target),
+                Miss::NotDone(reason) => {
+                    why = reason;
+                    None
+                }
+            };
+            if hint.is_none() && self.pause(deadline).await.is_break() {
+                return Err(ProposeError::NoQuorum(why));
+            }
+            target = hint.or_else(|| self.leader());
+        }
+    }
+
+    /// Room for these bytes among the proposals on their way; given back when the permit goes.
+    fn reserve(&self, sealed: &Bytes) -> Result<OwnedSemaphorePermit, ProposeError> {
+        let bytes = sealed.len();
+        if bytes > COMMAND_BYTES_MAX {
+            return Err(ProposeError::TooLarge { bytes, limit: COMMAND_BYTES_MAX });
+        }
+        let permits = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.0.room.clone().try_acquire_many_owned(permits).map_err(|_| ProposeError::Overloaded)
+    }
+
+    /// Waits a little for a leader to appear; breaks at the deadline.
+    async fn pause(&self, deadline: Instant) -> ControlFlow<()> {
+        let until = Instant::now() + RETRY_PAUSE;
+        if until >= deadline {
+            tokio::time::sleep_until(deadline).await;
+            return ControlFlow::Break(());
+        }
+        tokio::time::sleep_until(until).await;
+        ControlFlow::Continue(())
+    }
+
+    async fn forward(&self, to: NodeId, sealed: Bytes, deadline: Instant) -> Result<Committed, Miss> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let body = wire::encode_request(self.0.identity.cluster, to, Request::Propose(sealed));
+        let unknown = |reason: String| Err(Miss::Final(ProposeError::OutcomeUnknown(reason)));
+        let call = self.0.peers.call(to, Lane::Forward, body, left);
+        match tokio::time::timeout(left, call).await.unwrap_or(Err(PeerError::TimedOut)) {
+            Err(error @ PeerError::Unreachable(_)) => Err(Miss::NotDone(format!("leader {to} {error}"))),
+            Err(PeerError::Refused { code, message }) => {
+                Err(Miss::Final(ProposeError::Leader { node: to, code, message }))
+            }
+            Err(error @ (PeerError::Lost(_) | PeerError::TimedOut)) => unknown(format!("leader {to}: {error}")),
+            Ok(bytes) => match wire::decode_reply(bytes) {
+                Ok(Reply::Committed(committed)) => Ok(committed),
+                Ok(Reply::NotLeader { hint }) => Err(Miss::NotLeader { hint }),
+                Ok(Reply::Failure { message, effects_possible: true, .. }) => unknown(message),
+                Ok(Reply::Failure { code: ErrorCode::NoQuorum, message, .. }) => Err(Miss::NotDone(message)),
+                Ok(Reply::Failure { code, message, .. }) => {
+                    Err(Miss::Final(ProposeError::Leader { node: to, code, message }))
+                }
+                Ok(other) => unknown(format!("leader {to} answered {other:?}")),
+                Err(error) => unknown(error.to_string()),
+            },
+        }
+    }
+
+    /// Writes an entry as the leader.
+    async fn write(&self, mut entry: Entry, deadline: Instant) -> Result<Committed, Miss> {
+        let started = Instant::now();
+        if !self.quorum_is_fresh() {
+            // Ask the majority first: an entry of a leader that lost it would end with an unknown outcome.
+            self.confirm(deadline).await?;
+        }
+        let (responder, answer) = ProgressResponder::<Types, ClientWriteResult<Types>>::complete_only();
+        {
+            let _in_order = self.0.queue.lock().await;
+            entry.log_time = self.0.stamper.stamp();
+            let sealed = Sealed(envelope::encode(&entry));
+            let queued = self.0.raft.client_write_ff(sealed, Some(responder)).await;
+            queued.map_err(|fatal| Miss::Final(ProposeError::Fatal(fatal.to_string())))?;
+        }
+        let unknown = |reason: &str| Miss::Final(ProposeError::OutcomeUnknown(reason.to_owned()));
+        match timeout_at(deadline, answer).await {
+            Err(_) => Err(unknown("no majority answered in time")),
+            Ok(Err(_)) => Err(unknown("consensus stopped before it answered")),
+            Ok(Ok(Ok(written))) => {
+                self.0.metrics.committed(started.elapsed());
+                let (revision, term) = (written.log_id.index, crate::raft::term_of(&written.log_id));
+                Ok(Committed { revision, term, answer: written.data.0 })
+            }
+            Ok(Ok(Err(ClientWriteError::ForwardToLeader(forward)))) => Err(self.not_leader(&forward)),
+            Ok(Ok(Err(ClientWriteError::LogEntryDiscarded(_)))) => Err(unknown("the leader changed")),
+            Ok(Ok(Err(
+                error @ (ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_)),
+            ))) => Err(Miss::NotDone(error.to_string())),
+        }
+    }
+
+    fn not_leader(&self, forward: &ForwardToLeader<Types>) -> Miss {
+        match forward.leader_id.map(NodeId) {
+            Some(node) if node != self.node() => Miss::NotLeader { hint: Some(node) },
+            _ => Miss::NotDone("the leader lost its majority".to_owned()),
+        }
+    }
+
+    async fn confirm(&self, deadline: Instant) -> Result<(), Miss> {
+        match self.read_index(deadline).await {
+            Ok(_) => Ok(()),
+            Err(ReadMiss::NotLeader { hint }) => Err(Miss::NotLeader { hint }),
+            Err(ReadMiss::NoQuorum(reason)) => Err(Miss::NotDone(reason)),
+            Err(ReadMiss::Fatal(reason)) => Err(Miss::Final(ProposeError::Fatal(reason))),
+        }
+    }
+
+    /// Answers a proposal that another node has forwarded.
+    pub(crate) async fn serve_propose(&self, sealed: &Bytes) -> Reply {
+        let entry = match envelope::decode(sealed, CLUSTER_VERSION) {
+            Ok(entry) => entry,
+            Err(error) => return failure(ErrorCode::BadRequest, error.to_string(), false),
+        };
+        let _room = match self.reserve(sealed) {
+            Ok(room) => room,
+            Err(error) => return failure(error.code(), error.to_string(), false),
+        };
+        match self.write(entry, Instant::now() + PROPOSE_TIMEOUT).await {
+            Ok(committed) => Reply::Committed(committed),
+            Err(Miss::NotLeader { hint }) => Reply::NotLeader { hint },
+            Err(Miss::NotDone(reason)) => failure(ErrorCode::NoQuorum, reason, false),
+            Err(Miss::Final(error)) => {
+                let effects_possible = !error.code().is_free_of_effects();
+                failure(error.code(), error.to_string(), effects_possible)
+            }
+        }
+    }
+}
+
+fn failure(code: ErrorCode, message: String, effects_possible: bool) -> Reply {
+    Reply::Failure { code, message, effects_possible }
+}
+
+/// Why one attempt to confirm the leader's majority failed.
+enum ReadMiss {
+    NotLeader { hint: Option<NodeId> },
+    NoQuorum(String),
+    Fatal(String),
+}
+
+// === impl Handle: reads ===
+
+impl Handle {
+    /// Waits, at most `READ_TIMEOUT`, until this node has applied everything that was acknowledged anywhere before
+    /// the call, and returns the applied index. What [`Handle::view`] shows from then on is linearizable.
+    ///
+    /// # Errors
+    /// [`ReadError::NoQuorum`] when the majority cannot be asked or this node cannot catch up in time.
+    pub async fn read_barrier(&self) -> Result<u64, ReadError> {
+        let deadline = Instant::now() + READ_TIMEOUT;
+        let mut target = self.leader();
+        let mut why = "no leader is known".to_owned();
+        loop {
+            let attempt = match target {
+                None => Err(ReadMiss::NotLeader { hint: None }),
+                Some(node) if node == self.node() => self.read_index(deadline).await,
+                Some(node) => self.ask_read_index(node, deadline).await,
+            };
+            let hint = match attempt {
+                Ok(index) => return self.wait_applied(index, deadline).await,
+                Err(ReadMiss::Fatal(reason)) => return Err(ReadError::Fatal(reason)),
+                Err(ReadMiss::NotLeader { hint }) => hint.filter(|node| Some(*node) != target),
+                Err(ReadMiss::NoQuorum(reason)) => {
+                    why = reason;
+                    None
+                }
+            };
+            if hint.is_none() && self.pause(deadline).await.is_break() {
+                return Err(ReadError::NoQuorum(why));
+            }
+            target = hint.or_else(|| self.leader());
+        }
+    }
+
+    async fn wait_applied(&self, index: u64, deadline: Instant) -> Result<u64, ReadError> {
+        let mut changes = self.changes();
+        let reached = timeout_at(deadline, changes.wait_for(|applied| *applied >= index)).await;
+        match reached {
+            Ok(Ok(applied)) => Ok(*applied),
+            Ok(Err(_)) => Err(ReadError::Fatal("consensus has stopped".to_owned())),
+            Err(_) => Err(ReadError::NoQuorum(format!("entry {index} was not applied here in time"))),
+        }
+    }
+
+    /// As the leader: has the majority confirm it, and says what a reader must have applied.
+    async fn read_index(&self, deadline: Instant) -> Result<u64, ReadMiss> {
+        let wait = deadline.saturating_duration_since(Instant::now());
+        let option = LinearizerOption::new(Some(Duration::ZERO), true).with_wait_timeout(wait);
+        let asked = timeout_at(deadline, self.0.raft.get_read_linearizer(option)).await;
+        match asked {
+            Err(_) => Err(ReadMiss::NoQuorum("no majority answered in time".to_owned())),
+            Ok(Ok(linearizer)) => Ok(linearizer.read_log_id().index()),
+            Ok(Err(RaftError::Fatal(fatal))) => Err(ReadMiss::Fatal(fatal.to_string())),
+            Ok(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(missing)))) => {
+                Err(ReadMiss::NoQuorum(missing.to_string()))
+            }
+            Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)))) => {
+                Err(ReadMiss::NotLeader { hint: forward.leader_id.map(NodeId).filter(|node| *node != self.node()) })
+            }
+        }
+    }
+
+    async fn ask_read_index(&self, to: NodeId, deadline: Instant) -> Result<u64, ReadMiss> {
+        let left = deadline.saturating_duration_since(Instant::now()).min(READ_ATTEMPT);
+        let request = Request::ReadIndex { wait_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX) };
+        let body = wire::encode_request(self.0.identity.cluster, to, request);
+        let call = self.0.peers.call(to, Lane::Forward, body, left);
+        let bytes = match tokio::time::timeout(left, call).await.unwrap_or(Err(PeerError::TimedOut)) {
+            Ok(bytes) => bytes,
+            Err(error) => return Err(ReadMiss::NoQuorum(format!("leader {to}: {error}"))),
+        };
+        match wire::decode_reply(bytes) {
+            Ok(Reply::ReadIndex(index)) => Ok(index),
+            Ok(Reply::NotLeader { hint }) => Err(ReadMiss::NotLeader { hint }),
+            Ok(Reply::Failure { message, .. }) => Err(ReadMiss::NoQuorum(message)),
+            Ok(other) => Err(ReadMiss::NoQuorum(format!("leader {to} answered {other:?}"))),
+            Err(error) => Err(ReadMiss::NoQuorum(error.to_string())),
+        }
+    }
+
+    /// Answers a reader on another node.
+    pub(crate) async fn serve_read_index(&self, wait_ms: u64) -> Reply {
+        let wait = Duration::from_millis(wait_ms).min(READ_TIMEOUT);
+        match self.read_index(Instant::now() + wait).await {
+            Ok(index) => Reply::ReadIndex(index),
+            Err(ReadMiss::NotLeader { hint }) => Reply::NotLeader { hint },
+            Err(ReadMiss::NoQuorum(reason)) => failure(ErrorCode::NoQuorum, reason, false),
+            Err(ReadMiss::Fatal(reason)) => failure(ErrorCode::StorageFailed, reason, false),
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! What the rest of the node holds of consensus: a cheap clone that proposes, reads, watches and answers peers.
+//!
+//! A change is acknowledged only when a majority has it on disk and this cluster's leader has applied it. A read
+//! barrier asks the leader to confirm its majority; nothing old is returned in its place.
+
+use std::collections::BTreeSet;
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::errors::{ChangeMembershipError, ClientWriteError, Fatal, RaftError};
+use openraft::metrics::WaitError;
+use openraft::{ChangeMembers, EmptyNode, Instant as _};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
+
+use ollamax_core::catalog::{Answer, View};
+use ollamax_store as store;
+use ollamax_types::{ClusterId, Incarnation, NodeId};
+
+use crate::config::Config;
+use crate::error::{ChangeError, ProposeError};
+use crate::logtime::Stamper;
+use crate::metrics::Metrics;
+use crate::peers::Peers;
+use crate::raft::{self, Raft, Types};
+use crate::status::Status;
+
+/// Who this node is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// Its cluster.
+    pub cluster: ClusterId,
+    /// Its number in it.
+    pub node: NodeId,
+    /// Its data directory.
+    pub incarnation: Incarnation,
+}
+
+/// A change that is on the disks of a majority and applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committed {
+    /// Index of its entry.
+    pub revision: u64,
+    /// Term of the leader that wrote it.
+    pub term: u64,
+    /// What the state answered; may be a refusal.
+    pub answer: Answer,
+}
+
+impl Committed {
+    /// The same, with a refusal as an error.
+    ///
+    /// # Errors
+    /// [`ProposeError::Refused`] when the state refused the change.
+    pub fn accepted(self) -> Result<Self, ProposeError> {
+        match self.answer {
+            Answer::Refused(refusal) => Err(ProposeError::Refused(refusal)),
+            _ => Ok(self),
+        }
+    }
+}
+
+/// A cheap clone on this node's consensus.
+#[derive(Clone)]
+pub struct Handle(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) identity: Identity,
+    pub(crate) config: Config,
+    pub(crate) raft: Raft,
+    pub(crate) store: store::Store,
+    pub(crate) log: store::Log,
+    pub(crate) state: store::State,
+    pub(crate) peers: Arc<dyn Peers>,
+    pub(crate) stamper: Arc<Stamper>,
+    /// Held while a stamp is taken and its entry enters the queue, so that stamps rise with indexes.
+    pub(crate) queue: tokio::sync::Mutex<()>,
+    /// Bytes of proposals that may still enter.
+    pub(crate) room: Arc<Semaphore>,
+    pub(crate) changes: watch::Receiver<u64>,
+    pub(crate) contact: Contact,
+    pub(crate) metrics: Metrics,
+    pub(crate) stopped: AtomicBool,
+    pub(crate) stopping: tokio::sync::Mutex<()>,
+}
+
+/// When the leader was heard last.
+#[derive(Debug)]
+pub(crate) struct Contact {
+    start: Instant,
+    /// Milliseconds from `start`, plus one; 0: never.
+    at: AtomicU64,
+    leader: Mutex<Option<NodeId>>,
+}
+
+impl Contact {
+    pub(crate) fn new() -> Self {
+        Self { start: Instant::now(), at: AtomicU64::new(0), leader: Mutex::new(None) }
+    }
+
+    pub(crate) fn heard(&self, leader: NodeId) {
+        *self.leader.lock().unwrap_or_else(PoisonError::into_inner) = Some(leader);
+        self.at.store(millis(self.start.elapsed()).saturating_add(1), Ordering::Release);
+    }
+
+    /// Milliseconds since this leader was heard.
+    fn silence_ms(&self, leader: NodeId) -> Option<u64> {
+        let same = *self.leader.lock().unwrap_or_else(PoisonError::into_inner) == Some(leader);
+        let at = self.at.load(Ordering::Acquire).checked_sub(1)?;
+        same.then(|| millis(self.start.elapsed()).saturating_sub(at))
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Handle").field("identity", &self.0.identity).finish_non_exhaustive()
+    }
+}
+
+// === impl Handle: what can be seen without asking anybody ===
+
+impl Handle {
+    /// This node.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        self.0.identity.node
+    }
+
+    /// Who this node is.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        self.0.identity
+    }
+
+    /// The state as this node has applied it: consistent, and possibly behind. For what must not be old, call
+    /// [`Handle::read_barrier`] first.
+    #[must_use]
+    pub fn view(&self) -> Arc<dyn View + Send + Sync> {
+        Arc::new(self.0.state.view())
+    }
+
+    /// The applied index, each time it moves.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changes.clone()
+    }
+
+    /// What consensus counts.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    /// What the store below counts.
+    #[must_use]
+    pub fn store_metrics(&self) -> &store::Metrics {
+        self.0.store.metrics()
+    }
+
+    /// A picture of this moment.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let inner = &*self.0;
+        let metrics = self.raft_metrics();
+        let held = inner.log.state();
+        let (applied, state_hash) = inner.state.applied_and_hash();
+        let membership = metrics.membership_config.membership();
+        let leader = metrics.current_leader.map(NodeId);
+        let contact_ms = self.contact_ms(&metrics);
+        let fresh = contact_ms.is_some_and(|silent| Duration::from_millis(silent) < inner.config.lease());
+        let next = metrics.last_log_index.map_or(0, |index| index + 1);
+        let behind = |matched: Option<raft::LogId>| next.saturating_sub(matched.map_or(0, |id| id.index + 1));
+        let sync = &inner.store.metrics().sync_seconds;
+        Status {
+            node: inner.identity.node,
+            term: metrics.current_term,
+            leader,
+            last_log_index: metrics.last_log_index.unwrap_or(0),
+            committed: metrics.local_committed.map_or(0, |id| id.index),
+            applied: applied.map_or(0, |meta| meta.index),
+            log_first_index: held.first.unwrap_or_else(|| held.purged.map_or(0, |(index, _)| index + 1)),
+            snapshot_index: metrics.snapshot.map_or(0, |id| id.index),
+            voters: membership.voter_ids().map(NodeId).collect(),
+            learners: membership.learner_ids().map(NodeId).collect(),
+            has_quorum: leader.is_some() && metrics.running_state.is_ok() && fresh,
+            last_leader_contact_ms: contact_ms,
+            state_hash,
+            fsync_p50_us: crate::status::quantile_us(sync, 0.5),
+            fsync_p99_us: crate::status::quantile_us(sync, 0.99),
+            fsyncs: sync.get_sample_count(),
+            lags: metrics
+                .replication
+                .iter()
+                .flatten()
+                .filter(|(node, _)| **node != inner.identity.node.0)
+                .map(|(node, matched)| (NodeId(*node), behind(*matched)))
+                .collect(),
+        }
+    }
+
+    /// On the leader: since a majority answered. On a follower: since its leader was heard.
+    fn contact_ms(&self, metrics: &raft::Metrics) -> Option<u64> {
+        if !metrics.state.is_leader() {
+            return self.0.contact.silence_ms(NodeId(metrics.current_leader?));
+        }
+        if metrics.membership_config.membership().voter_ids().eq([self.node().0]) {
+            return Some(0);
+        }
+        metrics.last_quorum_acked.map(|at| millis(at.elapsed()))
+    }
+
+    /// Whether the majority answered so recently that it need not be asked before an entry is written.
+    pub(crate) fn quorum_is_fresh(&self) -> bool {
+        let limit = self.0.config.heartbeat() * 2;
+        self.contact_ms(&self.raft_metrics()).is_some_and(|silent| Duration::from_millis(silent) <= limit)
+    }
+
+    /// Resolves with the reason when consensus cannot go on here and the process must stop. Never during a stop that
+    /// was asked for.
+    pub fn fatal(&self) -> impl Future<Output = String> + Send + 'static {
+        let handle = self.clone();
+        let (mut metrics, mut sync) = (self.0.raft.metrics(), self.0.store.fatal());
+        async move {
+            loop {
+                if let Some(error) = sync.borrow_and_update().as_ref() {
+                    return error.to_string();
+                }
+                let state = metrics.borrow_and_update().running_state.clone();
+                match state {
+                    Err(Fatal::Stopped) if handle.0.stopped.load(Ordering::Acquire) => std::future::pending().await,
+                    Err(fatal) => return fatal.to_string(),
+                    Ok(()) => {}
+                }
+                tokio::select! {
+                    changed = metrics.changed() => if changed.is_err() {
+                        if handle.0.stopped.load(Ordering::Acquire) {
+                            std::future::pending::<()>().await;
+                        }
+                        return "consensus has stopped".to_owned();
+                    },
+                    _ = sync.changed() => {}
+                }
+            }
+        }
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.0.config
+    }
+
+    pub(crate) fn raft_metrics(&self) -> raft::Metrics {
+        self.0.raft.metrics().borrow_watched().clone()
+    }
+
+    pub(crate) fn leader(&self) -> Option<NodeId> {
+        self.0.raft.metrics().borrow_watched().current_leader.map(NodeId)
+    }
+}
+
+// === impl Handle: voters and leadership ===
+
+impl Handle {
+    /// Makes exactly these nodes vote; each must be a learner or voter already. The autopilot goes on from there.
+    ///
+    /// # Errors
+    /// When this node does not lead, another change is under way, or a node is unknown to the Raft group.
+    pub async fn change_voters(&self, voters: BTreeSet<NodeId>) -> Result<(), ChangeError> {
+        self.change_members(ChangeMembers::ReplaceAllVoters(voters.into_iter().map(|node| node.0).collect())).await
+    }
+
+    pub(crate) async fn change_members(&self, change: ChangeMembers<u64, EmptyNode>) -> Result<(), ChangeError> {
+        match self.0.raft.change_membership(change, true).await {
+            Ok(_) => Ok(()),
+            Err(RaftError::Fatal(fatal)) => Err(ChangeError::Fatal(fatal.to_string())),
+            Err(RaftError::APIError(error)) => Err(change_error(error)),
+        }
+    }
+
+    /// Gives leadership to `to`, or to the voter that is least behind, and waits until somebody else leads.
+    ///
+    /// # Errors
+    /// When this node does not lead, there is no other voter, or nobody took over within `hand_over_ms`.
+    pub async fn transfer_leader(&self, to: Option<NodeId>) -> Result<NodeId, ChangeError> {
+        let metrics = self.raft_metrics();
+        if !metrics.state.is_leader() {
+            return Err(ChangeError::NotLeader { leader: metrics.current_leader.map(NodeId) });
+        }
+        let voters: BTreeSet<u64> = metrics.membership_config.membership().voter_ids().collect();
+        let others =
+            metrics.replication.iter().flatten().filter(|(node, _)| {
+                **node != self.node().0 && voters.contains(node) && to.is_none_or(|to| to.0 == **node)
+            });
+        let best = others.max_by_key(|(_, matched)| matched.map(|id| id.index)).map(|(node, _)| *node);
+        let best = best.ok_or(ChangeError::NoCandidate)?;
+        self.0.raft.trigger().transfer_leader(best).await.map_err(|fatal| ChangeError::Fatal(fatal.to_string()))?;
+        let me = self.node().0;
+        let wait = self.0.raft.wait(Some(Duration::from_millis(self.0.config.hand_over_ms)));
+        let taken = |now: &raft::Metrics| now.current_leader.is_some_and(|leader| leader != me);
+        match wait.metrics(taken, "somebody else leads").await {
+            Ok(now) => Ok(NodeId(now.current_leader.unwrap_or(best))),
+            Err(WaitError::ShuttingDown) => Err(ChangeError::Fatal("consensus has stopped".to_owned())),
+            Err(WaitError::Timeout(..)) => Err(ChangeError::NoQuorum(format!("node {best} did not take over in time"))),
+        }
+    }
+
+    /// Hands leadership over (bounded), stops consensus, and flushes the state. A second call returns when the first
+    /// has finished.
+    pub async fn shutdown(&self) {
+        let _one_at_a_time = self.0.stopping.lock().await;
+        if self.0.stopped.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let status = self.status();
+        if status.leader == Some(self.node()) && status.has_quorum && status.voters.len() > 1 {
+            match self.transfer_leader(None).await {
+                Ok(to) => tracing::info!(%to, "leadership handed over"),
+                Err(error) => tracing::warn!(%error, "leadership not handed over"),
+            }
+        }
+        if let Err(error) = self.0.raft.shutdown().await {
+            tracing::error!(%error, "stop consensus");
+        }
+        let store = self.0.store.clone();
+        match tokio::task::spawn_blocking(move || store.close()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "close the store"),
+            Err(error) => tracing::error!(%error, "close the store"),
+        }
+    }
+}
+
+fn change_error(error: ClientWriteError<Types>) -> ChangeError {
+    match error {
+        ClientWriteError::ForwardToLeader(to) => ChangeError::NotLeader { leader: to.leader_id.map(NodeId) },
+        ClientWriteError::LogEntryDiscarded(_) => ChangeError::NoQuorum("the leader changed".to_owned()),
+        ClientWriteError::ChangeMembershipError(ChangeMembershipError::EmptyMembership(_)) => ChangeError::NoCandidate,
+        ClientWriteError::ChangeMembershipError(error) => ChangeError::NotNow(error.to_string()),
+        ClientWriteError::PreconditionFailed(error) => ChangeError::NotNow(error.to_string()),
+    }
+}

@@ -1,0 +1,28 @@
+//! Engine 1, the only owner of Raft: the replicated state of the cluster behind one [`Handle`].
+#![doc = include_str!("../DESIGN.md")]
+#![forbid(unsafe_code)]
+
+mod autopilot;
+mod config;
+mod envelope;
+mod error;
+mod forward;
+mod handle;
+mod logtime;
+pub mod mem;
+mod metrics;
+mod peers;
+mod raft;
+mod record;
+mod serve;
+mod service;
+mod status;
+mod wire;
+
+pub use config::Config;
+pub use error::{ChangeError, OpenError, ProposeError, ReadError, ServeError};
+pub use handle::{Committed, Handle, Identity};
+pub use metrics::Metrics;
+pub use peers::{Lane, PeerError, Peers};
+pub use service::{Parts, Service};
+pub use status::Status;

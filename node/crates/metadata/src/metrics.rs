@@ -1,0 +1,144 @@
+//! What this crate counts. Names start with `ollamax_raft_`; times are seconds.
+
+use std::time::Duration;
+
+use prometheus::core::Collector;
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+
+/// How a proposal ended, as the `outcome` label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Committed,
+    Refused,
+    NoQuorum,
+    Unknown,
+    Rejected,
+}
+
+impl Outcome {
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Committed => "committed",
+            Self::Refused => "refused",
+            Self::NoQuorum => "no_quorum",
+            Self::Unknown => "unknown",
+            Self::Rejected => "rejected",
+        }
+    }
+}
+
+/// The metrics of one node's consensus. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    pub(crate) term: IntGauge,
+    pub(crate) is_leader: IntGauge,
+    pub(crate) leader_changes: IntCounter,
+    proposals: IntCounterVec,
+    commit_seconds: Histogram,
+    apply_seconds: Histogram,
+    applied_entries: IntCounter,
+    pub(crate) applied_index: IntGauge,
+    pub(crate) committed_index: IntGauge,
+    pub(crate) last_log_index: IntGauge,
+    pub(crate) log_entries: IntGauge,
+    pub(crate) snapshots_built: IntCounter,
+    pub(crate) snapshots_installed: IntCounter,
+    pub(crate) snapshot_bytes_sent: IntCounter,
+    pub(crate) snapshot_bytes_received: IntCounter,
+}
+
+const LATENCY_BUCKETS: [f64; 12] = [0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.25, 0.5, 2.0];
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        Self {
+            term: gauge("term", "Current term"),
+            is_leader: gauge("is_leader", "1 while this node leads"),
+            leader_changes: counter("leader_changes_total", "Times that another leader was seen"),
+            proposals: IntCounterVec::new(
+                Opts::new("ollamax_raft_proposals_total", "Changes proposed through this node, by outcome"),
+                &["outcome"],
+            )
+            .expect("the name and label are valid"),
+            commit_seconds: histogram("commit_seconds", "From proposal to answer, on the leader"),
+            apply_seconds: histogram("apply_seconds", "Time to apply one batch"),
+            applied_entries: counter("applied_entries_total", "Entries applied"),
+            applied_index: gauge("applied_index", "Index applied"),
+            committed_index: gauge("committed_index", "Index known to be committed"),
+            last_log_index: gauge("last_log_index", "Index of the last entry in the log"),
+            log_entries: gauge("log_entries", "Entries that the log holds"),
+            snapshots_built: counter("snapshots_built_total", "Snapshots taken"),
+            snapshots_installed: counter("snapshots_installed_total", "Snapshots received and installed"),
+            snapshot_bytes_sent: counter("snapshot_bytes_sent_total", "Bytes of snapshots sent"),
+            snapshot_bytes_received: counter("snapshot_bytes_received_total", "Bytes of snapshots received"),
+        }
+    }
+
+    /// Adds all of them to a registry.
+    ///
+    /// # Errors
+    /// When the registry holds one of the names already.
+    pub fn register(&self, registry: &Registry) -> Result<(), prometheus::Error> {
+        let all: [Box<dyn Collector>; 15] = [
+            Box::new(self.term.clone()),
+            Box::new(self.is_leader.clone()),
+            Box::new(self.leader_changes.clone()),
+            Box::new(self.proposals.clone()),
+            Box::new(self.commit_seconds.clone()),
+            Box::new(self.apply_seconds.clone()),
+            Box::new(self.applied_entries.clone()),
+            Box::new(self.applied_index.clone()),
+            Box::new(self.committed_index.clone()),
+            Box::new(self.last_log_index.clone()),
+            Box::new(self.log_entries.clone()),
+            Box::new(self.snapshots_built.clone()),
+            Box::new(self.snapshots_installed.clone()),
+            Box::new(self.snapshot_bytes_sent.clone()),
+            Box::new(self.snapshot_bytes_received.clone()),
+        ];
+        all.into_iter().try_for_each(|collector| registry.register(collector))
+    }
+
+    pub(crate) fn proposed(&self, outcome: Outcome) {
+        self.proposals.with_label_values(&[outcome.label()]).inc();
+    }
+
+    pub(crate) fn committed(&self, took: Duration) {
+        self.commit_seconds.observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn applied(&self, entries: usize, took: Duration) {
+        self.applied_entries.inc_by(entries as u64);
+        self.apply_seconds.observe(took.as_secs_f64());
+    }
+}
+
+fn gauge(name: &str, help: &str) -> IntGauge {
+    IntGauge::new(format!("ollamax_raft_{name}"), help).expect("the name is valid")
+}
+
+fn counter(name: &str, help: &str) -> IntCounter {
+    IntCounter::new(format!("ollamax_raft_{name}"), help).expect("the name is valid")
+}
+
+fn histogram(name: &str, help: &str) -> Histogram {
+    let options = HistogramOpts::new(format!("ollamax_raft_{name}"), help).buckets(LATENCY_BUCKETS.to_vec());
+    Histogram::with_opts(options).expect("the name and buckets are valid")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_are_registered_once_under_their_own_names() {
+        let registry = Registry::new();
+        let metrics = Metrics::new();
+        metrics.proposed(Outcome::Committed);
+        metrics.register(&registry).expect("fresh registry");
+        let names: std::collections::BTreeSet<_> =
+            registry.gather().iter().map(|family| family.name().to_owned()).collect();
+        assert_eq!(names.len(), 15, "{names:?}");
+        assert!(metrics.register(&registry).is_err());
+    }
+}

@@ -1,0 +1,189 @@
+//! openraft's state machine over the store: `core` decides, the store writes, then callers hear.
+//!
+//! Entries are applied in bounded batches; data, applied index and membership are written together, and responders
+//! are answered only after that. An entry that this release does not understand, or a state that contradicts
+//! itself, is a fault: nothing of its batch is written and consensus stops on this node.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use futures::{Stream, StreamExt};
+use openraft::OptionalSend;
+use openraft::storage::{EntryResponder, RaftStateMachine};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use ollamax_core::catalog::{self, Answer};
+use ollamax_store as store;
+
+use crate::envelope;
+use crate::logtime::Stamper;
+use crate::metrics::Metrics;
+use crate::raft::log::on_disk;
+use crate::raft::snapshot::{Builder, Labelled, Meta, SnapshotData, label, meta_of};
+use crate::raft::{Answered, Entry, LogId, Payload, StoredMembership, Types, term_of};
+use crate::record::Applied;
+
+/// Most entries in one batch.
+const BATCH_ENTRIES_MAX: usize = 256;
+/// Most bytes of envelopes in one batch; one entry always fits.
+const BATCH_BYTES_MAX: usize = 1 << 20;
+
+/// Remembers that there is a snapshot; its data is exported afresh for whoever needs it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Slot(Arc<Mutex<Option<Meta>>>);
+
+impl Slot {
+    pub(crate) fn set(&self, meta: Meta) {
+        *self.0.lock().expect("no holder of this lock can panic") = Some(meta);
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.lock().expect("no holder of this lock can panic").is_some()
+    }
+}
+
+/// The state machine of this node.
+#[derive(Debug)]
+pub(crate) struct Machine {
+    state: store::State,
+    applied: Applied,
+    slot: Slot,
+    stamper: Arc<Stamper>,
+    changes: watch::Sender<u64>,
+    metrics: Metrics,
+}
+
+/// One batch on its way.
+#[derive(Default)]
+struct Chunk {
+    entries: Vec<EntryResponder<Types>>,
+    bytes: usize,
+}
+
+impl Chunk {
+    fn push(&mut self, item: EntryResponder<Types>) {
+        if let Payload::Normal(sealed) = &item.0.payload {
+            self.bytes += sealed.0.len();
+        }
+        self.entries.push(item);
+    }
+
+    const fn is_full(&self) -> bool {
+        self.entries.len() >= BATCH_ENTRIES_MAX || self.bytes >= BATCH_BYTES_MAX
+    }
+}
+
+impl Machine {
+    /// Takes up the state as it was flushed; openraft applies the rest of the log again.
+    pub(crate) fn open(
+        state: store::State,
+        stamper: Arc<Stamper>,
+        changes: watch::Sender<u64>,
+        metrics: Metrics,
+    ) -> io::Result<Self> {
+        let applied = state.applied().map(|meta| Applied::from_store(&meta)).transpose()?.unwrap_or_default();
+        stamper.observe(applied.log_time);
+        changes.send_replace(applied.last.map_or(0, |id| id.index));
+        Ok(Self { state, applied, slot: Slot::default(), stamper, changes, metrics })
+    }
+
+    fn apply_chunk(&mut self, chunk: Chunk) -> io::Result<()> {
+        if chunk.entries.is_empty() {
+            return Ok(());
+        }
+        let started = Instant::now();
+        let mut batch = self.state.begin();
+        let mut applied = self.applied.clone();
+        let mut answers = Vec::with_capacity(chunk.entries.len());
+        for (entry, responder) in chunk.entries {
+            let answer = apply_entry(&mut batch, &mut applied, entry)?;
+            answers.push((responder, answer));
+        }
+        let Some(meta) = applied.to_store() else { return Ok(()) };
+        let (index, count) = (meta.index, answers.len());
+        self.state.commit(batch, meta).map_err(io::Error::other)?;
+        self.applied = applied;
+        self.changes.send_replace(index);
+        self.metrics.applied(count, started.elapsed());
+        for (responder, answer) in answers {
+            if let Some(responder) = responder {
+                responder.send(Answered(answer));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Applies one entry to the batch; earlier entries of the batch are visible to it.
+fn apply_entry(batch: &mut store::Batch, applied: &mut Applied, entry: Entry) -> io::Result<Answer> {
+    let id: LogId = entry.log_id;
+    let answer = match entry.payload {
+        Payload::Blank => Answer::Done,
+        Payload::Membership(membership) => {
+            applied.membership = StoredMembership::new(Some(id), membership);
+            Answer::Done
+        }
+        Payload::Normal(sealed) => {
+            let halt = |error: &dyn std::error::Error| {
+                tracing::error!(index = id.index, term = term_of(&id), %error, "entry cannot be applied: node halts");
+                io::Error::other(format!("apply entry {}: {error}", id.index))
+            };
+            let decoded = envelope::decode(&sealed.0, catalog::CLUSTER_VERSION).map_err(|error| halt(&error))?;
+            let outcome = catalog::apply(batch, id.index, term_of(&id), &decoded).map_err(|fault| halt(&fault))?;
+            batch.stage(outcome.mutations).map_err(|fault| halt(&fault))?;
+            applied.log_time = decoded.log_time;
+            outcome.answer
+        }
+    };
+    applied.last = Some(id);
+    Ok(answer)
+}
+
+impl RaftStateMachine<Types> for Machine {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> Result<(Option<LogId>, StoredMembership), io::Error> {
+        Ok((self.applied.last, self.applied.membership.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> Result<(), io::Error>
+    where
+        Strm: Stream<Item = Result<EntryResponder<Types>, io::Error>> + Unpin + OptionalSend,
+    {
+        let mut chunk = Chunk::default();
+        while let Some(item) = entries.next().await {
+            chunk.push(item?);
+            if chunk.is_full() {
+                self.apply_chunk(std::mem::take(&mut chunk))?;
+                tokio::task::yield_now().await;
+            }
+        }
+        self.apply_chunk(chunk)
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Self::SnapshotBuilder {
+        Builder { state: self.state.clone(), slot: self.slot.clone(), metrics: self.metrics.clone() }
+    }
+
+    async fn install_snapshot(&mut self, meta: &Meta, snapshot: SnapshotData) -> Result<(), io::Error> {
+        let (state, expected) = (self.state.clone(), meta.clone());
+        self.applied = on_disk(move || snapshot.install(&state, &expected)).await?;
+        self.stamper.observe(self.applied.log_time);
+        self.slot.set(meta_of(&self.applied));
+        self.changes.send_replace(self.applied.last.map_or(0, |id| id.index));
+        self.metrics.snapshots_installed.inc();
+        tracing::info!(reaches = ?meta.last_log_id, "snapshot installed");
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> Result<Option<Labelled>, io::Error> {
+        if !self.slot.is_set() {
+            return Ok(None);
+        }
+        let state = self.state.clone();
+        let export = on_disk(move || state.export()).await?;
+        Ok(Some(label(export)?))
+    }
+}

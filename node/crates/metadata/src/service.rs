@@ -1,0 +1,186 @@
+//! Opens the store, starts consensus over it, and owns the loops beside it.
+//!
+//! Tasks in the given group: `autopilot` (logs a failed step and decides anew), `gauges` (cannot fail), `stop` (hands
+//! over, stops consensus, flushes). All end when `stop` fires; openraft's own tasks end within [`Handle::shutdown`].
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::{SnapshotPolicy, StepDownPolicy};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use ollamax_store as store;
+use ollamax_types::Clock;
+use ollamax_types::limits::PROPOSALS_IN_FLIGHT_BYTES_MAX;
+
+use crate::autopilot;
+use crate::config::Config;
+use crate::error::OpenError;
+use crate::handle::{Contact, Handle, Identity, Inner};
+use crate::logtime::Stamper;
+use crate::metrics::Metrics;
+use crate::peers::Peers;
+use crate::raft::Raft;
+use crate::raft::log::LogStore;
+use crate::raft::network::{Network, Wiring};
+use crate::raft::state::Machine;
+
+/// What consensus is made of.
+pub struct Parts {
+    /// Its numbers.
+    pub config: Config,
+    /// The store's numbers.
+    pub store: store::Config,
+    /// Who this node is.
+    pub identity: Identity,
+    /// The node's data directory; the store makes its own folder in it.
+    pub dir: PathBuf,
+    /// Wall time, towards which log time is drawn.
+    pub clock: Clock,
+    /// The way to other members.
+    pub peers: Arc<dyn Peers>,
+    /// The group in which its loops run.
+    pub tasks: TaskTracker,
+    /// Fires when the node stops.
+    pub stop: CancellationToken,
+}
+
+impl std::fmt::Debug for Parts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Parts").field("identity", &self.identity).field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+/// Consensus on one node.
+#[derive(Debug)]
+pub struct Service;
+
+impl Service {
+    /// Opens what is on disk and goes on from there. A directory without a log waits to be initialised, or to be
+    /// found by a leader that has this node among its members.
+    ///
+    /// # Errors
+    /// When the configuration is impossible, the store is damaged or another node's, or the log contradicts itself.
+    pub async fn open(parts: Parts) -> Result<Handle, OpenError> {
+        let problems = parts.config.validate();
+        if !problems.is_empty() {
+            return Err(OpenError::Config(problems));
+        }
+        let store = open_store(&parts).await?;
+        let (log, state) = (store.log(), store.state());
+        let metrics = Metrics::new();
+        let stamper = Arc::new(Stamper::new(parts.clock.clone()));
+        let (changes_in, changes) = watch::channel(0);
+        let raft_error = |error: &dyn std::fmt::Display| OpenError::Raft(error.to_string());
+
+        let machine = Machine::open(state.clone(), stamper.clone(), changes_in, metrics.clone());
+        let machine = machine.map_err(|error| raft_error(&error))?;
+        let bytes_max = usize::try_from(parts.config.append_bytes_max).unwrap_or(usize::MAX);
+        let log_store = LogStore::new(log.clone(), stamper.clone(), bytes_max);
+        log_store.observe_tail(state.applied().map(|meta| meta.index)).map_err(|error| raft_error(&error))?;
+        let network = Network(Arc::new(Wiring {
+            peers: parts.peers.clone(),
+            cluster: parts.identity.cluster,
+            node: parts.identity.node,
+            append_deadline: parts.config.lease(),
+            snapshot_idle: parts.config.snapshot_idle(),
+            metrics: metrics.clone(),
+        }));
+        let config = raft_config(&parts).map_err(|error| raft_error(&error))?;
+        let raft = Raft::new(parts.identity.node.0, Arc::new(config), network, log_store, machine).await;
+        let raft = raft.map_err(|error| raft_error(&error))?;
+
+        let handle = Handle(Arc::new(Inner {
+            identity: parts.identity,
+            config: parts.config,
+            raft,
+            store,
+            log,
+            state,
+            peers: parts.peers,
+            stamper,
+            queue: tokio::sync::Mutex::new(()),
+            room: Arc::new(Semaphore::new(PROPOSALS_IN_FLIGHT_BYTES_MAX)),
+            changes,
+            contact: Contact::new(),
+            metrics,
+            stopped: AtomicBool::new(false),
+            stopping: tokio::sync::Mutex::new(()),
+        }));
+        parts.tasks.spawn(autopilot::run(handle.clone(), parts.stop.clone()));
+        parts.tasks.spawn(keep_gauges(handle.clone(), parts.stop.clone()));
+        let (stopping, stop) = (handle.clone(), parts.stop);
+        parts.tasks.spawn(async move {
+            stop.cancelled().await;
+            stopping.shutdown().await;
+        });
+        Ok(handle)
+    }
+}
+
+async fn open_store(parts: &Parts) -> Result<store::Store, OpenError> {
+    let identity = store::StoreIdentity {
+        cluster: parts.identity.cluster,
+        node: parts.identity.node,
+        incarnation: parts.identity.incarnation,
+    };
+    let (dir, config) = (parts.dir.clone(), parts.store.clone());
+    let opened = tokio::task::spawn_blocking(move || store::Store::open(&dir, Some(identity), config)).await;
+    Ok(opened.map_err(|error| OpenError::Raft(error.to_string()))??)
+}
+
+fn raft_config(parts: &Parts) -> Result<openraft::Config, openraft::ConfigError> {
+    let ours = &parts.config;
+    openraft::Config {
+        cluster_name: parts.identity.cluster.to_string(),
+        heartbeat_interval: ours.heartbeat_ms,
+        election_timeout_min: ours.election_min_ms,
+        election_timeout_max: ours.election_max_ms,
+        install_snapshot_timeout: ours.snapshot_idle_ms,
+        max_payload_entries: ours.append_entries_max,
+        // Above the snapshot threshold, else a snapshot would not end the lag.
+        replication_lag_threshold: ours.snapshot_every.saturating_mul(2).max(ours.keep_log.saturating_mul(2)).max(64),
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(ours.snapshot_every),
+        max_in_snapshot_log_to_keep: ours.keep_log,
+        purge_batch_size: (ours.keep_log / 8).clamp(1, 512),
+        removed_leader_step_down: StepDownPolicy::After(ours.heartbeat_ms),
+        quorum_loss_probe_interval: Some(ours.election_max_ms.saturating_mul(5) / 2),
+        enable_pre_vote: Some(true),
+        enable_leader_restore: Some(false),
+        backoff: "50ms 100ms 200ms 400ms 800ms 1s".to_owned(),
+        ..openraft::Config::default()
+    }
+    .validate()
+}
+
+/// Copies what openraft shows into the gauges, each time it changes.
+async fn keep_gauges(handle: Handle, stop: CancellationToken) {
+    let mut watched = handle.0.raft.metrics();
+    let mut leader = None;
+    loop {
+        let now = watched.borrow_and_update().clone();
+        let metrics = handle.metrics();
+        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        metrics.term.set(gauge(now.current_term));
+        metrics.is_leader.set(i64::from(now.state.is_leader()));
+        metrics.applied_index.set(gauge(now.last_applied.map_or(0, |id| id.index)));
+        metrics.committed_index.set(gauge(now.local_committed.map_or(0, |id| id.index)));
+        metrics.last_log_index.set(gauge(now.last_log_index.unwrap_or(0)));
+        let held = handle.0.log.state();
+        let entries = held.first.zip(held.last).map_or(0, |(first, last)| last.saturating_sub(first) + 1);
+        metrics.log_entries.set(gauge(entries));
+        if now.current_leader.is_some() && now.current_leader != leader {
+            leader = now.current_leader;
+            metrics.leader_changes.inc();
+            tracing::info!(leader, term = now.current_term, "leader");
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = watched.changed() => if changed.is_err() { return },
+        }
+    }
+}

@@ -1,0 +1,396 @@
+//! Messages of consensus between members, version 1: our own encodings of what openraft exchanges, of proposals
+//! on their way to the leader, and of snapshots.
+//!
+//! Each request names the cluster and the receiver, and a receiver that is neither refuses it. A message of a newer
+//! version, or with a body that this release does not know, is refused and changes nothing.
+
+use bytes::Bytes;
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse,
+    VoteRequest, VoteResponse,
+};
+use prost::Message;
+
+use ollamax_core::catalog::command::TokenProblem;
+use ollamax_core::catalog::{Answer, Refusal};
+use ollamax_proto::disk;
+use ollamax_proto::disk::answer_refused::Refusal as WireRefusal;
+use ollamax_proto::disk::raft_append_reply::Result as WireAppendResult;
+use ollamax_proto::disk::raft_committed::Answer as WireAnswer;
+use ollamax_proto::disk::raft_reply::Body as WireReply;
+use ollamax_proto::disk::raft_request::Body as WireRequest;
+use ollamax_proto::disk::raft_transfer_reply::Result as WireTransferResult;
+use ollamax_types::{ClusterId, ErrorCode, NodeId, TokenId};
+
+use crate::envelope::{decode_role, encode_role};
+use crate::handle::Committed;
+use crate::raft::{Types, Vote};
+use crate::record::{
+    Applied, RecordError, decode_entry, encode_entry, log_id_from_disk, log_id_to_disk, stored_membership_from_disk,
+    stored_membership_to_disk, vote_from_disk, vote_to_disk,
+};
+
+/// The version of these messages.
+pub(crate) const VERSION: u32 = 1;
+
+/// A request, read.
+#[derive(Debug)]
+pub(crate) enum Request {
+    Append(AppendEntriesRequest<Types>),
+    Vote(VoteRequest<Types>),
+    PreVote(VoteRequest<Types>),
+    Transfer(TransferLeaderRequest<Types>),
+    /// An encoded envelope whose log time the leader sets.
+    Propose(Bytes),
+    ReadIndex {
+        wait_ms: u64,
+    },
+    Snapshot(SnapshotPart),
+}
+
+/// A piece of a snapshot stream.
+#[derive(Debug)]
+pub(crate) enum SnapshotPart {
+    /// First: on whose word, and how far the snapshot reaches.
+    Header { vote: Vote, applied: Applied },
+    /// Then: as the store exports it.
+    Data(Bytes),
+}
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Reply {
+    Append(AppendEntriesResponse<Types>),
+    Vote(VoteResponse<Types>),
+    Transfer(TransferLeaderResponse<Types>),
+    Committed(Committed),
+    ReadIndex(u64),
+    /// The receiver's vote after it installed the snapshot.
+    Snapshot(Vote),
+    NotLeader {
+        hint: Option<NodeId>,
+    },
+    Failure {
+        code: ErrorCode,
+        message: String,
+        effects_possible: bool,
+    },
+}
+
+/// A request with its address.
+#[derive(Debug)]
+pub(crate) struct Addressed {
+    pub(crate) cluster: ClusterId,
+    pub(crate) to: NodeId,
+    pub(crate) request: Request,
+}
+
+// === requests ===
+
+pub(crate) fn encode_request(cluster: ClusterId, to: NodeId, request: Request) -> Bytes {
+    let body = match request {
+        Request::Append(append) => WireRequest::Append(encode_append(&append)),
+        Request::Vote(vote) => WireRequest::Vote(encode_vote_request(&vote)),
+        Request::PreVote(vote) => WireRequest::PreVote(encode_vote_request(&vote)),
+        Request::Transfer(transfer) => WireRequest::Transfer(disk::RaftTransfer {
+            from: Some(vote_to_disk(transfer.from_leader())),
+            to: *transfer.to_node_id(),
+            last_log_id: transfer.last_log_id().map(log_id_to_disk),
+        }),
+        Request::Propose(envelope) => WireRequest::Propose(envelope),
+        Request::ReadIndex { wait_ms } => WireRequest::ReadIndex(disk::RaftReadIndex { wait_ms }),
+        Request::Snapshot(part) => WireRequest::Snapshot(encode_snapshot_part(part)),
+    };
+    disk::RaftRequest { version: VERSION, cluster: cluster.0.to_vec(), to: to.0, body: Some(body) }
+        .encode_to_vec()
+        .into()
+}
+
+pub(crate) fn decode_request(bytes: Bytes) -> Result<Addressed, RecordError> {
+    let wire = disk::RaftRequest::decode(bytes).map_err(|error| RecordError::new("request", error))?;
+    check_version("request", wire.version)?;
+    let cluster = wire.cluster.as_slice().try_into().map_err(|_| RecordError::new("request", "bad cluster id"))?;
+    let request =
+        match wire.body.ok_or_else(|| RecordError::new("request", "a body that this release does not know"))? {
+            WireRequest::Append(append) => Request::Append(decode_append(append)?),
+            WireRequest::Vote(vote) => Request::Vote(decode_vote_request(vote)?),
+            WireRequest::PreVote(vote) => Request::PreVote(decode_vote_request(vote)?),
+            WireRequest::Transfer(transfer) => Request::Transfer(TransferLeaderRequest::new(
+                need_vote(transfer.from)?,
+                transfer.to,
+                transfer.last_log_id.map(log_id_from_disk),
+            )),
+            WireRequest::Propose(envelope) => Request::Propose(envelope),
+            WireRequest::ReadIndex(read) => Request::ReadIndex { wait_ms: read.wait_ms },
+            WireRequest::Snapshot(chunk) => Request::Snapshot(decode_snapshot_part(chunk)?),
+        };
+    Ok(Addressed { cluster: ClusterId(cluster), to: NodeId(wire.to), request })
+}
+
+fn check_version(what: &'static str, version: u32) -> Result<(), RecordError> {
+    if version == VERSION {
+        return Ok(());
+    }
+    Err(RecordError::new(what, format!("version {version}; this release speaks {VERSION}")))
+}
+
+fn need_vote(vote: Option<disk::RaftVote>) -> Result<Vote, RecordError> {
+    vote.map(vote_from_disk).ok_or_else(|| RecordError::new("message", "no vote"))
+}
+
+fn encode_append(append: &AppendEntriesRequest<Types>) -> disk::RaftAppend {
+    disk::RaftAppend {
+        vote: Some(vote_to_disk(&append.vote)),
+        prev: append.prev_log_id.as_ref().map(log_id_to_disk),
+        leader_commit: append.leader_commit.as_ref().map(log_id_to_disk),
+        first_index: append.entries.first().map_or(0, |entry| entry.log_id.index),
+        records: append.entries.iter().map(|entry| encode_entry(entry).into()).collect(),
+    }
+}
+
+fn decode_append(wire: disk::RaftAppend) -> Result<AppendEntriesRequest<Types>, RecordError> {
+    let prev_log_id = wire.prev.map(log_id_from_disk);
+    let expected_first = prev_log_id.as_ref().map_or(0, |prev| prev.index.saturating_add(1));
+    if !wire.records.is_empty() && wire.first_index != expected_first {
+        let reason = format!("entries from {} follow entry {prev_log_id:?}", wire.first_index);
+        return Err(RecordError::new("append", reason));
+    }
+    let records = (wire.first_index..).zip(wire.records);
+    Ok(AppendEntriesRequest {
+        vote: need_vote(wire.vote)?,
+        prev_log_id,
+        leader_commit: wire.leader_commit.map(log_id_from_disk),
+        entries: records.map(|(index, record)| decode_entry(index, record)).collect::<Result<_, _>>()?,
+    })
+}
+
+fn encode_vote_request(vote: &VoteRequest<Types>) -> disk::RaftVoteRequest {
+    disk::RaftVoteRequest {
+        vote: Some(vote_to_disk(&vote.vote)),
+        last_log_id: vote.last_log_id.as_ref().map(log_id_to_disk),
+        leadership_transfer: vote.leadership_transfer,
+    }
+}
+
+fn decode_vote_request(wire: disk::RaftVoteRequest) -> Result<VoteRequest<Types>, RecordError> {
+    let mut request = VoteRequest::<Types>::new(need_vote(wire.vote)?, wire.last_log_id.map(log_id_from_disk));
+    request.leadership_transfer = wire.leadership_transfer;
+    Ok(request)
+}
+
+fn encode_snapshot_part(part: SnapshotPart) -> disk::RaftSnapshotChunk {
+    use disk::raft_snapshot_chunk::Part;
+    let part = match part {
+        SnapshotPart::Header { vote, applied } => Part::Header(disk::RaftSnapshotHeader {
+            vote: Some(vote_to_disk(&vote)),
+            applied: Some(disk::AppliedMark {
+                last_applied: applied.last.as_ref().map(log_id_to_disk),
+                log_time_ms: applied.log_time.0,
+            }),
+            membership: Some(stored_membership_to_disk(&applied.membership)),
+        }),
+        SnapshotPart::Data(data) => Part::Data(data),
+    };
+    disk::RaftSnapshotChunk { part: Some(part) }
+}
+
+fn decode_snapshot_part(wire: disk::RaftSnapshotChunk) -> Result<SnapshotPart, RecordError> {
+    use disk::raft_snapshot_chunk::Part;
+    match wire.part {
+        Some(Part::Header(header)) => {
+            let mark = header.applied.unwrap_or_default();
+            Ok(SnapshotPart::Header {
+                vote: need_vote(header.vote)?,
+                applied: Applied {
+                    last: mark.last_applied.map(log_id_from_disk),
+                    membership: stored_membership_from_disk(header.membership.unwrap_or_default())?,
+                    log_time: ollamax_types::Timestamp(mark.log_time_ms),
+                },
+            })
+        }
+        Some(Part::Data(data)) => Ok(SnapshotPart::Data(data)),
+        None => Err(RecordError::new("snapshot chunk", "neither header nor data")),
+    }
+}
+
+// === replies ===
+
+pub(crate) fn encode_reply(reply: Reply) -> Bytes {
+    let body = match reply {
+        Reply::Append(append) => WireReply::Append(encode_append_reply(append)),
+        Reply::Vote(vote) => WireReply::Vote(disk::RaftVoteReply {
+            vote: Some(vote_to_disk(&vote.vote)),
+            granted: vote.vote_granted,
+            last_log_id: vote.last_log_id.as_ref().map(log_id_to_disk),
+        }),
+        Reply::Transfer(transfer) => WireReply::Transfer(encode_transfer_reply(transfer)),
+        Reply::Committed(committed) => WireReply::Committed(encode_committed(committed)),
+        Reply::ReadIndex(index) => WireReply::ReadIndex(index),
+        Reply::Snapshot(vote) => WireReply::Snapshot(vote_to_disk(&vote)),
+        Reply::NotLeader { hint } => WireReply::NotLeader(disk::RaftNotLeader { hint: hint.map_or(0, |node| node.0) }),
+        Reply::Failure { code, message, effects_possible } => {
+            WireReply::Failure(disk::RaftFailure { code: code.as_str().to_owned(), message, effects_possible })
+        }
+    };
+    disk::RaftReply { version: VERSION, body: Some(body) }.encode_to_vec().into()
+}
+
+pub(crate) fn decode_reply(bytes: Bytes) -> Result<Reply, RecordError> {
+    let wire = disk::RaftReply::decode(bytes).map_err(|error| RecordError::new("reply", error))?;
+    check_version("reply", wire.version)?;
+    Ok(match wire.body.ok_or_else(|| RecordError::new("reply", "a body that this release does not know"))? {
+        WireReply::Append(append) => Reply::Append(decode_append_reply(append)?),
+        WireReply::Vote(vote) => {
+            Reply::Vote(VoteResponse::new(need_vote(vote.vote)?, vote.last_log_id.map(log_id_from_disk), vote.granted))
+        }
+        WireReply::Transfer(transfer) => Reply::Transfer(decode_transfer_reply(transfer)?),
+        WireReply::Committed(committed) => Reply::Committed(decode_committed(committed)?),
+        WireReply::ReadIndex(index) => Reply::ReadIndex(index),
+        WireReply::Snapshot(vote) => Reply::Snapshot(vote_from_disk(vote)),
+        WireReply::NotLeader(not_leader) => {
+            Reply::NotLeader { hint: Some(NodeId(not_leader.hint)).filter(|node| node.0 != 0) }
+        }
+        WireReply::Failure(failure) => Reply::Failure {
+            code: ErrorCode::from_text(&failure.code).unwrap_or(ErrorCode::StorageFailed),
+            message: failure.message,
+            effects_possible: failure.effects_possible,
+        },
+    })
+}
+
+fn encode_append_reply(reply: AppendEntriesResponse<Types>) -> disk::RaftAppendReply {
+    let result = match reply {
+        AppendEntriesResponse::Success => WireAppendResult::Success(disk::LogBlank {}),
+        AppendEntriesResponse::PartialSuccess(last) => {
+            WireAppendResult::Partial(disk::RaftMatched { last: last.as_ref().map(log_id_to_disk) })
+        }
+        AppendEntriesResponse::Conflict => WireAppendResult::Conflict(disk::LogBlank {}),
+        AppendEntriesResponse::HigherVote(vote) => WireAppendResult::HigherVote(vote_to_disk(&vote)),
+    };
+    disk::RaftAppendReply { result: Some(result) }
+}
+
+fn decode_append_reply(wire: disk::RaftAppendReply) -> Result<AppendEntriesResponse<Types>, RecordError> {
+    match wire.result {
+        Some(WireAppendResult::Success(disk::LogBlank {})) => Ok(AppendEntriesResponse::Success),
+        Some(WireAppendResult::Partial(matched)) => {
+            Ok(AppendEntriesResponse::PartialSuccess(matched.last.map(log_id_from_disk)))
+        }
+        Some(WireAppendResult::Conflict(disk::LogBlank {})) => Ok(AppendEntriesResponse::Conflict),
+        Some(WireAppendResult::HigherVote(vote)) => Ok(AppendEntriesResponse::HigherVote(vote_from_disk(vote))),
+        None => Err(RecordError::new("append reply", "no result")),
+    }
+}
+
+/// The sender knows what it expected; only what the receiver has travels back.
+fn encode_transfer_reply(reply: TransferLeaderResponse<Types>) -> disk::RaftTransferReply {
+    let result = match reply {
+        Ok(()) => WireTransferResult::Accepted(disk::LogBlank {}),
+        Err(TransferLeaderError::VoteChanged { actual, .. }) => WireTransferResult::VoteChanged(vote_to_disk(&actual)),
+        Err(TransferLeaderError::LogNotFlushed { actual, .. }) => {
+            WireTransferResult::LogBehind(disk::RaftMatched { last: actual.as_ref().map(log_id_to_disk) })
+        }
+    };
+    disk::RaftTransferReply { result: Some(result) }
+}
+
+fn decode_transfer_reply(wire: disk::RaftTransferReply) -> Result<TransferLeaderResponse<Types>, RecordError> {
+    match wire.result {
+        Some(WireTransferResult::Accepted(disk::LogBlank {})) => Ok(Ok(())),
+        Some(WireTransferResult::VoteChanged(vote)) => {
+            let actual = vote_from_disk(vote);
+            Ok(Err(TransferLeaderError::VoteChanged { expected: actual, actual }))
+        }
+        Some(WireTransferResult::LogBehind(matched)) => {
+            let actual = matched.last.map(log_id_from_disk);
+            Ok(Err(TransferLeaderError::LogNotFlushed { expected: None, actual }))
+        }
+        None => Err(RecordError::new("transfer reply", "no result")),
+    }
+}
+
+fn encode_committed(committed: Committed) -> disk::RaftCommitted {
+    let answer = match committed.answer {
+        Answer::Done => WireAnswer::Done(disk::LogBlank {}),
+        Answer::Member { node, name, already } => {
+            WireAnswer::Member(disk::AnswerMember { node: node.0, name, already })
+        }
+        Answer::More => WireAnswer::More(disk::LogBlank {}),
+        Answer::Refused(refusal) => WireAnswer::Refused(encode_refusal(refusal)),
+    };
+    disk::RaftCommitted { revision: committed.revision, term: committed.term, answer: Some(answer) }
+}
+
+fn decode_committed(wire: disk::RaftCommitted) -> Result<Committed, RecordError> {
+    let answer = match wire.answer {
+        Some(WireAnswer::Done(disk::LogBlank {})) => Answer::Done,
+        Some(WireAnswer::Member(member)) => {
+            Answer::Member { node: NodeId(member.node), name: member.name, already: member.already }
+        }
+        Some(WireAnswer::More(disk::LogBlank {})) => Answer::More,
+        Some(WireAnswer::Refused(refused)) => Answer::Refused(decode_refusal(refused)?),
+        None => return Err(RecordError::new("answer", "an answer that this release does not know")),
+    };
+    Ok(Committed { revision: wire.revision, term: wire.term, answer })
+}
+
+fn encode_refusal(refusal: Refusal) -> disk::AnswerRefused {
+    let refusal = match refusal {
+        Refusal::AlreadyInitialised => WireRefusal::AlreadyInitialised(disk::LogBlank {}),
+        Refusal::NotInitialised => WireRefusal::NotInitialised(disk::LogBlank {}),
+        Refusal::TokenInvalid(problem) => WireRefusal::TokenInvalid(match problem {
+            TokenProblem::Unknown => 1,
+            TokenProblem::UsedUp => 2,
+            TokenProblem::Revoked => 3,
+            TokenProblem::Expired => 4,
+        }),
+        Refusal::TokenNotFound(id) => WireRefusal::TokenNotFound(id.0),
+        Refusal::RoleNotGranted { granted, asked } => {
+            WireRefusal::RoleNotGranted(disk::RefusedRole { granted: encode_role(granted), asked: encode_role(asked) })
+        }
+        Refusal::IncarnationConflict { node } => WireRefusal::IncarnationConflict(node.0),
+        Refusal::NodeNotFound(node) => WireRefusal::NodeNotFound(node.0),
+        Refusal::LastMember(node) => WireRefusal::LastMember(node.0),
+        Refusal::ModelsRemain(node) => WireRefusal::ModelsRemain(node.0),
+        Refusal::SettingNotFound(key) => WireRefusal::SettingNotFound(key),
+        Refusal::Invalid(text) => WireRefusal::Invalid(text),
+        Refusal::Fenced { expected, actual } => WireRefusal::Fenced(disk::RefusedTerm { expected, actual }),
+        Refusal::VersionTooLow { needed, actual } => {
+            WireRefusal::VersionTooLow(disk::RefusedVersion { needed, actual })
+        }
+    };
+    disk::AnswerRefused { refusal: Some(refusal) }
+}
+
+fn decode_refusal(wire: disk::AnswerRefused) -> Result<Refusal, RecordError> {
+    let unknown = || RecordError::new("refusal", "a refusal that this release does not know");
+    let role = |stored| decode_role(stored).map_err(|error| RecordError::new("refusal", error));
+    Ok(match wire.refusal.ok_or_else(unknown)? {
+        WireRefusal::AlreadyInitialised(disk::LogBlank {}) => Refusal::AlreadyInitialised,
+        WireRefusal::NotInitialised(disk::LogBlank {}) => Refusal::NotInitialised,
+        WireRefusal::TokenInvalid(problem) => Refusal::TokenInvalid(match problem {
+            1 => TokenProblem::Unknown,
+            2 => TokenProblem::UsedUp,
+            3 => TokenProblem::Revoked,
+            4 => TokenProblem::Expired,
+            _ => return Err(unknown()),
+        }),
+        WireRefusal::TokenNotFound(id) => Refusal::TokenNotFound(TokenId(id)),
+        WireRefusal::RoleNotGranted(roles) => {
+            Refusal::RoleNotGranted { granted: role(roles.granted)?, asked: role(roles.asked)? }
+        }
+        WireRefusal::IncarnationConflict(node) => Refusal::IncarnationConflict { node: NodeId(node) },
+        WireRefusal::NodeNotFound(node) => Refusal::NodeNotFound(NodeId(node)),
+        WireRefusal::LastMember(node) => Refusal::LastMember(NodeId(node)),
+        WireRefusal::ModelsRemain(node) => Refusal::ModelsRemain(NodeId(node)),
+        WireRefusal::SettingNotFound(key) => Refusal::SettingNotFound(key),
+        WireRefusal::Invalid(text) => Refusal::Invalid(text),
+        WireRefusal::Fenced(term) => Refusal::Fenced { expected: term.expected, actual: term.actual },
+        WireRefusal::VersionTooLow(version) => {
+            Refusal::VersionTooLow { needed: version.needed, actual: version.actual }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,152 @@
+//! Round trips of every message, and what a receiver must refuse.
+
+use proptest::prelude::*;
+
+use ollamax_types::Role;
+
+use super::*;
+use crate::raft::{Entry, Membership, Payload, Sealed, StoredMembership, log_id};
+
+const CLUSTER: ClusterId = ClusterId([3; 16]);
+
+fn again(request: Request) -> Request {
+    let bytes = encode_request(CLUSTER, NodeId(2), request);
+    let addressed = decode_request(bytes).expect("own bytes");
+    assert_eq!((addressed.cluster, addressed.to), (CLUSTER, NodeId(2)));
+    addressed.request
+}
+
+fn append() -> AppendEntriesRequest<Types> {
+    AppendEntriesRequest {
+        vote: Vote::new_committed(4, 1),
+        prev_log_id: Some(log_id(3, 9)),
+        entries: vec![
+            Entry { log_id: log_id(4, 10), payload: Payload::Blank },
+            Entry { log_id: log_id(4, 11), payload: Payload::Normal(Sealed(Bytes::from_static(b"xyz"))) },
+            Entry {
+                log_id: log_id(4, 12),
+                payload: Payload::Membership(Membership::new_with_defaults(vec![[1, 2].into()], [3])),
+            },
+        ],
+        leader_commit: Some(log_id(3, 8)),
+    }
+}
+
+#[test]
+fn appends_read_back_with_their_indexes() {
+    let Request::Append(read) = again(Request::Append(append())) else { unreachable!("an append went in") };
+    assert_eq!(format!("{read:?}"), format!("{:?}", append()));
+
+    let first = AppendEntriesRequest { prev_log_id: None, entries: vec![], leader_commit: None, ..append() };
+    let Request::Append(read) = again(Request::Append(first.clone())) else { unreachable!("an append went in") };
+    assert_eq!(format!("{read:?}"), format!("{first:?}"));
+}
+
+#[test]
+fn an_append_whose_entries_do_not_follow_its_predecessor_is_refused() {
+    let mut torn = append();
+    torn.prev_log_id = Some(log_id(3, 7));
+    assert!(decode_request(encode_request(CLUSTER, NodeId(2), Request::Append(torn))).is_err());
+}
+
+#[test]
+fn votes_keep_the_flag_of_a_leadership_transfer() {
+    let mut vote = VoteRequest::<Types>::new(Vote::new(5, 3), Some(log_id(4, 12)));
+    vote.leadership_transfer = true;
+    let Request::Vote(read) = again(Request::Vote(vote.clone())) else { unreachable!("a vote went in") };
+    assert_eq!(read, vote);
+    let Request::PreVote(read) = again(Request::PreVote(vote.clone())) else { unreachable!("a pre-vote went in") };
+    assert_eq!(read, vote);
+    let transfer = TransferLeaderRequest::<Types>::new(Vote::new_committed(5, 3), 2, None);
+    let Request::Transfer(read) = again(Request::Transfer(transfer.clone())) else {
+        unreachable!("a transfer went in")
+    };
+    assert_eq!(read, transfer);
+}
+
+#[test]
+fn snapshot_headers_say_on_whose_word_and_how_far() {
+    let applied = Applied {
+        last: Some(log_id(2, 9)),
+        membership: StoredMembership::new(Some(log_id(1, 0)), Membership::new_with_defaults(vec![[1].into()], [2])),
+        log_time: ollamax_types::Timestamp(5),
+    };
+    let header = SnapshotPart::Header { vote: Vote::new_committed(2, 1), applied: applied.clone() };
+    let Request::Snapshot(SnapshotPart::Header { vote, applied: read }) = again(Request::Snapshot(header)) else {
+        unreachable!("a header went in")
+    };
+    assert_eq!((vote, read), (Vote::new_committed(2, 1), applied));
+}
+
+#[test]
+fn every_reply_reads_back_as_itself() {
+    let vote = Vote::new(7, 2);
+    let committed = |answer| Reply::Committed(Committed { revision: 9, term: 2, answer });
+    let failure =
+        |effects_possible| Reply::Failure { code: ErrorCode::NoQuorum, message: "m".into(), effects_possible };
+    let replies = [
+        Reply::Append(AppendEntriesResponse::Success),
+        Reply::Append(AppendEntriesResponse::PartialSuccess(None)),
+        Reply::Append(AppendEntriesResponse::PartialSuccess(Some(log_id(1, 2)))),
+        Reply::Append(AppendEntriesResponse::Conflict),
+        Reply::Append(AppendEntriesResponse::HigherVote(vote)),
+        Reply::Vote(VoteResponse::new(vote, Some(log_id(1, 2)), true)),
+        Reply::Vote(VoteResponse::new(vote, None, false)),
+        Reply::Transfer(Ok(())),
+        Reply::Transfer(Err(TransferLeaderError::LogNotFlushed { expected: None, actual: Some(log_id(1, 2)) })),
+        committed(Answer::Done),
+        committed(Answer::More),
+        committed(Answer::Member { node: NodeId(4), name: "n4".into(), already: true }),
+        Reply::ReadIndex(77),
+        Reply::Snapshot(vote),
+        Reply::NotLeader { hint: None },
+        Reply::NotLeader { hint: Some(NodeId(3)) },
+        failure(true),
+        failure(false),
+    ];
+    for reply in replies {
+        assert_eq!(decode_reply(encode_reply(reply.clone())), Ok(reply));
+    }
+}
+
+#[test]
+fn every_refusal_reads_back_as_itself() {
+    let problems = [TokenProblem::Unknown, TokenProblem::UsedUp, TokenProblem::Revoked, TokenProblem::Expired];
+    let mut refusals: Vec<Refusal> = problems.into_iter().map(Refusal::TokenInvalid).collect();
+    refusals.extend([
+        Refusal::AlreadyInitialised,
+        Refusal::NotInitialised,
+        Refusal::TokenNotFound(TokenId("t".into())),
+        Refusal::RoleNotGranted { granted: Role::Voter, asked: Role::Gateway },
+        Refusal::IncarnationConflict { node: NodeId(2) },
+        Refusal::NodeNotFound(NodeId(0)),
+        Refusal::LastMember(NodeId(1)),
+        Refusal::ModelsRemain(NodeId(1)),
+        Refusal::SettingNotFound("k".into()),
+        Refusal::Invalid("too long".into()),
+        Refusal::Fenced { expected: 1, actual: 2 },
+        Refusal::VersionTooLow { needed: 2, actual: 1 },
+    ]);
+    for refusal in refusals {
+        let reply = Reply::Committed(Committed { revision: 1, term: 1, answer: Answer::Refused(refusal) });
+        assert_eq!(decode_reply(encode_reply(reply.clone())), Ok(reply));
+    }
+}
+
+#[test]
+fn messages_of_a_newer_version_or_of_unknown_kind_are_refused() {
+    let newer = disk::RaftRequest { version: 2, cluster: CLUSTER.0.to_vec(), to: 1, body: None };
+    let unknown = disk::RaftRequest { version: 1, ..newer.clone() };
+    for message in [newer, unknown] {
+        assert!(decode_request(message.encode_to_vec().into()).is_err());
+    }
+    assert!(decode_reply(disk::RaftReply { version: 1, body: None }.encode_to_vec().into()).is_err());
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_a_receiver_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        drop(decode_request(bytes.clone().into()));
+        drop(decode_reply(bytes.into()));
+    }
+}

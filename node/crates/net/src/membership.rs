@@ -1,0 +1,70 @@
+//! Which services a request reaches: decided for each request by whether its key is a member at that moment.
+//!
+//! A member reaches the members' routes; any other key reaches the strangers' routes, with few requests at once. So a
+//! connection that a node opened before it became a member serves it as one afterwards, and a member that departs
+//! loses its rights with the next request, before its connections are closed.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use tokio::sync::Semaphore;
+use tonic::Status;
+use tonic::body::Body;
+use tonic::service::Routes;
+use tower::Service;
+
+use crate::metrics::Metrics;
+use crate::peer::Caller;
+use crate::roster::{Link, Roster};
+
+/// Chooses between two sets of routes.
+#[derive(Debug, Clone)]
+pub(crate) struct ByMembership {
+    pub(crate) members: Routes,
+    pub(crate) strangers: Routes,
+    pub(crate) roster: Arc<Roster>,
+    /// Requests of strangers that may run at once.
+    pub(crate) stranger_places: Arc<Semaphore>,
+    pub(crate) metrics: Metrics,
+}
+
+type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+impl Service<Request<Body>> for ByMembership {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answer;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Answer {
+        let Some(link) = request.extensions().get::<Link>().cloned() else {
+            return refusal(Status::internal("the connection carries no proved key"));
+        };
+        let node = self.roster.node_of(&link);
+        request.extensions_mut().insert(Caller { peer_id: link.peer_id, node });
+        if node.is_some() {
+            let answer = self.members.call(request);
+            return Box::pin(answer);
+        }
+        let Ok(place) = Arc::clone(&self.stranger_places).try_acquire_owned() else {
+            self.metrics.refused("strangers");
+            return refusal(Status::resource_exhausted("too many nodes are joining at once; try again in a moment"));
+        };
+        let answer = self.strangers.call(request);
+        Box::pin(async move {
+            let answer = answer.await;
+            drop(place);
+            answer
+        })
+    }
+}
+
+fn refusal(status: Status) -> Answer {
+    Box::pin(async move { Ok(status.into_http()) })
+}

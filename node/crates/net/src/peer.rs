@@ -1,0 +1,136 @@
+//! The words of this crate: peers, callers, kinds of connections.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use ollamax_security::tls::Alpn;
+use ollamax_types::{ClusterId, NodeId, PeerId};
+
+/// What a connection is for. Each kind has its own connection to each node, so that none waits behind another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Class {
+    /// Log entries and votes.
+    Raft,
+    /// The leader's sign of life, never behind log entries.
+    Heartbeat,
+    /// Changes and reads on their way to the leader; also joining.
+    Forward,
+    /// Frames between nodes.
+    Liveness,
+    /// Requests for runtimes, model uploads.
+    Inference,
+    /// Raft snapshots.
+    Snapshot,
+    /// Raw bytes for the transfer engine.
+    Bulk,
+}
+
+impl Class {
+    /// Every kind.
+    pub const ALL: [Self; 7] =
+        [Self::Raft, Self::Heartbeat, Self::Forward, Self::Liveness, Self::Inference, Self::Snapshot, Self::Bulk];
+
+    /// The word in logs and metric labels.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Raft => "raft",
+            Self::Heartbeat => "heartbeat",
+            Self::Forward => "forward",
+            Self::Liveness => "liveness",
+            Self::Inference => "inference",
+            Self::Snapshot => "snapshot",
+            Self::Bulk => "bulk",
+        }
+    }
+
+    /// The protocol that is spoken on it.
+    pub(crate) const fn alpn(self) -> Alpn {
+        match self {
+            Self::Bulk => Alpn::Bulk,
+            _ => Alpn::Grpc,
+        }
+    }
+
+    /// The number in a greeting; never reused.
+    pub(crate) const fn number(self) -> u8 {
+        match self {
+            Self::Raft => 1,
+            Self::Heartbeat => 2,
+            Self::Forward => 3,
+            Self::Liveness => 4,
+            Self::Inference => 5,
+            Self::Snapshot => 6,
+            Self::Bulk => 7,
+        }
+    }
+
+    pub(crate) fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|class| class.number() == number)
+    }
+}
+
+impl fmt::Display for Class {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A member, as the applied catalog has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerEntry {
+    /// Its number.
+    pub node: NodeId,
+    /// Its key.
+    pub peer_id: PeerId,
+    /// Its `peer` listener, `host:port`, in the order of its wish.
+    pub addresses: Vec<String>,
+}
+
+/// Who sent a request: found in the request's extensions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// The key that TLS proved.
+    pub peer_id: PeerId,
+    /// Its member number; `None` for a key that is no member now.
+    pub node: Option<NodeId>,
+}
+
+/// A node that discovery has heard of. Only a hint: nothing in it is proved except the key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Discovered {
+    /// Its key.
+    pub peer_id: PeerId,
+    /// The cluster that it says it belongs to.
+    pub cluster: Option<ClusterId>,
+    /// Its `peer` listener, `host:port`, as it says.
+    pub addresses: Vec<String>,
+}
+
+/// This node's own ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Local {
+    /// Its key.
+    pub peer_id: PeerId,
+    /// Where the `peer` listener is bound.
+    pub peer: SocketAddr,
+    /// Its port.
+    pub peer_port: u16,
+    /// Where the `p2p` listener is bound, as multiaddresses.
+    pub p2p_addresses: Vec<String>,
+    /// What others shall dial to reach the `peer` listener, `host:port`.
+    pub advertise: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_class_is_found_by_its_number() {
+        for class in Class::ALL {
+            assert_eq!(Class::from_number(class.number()), Some(class));
+        }
+        assert_eq!(Class::from_number(0), None);
+    }
+}

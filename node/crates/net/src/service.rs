@@ -1,0 +1,205 @@
+//! The door as a whole: opens both listeners, serves, and closes in order.
+//!
+//! `bind` opens the sockets, so that a taken port is known before anything else starts. `serve` runs until the node
+//! stops: then no connection is taken any more, open ones may finish their streams for a bounded time, and what is left
+//! is closed. When `serve` returns nothing of this door runs.
+
+use std::pin::pin;
+use std::sync::Arc;
+
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::timeout;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
+use tonic::transport::Server;
+
+use ollamax_security::NodeKey;
+use ollamax_security::tls::{self, Alpn};
+
+use crate::advertise;
+use crate::channels::{Channels, Tracked};
+use crate::config::{Config, PeerConfig};
+use crate::connections::Connections;
+use crate::dial::Dialer;
+use crate::discovery::{self, Discovery};
+use crate::error::BindError;
+use crate::handle::{Inner, NetHandle};
+use crate::listener::{self, Door, Listener, Outlets};
+use crate::membership::ByMembership;
+use crate::metrics::Metrics;
+use crate::peer::Local;
+use crate::roster::Roster;
+use crate::stream::PeerStream;
+
+/// Authenticated connections that wait for the gRPC server to take them.
+const HANDED_ON_MAX: usize = 64;
+/// Streams that a peer may open and cancel before the server has looked at them. A node whose many clients leave at
+/// once cancels as many streams; members are trusted not to do so for harm.
+const PENDING_RESETS_MAX: usize = 4_096;
+/// Largest header list of a request between nodes, bytes.
+const HEADERS_BYTES_MAX: u32 = 64 << 10;
+
+/// Where authenticated bulk streams of members go.
+pub type BulkSender = mpsc::Sender<PeerStream>;
+
+/// The loops behind a [`NetHandle`].
+#[derive(Debug)]
+pub struct NetService {
+    config: PeerConfig,
+    key: NodeKey,
+    socket: tokio::net::TcpListener,
+    discovery: Discovery,
+    roster: Arc<Roster>,
+    connections: Arc<Connections>,
+    metrics: Metrics,
+    bulk: Option<BulkSender>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    /// Closes every stream for good.
+    closed: CancellationToken,
+    _close_when_dropped: DropGuard,
+}
+
+// === impl NetService ===
+
+impl NetService {
+    /// Opens the `peer` and the `p2p` listener. Nothing is served before [`NetService::serve`].
+    ///
+    /// # Errors
+    /// When a port is taken, an address to advertise is malformed, or the TLS certificate cannot be made.
+    pub async fn bind(
+        config: Config,
+        key: NodeKey,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+    ) -> Result<(Self, NetHandle), BindError> {
+        tls::install_crypto_provider();
+        let address = config.peer.listen;
+        let at_peer = |source| BindError::Peer { address, source };
+        let socket = listener::bind(address).map_err(at_peer)?;
+        let bound = socket.local_addr().map_err(at_peer)?;
+        let advertise = advertise::addresses(&config.peer.advertise, bound)?;
+        let (announce, announced) = watch::channel(discovery::Announcement::new(&advertise));
+        let (found, discovered) = watch::channel(Vec::new());
+        let discovery = Discovery::bind(config.p2p, &key, announced, found, &tasks).await?;
+
+        let closed = CancellationToken::new();
+        let metrics = Metrics::new();
+        let roster = Arc::new(Roster::default());
+        let connections = Arc::new(Connections::new(metrics.clone()));
+        let ends = (metrics.clone(), closed.clone());
+        let dialer = Dialer::new(config.peer.clone(), &key, Arc::clone(&roster), Arc::clone(&connections), ends)?;
+        let dialer = Arc::new(dialer);
+        let executor = Tracked { tasks: tasks.clone(), closed: closed.clone() };
+        let channels = Channels::new(&config.peer, Arc::clone(&dialer), Arc::clone(&roster), executor);
+        let local = Local {
+            peer_id: key.peer_id().clone(),
+            peer: bound,
+            peer_port: bound.port(),
+            p2p_addresses: discovery.addresses().to_vec(),
+            advertise,
+        };
+        let handle = NetHandle::new(Inner {
+            local,
+            roster: Arc::clone(&roster),
+            connections: Arc::clone(&connections),
+            dialer,
+            channels,
+            announce,
+            discovered,
+            metrics: metrics.clone(),
+        });
+        let service = Self {
+            config: config.peer,
+            key,
+            socket,
+            discovery,
+            roster,
+            connections,
+            metrics,
+            bulk: None,
+            tasks,
+            stop,
+            _close_when_dropped: closed.clone().drop_guard(),
+            closed,
+        };
+        Ok((service, handle))
+    }
+
+    /// Takes bulk connections of members and hands them to `bulk`. Without this the listener does not offer that
+    /// protocol.
+    #[must_use]
+    pub fn with_bulk(mut self, bulk: BulkSender) -> Self {
+        self.bulk = Some(bulk);
+        self
+    }
+
+    /// Serves until the node stops and its connections are closed. A key that is a member reaches `members`, any
+    /// other key reaches `strangers`.
+    ///
+    /// # Errors
+    /// When the TLS certificate cannot be made.
+    pub async fn serve(self, members: Routes, strangers: Routes) -> Result<(), tls::TlsError> {
+        let offered: &[Alpn] = if self.bulk.is_some() { &[Alpn::Grpc, Alpn::Bulk] } else { &[Alpn::Grpc] };
+        let tls = tls::server_config(&self.key, offered)?;
+        let ends = (self.metrics.clone(), self.closed.clone());
+        let (roster, connections) = (Arc::clone(&self.roster), Arc::clone(&self.connections));
+        let door = Arc::new(Door::new(self.config.clone(), tls, roster, connections, ends));
+        let (grpc, streams) = mpsc::channel(HANDED_ON_MAX);
+        let outlets = Outlets { grpc, bulk: self.bulk.clone() };
+        let listener = Listener { socket: self.socket, door, tasks: self.tasks.clone(), stop: self.stop.clone() };
+        // Both end when the node stops; neither can fail.
+        self.tasks.spawn(listener.run(outlets));
+        self.tasks.spawn(self.discovery.run(Arc::clone(&self.roster), self.stop.clone()));
+
+        let service = ByMembership {
+            members: members.prepare(),
+            strangers: strangers.prepare(),
+            roster: self.roster,
+            stranger_places: Arc::new(Semaphore::new(self.config.strangers_max)),
+            metrics: self.metrics,
+        };
+        let incoming = ReceiverStream::new(streams).map(Ok::<_, std::io::Error>);
+        let stopping = self.stop.clone();
+        let serving = server(&self.config).serve_with_incoming_shutdown(service, incoming, stopping.cancelled());
+        let mut serving = pin!(serving);
+        let ended = tokio::select! {
+            ended = &mut serving => ended,
+            () = close_after(&self.stop, &self.config, &self.connections) => {
+                self.closed.cancel();
+                serving.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::error!(%error, "serve peers");
+        }
+        self.closed.cancel();
+        self.connections.close_where(|_| true);
+        Ok(())
+    }
+}
+
+/// Waits for the stop and then as long as streams may finish; then closes what is left.
+async fn close_after(stop: &CancellationToken, config: &PeerConfig, connections: &Connections) {
+    stop.cancelled().await;
+    let never = std::future::pending::<()>();
+    let _elapsed = timeout(config.drain(), never).await;
+    let left = connections.close_where(|_| true);
+    if left > 0 {
+        tracing::info!(connections = left, "closed with streams that had not finished");
+    }
+}
+
+fn server(config: &PeerConfig) -> Server {
+    Server::builder()
+        .http2_keepalive_interval(Some(config.ping_interval()))
+        .http2_keepalive_timeout(Some(config.ping_timeout()))
+        .initial_stream_window_size(config.stream_window_bytes)
+        .initial_connection_window_size(config.connection_window_bytes)
+        .max_concurrent_streams(config.streams_max)
+        .http2_max_header_list_size(HEADERS_BYTES_MAX)
+        .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS_MAX))
+}

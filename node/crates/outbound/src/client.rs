@@ -1,0 +1,476 @@
+//! Speaks Ollama's protocol to the one runtime beside this node.
+//!
+//! Always: no proxy, no redirects, the runtime's own name in `Host`; a bounded answer and a deadline on every control
+//! call; no deadline on inference, which ends when the caller drops the body. A body that does not end as HTTP says it
+//! must is an error, never a short answer. Whatever carries `X-OllamaMax-Node` is refused before a byte of it is used.
+//! On failure nothing is retried here; hyper alone repeats a request that never left on a pooled connection.
+
+use std::collections::BTreeMap;
+use std::error::Error as _;
+use std::fmt;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::{Method, RequestBuilder, Response};
+use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use url::Url;
+
+use ollamax_types::{Api, Digest, ModelName, ModelRecord, Residency};
+
+use crate::error::{Broken, RuntimeError};
+use crate::wire;
+
+/// The header by which every OllamaMax door names itself.
+pub const NODE_HEADER: &str = "x-ollamamax-node";
+/// How long a connection may take to stand.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a list of models may take: large stores on network disks are slow.
+pub const TAGS_TIMEOUT: Duration = Duration::from_secs(10);
+/// Largest answer to a control call.
+pub const CONTROL_BYTES_MAX: usize = 16 << 20;
+/// How long one upload of a model file may take.
+pub const UPLOAD_TIMEOUT: Duration = Duration::from_secs(2 * 3_600);
+/// How long `create` may be silent between two lines of progress.
+pub const CREATE_IDLE_TIMEOUT: Duration = Duration::from_secs(600);
+/// Longest line of progress.
+const PROGRESS_LINE_BYTES_MAX: usize = 64 << 10;
+/// Response headers that are handed on; all others speak of the connection to the runtime.
+const HEADERS_KEPT: [&str; 3] = ["content-type", "content-length", "retry-after"];
+
+/// The head of an answer, and its body as it arrives.
+pub struct RuntimeResponse {
+    /// HTTP status.
+    pub status: u16,
+    /// The headers that belong to the answer, names in lower case.
+    pub headers: Vec<(String, Vec<u8>)>,
+    /// The bytes, untouched; dropping it cancels the request at the runtime.
+    pub body: BoxStream<'static, Result<Bytes, Broken>>,
+}
+
+/// A cheap handle on one runtime.
+#[derive(Clone)]
+pub struct Client(Arc<Inner>);
+
+struct Inner {
+    http: reqwest::Client,
+    base: Url,
+    shown: String,
+    health_timeout: Duration,
+    activity: Activity,
+}
+
+/// What this node's own requests show of the runtime's life.
+struct Activity {
+    in_flight: AtomicU32,
+    since: Instant,
+    last_byte_ms: AtomicU64,
+    doubt: Notify,
+}
+
+/// Counts one request until it is dropped.
+struct InFlight(Client);
+
+// === impl RuntimeResponse ===
+
+impl fmt::Debug for RuntimeResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RuntimeResponse").field("status", &self.status).finish_non_exhaustive()
+    }
+}
+
+// === impl Client ===
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Client({})", self.url())
+    }
+}
+
+impl Client {
+    /// A client of the runtime at `base`; opens no connection yet.
+    ///
+    /// # Errors
+    /// When the TLS roots of this machine, needed for an `https` runtime, cannot be read.
+    pub fn new(base: Url, health_timeout: Duration) -> Result<Self, RuntimeError> {
+        let shown = base.as_str().trim_end_matches('/').to_owned();
+        let mut builder = reqwest::Client::builder()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .referer(false)
+            .retry(reqwest::retry::never())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true);
+        if base.scheme() == "http" {
+            builder = builder.tls_certs_only([]);
+        }
+        let http = builder
+            .build()
+            .map_err(|error| RuntimeError::Unreachable { url: shown.clone(), reason: deepest(&error) })?;
+        let activity = Activity {
+            in_flight: AtomicU32::new(0),
+            since: Instant::now(),
+            last_byte_ms: AtomicU64::new(0),
+            doubt: Notify::new(),
+        };
+        Ok(Self(Arc::new(Inner { http, base, shown, health_timeout, activity })))
+    }
+
+    /// The runtime's base URL, without a slash at its end.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.0.shown
+    }
+
+    /// Requests that this node has at the runtime now.
+    #[must_use]
+    pub fn in_flight(&self) -> u32 {
+        self.0.activity.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Time since the runtime last sent a byte of any inference, or since this client was made.
+    #[must_use]
+    pub fn quiet_for(&self) -> Duration {
+        let last = Duration::from_millis(self.0.activity.last_byte_ms.load(Ordering::Relaxed));
+        self.0.activity.since.elapsed().saturating_sub(last)
+    }
+
+    /// Resolves when a request found the runtime gone.
+    pub(crate) async fn doubted(&self) {
+        self.0.activity.doubt.notified().await;
+    }
+
+    /// `GET /api/version`.
+    ///
+    /// # Errors
+    /// When the runtime cannot be reached, hangs, or is no Ollama.
+    pub async fn version(&self) -> Result<String, RuntimeError> {
+        let version: wire::Version = self.get("/api/version", self.0.health_timeout).await?;
+        Ok(version.version)
+    }
+
+    /// `GET /api/tags`: every model in the runtime's store.
+    ///
+    /// # Errors
+    /// As [`Client::version`].
+    pub async fn tags(&self) -> Result<Vec<ModelRecord>, RuntimeError> {
+        let tags: wire::Tags = self.get("/api/tags", TAGS_TIMEOUT).await?;
+        let (records, skipped) = tags.into_records();
+        if skipped > 0 {
+            tracing::debug!(runtime = self.url(), skipped, "models with an unreadable name or digest are left out");
+        }
+        Ok(records)
+    }
+
+    /// `GET /api/ps`: every model in the runtime's memory.
+    ///
+    /// # Errors
+    /// As [`Client::version`].
+    pub async fn ps(&self) -> Result<Vec<Residency>, RuntimeError> {
+        let processes: wire::Processes = self.get("/api/ps", self.0.health_timeout).await?;
+        let (resident, skipped) = processes.into_residencies();
+        if skipped > 0 {
+            tracing::debug!(runtime = self.url(), skipped, "loaded models with an unreadable name are left out");
+        }
+        Ok(resident)
+    }
+
+    /// `POST /api/show`, as the JSON text that the runtime gives.
+    ///
+    /// # Errors
+    /// As [`Client::version`], and when the runtime does not have the model.
+    pub async fn show(&self, name: &ModelName) -> Result<Bytes, RuntimeError> {
+        let request = self.request(Method::POST, "/api/show").json(&wire::Named { model: &name.to_string() });
+        self.call(request, "/api/show", TAGS_TIMEOUT).await
+    }
+
+    /// Sends one inference request. Any answer in Ollama's form is handed through, whatever its status.
+    ///
+    /// # Errors
+    /// When no answer begins, or what begins is not in Ollama's form.
+    pub async fn infer(&self, api: Api, body: Bytes) -> Result<RuntimeResponse, RuntimeError> {
+        let path = api.path();
+        let guard = InFlight::enter(self.clone());
+        let request = self.request(Method::POST, path).header(CONTENT_TYPE, JSON).body(body);
+        let response = request.send().await.map_err(|error| self.failed(path, &error))?;
+        self.refuse_ollamamax(&response)?;
+        let status = response.status().as_u16();
+        if !matches!(essence(response.headers()), Some("application/json" | "application/x-ndjson" | "text/event-stream"))
+        {
+            let found = described(response.headers());
+            return Err(RuntimeError::NotOllama { url: self.0.shown.clone(), path: path.to_owned(), status, found });
+        }
+        let headers = kept(response.headers());
+        let body = response.bytes_stream().map(move |chunk| {
+            guard.byte_seen();
+            chunk.map_err(|error| Broken { reason: deepest(&error) })
+        });
+        Ok(RuntimeResponse { status, headers, body: body.boxed() })
+    }
+
+    /// Uploads a model file under its SHA-256, unless the runtime has it.
+    ///
+    /// # Errors
+    /// When the source or the connection breaks, or the bytes do not have this digest.
+    pub async fn push_blob(
+        &self,
+        digest: Digest,
+        size_bytes: u64,
+        bytes: BoxStream<'static, std::io::Result<Bytes>>,
+    ) -> Result<(), RuntimeError> {
+        let path = format!("/api/blobs/sha256:{digest}");
+        if self.has_blob(&path).await? {
+            return Ok(());
+        }
+        let source_error = Arc::new(OnceLock::new());
+        let noted = Arc::clone(&source_error);
+        let bytes = bytes.inspect(move |chunk| {
+            if let Err(error) = chunk {
+                noted.get_or_init(|| error.to_string());
+            }
+        });
+        let request = self
+            .request(Method::POST, &path)
+            .header(CONTENT_LENGTH, size_bytes)
+            .body(reqwest::Body::wrap_stream(bytes));
+        let answer = self.call(request, &path, UPLOAD_TIMEOUT).await;
+        match source_error.get() {
+            Some(reason) => Err(RuntimeError::UploadFailed { reason: reason.clone() }),
+            None => answer.map(|_| ()),
+        }
+    }
+
+    /// Makes a model from an uploaded file.
+    ///
+    /// # Errors
+    /// When the runtime refuses the file (its own text says why) or breaks off.
+    pub async fn create(&self, name: &ModelName, digest: Digest) -> Result<(), RuntimeError> {
+        const PATH: &str = "/api/create";
+        let files = BTreeMap::from([("model.gguf", format!("sha256:{digest}"))]);
+        let request = self.request(Method::POST, PATH).json(&wire::Create {
+            model: &name.to_string(),
+            files,
+            stream: true,
+        });
+        let send = async { request.send().await.map_err(|error| self.failed(PATH, &error)) };
+        let mut response = self.within(PATH, CREATE_IDLE_TIMEOUT, send).await?;
+        self.refuse_ollamamax(&response)?;
+        if !response.status().is_success() {
+            let status = response.status().as_u16();
+            let body = self.within(PATH, CREATE_IDLE_TIMEOUT, self.read(response, PATH)).await?;
+            return Err(self.refusal(PATH, status, &body));
+        }
+        self.follow_progress(&mut response, PATH).await
+    }
+
+    /// Deletes a model.
+    ///
+    /// # Errors
+    /// When the runtime does not have it ([`ollamax_types::ErrorCode::ModelNotFound`]) or cannot be reached.
+    pub async fn delete(&self, name: &ModelName) -> Result<(), RuntimeError> {
+        let request = self.request(Method::DELETE, "/api/delete").json(&wire::Named { model: &name.to_string() });
+        self.call(request, "/api/delete", TAGS_TIMEOUT).await.map(|_| ())
+    }
+
+    // --- requests
+
+    fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let mut url = self.0.base.clone();
+        url.set_path(&format!("{}{}", self.0.base.path().trim_end_matches('/'), path));
+        self.0.http.request(method, url)
+    }
+
+    async fn get<T: DeserializeOwned>(&self, path: &str, timeout: Duration) -> Result<T, RuntimeError> {
+        let body = self.call(self.request(Method::GET, path), path, timeout).await?;
+        serde_json::from_slice(&body).map_err(|error| RuntimeError::NotOllama {
+            url: self.0.shown.clone(),
+            path: path.to_owned(),
+            status: 200,
+            found: format!("JSON of another shape ({error})"),
+        })
+    }
+
+    async fn has_blob(&self, path: &str) -> Result<bool, RuntimeError> {
+        let request = self.request(Method::HEAD, path);
+        let head = async { request.send().await.map_err(|error| self.failed(path, &error)) };
+        let response = self.within(path, TAGS_TIMEOUT, head).await?;
+        self.refuse_ollamamax(&response)?;
+        Ok(response.status().is_success())
+    }
+
+    /// One control call: a whole, bounded answer of success, or an error.
+    async fn call(&self, request: RequestBuilder, path: &str, timeout: Duration) -> Result<Bytes, RuntimeError> {
+        let exchange = async {
+            let response = request.send().await.map_err(|error| self.failed(path, &error))?;
+            self.refuse_ollamamax(&response)?;
+            let status = response.status().as_u16();
+            let is_json = essence(response.headers()) == Some("application/json");
+            let found = described(response.headers());
+            let body = self.read(response, path).await?;
+            match (status, is_json) {
+                (200..=299, true) => Ok(body),
+                (200..=299, false) if body.is_empty() => Ok(body),
+                (_, true) => Err(self.refusal(path, status, &body)),
+                (_, false) => {
+                    Err(RuntimeError::NotOllama { url: self.0.shown.clone(), path: path.to_owned(), status, found })
+                }
+            }
+        };
+        self.within(path, timeout, exchange).await
+    }
+
+    async fn within<T>(
+        &self,
+        path: &str,
+        after: Duration,
+        work: impl Future<Output = Result<T, RuntimeError>>,
+    ) -> Result<T, RuntimeError> {
+        let timed_out =
+            |_| RuntimeError::TimedOut { url: self.0.shown.clone(), path: path.to_owned(), after };
+        tokio::time::timeout(after, work).await.map_err(timed_out)?
+    }
+
+    async fn read(&self, mut response: Response, path: &str) -> Result<Bytes, RuntimeError> {
+        let mut body = BytesMut::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| Broken { reason: deepest(&error) })? {
+            if body.len() + chunk.len() > CONTROL_BYTES_MAX {
+                return Err(RuntimeError::TooLarge { path: path.to_owned(), limit_bytes: CONTROL_BYTES_MAX });
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body.freeze())
+    }
+
+    /// Reads lines of progress until one says `success`.
+    async fn follow_progress(&self, response: &mut Response, path: &str) -> Result<(), RuntimeError> {
+        let mut pending = BytesMut::new();
+        loop {
+            while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
+                let line = pending.split_to(end + 1);
+                if self.is_success(&line, path)? {
+                    return Ok(());
+                }
+            }
+            if pending.len() > PROGRESS_LINE_BYTES_MAX {
+                return Err(RuntimeError::TooLarge { path: path.to_owned(), limit_bytes: PROGRESS_LINE_BYTES_MAX });
+            }
+            let next = async { response.chunk().await.map_err(|error| Broken { reason: deepest(&error) }.into()) };
+            match self.within(path, CREATE_IDLE_TIMEOUT, next).await? {
+                Some(chunk) => pending.extend_from_slice(&chunk),
+                None if self.is_success(&pending, path)? => return Ok(()),
+                None => return Err(Broken { reason: "the progress ended without success".to_owned() }.into()),
+            }
+        }
+    }
+
+    fn is_success(&self, line: &[u8], path: &str) -> Result<bool, RuntimeError> {
+        if line.trim_ascii().is_empty() {
+            return Ok(false);
+        }
+        let progress: wire::Progress = serde_json::from_slice(line).map_err(|error| RuntimeError::NotOllama {
+            url: self.0.shown.clone(),
+            path: path.to_owned(),
+            status: 200,
+            found: format!("a line that is no progress ({error})"),
+        })?;
+        if !progress.error.is_empty() {
+            return Err(RuntimeError::Refused { path: path.to_owned(), status: 400, message: progress.error });
+        }
+        Ok(progress.status == "success")
+    }
+
+    // --- errors
+
+    fn failed(&self, path: &str, error: &reqwest::Error) -> RuntimeError {
+        let (url, reason) = (self.0.shown.clone(), deepest(error));
+        let failure = if error.is_connect() {
+            RuntimeError::Unreachable { url, reason }
+        } else if error.is_timeout() {
+            RuntimeError::TimedOut { url, path: path.to_owned(), after: CONNECT_TIMEOUT }
+        } else {
+            RuntimeError::Disconnected { url, reason }
+        };
+        if failure.is_gone() {
+            self.0.activity.doubt.notify_one();
+        }
+        failure
+    }
+
+    fn refuse_ollamamax(&self, response: &Response) -> Result<(), RuntimeError> {
+        let Some(node) = response.headers().get(NODE_HEADER) else { return Ok(()) };
+        let node = String::from_utf8_lossy(node.as_bytes()).into_owned();
+        Err(RuntimeError::IsOllamaMax { url: self.0.shown.clone(), node })
+    }
+
+    fn refusal(&self, path: &str, status: u16, body: &[u8]) -> RuntimeError {
+        match serde_json::from_slice::<wire::ErrorText>(body) {
+            Ok(text) => RuntimeError::Refused { path: path.to_owned(), status, message: text.error },
+            Err(_) => RuntimeError::NotOllama {
+                url: self.0.shown.clone(),
+                path: path.to_owned(),
+                status,
+                found: "JSON without an error text".to_owned(),
+            },
+        }
+    }
+}
+
+// === impl InFlight ===
+
+impl InFlight {
+    fn enter(client: Client) -> Self {
+        client.0.activity.in_flight.fetch_add(1, Ordering::Relaxed);
+        let guard = Self(client);
+        guard.byte_seen();
+        guard
+    }
+
+    fn byte_seen(&self) {
+        let activity = &self.0.0.activity;
+        let now = u64::try_from(activity.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        activity.last_byte_ms.fetch_max(now, Ordering::Relaxed);
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.0.activity.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+/// The content type without parameters.
+fn essence(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(CONTENT_TYPE)?.to_str().ok()?;
+    Some(value.split(';').next().unwrap_or(value).trim())
+}
+
+fn described(headers: &HeaderMap) -> String {
+    match headers.get(CONTENT_TYPE) {
+        Some(value) => format!("content type {:?}", String::from_utf8_lossy(value.as_bytes())),
+        None => "no content type".to_owned(),
+    }
+}
+
+fn kept(headers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
+    let kept = headers.iter().filter(|(name, _)| HEADERS_KEPT.contains(&name.as_str()));
+    kept.map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())).collect()
+}
+
+/// The innermost cause: what the operating system or the HTTP parser said.
+fn deepest(error: &reqwest::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(inner) = source {
+        text = inner.to_string();
+        source = inner.source();
+    }
+    text
+}

@@ -1,0 +1,330 @@
+//! Watches one runtime: is it there, what does it hold, what is in its memory.
+//!
+//! [`judge`] decides from what a health call did; the loops only ask and publish. Always: the report's `models` is
+//! `None` until the runtime has listed them once, an empty list is a value, and a runtime that works for us and lets a
+//! health call wait is busy, not gone. Receivers are woken by what matters for routing and the catalog; `expires_at`,
+//! which moves with every request, is refreshed in place without waking anybody. Stopping ends the loops between calls.
+
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
+
+use ollamax_types::{ModelRecord, Residency, RuntimeKind, RuntimeState};
+
+use crate::client::Client;
+use crate::config::Config;
+use crate::error::RuntimeError;
+use crate::metrics::Metrics;
+
+/// Unanswered health calls in a row, with nothing of ours in flight, that mean "hung".
+pub const TIMEOUTS_MAX: u32 = 2;
+
+/// What is known of the runtime beside this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// Which runtime.
+    pub kind: RuntimeKind,
+    /// Base URL; empty while none is known.
+    pub url: String,
+    /// Process id of the engine; `None` for a runtime that somebody else runs.
+    pub pid: Option<u32>,
+    /// Version as the runtime says; empty until it said it.
+    pub version: String,
+    /// Whether it can be sent work.
+    pub state: RuntimeState,
+    /// Models in its store; `None` until it listed them once. Kept while it is down: busy or restarting is not empty.
+    pub models: Option<Vec<ModelRecord>>,
+    /// Models in its memory; empty while it is down.
+    pub resident: Vec<Residency>,
+}
+
+/// What one health call did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// It was answered.
+    Answered,
+    /// It failed while this many requests of ours were in flight, the last byte of any of them that long ago.
+    Failed {
+        /// How.
+        error: RuntimeError,
+        /// Requests of this node at the runtime.
+        in_flight: u32,
+        /// Time since the last byte of inference.
+        quiet_for: Duration,
+    },
+}
+
+/// The state, and what led to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// What routing sees.
+    pub state: RuntimeState,
+    /// Unanswered health calls in a row.
+    pub timeouts: u32,
+}
+
+/// The next standing. Pure.
+#[must_use]
+pub fn judge(before: &Standing, event: &Event, hang_after: Duration) -> Standing {
+    match event {
+        Event::Answered => Standing { state: RuntimeState::Up, timeouts: 0 },
+        Event::Failed { error: error @ RuntimeError::TimedOut { .. }, in_flight, quiet_for } => {
+            let timeouts = before.timeouts.saturating_add(1);
+            let is_busy = *in_flight > 0 && *quiet_for < hang_after;
+            let is_patient = is_busy || timeouts < TIMEOUTS_MAX;
+            let state = match (&before.state, is_patient) {
+                (RuntimeState::Up, true) => RuntimeState::Up,
+                _ => RuntimeState::Down(error.to_string()),
+            };
+            Standing { state, timeouts }
+        }
+        Event::Failed { error, .. } => Standing { state: RuntimeState::Down(error.to_string()), timeouts: 0 },
+    }
+}
+
+/// The loops over one client. They end when `stop` is cancelled.
+#[derive(Debug)]
+pub(crate) struct PollService<'a> {
+    pub(crate) client: &'a Client,
+    pub(crate) config: &'a Config,
+    /// Stands before the reason while the runtime has never answered, for example why it is waited for.
+    pub(crate) waiting_because: Option<&'a str>,
+    pub(crate) report: &'a watch::Sender<Report>,
+    pub(crate) metrics: &'a Metrics,
+}
+
+// === impl Report ===
+
+impl Report {
+    /// Nothing known yet.
+    #[must_use]
+    pub const fn absent(kind: RuntimeKind) -> Self {
+        Self {
+            kind,
+            url: String::new(),
+            pid: None,
+            version: String::new(),
+            state: RuntimeState::Absent,
+            models: None,
+            resident: Vec::new(),
+        }
+    }
+
+    /// Whether two reports mean the same to routing and to the catalog: all but `expires_at`.
+    #[must_use]
+    pub fn means_the_same(&self, other: &Self) -> bool {
+        let resident_key = |report: &Self| -> Vec<_> {
+            let rows = report.resident.iter();
+            rows.map(|row| (row.name.key(), row.digest, row.size_vram_bytes, row.context_length)).collect()
+        };
+        let head = |report: &Self| (report.kind, report.url.clone(), report.pid, report.version.clone());
+        head(self) == head(other)
+            && self.state == other.state
+            && self.models == other.models
+            && resident_key(self) == resident_key(other)
+    }
+}
+
+/// Changes the report in place, and wakes its receivers when the change means something.
+pub(crate) fn publish(report: &watch::Sender<Report>, change: impl FnOnce(&mut Report)) {
+    report.send_if_modified(|current| {
+        let before = current.clone();
+        change(current);
+        !current.means_the_same(&before)
+    });
+}
+
+// === impl PollService ===
+
+impl PollService<'_> {
+    /// Runs until `stop`.
+    pub(crate) async fn run(&self, stop: &CancellationToken) {
+        let came_up = Notify::new();
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = self.watch_health(&came_up) => {}
+            () = self.watch_models(&came_up) => {}
+        }
+    }
+
+    /// Asks each second, and at once when a request found the runtime gone.
+    async fn watch_health(&self, came_up: &Notify) {
+        let mut standing = Standing { state: RuntimeState::Absent, timeouts: 0 };
+        let mut ticks = interval(self.config.residency_interval());
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = self.client.doubted() => {}
+            }
+            let is_up = standing.state == RuntimeState::Up;
+            let (event, found) = match self.look(is_up).await {
+                Ok(found) => (Event::Answered, Some(found)),
+                Err(error) => (self.failed(error), None),
+            };
+            standing = judge(&standing, &event, self.config.hang_after());
+            self.show(is_up, &standing.state, found);
+            if !is_up && standing.state == RuntimeState::Up {
+                came_up.notify_one();
+            }
+        }
+    }
+
+    /// What is in memory; first, while the runtime does not count as up, whether it is one.
+    async fn look(&self, is_up: bool) -> Result<(Option<String>, Vec<Residency>), RuntimeError> {
+        let version = if is_up { None } else { Some(self.client.version().await?) };
+        Ok((version, self.client.ps().await?))
+    }
+
+    fn failed(&self, error: RuntimeError) -> Event {
+        self.metrics.health_failures.inc();
+        Event::Failed { error, in_flight: self.client.in_flight(), quiet_for: self.client.quiet_for() }
+    }
+
+    fn show(&self, was_up: bool, state: &RuntimeState, found: Option<(Option<String>, Vec<Residency>)>) {
+        let state = match (state, self.waiting_because) {
+            (RuntimeState::Down(reason), Some(why)) => RuntimeState::Down(format!("{why}; {reason}")),
+            (state, _) => state.clone(),
+        };
+        let is_up = state == RuntimeState::Up;
+        match (&state, was_up) {
+            (RuntimeState::Up, false) => tracing::info!(runtime = self.client.url(), "the model runtime answers"),
+            (RuntimeState::Down(reason), true) => {
+                tracing::warn!(runtime = self.client.url(), reason, "the model runtime is out of routing");
+            }
+            _ => {}
+        }
+        self.metrics.up.set(i64::from(is_up));
+        publish(self.report, |report| {
+            self.client.url().clone_into(&mut report.url);
+            report.state = state;
+            if let Some((version, resident)) = found {
+                report.resident = resident;
+                if let Some(version) = version {
+                    report.version = version;
+                }
+            } else if !is_up {
+                report.resident.clear();
+            }
+        });
+    }
+
+    /// Lists the models each few seconds, and at once when the runtime came up.
+    async fn watch_models(&self, came_up: &Notify) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(self.config.models_interval()) => {}
+                () = came_up.notified() => {}
+            }
+            if self.report.borrow().state != RuntimeState::Up {
+                continue;
+            }
+            let listed = async { Ok((self.client.version().await?, self.client.tags().await?)) };
+            let listed: Result<_, RuntimeError> = listed.await;
+            match listed {
+                Ok((version, models)) => publish(self.report, |report| {
+                    report.version = version;
+                    report.models = Some(models);
+                }),
+                Err(error) => tracing::debug!(runtime = self.client.url(), %error, "list models"),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HANG_AFTER: Duration = Duration::from_secs(30);
+
+    fn timed_out(in_flight: u32, quiet_s: u64) -> Event {
+        let error = RuntimeError::TimedOut {
+            url: "http://127.0.0.1:1".to_owned(),
+            path: "/api/ps".to_owned(),
+            after: Duration::from_secs(2),
+        };
+        Event::Failed { error, in_flight, quiet_for: Duration::from_secs(quiet_s) }
+    }
+
+    fn refused(in_flight: u32) -> Event {
+        let error = RuntimeError::Unreachable { url: String::new(), reason: "Connection refused".to_owned() };
+        Event::Failed { error, in_flight, quiet_for: Duration::ZERO }
+    }
+
+    /// `U` up, `D` down, `A` absent: the standings after each event, from "up".
+    fn check(events: &[Event], expected: &str) {
+        let mut standing = Standing { state: RuntimeState::Up, timeouts: 0 };
+        let mut seen = String::new();
+        for event in events {
+            standing = judge(&standing, event, HANG_AFTER);
+            seen.push(match standing.state {
+                RuntimeState::Up => 'U',
+                RuntimeState::Down(_) => 'D',
+                RuntimeState::Absent => 'A',
+            });
+        }
+        assert_eq!(seen, expected, "{events:?}");
+    }
+
+    #[test]
+    fn refused_means_down_at_once_even_with_work_in_flight() {
+        check(&[refused(0), Event::Answered], "DU");
+        check(&[refused(3)], "D");
+    }
+
+    #[test]
+    fn unanswered_twice_with_nothing_in_flight_means_hung() {
+        check(&[timed_out(0, 100), timed_out(0, 100), Event::Answered], "UDU");
+        check(&[timed_out(0, 0), Event::Answered, timed_out(0, 0)], "UUU");
+    }
+
+    #[test]
+    fn busy_is_not_gone_until_no_byte_came_for_long() {
+        check(&[timed_out(1, 3), timed_out(1, 5), timed_out(1, 29), timed_out(1, 30)], "UUUD");
+    }
+
+    #[test]
+    fn a_runtime_that_is_down_does_not_come_up_by_being_silent() {
+        check(&[refused(0), timed_out(1, 1), timed_out(1, 2)], "DDD");
+    }
+
+    #[test]
+    fn what_answers_as_something_else_is_down() {
+        let html = RuntimeError::NotOllama {
+            url: "http://127.0.0.1:1".to_owned(),
+            path: "/api/version".to_owned(),
+            status: 200,
+            found: "content type \"text/html\"".to_owned(),
+        };
+        check(&[Event::Failed { error: html, in_flight: 0, quiet_for: Duration::ZERO }], "D");
+    }
+
+    #[test]
+    fn only_a_moved_expiry_wakes_nobody() {
+        let row = Residency {
+            name: "m".parse().expect("valid"),
+            digest: ollamax_types::Digest([1; 32]),
+            size_bytes: 1,
+            size_vram_bytes: 0,
+            context_length: 4096,
+            expires_at: "2026-01-01T00:00:00Z".to_owned(),
+            details_json: "{}".to_owned(),
+        };
+        let (sender, mut receiver) = watch::channel(Report::absent(RuntimeKind::Ollama));
+        let mut woken = |change: &dyn Fn(&mut Report)| {
+            publish(&sender, |report| change(report));
+            let woken = receiver.has_changed().expect("sender lives");
+            receiver.mark_unchanged();
+            woken
+        };
+        assert!(woken(&|report| report.resident = vec![row.clone()]));
+        let later = Residency { expires_at: "2026-01-01T00:05:00Z".to_owned(), ..row.clone() };
+        assert!(!woken(&|report| report.resident = vec![later.clone()]));
+        assert!(woken(&|report| report.models = Some(vec![])), "an empty list is a value");
+        assert!(!woken(&|report| report.models = Some(vec![])));
+        assert!(woken(&|report| report.resident.clear()));
+    }
+}

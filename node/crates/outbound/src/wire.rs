@@ -1,0 +1,191 @@
+//! Ollama's JSON, as far as this node reads it. Unknown fields are ignored; `details` objects stay text, unread.
+//!
+//! A model whose name or digest cannot be read is left out of a list and counted, not an error: one odd entry must
+//! not hide the others.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp as Moment;
+use ollamax_types::{Digest, ModelRecord, Residency, Timestamp, limits};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+/// `GET /api/version`.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Version {
+    pub(crate) version: String,
+}
+
+/// `GET /api/tags`.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Tags {
+    #[serde(default)]
+    models: Option<Vec<Tag>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Tag {
+    name: String,
+    #[serde(default)]
+    modified_at: String,
+    #[serde(default)]
+    size: u64,
+    #[serde(default)]
+    digest: String,
+    #[serde(default)]
+    details: Option<Box<RawValue>>,
+}
+
+/// `GET /api/ps`.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Processes {
+    #[serde(default)]
+    models: Option<Vec<Process>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Process {
+    name: String,
+    #[serde(default)]
+    size: u64,
+    #[serde(default)]
+    size_vram: u64,
+    #[serde(default)]
+    digest: String,
+    #[serde(default)]
+    details: Option<Box<RawValue>>,
+    #[serde(default)]
+    expires_at: String,
+    #[serde(default)]
+    context_length: u32,
+}
+
+/// `{"error":"…"}`.
+#[derive(Debug, Deserialize)]
+pub(crate) struct ErrorText {
+    pub(crate) error: String,
+}
+
+/// One line of `POST /api/create`.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Progress {
+    #[serde(default)]
+    pub(crate) status: String,
+    #[serde(default)]
+    pub(crate) error: String,
+}
+
+/// `POST /api/create` from one uploaded file.
+#[derive(Debug, Serialize)]
+pub(crate) struct Create<'a> {
+    pub(crate) model: &'a str,
+    pub(crate) files: BTreeMap<&'static str, String>,
+    pub(crate) stream: bool,
+}
+
+/// `DELETE /api/delete` and `POST /api/show`.
+#[derive(Debug, Serialize)]
+pub(crate) struct Named<'a> {
+    pub(crate) model: &'a str,
+}
+
+// === impl Tags ===
+
+impl Tags {
+    /// The readable entries, and how many were not.
+    pub(crate) fn into_records(self) -> (Vec<ModelRecord>, usize) {
+        let tags = self.models.unwrap_or_default();
+        let listed = tags.len();
+        let records: Vec<ModelRecord> = tags.into_iter().filter_map(Tag::into_record).collect();
+        let skipped = listed - records.len();
+        (records, skipped)
+    }
+}
+
+impl Tag {
+    fn into_record(self) -> Option<ModelRecord> {
+        let modified_at = self.modified_at.parse::<Moment>().map_or(0, Moment::as_millisecond);
+        Some(ModelRecord {
+            name: self.name.parse().ok()?,
+            digest: self.digest.parse::<Digest>().ok()?,
+            size_bytes: self.size,
+            modified_at: Timestamp(u64::try_from(modified_at).unwrap_or(0)),
+            details_json: details_text(self.details),
+        })
+    }
+}
+
+// === impl Processes ===
+
+impl Processes {
+    /// The readable entries, and how many were not.
+    pub(crate) fn into_residencies(self) -> (Vec<Residency>, usize) {
+        let processes = self.models.unwrap_or_default();
+        let listed = processes.len();
+        let resident: Vec<Residency> = processes.into_iter().filter_map(Process::into_residency).collect();
+        let skipped = listed - resident.len();
+        (resident, skipped)
+    }
+}
+
+impl Process {
+    fn into_residency(self) -> Option<Residency> {
+        Some(Residency {
+            name: self.name.parse().ok()?,
+            digest: self.digest.parse().ok()?,
+            size_bytes: self.size,
+            size_vram_bytes: self.size_vram,
+            context_length: self.context_length,
+            expires_at: self.expires_at,
+            details_json: details_text(self.details),
+        })
+    }
+}
+
+/// The object as text; `{}` when there is none, or when it is larger than a record may hold.
+fn details_text(details: Option<Box<RawValue>>) -> String {
+    let text = details.as_deref().map_or("{}", RawValue::get);
+    if text.len() <= limits::MODEL_DETAILS_BYTES_MAX && text.starts_with('{') { text.to_owned() } else { "{}".to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DIGEST: &str = "365c0bd3c000a25d28ddbf732fe1c6add414de7275464c4e4d1c3b5fcb5d8ad1";
+
+    #[test]
+    fn reads_a_list_as_ollama_writes_it() {
+        let text = format!(
+            r#"{{"models":[{{"name":"llama3.2:1b","model":"llama3.2:1b","modified_at":"2026-08-01T12:00:00.123456789+02:00",
+            "size":1321098329,"digest":"{DIGEST}","details":{{"family":"llama", "families":["llama"]}},"new_field":[1]}},
+            {{"name":"bad name","digest":"{DIGEST}"}},{{"name":"ok","digest":"short"}}]}}"#
+        );
+        let tags: Tags = serde_json::from_str(&text).expect("valid");
+        let (records, skipped) = tags.into_records();
+        assert_eq!(skipped, 2);
+        assert_eq!(records.len(), 1, "{records:?}");
+        let record = &records[0];
+        assert_eq!(record.name.to_string(), "llama3.2:1b");
+        assert_eq!(record.digest.to_string(), DIGEST);
+        assert_eq!(record.modified_at, Timestamp(1_785_578_400_123));
+        assert_eq!(record.details_json, r#"{"family":"llama", "families":["llama"]}"#);
+    }
+
+    #[test]
+    fn an_empty_or_null_list_is_a_value() {
+        for text in [r#"{"models":[]}"#, r#"{"models":null}"#, "{}"] {
+            let tags: Tags = serde_json::from_str(text).expect("valid");
+            assert_eq!(tags.into_records(), (vec![], 0), "{text}");
+        }
+    }
+
+    #[test]
+    fn details_beyond_the_limit_are_left_out() {
+        let long = format!(r#"{{"a":"{}"}}"#, "x".repeat(limits::MODEL_DETAILS_BYTES_MAX));
+        for text in [long.as_str(), "null", "[1]"] {
+            let raw = RawValue::from_string(text.to_owned()).expect("valid");
+            assert_eq!(details_text(Some(raw)), "{}");
+        }
+    }
+}

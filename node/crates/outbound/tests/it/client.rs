@@ -1,0 +1,188 @@
+//! Ollama's protocol over a socket.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use ollamax_outbound::{Client, RuntimeError};
+use ollamax_types::{Api, Digest, ErrorCode};
+use url::Url;
+
+use crate::server::{Reply, Server, json, whole};
+
+fn client(url: &Url) -> Client {
+    Client::new(url.clone(), Duration::from_secs(2)).expect("no TLS needed")
+}
+
+#[tokio::test]
+async fn sends_the_runtimes_own_host_and_the_body_untouched_and_hands_bytes_through() {
+    let lines = "{\"a\": 1 }\n{\"done\":true}\n";
+    let server = Server::start(move |_| whole(200, "application/x-ndjson", lines)).await;
+    let client = client(&server.url);
+    let body = Bytes::from_static(b"{\"model\": \"m\",  \"x\":1}");
+    let response = client.infer(Api::Chat, body.clone()).await.expect("answers");
+    assert_eq!(response.status, 200);
+    assert!(response.headers.contains(&("content-type".to_owned(), b"application/x-ndjson".to_vec())));
+    let parts: Vec<Bytes> = response.body.map(|part| part.expect("whole")).collect().await;
+    assert_eq!(parts.concat(), lines.as_bytes());
+    let seen = server.last();
+    assert!(seen.head.starts_with("POST /api/chat HTTP/1.1\r\n"), "{}", seen.head);
+    let host = format!("host: 127.0.0.1:{}", server.url.port().expect("a port"));
+    assert!(seen.head.to_lowercase().contains(&host), "{}", seen.head);
+    assert_eq!(seen.body, body);
+    assert_eq!(client.in_flight(), 0, "the body was dropped");
+}
+
+#[tokio::test]
+async fn every_status_in_ollamas_form_is_an_answer() {
+    let server = Server::start(|_| whole(404, "application/json", r#"{"error":"model 'x' not found"}"#)).await;
+    let response = client(&server.url).infer(Api::Chat, Bytes::new()).await.expect("an answer");
+    assert_eq!(response.status, 404);
+}
+
+#[tokio::test]
+async fn a_path_prefix_of_the_base_url_is_kept() {
+    let server = Server::start(|_| json(r#"{"version":"0.9.1"}"#)).await;
+    let version = client(&server.url.join("ollama/").expect("a URL")).version().await.expect("answers");
+    assert_eq!(version, "0.9.1");
+    assert!(server.last().head.starts_with("GET /ollama/api/version "), "{}", server.last().head);
+}
+
+#[tokio::test]
+async fn html_and_garbage_are_no_ollama_and_the_error_names_the_content_type() {
+    let server = Server::start(|_| whole(200, "text/html; charset=utf-8", "<html>router</html>")).await;
+    for error in [
+        client(&server.url).version().await.expect_err("HTML"),
+        client(&server.url).infer(Api::Chat, Bytes::new()).await.map(|_| ()).expect_err("HTML"),
+    ] {
+        assert!(matches!(error, RuntimeError::NotOllama { .. }), "{error}");
+        assert!(error.to_string().contains("text/html"), "{error}");
+        assert_eq!(error.code(), ErrorCode::RuntimeFailed);
+    }
+    let server = Server::start(|_| json(r#"{"other":"json"}"#)).await;
+    let error = client(&server.url).version().await.expect_err("another shape");
+    assert!(matches!(error, RuntimeError::NotOllama { .. }), "{error}");
+    let server = Server::start(|_| Reply::Bytes(b"\x00\xff no http at all".to_vec())).await;
+    client(&server.url).version().await.expect_err("not even HTTP");
+}
+
+#[tokio::test]
+async fn another_ollamax_is_refused() {
+    let reply = "HTTP/1.1 200 OK\r\nx-ollamamax-node: n2\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}";
+    let server = Server::start(move |_| Reply::Bytes(reply.as_bytes().to_vec())).await;
+    let client = client(&server.url);
+    let error = client.version().await.expect_err("refused");
+    assert!(matches!(&error, RuntimeError::IsOllamaMax { node, .. } if node == "n2"), "{error}");
+    let error = client.infer(Api::Chat, Bytes::new()).await.map(|_| ()).expect_err("refused");
+    assert!(matches!(error, RuntimeError::IsOllamaMax { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn nothing_listening_is_unreachable_and_has_not_started() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let url = Url::parse(&format!("http://{}/", listener.local_addr().expect("bound"))).expect("a URL");
+    drop(listener);
+    let error = client(&url).infer(Api::Chat, Bytes::new()).await.map(|_| ()).expect_err("refused");
+    assert!(matches!(error, RuntimeError::Unreachable { .. }), "{error}");
+    assert!(!error.has_started());
+    assert!(error.to_string().to_lowercase().contains("refused"), "{error}");
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_off_is_an_error_and_never_a_short_answer() {
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n\r\n";
+    let cut = format!("{head}5\r\n{{\"a\":\r\n");
+    let server = Server::start(move |_| Reply::Bytes(cut.clone().into_bytes())).await;
+    let response = client(&server.url).infer(Api::Chat, Bytes::new()).await.expect("a head");
+    let parts: Vec<_> = response.body.collect().await;
+    assert_eq!(parts.first(), Some(&Ok(Bytes::from_static(b"{\"a\":"))));
+    assert!(matches!(parts.last(), Some(Err(_))), "{parts:?}");
+}
+
+#[tokio::test]
+async fn a_line_arrives_before_the_next_one_is_written() {
+    let head = "HTTP/1.1 200 OK\r\ncontent-type: application/x-ndjson\r\ntransfer-encoding: chunked\r\n\r\n";
+    let first = format!("{head}3\r\n{{}}\n\r\n");
+    let server = Server::start(move |_| Reply::Hold(first.clone().into_bytes())).await;
+    let client = client(&server.url);
+    let mut response = client.infer(Api::Chat, Bytes::new()).await.expect("a head");
+    assert_eq!(response.body.next().await, Some(Ok(Bytes::from_static(b"{}\n"))));
+    assert_eq!(client.in_flight(), 1);
+    drop(response);
+    assert_eq!(client.in_flight(), 0);
+}
+
+#[tokio::test]
+async fn an_answer_without_end_is_cut_at_the_limit() {
+    let head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n[".to_vec();
+    let server = Server::start(move |_| Reply::Bytes([head.clone(), vec![b' '; 17 << 20]].concat())).await;
+    let error = client(&server.url).tags().await.expect_err("too large");
+    assert!(matches!(error, RuntimeError::TooLarge { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_hung_health_call_times_out() {
+    let server = Server::start(|_| Reply::Hold(Vec::new())).await;
+    let client = Client::new(server.url.clone(), Duration::from_millis(50)).expect("no TLS needed");
+    let error = client.ps().await.expect_err("hangs");
+    assert!(matches!(error, RuntimeError::TimedOut { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_model_file_is_uploaded_once_and_created() {
+    let create = "{\"status\":\"parsing GGUF\"}\n{\"status\":\"success\"}\n";
+    let server = Server::start(move |line| match line {
+        line if line.starts_with("HEAD") => whole(404, "text/plain", ""),
+        line if line.starts_with("POST /api/blobs") => whole(201, "text/plain", ""),
+        _ => whole(200, "application/x-ndjson", create),
+    })
+    .await;
+    let client = client(&server.url);
+    let digest = Digest([7; 32]);
+    let parts = [Ok(Bytes::from_static(b"GG")), Ok(Bytes::from_static(b"UF"))];
+    client.push_blob(digest, 4, futures::stream::iter(parts).boxed()).await.expect("uploaded");
+    assert_eq!(server.last().body, b"GGUF");
+    client.create(&"demo".parse().expect("valid"), digest).await.expect("created");
+    let body = String::from_utf8(server.last().body).expect("text");
+    let expected = format!(r#"{{"model":"demo:latest","files":{{"model.gguf":"sha256:{digest}"}},"stream":true}}"#);
+    assert_eq!(body, expected);
+}
+
+#[tokio::test]
+async fn a_blob_that_is_there_is_not_sent_again() {
+    let server = Server::start(|_| whole(200, "text/plain", "")).await;
+    let source = futures::stream::iter([Err(std::io::Error::other("must not be read"))]).boxed();
+    client(&server.url).push_blob(Digest([7; 32]), 4, source).await.expect("there already");
+}
+
+#[tokio::test]
+async fn refusals_carry_the_runtimes_own_text() {
+    let server = Server::start(|line| match line {
+        line if line.starts_with("HEAD") => whole(404, "text/plain", ""),
+        line if line.starts_with("POST /api/create") => {
+            whole(200, "application/x-ndjson", "{\"status\":\"parsing GGUF\"}\n{\"error\":\"invalid file magic\"}\n")
+        }
+        line if line.starts_with("DELETE") => whole(404, "application/json", r#"{"error":"model 'm' not found"}"#),
+        _ => whole(400, "application/json", r#"{"error":"digest mismatch, expected \"a\", got \"b\""}"#),
+    })
+    .await;
+    let client = client(&server.url);
+    let name = "m".parse().expect("valid");
+    let error = client.create(&name, Digest([7; 32])).await.expect_err("a bad file");
+    assert!(error.to_string().ends_with("invalid file magic"), "{error}");
+    let error = client.delete(&name).await.expect_err("not there");
+    assert_eq!(error.code(), ErrorCode::ModelNotFound);
+    let source = futures::stream::iter([Ok(Bytes::from_static(b"GGUF"))]).boxed();
+    let error = client.push_blob(Digest([7; 32]), 4, source).await.expect_err("mismatch");
+    assert!(error.to_string().contains("digest mismatch"), "{error}");
+    let source = futures::stream::iter([Err(std::io::Error::other("disk on fire"))]).boxed();
+    let error = client.push_blob(Digest([7; 32]), 4, source).await.expect_err("no source");
+    assert!(matches!(&error, RuntimeError::UploadFailed { reason } if reason == "disk on fire"), "{error}");
+}
+
+#[tokio::test]
+async fn a_create_that_ends_without_success_is_broken() {
+    let server = Server::start(|_| whole(200, "application/x-ndjson", "{\"status\":\"parsing GGUF\"}\n")).await;
+    let error = client(&server.url).create(&"m".parse().expect("valid"), Digest([7; 32])).await.expect_err("no end");
+    assert!(matches!(error, RuntimeError::Broken(_)), "{error}");
+}

@@ -1,0 +1,120 @@
+//! A runtime is chosen, found, lost and found again.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Duration;
+
+use ollamax_outbound::config::Kind;
+use ollamax_outbound::{Config, Environment, Metrics, Paths, Report, RuntimeHandle, Surroundings, spawn_runtime};
+use ollamax_types::{RuntimeKind, RuntimeState};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::server::{Reply, Server, json, whole};
+
+const DIGEST: &str = "365c0bd3c000a25d28ddbf732fe1c6add414de7275464c4e4d1c3b5fcb5d8ad1";
+
+pub(crate) struct World {
+    pub(crate) handle: RuntimeHandle,
+    pub(crate) folder: tempfile::TempDir,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl World {
+    /// Starts in an empty machine whose `OLLAMA_HOST` is this.
+    pub(crate) fn start(ollama_host: Option<&str>, config: Config, engine_binary: &Path) -> Self {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let environment = Environment {
+            ollama_host: ollama_host.map(str::to_owned),
+            root: folder.path().join("root"),
+            ..Environment::default()
+        };
+        let paths = Paths {
+            choice: folder.path().join("runtime.json"),
+            models: folder.path().join("models"),
+            engine_binary: engine_binary.to_owned(),
+        };
+        let surroundings = Surroundings {
+            environment,
+            own_api: None,
+            metrics: Metrics::new(),
+            tasks: tasks.clone(),
+            stop: stop.clone(),
+        };
+        Self { handle: spawn_runtime(config, paths, surroundings), folder, tasks, stop }
+    }
+
+    pub(crate) async fn wait_for(&self, what: &str, wanted: impl FnMut(&Report) -> bool) -> Report {
+        let mut report = self.handle.report();
+        let found = timeout(Duration::from_secs(30), report.wait_for(wanted)).await;
+        let found = found.unwrap_or_else(|_| unreachable!("{what}: {:?}", self.handle.report().borrow()));
+        found.expect("the loop lives").clone()
+    }
+
+    pub(crate) async fn end(self) -> tempfile::TempDir {
+        self.stop.cancel();
+        self.tasks.close();
+        timeout(Duration::from_secs(10), self.tasks.wait()).await.expect("all loops end");
+        self.folder
+    }
+}
+
+pub(crate) fn quick() -> Config {
+    Config { residency_interval_ms: 100, models_interval_ms: 100, health_timeout_ms: 300, ..Config::default() }
+}
+
+fn is_down(report: &Report) -> bool {
+    matches!(report.state, RuntimeState::Down(_))
+}
+
+#[tokio::test]
+async fn an_ollama_is_found_lost_and_found_again_and_its_models_are_remembered() {
+    // 0: answers with one model; 1: hangs; 2: answers with none.
+    let mood = Arc::new(AtomicU8::new(0));
+    let now = Arc::clone(&mood);
+    let server = Server::start(move |line| match (now.load(Ordering::SeqCst), line) {
+        (1, _) => Reply::Hold(Vec::new()),
+        (_, line) if line.starts_with("GET /api/version") => json(r#"{"version":"0.12.3"}"#),
+        (_, line) if line.starts_with("GET /api/ps") => json(r#"{"models":[]}"#),
+        (2, line) if line.starts_with("GET /api/tags") => json(r#"{"models":[]}"#),
+        _ => json(&format!(r#"{{"models":[{{"name":"m","digest":"{DIGEST}","size":5}}]}}"#)),
+    })
+    .await;
+    let world = World::start(Some(server.url.as_str()), quick(), Path::new("/nowhere"));
+    let report = world.wait_for("found", |report| report.models.is_some()).await;
+    assert_eq!((report.kind, report.version.as_str(), &report.state), (RuntimeKind::Ollama, "0.12.3", &RuntimeState::Up));
+    assert_eq!(report.models.as_ref().map(Vec::len), Some(1));
+    assert_eq!(format!("{}/", report.url), server.url.as_str());
+    mood.store(1, Ordering::SeqCst);
+    let report = world.wait_for("hung", is_down).await;
+    assert_eq!(report.models.map(|models| models.len()), Some(1), "silence is not an empty list");
+    mood.store(2, Ordering::SeqCst);
+    world.wait_for("emptied", |report| report.models == Some(vec![]) && report.state == RuntimeState::Up).await;
+    let folder = world.end().await;
+    let stored = std::fs::read_to_string(folder.path().join("runtime.json")).expect("stored");
+    assert!(stored.contains(r#""kind":"ollama""#), "{stored}");
+}
+
+#[tokio::test]
+async fn a_runtime_that_answers_html_is_down_and_says_so_and_nothing_is_stored() {
+    let server = Server::start(|_| whole(200, "text/html", "<html>")).await;
+    let world = World::start(Some(server.url.as_str()), quick(), Path::new("/nowhere"));
+    let report = world.wait_for("down", is_down).await;
+    let text = format!("{:?}", report.state);
+    assert!(text.contains("text/html") && text.contains("waiting for Ollama: OLLAMA_HOST names it"), "{text}");
+    assert!(!world.end().await.path().join("runtime.json").exists());
+}
+
+#[tokio::test]
+async fn no_runtime_wanted_is_absent() {
+    let config = Config { kind: Kind::None, ..quick() };
+    let world = World::start(None, config, Path::new("/nowhere"));
+    world.tasks.close();
+    timeout(Duration::from_secs(10), world.tasks.wait()).await.expect("nothing to do");
+    assert_eq!(world.handle.report().borrow().state, RuntimeState::Absent);
+    assert!(world.handle.client().is_none());
+}

@@ -1,0 +1,77 @@
+//! What this node says of itself: its runtime, its runners, its machine.
+//!
+//! The assembly sets the parts as it learns them; a beat is put together when it is asked for.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ollamax_types::Beat;
+
+use crate::handle::Shared;
+use crate::report::{Machine, RuntimeReport};
+
+/// This machine, as the assembly last told.
+#[derive(Debug, Default)]
+pub(crate) struct Local {
+    sequence: AtomicU64,
+    draining: AtomicBool,
+    told: Mutex<Told>,
+}
+
+#[derive(Debug, Default)]
+struct Told {
+    runtime: Arc<RuntimeReport>,
+    machine: Machine,
+}
+
+// === impl Local ===
+
+impl Local {
+    pub(crate) fn set_draining(&self, draining: bool) {
+        self.draining.store(draining, Ordering::SeqCst);
+    }
+
+    pub(crate) fn set_runtime(&self, report: RuntimeReport) {
+        self.lock().runtime = Arc::new(report);
+    }
+
+    pub(crate) fn runtime(&self) -> Arc<RuntimeReport> {
+        Arc::clone(&self.lock().runtime)
+    }
+
+    pub(crate) fn set_machine(&self, machine: Machine) {
+        self.lock().machine = machine;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether this node takes no new requests: it stops, or an administrator drained it.
+pub(crate) fn is_draining(shared: &Shared) -> bool {
+    shared.local.draining.load(Ordering::SeqCst) || shared.parts.placements.drained(shared.parts.node)
+}
+
+/// The next frame.
+pub(crate) fn beat(shared: &Shared) -> Beat {
+    let draining = is_draining(shared);
+    let Told { runtime, machine } = &*shared.local.lock();
+    Beat {
+        node: shared.parts.node,
+        sequence: shared.local.sequence.fetch_add(1, Ordering::Relaxed) + 1,
+        sent_at: shared.parts.clock.now(),
+        draining,
+        runtime_kind: runtime.kind,
+        runtime_version: runtime.version.clone(),
+        runtime_state: runtime.state.clone(),
+        resident: runtime.resident.clone(),
+        runners: shared.admission.loads(),
+        memory_used_bytes: machine.memory_used_bytes,
+        memory_total_bytes: machine.memory_total_bytes,
+        cpu_permille: machine.cpu_permille,
+        disk_free_bytes: machine.disk_free_bytes,
+        daemon_version: shared.parts.daemon_version.clone(),
+        applied_index: machine.applied_index,
+    }
+}

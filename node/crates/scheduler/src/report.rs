@@ -1,0 +1,45 @@
+//! What the assembly tells the scheduler about this machine: its runtime and its resources.
+
+use ollamax_types::{ModelRecord, Residency, RuntimeKind, RuntimeState};
+
+/// The runtime beside this node, as last polled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuntimeReport {
+    /// Which runtime.
+    pub kind: RuntimeKind,
+    /// Its version, as it says; empty when unknown.
+    pub version: String,
+    /// Whether it can be sent work.
+    pub state: RuntimeState,
+    /// What is in its store. The owner checks the digest of each request against this list.
+    pub models: Vec<ModelRecord>,
+    /// What is in its memory.
+    pub resident: Vec<Residency>,
+}
+
+impl Default for RuntimeReport {
+    fn default() -> Self {
+        Self {
+            kind: RuntimeKind::Ollama,
+            version: String::new(),
+            state: RuntimeState::Absent,
+            models: Vec::new(),
+            resident: Vec::new(),
+        }
+    }
+}
+
+/// Readings of this machine, carried in its beats unread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Machine {
+    /// Memory in use, bytes.
+    pub memory_used_bytes: u64,
+    /// Memory, bytes.
+    pub memory_total_bytes: u64,
+    /// CPU use, per mille of all cores.
+    pub cpu_permille: u32,
+    /// Free bytes where the data directory lies.
+    pub disk_free_bytes: u64,
+    /// Raft index that this node has applied.
+    pub applied_index: u64,
+}

@@ -1,0 +1,7 @@
+//! The scheduler through its public door, over the in-memory ports and a paused clock.
+
+mod cancelling;
+mod owning;
+mod retrying;
+mod routing;
+mod world;

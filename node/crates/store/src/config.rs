@@ -1,0 +1,96 @@
+//! Numbers of the store. All have defaults; [`Config::validate`] names every bad one at once.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use ollamax_types::limits::SNAPSHOT_CHUNK_BYTES_MAX;
+
+/// Least size of a snapshot chunk: the largest record and its key fit.
+const SNAPSHOT_CHUNK_BYTES_MIN: usize = 128 << 10;
+
+/// Numbers of the store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Applied entries after which the state is flushed; a restart replays at most about this many.
+    pub flush_entries_max: u64,
+    /// Bytes written to the state after which it is flushed.
+    pub flush_bytes_max: u64,
+    /// Writes that may wait for one sync; the next one blocks its caller.
+    pub sync_queue_max: usize,
+    /// Memory of all write buffers together, bytes.
+    pub write_buffer_bytes: usize,
+    /// Memory of the block cache, bytes.
+    pub block_cache_bytes: usize,
+    /// Largest message of a snapshot stream, bytes.
+    pub snapshot_chunk_bytes: usize,
+    /// Whether the log may be purged only below the flushed state. Off in conformance suites alone, which purge logs
+    /// that no state machine ever saw; not settable from a file.
+    #[serde(skip)]
+    pub purge_only_flushed: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            flush_entries_max: 10_000,
+            flush_bytes_max: 32 << 20,
+            sync_queue_max: 4_096,
+            write_buffer_bytes: 32 << 20,
+            block_cache_bytes: 16 << 20,
+            snapshot_chunk_bytes: SNAPSHOT_CHUNK_BYTES_MAX,
+            purge_only_flushed: true,
+        }
+    }
+}
+
+// === impl Config ===
+
+impl Config {
+    /// Every problem, in words; empty when the numbers can be used.
+    #[must_use]
+    pub fn validate(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        if self.flush_entries_max == 0 {
+            problems.push("flush_entries_max must be at least 1".to_owned());
+        }
+        if self.flush_bytes_max < 1 << 16 {
+            problems.push("flush_bytes_max must be at least 65536 bytes".to_owned());
+        }
+        if self.sync_queue_max == 0 {
+            problems.push("sync_queue_max must be at least 1".to_owned());
+        }
+        if self.write_buffer_bytes < 1 << 20 {
+            problems.push("write_buffer_bytes must be at least 1048576 bytes".to_owned());
+        }
+        if self.block_cache_bytes < 1 << 20 {
+            problems.push("block_cache_bytes must be at least 1048576 bytes".to_owned());
+        }
+        if !(SNAPSHOT_CHUNK_BYTES_MIN..=SNAPSHOT_CHUNK_BYTES_MAX).contains(&self.snapshot_chunk_bytes) {
+            problems.push(format!(
+                "snapshot_chunk_bytes must lie between {SNAPSHOT_CHUNK_BYTES_MIN} and {SNAPSHOT_CHUNK_BYTES_MAX} bytes"
+            ));
+        }
+        problems
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid_and_every_bad_number_is_named_at_once() {
+        assert_eq!(Config::default().validate(), Vec::<String>::new());
+        let bad = Config {
+            flush_entries_max: 0,
+            flush_bytes_max: 0,
+            sync_queue_max: 0,
+            write_buffer_bytes: 0,
+            block_cache_bytes: 0,
+            snapshot_chunk_bytes: 2 << 20,
+            purge_only_flushed: true,
+        };
+        assert_eq!(bad.validate().len(), 6);
+    }
+}

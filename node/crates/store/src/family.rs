@@ -1,0 +1,108 @@
+//! The byte form of the replicated state: one file per key family.
+//!
+//! A key is one prefix byte and the family's parts, in an order that equals the order of [`Key`]s within the family. A
+//! value is a version byte and a protobuf message. Prefixes and versions are never used again for something else.
+//! Whatever cannot be understood is an error that names the key: the caller halts.
+//!
+//! | prefix | family | file |
+//! |---|---|---|
+//! | 0x00 | how far the state is (no record of `core`) | `state/applied.rs` |
+//! | 0x01 | cluster | `family/cluster.rs` |
+//! | 0x02 | members by id | `family/member.rs` |
+//! | 0x03 | members by key | `family/member_by_peer.rs` |
+//! | 0x04 | join tokens | `family/token.rs` |
+//! | 0x05 | locations by model | `family/location.rs` |
+//! | 0x06 | locations by node | `family/node_model.rs` |
+//! | 0x07 | settings | `family/setting.rs` |
+
+mod cluster;
+mod location;
+mod member;
+mod member_by_peer;
+mod node_model;
+mod role;
+mod setting;
+mod text;
+mod token;
+
+#[cfg(test)]
+mod tests;
+
+use ollamax_core::catalog::{Key, KeyRange, Record};
+
+use crate::framing::Malformed;
+
+/// First key of all records; what lies before are marks of the state itself.
+pub(crate) const RECORDS_START: &[u8] = &[cluster::PREFIX];
+
+pub(crate) fn encode_key(key: &Key) -> Vec<u8> {
+    match key {
+        Key::Cluster => cluster::encode_key(),
+        Key::Member(node) => member::encode_key(*node),
+        Key::MemberByPeer(peer) => member_by_peer::encode_key(peer),
+        Key::Token(id) => token::encode_key(id),
+        Key::Location(model, node) => location::encode_key(model, *node),
+        Key::NodeModel(node, model) => node_model::encode_key(*node, model),
+        Key::Setting(name) => setting::encode_key(name),
+    }
+}
+
+pub(crate) fn decode_key(bytes: &[u8]) -> Result<Key, Malformed> {
+    let Some((prefix, rest)) = bytes.split_first() else {
+        return Err(Malformed::new("key", "empty"));
+    };
+    match *prefix {
+        cluster::PREFIX => cluster::decode_key(rest),
+        member::PREFIX => member::decode_key(rest),
+        member_by_peer::PREFIX => member_by_peer::decode_key(rest),
+        token::PREFIX => token::decode_key(rest),
+        location::PREFIX => location::decode_key(rest),
+        node_model::PREFIX => node_model::decode_key(rest),
+        setting::PREFIX => setting::decode_key(rest),
+        other => Err(Malformed::new("key", format!("family {other:#04x} is not known to this release"))),
+    }
+}
+
+/// The value for a key; an error when the record is of another family.
+pub(crate) fn encode_record(key: &Key, record: &Record) -> Result<Vec<u8>, Malformed> {
+    match (key, record) {
+        (Key::Cluster, Record::Cluster(record)) => Ok(cluster::encode(record)),
+        (Key::Member(_), Record::Member(record)) => Ok(member::encode(record)),
+        (Key::MemberByPeer(_), Record::NodeId(node)) => Ok(member_by_peer::encode(*node)),
+        (Key::Token(_), Record::Token(record)) => Ok(token::encode(record)),
+        (Key::Location(..) | Key::NodeModel(..), Record::Location(record)) => Ok(location::encode(record)),
+        (Key::Setting(_), Record::Setting(record)) => Ok(setting::encode(record)),
+        _ => Err(Malformed::new("record", format!("{key} cannot hold a record of another family"))),
+    }
+}
+
+pub(crate) fn decode_record(key: &Key, bytes: &[u8]) -> Result<Record, Malformed> {
+    Ok(match key {
+        Key::Cluster => Record::Cluster(cluster::decode(bytes)?),
+        Key::Member(_) => Record::Member(member::decode(bytes)?),
+        Key::MemberByPeer(_) => Record::NodeId(member_by_peer::decode(bytes)?),
+        Key::Token(_) => Record::Token(token::decode(bytes)?),
+        Key::Location(..) | Key::NodeModel(..) => Record::Location(location::decode(bytes)?),
+        Key::Setting(_) => Record::Setting(setting::decode(bytes)?),
+    })
+}
+
+/// What all keys of a range begin with, and no others.
+pub(crate) fn range_prefix(range: &KeyRange) -> Vec<u8> {
+    match range {
+        KeyRange::Members => vec![member::PREFIX],
+        KeyRange::Tokens => vec![token::PREFIX],
+        KeyRange::Locations => vec![location::PREFIX],
+        KeyRange::LocationsOf(model) => location::prefix_of_model(model),
+        KeyRange::ModelsOf(node) => node_model::prefix_of_node(*node),
+        KeyRange::Settings(start) => setting::prefix_of(start),
+    }
+}
+
+/// The least key that is greater than every key with this prefix; `None` when there is none.
+pub(crate) fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
+    let kept = prefix.iter().rposition(|byte| *byte != u8::MAX)?;
+    let mut end = prefix[..=kept].to_vec();
+    end[kept] += 1;
+    Some(end)
+}

@@ -1,0 +1,234 @@
+//! Round trips of every family, order of keys, and golden samples: bytes that no release may ever change.
+
+use ollamax_core::catalog::{Cluster, Location, Member, MemberState, Setting, Token};
+use ollamax_types::{ClusterId, Digest, Incarnation, ModelName, ModelRecord, NodeId, PeerId, Role, Timestamp, TokenId};
+use proptest::prelude::*;
+
+use super::*;
+
+fn role() -> impl Strategy<Value = Role> {
+    prop_oneof![Just(Role::Voter), Just(Role::Learner), Just(Role::Gateway)]
+}
+
+fn member_state() -> impl Strategy<Value = MemberState> {
+    prop_oneof![
+        Just(MemberState::Active),
+        Just(MemberState::Drained),
+        any::<u64>().prop_map(|at| MemberState::Departed { at: Timestamp(at) }),
+    ]
+}
+
+fn texts() -> impl Strategy<Value = Vec<String>> {
+    prop::collection::vec(".{0,20}", 0..3)
+}
+
+fn cluster() -> impl Strategy<Value = Cluster> {
+    (any::<[u8; 16]>(), ".{0,20}", any::<[u8; 32]>(), any::<u64>(), any::<u64>(), any::<u32>()).prop_map(
+        |(id, name, public_key, created, next_node_id, version)| Cluster {
+            id: ClusterId(id),
+            name,
+            public_key,
+            created_at: Timestamp(created),
+            next_node_id,
+            version,
+        },
+    )
+}
+
+fn member() -> impl Strategy<Value = Member> {
+    let who = (any::<u64>(), ".{0,20}", "[a-zA-Z0-9]{0,60}", any::<[u8; 16]>());
+    (who, role(), member_state(), texts(), texts(), texts(), any::<u64>()).prop_map(
+        |((id, name, peer, incarnation), role, state, peers, p2ps, apis, joined)| Member {
+            id: NodeId(id),
+            name,
+            peer_id: PeerId(peer),
+            incarnation: Incarnation(incarnation),
+            role,
+            state,
+            peer_addresses: peers,
+            p2p_addresses: p2ps,
+            api_addresses: apis,
+            joined_at: Timestamp(joined),
+        },
+    )
+}
+
+fn token() -> impl Strategy<Value = Token> {
+    let times = (any::<u64>(), any::<u64>());
+    (".{0,20}", any::<[u8; 32]>(), role(), any::<u32>(), times, any::<bool>()).prop_map(
+        |(id, secret_sha256, role, uses_left, (created, expires), revoked)| Token {
+            id: TokenId(id),
+            secret_sha256,
+            role,
+            uses_left,
+            created_at: Timestamp(created),
+            expires_at: Timestamp(expires),
+            revoked,
+        },
+    )
+}
+
+fn location() -> impl Strategy<Value = Location> {
+    let name = "([a-z]{1,8}/)?[A-Za-z0-9]{1,12}(:[a-z0-9]{1,6})?";
+    (any::<u64>(), name, any::<[u8; 32]>(), any::<u64>(), any::<u64>(), ".{0,40}").prop_map(
+        |(node, name, digest, size_bytes, modified, details_json)| Location {
+            node: NodeId(node),
+            model: ModelRecord {
+                name: name.parse().expect("the pattern gives model names"),
+                digest: Digest(digest),
+                size_bytes,
+                modified_at: Timestamp(modified),
+                details_json,
+            },
+        },
+    )
+}
+
+/// Any text, NUL included.
+fn wild() -> impl Strategy<Value = String> {
+    prop::collection::vec(prop_oneof![Just('\0'), Just('\u{1}'), any::<char>()], 0..8)
+        .prop_map(|characters| characters.into_iter().collect())
+}
+
+fn pair() -> impl Strategy<Value = (Key, Record)> {
+    prop_oneof![
+        cluster().prop_map(|record| (Key::Cluster, Record::Cluster(record))),
+        (any::<u64>(), member()).prop_map(|(id, record)| (Key::Member(NodeId(id)), Record::Member(record))),
+        (wild(), any::<u64>()).prop_map(|(p, id)| (Key::MemberByPeer(PeerId(p)), Record::NodeId(NodeId(id)))),
+        (wild(), token()).prop_map(|(id, record)| (Key::Token(TokenId(id)), Record::Token(record))),
+        (wild(), any::<u64>(), location()).prop_map(|(m, n, r)| (Key::Location(m, NodeId(n)), Record::Location(r))),
+        (wild(), any::<u64>(), location()).prop_map(|(m, n, r)| (Key::NodeModel(NodeId(n), m), Record::Location(r))),
+        (wild(), prop::collection::vec(any::<u8>(), 0..40), any::<u64>())
+            .prop_map(|(key, value, revision)| (Key::Setting(key), Record::Setting(Setting { value, revision }))),
+    ]
+}
+
+/// Model names compare without regard to case; what is stored keeps it.
+fn spelled(record: &Record) -> String {
+    match record {
+        Record::Location(location) => location.model.name.parts().join(" "),
+        _ => String::new(),
+    }
+}
+
+proptest! {
+    #[test]
+    fn every_key_and_record_comes_back_as_it_went((key, record) in pair()) {
+        let bytes = encode_key(&key);
+        prop_assert_eq!(decode_key(&bytes), Ok(key.clone()));
+        let value = encode_record(&key, &record).expect("key and record fit");
+        let back = decode_record(&key, &value).expect("what was written can be read");
+        prop_assert_eq!(spelled(&back), spelled(&record));
+        prop_assert_eq!(back, record);
+    }
+
+    #[test]
+    fn the_order_of_bytes_is_the_order_of_keys_within_a_family((a, _) in pair(), (b, _) in pair()) {
+        let (left, right) = (encode_key(&a), encode_key(&b));
+        if left[0] == right[0] {
+            prop_assert_eq!(left.cmp(&right), a.cmp(&b));
+        }
+    }
+
+    #[test]
+    fn arbitrary_bytes_are_refused_or_read_but_never_panic(
+        key in prop::collection::vec(any::<u8>(), 0..40),
+        value in prop::collection::vec(any::<u8>(), 0..60),
+    ) {
+        if let Ok(known) = decode_key(&key) {
+            prop_assert_eq!(encode_key(&known), key, "one key, one form");
+            drop(decode_record(&known, &value));
+        }
+    }
+}
+
+fn sample_location() -> Location {
+    Location {
+        node: NodeId(2),
+        model: ModelRecord {
+            name: "Demo".parse::<ModelName>().expect("valid"),
+            digest: Digest([7; 32]),
+            size_bytes: 300,
+            modified_at: Timestamp(5),
+            details_json: "{}".to_owned(),
+        },
+    }
+}
+
+fn golden(key: &Key, record: &Record, key_hex: &str, value_hex: &str) {
+    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    assert_eq!(hex(&encode_key(key)), key_hex, "{key}");
+    assert_eq!(hex(&encode_record(key, record).expect("fits")), value_hex, "{key}");
+}
+
+#[test]
+fn golden_samples_of_every_family_have_not_changed() {
+    let id16 = "11".repeat(16);
+    let bytes32 = "22".repeat(32);
+    let cluster = Cluster {
+        id: ClusterId([0x11; 16]),
+        name: "lab".to_owned(),
+        public_key: [0x22; 32],
+        created_at: Timestamp(1),
+        next_node_id: 2,
+        version: 1,
+    };
+    let value = format!("010a10{id16}12036c61621a20{bytes32}200128023001");
+    golden(&Key::Cluster, &Record::Cluster(cluster), "01", &value);
+
+    let member = Member {
+        id: NodeId(1),
+        name: "n1".to_owned(),
+        peer_id: PeerId("12D3".to_owned()),
+        incarnation: Incarnation([0x11; 16]),
+        role: Role::Learner,
+        state: MemberState::Departed { at: Timestamp(9) },
+        peer_addresses: vec!["a:1".to_owned()],
+        p2p_addresses: vec!["b".to_owned()],
+        api_addresses: vec!["c".to_owned()],
+        joined_at: Timestamp(3),
+    };
+    let value = format!("01080112026e311a04313244332210{id16}2802300338094203613a314a01625201635803");
+    golden(&Key::Member(NodeId(1)), &Record::Member(member), "020000000000000001", &value);
+
+    golden(&Key::MemberByPeer(PeerId("12D3".to_owned())), &Record::NodeId(NodeId(1)), "0331324433", "010801");
+
+    let token = Token {
+        id: TokenId("tk".to_owned()),
+        secret_sha256: [0x22; 32],
+        role: Role::Voter,
+        uses_left: 1,
+        created_at: Timestamp(1),
+        expires_at: Timestamp(2),
+        revoked: true,
+    };
+    let value = format!("010a02746b1220{bytes32}18012001280130023801");
+    golden(&Key::Token(TokenId("tk".to_owned())), &Record::Token(token), "04746b", &value);
+
+    let name = "72656769737472792e6f6c6c616d612e61692f6c6962726172792f44656d6f3a6c6174657374";
+    let location_value = format!("0108021226{name}1a20{}20ac0228053202{}", "07".repeat(32), "7b7d");
+    let location = Record::Location(sample_location());
+    let model = "m:t".to_owned();
+    golden(&Key::Location(model.clone(), NodeId(2)), &location, "056d3a7400010000000000000002", &location_value);
+    golden(&Key::NodeModel(NodeId(2), model), &location, "0600000000000000026d3a74", &location_value);
+
+    let setting = Setting { value: vec![0xff], revision: 8 };
+    golden(&Key::Setting("k".to_owned()), &Record::Setting(setting), "076b", "010a01ff1008");
+}
+
+#[test]
+fn a_record_of_another_family_a_newer_version_and_an_unknown_family_are_refused() {
+    assert!(encode_record(&Key::Cluster, &Record::NodeId(NodeId(1))).is_err());
+    assert!(decode_record(&Key::MemberByPeer(PeerId::default()), &[2, 8, 1]).is_err());
+    assert!(decode_key(&[0x55, 1]).is_err());
+    assert!(decode_key(&[]).is_err());
+}
+
+#[test]
+fn the_end_of_a_prefix_lies_behind_all_its_keys() {
+    let rows: &[(&[u8], Option<&[u8]>)] =
+        &[(&[1], Some(&[2])), (&[1, 0xff], Some(&[2])), (&[0xff, 0xff], None), (&[7, 3], Some(&[7, 4]))];
+    for (prefix, end) in rows {
+        assert_eq!(prefix_end(prefix).as_deref(), *end, "{prefix:?}");
+    }
+}

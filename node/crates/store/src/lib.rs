@@ -1,0 +1,34 @@
+//! The only owner of RocksDB: Raft log, vote and marks; the replicated state; snapshots; and the byte form of each.
+//!
+//! All calls are synchronous. What waits for the disk says so; call that from a thread that may block.
+#![doc = include_str!("../DESIGN.md")]
+#![forbid(unsafe_code)]
+
+mod config;
+mod database;
+pub mod error;
+mod family;
+mod flush;
+mod framing;
+mod health;
+mod high_water;
+mod lock;
+mod log;
+mod marks;
+pub mod metrics;
+mod shared;
+mod snapshot;
+mod state;
+mod store;
+mod sync;
+
+pub use config::Config;
+pub use error::{
+    CommitError, DiskError, ExportError, ImportError, OpenError, PurgeError, ReadError, SyncError, WriteError,
+};
+pub use log::{Log, LogState};
+pub use metrics::Metrics;
+pub use snapshot::{Export, Import};
+pub use state::{AppliedMeta, Batch, State, StateView};
+pub use store::{Store, StoreIdentity};
+pub use sync::SyncDone;

@@ -1,0 +1,43 @@
+//! What all handles of one store share.
+
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, RwLock};
+
+use crate::Config;
+use crate::database::Database;
+use crate::flush::Flusher;
+use crate::health::Health;
+use crate::high_water::HighWater;
+use crate::log::Positions;
+use crate::metrics::Metrics;
+use crate::state::Current;
+use crate::sync::SyncThread;
+
+/// Shared with the threads.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) database: Arc<Database>,
+    pub(crate) config: Config,
+    pub(crate) metrics: Metrics,
+    pub(crate) health: Health,
+    pub(crate) high_water: Mutex<HighWater>,
+    /// Where the log begins and ends. Taken before `high_water` when both are needed.
+    pub(crate) positions: RwLock<Positions>,
+    /// Which state is read and written, and how far it is.
+    pub(crate) current: RwLock<Current>,
+    /// Held while the state is flushed or its generation is switched. Taken before `current`.
+    pub(crate) maintenance: Mutex<()>,
+    /// A snapshot is being installed.
+    pub(crate) importing: AtomicBool,
+    /// Where its files are made.
+    pub(crate) incoming: PathBuf,
+}
+
+/// Shared by the handles. Dropping the last one empties the queues and ends the threads.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) flusher: Flusher,
+    pub(crate) sync: SyncThread,
+    pub(crate) shared: Arc<Shared>,
+}

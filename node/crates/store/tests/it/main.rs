@@ -1,0 +1,7 @@
+//! The store on real RocksDB in temporary directories.
+
+mod log;
+mod open;
+mod snapshot;
+mod state;
+mod world;

@@ -1,0 +1,104 @@
+//! What the tests share: directories, crashes, sample changes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::sync_channel;
+
+use ollamax_core::catalog::{Key, KeyRange, Mutation, Record, Setting, View};
+use ollamax_store::{AppliedMeta, Config, Log, State, Store, StoreIdentity};
+use ollamax_types::{ClusterId, Incarnation, NodeId};
+use tempfile::TempDir;
+
+pub(crate) fn identity() -> StoreIdentity {
+    StoreIdentity { cluster: ClusterId([1; 16]), node: NodeId(1), incarnation: Incarnation([2; 16]) }
+}
+
+pub(crate) fn directory() -> TempDir {
+    tempfile::tempdir().expect("a temporary directory")
+}
+
+pub(crate) fn open(dir: &Path) -> Store {
+    open_with(dir, Config::default())
+}
+
+pub(crate) fn open_with(dir: &Path, config: Config) -> Store {
+    Store::open(dir, Some(identity()), config).expect("the store opens")
+}
+
+/// What kill -9 at this moment would leave: the files as the system has them, without what is in memory.
+pub(crate) fn crash_copy(dir: &Path) -> TempDir {
+    let copy = directory();
+    copy_tree(dir, copy.path());
+    copy
+}
+
+pub(crate) fn copy_tree(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("make a directory");
+    for entry in fs::read_dir(from).expect("list a directory") {
+        let entry = entry.expect("list a directory");
+        let target = to.join(entry.file_name());
+        if entry.file_type().expect("ask for a type").is_dir() {
+            copy_tree(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).expect("copy a file");
+        }
+    }
+}
+
+pub(crate) fn high_water(dir: &Path) -> PathBuf {
+    dir.join("raft").join("high-water")
+}
+
+pub(crate) fn payload(index: u64) -> Vec<u8> {
+    format!("entry {index}").into_bytes()
+}
+
+/// Appends a run of entries and waits until they are durable.
+pub(crate) fn append(log: &Log, range: std::ops::RangeInclusive<u64>) {
+    let (tell, hear) = sync_channel(1);
+    let entries = range.map(|index| (index, payload(index))).collect();
+    log.append(entries, Box::new(move |outcome| tell.send(outcome).expect("the test listens"))).expect("append");
+    hear.recv().expect("the callback comes").expect("the sync works");
+}
+
+pub(crate) fn indexes(log: &Log) -> Vec<u64> {
+    log.read(0..u64::MAX, usize::MAX).expect("read").into_iter().map(|(index, _)| index).collect()
+}
+
+pub(crate) fn meta(index: u64) -> AppliedMeta {
+    AppliedMeta { index, last_applied: index.to_be_bytes().to_vec(), membership: vec![7] }
+}
+
+pub(crate) fn put(key: &str, value: &[u8]) -> Mutation {
+    Mutation::Put(Key::Setting(key.to_owned()), Record::Setting(Setting { value: value.to_vec(), revision: 1 }))
+}
+
+pub(crate) fn delete(key: &str) -> Mutation {
+    Mutation::Delete(Key::Setting(key.to_owned()))
+}
+
+pub(crate) fn commit(state: &State, index: u64, mutations: Vec<Mutation>) {
+    let mut batch = state.begin();
+    batch.stage(mutations).expect("stage");
+    state.commit(batch, meta(index)).expect("commit");
+}
+
+pub(crate) fn settings(view: &impl View) -> Vec<(String, Vec<u8>)> {
+    let found = view.scan(&KeyRange::Settings(String::new()), None, usize::MAX).expect("scan");
+    found
+        .into_iter()
+        .map(|pair| match pair {
+            (Key::Setting(key), Record::Setting(setting)) => (key, setting.value),
+            other => unreachable!("not a setting: {other:?}"),
+        })
+        .collect()
+}
+
+/// Opens the database below the store, to damage it.
+pub(crate) fn with_rocks(dir: &Path, change: impl FnOnce(&rocksdb::DB)) {
+    let path = dir.join("raft").join("db");
+    let options = rocksdb::Options::default();
+    let names = rocksdb::DB::list_cf(&options, &path).expect("list");
+    let database = rocksdb::DB::open_cf(&options, &path, names).expect("open below the store");
+    change(&database);
+}

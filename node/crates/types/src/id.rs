@@ -1,0 +1,131 @@
+//! Identifiers. Each is a newtype, so that one cannot stand where another is meant.
+//!
+//! Node ids come from the replicated state and are never used again. A peer id is the text form of a libp2p
+//! PeerId, the name of a node's key. An incarnation is drawn once per data directory: a copied or wiped directory
+//! therefore cannot pass for the original.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Why a text is not an identifier.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not a {what}")]
+pub struct ParseIdError {
+    /// What was expected, for example "cluster id".
+    pub what: &'static str,
+    /// What was found.
+    pub text: String,
+}
+
+/// A member's number, from the replicated state. 0 is never given out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct NodeId(pub u64);
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+impl FromStr for NodeId {
+    type Err = ParseIdError;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parsed = text.parse().ok().filter(|id| *id != 0);
+        parsed.map(Self).ok_or_else(|| ParseIdError { what: "node id", text: text.to_owned() })
+    }
+}
+
+macro_rules! hex16 {
+    ($(#[$doc:meta])* $name:ident, $what:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+        pub struct $name(pub [u8; 16]);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&hex::encode(self.0))
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "({})"), self)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = ParseIdError;
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                let mut bytes = [0; 16];
+                hex::decode_to_slice(text, &mut bytes)
+                    .map_err(|_| ParseIdError { what: $what, text: text.to_owned() })?;
+                Ok(Self(bytes))
+            }
+        }
+    };
+}
+
+hex16!(
+    /// A cluster's name for machines: 16 random bytes, written as 32 hex digits.
+    ClusterId,
+    "cluster id"
+);
+hex16!(
+    /// Drawn when a data directory is made; bound to the node id at join.
+    Incarnation,
+    "incarnation"
+);
+
+/// The text form of a libp2p PeerId (base58). Built by `security`, which checks it; elsewhere only compared.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PeerId(pub String);
+
+impl fmt::Display for PeerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The public half of a join token: names the token without giving it away.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TokenId(pub String);
+
+impl fmt::Display for TokenId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Follows one client request through every node and log line.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RequestId(pub String);
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_forms_round_trip_and_garbage_is_refused() {
+        let id = ClusterId([0xab; 16]);
+        assert_eq!(id.to_string().parse::<ClusterId>(), Ok(id));
+        for bad in ["", "xyz", "ab", &"g".repeat(32)] {
+            assert!(bad.parse::<ClusterId>().is_err(), "{bad}");
+        }
+        assert_eq!("7".parse::<NodeId>(), Ok(NodeId(7)));
+        for bad in ["0", "-1", "n1", ""] {
+            assert!(bad.parse::<NodeId>().is_err(), "{bad}");
+        }
+    }
+}

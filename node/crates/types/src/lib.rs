@@ -1,0 +1,28 @@
+//! The words of OllamaMax: ids, digests, names, records of the load view, limits, error codes, the clock handle.
+//!
+//! Owns no IO and no async code. Every other crate may import this one; it imports none of ours.
+#![forbid(unsafe_code)]
+
+pub mod clock;
+pub mod digest;
+pub mod error;
+pub mod id;
+pub mod inference;
+pub mod limits;
+pub mod load;
+pub mod model;
+pub mod name;
+pub mod place;
+pub mod role;
+pub mod secret;
+
+pub use clock::{Clock, Timestamp};
+pub use digest::Digest;
+pub use error::{ErrorClass, ErrorCode};
+pub use id::{ClusterId, Incarnation, NodeId, PeerId, RequestId, TokenId};
+pub use inference::{Api, InferenceRequest};
+pub use load::{Beat, Residency, RunnerLoad, RuntimeKind, RuntimeState};
+pub use model::ModelRecord;
+pub use name::ModelName;
+pub use role::Role;
+pub use secret::Secret;

@@ -1,0 +1,66 @@
+//! Every bound that is not configuration, with its unit in its name.
+
+use std::time::Duration;
+
+/// Largest request body that the gateway holds in memory; a larger one is answered 413.
+pub const GATEWAY_BODY_BYTES_MAX: usize = 64 << 20;
+/// Largest value of one configuration key.
+pub const SETTING_VALUE_BYTES_MAX: usize = 64 << 10;
+/// Longest configuration key.
+pub const SETTING_KEY_BYTES_MAX: usize = 256;
+/// Longest name of a node or cluster.
+pub const LABEL_BYTES_MAX: usize = 63;
+/// Most keys that one command may read (design rule of the pure `apply`).
+pub const COMMAND_KEYS_MAX: usize = 1_024;
+/// Most models in one report command; a node with more sends a series.
+pub const REPORT_MODELS_MAX: usize = 200;
+/// Largest `details` object of one model record, as JSON text.
+pub const MODEL_DETAILS_BYTES_MAX: usize = 4 << 10;
+/// Most addresses that a member advertises for one listener.
+pub const ADDRESSES_MAX: usize = 16;
+/// Largest gRPC message between nodes.
+pub const PEER_MESSAGE_BYTES_MAX: usize = GATEWAY_BODY_BYTES_MAX + (1 << 20);
+/// Largest encoded command in the log.
+pub const COMMAND_BYTES_MAX: usize = 1 << 20;
+/// Bytes of commands waiting for the log on one node; beyond it callers get `overloaded`.
+pub const PROPOSALS_IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
+/// How long a change waits for a quorum before the caller hears `no_quorum`.
+pub const PROPOSE_TIMEOUT: Duration = Duration::from_millis(1_800);
+/// How long a linearizable read waits for a quorum before the caller hears `no_quorum`.
+pub const READ_TIMEOUT: Duration = Duration::from_millis(1_800);
+/// Largest chunk of one snapshot message.
+pub const SNAPSHOT_CHUNK_BYTES_MAX: usize = 1 << 20;
+/// Frames between nodes.
+pub const BEAT_INTERVAL: Duration = Duration::from_millis(250);
+/// Silence after which a node is everybody's last choice.
+pub const SUSPECT_AFTER: Duration = Duration::from_millis(800);
+/// Silence after which a node is counted as dead.
+pub const DEAD_AFTER: Duration = Duration::from_secs(30);
+/// Join token life when no `--ttl` is given.
+pub const TOKEN_TTL_DEFAULT: Duration = Duration::from_secs(3_600);
+/// Longest join token life.
+pub const TOKEN_TTL_MAX: Duration = Duration::from_secs(30 * 24 * 3_600);
+/// TCP keep-alive of client connections: idle time, interval, probes.
+pub const TCP_KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+/// Interval between keep-alive probes.
+pub const TCP_KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+/// Probes before a silent client connection is closed.
+pub const TCP_KEEPALIVE_RETRIES: u32 = 4;
+/// Most members that have not departed.
+pub const MEMBERS_MAX: usize = 512;
+/// Most departed members kept on record; the longest departed are forgotten first.
+pub const DEPARTED_MEMBERS_MAX: usize = 256;
+/// Most join tokens on record; expired, revoked and used-up ones make room.
+pub const TOKENS_MAX: usize = 512;
+/// Most joins that one token may permit.
+pub const TOKEN_USES_MAX: u32 = 1_000;
+/// Longest advertised address.
+pub const ADDRESS_BYTES_MAX: usize = 256;
+/// Longest model key (`ModelName::key`).
+pub const MODEL_KEY_BYTES_MAX: usize = 640;
+/// Longest peer id and token id.
+pub const IDENTIFIER_BYTES_MAX: usize = 128;
+/// Log entries that a learner may lie behind and still be promoted.
+pub const CAUGHT_UP_LAG_MAX: u64 = 100;
+/// Largest error answer of a runtime that is read to find its kind.
+pub const RUNTIME_ERROR_BYTES_MAX: usize = 64 << 10;

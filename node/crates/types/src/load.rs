@@ -1,0 +1,108 @@
+//! What nodes tell each other four times a second: the load view. Memory only, stale in a second anyway.
+
+use crate::clock::Timestamp;
+use crate::digest::Digest;
+use crate::id::NodeId;
+use crate::name::ModelName;
+
+/// Which runtime stands beside a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum RuntimeKind {
+    /// An Ollama that somebody else runs.
+    Ollama,
+    /// `ollamax-engine`, started by the daemon.
+    Engine,
+}
+
+impl RuntimeKind {
+    /// The word in JSON and tables.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ollama => "ollama",
+            Self::Engine => "engine",
+        }
+    }
+}
+
+/// Whether a node's runtime can be sent work.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RuntimeState {
+    /// No runtime wanted (gateway role), or none found yet.
+    Absent,
+    /// Answers.
+    Up,
+    /// Refused, hung or answered garbage; the text says which.
+    Down(String),
+}
+
+/// One model that is in the runtime's memory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Residency {
+    /// Name as `/api/ps` spells it.
+    pub name: ModelName,
+    /// Manifest digest.
+    pub digest: Digest,
+    /// Memory in use, bytes.
+    pub size_bytes: u64,
+    /// Part of it in GPU memory, bytes; 0 means CPU.
+    pub size_vram_bytes: u64,
+    /// Context length of the runner, tokens; 0 when the runtime does not say.
+    pub context_length: u32,
+    /// When it will be unloaded, RFC 3339 as the runtime wrote it; empty when it did not say.
+    pub expires_at: String,
+    /// The `details` object as JSON text.
+    pub details_json: String,
+}
+
+/// The owner's own count for one model's runner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunnerLoad {
+    /// Manifest digest of the model.
+    pub digest: Digest,
+    /// Requests that the runtime is working on.
+    pub running: u32,
+    /// Requests that wait in the owner's queue.
+    pub waiting: u32,
+    /// Requests the runner works on at once.
+    pub slots: u32,
+    /// Smoothed time of one request, milliseconds; 0 before the first.
+    pub service_ms: u32,
+    /// Last observed load time, milliseconds; 0 before the first.
+    pub load_ms: u32,
+}
+
+/// One frame of a liveness stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Beat {
+    /// Who speaks.
+    pub node: NodeId,
+    /// Counts up with each frame of one process.
+    pub sequence: u64,
+    /// The sender's wall time, for the clock-skew check.
+    pub sent_at: Timestamp,
+    /// Takes no new requests: draining or stopping.
+    pub draining: bool,
+    /// The runtime's kind.
+    pub runtime_kind: RuntimeKind,
+    /// The runtime's version, as it says; empty when unknown.
+    pub runtime_version: String,
+    /// Whether it can be sent work.
+    pub runtime_state: RuntimeState,
+    /// What is in its memory.
+    pub resident: Vec<Residency>,
+    /// The owner's counts.
+    pub runners: Vec<RunnerLoad>,
+    /// Memory of the machine in use, bytes.
+    pub memory_used_bytes: u64,
+    /// Memory of the machine, bytes.
+    pub memory_total_bytes: u64,
+    /// CPU use of the machine, per mille of all cores.
+    pub cpu_permille: u32,
+    /// Free bytes where the data directory lies.
+    pub disk_free_bytes: u64,
+    /// Release of the daemon.
+    pub daemon_version: String,
+    /// Raft index that this node has applied, for lag displays.
+    pub applied_index: u64,
+}

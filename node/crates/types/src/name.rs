@@ -1,0 +1,165 @@
+//! Ollama's model names: `[host/][namespace/]model[:tag]`.
+//!
+//! A name is kept as its four parts. It compares and sorts without regard to case, as Ollama matches names, and is
+//! displayed as Ollama displays it: default host and namespace left out, tag always shown.
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::str::FromStr;
+
+/// Host of a name that gives none.
+pub const DEFAULT_HOST: &str = "registry.ollama.ai";
+/// Namespace of a name that gives none.
+pub const DEFAULT_NAMESPACE: &str = "library";
+/// Tag of a name that gives none.
+pub const DEFAULT_TAG: &str = "latest";
+
+/// The text is not a model name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("invalid model name")]
+pub struct ParseNameError;
+
+/// A full model name.
+#[derive(Clone)]
+pub struct ModelName {
+    host: String,
+    namespace: String,
+    model: String,
+    tag: String,
+}
+
+impl ModelName {
+    /// `host/namespace/model:tag`, in lower case: equal names have equal keys.
+    #[must_use]
+    pub fn key(&self) -> String {
+        let Self { host, namespace, model, tag } = self;
+        format!("{host}/{namespace}/{model}:{tag}").to_lowercase()
+    }
+
+    /// The owner part, which OpenAI's list shows as `owned_by`.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// Host, namespace, model and tag, as the store's folders are named.
+    #[must_use]
+    pub fn parts(&self) -> [&str; 4] {
+        [&self.host, &self.namespace, &self.model, &self.tag]
+    }
+
+    fn folded(&self) -> impl Iterator<Item = String> {
+        self.parts().map(str::to_lowercase).into_iter()
+    }
+}
+
+fn is_part(text: &str, length_max: usize, extra: &[char]) -> bool {
+    let mut characters = text.chars();
+    let starts_well = characters.next().is_some_and(|c| c.is_ascii_alphanumeric() || c == '_');
+    starts_well && text.len() <= length_max && characters.all(|c| c.is_ascii_alphanumeric() || extra.contains(&c))
+}
+
+impl FromStr for ModelName {
+    type Err = ParseNameError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (path, tag) = match text.rsplit_once(':') {
+            Some((path, tag)) if !tag.contains('/') => (path, tag),
+            _ => (text, DEFAULT_TAG),
+        };
+        let parts: Vec<&str> = path.split('/').collect();
+        let (host, namespace, model) = match parts[..] {
+            [model] => (DEFAULT_HOST, DEFAULT_NAMESPACE, model),
+            [namespace, model] => (DEFAULT_HOST, namespace, model),
+            [host, namespace, model] => (host, namespace, model),
+            _ => return Err(ParseNameError),
+        };
+        let valid = is_part(host, 350, &['_', '-', '.', ':'])
+            && is_part(namespace, 80, &['_', '-'])
+            && is_part(model, 80, &['_', '-', '.'])
+            && is_part(tag, 80, &['_', '-', '.']);
+        if !valid {
+            return Err(ParseNameError);
+        }
+        let [host, namespace, model, tag] = [host, namespace, model, tag].map(str::to_owned);
+        Ok(Self { host, namespace, model, tag })
+    }
+}
+
+impl fmt::Display for ModelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let default_host = self.host.eq_ignore_ascii_case(DEFAULT_HOST);
+        if !default_host {
+            write!(f, "{}/", self.host)?;
+        }
+        if !default_host || !self.namespace.eq_ignore_ascii_case(DEFAULT_NAMESPACE) {
+            write!(f, "{}/", self.namespace)?;
+        }
+        write!(f, "{}:{}", self.model, self.tag)
+    }
+}
+
+impl fmt::Debug for ModelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ModelName({self})")
+    }
+}
+
+impl PartialEq for ModelName {
+    fn eq(&self, other: &Self) -> bool {
+        self.parts().into_iter().zip(other.parts()).all(|(a, b)| a.eq_ignore_ascii_case(b))
+    }
+}
+
+impl Eq for ModelName {}
+
+impl Ord for ModelName {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.folded().cmp(other.folded())
+    }
+}
+
+impl PartialOrd for ModelName {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Hash for ModelName {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key().hash(state);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(text: &str, expected: Option<&str>) {
+        let shown = text.parse::<ModelName>().ok().map(|name| name.to_string());
+        assert_eq!(shown.as_deref(), expected, "{text}");
+    }
+
+    #[test]
+    fn reads_and_shows_names_as_ollama_does() {
+        check("llama3.2", Some("llama3.2:latest"));
+        check("llama3.2:1b", Some("llama3.2:1b"));
+        check("registry.ollama.ai/library/llama3.2:1b", Some("llama3.2:1b"));
+        check("Me/Mine", Some("Me/Mine:latest"));
+        check("localhost:5000/library/m:t", Some("localhost:5000/library/m:t"));
+        check("localhost:5000/library/m", Some("localhost:5000/library/m:latest"));
+        for bad in ["", ":", "a:", "/a", "a/b/c/d", "a b", "-a", "n.s/m", "a:b:c/d", "../etc/passwd", "a\n"] {
+            check(bad, None);
+        }
+    }
+
+    #[test]
+    fn equality_order_and_key_fold_case() {
+        let (a, b): (ModelName, ModelName) =
+            ("LLAMA:Latest".parse().expect("valid"), "llama".parse().expect("valid"));
+        assert_eq!(a, b);
+        assert_eq!(a.cmp(&b), Ordering::Equal);
+        assert_eq!(a.key(), b.key());
+    }
+}

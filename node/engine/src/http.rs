@@ -1,0 +1,72 @@
+//! The HTTP door: Ollama's routes, texts and statuses, and OpenAI's beside them.
+//!
+//! Handlers translate and nothing else. Bodies are read whole up to a bound, except uploads, which are streamed. Every
+//! answer says `Server: ollamax-engine`. A handler that panics costs its own request.
+
+mod blobs;
+mod body;
+mod chat;
+mod create;
+mod delete;
+mod edge;
+mod embed;
+mod error;
+mod generate;
+mod lists;
+mod openai;
+mod show;
+mod stream;
+
+use axum::http::header::{CONTENT_TYPE, SERVER};
+use axum::http::{HeaderValue, StatusCode};
+use axum::middleware;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, head, post};
+use axum::{Json, Router};
+use serde_json::json;
+
+use crate::inference::Engine;
+
+/// All routes; `local_only` turns on the checks that keep web pages out of a server on the loopback interface.
+pub(crate) fn router(engine: Engine, local_only: bool) -> Router {
+    let router = Router::new()
+        .route("/", get(|| async { "Ollama is running" }))
+        .route("/api/version", get(|| async { Json(json!({"version": env!("CARGO_PKG_VERSION")})) }))
+        .route("/api/tags", get(lists::tags))
+        .route("/api/ps", get(lists::ps))
+        .route("/api/show", post(show::show))
+        .route("/api/generate", post(generate::generate))
+        .route("/api/chat", post(chat::chat))
+        .route("/api/embed", post(embed::embed))
+        .route("/api/create", post(create::create))
+        .route("/api/delete", delete(delete::delete))
+        .route("/v1/models", get(openai::models::list))
+        .route("/v1/models/{model}", get(openai::models::one))
+        .route("/v1/chat/completions", post(openai::chat::completions))
+        .route("/v1/embeddings", post(openai::embeddings::embeddings))
+        .route("/api/blobs/{digest}", head(blobs::exists).post(blobs::upload))
+        .fallback(|| async { plain(StatusCode::NOT_FOUND, "404 page not found") })
+        .method_not_allowed_fallback(|| async { plain(StatusCode::METHOD_NOT_ALLOWED, "405 method not allowed") })
+        .with_state(engine);
+    let router = if local_only { router.layer(middleware::from_fn(edge::local_host_only)) } else { router };
+    router.layer(middleware::from_fn(edge::known_origins_only)).layer(middleware::map_response(sign))
+}
+
+fn plain(status: StatusCode, text: &'static str) -> Response {
+    (status, [(CONTENT_TYPE, "text/plain")], text).into_response()
+}
+
+async fn sign(mut response: Response) -> Response {
+    response.headers_mut().insert(SERVER, HeaderValue::from_static("ollamax-engine"));
+    response
+}
+
+/// A time as Ollama writes it.
+fn rfc3339(time: std::time::SystemTime) -> String {
+    jiff::Timestamp::try_from(time).unwrap_or(jiff::Timestamp::UNIX_EPOCH).to_string()
+}
+
+/// Now, for the field `created_at`.
+fn now() -> jiff::Timestamp {
+    jiff::Timestamp::now()
+}

@@ -1,0 +1,13 @@
+//! Each service port implemented over a door, and the receiving sides of what goes between nodes.
+//!
+//! Adapters translate: no decision is taken here.
+
+pub(crate) mod clients_over_slot;
+pub(crate) mod inference_over_net;
+pub(crate) mod join_over_net;
+pub(crate) mod keys_over_net;
+pub(crate) mod liveness_over_net;
+pub(crate) mod placements_over_metadata;
+pub(crate) mod raft_over_net;
+pub(crate) mod runtime_over_ollama;
+pub(crate) mod status;

@@ -1,0 +1,77 @@
+//! What the clients' door sees of this node: the engines in their slot, and how the node stands, from cached state.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use ollamax_core::catalog::View;
+use ollamax_gateway::grpc::Phase;
+use ollamax_gateway::ports::{Component, Needed, Node, Readiness};
+use ollamax_outbound::RuntimeHandle;
+use ollamax_scheduler as scheduler;
+use ollamax_types::RuntimeState;
+
+use crate::slot::Slot;
+
+/// The gateway's view of this node.
+#[derive(Debug)]
+pub(crate) struct ClientsOverSlot {
+    /// This node's name.
+    pub(crate) name: String,
+    /// The engines, once there are any.
+    pub(crate) slot: Slot,
+    /// Where this node stands.
+    pub(crate) phase: watch::Receiver<Phase>,
+    /// The runtime beside it.
+    pub(crate) runtime: RuntimeHandle,
+}
+
+// === impl ClientsOverSlot ===
+
+impl ClientsOverSlot {
+    fn metadata(&self) -> Component {
+        let (works, detail) = match self.slot.get().map(|engines| engines.metadata.status()) {
+            None => (false, "this node belongs to no cluster yet; run ollamax init or ollamax join".to_owned()),
+            Some(status) => {
+                let leader = status.leader.map_or_else(|| "no leader".to_owned(), |leader| format!("node {leader} leads"));
+                let quorum = if status.has_quorum { "" } else { ", no quorum: inference goes on, changes wait" };
+                (true, format!("{leader}, index {} of {}{quorum}", status.applied, status.last_log_index))
+            }
+        };
+        Component { name: "metadata", works, needed: Needed::ToServe, detail }
+    }
+
+    fn runtime(&self) -> Component {
+        let report = self.runtime.report().borrow().clone();
+        let (works, detail) = match report.state {
+            RuntimeState::Up => (true, format!("{} {} at {}", report.kind.as_str(), report.version, report.url)),
+            RuntimeState::Absent => (true, "none on this node".to_owned()),
+            RuntimeState::Down(reason) => (false, reason),
+        };
+        // Requests go to other nodes' runtimes while this one is down.
+        Component { name: "runtime", works, needed: Needed::Shown, detail }
+    }
+}
+
+impl Node for ClientsOverSlot {
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+
+    fn scheduler(&self) -> Option<scheduler::Handle> {
+        self.slot.get().map(|engines| engines.scheduler)
+    }
+
+    fn view(&self) -> Option<Arc<dyn View + Send + Sync>> {
+        self.slot.get().map(|engines| engines.metadata.view())
+    }
+
+    fn readiness(&self) -> Readiness {
+        let phase = *self.phase.borrow();
+        Readiness {
+            started: phase == Phase::Member,
+            stopping: phase == Phase::Stopping,
+            components: vec![self.metadata(), self.runtime()],
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! The join service: the only one that a key which is no member reaches.
+//!
+//! `Hello` proves who answers before the caller sends a secret; `ReachBack` tells the caller whether its addresses
+//! work; `Join` redeems the token through the replicated state. Nothing is changed before the token was checked
+//! there, and a repeated call of the same key gets the same id.
+
+use std::time::Duration;
+
+use tonic::{Request, Response, Status};
+
+use ollamax_core::catalog::command::NewMember;
+use ollamax_core::catalog::{Answer, Command, MemberState, read};
+use ollamax_net::{Caller, NetHandle};
+use ollamax_proto::v1;
+use ollamax_proto::v1::join_server::{Join, JoinServer};
+use ollamax_proto::v1::reach_back_reply::Probe;
+use ollamax_security::join_token::secret_sha256;
+use ollamax_types::limits::ADDRESSES_MAX;
+use ollamax_types::{Clock, ErrorCode, Incarnation, PeerId, RequestId, Role, Secret, TokenId};
+
+use crate::adapters::keys_over_net::Signer;
+use crate::adapters::status::refusal;
+use crate::slot::{MemberEngines, Slot};
+
+/// How long one advertised address may take to answer.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Clock difference above which a node is not admitted.
+pub(crate) const CLOCK_SKEW_MAX: Duration = Duration::from_secs(300);
+
+/// The receiving side.
+#[derive(Debug, Clone)]
+pub(crate) struct JoinService {
+    slot: Slot,
+    net: NetHandle,
+    signer: Signer,
+    clock: Clock,
+}
+
+// === impl JoinService ===
+
+impl JoinService {
+    /// The service for members' and strangers' routes.
+    #[must_use]
+    pub(crate) fn server(slot: Slot, net: NetHandle, signer: Signer, clock: Clock) -> JoinServer<Self> {
+        JoinServer::new(Self { slot, net, signer, clock })
+    }
+
+    fn engines(&self) -> Result<MemberEngines, Status> {
+        self.slot.get().ok_or_else(|| refusal(ErrorCode::NotInitialised, "the node that was asked is no member itself"))
+    }
+
+    async fn redeem(
+        &self,
+        engines: &MemberEngines,
+        peer_id: PeerId,
+        request: v1::JoinClusterRequest,
+    ) -> Result<v1::JoinClusterReply, Status> {
+        let role = self.role(engines, &request)?;
+        let command = add_member(peer_id, role, request)?;
+        let committed = engines.metadata.propose(RequestId::default(), "join", command).await;
+        let committed = committed.map_err(|error| refusal(error.code(), &error.to_string()))?;
+        let node = match committed.answer {
+            Answer::Member { node, .. } => node,
+            Answer::Refused(refused) => return Err(refusal(refused.code(), &refused.to_string())),
+            Answer::Done | Answer::More => return Err(refusal(ErrorCode::StorageCorrupt, "an answer of another kind")),
+        };
+        let barrier = engines.metadata.read_barrier().await;
+        barrier.map_err(|error| refusal(error.code(), &error.to_string()))?;
+        let credential = self.signer.vouch(engines, node).await;
+        let credential = credential.map_err(|error| refusal(ErrorCode::PeerUnreachable, &error.to_string()))?;
+        self.reply(engines, node, credential)
+    }
+
+    /// The role that the joiner asked for, else the token's. An unknown token is refused by the state itself.
+    fn role(&self, engines: &MemberEngines, request: &v1::JoinClusterRequest) -> Result<Role, Status> {
+        if !request.role.is_empty() {
+            return request.role.parse().map_err(|error| refusal(ErrorCode::BadRequest, &format!("{error}")));
+        }
+        let token = read::token(&*engines.metadata.view(), &TokenId(request.token_id.clone()));
+        Ok(token.ok().flatten().map(|token| token.role).unwrap_or_default())
+    }
+
+    fn reply(
+        &self,
+        engines: &MemberEngines,
+        node: ollamax_types::NodeId,
+        credential: Vec<u8>,
+    ) -> Result<v1::JoinClusterReply, Status> {
+        let unreadable = |fault| refusal(ErrorCode::StorageFailed, &format!("{fault}"));
+        let view = engines.metadata.view();
+        let cluster = read::cluster(&*view).map_err(unreadable)?;
+        let cluster = cluster.ok_or_else(|| refusal(ErrorCode::NotInitialised, "the cluster does not exist yet"))?;
+        let members = read::members(&*view).map_err(unreadable)?.into_iter();
+        let present = members.filter(|member| !matches!(member.state, MemberState::Departed { .. }));
+        Ok(v1::JoinClusterReply {
+            node_id: node.0,
+            cluster: cluster.id.0.to_vec(),
+            cluster_name: cluster.name,
+            cluster_public_key: cluster.public_key.to_vec(),
+            credential,
+            members: present
+                .map(|member| v1::MemberAddress {
+                    node_id: member.id.0,
+                    peer_id: member.peer_id.0,
+                    peer_addresses: member.peer_addresses,
+                })
+                .collect(),
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl Join for JoinService {
+    async fn hello(&self, _request: Request<v1::HelloRequest>) -> Result<Response<v1::HelloReply>, Status> {
+        let engines = self.engines()?;
+        let credential = self.signer.vouch(&engines, engines.node).await;
+        let credential = credential.map_err(|error| refusal(ErrorCode::PeerUnreachable, &error.to_string()))?;
+        let view = engines.metadata.view();
+        let cluster = read::cluster(&*view).ok().flatten();
+        Ok(Response::new(v1::HelloReply {
+            cluster: engines.cluster.0.to_vec(),
+            cluster_name: cluster.map(|cluster| cluster.name).unwrap_or_default(),
+            credential,
+            wall_time_ms: self.clock.now().0,
+            daemon_version: env!("CARGO_PKG_VERSION").to_owned(),
+        }))
+    }
+
+    async fn join(&self, request: Request<v1::JoinClusterRequest>) -> Result<Response<v1::JoinClusterReply>, Status> {
+        let caller = request.extensions().get::<Caller>().cloned();
+        let caller = caller.ok_or_else(|| refusal(ErrorCode::NotMember, "the connection proved no key"))?;
+        let request = request.into_inner();
+        check_clock(self.clock.now().0, request.wall_time_ms)?;
+        let reply = self.redeem(&self.engines()?, caller.peer_id, request).await?;
+        Ok(Response::new(reply))
+    }
+
+    async fn reach_back(&self, request: Request<v1::ReachBackRequest>) -> Result<Response<v1::ReachBackReply>, Status> {
+        let caller = request.extensions().get::<Caller>().cloned();
+        let caller = caller.ok_or_else(|| refusal(ErrorCode::NotMember, "the connection proved no key"))?;
+        let addresses = request.into_inner().peer_addresses;
+        let mut probes = Vec::new();
+        for address in addresses.into_iter().take(ADDRESSES_MAX) {
+            let problem = self.probe(&address, &caller.peer_id).await;
+            probes.push(Probe { address, reached: problem.is_none(), problem: problem.unwrap_or_default() });
+        }
+        Ok(Response::new(v1::ReachBackReply { probes }))
+    }
+}
+
+impl JoinService {
+    async fn probe(&self, address: &str, expected: &PeerId) -> Option<String> {
+        match tokio::time::timeout(PROBE_TIMEOUT, self.net.channel_to_address(address)).await {
+            Ok(Ok((_, proved))) if proved == *expected => None,
+            Ok(Ok((_, proved))) => Some(format!("another node answers there ({proved})")),
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(_) => Some(format!("no answer within {} s", PROBE_TIMEOUT.as_secs())),
+        }
+    }
+}
+
+fn check_clock(ours: u64, theirs: u64) -> Result<(), Status> {
+    let skew = Duration::from_millis(ours.abs_diff(theirs));
+    if skew <= CLOCK_SKEW_MAX {
+        return Ok(());
+    }
+    let direction = if theirs < ours { "behind" } else { "ahead of" };
+    let message = format!("the joiner's clock is {} s {direction} the cluster's; set it and join again", skew.as_secs());
+    Err(refusal(ErrorCode::PreconditionFailed, &message))
+}
+
+fn add_member(peer_id: PeerId, role: Role, request: v1::JoinClusterRequest) -> Result<Command, Status> {
+    let incarnation = request.incarnation.try_into();
+    let incarnation = incarnation.map_err(|_| refusal(ErrorCode::BadRequest, "an incarnation has 16 bytes"))?;
+    Ok(Command::AddMember {
+        token: TokenId(request.token_id),
+        secret_sha256: secret_sha256(&Secret::new(request.token_secret)).0,
+        role,
+        member: NewMember {
+            name: request.name,
+            peer_id,
+            incarnation: Incarnation(incarnation),
+            peer_addresses: request.peer_addresses,
+            p2p_addresses: request.p2p_addresses,
+            api_addresses: request.api_addresses,
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_far_off_is_refused_with_the_difference() {
+        assert!(check_clock(10_000_000, 10_000_000 - 299_000).is_ok());
+        let refused = check_clock(10_000_000, 10_000_000 - 3_600_000).expect_err("an hour off");
+        assert!(refused.message().contains("3600 s behind"), "{}", refused.message());
+        let refused = check_clock(10_000_000, 10_000_000 + 3_600_000).expect_err("an hour off");
+        assert!(refused.message().contains("3600 s ahead"), "{}", refused.message());
+    }
+}

@@ -1,0 +1,83 @@
+//! The configuration as its users meet it.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use serde_json::Value;
+
+use super::*;
+
+fn load(toml: &str) -> Result<Effective<NodeConfig>, Vec<Problem>> {
+    let temp = tempfile::NamedTempFile::new().expect("temp");
+    fs::write(temp.path(), toml).expect("written");
+    NodeConfig::load(Some(temp.path()), Vec::new(), Vec::new())
+}
+
+#[test]
+fn the_defaults_are_valid() {
+    assert_eq!(NodeConfig::default().validate(), Vec::new());
+}
+
+#[test]
+fn every_key_has_a_meaning_and_can_be_set_by_its_environment_variable_and_flag() {
+    let defaults = serde_json::to_value(NodeConfig::default()).expect("plain");
+    let meanings = example::meanings();
+    let mut variables = BTreeMap::new();
+    for (key, value) in layers::leaves(&defaults) {
+        assert!(meanings.get(&key).is_some_and(|text| !text.is_empty()), "{key} has no meaning");
+        let text = match &value {
+            Value::String(text) => text.clone(),
+            Value::Array(_) => String::new(),
+            other => other.to_string(),
+        };
+        let twin = variables.insert(layers::env_name(&key), key.clone());
+        assert_eq!(twin, None, "two keys share {}", layers::env_name(&key));
+        let env = NodeConfig::load(None, vec![(layers::env_name(&key), text.clone())], Vec::new());
+        let flag = NodeConfig::load(None, Vec::new(), vec![(key.clone(), text)]);
+        for (effective, what) in [(env, "environment"), (flag, "flag")] {
+            let effective = effective.unwrap_or_else(|problems| panic!("{key} by {what}: {problems:?}"));
+            assert_eq!(effective.config, NodeConfig::default(), "{key} by {what}");
+            assert_ne!(effective.origins[&key], layers::Origin::Default, "{key} by {what}");
+        }
+    }
+}
+
+#[test]
+fn the_example_file_is_the_one_that_is_shipped() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/ollamax-node.example.toml");
+    let shipped = fs::read_to_string(&path).unwrap_or_default();
+    if shipped != example::example() {
+        let fresh = std::env::temp_dir().join("ollamax-node.example.toml");
+        fs::write(&fresh, example::example()).expect("written");
+        panic!("{} is out of date; the right one was written to {}", path.display(), fresh.display());
+    }
+}
+
+#[test]
+fn the_example_file_sets_nothing_and_what_is_printed_can_be_read_again() {
+    let effective = load(&example::example()).expect("valid");
+    assert_eq!(effective.config, NodeConfig::default());
+    let printed = example::effective(&effective);
+    assert_eq!(load(&printed).expect("valid").config, NodeConfig::default(), "{printed}");
+}
+
+#[test]
+fn a_half_written_file_is_one_clear_line_with_its_place() {
+    let problems = load("[api]\nlisten = \"127.0.0.1:1").expect_err("cut in half");
+    assert_eq!(problems.len(), 1);
+    assert!(problems[0].message.contains("line 2"), "{}", problems[0]);
+    let missing = NodeConfig::load(Some(Path::new("/nonexistent/f.toml")), Vec::new(), Vec::new());
+    let problems = missing.expect_err("missing");
+    assert!(problems[0].to_string().starts_with("/nonexistent/f.toml: No such file"), "{}", problems[0]);
+}
+
+#[test]
+fn bad_values_of_all_crates_are_reported_at_once() {
+    let toml = "[node]\nname = \"a b\"\n[raft]\nheartbeat_ms = 1\n[peer]\nconnect_timeout_ms = 0\n[log]\nlevel = \"trace\"\n\
+                [shutdown]\ngrace_s = 99999\n[cluster]\nrole = \"boss\"\n";
+    let problems = load(toml).expect_err("six problems");
+    let subjects: Vec<&str> = problems.iter().map(|problem| problem.subject.as_str()).collect();
+    for key in ["node.name", "raft.heartbeat_ms", "peer.connect_timeout_ms", "log.level", "shutdown.grace_s", "cluster.role"] {
+        assert!(subjects.contains(&key), "{key} in {problems:?}");
+    }
+}

@@ -1,0 +1,405 @@
+//! The data directory: who may use it, and whether it is the one that this node had.
+//!
+//! ```text
+//! lock            held while a daemon runs; carries its pid
+//! identity.json   incarnation, place, membership
+//! keys/           node key, cluster key (mode 0600)
+//! raft/           the replicated state (`store`)
+//! models/         the bundled engine's models
+//! node.json       addresses and pid of the running daemon, for tools
+//! admin.sock      the administrator's door
+//! ```
+//!
+//! What always holds: one daemon at a time; `identity.json` is replaced whole (write, sync, rename, sync); a
+//! directory that was copied, or whose Raft part was lost, is refused with the command that mends it, before
+//! anything speaks to the network.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+
+use ollamax_types::{ClusterId, Incarnation, NodeId, PeerId, Role};
+
+const IDENTITY_FORMAT: u32 = 1;
+
+/// Why a data directory cannot be used. Each text ends with what to do.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DataDirError {
+    /// It cannot be made or read.
+    #[error("data directory {path}: {source}\ntry: create it, owned by the user that runs the daemon, or choose another with --data-dir")]
+    Unusable {
+        /// Which path.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another daemon runs on it.
+    #[error("data directory {path} is in use by process {pid}\ntry: stop that daemon, or choose another directory with --data-dir")]
+    Locked {
+        /// Which directory.
+        path: PathBuf,
+        /// Who holds it, as far as known.
+        pid: String,
+    },
+    /// `identity.json` is not readable as such.
+    #[error("{path}: {reason}\ntry: restore the file from a backup of this machine, or remove this node on another member (ollamax node remove) and start with an empty data directory")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Written by a newer release.
+    #[error("{path} has format {found}; this release knows {known}\ntry: run the release that wrote it")]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        found: u32,
+        /// Ours.
+        known: u32,
+    },
+    /// The directory was copied or restored.
+    #[error("data directory {path} was copied or restored from elsewhere; two nodes with one identity would damage the cluster\ntry: if the original is gone for good: ollamax-node adopt --data-dir {path}\n     else: start this machine with an empty data directory and join it as a new node")]
+    Copied {
+        /// Which directory.
+        path: PathBuf,
+    },
+    /// The node had joined, but its Raft directory is gone.
+    #[error("node {node} had joined cluster {cluster}, but its replicated state in {path} is gone; its vote could be counted twice\ntry: on another member: ollamax node remove {node}\n     then start this machine with an empty data directory and join it again")]
+    Wiped {
+        /// Its id.
+        node: NodeId,
+        /// Its cluster.
+        cluster: ClusterId,
+        /// What is missing.
+        path: PathBuf,
+    },
+}
+
+/// What a member keeps of its membership outside the replicated state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Membership {
+    /// 32 hex digits.
+    pub(crate) cluster: String,
+    /// For people.
+    pub(crate) cluster_name: String,
+    /// Ed25519, 64 hex digits.
+    pub(crate) cluster_public_key: String,
+    /// This node's id.
+    pub(crate) node: NodeId,
+    /// This node's name.
+    pub(crate) name: String,
+    /// What it may become.
+    pub(crate) role: Role,
+    /// Signed membership credential, hex.
+    pub(crate) credential: String,
+    /// Members known at the time of joining; the replicated state is newer as soon as there is one.
+    pub(crate) known: Vec<KnownMember>,
+    /// Set once the Raft directory exists: from then on an empty one is refused.
+    pub(crate) raft_opened: bool,
+}
+
+/// A member to call before the replicated state has arrived.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct KnownMember {
+    /// Its id.
+    pub(crate) node: NodeId,
+    /// Its key.
+    pub(crate) peer_id: PeerId,
+    /// `host:port`, best first.
+    pub(crate) addresses: Vec<String>,
+}
+
+impl Membership {
+    /// The cluster's id.
+    ///
+    /// # Errors
+    /// When the stored text was damaged.
+    pub(crate) fn cluster_id(&self) -> Result<ClusterId, ollamax_types::id::ParseIdError> {
+        self.cluster.parse()
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct IdentityFile {
+    format: u32,
+    incarnation: String,
+    place: Place,
+    membership: Option<Membership>,
+}
+
+/// Where the file was made: a copy lies in another inode or on another machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Place {
+    machine: String,
+    device_inode: u64,
+}
+
+/// An open, locked data directory.
+#[derive(Debug)]
+pub(crate) struct DataDir {
+    root: PathBuf,
+    identity: IdentityFile,
+    incarnation: Incarnation,
+    _lock: Flock<File>,
+}
+
+// === impl DataDir ===
+
+impl DataDir {
+    /// Opens the directory, making it if it is not there, and takes its lock.
+    ///
+    /// # Errors
+    /// See [`DataDirError`].
+    pub(crate) fn open(root: &Path, fresh_incarnation: Incarnation) -> Result<Self, DataDirError> {
+        Self::open_as(root, fresh_incarnation, false)
+    }
+
+    /// As [`DataDir::open`], and declares a copied directory to be the only one.
+    ///
+    /// # Errors
+    /// See [`DataDirError`].
+    pub(crate) fn adopt(root: &Path, fresh_incarnation: Incarnation) -> Result<Self, DataDirError> {
+        Self::open_as(root, fresh_incarnation, true)
+    }
+
+    fn open_as(root: &Path, fresh: Incarnation, adopt: bool) -> Result<Self, DataDirError> {
+        let unusable = |path: &Path| {
+            let path = path.to_owned();
+            move |source| DataDirError::Unusable { path, source }
+        };
+        fs::DirBuilder::new().recursive(true).mode(0o750).create(root).map_err(unusable(root))?;
+        let lock = take_lock(root)?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(root.join("keys")).map_err(unusable(root))?;
+        let anchor = root.join("keys").join("place");
+        if !anchor.exists() {
+            fs::write(&anchor, b"Marks this directory as the original; see identity.json.\n").map_err(unusable(&anchor))?;
+        }
+        let place = Place {
+            machine: machine_id(),
+            device_inode: fs::metadata(&anchor).map_err(unusable(&anchor))?.ino(),
+        };
+        let path = root.join("identity.json");
+        let identity = match read_identity(&path)? {
+            Some(found) if found.place == place => found,
+            Some(found) if adopt => IdentityFile { place, ..found },
+            Some(_) => return Err(DataDirError::Copied { path: root.to_owned() }),
+            None => IdentityFile { format: IDENTITY_FORMAT, incarnation: fresh.to_string(), place, membership: None },
+        };
+        let incarnation = identity
+            .incarnation
+            .parse()
+            .map_err(|error| DataDirError::Damaged { path, reason: format!("incarnation: {error}") })?;
+        let dir = Self { root: root.to_owned(), identity, incarnation, _lock: lock };
+        dir.refuse_wiped()?;
+        dir.save()?;
+        dir.sweep_left_cluster()?;
+        Ok(dir)
+    }
+
+    fn refuse_wiped(&self) -> Result<(), DataDirError> {
+        let Some(membership) = &self.identity.membership else { return Ok(()) };
+        let raft = self.root.join("raft");
+        if membership.raft_opened && !raft.join("CURRENT").exists() {
+            let cluster = membership.cluster_id().unwrap_or_default();
+            return Err(DataDirError::Wiped { node: membership.node, cluster, path: raft });
+        }
+        Ok(())
+    }
+
+    /// After `leave` the Raft directory goes at the next start, when nothing has it open.
+    fn sweep_left_cluster(&self) -> Result<(), DataDirError> {
+        let raft = self.root.join("raft");
+        if self.identity.membership.is_some() || !raft.exists() {
+            return Ok(());
+        }
+        fs::remove_dir_all(&raft).map_err(|source| DataDirError::Unusable { path: raft, source })
+    }
+
+    /// The directory itself.
+    #[must_use]
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Drawn when the directory was made.
+    #[must_use]
+    pub(crate) const fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    /// What this node belongs to, if anything.
+    #[must_use]
+    pub(crate) const fn membership(&self) -> Option<&Membership> {
+        self.identity.membership.as_ref()
+    }
+
+    /// Records (or forgets) what this node belongs to; durable on return.
+    ///
+    /// # Errors
+    /// When the file cannot be replaced; the old one then still stands.
+    pub(crate) fn set_membership(&mut self, membership: Option<Membership>) -> Result<(), DataDirError> {
+        let before = std::mem::replace(&mut self.identity.membership, membership);
+        self.save().inspect_err(|_| self.identity.membership = before)
+    }
+
+    fn save(&self) -> Result<(), DataDirError> {
+        let path = self.root.join("identity.json");
+        let text = serde_json::to_vec_pretty(&self.identity).expect("plain fields serialise");
+        replace_file(&path, &text).map_err(|source| DataDirError::Unusable { path, source })
+    }
+}
+
+/// Replaces a file whole: a crash leaves the old or the new one, never a part.
+///
+/// # Errors
+/// What the system said; the old file then still stands.
+pub(crate) fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
+    let fresh = path.with_extension("new");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+    let written = file.write_all(content).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&fresh, path));
+    if let Err(error) = written {
+        drop(fs::remove_file(&fresh));
+        return Err(error);
+    }
+    match path.parent() {
+        Some(parent) => File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+fn take_lock(root: &Path) -> Result<Flock<File>, DataDirError> {
+    let path = root.join("lock");
+    let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o640).open(&path);
+    let mut file = open.map_err(|source| DataDirError::Unusable { path: path.clone(), source })?;
+    let mut holder = String::new();
+    drop(file.read_to_string(&mut holder));
+    let mut lock = Flock::lock(file, FlockArg::LockExclusiveNonblock)
+        .map_err(|_| DataDirError::Locked { path: root.to_owned(), pid: holder.trim().to_owned() })?;
+    let stamped = lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| writeln!(lock, "{}", std::process::id()));
+    stamped.map_err(|source| DataDirError::Unusable { path, source })?;
+    Ok(lock)
+}
+
+fn read_identity(path: &Path) -> Result<Option<IdentityFile>, DataDirError> {
+    let text = match fs::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(DataDirError::Unusable { path: path.to_owned(), source }),
+    };
+    let damaged = |reason: serde_json::Error| DataDirError::Damaged { path: path.to_owned(), reason: reason.to_string() };
+    let value: serde_json::Value = serde_json::from_slice(&text).map_err(damaged)?;
+    let found = value["format"].as_u64().and_then(|format| u32::try_from(format).ok()).unwrap_or(0);
+    if found > IDENTITY_FORMAT {
+        return Err(DataDirError::Newer { path: path.to_owned(), found, known: IDENTITY_FORMAT });
+    }
+    serde_json::from_value(value).map(Some).map_err(damaged)
+}
+
+/// The machine's id as systemd and D-Bus know it; empty where there is none (then only the inode tells copies).
+fn machine_id() -> String {
+    let read = ["/etc/machine-id", "/var/lib/dbus/machine-id"].into_iter().find_map(|path| fs::read_to_string(path).ok());
+    read.map(|text| text.trim().to_owned()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn membership() -> Membership {
+        Membership {
+            cluster: ClusterId([1; 16]).to_string(),
+            cluster_name: "lab".to_owned(),
+            cluster_public_key: "00".repeat(32),
+            node: NodeId(2),
+            name: "n2".to_owned(),
+            role: Role::Voter,
+            credential: String::new(),
+            known: Vec::new(),
+            raft_opened: true,
+        }
+    }
+
+    fn copy_tree(from: &Path, to: &Path) {
+        fs::create_dir_all(to).expect("made");
+        for entry in fs::read_dir(from).expect("listed").map(|entry| entry.expect("entry")) {
+            let target = to.join(entry.file_name());
+            if entry.path().is_dir() {
+                copy_tree(&entry.path(), &target);
+            } else {
+                fs::copy(entry.path(), target).expect("copied");
+            }
+        }
+    }
+
+    #[test]
+    fn keeps_its_identity_across_restarts_and_allows_one_daemon() {
+        let temp = tempfile::tempdir().expect("temp");
+        let mut first = DataDir::open(temp.path(), Incarnation([7; 16])).expect("opens");
+        let second = DataDir::open(temp.path(), Incarnation([8; 16])).expect_err("locked");
+        assert!(second.to_string().contains(&format!("process {}", std::process::id())), "{second}");
+        fs::create_dir(temp.path().join("raft")).expect("made");
+        fs::write(temp.path().join("raft/CURRENT"), "x").expect("written");
+        first.set_membership(Some(membership())).expect("saved");
+        drop(first);
+        let again = DataDir::open(temp.path(), Incarnation([8; 16])).expect("opens");
+        assert_eq!(again.incarnation(), Incarnation([7; 16]));
+        assert_eq!(again.membership(), Some(&membership()));
+    }
+
+    #[test]
+    fn a_copied_directory_is_refused_until_it_is_adopted() {
+        let temp = tempfile::tempdir().expect("temp");
+        let (original, copy) = (temp.path().join("a"), temp.path().join("b"));
+        drop(DataDir::open(&original, Incarnation([7; 16])).expect("opens"));
+        copy_tree(&original, &copy);
+        let refused = DataDir::open(&copy, Incarnation([8; 16])).expect_err("copied");
+        assert!(matches!(refused, DataDirError::Copied { .. }));
+        assert!(refused.to_string().contains("ollamax-node adopt --data-dir"), "{refused}");
+        drop(DataDir::adopt(&copy, Incarnation([8; 16])).expect("adopted"));
+        DataDir::open(&copy, Incarnation([8; 16])).expect("now the only one");
+    }
+
+    #[test]
+    fn what_a_left_cluster_wrote_goes_at_the_next_start() {
+        let temp = tempfile::tempdir().expect("temp");
+        let mut dir = DataDir::open(temp.path(), Incarnation([7; 16])).expect("opens");
+        fs::create_dir(temp.path().join("raft")).expect("made");
+        fs::write(temp.path().join("raft/CURRENT"), "x").expect("written");
+        dir.set_membership(Some(membership())).expect("saved");
+        dir.set_membership(None).expect("saved");
+        drop(dir);
+        drop(DataDir::open(temp.path(), Incarnation([7; 16])).expect("opens"));
+        assert!(!temp.path().join("raft").exists());
+    }
+
+    #[test]
+    fn a_member_without_its_raft_directory_is_refused() {
+        let temp = tempfile::tempdir().expect("temp");
+        let mut dir = DataDir::open(temp.path(), Incarnation([7; 16])).expect("opens");
+        dir.set_membership(Some(membership())).expect("saved");
+        drop(dir);
+        let refused = DataDir::open(temp.path(), Incarnation([7; 16])).expect_err("wiped");
+        assert!(refused.to_string().contains("ollamax node remove 2"), "{refused}");
+    }
+
+    #[test]
+    fn damaged_and_newer_identity_files_are_refused_and_left_alone() {
+        for (content, needle) in [("{\"format\":1,", "EOF"), ("{\"format\":99}", "format 99"), ("{}", "missing field")] {
+            let temp = tempfile::tempdir().expect("temp");
+            fs::write(temp.path().join("identity.json"), content).expect("written");
+            let refused = DataDir::open(temp.path(), Incarnation([7; 16])).expect_err("refused");
+            assert!(refused.to_string().contains(needle), "{refused}");
+            assert_eq!(fs::read_to_string(temp.path().join("identity.json")).expect("still there"), content);
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Follows the members in the replicated state: who may connect, who is watched, where this node itself stands.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use ollamax_core::catalog::{Command, Fault, Member, MemberState, read};
+use ollamax_gateway::grpc::Phase;
+use ollamax_net::{NetHandle, PeerEntry};
+use ollamax_types::{Incarnation, NodeId, RequestId};
+
+use crate::adapters::keys_over_net::Signer;
+use crate::slot::MemberEngines;
+
+/// Least time between two looks at the members, whatever changes.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(50);
+/// Look again although nothing changed: for what could not be done the last time.
+const LOOK_ANYWAY_AFTER: Duration = Duration::from_secs(2);
+
+/// Where this node can be reached, as it knows itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Addresses {
+    /// `host:port`.
+    pub(crate) peer: Vec<String>,
+    /// Multiaddresses.
+    pub(crate) p2p: Vec<String>,
+    /// Base URLs.
+    pub(crate) api: Vec<String>,
+}
+
+/// What the loop works with.
+#[derive(Debug)]
+pub(crate) struct Follower {
+    /// The engines of this member.
+    pub(crate) engines: MemberEngines,
+    /// Its data directory's incarnation.
+    pub(crate) incarnation: Incarnation,
+    /// Where it can be reached.
+    pub(crate) addresses: Addresses,
+    /// The connections.
+    pub(crate) net: NetHandle,
+    /// The cluster key.
+    pub(crate) signer: Signer,
+    /// The members to watch.
+    pub(crate) members: watch::Sender<Vec<NodeId>>,
+    /// Where this node stands.
+    pub(crate) phase: watch::Sender<Phase>,
+}
+
+// === impl Follower ===
+
+impl Follower {
+    /// Follows until `stop`, or until this node is no member any more.
+    pub(crate) async fn run(self, stop: CancellationToken) {
+        let mut changes = self.engines.metadata.changes();
+        loop {
+            changes.borrow_and_update();
+            match self.look().await {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(fault) => tracing::error!(code = "storage_failed", error = %fault, "read the members"),
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(LOOK_ANYWAY_AFTER) => {}
+                changed = changes.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    tokio::time::sleep(LOOK_AGAIN_AFTER).await;
+                }
+            }
+        }
+    }
+
+    /// One look; false when this node was removed.
+    async fn look(&self) -> Result<bool, Fault> {
+        let view = self.engines.metadata.view();
+        let members = read::members(&*view)?;
+        let own = members.iter().find(|member| member.id == self.engines.node);
+        let Some(own) = own else { return Ok(true) };
+        if let MemberState::Departed { .. } = own.state {
+            tracing::warn!("this node was removed from its cluster");
+            self.phase.send_replace(Phase::Removed);
+            return Ok(false);
+        }
+        if let Some(cluster) = read::cluster(&*view)? {
+            self.net.set_next_node_id(NodeId(cluster.next_node_id));
+        }
+        let present: Vec<&Member> = members.iter().filter(|member| is_present(member)).collect();
+        self.net.set_members(present.iter().map(|member| entry(member)).collect());
+        let ids: Vec<NodeId> = present.iter().map(|member| member.id).collect();
+        self.engines.scheduler.set_members(&ids);
+        self.members.send_if_modified(|watched| {
+            let changed = *watched != ids;
+            *watched = ids;
+            changed
+        });
+        self.engines.scheduler.set_draining(own.state == MemberState::Drained || *self.phase.borrow() == Phase::Stopping);
+        self.phase.send_if_modified(|phase| {
+            let joins = *phase == Phase::Joining;
+            if joins {
+                *phase = Phase::Member;
+            }
+            joins
+        });
+        self.tell_addresses(own).await;
+        self.signer.fetch_key(&self.engines).await;
+        Ok(true)
+    }
+
+    async fn tell_addresses(&self, own: &Member) {
+        let Addresses { peer, p2p, api } = &self.addresses;
+        if own.peer_addresses == *peer && own.p2p_addresses == *p2p && own.api_addresses == *api {
+            return;
+        }
+        let command = Command::SetAddresses {
+            node: own.id,
+            incarnation: self.incarnation,
+            peer_addresses: peer.clone(),
+            p2p_addresses: p2p.clone(),
+            api_addresses: api.clone(),
+        };
+        let principal = format!("node/{}", own.id);
+        match self.engines.metadata.propose(RequestId::default(), &principal, command).await {
+            Ok(_) => tracing::info!(?peer, ?api, "told the cluster where this node can be reached"),
+            Err(error) => tracing::debug!(%error, "tell addresses; tried again soon"),
+        }
+    }
+}
+
+fn is_present(member: &Member) -> bool {
+    !matches!(member.state, MemberState::Departed { .. })
+}
+
+fn entry(member: &Member) -> PeerEntry {
+    PeerEntry { node: member.id, peer_id: member.peer_id.clone(), addresses: member.peer_addresses.clone() }
+}

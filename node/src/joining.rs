@@ -1,0 +1,236 @@
+//! The joiner's side: find somebody who answers for the cluster, check them, then redeem the token.
+//!
+//! No secret leaves before the member that answers has proved, with a credential signed by the key in the token,
+//! that it belongs to that cluster, and before one of this node's own addresses was reached back. Nothing is written
+//! here: the caller stores the membership that comes out.
+
+use tonic::transport::Channel;
+
+use ollamax_gateway::grpc::AdminError;
+use ollamax_net::NetHandle;
+use ollamax_proto::v1;
+use ollamax_proto::v1::join_client::JoinClient;
+use ollamax_proto::v1::reach_back_reply::Probe;
+use ollamax_security::{Credential, JoinToken};
+use ollamax_types::{ClusterId, ErrorCode, Incarnation, NodeId, PeerId, Role};
+
+use crate::adapters::join_over_net::CLOCK_SKEW_MAX;
+use crate::adapters::status::code_of;
+use crate::data_dir::{KnownMember, Membership};
+use crate::follow::members::Addresses;
+
+/// Who wants to join, and how it can be reached.
+#[derive(Debug, Clone)]
+pub(crate) struct Joiner {
+    /// Connections of this node.
+    pub(crate) net: NetHandle,
+    /// Its data directory's incarnation.
+    pub(crate) incarnation: Incarnation,
+    /// Its wish for a name.
+    pub(crate) name: String,
+    /// The role asked for; `None`: the token's.
+    pub(crate) role: Option<Role>,
+    /// Where it can be reached.
+    pub(crate) addresses: Addresses,
+    /// Wall time in milliseconds.
+    pub(crate) wall_time_ms: u64,
+}
+
+/// The way in.
+#[derive(Debug)]
+pub(crate) struct Joined {
+    /// To be stored.
+    pub(crate) membership: Membership,
+    /// What the member said of this node's addresses.
+    pub(crate) probes: Vec<Probe>,
+}
+
+// === impl Joiner ===
+
+impl Joiner {
+    /// Joins at the first seed that answers for the token's cluster.
+    ///
+    /// # Errors
+    /// When no seed answers, all belong to other clusters, the clock is off, this node cannot be reached back, or the
+    /// token is refused.
+    pub(crate) async fn join(&self, token: &JoinToken, seeds: &[String]) -> Result<Joined, AdminError> {
+        let mut problems = Vec::new();
+        for seed in seeds {
+            match self.greet(seed, token).await {
+                Ok((client, hello)) => return self.redeem(client, hello, token).await,
+                Err(problem) => problems.push((seed, problem)),
+            }
+        }
+        Err(nobody(&problems))
+    }
+
+    async fn greet(&self, seed: &str, token: &JoinToken) -> Result<(JoinClient<Channel>, v1::HelloReply), Greeting> {
+        let unreachable = |reason: String| Greeting::Unreachable(reason);
+        let (channel, proved) =
+            self.net.channel_to_address(seed).await.map_err(|error| unreachable(error.to_string()))?;
+        let mut client = JoinClient::new(channel);
+        let hello = client.hello(v1::HelloRequest { nonce: Vec::new() }).await;
+        let hello = hello.map_err(|status| unreachable(status.message().to_owned()))?.into_inner();
+        check_hello(&hello, &proved, token)?;
+        Ok((client, hello))
+    }
+
+    async fn redeem(
+        &self,
+        mut client: JoinClient<Channel>,
+        hello: v1::HelloReply,
+        token: &JoinToken,
+    ) -> Result<Joined, AdminError> {
+        self.check_clock(hello.wall_time_ms)?;
+        let probes = self.reach_back(&mut client).await?;
+        let request = v1::JoinClusterRequest {
+            token_id: token.id.0.clone(),
+            token_secret: token.secret.expose().to_owned(),
+            role: self.role.map(|role| role.to_string()).unwrap_or_default(),
+            name: self.name.clone(),
+            incarnation: self.incarnation.0.to_vec(),
+            peer_addresses: self.addresses.peer.clone(),
+            p2p_addresses: self.addresses.p2p.clone(),
+            api_addresses: self.addresses.api.clone(),
+            wall_time_ms: self.wall_time_ms,
+        };
+        let reply = client.join(request).await.map_err(|status| refused(&status))?.into_inner();
+        Ok(Joined { membership: self.membership(reply, token)?, probes })
+    }
+
+    fn check_clock(&self, theirs: u64) -> Result<(), AdminError> {
+        let skew_s = self.wall_time_ms.abs_diff(theirs) / 1_000;
+        if skew_s <= CLOCK_SKEW_MAX.as_secs() {
+            return Ok(());
+        }
+        let direction = if self.wall_time_ms < theirs { "behind" } else { "ahead of" };
+        Err(AdminError::new(
+            ErrorCode::PreconditionFailed,
+            format!("the clock of this machine is {skew_s} s {direction} the cluster's"),
+            "token expiry and logs would make no sense",
+            "timedatectl set-ntp true; then join again",
+        ))
+    }
+
+    async fn reach_back(&self, client: &mut JoinClient<Channel>) -> Result<Vec<Probe>, AdminError> {
+        let request = v1::ReachBackRequest { peer_addresses: self.addresses.peer.clone() };
+        let probes = client.reach_back(request).await.map_err(|status| refused(&status))?.into_inner().probes;
+        if probes.iter().any(|probe| probe.reached) {
+            return Ok(probes);
+        }
+        let tried: Vec<String> =
+            probes.iter().map(|probe| format!("{}: {}", probe.address, probe.problem)).collect();
+        let port = self.net.local().peer_port;
+        Err(AdminError::new(
+            ErrorCode::PeerUnreachable,
+            "the cluster cannot connect back to this machine's peer port",
+            tried.join("; "),
+            format!("sudo ufw allow {port}/tcp (or the same in your firewall), or set peer.advertise; then join again"),
+        ))
+    }
+
+    fn membership(&self, reply: v1::JoinClusterReply, token: &JoinToken) -> Result<Membership, AdminError> {
+        let garbled = |what: &str| AdminError::new(ErrorCode::PeerUnreachable, "the answer cannot be read", what, "join again");
+        let cluster: [u8; 16] = reply.cluster.try_into().map_err(|_| garbled("cluster id"))?;
+        let credential = Credential::verify(&reply.credential, &token.cluster_public_key);
+        let credential = credential.map_err(|error| garbled(&error.to_string()))?;
+        let known = reply.members.into_iter().map(|member| KnownMember {
+            node: NodeId(member.node_id),
+            peer_id: PeerId(member.peer_id),
+            addresses: member.peer_addresses,
+        });
+        Ok(Membership {
+            cluster: ClusterId(cluster).to_string(),
+            cluster_name: reply.cluster_name,
+            cluster_public_key: hex::encode(token.cluster_public_key),
+            node: NodeId(reply.node_id),
+            name: self.name.clone(),
+            role: credential.role,
+            credential: hex::encode(&reply.credential),
+            known: known.filter(|member| member.node != NodeId(reply.node_id)).collect(),
+            raft_opened: false,
+        })
+    }
+}
+
+/// Why one seed did not lead into the cluster.
+#[derive(Debug, thiserror::Error)]
+enum Greeting {
+    #[error("{0}")]
+    Unreachable(String),
+    #[error("it belongs to another cluster than the token")]
+    Foreign,
+}
+
+fn check_hello(hello: &v1::HelloReply, proved: &PeerId, token: &JoinToken) -> Result<(), Greeting> {
+    match Credential::verify(&hello.credential, &token.cluster_public_key) {
+        Ok(credential) if credential.peer_id == *proved && hello.cluster == credential.cluster.0 => Ok(()),
+        _ => Err(Greeting::Foreign),
+    }
+}
+
+fn nobody(problems: &[(&String, Greeting)]) -> AdminError {
+    let listed: Vec<String> = problems.iter().map(|(seed, problem)| format!("{seed}: {problem}")).collect();
+    if problems.is_empty() {
+        let why = "no address was given and none was found on the local network";
+        let next = "name a member: ollamax join TOKEN --peer HOST:11436";
+        return AdminError::new(ErrorCode::PeerUnreachable, "no member of the cluster was found", why, next);
+    }
+    if problems.iter().any(|(_, problem)| matches!(problem, Greeting::Foreign)) {
+        let next = "on a member of the cluster you want: ollamax token create";
+        return AdminError::new(ErrorCode::TokenInvalid, "the token is for another cluster", listed.join("; "), next);
+    }
+    let next = "check that ollamax-node runs there and that its peer port is open";
+    AdminError::new(ErrorCode::PeerUnreachable, "no member of the cluster answered", listed.join("; "), next)
+}
+
+fn refused(status: &tonic::Status) -> AdminError {
+    let code = code_of(status).unwrap_or(ErrorCode::PeerUnreachable);
+    let next = match code {
+        ErrorCode::TokenInvalid => "on a member: ollamax token create",
+        ErrorCode::IdentityConflict => "on a member: ollamax node remove ID; then join again",
+        ErrorCode::PreconditionFailed => "timedatectl set-ntp true; then join again",
+        ErrorCode::NoQuorum => "on a member: ollamax status",
+        _ => "join again; on the member that was asked: ollamax logs",
+    };
+    AdminError::new(code, "the cluster refused this node", status.message(), next)
+}
+
+#[cfg(test)]
+mod tests {
+    use ollamax_security::ClusterKey;
+
+    use super::*;
+
+    #[test]
+    fn a_member_of_another_cluster_or_with_another_key_is_foreign() {
+        let (ours, other) = (ClusterKey::generate().expect("key"), ClusterKey::generate().expect("key"));
+        let node = ollamax_security::NodeKey::ephemeral().expect("key");
+        let credential = Credential {
+            cluster: ClusterId([1; 16]),
+            node: NodeId(1),
+            peer_id: node.peer_id().clone(),
+            role: Role::Voter,
+            incarnation: Incarnation([2; 16]),
+        };
+        let hello = |key: &ClusterKey| v1::HelloReply {
+            cluster: vec![1; 16],
+            credential: credential.sign(key).expect("signed"),
+            ..v1::HelloReply::default()
+        };
+        let token = JoinToken::make(ours.public_key()).expect("token");
+        assert!(check_hello(&hello(&ours), node.peer_id(), &token).is_ok());
+        assert!(check_hello(&hello(&other), node.peer_id(), &token).is_err());
+        assert!(check_hello(&hello(&ours), &PeerId("12D3KooWother".to_owned()), &token).is_err());
+        let moved = v1::HelloReply { cluster: vec![9; 16], ..hello(&ours) };
+        assert!(check_hello(&moved, node.peer_id(), &token).is_err());
+    }
+
+    #[test]
+    fn without_any_seed_the_error_names_the_flag_and_a_foreign_cluster_is_a_token_matter() {
+        assert!(nobody(&[]).next.contains("--peer"));
+        let seed = "h:1".to_owned();
+        assert_eq!(nobody(&[(&seed, Greeting::Foreign)]).code, ErrorCode::TokenInvalid);
+        assert_eq!(nobody(&[(&seed, Greeting::Unreachable("off".to_owned()))]).code, ErrorCode::PeerUnreachable);
+    }
+}

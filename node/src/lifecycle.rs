@@ -1,0 +1,439 @@
+//! What an administrator can make of this node: a cluster's first member, a further one, none any more.
+//!
+//! Steps that change the node are taken under one lock and stored before they take effect, so that a crash in
+//! between is finished by the next start: an id without a Raft directory simply goes on joining.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{FutureExt as _, StreamExt as _};
+use tokio::sync::Mutex;
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, Streaming};
+
+use ollamax_core::catalog::command::NewMember;
+use ollamax_core::catalog::{Answer, Command};
+use ollamax_gateway::grpc::nodes::remove_member;
+use ollamax_gateway::grpc::{AdminError, Daemon, Engines, Facts, Phase};
+use ollamax_proto::v1;
+use ollamax_security::{ClusterKey, Credential, JoinToken};
+use ollamax_types::limits::{TOKEN_TTL_DEFAULT, TOKEN_TTL_MAX};
+use ollamax_types::{ClusterId, ErrorCode, NodeId, PeerId, RequestId, Role, Timestamp};
+
+use crate::config::is_label;
+use crate::data_dir::{DataDir, Membership};
+use crate::doctor::Doctor;
+use crate::import::Importer;
+use crate::joining::Joiner;
+use crate::member::Around;
+use crate::slot::MemberEngines;
+use crate::telemetry::Ring;
+
+/// How long `join` and `init` wait until the node takes part.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Most joins that one token permits.
+const TOKEN_USES_MAX: u32 = 1_000;
+/// Name of the cluster when nobody gives one.
+const CLUSTER_NAME_DEFAULT: &str = "lab";
+
+/// This node, as its administrator sees it.
+#[derive(Debug)]
+pub(crate) struct Node {
+    /// What the engines are tied to.
+    pub(crate) around: Arc<Around>,
+    /// The directory; its lock also orders the steps.
+    pub(crate) dir: Mutex<DataDir>,
+    /// This node's key.
+    pub(crate) peer_id: PeerId,
+    /// Name shown to people.
+    pub(crate) name: String,
+    /// Base URL of the `api` listener.
+    pub(crate) api_url: String,
+    /// Whether `api` serves everybody.
+    pub(crate) api_open: bool,
+    /// The last lines of the log.
+    pub(crate) ring: Ring,
+    /// Spreads models.
+    pub(crate) importer: Importer,
+    /// Checks this machine.
+    pub(crate) doctor: Doctor,
+    /// Ends the process in good order.
+    pub(crate) exit: CancellationToken,
+}
+
+// === impl Node ===
+
+impl Node {
+    /// Takes up what this node was: a member again, or waiting.
+    ///
+    /// # Errors
+    /// When the stored state cannot be used.
+    pub(crate) async fn resume(&self) -> Result<(), AdminError> {
+        let mut dir = self.dir.lock().await;
+        let Some(membership) = dir.membership().cloned() else { return Ok(()) };
+        let founder = membership.node == NodeId(1) && !membership.raft_opened;
+        let engines = self.start_member(&mut dir, membership.clone()).await?;
+        if founder && engines.metadata.status().last_log_index == 0 {
+            self.found(&engines, &membership).await?;
+        }
+        Ok(())
+    }
+
+    async fn init_cluster(&self, request: v1::InitRequest) -> Result<v1::InitReply, AdminError> {
+        let mut dir = self.dir.lock().await;
+        refuse_member(dir.membership())?;
+        let cluster_name = label("cluster name", &request.cluster_name, CLUSTER_NAME_DEFAULT)?;
+        let name = label("node name", &request.node_name, &self.name)?;
+        let key = ClusterKey::generate().map_err(|error| internal("make the cluster key", &error))?;
+        let cluster = ClusterId(random("draw the cluster id")?);
+        let credential = Credential {
+            cluster,
+            node: NodeId(1),
+            peer_id: self.peer_id.clone(),
+            role: Role::Voter,
+            incarnation: dir.incarnation(),
+        };
+        let credential = credential.sign(&key).map_err(|error| internal("sign the credential", &error))?;
+        let key_path = dir.root().join("keys").join("cluster.key");
+        // Not a member: a key that lies there is what an earlier attempt left.
+        drop(std::fs::remove_file(&key_path));
+        key.seal(&key_path).map_err(|error| internal("store the cluster key", &error))?;
+        let membership = Membership {
+            cluster: cluster.to_string(),
+            cluster_name: cluster_name.clone(),
+            cluster_public_key: hex::encode(key.public_key()),
+            node: NodeId(1),
+            name,
+            role: Role::Voter,
+            credential: hex::encode(credential),
+            known: Vec::new(),
+            raft_opened: false,
+        };
+        let engines = self.start_member(&mut dir, membership.clone()).await?;
+        self.found(&engines, &membership).await?;
+        drop(dir);
+        self.settle().await?;
+        let token = self.token(&v1::CreateTokenRequest::default()).await?;
+        tracing::info!(cluster = %cluster, name = cluster_name, "made a new cluster");
+        Ok(v1::InitReply {
+            cluster: cluster.0.to_vec(),
+            cluster_name,
+            node_id: 1,
+            token: token.token,
+            peer_addresses: self.around.addresses.peer.clone(),
+        })
+    }
+
+    /// Writes the first entry of the cluster.
+    async fn found(&self, engines: &MemberEngines, membership: &Membership) -> Result<(), AdminError> {
+        let mut public_key = [0; 32];
+        hex::decode_to_slice(&membership.cluster_public_key, &mut public_key)
+            .map_err(|error| internal("read the cluster key", &error))?;
+        let addresses = &self.around.addresses;
+        let command = Command::InitCluster {
+            cluster: engines.cluster,
+            name: membership.cluster_name.clone(),
+            public_key,
+            first: NewMember {
+                name: membership.name.clone(),
+                peer_id: self.peer_id.clone(),
+                incarnation: self.around.incarnation,
+                peer_addresses: addresses.peer.clone(),
+                p2p_addresses: addresses.p2p.clone(),
+                api_addresses: addresses.api.clone(),
+            },
+        };
+        let committed = engines.metadata.init_cluster(command).await?;
+        match committed.answer {
+            Answer::Refused(refusal) => Err(refusal.into()),
+            _ => Ok(()),
+        }
+    }
+
+    async fn join_cluster(&self, request: v1::JoinRequest) -> Result<v1::JoinReply, AdminError> {
+        let token = JoinToken::parse(&request.token).map_err(|error| {
+            AdminError::new(ErrorCode::TokenInvalid, error.to_string(), "", "on a member: ollamax token create")
+        })?;
+        let mut dir = self.dir.lock().await;
+        let before = dir.membership().cloned();
+        if let Some(membership) = &before {
+            return self.already(membership, &token);
+        }
+        let role = match request.role.as_str() {
+            "" => None,
+            text => Some(text.parse::<Role>().map_err(|error| bad_request(&error.to_string()))?),
+        };
+        let joiner = Joiner {
+            net: self.around.net.clone(),
+            incarnation: dir.incarnation(),
+            name: label("node name", &request.node_name, &self.name)?,
+            role,
+            addresses: self.around.addresses.clone(),
+            wall_time_ms: self.around.clock.now().0,
+        };
+        let joined = joiner.join(&token, &self.seeds(request.seeds)).await?;
+        let membership = joined.membership;
+        self.start_member(&mut dir, membership.clone()).await?;
+        drop(dir);
+        self.settle().await?;
+        tracing::info!(cluster = membership.cluster, node = %membership.node, "joined the cluster");
+        Ok(v1::JoinReply {
+            node_id: membership.node.0,
+            cluster: membership.cluster_id().unwrap_or_default().0.to_vec(),
+            cluster_name: membership.cluster_name,
+            already: false,
+            probes: joined.probes,
+        })
+    }
+
+    /// A member that joins its own cluster again changes nothing; another cluster is refused.
+    fn already(&self, membership: &Membership, token: &JoinToken) -> Result<v1::JoinReply, AdminError> {
+        if membership.cluster_public_key != hex::encode(token.cluster_public_key) {
+            return refuse_member(Some(membership)).map(|()| v1::JoinReply::default());
+        }
+        Ok(v1::JoinReply {
+            node_id: membership.node.0,
+            cluster: membership.cluster_id().unwrap_or_default().0.to_vec(),
+            cluster_name: membership.cluster_name.clone(),
+            already: true,
+            probes: Vec::new(),
+        })
+    }
+
+    /// What was asked for, else what the configuration names, else what the local network shows.
+    fn seeds(&self, asked: Vec<String>) -> Vec<String> {
+        if !asked.is_empty() {
+            return asked;
+        }
+        let configured = self.around.config.cluster.seeds.iter().cloned();
+        let discovered = self.around.net.discovered().borrow().clone();
+        let found = discovered.into_iter().filter(|peer| peer.cluster.is_some()).flat_map(|peer| peer.addresses);
+        configured.chain(found).collect()
+    }
+
+    /// Stores the membership, starts the engines, and marks the Raft directory as one that must not vanish.
+    async fn start_member(&self, dir: &mut DataDir, membership: Membership) -> Result<MemberEngines, AdminError> {
+        dir.set_membership(Some(membership.clone())).map_err(|error| internal("store the membership", &error))?;
+        self.around.phase.send_replace(Phase::Joining);
+        let started = self.around.start(&membership).await;
+        let engines = started.map_err(|error| internal("open the replicated state", &error))?;
+        if !membership.raft_opened {
+            let opened = Membership { raft_opened: true, ..membership };
+            dir.set_membership(Some(opened)).map_err(|error| internal("store the membership", &error))?;
+        }
+        let (fatal, exit) = (engines.metadata.fatal(), self.exit.clone());
+        // A node whose state cannot be trusted stops; the reason is its last error.
+        self.around.tasks.spawn(async move {
+            tokio::select! {
+                reason = fatal => {
+                    tracing::error!(code = "storage_failed", error = reason, "the node stops: its state cannot be trusted");
+                    exit.cancel();
+                }
+                () = exit.cancelled() => {}
+            }
+        });
+        Ok(engines)
+    }
+
+    /// Waits until this node takes part.
+    async fn settle(&self) -> Result<(), AdminError> {
+        let mut phase = self.around.phase.subscribe();
+        let settled = tokio::time::timeout(SETTLE_TIMEOUT, phase.wait_for(|phase| *phase == Phase::Member)).await;
+        if settled.is_ok() {
+            return Ok(());
+        }
+        let why = format!("its replicated state did not arrive within {} s; it goes on trying", SETTLE_TIMEOUT.as_secs());
+        Err(AdminError::new(ErrorCode::DeadlineExceeded, "the node is admitted, but not ready yet", why, "ollamax status"))
+    }
+
+    async fn leave_cluster(&self, request: v1::LeaveRequest) -> Result<v1::LeaveReply, AdminError> {
+        let engines = self.around.slot.get().ok_or_else(AdminError::not_initialised)?;
+        self.around.phase.send_replace(Phase::Stopping);
+        engines.scheduler.set_draining(true);
+        let status = engines.metadata.status();
+        if status.leader == Some(engines.node) && status.voters.len() > 1 {
+            drop(engines.metadata.transfer_leader(None).await);
+        }
+        let removed = remove_member(&engines.metadata, engines.node).await;
+        if let Err(error) = removed
+            && !request.force
+        {
+            self.around.phase.send_replace(Phase::Member);
+            return Err(error);
+        }
+        self.forget_cluster().await?;
+        tracing::info!("left the cluster");
+        self.exit.cancel();
+        Ok(v1::LeaveReply {})
+    }
+
+    /// From the next start on this is an empty node. The Raft directory goes when nothing has it open any more.
+    async fn forget_cluster(&self) -> Result<(), AdminError> {
+        let mut dir = self.dir.lock().await;
+        dir.set_membership(None).map_err(|error| internal("forget the membership", &error))?;
+        let key = dir.root().join("keys").join("cluster.key");
+        drop(std::fs::remove_file(key));
+        Ok(())
+    }
+
+    async fn token(&self, request: &v1::CreateTokenRequest) -> Result<v1::CreateTokenReply, AdminError> {
+        let role = match request.role.as_str() {
+            "" => Role::Voter,
+            text => text.parse::<Role>().map_err(|error| bad_request(&error.to_string()))?,
+        };
+        let ttl_ms = if request.ttl_ms == 0 { millis(TOKEN_TTL_DEFAULT) } else { request.ttl_ms };
+        if ttl_ms > millis(TOKEN_TTL_MAX) {
+            return Err(bad_request("a token lives 30 days at most"));
+        }
+        let uses = request.uses.max(1);
+        if uses > TOKEN_USES_MAX {
+            return Err(bad_request(&format!("a token permits {TOKEN_USES_MAX} joins at most")));
+        }
+        let engines = self.around.slot.get().ok_or_else(AdminError::not_initialised)?;
+        let public_key = {
+            let dir = self.dir.lock().await;
+            let membership = dir.membership().ok_or_else(AdminError::not_initialised)?;
+            let mut key = [0; 32];
+            hex::decode_to_slice(&membership.cluster_public_key, &mut key)
+                .map_err(|error| internal("read the cluster key", &error))?;
+            key
+        };
+        let token = JoinToken::make(public_key).map_err(|error| internal("draw a token", &error))?;
+        let command = Command::CreateToken {
+            id: token.id.clone(),
+            secret_sha256: token.secret_sha256().0,
+            role,
+            uses,
+            ttl_ms,
+        };
+        let committed = engines.metadata.propose(RequestId::default(), "admin", command).await?;
+        if let Answer::Refused(refusal) = committed.answer {
+            return Err(refusal.into());
+        }
+        let now = self.around.clock.now();
+        Ok(v1::CreateTokenReply {
+            token: token.text().expose().to_owned(),
+            record: Some(v1::Token {
+                id: token.id.0,
+                role: role.to_string(),
+                uses_left: uses,
+                created_at_ms: now.0,
+                expires_at_ms: now.plus_ms(ttl_ms).0,
+                revoked: false,
+                expired: false,
+            }),
+            peer_addresses: self.around.addresses.peer.clone(),
+        })
+    }
+
+    async fn import(
+        &self,
+        mut chunks: Streaming<v1::ImportModelRequest>,
+    ) -> Result<BoxStream<'static, Result<v1::ImportModelProgress, Status>>, AdminError> {
+        let engines = self.around.slot.get().ok_or_else(AdminError::not_initialised)?;
+        let first = chunks.message().await.map_err(|status| bad_request(status.message()))?;
+        let Some(v1::import_model_request::Part::Header(header)) = first.and_then(|request| request.part) else {
+            return Err(bad_request("an import begins with a header"));
+        };
+        self.importer.start(&engines, header, chunks.boxed())
+    }
+}
+
+impl Daemon for Node {
+    fn now(&self) -> Timestamp {
+        self.around.clock.now()
+    }
+
+    fn facts(&self) -> Facts {
+        let runtime = self.around.runtime.report().borrow().clone();
+        Facts {
+            phase: *self.around.phase.borrow(),
+            data_dir: self.around.data_dir.clone(),
+            node: self.around.slot.get().map(|engines| engines.node),
+            name: self.name.clone(),
+            peer_id: self.peer_id.clone(),
+            incarnation: self.around.incarnation,
+            api_url: self.api_url.clone(),
+            runtime_url: runtime.url,
+            runtime_pid: runtime.pid.unwrap_or(0),
+            api_open: self.api_open,
+            version: env!("CARGO_PKG_VERSION"),
+            pid: std::process::id(),
+        }
+    }
+
+    fn engines(&self) -> Option<Engines> {
+        let MemberEngines { metadata, scheduler, .. } = self.around.slot.get()?;
+        Some(Engines { metadata, scheduler })
+    }
+
+    fn init(&self, request: v1::InitRequest) -> BoxFuture<'_, Result<v1::InitReply, AdminError>> {
+        self.init_cluster(request).boxed()
+    }
+
+    fn join(&self, request: v1::JoinRequest) -> BoxFuture<'_, Result<v1::JoinReply, AdminError>> {
+        self.join_cluster(request).boxed()
+    }
+
+    fn leave(&self, request: v1::LeaveRequest) -> BoxFuture<'_, Result<v1::LeaveReply, AdminError>> {
+        self.leave_cluster(request).boxed()
+    }
+
+    fn create_token(
+        &self,
+        request: v1::CreateTokenRequest,
+    ) -> BoxFuture<'_, Result<v1::CreateTokenReply, AdminError>> {
+        async move { self.token(&request).await }.boxed()
+    }
+
+    fn import_model(
+        &self,
+        chunks: Streaming<v1::ImportModelRequest>,
+    ) -> BoxFuture<'_, Result<BoxStream<'static, Result<v1::ImportModelProgress, Status>>, AdminError>> {
+        self.import(chunks).boxed()
+    }
+
+    fn logs(&self, request: v1::LogsRequest) -> BoxStream<'static, Result<v1::LogLine, Status>> {
+        crate::log_stream::lines(&self.ring, request)
+    }
+
+    fn doctor(&self) -> BoxFuture<'_, v1::DoctorReply> {
+        self.doctor.check().boxed()
+    }
+}
+
+fn refuse_member(membership: Option<&Membership>) -> Result<(), AdminError> {
+    let Some(membership) = membership else { return Ok(()) };
+    Err(AdminError::new(
+        ErrorCode::AlreadyMember,
+        format!("this node is node {} of cluster {} ({})", membership.node, membership.cluster_name, membership.cluster),
+        "a node belongs to one cluster",
+        "ollamax status; to move it: ollamax leave, then join the other cluster",
+    ))
+}
+
+fn label(what: &str, asked: &str, default: &str) -> Result<String, AdminError> {
+    let chosen = if asked.is_empty() { default } else { asked };
+    if is_label(chosen) {
+        return Ok(chosen.to_owned());
+    }
+    Err(bad_request(&format!("{what} {chosen:?} is not 1 to 63 letters, digits, '-', '_' or '.'")))
+}
+
+fn bad_request(what: &str) -> AdminError {
+    AdminError::new(ErrorCode::BadRequest, what, "", "correct it and repeat the command")
+}
+
+fn internal(what: &str, error: &dyn std::error::Error) -> AdminError {
+    AdminError::new(ErrorCode::StorageFailed, what, error.to_string(), "ollamax logs --level error")
+}
+
+fn random(what: &str) -> Result<[u8; 16], AdminError> {
+    ollamax_security::random_bytes().map_err(|error| internal(what, &error))
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,113 @@
+//! `ollamax-node`: assembles the engines of one machine into a daemon.
+//!
+//! Everything is checked before anything is touched: a wrong configuration ends here with all its problems and exit
+//! code 2. Other failures to start end with one clear text and exit code 1.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use ollamax_types::{Clock, Incarnation};
+
+mod adapters;
+mod admin_socket;
+mod config;
+mod data_dir;
+mod doctor;
+mod flags;
+mod follow;
+mod import;
+mod joining;
+mod lifecycle;
+mod log_stream;
+mod member;
+mod node_file;
+mod run;
+mod shutdown;
+mod slot;
+mod telemetry;
+mod unattended;
+
+use config::NodeConfig;
+use config::layers::Effective;
+use flags::Asked;
+
+/// Shifts this process's wall clock, for tests of what time does to a cluster.
+const TEST_CLOCK_VARIABLE: &str = "OLLAMAX_TEST_CLOCK_OFFSET_MS";
+const EXIT_USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let asked = flags::parse(&flags::command().get_matches());
+    let result = match asked {
+        Asked::Adopt { data_dir } => adopt(&data_dir),
+        Asked::Run { data_dir, file, flags, print_config } => {
+            let effective = match NodeConfig::load(file.as_deref(), variables(), flags) {
+                Ok(effective) => effective,
+                Err(problems) => return tell_problems(&problems),
+            };
+            if print_config { print(&effective) } else { run_daemon(effective.config, data_dir) }
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tell(&format!("ollamax-node: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_daemon(config: NodeConfig, data_dir: Option<PathBuf>) -> anyhow::Result<()> {
+    let data_dir = match data_dir {
+        Some(data_dir) => data_dir,
+        None => default_data_dir()?,
+    };
+    let data_dir = std::path::absolute(data_dir)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(run::run(run::Start { config, data_dir, clock: clock() }));
+    runtime.shutdown_background();
+    result
+}
+
+fn adopt(data_dir: &Path) -> anyhow::Result<()> {
+    if !data_dir.join("identity.json").exists() {
+        anyhow::bail!("{} is no data directory of a node", data_dir.display());
+    }
+    data_dir::DataDir::adopt(data_dir, Incarnation(ollamax_security::random_bytes()?))?;
+    tell(&format!("{} is adopted; start the daemon on it, and never start the original again", data_dir.display()));
+    Ok(())
+}
+
+fn print(effective: &Effective<NodeConfig>) -> anyhow::Result<()> {
+    std::io::stdout().write_all(config::example::effective(effective).as_bytes())?;
+    Ok(())
+}
+
+fn tell_problems(problems: &[config::layers::Problem]) -> ExitCode {
+    for problem in problems {
+        tell(&format!("ollamax-node: {problem}"));
+    }
+    tell("try: ollamax-node run --print-config shows every key; nothing was started");
+    ExitCode::from(EXIT_USAGE)
+}
+
+fn tell(text: &str) {
+    drop(writeln!(std::io::stderr(), "{text}"));
+}
+
+fn variables() -> Vec<(String, String)> {
+    std::env::vars().filter(|(name, _)| name.starts_with(config::layers::ENV_PREFIX)).collect()
+}
+
+fn default_data_dir() -> anyhow::Result<PathBuf> {
+    let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten();
+    let is_service = user.is_some_and(|user| user.name == ollamax_types::place::SERVICE_USER);
+    let (xdg, home) = (std::env::var("XDG_DATA_HOME").ok(), std::env::var("HOME").ok());
+    ollamax_types::place::default_data_dir(is_service, xdg.as_deref(), home.as_deref())
+        .ok_or_else(|| anyhow::anyhow!("no place for the data directory: HOME is not set\ntry: --data-dir DIR"))
+}
+
+fn clock() -> Clock {
+    let offset = std::env::var(TEST_CLOCK_VARIABLE).ok().and_then(|text| text.parse::<i64>().ok());
+    offset.map_or_else(Clock::system, Clock::shifted)
+}

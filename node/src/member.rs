@@ -1,0 +1,176 @@
+//! Starts the engines of a node that has an id, and ties them together.
+
+use std::sync::Arc;
+
+use prometheus::Registry;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use ollamax_gateway::grpc::Phase;
+use ollamax_metadata as metadata;
+use ollamax_net::{NetHandle, PeerEntry};
+use ollamax_outbound::RuntimeHandle;
+use ollamax_scheduler as scheduler;
+use ollamax_types::{Clock, Incarnation, NodeId};
+
+use crate::adapters::inference_over_net::InferenceOverNet;
+use crate::adapters::keys_over_net::Signer;
+use crate::adapters::liveness_over_net::{self, Frames};
+use crate::adapters::placements_over_metadata::PlacementsOverMetadata;
+use crate::adapters::raft_over_net::RaftOverNet;
+use crate::adapters::runtime_over_ollama::RuntimeOverOllama;
+use crate::config::NodeConfig;
+use crate::data_dir::Membership;
+use crate::follow::members::{Addresses, Follower};
+use crate::follow::{machine, models};
+use crate::slot::{MemberEngines, Slot};
+use crate::telemetry::Standing;
+
+/// Why a member's engines did not start.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    /// What `identity.json` says cannot be read.
+    #[error("identity.json: {0}")]
+    Identity(String),
+    /// The replicated state did not open.
+    #[error(transparent)]
+    Metadata(#[from] metadata::OpenError),
+}
+
+/// Everything a member's engines are tied to.
+#[derive(Debug)]
+pub(crate) struct Around {
+    /// The whole configuration.
+    pub(crate) config: NodeConfig,
+    /// Where `raft/` and `keys/` lie.
+    pub(crate) data_dir: std::path::PathBuf,
+    /// The data directory's incarnation.
+    pub(crate) incarnation: Incarnation,
+    /// Wall time.
+    pub(crate) clock: Clock,
+    /// Connections between nodes.
+    pub(crate) net: NetHandle,
+    /// The runtime beside this node.
+    pub(crate) runtime: RuntimeHandle,
+    /// The cluster key.
+    pub(crate) signer: Signer,
+    /// Where this node can be reached.
+    pub(crate) addresses: Addresses,
+    /// Where the engines are put.
+    pub(crate) slot: Slot,
+    /// Where this node stands.
+    pub(crate) phase: watch::Sender<Phase>,
+    /// This node's frames, once there are any.
+    pub(crate) frames: watch::Sender<Option<Frames>>,
+    /// What log lines carry.
+    pub(crate) standing: Arc<Standing>,
+    /// Metrics of the whole process.
+    pub(crate) registry: Registry,
+    /// Tasks that end with the engines.
+    pub(crate) tasks: TaskTracker,
+    /// Ends them.
+    pub(crate) stop: CancellationToken,
+}
+
+// === impl Around ===
+
+impl Around {
+    /// Opens the replicated state and starts everything that hangs on it.
+    ///
+    /// # Errors
+    /// When the stored identity or the stored state cannot be used.
+    pub(crate) async fn start(&self, membership: &Membership) -> Result<MemberEngines, StartError> {
+        let bad = |error: String| StartError::Identity(error);
+        let cluster = membership.cluster_id().map_err(|error| bad(error.to_string()))?;
+        let mut public_key = [0; 32];
+        hex::decode_to_slice(&membership.cluster_public_key, &mut public_key).map_err(|error| bad(error.to_string()))?;
+        let credential = hex::decode(&membership.credential).map_err(|error| bad(error.to_string()))?;
+        self.net.set_credential(credential, public_key);
+        self.net.set_cluster(Some(cluster));
+        self.net.set_members(known_peers(membership));
+        self.net.set_next_node_id(next_unknown(membership));
+
+        let metadata = metadata::Service::open(metadata::Parts {
+            config: self.config.raft.clone(),
+            store: self.config.store.clone(),
+            identity: metadata::Identity { cluster, node: membership.node, incarnation: self.incarnation },
+            dir: self.data_dir.clone(),
+            clock: self.clock.clone(),
+            peers: Arc::new(RaftOverNet::new(self.net.clone(), cluster, membership.node)),
+            tasks: self.tasks.clone(),
+            stop: self.stop.clone(),
+        })
+        .await?;
+        let engines = MemberEngines {
+            cluster,
+            node: membership.node,
+            scheduler: self.start_scheduler(membership.node, &metadata),
+            metadata,
+        };
+        self.register(&engines);
+        self.follow(&engines);
+        self.slot.set(Some(engines.clone()));
+        Ok(engines)
+    }
+
+    fn start_scheduler(&self, node: NodeId, metadata: &metadata::Handle) -> scheduler::Handle {
+        let parts = scheduler::Parts {
+            node,
+            clock: self.clock.clone(),
+            daemon_version: env!("CARGO_PKG_VERSION").to_owned(),
+            seed: u64::from_le_bytes(self.incarnation.0[..8].try_into().expect("8 of 16 bytes")),
+            runtime: Arc::new(RuntimeOverOllama::new(self.runtime.clone(), node)),
+            remote: Arc::new(InferenceOverNet::new(self.net.clone())),
+            placements: Arc::new(PlacementsOverMetadata::new(metadata.clone())),
+            metrics: scheduler::Metrics::default(),
+        };
+        scheduler::Handle::start(self.config.scheduler(), parts, &self.tasks, self.stop.clone())
+    }
+
+    fn register(&self, engines: &MemberEngines) {
+        let registered = [
+            engines.metadata.metrics().register(&self.registry),
+            engines.scheduler.metrics().register(&self.registry),
+        ];
+        for error in registered.into_iter().filter_map(Result::err) {
+            tracing::warn!(%error, "register metrics");
+        }
+    }
+
+    /// Starts the loops; all of them end with `stop`, and none of them can fail the node.
+    fn follow(&self, engines: &MemberEngines) {
+        let (members, watched) = watch::channel(Vec::new());
+        let follower = Follower {
+            engines: engines.clone(),
+            incarnation: self.incarnation,
+            addresses: self.addresses.clone(),
+            net: self.net.clone(),
+            signer: self.signer.clone(),
+            members,
+            phase: self.phase.clone(),
+        };
+        let (tasks, stop) = (&self.tasks, &self.stop);
+        tasks.spawn(follower.run(stop.clone()));
+        tasks.spawn(models::follow(engines.clone(), self.runtime.clone(), stop.clone()));
+        let dir = self.data_dir.clone();
+        tasks.spawn(machine::follow(engines.clone(), Arc::clone(&self.standing), dir, stop.clone()));
+        let scheduler = engines.scheduler.clone();
+        self.frames.send_replace(Some(liveness_over_net::spawn_frames(scheduler.clone(), tasks, stop.clone())));
+        tasks.spawn(liveness_over_net::watch_members(self.net.clone(), scheduler, watched, stop.clone()));
+    }
+}
+
+/// Members that were known when this node joined, to be called before the replicated state has arrived.
+fn known_peers(membership: &Membership) -> Vec<PeerEntry> {
+    let known = membership.known.iter();
+    known
+        .map(|known| PeerEntry { node: known.node, peer_id: known.peer_id.clone(), addresses: known.addresses.clone() })
+        .collect()
+}
+
+/// Ids from here on may belong to members that this node has not heard of.
+fn next_unknown(membership: &Membership) -> NodeId {
+    let known = membership.known.iter().map(|known| known.node.0);
+    NodeId(known.chain([membership.node.0]).max().unwrap_or(0) + 1)
+}

@@ -1,0 +1,70 @@
+//! The way out: signals, draining, closing, in that order and each bounded in time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::member::Around;
+
+/// How long leadership may take to be handed over.
+const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long the engines may take to write what they hold.
+const ENGINES_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Resolves at SIGTERM, SIGINT, or when the node decided to stop by itself.
+pub(crate) async fn wait_for_signal(exit: &CancellationToken) {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        return exit.cancelled().await;
+    };
+    tokio::select! {
+        _ = term.recv() => tracing::info!(signal = "SIGTERM", "stopping"),
+        _ = int.recv() => tracing::info!(signal = "SIGINT", "stopping"),
+        () = exit.cancelled() => tracing::info!("stopping"),
+    }
+}
+
+/// Takes nothing new; hands leadership over while running answers finish within the grace.
+pub(crate) async fn drain(around: &Arc<Around>, stop_api: CancellationToken, api: JoinHandle<()>, grace: Duration) {
+    let engines = around.slot.get();
+    if let Some(engines) = &engines {
+        engines.scheduler.set_draining(true);
+    }
+    stop_api.cancel();
+    let hand_over = async {
+        let Some(engines) = &engines else { return };
+        let status = engines.metadata.status();
+        if status.leader == Some(engines.node) && status.voters.len() > 1 {
+            drop(tokio::time::timeout(HAND_OVER_TIMEOUT, engines.metadata.transfer_leader(None)).await);
+        }
+    };
+    let owned_answers = async {
+        let Some(engines) = &engines else { return };
+        let finished = async {
+            while engines.scheduler.in_flight() > 0 {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        drop(tokio::time::timeout(grace, finished).await);
+    };
+    let served = tokio::time::timeout(grace + Duration::from_secs(1), api);
+    let (_, (), ()) = tokio::join!(served, hand_over, owned_answers);
+    if let Some(engines) = engines {
+        drop(tokio::time::timeout(ENGINES_TIMEOUT, engines.metadata.shutdown()).await);
+    }
+    around.slot.set(None);
+}
+
+/// Ends everything that is left.
+pub(crate) async fn close(stops: &[CancellationToken], tasks: &TaskTracker, limit: Duration) {
+    for stop in stops {
+        stop.cancel();
+    }
+    tasks.close();
+    if tokio::time::timeout(limit, tasks.wait()).await.is_err() {
+        tracing::warn!(tasks = tasks.len(), "some tasks did not end in time");
+    }
+}

@@ -1,0 +1,54 @@
+//! The place where the engines appear once this node has an id.
+//!
+//! Services that are bound before that (peers, clients, administrators) look here at each request and answer
+//! `not_initialised` while it is empty.
+
+use tokio::sync::watch;
+
+use ollamax_metadata as metadata;
+use ollamax_scheduler as scheduler;
+use ollamax_types::{ClusterId, NodeId};
+
+/// This node as a member of a cluster.
+#[derive(Debug, Clone)]
+pub(crate) struct MemberEngines {
+    /// Of which cluster.
+    pub(crate) cluster: ClusterId,
+    /// Its id there.
+    pub(crate) node: NodeId,
+    /// The replicated state.
+    pub(crate) metadata: metadata::Handle,
+    /// Load, queues, dispatch.
+    pub(crate) scheduler: scheduler::Handle,
+}
+
+/// A cheap handle on the place.
+#[derive(Debug, Clone)]
+pub(crate) struct Slot(watch::Sender<Option<MemberEngines>>);
+
+impl Default for Slot {
+    fn default() -> Self {
+        Self(watch::Sender::new(None))
+    }
+}
+
+// === impl Slot ===
+
+impl Slot {
+    /// The engines, if they run.
+    #[must_use]
+    pub(crate) fn get(&self) -> Option<MemberEngines> {
+        self.0.borrow().clone()
+    }
+
+    /// Puts the engines in place, or takes them away.
+    pub(crate) fn set(&self, engines: Option<MemberEngines>) {
+        self.0.send_replace(engines);
+    }
+
+    /// Follows what is in the place.
+    #[must_use]
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Option<MemberEngines>> {
+        self.0.subscribe()
+    }
+}

@@ -1,0 +1,21 @@
+//! Makes Rust from the `.proto` files with protox: no `protoc` is needed on the machine.
+
+use std::error::Error;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let files = ["ollamax/v1/peer.proto", "ollamax/v1/admin.proto", "ollamax/disk/v1/disk.proto"];
+    for file in files {
+        println!("cargo:rerun-if-changed={file}");
+    }
+    let descriptors = protox::compile(files, ["."])?;
+    tonic_prost_build::configure()
+        .bytes(".ollamax.v1.DispatchReply.part.data")
+        .bytes(".ollamax.v1.DispatchRequest.body")
+        .bytes(".ollamax.v1.RaftMessage.body")
+        .bytes(".ollamax.disk.v1.LogRecord.envelope")
+        .bytes(".ollamax.disk.v1.RaftAppend.records")
+        .bytes(".ollamax.disk.v1.RaftRequest.propose")
+        .bytes(".ollamax.disk.v1.RaftSnapshotChunk.data")
+        .compile_fds(descriptors)?;
+    Ok(())
+}
