@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
-use ollamax_testkit::Cluster;
-use ollamax_testkit::cluster::{Runtime, binary, cpu_time};
-use ollamax_testkit::fake_ollama::{ModelScript, Script};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
+
+use ollamax_testkit::Cluster;
+use ollamax_testkit::cluster::{Runtime, binary, cpu_time};
+use ollamax_testkit::fake_ollama::{ModelScript, Script};
 
 use crate::Options;
 use crate::load::{self, Outcome, Question, percentile};

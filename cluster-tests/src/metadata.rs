@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use futures::future::join_all;
+use tokio::time::Instant;
+
 use ollamax_testkit::Cluster;
 use ollamax_testkit::cluster::Admin;
-use tokio::time::Instant;
 
 use crate::Options;
 use crate::load::{Outcome, percentile};

@@ -6,10 +6,11 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use ollamax_testkit::{port, wait};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
+
+use ollamax_testkit::{port, wait};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 

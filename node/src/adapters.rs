@@ -7,6 +7,7 @@ pub(crate) mod inference_over_net;
 pub(crate) mod join_over_net;
 pub(crate) mod keys_over_net;
 pub(crate) mod liveness_over_net;
+pub(crate) mod outgoing;
 pub(crate) mod placements_over_metadata;
 pub(crate) mod raft_over_net;
 pub(crate) mod runtime_over_ollama;

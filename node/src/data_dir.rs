@@ -209,7 +209,7 @@ impl DataDir {
     fn refuse_wiped(&self) -> Result<(), DataDirError> {
         let Some(membership) = &self.identity.membership else { return Ok(()) };
         let raft = self.root.join("raft");
-        if membership.raft_opened && !raft.join("CURRENT").exists() {
+        if membership.raft_opened && !raft.join("high-water").exists() {
             let cluster = membership.cluster_id().unwrap_or_default();
             return Err(DataDirError::Wiped { node: membership.node, cluster, path: raft });
         }
@@ -348,7 +348,7 @@ mod tests {
         let second = DataDir::open(temp.path(), Incarnation([8; 16])).expect_err("locked");
         assert!(second.to_string().contains(&format!("process {}", std::process::id())), "{second}");
         fs::create_dir(temp.path().join("raft")).expect("made");
-        fs::write(temp.path().join("raft/CURRENT"), "x").expect("written");
+        fs::write(temp.path().join("raft/high-water"), "x").expect("written");
         first.set_membership(Some(membership())).expect("saved");
         drop(first);
         let again = DataDir::open(temp.path(), Incarnation([8; 16])).expect("opens");
@@ -374,7 +374,7 @@ mod tests {
         let temp = tempfile::tempdir().expect("temp");
         let mut dir = DataDir::open(temp.path(), Incarnation([7; 16])).expect("opens");
         fs::create_dir(temp.path().join("raft")).expect("made");
-        fs::write(temp.path().join("raft/CURRENT"), "x").expect("written");
+        fs::write(temp.path().join("raft/high-water"), "x").expect("written");
         dir.set_membership(Some(membership())).expect("saved");
         dir.set_membership(None).expect("saved");
         drop(dir);

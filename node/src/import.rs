@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::future::{BoxFuture, join_all};
 use futures::stream::BoxStream;
 use futures::{FutureExt as _, StreamExt as _};
@@ -18,12 +19,14 @@ use tonic::Status;
 
 use ollamax_core::catalog::{Member, MemberState, read};
 use ollamax_gateway::grpc::AdminError;
+use ollamax_metadata as metadata;
 use ollamax_net::{Class, NetHandle};
 use ollamax_proto::v1;
 use ollamax_proto::v1::import_chunk::Part;
 use ollamax_proto::v1::inference_client::InferenceClient;
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, Role};
 
+use crate::adapters::outgoing::Outgoing;
 use crate::adapters::status::code_of;
 use crate::slot::MemberEngines;
 
@@ -35,6 +38,9 @@ use runtime_side::Imports;
 const CHUNKS_WAITING_MAX: usize = 4;
 /// Time between two lines of progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
+
+/// How long an import waits for the catalog to name its copies; without a quorum it never does.
+const KNOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One finished or failed attempt.
 type Outcome = Result<Vec<v1::ImportedCopy>, AdminError>;
@@ -78,12 +84,17 @@ impl Importer {
         let targets = targets(engines, &header.nodes)?;
         let wanted = wanted(&header)?;
         let (sender, receiver) = mpsc::channel(16);
-        let (importer, own) = (self.clone(), engines.node);
+        let (importer, own, metadata) = (self.clone(), engines.node, engines.metadata.clone());
         // A failure is told through the stream; a caller who leaves ends the upload, and with it the import.
         self.tasks.spawn(async move {
             let done = Arc::new(AtomicU64::new(0));
             let work = importer.import(own, &wanted, &targets, upload, Arc::clone(&done));
-            let outcome = report_while(work, &sender, &done, wanted.size_bytes).await;
+            let visible = async {
+                let copies = work.await?;
+                wait_until_known(&metadata, &wanted.name, &copies).await;
+                Ok(copies)
+            };
+            let outcome = report_while(visible, &sender, &done, wanted.size_bytes).await;
             let last = match outcome {
                 Ok(copies) => Ok(v1::ImportModelProgress {
                     status: "success".to_owned(),
@@ -153,7 +164,7 @@ impl Importer {
         own: NodeId,
         target: NodeId,
         wanted: Wanted,
-        data: BoxStream<'static, Result<Vec<u8>, Status>>,
+        data: BoxStream<'static, Result<Bytes, Status>>,
     ) -> BoxFuture<'static, Result<Digest, Status>> {
         let header = v1::ImportHeader {
             name: wanted.temporary.to_string(),
@@ -168,7 +179,7 @@ impl Importer {
         }
         let mut client = InferenceClient::new(self.net.channel(target, Class::Inference));
         // A break of the upload ends the stream; the receiver then sees too few bytes for the digest.
-        let whole = chunks.take_while(|chunk| futures::future::ready(chunk.is_ok())).filter_map(|chunk| async { chunk.ok() });
+        let whole = Outgoing(chunks.scan((), |(), chunk| std::future::ready(chunk.ok())).boxed());
         async move { digest(client.import_model(whole).await?.into_inner()) }.boxed()
     }
 
@@ -191,6 +202,24 @@ impl Importer {
     fn client(&self, target: NodeId) -> InferenceClient<tonic::transport::Channel> {
         InferenceClient::new(self.net.channel(target, Class::Inference))
     }
+}
+
+/// Waits, bounded, until the catalog names every new copy, so that the next command sees what this one did.
+async fn wait_until_known(metadata: &metadata::Handle, name: &ModelName, copies: &[v1::ImportedCopy]) {
+    let mut changes = metadata.changes();
+    let known = async {
+        loop {
+            changes.borrow_and_update();
+            let locations = read::locations_of(&*metadata.view(), name).unwrap_or_default();
+            let holds = |copy: &v1::ImportedCopy| {
+                locations.iter().any(|held| held.node.0 == copy.node_id && held.model.digest.0[..] == copy.digest[..])
+            };
+            if copies.iter().all(holds) || changes.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    drop(tokio::time::timeout(KNOWN_TIMEOUT, known).await);
 }
 
 async fn report_while(
@@ -218,7 +247,7 @@ async fn report_while(
 /// Hands every chunk to every target. A target that gave up is left out; its own error says why.
 async fn feed_all(
     mut upload: Upload,
-    feeds: Vec<mpsc::Sender<Result<Vec<u8>, Status>>>,
+    feeds: Vec<mpsc::Sender<Result<Bytes, Status>>>,
     done: Arc<AtomicU64>,
 ) -> Result<(), AdminError> {
     while let Some(request) = upload.next().await {

@@ -47,7 +47,7 @@ use crate::telemetry::{self, Standing};
 use crate::unattended;
 
 /// How long connections and tasks may take to end after the grace is over.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// What `run` is started with.
 #[derive(Debug)]

@@ -109,6 +109,9 @@ pub(crate) enum InitError {
 /// When a part of it is not understood, or asks for `trace`.
 pub(crate) fn parse_level(level: &str) -> Result<EnvFilter, InitError> {
     let mut filter = EnvFilter::default().add_directive(LevelFilter::WARN.into());
+    // A peer that cannot be reached is our own state change, logged once; openraft would say it with every message.
+    let quiet = "openraft=error".parse().map_err(|_| InitError::Level("openraft=error".to_owned()))?;
+    filter = filter.add_directive(quiet);
     for part in level.split(',').map(str::trim).filter(|part| !part.is_empty()) {
         let word = part.rsplit('=').next().unwrap_or(part);
         if !["error", "warn", "info", "debug"].contains(&word) {

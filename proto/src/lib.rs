@@ -1,7 +1,9 @@
 //! Rust made from the `.proto` files: the wire package (`v1`) and the disk package (`disk`).
 //!
 //! Generated types stop at the doors (`gateway`, `net`, adapters) and at the disk (`store`, `metadata`).
+#![forbid(unsafe_code)]
 #![allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub, unused_qualifications, reason = "generated code")]
+#![allow(clippy::allow_attributes_without_reason, reason = "generated code")]
 
 /// What travels: the peer services and the admin API.
 pub mod v1 {

@@ -188,7 +188,7 @@ async fn read_file(file: PathBuf, header: ImportModelHeader, sender: mpsc::Sende
         if (&mut opened).take(CHUNK_BYTES as u64).read_to_end(&mut data).await? == 0 {
             return Ok(());
         }
-        if sender.send(ImportModelRequest { part: Some(Part::Data(data)) }).await.is_err() {
+        if sender.send(ImportModelRequest { part: Some(Part::Data(data.into())) }).await.is_err() {
             return Ok(());
         }
     }

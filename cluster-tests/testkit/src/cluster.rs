@@ -13,8 +13,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use futures::future::{join_all, try_join_all};
-use ollamax_proto::v1;
 use tempfile::TempDir;
+
+use ollamax_proto::v1;
 
 pub use admin::{Ack, Admin, CallError};
 pub use build::{Builder, NodePlan, Runtime};

@@ -22,18 +22,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use anyhow::{Context, Result};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use ollamax_types::Digest;
 use rand::Rng;
 use rand::rngs::StdRng;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use ollamax_types::Digest;
+
 pub use record::{Cancelled, Phase, REQUESTS_KEPT, Received, Record};
 pub use script::{Fault, FaultRule, ModelScript, On, Script};
 
 use crate::seed::Seed;
-
 use runner::Runners;
 
 /// Why a connection is closed instead of answered.

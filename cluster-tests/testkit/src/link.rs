@@ -226,8 +226,9 @@ async fn pass(caller: TcpStream, target: SocketAddr, mut mode: watch::Receiver<M
         tokio::try_join!(there, back).map(|_| ())
     };
     tokio::select! {
-        done = carry => done,
+        biased;
         _ = cut.wait_for(|mode| *mode == Mode::Cut) => Ok(()),
+        done = carry => done,
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use http::Method;
+
 use ollamax_proto::v1;
 use ollamax_testkit::cluster::{CallError, run_to_exit};
 use ollamax_testkit::fake_ollama::{Fault, FaultRule, On};

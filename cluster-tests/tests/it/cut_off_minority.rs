@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+
 use ollamax_testkit::cluster::CallError;
 use ollamax_testkit::fake_ollama::{ModelScript, Script};
 use ollamax_testkit::link::Mode;

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use tokio::time::Instant;
+
 use ollamax_testkit::fake_ollama::Phase;
 use ollamax_testkit::{Cluster, wait};
-use tokio::time::Instant;
 
 use crate::model_owners;
 

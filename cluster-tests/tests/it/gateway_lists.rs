@@ -2,10 +2,11 @@
 
 use anyhow::{Context, Result, ensure};
 use http::Method;
+use serde_json::Value;
+
 use ollamax_testkit::cluster::Runtime;
 use ollamax_testkit::fake_ollama::{ModelScript, Script};
 use ollamax_testkit::{Cluster, wait};
-use serde_json::Value;
 
 use crate::model_owners::{self, PATIENCE};
 

@@ -1,6 +1,7 @@
 //! What fails before the first byte is tried elsewhere; what fails after it, never; a crash, once.
 
 use anyhow::{Context, Result, ensure};
+
 use ollamax_proto::v1;
 use ollamax_testkit::cluster::Runtime;
 use ollamax_testkit::fake_ollama::{Fault, FaultRule, ModelScript, On, Script};

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
 use ollamax_testkit::cluster::chat_body;
 use ollamax_testkit::http::Line;
-use serde_json::{Value, json};
 
 use crate::model_owners;
 

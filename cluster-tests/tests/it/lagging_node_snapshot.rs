@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use futures::future::try_join_all;
+
 use ollamax_testkit::cluster::applied_index;
 use ollamax_testkit::{Cluster, wait};
 

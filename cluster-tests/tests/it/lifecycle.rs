@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+
 use ollamax_testkit::Cluster;
 use ollamax_testkit::cluster::voters_wanted;
 use ollamax_types::ErrorCode;

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+
 use ollamax_testkit::cluster::{Runtime, chat_body};
 use ollamax_testkit::fake_ollama::{ModelScript, Script};
 use ollamax_testkit::{Cluster, wait};

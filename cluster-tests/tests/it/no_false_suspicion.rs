@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use tokio::time::Instant;
+
 use ollamax_proto::v1::node_view::Health;
 use ollamax_testkit::{Cluster, wait};
-use tokio::time::Instant;
 
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use tokio::time::Instant;
+
 use ollamax_testkit::{Cluster, wait};
 use ollamax_types::ErrorCode;
-use tokio::time::Instant;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);

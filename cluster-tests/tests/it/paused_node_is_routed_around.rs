@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use ollamax_testkit::wait;
 use tokio::time::Instant;
+
+use ollamax_testkit::wait;
 
 use crate::model_owners;
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+
 use ollamax_testkit::Cluster;
 
 const PATIENCE: Duration = Duration::from_secs(30);

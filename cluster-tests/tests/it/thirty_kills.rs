@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use futures::future::{join_all, try_join_all};
-use ollamax_testkit::{Cluster, Seed, wait};
 use rand::RngExt;
 use rand::rngs::StdRng;
+
+use ollamax_testkit::{Cluster, Seed, wait};
 
 const ROUNDS: usize = 30;
 const ACKNOWLEDGED_EACH: usize = 200;

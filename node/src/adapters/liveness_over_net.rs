@@ -58,7 +58,7 @@ pub(crate) struct LivenessService {
 impl LivenessService {
     /// The service for members' routes; the frames appear once this node is a member.
     #[must_use]
-    pub(crate) const fn server(frames: watch::Receiver<Option<Frames>>) -> LivenessServer<Self> {
+    pub(crate) fn server(frames: watch::Receiver<Option<Frames>>) -> LivenessServer<Self> {
         LivenessServer::new(Self { frames })
     }
 }

@@ -17,10 +17,11 @@ use ollamax_metadata::{Lane, PeerError, Peers};
 use ollamax_net::{Caller, Class, NetHandle, was_never_sent};
 use ollamax_proto::v1::raft_client::RaftClient;
 use ollamax_proto::v1::raft_server::{Raft, RaftServer};
-use ollamax_proto::v1::{RaftMessage, raft_server};
+use ollamax_proto::v1::RaftMessage;
 use ollamax_types::limits::PEER_MESSAGE_BYTES_MAX;
 use ollamax_types::{ClusterId, ErrorCode, NodeId};
 
+use crate::adapters::outgoing::Outgoing;
 use crate::adapters::status::{code_of, refusal};
 use crate::slot::Slot;
 
@@ -91,6 +92,7 @@ impl Peers for RaftOverNet {
             ticking.notify_one();
             RaftMessage { cluster: cluster.clone(), from, to: to.0, body }
         });
+        let messages = Outgoing(messages.boxed());
         async move {
             let sending = client.install_snapshot(messages);
             tokio::pin!(sending);
@@ -131,7 +133,7 @@ impl RaftService {
     /// The service for members' routes.
     #[must_use]
     pub(crate) fn server(slot: Slot) -> RaftServer<Self> {
-        raft_server::RaftServer::new(Self { slot })
+        RaftServer::new(Self { slot })
             .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX)
     }

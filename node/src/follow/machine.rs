@@ -19,9 +19,13 @@ const READ_INTERVAL: Duration = Duration::from_secs(2);
 /// Reads until `stop`.
 pub(crate) async fn follow(engines: MemberEngines, standing: Arc<Standing>, data_dir: PathBuf, stop: CancellationToken) {
     let kinds = RefreshKind::nothing()
-        .with_cpu(CpuRefreshKind::nothing().with_cpu_usage())
+        .with_cpu(CpuRefreshKind::nothing().with_usage())
         .with_memory(MemoryRefreshKind::nothing().with_ram());
-    let mut system = System::new_with_specifics(kinds);
+    let mut system = match System::new_with_specifics(kinds) {
+        Ok(system) => system,
+        // Memory and CPU then stay out of this node's frames; everything else works.
+        Err(error) => return tracing::warn!(%error, "read this machine's memory and CPU"),
+    };
     let mut ticks = tokio::time::interval(READ_INTERVAL);
     standing.node.store(engines.node.0, Ordering::Relaxed);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {

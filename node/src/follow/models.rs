@@ -12,7 +12,7 @@ use ollamax_core::catalog::{Command, Location, read};
 use ollamax_outbound::{Report, RuntimeHandle};
 use ollamax_scheduler::RuntimeReport;
 use ollamax_types::limits::{MODEL_DETAILS_BYTES_MAX, REPORT_MODELS_MAX};
-use ollamax_types::{ModelRecord, NodeId, RequestId};
+use ollamax_types::{ModelRecord, NodeId, RequestId, Role};
 
 use crate::slot::MemberEngines;
 
@@ -68,8 +68,10 @@ async fn settle(engines: &MemberEngines, report: &Report) -> bool {
     let Some(listed) = &report.models else { return true };
     let view = engines.metadata.view();
     // Before this node's own record has arrived there is nothing to compare with.
-    if !matches!(read::member(&*view, engines.node), Ok(Some(_))) {
-        return false;
+    let Ok(Some(own)) = read::member(&*view, engines.node) else { return false };
+    // Gateways hold no models, whatever runs beside them.
+    if own.role == Role::Gateway {
+        return true;
     }
     let recorded = match read::models_of(&*view, engines.node) {
         Ok(recorded) => recorded,

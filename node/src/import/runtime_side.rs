@@ -43,14 +43,14 @@ impl Imports {
         let client = self.client()?;
         let broke: Arc<Mutex<Option<String>>> = Arc::default();
         let noted = Arc::clone(&broke);
-        let bytes = chunks.map(move |chunk| match chunk {
-            Ok(v1::ImportChunk { part: Some(Part::Data(data)) }) => Ok(Bytes::from(data)),
+        let bytes = chunks.map(move |chunk| -> io::Result<Bytes> { match chunk {
+            Ok(v1::ImportChunk { part: Some(Part::Data(data)) }) => Ok(data),
             other => {
                 let why = other.map_or_else(|status| status.message().to_owned(), |_| "no data".to_owned());
                 *noted.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.clone());
                 Err(io::Error::new(io::ErrorKind::UnexpectedEof, why))
             }
-        });
+        }});
         client.push_blob(sha256, header.size_bytes, bytes.boxed()).await.map_err(|error| {
             match broke.lock().unwrap_or_else(PoisonError::into_inner).take() {
                 Some(why) => refusal(ErrorCode::DeadlineExceeded, &format!("the upload broke off: {why}")),

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Child;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -40,14 +41,16 @@ struct Plan {
 pub(crate) async fn up(global: &Global, args: DevUpArgs) -> Result<(), Failure> {
     let root = root(global)?;
     let plans = plans(&root, args.nodes as usize, &args.runtime_urls)?;
+    let missing: Vec<Plan> = plans.iter().filter(|plan| process::running(&plan.data_dir).is_none()).cloned().collect();
     let outcome = tokio::select! {
-        outcome = start(&plans) => outcome,
+        outcome = start(&plans, &missing) => outcome,
         _ = tokio::signal::ctrl_c() => Err(Failure::interrupted()),
     };
     let status = match outcome {
         Ok(status) => status,
         Err(failure) => {
-            stop(&plans).await;
+            // Only what this command started: nodes that ran before go on.
+            stop(&missing).await;
             return Err(failure);
         }
     };
@@ -76,21 +79,20 @@ pub(crate) async fn down(global: &Global) -> Result<(), Failure> {
     output::line(&format!("Stopped {ended} of {} nodes; the data stays in {}.", plans.len(), root.display()))
 }
 
-async fn start(plans: &[Plan]) -> Result<Vec<StatusReply>, Failure> {
+async fn start(plans: &[Plan], missing: &[Plan]) -> Result<Vec<StatusReply>, Failure> {
     let program = process::sibling("ollamax-node")?;
     if plans.iter().any(|plan| plan.ollama.is_none()) {
         process::sibling("ollamax-engine")?;
     }
     let deadline = Instant::now() + READY_TIMEOUT;
-    for plan in plans {
-        if process::running(&plan.data_dir).is_none() {
-            // A socket or address file of an earlier run would look like an answer.
-            drop(fs::remove_file(plan.data_dir.join("admin.sock")));
-            process::start(&program, &plan.data_dir, &flags(plan))?;
-        }
+    let mut children = Vec::new();
+    for plan in missing {
+        // The socket of an earlier run would look like an answer.
+        drop(fs::remove_file(plan.data_dir.join("admin.sock")));
+        children.push(process::start(&program, &plan.data_dir, &flags(plan))?);
     }
-    for plan in plans {
-        answers(plan, deadline).await?;
+    for (plan, child) in missing.iter().zip(&mut children) {
+        answers(plan, child, deadline).await?;
     }
     form(plans).await?;
     ready(plans, deadline).await
@@ -115,19 +117,17 @@ fn flags(plan: &Plan) -> Vec<String> {
 }
 
 /// Waits until a daemon answers on its socket, or has ended.
-async fn answers(plan: &Plan, deadline: Instant) -> Result<StatusReply, Failure> {
-    let mut started = false;
+async fn answers(plan: &Plan, child: &mut Child, deadline: Instant) -> Result<StatusReply, Failure> {
     loop {
         if let Ok(status) = status(plan).await {
             return Ok(status);
         }
-        let runs = process::running(&plan.data_dir).is_some();
-        if (started && !runs) || Instant::now() > deadline {
+        let ended = !matches!(child.try_wait(), Ok(None));
+        if ended || Instant::now() > deadline {
             let what = format!("{} did not start", plan.name);
             let next = format!("look at {}", plan.data_dir.join("node.log").display());
             return Err(Failure::new(1, what, process::last_lines(&plan.data_dir), next));
         }
-        started |= runs;
         sleep(LOOK_INTERVAL).await;
     }
 }

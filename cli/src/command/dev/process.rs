@@ -3,7 +3,7 @@
 use std::fs::{self, OpenOptions};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -27,7 +27,7 @@ pub(crate) fn sibling(name: &str) -> Result<PathBuf, Failure> {
 }
 
 /// Starts a daemon that outlives this process; its log goes to `node.log` in its data directory.
-pub(crate) fn start(program: &Path, data_dir: &Path, flags: &[String]) -> Result<u32, Failure> {
+pub(crate) fn start(program: &Path, data_dir: &Path, flags: &[String]) -> Result<Child, Failure> {
     let failed = |error: std::io::Error| Failure::other(format!("start {}", program.display()), error.to_string());
     fs::create_dir_all(data_dir).map_err(failed)?;
     let log = OpenOptions::new().create(true).append(true).open(data_dir.join("node.log")).map_err(failed)?;
@@ -41,7 +41,7 @@ pub(crate) fn start(program: &Path, data_dir: &Path, flags: &[String]) -> Result
             command.env_remove(&name);
         }
     }
-    command.spawn().map(|child| child.id()).map_err(failed)
+    command.spawn().map_err(failed)
 }
 
 /// The pid in the directory's lock file, if that process still runs on it.

@@ -8,9 +8,10 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+
 use ollamax_testkit::FakeOllama;
 use ollamax_testkit::fake_ollama::{ModelScript, Script};
-use tokio::signal::unix::{SignalKind, signal};
 
 /// A scripted Ollama.
 #[derive(Debug, Parser)]

@@ -6,12 +6,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
-use ollamax_proto::v1;
-use ollamax_proto::v1::admin_client::AdminClient;
-use ollamax_types::ErrorCode;
 use tokio::time::{Instant, timeout};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
+
+use ollamax_proto::v1;
+use ollamax_proto::v1::admin_client::AdminClient;
+use ollamax_types::ErrorCode;
 
 /// Longest wait for an ordinary answer. A node must answer `no_quorum` well before.
 const CALL_TIME: Duration = Duration::from_secs(5);

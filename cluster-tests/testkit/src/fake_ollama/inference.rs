@@ -9,9 +9,10 @@ use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use futures::stream;
-use ollamax_types::Digest;
 use serde_json::{Value, json};
 use tokio::time::Instant;
+
+use ollamax_types::Digest;
 
 use crate::fake_ollama::answer::{Ask, Ending, RUNNER_STOPPED, busy, object, respond};
 use crate::fake_ollama::record::Phase;

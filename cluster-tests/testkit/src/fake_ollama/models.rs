@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use axum::response::Response;
 use http::Method;
-use ollamax_types::{Clock, Digest, ModelName};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
+
+use ollamax_types::{Clock, Digest, ModelName};
 
 use crate::fake_ollama::answer::{Ask, fail, object, respond};
 use crate::fake_ollama::request::{Fields, Refused, name, refuse};

@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use ollamax_types::ModelName;
 use serde_json::{Map, Value};
+
+use ollamax_types::ModelName;
 
 use crate::fake_ollama::runner::KeepAlive;
 

@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use ollamax_types::Digest;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
+
+use ollamax_types::Digest;
 
 use crate::fake_ollama::lock;
 use crate::fake_ollama::record::{Phase, Record};

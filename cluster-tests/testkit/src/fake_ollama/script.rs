@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use ollamax_types::{Digest, ModelName};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+
+use ollamax_types::{Digest, ModelName};
 
 /// Everything that can be scripted. A field that is left out has the value of a small, fast, healthy Ollama.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

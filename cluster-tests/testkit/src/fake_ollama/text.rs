@@ -1,7 +1,8 @@
 //! What a fake says: words and vectors that depend on the model's content, the prompt and the position, nothing else.
 
-use ollamax_types::{Clock, Digest, Timestamp};
 use sha2::{Digest as _, Sha256};
+
+use ollamax_types::{Clock, Digest, Timestamp};
 
 /// The token at `position`. It carries its position, so that a reordered or lost line shows.
 pub(crate) fn token(voice: &Digest, position: u64) -> String {

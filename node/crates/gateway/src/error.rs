@@ -1,4 +1,4 @@
-//! From the errors of the engines to what a client sees: a code, a status, a text, in the shape of the route's protocol.
+//! From the errors of the engines to what a client sees: code, status and text, in the shape of the route's protocol.
 //!
 //! One `match` per engine error, without a catch-all arm: a new variant does not compile until it has an answer here.
 //! The text goes into the protocol's own error body, so that stock clients show it; the code goes into the header
@@ -231,7 +231,8 @@ mod tests {
         check(Api::Generate, "Me/M", r#"{"error":"model 'Me/M' not found"}"#);
         check(Api::Embed, "Me/M", r#"{"error":"model \"Me/M\" not found, try pulling it first"}"#);
         check(Api::Show, "Me/M", r#"{"error":"model 'Me/M:latest' not found"}"#);
-        let chat = r#"{"error":{"message":"model 'Me/M' not found","type":"not_found_error","param":null,"code":null}}"#;
+        let chat =
+            r#"{"error":{"message":"model 'Me/M' not found","type":"not_found_error","param":null,"code":null}}"#;
         check(Api::OpenAiChat, "Me/M", chat);
     }
 
@@ -268,7 +269,8 @@ mod tests {
     fn every_code_has_its_section_in_the_papers() {
         let papers = include_str!("../../../../docs/api/errors.md");
         for code in ErrorCode::ALL {
-            let start = papers.find(&format!("\n## `{code}`\n")).unwrap_or_else(|| unreachable!("no section for {code}"));
+            let start =
+                papers.find(&format!("\n## `{code}`\n")).unwrap_or_else(|| unreachable!("no section for {code}"));
             let section = papers[start + 1..].split("\n## ").next().expect("a section");
             let retry = if code.is_retryable() { "retry: yes" } else { "retry: no" };
             let facts = [format!("HTTP {} ", code.http_status()), retry.to_owned()];

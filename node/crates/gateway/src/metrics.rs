@@ -2,7 +2,7 @@
 //!
 //! | name | unit | labels | meaning |
 //! |---|---|---|---|
-//! | `ollamax_gateway_requests_total` | requests | `route`, `status` | answered requests; `route` is the pattern, never the client's text |
+//! | `ollamax_gateway_requests_total` | requests | `route`, `status` | answered, by pattern of the route |
 //! | `ollamax_gateway_in_flight` | requests | | requests whose answer has not ended |
 //! | `ollamax_gateway_first_byte_seconds` | seconds | `route` | until the first byte of the answer's body |
 //! | `ollamax_gateway_duration_seconds` | seconds | `route` | until the answer ended or the client left |
@@ -34,15 +34,19 @@ impl Metrics {
     /// # Errors
     /// When the registry holds metrics of these names already.
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let seconds =
-            |name: &str, help: &str| HistogramVec::new(HistogramOpts::new(name, help).buckets(SECONDS.to_vec()), &["route"]);
+        let seconds = |name: &str, help: &str| {
+            HistogramVec::new(HistogramOpts::new(name, help).buckets(SECONDS.to_vec()), &["route"])
+        };
         let metrics = Self {
             requests: IntCounterVec::new(
                 Opts::new("ollamax_gateway_requests_total", "Answered client requests"),
                 &["route", "status"],
             )?,
             in_flight: IntGauge::new("ollamax_gateway_in_flight", "Client requests whose answer has not ended")?,
-            first_byte: seconds("ollamax_gateway_first_byte_seconds", "Time until the first byte of the answer's body")?,
+            first_byte: seconds(
+                "ollamax_gateway_first_byte_seconds",
+                "Time until the first byte of the answer's body",
+            )?,
             duration: seconds("ollamax_gateway_duration_seconds", "Time until the answer ended or the client left")?,
             connections: IntGauge::new("ollamax_gateway_connections", "Open client connections")?,
             refused: IntCounter::new(

@@ -105,8 +105,8 @@ impl Handle {
         let sealed = envelope::encode(entry);
         let _room = self.reserve(&sealed)?;
         let deadline = Instant::now() + PROPOSE_TIMEOUT;
-        let mut target = self.leader();
-        let mut why = "no leader is known".to_owned();
+        let mut target = self.heard_leader();
+        let mut why = "no leader is heard".to_owned();
         loop {
             let miss = match target {
                 None => Miss::NotLeader { hint: None },
@@ -130,7 +130,7 @@ impl Handle {
             if hint.is_none() && self.pause(deadline).await.is_break() {
                 return Err(ProposeError::NoQuorum(why));
             }
-            target = hint.or_else(|| self.leader());
+            target = hint.or_else(|| self.heard_leader());
         }
     }
 

@@ -188,6 +188,7 @@ impl Handle {
             log_first_index: held.first.unwrap_or_else(|| held.purged.map_or(0, |(index, _)| index + 1)),
             snapshot_index: metrics.snapshot.map_or(0, |id| id.index),
             voters: membership.voter_ids().map(NodeId).collect(),
+            voters_changing: membership.get_joint_config().len() > 1,
             learners: membership.learner_ids().map(NodeId).collect(),
             has_quorum: leader.is_some() && metrics.running_state.is_ok() && fresh,
             last_leader_contact_ms: contact_ms,
@@ -249,6 +250,16 @@ impl Handle {
                 }
             }
         }
+    }
+
+    /// Who leads, unless it has been silent: a change sent into silence would end with an unknown outcome.
+    pub(crate) fn heard_leader(&self) -> Option<NodeId> {
+        let limit = self.0.config.lease() / 2;
+        let heard = |leader: NodeId| {
+            let silence = self.0.contact.silence_ms(leader);
+            leader == self.node() || silence.is_some_and(|silence| Duration::from_millis(silence) <= limit)
+        };
+        self.leader().filter(|leader| heard(*leader))
     }
 
     pub(crate) fn config(&self) -> &Config {

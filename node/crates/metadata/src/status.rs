@@ -25,6 +25,8 @@ pub struct Status {
     pub snapshot_index: u64,
     /// Who votes.
     pub voters: Vec<NodeId>,
+    /// A change of voters is under way: until it ends, the old and the new voters each need their own majority.
+    pub voters_changing: bool,
     /// Who follows without a vote.
     pub learners: Vec<NodeId>,
     /// A leader that heard from a majority within its lease, or a follower that heard from such a leader.

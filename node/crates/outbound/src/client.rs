@@ -72,6 +72,7 @@ struct Activity {
     since: Instant,
     last_byte_ms: AtomicU64,
     doubt: Notify,
+    models_changed: Notify,
 }
 
 /// Counts one request until it is dropped.
@@ -118,6 +119,7 @@ impl Client {
             since: Instant::now(),
             last_byte_ms: AtomicU64::new(0),
             doubt: Notify::new(),
+            models_changed: Notify::new(),
         };
         Ok(Self(Arc::new(Inner { http, base, shown, health_timeout, activity })))
     }
@@ -144,6 +146,11 @@ impl Client {
     /// Resolves when a request found the runtime gone.
     pub(crate) async fn doubted(&self) {
         self.0.activity.doubt.notified().await;
+    }
+
+    /// Resolves when this client made or deleted a model.
+    pub(crate) async fn models_changed(&self) {
+        self.0.activity.models_changed.notified().await;
     }
 
     /// `GET /api/version`.
@@ -201,8 +208,10 @@ impl Client {
         let response = request.send().await.map_err(|error| self.failed(path, &error))?;
         self.refuse_ollamamax(&response)?;
         let status = response.status().as_u16();
-        if !matches!(essence(response.headers()), Some("application/json" | "application/x-ndjson" | "text/event-stream"))
-        {
+        if !matches!(
+            essence(response.headers()),
+            Some("application/json" | "application/x-ndjson" | "text/event-stream")
+        ) {
             let found = described(response.headers());
             return Err(RuntimeError::NotOllama { url: self.0.shown.clone(), path: path.to_owned(), status, found });
         }
@@ -253,11 +262,8 @@ impl Client {
     pub async fn create(&self, name: &ModelName, digest: Digest) -> Result<(), RuntimeError> {
         const PATH: &str = "/api/create";
         let files = BTreeMap::from([("model.gguf", format!("sha256:{digest}"))]);
-        let request = self.request(Method::POST, PATH).json(&wire::Create {
-            model: &name.to_string(),
-            files,
-            stream: true,
-        });
+        let request =
+            self.request(Method::POST, PATH).json(&wire::Create { model: &name.to_string(), files, stream: true });
         let send = async { request.send().await.map_err(|error| self.failed(PATH, &error)) };
         let mut response = self.within(PATH, CREATE_IDLE_TIMEOUT, send).await?;
         self.refuse_ollamamax(&response)?;
@@ -266,7 +272,9 @@ impl Client {
             let body = self.within(PATH, CREATE_IDLE_TIMEOUT, self.read(response, PATH)).await?;
             return Err(self.refusal(PATH, status, &body));
         }
-        self.follow_progress(&mut response, PATH).await
+        self.follow_progress(&mut response, PATH).await?;
+        self.0.activity.models_changed.notify_one();
+        Ok(())
     }
 
     /// Deletes a model.
@@ -275,7 +283,9 @@ impl Client {
     /// When the runtime does not have it ([`ollamax_types::ErrorCode::ModelNotFound`]) or cannot be reached.
     pub async fn delete(&self, name: &ModelName) -> Result<(), RuntimeError> {
         let request = self.request(Method::DELETE, "/api/delete").json(&wire::Named { model: &name.to_string() });
-        self.call(request, "/api/delete", TAGS_TIMEOUT).await.map(|_| ())
+        self.call(request, "/api/delete", TAGS_TIMEOUT).await?;
+        self.0.activity.models_changed.notify_one();
+        Ok(())
     }
 
     // --- requests
@@ -331,8 +341,7 @@ impl Client {
         after: Duration,
         work: impl Future<Output = Result<T, RuntimeError>>,
     ) -> Result<T, RuntimeError> {
-        let timed_out =
-            |_| RuntimeError::TimedOut { url: self.0.shown.clone(), path: path.to_owned(), after };
+        let timed_out = |_| RuntimeError::TimedOut { url: self.0.shown.clone(), path: path.to_owned(), after };
         tokio::time::timeout(after, work).await.map_err(timed_out)?
     }
 

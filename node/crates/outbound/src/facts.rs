@@ -79,12 +79,8 @@ impl Environment {
 
     fn signs(&self) -> Vec<PathBuf> {
         const UNITS: [&str; 3] = ["etc/systemd/system", "usr/lib/systemd/system", "lib/systemd/system"];
-        const BINARIES: [&str; 4] = [
-            "usr/local/bin/ollama",
-            "usr/bin/ollama",
-            "opt/homebrew/bin/ollama",
-            "Applications/Ollama.app",
-        ];
+        const BINARIES: [&str; 4] =
+            ["usr/local/bin/ollama", "usr/bin/ollama", "opt/homebrew/bin/ollama", "Applications/Ollama.app"];
         const STORES: [&str; 2] = ["usr/share/ollama/.ollama/models/manifests", "var/lib/ollama/models/manifests"];
         let units = UNITS.iter().map(|folder| self.root.join(folder).join("ollama.service"));
         let fixed = BINARIES.iter().chain(&STORES).map(|path| self.root.join(path));
@@ -198,7 +194,9 @@ mod tests {
             store_choice(&path, &choice).expect("stored");
             assert_eq!(load_choice(&path), Some(choice));
         }
-        for damaged in ["", "{\"version\":1,\"ki", r#"{"version":2,"kind":"engine"}"#, r#"{"version":1,"kind":"ollama"}"#] {
+        for damaged in
+            ["", "{\"version\":1,\"ki", r#"{"version":2,"kind":"engine"}"#, r#"{"version":1,"kind":"ollama"}"#]
+        {
             std::fs::write(&path, damaged).expect("written");
             assert_eq!(load_choice(&path), None, "{damaged}");
         }

@@ -217,6 +217,7 @@ impl PollService<'_> {
             tokio::select! {
                 () = tokio::time::sleep(self.config.models_interval()) => {}
                 () = came_up.notified() => {}
+                () = self.client.models_changed() => {}
             }
             if self.report.borrow().state != RuntimeState::Up {
                 continue;

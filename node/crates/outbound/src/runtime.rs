@@ -237,7 +237,8 @@ impl RuntimeService {
             return any;
         }
         let configured = address::parse(&self.config.url).ok();
-        let ip: Option<IpAddr> = configured.as_ref().and_then(|url| url.host_str()?.trim_matches(['[', ']']).parse().ok());
+        let ip: Option<IpAddr> =
+            configured.as_ref().and_then(|url| url.host_str()?.trim_matches(['[', ']']).parse().ok());
         let port = configured.as_ref().and_then(Url::port_or_known_default);
         ip.zip(port).map_or(any, SocketAddr::from)
     }

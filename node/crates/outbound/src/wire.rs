@@ -145,7 +145,11 @@ impl Process {
 /// The object as text; `{}` when there is none, or when it is larger than a record may hold.
 fn details_text(details: Option<Box<RawValue>>) -> String {
     let text = details.as_deref().map_or("{}", RawValue::get);
-    if text.len() <= limits::MODEL_DETAILS_BYTES_MAX && text.starts_with('{') { text.to_owned() } else { "{}".to_owned() }
+    if text.len() <= limits::MODEL_DETAILS_BYTES_MAX && text.starts_with('{') {
+        text.to_owned()
+    } else {
+        "{}".to_owned()
+    }
 }
 
 #[cfg(test)]
@@ -157,8 +161,10 @@ mod tests {
     #[test]
     fn reads_a_list_as_ollama_writes_it() {
         let text = format!(
-            r#"{{"models":[{{"name":"llama3.2:1b","model":"llama3.2:1b","modified_at":"2026-08-01T12:00:00.123456789+02:00",
-            "size":1321098329,"digest":"{DIGEST}","details":{{"family":"llama", "families":["llama"]}},"new_field":[1]}},
+            r#"{{"models":[{{"name":"llama3.2:1b","model":"llama3.2:1b",
+            "modified_at":"2026-08-01T12:00:00.123456789+02:00",
+            "size":1321098329,"digest":"{DIGEST}","details":{{"family":"llama", "families":["llama"]}},
+            "new_field":[1]}},
             {{"name":"bad name","digest":"{DIGEST}"}},{{"name":"ok","digest":"short"}}]}}"#
         );
         let tags: Tags = serde_json::from_str(&text).expect("valid");

@@ -1,6 +1,7 @@
 //! The words of OllamaMax: ids, digests, names, records of the load view, limits, error codes, the clock handle.
 //!
 //! Owns no IO and no async code. Every other crate may import this one; it imports none of ours.
+#![doc = include_str!("../DESIGN.md")]
 #![forbid(unsafe_code)]
 
 pub mod clock;

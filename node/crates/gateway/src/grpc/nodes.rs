@@ -1,6 +1,7 @@
 //! Members: finding one by what a person types, draining, removing, handing leadership over.
 
 use ollamax_core::catalog::{Answer, Command, KeyRange, Member, MemberState, Record};
+use ollamax_core::health::Health;
 use ollamax_metadata as metadata;
 use ollamax_proto::v1;
 use ollamax_types::{ErrorCode, NodeId, RequestId};
@@ -33,7 +34,7 @@ impl Admin {
     pub(super) async fn remove(&self, node: &str, force: bool) -> Result<v1::RemoveNodeReply, AdminError> {
         let member = self.find(node)?;
         let facts = self.daemon.facts();
-        let alive = self.peers().iter().any(|peer| peer.beat.node == member.id && peer.is_alive());
+        let alive = self.peers().iter().any(|peer| peer.beat.node == member.id && peer.health == Health::Alive);
         if !force && (alive || facts.node == Some(member.id)) {
             let what = format!("node {} ({}) is alive", member.id, member.name);
             let next = format!("on that node: ollamax leave; or: ollamax node remove {} --force", member.id);

@@ -116,11 +116,11 @@ fn node_view(member: &Member, status: &metadata::Status, models: usize) -> v1::N
     node.set_state(match member.state {
         MemberState::Active => node_view::State::Active,
         MemberState::Drained => node_view::State::Drained,
-        MemberState::Departed { at } => {
-            node.departed_at_ms = at.0;
-            node_view::State::Departed
-        }
+        MemberState::Departed { .. } => node_view::State::Departed,
     });
+    if let MemberState::Departed { at } = member.state {
+        node.departed_at_ms = at.0;
+    }
     node
 }
 
@@ -159,11 +159,11 @@ pub fn runtime(beat: &Beat) -> v1::Runtime {
     runtime.set_state(match &beat.runtime_state {
         RuntimeState::Absent => v1::runtime::State::Absent,
         RuntimeState::Up => v1::runtime::State::Up,
-        RuntimeState::Down(reason) => {
-            runtime.reason.clone_from(reason);
-            v1::runtime::State::Down
-        }
+        RuntimeState::Down(_) => v1::runtime::State::Down,
     });
+    if let RuntimeState::Down(reason) = &beat.runtime_state {
+        runtime.reason.clone_from(reason);
+    }
     runtime
 }
 

@@ -198,7 +198,8 @@ mod tests {
     #[test]
     fn pages_of_this_machine_and_configured_ones_may_call() {
         let edge = edge("127.0.0.1:1", &["https://*.lab", "http://one.example:8080"]);
-        let good = ["http://localhost:3000", "https://localhost", "http://127.0.0.1:5", "https://0.0.0.0", "http://[::1]:1"];
+        let good =
+            ["http://localhost:3000", "https://localhost", "http://127.0.0.1:5", "https://0.0.0.0", "http://[::1]:1"];
         let apps = ["app://-", "tauri://localhost", "vscode-webview://abc", "chrome-extension://abc", "file://"];
         for origin in good.into_iter().chain(apps).chain(["https://chat.lab", "http://one.example:8080"]) {
             assert!(edge.allows_origin(origin), "{origin}");

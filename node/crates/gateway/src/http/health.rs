@@ -1,5 +1,4 @@
 //! Liveness, readiness, start-up and metrics. Answered from cached state, so at once, whatever else hangs.
-#![expect(clippy::unused_async, reason = "axum's handlers are async")]
 
 use std::sync::Arc;
 

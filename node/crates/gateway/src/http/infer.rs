@@ -20,7 +20,7 @@ use ollamax_types::{Api, ErrorCode, InferenceRequest, ModelName, NodeId, Request
 use crate::error::{ApiError, Shape};
 use crate::http::ending::{Ending, Form};
 use crate::http::request::{Fields, read_fields};
-use crate::http::{OpenDoor, NODE_HEADER, body};
+use crate::http::{NODE_HEADER, OpenDoor, body};
 
 /// Answers one request.
 pub(crate) async fn answer(door: &Arc<OpenDoor>, api: Api, request: Request) -> Response<Body> {
@@ -47,11 +47,8 @@ async fn try_answer(door: &Arc<OpenDoor>, api: Api, request: Request) -> Result<
         stream: fields.streams(api),
         body: held.bytes.clone(),
     };
-    let answer = if fields.is_unload(api) {
-        unload(&scheduler, request).await
-    } else {
-        scheduler.dispatch(request).await
-    };
+    let answer =
+        if fields.is_unload(api) { unload(&scheduler, request).await } else { scheduler.dispatch(request).await };
     let response = answer.map_err(|error| {
         let code = error.code();
         tracing::debug!(request = %id, %code, %error, "nobody answered");

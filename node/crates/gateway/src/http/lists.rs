@@ -1,5 +1,4 @@
 //! What the cluster has, merged: models, what is loaded, the version. Answered from this node's own state.
-#![expect(clippy::unused_async, reason = "axum's handlers are async")]
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -91,7 +90,7 @@ pub(crate) async fn ps(State(door): State<Arc<OpenDoor>>) -> Response<Body> {
     answer(Shape::Ollama, read_processes(&door))
 }
 
-/// `GET /api/version`: the lowest of all runtimes that can be sent work, so that clients use what every one of them has.
+/// `GET /api/version`: the lowest of all runtimes that can be sent work, so that clients use what each of them has.
 pub(crate) async fn version(State(door): State<Arc<OpenDoor>>) -> Response<Body> {
     let found = scheduler_of(&door).and_then(|scheduler| {
         let lowest = versions(&scheduler).into_iter().min_by_key(|version| numbers(version));
@@ -121,7 +120,10 @@ fn scheduler_of(door: &OpenDoor) -> Result<scheduler::Handle, ApiError> {
 
 fn no_runtime() -> ApiError {
     let text = "no node's model runtime answers; `ollamax status` shows what needs attention";
-    ApiError { retry_after: Some(std::time::Duration::from_secs(30)), ..ApiError::new(ErrorCode::RuntimeUnavailable, text) }
+    ApiError {
+        retry_after: Some(std::time::Duration::from_secs(30)),
+        ..ApiError::new(ErrorCode::RuntimeUnavailable, text)
+    }
 }
 
 /// The merged listing, newest first, and the members' names.
@@ -186,9 +188,10 @@ fn process(names: &BTreeMap<NodeId, String>, node: NodeId, row: Residency) -> Pr
 fn versions(scheduler: &scheduler::Handle) -> Vec<String> {
     let own = scheduler.runtime();
     let own = (own.state == RuntimeState::Up).then(|| own.version.clone());
-    let others = scheduler.peers().into_iter().filter(|peer| {
-        peer.health != Health::Dead && peer.beat.runtime_state == RuntimeState::Up
-    });
+    let others = scheduler
+        .peers()
+        .into_iter()
+        .filter(|peer| peer.health != Health::Dead && peer.beat.runtime_state == RuntimeState::Up);
     let all = own.into_iter().chain(others.map(|peer| peer.beat.runtime_version.clone()));
     all.filter(|version| !version.is_empty()).collect()
 }
@@ -210,9 +213,8 @@ fn rfc3339(at: Timestamp) -> String {
 
 /// A stored JSON text as it is; an empty object where it is none.
 fn raw(text: &str) -> Box<RawValue> {
-    RawValue::from_string(text.to_owned()).unwrap_or_else(|_| {
-        RawValue::from_string("{}".to_owned()).expect("an empty object is JSON")
-    })
+    RawValue::from_string(text.to_owned())
+        .unwrap_or_else(|_| RawValue::from_string("{}".to_owned()).expect("an empty object is JSON"))
 }
 
 #[cfg(test)]

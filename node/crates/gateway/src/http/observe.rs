@@ -17,7 +17,7 @@ use tracing::Instrument as _;
 use ollamax_types::RequestId;
 
 use crate::error::Shape;
-use crate::http::{OpenDoor, NODE_HEADER, REQUEST_ID_HEADER, plain};
+use crate::http::{NODE_HEADER, OpenDoor, REQUEST_ID_HEADER, plain};
 use crate::metrics::Metrics;
 
 /// Longest request id that is taken from a client.

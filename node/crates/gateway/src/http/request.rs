@@ -405,6 +405,7 @@ fn character_at(body: &[u8], line: usize, column: usize) -> String {
     let row = body.split(|byte| *byte == b'\n').nth(line.saturating_sub(1)).unwrap_or_default();
     match row.get(column.saturating_sub(1)) {
         Some(b'\'') => r"'\''".to_owned(),
+        Some(b'"') => r#"'"'"#.to_owned(),
         Some(byte) => format!("'{}'", char::from(*byte).escape_default()),
         None => r"'\n'".to_owned(),
     }

@@ -35,7 +35,6 @@ pub(crate) const PATHS: [&str; 22] = [
 ];
 
 /// Says so.
-#[expect(clippy::unused_async, reason = "axum's handlers are async")]
 pub(crate) async fn answer(request: Request) -> Response<Body> {
     let path = request.uri().path();
     let text = format!("{path}: this release serves inference and reads; use: {}", instead_of(path));

@@ -125,9 +125,11 @@ async fn an_unload_goes_to_every_node_that_has_the_model_in_memory() {
         let loaded = [resident("m", 1, "")];
         let loaded = if id == 2 { &loaded[..0] } else { &loaded[..] };
         world.set(id, "0.12.0", &[model("m", 1, 5)], loaded);
-        world.nodes[usize::try_from(id - 1).expect("small")]
-            .runtime
-            .answer_whole(200, JSON, &[r#"{"done":true,"done_reason":"unload"}"#]);
+        world.nodes[usize::try_from(id - 1).expect("small")].runtime.answer_whole(
+            200,
+            JSON,
+            &[r#"{"done":true,"done_reason":"unload"}"#],
+        );
     }
     let (status, body) = text(&world.router(), post("/api/chat", r#"{"model":"m","keep_alive":0}"#)).await;
     assert_eq!((status, body.as_str()), (200, r#"{"done":true,"done_reason":"unload"}"#));

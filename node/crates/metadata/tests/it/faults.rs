@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use ollamax_metadata::mem::Link;
 use ollamax_metadata::{Config, ProposeError, ReadError};
 use ollamax_types::{NodeId, RequestId};
-use tokio::time::Instant;
 
 use crate::world::{World, setting};
 
@@ -45,17 +46,19 @@ async fn a_leader_that_is_cut_off_says_no_quorum_and_the_others_go_on() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_follower_that_is_cut_off_says_no_quorum_and_does_not_disturb_the_leader() {
-    let world = World::three().await;
-    let leader = world.leader_among(&[1, 2, 3]).await;
-    let alone = (1..=3).find(|node| *node != leader).expect("three nodes");
-    let term = world.handle(leader).status().term;
-    world.network.set_all(NodeId(alone), Link::Cut);
-    says_no_quorum_within_two_seconds(&world, alone).await;
-    world.network.heal();
-    let healed = world.handle(alone);
-    crate::world::eventually("barrier after healing", || healed.read_barrier()).await;
-    let status = healed.status();
-    assert_eq!((status.leader, status.term), (Some(NodeId(leader)), term), "pre-vote kept the term");
+    for link in [Link::Cut, Link::Swallowed] {
+        let world = World::three().await;
+        let leader = world.leader_among(&[1, 2, 3]).await;
+        let alone = (1..=3).find(|node| *node != leader).expect("three nodes");
+        let term = world.handle(leader).status().term;
+        world.network.set_all(NodeId(alone), link);
+        says_no_quorum_within_two_seconds(&world, alone).await;
+        world.network.heal();
+        let healed = world.handle(alone);
+        crate::world::eventually("barrier after healing", || healed.read_barrier()).await;
+        let status = healed.status();
+        assert_eq!((status.leader, status.term), (Some(NodeId(leader)), term), "pre-vote kept the term");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

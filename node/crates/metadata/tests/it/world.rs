@@ -4,19 +4,23 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::time::Duration;
 
-use ollamax_core::catalog::command::{Command, NewMember};
-use ollamax_core::catalog::{Answer, Key, Record};
-use ollamax_metadata::mem::Network;
-use ollamax_metadata::{Committed, Config, Handle, Identity, Parts, Service};
-use ollamax_types::{Clock, ClusterId, Incarnation, NodeId, PeerId, RequestId, Role, TokenId};
 use tempfile::TempDir;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use ollamax_core::catalog::command::{Command, NewMember};
+use ollamax_core::catalog::{Answer, Key, Record};
+use ollamax_metadata::mem::Network;
+use ollamax_metadata::{Committed, Config, Handle, Identity, Parts, Service};
+use ollamax_types::{Clock, ClusterId, Incarnation, NodeId, PeerId, RequestId, Role, TokenId};
+
 pub(crate) const CLUSTER: ClusterId = ClusterId([9; 16]);
 /// What a busy machine with two cores may need for anything that normally takes a second or two.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often a condition is looked at.
+const LOOK: Duration = Duration::from_millis(20);
 
 pub(crate) struct Running {
     pub(crate) handle: Handle,
@@ -82,7 +86,8 @@ impl World {
             world.join(node, Role::Voter).await;
         }
         for node in 1..=3 {
-            world.wait(node, "three voters", |status| status.voters.len() == 3 && status.has_quorum).await;
+            let settled = |status: &ollamax_metadata::Status| status.voters.len() == 3 && !status.voters_changing;
+            world.wait(node, "three voters", |status| settled(status) && status.has_quorum).await;
         }
         world
     }
@@ -143,19 +148,21 @@ impl World {
     pub(crate) async fn wait(&self, node: u64, what: &str, mut holds: impl FnMut(&ollamax_metadata::Status) -> bool) {
         let handle = self.handle(node);
         let until = Instant::now() + PATIENCE;
+        let mut look = tokio::time::interval(LOOK);
         loop {
             let status = handle.status();
             if holds(&status) {
                 return;
             }
             assert!(Instant::now() < until, "node {node}: {what}: {status:?}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            look.tick().await;
         }
     }
 
     /// The leader that a majority of the given nodes agrees on.
     pub(crate) async fn leader_among(&self, nodes: &[u64]) -> u64 {
         let until = Instant::now() + PATIENCE;
+        let mut look = tokio::time::interval(LOOK);
         loop {
             let seen: Vec<_> = nodes.iter().map(|node| self.handle(*node).status()).collect();
             let leader = seen.iter().find(|status| status.leader == Some(status.node) && status.has_quorum);
@@ -163,7 +170,7 @@ impl World {
                 return leader.node.0;
             }
             assert!(Instant::now() < until, "no leader among {nodes:?}: {seen:?}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            look.tick().await;
         }
     }
 
@@ -183,11 +190,12 @@ where
     E: std::fmt::Debug,
 {
     let until = Instant::now() + PATIENCE;
+    let mut look = tokio::time::interval(LOOK);
     loop {
         match attempt().await {
             Ok(value) => return value,
             Err(error) => assert!(Instant::now() < until, "{what}: {error:?}"),
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        look.tick().await;
     }
 }

@@ -68,7 +68,8 @@ async fn html_and_garbage_are_no_ollama_and_the_error_names_the_content_type() {
 
 #[tokio::test]
 async fn another_ollamax_is_refused() {
-    let reply = "HTTP/1.1 200 OK\r\nx-ollamamax-node: n2\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}";
+    let reply =
+        "HTTP/1.1 200 OK\r\nx-ollamamax-node: n2\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}";
     let server = Server::start(move |_| Reply::Bytes(reply.as_bytes().to_vec())).await;
     let client = client(&server.url);
     let error = client.version().await.expect_err("refused");

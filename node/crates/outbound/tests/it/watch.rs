@@ -86,7 +86,10 @@ async fn an_ollama_is_found_lost_and_found_again_and_its_models_are_remembered()
     .await;
     let world = World::start(Some(server.url.as_str()), quick(), Path::new("/nowhere"));
     let report = world.wait_for("found", |report| report.models.is_some()).await;
-    assert_eq!((report.kind, report.version.as_str(), &report.state), (RuntimeKind::Ollama, "0.12.3", &RuntimeState::Up));
+    assert_eq!(
+        (report.kind, report.version.as_str(), &report.state),
+        (RuntimeKind::Ollama, "0.12.3", &RuntimeState::Up)
+    );
     assert_eq!(report.models.as_ref().map(Vec::len), Some(1));
     assert_eq!(format!("{}/", report.url), server.url.as_str());
     mood.store(1, Ordering::SeqCst);

@@ -81,7 +81,8 @@ async fn a_node_whose_runtime_is_down_or_which_is_drained_is_not_asked() {
     world.placements.set_drained(NodeId(3), true);
     world.exchange_beats();
     assert_eq!(answering(&world, 20).await, BTreeMap::from([(4, 20)]));
-    assert_eq!(world.counter(1, "ollamax_scheduler_attempts_total", "answered"), 20.0);
+    let attempts = |result| world.counter(1, "ollamax_scheduler_attempts_total", result);
+    assert_eq!((attempts("answered"), attempts("runtime_down"), attempts("node_draining")), (20.0, 0.0, 0.0));
 }
 
 #[tokio::test(start_paused = true)]
