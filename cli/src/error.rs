@@ -86,7 +86,9 @@ impl From<Status> for Failure {
         let code = status.metadata().get(CODE_KEY).and_then(|value| value.to_str().ok()).and_then(ErrorCode::from_text);
         match code {
             Some(code) => Self::new(exit_of(code), status.message(), text("ollamax-why-bin"), text("ollamax-next-bin")),
-            None => Self::new(7, "the daemon did not answer", status.message(), "ollamax logs; or look whether it runs"),
+            None => {
+                Self::new(7, "the daemon did not answer", status.message(), "ollamax logs; or look whether it runs")
+            }
         }
     }
 }

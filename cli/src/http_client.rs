@@ -22,13 +22,19 @@ pub(crate) fn base(api: &ApiArgs, global: &Global) -> Result<String, Failure> {
 }
 
 /// Sends a request and returns the answer once its head is there; an error answer is a failure.
-pub(crate) async fn send(method: Method, url: &str, body: Option<serde_json::Value>) -> Result<Response<Incoming>, Failure> {
+pub(crate) async fn send(
+    method: Method,
+    url: &str,
+    body: Option<serde_json::Value>,
+) -> Result<Response<Incoming>, Failure> {
     let body = body.map(|body| Bytes::from(body.to_string())).unwrap_or_default();
-    let request = Request::builder().method(method).uri(url).header("content-type", "application/json").body(Full::new(body));
+    let request =
+        Request::builder().method(method).uri(url).header("content-type", "application/json").body(Full::new(body));
     let request = request.map_err(|error| Failure::usage(format!("{url}: {error}"), "--api http://HOST:11435"))?;
     let client = Client::builder(TokioExecutor::new()).build_http();
     let answer = client.request(request).await;
-    let answer = answer.map_err(|error| Failure::new(7, format!("no answer from {url}"), deepest(&error), "ollamax status"))?;
+    let answer =
+        answer.map_err(|error| Failure::new(7, format!("no answer from {url}"), deepest(&error), "ollamax status"))?;
     if answer.status().is_success() {
         return Ok(answer);
     }
@@ -40,8 +46,13 @@ pub(crate) async fn send(method: Method, url: &str, body: Option<serde_json::Val
 /// The whole answer as JSON.
 pub(crate) async fn get_json(url: &str) -> Result<serde_json::Value, Failure> {
     let answer = send(Method::GET, url, None).await?;
-    let body = answer.into_body().collect().await.map_err(|error| Failure::other("the answer broke off", error.to_string()))?;
-    serde_json::from_slice(&body.to_bytes()).map_err(|error| Failure::other(format!("{url} answered no JSON"), error.to_string()))
+    let body = answer
+        .into_body()
+        .collect()
+        .await
+        .map_err(|error| Failure::other("the answer broke off", error.to_string()))?;
+    serde_json::from_slice(&body.to_bytes())
+        .map_err(|error| Failure::other(format!("{url} answered no JSON"), error.to_string()))
 }
 
 fn refused(status: StatusCode, body: &[u8]) -> Failure {

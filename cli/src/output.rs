@@ -62,7 +62,8 @@ mod tests {
 
     #[test]
     fn tables_and_objects_have_their_shape() {
-        let shown = table(&["ID", "NAME"], vec![vec!["1".to_owned(), "n1".to_owned()], vec!["22".to_owned(), "n2".to_owned()]]);
+        let shown =
+            table(&["ID", "NAME"], vec![vec!["1".to_owned(), "n1".to_owned()], vec!["22".to_owned(), "n2".to_owned()]]);
         assert_eq!(shown.lines().count(), 3);
         assert!(shown.lines().all(|line| !line.ends_with(' ') && !line.starts_with(' ')), "{shown:?}");
         let object = object("Status", json!({"healthy": true}));

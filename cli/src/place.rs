@@ -22,7 +22,8 @@ pub(crate) fn data_dir(global: &Global) -> Result<PathBuf, Failure> {
 /// One field of the running daemon's `node.json`.
 pub(crate) fn node_file(global: &Global) -> Result<serde_json::Value, Failure> {
     let path = data_dir(global)?.join("node.json");
-    let text = std::fs::read_to_string(&path).map_err(|error| not_running(&path.display().to_string(), &error.to_string()))?;
+    let text =
+        std::fs::read_to_string(&path).map_err(|error| not_running(&path.display().to_string(), &error.to_string()))?;
     serde_json::from_str(&text).map_err(|error| Failure::other(format!("read {}", path.display()), error.to_string()))
 }
 

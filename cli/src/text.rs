@@ -11,7 +11,11 @@ pub(crate) fn bytes(count: u64) -> String {
         scaled /= 1_000;
         unit += 1;
     }
-    if unit == 0 || scaled >= 100 { format!("{scaled} {}", UNITS[unit]) } else { format!("{scaled}.{} {}", rest / 100, UNITS[unit]) }
+    if unit == 0 || scaled >= 100 {
+        format!("{scaled} {}", UNITS[unit])
+    } else {
+        format!("{scaled}.{} {}", rest / 100, UNITS[unit])
+    }
 }
 
 /// A span of milliseconds in its largest unit.
@@ -50,10 +54,14 @@ mod tests {
 
     #[test]
     fn numbers_read_well() {
-        for (input, expected) in [(0, "0 B"), (999, "999 B"), (2_121_280, "2.1 MB"), (40_000_000_000, "40.0 GB"), (123_456_789, "123 MB")] {
+        for (input, expected) in
+            [(0, "0 B"), (999, "999 B"), (2_121_280, "2.1 MB"), (40_000_000_000, "40.0 GB"), (123_456_789, "123 MB")]
+        {
             assert_eq!(bytes(input), expected);
         }
-        for (input, expected) in [(5, "5 ms"), (90_000, "90 s"), (600_000, "10 min"), (10_800_000, "3 h"), (864_000_000, "10 days")] {
+        for (input, expected) in
+            [(5, "5 ms"), (90_000, "90 s"), (600_000, "10 min"), (10_800_000, "3 h"), (864_000_000, "10 days")]
+        {
             assert_eq!(span(input), expected);
         }
         assert_eq!(time(1_700_000_000_000), "2023-11-14 22:13:20 UTC");

@@ -22,8 +22,14 @@ pub(crate) mod layers;
 use layers::{Effective, Layers, Problem};
 
 /// Environment variables that begin as ours do, but are no configuration keys.
-pub(crate) const OTHER_VARIABLES: [&str; 4] =
-    ["OLLAMAX_DATA_DIR", "OLLAMAX_CONFIG", "OLLAMAX_TEST_CLOCK_OFFSET_MS", "OLLAMAX_SEED"];
+pub(crate) const OTHER_VARIABLES: [&str; 6] = [
+    "OLLAMAX_DATA_DIR",
+    "OLLAMAX_API",
+    "OLLAMAX_SOAK",
+    "OLLAMAX_CONFIG",
+    "OLLAMAX_TEST_CLOCK_OFFSET_MS",
+    "OLLAMAX_SEED",
+];
 
 /// Everything that can be set.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -122,7 +128,11 @@ impl NodeConfig {
     ///
     /// # Errors
     /// Every unknown key, unreadable value and value outside its range.
-    pub(crate) fn load(file: Option<&Path>, env: Vec<(String, String)>, flags: Vec<(String, String)>) -> Result<Effective<Self>, Vec<Problem>> {
+    pub(crate) fn load(
+        file: Option<&Path>,
+        env: Vec<(String, String)>,
+        flags: Vec<(String, String)>,
+    ) -> Result<Effective<Self>, Vec<Problem>> {
         let mut layers = Layers::default().with_env(env, &OTHER_VARIABLES).with_flags(flags);
         let mut problems = Vec::new();
         if let Some(path) = file {
@@ -163,11 +173,14 @@ impl NodeConfig {
         let mut problems = Vec::new();
         for (key, text) in [("node.name", &self.node.name), ("cluster.name", &self.cluster.name)] {
             if !is_label(text) && !text.is_empty() {
-                problems.push(format!("{key}: {text:?} is not 1 to {LABEL_BYTES_MAX} letters, digits, '-', '_' or '.'"));
+                problems
+                    .push(format!("{key}: {text:?} is not 1 to {LABEL_BYTES_MAX} letters, digits, '-', '_' or '.'"));
             }
         }
         if self.cluster.init && !self.cluster.token_file.is_empty() {
-            problems.push("cluster.init: cannot stand beside cluster.token_file; a node makes a cluster or joins one".to_owned());
+            problems.push(
+                "cluster.init: cannot stand beside cluster.token_file; a node makes a cluster or joins one".to_owned(),
+            );
         }
         if !self.cluster.role.is_empty()
             && let Err(error) = self.cluster.role.parse::<Role>()

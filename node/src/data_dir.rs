@@ -30,7 +30,9 @@ const IDENTITY_FORMAT: u32 = 1;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DataDirError {
     /// It cannot be made or read.
-    #[error("data directory {path}: {source}\ntry: create it, owned by the user that runs the daemon, or choose another with --data-dir")]
+    #[error(
+        "data directory {path}: {source}\ntry: create it, owned by the user that runs the daemon, or choose another with --data-dir"
+    )]
     Unusable {
         /// Which path.
         path: PathBuf,
@@ -38,7 +40,9 @@ pub(crate) enum DataDirError {
         source: io::Error,
     },
     /// Another daemon runs on it.
-    #[error("data directory {path} is in use by process {pid}\ntry: stop that daemon, or choose another directory with --data-dir")]
+    #[error(
+        "data directory {path} is in use by process {pid}\ntry: stop that daemon, or choose another directory with --data-dir"
+    )]
     Locked {
         /// Which directory.
         path: PathBuf,
@@ -46,7 +50,9 @@ pub(crate) enum DataDirError {
         pid: String,
     },
     /// `identity.json` is not readable as such.
-    #[error("{path}: {reason}\ntry: restore the file from a backup of this machine, or remove this node on another member (ollamax node remove) and start with an empty data directory")]
+    #[error(
+        "{path}: {reason}\ntry: restore the file from a backup of this machine, or remove this node on another member (ollamax node remove) and start with an empty data directory"
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -64,13 +70,17 @@ pub(crate) enum DataDirError {
         known: u32,
     },
     /// The directory was copied or restored.
-    #[error("data directory {path} was copied or restored from elsewhere; two nodes with one identity would damage the cluster\ntry: if the original is gone for good: ollamax-node adopt --data-dir {path}\n     else: start this machine with an empty data directory and join it as a new node")]
+    #[error(
+        "data directory {path} was copied or restored from elsewhere; two nodes with one identity would damage the cluster\ntry: if the original is gone for good: ollamax-node adopt --data-dir {path}\n     else: start this machine with an empty data directory and join it as a new node"
+    )]
     Copied {
         /// Which directory.
         path: PathBuf,
     },
     /// The node had joined, but its Raft directory is gone.
-    #[error("node {node} had joined cluster {cluster}, but its replicated state in {path} is gone; its vote could be counted twice\ntry: on another member: ollamax node remove {node}\n     then start this machine with an empty data directory and join it again")]
+    #[error(
+        "node {node} had joined cluster {cluster}, but its replicated state in {path} is gone; its vote could be counted twice\ntry: on another member: ollamax node remove {node}\n     then start this machine with an empty data directory and join it again"
+    )]
     Wiped {
         /// Its id.
         node: NodeId,
@@ -141,7 +151,7 @@ struct IdentityFile {
 #[serde(deny_unknown_fields)]
 struct Place {
     machine: String,
-    device_inode: u64,
+    inode: u64,
 }
 
 /// An open, locked data directory.
@@ -182,12 +192,10 @@ impl DataDir {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(root.join("keys")).map_err(unusable(root))?;
         let anchor = root.join("keys").join("place");
         if !anchor.exists() {
-            fs::write(&anchor, b"Marks this directory as the original; see identity.json.\n").map_err(unusable(&anchor))?;
+            fs::write(&anchor, b"Marks this directory as the original; see identity.json.\n")
+                .map_err(unusable(&anchor))?;
         }
-        let place = Place {
-            machine: machine_id(),
-            device_inode: fs::metadata(&anchor).map_err(unusable(&anchor))?.ino(),
-        };
+        let place = Place { machine: machine_id(), inode: fs::metadata(&anchor).map_err(unusable(&anchor))?.ino() };
         let path = root.join("identity.json");
         let identity = match read_identity(&path)? {
             Some(found) if found.place == place => found,
@@ -255,7 +263,7 @@ impl DataDir {
     fn save(&self) -> Result<(), DataDirError> {
         let path = self.root.join("identity.json");
         let text = serde_json::to_vec_pretty(&self.identity).expect("plain fields serialise");
-        replace_file(&path, &text).map_err(|source| DataDirError::Unusable { path, source })
+        replace_file(&path, &text, 0o600).map_err(|source| DataDirError::Unusable { path, source })
     }
 }
 
@@ -263,9 +271,9 @@ impl DataDir {
 ///
 /// # Errors
 /// What the system said; the old file then still stands.
-pub(crate) fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
+pub(crate) fn replace_file(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let fresh = path.with_extension("new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&fresh)?;
     let written = file.write_all(content).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&fresh, path));
     if let Err(error) = written {
         drop(fs::remove_file(&fresh));
@@ -296,7 +304,8 @@ fn read_identity(path: &Path) -> Result<Option<IdentityFile>, DataDirError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(DataDirError::Unusable { path: path.to_owned(), source }),
     };
-    let damaged = |reason: serde_json::Error| DataDirError::Damaged { path: path.to_owned(), reason: reason.to_string() };
+    let damaged =
+        |reason: serde_json::Error| DataDirError::Damaged { path: path.to_owned(), reason: reason.to_string() };
     let value: serde_json::Value = serde_json::from_slice(&text).map_err(damaged)?;
     let found = value["format"].as_u64().and_then(|format| u32::try_from(format).ok()).unwrap_or(0);
     if found > IDENTITY_FORMAT {
@@ -307,7 +316,8 @@ fn read_identity(path: &Path) -> Result<Option<IdentityFile>, DataDirError> {
 
 /// The machine's id as systemd and D-Bus know it; empty where there is none (then only the inode tells copies).
 fn machine_id() -> String {
-    let read = ["/etc/machine-id", "/var/lib/dbus/machine-id"].into_iter().find_map(|path| fs::read_to_string(path).ok());
+    let read =
+        ["/etc/machine-id", "/var/lib/dbus/machine-id"].into_iter().find_map(|path| fs::read_to_string(path).ok());
     read.map(|text| text.trim().to_owned()).unwrap_or_default()
 }
 
@@ -394,7 +404,8 @@ mod tests {
 
     #[test]
     fn damaged_and_newer_identity_files_are_refused_and_left_alone() {
-        for (content, needle) in [("{\"format\":1,", "EOF"), ("{\"format\":99}", "format 99"), ("{}", "missing field")] {
+        for (content, needle) in [("{\"format\":1,", "EOF"), ("{\"format\":99}", "format 99"), ("{}", "missing field")]
+        {
             let temp = tempfile::tempdir().expect("temp");
             fs::write(temp.path().join("identity.json"), content).expect("written");
             let refused = DataDir::open(temp.path(), Incarnation([7; 16])).expect_err("refused");

@@ -102,7 +102,9 @@ impl Doctor {
                 let found = format!("median of {FSYNC_PROBES} syncs {:.1} ms", median.as_secs_f64() * 1e3);
                 check("fsync", outcome, found, "put the data directory on a local SSD; each change waits for one sync")
             }
-            Ok(Err(error)) => check("fsync", Outcome::Fail, error.to_string(), "check disk and rights of the data directory"),
+            Ok(Err(error)) => {
+                check("fsync", Outcome::Fail, error.to_string(), "check disk and rights of the data directory")
+            }
             Err(error) => check("fsync", Outcome::Fail, error.to_string(), "ollamax logs --level error"),
         }
     }
@@ -116,16 +118,24 @@ impl Doctor {
                 let found = format!("{kind} {} at {} with {models} models", report.version, report.url);
                 check("runtime", Outcome::Ok, found, "")
             }
-            RuntimeState::Absent => check("runtime", Outcome::Warn, "none beside this node", "set runtime.kind and runtime.url"),
+            RuntimeState::Absent => {
+                check("runtime", Outcome::Warn, "none beside this node", "set runtime.kind and runtime.url")
+            }
             RuntimeState::Down(reason) => {
-                let fix = if kind == "ollama" { "systemctl status ollama; or set runtime.url" } else { "ollamax logs --level warn" };
+                let fix = if kind == "ollama" {
+                    "systemctl status ollama; or set runtime.url"
+                } else {
+                    "ollamax logs --level warn"
+                };
                 check("runtime", Outcome::Fail, format!("{kind} is down: {reason}"), fix)
             }
         }
     }
 
     fn gpu(&self) -> Check {
-        let gpu = ["/proc/driver/nvidia/version", "/dev/nvidia0", "/dev/kfd"].into_iter().find(|path| Path::new(path).exists());
+        let gpu = ["/proc/driver/nvidia/version", "/dev/nvidia0", "/dev/kfd"]
+            .into_iter()
+            .find(|path| Path::new(path).exists());
         let Some(gpu) = gpu else { return skipped("gpu", "no GPU driver on this machine") };
         let report = self.runtime.report().borrow().clone();
         let on_cpu: Vec<String> = report
@@ -156,7 +166,9 @@ impl Doctor {
     }
 
     async fn reachability(&self) -> Vec<Check> {
-        let Some(engines) = self.slot.get() else { return vec![skipped("reachability", "not a member of a cluster yet")] };
+        let Some(engines) = self.slot.get() else {
+            return vec![skipped("reachability", "not a member of a cluster yet")];
+        };
         let members = read::members(&*engines.metadata.view()).unwrap_or_default();
         let others = members.into_iter().filter(|member| member.id != engines.node);
         let present = others.filter(|member| !matches!(member.state, MemberState::Departed { .. }));

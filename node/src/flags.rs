@@ -39,7 +39,9 @@ pub(crate) fn command() -> Command {
     };
     let mut run = Command::new("run")
         .about("Run the daemon in the foreground until SIGTERM")
-        .arg(data_dir().help("Data directory [default: /var/lib/ollamax for user ollamax, else $XDG_DATA_HOME/ollamax]"))
+        .arg(
+            data_dir().help("Data directory [default: /var/lib/ollamax for user ollamax, else $XDG_DATA_HOME/ollamax]"),
+        )
         .arg(
             Arg::new("config")
                 .long("config")
@@ -88,7 +90,9 @@ pub(crate) fn command() -> Command {
 #[must_use]
 pub(crate) fn parse(matches: &ArgMatches) -> Asked {
     match matches.subcommand() {
-        Some(("adopt", adopt)) => Asked::Adopt { data_dir: adopt.get_one::<PathBuf>("data-dir").cloned().unwrap_or_default() },
+        Some(("adopt", adopt)) => {
+            Asked::Adopt { data_dir: adopt.get_one::<PathBuf>("data-dir").cloned().unwrap_or_default() }
+        }
         Some((_, run)) => Asked::Run {
             data_dir: run.get_one::<PathBuf>("data-dir").cloned(),
             file: run.get_one::<PathBuf>("config").cloned(),

@@ -4,8 +4,8 @@
 //! does the model get its final name; else every temporary model is deleted and nothing is left behind. The file
 //! passes through in chunks and is never held whole; the slowest target sets the pace.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -66,6 +66,8 @@ struct Wanted {
     temporary: ModelName,
     sha256: Digest,
     size_bytes: u64,
+    /// Nodes that had a model of this name, as the catalog knew.
+    held_before: Vec<NodeId>,
 }
 
 // === impl Importer ===
@@ -82,7 +84,9 @@ impl Importer {
         upload: Upload,
     ) -> Result<Progress, AdminError> {
         let targets = targets(engines, &header.nodes)?;
-        let wanted = wanted(&header)?;
+        let mut wanted = wanted(&header)?;
+        let held = read::locations_of(&*engines.metadata.view(), &wanted.name)?;
+        wanted.held_before = held.into_iter().map(|location| location.node).collect();
         let (sender, receiver) = mpsc::channel(16);
         let (importer, own, metadata) = (self.clone(), engines.node, engines.metadata.clone());
         // A failure is told through the stream; a caller who leaves ends the upload, and with it the import.
@@ -151,12 +155,28 @@ impl Importer {
         }
         refuse_different(wanted, targets, &digests)?;
         let published = join_all(targets.iter().map(|target| self.publish(own, target.id, wanted))).await;
+        if published.iter().any(Result::is_err) {
+            self.withdraw(own, wanted, targets, &published).await;
+        }
         let mut copies = Vec::new();
         for (target, result) in targets.iter().zip(published) {
             let digest = result.map_err(|status| target_error(target, &status))?;
-            copies.push(v1::ImportedCopy { node_id: target.id.0, node_name: target.name.clone(), digest: digest.0.to_vec() });
+            copies.push(v1::ImportedCopy {
+                node_id: target.id.0,
+                node_name: target.name.clone(),
+                digest: digest.0.to_vec(),
+            });
         }
         Ok(copies)
+    }
+
+    /// Takes the new name back where it was given, unless the node had a model of that name before.
+    async fn withdraw(&self, own: NodeId, wanted: &Wanted, targets: &[Member], published: &[Result<Digest, Status>]) {
+        for (target, result) in targets.iter().zip(published) {
+            if result.is_ok() && !wanted.held_before.contains(&target.id) {
+                drop(self.delete(own, target.id, &wanted.name).await);
+            }
+        }
     }
 
     fn create_temporary(
@@ -297,14 +317,15 @@ fn target_error(target: &Member, status: &Status) -> AdminError {
 }
 
 fn wanted(header: &v1::ImportModelHeader) -> Result<Wanted, AdminError> {
-    let bad = |what: String| AdminError::new(ErrorCode::BadRequest, what, "a name is [host/][namespace/]model[:tag]", "");
+    let bad =
+        |what: String| AdminError::new(ErrorCode::BadRequest, what, "a name is [host/][namespace/]model[:tag]", "");
     let name: ModelName = header.name.parse().map_err(|_| bad(format!("{:?} is not a model name", header.name)))?;
     let sha256 = header.sha256.clone().try_into().map(Digest);
     let sha256 = sha256.map_err(|_| bad("a SHA-256 digest has 32 bytes".to_owned()))?;
     let [host, namespace, _, _] = name.parts();
     let temporary = format!("{host}/{namespace}/import-{}:unfinished", sha256.short());
     let temporary = temporary.parse().map_err(|_| bad("the name leaves no room for a temporary one".to_owned()))?;
-    Ok(Wanted { name, temporary, sha256, size_bytes: header.size_bytes })
+    Ok(Wanted { name, temporary, sha256, size_bytes: header.size_bytes, held_before: Vec::new() })
 }
 
 /// The nodes named, or this one. Each must be present and meant to hold models.

@@ -118,8 +118,7 @@ impl Joiner {
         if probes.iter().any(|probe| probe.reached) {
             return Ok(probes);
         }
-        let tried: Vec<String> =
-            probes.iter().map(|probe| format!("{}: {}", probe.address, probe.problem)).collect();
+        let tried: Vec<String> = probes.iter().map(|probe| format!("{}: {}", probe.address, probe.problem)).collect();
         let port = self.net.local().peer_port;
         Err(AdminError::new(
             ErrorCode::PeerUnreachable,
@@ -130,7 +129,8 @@ impl Joiner {
     }
 
     fn membership(&self, reply: v1::JoinClusterReply, token: &JoinToken) -> Result<Membership, AdminError> {
-        let garbled = |what: &str| AdminError::new(ErrorCode::PeerUnreachable, "the answer cannot be read", what, "join again");
+        let garbled =
+            |what: &str| AdminError::new(ErrorCode::PeerUnreachable, "the answer cannot be read", what, "join again");
         let cluster: [u8; 16] = reply.cluster.try_into().map_err(|_| garbled("cluster id"))?;
         let credential = Credential::verify(&reply.credential, &token.cluster_public_key);
         let credential = credential.map_err(|error| garbled(&error.to_string()))?;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt as _, StreamExt as _};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
@@ -61,6 +61,8 @@ pub(crate) struct Node {
     pub(crate) doctor: Doctor,
     /// Ends the process in good order.
     pub(crate) exit: CancellationToken,
+    /// Why it must end, when its state cannot be trusted.
+    pub(crate) fatal: watch::Sender<Option<String>>,
 }
 
 // === impl Node ===
@@ -223,12 +225,13 @@ impl Node {
             let opened = Membership { raft_opened: true, ..membership };
             dir.set_membership(Some(opened)).map_err(|error| internal("store the membership", &error))?;
         }
-        let (fatal, exit) = (engines.metadata.fatal(), self.exit.clone());
-        // A node whose state cannot be trusted stops; the reason is its last error.
+        let (fatal, exit, reasons) = (engines.metadata.fatal(), self.exit.clone(), self.fatal.clone());
+        // A node whose state cannot be trusted stops, with the reason as its last error.
         self.around.tasks.spawn(async move {
             tokio::select! {
                 reason = fatal => {
                     tracing::error!(code = "storage_failed", error = reason, "the node stops: its state cannot be trusted");
+                    reasons.send_replace(Some(reason));
                     exit.cancel();
                 }
                 () = exit.cancelled() => {}
@@ -244,8 +247,14 @@ impl Node {
         if settled.is_ok() {
             return Ok(());
         }
-        let why = format!("its replicated state did not arrive within {} s; it goes on trying", SETTLE_TIMEOUT.as_secs());
-        Err(AdminError::new(ErrorCode::DeadlineExceeded, "the node is admitted, but not ready yet", why, "ollamax status"))
+        let why =
+            format!("its replicated state did not arrive within {} s; it goes on trying", SETTLE_TIMEOUT.as_secs());
+        Err(AdminError::new(
+            ErrorCode::DeadlineExceeded,
+            "the node is admitted, but not ready yet",
+            why,
+            "ollamax status",
+        ))
     }
 
     async fn leave_cluster(&self, request: v1::LeaveRequest) -> Result<v1::LeaveReply, AdminError> {
@@ -301,13 +310,8 @@ impl Node {
             key
         };
         let token = JoinToken::make(public_key).map_err(|error| internal("draw a token", &error))?;
-        let command = Command::CreateToken {
-            id: token.id.clone(),
-            secret_sha256: token.secret_sha256().0,
-            role,
-            uses,
-            ttl_ms,
-        };
+        let command =
+            Command::CreateToken { id: token.id.clone(), secret_sha256: token.secret_sha256().0, role, uses, ttl_ms };
         let committed = engines.metadata.propose(RequestId::default(), "admin", command).await?;
         if let Answer::Refused(refusal) = committed.answer {
             return Err(refusal.into());
@@ -381,10 +385,7 @@ impl Daemon for Node {
         self.leave_cluster(request).boxed()
     }
 
-    fn create_token(
-        &self,
-        request: v1::CreateTokenRequest,
-    ) -> BoxFuture<'_, Result<v1::CreateTokenReply, AdminError>> {
+    fn create_token(&self, request: v1::CreateTokenRequest) -> BoxFuture<'_, Result<v1::CreateTokenReply, AdminError>> {
         async move { self.token(&request).await }.boxed()
     }
 
@@ -408,7 +409,10 @@ fn refuse_member(membership: Option<&Membership>) -> Result<(), AdminError> {
     let Some(membership) = membership else { return Ok(()) };
     Err(AdminError::new(
         ErrorCode::AlreadyMember,
-        format!("this node is node {} of cluster {} ({})", membership.node, membership.cluster_name, membership.cluster),
+        format!(
+            "this node is node {} of cluster {} ({})",
+            membership.node, membership.cluster_name, membership.cluster
+        ),
         "a node belongs to one cluster",
         "ollamax status; to move it: ollamax leave, then join the other cluster",
     ))

@@ -84,7 +84,8 @@ impl Around {
         let bad = |error: String| StartError::Identity(error);
         let cluster = membership.cluster_id().map_err(|error| bad(error.to_string()))?;
         let mut public_key = [0; 32];
-        hex::decode_to_slice(&membership.cluster_public_key, &mut public_key).map_err(|error| bad(error.to_string()))?;
+        hex::decode_to_slice(&membership.cluster_public_key, &mut public_key)
+            .map_err(|error| bad(error.to_string()))?;
         let credential = hex::decode(&membership.credential).map_err(|error| bad(error.to_string()))?;
         self.net.set_credential(credential, public_key);
         self.net.set_cluster(Some(cluster));
@@ -129,10 +130,8 @@ impl Around {
     }
 
     fn register(&self, engines: &MemberEngines) {
-        let registered = [
-            engines.metadata.metrics().register(&self.registry),
-            engines.scheduler.metrics().register(&self.registry),
-        ];
+        let registered =
+            [engines.metadata.metrics().register(&self.registry), engines.scheduler.metrics().register(&self.registry)];
         for error in registered.into_iter().filter_map(Result::err) {
             tracing::warn!(%error, "register metrics");
         }

@@ -51,7 +51,7 @@ fn write(path: &Path, ends: &Ends, node: Option<u64>, report: &Report) {
         "runtime": { "kind": report.kind.as_str(), "url": report.url, "pid": report.pid.unwrap_or(0) },
     });
     let text = serde_json::to_vec_pretty(&content).expect("plain values serialise");
-    if let Err(error) = replace_file(path, &text) {
+    if let Err(error) = replace_file(path, &text, 0o644) {
         tracing::warn!(%error, path = %path.display(), "write node.json");
     }
 }

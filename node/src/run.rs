@@ -3,6 +3,7 @@
 //! Boot: the directory, the key, the listeners, the runtime, then what the node was. Nothing is announced before it
 //! works. Drain: not ready, leadership handed over while answers finish within the grace, engines, connections, exit.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -88,6 +89,7 @@ pub(crate) async fn run(start: Start) -> anyhow::Result<()> {
     let runtime = spawn_runtime(&config, &opened, &api_url, &registry, &tasks, &stop_engines)?;
 
     let slot = Slot::default();
+    let fatal = watch::Sender::new(None);
     let (phase, frames) = (watch::Sender::new(Phase::Waiting), watch::Sender::new(None));
     let signer = Signer::new(opened.net.clone(), data_dir.join("keys").join("cluster.key"));
     let imports = Imports::new(runtime.clone());
@@ -106,7 +108,7 @@ pub(crate) async fn run(start: Start) -> anyhow::Result<()> {
     let addresses = Addresses {
         peer: local.advertise.clone(),
         p2p: local.p2p_addresses.clone(),
-        api: advertised_api(&config, &api_url),
+        api: advertised_api(&config, opened.api.local_addr()?, &local.advertise),
     };
     let peer_id = opened.key.peer_id().clone();
     let around = Arc::new(Around {
@@ -143,17 +145,30 @@ pub(crate) async fn run(start: Start) -> anyhow::Result<()> {
             model_store: model_store(&data_dir, &runtime),
         },
         exit: exit.clone(),
+        fatal: fatal.clone(),
     });
-    let clients = ClientsOverSlot { name: name.clone(), slot: slot.clone(), phase: phase.subscribe(), runtime: runtime.clone() };
+    let clients =
+        ClientsOverSlot { name: name.clone(), slot: slot.clone(), phase: phase.subscribe(), runtime: runtime.clone() };
     let grace = Duration::from_secs(config.shutdown.grace_s);
     let stop_api = CancellationToken::new();
     let api = gateway::http::spawn(
-        gateway::http::Door { listener: opened.api, config: config.api.clone(), node: Arc::new(clients), registry, grace },
+        gateway::http::Door {
+            listener: opened.api,
+            config: config.api.clone(),
+            node: Arc::new(clients),
+            registry,
+            grace,
+        },
         &tasks,
         stop_api.clone(),
     )?;
     tasks.spawn(serve_admin(opened.admin, Arc::clone(&node), stop_net.clone()));
-    let ends = Ends { api: api_url.clone(), peer: local.peer.to_string(), p2p: local.p2p_addresses.join(","), name: name.clone() };
+    let ends = Ends {
+        api: api_url.clone(),
+        peer: local.peer.to_string(),
+        p2p: local.p2p_addresses.join(","),
+        name: name.clone(),
+    };
     tasks.spawn(node_file::keep(data_dir.clone(), ends, slot, runtime, stop_net.clone()));
 
     node.resume().await.map_err(|error| anyhow::anyhow!("{}: {}\ntry: {}", error.what, error.why, error.next))?;
@@ -166,7 +181,10 @@ pub(crate) async fn run(start: Start) -> anyhow::Result<()> {
     shutdown::drain(&around, stop_api, api, grace).await;
     shutdown::close(&[stop_engines, stop_net, exit], &tasks, CLOSE_TIMEOUT).await;
     tracing::info!("the node has stopped");
-    Ok(())
+    match fatal.borrow().clone() {
+        Some(reason) => Err(anyhow::anyhow!("the node stopped because its state cannot be trusted: {reason}")),
+        None => Ok(()),
+    }
 }
 
 async fn open(
@@ -179,12 +197,15 @@ async fn open(
     let key = NodeKey::load_or_create(&dir.root().join("keys").join("node.key"))?;
     let listen = config.api.listen_address().ok_or_else(|| anyhow::anyhow!("api.listen: not an address"))?;
     let api = gateway::http::bind(listen).map_err(|error| {
-        anyhow::anyhow!("listen on {listen} (api.listen): {error}\ntry: stop what uses the port, or set another with --api.listen")
+        anyhow::anyhow!(
+            "listen on {listen} (api.listen): {error}\ntry: stop what uses the port, or set another with --api.listen"
+        )
     })?;
     let net_config = net::Config { peer: config.peer.clone(), p2p: config.p2p.clone() };
-    let (service, net) = NetService::bind(net_config, key.clone(), tasks.clone(), stop.clone())
-        .await
-        .map_err(|error| anyhow::anyhow!("{error}\ntry: stop what uses the port, or set another in the configuration"))?;
+    let (service, net) =
+        NetService::bind(net_config, key.clone(), tasks.clone(), stop.clone()).await.map_err(|error| {
+            anyhow::anyhow!("{error}\ntry: stop what uses the port, or set another in the configuration")
+        })?;
     let admin = admin_socket::bind(&dir.root().join("admin.sock"), &config.node.admin_group)?;
     Ok(Opened { dir, key, api, admin, service, net })
 }
@@ -253,7 +274,7 @@ async fn serve_admin(listener: UnixListener, node: Arc<Node>, stop: Cancellation
     }
 }
 
-/// What the configuration says, else the name this node joined under, else the machine's.
+/// The name this node joined under, else what the configuration says, else the machine's.
 fn node_name(config: &NodeConfig, dir: &DataDir) -> String {
     if let Some(membership) = dir.membership() {
         return membership.name.clone();
@@ -266,10 +287,21 @@ fn node_name(config: &NodeConfig, dir: &DataDir) -> String {
     if crate::config::is_label(short) { short.to_owned() } else { "node".to_owned() }
 }
 
-fn advertised_api(config: &NodeConfig, bound: &str) -> Vec<String> {
+/// What the configuration says; else where the listener is bound, which for all addresses means those of the `peer`
+/// listener with this port.
+fn advertised_api(config: &NodeConfig, bound: SocketAddr, peer: &[String]) -> Vec<String> {
     let given = &config.api.advertise;
-    let url = |text: &String| if text.contains("://") { text.clone() } else { format!("http://{text}") };
-    if given.is_empty() { vec![bound.to_owned()] } else { given.iter().map(url).collect() }
+    if !given.is_empty() {
+        return given
+            .iter()
+            .map(|text| if text.contains("://") { text.clone() } else { format!("http://{text}") })
+            .collect();
+    }
+    if !bound.ip().is_unspecified() {
+        return vec![format!("http://{bound}")];
+    }
+    let hosts = peer.iter().filter_map(|address| address.rsplit_once(':'));
+    hosts.map(|(host, _)| format!("http://{host}:{}", bound.port())).collect()
 }
 
 /// The engine's store is ours; an Ollama's is where its environment says, when it runs on this machine.

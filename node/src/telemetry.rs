@@ -144,7 +144,8 @@ pub(crate) fn init(level: &str, format: Format, standing: Arc<Standing>, clock: 
         .fmt_fields(JsonFields::new())
         .event_format(JsonLine { standing, clock })
         .with_writer(writer);
-    let text = (format == Format::Text).then(|| subscriber_fmt::layer().with_writer(std::io::stderr).with_target(false));
+    let text =
+        (format == Format::Text).then(|| subscriber_fmt::layer().with_writer(std::io::stderr).with_target(false));
     let installed = tracing_subscriber::registry().with(filter).with(json).with(text).try_init();
     installed.map_err(|_| InitError::Twice)?;
     Ok(ring)

@@ -39,7 +39,8 @@ pub(crate) async fn take_part(node: Arc<Node>, stop: CancellationToken) {
             Ok(_) => return,
             Err(error) => error,
         };
-        let hopeless = matches!(error.code, ErrorCode::TokenInvalid | ErrorCode::IdentityConflict | ErrorCode::BadRequest);
+        let hopeless =
+            matches!(error.code, ErrorCode::TokenInvalid | ErrorCode::IdentityConflict | ErrorCode::BadRequest);
         report(&error, "join the cluster");
         if hopeless || stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_none() {
             return;

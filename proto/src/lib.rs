@@ -2,7 +2,14 @@
 //!
 //! Generated types stop at the doors (`gateway`, `net`, adapters) and at the disk (`store`, `metadata`).
 #![forbid(unsafe_code)]
-#![allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub, unused_qualifications, reason = "generated code")]
+#![allow(
+    missing_docs,
+    clippy::all,
+    clippy::pedantic,
+    unreachable_pub,
+    unused_qualifications,
+    reason = "generated code"
+)]
 #![allow(clippy::allow_attributes_without_reason, reason = "generated code")]
 
 /// What travels: the peer services and the admin API.

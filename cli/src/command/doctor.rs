@@ -52,7 +52,12 @@ mod tests {
 
     #[test]
     fn a_failed_check_shows_how_to_mend_it() {
-        let mut failed = Check { id: "disk".to_owned(), found: "1 MiB free".to_owned(), fix: "free some".to_owned(), ..Check::default() };
+        let mut failed = Check {
+            id: "disk".to_owned(),
+            found: "1 MiB free".to_owned(),
+            fix: "free some".to_owned(),
+            ..Check::default()
+        };
         failed.set_outcome(Outcome::Fail);
         let mut fine = Check { id: "clock".to_owned(), found: "2 ms".to_owned(), ..Check::default() };
         fine.set_outcome(Outcome::Ok);

@@ -43,7 +43,8 @@ async fn list(global: &Global) -> Result<(), Failure> {
 }
 
 async fn show(global: &Global, name: String) -> Result<(), Failure> {
-    let listed = client::connect(global).await?.list_models(ListModelsRequest { name: name.clone() }).await?.into_inner();
+    let listed =
+        client::connect(global).await?.list_models(ListModelsRequest { name: name.clone() }).await?.into_inner();
     let missing = || Failure::new(3, format!("model {name:?} not found"), "", "ollamax model list");
     let model = listed.models.first().ok_or_else(missing)?;
     if global.output == Output::Json {
@@ -117,7 +118,8 @@ async fn import(global: &Global, file: &Path, name: String, nodes: Vec<String>) 
     let header = ImportModelHeader { name: name.clone(), nodes, sha256: sha256.to_vec(), size_bytes };
     let (sender, receiver) = mpsc::channel(CHUNKS_WAITING_MAX);
     let reading = tokio::spawn(read_file(file.to_owned(), header, sender));
-    let requests = futures::stream::unfold(receiver, |mut receiver| async { receiver.recv().await.map(|next| (next, receiver)) });
+    let requests =
+        futures::stream::unfold(receiver, |mut receiver| async { receiver.recv().await.map(|next| (next, receiver)) });
     let mut progress = client::connect(global).await?.import_model(requests).await?.into_inner();
     let mut last = ImportModelProgress::default();
     while let Some(line) = progress.message().await? {
@@ -147,7 +149,9 @@ async fn import(global: &Global, file: &Path, name: String, nodes: Vec<String>) 
 fn check_gguf(file: &Path) -> Result<u64, Failure> {
     use std::io::Read as _;
 
-    let bad = |why: String| Failure::usage(format!("{}: {why}", file.display()), "ollamax model import FILE.gguf --name NAME");
+    let bad = |why: String| {
+        Failure::usage(format!("{}: {why}", file.display()), "ollamax model import FILE.gguf --name NAME")
+    };
     let mut opened = std::fs::File::open(file).map_err(|error| bad(error.to_string()))?;
     let mut magic = [0; 4];
     opened.read_exact(&mut magic).map_err(|_| bad("is too short for a GGUF".to_owned()))?;
@@ -177,7 +181,11 @@ async fn hash(file: PathBuf, bar: ProgressBar) -> Result<[u8; 32], Failure> {
     hashed.map_err(|error| Failure::other(format!("read {shown}"), error.to_string()))
 }
 
-async fn read_file(file: PathBuf, header: ImportModelHeader, sender: mpsc::Sender<ImportModelRequest>) -> std::io::Result<()> {
+async fn read_file(
+    file: PathBuf,
+    header: ImportModelHeader,
+    sender: mpsc::Sender<ImportModelRequest>,
+) -> std::io::Result<()> {
     let mut opened = tokio::fs::File::open(file).await?;
     // A closed channel means that the daemon gave up; its own error says why.
     if sender.send(ImportModelRequest { part: Some(Part::Header(header)) }).await.is_err() {
@@ -211,7 +219,12 @@ mod tests {
     use super::*;
 
     fn model(conflict: bool) -> ModelView {
-        let copy = |node: &str, served| ModelCopy { node_name: node.to_owned(), served, digest: vec![7; 32], ..ModelCopy::default() };
+        let copy = |node: &str, served| ModelCopy {
+            node_name: node.to_owned(),
+            served,
+            digest: vec![7; 32],
+            ..ModelCopy::default()
+        };
         ModelView {
             name: "demo:latest".to_owned(),
             digest: vec![7; 32],

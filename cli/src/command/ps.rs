@@ -49,7 +49,9 @@ mod tests {
 
     #[test]
     fn shows_where_a_model_runs() {
-        let models = [json!({"name": "demo:latest", "node": "n2", "size": 4_000_000, "size_vram": 1_000_000, "context_length": 512, "expires_at": "soon"})];
+        let models = [
+            json!({"name": "demo:latest", "node": "n2", "size": 4_000_000, "size_vram": 1_000_000, "context_length": 512, "expires_at": "soon"}),
+        ];
         insta::assert_snapshot!(table(&models), @r"
         NAME         NODE  SIZE    PROCESSOR  CONTEXT  UNTIL
         demo:latest  n2    4.0 MB  25 % GPU   512      soon

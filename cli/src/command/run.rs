@@ -38,14 +38,21 @@ pub(crate) async fn run(global: &Global, args: RunArgs) -> Result<(), Failure> {
     }
 }
 
-async fn ask(base: &str, args: &RunArgs, form: Output, messages: &mut Vec<Value>, question: String) -> Result<(), Failure> {
+async fn ask(
+    base: &str,
+    args: &RunArgs,
+    form: Output,
+    messages: &mut Vec<Value>,
+    question: String,
+) -> Result<(), Failure> {
     messages.push(json!({"role": "user", "content": question}));
     let mut request = json!({"model": args.model, "messages": messages, "stream": true});
     if let Some(temperature) = args.temperature {
         request["options"] = json!({"temperature": temperature});
     }
     let answer = http_client::send(Method::POST, &format!("{base}/api/chat"), Some(request)).await?;
-    let node = answer.headers().get("x-ollamamax-node").and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+    let node =
+        answer.headers().get("x-ollamamax-node").and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
     let mut body = answer.into_body();
     let (mut text, mut pending, mut last) = (String::new(), Vec::new(), Value::Null);
     while let Some(frame) = body.frame().await {

@@ -82,7 +82,10 @@ fn age(reply: &StatusReply) -> Option<String> {
     let raft = reply.raft.as_ref()?;
     (view.age_ms > VIEW_AGE_SHOWN_MS && !raft.has_quorum).then(|| {
         let age = if view.age_ms == u64::MAX { "unknown".to_owned() } else { text::span(view.age_ms) };
-        format!("This is the view of node {} at index {}; last contact with a leader: {age} ago.\n", reply.node_id, view.applied_index)
+        format!(
+            "This is the view of node {} at index {}; last contact with a leader: {age} ago.\n",
+            reply.node_id, view.applied_index
+        )
     })
 }
 

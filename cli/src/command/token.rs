@@ -25,7 +25,8 @@ async fn create(global: &Global, role: String, ttl: Duration, uses: u32) -> Resu
     if ttl_ms == 0 || uses == 0 {
         return Err(Failure::usage("a token needs at least one use and a life above zero", "--ttl 1h --uses 1"));
     }
-    let made = client::connect(global).await?.create_token(CreateTokenRequest { role, ttl_ms, uses }).await?.into_inner();
+    let made =
+        client::connect(global).await?.create_token(CreateTokenRequest { role, ttl_ms, uses }).await?.into_inner();
     let record = made.record.unwrap_or_default();
     if global.output == Output::Json {
         let mut fields = shown(&record);

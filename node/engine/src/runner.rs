@@ -25,10 +25,9 @@ use llama_cpp_2::model::LlamaModel;
 use llama_cpp_2::model::params::LlamaModelParams;
 use llama_cpp_2::{LlamaBackendDeviceType, LogOptions, list_llama_ggml_backend_devices};
 
+use self::generate::Writer;
 use crate::limits;
 use crate::protocol::{Event, Fault, Footprint, Order, read_frame, write_frame};
-
-use self::generate::Writer;
 
 /// What a runner is started with.
 #[derive(Debug, Clone, clap::Args)]

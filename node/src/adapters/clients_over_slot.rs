@@ -33,7 +33,8 @@ impl ClientsOverSlot {
         let (works, detail) = match self.slot.get().map(|engines| engines.metadata.status()) {
             None => (false, "this node belongs to no cluster yet; run ollamax init or ollamax join".to_owned()),
             Some(status) => {
-                let leader = status.leader.map_or_else(|| "no leader".to_owned(), |leader| format!("node {leader} leads"));
+                let leader =
+                    status.leader.map_or_else(|| "no leader".to_owned(), |leader| format!("node {leader} leads"));
                 let quorum = if status.has_quorum { "" } else { ", no quorum: inference goes on, changes wait" };
                 (true, format!("{leader}, index {} of {}{quorum}", status.applied, status.last_log_index))
             }

@@ -45,11 +45,7 @@ impl Remote for InferenceOverNet {
     }
 }
 
-async fn send(
-    channel: tonic::transport::Channel,
-    to: NodeId,
-    request: InferenceRequest,
-) -> Result<Answer, SendError> {
+async fn send(channel: tonic::transport::Channel, to: NodeId, request: InferenceRequest) -> Result<Answer, SendError> {
     let mut client = InferenceClient::new(channel)
         .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
@@ -117,10 +113,7 @@ impl InferenceService {
 impl Inference for InferenceService {
     type DispatchStream = BoxStream<'static, Result<v1::DispatchReply, Status>>;
 
-    async fn dispatch(
-        &self,
-        request: Request<v1::DispatchRequest>,
-    ) -> Result<Response<Self::DispatchStream>, Status> {
+    async fn dispatch(&self, request: Request<v1::DispatchRequest>) -> Result<Response<Self::DispatchStream>, Status> {
         let member = self.slot.get().ok_or_else(|| refusal(ErrorCode::NotInitialised, "this node is not ready"))?;
         let request = domain_request(request.into_inner())?;
         let scheduler = member.scheduler;

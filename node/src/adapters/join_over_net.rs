@@ -165,7 +165,8 @@ fn check_clock(ours: u64, theirs: u64) -> Result<(), Status> {
         return Ok(());
     }
     let direction = if theirs < ours { "behind" } else { "ahead of" };
-    let message = format!("the joiner's clock is {} s {direction} the cluster's; set it and join again", skew.as_secs());
+    let message =
+        format!("the joiner's clock is {} s {direction} the cluster's; set it and join again", skew.as_secs());
     Err(refusal(ErrorCode::PreconditionFailed, &message))
 }
 

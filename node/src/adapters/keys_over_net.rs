@@ -1,6 +1,7 @@
 //! The cluster key between members: handed to voters, used on behalf of members that lack it.
 //!
-//! The key never leaves the voters. A credential is signed only for a member that the signer's own applied state
+//! The key is handed to voters only, and what was handed over is checked against the cluster's public key before it is
+//! kept. A credential is signed only for a member that the signer's own applied state
 //! names, so a caller can obtain nothing that the cluster has not decided.
 
 use std::path::PathBuf;
@@ -84,6 +85,11 @@ impl Signer {
             let Ok(reply) = client.handover(v1::HandoverRequest {}).await else { continue };
             let Ok(seed) = <[u8; 32]>::try_from(reply.into_inner().seed) else { continue };
             let key = ClusterKey::from_handover(&seed.into());
+            let expected = read::cluster(&*engines.metadata.view()).ok().flatten().map(|cluster| cluster.public_key);
+            if expected != Some(key.public_key()) {
+                tracing::warn!(from = %voter, "the key that was handed over is not this cluster's");
+                continue;
+            }
             match key.seal(&self.key_path) {
                 Ok(()) => tracing::info!(from = %voter, "the cluster key was handed over"),
                 Err(error) => tracing::error!(%error, code = "storage_failed", "seal the cluster key"),

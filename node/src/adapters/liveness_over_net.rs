@@ -23,9 +23,7 @@ use ollamax_proto::v1::liveness_client::LivenessClient;
 use ollamax_proto::v1::liveness_server::{Liveness, LivenessServer};
 use ollamax_scheduler as scheduler;
 use ollamax_types::limits::BEAT_INTERVAL;
-use ollamax_types::{
-    Beat, Digest, NodeId, Residency, RunnerLoad, RuntimeKind, RuntimeState, Timestamp,
-};
+use ollamax_types::{Beat, Digest, NodeId, Residency, RunnerLoad, RuntimeKind, RuntimeState, Timestamp};
 
 /// Wait before a broken watch is opened again.
 const REOPEN_AFTER: Duration = Duration::from_millis(250);

@@ -15,9 +15,9 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use ollamax_metadata as metadata;
 use ollamax_metadata::{Lane, PeerError, Peers};
 use ollamax_net::{Caller, Class, NetHandle, was_never_sent};
+use ollamax_proto::v1::RaftMessage;
 use ollamax_proto::v1::raft_client::RaftClient;
 use ollamax_proto::v1::raft_server::{Raft, RaftServer};
-use ollamax_proto::v1::RaftMessage;
 use ollamax_types::limits::PEER_MESSAGE_BYTES_MAX;
 use ollamax_types::{ClusterId, ErrorCode, NodeId};
 

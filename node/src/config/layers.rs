@@ -193,10 +193,8 @@ impl<T: Serialize + DeserializeOwned> Merge<T> {
             None => {
                 let names: Vec<String> = self.keys.iter().map(|(key, _)| env_name(key)).collect();
                 let hint = nearest(name, names.iter().map(String::as_str));
-                self.problems.push(Problem {
-                    subject: name.to_owned(),
-                    message: format!("unknown environment variable{hint}"),
-                });
+                self.problems
+                    .push(Problem { subject: name.to_owned(), message: format!("unknown environment variable{hint}") });
             }
         }
     }
@@ -356,7 +354,10 @@ mod tests {
     fn reports_every_problem_at_once_with_the_nearest_key() {
         let layers = Layers::default()
             .with_file("f.toml", serde_json::json!({"limt": 4, "api": {"listen": 7, "opne": true}}))
-            .with_env(env(&[("OLLAMAX_API_LISTN", "b"), ("OLLAMAX_LIMIT", "many"), ("OLLAMAX_HOME", "x")]), &["OLLAMAX_HOME"]);
+            .with_env(
+                env(&[("OLLAMAX_API_LISTN", "b"), ("OLLAMAX_LIMIT", "many"), ("OLLAMAX_HOME", "x")]),
+                &["OLLAMAX_HOME"],
+            );
         let problems = merge::<Sample>(&layers).expect_err("five problems");
         let texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
         assert_eq!(texts.len(), 5, "{texts:#?}");

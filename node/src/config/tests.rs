@@ -77,7 +77,9 @@ fn bad_values_of_all_crates_are_reported_at_once() {
                 [shutdown]\ngrace_s = 99999\n[cluster]\nrole = \"boss\"\n";
     let problems = load(toml).expect_err("six problems");
     let subjects: Vec<&str> = problems.iter().map(|problem| problem.subject.as_str()).collect();
-    for key in ["node.name", "raft.heartbeat_ms", "peer.connect_timeout_ms", "log.level", "shutdown.grace_s", "cluster.role"] {
+    for key in
+        ["node.name", "raft.heartbeat_ms", "peer.connect_timeout_ms", "log.level", "shutdown.grace_s", "cluster.role"]
+    {
         assert!(subjects.contains(&key), "{key} in {problems:?}");
     }
 }

@@ -17,7 +17,12 @@ use crate::telemetry::Standing;
 const READ_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Reads until `stop`.
-pub(crate) async fn follow(engines: MemberEngines, standing: Arc<Standing>, data_dir: PathBuf, stop: CancellationToken) {
+pub(crate) async fn follow(
+    engines: MemberEngines,
+    standing: Arc<Standing>,
+    data_dir: PathBuf,
+    stop: CancellationToken,
+) {
     let kinds = RefreshKind::nothing()
         .with_cpu(CpuRefreshKind::nothing().with_usage())
         .with_memory(MemoryRefreshKind::nothing().with_ram());

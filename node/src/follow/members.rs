@@ -97,7 +97,9 @@ impl Follower {
             *watched = ids;
             changed
         });
-        self.engines.scheduler.set_draining(own.state == MemberState::Drained || *self.phase.borrow() == Phase::Stopping);
+        self.engines
+            .scheduler
+            .set_draining(own.state == MemberState::Drained || *self.phase.borrow() == Phase::Stopping);
         self.phase.send_if_modified(|phase| {
             let joins = *phase == Phase::Joining;
             if joins {

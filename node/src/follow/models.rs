@@ -53,7 +53,11 @@ pub(crate) async fn follow(engines: MemberEngines, runtime: RuntimeHandle, stop:
         engines.scheduler.set_runtime(for_scheduler(&report));
         let settled = settle(&engines, &report).await;
         let again = async {
-            if settled { tokio::time::sleep(COMPARE_AGAIN_AFTER).await } else { tokio::time::sleep(COMPARE_AGAIN_AFTER / 10).await }
+            if settled {
+                tokio::time::sleep(COMPARE_AGAIN_AFTER).await
+            } else {
+                tokio::time::sleep(COMPARE_AGAIN_AFTER / 10).await
+            }
         };
         tokio::select! {
             () = stop.cancelled() => return,
@@ -145,8 +149,7 @@ mod tests {
             panic!("a report");
         };
         assert_eq!(present.len(), REPORT_MODELS_MAX);
-        let recorded: Vec<Location> =
-            present.into_iter().map(|model| Location { node: NodeId(1), model }).collect();
+        let recorded: Vec<Location> = present.into_iter().map(|model| Location { node: NodeId(1), model }).collect();
         let Some(Command::ReportModels { present, .. }) = plan_report(NodeId(1), &listed, &recorded) else {
             panic!("the rest");
         };
@@ -160,8 +163,7 @@ mod tests {
         let Some(Command::ReportModels { present, .. }) = plan_report(NodeId(1), &[big.clone()], &[]) else {
             panic!("a report");
         };
-        let recorded: Vec<Location> =
-            present.into_iter().map(|model| Location { node: NodeId(1), model }).collect();
+        let recorded: Vec<Location> = present.into_iter().map(|model| Location { node: NodeId(1), model }).collect();
         assert_eq!(plan_report(NodeId(1), &[big], &recorded), None);
     }
 }

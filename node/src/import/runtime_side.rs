@@ -35,7 +35,10 @@ impl Imports {
     ///
     /// # Errors
     /// A status with an error code.
-    pub(crate) async fn receive(&self, mut chunks: BoxStream<'static, Result<v1::ImportChunk, Status>>) -> Result<Digest, Status> {
+    pub(crate) async fn receive(
+        &self,
+        mut chunks: BoxStream<'static, Result<v1::ImportChunk, Status>>,
+    ) -> Result<Digest, Status> {
         let Some(Part::Header(header)) = chunks.next().await.transpose()?.and_then(|chunk| chunk.part) else {
             return Err(refusal(ErrorCode::BadRequest, "an import begins with a header"));
         };
@@ -43,14 +46,16 @@ impl Imports {
         let client = self.client()?;
         let broke: Arc<Mutex<Option<String>>> = Arc::default();
         let noted = Arc::clone(&broke);
-        let bytes = chunks.map(move |chunk| -> io::Result<Bytes> { match chunk {
-            Ok(v1::ImportChunk { part: Some(Part::Data(data)) }) => Ok(data),
-            other => {
-                let why = other.map_or_else(|status| status.message().to_owned(), |_| "no data".to_owned());
-                *noted.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.clone());
-                Err(io::Error::new(io::ErrorKind::UnexpectedEof, why))
+        let bytes = chunks.map(move |chunk| -> io::Result<Bytes> {
+            match chunk {
+                Ok(v1::ImportChunk { part: Some(Part::Data(data)) }) => Ok(data),
+                other => {
+                    let why = other.map_or_else(|status| status.message().to_owned(), |_| "no data".to_owned());
+                    *noted.lock().unwrap_or_else(PoisonError::into_inner) = Some(why.clone());
+                    Err(io::Error::new(io::ErrorKind::UnexpectedEof, why))
+                }
             }
-        }});
+        });
         client.push_blob(sha256, header.size_bytes, bytes.boxed()).await.map_err(|error| {
             match broke.lock().unwrap_or_else(PoisonError::into_inner).take() {
                 Some(why) => refusal(ErrorCode::DeadlineExceeded, &format!("the upload broke off: {why}")),
@@ -81,7 +86,8 @@ impl Imports {
     }
 
     fn client(&self) -> Result<Client, Status> {
-        let none = || refusal(ErrorCode::RuntimeUnavailable, "there is no runtime beside this node; run ollamax doctor there");
+        let none =
+            || refusal(ErrorCode::RuntimeUnavailable, "there is no runtime beside this node; run ollamax doctor there");
         self.runtime.client().ok_or_else(none)
     }
 }

@@ -171,7 +171,12 @@ async fn ready(plans: &[Plan], deadline: Instant) -> Result<Vec<StatusReply>, Fa
             return Ok(replies);
         }
         if Instant::now() > deadline {
-            return Err(Failure::new(9, "the cluster is not ready in time", waiting_for, "ollamax dev down, then look at node.log"));
+            return Err(Failure::new(
+                9,
+                "the cluster is not ready in time",
+                waiting_for,
+                "ollamax dev down, then look at node.log",
+            ));
         }
         sleep(LOOK_INTERVAL).await;
     }
@@ -223,7 +228,14 @@ fn show(global: &Global, root: &Path, plans: &[Plan], replies: &[StatusReply]) -
     let rows = nodes.iter().map(|node| {
         let word = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         let part = if node["leader"] == true { "leader" } else { "" };
-        vec![word(&node["id"]), word(&node["name"]), word(&node["api"]), word(&node["runtime"]["url"]), part.to_owned(), word(&node["pid"])]
+        vec![
+            word(&node["id"]),
+            word(&node["name"]),
+            word(&node["api"]),
+            word(&node["runtime"]["url"]),
+            part.to_owned(),
+            word(&node["pid"]),
+        ]
     });
     output::text(&output::table(&["ID", "NAME", "API", "RUNTIME", "PART", "PID"], rows.collect()))?;
     let first = &plans[0];
@@ -263,7 +275,8 @@ fn root(global: &Global) -> Result<PathBuf, Failure> {
     }
     let (xdg, home) = (std::env::var("XDG_DATA_HOME").ok(), std::env::var("HOME").ok());
     let base = default_data_dir(false, xdg.as_deref(), home.as_deref());
-    base.map(|base| base.with_file_name("ollamax-dev")).ok_or_else(|| Failure::usage("HOME is not set", "--data-dir DIR"))
+    base.map(|base| base.with_file_name("ollamax-dev"))
+        .ok_or_else(|| Failure::usage("HOME is not set", "--data-dir DIR"))
 }
 
 /// The cluster that lies there, or a new one with ports of its own.

@@ -86,7 +86,10 @@ fn a_node_without_a_cluster_says_so() {
 fn the_json_form_keeps_its_fields() {
     let shown = shown(&healthy());
     let fields: Vec<&str> = shown.as_object().expect("an object").keys().map(String::as_str).collect();
-    assert_eq!(fields, ["health", "phase", "degraded", "attention", "next", "node", "cluster", "raft", "nodes", "view"]);
+    assert_eq!(
+        fields,
+        ["health", "phase", "degraded", "attention", "next", "node", "cluster", "raft", "nodes", "view"]
+    );
     assert_eq!(shown["raft"]["leader"], 1);
     assert_eq!(shown["nodes"][1]["part"], "voter");
     assert_eq!(shown["view"]["ageMs"], 0);

@@ -6,8 +6,9 @@
 
 use std::io;
 
-use ollamax_security::credential::CREDENTIAL_BYTES_MAX;
 use tokio::io::{AsyncRead, AsyncReadExt};
+
+use ollamax_security::credential::CREDENTIAL_BYTES_MAX;
 
 use crate::peer::Class;
 

@@ -6,9 +6,10 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp as Moment;
-use ollamax_types::{Digest, ModelRecord, Residency, Timestamp, limits};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+
+use ollamax_types::{Digest, ModelRecord, Residency, Timestamp, limits};
 
 /// `GET /api/version`.
 #[derive(Debug, Deserialize)]

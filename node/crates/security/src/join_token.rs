@@ -6,6 +6,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
 use ollamax_types::{Digest, Secret, TokenId};
 
 use crate::random::{RandomError, random_bytes};

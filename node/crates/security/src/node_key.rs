@@ -7,8 +7,9 @@ use std::fmt;
 use std::path::Path;
 
 use libp2p_identity::{Keypair, ed25519};
-use ollamax_types::PeerId;
 use zeroize::Zeroizing;
+
+use ollamax_types::PeerId;
 
 use crate::private_file::{self, KeyFileError, Seed};
 use crate::random::{RandomError, random_bytes};

@@ -4,6 +4,7 @@
 //! comes from outside. Only the names of Ed25519 keys pass: no node of ours has another kind.
 
 use libp2p_identity::PublicKey;
+
 use ollamax_types::PeerId;
 
 /// Multihash code of the identity hash: a PeerId of an Ed25519 key holds the key itself.

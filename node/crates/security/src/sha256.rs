@@ -2,9 +2,10 @@
 //!
 //! Tokens are stored as hashes; the secret itself never reaches a disk.
 
-use ollamax_types::Digest;
 use sha2::Digest as _;
 use sha2::Sha256;
+
+use ollamax_types::Digest;
 
 /// The SHA-256 of `bytes`.
 #[must_use]

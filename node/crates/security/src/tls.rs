@@ -9,11 +9,12 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use ollamax_types::PeerId;
 use rustls::client::Resumption;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::NoServerSessionStorage;
 use rustls::{ClientConfig, NoKeyLog, ServerConfig};
+
+use ollamax_types::PeerId;
 
 use crate::node_key::NodeKey;
 use crate::peer_id;

@@ -9,8 +9,9 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use ollamax_proto::disk;
 use prost::Message;
+
+use ollamax_proto::disk;
 
 use crate::StoreIdentity;
 use crate::error::{DiskError, OpenError};

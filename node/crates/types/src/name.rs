@@ -156,8 +156,7 @@ mod tests {
 
     #[test]
     fn equality_order_and_key_fold_case() {
-        let (a, b): (ModelName, ModelName) =
-            ("LLAMA:Latest".parse().expect("valid"), "llama".parse().expect("valid"));
+        let (a, b): (ModelName, ModelName) = ("LLAMA:Latest".parse().expect("valid"), "llama".parse().expect("valid"));
         assert_eq!(a, b);
         assert_eq!(a.cmp(&b), Ordering::Equal);
         assert_eq!(a.key(), b.key());

@@ -84,10 +84,7 @@ pub trait Daemon: Send + Sync + 'static {
     /// Leaves the cluster in good order.
     fn leave(&self, request: v1::LeaveRequest) -> BoxFuture<'_, Result<v1::LeaveReply, AdminError>>;
     /// Draws a token and records it.
-    fn create_token(
-        &self,
-        request: v1::CreateTokenRequest,
-    ) -> BoxFuture<'_, Result<v1::CreateTokenReply, AdminError>>;
+    fn create_token(&self, request: v1::CreateTokenRequest) -> BoxFuture<'_, Result<v1::CreateTokenReply, AdminError>>;
     /// Spreads a model file to runtimes.
     fn import_model(
         &self,

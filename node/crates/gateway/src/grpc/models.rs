@@ -52,7 +52,8 @@ impl Admin {
 
     fn resident(&self) -> Vec<(NodeId, [u8; 32])> {
         let peers = self.peers();
-        let pairs = peers.iter().flat_map(|peer| peer.beat.resident.iter().map(|model| (peer.beat.node, model.digest.0)));
+        let pairs =
+            peers.iter().flat_map(|peer| peer.beat.resident.iter().map(|model| (peer.beat.node, model.digest.0)));
         pairs.collect()
     }
 }

@@ -2,6 +2,7 @@
 
 use axum::body::Body;
 use axum::http::Request;
+
 use ollamax_gateway::ports::{Component, Needed, Readiness};
 use ollamax_types::limits;
 

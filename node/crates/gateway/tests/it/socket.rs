@@ -4,8 +4,6 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use ollamax_gateway::Config;
-use ollamax_gateway::http::{Door, bind, spawn};
 use prometheus::Registry;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -13,6 +11,9 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+use ollamax_gateway::Config;
+use ollamax_gateway::http::{Door, bind, spawn};
 
 use crate::world::{World, with_m};
 

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use http_body_util::BodyExt as _;
+
 use ollamax_scheduler::Broken;
 use ollamax_types::Api;
 

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
+use url::Url;
+
 use ollamax_outbound::{Client, RuntimeError};
 use ollamax_types::{Api, Digest, ErrorCode};
-use url::Url;
 
 use crate::server::{Reply, Server, json, whole};
 

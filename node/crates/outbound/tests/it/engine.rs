@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
 use ollamax_outbound::Config;
 use ollamax_outbound::config::Kind;
 use ollamax_types::{RuntimeKind, RuntimeState};

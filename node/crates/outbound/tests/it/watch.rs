@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
-use ollamax_outbound::config::Kind;
-use ollamax_outbound::{Config, Environment, Metrics, Paths, Report, RuntimeHandle, Surroundings, spawn_runtime};
-use ollamax_types::{RuntimeKind, RuntimeState};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+use ollamax_outbound::config::Kind;
+use ollamax_outbound::{Config, Environment, Metrics, Paths, Report, RuntimeHandle, Surroundings, spawn_runtime};
+use ollamax_types::{RuntimeKind, RuntimeState};
 
 use crate::server::{Reply, Server, json, whole};
 

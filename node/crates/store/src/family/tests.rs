@@ -1,8 +1,9 @@
 //! Round trips of every family, order of keys, and golden samples: bytes that no release may ever change.
 
+use proptest::prelude::*;
+
 use ollamax_core::catalog::{Cluster, Location, Member, MemberState, Setting, Token};
 use ollamax_types::{ClusterId, Digest, Incarnation, ModelName, ModelRecord, NodeId, PeerId, Role, Timestamp, TokenId};
-use proptest::prelude::*;
 
 use super::*;
 

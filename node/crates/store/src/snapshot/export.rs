@@ -1,8 +1,9 @@
 //! The sending side: reads a view chunk by chunk, and checks on the way that the disk holds what was written.
 
+use prost::Message;
+
 use ollamax_proto::disk;
 use ollamax_proto::disk::snapshot_part::Part;
-use prost::Message;
 
 use super::FORMAT;
 use crate::error::ExportError;

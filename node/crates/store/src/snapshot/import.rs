@@ -10,10 +10,11 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-use ollamax_proto::disk;
-use ollamax_proto::disk::snapshot_part::Part;
 use prost::Message;
 use rocksdb::{Options, SstFileWriter, WriteBatch};
+
+use ollamax_proto::disk;
+use ollamax_proto::disk::snapshot_part::Part;
 
 use super::FORMAT;
 use crate::database::META;

@@ -3,8 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use ollamax_core::catalog::{Fault, Key, KeyRange, Record, View};
 use rocksdb::ReadOptions;
+
+use ollamax_core::catalog::{Fault, Key, KeyRange, Record, View};
 
 use super::applied::{AppliedMeta, Standing};
 use super::pinned::{Pinned, PinnedCell};

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use proptest::prelude::*;
+use tokio::time::Instant;
+
 use ollamax_core::catalog::{Fault, Key, KeyRange, Mutation, Record, View};
 use ollamax_store::{CommitError, Config, State};
 use ollamax_types::NodeId;
-use proptest::prelude::*;
-use tokio::time::Instant;
 
 use crate::world::{append, commit, crash_copy, delete, directory, indexes, meta, open, open_with, put, settings};
 

@@ -4,10 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::sync_channel;
 
+use tempfile::TempDir;
+
 use ollamax_core::catalog::{Key, KeyRange, Mutation, Record, Setting, View};
 use ollamax_store::{AppliedMeta, Config, Log, State, Store, StoreIdentity};
 use ollamax_types::{ClusterId, Incarnation, NodeId};
-use tempfile::TempDir;
 
 pub(crate) fn identity() -> StoreIdentity {
     StoreIdentity { cluster: ClusterId([1; 16]), node: NodeId(1), incarnation: Incarnation([2; 16]) }

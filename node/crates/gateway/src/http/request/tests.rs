@@ -1,3 +1,5 @@
+//! Bodies as clients send them, good and bad: what routing reads, and Ollama's words for what it cannot.
+
 use super::*;
 
 fn read(body: &str) -> Fields {
