@@ -141,16 +141,10 @@ impl NodeConfig {
                 Err(problem) => problems.push(problem),
             }
         }
-        match layers::merge::<Self>(&layers) {
-            Ok(effective) => {
-                problems.extend(effective.config.validate());
-                if problems.is_empty() { Ok(effective) } else { Err(problems) }
-            }
-            Err(found) => {
-                problems.extend(found);
-                Err(problems)
-            }
-        }
+        let (effective, found) = layers::merge::<Self>(&layers);
+        problems.extend(found);
+        problems.extend(effective.config.validate());
+        if problems.is_empty() { Ok(effective) } else { Err(problems) }
     }
 
     /// Every value outside its range.

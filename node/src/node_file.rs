@@ -28,13 +28,15 @@ pub(crate) struct Ends {
 pub(crate) async fn keep(root: PathBuf, ends: Ends, slot: Slot, runtime: RuntimeHandle, stop: CancellationToken) {
     let path = root.join("node.json");
     let (mut engines, mut reports) = (slot.subscribe(), runtime.report());
+    // A node without a runtime has one report that never changes.
+    let mut has_runtime = true;
     loop {
         let node = engines.borrow_and_update().as_ref().map(|engines| engines.node.0);
         write(&path, &ends, node, &reports.borrow_and_update());
         tokio::select! {
             () = stop.cancelled() => break,
             _ = engines.changed() => {}
-            changed = reports.changed() => if changed.is_err() { break },
+            changed = reports.changed(), if has_runtime => has_runtime = changed.is_ok(),
         }
     }
     drop(std::fs::remove_file(path));

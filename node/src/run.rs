@@ -11,6 +11,7 @@ use std::time::Duration;
 use prometheus::Registry;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Mutex, watch};
+use tokio::task::JoinHandle;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -30,7 +31,7 @@ use crate::adapters::clients_over_slot::ClientsOverSlot;
 use crate::adapters::inference_over_net::InferenceService;
 use crate::adapters::join_over_net::JoinService;
 use crate::adapters::keys_over_net::{KeysService, Signer};
-use crate::adapters::liveness_over_net::{Frames, LivenessService};
+use crate::adapters::liveness_over_net::LivenessService;
 use crate::adapters::raft_over_net::RaftService;
 use crate::admin_socket;
 use crate::config::NodeConfig;
@@ -44,7 +45,7 @@ use crate::member::Around;
 use crate::node_file::{self, Ends};
 use crate::shutdown;
 use crate::slot::Slot;
-use crate::telemetry::{self, Standing};
+use crate::telemetry::{self, Ring, Standing};
 use crate::unattended;
 
 /// How long connections and tasks may take to end after the grace is over.
@@ -71,119 +72,137 @@ struct Opened {
     net: NetHandle,
 }
 
+/// What the parts of the process share.
+struct Shared {
+    start: Start,
+    standing: Arc<Standing>,
+    ring: Ring,
+    registry: Registry,
+    tasks: TaskTracker,
+    stops: Stops,
+}
+
+/// What ends what, in the order in which they are cancelled.
+#[derive(Default)]
+struct Stops {
+    api: CancellationToken,
+    engines: CancellationToken,
+    net: CancellationToken,
+    exit: CancellationToken,
+}
+
 /// Runs the daemon until it is told to stop.
 ///
 /// # Errors
 /// When something that it needs cannot be opened; the text says what to do.
 pub(crate) async fn run(start: Start) -> anyhow::Result<()> {
-    let Start { config, data_dir, clock } = start;
     let standing = Arc::new(Standing::default());
-    let ring = telemetry::init(&config.log.level, config.log.format, Arc::clone(&standing), clock.clone())?;
-    let (tasks, exit) = (TaskTracker::new(), CancellationToken::new());
-    let stop_net = CancellationToken::new();
-    let stop_engines = CancellationToken::new();
-    let opened = open(&config, &data_dir, &tasks, &stop_net).await?;
-    let api_url = format!("http://{}", opened.api.local_addr()?);
-    let name = node_name(&config, &opened.dir);
-    let registry = Registry::new();
-    let runtime = spawn_runtime(&config, &opened, &api_url, &registry, &tasks, &stop_engines)?;
-
-    let slot = Slot::default();
-    let fatal = watch::Sender::new(None);
-    let (phase, frames) = (watch::Sender::new(Phase::Waiting), watch::Sender::new(None));
-    let signer = Signer::new(opened.net.clone(), data_dir.join("keys").join("cluster.key"));
-    let imports = Imports::new(runtime.clone());
-    let services = Services {
-        slot: slot.clone(),
-        net: opened.net.clone(),
-        signer: signer.clone(),
-        clock: clock.clone(),
-        imports: imports.clone(),
-        frames: frames.subscribe(),
-    };
-    let (members, strangers) = services.routes();
-    tasks.spawn(opened.service.serve(members, strangers));
-
-    let local = opened.net.local().clone();
-    let addresses = Addresses {
-        peer: local.advertise.clone(),
-        p2p: local.p2p_addresses.clone(),
-        api: advertised_api(&config, opened.api.local_addr()?, &local.advertise),
-    };
-    let peer_id = opened.key.peer_id().clone();
-    let around = Arc::new(Around {
-        incarnation: opened.dir.incarnation(),
-        data_dir: data_dir.clone(),
-        net: opened.net.clone(),
-        runtime: runtime.clone(),
-        phase: phase.clone(),
-        stop: stop_engines.clone(),
-        tasks: tasks.clone(),
-        registry: registry.clone(),
-        config: config.clone(),
-        slot: slot.clone(),
-        clock,
-        signer,
-        addresses,
-        frames,
-        standing,
-    });
-    let node = Arc::new(Node {
-        around: Arc::clone(&around),
-        dir: Mutex::new(opened.dir),
-        peer_id,
-        name: name.clone(),
-        api_url: api_url.clone(),
-        api_open: config.api.allow_unauthenticated && !opened.api.local_addr()?.ip().is_loopback(),
-        ring,
-        importer: Importer { net: opened.net.clone(), local: imports, tasks: tasks.clone() },
-        doctor: Doctor {
-            slot: slot.clone(),
-            net: opened.net.clone(),
-            runtime: runtime.clone(),
-            data_dir: data_dir.clone(),
-            model_store: model_store(&data_dir, &runtime),
-        },
-        exit: exit.clone(),
-        fatal: fatal.clone(),
-    });
-    let clients =
-        ClientsOverSlot { name: name.clone(), slot: slot.clone(), phase: phase.subscribe(), runtime: runtime.clone() };
-    let grace = Duration::from_secs(config.shutdown.grace_s);
-    let stop_api = CancellationToken::new();
-    let api = gateway::http::spawn(
-        gateway::http::Door {
-            listener: opened.api,
-            config: config.api.clone(),
-            node: Arc::new(clients),
-            registry,
-            grace,
-        },
-        &tasks,
-        stop_api.clone(),
-    )?;
-    tasks.spawn(serve_admin(opened.admin, Arc::clone(&node), stop_net.clone()));
-    let ends = Ends {
-        api: api_url.clone(),
-        peer: local.peer.to_string(),
-        p2p: local.p2p_addresses.join(","),
-        name: name.clone(),
-    };
-    tasks.spawn(node_file::keep(data_dir.clone(), ends, slot, runtime, stop_net.clone()));
+    let log = &start.config.log;
+    let ring = telemetry::init(&log.level, log.format, Arc::clone(&standing), start.clock.clone())?;
+    let (registry, tasks, stops) = (Registry::new(), TaskTracker::new(), Stops::default());
+    let opened = open(&start.config, &start.data_dir, &tasks, &stops.net).await?;
+    let shared = Shared { start, standing, ring, registry, tasks, stops };
+    let (node, api) = assemble(&shared, opened)?;
 
     node.resume().await.map_err(|error| anyhow::anyhow!("{}: {}\ntry: {}", error.what, error.why, error.next))?;
-    tracing::info!(api = api_url, peer = %local.peer, name, data_dir = %data_dir.display(), "the node runs");
+    let Shared { start, tasks, stops, .. } = shared;
+    tracing::info!(api = node.api_url, name = node.name, data_dir = %start.data_dir.display(), "the node runs");
     warn_if_open(&node);
-    tasks.spawn(unattended::take_part(Arc::clone(&node), exit.clone()));
+    tasks.spawn(unattended::take_part(Arc::clone(&node), stops.exit.clone()));
 
-    shutdown::wait_for_signal(&exit).await;
-    phase.send_replace(Phase::Stopping);
-    shutdown::drain(&around, stop_api, api, grace).await;
-    shutdown::close(&[stop_engines, stop_net, exit], &tasks, CLOSE_TIMEOUT).await;
+    shutdown::wait_for_signal(&stops.exit).await;
+    node.around.phase.send_replace(Phase::Stopping);
+    let grace = Duration::from_secs(start.config.shutdown.grace_s);
+    shutdown::drain(&node.around, stops.api, api, grace).await;
+    shutdown::close(&[stops.engines, stops.net, stops.exit], &tasks, CLOSE_TIMEOUT).await;
     tracing::info!("the node has stopped");
-    match fatal.borrow().clone() {
+    match node.fatal.borrow().clone() {
         Some(reason) => Err(anyhow::anyhow!("the node stopped because its state cannot be trusted: {reason}")),
         None => Ok(()),
+    }
+}
+
+/// Ties everything together and opens the doors. What comes out is not a member of anything yet.
+fn assemble(shared: &Shared, opened: Opened) -> anyhow::Result<(Arc<Node>, JoinHandle<()>)> {
+    let Opened { dir, key, api, admin, service, net } = opened;
+    let Shared { start, tasks, stops, .. } = shared;
+    let bound = api.local_addr()?;
+    let api_url = format!("http://{bound}");
+    let name = node_name(&start.config, &dir);
+    let runtime = spawn_runtime(shared, &net, &api_url)?;
+    let imports = Imports::new(runtime.clone());
+    let around = Arc::new(around(shared, &dir, &net, &runtime, bound));
+    let services = Services { around: Arc::clone(&around), imports: imports.clone() };
+    let (members, strangers) = services.routes();
+    tasks.spawn(service.serve(members, strangers));
+    let node = Arc::new(Node {
+        dir: Mutex::new(dir),
+        peer_id: key.peer_id().clone(),
+        name: name.clone(),
+        api_url: api_url.clone(),
+        api_open: start.config.api.allow_unauthenticated && !bound.ip().is_loopback(),
+        ring: shared.ring.clone(),
+        importer: Importer { net: net.clone(), local: imports, tasks: tasks.clone() },
+        doctor: Doctor {
+            slot: around.slot.clone(),
+            net: net.clone(),
+            runtime: runtime.clone(),
+            data_dir: start.data_dir.clone(),
+            model_store: model_store(&start.data_dir, &runtime),
+        },
+        exit: stops.exit.clone(),
+        fatal: watch::Sender::new(None),
+        around,
+    });
+    let door = gateway::http::Door {
+        listener: api,
+        config: start.config.api.clone(),
+        node: Arc::new(clients(&node)),
+        registry: shared.registry.clone(),
+        grace: Duration::from_secs(start.config.shutdown.grace_s),
+    };
+    let serving = gateway::http::spawn(door, tasks, stops.api.clone())?;
+    tasks.spawn(serve_admin(admin, Arc::clone(&node), stops.net.clone()));
+    let local = net.local();
+    let ends = Ends { api: api_url, peer: local.peer.to_string(), p2p: local.p2p_addresses.join(","), name };
+    let slot = node.around.slot.clone();
+    tasks.spawn(node_file::keep(start.data_dir.clone(), ends, slot, runtime, stops.net.clone()));
+    Ok((node, serving))
+}
+
+fn around(shared: &Shared, dir: &DataDir, net: &NetHandle, runtime: &RuntimeHandle, bound: SocketAddr) -> Around {
+    let Shared { start, standing, registry, tasks, stops, .. } = shared;
+    let local = net.local();
+    Around {
+        config: start.config.clone(),
+        data_dir: start.data_dir.clone(),
+        incarnation: dir.incarnation(),
+        clock: start.clock.clone(),
+        net: net.clone(),
+        runtime: runtime.clone(),
+        signer: Signer::new(net.clone(), start.data_dir.join("keys").join("cluster.key")),
+        addresses: Addresses {
+            peer: local.advertise.clone(),
+            p2p: local.p2p_addresses.clone(),
+            api: advertised_api(&start.config, bound, &local.advertise),
+        },
+        slot: Slot::default(),
+        phase: watch::Sender::new(Phase::Waiting),
+        frames: watch::Sender::new(None),
+        standing: Arc::clone(standing),
+        registry: registry.clone(),
+        tasks: tasks.clone(),
+        stop: stops.engines.clone(),
+    }
+}
+
+fn clients(node: &Node) -> ClientsOverSlot {
+    let around = &node.around;
+    ClientsOverSlot {
+        name: node.name.clone(),
+        slot: around.slot.clone(),
+        phase: around.phase.subscribe(),
+        runtime: around.runtime.clone(),
     }
 }
 
@@ -210,21 +229,15 @@ async fn open(
     Ok(Opened { dir, key, api, admin, service, net })
 }
 
-fn spawn_runtime(
-    config: &NodeConfig,
-    opened: &Opened,
-    api_url: &str,
-    registry: &Registry,
-    tasks: &TaskTracker,
-    stop: &CancellationToken,
-) -> anyhow::Result<RuntimeHandle> {
+fn spawn_runtime(shared: &Shared, net: &NetHandle, api_url: &str) -> anyhow::Result<RuntimeHandle> {
+    let Shared { start, registry, tasks, stops, .. } = shared;
     let metrics = outbound::Metrics::new();
     metrics.register(registry)?;
-    opened.net.metrics().register(registry)?;
+    net.metrics().register(registry)?;
     registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
     let paths = outbound::Paths {
-        choice: opened.dir.root().join("runtime.json"),
-        models: opened.dir.root().join("models"),
+        choice: start.data_dir.join("runtime.json"),
+        models: start.data_dir.join("models"),
         engine_binary: sibling("ollamax-engine")?,
     };
     let surroundings = outbound::Surroundings {
@@ -232,9 +245,9 @@ fn spawn_runtime(
         own_api: api_url.parse().ok(),
         metrics,
         tasks: tasks.clone(),
-        stop: stop.clone(),
+        stop: stops.engines.clone(),
     };
-    Ok(outbound::spawn_runtime(config.runtime.clone(), paths, surroundings))
+    Ok(outbound::spawn_runtime(start.config.runtime.clone(), paths, surroundings))
 }
 
 /// The program of this name beside the running one.
@@ -243,22 +256,19 @@ fn sibling(name: &str) -> anyhow::Result<PathBuf> {
 }
 
 struct Services {
-    slot: Slot,
-    net: NetHandle,
-    signer: Signer,
-    clock: Clock,
+    around: Arc<Around>,
     imports: Imports,
-    frames: watch::Receiver<Option<Frames>>,
 }
 
 impl Services {
     /// What members reach, and what everybody else does.
     fn routes(self) -> (Routes, Routes) {
-        let join = JoinService::server(self.slot.clone(), self.net, self.signer.clone(), self.clock);
-        let members = Routes::new(RaftService::server(self.slot.clone()))
-            .add_service(LivenessService::server(self.frames))
-            .add_service(InferenceService::server(self.slot.clone(), self.imports))
-            .add_service(KeysService::server(self.slot, self.signer))
+        let Around { slot, net, signer, clock, frames, .. } = &*self.around;
+        let join = JoinService::server(slot.clone(), net.clone(), signer.clone(), clock.clone());
+        let members = Routes::new(RaftService::server(slot.clone()))
+            .add_service(LivenessService::server(frames.subscribe()))
+            .add_service(InferenceService::server(slot.clone(), self.imports))
+            .add_service(KeysService::server(slot.clone(), signer.clone()))
             .add_service(join.clone());
         (members, Routes::new(join))
     }

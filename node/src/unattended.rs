@@ -35,10 +35,7 @@ pub(crate) async fn take_part(node: Arc<Node>, stop: CancellationToken) {
     }
     let mut wait = FIRST_WAIT;
     loop {
-        let error = match join(&node, &wish.token_file, &wish.role).await {
-            Ok(_) => return,
-            Err(error) => error,
-        };
+        let Err(error) = join(&node, &wish.token_file, &wish.role).await else { return };
         let hopeless =
             matches!(error.code, ErrorCode::TokenInvalid | ErrorCode::IdentityConflict | ErrorCode::BadRequest);
         report(&error, "join the cluster");

@@ -9,7 +9,8 @@ use serde_json::Value;
 use super::NodeConfig;
 use super::layers::{Effective, Origin, leaves};
 
-/// The example file: every key at its default, commented out.
+/// The example file: every key at its default, commented out. A test keeps the shipped one equal to it.
+#[cfg(test)]
 #[must_use]
 pub(crate) fn example() -> String {
     let mut text = String::from(
@@ -43,7 +44,7 @@ pub(crate) fn effective(effective: &Effective<NodeConfig>) -> String {
         let (section, name) = key.rsplit_once('.').unwrap_or(("", &key));
         if section != table {
             section.clone_into(&mut table);
-            write!(text, "{}[{section}]\n", if text.is_empty() { "" } else { "\n" }).expect("a string");
+            writeln!(text, "{}[{section}]", if text.is_empty() { "" } else { "\n" }).expect("a string");
         }
         let origin = effective.origins.get(&key).unwrap_or(&Origin::Default);
         writeln!(text, "{name} = {}  # {origin}", toml_text(&value)).expect("a string");

@@ -123,11 +123,9 @@ fn collect(value: &Value, prefix: &str, found: &mut Vec<(String, Value)>) {
     }
 }
 
-/// Merges the layers into a configuration.
-///
-/// # Errors
-/// Every unknown key (with the nearest known one) and every value that its key does not take.
-pub(crate) fn merge<T>(layers: &Layers) -> Result<Effective<T>, Vec<Problem>>
+/// Merges the layers into a configuration, and tells every unknown key (with the nearest known one) and every value
+/// that its key does not take. What is wrong is left out of the result, so that the rest can still be checked.
+pub(crate) fn merge<T>(layers: &Layers) -> (Effective<T>, Vec<Problem>)
 where
     T: Default + Serialize + DeserializeOwned,
 {
@@ -162,7 +160,7 @@ struct Merge<T> {
     target: std::marker::PhantomData<T>,
 }
 
-impl<T: Serialize + DeserializeOwned> Merge<T> {
+impl<T: Default + Serialize + DeserializeOwned> Merge<T> {
     fn take_file(&mut self, path: &str, content: &Value) {
         let mut given = Vec::new();
         self.collect_given(content, "", &mut given);
@@ -231,17 +229,12 @@ impl<T: Serialize + DeserializeOwned> Merge<T> {
         self.keys.iter().find(|(known, _)| known == key).map(|(_, value)| value)
     }
 
-    fn finish(mut self) -> Result<Effective<T>, Vec<Problem>> {
-        if !self.problems.is_empty() {
-            return Err(self.problems);
-        }
-        match serde_json::from_value(self.result) {
-            Ok(config) => Ok(Effective { config, origins: self.origins }),
-            Err(error) => {
-                self.problems.push(Problem { subject: "configuration".to_owned(), message: error.to_string() });
-                Err(self.problems)
-            }
-        }
+    fn finish(mut self) -> (Effective<T>, Vec<Problem>) {
+        let config = serde_json::from_value(self.result).unwrap_or_else(|error| {
+            self.problems.push(Problem { subject: "configuration".to_owned(), message: error.to_string() });
+            T::default()
+        });
+        (Effective { config, origins: self.origins }, self.problems)
     }
 }
 
@@ -316,13 +309,19 @@ mod tests {
         pairs.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned())).collect()
     }
 
+    fn valid(layers: &Layers) -> Effective<Sample> {
+        let (effective, problems) = merge::<Sample>(layers);
+        assert_eq!(problems, []);
+        effective
+    }
+
     #[test]
     fn each_layer_overrides_the_one_below_and_origins_say_which() {
         let layers = Layers::default()
             .with_file("f.toml", serde_json::json!({"limit": 4, "api": {"listen": "a", "open": true}}))
             .with_env(env(&[("OLLAMAX_LIMIT", "5"), ("OLLAMAX_API_LISTEN", "b"), ("OTHER", "x")]), &[])
             .with_flags(env(&[("limit", "6")]));
-        let effective = merge::<Sample>(&layers).expect("valid");
+        let effective = valid(&layers);
         assert_eq!(effective.config.limit, 6);
         assert_eq!(effective.config.api.listen, "b");
         assert!(effective.config.api.open);
@@ -344,7 +343,7 @@ mod tests {
                 Layers::default().with_env(vec![(env_name(&key), text.to_owned())], &[]),
                 Layers::default().with_flags(vec![(key.clone(), text.to_owned())]),
             ] {
-                let effective = merge::<Sample>(&layers).expect("accepted");
+                let effective = valid(&layers);
                 assert_ne!(effective.origins[&key], Origin::Default, "{key}");
             }
         }
@@ -358,7 +357,8 @@ mod tests {
                 env(&[("OLLAMAX_API_LISTN", "b"), ("OLLAMAX_LIMIT", "many"), ("OLLAMAX_HOME", "x")]),
                 &["OLLAMAX_HOME"],
             );
-        let problems = merge::<Sample>(&layers).expect_err("five problems");
+        let (effective, problems) = merge::<Sample>(&layers);
+        assert_eq!(effective.config, Sample::default(), "what is wrong is left out");
         let texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
         assert_eq!(texts.len(), 5, "{texts:#?}");
         for needle in [
@@ -375,7 +375,7 @@ mod tests {
     #[test]
     fn lists_are_split_at_commas_and_optional_keys_take_words_and_numbers() {
         let layers = Layers::default().with_flags(env(&[("api.advertise", "a:1, b:2"), ("name", "12")]));
-        let effective = merge::<Sample>(&layers).expect("valid");
+        let effective = valid(&layers);
         assert_eq!(effective.config.api.advertise, ["a:1", "b:2"]);
         assert_eq!(effective.config.name.as_deref(), Some("12"));
     }

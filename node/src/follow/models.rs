@@ -52,13 +52,7 @@ pub(crate) async fn follow(engines: MemberEngines, runtime: RuntimeHandle, stop:
         let report = reports.borrow_and_update().clone();
         engines.scheduler.set_runtime(for_scheduler(&report));
         let settled = settle(&engines, &report).await;
-        let again = async {
-            if settled {
-                tokio::time::sleep(COMPARE_AGAIN_AFTER).await
-            } else {
-                tokio::time::sleep(COMPARE_AGAIN_AFTER / 10).await
-            }
-        };
+        let again = tokio::time::sleep(if settled { COMPARE_AGAIN_AFTER } else { COMPARE_AGAIN_AFTER / 10 });
         tokio::select! {
             () = stop.cancelled() => return,
             changed = reports.changed() => if changed.is_err() { return },
