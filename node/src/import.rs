@@ -254,14 +254,16 @@ async fn report_while(
         tokio::select! {
             outcome = &mut work => return outcome,
             _ = ticks.tick() => {
-                let completed_bytes = done.load(Ordering::Relaxed);
-                let status = if completed_bytes < total_bytes { "uploading" } else { "creating model" };
-                let line = v1::ImportModelProgress { status: status.to_owned(), completed_bytes, total_bytes, copies: Vec::new() };
                 // A slow reader misses lines, never the last one.
-                drop(sender.try_send(Ok(line)));
+                drop(sender.try_send(Ok(progress(done.load(Ordering::Relaxed), total_bytes))));
             }
         }
     }
+}
+
+fn progress(completed_bytes: u64, total_bytes: u64) -> v1::ImportModelProgress {
+    let status = if completed_bytes < total_bytes { "uploading" } else { "creating model" };
+    v1::ImportModelProgress { status: status.to_owned(), completed_bytes, total_bytes, copies: Vec::new() }
 }
 
 /// Hands every chunk to every target. A target that gave up is left out; its own error says why.

@@ -1,7 +1,7 @@
 //! The server's end of one runner: starting it, speaking to it, and knowing how it died.
 //!
-//! A `Child` that is dropped is killed. Whatever the runner writes to its log appears in the server's; the first telling
-//! line since the last order goes into the message that a client gets when the runner dies.
+//! A `Child` that is dropped is killed. Whatever the runner writes to its log appears in the server's; the first
+//! telling line since the last order goes into the message that a client gets when the runner dies.
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};

@@ -31,7 +31,10 @@ pub enum ErrorClass {
 }
 
 macro_rules! codes {
-    ($($(#[$doc:meta])* $name:ident = $text:literal, $class:ident, $http:literal, $grpc:literal, $retry:literal, $free:literal;)*) => {
+    ($(
+        $(#[$doc:meta])*
+        $name:ident = $text:literal, $class:ident, $http:literal, $grpc:literal, $retry:literal, $free:literal;
+    )*) => {
         /// Why a request failed. The text form is stable; programs may match on it.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum ErrorCode { $($(#[$doc])* $name,)* }
