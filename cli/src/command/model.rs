@@ -117,18 +117,11 @@ async fn import(global: &Global, file: &Path, name: String, nodes: Vec<String>) 
     bar.set_position(0);
     let header = ImportModelHeader { name: name.clone(), nodes, sha256: sha256.to_vec(), size_bytes };
     let (sender, receiver) = mpsc::channel(CHUNKS_WAITING_MAX);
-    let reading = tokio::spawn(read_file(file.to_owned(), header, sender));
-    let requests =
-        futures::stream::unfold(receiver, |mut receiver| async { receiver.recv().await.map(|next| (next, receiver)) });
-    let mut progress = client::connect(global).await?.import_model(requests).await?.into_inner();
-    let mut last = ImportModelProgress::default();
-    while let Some(line) = progress.message().await? {
-        bar.set_message(line.status.clone());
-        bar.set_position(line.completed_bytes);
-        last = line;
-    }
+    let reading = read_file(file.to_owned(), header, sender);
+    // When the daemon gives up the channel closes, and reading ends with it.
+    let (last, read) = tokio::join!(send(global, receiver, &bar), reading);
     bar.finish_and_clear();
-    let read = reading.await.map_err(|error| Failure::other("read the file", error.to_string()))?;
+    let last = last?;
     read.map_err(|error| Failure::other(format!("read {}", file.display()), error.to_string()))?;
     if global.output == Output::Json {
         let copies: Vec<Value> = last
@@ -143,6 +136,27 @@ async fn import(global: &Global, file: &Path, name: String, nodes: Vec<String>) 
     }
     output::talk(&format!("Next: ollamax run {name}"));
     Ok(())
+}
+
+/// Sends what is read and shows how far it is; the daemon's last line names the copies.
+async fn send(
+    global: &Global,
+    receiver: mpsc::Receiver<ImportModelRequest>,
+    bar: &ProgressBar,
+) -> Result<ImportModelProgress, Failure> {
+    let next = |mut receiver: mpsc::Receiver<ImportModelRequest>| async {
+        let request = receiver.recv().await?;
+        Some((request, receiver))
+    };
+    let requests = futures::stream::unfold(receiver, next);
+    let mut progress = client::connect(global).await?.import_model(requests).await?.into_inner();
+    let mut last = ImportModelProgress::default();
+    while let Some(line) = progress.message().await? {
+        bar.set_message(line.status.clone());
+        bar.set_position(line.completed_bytes);
+        last = line;
+    }
+    Ok(last)
 }
 
 /// A GGUF begins with its name; anything else is refused before a byte is sent.
