@@ -29,7 +29,7 @@ pub(crate) struct Guard {
 impl Guard {
     /// Starts the guard of the cluster that `program` will start in `folder`.
     pub(crate) fn start(program: &Path, folder: &Path) -> Result<Self> {
-        let this = std::env::current_exe().context("find this program")?;
+        let this = this_program()?;
         let mut command = Command::new(this);
         command.arg(GUARD).arg(program).arg(folder).stdin(Stdio::piped());
         #[cfg(unix)]
@@ -52,6 +52,12 @@ impl Guard {
         }
         Ok(())
     }
+}
+
+/// This program, also when the build has just replaced its file: Linux keeps the running one at a name of its own.
+fn this_program() -> Result<PathBuf> {
+    let running = Path::new("/proc/self/exe");
+    if running.exists() { Ok(running.to_owned()) } else { std::env::current_exe().context("find this program") }
 }
 
 /// The guard itself.
