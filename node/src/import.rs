@@ -39,6 +39,10 @@ const CHUNKS_WAITING_MAX: usize = 4;
 /// Time between two lines of progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
+/// How the name of an unfinished import begins. Such names are never reported to the cluster.
+pub(crate) const TEMPORARY_PREFIX: &str = "import-";
+/// The tag of an unfinished import.
+pub(crate) const TEMPORARY_TAG: &str = "unfinished";
 /// How long an import waits for the catalog to name its copies; without a quorum it never does.
 const KNOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -156,7 +160,7 @@ impl Importer {
         refuse_different(wanted, targets, &digests)?;
         let published = join_all(targets.iter().map(|target| self.publish(own, target.id, wanted))).await;
         if published.iter().any(Result::is_err) {
-            self.withdraw(own, wanted, targets, &published).await;
+            self.withdraw(own, wanted, targets).await;
         }
         let mut copies = Vec::new();
         for (target, result) in targets.iter().zip(published) {
@@ -171,11 +175,10 @@ impl Importer {
     }
 
     /// Takes the new name back where it was given, unless the node had a model of that name before.
-    async fn withdraw(&self, own: NodeId, wanted: &Wanted, targets: &[Member], published: &[Result<Digest, Status>]) {
-        for (target, result) in targets.iter().zip(published) {
-            if result.is_ok() && !wanted.held_before.contains(&target.id) {
-                drop(self.delete(own, target.id, &wanted.name).await);
-            }
+    /// An answer that was lost may stand for a name that was given, so every target is asked.
+    async fn withdraw(&self, own: NodeId, wanted: &Wanted, targets: &[Member]) {
+        for target in targets.iter().filter(|target| !wanted.held_before.contains(&target.id)) {
+            drop(self.delete(own, target.id, &wanted.name).await);
         }
     }
 
@@ -325,7 +328,8 @@ fn wanted(header: &v1::ImportModelHeader) -> Result<Wanted, AdminError> {
     let sha256 = header.sha256.clone().try_into().map(Digest);
     let sha256 = sha256.map_err(|_| bad("a SHA-256 digest has 32 bytes".to_owned()))?;
     let [host, namespace, _, _] = name.parts();
-    let temporary = format!("{host}/{namespace}/import-{}:unfinished", sha256.short());
+    let random: [u8; 6] = ollamax_security::random_bytes().map_err(|error| bad(error.to_string()))?;
+    let temporary = format!("{host}/{namespace}/{TEMPORARY_PREFIX}{}:{TEMPORARY_TAG}", hex::encode(random));
     let temporary = temporary.parse().map_err(|_| bad("the name leaves no room for a temporary one".to_owned()))?;
     Ok(Wanted { name, temporary, sha256, size_bytes: header.size_bytes, held_before: Vec::new() })
 }

@@ -82,7 +82,7 @@ impl Joiner {
         token: &JoinToken,
     ) -> Result<Joined, AdminError> {
         self.check_clock(hello.wall_time_ms)?;
-        let probes = self.reach_back(&mut client).await?;
+        let probes = self.reach_back(&mut client, &token.id.0).await?;
         let request = v1::JoinClusterRequest {
             token_id: token.id.0.clone(),
             token_secret: token.secret.expose().to_owned(),
@@ -112,8 +112,9 @@ impl Joiner {
         ))
     }
 
-    async fn reach_back(&self, client: &mut JoinClient<Channel>) -> Result<Vec<Probe>, AdminError> {
-        let request = v1::ReachBackRequest { peer_addresses: self.addresses.peer.clone() };
+    async fn reach_back(&self, client: &mut JoinClient<Channel>, token_id: &str) -> Result<Vec<Probe>, AdminError> {
+        let request =
+            v1::ReachBackRequest { peer_addresses: self.addresses.peer.clone(), token_id: token_id.to_owned() };
         let probes = client.reach_back(request).await.map_err(|status| refused(&status))?.into_inner().probes;
         if probes.iter().any(|probe| probe.reached) {
             return Ok(probes);

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 
 use ollamax_core::catalog::command::NewMember;
-use ollamax_core::catalog::{Answer, Command};
+use ollamax_core::catalog::{Answer, Command, Refusal, read};
 use ollamax_gateway::grpc::nodes::remove_member;
 use ollamax_gateway::grpc::{AdminError, Daemon, Engines, Facts, Phase};
 use ollamax_proto::v1;
@@ -33,6 +33,12 @@ use crate::telemetry::Ring;
 
 /// How long `join` and `init` wait until the node takes part.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a leaving node waits for its vote to be taken away.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time between two looks at it.
+const LEAVE_LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// Entries that making a cluster writes at most, this node's first election among them.
+const FOUNDING_ENTRIES: u64 = 4;
 /// Most joins that one token permits.
 const TOKEN_USES_MAX: u32 = 1_000;
 /// Name of the cluster when nobody gives one.
@@ -75,9 +81,8 @@ impl Node {
     pub(crate) async fn resume(&self) -> Result<(), AdminError> {
         let mut dir = self.dir.lock().await;
         let Some(membership) = dir.membership().cloned() else { return Ok(()) };
-        let founder = membership.node == NodeId(1) && !membership.raft_opened;
         let engines = self.start_member(&mut dir, membership.clone()).await?;
-        if founder && engines.metadata.status().last_log_index == 0 {
+        if is_unfounded(&engines) {
             self.found(&engines, &membership).await?;
         }
         Ok(())
@@ -149,6 +154,8 @@ impl Node {
         };
         let committed = engines.metadata.init_cluster(command).await?;
         match committed.answer {
+            // An earlier attempt got this far before it was cut off.
+            Answer::Refused(Refusal::AlreadyInitialised) => Ok(()),
             Answer::Refused(refusal) => Err(refusal.into()),
             _ => Ok(()),
         }
@@ -272,6 +279,7 @@ impl Node {
             self.around.phase.send_replace(Phase::Member);
             return Err(error);
         }
+        wait_until_no_voter(&engines).await;
         self.forget_cluster().await?;
         tracing::info!("left the cluster");
         self.exit.cancel();
@@ -403,6 +411,25 @@ impl Daemon for Node {
     fn doctor(&self) -> BoxFuture<'_, v1::DoctorReply> {
         self.doctor.check().boxed()
     }
+}
+
+/// Whether this is the first node of a cluster whose first entry was never written: `init` was cut off.
+fn is_unfounded(engines: &MemberEngines) -> bool {
+    let status = engines.metadata.status();
+    let alone = status.voters.iter().all(|voter| *voter == engines.node);
+    let cluster = read::cluster(&*engines.metadata.view());
+    engines.node == NodeId(1) && alone && status.last_log_index <= FOUNDING_ENTRIES && matches!(cluster, Ok(None))
+}
+
+/// The others can only take this node's vote away while it still answers: leaving earlier would leave them without a
+/// majority. Bounded, because the last change of the configuration need not reach a node that it removes.
+async fn wait_until_no_voter(engines: &MemberEngines) {
+    let gone = async {
+        while engines.metadata.status().voters.contains(&engines.node) {
+            tokio::time::sleep(LEAVE_LOOK_INTERVAL).await;
+        }
+    };
+    drop(tokio::time::timeout(LEAVE_TIMEOUT, gone).await);
 }
 
 fn refuse_member(membership: Option<&Membership>) -> Result<(), AdminError> {

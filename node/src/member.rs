@@ -1,6 +1,7 @@
 //! Starts the engines of a node that has an id, and ties them together.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use prometheus::Registry;
 use tokio::sync::watch;
@@ -148,6 +149,7 @@ impl Around {
             signer: self.signer.clone(),
             members,
             phase: self.phase.clone(),
+            addresses_refused: AtomicBool::new(false),
         };
         let (tasks, stop) = (&self.tasks, &self.stop);
         tasks.spawn(follower.run(stop.clone()));

@@ -212,6 +212,9 @@ async fn open(
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> anyhow::Result<Opened> {
+    if !data_dir.exists() {
+        probe_ports(config)?;
+    }
     let dir = DataDir::open(data_dir, Incarnation(ollamax_security::random_bytes()?))?;
     let key = NodeKey::load_or_create(&dir.root().join("keys").join("node.key"))?;
     let listen = config.api.listen_address().ok_or_else(|| anyhow::anyhow!("api.listen: not an address"))?;
@@ -227,6 +230,23 @@ async fn open(
         })?;
     let admin = admin_socket::bind(&dir.root().join("admin.sock"), &config.node.admin_group)?;
     Ok(Opened { dir, key, api, admin, service, net })
+}
+
+/// A new node whose ports are taken leaves no directory behind.
+fn probe_ports(config: &NodeConfig) -> anyhow::Result<()> {
+    let listeners = [
+        ("api.listen", config.api.listen_address()),
+        ("peer.listen", Some(config.peer.listen)),
+        ("p2p.listen", Some(config.p2p.listen)),
+    ];
+    for (key, address) in listeners.into_iter().filter_map(|(key, address)| Some((key, address?))) {
+        gateway::http::bind(address).map_err(|error| {
+            anyhow::anyhow!(
+                "listen on {address} ({key}): {error}\ntry: stop what uses the port, or set another with --{key}"
+            )
+        })?;
+    }
+    Ok(())
 }
 
 fn spawn_runtime(shared: &Shared, net: &NetHandle, api_url: &str) -> anyhow::Result<RuntimeHandle> {

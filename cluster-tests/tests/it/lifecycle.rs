@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use ollamax_testkit::Cluster;
 use ollamax_testkit::cluster::voters_wanted;
+use ollamax_testkit::{Cluster, wait};
 use ollamax_types::ErrorCode;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -42,6 +42,23 @@ async fn joining_again_with_the_same_key_changes_nothing() -> Result<()> {
         Err(error) => ensure!(error.code == Some(ErrorCode::AlreadyMember), "{error}"),
     }
     ensure!(cluster.status(0).await?.nodes.len() == 2, "no third member appeared");
+    cluster.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_that_leave_never_cost_the_rest_its_majority() -> Result<()> {
+    let _turn = crate::turn().await;
+    let cluster = Cluster::builder("leave").start().await?;
+    let mut present: Vec<usize> = (0..cluster.size()).collect();
+    while present.len() > 1 {
+        // The hardest to spare.
+        let leaving = cluster.leader_among(&present, PATIENCE).await?;
+        cluster.node(leaving).admin()?.leave().await?;
+        present.retain(|index| *index != leaving);
+        let rest = cluster.leader_among(&present, PATIENCE).await?;
+        let key = format!("without-{leaving}");
+        wait::until("the rest to take a change", PATIENCE, || cluster.set(rest, &key, b"changed")).await?;
+    }
     cluster.finish().await
 }
 

@@ -18,7 +18,7 @@ use ollamax_scheduler::{AdmitError, Broken, Remote, Response as Answer, SendErro
 use ollamax_types::limits::PEER_MESSAGE_BYTES_MAX;
 use ollamax_types::{Api, Digest, ErrorCode, InferenceRequest, NodeId, RequestId};
 
-use crate::adapters::status::refusal;
+use crate::adapters::status::{code_of, refusal};
 use crate::import::runtime_side::Imports;
 use crate::slot::Slot;
 
@@ -49,7 +49,7 @@ async fn send(channel: tonic::transport::Channel, to: NodeId, request: Inference
     let mut client = InferenceClient::new(channel)
         .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
         .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX);
-    let unreachable = |status: Status| SendError::Unreachable(status.message().to_owned());
+    let unreachable = |status: Status| send_error(&status);
     let mut parts = client.dispatch(wire_request(request)).await.map_err(unreachable)?.into_inner();
     match parts.message().await.map_err(unreachable)?.and_then(|reply| reply.part) {
         Some(Part::Head(head)) => Ok(Answer {
@@ -64,6 +64,14 @@ async fn send(channel: tonic::transport::Channel, to: NodeId, request: Inference
             started: refused.started,
         }),
         _ => Err(SendError::Unreachable("the node closed the stream before it answered".to_owned())),
+    }
+}
+
+/// What the other node refused stays its refusal; everything else is a connection that failed.
+fn send_error(status: &Status) -> SendError {
+    match code_of(status) {
+        Some(code) => SendError::Refused { code, message: status.message().to_owned(), started: false },
+        None => SendError::Unreachable(status.message().to_owned()),
     }
 }
 

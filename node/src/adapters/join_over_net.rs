@@ -56,6 +56,7 @@ impl JoinService {
         request: v1::JoinClusterRequest,
     ) -> Result<v1::JoinClusterReply, Status> {
         let role = self.role(engines, &request)?;
+        self.check_secret(engines, &peer_id, &request).await?;
         let command = add_member(peer_id, role, request)?;
         let committed = engines.metadata.propose(RequestId::default(), "join", command).await;
         let committed = committed.map_err(|error| refusal(error.code(), &error.to_string()))?;
@@ -69,6 +70,42 @@ impl JoinService {
         let credential = self.signer.vouch(engines, node).await;
         let credential = credential.map_err(|error| refusal(ErrorCode::PeerUnreachable, &error.to_string()))?;
         self.reply(engines, node, credential)
+    }
+
+    /// Refuses what is certainly no token before it costs the cluster a write. Whether a right one is still good is
+    /// decided in the replicated state, once for all nodes.
+    async fn check_secret(
+        &self,
+        engines: &MemberEngines,
+        peer_id: &PeerId,
+        request: &v1::JoinClusterRequest,
+    ) -> Result<(), Status> {
+        let view = engines.metadata.view();
+        if matches!(read::member_by_peer(&*view, peer_id), Ok(Some(_))) {
+            return Ok(());
+        }
+        let id = TokenId(request.token_id.clone());
+        self.check_token(engines, id.clone(), false).await?;
+        let given = secret_sha256(&Secret::new(request.token_secret.clone())).0;
+        match read::token(&*engines.metadata.view(), &id) {
+            Ok(Some(token)) if token.secret_sha256 == given => Ok(()),
+            _ => Err(refusal(ErrorCode::TokenInvalid, "the join token is unknown to this cluster")),
+        }
+    }
+
+    /// Whether a caller may have its addresses tried: a member, or the holder of a token that is on record. Whether the
+    /// token is still good is decided when it is redeemed.
+    async fn check_token(&self, engines: &MemberEngines, id: TokenId, is_member: bool) -> Result<(), Status> {
+        let known = || matches!(read::token(&*engines.metadata.view(), &id), Ok(Some(_)));
+        if is_member || known() {
+            return Ok(());
+        }
+        // A token that was just made may not have arrived here yet.
+        drop(engines.metadata.read_barrier().await);
+        if known() {
+            return Ok(());
+        }
+        Err(refusal(ErrorCode::TokenInvalid, "the join token is unknown to this cluster"))
     }
 
     /// The role that the joiner asked for, else the token's. An unknown token is refused by the state itself.
@@ -138,7 +175,8 @@ impl Join for JoinService {
     async fn reach_back(&self, request: Request<v1::ReachBackRequest>) -> Result<Response<v1::ReachBackReply>, Status> {
         let caller = request.extensions().get::<Caller>().cloned();
         let caller = caller.ok_or_else(|| refusal(ErrorCode::NotMember, "the connection proved no key"))?;
-        let addresses = request.into_inner().peer_addresses;
+        let v1::ReachBackRequest { peer_addresses: addresses, token_id } = request.into_inner();
+        self.check_token(&self.engines()?, TokenId(token_id), caller.node.is_some()).await?;
         let mut probes = Vec::new();
         for address in addresses.into_iter().take(ADDRESSES_MAX) {
             let problem = self.probe(&address, &caller.peer_id).await;

@@ -5,6 +5,7 @@
 //! names, so a caller can obtain nothing that the cluster has not decided.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use tonic::{Request, Response, Status};
 
@@ -18,6 +19,9 @@ use ollamax_types::{ErrorCode, NodeId};
 
 use crate::adapters::status::refusal;
 use crate::slot::{MemberEngines, Slot};
+
+/// How long one voter may take to answer.
+const ASK_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What can go wrong on the way to a credential.
 #[derive(Debug, thiserror::Error)]
@@ -66,9 +70,11 @@ impl Signer {
         let mut problem = "there is no other voter".to_owned();
         for voter in engines.metadata.status().voters.into_iter().filter(|voter| *voter != engines.node) {
             let mut client = KeysClient::new(self.net.channel(voter, Class::Forward));
-            match client.vouch(v1::VouchRequest { node_id: node.0 }).await {
-                Ok(reply) => return Ok(reply.into_inner().credential),
-                Err(status) => problem = format!("node {voter}: {}", status.message()),
+            let asked = tokio::time::timeout(ASK_TIMEOUT, client.vouch(v1::VouchRequest { node_id: node.0 })).await;
+            match asked {
+                Ok(Ok(reply)) => return Ok(reply.into_inner().credential),
+                Ok(Err(status)) => problem = format!("node {voter}: {}", status.message()),
+                Err(_) => problem = format!("node {voter}: no answer within {} s", ASK_TIMEOUT.as_secs()),
             }
         }
         Err(VouchError::NoSigner(problem))
@@ -82,7 +88,8 @@ impl Signer {
         }
         for voter in status.voters.into_iter().filter(|voter| *voter != engines.node) {
             let mut client = KeysClient::new(self.net.channel(voter, Class::Forward));
-            let Ok(reply) = client.handover(v1::HandoverRequest {}).await else { continue };
+            let asked = tokio::time::timeout(ASK_TIMEOUT, client.handover(v1::HandoverRequest {})).await;
+            let Ok(Ok(reply)) = asked else { continue };
             let Ok(seed) = <[u8; 32]>::try_from(reply.into_inner().seed) else { continue };
             let key = ClusterKey::from_handover(&seed.into());
             let expected = read::cluster(&*engines.metadata.view()).ok().flatten().map(|cluster| cluster.public_key);

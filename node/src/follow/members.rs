@@ -1,12 +1,14 @@
 //! Follows the members in the replicated state: who may connect, who is watched, where this node itself stands.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use ollamax_core::catalog::{Command, Fault, Member, MemberState, read};
+use ollamax_core::catalog::{Answer, Command, Fault, Member, MemberState, read};
 use ollamax_gateway::grpc::Phase;
+use ollamax_metadata::Committed;
 use ollamax_net::{NetHandle, PeerEntry};
 use ollamax_types::{Incarnation, NodeId, RequestId};
 
@@ -46,6 +48,8 @@ pub(crate) struct Follower {
     pub(crate) members: watch::Sender<Vec<NodeId>>,
     /// Where this node stands.
     pub(crate) phase: watch::Sender<Phase>,
+    /// The cluster refused this node's addresses.
+    pub(crate) addresses_refused: AtomicBool,
 }
 
 // === impl Follower ===
@@ -125,7 +129,15 @@ impl Follower {
             api_addresses: api.clone(),
         };
         let principal = format!("node/{}", own.id);
+        if self.addresses_refused.load(Ordering::Relaxed) {
+            return;
+        }
         match self.engines.metadata.propose(RequestId::default(), &principal, command).await {
+            Ok(Committed { answer: Answer::Refused(refusal), .. }) => {
+                // Told once: the same addresses would be refused again until the configuration changes.
+                self.addresses_refused.store(true, Ordering::Relaxed);
+                tracing::warn!(code = %refusal.code(), error = %refusal, "the cluster refuses this node's addresses");
+            }
             Ok(_) => tracing::info!(?peer, ?api, "told the cluster where this node can be reached"),
             Err(error) => tracing::debug!(%error, "tell addresses; tried again soon"),
         }

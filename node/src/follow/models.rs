@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use ollamax_core::catalog::{Command, Location, read};
+use ollamax_core::catalog::{Answer, Command, Location, read};
 use ollamax_outbound::{Report, RuntimeHandle};
 use ollamax_scheduler::RuntimeReport;
 use ollamax_types::limits::{MODEL_DETAILS_BYTES_MAX, REPORT_MODELS_MAX};
 use ollamax_types::{ModelRecord, NodeId, RequestId, Role};
 
+use crate::import::{TEMPORARY_PREFIX, TEMPORARY_TAG};
 use crate::slot::MemberEngines;
 
 /// Wait before the state is compared again although nothing was heard.
@@ -22,8 +23,9 @@ const COMPARE_AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// The next report to make, if any: at most `REPORT_MODELS_MAX` of each kind.
 #[must_use]
 pub(crate) fn plan_report(node: NodeId, listed: &[ModelRecord], recorded: &[Location]) -> Option<Command> {
+    let finished = listed.iter().filter(|model| !is_unfinished(model));
     let wanted: BTreeMap<String, ModelRecord> =
-        listed.iter().map(|model| (model.name.key(), within_limits(model.clone()))).collect();
+        finished.map(|model| (model.name.key(), within_limits(model.clone()))).collect();
     let known: BTreeMap<String, &ModelRecord> =
         recorded.iter().map(|location| (location.model.name.key(), &location.model)).collect();
     let present: Vec<ModelRecord> = wanted
@@ -35,6 +37,12 @@ pub(crate) fn plan_report(node: NodeId, listed: &[ModelRecord], recorded: &[Loca
     let absent: Vec<String> =
         known.keys().filter(|key| !wanted.contains_key(*key)).take(REPORT_MODELS_MAX).cloned().collect();
     (!present.is_empty() || !absent.is_empty()).then_some(Command::ReportModels { node, present, absent })
+}
+
+/// An import that is still under way, or was cut off.
+fn is_unfinished(model: &ModelRecord) -> bool {
+    let [_, _, name, tag] = model.name.parts();
+    name.starts_with(TEMPORARY_PREFIX) && tag == TEMPORARY_TAG
 }
 
 /// Details that are too large to record are left out; everything else of the model stays.
@@ -80,10 +88,20 @@ async fn settle(engines: &MemberEngines, report: &Report) -> bool {
     };
     let Some(command) = plan_report(engines.node, listed, &recorded) else { return true };
     let principal = format!("node/{}", engines.node);
-    if let Err(error) = engines.metadata.propose(RequestId::default(), &principal, command).await {
-        tracing::debug!(code = %error.code(), %error, "report models; tried again soon");
+    match engines.metadata.propose(RequestId::default(), &principal, command).await {
+        Ok(committed) => match committed.answer {
+            Answer::Refused(refusal) => {
+                // The same report would be refused again: wait for the long interval.
+                tracing::warn!(code = %refusal.code(), error = %refusal, "the cluster refuses this node's list of models");
+                true
+            }
+            _ => false,
+        },
+        Err(error) => {
+            tracing::debug!(code = %error.code(), %error, "report models; tried again soon");
+            false
+        }
     }
-    false
 }
 
 fn for_scheduler(report: &Report) -> RuntimeReport {
@@ -134,6 +152,7 @@ mod tests {
         check(&[("a", 1), ("b", 1)], &[("a", 1)], &["b:latest"], &[]);
         check(&[("a", 2)], &[("a", 1)], &["a:latest"], &[]);
         check(&[], &[("a", 1)], &[], &["a"]);
+        check(&[("import-00ff:unfinished", 1), ("import-b", 1)], &[], &["import-b:latest"], &[]);
     }
 
     #[test]

@@ -150,6 +150,14 @@ impl Admin {
         self.call(FORM_TIME, self.client.clone().join(request)).await
     }
 
+    /// Takes the node out of its cluster; its daemon ends by itself afterwards.
+    ///
+    /// # Errors
+    /// As [`Admin::status`].
+    pub async fn leave(&self) -> Result<(), CallError> {
+        self.call(FORM_TIME, self.client.clone().leave(v1::LeaveRequest { force: false })).await.map(drop)
+    }
+
     /// Sets a configuration key.
     ///
     /// # Errors

@@ -101,7 +101,7 @@ impl Store {
             return Err(CreateError::NoBlob(digest.hex().to_owned()));
         }
         steps.push("parsing GGUF".to_owned());
-        let head = Gguf::open(&path, Arrays::Short)?;
+        let head = Gguf::open(&path, Arrays::Short).inspect_err(|_| self.drop_unusable(digest))?;
         let size = fs::metadata(&path).map_err(StoreError::io("read", &path))?.len();
         let family = head.architecture().unwrap_or_default().to_owned();
         let config = ImageConfig {
@@ -115,6 +115,13 @@ impl Store {
             rootfs: Value::Null,
         };
         Ok((vec![Layer::new("model", digest, size)], config))
+    }
+
+    /// What is no model serves nobody: the file goes, so that a refused upload leaves nothing behind.
+    fn drop_unusable(&self, digest: &Digest) {
+        if let Err(error) = self.remove_unused(vec![digest.clone()]) {
+            tracing::warn!(%error, "a refused upload stays on disk");
+        }
     }
 
     fn layers_of_model(&self, name: &Name) -> Result<(Vec<Layer>, ImageConfig), CreateError> {

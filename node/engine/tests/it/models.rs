@@ -63,13 +63,14 @@ async fn deleting_the_last_user_of_weights_leaves_an_empty_folder() -> Result<()
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_cut_in_half_is_refused_and_changes_nothing() -> Result<()> {
     let server = Server::with_demo().await?;
-    let before = server.get("/api/tags").await?;
+    let (before, files) = (server.get("/api/tags").await?, server.files(""));
     let half = server.upload(&demo()[..demo().len() / 2]).await?;
     let body = json!({"model": "demo", "files": {"demo.gguf": half}});
     let (status, answer) = server.ask(Method::POST, "/api/create", Some(body)).await?;
     assert_eq!(status, StatusCode::BAD_REQUEST);
     assert!(answer["error"].as_str().is_some_and(|text| text.contains("truncated")), "{answer}");
     assert_eq!(server.get("/api/tags").await?, before);
+    assert_eq!(server.files(""), files, "the refused upload is gone");
     Ok(())
 }
 

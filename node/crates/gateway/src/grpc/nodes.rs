@@ -1,6 +1,6 @@
 //! Members: finding one by what a person types, draining, removing, handing leadership over.
 
-use ollamax_core::catalog::{Answer, Command, KeyRange, Member, MemberState, Record};
+use ollamax_core::catalog::{Answer, Command, KeyRange, Member, MemberState, Record, Refusal};
 use ollamax_core::health::Health;
 use ollamax_metadata as metadata;
 use ollamax_proto::v1;
@@ -11,6 +11,8 @@ use super::daemon::AdminError;
 
 /// Members, departed ones included, that one cluster may have had.
 const MEMBERS_MAX: usize = 10_000;
+/// How often a removal starts again because the node reported models meanwhile.
+const REMOVE_ATTEMPTS_MAX: usize = 5;
 /// Model records that one step of a removal forgets.
 const FORGET_STEP: u32 = 256;
 
@@ -70,16 +72,25 @@ impl Admin {
 /// # Errors
 /// Those of a change; a refusal is an error.
 pub async fn remove_member(metadata: &metadata::Handle, node: NodeId) -> Result<(), AdminError> {
+    // A living node may report a model between the two steps.
+    for _ in 0..REMOVE_ATTEMPTS_MAX {
+        forget_models(metadata, node).await?;
+        match metadata.propose(RequestId::default(), "admin", Command::RemoveMember { node }).await?.answer {
+            Answer::Refused(Refusal::ModelsRemain(_)) => {}
+            Answer::Refused(refusal) => return Err(refusal.into()),
+            _ => return Ok(()),
+        }
+    }
+    Err(Refusal::ModelsRemain(node).into())
+}
+
+async fn forget_models(metadata: &metadata::Handle, node: NodeId) -> Result<(), AdminError> {
     loop {
         let command = Command::ForgetModels { node, limit: FORGET_STEP };
         match metadata.propose(RequestId::default(), "admin", command).await?.answer {
             Answer::More => {}
             Answer::Refused(refusal) => return Err(refusal.into()),
-            Answer::Done | Answer::Member { .. } => break,
+            Answer::Done | Answer::Member { .. } => return Ok(()),
         }
-    }
-    match metadata.propose(RequestId::default(), "admin", Command::RemoveMember { node }).await?.answer {
-        Answer::Refused(refusal) => Err(refusal.into()),
-        _ => Ok(()),
     }
 }
