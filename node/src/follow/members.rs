@@ -93,7 +93,11 @@ impl Follower {
             self.net.set_next_node_id(NodeId(cluster.next_node_id));
         }
         let present: Vec<&Member> = members.iter().filter(|member| is_present(member)).collect();
-        self.net.set_members(present.iter().map(|member| entry(member)).collect());
+        // A departed member stays reachable until Raft has let it go: taking its vote away may need that vote.
+        let raft = self.engines.metadata.status();
+        let in_raft = |id: &NodeId| raft.voters.contains(id) || raft.learners.contains(id);
+        let reachable = members.iter().filter(|member| is_present(member) || in_raft(&member.id));
+        self.net.set_members(reachable.map(entry).collect());
         let ids: Vec<NodeId> = present.iter().map(|member| member.id).collect();
         self.engines.scheduler.set_members(&ids);
         self.members.send_if_modified(|watched| {
