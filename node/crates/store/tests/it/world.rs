@@ -1,14 +1,20 @@
 //! What the tests share: directories, crashes, sample changes.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::sync_channel;
+use std::time::SystemTime;
 
 use tempfile::TempDir;
 
 use ollamax_core::catalog::{Key, KeyRange, Mutation, Record, Setting, View};
 use ollamax_store::{AppliedMeta, Config, Log, State, Store, StoreIdentity};
 use ollamax_types::{ClusterId, Incarnation, NodeId};
+
+/// Copies that are begun before a test gives up.
+const COPIES_MAX: usize = 200;
 
 pub(crate) fn identity() -> StoreIdentity {
     StoreIdentity { cluster: ClusterId([1; 16]), node: NodeId(1), incarnation: Incarnation([2; 16]) }
@@ -29,8 +35,30 @@ pub(crate) fn open_with(dir: &Path, config: Config) -> Store {
 /// What kill -9 at this moment would leave: the files as the system has them, without what is in memory.
 pub(crate) fn crash_copy(dir: &Path) -> TempDir {
     let copy = directory();
-    copy_tree(dir, copy.path());
+    // A crash stops everything at one moment; a copy made while the store works in the background does not.
+    for attempt in 1.. {
+        assert!(attempt <= COPIES_MAX, "the store never stood still");
+        let before = listing(dir);
+        copy_tree(dir, copy.path());
+        if listing(dir) == before {
+            break;
+        }
+        fs::remove_dir_all(copy.path()).expect("empty the copy");
+    }
     copy
+}
+
+/// Every file with its length and time of change.
+fn listing(dir: &Path) -> BTreeMap<PathBuf, (u64, Option<SystemTime>)> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(dir).expect("list a directory").map(|entry| entry.expect("list a directory")) {
+        match entry.metadata() {
+            Ok(meta) if meta.is_dir() => files.extend(listing(&entry.path())),
+            Ok(meta) => drop(files.insert(entry.path(), (meta.len(), meta.modified().ok()))),
+            Err(_) => drop(files.insert(entry.path(), (u64::MAX, None))),
+        }
+    }
+    files
 }
 
 pub(crate) fn copy_tree(from: &Path, to: &Path) {
@@ -41,7 +69,11 @@ pub(crate) fn copy_tree(from: &Path, to: &Path) {
         if entry.file_type().expect("ask for a type").is_dir() {
             copy_tree(&entry.path(), &target);
         } else {
-            fs::copy(entry.path(), target).expect("copy a file");
+            match fs::copy(entry.path(), target) {
+                // Replaced or dropped by the open store since it was listed; a crash copy is then made again.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                copied => drop(copied.expect("copy a file")),
+            }
         }
     }
 }
