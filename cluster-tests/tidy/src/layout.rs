@@ -3,14 +3,12 @@
 use crate::finding::Finding;
 use crate::tree::Tree;
 
-/// Everything that may lie at the top, besides dot-files and the settings files that tools look for only there.
+/// Everything that may lie at the top, besides dot-files.
 const TOP_LEVEL: &[&str] = &[
     "Cargo.toml",
     "Cargo.lock",
     "LICENSE",
     "README.md",
-    "clippy.toml",
-    "rustfmt.toml",
     "proto",
     "node",
     "cli",

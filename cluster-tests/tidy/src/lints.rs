@@ -7,8 +7,8 @@ use toml::{Table, Value};
 use crate::finding::Finding;
 use crate::tree::Tree;
 
-const ROOT_FILE: &str = "clippy.toml";
-const CORE_FILE: &str = "node/crates/core/clippy.toml";
+const ROOT_FILE: &str = ".clippy.toml";
+const CORE_FILE: &str = "node/crates/core/.clippy.toml";
 const CORE_ONLY: &[&str] = &["std::collections::HashMap", "std::collections::HashSet"];
 
 /// Lints that stop the build, by table.
@@ -66,7 +66,7 @@ pub fn workspace_lints(tree: &Tree) -> Vec<Finding> {
 pub fn numbers(tree: &Tree) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (file, key, number) in [
-        ("rustfmt.toml", "max_width", 120),
+        (".rustfmt.toml", "max_width", 120),
         (ROOT_FILE, "too-many-lines-threshold", 80),
         (ROOT_FILE, "too-many-arguments-threshold", 6),
     ] {
@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn other_numbers_are_found() {
         let check = |rustfmt: &str, clippy: &str, expected: usize| {
-            let tree = Tree::of(&[("rustfmt.toml", rustfmt), ("clippy.toml", clippy)]);
+            let tree = Tree::of(&[(".rustfmt.toml", rustfmt), (".clippy.toml", clippy)]);
             assert_eq!(numbers(&tree).len(), expected);
         };
         check("max_width = 120\n", "too-many-lines-threshold = 80\ntoo-many-arguments-threshold = 6\n", 0);
