@@ -4,6 +4,7 @@ use std::process::{ExitCode, Stdio};
 
 use anyhow::{Context, Result};
 
+use crate::rocksdb;
 use crate::setup;
 use crate::workspace::{Workspace, succeed};
 
@@ -11,6 +12,7 @@ use crate::workspace::{Workspace, succeed};
 pub(crate) fn run(workspace: &Workspace, name: &str, rest: &[&str]) -> Result<ExitCode> {
     // Standard output belongs to the benchmark's table or JSON alone.
     setup::run_quietly()?;
+    rocksdb::make(workspace)?;
     let mut build = workspace.build();
     build.stdout(Stdio::null());
     succeed(build)?;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::rocksdb;
 use crate::setup;
 use crate::waiting::{self, Stopwatch, seconds};
 use crate::workspace::{Workspace, succeed};
@@ -46,6 +47,7 @@ const RECOVERY_WAIT: Duration = Duration::from_secs(30);
 pub(crate) fn run(workspace: &Workspace, stay: Stay) -> Result<ExitCode> {
     setup::run()?;
     println!("building (the first time takes a while: RocksDB and llama.cpp are compiled once)");
+    rocksdb::make(workspace)?;
     succeed(workspace.build_binaries())?;
     let folder = std::env::temp_dir().join(format!("ollamax-demo-{}", std::process::id()));
     let guard = guard::Guard::start(&workspace.binary("ollamax"), &folder)?;

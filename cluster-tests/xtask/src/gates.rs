@@ -1,6 +1,6 @@
 //! `cargo xtask test`: every gate, in the order in which a mistake costs least to find.
 //!
-//! The C++ libraries are compiled once: lints, documentation, build and tests use one profile and one set of features,
+//! The C++ libraries are compiled once, RocksDB before all else: lints, documentation, build and tests use one profile and one set of features,
 //! and so share the results of their build scripts. All binaries are built before any test runs, because the cluster
 //! suites start them. That the example configuration is unchanged is a test of the node.
 
@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use crate::closing::Closing;
+use crate::rocksdb;
 use crate::setup;
 use crate::steps::Steps;
 use crate::workspace::{Workspace, succeed};
@@ -18,6 +19,7 @@ pub(crate) fn run(workspace: &Workspace, keep_going: bool) -> Result<ExitCode> {
     let mut steps = Steps::new(keep_going);
     let mut closing = Closing::default();
     steps.run("machine", || setup::run().and_then(|()| setup::check_components(workspace)));
+    steps.run("RocksDB", || rocksdb::make(workspace));
     steps.run("format", || succeed(workspace.cargo(["fmt", "--all", "--check"])));
     steps.run("house style", || closing.run(workspace.cargo(["test", "--package", "tidy", "--locked"])));
     steps.run("lints", || {

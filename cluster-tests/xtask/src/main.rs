@@ -1,4 +1,4 @@
-//! `cargo xtask setup|test|demo|bench|soak`: what a person or a machine does with a checkout, in one command each.
+//! `cargo xtask setup|env|test|demo|bench|soak`: what a person or a machine does with a checkout, in one command each.
 //!
 //! It compiles in seconds and depends on nothing heavy, because it installs what the heavy crates need before they are
 //! compiled. It never links against the product: it drives cargo and the built binaries as a user would. Every command
@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "a program for the terminal: what it prints is its result")]
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -17,6 +18,7 @@ mod soak;
 
 mod closing;
 mod http;
+mod rocksdb;
 mod setup;
 mod steps;
 mod waiting;
@@ -28,6 +30,7 @@ const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
   setup                        install what the build needs (Debian and Ubuntu), or name it
+  env                          lines for a shell, so that plain cargo commands share what these build
   test [--keep-going]          every gate: format, house style, lints, documentation, build, tests
   demo [--once]                a three-node cluster on this machine: ask, kill, ask again
   bench NAME [-o json]         measure: `gateway` or `metadata`
@@ -52,7 +55,14 @@ fn run(arguments: &[String]) -> Result<ExitCode> {
             print!("{USAGE}");
             Ok(ExitCode::SUCCESS)
         }
-        ["setup"] => setup::run().map(|()| ExitCode::SUCCESS),
+        ["setup"] => {
+            setup::run()?;
+            rocksdb::make(&Workspace::locate()?).map(|()| ExitCode::SUCCESS)
+        }
+        ["env"] => {
+            print!("{}", exports(&Workspace::locate()?));
+            Ok(ExitCode::SUCCESS)
+        }
         ["test"] => gates::run(&Workspace::locate()?, false),
         ["test", "--keep-going"] => gates::run(&Workspace::locate()?, true),
         ["demo"] => demo::run(&Workspace::locate()?, demo::Stay::UntilStopped),
@@ -65,6 +75,13 @@ fn run(arguments: &[String]) -> Result<ExitCode> {
         [demo::GUARD, binary, folder] => demo::guard(binary.as_ref(), folder.as_ref()),
         other => Ok(usage_error(&format!("`{}` is no command of cargo xtask", other.join(" ")))),
     }
+}
+
+/// `export NAME='VALUE'`, quoted for a POSIX shell.
+fn exports(workspace: &Workspace) -> String {
+    let quoted = |value: &OsString| value.to_string_lossy().replace('\'', "'\\''");
+    let variables = workspace.environment();
+    variables.iter().map(|(name, value)| format!("export {name}='{}'\n", quoted(value))).collect()
 }
 
 fn usage_error(problem: &str) -> ExitCode {

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use crate::closing::Closing;
+use crate::rocksdb;
 use crate::setup;
 use crate::waiting::{Stopwatch, seconds};
 use crate::workspace::{Workspace, succeed};
@@ -56,6 +57,7 @@ impl Plan {
 /// Runs the rounds; stops at the first that fails.
 pub(crate) fn run(workspace: &Workspace, plan: &Plan) -> Result<ExitCode> {
     setup::run()?;
+    rocksdb::make(workspace)?;
     succeed(workspace.build())?;
     for round in 0..plan.rounds {
         let seed = plan.seed_of(round);

@@ -4,10 +4,13 @@
 
 use std::env;
 use std::ffi::{OsStr, OsString};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+
+use crate::rocksdb;
 
 /// The checkout that this program was started in.
 #[derive(Debug, Clone)]
@@ -15,6 +18,7 @@ pub(crate) struct Workspace {
     root: PathBuf,
     target_dir: PathBuf,
     cargo: OsString,
+    rocksdb: Option<PathBuf>,
 }
 
 // === impl Workspace ===
@@ -28,7 +32,10 @@ impl Workspace {
             here.join("../..").canonicalize().with_context(|| format!("find the checkout of {}", here.display()))?;
         let target_dir = target_dir(env::var_os("CARGO_TARGET_DIR"), env::home_dir())?;
         let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        Ok(Self { root, target_dir: std::path::absolute(target_dir).context("find the target directory")?, cargo })
+        let target_dir = std::path::absolute(target_dir).context("find the target directory")?;
+        let lock_file = fs::read_to_string(root.join("Cargo.lock")).context("read Cargo.lock")?;
+        let rocksdb = rocksdb::folder(&lock_file, &target_dir);
+        Ok(Self { root, target_dir, cargo, rocksdb })
     }
 
     /// The top folder of the checkout.
@@ -41,7 +48,22 @@ impl Workspace {
         self.target_dir.join("debug").join(format!("{name}{}", env::consts::EXE_SUFFIX))
     }
 
-    /// `cargo ARGUMENTS` in the checkout, with the target directory set and nothing on standard input. What cargo told
+    /// Where RocksDB's library lies or will lie; `None` where its crate compiles it.
+    pub(crate) fn rocksdb(&self) -> Option<&Path> {
+        self.rocksdb.as_deref()
+    }
+
+    /// What every cargo command needs to know, so that none of them builds a second time what another has built.
+    pub(crate) fn environment(&self) -> Vec<(&'static str, OsString)> {
+        let mut variables = vec![("CARGO_TARGET_DIR", self.target_dir.clone().into_os_string())];
+        if let Some(folder) = &self.rocksdb {
+            variables.push(("ROCKSDB_LIB_DIR", folder.clone().into_os_string()));
+            variables.push(("ROCKSDB_STATIC", "1".into()));
+        }
+        variables
+    }
+
+    /// `cargo ARGUMENTS` in the checkout, with its environment set and nothing on standard input. What cargo told
     /// this program about this program is taken away, so that build scripts see what they would see without it.
     pub(crate) fn cargo<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
         let mut command = Command::new(&self.cargo);
@@ -49,7 +71,7 @@ impl Workspace {
         for (name, _) in env::vars_os().filter(|(name, _)| is_about_this_program(&name.to_string_lossy())) {
             command.env_remove(name);
         }
-        command.env("CARGO_TARGET_DIR", &self.target_dir);
+        command.envs(self.environment());
         command
     }
 
