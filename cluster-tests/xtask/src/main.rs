@@ -27,7 +27,7 @@ use crate::workspace::Workspace;
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
-  setup                        install what the build needs (Debian and Ubuntu), or name it
+  setup                        install what build and tests need (Debian and Ubuntu), or name it
   test [--keep-going]          every gate: format, house style, lints, documentation, build, tests
   demo [--once]                a three-node cluster on this machine: ask, kill, ask again
   bench NAME [-o json]         measure: `gateway` or `metadata`
@@ -52,7 +52,7 @@ fn run(arguments: &[String]) -> Result<ExitCode> {
             print!("{USAGE}");
             Ok(ExitCode::SUCCESS)
         }
-        ["setup"] => setup::run().map(|()| ExitCode::SUCCESS),
+        ["setup"] => setup::run_for_tests(&Workspace::locate()?).map(|()| ExitCode::SUCCESS),
         ["test"] => gates::run(&Workspace::locate()?, false),
         ["test", "--keep-going"] => gates::run(&Workspace::locate()?, true),
         ["demo"] => demo::run(&Workspace::locate()?, demo::Stay::UntilStopped),

@@ -55,7 +55,7 @@ impl Plan {
 
 /// Runs the rounds; stops at the first that fails.
 pub(crate) fn run(workspace: &Workspace, plan: &Plan) -> Result<ExitCode> {
-    setup::run()?;
+    setup::run_for_tests(workspace)?;
     succeed(workspace.build())?;
     for round in 0..plan.rounds {
         let seed = plan.seed_of(round);
