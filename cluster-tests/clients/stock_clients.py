@@ -10,6 +10,7 @@ that held; else with the traceback of the first thing that did not.
 import math
 import platform
 import sys
+import time
 from importlib.metadata import version
 
 import ollama
@@ -41,6 +42,7 @@ def ask(url, model, holders):
     check_lists(client, model)
     texts = [check_chat(client, model), check_generate(client, model)]
     vectors = check_embed(client, model)
+    check_loaded(client, model)
     check_errors(client)
 
     # One attempt: a client that tries again would hide what went wrong.
@@ -87,8 +89,6 @@ def check_chat(client, model):
     assert whole.message.content.startswith(cut.message.content), (cut, whole)
     check_end(cut, "length")
     assert cut.eval_count == FEW, cut
-    loaded = [entry.model for entry in client.ps().models]
-    assert f"{model}:latest" in loaded, f"it has just answered, and is not among {loaded}"
     return whole.message.content
 
 
@@ -117,6 +117,14 @@ def check_embed(client, model):
     (alone,) = client.embed(model, TEXTS[0]).embeddings
     assert list(alone) == list(answer.embeddings[0]), "one text alone has the same vector as among others"
     return [list(vector) for vector in answer.embeddings]
+
+
+def check_loaded(client, model):
+    """Nodes ask their runtimes from time to time what is in memory, so this may take a moment to be known."""
+    deadline = time.monotonic() + SECONDS
+    while f"{model}:latest" not in (loaded := [entry.model for entry in client.ps().models]):
+        assert time.monotonic() < deadline, f"it has answered, and is not among {loaded}"
+        time.sleep(0.1)
 
 
 def check_errors(client):
