@@ -134,7 +134,9 @@ impl Drop for DevCluster {
     fn drop(&mut self) {
         let Some(directory) = self.directory.take() else { return };
         let kept = directory.keep();
-        let down = self.ollamax(&["dev", "down"], &kept).map(|mut command| command.as_std_mut().status());
-        eprintln!("stock clients: failed; stopped ({down:?}); logs: {}", kept.join("n*/node.log").display());
+        let down = self.ollamax(&["dev", "down"], &kept);
+        let down = down.and_then(|mut command| Ok(command.as_std_mut().stdout(Stdio::null()).status()?));
+        let down = down.map_or_else(|problem| format!("{problem:#}"), |status| status.to_string());
+        eprintln!("stock clients: failed; dev down: {down}; logs: {}", kept.join("n*/node.log").display());
     }
 }
