@@ -1,8 +1,8 @@
 //! Whole-cluster suites: real processes, real sockets, seeded chance. They run one at a time.
 //!
-//! They need the workspace's binaries beside the test binary (`cargo build --workspace --bins`), and `stock_clients` the
-//! Python clients that `cargo xtask setup` installs. A failing test keeps its directory and prints the logs' places and
-//! its seed; `OLLAMAX_SEED=N cargo test --workspace --test it -- NAME` replays it.
+//! They need the workspace's binaries beside the test binary (`cargo build --workspace --bins`); `stock_clients` needs
+//! the Python clients too, which `cargo xtask setup` installs. A failing test keeps its directory and prints the logs'
+//! places and its seed; `OLLAMAX_SEED=N cargo test --workspace --test it -- NAME` replays it.
 
 mod bad_input;
 mod cut_off_minority;
