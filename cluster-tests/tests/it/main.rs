@@ -1,7 +1,8 @@
 //! Whole-cluster suites: real processes, real sockets, seeded chance. They run one at a time.
 //!
-//! They need `ollamax-node` beside the test binary (`cargo build -p ollamax-node`). A failing test keeps its directory
-//! and prints the logs' places and its seed; `OLLAMAX_SEED=N cargo test -p cluster-tests --test it NAME` replays it.
+//! They need the workspace's binaries beside the test binary (`cargo build --workspace --bins`); `stock_clients` needs
+//! the Python clients too, which `cargo xtask setup` installs. A failing test keeps its directory and prints the logs'
+//! places and its seed; `OLLAMAX_SEED=N cargo test --workspace --test it -- NAME` replays it.
 
 mod bad_input;
 mod cut_off_minority;
@@ -15,6 +16,7 @@ mod model_owners;
 mod no_false_suspicion;
 mod paused_leader;
 mod paused_node_is_routed_around;
+mod stock_clients;
 mod thirty_days_off;
 mod thirty_kills;
 

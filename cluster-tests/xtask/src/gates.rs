@@ -18,7 +18,7 @@ use crate::workspace::{Workspace, succeed};
 pub(crate) fn run(workspace: &Workspace, keep_going: bool) -> Result<ExitCode> {
     let mut steps = Steps::new(keep_going);
     let mut closing = Closing::default();
-    steps.run("machine", || setup::run().and_then(|()| setup::check_components(workspace)));
+    steps.run("machine", || setup::run_for_tests(workspace).and_then(|()| setup::check_components(workspace)));
     steps.run("RocksDB", || rocksdb::make(workspace));
     steps.run("format", || succeed(workspace.cargo(["fmt", "--all", "--check"])));
     steps.run("house style", || closing.run(workspace.cargo(["test", "--package", "tidy", "--locked"])));

@@ -29,7 +29,7 @@ use crate::workspace::Workspace;
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
-  setup                        install what the build needs (Debian and Ubuntu), or name it
+  setup                        install what build and tests need (Debian and Ubuntu), or name it
   env                          lines for a shell, so that plain cargo commands share what these build
   test [--keep-going]          every gate: format, house style, lints, documentation, build, tests
   demo [--once]                a three-node cluster on this machine: ask, kill, ask again
@@ -56,8 +56,9 @@ fn run(arguments: &[String]) -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         ["setup"] => {
-            setup::run()?;
-            rocksdb::make(&Workspace::locate()?).map(|()| ExitCode::SUCCESS)
+            let workspace = Workspace::locate()?;
+            setup::run_for_tests(&workspace)?;
+            rocksdb::make(&workspace).map(|()| ExitCode::SUCCESS)
         }
         ["env"] => {
             print!("{}", exports(&Workspace::locate()?));

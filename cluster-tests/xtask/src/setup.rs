@@ -1,6 +1,6 @@
-//! `cargo xtask setup`: what the build needs besides Rust, installed where apt-get is, named elsewhere.
+//! `cargo xtask setup`: what build and tests need besides Rust, installed where apt-get is, named elsewhere.
 //!
-//! Only what is missing is installed; when nothing is, no other program is started and no network is needed.
+//! Only what is missing is installed; when nothing is, no network is needed.
 
 use std::env;
 use std::fs;
@@ -11,6 +11,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use crate::workspace::{Workspace, succeed};
+
+mod python_clients;
 
 /// One package and what it is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,13 +37,23 @@ struct Found {
     pkg_config: bool,
 }
 
-/// Installs what is missing, says so, and checks that it is there now.
+/// Has everything ready: what the build needs, and the clients that the cluster suites ask with.
+pub(crate) fn run_for_tests(workspace: &Workspace) -> Result<()> {
+    run()?;
+    python_clients::run(workspace)
+}
+
+/// Installs what the build needs and is missing, says so, and checks that it is there now.
 pub(crate) fn run() -> Result<()> {
     let missing = missing(look());
     if missing.is_empty() {
         println!("everything that the build needs is installed");
-    } else {
-        install(&missing)?;
+        return Ok(());
+    }
+    install(&missing)?;
+    let still: Vec<&str> = self::missing(look()).iter().map(|need| need.package).collect();
+    if !still.is_empty() {
+        bail!("installed, but still not found: {}", still.join(", "));
     }
     Ok(())
 }
@@ -126,12 +138,7 @@ fn install(missing: &[Need]) -> Result<()> {
     let mut arguments = vec!["install", "--yes", "--no-install-recommends"];
     arguments.extend(&packages);
     succeed(apt_get(as_root, &arguments))
-        .with_context(|| format!("install what is missing; by hand: `{by_hand}` as root"))?;
-    let still: Vec<&str> = self::missing(look()).iter().map(|need| need.package).collect();
-    if !still.is_empty() {
-        bail!("installed, but still not found: {}", still.join(", "));
-    }
-    Ok(())
+        .with_context(|| format!("install what is missing; by hand: `{by_hand}` as root"))
 }
 
 fn is_root() -> bool {

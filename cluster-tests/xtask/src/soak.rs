@@ -56,7 +56,7 @@ impl Plan {
 
 /// Runs the rounds; stops at the first that fails.
 pub(crate) fn run(workspace: &Workspace, plan: &Plan) -> Result<ExitCode> {
-    setup::run()?;
+    setup::run_for_tests(workspace)?;
     rocksdb::make(workspace)?;
     succeed(workspace.build())?;
     for round in 0..plan.rounds {

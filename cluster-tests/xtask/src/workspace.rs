@@ -43,6 +43,11 @@ impl Workspace {
         &self.root
     }
 
+    /// Where build products are, and what else a checkout makes but does not keep.
+    pub(crate) fn target_dir(&self) -> &Path {
+        &self.target_dir
+    }
+
     /// A built binary of the workspace.
     pub(crate) fn binary(&self, name: &str) -> PathBuf {
         self.target_dir.join("debug").join(format!("{name}{}", env::consts::EXE_SUFFIX))
