@@ -16,7 +16,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
-use tonic::Status;
+use tonic::{Response, Status};
 
 use ollamax_core::catalog::{MemberState, read};
 use ollamax_gateway::grpc::AdminError;
@@ -128,7 +128,7 @@ impl Importer {
             self.local.take_part(orders.map(Ok).boxed())
         } else {
             let mut client = InferenceClient::new(self.net.channel(target.id, Class::Inference));
-            let opened = async move { Ok(client.import_model(Outgoing(orders)).await?.into_inner()) };
+            let opened = async move { client.import_model(Outgoing(orders)).await.map(Response::into_inner) };
             futures::stream::once(opened).try_flatten().boxed()
         };
         Leg::new(target, sender, events)

@@ -6,7 +6,7 @@
 
 use ollamax_types::{Digest, ModelName};
 
-use crate::import::names::{Kind, Names, Temporary};
+use crate::import::names::{Names, Temporary};
 
 /// One change of a runtime's models.
 #[derive(Debug, Clone, PartialEq, Eq)]
