@@ -162,9 +162,9 @@ impl<S: ModelStore> Participant<'_, S> {
 
         self.names = Some(names.clone());
         if has_file {
-            self.expect(&Order::Create(v1::ImportCreate {})).await?
+            self.expect(&Order::Create(v1::ImportCreate {})).await?;
         } else {
-            self.take_file(&wanted).await?
+            self.take_file(&wanted).await?;
         }
         store.create(&names.unfinished, wanted.sha256).await.map_err(|error| runtime_status(&error))?;
         let made = digest_of(store, &names.unfinished)
