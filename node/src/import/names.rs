@@ -80,7 +80,7 @@ impl Temporary {
 // === impl Names ===
 
 impl Names {
-    /// The names of the import `id`; `None` when the id is none, or the final name leaves no room for a mark or has one.
+    /// The names of the import `id`; `None` when the id is none, or the final name is marked itself or leaves no room.
     #[must_use]
     pub(crate) fn new(id: &str, target: &ModelName) -> Option<Self> {
         if !is_id(id) || Temporary::of(target).is_some() {
