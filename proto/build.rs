@@ -10,7 +10,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(files, ["."])?;
     tonic_prost_build::configure()
         .bytes(".ollamax.v1.DispatchReply")
-        .bytes(".ollamax.v1.ImportChunk")
+        .bytes(".ollamax.v1.ImportOrder")
         .bytes(".ollamax.v1.ImportModelRequest")
         .bytes(".ollamax.v1.DispatchRequest.body")
         .bytes(".ollamax.v1.RaftMessage.body")

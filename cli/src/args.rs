@@ -179,6 +179,9 @@ pub(crate) enum ModelCommand {
         /// Node that shall have it, id or name; repeatable [default: this node]
         #[arg(long = "node", value_name = "NODE")]
         nodes: Vec<String>,
+        /// Replace another model of this name
+        #[arg(long)]
+        replace: bool,
     },
 }
 

@@ -1,48 +1,53 @@
 //! Spreads a model file to the runtimes beside chosen nodes, all or nothing.
 //!
-//! Every target first creates the model under a temporary name. Only if all targets report the same manifest digest
-//! does the model get its final name; else every temporary model is deleted and nothing is left behind. The file
-//! passes through in chunks and is never held whole; the slowest target sets the pace.
+//! Every target first makes the model under a temporary name. Only if all targets report the same manifest digest, and
+//! none has another model of the final name that must not be replaced, do all give it its final name and keep what had
+//! it; only when all have done so is what was kept forgotten. Until then a failure anywhere makes every target undo its
+//! part. The file passes through in chunks and is never held whole; the slowest target sets the pace.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::{BoxFuture, join_all};
+use futures::future::{join_all, try_join_all};
 use futures::stream::BoxStream;
-use futures::{FutureExt as _, StreamExt as _};
+use futures::{StreamExt as _, TryStreamExt as _};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
-use tonic::Status;
+use tonic::{Response, Status};
 
-use ollamax_core::catalog::{Member, MemberState, read};
+use ollamax_core::catalog::{MemberState, read};
 use ollamax_gateway::grpc::AdminError;
 use ollamax_metadata as metadata;
 use ollamax_net::{Class, NetHandle};
 use ollamax_proto::v1;
-use ollamax_proto::v1::import_chunk::Part;
+use ollamax_proto::v1::import_order::Part as Order;
 use ollamax_proto::v1::inference_client::InferenceClient;
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, Role};
 
 use crate::adapters::outgoing::Outgoing;
-use crate::adapters::status::code_of;
 use crate::slot::MemberEngines;
 
+mod leg;
+#[cfg(test)]
+mod mem;
+mod names;
+pub(crate) mod plan;
 pub(crate) mod runtime_side;
+mod store;
+#[cfg(test)]
+mod tests;
 
+use leg::{Leg, Target};
+use names::Names;
 use runtime_side::Imports;
 
-/// Chunks that wait for one target.
-const CHUNKS_WAITING_MAX: usize = 4;
+/// Orders that wait for one target.
+const ORDERS_WAITING_MAX: usize = 4;
 /// Time between two lines of progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
-
-/// How the name of an unfinished import begins. Such names are never reported to the cluster.
-pub(crate) const TEMPORARY_PREFIX: &str = "import-";
-/// The tag of an unfinished import.
-pub(crate) const TEMPORARY_TAG: &str = "unfinished";
 /// How long an import waits for the catalog to name its copies; without a quorum it never does.
 const KNOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -66,12 +71,10 @@ pub(crate) struct Importer {
 
 #[derive(Debug, Clone)]
 struct Wanted {
-    name: ModelName,
-    temporary: ModelName,
+    names: Names,
     sha256: Digest,
     size_bytes: u64,
-    /// Nodes that had a model of this name, as the catalog knew.
-    held_before: Vec<NodeId>,
+    replace: bool,
 }
 
 // === impl Importer ===
@@ -88,18 +91,17 @@ impl Importer {
         upload: Upload,
     ) -> Result<Progress, AdminError> {
         let targets = targets(engines, &header.nodes)?;
-        let mut wanted = wanted(&header)?;
-        let held = read::locations_of(&*engines.metadata.view(), &wanted.name)?;
-        wanted.held_before = held.into_iter().map(|location| location.node).collect();
+        let wanted = wanted(&header)?;
         let (sender, receiver) = mpsc::channel(16);
         let (importer, own, metadata) = (self.clone(), engines.node, engines.metadata.clone());
         // A failure is told through the stream; a caller who leaves ends the upload, and with it the import.
         self.tasks.spawn(async move {
             let done = Arc::new(AtomicU64::new(0));
-            let work = importer.import(own, &wanted, &targets, upload, Arc::clone(&done));
+            let legs = targets.into_iter().map(|target| importer.leg(own, target, &wanted)).collect();
+            let work = import(&wanted, legs, upload, Arc::clone(&done));
             let visible = async {
                 let copies = work.await?;
-                wait_until_known(&metadata, &wanted.name, &copies).await;
+                wait_until_known(&metadata, &wanted.names.target, &copies).await;
                 Ok(copies)
             };
             let outcome = report_while(visible, &sender, &done, wanted.size_bytes).await;
@@ -117,114 +119,76 @@ impl Importer {
         Ok(ReceiverStream::new(receiver).boxed())
     }
 
-    async fn import(
-        &self,
-        own: NodeId,
-        wanted: &Wanted,
-        targets: &[Member],
-        upload: Upload,
-        done: Arc<AtomicU64>,
-    ) -> Outcome {
-        let mut feeds = Vec::new();
-        let mut creations = Vec::new();
-        for target in targets {
-            let (feed, chunks) = mpsc::channel(CHUNKS_WAITING_MAX);
-            feeds.push(feed);
-            creations.push(self.create_temporary(own, target.id, wanted.clone(), ReceiverStream::new(chunks).boxed()));
-        }
-        let (sent, created) = tokio::join!(feed_all(upload, feeds, done), join_all(creations));
-        let outcome = match sent {
-            Ok(()) => self.publish_if_equal(own, wanted, targets, created).await,
-            Err(error) => Err(error),
+    /// Opens one target's part.
+    fn leg(&self, own: NodeId, target: Target, wanted: &Wanted) -> Leg {
+        let (sender, orders) = mpsc::channel(ORDERS_WAITING_MAX);
+        let head = futures::stream::iter([order(Order::Header(wanted.header()))]);
+        let orders = head.chain(ReceiverStream::new(orders)).boxed();
+        let events = if target.id == own {
+            self.local.take_part(orders.map(Ok).boxed())
+        } else {
+            let mut client = InferenceClient::new(self.net.channel(target.id, Class::Inference));
+            let opened = async move { client.import_model(Outgoing(orders)).await.map(Response::into_inner) };
+            futures::stream::once(opened).try_flatten().boxed()
         };
-        let cleaned = targets.iter().map(|target| self.delete(own, target.id, &wanted.temporary));
-        for (target, result) in targets.iter().zip(join_all(cleaned).await) {
-            if let Err(status) = result {
-                tracing::warn!(peer = %target.id, model = %wanted.temporary, error = status.message(), "delete a temporary model");
-            }
-        }
-        outcome
+        Leg::new(target, sender, events)
     }
+}
 
-    async fn publish_if_equal(
-        &self,
-        own: NodeId,
-        wanted: &Wanted,
-        targets: &[Member],
-        created: Vec<Result<Digest, Status>>,
-    ) -> Outcome {
-        let mut digests = Vec::new();
-        for (target, result) in targets.iter().zip(created) {
-            digests.push(result.map_err(|status| target_error(target, &status))?);
-        }
-        refuse_different(wanted, targets, &digests)?;
-        let published = join_all(targets.iter().map(|target| self.publish(own, target.id, wanted))).await;
-        if published.iter().any(Result::is_err) {
-            self.withdraw(own, wanted, targets).await;
-        }
-        let mut copies = Vec::new();
-        for (target, result) in targets.iter().zip(published) {
-            let digest = result.map_err(|status| target_error(target, &status))?;
-            copies.push(v1::ImportedCopy {
-                node_id: target.id.0,
-                node_name: target.name.clone(),
-                digest: digest.0.to_vec(),
-            });
-        }
-        Ok(copies)
-    }
+/// Takes all targets through the import. When it returns, those that had to undo their part have done so.
+async fn import(wanted: &Wanted, mut legs: Vec<Leg>, upload: Upload, done: Arc<AtomicU64>) -> Outcome {
+    let outcome = take_all_through(wanted, &mut legs, upload, done).await;
+    join_all(legs.into_iter().map(Leg::close)).await;
+    outcome
+}
 
-    /// Takes the new name back where it was given, unless the node had a model of that name before.
-    /// An answer that was lost may stand for a name that was given, so every target is asked.
-    async fn withdraw(&self, own: NodeId, wanted: &Wanted, targets: &[Member]) {
-        for target in targets.iter().filter(|target| !wanted.held_before.contains(&target.id)) {
-            drop(self.delete(own, target.id, &wanted.name).await);
+async fn take_all_through(wanted: &Wanted, legs: &mut [Leg], upload: Upload, done: Arc<AtomicU64>) -> Outcome {
+    let ready = try_join_all(legs.iter_mut().map(Leg::ready)).await?;
+    for (leg, ready) in legs.iter().zip(&ready) {
+        // Where the file is there already, what had the name may turn out to be the same model.
+        if !ready.has_file && !plan::may_take_name(ready.held, None, wanted.replace) {
+            return Err(name_taken(wanted, &leg.target));
         }
     }
+    let takers = legs.iter().zip(&ready).filter(|(_, ready)| !ready.has_file).map(|(leg, _)| leg.orders()).collect();
+    let orders: Vec<_> = legs.iter().map(Leg::orders).collect();
+    let sent = async {
+        feed_all(upload, takers, &done).await?;
+        done.store(wanted.size_bytes, Ordering::Relaxed);
+        order_all(&orders, &Order::Create(v1::ImportCreate {})).await;
+        Ok::<(), AdminError>(())
+    };
+    let ((), made) = tokio::try_join!(sent, try_join_all(legs.iter_mut().map(Leg::created)))?;
 
-    fn create_temporary(
-        &self,
-        own: NodeId,
-        target: NodeId,
-        wanted: Wanted,
-        data: BoxStream<'static, Result<Bytes, Status>>,
-    ) -> BoxFuture<'static, Result<Digest, Status>> {
-        let header = v1::ImportHeader {
-            name: wanted.temporary.to_string(),
-            sha256: wanted.sha256.0.to_vec(),
-            size_bytes: wanted.size_bytes,
-        };
-        let head = futures::stream::iter([Ok(v1::ImportChunk { part: Some(Part::Header(header)) })]);
-        let chunks = head.chain(data.map(|data| data.map(|data| v1::ImportChunk { part: Some(Part::Data(data)) })));
-        if target == own {
-            let local = self.local.clone();
-            return async move { local.receive(chunks.boxed()).await }.boxed();
+    refuse_different(wanted, legs, &made)?;
+    for ((leg, ready), made) in legs.iter().zip(&ready).zip(&made) {
+        if !plan::may_take_name(ready.held, Some(*made), wanted.replace) {
+            return Err(name_taken(wanted, &leg.target));
         }
-        let mut client = InferenceClient::new(self.net.channel(target, Class::Inference));
-        // A break of the upload ends the stream; the receiver then sees too few bytes for the digest.
-        let whole = Outgoing(chunks.scan((), |(), chunk| std::future::ready(chunk.ok())).boxed());
-        async move { digest(client.import_model(whole).await?.into_inner()) }.boxed()
     }
+    order_all(&orders, &Order::Publish(v1::ImportPublish {})).await;
+    try_join_all(legs.iter_mut().map(Leg::published)).await?;
 
-    async fn publish(&self, own: NodeId, target: NodeId, wanted: &Wanted) -> Result<Digest, Status> {
-        let request = v1::PublishModelRequest { name: wanted.name.to_string(), sha256: wanted.sha256.0.to_vec() };
-        if target == own {
-            return self.local.publish(request).await;
-        }
-        digest(self.client(target).publish_model(request).await?.into_inner())
-    }
+    order_all(&orders, &Order::Finish(v1::ImportFinish {})).await;
+    let finished = join_all(legs.iter_mut().map(Leg::finished)).await;
+    refuse_unfinished(wanted, legs, &finished)?;
+    let copy = |(leg, made): (&Leg, &Digest)| v1::ImportedCopy {
+        node_id: leg.target.id.0,
+        node_name: leg.target.name.clone(),
+        digest: made.0.to_vec(),
+    };
+    Ok(legs.iter().zip(&made).map(copy).collect())
+}
 
-    async fn delete(&self, own: NodeId, target: NodeId, name: &ModelName) -> Result<(), Status> {
-        if target == own {
-            return self.local.delete(&name.to_string()).await;
-        }
-        let request = v1::DeleteModelRequest { name: name.to_string() };
-        self.client(target).delete_model(request).await.map(|_| ())
+/// A target that is gone hears nothing; its own error says why.
+async fn order_all(all: &[mpsc::Sender<v1::ImportOrder>], part: &Order) {
+    for orders in all {
+        drop(orders.send(order(part.clone())).await);
     }
+}
 
-    fn client(&self, target: NodeId) -> InferenceClient<tonic::transport::Channel> {
-        InferenceClient::new(self.net.channel(target, Class::Inference))
-    }
+const fn order(part: Order) -> v1::ImportOrder {
+    v1::ImportOrder { part: Some(part) }
 }
 
 /// Waits, bounded, until the catalog names every new copy, so that the next command sees what this one did.
@@ -269,56 +233,80 @@ fn progress(completed_bytes: u64, total_bytes: u64) -> v1::ImportModelProgress {
     v1::ImportModelProgress { status: status.to_owned(), completed_bytes, total_bytes, copies: Vec::new() }
 }
 
-/// Hands every chunk to every target. A target that gave up is left out; its own error says why.
+/// Hands every chunk to every target that lacks the file. A target that gave up is left out; its own error says why.
 async fn feed_all(
     mut upload: Upload,
-    feeds: Vec<mpsc::Sender<Result<Bytes, Status>>>,
-    done: Arc<AtomicU64>,
+    mut takers: Vec<mpsc::Sender<v1::ImportOrder>>,
+    done: &AtomicU64,
 ) -> Result<(), AdminError> {
-    while let Some(request) = upload.next().await {
-        let data = match request {
+    while !takers.is_empty()
+        && let Some(request) = upload.next().await
+    {
+        let data: Bytes = match request {
             Ok(v1::ImportModelRequest { part: Some(v1::import_model_request::Part::Data(data)) }) => data,
             other => {
                 let why = other.map_or_else(|status| status.message().to_owned(), |_| "a second header".to_owned());
-                for feed in &feeds {
-                    drop(feed.send(Err(Status::aborted(why.clone()))).await);
-                }
                 return Err(AdminError::new(ErrorCode::BadRequest, "the upload broke off", why, "repeat the command"));
             }
         };
-        let sends = feeds.iter().map(|feed| feed.send(Ok(data.clone())));
-        let alive = join_all(sends).await.iter().any(Result::is_ok);
+        let sends = join_all(takers.iter().map(|taker| taker.send(order(Order::Data(data.clone()))))).await;
+        let mut sends = sends.iter();
+        takers.retain(|_| sends.next().is_some_and(Result::is_ok));
         done.fetch_add(data.len() as u64, Ordering::Relaxed);
-        if !alive {
-            break;
-        }
     }
     Ok(())
 }
 
-fn refuse_different(wanted: &Wanted, targets: &[Member], digests: &[Digest]) -> Result<(), AdminError> {
-    if digests.windows(2).all(|pair| pair[0] == pair[1]) {
+fn refuse_different(wanted: &Wanted, legs: &[Leg], made: &[Digest]) -> Result<(), AdminError> {
+    if made.windows(2).all(|pair| pair[0] == pair[1]) {
         return Ok(());
     }
     let listed: Vec<String> =
-        targets.iter().zip(digests).map(|(target, digest)| format!("{} {}", target.name, digest.short())).collect();
+        legs.iter().zip(made).map(|(leg, digest)| format!("{} {}", leg.target.name, digest.short())).collect();
     Err(AdminError::new(
         ErrorCode::DigestConflict,
-        format!("the runtimes made different models of {}; nothing was kept", wanted.name),
+        format!("the runtimes made different models of {}; nothing was kept", wanted.names.target),
         listed.join(", "),
         "run the same release of the runtime on these nodes: ollamax node list",
     ))
 }
 
-fn target_error(target: &Member, status: &Status) -> AdminError {
-    let code = code_of(status).unwrap_or(ErrorCode::PeerUnreachable);
-    let what = format!("node {} could not take the model; nothing was kept", target.name);
-    let next = match code {
-        ErrorCode::BadRequest => "check the file: it must be a whole GGUF".to_owned(),
-        ErrorCode::DiskFull => format!("free some space on {} and repeat the command", target.name),
-        _ => format!("on {}: ollamax doctor", target.name),
+fn name_taken(wanted: &Wanted, target: &Target) -> AdminError {
+    AdminError::new(
+        ErrorCode::PreconditionFailed,
+        format!("node {} has another model named {}; nothing was changed", target.name, wanted.names.target),
+        "an import replaces a model only when told to",
+        "add --replace, or choose another --name",
+    )
+}
+
+/// The last step is one for each target: who breaks off there has undone its part while others keep theirs.
+fn refuse_unfinished(wanted: &Wanted, legs: &[Leg], finished: &[Result<(), AdminError>]) -> Result<(), AdminError> {
+    let Some(error) = finished.iter().find_map(|result| result.as_ref().err()) else { return Ok(()) };
+    let having = |wanted: bool| {
+        let names = legs.iter().zip(finished).filter(|(_, result)| result.is_ok() == wanted);
+        names.map(|(leg, _)| leg.target.name.as_str()).collect::<Vec<_>>().join(", ")
     };
-    AdminError::new(code, what, status.message(), next)
+    if having(true).is_empty() {
+        return Err(error.clone());
+    }
+    Err(AdminError::new(
+        ErrorCode::OutcomeUnknown,
+        format!("{} broke off at the last step of importing {}", having(false), wanted.names.target),
+        format!("{} kept the new model; {}", having(true), error.why),
+        "repeat the command; nodes that have the model are left as they are",
+    ))
+}
+
+impl Wanted {
+    fn header(&self) -> v1::ImportHeader {
+        v1::ImportHeader {
+            name: self.names.target.to_string(),
+            sha256: self.sha256.0.to_vec(),
+            size_bytes: self.size_bytes,
+            id: self.names.id.clone(),
+        }
+    }
 }
 
 fn wanted(header: &v1::ImportModelHeader) -> Result<Wanted, AdminError> {
@@ -327,17 +315,16 @@ fn wanted(header: &v1::ImportModelHeader) -> Result<Wanted, AdminError> {
     let name: ModelName = header.name.parse().map_err(|_| bad(format!("{:?} is not a model name", header.name)))?;
     let sha256 = header.sha256.clone().try_into().map(Digest);
     let sha256 = sha256.map_err(|_| bad("a SHA-256 digest has 32 bytes".to_owned()))?;
-    let [host, namespace, _, _] = name.parts();
-    let random: [u8; 6] = ollamax_security::random_bytes().map_err(|error| bad(error.to_string()))?;
-    let temporary = format!("{host}/{namespace}/{TEMPORARY_PREFIX}{}:{TEMPORARY_TAG}", hex::encode(random));
-    let temporary = temporary.parse().map_err(|_| bad("the name leaves no room for a temporary one".to_owned()))?;
-    Ok(Wanted { name, temporary, sha256, size_bytes: header.size_bytes, held_before: Vec::new() })
+    let random: [u8; 8] = ollamax_security::random_bytes().map_err(|error| bad(error.to_string()))?;
+    let names = Names::new(&hex::encode(random), &name);
+    let names = names.ok_or_else(|| bad(format!("{name} leaves no room for a temporary name, or is one")))?;
+    Ok(Wanted { names, sha256, size_bytes: header.size_bytes, replace: header.replace })
 }
 
 /// The nodes named, or this one. Each must be present and meant to hold models.
-fn targets(engines: &MemberEngines, names: &[String]) -> Result<Vec<Member>, AdminError> {
+fn targets(engines: &MemberEngines, names: &[String]) -> Result<Vec<Target>, AdminError> {
     let members = read::members(&*engines.metadata.view())?;
-    let mut targets: Vec<Member> = Vec::new();
+    let mut targets: Vec<Target> = Vec::new();
     let own = engines.node.to_string();
     let names = if names.is_empty() { std::slice::from_ref(&own) } else { names };
     for name in names {
@@ -353,13 +340,8 @@ fn targets(engines: &MemberEngines, names: &[String]) -> Result<Vec<Member>, Adm
             return Err(AdminError::new(ErrorCode::PreconditionFailed, what, "gateways hold no models", next));
         }
         if !targets.iter().any(|target| target.id == found.id) {
-            targets.push(found.clone());
+            targets.push(Target { id: found.id, name: found.name.clone() });
         }
     }
     Ok(targets)
-}
-
-fn digest(reply: v1::ImportModelReply) -> Result<Digest, Status> {
-    let bytes = reply.digest.try_into().map_err(|_| Status::internal("a digest has 32 bytes"))?;
-    Ok(Digest(bytes))
 }

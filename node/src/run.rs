@@ -130,7 +130,9 @@ fn assemble(shared: &Shared, opened: Opened) -> anyhow::Result<(Arc<Node>, JoinH
     let api_url = format!("http://{bound}");
     let name = node_name(&start.config, &dir);
     let runtime = spawn_runtime(shared, &net, &api_url)?;
-    let imports = Imports::new(runtime.clone());
+    let imports = Imports::new(runtime.clone(), tasks.clone());
+    // Never fails: it warns and tries again. Ends with the engines.
+    tasks.spawn(imports.clone().sweep_leftovers(stops.engines.clone()));
     let around = Arc::new(around(shared, &dir, &net, &runtime, bound));
     let services = Services { around: Arc::clone(&around), imports: imports.clone() };
     let (members, strangers) = services.routes();

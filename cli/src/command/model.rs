@@ -26,7 +26,10 @@ pub(crate) async fn run(global: &Global, command: ModelCommand) -> Result<(), Fa
     match command {
         ModelCommand::List => list(global).await,
         ModelCommand::Show { name } => show(global, name).await,
-        ModelCommand::Import { file, name, nodes } => import(global, &file, name, nodes).await,
+        ModelCommand::Import { file, name, nodes, replace } => {
+            let header = ImportModelHeader { name, nodes, replace, ..ImportModelHeader::default() };
+            import(global, &file, header).await
+        }
     }
 }
 
@@ -109,13 +112,15 @@ fn shown(model: &ModelView) -> Value {
     })
 }
 
-async fn import(global: &Global, file: &Path, name: String, nodes: Vec<String>) -> Result<(), Failure> {
+async fn import(global: &Global, file: &Path, mut header: ImportModelHeader) -> Result<(), Failure> {
     let size_bytes = check_gguf(file)?;
     let bar = bar(size_bytes);
     bar.set_message("hashing");
     let sha256 = hash(file.to_owned(), bar.clone()).await?;
     bar.set_position(0);
-    let header = ImportModelHeader { name: name.clone(), nodes, sha256: sha256.to_vec(), size_bytes };
+    header.sha256 = sha256.to_vec();
+    header.size_bytes = size_bytes;
+    let name = header.name.clone();
     let (sender, receiver) = mpsc::channel(CHUNKS_WAITING_MAX);
     let reading = read_file(file.to_owned(), header, sender);
     // When the daemon gives up the channel closes, and reading ends with it.

@@ -4,8 +4,9 @@
 //! telling line since the last order goes into the message that a client gets when the runner dies.
 
 use std::collections::VecDeque;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
@@ -17,8 +18,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::limits;
 use crate::options::Settings;
-use crate::protocol::{Event, Footprint, Order};
+use crate::protocol::{Event, Fault, Footprint, Order};
+use crate::shortage;
 
+const SIGKILL: i32 = 9;
 const LINES_KEPT: usize = 20;
 const TELLING: [&str; 6] = ["error", "failed", "assert", "abort", "terminate", "panicked"];
 
@@ -40,14 +43,31 @@ pub(crate) enum LoadError {
     #[error("start model runner: {0}")]
     Start(String),
     /// llama.cpp refused the file.
-    #[error("{0}")]
-    Refused(String),
-    /// Native code took the process down.
-    #[error("llama runner process has terminated: {0}")]
-    Died(String),
+    #[error("{message}")]
+    Refused {
+        /// Why.
+        message: String,
+        /// For lack of memory.
+        memory: bool,
+    },
+    /// Native code, or the system, took the process down.
+    #[error("llama runner process has terminated: {message}")]
+    Died {
+        /// How it ended.
+        message: String,
+        /// For lack of memory.
+        memory: bool,
+    },
     /// It took too long.
     #[error("timed out waiting for llama runner to start")]
     TimedOut,
+}
+
+impl LoadError {
+    /// True if it may work once other models have made room.
+    pub(crate) fn is_shortage(&self) -> bool {
+        matches!(self, Self::Refused { memory: true, .. } | Self::Died { memory: true, .. })
+    }
 }
 
 /// A runner died with a request in its hands.
@@ -78,8 +98,13 @@ impl Child {
                 child.footprint = footprint;
                 Ok(child)
             }
-            Ok(Some(Event::Failed { message, .. })) => Err(LoadError::Refused(child.with_log(message))),
-            Ok(_) => Err(LoadError::Died(child.obituary().await)),
+            Ok(Some(Event::Failed { fault, message })) => {
+                Err(LoadError::Refused { message: child.with_log(message), memory: fault == Fault::Memory })
+            }
+            Ok(_) => {
+                let message = child.obituary().await;
+                Err(LoadError::Died { message, memory: child.was_short_of_memory() })
+            }
             Err(_) => Err(LoadError::TimedOut),
         }
     }
@@ -175,6 +200,13 @@ impl Child {
         self.with_log(status)
     }
 
+    /// Whether a process that has ended had not enough memory. Nobody but the system kills one that loads.
+    fn was_short_of_memory(&mut self) -> bool {
+        let killed = |status: ExitStatus| status.signal() == Some(SIGKILL);
+        let killed = self.process.try_wait().ok().flatten().is_some_and(killed);
+        killed || self.log.speaks_of_shortage()
+    }
+
     fn with_log(&self, text: String) -> String {
         match self.log.telling() {
             Some(line) if !text.contains(&line) => format!("{text}: {line}"),
@@ -209,6 +241,11 @@ impl Log {
         let line = kept.iter().find(tells)?.trim();
         let line = line.strip_prefix("ERROR").or_else(|| line.strip_prefix("WARN")).unwrap_or(line);
         Some(line.split(" module=").next().unwrap_or(line).trim().to_owned())
+    }
+
+    fn speaks_of_shortage(&self) -> bool {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.iter().any(|line| shortage::is_named_in(line))
     }
 
     fn clear(&self) {

@@ -25,6 +25,7 @@ use crate::inference::Engine;
 use crate::limits;
 use crate::pool::Pool;
 use crate::runner::{self, RunnerArgs};
+use crate::shortage::Watch;
 use crate::store::Store;
 
 /// A small Ollama-compatible model runtime over llama.cpp.
@@ -80,8 +81,9 @@ pub fn run() -> ExitCode {
     match Cli::parse().command {
         Command::Runner(args) => {
             // The server adds time and process when it takes these lines into its own log.
-            log("warn").without_time().with_target(false).init();
-            runner::run(&args)
+            let watch = Watch::default();
+            log("warn").without_time().with_target(false).with_writer(watch.clone()).init();
+            runner::run(&args, &watch)
         }
         Command::Serve(args) => {
             log(&args.log_level).init();

@@ -6,6 +6,7 @@
 mod blobs;
 mod body;
 mod chat;
+mod copy;
 mod create;
 mod delete;
 mod edge;
@@ -39,6 +40,7 @@ pub(crate) fn router(engine: Engine, local_only: bool) -> Router {
         .route("/api/chat", post(chat::chat))
         .route("/api/embed", post(embed::embed))
         .route("/api/create", post(create::create))
+        .route("/api/copy", post(copy::copy))
         .route("/api/delete", delete(delete::delete))
         .route("/v1/models", get(openai::models::list))
         .route("/v1/models/{model}", get(openai::models::one))

@@ -24,6 +24,14 @@ pub(crate) enum KeepAliveError {
     /// A number without unit.
     #[error("time: missing unit in duration {0:?}")]
     MissingUnit(String),
+    /// A unit that Go does not know.
+    #[error("time: unknown unit {unit:?} in duration {text:?}")]
+    UnknownUnit {
+        /// The unit.
+        unit: String,
+        /// The whole text.
+        text: String,
+    },
     /// Neither number nor text.
     #[error("keep_alive must be a number of seconds or a duration such as \"5m\"")]
     Type,
@@ -81,7 +89,7 @@ impl KeepAlive {
                     "us" | "µs" | "μs" => 1e-6,
                     "ns" => 1e-9,
                     "" => return Err(KeepAliveError::MissingUnit(text.to_owned())),
-                    _ => return Err(invalid()),
+                    unit => return Err(KeepAliveError::UnknownUnit { unit: unit.to_owned(), text: text.to_owned() }),
                 };
             rest = &rest[letters..];
         }
@@ -117,11 +125,18 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused() {
-        let check = |input: Value| assert!(KeepAlive::from_json(&input).is_err(), "{input}");
-        for bad in
-            [json!("300"), json!("five"), json!(""), json!("5x"), json!("1.2.3s"), json!(true), json!([]), json!("-")]
-        {
-            check(bad);
+        let check = |input: Value, expected: &str| {
+            let error = KeepAlive::from_json(&input).expect_err("refused");
+            assert_eq!(error.to_string(), expected, "{input}");
+        };
+        check(json!("300"), r#"time: missing unit in duration "300""#);
+        check(json!("-1"), r#"time: missing unit in duration "-1""#);
+        check(json!("5x"), r#"time: unknown unit "x" in duration "5x""#);
+        for bad in ["five", "", "1.2.3s", "-", ".", "m"] {
+            check(json!(bad), &format!("time: invalid duration {bad:?}"));
+        }
+        for bad in [json!(true), json!([])] {
+            check(bad, r#"keep_alive must be a number of seconds or a duration such as "5m""#);
         }
     }
 }

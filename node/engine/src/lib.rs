@@ -10,6 +10,7 @@ mod child;
 mod pool;
 mod protocol;
 mod runner;
+mod shortage;
 
 mod gguf;
 mod keep_alive;

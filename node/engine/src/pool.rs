@@ -2,7 +2,8 @@
 //!
 //! A seat belongs to one set of weights. Whoever holds its turn may use or replace its runner; turns are given in the
 //! order of asking. A runner that is idle past its time, or in the way of another model, is retired. Loads happen one
-//! at a time. A runner that died, or would not stop, is dropped, and the next request starts a new one.
+//! at a time; one that lacks memory makes all idle runners go and is tried once more. A runner that died, or would not
+//! stop, is dropped, and the next request starts a new one.
 
 mod job;
 mod seat;
@@ -187,7 +188,7 @@ impl Pool {
         let load = || Child::load(&self.0.program, wanted.path.clone(), wanted.settings.clone(), &self.0.tasks);
         tracing::info!(model = wanted.label.name, context = wanted.settings.num_ctx, "loading");
         match load().await {
-            Err(error) if self.evict_all().await => {
+            Err(error) if error.is_shortage() && self.evict_all().await => {
                 tracing::warn!(%error, "load again after making room");
                 Ok(load().await?)
             }
@@ -272,3 +273,6 @@ impl Lease {
         self.pool.0.changed.notify_waiters();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -142,6 +142,8 @@ pub(crate) enum Fault {
     Request,
     /// The runner could not do it.
     Runner,
+    /// There was not enough memory to load the model.
+    Memory,
 }
 
 impl Event {

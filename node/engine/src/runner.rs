@@ -28,6 +28,7 @@ use llama_cpp_2::{LlamaBackendDeviceType, LogOptions, list_llama_ggml_backend_de
 use self::generate::Writer;
 use crate::limits;
 use crate::protocol::{Event, Fault, Footprint, Order, read_frame, write_frame};
+use crate::shortage::Watch;
 
 /// What a runner is started with.
 #[derive(Debug, Clone, clap::Args)]
@@ -84,8 +85,8 @@ impl OrderError {
     }
 }
 
-/// Serves one model until the input ends.
-pub(crate) fn run(args: &RunnerArgs) -> ExitCode {
+/// Serves one model until the input ends. `watch` sees what llama.cpp writes to the log.
+pub(crate) fn run(args: &RunnerArgs, watch: &Watch) -> ExitCode {
     llama_cpp_2::send_logs_to_tracing(LogOptions::default());
     let cancel = Arc::new(AtomicBool::new(false));
     let (sender, orders) = sync_channel(1);
@@ -100,7 +101,11 @@ pub(crate) fn run(args: &RunnerArgs) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(%error, "runner ends");
-            let fault = if matches!(error, OrderError::Request(_)) { Fault::Request } else { Fault::Runner };
+            let fault = match error {
+                OrderError::Request(_) => Fault::Request,
+                OrderError::Native(_) if watch.saw_it() => Fault::Memory,
+                OrderError::Native(_) | OrderError::Output(_) => Fault::Runner,
+            };
             drop(write_frame(&mut output, &Event::Failed { fault, message: error.to_string() }));
             ExitCode::FAILURE
         }

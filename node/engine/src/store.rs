@@ -194,6 +194,18 @@ impl Store {
         manifest::load(self, name, &manifest, &bytes)
     }
 
+    /// Gives a model a second name. A model that had that name loses it, and the layers that it alone used; gives the
+    /// digest of its weights if they went too.
+    pub(crate) fn copy(&self, from: &Name, to: &Name) -> Result<Option<Digest>, StoreError> {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let from = self.find(from)?;
+        let to = self.find(to).unwrap_or_else(|_| to.clone());
+        let (_, bytes) = self.manifest(&from)?;
+        let replaced = self.manifest(&to).map(|(old, _)| old.digests()).unwrap_or_default();
+        write_atomically(&self.manifest_path(&to), &bytes)?;
+        self.forget(replaced)
+    }
+
     /// Removes a model and the layers that nobody else uses; gives the digest of its weights if they went too.
     pub(crate) fn delete(&self, wanted: &Name) -> Result<Option<Digest>, StoreError> {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -206,6 +218,11 @@ impl Store {
                 break;
             }
         }
+        self.forget(layers)
+    }
+
+    /// Removes those of a model's layers that nobody else uses; gives the digest of its weights if they went too.
+    fn forget(&self, layers: Vec<Digest>) -> Result<Option<Digest>, StoreError> {
         let weights = layers.first().cloned();
         let removed = self.remove_unused(layers)?;
         Ok(weights.filter(|digest| removed.contains(digest)))

@@ -19,7 +19,7 @@ use ollamax_types::limits::PEER_MESSAGE_BYTES_MAX;
 use ollamax_types::{Api, Digest, ErrorCode, InferenceRequest, NodeId, RequestId};
 
 use crate::adapters::status::{code_of, refusal};
-use crate::import::runtime_side::Imports;
+use crate::import::runtime_side::{Events, Imports};
 use crate::slot::Slot;
 
 /// The sending side.
@@ -120,6 +120,7 @@ impl InferenceService {
 #[tonic::async_trait]
 impl Inference for InferenceService {
     type DispatchStream = BoxStream<'static, Result<v1::DispatchReply, Status>>;
+    type ImportModelStream = Events;
 
     async fn dispatch(&self, request: Request<v1::DispatchRequest>) -> Result<Response<Self::DispatchStream>, Status> {
         let member = self.slot.get().ok_or_else(|| refusal(ErrorCode::NotInitialised, "this node is not ready"))?;
@@ -136,26 +137,9 @@ impl Inference for InferenceService {
 
     async fn import_model(
         &self,
-        request: Request<Streaming<v1::ImportChunk>>,
-    ) -> Result<Response<v1::ImportModelReply>, Status> {
-        let digest = self.imports.receive(request.into_inner().boxed()).await?;
-        Ok(Response::new(v1::ImportModelReply { digest: digest.0.to_vec() }))
-    }
-
-    async fn publish_model(
-        &self,
-        request: Request<v1::PublishModelRequest>,
-    ) -> Result<Response<v1::ImportModelReply>, Status> {
-        let digest = self.imports.publish(request.into_inner()).await?;
-        Ok(Response::new(v1::ImportModelReply { digest: digest.0.to_vec() }))
-    }
-
-    async fn delete_model(
-        &self,
-        request: Request<v1::DeleteModelRequest>,
-    ) -> Result<Response<v1::DeleteModelReply>, Status> {
-        self.imports.delete(&request.into_inner().name).await?;
-        Ok(Response::new(v1::DeleteModelReply {}))
+        request: Request<Streaming<v1::ImportOrder>>,
+    ) -> Result<Response<Self::ImportModelStream>, Status> {
+        Ok(Response::new(self.imports.take_part(request.into_inner().boxed())))
     }
 }
 

@@ -14,7 +14,7 @@ use ollamax_scheduler::RuntimeReport;
 use ollamax_types::limits::{MODEL_DETAILS_BYTES_MAX, REPORT_MODELS_MAX};
 use ollamax_types::{ModelRecord, NodeId, RequestId, Role};
 
-use crate::import::{TEMPORARY_PREFIX, TEMPORARY_TAG};
+use crate::import::plan::is_temporary;
 use crate::slot::MemberEngines;
 
 /// Wait before the state is compared again although nothing was heard.
@@ -23,7 +23,7 @@ const COMPARE_AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// The next report to make, if any: at most `REPORT_MODELS_MAX` of each kind.
 #[must_use]
 pub(crate) fn plan_report(node: NodeId, listed: &[ModelRecord], recorded: &[Location]) -> Option<Command> {
-    let finished = listed.iter().filter(|model| !is_unfinished(model));
+    let finished = listed.iter().filter(|model| !is_temporary(&model.name));
     let wanted: BTreeMap<String, ModelRecord> =
         finished.map(|model| (model.name.key(), within_limits(model.clone()))).collect();
     let known: BTreeMap<String, &ModelRecord> =
@@ -37,12 +37,6 @@ pub(crate) fn plan_report(node: NodeId, listed: &[ModelRecord], recorded: &[Loca
     let absent: Vec<String> =
         known.keys().filter(|key| !wanted.contains_key(*key)).take(REPORT_MODELS_MAX).cloned().collect();
     (!present.is_empty() || !absent.is_empty()).then_some(Command::ReportModels { node, present, absent })
-}
-
-/// An import that is still under way, or was cut off.
-fn is_unfinished(model: &ModelRecord) -> bool {
-    let [_, _, name, tag] = model.name.parts();
-    name.starts_with(TEMPORARY_PREFIX) && tag == TEMPORARY_TAG
 }
 
 /// Details that are too large to record are left out; everything else of the model stays.
@@ -152,7 +146,8 @@ mod tests {
         check(&[("a", 1), ("b", 1)], &[("a", 1)], &["b:latest"], &[]);
         check(&[("a", 2)], &[("a", 1)], &["a:latest"], &[]);
         check(&[], &[("a", 1)], &[], &["a"]);
-        check(&[("import-00ff:unfinished", 1), ("import-b", 1)], &[], &["import-b:latest"], &[]);
+        let unfinished = "unfinished.00112233445566ff.import.ollamax.registry.ollama.ai/library/a";
+        check(&[(unfinished, 1), ("unfinished", 1)], &[], &["unfinished:latest"], &[]);
     }
 
     #[test]

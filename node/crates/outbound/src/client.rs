@@ -223,6 +223,19 @@ impl Client {
         Ok(RuntimeResponse { status, headers, body: body.boxed() })
     }
 
+    /// Whether the runtime has the file with this SHA-256.
+    ///
+    /// # Errors
+    /// As [`Client::version`].
+    pub async fn has_blob(&self, digest: Digest) -> Result<bool, RuntimeError> {
+        let path = blob_path(digest);
+        let request = self.request(Method::HEAD, &path);
+        let head = async { request.send().await.map_err(|error| self.failed(&path, &error)) };
+        let response = self.within(&path, TAGS_TIMEOUT, head).await?;
+        self.refuse_ollamamax(&response)?;
+        Ok(response.status().is_success())
+    }
+
     /// Uploads a model file under its SHA-256, unless the runtime has it.
     ///
     /// # Errors
@@ -233,10 +246,10 @@ impl Client {
         size_bytes: u64,
         bytes: BoxStream<'static, std::io::Result<Bytes>>,
     ) -> Result<(), RuntimeError> {
-        let path = format!("/api/blobs/sha256:{digest}");
-        if self.has_blob(&path).await? {
+        if self.has_blob(digest).await? {
             return Ok(());
         }
+        let path = blob_path(digest);
         let source_error = Arc::new(OnceLock::new());
         let noted = Arc::clone(&source_error);
         let bytes = bytes.inspect(move |chunk| {
@@ -277,6 +290,17 @@ impl Client {
         Ok(())
     }
 
+    /// Gives a model a second name; a model that had that name loses it.
+    ///
+    /// # Errors
+    /// When the runtime does not have it ([`ollamax_types::ErrorCode::ModelNotFound`]) or cannot be reached.
+    pub async fn copy(&self, from: &ModelName, to: &ModelName) -> Result<(), RuntimeError> {
+        let names = wire::Copy { source: &from.to_string(), destination: &to.to_string() };
+        self.call(self.request(Method::POST, "/api/copy").json(&names), "/api/copy", TAGS_TIMEOUT).await?;
+        self.0.activity.models_changed.notify_one();
+        Ok(())
+    }
+
     /// Deletes a model.
     ///
     /// # Errors
@@ -304,14 +328,6 @@ impl Client {
             status: 200,
             found: format!("JSON of another shape ({error})"),
         })
-    }
-
-    async fn has_blob(&self, path: &str) -> Result<bool, RuntimeError> {
-        let request = self.request(Method::HEAD, path);
-        let head = async { request.send().await.map_err(|error| self.failed(path, &error)) };
-        let response = self.within(path, TAGS_TIMEOUT, head).await?;
-        self.refuse_ollamamax(&response)?;
-        Ok(response.status().is_success())
     }
 
     /// One control call: a whole, bounded answer of success, or an error.
@@ -454,6 +470,10 @@ impl Drop for InFlight {
 }
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
+
+fn blob_path(digest: Digest) -> String {
+    format!("/api/blobs/sha256:{digest}")
+}
 
 /// The content type without parameters.
 fn essence(headers: &HeaderMap) -> Option<&str> {

@@ -13,7 +13,7 @@ pub mod poll;
 pub mod runtime;
 mod wire;
 
-pub use client::{Client, RuntimeResponse};
+pub use client::{Client, RuntimeResponse, UPLOAD_TIMEOUT};
 pub use config::{Config, Kind};
 pub use error::{Broken, RuntimeError};
 pub use facts::Environment;

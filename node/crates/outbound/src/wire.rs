@@ -84,6 +84,13 @@ pub(crate) struct Create<'a> {
     pub(crate) stream: bool,
 }
 
+/// `POST /api/copy`.
+#[derive(Debug, Serialize)]
+pub(crate) struct Copy<'a> {
+    pub(crate) source: &'a str,
+    pub(crate) destination: &'a str,
+}
+
 /// `DELETE /api/delete` and `POST /api/show`.
 #[derive(Debug, Serialize)]
 pub(crate) struct Named<'a> {

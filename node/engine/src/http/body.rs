@@ -11,6 +11,9 @@ use tokio::time::timeout;
 use crate::http::error::{ApiError, OpenAiError};
 use crate::limits;
 
+/// Fields whose own fields are matched in any case as well; in all others the client's keys are data.
+const FIELDS_OF_FIELDS: [&str; 3] = ["messages", "stream_options", "response_format"];
+
 /// A request body.
 #[derive(Debug)]
 pub(super) struct Body<T>(pub(super) T);
@@ -78,11 +81,23 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
     let Value::Object(map) = value else {
         return Err(ApiError::bad("invalid JSON: the request body must be an object"));
     };
-    let mut lower = Map::new();
-    for (name, value) in map {
-        lower.insert(name.to_ascii_lowercase(), value);
+    let mut map = lower(map);
+    for name in FIELDS_OF_FIELDS {
+        match map.get_mut(name) {
+            Some(Value::Object(fields)) => *fields = lower(std::mem::take(fields)),
+            Some(Value::Array(items)) => {
+                for fields in items.iter_mut().filter_map(Value::as_object_mut) {
+                    *fields = lower(std::mem::take(fields));
+                }
+            }
+            _ => {}
+        }
     }
-    serde_json::from_value(Value::Object(lower)).map_err(|error| ApiError::bad(format!("invalid request: {error}")))
+    serde_json::from_value(Value::Object(map)).map_err(|error| ApiError::bad(format!("invalid request: {error}")))
+}
+
+fn lower(map: Map<String, Value>) -> Map<String, Value> {
+    map.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect()
 }
 
 #[cfg(test)]
@@ -95,6 +110,18 @@ mod tests {
     struct Sample {
         #[serde(default)]
         model: String,
+        #[serde(default)]
+        messages: Vec<Value>,
+        #[serde(default)]
+        options: Value,
+    }
+
+    #[test]
+    fn names_of_fields_count_in_any_case_and_keys_of_data_as_they_are() {
+        let body = r#"{"Messages":[{"Role":"user","Content":{"Type":1}}],"Options":{"Seed":1}}"#;
+        let sample: Sample = parse(body.as_bytes()).expect("valid");
+        assert_eq!(sample.messages, [serde_json::json!({"role": "user", "content": {"Type": 1}})]);
+        assert_eq!(sample.options, serde_json::json!({"Seed": 1}));
     }
 
     #[test]

@@ -8,7 +8,9 @@ use tokio::time::Instant;
 
 use crate::http::body::Body;
 use crate::http::error::ApiError;
-use crate::http::generate::{keep_alive, opening, own_template, refuse, thinks, wants_json, with_system};
+use crate::http::generate::{
+    keep_alive, opening, own_template, refuse, refuse_top_logprobs, thinks, wants_json, with_system,
+};
 use crate::http::now;
 use crate::http::stream::{self, End, Wire};
 use crate::inference::{Engine, Need, Prepared};
@@ -28,6 +30,7 @@ pub(super) struct ChatRequest {
     options: Option<Map<String, Value>>,
     tools: Option<Vec<Value>>,
     think: Option<Value>,
+    top_logprobs: Option<i64>,
     truncate: Option<bool>,
     shift: Option<bool>,
 }
@@ -64,7 +67,8 @@ pub(super) async fn chat(State(engine): State<Engine>, Body(request): Body<ChatR
     refuse(&full, "tools", request.tools.is_some_and(|tools| !tools.is_empty()))?;
     let has_images = |message: &ChatMessage| message.images.as_ref().is_some_and(|images| !images.is_empty());
     refuse(&full, "vision", messages.iter().any(has_images))?;
-    refuse(&format!("{asked:?}"), "thinking", thinks(request.think.as_ref()))?;
+    refuse(&format!("{asked:?}"), "thinking", thinks(request.think.as_ref())?)?;
+    refuse_top_logprobs(request.top_logprobs)?;
     let json = wants_json(request.format.as_ref())?;
     if messages.is_empty() {
         let unload = keep_alive.is_some_and(KeepAlive::is_zero);

@@ -65,7 +65,7 @@ fn missing(error: InferenceError) -> ApiError {
 
 /// Reads a text or a list of texts; an empty text alone is none.
 pub(super) fn inputs(value: Option<Value>) -> Result<Vec<String>, ApiError> {
-    let wrong = || ApiError::bad("invalid input type: input must be a string or a list of strings");
+    let wrong = || ApiError::bad("invalid input type");
     let inputs = match value {
         None | Some(Value::Null) => Vec::new(),
         Some(Value::String(text)) if text.is_empty() => Vec::new(),

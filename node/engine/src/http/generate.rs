@@ -16,6 +16,9 @@ use crate::protocol::{self, Order, Prompt};
 use crate::store::Model;
 use crate::template::{self, Message};
 
+/// How much a model may be asked to think.
+const THINK_LEVELS: [&str; 4] = ["high", "medium", "low", "max"];
+
 /// The body of a request.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -33,6 +36,7 @@ pub(super) struct GenerateRequest {
     images: Option<Vec<Value>>,
     options: Option<Map<String, Value>>,
     think: Option<Value>,
+    top_logprobs: Option<i64>,
     truncate: Option<bool>,
     shift: Option<bool>,
 }
@@ -49,7 +53,9 @@ pub(super) async fn generate(
     let full = prepared.model.name.full();
     refuse(&full, "insert", request.suffix.as_ref().is_some_and(|suffix| !suffix.is_empty()))?;
     refuse(&full, "vision", request.images.as_ref().is_some_and(|images| !images.is_empty()))?;
-    refuse(&format!("{asked:?}"), "thinking", thinks(request.think.as_ref()))?;
+    refuse(&format!("{asked:?}"), "thinking", thinks(request.think.as_ref())?)?;
+    refuse_top_logprobs(request.top_logprobs)?;
+    refuse_raw_with_more(&request)?;
     let json = wants_json(request.format.as_ref())?;
     if request.prompt.as_deref().unwrap_or_default().is_empty() {
         let unload = keep_alive.is_some_and(KeepAlive::is_zero);
@@ -84,10 +90,6 @@ fn prompt(request: &GenerateRequest, model: &Model) -> Result<Prompt, ApiError> 
     let text = request.prompt.clone().unwrap_or_default();
     let before = request.context.clone().unwrap_or_default();
     if request.raw.unwrap_or(false) {
-        let given = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
-        if given(&request.template) || given(&request.system) || !before.is_empty() {
-            return Err(ApiError::bad("raw mode does not support template, system, or context"));
-        }
         return Ok(Prompt::Raw { before, text });
     }
     let mut messages = Vec::new();
@@ -131,8 +133,33 @@ pub(super) fn refuse(model: &str, ability: &str, asked: bool) -> Result<(), ApiE
 }
 
 /// True if the request asks the model to think first.
-pub(super) fn thinks(value: Option<&Value>) -> bool {
-    !matches!(value, None | Some(Value::Null | Value::Bool(false)))
+pub(super) fn thinks(value: Option<&Value>) -> Result<bool, ApiError> {
+    match value {
+        None | Some(Value::Null) => Ok(false),
+        Some(Value::Bool(asked)) => Ok(*asked),
+        Some(Value::String(level)) if THINK_LEVELS.contains(&level.as_str()) => Ok(true),
+        Some(other) => Err(ApiError::bad(format!(
+            "invalid think value: {other} (must be \"high\", \"medium\", \"low\", \"max\", true, or false)"
+        ))),
+    }
+}
+
+/// The bounds of `top_logprobs`, which is otherwise ignored.
+pub(super) fn refuse_top_logprobs(count: Option<i64>) -> Result<(), ApiError> {
+    if count.is_none_or(|count| (0..=20).contains(&count)) {
+        Ok(())
+    } else {
+        Err(ApiError::bad("top_logprobs must be between 0 and 20"))
+    }
+}
+
+fn refuse_raw_with_more(request: &GenerateRequest) -> Result<(), ApiError> {
+    let given = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
+    let context = request.context.as_ref().is_some_and(|tokens| !tokens.is_empty());
+    if request.raw.unwrap_or(false) && (given(&request.template) || given(&request.system) || context) {
+        return Err(ApiError::bad("raw mode does not support template, system, or context"));
+    }
+    Ok(())
 }
 
 /// Reads `format`.

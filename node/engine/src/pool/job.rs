@@ -40,7 +40,7 @@ impl Job {
     pub(crate) async fn next(&mut self) -> Result<Event, JobError> {
         match self.0.recv().await {
             Some(Ok(Event::Failed { fault: Fault::Request, message })) => Err(JobError::Request(message)),
-            Some(Ok(Event::Failed { fault: Fault::Runner, message })) => Err(JobError::Runner(message)),
+            Some(Ok(Event::Failed { fault: Fault::Runner | Fault::Memory, message })) => Err(JobError::Runner(message)),
             Some(result) => result,
             None => Err(JobError::Stopping),
         }

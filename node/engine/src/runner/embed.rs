@@ -52,6 +52,8 @@ impl Loaded<'_> {
     }
 
     fn inputs(&self, order: &Embed, room: usize) -> Result<Vec<Vec<LlamaToken>>, OrderError> {
+        let vocab = self.model.vocab();
+        let closes = vocab.should_add_sep() || vocab.should_add_eos();
         let tokens = |input: &String| {
             let mut tokens = self.tokenize(input, true);
             if tokens.is_empty() {
@@ -60,7 +62,7 @@ impl Loaded<'_> {
             if tokens.len() > room && !order.truncate {
                 return Err(OrderError::Request("the input length exceeds the context length".to_owned()));
             }
-            tokens.truncate(room);
+            cut(&mut tokens, room, closes);
             Ok(tokens)
         };
         order.inputs.iter().map(tokens).collect()
@@ -88,6 +90,15 @@ impl Loaded<'_> {
             }
         }
         Ok(sum)
+    }
+}
+
+/// Cuts what is too long; the mark at the end, which a model that closes its texts was trained with, stays.
+fn cut<T: Copy>(tokens: &mut Vec<T>, room: usize, closes: bool) {
+    let last = tokens.last().copied().filter(|_| closes && tokens.len() > room);
+    tokens.truncate(room);
+    if let (Some(last), Some(end)) = (last, tokens.last_mut()) {
+        *end = last;
     }
 }
 
@@ -119,6 +130,19 @@ fn normalised(vector: &[f64]) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_that_is_cut_keeps_the_mark_at_its_end() {
+        let check = |room: usize, closes: bool, expected: &[u8]| {
+            let mut tokens = vec![1, 2, 3, 9];
+            cut(&mut tokens, room, closes);
+            assert_eq!(tokens, expected);
+        };
+        check(3, true, &[1, 2, 9]);
+        check(3, false, &[1, 2, 3]);
+        check(4, true, &[1, 2, 3, 9]);
+        check(9, true, &[1, 2, 3, 9]);
+    }
 
     #[test]
     fn vectors_have_length_one_unless_they_have_none() {

@@ -114,6 +114,36 @@ async fn prompts_that_are_too_long_are_cut_or_refused() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_full_context_ends_the_text_or_slides_and_never_for_ever() -> Result<()> {
+    let server = Server::with_demo().await?;
+    let ask = async |shift: bool| -> Result<(Value, u64)> {
+        let body = json!({
+            "model": "demo", "prompt": "a a a a", "raw": true, "stream": false, "shift": shift,
+            "options": {"temperature": 0, "repeat_penalty": 0.01, "num_ctx": 64},
+        });
+        let answer = server.post("/api/generate", body).await?;
+        let count = |name: &str| answer[name].as_u64().unwrap_or(0);
+        let total = count("prompt_eval_count") + count("eval_count");
+        Ok((answer["done_reason"].clone(), if shift { count("eval_count") } else { total }))
+    };
+    assert_eq!(ask(false).await?, (json!("length"), 65), "the last token needs no place");
+    assert_eq!(ask(true).await?, (json!("length"), 640), "ten times the context, as in Ollama");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unknown_fields_and_other_cases_do_no_harm() -> Result<()> {
+    let server = Server::with_demo().await?;
+    let body = json!({
+        "MODEL": "demo", "Messages": [{"Role": "user", "Content": FIVE.0, "tool_name": "", "thinking": ""}],
+        "Stream": false, "think": false, "logprobs": true, "format": "", "images": null, "future": {"a": 1},
+        "options": {"temperature": 0, "mirostat": 1, "seed": null},
+    });
+    assert_eq!(server.post("/api/chat", body).await?["message"]["content"], json!(FIVE.1));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn vectors_have_length_one_and_mean_something() -> Result<()> {
     let server = Server::with_demo().await?;
     let long = "a long text about nodes ".repeat(40);
@@ -164,9 +194,19 @@ async fn every_bad_request_gets_ollamas_words() -> Result<()> {
         .await?;
     let tools = json!({"model": "demo", "messages": messages, "tools": [{}]});
     check("/api/chat", tools, 400, &format!("{full} tools")).await?;
-    let think = json!({"model": "demo", "messages": messages, "think": true});
-    check("/api/chat", think, 400, "\"demo\" does not support thinking").await?;
+    for think in [json!(true), json!("low")] {
+        let think = json!({"model": "demo", "messages": messages, "think": think});
+        check("/api/chat", think, 400, "\"demo\" does not support thinking").await?;
+    }
+    let think = json!({"model": "demo", "prompt": "x", "think": "xhigh"});
+    let text = "invalid think value: \"xhigh\" (must be \"high\", \"medium\", \"low\", \"max\", true, or false)";
+    check("/api/generate", think, 400, text).await?;
+    let many = json!({"model": "demo", "messages": messages, "top_logprobs": 21});
+    check("/api/chat", many, 400, "top_logprobs must be between 0 and 20").await?;
+    check("/api/embed", json!({"model": "demo", "input": 5}), 400, "invalid input type").await?;
     let raw = json!({"model": "demo", "prompt": "x", "raw": true, "system": "y"});
+    check("/api/generate", raw, 400, "raw mode does not support template, system, or context").await?;
+    let raw = json!({"model": "demo", "raw": true, "context": [1]});
     check("/api/generate", raw, 400, "raw mode does not support template, system, or context").await?;
     let foreign = json!({"model": "demo", "prompt": "x", "context": [1, 99999]});
     check("/api/generate", foreign, 400, "context holds tokens that this model does not have").await?;

@@ -61,6 +61,37 @@ async fn deleting_the_last_user_of_weights_leaves_an_empty_folder() -> Result<()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_copy_is_the_same_model_under_a_second_name() -> Result<()> {
+    let server = Server::with_demo().await?;
+    let copy = |source: &str, destination: &str| {
+        let body = json!({"source": source, "destination": destination});
+        server.ask(Method::POST, "/api/copy", Some(body))
+    };
+    let digest = |tags: &Value, name: &str| {
+        let models = tags["models"].as_array().cloned().unwrap_or_default();
+        models.into_iter().find(|model| model["name"] == name).map(|model| model["digest"].clone())
+    };
+    assert_eq!(copy("DEMO", "h/me/twin:1").await?, (StatusCode::OK, Value::Null));
+    let tags = server.get("/api/tags").await?;
+    assert_eq!(digest(&tags, "h/me/twin:1"), digest(&tags, "demo:latest"));
+
+    server.post("/api/create", json!({"model": "x", "from": "demo", "system": "Brief.", "stream": false})).await?;
+    let files = server.files("blobs").len();
+    assert_eq!(copy("demo", "X:latest").await?.0, StatusCode::OK);
+    let tags = server.get("/api/tags").await?;
+    assert_eq!(tags["models"].as_array().map(Vec::len), Some(3), "the old name goes on, whatever its case: {tags}");
+    assert_eq!(digest(&tags, "x:latest"), digest(&tags, "demo:latest"));
+    assert!(server.files("blobs").len() < files, "what the replaced model alone used is gone");
+
+    let error = |text: &str| json!({"error": text});
+    assert_eq!(copy("no", "y").await?, (StatusCode::NOT_FOUND, error("model \"no\" not found")));
+    assert_eq!(copy("../x", "y").await?, (StatusCode::BAD_REQUEST, error("source \"../x\" is invalid")));
+    assert_eq!(copy("demo", "").await?, (StatusCode::BAD_REQUEST, error("destination \"\" is invalid")));
+    assert_eq!(copy("demo", "demo").await?.0, StatusCode::OK);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_file_cut_in_half_is_refused_and_changes_nothing() -> Result<()> {
     let server = Server::with_demo().await?;
     let (before, files) = (server.get("/api/tags").await?, server.files(""));

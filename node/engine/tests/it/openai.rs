@@ -56,6 +56,24 @@ async fn a_completion_streams_as_events_that_end_with_usage_and_done() -> Result
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_answer_without_text_is_a_whole_stream_and_unknown_fields_do_no_harm() -> Result<()> {
+    let server = Server::with_demo().await?;
+    let mut body = question();
+    for (name, value) in [("stream", json!(true)), ("stop", json!(["One", 5])), ("n", json!(3)), ("user", json!("x"))] {
+        body[name] = value;
+    }
+    let text = server.send(Method::POST, "/v1/chat/completions", Some(body)).await?.text().await?;
+    let events: Vec<&str> = text.split("\n\n").filter(|event| !event.is_empty()).collect();
+    let chunk = |at: usize| -> Result<Value> {
+        Ok(serde_json::from_str(events.get(at).and_then(|event| event.strip_prefix("data: ")).context("a chunk")?)?)
+    };
+    assert_eq!(chunk(0)?["choices"][0]["delta"], json!({"role": "assistant", "content": ""}));
+    assert_eq!(chunk(1)?["choices"][0]["finish_reason"], json!("stop"));
+    assert_eq!(events[2..], ["data: [DONE]"], "usage only if asked for");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn vectors_come_as_numbers_and_as_base64() -> Result<()> {
     let server = Server::with_demo().await?;
     let ask = async |format: &str| {
@@ -89,7 +107,10 @@ async fn errors_have_openais_shape() -> Result<()> {
     check("/v1/chat/completions", json!({"model": "demo"}), bad, invalid, "[] is too short - 'messages'").await?;
     check("/v1/embeddings", json!({"model": "demo"}), bad, invalid, "invalid input").await?;
     let wrong = json!({"model": "demo", "messages": messages, "temperature": "x"});
-    let text = "option \"temperature\" must be of type float32";
-    check("/v1/chat/completions", wrong, StatusCode::INTERNAL_SERVER_ERROR, "api_error", text).await?;
+    let text = "invalid request: invalid type: string \"x\", expected f64";
+    check("/v1/chat/completions", wrong, bad, invalid, text).await?;
+    let many = json!({"model": "demo", "messages": messages, "top_logprobs": 21});
+    check("/v1/chat/completions", many, bad, invalid, "top_logprobs must be between 0 and 20").await?;
+    check("/v1/embeddings", json!({"model": "demo", "input": 5}), bad, invalid, "invalid input type").await?;
     Ok(())
 }

@@ -151,6 +151,18 @@ async fn a_model_file_is_uploaded_once_and_created() {
 }
 
 #[tokio::test]
+async fn a_copy_names_source_and_destination() {
+    let server = Server::start(|_| whole(200, "text/plain", "")).await;
+    let (from, to) = ("demo".parse().expect("valid"), "h/me/demo:1".parse().expect("valid"));
+    client(&server.url).copy(&from, &to).await.expect("copied");
+    assert!(server.last().head.starts_with("POST /api/copy "), "{}", server.last().head);
+    assert_eq!(server.last().body, br#"{"source":"demo:latest","destination":"h/me/demo:1"}"#);
+    let server = Server::start(|_| whole(404, "application/json", r#"{"error":"model \"demo\" not found"}"#)).await;
+    let error = client(&server.url).copy(&from, &to).await.expect_err("not there");
+    assert_eq!(error.code(), ErrorCode::ModelNotFound);
+}
+
+#[tokio::test]
 async fn a_blob_that_is_there_is_not_sent_again() {
     let server = Server::start(|_| whole(200, "text/plain", "")).await;
     let source = futures::stream::iter([Err(std::io::Error::other("must not be read"))]).boxed();

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::http::body::OpenAiBody;
 use crate::http::chat::{Manner, order};
 use crate::http::error::{ApiError, OpenAiError};
-use crate::http::generate::refuse;
+use crate::http::generate::{refuse, refuse_top_logprobs};
 use crate::http::now;
 use crate::http::stream::{self, Part, Wire};
 use crate::inference::{Engine, Need};
@@ -24,15 +24,16 @@ pub(crate) struct CompletionRequest {
     messages: Option<Vec<CompletionMessage>>,
     stream: Option<bool>,
     stream_options: Option<StreamOptions>,
-    max_tokens: Option<Value>,
-    max_completion_tokens: Option<Value>,
-    seed: Option<Value>,
+    max_tokens: Option<i64>,
+    max_completion_tokens: Option<i64>,
+    seed: Option<i64>,
     stop: Option<Value>,
-    temperature: Option<Value>,
-    top_p: Option<Value>,
-    frequency_penalty: Option<Value>,
-    presence_penalty: Option<Value>,
-    response_format: Option<Value>,
+    temperature: Option<f64>,
+    top_p: Option<f64>,
+    frequency_penalty: Option<f64>,
+    presence_penalty: Option<f64>,
+    response_format: Option<ResponseFormat>,
+    top_logprobs: Option<i64>,
     tools: Option<Vec<Value>>,
 }
 
@@ -40,6 +41,12 @@ pub(crate) struct CompletionRequest {
 #[serde(default)]
 struct StreamOptions {
     include_usage: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct ResponseFormat {
+    r#type: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -63,12 +70,13 @@ pub(crate) async fn completions(
     OpenAiBody(request): OpenAiBody<CompletionRequest>,
 ) -> Result<Response, OpenAiError> {
     let started = Instant::now();
+    let messages = messages(request.messages.as_deref().unwrap_or_default())?;
     let model = request.model.clone().unwrap_or_default();
     if model.is_empty() {
         return Err(ApiError::bad("model is required").into());
     }
-    let messages = messages(request.messages.as_deref().unwrap_or_default())?;
     let json = wants_json(request.response_format.as_ref())?;
+    refuse_top_logprobs(request.top_logprobs)?;
     let prepared = engine.prepare(&model, Need::Chat, options(&request), None).await.map_err(ApiError::from)?;
     let tools = request.tools.as_ref().is_some_and(|tools| !tools.is_empty());
     refuse(&prepared.model.name.full(), "tools", tools)?;
@@ -82,7 +90,8 @@ pub(crate) async fn completions(
         usage: request.stream_options.and_then(|options| options.include_usage).unwrap_or(false),
     };
     if request.stream.unwrap_or(false) {
-        let shape = move |part| frame.events(part);
+        let mut begun = false;
+        let shape = move |part| frame.events(part, &mut begun);
         return Ok(stream::parts(running, started, Wire::Sse, shape));
     }
     let (text, end) = stream::whole(running, started).await?;
@@ -112,12 +121,16 @@ impl Frame {
         value
     }
 
-    fn events(&self, part: Part) -> String {
+    /// The first chunk of every answer names the role, also of one without text.
+    fn events(&self, part: Part, begun: &mut bool) -> String {
+        let chunk = |text: &str| event(&self.chunk(&json!({"role": "assistant", "content": text}), None));
+        let first = !std::mem::replace(begun, true);
         match part {
-            Part::Text(text) => event(&self.chunk(&json!({"role": "assistant", "content": text}), None)),
+            Part::Text(text) => chunk(&text),
             Part::Broken(error) => event(&error.openai_body()),
             Part::End(end) => {
-                let mut text = event(&self.chunk(&json!({}), Some(end.outcome.reason.as_str())));
+                let mut text = if first { chunk("") } else { String::new() };
+                text.push_str(&event(&self.chunk(&json!({}), Some(end.outcome.reason.as_str()))));
                 if self.usage {
                     let mut value = self.object("chat.completion.chunk", json!([]));
                     value["usage"] = usage(&end.outcome);
@@ -142,20 +155,25 @@ fn usage(outcome: &Outcome) -> Value {
 }
 
 fn options(request: &CompletionRequest) -> Map<String, Value> {
-    let stop = match request.stop.clone() {
-        Some(Value::String(text)) => Some(json!([text])),
-        other => other,
-    };
     let rows = [
-        ("num_predict", request.max_tokens.clone().or_else(|| request.max_completion_tokens.clone())),
-        ("seed", request.seed.clone()),
-        ("stop", stop),
-        ("temperature", Some(request.temperature.clone().unwrap_or_else(|| json!(1.0)))),
-        ("top_p", Some(request.top_p.clone().unwrap_or_else(|| json!(1.0)))),
-        ("frequency_penalty", request.frequency_penalty.clone()),
-        ("presence_penalty", request.presence_penalty.clone()),
+        ("num_predict", request.max_tokens.or(request.max_completion_tokens).map(Value::from)),
+        ("seed", request.seed.map(Value::from)),
+        ("stop", stops(request.stop.as_ref())),
+        ("temperature", Some(json!(request.temperature.unwrap_or(1.0)))),
+        ("top_p", Some(json!(request.top_p.unwrap_or(1.0)))),
+        ("frequency_penalty", request.frequency_penalty.map(Value::from)),
+        ("presence_penalty", request.presence_penalty.map(Value::from)),
     ];
     rows.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+}
+
+/// One text or several; as in Ollama, what is no text is passed over.
+fn stops(value: Option<&Value>) -> Option<Value> {
+    match value? {
+        Value::String(text) => Some(json!([text])),
+        Value::Array(items) => Some(items.iter().filter(|item| item.is_string()).cloned().collect()),
+        _ => None,
+    }
 }
 
 fn messages(messages: &[CompletionMessage]) -> Result<Vec<Message>, ApiError> {
@@ -188,9 +206,9 @@ fn part_text(part: &Value) -> Result<&str, ApiError> {
     }
 }
 
-fn wants_json(format: Option<&Value>) -> Result<bool, ApiError> {
-    match format.and_then(|format| format.get("type")).and_then(Value::as_str) {
-        None | Some("text") => Ok(false),
+fn wants_json(format: Option<&ResponseFormat>) -> Result<bool, ApiError> {
+    match format.and_then(|format| format.r#type.as_deref()) {
+        None | Some("" | "text") => Ok(false),
         Some("json_object") => Ok(true),
         Some(other) => Err(ApiError::bad(format!("response_format {other:?} is not supported; use \"json_object\""))),
     }

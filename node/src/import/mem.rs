@@ -1,0 +1,130 @@
+//! The models of a runtime in memory, with calls that fail when a test says so.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::stream::BoxStream;
+
+use ollamax_outbound::RuntimeError;
+use ollamax_types::{Digest, ModelName};
+
+use crate::import::plan::{Listed, Step};
+use crate::import::store::ModelStore;
+
+/// A runtime's models; clones share them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct MemStore(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    models: BTreeMap<ModelName, Digest>,
+    files: BTreeSet<[u8; 32]>,
+    salt: u8,
+    /// Changes that work before one fails.
+    working: Option<usize>,
+}
+
+impl MemStore {
+    /// With these models.
+    pub(crate) fn with(models: &[(&str, Digest)]) -> Self {
+        let store = Self::default();
+        store.state().models.extend(models.iter().map(|(name, digest)| (name.parse().expect("a name"), *digest)));
+        store
+    }
+
+    /// One that makes models of its own.
+    pub(crate) fn salted(self, salt: u8) -> Self {
+        self.state().salt = salt;
+        self
+    }
+
+    /// The change after `working` more of them fails, once.
+    pub(crate) fn fail_after(self, working: usize) -> Self {
+        self.state().working = Some(working);
+        self
+    }
+
+    /// Every model.
+    pub(crate) fn models(&self) -> BTreeMap<ModelName, Digest> {
+        self.state().models.clone()
+    }
+
+    /// What it makes of a file.
+    pub(crate) fn made_of(&self, sha256: Digest) -> Digest {
+        let mut digest = sha256;
+        digest.0[0] ^= 0x80 | self.state().salt;
+        digest
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.0.lock().expect("no test panics with it")
+    }
+
+    fn change(&self) -> Result<(), RuntimeError> {
+        let mut state = self.state();
+        match state.working.take() {
+            Some(0) => Err(refused(500, "the disk is on fire")),
+            working => {
+                state.working = working.map(|left| left - 1);
+                Ok(())
+            }
+        }
+    }
+}
+
+fn refused(status: u16, message: &str) -> RuntimeError {
+    RuntimeError::Refused { path: "/mem".to_owned(), status, message: message.to_owned() }
+}
+
+impl ModelStore for MemStore {
+    async fn list(&self) -> Result<Vec<Listed>, RuntimeError> {
+        Ok(self.models().into_iter().map(|(name, digest)| Listed { name, digest }).collect())
+    }
+
+    async fn has_file(&self, sha256: Digest) -> Result<bool, RuntimeError> {
+        Ok(self.state().files.contains(&sha256.0))
+    }
+
+    async fn take_file(
+        &self,
+        sha256: Digest,
+        size_bytes: u64,
+        mut bytes: BoxStream<'static, io::Result<Bytes>>,
+    ) -> Result<(), RuntimeError> {
+        self.change()?;
+        let mut size = 0;
+        while let Some(chunk) = bytes.next().await {
+            let broken = |error: io::Error| RuntimeError::UploadFailed { reason: error.to_string() };
+            size += chunk.map_err(broken)?.len() as u64;
+        }
+        if size != size_bytes {
+            return Err(refused(400, "digest mismatch"));
+        }
+        self.state().files.insert(sha256.0);
+        Ok(())
+    }
+
+    async fn create(&self, name: &ModelName, sha256: Digest) -> Result<(), RuntimeError> {
+        self.change()?;
+        let digest = self.made_of(sha256);
+        self.state().models.insert(name.clone(), digest);
+        Ok(())
+    }
+
+    async fn take_step(&self, step: &Step) -> Result<(), RuntimeError> {
+        self.change()?;
+        let missing = || refused(404, "model not found");
+        let mut state = self.state();
+        match step {
+            Step::Copy { from, to } => {
+                let digest = *state.models.get(from).ok_or_else(missing)?;
+                state.models.insert(to.clone(), digest);
+            }
+            Step::Delete(name) => drop(state.models.remove(name).ok_or_else(missing)?),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,65 @@
+//! The models of one runtime, as an import changes them: a port, filled by the runtime's client and in memory.
+
+use std::io;
+
+use bytes::Bytes;
+use futures::stream::BoxStream;
+
+use ollamax_outbound::{Client, RuntimeError};
+use ollamax_types::{Digest, ModelName};
+
+use crate::import::plan::{Listed, Step};
+
+/// What an import asks of a runtime.
+pub(crate) trait ModelStore: Send + Sync {
+    /// Every model.
+    fn list(&self) -> impl Future<Output = Result<Vec<Listed>, RuntimeError>> + Send;
+
+    /// Whether the file with this SHA-256 is there.
+    fn has_file(&self, sha256: Digest) -> impl Future<Output = Result<bool, RuntimeError>> + Send;
+
+    /// Takes a file; a source that breaks off, or other bytes, leave nothing.
+    fn take_file(
+        &self,
+        sha256: Digest,
+        size_bytes: u64,
+        bytes: BoxStream<'static, io::Result<Bytes>>,
+    ) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+
+    /// Makes a model of a file.
+    fn create(&self, name: &ModelName, sha256: Digest) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+
+    /// Changes names.
+    fn take_step(&self, step: &Step) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+}
+
+impl ModelStore for Client {
+    async fn list(&self) -> Result<Vec<Listed>, RuntimeError> {
+        let models = self.tags().await?;
+        Ok(models.into_iter().map(|model| Listed { name: model.name, digest: model.digest }).collect())
+    }
+
+    async fn has_file(&self, sha256: Digest) -> Result<bool, RuntimeError> {
+        self.has_blob(sha256).await
+    }
+
+    async fn take_file(
+        &self,
+        sha256: Digest,
+        size_bytes: u64,
+        bytes: BoxStream<'static, io::Result<Bytes>>,
+    ) -> Result<(), RuntimeError> {
+        self.push_blob(sha256, size_bytes, bytes).await
+    }
+
+    async fn create(&self, name: &ModelName, sha256: Digest) -> Result<(), RuntimeError> {
+        Self::create(self, name, sha256).await
+    }
+
+    async fn take_step(&self, step: &Step) -> Result<(), RuntimeError> {
+        match step {
+            Step::Copy { from, to } => self.copy(from, to).await,
+            Step::Delete(name) => self.delete(name).await,
+        }
+    }
+}
