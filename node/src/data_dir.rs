@@ -25,6 +25,8 @@ use serde::{Deserialize, Serialize};
 use ollamax_types::{ClusterId, Incarnation, NodeId, PeerId, Role};
 
 const IDENTITY_FORMAT: u32 = 1;
+/// Stands for no place at all; no file has this number.
+const NO_INODE: u64 = 0;
 
 /// Why a data directory cannot be used. Each text ends with what to do.
 #[derive(Debug, thiserror::Error)]
@@ -113,6 +115,9 @@ pub(crate) struct Membership {
     pub(crate) known: Vec<KnownMember>,
     /// Set once the Raft directory exists: from then on an empty one is refused.
     pub(crate) raft_opened: bool,
+    /// Set once this node has learnt that it was removed: from then on it takes part in nothing.
+    #[serde(default)]
+    pub(crate) removed: bool,
 }
 
 /// A member to call before the replicated state has arrived.
@@ -260,6 +265,15 @@ impl DataDir {
         self.save().inspect_err(|_| self.identity.membership = before)
     }
 
+    /// Records that this directory is a copy: from the next start on it is refused until it is adopted.
+    ///
+    /// # Errors
+    /// When the file cannot be replaced; the old one then still stands.
+    pub(crate) fn mark_copied(&mut self) -> Result<(), DataDirError> {
+        let before = std::mem::replace(&mut self.identity.place.inode, NO_INODE);
+        self.save().inspect_err(|_| self.identity.place.inode = before)
+    }
+
     fn save(&self) -> Result<(), DataDirError> {
         let path = self.root.join("identity.json");
         let text = serde_json::to_vec_pretty(&self.identity).expect("plain fields serialise");
@@ -336,6 +350,7 @@ mod tests {
             credential: String::new(),
             known: Vec::new(),
             raft_opened: true,
+            removed: false,
         }
     }
 
@@ -377,6 +392,27 @@ mod tests {
         assert!(refused.to_string().contains("ollamax-node adopt --data-dir"), "{refused}");
         drop(DataDir::adopt(&copy, Incarnation([8; 16])).expect("adopted"));
         DataDir::open(&copy, Incarnation([8; 16])).expect("now the only one");
+    }
+
+    #[test]
+    fn a_directory_that_turned_out_to_be_a_copy_is_refused_until_it_is_adopted() {
+        let temp = tempfile::tempdir().expect("temp");
+        let mut dir = DataDir::open(temp.path(), Incarnation([7; 16])).expect("opens");
+        dir.mark_copied().expect("saved");
+        drop(dir);
+        for _ in 0..2 {
+            let refused = DataDir::open(temp.path(), Incarnation([8; 16])).expect_err("a copy");
+            assert!(matches!(refused, DataDirError::Copied { .. }), "{refused}");
+        }
+        drop(DataDir::adopt(temp.path(), Incarnation([8; 16])).expect("adopted"));
+        DataDir::open(temp.path(), Incarnation([8; 16])).expect("now the only one");
+    }
+
+    #[test]
+    fn a_membership_of_before_says_nothing_of_a_removal() {
+        let mut value = serde_json::to_value(membership()).expect("plain fields serialise");
+        value.as_object_mut().expect("an object").remove("removed");
+        assert_eq!(serde_json::from_value::<Membership>(value).expect("read"), membership());
     }
 
     #[test]

@@ -11,10 +11,10 @@ use tokio::time::Instant;
 
 use ollamax_core::catalog::{MemberState, read};
 use ollamax_net::NetHandle;
-use ollamax_outbound::RuntimeHandle;
+use ollamax_outbound::{Environment, RuntimeHandle};
 use ollamax_proto::v1::check::Outcome;
 use ollamax_proto::v1::{Check, DoctorReply};
-use ollamax_types::RuntimeState;
+use ollamax_types::{RuntimeKind, RuntimeState};
 
 use crate::follow::machine::disk_free_bytes;
 use crate::slot::Slot;
@@ -45,8 +45,8 @@ pub(crate) struct Doctor {
     pub(crate) runtime: RuntimeHandle,
     /// The data directory.
     pub(crate) data_dir: PathBuf,
-    /// The model store of the runtime, where this node knows it.
-    pub(crate) model_store: Option<PathBuf>,
+    /// What the process's environment says of Ollama.
+    pub(crate) environment: Environment,
 }
 
 // === impl Doctor ===
@@ -152,10 +152,11 @@ impl Doctor {
     }
 
     fn model_store(&self) -> Check {
-        let Some(store) = self.model_store.as_ref().filter(|store| store.exists()) else {
+        let kind = self.runtime.report().borrow().kind;
+        let Some(store) = store_of(kind, &self.data_dir, &self.environment).filter(|store| store.exists()) else {
             return skipped("model_store", "the runtime's model store is not on this machine or not made yet");
         };
-        let access = nix::unistd::access(store, nix::unistd::AccessFlags::R_OK | nix::unistd::AccessFlags::W_OK);
+        let access = nix::unistd::access(&store, nix::unistd::AccessFlags::R_OK | nix::unistd::AccessFlags::W_OK);
         match access {
             Ok(()) => check("model_store", Outcome::Ok, format!("{} can be read and written", store.display()), ""),
             Err(error) => {
@@ -202,6 +203,18 @@ fn skipped(id: &str, why: &str) -> Check {
     check(id, Outcome::Skipped, why, "")
 }
 
+/// Where a runtime of this kind keeps its models: the engine's store is ours, an Ollama's is where its environment says,
+/// when it runs on this machine. Asked at each check, because the runtime may have been chosen only after the start.
+fn store_of(kind: RuntimeKind, data_dir: &Path, environment: &Environment) -> Option<PathBuf> {
+    match kind {
+        RuntimeKind::Engine => Some(data_dir.join("models")),
+        RuntimeKind::Ollama => {
+            let by_home = || environment.home.as_ref().map(|home| home.join(".ollama/models"));
+            environment.ollama_models.clone().or_else(by_home)
+        }
+    }
+}
+
 fn median_sync(path: &Path) -> std::io::Result<Duration> {
     let mut file = std::fs::File::create(path)?;
     let mut times = Vec::with_capacity(FSYNC_PROBES);
@@ -224,6 +237,18 @@ fn median_sync(path: &Path) -> std::io::Result<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_model_store_is_that_of_the_runtime_as_it_is_now() {
+        let store = |kind, environment: &Environment| store_of(kind, Path::new("/data"), environment);
+        let mut environment = Environment::default();
+        assert_eq!(store(RuntimeKind::Engine, &environment), Some(PathBuf::from("/data/models")));
+        assert_eq!(store(RuntimeKind::Ollama, &environment), None);
+        environment.home = Some(PathBuf::from("/home/lab"));
+        assert_eq!(store(RuntimeKind::Ollama, &environment), Some(PathBuf::from("/home/lab/.ollama/models")));
+        environment.ollama_models = Some(PathBuf::from("/models"));
+        assert_eq!(store(RuntimeKind::Ollama, &environment), Some(PathBuf::from("/models")));
+    }
 
     #[test]
     fn the_sync_probe_leaves_nothing_behind_and_fails_clearly_without_rights() {

@@ -6,3 +6,4 @@
 pub(crate) mod machine;
 pub(crate) mod members;
 pub(crate) mod models;
+pub(crate) mod standing;

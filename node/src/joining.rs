@@ -4,7 +4,12 @@
 //! that it belongs to that cluster, and before one of this node's own addresses was reached back. Nothing is written
 //! here: the caller stores the membership that comes out.
 
+use std::pin::pin;
+use std::time::Duration;
+
+use futures::{StreamExt as _, stream};
 use tonic::transport::Channel;
+use tonic::{Response, Status};
 
 use ollamax_gateway::grpc::AdminError;
 use ollamax_net::NetHandle;
@@ -16,8 +21,18 @@ use ollamax_types::{ClusterId, ErrorCode, Incarnation, NodeId, PeerId, Role};
 
 use crate::adapters::join_over_net::CLOCK_SKEW_MAX;
 use crate::adapters::status::code_of;
+use crate::config::is_label;
 use crate::data_dir::{KnownMember, Membership};
 use crate::follow::members::Addresses;
+
+/// Most addresses that are tried.
+const SEEDS_MAX: usize = 64;
+/// Addresses that are tried at once.
+const GREETED_AT_ONCE: usize = 8;
+/// How long one address may take to say who answers there.
+const GREET_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the member that was found may take for one step: to try this node's addresses, to admit it.
+const STEP_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Who wants to join, and how it can be reached.
 #[derive(Debug, Clone)]
@@ -48,23 +63,35 @@ pub(crate) struct Joined {
 // === impl Joiner ===
 
 impl Joiner {
-    /// Joins at the first seed that answers for the token's cluster.
+    /// Joins at the seed that is first to answer for the token's cluster.
     ///
     /// # Errors
     /// When no seed answers, all belong to other clusters, the clock is off, this node cannot be reached back, or the
     /// token is refused.
     pub(crate) async fn join(&self, token: &JoinToken, seeds: &[String]) -> Result<Joined, AdminError> {
+        let (client, hello) = self.find(token, seeds).await?;
+        self.redeem(client, hello, token).await
+    }
+
+    async fn find(&self, token: &JoinToken, seeds: &[String]) -> Result<Found, AdminError> {
+        let greeted: Vec<_> = seeds.iter().take(SEEDS_MAX).map(|seed| self.greet_in_time(seed, token)).collect();
+        let mut greeted = pin!(stream::iter(greeted).buffer_unordered(GREETED_AT_ONCE));
         let mut problems = Vec::new();
-        for seed in seeds {
-            match self.greet(seed, token).await {
-                Ok((client, hello)) => return self.redeem(client, hello, token).await,
-                Err(problem) => problems.push((seed, problem)),
+        while let Some(answer) = greeted.next().await {
+            match answer {
+                Ok(found) => return Ok(found),
+                Err(problem) => problems.push(problem),
             }
         }
         Err(nobody(&problems))
     }
 
-    async fn greet(&self, seed: &str, token: &JoinToken) -> Result<(JoinClient<Channel>, v1::HelloReply), Greeting> {
+    async fn greet_in_time<'a>(&self, seed: &'a str, token: &JoinToken) -> Result<Found, (&'a str, Greeting)> {
+        let greeted = tokio::time::timeout(GREET_TIMEOUT, self.greet(seed, token)).await;
+        greeted.unwrap_or(Err(Greeting::Late)).map_err(|problem| (seed, problem))
+    }
+
+    async fn greet(&self, seed: &str, token: &JoinToken) -> Result<Found, Greeting> {
         let unreachable = |reason: String| Greeting::Unreachable(reason);
         let (channel, proved) =
             self.net.channel_to_address(seed).await.map_err(|error| unreachable(error.to_string()))?;
@@ -94,7 +121,7 @@ impl Joiner {
             api_addresses: self.addresses.api.clone(),
             wall_time_ms: self.wall_time_ms,
         };
-        let reply = client.join(request).await.map_err(|status| refused(&status))?.into_inner();
+        let reply = in_time(client.join(request)).await?;
         Ok(Joined { membership: self.membership(reply, token)?, probes })
     }
 
@@ -115,7 +142,7 @@ impl Joiner {
     async fn reach_back(&self, client: &mut JoinClient<Channel>, token_id: &str) -> Result<Vec<Probe>, AdminError> {
         let request =
             v1::ReachBackRequest { peer_addresses: self.addresses.peer.clone(), token_id: token_id.to_owned() };
-        let probes = client.reach_back(request).await.map_err(|status| refused(&status))?.into_inner().probes;
+        let probes = in_time(client.reach_back(request)).await?.probes;
         if probes.iter().any(|probe| probe.reached) {
             return Ok(probes);
         }
@@ -133,6 +160,9 @@ impl Joiner {
         let garbled =
             |what: &str| AdminError::new(ErrorCode::PeerUnreachable, "the answer cannot be read", what, "join again");
         let cluster: [u8; 16] = reply.cluster.try_into().map_err(|_| garbled("cluster id"))?;
+        if !is_label(&reply.name) {
+            return Err(garbled("node name"));
+        }
         let credential = Credential::verify(&reply.credential, &token.cluster_public_key);
         let credential = credential.map_err(|error| garbled(&error.to_string()))?;
         let known = reply.members.into_iter().map(|member| KnownMember {
@@ -145,18 +175,24 @@ impl Joiner {
             cluster_name: reply.cluster_name,
             cluster_public_key: hex::encode(token.cluster_public_key),
             node: NodeId(reply.node_id),
-            name: self.name.clone(),
+            name: reply.name,
             role: credential.role,
             credential: hex::encode(&reply.credential),
             known: known.filter(|member| member.node != NodeId(reply.node_id)).collect(),
             raft_opened: false,
+            removed: false,
         })
     }
 }
 
+/// A member of the token's cluster, and what it said.
+type Found = (JoinClient<Channel>, v1::HelloReply);
+
 /// Why one seed did not lead into the cluster.
 #[derive(Debug, thiserror::Error)]
 enum Greeting {
+    #[error("no answer within {} s", GREET_TIMEOUT.as_secs())]
+    Late,
     #[error("{0}")]
     Unreachable(String),
     #[error("it belongs to another cluster than the token")]
@@ -170,10 +206,21 @@ fn check_hello(hello: &v1::HelloReply, proved: &PeerId, token: &JoinToken) -> Re
     }
 }
 
-fn nobody(problems: &[(&String, Greeting)]) -> AdminError {
+async fn in_time<T>(step: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, AdminError> {
+    match tokio::time::timeout(STEP_TIMEOUT, step).await {
+        Ok(answer) => answer.map(Response::into_inner).map_err(|status| refused(&status)),
+        Err(_) => {
+            let why = format!("no answer within {} s", STEP_TIMEOUT.as_secs());
+            let next = "join again; a second time does no harm";
+            Err(AdminError::new(ErrorCode::DeadlineExceeded, "the member that was found does not answer", why, next))
+        }
+    }
+}
+
+fn nobody(problems: &[(&str, Greeting)]) -> AdminError {
     let listed: Vec<String> = problems.iter().map(|(seed, problem)| format!("{seed}: {problem}")).collect();
     if problems.is_empty() {
-        let why = "no address was given and none was found on the local network";
+        let why = "no address was given, and none of its members was found on the local network";
         let next = "name a member: ollamax join TOKEN --peer HOST:11436";
         return AdminError::new(ErrorCode::PeerUnreachable, "no member of the cluster was found", why, next);
     }
@@ -198,40 +245,4 @@ fn refused(status: &tonic::Status) -> AdminError {
 }
 
 #[cfg(test)]
-mod tests {
-    use ollamax_security::ClusterKey;
-
-    use super::*;
-
-    #[test]
-    fn a_member_of_another_cluster_or_with_another_key_is_foreign() {
-        let (ours, other) = (ClusterKey::generate().expect("key"), ClusterKey::generate().expect("key"));
-        let node = ollamax_security::NodeKey::ephemeral().expect("key");
-        let credential = Credential {
-            cluster: ClusterId([1; 16]),
-            node: NodeId(1),
-            peer_id: node.peer_id().clone(),
-            role: Role::Voter,
-            incarnation: Incarnation([2; 16]),
-        };
-        let hello = |key: &ClusterKey| v1::HelloReply {
-            cluster: vec![1; 16],
-            credential: credential.sign(key).expect("signed"),
-            ..v1::HelloReply::default()
-        };
-        let token = JoinToken::make(ours.public_key()).expect("token");
-        assert!(check_hello(&hello(&ours), node.peer_id(), &token).is_ok());
-        assert!(check_hello(&hello(&other), node.peer_id(), &token).is_err());
-        assert!(check_hello(&hello(&ours), &PeerId("12D3KooWother".to_owned()), &token).is_err());
-        let moved = v1::HelloReply { cluster: vec![9; 16], ..hello(&ours) };
-        assert!(check_hello(&moved, node.peer_id(), &token).is_err());
-    }
-
-    #[test]
-    fn without_any_seed_the_error_names_the_flag_and_a_foreign_cluster_is_a_token_matter() {
-        assert!(nobody(&[]).next.contains("--peer"));
-        let seed = "h:1".to_owned();
-        assert_eq!(nobody(&[(&seed, Greeting::Foreign)]).code, ErrorCode::TokenInvalid);
-        assert_eq!(nobody(&[(&seed, Greeting::Unreachable("off".to_owned()))]).code, ErrorCode::PeerUnreachable);
-    }
-}
+mod tests;

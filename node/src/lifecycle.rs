@@ -1,7 +1,8 @@
 //! What an administrator can make of this node: a cluster's first member, a further one, none any more.
 //!
 //! Steps that change the node are taken under one lock and stored before they take effect, so that a crash in
-//! between is finished by the next start: an id without a Raft directory simply goes on joining.
+//! between is finished by the next start: an id without a Raft directory simply goes on joining. What ends a membership
+//! without this node's administrator is in `removal.rs`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,9 @@ use ollamax_core::catalog::command::NewMember;
 use ollamax_core::catalog::{Answer, Command, Refusal, read};
 use ollamax_gateway::grpc::nodes::remove_member;
 use ollamax_gateway::grpc::{AdminError, Daemon, Engines, Facts, Phase};
+use ollamax_net::Discovered;
 use ollamax_proto::v1;
+use ollamax_security::cluster_key::cluster_id;
 use ollamax_security::{ClusterKey, Credential, JoinToken};
 use ollamax_types::limits::{TOKEN_TTL_DEFAULT, TOKEN_TTL_MAX};
 use ollamax_types::{ClusterId, ErrorCode, NodeId, PeerId, RequestId, Role, Timestamp};
@@ -28,15 +31,12 @@ use crate::doctor::Doctor;
 use crate::import::Importer;
 use crate::joining::Joiner;
 use crate::member::Around;
+use crate::removal::{forget_cluster_key, wait_until_no_voter};
 use crate::slot::MemberEngines;
 use crate::telemetry::Ring;
 
 /// How long `join` and `init` wait until the node takes part.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a leaving node waits for its vote to be taken away.
-const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time between two looks at it.
-const LEAVE_LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// Entries that making a cluster writes at most, this node's first election among them.
 const FOUNDING_ENTRIES: u64 = 4;
 /// Most joins that one token permits.
@@ -53,7 +53,7 @@ pub(crate) struct Node {
     pub(crate) dir: Mutex<DataDir>,
     /// This node's key.
     pub(crate) peer_id: PeerId,
-    /// Name shown to people.
+    /// Name shown to people until it has one in a cluster.
     pub(crate) name: String,
     /// Base URL of the `api` listener.
     pub(crate) api_url: String,
@@ -81,6 +81,10 @@ impl Node {
     pub(crate) async fn resume(&self) -> Result<(), AdminError> {
         let mut dir = self.dir.lock().await;
         let Some(membership) = dir.membership().cloned() else { return Ok(()) };
+        if membership.removed {
+            self.around.phase.send_replace(Phase::Removed);
+            return Ok(());
+        }
         let engines = self.start_member(&mut dir, membership.clone()).await?;
         if is_unfounded(&engines) {
             self.found(&engines, &membership).await?;
@@ -94,7 +98,7 @@ impl Node {
         let cluster_name = label("cluster name", &request.cluster_name, CLUSTER_NAME_DEFAULT)?;
         let name = label("node name", &request.node_name, &self.name)?;
         let key = ClusterKey::generate().map_err(|error| internal("make the cluster key", &error))?;
-        let cluster = ClusterId(random("draw the cluster id")?);
+        let cluster = cluster_id(&key.public_key());
         let credential = Credential {
             cluster,
             node: NodeId(1),
@@ -117,6 +121,7 @@ impl Node {
             credential: hex::encode(credential),
             known: Vec::new(),
             raft_opened: false,
+            removed: false,
         };
         let engines = self.start_member(&mut dir, membership.clone()).await?;
         self.found(&engines, &membership).await?;
@@ -166,9 +171,15 @@ impl Node {
             AdminError::new(ErrorCode::TokenInvalid, error.to_string(), "", "on a member: ollamax token create")
         })?;
         let mut dir = self.dir.lock().await;
-        let before = dir.membership().cloned();
-        if let Some(membership) = &before {
-            return self.already(membership, &token);
+        if let Some(membership) = dir.membership().cloned() {
+            let reply = self.already(&membership, &token)?;
+            // An earlier attempt was admitted, and then its engines did not start.
+            if self.around.slot.get().is_none() {
+                self.start_member(&mut dir, membership).await?;
+                drop(dir);
+                self.settle().await?;
+            }
+            return Ok(reply);
         }
         let role = match request.role.as_str() {
             "" => None,
@@ -182,18 +193,24 @@ impl Node {
             addresses: self.around.addresses.clone(),
             wall_time_ms: self.around.clock.now().0,
         };
-        let joined = joiner.join(&token, &self.seeds(request.seeds)).await?;
+        let around = &self.around;
+        let discovered = around.net.discovered().borrow().clone();
+        let cluster = cluster_id(&token.cluster_public_key);
+        let seeds = seeds(request.seeds, &around.config.cluster.seeds, discovered, cluster);
+        let joined = joiner.join(&token, &seeds).await?;
         let membership = joined.membership;
         self.start_member(&mut dir, membership.clone()).await?;
         drop(dir);
         self.settle().await?;
-        tracing::info!(cluster = membership.cluster, node = %membership.node, "joined the cluster");
+        let Membership { cluster, node, name, .. } = &membership;
+        tracing::info!(cluster, id = %node, name, wished = joiner.name, "joined the cluster");
         Ok(v1::JoinReply {
             node_id: membership.node.0,
             cluster: membership.cluster_id().unwrap_or_default().0.to_vec(),
             cluster_name: membership.cluster_name,
             already: false,
             probes: joined.probes,
+            node_name: membership.name,
         })
     }
 
@@ -202,24 +219,17 @@ impl Node {
         if membership.cluster_public_key != hex::encode(token.cluster_public_key) {
             return refuse_member(Some(membership)).map(|()| v1::JoinReply::default());
         }
+        if membership.removed {
+            return Err(AdminError::removed());
+        }
         Ok(v1::JoinReply {
             node_id: membership.node.0,
             cluster: membership.cluster_id().unwrap_or_default().0.to_vec(),
             cluster_name: membership.cluster_name.clone(),
             already: true,
             probes: Vec::new(),
+            node_name: membership.name.clone(),
         })
-    }
-
-    /// What was asked for, else what the configuration names, else what the local network shows.
-    fn seeds(&self, asked: Vec<String>) -> Vec<String> {
-        if !asked.is_empty() {
-            return asked;
-        }
-        let configured = self.around.config.cluster.seeds.iter().cloned();
-        let discovered = self.around.net.discovered().borrow().clone();
-        let found = discovered.into_iter().filter(|peer| peer.cluster.is_some()).flat_map(|peer| peer.addresses);
-        configured.chain(found).collect()
     }
 
     /// Stores the membership, starts the engines, and marks the Raft directory as one that must not vanish.
@@ -250,9 +260,11 @@ impl Node {
     /// Waits until this node takes part.
     async fn settle(&self) -> Result<(), AdminError> {
         let mut phase = self.around.phase.subscribe();
-        let settled = tokio::time::timeout(SETTLE_TIMEOUT, phase.wait_for(|phase| *phase == Phase::Member)).await;
-        if settled.is_ok() {
-            return Ok(());
+        let settled = phase.wait_for(|phase| matches!(phase, Phase::Member | Phase::Removed));
+        match tokio::time::timeout(SETTLE_TIMEOUT, settled).await {
+            Ok(Ok(phase)) if *phase == Phase::Removed => return Err(AdminError::removed()),
+            Ok(_) => return Ok(()),
+            Err(_) => {}
         }
         let why =
             format!("its replicated state did not arrive within {} s; it goes on trying", SETTLE_TIMEOUT.as_secs());
@@ -265,7 +277,12 @@ impl Node {
     }
 
     async fn leave_cluster(&self, request: v1::LeaveRequest) -> Result<v1::LeaveReply, AdminError> {
-        let engines = self.around.slot.get().ok_or_else(AdminError::not_initialised)?;
+        // Held to the end: who finds this node removed meanwhile waits, and then finds nothing left to do.
+        let mut dir = self.dir.lock().await;
+        if dir.membership().is_some_and(|membership| membership.removed) {
+            return self.forget_cluster(&mut dir);
+        }
+        let engines = self.engines_or_reason()?;
         self.around.phase.send_replace(Phase::Stopping);
         engines.scheduler.set_draining(true);
         let status = engines.metadata.status();
@@ -276,23 +293,31 @@ impl Node {
         if let Err(error) = removed
             && !request.force
         {
-            self.around.phase.send_replace(Phase::Member);
+            self.around.phase.send_if_modified(|phase| {
+                let stays = *phase == Phase::Stopping;
+                if stays {
+                    *phase = Phase::Member;
+                }
+                stays
+            });
             return Err(error);
         }
         wait_until_no_voter(&engines).await;
-        self.forget_cluster().await?;
+        self.forget_cluster(&mut dir)
+    }
+
+    /// From the next start on this is an empty node. The Raft directory goes when nothing has it open any more.
+    fn forget_cluster(&self, dir: &mut DataDir) -> Result<v1::LeaveReply, AdminError> {
+        dir.set_membership(None).map_err(|error| internal("forget the membership", &error))?;
+        forget_cluster_key(dir);
         tracing::info!("left the cluster");
         self.exit.cancel();
         Ok(v1::LeaveReply {})
     }
 
-    /// From the next start on this is an empty node. The Raft directory goes when nothing has it open any more.
-    async fn forget_cluster(&self) -> Result<(), AdminError> {
-        let mut dir = self.dir.lock().await;
-        dir.set_membership(None).map_err(|error| internal("forget the membership", &error))?;
-        let key = dir.root().join("keys").join("cluster.key");
-        drop(std::fs::remove_file(key));
-        Ok(())
+    fn engines_or_reason(&self) -> Result<MemberEngines, AdminError> {
+        let missing = || AdminError::without_engines(*self.around.phase.borrow());
+        self.around.slot.get().ok_or_else(missing)
     }
 
     async fn token(&self, request: &v1::CreateTokenRequest) -> Result<v1::CreateTokenReply, AdminError> {
@@ -308,7 +333,7 @@ impl Node {
         if uses > TOKEN_USES_MAX {
             return Err(bad_request(&format!("a token permits {TOKEN_USES_MAX} joins at most")));
         }
-        let engines = self.around.slot.get().ok_or_else(AdminError::not_initialised)?;
+        let engines = self.engines_or_reason()?;
         let public_key = {
             let dir = self.dir.lock().await;
             let membership = dir.membership().ok_or_else(AdminError::not_initialised)?;
@@ -344,7 +369,7 @@ impl Node {
         &self,
         mut chunks: Streaming<v1::ImportModelRequest>,
     ) -> Result<BoxStream<'static, Result<v1::ImportModelProgress, Status>>, AdminError> {
-        let engines = self.around.slot.get().ok_or_else(AdminError::not_initialised)?;
+        let engines = self.engines_or_reason()?;
         let first = chunks.message().await.map_err(|status| bad_request(status.message()))?;
         let Some(v1::import_model_request::Part::Header(header)) = first.and_then(|request| request.part) else {
             return Err(bad_request("an import begins with a header"));
@@ -360,11 +385,12 @@ impl Daemon for Node {
 
     fn facts(&self) -> Facts {
         let runtime = self.around.runtime.report().borrow().clone();
+        let engines = self.around.slot.get();
         Facts {
             phase: *self.around.phase.borrow(),
             data_dir: self.around.data_dir.clone(),
-            node: self.around.slot.get().map(|engines| engines.node),
-            name: self.name.clone(),
+            node: engines.as_ref().map(|engines| engines.node),
+            name: engines.map_or_else(|| self.name.clone(), |engines| engines.name),
             peer_id: self.peer_id.clone(),
             incarnation: self.around.incarnation,
             api_url: self.api_url.clone(),
@@ -421,15 +447,13 @@ fn is_unfounded(engines: &MemberEngines) -> bool {
     engines.node == NodeId(1) && alone && status.last_log_index <= FOUNDING_ENTRIES && matches!(cluster, Ok(None))
 }
 
-/// The others can only take this node's vote away while it still answers: leaving earlier would leave them without a
-/// majority. Bounded, because the last change of the configuration need not reach a node that it removes.
-async fn wait_until_no_voter(engines: &MemberEngines) {
-    let gone = async {
-        while engines.metadata.status().voters.contains(&engines.node) {
-            tokio::time::sleep(LEAVE_LOOK_INTERVAL).await;
-        }
-    };
-    drop(tokio::time::timeout(LEAVE_TIMEOUT, gone).await);
+/// What was asked for, else what the configuration names and what the local network shows of this cluster.
+fn seeds(asked: Vec<String>, configured: &[String], discovered: Vec<Discovered>, cluster: ClusterId) -> Vec<String> {
+    if !asked.is_empty() {
+        return asked;
+    }
+    let found = discovered.into_iter().filter(|peer| peer.cluster == Some(cluster)).flat_map(|peer| peer.addresses);
+    configured.iter().cloned().chain(found).collect()
 }
 
 fn refuse_member(membership: Option<&Membership>) -> Result<(), AdminError> {
@@ -461,10 +485,26 @@ fn internal(what: &str, error: &dyn std::error::Error) -> AdminError {
     AdminError::new(ErrorCode::StorageFailed, what, error.to_string(), "ollamax logs --level error")
 }
 
-fn random(what: &str) -> Result<[u8; 16], AdminError> {
-    ollamax_security::random_bytes().map_err(|error| internal(what, &error))
-}
-
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_members_of_the_tokens_cluster_are_asked_unless_others_are_named() {
+        let ours = ClusterId([1; 16]);
+        let peer = |cluster, address: &str| Discovered {
+            peer_id: PeerId(address.to_owned()),
+            cluster,
+            addresses: vec![address.to_owned()],
+        };
+        let found =
+            || vec![peer(None, "new:1"), peer(Some(ClusterId([2; 16])), "foreign:1"), peer(Some(ours), "ours:1")];
+        let configured = ["named:1".to_owned()];
+        assert_eq!(seeds(Vec::new(), &configured, found(), ours), ["named:1", "ours:1"]);
+        assert_eq!(seeds(vec!["asked:1".to_owned()], &configured, found(), ours), ["asked:1"]);
+    }
 }

@@ -20,8 +20,11 @@ mod import;
 mod joining;
 mod lifecycle;
 mod log_stream;
+#[cfg(test)]
+mod loopback;
 mod member;
 mod node_file;
+mod removal;
 mod run;
 mod shutdown;
 mod slot;

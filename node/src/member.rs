@@ -24,6 +24,7 @@ use crate::adapters::runtime_over_ollama::RuntimeOverOllama;
 use crate::config::NodeConfig;
 use crate::data_dir::Membership;
 use crate::follow::members::{Addresses, Follower};
+use crate::follow::standing::Asker;
 use crate::follow::{machine, models};
 use crate::slot::{MemberEngines, Slot};
 use crate::telemetry::Standing;
@@ -107,6 +108,7 @@ impl Around {
         let engines = MemberEngines {
             cluster,
             node: membership.node,
+            name: membership.name.clone(),
             scheduler: self.start_scheduler(membership.node, &metadata),
             metadata,
         };
@@ -153,6 +155,8 @@ impl Around {
         };
         let (tasks, stop) = (&self.tasks, &self.stop);
         tasks.spawn(follower.run(stop.clone()));
+        let asker = Asker { engines: engines.clone(), net: self.net.clone(), phase: self.phase.clone() };
+        tasks.spawn(asker.run(stop.clone()));
         tasks.spawn(models::follow(engines.clone(), self.runtime.clone(), stop.clone()));
         let dir = self.data_dir.clone();
         tasks.spawn(machine::follow(engines.clone(), Arc::clone(&self.standing), dir, stop.clone()));

@@ -3,15 +3,16 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use ollamax_outbound::{Report, RuntimeHandle};
+use ollamax_types::NodeId;
 
 use crate::data_dir::replace_file;
 use crate::slot::Slot;
 
-/// What does not change while the process runs.
+/// What does not change while the process runs, except for the name.
 #[derive(Debug, Clone)]
 pub(crate) struct Ends {
     /// Base URL of the `api` listener.
@@ -20,7 +21,7 @@ pub(crate) struct Ends {
     pub(crate) peer: String,
     /// Multiaddress of the `p2p` listener.
     pub(crate) p2p: String,
-    /// This node's name.
+    /// This node's name until it has one in a cluster.
     pub(crate) name: String,
 }
 
@@ -31,8 +32,9 @@ pub(crate) async fn keep(root: PathBuf, ends: Ends, slot: Slot, runtime: Runtime
     // A node without a runtime has one report that never changes.
     let mut has_runtime = true;
     loop {
-        let node = engines.borrow_and_update().as_ref().map(|engines| engines.node.0);
-        write(&path, &ends, node, &reports.borrow_and_update());
+        let member = engines.borrow_and_update().clone();
+        let member = member.as_ref().map(|engines| (engines.node, engines.name.as_str()));
+        write(&path, &ends, member, &reports.borrow_and_update());
         tokio::select! {
             () = stop.cancelled() => break,
             _ = engines.changed() => {}
@@ -42,18 +44,40 @@ pub(crate) async fn keep(root: PathBuf, ends: Ends, slot: Slot, runtime: Runtime
     drop(std::fs::remove_file(path));
 }
 
-fn write(path: &Path, ends: &Ends, node: Option<u64>, report: &Report) {
-    let content = json!({
+fn write(path: &Path, ends: &Ends, member: Option<(NodeId, &str)>, report: &Report) {
+    let text = serde_json::to_vec_pretty(&content(ends, member, report)).expect("plain values serialise");
+    if let Err(error) = replace_file(path, &text, 0o644) {
+        tracing::warn!(%error, path = %path.display(), "write node.json");
+    }
+}
+
+/// A member is called what its cluster calls it.
+fn content(ends: &Ends, member: Option<(NodeId, &str)>, report: &Report) -> Value {
+    json!({
         "pid": std::process::id(),
         "api": ends.api,
         "peer": ends.peer,
         "p2p": ends.p2p,
-        "name": ends.name,
-        "node_id": node,
+        "name": member.map_or(ends.name.as_str(), |(_, name)| name),
+        "node_id": member.map(|(node, _)| node.0),
         "runtime": { "kind": report.kind.as_str(), "url": report.url, "pid": report.pid.unwrap_or(0) },
-    });
-    let text = serde_json::to_vec_pretty(&content).expect("plain values serialise");
-    if let Err(error) = replace_file(path, &text, 0o644) {
-        tracing::warn!(%error, path = %path.display(), "write node.json");
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use ollamax_types::RuntimeKind;
+
+    use super::*;
+
+    #[test]
+    fn a_member_has_the_name_that_its_cluster_gave_it() {
+        let text = |text: &str| text.to_owned();
+        let ends = Ends { api: text("http://a"), peer: text("p:1"), p2p: text("/ip4"), name: text("gpu") };
+        let report = Report::absent(RuntimeKind::Ollama);
+        let alone = content(&ends, None, &report);
+        assert_eq!((&alone["name"], &alone["node_id"]), (&json!("gpu"), &Value::Null));
+        let member = content(&ends, Some((NodeId(4), "gpu-2")), &report);
+        assert_eq!((&member["name"], &member["node_id"]), (&json!("gpu-2"), &json!(4)));
     }
 }

@@ -43,6 +43,7 @@ use crate::import::runtime_side::Imports;
 use crate::lifecycle::Node;
 use crate::member::Around;
 use crate::node_file::{self, Ends};
+use crate::removal;
 use crate::shutdown;
 use crate::slot::Slot;
 use crate::telemetry::{self, Ring, Standing};
@@ -108,7 +109,10 @@ pub(crate) async fn run(start: Start) -> anyhow::Result<()> {
     let Shared { start, tasks, stops, .. } = shared;
     tracing::info!(api = node.api_url, name = node.name, data_dir = %start.data_dir.display(), "the node runs");
     warn_if_open(&node);
+    // None of these can fail the node; all end with it.
     tasks.spawn(unattended::take_part(Arc::clone(&node), stops.exit.clone()));
+    tasks.spawn(removal::retire_when_removed(Arc::clone(&node), stops.exit.clone()));
+    tasks.spawn(removal::stop_when_copied(Arc::clone(&node), stops.exit.clone()));
 
     shutdown::wait_for_signal(&stops.exit).await;
     node.around.phase.send_replace(Phase::Stopping);
@@ -129,7 +133,7 @@ fn assemble(shared: &Shared, opened: Opened) -> anyhow::Result<(Arc<Node>, JoinH
     let bound = api.local_addr()?;
     let api_url = format!("http://{bound}");
     let name = node_name(&start.config, &dir);
-    let runtime = spawn_runtime(shared, &net, &api_url)?;
+    let runtime = spawn_runtime(shared, &dir, &net, &api_url)?;
     let imports = Imports::new(runtime.clone(), tasks.clone());
     // Never fails: it warns and tries again. Ends with the engines.
     tasks.spawn(imports.clone().sweep_leftovers(stops.engines.clone()));
@@ -150,7 +154,7 @@ fn assemble(shared: &Shared, opened: Opened) -> anyhow::Result<(Arc<Node>, JoinH
             net: net.clone(),
             runtime: runtime.clone(),
             data_dir: start.data_dir.clone(),
-            model_store: model_store(&start.data_dir, &runtime),
+            environment: outbound::Environment::of_this_process(),
         },
         exit: stops.exit.clone(),
         fatal: watch::Sender::new(None),
@@ -251,8 +255,13 @@ fn probe_ports(config: &NodeConfig) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn spawn_runtime(shared: &Shared, net: &NetHandle, api_url: &str) -> anyhow::Result<RuntimeHandle> {
+fn spawn_runtime(shared: &Shared, dir: &DataDir, net: &NetHandle, api_url: &str) -> anyhow::Result<RuntimeHandle> {
     let Shared { start, registry, tasks, stops, .. } = shared;
+    let mut config = start.config.runtime.clone();
+    if dir.membership().is_some_and(|membership| membership.removed) {
+        // Nobody may use it.
+        config.kind = outbound::Kind::None;
+    }
     let metrics = outbound::Metrics::new();
     metrics.register(registry)?;
     net.metrics().register(registry)?;
@@ -269,7 +278,7 @@ fn spawn_runtime(shared: &Shared, net: &NetHandle, api_url: &str) -> anyhow::Res
         tasks: tasks.clone(),
         stop: stops.engines.clone(),
     };
-    Ok(outbound::spawn_runtime(start.config.runtime.clone(), paths, surroundings))
+    Ok(outbound::spawn_runtime(config, paths, surroundings))
 }
 
 /// The program of this name beside the running one.
@@ -334,17 +343,6 @@ fn advertised_api(config: &NodeConfig, bound: SocketAddr, peer: &[String]) -> Ve
     }
     let hosts = peer.iter().filter_map(|address| address.rsplit_once(':'));
     hosts.map(|(host, _)| format!("http://{host}:{}", bound.port())).collect()
-}
-
-/// The engine's store is ours; an Ollama's is where its environment says, when it runs on this machine.
-fn model_store(data_dir: &std::path::Path, runtime: &RuntimeHandle) -> Option<PathBuf> {
-    match runtime.report().borrow().kind {
-        ollamax_types::RuntimeKind::Engine => Some(data_dir.join("models")),
-        ollamax_types::RuntimeKind::Ollama => {
-            let environment = outbound::Environment::of_this_process();
-            environment.ollama_models.or_else(|| environment.home.map(|home| home.join(".ollama/models")))
-        }
-    }
 }
 
 fn warn_if_open(node: &Node) {

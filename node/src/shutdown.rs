@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::member::Around;
+use crate::slot::MemberEngines;
 
 /// How long leadership may take to be handed over.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(3);
@@ -43,19 +44,29 @@ pub(crate) async fn drain(around: &Arc<Around>, stop_api: CancellationToken, api
     };
     let owned_answers = async {
         let Some(engines) = &engines else { return };
-        let finished = async {
-            while engines.scheduler.in_flight() > 0 {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        drop(tokio::time::timeout(grace, finished).await);
+        finish_answers(engines, grace).await;
     };
     let served = tokio::time::timeout(grace + Duration::from_secs(1), api);
     let (_, (), ()) = tokio::join!(served, hand_over, owned_answers);
-    if let Some(engines) = engines {
-        drop(tokio::time::timeout(ENGINES_TIMEOUT, engines.metadata.shutdown()).await);
+    if let Some(engines) = &engines {
+        close_engines(engines).await;
     }
     around.slot.set(None);
+}
+
+/// Waits, for a bounded time, until this node's runtime works on no request any more.
+pub(crate) async fn finish_answers(engines: &MemberEngines, grace: Duration) {
+    let finished = async {
+        while engines.scheduler.in_flight() > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    drop(tokio::time::timeout(grace, finished).await);
+}
+
+/// Lets the replicated state write what it holds.
+pub(crate) async fn close_engines(engines: &MemberEngines) {
+    drop(tokio::time::timeout(ENGINES_TIMEOUT, engines.metadata.shutdown()).await);
 }
 
 /// Ends everything that is left.

@@ -16,6 +16,8 @@ pub(crate) struct MemberEngines {
     pub(crate) cluster: ClusterId,
     /// Its id there.
     pub(crate) node: NodeId,
+    /// Its name there.
+    pub(crate) name: String,
     /// The replicated state.
     pub(crate) metadata: metadata::Handle,
     /// Load, queues, dispatch.

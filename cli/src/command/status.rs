@@ -43,7 +43,7 @@ pub(crate) fn page(reply: &StatusReply) -> String {
             page += &format!("  ! {what}\n      why: {why}\n      try: {next}\n");
         }
     }
-    if reply.phase() == Phase::Waiting {
+    if matches!(reply.phase(), Phase::Waiting | Phase::Removed) {
         return page;
     }
     page += "\n";

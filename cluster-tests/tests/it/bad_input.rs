@@ -224,6 +224,48 @@ async fn a_copied_wiped_or_busy_data_directory_is_recognised() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_join_whose_state_did_not_open_is_finished_by_the_next_join() -> Result<()> {
+    let _turn = crate::turn().await;
+    let cluster = Cluster::builder("half-joined").nodes(2).unformed().start().await?;
+    let home = cluster.node(0).admin()?;
+    home.init("home", "n1").await?;
+    let token = home.create_token("voter", 1).await?;
+    let in_the_way = cluster.node(1).data_dir().join("raft");
+    std::fs::write(&in_the_way, "a file where a directory belongs")?;
+    let joiner = cluster.node(1).admin()?;
+    let seeds = || vec![cluster.node(0).advertised()];
+    let error = joiner.join(&token, seeds(), "n2").await.err().context("joined without a place for its state")?;
+    ensure!(error.code == Some(ErrorCode::StorageFailed), "{error}");
+    std::fs::remove_file(&in_the_way)?;
+    let joined = joiner.join(&token, seeds(), "n2").await?;
+    ensure!(joined.already && joined.node_id == 2, "{joined:?}");
+    cluster.set(1, "through", b"the second member").await?;
+    cluster.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cloned_machine_is_refused_by_the_members_and_does_not_start_again() -> Result<()> {
+    let _turn = crate::turn().await;
+    let cluster = Cluster::builder("cloned").start().await?;
+    cluster.kill(&[2]).await?;
+    let clone = cluster.directory().join("clone");
+    copy_directory(&cluster.node(2).data_dir(), &clone)?;
+    cluster.restart(&[2]).await?;
+    cluster.settled(PATIENCE).await?;
+    // A clone has the machine id and the inodes of the original; an adopted copy looks the same to the daemon.
+    let adopted = run_to_exit(&["adopt", "--data-dir", &clone.display().to_string()], EXIT_LIMIT).await?;
+    ensure!(adopted.status.success(), "{adopted:?}");
+    let refused = refuses_to_start(&clone, "a clone while the original is on").await?;
+    ensure!(refused.contains("another live process with this node's identity"), "{refused}");
+    ensure!(refused.contains("identity_conflict") && refused.contains("adopt --data-dir"), "{refused}");
+    let again = refuses_to_start(&clone, "the clone again").await?;
+    ensure!(again.contains("adopt --data-dir"), "{again}");
+    cluster.set(2, "original", b"goes on").await?;
+    cluster.converged(PATIENCE).await?;
+    cluster.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_joiner_whose_clock_is_an_hour_off_is_refused() -> Result<()> {
     let _turn = crate::turn().await;
     let cluster = Cluster::builder("late-joiner").nodes(2).unformed().start().await?;

@@ -5,18 +5,18 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use ollamax_core::catalog::View;
-use ollamax_gateway::grpc::Phase;
+use ollamax_gateway::grpc::{AdminError, Phase};
 use ollamax_gateway::ports::{Component, Needed, Node, Readiness};
 use ollamax_outbound::RuntimeHandle;
 use ollamax_scheduler as scheduler;
 use ollamax_types::RuntimeState;
 
-use crate::slot::Slot;
+use crate::slot::{MemberEngines, Slot};
 
 /// The gateway's view of this node.
 #[derive(Debug)]
 pub(crate) struct ClientsOverSlot {
-    /// This node's name.
+    /// This node's name until it has one in a cluster.
     pub(crate) name: String,
     /// The engines, once there are any.
     pub(crate) slot: Slot,
@@ -29,8 +29,19 @@ pub(crate) struct ClientsOverSlot {
 // === impl ClientsOverSlot ===
 
 impl ClientsOverSlot {
+    /// The engines, while they serve clients. A removed node keeps its vote a little longer than that.
+    fn serving(&self) -> Option<MemberEngines> {
+        let is_removed = *self.phase.borrow() == Phase::Removed;
+        self.slot.get().filter(|_| !is_removed)
+    }
+
     fn metadata(&self) -> Component {
-        let (works, detail) = match self.slot.get().map(|engines| engines.metadata.status()) {
+        let is_removed = *self.phase.borrow() == Phase::Removed;
+        let (works, detail) = match self.serving().map(|engines| engines.metadata.status()) {
+            None if is_removed => {
+                let AdminError { what, next, .. } = AdminError::removed();
+                (false, format!("{what}; run {next}"))
+            }
             None => (false, "this node belongs to no cluster yet; run ollamax init or ollamax join".to_owned()),
             Some(status) => {
                 let leader =
@@ -56,21 +67,21 @@ impl ClientsOverSlot {
 
 impl Node for ClientsOverSlot {
     fn name(&self) -> String {
-        self.name.clone()
+        self.slot.get().map_or_else(|| self.name.clone(), |engines| engines.name)
     }
 
     fn scheduler(&self) -> Option<scheduler::Handle> {
-        self.slot.get().map(|engines| engines.scheduler)
+        self.serving().map(|engines| engines.scheduler)
     }
 
     fn view(&self) -> Option<Arc<dyn View + Send + Sync>> {
-        self.slot.get().map(|engines| engines.metadata.view())
+        self.serving().map(|engines| engines.metadata.view())
     }
 
     fn readiness(&self) -> Readiness {
         let phase = *self.phase.borrow();
         Readiness {
-            started: phase == Phase::Member,
+            started: !matches!(phase, Phase::Waiting | Phase::Joining),
             stopping: phase == Phase::Stopping,
             components: vec![self.metadata(), self.runtime()],
         }

@@ -2,10 +2,12 @@
 //!
 //! `Hello` proves who answers before the caller sends a secret; `ReachBack` tells the caller whether its addresses
 //! work; `Join` redeems the token through the replicated state. Nothing is changed before the token was checked
-//! there, and a repeated call of the same key gets the same id.
+//! there, and a repeated call of the same key gets the same id. `Standing` tells a caller with a credential of this
+//! cluster whether it has departed.
 
 use std::time::Duration;
 
+use futures::future::join_all;
 use tonic::{Request, Response, Status};
 
 use ollamax_core::catalog::command::NewMember;
@@ -60,8 +62,8 @@ impl JoinService {
         let command = add_member(peer_id, role, request)?;
         let committed = engines.metadata.propose(RequestId::default(), "join", command).await;
         let committed = committed.map_err(|error| refusal(error.code(), &error.to_string()))?;
-        let node = match committed.answer {
-            Answer::Member { node, .. } => node,
+        let (node, name) = match committed.answer {
+            Answer::Member { node, name, .. } => (node, name),
             Answer::Refused(refused) => return Err(refusal(refused.code(), &refused.to_string())),
             Answer::Done | Answer::More => return Err(refusal(ErrorCode::StorageCorrupt, "an answer of another kind")),
         };
@@ -69,7 +71,10 @@ impl JoinService {
         barrier.map_err(|error| refusal(error.code(), &error.to_string()))?;
         let credential = self.signer.vouch(engines, node).await;
         let credential = credential.map_err(|error| refusal(ErrorCode::PeerUnreachable, &error.to_string()))?;
-        self.reply(engines, node, credential)
+        self.reply(
+            engines,
+            v1::JoinClusterReply { node_id: node.0, name, credential, ..v1::JoinClusterReply::default() },
+        )
     }
 
     /// Refuses what is certainly no token before it costs the cluster a write. Whether a right one is still good is
@@ -117,12 +122,8 @@ impl JoinService {
         Ok(token.ok().flatten().map(|token| token.role).unwrap_or_default())
     }
 
-    fn reply(
-        &self,
-        engines: &MemberEngines,
-        node: ollamax_types::NodeId,
-        credential: Vec<u8>,
-    ) -> Result<v1::JoinClusterReply, Status> {
+    /// Adds what the joiner has to know of the cluster.
+    fn reply(&self, engines: &MemberEngines, joined: v1::JoinClusterReply) -> Result<v1::JoinClusterReply, Status> {
         let unreadable = |fault| refusal(ErrorCode::StorageFailed, &format!("{fault}"));
         let view = engines.metadata.view();
         let cluster = read::cluster(&*view).map_err(unreadable)?;
@@ -130,11 +131,9 @@ impl JoinService {
         let members = read::members(&*view).map_err(unreadable)?.into_iter();
         let present = members.filter(|member| !matches!(member.state, MemberState::Departed { .. }));
         Ok(v1::JoinClusterReply {
-            node_id: node.0,
             cluster: cluster.id.0.to_vec(),
             cluster_name: cluster.name,
             cluster_public_key: cluster.public_key.to_vec(),
-            credential,
             members: present
                 .map(|member| v1::MemberAddress {
                     node_id: member.id.0,
@@ -142,6 +141,7 @@ impl JoinService {
                     peer_addresses: member.peer_addresses,
                 })
                 .collect(),
+            ..joined
         })
     }
 }
@@ -177,23 +177,31 @@ impl Join for JoinService {
         let caller = caller.ok_or_else(|| refusal(ErrorCode::NotMember, "the connection proved no key"))?;
         let v1::ReachBackRequest { peer_addresses: addresses, token_id } = request.into_inner();
         self.check_token(&self.engines()?, TokenId(token_id), caller.node.is_some()).await?;
-        let mut probes = Vec::new();
-        for address in addresses.into_iter().take(ADDRESSES_MAX) {
-            let problem = self.probe(&address, &caller.peer_id).await;
-            probes.push(Probe { address, reached: problem.is_none(), problem: problem.unwrap_or_default() });
-        }
-        Ok(Response::new(v1::ReachBackReply { probes }))
+        let probes: Vec<_> =
+            addresses.into_iter().take(ADDRESSES_MAX).map(|address| self.probe(address, &caller.peer_id)).collect();
+        Ok(Response::new(v1::ReachBackReply { probes: join_all(probes).await }))
+    }
+
+    async fn standing(&self, request: Request<v1::StandingRequest>) -> Result<Response<v1::StandingReply>, Status> {
+        let caller = request.extensions().get::<Caller>().and_then(|caller| caller.vouched);
+        let node =
+            caller.ok_or_else(|| refusal(ErrorCode::NotMember, "the caller has no credential of this cluster"))?;
+        let engines = self.engines()?;
+        let departed = read::has_departed(&*engines.metadata.view(), node);
+        let departed = departed.map_err(|fault| refusal(ErrorCode::StorageFailed, &fault.to_string()))?;
+        let cluster = engines.cluster.0.to_vec();
+        Ok(Response::new(v1::StandingReply { cluster, node_id: node.0, departed }))
     }
 }
 
 impl JoinService {
-    async fn probe(&self, address: &str, expected: &PeerId) -> Option<String> {
-        match tokio::time::timeout(PROBE_TIMEOUT, self.net.channel_to_address(address)).await {
-            Ok(Ok((_, proved))) if proved == *expected => None,
-            Ok(Ok((_, proved))) => Some(format!("another node answers there ({proved})")),
+    async fn probe(&self, address: String, expected: &PeerId) -> Probe {
+        let problem = match tokio::time::timeout(PROBE_TIMEOUT, self.net.probe(&address, expected)).await {
+            Ok(Ok(())) => None,
             Ok(Err(error)) => Some(error.to_string()),
             Err(_) => Some(format!("no answer within {} s", PROBE_TIMEOUT.as_secs())),
-        }
+        };
+        Probe { address, reached: problem.is_none(), problem: problem.unwrap_or_default() }
     }
 }
 

@@ -85,7 +85,6 @@ impl Follower {
         let own = members.iter().find(|member| member.id == self.engines.node);
         let Some(own) = own else { return Ok(true) };
         if let MemberState::Departed { .. } = own.state {
-            tracing::warn!("this node was removed from its cluster");
             self.phase.send_replace(Phase::Removed);
             return Ok(false);
         }

@@ -83,6 +83,27 @@ fn a_node_without_a_cluster_says_so() {
 }
 
 #[test]
+fn a_removed_node_says_so_in_one_sentence_and_names_the_way_back() {
+    let mut reply = StatusReply { node_name: "n3".to_owned(), ..StatusReply::default() };
+    reply.set_phase(Phase::Removed);
+    reply.attention = vec![Attention {
+        id: "removed".to_owned(),
+        what: "this node was removed from its cluster".to_owned(),
+        why: "its id is never used again".to_owned(),
+        next: "ollamax leave".to_owned(),
+    }];
+    insta::assert_snapshot!(page(&reply), @r"
+    Node n3 was removed from its cluster.
+
+    Needs attention:
+      ! this node was removed from its cluster
+          why: its id is never used again
+          try: ollamax leave
+    ");
+    assert!(is_degraded(&reply));
+}
+
+#[test]
 fn the_json_form_keeps_its_fields() {
     let shown = shown(&healthy());
     let fields: Vec<&str> = shown.as_object().expect("an object").keys().map(String::as_str).collect();

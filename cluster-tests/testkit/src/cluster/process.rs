@@ -270,8 +270,16 @@ impl Node {
     /// When it has not ended at the deadline.
     pub async fn stop(&self, deadline: Duration) -> Result<ExitStatus> {
         self.signal(Signal::SIGTERM)?;
+        self.ended(deadline).await.context("after SIGTERM")
+    }
+
+    /// Waits for the end of a process that ends by itself.
+    ///
+    /// # Errors
+    /// When it has not ended at the deadline.
+    pub async fn ended(&self, deadline: Duration) -> Result<ExitStatus> {
         let ended = tokio::time::timeout(deadline, self.reap()).await;
-        ended.with_context(|| format!("{} still runs {deadline:?} after SIGTERM", self.name()))?
+        ended.with_context(|| format!("{} still runs after {deadline:?}", self.name()))?
     }
 
     /// The engine of a killed node ends by itself; this makes sure of it.

@@ -146,10 +146,11 @@ impl ApiError {
         Self { code, status: code.http_status(), message: message.into(), retry_after: None }
     }
 
-    /// The node belongs to no cluster yet: nothing can be answered, and waiting for the administrator helps.
+    /// The node belongs to no cluster: nothing can be answered, and waiting for the administrator helps.
     #[must_use]
     pub fn not_initialised() -> Self {
-        let text = "this node belongs to no cluster yet; run `ollamax init` here, or `ollamax join TOKEN`";
+        let text = "this node belongs to no cluster; `ollamax status` on it says what to do \
+                    (on a new one `ollamax init`, or `ollamax join TOKEN`)";
         Self { status: 503, retry_after: Some(Duration::from_secs(30)), ..Self::new(ErrorCode::NotInitialised, text) }
     }
 

@@ -48,7 +48,9 @@ impl Admin {
 
     /// The replicated state, or the error that says how to get one.
     fn metadata(&self) -> Result<metadata::Handle, AdminError> {
-        self.daemon.engines().map(|engines| engines.metadata).ok_or_else(AdminError::not_initialised)
+        let engines = self.daemon.engines();
+        let missing = || AdminError::without_engines(self.daemon.facts().phase);
+        engines.map(|engines| engines.metadata).ok_or_else(missing)
     }
 
     /// What the other nodes last said; empty before this node is a member.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use ollamax_types::limits;
 
 use crate::address;
+use crate::twins;
 
 /// Both listeners.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -167,6 +168,12 @@ impl PeerConfig {
 
     pub(crate) const fn redial_after(&self) -> Duration {
         Duration::from_millis(self.redial_after_ms)
+    }
+
+    /// How long another process with the same key has to show that it lives: half of what a handshake may take, so
+    /// that the answer still arrives within it.
+    pub(crate) fn twin_window(&self) -> Duration {
+        twins::WINDOW.min(self.handshake_timeout() / 2)
     }
 
     pub(crate) const fn ping_interval(&self) -> Duration {

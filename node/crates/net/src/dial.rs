@@ -13,6 +13,7 @@ use futures::stream::FuturesUnordered;
 use rustls::ClientConfig;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
@@ -23,11 +24,11 @@ use ollamax_types::{NodeId, PeerId};
 
 use crate::address;
 use crate::config::PeerConfig;
-use crate::connections::{Connections, Direction};
+use crate::connections::{Arrival, Connections, Direction};
 use crate::error::{Attempt, ConnectError, Problem};
-use crate::greeting;
+use crate::greeting::{self, Reception};
 use crate::metrics::Metrics;
-use crate::peer::Class;
+use crate::peer::{Class, Refuser};
 use crate::roster::{Link, Roster};
 use crate::stream::PeerStream;
 
@@ -41,6 +42,7 @@ pub(crate) struct Dialer {
     connections: Arc<Connections>,
     metrics: Metrics,
     memory: Mutex<HashMap<NodeId, Memory>>,
+    refused_as_twin: watch::Sender<Option<Refuser>>,
     /// Cancelled when no stream shall be opened any more.
     closed: CancellationToken,
 }
@@ -71,7 +73,8 @@ impl Dialer {
     ) -> Result<Self, TlsError> {
         let grpc = tls::client_config(key, Alpn::Grpc)?;
         let bulk = tls::client_config(key, Alpn::Bulk)?;
-        Ok(Self { config, grpc, bulk, roster, connections, metrics, memory: Mutex::default(), closed })
+        let (memory, refused_as_twin) = (Mutex::default(), watch::Sender::new(None));
+        Ok(Self { config, grpc, bulk, roster, connections, metrics, memory, refused_as_twin, closed })
     }
 
     /// A stream to a member.
@@ -110,6 +113,11 @@ impl Dialer {
             .await
             .map(|(_, stream)| stream)
             .map_err(|attempt| ConnectError::Unreachable { node: None, attempts: Arc::new(vec![attempt]) })
+    }
+
+    /// Who refused this node as another process with its key.
+    pub(crate) fn refused_as_twin(&self) -> watch::Receiver<Option<Refuser>> {
+        self.refused_as_twin.subscribe()
     }
 
     /// Forgets nodes that are no members any more.
@@ -174,13 +182,14 @@ impl Dialer {
             Err(_) => return Err(Problem::Silent(self.config.connect_timeout_ms)),
         };
         tcp.set_nodelay(true).map_err(|error| Problem::Tcp(Arc::new(error)))?;
-        let shaken = timeout(self.config.handshake_timeout(), self.shake_hands(tcp, expected, class)).await;
+        let shaken = timeout(self.config.handshake_timeout(), self.shake_hands(tcp, address, expected, class)).await;
         shaken.unwrap_or(Err(Problem::Stuck(self.config.handshake_timeout_ms)))
     }
 
     async fn shake_hands(
         &self,
         tcp: TcpStream,
+        address: &str,
         expected: Option<&PeerId>,
         class: Class,
     ) -> Result<PeerStream, Problem> {
@@ -195,15 +204,42 @@ impl Dialer {
         if let Some(expected) = expected {
             tls::check_proved_peer(&proved, expected)?;
         }
-        io.write_all(&greeting::encode(class, &self.roster.credential())).await.map_err(refused)?;
+        let hello = greeting::encode(class, self.connections.boot(), &self.roster.credential());
+        io.write_all(&hello).await.map_err(refused)?;
         io.flush().await.map_err(refused)?;
+        let answer = greeting::read_answer(&mut io).await.map_err(|error| Problem::Unanswered(Arc::new(error)))?;
         let link = Link { peer_id: proved, vouched: None };
-        let is_member = self.roster.node_of(&link).is_some();
-        let entered = self.connections.enter(link.clone(), Direction::Out, class, is_member);
+        let node = self.roster.node_of(&link);
+        match answer.reception {
+            Reception::Welcome => {}
+            Reception::Full => return Err(Problem::Full),
+            Reception::Twin => {
+                self.note_refusal(node, address);
+                return Err(Problem::OwnTwin);
+            }
+        }
+        if node.is_some() {
+            let outlasted = self.connections.outlast_twins(&link.peer_id, answer.boot, self.config.twin_window());
+            outlasted.await.map_err(|_| Problem::TheirTwin)?;
+        }
+        let (boot, direction, is_member) = (answer.boot, Direction::Out, node.is_some());
+        let entered = self.connections.enter(Arrival { link: link.clone(), boot, direction, class, is_member });
         if self.closed.is_cancelled() {
             entered.close.cancel();
         }
         Ok(PeerStream::new(io.into(), link, class, entered, Vec::new()))
+    }
+
+    /// Only a member's word counts: anybody else could say so to stop this node.
+    fn note_refusal(&self, node: Option<NodeId>, address: &str) {
+        let Some(node) = node else { return };
+        self.refused_as_twin.send_if_modified(|known| {
+            let is_first = known.is_none();
+            if is_first {
+                *known = Some(Refuser { node, address: address.to_owned() });
+            }
+            is_first
+        });
     }
 
     fn in_order_of_hope(&self, node: NodeId, mut addresses: Vec<String>) -> Vec<String> {

@@ -6,6 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use ollamax_security::RandomError;
 use ollamax_security::tls::{ProofError, TlsError, WrongPeer};
 use ollamax_types::{ErrorCode, NodeId};
 
@@ -34,6 +35,9 @@ pub enum BindError {
     /// No certificate.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// Nothing to tell this process from others by.
+    #[error(transparent)]
+    Random(#[from] RandomError),
 }
 
 /// One address was tried in vain.
@@ -69,6 +73,18 @@ pub enum Problem {
     /// Another node answered.
     #[error("{0}")]
     WrongPeer(#[from] WrongPeer),
+    /// The greeting got no answer that can be read.
+    #[error("the node closed the connection after the greeting: {0}")]
+    Unanswered(Arc<io::Error>),
+    /// The node has no place left for keys that are no members.
+    #[error("the node has no place left for nodes that are joining; try again in a moment")]
+    Full,
+    /// The node hears another process with this node's key.
+    #[error("another live process has this node's identity; this one was started on a copy of its data directory")]
+    OwnTwin,
+    /// Another process with the node's key is connected and speaks.
+    #[error("this is another process with the identity of a node that is connected and alive")]
+    TheirTwin,
 }
 
 /// No connection to a node.

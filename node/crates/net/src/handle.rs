@@ -13,7 +13,7 @@ use crate::dial::Dialer;
 use crate::discovery::Announcement;
 use crate::error::ConnectError;
 use crate::metrics::Metrics;
-use crate::peer::{Class, Discovered, Local, PeerEntry};
+use crate::peer::{Class, Discovered, Local, PeerEntry, Refuser};
 use crate::roster::Roster;
 use crate::stream::PeerStream;
 
@@ -100,6 +100,18 @@ impl NetHandle {
     /// When nobody answers there, or another key does.
     pub async fn probe(&self, address: &str, expected: &PeerId) -> Result<(), ConnectError> {
         self.0.dialer.to_address(address, Some(expected), Class::Forward).await.map(drop)
+    }
+
+    /// The members in the table.
+    #[must_use]
+    pub fn members(&self) -> Vec<NodeId> {
+        self.0.roster.members()
+    }
+
+    /// Who refused this node because another process with its key is connected and speaks; the first one stays.
+    #[must_use]
+    pub fn refused_as_twin(&self) -> watch::Receiver<Option<Refuser>> {
+        self.0.dialer.refused_as_twin()
     }
 
     /// The nodes that discovery knows at the moment.

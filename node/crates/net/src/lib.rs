@@ -18,10 +18,11 @@ pub mod peer;
 mod roster;
 mod service;
 mod stream;
+mod twins;
 
 pub use config::{Config, P2pConfig, PeerConfig};
 pub use error::{BindError, ConnectError, was_never_sent};
 pub use handle::NetHandle;
-pub use peer::{Caller, Class, Discovered, Local, PeerEntry};
+pub use peer::{Caller, Class, Discovered, Local, PeerEntry, Refuser};
 pub use service::{BulkSender, NetService};
 pub use stream::PeerStream;

@@ -1,8 +1,9 @@
 //! The `peer` listener: from an incoming TCP connection to an authenticated stream.
 //!
 //! Handshakes and connections are bounded, and each handshake has a deadline, so neither garbage nor silence can hold
-//! the door. Strangers (keys that are no members) have few places and a short stay. A connection that fails here is
-//! counted and dropped; the listener itself ends only when the node stops.
+//! the door. Strangers (keys that are no members) have few places and a short stay. A member's key whose other process
+//! is connected and speaks is refused. A connection that fails here is counted and dropped; the listener itself ends
+//! only when the node stops.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -11,19 +12,21 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use ollamax_security::tls::{self, Alpn};
-use ollamax_types::limits;
+use ollamax_types::{ErrorCode, limits};
 
 use crate::config::PeerConfig;
-use crate::connections::{Connections, Direction};
-use crate::greeting;
+use crate::connections::{Arrival, Connections, Direction};
+use crate::greeting::{self, Answer, Greeting, Reception};
 use crate::metrics::Metrics;
 use crate::roster::{Link, Roster};
 use crate::stream::PeerStream;
@@ -159,7 +162,7 @@ impl Door {
     }
 
     async fn shake_hands(&self, tcp: TcpStream, from: SocketAddr, place: OwnedSemaphorePermit) -> Option<PeerStream> {
-        match timeout(self.config.handshake_timeout(), self.authenticate(tcp, place)).await {
+        match timeout(self.config.handshake_timeout(), self.authenticate(tcp, from, place)).await {
             Ok(Ok(stream)) => {
                 self.metrics.handshake("ok");
                 stream
@@ -177,8 +180,13 @@ impl Door {
         }
     }
 
-    /// `None`: authenticated, but there is no place left for strangers.
-    async fn authenticate(&self, tcp: TcpStream, place: OwnedSemaphorePermit) -> io::Result<Option<PeerStream>> {
+    /// `None`: authenticated, but refused, and told so.
+    async fn authenticate(
+        &self,
+        tcp: TcpStream,
+        from: SocketAddr,
+        place: OwnedSemaphorePermit,
+    ) -> io::Result<Option<PeerStream>> {
         tcp.set_nodelay(true)?;
         let keepalive = TcpKeepalive::new().with_time(limits::TCP_KEEPALIVE_IDLE);
         socket2::SockRef::from(&tcp).set_tcp_keepalive(&keepalive.with_interval(limits::TCP_KEEPALIVE_INTERVAL))?;
@@ -192,20 +200,48 @@ impl Door {
         }
         let vouched = self.roster.vouched(&greeting.credential, &peer_id);
         let link = Link { peer_id, vouched };
-        let is_member = self.roster.node_of(&link).is_some();
+        let node = self.roster.node_of(&link);
         let mut places = vec![place];
-        if !is_member {
-            let Ok(stranger) = Arc::clone(&self.stranger_places).try_acquire_owned() else {
-                self.metrics.refused("strangers");
-                return Ok(None);
-            };
+        if let Some(node) = node {
+            let window = self.config.twin_window();
+            if self.connections.outlast_twins(&link.peer_id, greeting.boot, window).await.is_err() {
+                tracing::warn!(
+                    code = %ErrorCode::IdentityConflict, peer = %node, %from,
+                    "refused a second process with a member's identity; its data directory is a copy"
+                );
+                return self.refuse(io, Reception::Twin, "twin").await;
+            }
+        } else if let Ok(stranger) = Arc::clone(&self.stranger_places).try_acquire_owned() {
             places.push(stranger);
+        } else {
+            return self.refuse(io, Reception::Full, "strangers").await;
         }
-        let entered = self.connections.enter(link.clone(), Direction::In, greeting.class, is_member);
+        self.answer(&mut io, Reception::Welcome).await?;
+        let Greeting { class, boot, .. } = greeting;
+        let (direction, is_member) = (Direction::In, node.is_some());
+        let entered = self.connections.enter(Arrival { link: link.clone(), boot, direction, class, is_member });
         if self.closed.is_cancelled() {
             entered.close.cancel();
         }
-        Ok(Some(PeerStream::new(io.into(), link, greeting.class, entered, places)))
+        Ok(Some(PeerStream::new(io.into(), link, class, entered, places)))
+    }
+
+    async fn answer(&self, io: &mut TlsStream<TcpStream>, reception: Reception) -> io::Result<()> {
+        let answer = Answer { reception, boot: self.connections.boot() };
+        io.write_all(&greeting::encode_answer(answer)).await?;
+        io.flush().await
+    }
+
+    async fn refuse(
+        &self,
+        mut io: TlsStream<TcpStream>,
+        reception: Reception,
+        reason: &'static str,
+    ) -> io::Result<Option<PeerStream>> {
+        self.metrics.refused(reason);
+        self.answer(&mut io, reception).await?;
+        io.shutdown().await?;
+        Ok(None)
     }
 
     async fn hand_on(&self, stream: PeerStream, outlets: &Outlets) {

@@ -47,7 +47,7 @@ impl Service<Request<Body>> for ByMembership {
             return refusal(Status::internal("the connection carries no proved key"));
         };
         let node = self.roster.node_of(&link);
-        request.extensions_mut().insert(Caller { peer_id: link.peer_id, node });
+        request.extensions_mut().insert(Caller { peer_id: link.peer_id, node, vouched: link.vouched });
         if node.is_some() {
             let answer = self.members.call(request);
             return Box::pin(answer);

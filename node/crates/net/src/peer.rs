@@ -94,6 +94,17 @@ pub struct Caller {
     pub peer_id: PeerId,
     /// Its member number; `None` for a key that is no member now.
     pub node: Option<NodeId>,
+    /// The member number that a credential of this cluster gives the key, whether it is a member now or not.
+    pub vouched: Option<NodeId>,
+}
+
+/// A member that refused this node, because another process with this node's key is connected there and speaks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refuser {
+    /// The member.
+    pub node: NodeId,
+    /// Where it was dialled, `host:port`.
+    pub address: String,
 }
 
 /// A node that discovery has heard of. Only a hint: nothing in it is proved except the key.

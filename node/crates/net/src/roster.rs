@@ -87,6 +87,11 @@ impl Roster {
         self.read().by_node.contains_key(&node)
     }
 
+    /// Every member.
+    pub(crate) fn members(&self) -> Vec<NodeId> {
+        self.read().by_node.keys().copied().collect()
+    }
+
     /// A member's key, and every address to try: the catalog's first, then discovered ones.
     pub(crate) fn member(&self, node: NodeId) -> Option<(PeerId, Vec<String>)> {
         let state = self.read();

@@ -33,6 +33,7 @@ use crate::metrics::Metrics;
 use crate::peer::Local;
 use crate::roster::Roster;
 use crate::stream::PeerStream;
+use crate::twins::Boot;
 
 /// Authenticated connections that wait for the gRPC server to take them.
 const HANDED_ON_MAX: usize = 64;
@@ -69,7 +70,8 @@ impl NetService {
     /// Opens the `peer` and the `p2p` listener. Nothing is served before [`NetService::serve`].
     ///
     /// # Errors
-    /// When a port is taken, an address to advertise is malformed, or the TLS certificate cannot be made.
+    /// When a port is taken, an address to advertise is malformed, the TLS certificate cannot be made, or the system
+    /// gives no random bytes.
     pub async fn bind(
         config: Config,
         key: NodeKey,
@@ -89,7 +91,8 @@ impl NetService {
         let closed = CancellationToken::new();
         let metrics = Metrics::new();
         let roster = Arc::new(Roster::default());
-        let connections = Arc::new(Connections::new(metrics.clone()));
+        let boot = Boot(ollamax_security::random_bytes()?);
+        let connections = Arc::new(Connections::new(boot, metrics.clone()));
         let ends = (metrics.clone(), closed.clone());
         let dialer = Dialer::new(config.peer.clone(), &key, Arc::clone(&roster), Arc::clone(&connections), ends)?;
         let dialer = Arc::new(dialer);

@@ -83,7 +83,12 @@ impl AsyncRead for PeerStream {
         if self.closed.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(closed_from_within()));
         }
-        Pin::new(&mut self.io).poll_read(cx, buffer)
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.io).poll_read(cx, buffer);
+        if buffer.filled().len() > before {
+            self.entered.heard.note();
+        }
+        read
     }
 }
 

@@ -121,6 +121,11 @@ impl RuntimeService {
                 self.run_engine().await;
             }
         }
+        if stop.is_cancelled() {
+            self.client.send_replace(None);
+            let kind = self.report.borrow().kind;
+            self.show_down(kind, "this node uses it no more".to_owned());
+        }
     }
 
     async fn gather(&self) -> Facts {

@@ -10,11 +10,16 @@ use std::path::Path;
 use libp2p_identity::ed25519;
 use zeroize::Zeroizing;
 
+use ollamax_types::ClusterId;
+
 use crate::node_key::pair_of;
 use crate::private_file::{self, KeyFileError};
 use crate::random::{RandomError, random_bytes};
+use crate::sha256::sha256;
 
 const KIND: &str = "ollamax-cluster-key";
+/// Keeps the hash from being taken for one of something else.
+const CLUSTER_ID_PREFIX: &[u8] = b"ollamax-cluster-id:";
 
 /// The key that vouches for members. Prints as its public half.
 #[derive(Clone)]
@@ -87,6 +92,15 @@ impl fmt::Debug for ClusterKey {
     }
 }
 
+/// The id of the cluster that this key vouches for: half of a hash of its public half. So whoever holds a join token
+/// knows which cluster it is for before anybody was asked.
+#[must_use]
+pub fn cluster_id(public_key: &[u8; 32]) -> ClusterId {
+    let hash = sha256(&[CLUSTER_ID_PREFIX, public_key].concat());
+    let (half, _) = hash.0.split_first_chunk().expect("a SHA-256 has 32 bytes");
+    ClusterId(*half)
+}
+
 /// Whether `signature` over `message` was made with the secret half of `public_key`.
 pub(crate) fn is_signed_by(public_key: &[u8; 32], message: &[u8], signature: &[u8]) -> bool {
     ed25519::PublicKey::try_from_bytes(public_key).is_ok_and(|key| key.verify(message, signature))
@@ -107,6 +121,12 @@ mod tests {
         let other = ClusterKey::generate().unwrap();
         assert!(matches!(other.seal(&path), Err(KeyFileError::Exists { .. })));
         assert_eq!(ClusterKey::load(&path).unwrap().public_key(), key.public_key());
+    }
+
+    #[test]
+    fn a_clusters_id_follows_from_its_public_key_for_ever() {
+        assert_eq!(cluster_id(&[7; 32]).to_string(), "91a9288f204fc7dc0d451ad649b990d7");
+        assert_ne!(cluster_id(&[7; 32]), cluster_id(&[8; 32]));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Random bytes from the operating system, for secrets and identifiers.
 //!
-//! This is the only source of randomness for anything secret or unique: keys, tokens, cluster ids, incarnations.
+//! This is the only source of randomness for anything secret or unique: keys, tokens, incarnations.
 //! When the system gives none, the caller gets an error and makes nothing; there is no weaker source behind it.
 
 use rand::TryRng;

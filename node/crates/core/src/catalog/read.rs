@@ -5,7 +5,7 @@
 
 use ollamax_types::{ModelName, NodeId, PeerId, TokenId};
 
-use super::record::{Cluster, Key, KeyRange, Location, Member, Record, Setting, Token};
+use super::record::{Cluster, Key, KeyRange, Location, Member, MemberState, Record, Setting, Token};
 use super::view::{Fault, View};
 
 const PAGE: usize = 512;
@@ -73,6 +73,18 @@ pub fn cluster(view: &dyn View) -> Result<Option<Cluster>, Fault> {
 /// When the state cannot be read.
 pub fn member(view: &dyn View, node: NodeId) -> Result<Option<Member>, Fault> {
     one(view, &Key::Member(node), as_member)
+}
+
+/// Whether a node was a member and is none any more. Its record may have been forgotten meanwhile: ids are given out in
+/// order and never again, so a lower one that is missing has departed. Once true, this stays true.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn has_departed(view: &dyn View, node: NodeId) -> Result<bool, Fault> {
+    match member(view, node)? {
+        Some(member) => Ok(matches!(member.state, MemberState::Departed { .. })),
+        None => Ok(cluster(view)?.is_some_and(|cluster| node.0 < cluster.next_node_id)),
+    }
 }
 
 /// The id of the member that has not departed and holds this key.

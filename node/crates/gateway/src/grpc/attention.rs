@@ -7,6 +7,8 @@ use ollamax_proto::v1::runtime::State as RuntimeState;
 use ollamax_proto::v1::status_reply::Phase;
 use ollamax_proto::v1::{Attention, ModelView, NodeView, StatusReply};
 
+use super::daemon::AdminError;
+
 /// Clock difference between nodes that is worth a line, milliseconds.
 const CLOCK_SKEW_MS_MAX: u64 = 5_000;
 /// Free disk below which a node is mentioned, bytes.
@@ -101,12 +103,8 @@ fn not_member() -> Attention {
 }
 
 fn removed() -> Attention {
-    entry(
-        "removed",
-        "this node was removed from its cluster".to_owned(),
-        "its id is never used again".to_owned(),
-        "stop the daemon, empty its data directory, and join again".to_owned(),
-    )
+    let AdminError { what, why, next, .. } = AdminError::removed();
+    entry("removed", what, why, next)
 }
 
 fn entry(id: &str, what: String, why: String, next: String) -> Attention {

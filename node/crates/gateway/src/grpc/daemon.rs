@@ -130,6 +130,23 @@ impl AdminError {
         )
     }
 
+    /// This node was removed from its cluster.
+    #[must_use]
+    pub fn removed() -> Self {
+        Self::new(
+            ErrorCode::NotMember,
+            "this node was removed from its cluster",
+            "its id is never used again",
+            "ollamax leave; then start the daemon again, and ollamax join TOKEN if it shall be a member anew",
+        )
+    }
+
+    /// Why a node in this phase has no engines.
+    #[must_use]
+    pub fn without_engines(phase: Phase) -> Self {
+        if phase == Phase::Removed { Self::removed() } else { Self::not_initialised() }
+    }
+
     /// A node name or id that no member has.
     #[must_use]
     pub fn node_not_found(text: &str) -> Self {

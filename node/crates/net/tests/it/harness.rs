@@ -164,4 +164,11 @@ impl Join for Seen {
     async fn reach_back(&self, _: Request<v1::ReachBackRequest>) -> Result<Response<v1::ReachBackReply>, Status> {
         Err(Status::unimplemented("not in these tests"))
     }
+
+    /// Says whom the credential names, and whether the caller is a member now.
+    async fn standing(&self, request: Request<v1::StandingRequest>) -> Result<Response<v1::StandingReply>, Status> {
+        let Caller { node, vouched, .. } = caller(&request);
+        let node_id = vouched.ok_or_else(|| Status::permission_denied("no credential of this cluster"))?.0;
+        Ok(Response::new(v1::StandingReply { node_id, departed: node.is_none(), ..v1::StandingReply::default() }))
+    }
 }

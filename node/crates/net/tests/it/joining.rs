@@ -5,7 +5,7 @@ use tonic::Code;
 use ollamax_net::{Class, was_never_sent};
 use ollamax_proto::v1::join_client::JoinClient;
 use ollamax_proto::v1::raft_client::RaftClient;
-use ollamax_proto::v1::{HelloRequest, RaftMessage};
+use ollamax_proto::v1::{HelloRequest, RaftMessage, StandingRequest};
 use ollamax_security::ClusterKey;
 use ollamax_types::{ErrorCode, NodeId};
 
@@ -49,6 +49,15 @@ async fn a_member_that_is_not_heard_of_yet_is_known_by_its_credential() {
     old.handle.set_next_node_id(NodeId(6));
     let mut client = RaftClient::new(new.handle.channel(old.id, Class::Forward));
     assert_eq!(client.call(RaftMessage::default()).await.unwrap_err().code(), Code::Unimplemented);
+
+    // It is still known who that was, so that it can be told.
+    let mut client = JoinClient::new(new.handle.channel(old.id, Class::Forward));
+    let told = client.standing(StandingRequest {}).await.unwrap().into_inner();
+    assert_eq!((told.node_id, told.departed), (5, true));
+    let stranger = Node::start(9).await;
+    let (channel, _) = stranger.handle.channel_to_address(&old.address()).await.unwrap();
+    let refused = JoinClient::new(channel).standing(StandingRequest {}).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
 }
 
 #[tokio::test]

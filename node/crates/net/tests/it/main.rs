@@ -4,3 +4,4 @@ mod harness;
 mod joining;
 mod members;
 mod misbehaving;
+mod twins;

@@ -192,6 +192,9 @@ fn a_removed_member_comes_back_under_a_new_id() {
     ]);
     let departed = read::member(&view, NodeId(2)).expect("readable").expect("kept");
     assert_eq!(departed.state, MemberState::Departed { at: Timestamp(2) });
+    let departed = [1, 2, 3, 4].map(|node| read::has_departed(&view, NodeId(node)));
+    assert_eq!(departed, [Ok(false), Ok(true), Ok(false), Ok(false)], "id 4 was never given out");
+    assert_eq!(read::has_departed(&MemView::default(), NodeId(1)), Ok(false), "no cluster yet");
 }
 
 #[test]
@@ -394,6 +397,8 @@ fn the_longest_departed_are_forgotten_and_commands_stay_within_their_reads() {
     }
     let members = read::members(&view).expect("readable");
     assert_eq!(members.len(), DEPARTED_MEMBERS_MAX + 1);
+    assert_eq!(read::member(&view, NodeId(2)), Ok(None));
+    assert_eq!(read::has_departed(&view, NodeId(2)), Ok(true), "also when it was forgotten");
     assert_eq!(members[1].id, NodeId(7), "2 to 6 departed first");
     for number in departures..departures + MEMBERS_MAX as u64 - 1 {
         let joined = run(&mut view, join_as("many", Role::Learner, newcomer(number)));
