@@ -52,6 +52,25 @@ mod tests {
 
     const EVERY: Duration = Duration::from_secs(1);
 
+    #[tokio::test(start_paused = true)]
+    async fn unasked_it_looks_each_interval() {
+        assert_eq!(looks(&[], 1, 3_500).await, [0, 1_000, 2_000, 3_000]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_is_followed_at_once_and_many_are_followed_by_few() {
+        assert_eq!(looks(&[300], 1, 900).await, [0, 300]);
+        assert_eq!(looks(&[10], 1, 900).await, [0, 10], "a look of the interval needs no rest behind it");
+        let busy: Vec<u64> = (100..800).collect();
+        assert_eq!(looks(&busy, 10, 990).await, [0, 100, 360, 620, 880], "the last one sees the end");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_asked_during_a_look_is_looked_at_after_it() {
+        assert_eq!(looks(&[100, 150], 400, 990).await, [0, 400]);
+        assert_eq!(looks(&[500, 600], 200, 990).await, [0, 500, 950]);
+    }
+
     /// When the looks come, each of them `look_ms` long, while requests ask at these times.
     async fn looks(asked_at_ms: &[u64], look_ms: u64, until_ms: u64) -> Vec<u128> {
         let (asked, began) = (Notify::new(), Instant::now());
@@ -77,24 +96,5 @@ mod tests {
             () = asking => {}
         }
         seen
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn unasked_it_looks_each_interval() {
-        assert_eq!(looks(&[], 1, 3_500).await, [0, 1_000, 2_000, 3_000]);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_request_is_followed_at_once_and_many_are_followed_by_few() {
-        assert_eq!(looks(&[300], 1, 900).await, [0, 300]);
-        assert_eq!(looks(&[10], 1, 900).await, [0, 10], "a look of the interval needs no rest behind it");
-        let busy: Vec<u64> = (100..800).collect();
-        assert_eq!(looks(&busy, 10, 990).await, [0, 100, 360, 620, 880], "the last one sees the end");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_is_asked_during_a_look_is_looked_at_after_it() {
-        assert_eq!(looks(&[100, 150], 400, 990).await, [0, 400]);
-        assert_eq!(looks(&[500, 600], 200, 990).await, [0, 500, 950]);
     }
 }
