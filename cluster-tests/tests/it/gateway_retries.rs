@@ -154,3 +154,31 @@ async fn a_runtime_that_hangs_takes_its_node_out_of_routing_not_down() -> Result
     .await?;
     cluster.finish().await
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_wait_at_a_runtime_that_hangs_are_answered_by_another_node() -> Result<()> {
+    let _turn = crate::turn().await;
+    let fake = || Runtime::Fake(Box::new(Script::with_models([ModelScript::named("demo")])));
+    let cluster = Cluster::builder("taken-back")
+        .setting("runtime.hang_after_ms", 1_000)
+        .node(1, |plan| plan.runtime = fake())
+        .node(2, |plan| plan.runtime = fake())
+        .start()
+        .await?;
+    cluster.model_known("demo", 2, PATIENCE).await?;
+    let other = model_owners::label(&cluster, 2).await?;
+    model_owners::make_resident(&cluster, 1).await?;
+    let before = asked(&cluster, 1)?;
+    cluster.fake(1)?.inject(FaultRule::always(On::Everything, Fault::Hang));
+    let asks = (0..3).map(|number| {
+        let cluster = &cluster;
+        async move { cluster.chat(0, "demo", &format!("question {number}"), true).await }
+    });
+    for answer in futures::future::try_join_all(asks).await? {
+        ensure!(answer.status == 200 && answer.node() == other, "{} by {}", answer.status, answer.node());
+        let text = answer.text().await?;
+        ensure!(text.contains("\"done\":true"), "{text}");
+    }
+    ensure!(asked(&cluster, 1)? > before, "the hanging runtime was never asked");
+    cluster.finish().await
+}

@@ -1,7 +1,8 @@
 //! The liveness streams: this node's frames for whoever watches, and a watch on every other member.
 //!
-//! One frame is made each `BEAT_INTERVAL` and shared by all watchers. A watch that breaks is reported at once and
-//! opened again after a short wait; silence is judged by the scheduler's book, not here.
+//! One frame is made each `BEAT_INTERVAL`, and one at once when the runtime's report says something new; all watchers
+//! share it. A watch that breaks is reported at once and opened again after a short wait; silence is judged by the
+//! scheduler's book, not here.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,12 +34,22 @@ pub(crate) type Frames = watch::Receiver<Arc<v1::Beat>>;
 
 /// Makes this node's frames until `stop`.
 pub(crate) fn spawn_frames(scheduler: scheduler::Handle, tasks: &TaskTracker, stop: CancellationToken) -> Frames {
+    let mut reports = scheduler.runtime_changes();
     let (sender, frames) = watch::channel(Arc::new(to_wire(&scheduler.beat())));
     // Cannot fail; ends with the engines.
     tasks.spawn(async move {
         let mut ticks = tokio::time::interval(BEAT_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = ticks.tick() => {}
+                changed = reports.changed() => match changed {
+                    Ok(()) => ticks.reset(),
+                    // The scheduler is gone.
+                    Err(_) => return,
+                },
+            }
             sender.send_replace(Arc::new(to_wire(&scheduler.beat())));
         }
     });
@@ -200,7 +211,45 @@ fn runner(load: v1::Runner) -> Option<RunnerLoad> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::Instant;
+
+    use ollamax_scheduler::mem::{MemPlacements, MemRemote, MemRuntime};
+    use ollamax_types::Clock;
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_frame_is_made_each_interval_and_at_once_when_the_runtime_says_something_new() {
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let parts = scheduler::Parts {
+            node: NodeId(1),
+            clock: Clock::manual(Timestamp(0)),
+            daemon_version: "0".to_owned(),
+            seed: 1,
+            runtime: Arc::new(MemRuntime::default()),
+            remote: Arc::new(MemRemote::default()),
+            placements: Arc::new(MemPlacements::default()),
+            metrics: scheduler::Metrics::default(),
+        };
+        let handle = scheduler::Handle::start(scheduler::Config::default(), parts, &tasks, stop.clone());
+        let mut frames = spawn_frames(handle.clone(), &tasks, stop.clone());
+        let mut next = async || {
+            let asked = Instant::now();
+            frames.changed().await.expect("frames are made");
+            let version = frames.borrow_and_update().runtime.as_ref().map(|runtime| runtime.version.clone());
+            (asked.elapsed(), version.unwrap_or_default())
+        };
+        assert_eq!(next().await, (Duration::ZERO, String::new()));
+        assert_eq!(next().await, (BEAT_INTERVAL, String::new()));
+        let report = scheduler::RuntimeReport { version: "2".to_owned(), ..scheduler::RuntimeReport::default() };
+        handle.set_runtime(report.clone());
+        assert_eq!(next().await, (Duration::ZERO, "2".to_owned()));
+        handle.set_runtime(report);
+        assert_eq!(next().await, (BEAT_INTERVAL, "2".to_owned()), "the same again is nothing new");
+        stop.cancel();
+        tasks.close();
+        tasks.wait().await;
+    }
 
     #[test]
     fn a_frame_survives_the_way_and_a_damaged_one_is_refused() {

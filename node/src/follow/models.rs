@@ -1,24 +1,29 @@
-//! Tells the cluster which models the runtime beside this node holds, whenever the two disagree.
+//! Tells the scheduler what is polled of the runtime beside this node, and the cluster which models it holds.
 //!
-//! The decision is [`plan_report`]: what the runtime lists against what the catalog records for this node. Reports
-//! are idempotent, so a report whose outcome is unknown is simply made again from fresh facts.
+//! The scheduler hears at once, whatever the cluster does: requests that wait for a runtime that went down depend on
+//! it. What the cluster is told is decided by [`plan_report`]: what the runtime lists against what the catalog records
+//! for this node. Reports are idempotent, so a report whose outcome is unknown is simply made again from fresh facts.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use ollamax_core::catalog::{Answer, Command, Location, read};
 use ollamax_outbound::{Report, RuntimeHandle};
+use ollamax_scheduler as scheduler;
 use ollamax_scheduler::RuntimeReport;
 use ollamax_types::limits::{MODEL_DETAILS_BYTES_MAX, REPORT_MODELS_MAX};
-use ollamax_types::{ModelRecord, NodeId, RequestId, Role};
+use ollamax_types::{ModelRecord, NodeId, RequestId, Role, RuntimeState};
 
 use crate::import::plan::is_temporary;
 use crate::slot::MemberEngines;
 
 /// Wait before the state is compared again although nothing was heard.
 const COMPARE_AGAIN_AFTER: Duration = Duration::from_secs(5);
+/// Wait before the newest report is read although nothing was heard: an expiry that moved wakes nobody.
+const READ_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// The next report to make, if any: at most `REPORT_MODELS_MAX` of each kind.
 #[must_use]
@@ -49,14 +54,31 @@ fn within_limits(mut model: ModelRecord) -> ModelRecord {
 
 /// Keeps the catalog and the scheduler in step with the runtime until `stop`.
 pub(crate) async fn follow(engines: MemberEngines, runtime: RuntimeHandle, stop: CancellationToken) {
-    let mut reports = runtime.report();
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = tell_scheduler(&engines.scheduler, runtime.report()) => {}
+        () = tell_cluster(&engines, runtime.report()) => {}
+    }
+}
+
+/// Ends with the reports.
+async fn tell_scheduler(scheduler: &scheduler::Handle, mut reports: watch::Receiver<Report>) {
+    loop {
+        scheduler.set_runtime(for_scheduler(&reports.borrow_and_update()));
+        tokio::select! {
+            changed = reports.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(READ_AGAIN_AFTER) => {}
+        }
+    }
+}
+
+/// Ends with the reports.
+async fn tell_cluster(engines: &MemberEngines, mut reports: watch::Receiver<Report>) {
     loop {
         let report = reports.borrow_and_update().clone();
-        engines.scheduler.set_runtime(for_scheduler(&report));
-        let settled = settle(&engines, &report).await;
+        let settled = settle(engines, &report).await;
         let again = tokio::time::sleep(if settled { COMPARE_AGAIN_AFTER } else { COMPARE_AGAIN_AFTER / 10 });
         tokio::select! {
-            () = stop.cancelled() => return,
             changed = reports.changed() => if changed.is_err() { return },
             () = again => {}
         }
@@ -98,11 +120,17 @@ async fn settle(engines: &MemberEngines, report: &Report) -> bool {
     }
 }
 
+/// A runtime that answers and has not listed its models yet cannot be sent work: an empty list would say that it has
+/// none, and clients would hear "not found".
 fn for_scheduler(report: &Report) -> RuntimeReport {
+    let state = match (&report.state, &report.models) {
+        (RuntimeState::Up, None) => RuntimeState::Down("it has not listed its models yet".to_owned()),
+        (state, _) => state.clone(),
+    };
     RuntimeReport {
         kind: report.kind,
         version: report.version.clone(),
-        state: report.state.clone(),
+        state,
         models: report.models.clone().unwrap_or_default(),
         resident: report.resident.clone(),
     }
@@ -110,7 +138,7 @@ fn for_scheduler(report: &Report) -> RuntimeReport {
 
 #[cfg(test)]
 mod tests {
-    use ollamax_types::{Digest, Timestamp};
+    use ollamax_types::{Digest, RuntimeKind, Timestamp};
 
     use super::*;
 
@@ -162,6 +190,16 @@ mod tests {
             panic!("the rest");
         };
         assert_eq!(present.len(), 5);
+    }
+
+    #[test]
+    fn a_runtime_that_has_not_listed_its_models_is_not_taken_for_empty() {
+        let listing = Report { state: RuntimeState::Up, ..Report::absent(RuntimeKind::Ollama) };
+        assert!(matches!(for_scheduler(&listing).state, RuntimeState::Down(_)));
+        let empty = Report { models: Some(vec![]), ..listing };
+        assert_eq!(for_scheduler(&empty).state, RuntimeState::Up);
+        let absent = Report { state: RuntimeState::Absent, models: None, ..empty };
+        assert_eq!(for_scheduler(&absent).state, RuntimeState::Absent);
     }
 
     #[test]

@@ -66,12 +66,12 @@ struct Inner {
     activity: Activity,
 }
 
-/// What this node's own requests show of the runtime's life.
+/// What this node's own calls show of the runtime's life.
 struct Activity {
     in_flight: AtomicU32,
     since: Instant,
-    last_byte_ms: AtomicU64,
-    doubt: Notify,
+    last_heard_ms: AtomicU64,
+    stirred: Notify,
     models_changed: Notify,
 }
 
@@ -117,8 +117,8 @@ impl Client {
         let activity = Activity {
             in_flight: AtomicU32::new(0),
             since: Instant::now(),
-            last_byte_ms: AtomicU64::new(0),
-            doubt: Notify::new(),
+            last_heard_ms: AtomicU64::new(0),
+            stirred: Notify::new(),
             models_changed: Notify::new(),
         };
         Ok(Self(Arc::new(Inner { http, base, shown, health_timeout, activity })))
@@ -136,16 +136,18 @@ impl Client {
         self.0.activity.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Time since the runtime last sent a byte of any inference, or since this client was made.
+    /// Time since the runtime last answered a control call or sent a byte of any inference, or since this client was
+    /// made. That something was sent to it is no sign of its life.
     #[must_use]
     pub fn quiet_for(&self) -> Duration {
-        let last = Duration::from_millis(self.0.activity.last_byte_ms.load(Ordering::Relaxed));
+        let last = Duration::from_millis(self.0.activity.last_heard_ms.load(Ordering::Relaxed));
         self.0.activity.since.elapsed().saturating_sub(last)
     }
 
-    /// Resolves when a request found the runtime gone.
-    pub(crate) async fn doubted(&self) {
-        self.0.activity.doubt.notified().await;
+    /// Notified when an inference request gets its first byte or ends, in whatever way: what is in the runtime's memory
+    /// may have changed, or the runtime may be gone.
+    pub(crate) fn stirred(&self) -> &Notify {
+        &self.0.activity.stirred
     }
 
     /// Resolves when this client made or deleted a model.
@@ -207,6 +209,8 @@ impl Client {
         let request = self.request(Method::POST, path).header(CONTENT_TYPE, JSON).body(body);
         let response = request.send().await.map_err(|error| self.failed(path, &error))?;
         self.refuse_ollamamax(&response)?;
+        self.heard();
+        self.stirred().notify_one();
         let status = response.status().as_u16();
         if !matches!(
             essence(response.headers()),
@@ -312,6 +316,13 @@ impl Client {
         Ok(())
     }
 
+    /// The runtime gave a sign of life.
+    fn heard(&self) {
+        let activity = &self.0.activity;
+        let now = u64::try_from(activity.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        activity.last_heard_ms.fetch_max(now, Ordering::Relaxed);
+    }
+
     // --- requests
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {
@@ -339,6 +350,7 @@ impl Client {
             let is_json = essence(response.headers()) == Some("application/json");
             let found = described(response.headers());
             let body = self.read(response, path).await?;
+            self.heard();
             match (status, is_json) {
                 (200..=299, true) => Ok(body),
                 (200..=299, false) if body.is_empty() => Ok(body),
@@ -414,17 +426,13 @@ impl Client {
 
     fn failed(&self, path: &str, error: &reqwest::Error) -> RuntimeError {
         let (url, reason) = (self.0.shown.clone(), deepest(error));
-        let failure = if error.is_connect() {
+        if error.is_connect() {
             RuntimeError::Unreachable { url, reason }
         } else if error.is_timeout() {
             RuntimeError::TimedOut { url, path: path.to_owned(), after: CONNECT_TIMEOUT }
         } else {
             RuntimeError::Disconnected { url, reason }
-        };
-        if failure.is_gone() {
-            self.0.activity.doubt.notify_one();
         }
-        failure
     }
 
     fn refuse_ollamamax(&self, response: &Response) -> Result<(), RuntimeError> {
@@ -451,21 +459,18 @@ impl Client {
 impl InFlight {
     fn enter(client: Client) -> Self {
         client.0.activity.in_flight.fetch_add(1, Ordering::Relaxed);
-        let guard = Self(client);
-        guard.byte_seen();
-        guard
+        Self(client)
     }
 
     fn byte_seen(&self) {
-        let activity = &self.0.0.activity;
-        let now = u64::try_from(activity.since.elapsed().as_millis()).unwrap_or(u64::MAX);
-        activity.last_byte_ms.fetch_max(now, Ordering::Relaxed);
+        self.0.heard();
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.0.activity.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.0.stirred().notify_one();
     }
 }
 
@@ -502,4 +507,50 @@ fn deepest(error: &reqwest::Error) -> String {
         source = inner.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+    use tokio::net::TcpSocket;
+    use tokio::time::advance;
+
+    use super::*;
+
+    /// A client of a port that is taken and refuses every connection.
+    fn refused() -> (Client, TcpSocket) {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
+        let url = format!("http://{}/", socket.local_addr().expect("bound"));
+        let client = Client::new(url.parse().expect("a URL"), Duration::from_secs(2)).expect("no TLS needed");
+        (client, socket)
+    }
+
+    fn is_stirred(client: &Client) -> bool {
+        client.stirred().notified().now_or_never().is_some()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn requests_that_keep_coming_are_no_sign_of_life() {
+        let (client, _socket) = refused();
+        for _ in 0..6 {
+            let request = InFlight::enter(client.clone());
+            advance(Duration::from_secs(10)).await;
+            drop(request);
+        }
+        assert_eq!(client.quiet_for(), Duration::from_secs(60));
+        client.heard();
+        assert_eq!(client.quiet_for(), Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn a_health_call_that_finds_the_runtime_gone_asks_for_no_further_one() {
+        let (client, _socket) = refused();
+        let error = client.ps().await.expect_err("nothing listens");
+        assert!(matches!(error, RuntimeError::Unreachable { .. }), "{error}");
+        assert!(!is_stirred(&client), "or the poller would never rest while the runtime is down");
+        let error = client.infer(Api::Chat, Bytes::new()).await.map(|_| ()).expect_err("nothing listens");
+        assert!(matches!(error, RuntimeError::Unreachable { .. }), "{error}");
+        assert!(is_stirred(&client), "a request that found it gone does ask");
+    }
 }

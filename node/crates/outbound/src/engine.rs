@@ -19,7 +19,7 @@ use tokio::io::AsyncRead;
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
-use tokio_util::codec::{FramedRead, LinesCodec};
+use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use url::Url;
@@ -77,8 +77,12 @@ enum EndError {
     Start { program: String, source: std::io::Error },
     #[error("the engine did not say within {} s where it listens{said}", START_TIMEOUT.as_secs())]
     Silent { said: String },
+    #[error("the engine closed its output before it said where it listens{said}")]
+    Mute { said: String },
     #[error("the engine said {line:?} instead of where it listens")]
     Garbled { line: String },
+    #[error("the engine's first line cannot be read: {0}")]
+    Unreadable(#[from] LinesCodecError),
     #[error("the engine ended with {status}{said}")]
     Ended { status: String, said: String },
 }
@@ -144,8 +148,12 @@ async fn run_once(
     };
     let line = match first {
         Err(_) => return Err(EndError::Silent { said: running.said() }),
-        Ok(Some(Ok(line))) => line,
-        Ok(Some(Err(_)) | None) => return Err(running.wait().await),
+        Ok(Some(line)) => line?,
+        // As a rule it is ending, and its status says more.
+        Ok(None) => {
+            let ended = timeout(STOP_TIMEOUT, running.wait()).await.ok();
+            return Err(ended.unwrap_or_else(|| EndError::Mute { said: running.said() }));
+        }
     };
     let said: Option<Listening> = serde_json::from_str(&line).ok();
     let Some(url) = said.and_then(|said| address::parse(&said.listening).ok()) else {

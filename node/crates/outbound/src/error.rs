@@ -127,10 +127,4 @@ impl RuntimeError {
             | Self::Broken(_) => true,
         }
     }
-
-    /// Whether the runtime certainly does not run: nothing listens, or it hung up.
-    #[must_use]
-    pub const fn is_gone(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::Disconnected { .. })
-    }
 }

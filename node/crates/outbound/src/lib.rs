@@ -9,6 +9,7 @@ pub mod engine;
 pub mod error;
 pub mod facts;
 pub mod metrics;
+pub mod pace;
 pub mod poll;
 pub mod runtime;
 mod wire;

@@ -8,7 +8,6 @@
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
-use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use ollamax_types::{ModelRecord, Residency, RuntimeKind, RuntimeState};
@@ -17,9 +16,11 @@ use crate::client::Client;
 use crate::config::Config;
 use crate::error::RuntimeError;
 use crate::metrics::Metrics;
+use crate::pace::Pace;
 
-/// Unanswered health calls in a row, with nothing of ours in flight, that mean "hung".
-pub const TIMEOUTS_MAX: u32 = 2;
+/// Unanswered health calls in a row, with nothing of ours in flight, that mean "hung"; calls in a row whose connection
+/// broke that mean "gone". One alone may be chance, and "down" takes waiting requests away from the runtime.
+pub const UNANSWERED_MAX: u32 = 2;
 
 /// What is known of the runtime beside this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,13 +46,13 @@ pub struct Report {
 pub enum Event {
     /// It was answered.
     Answered,
-    /// It failed while this many requests of ours were in flight, the last byte of any of them that long ago.
+    /// It failed while this many requests of ours were in flight, the runtime's last sign of life that long ago.
     Failed {
         /// How.
         error: RuntimeError,
         /// Requests of this node at the runtime.
         in_flight: u32,
-        /// Time since the last byte of inference.
+        /// Time since the runtime answered a control call or sent a byte of inference.
         quiet_for: Duration,
     },
 }
@@ -61,26 +62,36 @@ pub enum Event {
 pub struct Standing {
     /// What routing sees.
     pub state: RuntimeState,
-    /// Unanswered health calls in a row.
-    pub timeouts: u32,
+    /// Health calls in a row that were not answered.
+    pub unanswered: u32,
 }
 
 /// The next standing. Pure.
 #[must_use]
 pub fn judge(before: &Standing, event: &Event, hang_after: Duration) -> Standing {
     match event {
-        Event::Answered => Standing { state: RuntimeState::Up, timeouts: 0 },
-        Event::Failed { error: error @ RuntimeError::TimedOut { .. }, in_flight, quiet_for } => {
-            let timeouts = before.timeouts.saturating_add(1);
-            let is_busy = *in_flight > 0 && *quiet_for < hang_after;
-            let is_patient = is_busy || timeouts < TIMEOUTS_MAX;
+        Event::Answered => Standing { state: RuntimeState::Up, unanswered: 0 },
+        Event::Failed { error, in_flight, quiet_for } => {
+            let unanswered = before.unanswered.saturating_add(1);
+            let is_patient = match error {
+                RuntimeError::TimedOut { .. } => {
+                    let is_busy = *in_flight > 0 && *quiet_for < hang_after;
+                    is_busy || unanswered < UNANSWERED_MAX
+                }
+                RuntimeError::Disconnected { .. } | RuntimeError::Broken(_) => unanswered < UNANSWERED_MAX,
+                RuntimeError::Unreachable { .. }
+                | RuntimeError::NotOllama { .. }
+                | RuntimeError::IsOllamaMax { .. }
+                | RuntimeError::Refused { .. }
+                | RuntimeError::TooLarge { .. }
+                | RuntimeError::UploadFailed { .. } => false,
+            };
             let state = match (&before.state, is_patient) {
                 (RuntimeState::Up, true) => RuntimeState::Up,
                 _ => RuntimeState::Down(error.to_string()),
             };
-            Standing { state, timeouts }
+            Standing { state, unanswered }
         }
-        Event::Failed { error, .. } => Standing { state: RuntimeState::Down(error.to_string()), timeouts: 0 },
     }
 }
 
@@ -112,12 +123,16 @@ impl Report {
         }
     }
 
-    /// Whether two reports mean the same to routing and to the catalog: all but `expires_at`.
+    /// Whether two reports mean the same to routing and to the catalog: all but `expires_at`, by which the runtime also
+    /// orders what is in its memory.
     #[must_use]
     pub fn means_the_same(&self, other: &Self) -> bool {
-        let resident_key = |report: &Self| -> Vec<_> {
+        let resident_key = |report: &Self| {
             let rows = report.resident.iter();
-            rows.map(|row| (row.name.key(), row.digest, row.size_vram_bytes, row.context_length)).collect()
+            let mut keys: Vec<_> =
+                rows.map(|row| (row.name.key(), row.digest, row.size_vram_bytes, row.context_length)).collect();
+            keys.sort_unstable();
+            keys
         };
         let head = |report: &Self| (report.kind, report.url.clone(), report.pid, report.version.clone());
         head(self) == head(other)
@@ -136,6 +151,14 @@ pub(crate) fn publish(report: &watch::Sender<Report>, change: impl FnOnce(&mut R
     });
 }
 
+/// The state for people: while the runtime has never answered, with the reason why it is waited for.
+fn shown(state: &RuntimeState, waiting_because: Option<&str>) -> RuntimeState {
+    match (state, waiting_because) {
+        (RuntimeState::Down(reason), Some(why)) => RuntimeState::Down(format!("{why}; {reason}")),
+        (state, _) => state.clone(),
+    }
+}
+
 // === impl PollService ===
 
 impl PollService<'_> {
@@ -149,23 +172,23 @@ impl PollService<'_> {
         }
     }
 
-    /// Asks each second, and at once when a request found the runtime gone.
+    /// Asks each second, and at once when a request got its first byte or ended.
     async fn watch_health(&self, came_up: &Notify) {
-        let mut standing = Standing { state: RuntimeState::Absent, timeouts: 0 };
-        let mut ticks = interval(self.config.residency_interval());
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut standing = Standing { state: RuntimeState::Absent, unanswered: 0 };
+        let mut waiting_because = self.waiting_because;
+        let mut pace = Pace::new(self.config.residency_interval());
         loop {
-            tokio::select! {
-                _ = ticks.tick() => {}
-                () = self.client.doubted() => {}
-            }
+            pace.next(self.client.stirred()).await;
             let is_up = standing.state == RuntimeState::Up;
             let (event, found) = match self.look(is_up).await {
                 Ok(found) => (Event::Answered, Some(found)),
                 Err(error) => (self.failed(error), None),
             };
             standing = judge(&standing, &event, self.config.hang_after());
-            self.show(is_up, &standing.state, found);
+            if standing.state == RuntimeState::Up {
+                waiting_because = None;
+            }
+            self.show(is_up, shown(&standing.state, waiting_because), found);
             if !is_up && standing.state == RuntimeState::Up {
                 came_up.notify_one();
             }
@@ -183,11 +206,7 @@ impl PollService<'_> {
         Event::Failed { error, in_flight: self.client.in_flight(), quiet_for: self.client.quiet_for() }
     }
 
-    fn show(&self, was_up: bool, state: &RuntimeState, found: Option<(Option<String>, Vec<Residency>)>) {
-        let state = match (state, self.waiting_because) {
-            (RuntimeState::Down(reason), Some(why)) => RuntimeState::Down(format!("{why}; {reason}")),
-            (state, _) => state.clone(),
-        };
+    fn show(&self, was_up: bool, state: RuntimeState, found: Option<(Option<String>, Vec<Residency>)>) {
         let is_up = state == RuntimeState::Up;
         match (&state, was_up) {
             (RuntimeState::Up, false) => tracing::info!(runtime = self.client.url(), "the model runtime answers"),
@@ -257,7 +276,7 @@ mod tests {
 
     /// `U` up, `D` down, `A` absent: the standings after each event, from "up".
     fn check(events: &[Event], expected: &str) {
-        let mut standing = Standing { state: RuntimeState::Up, timeouts: 0 };
+        let mut standing = Standing { state: RuntimeState::Up, unanswered: 0 };
         let mut seen = String::new();
         for event in events {
             standing = judge(&standing, event, HANG_AFTER);
@@ -274,6 +293,17 @@ mod tests {
     fn refused_means_down_at_once_even_with_work_in_flight() {
         check(&[refused(0), Event::Answered], "DU");
         check(&[refused(3)], "D");
+    }
+
+    #[test]
+    fn a_connection_that_broke_once_may_be_chance() {
+        let hung_up = || {
+            let error = RuntimeError::Disconnected { url: String::new(), reason: "connection closed".to_owned() };
+            Event::Failed { error, in_flight: 1, quiet_for: Duration::ZERO }
+        };
+        check(&[hung_up(), Event::Answered, hung_up(), hung_up(), Event::Answered], "UUUDU");
+        check(&[hung_up(), refused(1)], "UD");
+        check(&[hung_up(), timed_out(0, 1)], "UD");
     }
 
     #[test]
@@ -324,6 +354,9 @@ mod tests {
         assert!(woken(&|report| report.resident = vec![row.clone()]));
         let later = Residency { expires_at: "2026-01-01T00:05:00Z".to_owned(), ..row.clone() };
         assert!(!woken(&|report| report.resident = vec![later.clone()]));
+        let other = Residency { name: "n".parse().expect("valid"), ..row.clone() };
+        assert!(woken(&|report| report.resident.push(other.clone())));
+        assert!(!woken(&|report| report.resident.reverse()), "the runtime lists by expiry");
         assert!(woken(&|report| report.models = Some(vec![])), "an empty list is a value");
         assert!(!woken(&|report| report.models = Some(vec![])));
         assert!(woken(&|report| report.resident.clear()));

@@ -2,14 +2,15 @@
 //!
 //! Always holds: a slot is held exactly while the runtime works on a request or its answer flows. An answer that says
 //! "no room", "no such model" or "the runner died" is a refusal, so that the router can go elsewhere; any other answer
-//! goes to the client byte for byte, errors included.
+//! goes to the client byte for byte, errors included. When the runtime is reported down, what waits in the queue or for
+//! its head is refused too: nothing waits behind a runtime that does not answer.
 
 mod body;
 mod verdict;
 
 use std::sync::Arc;
 
-use ollamax_types::{Digest, InferenceRequest, RuntimeState};
+use ollamax_types::{Digest, InferenceRequest};
 
 use crate::admission::Place;
 use crate::beat::is_draining;
@@ -17,6 +18,7 @@ use crate::error::AdmitError;
 use crate::handle::Shared;
 use crate::ports::RuntimeError;
 use crate::response::Response;
+use crate::vigil::{Vigil, problem};
 use body::Working;
 use verdict::Verdict;
 
@@ -32,30 +34,37 @@ pub(crate) async fn admit(shared: &Arc<Shared>, request: InferenceRequest) -> Re
 async fn try_admit(shared: &Arc<Shared>, request: InferenceRequest) -> Result<Response, AdmitError> {
     let node = shared.parts.node;
     let digest = check(shared, &request)?;
-    let place = if request.api.needs_runner() { Some(wait_for_slot(shared, digest).await?) } else { None };
-    let (model, wanted) = (Box::new(request.model.clone()), request.digest);
-    let mut working = Working::new(place, shared.parts.metrics.clone());
+    let mut vigil = shared.local.vigil();
+    let place = if request.api.needs_runner() { Some(wait_for_slot(shared, &mut vigil, digest).await?) } else { None };
+    let mut working = Working::new(Arc::clone(shared), place);
+    let judged = tokio::select! {
+        biased;
+        detail = vigil.down() => Err(AdmitError::RuntimeLost { node, detail }),
+        judged = ask(shared, request) => judged,
+    };
+    match judged {
+        Ok(response) => Ok(Response { node, body: working.follow(response.body, vigil), ..response }),
+        Err(error) => {
+            working.refused();
+            Err(error)
+        }
+    }
+}
+
+/// Sends the request to the runtime and judges the head of its answer.
+async fn ask(shared: &Shared, request: InferenceRequest) -> Result<Response, AdmitError> {
+    let node = shared.parts.node;
+    let (model, wanted) = (request.model.clone(), request.digest);
     let response = shared.parts.runtime.send(request).await.map_err(|source| match source {
         RuntimeError::Unreachable(detail) => AdmitError::RuntimeUnavailable { node, detail },
         RuntimeError::Failed(_) => AdmitError::Runtime { node, source },
-    });
-    let verdict = match response {
-        Ok(response) => verdict::of(response).await,
-        Err(error) => {
-            working.refused();
-            return Err(error);
-        }
-    };
-    let error = match verdict {
-        Verdict::Answer(response) => {
-            return Ok(Response { node, body: working.follow(response.body), ..response });
-        }
-        Verdict::NoRoom(detail) => AdmitError::Overloaded { node, detail },
-        Verdict::NoModel => AdmitError::StalePlacement { node, model, wanted },
-        Verdict::RunnerDied(detail) => AdmitError::RunnerCrashed { node, detail },
-    };
-    working.refused();
-    Err(error)
+    })?;
+    match verdict::of(response).await {
+        Verdict::Answer(response) => Ok(response),
+        Verdict::NoRoom(detail) => Err(AdmitError::Overloaded { node, detail }),
+        Verdict::NoModel => Err(AdmitError::StalePlacement { node, model: Box::new(model), wanted }),
+        Verdict::RunnerDied(detail) => Err(AdmitError::RunnerCrashed { node, detail }),
+    }
 }
 
 /// May this node take the request, and for which version of the model?
@@ -65,12 +74,8 @@ fn check(shared: &Shared, request: &InferenceRequest) -> Result<Digest, AdmitErr
         return Err(AdmitError::Draining { node });
     }
     let report = shared.local.runtime();
-    match &report.state {
-        RuntimeState::Up => {}
-        RuntimeState::Absent => {
-            return Err(AdmitError::RuntimeUnavailable { node, detail: "there is none".to_owned() });
-        }
-        RuntimeState::Down(why) => return Err(AdmitError::RuntimeUnavailable { node, detail: why.clone() }),
+    if let Some(why) = problem(&report.state) {
+        return Err(AdmitError::RuntimeUnavailable { node, detail: why.to_owned() });
     }
     let held = report.models.iter().find(|model| model.name == request.model).map(|model| model.digest);
     let fits = |held: &Digest| request.digest.is_none_or(|wanted| wanted == *held);
@@ -81,8 +86,14 @@ fn check(shared: &Shared, request: &InferenceRequest) -> Result<Digest, AdmitErr
     })
 }
 
-async fn wait_for_slot(shared: &Arc<Shared>, digest: Digest) -> Result<Place, AdmitError> {
+/// Waits in the queue of the model's runner, as long as the runtime does not go down.
+async fn wait_for_slot(shared: &Shared, vigil: &mut Vigil, digest: Digest) -> Result<Place, AdmitError> {
     let node = shared.parts.node;
-    let place = shared.admission.enter(digest).await;
-    place.map_err(|error| AdmitError::Overloaded { node, detail: error.to_string() })
+    tokio::select! {
+        biased;
+        detail = vigil.down() => Err(AdmitError::RuntimeUnavailable { node, detail }),
+        place = shared.admission.enter(digest) => {
+            place.map_err(|error| AdmitError::Overloaded { node, detail: error.to_string() })
+        }
+    }
 }

@@ -5,23 +5,21 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::watch;
+
 use ollamax_types::Beat;
 
 use crate::handle::Shared;
 use crate::report::{Machine, RuntimeReport};
+use crate::vigil::Vigil;
 
 /// This machine, as the assembly last told.
 #[derive(Debug, Default)]
 pub(crate) struct Local {
     sequence: AtomicU64,
     draining: AtomicBool,
-    told: Mutex<Told>,
-}
-
-#[derive(Debug, Default)]
-struct Told {
-    runtime: Arc<RuntimeReport>,
-    machine: Machine,
+    runtime: watch::Sender<Arc<RuntimeReport>>,
+    machine: Mutex<Machine>,
 }
 
 // === impl Local ===
@@ -31,20 +29,35 @@ impl Local {
         self.draining.store(draining, Ordering::SeqCst);
     }
 
+    /// Wakes whoever follows the report when it says something new.
     pub(crate) fn set_runtime(&self, report: RuntimeReport) {
-        self.lock().runtime = Arc::new(report);
+        self.runtime.send_if_modified(|current| {
+            let is_new = **current != report;
+            if is_new {
+                *current = Arc::new(report);
+            }
+            is_new
+        });
     }
 
     pub(crate) fn runtime(&self) -> Arc<RuntimeReport> {
-        Arc::clone(&self.lock().runtime)
+        Arc::clone(&self.runtime.borrow())
+    }
+
+    pub(crate) fn runtime_changes(&self) -> watch::Receiver<Arc<RuntimeReport>> {
+        self.runtime.subscribe()
+    }
+
+    pub(crate) fn vigil(&self) -> Vigil {
+        Vigil::new(self.runtime_changes())
     }
 
     pub(crate) fn set_machine(&self, machine: Machine) {
-        self.lock().machine = machine;
+        *self.machine() = machine;
     }
 
-    fn lock(&self) -> MutexGuard<'_, Told> {
-        self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    fn machine(&self) -> MutexGuard<'_, Machine> {
+        self.machine.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -56,7 +69,7 @@ pub(crate) fn is_draining(shared: &Shared) -> bool {
 /// The next frame.
 pub(crate) fn beat(shared: &Shared) -> Beat {
     let draining = is_draining(shared);
-    let Told { runtime, machine } = &*shared.local.lock();
+    let (runtime, machine) = (shared.local.runtime(), *shared.local.machine());
     Beat {
         node: shared.parts.node,
         sequence: shared.local.sequence.fetch_add(1, Ordering::Relaxed) + 1,

@@ -53,6 +53,14 @@ pub enum AdmitError {
         /// The runtime's own text.
         detail: String,
     },
+    /// The runtime had the request, and went down before its first byte.
+    #[error("the runtime of node {node} went down before it answered: {detail}; run `ollamax doctor` there")]
+    RuntimeLost {
+        /// This node.
+        node: NodeId,
+        /// What is wrong with it.
+        detail: String,
+    },
     /// The runtime closed the connection before its first byte, or answered garbage.
     #[error("node {node}: {source}")]
     Runtime {
@@ -72,7 +80,7 @@ impl AdmitError {
             Self::Overloaded { .. } => ErrorCode::Overloaded,
             Self::Draining { .. } => ErrorCode::Draining,
             Self::RuntimeUnavailable { .. } => ErrorCode::RuntimeUnavailable,
-            Self::RunnerCrashed { .. } => ErrorCode::RuntimeFailed,
+            Self::RunnerCrashed { .. } | Self::RuntimeLost { .. } => ErrorCode::RuntimeFailed,
             Self::Runtime { source, .. } => source.code(),
         }
     }
@@ -81,7 +89,9 @@ impl AdmitError {
     #[must_use]
     pub const fn started(&self) -> bool {
         match self {
-            Self::RunnerCrashed { .. } | Self::Runtime { source: RuntimeError::Failed(_), .. } => true,
+            Self::RunnerCrashed { .. }
+            | Self::RuntimeLost { .. }
+            | Self::Runtime { source: RuntimeError::Failed(_), .. } => true,
             Self::StalePlacement { .. }
             | Self::Overloaded { .. }
             | Self::Draining { .. }

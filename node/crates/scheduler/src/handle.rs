@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -169,7 +170,8 @@ impl Handle {
         self.shared.local.set_draining(draining);
     }
 
-    /// Takes in the newest poll of the runtime beside this node.
+    /// Takes in the newest poll of the runtime beside this node. When it says that the runtime is down, requests that
+    /// wait for a slot or for the head of their answer are refused at once, so that their routers can go elsewhere.
     pub fn set_runtime(&self, report: RuntimeReport) {
         let digests = report.models.iter().map(|model| model.digest).collect();
         self.shared.local.set_runtime(report);
@@ -180,6 +182,12 @@ impl Handle {
     #[must_use]
     pub fn runtime(&self) -> Arc<RuntimeReport> {
         self.shared.local.runtime()
+    }
+
+    /// Follows the polls: wakes when one says something new.
+    #[must_use]
+    pub fn runtime_changes(&self) -> watch::Receiver<Arc<RuntimeReport>> {
+        self.shared.local.runtime_changes()
     }
 
     /// Takes in the newest readings of this machine.

@@ -22,6 +22,7 @@ mod dispatch;
 mod load_view;
 mod queue;
 mod timings;
+mod vigil;
 
 pub use config::Config;
 pub use error::{AdmitError, DispatchError, NodeReason, Reason};

@@ -124,6 +124,7 @@ impl LoadView {
         let mut state = self.lock();
         state.book.retain(members);
         state.peers.retain(|node, _| members.contains(node));
+        state.sent.retain(|(node, _), _| members.contains(node));
     }
 
     pub(crate) fn health(&self, node: NodeId, now: Duration) -> Health {

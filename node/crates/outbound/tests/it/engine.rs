@@ -79,3 +79,22 @@ async fn an_engine_that_cannot_start_is_down_and_says_why() {
     world.wait_for("down", |report| format!("{:?}", report.state).contains("exit status: 3")).await;
     world.end().await;
 }
+
+#[tokio::test]
+async fn an_engine_that_lives_and_says_nothing_readable_is_down_and_is_ended() {
+    let check = async |does: &str, reason: &str| {
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let path = script(folder.path(), "unused");
+        let pid = folder.path().join("pid");
+        std::fs::write(&path, format!("#!/bin/sh\necho $$ > {}\n{does}\nexec sleep 1000 >&-\n", pid.display()))
+            .expect("written");
+        let world = World::start(None, engine_config(), &path);
+        world.wait_for(reason, |report| format!("{:?}", report.state).contains(reason)).await;
+        world.end().await;
+        let pid = std::fs::read_to_string(pid).expect("written").trim().parse().expect("a pid");
+        assert!(!is_alive(pid), "{pid} was left behind");
+    };
+    let closes = check("exec >&-", "closed its output");
+    let babbles = check("head -c 20000 /dev/zero | tr '\\0' x", "first line cannot be read");
+    tokio::join!(closes, babbles);
+}

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use ollamax_outbound::config::Kind;
 use ollamax_outbound::{Config, Environment, Metrics, Paths, Report, RuntimeHandle, Surroundings, spawn_runtime};
-use ollamax_types::{RuntimeKind, RuntimeState};
+use ollamax_types::{Api, RuntimeKind, RuntimeState};
 
 use crate::server::{Reply, Server, json, whole};
 
@@ -111,6 +112,55 @@ async fn a_runtime_that_answers_html_is_down_and_says_so_and_nothing_is_stored()
     let text = format!("{:?}", report.state);
     assert!(text.contains("text/html") && text.contains("waiting for Ollama: OLLAMA_HOST names it"), "{text}");
     assert!(!world.end().await.path().join("runtime.json").exists());
+}
+
+#[tokio::test]
+async fn what_a_request_loads_is_seen_before_the_next_interval() {
+    let asked = Arc::new(AtomicU8::new(0));
+    let loaded = Arc::clone(&asked);
+    let server = Server::start(move |line| match line {
+        line if line.starts_with("GET /api/version") => json(r#"{"version":"0.12.3"}"#),
+        line if line.starts_with("POST /api/chat") => {
+            loaded.store(1, Ordering::SeqCst);
+            whole(200, "application/x-ndjson", "{\"done\":true}\n")
+        }
+        line if line.starts_with("GET /api/ps") && loaded.load(Ordering::SeqCst) == 0 => json(r#"{"models":[]}"#),
+        _ => json(&format!(r#"{{"models":[{{"name":"m","digest":"{DIGEST}","size":5}}]}}"#)),
+    })
+    .await;
+    // An interval that no test waits for.
+    let config = Config { residency_interval_ms: 60_000, ..quick() };
+    let world = World::start(Some(server.url.as_str()), config, Path::new("/nowhere"));
+    world.wait_for("found", |report| report.state == RuntimeState::Up && report.resident.is_empty()).await;
+    let client = world.handle.client().expect("a runtime");
+    let response = client.infer(Api::Chat, Bytes::new()).await.expect("an answer");
+    world.wait_for("loaded", |report| report.resident.len() == 1).await;
+    drop(response);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_runtime_that_was_there_is_not_waited_for_any_more_when_it_goes() {
+    let is_there = Arc::new(AtomicU8::new(0));
+    let now = Arc::clone(&is_there);
+    let server = Server::start(move |line| match (now.load(Ordering::SeqCst), line) {
+        (0, _) => whole(200, "text/html", "<html>"),
+        (_, line) if line.starts_with("GET /api/version") => json(r#"{"version":"0.12.3"}"#),
+        _ => json(r#"{"models":[]}"#),
+    })
+    .await;
+    let world = World::start(Some(server.url.as_str()), quick(), Path::new("/nowhere"));
+    let reason = async |what: &str| match world.wait_for(what, is_down).await.state {
+        RuntimeState::Down(reason) => reason,
+        other => unreachable!("{other:?}"),
+    };
+    assert!(reason("waited for").await.starts_with("waiting for Ollama"));
+    is_there.store(1, Ordering::SeqCst);
+    world.wait_for("up", |report| report.state == RuntimeState::Up).await;
+    is_there.store(0, Ordering::SeqCst);
+    let reason = reason("lost").await;
+    assert!(!reason.contains("waiting for Ollama"), "{reason}");
+    world.end().await;
 }
 
 #[tokio::test]

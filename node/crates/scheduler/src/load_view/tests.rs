@@ -87,3 +87,15 @@ fn shows_skew_silence_and_health_of_members_only() {
     assert_eq!(view.peers(ms(300)).len(), 1);
     assert_eq!(view.health(NodeId(2), ms(300)), Health::Unknown);
 }
+
+#[test]
+fn nothing_is_kept_of_what_was_sent_to_a_departed_node() {
+    let view = view();
+    let ended = view.send(NodeId(2), MODEL, ms(0));
+    let waiting = view.send(NodeId(2), OTHER, ms(0));
+    view.observe(beat(2, 0), ms(200), Timestamp(0));
+    drop(ended);
+    view.retain(&[NodeId(1)]);
+    drop(waiting);
+    assert!(view.lock().sent.is_empty(), "no beat of it comes any more that would clear the counts");
+}

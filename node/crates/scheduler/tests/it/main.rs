@@ -4,4 +4,5 @@ mod cancelling;
 mod owning;
 mod retrying;
 mod routing;
+mod taken_back;
 mod world;

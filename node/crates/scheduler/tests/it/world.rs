@@ -66,6 +66,11 @@ pub(crate) fn report(digest: Option<Digest>) -> RuntimeReport {
     }
 }
 
+/// Holds the newest version, and is down for this reason.
+pub(crate) fn down(why: &str) -> RuntimeReport {
+    RuntimeReport { state: RuntimeState::Down(why.to_owned()), resident: vec![], ..report(Some(NEW)) }
+}
+
 pub(crate) fn request() -> InferenceRequest {
     InferenceRequest {
         id: RequestId("r".to_owned()),
