@@ -11,9 +11,11 @@ pub mod fake_ollama;
 pub mod http;
 pub mod link;
 pub mod port;
+pub mod room;
 pub mod seed;
 pub mod wait;
 
 pub use cluster::Cluster;
 pub use fake_ollama::FakeOllama;
+pub use room::Room;
 pub use seed::Seed;

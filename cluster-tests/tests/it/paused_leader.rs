@@ -36,12 +36,15 @@ async fn one_pause(cluster: &Cluster, round: u32) -> Result<()> {
         let answer = cluster.get(old, "x", false).await;
         (answer, Instant::now())
     });
+    // It believes that it leads. Whatever it says to a change, it must not acknowledge what the others do not have.
+    let asked = format!("y {round}");
+    let change = cluster.set(old, &asked, b"asked of a sleeper");
     let wake = async {
         wait::pause(Duration::from_millis(50)).await;
         let resumed = Instant::now();
         cluster.node(old).resume().map(|()| resumed)
     };
-    let (answers, resumed) = futures::join!(futures::future::join_all(questions), wake);
+    let (answers, change, resumed) = futures::join!(futures::future::join_all(questions), change, wake);
     let resumed = resumed?;
     for (answer, at) in answers {
         let took = at - resumed;
@@ -50,6 +53,10 @@ async fn one_pause(cluster: &Cluster, round: u32) -> Result<()> {
             Ok(value) => ensure!(value.as_deref() == Some(&after[..]), "read {value:?}"),
             Err(error) => ensure!(error.code == Some(ErrorCode::NoQuorum), "{error}"),
         }
+    }
+    if change.is_ok() {
+        let value = cluster.get(new, &asked, false).await?;
+        ensure!(value.as_deref() == Some(b"asked of a sleeper"), "acknowledged by the sleeper and lost: {value:?}");
     }
     wait::until("the old leader to read the new value", PATIENCE, || async {
         let value = cluster.get(old, "x", false).await?;

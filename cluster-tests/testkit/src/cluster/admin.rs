@@ -140,6 +140,14 @@ impl Admin {
         self.call(CALL_TIME, self.client.clone().create_token(request)).await
     }
 
+    /// The tokens on record.
+    ///
+    /// # Errors
+    /// As [`Admin::status`].
+    pub async fn tokens(&self) -> Result<Vec<v1::Token>, CallError> {
+        Ok(self.call(CALL_TIME, self.client.clone().list_tokens(v1::ListTokensRequest {})).await?.tokens)
+    }
+
     /// Makes the node a member.
     ///
     /// # Errors
@@ -225,5 +233,14 @@ impl Admin {
     pub async fn remove(&self, node: &str, force: bool) -> Result<(), CallError> {
         let request = v1::RemoveNodeRequest { node: node.to_owned(), force };
         self.call(CALL_TIME, self.client.clone().remove_node(request)).await.map(|_| ())
+    }
+
+    /// Hands leadership to a member, by id.
+    ///
+    /// # Errors
+    /// As [`Admin::status`].
+    pub async fn transfer_leader(&self, to: u64) -> Result<(), CallError> {
+        let request = v1::TransferLeaderRequest { to };
+        self.call(CALL_TIME, self.client.clone().transfer_leader(request)).await.map(|_| ())
     }
 }

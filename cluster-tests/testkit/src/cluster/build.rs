@@ -1,16 +1,20 @@
 //! What a cluster is to be, and how it comes up.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use futures::future::try_join_all;
 
-use crate::FakeOllama;
 use crate::cluster::Cluster;
 use crate::cluster::process::{Node, Place};
 use crate::fake_ollama::Script;
 use crate::http::HttpClient;
 use crate::link::{Gate, Links};
+use crate::{FakeOllama, Room};
+
+/// How often the leader compares members and voters, unless a test says otherwise; a tenth of the default.
+const AUTOPILOT_MS: u64 = 50;
 
 /// What stands beside a node.
 #[derive(Debug, Clone, Default)]
@@ -35,11 +39,13 @@ pub struct NodePlan {
     pub role: String,
     /// Configuration keys with their values, after those of the cluster.
     pub settings: Vec<(String, String)>,
+    /// The room it runs in; in one with a network of its own it finds its addresses and the other nodes by itself.
+    pub room: Option<Arc<Room>>,
 }
 
 impl Default for NodePlan {
     fn default() -> Self {
-        Self { runtime: Runtime::None, role: "voter".to_owned(), settings: Vec::new() }
+        Self { runtime: Runtime::None, role: "voter".to_owned(), settings: Vec::new(), room: None }
     }
 }
 
@@ -139,21 +145,30 @@ impl Builder {
     /// Decides a node's addresses, starts its fake and its gate, and writes down its flags.
     async fn place(&self, index: usize, plan: &NodePlan, cluster: &Cluster) -> Result<Node> {
         let name = format!("n{}", index + 1);
-        let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let peer = local(crate::port::free()?);
+        let network = plan.room.as_ref().and_then(|room| room.address());
+        let bind = if network.is_some() { Ipv4Addr::UNSPECIFIED } else { Ipv4Addr::LOCALHOST };
+        let at = |ip: Ipv4Addr, port| SocketAddr::new(IpAddr::V4(ip), port);
+        let peer_port = crate::port::free()?;
+        let peer = at(network.unwrap_or(bind), peer_port);
         let mut flags = vec![
             ("node.name".to_owned(), name.clone()),
-            ("api.listen".to_owned(), local(crate::port::free()?).to_string()),
-            ("peer.listen".to_owned(), peer.to_string()),
-            ("p2p.listen".to_owned(), local(crate::port::free()?).to_string()),
-            ("p2p.mdns".to_owned(), "false".to_owned()),
+            ("api.listen".to_owned(), at(Ipv4Addr::LOCALHOST, crate::port::free()?).to_string()),
+            ("peer.listen".to_owned(), at(bind, peer_port).to_string()),
+            ("p2p.listen".to_owned(), at(bind, crate::port::free()?).to_string()),
+            ("p2p.mdns".to_owned(), network.is_some().to_string()),
+            // Most of the time that a cluster takes to form is the wait for this look.
+            ("raft.autopilot_ms".to_owned(), AUTOPILOT_MS.to_string()),
         ];
         let gate = match self.links {
             true => Some(Gate::open(cluster.links.clone(), index, peer).await?),
             false => None,
         };
         let advertised = gate.as_ref().map_or(peer, Gate::address).to_string();
-        flags.push(("peer.advertise".to_owned(), advertised.clone()));
+        if network.is_none() {
+            flags.push(("peer.advertise".to_owned(), advertised.clone()));
+        }
+        let may_reach = network.is_none() || matches!(plan.runtime, Runtime::None | Runtime::Engine);
+        ensure!(may_reach, "{name}: a node with a network of its own cannot reach a runtime outside");
         let mut fake = None;
         let mut runtime = |kind: &str, url: Option<String>| {
             flags.push(("runtime.kind".to_owned(), kind.to_owned()));
@@ -169,8 +184,11 @@ impl Builder {
                 fake = Some(started);
             }
         }
-        flags.extend(self.settings.iter().chain(&plan.settings).cloned());
+        for (key, value) in self.settings.iter().chain(&plan.settings) {
+            flags.retain(|(known, _)| known != key);
+            flags.push((key.clone(), value.clone()));
+        }
         let home = cluster.directory().to_owned();
-        Ok(Node::new(Place { index, name, home, flags, advertised }, fake, gate))
+        Ok(Node::new(Place { index, name, home, flags, advertised, room: plan.room.clone() }, fake, gate))
     }
 }

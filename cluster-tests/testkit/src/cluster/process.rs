@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output, Stdio};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -12,12 +12,11 @@ use nix::unistd::Pid;
 use serde::Deserialize;
 use tokio::process::{Child, Command};
 
-use crate::FakeOllama;
 use crate::cluster::PATIENCE;
 use crate::cluster::admin::Admin;
 use crate::fake_ollama::lock;
 use crate::link::{Gate, Links};
-use crate::wait;
+use crate::{FakeOllama, Room, wait};
 
 /// Lines of a log that an error shows.
 const LOG_LINES: usize = 15;
@@ -66,6 +65,15 @@ pub(crate) struct Place {
     pub(crate) home: PathBuf,
     pub(crate) flags: Vec<(String, String)>,
     pub(crate) advertised: String,
+    pub(crate) room: Option<Arc<Room>>,
+}
+
+impl Place {
+    /// The data directory as the node itself calls it.
+    fn data_dir(&self) -> PathBuf {
+        let disk = self.room.as_ref().and_then(|room| room.disk());
+        disk.unwrap_or(&self.home).join(&self.name)
+    }
 }
 
 /// One node of a cluster, running or not.
@@ -108,10 +116,14 @@ impl Node {
         &self.place.name
     }
 
-    /// Its data directory.
+    /// Its data directory, as it is called outside its room.
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {
-        self.place.home.join(&self.place.name)
+        let inside = self.place.data_dir();
+        match self.place.room.as_ref().filter(|room| room.disk().is_some()) {
+            Some(room) => room.seen(&inside),
+            None => inside,
+        }
     }
 
     /// Where its standard error goes.
@@ -174,8 +186,17 @@ impl Node {
 
     /// The command that starts it.
     fn command(&self) -> Result<Command> {
-        let mut command = Command::new(binary("ollamax-node")?);
-        command.arg("run").arg("--data-dir").arg(self.data_dir());
+        let node = binary("ollamax-node")?;
+        let entrance = self.place.room.as_ref().map(|room| room.entrance()).unwrap_or_default();
+        let mut command = match entrance.split_first() {
+            Some((program, words)) => {
+                let mut command = Command::new(program);
+                command.args(words).arg(node);
+                command
+            }
+            None => Command::new(node),
+        };
+        command.arg("run").arg("--data-dir").arg(self.place.data_dir());
         for (key, value) in &self.place.flags {
             command.arg(format!("--{key}")).arg(value);
         }
@@ -273,13 +294,19 @@ impl Node {
         self.ended(deadline).await.context("after SIGTERM")
     }
 
-    /// Waits for the end of a process that ends by itself.
+    /// Waits until the process ends by itself.
     ///
     /// # Errors
-    /// When it has not ended at the deadline.
+    /// When it still runs at the deadline.
     pub async fn ended(&self, deadline: Duration) -> Result<ExitStatus> {
         let ended = tokio::time::timeout(deadline, self.reap()).await;
         ended.with_context(|| format!("{} still runs after {deadline:?}", self.name()))?
+    }
+
+    /// The last lines of its log.
+    #[must_use]
+    pub fn log_tail(&self) -> String {
+        tail(&self.log)
     }
 
     /// The engine of a killed node ends by itself; this makes sure of it.
@@ -328,6 +355,27 @@ pub fn cpu_time(pid: u32) -> Result<Duration> {
     Ok(Duration::from_millis(ticks * 10))
 }
 
+/// The living children of a process, from `/proc`.
+#[must_use]
+pub fn children(parent: u32) -> Vec<u32> {
+    let is_child = |pid: &u32| {
+        let Ok(stat) = std::fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+        let mut fields = stat.rsplit_once(") ").map(|(_, fields)| fields.split(' ')).into_iter().flatten();
+        fields.next() != Some("Z") && fields.next().and_then(|field| field.parse().ok()) == Some(parent)
+    };
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(is_child).collect()
+}
+
+/// SIGABRT: what native code does to its own process when it finds itself in a state that cannot be.
+///
+/// # Errors
+/// When there is no such process.
+pub fn abort(pid: u32) -> Result<()> {
+    let pid = i32::try_from(pid).context("process id")?;
+    kill(Pid::from_raw(pid), Signal::SIGABRT).with_context(|| format!("abort process {pid}"))
+}
+
 /// A binary of this workspace: named by `OLLAMAX_NODE_BINARY` and the like, else beside the test's own.
 ///
 /// # Errors
@@ -344,17 +392,17 @@ pub fn binary(name: &str) -> Result<PathBuf> {
     })
 }
 
-/// Runs `ollamax-node` with these arguments until it exits by itself.
+/// Runs a program of this workspace with these arguments until it exits by itself.
 ///
 /// # Errors
 /// When it still runs at the deadline; it is ended then.
-pub async fn run_to_exit(arguments: &[&str], deadline: Duration) -> Result<Output> {
-    let mut command = Command::new(binary("ollamax-node")?);
+pub async fn run_to_exit(program: &str, arguments: &[&str], deadline: Duration) -> Result<Output> {
+    let mut command = Command::new(binary(program)?);
     command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
     clean_environment(&mut command);
     match tokio::time::timeout(deadline, command.output()).await {
-        Ok(output) => output.context("run ollamax-node"),
-        Err(_) => bail!("ollamax-node {arguments:?} still runs after {deadline:?}"),
+        Ok(output) => output.with_context(|| format!("run {program}")),
+        Err(_) => bail!("{program} {arguments:?} still runs after {deadline:?}"),
     }
 }
 

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use openraft::{ChangeMembers, EmptyNode, LogIdOptionExt};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use ollamax_core::catalog::{Fault, KeyRange, Member, MemberState, Record, View};
@@ -21,13 +22,15 @@ use crate::raft::Metrics;
 const MEMBERS_PAGE: usize = 256;
 /// Longest wait for one step; the next look decides anew.
 const STEP_DEADLINE: Duration = Duration::from_secs(10);
+/// Wait before a leader whose disk is full hands over once more, lest leadership goes round where all disks are full.
+const HAND_OVER_PAUSE: Duration = Duration::from_secs(60);
 
 /// One change of the Raft group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Step {
     /// Finishes a change of voters that a leader left half-way.
     FinishJoint(BTreeSet<NodeId>),
-    /// Leads, but has departed: somebody else must lead before it can go.
+    /// Leads, but has departed or has no room on its disk: somebody else must lead.
     HandOver,
     /// Starts to replicate to a member that is new in the catalog.
     AddLearner(NodeId),
@@ -81,9 +84,16 @@ pub(crate) fn decide(facts: &Facts) -> Option<Step> {
     }
 }
 
+/// Whether a leader without room on its disk gives leadership away, so that the others can go on.
+fn gives_way(facts: &Facts, since_last: Option<Duration>) -> bool {
+    let others_vote = facts.configs.iter().flatten().any(|voter| *voter != facts.leader);
+    others_vote && since_last.is_none_or(|since| since >= HAND_OVER_PAUSE)
+}
+
 /// Looks at each change of the state and every `autopilot_ms`, while this node leads, until `stop`.
 pub(crate) async fn run(handle: Handle, stop: CancellationToken) {
     let pause = Duration::from_millis(handle.config().autopilot_ms);
+    let mut gave_way: Option<Instant> = None;
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -103,7 +113,17 @@ pub(crate) async fn run(handle: Handle, stop: CancellationToken) {
                 continue;
             }
         };
-        let Some(step) = decide(&facts) else { continue };
+        let step = match handle.check_room() {
+            Ok(()) => decide(&facts),
+            // Every other step would make the log grow.
+            Err(full) if gives_way(&facts, gave_way.map(|at| at.elapsed())) => {
+                tracing::warn!(error = %full, "the leader hands over: it has no room for changes");
+                gave_way = Some(Instant::now());
+                Some(Step::HandOver)
+            }
+            Err(_) => None,
+        };
+        let Some(step) = step else { continue };
         tracing::info!(?step, term = metrics.current_term, "changing the raft group");
         tokio::select! {
             () = stop.cancelled() => return,
@@ -226,6 +246,19 @@ mod tests {
         check(&[one, gone], &[&[1, 2]], &[1, 2], &[2], Some(Step::Demote(NodeId(2))));
         check(&[one, gone], &[&[1]], &[1, 2], &[2], Some(Step::RemoveLearner(NodeId(2))));
         check(&[one, gone], &[&[1]], &[1], &[], None);
+    }
+
+    #[test]
+    fn a_leader_without_room_gives_way_to_another_voter_and_not_again_at_once() {
+        let facts = |configs: &[&[u64]]| Facts {
+            leader: NodeId(1),
+            configs: configs.iter().map(|set| ids(set)).collect(),
+            ..Facts::default()
+        };
+        assert!(gives_way(&facts(&[&[1, 2, 3]]), None));
+        assert!(!gives_way(&facts(&[&[1, 2, 3]]), Some(HAND_OVER_PAUSE / 2)));
+        assert!(gives_way(&facts(&[&[1, 2, 3]]), Some(HAND_OVER_PAUSE)));
+        assert!(!gives_way(&facts(&[&[1]]), None), "nobody else votes");
     }
 
     #[test]

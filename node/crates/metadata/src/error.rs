@@ -44,6 +44,9 @@ pub enum ProposeError {
     /// Too many bytes of changes wait for the log. Nothing was changed.
     #[error("too many changes are waiting for the log")]
     Overloaded,
+    /// The disk of this node is too full for another entry. Nothing was changed.
+    #[error(transparent)]
+    DiskFull(#[from] ollamax_store::NoRoom),
     /// The command is larger than the log takes. Nothing was changed.
     #[error("the change has {bytes} bytes; the log takes {limit}")]
     TooLarge {
@@ -81,6 +84,7 @@ impl ProposeError {
             Self::NoQuorum(_) => ErrorCode::NoQuorum,
             Self::OutcomeUnknown(_) => ErrorCode::OutcomeUnknown,
             Self::Overloaded => ErrorCode::Overloaded,
+            Self::DiskFull(_) => ErrorCode::DiskFull,
             Self::TooLarge { .. } => ErrorCode::BodyTooLarge,
             Self::Refused(refusal) => refusal.code(),
             Self::AlreadyInitialised => ErrorCode::AlreadyMember,
@@ -169,6 +173,9 @@ pub enum ServeError {
         /// Whose vote it sent.
         claims: NodeId,
     },
+    /// The disk of this node is too full for what the message brings. Nothing was written.
+    #[error(transparent)]
+    DiskFull(#[from] ollamax_store::NoRoom),
     /// The snapshot stream broke, was damaged, or could not be written.
     #[error("receive snapshot: {0}")]
     Snapshot(String),
@@ -184,6 +191,7 @@ impl ServeError {
         match self {
             Self::Unreadable(_) => ErrorCode::BadRequest,
             Self::NotForMe { .. } | Self::Impostor { .. } => ErrorCode::IdentityConflict,
+            Self::DiskFull(_) => ErrorCode::DiskFull,
             Self::Snapshot(_) | Self::Fatal(_) => ErrorCode::StorageFailed,
         }
     }

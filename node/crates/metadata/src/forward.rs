@@ -134,12 +134,13 @@ impl Handle {
         }
     }
 
-    /// Room for these bytes among the proposals on their way; given back when the permit goes.
+    /// Room for these bytes on this node's disk, and among the proposals on their way; given back when the permit goes.
     fn reserve(&self, sealed: &Bytes) -> Result<OwnedSemaphorePermit, ProposeError> {
         let bytes = sealed.len();
         if bytes > COMMAND_BYTES_MAX {
             return Err(ProposeError::TooLarge { bytes, limit: COMMAND_BYTES_MAX });
         }
+        self.0.store.check_room()?;
         let permits = u32::try_from(bytes).unwrap_or(u32::MAX);
         self.0.room.clone().try_acquire_many_owned(permits).map_err(|_| ProposeError::Overloaded)
     }

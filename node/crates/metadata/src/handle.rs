@@ -262,6 +262,11 @@ impl Handle {
         self.leader().filter(|leader| heard(*leader))
     }
 
+    /// Whether this node's log may grow.
+    pub(crate) fn check_room(&self) -> Result<(), store::NoRoom> {
+        self.0.store.check_room()
+    }
+
     pub(crate) fn config(&self) -> &Config {
         &self.0.config
     }

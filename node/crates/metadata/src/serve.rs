@@ -29,6 +29,9 @@ impl Handle {
         let reply = match self.addressed_to_me(body)? {
             Request::Append(append) => {
                 let leader = speaks_for_itself(from, &append.vote)?;
+                if !append.entries.is_empty() {
+                    self.0.store.check_room()?;
+                }
                 let reply = self.0.raft.append_entries(append).await.map_err(fatal)?;
                 if !matches!(reply, openraft::raft::AppendEntriesResponse::HigherVote(_)) {
                     self.0.contact.heard(leader);
@@ -75,6 +78,7 @@ impl Handle {
             // An old leader's: the answer tells it so, without reading the rest.
             return Ok(wire::encode_reply(Reply::Snapshot(self.raft_metrics().vote)));
         }
+        self.0.store.check_room()?;
         let state = self.0.state.clone();
         let mut import = blocking(move || state.import()).await?;
         loop {

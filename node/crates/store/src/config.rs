@@ -24,6 +24,9 @@ pub struct Config {
     pub block_cache_bytes: usize,
     /// Largest message of a snapshot stream, bytes.
     pub snapshot_chunk_bytes: usize,
+    /// Free bytes on the disk that no change may use: with less, changes are refused until there is room again, and
+    /// votes, flushes and what was promised before have a disk to go to. 0: use the disk to its end. Since 0.1.
+    pub reserve_bytes: u64,
     /// Whether the log may be purged only below the flushed state. Off in conformance suites alone, which purge logs
     /// that no state machine ever saw; not settable from a file.
     #[serde(skip)]
@@ -39,6 +42,7 @@ impl Default for Config {
             write_buffer_bytes: 32 << 20,
             block_cache_bytes: 16 << 20,
             snapshot_chunk_bytes: SNAPSHOT_CHUNK_BYTES_MAX,
+            reserve_bytes: 64 << 20,
             purge_only_flushed: true,
         }
     }
@@ -89,6 +93,7 @@ mod tests {
             write_buffer_bytes: 0,
             block_cache_bytes: 0,
             snapshot_chunk_bytes: 2 << 20,
+            reserve_bytes: 0,
             purge_only_flushed: true,
         };
         assert_eq!(bad.validate().len(), 6);

@@ -16,6 +16,7 @@ mod lock;
 mod log;
 mod marks;
 pub mod metrics;
+mod room;
 mod shared;
 mod snapshot;
 mod state;
@@ -28,6 +29,7 @@ pub use error::{
 };
 pub use log::{Log, LogState};
 pub use metrics::Metrics;
+pub use room::NoRoom;
 pub use snapshot::{Export, Import};
 pub use state::{AppliedMeta, Batch, State, StateView};
 pub use store::{Store, StoreIdentity};

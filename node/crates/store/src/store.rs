@@ -115,6 +115,14 @@ impl Store {
         self.inner.shared.health.watch()
     }
 
+    pub(crate) fn config(&self) -> &Config {
+        &self.inner.shared.config
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.inner.shared.database.rocks().path()
+    }
+
     /// What the store counts.
     #[must_use]
     pub fn metrics(&self) -> &Metrics {

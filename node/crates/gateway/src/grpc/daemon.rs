@@ -203,6 +203,7 @@ impl AdminError {
         let next = match code {
             ErrorCode::NoQuorum => "ollamax status shows which members are missing; bring a majority of voters back",
             ErrorCode::OutcomeUnknown => "look whether the change is there before you repeat it",
+            ErrorCode::DiskFull => "free some space on that disk and repeat the command; the others go on meanwhile",
             ErrorCode::Overloaded => "repeat the command in a moment",
             _ => "ollamax status",
         };

@@ -89,6 +89,33 @@ async fn a_node_far_behind_is_healed_by_a_snapshot() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_whose_disk_is_full_says_so_and_catches_up_when_there_is_room() {
+    let mut world = World::three().await;
+    let leader = world.leader_among(&[1, 2, 3]).await;
+    let full = (1..=3).find(|node| *node != leader).expect("three nodes");
+    world.propose(leader, setting("value", "old")).await;
+    world.close(full).await;
+    // No disk has as much room as this node wants to keep.
+    world.reserves.insert(full, u64::MAX);
+    world.open(full).await;
+    world.wait(full, "follows", |status| status.has_quorum && status.leader.is_some()).await;
+
+    world.propose(leader, setting("value", "new")).await;
+    let handle = world.handle(full);
+    let refused = handle.propose(RequestId::default(), "test", setting("more", "bytes")).await;
+    assert!(matches!(refused, Err(ProposeError::DiskFull(_))), "{refused:?}");
+    assert_eq!(world.read(full, "value").as_deref(), Some("old"), "nothing was written there");
+    world.wait(full, "still follows", |status| status.has_quorum && status.leader.is_some()).await;
+
+    world.close(full).await;
+    world.reserves.remove(&full);
+    world.open(full).await;
+    let healed = world.handle(full);
+    crate::world::eventually("barrier once there is room", || healed.read_barrier()).await;
+    assert_eq!(world.read(full, "value").as_deref(), Some("new"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_for_another_node_or_in_another_name_is_refused() {
     let world = World::three().await;
     let (one, two) = (world.handle(1), world.handle(2));

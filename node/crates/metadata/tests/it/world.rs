@@ -32,6 +32,8 @@ pub(crate) struct World {
     pub(crate) network: Network,
     pub(crate) config: Config,
     pub(crate) nodes: BTreeMap<u64, Running>,
+    /// Bytes that a node keeps free on its disk from its next opening on; a default for those that are not named.
+    pub(crate) reserves: BTreeMap<u64, u64>,
     dirs: BTreeMap<u64, TempDir>,
 }
 
@@ -56,7 +58,8 @@ pub(crate) fn setting(key: &str, value: &str) -> Command {
 
 impl World {
     pub(crate) fn new(config: Config) -> Self {
-        Self { network: Network::default(), config, nodes: BTreeMap::new(), dirs: BTreeMap::new() }
+        let (nodes, reserves, dirs) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { network: Network::default(), config, nodes, reserves, dirs }
     }
 
     /// One node that is a cluster.
@@ -95,9 +98,11 @@ impl World {
     pub(crate) async fn open(&mut self, node: u64) {
         let dir = self.dirs.entry(node).or_insert_with(|| tempfile::tempdir().expect("folder"));
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let mut store = ollamax_store::Config::default();
+        store.reserve_bytes = self.reserves.get(&node).copied().unwrap_or(store.reserve_bytes);
         let parts = Parts {
             config: self.config.clone(),
-            store: ollamax_store::Config::default(),
+            store,
             identity: Identity { cluster: CLUSTER, node: NodeId(node), incarnation: incarnation(node) },
             dir: dir.path().to_owned(),
             clock: Clock::system(),

@@ -1,0 +1,220 @@
+//! Rooms: Linux namespaces in which a node has a network or a disk of its own.
+//!
+//! A room is held open by a process that reads its standard input, so it ends with the test, however that ends. Every
+//! user may make one unless the system forbids it: [`withheld`] tries and says why. A test that then cannot run says so
+//! loudly; see `left_out` of the suites.
+
+use std::io::Write;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::statvfs::statvfs;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+/// Longest wait for one of the small programs that make a room.
+const STEP_TIME: Duration = Duration::from_secs(10);
+/// The cable's end in each room. Its name must not look like that of a container's.
+const CABLE: &str = "lab0";
+/// What fills a disk.
+const BALLAST: &str = "ballast";
+/// Bytes of ballast written at once.
+const BALLAST_STEP: usize = 64 << 10;
+/// How a system is made to allow rooms.
+const REMEDY: &str = "to allow it: run as root; or, once, \
+    `sudo sysctl -w kernel.unprivileged_userns_clone=1` (Debian) or \
+    `sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0` (Ubuntu); in Docker, start the container with \
+    `--privileged`; the programs are `sudo apt-get install util-linux mount iproute2`";
+
+/// What a test needs of the system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// Networks of its own, joined by a cable.
+    Network,
+    /// A small disk of its own.
+    Disk,
+}
+
+/// Why the system does not give what is needed, and how to allow it; `None`: it does.
+///
+/// # Errors
+/// When even asking fails.
+pub async fn withheld(need: Need) -> Result<Option<String>> {
+    let unshare = ["unshare", "--user", "--map-root-user"];
+    let attempt: &[&str] = match need {
+        Need::Network => &["--net", "ip", "link", "add", "probe0", "type", "veth", "peer", "name", "probe1"],
+        Need::Disk => &["--mount", "mount", "-t", "tmpfs", "none", "/tmp"],
+    };
+    let words: Vec<String> = unshare.iter().chain(attempt).map(|word| (*word).to_owned()).collect();
+    let tried = match command(&words).output().await {
+        Ok(output) if output.status.success() => return Ok(None),
+        Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        Err(error) => error.to_string(),
+    };
+    Ok(Some(format!("`{}`: {tried}; {REMEDY}", words.join(" "))))
+}
+
+/// What a room has that others do not have.
+#[derive(Debug)]
+enum Part {
+    Network(Ipv4Addr),
+    Disk(TempDir),
+}
+
+/// A room. It ends when this is dropped and nothing runs in it any more.
+#[derive(Debug)]
+pub struct Room {
+    _holder: Child,
+    pid: u32,
+    part: Part,
+}
+
+// === impl Room ===
+
+impl Room {
+    /// A room with a disk of this many bytes.
+    ///
+    /// # Errors
+    /// When the system does not allow it; ask [`withheld`] before.
+    pub async fn with_disk(bytes: u64) -> Result<Self> {
+        let disk = tempfile::Builder::new().prefix("ollamax-disk-").tempdir().context("make the mount point")?;
+        let script = format!("mount -t tmpfs -o size={bytes},mode=0755 none '{}'", disk.path().display());
+        let (holder, pid) = hold(&[], &["--user", "--map-root-user", "--mount"], &script).await?;
+        Ok(Self { _holder: holder, pid, part: Part::Disk(disk) })
+    }
+
+    /// Two rooms, each with a network of its own, joined by one cable: two machines in one lab.
+    ///
+    /// # Errors
+    /// When the system does not allow it; ask [`withheld`] before.
+    pub async fn joined_by_a_cable() -> Result<[Self; 2]> {
+        let script = "ip link set lo up";
+        let (holder, pid) = hold(&[], &["--user", "--map-root-user", "--net"], script).await?;
+        let here = Self { _holder: holder, pid, part: Part::Network(Ipv4Addr::new(10, 77, 0, 1)) };
+        let owner = enter(here.pid, &["--user"]);
+        let (holder, pid) = hold(&owner, &["--net"], script).await?;
+        let there = Self { _holder: holder, pid, part: Part::Network(Ipv4Addr::new(10, 77, 0, 2)) };
+        let other = there.pid.to_string();
+        here.run(&["ip", "link", "add", CABLE, "type", "veth", "peer", "name", CABLE, "netns", &other]).await?;
+        for room in [&here, &there] {
+            let address = room.address().context("a room with a network")?;
+            room.run(&["ip", "addr", "add", &format!("{address}/24"), "dev", CABLE]).await?;
+            room.run(&["ip", "link", "set", CABLE, "up"]).await?;
+        }
+        Ok([here, there])
+    }
+
+    /// The words that stand before a program to run it inside. The program keeps the process id it was started with.
+    #[must_use]
+    pub fn entrance(&self) -> Vec<String> {
+        match self.part {
+            Part::Network(_) => enter(self.pid, &["--user", "--net"]),
+            Part::Disk(_) => enter(self.pid, &["--user", "--mount"]),
+        }
+    }
+
+    /// Its address on the cable, if it has a network of its own.
+    #[must_use]
+    pub const fn address(&self) -> Option<Ipv4Addr> {
+        match &self.part {
+            Part::Network(address) => Some(*address),
+            Part::Disk(_) => None,
+        }
+    }
+
+    /// Where its disk lies inside, if it has one of its own.
+    #[must_use]
+    pub fn disk(&self) -> Option<&Path> {
+        match &self.part {
+            Part::Network(_) => None,
+            Part::Disk(disk) => Some(disk.path()),
+        }
+    }
+
+    /// A path inside, as it is called outside.
+    #[must_use]
+    pub fn seen(&self, inside: &Path) -> PathBuf {
+        let root = PathBuf::from(format!("/proc/{}/root", self.pid));
+        root.join(inside.strip_prefix("/").unwrap_or(inside))
+    }
+
+    /// Free bytes on its disk.
+    ///
+    /// # Errors
+    /// When it has no disk of its own.
+    pub fn free_bytes(&self) -> Result<u64> {
+        let disk = self.seen(self.disk().context("the room has no disk")?);
+        let system = statvfs(&disk).with_context(|| format!("look at {}", disk.display()))?;
+        Ok(system.blocks_available().saturating_mul(system.fragment_size()))
+    }
+
+    /// Fills its disk until not more than this many bytes are free; 0 fills it to the last byte.
+    ///
+    /// # Errors
+    /// When it has no disk of its own, or the system refuses for another reason than want of room.
+    pub fn fill(&self, left_bytes: u64) -> Result<()> {
+        let path = self.seen(self.disk().context("the room has no disk")?).join(BALLAST);
+        let mut ballast = std::fs::File::options().create(true).append(true).open(&path).context("open the ballast")?;
+        while self.free_bytes()? > left_bytes {
+            match ballast.write_all(&[0; BALLAST_STEP]) {
+                Ok(()) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::StorageFull => return Ok(()),
+                Err(error) => return Err(error).context("fill the disk"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes back what [`Room::fill`] wrote.
+    ///
+    /// # Errors
+    /// When there is nothing.
+    pub fn clear(&self) -> Result<()> {
+        let path = self.seen(self.disk().context("the room has no disk")?).join(BALLAST);
+        std::fs::remove_file(&path).context("remove the ballast")
+    }
+
+    async fn run(&self, words: &[&str]) -> Result<()> {
+        let all: Vec<String> = self.entrance().into_iter().chain(words.iter().map(|word| (*word).to_owned())).collect();
+        let output = timeout(STEP_TIME, command(&all).output()).await.with_context(|| format!("{words:?} hangs"))?;
+        let output = output.with_context(|| format!("run {words:?}"))?;
+        ensure!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
+        Ok(())
+    }
+}
+
+/// The words that enter the namespaces of a process.
+fn enter(pid: u32, kinds: &[&str]) -> Vec<String> {
+    let target = pid.to_string();
+    let words = ["nsenter", "--target", &target].into_iter().chain(kinds.iter().copied());
+    words.chain(["--preserve-credentials", "--"]).map(str::to_owned).collect()
+}
+
+/// Starts the process that holds new namespaces, and runs `script` in them.
+async fn hold(entrance: &[String], kinds: &[&str], script: &str) -> Result<(Child, u32)> {
+    let script = format!("{script} && echo ready && exec cat");
+    let mut words = entrance.to_vec();
+    words.push("unshare".to_owned());
+    words.extend(kinds.iter().copied().chain(["--", "sh", "-c", &script]).map(str::to_owned));
+    let mut holder = command(&words).stdin(Stdio::piped()).spawn().context("start the process that holds a room")?;
+    let pid = holder.id().context("the process that holds a room ended at once")?;
+    let said = holder.stdout.take().context("its standard output")?;
+    let first = timeout(STEP_TIME, BufReader::new(said).lines().next_line()).await.context("making a room hangs")??;
+    if first.as_deref() != Some("ready") {
+        let output = holder.wait_with_output().await.context("wait for what failed")?;
+        bail!("make a room: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok((holder, pid))
+}
+
+fn command(words: &[String]) -> Command {
+    let (program, arguments) = words.split_first().expect("a program is named");
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+}
