@@ -1,8 +1,9 @@
 //! Learns that this node was removed while it could not hear it.
 //!
-//! A member that was off while it was removed is let in nowhere any more, and its own log will never say why. So whoever
+//! A member that was off while it was removed is let in nowhere any more, and its own log will never say why. Whoever
 //! hears no leader asks the members that it knows. Only they are believed: the connection proves a member's key. One
-//! answer is enough, because a departure is never taken back. Here only the phase changes; `removal.rs` does the rest.
+//! answer is enough, because a departure is never taken back. Here only the phase changes; `removal.rs` does the
+//! rest.
 
 use std::pin::pin;
 use std::time::Duration;

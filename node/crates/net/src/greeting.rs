@@ -2,8 +2,8 @@
 //!
 //! Owns both forms, version 2. Greeting, from the side that dialled: version, class, boot (16 bytes), length of the
 //! credential (2 bytes, big endian), credential. The credential is empty for a node that has none yet; it lets a node
-//! recognise a member that it has not heard of yet. Answer: version, verdict, boot (16 bytes). Nothing is sent after the
-//! greeting before the answer has come. Anything else ends the connection.
+//! recognise a member that it has not heard of yet. Answer: version, verdict, boot (16 bytes). Nothing is sent after
+//! the greeting before the answer has come. Anything else ends the connection.
 
 use std::io;
 

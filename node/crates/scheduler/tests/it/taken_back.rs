@@ -1,9 +1,10 @@
 //! A runtime that hangs or dies gives back what waits for it; one that is only slow keeps it.
 
+use tokio::time::Instant;
+
 use ollamax_scheduler::mem::Script;
 use ollamax_scheduler::{Config, Reason, RuntimeReport};
 use ollamax_types::{Api, ErrorCode, InferenceRequest, NodeId, RuntimeState};
-use tokio::time::Instant;
 
 use crate::world::{NEW, World, down, ms, read, report, request, slow_stream};
 
