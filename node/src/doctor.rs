@@ -204,7 +204,8 @@ fn skipped(id: &str, why: &str) -> Check {
 }
 
 /// Where a runtime of this kind keeps its models: the engine's store is ours, an Ollama's is where its environment
-/// says, when it runs on this machine. Asked at each check, because the runtime may have been chosen only after the start.
+/// says, when it runs on this machine. Asked at each check, because the runtime may have been chosen only after the
+/// start.
 fn store_of(kind: RuntimeKind, data_dir: &Path, environment: &Environment) -> Option<PathBuf> {
     match kind {
         RuntimeKind::Engine => Some(data_dir.join("models")),

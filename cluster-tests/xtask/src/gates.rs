@@ -1,8 +1,8 @@
 //! `cargo xtask test`: every gate, in the order in which a mistake costs least to find.
 //!
 //! The C++ libraries are compiled once, RocksDB before all else: lints, documentation, build and tests use one profile
-//! and one set of features, and so share the results of their build scripts. All binaries are built before any test runs, because the cluster
-//! suites start them. That the example configuration is unchanged is a test of the node.
+//! and one set of features, and so share the results of their build scripts. All binaries are built before any test
+//! runs, because the cluster suites start them. That the example configuration is unchanged is a test of the node.
 
 use std::process::ExitCode;
 
