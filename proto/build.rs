@@ -16,7 +16,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .bytes(".ollamax.v1.RaftMessage.body")
         .bytes(".ollamax.disk.v1.LogRecord.envelope")
         .bytes(".ollamax.disk.v1.RaftAppend.records")
-        .bytes(".ollamax.disk.v1.RaftRequest.propose")
+        .bytes(".ollamax.disk.v1.RaftPropose.envelope")
         .bytes(".ollamax.disk.v1.RaftSnapshotChunk.data")
         .compile_fds(descriptors)?;
     Ok(())

@@ -12,7 +12,8 @@ use crate::machine::Machine;
 pub(crate) struct Report {
     pub(crate) bench: &'static str,
     pub(crate) machine: Machine,
-    /// Programs measured, with their versions.
+    /// Programs measured, with their versions. An object in JSON.
+    #[serde(serialize_with = "by_name")]
     pub(crate) versions: Vec<(String, String)>,
     pub(crate) runs: usize,
     /// Measured time of one point, seconds.
@@ -30,7 +31,13 @@ pub(crate) struct Row {
     pub(crate) clients: usize,
     /// Requests that succeeded, of all that were made, 0 to 1.
     pub(crate) success_rate: f64,
+    /// By name, in the order of the table. An object in JSON.
+    #[serde(serialize_with = "by_name")]
     pub(crate) values: Vec<(&'static str, Spread)>,
+}
+
+fn by_name<S: Serializer, N: Serialize, V: Serialize>(pairs: &[(N, V)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(pairs.iter().map(|(name, value)| (name, value)))
 }
 
 /// One value over the runs.
@@ -125,5 +132,27 @@ mod tests {
         assert_eq!(Spread::of(vec![3.0, 1.0, 2.0]), Some(Spread { median: 2.0, min: 1.0, max: 3.0 }));
         assert_eq!(Spread::of(vec![4.0, 1.0]), Some(Spread { median: 2.5, min: 1.0, max: 4.0 }));
         assert_eq!(Spread::of(Vec::new()), None);
+    }
+
+    #[test]
+    fn as_json_everything_is_found_by_its_name() {
+        let spread = Spread { median: 2.0, min: 1.0, max: 3.0 };
+        let row = Row { case: "c".to_owned(), clients: 64, success_rate: 0.5, values: vec![("writes/s", spread)] };
+        let report = Report {
+            bench: "metadata",
+            machine: Machine::here(),
+            versions: vec![("ollamax-node".to_owned(), "0.1.0".to_owned())],
+            runs: 3,
+            point_seconds: 2.0,
+            rows: vec![row],
+            aims: Vec::new(),
+            notes: Vec::new(),
+        };
+        let json = serde_json::to_value(&report).expect("plain data");
+        assert!(json["machine"]["cores"].is_u64());
+        assert_eq!(json["versions"]["ollamax-node"], "0.1.0");
+        assert_eq!(json["runs"], 3);
+        assert_eq!(json["rows"][0]["success_rate"], 0.5);
+        assert_eq!(json["rows"][0]["values"]["writes/s"], serde_json::json!({"median": 2.0, "min": 1.0, "max": 3.0}));
     }
 }

@@ -120,6 +120,9 @@ impl Follower {
     }
 
     async fn tell_addresses(&self, own: &Member) {
+        if self.addresses_refused.load(Ordering::Relaxed) {
+            return;
+        }
         let Addresses { peer, p2p, api } = &self.addresses;
         if own.peer_addresses == *peer && own.p2p_addresses == *p2p && own.api_addresses == *api {
             return;
@@ -132,9 +135,6 @@ impl Follower {
             api_addresses: api.clone(),
         };
         let principal = format!("node/{}", own.id);
-        if self.addresses_refused.load(Ordering::Relaxed) {
-            return;
-        }
         match self.engines.metadata.propose(RequestId::default(), &principal, command).await {
             Ok(Committed { answer: Answer::Refused(refusal), .. }) => {
                 // Told once: the same addresses would be refused again until the configuration changes.

@@ -8,6 +8,7 @@ pub mod apply;
 pub mod command;
 pub mod mem;
 pub mod models;
+pub mod principal;
 pub mod read;
 pub mod record;
 pub mod view;

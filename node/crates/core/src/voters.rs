@@ -1,8 +1,9 @@
 //! Which members vote: one change at a time, towards the number that the cluster's size wants.
 //!
 //! 1 candidate → 1 voter, 2 → 2, 3 or 4 → 3, 5 or more → 5. Only members with role voter count. A departed voter goes
-//! first; a learner is promoted only once it has caught up; the last voter is never taken away. Deliberately absent:
-//! replacing a voter that is only silent, because it may come back and silence is judged differently on each node.
+//! first, unless it is the only one: then another is promoted before it. A learner is promoted only once it has caught up;
+//! the last voter is never taken away. Deliberately absent: replacing a voter that is only silent, because it may come
+//! back and silence is judged differently on each node.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -43,7 +44,7 @@ pub fn plan(members: &[Member], voters: &BTreeSet<NodeId>, lags: &BTreeMap<NodeI
     if voters.len() > wanted {
         return voters.iter().next_back().filter(demotable).copied().map(Change::Demote);
     }
-    if voters.len() < wanted {
+    if voters.intersection(&candidates).count() < wanted {
         let caught_up = |node: &&NodeId| lags.get(node).is_some_and(|lag| *lag <= CAUGHT_UP_LAG_MAX);
         return candidates.difference(voters).find(caught_up).copied().map(Change::Promote);
     }
@@ -117,6 +118,9 @@ mod tests {
         check("vvvvd", &[1, 2, 3, 4], &[], &[], Some(Demote(NodeId(4))));
         check("vv", &[1, 2, 9], &[], &[], Some(Demote(NodeId(9))));
         check("d", &[1], &[], &[], None);
+        check("dv", &[1], &[2], &[], Some(Promote(NodeId(2))));
+        check("dv", &[1], &[], &[2], None);
+        check("dv", &[1, 2], &[], &[], Some(Demote(NodeId(1))));
     }
 
     #[test]

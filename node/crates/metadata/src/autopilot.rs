@@ -11,15 +11,14 @@ use openraft::{ChangeMembers, EmptyNode, LogIdOptionExt};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use ollamax_core::catalog::{Fault, KeyRange, Member, MemberState, Record, View};
+use ollamax_core::catalog::{Fault, Member, MemberState, read};
 use ollamax_core::voters::{self, Change};
 use ollamax_types::NodeId;
 
+use crate::followers;
 use crate::handle::Handle;
 use crate::raft::Metrics;
 
-/// Members read from the catalog at once.
-const MEMBERS_PAGE: usize = 256;
 /// Longest wait for one step; the next look decides anew.
 const STEP_DEADLINE: Duration = Duration::from_secs(10);
 /// Wait before a leader whose disk is full hands over once more, lest leadership goes round where all disks are full.
@@ -53,7 +52,7 @@ pub(crate) struct Facts {
     pub(crate) configs: Vec<BTreeSet<NodeId>>,
     /// All nodes of the Raft group.
     pub(crate) nodes: BTreeSet<NodeId>,
-    /// Entries that each follower is behind; absent when it never answered.
+    /// Entries that each follower is behind; absent when it was not heard within the leader's lease.
     pub(crate) lags: BTreeMap<NodeId, u64>,
 }
 
@@ -137,36 +136,16 @@ pub(crate) async fn run(handle: Handle, stop: CancellationToken) {
 }
 
 fn gather(handle: &Handle, metrics: &Metrics) -> Result<Facts, Fault> {
-    let view = handle.view();
     let membership = metrics.membership_config.membership();
-    let last = metrics.last_log_index.map_or(0, |index| index + 1);
-    let behind = |matched: &Option<crate::raft::LogId>| last.saturating_sub(matched.next_index());
-    let replication = metrics.replication.iter().flatten();
-    let answered = replication.filter(|(_, matched)| matched.is_some());
+    let next = metrics.last_log_index.map_or(0, |index| index + 1);
+    let followers = followers::followers(metrics, handle.node());
     Ok(Facts {
         leader: handle.node(),
-        members: members(&*view)?,
+        members: read::members(&*handle.view())?,
         configs: membership.get_joint_config().iter().map(|set| set.iter().copied().map(NodeId).collect()).collect(),
         nodes: membership.nodes().map(|(node, _)| NodeId(*node)).collect(),
-        lags: answered.map(|(node, matched)| (NodeId(*node), behind(matched))).collect(),
+        lags: followers::lags(&followers, next, handle.config().lease()),
     })
-}
-
-fn members(view: &dyn View) -> Result<Vec<Member>, Fault> {
-    let mut members = Vec::new();
-    let mut after = None;
-    loop {
-        let page = view.scan(&KeyRange::Members, after.as_ref(), MEMBERS_PAGE)?;
-        let full = page.len() == MEMBERS_PAGE;
-        after = page.last().map(|(key, _)| key.clone());
-        members.extend(page.into_iter().filter_map(|(_, record)| match record {
-            Record::Member(member) => Some(member),
-            _ => None,
-        }));
-        if !full {
-            return Ok(members);
-        }
-    }
 }
 
 async fn perform(handle: &Handle, step: Step) -> Result<(), crate::ChangeError> {

@@ -129,7 +129,7 @@ pub enum ChangeError {
     #[error("not possible now: {0}")]
     NotNow(String),
     /// Nobody else could lead.
-    #[error("there is no other voter that could lead")]
+    #[error("there is no other voter that answers and could lead")]
     NoCandidate,
     /// The majority did not answer in time.
     #[error("no quorum: {0}")]

@@ -1,7 +1,9 @@
 //! Changes and linearizable reads from any node: here when this node leads, else one hop to the leader.
 //!
-//! Each has one deadline. Before anything was sent, another attempt is made for as long as the deadline allows; a
-//! change that was sent and not answered is never sent again, because it may have happened.
+//! Each has one deadline, on all nodes together: the leader gets what is left of it. Before anything was sent, another
+//! attempt is made for as long as the deadline allows; a change that was sent and not answered is never sent again,
+//! because it may have happened. The node that writes an entry says in it whose key asked; what the message says of
+//! that is believed as far as [`principal::stamped`] goes.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -15,20 +17,23 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
 use ollamax_core::catalog::command::Command;
-use ollamax_core::catalog::{Answer, CLUSTER_VERSION, Entry};
+use ollamax_core::catalog::principal::{self, Untrue};
+use ollamax_core::catalog::{Answer, CLUSTER_VERSION, Entry, Refusal};
 use ollamax_types::limits::{COMMAND_BYTES_MAX, PROPOSE_TIMEOUT, READ_TIMEOUT};
 use ollamax_types::{ErrorCode, NodeId, RequestId, Timestamp};
 
 use crate::envelope;
-use crate::error::{ProposeError, ReadError};
-use crate::handle::{Committed, Handle};
+use crate::error::{ProposeError, ReadError, ServeError};
+use crate::handle::{Committed, Handle, millis};
 use crate::metrics::Outcome;
 use crate::peers::{Lane, PeerError};
 use crate::raft::{Sealed, Types};
-use crate::wire::{self, Reply, Request};
+use crate::wire::{self, Proposal, Reply, Request};
 
 /// Pause before the leader is looked for again.
 const RETRY_PAUSE: Duration = Duration::from_millis(40);
+/// What a forwarded change leaves of its time for the leader's answer to come back.
+const WAY_BACK: Duration = Duration::from_millis(50);
 /// Longest wait for one answer to a read; several may fit into its deadline, because asking again is harmless.
 const READ_ATTEMPT: Duration = Duration::from_millis(600);
 /// Least cluster version of the commands of this release.
@@ -42,6 +47,23 @@ enum Miss {
     NotDone(String),
     /// The end.
     Final(ProposeError),
+}
+
+/// Follows one hint at most between two pauses: nodes that take each other for the leader are not asked in circles.
+#[derive(Debug, Default)]
+struct Hints {
+    followed: bool,
+}
+
+// === impl Hints ===
+
+impl Hints {
+    /// Whom to ask at once after `asked` gave this hint; `None`: pause first.
+    fn next(&mut self, asked: Option<NodeId>, hint: Option<NodeId>) -> Option<NodeId> {
+        let next = hint.filter(|node| Some(*node) != asked && !self.followed);
+        self.followed = next.is_some();
+        next
+    }
 }
 
 // === impl Handle: changes ===
@@ -68,7 +90,8 @@ impl Handle {
         self.propose(RequestId::default(), "node/1", command).await
     }
 
-    /// Asks for a change, from any node, within `PROPOSE_TIMEOUT`.
+    /// Asks for a change, from any node, within `PROPOSE_TIMEOUT`. `principal` is for whom: `admin`, or `node/3` when
+    /// node 3 asks for itself. The log names this node before it, whoever leads.
     ///
     /// A refusal by the state is an answer ([`Committed::accepted`] makes it an error).
     ///
@@ -107,10 +130,11 @@ impl Handle {
         let deadline = Instant::now() + PROPOSE_TIMEOUT;
         let mut target = self.heard_leader();
         let mut why = "no leader is heard".to_owned();
+        let mut hints = Hints::default();
         loop {
             let miss = match target {
                 None => Miss::NotLeader { hint: None },
-                Some(node) if node == self.node() => match self.write(entry.clone(), deadline).await {
+                Some(node) if node == self.node() => match self.write_own(entry, deadline).await {
                     Ok(committed) => return Ok(committed),
                     Err(miss) => miss,
                 },
@@ -121,10 +145,10 @@ impl Handle {
             };
             let hint = match miss {
                 Miss::Final(error) => return Err(error),
-                Miss::NotLeader { hint } => hint.filter(|node| Some(*node) != target),
+                Miss::NotLeader { hint } => hints.next(target, hint),
                 Miss::NotDone(reason) => {
                     why = reason;
-                    None
+                    hints.next(target, None)
                 }
             };
             if hint.is_none() && self.pause(deadline).await.is_break() {
@@ -158,11 +182,18 @@ impl Handle {
 
     async fn forward(&self, to: NodeId, sealed: Bytes, deadline: Instant) -> Result<Committed, Miss> {
         let left = deadline.saturating_duration_since(Instant::now());
-        let body = wire::encode_request(self.0.identity.cluster, to, Request::Propose(sealed));
+        let wait_ms = millis(left.saturating_sub(WAY_BACK));
+        if wait_ms == 0 {
+            return Err(Miss::NotDone(format!("no time is left to ask leader {to}")));
+        }
+        let proposal = Proposal { envelope: sealed, wait_ms };
+        let body = wire::encode_request(self.0.identity.cluster, to, Request::Propose(proposal));
         let unknown = |reason: String| Err(Miss::Final(ProposeError::OutcomeUnknown(reason)));
         let call = self.0.peers.call(to, Lane::Forward, body, left);
         match tokio::time::timeout(left, call).await.unwrap_or(Err(PeerError::TimedOut)) {
             Err(error @ PeerError::Unreachable(_)) => Err(Miss::NotDone(format!("leader {to} {error}"))),
+            // It leads already, and its doors are not open yet.
+            Err(PeerError::Refused { code: ErrorCode::NotInitialised, message }) => Err(Miss::NotDone(message)),
             Err(PeerError::Refused { code, message }) => {
                 Err(Miss::Final(ProposeError::Leader { node: to, code, message }))
             }
@@ -181,7 +212,15 @@ impl Handle {
         }
     }
 
-    /// Writes an entry as the leader.
+    /// Writes an entry of this node's own as the leader.
+    async fn write_own(&self, entry: &Entry, deadline: Instant) -> Result<Committed, Miss> {
+        let principal = principal::stamped(self.node(), &entry.principal);
+        let principal =
+            principal.map_err(|untrue| Miss::Final(ProposeError::Refused(Refusal::Invalid(untrue.to_string()))))?;
+        self.write(Entry { principal, ..entry.clone() }, deadline).await
+    }
+
+    /// Writes an entry as the leader. Nothing is written that came too late for its answer to be heard.
     async fn write(&self, mut entry: Entry, deadline: Instant) -> Result<Committed, Miss> {
         let started = Instant::now();
         if !self.quorum_is_fresh() {
@@ -189,14 +228,19 @@ impl Handle {
             self.confirm(deadline).await?;
         }
         let (responder, answer) = ProgressResponder::<Types, ClientWriteResult<Types>>::complete_only();
+        let late = || Miss::NotDone("its time was over before it could be written".to_owned());
+        let unknown = |reason: &str| Miss::Final(ProposeError::OutcomeUnknown(reason.to_owned()));
         {
-            let _in_order = self.0.queue.lock().await;
+            let _in_order = timeout_at(deadline, self.0.queue.lock()).await.map_err(|_| late())?;
+            if Instant::now() >= deadline {
+                return Err(late());
+            }
             entry.log_time = self.0.stamper.stamp();
             let sealed = Sealed(envelope::encode(&entry));
-            let queued = self.0.raft.client_write_ff(sealed, Some(responder)).await;
+            let queued = timeout_at(deadline, self.0.raft.client_write_ff(sealed, Some(responder))).await;
+            let queued = queued.map_err(|_| unknown("the log did not take it in time"))?;
             queued.map_err(|fatal| Miss::Final(ProposeError::Fatal(fatal.to_string())))?;
         }
-        let unknown = |reason: &str| Miss::Final(ProposeError::OutcomeUnknown(reason.to_owned()));
         match timeout_at(deadline, answer).await {
             Err(_) => Err(unknown("no majority answered in time")),
             Ok(Err(_)) => Err(unknown("consensus stopped before it answered")),
@@ -229,17 +273,19 @@ impl Handle {
         }
     }
 
-    /// Answers a proposal that another node has forwarded.
-    pub(crate) async fn serve_propose(&self, sealed: &Bytes) -> Reply {
-        let entry = match envelope::decode(sealed, CLUSTER_VERSION) {
-            Ok(entry) => entry,
-            Err(error) => return failure(ErrorCode::BadRequest, error.to_string(), false),
-        };
-        let _room = match self.reserve(sealed) {
+    /// Answers a proposal that `from` has forwarded, within the time that its message gives.
+    pub(crate) async fn serve_propose(&self, from: NodeId, proposal: Proposal) -> Result<Reply, ServeError> {
+        let Proposal { envelope, wait_ms } = proposal;
+        let deadline = Instant::now() + Duration::from_millis(wait_ms).min(PROPOSE_TIMEOUT);
+        let mut entry =
+            envelope::decode(&envelope, CLUSTER_VERSION).map_err(|error| ServeError::Unreadable(error.to_string()))?;
+        entry.principal = principal::stamped(from, &entry.principal).map_err(refused)?;
+        principal::check_subject(from, &entry.command).map_err(refused)?;
+        let _room = match self.reserve(&envelope) {
             Ok(room) => room,
-            Err(error) => return failure(error.code(), error.to_string(), false),
+            Err(error) => return Ok(failure(error.code(), error.to_string(), false)),
         };
-        match self.write(entry, Instant::now() + PROPOSE_TIMEOUT).await {
+        Ok(match self.write(entry, deadline).await {
             Ok(committed) => Reply::Committed(committed),
             Err(Miss::NotLeader { hint }) => Reply::NotLeader { hint },
             Err(Miss::NotDone(reason)) => failure(ErrorCode::NoQuorum, reason, false),
@@ -247,7 +293,15 @@ impl Handle {
                 let effects_possible = !error.code().is_free_of_effects();
                 failure(error.code(), error.to_string(), effects_possible)
             }
-        }
+        })
+    }
+}
+
+/// What a member says of another node is not looked at.
+fn refused(untrue: Untrue) -> ServeError {
+    match untrue {
+        Untrue::OtherNode { node, claims } => ServeError::Impostor { from: node, claims },
+        Untrue::Malformed(_) => ServeError::Unreadable(untrue.to_string()),
     }
 }
 
@@ -274,6 +328,7 @@ impl Handle {
         let deadline = Instant::now() + READ_TIMEOUT;
         let mut target = self.leader();
         let mut why = "no leader is known".to_owned();
+        let mut hints = Hints::default();
         loop {
             let attempt = match target {
                 None => Err(ReadMiss::NotLeader { hint: None }),
@@ -283,10 +338,10 @@ impl Handle {
             let hint = match attempt {
                 Ok(index) => return self.wait_applied(index, deadline).await,
                 Err(ReadMiss::Fatal(reason)) => return Err(ReadError::Fatal(reason)),
-                Err(ReadMiss::NotLeader { hint }) => hint.filter(|node| Some(*node) != target),
+                Err(ReadMiss::NotLeader { hint }) => hints.next(target, hint),
                 Err(ReadMiss::NoQuorum(reason)) => {
                     why = reason;
-                    None
+                    hints.next(target, None)
                 }
             };
             if hint.is_none() && self.pause(deadline).await.is_break() {
@@ -326,7 +381,7 @@ impl Handle {
 
     async fn ask_read_index(&self, to: NodeId, deadline: Instant) -> Result<u64, ReadMiss> {
         let left = deadline.saturating_duration_since(Instant::now()).min(READ_ATTEMPT);
-        let request = Request::ReadIndex { wait_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX) };
+        let request = Request::ReadIndex { wait_ms: millis(left) };
         let body = wire::encode_request(self.0.identity.cluster, to, request);
         let call = self.0.peers.call(to, Lane::Forward, body, left);
         let bytes = match tokio::time::timeout(left, call).await.unwrap_or(Err(PeerError::TimedOut)) {
@@ -353,3 +408,6 @@ impl Handle {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,6 +22,7 @@ use ollamax_types::{ClusterId, Incarnation, NodeId};
 
 use crate::config::Config;
 use crate::error::{ChangeError, ProposeError};
+use crate::followers;
 use crate::logtime::Stamper;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
@@ -114,7 +115,7 @@ impl Contact {
     }
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -176,7 +177,7 @@ impl Handle {
         let contact_ms = self.contact_ms(&metrics);
         let fresh = contact_ms.is_some_and(|silent| Duration::from_millis(silent) < inner.config.lease());
         let next = metrics.last_log_index.map_or(0, |index| index + 1);
-        let behind = |matched: Option<raft::LogId>| next.saturating_sub(matched.map_or(0, |id| id.index + 1));
+        let lags = followers::followers(&metrics, inner.identity.node);
         let sync = &inner.store.metrics().sync_seconds;
         Status {
             node: inner.identity.node,
@@ -196,13 +197,7 @@ impl Handle {
             fsync_p50_us: crate::status::quantile_us(sync, 0.5),
             fsync_p99_us: crate::status::quantile_us(sync, 0.99),
             fsyncs: sync.get_sample_count(),
-            lags: metrics
-                .replication
-                .iter()
-                .flatten()
-                .filter(|(node, _)| **node != inner.identity.node.0)
-                .map(|(node, matched)| (NodeId(*node), behind(*matched)))
-                .collect(),
+            lags: lags.iter().map(|follower| (follower.node, follower.behind(next))).collect(),
         }
     }
 
@@ -299,22 +294,20 @@ impl Handle {
         }
     }
 
-    /// Gives leadership to `to`, or to the voter that is least behind, and waits until somebody else leads.
+    /// Gives leadership to `to`, or to the voter that is least behind, and waits until somebody else leads. A voter that
+    /// has fallen silent gets it in no case.
     ///
     /// # Errors
-    /// When this node does not lead, there is no other voter, or nobody took over within `hand_over_ms`.
+    /// When this node does not lead, there is no other voter that answers, or nobody took over within `hand_over_ms`.
     pub async fn transfer_leader(&self, to: Option<NodeId>) -> Result<NodeId, ChangeError> {
         let metrics = self.raft_metrics();
         if !metrics.state.is_leader() {
             return Err(ChangeError::NotLeader { leader: metrics.current_leader.map(NodeId) });
         }
-        let voters: BTreeSet<u64> = metrics.membership_config.membership().voter_ids().collect();
-        let others =
-            metrics.replication.iter().flatten().filter(|(node, _)| {
-                **node != self.node().0 && voters.contains(node) && to.is_none_or(|to| to.0 == **node)
-            });
-        let best = others.max_by_key(|(_, matched)| matched.map(|id| id.index)).map(|(node, _)| *node);
-        let best = best.ok_or(ChangeError::NoCandidate)?;
+        let voters = metrics.membership_config.membership().voter_ids().map(NodeId).collect();
+        let followers = followers::followers(&metrics, self.node());
+        let best = followers::successor(&followers, &voters, to, self.0.config.lease());
+        let NodeId(best) = best.ok_or(ChangeError::NoCandidate)?;
         self.0.raft.trigger().transfer_leader(best).await.map_err(|fatal| ChangeError::Fatal(fatal.to_string()))?;
         let me = self.node().0;
         let wait = self.0.raft.wait(Some(Duration::from_millis(self.0.config.hand_over_ms)));

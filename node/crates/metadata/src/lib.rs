@@ -2,10 +2,13 @@
 #![doc = include_str!("../DESIGN.md")]
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+mod alone;
 mod autopilot;
 mod config;
 mod envelope;
 mod error;
+mod followers;
 mod forward;
 mod handle;
 mod logtime;

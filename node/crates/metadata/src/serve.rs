@@ -1,8 +1,8 @@
 //! The receiving side of [`crate::Peers`]: messages of other members in, answers out.
 //!
 //! A message is looked at only if it is meant for this node of this cluster and its sender speaks for itself; a
-//! vote or leadership that claims to be another node's is refused. A snapshot is written to the store as it arrives
-//! and installed only when it is whole.
+//! vote, leadership or change that claims to be another node's is refused. A snapshot is written to the store as it
+//! arrives and handed to consensus only when it is whole: one that was cut costs the sender another attempt, no more.
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -50,7 +50,7 @@ impl Handle {
                 speaks_for_itself(from, transfer.from_leader())?;
                 Reply::Transfer(self.0.raft.handle_transfer_leader(transfer).await.map_err(fatal)?)
             }
-            Request::Propose(sealed) => self.serve_propose(&sealed).await,
+            Request::Propose(proposal) => self.serve_propose(from, proposal).await?,
             Request::ReadIndex { wait_ms } => self.serve_read_index(wait_ms).await,
             Request::Snapshot(_) => {
                 return Err(ServeError::Unreadable("a snapshot comes as a stream".to_owned()));
@@ -144,8 +144,9 @@ async fn blocking<T: Send + 'static>(
         .map_err(|error| ServeError::Snapshot(error.to_string()))
 }
 
-/// Checks that what arrived is what was announced.
+/// Checks that what arrived is whole, and what was announced.
 fn received(import: store::Import, announced: &Applied) -> Result<Labelled, ServeError> {
+    import.verify().map_err(|error| ServeError::Snapshot(error.to_string()))?;
     let meta = import.meta().ok_or_else(|| ServeError::Snapshot("no data in the stream".to_owned()))?;
     let applied = Applied::from_store(meta).map_err(|error| ServeError::Snapshot(error.to_string()))?;
     if applied != *announced {
@@ -153,3 +154,6 @@ fn received(import: store::Import, announced: &Applied) -> Result<Labelled, Serv
     }
     Ok(Labelled { meta: meta_of(&applied), snapshot: SnapshotData::Received(import) })
 }
+
+#[cfg(test)]
+mod tests;

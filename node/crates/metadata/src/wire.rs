@@ -40,12 +40,18 @@ pub(crate) enum Request {
     Vote(VoteRequest<Types>),
     PreVote(VoteRequest<Types>),
     Transfer(TransferLeaderRequest<Types>),
-    /// An encoded envelope whose log time the leader sets.
-    Propose(Bytes),
-    ReadIndex {
-        wait_ms: u64,
-    },
+    Propose(Proposal),
+    ReadIndex { wait_ms: u64 },
     Snapshot(SnapshotPart),
+}
+
+/// A change on its way to the leader.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Proposal {
+    /// An encoded envelope. Its principal is what the sender says; the leader writes what is proven, and the log time.
+    pub(crate) envelope: Bytes,
+    /// How long the leader may wait for its majority.
+    pub(crate) wait_ms: u64,
 }
 
 /// A piece of a snapshot stream.
@@ -97,7 +103,9 @@ pub(crate) fn encode_request(cluster: ClusterId, to: NodeId, request: Request) -
             to: *transfer.to_node_id(),
             last_log_id: transfer.last_log_id().map(log_id_to_disk),
         }),
-        Request::Propose(envelope) => WireRequest::Propose(envelope),
+        Request::Propose(Proposal { envelope, wait_ms }) => {
+            WireRequest::Propose(disk::RaftPropose { envelope, wait_ms })
+        }
         Request::ReadIndex { wait_ms } => WireRequest::ReadIndex(disk::RaftReadIndex { wait_ms }),
         Request::Snapshot(part) => WireRequest::Snapshot(encode_snapshot_part(part)),
     };
@@ -120,7 +128,9 @@ pub(crate) fn decode_request(bytes: Bytes) -> Result<Addressed, RecordError> {
                 transfer.to,
                 transfer.last_log_id.map(log_id_from_disk),
             )),
-            WireRequest::Propose(envelope) => Request::Propose(envelope),
+            WireRequest::Propose(disk::RaftPropose { envelope, wait_ms }) => {
+                Request::Propose(Proposal { envelope, wait_ms })
+            }
             WireRequest::ReadIndex(read) => Request::ReadIndex { wait_ms: read.wait_ms },
             WireRequest::Snapshot(chunk) => Request::Snapshot(decode_snapshot_part(chunk)?),
         };
@@ -154,6 +164,9 @@ fn decode_append(wire: disk::RaftAppend) -> Result<AppendEntriesRequest<Types>, 
     if !wire.records.is_empty() && wire.first_index != expected_first {
         let reason = format!("entries from {} follow entry {prev_log_id:?}", wire.first_index);
         return Err(RecordError::new("append", reason));
+    }
+    if wire.first_index.checked_add(wire.records.len() as u64).is_none() {
+        return Err(RecordError::new("append", format!("entries from {} reach beyond any log", wire.first_index)));
     }
     let records = (wire.first_index..).zip(wire.records);
     Ok(AppendEntriesRequest {
@@ -350,7 +363,7 @@ fn encode_refusal(refusal: Refusal) -> disk::AnswerRefused {
         }
         Refusal::IncarnationConflict { node } => WireRefusal::IncarnationConflict(node.0),
         Refusal::NodeNotFound(node) => WireRefusal::NodeNotFound(node.0),
-        Refusal::LastMember(node) => WireRefusal::LastMember(node.0),
+        Refusal::LastVoter(node) => WireRefusal::LastVoter(node.0),
         Refusal::ModelsRemain(node) => WireRefusal::ModelsRemain(node.0),
         Refusal::SettingNotFound(key) => WireRefusal::SettingNotFound(key),
         Refusal::Invalid(text) => WireRefusal::Invalid(text),
@@ -381,7 +394,7 @@ fn decode_refusal(wire: disk::AnswerRefused) -> Result<Refusal, RecordError> {
         }
         WireRefusal::IncarnationConflict(node) => Refusal::IncarnationConflict { node: NodeId(node) },
         WireRefusal::NodeNotFound(node) => Refusal::NodeNotFound(NodeId(node)),
-        WireRefusal::LastMember(node) => Refusal::LastMember(NodeId(node)),
+        WireRefusal::LastVoter(node) => Refusal::LastVoter(NodeId(node)),
         WireRefusal::ModelsRemain(node) => Refusal::ModelsRemain(NodeId(node)),
         WireRefusal::SettingNotFound(key) => Refusal::SettingNotFound(key),
         WireRefusal::Invalid(text) => Refusal::Invalid(text),

@@ -16,7 +16,7 @@ pub struct Entry {
     pub log_time: Timestamp,
     /// The client request behind it; empty for the node's own loops.
     pub request: RequestId,
-    /// Who asked: `node/3`, `admin`, later a user.
+    /// Who asked: `node/3`, or `node/3 for admin`; in the log as [`super::principal::stamped`] wrote it.
     pub principal: String,
     /// Namespace of user-owned records; empty for cluster records.
     pub namespace: String,
@@ -195,9 +195,9 @@ pub enum Refusal {
     /// No such member, or it has departed.
     #[error("there is no member {0}")]
     NodeNotFound(NodeId),
-    /// The last member cannot be removed.
-    #[error("node {0} is the last member")]
-    LastMember(NodeId),
+    /// The last member of role voter cannot be removed: nobody could change anything any more.
+    #[error("node {0} is the last member that may vote")]
+    LastVoter(NodeId),
     /// The member's models must be forgotten first.
     #[error("node {0} still has models on record")]
     ModelsRemain(NodeId),
@@ -262,7 +262,7 @@ impl Refusal {
             Self::NodeNotFound(_) => ErrorCode::NodeNotFound,
             Self::SettingNotFound(_) => ErrorCode::SettingNotFound,
             Self::Invalid(_) => ErrorCode::BadRequest,
-            Self::LastMember(_) | Self::ModelsRemain(_) | Self::Fenced { .. } | Self::VersionTooLow { .. } => {
+            Self::LastVoter(_) | Self::ModelsRemain(_) | Self::Fenced { .. } | Self::VersionTooLow { .. } => {
                 ErrorCode::PreconditionFailed
             }
         }

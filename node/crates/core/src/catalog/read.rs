@@ -103,6 +103,20 @@ pub fn members(view: &dyn View) -> Result<Vec<Member>, Fault> {
     all(view, &KeyRange::Members, as_member)
 }
 
+/// The member that a person means: by id, else by name. Departed ones are not found.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn find_member(view: &dyn View, text: &str) -> Result<Option<Member>, Fault> {
+    let is_standing = |member: &Member| !matches!(member.state, MemberState::Departed { .. });
+    if let Ok(id) = text.parse::<NodeId>()
+        && let Some(found) = member(view, id)?.filter(is_standing)
+    {
+        return Ok(Some(found));
+    }
+    Ok(members(view)?.into_iter().find(|member| member.name == text && is_standing(member)))
+}
+
 /// A join token.
 ///
 /// # Errors
@@ -179,4 +193,84 @@ pub fn settings(
             if let Key::Setting(name) = key { Ok((name, setting)) } else { Err(mismatch(&key)) }
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use ollamax_types::{Digest, Incarnation, ModelRecord, Role, Timestamp};
+
+    use super::*;
+    use crate::catalog::mem::MemView;
+    use crate::catalog::view::Mutation;
+
+    fn member(id: u64, name: &str, state: MemberState) -> Mutation {
+        let member = Member {
+            id: NodeId(id),
+            name: name.to_owned(),
+            peer_id: PeerId(format!("p{id}")),
+            incarnation: Incarnation([1; 16]),
+            role: Role::Voter,
+            state,
+            peer_addresses: vec![],
+            p2p_addresses: vec![],
+            api_addresses: vec![],
+            joined_at: Timestamp(0),
+        };
+        Mutation::Put(Key::Member(member.id), Record::Member(member))
+    }
+
+    #[test]
+    fn a_member_is_found_by_id_and_else_by_name_unless_it_has_departed() {
+        let departed = MemberState::Departed { at: Timestamp(1) };
+        let mut view = MemView::default();
+        view.write(&[
+            member(1, "3", MemberState::Active),
+            member(2, "old", departed),
+            member(3, "gpu", MemberState::Drained),
+            member(4, "gpu-2", departed),
+            member(5, "old", MemberState::Active),
+            member(6, "4", MemberState::Active),
+        ]);
+        let check = |text: &str, expected: Option<u64>| {
+            let found = find_member(&view, text).expect("readable").map(|member| member.id);
+            assert_eq!(found, expected.map(NodeId), "{text:?}");
+        };
+        check("1", Some(1));
+        check("3", Some(3)); // the id, although a node of that name comes first
+        check("gpu", Some(3));
+        check("old", Some(5));
+        check("gpu-2", None);
+        check("2", None);
+        check("4", Some(6)); // node 4 has departed, a node of that name has not
+        check("0", None);
+        check("", None);
+    }
+
+    #[test]
+    fn whole_families_are_read_beyond_one_page() {
+        let model = |number: usize| ModelRecord {
+            name: format!("m{number}").parse().expect("a name"),
+            digest: Digest([1; 32]),
+            size_bytes: 1,
+            modified_at: Timestamp(1),
+            details_json: "{}".to_owned(),
+        };
+        for count in [0, 1, PAGE, PAGE + 1, 2 * PAGE] {
+            let put = |number| {
+                let location = Location { node: NodeId(1), model: model(number) };
+                Mutation::Put(Key::Location(location.model.name.key(), NodeId(1)), Record::Location(location))
+            };
+            let mut view = MemView::default();
+            view.write(&(0..count).map(put).collect::<Vec<_>>());
+            assert_eq!(locations(&view).expect("readable").len(), count);
+        }
+    }
+
+    #[test]
+    fn a_record_of_another_kind_than_its_key_is_a_fault() {
+        let mut view = MemView::default();
+        view.write(&[Mutation::Put(Key::Member(NodeId(1)), Record::NodeId(NodeId(1)))]);
+        assert!(matches!(members(&view), Err(Fault::Mismatch { .. })));
+        assert!(matches!(find_member(&view, "1"), Err(Fault::Mismatch { .. })));
+    }
 }

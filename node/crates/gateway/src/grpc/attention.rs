@@ -5,7 +5,7 @@
 use ollamax_proto::v1::node_view::{Health, State};
 use ollamax_proto::v1::runtime::State as RuntimeState;
 use ollamax_proto::v1::status_reply::Phase;
-use ollamax_proto::v1::{Attention, ModelView, NodeView, StatusReply};
+use ollamax_proto::v1::{Attention, NodeView, StatusReply};
 
 use super::daemon::AdminError;
 
@@ -14,9 +14,9 @@ const CLOCK_SKEW_MS_MAX: u64 = 5_000;
 /// Free disk below which a node is mentioned, bytes.
 const DISK_FREE_BYTES_MIN: u64 = 2 << 30;
 
-/// Everything that wants a decision, most urgent first.
+/// Everything that wants a decision, most urgent first. `conflicting` names the models of which versions differ.
 #[must_use]
-pub fn needs_attention(status: &StatusReply, models: &[ModelView], api_open: bool) -> Vec<Attention> {
+pub fn needs_attention(status: &StatusReply, conflicting: &[String], api_open: bool) -> Vec<Attention> {
     let mut found = Vec::new();
     match status.phase() {
         Phase::Waiting => return vec![not_member()],
@@ -27,12 +27,12 @@ pub fn needs_attention(status: &StatusReply, models: &[ModelView], api_open: boo
     for node in status.nodes.iter().filter(|node| node.state() != State::Departed) {
         one_node(node, &mut found);
     }
-    for model in models.iter().filter(|model| model.conflict) {
+    for name in conflicting {
         found.push(entry(
             "digest_conflict",
-            format!("model {} has different versions", model.name),
+            format!("model {name} has different versions"),
             "the newest is served; the others are never mixed in".to_owned(),
-            format!("ollamax model show {}", model.name),
+            format!("ollamax model show {name}"),
         ));
     }
     if api_open {
@@ -125,13 +125,13 @@ mod tests {
         status
     }
 
-    fn ids(status: &StatusReply, models: &[ModelView]) -> Vec<String> {
-        needs_attention(status, models, false).into_iter().map(|entry| entry.id).collect()
+    fn ids(status: &StatusReply, conflicting: &[String]) -> Vec<String> {
+        needs_attention(status, conflicting, false).into_iter().map(|entry| entry.id).collect()
     }
 
     #[test]
     fn a_healthy_cluster_wants_nothing() {
-        assert_eq!(ids(&healthy(), &[ModelView::default()]), Vec::<String>::new());
+        assert_eq!(ids(&healthy(), &[]), Vec::<String>::new());
     }
 
     #[test]
@@ -159,8 +159,7 @@ mod tests {
 
     #[test]
     fn versions_that_differ_are_shown_and_departed_nodes_are_not() {
-        let conflict = ModelView { name: "m:latest".to_owned(), conflict: true, ..ModelView::default() };
-        assert_eq!(ids(&healthy(), &[conflict]), ["digest_conflict"]);
+        assert_eq!(ids(&healthy(), &["m:latest".to_owned()]), ["digest_conflict"]);
         let mut status = healthy();
         status.nodes[1].set_health(Health::Dead);
         status.nodes[1].set_state(State::Departed);

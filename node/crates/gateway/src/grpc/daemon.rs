@@ -168,7 +168,11 @@ impl From<Refusal> for AdminError {
                 return Self::new(refusal.code(), refusal.to_string(), "its data directory was wiped or copied", next);
             }
             Refusal::NodeNotFound(_) => ("no member has this id", "ollamax node list"),
-            Refusal::LastMember(_) => ("a cluster needs one member", "stop the daemon and remove its data directory"),
+            Refusal::LastVoter(_) => {
+                let next =
+                    "join another voter first; to end the cluster, stop its daemons and remove their data directories";
+                ("a cluster needs one voter", next)
+            }
             Refusal::ModelsRemain(_) => ("its models are still on record", "repeat the command"),
             Refusal::SettingNotFound(_) => ("it was never set, or was deleted", "check the key's spelling"),
             Refusal::Invalid(_) => ("the value is outside its limits", "correct it and repeat the command"),

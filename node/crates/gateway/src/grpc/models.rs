@@ -2,21 +2,22 @@
 
 use std::collections::BTreeMap;
 
-use ollamax_core::catalog::{Key, KeyRange, Location, Record, models};
-use ollamax_metadata as metadata;
+use ollamax_core::catalog::{Location, models, read};
 use ollamax_proto::v1;
-use ollamax_types::{ErrorCode, ModelName, NodeId};
+use ollamax_scheduler::PeerLoad;
+use ollamax_types::{Beat, Digest, ErrorCode, ModelName, NodeId};
 
 use super::daemon::AdminError;
-use super::{Admin, status};
-
-const PAGE: usize = 500;
+use super::{Admin, Engines, status};
 
 impl Admin {
     pub(super) fn models(&self, name: &str) -> Result<v1::ListModelsReply, AdminError> {
-        let metadata = self.metadata()?;
-        let range = if name.is_empty() { KeyRange::Locations } else { KeyRange::LocationsOf(parse(name)?.key()) };
-        let views = self.model_views(&metadata, &range)?;
+        let Engines { metadata, scheduler } = self.daemon.engines().ok_or_else(AdminError::not_initialised)?;
+        let view = metadata.view();
+        let copies =
+            if name.is_empty() { read::locations(&*view)? } else { read::locations_of(&*view, &parse(name)?)? };
+        let names = read::members(&*view)?.into_iter().map(|member| (member.id, member.name)).collect();
+        let views = model_views(copies, &names, &resident(&scheduler.beat(), &scheduler.peers()));
         if views.is_empty() && !name.is_empty() {
             let what = format!("model {name:?} not found");
             let next = format!("ollamax model list, or ollamax model import FILE --name {name}");
@@ -24,38 +25,12 @@ impl Admin {
         }
         Ok(v1::ListModelsReply { models: views, view: Some(status::local_view(&metadata.status())) })
     }
+}
 
-    /// One row per model name, in name order.
-    pub(super) fn model_views(
-        &self,
-        metadata: &metadata::Handle,
-        range: &KeyRange,
-    ) -> Result<Vec<v1::ModelView>, AdminError> {
-        let names: BTreeMap<NodeId, String> =
-            self.members(metadata)?.into_iter().map(|member| (member.id, member.name)).collect();
-        let resident = self.resident();
-        let mut by_name: BTreeMap<String, Vec<Location>> = BTreeMap::new();
-        let view = metadata.view();
-        let mut after: Option<Key> = None;
-        loop {
-            let page = view.scan(range, after.as_ref(), PAGE)?;
-            let Some((last, _)) = page.last() else { break };
-            after = Some(last.clone());
-            for (key, record) in page {
-                if let (Key::Location(model, _), Record::Location(location)) = (key, record) {
-                    by_name.entry(model).or_default().push(location);
-                }
-            }
-        }
-        Ok(by_name.into_values().filter_map(|copies| model_view(&copies, &names, &resident)).collect())
-    }
-
-    fn resident(&self) -> Vec<(NodeId, [u8; 32])> {
-        let peers = self.peers();
-        let pairs =
-            peers.iter().flat_map(|peer| peer.beat.resident.iter().map(|model| (peer.beat.node, model.digest.0)));
-        pairs.collect()
-    }
+/// Which version is loaded where, this node included.
+fn resident(own: &Beat, peers: &[PeerLoad]) -> Vec<(NodeId, Digest)> {
+    let beats = std::iter::once(own).chain(peers.iter().map(|peer| &*peer.beat));
+    beats.flat_map(|beat| beat.resident.iter().map(|model| (beat.node, model.digest))).collect()
 }
 
 fn parse(name: &str) -> Result<ModelName, AdminError> {
@@ -65,10 +40,23 @@ fn parse(name: &str) -> Result<ModelName, AdminError> {
     })
 }
 
+/// One row per model name, in name order.
+fn model_views(
+    copies: Vec<Location>,
+    names: &BTreeMap<NodeId, String>,
+    resident: &[(NodeId, Digest)],
+) -> Vec<v1::ModelView> {
+    let mut by_name: BTreeMap<String, Vec<Location>> = BTreeMap::new();
+    for copy in copies {
+        by_name.entry(copy.model.name.key()).or_default().push(copy);
+    }
+    by_name.into_values().filter_map(|copies| model_view(&copies, names, resident)).collect()
+}
+
 fn model_view(
     copies: &[Location],
     names: &BTreeMap<NodeId, String>,
-    resident: &[(NodeId, [u8; 32])],
+    resident: &[(NodeId, Digest)],
 ) -> Option<v1::ModelView> {
     let served = models::served_digest(copies)?;
     let newest = copies.iter().find(|copy| copy.model.digest == served)?;
@@ -78,7 +66,7 @@ fn model_view(
         digest: copy.model.digest.0.to_vec(),
         modified_at_ms: copy.model.modified_at.0,
         served: copy.model.digest == served,
-        resident: resident.contains(&(copy.node, copy.model.digest.0)),
+        resident: resident.contains(&(copy.node, copy.model.digest)),
     });
     Some(v1::ModelView {
         name: newest.model.name.to_string(),
@@ -89,4 +77,78 @@ fn model_view(
         copies: shown.collect(),
         conflict: copies.iter().any(|copy| copy.model.digest != served),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use ollamax_core::health::Health;
+    use ollamax_types::{ModelRecord, Residency, RuntimeKind, RuntimeState, Timestamp};
+
+    use super::*;
+
+    fn beat(node: u64, loaded: &[u8]) -> Beat {
+        let residency = |digest: &u8| Residency {
+            name: "m".parse().expect("a name"),
+            digest: Digest([*digest; 32]),
+            size_bytes: 1,
+            size_vram_bytes: 0,
+            context_length: 0,
+            expires_at: String::new(),
+            details_json: "{}".to_owned(),
+        };
+        Beat {
+            node: NodeId(node),
+            sequence: 1,
+            sent_at: Timestamp(1),
+            draining: false,
+            runtime_kind: RuntimeKind::Engine,
+            runtime_version: String::new(),
+            runtime_state: RuntimeState::Up,
+            resident: loaded.iter().map(residency).collect(),
+            runners: Vec::new(),
+            memory_used_bytes: 0,
+            memory_total_bytes: 0,
+            cpu_permille: 0,
+            disk_free_bytes: 0,
+            daemon_version: String::new(),
+            applied_index: 0,
+        }
+    }
+
+    fn copy(node: u64, name: &str, digest: u8, modified_ms: u64) -> Location {
+        let model = ModelRecord {
+            name: name.parse().expect("a name"),
+            digest: Digest([digest; 32]),
+            size_bytes: 1,
+            modified_at: Timestamp(modified_ms),
+            details_json: "{}".to_owned(),
+        };
+        Location { node: NodeId(node), model }
+    }
+
+    #[test]
+    fn copies_that_are_loaded_are_shown_as_such_on_this_node_too() {
+        let beat_of_2 = Arc::new(beat(2, &[2]));
+        let peer = PeerLoad { beat: beat_of_2, health: Health::Alive, silent_ms: 0, clock_skew_ms: 0 };
+        let loaded = resident(&beat(1, &[1]), &[peer]);
+        let copies = vec![copy(1, "m", 1, 5), copy(2, "m", 1, 5), copy(2, "k", 2, 5)];
+        let views = model_views(copies, &BTreeMap::new(), &loaded);
+        let shown: Vec<(String, Vec<(u64, bool)>)> = views
+            .into_iter()
+            .map(|view| (view.name, view.copies.iter().map(|copy| (copy.node_id, copy.resident)).collect()))
+            .collect();
+        let expected = [("k:latest", vec![(2, true)]), ("m:latest", vec![(1, true), (2, false)])];
+        assert_eq!(shown, expected.map(|(name, copies)| (name.to_owned(), copies)));
+    }
+
+    #[test]
+    fn the_newest_version_is_served_and_others_are_a_conflict() {
+        let views = model_views(vec![copy(1, "m", 1, 5), copy(2, "M", 2, 6)], &BTreeMap::new(), &[]);
+        let [view] = views.as_slice() else { panic!("one name: {views:?}") };
+        assert!(view.conflict);
+        assert_eq!(view.digest, [2; 32]);
+        assert_eq!(view.copies.iter().map(|copy| copy.served).collect::<Vec<_>>(), [false, true]);
+    }
 }

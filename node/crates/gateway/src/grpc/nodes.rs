@@ -1,6 +1,6 @@
 //! Members: finding one by what a person types, draining, removing, handing leadership over.
 
-use ollamax_core::catalog::{Answer, Command, KeyRange, Member, MemberState, Record, Refusal};
+use ollamax_core::catalog::{Answer, Command, Member, Refusal, read};
 use ollamax_core::health::Health;
 use ollamax_metadata as metadata;
 use ollamax_proto::v1;
@@ -9,23 +9,12 @@ use ollamax_types::{ErrorCode, NodeId, RequestId};
 use super::Admin;
 use super::daemon::AdminError;
 
-/// Members, departed ones included, that one cluster may have had.
-const MEMBERS_MAX: usize = 10_000;
 /// How often a removal starts again because the node reported models meanwhile.
 const REMOVE_ATTEMPTS_MAX: usize = 5;
 /// Model records that one step of a removal forgets.
 const FORGET_STEP: u32 = 256;
 
 impl Admin {
-    pub(super) fn members(&self, metadata: &metadata::Handle) -> Result<Vec<Member>, AdminError> {
-        let found = metadata.view().scan(&KeyRange::Members, None, MEMBERS_MAX)?;
-        let members = found.into_iter().filter_map(|(_, record)| match record {
-            Record::Member(member) => Some(member),
-            _ => None,
-        });
-        Ok(members.collect())
-    }
-
     pub(super) async fn drain(&self, node: &str, drained: bool) -> Result<v1::DrainNodeReply, AdminError> {
         let node = self.find(node)?.id;
         self.change(Command::SetDrained { node, drained }).await?;
@@ -55,15 +44,10 @@ impl Admin {
         Ok(v1::TransferLeaderReply {})
     }
 
-    /// Finds a member that has not departed, by id or name.
+    /// The member that an administrator means.
     fn find(&self, text: &str) -> Result<Member, AdminError> {
-        let members = self.members(&self.metadata()?)?;
-        let id = text.parse::<NodeId>().ok();
-        let found = members
-            .into_iter()
-            .filter(|member| !matches!(member.state, MemberState::Departed { .. }))
-            .find(|member| Some(member.id) == id || member.name == text);
-        found.ok_or_else(|| AdminError::node_not_found(text))
+        let view = self.metadata()?.view();
+        read::find_member(&*view, text)?.ok_or_else(|| AdminError::node_not_found(text))
     }
 }
 

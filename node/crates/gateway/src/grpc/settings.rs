@@ -1,6 +1,6 @@
 //! Cluster-wide configuration keys: linearizable by default, from this node's own state when asked.
 
-use ollamax_core::catalog::{Command, Key, KeyRange, Record, Setting};
+use ollamax_core::catalog::{Command, Setting, read};
 use ollamax_metadata as metadata;
 use ollamax_proto::v1;
 use ollamax_types::ErrorCode;
@@ -13,8 +13,7 @@ const SETTINGS_PER_PAGE_MAX: u32 = 1_000;
 impl Admin {
     pub(super) async fn setting(&self, key: String, local: bool) -> Result<v1::GetSettingReply, AdminError> {
         let metadata = self.fresh(local).await?;
-        let record = metadata.view().get(&Key::Setting(key.clone()))?;
-        let Some(Record::Setting(setting)) = record else {
+        let Some(setting) = read::setting(&*metadata.view(), &key)? else {
             let what = format!("there is no setting {key:?}");
             return Err(AdminError::new(ErrorCode::SettingNotFound, what, "it was never set, or was deleted", ""));
         };
@@ -32,13 +31,10 @@ impl Admin {
     pub(super) async fn settings(&self, request: v1::ListSettingsRequest) -> Result<v1::ListSettingsReply, AdminError> {
         let metadata = self.fresh(request.local).await?;
         let limit = request.limit.clamp(1, SETTINGS_PER_PAGE_MAX) as usize;
-        let after = (!request.after.is_empty()).then_some(Key::Setting(request.after));
-        let found = metadata.view().scan(&KeyRange::Settings(request.prefix), after.as_ref(), limit + 1)?;
+        let after = (!request.after.is_empty()).then_some(request.after.as_str());
+        let found = read::settings(&*metadata.view(), &request.prefix, after, limit + 1)?;
         let more = found.len() > limit;
-        let settings = found.into_iter().take(limit).filter_map(|(key, record)| match (key, record) {
-            (Key::Setting(key), Record::Setting(setting)) => Some(shown(key, setting)),
-            _ => None,
-        });
+        let settings = found.into_iter().take(limit).map(|(key, setting)| shown(key, setting));
         let view = Some(status::local_view(&metadata.status()));
         Ok(v1::ListSettingsReply { settings: settings.collect(), more, view })
     }

@@ -1,6 +1,8 @@
 //! The picture that `ollamax status` draws: consensus, members, runtimes, what needs attention.
 
-use ollamax_core::catalog::{Key, KeyRange, Member, MemberState, Record};
+use std::collections::BTreeMap;
+
+use ollamax_core::catalog::{Location, Member, MemberState, models, read};
 use ollamax_core::health::Health;
 use ollamax_metadata as metadata;
 use ollamax_proto::v1;
@@ -10,9 +12,6 @@ use ollamax_types::{Beat, NodeId, RuntimeKind, RuntimeState};
 
 use super::daemon::{AdminError, Facts, Phase};
 use super::{Admin, attention};
-
-/// Models of one node that are counted; more are shown as this many.
-const MODELS_COUNTED_MAX: usize = 10_000;
 
 impl Admin {
     pub(super) fn status_reply(&self) -> Result<v1::StatusReply, AdminError> {
@@ -24,14 +23,17 @@ impl Admin {
         };
         let status = engines.metadata.status();
         let view = engines.metadata.view();
-        if let Some(Record::Cluster(cluster)) = view.get(&Key::Cluster)? {
+        if let Some(cluster) = read::cluster(&*view)? {
             reply.cluster = cluster.id.0.to_vec();
             reply.cluster_name = cluster.name;
         }
         let peers = engines.scheduler.peers();
         let own = engines.scheduler.beat();
-        for member in self.members(&engines.metadata)? {
-            let models = view.scan(&KeyRange::ModelsOf(member.id), None, MODELS_COUNTED_MAX)?.len();
+        // The one walk over all models; it tells both how many each node holds and where versions differ.
+        let copies = read::locations(&*view)?;
+        let held = held_by_node(&copies);
+        for member in read::members(&*view)? {
+            let models = held.get(&member.id).copied().unwrap_or(0);
             let heard = peers.iter().find(|peer| peer.beat.node == member.id);
             let mut node = node_view(&member, &status, models);
             if Some(member.id) == facts.node {
@@ -51,10 +53,26 @@ impl Admin {
         reply.state_hash = status.state_hash.to_vec();
         reply.log_first_index = status.log_first_index;
         reply.snapshot_index = status.snapshot_index;
-        let models = self.model_views(&engines.metadata, &KeyRange::Locations)?;
-        reply.attention = attention::needs_attention(&reply, &models, facts.api_open);
+        reply.attention = attention::needs_attention(&reply, &conflicting(copies), facts.api_open);
         Ok(reply)
     }
+}
+
+/// How many models each node holds.
+fn held_by_node(copies: &[Location]) -> BTreeMap<NodeId, usize> {
+    let mut held = BTreeMap::new();
+    for copy in copies {
+        *held.entry(copy.node).or_insert(0) += 1;
+    }
+    held
+}
+
+/// The names of which nodes hold different versions, in order.
+fn conflicting(copies: Vec<Location>) -> Vec<String> {
+    let differing = models::listing(copies).into_iter().filter(|listed| listed.conflict.is_some());
+    let mut names: Vec<String> = differing.map(|listed| listed.model.name.to_string()).collect();
+    names.sort_unstable();
+    names
 }
 
 /// How old this node's own state may be.
@@ -191,5 +209,29 @@ pub fn runner(load: &ollamax_types::RunnerLoad) -> v1::Runner {
         slots: load.slots,
         service_ms: load.service_ms,
         load_ms: load.load_ms,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ollamax_types::{Digest, ModelRecord, Timestamp};
+
+    use super::*;
+
+    #[test]
+    fn one_walk_tells_how_many_models_each_node_holds_and_which_differ() {
+        let copy = |node: u64, name: &str, digest: u8| Location {
+            node: NodeId(node),
+            model: ModelRecord {
+                name: name.parse().expect("a name"),
+                digest: Digest([digest; 32]),
+                size_bytes: 1,
+                modified_at: Timestamp(1),
+                details_json: "{}".to_owned(),
+            },
+        };
+        let copies = vec![copy(1, "z", 1), copy(2, "z", 2), copy(1, "b", 3), copy(2, "b", 4), copy(1, "same", 5)];
+        assert_eq!(held_by_node(&copies), BTreeMap::from([(NodeId(1), 3), (NodeId(2), 2)]));
+        assert_eq!(conflicting(copies), ["b:latest", "z:latest"]);
     }
 }

@@ -1,30 +1,24 @@
 //! Join tokens as an administrator sees them. Making one needs the cluster key and is the assembly's work.
 
-use ollamax_core::catalog::{Answer, Command, KeyRange, Record};
+use ollamax_core::catalog::{Answer, Command, read};
 use ollamax_proto::v1;
 use ollamax_types::{RequestId, TokenId};
 
 use super::daemon::AdminError;
 use super::{Admin, status};
 
-const TOKENS_SHOWN_MAX: usize = 1_000;
-
 impl Admin {
     pub(super) fn tokens(&self) -> Result<v1::ListTokensReply, AdminError> {
         let metadata = self.metadata()?;
-        let found = metadata.view().scan(&KeyRange::Tokens, None, TOKENS_SHOWN_MAX)?;
         let now = self.daemon.now();
-        let tokens = found.into_iter().filter_map(|(_, record)| match record {
-            Record::Token(token) => Some(v1::Token {
-                expired: token.expires_at <= now,
-                id: token.id.0,
-                role: token.role.to_string(),
-                uses_left: token.uses_left,
-                created_at_ms: token.created_at.0,
-                expires_at_ms: token.expires_at.0,
-                revoked: token.revoked,
-            }),
-            _ => None,
+        let tokens = read::tokens(&*metadata.view())?.into_iter().map(|token| v1::Token {
+            expired: token.expires_at <= now,
+            id: token.id.0,
+            role: token.role.to_string(),
+            uses_left: token.uses_left,
+            created_at_ms: token.created_at.0,
+            expires_at_ms: token.expires_at.0,
+            revoked: token.revoked,
         });
         Ok(v1::ListTokensReply { tokens: tokens.collect(), view: Some(status::local_view(&metadata.status())) })
     }

@@ -10,14 +10,15 @@ use openraft::testing::log::{StoreBuilder, Suite};
 use tempfile::TempDir;
 use tokio::sync::watch;
 
-use ollamax_core::catalog::command::{Command, NewMember};
+use ollamax_core::catalog::command::Command;
 use ollamax_core::catalog::{Key, View};
 use ollamax_store as store;
-use ollamax_types::{Clock, ClusterId, Incarnation, NodeId, PeerId, RequestId, Timestamp};
+use ollamax_types::{Clock, NodeId, RequestId, Timestamp};
 
 use super::log::LogStore;
 use super::state::Machine;
 use super::{Entry, Payload, Sealed, Types, Vote, log_id};
+use crate::alone::{Alone, CLUSTER, INCARNATION, init};
 use crate::envelope;
 use crate::logtime::Stamper;
 use crate::metrics::Metrics;
@@ -31,8 +32,7 @@ struct Disk {
 }
 
 fn open(dir: &std::path::Path, purge_only_flushed: bool) -> io::Result<Disk> {
-    let identity =
-        store::StoreIdentity { cluster: ClusterId([1; 16]), node: NodeId(1), incarnation: Incarnation([2; 16]) };
+    let identity = store::StoreIdentity { cluster: CLUSTER, node: NodeId(1), incarnation: INCARNATION };
     let config = store::Config { purge_only_flushed, ..store::Config::default() };
     let store = store::Store::open(dir, Some(identity), config).map_err(io::Error::other)?;
     let stamper = Arc::new(Stamper::new(Clock::manual(Timestamp(1_000))));
@@ -71,22 +71,6 @@ fn entry(index: u64, log_time: u64, command: Command) -> Entry {
         command,
     };
     Entry { log_id: log_id(1, index), payload: Payload::Normal(Sealed(envelope::encode(&entry))) }
-}
-
-fn init() -> Command {
-    Command::InitCluster {
-        cluster: ClusterId([1; 16]),
-        name: "lab".into(),
-        public_key: [3; 32],
-        first: NewMember {
-            name: "n1".into(),
-            peer_id: PeerId("p1".into()),
-            incarnation: Incarnation([2; 16]),
-            peer_addresses: vec![],
-            p2p_addresses: vec![],
-            api_addresses: vec![],
-        },
-    }
 }
 
 fn setting(index: u64, log_time: u64) -> Entry {
@@ -157,27 +141,12 @@ async fn entries_for_a_follower_are_cut_by_bytes_but_never_to_none() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_meets_an_unknown_command_says_why_it_must_stop() {
-    let dir = tempfile::tempdir().expect("folder");
-    let tasks = tokio_util::task::TaskTracker::new();
-    let stop = tokio_util::sync::CancellationToken::new();
-    let parts = crate::Parts {
-        config: crate::Config::default(),
-        store: store::Config::default(),
-        identity: crate::Identity { cluster: ClusterId([1; 16]), node: NodeId(1), incarnation: Incarnation([2; 16]) },
-        dir: dir.path().to_owned(),
-        clock: Clock::system(),
-        peers: crate::mem::Network::default().peers_of(NodeId(1)),
-        tasks: tasks.clone(),
-        stop: stop.clone(),
-    };
-    let handle = crate::Service::open(parts).await.expect("opens");
-    handle.init_cluster(init()).await.expect("a cluster of one");
+    let alone = Alone::cluster_of_one().await;
+    let handle = &alone.handle;
     let unknown = Sealed(bytes::Bytes::from_static(&[8, 1, 16, 1]));
     handle.0.raft.client_write_ff(unknown, None).await.expect("the log takes any bytes");
     let reason = handle.fatal().await;
     assert!(reason.contains("a command that this release does not know"), "{reason}");
     assert!(handle.propose(RequestId::default(), "test", init()).await.is_err());
-    stop.cancel();
-    tasks.close();
-    tasks.wait().await;
+    alone.close().await;
 }

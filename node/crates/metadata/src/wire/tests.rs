@@ -50,6 +50,21 @@ fn an_append_whose_entries_do_not_follow_its_predecessor_is_refused() {
 }
 
 #[test]
+fn an_append_whose_indexes_would_overflow_is_refused() {
+    let mut far = append();
+    far.prev_log_id = Some(log_id(3, u64::MAX));
+    far.entries.iter_mut().for_each(|entry| entry.log_id = log_id(4, u64::MAX));
+    assert!(decode_request(encode_request(CLUSTER, NodeId(2), Request::Append(far))).is_err());
+}
+
+#[test]
+fn proposals_carry_their_envelope_and_the_time_that_is_left() {
+    let proposal = Proposal { envelope: Bytes::from_static(b"anything"), wait_ms: 1_234 };
+    let Request::Propose(read) = again(Request::Propose(proposal.clone())) else { unreachable!("a proposal went in") };
+    assert_eq!(read, proposal);
+}
+
+#[test]
 fn votes_keep_the_flag_of_a_leadership_transfer() {
     let mut vote = VoteRequest::<Types>::new(Vote::new(5, 3), Some(log_id(4, 12)));
     vote.leadership_transfer = true;
@@ -120,7 +135,7 @@ fn every_refusal_reads_back_as_itself() {
         Refusal::RoleNotGranted { granted: Role::Voter, asked: Role::Gateway },
         Refusal::IncarnationConflict { node: NodeId(2) },
         Refusal::NodeNotFound(NodeId(0)),
-        Refusal::LastMember(NodeId(1)),
+        Refusal::LastVoter(NodeId(1)),
         Refusal::ModelsRemain(NodeId(1)),
         Refusal::SettingNotFound("k".into()),
         Refusal::Invalid("too long".into()),

@@ -101,6 +101,14 @@ impl Import {
         self.header.as_ref()?.meta.as_deref()
     }
 
+    /// Whether everything that was announced has arrived and fits; [`Import::finish`] would refuse it otherwise.
+    ///
+    /// # Errors
+    /// When something is missing or does not fit.
+    pub fn verify(&self) -> Result<(), ImportError> {
+        self.verified().map(drop)
+    }
+
     /// Verifies the whole and makes it the state. Waits for the disk.
     ///
     /// # Errors

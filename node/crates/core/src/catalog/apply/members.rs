@@ -123,8 +123,9 @@ pub(super) fn set_drained(scene: &Scene<'_>, node: NodeId, drained: bool) -> Ste
 pub(super) fn remove(scene: &Scene<'_>, node: NodeId) -> Step {
     let member = standing(scene, node)?;
     let members = read::members(scene.view)?;
-    if !members.iter().any(|other| other.id != node && is_standing(other)) {
-        return Err(Refusal::LastMember(node).into());
+    // Learners and gateways cannot go on by themselves.
+    if !members.iter().any(|other| other.id != node && other.role == Role::Voter && is_standing(other)) {
+        return Err(Refusal::LastVoter(node).into());
     }
     if !read::some_models_of(scene.view, node, 1)?.is_empty() {
         return Err(Refusal::ModelsRemain(node).into());

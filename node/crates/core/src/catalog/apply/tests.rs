@@ -286,11 +286,11 @@ fn addresses_and_drains_belong_to_standing_members() {
 }
 
 #[test]
-fn the_last_member_and_one_with_models_stay() {
+fn the_last_voter_and_a_member_with_models_stay() {
     let forget = |limit| Command::ForgetModels { node: NodeId(2), limit };
     let remove = |node| Command::RemoveMember { node: NodeId(node) };
     let view = check_in_cluster(vec![
-        (1, remove(1), refused(Refusal::LastMember(NodeId(1)))),
+        (1, remove(1), refused(Refusal::LastVoter(NodeId(1)))),
         (1, forget(1), refused(Refusal::NodeNotFound(NodeId(2)))),
         (1, join("t", "n2", 2), member_answer(2, "n2", false)),
         (1, report(2, &[("a", 1), ("b", 1), ("c", 1)], &[]), Answer::Done),
@@ -300,11 +300,26 @@ fn the_last_member_and_one_with_models_stay() {
         (2, forget(2), Answer::Done),
         (3, remove(2), Answer::Done),
         (3, forget(2), Answer::Done),
-        (3, remove(1), refused(Refusal::LastMember(NodeId(1)))),
+        (3, remove(1), refused(Refusal::LastVoter(NodeId(1)))),
     ]);
     assert_eq!(read::locations(&view), Ok(vec![]));
     assert_eq!(invalid_text(&view, forget(0)), "the limit must be 1 to 512");
     assert_eq!(invalid_text(&view, forget(513)), "the limit must be 1 to 512");
+}
+
+#[test]
+fn a_cluster_is_not_left_with_learners_and_gateways_alone() {
+    let remove = |node| Command::RemoveMember { node: NodeId(node) };
+    check_in_cluster(vec![
+        (1, token_with("g", Role::Gateway, 1, HOUR_MS), Answer::Done),
+        (1, join_as("t", Role::Learner, newcomer("n2", 2, 2)), member_answer(2, "n2", false)),
+        (1, join_as("g", Role::Gateway, newcomer("n3", 3, 3)), member_answer(3, "n3", false)),
+        (2, remove(1), refused(Refusal::LastVoter(NodeId(1)))),
+        (3, remove(3), Answer::Done),
+        (4, join("t", "n4", 4), member_answer(4, "n4", false)),
+        (5, remove(1), Answer::Done),
+        (6, remove(4), refused(Refusal::LastVoter(NodeId(4)))),
+    ]);
 }
 
 #[test]

@@ -1,0 +1,105 @@
+//! Who asked for a change, as the log tells it: `node/3` for a node's own word, `node/3 for admin` for a word that it
+//! passes on.
+//!
+//! The node in front is the one whose key was proved, written by whoever puts the entry into the log. What follows
+//! ` for ` is that node's claim: it is kept for the record, names no other node, and grants nothing. Every member's
+//! administrators are trusted, so a member may ask for any change, except to speak of another node in its place.
+
+use ollamax_types::NodeId;
+use ollamax_types::limits::IDENTIFIER_BYTES_MAX;
+
+use super::command::Command;
+
+/// How the principal of a node begins.
+const NODE: &str = "node/";
+
+/// What a node says of who asked cannot be believed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Untrue {
+    /// It uses another node's name.
+    #[error("node {node} speaks for node {claims}")]
+    OtherNode {
+        /// Whose key was proved.
+        node: NodeId,
+        /// Whose name it used.
+        claims: NodeId,
+    },
+    /// The text can be nobody's name.
+    #[error("{0:?} cannot be who asked for a change")]
+    Malformed(String),
+}
+
+/// The principal for the log: `node`, whose key was proved, asks for a change and says that it does so for `claimed`.
+///
+/// # Errors
+/// When `claimed` is another node, or a text that could be mistaken for something else in the log.
+pub fn stamped(node: NodeId, claimed: &str) -> Result<String, Untrue> {
+    let malformed = || Untrue::Malformed(claimed.chars().take(IDENTIFIER_BYTES_MAX).collect());
+    if let Some(id) = claimed.strip_prefix(NODE) {
+        let claims: NodeId = id.parse().map_err(|_| malformed())?;
+        return if claims == node { Ok(format!("{NODE}{node}")) } else { Err(Untrue::OtherNode { node, claims }) };
+    }
+    let unclear = |c: char| c.is_whitespace() || c.is_control();
+    if claimed.is_empty() || claimed.len() > IDENTIFIER_BYTES_MAX || claimed.contains(unclear) {
+        return Err(malformed());
+    }
+    Ok(format!("{NODE}{node} for {claimed}"))
+}
+
+/// Checks that `node` does not say of another what only that one can know: its addresses and its models.
+///
+/// # Errors
+/// When it does.
+pub fn check_subject(node: NodeId, command: &Command) -> Result<(), Untrue> {
+    match command {
+        Command::SetAddresses { node: subject, .. } | Command::ReportModels { node: subject, .. }
+            if *subject != node =>
+        {
+            Err(Untrue::OtherNode { node, claims: *subject })
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ollamax_types::Incarnation;
+
+    use super::*;
+
+    #[test]
+    fn the_log_names_the_proven_node_and_its_claim_behind_it() {
+        let check = |claimed: &str, expected: Result<&str, Untrue>| {
+            assert_eq!(stamped(NodeId(3), claimed), expected.map(str::to_owned), "{claimed:?}");
+        };
+        let malformed = |text: &str| Err(Untrue::Malformed(text.to_owned()));
+        check("node/3", Ok("node/3"));
+        check("node/03", Ok("node/3"));
+        check("admin", Ok("node/3 for admin"));
+        check("user/anna@lab", Ok("node/3 for user/anna@lab"));
+        check("node/7", Err(Untrue::OtherNode { node: NodeId(3), claims: NodeId(7) }));
+        for text in ["", "node/", "node/x", "node/7 for admin", "admin for node/7", "a\nnode/7", "\u{0}"] {
+            check(text, malformed(text));
+        }
+        let long = "x".repeat(IDENTIFIER_BYTES_MAX + 1);
+        check(&long, malformed(&long[1..]));
+    }
+
+    #[test]
+    fn a_node_tells_its_own_addresses_and_models_only() {
+        let of = |node| {
+            let (present, absent, none) = (Vec::new(), Vec::new(), Vec::new);
+            let incarnation = Incarnation([1; 16]);
+            let (peer_addresses, p2p_addresses, api_addresses) = (none(), none(), none());
+            [
+                Command::ReportModels { node, present, absent },
+                Command::SetAddresses { node, incarnation, peer_addresses, p2p_addresses, api_addresses },
+            ]
+        };
+        let other = Err(Untrue::OtherNode { node: NodeId(3), claims: NodeId(7) });
+        assert!(of(NodeId(3)).iter().all(|command| check_subject(NodeId(3), command) == Ok(())));
+        assert!(of(NodeId(7)).iter().all(|command| check_subject(NodeId(3), command) == other));
+        // What an administrator may ask for through any member.
+        assert_eq!(check_subject(NodeId(3), &Command::RemoveMember { node: NodeId(7) }), Ok(()));
+    }
+}
