@@ -1,6 +1,8 @@
 //! The node's configuration: one field per crate that has numbers, merged from four layers, checked before anything
 //! is touched.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -30,6 +32,9 @@ pub(crate) const OTHER_VARIABLES: [&str; 6] = [
     "OLLAMAX_TEST_CLOCK_OFFSET_MS",
     "OLLAMAX_SEED",
 ];
+
+/// Rights of others than the owner of a file.
+const FOREIGN_RIGHTS: u32 = 0o077;
 
 /// Everything that can be set.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -124,14 +129,16 @@ impl Default for LogSection {
 // === impl NodeConfig ===
 
 impl NodeConfig {
-    /// Merges the layers and checks every value; all problems at once.
+    /// Merges the layers and checks every value, also against this machine; all problems at once. The token's file is
+    /// looked at only where it is needed: not by a member.
     ///
     /// # Errors
-    /// Every unknown key, unreadable value and value outside its range.
+    /// Every unknown key, unreadable value, value outside its range and name of something that is not there.
     pub(crate) fn load(
         file: Option<&Path>,
         env: Vec<(String, String)>,
         flags: Vec<(String, String)>,
+        needs_token: bool,
     ) -> Result<Effective<Self>, Vec<Problem>> {
         let mut layers = Layers::default().with_env(env, &OTHER_VARIABLES).with_flags(flags);
         let mut problems = Vec::new();
@@ -144,6 +151,7 @@ impl NodeConfig {
         let (effective, found) = layers::merge::<Self>(&layers);
         problems.extend(found);
         problems.extend(effective.config.validate());
+        problems.extend(effective.config.missing_here(needs_token).iter().map(|line| split(line)));
         if problems.is_empty() { Ok(effective) } else { Err(problems) }
     }
 
@@ -163,6 +171,21 @@ impl NodeConfig {
         lines.map(|line| split(&line)).collect()
     }
 
+    /// What the configuration names and this machine has not.
+    fn missing_here(&self, needs_token: bool) -> Vec<String> {
+        let mut problems = Vec::new();
+        let group = &self.node.admin_group;
+        let is_named = !group.is_empty() && *group != NodeSection::default().admin_group;
+        if is_named && !matches!(nix::unistd::Group::from_name(group), Ok(Some(_))) {
+            problems.push(format!("node.admin_group: this machine has no group {group:?}; make it: groupadd {group}"));
+        }
+        let token = &self.cluster.token_file;
+        if !token.is_empty() && needs_token {
+            problems.extend(token_problem(Path::new(token)).map(|problem| format!("cluster.token_file: {problem}")));
+        }
+        problems
+    }
+
     fn own_problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         for (key, text) in [("node.name", &self.node.name), ("cluster.name", &self.cluster.name)] {
@@ -175,6 +198,11 @@ impl NodeConfig {
             problems.push(
                 "cluster.init: cannot stand beside cluster.token_file; a node makes a cluster or joins one".to_owned(),
             );
+        }
+        for seed in &self.cluster.seeds {
+            if let Err(error) = net::address::check(seed) {
+                problems.push(format!("cluster.seeds: {error}"));
+            }
         }
         if !self.cluster.role.is_empty()
             && let Err(error) = self.cluster.role.parse::<Role>()
@@ -204,6 +232,21 @@ pub(crate) fn is_label(text: &str) -> bool {
     (1..=LABEL_BYTES_MAX).contains(&text.len()) && text.chars().all(valid)
 }
 
+/// Why a token cannot be taken from a file. It is a secret, so nobody else may read it.
+fn token_problem(path: &Path) -> Option<String> {
+    let shown = path.display();
+    let next = "write the token there, mode 0600";
+    match fs::File::open(path).and_then(|file| file.metadata()) {
+        Err(error) => Some(format!("{shown}: {error}; {next}")),
+        Ok(about) if !about.is_file() => Some(format!("{shown} is no file; {next}")),
+        Ok(about) if about.mode() & FOREIGN_RIGHTS != 0 => {
+            let mode = about.mode() & 0o7777;
+            Some(format!("{shown} holds a secret but has mode {mode:04o}; run: chmod 600 {shown}"))
+        }
+        Ok(_) => None,
+    }
+}
+
 fn split(line: &str) -> Problem {
     let (subject, message) = line.split_once(": ").or_else(|| line.split_once(' ')).unwrap_or(("configuration", line));
     Problem { subject: subject.to_owned(), message: message.to_owned() }
@@ -211,7 +254,7 @@ fn split(line: &str) -> Problem {
 
 fn read_file(path: &Path) -> Result<serde_json::Value, Problem> {
     let problem = |message: String| Problem { subject: path.display().to_string(), message };
-    let text = std::fs::read_to_string(path).map_err(|error| problem(error.to_string()))?;
+    let text = fs::read_to_string(path).map_err(|error| problem(error.to_string()))?;
     let table: toml::Table = text.parse().map_err(|error: toml::de::Error| problem(error.to_string()))?;
     serde_json::to_value(table).map_err(|error| problem(error.to_string()))
 }

@@ -168,6 +168,15 @@ pub(crate) struct DataDir {
     _lock: Flock<File>,
 }
 
+/// Whether a directory belongs to a member, without opening it. One that cannot be read counts as one.
+#[must_use]
+pub(crate) fn has_membership(root: &Path) -> bool {
+    match read_identity(&root.join("identity.json")) {
+        Ok(identity) => identity.is_some_and(|identity| identity.membership.is_some()),
+        Err(_) => true,
+    }
+}
+
 // === impl DataDir ===
 
 impl DataDir {

@@ -1,5 +1,6 @@
 //! The command line of `ollamax-node`: its two commands, and a flag for every configuration key.
 
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
@@ -56,9 +57,8 @@ pub(crate) fn command() -> Command {
                 .action(ArgAction::SetTrue)
                 .help("Show the effective configuration with the origin of each value, and exit"),
         );
-    let defaults = serde_json::to_value(NodeConfig::default()).expect("plain fields serialise");
     let meanings = example::meanings();
-    for (key, _) in layers::leaves(&defaults) {
+    for key in key_names() {
         let help = meanings.get(&key).cloned().unwrap_or_default();
         let variable = layers::env_name(&key);
         run = run.arg(
@@ -86,9 +86,51 @@ pub(crate) fn command() -> Command {
         )
 }
 
-/// Reads the command line.
-#[must_use]
-pub(crate) fn parse(matches: &ArgMatches) -> Asked {
+/// Reads the command line, the first word being the program's name. Flags of `run` that look like configuration keys
+/// and are none come out among the others, so that they are reported with everything else that is wrong.
+///
+/// # Errors
+/// What clap finds wrong, and its answers to `--help` and `--version`.
+pub(crate) fn read(words: Vec<OsString>) -> Result<Asked, clap::Error> {
+    if words.get(1).is_none_or(|command| command != "run") {
+        return Ok(parse(&command().try_get_matches_from(words)?));
+    }
+    let (words, unknown) = split_unknown_keys(words);
+    let mut asked = parse(&command().try_get_matches_from(words)?);
+    if let Asked::Run { flags, .. } = &mut asked {
+        flags.extend(unknown);
+    }
+    Ok(asked)
+}
+
+/// Takes `--some.key VALUE` and `--some.key=VALUE` out where there is no such key. Only keys have dots.
+fn split_unknown_keys(words: Vec<OsString>) -> (Vec<OsString>, Vec<(String, String)>) {
+    let known = key_names();
+    let (mut kept, mut unknown) = (Vec::new(), Vec::new());
+    let mut words = words.into_iter().peekable();
+    while let Some(word) = words.next() {
+        let Some((key, value)) = unknown_key(&word, &known) else {
+            kept.push(word);
+            continue;
+        };
+        let value = value.or_else(|| {
+            let next = words.next_if(|next| !next.as_encoded_bytes().starts_with(b"--"))?;
+            Some(next.to_string_lossy().into_owned())
+        });
+        unknown.push((key, value.unwrap_or_default()));
+    }
+    (kept, unknown)
+}
+
+/// The key that a word names in vain, and its value where it stands in the same word.
+fn unknown_key(word: &OsStr, known: &[String]) -> Option<(String, Option<String>)> {
+    let flag = word.to_str()?.strip_prefix("--")?;
+    let (key, value) = flag.split_once('=').map_or((flag, None), |(key, value)| (key, Some(value.to_owned())));
+    let is_unknown = key.contains('.') && !known.iter().any(|name| name == key);
+    is_unknown.then(|| (key.to_owned(), value))
+}
+
+fn parse(matches: &ArgMatches) -> Asked {
     match matches.subcommand() {
         Some(("adopt", adopt)) => {
             Asked::Adopt { data_dir: adopt.get_one::<PathBuf>("data-dir").cloned().unwrap_or_default() }
@@ -103,10 +145,13 @@ pub(crate) fn parse(matches: &ArgMatches) -> Asked {
     }
 }
 
-fn keys(run: &ArgMatches) -> Vec<(String, String)> {
+fn key_names() -> Vec<String> {
     let defaults = serde_json::to_value(NodeConfig::default()).expect("plain fields serialise");
-    let keys = layers::leaves(&defaults).into_iter().map(|(key, _)| key);
-    keys.filter_map(|key| run.get_one::<String>(&key).cloned().map(|text| (key, text))).collect()
+    layers::leaves(&defaults).into_iter().map(|(key, _)| key).collect()
+}
+
+fn keys(run: &ArgMatches) -> Vec<(String, String)> {
+    key_names().into_iter().filter_map(|key| run.get_one::<String>(&key).cloned().map(|text| (key, text))).collect()
 }
 
 #[cfg(test)]
@@ -117,11 +162,34 @@ mod tests {
     fn the_command_line_is_sound_and_keys_become_flags() {
         command().debug_assert();
         let words = ["ollamax-node", "run", "--data-dir", "/d", "--api.listen", "127.0.0.1:0", "--print-config"];
-        let Asked::Run { data_dir, flags, print_config, .. } = parse(&command().get_matches_from(words)) else {
+        let Ok(Asked::Run { data_dir, flags, print_config, .. }) = read(words.map(OsString::from).to_vec()) else {
             panic!("run");
         };
         assert_eq!(data_dir, Some(PathBuf::from("/d")));
         assert_eq!(flags, [("api.listen".to_owned(), "127.0.0.1:0".to_owned())]);
         assert!(print_config);
+    }
+
+    #[test]
+    fn unknown_keys_are_reported_with_all_other_problems() {
+        let words = "ollamax-node run --api.lisen 127.0.0.1:1 --log.level loud --raft.x=3 --peer.y --print-config";
+        let Ok(Asked::Run { flags, print_config, .. }) = read(words.split(' ').map(OsString::from).collect()) else {
+            panic!("run");
+        };
+        assert!(print_config);
+        let problems = NodeConfig::load(None, Vec::new(), flags, false).expect_err("four problems");
+        let subjects: Vec<&str> = problems.iter().map(|problem| problem.subject.as_str()).collect();
+        for key in ["api.lisen", "raft.x", "peer.y", "log.level"] {
+            assert!(subjects.contains(&key), "{key} in {problems:?}");
+        }
+        let hint = problems.iter().find(|problem| problem.subject == "api.lisen").map(ToString::to_string);
+        assert_eq!(hint.as_deref(), Some("api.lisen: unknown key in flag --api.lisen; did you mean api.listen?"));
+    }
+
+    #[test]
+    fn other_unknown_flags_are_refused_as_ever() {
+        let words = ["ollamax-node", "run", "--colour", "red"];
+        let refused = read(words.map(OsString::from).to_vec()).expect_err("no such flag");
+        assert_eq!(refused.kind(), clap::error::ErrorKind::UnknownArgument);
     }
 }

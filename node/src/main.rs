@@ -40,11 +40,16 @@ const TEST_CLOCK_VARIABLE: &str = "OLLAMAX_TEST_CLOCK_OFFSET_MS";
 const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let asked = flags::parse(&flags::command().get_matches());
+    let asked = match flags::read(std::env::args_os().collect()) {
+        Ok(asked) => asked,
+        Err(error) => error.exit(),
+    };
     let result = match asked {
         Asked::Adopt { data_dir } => adopt(&data_dir),
         Asked::Run { data_dir, file, flags, print_config } => {
-            let effective = match NodeConfig::load(file.as_deref(), variables(), flags) {
+            // Who only looks may not be allowed to read the token.
+            let needs_token = !print_config && !is_member(data_dir.as_deref());
+            let effective = match NodeConfig::load(file.as_deref(), variables(), flags, needs_token) {
                 Ok(effective) => effective,
                 Err(problems) => return tell_problems(&problems),
             };
@@ -58,6 +63,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Whether the directory that would be used is that of a member. What cannot be read is told when it is opened.
+fn is_member(data_dir: Option<&Path>) -> bool {
+    let default = || default_data_dir().ok();
+    data_dir.map(Path::to_owned).or_else(default).is_some_and(|data_dir| data_dir::has_membership(&data_dir))
 }
 
 fn run_daemon(config: NodeConfig, data_dir: Option<PathBuf>) -> anyhow::Result<()> {
@@ -90,7 +101,7 @@ fn tell_problems(problems: &[config::layers::Problem]) -> ExitCode {
     for problem in problems {
         tell(&format!("ollamax-node: {problem}"));
     }
-    tell("try: ollamax-node run --print-config shows every key; nothing was started");
+    tell("try: ollamax-node run --help shows every key; nothing was started");
     ExitCode::from(EXIT_USAGE)
 }
 

@@ -13,7 +13,7 @@ use ollamax_metadata as metadata;
 use ollamax_net::{NetHandle, PeerEntry};
 use ollamax_outbound::RuntimeHandle;
 use ollamax_scheduler as scheduler;
-use ollamax_types::{Clock, Incarnation, NodeId};
+use ollamax_types::{Clock, Gpu, Incarnation, NodeId};
 
 use crate::adapters::inference_over_net::InferenceOverNet;
 use crate::adapters::keys_over_net::Signer;
@@ -55,6 +55,8 @@ pub(crate) struct Around {
     pub(crate) net: NetHandle,
     /// The runtime beside this node.
     pub(crate) runtime: RuntimeHandle,
+    /// The GPUs of this machine.
+    pub(crate) gpus: watch::Receiver<Vec<Gpu>>,
     /// The cluster key.
     pub(crate) signer: Signer,
     /// Where this node can be reached.
@@ -159,7 +161,7 @@ impl Around {
         tasks.spawn(asker.run(stop.clone()));
         tasks.spawn(models::follow(engines.clone(), self.runtime.clone(), stop.clone()));
         let dir = self.data_dir.clone();
-        tasks.spawn(machine::follow(engines.clone(), Arc::clone(&self.standing), dir, stop.clone()));
+        tasks.spawn(machine::follow(engines.clone(), Arc::clone(&self.standing), dir, self.gpus.clone(), stop.clone()));
         let scheduler = engines.scheduler.clone();
         self.frames.send_replace(Some(liveness_over_net::spawn_frames(scheduler.clone(), tasks, stop.clone())));
         tasks.spawn(liveness_over_net::watch_members(self.net.clone(), scheduler, watched, stop.clone()));

@@ -25,7 +25,7 @@ use ollamax_net::{NetHandle, NetService};
 use ollamax_outbound as outbound;
 use ollamax_outbound::RuntimeHandle;
 use ollamax_security::NodeKey;
-use ollamax_types::{Clock, Incarnation};
+use ollamax_types::{Clock, Gpu, Incarnation};
 
 use crate::adapters::clients_over_slot::ClientsOverSlot;
 use crate::adapters::inference_over_net::InferenceService;
@@ -37,6 +37,7 @@ use crate::admin_socket;
 use crate::config::NodeConfig;
 use crate::data_dir::DataDir;
 use crate::doctor::Doctor;
+use crate::follow::gpus;
 use crate::follow::members::Addresses;
 use crate::import::Importer;
 use crate::import::runtime_side::Imports;
@@ -137,7 +138,7 @@ fn assemble(shared: &Shared, opened: Opened) -> anyhow::Result<(Arc<Node>, JoinH
     let imports = Imports::new(runtime.clone(), tasks.clone());
     // Never fails: it warns and tries again. Ends with the engines.
     tasks.spawn(imports.clone().sweep_leftovers(stops.engines.clone()));
-    let around = Arc::new(around(shared, &dir, &net, &runtime, bound));
+    let around = Arc::new(around(shared, &dir, &net, &runtime, bound)?);
     let services = Services { around: Arc::clone(&around), imports: imports.clone() };
     let (members, strangers) = services.routes();
     tasks.spawn(service.serve(members, strangers));
@@ -152,7 +153,9 @@ fn assemble(shared: &Shared, opened: Opened) -> anyhow::Result<(Arc<Node>, JoinH
         doctor: Doctor {
             slot: around.slot.clone(),
             net: net.clone(),
+            api: bound,
             runtime: runtime.clone(),
+            gpus: around.gpus.clone(),
             data_dir: start.data_dir.clone(),
             environment: outbound::Environment::of_this_process(),
         },
@@ -176,16 +179,23 @@ fn assemble(shared: &Shared, opened: Opened) -> anyhow::Result<(Arc<Node>, JoinH
     Ok((node, serving))
 }
 
-fn around(shared: &Shared, dir: &DataDir, net: &NetHandle, runtime: &RuntimeHandle, bound: SocketAddr) -> Around {
+fn around(
+    shared: &Shared,
+    dir: &DataDir,
+    net: &NetHandle,
+    runtime: &RuntimeHandle,
+    bound: SocketAddr,
+) -> anyhow::Result<Around> {
     let Shared { start, standing, registry, tasks, stops, .. } = shared;
     let local = net.local();
-    Around {
+    Ok(Around {
         config: start.config.clone(),
         data_dir: start.data_dir.clone(),
         incarnation: dir.incarnation(),
         clock: start.clock.clone(),
         net: net.clone(),
         runtime: runtime.clone(),
+        gpus: spawn_gpus(shared)?,
         signer: Signer::new(net.clone(), start.data_dir.join("keys").join("cluster.key")),
         addresses: Addresses {
             peer: local.advertise.clone(),
@@ -199,7 +209,7 @@ fn around(shared: &Shared, dir: &DataDir, net: &NetHandle, runtime: &RuntimeHand
         registry: registry.clone(),
         tasks: tasks.clone(),
         stop: stops.engines.clone(),
-    }
+    })
 }
 
 fn clients(node: &Node) -> ClientsOverSlot {
@@ -279,6 +289,15 @@ fn spawn_runtime(shared: &Shared, dir: &DataDir, net: &NetHandle, api_url: &str)
         stop: stops.engines.clone(),
     };
     Ok(outbound::spawn_runtime(config, paths, surroundings))
+}
+
+fn spawn_gpus(shared: &Shared) -> anyhow::Result<watch::Receiver<Vec<Gpu>>> {
+    let metrics = gpus::Metrics::register(&shared.registry)?;
+    let (sender, latest) = watch::channel(Vec::new());
+    let following = gpus::follow(gpus::Driver::default(), metrics, sender, shared.stops.engines.clone());
+    // Without it the list stays as it is, which is empty on most machines.
+    shared.tasks.spawn(following);
+    Ok(latest)
 }
 
 /// The program of this name beside the running one.

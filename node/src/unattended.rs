@@ -1,7 +1,7 @@
 //! Taking part without an administrator: `cluster.init` or `cluster.token_file` in the configuration.
 //!
 //! Does nothing on a node that belongs to a cluster. A join that fails is tried again with growing waits, since the
-//! other machines may come up later; what cannot succeed by waiting is said once and given up.
+//! other machines, or the token, may come later; what cannot succeed by waiting is said once and given up.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,8 +48,9 @@ pub(crate) async fn take_part(node: Arc<Node>, stop: CancellationToken) {
 
 async fn join(node: &Node, token_file: &str, role: &str) -> Result<v1::JoinReply, AdminError> {
     let token = std::fs::read_to_string(token_file).map_err(|error| {
-        let next = "write the token there, mode 0600, and start the daemon again";
-        AdminError::new(ErrorCode::BadRequest, format!("cluster.token_file {token_file}"), error.to_string(), next)
+        let next = "write the token there, mode 0600; it is read again soon";
+        let what = format!("cluster.token_file {token_file}");
+        AdminError::new(ErrorCode::PreconditionFailed, what, error.to_string(), next)
     })?;
     let request = v1::JoinRequest { token, seeds: Vec::new(), role: role.to_owned(), node_name: String::new() };
     node.join(request).await

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use ollamax_proto::v1::node_view::{Health, State};
-use ollamax_proto::v1::{DrainNodeRequest, NodeView, RemoveNodeRequest, StatusRequest, runtime};
+use ollamax_proto::v1::{DrainNodeRequest, Gpu, NodeView, RemoveNodeRequest, StatusRequest, runtime};
 
 use crate::args::{Global, NodeCommand, Output};
 use crate::client;
@@ -80,7 +80,7 @@ pub(crate) fn table(nodes: &[NodeView]) -> String {
 
 fn page(node: &NodeView) -> String {
     let memory = format!("{} of {}", text::bytes(node.memory_used_bytes), text::bytes(node.memory_total_bytes));
-    let rows = [
+    let mut rows = vec![
         ("id", node.id.to_string()),
         ("name", node.name.clone()),
         ("health", health(node).to_owned()),
@@ -92,7 +92,10 @@ fn page(node: &NodeView) -> String {
         ("loaded", node.resident.iter().map(|model| model.name.clone()).collect::<Vec<_>>().join(", ")),
         ("memory", memory),
         ("cpu", format!("{} %", node.cpu_permille / 10)),
-        ("disk free", text::bytes(node.disk_free_bytes)),
+        ("disk free", node.disk_free_bytes.map_or_else(String::new, text::bytes)),
+    ];
+    rows.extend(node.gpus.iter().map(|gpu| ("gpu", gpu_text(gpu))));
+    rows.extend([
         ("api", node.api_addresses.join(", ")),
         ("peer", node.peer_addresses.join(", ")),
         ("p2p", node.p2p_addresses.join(", ")),
@@ -101,8 +104,17 @@ fn page(node: &NodeView) -> String {
         ("applied", node.applied_index.to_string()),
         ("joined", text::time(node.joined_at_ms)),
         ("departed", text::time(node.departed_at_ms)),
-    ];
+    ]);
     rows.iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| format!("{name:<10} {value}\n")).collect()
+}
+
+fn gpu_text(gpu: &Gpu) -> String {
+    let memory = match (gpu.memory_used_bytes, gpu.memory_total_bytes) {
+        (Some(used), Some(total)) => format!(", {} of {}", text::bytes(used), text::bytes(total)),
+        _ => String::new(),
+    };
+    let busy = gpu.use_permille.map_or_else(String::new, |permille| format!(", {} % busy", permille / 10));
+    format!("{}{memory}{busy} ({})", gpu.name, gpu.uuid)
 }
 
 /// One word for how a node is heard.
@@ -157,6 +169,11 @@ pub(crate) fn shown(node: &NodeView) -> Value {
         .iter()
         .map(|model| json!({"name": model.name, "digest": hex::encode(&model.digest), "sizeBytes": model.size_bytes, "sizeVramBytes": model.size_vram_bytes, "contextLength": model.context_length}))
         .collect();
+    let gpus: Vec<Value> = node
+        .gpus
+        .iter()
+        .map(|gpu| json!({"uuid": gpu.uuid, "name": gpu.name, "memoryTotalBytes": gpu.memory_total_bytes, "memoryUsedBytes": gpu.memory_used_bytes, "usePermille": gpu.use_permille}))
+        .collect();
     let runtime = node.runtime.clone().unwrap_or_default();
     let runtime_state = match runtime.state() {
         runtime::State::Up => "up",
@@ -188,7 +205,78 @@ pub(crate) fn shown(node: &NodeView) -> Value {
         "memoryTotalBytes": node.memory_total_bytes,
         "diskFreeBytes": node.disk_free_bytes,
         "cpuPermille": node.cpu_permille,
+        "gpus": gpus,
         "joinedAtMs": node.joined_at_ms,
         "departedAtMs": node.departed_at_ms,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node() -> NodeView {
+        let h100 = Gpu {
+            uuid: "GPU-8f6a".to_owned(),
+            name: "NVIDIA H100".to_owned(),
+            memory_total_bytes: Some(80_000_000_000),
+            memory_used_bytes: Some(3_000_000_000),
+            use_permille: Some(420),
+        };
+        let gb10 = Gpu { uuid: "gpu-1".to_owned(), name: "NVIDIA GB10".to_owned(), ..Gpu::default() };
+        NodeView {
+            id: 2,
+            name: "n2".to_owned(),
+            memory_used_bytes: 1_000_000_000,
+            memory_total_bytes: 8_000_000_000,
+            cpu_permille: 57,
+            disk_free_bytes: Some(0),
+            gpus: vec![h100, gb10],
+            api_addresses: vec!["http://10.0.0.2:11435".to_owned()],
+            ..NodeView::default()
+        }
+    }
+
+    #[test]
+    fn the_page_of_a_node_shows_each_gpu() {
+        insta::assert_snapshot!(page(&node()), @r"
+        id         2
+        name       n2
+        health     unknown
+        state      active
+        part       learner
+        runtime    unknown
+        models     0
+        memory     1.0 GB of 8.0 GB
+        cpu        5 %
+        disk free  0 B
+        gpu        NVIDIA H100, 3.0 GB of 80.0 GB, 42 % busy (GPU-8f6a)
+        gpu        NVIDIA GB10 (gpu-1)
+        api        http://10.0.0.2:11435
+        applied    0
+        ");
+    }
+
+    #[test]
+    fn the_json_of_a_node_tells_what_is_not_known_from_nothing() {
+        let shown = shown(&node());
+        assert_eq!(shown["diskFreeBytes"], 0);
+        let h100 = json!({
+            "uuid": "GPU-8f6a",
+            "name": "NVIDIA H100",
+            "memoryTotalBytes": 80_000_000_000_u64,
+            "memoryUsedBytes": 3_000_000_000_u64,
+            "usePermille": 420,
+        });
+        let gb10 = json!({
+            "uuid": "gpu-1",
+            "name": "NVIDIA GB10",
+            "memoryTotalBytes": null,
+            "memoryUsedBytes": null,
+            "usePermille": null,
+        });
+        assert_eq!(shown["gpus"], json!([h100, gb10]));
+        let unknown = super::shown(&NodeView::default());
+        assert_eq!((&unknown["diskFreeBytes"], &unknown["gpus"]), (&Value::Null, &json!([])));
+    }
 }

@@ -56,6 +56,7 @@ const OWNERSHIPS: &[Ownership] = &[
     family("minijinja", ENGINE),
     one("usearch", VECTORS),
     one("hnsw_rs", VECTORS),
+    one("nvml-wrapper", &["node"]),
     one("portable-pty", SANDBOX),
     one("landlock", SANDBOX),
     one("seccompiler", SANDBOX),

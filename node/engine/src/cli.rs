@@ -126,7 +126,7 @@ async fn serve_until_told(args: ServeArgs) -> Result<(), ServeError> {
     let pool = Pool::new(program, tasks.clone(), stop.clone());
     let router = http::router(Engine { store, pool: pool.clone() }, address.ip().is_loopback());
 
-    let announcement = serde_json::json!({"listening": format!("http://{address}")});
+    let announcement = serde_json::json!({"listening": format!("http://{address}"), "gpu": cfg!(feature = "cuda")});
     if let Err(error) = writeln!(std::io::stdout(), "{announcement}") {
         tracing::warn!(%error, "announce the address");
     }

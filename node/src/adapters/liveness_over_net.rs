@@ -23,8 +23,8 @@ use ollamax_proto::v1;
 use ollamax_proto::v1::liveness_client::LivenessClient;
 use ollamax_proto::v1::liveness_server::{Liveness, LivenessServer};
 use ollamax_scheduler as scheduler;
-use ollamax_types::limits::BEAT_INTERVAL;
-use ollamax_types::{Beat, Digest, NodeId, Residency, RunnerLoad, RuntimeKind, RuntimeState, Timestamp};
+use ollamax_types::limits::{BEAT_INTERVAL, GPUS_MAX};
+use ollamax_types::{Beat, Digest, Gpu, NodeId, Residency, RunnerLoad, RuntimeKind, RuntimeState, Timestamp};
 
 /// Wait before a broken watch is opened again.
 const REOPEN_AFTER: Duration = Duration::from_millis(250);
@@ -151,6 +151,7 @@ fn to_wire(beat: &Beat) -> v1::Beat {
         memory_total_bytes: beat.memory_total_bytes,
         cpu_permille: beat.cpu_permille,
         disk_free_bytes: beat.disk_free_bytes,
+        gpus: beat.gpus.iter().map(wire::gpu).collect(),
         daemon_version: beat.daemon_version.clone(),
         applied_index: beat.applied_index,
     }
@@ -181,6 +182,7 @@ fn from_wire(frame: v1::Beat) -> Option<Beat> {
         memory_total_bytes: frame.memory_total_bytes,
         cpu_permille: frame.cpu_permille,
         disk_free_bytes: frame.disk_free_bytes,
+        gpus: frame.gpus.into_iter().take(GPUS_MAX).map(gpu).collect(),
         daemon_version: frame.daemon_version,
         applied_index: frame.applied_index,
     })
@@ -196,6 +198,16 @@ fn residency(model: v1::Resident) -> Option<Residency> {
         expires_at: model.expires_at,
         details_json: model.details_json,
     })
+}
+
+fn gpu(gpu: v1::Gpu) -> Gpu {
+    Gpu {
+        uuid: gpu.uuid,
+        name: gpu.name,
+        memory_total_bytes: gpu.memory_total_bytes,
+        memory_used_bytes: gpu.memory_used_bytes,
+        use_permille: gpu.use_permille,
+    }
 }
 
 fn runner(load: v1::Runner) -> Option<RunnerLoad> {
@@ -281,7 +293,14 @@ mod tests {
             memory_used_bytes: 1,
             memory_total_bytes: 2,
             cpu_permille: 3,
-            disk_free_bytes: 4,
+            disk_free_bytes: Some(0),
+            gpus: vec![Gpu {
+                uuid: "GPU-1".to_owned(),
+                name: "NVIDIA H100".to_owned(),
+                memory_total_bytes: Some(80),
+                memory_used_bytes: None,
+                use_permille: Some(0),
+            }],
             daemon_version: "0.1.0".to_owned(),
             applied_index: 11,
         };

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 
 use serde_json::Value;
 
@@ -10,7 +11,7 @@ use super::*;
 fn load(toml: &str) -> Result<Effective<NodeConfig>, Vec<Problem>> {
     let temp = tempfile::NamedTempFile::new().expect("temp");
     fs::write(temp.path(), toml).expect("written");
-    NodeConfig::load(Some(temp.path()), Vec::new(), Vec::new())
+    NodeConfig::load(Some(temp.path()), Vec::new(), Vec::new(), false)
 }
 
 #[test]
@@ -32,8 +33,8 @@ fn every_key_has_a_meaning_and_can_be_set_by_its_environment_variable_and_flag()
         };
         let twin = variables.insert(layers::env_name(&key), key.clone());
         assert_eq!(twin, None, "two keys share {}", layers::env_name(&key));
-        let env = NodeConfig::load(None, vec![(layers::env_name(&key), text.clone())], Vec::new());
-        let flag = NodeConfig::load(None, Vec::new(), vec![(key.clone(), text)]);
+        let env = NodeConfig::load(None, vec![(layers::env_name(&key), text.clone())], Vec::new(), false);
+        let flag = NodeConfig::load(None, Vec::new(), vec![(key.clone(), text)], false);
         for (effective, what) in [(env, "environment"), (flag, "flag")] {
             let effective = effective.unwrap_or_else(|problems| panic!("{key} by {what}: {problems:?}"));
             assert_eq!(effective.config, NodeConfig::default(), "{key} by {what}");
@@ -66,7 +67,7 @@ fn a_half_written_file_is_one_clear_line_with_its_place() {
     let problems = load("[api]\nlisten = \"127.0.0.1:1").expect_err("cut in half");
     assert_eq!(problems.len(), 1);
     assert!(problems[0].message.contains("line 2"), "{}", problems[0]);
-    let missing = NodeConfig::load(Some(Path::new("/nonexistent/f.toml")), Vec::new(), Vec::new());
+    let missing = NodeConfig::load(Some(Path::new("/nonexistent/f.toml")), Vec::new(), Vec::new(), false);
     let problems = missing.expect_err("missing");
     assert!(problems[0].to_string().starts_with("/nonexistent/f.toml: No such file"), "{}", problems[0]);
 }
@@ -74,12 +75,53 @@ fn a_half_written_file_is_one_clear_line_with_its_place() {
 #[test]
 fn bad_values_of_all_crates_are_reported_at_once() {
     let toml = "[node]\nname = \"a b\"\n[raft]\nheartbeat_ms = 1\n[peer]\nconnect_timeout_ms = 0\n[log]\nlevel = \"trace\"\n\
-                [shutdown]\ngrace_s = 99999\n[cluster]\nrole = \"boss\"\n";
-    let problems = load(toml).expect_err("six problems");
+                [shutdown]\ngrace_s = 99999\n[cluster]\nrole = \"boss\"\nseeds = [\"b.lan\"]\n";
+    let problems = load(toml).expect_err("seven problems");
     let subjects: Vec<&str> = problems.iter().map(|problem| problem.subject.as_str()).collect();
-    for key in
-        ["node.name", "raft.heartbeat_ms", "peer.connect_timeout_ms", "log.level", "shutdown.grace_s", "cluster.role"]
-    {
+    for key in [
+        "node.name",
+        "raft.heartbeat_ms",
+        "peer.connect_timeout_ms",
+        "log.level",
+        "shutdown.grace_s",
+        "cluster.role",
+        "cluster.seeds",
+    ] {
         assert!(subjects.contains(&key), "{key} in {problems:?}");
     }
+}
+
+#[test]
+fn a_token_file_is_looked_at_before_anything_starts() {
+    let temp = tempfile::tempdir().expect("temp");
+    let path = temp.path().join("token");
+    let load = |needs_token| {
+        let flags = vec![("cluster.token_file".to_owned(), path.display().to_string())];
+        let problems = NodeConfig::load(None, Vec::new(), flags, needs_token).err().unwrap_or_default();
+        problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    };
+    assert!(load(true).starts_with("cluster.token_file: "), "{}", load(true));
+    assert!(load(true).ends_with("No such file or directory (os error 2); write the token there, mode 0600"));
+    assert_eq!(load(false), "", "a member needs none");
+    fs::write(&path, "omxj1.a.b.c").expect("written");
+    for mode in [0o644, 0o640, 0o604] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("set");
+        assert!(load(true).ends_with(&format!("has mode {mode:04o}; run: chmod 600 {}", path.display())));
+    }
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("set");
+    assert_eq!(load(true), "");
+    fs::remove_file(&path).expect("removed");
+    fs::create_dir(&path).expect("made");
+    assert!(load(true).contains("is no file"), "{}", load(true));
+}
+
+#[test]
+fn a_group_that_this_machine_has_not_is_told() {
+    let problems = load("[node]\nadmin_group = \"no-such-group-here\"\n").expect_err("no such group");
+    let texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    let expected =
+        "node.admin_group: this machine has no group \"no-such-group-here\"; make it: groupadd no-such-group-here";
+    assert_eq!(texts, [expected]);
+    assert!(load("[node]\nadmin_group = \"root\"\n").is_ok());
+    assert!(load("[node]\nadmin_group = \"\"\n").is_ok());
 }

@@ -1,14 +1,18 @@
 //! Readings of this machine for its frames, and the ids that log lines carry.
+//!
+//! What cannot be read is told as not known; the rest goes on.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use ollamax_scheduler::Machine;
+use ollamax_types::Gpu;
 
 use crate::slot::MemberEngines;
 use crate::telemetry::Standing;
@@ -21,39 +25,55 @@ pub(crate) async fn follow(
     engines: MemberEngines,
     standing: Arc<Standing>,
     data_dir: PathBuf,
+    gpus: watch::Receiver<Vec<Gpu>>,
     stop: CancellationToken,
 ) {
+    standing.node.store(engines.node.0, Ordering::Relaxed);
     let kinds = RefreshKind::nothing()
         .with_cpu(CpuRefreshKind::nothing().with_usage())
         .with_memory(MemoryRefreshKind::nothing().with_ram());
-    let mut system = match System::new_with_specifics(kinds) {
-        Ok(system) => system,
-        // Memory and CPU then stay out of this node's frames; everything else works.
-        Err(error) => return tracing::warn!(%error, "read this machine's memory and CPU"),
-    };
+    let mut system = System::new_with_specifics(kinds)
+        .inspect_err(|error| tracing::warn!(%error, "read this machine's memory and CPU"))
+        .ok();
     let mut ticks = tokio::time::interval(READ_INTERVAL);
-    standing.node.store(engines.node.0, Ordering::Relaxed);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        system.refresh_specifics(kinds);
         let status = engines.metadata.status();
         standing.term.store(status.term, Ordering::Relaxed);
-        engines.scheduler.set_machine(Machine {
-            memory_used_bytes: system.used_memory(),
-            memory_total_bytes: system.total_memory(),
-            cpu_permille: permille(system.global_cpu_usage()),
+        let mut machine = Machine {
             disk_free_bytes: disk_free_bytes(&data_dir),
+            gpus: gpus.borrow().clone(),
             applied_index: status.applied,
-        });
+            ..Machine::default()
+        };
+        if let Some(system) = &mut system {
+            system.refresh_specifics(kinds);
+            machine.memory_used_bytes = system.used_memory();
+            machine.memory_total_bytes = system.total_memory();
+            machine.cpu_permille = permille(system.global_cpu_usage());
+        }
+        engines.scheduler.set_machine(machine);
     }
 }
 
-/// Free bytes for this user on the file system of a path; 0 when it cannot be read.
+/// Free bytes for this user on the file system of a path; `None` when it cannot be read.
 #[must_use]
-pub(crate) fn disk_free_bytes(path: &std::path::Path) -> u64 {
-    nix::sys::statvfs::statvfs(path).map_or(0, |fs| fs.blocks_available().saturating_mul(fs.fragment_size()))
+pub(crate) fn disk_free_bytes(path: &Path) -> Option<u64> {
+    let fs = nix::sys::statvfs::statvfs(path).ok()?;
+    Some(fs.blocks_available().saturating_mul(fs.fragment_size()))
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0..=1000 before the cast")]
 fn permille(percent: f32) -> u32 {
     (percent * 10.0).clamp(0.0, 1000.0) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_cannot_be_read_is_not_a_full_one() {
+        assert!(disk_free_bytes(Path::new("/")).is_some());
+        assert_eq!(disk_free_bytes(Path::new("/no/such/place")), None);
+    }
 }

@@ -2,7 +2,8 @@
 //!
 //! Pure: the facts come from [`crate::facts`]. The rule that matters: at boot an Ollama may come up after us, so a
 //! unit, a binary or a store of Ollama means wait for it; the engine is never started beside it. Only an
-//! administrator's explicit `runtime.kind` or `runtime.url` overrides what was stored.
+//! administrator's explicit `runtime.kind` or `runtime.url` overrides what was stored; `OLLAMA_HOST`, which a shell may
+//! set for its clients, counts at the first choice alone, and never where a node of OllamaMax answers.
 
 use url::Url;
 
@@ -75,16 +76,34 @@ pub enum Choice {
 // === impl Facts ===
 
 impl Facts {
-    /// Where Ollama would be: the configured address, else `OLLAMA_HOST` unless it means this node itself, else what
-    /// was stored, else the default.
+    /// Where Ollama would be: the configured address, else what was stored, else `OLLAMA_HOST` unless it means this
+    /// node itself, else the default.
     #[must_use]
     pub fn candidate(&self) -> Url {
-        let stored = match &self.stored {
-            Some(Stored::Ollama { url }) => Some(url.clone()),
+        let named = self.url.as_ref().or_else(|| self.stored_ollama()).or_else(|| self.foreign_ollama_host());
+        named.cloned().unwrap_or_else(default_url)
+    }
+
+    /// An `OLLAMA_HOST` that names another runtime than the one that this node has used before: it changes nothing.
+    #[must_use]
+    pub fn overruled_host(&self) -> Option<&Url> {
+        let used = self.url.as_ref().or_else(|| self.stored_ollama())?;
+        self.foreign_ollama_host().filter(|host| !address::same_endpoint(used, host))
+    }
+
+    /// Whether the candidate comes from `OLLAMA_HOST` and a node of OllamaMax answers there: the variable is then meant
+    /// for clients, and the choice is made without it.
+    #[must_use]
+    pub fn host_is_a_node(&self) -> bool {
+        let from_host = self.url.is_none() && self.stored_ollama().is_none() && self.foreign_ollama_host().is_some();
+        from_host && self.probe == Probe::OllamaMax
+    }
+
+    fn stored_ollama(&self) -> Option<&Url> {
+        match &self.stored {
+            Some(Stored::Ollama { url }) => Some(url),
             Some(Stored::Engine) | None => None,
-        };
-        let named = self.url.clone().or_else(|| self.foreign_ollama_host().cloned()).or(stored);
-        named.unwrap_or_else(default_url)
+        }
     }
 
     /// `OLLAMA_HOST`, unless it points clients at this very node.
@@ -102,7 +121,7 @@ impl Facts {
         if self.url.is_some() {
             return Some("runtime.url names it".to_owned());
         }
-        if matches!(self.stored, Some(Stored::Ollama { .. })) {
+        if self.stored_ollama().is_some() {
             return Some("this node has used it before".to_owned());
         }
         if self.foreign_ollama_host().is_some() {
@@ -203,6 +222,35 @@ mod tests {
         check(&Facts { kind: Kind::Ollama, ..engine.clone() }, "ollama http://127.0.0.1:11434/");
         check(&Facts { url: Some(url("gpu:6")), probe: Probe::Ollama, ..engine.clone() }, "ollama http://gpu:6/");
         check(&Facts { kind: Kind::None, ..engine }, "none");
+    }
+
+    #[test]
+    fn ollama_host_does_not_move_a_node_from_the_ollama_it_has_used() {
+        let stored = Some(Stored::Ollama { url: url("gpu:5") });
+        let facts = Facts { stored, ollama_host: Some(url("other:6")), ..bare() };
+        check(&facts, "wait http://gpu:5/");
+        check(&Facts { probe: Probe::Ollama, ..facts.clone() }, "ollama http://gpu:5/");
+        check(&Facts { kind: Kind::Ollama, ..facts.clone() }, "wait http://gpu:5/");
+        assert_eq!(facts.overruled_host(), Some(&url("other:6")));
+        assert_eq!(Facts { ollama_host: Some(url("gpu:5")), ..facts.clone() }.overruled_host(), None);
+        assert_eq!(Facts { stored: None, ..facts.clone() }.overruled_host(), None);
+        let explicit = Facts { url: Some(url("gpu:7")), probe: Probe::Ollama, ..facts };
+        check(&explicit, "ollama http://gpu:7/");
+        assert_eq!(explicit.overruled_host(), Some(&url("other:6")));
+    }
+
+    #[test]
+    fn ollama_host_at_which_a_node_answers_is_left_out() {
+        let facts = Facts { ollama_host: Some(url("a.lan:11435")), probe: Probe::OllamaMax, ..bare() };
+        assert!(facts.host_is_a_node());
+        let without = Facts { ollama_host: None, ..facts.clone() };
+        assert_eq!(without.candidate(), default_url());
+        assert!(!without.host_is_a_node(), "what answers at the default address does not come from OLLAMA_HOST");
+        check(&Facts { probe: Probe::Nothing(String::new()), ..without.clone() }, "engine");
+        check(&Facts { probe: Probe::Ollama, ..without }, "ollama http://127.0.0.1:11434/");
+        assert!(!Facts { probe: Probe::Ollama, ..facts.clone() }.host_is_a_node());
+        assert!(!Facts { url: Some(url("gpu:7")), ..facts.clone() }.host_is_a_node());
+        assert!(!Facts { stored: Some(Stored::Ollama { url: url("gpu:5") }), ..facts }.host_is_a_node());
     }
 
     #[test]

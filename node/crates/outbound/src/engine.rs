@@ -62,6 +62,8 @@ pub enum EngineState {
         url: Url,
         /// Process id.
         pid: u32,
+        /// Whether it was built to use GPUs; `None` when it does not say.
+        gpu: Option<bool>,
     },
     /// Ended or could not be started; it is tried again.
     Failed {
@@ -101,6 +103,7 @@ struct Group(Pid);
 #[derive(Deserialize)]
 struct Listening {
     listening: String,
+    gpu: Option<bool>,
 }
 
 /// Runs the engine until `stop`; says in `state` where it stands.
@@ -156,12 +159,13 @@ async fn run_once(
         }
     };
     let said: Option<Listening> = serde_json::from_str(&line).ok();
-    let Some(url) = said.and_then(|said| address::parse(&said.listening).ok()) else {
+    let heard = said.and_then(|said| Some((address::parse(&said.listening).ok()?, said.gpu)));
+    let Some((url, gpu)) = heard else {
         return Err(EndError::Garbled { line });
     };
     let pid = running.child.id().unwrap_or_default();
     tracing::info!(pid, %url, "the engine listens");
-    state.send_replace(EngineState::Running { url, pid });
+    state.send_replace(EngineState::Running { url, pid, gpu });
     tasks.spawn(forward_lines(lines, None));
     tokio::select! {
         () = stop.cancelled() => { running.stop().await; Ok(()) }

@@ -15,6 +15,8 @@ use crate::choice::{Probe, Stored};
 use crate::client::Client;
 use crate::error::RuntimeError;
 
+/// Where a packaged Ollama's service keeps its models, below the root.
+const SERVICE_STORES: [&str; 2] = ["usr/share/ollama/.ollama/models", "var/lib/ollama/models"];
 /// Version of the stored choice.
 const CHOICE_VERSION: u32 = 1;
 
@@ -77,19 +79,29 @@ impl Environment {
         Some(format!("{} exists", sign.display()))
     }
 
+    /// Where an Ollama on this machine may keep its models, likeliest first: what `OLLAMA_MODELS` says (if it is set,
+    /// nothing else), then the stores of an installed service, then the one in the home directory.
+    #[must_use]
+    pub fn model_stores(&self) -> Vec<PathBuf> {
+        if let Some(models) = &self.ollama_models {
+            return vec![models.clone()];
+        }
+        let own = self.home.as_ref().map(|home| home.join(".ollama/models"));
+        SERVICE_STORES.iter().map(|path| self.root.join(path)).chain(own).collect()
+    }
+
     fn signs(&self) -> Vec<PathBuf> {
         const UNITS: [&str; 3] = ["etc/systemd/system", "usr/lib/systemd/system", "lib/systemd/system"];
         const BINARIES: [&str; 4] =
             ["usr/local/bin/ollama", "usr/bin/ollama", "opt/homebrew/bin/ollama", "Applications/Ollama.app"];
-        const STORES: [&str; 2] = ["usr/share/ollama/.ollama/models/manifests", "var/lib/ollama/models/manifests"];
         let units = UNITS.iter().map(|folder| self.root.join(folder).join("ollama.service"));
-        let fixed = BINARIES.iter().chain(&STORES).map(|path| self.root.join(path));
+        let fixed = BINARIES.iter().map(|path| self.root.join(path));
         let on_path = self.path.iter().map(|folder| folder.join("ollama"));
-        let own_stores = [
-            self.ollama_models.as_ref().map(|models| models.join("manifests")),
-            self.home.as_ref().map(|home| home.join(".ollama/models/manifests")),
-        ];
-        units.chain(fixed).chain(on_path).chain(own_stores.into_iter().flatten()).collect()
+        // A store counts wherever it lies: OLLAMA_MODELS may be set for this process and not for the service.
+        let anywhere = Self { ollama_models: None, ..self.clone() };
+        let stores = self.ollama_models.iter().cloned().chain(anywhere.model_stores());
+        let stores = stores.map(|models| models.join("manifests"));
+        units.chain(fixed).chain(on_path).chain(stores).collect()
     }
 }
 
@@ -182,6 +194,18 @@ mod tests {
         check("usr/share/ollama/.ollama/models/manifests", true);
         check("home/me/.ollama/id_ed25519", false);
         check("usr/bin/other", false);
+    }
+
+    #[test]
+    fn the_stores_are_those_of_the_environment_of_a_service_and_of_the_home_directory() {
+        let mut environment = Environment { root: PathBuf::from("/r"), ..Environment::default() };
+        let service = [PathBuf::from("/r/usr/share/ollama/.ollama/models"), PathBuf::from("/r/var/lib/ollama/models")];
+        assert_eq!(environment.model_stores(), service);
+        environment.home = Some(PathBuf::from("/var/lib/ollamax"));
+        let home = PathBuf::from("/var/lib/ollamax/.ollama/models");
+        assert_eq!(environment.model_stores(), [&service[..], &[home]].concat());
+        environment.ollama_models = Some(PathBuf::from("/models"));
+        assert_eq!(environment.model_stores(), [PathBuf::from("/models")]);
     }
 
     #[test]

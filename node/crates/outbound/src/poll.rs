@@ -31,6 +31,8 @@ pub struct Report {
     pub url: String,
     /// Process id of the engine; `None` for a runtime that somebody else runs.
     pub pid: Option<u32>,
+    /// Whether it was built to use GPUs, as the bundled engine says; `None` for a runtime that does not say.
+    pub gpu: Option<bool>,
     /// Version as the runtime says; empty until it said it.
     pub version: String,
     /// Whether it can be sent work.
@@ -116,6 +118,7 @@ impl Report {
             kind,
             url: String::new(),
             pid: None,
+            gpu: None,
             version: String::new(),
             state: RuntimeState::Absent,
             models: None,

@@ -66,6 +66,13 @@ struct RuntimeService {
     report: watch::Sender<Report>,
 }
 
+/// What is known of a running engine besides its address.
+#[derive(Debug, Clone, Copy)]
+struct EngineFacts {
+    pid: u32,
+    gpu: Option<bool>,
+}
+
 // === impl RuntimeHandle ===
 
 impl RuntimeHandle {
@@ -110,10 +117,10 @@ impl RuntimeService {
             Choice::None => {}
             Choice::Ollama { url } => {
                 self.remember(&facts, Stored::Ollama { url: url.clone() });
-                self.follow(url, RuntimeKind::Ollama, None, None).await;
+                self.follow(url, None, None).await;
             }
             Choice::Wait { url, reason } => {
-                let waiting = self.follow(url.clone(), RuntimeKind::Ollama, None, Some(reason));
+                let waiting = self.follow(url.clone(), None, Some(reason));
                 tokio::join!(waiting, self.remember_once_up(&facts, url));
             }
             Choice::Engine => {
@@ -139,13 +146,28 @@ impl RuntimeService {
             stored: facts::load_choice(&self.paths.choice),
             probe: Probe::Nothing("not asked".to_owned()),
         };
-        if matches!(facts.kind, Kind::Auto | Kind::Ollama) {
-            facts.probe = match Client::new(facts.candidate(), self.config.health_timeout()) {
-                Ok(client) => facts::probe(&client).await,
-                Err(error) => Probe::Nothing(error.to_string()),
-            };
+        if !matches!(facts.kind, Kind::Auto | Kind::Ollama) {
+            return facts;
+        }
+        if let Some(host) = facts.overruled_host() {
+            let used = facts.candidate();
+            tracing::warn!(%host, %used, "OLLAMA_HOST is ignored; to use another runtime set runtime.url");
+        }
+        facts.probe = self.probe(&facts).await;
+        if facts.host_is_a_node() {
+            let host = facts.candidate();
+            tracing::warn!(%host, "OLLAMA_HOST is ignored: a node of OllamaMax answers there, which is no runtime");
+            facts.ollama_host = None;
+            facts.probe = self.probe(&facts).await;
         }
         facts
+    }
+
+    async fn probe(&self, facts: &Facts) -> Probe {
+        match Client::new(facts.candidate(), self.config.health_timeout()) {
+            Ok(client) => facts::probe(&client).await,
+            Err(error) => Probe::Nothing(error.to_string()),
+        }
     }
 
     fn remember(&self, facts: &Facts, choice: Stored) {
@@ -167,15 +189,17 @@ impl RuntimeService {
         self.remember(facts, Stored::Ollama { url });
     }
 
-    /// Watches the runtime at one address until `stop`.
-    async fn follow(&self, url: Url, kind: RuntimeKind, pid: Option<u32>, waiting_because: Option<String>) {
+    /// Watches the runtime at one address until `stop`: our engine, where its facts are given, else an Ollama.
+    async fn follow(&self, url: Url, engine: Option<EngineFacts>, waiting_because: Option<String>) {
+        let kind = if engine.is_some() { RuntimeKind::Engine } else { RuntimeKind::Ollama };
         let client = match Client::new(url, self.config.health_timeout()) {
             Ok(client) => client,
             Err(error) => return self.show_down(kind, error.to_string()),
         };
         publish(&self.report, |report| {
             report.kind = kind;
-            report.pid = pid;
+            report.pid = engine.as_ref().map(|engine| engine.pid);
+            report.gpu = engine.and_then(|engine| engine.gpu);
             client.url().clone_into(&mut report.url);
         });
         self.client.send_replace(Some(client.clone()));
@@ -213,8 +237,8 @@ impl RuntimeService {
             let now = state.borrow_and_update().clone();
             let until_it_changes = async {
                 match now {
-                    EngineState::Running { url, pid } => {
-                        self.follow(url, RuntimeKind::Engine, Some(pid), None).await;
+                    EngineState::Running { url, pid, gpu } => {
+                        self.follow(url, Some(EngineFacts { pid, gpu }), None).await
                     }
                     EngineState::Starting => self.show_down(RuntimeKind::Engine, "the engine starts".to_owned()),
                     EngineState::Failed { reason } => self.show_down(RuntimeKind::Engine, reason),

@@ -1,6 +1,6 @@
 //! What the assembly tells the scheduler about this machine: its runtime and its resources.
 
-use ollamax_types::{ModelRecord, Residency, RuntimeKind, RuntimeState};
+use ollamax_types::{Gpu, ModelRecord, Residency, RuntimeKind, RuntimeState};
 
 /// The runtime beside this node, as last polled.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +30,7 @@ impl Default for RuntimeReport {
 }
 
 /// Readings of this machine, carried in its beats unread.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Machine {
     /// Memory in use, bytes.
     pub memory_used_bytes: u64,
@@ -38,8 +38,10 @@ pub struct Machine {
     pub memory_total_bytes: u64,
     /// CPU use, per mille of all cores.
     pub cpu_permille: u32,
-    /// Free bytes where the data directory lies.
-    pub disk_free_bytes: u64,
+    /// Free bytes where the data directory lies; `None` when they cannot be read.
+    pub disk_free_bytes: Option<u64>,
+    /// Its GPUs; empty without a driver.
+    pub gpus: Vec<Gpu>,
     /// Raft index that this node has applied.
     pub applied_index: u64,
 }

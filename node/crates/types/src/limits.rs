@@ -36,6 +36,8 @@ pub const BEAT_INTERVAL: Duration = Duration::from_millis(250);
 pub const SUSPECT_AFTER: Duration = Duration::from_millis(800);
 /// Silence after which a node is counted as dead.
 pub const DEAD_AFTER: Duration = Duration::from_secs(30);
+/// GPUs of one node that are told of.
+pub const GPUS_MAX: usize = 64;
 /// Join token life when no `--ttl` is given.
 pub const TOKEN_TTL_DEFAULT: Duration = Duration::from_secs(3_600);
 /// Longest join token life.

@@ -55,6 +55,21 @@ pub struct Residency {
     pub details_json: String,
 }
 
+/// One GPU of a machine, as its driver says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gpu {
+    /// The driver's name for this very device, the same after a restart.
+    pub uuid: String,
+    /// The model of the device.
+    pub name: String,
+    /// Its memory, bytes; `None` when the device does not say, as where it shares the machine's.
+    pub memory_total_bytes: Option<u64>,
+    /// Part of it in use, bytes.
+    pub memory_used_bytes: Option<u64>,
+    /// Share of the last moments in which it worked, per mille; `None` when the device does not say.
+    pub use_permille: Option<u32>,
+}
+
 /// The owner's own count for one model's runner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunnerLoad {
@@ -99,8 +114,10 @@ pub struct Beat {
     pub memory_total_bytes: u64,
     /// CPU use of the machine, per mille of all cores.
     pub cpu_permille: u32,
-    /// Free bytes where the data directory lies.
-    pub disk_free_bytes: u64,
+    /// Free bytes where the data directory lies; `None` when they cannot be read.
+    pub disk_free_bytes: Option<u64>,
+    /// The machine's GPUs; empty without a driver.
+    pub gpus: Vec<Gpu>,
     /// Release of the daemon.
     pub daemon_version: String,
     /// Raft index that this node has applied, for lag displays.

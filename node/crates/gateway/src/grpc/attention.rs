@@ -86,9 +86,9 @@ fn one_node(node: &NodeView, found: &mut Vec<Attention>) {
         let next = format!("on {name}: timedatectl set-ntp true");
         found.push(entry("clock_skew", what, "token expiry and log times suffer".to_owned(), next));
     }
-    if node.disk_free_bytes > 0 && node.disk_free_bytes < DISK_FREE_BYTES_MIN {
-        let what = format!("the disk of {name} is nearly full");
-        let why = format!("{} MiB are free", node.disk_free_bytes >> 20);
+    if let Some(free) = node.disk_free_bytes.filter(|free| *free < DISK_FREE_BYTES_MIN) {
+        let what = format!("the disk of {name} is {}", if free == 0 { "full" } else { "nearly full" });
+        let why = format!("{} MiB are free", free >> 20);
         found.push(entry("disk_low", what, why, format!("on {name}: free some space where its data directory lies")));
     }
 }
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     fn healthy() -> StatusReply {
-        let node = |id: u64| NodeView { id, name: format!("n{id}"), disk_free_bytes: 1 << 40, ..NodeView::default() };
+        let node = |id: u64| NodeView { id, name: format!("n{id}"), ..NodeView::default() };
         let raft = RaftView { has_quorum: true, voters: vec![1, 2, 3], ..RaftView::default() };
         let mut status = StatusReply { raft: Some(raft), nodes: (1..=3).map(node).collect(), ..StatusReply::default() };
         status.set_phase(Phase::Member);
@@ -149,7 +149,8 @@ mod tests {
         check("two_voters", &|status| status.raft.as_mut().expect("there").voters = vec![1, 2]);
         check("node_silent", &|status| status.nodes[1].set_health(Health::Dead));
         check("clock_skew", &|status| status.nodes[1].clock_skew_ms = -3_600_000);
-        check("disk_low", &|status| status.nodes[2].disk_free_bytes = 1 << 20);
+        check("disk_low", &|status| status.nodes[2].disk_free_bytes = Some(1 << 20));
+        check("disk_low", &|status| status.nodes[2].disk_free_bytes = Some(0));
         check("runtime_down", &|status| {
             let mut runtime = Runtime { reason: "connection refused".to_owned(), ..Runtime::default() };
             runtime.set_state(RuntimeState::Down);

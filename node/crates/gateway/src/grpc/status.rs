@@ -164,6 +164,7 @@ fn fill_from_beat(node: &mut v1::NodeView, beat: &Beat) {
     node.memory_total_bytes = beat.memory_total_bytes;
     node.disk_free_bytes = beat.disk_free_bytes;
     node.cpu_permille = beat.cpu_permille;
+    node.gpus = beat.gpus.iter().map(gpu).collect();
 }
 
 /// A beat's runtime in wire form.
@@ -196,6 +197,18 @@ pub fn resident(model: &ollamax_types::Residency) -> v1::Resident {
         context_length: model.context_length,
         expires_at: model.expires_at.clone(),
         details_json: model.details_json.clone(),
+    }
+}
+
+/// A GPU in wire form.
+#[must_use]
+pub fn gpu(gpu: &ollamax_types::Gpu) -> v1::Gpu {
+    v1::Gpu {
+        uuid: gpu.uuid.clone(),
+        name: gpu.name.clone(),
+        memory_total_bytes: gpu.memory_total_bytes,
+        memory_used_bytes: gpu.memory_used_bytes,
+        use_permille: gpu.use_permille,
     }
 }
 

@@ -18,7 +18,7 @@ fn script(folder: &Path, url: &str) -> PathBuf {
     let path = folder.join("engine");
     let text = format!(
         "#!/bin/sh\n[ \"$1\" = serve ] || exit 9\nsleep 1000 >/dev/null 2>&1 &\necho $! >> {pids}\n\
-         echo 'warming up' >&2\necho '{{\"listening\":\"{url}\"}}'\ncat > /dev/null\n",
+         echo 'warming up' >&2\necho '{{\"listening\":\"{url}\",\"gpu\":false}}'\ncat > /dev/null\n",
         pids = folder.join("children").display()
     );
     std::fs::write(&path, text).expect("written");
@@ -51,6 +51,7 @@ async fn the_engine_is_started_restarted_and_ended_with_its_children() {
     let world = World::start(None, engine_config(), &script(folder.path(), server.url.as_str()));
     let first = world.wait_for("up", |report| report.state == RuntimeState::Up).await;
     assert_eq!(first.kind, RuntimeKind::Engine);
+    assert_eq!(first.gpu, Some(false), "as it said when it began to listen");
     let pid = first.pid.expect("a pid");
     kill(Pid::from_raw(i32::try_from(pid).expect("a pid")), Signal::SIGKILL).expect("killed");
     let again = |report: &ollamax_outbound::Report| report.state == RuntimeState::Up && report.pid != Some(pid);

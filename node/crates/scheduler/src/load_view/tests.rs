@@ -22,7 +22,8 @@ fn beat(node: u64, sent_at_ms: u64) -> Beat {
         memory_used_bytes: 0,
         memory_total_bytes: 0,
         cpu_permille: 0,
-        disk_free_bytes: 0,
+        disk_free_bytes: None,
+        gpus: Vec::new(),
         daemon_version: String::new(),
         applied_index: 0,
     }

@@ -1,0 +1,297 @@
+//! What the facts of each check mean: pure, one function per check.
+//!
+//! A check that went well has no advice; every other one but a skipped one has the command or the setting that mends it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ollamax_outbound::Report;
+use ollamax_proto::v1::Check;
+use ollamax_proto::v1::check::Outcome;
+use ollamax_types::{Gpu, NodeId, RuntimeKind, RuntimeState};
+
+/// Clock difference that is worth a warning, milliseconds.
+const CLOCK_SKEW_WARN_MS: u64 = 5_000;
+/// Clock difference that is a fault, milliseconds.
+const CLOCK_SKEW_FAIL_MS: u64 = 300_000;
+/// Free disk below which the check warns, bytes.
+const DISK_FREE_WARN_BYTES: u64 = 10 << 30;
+/// Free disk below which the check fails, bytes.
+const DISK_FREE_FAIL_BYTES: u64 = 2 << 30;
+/// Median sync above which the check warns.
+const FSYNC_WARN: Duration = Duration::from_millis(20);
+/// The first Ollama whose `/api/create` takes an uploaded file, which `ollamax model import` needs.
+const OLLAMA_LEAST: Version = (0, 5, 5);
+/// The oldest Ollama that this release was written against.
+const OLLAMA_TRIED: Version = (0, 24, 0);
+
+type Version = (u64, u64, u64);
+
+/// One listener of this node, and what came of connecting to it.
+#[derive(Debug, Clone)]
+pub(super) struct Port {
+    /// The table of the configuration that sets it.
+    pub(super) name: &'static str,
+    /// Where it was tried.
+    pub(super) address: String,
+    /// Why nothing answered there.
+    pub(super) problem: Option<String>,
+}
+
+/// The way from another member back to this node.
+#[derive(Debug, Clone)]
+pub(super) enum ReachBack {
+    /// Nobody can be asked; why.
+    Nobody(&'static str),
+    /// The member that was asked gave no answer.
+    Failed {
+        /// Which member.
+        by: NodeId,
+        /// What came instead.
+        problem: String,
+    },
+    /// What the member found at each advertised address; `None` where this node answered.
+    Tried {
+        /// Which member.
+        by: NodeId,
+        /// This node's `peer` port.
+        port: u16,
+        /// Address and problem.
+        found: Vec<(String, Option<String>)>,
+    },
+}
+
+/// The GPU driver of this machine, as far as it can be seen.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Driver {
+    /// What it says.
+    pub(super) gpus: Vec<Gpu>,
+    /// A file that shows that there is one.
+    pub(super) sign: Option<&'static str>,
+}
+
+/// Where the runtime keeps its models.
+#[derive(Debug, Clone)]
+pub(super) enum ModelStore {
+    /// Not on this machine, or not needed; why.
+    Elsewhere(&'static str),
+    /// At none of these places.
+    NotFound(Vec<PathBuf>),
+    /// Here, and what came of asking for the right to read and write.
+    Found(PathBuf, Result<(), String>),
+}
+
+/// The worst difference of another node's clock; `None` before one was heard.
+pub(super) fn clock(worst: Option<(NodeId, i64)>) -> Check {
+    let Some((node, skew_ms)) = worst else { return skipped("clock", "no other node was heard yet") };
+    let outcome = match skew_ms.unsigned_abs() {
+        skew if skew > CLOCK_SKEW_FAIL_MS => Outcome::Fail,
+        skew if skew > CLOCK_SKEW_WARN_MS => Outcome::Warn,
+        _ => Outcome::Ok,
+    };
+    let found = format!("{skew_ms} ms against node {node}");
+    check("clock", outcome, found, "timedatectl set-ntp true, on the machine that is off")
+}
+
+pub(super) fn ports(ports: &[Port], advertise: &[String]) -> Check {
+    let deaf = ports.iter().filter_map(|port| Some((port, port.problem.as_ref()?)));
+    let deaf: Vec<_> = deaf.map(|(port, problem)| format!("{} at {}: {problem}", port.name, port.address)).collect();
+    if !deaf.is_empty() {
+        let fix = "see whether this machine's firewall cuts off its own ports; then restart ollamax-node";
+        return check("ports", Outcome::Fail, deaf.join("; "), fix);
+    }
+    let listening: Vec<_> = ports.iter().map(|port| format!("{} {}", port.name, port.address)).collect();
+    let (outcome, told) = match advertise {
+        [] => (Outcome::Fail, "nothing".to_owned()),
+        // Other machines cannot reach it, which is right only where all nodes are on this one.
+        [only] if is_loopback(only) => (Outcome::Warn, only.clone()),
+        addresses => (Outcome::Ok, addresses.join(", ")),
+    };
+    let found = format!("{} answer; others are told {told}", listening.join(", "));
+    check("ports", outcome, found, "set peer.advertise to an address that the other machines can reach")
+}
+
+pub(super) fn reach_back(way: &ReachBack) -> Check {
+    let (by, port, found) = match way {
+        ReachBack::Nobody(why) => return skipped("reach_back", why),
+        ReachBack::Failed { by, problem } => {
+            let found = format!("node {by} could not be asked: {problem}");
+            return check("reach_back", Outcome::Warn, found, "ollamax node list; then try again");
+        }
+        ReachBack::Tried { by, port, found } => (by, port, found),
+    };
+    let problems = found.iter().filter_map(|(address, problem)| Some(format!("{address}: {}", problem.as_ref()?)));
+    let problems = problems.collect::<Vec<_>>().join("; ");
+    let reached: Vec<&str> =
+        found.iter().filter(|(_, problem)| problem.is_none()).map(|(address, _)| address.as_str()).collect();
+    let firewall = format!("sudo ufw allow {port}/tcp (or the same in your firewall), or set peer.advertise");
+    match (reached.is_empty(), problems.is_empty()) {
+        (true, _) => {
+            let found = format!("node {by} reaches none of this node's addresses: {problems}");
+            check("reach_back", Outcome::Fail, found, &firewall)
+        }
+        (false, false) => {
+            let found = format!("node {by} reaches {}, but not {problems}", reached.join(", "));
+            check("reach_back", Outcome::Warn, found, "leave out the others with peer.advertise")
+        }
+        (false, true) => check("reach_back", Outcome::Ok, format!("node {by} reaches {}", reached.join(", ")), ""),
+    }
+}
+
+/// The way to one other member: the address that answered, or why none did.
+pub(super) fn reachability(name: &str, found: &Result<String, String>) -> Check {
+    match found {
+        Ok(address) => check("reachability", Outcome::Ok, format!("{name} at {address}"), ""),
+        Err(problem) => {
+            let fix = format!("start ollamax-node on {name}, and open its peer port in the firewall");
+            check("reachability", Outcome::Fail, format!("{name}: {problem}"), &fix)
+        }
+    }
+}
+
+pub(super) fn disk(free_bytes: Option<u64>, data_dir: &Path) -> Check {
+    let place = data_dir.display();
+    let Some(free) = free_bytes else {
+        let found = format!("the free space at {place} cannot be read");
+        return check("disk", Outcome::Warn, found, "check the rights of the data directory");
+    };
+    let outcome = match free {
+        free if free < DISK_FREE_FAIL_BYTES => Outcome::Fail,
+        free if free < DISK_FREE_WARN_BYTES => Outcome::Warn,
+        _ => Outcome::Ok,
+    };
+    let found = format!("{} MiB free at {place}", free >> 20);
+    check("disk", outcome, found, "free some space, or move the data directory to a larger disk")
+}
+
+/// The median of some syncs in the data directory.
+pub(super) fn fsync(median: &Result<Duration, String>) -> Check {
+    match median {
+        Ok(median) => {
+            let outcome = if *median > FSYNC_WARN { Outcome::Warn } else { Outcome::Ok };
+            let found = format!("median of {} syncs {:.1} ms", super::FSYNC_PROBES, median.as_secs_f64() * 1e3);
+            check("fsync", outcome, found, "put the data directory on a local SSD; each change waits for one sync")
+        }
+        Err(error) => check("fsync", Outcome::Fail, error.as_str(), "check disk and rights of the data directory"),
+    }
+}
+
+pub(super) fn runtime(report: &Report) -> Check {
+    let kind = report.kind.as_str();
+    match &report.state {
+        RuntimeState::Absent => {
+            check("runtime", Outcome::Warn, "none beside this node", "set runtime.kind and runtime.url")
+        }
+        RuntimeState::Down(reason) => {
+            let fix = match report.kind {
+                RuntimeKind::Ollama => "systemctl status ollama; or set runtime.url",
+                RuntimeKind::Engine => "ollamax logs --level warn",
+            };
+            check("runtime", Outcome::Fail, format!("{kind} is down: {reason}"), fix)
+        }
+        RuntimeState::Up => {
+            let models = report.models.as_ref().map_or(0, Vec::len);
+            let found = format!("{kind} {} at {} with {models} models", report.version, report.url);
+            let (outcome, age) = match report.kind {
+                // It is of this very release.
+                RuntimeKind::Engine => (Outcome::Ok, String::new()),
+                RuntimeKind::Ollama => age(&report.version),
+            };
+            check("runtime", outcome, found + &age, "update Ollama: https://ollama.com/download")
+        }
+    }
+}
+
+/// Whether an Ollama of this version does what is asked of it, and what to say if not.
+fn age(version: &str) -> (Outcome, String) {
+    let text = |(major, minor, patch): Version| format!("{major}.{minor}.{patch}");
+    match numbers(version) {
+        None => (Outcome::Warn, "; its version cannot be read".to_owned()),
+        // What a build from source says.
+        Some((0, 0, 0)) => (Outcome::Ok, String::new()),
+        Some(found) if found < OLLAMA_LEAST => {
+            (Outcome::Fail, format!("; models can be imported from {} on", text(OLLAMA_LEAST)))
+        }
+        Some(found) if found < OLLAMA_TRIED => {
+            (Outcome::Warn, format!("; the oldest that was tried is {}", text(OLLAMA_TRIED)))
+        }
+        Some(_) => (Outcome::Ok, String::new()),
+    }
+}
+
+/// `0.24.0`, `0.33.0-rc2`.
+fn numbers(version: &str) -> Option<Version> {
+    let plain = version.split(['-', '+']).next()?;
+    let mut parts = plain.split('.').map(|part| part.parse::<u64>().ok());
+    let found = (parts.next()??, parts.next()??, parts.next()??);
+    parts.next().is_none().then_some(found)
+}
+
+/// Whether a GPU that is there is used.
+pub(super) fn gpu(driver: &Driver, report: &Report) -> Check {
+    let names: Vec<&str> = driver.gpus.iter().map(|gpu| gpu.name.as_str()).collect();
+    let there = match (names.as_slice(), driver.sign) {
+        ([], None) => return skipped("gpu", "no GPU driver on this machine"),
+        ([], Some(sign)) => sign.to_owned(),
+        (names, _) => names.join(", "),
+    };
+    if report.state != RuntimeState::Up {
+        return skipped("gpu", &format!("{there} is there; no runtime answers that could use it"));
+    }
+    if report.kind == RuntimeKind::Engine && report.gpu == Some(false) {
+        let found = format!("{there} is there, but this ollamax-engine was built for the CPU alone");
+        let fix = "build it with `cargo build --package ollamax-engine --features cuda`, or install Ollama and set \
+                   runtime.kind = \"ollama\"";
+        return check("gpu", Outcome::Warn, found, fix);
+    }
+    let on_cpu = report.resident.iter().filter(|model| model.size_vram_bytes == 0);
+    let on_cpu: Vec<String> = on_cpu.map(|model| model.name.to_string()).collect();
+    if !on_cpu.is_empty() {
+        let found = format!("{there} is there, but these models run on the CPU: {}", on_cpu.join(", "));
+        return check("gpu", Outcome::Warn, found, "check the runtime's GPU support (nvidia-smi, the runtime's log)");
+    }
+    if report.resident.is_empty() {
+        return skipped("gpu", &format!("{there} is there; whether it is used shows once a model is loaded"));
+    }
+    check("gpu", Outcome::Ok, format!("{there} is there, and every loaded model uses GPU memory"), "")
+}
+
+pub(super) fn model_store(store: &ModelStore) -> Check {
+    match store {
+        ModelStore::Elsewhere(why) => skipped("model_store", why),
+        ModelStore::NotFound(places) => {
+            let places: Vec<String> = places.iter().map(|place| place.display().to_string()).collect();
+            let found =
+                format!("none at {}", if places.is_empty() { "any known place".into() } else { places.join(", ") });
+            let fix = "start the daemon with OLLAMA_MODELS as the Ollama beside it has it";
+            check("model_store", Outcome::Warn, found, fix)
+        }
+        ModelStore::Found(path, Ok(())) => {
+            check("model_store", Outcome::Ok, format!("{} can be read and written", path.display()), "")
+        }
+        ModelStore::Found(path, Err(problem)) => {
+            let fix = "add the daemon's user to the group of the store, e.g. usermod -aG ollama ollamax";
+            check("model_store", Outcome::Warn, format!("{}: {problem}", path.display()), fix)
+        }
+    }
+}
+
+fn is_loopback(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+fn check(id: &str, outcome: Outcome, found: impl Into<String>, fix: &str) -> Check {
+    let fix = if outcome == Outcome::Ok { "" } else { fix };
+    let mut check = Check { id: id.to_owned(), found: found.into(), fix: fix.to_owned(), ..Check::default() };
+    check.set_outcome(outcome);
+    check
+}
+
+/// A check that could not be made.
+pub(super) fn skipped(id: &str, why: &str) -> Check {
+    check(id, Outcome::Skipped, why, "")
+}
+
+#[cfg(test)]
+mod tests;

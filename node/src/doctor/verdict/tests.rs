@@ -1,0 +1,150 @@
+//! Each check with every outcome that it can have.
+
+use ollamax_types::Residency;
+
+use super::*;
+
+/// Compares outcome and finding, and sees that advice stands where something can be mended and nowhere else.
+#[track_caller]
+fn expect(check: &Check, outcome: Outcome, needle: &str) {
+    assert_eq!(check.outcome(), outcome, "{check:?}");
+    assert!(check.found.contains(needle), "{needle:?} in {check:?}");
+    let mendable = matches!(outcome, Outcome::Warn | Outcome::Fail);
+    assert_eq!(mendable, !check.fix.is_empty(), "{check:?}");
+}
+
+#[test]
+fn clocks() {
+    expect(&clock(None), Outcome::Skipped, "no other node");
+    expect(&clock(Some((NodeId(2), -4_000))), Outcome::Ok, "-4000 ms against node 2");
+    expect(&clock(Some((NodeId(2), -6_000))), Outcome::Warn, "-6000 ms");
+    expect(&clock(Some((NodeId(2), 3_600_000))), Outcome::Fail, "3600000 ms");
+}
+
+fn port(name: &'static str, problem: Option<&str>) -> Port {
+    Port { name, address: format!("127.0.0.1:{}", name.len()), problem: problem.map(str::to_owned) }
+}
+
+#[test]
+fn ports_that_answer_and_those_that_do_not() {
+    let told = ["10.0.0.7:11436".to_owned()];
+    let good = [port("api", None), port("peer", None), port("p2p", None)];
+    expect(&ports(&good, &told), Outcome::Ok, "api 127.0.0.1:3, peer 127.0.0.1:4, p2p 127.0.0.1:3 answer");
+    expect(&ports(&good, &["127.0.0.1:11436".to_owned()]), Outcome::Warn, "others are told 127.0.0.1:11436");
+    expect(&ports(&good, &["[::1]:11436".to_owned()]), Outcome::Warn, "others are told [::1]:11436");
+    expect(&ports(&good, &[]), Outcome::Fail, "others are told nothing");
+    let deaf = [port("api", None), port("peer", Some("refused"))];
+    expect(&ports(&deaf, &told), Outcome::Fail, "peer at 127.0.0.1:4: refused");
+}
+
+#[test]
+fn the_way_back_from_another_node() {
+    let tried = |found: &[(&str, Option<&str>)]| {
+        let found = found.iter().map(|(address, problem)| ((*address).to_owned(), problem.map(str::to_owned)));
+        reach_back(&ReachBack::Tried { by: NodeId(2), port: 11_436, found: found.collect() })
+    };
+    expect(&reach_back(&ReachBack::Nobody("alone")), Outcome::Skipped, "alone");
+    let failed = ReachBack::Failed { by: NodeId(2), problem: "it is gone".to_owned() };
+    expect(&reach_back(&failed), Outcome::Warn, "node 2 could not be asked: it is gone");
+    expect(&tried(&[("a:1", None), ("b:1", None)]), Outcome::Ok, "node 2 reaches a:1, b:1");
+    expect(&tried(&[("a:1", None), ("b:1", Some("no route"))]), Outcome::Warn, "reaches a:1, but not b:1: no route");
+    let none = tried(&[("a:1", Some("timed out"))]);
+    expect(&none, Outcome::Fail, "none of this node's addresses: a:1: timed out");
+    assert!(none.fix.contains("ufw allow 11436/tcp"), "{none:?}");
+    expect(&tried(&[]), Outcome::Fail, "none of this node's addresses");
+}
+
+#[test]
+fn the_way_to_another_node() {
+    expect(&reachability("b", &Ok("b:1".to_owned())), Outcome::Ok, "b at b:1");
+    expect(&reachability("b", &Err("refused".to_owned())), Outcome::Fail, "b: refused");
+}
+
+#[test]
+fn disks() {
+    let dir = Path::new("/data");
+    expect(&disk(Some(50 << 30), dir), Outcome::Ok, "51200 MiB free at /data");
+    expect(&disk(Some(5 << 30), dir), Outcome::Warn, "5120 MiB");
+    expect(&disk(Some(1 << 30), dir), Outcome::Fail, "1024 MiB");
+    expect(&disk(Some(0), dir), Outcome::Fail, "0 MiB");
+    expect(&disk(None, dir), Outcome::Warn, "cannot be read");
+}
+
+#[test]
+fn syncs() {
+    expect(&fsync(&Ok(Duration::from_micros(1_500))), Outcome::Ok, "1.5 ms");
+    expect(&fsync(&Ok(Duration::from_millis(21))), Outcome::Warn, "21.0 ms");
+    expect(&fsync(&Err("no space".to_owned())), Outcome::Fail, "no space");
+}
+
+fn up(kind: RuntimeKind, version: &str) -> Report {
+    Report { state: RuntimeState::Up, version: version.to_owned(), ..Report::absent(kind) }
+}
+
+#[test]
+fn runtimes_and_their_versions() {
+    let of = |version: &str| runtime(&up(RuntimeKind::Ollama, version));
+    expect(&of("0.24.0"), Outcome::Ok, "ollama 0.24.0");
+    expect(&of("0.33.0-rc2"), Outcome::Ok, "0.33.0-rc2");
+    expect(&of("1.0.0"), Outcome::Ok, "1.0.0");
+    expect(&of("0.0.0"), Outcome::Ok, "0.0.0");
+    expect(&of("0.23.9"), Outcome::Warn, "the oldest that was tried is 0.24.0");
+    expect(&of("0.5.4"), Outcome::Fail, "models can be imported from 0.5.5 on");
+    for unreadable in ["", "new", "0.24", "0.24.x", "0.24.0.1"] {
+        expect(&of(unreadable), Outcome::Warn, "its version cannot be read");
+    }
+    expect(&runtime(&up(RuntimeKind::Engine, "0.1.0")), Outcome::Ok, "engine 0.1.0");
+    expect(&runtime(&Report::absent(RuntimeKind::Ollama)), Outcome::Warn, "none beside this node");
+    for kind in [RuntimeKind::Ollama, RuntimeKind::Engine] {
+        let down = Report { state: RuntimeState::Down("refused".to_owned()), ..Report::absent(kind) };
+        expect(&runtime(&down), Outcome::Fail, "is down: refused");
+    }
+}
+
+fn resident(size_vram_bytes: u64) -> Residency {
+    Residency {
+        name: "m:latest".parse().expect("a name"),
+        digest: ollamax_types::Digest([0; 32]),
+        size_bytes: 10,
+        size_vram_bytes,
+        context_length: 0,
+        expires_at: String::new(),
+        details_json: String::new(),
+    }
+}
+
+#[test]
+fn gpus_that_are_used_and_those_that_are_not() {
+    let none = Driver::default();
+    let sign = Driver { sign: Some("/dev/kfd"), ..Driver::default() };
+    let h100 = Gpu {
+        uuid: "GPU-1".to_owned(),
+        name: "NVIDIA H100".to_owned(),
+        memory_total_bytes: None,
+        memory_used_bytes: None,
+        use_permille: None,
+    };
+    let listed = Driver { gpus: vec![h100], sign: Some("/dev/nvidia0") };
+    let ollama = |resident: &[Residency]| Report { resident: resident.to_vec(), ..up(RuntimeKind::Ollama, "0.24.0") };
+    let engine =
+        |gpu, resident: &[Residency]| Report { gpu, resident: resident.to_vec(), ..up(RuntimeKind::Engine, "0.1.0") };
+    expect(&gpu(&none, &ollama(&[resident(0)])), Outcome::Skipped, "no GPU driver");
+    expect(&gpu(&sign, &Report::absent(RuntimeKind::Ollama)), Outcome::Skipped, "/dev/kfd is there; no runtime");
+    expect(&gpu(&listed, &ollama(&[])), Outcome::Skipped, "NVIDIA H100 is there; whether it is used");
+    expect(&gpu(&listed, &ollama(&[resident(10)])), Outcome::Ok, "NVIDIA H100 is there, and every loaded model");
+    expect(&gpu(&listed, &ollama(&[resident(10), resident(0)])), Outcome::Warn, "run on the CPU: m:latest");
+    expect(&gpu(&listed, &engine(Some(false), &[])), Outcome::Warn, "built for the CPU alone");
+    expect(&gpu(&listed, &engine(Some(true), &[])), Outcome::Skipped, "whether it is used");
+    expect(&gpu(&listed, &engine(Some(true), &[resident(0)])), Outcome::Warn, "run on the CPU");
+    expect(&gpu(&listed, &engine(Some(true), &[resident(10)])), Outcome::Ok, "uses GPU memory");
+}
+
+#[test]
+fn rights_on_the_model_store() {
+    let path = PathBuf::from("/models");
+    expect(&model_store(&ModelStore::Elsewhere("on gpu.lan")), Outcome::Skipped, "on gpu.lan");
+    expect(&model_store(&ModelStore::NotFound(vec![path.clone()])), Outcome::Warn, "none at /models");
+    expect(&model_store(&ModelStore::NotFound(Vec::new())), Outcome::Warn, "none at any known place");
+    expect(&model_store(&ModelStore::Found(path.clone(), Ok(()))), Outcome::Ok, "/models can be read and written");
+    expect(&model_store(&ModelStore::Found(path, Err("denied".to_owned()))), Outcome::Warn, "/models: denied");
+}
