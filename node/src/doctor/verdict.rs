@@ -1,6 +1,6 @@
 //! What the facts of each check mean: pure, one function per check.
 //!
-//! A check that went well has no advice; every other one but a skipped one has the command or the setting that mends it.
+//! A check that went well has no advice; every other one but a skipped one has the command or setting that mends it.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -294,8 +294,8 @@ impl Handle {
         }
     }
 
-    /// Gives leadership to `to`, or to the voter that is least behind, and waits until somebody else leads. A voter that
-    /// has fallen silent gets it in no case.
+    /// Gives leadership to `to`, or to the voter that is least behind, and waits until somebody else leads. A voter
+    /// that has fallen silent gets it in no case.
     ///
     /// # Errors
     /// When this node does not lead, there is no other voter that answers, or nobody took over within `hand_over_ms`.

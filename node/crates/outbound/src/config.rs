@@ -17,8 +17,8 @@ pub enum Kind {
     /// Use an Ollama if this machine has one, else the bundled engine; decided once and remembered.
     #[default]
     Auto,
-    /// Use the Ollama at `runtime.url`, else the one used before, else at `OLLAMA_HOST` or the default address, and wait
-    /// for it if need be.
+    /// Use the Ollama at `runtime.url`, else the one used before, else at `OLLAMA_HOST` or the default address, and
+    /// wait for it if need be.
     Ollama,
     /// Start the bundled engine, whatever else is installed.
     Engine,
