@@ -1,8 +1,8 @@
 //! Which members vote: one change at a time, towards the number that the cluster's size wants.
 //!
 //! 1 candidate → 1 voter, 2 → 2, 3 or 4 → 3, 5 or more → 5. Only members with role voter count. A departed voter goes
-//! first, unless it is the only one: then another is promoted before it. A learner is promoted once it has caught up; the
-//! last voter is never taken away. Deliberately absent: replacing a voter that is only silent, because it may come
+//! first, unless it is the only one: then another is promoted before it. A learner is promoted once it has caught up;
+//! the last voter is never taken away. Deliberately absent: replacing a voter that is only silent, because it may come
 //! back and silence is judged differently on each node.
 
 use std::collections::{BTreeMap, BTreeSet};
