@@ -1,6 +1,7 @@
 //! A node whose disk is full refuses changes in clear words, loses nothing, goes on serving models, and recovers.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -130,11 +131,11 @@ async fn to_the_last_byte(cluster: &Cluster, room: &Room, acknowledged: &mut Ack
         for _ in 0..CHANGES_MAX {
             acknowledged.set(cluster, 0, 1).await?;
         }
-        std::future::pending().await
+        std::future::pending::<Result<Infallible>>().await
     };
     let status = tokio::select! {
         status = ended => status?,
-        failed = writing => failed.map(|never: std::convert::Infallible| match never {})?,
+        failed = writing => failed.map(|never| match never {})?,
     };
     ensure!(status.code() == Some(1), "ended with {status}");
     let said = cluster.node(SMALL).log_tail();
