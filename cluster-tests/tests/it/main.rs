@@ -1,8 +1,7 @@
 //! Whole-cluster suites: real processes, real sockets, seeded chance. They run one at a time.
 //!
-//! They need `ollamax-node`, `ollamax-engine` and `ollamax` beside the test binary (`cargo build --workspace --bins`). A
-//! failing test keeps its directory
-//! and prints the logs' places and its seed; `OLLAMAX_SEED=N cargo test -p cluster-tests --test it NAME` replays it.
+//! They need `ollamax-node`, `ollamax-engine` and `ollamax` beside the test binary (`cargo build --workspace --bins`).
+//! A failing test keeps its directory and prints the logs' places and its seed; with `OLLAMAX_SEED=N` it plays again.
 
 mod bad_input;
 mod bad_models;
@@ -46,8 +45,8 @@ pub(crate) fn soak() -> bool {
     std::env::var("OLLAMAX_SOAK").is_ok_and(|text| text == "1")
 }
 
-/// Whether a test has to be left out because this system withholds what it needs. That is told where cargo does not hide
-/// it, with the way to allow it, and is a failure where `OLLAMAX_ROOMS=required`.
+/// Whether a test has to be left out because this system withholds what it needs. That is told where cargo does not
+/// hide it, with the way to allow it, and is a failure where `OLLAMAX_ROOMS=required`.
 pub(crate) async fn left_out(test: &str, need: Need) -> Result<bool> {
     let Some(reason) = room::withheld(need).await? else { return Ok(false) };
     let required = std::env::var(ROOMS_VARIABLE).is_ok_and(|text| text == "required");
