@@ -136,7 +136,14 @@ async fn bad_tokens_and_foreign_clusters_are_refused_and_change_nothing() -> Res
     }
     swap_state(&cluster)?;
     cluster.restart(&[0, 1]).await.context("refusals left everything as it was")?;
-    ensure!(cluster.status(1).await?.cluster_name == "foreign", "the other cluster stands as it was");
+    for (index, name) in [(0, "home"), (1, "foreign")] {
+        wait::until("both clusters to stand as they were", PATIENCE, || async {
+            let found = cluster.status(index).await?.cluster_name;
+            ensure!(found == name, "node {index} is in {found:?}");
+            Ok(())
+        })
+        .await?;
+    }
     cluster.finish().await
 }
 

@@ -13,7 +13,7 @@ use crate::model_owners;
 const SUSPECTED_AFTER: Duration = Duration::from_secs(1);
 /// Longest acceptable answer afterwards, on two busy cores.
 const ANSWER_LIMIT: Duration = Duration::from_millis(700);
-/// Longest answer to a request that was on its way to the node: `scheduler.abandon_silent_ms`, a look, and the answer.
+/// Longest answer to a request that was on its way to it: `scheduler.abandon_silent_ms`, one look, and the answer.
 const CAUGHT_LIMIT: Duration = Duration::from_millis(3_200);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

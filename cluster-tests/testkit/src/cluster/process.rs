@@ -355,6 +355,18 @@ pub fn cpu_time(pid: u32) -> Result<Duration> {
     Ok(Duration::from_millis(ticks * 10))
 }
 
+/// Time that the cores of this machine have spent idle since it started, all of them together, from `/proc`.
+///
+/// # Errors
+/// When there is no `/proc`.
+pub fn idle_time() -> Result<Duration> {
+    let text = std::fs::read_to_string("/proc/stat").context("read /proc/stat")?;
+    let line = text.lines().next().unwrap_or_default();
+    // After the name: user, nice, system, idle, waiting for disks.
+    let ticks: u64 = line.split_whitespace().skip(4).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    Ok(Duration::from_millis(ticks * 10))
+}
+
 /// The living children of a process, from `/proc`.
 #[must_use]
 pub fn children(parent: u32) -> Vec<u32> {

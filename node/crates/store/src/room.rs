@@ -1,7 +1,7 @@
 //! Whether the disk has room for more.
 //!
-//! A write that meets a full disk ends the store for good, because nobody knows then what it holds. So changes are
-//! refused before: while fewer than `reserve_bytes` are free, whoever would make the log grow has to ask here first
+//! A write that meets a full disk ends the store for good, because nobody knows then what the disk holds. So changes
+//! are refused before: while fewer than `reserve_bytes` are free, whoever would make the log grow has to ask here first
 //! and is told [`NoRoom`]. What keeps a node alive (votes, flushes, marks) does not ask; the reserve is for it.
 
 use std::path::Path;

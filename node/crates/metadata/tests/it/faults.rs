@@ -101,8 +101,7 @@ async fn a_follower_whose_disk_is_full_says_so_and_catches_up_when_there_is_room
     world.wait(full, "follows", |status| status.has_quorum && status.leader.is_some()).await;
 
     world.propose(leader, setting("value", "new")).await;
-    let handle = world.handle(full);
-    let refused = handle.propose(RequestId::default(), "test", setting("more", "bytes")).await;
+    let refused = world.handle(full).propose(RequestId::default(), "test", setting("more", "bytes")).await;
     assert!(matches!(refused, Err(ProposeError::DiskFull(_))), "{refused:?}");
     assert_eq!(world.read(full, "value").as_deref(), Some("old"), "nothing was written there");
     world.wait(full, "still follows", |status| status.has_quorum && status.leader.is_some()).await;
