@@ -1,4 +1,4 @@
-//! Readings of this machine for its frames, and the ids that log lines carry.
+//! Readings of this machine for its frames, and the term that log lines carry.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use std::time::Duration;
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 use tokio_util::sync::CancellationToken;
 
+use ollamax_metadata as metadata;
 use ollamax_scheduler::Machine;
 
 use crate::slot::MemberEngines;
@@ -16,31 +17,34 @@ use crate::telemetry::Standing;
 /// Time between two readings.
 const READ_INTERVAL: Duration = Duration::from_secs(2);
 
+/// Keeps the term that log lines carry, from the moment in which it changes, until `stop`.
+pub(crate) async fn keep_term(metadata: metadata::Handle, standing: Arc<Standing>, stop: CancellationToken) {
+    let mut term = 0;
+    while let Some(next) = stop.run_until_cancelled(metadata.next_term(term)).await {
+        term = next;
+        standing.term.store(term, Ordering::Relaxed);
+    }
+}
+
 /// Reads until `stop`.
-pub(crate) async fn follow(
-    engines: MemberEngines,
-    standing: Arc<Standing>,
-    data_dir: PathBuf,
-    stop: CancellationToken,
-) {
+pub(crate) async fn follow(engines: MemberEngines, data_dir: PathBuf, stop: CancellationToken) {
     let kinds = RefreshKind::nothing()
         .with_cpu(CpuRefreshKind::nothing().with_usage())
         .with_memory(MemoryRefreshKind::nothing().with_ram());
-    let mut system = match System::new_with_specifics(kinds) {
-        Ok(system) => system,
-        // Memory and CPU then stay out of this node's frames; everything else works.
-        Err(error) => return tracing::warn!(%error, "read this machine's memory and CPU"),
-    };
+    // Where they cannot be read, memory and CPU stay out of this node's frames; everything else goes on.
+    let mut system = System::new_with_specifics(kinds)
+        .inspect_err(|error| tracing::warn!(%error, "read this machine's memory and CPU"))
+        .ok();
     let mut ticks = tokio::time::interval(READ_INTERVAL);
-    standing.node.store(engines.node.0, Ordering::Relaxed);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
-        system.refresh_specifics(kinds);
+        if let Some(system) = &mut system {
+            system.refresh_specifics(kinds);
+        }
         let status = engines.metadata.status();
-        standing.term.store(status.term, Ordering::Relaxed);
         engines.scheduler.set_machine(Machine {
-            memory_used_bytes: system.used_memory(),
-            memory_total_bytes: system.total_memory(),
-            cpu_permille: permille(system.global_cpu_usage()),
+            memory_used_bytes: system.as_ref().map_or(0, System::used_memory),
+            memory_total_bytes: system.as_ref().map_or(0, System::total_memory),
+            cpu_permille: system.as_ref().map_or(0, |system| permille(system.global_cpu_usage())),
             disk_free_bytes: disk_free_bytes(&data_dir),
             applied_index: status.applied,
         });
