@@ -6,10 +6,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use ollamax_core::catalog::{Answer, Command, Location, read};
 use ollamax_outbound::{Report, RuntimeHandle};
+use ollamax_scheduler as scheduler;
 use ollamax_scheduler::RuntimeReport;
 use ollamax_types::limits::{MODEL_DETAILS_BYTES_MAX, REPORT_MODELS_MAX};
 use ollamax_types::{ModelRecord, NodeId, RequestId, Role};
@@ -55,14 +57,31 @@ fn within_limits(mut model: ModelRecord) -> ModelRecord {
 
 /// Keeps the catalog and the scheduler in step with the runtime until `stop`.
 pub(crate) async fn follow(engines: MemberEngines, runtime: RuntimeHandle, stop: CancellationToken) {
-    let mut reports = runtime.report();
+    let handing_over = hand_over(engines.scheduler.clone(), runtime.report());
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = handing_over => {}
+        () = keep_catalog(&engines, runtime.report()) => {}
+    }
+}
+
+/// The scheduler hears of every change at once, also while a report waits for a majority that is away.
+async fn hand_over(scheduler: scheduler::Handle, mut reports: watch::Receiver<Report>) {
+    loop {
+        let report = for_scheduler(&reports.borrow_and_update());
+        scheduler.set_runtime(report);
+        if reports.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn keep_catalog(engines: &MemberEngines, mut reports: watch::Receiver<Report>) {
     loop {
         let report = reports.borrow_and_update().clone();
-        engines.scheduler.set_runtime(for_scheduler(&report));
-        let settled = settle(&engines, &report).await;
+        let settled = settle(engines, &report).await;
         let again = tokio::time::sleep(if settled { COMPARE_AGAIN_AFTER } else { COMPARE_AGAIN_AFTER / 10 });
         tokio::select! {
-            () = stop.cancelled() => return,
             changed = reports.changed() => if changed.is_err() { return },
             () = again => {}
         }
