@@ -59,7 +59,7 @@ impl ClientsOverSlot {
 fn around(scheduler: &scheduler::Handle) -> [Component; 2] {
     let peers = scheduler.peers();
     let alive = peers.iter().filter(|peer| peer.health == Health::Alive).count();
-    let draining = scheduler.beat().draining;
+    let draining = scheduler.is_draining();
     let work = if draining { "draining: takes nothing new" } else { "takes requests" };
     let shown = |name, works, detail| Component { name, works, needed: Needed::Shown, detail };
     [
