@@ -127,7 +127,7 @@ impl Node {
         self.found(&engines, &membership).await?;
         drop(dir);
         self.settle().await?;
-        let token = self.token(&v1::CreateTokenRequest::default()).await?;
+        let token = self.token(RequestId::default(), &v1::CreateTokenRequest::default()).await?;
         tracing::info!(cluster = %cluster, name = cluster_name, "made a new cluster");
         Ok(v1::InitReply {
             cluster: cluster.0.to_vec(),
@@ -276,7 +276,7 @@ impl Node {
         ))
     }
 
-    async fn leave_cluster(&self, request: v1::LeaveRequest) -> Result<v1::LeaveReply, AdminError> {
+    async fn leave_cluster(&self, id: RequestId, request: v1::LeaveRequest) -> Result<v1::LeaveReply, AdminError> {
         // Held to the end: who finds this node removed meanwhile waits, and then finds nothing left to do.
         let mut dir = self.dir.lock().await;
         if dir.membership().is_some_and(|membership| membership.removed) {
@@ -289,7 +289,7 @@ impl Node {
         if status.leader == Some(engines.node) && status.voters.len() > 1 {
             drop(engines.metadata.transfer_leader(None).await);
         }
-        let removed = remove_member(&engines.metadata, engines.node).await;
+        let removed = remove_member(&engines.metadata, &id, engines.node).await;
         if let Err(error) = removed
             && !request.force
         {
@@ -320,7 +320,7 @@ impl Node {
         self.around.slot.get().ok_or_else(missing)
     }
 
-    async fn token(&self, request: &v1::CreateTokenRequest) -> Result<v1::CreateTokenReply, AdminError> {
+    async fn token(&self, id: RequestId, request: &v1::CreateTokenRequest) -> Result<v1::CreateTokenReply, AdminError> {
         let role = match request.role.as_str() {
             "" => Role::Voter,
             text => text.parse::<Role>().map_err(|error| bad_request(&error.to_string()))?,
@@ -345,7 +345,7 @@ impl Node {
         let token = JoinToken::make(public_key).map_err(|error| internal("draw a token", &error))?;
         let command =
             Command::CreateToken { id: token.id.clone(), secret_sha256: token.secret_sha256().0, role, uses, ttl_ms };
-        let committed = engines.metadata.propose(RequestId::default(), "admin", command).await?;
+        let committed = engines.metadata.propose(id, "admin", command).await?;
         if let Answer::Refused(refusal) = committed.answer {
             return Err(refusal.into());
         }
@@ -415,12 +415,16 @@ impl Daemon for Node {
         self.join_cluster(request).boxed()
     }
 
-    fn leave(&self, request: v1::LeaveRequest) -> BoxFuture<'_, Result<v1::LeaveReply, AdminError>> {
-        self.leave_cluster(request).boxed()
+    fn leave(&self, id: RequestId, request: v1::LeaveRequest) -> BoxFuture<'_, Result<v1::LeaveReply, AdminError>> {
+        self.leave_cluster(id, request).boxed()
     }
 
-    fn create_token(&self, request: v1::CreateTokenRequest) -> BoxFuture<'_, Result<v1::CreateTokenReply, AdminError>> {
-        async move { self.token(&request).await }.boxed()
+    fn create_token(
+        &self,
+        id: RequestId,
+        request: v1::CreateTokenRequest,
+    ) -> BoxFuture<'_, Result<v1::CreateTokenReply, AdminError>> {
+        async move { self.token(id, &request).await }.boxed()
     }
 
     fn import_model(

@@ -1,7 +1,7 @@
 //! Starts the engines of a node that has an id, and ties them together.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use prometheus::Registry;
 use tokio::sync::watch;
@@ -95,6 +95,7 @@ impl Around {
         self.net.set_cluster(Some(cluster));
         self.net.set_members(known_peers(membership));
         self.net.set_next_node_id(next_unknown(membership));
+        self.standing.node.store(membership.node.0, Ordering::Relaxed);
 
         let metadata = metadata::Service::open(metadata::Parts {
             config: self.config.raft.clone(),
@@ -161,7 +162,8 @@ impl Around {
         tasks.spawn(asker.run(stop.clone()));
         tasks.spawn(models::follow(engines.clone(), self.runtime.clone(), stop.clone()));
         let dir = self.data_dir.clone();
-        tasks.spawn(machine::follow(engines.clone(), Arc::clone(&self.standing), dir, self.gpus.clone(), stop.clone()));
+        tasks.spawn(machine::follow(engines.clone(), dir, self.gpus.clone(), stop.clone()));
+        tasks.spawn(machine::keep_term(engines.metadata.clone(), Arc::clone(&self.standing), stop.clone()));
         let scheduler = engines.scheduler.clone();
         self.frames.send_replace(Some(liveness_over_net::spawn_frames(scheduler.clone(), tasks, stop.clone())));
         tasks.spawn(liveness_over_net::watch_members(self.net.clone(), scheduler, watched, stop.clone()));

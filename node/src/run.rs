@@ -98,6 +98,7 @@ struct Stops {
 /// # Errors
 /// When something that it needs cannot be opened; the text says what to do.
 pub(crate) async fn run(start: Start) -> anyhow::Result<()> {
+    let mut signals = shutdown::Signals::catch()?;
     let standing = Arc::new(Standing::default());
     let log = &start.config.log;
     let ring = telemetry::init(&log.level, log.format, Arc::clone(&standing), start.clock.clone())?;
@@ -106,16 +107,22 @@ pub(crate) async fn run(start: Start) -> anyhow::Result<()> {
     let shared = Shared { start, standing, ring, registry, tasks, stops };
     let (node, api) = assemble(&shared, opened)?;
 
-    node.resume().await.map_err(|error| anyhow::anyhow!("{}: {}\ntry: {}", error.what, error.why, error.next))?;
     let Shared { start, tasks, stops, .. } = shared;
-    tracing::info!(api = node.api_url, name = node.name, data_dir = %start.data_dir.display(), "the node runs");
-    warn_if_open(&node);
-    // None of these can fail the node; all end with it.
-    tasks.spawn(unattended::take_part(Arc::clone(&node), stops.exit.clone()));
-    tasks.spawn(removal::retire_when_removed(Arc::clone(&node), stops.exit.clone()));
-    tasks.spawn(removal::stop_when_copied(Arc::clone(&node), stops.exit.clone()));
-
-    shutdown::wait_for_signal(&stops.exit).await;
+    // A long replay can be stopped too.
+    let resumed = tokio::select! {
+        resumed = node.resume() => Some(resumed),
+        () = signals.wait(&stops.exit) => None,
+    };
+    if let Some(resumed) = resumed {
+        resumed.map_err(|error| anyhow::anyhow!("{}: {}\ntry: {}", error.what, error.why, error.next))?;
+        tracing::info!(api = node.api_url, name = node.name, data_dir = %start.data_dir.display(), "the node runs");
+        warn_if_open(&node);
+        // None of these can fail the node; all end with it.
+        tasks.spawn(unattended::take_part(Arc::clone(&node), stops.exit.clone()));
+        tasks.spawn(removal::retire_when_removed(Arc::clone(&node), stops.exit.clone()));
+        tasks.spawn(removal::stop_when_copied(Arc::clone(&node), stops.exit.clone()));
+        signals.wait(&stops.exit).await;
+    }
     node.around.phase.send_replace(Phase::Stopping);
     let grace = Duration::from_secs(start.config.shutdown.grace_s);
     shutdown::drain(&node.around, stops.api, api, grace).await;
@@ -326,7 +333,7 @@ impl Services {
 
 async fn serve_admin(listener: UnixListener, node: Arc<Node>, stop: CancellationToken) {
     let served = Server::builder()
-        .add_service(Admin::service(node))
+        .add_routes(Admin::routes(node))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.cancelled_owned())
         .await;
     if let Err(error) = served {

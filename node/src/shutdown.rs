@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -16,15 +16,31 @@ const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long the engines may take to write what they hold.
 const ENGINES_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Resolves at SIGTERM, SIGINT, or when the node decided to stop by itself.
-pub(crate) async fn wait_for_signal(exit: &CancellationToken) {
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
-        return exit.cancelled().await;
-    };
-    tokio::select! {
-        _ = term.recv() => tracing::info!(signal = "SIGTERM", "stopping"),
-        _ = int.recv() => tracing::info!(signal = "SIGINT", "stopping"),
-        () = exit.cancelled() => tracing::info!("stopping"),
+/// The signals that stop the node. From the moment they are caught none of them kills it, whatever it is doing.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    term: Signal,
+    int: Signal,
+}
+
+// === impl Signals ===
+
+impl Signals {
+    /// Catches SIGTERM and SIGINT from now on.
+    ///
+    /// # Errors
+    /// When the system does not let us.
+    pub(crate) fn catch() -> std::io::Result<Self> {
+        Ok(Self { term: signal(SignalKind::terminate())?, int: signal(SignalKind::interrupt())? })
+    }
+
+    /// Resolves at a signal, one that came earlier included, or when the node decided to stop by itself.
+    pub(crate) async fn wait(&mut self, exit: &CancellationToken) {
+        tokio::select! {
+            _ = self.term.recv() => tracing::info!(signal = "SIGTERM", "stopping"),
+            _ = self.int.recv() => tracing::info!(signal = "SIGINT", "stopping"),
+            () = exit.cancelled() => tracing::info!("stopping"),
+        }
     }
 }
 

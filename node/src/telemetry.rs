@@ -1,7 +1,7 @@
 //! Logs: one JSON object per line on stderr, and the last lines in memory for `ollamax logs`.
 //!
-//! Every line carries `ts`, `level`, `target`, `msg`, `node_id` and `term`, and the fields of the spans it stands
-//! in, `request_id` among them. Levels are error, warn, info and debug. The ring is bounded in lines and bytes; a
+//! Every line carries `ts`, `level`, `target`, `msg`, `node_id`, `term` and `request_id` (empty where no request is
+//! served), and the fields of the spans it stands in. Levels are error, warn, info and debug. The ring is bounded in lines and bytes; a
 //! reader that follows too slowly loses lines and is told how many. Logging never fails the caller.
 
 use std::collections::VecDeque;
@@ -128,7 +128,7 @@ pub(crate) fn parse_level(level: &str) -> Result<EnvFilter, InitError> {
 
 /// A bare level speaks of our own crates; libraries stay at `warn` unless they are named.
 fn own_crates(level: &str) -> String {
-    let crates = ["node", "core", "store", "metadata", "scheduler", "gateway", "net", "outbound", "security"];
+    let crates = ["node", "core", "store", "metadata", "scheduler", "gateway", "net", "outbound", "security", "engine"];
     crates.map(|name| format!("ollamax_{name}={level}")).join(",")
 }
 
@@ -198,6 +198,7 @@ where
         line.insert("level".to_owned(), event.metadata().level().as_str().to_lowercase().into());
         line.insert("target".to_owned(), event.metadata().target().into());
         line.insert("msg".to_owned(), Value::Null);
+        line.insert("request_id".to_owned(), "".into());
         line.insert("node_id".to_owned(), self.standing.node.load(Ordering::Relaxed).into());
         line.insert("term".to_owned(), self.standing.term.load(Ordering::Relaxed).into());
         for span in context.event_scope().into_iter().flat_map(|scope| scope.from_root()) {
@@ -251,12 +252,17 @@ pub(crate) fn rfc3339(millis: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use futures::StreamExt as _;
+    use tonic::codegen::{Service as _, http};
+
+    use ollamax_gateway as gateway;
+    use ollamax_proto::v1;
     use ollamax_types::Timestamp;
 
     use super::*;
 
-    #[test]
-    fn a_line_carries_its_own_fields_and_those_of_its_spans() {
+    /// Node 3 at a fixed time, with the filter of the default level.
+    fn to_ring() -> (Ring, impl Subscriber + Send + Sync) {
         let ring = Ring::new();
         let standing = Arc::new(Standing::default());
         standing.node.store(3, Ordering::Relaxed);
@@ -265,7 +271,54 @@ mod tests {
             .fmt_fields(JsonFields::new())
             .event_format(JsonLine { standing, clock })
             .with_writer(Tee { ring: ring.clone(), stderr: false });
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+        let filter = parse_level("info").expect("a level");
+        (ring, tracing_subscriber::registry().with(filter).with(layer))
+    }
+
+    #[tokio::test]
+    async fn a_clients_request_is_found_by_its_id() {
+        let registry = prometheus::Registry::new();
+        let mut router = gateway::http::router(gateway::http::Parts {
+            node: Arc::new(gateway::mem::MemNode::new("n1")),
+            config: gateway::Config::default(),
+            bound: "127.0.0.1:11435".parse().expect("an address"),
+            hostname: String::new(),
+            metrics: gateway::Metrics::register(&registry).expect("a new registry"),
+            registry,
+            seed: 1,
+        });
+        let (ring, subscriber) = to_ring();
+        let guard = tracing::subscriber::set_default(subscriber);
+        let request = http::Request::post("/api/chat").header("host", "localhost").header("x-request-id", "r-7");
+        let body = r#"{"model":"m","messages":[{"role":"user","content":"a secret"}]}"#.to_owned();
+        let response = router.call(request.body(body).expect("a request")).await.expect("infallible");
+        drop(response);
+        drop(guard);
+        let request = v1::LogsRequest { request_id: "r-7".to_owned(), ..v1::LogsRequest::default() };
+        let lines: Vec<_> = crate::log_stream::lines(&ring, request).collect().await;
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        let json = &lines[0].as_ref().expect("a line").json;
+        assert!(!json.contains("secret"), "{json}");
+        let line: Value = serde_json::from_str(json).expect("one JSON object");
+        for (key, expected) in
+            [("msg", Value::from("answered")), ("model", "m".into()), ("node", "n1".into()), ("status", 503.into())]
+        {
+            assert_eq!(line[key], expected, "{key}");
+        }
+    }
+
+    #[test]
+    fn every_line_has_a_request_id() {
+        let (ring, subscriber) = to_ring();
+        tracing::subscriber::with_default(subscriber, || tracing::error!(target: "ollamax_node", "alone"));
+        let line: Value = serde_json::from_str(&ring.tail(1).0[0]).expect("one JSON object");
+        assert_eq!(line["request_id"], "");
+    }
+
+    #[test]
+    fn a_line_carries_its_own_fields_and_those_of_its_spans() {
+        let (ring, subscriber) = to_ring();
+        tracing::subscriber::with_default(subscriber, || {
             let span = tracing::info_span!("request", request_id = "r1");
             let _entered = span.enter();
             tracing::warn!(code = "no_quorum", tries = 2, "write refused");

@@ -197,7 +197,9 @@ impl Child {
             Ok(Err(error)) => error.to_string(),
             Err(_) => "it no longer answers".to_owned(),
         };
-        self.with_log(status)
+        let how = self.with_log(status);
+        tracing::warn!(how, "a runner has ended by itself");
+        how
     }
 
     /// Whether a process that has ended had not enough memory. Nobody but the system kills one that loads.
@@ -222,7 +224,8 @@ impl Log {
         let mut lines = FramedRead::new(stderr, LinesCodec::new_with_max_length(limits::LOG_LINE_BYTES_MAX));
         while let Some(line) = lines.next().await {
             let Ok(line) = line else { continue };
-            tracing::info!(target: "runner", pid, "{line}");
+            // A runner says nothing below a warning.
+            tracing::warn!(pid, "{line}");
             let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             if kept.len() == LINES_KEPT {
                 kept.pop_front();

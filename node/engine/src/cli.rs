@@ -1,7 +1,7 @@
 //! The command line: `serve` is the server, `runner` is the child that it starts for each model.
 //!
-//! Standard output carries one JSON line when the server listens, and frames in a runner; everything for people goes to
-//! standard error.
+//! Standard output carries one JSON line when the server listens, and frames in a runner; everything else goes to
+//! standard error: one JSON object for each line of the server's log, plain text in a runner.
 
 use std::io::{Stderr, Write as _};
 use std::net::SocketAddr;
@@ -86,7 +86,8 @@ pub fn run() -> ExitCode {
             runner::run(&args, &watch)
         }
         Command::Serve(args) => {
-            log(&args.log_level).init();
+            // The node repeats these lines in its own log, at their levels.
+            log(&args.log_level).json().flatten_event(true).with_span_list(false).with_current_span(false).init();
             match serve(args) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use ollamax_core::catalog::View;
+use ollamax_core::health::Health;
 use ollamax_gateway::grpc::{AdminError, Phase};
 use ollamax_gateway::ports::{Component, Needed, Node, Readiness};
 use ollamax_outbound::RuntimeHandle;
@@ -65,6 +66,19 @@ impl ClientsOverSlot {
     }
 }
 
+/// How many others answer, and whether this node takes work. Neither makes it unfit to be asked.
+fn around(scheduler: &scheduler::Handle) -> [Component; 2] {
+    let peers = scheduler.peers();
+    let alive = peers.iter().filter(|peer| peer.health == Health::Alive).count();
+    let draining = scheduler.is_draining();
+    let work = if draining { "draining: takes nothing new" } else { "takes requests" };
+    let shown = |name, works, detail| Component { name, works, needed: Needed::Shown, detail };
+    [
+        shown("peers", alive == peers.len(), format!("{alive} of {} others alive", peers.len())),
+        shown("scheduler", !draining, format!("{work}, {} in flight", scheduler.in_flight())),
+    ]
+}
+
 impl Node for ClientsOverSlot {
     fn name(&self) -> String {
         self.slot.get().map_or_else(|| self.name.clone(), |engines| engines.name)
@@ -83,7 +97,10 @@ impl Node for ClientsOverSlot {
         Readiness {
             started: !matches!(phase, Phase::Waiting | Phase::Joining),
             stopping: phase == Phase::Stopping,
-            components: vec![self.metadata(), self.runtime()],
+            components: [self.metadata(), self.runtime()]
+                .into_iter()
+                .chain(self.scheduler().iter().flat_map(around))
+                .collect(),
         }
     }
 }

@@ -7,13 +7,16 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt as _, StreamExt as _};
+use tokio::time::Instant;
 use tonic::{Request, Response, Status, Streaming};
+use tracing::Instrument as _;
 
 use ollamax_net::{Class, NetHandle};
 use ollamax_proto::v1;
 use ollamax_proto::v1::dispatch_reply::Part;
 use ollamax_proto::v1::inference_client::InferenceClient;
 use ollamax_proto::v1::inference_server::{Inference, InferenceServer};
+use ollamax_scheduler as scheduler;
 use ollamax_scheduler::{AdmitError, Broken, Remote, Response as Answer, SendError};
 use ollamax_types::limits::PEER_MESSAGE_BYTES_MAX;
 use ollamax_types::{Api, Digest, ErrorCode, InferenceRequest, NodeId, RequestId};
@@ -126,8 +129,9 @@ impl Inference for InferenceService {
         let member = self.slot.get().ok_or_else(|| refusal(ErrorCode::NotInitialised, "this node is not ready"))?;
         let request = domain_request(request.into_inner())?;
         let scheduler = member.scheduler;
+        let span = tracing::error_span!("request", request_id = request.id.0);
         // The stream opens at once; admission is its first part, so that a caller who leaves cancels the wait too.
-        let first = async move { scheduler.admit(request).await }.into_stream();
+        let first = admit(scheduler, request).instrument(span).into_stream();
         let parts = first.flat_map(|admitted| match admitted {
             Ok(answer) => answer_parts(answer),
             Err(error) => futures::stream::iter([Ok(part(Part::Refusal(refusal_part(&error))))]).boxed(),
@@ -141,6 +145,20 @@ impl Inference for InferenceService {
     ) -> Result<Response<Self::ImportModelStream>, Status> {
         Ok(Response::new(self.imports.take_part(request.into_inner().boxed())))
     }
+}
+
+/// Admits what another node sends, and says so in the log: with the line of the node that the client asked, one
+/// request can be followed through both.
+async fn admit(scheduler: scheduler::Handle, request: InferenceRequest) -> Result<Answer, AdmitError> {
+    let model = request.model.clone();
+    let started_at = Instant::now();
+    let outcome = scheduler.admit(request).await;
+    let waited_ms = u64::try_from(started_at.elapsed().as_millis()).unwrap_or(u64::MAX);
+    match &outcome {
+        Ok(answer) => tracing::info!(%model, status = answer.status, waited_ms, "answers for another node"),
+        Err(error) => tracing::info!(%model, code = %error.code(), %error, waited_ms, "refuses another node"),
+    }
+    outcome
 }
 
 fn domain_request(wire: v1::DispatchRequest) -> Result<InferenceRequest, Status> {

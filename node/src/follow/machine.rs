@@ -1,4 +1,4 @@
-//! Readings of this machine for its frames, and the ids that log lines carry.
+//! Readings of this machine for its frames, and the term that log lines carry.
 //!
 //! What cannot be read is told as not known; the rest goes on.
 
@@ -11,6 +11,7 @@ use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use ollamax_metadata as metadata;
 use ollamax_scheduler::Machine;
 use ollamax_types::Gpu;
 
@@ -20,15 +21,22 @@ use crate::telemetry::Standing;
 /// Time between two readings.
 const READ_INTERVAL: Duration = Duration::from_secs(2);
 
+/// Keeps the term that log lines carry, from the moment in which it changes, until `stop`.
+pub(crate) async fn keep_term(metadata: metadata::Handle, standing: Arc<Standing>, stop: CancellationToken) {
+    let mut term = 0;
+    while let Some(next) = stop.run_until_cancelled(metadata.next_term(term)).await {
+        term = next;
+        standing.term.store(term, Ordering::Relaxed);
+    }
+}
+
 /// Reads until `stop`.
 pub(crate) async fn follow(
     engines: MemberEngines,
-    standing: Arc<Standing>,
     data_dir: PathBuf,
     gpus: watch::Receiver<Vec<Gpu>>,
     stop: CancellationToken,
 ) {
-    standing.node.store(engines.node.0, Ordering::Relaxed);
     let kinds = RefreshKind::nothing()
         .with_cpu(CpuRefreshKind::nothing().with_usage())
         .with_memory(MemoryRefreshKind::nothing().with_ram());
@@ -38,7 +46,6 @@ pub(crate) async fn follow(
     let mut ticks = tokio::time::interval(READ_INTERVAL);
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
         let status = engines.metadata.status();
-        standing.term.store(status.term, Ordering::Relaxed);
         let mut machine = Machine {
             disk_free_bytes: disk_free_bytes(&data_dir),
             gpus: gpus.borrow().clone(),

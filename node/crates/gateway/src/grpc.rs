@@ -3,17 +3,23 @@
 //! Handlers only translate: parse, ask an engine, translate back. Reads answer from this node's own state and say
 //! how old it is, so they work without a leader and before a cluster exists; changes go through
 //! [`metadata::Handle::propose`] from any node. Every error carries an error code, what happened, why, and the next
-//! command.
+//! command. Every call has a request id: it stands on each of its log lines, in the entry of each change it makes,
+//! and in the metadata of its answer.
 
 use std::sync::Arc;
 
+use axum::http::HeaderValue;
+use axum::middleware::{self, Next};
 use futures::stream::BoxStream;
+use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
+use tracing::Instrument as _;
 
 use ollamax_metadata as metadata;
 use ollamax_proto::v1;
 use ollamax_proto::v1::admin_server;
 use ollamax_scheduler as scheduler;
+use ollamax_types::RequestId;
 
 pub mod attention;
 pub mod daemon;
@@ -24,6 +30,9 @@ pub mod status;
 mod tokens;
 
 pub use daemon::{AdminError, Daemon, Engines, Facts, Phase};
+
+/// gRPC metadata key under which every answer, errors included, carries the id of its call.
+pub const REQUEST_ID_KEY: &str = "ollamax-request-id";
 
 /// The admin API of one node.
 #[derive(Clone)]
@@ -40,10 +49,11 @@ impl std::fmt::Debug for Admin {
 // === impl Admin ===
 
 impl Admin {
-    /// The service for a tonic router.
+    /// The routes for a tonic server.
     #[must_use]
-    pub fn service(daemon: Arc<dyn Daemon>) -> admin_server::AdminServer<Self> {
-        admin_server::AdminServer::new(Self { daemon })
+    pub fn routes(daemon: Arc<dyn Daemon>) -> Routes {
+        let service = admin_server::AdminServer::new(Self { daemon });
+        Routes::new(service).into_axum_router().layer(middleware::from_fn(identify)).into()
     }
 
     /// The replicated state, or the error that says how to get one.
@@ -57,6 +67,24 @@ impl Admin {
     fn peers(&self) -> Vec<scheduler::PeerLoad> {
         self.daemon.engines().map(|engines| engines.scheduler.peers()).unwrap_or_default()
     }
+}
+
+/// Gives a call its id. Where none can be drawn, the call goes on without.
+async fn identify(mut request: axum::extract::Request, next: Next) -> axum::response::Response {
+    let drawn = ollamax_security::random_bytes().map(u128::from_le_bytes);
+    let id = drawn.map(|number| format!("{number:032x}")).unwrap_or_default();
+    request.extensions_mut().insert(RequestId(id.clone()));
+    let span = tracing::error_span!("admin", request_id = id);
+    let mut response = next.run(request).instrument(span).await;
+    if let Ok(id) = HeaderValue::from_str(&id) {
+        response.headers_mut().insert(REQUEST_ID_KEY, id);
+    }
+    response
+}
+
+/// The id that [`identify`] gave a call.
+fn id_of<T>(request: &Request<T>) -> RequestId {
+    request.extensions().get().cloned().unwrap_or_default()
 }
 
 type Reply<T> = Result<Response<T>, Status>;
@@ -83,11 +111,11 @@ impl admin_server::Admin for Admin {
     }
 
     async fn leave(&self, request: Request<v1::LeaveRequest>) -> Reply<v1::LeaveReply> {
-        reply(self.daemon.leave(request.into_inner()).await)
+        reply(self.daemon.leave(id_of(&request), request.into_inner()).await)
     }
 
     async fn create_token(&self, request: Request<v1::CreateTokenRequest>) -> Reply<v1::CreateTokenReply> {
-        reply(self.daemon.create_token(request.into_inner()).await)
+        reply(self.daemon.create_token(id_of(&request), request.into_inner()).await)
     }
 
     async fn list_tokens(&self, _request: Request<v1::ListTokensRequest>) -> Reply<v1::ListTokensReply> {
@@ -95,17 +123,17 @@ impl admin_server::Admin for Admin {
     }
 
     async fn revoke_token(&self, request: Request<v1::RevokeTokenRequest>) -> Reply<v1::RevokeTokenReply> {
-        reply(self.revoke(&request.into_inner().id).await)
+        reply(self.revoke(id_of(&request), &request.into_inner().id).await)
     }
 
     async fn drain_node(&self, request: Request<v1::DrainNodeRequest>) -> Reply<v1::DrainNodeReply> {
-        let request = request.into_inner();
-        reply(self.drain(&request.node, !request.undrain).await)
+        let (id, request) = (id_of(&request), request.into_inner());
+        reply(self.drain(id, &request.node, !request.undrain).await)
     }
 
     async fn remove_node(&self, request: Request<v1::RemoveNodeRequest>) -> Reply<v1::RemoveNodeReply> {
-        let request = request.into_inner();
-        reply(self.remove(&request.node, request.force).await)
+        let (id, request) = (id_of(&request), request.into_inner());
+        reply(self.remove(&id, &request.node, request.force).await)
     }
 
     async fn list_models(&self, request: Request<v1::ListModelsRequest>) -> Reply<v1::ListModelsReply> {
@@ -125,7 +153,7 @@ impl admin_server::Admin for Admin {
     }
 
     async fn set_setting(&self, request: Request<v1::SetSettingRequest>) -> Reply<v1::SetSettingReply> {
-        reply(self.set_setting(request.into_inner()).await)
+        reply(self.set_setting(id_of(&request), request.into_inner()).await)
     }
 
     async fn list_settings(&self, request: Request<v1::ListSettingsRequest>) -> Reply<v1::ListSettingsReply> {

@@ -190,10 +190,10 @@ pub fn router(parts: Parts) -> Router {
     for path in ["/livez", "/live"] {
         router = router.route(path, get(health::live));
     }
-    for path in ["/readyz", "/ready", "/health"] {
+    for path in ["/readyz", "/ready"] {
         router = router.route(path, get(health::ready));
     }
-    router = router.route("/startupz", get(health::started));
+    router = router.route("/health", get(health::health)).route("/startupz", get(health::started));
     for path in unserved::PATHS {
         router = router.route(path, any(unserved::answer));
     }

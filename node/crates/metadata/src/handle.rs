@@ -247,6 +247,22 @@ impl Handle {
         }
     }
 
+    /// Resolves with the term as soon as it is another than `known`; never after consensus has stopped.
+    pub fn next_term(&self, known: u64) -> impl Future<Output = u64> + Send + 'static {
+        let mut metrics = self.0.raft.metrics();
+        async move {
+            loop {
+                let term = metrics.borrow_and_update().current_term;
+                if term != known {
+                    return term;
+                }
+                if metrics.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        }
+    }
+
     /// Who leads, unless it has been silent: a change sent into silence would end with an unknown outcome.
     pub(crate) fn heard_leader(&self) -> Option<NodeId> {
         let limit = self.0.config.lease() / 2;

@@ -3,7 +3,8 @@
 //! Always: one engine at a time, in a process group of its own, which is killed whole when the engine ends, when we
 //! stop, and when this task is dropped. The engine holds a pipe from us and ends itself when we die. After a failure it
 //! is started again, later each time up to [`BACK_OFF_MAX`]; a run of [`STEADY_AFTER`] forgets earlier failures.
-//! The engine's own log goes to ours at debug; its last line stands in the reason when it ends.
+//! What the engine logs, JSON lines, goes to our log at its own level; what it says otherwise (an abort of native code)
+//! is a warning. Its last line stands in the reason when it ends.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,6 +16,7 @@ use futures::StreamExt as _;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use serde::Deserialize;
+use serde_json::{Map, Value};
 use tokio::io::AsyncRead;
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::watch;
@@ -22,6 +24,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Level;
 use url::Url;
 
 use crate::address;
@@ -104,6 +107,15 @@ struct Group(Pid);
 struct Listening {
     listening: String,
     gpu: Option<bool>,
+}
+
+/// One line of the engine's log.
+#[derive(Deserialize)]
+struct LogLine {
+    level: String,
+    message: String,
+    #[serde(flatten)]
+    fields: Map<String, Value>,
 }
 
 /// Runs the engine until `stop`; says in `state` where it stands.
@@ -246,13 +258,50 @@ impl Drop for Group {
 async fn forward_lines<R: AsyncRead + Unpin>(mut lines: FramedRead<R, LinesCodec>, last: Option<Arc<Mutex<String>>>) {
     while let Some(line) = lines.next().await {
         let Ok(line) = line else { continue };
-        tracing::debug!(target: "ollamax_engine", "{line}");
+        let (level, text) = read_line(line);
+        match level {
+            Level::ERROR => tracing::error!(target: "ollamax_engine", "{text}"),
+            Level::WARN => tracing::warn!(target: "ollamax_engine", "{text}"),
+            Level::INFO => tracing::info!(target: "ollamax_engine", "{text}"),
+            _ => tracing::debug!(target: "ollamax_engine", "{text}"),
+        }
         if let Some(last) = &last {
-            *last.lock().unwrap_or_else(PoisonError::into_inner) = line;
+            *last.lock().unwrap_or_else(PoisonError::into_inner) = text;
         }
     }
 }
 
+/// How loud a line of the engine is, and what it says: its message, then its fields.
+fn read_line(line: String) -> (Level, String) {
+    let Ok(LogLine { level, message, mut fields }) = serde_json::from_str(&line) else {
+        return (Level::WARN, line);
+    };
+    fields.retain(|name, _| name != "timestamp" && name != "target");
+    let fields = fields.into_iter().map(|(name, value)| match value {
+        Value::String(text) => format!(", {name}: {text}"),
+        value => format!(", {name}: {value}"),
+    });
+    (level.parse().unwrap_or(Level::WARN), message + &fields.collect::<String>())
+}
+
 fn shown(status: std::io::Result<ExitStatus>) -> String {
     status.map_or_else(|error| error.to_string(), |status| status.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_the_engine_keeps_its_level() {
+        let check = |line: &str, level: Level, text: &str| {
+            assert_eq!(read_line(line.to_owned()), (level, text.to_owned()), "{line}");
+        };
+        let crash = r#"{"timestamp":"t","level":"WARN","message":"a runner died","how":"signal: 6","target":"e"}"#;
+        check(crash, Level::WARN, "a runner died, how: signal: 6");
+        check(r#"{"level":"INFO","message":"loaded","pid":7}"#, Level::INFO, "loaded, pid: 7");
+        check(r#"{"level":"ERROR","message":"ends"}"#, Level::ERROR, "ends");
+        check("GGML_ASSERT(x) failed", Level::WARN, "GGML_ASSERT(x) failed");
+        check(r#"{"other":1}"#, Level::WARN, r#"{"other":1}"#);
+    }
 }

@@ -67,7 +67,7 @@ async fn try_dispatch(shared: &Arc<Shared>, mut request: InferenceRequest) -> Re
         shared.parts.metrics.attempted(failed.reason.as_str());
         let next = routing::after_failure(failed.failure, &trail.attempts);
         let (reason, detail) = (failed.reason.as_str(), &failed.detail);
-        tracing::warn!(request = %request.id, model = %request.model, %node, reason, detail, ?next, "attempt failed");
+        tracing::warn!(request_id = %request.id, model = %request.model, %node, reason, detail, ?next, "attempt failed");
         trail.push(*node, failed);
         if next == Next::GiveUp || trail.is_long(shared.config.attempts_max) {
             let untried = others.iter().map(|node| not_tried(*node)).chain(unusable).collect();
@@ -87,7 +87,7 @@ pub(crate) async fn dispatch_to(
         Err(failed) => failed,
     };
     let (reason, detail) = (failed.reason.as_str(), &failed.detail);
-    tracing::warn!(request = %request.id, model = %request.model, %node, reason, detail, "attempt failed");
+    tracing::warn!(request_id = %request.id, model = %request.model, %node, reason, detail, "attempt failed");
     let mut trail = Trail::default();
     trail.push(node, failed);
     Err(trail.exhausted(request, Vec::new()))

@@ -147,6 +147,12 @@ impl Handle {
         self.shared.load_view.retain(members);
     }
 
+    /// Whether this node takes no new requests.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        crate::beat::is_draining(&self.shared)
+    }
+
     /// What this node says now. Each call counts the sequence up.
     #[must_use]
     pub fn beat(&self) -> Beat {

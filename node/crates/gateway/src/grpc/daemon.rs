@@ -11,7 +11,7 @@ use ollamax_core::catalog::{Fault, Refusal};
 use ollamax_metadata as metadata;
 use ollamax_proto::v1;
 use ollamax_scheduler as scheduler;
-use ollamax_types::{ErrorCode, Incarnation, NodeId, PeerId, Timestamp};
+use ollamax_types::{ErrorCode, Incarnation, NodeId, PeerId, RequestId, Timestamp};
 
 /// gRPC metadata key that carries the error code's text form.
 pub const CODE_KEY: &str = "ollamax-code";
@@ -82,9 +82,13 @@ pub trait Daemon: Send + Sync + 'static {
     /// Makes this node a member of an existing cluster.
     fn join(&self, request: v1::JoinRequest) -> BoxFuture<'_, Result<v1::JoinReply, AdminError>>;
     /// Leaves the cluster in good order.
-    fn leave(&self, request: v1::LeaveRequest) -> BoxFuture<'_, Result<v1::LeaveReply, AdminError>>;
+    fn leave(&self, id: RequestId, request: v1::LeaveRequest) -> BoxFuture<'_, Result<v1::LeaveReply, AdminError>>;
     /// Draws a token and records it.
-    fn create_token(&self, request: v1::CreateTokenRequest) -> BoxFuture<'_, Result<v1::CreateTokenReply, AdminError>>;
+    fn create_token(
+        &self,
+        id: RequestId,
+        request: v1::CreateTokenRequest,
+    ) -> BoxFuture<'_, Result<v1::CreateTokenReply, AdminError>>;
     /// Spreads a model file to runtimes.
     fn import_model(
         &self,

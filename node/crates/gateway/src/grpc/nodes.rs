@@ -15,14 +15,24 @@ const REMOVE_ATTEMPTS_MAX: usize = 5;
 const FORGET_STEP: u32 = 256;
 
 impl Admin {
-    pub(super) async fn drain(&self, node: &str, drained: bool) -> Result<v1::DrainNodeReply, AdminError> {
+    pub(super) async fn drain(
+        &self,
+        request: RequestId,
+        node: &str,
+        drained: bool,
+    ) -> Result<v1::DrainNodeReply, AdminError> {
         let node = self.find(node)?.id;
-        self.change(Command::SetDrained { node, drained }).await?;
+        self.change(request, Command::SetDrained { node, drained }).await?;
         Ok(v1::DrainNodeReply { node_id: node.0 })
     }
 
     /// Removes a member. A living one is refused unless forced: it should `leave` by itself.
-    pub(super) async fn remove(&self, node: &str, force: bool) -> Result<v1::RemoveNodeReply, AdminError> {
+    pub(super) async fn remove(
+        &self,
+        request: &RequestId,
+        node: &str,
+        force: bool,
+    ) -> Result<v1::RemoveNodeReply, AdminError> {
         let member = self.find(node)?;
         let facts = self.daemon.facts();
         let alive = self.peers().iter().any(|peer| peer.beat.node == member.id && peer.health == Health::Alive);
@@ -32,7 +42,7 @@ impl Admin {
             return Err(AdminError::new(ErrorCode::PreconditionFailed, what, "a living node leaves by itself", next));
         }
         let metadata = self.metadata()?;
-        remove_member(&metadata, member.id).await?;
+        remove_member(&metadata, request, member.id).await?;
         Ok(v1::RemoveNodeReply { node_id: member.id.0 })
     }
 
@@ -55,11 +65,11 @@ impl Admin {
 ///
 /// # Errors
 /// Those of a change; a refusal is an error.
-pub async fn remove_member(metadata: &metadata::Handle, node: NodeId) -> Result<(), AdminError> {
+pub async fn remove_member(metadata: &metadata::Handle, request: &RequestId, node: NodeId) -> Result<(), AdminError> {
     // A living node may report a model between the two steps.
     for _ in 0..REMOVE_ATTEMPTS_MAX {
-        forget_models(metadata, node).await?;
-        match metadata.propose(RequestId::default(), "admin", Command::RemoveMember { node }).await?.answer {
+        forget_models(metadata, request, node).await?;
+        match metadata.propose(request.clone(), "admin", Command::RemoveMember { node }).await?.answer {
             Answer::Refused(Refusal::ModelsRemain(_)) => {}
             Answer::Refused(refusal) => return Err(refusal.into()),
             _ => return Ok(()),
@@ -68,10 +78,10 @@ pub async fn remove_member(metadata: &metadata::Handle, node: NodeId) -> Result<
     Err(Refusal::ModelsRemain(node).into())
 }
 
-async fn forget_models(metadata: &metadata::Handle, node: NodeId) -> Result<(), AdminError> {
+async fn forget_models(metadata: &metadata::Handle, request: &RequestId, node: NodeId) -> Result<(), AdminError> {
     loop {
         let command = Command::ForgetModels { node, limit: FORGET_STEP };
-        match metadata.propose(RequestId::default(), "admin", command).await?.answer {
+        match metadata.propose(request.clone(), "admin", command).await?.answer {
             Answer::More => {}
             Answer::Refused(refusal) => return Err(refusal.into()),
             Answer::Done | Answer::Member { .. } => return Ok(()),

@@ -3,7 +3,7 @@
 use ollamax_core::catalog::{Command, Setting, read};
 use ollamax_metadata as metadata;
 use ollamax_proto::v1;
-use ollamax_types::ErrorCode;
+use ollamax_types::{ErrorCode, RequestId};
 
 use super::daemon::AdminError;
 use super::{Admin, status};
@@ -21,10 +21,14 @@ impl Admin {
         Ok(v1::GetSettingReply { setting: Some(shown(key, setting)), view })
     }
 
-    pub(super) async fn set_setting(&self, request: v1::SetSettingRequest) -> Result<v1::SetSettingReply, AdminError> {
+    pub(super) async fn set_setting(
+        &self,
+        id: RequestId,
+        request: v1::SetSettingRequest,
+    ) -> Result<v1::SetSettingReply, AdminError> {
         let v1::SetSettingRequest { key, value, delete } = request;
         let command = if delete { Command::DeleteSetting { key } } else { Command::SetSetting { key, value } };
-        let committed = self.change(command).await?;
+        let committed = self.change(id, command).await?;
         Ok(v1::SetSettingReply { revision: committed.revision, term: committed.term })
     }
 

@@ -23,14 +23,18 @@ impl Admin {
         Ok(v1::ListTokensReply { tokens: tokens.collect(), view: Some(status::local_view(&metadata.status())) })
     }
 
-    pub(super) async fn revoke(&self, id: &str) -> Result<v1::RevokeTokenReply, AdminError> {
-        self.change(Command::RevokeToken { id: TokenId(id.to_owned()) }).await?;
+    pub(super) async fn revoke(&self, request: RequestId, id: &str) -> Result<v1::RevokeTokenReply, AdminError> {
+        self.change(request, Command::RevokeToken { id: TokenId(id.to_owned()) }).await?;
         Ok(v1::RevokeTokenReply {})
     }
 
     /// Proposes a change as the administrator; a refusal is an error here.
-    pub(super) async fn change(&self, command: Command) -> Result<ollamax_metadata::Committed, AdminError> {
-        let committed = self.metadata()?.propose(RequestId::default(), "admin", command).await?;
+    pub(super) async fn change(
+        &self,
+        request: RequestId,
+        command: Command,
+    ) -> Result<ollamax_metadata::Committed, AdminError> {
+        let committed = self.metadata()?.propose(request, "admin", command).await?;
         match committed.answer {
             Answer::Refused(refusal) => Err(refusal.into()),
             _ => Ok(committed),

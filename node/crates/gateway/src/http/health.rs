@@ -32,6 +32,12 @@ pub(crate) async fn ready(State(door): State<Arc<OpenDoor>>, uri: Uri) -> Respon
     answer(&uri, readiness.is_ready(), &readiness)
 }
 
+/// `/health`: as `/readyz`, and always with every part of the node.
+pub(crate) async fn health(State(door): State<Arc<OpenDoor>>) -> Response<Body> {
+    let readiness = door.parts.node.readiness();
+    full(readiness.is_ready(), &readiness)
+}
+
 /// `/startupz`: everything that was to be started has been.
 pub(crate) async fn started(State(door): State<Arc<OpenDoor>>, uri: Uri) -> Response<Body> {
     let readiness = door.parts.node.readiness();
@@ -53,13 +59,20 @@ pub(crate) async fn metrics(State(door): State<Arc<OpenDoor>>) -> Response<Body>
 }
 
 fn answer(uri: &Uri, holds: bool, readiness: &Readiness) -> Response<Body> {
-    let status = if holds { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let is_verbose = uri.query().is_some_and(|query| query.split('&').any(|pair| pair.starts_with("verbose")));
-    if !is_verbose {
-        return plain(status, if holds { "ok".to_owned() } else { problems(readiness) });
+    if is_verbose {
+        return full(holds, readiness);
     }
+    plain(status(holds), if holds { "ok".to_owned() } else { problems(readiness) })
+}
+
+const fn status(holds: bool) -> StatusCode {
+    if holds { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+}
+
+fn full(holds: bool, readiness: &Readiness) -> Response<Body> {
     let text = serde_json::to_string(&verbose(holds, readiness)).expect("texts always serialise");
-    let mut response = plain(status, text);
+    let mut response = plain(status(holds), text);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }

@@ -19,23 +19,34 @@ use ollamax_types::{Api, ErrorCode, InferenceRequest, ModelName, NodeId, Request
 
 use crate::error::{ApiError, Shape};
 use crate::http::ending::{Ending, Form};
+use crate::http::observe::AskedModel;
 use crate::http::request::{Fields, read_fields};
 use crate::http::{NODE_HEADER, OpenDoor, body};
 
 /// Answers one request.
 pub(crate) async fn answer(door: &Arc<OpenDoor>, api: Api, request: Request) -> Response<Body> {
-    match try_answer(door, api, request).await {
+    let mut model = String::new();
+    let mut response = match try_answer(door, api, request, &mut model).await {
         Ok(response) => response,
         Err(error) => error.into_response(Shape::of(api)),
-    }
+    };
+    response.extensions_mut().insert(AskedModel(model));
+    response
 }
 
-async fn try_answer(door: &Arc<OpenDoor>, api: Api, request: Request) -> Result<Response<Body>, ApiError> {
+/// Says in `asked` which model the client named, as soon as that is known.
+async fn try_answer(
+    door: &Arc<OpenDoor>,
+    api: Api,
+    request: Request,
+    asked: &mut String,
+) -> Result<Response<Body>, ApiError> {
     let (head, client_body) = request.into_parts();
     let id = head.extensions.get::<RequestId>().cloned().unwrap_or_default();
     let held = body::read(door, &head.headers, client_body).await?;
     let fields =
         read_fields(api, &held.bytes).map_err(|error| ApiError::new(ErrorCode::BadRequest, error.to_string()))?;
+    fields.model(api).clone_into(asked);
     let model = checked_model(api, &fields)?;
     let scheduler = door.parts.node.scheduler().ok_or_else(ApiError::not_initialised)?;
     let request = InferenceRequest {
@@ -51,7 +62,7 @@ async fn try_answer(door: &Arc<OpenDoor>, api: Api, request: Request) -> Result<
         if fields.is_unload(api) { unload(&scheduler, request).await } else { scheduler.dispatch(request).await };
     let response = answer.map_err(|error| {
         let code = error.code();
-        tracing::debug!(request = %id, %code, %error, "nobody answered");
+        tracing::debug!(%code, %error, "nobody answered");
         ApiError::of_dispatch(api, fields.model(api), &error)
     })?;
     drop(held);
@@ -141,7 +152,7 @@ fn passing(
             None => format!("the runtime of node {node} ended its answer before it was complete"),
             Some(Err(broken)) => broken.to_string(),
         };
-        tracing::warn!(request = %id, %node, code = %ErrorCode::RuntimeFailed, problem, "answer broke off");
+        tracing::warn!(request_id = %id, %node, code = %ErrorCode::RuntimeFailed, problem, "answer broke off");
         let last = ending.error(&problem);
         Some((last.ok_or(scheduler::Broken { message: problem }), None))
     })

@@ -12,7 +12,7 @@ use axum::middleware::Next;
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::Instant;
-use tracing::Instrument as _;
+use tracing::{Instrument as _, Span};
 
 use ollamax_types::RequestId;
 
@@ -23,12 +23,25 @@ use crate::metrics::Metrics;
 /// Longest request id that is taken from a client.
 const REQUEST_ID_BYTES_MAX: usize = 64;
 
-/// Counts one request until its answer has ended or was dropped.
+/// Which model a request for inference named; empty where it named none. Travels with the answer to its line in the log.
+#[derive(Debug, Clone)]
+pub(crate) struct AskedModel(pub(crate) String);
+
+/// Counts one request until its answer has ended or was dropped, and writes its line in the log.
 struct Watched {
     metrics: Metrics,
     route: String,
     started_at: Instant,
     saw_byte: bool,
+    span: Span,
+    head: Option<Head>,
+}
+
+/// What the line in the log says of an answer.
+struct Head {
+    status: u16,
+    node: HeaderValue,
+    model: Option<AskedModel>,
 }
 
 /// An answer's body, watched.
@@ -44,12 +57,11 @@ pub(crate) async fn observe(State(door): State<Arc<OpenDoor>>, mut request: Requ
     let route = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
     let metrics = door.parts.metrics.clone();
     metrics.in_flight.inc();
-    let mut watched = Watched { metrics, route, started_at: Instant::now(), saw_byte: false };
-    let span = tracing::info_span!("request", request = %id, method = %request.method(), path = request.uri().path());
-    let mut response = next.run(request).instrument(span.clone()).await;
-    let status = response.status().as_u16();
-    let took_ms = u64::try_from(watched.started_at.elapsed().as_millis()).unwrap_or(u64::MAX);
-    span.in_scope(|| tracing::debug!(status, head_after_ms = took_ms, "answered"));
+    // One field, and on at every level: even a lone error names its request.
+    let span = tracing::error_span!("request", request_id = id);
+    let mut watched =
+        Watched { metrics, route, started_at: Instant::now(), saw_byte: false, span: span.clone(), head: None };
+    let mut response = next.run(request).instrument(span).await;
     watched.metrics.requests.with_label_values(&[watched.route.as_str(), response.status().as_str()]).inc();
     let headers = response.headers_mut();
     if let Ok(id) = HeaderValue::from_str(&id) {
@@ -59,6 +71,9 @@ pub(crate) async fn observe(State(door): State<Arc<OpenDoor>>, mut request: Requ
         let name = HeaderValue::from_str(&door.parts.node.name()).unwrap_or(HeaderValue::from_static("?"));
         headers.insert(HeaderName::from_static(NODE_HEADER), name);
     }
+    let node = headers[NODE_HEADER].clone();
+    let model = response.extensions_mut().remove::<AskedModel>();
+    watched.head = Some(Head { status: response.status().as_u16(), node, model });
     if HttpBody::is_end_stream(response.body()) {
         watched.saw();
         return response;
@@ -97,6 +112,21 @@ impl Watched {
             self.metrics.first_byte.with_label_values(&[self.route.as_str()]).observe(seconds);
         }
     }
+
+    /// One line for each answer: at info where a model was asked, at debug for what probes and lists ask all day.
+    fn log(&self) {
+        let took_ms = u64::try_from(self.started_at.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let route = self.route.as_str();
+        let _entered = self.span.enter();
+        match &self.head {
+            Some(Head { status, node, model: Some(AskedModel(model)) }) => {
+                let node = node.to_str().unwrap_or_default();
+                tracing::info!(route, model, node, status, took_ms, "answered");
+            }
+            Some(Head { status, .. }) => tracing::debug!(route, status, took_ms, "answered"),
+            None => tracing::debug!(route, took_ms, "the client left before the answer began"),
+        }
+    }
 }
 
 impl Drop for Watched {
@@ -104,6 +134,7 @@ impl Drop for Watched {
         self.metrics.in_flight.dec();
         let seconds = self.started_at.elapsed().as_secs_f64();
         self.metrics.duration.with_label_values(&[self.route.as_str()]).observe(seconds);
+        self.log();
     }
 }
 

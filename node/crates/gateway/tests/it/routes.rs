@@ -158,12 +158,14 @@ async fn health_says_what_is_missing_and_liveness_asks_less() {
     check(Readiness { started: false, ..good.clone() }, 200, 503).await;
     let broken = vec![part("metadata", false, Needed::ToServe)];
     check(Readiness { components: broken, ..good.clone() }, 200, 503).await;
-    assert_eq!(text(&router, get("/health")).await, (503, "metadata: metadata detail".to_owned()));
+    assert_eq!(text(&router, get("/readyz")).await, (503, "metadata: metadata detail".to_owned()));
+    assert_eq!(text(&router, get("/health")).await.0, 503);
     let dead = vec![part("consensus", false, Needed::ToLive)];
     check(Readiness { components: dead, ..good.clone() }, 503, 503).await;
     world.door.set_readiness(good);
     let verbose = include_str!("expected/readyz.json").trim_end();
     assert_eq!(text(&router, get("/readyz?verbose")).await, (200, verbose.to_owned()));
+    assert_eq!(text(&router, get("/health")).await, (200, verbose.to_owned()));
     assert_eq!(text(&router, get("/startupz")).await.0, 200);
 }
 
