@@ -23,7 +23,7 @@ use crate::metrics::Metrics;
 /// Longest request id that is taken from a client.
 const REQUEST_ID_BYTES_MAX: usize = 64;
 
-/// Which model a request for inference named; empty where it named none. Travels with the answer to its line in the log.
+/// Which model a request for inference named; empty where it named none. Travels with the answer to its log line.
 #[derive(Debug, Clone)]
 pub(crate) struct AskedModel(pub(crate) String);
 
