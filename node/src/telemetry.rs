@@ -1,8 +1,8 @@
 //! Logs: one JSON object per line on stderr, and the last lines in memory for `ollamax logs`.
 //!
 //! Every line carries `ts`, `level`, `target`, `msg`, `node_id`, `term` and `request_id` (empty where no request is
-//! served), and the fields of the spans it stands in. Levels are error, warn, info and debug. The ring is bounded in lines
-//! and bytes; a reader that follows too slowly loses lines and is told how many. Logging never fails the caller.
+//! served), and the fields of the spans it stands in. Levels are error, warn, info and debug. The ring is bounded in
+//! lines and bytes; a reader that follows too slowly loses lines and is told how many. Logging never fails the caller.
 
 use std::collections::VecDeque;
 use std::fmt;
