@@ -61,9 +61,11 @@ impl Alone {
         let last = self.handle.0.log.state().last.expect("the log holds something");
         let records = self.handle.0.log.read(0..last + 1, usize::MAX).expect("readable");
         let entries = records.into_iter().map(|(index, record)| decode_entry(index, record.into()).expect("decodes"));
-        let sealed =
-            entries.filter_map(|entry| if let Payload::Normal(sealed) = entry.payload { Some(sealed) } else { None });
-        envelope::decode(&sealed.last().expect("a command").0, catalog::CLUSTER_VERSION).expect("decodes")
+        let command = entries.rev().find_map(|entry| match entry.payload {
+            Payload::Normal(sealed) => Some(sealed),
+            _ => None,
+        });
+        envelope::decode(&command.expect("a command").0, catalog::CLUSTER_VERSION).expect("decodes")
     }
 
     /// Stops it as SIGTERM would.
