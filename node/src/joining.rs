@@ -232,7 +232,7 @@ fn nobody(problems: &[(&str, Greeting)]) -> AdminError {
     AdminError::new(ErrorCode::PeerUnreachable, "no member of the cluster answered", listed.join("; "), next)
 }
 
-fn refused(status: &tonic::Status) -> AdminError {
+fn refused(status: &Status) -> AdminError {
     let code = code_of(status).unwrap_or(ErrorCode::PeerUnreachable);
     let next = match code {
         ErrorCode::TokenInvalid => "on a member: ollamax token create",

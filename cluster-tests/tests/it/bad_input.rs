@@ -290,7 +290,8 @@ async fn a_cloned_machine_is_refused_by_the_members_and_does_not_start_again() -
     cluster.restart(&[2]).await?;
     cluster.settled(PATIENCE).await?;
     // A clone has the machine id and the inodes of the original; an adopted copy looks the same to the daemon.
-    let adopted = run_to_exit(&["adopt", "--data-dir", &clone.display().to_string()], EXIT_LIMIT).await?;
+    let adopted =
+        run_to_exit("ollamax-node", &["adopt", "--data-dir", &clone.display().to_string()], EXIT_LIMIT).await?;
     ensure!(adopted.status.success(), "{adopted:?}");
     let refused = refuses_to_start(&clone, "a clone while the original is on").await?;
     ensure!(refused.contains("another live process with this node's identity"), "{refused}");

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use openraft::{ChangeMembers, EmptyNode, LogIdOptionExt};
+use openraft::{ChangeMembers, EmptyNode};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 

@@ -238,7 +238,7 @@ impl RuntimeService {
             let until_it_changes = async {
                 match now {
                     EngineState::Running { url, pid, gpu } => {
-                        self.follow(url, Some(EngineFacts { pid, gpu }), None).await
+                        self.follow(url, Some(EngineFacts { pid, gpu }), None).await;
                     }
                     EngineState::Starting => self.show_down(RuntimeKind::Engine, "the engine starts".to_owned()),
                     EngineState::Failed { reason } => self.show_down(RuntimeKind::Engine, reason),

@@ -69,7 +69,7 @@ pub(crate) fn is_draining(shared: &Shared) -> bool {
 /// The next frame.
 pub(crate) fn beat(shared: &Shared) -> Beat {
     let draining = is_draining(shared);
-    let (runtime, machine) = (shared.local.runtime(), *shared.local.machine());
+    let (runtime, machine) = (shared.local.runtime(), shared.local.machine().clone());
     Beat {
         node: shared.parts.node,
         sequence: shared.local.sequence.fetch_add(1, Ordering::Relaxed) + 1,

@@ -111,7 +111,8 @@ mod tests {
             memory_used_bytes: 0,
             memory_total_bytes: 0,
             cpu_permille: 0,
-            disk_free_bytes: 0,
+            disk_free_bytes: None,
+            gpus: Vec::new(),
             daemon_version: String::new(),
             applied_index: 0,
         }
