@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::{Bytes, BytesMut};
 use futures::{SinkExt as _, StreamExt as _};
 use tokio::process::{ChildStderr, ChildStdin, ChildStdout, Command};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec, LinesCodec};
 use tokio_util::task::TaskTracker;
@@ -32,6 +33,7 @@ pub(crate) struct Child {
     input: FramedWrite<ChildStdin, LengthDelimitedCodec>,
     output: FramedRead<ChildStdout, LengthDelimitedCodec>,
     log: Log,
+    log_reader: JoinHandle<()>,
     settings: Settings,
     footprint: Footprint,
 }
@@ -99,6 +101,8 @@ impl Child {
                 Ok(child)
             }
             Ok(Some(Event::Failed { fault, message })) => {
+                // It ends now, and its log may say more than it does.
+                child.wait_for_log().await;
                 Err(LoadError::Refused { message: child.with_log(message), memory: fault == Fault::Memory })
             }
             Ok(_) => {
@@ -129,13 +133,14 @@ impl Child {
             return Err(LoadError::Start("its pipes are missing".to_owned()));
         };
         let log = Log::default();
-        tasks.spawn(log.clone().follow(stderr, process.id()));
+        let log_reader = tasks.spawn(log.clone().follow(stderr, process.id()));
         let codec = || LengthDelimitedCodec::builder().max_frame_length(limits::FRAME_BYTES_MAX).new_codec();
         Ok(Self {
             process,
             input: FramedWrite::new(stdin, codec()),
             output: FramedRead::new(stdout, codec()),
             log,
+            log_reader,
             settings,
             footprint: Footprint::default(),
         })
@@ -190,6 +195,13 @@ impl Child {
         serde_json::from_slice(&frame).ok()
     }
 
+    /// Waits until a process that ends has said its last word.
+    async fn wait_for_log(&mut self) {
+        if !self.log_reader.is_finished() && timeout(limits::RETIRE_GRACE, &mut self.log_reader).await.is_err() {
+            tracing::warn!("a runner that ended left its log open");
+        }
+    }
+
     /// How the process ended, in a few words.
     async fn obituary(&mut self) -> String {
         let status = match timeout(limits::RETIRE_GRACE, self.process.wait()).await {
@@ -197,6 +209,7 @@ impl Child {
             Ok(Err(error)) => error.to_string(),
             Err(_) => "it no longer answers".to_owned(),
         };
+        self.wait_for_log().await;
         let how = self.with_log(status);
         tracing::warn!(how, "a runner has ended by itself");
         how
