@@ -70,10 +70,9 @@ async fn disconnects_cancel_in_load_stream_and_queue() -> Result<()> {
     felt(&cluster, Phase::Stream, left).await?;
     ensure!(running() == 0, "the slots are free again");
 
-    // Fill both owners, then wait in a queue and leave it.
-    let first = cluster.chat(0, "demo", "long one", true).await?;
-    let second = cluster.chat(0, "demo", "long two", true).await?;
-    ensure!(running() == 2, "both runtimes work");
+    // Fill the owner that has the model loaded: a turn behind it is sooner than a load on the other. Wait there, leave.
+    let first = cluster.chat(0, "demo", "a long one", true).await?;
+    ensure!(running() == 1, "one runtime works");
     let waiting = async || {
         let status = cluster.status(0).await;
         status.is_ok_and(|status| {
@@ -90,7 +89,7 @@ async fn disconnects_cancel_in_load_stream_and_queue() -> Result<()> {
     // What a node hears of another's queue is up to one frame old.
     let took = gone.await? - left;
     ensure!(took <= FELT_WITHIN + Duration::from_millis(300), "left the queue after {took:?}");
-    drop((first, second));
+    drop(first);
     felt(&cluster, Phase::Stream, Instant::now()).await?;
     ensure!(received() == before, "a request that had left the queue reached a runtime");
     cluster.finish().await

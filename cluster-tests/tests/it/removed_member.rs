@@ -58,7 +58,8 @@ async fn a_member_removed_while_it_was_off_learns_it_and_comes_back_as_a_new_one
     cluster.restart(&[2]).await?;
     says_that_it_was_removed(&cluster, 2).await?;
     let log = std::fs::read_to_string(cluster.node(2).log_path())?;
-    let told = log.lines().filter(|line| line.contains("WARN") && line.contains("was removed from its cluster"));
+    let told =
+        log.lines().filter(|line| line.contains(r#""level":"warn""#) && line.contains("was removed from its cluster"));
     ensure!(told.count() == 2, "one line for each start");
     comes_back(&cluster, 2, old).await?;
     cluster.finish().await
