@@ -345,10 +345,11 @@ fn machine_id() -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn membership() -> Membership {
+    /// That of node 2 of a cluster "lab", whose Raft directory exists.
+    pub(crate) fn membership() -> Membership {
         Membership {
             cluster: ClusterId([1; 16]).to_string(),
             cluster_name: "lab".to_owned(),

@@ -13,15 +13,15 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use ollamax_core::catalog::{Member, MemberState, read};
+use ollamax_core::catalog::{Member, read};
 use ollamax_core::health::Health;
 use ollamax_net::{Class, NetHandle};
 use ollamax_outbound::{Environment, Report, RuntimeHandle, address};
 use ollamax_proto::v1::join_client::JoinClient;
 use ollamax_proto::v1::{Check, DoctorReply, ReachBackRequest};
+use ollamax_store::free_bytes;
 use ollamax_types::{Gpu, RuntimeKind, RuntimeState};
 
-use crate::follow::machine::disk_free_bytes;
 use crate::slot::{MemberEngines, Slot};
 
 mod verdict;
@@ -73,7 +73,7 @@ impl Doctor {
             verdict::clock(worst_clock(engines.as_ref())),
             verdict::ports(&ports, &self.net.local().advertise),
             verdict::reach_back(&back),
-            verdict::disk(disk_free_bytes(&self.data_dir), &self.data_dir),
+            verdict::disk(free_bytes(&self.data_dir), &self.data_dir),
             verdict::fsync(&fsync),
             verdict::runtime(&report),
             verdict::gpu(&self.driver(), &report),
@@ -135,7 +135,7 @@ impl Doctor {
         };
         let members = read::members(&*engines.metadata.view()).unwrap_or_default();
         let others = members.into_iter().filter(|member| member.id != engines.node);
-        let present = others.filter(|member| !matches!(member.state, MemberState::Departed { .. }));
+        let present = others.filter(Member::is_standing);
         join_all(present.map(|member| async move { verdict::reachability(&member.name, &self.reach(&member).await) }))
             .await
     }

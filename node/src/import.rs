@@ -18,7 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
 use tonic::{Response, Status};
 
-use ollamax_core::catalog::{MemberState, read};
+use ollamax_core::catalog::read;
 use ollamax_gateway::grpc::AdminError;
 use ollamax_metadata as metadata;
 use ollamax_net::{Class, NetHandle};
@@ -323,24 +323,19 @@ fn wanted(header: &v1::ImportModelHeader) -> Result<Wanted, AdminError> {
 
 /// The nodes named, or this one. Each must be present and meant to hold models.
 fn targets(engines: &MemberEngines, names: &[String]) -> Result<Vec<Target>, AdminError> {
-    let members = read::members(&*engines.metadata.view())?;
+    let view = engines.metadata.view();
     let mut targets: Vec<Target> = Vec::new();
     let own = engines.node.to_string();
     let names = if names.is_empty() { std::slice::from_ref(&own) } else { names };
     for name in names {
-        let id = name.parse::<NodeId>().ok();
-        let found = members
-            .iter()
-            .filter(|member| !matches!(member.state, MemberState::Departed { .. }))
-            .find(|member| Some(member.id) == id || member.name == *name)
-            .ok_or_else(|| AdminError::node_not_found(name))?;
+        let found = read::find_member(&*view, name)?.ok_or_else(|| AdminError::node_not_found(name))?;
         if found.role == Role::Gateway {
             let what = format!("node {} is a gateway", found.name);
             let next = "name another with --node: ollamax node list";
             return Err(AdminError::new(ErrorCode::PreconditionFailed, what, "gateways hold no models", next));
         }
         if !targets.iter().any(|target| target.id == found.id) {
-            targets.push(Target { id: found.id, name: found.name.clone() });
+            targets.push(Target { id: found.id, name: found.name });
         }
     }
     Ok(targets)

@@ -204,14 +204,7 @@ impl Node {
         self.settle().await?;
         let Membership { cluster, node, name, .. } = &membership;
         tracing::info!(cluster, id = %node, name, wished = joiner.name, "joined the cluster");
-        Ok(v1::JoinReply {
-            node_id: membership.node.0,
-            cluster: membership.cluster_id().unwrap_or_default().0.to_vec(),
-            cluster_name: membership.cluster_name,
-            already: false,
-            probes: joined.probes,
-            node_name: membership.name,
-        })
+        Ok(v1::JoinReply { probes: joined.probes, ..join_reply(&membership) })
     }
 
     /// A member that joins its own cluster again changes nothing; another cluster is refused.
@@ -222,14 +215,7 @@ impl Node {
         if membership.removed {
             return Err(AdminError::removed());
         }
-        Ok(v1::JoinReply {
-            node_id: membership.node.0,
-            cluster: membership.cluster_id().unwrap_or_default().0.to_vec(),
-            cluster_name: membership.cluster_name.clone(),
-            already: true,
-            probes: Vec::new(),
-            node_name: membership.name.clone(),
-        })
+        Ok(v1::JoinReply { already: true, ..join_reply(membership) })
     }
 
     /// Stores the membership, starts the engines, and marks the Raft directory as one that must not vanish.
@@ -449,6 +435,16 @@ fn is_unfounded(engines: &MemberEngines) -> bool {
     let alone = status.voters.iter().all(|voter| *voter == engines.node);
     let cluster = read::cluster(&*engines.metadata.view());
     engines.node == NodeId(1) && alone && status.last_log_index <= FOUNDING_ENTRIES && matches!(cluster, Ok(None))
+}
+
+fn join_reply(membership: &Membership) -> v1::JoinReply {
+    v1::JoinReply {
+        node_id: membership.node.0,
+        cluster: membership.cluster_id().unwrap_or_default().0.to_vec(),
+        cluster_name: membership.cluster_name.clone(),
+        node_name: membership.name.clone(),
+        ..v1::JoinReply::default()
+    }
 }
 
 /// What was asked for, else what the configuration names and what the local network shows of this cluster.

@@ -131,9 +131,10 @@ pub(crate) async fn wait_until_no_voter(engines: &MemberEngines) {
 #[cfg(test)]
 mod tests {
     use ollamax_security::ClusterKey;
-    use ollamax_types::{ClusterId, Incarnation, NodeId, Role};
+    use ollamax_types::Incarnation;
 
     use super::*;
+    use crate::data_dir::tests::membership;
 
     #[test]
     fn a_removal_is_kept_over_restarts_and_takes_the_cluster_key() {
@@ -141,18 +142,7 @@ mod tests {
         let mut dir = DataDir::open(temp.path(), Incarnation([7; 16])).expect("opens");
         let key = temp.path().join("keys").join("cluster.key");
         ClusterKey::generate().expect("key").seal(&key).expect("sealed");
-        let membership = Membership {
-            cluster: ClusterId([1; 16]).to_string(),
-            cluster_name: "lab".to_owned(),
-            cluster_public_key: "00".repeat(32),
-            node: NodeId(2),
-            name: "n2".to_owned(),
-            role: Role::Voter,
-            credential: String::new(),
-            known: Vec::new(),
-            raft_opened: false,
-            removed: false,
-        };
+        let membership = Membership { raft_opened: false, ..membership() };
         dir.set_membership(Some(membership.clone())).expect("saved");
         for _ in 0..2 {
             let stored = dir.membership().cloned().expect("kept");

@@ -4,15 +4,13 @@ use std::process::{ExitCode, Stdio};
 
 use anyhow::{Context, Result};
 
-use crate::rocksdb;
 use crate::setup;
 use crate::workspace::{Workspace, succeed};
 
 /// Builds everything, then runs one benchmark with the rest of the arguments; its exit code is ours.
 pub(crate) fn run(workspace: &Workspace, name: &str, rest: &[&str]) -> Result<ExitCode> {
     // Standard output belongs to the benchmark's table or JSON alone.
-    setup::run_quietly()?;
-    rocksdb::make(workspace)?;
+    setup::run_quietly(workspace)?;
     let mut build = workspace.build();
     build.stdout(Stdio::null());
     succeed(build)?;

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::rocksdb;
 use crate::setup;
 use crate::waiting::{self, Stopwatch, seconds};
 use crate::workspace::{Workspace, succeed};
@@ -45,9 +44,8 @@ const RECOVERY_WAIT: Duration = Duration::from_secs(30);
 
 /// Builds, tells the story, and puts everything away.
 pub(crate) fn run(workspace: &Workspace, stay: Stay) -> Result<ExitCode> {
-    setup::run()?;
     println!("building (the first time takes a while: RocksDB and llama.cpp are compiled once)");
-    rocksdb::make(workspace)?;
+    setup::run(workspace)?;
     succeed(workspace.build_binaries())?;
     let folder = std::env::temp_dir().join(format!("ollamax-demo-{}", std::process::id()));
     let guard = guard::Guard::start(&workspace.binary("ollamax"), &folder)?;

@@ -9,7 +9,6 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use crate::closing::Closing;
-use crate::rocksdb;
 use crate::setup;
 use crate::steps::Steps;
 use crate::workspace::{Workspace, succeed};
@@ -19,7 +18,6 @@ pub(crate) fn run(workspace: &Workspace, keep_going: bool) -> Result<ExitCode> {
     let mut steps = Steps::new(keep_going);
     let mut closing = Closing::default();
     steps.run("machine", || setup::run_for_tests(workspace).and_then(|()| setup::check_components(workspace)));
-    steps.run("RocksDB", || rocksdb::make(workspace));
     steps.run("format", || succeed(workspace.cargo(["fmt", "--all", "--check"])));
     steps.run("house style", || closing.run(workspace.cargo(["test", "--package", "tidy", "--locked"])));
     steps.run("lints", || {

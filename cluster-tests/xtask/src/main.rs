@@ -55,11 +55,7 @@ fn run(arguments: &[String]) -> Result<ExitCode> {
             print!("{USAGE}");
             Ok(ExitCode::SUCCESS)
         }
-        ["setup"] => {
-            let workspace = Workspace::locate()?;
-            setup::run_for_tests(&workspace)?;
-            rocksdb::make(&workspace).map(|()| ExitCode::SUCCESS)
-        }
+        ["setup"] => setup::run_for_tests(&Workspace::locate()?).map(|()| ExitCode::SUCCESS),
         ["env"] => {
             print!("{}", exports(&Workspace::locate()?));
             Ok(ExitCode::SUCCESS)

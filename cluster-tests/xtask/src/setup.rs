@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use crate::rocksdb;
 use crate::workspace::{Workspace, succeed};
 
 mod python_clients;
@@ -39,15 +40,28 @@ struct Found {
 
 /// Has everything ready: what the build needs, and the clients that the cluster suites ask with.
 pub(crate) fn run_for_tests(workspace: &Workspace) -> Result<()> {
-    run()?;
+    run(workspace)?;
     python_clients::run(workspace)
 }
 
-/// Installs what the build needs and is missing, says so, and checks that it is there now.
-pub(crate) fn run() -> Result<()> {
+/// Has ready what the build needs: programs, and RocksDB's library. Says so.
+pub(crate) fn run(workspace: &Workspace) -> Result<()> {
+    if missing(look()).is_empty() {
+        println!("everything that the build needs is installed");
+    }
+    run_quietly(workspace)
+}
+
+/// The same, without a word on standard output when nothing is missing: for commands whose output is data.
+pub(crate) fn run_quietly(workspace: &Workspace) -> Result<()> {
+    install_missing()?;
+    rocksdb::make(workspace)
+}
+
+/// Installs what is missing, and checks that it is there now.
+fn install_missing() -> Result<()> {
     let missing = missing(look());
     if missing.is_empty() {
-        println!("everything that the build needs is installed");
         return Ok(());
     }
     install(&missing)?;
@@ -56,11 +70,6 @@ pub(crate) fn run() -> Result<()> {
         bail!("installed, but still not found: {}", still.join(", "));
     }
     Ok(())
-}
-
-/// The same, without a word when there is nothing to do: for commands whose standard output is data.
-pub(crate) fn run_quietly() -> Result<()> {
-    if missing(look()).is_empty() { Ok(()) } else { run() }
 }
 
 fn missing(found: Found) -> Vec<Need> {

@@ -11,7 +11,6 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use crate::closing::Closing;
-use crate::rocksdb;
 use crate::setup;
 use crate::waiting::{Stopwatch, seconds};
 use crate::workspace::{Workspace, succeed};
@@ -57,7 +56,6 @@ impl Plan {
 /// Runs the rounds; stops at the first that fails.
 pub(crate) fn run(workspace: &Workspace, plan: &Plan) -> Result<ExitCode> {
     setup::run_for_tests(workspace)?;
-    rocksdb::make(workspace)?;
     succeed(workspace.build())?;
     for round in 0..plan.rounds {
         let seed = plan.seed_of(round);

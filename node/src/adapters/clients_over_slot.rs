@@ -30,16 +30,18 @@ pub(crate) struct ClientsOverSlot {
 // === impl ClientsOverSlot ===
 
 impl ClientsOverSlot {
+    fn is_removed(&self) -> bool {
+        *self.phase.borrow() == Phase::Removed
+    }
+
     /// The engines, while they serve clients. A removed node keeps its vote a little longer than that.
     fn serving(&self) -> Option<MemberEngines> {
-        let is_removed = *self.phase.borrow() == Phase::Removed;
-        self.slot.get().filter(|_| !is_removed)
+        self.slot.get().filter(|_| !self.is_removed())
     }
 
     fn metadata(&self) -> Component {
-        let is_removed = *self.phase.borrow() == Phase::Removed;
         let (works, detail) = match self.serving().map(|engines| engines.metadata.status()) {
-            None if is_removed => {
+            None if self.is_removed() => {
                 let AdminError { what, next, .. } = AdminError::removed();
                 (false, format!("{what}; run {next}"))
             }

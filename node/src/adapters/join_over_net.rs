@@ -11,7 +11,7 @@ use futures::future::join_all;
 use tonic::{Request, Response, Status};
 
 use ollamax_core::catalog::command::NewMember;
-use ollamax_core::catalog::{Answer, Command, MemberState, read};
+use ollamax_core::catalog::{Answer, Command, Member, read};
 use ollamax_net::{Caller, NetHandle};
 use ollamax_proto::v1;
 use ollamax_proto::v1::join_server::{Join, JoinServer};
@@ -129,7 +129,7 @@ impl JoinService {
         let cluster = read::cluster(&*view).map_err(unreadable)?;
         let cluster = cluster.ok_or_else(|| refusal(ErrorCode::NotInitialised, "the cluster does not exist yet"))?;
         let members = read::members(&*view).map_err(unreadable)?.into_iter();
-        let present = members.filter(|member| !matches!(member.state, MemberState::Departed { .. }));
+        let present = members.filter(Member::is_standing);
         Ok(v1::JoinClusterReply {
             cluster: cluster.id.0.to_vec(),
             cluster_name: cluster.name,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tonic::{Request, Response, Status};
 
-use ollamax_core::catalog::{MemberState, read};
+use ollamax_core::catalog::{Member, read};
 use ollamax_net::{Caller, Class, NetHandle};
 use ollamax_proto::v1;
 use ollamax_proto::v1::keys_client::KeysClient;
@@ -108,7 +108,7 @@ impl Signer {
     fn sign(&self, engines: &MemberEngines, node: NodeId, key: &ClusterKey) -> Result<Vec<u8>, VouchError> {
         let view = engines.metadata.view();
         let member = read::member(&*view, node).map_err(|fault| VouchError::Unreadable(fault.to_string()))?;
-        let member = member.filter(|member| !matches!(member.state, MemberState::Departed { .. }));
+        let member = member.filter(Member::is_standing);
         let member = member.ok_or(VouchError::NotMember(node))?;
         let credential = Credential {
             cluster: engines.cluster,

@@ -2,7 +2,7 @@
 //!
 //! What cannot be read is told as not known; the rest goes on.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use ollamax_metadata as metadata;
 use ollamax_scheduler::Machine;
+use ollamax_store::free_bytes;
 use ollamax_types::Gpu;
 
 use crate::slot::MemberEngines;
@@ -47,7 +48,7 @@ pub(crate) async fn follow(
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
         let status = engines.metadata.status();
         let mut machine = Machine {
-            disk_free_bytes: disk_free_bytes(&data_dir),
+            disk_free_bytes: free_bytes(&data_dir),
             gpus: gpus.borrow().clone(),
             applied_index: status.applied,
             ..Machine::default()
@@ -62,25 +63,7 @@ pub(crate) async fn follow(
     }
 }
 
-/// Free bytes for this user on the file system of a path; `None` when it cannot be read.
-#[must_use]
-pub(crate) fn disk_free_bytes(path: &Path) -> Option<u64> {
-    let fs = nix::sys::statvfs::statvfs(path).ok()?;
-    Some(fs.blocks_available().saturating_mul(fs.fragment_size()))
-}
-
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0..=1000 before the cast")]
 fn permille(percent: f32) -> u32 {
     (percent * 10.0).clamp(0.0, 1000.0) as u32
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_disk_that_cannot_be_read_is_not_a_full_one() {
-        assert!(disk_free_bytes(Path::new("/")).is_some());
-        assert_eq!(disk_free_bytes(Path::new("/no/such/place")), None);
-    }
 }

@@ -81,21 +81,21 @@ impl Follower {
     /// One look; false when this node was removed.
     async fn look(&self) -> Result<bool, Fault> {
         let view = self.engines.metadata.view();
-        let members = read::members(&*view)?;
-        let own = members.iter().find(|member| member.id == self.engines.node);
-        let Some(own) = own else { return Ok(true) };
-        if let MemberState::Departed { .. } = own.state {
+        if read::has_departed(&*view, self.engines.node)? {
             self.phase.send_replace(Phase::Removed);
             return Ok(false);
         }
+        let members = read::members(&*view)?;
+        let own = members.iter().find(|member| member.id == self.engines.node);
+        let Some(own) = own else { return Ok(true) };
         if let Some(cluster) = read::cluster(&*view)? {
             self.net.set_next_node_id(NodeId(cluster.next_node_id));
         }
-        let present: Vec<&Member> = members.iter().filter(|member| is_present(member)).collect();
+        let present: Vec<&Member> = members.iter().filter(|member| member.is_standing()).collect();
         // A departed member stays reachable until Raft has let it go: taking its vote away may need that vote.
         let raft = self.engines.metadata.status();
         let in_raft = |id: &NodeId| raft.voters.contains(id) || raft.learners.contains(id);
-        let reachable = members.iter().filter(|member| is_present(member) || in_raft(&member.id));
+        let reachable = members.iter().filter(|member| member.is_standing() || in_raft(&member.id));
         self.net.set_members(reachable.map(entry).collect());
         let ids: Vec<NodeId> = present.iter().map(|member| member.id).collect();
         self.engines.scheduler.set_members(&ids);
@@ -145,10 +145,6 @@ impl Follower {
             Err(error) => tracing::debug!(%error, "tell addresses; tried again soon"),
         }
     }
-}
-
-fn is_present(member: &Member) -> bool {
-    !matches!(member.state, MemberState::Departed { .. })
 }
 
 fn entry(member: &Member) -> PeerEntry {

@@ -12,7 +12,6 @@ use futures::{StreamExt as _, stream};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use ollamax_core::catalog::read;
 use ollamax_gateway::grpc::Phase;
 use ollamax_net::{Class, NetHandle};
 use ollamax_proto::v1;
@@ -65,17 +64,9 @@ impl Asker {
         });
     }
 
+    /// Who hears a leader hears of its own removal through the log; `members.rs` sees it there.
     async fn was_removed(&self) -> bool {
         let MemberEngines { metadata, cluster, node, .. } = &self.engines;
-        match read::has_departed(&*metadata.view(), *node) {
-            Ok(true) => return true,
-            Ok(false) => {}
-            Err(fault) => {
-                tracing::error!(code = "storage_failed", error = %fault, "read where this node stands");
-                return false;
-            }
-        }
-        // Who hears a leader hears of its own removal through the log.
         !metadata.status().has_quorum && is_told(&self.net, *cluster, *node).await
     }
 }

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ollamax_types::limits::CAUGHT_UP_LAG_MAX;
 use ollamax_types::{NodeId, Role};
 
-use crate::catalog::{Member, MemberState};
+use crate::catalog::Member;
 
 /// One step towards the wanted set of voters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,12 +52,13 @@ pub fn plan(members: &[Member], voters: &BTreeSet<NodeId>, lags: &BTreeMap<NodeI
 }
 
 fn may_vote(member: &Member) -> bool {
-    member.role == Role::Voter && !matches!(member.state, MemberState::Departed { .. })
+    member.role == Role::Voter && member.is_standing()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::catalog::MemberState;
     use ollamax_types::Timestamp;
     use ollamax_types::{Incarnation, PeerId};
 

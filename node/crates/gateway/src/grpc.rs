@@ -56,11 +56,14 @@ impl Admin {
         Routes::new(service).into_axum_router().layer(middleware::from_fn(identify)).into()
     }
 
-    /// The replicated state, or the error that says how to get one.
-    fn metadata(&self) -> Result<metadata::Handle, AdminError> {
-        let engines = self.daemon.engines();
+    /// The engines, or the error that says how to get some.
+    fn engines(&self) -> Result<Engines, AdminError> {
         let missing = || AdminError::without_engines(self.daemon.facts().phase);
-        engines.map(|engines| engines.metadata).ok_or_else(missing)
+        self.daemon.engines().ok_or_else(missing)
+    }
+
+    fn metadata(&self) -> Result<metadata::Handle, AdminError> {
+        Ok(self.engines()?.metadata)
     }
 
     /// What the other nodes last said; empty before this node is a member.

@@ -11,7 +11,7 @@ use openraft::{ChangeMembers, EmptyNode};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use ollamax_core::catalog::{Fault, Member, MemberState, read};
+use ollamax_core::catalog::{Fault, Member, read};
 use ollamax_core::voters::{self, Change};
 use ollamax_types::NodeId;
 
@@ -66,9 +66,8 @@ pub(crate) fn decide(facts: &Facts) -> Option<Step> {
     if facts.members.is_empty() {
         return None; // The catalog is not there yet.
     }
-    let departed = |member: &&Member| matches!(member.state, MemberState::Departed { .. });
     let active: BTreeSet<NodeId> =
-        facts.members.iter().filter(|member| !departed(member)).map(|member| member.id).collect();
+        facts.members.iter().filter(|member| member.is_standing()).map(|member| member.id).collect();
     if let Some(node) = active.difference(&facts.nodes).next() {
         return Some(Step::AddLearner(*node));
     }
@@ -163,6 +162,7 @@ async fn perform(handle: &Handle, step: Step) -> Result<(), crate::ChangeError> 
 
 #[cfg(test)]
 mod tests {
+    use ollamax_core::catalog::MemberState;
     use ollamax_types::{Incarnation, PeerId, Role, Timestamp};
 
     use super::*;

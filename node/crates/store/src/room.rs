@@ -45,13 +45,21 @@ fn judge(free_bytes: Option<u64>, reserve_bytes: u64) -> Result<(), NoRoom> {
     }
 }
 
-fn free_bytes(path: &Path) -> Option<u64> {
+/// Free bytes for this user on the file system of a path; `None` when it cannot be asked.
+#[must_use]
+pub fn free_bytes(path: &Path) -> Option<u64> {
     statvfs(path).ok().map(|system| system.blocks_available().saturating_mul(system.fragment_size()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_disk_that_cannot_be_asked_is_not_a_full_one() {
+        assert!(free_bytes(Path::new("/")).is_some());
+        assert_eq!(free_bytes(Path::new("/no/such/place")), None);
+    }
 
     #[test]
     fn there_is_room_while_the_reserve_is_whole() {

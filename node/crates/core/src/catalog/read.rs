@@ -5,7 +5,7 @@
 
 use ollamax_types::{ModelName, NodeId, PeerId, TokenId};
 
-use super::record::{Cluster, Key, KeyRange, Location, Member, MemberState, Record, Setting, Token};
+use super::record::{Cluster, Key, KeyRange, Location, Member, Record, Setting, Token};
 use super::view::{Fault, View};
 
 const PAGE: usize = 512;
@@ -82,7 +82,7 @@ pub fn member(view: &dyn View, node: NodeId) -> Result<Option<Member>, Fault> {
 /// When the state cannot be read.
 pub fn has_departed(view: &dyn View, node: NodeId) -> Result<bool, Fault> {
     match member(view, node)? {
-        Some(member) => Ok(matches!(member.state, MemberState::Departed { .. })),
+        Some(member) => Ok(!member.is_standing()),
         None => Ok(cluster(view)?.is_some_and(|cluster| node.0 < cluster.next_node_id)),
     }
 }
@@ -108,13 +108,12 @@ pub fn members(view: &dyn View) -> Result<Vec<Member>, Fault> {
 /// # Errors
 /// When the state cannot be read.
 pub fn find_member(view: &dyn View, text: &str) -> Result<Option<Member>, Fault> {
-    let is_standing = |member: &Member| !matches!(member.state, MemberState::Departed { .. });
     if let Ok(id) = text.parse::<NodeId>()
-        && let Some(found) = member(view, id)?.filter(is_standing)
+        && let Some(found) = member(view, id)?.filter(Member::is_standing)
     {
         return Ok(Some(found));
     }
-    Ok(members(view)?.into_iter().find(|member| member.name == text && is_standing(member)))
+    Ok(members(view)?.into_iter().find(|member| member.name == text && member.is_standing()))
 }
 
 /// A join token.
@@ -201,6 +200,7 @@ mod tests {
 
     use super::*;
     use crate::catalog::mem::MemView;
+    use crate::catalog::record::MemberState;
     use crate::catalog::view::Mutation;
 
     fn member(id: u64, name: &str, state: MemberState) -> Mutation {

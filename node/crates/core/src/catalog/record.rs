@@ -129,6 +129,16 @@ pub struct Member {
     pub joined_at: Timestamp,
 }
 
+// === impl Member ===
+
+impl Member {
+    /// Whether it is a member still, drained or not.
+    #[must_use]
+    pub const fn is_standing(&self) -> bool {
+        !matches!(self.state, MemberState::Departed { .. })
+    }
+}
+
 /// A permission to join.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Token {

@@ -71,7 +71,7 @@ pub(super) fn add(scene: Scene<'_>, ticket: &Ticket<'_>, new: &NewMember) -> Ste
     let use_of_token = tokens::redeem(&scene, ticket.token, ticket.secret_sha256, ticket.role)?;
     let members = read::members(scene.view)?;
     let taken: BTreeSet<String> =
-        members.iter().filter(|member| is_standing(member)).map(|member| member.name.to_lowercase()).collect();
+        members.iter().filter(|member| member.is_standing()).map(|member| member.name.to_lowercase()).collect();
     if taken.len() >= MEMBERS_MAX {
         return Err(invalid(format!("the cluster has {MEMBERS_MAX} members, which is the limit")));
     }
@@ -124,7 +124,7 @@ pub(super) fn remove(scene: &Scene<'_>, node: NodeId) -> Step {
     let member = standing(scene, node)?;
     let members = read::members(scene.view)?;
     // Learners and gateways cannot go on by themselves.
-    if !members.iter().any(|other| other.id != node && other.role == Role::Voter && is_standing(other)) {
+    if !members.iter().any(|other| other.id != node && other.role == Role::Voter && other.is_standing()) {
         return Err(Refusal::LastVoter(node).into());
     }
     if !read::some_models_of(scene.view, node, 1)?.is_empty() {
@@ -150,12 +150,8 @@ fn forget_longest_departed(members: &[Member]) -> Vec<Mutation> {
 
 /// The member, unless it is unknown or has departed.
 pub(super) fn standing(scene: &Scene<'_>, node: NodeId) -> Result<Member, Stop> {
-    let member = read::member(scene.view, node)?.filter(is_standing);
+    let member = read::member(scene.view, node)?.filter(Member::is_standing);
     member.ok_or_else(|| Refusal::NodeNotFound(node).into())
-}
-
-fn is_standing(member: &Member) -> bool {
-    !matches!(member.state, MemberState::Departed { .. })
 }
 
 fn check_new(new: &NewMember) -> Result<(), Stop> {
