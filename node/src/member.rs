@@ -108,11 +108,13 @@ impl Around {
             stop: self.stop.clone(),
         })
         .await?;
+        let placements = PlacementsOverMetadata::new(metadata.clone());
         let engines = MemberEngines {
             cluster,
             node: membership.node,
             name: membership.name.clone(),
-            scheduler: self.start_scheduler(membership.node, &metadata),
+            scheduler: self.start_scheduler(membership.node, placements.clone()),
+            placements,
             metadata,
         };
         self.register(&engines);
@@ -121,7 +123,7 @@ impl Around {
         Ok(engines)
     }
 
-    fn start_scheduler(&self, node: NodeId, metadata: &metadata::Handle) -> scheduler::Handle {
+    fn start_scheduler(&self, node: NodeId, placements: PlacementsOverMetadata) -> scheduler::Handle {
         let parts = scheduler::Parts {
             node,
             clock: self.clock.clone(),
@@ -129,7 +131,7 @@ impl Around {
             seed: u64::from_le_bytes(self.incarnation.0[..8].try_into().expect("8 of 16 bytes")),
             runtime: Arc::new(RuntimeOverOllama::new(self.runtime.clone(), node)),
             remote: Arc::new(InferenceOverNet::new(self.net.clone())),
-            placements: Arc::new(PlacementsOverMetadata::new(metadata.clone())),
+            placements: Arc::new(placements),
             metrics: scheduler::Metrics::default(),
         };
         scheduler::Handle::start(self.config.scheduler(), parts, &self.tasks, self.stop.clone())

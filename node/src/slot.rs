@@ -9,6 +9,8 @@ use ollamax_metadata as metadata;
 use ollamax_scheduler as scheduler;
 use ollamax_types::{ClusterId, NodeId};
 
+use crate::adapters::placements_over_metadata::PlacementsOverMetadata;
+
 /// This node as a member of a cluster.
 #[derive(Debug, Clone)]
 pub(crate) struct MemberEngines {
@@ -20,6 +22,8 @@ pub(crate) struct MemberEngines {
     pub(crate) name: String,
     /// The replicated state.
     pub(crate) metadata: metadata::Handle,
+    /// What requests read of it.
+    pub(crate) placements: PlacementsOverMetadata,
     /// Load, queues, dispatch.
     pub(crate) scheduler: scheduler::Handle,
 }

@@ -10,7 +10,7 @@ use ollamax_gateway::grpc::{AdminError, Phase};
 use ollamax_gateway::ports::{Component, Needed, Node, Readiness};
 use ollamax_outbound::RuntimeHandle;
 use ollamax_scheduler as scheduler;
-use ollamax_types::RuntimeState;
+use ollamax_types::{NodeId, RuntimeState};
 
 use crate::slot::{MemberEngines, Slot};
 
@@ -84,6 +84,10 @@ fn around(scheduler: &scheduler::Handle) -> [Component; 2] {
 impl Node for ClientsOverSlot {
     fn name(&self) -> String {
         self.slot.get().map_or_else(|| self.name.clone(), |engines| engines.name)
+    }
+
+    fn name_of(&self, node: NodeId) -> Option<String> {
+        self.serving()?.placements.member(node).map(|member| member.name.clone())
     }
 
     fn scheduler(&self) -> Option<scheduler::Handle> {

@@ -3,9 +3,10 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use ollamax_core::catalog::View;
 use ollamax_core::catalog::mem::MemView;
+use ollamax_core::catalog::{View, read};
 use ollamax_scheduler as scheduler;
+use ollamax_types::NodeId;
 
 use crate::ports::{Node, Readiness};
 
@@ -58,6 +59,11 @@ impl fmt::Debug for MemNode {
 impl Node for MemNode {
     fn name(&self) -> String {
         self.parts().name.clone()
+    }
+
+    fn name_of(&self, node: NodeId) -> Option<String> {
+        let view = self.view()?;
+        read::member(&*view, node).ok().flatten().map(|member| member.name)
     }
 
     fn scheduler(&self) -> Option<scheduler::Handle> {

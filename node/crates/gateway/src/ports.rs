@@ -4,11 +4,15 @@ use std::sync::Arc;
 
 use ollamax_core::catalog::View;
 use ollamax_scheduler as scheduler;
+use ollamax_types::NodeId;
 
 /// The node behind the door. Every call answers at once, from what the node holds.
 pub trait Node: Send + Sync + 'static {
     /// This node's name.
     fn name(&self) -> String;
+
+    /// A member's name; `None` while the member table does not show it.
+    fn name_of(&self, node: NodeId) -> Option<String>;
 
     /// Load, queues, dispatch; `None` until the node is a member of a cluster.
     fn scheduler(&self) -> Option<scheduler::Handle>;

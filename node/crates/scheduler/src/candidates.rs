@@ -16,7 +16,7 @@ use crate::ports::PlacementsError;
 /// All copies of a model that this node knows of.
 pub(crate) fn copies(shared: &Shared, model: &ModelName) -> Result<Vec<Location>, PlacementsError> {
     let own = shared.parts.node;
-    let mut copies = shared.parts.placements.locations(model)?;
+    let mut copies = shared.parts.placements.locations(model)?.to_vec();
     let report = shared.local.runtime();
     if report.state == RuntimeState::Up {
         copies.retain(|copy| copy.node != own);

@@ -240,8 +240,8 @@ impl MemPlacements {
 }
 
 impl Placements for MemPlacements {
-    fn locations(&self, model: &ModelName) -> Result<Vec<Location>, PlacementsError> {
-        Ok(lock(&self.state).locations.get(&model.key()).cloned().unwrap_or_default())
+    fn locations(&self, model: &ModelName) -> Result<Arc<[Location]>, PlacementsError> {
+        Ok(lock(&self.state).locations.get(&model.key()).cloned().unwrap_or_default().into())
     }
 
     fn drained(&self, node: NodeId) -> bool {

@@ -3,6 +3,8 @@
 //! The in-memory forms are in [`crate::mem`]; the real ones are the assembly's adapters. Every future that a port
 //! returns is cancelled by dropping it, and so is every body.
 
+use std::sync::Arc;
+
 use futures::future::BoxFuture;
 
 use ollamax_core::catalog::Location;
@@ -80,7 +82,7 @@ pub trait Placements: Send + Sync + 'static {
     ///
     /// # Errors
     /// When the local state cannot be read.
-    fn locations(&self, model: &ModelName) -> Result<Vec<Location>, PlacementsError>;
+    fn locations(&self, model: &ModelName) -> Result<Arc<[Location]>, PlacementsError>;
 
     /// Whether an administrator has drained the node. An unknown node counts as drained.
     fn drained(&self, node: NodeId) -> bool;

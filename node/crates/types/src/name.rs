@@ -7,6 +7,7 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// Host of a name that gives none.
 pub const DEFAULT_HOST: &str = "registry.ollama.ai";
@@ -20,9 +21,11 @@ pub const DEFAULT_TAG: &str = "latest";
 #[error("invalid model name")]
 pub struct ParseNameError;
 
-/// A full model name.
+/// A full model name. Cheap to clone.
 #[derive(Clone)]
-pub struct ModelName {
+pub struct ModelName(Arc<Parts>);
+
+struct Parts {
     host: String,
     namespace: String,
     model: String,
@@ -33,24 +36,26 @@ impl ModelName {
     /// `host/namespace/model:tag`, in lower case: equal names have equal keys.
     #[must_use]
     pub fn key(&self) -> String {
-        let Self { host, namespace, model, tag } = self;
+        let [host, namespace, model, tag] = self.parts();
         format!("{host}/{namespace}/{model}:{tag}").to_lowercase()
     }
 
     /// The owner part, which OpenAI's list shows as `owned_by`.
     #[must_use]
     pub fn namespace(&self) -> &str {
-        &self.namespace
+        &self.0.namespace
     }
 
     /// Host, namespace, model and tag, as the store's folders are named.
     #[must_use]
     pub fn parts(&self) -> [&str; 4] {
-        [&self.host, &self.namespace, &self.model, &self.tag]
+        let Parts { host, namespace, model, tag } = &*self.0;
+        [host, namespace, model, tag]
     }
 
-    fn folded(&self) -> impl Iterator<Item = String> {
-        self.parts().map(str::to_lowercase).into_iter()
+    /// The parts in lower case; they are ASCII.
+    fn folded(&self) -> impl Iterator<Item = impl Iterator<Item = u8>> {
+        self.parts().into_iter().map(|part| part.bytes().map(|byte| byte.to_ascii_lowercase()))
     }
 }
 
@@ -83,20 +88,21 @@ impl FromStr for ModelName {
             return Err(ParseNameError);
         }
         let [host, namespace, model, tag] = [host, namespace, model, tag].map(str::to_owned);
-        Ok(Self { host, namespace, model, tag })
+        Ok(Self(Arc::new(Parts { host, namespace, model, tag })))
     }
 }
 
 impl fmt::Display for ModelName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let default_host = self.host.eq_ignore_ascii_case(DEFAULT_HOST);
+        let [host, namespace, model, tag] = self.parts();
+        let default_host = host.eq_ignore_ascii_case(DEFAULT_HOST);
         if !default_host {
-            write!(f, "{}/", self.host)?;
+            write!(f, "{host}/")?;
         }
-        if !default_host || !self.namespace.eq_ignore_ascii_case(DEFAULT_NAMESPACE) {
-            write!(f, "{}/", self.namespace)?;
+        if !default_host || !namespace.eq_ignore_ascii_case(DEFAULT_NAMESPACE) {
+            write!(f, "{namespace}/")?;
         }
-        write!(f, "{}:{}", self.model, self.tag)
+        write!(f, "{model}:{tag}")
     }
 }
 
@@ -116,7 +122,8 @@ impl Eq for ModelName {}
 
 impl Ord for ModelName {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.folded().cmp(other.folded())
+        let parts = self.folded().zip(other.folded());
+        parts.map(|(a, b)| a.cmp(b)).find(|order| order.is_ne()).unwrap_or(Ordering::Equal)
     }
 }
 
@@ -128,7 +135,11 @@ impl PartialOrd for ModelName {
 
 impl Hash for ModelName {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.key().hash(state);
+        for part in self.folded() {
+            part.for_each(|byte| state.write_u8(byte));
+            // Names with other borders are other names.
+            state.write_u8(b'/');
+        }
     }
 }
 

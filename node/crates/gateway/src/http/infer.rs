@@ -12,7 +12,6 @@ use bytes::Bytes;
 use futures::future::join_all;
 use futures::stream::{self, StreamExt as _};
 
-use ollamax_core::catalog::read;
 use ollamax_core::health::Health;
 use ollamax_scheduler as scheduler;
 use ollamax_types::{Api, ErrorCode, InferenceRequest, ModelName, NodeId, RequestId};
@@ -122,16 +121,11 @@ fn relayed(door: &OpenDoor, id: RequestId, response: scheduler::Response) -> Res
         // A stream may get an error behind its last byte.
         relayed.headers_mut().remove(header::CONTENT_LENGTH);
     }
-    let name = HeaderValue::from_str(&node_name(door, node)).unwrap_or_else(|_| HeaderValue::from(node.0));
+    let name = door.parts.node.name_of(node).and_then(|name| HeaderValue::from_str(&name).ok());
+    let name = name.unwrap_or_else(|| HeaderValue::from(node.0));
     relayed.headers_mut().insert(HeaderName::from_static(NODE_HEADER), name);
     *relayed.body_mut() = Body::from_stream(passing(response.body, Ending::new(form), id, node));
     relayed
-}
-
-/// A node's name; its number while the member table does not show it.
-pub(crate) fn node_name(door: &OpenDoor, node: NodeId) -> String {
-    let member = door.parts.node.view().and_then(|view| read::member(&*view, node).ok().flatten());
-    member.map_or_else(|| node.to_string(), |member| member.name)
 }
 
 /// The bytes as they arrive. A break becomes an error in the stream's form, or breaks the connection.
