@@ -25,7 +25,7 @@ use ollamax_net::{NetHandle, NetService};
 use ollamax_outbound as outbound;
 use ollamax_outbound::RuntimeHandle;
 use ollamax_security::NodeKey;
-use ollamax_types::{Clock, Gpu, Incarnation};
+use ollamax_types::{Clock, ErrorCode, Gpu, Incarnation};
 
 use crate::adapters::clients_over_slot::ClientsOverSlot;
 use crate::adapters::inference_over_net::InferenceService;
@@ -337,7 +337,8 @@ async fn serve_admin(listener: UnixListener, node: Arc<Node>, stop: Cancellation
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.cancelled_owned())
         .await;
     if let Err(error) = served {
-        tracing::error!(code = "storage_failed", %error, "serve the admin socket");
+        let error = &error as &dyn std::error::Error;
+        tracing::error!(code = %ErrorCode::Internal, error, "serve the admin socket");
     }
 }
 

@@ -57,5 +57,6 @@ async fn join(node: &Node, token_file: &str, role: &str) -> Result<v1::JoinReply
 }
 
 fn report(error: &AdminError, what: &str) {
-    tracing::error!(code = %error.code, error = error.what, why = error.why, next = error.next, "{what}");
+    let AdminError { code, what: error, why, next } = error;
+    tracing::error!(%code, error, why, next, what, "take part without an administrator");
 }

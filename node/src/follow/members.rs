@@ -10,7 +10,7 @@ use ollamax_core::catalog::{Answer, Command, Fault, Member, MemberState, read};
 use ollamax_gateway::grpc::Phase;
 use ollamax_metadata::Committed;
 use ollamax_net::{NetHandle, PeerEntry};
-use ollamax_types::{Incarnation, NodeId, RequestId};
+use ollamax_types::{ErrorCode, Incarnation, NodeId, RequestId};
 
 use crate::adapters::keys_over_net::Signer;
 use crate::slot::MemberEngines;
@@ -63,7 +63,7 @@ impl Follower {
             match self.look().await {
                 Ok(true) => {}
                 Ok(false) => return,
-                Err(fault) => tracing::error!(code = "storage_failed", error = %fault, "read the members"),
+                Err(fault) => tracing::error!(code = %ErrorCode::StorageFailed, error = %fault, "read the members"),
             }
             tokio::select! {
                 () = stop.cancelled() => return,

@@ -15,7 +15,7 @@ use ollamax_outbound::{Report, RuntimeHandle};
 use ollamax_scheduler as scheduler;
 use ollamax_scheduler::RuntimeReport;
 use ollamax_types::limits::{MODEL_DETAILS_BYTES_MAX, REPORT_MODELS_MAX};
-use ollamax_types::{ModelRecord, NodeId, RequestId, Role, RuntimeState};
+use ollamax_types::{ErrorCode, ModelRecord, NodeId, RequestId, Role, RuntimeState};
 
 use crate::import::plan::is_temporary;
 use crate::slot::MemberEngines;
@@ -98,7 +98,7 @@ async fn settle(engines: &MemberEngines, report: &Report) -> bool {
     let recorded = match read::models_of(&*view, engines.node) {
         Ok(recorded) => recorded,
         Err(fault) => {
-            tracing::error!(code = "storage_failed", error = %fault, "read this node's models");
+            tracing::error!(code = %ErrorCode::StorageFailed, error = %fault, "read this node's models");
             return false;
         }
     };

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use ollamax_core::catalog::{Answer, View};
 use ollamax_store as store;
-use ollamax_types::{ClusterId, Incarnation, NodeId};
+use ollamax_types::{ClusterId, ErrorCode, Incarnation, NodeId};
 
 use crate::config::Config;
 use crate::error::{ChangeError, ProposeError};
@@ -350,13 +350,13 @@ impl Handle {
             }
         }
         if let Err(error) = self.0.raft.shutdown().await {
-            tracing::error!(%error, "stop consensus");
+            tracing::error!(code = %ErrorCode::Internal, %error, "stop consensus");
         }
         let store = self.0.store.clone();
         match tokio::task::spawn_blocking(move || store.close()).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(%error, "close the store"),
-            Err(error) => tracing::error!(%error, "close the store"),
+            Ok(Err(error)) => tracing::error!(code = %error.code(), %error, "close the store"),
+            Err(error) => tracing::error!(code = %ErrorCode::Internal, %error, "close the store"),
         }
     }
 }

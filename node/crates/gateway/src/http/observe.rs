@@ -14,9 +14,9 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::Instant;
 use tracing::{Instrument as _, Span};
 
-use ollamax_types::RequestId;
+use ollamax_types::{ErrorCode, RequestId};
 
-use crate::error::Shape;
+use crate::error::{ERROR_HEADER, Shape};
 use crate::http::{NODE_HEADER, OpenDoor, REQUEST_ID_HEADER, plain};
 use crate::metrics::Metrics;
 
@@ -91,15 +91,14 @@ fn request_id(door: &OpenDoor, headers: &HeaderMap) -> String {
     sent.filter(is_sane).map_or_else(|| door.draw_request_id(), str::to_owned)
 }
 
-/// A handler panicked: that request only, in the error form that most clients read.
-pub(crate) fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response<Body> {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    let text = text.or_else(|| panic.downcast_ref::<&'static str>().copied()).unwrap_or("no text");
-    tracing::error!(panic = text, "a handler panicked; please report this");
+/// A handler panicked: that request only, in the error form that most clients read. The process's panic hook has told
+/// the log.
+pub(crate) fn panicked(_panic: Box<dyn Any + Send + 'static>) -> Response<Body> {
     let body = Shape::Ollama.body(500, "internal error; the node's log says more under this request's id");
     let mut response = plain(axum::http::StatusCode::INTERNAL_SERVER_ERROR, body);
     let json = HeaderValue::from_static("application/json; charset=utf-8");
     response.headers_mut().insert(axum::http::header::CONTENT_TYPE, json);
+    response.headers_mut().insert(ERROR_HEADER, HeaderValue::from_static(ErrorCode::Internal.as_str()));
     response
 }
 
