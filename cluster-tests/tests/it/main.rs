@@ -22,6 +22,7 @@ mod no_false_suspicion;
 mod paused_leader;
 mod paused_node_is_routed_around;
 mod removed_member;
+mod request_ids;
 mod stock_clients;
 mod thirty_days_off;
 mod thirty_kills;

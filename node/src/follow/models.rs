@@ -14,8 +14,9 @@ use ollamax_core::catalog::{Answer, Command, Location, read};
 use ollamax_outbound::{Report, RuntimeHandle};
 use ollamax_scheduler as scheduler;
 use ollamax_scheduler::RuntimeReport;
+use ollamax_security::draw_request_id;
 use ollamax_types::limits::{MODEL_DETAILS_BYTES_MAX, REPORT_MODELS_MAX};
-use ollamax_types::{ErrorCode, ModelRecord, NodeId, RequestId, Role, RuntimeState};
+use ollamax_types::{ErrorCode, ModelRecord, NodeId, Role, RuntimeState};
 
 use crate::import::plan::is_temporary;
 use crate::slot::MemberEngines;
@@ -104,7 +105,10 @@ async fn settle(engines: &MemberEngines, report: &Report) -> bool {
     };
     let Some(command) = plan_report(engines.node, listed, &recorded) else { return true };
     let principal = format!("node/{}", engines.node);
-    match engines.metadata.propose(RequestId::default(), &principal, command).await {
+    let id = draw_request_id();
+    let span = tracing::error_span!("models", request_id = id.0);
+    let told = engines.metadata.propose(id, &principal, command).await;
+    span.in_scope(|| match told {
         Ok(committed) => match committed.answer {
             Answer::Refused(refusal) => {
                 // The same report would be refused again: wait for the long interval.
@@ -117,7 +121,7 @@ async fn settle(engines: &MemberEngines, report: &Report) -> bool {
             tracing::debug!(code = %error.code(), %error, "report models; tried again soon");
             false
         }
-    }
+    })
 }
 
 /// A runtime that answers and has not listed its models yet cannot be sent work: an empty list would say that it has
