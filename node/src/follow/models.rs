@@ -142,6 +142,8 @@ fn for_scheduler(report: &Report) -> RuntimeReport {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use ollamax_types::{Digest, RuntimeKind, Timestamp};
 
     use super::*;
@@ -200,7 +202,7 @@ mod tests {
     fn a_runtime_that_has_not_listed_its_models_is_not_taken_for_empty() {
         let listing = Report { state: RuntimeState::Up, ..Report::absent(RuntimeKind::Ollama) };
         assert!(matches!(for_scheduler(&listing).state, RuntimeState::Down(_)));
-        let empty = Report { models: Some(vec![]), ..listing };
+        let empty = Report { models: Some(Arc::default()), ..listing };
         assert_eq!(for_scheduler(&empty).state, RuntimeState::Up);
         let absent = Report { state: RuntimeState::Absent, models: None, ..empty };
         assert_eq!(for_scheduler(&absent).state, RuntimeState::Absent);
