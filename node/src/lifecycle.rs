@@ -238,8 +238,8 @@ impl Node {
         // A node whose state cannot be trusted stops, with the reason as its last error.
         self.around.tasks.spawn(async move {
             tokio::select! {
-                reason = fatal => {
-                    tracing::error!(code = "storage_failed", error = reason, "the node stops: its state cannot be trusted");
+                (code, reason) = fatal => {
+                    tracing::error!(%code, error = reason, "the node stops: its state cannot be trusted");
                     reasons.send_replace(Some(reason));
                     exit.cancel();
                 }

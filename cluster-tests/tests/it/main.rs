@@ -15,6 +15,7 @@ mod gateway_streams;
 mod huge_bodies;
 mod lagging_node_snapshot;
 mod lifecycle;
+mod light_when_idle;
 mod membership;
 mod met_by_mdns;
 mod model_owners;
