@@ -10,5 +10,6 @@ pub(crate) mod liveness_over_net;
 pub(crate) mod outgoing;
 pub(crate) mod placements_over_metadata;
 pub(crate) mod raft_over_net;
+pub(crate) mod request_id;
 pub(crate) mod runtime_over_ollama;
 pub(crate) mod status;

@@ -19,7 +19,7 @@ use ollamax_net::{Class, NetHandle};
 use ollamax_outbound::{Environment, Report, RuntimeHandle, address};
 use ollamax_proto::v1::join_client::JoinClient;
 use ollamax_proto::v1::{Check, DoctorReply, ReachBackRequest};
-use ollamax_store::free_bytes;
+use ollamax_store::Space;
 use ollamax_types::{Gpu, RuntimeKind, RuntimeState};
 
 use crate::slot::{MemberEngines, Slot};
@@ -73,7 +73,7 @@ impl Doctor {
             verdict::clock(worst_clock(engines.as_ref())),
             verdict::ports(&ports, &self.net.local().advertise),
             verdict::reach_back(&back),
-            verdict::disk(free_bytes(&self.data_dir), &self.data_dir),
+            verdict::disk(Space::of(&self.data_dir).map(|space| space.free_bytes), &self.data_dir),
             verdict::fsync(&fsync),
             verdict::runtime(&report),
             verdict::gpu(&self.driver(), &report),

@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
 use tonic::{Response, Status};
+use tracing::{Instrument as _, Span};
 
 use ollamax_core::catalog::read;
 use ollamax_gateway::grpc::AdminError;
@@ -95,7 +96,7 @@ impl Importer {
         let (sender, receiver) = mpsc::channel(16);
         let (importer, own, metadata) = (self.clone(), engines.node, engines.metadata.clone());
         // A failure is told through the stream; a caller who leaves ends the upload, and with it the import.
-        self.tasks.spawn(async move {
+        let importing = async move {
             let done = Arc::new(AtomicU64::new(0));
             let legs = targets.into_iter().map(|target| importer.leg(own, target, &wanted)).collect();
             let work = import(&wanted, legs, upload, Arc::clone(&done));
@@ -115,7 +116,8 @@ impl Importer {
                 Err(error) => Err(Status::from(error)),
             };
             drop(sender.send(last).await);
-        });
+        };
+        self.tasks.spawn(importing.instrument(Span::current()));
         Ok(ReceiverStream::new(receiver).boxed())
     }
 

@@ -17,9 +17,10 @@ use ollamax_proto::v1;
 use ollamax_proto::v1::join_client::JoinClient;
 use ollamax_proto::v1::reach_back_reply::Probe;
 use ollamax_security::{Credential, JoinToken};
-use ollamax_types::{ClusterId, ErrorCode, Incarnation, NodeId, PeerId, Role};
+use ollamax_types::{ClusterId, ErrorCode, Incarnation, NodeId, PeerId, RequestId, Role};
 
 use crate::adapters::join_over_net::CLOCK_SKEW_MAX;
+use crate::adapters::request_id;
 use crate::adapters::status::code_of;
 use crate::config::is_label;
 use crate::data_dir::{KnownMember, Membership};
@@ -37,6 +38,8 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(15);
 /// Who wants to join, and how it can be reached.
 #[derive(Debug, Clone)]
 pub(crate) struct Joiner {
+    /// For which request it joins; the member that admits it logs the same id.
+    pub(crate) request: RequestId,
     /// Connections of this node.
     pub(crate) net: NetHandle,
     /// Its data directory's incarnation.
@@ -121,7 +124,7 @@ impl Joiner {
             api_addresses: self.addresses.api.clone(),
             wall_time_ms: self.wall_time_ms,
         };
-        let reply = in_time(client.join(request)).await?;
+        let reply = in_time(client.join(request_id::carry(&self.request, request))).await?;
         Ok(Joined { membership: self.membership(reply, token)?, probes })
     }
 

@@ -21,7 +21,7 @@ use ollamax_gateway::grpc::{AdminError, Daemon, Engines, Facts, Phase};
 use ollamax_net::Discovered;
 use ollamax_proto::v1;
 use ollamax_security::cluster_key::cluster_id;
-use ollamax_security::{ClusterKey, Credential, JoinToken};
+use ollamax_security::{ClusterKey, Credential, JoinToken, draw_request_id};
 use ollamax_types::limits::{TOKEN_TTL_DEFAULT, TOKEN_TTL_MAX};
 use ollamax_types::{ClusterId, ErrorCode, NodeId, PeerId, RequestId, Role, Timestamp};
 
@@ -87,12 +87,12 @@ impl Node {
         }
         let engines = self.start_member(&mut dir, membership.clone()).await?;
         if is_unfounded(&engines) {
-            self.found(&engines, &membership).await?;
+            self.found(draw_request_id(), &engines, &membership).await?;
         }
         Ok(())
     }
 
-    async fn init_cluster(&self, request: v1::InitRequest) -> Result<v1::InitReply, AdminError> {
+    async fn init_cluster(&self, id: RequestId, request: v1::InitRequest) -> Result<v1::InitReply, AdminError> {
         let mut dir = self.dir.lock().await;
         refuse_member(dir.membership())?;
         let cluster_name = label("cluster name", &request.cluster_name, CLUSTER_NAME_DEFAULT)?;
@@ -124,10 +124,10 @@ impl Node {
             removed: false,
         };
         let engines = self.start_member(&mut dir, membership.clone()).await?;
-        self.found(&engines, &membership).await?;
+        self.found(id.clone(), &engines, &membership).await?;
         drop(dir);
         self.settle().await?;
-        let token = self.token(RequestId::default(), &v1::CreateTokenRequest::default()).await?;
+        let token = self.token(id, &v1::CreateTokenRequest::default()).await?;
         tracing::info!(cluster = %cluster, name = cluster_name, "made a new cluster");
         Ok(v1::InitReply {
             cluster: cluster.0.to_vec(),
@@ -139,7 +139,12 @@ impl Node {
     }
 
     /// Writes the first entry of the cluster.
-    async fn found(&self, engines: &MemberEngines, membership: &Membership) -> Result<(), AdminError> {
+    async fn found(
+        &self,
+        id: RequestId,
+        engines: &MemberEngines,
+        membership: &Membership,
+    ) -> Result<(), AdminError> {
         let mut public_key = [0; 32];
         hex::decode_to_slice(&membership.cluster_public_key, &mut public_key)
             .map_err(|error| internal("read the cluster key", &error))?;
@@ -157,7 +162,7 @@ impl Node {
                 api_addresses: addresses.api.clone(),
             },
         };
-        let committed = engines.metadata.init_cluster(command).await?;
+        let committed = engines.metadata.init_cluster(id, command).await?;
         match committed.answer {
             // An earlier attempt got this far before it was cut off.
             Answer::Refused(Refusal::AlreadyInitialised) => Ok(()),
@@ -166,7 +171,7 @@ impl Node {
         }
     }
 
-    async fn join_cluster(&self, request: v1::JoinRequest) -> Result<v1::JoinReply, AdminError> {
+    async fn join_cluster(&self, id: RequestId, request: v1::JoinRequest) -> Result<v1::JoinReply, AdminError> {
         let token = JoinToken::parse(&request.token).map_err(|error| {
             AdminError::new(ErrorCode::TokenInvalid, error.to_string(), "", "on a member: ollamax token create")
         })?;
@@ -186,6 +191,7 @@ impl Node {
             text => Some(text.parse::<Role>().map_err(|error| bad_request(&error.to_string()))?),
         };
         let joiner = Joiner {
+            request: id,
             net: self.around.net.clone(),
             incarnation: dir.incarnation(),
             name: label("node name", &request.node_name, &self.name)?,
@@ -232,8 +238,8 @@ impl Node {
         // A node whose state cannot be trusted stops, with the reason as its last error.
         self.around.tasks.spawn(async move {
             tokio::select! {
-                reason = fatal => {
-                    tracing::error!(code = "storage_failed", error = reason, "the node stops: its state cannot be trusted");
+                (code, reason) = fatal => {
+                    tracing::error!(%code, error = reason, "the node stops: its state cannot be trusted");
                     reasons.send_replace(Some(reason));
                     exit.cancel();
                 }
@@ -393,12 +399,12 @@ impl Daemon for Node {
         Some(Engines { metadata, scheduler })
     }
 
-    fn init(&self, request: v1::InitRequest) -> BoxFuture<'_, Result<v1::InitReply, AdminError>> {
-        self.init_cluster(request).boxed()
+    fn init(&self, id: RequestId, request: v1::InitRequest) -> BoxFuture<'_, Result<v1::InitReply, AdminError>> {
+        self.init_cluster(id, request).boxed()
     }
 
-    fn join(&self, request: v1::JoinRequest) -> BoxFuture<'_, Result<v1::JoinReply, AdminError>> {
-        self.join_cluster(request).boxed()
+    fn join(&self, id: RequestId, request: v1::JoinRequest) -> BoxFuture<'_, Result<v1::JoinReply, AdminError>> {
+        self.join_cluster(id, request).boxed()
     }
 
     fn leave(&self, id: RequestId, request: v1::LeaveRequest) -> BoxFuture<'_, Result<v1::LeaveReply, AdminError>> {

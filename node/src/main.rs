@@ -23,6 +23,7 @@ mod log_stream;
 #[cfg(test)]
 mod loopback;
 mod member;
+mod metrics;
 mod node_file;
 mod removal;
 mod run;

@@ -117,7 +117,9 @@ impl Around {
             placements,
             metadata,
         };
-        self.register(&engines);
+        if let Err(error) = register(&engines.metadata, engines.scheduler.metrics(), &self.registry) {
+            tracing::warn!(%error, "register metrics");
+        }
         self.follow(&engines);
         self.slot.set(Some(engines.clone()));
         Ok(engines)
@@ -137,13 +139,6 @@ impl Around {
         scheduler::Handle::start(self.config.scheduler(), parts, &self.tasks, self.stop.clone())
     }
 
-    fn register(&self, engines: &MemberEngines) {
-        let registered =
-            [engines.metadata.metrics().register(&self.registry), engines.scheduler.metrics().register(&self.registry)];
-        for error in registered.into_iter().filter_map(Result::err) {
-            tracing::warn!(%error, "register metrics");
-        }
-    }
 
     /// Starts the loops; all of them end with `stop`, and none of them can fail the node.
     fn follow(&self, engines: &MemberEngines) {
@@ -163,13 +158,22 @@ impl Around {
         let asker = Asker { engines: engines.clone(), net: self.net.clone(), phase: self.phase.clone() };
         tasks.spawn(asker.run(stop.clone()));
         tasks.spawn(models::follow(engines.clone(), self.runtime.clone(), stop.clone()));
-        let dir = self.data_dir.clone();
-        tasks.spawn(machine::follow(engines.clone(), dir, self.gpus.clone(), stop.clone()));
         tasks.spawn(machine::keep_term(engines.metadata.clone(), Arc::clone(&self.standing), stop.clone()));
         let scheduler = engines.scheduler.clone();
         self.frames.send_replace(Some(liveness_over_net::spawn_frames(scheduler.clone(), tasks, stop.clone())));
         tasks.spawn(liveness_over_net::watch_members(self.net.clone(), scheduler, watched, stop.clone()));
     }
+}
+
+/// Shows what the engines count.
+pub(crate) fn register(
+    metadata: &metadata::Handle,
+    scheduler: &scheduler::Metrics,
+    registry: &Registry,
+) -> prometheus::Result<()> {
+    metadata.metrics().register(registry)?;
+    metadata.store_metrics().register(registry)?;
+    scheduler.register(registry)
 }
 
 /// Members that were known when this node joined, to be called before the replicated state has arrived.

@@ -25,7 +25,8 @@ use ollamax_net::{NetHandle, NetService};
 use ollamax_outbound as outbound;
 use ollamax_outbound::RuntimeHandle;
 use ollamax_security::NodeKey;
-use ollamax_types::{Clock, Gpu, Incarnation};
+use ollamax_store::Space;
+use ollamax_types::{Clock, ErrorCode, Gpu, Incarnation};
 
 use crate::adapters::clients_over_slot::ClientsOverSlot;
 use crate::adapters::inference_over_net::InferenceService;
@@ -37,12 +38,13 @@ use crate::admin_socket;
 use crate::config::NodeConfig;
 use crate::data_dir::DataDir;
 use crate::doctor::Doctor;
-use crate::follow::gpus;
 use crate::follow::members::Addresses;
+use crate::follow::{gpus, machine};
 use crate::import::Importer;
 use crate::import::runtime_side::Imports;
 use crate::lifecycle::Node;
 use crate::member::Around;
+use crate::metrics::{self, GpuMetrics, Metrics};
 use crate::node_file::{self, Ends};
 use crate::removal;
 use crate::shutdown;
@@ -146,6 +148,7 @@ fn assemble(shared: &Shared, opened: Opened) -> anyhow::Result<(Arc<Node>, JoinH
     // Never fails: it warns and tries again. Ends with the engines.
     tasks.spawn(imports.clone().sweep_leftovers(stops.engines.clone()));
     let around = Arc::new(around(shared, &dir, &net, &runtime, bound)?);
+    let disk = spawn_machine(shared, &around)?;
     let services = Services { around: Arc::clone(&around), imports: imports.clone() };
     let (members, strangers) = services.routes();
     tasks.spawn(service.serve(members, strangers));
@@ -173,7 +176,7 @@ fn assemble(shared: &Shared, opened: Opened) -> anyhow::Result<(Arc<Node>, JoinH
     let door = gateway::http::Door {
         listener: api,
         config: start.config.api.clone(),
-        node: Arc::new(clients(&node)),
+        node: Arc::new(clients(&node, disk)),
         registry: shared.registry.clone(),
         grace: Duration::from_secs(start.config.shutdown.grace_s),
     };
@@ -219,13 +222,15 @@ fn around(
     })
 }
 
-fn clients(node: &Node) -> ClientsOverSlot {
+fn clients(node: &Node, disk: watch::Receiver<Option<Space>>) -> ClientsOverSlot {
     let around = &node.around;
     ClientsOverSlot {
         name: node.name.clone(),
         slot: around.slot.clone(),
         phase: around.phase.subscribe(),
         runtime: around.runtime.clone(),
+        disk,
+        reserve_bytes: around.config.store.reserve_bytes,
     }
 }
 
@@ -279,10 +284,10 @@ fn spawn_runtime(shared: &Shared, dir: &DataDir, net: &NetHandle, api_url: &str)
         // Nobody may use it.
         config.kind = outbound::Kind::None;
     }
-    let metrics = outbound::Metrics::new();
-    metrics.register(registry)?;
+    let counted = outbound::Metrics::new();
+    counted.register(registry)?;
     net.metrics().register(registry)?;
-    registry.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+    metrics::register_process(registry)?;
     let paths = outbound::Paths {
         choice: start.data_dir.join("runtime.json"),
         models: start.data_dir.join("models"),
@@ -291,7 +296,7 @@ fn spawn_runtime(shared: &Shared, dir: &DataDir, net: &NetHandle, api_url: &str)
     let surroundings = outbound::Surroundings {
         environment: outbound::Environment::of_this_process(),
         own_api: api_url.parse().ok(),
-        metrics,
+        metrics: counted,
         tasks: tasks.clone(),
         stop: stops.engines.clone(),
     };
@@ -299,11 +304,25 @@ fn spawn_runtime(shared: &Shared, dir: &DataDir, net: &NetHandle, api_url: &str)
 }
 
 fn spawn_gpus(shared: &Shared) -> anyhow::Result<watch::Receiver<Vec<Gpu>>> {
-    let metrics = gpus::Metrics::register(&shared.registry)?;
+    let metrics = GpuMetrics::register(&shared.registry)?;
     let (sender, latest) = watch::channel(Vec::new());
     let following = gpus::follow(gpus::Driver::default(), metrics, sender, shared.stops.engines.clone());
     // Without it the list stays as it is, which is empty on most machines.
     shared.tasks.spawn(following);
+    Ok(latest)
+}
+
+fn spawn_machine(shared: &Shared, around: &Around) -> anyhow::Result<watch::Receiver<Option<Space>>> {
+    let (disk, latest) = watch::channel(None);
+    let reader = machine::Reader {
+        slot: around.slot.clone(),
+        data_dir: around.data_dir.clone(),
+        gpus: around.gpus.clone(),
+        disk,
+        metrics: Metrics::register(&shared.registry)?,
+    };
+    // Cannot fail; what cannot be read is not known.
+    shared.tasks.spawn(machine::follow(reader, around.stop.clone()));
     Ok(latest)
 }
 
@@ -337,7 +356,8 @@ async fn serve_admin(listener: UnixListener, node: Arc<Node>, stop: Cancellation
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.cancelled_owned())
         .await;
     if let Err(error) = served {
-        tracing::error!(code = "storage_failed", %error, "serve the admin socket");
+        let error = &error as &dyn std::error::Error;
+        tracing::error!(code = %ErrorCode::Internal, error, "serve the admin socket");
     }
 }
 

@@ -1,29 +1,29 @@
 //! Logs: one JSON object per line on stderr, and the last lines in memory for `ollamax logs`.
 //!
-//! Every line carries `ts`, `level`, `target`, `msg`, `node_id`, `term` and `request_id` (empty where no request is
-//! served), and the fields of the spans it stands in. Levels are error, warn, info and debug. The ring is bounded in
-//! lines and bytes; a reader that follows too slowly loses lines and is told how many. Logging never fails the caller.
+//! `line` says what stands in a line. Levels are error, warn, info and debug, nothing below; a panic is an error. The
+//! ring is bounded in lines and bytes; a reader that follows too slowly loses lines and is told how many. Logging never
+//! fails the caller.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::io::Write;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::panic::PanicHookInfo;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use serde_json::{Map, Value};
 use tokio::sync::broadcast;
-use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
-use tracing::{Event, Subscriber};
 use tracing_subscriber::filter::Directive;
-use tracing_subscriber::fmt::format::{JsonFields, Writer};
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormattedFields, MakeWriter};
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::JsonFields;
 use tracing_subscriber::layer::SubscriberExt as _;
-use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, fmt as subscriber_fmt};
 
-use ollamax_types::Clock;
+use ollamax_types::{Clock, ErrorCode};
+
+use self::line::JsonLine;
+
+mod line;
 
 const RING_LINES_MAX: usize = 10_000;
 const RING_BYTES_MAX: usize = 4 << 20;
@@ -148,6 +148,7 @@ pub(crate) fn init(level: &str, format: Format, standing: Arc<Standing>, clock: 
         (format == Format::Text).then(|| subscriber_fmt::layer().with_writer(std::io::stderr).with_target(false));
     let installed = tracing_subscriber::registry().with(filter).with(json).with(text).try_init();
     installed.map_err(|_| InitError::Twice)?;
+    log_panics();
     Ok(ring)
 }
 
@@ -178,82 +179,25 @@ impl<'a> MakeWriter<'a> for Tee {
     }
 }
 
-struct JsonLine {
-    standing: Arc<Standing>,
-    clock: Clock,
+/// From now on a panic is a line of the log like every other, with the request in which it happened.
+fn log_panics() {
+    std::panic::set_hook(Box::new(tell_panic));
 }
 
-impl<S> FormatEvent<S, JsonFields> for JsonLine
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-{
-    fn format_event(
-        &self,
-        context: &FmtContext<'_, S, JsonFields>,
-        mut writer: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
-        let mut line = Map::new();
-        line.insert("ts".to_owned(), rfc3339(self.clock.now().0).into());
-        line.insert("level".to_owned(), event.metadata().level().as_str().to_lowercase().into());
-        line.insert("target".to_owned(), event.metadata().target().into());
-        line.insert("msg".to_owned(), Value::Null);
-        line.insert("request_id".to_owned(), "".into());
-        line.insert("node_id".to_owned(), self.standing.node.load(Ordering::Relaxed).into());
-        line.insert("term".to_owned(), self.standing.term.load(Ordering::Relaxed).into());
-        for span in context.event_scope().into_iter().flat_map(|scope| scope.from_root()) {
-            let extensions = span.extensions();
-            let fields = extensions.get::<FormattedFields<JsonFields>>();
-            if let Some(Ok(Value::Object(fields))) = fields.map(|text| serde_json::from_str(&text.fields)) {
-                line.extend(fields);
-            }
-        }
-        event.record(&mut Fields(&mut line));
-        writeln!(writer, "{}", Value::Object(line))
-    }
-}
-
-struct Fields<'a>(&'a mut Map<String, Value>);
-
-impl Fields<'_> {
-    fn put(&mut self, field: &Field, value: Value) {
-        let name = if field.name() == "message" { "msg" } else { field.name() };
-        self.0.insert(name.to_owned(), value);
-    }
-}
-
-impl Visit for Fields<'_> {
-    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.put(field, format!("{value:?}").into());
-    }
-    fn record_str(&mut self, field: &Field, value: &str) {
-        self.put(field, value.into());
-    }
-    fn record_u64(&mut self, field: &Field, value: u64) {
-        self.put(field, value.into());
-    }
-    fn record_i64(&mut self, field: &Field, value: i64) {
-        self.put(field, value.into());
-    }
-    fn record_f64(&mut self, field: &Field, value: f64) {
-        self.put(field, value.into());
-    }
-    fn record_bool(&mut self, field: &Field, value: bool) {
-        self.put(field, value.into());
-    }
-}
-
-/// Milliseconds since 1970 as RFC 3339 in UTC.
-#[must_use]
-pub(crate) fn rfc3339(millis: u64) -> String {
-    let stamp = i64::try_from(millis).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
-    stamp.map_or_else(String::new, |stamp| format!("{stamp:.3}"))
+fn tell_panic(panic: &PanicHookInfo<'_>) {
+    let text = panic.payload_as_str().unwrap_or("no text");
+    let place = panic.location().map(ToString::to_string);
+    tracing::error!(code = %ErrorCode::Internal, error = text, place, "a panic; please report it");
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+
     use futures::StreamExt as _;
+    use serde_json::Value;
     use tonic::codegen::{Service as _, http};
+    use tracing::Subscriber;
 
     use ollamax_gateway as gateway;
     use ollamax_proto::v1;
@@ -263,6 +207,10 @@ mod tests {
 
     /// Node 3 at a fixed time, with the filter of the default level.
     fn to_ring() -> (Ring, impl Subscriber + Send + Sync) {
+        to_ring_at("info")
+    }
+
+    fn to_ring_at(level: &str) -> (Ring, impl Subscriber + Send + Sync) {
         let ring = Ring::new();
         let standing = Arc::new(Standing::default());
         standing.node.store(3, Ordering::Relaxed);
@@ -271,7 +219,7 @@ mod tests {
             .fmt_fields(JsonFields::new())
             .event_format(JsonLine { standing, clock })
             .with_writer(Tee { ring: ring.clone(), stderr: false });
-        let filter = parse_level("info").expect("a level");
+        let filter = parse_level(level).expect("a level");
         (ring, tracing_subscriber::registry().with(filter).with(layer))
     }
 
@@ -307,12 +255,82 @@ mod tests {
         }
     }
 
+    #[derive(Debug, thiserror::Error)]
+    #[error("copy a file")]
+    struct Copying(#[source] std::io::Error);
+
+    /// The last line of a log that was written at this level.
+    fn logged(level: &str, write: impl FnOnce()) -> Value {
+        let (ring, subscriber) = to_ring_at(level);
+        tracing::subscriber::with_default(subscriber, write);
+        ring.tail(1).0.first().map(|line| serde_json::from_str(line).expect("one JSON object")).unwrap_or_default()
+    }
+
+    fn names(line: &Value) -> Vec<&str> {
+        line.as_object().expect("an object").keys().map(String::as_str).collect()
+    }
+
     #[test]
-    fn every_line_has_a_request_id() {
-        let (ring, subscriber) = to_ring();
-        tracing::subscriber::with_default(subscriber, || tracing::error!(target: "ollamax_node", "alone"));
-        let line: Value = serde_json::from_str(&ring.tail(1).0[0]).expect("one JSON object");
-        assert_eq!(line["request_id"], "");
+    fn every_line_has_the_same_fields_and_an_error_three_more() {
+        const ALWAYS: [&str; 7] = ["ts", "level", "target", "msg", "request_id", "node_id", "term"];
+        let check = |level: &str, write: fn()| {
+            let line = logged("debug", write);
+            assert_eq!(names(&line), ALWAYS, "{line}");
+            assert_eq!((&line["level"], &line["msg"], &line["request_id"]), (&level.into(), &"x".into(), &"".into()));
+        };
+        check("warn", || tracing::warn!(target: "ollamax_node", "x"));
+        check("info", || tracing::info!(target: "ollamax_node", "x"));
+        check("debug", || tracing::debug!(target: "ollamax_node", "x"));
+        let error = logged("info", || {
+            tracing::error!(target: "ollamax_node", code = %ErrorCode::DiskFull, error = "no room", "x");
+        });
+        assert_eq!(names(&error), [&ALWAYS[..], &["code", "error", "stack"][..]].concat(), "{error}");
+        assert_eq!((&error["code"], &error["error"]), (&"disk_full".into(), &"no room".into()));
+    }
+
+    #[test]
+    fn an_error_shows_its_place_its_spans_and_its_causes() {
+        let error = logged("info", || {
+            let _request = tracing::error_span!("request", request_id = "r1").entered();
+            let _inner = tracing::error_span!("copy").entered();
+            let error: Box<dyn std::error::Error> = Box::new(Copying(std::io::Error::other("no room")));
+            tracing::error!(target: "ollamax_node", code = %ErrorCode::Internal, error, "x");
+        });
+        assert_eq!((&error["error"], &error["request_id"]), (&"copy a file".into(), &"r1".into()));
+        let stack: Vec<&str> = error["stack"].as_array().expect("a list").iter().filter_map(Value::as_str).collect();
+        assert!(stack[0].contains("telemetry.rs:"), "{stack:?}");
+        assert_eq!(stack[1..4], ["in copy", "in request", "because of no room"], "{stack:?}");
+    }
+
+    #[test]
+    fn an_error_of_a_library_has_a_code_too_and_an_event_without_a_text_its_place() {
+        let line = logged("info", || tracing::error!(target: "h2", "broken"));
+        assert_eq!((&line["code"], &line["error"]), (&"internal".into(), &"broken".into()));
+        let line = logged("info", || tracing::warn!(target: "h2", tries = 2));
+        assert!(line["msg"].as_str().is_some_and(|msg| msg.starts_with("event ")), "{line}");
+    }
+
+    #[test]
+    fn nothing_below_debug_is_ever_logged() {
+        let line = logged("debug,h2=debug", || {
+            tracing::trace!(target: "ollamax_node", "x");
+            tracing::trace!(target: "h2", "x");
+        });
+        assert_eq!(line, Value::Null);
+    }
+
+    #[test]
+    fn a_panic_is_an_error_of_the_request_in_which_it_happened() {
+        let line = logged("info", || {
+            let _request = tracing::error_span!("request", request_id = "r1").entered();
+            std::panic::set_hook(Box::new(tell_panic));
+            let caught = std::panic::catch_unwind(|| panic!("a bug"));
+            drop(std::panic::take_hook());
+            assert!(caught.is_err());
+        });
+        let seen = [&line["level"], &line["request_id"], &line["code"], &line["error"]];
+        assert_eq!(seen, ["error", "r1", "internal", "a bug"], "{line}");
+        assert!(line["place"].as_str().is_some_and(|place| place.contains("telemetry.rs:")), "{line}");
     }
 
     #[test]

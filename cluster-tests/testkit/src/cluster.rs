@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 use ollamax_proto::v1;
 
-pub use admin::{Ack, Admin, CallError};
+pub use admin::{Ack, Admin, CallError, request_id};
 pub use build::{Builder, NodePlan, Runtime};
 pub use inference::chat_body;
 pub use process::{Facts, Node, RuntimeFacts, abort, binary, children, cpu_time, idle_time, run_to_exit};

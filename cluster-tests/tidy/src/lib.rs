@@ -22,3 +22,4 @@ pub mod owners;
 
 pub mod error_codes;
 pub mod lints;
+pub mod log_lines;

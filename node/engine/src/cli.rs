@@ -56,8 +56,8 @@ struct ServeArgs {
     /// End when standard input is closed.
     #[arg(long)]
     exit_with_parent: bool,
-    /// What to log: error, warn, info, debug or trace.
-    #[arg(long, default_value = "info")]
+    /// What to log: error, warn, info or debug.
+    #[arg(long, default_value = "info", value_parser = ["error", "warn", "info", "debug"])]
     log_level: String,
 }
 
@@ -91,7 +91,7 @@ pub fn run() -> ExitCode {
             match serve(args) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(error) => {
-                    tracing::error!(%error, "ollamax-engine ends");
+                    tracing::error!(code = "runtime_failed", %error, "the engine ends");
                     ExitCode::FAILURE
                 }
             }

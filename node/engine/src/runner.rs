@@ -93,14 +93,14 @@ pub(crate) fn run(args: &RunnerArgs, watch: &Watch) -> ExitCode {
     let flag = Arc::clone(&cancel);
     let reader = std::thread::Builder::new().name("orders".to_owned()).spawn(move || read_orders(&sender, &flag));
     if let Err(error) = reader {
-        tracing::error!(%error, "start the thread that reads orders");
+        tracing::error!(code = "runtime_failed", %error, "start the thread that reads orders");
         return ExitCode::FAILURE;
     }
     let mut output = io::stdout();
     match serve(args, &orders, &cancel, &mut output) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(%error, "runner ends");
+            tracing::error!(code = "runtime_failed", %error, "runner ends");
             let fault = match error {
                 OrderError::Request(_) => Fault::Request,
                 OrderError::Native(_) if watch.saw_it() => Fault::Memory,
@@ -126,7 +126,7 @@ fn read_orders(sender: &SyncSender<Order>, cancel: &AtomicBool) {
             }
             Ok(None) => std::process::exit(0),
             Err(error) => {
-                tracing::error!(%error, "read order");
+                tracing::error!(code = "runtime_failed", %error, "read order");
                 std::process::exit(1);
             }
         }

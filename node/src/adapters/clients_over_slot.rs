@@ -10,6 +10,7 @@ use ollamax_gateway::grpc::{AdminError, Phase};
 use ollamax_gateway::ports::{Component, Needed, Node, Readiness};
 use ollamax_outbound::RuntimeHandle;
 use ollamax_scheduler as scheduler;
+use ollamax_store::{Space, SyncError};
 use ollamax_types::{NodeId, RuntimeState};
 
 use crate::slot::{MemberEngines, Slot};
@@ -25,6 +26,10 @@ pub(crate) struct ClientsOverSlot {
     pub(crate) phase: watch::Receiver<Phase>,
     /// The runtime beside it.
     pub(crate) runtime: RuntimeHandle,
+    /// How full the disk of the data directory is, as last read.
+    pub(crate) disk: watch::Receiver<Option<Space>>,
+    /// What must stay free there.
+    pub(crate) reserve_bytes: u64,
 }
 
 // === impl ClientsOverSlot ===
@@ -40,7 +45,11 @@ impl ClientsOverSlot {
     }
 
     fn metadata(&self) -> Component {
-        let (works, detail) = match self.serving().map(|engines| engines.metadata.status()) {
+        let serving = self.serving();
+        if let Some((_, detail)) = serving.as_ref().and_then(|engines| engines.metadata.failure()) {
+            return Component { name: "metadata", works: false, needed: Needed::ToServe, detail };
+        }
+        let (works, detail) = match serving.map(|engines| engines.metadata.status()) {
             None if self.is_removed() => {
                 let AdminError { what, next, .. } = AdminError::removed();
                 (false, format!("{what}; run {next}"))
@@ -68,15 +77,35 @@ impl ClientsOverSlot {
     }
 }
 
+/// A store that failed takes no write until the process is started again.
+fn store(is_open: bool, failure: Option<&SyncError>) -> Component {
+    let detail = match failure {
+        Some(error) => error.to_string(),
+        None if is_open => "takes writes".to_owned(),
+        None => "not open".to_owned(),
+    };
+    Component { name: "store", works: failure.is_none(), needed: Needed::ToLive, detail }
+}
+
+/// A node on a full disk goes on serving models.
+fn disk(space: Option<Space>, reserve_bytes: u64) -> Component {
+    let (works, detail) = match space.map(|space| (space, space.check(reserve_bytes))) {
+        Some((_, Err(full))) => (false, format!("no changes are taken: {full}")),
+        Some((space, Ok(()))) => (true, format!("{} MiB free, {} MiB used", space.free_bytes >> 20, space.used_bytes >> 20)),
+        None => (true, "cannot be asked".to_owned()),
+    };
+    Component { name: "disk", works, needed: Needed::Shown, detail }
+}
+
 /// How many others answer, and whether this node takes work. Neither makes it unfit to be asked.
 fn around(scheduler: &scheduler::Handle) -> [Component; 2] {
-    let peers = scheduler.peers();
-    let alive = peers.iter().filter(|peer| peer.health == Health::Alive).count();
+    let others = scheduler.others();
+    let alive = others.iter().filter(|health| **health == Health::Alive).count();
     let draining = scheduler.is_draining();
     let work = if draining { "draining: takes nothing new" } else { "takes requests" };
     let shown = |name, works, detail| Component { name, works, needed: Needed::Shown, detail };
     [
-        shown("peers", alive == peers.len(), format!("{alive} of {} others alive", peers.len())),
+        shown("peers", alive == others.len(), format!("{alive} of {} others alive", others.len())),
         shown("scheduler", !draining, format!("{work}, {} in flight", scheduler.in_flight())),
     ]
 }
@@ -100,13 +129,52 @@ impl Node for ClientsOverSlot {
 
     fn readiness(&self) -> Readiness {
         let phase = *self.phase.borrow();
+        let engines = self.slot.get();
+        let failure = engines.as_ref().and_then(|engines| engines.metadata.store_failure());
+        let store = store(engines.is_some(), failure.as_ref());
+        let disk = disk(*self.disk.borrow(), self.reserve_bytes);
         Readiness {
             started: !matches!(phase, Phase::Waiting | Phase::Joining),
             stopping: phase == Phase::Stopping,
-            components: [self.metadata(), self.runtime()]
+            components: [self.metadata(), store, disk, self.runtime()]
                 .into_iter()
                 .chain(self.scheduler().iter().flat_map(around))
                 .collect(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ollamax_store::DiskError;
+
+    use super::*;
+
+    fn check(part: Component, works: bool, needed: Needed, detail: &str) {
+        let Component { name, works: found, needed: how, detail: said } = part;
+        assert_eq!((found, how), (works, needed), "{name}: {said}");
+        assert!(said.contains(detail), "{name}: {said}");
+    }
+
+    #[test]
+    fn a_store_that_failed_makes_the_process_useless_and_says_why() {
+        check(store(true, None), true, Needed::ToLive, "takes writes");
+        check(store(false, None), true, Needed::ToLive, "not open");
+        let cause = DiskError::Damaged { action: "read", reason: "checksum".to_owned() };
+        check(store(true, Some(&SyncError { cause })), false, Needed::ToLive, "stored bytes are damaged (checksum)");
+        let failed = Readiness {
+            started: true,
+            stopping: false,
+            components: vec![store(true, Some(&SyncError { cause: DiskError::Full { action: "sync", reason: "x".to_owned() } }))],
+        };
+        assert!(!failed.is_live() && !failed.is_ready());
+    }
+
+    #[test]
+    fn a_full_disk_is_shown_and_the_node_goes_on_serving() {
+        let free = |mib: u64| Some(Space { free_bytes: mib << 20, used_bytes: 5 << 20 });
+        check(disk(free(64), 64 << 20), true, Needed::Shown, "64 MiB free, 5 MiB used");
+        check(disk(free(3), 64 << 20), false, Needed::Shown, "3 MiB are free, and 64 MiB are kept");
+        check(disk(None, 64 << 20), true, Needed::Shown, "cannot be asked");
     }
 }

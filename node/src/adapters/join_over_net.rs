@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use tonic::{Request, Response, Status};
+use tracing::Instrument as _;
 
 use ollamax_core::catalog::command::NewMember;
 use ollamax_core::catalog::{Answer, Command, Member, read};
@@ -21,6 +22,7 @@ use ollamax_types::limits::ADDRESSES_MAX;
 use ollamax_types::{Clock, ErrorCode, Incarnation, PeerId, RequestId, Role, Secret, TokenId};
 
 use crate::adapters::keys_over_net::Signer;
+use crate::adapters::request_id;
 use crate::adapters::status::refusal;
 use crate::slot::{MemberEngines, Slot};
 
@@ -55,12 +57,13 @@ impl JoinService {
         &self,
         engines: &MemberEngines,
         peer_id: PeerId,
+        id: RequestId,
         request: v1::JoinClusterRequest,
     ) -> Result<v1::JoinClusterReply, Status> {
         let role = self.role(engines, &request)?;
         self.check_secret(engines, &peer_id, &request).await?;
         let command = add_member(peer_id, role, request)?;
-        let committed = engines.metadata.propose(RequestId::default(), "join", command).await;
+        let committed = engines.metadata.propose(id, "join", command).await;
         let committed = committed.map_err(|error| refusal(error.code(), &error.to_string()))?;
         let (node, name) = match committed.answer {
             Answer::Member { node, name, .. } => (node, name),
@@ -71,6 +74,7 @@ impl JoinService {
         barrier.map_err(|error| refusal(error.code(), &error.to_string()))?;
         let credential = self.signer.vouch(engines, node).await;
         let credential = credential.map_err(|error| refusal(ErrorCode::PeerUnreachable, &error.to_string()))?;
+        tracing::info!(id = %node, name, %role, "admitted a node");
         self.reply(
             engines,
             v1::JoinClusterReply { node_id: node.0, name, credential, ..v1::JoinClusterReply::default() },
@@ -166,9 +170,11 @@ impl Join for JoinService {
     async fn join(&self, request: Request<v1::JoinClusterRequest>) -> Result<Response<v1::JoinClusterReply>, Status> {
         let caller = request.extensions().get::<Caller>().cloned();
         let caller = caller.ok_or_else(|| refusal(ErrorCode::NotMember, "the connection proved no key"))?;
+        let id = request_id::of(&request);
+        let span = tracing::error_span!("join", request_id = id.0);
         let request = request.into_inner();
         check_clock(self.clock.now().0, request.wall_time_ms)?;
-        let reply = self.redeem(&self.engines()?, caller.peer_id, request).await?;
+        let reply = self.redeem(&self.engines()?, caller.peer_id, id, request).instrument(span).await?;
         Ok(Response::new(reply))
     }
 

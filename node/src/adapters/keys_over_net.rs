@@ -99,7 +99,7 @@ impl Signer {
             }
             match key.seal(&self.key_path) {
                 Ok(()) => tracing::info!(from = %voter, "the cluster key was handed over"),
-                Err(error) => tracing::error!(%error, code = "storage_failed", "seal the cluster key"),
+                Err(error) => tracing::error!(code = %ErrorCode::StorageFailed, %error, "seal the cluster key"),
             }
             return;
         }

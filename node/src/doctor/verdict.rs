@@ -190,7 +190,7 @@ pub(super) fn runtime(report: &Report) -> Check {
             check("runtime", Outcome::Fail, format!("{kind} is down: {reason}"), fix)
         }
         RuntimeState::Up => {
-            let models = report.models.as_ref().map_or(0, Vec::len);
+            let models = report.models.as_ref().map_or(0, |models| models.len());
             let found = format!("{kind} {} at {} with {models} models", report.version, report.url);
             let (outcome, age) = match report.kind {
                 // It is of this very release.

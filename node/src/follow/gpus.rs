@@ -10,13 +10,14 @@ use std::time::Duration;
 use nvml_wrapper::Nvml;
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::struct_wrappers::device::{MemoryInfo, Utilization};
-use prometheus::{GaugeVec, IntGaugeVec, Opts, Registry};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use ollamax_types::Gpu;
 use ollamax_types::limits::GPUS_MAX;
+
+use crate::metrics::GpuMetrics;
 
 /// Time between two readings.
 const READ_INTERVAL: Duration = Duration::from_secs(3);
@@ -35,18 +36,10 @@ pub(crate) struct Driver {
     open: Option<Nvml>,
 }
 
-/// What `/metrics` says of the GPUs, by `uuid` and `name`. What a device does not say has no value.
-#[derive(Debug, Clone)]
-pub(crate) struct Metrics {
-    memory_total_bytes: IntGaugeVec,
-    memory_used_bytes: IntGaugeVec,
-    use_ratio: GaugeVec,
-}
-
 /// Reads until `stop`; `latest` always shows the newest list.
 pub(crate) async fn follow(
     mut driver: Driver,
-    metrics: Metrics,
+    metrics: GpuMetrics,
     latest: watch::Sender<Vec<Gpu>>,
     stop: CancellationToken,
 ) {
@@ -133,53 +126,6 @@ fn gpu(
         memory_total_bytes: memory.as_ref().map(|memory| memory.total),
         memory_used_bytes: memory.as_ref().map(|memory| memory.used),
         use_permille: utilization.map(|rates| rates.gpu.min(100) * 10),
-    }
-}
-
-// === impl Metrics ===
-
-impl Metrics {
-    /// Makes and registers them.
-    ///
-    /// # Errors
-    /// When the registry has one of these names already.
-    pub(crate) fn register(registry: &Registry) -> prometheus::Result<Self> {
-        let labels = ["uuid", "name"];
-        let whole = |name: &str, help: &str| IntGaugeVec::new(Opts::new(name, help), &labels);
-        let metrics = Self {
-            memory_total_bytes: whole("ollamax_gpu_memory_total_bytes", "Memory of a GPU of this machine")?,
-            memory_used_bytes: whole("ollamax_gpu_memory_used_bytes", "Memory of a GPU of this machine in use")?,
-            use_ratio: GaugeVec::new(
-                Opts::new("ollamax_gpu_use_ratio", "Share of the last moments in which a GPU worked, 0 to 1"),
-                &labels,
-            )?,
-        };
-        registry.register(Box::new(metrics.memory_total_bytes.clone()))?;
-        registry.register(Box::new(metrics.memory_used_bytes.clone()))?;
-        registry.register(Box::new(metrics.use_ratio.clone()))?;
-        Ok(metrics)
-    }
-
-    fn show(&self, before: &[Gpu], now: &[Gpu]) {
-        let device = |gpus: &[Gpu]| gpus.iter().map(|gpu| gpu.uuid.clone()).collect::<Vec<_>>();
-        if device(before) != device(now) {
-            self.memory_total_bytes.reset();
-            self.memory_used_bytes.reset();
-            self.use_ratio.reset();
-        }
-        for gpu in now {
-            let labels = [gpu.uuid.as_str(), gpu.name.as_str()];
-            let bytes =
-                [(&self.memory_total_bytes, gpu.memory_total_bytes), (&self.memory_used_bytes, gpu.memory_used_bytes)];
-            for (gauge, value) in bytes {
-                if let Some(value) = value {
-                    gauge.with_label_values(&labels).set(i64::try_from(value).unwrap_or(i64::MAX));
-                }
-            }
-            if let Some(permille) = gpu.use_permille {
-                self.use_ratio.with_label_values(&labels).set(f64::from(permille) / 1_000.0);
-            }
-        }
     }
 }
 

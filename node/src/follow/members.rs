@@ -10,7 +10,8 @@ use ollamax_core::catalog::{Answer, Command, Fault, Member, MemberState, read};
 use ollamax_gateway::grpc::Phase;
 use ollamax_metadata::Committed;
 use ollamax_net::{NetHandle, PeerEntry};
-use ollamax_types::{Incarnation, NodeId, RequestId};
+use ollamax_security::draw_request_id;
+use ollamax_types::{ErrorCode, Incarnation, NodeId};
 
 use crate::adapters::keys_over_net::Signer;
 use crate::slot::MemberEngines;
@@ -63,7 +64,7 @@ impl Follower {
             match self.look().await {
                 Ok(true) => {}
                 Ok(false) => return,
-                Err(fault) => tracing::error!(code = "storage_failed", error = %fault, "read the members"),
+                Err(fault) => tracing::error!(code = %ErrorCode::StorageFailed, error = %fault, "read the members"),
             }
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -135,15 +136,18 @@ impl Follower {
             api_addresses: api.clone(),
         };
         let principal = format!("node/{}", own.id);
-        match self.engines.metadata.propose(RequestId::default(), &principal, command).await {
+        let id = draw_request_id();
+        let span = tracing::error_span!("addresses", request_id = id.0);
+        let told = self.engines.metadata.propose(id, &principal, command).await;
+        span.in_scope(|| match told {
             Ok(Committed { answer: Answer::Refused(refusal), .. }) => {
                 // Told once: the same addresses would be refused again until the configuration changes.
                 self.addresses_refused.store(true, Ordering::Relaxed);
                 tracing::warn!(code = %refusal.code(), error = %refusal, "the cluster refuses this node's addresses");
             }
             Ok(_) => tracing::info!(?peer, ?api, "told the cluster where this node can be reached"),
-            Err(error) => tracing::debug!(%error, "tell addresses; tried again soon"),
-        }
+            Err(error) => tracing::debug!(code = %error.code(), %error, "tell addresses; tried again soon"),
+        });
     }
 }
 

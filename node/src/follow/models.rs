@@ -14,8 +14,9 @@ use ollamax_core::catalog::{Answer, Command, Location, read};
 use ollamax_outbound::{Report, RuntimeHandle};
 use ollamax_scheduler as scheduler;
 use ollamax_scheduler::RuntimeReport;
+use ollamax_security::draw_request_id;
 use ollamax_types::limits::{MODEL_DETAILS_BYTES_MAX, REPORT_MODELS_MAX};
-use ollamax_types::{ModelRecord, NodeId, RequestId, Role, RuntimeState};
+use ollamax_types::{ErrorCode, ModelRecord, NodeId, Role, RuntimeState};
 
 use crate::import::plan::is_temporary;
 use crate::slot::MemberEngines;
@@ -98,13 +99,16 @@ async fn settle(engines: &MemberEngines, report: &Report) -> bool {
     let recorded = match read::models_of(&*view, engines.node) {
         Ok(recorded) => recorded,
         Err(fault) => {
-            tracing::error!(code = "storage_failed", error = %fault, "read this node's models");
+            tracing::error!(code = %ErrorCode::StorageFailed, error = %fault, "read this node's models");
             return false;
         }
     };
     let Some(command) = plan_report(engines.node, listed, &recorded) else { return true };
     let principal = format!("node/{}", engines.node);
-    match engines.metadata.propose(RequestId::default(), &principal, command).await {
+    let id = draw_request_id();
+    let span = tracing::error_span!("models", request_id = id.0);
+    let told = engines.metadata.propose(id, &principal, command).await;
+    span.in_scope(|| match told {
         Ok(committed) => match committed.answer {
             Answer::Refused(refusal) => {
                 // The same report would be refused again: wait for the long interval.
@@ -117,7 +121,7 @@ async fn settle(engines: &MemberEngines, report: &Report) -> bool {
             tracing::debug!(code = %error.code(), %error, "report models; tried again soon");
             false
         }
-    }
+    })
 }
 
 /// A runtime that answers and has not listed its models yet cannot be sent work: an empty list would say that it has
@@ -138,6 +142,8 @@ fn for_scheduler(report: &Report) -> RuntimeReport {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use ollamax_types::{Digest, RuntimeKind, Timestamp};
 
     use super::*;
@@ -196,7 +202,7 @@ mod tests {
     fn a_runtime_that_has_not_listed_its_models_is_not_taken_for_empty() {
         let listing = Report { state: RuntimeState::Up, ..Report::absent(RuntimeKind::Ollama) };
         assert!(matches!(for_scheduler(&listing).state, RuntimeState::Down(_)));
-        let empty = Report { models: Some(vec![]), ..listing };
+        let empty = Report { models: Some(Arc::default()), ..listing };
         assert_eq!(for_scheduler(&empty).state, RuntimeState::Up);
         let absent = Report { state: RuntimeState::Absent, models: None, ..empty };
         assert_eq!(for_scheduler(&absent).state, RuntimeState::Absent);

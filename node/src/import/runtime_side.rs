@@ -97,7 +97,8 @@ impl Imports {
     pub(crate) async fn sweep_leftovers(self, stop: CancellationToken) {
         let mut reports = self.runtime.report();
         loop {
-            let left = reports.borrow_and_update().models.iter().flatten().any(|m| plan::is_temporary(&m.name));
+            let models = reports.borrow_and_update().models.clone().unwrap_or_default();
+            let left = models.iter().any(|model| plan::is_temporary(&model.name));
             if left && let Err(error) = self.sweep().await {
                 tracing::warn!(code = %error.code(), %error, "remove what an unfinished import left; tried again soon");
             }

@@ -33,6 +33,7 @@ fn cluster() -> (ClusterKey, JoinToken) {
 async fn joiner() -> (Door, Joiner) {
     let door = Door::open(new_key(), Words::default()).await;
     let joiner = Joiner {
+        request: RequestId::default(),
         net: door.net.clone(),
         incarnation: Incarnation([3; 16]),
         name: "gpu".to_owned(),

@@ -5,8 +5,9 @@ use std::future::Future;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use tokio::time::{Instant, timeout};
+use tonic::metadata::MetadataMap;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Response, Status};
 
@@ -23,6 +24,8 @@ const PAGE: u32 = 500;
 
 /// The metadata key under which a node sends its error code.
 const CODE_KEY: &str = "ollamax-code";
+/// The metadata key under which a node tells the id of a call.
+const REQUEST_ID_KEY: &str = "ollamax-request-id";
 
 /// A change that the cluster has acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +73,16 @@ impl fmt::Display for CallError {
 
 impl std::error::Error for CallError {}
 
+/// The id of a call, from the metadata of its answer or its error.
+///
+/// # Errors
+/// When there is none.
+pub fn request_id(metadata: &MetadataMap) -> anyhow::Result<String> {
+    let id = metadata.get(REQUEST_ID_KEY).context("no request id")?.to_str()?;
+    ensure!(!id.is_empty(), "an empty request id");
+    Ok(id.to_owned())
+}
+
 /// A node's admin API. Clones share one connection.
 #[derive(Debug, Clone)]
 pub struct Admin {
@@ -88,6 +101,12 @@ impl Admin {
         let endpoint = Endpoint::from_shared(format!("unix:{}", socket.display())).context("name the admin socket")?;
         let client = AdminClient::new(endpoint.connect_lazy());
         Ok(Self { node: node.to_owned(), client })
+    }
+
+    /// The connection itself, for what an answer carries beside its message.
+    #[must_use]
+    pub fn client(&self) -> AdminClient<Channel> {
+        self.client.clone()
     }
 
     async fn call<T>(

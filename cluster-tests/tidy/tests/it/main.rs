@@ -2,7 +2,7 @@
 
 use tidy::finding::Finding;
 use tidy::tree::Tree;
-use tidy::{error_codes, imports, layout, lints, lock, manifest, owners, style};
+use tidy::{error_codes, imports, layout, lints, lock, log_lines, manifest, owners, style};
 
 /// Where time may pass: what tests poll through, what delays bytes because a test asked for it, a world that moves its
 /// paused clock, and `cargo xtask`.
@@ -80,6 +80,11 @@ fn the_lints_of_core_repeat_those_of_the_root() {
 #[test]
 fn every_error_code_is_explained() {
     clean(error_codes::are_explained);
+}
+
+#[test]
+fn log_lines_have_their_fields() {
+    clean(log_lines::are_well_formed);
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use axum::http::HeaderValue;
 use axum::middleware::{self, Next};
 use futures::stream::BoxStream;
+use tokio::time::Instant;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument as _;
@@ -72,14 +73,17 @@ impl Admin {
     }
 }
 
-/// Gives a call its id. Where none can be drawn, the call goes on without.
+/// Gives a call its id, and writes its line in the log. Where no id can be drawn, the call goes on without.
 async fn identify(mut request: axum::extract::Request, next: Next) -> axum::response::Response {
-    let drawn = ollamax_security::random_bytes().map(u128::from_le_bytes);
-    let id = drawn.map(|number| format!("{number:032x}")).unwrap_or_default();
-    request.extensions_mut().insert(RequestId(id.clone()));
-    let span = tracing::error_span!("admin", request_id = id);
-    let mut response = next.run(request).instrument(span).await;
-    if let Ok(id) = HeaderValue::from_str(&id) {
+    let id = ollamax_security::draw_request_id();
+    request.extensions_mut().insert(id.clone());
+    let span = tracing::error_span!("admin", request_id = id.0);
+    let (call, started_at) = (request.uri().path().to_owned(), Instant::now());
+    let mut response = next.run(request).instrument(span.clone()).await;
+    let took_ms = u64::try_from(started_at.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let code = response.headers().get(daemon::CODE_KEY).and_then(|code| code.to_str().ok());
+    span.in_scope(|| tracing::debug!(call, code, took_ms, "answered an administrator"));
+    if let Ok(id) = HeaderValue::from_str(&id.0) {
         response.headers_mut().insert(REQUEST_ID_KEY, id);
     }
     response
@@ -106,11 +110,11 @@ impl admin_server::Admin for Admin {
     }
 
     async fn init(&self, request: Request<v1::InitRequest>) -> Reply<v1::InitReply> {
-        reply(self.daemon.init(request.into_inner()).await)
+        reply(self.daemon.init(id_of(&request), request.into_inner()).await)
     }
 
     async fn join(&self, request: Request<v1::JoinRequest>) -> Reply<v1::JoinReply> {
-        reply(self.daemon.join(request.into_inner()).await)
+        reply(self.daemon.join(id_of(&request), request.into_inner()).await)
     }
 
     async fn leave(&self, request: Request<v1::LeaveRequest>) -> Reply<v1::LeaveReply> {

@@ -9,7 +9,7 @@ use tokio_util::task::TaskTracker;
 use ollamax_core::catalog::command::{Command, NewMember};
 use ollamax_core::catalog::{self, Entry};
 use ollamax_store as store;
-use ollamax_types::{Clock, ClusterId, Incarnation, NodeId, PeerId};
+use ollamax_types::{Clock, ClusterId, Incarnation, NodeId, PeerId, RequestId};
 
 use crate::envelope;
 use crate::raft::Payload;
@@ -52,7 +52,7 @@ impl Alone {
     pub(crate) async fn cluster_of_one() -> Self {
         let peers = crate::mem::Network::default().peers_of(NodeId(1));
         let alone = Self::open(1, Config::default(), peers).await;
-        alone.handle.init_cluster(init()).await.expect("a cluster of one");
+        alone.handle.init_cluster(RequestId::default(), init()).await.expect("a cluster of one");
         alone
     }
 

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use ollamax_core::catalog::{Fault, Member, read};
 use ollamax_core::voters::{self, Change};
-use ollamax_types::NodeId;
+use ollamax_types::{ErrorCode, NodeId};
 
 use crate::followers;
 use crate::handle::Handle;
@@ -107,7 +107,7 @@ pub(crate) async fn run(handle: Handle, stop: CancellationToken) {
         let facts = match gather(&handle, &metrics) {
             Ok(facts) => facts,
             Err(fault) => {
-                tracing::error!(%fault, "read members for the autopilot");
+                tracing::error!(code = %ErrorCode::StorageFailed, error = %fault, "read members for the autopilot");
                 continue;
             }
         };

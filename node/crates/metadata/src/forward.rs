@@ -74,7 +74,7 @@ impl Handle {
     ///
     /// # Errors
     /// [`ProposeError::AlreadyInitialised`] when this node follows a cluster of others; else as [`Handle::propose`].
-    pub async fn init_cluster(&self, command: Command) -> Result<Committed, ProposeError> {
+    pub async fn init_cluster(&self, request: RequestId, command: Command) -> Result<Committed, ProposeError> {
         let me = self.node().0;
         let membership = self.raft_metrics().membership_config;
         if membership.membership().nodes().next().is_some() && !membership.membership().voter_ids().eq([me]) {
@@ -87,7 +87,7 @@ impl Handle {
             Err(RaftError::APIError(error)) => return Err(ProposeError::NoQuorum(error.to_string())),
             Err(RaftError::Fatal(fatal)) => return Err(ProposeError::Fatal(fatal.to_string())),
         }
-        self.propose(RequestId::default(), "node/1", command).await
+        self.propose(request, "node/1", command).await
     }
 
     /// Asks for a change, from any node, within `PROPOSE_TIMEOUT`. `principal` is for whom: `admin`, or `node/3` when

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use ollamax_core::catalog::{Answer, View};
 use ollamax_store as store;
-use ollamax_types::{ClusterId, Incarnation, NodeId};
+use ollamax_types::{ClusterId, ErrorCode, Incarnation, NodeId};
 
 use crate::config::Config;
 use crate::error::{ChangeError, ProposeError};
@@ -218,28 +218,43 @@ impl Handle {
         self.contact_ms(&self.raft_metrics()).is_some_and(|silent| Duration::from_millis(silent) <= limit)
     }
 
-    /// Resolves with the reason when consensus cannot go on here and the process must stop. Never during a stop that
-    /// was asked for.
-    pub fn fatal(&self) -> impl Future<Output = String> + Send + 'static {
+    /// Why the store has taken no writes since; `None` while it does.
+    #[must_use]
+    pub fn store_failure(&self) -> Option<store::SyncError> {
+        self.0.store.fatal().borrow().clone()
+    }
+
+    /// Why consensus cannot go on here and the process must stop, with its code; `None` while it can, and during a stop
+    /// that was asked for.
+    #[must_use]
+    pub fn failure(&self) -> Option<(ErrorCode, String)> {
+        if let Some(error) = self.store_failure() {
+            return Some((error.code(), error.to_string()));
+        }
+        match &self.0.raft.metrics().borrow_watched().running_state {
+            Err(Fatal::Stopped) if self.0.stopped.load(Ordering::Acquire) => None,
+            Err(fatal) => Some((ErrorCode::StorageFailed, fatal.to_string())),
+            Ok(()) => None,
+        }
+    }
+
+    /// Resolves with the first [`Handle::failure`].
+    pub fn fatal(&self) -> impl Future<Output = (ErrorCode, String)> + Send + 'static {
         let handle = self.clone();
         let (mut metrics, mut sync) = (self.0.raft.metrics(), self.0.store.fatal());
         async move {
             loop {
-                if let Some(error) = sync.borrow_and_update().as_ref() {
-                    return error.to_string();
-                }
-                let state = metrics.borrow_and_update().running_state.clone();
-                match state {
-                    Err(Fatal::Stopped) if handle.0.stopped.load(Ordering::Acquire) => std::future::pending().await,
-                    Err(fatal) => return fatal.to_string(),
-                    Ok(()) => {}
+                metrics.borrow_and_update();
+                sync.borrow_and_update();
+                if let Some(failure) = handle.failure() {
+                    return failure;
                 }
                 tokio::select! {
                     changed = metrics.changed() => if changed.is_err() {
                         if handle.0.stopped.load(Ordering::Acquire) {
                             std::future::pending::<()>().await;
                         }
-                        return "consensus has stopped".to_owned();
+                        return (ErrorCode::StorageFailed, "consensus has stopped".to_owned());
                     },
                     _ = sync.changed() => {}
                 }
@@ -350,13 +365,13 @@ impl Handle {
             }
         }
         if let Err(error) = self.0.raft.shutdown().await {
-            tracing::error!(%error, "stop consensus");
+            tracing::error!(code = %ErrorCode::Internal, %error, "stop consensus");
         }
         let store = self.0.store.clone();
         match tokio::task::spawn_blocking(move || store.close()).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(%error, "close the store"),
-            Err(error) => tracing::error!(%error, "close the store"),
+            Ok(Err(error)) => tracing::error!(code = %error.code(), %error, "close the store"),
+            Err(error) => tracing::error!(code = %ErrorCode::Internal, %error, "close the store"),
         }
     }
 }

@@ -16,6 +16,8 @@ pub(crate) enum Outcome {
 }
 
 impl Outcome {
+    const ALL: [Self; 5] = [Self::Committed, Self::Refused, Self::NoQuorum, Self::Unknown, Self::Rejected];
+
     const fn label(self) -> &'static str {
         match self {
             Self::Committed => "committed",
@@ -51,15 +53,20 @@ const LATENCY_BUCKETS: [f64; 12] = [0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0
 
 impl Metrics {
     pub(crate) fn new() -> Self {
+        let proposals = IntCounterVec::new(
+            Opts::new("ollamax_raft_proposals_total", "Changes proposed through this node, by outcome"),
+            &["outcome"],
+        )
+        .expect("the name and label are valid");
+        // Shown from the start, so that whoever computes rates has a first value.
+        for outcome in Outcome::ALL {
+            proposals.with_label_values(&[outcome.label()]);
+        }
         Self {
+            proposals,
             term: gauge("term", "Current term"),
             is_leader: gauge("is_leader", "1 while this node leads"),
             leader_changes: counter("leader_changes_total", "Times that another leader was seen"),
-            proposals: IntCounterVec::new(
-                Opts::new("ollamax_raft_proposals_total", "Changes proposed through this node, by outcome"),
-                &["outcome"],
-            )
-            .expect("the name and label are valid"),
             commit_seconds: histogram("commit_seconds", "From proposal to answer, on the leader"),
             apply_seconds: histogram("apply_seconds", "Time to apply one batch"),
             applied_entries: counter("applied_entries_total", "Entries applied"),
@@ -134,7 +141,6 @@ mod tests {
     fn all_are_registered_once_under_their_own_names() {
         let registry = Registry::new();
         let metrics = Metrics::new();
-        metrics.proposed(Outcome::Committed);
         metrics.register(&registry).expect("fresh registry");
         let names: std::collections::BTreeSet<_> =
             registry.gather().iter().map(|family| family.name().to_owned()).collect();

@@ -29,11 +29,31 @@ impl Metrics {
             IntCounterVec::new(Opts::new(name, text), labels).expect("the name and labels are valid")
         };
         let connections = Opts::new("ollamax_peer_connections", "Open connections between nodes.");
-        Self {
+        let metrics = Self {
             handshakes: counter("ollamax_peer_handshakes_total", "Handshakes on the peer listener.", &["outcome"]),
             refused: counter("ollamax_peer_refused_total", "Connections and requests turned away.", &["reason"]),
             connections: IntGaugeVec::new(connections, &["class", "direction"]).expect("the name and labels are valid"),
             dials: counter("ollamax_peer_dials_total", "Dials to other nodes.", &["class", "outcome"]),
+        };
+        metrics.show_all();
+        metrics
+    }
+
+    /// Shows what has not happened yet as 0, so that whoever computes rates has a first value.
+    fn show_all(&self) {
+        for outcome in ["ok", "failed", "timed_out"] {
+            self.handshakes.with_label_values(&[outcome]);
+        }
+        for reason in ["handshakes", "connections", "strangers", "not_member", "twin"] {
+            self.refused.with_label_values(&[reason]);
+        }
+        for class in Class::ALL {
+            for outcome in ["ok", "failed"] {
+                self.dials.with_label_values(&[class.as_str(), outcome]);
+            }
+            for direction in [Direction::In, Direction::Out] {
+                self.open_connections(class, direction);
+            }
         }
     }
 
@@ -74,7 +94,6 @@ mod tests {
         let registry = Registry::new();
         let metrics = Metrics::new();
         metrics.register(&registry).unwrap();
-        metrics.handshake("ok");
         assert!(metrics.register(&registry).is_err());
         assert!(registry.gather().iter().any(|family| family.name() == "ollamax_peer_handshakes_total"));
     }

@@ -18,6 +18,7 @@ use tonic::transport::Server;
 
 use ollamax_security::NodeKey;
 use ollamax_security::tls::{self, Alpn};
+use ollamax_types::ErrorCode;
 
 use crate::advertise;
 use crate::channels::{Channels, Tracked};
@@ -177,7 +178,8 @@ impl NetService {
             }
         };
         if let Err(error) = ended {
-            tracing::error!(%error, "serve peers");
+            let error = &error as &dyn std::error::Error;
+            tracing::error!(code = %ErrorCode::Internal, error, "serve peers");
         }
         self.closed.cancel();
         self.connections.close_where(|_| true);

@@ -27,6 +27,8 @@ use tokio_util::task::TaskTracker;
 use tracing::Level;
 use url::Url;
 
+use ollamax_types::ErrorCode;
+
 use crate::address;
 use crate::metrics::Metrics;
 
@@ -42,6 +44,8 @@ pub const BACK_OFF_MAX: Duration = Duration::from_secs(10);
 pub const STEADY_AFTER: Duration = Duration::from_secs(60);
 /// Longest line of the engine's output that is read.
 const LINE_BYTES_MAX: usize = 16 << 10;
+/// Under which target the log shows what the engine says.
+const TARGET: &str = "ollamax_engine";
 
 /// What to start.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -260,10 +264,12 @@ async fn forward_lines<R: AsyncRead + Unpin>(mut lines: FramedRead<R, LinesCodec
         let Ok(line) = line else { continue };
         let (level, text) = read_line(line);
         match level {
-            Level::ERROR => tracing::error!(target: "ollamax_engine", "{text}"),
-            Level::WARN => tracing::warn!(target: "ollamax_engine", "{text}"),
-            Level::INFO => tracing::info!(target: "ollamax_engine", "{text}"),
-            _ => tracing::debug!(target: "ollamax_engine", "{text}"),
+            Level::ERROR => {
+                tracing::error!(target: TARGET, code = %ErrorCode::RuntimeFailed, error = text, "the engine says");
+            }
+            Level::WARN => tracing::warn!(target: TARGET, said = text, "the engine says"),
+            Level::INFO => tracing::info!(target: TARGET, said = text, "the engine says"),
+            _ => tracing::debug!(target: TARGET, said = text, "the engine says"),
         }
         if let Some(last) = &last {
             *last.lock().unwrap_or_else(PoisonError::into_inner) = text;

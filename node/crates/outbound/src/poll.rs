@@ -5,6 +5,7 @@
 //! health call wait is busy, not gone. Receivers are woken by what matters for routing and the catalog; `expires_at`,
 //! which moves with every request, is refreshed in place without waking anybody. Stopping ends the loops between calls.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -38,7 +39,8 @@ pub struct Report {
     /// Whether it can be sent work.
     pub state: RuntimeState,
     /// Models in its store; `None` until it listed them once. Kept while it is down: busy or restarting is not empty.
-    pub models: Option<Vec<ModelRecord>>,
+    /// Shared, and the same list as long as the runtime lists the same: comparing and passing it on cost nothing.
+    pub models: Option<Arc<Vec<ModelRecord>>>,
     /// Models in its memory; empty while it is down.
     pub resident: Vec<Residency>,
 }
@@ -154,6 +156,11 @@ pub(crate) fn publish(report: &watch::Sender<Report>, change: impl FnOnce(&mut R
     });
 }
 
+/// The list that was held, where the new one says the same.
+fn kept(held: Option<Arc<Vec<ModelRecord>>>, listed: Vec<ModelRecord>) -> Arc<Vec<ModelRecord>> {
+    held.filter(|held| **held == listed).unwrap_or_else(|| Arc::new(listed))
+}
+
 /// The state for people: while the runtime has never answered, with the reason why it is waited for.
 fn shown(state: &RuntimeState, waiting_because: Option<&str>) -> RuntimeState {
     match (state, waiting_because) {
@@ -249,7 +256,7 @@ impl PollService<'_> {
             match listed {
                 Ok((version, models)) => publish(self.report, |report| {
                     report.version = version;
-                    report.models = Some(models);
+                    report.models = Some(kept(report.models.take(), models));
                 }),
                 Err(error) => tracing::debug!(runtime = self.client.url(), %error, "list models"),
             }
@@ -337,6 +344,20 @@ mod tests {
     }
 
     #[test]
+    fn a_list_that_says_the_same_stays_the_same_list() {
+        let model = |name: &str| ModelRecord {
+            name: name.parse().expect("valid"),
+            digest: ollamax_types::Digest([1; 32]),
+            size_bytes: 1,
+            modified_at: ollamax_types::Timestamp(1),
+            details_json: "{}".to_owned(),
+        };
+        let first = kept(None, vec![model("a")]);
+        assert!(Arc::ptr_eq(&kept(Some(Arc::clone(&first)), vec![model("a")]), &first));
+        assert_eq!(*kept(Some(first), vec![model("b")]), [model("b")]);
+    }
+
+    #[test]
     fn only_a_moved_expiry_wakes_nobody() {
         let row = Residency {
             name: "m".parse().expect("valid"),
@@ -360,8 +381,8 @@ mod tests {
         let other = Residency { name: "n".parse().expect("valid"), ..row.clone() };
         assert!(woken(&|report| report.resident.push(other.clone())));
         assert!(!woken(&|report| report.resident.reverse()), "the runtime lists by expiry");
-        assert!(woken(&|report| report.models = Some(vec![])), "an empty list is a value");
-        assert!(!woken(&|report| report.models = Some(vec![])));
+        assert!(woken(&|report| report.models = Some(Arc::default())), "an empty list is a value");
+        assert!(!woken(&|report| report.models = Some(Arc::default())));
         assert!(woken(&|report| report.resident.clear()));
     }
 }

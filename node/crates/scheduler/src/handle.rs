@@ -165,6 +165,12 @@ impl Handle {
         self.shared.load_view.peers(self.shared.now())
     }
 
+    /// What this node thinks of each other member, those that it never heard among them.
+    #[must_use]
+    pub fn others(&self) -> Vec<Health> {
+        self.shared.load_view.others(self.shared.now())
+    }
+
     /// What this node thinks of another; itself it holds for alive.
     #[must_use]
     pub fn health(&self, node: NodeId) -> Health {

@@ -50,6 +50,8 @@ pub(crate) struct LoadView {
 #[derive(Debug)]
 struct State {
     book: Book,
+    /// The members that have not departed, as last told.
+    members: Vec<NodeId>,
     peers: BTreeMap<NodeId, Peer>,
     sent: BTreeMap<(NodeId, Digest), Sent>,
     next: u64,
@@ -89,7 +91,8 @@ impl LoadView {
             tick_every,
             late_after: tick_every,
         };
-        let state = State { book: Book::new(health), peers: BTreeMap::new(), sent: BTreeMap::new(), next: 0 };
+        let book = Book::new(health);
+        let state = State { book, members: Vec::new(), peers: BTreeMap::new(), sent: BTreeMap::new(), next: 0 };
         Self { own, state: Mutex::new(state) }
     }
 
@@ -125,6 +128,14 @@ impl LoadView {
         state.book.retain(members);
         state.peers.retain(|node, _| members.contains(node));
         state.sent.retain(|(node, _), _| members.contains(node));
+        members.clone_into(&mut state.members);
+    }
+
+    /// What is thought of each other member, those that were never heard among them.
+    pub(crate) fn others(&self, now: Duration) -> Vec<Health> {
+        let state = self.lock();
+        let others = state.members.iter().filter(|node| **node != self.own);
+        others.map(|node| state.book.health(*node, now)).collect()
     }
 
     pub(crate) fn health(&self, node: NodeId, now: Duration) -> Health {

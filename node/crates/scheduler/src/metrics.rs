@@ -33,11 +33,18 @@ impl Default for Metrics {
         };
         let gauge = |name: &str, help: &str| IntGauge::new(name, help).expect("a valid name");
         let buckets = vec![0.001, 0.01, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0];
+        let owned = counter("ollamax_scheduler_owned_total", "Requests at this node's runtime.", "outcome");
+        let dispatched = counter("ollamax_scheduler_dispatched_total", "Requests that came in here.", "outcome");
+        let attempts = counter("ollamax_scheduler_attempts_total", "Nodes that requests were tried on.", "result");
+        // What is shown from the start has a first value for whoever computes rates.
+        for (counter, label) in [(&owned, "ok"), (&dispatched, "answered"), (&attempts, "answered")] {
+            counter.with_label_values(&[label]);
+        }
         let wait = HistogramOpts::new("ollamax_scheduler_wait_seconds", "Time in this node's queue.").buckets(buckets);
         Self {
-            owned: counter("ollamax_scheduler_owned_total", "Requests at this node's runtime.", "outcome"),
-            dispatched: counter("ollamax_scheduler_dispatched_total", "Requests that came in here.", "outcome"),
-            attempts: counter("ollamax_scheduler_attempts_total", "Nodes that requests were tried on.", "result"),
+            owned,
+            dispatched,
+            attempts,
             running: gauge("ollamax_scheduler_running", "Requests that this node's runtime works on."),
             waiting: gauge("ollamax_scheduler_waiting", "Requests that wait for this node's runtime."),
             wait_seconds: Histogram::with_opts(wait).expect("a valid name and rising buckets"),

@@ -1,5 +1,7 @@
 //! What the assembly tells the scheduler about this machine: its runtime and its resources.
 
+use std::sync::Arc;
+
 use ollamax_types::{Gpu, ModelRecord, Residency, RuntimeKind, RuntimeState};
 
 /// The runtime beside this node, as last polled.
@@ -12,7 +14,7 @@ pub struct RuntimeReport {
     /// Whether it can be sent work.
     pub state: RuntimeState,
     /// What is in its store. The owner checks the digest of each request against this list.
-    pub models: Vec<ModelRecord>,
+    pub models: Arc<Vec<ModelRecord>>,
     /// What is in its memory.
     pub resident: Vec<Residency>,
 }
@@ -23,7 +25,7 @@ impl Default for RuntimeReport {
             kind: RuntimeKind::Ollama,
             version: String::new(),
             state: RuntimeState::Absent,
-            models: Vec::new(),
+            models: Arc::default(),
             resident: Vec::new(),
         }
     }

@@ -1,10 +1,13 @@
 //! Random bytes from the operating system, for secrets and identifiers.
 //!
 //! This is the only source of randomness for anything secret or unique: keys, tokens, incarnations.
-//! When the system gives none, the caller gets an error and makes nothing; there is no weaker source behind it.
+//! When the system gives none, the caller gets an error and makes nothing; there is no weaker source behind it. Only a
+//! request id may be empty then: nothing fails for want of a name in the log.
 
 use rand::TryRng;
 use rand::rngs::SysRng;
+
+use ollamax_types::RequestId;
 
 /// The operating system gave no random bytes.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +24,13 @@ pub fn random_bytes<const N: usize>() -> Result<[u8; N], RandomError> {
     Ok(bytes)
 }
 
+/// An id for a request that came without one.
+#[must_use]
+pub fn draw_request_id() -> RequestId {
+    let drawn = random_bytes().map(u128::from_le_bytes);
+    RequestId(drawn.map(|number| format!("{number:032x}")).unwrap_or_default())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -28,5 +38,12 @@ mod tests {
     #[test]
     fn two_draws_differ() {
         assert_ne!(random_bytes::<32>().unwrap(), random_bytes::<32>().unwrap());
+        assert_ne!(draw_request_id(), draw_request_id());
+    }
+
+    #[test]
+    fn a_drawn_request_id_is_one_that_a_caller_may_choose() {
+        let drawn = draw_request_id();
+        assert_eq!(RequestId::chosen(&drawn.0), Some(drawn));
     }
 }

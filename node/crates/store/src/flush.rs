@@ -7,6 +7,8 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
 
+use ollamax_types::ErrorCode;
+
 use crate::error::DiskError;
 use crate::shared::Shared;
 use crate::sync::join;
@@ -33,8 +35,8 @@ impl Flusher {
     /// Asks for a flush soon; asking twice is asking once.
     pub(crate) fn ring(&self) {
         let Some(bell) = &self.bell else { return };
-        if let Err(TrySendError::Disconnected(())) = bell.try_send(()) {
-            tracing::error!("the flush thread has ended");
+        if let Err(error @ TrySendError::Disconnected(())) = bell.try_send(()) {
+            tracing::error!(code = %ErrorCode::Internal, %error, "the flush thread has ended");
         }
     }
 }

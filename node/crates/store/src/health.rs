@@ -41,7 +41,8 @@ impl Health {
         self.fatal.send_if_modified(|fatal| {
             let first = fatal.is_none();
             if first {
-                tracing::error!(reason = %error.cause, "the store has stopped; the node must stop");
+                let code = error.code();
+                tracing::error!(%code, error = %error.cause, "the store has stopped; the node must stop");
                 *fatal = Some(error.clone());
             }
             first

@@ -29,7 +29,7 @@ pub use error::{
 };
 pub use log::{Log, LogState};
 pub use metrics::Metrics;
-pub use room::{NoRoom, free_bytes};
+pub use room::{NoRoom, Space};
 pub use snapshot::{Export, Import};
 pub use state::{AppliedMeta, Batch, State, StateView};
 pub use store::{Store, StoreIdentity};

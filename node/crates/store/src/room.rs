@@ -23,8 +23,17 @@ pub struct NoRoom {
     pub reserve_bytes: u64,
 }
 
+/// How full a file system is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// Free for this user.
+    pub free_bytes: u64,
+    /// In use.
+    pub used_bytes: u64,
+}
+
 impl Store {
-    /// Whether the log may grow.
+    /// Whether the log may grow. A disk that cannot be asked is not called full.
     ///
     /// # Errors
     /// While fewer bytes are free than the configuration keeps.
@@ -33,22 +42,30 @@ impl Store {
         if reserve_bytes == 0 {
             return Ok(());
         }
-        judge(free_bytes(self.path()), reserve_bytes)
+        Space::of(self.path()).map_or(Ok(()), |space| space.check(reserve_bytes))
     }
 }
 
-/// A disk that cannot be asked is not called full.
-fn judge(free_bytes: Option<u64>, reserve_bytes: u64) -> Result<(), NoRoom> {
-    match free_bytes {
-        Some(free_bytes) if free_bytes < reserve_bytes => Err(NoRoom { free_bytes, reserve_bytes }),
-        _ => Ok(()),
-    }
-}
+// === impl Space ===
 
-/// Free bytes for this user on the file system of a path; `None` when it cannot be asked.
-#[must_use]
-pub fn free_bytes(path: &Path) -> Option<u64> {
-    statvfs(path).ok().map(|system| system.blocks_available().saturating_mul(system.fragment_size()))
+impl Space {
+    /// The file system of a path; `None` when it cannot be asked.
+    #[must_use]
+    pub fn of(path: &Path) -> Option<Self> {
+        let system = statvfs(path).ok()?;
+        let bytes = |blocks: u64| blocks.saturating_mul(system.fragment_size());
+        let used = system.blocks().saturating_sub(system.blocks_free());
+        Some(Self { free_bytes: bytes(system.blocks_available()), used_bytes: bytes(used) })
+    }
+
+    /// Whether the reserve is whole.
+    ///
+    /// # Errors
+    /// While fewer bytes are free.
+    pub const fn check(self, reserve_bytes: u64) -> Result<(), NoRoom> {
+        let free_bytes = self.free_bytes;
+        if free_bytes < reserve_bytes { Err(NoRoom { free_bytes, reserve_bytes }) } else { Ok(()) }
+    }
 }
 
 #[cfg(test)]
@@ -56,16 +73,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_disk_that_cannot_be_asked_is_not_a_full_one() {
-        assert!(free_bytes(Path::new("/")).is_some());
-        assert_eq!(free_bytes(Path::new("/no/such/place")), None);
+    fn a_file_system_says_how_full_it_is_where_there_is_one() {
+        assert!(Space::of(Path::new("/")).is_some_and(|space| space.used_bytes > 0));
+        assert_eq!(Space::of(Path::new("/no/such/place")), None);
     }
 
     #[test]
     fn there_is_room_while_the_reserve_is_whole() {
-        assert_eq!(judge(Some(64), 64), Ok(()));
-        assert_eq!(judge(None, 64), Ok(()));
-        let refused = judge(Some(3 << 20), 64 << 20).expect_err("less than the reserve");
+        let free = |free_bytes| Space { free_bytes, used_bytes: 1 };
+        assert_eq!(free(64).check(64), Ok(()));
+        let refused = free(3 << 20).check(64 << 20).expect_err("less than the reserve");
         let text = refused.to_string();
         assert!(text.contains("3 MiB are free") && text.contains("64 MiB are kept"), "{text}");
     }

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use ollamax_types::ErrorCode;
+
 use crate::error::{DiskError, SyncError, WriteError};
 use crate::high_water::HighWater;
 use crate::shared::Shared;
@@ -79,7 +81,7 @@ impl Drop for SyncThread {
 pub(crate) fn join(thread: Option<JoinHandle<()>>) {
     let Some(thread) = thread else { return };
     if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
-        tracing::error!("a thread of the store panicked");
+        tracing::error!(code = %ErrorCode::Internal, error = "it panicked", "a thread of the store has ended");
     }
 }
 

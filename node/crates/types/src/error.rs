@@ -12,7 +12,7 @@ pub enum ErrorClass {
     Configuration,
     /// The replicated or local store failed.
     Database,
-    /// A runtime or another node failed.
+    /// A runtime, another node, or the program that answers failed.
     ExternalService,
     /// The request is malformed.
     Validation,
@@ -97,6 +97,8 @@ codes! {
     RuntimeFailed = "runtime_failed", ExternalService, 502, 13, true, true;
     /// Another node cannot be reached.
     PeerUnreachable = "peer_unreachable", ExternalService, 502, 14, true, true;
+    /// A defect of the program, which its log tells more of.
+    Internal = "internal", ExternalService, 500, 13, false, false;
     /// The request is malformed.
     BadRequest = "bad_request", Validation, 400, 3, false, true;
     /// The request body is larger than the gateway takes.

@@ -9,6 +9,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::limits::REQUEST_ID_BYTES_MAX;
+
 /// Why a text is not an identifier.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a {what}")]
@@ -101,10 +103,22 @@ impl fmt::Display for TokenId {
     }
 }
 
-/// Follows one client request through every node and log line.
+/// Follows one request, of a client, an administrator or a node itself, through every node and log line.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RequestId(pub String);
+
+// === impl RequestId ===
+
+impl RequestId {
+    /// The id that a caller chose, where it is short and plain.
+    #[must_use]
+    pub fn chosen(text: &str) -> Option<Self> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        let is_sane = (1..=REQUEST_ID_BYTES_MAX).contains(&text.len()) && text.bytes().all(plain);
+        is_sane.then(|| Self(text.to_owned()))
+    }
+}
 
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -115,6 +129,14 @@ impl fmt::Display for RequestId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_callers_request_id_is_short_and_plain() {
+        assert_eq!(RequestId::chosen("a-B_1.2"), Some(RequestId("a-B_1.2".to_owned())));
+        for bad in ["", "a b", "a\nb", "ä", &"x".repeat(REQUEST_ID_BYTES_MAX + 1)] {
+            assert_eq!(RequestId::chosen(bad), None, "{bad}");
+        }
+    }
 
     #[test]
     fn text_forms_round_trip_and_garbage_is_refused() {

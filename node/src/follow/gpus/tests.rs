@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use prometheus::Registry;
 use tokio::sync::oneshot;
 
 use super::*;
@@ -73,7 +74,7 @@ fn gb10() -> Gpu {
 async fn the_devices_of_a_driver_are_shown_and_counted() {
     let folder = tempfile::tempdir().expect("temp");
     let registry = Registry::new();
-    let metrics = Metrics::register(&registry).expect("registered");
+    let metrics = GpuMetrics::register(&registry).expect("registered");
     let (sender, mut latest) = watch::channel(Vec::new());
     let stop = CancellationToken::new();
     let following = follow(driver(folder.path(), "OK"), metrics, sender, stop.clone());
@@ -108,7 +109,7 @@ fn without_a_driver_there_are_no_gpus() {
 async fn a_machine_without_a_driver_has_an_empty_list() {
     let folder = tempfile::tempdir().expect("temp");
     let missing = Driver { library: Some(folder.path().join("libnone.so")), open: None };
-    let metrics = Metrics::register(&Registry::new()).expect("registered");
+    let metrics = GpuMetrics::register(&Registry::new()).expect("registered");
     let (sender, mut latest) = watch::channel(vec![h100()]);
     let stop = CancellationToken::new();
     let looking = async {
@@ -136,13 +137,4 @@ fn a_device_that_says_nonsense_stays_within_bounds() {
     let rates = Utilization { gpu: 250, memory: 0 };
     let gpu = gpu(3, (None, Some("x".repeat(500))), None, Some(rates));
     assert_eq!((gpu.uuid.as_str(), gpu.name.len(), gpu.use_permille), ("gpu-3", TEXT_CHARS_MAX, Some(1_000)));
-}
-
-#[test]
-fn a_device_that_is_gone_leaves_the_metrics() {
-    let registry = Registry::new();
-    let metrics = Metrics::register(&registry).expect("registered");
-    metrics.show(&[], &[h100(), gb10()]);
-    metrics.show(&[h100(), gb10()], &[]);
-    assert!(registry.gather().iter().all(|family| family.get_metric().is_empty()));
 }

@@ -78,9 +78,9 @@ pub trait Daemon: Send + Sync + 'static {
     /// The engines, once this node has an id.
     fn engines(&self) -> Option<Engines>;
     /// Makes this node the first of a new cluster.
-    fn init(&self, request: v1::InitRequest) -> BoxFuture<'_, Result<v1::InitReply, AdminError>>;
+    fn init(&self, id: RequestId, request: v1::InitRequest) -> BoxFuture<'_, Result<v1::InitReply, AdminError>>;
     /// Makes this node a member of an existing cluster.
-    fn join(&self, request: v1::JoinRequest) -> BoxFuture<'_, Result<v1::JoinReply, AdminError>>;
+    fn join(&self, id: RequestId, request: v1::JoinRequest) -> BoxFuture<'_, Result<v1::JoinReply, AdminError>>;
     /// Leaves the cluster in good order.
     fn leave(&self, id: RequestId, request: v1::LeaveRequest) -> BoxFuture<'_, Result<v1::LeaveReply, AdminError>>;
     /// Draws a token and records it.

@@ -9,6 +9,8 @@ use prometheus::{Encoder as _, TextEncoder};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use ollamax_types::ErrorCode;
+
 use crate::http::{OpenDoor, plain};
 use crate::ports::{Needed, Readiness};
 
@@ -49,7 +51,7 @@ pub(crate) async fn metrics(State(door): State<Arc<OpenDoor>>) -> Response<Body>
     let mut text = Vec::new();
     let encoder = TextEncoder::new();
     if let Err(error) = encoder.encode(&door.parts.registry.gather(), &mut text) {
-        tracing::error!(%error, "encode metrics");
+        tracing::error!(code = %ErrorCode::Internal, %error, "encode metrics");
         return plain(StatusCode::INTERNAL_SERVER_ERROR, format!("encode metrics: {error}"));
     }
     let mut response = Response::new(Body::from(text));

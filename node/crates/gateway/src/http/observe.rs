@@ -14,14 +14,11 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::Instant;
 use tracing::{Instrument as _, Span};
 
-use ollamax_types::RequestId;
+use ollamax_types::{ErrorCode, RequestId};
 
-use crate::error::Shape;
+use crate::error::{ERROR_HEADER, Shape};
 use crate::http::{NODE_HEADER, OpenDoor, REQUEST_ID_HEADER, plain};
 use crate::metrics::Metrics;
-
-/// Longest request id that is taken from a client.
-const REQUEST_ID_BYTES_MAX: usize = 64;
 
 /// Which model a request for inference named; empty where it named none. Travels with the answer to its log line.
 #[derive(Debug, Clone)]
@@ -53,18 +50,18 @@ struct WatchedBody {
 /// Gives the request an id and follows it to the end of its answer.
 pub(crate) async fn observe(State(door): State<Arc<OpenDoor>>, mut request: Request, next: Next) -> Response<Body> {
     let id = request_id(&door, request.headers());
-    request.extensions_mut().insert(RequestId(id.clone()));
+    request.extensions_mut().insert(id.clone());
     let route = request.extensions().get::<MatchedPath>().map_or("other", MatchedPath::as_str).to_owned();
     let metrics = door.parts.metrics.clone();
     metrics.in_flight.inc();
     // One field, and on at every level: even a lone error names its request.
-    let span = tracing::error_span!("request", request_id = id);
+    let span = tracing::error_span!("request", request_id = id.0);
     let mut watched =
         Watched { metrics, route, started_at: Instant::now(), saw_byte: false, span: span.clone(), head: None };
     let mut response = next.run(request).instrument(span).await;
     watched.metrics.requests.with_label_values(&[watched.route.as_str(), response.status().as_str()]).inc();
     let headers = response.headers_mut();
-    if let Ok(id) = HeaderValue::from_str(&id) {
+    if let Ok(id) = HeaderValue::from_str(&id.0) {
         headers.insert(HeaderName::from_static(REQUEST_ID_HEADER), id);
     }
     if !headers.contains_key(NODE_HEADER) {
@@ -82,24 +79,19 @@ pub(crate) async fn observe(State(door): State<Arc<OpenDoor>>, mut request: Requ
 }
 
 /// The client's own id where it is short and plain, else a new one.
-fn request_id(door: &OpenDoor, headers: &HeaderMap) -> String {
+fn request_id(door: &OpenDoor, headers: &HeaderMap) -> RequestId {
     let sent = headers.get(REQUEST_ID_HEADER).and_then(|value| value.to_str().ok());
-    let is_sane = |id: &&str| {
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
-        (1..=REQUEST_ID_BYTES_MAX).contains(&id.len()) && id.bytes().all(plain)
-    };
-    sent.filter(is_sane).map_or_else(|| door.draw_request_id(), str::to_owned)
+    sent.and_then(RequestId::chosen).unwrap_or_else(|| RequestId(door.draw_request_id()))
 }
 
-/// A handler panicked: that request only, in the error form that most clients read.
-pub(crate) fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response<Body> {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    let text = text.or_else(|| panic.downcast_ref::<&'static str>().copied()).unwrap_or("no text");
-    tracing::error!(panic = text, "a handler panicked; please report this");
+/// A handler panicked: that request only, in the error form that most clients read. The process's panic hook has told
+/// the log.
+pub(crate) fn panicked(_panic: Box<dyn Any + Send + 'static>) -> Response<Body> {
     let body = Shape::Ollama.body(500, "internal error; the node's log says more under this request's id");
     let mut response = plain(axum::http::StatusCode::INTERNAL_SERVER_ERROR, body);
     let json = HeaderValue::from_static("application/json; charset=utf-8");
     response.headers_mut().insert(axum::http::header::CONTENT_TYPE, json);
+    response.headers_mut().insert(ERROR_HEADER, HeaderValue::from_static(ErrorCode::Internal.as_str()));
     response
 }
 

@@ -2,6 +2,7 @@
 
 use axum::body::Body;
 use axum::http::Request;
+use futures::FutureExt as _;
 
 use ollamax_gateway::ports::{Component, Needed, Readiness};
 use ollamax_types::limits;
@@ -167,6 +168,14 @@ async fn health_says_what_is_missing_and_liveness_asks_less() {
     assert_eq!(text(&router, get("/readyz?verbose")).await, (200, verbose.to_owned()));
     assert_eq!(text(&router, get("/health")).await, (200, verbose.to_owned()));
     assert_eq!(text(&router, get("/startupz")).await.0, 200);
+}
+
+#[tokio::test]
+async fn health_is_answered_without_waiting_for_anything() {
+    let router = with_m().router();
+    for path in ["/livez", "/readyz", "/startupz", "/health", "/metrics"] {
+        assert!(call(&router, get(path)).now_or_never().is_some(), "{path} waits");
+    }
 }
 
 #[tokio::test]

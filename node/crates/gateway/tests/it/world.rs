@@ -213,7 +213,7 @@ impl World {
             kind: RuntimeKind::Engine,
             version: version.to_owned(),
             state: RuntimeState::Up,
-            models: models.to_vec(),
+            models: Arc::new(models.to_vec()),
             resident: loaded.to_vec(),
         });
         for other in self.nodes.iter().filter(|other| other.id != NodeId(id)) {

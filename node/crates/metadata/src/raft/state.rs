@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use ollamax_core::catalog::{self, Answer};
 use ollamax_store as store;
+use ollamax_types::ErrorCode;
 
 use crate::envelope;
 use crate::logtime::Stamper;
@@ -126,7 +127,8 @@ fn apply_entry(batch: &mut store::Batch, applied: &mut Applied, entry: Entry) ->
         }
         Payload::Normal(sealed) => {
             let halt = |error: &dyn std::error::Error| {
-                tracing::error!(index = id.index, term = term_of(&id), %error, "entry cannot be applied: node halts");
+                let (index, term, code) = (id.index, term_of(&id), ErrorCode::StorageCorrupt);
+                tracing::error!(index, term, %code, %error, "entry cannot be applied: node halts");
                 io::Error::other(format!("apply entry {}: {error}", id.index))
             };
             let decoded = envelope::decode(&sealed.0, catalog::CLUSTER_VERSION).map_err(|error| halt(&error))?;

@@ -145,8 +145,9 @@ async fn a_node_that_meets_an_unknown_command_says_why_it_must_stop() {
     let handle = &alone.handle;
     let unknown = Sealed(bytes::Bytes::from_static(&[8, 1, 16, 1]));
     handle.0.raft.client_write_ff(unknown, None).await.expect("the log takes any bytes");
-    let reason = handle.fatal().await;
+    let (code, reason) = handle.fatal().await;
     assert!(reason.contains("a command that this release does not know"), "{reason}");
+    assert_eq!((handle.failure(), handle.store_failure()), (Some((code, reason)), None));
     assert!(handle.propose(RequestId::default(), "test", init()).await.is_err());
     alone.close().await;
 }

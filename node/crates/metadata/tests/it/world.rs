@@ -73,7 +73,7 @@ impl World {
         let command =
             Command::InitCluster { cluster: CLUSTER, name: "lab".into(), public_key: [1; 32], first: new_member(1) };
         let handle = world.handle(1);
-        let committed = eventually("init", || handle.init_cluster(command.clone())).await;
+        let committed = eventually("init", || handle.init_cluster(RequestId::default(), command.clone())).await;
         assert_eq!(committed.answer, Answer::Member { node: NodeId(1), name: "n1".into(), already: false });
         world
     }

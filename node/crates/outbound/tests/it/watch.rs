@@ -92,13 +92,13 @@ async fn an_ollama_is_found_lost_and_found_again_and_its_models_are_remembered()
         (report.kind, report.version.as_str(), &report.state),
         (RuntimeKind::Ollama, "0.12.3", &RuntimeState::Up)
     );
-    assert_eq!(report.models.as_ref().map(Vec::len), Some(1));
+    assert_eq!(report.models.as_ref().map(|models| models.len()), Some(1));
     assert_eq!(format!("{}/", report.url), server.url.as_str());
     mood.store(1, Ordering::SeqCst);
     let report = world.wait_for("hung", is_down).await;
     assert_eq!(report.models.map(|models| models.len()), Some(1), "silence is not an empty list");
     mood.store(2, Ordering::SeqCst);
-    world.wait_for("emptied", |report| report.models == Some(vec![]) && report.state == RuntimeState::Up).await;
+    world.wait_for("emptied", |report| report.models == Some(Arc::default()) && report.state == RuntimeState::Up).await;
     let folder = world.end().await;
     let stored = std::fs::read_to_string(folder.path().join("runtime.json")).expect("stored");
     assert!(stored.contains(r#""kind":"ollama""#), "{stored}");

@@ -100,3 +100,13 @@ fn nothing_is_kept_of_what_was_sent_to_a_departed_node() {
     drop(waiting);
     assert!(view.lock().sent.is_empty(), "no beat of it comes any more that would clear the counts");
 }
+
+#[test]
+fn a_member_that_was_never_heard_is_one_of_the_others() {
+    let view = view();
+    view.retain(&[NodeId(1), NodeId(2), NodeId(3)]);
+    view.observe(beat(2, 0), ms(100), Timestamp(0));
+    assert_eq!(view.others(ms(200)), [Health::Alive, Health::Unknown]);
+    view.retain(&[NodeId(1), NodeId(3)]);
+    assert_eq!(view.others(ms(200)), [Health::Unknown]);
+}

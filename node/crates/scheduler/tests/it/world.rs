@@ -61,7 +61,7 @@ pub(crate) fn report(digest: Option<Digest>) -> RuntimeReport {
         kind: RuntimeKind::Engine,
         version: "1".to_owned(),
         state: RuntimeState::Up,
-        models: digest.map(model).into_iter().collect(),
+        models: Arc::new(digest.map(model).into_iter().collect()),
         resident: digest.map(resident).into_iter().collect(),
     }
 }
