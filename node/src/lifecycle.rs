@@ -139,12 +139,7 @@ impl Node {
     }
 
     /// Writes the first entry of the cluster.
-    async fn found(
-        &self,
-        id: RequestId,
-        engines: &MemberEngines,
-        membership: &Membership,
-    ) -> Result<(), AdminError> {
+    async fn found(&self, id: RequestId, engines: &MemberEngines, membership: &Membership) -> Result<(), AdminError> {
         let mut public_key = [0; 32];
         hex::decode_to_slice(&membership.cluster_public_key, &mut public_key)
             .map_err(|error| internal("read the cluster key", &error))?;

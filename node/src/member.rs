@@ -139,7 +139,6 @@ impl Around {
         scheduler::Handle::start(self.config.scheduler(), parts, &self.tasks, self.stop.clone())
     }
 
-
     /// Starts the loops; all of them end with `stop`, and none of them can fail the node.
     fn follow(&self, engines: &MemberEngines) {
         let (members, watched) = watch::channel(Vec::new());

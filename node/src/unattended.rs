@@ -1,7 +1,8 @@
 //! Taking part without an administrator: `cluster.init` or `cluster.token_file` in the configuration.
 //!
-//! Does nothing on a node that belongs to a cluster. Each attempt is a request of the node itself, with an id. A join that fails is tried again with growing waits, since the
-//! other machines, or the token, may come later; what cannot succeed by waiting is said once and given up.
+//! Does nothing on a node that belongs to a cluster. Each attempt is a request of the node itself, with an id. A join
+//! that fails is tried again with growing waits, since the other machines, or the token, may come later; what cannot
+//! succeed by waiting is said once and given up.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -22,8 +22,8 @@ async fn a_call_is_found_in_the_logs_by_the_id_that_it_got_back() -> Result<()> 
     says(joiner, &id, "joined the cluster").await?;
     says(home, &id, "admitted a node").await?;
 
-    let unknown = joiner.admin()?.client().drain_node(v1::DrainNodeRequest { node: "n9".to_owned(), undrain: false });
-    let refused = unknown.await.err().context("drained a node that is not there")?;
+    let drain = v1::DrainNodeRequest { node: "n9".to_owned(), undrain: false };
+    let refused = joiner.admin()?.client().drain_node(drain).await.err().context("drained a node that is not there")?;
     request_id(refused.metadata()).context("a refusal has an id too")?;
     cluster.finish().await
 }

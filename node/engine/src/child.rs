@@ -238,7 +238,7 @@ impl Log {
         while let Some(line) = lines.next().await {
             let Ok(line) = line else { continue };
             // A runner says nothing below a warning.
-            tracing::warn!(pid, "{line}");
+            tracing::warn!(pid, said = line, "a runner says");
             let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             if kept.len() == LINES_KEPT {
                 kept.pop_front();

@@ -91,7 +91,9 @@ fn store(is_open: bool, failure: Option<&SyncError>) -> Component {
 fn disk(space: Option<Space>, reserve_bytes: u64) -> Component {
     let (works, detail) = match space.map(|space| (space, space.check(reserve_bytes))) {
         Some((_, Err(full))) => (false, format!("no changes are taken: {full}")),
-        Some((space, Ok(()))) => (true, format!("{} MiB free, {} MiB used", space.free_bytes >> 20, space.used_bytes >> 20)),
+        Some((space, Ok(()))) => {
+            (true, format!("{} MiB free, {} MiB used", space.free_bytes >> 20, space.used_bytes >> 20))
+        }
         None => (true, "cannot be asked".to_owned()),
     };
     Component { name: "disk", works, needed: Needed::Shown, detail }
@@ -165,7 +167,10 @@ mod tests {
         let failed = Readiness {
             started: true,
             stopping: false,
-            components: vec![store(true, Some(&SyncError { cause: DiskError::Full { action: "sync", reason: "x".to_owned() } }))],
+            components: vec![store(
+                true,
+                Some(&SyncError { cause: DiskError::Full { action: "sync", reason: "x".to_owned() } }),
+            )],
         };
         assert!(!failed.is_live() && !failed.is_ready());
     }

@@ -56,7 +56,11 @@ async fn registry() -> Registry {
     let handle = metadata::Service::open(metadata::Parts {
         config: metadata::Config::default(),
         store: ollamax_store::Config::default(),
-        identity: metadata::Identity { cluster: ClusterId([1; 16]), node: NodeId(1), incarnation: Incarnation([2; 16]) },
+        identity: metadata::Identity {
+            cluster: ClusterId([1; 16]),
+            node: NodeId(1),
+            incarnation: Incarnation([2; 16]),
+        },
         dir: folder.path().to_owned(),
         clock: Clock::system(),
         peers: metadata::mem::Network::default().peers_of(NodeId(1)),

@@ -1,10 +1,10 @@
 //! One line of the log: one JSON object, and where each of its fields comes from.
 //!
 //! Every line has `ts`, `level`, `target`, `msg`, `request_id`, `node_id` and `term`, then the fields of the spans it
-//! stands in and its own. `msg` names the event: a fixed text, what varies stands in fields. `request_id` is empty where
-//! no request is served, ids are 0 while unknown. An error also has `code` (from the table of error codes), `error`, and
-//! `stack`: the place in the source, the spans from the innermost out, what caused the error where it says so, and the
-//! frames where `RUST_BACKTRACE` asks for them. A library that logs an error without a code gets `internal`.
+//! stands in and its own. `msg` names the event: a fixed text, what varies stands in fields. `request_id` is empty
+//! where no request is served, ids are 0 while unknown. An error also has `code` (from the table of error codes),
+//! `error`, and `stack`: the place in the source, the spans from the innermost out, what caused the error where it says
+//! so, and the frames where `RUST_BACKTRACE` asks for them. What a library logs as an error has the code `internal`.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::error::Error;
