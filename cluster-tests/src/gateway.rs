@@ -71,7 +71,7 @@ struct Point {
 pub(crate) async fn measure(options: &Options) -> Result<Report> {
     let bed = Bed::make().await?;
     let mut points: Vec<Point> = Vec::new();
-    for _ in 0..options.runs {
+    for _ in 0..options.repeats.runs {
         for &clients in &options.clients {
             for stream in [false, true] {
                 for way in bed.ways() {
@@ -129,7 +129,7 @@ impl Bed {
 
     async fn point(&self, way: Way, stream: bool, clients: usize, time: Duration) -> Result<Point> {
         let body = json!({ "model": "demo", "stream": stream, "messages": [{ "role": "user", "content": "hello" }] });
-        let question = Question { address: self.address(way)?, path: "/api/chat", body: Bytes::from(body.to_string()) };
+        let question = Question::post(self.address(way)?, "/api/chat", Bytes::from(body.to_string()));
         let before = self.cpu(way)?;
         let outcome = load::run(&question, clients, time).await;
         let cpu = self.cpu(way)?.saturating_sub(before);
@@ -250,7 +250,7 @@ async fn report(bed: &Bed, options: &Options, points: &[Point]) -> Result<Report
         bench: "gateway",
         machine: Machine::here(),
         versions,
-        runs: options.runs,
+        runs: options.repeats.runs,
         point_seconds: options.seconds,
         aims: aims(&rows, &options.clients),
         rows,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use futures::future::join_all;
-use http::{Request, header};
+use http::{Method, Request, header};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -17,9 +17,24 @@ use tokio::time::Instant;
 /// What every client sends, again and again.
 #[derive(Debug, Clone)]
 pub(crate) struct Question {
+    pub(crate) method: Method,
     pub(crate) address: SocketAddr,
     pub(crate) path: &'static str,
     pub(crate) body: Bytes,
+}
+
+// === impl Question ===
+
+impl Question {
+    /// A `POST` of JSON.
+    pub(crate) const fn post(address: SocketAddr, path: &'static str, body: Bytes) -> Self {
+        Self { method: Method::POST, address, path, body }
+    }
+
+    /// A `GET`.
+    pub(crate) const fn get(address: SocketAddr, path: &'static str) -> Self {
+        Self { method: Method::GET, address, path, body: Bytes::new() }
+    }
 }
 
 /// What came of one point.
@@ -122,7 +137,9 @@ async fn ask(
     begin: Instant,
 ) -> Result<(Duration, Duration)> {
     sender.ready().await.context("connection closed")?;
-    let request = Request::post(question.path)
+    let request = Request::builder()
+        .method(&question.method)
+        .uri(question.path)
         .header(header::HOST, question.address.to_string())
         .header(header::CONTENT_TYPE, "application/json")
         .body(Full::new(question.body.clone()))?;
@@ -157,7 +174,7 @@ mod tests {
         let script = Script { slots: 8, ..Script::with_models([ModelScript::named("demo")]) };
         let fake = FakeOllama::start(script).await.expect("a free port");
         let body = Bytes::from_static(br#"{"model":"demo","prompt":"hi","stream":false}"#);
-        let question = Question { address: fake.address(), path: "/api/generate", body };
+        let question = Question::post(fake.address(), "/api/generate", body);
         let good = run(&question, 4, Duration::from_millis(300)).await;
         assert!(good.succeeded() > 0 && good.failed == 0, "{} and {}", good.succeeded(), good.failed);
         assert!(good.first[0] <= good.whole[good.whole.len() - 1]);

@@ -1,4 +1,5 @@
-//! `bench`: what the cluster costs. `bench gateway` and `bench metadata` print a table, or JSON with `-o json`.
+//! `bench`: what the cluster costs. `bench gateway`, `bench metadata` and `bench node` print a table, or JSON with
+//! `-o json`.
 //!
 //! Every number is measured in this run, on this machine, beside what it is compared with. Nothing is kept between
 //! runs. A run that cannot be made (no nginx) says so and names what to install.
@@ -8,6 +9,7 @@ mod load;
 mod machine;
 mod metadata;
 mod nginx;
+mod node;
 mod report;
 
 use std::time::Duration;
@@ -31,6 +33,8 @@ enum Bench {
     Gateway(Options),
     /// Acknowledged writes per second and disk syncs per write.
     Metadata(Options),
+    /// Start, stop, memory and CPU of one daemon, and how fast it answers `/health`.
+    Node(NodeOptions),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -39,15 +43,22 @@ enum Output {
     Json,
 }
 
-/// How long and how wide.
+/// What every benchmark has.
 #[derive(Debug, Clone, Args)]
-struct Options {
+struct Repeats {
     /// How the report is printed.
     #[arg(short, long, value_enum, default_value = "table")]
     output: Output,
     /// Times that everything is measured.
     #[arg(long, default_value_t = 3)]
     runs: usize,
+}
+
+/// How long and how wide.
+#[derive(Debug, Clone, Args)]
+struct Options {
+    #[command(flatten)]
+    repeats: Repeats,
     /// Measured time of one point, seconds.
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
@@ -56,37 +67,54 @@ struct Options {
     clients: Vec<usize>,
 }
 
+/// How long.
+#[derive(Debug, Clone, Args)]
+struct NodeOptions {
+    #[command(flatten)]
+    repeats: Repeats,
+    /// Time for which an idle node is watched, seconds.
+    #[arg(long, default_value_t = 10.0)]
+    seconds: f64,
+}
+
 impl Options {
     fn point(&self) -> Duration {
         Duration::from_secs_f64(self.seconds)
     }
 
     fn check(&self) -> Result<()> {
-        ensure!((1..=100).contains(&self.runs), "--runs must be 1 to 100");
-        ensure!((0.1..=600.0).contains(&self.seconds), "--seconds must be 0.1 to 600");
+        check(&self.repeats, self.seconds)?;
         ensure!(!self.clients.is_empty(), "--clients must name at least one number");
         ensure!(self.clients.iter().all(|clients| (1..=4_096).contains(clients)), "--clients must be 1 to 4096 each");
         Ok(())
     }
 }
 
+fn check(repeats: &Repeats, seconds: f64) -> Result<()> {
+    ensure!((1..=100).contains(&repeats.runs), "--runs must be 1 to 100");
+    ensure!((0.1..=600.0).contains(&seconds), "--seconds must be 0.1 to 600");
+    Ok(())
+}
+
 #[tokio::main]
 #[expect(clippy::print_stdout, reason = "the report is what this program is for")]
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    let (options, report): (Options, Report) = match arguments.bench {
+    let (output, report): (Output, Report) = match arguments.bench {
         Bench::Gateway(options) => {
             options.check()?;
-            let report = gateway::measure(&options).await?;
-            (options, report)
+            (options.repeats.output, gateway::measure(&options).await?)
         }
         Bench::Metadata(options) => {
             options.check()?;
-            let report = metadata::measure(&options).await?;
-            (options, report)
+            (options.repeats.output, metadata::measure(&options).await?)
+        }
+        Bench::Node(options) => {
+            check(&options.repeats, options.seconds)?;
+            (options.repeats.output, node::measure(&options).await?)
         }
     };
-    match options.output {
+    match output {
         Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),
         Output::Table => println!("{report}"),
     }

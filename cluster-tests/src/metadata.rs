@@ -39,7 +39,7 @@ struct Point {
 pub(crate) async fn measure(options: &Options) -> Result<Report> {
     let cluster = Cluster::builder("bench-metadata").start().await?;
     let mut points = Vec::new();
-    for run in 0..options.runs {
+    for run in 0..options.repeats.runs {
         for &clients in &options.clients {
             points.push(point(&cluster, run, clients, options.point()).await?);
         }
@@ -49,7 +49,7 @@ pub(crate) async fn measure(options: &Options) -> Result<Report> {
         bench: "metadata",
         machine: Machine::here(),
         versions: vec![("ollamax-node".to_owned(), cluster.status(0).await?.daemon_version)],
-        runs: options.runs,
+        runs: options.repeats.runs,
         point_seconds: options.seconds,
         rows,
         aims: Vec::new(),

@@ -1,6 +1,7 @@
 //! Bad input: one clear line that says what and what to do, the right status or exit code, everything as it was.
 
 use std::path::Path;
+use std::process::Output;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -82,11 +83,20 @@ async fn a_runtime_that_answers_html_is_named_and_left_out() -> Result<()> {
     cluster.finish().await
 }
 
-fn refused(answer: Result<v1::JoinReply, CallError>, code: ErrorCode, what: &str) -> Result<()> {
-    let error = answer.err().with_context(|| format!("{what}: was let in"))?;
-    ensure!(error.code == Some(code), "{what}: {error}");
-    ensure!(!error.message.contains('\n'), "{what}: one line: {error}");
+/// A refusal with this code, in one line that says what is wrong, and with this to do.
+fn refused<T>(answer: Result<T, CallError>, code: ErrorCode, says: &str, next: &str) -> Result<()> {
+    let error = answer.err().with_context(|| format!("{says:?}: was let in"))?;
+    ensure!(error.code == Some(code), "{says:?}: {error}");
+    let line = format!("{}; {}", error.message, error.why);
+    ensure!(line.contains(says) && !line.contains('\n'), "{says:?}: one clear line: {error}");
+    ensure!(error.next.contains(next), "{says:?}: what to do: {error}");
     Ok(())
+}
+
+/// `ollamax join` at a node, with all that it says.
+async fn join_by_command(cluster: &Cluster, index: usize, token: &str) -> Result<Output> {
+    let (data_dir, peer) = (cluster.node(index).data_dir().display().to_string(), cluster.node(0).advertised());
+    run_to_exit("ollamax", &["--data-dir", &data_dir, "join", token, "--peer", &peer], EXIT_LIMIT).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -100,8 +110,9 @@ async fn bad_tokens_and_foreign_clusters_are_refused_and_change_nothing() -> Res
     let seeds = || vec![cluster.node(0).advertised()];
     let join = async |token: &str| joiner.join(token, seeds(), "n3").await;
 
-    refused(join("not a token").await, ErrorCode::TokenInvalid, "no token at all")?;
-    refused(join(&foreign.create_token("voter", 1).await?).await, ErrorCode::TokenInvalid, "another cluster's token")?;
+    let (invalid, create) = (ErrorCode::TokenInvalid, "ollamax token create");
+    refused(join("not a token").await, invalid, "not an OllamaMax join token", create)?;
+    refused(join(&foreign.create_token("voter", 1).await?).await, invalid, "for another cluster", create)?;
     let short = v1::CreateTokenRequest { role: "voter".to_owned(), ttl_ms: 1, uses: 1 };
     let short = home.create_token_as(short).await?;
     wait::until("the token to expire", PATIENCE, || async {
@@ -112,16 +123,19 @@ async fn bad_tokens_and_foreign_clusters_are_refused_and_change_nothing() -> Res
         anyhow::Ok(())
     })
     .await?;
-    refused(join(&short.token).await, ErrorCode::TokenInvalid, "an expired token")?;
+    refused(join(&short.token).await, invalid, "token is expired", create)?;
     let once = home.create_token("voter", 1).await?;
     ensure!(cluster.status(2).await?.phase == v1::status_reply::Phase::Waiting as i32, "refusals leave it waiting");
     join(&once).await.context("a good token")?;
     let late = cluster.node(3).admin()?;
-    refused(late.join(&once, seeds(), "n4").await, ErrorCode::TokenInvalid, "a token used before")?;
+    refused(late.join(&once, seeds(), "n4").await, invalid, "token is used up", create)?;
+    let told = join_by_command(&cluster, 3, &once).await?;
+    let said = String::from_utf8_lossy(&told.stderr).into_owned();
+    ensure!(told.status.code() == Some(5) && said.lines().count() == 3, "{}: {said}", told.status);
+    ensure!(said.contains("token is used up") && said.contains("  try: on a member: ollamax token create"), "{said}");
     let other = home.create_token("voter", 1).await?;
     let answer = cluster.node(1).admin()?.join(&other, seeds(), "n2").await;
-    let error = answer.err().context("a member of another cluster was let in")?;
-    ensure!(error.code == Some(ErrorCode::AlreadyMember) && error.message.contains("foreign"), "{error}");
+    refused(answer, ErrorCode::AlreadyMember, "foreign", "ollamax leave")?;
     ensure!(cluster.status(0).await?.nodes.len() == 2, "two members, nobody else");
     ensure!(cluster.status(1).await?.cluster_name == "foreign", "the other cluster stands as it was");
     let spare = home.tokens().await?.into_iter().find(|token| other.contains(&token.id)).context("the last token")?;
@@ -202,14 +216,19 @@ async fn a_bad_configuration_is_told_in_full_before_anything_is_touched() -> Res
 
 /// Starts a daemon that must refuse, and returns what it said.
 async fn refuses_to_start(data: &Path, why: &str) -> Result<String> {
+    refuses_to_start_at(data, ["127.0.0.1:0"; 2], why).await
+}
+
+/// The same, at given addresses of `api` and `peer`.
+async fn refuses_to_start_at(data: &Path, [api, peer]: [&str; 2], why: &str) -> Result<String> {
     let data = data.display().to_string();
     let any = "127.0.0.1:0";
-    let flags = ["--api.listen", any, "--peer.listen", any, "--p2p.listen", any, "--p2p.mdns", "false"];
+    let flags = ["--api.listen", api, "--peer.listen", peer, "--p2p.listen", any, "--p2p.mdns", "false"];
     let arguments: Vec<&str> =
         ["run", "--data-dir", &data, "--runtime.kind", "none"].into_iter().chain(flags).collect();
     let output = run_to_exit("ollamax-node", &arguments, EXIT_LIMIT).await.with_context(|| why.to_owned())?;
     let text = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
-    ensure!(!output.status.success(), "{why}: started: {text}");
+    ensure!(output.status.code() == Some(1), "{why}: {}: {text}", output.status);
     ensure!(text.contains(&data) && text.contains("try:"), "{why}: says what and what to do: {text}");
     ensure!(!text.contains("panicked"), "{why}: {text}");
     Ok(text)
@@ -236,9 +255,16 @@ async fn a_copied_wiped_or_busy_data_directory_is_recognised() -> Result<()> {
     let _turn = crate::turn().await;
     let cluster = Cluster::builder("copied").nodes(2).start().await?;
     let data = cluster.node(1).data_dir();
-    let busy = refuses_to_start(&data, "two daemons on one data directory").await?;
-    ensure!(busy.contains("in use"), "{busy}");
-    cluster.set(0, "after", b"the second daemon").await.context("the first one goes on")?;
+    // The same command once more is told about the daemon that runs, not about the ports that it has taken.
+    let (api, peer) = (cluster.node(1).api()?, cluster.node(1).advertised());
+    let same = [api.trim_start_matches("http://"), &peer];
+    let in_use = format!("in use by process {}", cluster.node(1).facts()?.pid);
+    for addresses in [["127.0.0.1:0"; 2], same] {
+        let busy = refuses_to_start_at(&data, addresses, "two daemons on one data directory").await?;
+        ensure!(busy.contains(&in_use) && busy.contains("stop that daemon"), "{busy}");
+        cluster.set(1, "after", b"the second daemon").await.context("the first one goes on")?;
+        ensure!(cluster.get_json(1, "/api/version").await?["version"].is_string(), "the first one goes on");
+    }
 
     cluster.kill(&[1]).await?;
     let copy = cluster.directory().join("copy");
@@ -315,7 +341,9 @@ async fn a_joiner_whose_clock_is_an_hour_off_is_refused() -> Result<()> {
     let token = home.create_token("voter", 1).await?;
     let seeds = || vec![cluster.node(0).advertised()];
     let answer = cluster.node(1).admin()?.join(&token, seeds(), "n2").await;
-    refused(answer, ErrorCode::PreconditionFailed, "a clock an hour off")?;
+    refused(answer, ErrorCode::PreconditionFailed, "the clock of this machine is 3", "timedatectl set-ntp true")?;
+    let (waiting, alone) = (cluster.status(1).await?.phase(), cluster.status(0).await?.nodes.len());
+    ensure!(waiting == v1::status_reply::Phase::Waiting && alone == 1, "{waiting:?}, {alone} members");
     cluster.kill(&[1]).await?;
     cluster.node(1).set_environment("OLLAMAX_TEST_CLOCK_OFFSET_MS", 0);
     cluster.restart(&[1]).await?;
@@ -335,7 +363,8 @@ async fn a_clock_an_hour_off_is_told_and_breaks_nothing() -> Result<()> {
         let status = cluster.status(0).await?;
         let skewed = status.nodes.iter().filter(|node| node.clock_skew_ms.abs() > 3_000_000).count();
         ensure!(skewed == 1, "{skewed} clocks are an hour off");
-        ensure!(status.attention.iter().any(|entry| entry.id.contains("clock")), "{:?}", status.attention);
+        let entry = status.attention.iter().find(|entry| entry.id == "clock_skew").context("nobody is told")?;
+        ensure!(entry.what.contains("the clock of n3 is") && entry.next.contains("timedatectl"), "{entry:?}");
         Ok(())
     })
     .await?;

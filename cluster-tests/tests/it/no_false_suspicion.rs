@@ -12,6 +12,9 @@ use ollamax_proto::v1::node_view::Health;
 use ollamax_testkit::cluster::idle_time;
 use ollamax_testkit::{Cluster, wait};
 
+/// How long nobody may be suspected.
+const LENGTH: Duration = Duration::from_secs(120);
+const LENGTH_IN_SOAK: Duration = Duration::from_secs(600);
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -42,7 +45,7 @@ impl Drop for Burners {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn saturated_cores_raise_no_false_suspicion() -> Result<()> {
     let _turn = crate::turn().await;
-    let length = Duration::from_secs(if crate::soak() { 120 } else { 15 });
+    let length = if crate::soak() { LENGTH_IN_SOAK } else { LENGTH };
     let cluster = Cluster::builder("no-false-suspicion").start().await?;
     let (leader, term) = (cluster.leader(PATIENCE).await?, raft_term(&cluster).await?);
     wait::until("all to have heard all", PATIENCE, || async {

@@ -62,10 +62,16 @@ impl Closing {
             self.running = Some(line.to_owned());
         }
         let Some(result) = line.strip_prefix(RESULT) else { return false };
-        self.passed += count(result, "passed");
-        self.failed += count(result, "failed");
-        self.lines.extend(self.running.take());
-        self.lines.push(line.to_owned());
+        let (passed, failed, left_out) =
+            (count(result, "passed"), count(result, "failed"), count(result, "filtered out"));
+        self.passed += passed;
+        self.failed += failed;
+        let announced = self.running.take();
+        // Where tests are chosen by name, most binaries have none of them.
+        if passed + failed > 0 || left_out == 0 {
+            self.lines.extend(announced);
+            self.lines.push(line.to_owned());
+        }
         true
     }
 
@@ -117,6 +123,18 @@ mod tests {
         assert!(
             lines[2].ends_with("(target/debug/deps/it-2)") && lines[3].starts_with("test result: FAILED. 5 passed")
         );
+    }
+
+    #[test]
+    fn a_binary_without_any_of_the_chosen_tests_has_nothing_to_say() {
+        let mut closing = Closing::default();
+        assert!(!closing.keep("     Running unittests src/lib.rs (a)"));
+        assert!(
+            closing.keep("test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 7 filtered out; finished in 0s")
+        );
+        assert!(closing.is_empty());
+        assert!(closing.keep("test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out"));
+        assert!(!closing.is_empty());
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! The C++ libraries are compiled once, RocksDB before all else: lints, documentation, build and tests use one profile
 //! and one set of features, and so share the results of their build scripts. All binaries are built before any test
-//! runs, because the cluster suites start them. That the example configuration is unchanged is a test of the node.
+//! runs, because the suites of processes start them. One node by itself has to work before clusters are started. That
+//! the example configuration is unchanged is a test of the node.
 
 use std::process::ExitCode;
 
@@ -12,6 +13,9 @@ use crate::closing::Closing;
 use crate::setup;
 use crate::steps::Steps;
 use crate::workspace::{Workspace, succeed};
+
+/// The suite of one node: `cluster-tests/tests/it/single_node.rs`.
+const SINGLE_NODE: &str = "single_node::";
 
 /// Runs the gates; `keep_going` runs the later ones after a failure too.
 pub(crate) fn run(workspace: &Workspace, keep_going: bool) -> Result<ExitCode> {
@@ -30,9 +34,14 @@ pub(crate) fn run(workspace: &Workspace, keep_going: bool) -> Result<ExitCode> {
         succeed(command)
     });
     steps.run("build", || succeed(workspace.build()));
-    steps.run("tests", || {
-        let arguments = ["test", "--workspace", "--exclude", "tidy", "--locked", "--no-fail-fast"];
+    steps.run("single node", || {
+        // The whole workspace is named so that features, and with them what was built, stay the same.
+        let arguments = ["test", "--workspace", "--exclude", "tidy", "--locked", "--test", "it", "--", SINGLE_NODE];
         closing.run(workspace.cargo(arguments))
+    });
+    steps.run("tests", || {
+        let arguments = ["test", "--workspace", "--exclude", "tidy", "--locked", "--no-fail-fast", "--"];
+        closing.run(workspace.cargo(arguments.into_iter().chain(["--skip", SINGLE_NODE])))
     });
     println!("\n{}", steps.table());
     if !closing.is_empty() {

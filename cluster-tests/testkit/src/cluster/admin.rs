@@ -26,6 +26,9 @@ const PAGE: u32 = 500;
 const CODE_KEY: &str = "ollamax-code";
 /// The metadata key under which a node tells the id of a call.
 const REQUEST_ID_KEY: &str = "ollamax-request-id";
+/// The metadata keys under which it says why, and what to do.
+const WHY_KEY: &str = "ollamax-why-bin";
+const NEXT_KEY: &str = "ollamax-next-bin";
 
 /// A change that the cluster has acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,27 +50,42 @@ pub struct CallError {
     pub code: Option<ErrorCode>,
     /// In words.
     pub message: String,
+    /// How that came; empty when the node does not say.
+    pub why: String,
+    /// What to do; empty when the node does not say.
+    pub next: String,
     /// From asking to hearing.
     pub took: Duration,
 }
 
 impl CallError {
     pub(crate) fn not_running(node: &str) -> Self {
-        Self { node: node.to_owned(), code: None, message: "does not run".to_owned(), took: Duration::ZERO }
+        Self::unsaid(node, "does not run".to_owned(), Duration::ZERO)
+    }
+
+    /// A failure of which no node has said anything.
+    fn unsaid(node: &str, message: String, took: Duration) -> Self {
+        Self { node: node.to_owned(), code: None, message, why: String::new(), next: String::new(), took }
     }
 
     fn from_status(node: &str, status: &Status, took: Duration) -> Self {
         let named = status.metadata().get(CODE_KEY).and_then(|value| value.to_str().ok());
         let code = named.and_then(ErrorCode::from_text);
         let message = format!("{}: {}", status.code(), status.message());
-        Self { node: node.to_owned(), code, message, took }
+        let said = |key: &str| {
+            let bytes = status.metadata().get_bin(key).and_then(|value| value.to_bytes().ok()).unwrap_or_default();
+            String::from_utf8_lossy(&bytes).into_owned()
+        };
+        Self { node: node.to_owned(), code, message, why: said(WHY_KEY), next: said(NEXT_KEY), took }
     }
 }
 
 impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let code = self.code.map_or("no code", ErrorCode::as_str);
-        write!(f, "{} answered after {:?}: {code}: {}", self.node, self.took, self.message)
+        write!(f, "{} answered after {:?}: {code}: {}", self.node, self.took, self.message)?;
+        let said = [("why", &self.why), ("try", &self.next)].into_iter().filter(|(_, text)| !text.is_empty());
+        said.into_iter().try_for_each(|(word, text)| write!(f, "; {word}: {text}"))
     }
 }
 
@@ -120,7 +138,7 @@ impl Admin {
             Ok(Err(status)) => Err(CallError::from_status(&self.node, &status, begin.elapsed())),
             Err(_) => {
                 let message = format!("{}: no answer", Code::DeadlineExceeded);
-                Err(CallError { node: self.node.clone(), code: None, message, took: begin.elapsed() })
+                Err(CallError::unsaid(&self.node, message, begin.elapsed()))
             }
         }
     }

@@ -339,6 +339,18 @@ impl Node {
     pub fn cpu_time(&self) -> Result<Duration> {
         cpu_time(self.pid()?)
     }
+
+    /// Bytes of memory that the process holds now.
+    ///
+    /// # Errors
+    /// When it does not run, or this is not Linux.
+    pub fn resident_bytes(&self) -> Result<u64> {
+        let path = format!("/proc/{}/status", self.pid()?);
+        let text = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+        Ok(kib.with_context(|| format!("no VmRSS in {path}"))? * 1_024)
+    }
 }
 
 /// CPU time of a process, from `/proc`.

@@ -31,7 +31,7 @@ use crate::config::Config;
 use crate::metrics::Metrics;
 
 /// Refusals that are written at once; beyond them connections are just closed.
-const REFUSALS_MAX: usize = 64;
+const REFUSALS_MAX: usize = 256;
 /// How long one refusal may take.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause after an accept that failed for want of resources.
@@ -231,5 +231,20 @@ mod tests {
     fn the_refusal_says_its_own_length() {
         let (head, body) = REFUSAL.split_once("\r\n\r\n").expect("a head");
         assert!(head.ends_with(&format!("content-length: {}", body.len())), "{}", body.len());
+    }
+
+    /// A middlebox that forgets silent connections once made answers vanish that took minutes.
+    #[tokio::test]
+    async fn a_client_connection_is_kept_alive_while_its_answer_is_made() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (_client, (stream, _)) = (client.expect("connects"), accepted.expect("accepts"));
+        set_options(&stream).expect("options can be set");
+        let socket = SockRef::from(&stream);
+        assert!(socket.keepalive().expect("readable"));
+        let found = (socket.tcp_keepalive_time().ok(), socket.tcp_keepalive_interval().ok());
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        assert_eq!((found, socket.tcp_keepalive_retries().ok()), ((seconds(60), seconds(15)), Some(4)));
     }
 }

@@ -1,5 +1,6 @@
 //! The clients' door with the scheduler behind it and scripted runtimes, by call and over real sockets.
 mod lists;
+mod overload;
 mod routes;
 mod socket;
 mod streams;

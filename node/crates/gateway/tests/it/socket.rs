@@ -17,15 +17,15 @@ use ollamax_gateway::http::{Door, bind, spawn};
 
 use crate::world::{World, with_m};
 
-struct Served {
+pub(crate) struct Served {
     world: World,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     stop: CancellationToken,
     task: JoinHandle<()>,
     _tasks: TaskTracker,
 }
 
-fn serve(config: Config, grace: Duration) -> Served {
+pub(crate) fn serve(config: Config, grace: Duration) -> Served {
     let world = with_m();
     let listener = bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
     let address = listener.local_addr().expect("bound");
@@ -67,6 +67,21 @@ async fn read_all(stream: &mut TcpStream) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
+/// A connection that was answered and stays.
+pub(crate) async fn hold(address: SocketAddr) -> TcpStream {
+    let mut client = connect(address).await;
+    client.write_all(format!("GET / HTTP/1.1\r\nhost: {address}\r\n\r\n").as_bytes()).await.expect("sent");
+    read_until(&mut client, "Ollama is running").await;
+    client
+}
+
+/// One connection with one question, and all that is said on it.
+pub(crate) async fn ask_once(address: SocketAddr) -> String {
+    let mut client = connect(address).await;
+    client.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.expect("sent");
+    read_all(&mut client).await
+}
+
 #[tokio::test]
 async fn a_line_reaches_the_client_before_the_next_is_produced_and_leaving_cancels() {
     let served = serve(Config::default(), Duration::from_secs(1));
@@ -84,23 +99,13 @@ async fn a_line_reaches_the_client_before_the_next_is_produced_and_leaving_cance
 #[tokio::test]
 async fn a_connection_too_many_is_told_so() {
     let served = serve(Config { connections_max: 1, ..Config::default() }, Duration::from_secs(1));
-    let mut first = connect(served.address).await;
-    first.write_all(format!("GET / HTTP/1.1\r\nhost: {}\r\n\r\n", served.address).as_bytes()).await.expect("sent");
-    read_until(&mut first, "Ollama is running").await;
+    let first = hold(served.address).await;
     let mut second = connect(served.address).await;
     second.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await.expect("sent");
     let refusal = read_all(&mut second).await;
     assert!(refusal.starts_with("HTTP/1.1 503 ") && refusal.contains("too many client connections"), "{refusal}");
     drop(first);
-    let again = async {
-        loop {
-            let mut third = connect(served.address).await;
-            third.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.expect("sent");
-            if read_all(&mut third).await.starts_with("HTTP/1.1 200 ") {
-                return;
-            }
-        }
-    };
+    let again = async { while !ask_once(served.address).await.starts_with("HTTP/1.1 200 ") {} };
     timeout(Duration::from_secs(10), again).await.expect("room again");
 }
 

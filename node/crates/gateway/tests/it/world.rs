@@ -168,6 +168,10 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn start(count: u64) -> Self {
+        Self::start_with(count, &scheduler::Config { parallel: 64, ..scheduler::Config::default() })
+    }
+
+    pub(crate) fn start_with(count: u64, config: &scheduler::Config) -> Self {
         let (remote, placements, tasks) = (MemRemote::default(), MemPlacements::default(), TaskTracker::new());
         let mut view = MemView::default();
         let nodes: Vec<Node> = (1..=count)
@@ -183,8 +187,7 @@ impl World {
                     placements: Arc::new(placements.clone()),
                     metrics: scheduler::Metrics::default(),
                 };
-                let config = scheduler::Config { parallel: 64, ..scheduler::Config::default() };
-                let scheduler = scheduler::Handle::start(config, parts, &tasks, CancellationToken::new());
+                let scheduler = scheduler::Handle::start(config.clone(), parts, &tasks, CancellationToken::new());
                 remote.connect(scheduler.clone());
                 view.write(&[Mutation::Put(Key::Member(NodeId(id)), Record::Member(member(id)))]);
                 Node { id: NodeId(id), scheduler, runtime }
