@@ -132,8 +132,9 @@ impl Report {
     pub fn means_the_same(&self, other: &Self) -> bool {
         let resident_key = |report: &Self| {
             let rows = report.resident.iter();
-            let mut keys: Vec<_> =
-                rows.map(|row| (row.name.key(), row.digest, row.size_vram_bytes, row.context_length)).collect();
+            let mut keys: Vec<_> = rows
+                .map(|row| (row.name.key(), row.digest, row.weights, row.size_vram_bytes, row.context_length))
+                .collect();
             keys.sort_unstable();
             keys
         };
@@ -341,6 +342,7 @@ mod tests {
         let row = Residency {
             name: "m".parse().expect("valid"),
             digest: ollamax_types::Digest([1; 32]),
+            weights: ollamax_types::Digest([1; 32]),
             size_bytes: 1,
             size_vram_bytes: 0,
             context_length: 4096,
@@ -360,6 +362,7 @@ mod tests {
         let other = Residency { name: "n".parse().expect("valid"), ..row.clone() };
         assert!(woken(&|report| report.resident.push(other.clone())));
         assert!(!woken(&|report| report.resident.reverse()), "the runtime lists by expiry");
+        assert!(woken(&|report| report.resident[0].weights = ollamax_types::Digest([2; 32])));
         assert!(woken(&|report| report.models = Some(vec![])), "an empty list is a value");
         assert!(!woken(&|report| report.models = Some(vec![])));
         assert!(woken(&|report| report.resident.clear()));

@@ -113,9 +113,11 @@ impl Tags {
 impl Tag {
     fn into_record(self) -> Option<ModelRecord> {
         let modified_at = self.modified_at.parse::<Moment>().map_or(0, Moment::as_millisecond);
+        let digest = self.digest.parse::<Digest>().ok()?;
         Some(ModelRecord {
             name: self.name.parse().ok()?,
-            digest: self.digest.parse::<Digest>().ok()?,
+            digest,
+            weights: digest,
             size_bytes: self.size,
             modified_at: Timestamp(u64::try_from(modified_at).unwrap_or(0)),
             details_json: details_text(self.details),
@@ -138,9 +140,11 @@ impl Processes {
 
 impl Process {
     fn into_residency(self) -> Option<Residency> {
+        let digest = self.digest.parse().ok()?;
         Some(Residency {
             name: self.name.parse().ok()?,
-            digest: self.digest.parse().ok()?,
+            digest,
+            weights: digest,
             size_bytes: self.size,
             size_vram_bytes: self.size_vram,
             context_length: self.context_length,
