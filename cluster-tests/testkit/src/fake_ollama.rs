@@ -171,9 +171,9 @@ impl FakeOllama {
         self.shared.script().models.clone()
     }
 
-    /// Takes a model out of memory, as an unload or crash does.
-    pub fn unload(&self, digest: Digest) {
-        self.shared.runners.unload(digest);
+    /// Takes weights out of memory, as an unload or crash does.
+    pub fn unload(&self, weights: Digest) {
+        self.shared.runners.unload(weights);
     }
 
     /// Closes the port and cuts every connection: callers see "connection refused".

@@ -39,7 +39,7 @@ pub(crate) async fn label(cluster: &Cluster, index: usize) -> Result<String> {
 pub(crate) async fn make_resident(cluster: &Cluster, index: usize) -> Result<()> {
     for other in [1, 2].into_iter().filter(|other| *other != index) {
         for model in cluster.fake(other)?.models() {
-            cluster.fake(other)?.unload(model.digest());
+            cluster.fake(other)?.unload(model.weights_digest());
         }
     }
     let url = format!("{}/api/chat", cluster.fake(index)?.url());

@@ -189,9 +189,12 @@ fn from_wire(frame: v1::Beat) -> Option<Beat> {
 }
 
 fn residency(model: v1::Resident) -> Option<Residency> {
+    let digest = Digest(model.digest.try_into().ok()?);
+    let weights = if model.weights.is_empty() { digest } else { Digest(model.weights.try_into().ok()?) };
     Some(Residency {
         name: model.name.parse().ok()?,
-        digest: Digest(model.digest.try_into().ok()?),
+        digest,
+        weights,
         size_bytes: model.size_bytes,
         size_vram_bytes: model.size_vram_bytes,
         context_length: model.context_length,
@@ -212,7 +215,7 @@ fn gpu(gpu: v1::Gpu) -> Gpu {
 
 fn runner(load: v1::Runner) -> Option<RunnerLoad> {
     Some(RunnerLoad {
-        digest: Digest(load.digest.try_into().ok()?),
+        weights: Digest(load.weights.try_into().ok()?),
         running: load.running,
         waiting: load.waiting,
         slots: load.slots,
@@ -276,6 +279,7 @@ mod tests {
             resident: vec![Residency {
                 name: "m:1b".parse().expect("a name"),
                 digest: Digest([4; 32]),
+                weights: Digest([5; 32]),
                 size_bytes: 5,
                 size_vram_bytes: 4,
                 context_length: 4096,
@@ -283,7 +287,7 @@ mod tests {
                 details_json: "{}".to_owned(),
             }],
             runners: vec![RunnerLoad {
-                digest: Digest([4; 32]),
+                weights: Digest([5; 32]),
                 running: 1,
                 waiting: 2,
                 slots: 1,
@@ -305,6 +309,10 @@ mod tests {
             applied_index: 11,
         };
         assert_eq!(from_wire(to_wire(&beat)), Some(beat.clone()));
+        let mut old = to_wire(&beat);
+        old.resident[0].weights.clear();
+        let told = from_wire(old).expect("as releases send it that ask for no weights");
+        assert_eq!(told.resident[0].weights, beat.resident[0].digest, "the manifest stands for them");
         let mut short = to_wire(&beat);
         short.resident[0].digest.pop();
         assert_eq!(from_wire(short), None);

@@ -29,11 +29,16 @@ const READ_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// The next report to make, if any: at most `REPORT_MODELS_MAX` of each kind.
 #[must_use]
 pub(crate) fn plan_report(node: NodeId, listed: &[ModelRecord], recorded: &[Location]) -> Option<Command> {
-    let finished = listed.iter().filter(|model| !is_temporary(&model.name));
-    let wanted: BTreeMap<String, ModelRecord> =
-        finished.map(|model| (model.name.key(), within_limits(model.clone()))).collect();
     let known: BTreeMap<String, &ModelRecord> =
         recorded.iter().map(|location| (location.model.name.key(), &location.model)).collect();
+    let finished = listed.iter().filter(|model| !is_temporary(&model.name));
+    let wanted: BTreeMap<String, ModelRecord> = finished
+        .map(|model| {
+            let key = model.name.key();
+            let model = to_record(model, known.get(&key).copied());
+            (key, model)
+        })
+        .collect();
     let present: Vec<ModelRecord> = wanted
         .iter()
         .filter(|(key, model)| known.get(*key) != Some(model))
@@ -45,11 +50,15 @@ pub(crate) fn plan_report(node: NodeId, listed: &[ModelRecord], recorded: &[Loca
     (!present.is_empty() || !absent.is_empty()).then_some(Command::ReportModels { node, present, absent })
 }
 
-/// Details that are too large to record are left out; everything else of the model stays.
-fn within_limits(mut model: ModelRecord) -> ModelRecord {
+/// What the catalog shall say of a model. Details that are too large to record are left out. Weights that were recorded
+/// and that the runtime has not been asked for since it started stay: a manifest never changes its weights.
+fn to_record(listed: &ModelRecord, recorded: Option<&ModelRecord>) -> ModelRecord {
+    let mut model = listed.clone();
     if model.details_json.len() > MODEL_DETAILS_BYTES_MAX {
         "{}".clone_into(&mut model.details_json);
     }
+    let same = recorded.filter(|recorded| recorded.digest == model.digest && model.known_weights().is_none());
+    model.weights = same.map_or(model.weights, |recorded| recorded.weights);
     model
 }
 
@@ -152,6 +161,7 @@ mod tests {
         ModelRecord {
             name: name.parse().expect("a name"),
             digest: Digest([digest; 32]),
+            weights: Digest([digest; 32]),
             size_bytes: 1,
             modified_at: Timestamp(1),
             details_json: "{}".to_owned(),
@@ -182,6 +192,26 @@ mod tests {
         check(&[], &[("a", 1)], &[], &["a"]);
         let unfinished = "unfinished.00112233445566ff.import.ollamax.registry.ollama.ai/library/a";
         check(&[(unfinished, 1), ("unfinished", 1)], &[], &["unfinished:latest"], &[]);
+    }
+
+    #[test]
+    fn weights_are_reported_once_they_are_known_and_not_taken_back_by_a_restart() {
+        let unknown = model("a", 1);
+        let known = ModelRecord { weights: Digest([9; 32]), ..unknown.clone() };
+        let report = |listed: &ModelRecord, recorded: &ModelRecord| {
+            let recorded = [Location { node: NodeId(1), model: recorded.clone() }];
+            match plan_report(NodeId(1), std::slice::from_ref(listed), &recorded) {
+                Some(Command::ReportModels { present, .. }) => present,
+                _ => vec![],
+            }
+        };
+        assert_eq!(report(&known, &unknown), vec![known.clone()]);
+        assert_eq!(report(&known, &known), vec![]);
+        assert_eq!(report(&unknown, &known), vec![]);
+        let touched = ModelRecord { modified_at: Timestamp(2), ..unknown };
+        let expected = ModelRecord { modified_at: Timestamp(2), ..known.clone() };
+        assert_eq!(report(&touched, &known), vec![expected]);
+        assert_eq!(report(&model("a", 2), &known), vec![model("a", 2)], "another manifest may have other weights");
     }
 
     #[test]

@@ -81,7 +81,7 @@ pub(crate) fn forget_runner(shared: &Shared, body: &[u8]) {
     let Ok(fields) = Fields::parse(body) else { return };
     let Ok(name) = fields.text("model").and_then(name) else { return };
     if let Some(model) = shared.script().find(&name) {
-        shared.runners.unload(model.digest());
+        shared.runners.unload(model.weights_digest());
     }
 }
 
@@ -95,7 +95,7 @@ pub(crate) async fn infer(shared: &Arc<Shared>, mut ask: Ask) -> Result<Response
         }
     };
     if job.load_only == Some("unload") {
-        shared.runners.unload(job.model.digest());
+        shared.runners.unload(job.model.weights_digest());
         ask.watch.finish();
         return Ok(object(200, &job.loaded("unload")));
     }

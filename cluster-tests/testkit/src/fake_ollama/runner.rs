@@ -1,4 +1,4 @@
-//! Runners in a fake Ollama's memory: loads one at a time, slots, idle expiry, eviction.
+//! Runners in a fake Ollama's memory, one for each weights file: loads one at a time, slots, idle expiry, eviction.
 //!
 //! A request holds a [`Slot`] while it is worked on; dropping it frees the slot, whatever became of the request.
 
@@ -79,7 +79,7 @@ pub(crate) struct Wanted {
 pub(crate) struct Slot {
     runners: Arc<Runners>,
     record: Arc<Mutex<Record>>,
-    digest: Digest,
+    weights: Digest,
     working: bool,
     _permit: Option<OwnedSemaphorePermit>,
     /// Time this request spent on loading.
@@ -88,7 +88,7 @@ pub(crate) struct Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        if let Some(runner) = lock(&self.runners.loaded).get_mut(&self.digest) {
+        if let Some(runner) = lock(&self.runners.loaded).get_mut(&self.weights) {
             runner.users = runner.users.saturating_sub(1);
             runner.idle_since = Instant::now();
         }
@@ -120,9 +120,9 @@ impl Runners {
         list
     }
 
-    /// Takes the model out of memory, as a crash or an unload does.
-    pub(crate) fn unload(&self, digest: Digest) {
-        lock(&self.loaded).remove(&digest);
+    /// Takes the weights out of memory, as a crash or an unload does.
+    pub(crate) fn unload(&self, weights: Digest) {
+        lock(&self.loaded).remove(&weights);
         self.freed.notify_waiters();
     }
 
@@ -135,14 +135,14 @@ impl Runners {
         watch: &mut Watch,
     ) -> Result<Slot, QueueFull> {
         let begin = Instant::now();
-        let digest = wanted.model.digest();
+        let weights = wanted.model.weights_digest();
         let mut slot = match self.join_loaded(&wanted, record) {
             Some(slot) => slot,
             None => self.load(script, &wanted, record, watch).await?,
         };
         slot.load_time = begin.elapsed();
         watch.enter(Phase::Queue);
-        let semaphore = lock(&self.loaded).get(&digest).map(|runner| Arc::clone(&runner.slots));
+        let semaphore = lock(&self.loaded).get(&weights).map(|runner| Arc::clone(&runner.slots));
         if let Some(semaphore) = semaphore {
             slot._permit = semaphore.acquire_owned().await.ok();
         }
@@ -152,10 +152,10 @@ impl Runners {
     }
 
     fn join_loaded(self: &Arc<Self>, wanted: &Wanted, record: &Arc<Mutex<Record>>) -> Option<Slot> {
-        let digest = wanted.model.digest();
+        let weights = wanted.model.weights_digest();
         let mut loaded = lock(&self.loaded);
         expire(&mut loaded);
-        let runner = loaded.get_mut(&digest)?;
+        let runner = loaded.get_mut(&weights)?;
         if wanted.context.is_some_and(|context| context != runner.context) {
             return None;
         }
@@ -164,7 +164,7 @@ impl Runners {
         Some(Slot {
             runners: Arc::clone(self),
             record: Arc::clone(record),
-            digest,
+            weights,
             working: false,
             _permit: None,
             load_time: Duration::ZERO,
@@ -210,7 +210,7 @@ impl Runners {
             slots: Arc::new(Semaphore::new(script.slots.max(1))),
         };
         let context = runner.context;
-        lock(&self.loaded).insert(wanted.model.digest(), runner);
+        lock(&self.loaded).insert(wanted.model.weights_digest(), runner);
         drop((turn, waiting));
         let same = Wanted { context: Some(context), ..wanted.clone() };
         self.join_loaded(&same, record).ok_or(QueueFull)
@@ -218,19 +218,19 @@ impl Runners {
 
     /// Evicts idle runners, earliest expiry first, until the model fits. Says whether it does.
     fn make_room(&self, script: &Script, wanted: &Wanted) -> bool {
-        let digest = wanted.model.digest();
+        let weights = wanted.model.weights_digest();
         let mut loaded = lock(&self.loaded);
-        if loaded.get(&digest).is_some_and(|runner| runner.users > 0) {
+        if loaded.get(&weights).is_some_and(|runner| runner.users > 0) {
             return false;
         }
-        loaded.remove(&digest);
+        loaded.remove(&weights);
         loop {
             let used: u64 = loaded.values().map(|runner| runner.model.vram_bytes).sum();
             if loaded.is_empty() || used.saturating_add(wanted.model.vram_bytes) <= script.vram_bytes {
                 return true;
             }
             let idle = loaded.iter().filter(|(_, runner)| runner.users == 0);
-            let Some(victim) = idle.min_by_key(|(_, runner)| runner.idle_since).map(|(digest, _)| *digest) else {
+            let Some(victim) = idle.min_by_key(|(_, runner)| runner.idle_since).map(|(weights, _)| *weights) else {
                 return false;
             };
             loaded.remove(&victim);

@@ -79,8 +79,11 @@ impl Script {
 pub struct ModelScript {
     /// Name as listed, tag included.
     pub name: String,
-    /// Stands for the weights: equal content means equal digest and equal answers on every fake.
+    /// Stands for all that the manifest names: equal content means equal digest and equal answers on every fake.
     pub content: String,
+    /// Stands for the weights file, and is the content where it is empty. Models of equal weights share one runner,
+    /// which is listed under the name that loaded first.
+    pub weights: String,
     /// Bytes on disk.
     pub size_bytes: u64,
     /// Bytes in memory once loaded.
@@ -106,6 +109,7 @@ impl Default for ModelScript {
         Self {
             name: "demo:latest".to_owned(),
             content: "demo".to_owned(),
+            weights: String::new(),
             size_bytes: 2 << 20,
             vram_bytes: 64 << 20,
             modified_at: "2026-01-02T03:04:05Z".to_owned(),
@@ -137,6 +141,21 @@ impl ModelScript {
     #[must_use]
     pub fn digest(&self) -> Digest {
         Digest(Sha256::digest(format!("manifest of {}", self.content)).into())
+    }
+
+    /// SHA-256 of what stands for the weights file.
+    #[must_use]
+    pub fn weights_digest(&self) -> Digest {
+        let weights = if self.weights.is_empty() { &self.content } else { &self.weights };
+        Digest(Sha256::digest(format!("weights of {weights}")).into())
+    }
+
+    /// A model made from this one, as by `FROM` and another system prompt: another manifest over the same weights.
+    #[must_use]
+    pub fn alias(&self, name: &str) -> Self {
+        let weights = if self.weights.is_empty() { self.content.clone() } else { self.weights.clone() };
+        let Self { name, content, .. } = Self::named(name);
+        Self { name, content, weights, ..self.clone() }
     }
 
     /// Whether `/api/show` lists the capability.
@@ -240,6 +259,8 @@ mod tests {
         let (a, b) = (ModelScript::named("a"), ModelScript { name: "b:latest".to_owned(), ..ModelScript::named("a") });
         assert_eq!(a.digest(), b.digest());
         assert_ne!(a.digest(), ModelScript::named("c").digest());
+        let alias = a.alias("c");
+        assert_eq!((alias.weights_digest(), alias.digest()), (a.weights_digest(), ModelScript::named("c").digest()));
     }
 
     #[test]

@@ -178,6 +178,32 @@ async fn loads_evict_idle_models_and_requests_never_exceed_the_slots() {
 }
 
 #[tokio::test]
+async fn models_of_the_same_weights_share_a_runner_that_shows_the_name_that_loaded_first() {
+    let (fake, http) = fake(|script| {
+        let alias = script.models[0].alias("mine");
+        script.models.push(alias);
+        script.first_byte_ms = 20;
+    })
+    .await;
+    let url = format!("{}/api/chat", fake.url());
+    let mut mine = chat(false);
+    mine["model"] = json!("mine");
+    assert_eq!(http.post(&url, &chat(false)).await.expect("answer").status, 200);
+    let demo = chat(false);
+    futures::future::join_all([http.post(&url, &demo), http.post(&url, &mine)]).await;
+    assert_eq!(fake.read(|record| (record.running_most, record.loads, record.finished)), (1, 1, 3));
+    let ps = http.get_json(&format!("{}/api/ps", fake.url())).await.expect("ps");
+    assert_eq!(ps["models"].as_array().map(Vec::len), Some(1));
+    assert_eq!(ps["models"][0]["name"], "demo:latest");
+    let show = async |name: &str| {
+        let answer = http.post(&format!("{}/api/show", fake.url()), &json!({ "model": name })).await.expect("answer");
+        let modelfile = answer.ok_json().await.expect("JSON")["modelfile"].as_str().expect("a text").to_owned();
+        modelfile.lines().find(|line| line.starts_with("FROM")).expect("a FROM").to_owned()
+    };
+    assert_eq!(show("mine").await, show("demo").await);
+}
+
+#[tokio::test]
 async fn creates_from_an_upload_and_deletes_again() {
     let (fake, http) = fake(|_| {}).await;
     let bytes = b"GGUF and more";

@@ -20,10 +20,21 @@ const CRASHES_MAX: usize = 2;
 pub struct Wanted {
     /// The version that is served.
     pub digest: Digest,
+    /// Its weights, by which nodes count their runners; `digest` while nobody knows them.
+    pub weights: Digest,
     /// The context that the client set; another one makes the runtime load again.
     pub num_ctx: Option<u32>,
     /// Whether it occupies a runner; `false` for requests that only read files.
     pub needs_runner: bool,
+}
+
+impl Wanted {
+    /// Whether the runner that a node counts under this digest is the one that answers: that of the weights, or that of
+    /// the manifest where the node does not know the weights yet.
+    #[must_use]
+    pub fn is_run_by(&self, runner: Digest) -> bool {
+        runner == self.weights || runner == self.digest
+    }
 }
 
 /// A node that holds the model, as the router sees it.
@@ -37,7 +48,7 @@ pub struct Candidate {
     pub draining: bool,
     /// The version that it holds.
     pub digest: Digest,
-    /// Whether that version is in memory.
+    /// Whether its weights are in memory.
     pub resident: bool,
     /// Context of the loaded runner, tokens; 0 when unknown.
     pub context_length: u32,
@@ -185,7 +196,7 @@ mod tests {
     }
 
     fn wanted() -> Wanted {
-        Wanted { digest: D, num_ctx: None, needs_runner: true }
+        Wanted { digest: D, weights: Digest([9; 32]), num_ctx: None, needs_runner: true }
     }
 
     fn check(request: Wanted, candidates: &[Candidate], expected: &[u64]) {
@@ -244,6 +255,13 @@ mod tests {
         let other = Candidate { digest: Digest([2; 32]), ..idle(1) };
         check(wanted(), &[other, Candidate { health: Health::Dead, ..idle(2) }], &[2]);
         check(wanted(), &[other], &[]);
+    }
+
+    #[test]
+    fn a_runner_is_known_by_its_weights_and_by_the_manifest_where_they_are_unknown() {
+        for (runner, expected) in [(9, true), (1, true), (2, false)] {
+            assert_eq!(wanted().is_run_by(Digest([runner; 32])), expected, "{runner}");
+        }
     }
 
     #[test]

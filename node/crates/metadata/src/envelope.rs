@@ -199,6 +199,7 @@ fn encode_model(model: ModelRecord) -> disk::CommandModel {
     disk::CommandModel {
         name: full_name(&model.name),
         digest: model.digest.0.to_vec(),
+        weights: model.known_weights().map(|weights| weights.0.to_vec()).unwrap_or_default(),
         size_bytes: model.size_bytes,
         modified_at_ms: model.modified_at.0,
         details_json: model.details_json,
@@ -206,9 +207,12 @@ fn encode_model(model: ModelRecord) -> disk::CommandModel {
 }
 
 fn decode_model(stored: disk::CommandModel) -> Result<ModelRecord, EnvelopeError> {
+    let digest = Digest(array(&stored.digest, "digest")?);
+    let weights = if stored.weights.is_empty() { digest } else { Digest(array(&stored.weights, "weights")?) };
     Ok(ModelRecord {
         name: stored.name.parse::<ModelName>().map_err(|_| EnvelopeError::Field("model name"))?,
-        digest: Digest(array(&stored.digest, "digest")?),
+        digest,
+        weights,
         size_bytes: stored.size_bytes,
         modified_at: Timestamp(stored.modified_at_ms),
         details_json: stored.details_json,

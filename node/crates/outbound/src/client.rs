@@ -199,6 +199,16 @@ impl Client {
         self.call(request, "/api/show", TAGS_TIMEOUT).await
     }
 
+    /// The SHA-256 of a listed model's weights file, as `/api/show` tells it; `None` when it does not, or when the name
+    /// has got another manifest since it was listed.
+    ///
+    /// # Errors
+    /// As [`Client::show`].
+    pub async fn weights(&self, model: &ModelRecord) -> Result<Option<Digest>, RuntimeError> {
+        let shown: wire::Shown = self.parse("/api/show", &self.show(&model.name).await?)?;
+        Ok(shown.weights(model.modified_at))
+    }
+
     /// Sends one inference request. Any answer in Ollama's form is handed through, whatever its status.
     ///
     /// # Errors
@@ -333,7 +343,11 @@ impl Client {
 
     async fn get<T: DeserializeOwned>(&self, path: &str, timeout: Duration) -> Result<T, RuntimeError> {
         let body = self.call(self.request(Method::GET, path), path, timeout).await?;
-        serde_json::from_slice(&body).map_err(|error| RuntimeError::NotOllama {
+        self.parse(path, &body)
+    }
+
+    fn parse<T: DeserializeOwned>(&self, path: &str, body: &[u8]) -> Result<T, RuntimeError> {
+        serde_json::from_slice(body).map_err(|error| RuntimeError::NotOllama {
             url: self.0.shown.clone(),
             path: path.to_owned(),
             status: 200,

@@ -12,6 +12,7 @@ pub mod metrics;
 pub mod pace;
 pub mod poll;
 pub mod runtime;
+mod weights;
 mod wire;
 
 pub use client::{Client, RuntimeResponse, UPLOAD_TIMEOUT};

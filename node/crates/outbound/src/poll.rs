@@ -3,21 +3,24 @@
 //! [`judge`] decides from what a health call did; the loops only ask and publish. Always: the report's `models` is
 //! `None` until the runtime has listed them once, an empty list is a value, and a runtime that works for us and lets a
 //! health call wait is busy, not gone. Receivers are woken by what matters for routing and the catalog; `expires_at`,
-//! which moves with every request, is refreshed in place without waking anybody. Stopping ends the loops between calls.
+//! which moves with every request, is refreshed in place without waking anybody. Weights that were learnt stay with
+//! their manifest for as long as the report shows it. Stopping ends the loops between calls.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use ollamax_types::{ModelRecord, Residency, RuntimeKind, RuntimeState};
+use ollamax_types::{Digest, ModelRecord, Residency, RuntimeKind, RuntimeState};
 
 use crate::client::Client;
 use crate::config::Config;
 use crate::error::RuntimeError;
 use crate::metrics::Metrics;
 use crate::pace::Pace;
+use crate::weights::{Asked, Weights};
 
 /// Unanswered health calls in a row, with nothing of ours in flight, that mean "hung"; calls in a row whose connection
 /// broke that mean "gone". One alone may be chance, and "down" takes waiting requests away from the runtime.
@@ -134,8 +137,9 @@ impl Report {
     pub fn means_the_same(&self, other: &Self) -> bool {
         let resident_key = |report: &Self| {
             let rows = report.resident.iter();
-            let mut keys: Vec<_> =
-                rows.map(|row| (row.name.key(), row.digest, row.size_vram_bytes, row.context_length)).collect();
+            let mut keys: Vec<_> = rows
+                .map(|row| (row.name.key(), row.digest, row.weights, row.size_vram_bytes, row.context_length))
+                .collect();
             keys.sort_unstable();
             keys
         };
@@ -144,6 +148,28 @@ impl Report {
             && self.state == other.state
             && self.models == other.models
             && resident_key(self) == resident_key(other)
+    }
+
+    /// The weights of all manifests that it shows and knows.
+    fn known_weights(&self) -> Weights {
+        let models = self.models.iter().flat_map(|models| models.iter()).map(|model| (model.digest, model.weights));
+        let resident = self.resident.iter().map(|row| (row.digest, row.weights));
+        models.chain(resident).filter(|(manifest, weights)| manifest != weights).collect()
+    }
+
+    fn fill_weights(&mut self, known: &Weights) {
+        fill(self.resident.iter_mut().map(|row| (row.digest, &mut row.weights)), known);
+        let learns = |model: &ModelRecord| known.get(&model.digest).is_some_and(|weights| *weights != model.weights);
+        if let Some(models) = self.models.as_mut().filter(|models| models.iter().any(learns)) {
+            fill(Arc::make_mut(models).iter_mut().map(|model| (model.digest, &mut model.weights)), known);
+        }
+    }
+}
+
+/// Writes the weights that are known of these manifests.
+fn fill<'a>(rows: impl Iterator<Item = (Digest, &'a mut Digest)>, known: &Weights) {
+    for (manifest, weights) in rows {
+        *weights = known.get(&manifest).copied().unwrap_or(*weights);
     }
 }
 
@@ -174,11 +200,12 @@ fn shown(state: &RuntimeState, waiting_because: Option<&str>) -> RuntimeState {
 impl PollService<'_> {
     /// Runs until `stop`.
     pub(crate) async fn run(&self, stop: &CancellationToken) {
-        let came_up = Notify::new();
+        let (came_up, listed) = (Notify::new(), Notify::new());
         tokio::select! {
             () = stop.cancelled() => {}
             () = self.watch_health(&came_up) => {}
-            () = self.watch_models(&came_up) => {}
+            () = self.watch_models(&came_up, &listed) => {}
+            () = self.watch_weights(&listed) => {}
         }
     }
 
@@ -230,7 +257,9 @@ impl PollService<'_> {
             self.client.url().clone_into(&mut report.url);
             report.state = state;
             if let Some((version, resident)) = found {
+                let known = report.known_weights();
                 report.resident = resident;
+                report.fill_weights(&known);
                 if let Some(version) = version {
                     report.version = version;
                 }
@@ -240,8 +269,8 @@ impl PollService<'_> {
         });
     }
 
-    /// Lists the models each few seconds, and at once when the runtime came up.
-    async fn watch_models(&self, came_up: &Notify) {
+    /// Lists the models each few seconds, and at once when the runtime came up; says so each time.
+    async fn watch_models(&self, came_up: &Notify, said: &Notify) {
         loop {
             tokio::select! {
                 () = tokio::time::sleep(self.config.models_interval()) => {}
@@ -254,11 +283,30 @@ impl PollService<'_> {
             let listed = async { Ok((self.client.version().await?, self.client.tags().await?)) };
             let listed: Result<_, RuntimeError> = listed.await;
             match listed {
-                Ok((version, models)) => publish(self.report, |report| {
-                    report.version = version;
-                    report.models = Some(kept(report.models.take(), models));
-                }),
+                Ok((version, mut models)) => {
+                    publish(self.report, |report| {
+                        let known = report.known_weights();
+                        fill(models.iter_mut().map(|model| (model.digest, &mut model.weights)), &known);
+                        report.version = version;
+                        report.models = Some(kept(report.models.take(), models));
+                    });
+                    said.notify_one();
+                }
                 Err(error) => tracing::debug!(runtime = self.client.url(), %error, "list models"),
+            }
+        }
+    }
+
+    /// Asks for the weights of models after each list; no list waits for it.
+    async fn watch_weights(&self, listed: &Notify) {
+        let mut asked = Asked::default();
+        loop {
+            listed.notified().await;
+            let models = asked.next(self.report.borrow().models.as_deref().map_or(&[][..], Vec::as_slice), Instant::now());
+            let learnt = asked.ask(self.client, models).await;
+            if !learnt.is_empty() {
+                // All of them at once: each change of the list costs the cluster an entry in its log.
+                publish(self.report, |report| report.fill_weights(&learnt));
             }
         }
     }
@@ -362,6 +410,7 @@ mod tests {
         let row = Residency {
             name: "m".parse().expect("valid"),
             digest: ollamax_types::Digest([1; 32]),
+            weights: ollamax_types::Digest([1; 32]),
             size_bytes: 1,
             size_vram_bytes: 0,
             context_length: 4096,
@@ -381,6 +430,7 @@ mod tests {
         let other = Residency { name: "n".parse().expect("valid"), ..row.clone() };
         assert!(woken(&|report| report.resident.push(other.clone())));
         assert!(!woken(&|report| report.resident.reverse()), "the runtime lists by expiry");
+        assert!(woken(&|report| report.resident[0].weights = ollamax_types::Digest([2; 32])));
         assert!(woken(&|report| report.models = Some(Arc::default())), "an empty list is a value");
         assert!(!woken(&|report| report.models = Some(Arc::default())));
         assert!(woken(&|report| report.resident.clear()));

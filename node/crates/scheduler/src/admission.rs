@@ -44,7 +44,7 @@ pub(crate) enum NoSlot {
 /// A slot, or a place in the queue for one.
 pub(crate) struct Place {
     admission: Arc<Admission>,
-    digest: Digest,
+    weights: Digest,
     ticket: Ticket,
 }
 
@@ -62,10 +62,10 @@ impl Admission {
         }
     }
 
-    /// Waits for a slot of this model's runner.
-    pub(crate) async fn enter(self: &Arc<Self>, digest: Digest) -> Result<Place, NoSlot> {
+    /// Waits for a slot of the runner of these weights.
+    pub(crate) async fn enter(self: &Arc<Self>, weights: Digest) -> Result<Place, NoSlot> {
         let since = Instant::now();
-        let (place, turn) = self.take_place(digest)?;
+        let (place, turn) = self.take_place(weights)?;
         if let Some(turn) = turn {
             // An error would say that the sender is gone; it goes only with the place, which is held here.
             let waited = NoSlot::WaitedTooLong { waited: self.wait_max };
@@ -75,9 +75,9 @@ impl Admission {
         Ok(place)
     }
 
-    fn take_place(self: &Arc<Self>, digest: Digest) -> Result<(Place, Option<oneshot::Receiver<()>>), NoSlot> {
+    fn take_place(self: &Arc<Self>, weights: Digest) -> Result<(Place, Option<oneshot::Receiver<()>>), NoSlot> {
         let mut state = self.lock();
-        let entered = state.queue.enter(digest).map_err(|Full| NoSlot::Full { waiting_max: self.waiting_max })?;
+        let entered = state.queue.enter(weights).map_err(|Full| NoSlot::Full { waiting_max: self.waiting_max })?;
         let (ticket, turn) = match entered {
             Entered::Runs(ticket) => (ticket, None),
             Entered::Waits(ticket) => {
@@ -87,13 +87,13 @@ impl Admission {
             }
         };
         self.count(&state);
-        Ok((Place { admission: Arc::clone(self), digest, ticket }, turn))
+        Ok((Place { admission: Arc::clone(self), weights, ticket }, turn))
     }
 
-    fn leave(&self, digest: Digest, ticket: Ticket) {
+    fn leave(&self, weights: Digest, ticket: Ticket) {
         let mut state = self.lock();
         state.turns.remove(&ticket);
-        let next = state.queue.leave(digest, ticket);
+        let next = state.queue.leave(weights, ticket);
         if let Some(turn) = next.and_then(|next| state.turns.remove(&next)) {
             // A waiter that gives up at this moment still holds its place, and passes the slot on when it drops it.
             turn.send(()).ok();
@@ -106,8 +106,8 @@ impl Admission {
         self.metrics.queue(running, waiting);
     }
 
-    pub(crate) fn load(&self, digest: Digest) -> RunnerLoad {
-        self.lock().queue.load(digest)
+    pub(crate) fn load(&self, weights: Digest) -> RunnerLoad {
+        self.lock().queue.load(weights)
     }
 
     pub(crate) fn loads(&self) -> Vec<RunnerLoad> {
@@ -119,8 +119,8 @@ impl Admission {
         running + waiting
     }
 
-    pub(crate) fn retain(&self, digests: &BTreeSet<Digest>) {
-        self.lock().queue.retain(digests);
+    pub(crate) fn retain(&self, known: &BTreeSet<Digest>) {
+        self.lock().queue.retain(known);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -133,18 +133,18 @@ impl Admission {
 impl Place {
     /// The request that holds this place ended well.
     pub(crate) fn measured(&self, timings: Timings) {
-        self.admission.lock().queue.measured(self.digest, timings);
+        self.admission.lock().queue.measured(self.weights, timings);
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.admission.leave(self.digest, self.ticket);
+        self.admission.leave(self.weights, self.ticket);
     }
 }
 
 impl fmt::Debug for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Place").field("digest", &self.digest).field("ticket", &self.ticket).finish_non_exhaustive()
+        f.debug_struct("Place").field("weights", &self.weights).field("ticket", &self.ticket).finish_non_exhaustive()
     }
 }

@@ -10,7 +10,7 @@ mod verdict;
 
 use std::sync::Arc;
 
-use ollamax_types::{Digest, InferenceRequest};
+use ollamax_types::{Digest, InferenceRequest, ModelRecord};
 
 use crate::admission::Place;
 use crate::beat::is_draining;
@@ -33,9 +33,9 @@ pub(crate) async fn admit(shared: &Arc<Shared>, request: InferenceRequest) -> Re
 
 async fn try_admit(shared: &Arc<Shared>, request: InferenceRequest) -> Result<Response, AdmitError> {
     let node = shared.parts.node;
-    let digest = check(shared, &request)?;
+    let weights = check(shared, &request)?;
     let mut vigil = shared.local.vigil();
-    let place = if request.api.needs_runner() { Some(wait_for_slot(shared, &mut vigil, digest).await?) } else { None };
+    let place = if request.api.needs_runner() { Some(wait_for_slot(shared, &mut vigil, weights).await?) } else { None };
     let mut working = Working::new(Arc::clone(shared), place);
     let judged = tokio::select! {
         biased;
@@ -67,7 +67,7 @@ async fn ask(shared: &Shared, request: InferenceRequest) -> Result<Response, Adm
     }
 }
 
-/// May this node take the request, and for which version of the model?
+/// May this node take the request, and at the runner of which weights?
 fn check(shared: &Shared, request: &InferenceRequest) -> Result<Digest, AdmitError> {
     let node = shared.parts.node;
     if is_draining(shared) {
@@ -77,22 +77,22 @@ fn check(shared: &Shared, request: &InferenceRequest) -> Result<Digest, AdmitErr
     if let Some(why) = problem(&report.state) {
         return Err(AdmitError::RuntimeUnavailable { node, detail: why.to_owned() });
     }
-    let held = report.models.iter().find(|model| model.name == request.model).map(|model| model.digest);
-    let fits = |held: &Digest| request.digest.is_none_or(|wanted| wanted == *held);
-    held.filter(fits).ok_or_else(|| AdmitError::StalePlacement {
+    let held = report.models.iter().find(|model| model.name == request.model);
+    let fits = |held: &&ModelRecord| request.digest.is_none_or(|wanted| wanted == held.digest);
+    held.filter(fits).map(|held| held.weights).ok_or_else(|| AdmitError::StalePlacement {
         node,
         model: Box::new(request.model.clone()),
         wanted: request.digest,
     })
 }
 
-/// Waits in the queue of the model's runner, as long as the runtime does not go down.
-async fn wait_for_slot(shared: &Shared, vigil: &mut Vigil, digest: Digest) -> Result<Place, AdmitError> {
+/// Waits in the queue of the runner, as long as the runtime does not go down.
+async fn wait_for_slot(shared: &Shared, vigil: &mut Vigil, weights: Digest) -> Result<Place, AdmitError> {
     let node = shared.parts.node;
     tokio::select! {
         biased;
         detail = vigil.down() => Err(AdmitError::RuntimeUnavailable { node, detail }),
-        place = shared.admission.enter(digest) => {
+        place = shared.admission.enter(weights) => {
             place.map_err(|error| AdmitError::Overloaded { node, detail: error.to_string() })
         }
     }

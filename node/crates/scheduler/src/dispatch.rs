@@ -13,7 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use ollamax_core::catalog::{Location, models};
 use ollamax_core::health::Health;
 use ollamax_core::routing::{self, Attempt, Candidate, Failure, Next, Wanted};
-use ollamax_types::{ErrorCode, InferenceRequest, NodeId, limits};
+use ollamax_types::{Digest, ErrorCode, InferenceRequest, NodeId, limits};
 
 use crate::candidates::{candidate, copies};
 use crate::error::{AdmitError, DispatchError, NodeReason, Reason};
@@ -50,14 +50,16 @@ async fn try_dispatch(shared: &Arc<Shared>, mut request: InferenceRequest) -> Re
         return Err(DispatchError::ModelNotFound { model: request.model });
     };
     request.digest = Some(digest);
-    let wanted = Wanted { digest, num_ctx: request.num_ctx, needs_runner: request.api.needs_runner() };
+    let weights = models::weights_of(&copies, digest);
+    let wanted = Wanted { digest, weights, num_ctx: request.num_ctx, needs_runner: request.api.needs_runner() };
+    let runner = wanted.needs_runner.then_some(weights);
     let mut trail = Trail::default();
     loop {
         let (ranked, unusable) = rank_untried(shared, &copies, &wanted, &trail);
         let Some((node, others)) = ranked.split_first() else {
             return Err(trail.exhausted(request, unusable));
         };
-        let failed = match attempt(shared, *node, others, &request).await {
+        let failed = match attempt(shared, *node, others, runner, &request).await {
             Ok(response) => {
                 shared.parts.metrics.attempted("answered");
                 return Ok(response);
@@ -82,7 +84,7 @@ pub(crate) async fn dispatch_to(
     node: NodeId,
     request: InferenceRequest,
 ) -> Result<Response, DispatchError> {
-    let failed = match attempt(shared, node, &[], &request).await {
+    let failed = match attempt(shared, node, &[], None, &request).await {
         Ok(response) => return Ok(response),
         Err(failed) => failed,
     };
@@ -103,7 +105,7 @@ fn rank_untried(
     let mut candidates: Vec<Candidate> = Vec::with_capacity(copies.len());
     let mut unusable = Vec::new();
     for copy in copies.iter().filter(|copy| copy.model.digest == wanted.digest && !trail.has(copy.node)) {
-        match candidate(shared, copy.node, wanted.digest) {
+        match candidate(shared, copy, wanted) {
             Ok(candidate) => candidates.push(candidate),
             Err(reason) => unusable.push(reason),
         }
@@ -115,17 +117,18 @@ fn not_tried(node: NodeId) -> NodeReason {
     NodeReason { node, reason: Reason::NotTried, detail: String::new() }
 }
 
+/// Sends to one node; until the answer ends it counts as in flight at the runner of these weights, if it needs one.
 async fn attempt(
     shared: &Arc<Shared>,
     node: NodeId,
     others: &[NodeId],
+    runner: Option<Digest>,
     request: &InferenceRequest,
 ) -> Result<Response, Failed> {
     if node == shared.parts.node {
         return crate::admit::admit(shared, request.clone()).await.map_err(|error| Failed::at_home(&error));
     }
-    let digest = request.digest.filter(|_| request.api.needs_runner());
-    let sending = digest.map(|digest| shared.load_view.send(node, digest, shared.now()));
+    let sending = runner.map(|weights| shared.load_view.send(node, weights, shared.now()));
     let sent = shared.parts.remote.send(node, request.clone());
     let response = tokio::select! {
         response = sent => response.map_err(|error| Failed::away(shared, node, error))?,

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use ollamax_core::health::Health;
-use ollamax_types::{Beat, Clock, InferenceRequest, NodeId};
+use ollamax_types::{Beat, Clock, InferenceRequest, ModelName, NodeId};
 
 use crate::admission::Admission;
 use crate::beat::Local;
@@ -171,6 +171,13 @@ impl Handle {
         self.shared.load_view.others(self.shared.now())
     }
 
+    /// The living nodes that have a model in memory, as far as this node knows: under its name, or under that of another
+    /// model of the same weights.
+    #[must_use]
+    pub fn loaded_on(&self, model: &ModelName) -> Vec<NodeId> {
+        crate::candidates::loaded_on(&self.shared, model)
+    }
+
     /// What this node thinks of another; itself it holds for alive.
     #[must_use]
     pub fn health(&self, node: NodeId) -> Health {
@@ -185,9 +192,9 @@ impl Handle {
     /// Takes in the newest poll of the runtime beside this node. When it says that the runtime is down, requests that
     /// wait for a slot or for the head of their answer are refused at once, so that their routers can go elsewhere.
     pub fn set_runtime(&self, report: RuntimeReport) {
-        let digests = report.models.iter().map(|model| model.digest).collect();
+        let weights = report.models.iter().map(|model| model.weights).collect();
         self.shared.local.set_runtime(report);
-        self.shared.admission.retain(&digests);
+        self.shared.admission.retain(&weights);
     }
 
     /// The newest poll of the runtime beside this node.

@@ -29,7 +29,7 @@ pub struct PeerLoad {
     pub clock_skew_ms: i64,
 }
 
-/// What routing needs of one node and model.
+/// What routing needs of one node and its runner of some weights.
 #[derive(Debug, Clone)]
 pub(crate) struct Seen {
     pub(crate) health: Health,
@@ -77,7 +77,7 @@ struct Sent {
 pub(crate) struct Sending {
     view: Arc<LoadView>,
     node: NodeId,
-    digest: Digest,
+    weights: Digest,
     number: u64,
 }
 
@@ -158,9 +158,9 @@ impl LoadView {
         shown.collect()
     }
 
-    pub(crate) fn seen(&self, node: NodeId, digest: Digest, now: Duration) -> Seen {
+    pub(crate) fn seen(&self, node: NodeId, weights: Digest, now: Duration) -> Seen {
         let state = self.lock();
-        let sent = state.sent.get(&(node, digest));
+        let sent = state.sent.get(&(node, weights));
         Seen {
             health: state.book.health(node, now),
             beat: state.peers.get(&node).map(|peer| Arc::clone(&peer.beat)),
@@ -170,16 +170,16 @@ impl LoadView {
     }
 
     /// Counts a request that goes to a node, until the guard is dropped.
-    pub(crate) fn send(self: &Arc<Self>, node: NodeId, digest: Digest, now: Duration) -> Sending {
+    pub(crate) fn send(self: &Arc<Self>, node: NodeId, weights: Digest, now: Duration) -> Sending {
         let mut state = self.lock();
         let number = state.next;
         state.next += 1;
-        state.sent.entry((node, digest)).or_default().fresh.insert(number, now);
-        Sending { view: Arc::clone(self), node, digest, number }
+        state.sent.entry((node, weights)).or_default().fresh.insert(number, now);
+        Sending { view: Arc::clone(self), node, weights, number }
     }
 
     fn ended(&self, sending: &Sending) {
-        let key = (sending.node, sending.digest);
+        let key = (sending.node, sending.weights);
         let mut state = self.lock();
         let Some(sent) = state.sent.get_mut(&key) else { return };
         if sent.fresh.remove(&sending.number).is_none() {

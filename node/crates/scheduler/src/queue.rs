@@ -1,8 +1,8 @@
 //! Who works and who waits at each runner of this node: a plain state machine, without time and tasks.
 //!
-//! Always holds: at most `slots` requests of one digest run; those that wait run in the order they came; a ticket
-//! leaves once, and whatever it held is then free. Speeds outlive the requests they were measured on, and are
-//! forgotten with the model.
+//! A runner belongs to one set of weights, whatever the number of models made from it. Always holds: at most `slots`
+//! requests of it run; those that wait run in the order they came; a ticket leaves once, and whatever it held is then
+//! free. Speeds outlive the requests they were measured on, and are forgotten with the last model of the weights.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -48,9 +48,9 @@ impl Queue {
         Self { slots, waiting_max, runners: BTreeMap::new(), next: 0 }
     }
 
-    /// A request for this model comes.
-    pub(crate) fn enter(&mut self, digest: Digest) -> Result<Entered, Full> {
-        let runner = self.runners.entry(digest).or_default();
+    /// A request for a model of these weights comes.
+    pub(crate) fn enter(&mut self, weights: Digest) -> Result<Entered, Full> {
+        let runner = self.runners.entry(weights).or_default();
         let ticket = self.next;
         let entered = if runner.running.len() < self.slots {
             runner.running.insert(ticket);
@@ -66,8 +66,8 @@ impl Queue {
     }
 
     /// A request goes, from whichever place it has. Returns the one that runs in its stead.
-    pub(crate) fn leave(&mut self, digest: Digest, ticket: Ticket) -> Option<Ticket> {
-        let runner = self.runners.get_mut(&digest)?;
+    pub(crate) fn leave(&mut self, weights: Digest, ticket: Ticket) -> Option<Ticket> {
+        let runner = self.runners.get_mut(&weights)?;
         runner.waiting.remove(&ticket);
         if !runner.running.remove(&ticket) || runner.running.len() >= self.slots {
             return None;
@@ -78,31 +78,31 @@ impl Queue {
     }
 
     /// A request ended; its times are smoothed into the runner's.
-    pub(crate) fn measured(&mut self, digest: Digest, timings: Timings) {
-        let Some(runner) = self.runners.get_mut(&digest) else { return };
+    pub(crate) fn measured(&mut self, weights: Digest, timings: Timings) {
+        let Some(runner) = self.runners.get_mut(&weights) else { return };
         runner.service_ms = smoothed(runner.service_ms, timings.service_ms);
         runner.load_ms = timings.load_ms.unwrap_or(runner.load_ms);
     }
 
-    /// Forgets the speeds of models that are gone. Runners with requests stay.
-    pub(crate) fn retain(&mut self, digests: &BTreeSet<Digest>) {
-        self.runners.retain(|digest, runner| {
-            digests.contains(digest) || !runner.running.is_empty() || !runner.waiting.is_empty()
+    /// Forgets the speeds of weights that no model has any more. Runners with requests stay.
+    pub(crate) fn retain(&mut self, known: &BTreeSet<Digest>) {
+        self.runners.retain(|weights, runner| {
+            known.contains(weights) || !runner.running.is_empty() || !runner.waiting.is_empty()
         });
     }
 
-    pub(crate) fn load(&self, digest: Digest) -> RunnerLoad {
+    pub(crate) fn load(&self, weights: Digest) -> RunnerLoad {
         let idle = Runner::default();
-        self.shown(digest, self.runners.get(&digest).unwrap_or(&idle))
+        self.shown(weights, self.runners.get(&weights).unwrap_or(&idle))
     }
 
     pub(crate) fn loads(&self) -> Vec<RunnerLoad> {
-        self.runners.iter().map(|(digest, runner)| self.shown(*digest, runner)).collect()
+        self.runners.iter().map(|(weights, runner)| self.shown(*weights, runner)).collect()
     }
 
-    fn shown(&self, digest: Digest, runner: &Runner) -> RunnerLoad {
+    fn shown(&self, weights: Digest, runner: &Runner) -> RunnerLoad {
         RunnerLoad {
-            digest,
+            weights,
             running: count(runner.running.len()),
             waiting: count(runner.waiting.len()),
             slots: count(self.slots),

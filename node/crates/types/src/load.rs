@@ -41,8 +41,10 @@ pub enum RuntimeState {
 pub struct Residency {
     /// Name as `/api/ps` spells it.
     pub name: ModelName,
-    /// Manifest digest.
+    /// Manifest digest of the model that loaded first; others of the same weights use its runner.
     pub digest: Digest,
+    /// SHA-256 of the weights file; the manifest's digest while it is not known.
+    pub weights: Digest,
     /// Memory in use, bytes.
     pub size_bytes: u64,
     /// Part of it in GPU memory, bytes; 0 means CPU.
@@ -70,11 +72,11 @@ pub struct Gpu {
     pub use_permille: Option<u32>,
 }
 
-/// The owner's own count for one model's runner.
+/// The owner's own count for one runner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RunnerLoad {
-    /// Manifest digest of the model.
-    pub digest: Digest,
+    /// SHA-256 of the weights that it runs; the digest of the model's manifest while it is not known.
+    pub weights: Digest,
     /// Requests that the runtime is working on.
     pub running: u32,
     /// Requests that wait in the owner's queue.

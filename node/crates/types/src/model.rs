@@ -11,10 +11,23 @@ pub struct ModelRecord {
     pub name: ModelName,
     /// SHA-256 of the manifest: equal digests are byte-identical models.
     pub digest: Digest,
+    /// SHA-256 of the weights file; the manifest's digest while it is not known. A runtime has one runner for each
+    /// weights file, whatever the number of models made from it.
+    pub weights: Digest,
     /// Bytes on disk, as the runtime reports.
     pub size_bytes: u64,
     /// When the runtime last changed it.
     pub modified_at: Timestamp,
     /// The runtime's `details` object, as JSON text, handed through unread.
     pub details_json: String,
+}
+
+// === impl ModelRecord ===
+
+impl ModelRecord {
+    /// The weights, unless only the manifest stands for them.
+    #[must_use]
+    pub fn known_weights(&self) -> Option<Digest> {
+        (self.weights != self.digest).then_some(self.weights)
+    }
 }

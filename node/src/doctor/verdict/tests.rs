@@ -105,6 +105,7 @@ fn resident(size_vram_bytes: u64) -> Residency {
     Residency {
         name: "m:latest".parse().expect("a name"),
         digest: ollamax_types::Digest([0; 32]),
+        weights: ollamax_types::Digest([0; 32]),
         size_bytes: 10,
         size_vram_bytes,
         context_length: 0,

@@ -15,6 +15,14 @@ pub fn served_digest(locations: &[Location]) -> Option<Digest> {
     served(locations).map(|location| location.model.digest)
 }
 
+/// The weights behind a version, from whichever copy knows them, because a manifest never changes its weights. While no
+/// copy does, the version's own digest.
+#[must_use]
+pub fn weights_of(locations: &[Location], version: Digest) -> Digest {
+    let mut copies = locations.iter().filter(|location| location.model.digest == version);
+    copies.find_map(|location| location.model.known_weights()).unwrap_or(version)
+}
+
 fn served(locations: &[Location]) -> Option<&Location> {
     let newest_first = |location: &&Location| (location.model.modified_at, location.model.digest, location.node);
     locations.iter().max_by_key(newest_first)
@@ -92,6 +100,7 @@ mod tests {
         let model = ModelRecord {
             name: name.parse().expect("valid"),
             digest: Digest([digest; 32]),
+            weights: Digest([digest; 32]),
             size_bytes: 1,
             modified_at: Timestamp(modified_ms),
             details_json: "{}".to_owned(),
@@ -109,6 +118,19 @@ mod tests {
         check(&[copy("m", 1, 7, 5), copy("m", 2, 3, 6)], Some(3));
         check(&[copy("m", 1, 7, 5), copy("m", 2, 9, 5)], Some(9));
         check(&[copy("m", 2, 9, 5), copy("m", 1, 7, 5)], Some(9));
+    }
+
+    #[test]
+    fn one_copy_that_knows_the_weights_of_a_version_is_enough() {
+        let mut copies = [copy("m", 1, 7, 5), copy("m", 2, 7, 5), copy("m", 3, 8, 4)];
+        assert_eq!(weights_of(&copies, Digest([7; 32])), Digest([7; 32]), "the manifest stands for them");
+        (copies[1].model.weights, copies[2].model.weights) = (Digest([1; 32]), Digest([2; 32]));
+        let check = |version: u8, weights: u8| {
+            assert_eq!(weights_of(&copies, Digest([version; 32])), Digest([weights; 32]), "{version}");
+        };
+        check(7, 1);
+        check(8, 2);
+        check(9, 9);
     }
 
     #[test]

@@ -251,6 +251,7 @@ mod tests {
         let model = |number: usize| ModelRecord {
             name: format!("m{number}").parse().expect("a name"),
             digest: Digest([1; 32]),
+            weights: Digest([1; 32]),
             size_bytes: 1,
             modified_at: Timestamp(1),
             details_json: "{}".to_owned(),

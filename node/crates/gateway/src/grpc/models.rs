@@ -27,10 +27,10 @@ impl Admin {
     }
 }
 
-/// Which version is loaded where, this node included.
+/// Which weights are loaded where, this node included.
 fn resident(own: &Beat, peers: &[PeerLoad]) -> Vec<(NodeId, Digest)> {
     let beats = std::iter::once(own).chain(peers.iter().map(|peer| &*peer.beat));
-    beats.flat_map(|beat| beat.resident.iter().map(|model| (beat.node, model.digest))).collect()
+    beats.flat_map(|beat| beat.resident.iter().map(|model| (beat.node, model.weights))).collect()
 }
 
 fn parse(name: &str) -> Result<ModelName, AdminError> {
@@ -60,13 +60,15 @@ fn model_view(
 ) -> Option<v1::ModelView> {
     let served = models::served_digest(copies)?;
     let newest = copies.iter().find(|copy| copy.model.digest == served)?;
+    // A node that does not know the weights yet goes by the manifest.
+    let is_loaded = |copy: &Location, runner: Digest| resident.contains(&(copy.node, runner));
     let shown = copies.iter().map(|copy| v1::ModelCopy {
         node_id: copy.node.0,
         node_name: names.get(&copy.node).cloned().unwrap_or_default(),
         digest: copy.model.digest.0.to_vec(),
         modified_at_ms: copy.model.modified_at.0,
         served: copy.model.digest == served,
-        resident: resident.contains(&(copy.node, copy.model.digest)),
+        resident: is_loaded(copy, copy.model.weights) || is_loaded(copy, copy.model.digest),
     });
     Some(v1::ModelView {
         name: newest.model.name.to_string(),
@@ -92,6 +94,7 @@ mod tests {
         let residency = |digest: &u8| Residency {
             name: "m".parse().expect("a name"),
             digest: Digest([*digest; 32]),
+            weights: Digest([*digest; 32]),
             size_bytes: 1,
             size_vram_bytes: 0,
             context_length: 0,
@@ -122,6 +125,7 @@ mod tests {
         let model = ModelRecord {
             name: name.parse().expect("a name"),
             digest: Digest([digest; 32]),
+            weights: Digest([digest; 32]),
             size_bytes: 1,
             modified_at: Timestamp(modified_ms),
             details_json: "{}".to_owned(),
@@ -142,6 +146,14 @@ mod tests {
             .collect();
         let expected = [("k:latest", vec![(2, true)]), ("m:latest", vec![(1, true), (2, false)])];
         assert_eq!(shown, expected.map(|(name, copies)| (name.to_owned(), copies)));
+    }
+
+    #[test]
+    fn a_model_whose_weights_were_loaded_under_another_name_is_shown_as_loaded() {
+        let mut alias = copy(1, "mine", 7, 5);
+        alias.model.weights = Digest([1; 32]);
+        let views = model_views(vec![alias], &BTreeMap::new(), &resident(&beat(1, &[1]), &[]));
+        assert!(views[0].copies[0].resident, "{views:?}");
     }
 
     #[test]

@@ -192,6 +192,7 @@ pub fn resident(model: &ollamax_types::Residency) -> v1::Resident {
     v1::Resident {
         name: model.name.to_string(),
         digest: model.digest.0.to_vec(),
+        weights: model.weights.0.to_vec(),
         size_bytes: model.size_bytes,
         size_vram_bytes: model.size_vram_bytes,
         context_length: model.context_length,
@@ -216,7 +217,7 @@ pub fn gpu(gpu: &ollamax_types::Gpu) -> v1::Gpu {
 #[must_use]
 pub fn runner(load: &ollamax_types::RunnerLoad) -> v1::Runner {
     v1::Runner {
-        digest: load.digest.0.to_vec(),
+        weights: load.weights.0.to_vec(),
         running: load.running,
         waiting: load.waiting,
         slots: load.slots,
@@ -238,6 +239,7 @@ mod tests {
             model: ModelRecord {
                 name: name.parse().expect("a name"),
                 digest: Digest([digest; 32]),
+                weights: Digest([digest; 32]),
                 size_bytes: 1,
                 modified_at: Timestamp(1),
                 details_json: "{}".to_owned(),

@@ -12,7 +12,6 @@ use bytes::Bytes;
 use futures::future::join_all;
 use futures::stream::{self, StreamExt as _};
 
-use ollamax_core::health::Health;
 use ollamax_scheduler as scheduler;
 use ollamax_types::{Api, ErrorCode, InferenceRequest, ModelName, NodeId, RequestId};
 
@@ -78,12 +77,12 @@ fn checked_model(api: Api, fields: &Fields) -> Result<ModelName, ApiError> {
     }
 }
 
-/// Sends an unload to every node that has the model in memory; the first that did it answers.
+/// Sends an unload to every node that has the model in memory, under whatever name; the first that did it answers.
 async fn unload(
     scheduler: &scheduler::Handle,
     request: InferenceRequest,
 ) -> Result<scheduler::Response, scheduler::DispatchError> {
-    let holders = holders(scheduler, &request.model);
+    let holders = scheduler.loaded_on(&request.model);
     if holders.is_empty() {
         return scheduler.dispatch(request).await;
     }
@@ -91,14 +90,6 @@ async fn unload(
     let mut answers = join_all(sent).await;
     let first = answers.iter().position(Result::is_ok).unwrap_or(0);
     answers.swap_remove(first)
-}
-
-/// The nodes that have the model in memory, as far as this node knows.
-fn holders(scheduler: &scheduler::Handle, model: &ModelName) -> Vec<NodeId> {
-    let has = |resident: &[ollamax_types::Residency]| resident.iter().any(|row| row.name == *model);
-    let others = scheduler.peers().into_iter().filter(|peer| peer.health != Health::Dead && has(&peer.beat.resident));
-    let here = has(&scheduler.runtime().resident).then(|| scheduler.node());
-    here.into_iter().chain(others.map(|peer| peer.beat.node)).collect()
 }
 
 /// The runtime's answer as ours: its status, its headers that belong to the answer, its bytes.

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http_body_util::BodyExt as _;
 
 use ollamax_scheduler::Broken;
-use ollamax_types::Api;
+use ollamax_types::{Api, Digest, ModelRecord, Residency};
 
 use crate::world::{World, call, header, model, post, resident, text, with_m};
 
@@ -137,6 +137,27 @@ async fn an_unload_goes_to_every_node_that_has_the_model_in_memory() {
     let seen: Vec<usize> =
         world.nodes.iter().map(|node| node.runtime.requests.lock().expect("not poisoned").len()).collect();
     assert_eq!(seen, [1, 0, 1]);
+}
+
+#[tokio::test]
+async fn an_unload_finds_the_weights_that_were_loaded_under_another_name() {
+    const UNLOADED: &str = r#"{"done":true,"done_reason":"unload"}"#;
+    let weights = Digest([9; 32]);
+    let of_them = |name: &str, digest: u8| ModelRecord { weights, ..model(name, digest, 5) };
+    let (base, mine) = (of_them("m", 1), of_them("mine", 2));
+    let loaded = Residency { weights, ..resident("m", 1, "") };
+    let mut world = World::start(3);
+    world.set(1, "0.12.0", &[base.clone(), mine.clone()], &[]);
+    world.set(2, "0.12.0", &[base.clone(), mine], std::slice::from_ref(&loaded));
+    world.set(3, "0.12.0", &[base], &[loaded]); // does not have the model that is asked for
+    for node in &world.nodes {
+        node.runtime.answer_whole(200, JSON, &[UNLOADED]);
+    }
+    let found = text(&world.router(), post("/api/chat", r#"{"model":"mine","keep_alive":0}"#)).await;
+    assert_eq!(found, (200, UNLOADED.to_owned()));
+    let seen: Vec<usize> =
+        world.nodes.iter().map(|node| node.runtime.requests.lock().expect("not poisoned").len()).collect();
+    assert_eq!(seen, [0, 1, 0]);
 }
 
 #[tokio::test]

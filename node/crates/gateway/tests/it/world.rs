@@ -117,6 +117,7 @@ pub(crate) fn model(name: &str, digest: u8, modified_ms: u64) -> ModelRecord {
     ModelRecord {
         name: name.parse().expect("valid"),
         digest: Digest([digest; 32]),
+        weights: Digest([digest; 32]),
         size_bytes: 1_000,
         modified_at: Timestamp(modified_ms),
         details_json: r#"{"family":"llama"}"#.to_owned(),
@@ -127,6 +128,7 @@ pub(crate) fn resident(name: &str, digest: u8, expires_at: &str) -> Residency {
     Residency {
         name: name.parse().expect("valid"),
         digest: Digest([digest; 32]),
+        weights: Digest([digest; 32]),
         size_bytes: 2_000,
         size_vram_bytes: 500,
         context_length: 4_096,

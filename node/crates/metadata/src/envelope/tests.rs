@@ -19,10 +19,12 @@ fn commands() -> Vec<Command> {
     let model = ModelRecord {
         name: "Me/Mine:Q4".parse().expect("valid"),
         digest: Digest([9; 32]),
+        weights: Digest([8; 32]),
         size_bytes: 1 << 40,
         modified_at: Timestamp(1_700_000_000_000),
         details_json: "{\"family\":\"llama\"}".into(),
     };
+    let unknown = ModelRecord { weights: model.digest, ..model.clone() };
     vec![
         Command::InitCluster { cluster: ClusterId([1; 16]), name: "lab".into(), public_key: [2; 32], first: member() },
         Command::AddMember {
@@ -49,7 +51,7 @@ fn commands() -> Vec<Command> {
             ttl_ms: 3_600_000,
         },
         Command::RevokeToken { id: TokenId("t".into()) },
-        Command::ReportModels { node: NodeId(2), present: vec![model], absent: vec!["x/y/z:t".into()] },
+        Command::ReportModels { node: NodeId(2), present: vec![model, unknown], absent: vec!["x/y/z:t".into()] },
         Command::SetSetting { key: "a.b".into(), value: vec![0, 255] },
         Command::DeleteSetting { key: "a.b".into() },
     ]
@@ -93,6 +95,30 @@ fn golden_sample_of_version_one() {
                     65712d312a0561646d696e32036c61623a0408051006\
                     4000ca01060a016b120101";
     assert_eq!(hex::encode(encode(&sample)), expected.replace(' ', ""));
+}
+
+#[test]
+fn golden_samples_of_a_model_without_and_with_known_weights() {
+    let model = ModelRecord {
+        name: "m".parse().expect("valid"),
+        digest: Digest([9; 32]),
+        weights: Digest([9; 32]),
+        size_bytes: 5,
+        modified_at: Timestamp(6),
+        details_json: "{}".into(),
+    };
+    let head = "0801100118fbd095ffbc3122057265712d312a0561646d696e32036c61623a04080510064000";
+    let name = "0a2372656769737472792e6f6c6c616d612e61692f6c6962726172792f6d3a6c6174657374";
+    let fields = format!("{name}1220{}180520062a027b7d", "09".repeat(32));
+    let known = ModelRecord { weights: Digest([8; 32]), ..model.clone() };
+    for (model, expected) in [
+        (model, format!("{head}c201530802124f{fields}")), // as it was before weights were asked for
+        (known, format!("{head}c2017508021271{fields}3220{}", "08".repeat(32))),
+    ] {
+        let sample = entry(Command::ReportModels { node: NodeId(2), present: vec![model], absent: vec![] });
+        assert_eq!(hex::encode(encode(&sample)), expected);
+        assert_eq!(decode(&hex::decode(expected).expect("hexadecimal"), 1), Ok(sample));
+    }
 }
 
 #[test]

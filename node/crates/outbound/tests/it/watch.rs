@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -160,6 +160,71 @@ async fn a_runtime_that_was_there_is_not_waited_for_any_more_when_it_goes() {
     is_there.store(0, Ordering::SeqCst);
     let reason = reason("lost").await;
     assert!(!reason.contains("waiting for Ollama"), "{reason}");
+    world.end().await;
+}
+
+/// A list of models by name and the digit that their manifest's digest is made of.
+fn listed(models: &[(&str, &str)]) -> Reply {
+    let row = |(name, digit): &(&str, &str)| format!(r#"{{"name":"{name}","digest":"{}"}}"#, digit.repeat(64));
+    let rows: Vec<String> = models.iter().map(row).collect();
+    json(&format!(r#"{{"models":[{}]}}"#, rows.join(",")))
+}
+
+#[tokio::test]
+async fn weights_are_asked_for_once_for_each_manifest_and_stay_known() {
+    const LISTS: usize = 5;
+    let (lists, shows) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (listed_so_far, shown) = (Arc::clone(&lists), Arc::clone(&shows));
+    let server = Server::start(move |line| match line {
+        line if line.starts_with("GET /api/version") => json(r#"{"version":"0.12.3"}"#),
+        line if line.starts_with("GET /api/ps") => listed(&[("b", "2")]),
+        // The first one fails: that of the smaller digest.
+        line if line.starts_with("POST /api/show") => match shown.fetch_add(1, Ordering::SeqCst) {
+            0 => whole(500, "application/json", r#"{"error":"no such blob"}"#),
+            _ => json(&format!(r#"{{"modelfile":"FROM /blobs/sha256-{DIGEST}\n"}}"#)),
+        },
+        _ => match listed_so_far.fetch_add(1, Ordering::SeqCst) {
+            0..LISTS => listed(&[("a", "1"), ("b", "2"), ("b-too", "2")]),
+            _ => listed(&[("a", "1"), ("b", "2"), ("b-too", "2"), ("late", "2")]),
+        },
+    })
+    .await;
+    let world = World::start(Some(server.url.as_str()), quick(), Path::new("/nowhere"));
+    let known = |report: &Report, name: &str| {
+        let model = report.models.iter().flatten().find(|model| model.name.to_string() == name);
+        model.and_then(|model| model.known_weights()).map(|weights| weights.to_string())
+    };
+    let report = world.wait_for("learnt", |report| known(report, "b:latest").is_some()).await;
+    assert_eq!(known(&report, "b-too:latest").as_deref(), Some(DIGEST));
+    assert_eq!(known(&report, "a:latest"), None, "it failed: the manifest stands for the weights");
+    let is_late = |report: &Report| report.models.as_ref().is_some_and(|models| models.len() == 4);
+    let report = world.wait_for("listed again", is_late).await;
+    assert_eq!(known(&report, "late:latest").as_deref(), Some(DIGEST), "known from its twins");
+    world
+        .wait_for("seen in memory", |report| report.resident.iter().any(|row| row.weights.to_string() == DIGEST))
+        .await;
+    assert_eq!(shows.load(Ordering::SeqCst), 2, "once for each manifest, however many lists");
+    world.end().await;
+}
+
+#[tokio::test]
+async fn lists_do_not_wait_for_a_question_that_hangs() {
+    let shows = Arc::new(AtomicUsize::new(0));
+    let shown = Arc::clone(&shows);
+    let server = Server::start(move |line| match line {
+        line if line.starts_with("GET /api/version") => json(r#"{"version":"0.12.3"}"#),
+        line if line.starts_with("GET /api/ps") => listed(&[]),
+        line if line.starts_with("POST /api/show") => {
+            shown.fetch_add(1, Ordering::SeqCst);
+            Reply::Hold(Vec::new())
+        }
+        _ if shown.load(Ordering::SeqCst) == 0 => listed(&[("a", "1")]),
+        _ => listed(&[("a", "1"), ("b", "2")]),
+    })
+    .await;
+    let world = World::start(Some(server.url.as_str()), quick(), Path::new("/nowhere"));
+    world.wait_for("listed", |report| report.models.as_ref().is_some_and(|models| models.len() == 2)).await;
+    assert_eq!(shows.load(Ordering::SeqCst), 1, "one at a time");
     world.end().await;
 }
 

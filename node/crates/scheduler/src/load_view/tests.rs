@@ -37,8 +37,8 @@ fn view() -> Arc<LoadView> {
     Arc::new(LoadView::new(NodeId(1), &Config::default(), TICK))
 }
 
-fn counts(view: &LoadView, digest: Digest) -> (u32, u32) {
-    let seen = view.seen(NodeId(2), digest, ms(0));
+fn counts(view: &LoadView, weights: Digest) -> (u32, u32) {
+    let seen = view.seen(NodeId(2), weights, ms(0));
     (seen.sent_since, seen.ended_since)
 }
 

@@ -4,10 +4,10 @@ use bytes::Bytes;
 use futures::future::join_all;
 
 use ollamax_scheduler::mem::Script;
-use ollamax_scheduler::{AdmitError, Config, RuntimeError};
+use ollamax_scheduler::{AdmitError, Config, RuntimeError, RuntimeReport};
 use ollamax_types::{Api, ErrorCode, InferenceRequest, RuntimeState};
 
-use crate::world::{NEW, OLD, World, ms, read, report, request, slow_stream};
+use crate::world::{NEW, OLD, WEIGHTS, World, alias, known, model, ms, read, report, request, slow_stream};
 
 fn one(config: &Config) -> World {
     World::new(1, &[1], config)
@@ -26,6 +26,26 @@ async fn never_more_requests_than_slots_reach_the_runtime_and_all_are_answered()
         assert_eq!(world.nodes[&1].in_flight(), 0);
         assert_eq!(world.counter(1, "ollamax_scheduler_owned_total", "ok"), 10.0);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_models_of_one_weights_file_share_its_runner_and_its_slot() {
+    let world = one(&Config::default());
+    world.runtimes[&1].set_script(slow_stream());
+    let node = &world.nodes[&1];
+    node.set_runtime(RuntimeReport { models: vec![known(model(NEW)), alias()], ..report(None) });
+    let running = node.admit(request()).await.expect("a free slot");
+    let of_alias = InferenceRequest { model: alias().name, digest: Some(alias().digest), ..request() };
+    let (second, ()) = tokio::join!(node.admit(of_alias.clone()), async {
+        tokio::time::sleep(ms(10)).await;
+        let shown: Vec<_> = node.beat().runners.iter().map(|one| (one.weights, one.running, one.waiting)).collect();
+        assert_eq!(shown, [(WEIGHTS, 1, 1)]);
+        assert_eq!(read(running).await, "xxxxxxxxxx");
+    });
+    assert_eq!(read(second.expect("the slot is free now")).await, "xxxxxxxxxx");
+    assert_eq!(world.runtimes[&1].tally().live_max, 1);
+    let stale = InferenceRequest { digest: Some(NEW), ..of_alias };
+    assert_eq!(node.admit(stale).await.expect_err("the manifest decides").code(), ErrorCode::StalePlacement);
 }
 
 #[tokio::test(start_paused = true)]
@@ -74,7 +94,7 @@ async fn a_draining_node_and_one_without_a_runtime_take_nothing() {
     assert_eq!(node.admit(request()).await.expect_err("drained").code(), ErrorCode::Draining);
     world.placements.set_drained(node.node(), false);
     for (state, text) in [(RuntimeState::Absent, "there is none"), (RuntimeState::Down("hangs".to_owned()), "hangs")] {
-        node.set_runtime(ollamax_scheduler::RuntimeReport { state, ..report(Some(NEW)) });
+        node.set_runtime(RuntimeReport { state, ..report(Some(NEW)) });
         let error = node.admit(request()).await.expect_err("no runtime");
         assert_eq!(error.code(), ErrorCode::RuntimeUnavailable);
         assert!(error.to_string().contains(text) && error.to_string().contains("`ollamax doctor`"), "{error}");
@@ -110,7 +130,7 @@ async fn the_closing_timings_feed_the_speed_table_of_the_beat() {
     world.runtimes[&1].set_script(Script { parts: vec![Bytes::from_static(last)], ..Script::default() });
     read(world.nodes[&1].admit(request()).await.expect("answered")).await;
     let runners = world.nodes[&1].beat().runners;
-    let shown: Vec<_> = runners.iter().map(|one| (one.digest, one.service_ms, one.load_ms, one.running)).collect();
+    let shown: Vec<_> = runners.iter().map(|one| (one.weights, one.service_ms, one.load_ms, one.running)).collect();
     assert_eq!(shown, [(NEW, 2_000, 1_000, 0)]);
     world.runtimes[&1].set_script(slow_stream());
     read(world.nodes[&1].admit(request()).await.expect("answered")).await;

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use ollamax_core::health::Health;
 use ollamax_scheduler::mem::Link;
 use ollamax_scheduler::{Config, RuntimeReport};
-use ollamax_types::{NodeId, RuntimeState};
+use ollamax_types::{InferenceRequest, NodeId, Residency, RuntimeState};
 
-use crate::world::{NEW, OLD, World, model, ms, read, report, request, slow_stream};
+use crate::world::{NEW, OLD, WEIGHTS, World, alias, known, model, ms, read, report, request, resident, slow_stream};
 
 async fn answering(world: &World, requests: usize) -> BTreeMap<u64, u32> {
     let mut answered = BTreeMap::new();
@@ -56,6 +56,43 @@ async fn resident_comes_before_loadable() {
     world.nodes[&2].set_runtime(RuntimeReport { resident: vec![], ..report(Some(NEW)) });
     world.exchange_beats();
     assert_eq!(answering(&world, 20).await, BTreeMap::from([(3, 20)]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_is_warm_where_its_weights_were_loaded_under_another_name() {
+    let world = World::new(3, &[2, 3], &Config::default());
+    let loaded = Residency { name: alias().name, digest: alias().digest, weights: WEIGHTS, ..resident(NEW) };
+    for (node, resident) in [(2, vec![]), (3, vec![loaded])] {
+        let models = vec![known(model(NEW)), alias()];
+        world.nodes[&node].set_runtime(RuntimeReport { models, resident, ..report(None) });
+        world.placements.place(NodeId(node), known(model(NEW)));
+    }
+    world.exchange_beats();
+    assert_eq!(answering(&world, 20).await, BTreeMap::from([(3, 20)]));
+    let loaded_on = |name: &str| world.nodes[&1].loaded_on(&name.parse().expect("valid"));
+    assert_eq!((loaded_on("m"), loaded_on("alias"), loaded_on("x")), (vec![NodeId(3)], vec![NodeId(3)], vec![]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_for_another_model_of_the_same_weights_count_in_the_routers_view() {
+    let world = World::new(3, &[2, 3], &Config::default());
+    for node in [2, 3] {
+        world.placements.place(NodeId(node), known(model(NEW)));
+        world.placements.place(NodeId(node), alias());
+        let models = vec![known(model(NEW)), alias()];
+        let resident = vec![Residency { weights: WEIGHTS, ..resident(NEW) }];
+        world.nodes[&node].set_runtime(RuntimeReport { models, resident, ..report(None) });
+        world.runtimes[&node].set_script(slow_stream());
+    }
+    world.exchange_beats();
+    for _ in 0..20 {
+        let of_alias = InferenceRequest { model: alias().name, ..request() };
+        let first = world.nodes[&1].dispatch(request()).await.expect("answered");
+        let second = world.nodes[&1].dispatch(of_alias).await.expect("answered");
+        assert_ne!(first.node, second.node, "the second goes where no request is");
+        tokio::join!(read(first), read(second));
+        world.pass(ms(250), &[]).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

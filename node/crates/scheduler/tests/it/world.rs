@@ -19,6 +19,7 @@ use ollamax_types::{
 
 pub(crate) const NEW: Digest = Digest([2; 32]);
 pub(crate) const OLD: Digest = Digest([1; 32]);
+pub(crate) const WEIGHTS: Digest = Digest([9; 32]);
 
 /// Nodes 1 to n in one process.
 pub(crate) struct World {
@@ -38,6 +39,7 @@ pub(crate) fn model(digest: Digest) -> ModelRecord {
     ModelRecord {
         name: "m".parse().expect("valid"),
         digest,
+        weights: digest,
         size_bytes: 1,
         modified_at: Timestamp(u64::from(digest.0[0])),
         details_json: "{}".to_owned(),
@@ -48,6 +50,7 @@ pub(crate) fn resident(digest: Digest) -> Residency {
     Residency {
         name: "m".parse().expect("valid"),
         digest,
+        weights: digest,
         size_bytes: 1,
         size_vram_bytes: 0,
         context_length: 4_096,
@@ -64,6 +67,16 @@ pub(crate) fn report(digest: Option<Digest>) -> RuntimeReport {
         models: Arc::new(digest.map(model).into_iter().collect()),
         resident: digest.map(resident).into_iter().collect(),
     }
+}
+
+/// Another model, called `alias`, made from the weights of `m`: its manifest alone differs.
+pub(crate) fn alias() -> ModelRecord {
+    ModelRecord { name: "alias".parse().expect("valid"), digest: Digest([7; 32]), ..known(model(NEW)) }
+}
+
+/// Of known weights, which `m` and `alias` share.
+pub(crate) fn known(model: ModelRecord) -> ModelRecord {
+    ModelRecord { weights: WEIGHTS, ..model }
 }
 
 /// Holds the newest version, and is down for this reason.

@@ -1,7 +1,8 @@
 //! Which node holds which model, by model.
 //!
 //! Key: `05`, model key (closed text), node id as 8 bytes big endian. Value: version 1, `LocationRecord`. Replaced when
-//! the node reports the model anew, deleted when it reports the model gone or departs.
+//! the node reports the model anew, deleted when it reports the model gone or departs. Weights that are not known are
+//! left out, as in all records from before they were asked for, and read back as the manifest's digest.
 
 use ollamax_core::catalog::{Key, Location};
 use ollamax_proto::disk;
@@ -40,6 +41,7 @@ pub(super) fn encode(record: &Location) -> Vec<u8> {
         size_bytes: record.model.size_bytes,
         modified_at_ms: record.model.modified_at.0,
         details_json: record.model.details_json.clone(),
+        weights: record.model.known_weights().map(|weights| weights.0.to_vec()).unwrap_or_default(),
     };
     seal(VERSION, &message)
 }
@@ -48,9 +50,12 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Location, Malformed> {
     let message: disk::LocationRecord = unseal(WHAT, VERSION, bytes)?;
     let name: ModelName =
         message.name.parse().map_err(|_| Malformed::new(WHAT, format!("{:?} is not a model name", message.name)))?;
+    let digest = Digest(fixed(WHAT, &message.digest)?);
+    let weights = if message.weights.is_empty() { digest } else { Digest(fixed(WHAT, &message.weights)?) };
     let model = ModelRecord {
         name,
-        digest: Digest(fixed(WHAT, &message.digest)?),
+        digest,
+        weights,
         size_bytes: message.size_bytes,
         modified_at: Timestamp(message.modified_at_ms),
         details_json: message.details_json,

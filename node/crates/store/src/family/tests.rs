@@ -3,9 +3,11 @@
 use proptest::prelude::*;
 
 use ollamax_core::catalog::{Cluster, Location, Member, MemberState, Setting, Token};
+use ollamax_proto::disk;
 use ollamax_types::{ClusterId, Digest, Incarnation, ModelName, ModelRecord, NodeId, PeerId, Role, Timestamp, TokenId};
 
 use super::*;
+use crate::framing::seal;
 
 fn role() -> impl Strategy<Value = Role> {
     prop_oneof![Just(Role::Voter), Just(Role::Learner), Just(Role::Gateway)]
@@ -71,12 +73,14 @@ fn token() -> impl Strategy<Value = Token> {
 
 fn location() -> impl Strategy<Value = Location> {
     let name = "([a-z]{1,8}/)?[A-Za-z0-9]{1,12}(:[a-z0-9]{1,6})?";
-    (any::<u64>(), name, any::<[u8; 32]>(), any::<u64>(), any::<u64>(), ".{0,40}").prop_map(
-        |(node, name, digest, size_bytes, modified, details_json)| Location {
+    let digests = (any::<[u8; 32]>(), prop::option::of(any::<[u8; 32]>()));
+    (any::<u64>(), name, digests, any::<u64>(), any::<u64>(), ".{0,40}").prop_map(
+        |(node, name, (digest, weights), size_bytes, modified, details_json)| Location {
             node: NodeId(node),
             model: ModelRecord {
                 name: name.parse().expect("the pattern gives model names"),
                 digest: Digest(digest),
+                weights: Digest(weights.unwrap_or(digest)),
                 size_bytes,
                 modified_at: Timestamp(modified),
                 details_json,
@@ -149,6 +153,7 @@ fn sample_location() -> Location {
         model: ModelRecord {
             name: "Demo".parse::<ModelName>().expect("valid"),
             digest: Digest([7; 32]),
+            weights: Digest([7; 32]),
             size_bytes: 300,
             modified_at: Timestamp(5),
             details_json: "{}".to_owned(),
@@ -212,9 +217,31 @@ fn golden_samples_of_every_family_have_not_changed() {
     let model = "m:t".to_owned();
     golden(&Key::Location(model.clone(), NodeId(2)), &location, "056d3a7400010000000000000002", &location_value);
     golden(&Key::NodeModel(NodeId(2), model), &location, "0600000000000000026d3a74", &location_value);
+    let mut known = sample_location();
+    known.model.weights = Digest([8; 32]);
+    let known_value = format!("{location_value}3a20{}", "08".repeat(32));
+    let key = Key::Location("m:t".to_owned(), NodeId(2));
+    golden(&key, &Record::Location(known), "056d3a7400010000000000000002", &known_value);
 
     let setting = Setting { value: vec![0xff], revision: 8 };
     golden(&Key::Setting("k".to_owned()), &Record::Setting(setting), "076b", "010a01ff1008");
+}
+
+#[test]
+fn a_location_from_before_weights_were_known_has_its_manifest_in_their_place() {
+    let message = disk::LocationRecord {
+        node: 2,
+        name: "Demo".to_owned(),
+        digest: vec![7; 32],
+        size_bytes: 300,
+        modified_at_ms: 5,
+        details_json: "{}".to_owned(),
+        weights: vec![],
+    };
+    let decode =
+        |message: &disk::LocationRecord| decode_record(&Key::Location("m:t".to_owned(), NodeId(2)), &seal(1, message));
+    assert_eq!(decode(&message), Ok(Record::Location(sample_location())));
+    assert!(decode(&disk::LocationRecord { weights: vec![7; 31], ..message }).is_err());
 }
 
 #[test]

@@ -62,6 +62,7 @@ fn model(name: &str, digest: u8) -> ModelRecord {
     ModelRecord {
         name: name.parse().expect("valid"),
         digest: Digest([digest; 32]),
+        weights: Digest([digest; 32]),
         size_bytes: 1,
         modified_at: Timestamp(1),
         details_json: "{}".to_owned(),
