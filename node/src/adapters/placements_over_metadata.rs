@@ -83,7 +83,8 @@ impl Placements for PlacementsOverMetadata {
             return Ok(Arc::clone(copies));
         }
         let (applied, view) = (self.applied(), self.0.metadata.view());
-        let copies = read::locations_of(&*view, model).map_err(|fault| PlacementsError { reason: fault.to_string() })?;
+        let copies =
+            read::locations_of(&*view, model).map_err(|fault| PlacementsError { reason: fault.to_string() })?;
         let copies: Arc<[Location]> = copies.into();
         let mut kept = self.kept();
         // Of names that nobody has there is no end.

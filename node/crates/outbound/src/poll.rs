@@ -302,7 +302,8 @@ impl PollService<'_> {
         let mut asked = Asked::default();
         loop {
             listed.notified().await;
-            let models = asked.next(self.report.borrow().models.as_deref().map_or(&[][..], Vec::as_slice), Instant::now());
+            let models =
+                asked.next(self.report.borrow().models.as_deref().map_or(&[][..], Vec::as_slice), Instant::now());
             let learnt = asked.ask(self.client, models).await;
             if !learnt.is_empty() {
                 // All of them at once: each change of the list costs the cluster an entry in its log.
@@ -395,7 +396,8 @@ mod tests {
     fn a_list_that_says_the_same_stays_the_same_list() {
         let model = |name: &str| ModelRecord {
             name: name.parse().expect("valid"),
-            digest: ollamax_types::Digest([1; 32]),
+            digest: Digest([1; 32]),
+            weights: Digest([1; 32]),
             size_bytes: 1,
             modified_at: ollamax_types::Timestamp(1),
             details_json: "{}".to_owned(),
@@ -409,8 +411,8 @@ mod tests {
     fn only_a_moved_expiry_wakes_nobody() {
         let row = Residency {
             name: "m".parse().expect("valid"),
-            digest: ollamax_types::Digest([1; 32]),
-            weights: ollamax_types::Digest([1; 32]),
+            digest: Digest([1; 32]),
+            weights: Digest([1; 32]),
             size_bytes: 1,
             size_vram_bytes: 0,
             context_length: 4096,
@@ -430,7 +432,7 @@ mod tests {
         let other = Residency { name: "n".parse().expect("valid"), ..row.clone() };
         assert!(woken(&|report| report.resident.push(other.clone())));
         assert!(!woken(&|report| report.resident.reverse()), "the runtime lists by expiry");
-        assert!(woken(&|report| report.resident[0].weights = ollamax_types::Digest([2; 32])));
+        assert!(woken(&|report| report.resident[0].weights = Digest([2; 32])));
         assert!(woken(&|report| report.models = Some(Arc::default())), "an empty list is a value");
         assert!(!woken(&|report| report.models = Some(Arc::default())));
         assert!(woken(&|report| report.resident.clear()));

@@ -41,7 +41,6 @@ pub trait View {
 
 /// One change of the state.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant, reason = "nearly every change writes a record, and none is kept for long")]
 pub enum Mutation {
     /// Writes a record, replacing what was there.
     Put(Key, Record),

@@ -191,7 +191,7 @@ async fn weights_are_asked_for_once_for_each_manifest_and_stay_known() {
     .await;
     let world = World::start(Some(server.url.as_str()), quick(), Path::new("/nowhere"));
     let known = |report: &Report, name: &str| {
-        let model = report.models.iter().flatten().find(|model| model.name.to_string() == name);
+        let model = report.models.iter().flat_map(|models| models.iter()).find(|model| model.name.to_string() == name);
         model.and_then(|model| model.known_weights()).map(|weights| weights.to_string())
     };
     let report = world.wait_for("learnt", |report| known(report, "b:latest").is_some()).await;

@@ -1,5 +1,7 @@
 //! The owner's side: slots, bounds, refusals, and what an answer teaches.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use futures::future::join_all;
 
@@ -33,7 +35,7 @@ async fn two_models_of_one_weights_file_share_its_runner_and_its_slot() {
     let world = one(&Config::default());
     world.runtimes[&1].set_script(slow_stream());
     let node = &world.nodes[&1];
-    node.set_runtime(RuntimeReport { models: vec![known(model(NEW)), alias()], ..report(None) });
+    node.set_runtime(RuntimeReport { models: Arc::new(vec![known(model(NEW)), alias()]), ..report(None) });
     let running = node.admit(request()).await.expect("a free slot");
     let of_alias = InferenceRequest { model: alias().name, digest: Some(alias().digest), ..request() };
     let (second, ()) = tokio::join!(node.admit(of_alias.clone()), async {

@@ -1,6 +1,7 @@
 //! Which node answers: sharing, residency, versions, silence, drains.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use ollamax_core::health::Health;
 use ollamax_scheduler::mem::Link;
@@ -63,7 +64,7 @@ async fn a_model_is_warm_where_its_weights_were_loaded_under_another_name() {
     let world = World::new(3, &[2, 3], &Config::default());
     let loaded = Residency { name: alias().name, digest: alias().digest, weights: WEIGHTS, ..resident(NEW) };
     for (node, resident) in [(2, vec![]), (3, vec![loaded])] {
-        let models = vec![known(model(NEW)), alias()];
+        let models = Arc::new(vec![known(model(NEW)), alias()]);
         world.nodes[&node].set_runtime(RuntimeReport { models, resident, ..report(None) });
         world.placements.place(NodeId(node), known(model(NEW)));
     }
@@ -79,7 +80,7 @@ async fn requests_for_another_model_of_the_same_weights_count_in_the_routers_vie
     for node in [2, 3] {
         world.placements.place(NodeId(node), known(model(NEW)));
         world.placements.place(NodeId(node), alias());
-        let models = vec![known(model(NEW)), alias()];
+        let models = Arc::new(vec![known(model(NEW)), alias()]);
         let resident = vec![Residency { weights: WEIGHTS, ..resident(NEW) }];
         world.nodes[&node].set_runtime(RuntimeReport { models, resident, ..report(None) });
         world.runtimes[&node].set_script(slow_stream());
