@@ -165,8 +165,8 @@ impl Handle {
         self.shared.load_view.peers(self.shared.now())
     }
 
-    /// The living nodes that have a model in memory, as far as this node knows: under its name, or because another model
-    /// of the same weights was asked for first.
+    /// The living nodes that have a model in memory, as far as this node knows: under its name, or under another one of
+    /// its weights.
     #[must_use]
     pub fn loaded_on(&self, model: &ModelName) -> Vec<NodeId> {
         crate::candidates::loaded_on(&self.shared, model)

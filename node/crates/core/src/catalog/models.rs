@@ -15,8 +15,8 @@ pub fn served_digest(locations: &[Location]) -> Option<Digest> {
     served(locations).map(|location| location.model.digest)
 }
 
-/// The weights behind a version, from whichever copy knows them: a manifest never changes its weights. The version's own
-/// digest while no copy does.
+/// The weights behind a version, from whichever copy knows them, because a manifest never changes its weights. While no
+/// copy does, the version's own digest.
 #[must_use]
 pub fn weights_of(locations: &[Location], version: Digest) -> Digest {
     let mut copies = locations.iter().filter(|location| location.model.digest == version);

@@ -1,8 +1,8 @@
 //! Which node holds which model, by model.
 //!
 //! Key: `05`, model key (closed text), node id as 8 bytes big endian. Value: version 1, `LocationRecord`. Replaced when
-//! the node reports the model anew, deleted when it reports the model gone or departs. Weights that are not known, as in
-//! all records from before they were asked for, are left out and read back as the manifest's digest.
+//! the node reports the model anew, deleted when it reports the model gone or departs. Weights that are not known are
+//! left out, as in all records from before they were asked for, and read back as the manifest's digest.
 
 use ollamax_core::catalog::{Key, Location};
 use ollamax_proto::disk;
