@@ -171,8 +171,8 @@ impl Handle {
         self.shared.load_view.others(self.shared.now())
     }
 
-    /// The living nodes that have a model in memory, as far as this node knows: under its name, or under that of another
-    /// model of the same weights.
+    /// The living nodes that have a model in memory, as far as this node knows: under its name, or under another one of
+    /// its weights.
     #[must_use]
     pub fn loaded_on(&self, model: &ModelName) -> Vec<NodeId> {
         crate::candidates::loaded_on(&self.shared, model)
