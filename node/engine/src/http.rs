@@ -1,7 +1,8 @@
 //! The HTTP door: Ollama's routes, texts and statuses, and OpenAI's beside them.
 //!
 //! Handlers translate and nothing else. Bodies are read whole up to a bound, except uploads, which are streamed. Every
-//! answer says `Server: ollamax-engine`. A handler that panics costs its own request.
+//! answer says `Server: ollamax-engine/VERSION`; `/api/version` says which Ollama the answers are those of. A handler
+//! that panics costs its own request.
 
 mod blobs;
 mod body;
@@ -28,11 +29,14 @@ use serde_json::json;
 
 use crate::inference::Engine;
 
+/// The Ollama whose API is spoken here. Clients and the cluster compare this number with those of real Ollamas.
+const SPEAKS_OLLAMA: &str = "0.24.0";
+
 /// All routes; `local_only` turns on the checks that keep web pages out of a server on the loopback interface.
 pub(crate) fn router(engine: Engine, local_only: bool) -> Router {
     let router = Router::new()
         .route("/", get(|| async { "Ollama is running" }))
-        .route("/api/version", get(|| async { Json(json!({"version": env!("CARGO_PKG_VERSION")})) }))
+        .route("/api/version", get(|| async { Json(json!({"version": SPEAKS_OLLAMA})) }))
         .route("/api/tags", get(lists::tags))
         .route("/api/ps", get(lists::ps))
         .route("/api/show", post(show::show))
@@ -59,7 +63,8 @@ fn plain(status: StatusCode, text: &'static str) -> Response {
 }
 
 async fn sign(mut response: Response) -> Response {
-    response.headers_mut().insert(SERVER, HeaderValue::from_static("ollamax-engine"));
+    let name = concat!("ollamax-engine/", env!("CARGO_PKG_VERSION"));
+    response.headers_mut().insert(SERVER, HeaderValue::from_static(name));
     response
 }
 

@@ -19,7 +19,7 @@ async fn generate_streams_a_known_answer_with_timings() -> Result<()> {
     let body = json!({"model": "demo", "prompt": FRANCE.0, "options": {"temperature": 0}});
     let response = server.send(Method::POST, "/api/generate", Some(body.clone())).await?;
     assert_eq!(response.headers()["content-type"], "application/x-ndjson");
-    assert_eq!(response.headers()["server"], "ollamax-engine");
+    assert_eq!(response.headers()["server"], concat!("ollamax-engine/", env!("CARGO_PKG_VERSION")));
     let lines: Vec<String> = response.text().await?.lines().map(str::to_owned).collect();
     let chunks = parsed(&lines)?;
     let text: String = chunks.iter().filter_map(|chunk| chunk["response"].as_str()).collect();

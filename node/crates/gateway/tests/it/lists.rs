@@ -37,6 +37,18 @@ async fn loaded_models_of_all_nodes_are_shown_latest_expiry_first() {
 }
 
 #[tokio::test]
+async fn an_engine_counts_as_the_ollama_that_it_speaks() {
+    let beside = async |ollama: &str| {
+        let mut world = World::start(2);
+        world.set(1, ollama, &[], &[]);
+        world.set(2, "0.24.0", &[], &[]);
+        text(&world.router(), get("/api/version")).await.1
+    };
+    assert_eq!(beside("0.33.0-rc2").await, r#"{"version":"0.24.0"}"#);
+    assert_eq!(beside("0.12.3").await, r#"{"version":"0.12.3"}"#);
+}
+
+#[tokio::test]
 async fn the_version_is_the_lowest_of_all_runtimes() {
     assert_eq!(text(&two_nodes().router(), get("/api/version")).await, (200, r#"{"version":"0.9.10"}"#.to_owned()));
     let (status, body) = text(&World::start(1).router(), get("/api/version")).await;
