@@ -183,6 +183,7 @@ pub fn router(parts: Parts) -> Router {
         .route("/api/tags", get(lists::tags))
         .route("/api/ps", get(lists::ps))
         .route("/v1/models", get(lists::models))
+        .route("/v1/models/{model}", get(lists::model))
         .route("/metrics", get(health::metrics));
     for api in Api::ALL {
         router = router.route(api.path(), inference(api));
