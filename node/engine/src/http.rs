@@ -6,6 +6,7 @@
 
 mod blobs;
 mod body;
+mod callers;
 mod chat;
 mod copy;
 mod create;
@@ -19,24 +20,33 @@ mod openai;
 mod show;
 mod stream;
 
+use std::sync::Arc;
+
+use axum::Router;
 use axum::http::header::{CONTENT_TYPE, SERVER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, head, post};
-use axum::{Json, Router};
 use serde_json::json;
 
+use crate::http::callers::Callers;
 use crate::inference::Engine;
 
 /// The Ollama whose API is spoken here. Clients and the cluster compare this number with those of real Ollamas.
 const SPEAKS_OLLAMA: &str = "0.24.0";
 
-/// All routes; `local_only` turns on the checks that keep web pages out of a server on the loopback interface.
-pub(crate) fn router(engine: Engine, local_only: bool) -> Router {
+/// All routes; `on_loopback` turns on the check of the Host header.
+pub(crate) fn router(engine: Engine, on_loopback: bool) -> Router {
+    let callers = Arc::new(Callers {
+        checks_hosts: on_loopback,
+        hostname: callers::hostname(),
+        origins: Vec::new(),
+        is_own: callers::is_own_address,
+    });
     let router = Router::new()
         .route("/", get(|| async { "Ollama is running" }))
-        .route("/api/version", get(|| async { Json(json!({"version": SPEAKS_OLLAMA})) }))
+        .route("/api/version", get(|| async { stream::object(json!({"version": SPEAKS_OLLAMA})) }))
         .route("/api/tags", get(lists::tags))
         .route("/api/ps", get(lists::ps))
         .route("/api/show", post(show::show))
@@ -54,8 +64,7 @@ pub(crate) fn router(engine: Engine, local_only: bool) -> Router {
         .fallback(|| async { plain(StatusCode::NOT_FOUND, "404 page not found") })
         .method_not_allowed_fallback(|| async { plain(StatusCode::METHOD_NOT_ALLOWED, "405 method not allowed") })
         .with_state(engine);
-    let router = if local_only { router.layer(middleware::from_fn(edge::local_host_only)) } else { router };
-    router.layer(middleware::from_fn(edge::known_origins_only)).layer(middleware::map_response(sign))
+    router.layer(middleware::from_fn_with_state(callers, edge::check)).layer(middleware::map_response(sign))
 }
 
 fn plain(status: StatusCode, text: &'static str) -> Response {

@@ -64,5 +64,9 @@ async fn foreign_hosts_and_pages_are_refused() -> Result<()> {
     let asked = server.raw(Method::OPTIONS, "/api/chat", &[("origin", "http://localhost:3000")], Vec::new()).await?;
     assert_eq!(asked.status(), StatusCode::NO_CONTENT);
     assert_eq!(asked.headers()["access-control-allow-origin"], "http://localhost:3000");
+    assert!(asked.headers()["access-control-allow-methods"].to_str()?.contains("DELETE"));
+    assert_eq!(asked.headers()["vary"], "Origin, Access-Control-Request-Method, Access-Control-Request-Headers");
+    let plain = server.raw(Method::OPTIONS, "/api/chat", &[("host", "localhost")], Vec::new()).await?;
+    assert_eq!((plain.status(), plain.headers().get("vary")), (StatusCode::NO_CONTENT, None));
     Ok(())
 }

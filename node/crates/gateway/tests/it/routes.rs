@@ -119,7 +119,12 @@ async fn a_preflight_is_answered_for_every_route() {
     let response = call(&router, request.body(Body::empty()).expect("a request")).await;
     assert_eq!(response.status(), 204);
     assert_eq!(header(&response, "access-control-allow-origin"), Some("http://localhost:3000"));
-    assert!(header(&response, "access-control-allow-headers").is_some_and(|all| all.contains("Authorization")));
+    let allowed: Vec<_> = response.headers().get_all("access-control-allow-headers").iter().collect();
+    assert!(allowed.iter().any(|line| line.to_str().is_ok_and(|line| line.contains("Authorization"))), "{allowed:?}");
+    assert!(allowed.iter().any(|line| *line == "X-Request-Id"), "{allowed:?}");
+    let request = Request::options("/api/chat").header("host", "localhost");
+    let response = call(&router, request.body(Body::empty()).expect("a request")).await;
+    assert_eq!((response.status().as_u16(), header(&response, "access-control-allow-methods")), (204, None));
 }
 
 #[tokio::test]
