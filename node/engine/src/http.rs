@@ -15,6 +15,7 @@ mod edge;
 mod embed;
 mod error;
 mod generate;
+mod json_fault;
 mod lists;
 mod openai;
 mod show;

@@ -201,6 +201,9 @@ async fn every_bad_request_gets_ollamas_words() -> Result<()> {
     let think = json!({"model": "demo", "prompt": "x", "think": "xhigh"});
     let text = "invalid think value: \"xhigh\" (must be \"high\", \"medium\", \"low\", \"max\", true, or false)";
     check("/api/generate", think, 400, text).await?;
+    let text = "think must be a boolean or string (\"high\", \"medium\", \"low\", \"max\", true, or false)";
+    check("/api/chat", json!({"think": 5}), 400, text).await?;
+    check("/api/chat", json!({"keep_alive": true}), 400, "Unsupported type: 'bool'").await?;
     let many = json!({"model": "demo", "messages": messages, "top_logprobs": 21});
     check("/api/chat", many, 400, "top_logprobs must be between 0 and 20").await?;
     check("/api/embed", json!({"model": "demo", "input": 5}), 400, "invalid input type").await?;

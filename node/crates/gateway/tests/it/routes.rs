@@ -39,6 +39,8 @@ async fn bad_requests_get_ollamas_texts_and_codes() {
     check("/v1/chat/completions", r#"{"model":"No"}"#, 404, openai).await;
     let openai = r#"{"error":{"message":"unexpected EOF","type":"invalid_request_error","param":null,"code":null}}"#;
     check("/v1/embeddings", "{", 400, openai).await;
+    let openai = r#"{"error":{"message":"EOF","type":"invalid_request_error","param":null,"code":null}}"#;
+    check("/v1/chat/completions", "", 400, openai).await;
     let wrong = r#"{"error":"json: cannot unmarshal number into Go struct field ChatRequest.model of type string"}"#;
     check("/api/chat", r#"{"model":7}"#, 400, wrong).await;
 }
