@@ -1,10 +1,12 @@
 //! The HTTP door: Ollama's routes, texts and statuses, and OpenAI's beside them.
 //!
 //! Handlers translate and nothing else. Bodies are read whole up to a bound, except uploads, which are streamed. Every
-//! answer says `Server: ollamax-engine`. A handler that panics costs its own request.
+//! answer says `Server: ollamax-engine/VERSION`; `/api/version` says which Ollama the answers are those of. A handler
+//! that panics costs its own request.
 
 mod blobs;
 mod body;
+mod callers;
 mod chat;
 mod copy;
 mod create;
@@ -13,26 +15,39 @@ mod edge;
 mod embed;
 mod error;
 mod generate;
+mod json_fault;
 mod lists;
 mod openai;
 mod show;
 mod stream;
 
+use std::sync::Arc;
+
+use axum::Router;
 use axum::http::header::{CONTENT_TYPE, SERVER};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, head, post};
-use axum::{Json, Router};
 use serde_json::json;
 
+use crate::http::callers::Callers;
 use crate::inference::Engine;
 
-/// All routes; `local_only` turns on the checks that keep web pages out of a server on the loopback interface.
-pub(crate) fn router(engine: Engine, local_only: bool) -> Router {
+/// The Ollama whose API is spoken here. Clients and the cluster compare this number with those of real Ollamas.
+const SPEAKS_OLLAMA: &str = "0.24.0";
+
+/// All routes; `on_loopback` turns on the check of the Host header.
+pub(crate) fn router(engine: Engine, on_loopback: bool) -> Router {
+    let callers = Arc::new(Callers {
+        checks_hosts: on_loopback,
+        hostname: callers::hostname(),
+        origins: Vec::new(),
+        is_own: callers::is_own_address,
+    });
     let router = Router::new()
         .route("/", get(|| async { "Ollama is running" }))
-        .route("/api/version", get(|| async { Json(json!({"version": env!("CARGO_PKG_VERSION")})) }))
+        .route("/api/version", get(|| async { stream::object(json!({"version": SPEAKS_OLLAMA})) }))
         .route("/api/tags", get(lists::tags))
         .route("/api/ps", get(lists::ps))
         .route("/api/show", post(show::show))
@@ -50,8 +65,7 @@ pub(crate) fn router(engine: Engine, local_only: bool) -> Router {
         .fallback(|| async { plain(StatusCode::NOT_FOUND, "404 page not found") })
         .method_not_allowed_fallback(|| async { plain(StatusCode::METHOD_NOT_ALLOWED, "405 method not allowed") })
         .with_state(engine);
-    let router = if local_only { router.layer(middleware::from_fn(edge::local_host_only)) } else { router };
-    router.layer(middleware::from_fn(edge::known_origins_only)).layer(middleware::map_response(sign))
+    router.layer(middleware::from_fn_with_state(callers, edge::check)).layer(middleware::map_response(sign))
 }
 
 fn plain(status: StatusCode, text: &'static str) -> Response {
@@ -59,7 +73,8 @@ fn plain(status: StatusCode, text: &'static str) -> Response {
 }
 
 async fn sign(mut response: Response) -> Response {
-    response.headers_mut().insert(SERVER, HeaderValue::from_static("ollamax-engine"));
+    let name = concat!("ollamax-engine/", env!("CARGO_PKG_VERSION"));
+    response.headers_mut().insert(SERVER, HeaderValue::from_static(name));
     response
 }
 

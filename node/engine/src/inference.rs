@@ -35,6 +35,8 @@ pub(crate) enum Need {
     Chat,
     /// Make vectors.
     Embed,
+    /// Leave the memory.
+    Nothing,
 }
 
 /// A model ready to be used by a request.

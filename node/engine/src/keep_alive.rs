@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+/// The longest time that Go can hold, about 292 years; Ollama writes "for ever" as a date this far away.
+pub(crate) const FOREVER: Duration = Duration::from_secs(i64::MAX as u64 / 1_000_000_000);
+
 /// What a request asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum KeepAlive {
@@ -33,8 +36,8 @@ pub(crate) enum KeepAliveError {
         text: String,
     },
     /// Neither number nor text.
-    #[error("keep_alive must be a number of seconds or a duration such as \"5m\"")]
-    Type,
+    #[error("Unsupported type: '{0}'")]
+    Type(&'static str),
 }
 
 impl KeepAlive {
@@ -44,7 +47,9 @@ impl KeepAlive {
             Value::Null => Ok(None),
             Value::Number(number) => Ok(Some(Self::from_seconds(number.as_f64().unwrap_or(-1.0)))),
             Value::String(text) => Self::from_go(text).map(Some),
-            _ => Err(KeepAliveError::Type),
+            Value::Bool(_) => Err(KeepAliveError::Type("bool")),
+            Value::Array(_) => Err(KeepAliveError::Type("[]interface {}")),
+            Value::Object(_) => Err(KeepAliveError::Type("map[string]interface {}")),
         }
     }
 
@@ -53,11 +58,10 @@ impl KeepAlive {
         self == Self::For(Duration::ZERO)
     }
 
+    /// Negative, or longer than Go can count, is for ever.
     fn from_seconds(seconds: f64) -> Self {
-        if seconds < 0.0 {
-            return Self::Forever;
-        }
-        Duration::try_from_secs_f64(seconds).map_or(Self::Forever, Self::For)
+        let time = Duration::try_from_secs_f64(seconds).ok().filter(|time| *time < FOREVER);
+        time.map_or(Self::Forever, Self::For)
     }
 
     /// Go's `time.ParseDuration`: an optional sign, then numbers with units `h m s ms us µs ns`, or a bare `0`.
@@ -115,6 +119,7 @@ mod tests {
         check(json!(0), seconds(0));
         check(json!(-1), Some(KeepAlive::Forever));
         check(json!(1e300), Some(KeepAlive::Forever));
+        check(json!(1e10), Some(KeepAlive::Forever));
         check(json!("5m"), seconds(300));
         check(json!("5m0s"), seconds(300));
         check(json!("1h30m"), seconds(5400));
@@ -135,8 +140,8 @@ mod tests {
         for bad in ["five", "", "1.2.3s", "-", ".", "m"] {
             check(json!(bad), &format!("time: invalid duration {bad:?}"));
         }
-        for bad in [json!(true), json!([])] {
-            check(bad, r#"keep_alive must be a number of seconds or a duration such as "5m""#);
-        }
+        check(json!(true), "Unsupported type: 'bool'");
+        check(json!([]), "Unsupported type: '[]interface {}'");
+        check(json!({}), "Unsupported type: 'map[string]interface {}'");
     }
 }

@@ -15,7 +15,7 @@ pub(crate) struct Settings {
     pub(crate) num_ctx: u32,
     /// Prompt tokens computed in one go.
     pub(crate) num_batch: u32,
-    /// Layers on the GPU; `None` means as many as fit.
+    /// Layers on the GPU; `None` means all.
     pub(crate) num_gpu: Option<u32>,
     /// Threads; `None` means one per processor.
     pub(crate) num_thread: Option<u32>,

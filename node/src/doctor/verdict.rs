@@ -193,8 +193,10 @@ pub(super) fn runtime(report: &Report) -> Check {
             let models = report.models.as_ref().map_or(0, |models| models.len());
             let found = format!("{kind} {} at {} with {models} models", report.version, report.url);
             let (outcome, age) = match report.kind {
-                // It is of this very release.
-                RuntimeKind::Engine => (Outcome::Ok, String::new()),
+                // It is of this very release, and says which Ollama it is like.
+                RuntimeKind::Engine => {
+                    (Outcome::Ok, "; the version is that of the Ollama whose API it speaks".to_owned())
+                }
                 RuntimeKind::Ollama => age(&report.version),
             };
             check("runtime", outcome, found + &age, "update Ollama: https://ollama.com/download")

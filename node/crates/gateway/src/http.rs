@@ -100,7 +100,7 @@ pub(crate) struct OpenDoor {
     pub(crate) parts: Parts,
     /// Kilobytes of request bodies that may still be held.
     pub(crate) body_memory: Arc<Semaphore>,
-    pub(crate) edge: edge::Edge,
+    pub(crate) callers: edge::Callers,
     requests: AtomicU64,
 }
 
@@ -137,15 +137,9 @@ pub fn spawn(door: Door, tasks: &TaskTracker, stop: CancellationToken) -> Result
     let limits = Limits::of(&config, grace);
     let bound = listener.local_addr()?;
     let seed = u64::from_le_bytes(ollamax_security::random_bytes()?);
-    let parts = Parts { node, config, bound, hostname: hostname(), registry, metrics: metrics.clone(), seed };
+    let parts = Parts { node, config, bound, hostname: edge::hostname(), registry, metrics: metrics.clone(), seed };
     let router = router(parts);
     Ok(tasks.spawn(serve(listener, router, limits, metrics, stop)))
-}
-
-/// This machine's host name; empty where the system does not say.
-fn hostname() -> String {
-    let kernel = std::fs::read_to_string("/proc/sys/kernel/hostname");
-    kernel.or_else(|_| std::fs::read_to_string("/etc/hostname")).map(|name| name.trim().to_owned()).unwrap_or_default()
 }
 
 // === impl OpenDoor ===
@@ -155,7 +149,12 @@ impl OpenDoor {
         let kilobytes = usize::try_from(parts.config.body_memory_bytes_max >> 10).unwrap_or(usize::MAX);
         Self {
             body_memory: Arc::new(Semaphore::new(kilobytes.min(Semaphore::MAX_PERMITS))),
-            edge: edge::Edge::new(&parts.config, parts.bound, &parts.hostname),
+            callers: edge::Callers {
+                checks_hosts: parts.bound.ip().is_loopback(),
+                hostname: parts.hostname.clone(),
+                origins: parts.config.origins.clone(),
+                is_own: edge::is_own_address,
+            },
             requests: AtomicU64::new(0),
             parts,
         }
@@ -183,6 +182,7 @@ pub fn router(parts: Parts) -> Router {
         .route("/api/tags", get(lists::tags))
         .route("/api/ps", get(lists::ps))
         .route("/v1/models", get(lists::models))
+        .route("/v1/models/{model}", get(lists::model))
         .route("/metrics", get(health::metrics));
     for api in Api::ALL {
         router = router.route(api.path(), inference(api));

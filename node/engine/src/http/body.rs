@@ -1,41 +1,53 @@
-//! Reading JSON bodies as Go does: any content type, names in any case, the last of equal names, unknown ones ignored.
+//! Reading JSON bodies as Go does: any content type, names in any case, the last of equal names, unknown ones ignored,
+//! nothing read behind the first value. What Go refuses is refused in its words.
+
+mod shape;
 
 use axum::body::BodyDataStream;
 use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
 use futures::StreamExt as _;
+use serde::Deserialize as _;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use tokio::time::timeout;
 
 use crate::http::error::{ApiError, OpenAiError};
+use crate::http::json_fault;
 use crate::limits;
 
+pub(super) use self::shape::{Kind, Struct};
+
 /// Fields whose own fields are matched in any case as well; in all others the client's keys are data.
-const FIELDS_OF_FIELDS: [&str; 3] = ["messages", "stream_options", "response_format"];
+const FIELDS_OF_FIELDS: [&str; 4] = ["messages", "stream_options", "response_format", "reasoning"];
+
+/// What a body is read into.
+pub(super) trait Shaped: DeserializeOwned {
+    /// The struct that Ollama reads it into.
+    const SHAPE: &'static Struct;
+}
 
 /// A request body.
 #[derive(Debug)]
 pub(super) struct Body<T>(pub(super) T);
 
-/// A request body of an OpenAI route; only errors look different.
+/// A request body of an OpenAI route; errors look different.
 #[derive(Debug)]
 pub(super) struct OpenAiBody<T>(pub(super) T);
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
+impl<S: Send + Sync, T: Shaped> FromRequest<S> for Body<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
-        parse(&read(request.into_body()).await?).map(Self)
+        parse(&read(request.into_body()).await?, "missing request body").map(Self)
     }
 }
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for OpenAiBody<T> {
+impl<S: Send + Sync, T: Shaped> FromRequest<S> for OpenAiBody<T> {
     type Rejection = OpenAiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, OpenAiError> {
-        let Body(body) = Body::from_request(request, state).await?;
-        Ok(Self(body))
+    async fn from_request(request: Request, _: &S) -> Result<Self, OpenAiError> {
+        Ok(Self(parse(&read(request.into_body()).await?, "EOF")?))
     }
 }
 
@@ -72,15 +84,26 @@ pub(super) async fn swallow(mut chunks: BodyDataStream) {
     }
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
-    if bytes.is_empty() {
-        return Err(ApiError::bad("missing request body"));
+/// The first value of a text; `empty` is said of a text without one.
+fn parse<T: Shaped>(bytes: &[u8], empty: &str) -> Result<T, ApiError> {
+    if bytes.trim_ascii().is_empty() {
+        return Err(ApiError::bad(empty));
     }
-    let value: Value =
-        serde_json::from_slice(bytes).map_err(|error| ApiError::bad(format!("invalid JSON: {error}")))?;
-    let Value::Object(map) = value else {
-        return Err(ApiError::bad("invalid JSON: the request body must be an object"));
-    };
+    // Go, too, reads what is no Unicode as replacement characters.
+    let text = String::from_utf8_lossy(bytes);
+    let value = Value::deserialize(&mut serde_json::Deserializer::from_str(&text)).map_err(|error| {
+        ApiError::bad(json_fault::find(bytes).unwrap_or_else(|| format!("JSON that this runtime cannot read: {error}")))
+    })?;
+    let value = lowered(value);
+    T::SHAPE.check(&value).map_err(ApiError::bad)?;
+    // Null is a request that says nothing.
+    let value = if value.is_null() { Value::Object(Map::new()) } else { value };
+    serde_json::from_value(value).map_err(|error| ApiError::bad(format!("invalid request: {error}")))
+}
+
+/// With the names of all fields in lower case.
+fn lowered(value: Value) -> Value {
+    let Value::Object(map) = value else { return value };
     let mut map = lower(map);
     for name in FIELDS_OF_FIELDS {
         match map.get_mut(name) {
@@ -93,7 +116,7 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
             _ => {}
         }
     }
-    serde_json::from_value(Value::Object(map)).map_err(|error| ApiError::bad(format!("invalid request: {error}")))
+    Value::Object(map)
 }
 
 fn lower(map: Map<String, Value>) -> Map<String, Value> {
@@ -104,44 +127,78 @@ fn lower(map: Map<String, Value>) -> Map<String, Value> {
 mod tests {
     use serde::Deserialize;
 
+    use crate::http::chat::ChatRequest;
+    use crate::http::create::CreateRequest;
+    use crate::http::embed::EmbedRequest;
+    use crate::http::generate::GenerateRequest;
+    use crate::http::openai::chat::CompletionRequest;
+    use crate::http::openai::embeddings::EmbeddingRequest;
+    use crate::http::show::ShowRequest;
+
     use super::*;
 
     #[derive(Debug, Deserialize)]
     struct Sample {
-        #[serde(default)]
-        model: String,
+        model: Option<String>,
         #[serde(default)]
         messages: Vec<Value>,
         #[serde(default)]
         options: Value,
     }
 
+    impl Shaped for Sample {
+        const SHAPE: &'static Struct = &Struct::new("api.Sample", &[("model", Kind::Text)]);
+    }
+
+    fn sample(body: &str) -> Result<Sample, ApiError> {
+        parse(body.as_bytes(), "missing request body")
+    }
+
     #[test]
     fn names_of_fields_count_in_any_case_and_keys_of_data_as_they_are() {
         let body = r#"{"Messages":[{"Role":"user","Content":{"Type":1}}],"Options":{"Seed":1}}"#;
-        let sample: Sample = parse(body.as_bytes()).expect("valid");
+        let sample = sample(body).expect("valid");
         assert_eq!(sample.messages, [serde_json::json!({"role": "user", "content": {"Type": 1}})]);
         assert_eq!(sample.options, serde_json::json!({"Seed": 1}));
     }
 
     #[test]
     fn bodies_are_read_as_go_reads_them() {
-        let check = |body: &str, expected: Result<&str, &str>| match (parse::<Sample>(body.as_bytes()), expected) {
-            (Ok(sample), Ok(model)) => assert_eq!(sample.model, model, "{body}"),
-            (Err(error), Err(start)) => {
-                assert_eq!(error.status, StatusCode::BAD_REQUEST);
-                assert!(error.message.starts_with(start), "{}", error.message);
-            }
-            (result, _) => panic!("{body}: {result:?}"),
-        };
-        check(r#"{"model":"a"}"#, Ok("a"));
-        check(r#"{"Model":"a","model":"b","x":1}"#, Ok("b"));
-        check("{}", Ok(""));
-        check("", Err("missing request body"));
-        check("{", Err("invalid JSON"));
-        check("[]", Err("invalid JSON"));
-        check(r#"{"model":1}"#, Err("invalid request"));
-        check(&"[".repeat(100_000), Err("invalid JSON"));
-        check("\u{0}", Err("invalid JSON"));
+        let model = |sample: Sample| sample.model.unwrap_or_default();
+        let check = |body: &str, expected: &str| assert_eq!(model(sample(body).expect("valid")), expected, "{body}");
+        check(r#"{"model":"a"}"#, "a");
+        check(r#"{"Model":"a","model":"b","x":1}"#, "b");
+        check(r#"{"model":null}"#, "");
+        check("null", "");
+        check(r#"{"model":"a"} and more"#, "a");
+        let odd = parse::<Sample>(b"{\"model\":\"a\xff\"}", "").expect("valid");
+        assert_eq!(model(odd), "a\u{fffd}");
+        let deep = sample(&format!("{{\"x\":{}{}}}", "[".repeat(500), "]".repeat(500))).expect_err("refused");
+        assert!(deep.message.starts_with("JSON that this runtime cannot read: recursion limit"), "{}", deep.message);
+    }
+
+    fn refusal<T: Shaped>(body: &str, empty: &str) -> String {
+        parse::<T>(body.as_bytes(), empty).map_or_else(|error| error.message, |_| "none".to_owned())
+    }
+
+    #[test]
+    fn every_body_of_the_papers_is_refused_as_they_say() {
+        let lines: Vec<&str> = include_str!("../../../../docs/api/ollama.md").lines().collect();
+        let pairs = lines.windows(2).filter(|pair| pair[0].starts_with('/'));
+        for pair in pairs.clone() {
+            let (route, body) = pair[0].split_once(' ').unwrap_or((pair[0], ""));
+            let found = match route {
+                "/api/generate" => refusal::<GenerateRequest>(body, "missing request body"),
+                "/api/chat" => refusal::<ChatRequest>(body, "missing request body"),
+                "/api/embed" => refusal::<EmbedRequest>(body, "missing request body"),
+                "/api/show" => refusal::<ShowRequest>(body, "missing request body"),
+                "/api/create" => refusal::<CreateRequest>(body, "missing request body"),
+                "/v1/chat/completions" => refusal::<CompletionRequest>(body, "EOF"),
+                "/v1/embeddings" => refusal::<EmbeddingRequest>(body, "EOF"),
+                route => panic!("no such route: {route}"),
+            };
+            assert_eq!(found, pair[1].trim(), "{}", pair[0]);
+        }
+        assert!(pairs.count() > 30);
     }
 }

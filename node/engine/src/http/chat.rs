@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
-use crate::http::body::Body;
+use crate::http::body::{Body, Kind, Shaped, Struct};
 use crate::http::error::ApiError;
 use crate::http::generate::{
     keep_alive, opening, own_template, refuse, refuse_top_logprobs, thinks, wants_json, with_system,
@@ -35,6 +35,31 @@ pub(super) struct ChatRequest {
     shift: Option<bool>,
 }
 
+impl Shaped for ChatRequest {
+    const SHAPE: &'static Struct = &Struct::new(
+        "api.ChatRequest",
+        &[
+            ("model", Kind::Text),
+            ("messages", Kind::List("[]api.Message", &Kind::Struct(&MESSAGE))),
+            ("stream", Kind::Bool),
+            ("options", Kind::Map),
+            ("tools", Kind::List("api.Tools", &Kind::Struct(&TOOL))),
+            ("top_logprobs", Kind::Int),
+            ("truncate", Kind::Bool),
+            ("shift", Kind::Bool),
+        ],
+    );
+}
+
+/// A message goes by the name that its decoder gives to itself.
+const MESSAGE: Struct = Struct {
+    go: "api.Alias",
+    fields: &[("role", Kind::Text), ("content", Kind::Text), ("images", Kind::List("[]api.ImageData", &Kind::Any))],
+    is_nameless: true,
+};
+/// A tool; what is in it is not read.
+pub(super) const TOOL: Struct = Struct::new("api.Tool", &[]);
+
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct ChatMessage {
@@ -57,34 +82,35 @@ pub(super) struct Manner {
 pub(super) async fn chat(State(engine): State<Engine>, Body(request): Body<ChatRequest>) -> Result<Response, ApiError> {
     let started = Instant::now();
     let asked = request.model.clone().unwrap_or_default();
+    let keep_alive = keep_alive(request.keep_alive.as_ref())?;
+    let thinks = thinks(request.think.as_ref())?;
+    refuse_top_logprobs(request.top_logprobs)?;
     if asked.is_empty() {
         return Err(ApiError::bad("model is required"));
     }
-    let keep_alive = keep_alive(request.keep_alive.as_ref())?;
-    let prepared = engine.prepare(&asked, Need::Chat, request.options.unwrap_or_default(), keep_alive).await?;
     let messages = request.messages.unwrap_or_default();
+    let unloads = messages.is_empty() && keep_alive.is_some_and(KeepAlive::is_zero);
+    let need = if unloads { Need::Nothing } else { Need::Chat };
+    let prepared = engine.prepare(&asked, need, request.options.unwrap_or_default(), keep_alive).await?;
+    if unloads {
+        engine.pool.unload(&prepared.model.weights);
+        return Ok(stream::object(without_text(&asked, "unload")));
+    }
     let full = prepared.model.name.full();
     refuse(&full, "tools", request.tools.is_some_and(|tools| !tools.is_empty()))?;
     let has_images = |message: &ChatMessage| message.images.as_ref().is_some_and(|images| !images.is_empty());
     refuse(&full, "vision", messages.iter().any(has_images))?;
-    refuse(&format!("{asked:?}"), "thinking", thinks(request.think.as_ref())?)?;
-    refuse_top_logprobs(request.top_logprobs)?;
+    refuse(&format!("{asked:?}"), "thinking", thinks)?;
     let json = wants_json(request.format.as_ref())?;
     if messages.is_empty() {
-        let unload = keep_alive.is_some_and(KeepAlive::is_zero);
-        if unload {
-            engine.pool.unload(&prepared.model.weights);
-        } else {
-            engine.load(&prepared).await?;
-        }
-        let reason = if unload { "unload" } else { "load" };
-        let message = json!({"role": "assistant", "content": ""});
-        return Ok(stream::object(json!({
-            "model": asked, "created_at": now(), "message": message, "done": true, "done_reason": reason,
-        })));
+        engine.load(&prepared).await?;
+        return Ok(stream::object(without_text(&asked, "load")));
     }
     let message = |message: ChatMessage| Message {
-        role: message.role.filter(|role| !role.is_empty()).unwrap_or_else(|| "user".to_owned()),
+        role: message
+            .role
+            .filter(|role| !role.is_empty())
+            .map_or_else(|| "user".to_owned(), |role| role.to_lowercase()),
         content: message.content.unwrap_or_default(),
     };
     let manner = Manner { truncate: request.truncate.unwrap_or(true), shift: request.shift.unwrap_or(true), json };
@@ -112,6 +138,12 @@ pub(super) fn order(prepared: &Prepared, messages: Vec<Message>, manner: Manner)
         json: manner.json,
         sampling: prepared.sampling.clone(),
     }))
+}
+
+/// The answer to a conversation without messages: the model was loaded or unloaded.
+fn without_text(model: &str, reason: &str) -> Value {
+    let message = json!({"role": "assistant", "content": ""});
+    json!({"model": model, "created_at": now(), "message": message, "done": true, "done_reason": reason})
 }
 
 fn chunk(model: &str, text: Option<String>, end: Option<End>) -> Value {

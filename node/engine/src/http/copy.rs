@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Deserialize;
 
-use crate::http::body::Body;
+use crate::http::body::{Body, Kind, Shaped, Struct};
 use crate::http::error::ApiError;
 use crate::inference::Engine;
 use crate::name::Name;
@@ -16,6 +16,11 @@ use crate::store::StoreError;
 pub(super) struct CopyRequest {
     source: Option<String>,
     destination: Option<String>,
+}
+
+impl Shaped for CopyRequest {
+    const SHAPE: &'static Struct =
+        &Struct::new("api.CopyRequest", &[("source", Kind::Text), ("destination", Kind::Text)]);
 }
 
 pub(super) async fn copy(

@@ -9,8 +9,9 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::http::body::Body;
+use crate::http::body::{Body, Kind, Shaped, Struct};
 use crate::http::error::ApiError;
+use crate::http::show::given;
 use crate::http::stream;
 use crate::inference::Engine;
 use crate::name::Name;
@@ -35,6 +36,24 @@ pub(super) struct CreateRequest {
     stream: Option<bool>,
 }
 
+impl Shaped for CreateRequest {
+    const SHAPE: &'static Struct = &Struct::new(
+        "api.CreateRequest",
+        &[
+            ("model", Kind::Text),
+            ("name", Kind::Text),
+            ("from", Kind::Text),
+            ("files", Kind::Texts),
+            ("adapters", Kind::Texts),
+            ("template", Kind::Text),
+            ("system", Kind::Text),
+            ("parameters", Kind::Map),
+            ("quantize", Kind::Text),
+            ("stream", Kind::Bool),
+        ],
+    );
+}
+
 pub(super) async fn create(
     State(engine): State<Engine>,
     Body(request): Body<CreateRequest>,
@@ -52,8 +71,8 @@ pub(super) async fn create(
 }
 
 fn spec(request: CreateRequest) -> Result<CreateSpec, ApiError> {
+    let name = given(request.model, request.name).unwrap_or_default();
     let given = |text: Option<String>| text.filter(|text| !text.is_empty());
-    let name = given(request.model).or(given(request.name)).unwrap_or_default();
     let name = Name::parse(&name).ok_or_else(|| ApiError::bad("invalid model name"))?;
     if request.adapters.is_some_and(|adapters| !adapters.is_empty()) {
         return Err(ApiError::bad("adapters are not supported by this runtime"));

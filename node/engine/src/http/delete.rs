@@ -4,8 +4,9 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Deserialize;
 
-use crate::http::body::Body;
+use crate::http::body::{Body, Kind, Shaped, Struct};
 use crate::http::error::ApiError;
+use crate::http::show::given;
 use crate::inference::Engine;
 use crate::name::Name;
 use crate::store::StoreError;
@@ -18,11 +19,15 @@ pub(super) struct DeleteRequest {
     name: Option<String>,
 }
 
+impl Shaped for DeleteRequest {
+    const SHAPE: &'static Struct = &Struct::new("api.DeleteRequest", &[("model", Kind::Text), ("name", Kind::Text)]);
+}
+
 pub(super) async fn delete(
     State(engine): State<Engine>,
     Body(request): Body<DeleteRequest>,
 ) -> Result<StatusCode, ApiError> {
-    let asked = request.model.or(request.name).unwrap_or_default();
+    let asked = given(request.model, request.name).ok_or_else(|| ApiError::bad("model is required"))?;
     let name = Name::parse(&asked).ok_or_else(|| ApiError::bad(format!("name {asked:?} is invalid")))?;
     match engine.on_disk(move |store| store.delete(&name)).await.ok_or_else(ApiError::lost)? {
         Err(StoreError::NotFound) => return Err(ApiError::not_found(format!("model '{asked}' not found"))),

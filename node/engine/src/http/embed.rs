@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
-use crate::http::body::Body;
+use crate::http::body::{Body, Kind, Shaped, Struct};
 use crate::http::error::ApiError;
 use crate::http::generate::keep_alive;
 use crate::http::stream::{self, nanos};
@@ -26,14 +26,21 @@ pub(super) struct EmbedRequest {
     options: Option<Map<String, Value>>,
 }
 
+impl Shaped for EmbedRequest {
+    const SHAPE: &'static Struct = &Struct::new(
+        "api.EmbedRequest",
+        &[("model", Kind::Text), ("truncate", Kind::Bool), ("dimensions", Kind::Int), ("options", Kind::Map)],
+    );
+}
+
 pub(super) async fn embed(
     State(engine): State<Engine>,
     Body(request): Body<EmbedRequest>,
 ) -> Result<Response, ApiError> {
     let started = Instant::now();
     let asked = request.model.unwrap_or_default();
-    let inputs = inputs(request.input)?;
     let keep_alive = keep_alive(request.keep_alive.as_ref())?;
+    let inputs = inputs(request.input)?;
     let prepared = engine.prepare(&asked, Need::Embed, request.options.unwrap_or_default(), keep_alive).await;
     let prepared = prepared.map_err(missing)?;
     if inputs.is_empty() {
@@ -53,8 +60,8 @@ pub(super) async fn embed(
     })))
 }
 
-/// The error of `embed` for a model that is not here has words of its own.
-fn missing(error: InferenceError) -> ApiError {
+/// The error of an embedding for a model that is not here has words of its own.
+pub(super) fn missing(error: InferenceError) -> ApiError {
     match error {
         InferenceError::NotFound(name) if !name.is_empty() => {
             ApiError::not_found(format!("model {name:?} not found, try pulling it first"))

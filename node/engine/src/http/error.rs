@@ -1,7 +1,7 @@
 //! Every error of a request: its status, and its shape in Ollama's and in OpenAI's words.
 
-use axum::Json;
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
@@ -65,7 +65,7 @@ impl IntoResponse for ApiError {
         if self.status.is_server_error() {
             tracing::warn!(status = self.status.as_u16(), error = self.message, "request failed");
         }
-        (self.status, Json(self.body())).into_response()
+        answer(self.status, &self.body())
     }
 }
 
@@ -74,8 +74,12 @@ impl IntoResponse for OpenAiError {
         if self.0.status.is_server_error() {
             tracing::warn!(status = self.0.status.as_u16(), error = self.0.message, "request failed");
         }
-        (self.0.status, Json(self.0.openai_body())).into_response()
+        answer(self.0.status, &self.0.openai_body())
     }
+}
+
+fn answer(status: StatusCode, body: &Value) -> Response {
+    (status, [(CONTENT_TYPE, "application/json; charset=utf-8")], body.to_string()).into_response()
 }
 
 impl From<ApiError> for OpenAiError {

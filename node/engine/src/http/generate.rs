@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
-use crate::http::body::Body;
+use crate::http::body::{Body, Kind, Shaped, Struct};
 use crate::http::error::ApiError;
 use crate::http::now;
 use crate::http::stream::{self, End, Wire};
@@ -41,6 +41,27 @@ pub(super) struct GenerateRequest {
     shift: Option<bool>,
 }
 
+impl Shaped for GenerateRequest {
+    const SHAPE: &'static Struct = &Struct::new(
+        "api.GenerateRequest",
+        &[
+            ("model", Kind::Text),
+            ("prompt", Kind::Text),
+            ("suffix", Kind::Text),
+            ("system", Kind::Text),
+            ("template", Kind::Text),
+            ("context", Kind::List("[]int", &Kind::Int)),
+            ("stream", Kind::Bool),
+            ("raw", Kind::Bool),
+            ("images", Kind::List("[]api.ImageData", &Kind::Any)),
+            ("options", Kind::Map),
+            ("top_logprobs", Kind::Int),
+            ("truncate", Kind::Bool),
+            ("shift", Kind::Bool),
+        ],
+    );
+}
+
 pub(super) async fn generate(
     State(engine): State<Engine>,
     Body(request): Body<GenerateRequest>,
@@ -48,26 +69,26 @@ pub(super) async fn generate(
     let started = Instant::now();
     let asked = request.model.clone().unwrap_or_default();
     let keep_alive = keep_alive(request.keep_alive.as_ref())?;
+    let thinks = thinks(request.think.as_ref())?;
+    refuse_top_logprobs(request.top_logprobs)?;
+    let is_empty = request.prompt.as_deref().unwrap_or_default().is_empty();
+    let unloads = is_empty && keep_alive.is_some_and(KeepAlive::is_zero);
+    let need = if unloads { Need::Nothing } else { Need::Generate };
     let options = request.options.clone().unwrap_or_default();
-    let prepared = engine.prepare(&asked, Need::Generate, options, keep_alive).await?;
+    let prepared = engine.prepare(&asked, need, options, keep_alive).await?;
+    if unloads {
+        engine.pool.unload(&prepared.model.weights);
+        return Ok(stream::object(without_text(&asked, "unload")));
+    }
     let full = prepared.model.name.full();
     refuse(&full, "insert", request.suffix.as_ref().is_some_and(|suffix| !suffix.is_empty()))?;
     refuse(&full, "vision", request.images.as_ref().is_some_and(|images| !images.is_empty()))?;
-    refuse(&format!("{asked:?}"), "thinking", thinks(request.think.as_ref())?)?;
-    refuse_top_logprobs(request.top_logprobs)?;
+    refuse(&format!("{asked:?}"), "thinking", thinks)?;
     refuse_raw_with_more(&request)?;
     let json = wants_json(request.format.as_ref())?;
-    if request.prompt.as_deref().unwrap_or_default().is_empty() {
-        let unload = keep_alive.is_some_and(KeepAlive::is_zero);
-        if unload {
-            engine.pool.unload(&prepared.model.weights);
-        } else {
-            engine.load(&prepared).await?;
-        }
-        let reason = if unload { "unload" } else { "load" };
-        return Ok(stream::object(json!({
-            "model": asked, "created_at": now(), "response": "", "done": true, "done_reason": reason,
-        })));
+    if is_empty {
+        engine.load(&prepared).await?;
+        return Ok(stream::object(without_text(&asked, "load")));
     }
     let order = Order::Generate(Box::new(protocol::Generate {
         prompt: prompt(&request, &prepared.model)?,
@@ -108,6 +129,11 @@ fn prompt(request: &GenerateRequest, model: &Model) -> Result<Prompt, ApiError> 
     Ok(Prompt::Chat { before, messages, template })
 }
 
+/// The answer to a request without a prompt: the model was loaded or unloaded.
+fn without_text(model: &str, reason: &str) -> Value {
+    json!({"model": model, "created_at": now(), "response": "", "done": true, "done_reason": reason})
+}
+
 fn chunk(model: &str, text: Option<String>, end: Option<End>, raw: bool) -> Value {
     let mut value = json!({
         "model": model, "created_at": now(), "response": text.unwrap_or_default(), "done": end.is_some(),
@@ -138,9 +164,12 @@ pub(super) fn thinks(value: Option<&Value>) -> Result<bool, ApiError> {
         None | Some(Value::Null) => Ok(false),
         Some(Value::Bool(asked)) => Ok(*asked),
         Some(Value::String(level)) if THINK_LEVELS.contains(&level.as_str()) => Ok(true),
-        Some(other) => Err(ApiError::bad(format!(
-            "invalid think value: {other} (must be \"high\", \"medium\", \"low\", \"max\", true, or false)"
+        Some(Value::String(level)) => Err(ApiError::bad(format!(
+            "invalid think value: {level:?} (must be \"high\", \"medium\", \"low\", \"max\", true, or false)"
         ))),
+        Some(_) => Err(ApiError::bad(
+            "think must be a boolean or string (\"high\", \"medium\", \"low\", \"max\", true, or false)",
+        )),
     }
 }
 

@@ -1,6 +1,6 @@
 //! `GET /api/tags` and `GET /api/ps`: what is on disk and what is in memory.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use axum::extract::State;
 use axum::response::Response;
@@ -9,11 +9,9 @@ use serde_json::{Value, json};
 use crate::http::error::ApiError;
 use crate::http::{rfc3339, stream};
 use crate::inference::Engine;
+use crate::keep_alive::FOREVER;
 use crate::pool::Resident;
 use crate::store::{Listed, Store};
-
-/// Ollama writes "for ever" as a date this far away: about 292 years, the longest time that Go can hold.
-const FOREVER: Duration = Duration::from_secs(i64::MAX as u64 / 1_000_000_000);
 
 pub(super) async fn tags(State(engine): State<Engine>) -> Result<Response, ApiError> {
     let models = engine.on_disk(Store::list).await.ok_or_else(ApiError::lost)??;

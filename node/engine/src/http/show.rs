@@ -8,7 +8,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::gguf::{Arrays, Gguf};
-use crate::http::body::Body;
+use crate::http::body::{Body, Kind, Shaped, Struct};
 use crate::http::error::ApiError;
 use crate::http::{rfc3339, stream};
 use crate::inference::Engine;
@@ -25,9 +25,15 @@ pub(super) struct ShowRequest {
     verbose: Option<bool>,
 }
 
+impl Shaped for ShowRequest {
+    const SHAPE: &'static Struct = &Struct::new(
+        "api.ShowRequest",
+        &[("model", Kind::Text), ("name", Kind::Text), ("system", Kind::Text), ("verbose", Kind::Bool)],
+    );
+}
+
 pub(super) async fn show(State(engine): State<Engine>, Body(request): Body<ShowRequest>) -> Result<Response, ApiError> {
-    let asked = request.model.or(request.name).filter(|name| !name.is_empty());
-    let asked = asked.ok_or_else(|| ApiError::bad("model is required"))?;
+    let asked = given(request.model, request.name).ok_or_else(|| ApiError::bad("model is required"))?;
     let name = Name::parse(&asked).ok_or_else(|| ApiError::bad("invalid model name"))?;
     let missing = format!("model '{name}' not found");
     let verbose = request.verbose.unwrap_or(false);
@@ -37,12 +43,7 @@ pub(super) async fn show(State(engine): State<Engine>, Body(request): Body<ShowR
         let head = model.head(store, if verbose { Arrays::All } else { Arrays::Short })?;
         let weights = store.blob_path(&model.weights).display().to_string();
         let modified_at = store.modified_at(&model.name)?;
-        let mut answer = answer(&model, &head, &weights);
-        answer["modified_at"] = json!(rfc3339(modified_at));
-        if verbose {
-            answer["tensors"] = json!(head.tensor_table());
-        }
-        Ok(answer)
+        Ok(answer(&model, &head, &weights, &rfc3339(modified_at)))
     };
     match engine.on_disk(read).await.ok_or_else(ApiError::lost)? {
         Err(StoreError::NotFound) => Err(ApiError::not_found(missing)),
@@ -50,30 +51,29 @@ pub(super) async fn show(State(engine): State<Engine>, Body(request): Body<ShowR
     }
 }
 
-fn answer(model: &Model, head: &Gguf, weights: &str) -> Value {
+/// The name of a model: Go's clients send the key that they do not use as an empty text.
+pub(super) fn given(model: Option<String>, name: Option<String>) -> Option<String> {
+    [model, name].into_iter().flatten().find(|name| !name.is_empty())
+}
+
+/// Empty texts and lists are left out.
+fn answer(model: &Model, head: &Gguf, weights: &str, modified_at: &str) -> Value {
     let template = template(model, head);
-    let parameters = parameters(&model.parameters);
-    let mut answer = json!({
-        "modelfile": modelfile(model, weights, &template),
-        "details": model.details,
-        "model_info": head.model_info(),
-        "capabilities": [if head.is_embedding() { "embedding" } else { "completion" }],
-    });
-    let texts = [
-        ("license", model.licenses.join("\n")),
-        ("parameters", parameters),
-        ("template", template),
-        ("system", model.system.clone().unwrap_or_default()),
+    let rows = [
+        ("license", json!(model.licenses.join("\n"))),
+        ("modelfile", json!(modelfile(model, weights, &template))),
+        ("parameters", json!(parameters(&model.parameters))),
+        ("template", json!(template)),
+        ("system", json!(model.system.clone().unwrap_or_default())),
+        ("details", json!(model.details)),
+        ("messages", json!(model.messages)),
+        ("model_info", json!(head.model_info())),
+        ("tensors", json!(head.tensor_table())),
+        ("capabilities", json!([if head.is_embedding() { "embedding" } else { "completion" }])),
+        ("modified_at", json!(modified_at)),
     ];
-    for (name, text) in texts {
-        if !text.is_empty() {
-            answer[name] = json!(text);
-        }
-    }
-    if !model.messages.is_empty() {
-        answer["messages"] = json!(model.messages);
-    }
-    answer
+    let is_empty = |value: &Value| value == "" || value.as_array().is_some_and(Vec::is_empty);
+    rows.into_iter().filter(|(_, value)| !is_empty(value)).map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 /// The template in use.

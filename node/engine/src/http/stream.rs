@@ -5,7 +5,6 @@
 use std::convert::Infallible;
 use std::time::Duration;
 
-use axum::Json;
 use axum::body::Body;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
@@ -132,5 +131,5 @@ pub(super) fn native(part: Part, chunk: impl Fn(Option<String>, Option<End>) -> 
 
 /// A whole native answer.
 pub(super) fn object(value: Value) -> Response {
-    ([(CONTENT_TYPE, "application/json; charset=utf-8")], Json(value).0.to_string()).into_response()
+    ([(CONTENT_TYPE, "application/json; charset=utf-8")], value.to_string()).into_response()
 }

@@ -19,7 +19,7 @@ async fn generate_streams_a_known_answer_with_timings() -> Result<()> {
     let body = json!({"model": "demo", "prompt": FRANCE.0, "options": {"temperature": 0}});
     let response = server.send(Method::POST, "/api/generate", Some(body.clone())).await?;
     assert_eq!(response.headers()["content-type"], "application/x-ndjson");
-    assert_eq!(response.headers()["server"], "ollamax-engine");
+    assert_eq!(response.headers()["server"], concat!("ollamax-engine/", env!("CARGO_PKG_VERSION")));
     let lines: Vec<String> = response.text().await?.lines().map(str::to_owned).collect();
     let chunks = parsed(&lines)?;
     let text: String = chunks.iter().filter_map(|chunk| chunk["response"].as_str()).collect();
@@ -201,6 +201,9 @@ async fn every_bad_request_gets_ollamas_words() -> Result<()> {
     let think = json!({"model": "demo", "prompt": "x", "think": "xhigh"});
     let text = "invalid think value: \"xhigh\" (must be \"high\", \"medium\", \"low\", \"max\", true, or false)";
     check("/api/generate", think, 400, text).await?;
+    let text = "think must be a boolean or string (\"high\", \"medium\", \"low\", \"max\", true, or false)";
+    check("/api/chat", json!({"think": 5}), 400, text).await?;
+    check("/api/chat", json!({"keep_alive": true}), 400, "Unsupported type: 'bool'").await?;
     let many = json!({"model": "demo", "messages": messages, "top_logprobs": 21});
     check("/api/chat", many, 400, "top_logprobs must be between 0 and 20").await?;
     check("/api/embed", json!({"model": "demo", "input": 5}), 400, "invalid input type").await?;

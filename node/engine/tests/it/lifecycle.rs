@@ -46,6 +46,32 @@ async fn models_are_loaded_and_unloaded_on_request() -> Result<()> {
     Ok(())
 }
 
+/// The demo model's file, saying that it only embeds.
+fn embedder() -> Vec<u8> {
+    let mut bytes = demo();
+    for (old, new) in [("general.description", "general.descripti"), ("llama.vocab_size", "llama.pooling_type")] {
+        let at = bytes.windows(old.len()).position(|part| part == old.as_bytes()).expect("the key");
+        let key = [&(new.len() as u64).to_le_bytes()[..], new.as_bytes()].concat();
+        bytes.splice(at - 8..at + old.len(), key);
+    }
+    bytes
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_that_only_embeds_can_be_unloaded_as_the_command_line_does_it() -> Result<()> {
+    let server = Server::start().await?;
+    server.create("embedder", &embedder()).await?;
+    let show = server.post("/api/show", json!({"model": "embedder"})).await?;
+    assert_eq!(show["capabilities"], json!(["embedding"]));
+    let unload = json!({"model": "embedder", "prompt": "", "keep_alive": "0s", "options": null});
+    assert_eq!(server.post("/api/generate", unload).await?["done_reason"], json!("unload"));
+    let unload = json!({"model": "embedder", "messages": null, "keep_alive": 0});
+    assert_eq!(server.post("/api/chat", unload).await?["done_reason"], json!("unload"));
+    let (status, answer) = server.ask(Method::POST, "/api/generate", Some(json!({"model": "embedder"}))).await?;
+    assert_eq!((status.as_u16(), &answer["error"]), (400, &json!("\"embedder\" does not support generate")));
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_model_leaves_when_its_time_is_over() -> Result<()> {
     let server = Server::with_demo().await?;

@@ -40,10 +40,16 @@ async fn an_uploaded_file_becomes_a_model_that_every_list_shows() -> Result<()> 
     let modelfile = show["modelfile"].as_str().unwrap_or_default();
     let from = modelfile.lines().find(|line| line.starts_with("FROM /")).unwrap_or_default();
     assert!(from.ends_with(&digest(&demo()).replace(':', "-")), "nodes read the weights from it: {modelfile}");
-    let verbose = server.post("/api/show", json!({"name": "demo", "verbose": true})).await?;
-    assert_eq!(verbose["tensors"].as_array().map(Vec::len), Some(39));
+    assert_eq!(show["tensors"].as_array().map(Vec::len), Some(39));
+    let fields: Vec<&str> = show.as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect();
+    let order =
+        ["modelfile", "parameters", "template", "details", "model_info", "tensors", "capabilities", "modified_at"];
+    assert_eq!(fields, order, "as Ollama writes them; what is empty is left out");
+    let verbose = server.post("/api/show", json!({"model": "", "name": "demo", "verbose": true})).await?;
+    assert!(verbose["model_info"]["tokenizer.ggml.tokens"].as_array().is_some_and(|tokens| !tokens.is_empty()));
     assert_eq!(server.get("/v1/models").await?["data"][0]["id"], json!("Demo:latest"));
-    assert_eq!(server.get("/v1/models/demo").await?["owned_by"], json!("library"));
+    let one = server.get("/v1/models/demo").await?;
+    assert_eq!((&one["id"], &one["owned_by"]), (&json!("demo"), &json!("library")), "under the name asked for");
     Ok(())
 }
 
@@ -53,7 +59,9 @@ async fn deleting_the_last_user_of_weights_leaves_an_empty_folder() -> Result<()
     server
         .post("/api/create", json!({"model": "terse", "from": "demo", "system": "Be brief.", "stream": false}))
         .await?;
-    let delete = |name: &str| server.ask(Method::DELETE, "/api/delete", Some(json!({"name": name})));
+    // As Ollama's command line asks: the key that it does not use is empty.
+    let delete = |name: &str| server.ask(Method::DELETE, "/api/delete", Some(json!({"model": "", "name": name})));
+    assert_eq!(delete("").await?, (StatusCode::BAD_REQUEST, json!({"error": "model is required"})));
     assert_eq!(delete("demo").await?, (StatusCode::OK, Value::Null));
     assert_eq!(server.post("/api/show", json!({"model": "terse"})).await?["system"], json!("Be brief."));
     assert_eq!(delete("TERSE:latest").await?, (StatusCode::OK, Value::Null));

@@ -79,7 +79,7 @@ async fn vectors_come_as_numbers_and_as_base64() -> Result<()> {
     let ask = async |format: &str| {
         server.post("/v1/embeddings", json!({"model": "demo", "input": ["a", "b"], "encoding_format": format})).await
     };
-    let (plain, coded) = (ask("float").await?, ask("base64").await?);
+    let (plain, coded) = (ask("float").await?, ask("Base64").await?);
     let numbers: Vec<f32> = serde_json::from_value(plain["data"][1]["embedding"].clone())?;
     let bytes = BASE64_STANDARD.decode(coded["data"][1]["embedding"].as_str().context("text")?)?;
     let decoded: Vec<f32> = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
@@ -106,11 +106,24 @@ async fn errors_have_openais_shape() -> Result<()> {
     check("/v1/chat/completions", json!({"messages": messages}), bad, invalid, "model is required").await?;
     check("/v1/chat/completions", json!({"model": "demo"}), bad, invalid, "[] is too short - 'messages'").await?;
     check("/v1/embeddings", json!({"model": "demo"}), bad, invalid, "invalid input").await?;
+    let text = "model \"no\" not found, try pulling it first";
+    let missing = json!({"model": "no", "input": ""});
+    check("/v1/embeddings", missing, StatusCode::NOT_FOUND, "not_found_error", text).await?;
+    let text = "Invalid value for 'encoding_format' = x. Supported values: ['float', 'base64'].";
+    check("/v1/embeddings", json!({"input": "a", "encoding_format": "x"}), bad, invalid, text).await?;
     let wrong = json!({"model": "demo", "messages": messages, "temperature": "x"});
-    let text = "invalid request: invalid type: string \"x\", expected f64";
+    let text = "json: cannot unmarshal string into Go struct field ChatCompletionRequest.temperature of type float64";
     check("/v1/chat/completions", wrong, bad, invalid, text).await?;
     let many = json!({"model": "demo", "messages": messages, "top_logprobs": 21});
     check("/v1/chat/completions", many, bad, invalid, "top_logprobs must be between 0 and 20").await?;
+    let thinks = |effort: &str| json!({"model": "demo", "messages": messages, "reasoning_effort": effort});
+    check("/v1/chat/completions", thinks("low"), bad, invalid, "\"demo\" does not support thinking").await?;
+    let text = "invalid reasoning value: 'x' (must be \"high\", \"medium\", \"low\", \"max\", or \"none\")";
+    check("/v1/chat/completions", thinks("x"), bad, invalid, text).await?;
+    for (content, kind) in [(json!(null), "<nil>"), (json!(1), "float64"), (json!({}), "map[string]interface {}")] {
+        let body = json!({"model": "demo", "messages": [{"role": "user", "content": content}]});
+        check("/v1/chat/completions", body, bad, invalid, &format!("invalid message content type: {kind}")).await?;
+    }
     check("/v1/embeddings", json!({"model": "demo", "input": 5}), bad, invalid, "invalid input type").await?;
     Ok(())
 }

@@ -93,7 +93,9 @@ fn runtimes_and_their_versions() {
     for unreadable in ["", "new", "0.24", "0.24.x", "0.24.0.1"] {
         expect(&of(unreadable), Outcome::Warn, "its version cannot be read");
     }
-    expect(&runtime(&up(RuntimeKind::Engine, "0.1.0")), Outcome::Ok, "engine 0.1.0");
+    let engine = runtime(&up(RuntimeKind::Engine, "0.1.0"));
+    expect(&engine, Outcome::Ok, "engine 0.1.0");
+    expect(&engine, Outcome::Ok, "that of the Ollama whose API it speaks");
     expect(&runtime(&Report::absent(RuntimeKind::Ollama)), Outcome::Warn, "none beside this node");
     for kind in [RuntimeKind::Ollama, RuntimeKind::Engine] {
         let down = Report { state: RuntimeState::Down("refused".to_owned()), ..Report::absent(kind) };

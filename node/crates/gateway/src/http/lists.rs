@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::{HeaderValue, Response, header};
 use jiff::Timestamp as Moment;
 use serde::Serialize;
@@ -15,7 +15,7 @@ use ollamax_core::catalog::models::{Listed, listing};
 use ollamax_core::catalog::read;
 use ollamax_core::health::Health;
 use ollamax_scheduler as scheduler;
-use ollamax_types::{ErrorCode, NodeId, Residency, RuntimeState, Timestamp};
+use ollamax_types::{Api, ErrorCode, ModelName, NodeId, Residency, RuntimeState, Timestamp};
 
 use crate::error::{ApiError, Shape};
 use crate::http::OpenDoor;
@@ -85,6 +85,11 @@ pub(crate) async fn models(State(door): State<Arc<OpenDoor>>) -> Response<Body> 
     answer(Shape::OpenAi, listed(&door).map(|(listed, _)| openai_models(listed)))
 }
 
+/// `GET /v1/models/{model}`: one of them, under the name that was asked for.
+pub(crate) async fn model(State(door): State<Arc<OpenDoor>>, Path(sent): Path<String>) -> Response<Body> {
+    answer(Shape::OpenAi, read_model(&door, sent))
+}
+
 /// `GET /api/ps`
 pub(crate) async fn ps(State(door): State<Arc<OpenDoor>>) -> Response<Body> {
     answer(Shape::Ollama, read_processes(&door))
@@ -148,14 +153,21 @@ fn read_tags(door: &OpenDoor) -> Result<Tags, ApiError> {
 }
 
 fn openai_models(listed: Vec<Listed>) -> Models {
-    let rows = listed.into_iter().map(|one| Model {
-        id: one.model.name.to_string(),
-        object: "model",
-        created: one.model.modified_at.0 / 1_000,
-        owned_by: one.model.name.namespace().to_owned(),
-    });
-    let rows: Vec<Model> = rows.collect();
+    let rows: Vec<Model> = listed.iter().map(|one| openai_model(one, one.model.name.to_string())).collect();
     Models { object: "list", data: (!rows.is_empty()).then_some(rows) }
+}
+
+fn openai_model(one: &Listed, id: String) -> Model {
+    let owned_by = one.model.name.namespace().to_owned();
+    Model { id, object: "model", created: one.model.modified_at.0 / 1_000, owned_by }
+}
+
+fn read_model(door: &OpenDoor, sent: String) -> Result<Model, ApiError> {
+    let name: ModelName = sent.parse().map_err(|_| ApiError::new(ErrorCode::BadRequest, "invalid model name"))?;
+    let (listed, _) = listed(door)?;
+    let found = listed.iter().find(|one| one.model.name == name);
+    let found = found.ok_or_else(|| ApiError::model_not_found(Api::OpenAiChat, &sent, ""))?;
+    Ok(openai_model(found, sent))
 }
 
 fn read_processes(door: &OpenDoor) -> Result<Processes, ApiError> {

@@ -4,6 +4,10 @@
 //! duplicate wins, unknown keys are skipped, text behind the first value is ignored. Nothing is kept of what is
 //! skipped, whatever its size. Only what routing needs is checked; everything else is the runtime's to judge.
 
+// The engine refuses the same texts and may import no crate of ours; one file for both keeps the words alike.
+#[path = "../../../../engine/src/http/json_fault.rs"]
+mod json_fault;
+
 use std::fmt;
 
 use serde::Deserialize;
@@ -40,12 +44,11 @@ pub(crate) enum Text {
 /// The body cannot be read. The texts are those of Ollama's JSON decoder.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BodyError {
-    #[error("missing request body")]
-    Missing,
-    #[error("unexpected EOF")]
-    CutOff,
-    #[error("invalid character {found} {expected}")]
-    Syntax { found: String, expected: &'static str },
+    /// Nothing is there; Ollama says so in two ways.
+    #[error("{0}")]
+    Missing(&'static str),
+    #[error("{0}")]
+    Syntax(String),
     #[error("json: cannot unmarshal {found} into Go value of type {wanted}")]
     WrongType { found: &'static str, wanted: String },
     #[error("json: cannot unmarshal {found} into Go struct field {request}.{field} of type string")]
@@ -58,10 +61,13 @@ pub(crate) enum BodyError {
 /// When the body is empty, no JSON, or no object; or when the model is no text.
 pub(crate) fn read_fields(api: Api, body: &[u8]) -> Result<Fields, BodyError> {
     if body.trim_ascii().is_empty() {
-        return Err(BodyError::Missing);
+        return Err(BodyError::Missing(if is_openai(api) { "EOF" } else { "missing request body" }));
     }
     let mut decoder = serde_json::Deserializer::from_slice(body);
-    let top = Top::deserialize(&mut decoder).map_err(|error| syntax_error(body, &error))?;
+    let top = Top::deserialize(&mut decoder).map_err(|error| {
+        let unread = || format!("JSON that this node cannot read: {error}");
+        BodyError::Syntax(json_fault::find(body).unwrap_or_else(unread))
+    })?;
     let fields = match top {
         Top::Object(fields) => *fields,
         Top::Other(found) => {
@@ -375,39 +381,6 @@ impl<'de> Visitor<'de> for OptionsSeed<'_> {
 
     fn visit_f64<E>(self, _: f64) -> Result<(), E> {
         Ok(())
-    }
-}
-
-/// The decoder's complaint in the words of Go's decoder.
-fn syntax_error(body: &[u8], error: &serde_json::Error) -> BodyError {
-    if error.is_eof() {
-        return BodyError::CutOff;
-    }
-    let text = error.to_string();
-    let expected = [
-        ("key must be a string", "looking for beginning of object key string"),
-        ("trailing comma", "looking for beginning of object key string"),
-        ("expected `:`", "after object key"),
-        ("expected `,` or `}`", "after object key:value pair"),
-        ("expected `,` or `]`", "after array element"),
-        ("control character", "in string literal"),
-        ("invalid escape", "in string escape code"),
-        ("expected ident", "in literal (expecting true, false or null)"),
-        ("invalid number", "in numeric literal"),
-    ];
-    let expected = expected.iter().find(|(ours, _)| text.contains(ours)).map(|(_, go)| *go);
-    let found = character_at(body, error.line(), error.column());
-    BodyError::Syntax { found, expected: expected.unwrap_or("looking for beginning of value") }
-}
-
-/// The character at a line and column, both from 1, quoted as Go quotes it.
-fn character_at(body: &[u8], line: usize, column: usize) -> String {
-    let row = body.split(|byte| *byte == b'\n').nth(line.saturating_sub(1)).unwrap_or_default();
-    match row.get(column.saturating_sub(1)) {
-        Some(b'\'') => r"'\''".to_owned(),
-        Some(b'"') => r#"'"'"#.to_owned(),
-        Some(byte) => format!("'{}'", char::from(*byte).escape_default()),
-        None => r"'\n'".to_owned(),
     }
 }
 

@@ -9,7 +9,7 @@ use ollamax_types::ErrorCode;
 use crate::error::{ApiError, Shape};
 
 /// Their paths.
-pub(crate) const PATHS: [&str; 22] = [
+pub(crate) const PATHS: [&str; 21] = [
     "/api/pull",
     "/api/push",
     "/api/create",
@@ -24,7 +24,6 @@ pub(crate) const PATHS: [&str; 22] = [
     "/api/experimental/web_search",
     "/api/experimental/web_fetch",
     "/api/experimental/model-recommendations",
-    "/v1/models/{model}",
     "/v1/completions",
     "/v1/responses",
     "/v1/messages",
@@ -47,7 +46,6 @@ fn instead_of(path: &str) -> &'static str {
         "/api/embeddings" => "/api/embed",
         "/v1/completions" => "/api/generate, or /v1/chat/completions",
         "/v1/responses" | "/v1/messages" => "/v1/chat/completions",
-        _ if path.starts_with("/v1/models/") => "/v1/models, or /api/show",
         "/api/pull" | "/api/create" => "ollamax model import FILE --name NAME",
         _ if path.starts_with("/api/blobs/") => "ollamax model import FILE --name NAME",
         _ => "the routes that README.md lists",

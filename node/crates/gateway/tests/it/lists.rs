@@ -30,10 +30,38 @@ async fn openai_models_are_the_same_list_and_null_when_empty() {
 }
 
 #[tokio::test]
+async fn one_openai_model_is_shown_under_the_name_asked_for() {
+    let router = two_nodes().router();
+    let check = async |name: &str, status: u16, expected: &str| {
+        let found = text(&router, get(&format!("/v1/models/{name}"))).await;
+        assert_eq!(found, (status, expected.to_owned()), "{name}");
+    };
+    check("b", 200, r#"{"id":"b","object":"model","created":5,"owned_by":"library"}"#).await;
+    check("B:latest", 200, r#"{"id":"B:latest","object":"model","created":5,"owned_by":"library"}"#).await;
+    let error = |text: &str, kind: &str| {
+        format!(r#"{{"error":{{"message":"{text}","type":"{kind}","param":null,"code":null}}}}"#)
+    };
+    check("c", 404, &error("model 'c' not found", "not_found_error")).await;
+    check("-", 400, &error("invalid model name", "invalid_request_error")).await;
+}
+
+#[tokio::test]
 async fn loaded_models_of_all_nodes_are_shown_latest_expiry_first() {
     let (status, body) = text(&two_nodes().router(), get("/api/ps")).await;
     let expected = include_str!("expected/ps.json").trim_end();
     assert_eq!((status, body.as_str()), (200, expected));
+}
+
+#[tokio::test]
+async fn an_engine_counts_as_the_ollama_that_it_speaks() {
+    let beside = async |ollama: &str| {
+        let mut world = World::start(2);
+        world.set(1, ollama, &[], &[]);
+        world.set(2, "0.24.0", &[], &[]);
+        text(&world.router(), get("/api/version")).await.1
+    };
+    assert_eq!(beside("0.33.0-rc2").await, r#"{"version":"0.24.0"}"#);
+    assert_eq!(beside("0.12.3").await, r#"{"version":"0.12.3"}"#);
 }
 
 #[tokio::test]

@@ -40,6 +40,8 @@ async fn bad_requests_get_ollamas_texts_and_codes() {
     check("/v1/chat/completions", r#"{"model":"No"}"#, 404, openai).await;
     let openai = r#"{"error":{"message":"unexpected EOF","type":"invalid_request_error","param":null,"code":null}}"#;
     check("/v1/embeddings", "{", 400, openai).await;
+    let openai = r#"{"error":{"message":"EOF","type":"invalid_request_error","param":null,"code":null}}"#;
+    check("/v1/chat/completions", "", 400, openai).await;
     let wrong = r#"{"error":"json: cannot unmarshal number into Go struct field ChatRequest.model of type string"}"#;
     check("/api/chat", r#"{"model":7}"#, 400, wrong).await;
 }
@@ -120,7 +122,12 @@ async fn a_preflight_is_answered_for_every_route() {
     let response = call(&router, request.body(Body::empty()).expect("a request")).await;
     assert_eq!(response.status(), 204);
     assert_eq!(header(&response, "access-control-allow-origin"), Some("http://localhost:3000"));
-    assert!(header(&response, "access-control-allow-headers").is_some_and(|all| all.contains("Authorization")));
+    let allowed: Vec<_> = response.headers().get_all("access-control-allow-headers").iter().collect();
+    assert!(allowed.iter().any(|line| line.to_str().is_ok_and(|line| line.contains("Authorization"))), "{allowed:?}");
+    assert!(allowed.iter().any(|line| *line == "X-Request-Id"), "{allowed:?}");
+    let request = Request::options("/api/chat").header("host", "localhost");
+    let response = call(&router, request.body(Body::empty()).expect("a request")).await;
+    assert_eq!((response.status().as_u16(), header(&response, "access-control-allow-methods")), (204, None));
 }
 
 #[tokio::test]

@@ -6,8 +6,8 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
-use crate::http::body::OpenAiBody;
-use crate::http::chat::{Manner, order};
+use crate::http::body::{Kind, OpenAiBody, Shaped, Struct};
+use crate::http::chat::{Manner, TOOL, order};
 use crate::http::error::{ApiError, OpenAiError};
 use crate::http::generate::{refuse, refuse_top_logprobs};
 use crate::http::now;
@@ -35,7 +35,40 @@ pub(crate) struct CompletionRequest {
     response_format: Option<ResponseFormat>,
     top_logprobs: Option<i64>,
     tools: Option<Vec<Value>>,
+    reasoning: Option<Reasoning>,
+    reasoning_effort: Option<String>,
 }
+
+impl Shaped for CompletionRequest {
+    const SHAPE: &'static Struct = &Struct::new(
+        "openai.ChatCompletionRequest",
+        &[
+            ("model", Kind::Text),
+            ("messages", Kind::List("[]openai.Message", &Kind::Struct(&MESSAGE))),
+            ("stream", Kind::Bool),
+            ("stream_options", Kind::Struct(&STREAM_OPTIONS)),
+            ("max_tokens", Kind::Int),
+            ("seed", Kind::Int),
+            ("temperature", Kind::Float),
+            ("top_p", Kind::Float),
+            ("frequency_penalty", Kind::Float),
+            ("presence_penalty", Kind::Float),
+            ("response_format", Kind::Struct(&RESPONSE_FORMAT)),
+            ("top_logprobs", Kind::Int),
+            ("tools", Kind::List("[]api.Tool", &Kind::Struct(&TOOL))),
+            ("reasoning", Kind::Struct(&REASONING)),
+            ("reasoning_effort", Kind::Text),
+        ],
+    );
+}
+
+const MESSAGE: Struct =
+    Struct::new("openai.Message", &[("role", Kind::Text), ("tool_calls", Kind::List("[]openai.ToolCall", &Kind::Any))]);
+const STREAM_OPTIONS: Struct = Struct::new("openai.StreamOptions", &[("include_usage", Kind::Bool)]);
+const RESPONSE_FORMAT: Struct = Struct::new("openai.ResponseFormat", &[("type", Kind::Text)]);
+const REASONING: Struct = Struct::new("openai.Reasoning", &[("effort", Kind::Text)]);
+/// How much a model may be asked to think.
+const EFFORTS: [&str; 5] = ["high", "medium", "low", "max", "none"];
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -51,9 +84,16 @@ struct ResponseFormat {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
+struct Reasoning {
+    effort: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 struct CompletionMessage {
     role: Option<String>,
     content: Option<Value>,
+    tool_calls: Option<Vec<Value>>,
 }
 
 /// What all chunks of one answer have in common.
@@ -71,15 +111,17 @@ pub(crate) async fn completions(
 ) -> Result<Response, OpenAiError> {
     let started = Instant::now();
     let messages = messages(request.messages.as_deref().unwrap_or_default())?;
+    let thinks = thinks(&request)?;
+    let json = wants_json(request.response_format.as_ref())?;
+    refuse_top_logprobs(request.top_logprobs)?;
     let model = request.model.clone().unwrap_or_default();
     if model.is_empty() {
         return Err(ApiError::bad("model is required").into());
     }
-    let json = wants_json(request.response_format.as_ref())?;
-    refuse_top_logprobs(request.top_logprobs)?;
     let prepared = engine.prepare(&model, Need::Chat, options(&request), None).await.map_err(ApiError::from)?;
     let tools = request.tools.as_ref().is_some_and(|tools| !tools.is_empty());
     refuse(&prepared.model.name.full(), "tools", tools)?;
+    refuse(&format!("{model:?}"), "thinking", thinks)?;
     let manner = Manner { truncate: true, shift: true, json };
     let running = engine.start(&prepared, order(&prepared, messages, manner)).await.map_err(ApiError::from)?;
     let time = now();
@@ -181,21 +223,26 @@ fn messages(messages: &[CompletionMessage]) -> Result<Vec<Message>, ApiError> {
         return Err(ApiError::bad("[] is too short - 'messages'"));
     }
     let message = |message: &CompletionMessage| {
-        let role = message.role.clone().unwrap_or_else(|| "user".to_owned());
-        Ok(Message { role, content: content(message.content.as_ref())? })
+        let role = message.role.as_deref().map_or_else(|| "user".to_owned(), str::to_lowercase);
+        Ok(Message { role, content: content(message)? })
     };
     messages.iter().map(message).collect()
 }
 
-fn content(value: Option<&Value>) -> Result<String, ApiError> {
-    match value {
-        None | Some(Value::Null) => Ok(String::new()),
+/// The text of a message; only one that calls tools may have none.
+fn content(message: &CompletionMessage) -> Result<String, ApiError> {
+    let unknown = |kind: &str| Err(ApiError::bad(format!("invalid message content type: {kind}")));
+    match &message.content {
         Some(Value::String(text)) => Ok(text.clone()),
         Some(Value::Array(parts)) => {
             let texts: Result<Vec<&str>, ApiError> = parts.iter().map(part_text).collect();
             Ok(texts?.join("\n"))
         }
-        Some(_) => Err(ApiError::bad("invalid message content type")),
+        _ if message.tool_calls.is_some() => Ok(String::new()),
+        None | Some(Value::Null) => unknown("<nil>"),
+        Some(Value::Bool(_)) => unknown("bool"),
+        Some(Value::Number(_)) => unknown("float64"),
+        Some(Value::Object(_)) => unknown("map[string]interface {}"),
     }
 }
 
@@ -204,6 +251,20 @@ fn part_text(part: &Value) -> Result<&str, ApiError> {
         Some("text") => Ok(part.get("text").and_then(Value::as_str).unwrap_or_default()),
         _ => Err(ApiError::bad("invalid message format: this runtime reads parts of type \"text\" only")),
     }
+}
+
+/// True if the request asks the model to think first.
+fn thinks(request: &CompletionRequest) -> Result<bool, ApiError> {
+    let effort = match &request.reasoning {
+        Some(reasoning) => reasoning.effort.as_deref(),
+        None => request.reasoning_effort.as_deref(),
+    };
+    let effort = effort.unwrap_or_default();
+    if effort.is_empty() || EFFORTS.contains(&effort) {
+        return Ok(!matches!(effort, "" | "none"));
+    }
+    let allowed = r#"must be "high", "medium", "low", "max", or "none""#;
+    Err(ApiError::bad(format!("invalid reasoning value: '{effort}' ({allowed})")))
 }
 
 fn wants_json(format: Option<&ResponseFormat>) -> Result<bool, ApiError> {

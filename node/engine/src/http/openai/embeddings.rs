@@ -7,8 +7,8 @@ use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use crate::http::body::OpenAiBody;
-use crate::http::embed::{inputs, shortened};
+use crate::http::body::{Kind, OpenAiBody, Shaped, Struct};
+use crate::http::embed::{inputs, missing, shortened};
 use crate::http::error::{ApiError, OpenAiError};
 use crate::http::stream;
 use crate::inference::{Engine, Need};
@@ -24,25 +24,32 @@ pub(crate) struct EmbeddingRequest {
     encoding_format: Option<String>,
 }
 
+impl Shaped for EmbeddingRequest {
+    const SHAPE: &'static Struct = &Struct::new(
+        "openai.EmbedRequest",
+        &[("model", Kind::Text), ("dimensions", Kind::Int), ("encoding_format", Kind::Text)],
+    );
+}
+
 pub(crate) async fn embeddings(
     State(engine): State<Engine>,
     OpenAiBody(request): OpenAiBody<EmbeddingRequest>,
 ) -> Result<Response, OpenAiError> {
-    let base64 = match request.encoding_format.as_deref() {
-        None | Some("" | "float") => false,
-        Some("base64") => true,
-        Some(other) => {
-            let message =
-                format!("Invalid value for 'encoding_format' = {other}. Supported values: ['float', 'base64'].");
-            return Err(ApiError::bad(message).into());
-        }
-    };
+    let format = request.encoding_format.unwrap_or_default();
+    let base64 = format.eq_ignore_ascii_case("base64");
+    if !base64 && !format.is_empty() && !format.eq_ignore_ascii_case("float") {
+        let message = format!("Invalid value for 'encoding_format' = {format}. Supported values: ['float', 'base64'].");
+        return Err(ApiError::bad(message).into());
+    }
     let model = request.model.unwrap_or_default();
-    let inputs = inputs(request.input)?;
+    let inputs = match request.input {
+        Some(Value::String(text)) => vec![text],
+        input => inputs(input)?,
+    };
     if inputs.is_empty() {
         return Err(ApiError::bad("invalid input").into());
     }
-    let prepared = engine.prepare(&model, Need::Embed, Map::new(), None).await.map_err(ApiError::from)?;
+    let prepared = engine.prepare(&model, Need::Embed, Map::new(), None).await.map_err(missing)?;
     let order = Order::Embed(Embed { inputs, truncate: true });
     let running = engine.start(&prepared, order).await.map_err(ApiError::from)?;
     let (vectors, tokens) = stream::vectors(running).await?;

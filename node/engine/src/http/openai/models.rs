@@ -13,7 +13,7 @@ use crate::name::Name;
 use crate::store::{Listed, Store};
 
 pub(crate) async fn list(State(engine): State<Engine>) -> Result<Response, OpenAiError> {
-    let rows: Vec<Value> = listed(&engine).await?.iter().map(row).collect();
+    let rows: Vec<Value> = listed(&engine).await?.iter().map(|model| row(model, &model.name.to_string())).collect();
     let data = if rows.is_empty() { Value::Null } else { json!(rows) };
     Ok(stream::object(json!({"object": "list", "data": data})))
 }
@@ -23,16 +23,15 @@ pub(crate) async fn one(State(engine): State<Engine>, Path(model): Path<String>)
     let models = listed(&engine).await?;
     let found = models.iter().find(|listed| listed.name.same(&name));
     let found = found.ok_or_else(|| ApiError::not_found(format!("model '{model}' not found")))?;
-    Ok(stream::object(row(found)))
+    // Under the name that was asked for.
+    Ok(stream::object(row(found, &model)))
 }
 
 async fn listed(engine: &Engine) -> Result<Vec<Listed>, ApiError> {
     Ok(engine.on_disk(Store::list).await.ok_or_else(ApiError::lost)??)
 }
 
-fn row(model: &Listed) -> Value {
+fn row(model: &Listed, id: &str) -> Value {
     let created = model.modified_at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    json!({
-        "id": model.name.to_string(), "object": "model", "created": created, "owned_by": model.name.namespace(),
-    })
+    json!({"id": id, "object": "model", "created": created, "owned_by": model.name.namespace()})
 }

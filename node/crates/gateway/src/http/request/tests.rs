@@ -68,20 +68,24 @@ fn keep_alive_zero_without_work_is_an_unload() {
 }
 
 #[test]
-fn bad_bodies_are_refused_in_ollamas_words() {
-    refused(Api::Chat, "", "missing request body");
+fn every_body_of_the_papers_is_refused_as_they_say() {
+    let papers = include_str!("../../../../../../docs/api/ollama.md");
+    let (_, section) = papers.split_once("### Told by both doors").expect("the section");
+    let (section, _) = section.split_once("\n### ").expect("the next section");
+    let lines: Vec<&str> = section.lines().collect();
+    let pairs = lines.windows(2).filter(|pair| pair[0].starts_with('/'));
+    for pair in pairs.clone() {
+        let (route, body) = pair[0].split_once(' ').unwrap_or((pair[0], ""));
+        refused(Api::from_path(route).expect("a route"), body, pair[1].trim());
+    }
+    assert!(pairs.count() > 20);
+}
+
+#[test]
+fn a_body_that_only_this_node_cannot_read_is_not_called_wrong() {
     refused(Api::Chat, " \n", "missing request body");
-    refused(Api::Chat, r#"{"model":"a""#, "unexpected EOF");
-    refused(Api::Chat, "{model:1}", "invalid character 'm' looking for beginning of object key string");
-    refused(Api::Chat, "<html>", "invalid character '<' looking for beginning of value");
-    refused(Api::Chat, r#"{"model" 1}"#, "invalid character '1' after object key");
-    refused(Api::Chat, r#"{"a":1 "b":2}"#, "invalid character '\"' after object key:value pair");
-    refused(Api::Chat, "[1]", "json: cannot unmarshal array into Go value of type api.ChatRequest");
-    refused(Api::OpenAiChat, "1", "json: cannot unmarshal number into Go value of type openai.ChatCompletionRequest");
-    let field = "json: cannot unmarshal number into Go struct field GenerateRequest.model of type string";
-    refused(Api::Generate, r#"{"model":7}"#, field);
-    let field = "json: cannot unmarshal array into Go struct field ShowRequest.name of type string";
-    refused(Api::Show, r#"{"name":[]}"#, field);
+    let error = read_fields(Api::Chat, b"{\"model\":\"a\xff\"}").expect_err("refused").to_string();
+    assert!(error.starts_with("JSON that this node cannot read: invalid unicode"), "{error}");
 }
 
 #[test]
