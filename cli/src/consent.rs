@@ -6,6 +6,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 
 use crate::args::{Global, Output};
 use crate::error::Failure;
+use crate::output;
 
 /// Longest answer that is read, bytes.
 const ANSWER_BYTES_MAX: u64 = 1_024;
@@ -22,6 +23,9 @@ pub(crate) async fn ask(global: &Global, deed: &str, name: &str) -> Result<(), F
     let mut answer = String::new();
     let read = BufReader::new(tokio::io::stdin().take(ANSWER_BYTES_MAX)).read_line(&mut answer).await;
     read.map_err(|error| Failure::new(1, "nothing was done", error.to_string(), "repeat the command with --yes"))?;
+    if !answer.ends_with('\n') {
+        output::talk(global.output, "");
+    }
     judge(&answer, name)
 }
 

@@ -1,7 +1,7 @@
 //! How a command fails: what, why, what to try, the id of the call, and the exit code.
 //!
 //! People get one line for each on stderr; with `-o json` programs get one object of kind `Error` in one line there.
-//! Where the daemon answered, its error code and the id of the call are kept: the id leads to the lines of its log.
+//! Where the daemon answered, its error code and the id of the call are kept: the id leads to what its log has of it.
 
 use std::error::Error;
 
@@ -210,8 +210,16 @@ mod tests {
             failure.page(false),
             "error: no quorum\n  why: two are gone\n  try: start them\n  request_id: 0af7\n"
         );
-        let expected = r#"{"exit":8,"code":"no_quorum","what":"no quorum","why":"two are gone","next":"start them","requestId":"0af7","chain":[]}"#;
-        assert_eq!(failure.fields().to_string(), expected);
+        let expected = json!({
+            "exit": 8,
+            "code": "no_quorum",
+            "what": "no quorum",
+            "why": "two are gone",
+            "next": "start them",
+            "requestId": "0af7",
+            "chain": [],
+        });
+        assert_eq!(failure.fields(), expected);
         assert_eq!(failure.clone().with_request_id("other"), failure);
         let mut later = Status::new(Code::Internal, "the tide is out");
         later.metadata_mut().insert(CODE_KEY, MetadataValue::from_static("tide_out"));

@@ -105,7 +105,14 @@ impl Asking<'_> {
         if self.form == Output::Json {
             return output::json(
                 "Answer",
-                json!({"node": node, "content": text, "doneReason": last["done_reason"], "tokens": tokens, "totalNs": last["total_duration"], "loadNs": last["load_duration"]}),
+                json!({
+                    "node": node,
+                    "content": text,
+                    "doneReason": last["done_reason"],
+                    "tokens": tokens,
+                    "totalNs": last["total_duration"],
+                    "loadNs": last["load_duration"],
+                }),
             );
         }
         output::line("")?;

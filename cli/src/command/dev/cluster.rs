@@ -244,13 +244,12 @@ fn show(global: &Global, root: &Path, plans: &[Plan], replies: &[StatusReply]) -
     });
     output::text(&output::table(&["ID", "NAME", "API", "RUNTIME", "PART", "PID"], rows.collect()))?;
     let first = &plans[0];
-    let next = format!(
-        "Next: ollamax status --data-dir {}\n      OLLAMA_HOST=127.0.0.1:{} ollama list\n      ollamax dev down --data-dir {}",
-        first.data_dir.display(),
-        first.ports.api,
-        root.display()
-    );
-    output::talk(global.output, &next);
+    let next = [
+        format!("Next: ollamax status --data-dir {}", first.data_dir.display()),
+        format!("      OLLAMA_HOST=127.0.0.1:{} ollama list", first.ports.api),
+        format!("      ollamax dev down --data-dir {}", root.display()),
+    ];
+    output::talk(global.output, &next.join("\n"));
     Ok(())
 }
 
