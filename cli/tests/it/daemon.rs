@@ -4,7 +4,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::body::Body;
@@ -28,6 +28,9 @@ use ollamax_types::ErrorCode;
 
 /// The id of every call.
 pub(crate) const REQUEST_ID: &str = "0af7651916cd43dd8448eb211c80319c";
+
+/// What stands before each message.
+const FRAME_BYTES: usize = 5;
 
 /// Largest request that is read, bytes.
 const REQUEST_BYTES_MAX: usize = 1 << 20;
@@ -58,11 +61,15 @@ pub(crate) fn refused(code: ErrorCode, words: [&'static str; 3]) -> Answer {
 /// Method by method, what is answered.
 pub(crate) type Script = HashMap<&'static str, Answer>;
 
+/// Method by method, the last request, without its frame.
+type Asked = Mutex<HashMap<String, Bytes>>;
+
 /// A running one; it ends when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Daemon {
     pub(crate) data_dir: PathBuf,
     pub(crate) api: String,
+    asked: Arc<Asked>,
     _directory: Option<TempDir>,
     _tasks: JoinSet<()>,
 }
@@ -77,25 +84,31 @@ impl Daemon {
         Self { _directory: Some(directory), ..daemon }
     }
 
+    /// What a method was asked last.
+    pub(crate) fn last_request(&self, method: &str) -> Bytes {
+        self.asked.lock().expect("no panic").get(method).cloned().unwrap_or_default()
+    }
+
     /// Starts one on a data directory.
     pub(crate) async fn start_at(data_dir: &Path, script: Script) -> Self {
         let admin = UnixListener::bind(data_dir.join("admin.sock")).expect("the socket");
         let open = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let api = format!("http://{}", open.local_addr().expect("bound"));
         std::fs::write(data_dir.join("node.json"), json!({"api": api}).to_string()).expect("written");
-        let methods = Router::new().fallback(answer).with_state(Arc::new(script));
+        let asked = Arc::new(Asked::default());
+        let methods = Router::new().fallback(answer).with_state((Arc::new(script), Arc::clone(&asked)));
         let routes = Router::new().route("/api/ps", get(residency)).route("/api/chat", post(chat));
         let mut tasks = JoinSet::new();
         tasks.spawn(async move { axum::serve(admin, methods).await.expect("served") });
         tasks.spawn(async move { axum::serve(open, routes).await.expect("served") });
-        Self { data_dir: data_dir.to_owned(), api, _directory: None, _tasks: tasks }
+        Self { data_dir: data_dir.to_owned(), api, asked, _directory: None, _tasks: tasks }
     }
 }
 
-async fn answer(State(script): State<Arc<Script>>, request: Request) -> Response {
+async fn answer(State((script, asked)): State<(Arc<Script>, Arc<Asked>)>, request: Request) -> Response {
     let method = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
-    let sent = axum::body::to_bytes(request.into_body(), REQUEST_BYTES_MAX).await;
-    sent.expect("a whole request");
+    let sent = axum::body::to_bytes(request.into_body(), REQUEST_BYTES_MAX).await.expect("a whole request");
+    asked.lock().expect("no panic").insert(method.clone(), sent.slice(FRAME_BYTES..));
     let mut response = match script.get(method.as_str()).cloned() {
         Some(Answer::Told(messages)) => stream_of(messages, Some(Status::ok(""))),
         Some(Answer::Held(message)) => stream_of(vec![message], None),

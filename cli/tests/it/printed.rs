@@ -1,10 +1,16 @@
 //! What each command prints when all goes well, as a table and as JSON.
 
+use std::fs::File;
+use std::path::Path;
+
+use prost::Message as _;
 use serde_json::Value;
+
+use ollamax_proto::v1::JoinRequest;
 
 use crate::daemon::Daemon;
 use crate::lab;
-use crate::terminal::{Said, compare, page, run};
+use crate::terminal::{Said, command, compare, finish, page, run};
 
 /// The page in `expected/`, and the command lines on it.
 const PAGES: &[(&str, &[&str])] = &[
@@ -53,6 +59,20 @@ fn is_for_programs(name: &str, said: &Said) {
     let object: Value = serde_json::from_str(&said.stdout).expect("one object");
     assert_eq!(object["apiVersion"], "ollamax/v1", "{name}");
     assert!(object["kind"].is_string(), "{name}");
+}
+
+#[tokio::test]
+async fn a_token_comes_from_standard_input() {
+    let daemon = Daemon::start(lab::script()).await;
+    std::fs::write(daemon.data_dir.join("token"), "TOKEN\n").expect("written");
+    for words in [["join", "-"].as_slice(), &["join", "--token-file", "-"]] {
+        let mut command = command(Path::new(env!("CARGO_BIN_EXE_ollamax")), &daemon.data_dir, words);
+        command.stdin(File::open(daemon.data_dir.join("token")).expect("opened"));
+        let said = finish(command, &daemon).await;
+        assert_eq!(said.exit, 0, "{words:?}: {said:?}");
+        let asked = JoinRequest::decode(&*daemon.last_request("Join")).expect("a request");
+        assert_eq!(asked.token, "TOKEN");
+    }
 }
 
 #[tokio::test]

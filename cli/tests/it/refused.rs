@@ -1,19 +1,20 @@
 //! How each command fails, for each exit code: three lines and an id for people, one object for programs.
 
 use std::path::Path;
+use std::process::Stdio;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use prost::Message as _;
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
 use ollamax_proto::v1::{DoctorReply, ListModelsReply};
 use ollamax_types::ErrorCode;
 
 use crate::daemon::{Answer, Daemon, REQUEST_ID, Script, refused, told};
 use crate::lab;
-use crate::terminal::{Said, command, compare, page, run};
+use crate::terminal::{PATIENCE, Said, command, compare, page, run};
 
 /// Keys of an error, in their order.
 const KEYS: [&str; 9] = ["apiVersion", "kind", "exit", "code", "what", "why", "next", "requestId", "chain"];
@@ -175,19 +176,29 @@ async fn an_interrupted_command_says_so() {
     let mut script = lab::script();
     script.insert("Logs", Answer::Held(lab::log_lines()[0].encode_to_vec()));
     let daemon = Daemon::start(script).await;
-    let program = Path::new(env!("CARGO_BIN_EXE_ollamax"));
-    let mut child = command(program, &daemon.data_dir, &["logs", "--follow", "-o", "json"]).spawn().expect("started");
-    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-    let first = lines.next_line().await.expect("read").expect("a line");
-    assert!(first.contains("ready"), "{first}");
+    interrupt(&daemon, &["logs", "--follow", "-o", "json"], "ready").await;
+}
+
+#[tokio::test]
+async fn a_conversation_that_waits_for_a_question_hears_ctrl_c() {
+    let daemon = Daemon::start(lab::script()).await;
+    interrupt(&daemon, &["run", "demo", "-o", "json"], "\"Answer\"").await;
+}
+
+/// Sends SIGINT once a word was printed. Standard input has one line and stays open.
+async fn interrupt(daemon: &Daemon, words: &[&str], printed: &str) {
+    let mut command = command(Path::new(env!("CARGO_BIN_EXE_ollamax")), &daemon.data_dir, words);
+    let mut child = command.stdin(Stdio::piped()).spawn().expect("started");
+    let mut keyboard = child.stdin.take().expect("piped");
+    keyboard.write_all(b"hello\n").await.expect("typed");
+    let mut screen = BufReader::new(child.stdout.take().expect("piped")).lines();
+    while !screen.next_line().await.expect("read").expect("a line").contains(printed) {}
     let pid = i32::try_from(child.id().expect("it runs")).expect("a pid");
     kill(Pid::from_raw(pid), Signal::SIGINT).expect("sent");
-    let output = child.wait_with_output().await.expect("ended");
-    let said = Said {
-        stdout: String::new(),
-        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        exit: output.status.code().expect("it ended by itself"),
-    };
+    let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await.expect("in time").expect("ended");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    let said = Said { stdout: String::new(), stderr, exit: output.status.code().expect("it ended by itself") };
     assert_eq!(said.exit, 130, "{said:?}");
-    is_for_programs("logs --follow", &said);
+    is_for_programs(&words.join(" "), &said);
+    drop(keyboard);
 }

@@ -10,7 +10,7 @@ use tokio::process::Command;
 use crate::daemon::Daemon;
 
 /// How long a command may take.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a command said and how it ended.
 #[derive(Debug)]
