@@ -1,13 +1,27 @@
-//! The words of the command line. What each command does stands in the file of its name under `command/`.
+//! The words of the command line, each with an example. What each command does stands in the file of its name under
+//! `command/`.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::error;
+
+/// What a node may be, as `Role` of the daemon spells it.
+const ROLES: [&str; 3] = ["voter", "learner", "gateway"];
+
+const EXAMPLES: &str = "Examples:
+  ollamax init --cluster lab
+  ollamax status
+  ollamax model import model.gguf --name mine --node a --node b
+  ollamax run mine \"Why is the sky blue?\"
+  ollamax dev up --nodes 3";
+
 /// Administer an OllamaMax cluster.
 #[derive(Debug, Parser)]
 #[command(name = "ollamax", version, propagate_version = true, arg_required_else_help = true)]
+#[command(after_help = EXAMPLES, after_long_help = format!("{EXAMPLES}\n\n{}", error::exit_table()))]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -24,6 +38,9 @@ pub(crate) struct Global {
     /// How to show the result
     #[arg(short, long, global = true, value_enum, default_value = "table")]
     pub(crate) output: Output,
+    /// Show the causes behind an error; with `run`, who answered and how fast
+    #[arg(short, long, global = true)]
+    pub(crate) verbose: bool,
 }
 
 /// How results are shown. The table is for people and may change; JSON is a contract.
@@ -38,15 +55,22 @@ pub(crate) enum Output {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Make this node the first of a new cluster
+    #[command(after_help = "Example:\n  ollamax init --cluster lab --name a")]
     Init(InitArgs),
     /// Make this node a member of an existing cluster
+    #[command(after_help = "Examples:
+  ollamax join --token-file FILE --peer a.lan:11436
+  ollamax join - < FILE
+  ollamax join TOKEN --role learner")]
     Join(JoinArgs),
     /// Take this node out of its cluster in good order
+    #[command(after_help = "Example:\n  ollamax leave")]
     Leave(LeaveArgs),
     /// Permissions to join
     #[command(subcommand)]
     Token(TokenCommand),
     /// The cluster's health, what needs attention, what to do next
+    #[command(after_help = "Examples:\n  ollamax status\n  ollamax status -o json | jq .attention")]
     Status,
     /// The machines of the cluster
     #[command(subcommand)]
@@ -55,17 +79,25 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Model(ModelCommand),
     /// Which models are in memory, and where
+    #[command(after_help = "Examples:\n  ollamax ps\n  ollamax ps --api http://a.lan:11435")]
     Ps(ApiArgs),
     /// Ask a model, once or in a conversation
+    #[command(after_help = "Examples:
+  ollamax run demo \"Why is the sky blue?\"
+  ollamax run demo --temperature 0 -o json hello
+  ollamax run demo    # a conversation; /bye ends it")]
     Run(RunArgs),
     /// The daemon's log
+    #[command(after_help = "Examples:\n  ollamax logs --follow --level warn\n  ollamax logs --request ID -o json")]
     Logs(LogsArgs),
     /// Check this machine and its way to the others
+    #[command(after_help = "Example:\n  ollamax doctor")]
     Doctor,
     /// A whole cluster on this machine, for trying out and for development
     #[command(subcommand)]
     Dev(DevCommand),
     /// Completions for your shell
+    #[command(after_help = "Example:\n  ollamax completion bash > /etc/bash_completion.d/ollamax")]
     Completion {
         /// Which shell
         shell: clap_complete::Shell,
@@ -87,14 +119,14 @@ pub(crate) struct JoinArgs {
     /// The join token; `-` reads it from standard input, which keeps it out of the process list
     #[arg(value_name = "TOKEN", required_unless_present = "token_file")]
     pub(crate) token: Option<String>,
-    /// File that holds the join token
+    /// File that holds the join token, for its owner alone (mode 600); `-` is standard input
     #[arg(long, conflicts_with = "token", value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
     /// A member's peer address, host:port; repeatable [default: members found on the local network]
     #[arg(long = "peer", value_name = "HOST:PORT")]
     pub(crate) peers: Vec<String>,
-    /// voter, learner or gateway [default: the token's]
-    #[arg(long)]
+    /// What it shall be [default: the token's]
+    #[arg(long, value_parser = ROLES)]
     pub(crate) role: Option<String>,
     /// Name of this node [default: the host name]
     #[arg(long)]
@@ -106,14 +138,18 @@ pub(crate) struct LeaveArgs {
     /// Leave even if the cluster cannot be told
     #[arg(long)]
     pub(crate) force: bool,
+    /// Do not ask; needed where there is no terminal
+    #[arg(short, long)]
+    pub(crate) yes: bool,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum TokenCommand {
     /// Make a join token; it is shown once
+    #[command(after_help = "Example:\n  ollamax token create --role learner --ttl 2d --uses 10")]
     Create {
-        /// Role that it grants: voter, learner or gateway
-        #[arg(long, default_value = "voter")]
+        /// Role that it grants
+        #[arg(long, default_value = "voter", value_parser = ROLES)]
         role: String,
         /// How long it is valid, for example 30m or 2d
         #[arg(long, default_value = "1h", value_parser = humantime::parse_duration)]
@@ -123,8 +159,10 @@ pub(crate) enum TokenCommand {
         uses: u32,
     },
     /// The tokens that were made
+    #[command(after_help = "Example:\n  ollamax token list")]
     List,
     /// Withdraw a token
+    #[command(after_help = "Example:\n  ollamax token revoke ID")]
     Revoke {
         /// Its id, from `ollamax token list`
         id: String,
@@ -134,42 +172,53 @@ pub(crate) enum TokenCommand {
 #[derive(Debug, Subcommand)]
 pub(crate) enum NodeCommand {
     /// All members
+    #[command(after_help = "Example:\n  ollamax node list")]
     List,
     /// One member in full
+    #[command(after_help = "Example:\n  ollamax node show b")]
     Show {
         /// Id or name
         node: String,
     },
     /// Send a node no new requests; running ones finish
+    #[command(after_help = "Example:\n  ollamax node drain b")]
     Drain {
         /// Id or name
         node: String,
     },
     /// Send a drained node requests again
+    #[command(after_help = "Example:\n  ollamax node undrain b")]
     Undrain {
         /// Id or name
         node: String,
     },
     /// Remove a member for good; its id is never used again
+    #[command(after_help = "Example:\n  ollamax node remove c")]
     Remove {
         /// Id or name
         node: String,
         /// Remove it although it is alive
         #[arg(long)]
         force: bool,
+        /// Do not ask; needed where there is no terminal
+        #[arg(short, long)]
+        yes: bool,
     },
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ModelCommand {
     /// All models
+    #[command(after_help = "Example:\n  ollamax model list")]
     List,
     /// One model and its copies
+    #[command(after_help = "Example:\n  ollamax model show demo")]
     Show {
         /// Name, for example llama3.2 or demo:latest
         name: String,
     },
     /// Create a model from a GGUF file in the runtimes of chosen nodes
+    #[command(after_help = "Example:\n  ollamax model import model.gguf --name mine --node a --node b")]
     Import {
         /// The GGUF file
         file: PathBuf,
@@ -203,9 +252,6 @@ pub(crate) struct RunArgs {
     /// 0 always gives the same answer
     #[arg(long)]
     pub(crate) temperature: Option<f64>,
-    /// Show who answered and how fast, on stderr
-    #[arg(short, long)]
-    pub(crate) verbose: bool,
 }
 
 #[derive(Debug, Args)]
@@ -227,8 +273,10 @@ pub(crate) struct LogsArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum DevCommand {
     /// Start a cluster on this machine; returns when all nodes are ready
+    #[command(after_help = "Examples:\n  ollamax dev up --nodes 3\n  ollamax dev up --data-dir DIR --detach -o json")]
     Up(DevUpArgs),
     /// Stop the cluster that lies in --data-dir
+    #[command(after_help = "Example:\n  ollamax dev down --data-dir DIR")]
     Down,
 }
 

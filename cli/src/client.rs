@@ -17,7 +17,7 @@ const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// Connects to the daemon.
 #[cfg(unix)]
 pub(crate) async fn connect(global: &Global) -> Result<Admin, Failure> {
-    connect_at(&place::data_dir(global)?.join("admin.sock")).await
+    connect_at(&place::socket(&place::data_dir(global)?)).await
 }
 
 /// Connects to the socket at a path.
@@ -27,17 +27,11 @@ pub(crate) async fn connect_at(path: &std::path::Path) -> Result<Admin, Failure>
     use tokio::net::UnixStream;
     use tonic::transport::{Endpoint, Uri};
 
-    let shown = path.display().to_string();
     // Connecting once by hand gives the system's own words; tonic would hide them.
     if let Err(error) = UnixStream::connect(path).await {
-        return Err(match error.kind() {
-            std::io::ErrorKind::PermissionDenied => {
-                let next = "run it as root, as the daemon's user, or as a member of its admin group (node.admin_group)";
-                Failure::new(6, format!("{shown} may not be used by this user"), error.to_string(), next)
-            }
-            _ => place::not_running(&shown, &error.to_string()),
-        });
+        return Err(place::unusable(path, &error));
     }
+    let shown = path.display().to_string();
     let path = path.to_owned();
     let connector = tower::service_fn(move |_: Uri| {
         let path = path.clone();
@@ -45,7 +39,7 @@ pub(crate) async fn connect_at(path: &std::path::Path) -> Result<Admin, Failure>
     });
     let endpoint = Endpoint::from_static("http://admin.sock");
     let channel = endpoint.connect_with_connector(connector).await;
-    let channel = channel.map_err(|error| place::not_running(&shown, &error.to_string()))?;
+    let channel = channel.map_err(|error| place::not_running(&shown, &error.to_string()).caused_by(&error))?;
     Ok(AdminClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX))
 }
 

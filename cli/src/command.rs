@@ -2,7 +2,7 @@
 
 use clap::CommandFactory as _;
 
-use crate::args::{Cli, Command};
+use crate::args::{Cli, Command, Global};
 use crate::error::Failure;
 use crate::output;
 
@@ -19,10 +19,21 @@ pub(crate) mod run;
 pub(crate) mod status;
 pub(crate) mod token;
 
-/// Runs what was asked for.
+/// Runs what was asked for, until it is done or Ctrl-C.
 pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
-    let global = &cli.global;
-    match cli.command {
+    let Cli { global, command } = cli;
+    // A cluster in the foreground ends its own processes first.
+    if matches!(command, Command::Dev(_)) {
+        return dispatch(&global, command).await;
+    }
+    tokio::select! {
+        outcome = dispatch(&global, command) => outcome,
+        _ = tokio::signal::ctrl_c() => Err(Failure::interrupted()),
+    }
+}
+
+async fn dispatch(global: &Global, command: Command) -> Result<(), Failure> {
+    match command {
         Command::Init(args) => init::run(global, args).await,
         Command::Join(args) => join::run(global, args).await,
         Command::Leave(args) => leave::run(global, args).await,
@@ -52,5 +63,16 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_an_example() {
+        fn check(command: &clap::Command) {
+            let below: Vec<_> = command.get_subcommands().filter(|below| below.get_name() != "help").collect();
+            below.iter().for_each(|below| check(below));
+            let example = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(!below.is_empty() || example.contains("\n  ollamax "), "{}", command.get_name());
+        }
+        check(&Cli::command());
     }
 }

@@ -1,14 +1,16 @@
 //! A small HTTP client for a node's `api` listener: one request, the answer as it arrives.
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 
+use ollamax_types::ErrorCode;
+
 use crate::args::{ApiArgs, Global};
-use crate::error::Failure;
+use crate::error::{Failure, exit_of};
 use crate::place;
 
 /// Base URL of the listener to speak to.
@@ -18,7 +20,17 @@ pub(crate) fn base(api: &ApiArgs, global: &Global) -> Result<String, Failure> {
     }
     let file = place::node_file(global)?;
     let url = file["api"].as_str().filter(|url| !url.is_empty());
-    url.map(str::to_owned).ok_or_else(|| Failure::other("node.json names no api listener", "the daemon is starting"))
+    let starting = || Failure::new(7, "node.json names no api listener", "the daemon is starting", "ollamax status");
+    url.map(str::to_owned).ok_or_else(starting)
+}
+
+/// The id that a node gave a request; empty where it gave none.
+pub(crate) fn request_id(headers: &HeaderMap) -> String {
+    word(headers, "x-request-id").to_owned()
+}
+
+fn word<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
+    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
 /// Sends a request and returns the answer once its head is there; an error answer is a failure.
@@ -33,39 +45,60 @@ pub(crate) async fn send(
     let request = request.map_err(|error| Failure::usage(format!("{url}: {error}"), "--api http://HOST:11435"))?;
     let client = Client::builder(TokioExecutor::new()).build_http();
     let answer = client.request(request).await;
-    let answer =
-        answer.map_err(|error| Failure::new(7, format!("no answer from {url}"), deepest(&error), "ollamax status"))?;
+    let answer = answer.map_err(|error| {
+        Failure::new(7, format!("no answer from {url}"), deepest(&error), "ollamax status").caused_by(&error)
+    })?;
     if answer.status().is_success() {
         return Ok(answer);
     }
-    let status = answer.status();
-    let body = answer.into_body().collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-    Err(refused(status, &body))
+    let (head, body) = answer.into_parts();
+    let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    Err(refused(head.status, &head.headers, &body))
 }
 
 /// The whole answer as JSON.
 pub(crate) async fn get_json(url: &str) -> Result<serde_json::Value, Failure> {
     let answer = send(Method::GET, url, None).await?;
-    let body = answer
-        .into_body()
-        .collect()
-        .await
-        .map_err(|error| Failure::other("the answer broke off", error.to_string()))?;
-    serde_json::from_slice(&body.to_bytes())
-        .map_err(|error| Failure::other(format!("{url} answered no JSON"), error.to_string()))
+    let id = request_id(answer.headers());
+    let body = answer.into_body().collect().await.map_err(|error| broken_off(&error).with_request_id(&id))?;
+    serde_json::from_slice(&body.to_bytes()).map_err(|error| {
+        let next = "look whether a node listens there: ollamax node list";
+        Failure::new(1, format!("{url} answered no JSON"), error.to_string(), next).with_request_id(&id)
+    })
 }
 
-fn refused(status: StatusCode, body: &[u8]) -> Failure {
+/// An answer that began and did not end.
+pub(crate) fn broken_off(error: &hyper::Error) -> Failure {
+    Failure::new(1, "the answer broke off", deepest(error), "repeat the command").caused_by(error)
+}
+
+fn refused(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Failure {
     let parsed: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
     let text = parsed["error"].as_str().or_else(|| parsed["error"]["message"].as_str()).unwrap_or_default();
     let what = if text.is_empty() { format!("the node answered {status}") } else { text.to_owned() };
-    let (exit, next) = match status {
-        StatusCode::NOT_FOUND => (3, "ollamax model list"),
-        StatusCode::BAD_REQUEST => (2, "correct the request"),
-        StatusCode::SERVICE_UNAVAILABLE => (7, "ollamax status"),
-        _ => (1, "ollamax logs --level warn"),
+    let exit = match status {
+        StatusCode::NOT_FOUND => 3,
+        StatusCode::BAD_REQUEST => 2,
+        StatusCode::SERVICE_UNAVAILABLE => 7,
+        _ => 1,
     };
-    Failure::new(exit, what, "", next)
+    let failure = match ErrorCode::from_text(word(headers, "x-ollamax-error")) {
+        Some(ErrorCode::Overloaded) => {
+            Failure::told(ErrorCode::Overloaded, &what, "", "repeat the command in a moment")
+        }
+        Some(code) => Failure::told(code, &what, "", next(exit_of(code))),
+        None => Failure::new(exit, what, "", next(exit)),
+    };
+    failure.with_request_id(&request_id(headers))
+}
+
+fn next(exit: u8) -> &'static str {
+    match exit {
+        2 => "correct the request",
+        3 => "ollamax model list",
+        7..=9 => "ollamax status",
+        _ => "ollamax logs --level warn",
+    }
 }
 
 fn deepest(error: &dyn std::error::Error) -> String {
@@ -78,14 +111,35 @@ fn deepest(error: &dyn std::error::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     #[test]
     fn the_words_of_both_error_shapes_are_kept() {
-        let native = refused(StatusCode::NOT_FOUND, br#"{"error":"model 'x' not found"}"#);
+        let none = HeaderMap::new();
+        let native = refused(StatusCode::NOT_FOUND, &none, br#"{"error":"model 'x' not found"}"#);
         assert_eq!(native, Failure::new(3, "model 'x' not found", "", "ollamax model list"));
-        let openai = refused(StatusCode::BAD_REQUEST, br#"{"error":{"message":"bad"}}"#);
+        let openai = refused(StatusCode::BAD_REQUEST, &none, br#"{"error":{"message":"bad"}}"#);
         assert_eq!(openai.exit(), 2);
-        assert_eq!(refused(StatusCode::BAD_GATEWAY, b"<html>").exit(), 1);
+        assert_eq!(refused(StatusCode::BAD_GATEWAY, &none, b"<html>").exit(), 1);
+    }
+
+    #[test]
+    fn the_code_of_a_node_decides_and_the_id_of_the_request_is_kept() {
+        let check = |status: StatusCode, code: &'static str, exit: u8| {
+            let mut headers = HeaderMap::new();
+            headers.insert("x-ollamax-error", HeaderValue::from_static(code));
+            headers.insert("x-request-id", HeaderValue::from_static("r-7"));
+            let fields = refused(status, &headers, br#"{"error":"no"}"#).fields();
+            assert_eq!(
+                (&fields["code"], &fields["exit"], &fields["requestId"]),
+                (&code.into(), &exit.into(), &"r-7".into())
+            );
+        };
+        check(StatusCode::SERVICE_UNAVAILABLE, "overloaded", 1);
+        check(StatusCode::SERVICE_UNAVAILABLE, "runtime_unavailable", 7);
+        check(StatusCode::GATEWAY_TIMEOUT, "deadline_exceeded", 9);
+        check(StatusCode::NOT_FOUND, "model_not_found", 3);
     }
 }

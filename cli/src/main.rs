@@ -3,6 +3,7 @@
 //! Stdout is data, stderr is talk. Every failure is one line what, one line why, one line what to try, and an exit
 //! code that scripts can act on (`error.rs`). Nothing is shown as done before the node said so.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -10,29 +11,45 @@ use clap::Parser as _;
 mod args;
 mod client;
 mod command;
+mod consent;
 mod error;
 mod http_client;
 mod output;
 mod place;
 mod text;
+mod usage;
 
-use args::Cli;
+use args::{Cli, Output};
 use error::Failure;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return Failure::other("start", error.to_string()).tell(),
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let cli = match Cli::try_parse_from(&words) {
+        Ok(cli) => cli,
+        Err(error) => return refuse(&error, &words),
     };
-    let outcome = runtime.block_on(async {
-        tokio::select! {
-            outcome = command::run(cli) => outcome,
-            _ = tokio::signal::ctrl_c() => Err(Failure::interrupted()),
+    let (form, verbose) = (cli.global.output, cli.global.verbose);
+    let outcome = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => {
+            let outcome = runtime.block_on(command::run(cli));
+            // A thread that still reads a file or the keyboard holds nobody up.
+            runtime.shutdown_background();
+            outcome
         }
-    });
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.tell(),
+        Err(error) => Err(Failure::new(1, "start", error.to_string(), "look at the limits of this session: ulimit -a")),
+    };
+    let Err(failure) = outcome else { return ExitCode::SUCCESS };
+    output::tell(form, verbose, &failure);
+    ExitCode::from(failure.exit())
+}
+
+/// Help, the version, or a command line that makes no sense.
+fn refuse(error: &clap::Error, words: &[OsString]) -> ExitCode {
+    if error.use_stderr() && usage::wants_json(words) {
+        let failure = usage::failure(error, words);
+        output::tell(Output::Json, false, &failure);
+        return ExitCode::from(failure.exit());
     }
+    drop(error.print());
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }

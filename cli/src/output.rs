@@ -1,11 +1,15 @@
 //! How results leave: a table for people, one JSON object with `apiVersion` and `kind` for programs.
+//!
+//! Stdout is data, stderr is talk. With `-o json` nobody is talked to: stderr stays empty, or holds one object of kind
+//! `Error` in one line.
 
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
 use serde_json::{Value, json};
 
+use crate::args::Output;
 use crate::error::Failure;
 
 /// Version of every JSON object. Fields are only ever added.
@@ -18,7 +22,7 @@ pub(crate) fn text(text: &str) -> Result<(), Failure> {
     match written {
         // The reader of a pipe has seen enough.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.map_err(|error| Failure::other("write to stdout", error.to_string())),
+        other => other.map_err(|error| Failure::new(1, "write to stdout", error.to_string(), "look at what reads it")),
     }
 }
 
@@ -27,9 +31,32 @@ pub(crate) fn line(line: &str) -> Result<(), Failure> {
     text(&format!("{line}\n"))
 }
 
-/// Says something on stderr.
-pub(crate) fn talk(line: &str) {
-    drop(writeln!(std::io::stderr(), "{line}"));
+/// Says something on stderr, to people.
+pub(crate) fn talk(form: Output, line: &str) {
+    if form == Output::Table {
+        drop(writeln!(std::io::stderr(), "{line}"));
+    }
+}
+
+/// Says on stderr why a command failed.
+pub(crate) fn tell(form: Output, verbose: bool, failure: &Failure) {
+    let page = failure.page(verbose);
+    let text = match form {
+        Output::Json if !page.is_empty() => format!("{}\n", object("Error", failure.fields())),
+        Output::Json | Output::Table => page,
+    };
+    drop(std::io::stderr().write_all(text.as_bytes()));
+}
+
+/// Whether moving pictures may be drawn on stderr: somebody looks at a terminal that can show them and wants them.
+pub(crate) fn may_draw(form: Output) -> bool {
+    let word = |name: &str| std::env::var(name).unwrap_or_default();
+    let plain = is_plain(&word("NO_COLOR"), &word("CI"), &word("TERM"));
+    form == Output::Table && !plain && std::io::stderr().is_terminal()
+}
+
+fn is_plain(no_color: &str, ci: &str, term: &str) -> bool {
+    !no_color.is_empty() || !(ci.is_empty() || ci == "false") || term == "dumb"
 }
 
 /// A JSON object of a kind; `fields` must be an object.
@@ -59,6 +86,16 @@ pub(crate) fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_moves_where_it_is_not_wanted() {
+        let check = |no_color, ci, term, expected| assert_eq!(is_plain(no_color, ci, term), expected);
+        check("", "", "xterm", false);
+        check("", "false", "", false);
+        check("1", "", "xterm", true);
+        check("", "true", "xterm", true);
+        check("", "", "dumb", true);
+    }
 
     #[test]
     fn tables_and_objects_have_their_shape() {

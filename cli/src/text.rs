@@ -48,6 +48,13 @@ pub(crate) fn count(number: usize, noun: &str) -> String {
     if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
 }
 
+/// What was perhaps meant by a word that nobody knows; empty when nothing is near.
+pub(crate) fn similar<'a>(given: &str, known: impl Iterator<Item = &'a str>) -> String {
+    let scored = known.map(|name| (strsim::damerau_levenshtein(given, name), name));
+    let near = scored.filter(|(distance, _)| *distance <= given.chars().count() / 2).min();
+    near.map_or_else(String::new, |(_, name)| format!("did you mean {name:?}?"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,5 +74,14 @@ mod tests {
         assert_eq!(time(1_700_000_000_000), "2023-11-14 22:13:20 UTC");
         assert_eq!(count(1, "node"), "1 node");
         assert_eq!(count(3, "node"), "3 nodes");
+    }
+
+    #[test]
+    fn the_nearest_word_is_suggested() {
+        let known = ["gpu-a", "gpu-b", "laptop"];
+        assert_eq!(similar("gpua", known.into_iter()), "did you mean \"gpu-a\"?");
+        assert_eq!(similar("lapdog", known.into_iter()), "did you mean \"laptop\"?");
+        assert_eq!(similar("x", known.into_iter()), "");
+        assert_eq!(similar("", [].into_iter()), "");
     }
 }

@@ -26,5 +26,6 @@ pub(crate) async fn run(global: &Global, command: DevCommand) -> Result<(), Fail
 #[cfg(not(unix))]
 #[expect(clippy::unused_async, reason = "same shape as on unix")]
 pub(crate) async fn run(_global: &Global, _command: DevCommand) -> Result<(), Failure> {
-    Err(Failure::other("a cluster cannot be started here", "the daemon runs on Linux and macOS"))
+    let next = "run it there; `ollamax run` and `ollamax ps` work from here with --api";
+    Err(Failure::new(1, "a cluster cannot be started here", "the daemon runs on Linux and macOS", next))
 }

@@ -1,8 +1,10 @@
 //! `ollamax join`: makes this node a member of an existing cluster.
 
-use std::io::Read as _;
+use std::io::{self, Read as _};
+use std::path::Path;
 
 use serde_json::json;
+use tokio::io::AsyncReadExt as _;
 
 use ollamax_proto::v1::{JoinReply, JoinRequest};
 
@@ -11,9 +13,12 @@ use crate::client;
 use crate::error::Failure;
 use crate::output;
 
+/// Longest token that is read, with room for what an editor adds, bytes.
+const TOKEN_BYTES_MAX: u64 = 4_096;
+
 /// Asks the node, which finds a member, checks it, and redeems the token.
 pub(crate) async fn run(global: &Global, args: JoinArgs) -> Result<(), Failure> {
-    let token = token(&args)?;
+    let token = token(&args).await?;
     let asked = args.name.unwrap_or_default();
     let request = JoinRequest {
         token: token.trim().to_owned(),
@@ -24,10 +29,11 @@ pub(crate) async fn run(global: &Global, args: JoinArgs) -> Result<(), Failure> 
     let joined = client::connect(global).await?.join(request).await?.into_inner();
     let unreached: Vec<_> = joined.probes.iter().filter(|probe| !probe.reached).collect();
     for probe in &unreached {
-        output::talk(&format!("warning: {} was not reached back: {}", probe.address, probe.problem));
+        let line = format!("warning: {} was not reached back: {}", probe.address, probe.problem);
+        output::talk(global.output, &line);
     }
     if let Some(line) = renamed(&asked, &joined) {
-        output::talk(&line);
+        output::talk(global.output, &line);
     }
     if global.output == Output::Json {
         let unreached: Vec<&str> = unreached.iter().map(|probe| probe.address.as_str()).collect();
@@ -59,18 +65,50 @@ fn renamed(asked: &str, joined: &JoinReply) -> Option<String> {
     other.then(|| format!("warning: this node is called {}, not {asked}: {why}", joined.node_name))
 }
 
-fn token(args: &JoinArgs) -> Result<String, Failure> {
-    if let Some(path) = &args.token_file {
-        return std::fs::read_to_string(path)
-            .map_err(|error| Failure::usage(format!("{}: {error}", path.display()), "--token-file FILE"));
-    }
+/// The token itself; `-` for either form is standard input, which keeps it out of the process list.
+async fn token(args: &JoinArgs) -> Result<String, Failure> {
     let given = args.token.clone().unwrap_or_default();
-    if given != "-" {
-        return Ok(given);
+    match &args.token_file {
+        Some(path) if path.as_os_str() != "-" => read_token(path),
+        None if given != "-" => Ok(given),
+        Some(_) | None => {
+            let mut text = String::new();
+            let read = tokio::io::stdin().take(TOKEN_BYTES_MAX).read_to_string(&mut text).await;
+            read.map(|_| text).map_err(|error| Failure::usage(format!("standard input: {error}"), "ollamax join TOKEN"))
+        }
+    }
+}
+
+/// A token in a file that others may read is a secret no longer.
+fn read_token(path: &Path) -> Result<String, Failure> {
+    let shown = path.display();
+    let bad = |error: io::Error| Failure::usage(format!("{shown}: {error}"), "ollamax join --token-file FILE");
+    let file = std::fs::File::open(path).map_err(bad)?;
+    let mode = foreign_rights(&file).map_err(bad)?;
+    if mode != 0 {
+        let what = format!("{shown} is open to others (mode {mode:04o})");
+        let why = "whoever reads a join token can bring a machine into the cluster";
+        return Err(Failure::new(4, what, why, format!("chmod 600 {shown}")));
     }
     let mut text = String::new();
-    let read = std::io::stdin().read_to_string(&mut text);
-    read.map(|_| text).map_err(|error| Failure::usage(format!("standard input: {error}"), "ollamax join TOKEN"))
+    file.take(TOKEN_BYTES_MAX).read_to_string(&mut text).map_err(bad)?;
+    Ok(text)
+}
+
+/// The mode of a file that group or others may use; 0 for one that they may not, and for a pipe.
+#[cfg(unix)]
+fn foreign_rights(file: &std::fs::File) -> io::Result<u32> {
+    use std::os::unix::fs::MetadataExt as _;
+
+    let about = file.metadata()?;
+    let mode = about.mode() & 0o7777;
+    Ok(if about.is_file() && mode & 0o077 != 0 { mode } else { 0 })
+}
+
+/// Rights of files are another matter there.
+#[cfg(not(unix))]
+fn foreign_rights(_file: &std::fs::File) -> io::Result<u32> {
+    Ok(0)
 }
 
 #[cfg(test)]
@@ -99,5 +137,27 @@ mod tests {
         for (asked, joined, expected) in rows {
             assert_eq!(renamed(asked, &joined).as_deref(), expected, "{asked} {joined:?}");
         }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_token_file_that_others_may_read_is_refused_with_the_way_to_mend_it() {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        let temp = tempfile::tempdir().expect("temp");
+        let path = temp.path().join("token");
+        std::fs::write(&path, "T\n").expect("written");
+        for (mode, refused) in [(0o600, false), (0o400, false), (0o640, true), (0o604, true), (0o620, true)] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("set");
+            let read = read_token(&path);
+            if !refused {
+                assert_eq!(read.as_deref(), Ok("T\n"), "{mode:o}");
+                continue;
+            }
+            let what = format!("{} is open to others (mode 0{mode:o})", path.display());
+            let why = "whoever reads a join token can bring a machine into the cluster";
+            assert_eq!(read, Err(Failure::new(4, what, why, format!("chmod 600 {}", path.display()))));
+        }
+        assert_eq!(read_token(&temp.path().join("missing")).expect_err("missing").exit(), 2);
     }
 }

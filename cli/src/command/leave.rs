@@ -2,16 +2,23 @@
 
 use serde_json::json;
 
-use ollamax_proto::v1::LeaveRequest;
+use ollamax_proto::v1::{LeaveRequest, StatusRequest};
 
 use crate::args::{Global, LeaveArgs, Output};
 use crate::client;
+use crate::consent;
 use crate::error::Failure;
 use crate::output;
 
 /// Asks the node; it stops by itself afterwards.
 pub(crate) async fn run(global: &Global, args: LeaveArgs) -> Result<(), Failure> {
-    client::connect(global).await?.leave(LeaveRequest { force: args.force }).await?;
+    let mut admin = client::connect(global).await?;
+    if !args.yes {
+        let status = admin.status(StatusRequest {}).await?.into_inner();
+        let deed = format!("take this node out of cluster {} for good and stop its daemon", status.cluster_name);
+        consent::ask(global, &deed, &status.node_name).await?;
+    }
+    admin.leave(LeaveRequest { force: args.force }).await?;
     if global.output == Output::Json {
         return output::json("Departure", json!({"left": true}));
     }

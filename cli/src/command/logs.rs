@@ -6,7 +6,7 @@ use ollamax_proto::v1::LogsRequest;
 
 use crate::args::{Global, LogsArgs, Output};
 use crate::client;
-use crate::error::Failure;
+use crate::error::{Failure, request_id};
 use crate::output;
 
 /// Fields that have a place of their own in the line for people.
@@ -20,8 +20,9 @@ pub(crate) async fn run(global: &Global, args: LogsArgs) -> Result<(), Failure> 
         level: args.level,
         request_id: args.request.unwrap_or_default(),
     };
-    let mut lines = client::connect(global).await?.logs(request).await?.into_inner();
-    while let Some(line) = lines.message().await? {
+    let answer = client::connect(global).await?.logs(request).await?;
+    let (id, mut lines) = (request_id(answer.metadata()), answer.into_inner());
+    while let Some(line) = lines.message().await.map_err(|status| Failure::from(status).with_request_id(&id))? {
         match global.output {
             Output::Json => output::line(&line.json)?,
             Output::Table => output::line(&shown(&line.json))?,

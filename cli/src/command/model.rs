@@ -13,7 +13,7 @@ use ollamax_proto::v1::{ImportModelHeader, ImportModelProgress, ImportModelReque
 
 use crate::args::{Global, ModelCommand, Output};
 use crate::client;
-use crate::error::Failure;
+use crate::error::{Failure, request_id};
 use crate::{output, text};
 
 /// Bytes of one message.
@@ -40,16 +40,19 @@ async fn list(global: &Global) -> Result<(), Failure> {
         return output::json("ModelList", json!({"models": models}));
     }
     if listed.models.is_empty() {
-        output::talk("No node has a model yet. Next: ollamax model import FILE --name NAME");
+        output::talk(global.output, "No node has a model yet. Next: ollamax model import FILE --name NAME");
     }
     output::text(&table(&listed.models))
 }
 
 async fn show(global: &Global, name: String) -> Result<(), Failure> {
-    let listed =
-        client::connect(global).await?.list_models(ListModelsRequest { name: name.clone() }).await?.into_inner();
-    let missing = || Failure::new(3, format!("model {name:?} not found"), "", "ollamax model list");
-    let model = listed.models.first().ok_or_else(missing)?;
+    let mut admin = client::connect(global).await?;
+    let listed = admin.list_models(ListModelsRequest { name: name.clone() }).await?.into_inner();
+    let Some(model) = listed.models.first() else {
+        let all = admin.list_models(ListModelsRequest::default()).await?.into_inner();
+        let why = text::similar(&name, all.models.iter().map(|model| model.name.as_str()));
+        return Err(Failure::new(3, format!("model {name:?} not found"), why, "ollamax model list"));
+    };
     if global.output == Output::Json {
         return output::json("Model", shown(model));
     }
@@ -114,7 +117,7 @@ fn shown(model: &ModelView) -> Value {
 
 async fn import(global: &Global, file: &Path, mut header: ImportModelHeader) -> Result<(), Failure> {
     let size_bytes = check_gguf(file)?;
-    let bar = bar(size_bytes);
+    let bar = if output::may_draw(global.output) { bar(size_bytes) } else { ProgressBar::hidden() };
     bar.set_message("hashing");
     let sha256 = hash(file.to_owned(), bar.clone()).await?;
     bar.set_position(0);
@@ -127,7 +130,7 @@ async fn import(global: &Global, file: &Path, mut header: ImportModelHeader) -> 
     let (last, read) = tokio::join!(send(global, receiver, &bar), reading);
     bar.finish_and_clear();
     let last = last?;
-    read.map_err(|error| Failure::other(format!("read {}", file.display()), error.to_string()))?;
+    read.map_err(|error| unread(file, &error))?;
     if global.output == Output::Json {
         let copies: Vec<Value> = last
             .copies
@@ -139,7 +142,7 @@ async fn import(global: &Global, file: &Path, mut header: ImportModelHeader) -> 
     for copy in &last.copies {
         output::line(&format!("{} has {name} ({})", copy.node_name, text::digest(&copy.digest)))?;
     }
-    output::talk(&format!("Next: ollamax run {name}"));
+    output::talk(global.output, &format!("Next: ollamax run {name}"));
     Ok(())
 }
 
@@ -154,9 +157,10 @@ async fn send(
         Some((request, receiver))
     };
     let requests = futures::stream::unfold(receiver, next);
-    let mut progress = client::connect(global).await?.import_model(requests).await?.into_inner();
+    let answer = client::connect(global).await?.import_model(requests).await?;
+    let (id, mut progress) = (request_id(answer.metadata()), answer.into_inner());
     let mut last = ImportModelProgress::default();
-    while let Some(line) = progress.message().await? {
+    while let Some(line) = progress.message().await.map_err(|status| Failure::from(status).with_request_id(&id))? {
         bar.set_message(line.status.clone());
         bar.set_position(line.completed_bytes);
         last = line;
@@ -181,7 +185,7 @@ fn check_gguf(file: &Path) -> Result<u64, Failure> {
 }
 
 async fn hash(file: PathBuf, bar: ProgressBar) -> Result<[u8; 32], Failure> {
-    let shown = file.display().to_string();
+    let path = file.clone();
     let hashed = tokio::task::spawn_blocking(move || -> std::io::Result<[u8; 32]> {
         use std::io::Read as _;
 
@@ -196,8 +200,13 @@ async fn hash(file: PathBuf, bar: ProgressBar) -> Result<[u8; 32], Failure> {
             bar.inc(count as u64);
         }
     });
-    let hashed = hashed.await.map_err(|error| Failure::other("hash the file", error.to_string()))?;
-    hashed.map_err(|error| Failure::other(format!("read {shown}"), error.to_string()))
+    let hashed =
+        hashed.await.map_err(|error| Failure::new(1, "hash the file", error.to_string(), "import it again"))?;
+    hashed.map_err(|error| unread(&path, &error))
+}
+
+fn unread(file: &Path, error: &std::io::Error) -> Failure {
+    Failure::new(1, format!("read {}", file.display()), error.to_string(), "look at the disk that holds the file")
 }
 
 async fn read_file(
@@ -221,7 +230,7 @@ async fn read_file(
     }
 }
 
-/// Drawn on stderr, and only where somebody looks.
+/// Drawn on stderr.
 fn bar(total: u64) -> ProgressBar {
     let style = ProgressStyle::with_template("{msg:<16} {bar:30} {bytes}/{total_bytes} {bytes_per_sec}");
     let bar = ProgressBar::new(total);

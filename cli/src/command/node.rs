@@ -3,11 +3,12 @@
 use serde_json::{Value, json};
 
 use ollamax_proto::v1::node_view::{Health, State};
-use ollamax_proto::v1::{DrainNodeRequest, Gpu, NodeView, RemoveNodeRequest, StatusRequest, runtime};
+use ollamax_proto::v1::{DrainNodeRequest, Gpu, NodeView, RemoveNodeRequest, StatusReply, StatusRequest, runtime};
 
 use crate::args::{Global, NodeCommand, Output};
 use crate::client;
 use crate::command::status;
+use crate::consent;
 use crate::error::Failure;
 use crate::{output, text};
 
@@ -18,7 +19,7 @@ pub(crate) async fn run(global: &Global, command: NodeCommand) -> Result<(), Fai
         NodeCommand::Show { node } => show(global, &node).await,
         NodeCommand::Drain { node } => drain(global, node, false).await,
         NodeCommand::Undrain { node } => drain(global, node, true).await,
-        NodeCommand::Remove { node, force } => remove(global, node, force).await,
+        NodeCommand::Remove { node, force, yes } => remove(global, node, force, yes).await,
     }
 }
 
@@ -33,8 +34,7 @@ async fn list(global: &Global) -> Result<(), Failure> {
 
 async fn show(global: &Global, wanted: &str) -> Result<(), Failure> {
     let reply = client::connect(global).await?.status(StatusRequest {}).await?.into_inner();
-    let found = reply.nodes.iter().find(|node| node.name == wanted || node.id.to_string() == wanted);
-    let node = found.ok_or_else(|| Failure::new(3, format!("there is no node {wanted:?}"), "", "ollamax node list"))?;
+    let node = find(&reply, wanted)?;
     if global.output == Output::Json {
         return output::json("Node", shown(node));
     }
@@ -51,13 +51,27 @@ async fn drain(global: &Global, node: String, undrain: bool) -> Result<(), Failu
     output::line(&format!("Node {node} {now}."))
 }
 
-async fn remove(global: &Global, node: String, force: bool) -> Result<(), Failure> {
-    let removed = client::connect(global).await?.remove_node(RemoveNodeRequest { node: node.clone(), force }).await?;
-    let id = removed.into_inner().node_id;
+async fn remove(global: &Global, node: String, force: bool, yes: bool) -> Result<(), Failure> {
+    let mut admin = client::connect(global).await?;
+    if !yes {
+        let reply = admin.status(StatusRequest {}).await?.into_inner();
+        let NodeView { id, name, .. } = find(&reply, &node)?;
+        let deed = format!("remove node {id} ({name}) from cluster {} for good", reply.cluster_name);
+        consent::ask(global, &deed, name).await?;
+    }
+    let id = admin.remove_node(RemoveNodeRequest { node: node.clone(), force }).await?.into_inner().node_id;
     if global.output == Output::Json {
         return output::json("Node", json!({"id": id, "state": "departed"}));
     }
     output::line(&format!("Node {node} is removed; id {id} is never used again."))
+}
+
+fn find<'a>(reply: &'a StatusReply, wanted: &str) -> Result<&'a NodeView, Failure> {
+    let found = reply.nodes.iter().find(|node| node.name == wanted || node.id.to_string() == wanted);
+    found.ok_or_else(|| {
+        let why = text::similar(wanted, reply.nodes.iter().map(|node| node.name.as_str()));
+        Failure::new(3, format!("there is no node {wanted:?}"), why, "ollamax node list")
+    })
 }
 
 /// Members that have not departed, as a table.

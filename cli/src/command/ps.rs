@@ -15,7 +15,7 @@ pub(crate) async fn run(global: &Global, args: &ApiArgs) -> Result<(), Failure> 
         return output::json("ResidencyList", json!({"models": models}));
     }
     if models.is_empty() {
-        output::talk("No model is in memory.");
+        output::talk(global.output, "No model is in memory.");
     }
     output::text(&table(&models))
 }

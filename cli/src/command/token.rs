@@ -23,7 +23,8 @@ pub(crate) async fn run(global: &Global, command: TokenCommand) -> Result<(), Fa
 async fn create(global: &Global, role: String, ttl: Duration, uses: u32) -> Result<(), Failure> {
     let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
     if ttl_ms == 0 || uses == 0 {
-        return Err(Failure::usage("a token needs at least one use and a life above zero", "--ttl 1h --uses 1"));
+        let next = "ollamax token create --ttl 1h --uses 1";
+        return Err(Failure::usage("a token needs at least one use and a life above zero", next));
     }
     let made =
         client::connect(global).await?.create_token(CreateTokenRequest { role, ttl_ms, uses }).await?.into_inner();
@@ -35,14 +36,15 @@ async fn create(global: &Global, role: String, ttl: Duration, uses: u32) -> Resu
         return output::json("Token", fields);
     }
     output::line(&made.token)?;
-    output::talk(&format!(
-        "Shown once. Admits {} as {} until {}.",
+    let peers: Vec<String> = made.peer_addresses.iter().map(|address| format!(" --peer {address}")).collect();
+    let talk = format!(
+        "Shown once. Admits {} as {} until {}.\nOn the new machine: ollamax join TOKEN{}",
         text::count(record.uses_left as usize, "machine"),
         record.role,
-        text::time(record.expires_at_ms)
-    ));
-    let peers: Vec<String> = made.peer_addresses.iter().map(|address| format!(" --peer {address}")).collect();
-    output::talk(&format!("On the new machine: ollamax join TOKEN{}", peers.concat()));
+        text::time(record.expires_at_ms),
+        peers.concat()
+    );
+    output::talk(global.output, &talk);
     Ok(())
 }
 

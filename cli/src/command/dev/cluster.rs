@@ -7,18 +7,18 @@ use std::process::Child;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep};
 
 use ollamax_proto::v1::status_reply::Phase;
 use ollamax_proto::v1::{CreateTokenRequest, InitRequest, JoinRequest, NodeView, StatusReply, StatusRequest, runtime};
-use ollamax_types::place::default_data_dir;
 
 use super::ports::{self, Ports};
 use super::process;
 use crate::args::{DevUpArgs, Global, Output};
 use crate::client;
 use crate::error::Failure;
-use crate::output;
+use crate::{output, place};
 
 /// How long the whole cluster may take to be ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(90);
@@ -41,10 +41,15 @@ struct Plan {
 pub(crate) async fn up(global: &Global, args: DevUpArgs) -> Result<(), Failure> {
     let root = root(global)?;
     let plans = plans(&root, args.nodes as usize, &args.runtime_urls)?;
+    // One listener for the whole command: what comes between two waits is not lost.
+    let interrupts = signal(SignalKind::interrupt());
+    let mut interrupts = interrupts.map_err(|error| Failure::new(1, "hear Ctrl-C", error.to_string(), "try again"))?;
     let missing: Vec<Plan> = plans.iter().filter(|plan| process::running(&plan.data_dir).is_none()).cloned().collect();
     let outcome = tokio::select! {
         outcome = start(&plans, &missing) => outcome,
-        _ = tokio::signal::ctrl_c() => Err(Failure::interrupted()),
+        _ = interrupts.recv() => {
+            Err(Failure::new(130, "interrupted", "what this command had started is stopped again", "ollamax dev up"))
+        }
     };
     let status = match outcome {
         Ok(status) => status,
@@ -58,10 +63,10 @@ pub(crate) async fn up(global: &Global, args: DevUpArgs) -> Result<(), Failure> 
     if args.detach {
         return Ok(());
     }
-    output::talk("The cluster runs until Ctrl-C.");
-    drop(tokio::signal::ctrl_c().await);
+    output::talk(global.output, "The cluster runs until Ctrl-C.");
+    interrupts.recv().await;
     stop(&plans).await;
-    output::talk("The cluster is stopped; its data stays.");
+    output::talk(global.output, "The cluster is stopped; its data stays.");
     Ok(())
 }
 
@@ -239,12 +244,12 @@ fn show(global: &Global, root: &Path, plans: &[Plan], replies: &[StatusReply]) -
     });
     output::text(&output::table(&["ID", "NAME", "API", "RUNTIME", "PART", "PID"], rows.collect()))?;
     let first = &plans[0];
-    output::talk(&format!(
-        "Next: ollamax status --data-dir {}\n      OLLAMA_HOST=127.0.0.1:{} ollama list\n      ollamax dev down --data-dir {}",
-        first.data_dir.display(),
-        first.ports.api,
-        root.display()
-    ));
+    let next = [
+        format!("Next: ollamax status --data-dir {}", first.data_dir.display()),
+        format!("      OLLAMA_HOST=127.0.0.1:{} ollama list", first.ports.api),
+        format!("      ollamax dev down --data-dir {}", root.display()),
+    ];
+    output::talk(global.output, &next.join("\n"));
     Ok(())
 }
 
@@ -271,11 +276,11 @@ fn shown(plan: &Plan, reply: &StatusReply) -> Value {
 
 fn root(global: &Global) -> Result<PathBuf, Failure> {
     if let Some(given) = &global.data_dir {
-        return std::path::absolute(given).map_err(|error| Failure::other("data directory", error.to_string()));
+        return std::path::absolute(given)
+            .map_err(|error| Failure::new(1, "data directory", error.to_string(), "--data-dir DIR"));
     }
-    let (xdg, home) = (std::env::var("XDG_DATA_HOME").ok(), std::env::var("HOME").ok());
-    let base = default_data_dir(false, xdg.as_deref(), home.as_deref());
-    base.map(|base| base.with_file_name("ollamax-dev"))
+    place::own_data_dir()
+        .map(|base| base.with_file_name("ollamax-dev"))
         .ok_or_else(|| Failure::usage("HOME is not set", "--data-dir DIR"))
 }
 
@@ -292,13 +297,21 @@ fn plans(root: &Path, nodes: usize, runtime_urls: &[String]) -> Result<Vec<Plan>
     if !runtime_urls.is_empty() && runtime_urls.len() != nodes {
         return Err(Failure::usage("one --runtime-url for each node", "repeat --runtime-url as often as --nodes says"));
     }
-    let failed = |error: std::io::Error| Failure::other(format!("make {}", root.display()), error.to_string());
+    let failed = |error: std::io::Error| {
+        Failure::new(
+            1,
+            format!("make {}", root.display()),
+            error.to_string(),
+            "choose another place with --data-dir DIR",
+        )
+    };
     fs::create_dir_all(root).map_err(failed)?;
     let mut taken = BTreeSet::new();
     let salt = u64::from(std::process::id()).wrapping_mul(97);
     let mut plans = Vec::new();
     for number in 1..=nodes {
-        let none = || Failure::other("no free ports", "all ports from 20000 to 31999 are in use");
+        let why = "all ports from 20000 to 31999 are in use";
+        let none = || Failure::new(1, "no free ports", why, "end what listens there: ss -tulpn");
         plans.push(Plan {
             name: format!("n{number}"),
             data_dir: root.join(format!("n{number}")),
@@ -325,7 +338,15 @@ fn save(root: &Path, plans: &[Plan]) -> std::io::Result<()> {
 
 fn load(root: &Path) -> Result<Option<Vec<Plan>>, Failure> {
     let path = root.join("dev.json");
-    let Ok(text) = fs::read_to_string(&path) else { return Ok(None) };
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => {
+            let exit = if error.kind() == std::io::ErrorKind::PermissionDenied { 6 } else { 1 };
+            let next = "do it as the user that made the cluster, or name another --data-dir";
+            return Err(Failure::new(exit, format!("read {}", path.display()), error.to_string(), next));
+        }
+    };
     let parsed: Value = serde_json::from_str(&text).unwrap_or_default();
     let nodes = parsed["nodes"].as_array().map(Vec::as_slice).unwrap_or_default();
     let plans: Option<Vec<Plan>> = nodes.iter().map(|node| plan(root, node)).collect();

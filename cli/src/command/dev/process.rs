@@ -17,18 +17,22 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The program of this name beside the running one.
 pub(crate) fn sibling(name: &str) -> Result<PathBuf, Failure> {
-    let own = std::env::current_exe().map_err(|error| Failure::other("find this program", error.to_string()))?;
+    let next = "install ollamax-node and ollamax-engine beside ollamax, or: cargo build --workspace";
+    let own = std::env::current_exe();
+    let own = own.map_err(|error| Failure::new(1, "find this program", error.to_string(), next))?;
     let path = own.with_file_name(name);
     if path.exists() {
         return Ok(path);
     }
-    let next = "install ollamax-node and ollamax-engine beside ollamax, or: cargo build --workspace";
     Err(Failure::new(1, format!("{} is not there", path.display()), "dev up starts the programs beside this one", next))
 }
 
 /// Starts a daemon that outlives this process; its log goes to `node.log` in its data directory.
 pub(crate) fn start(program: &Path, data_dir: &Path, flags: &[String]) -> Result<Child, Failure> {
-    let failed = |error: std::io::Error| Failure::other(format!("start {}", program.display()), error.to_string());
+    let failed = |error: std::io::Error| {
+        let next = format!("look at the disk and the rights of {}", data_dir.display());
+        Failure::new(1, format!("start {}", program.display()), error.to_string(), next)
+    };
     fs::create_dir_all(data_dir).map_err(failed)?;
     let log = OpenOptions::new().create(true).append(true).open(data_dir.join("node.log")).map_err(failed)?;
     let mut command = Command::new(program);

@@ -1,0 +1,248 @@
+//! The cluster that the scripted daemon belongs to: three nodes, one model, two tokens.
+
+use prost::Message;
+
+use ollamax_proto::v1::node_view::{Health, State};
+use ollamax_proto::v1::status_reply::Phase;
+use ollamax_proto::v1::{
+    Attention, Check, CreateTokenReply, DoctorReply, DrainNodeReply, Gpu, ImportModelProgress, ImportedCopy, InitReply,
+    JoinReply, LeaveReply, ListModelsReply, ListTokensReply, LocalView, LogLine, ModelCopy, ModelView, NodeView,
+    RaftView, RemoveNodeReply, Resident, RevokeTokenReply, Runtime, StatusReply, Token, check, reach_back_reply,
+    runtime,
+};
+
+use crate::daemon::{Answer, Script, told};
+
+/// 2026-01-02 03:04:05 UTC.
+const THEN_MS: u64 = 1_767_323_045_000;
+
+/// Everything goes well.
+pub(crate) fn script() -> Script {
+    Script::from([
+        ("Status", told(&status())),
+        ("Init", told(&init())),
+        ("Join", told(&join())),
+        ("Leave", told(&LeaveReply {})),
+        ("CreateToken", told(&token_made())),
+        ("ListTokens", told(&ListTokensReply { tokens: vec![token(), spent()], view: None })),
+        ("RevokeToken", told(&RevokeTokenReply {})),
+        ("DrainNode", told(&DrainNodeReply { node_id: 2 })),
+        ("RemoveNode", told(&RemoveNodeReply { node_id: 3 })),
+        ("ListModels", told(&ListModelsReply { models: vec![model()], view: None })),
+        ("ImportModel", Answer::Told(import().iter().map(Message::encode_to_vec).collect())),
+        ("Logs", Answer::Told(log_lines().iter().map(Message::encode_to_vec).collect())),
+        ("Doctor", told(&DoctorReply { checks: vec![clock(), ports()] })),
+    ])
+}
+
+/// The picture of the whole cluster.
+pub(crate) fn status() -> StatusReply {
+    let mut reply = StatusReply {
+        daemon_version: "0.1.0".to_owned(),
+        data_dir: "/var/lib/ollamax".to_owned(),
+        node_id: 1,
+        node_name: "n1".to_owned(),
+        peer_id: "12D3KooWn1".to_owned(),
+        cluster: vec![0xab; 4],
+        cluster_name: "lab".to_owned(),
+        raft: Some(RaftView {
+            term: 2,
+            leader: 1,
+            last_log_index: 41,
+            committed_index: 40,
+            voters: vec![1, 2, 3],
+            learners: vec![],
+            has_quorum: true,
+        }),
+        nodes: (1..=3).map(node).collect(),
+        view: Some(LocalView { applied_index: 40, age_ms: 0 }),
+        state_hash: vec![0xcd; 4],
+        pid: 4_711,
+        api_url: "http://127.0.0.1:11435".to_owned(),
+        log_first_index: 1,
+        snapshot_index: 0,
+        ..StatusReply::default()
+    };
+    reply.set_phase(Phase::Member);
+    reply
+}
+
+/// The same without a majority.
+pub(crate) fn status_without_quorum() -> StatusReply {
+    let mut reply = status();
+    for node in &mut reply.nodes[1..] {
+        node.set_health(Health::Dead);
+    }
+    reply.raft.as_mut().expect("there").has_quorum = false;
+    reply.view = Some(LocalView { applied_index: 40, age_ms: 12_000 });
+    reply.attention = vec![Attention {
+        id: "no_quorum".to_owned(),
+        what: "no majority of voters answers".to_owned(),
+        why: "n2 and n3 are silent".to_owned(),
+        next: "start the missing voters: ollamax node list".to_owned(),
+    }];
+    reply
+}
+
+fn node(id: u64) -> NodeView {
+    let mut runtime =
+        Runtime { version: "0.24.0".to_owned(), url: "http://127.0.0.1:11434".to_owned(), ..Runtime::default() };
+    runtime.set_kind(if id == 3 { runtime::Kind::Engine } else { runtime::Kind::Ollama });
+    runtime.set_state(runtime::State::Up);
+    let resident = Resident {
+        name: "demo:latest".to_owned(),
+        digest: vec![7; 32],
+        size_bytes: 4_000_000,
+        size_vram_bytes: 1_000_000,
+        context_length: 512,
+        ..Resident::default()
+    };
+    let gpu = Gpu {
+        uuid: "GPU-8f6a".to_owned(),
+        name: "NVIDIA H100".to_owned(),
+        memory_total_bytes: Some(80_000_000_000),
+        memory_used_bytes: Some(3_000_000_000),
+        use_permille: Some(420),
+    };
+    let mut node = NodeView {
+        id,
+        name: format!("n{id}"),
+        role: "voter".to_owned(),
+        peer_id: format!("12D3KooWn{id}"),
+        api_addresses: vec![format!("http://10.0.0.{id}:11435")],
+        peer_addresses: vec![format!("10.0.0.{id}:11436")],
+        p2p_addresses: vec![format!("/ip4/10.0.0.{id}/tcp/11437")],
+        runtime: Some(runtime),
+        resident: if id == 2 { vec![resident] } else { vec![] },
+        models: 1,
+        silent_ms: 120,
+        clock_skew_ms: -3,
+        applied_index: 40,
+        daemon_version: "0.1.0".to_owned(),
+        joined_at_ms: THEN_MS,
+        leader: id == 1,
+        voter: true,
+        memory_used_bytes: 1_000_000_000,
+        memory_total_bytes: 8_000_000_000,
+        disk_free_bytes: Some(50_000_000_000),
+        cpu_permille: 57,
+        gpus: if id == 2 { vec![gpu] } else { vec![] },
+        ..NodeView::default()
+    };
+    node.set_health(Health::Alive);
+    node.set_state(State::Active);
+    node
+}
+
+fn init() -> InitReply {
+    InitReply {
+        cluster: vec![0xab; 4],
+        cluster_name: "lab".to_owned(),
+        node_id: 1,
+        token: "TOKEN".to_owned(),
+        peer_addresses: vec!["10.0.0.1:11436".to_owned()],
+    }
+}
+
+fn join() -> JoinReply {
+    let probe = |address: &str, reached: bool, problem: &str| reach_back_reply::Probe {
+        address: address.to_owned(),
+        reached,
+        problem: problem.to_owned(),
+    };
+    JoinReply {
+        node_id: 4,
+        cluster: vec![0xab; 4],
+        cluster_name: "lab".to_owned(),
+        already: false,
+        probes: vec![probe("10.0.0.4:11436", true, ""), probe("10.0.0.4:11437", false, "timed out")],
+        node_name: "gpu-2".to_owned(),
+    }
+}
+
+fn token() -> Token {
+    Token {
+        id: "t1".to_owned(),
+        role: "voter".to_owned(),
+        uses_left: 2,
+        created_at_ms: THEN_MS,
+        expires_at_ms: THEN_MS + 7_200_000,
+        ..Token::default()
+    }
+}
+
+fn spent() -> Token {
+    Token { id: "t0".to_owned(), role: "learner".to_owned(), uses_left: 0, expired: true, ..token() }
+}
+
+fn token_made() -> CreateTokenReply {
+    let peer_addresses = vec!["10.0.0.1:11436".to_owned()];
+    CreateTokenReply { token: "TOKEN".to_owned(), record: Some(token()), peer_addresses }
+}
+
+fn model() -> ModelView {
+    let copy = |node_id: u64, resident: bool| ModelCopy {
+        node_id,
+        node_name: format!("n{node_id}"),
+        digest: vec![7; 32],
+        modified_at_ms: THEN_MS,
+        served: true,
+        resident,
+    };
+    ModelView {
+        name: "demo:latest".to_owned(),
+        digest: vec![7; 32],
+        size_bytes: 2_121_280,
+        modified_at_ms: THEN_MS,
+        details_json: r#"{"family":"llama"}"#.to_owned(),
+        copies: vec![copy(1, false), copy(2, true)],
+        conflict: false,
+    }
+}
+
+fn import() -> [ImportModelProgress; 2] {
+    let copy = |node_id: u64| ImportedCopy { node_id, node_name: format!("n{node_id}"), digest: vec![7; 32] };
+    let going =
+        ImportModelProgress { status: "sending".to_owned(), completed_bytes: 4, total_bytes: 8, copies: vec![] };
+    [
+        going,
+        ImportModelProgress {
+            status: "done".to_owned(),
+            completed_bytes: 8,
+            total_bytes: 8,
+            copies: vec![copy(1), copy(2)],
+        },
+    ]
+}
+
+/// Two lines of the daemon's log.
+pub(crate) fn log_lines() -> [LogLine; 2] {
+    let line = |json: &str| LogLine { json: json.to_owned() };
+    [
+        line(
+            r#"{"ts":"2026-01-02T03:04:05Z","level":"info","target":"node","msg":"ready","node_id":1,"request_id":""}"#,
+        ),
+        line(r#"{"ts":"2026-01-02T03:04:06Z","level":"warn","target":"node","msg":"refused","code":"no_quorum"}"#),
+    ]
+}
+
+fn clock() -> Check {
+    let mut check = Check { id: "clock".to_owned(), found: "2 ms from the others".to_owned(), ..Check::default() };
+    check.set_outcome(check::Outcome::Ok);
+    check
+}
+
+fn ports() -> Check {
+    let (found, fix) = ("11436 is not reached from n2".to_owned(), "sudo ufw allow 11436/tcp".to_owned());
+    let mut check = Check { id: "reachability".to_owned(), found, fix, ..Check::default() };
+    check.set_outcome(check::Outcome::Warn);
+    check
+}
+
+/// A check that fails.
+pub(crate) fn full_disk() -> Check {
+    let (found, fix) = ("1 MiB free".to_owned(), "free some space".to_owned());
+    let mut check = Check { id: "disk".to_owned(), found, fix, ..Check::default() };
+    check.set_outcome(check::Outcome::Fail);
+    check
+}

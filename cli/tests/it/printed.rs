@@ -1,0 +1,85 @@
+//! What each command prints when all goes well, as a table and as JSON.
+
+use std::fs::File;
+use std::path::Path;
+
+use prost::Message as _;
+use serde_json::Value;
+
+use ollamax_proto::v1::JoinRequest;
+
+use crate::daemon::Daemon;
+use crate::lab;
+use crate::terminal::{Said, command, compare, finish, page, run};
+
+/// The page in `expected/`, and the command lines on it.
+const PAGES: &[(&str, &[&str])] = &[
+    ("init", &["init --cluster lab --name n1"]),
+    ("join", &["join TOKEN --name gpu"]),
+    ("leave", &["leave --yes"]),
+    ("token", &["token create --ttl 2h --uses 2", "token list", "token revoke t1"]),
+    ("status", &["status"]),
+    ("node-list", &["node list"]),
+    ("node-show", &["node show n2"]),
+    ("node-changes", &["node drain n2", "node undrain n2", "node remove n3 --yes"]),
+    ("model", &["model list", "model show demo", "model import FILE --name demo --node n1 --node n2"]),
+    ("ps", &["ps"]),
+    ("run", &["run demo hello", "run demo hello --verbose"]),
+    ("logs", &["logs -n 2"]),
+    ("doctor", &["doctor"]),
+];
+
+#[tokio::test]
+async fn every_command_prints_what_it_always_did() {
+    let daemon = Daemon::start(lab::script()).await;
+    std::fs::write(daemon.data_dir.join("FILE"), b"GGUF and the rest").expect("written");
+    for (name, lines) in PAGES {
+        let mut all = Vec::new();
+        for line in *lines {
+            for line in [(*line).to_owned(), format!("{line} -o json")] {
+                let said = run(&daemon, &line.split(' ').collect::<Vec<_>>()).await;
+                assert_eq!(said.exit, 0, "{line}: {said:?}");
+                if line.ends_with("json") {
+                    is_for_programs(name, &said);
+                }
+                all.push((line, said));
+            }
+        }
+        compare(name, &page(&all));
+    }
+}
+
+/// One object with a version and a kind, and nobody is talked to. Lines of a log are the daemon's own.
+fn is_for_programs(name: &str, said: &Said) {
+    assert_eq!(said.stderr, "", "{name}");
+    if name == "logs" {
+        assert!(said.stdout.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{said:?}");
+        return;
+    }
+    let object: Value = serde_json::from_str(&said.stdout).expect("one object");
+    assert_eq!(object["apiVersion"], "ollamax/v1", "{name}");
+    assert!(object["kind"].is_string(), "{name}");
+}
+
+#[tokio::test]
+async fn a_token_comes_from_standard_input() {
+    let daemon = Daemon::start(lab::script()).await;
+    std::fs::write(daemon.data_dir.join("token"), "TOKEN\n").expect("written");
+    for words in [["join", "-"].as_slice(), &["join", "--token-file", "-"]] {
+        let mut command = command(Path::new(env!("CARGO_BIN_EXE_ollamax")), &daemon.data_dir, words);
+        command.stdin(File::open(daemon.data_dir.join("token")).expect("opened"));
+        let said = finish(command, &daemon).await;
+        assert_eq!(said.exit, 0, "{words:?}: {said:?}");
+        let asked = JoinRequest::decode(&*daemon.last_request("Join")).expect("a request");
+        assert_eq!(asked.token, "TOKEN");
+    }
+}
+
+#[tokio::test]
+async fn help_shows_examples_and_exit_codes() {
+    let daemon = Daemon::start(lab::script()).await;
+    let said = run(&daemon, &["--help"]).await;
+    compare("help", &page(&[("--help".to_owned(), said)]));
+    let said = run(&daemon, &["completion", "bash", "-o", "json"]).await;
+    assert!(said.exit == 0 && said.stdout.contains("_ollamax()"), "a script is a script: {said:?}");
+}
