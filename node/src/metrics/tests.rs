@@ -1,7 +1,9 @@
 //! The page of the metrics says what a node shows, and the gauges of this crate say what they were told.
 
+use std::future::ready;
 use std::sync::Arc;
 
+use futures::StreamExt as _;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::codegen::{Service as _, http};
@@ -40,7 +42,8 @@ async fn answer_a_client(registry: &Registry) {
         seed: 1,
     });
     let request = http::Request::get("/livez").header("host", "localhost").body(String::new()).expect("a request");
-    drop(router.call(request).await.expect("infallible"));
+    let body = router.call(request).await.expect("infallible").into_body();
+    assert!(body.into_data_stream().all(|part| ready(part.is_ok())).await);
 }
 
 /// Everything that a member with a GPU registers.
