@@ -30,7 +30,7 @@ pub(crate) async fn run(global: &Global, args: RunArgs) -> Result<(), Failure> {
     if !args.prompt.is_empty() {
         return asking.ask(&mut messages, args.prompt.join(" ")).await;
     }
-    let interactive = std::io::stdin().is_terminal();
+    let interactive = asking.form == Output::Table && std::io::stdin().is_terminal();
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     loop {
         if interactive {

@@ -67,6 +67,20 @@ pub fn design_pages(tree: &Tree) -> Vec<Finding> {
     findings
 }
 
+/// Where a file of another crate is compiled in; decision record 0014 says why, and no other place may do it.
+const SHARED_AT: [&str; 2] = ["node/crates/gateway/src/http/edge.rs", "node/crates/gateway/src/http/request.rs"];
+
+/// Modules lie where their names say: `#[path]` would get round the import table.
+#[must_use]
+pub fn module_paths(tree: &Tree) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (path, text) in tree.with_extension("rs").filter(|(path, _)| !SHARED_AT.contains(path)) {
+        let lines = text.lines().enumerate().filter(|(_, line)| line.trim_start().starts_with("#[path"));
+        findings.extend(lines.map(|(at, _)| Finding::at(path, at + 1, "put the file where its module is")));
+    }
+    findings
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,6 +110,13 @@ mod tests {
         check("node/crates/core/src/cache_manager.rs", 1);
         check("node/crates/core/src/routing/mod.rs", 1);
         check("docs/common.md", 0);
+    }
+
+    #[test]
+    fn a_file_of_another_crate_is_compiled_in_at_two_places_only() {
+        let text = "mod a;\n#[path = \"../b.rs\"]\nmod b;\n";
+        let tree = Tree::of(&[("node/src/main.rs", text), (SHARED_AT[0], text), ("docs/a.md", text)]);
+        assert_eq!(paths(&module_paths(&tree)), ["node/src/main.rs"]);
     }
 
     #[test]

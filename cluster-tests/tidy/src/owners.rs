@@ -57,6 +57,7 @@ const OWNERSHIPS: &[Ownership] = &[
     one("usearch", VECTORS),
     one("hnsw_rs", VECTORS),
     one("nvml-wrapper", &["node"]),
+    family("tikv-jemalloc", &["node"]),
     one("portable-pty", SANDBOX),
     one("landlock", SANDBOX),
     one("seccompiler", SANDBOX),

@@ -25,8 +25,9 @@ pub(crate) struct Closing {
 // === impl Closing ===
 
 impl Closing {
-    /// Runs a `cargo test` command and keeps its closing lines.
+    /// Runs a `cargo test` command and keeps its closing lines. A run in which nothing passed proves nothing, and fails.
     pub(crate) fn run(&mut self, mut command: Command) -> Result<()> {
+        let passed_before = self.passed;
         let shown = shown(&command);
         // One pipe for both streams keeps cargo's announcements and the tests' output in order.
         let (reader, writer) = io::pipe().context("make a pipe")?;
@@ -38,6 +39,9 @@ impl Closing {
         let status = child.wait().with_context(|| format!("wait for `{shown}`"))?;
         if !status.success() {
             bail!("`{shown}` ended with {status}");
+        }
+        if self.passed == passed_before {
+            bail!("`{shown}` ran no test");
         }
         Ok(())
     }

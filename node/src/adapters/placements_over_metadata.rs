@@ -101,3 +101,105 @@ impl Placements for PlacementsOverMetadata {
         self.member(node).is_none_or(|member| member.state != MemberState::Active)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+    use tokio_util::sync::CancellationToken;
+    use tokio_util::task::TaskTracker;
+
+    use ollamax_core::catalog::{Command, NewMember};
+    use ollamax_types::{Clock, ClusterId, Digest, Incarnation, ModelRecord, PeerId, RequestId, Timestamp};
+
+    use super::*;
+
+    const NODE: NodeId = NodeId(1);
+
+    /// A cluster of one; the folder goes last.
+    struct World {
+        metadata: metadata::Handle,
+        tasks: TaskTracker,
+        stop: CancellationToken,
+        _folder: TempDir,
+    }
+
+    impl World {
+        async fn start() -> Self {
+            let (folder, tasks, stop) =
+                (tempfile::tempdir().expect("temp"), TaskTracker::new(), CancellationToken::new());
+            let identity =
+                metadata::Identity { cluster: ClusterId([1; 16]), node: NODE, incarnation: Incarnation([2; 16]) };
+            let first = NewMember {
+                name: "n1".to_owned(),
+                peer_id: PeerId("p1".to_owned()),
+                incarnation: identity.incarnation,
+                peer_addresses: vec![],
+                p2p_addresses: vec![],
+                api_addresses: vec![],
+            };
+            let init =
+                Command::InitCluster { cluster: identity.cluster, name: "lab".to_owned(), public_key: [3; 32], first };
+            let metadata = metadata::Service::open(metadata::Parts {
+                config: metadata::Config::default(),
+                store: ollamax_store::Config::default(),
+                identity,
+                dir: folder.path().to_owned(),
+                clock: Clock::system(),
+                peers: metadata::mem::Network::default().peers_of(NODE),
+                tasks: tasks.clone(),
+                stop: stop.clone(),
+            });
+            let metadata = metadata.await.expect("opens");
+            metadata.init_cluster(RequestId::default(), init).await.expect("a cluster of one");
+            Self { metadata, tasks, stop, _folder: folder }
+        }
+
+        async fn change(&self, command: Command) {
+            let changed = self.metadata.propose(RequestId::default(), "test", command).await;
+            changed.and_then(metadata::Committed::accepted).expect("accepted");
+        }
+
+        async fn finish(self) {
+            self.metadata.shutdown().await;
+            self.stop.cancel();
+            self.tasks.close();
+            self.tasks.wait().await;
+        }
+    }
+
+    fn model(manifest: u8) -> ModelRecord {
+        ModelRecord {
+            name: "m".parse().expect("a name"),
+            digest: Digest([manifest; 32]),
+            weights: Digest([manifest; 32]),
+            size_bytes: 1,
+            modified_at: Timestamp(1),
+            details_json: "{}".to_owned(),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_asked_twice_is_read_once_and_again_after_each_change() {
+        let world = World::start().await;
+        let placements = PlacementsOverMetadata::new(world.metadata.clone());
+        let copies = || placements.locations(&model(1).name).expect("readable");
+        assert!(copies().is_empty());
+        for manifest in [1, 2] {
+            let present = vec![model(manifest)];
+            world.change(Command::ReportModels { node: NODE, present, absent: vec![] }).await;
+            let found = copies();
+            assert_eq!(*found, [Location { node: NODE, model: model(manifest) }]);
+            assert!(Arc::ptr_eq(&found, &copies()), "nothing was applied since");
+        }
+        for drained in [true, false] {
+            world.change(Command::SetDrained { node: NODE, drained }).await;
+            assert_eq!(placements.drained(NODE), drained);
+            assert_eq!(placements.member(NODE).expect("a member").name, "n1");
+        }
+        assert!(placements.drained(NodeId(2)), "an unknown node takes no requests");
+        let absent = vec![model(2).name.key()];
+        world.change(Command::ReportModels { node: NODE, present: vec![], absent }).await;
+        assert!(copies().is_empty());
+        world.finish().await;
+    }
+}

@@ -33,6 +33,11 @@ fn files_and_folders_are_nouns_of_the_system() {
 }
 
 #[test]
+fn modules_lie_where_their_names_say() {
+    clean(layout::module_paths);
+}
+
+#[test]
 fn every_engine_crate_has_its_design_page() {
     clean(layout::design_pages);
 }

@@ -25,6 +25,7 @@ use url::Url;
 use ollamax_types::{Api, Digest, ModelName, ModelRecord, Residency};
 
 use crate::error::{Broken, RuntimeError};
+use crate::weights::Told;
 use crate::wire;
 
 /// The header by which every OllamaMax door names itself.
@@ -199,12 +200,11 @@ impl Client {
         self.call(request, "/api/show", TAGS_TIMEOUT).await
     }
 
-    /// The SHA-256 of a listed model's weights file, as `/api/show` tells it; `None` when it does not, or when the name
-    /// has got another manifest since it was listed.
+    /// The SHA-256 of a listed model's weights file, as `/api/show` tells it.
     ///
     /// # Errors
     /// As [`Client::show`].
-    pub async fn weights(&self, model: &ModelRecord) -> Result<Option<Digest>, RuntimeError> {
+    pub(crate) async fn weights(&self, model: &ModelRecord) -> Result<Told, RuntimeError> {
         let shown: wire::Shown = self.parse("/api/show", &self.show(&model.name).await?)?;
         Ok(shown.weights(model.modified_at))
     }

@@ -24,6 +24,17 @@ pub(crate) const ASK_AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// Weights by manifest.
 pub(crate) type Weights = BTreeMap<Digest, Digest>;
 
+/// What `/api/show` says of a listed model's weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// Their SHA-256.
+    Weights(Digest),
+    /// It names none.
+    None,
+    /// The name has moved since it was listed, so this speaks of another manifest; the next list shows which.
+    OfAnother,
+}
+
 /// Manifests whose weights were asked for in vain, and when to ask again; `None` is never, as the runtime said that it
 /// names none.
 #[derive(Debug, Default)]
@@ -37,10 +48,11 @@ impl Asked {
         let mut learnt = Weights::new();
         for model in models {
             match client.weights(&model).await {
-                Ok(Some(weights)) => {
+                Ok(Told::Weights(weights)) => {
                     learnt.insert(model.digest, weights);
                 }
-                Ok(None) => self.names_none(model.digest),
+                Ok(Told::None) => self.names_none(model.digest),
+                Ok(Told::OfAnother) => {}
                 Err(error) => {
                     tracing::debug!(runtime = client.url(), model = %model.name, %error, "ask for a model's weights");
                     self.failed(model.digest, Instant::now());

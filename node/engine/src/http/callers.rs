@@ -116,9 +116,11 @@ pub(crate) fn hostname() -> String {
     kernel.or_else(|_| std::fs::read_to_string("/etc/hostname")).map(|name| name.trim().to_owned()).unwrap_or_default()
 }
 
-/// Whether an address is one of this machine: nobody can bind another one's.
+/// Whether an address is one of this machine: the system lets nobody bind another one's, unless it was told to
+/// (`ip_nonlocal_bind`).
 pub(crate) fn is_own_address(address: IpAddr) -> bool {
-    UdpSocket::bind((address, 0)).is_ok()
+    let is_many = address.is_multicast() || matches!(address, IpAddr::V4(four) if four.is_broadcast());
+    !is_many && UdpSocket::bind((address, 0)).is_ok()
 }
 
 /// An address that no name server beyond the local network answers for.

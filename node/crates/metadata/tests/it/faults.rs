@@ -94,6 +94,8 @@ async fn a_follower_whose_disk_is_full_says_so_and_catches_up_when_there_is_room
     let leader = world.leader_among(&[1, 2, 3]).await;
     let full = (1..=3).find(|node| *node != leader).expect("three nodes");
     world.propose(leader, setting("value", "old")).await;
+    let goal = world.handle(leader).status().applied;
+    world.wait(full, "has the old value", |status| status.applied >= goal).await;
     world.close(full).await;
     // No disk has as much room as this node wants to keep.
     world.reserves.insert(full, u64::MAX);
