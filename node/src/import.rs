@@ -269,7 +269,7 @@ fn refuse_different(wanted: &Wanted, legs: &[Leg], made: &[Digest]) -> Result<()
         ErrorCode::DigestConflict,
         format!("the runtimes made different models of {}; nothing was kept", wanted.names.target),
         listed.join(", "),
-        "run the same release of the runtime on these nodes: ollamax node list",
+        "run the same release of the runtime on these nodes, with the same path of its store: ollamax node list",
     ))
 }
 
