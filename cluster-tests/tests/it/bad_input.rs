@@ -131,7 +131,7 @@ async fn bad_tokens_and_foreign_clusters_are_refused_and_change_nothing() -> Res
     refused(late.join(&once, seeds(), "n4").await, invalid, "token is used up", create)?;
     let told = join_by_command(&cluster, 3, &once).await?;
     let said = String::from_utf8_lossy(&told.stderr).into_owned();
-    ensure!(told.status.code() == Some(5) && said.lines().count() == 3, "{}: {said}", told.status);
+    ensure!(told.status.code() == Some(5) && said.lines().count() == 4, "{}: {said}", told.status);
     ensure!(said.contains("token is used up") && said.contains("  try: on a member: ollamax token create"), "{said}");
     let other = home.create_token("voter", 1).await?;
     let answer = cluster.node(1).admin()?.join(&other, seeds(), "n2").await;

@@ -111,7 +111,8 @@ async fn cut_files_leave_nothing_behind(cluster: &Cluster) -> Result<()> {
         let said = String::from_utf8_lossy(&cut.stderr).into_owned();
         ensure!(cut.status.code() == Some(2), "{what}: {}: {said}", cut.status);
         let lines: Vec<&str> = said.lines().collect();
-        let [error, why, next] = lines[..] else { anyhow::bail!("{what}: not error, why and try: {said}") };
+        let [error, why, next, id] = lines[..] else { anyhow::bail!("{what}: not error, why, try and id: {said}") };
+        ensure!(id.starts_with("  request_id: "), "{what}: {said}");
         ensure!(error.starts_with("error: ") && error.contains("nothing was kept"), "{what}: {said}");
         ensure!(why.contains("truncated") && next.contains("whole GGUF"), "{what}: {said}");
         ensure!(stored(cluster)? == before, "{what}: left behind: {:?}", stored(cluster)?);

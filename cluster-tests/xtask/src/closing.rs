@@ -25,7 +25,7 @@ pub(crate) struct Closing {
 // === impl Closing ===
 
 impl Closing {
-    /// Runs a `cargo test` command and keeps its closing lines. A run in which nothing passed proves nothing, and fails.
+    /// Runs a `cargo test` command and keeps its closing lines. A run in which nothing passed proves nothing: it fails.
     pub(crate) fn run(&mut self, mut command: Command) -> Result<()> {
         let passed_before = self.passed;
         let shown = shown(&command);
