@@ -41,8 +41,13 @@ async fn a_node_500_entries_behind_is_healed_by_a_snapshot() -> Result<()> {
     cluster.restart(&[lagging]).await?;
     let index = cluster.converged(PATIENCE).await?;
     ensure!(index >= stood_at + MISSED as u64, "converged at {index}");
-    let installed = cluster.metric(lagging, "ollamax_raft_snapshots_installed_total").await?;
-    ensure!(installed.is_some_and(|count| count >= 1.0), "snapshots installed: {installed:?}");
+    // It is counted a moment after it shows.
+    wait::until("the snapshot to be counted", PATIENCE, || async {
+        let installed = cluster.metric(lagging, "ollamax_raft_snapshots_installed_total").await?;
+        ensure!(installed.is_some_and(|count| count >= 1.0), "snapshots installed: {installed:?}");
+        Ok(())
+    })
+    .await?;
     let found = cluster.node(lagging).admin()?.settings("missed/", true).await?;
     ensure!(found.len() == MISSED, "found {} of {MISSED}", found.len());
     cluster.finish().await
