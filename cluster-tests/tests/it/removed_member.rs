@@ -39,7 +39,17 @@ async fn comes_back(cluster: &Cluster, index: usize, old: u64) -> Result<()> {
     node.admin()?.leave().await?;
     node.ended(STOP_TIME).await?;
     cluster.restart(&[index]).await?;
-    let joined = node.admin()?.join(&token, seeds(), node.name()).await?;
+    // A member that closes the old node's connections at this moment cuts the new one's too, and the refusal says what
+    // to do then. Any other refusal is a failure.
+    let joined = wait::until("the node to join anew", PATIENCE, || async {
+        match node.admin()?.join(&token, seeds(), node.name()).await {
+            Err(cut) if cut.code == Some(ErrorCode::PeerUnreachable) && cut.next.contains("join again") => {
+                Err(anyhow::Error::from(cut))
+            }
+            answered => Ok(answered),
+        }
+    })
+    .await??;
     ensure!(joined.node_id > old, "id {} is not a new one", joined.node_id);
     cluster.set(index, "back", b"again").await?;
     Ok(())
