@@ -35,7 +35,7 @@ pub(crate) struct Global {
     /// Data directory of the daemon on this machine; its admin socket lies there
     #[arg(long, env = "OLLAMAX_DATA_DIR", global = true, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
-    /// How to show the result
+    /// How to show the result; `completion` prints its script either way
     #[arg(short, long, global = true, value_enum, default_value = "table")]
     pub(crate) output: Output,
     /// Show the causes behind an error; with `run`, who answered and how fast
@@ -48,7 +48,7 @@ pub(crate) struct Global {
 pub(crate) enum Output {
     /// For people
     Table,
-    /// For programs: one object with apiVersion and kind
+    /// For programs: one object with apiVersion and kind; of `logs` the log's lines
     Json,
 }
 
@@ -97,7 +97,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Dev(DevCommand),
     /// Completions for your shell
-    #[command(after_help = "Example:\n  ollamax completion bash > /etc/bash_completion.d/ollamax")]
+    #[command(after_help = "Example:\n  ollamax completion bash | sudo tee /etc/bash_completion.d/ollamax >/dev/null")]
     Completion {
         /// Which shell
         shell: clap_complete::Shell,
@@ -109,7 +109,7 @@ pub(crate) struct InitArgs {
     /// Name of the cluster
     #[arg(long, default_value = "lab")]
     pub(crate) cluster: String,
-    /// Name of this node [default: the host name]
+    /// Name of this node [default: node.name of its configuration, else the host name]
     #[arg(long)]
     pub(crate) name: Option<String>,
 }
@@ -125,10 +125,10 @@ pub(crate) struct JoinArgs {
     /// A member's peer address, host:port; repeatable [default: members found on the local network]
     #[arg(long = "peer", value_name = "HOST:PORT")]
     pub(crate) peers: Vec<String>,
-    /// What it shall be [default: the token's]
+    /// What it shall be: voter (may vote), learner (never votes) or gateway (no models either) [default: the token's]
     #[arg(long, value_parser = ROLES)]
     pub(crate) role: Option<String>,
-    /// Name of this node [default: the host name]
+    /// Name of this node [default: node.name of its configuration, else the host name]
     #[arg(long)]
     pub(crate) name: Option<String>,
 }
@@ -148,7 +148,7 @@ pub(crate) enum TokenCommand {
     /// Make a join token; it is shown once
     #[command(after_help = "Example:\n  ollamax token create --role learner --ttl 2d --uses 10")]
     Create {
-        /// Role that it grants
+        /// Role that it grants: voter (may vote), learner (never votes) or gateway (no models either)
         #[arg(long, default_value = "voter", value_parser = ROLES)]
         role: String,
         /// How long it is valid, for example 30m or 2d
@@ -272,10 +272,10 @@ pub(crate) struct LogsArgs {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum DevCommand {
-    /// Start a cluster on this machine; returns when all nodes are ready
+    /// Start a cluster on this machine; it stays until Ctrl-C, or with --detach until `dev down`
     #[command(after_help = "Examples:\n  ollamax dev up --nodes 3\n  ollamax dev up --data-dir DIR --detach -o json")]
     Up(DevUpArgs),
-    /// Stop the cluster that lies in --data-dir
+    /// Stop the cluster that lies in --data-dir [default: ~/.local/share/ollamax-dev]
     #[command(after_help = "Example:\n  ollamax dev down --data-dir DIR")]
     Down,
 }

@@ -23,7 +23,7 @@ pub(crate) const EXIT_CODES: [(u8, &str); 12] = [
     (7, "the daemon, another node or a runtime cannot be reached"),
     (8, "no quorum"),
     (9, "took too long, or the outcome is not known"),
-    (10, "`status` or `doctor` found something that stops changes or answers"),
+    (10, "`status` found something that needs attention, or `doctor` a failed check"),
     (130, "interrupted"),
 ];
 

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::{BodyExt as _, Collected, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
@@ -12,6 +12,11 @@ use ollamax_types::ErrorCode;
 use crate::args::{ApiArgs, Global};
 use crate::error::{Failure, exit_of};
 use crate::place;
+
+/// Longest whole answer that is read.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// Most that is read of a refusal; a longer one is told by its status alone.
+const REFUSAL_BYTES_MAX: usize = 1 << 20;
 
 /// Base URL of the listener to speak to.
 pub(crate) fn base(api: &ApiArgs, global: &Global) -> Result<String, Failure> {
@@ -52,7 +57,7 @@ pub(crate) async fn send(
         return Ok(answer);
     }
     let (head, body) = answer.into_parts();
-    let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    let body = Limited::new(body, REFUSAL_BYTES_MAX).collect().await.map(Collected::to_bytes).unwrap_or_default();
     Err(refused(head.status, &head.headers, &body))
 }
 
@@ -60,7 +65,8 @@ pub(crate) async fn send(
 pub(crate) async fn get_json(url: &str) -> Result<serde_json::Value, Failure> {
     let answer = send(Method::GET, url, None).await?;
     let id = request_id(answer.headers());
-    let body = answer.into_body().collect().await.map_err(|error| broken_off(&error).with_request_id(&id))?;
+    let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
+    let body = body.map_err(|error| broken_off(&*error).with_request_id(&id))?;
     serde_json::from_slice(&body.to_bytes()).map_err(|error| {
         let next = "look whether a node listens there: ollamax node list";
         Failure::new(1, format!("{url} answered no JSON"), error.to_string(), next).with_request_id(&id)
@@ -68,7 +74,7 @@ pub(crate) async fn get_json(url: &str) -> Result<serde_json::Value, Failure> {
 }
 
 /// An answer that began and did not end.
-pub(crate) fn broken_off(error: &hyper::Error) -> Failure {
+pub(crate) fn broken_off(error: &(dyn std::error::Error + 'static)) -> Failure {
     Failure::new(1, "the answer broke off", deepest(error), "repeat the command").caused_by(error)
 }
 

@@ -4,6 +4,7 @@
 //! `Error` in one line.
 
 use std::io::{IsTerminal as _, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
@@ -15,8 +16,14 @@ use crate::error::Failure;
 /// Version of every JSON object. Fields are only ever added.
 pub(crate) const API_VERSION: &str = "ollamax/v1";
 
+/// Whether what stdout was given last stands in a line without an end.
+static IN_LINE: AtomicBool = AtomicBool::new(false);
+
 /// Writes text to stdout.
 pub(crate) fn text(text: &str) -> Result<(), Failure> {
+    if let Some(last) = text.chars().next_back() {
+        IN_LINE.store(last != '\n', Ordering::Relaxed);
+    }
     let mut out = std::io::stdout().lock();
     let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
     match written {
@@ -38,11 +45,12 @@ pub(crate) fn talk(form: Output, line: &str) {
     }
 }
 
-/// Says on stderr why a command failed.
+/// Says on stderr why a command failed; for people in a line of its own, also where an answer was cut short.
 pub(crate) fn tell(form: Output, verbose: bool, failure: &Failure) {
     let page = failure.page(verbose);
     let text = match form {
         Output::Json if !page.is_empty() => format!("{}\n", object("Error", failure.fields())),
+        Output::Table if !page.is_empty() && IN_LINE.load(Ordering::Relaxed) => format!("\n{page}"),
         Output::Json | Output::Table => page,
     };
     drop(std::io::stderr().write_all(text.as_bytes()));

@@ -11,8 +11,11 @@ use crate::error::Failure;
 /// Whether the words ask for JSON. Those that cannot be parsed are read as far as they can be.
 pub(crate) fn wants_json(words: &[OsString]) -> bool {
     let words: Vec<&str> = words.iter().skip(1).filter_map(|word| word.to_str()).take_while(|w| *w != "--").collect();
-    let joined = |word: &&str| matches!(*word, "-ojson" | "-o=json" | "--output=json");
-    words.iter().any(joined) || words.windows(2).any(|pair| matches!(pair, ["-o" | "--output", "json"]))
+    // Flags without a value may stand before it in one word: -vojson.
+    let short = |word: &str| word.strip_prefix('-').map(|flags| flags.trim_start_matches('v').to_owned());
+    let joined = |word: &&str| *word == "--output=json" || matches!(short(word).as_deref(), Some("ojson" | "o=json"));
+    let named = |word: &str| word == "--output" || short(word).as_deref() == Some("o");
+    words.iter().any(joined) || words.windows(2).any(|pair| named(pair[0]) && pair[1] == "json")
 }
 
 /// What clap found, in the shape of every other failure.
@@ -60,6 +63,9 @@ mod tests {
         check("ollamax -ojson nodee", true);
         check("ollamax nodee --output=json", true);
         check("ollamax --output json", true);
+        check("ollamax -vojson nodee", true);
+        check("ollamax nodee -vo json", true);
+        check("ollamax nodee -v json", false);
         check("ollamax nodee -o table", false);
         check("ollamax run demo -- -o json", false);
         check("-ojson", false);

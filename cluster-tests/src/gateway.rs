@@ -28,10 +28,18 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const SLOTS: usize = 64;
 /// Lines of one stream.
 const TOKENS: u64 = 16;
-/// Aims of the first release: added median latency, milliseconds, and the share of nginx's requests per core.
+/// Aims of the first release: added median latency at one client by case, milliseconds, and the share of nginx's
+/// requests per core.
 const LOCAL_P50_MS: f64 = 0.3;
 const HOP_P50_MS: f64 = 1.0;
+const ADDED_P50_MS: [(&str, f64); 4] = [
+    ("local whole", LOCAL_P50_MS),
+    ("local stream", LOCAL_P50_MS),
+    ("one hop whole", HOP_P50_MS),
+    ("one hop stream", HOP_P50_MS),
+];
 const NGINX_SHARE: f64 = 0.5;
+const NO_NGINX: &str = "nginx is not installed (Debian, Ubuntu: apt-get install nginx-light); no comparison";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
@@ -208,7 +216,7 @@ fn median(rows: &[Row], case: &str, clients: usize, value: &str) -> Option<f64> 
 
 fn aims(rows: &[Row], clients: &[usize]) -> Vec<Aim> {
     let mut aims = Vec::new();
-    for (case, limit) in [("local whole", LOCAL_P50_MS), ("one hop whole", HOP_P50_MS)] {
+    for (case, limit) in ADDED_P50_MS {
         if let Some(found) = median(rows, case, 1, "added p50 ms") {
             aims.push(Aim {
                 what: format!("{case}: added p50 at 1 client"),
@@ -236,16 +244,11 @@ fn aims(rows: &[Row], clients: &[usize]) -> Vec<Aim> {
 async fn report(bed: &Bed, options: &Options, points: &[Point]) -> Result<Report> {
     let rows = rows(points);
     let mut versions = vec![("ollamax-node".to_owned(), bed.cluster.status(0).await?.daemon_version)];
-    let mut notes = vec![format!(
+    versions.extend(bed.nginx.as_ref().map(|nginx| ("nginx".to_owned(), nginx.version.clone())));
+    let left_out = if bed.nginx.is_some() { Vec::new() } else { vec![NO_NGINX.to_owned()] };
+    let notes = vec![format!(
         "the fake answers at once with {TOKENS} tokens in {SLOTS} slots; load, fake and nodes share the cores"
     )];
-    match &bed.nginx {
-        Some(nginx) => versions.push(("nginx".to_owned(), nginx.version.clone())),
-        None => {
-            notes
-                .push("nginx is not installed (Debian, Ubuntu: apt-get install nginx-light); no comparison".to_owned());
-        }
-    }
     Ok(Report {
         bench: "gateway",
         machine: Machine::here(),
@@ -254,6 +257,56 @@ async fn report(bed: &Bed, options: &Options, points: &[Point]) -> Result<Report
         point_seconds: options.seconds,
         aims: aims(&rows, &options.clients),
         rows,
+        left_out,
         notes,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One run of everything at one client; what is added to the direct way, milliseconds.
+    fn points(local: f64, hop: f64, with_nginx: bool) -> Vec<Point> {
+        let ways = [(Way::Direct, 0.0), (Way::Nginx, 0.1), (Way::Local, local), (Way::OneHop, hop)];
+        let ways = ways.into_iter().filter(|(way, _)| with_nginx || *way != Way::Nginx);
+        let point = |stream: bool, way: Way, added: f64| {
+            let seconds = (1.0 + added) / 1_000.0;
+            let (whole, first) = (vec![seconds; 100], vec![seconds; 100]);
+            let outcome = Outcome { whole, first, failed: 0, elapsed: Duration::from_secs(1) };
+            Point { way, stream, clients: 1, outcome, cpu: Duration::from_secs(1) }
+        };
+        ways.flat_map(|(way, added)| [false, true].map(|stream| point(stream, way, added))).collect()
+    }
+
+    fn judged(points: &[Point]) -> Vec<(String, bool)> {
+        aims(&rows(points), &[1]).into_iter().map(|aim| (aim.what, aim.met)).collect()
+    }
+
+    #[test]
+    fn whole_answers_and_streams_have_the_same_aims() {
+        let check = |local: f64, hop: f64, met: [bool; 4]| {
+            let whats = ADDED_P50_MS.map(|(case, _)| format!("{case}: added p50 at 1 client"));
+            let expected: Vec<(String, bool)> = whats.into_iter().zip(met).collect();
+            assert_eq!(judged(&points(local, hop, false)), expected, "{local} {hop}");
+        };
+        check(0.2, 0.9, [true; 4]);
+        check(0.4, 0.9, [false, false, true, true]);
+        check(0.2, 1.1, [true, true, false, false]);
+    }
+
+    #[test]
+    fn a_share_of_nginx_is_an_aim_where_there_is_nginx() {
+        let aims = judged(&points(0.2, 0.9, true));
+        let beside = "local whole: requests per core beside nginx at 1 clients";
+        assert_eq!(aims.iter().filter(|(what, _)| what.contains("nginx")).count(), 1);
+        assert_eq!(aims.last(), Some(&(beside.to_owned(), true)));
+    }
+
+    #[test]
+    fn added_latency_is_judged_at_one_client_alone() {
+        let mut points = points(9.0, 9.0, false);
+        points.iter_mut().for_each(|point| point.clients = 64);
+        assert!(aims(&rows(&points), &[64]).is_empty());
+    }
 }

@@ -2,7 +2,10 @@
 //! `-o json`.
 //!
 //! Every number is measured in this run, on this machine, beside what it is compared with. Nothing is kept between
-//! runs. A run that cannot be made (no nginx) says so and names what to install.
+//! runs. A comparison that cannot be made (no nginx) is left out; the report says so and names what to install.
+//!
+//! The exit code is 1 when a request failed, and with `--check` also when an aim was missed or could not be looked at;
+//! the reasons stand on stderr, the report is printed all the same.
 
 mod gateway;
 mod load;
@@ -12,6 +15,7 @@ mod nginx;
 mod node;
 mod report;
 
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -52,6 +56,9 @@ struct Repeats {
     /// Times that everything is measured.
     #[arg(long, default_value_t = 3)]
     runs: usize,
+    /// End with exit code 1 when an aim is missed or cannot be looked at.
+    #[arg(long)]
+    check: bool,
 }
 
 /// How long and how wide.
@@ -98,25 +105,29 @@ fn check(repeats: &Repeats, seconds: f64) -> Result<()> {
 
 #[tokio::main]
 #[expect(clippy::print_stdout, reason = "the report is what this program is for")]
-async fn main() -> Result<()> {
+async fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
-    let (output, report): (Output, Report) = match arguments.bench {
+    let (Repeats { output, check: aims_count, .. }, report): (Repeats, Report) = match arguments.bench {
         Bench::Gateway(options) => {
             options.check()?;
-            (options.repeats.output, gateway::measure(&options).await?)
+            (options.repeats.clone(), gateway::measure(&options).await?)
         }
         Bench::Metadata(options) => {
             options.check()?;
-            (options.repeats.output, metadata::measure(&options).await?)
+            (options.repeats.clone(), metadata::measure(&options).await?)
         }
         Bench::Node(options) => {
             check(&options.repeats, options.seconds)?;
-            (options.repeats.output, node::measure(&options).await?)
+            (options.repeats.clone(), node::measure(&options).await?)
         }
     };
     match output {
         Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),
         Output::Table => println!("{report}"),
     }
-    Ok(())
+    let faults = report.faults(aims_count);
+    for fault in &faults {
+        eprintln!("error: {fault}");
+    }
+    Ok(if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

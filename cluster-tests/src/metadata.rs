@@ -53,6 +53,7 @@ pub(crate) async fn measure(options: &Options) -> Result<Report> {
         point_seconds: options.seconds,
         rows,
         aims: Vec::new(),
+        left_out: Vec::new(),
         notes: notes(&points),
     };
     cluster.finish().await?;

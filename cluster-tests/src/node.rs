@@ -88,6 +88,7 @@ pub(crate) async fn measure(options: &NodeOptions) -> Result<Report> {
         point_seconds: options.seconds,
         aims: aims(&rows),
         rows,
+        left_out: Vec::new(),
         notes: vec![
             format!("one node: {KEYS} keys of {VALUE_BYTES} bytes, beside a runtime with one model"),
             "cpu: of one core; memory and cpu of the daemon's process alone; OK: answers of /health".to_owned(),

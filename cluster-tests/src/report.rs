@@ -20,8 +20,26 @@ pub(crate) struct Report {
     pub(crate) point_seconds: f64,
     pub(crate) rows: Vec<Row>,
     pub(crate) aims: Vec<Aim>,
-    /// What was left out, and why.
+    /// What is compared with nothing here, and what that takes.
+    pub(crate) left_out: Vec<String>,
+    /// What else a reader has to know.
     pub(crate) notes: Vec<String>,
+}
+
+// === impl Report ===
+
+impl Report {
+    /// Why this run is not a good one: what failed; under `--check` also aims that were missed or not looked at.
+    pub(crate) fn faults(&self, check: bool) -> Vec<String> {
+        let failing = self.rows.iter().filter(|row| row.success_rate < 1.0).map(|row| {
+            let Row { case, clients, .. } = row;
+            format!("{case} at {clients} clients: requests failed, {:.4} % succeeded", row.success_rate * 100.0)
+        });
+        let missed = self.aims.iter().filter(|aim| !aim.met);
+        let missed = missed.map(|aim| format!("{}: wanted {}, found {}: missed", aim.what, aim.wanted, aim.found));
+        let unchecked = self.left_out.iter().map(|what| format!("not checked: {what}"));
+        failing.chain(missed.chain(unchecked).filter(|_| check)).collect()
+    }
 }
 
 /// One case.
@@ -107,7 +125,7 @@ impl fmt::Display for Report {
         for aim in &self.aims {
             writeln!(f, "{}: wanted {}, found {}: {}", aim.what, aim.wanted, aim.found, outcome(aim.met))?;
         }
-        for note in &self.notes {
+        for note in self.left_out.iter().chain(&self.notes) {
             writeln!(f, "note: {note}")?;
         }
         Ok(())
@@ -134,20 +152,45 @@ mod tests {
         assert_eq!(Spread::of(Vec::new()), None);
     }
 
-    #[test]
-    fn as_json_everything_is_found_by_its_name() {
+    fn report(success_rate: f64, met: bool, left_out: &[&str]) -> Report {
         let spread = Spread { median: 2.0, min: 1.0, max: 3.0 };
-        let row = Row { case: "c".to_owned(), clients: 64, success_rate: 0.5, values: vec![("writes/s", spread)] };
-        let report = Report {
+        Report {
             bench: "metadata",
             machine: Machine::here(),
             versions: vec![("ollamax-node".to_owned(), "0.1.0".to_owned())],
             runs: 3,
             point_seconds: 2.0,
-            rows: vec![row],
-            aims: Vec::new(),
+            rows: vec![Row { case: "c".to_owned(), clients: 64, success_rate, values: vec![("writes/s", spread)] }],
+            aims: vec![Aim { what: "a".to_owned(), wanted: "at most 1 ms".to_owned(), found: "2 ms".to_owned(), met }],
+            left_out: left_out.iter().map(|&what| what.to_owned()).collect(),
             notes: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn failures_always_count_and_aims_when_they_are_checked() {
+        let check = |report: &Report, always: &[&str], checked: &[&str]| {
+            assert_eq!(report.faults(false), always);
+            assert_eq!(report.faults(true), [always, checked].concat());
         };
+        let failing = "c at 64 clients: requests failed, 99.9000 % succeeded";
+        let missed = "a: wanted at most 1 ms, found 2 ms: missed";
+        check(&report(1.0, true, &[]), &[], &[]);
+        check(&report(0.999, true, &[]), &[failing], &[]);
+        check(&report(1.0, false, &[]), &[], &[missed]);
+        check(&report(1.0, true, &["no nginx"]), &[], &["not checked: no nginx"]);
+        check(&report(0.999, false, &["no nginx"]), &[failing], &[missed, "not checked: no nginx"]);
+    }
+
+    #[test]
+    fn what_is_left_out_is_shown_as_a_note() {
+        let text = report(1.0, true, &["no nginx"]).to_string();
+        assert!(text.contains("\nnote: no nginx\n"), "{text}");
+    }
+
+    #[test]
+    fn as_json_everything_is_found_by_its_name() {
+        let report = report(0.5, true, &[]);
         let json = serde_json::to_value(&report).expect("plain data");
         assert!(json["machine"]["cores"].is_u64());
         assert_eq!(json["versions"]["ollamax-node"], "0.1.0");

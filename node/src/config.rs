@@ -2,6 +2,7 @@
 //! is touched.
 
 use std::fs;
+use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
@@ -14,7 +15,7 @@ use ollamax_outbound as outbound;
 use ollamax_scheduler as scheduler;
 use ollamax_store as store;
 use ollamax_types::Role;
-use ollamax_types::limits::LABEL_BYTES_MAX;
+use ollamax_types::limits::{LABEL_BYTES_MAX, TOKEN_TEXT_BYTES_MAX};
 
 use crate::telemetry;
 
@@ -24,13 +25,15 @@ pub(crate) mod layers;
 use layers::{Effective, Layers, Problem};
 
 /// Environment variables that begin as ours do, but are no configuration keys.
-pub(crate) const OTHER_VARIABLES: [&str; 6] = [
+pub(crate) const OTHER_VARIABLES: [&str; 8] = [
     "OLLAMAX_DATA_DIR",
     "OLLAMAX_API",
     "OLLAMAX_SOAK",
     "OLLAMAX_CONFIG",
     "OLLAMAX_TEST_CLOCK_OFFSET_MS",
     "OLLAMAX_SEED",
+    "OLLAMAX_REVISION",
+    "OLLAMAX_ROOMS",
 ];
 
 /// Rights of others than the owner of a file.
@@ -181,7 +184,9 @@ impl NodeConfig {
         }
         let token = &self.cluster.token_file;
         if !token.is_empty() && needs_token {
-            problems.extend(token_problem(Path::new(token)).map(|problem| format!("cluster.token_file: {problem}")));
+            let fault = read_token(Path::new(token)).err();
+            problems
+                .extend(fault.map(|TokenFault { why, next }| format!("cluster.token_file: {token}: {why}; {next}")));
         }
         problems
     }
@@ -232,19 +237,35 @@ pub(crate) fn is_label(text: &str) -> bool {
     (1..=LABEL_BYTES_MAX).contains(&text.len()) && text.chars().all(valid)
 }
 
-/// Why a token cannot be taken from a file. It is a secret, so nobody else may read it.
-fn token_problem(path: &Path) -> Option<String> {
-    let shown = path.display();
-    let next = "write the token there, mode 0600";
-    match fs::File::open(path).and_then(|file| file.metadata()) {
-        Err(error) => Some(format!("{shown}: {error}; {next}")),
-        Ok(about) if !about.is_file() => Some(format!("{shown} is no file; {next}")),
-        Ok(about) if about.mode() & FOREIGN_RIGHTS != 0 => {
-            let mode = about.mode() & 0o7777;
-            Some(format!("{shown} holds a secret but has mode {mode:04o}; run: chmod 600 {shown}"))
-        }
-        Ok(_) => None,
+/// A token that cannot be taken from a file.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct TokenFault {
+    /// What is wrong with the file.
+    pub(crate) why: String,
+    /// What mends it.
+    pub(crate) next: String,
+}
+
+/// The token in a file. It is a secret, so nobody else may read it.
+pub(crate) fn read_token(path: &Path) -> Result<String, TokenFault> {
+    let fault = |why: String| TokenFault { why, next: "write the token there, mode 0600".to_owned() };
+    let broken = |error: io::Error| fault(error.to_string());
+    let file = fs::File::open(path).map_err(broken)?;
+    let about = file.metadata().map_err(broken)?;
+    if !about.is_file() {
+        return Err(fault("it is no file".to_owned()));
     }
+    if about.mode() & FOREIGN_RIGHTS != 0 {
+        let why = format!("it holds a secret but has mode {:04o}", about.mode() & 0o7777);
+        return Err(TokenFault { why, next: format!("chmod 600 {}", path.display()) });
+    }
+    let mut token = String::new();
+    let room = TOKEN_TEXT_BYTES_MAX as u64 + 1;
+    file.take(room).read_to_string(&mut token).map_err(broken)?;
+    if token.len() > TOKEN_TEXT_BYTES_MAX {
+        return Err(fault("it is too long for a token".to_owned()));
+    }
+    Ok(token)
 }
 
 fn split(line: &str) -> Problem {
@@ -255,8 +276,18 @@ fn split(line: &str) -> Problem {
 fn read_file(path: &Path) -> Result<serde_json::Value, Problem> {
     let problem = |message: String| Problem { subject: path.display().to_string(), message };
     let text = fs::read_to_string(path).map_err(|error| problem(error.to_string()))?;
-    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| problem(error.to_string()))?;
+    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| problem(in_one_line(&text, &error)))?;
     serde_json::to_value(table).map_err(|error| problem(error.to_string()))
+}
+
+/// What is wrong with a file, and where; toml's own text is a drawing over several lines.
+fn in_one_line(text: &str, error: &toml::de::Error) -> String {
+    let message = error.message().split_whitespace().collect::<Vec<_>>().join(" ");
+    let Some(span) = error.span() else { return message };
+    // At the end of a file its last line is meant, not the empty one behind it.
+    let before = &text.as_bytes()[..span.start.min(text.len().saturating_sub(1))];
+    let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
+    format!("line {line}: {message}")
 }
 
 #[cfg(test)]

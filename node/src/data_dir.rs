@@ -244,7 +244,11 @@ impl DataDir {
         if self.identity.membership.is_some() || !raft.exists() {
             return Ok(());
         }
-        fs::remove_dir_all(&raft).map_err(|source| DataDirError::Unusable { path: raft, source })
+        match fs::remove_dir_all(&raft) {
+            // Another disk that is mounted there cannot go, but it is empty now.
+            Err(_) if is_empty(&raft) => Ok(()),
+            swept => swept.map_err(|source| DataDirError::Unusable { path: raft, source }),
+        }
     }
 
     /// The directory itself.
@@ -288,6 +292,10 @@ impl DataDir {
         let text = serde_json::to_vec_pretty(&self.identity).expect("plain fields serialise");
         replace_file(&path, &text, 0o600).map_err(|source| DataDirError::Unusable { path, source })
     }
+}
+
+fn is_empty(folder: &Path) -> bool {
+    fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none())
 }
 
 /// Replaces a file whole: a crash leaves the old or the new one, never a part.

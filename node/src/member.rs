@@ -170,8 +170,7 @@ pub(crate) fn register(
     scheduler: &scheduler::Metrics,
     registry: &Registry,
 ) -> prometheus::Result<()> {
-    metadata.metrics().register(registry)?;
-    metadata.store_metrics().register(registry)?;
+    metadata.register_metrics(registry)?;
     scheduler.register(registry)
 }
 

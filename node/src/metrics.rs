@@ -14,7 +14,7 @@
 //! page `docs/operations/metrics.md` lists the metrics of all crates; a test here compares it with what is registered.
 
 use prometheus::process_collector::ProcessCollector;
-use prometheus::{GaugeVec, IntGauge, IntGaugeVec, Opts, Registry};
+use prometheus::{GaugeVec, IntGaugeVec, Opts, Registry};
 
 use ollamax_core::health::Health;
 use ollamax_store::Space;
@@ -29,8 +29,8 @@ const REVISION: &str = match option_env!("OLLAMAX_REVISION") {
 /// This machine and the other members, as last read.
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
-    disk_free_bytes: IntGauge,
-    disk_used_bytes: IntGauge,
+    disk_free_bytes: IntGaugeVec,
+    disk_used_bytes: IntGaugeVec,
     members: IntGaugeVec,
 }
 
@@ -62,10 +62,11 @@ impl Metrics {
     /// # Errors
     /// When the registry has one of these names already.
     pub(crate) fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let disk = |name: &str, help: &str| IntGaugeVec::new(Opts::new(name, help), &[]);
         let members = Opts::new("ollamax_members", "The other members, by what this node thinks of them");
         let metrics = Self {
-            disk_free_bytes: IntGauge::new("ollamax_disk_free_bytes", "Free where the data directory lies")?,
-            disk_used_bytes: IntGauge::new("ollamax_disk_used_bytes", "In use where the data directory lies")?,
+            disk_free_bytes: disk("ollamax_disk_free_bytes", "Free where the data directory lies")?,
+            disk_used_bytes: disk("ollamax_disk_used_bytes", "In use where the data directory lies")?,
             members: IntGaugeVec::new(members, &["health"])?,
         };
         registry.register(Box::new(metrics.disk_free_bytes.clone()))?;
@@ -75,9 +76,15 @@ impl Metrics {
         Ok(metrics)
     }
 
-    pub(crate) fn show_disk(&self, space: Space) {
-        self.disk_free_bytes.set(whole(space.free_bytes));
-        self.disk_used_bytes.set(whole(space.used_bytes));
+    /// A disk that does not say how full it is has no value.
+    pub(crate) fn show_disk(&self, space: Option<Space>) {
+        let Some(space) = space else {
+            self.disk_free_bytes.reset();
+            return self.disk_used_bytes.reset();
+        };
+        let unlabelled: [&str; 0] = [];
+        self.disk_free_bytes.with_label_values(&unlabelled).set(whole(space.free_bytes));
+        self.disk_used_bytes.with_label_values(&unlabelled).set(whole(space.used_bytes));
     }
 
     pub(crate) fn show_members(&self, others: &[Health]) {

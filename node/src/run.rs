@@ -1,7 +1,7 @@
 //! Boot to drain on one page.
 //!
 //! Boot: the directory, the key, the listeners, the runtime, then what the node was. Nothing is announced before it
-//! works. Drain: not ready, leadership handed over while answers finish within the grace, engines, connections, exit.
+//! works. Drain: nothing new, leadership handed over while answers finish within the grace, engines, connections, exit.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -118,7 +118,7 @@ pub(crate) async fn run(start: Start) -> anyhow::Result<()> {
     if let Some(resumed) = resumed {
         resumed.map_err(|error| anyhow::anyhow!("{}: {}\ntry: {}", error.what, error.why, error.next))?;
         tracing::info!(api = node.api_url, name = node.name, data_dir = %start.data_dir.display(), "the node runs");
-        warn_if_open(&node);
+        warn_if_open(node.api_open, &node.api_url);
         // None of these can fail the node; all end with it.
         tasks.spawn(unattended::take_part(Arc::clone(&node), stops.exit.clone()));
         tasks.spawn(removal::retire_when_removed(Arc::clone(&node), stops.exit.clone()));
@@ -391,11 +391,13 @@ fn advertised_api(config: &NodeConfig, bound: SocketAddr, peer: &[String]) -> Ve
     hosts.map(|(host, _)| format!("http://{host}:{}", bound.port())).collect()
 }
 
-fn warn_if_open(node: &Node) {
-    if node.api_open {
+/// At every start, since nobody is asked for a key.
+pub(crate) fn warn_if_open(api_open: bool, api_url: &str) {
+    if api_open {
         tracing::warn!(
-            api = node.api_url,
-            "api.allow_unauthenticated is true: everybody who reaches this address may use the models of the cluster"
+            api = api_url,
+            "api.allow_unauthenticated is true: everybody who reaches this address may use the models of the cluster; \
+             set api.listen to a loopback address, or keep the port behind a firewall"
         );
     }
 }

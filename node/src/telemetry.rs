@@ -203,6 +203,8 @@ mod tests {
     use ollamax_proto::v1;
     use ollamax_types::Timestamp;
 
+    use crate::run;
+
     use super::*;
 
     /// Node 3 at a fixed time, with the filter of the default level.
@@ -355,6 +357,15 @@ mod tests {
         ] {
             assert_eq!(line[key], expected, "{key}");
         }
+    }
+
+    #[test]
+    fn a_node_that_serves_the_network_says_so_and_what_to_do() {
+        let line = logged("info", || run::warn_if_open(true, "http://0.0.0.0:11435"));
+        assert_eq!((&line["level"], &line["api"]), (&"warn".into(), &"http://0.0.0.0:11435".into()));
+        let text = line["msg"].as_str().unwrap_or_default();
+        assert!(text.starts_with("api.allow_unauthenticated is true") && text.contains("set api.listen"), "{line}");
+        assert_eq!(logged("info", || run::warn_if_open(false, "http://127.0.0.1:11435")), Value::Null);
     }
 
     #[test]

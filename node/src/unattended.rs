@@ -4,6 +4,7 @@
 //! that fails is tried again with growing waits, since the other machines, or the token, may come later; what cannot
 //! succeed by waiting is said once and given up.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use ollamax_proto::v1;
 use ollamax_security::draw_request_id;
 use ollamax_types::{ErrorCode, RequestId};
 
+use crate::config::{self, TokenFault};
 use crate::lifecycle::Node;
 
 const FIRST_WAIT: Duration = Duration::from_secs(1);
@@ -64,10 +66,9 @@ fn own_request() -> (RequestId, Span) {
 }
 
 async fn join(node: &Node, id: RequestId, token_file: &str, role: &str) -> Result<v1::JoinReply, AdminError> {
-    let token = std::fs::read_to_string(token_file).map_err(|error| {
-        let next = "write the token there, mode 0600; it is read again soon";
+    let token = config::read_token(Path::new(token_file)).map_err(|TokenFault { why, next }| {
         let what = format!("cluster.token_file {token_file}");
-        AdminError::new(ErrorCode::PreconditionFailed, what, error.to_string(), next)
+        AdminError::new(ErrorCode::PreconditionFailed, what, why, format!("{next}; it is read again soon"))
     })?;
     let request = v1::JoinRequest { token, seeds: Vec::new(), role: role.to_owned(), node_name: String::new() };
     node.join(id, request).await

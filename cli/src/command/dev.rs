@@ -1,7 +1,8 @@
 //! `ollamax dev`: a whole cluster on this machine, from the programs beside this one.
 //!
-//! `DIR/dev.json` holds the ports, drawn once outside the ephemeral range; `DIR/nN` is the data directory of node N.
-//! A second `up` starts the same cluster again. `down` ends only processes that run on these directories.
+//! `DIR/dev.json` holds the ports, drawn once outside this machine's ephemeral range, and the runtimes; `DIR/nN` is the
+//! data directory of node N. A second `up` starts the same cluster again and refuses to make another of it. `down` ends
+//! only processes that run on these directories.
 
 #[cfg(unix)]
 mod cluster;
@@ -22,10 +23,10 @@ pub(crate) async fn run(global: &Global, command: DevCommand) -> Result<(), Fail
     }
 }
 
-/// The daemon runs on Linux and macOS.
+/// The daemon runs on Linux.
 #[cfg(not(unix))]
 #[expect(clippy::unused_async, reason = "same shape as on unix")]
 pub(crate) async fn run(_global: &Global, _command: DevCommand) -> Result<(), Failure> {
     let next = "run it there; `ollamax run` and `ollamax ps` work from here with --api";
-    Err(Failure::new(1, "a cluster cannot be started here", "the daemon runs on Linux and macOS", next))
+    Err(Failure::new(1, "a cluster cannot be started here", "the daemon runs on Linux", next))
 }

@@ -7,14 +7,15 @@ use serde_json::json;
 use tokio::io::AsyncReadExt as _;
 
 use ollamax_proto::v1::{JoinReply, JoinRequest};
+use ollamax_types::limits::TOKEN_TEXT_BYTES_MAX;
 
 use crate::args::{Global, JoinArgs, Output};
 use crate::client;
 use crate::error::Failure;
 use crate::output;
 
-/// Longest token that is read, with room for what an editor adds, bytes.
-const TOKEN_BYTES_MAX: u64 = 4_096;
+/// One byte more than a token has shows that it is none.
+const READ_BYTES_MAX: u64 = TOKEN_TEXT_BYTES_MAX as u64 + 1;
 
 /// Asks the node, which finds a member, checks it, and redeems the token.
 pub(crate) async fn run(global: &Global, args: JoinArgs) -> Result<(), Failure> {
@@ -73,8 +74,9 @@ async fn token(args: &JoinArgs) -> Result<String, Failure> {
         None if given != "-" => Ok(given),
         Some(_) | None => {
             let mut text = String::new();
-            let read = tokio::io::stdin().take(TOKEN_BYTES_MAX).read_to_string(&mut text).await;
-            read.map(|_| text).map_err(|error| Failure::usage(format!("standard input: {error}"), "ollamax join TOKEN"))
+            let read = tokio::io::stdin().take(READ_BYTES_MAX).read_to_string(&mut text).await;
+            read.and_then(|_| bounded(text))
+                .map_err(|error| Failure::usage(format!("standard input: {error}"), "ollamax join TOKEN"))
         }
     }
 }
@@ -91,8 +93,14 @@ fn read_token(path: &Path) -> Result<String, Failure> {
         return Err(Failure::new(4, what, why, format!("chmod 600 {shown}")));
     }
     let mut text = String::new();
-    file.take(TOKEN_BYTES_MAX).read_to_string(&mut text).map_err(bad)?;
-    Ok(text)
+    file.take(READ_BYTES_MAX).read_to_string(&mut text).map_err(bad)?;
+    bounded(text).map_err(bad)
+}
+
+/// What is longer is no token, and is not cut to one.
+fn bounded(text: String) -> io::Result<String> {
+    let fits = text.len() <= TOKEN_TEXT_BYTES_MAX;
+    fits.then_some(text).ok_or_else(|| io::Error::other("too long for a token"))
 }
 
 /// The mode of a file that group or others may use; 0 for one that they may not, and for a pipe.
@@ -158,6 +166,9 @@ mod tests {
             let why = "whoever reads a join token can bring a machine into the cluster";
             assert_eq!(read, Err(Failure::new(4, what, why, format!("chmod 600 {}", path.display()))));
         }
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("set");
+        std::fs::write(&path, "t".repeat(5_000)).expect("written");
+        assert!(read_token(&path).expect_err("too long").page(false).contains("too long for a token"));
         assert_eq!(read_token(&temp.path().join("missing")).expect_err("missing").exit(), 2);
     }
 }

@@ -2,10 +2,11 @@
 
 use std::io::{IsTerminal as _, Write as _};
 
+use futures::StreamExt as _;
 use http::Method;
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
 
 use crate::args::{Global, Output, RunArgs};
 use crate::error::Failure;
@@ -13,6 +14,8 @@ use crate::{http_client, output};
 
 /// Longest line of a stream.
 const LINE_BYTES_MAX: usize = 8 << 20;
+/// Longest question.
+const QUESTION_BYTES_MAX: usize = 8 << 20;
 
 /// Whom to ask, and how to show what comes back.
 struct Asking<'a> {
@@ -31,21 +34,26 @@ pub(crate) async fn run(global: &Global, args: RunArgs) -> Result<(), Failure> {
         return asking.ask(&mut messages, args.prompt.join(" ")).await;
     }
     let interactive = asking.form == Output::Table && std::io::stdin().is_terminal();
-    let mut lines = BufReader::new(tokio::io::stdin()).lines();
+    let mut lines = FramedRead::new(tokio::io::stdin(), LinesCodec::new_with_max_length(QUESTION_BYTES_MAX));
     loop {
         if interactive {
             drop(write!(std::io::stderr(), ">>> ").and_then(|()| std::io::stderr().flush()));
         }
-        let line = lines.next_line().await;
-        let line = line.map_err(|error| {
-            Failure::new(1, "standard input", error.to_string(), "ollamax run MODEL \"a question\"")
-        })?;
+        let line = lines.next().await.transpose().map_err(|error| unread(&error))?;
         match line.as_deref().map(str::trim) {
             None | Some("/bye") => return Ok(()),
             Some("") => {}
             Some(question) => asking.ask(&mut messages, question.to_owned()).await?,
         }
     }
+}
+
+fn unread(error: &LinesCodecError) -> Failure {
+    let why = match error {
+        LinesCodecError::MaxLineLengthExceeded => format!("a line is longer than {} MiB", QUESTION_BYTES_MAX >> 20),
+        LinesCodecError::Io(error) => error.to_string(),
+    };
+    Failure::new(2, "standard input holds no question", why, "ollamax run MODEL \"a question\"")
 }
 
 // === impl Asking ===
@@ -61,14 +69,7 @@ impl Asking<'_> {
         let head = answer.headers();
         let node = head.get("x-ollamamax-node").and_then(|node| node.to_str().ok()).unwrap_or_default().to_owned();
         let id = http_client::request_id(head);
-        let told = match self.read(answer.into_body()).await {
-            Ok(told) => told,
-            Err(failure) => {
-                // What is said of it does not stand behind the piece that came.
-                output::talk(self.form, "");
-                return Err(failure.with_request_id(&id));
-            }
-        };
+        let told = self.read(answer.into_body()).await.map_err(|failure| failure.with_request_id(&id))?;
         self.finish(&node, &told)?;
         messages.push(json!({"role": "assistant", "content": told.text}));
         Ok(())

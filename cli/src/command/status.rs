@@ -15,7 +15,7 @@ use crate::{output, text};
 /// Age of this node's view above which the page says so, milliseconds.
 const VIEW_AGE_SHOWN_MS: u64 = 3_000;
 
-/// Asks the node; exit code 10 when something needs attention that stops changes or answers.
+/// Asks the node; exit code 10 when something needs attention that is more than advice.
 pub(crate) async fn run(global: &Global) -> Result<(), Failure> {
     let reply = client::connect(global).await?.status(StatusRequest {}).await?.into_inner();
     if global.output == Output::Json {

@@ -20,7 +20,9 @@ use ollamax_proto::v1;
 pub use admin::{Ack, Admin, CallError, request_id};
 pub use build::{Builder, NodePlan, Runtime};
 pub use inference::chat_body;
-pub use process::{Facts, Node, RuntimeFacts, abort, binary, children, cpu_time, idle_time, run_to_exit};
+pub use process::{
+    Facts, Node, RuntimeFacts, abort, binary, children, clean_environment, cpu_time, idle_time, run_to_exit,
+};
 
 use crate::FakeOllama;
 use crate::http::HttpClient;

@@ -11,11 +11,13 @@ pub mod fake_ollama;
 pub mod http;
 pub mod link;
 pub mod port;
+pub mod remembered;
 pub mod room;
 pub mod seed;
 pub mod wait;
 
 pub use cluster::Cluster;
 pub use fake_ollama::FakeOllama;
+pub use remembered::Remembered;
 pub use room::Room;
 pub use seed::Seed;

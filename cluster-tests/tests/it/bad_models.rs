@@ -5,12 +5,12 @@ use std::process::Output;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 
+use ollamax_testkit::Cluster;
 use ollamax_testkit::cluster::{Runtime, abort, children, run_to_exit};
-use ollamax_testkit::{Cluster, wait};
 
-use crate::model_owners::PATIENCE;
+use crate::model_owners::{self, PATIENCE};
 
 const IMPORT_LIMIT: Duration = Duration::from_secs(60);
 /// Nodes with an engine of their own; the first node has none.
@@ -50,8 +50,12 @@ async fn import(cluster: &Cluster, file: &Path, name: &str) -> Result<Output> {
 
 /// Everything that lies in the model stores.
 fn stored(cluster: &Cluster) -> Result<Vec<PathBuf>> {
+    files_below(OWNERS.iter().map(|owner| cluster.node(*owner).data_dir().join("models")).collect())
+}
+
+/// All files below these folders.
+pub(crate) fn files_below(mut folders: Vec<PathBuf>) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
-    let mut folders: Vec<PathBuf> = OWNERS.iter().map(|owner| cluster.node(*owner).data_dir().join("models")).collect();
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(&folder).with_context(|| format!("list {}", folder.display()))? {
             let path = entry?.path();
@@ -68,18 +72,12 @@ async fn start(test: &str) -> Result<Cluster> {
         plan = plan.node(owner, |node| node.runtime = Runtime::Engine);
     }
     let cluster = plan.start().await?;
-    wait::until("the engines to be up", PATIENCE, || async {
-        let status = cluster.status(0).await?;
-        let up = ollamax_proto::v1::runtime::State::Up;
-        let count = status.nodes.iter().filter(|node| node.runtime.as_ref().is_some_and(|it| it.state() == up)).count();
-        ensure!(count == OWNERS.len(), "{count} engines are up");
-        Ok(())
-    })
-    .await?;
+    model_owners::runtimes_up(&cluster, OWNERS.len()).await?;
     Ok(cluster)
 }
 
-fn engine(cluster: &Cluster, owner: usize) -> Result<u32> {
+/// Process id of the engine beside a node.
+pub(crate) fn engine(cluster: &Cluster, owner: usize) -> Result<u32> {
     let runtime = cluster.node(owner).facts()?.runtime.context("no runtime in node.json")?;
     runtime.pid.filter(|pid| *pid > 1).context("no engine in node.json")
 }
@@ -139,12 +137,15 @@ async fn native_aborts_end_after_two_runners(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-async fn a_runner_that_aborts_mid_answer_is_told_and_not_asked_elsewhere(cluster: &Cluster) -> Result<()> {
-    // Paid for repeating itself, the demo model goes on for thousands of tokens.
+/// A request whose answer goes on for long: paid for repeating itself, the demo model says thousands of tokens.
+pub(crate) fn long_answer() -> Value {
     let options = json!({ "temperature": 0, "repeat_penalty": 0.01, "num_predict": 5_000 });
-    let body = json!({ "model": "demo", "prompt": "a a a a", "raw": true, "options": options });
+    json!({ "model": "demo", "prompt": "a a a a", "raw": true, "options": options })
+}
+
+async fn a_runner_that_aborts_mid_answer_is_told_and_not_asked_elsewhere(cluster: &Cluster) -> Result<()> {
     let before = cluster.metric(0, ATTEMPTS).await?.unwrap_or(0.0);
-    let mut answer = cluster.http().post(&cluster.url(0, "/api/generate")?, &body).await?;
+    let mut answer = cluster.http().post(&cluster.url(0, "/api/generate")?, &long_answer()).await?;
     ensure!(answer.status == 200, "{}", answer.status);
     answer.next_piece().await?.context("no first line")?;
     let runners: Vec<u32> = engines(cluster)?.into_iter().flat_map(children).collect();

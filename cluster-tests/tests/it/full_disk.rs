@@ -77,19 +77,9 @@ impl Acknowledged {
     }
 }
 
-/// Makes the node with the small disk the leader: the one whose disk matters most.
-async fn make_it_lead(cluster: &Cluster) -> Result<()> {
-    let id = cluster.status(SMALL).await?.node_id;
-    let leader = cluster.leader(PATIENCE).await?;
-    if leader != SMALL {
-        cluster.node(leader).admin()?.transfer_leader(id).await?;
-    }
-    ensure!(cluster.leader(PATIENCE).await? == SMALL, "it does not lead");
-    Ok(())
-}
-
 async fn below_the_reserve(cluster: &Cluster, room: &Room, acknowledged: &mut Acknowledged) -> Result<()> {
-    make_it_lead(cluster).await?;
+    // The one whose disk matters most.
+    model_owners::make_it_lead(cluster, SMALL).await?;
     room.fill(RESERVE_BYTES / 2)?;
     let refusal = cluster.set(SMALL, "one", b"more").await.err().context("it took a change without room")?;
     ensure!(refusal.code == Some(ErrorCode::DiskFull) && refusal.took <= ANSWER_LIMIT, "{refusal}");

@@ -7,13 +7,18 @@
 mod bad_input;
 mod bad_models;
 mod cut_off_minority;
+mod dev_cluster;
+mod doctor;
+mod engine_without_its_node;
 mod full_disk;
+mod full_disk_engine;
 mod gateway_cancel;
 mod gateway_lists;
 mod gateway_retries;
 mod gateway_streams;
 mod health;
 mod huge_bodies;
+mod import_conflict;
 mod lagging_node_snapshot;
 mod lifecycle;
 mod membership;
@@ -23,10 +28,12 @@ mod no_false_suspicion;
 mod paused_leader;
 mod paused_node_is_routed_around;
 mod proxy_variables;
+mod reach_back;
 mod removed_member;
 mod request_ids;
 mod single_node;
 mod stock_clients;
+mod stopping;
 mod thirty_days_off;
 mod thirty_kills;
 
@@ -52,12 +59,20 @@ pub(crate) fn soak() -> bool {
     std::env::var("OLLAMAX_SOAK").is_ok_and(|text| text == "1")
 }
 
-/// Whether a test has to be left out because this system withholds what it needs. That is told where cargo does not
-/// hide it, with the way to allow it, and is a failure where `OLLAMAX_ROOMS=required`.
+/// Whether a test has to be left out because this system withholds what it needs. That is told, with the way to allow
+/// it, and is a failure where `OLLAMAX_ROOMS=required`.
 pub(crate) async fn left_out(test: &str, need: Need) -> Result<bool> {
     let Some(reason) = room::withheld(need).await? else { return Ok(false) };
     let required = std::env::var(ROOMS_VARIABLE).is_ok_and(|text| text == "required");
     ensure!(!required, "{test}: {ROOMS_VARIABLE}=required, but this system refuses {need:?}: {reason}");
-    writeln!(std::io::stderr(), "\nWARNING: {test} WAS NOT RUN: this system refuses it {need:?}: {reason}\n")?;
+    say_left_out(test, &format!("this system refuses it {need:?}: {reason}"))?;
     Ok(true)
+}
+
+/// Says that a test was not run, where cargo does not hide it. In these words `cargo xtask test` finds it and lists it
+/// at the end (`cluster-tests/xtask/src/closing.rs`).
+pub(crate) fn say_left_out(test: &str, why: &str) -> Result<()> {
+    // In one piece, so that no other line comes between.
+    let text = format!("\nWARNING: {test} WAS NOT RUN: {why}\n\n");
+    Ok(std::io::stderr().write_all(text.as_bytes())?)
 }

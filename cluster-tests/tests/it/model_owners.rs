@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use ollamax_proto::v1::runtime::State;
 use ollamax_testkit::cluster::{Runtime, chat_body};
 use ollamax_testkit::fake_ollama::{ModelScript, Script};
 use ollamax_testkit::{Cluster, wait};
@@ -13,10 +14,16 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Starts the cluster; `change` edits the script of both fakes.
 pub(crate) async fn start(test: &str, change: impl FnOnce(&mut Script)) -> Result<Cluster> {
+    start_among(test, 3, change).await
+}
+
+/// Starts the cluster among more nodes; those after the third have no runtime either.
+pub(crate) async fn start_among(test: &str, nodes: usize, change: impl FnOnce(&mut Script)) -> Result<Cluster> {
     let mut script = Script::with_models([ModelScript::named("demo")]);
     change(&mut script);
     let fake = || Runtime::Fake(Box::new(script.clone()));
     let cluster = Cluster::builder(test)
+        .nodes(nodes)
         .node(1, |plan| plan.runtime = fake())
         .node(2, |plan| plan.runtime = fake())
         .start()
@@ -55,6 +62,29 @@ pub(crate) async fn make_resident(cluster: &Cluster, index: usize) -> Result<()>
         anyhow::Ok(())
     })
     .await
+}
+
+/// Waits until node 0 sees this many runtimes up.
+pub(crate) async fn runtimes_up(cluster: &Cluster, count: usize) -> Result<()> {
+    wait::until(&format!("{count} runtimes to be up"), PATIENCE, || async {
+        let status = cluster.status(0).await?;
+        let runtimes = status.nodes.iter().filter_map(|node| node.runtime.as_ref());
+        let up = runtimes.filter(|runtime| runtime.state() == State::Up).count();
+        ensure!(up == count, "{up} are up");
+        Ok(())
+    })
+    .await
+}
+
+/// Hands leadership to a node.
+pub(crate) async fn make_it_lead(cluster: &Cluster, index: usize) -> Result<()> {
+    let id = cluster.status(index).await?.node_id;
+    let leader = cluster.leader(PATIENCE).await?;
+    if leader != index {
+        cluster.node(leader).admin()?.transfer_leader(id).await?;
+    }
+    ensure!(cluster.leader(PATIENCE).await? == index, "it does not lead");
+    Ok(())
 }
 
 /// Inference requests that a fake has received.

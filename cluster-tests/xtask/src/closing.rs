@@ -1,8 +1,10 @@
 //! Cargo's closing lines: what each test binary says at its end, held back and printed once, together, at the very end.
 //!
 //! A workspace has two dozen test binaries; their results are wanted in one place, after the table of steps, and in
-//! cargo's own words. Everything else that cargo and the tests print passes through as it comes.
+//! cargo's own words. Everything else that cargo and the tests print passes through as it comes. Tests that say that
+//! they were left out count as passed for cargo, so they are listed there too, with their reasons.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Write};
 use std::process::Command;
 
@@ -11,6 +13,8 @@ use anyhow::{Context, Result, bail};
 use crate::workspace::shown;
 
 const RESULT: &str = "test result: ";
+/// How a test says that it was left out: `say_left_out` in `cluster-tests/tests/it/main.rs`.
+const LEFT_OUT: [&str; 2] = ["WARNING: ", " WAS NOT RUN: "];
 
 /// The results of every test binary that ran.
 #[derive(Debug, Default)]
@@ -20,6 +24,8 @@ pub(crate) struct Closing {
     lines: Vec<String>,
     passed: u64,
     failed: u64,
+    /// Tests that were left out, and why.
+    left_out: BTreeMap<String, String>,
 }
 
 // === impl Closing ===
@@ -59,20 +65,21 @@ impl Closing {
         Ok(())
     }
 
-    /// Whether this line is a closing line, kept for the end.
+    /// Whether this line is a closing line, kept for the end. What tests say of being left out is noted on the way.
     fn keep(&mut self, line: &str) -> bool {
+        self.left_out.extend(left_out(line).map(|(test, why)| (test.to_owned(), why.to_owned())));
         let announced = line.trim_start();
         if announced.starts_with("Running ") || announced.starts_with("Doc-tests ") {
             self.running = Some(line.to_owned());
         }
         let Some(result) = line.strip_prefix(RESULT) else { return false };
-        let (passed, failed, left_out) =
+        let (passed, failed, filtered) =
             (count(result, "passed"), count(result, "failed"), count(result, "filtered out"));
         self.passed += passed;
         self.failed += failed;
         let announced = self.running.take();
         // Where tests are chosen by name, most binaries have none of them.
-        if passed + failed > 0 || left_out == 0 {
+        if passed + failed > 0 || filtered == 0 {
             self.lines.extend(announced);
             self.lines.push(line.to_owned());
         }
@@ -84,15 +91,27 @@ impl Closing {
         self.lines.is_empty()
     }
 
-    /// How many tests passed and failed.
+    /// How many tests passed and failed, and how many of those that passed had left themselves out.
     pub(crate) fn totals(&self) -> String {
-        format!("{} tests passed, {} failed", self.passed, self.failed)
+        let totals = format!("{} tests passed, {} failed", self.passed, self.failed);
+        if self.left_out.is_empty() { totals } else { format!("{totals}, {} left out", self.left_out.len()) }
     }
 
-    /// Cargo's announcements and closing lines, as they were.
+    /// Cargo's announcements and closing lines, as they were; then what was left out.
     pub(crate) fn text(&self) -> String {
-        self.lines.iter().map(|line| format!("{line}\n")).collect()
+        let mut text: String = self.lines.iter().map(|line| format!("{line}\n")).collect();
+        if !self.left_out.is_empty() {
+            text += "\nleft out, not run:\n";
+            text.extend(self.left_out.iter().map(|(test, why)| format!("  {test}: {why}\n")));
+        }
+        text
     }
+}
+
+/// Which test this line says was left out, and why.
+fn left_out(line: &str) -> Option<(&str, &str)> {
+    let [before, between] = LEFT_OUT;
+    line.split_once(before)?.1.split_once(between)
 }
 
 /// The number before `word` in `ok. 3 passed; 0 failed; …`.
@@ -127,6 +146,28 @@ mod tests {
         assert!(
             lines[2].ends_with("(target/debug/deps/it-2)") && lines[3].starts_with("test result: FAILED. 5 passed")
         );
+    }
+
+    #[test]
+    fn a_test_that_was_left_out_is_named_at_the_end_and_told_as_it_comes() {
+        let check = |line: &str, expected: Option<(&str, &str)>| assert_eq!(left_out(line), expected, "{line}");
+        check("WARNING: full_disk WAS NOT RUN: no rooms: here", Some(("full_disk", "no rooms: here")));
+        check("test x ... WARNING: a b WAS NOT RUN: c", Some(("a b", "c")));
+        check("WARNING: the disk is slow", None);
+        check("full_disk WAS NOT RUN: no rooms", None);
+        check("test full_disk::it ... ok", None);
+
+        let mut closing = Closing::default();
+        let said = "\nWARNING: full_disk WAS NOT RUN: no rooms\n\ntest full_disk::it ... ok\n";
+        let result = "test result: ok. 1 passed; 0 failed; 0 ignored; finished in 0.10s\n";
+        let mut through = Vec::new();
+        // A second run, as of the soak, names it once more.
+        for _ in 0..2 {
+            closing.read(format!("{said}{result}").as_bytes(), &mut through).expect("reads");
+        }
+        assert_eq!(String::from_utf8(through).expect("text"), said.repeat(2));
+        assert_eq!(closing.totals(), "2 tests passed, 0 failed, 1 left out");
+        assert!(closing.text().ends_with("\n\nleft out, not run:\n  full_disk: no rooms\n"), "{}", closing.text());
     }
 
     #[test]

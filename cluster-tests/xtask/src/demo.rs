@@ -35,8 +35,8 @@ pub(crate) enum Stay {
 
 /// Name of the model in the cluster.
 const MODEL: &str = "demo";
-/// Asked through the node that does not have the model.
-const QUESTIONS: [&str; 2] = ["What is OllamaMax?", "What happens when a node fails?"];
+/// Asked through the node that does not have the model. What it learned to answer to these is true of this release.
+const QUESTIONS: [&str; 2] = ["What is a quorum?", "What happens when the leader fails?"];
 /// How long a new placement may take to be seen by every node.
 const PLACEMENT_WAIT: Duration = Duration::from_secs(30);
 /// How long an election, or an answer after a death, may take.

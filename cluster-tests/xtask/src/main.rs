@@ -33,7 +33,7 @@ usage: cargo xtask COMMAND
   env                          lines for a shell, so that plain cargo commands share what these build
   test [--keep-going]          every gate: format, house style, lints, documentation, build, tests
   demo [--once]                a three-node cluster on this machine: ask, kill, ask again
-  bench NAME [-o json]         measure: `gateway`, `metadata` or `node`
+  bench NAME [--check]         measure `gateway`, `metadata` or `node` (-o json); --check: a missed aim is a failure
   soak [--rounds N] [--seed S] the cluster suites again and again, each round with a fresh seed
 ";
 

@@ -94,7 +94,7 @@ fn disk(space: Option<Space>, reserve_bytes: u64) -> Component {
         Some((space, Ok(()))) => {
             (true, format!("{} MiB free, {} MiB used", space.free_bytes >> 20, space.used_bytes >> 20))
         }
-        None => (true, "cannot be asked".to_owned()),
+        None => (false, "it does not say how full it is".to_owned()),
     };
     Component { name: "disk", works, needed: Needed::Shown, detail }
 }
@@ -180,6 +180,6 @@ mod tests {
         let free = |mib: u64| Some(Space { free_bytes: mib << 20, used_bytes: 5 << 20 });
         check(disk(free(64), 64 << 20), true, Needed::Shown, "64 MiB free, 5 MiB used");
         check(disk(free(3), 64 << 20), false, Needed::Shown, "3 MiB are free, and 64 MiB are kept");
-        check(disk(None, 64 << 20), true, Needed::Shown, "cannot be asked");
+        check(disk(None, 64 << 20), false, Needed::Shown, "does not say how full it is");
     }
 }

@@ -64,9 +64,17 @@ fn the_example_file_sets_nothing_and_what_is_printed_can_be_read_again() {
 
 #[test]
 fn a_half_written_file_is_one_clear_line_with_its_place() {
-    let problems = load("[api]\nlisten = \"127.0.0.1:1").expect_err("cut in half");
-    assert_eq!(problems.len(), 1);
-    assert!(problems[0].message.contains("line 2"), "{}", problems[0]);
+    let check = |toml: &str, place: &str| {
+        let problems = load(toml).expect_err("cut in half");
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        let (message, shown) = (&problems[0].message, problems[0].to_string());
+        assert!(message.len() > place.len() && message.starts_with(place), "{shown}");
+        assert!(!shown.contains('\n'), "{shown:?}");
+    };
+    check("[api", "line 1: ");
+    check("[api]\nlisten = \"127.0.0.1:1", "line 2: ");
+    check("[api]\nlisten = \"127.0.0.1:0\"\n[peer\n", "line 3: ");
+    check("[node]\nname = \"a\"\nname = \"b\"\n", "line 3: ");
     let missing = NodeConfig::load(Some(Path::new("/nonexistent/f.toml")), Vec::new(), Vec::new(), false);
     let problems = missing.expect_err("missing");
     assert!(problems[0].to_string().starts_with("/nonexistent/f.toml: No such file"), "{}", problems[0]);
@@ -106,10 +114,12 @@ fn a_token_file_is_looked_at_before_anything_starts() {
     fs::write(&path, "omxj1.a.b.c").expect("written");
     for mode in [0o644, 0o640, 0o604] {
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("set");
-        assert!(load(true).ends_with(&format!("has mode {mode:04o}; run: chmod 600 {}", path.display())));
+        assert!(load(true).ends_with(&format!("has mode {mode:04o}; chmod 600 {}", path.display())));
     }
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("set");
     assert_eq!(load(true), "");
+    fs::write(&path, "t".repeat(5_000)).expect("written");
+    assert!(load(true).contains("too long for a token"), "{}", load(true));
     fs::remove_file(&path).expect("removed");
     fs::create_dir(&path).expect("made");
     assert!(load(true).contains("is no file"), "{}", load(true));

@@ -78,9 +78,7 @@ impl Reader {
     fn read(&self, system: Option<&System>) {
         let disk = Space::of(&self.data_dir);
         self.disk.send_replace(disk);
-        if let Some(space) = disk {
-            self.metrics.show_disk(space);
-        }
+        self.metrics.show_disk(disk);
         let Some(engines) = self.slot.get() else { return };
         self.metrics.show_members(&engines.scheduler.others());
         let mut machine = Machine {

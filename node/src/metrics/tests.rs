@@ -50,7 +50,8 @@ async fn answer_a_client(registry: &Registry) {
 async fn registry() -> Registry {
     let registry = Registry::new();
     register_process(&registry).expect("new names");
-    Metrics::register(&registry).expect("new names");
+    let space = Space { free_bytes: 7, used_bytes: 9 };
+    Metrics::register(&registry).expect("new names").show_disk(Some(space));
     GpuMetrics::register(&registry).expect("new names").show(&[], &[gpu()]);
     outbound::Metrics::new().register(&registry).expect("new names");
     Door::open(new_key(), Words::default()).await.net.metrics().register(&registry).expect("new names");
@@ -99,7 +100,7 @@ fn members_and_disk_are_shown_as_they_were_last_read() {
     let metrics = Metrics::register(&registry).expect("new names");
     metrics.show_members(&[Health::Dead, Health::Alive, Health::Alive]);
     metrics.show_members(&[Health::Suspect, Health::Alive]);
-    metrics.show_disk(Space { free_bytes: 7, used_bytes: 9 });
+    metrics.show_disk(Some(Space { free_bytes: 7, used_bytes: 9 }));
     let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).expect("text");
     let values: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
     assert_eq!(
@@ -113,6 +114,10 @@ fn members_and_disk_are_shown_as_they_were_last_read() {
             r#"ollamax_members{health="unknown"} 0"#,
         ]
     );
+    metrics.show_disk(None);
+    let is_shown = |family: &&prometheus::proto::MetricFamily| !family.get_metric().is_empty();
+    let names: Vec<String> = registry.gather().iter().filter(is_shown).map(|family| family.name().to_owned()).collect();
+    assert_eq!(names, ["ollamax_members"], "a disk that says nothing has no value");
 }
 
 #[test]

@@ -23,6 +23,9 @@ use ollamax_types::{Clock, ErrorCode};
 
 use crate::telemetry::Standing;
 
+/// Causes that are kept of an error.
+const CAUSES_MAX: usize = 16;
+
 /// Writes lines.
 pub(super) struct JsonLine {
     pub(super) standing: Arc<Standing>,
@@ -100,7 +103,8 @@ impl Visit for Fields<'_> {
     fn record_error(&mut self, field: &Field, error: &(dyn Error + 'static)) {
         self.put(field, error.to_string().into());
         let mut cause = error.source();
-        while let Some(error) = cause {
+        for _ in 0..CAUSES_MAX {
+            let Some(error) = cause else { break };
             self.stack.push(format!("because of {error}"));
             cause = error.source();
         }

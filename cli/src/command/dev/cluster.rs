@@ -287,11 +287,7 @@ fn root(global: &Global) -> Result<PathBuf, Failure> {
 /// The cluster that lies there, or a new one with ports of its own.
 fn plans(root: &Path, nodes: usize, runtime_urls: &[String]) -> Result<Vec<Plan>, Failure> {
     if let Some(known) = load(root)? {
-        if known.len() != nodes {
-            let what = format!("{} holds a cluster of {} nodes, not {nodes}", root.display(), known.len());
-            let next = format!("--nodes {}, or another --data-dir", known.len());
-            return Err(Failure::new(4, what, "a development cluster keeps its size", next));
-        }
+        check_same(root, &known, nodes, runtime_urls)?;
         return Ok(known);
     }
     if !runtime_urls.is_empty() && runtime_urls.len() != nodes {
@@ -310,17 +306,45 @@ fn plans(root: &Path, nodes: usize, runtime_urls: &[String]) -> Result<Vec<Plan>
     let salt = u64::from(std::process::id()).wrapping_mul(97);
     let mut plans = Vec::new();
     for number in 1..=nodes {
-        let why = "all ports from 20000 to 31999 are in use";
-        let none = || Failure::new(1, "no free ports", why, "end what listens there: ss -tulpn");
         plans.push(Plan {
             name: format!("n{number}"),
             data_dir: root.join(format!("n{number}")),
-            ports: ports::draw(salt, &mut taken).ok_or_else(none)?,
+            ports: ports::draw(salt, &mut taken).ok_or_else(no_ports)?,
             ollama: runtime_urls.get(number - 1).cloned(),
         });
     }
     save(root, &plans).map_err(failed)?;
     Ok(plans)
+}
+
+/// Refuses to start what lies there as something else; runtimes that are not named stay as they are.
+fn check_same(root: &Path, known: &[Plan], nodes: usize, runtime_urls: &[String]) -> Result<(), Failure> {
+    let place = root.display();
+    if known.len() != nodes {
+        let what = format!("{place} holds a cluster of {} nodes, not {nodes}", known.len());
+        let next = format!("--nodes {}, or another --data-dir", known.len());
+        return Err(Failure::new(4, what, "a development cluster keeps its size", next));
+    }
+    let held = known.iter().map(|plan| plan.ollama.as_deref());
+    if runtime_urls.is_empty() || held.clone().eq(runtime_urls.iter().map(|url| Some(url.as_str()))) {
+        return Ok(());
+    }
+    let held: Vec<&str> = held.map(|url| url.unwrap_or("the bundled engine")).collect();
+    let what = format!("{place} holds a cluster beside other runtimes: {}", held.join(", "));
+    let next = format!(
+        "leave --runtime-url out; or ollamax dev down --data-dir {place}, then ollamax dev up with another --data-dir"
+    );
+    Err(Failure::new(4, what, "a development cluster keeps its runtimes", next))
+}
+
+fn no_ports() -> Failure {
+    let why = format!(
+        "each from {} to {} is in use, or net.ipv4.ip_local_port_range gives it to anybody",
+        ports::CANDIDATES.start(),
+        ports::CANDIDATES.end()
+    );
+    let next = "end what listens there: ss -tulpn; or move the range: sysctl -w";
+    Failure::new(1, "no free ports", why, next)
 }
 
 fn save(root: &Path, plans: &[Plan]) -> std::io::Result<()> {
@@ -381,6 +405,29 @@ mod tests {
         assert_eq!(plans(temp.path(), 3, &[]).expect_err("another size").exit(), 4);
         fs::write(temp.path().join("dev.json"), "{\"nodes\":[{}]}").expect("written");
         assert!(load(temp.path()).is_err());
+    }
+
+    #[test]
+    fn a_cluster_keeps_its_runtimes_whether_they_are_named_again_or_not() {
+        let own = ["http://127.0.0.1:1", "http://127.0.0.1:2"].map(str::to_owned);
+        let others = ["http://127.0.0.1:2", "http://127.0.0.1:1"].map(str::to_owned);
+        let temp = tempfile::tempdir().expect("temp");
+        for urls in [&own[..], &own[..], &own[..0]] {
+            let plans = plans(temp.path(), 2, urls).expect("made, then the same");
+            assert!(plans.iter().map(|plan| plan.ollama.as_ref()).eq(own.iter().map(Some)), "{plans:?}");
+        }
+        for urls in [&others[..], &own[..1]] {
+            let failure = plans(temp.path(), 2, urls).expect_err("other runtimes");
+            assert_eq!(failure.exit(), 4);
+            let page = failure.page(false);
+            for words in ["http://127.0.0.1:1, http://127.0.0.1:2", "ollamax dev down", "another --data-dir"] {
+                assert!(page.contains(words), "{words:?} in {page}");
+            }
+        }
+        let engines = tempfile::tempdir().expect("temp");
+        plans(engines.path(), 2, &[]).expect("drawn");
+        let page = plans(engines.path(), 2, &own).expect_err("it has engines").page(false);
+        assert!(page.contains("the bundled engine, the bundled engine"), "{page}");
     }
 
     #[test]

@@ -274,15 +274,39 @@ impl Node {
         self.signal(Signal::SIGCONT)
     }
 
-    /// Waits for a killed process and forgets it.
+    /// Waits for a killed process and forgets it, and makes sure that its engine is gone too.
     pub(crate) async fn reap(&self) -> Result<ExitStatus> {
+        let status = self.reap_alone().await?;
+        self.end_engine();
+        Ok(status)
+    }
+
+    async fn reap_alone(&self) -> Result<ExitStatus> {
         let mut held = self.child.lock().await;
         let child = held.as_mut().with_context(|| format!("{} does not run", self.name()))?;
         let status = child.wait().await.context("wait for the process")?;
         *held = None;
-        self.end_engine();
         *lock(&self.running) = None;
         Ok(status)
+    }
+
+    /// SIGKILL to the daemon and to nothing else: its engine has to end by itself, and the test has to see to that.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub async fn kill_alone(&self) -> Result<ExitStatus> {
+        self.signal_kill()?;
+        self.reap_alone().await
+    }
+
+    /// Runs `ollamax` with these words at this node until it exits by itself.
+    ///
+    /// # Errors
+    /// When it still runs at the deadline; it is ended then.
+    pub async fn ollamax(&self, words: &[&str], deadline: Duration) -> Result<Output> {
+        let data_dir = self.data_dir().display().to_string();
+        let words: Vec<&str> = ["--data-dir", &data_dir].into_iter().chain(words.iter().copied()).collect();
+        run_to_exit("ollamax", &words, deadline).await
     }
 
     /// SIGTERM, then waits for the end.
@@ -430,8 +454,9 @@ pub async fn run_to_exit(program: &str, arguments: &[&str], deadline: Duration) 
     }
 }
 
-/// Nothing of the caller's environment may decide what a test sees.
-fn clean_environment(command: &mut Command) {
+/// Takes away what decides about nodes in the caller's environment, proxies too: nothing of it may change what a test
+/// sees.
+pub fn clean_environment(command: &mut Command) {
     let foreign = std::env::vars_os().filter(|(name, _)| {
         let name = name.to_string_lossy().to_lowercase();
         name.starts_with("ollama") || name.ends_with("_proxy")

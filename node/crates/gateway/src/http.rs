@@ -201,7 +201,6 @@ pub fn router(parts: Parts) -> Router {
         .fallback(|| ready(plain(StatusCode::NOT_FOUND, "404 page not found")))
         .method_not_allowed_fallback(|| ready(plain(StatusCode::METHOD_NOT_ALLOWED, "405 method not allowed")))
         .layer(middleware::from_fn_with_state(Arc::clone(&door), edge::check))
-        .layer(tower_http::catch_panic::CatchPanicLayer::custom(observe::panicked))
         .layer(middleware::from_fn_with_state(Arc::clone(&door), observe::observe))
         .with_state(door)
 }

@@ -12,7 +12,9 @@ use std::time::Duration;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, Fatal, RaftError};
 use openraft::metrics::WaitError;
+use openraft::vote::RaftLeaderId as _;
 use openraft::{ChangeMembers, EmptyNode, Instant as _};
+use prometheus::Registry;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
@@ -23,6 +25,7 @@ use ollamax_types::{ClusterId, ErrorCode, Incarnation, NodeId};
 use crate::config::Config;
 use crate::error::{ChangeError, ProposeError};
 use crate::followers;
+use crate::gauges::Gauges;
 use crate::logtime::Stamper;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
@@ -153,16 +156,18 @@ impl Handle {
         self.0.changes.clone()
     }
 
-    /// What consensus counts.
-    #[must_use]
-    pub fn metrics(&self) -> &Metrics {
-        &self.0.metrics
+    /// Shows what consensus is at and counts, and what the store below counts.
+    ///
+    /// # Errors
+    /// When the registry holds one of the names already.
+    pub fn register_metrics(&self, registry: &Registry) -> prometheus::Result<()> {
+        self.0.metrics.register(registry)?;
+        registry.register(Box::new(Gauges::new(Arc::downgrade(&self.0))))?;
+        self.0.store.metrics().register(registry)
     }
 
-    /// What the store below counts.
-    #[must_use]
-    pub fn store_metrics(&self) -> &store::Metrics {
-        self.0.store.metrics()
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.0.metrics
     }
 
     /// A picture of this moment.
@@ -241,21 +246,24 @@ impl Handle {
     /// Resolves with the first [`Handle::failure`].
     pub fn fatal(&self) -> impl Future<Output = (ErrorCode, String)> + Send + 'static {
         let handle = self.clone();
-        let (mut metrics, mut sync) = (self.0.raft.metrics(), self.0.store.fatal());
+        // This channel closes when consensus ends, and is quiet while nobody is elected, added or removed.
+        let (mut consensus, mut sync) = (self.0.raft.server_metrics(), self.0.store.fatal());
         async move {
+            let mut ended = false;
             loop {
-                metrics.borrow_and_update();
+                consensus.borrow_and_update();
                 sync.borrow_and_update();
                 if let Some(failure) = handle.failure() {
                     return failure;
                 }
+                if ended && handle.0.stopped.load(Ordering::Acquire) {
+                    std::future::pending::<()>().await;
+                }
+                if ended {
+                    return (ErrorCode::StorageFailed, "consensus has stopped".to_owned());
+                }
                 tokio::select! {
-                    changed = metrics.changed() => if changed.is_err() {
-                        if handle.0.stopped.load(Ordering::Acquire) {
-                            std::future::pending::<()>().await;
-                        }
-                        return (ErrorCode::StorageFailed, "consensus has stopped".to_owned());
-                    },
+                    changed = consensus.changed() => ended = changed.is_err(),
                     _ = sync.changed() => {}
                 }
             }
@@ -264,14 +272,14 @@ impl Handle {
 
     /// Resolves with the term as soon as it is another than `known`; never after consensus has stopped.
     pub fn next_term(&self, known: u64) -> impl Future<Output = u64> + Send + 'static {
-        let mut metrics = self.0.raft.metrics();
+        let mut votes = self.0.raft.server_metrics();
         async move {
             loop {
-                let term = metrics.borrow_and_update().current_term;
+                let term = votes.borrow_and_update().vote.leader_id().term();
                 if term != known {
                     return term;
                 }
-                if metrics.changed().await.is_err() {
+                if votes.changed().await.is_err() {
                     std::future::pending::<()>().await;
                 }
             }

@@ -1,9 +1,9 @@
-//! What this crate counts. Names start with `ollamax_raft_`; times are seconds.
+//! What this crate counts (`gauges.rs` has what it is at). Names start with `ollamax_raft_`; times are seconds.
 
 use std::time::Duration;
 
 use prometheus::core::Collector;
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry};
 
 /// How a proposal ended, as the `outcome` label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,18 +31,12 @@ impl Outcome {
 
 /// The metrics of one node's consensus. Clones share them.
 #[derive(Debug, Clone)]
-pub struct Metrics {
-    pub(crate) term: IntGauge,
-    pub(crate) is_leader: IntGauge,
+pub(crate) struct Metrics {
     pub(crate) leader_changes: IntCounter,
     proposals: IntCounterVec,
     commit_seconds: Histogram,
     apply_seconds: Histogram,
     applied_entries: IntCounter,
-    pub(crate) applied_index: IntGauge,
-    pub(crate) committed_index: IntGauge,
-    pub(crate) last_log_index: IntGauge,
-    pub(crate) log_entries: IntGauge,
     pub(crate) snapshots_built: IntCounter,
     pub(crate) snapshots_installed: IntCounter,
     pub(crate) snapshot_bytes_sent: IntCounter,
@@ -64,16 +58,10 @@ impl Metrics {
         }
         Self {
             proposals,
-            term: gauge("term", "Current term"),
-            is_leader: gauge("is_leader", "1 while this node leads"),
             leader_changes: counter("leader_changes_total", "Times that another leader was seen"),
             commit_seconds: histogram("commit_seconds", "From proposal to answer, on the leader"),
             apply_seconds: histogram("apply_seconds", "Time to apply one batch"),
             applied_entries: counter("applied_entries_total", "Entries applied"),
-            applied_index: gauge("applied_index", "Index applied"),
-            committed_index: gauge("committed_index", "Index known to be committed"),
-            last_log_index: gauge("last_log_index", "Index of the last entry in the log"),
-            log_entries: gauge("log_entries", "Entries that the log holds"),
             snapshots_built: counter("snapshots_built_total", "Snapshots taken"),
             snapshots_installed: counter("snapshots_installed_total", "Snapshots received and installed"),
             snapshot_bytes_sent: counter("snapshot_bytes_sent_total", "Bytes of snapshots sent"),
@@ -85,19 +73,13 @@ impl Metrics {
     ///
     /// # Errors
     /// When the registry holds one of the names already.
-    pub fn register(&self, registry: &Registry) -> Result<(), prometheus::Error> {
-        let all: [Box<dyn Collector>; 15] = [
-            Box::new(self.term.clone()),
-            Box::new(self.is_leader.clone()),
+    pub(crate) fn register(&self, registry: &Registry) -> Result<(), prometheus::Error> {
+        let all: [Box<dyn Collector>; 9] = [
             Box::new(self.leader_changes.clone()),
             Box::new(self.proposals.clone()),
             Box::new(self.commit_seconds.clone()),
             Box::new(self.apply_seconds.clone()),
             Box::new(self.applied_entries.clone()),
-            Box::new(self.applied_index.clone()),
-            Box::new(self.committed_index.clone()),
-            Box::new(self.last_log_index.clone()),
-            Box::new(self.log_entries.clone()),
             Box::new(self.snapshots_built.clone()),
             Box::new(self.snapshots_installed.clone()),
             Box::new(self.snapshot_bytes_sent.clone()),
@@ -120,10 +102,6 @@ impl Metrics {
     }
 }
 
-fn gauge(name: &str, help: &str) -> IntGauge {
-    IntGauge::new(format!("ollamax_raft_{name}"), help).expect("the name is valid")
-}
-
 fn counter(name: &str, help: &str) -> IntCounter {
     IntCounter::new(format!("ollamax_raft_{name}"), help).expect("the name is valid")
 }
@@ -144,7 +122,7 @@ mod tests {
         metrics.register(&registry).expect("fresh registry");
         let names: std::collections::BTreeSet<_> =
             registry.gather().iter().map(|family| family.name().to_owned()).collect();
-        assert_eq!(names.len(), 15, "{names:?}");
+        assert_eq!(names.len(), 9, "{names:?}");
         assert!(metrics.register(&registry).is_err());
     }
 }

@@ -1,6 +1,6 @@
 //! Opens the store, starts consensus over it, and owns the loops beside it.
 //!
-//! Tasks in the given group: `autopilot` (logs a failed step and decides anew), `gauges` (cannot fail), `stop` (hands
+//! Tasks in the given group: `autopilot` (logs a failed step and decides anew), `leader` (cannot fail), `stop` (hands
 //! over, stops consensus, flushes). All end when `stop` fires; openraft's own tasks end within [`Handle::shutdown`].
 
 use std::path::PathBuf;
@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use openraft::async_runtime::watch::WatchReceiver as _;
+use openraft::vote::RaftLeaderId as _;
 use openraft::{SnapshotPolicy, StepDownPolicy};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -112,7 +113,7 @@ impl Service {
             stopping: tokio::sync::Mutex::new(()),
         }));
         parts.tasks.spawn(autopilot::run(handle.clone(), parts.stop.clone()));
-        parts.tasks.spawn(keep_gauges(handle.clone(), parts.stop.clone()));
+        parts.tasks.spawn(watch_leader(handle.clone(), parts.stop.clone()));
         let (stopping, stop) = (handle.clone(), parts.stop);
         parts.tasks.spawn(async move {
             stop.cancelled().await;
@@ -157,26 +158,16 @@ fn raft_config(parts: &Parts) -> Result<openraft::Config, openraft::ConfigError>
     .validate()
 }
 
-/// Copies what openraft shows into the gauges, each time it changes.
-async fn keep_gauges(handle: Handle, stop: CancellationToken) {
-    let mut watched = handle.0.raft.metrics();
+/// Tells and counts each change of leader.
+async fn watch_leader(handle: Handle, stop: CancellationToken) {
+    let mut watched = handle.0.raft.server_metrics();
     let mut leader = None;
     loop {
         let now = watched.borrow_and_update().clone();
-        let metrics = handle.metrics();
-        let gauge = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
-        metrics.term.set(gauge(now.current_term));
-        metrics.is_leader.set(i64::from(now.state.is_leader()));
-        metrics.applied_index.set(gauge(now.last_applied.map_or(0, |id| id.index)));
-        metrics.committed_index.set(gauge(now.local_committed.map_or(0, |id| id.index)));
-        metrics.last_log_index.set(gauge(now.last_log_index.unwrap_or(0)));
-        let held = handle.0.log.state();
-        let entries = held.first.zip(held.last).map_or(0, |(first, last)| last.saturating_sub(first) + 1);
-        metrics.log_entries.set(gauge(entries));
         if now.current_leader.is_some() && now.current_leader != leader {
             leader = now.current_leader;
-            metrics.leader_changes.inc();
-            tracing::info!(leader, term = now.current_term, "leader");
+            handle.metrics().leader_changes.inc();
+            tracing::info!(leader, term = now.vote.leader_id().term(), "leader");
         }
         tokio::select! {
             () = stop.cancelled() => return,

@@ -29,7 +29,8 @@ pub struct Config {
 pub struct PeerConfig {
     /// Where to listen. `[::]` takes IPv4 too. Since 0.1.
     pub listen: SocketAddr,
-    /// What others shall dial, `host` or `host:port`; empty: this machine's addresses. Since 0.1.
+    /// What others shall dial, `host` or `host:port`; empty: this machine's addresses, without those of containers and
+    /// VPNs. Since 0.1.
     pub advertise: Vec<String>,
     /// Longest wait for a TCP connection to one address, ms. Since 0.1.
     pub connect_timeout_ms: u64,

@@ -11,9 +11,9 @@ use std::task::{Context, Poll};
 
 use http::{Request, Response};
 use tokio::sync::Semaphore;
-use tonic::Status;
 use tonic::body::Body;
 use tonic::service::Routes;
+use tonic::{Code, Status};
 use tower::Service;
 
 use crate::metrics::Metrics;
@@ -60,9 +60,21 @@ impl Service<Request<Body>> for ByMembership {
         Box::pin(async move {
             let answer = answer.await;
             drop(place);
-            answer
+            answer.map(|answer| if is_unserved(&answer) { not_a_member().into_http() } else { answer })
         })
     }
+}
+
+/// Whether no service took the request.
+fn is_unserved(answer: &Response<Body>) -> bool {
+    Status::from_header_map(answer.headers()).is_some_and(|status| status.code() == Code::Unimplemented)
+}
+
+fn not_a_member() -> Status {
+    Status::permission_denied(
+        "this node's key belongs to no member of the cluster that answers here; `ollamax join TOKEN` makes it one, and \
+         a member that was removed leaves first: ollamax leave",
+    )
 }
 
 fn refusal(status: Status) -> Answer {

@@ -35,7 +35,8 @@ pub struct Config {
     /// Address of the runtime in any form that `OLLAMA_HOST` takes; empty means find it. For the engine: where it
     /// shall listen (empty: 127.0.0.1, any free port). Since 0.1.
     pub url: String,
-    /// Requests that one model works on at once; 0 means the runtime's default, which is 1. Since 0.1.
+    /// Requests that the runtime gets at once for one model; 0 means 1. The same number as `OLLAMA_NUM_PARALLEL` of the
+    /// Ollama beside this node; the engine works on one. Since 0.1.
     pub parallel: u32,
     /// Milliseconds between two looks at what is loaded (`/api/ps`). Since 0.1.
     pub residency_interval_ms: u64,

@@ -42,6 +42,8 @@ pub const GPUS_MAX: usize = 64;
 pub const TOKEN_TTL_DEFAULT: Duration = Duration::from_secs(3_600);
 /// Longest join token life.
 pub const TOKEN_TTL_MAX: Duration = Duration::from_secs(30 * 24 * 3_600);
+/// Longest text of a join token that is read, with room for what an editor adds, bytes.
+pub const TOKEN_TEXT_BYTES_MAX: usize = 4 << 10;
 /// TCP keep-alive of client connections: idle time, interval, probes.
 pub const TCP_KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 /// Interval between keep-alive probes.

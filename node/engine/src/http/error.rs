@@ -163,6 +163,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_full_queue_may_be_asked_again() {
+        let error = ApiError::from(InferenceError::Acquire(AcquireError::Busy));
+        assert_eq!(error.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(error.message, "server busy, please try again.  maximum pending requests exceeded");
+    }
+
+    #[test]
     fn a_full_disk_is_told_from_other_trouble() {
         let check = |error: io::Error, status: StatusCode| {
             let error = ApiError::from(UploadError::from(error));

@@ -1,4 +1,5 @@
-//! Loads that fail, with a script in the place of the runner: it says what lies in the file that it is to load.
+//! Loads that fail, with a script in the place of the runner: it says what lies in the file that it is to load. And a
+//! queue that is full, which needs no runner at all.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -89,5 +90,25 @@ async fn only_a_load_that_lacks_memory_makes_idle_models_go() {
 
     let huge = model(folder, "huge", &[failed(Fault::Memory), loaded()]);
     load(&pool, &huge).await.expect_err("with nobody to make room it is not tried again");
+    stop.cancel();
+}
+
+#[tokio::test]
+async fn one_more_than_may_wait_is_told_in_ollamas_words() {
+    let temp = tempfile::tempdir().expect("temp");
+    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let pool = Pool::new(temp.path().join("never-started"), tasks, stop.clone());
+    let wanted = model(temp.path(), "asked", &[]);
+    let turn = pool.seat(&wanted.weights).turn().await.expect("nobody else asks");
+    let mut waiting: Vec<_> = (0..limits::QUEUE_LENGTH_MAX).map(|_| Box::pin(pool.acquire(&wanted))).collect();
+    for one in &mut waiting {
+        assert!(futures::poll!(one).is_pending());
+    }
+    let error = pool.acquire(&wanted).await.expect_err("one too many");
+    assert!(matches!(error, AcquireError::Busy), "{error}");
+    assert_eq!(error.to_string(), "server busy, please try again.  maximum pending requests exceeded");
+    drop(waiting.pop());
+    assert!(futures::poll!(Box::pin(pool.acquire(&wanted))).is_pending(), "who gave up made room");
+    drop((waiting, turn));
     stop.cancel();
 }

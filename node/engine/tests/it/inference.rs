@@ -68,6 +68,45 @@ async fn chat_knows_its_system_text_and_its_limits() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whatever_leaves_one_token_makes_a_hot_text_the_likeliest_one() -> Result<()> {
+    let server = Server::with_demo().await?;
+    let ask = async |options: &Value| -> Result<Value> {
+        let messages = json!([{"role": "user", "content": FIVE.0}]);
+        let body = json!({"model": "demo", "stream": false, "messages": messages, "options": options});
+        Ok(server.post("/api/chat", body).await?["message"]["content"].clone())
+    };
+    let likeliest = ask(&json!({"temperature": 0, "num_predict": 40})).await?;
+    let mut others = 0;
+    for seed in [1, 2, 3] {
+        let hot = json!({"temperature": 5, "top_k": 0, "top_p": 1, "min_p": 0, "seed": seed, "num_predict": 40});
+        others += usize::from(ask(&hot).await? != likeliest);
+        for (name, value) in [("top_k", json!(1)), ("top_p", json!(1e-6)), ("min_p", json!(1.0))] {
+            let mut narrow = hot.clone();
+            narrow[name] = value;
+            assert_eq!(ask(&narrow).await?, likeliest, "{narrow}");
+        }
+    }
+    assert!(others > 0, "nothing was left to chance");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn repetition_is_paid_or_punished_within_its_reach_only() -> Result<()> {
+    let server = Server::with_demo().await?;
+    let ask = async |penalty: f64, reach: i64| -> Result<Value> {
+        let options = json!({"temperature": 0, "num_predict": 40, "repeat_penalty": penalty, "repeat_last_n": reach});
+        let messages = json!([{"role": "user", "content": FIVE.0}]);
+        let body = json!({"model": "demo", "stream": false, "messages": messages, "options": options});
+        Ok(server.post("/api/chat", body).await?["message"]["content"].clone())
+    };
+    let plain = ask(1.0, 64).await?;
+    assert_eq!(ask(0.01, 0).await?, plain, "looks back at nothing");
+    assert_ne!(ask(0.01, 64).await?, plain);
+    assert_ne!(ask(0.01, -1).await?, plain, "looks back at the whole context");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn temperature_zero_gives_the_same_bytes_after_anything_and_in_any_process() -> Result<()> {
     let (one, two) = (Server::with_demo().await?, Server::with_demo().await?);
     let long = "explain the cluster and its nodes please ".repeat(20);

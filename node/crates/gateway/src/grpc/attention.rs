@@ -159,6 +159,22 @@ mod tests {
     }
 
     #[test]
+    fn an_api_that_is_open_to_the_network_is_told_last_and_only_by_members() {
+        let check = |status: &StatusReply, expected: &[&str]| {
+            let found = needs_attention(status, &["m:latest".to_owned()], true);
+            assert_eq!(found.iter().map(|entry| entry.id.as_str()).collect::<Vec<_>>(), expected);
+            assert!(found.iter().all(|entry| !entry.next.is_empty() && !entry.why.is_empty()), "{found:?}");
+        };
+        check(&healthy(), &["digest_conflict", "api_open"]);
+        let mut waiting = healthy();
+        waiting.set_phase(Phase::Waiting);
+        check(&waiting, &["not_initialised"]);
+        let told = needs_attention(&healthy(), &[], true);
+        assert!(told[0].why.contains("api.allow_unauthenticated"), "{told:?}");
+        assert!(told[0].next.contains("api.listen"), "{told:?}");
+    }
+
+    #[test]
     fn versions_that_differ_are_shown_and_departed_nodes_are_not() {
         assert_eq!(ids(&healthy(), &["m:latest".to_owned()]), ["digest_conflict"]);
         let mut status = healthy();

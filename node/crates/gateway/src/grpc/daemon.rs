@@ -173,8 +173,7 @@ impl From<Refusal> for AdminError {
             }
             Refusal::NodeNotFound(_) => ("no member has this id", "ollamax node list"),
             Refusal::LastVoter(_) => {
-                let next =
-                    "join another voter first; to end the cluster, stop its daemons and remove their data directories";
+                let next = "join another voter first; to end the cluster: ollamax leave --force on each of its nodes";
                 ("a cluster needs one voter", next)
             }
             Refusal::ModelsRemain(_) => ("its models are still on record", "repeat the command"),

@@ -1,6 +1,6 @@
 //! Around every request: its id, its log lines, its metrics, and what happens when a handler panics.
 
-use std::any::Any;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -10,14 +10,15 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Response};
 use axum::middleware::Next;
 use bytes::Bytes;
+use futures::FutureExt as _;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::Instant;
 use tracing::{Instrument as _, Span};
 
 use ollamax_types::{ErrorCode, RequestId};
 
-use crate::error::{ERROR_HEADER, Shape};
-use crate::http::{NODE_HEADER, OpenDoor, REQUEST_ID_HEADER, plain};
+use crate::error::{ApiError, Shape};
+use crate::http::{NODE_HEADER, OpenDoor, REQUEST_ID_HEADER};
 use crate::metrics::Metrics;
 
 /// Which model a request for inference named; empty where it named none. Travels with the answer to its log line.
@@ -58,7 +59,10 @@ pub(crate) async fn observe(State(door): State<Arc<OpenDoor>>, mut request: Requ
     let span = tracing::error_span!("request", request_id = id.0);
     let mut watched =
         Watched { metrics, route, started_at: Instant::now(), saw_byte: false, span: span.clone(), head: None };
-    let mut response = next.run(request).instrument(span).await;
+    let shape = Shape::of_path(request.uri().path());
+    // What a panic leaves behind is this request's alone.
+    let answered = AssertUnwindSafe(next.run(request)).catch_unwind().instrument(span).await;
+    let mut response = answered.unwrap_or_else(|_panic| panicked(shape));
     watched.metrics.requests.with_label_values(&[watched.route.as_str(), response.status().as_str()]).inc();
     let headers = response.headers_mut();
     if let Ok(id) = HeaderValue::from_str(&id.0) {
@@ -84,15 +88,10 @@ fn request_id(door: &OpenDoor, headers: &HeaderMap) -> RequestId {
     sent.and_then(RequestId::chosen).unwrap_or_else(|| RequestId(door.draw_request_id()))
 }
 
-/// A handler panicked: that request only, in the error form that most clients read. The process's panic hook has told
-/// the log.
-pub(crate) fn panicked(_panic: Box<dyn Any + Send + 'static>) -> Response<Body> {
-    let body = Shape::Ollama.body(500, "internal error; the node's log says more under this request's id");
-    let mut response = plain(axum::http::StatusCode::INTERNAL_SERVER_ERROR, body);
-    let json = HeaderValue::from_static("application/json; charset=utf-8");
-    response.headers_mut().insert(axum::http::header::CONTENT_TYPE, json);
-    response.headers_mut().insert(ERROR_HEADER, HeaderValue::from_static(ErrorCode::Internal.as_str()));
-    response
+/// A handler panicked: that request only. The process's panic hook has told the log.
+fn panicked(shape: Shape) -> Response<Body> {
+    let error = "internal error; the node's log says more under this request's id";
+    ApiError::new(ErrorCode::Internal, error).into_response(shape)
 }
 
 // === impl Watched ===
@@ -148,5 +147,49 @@ impl HttpBody for WatchedBody {
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::middleware::from_fn_with_state;
+    use axum::routing::get;
+    use http_body_util::BodyExt as _;
+    use tower::ServiceExt as _;
+
+    use super::*;
+    use crate::http::Parts;
+    use crate::mem::MemNode;
+
+    async fn breaks() -> &'static str {
+        panic!("on purpose")
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_told_in_the_shape_of_its_path_under_its_id() {
+        let registry = prometheus::Registry::new();
+        let door = Arc::new(OpenDoor::new(Parts {
+            node: Arc::new(MemNode::new("n1")),
+            config: crate::config::Config::default(),
+            bound: ([127, 0, 0, 1], 11_435).into(),
+            hostname: "gpu-1".to_owned(),
+            metrics: Metrics::register(&registry).expect("fresh registry"),
+            registry,
+            seed: 1,
+        }));
+        let router = Router::new().route("/api/chat", get(breaks)).route("/v1/models", get(breaks));
+        let router = router.layer(from_fn_with_state(door, observe));
+        for (path, shape) in [("/api/chat", Shape::Ollama), ("/v1/models", Shape::OpenAi)] {
+            let request = Request::get(path).header(REQUEST_ID_HEADER, "r-7").body(Body::empty()).expect("a request");
+            let (head, body) = router.clone().oneshot(request).await.expect("infallible").into_parts();
+            let text = "internal error; the node's log says more under this request's id";
+            assert_eq!(body.collect().await.expect("whole").to_bytes(), shape.body(500, text), "{path}");
+            assert_eq!(
+                (head.status.as_u16(), &head.headers[REQUEST_ID_HEADER]),
+                (500, &HeaderValue::from_static("r-7"))
+            );
+            assert_eq!(head.headers[crate::error::ERROR_HEADER], "internal");
+        }
     }
 }

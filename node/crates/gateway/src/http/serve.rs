@@ -90,11 +90,6 @@ where
 
 /// Serves until `stop`, then lets answers finish within the grace, and returns when the last connection is closed.
 pub async fn serve(listener: TcpListener, router: Router, limits: Limits, metrics: Metrics, stop: CancellationToken) {
-    if let Ok(bound) = listener.local_addr()
-        && !bound.ip().is_loopback()
-    {
-        tracing::warn!(%bound, "api is open to everybody who can reach this address: callers have no keys yet");
-    }
     let free = Arc::new(Semaphore::new(limits.connections_max.min(Semaphore::MAX_PERMITS)));
     let door = Listener {
         router,

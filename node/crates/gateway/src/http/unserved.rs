@@ -48,6 +48,6 @@ fn instead_of(path: &str) -> &'static str {
         "/v1/responses" | "/v1/messages" => "/v1/chat/completions",
         "/api/pull" | "/api/create" => "ollamax model import FILE --name NAME",
         _ if path.starts_with("/api/blobs/") => "ollamax model import FILE --name NAME",
-        _ => "the routes that README.md lists",
+        _ => "the routes that docs/api/routes.md lists",
     }
 }

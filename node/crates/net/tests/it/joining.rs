@@ -20,7 +20,8 @@ async fn a_stranger_reaches_join_and_nothing_else() {
     let hello = JoinClient::new(channel.clone()).hello(HelloRequest::default()).await.unwrap().into_inner();
     assert_eq!(hello.cluster_name, format!("{} None", stranger.peer_id()));
     let refused = RaftClient::new(channel).call(RaftMessage::default()).await.unwrap_err();
-    assert_eq!(refused.code(), Code::Unimplemented, "{refused:?}");
+    assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
+    assert!(refused.message().contains("`ollamax join TOKEN`"), "{refused:?}");
 }
 
 #[tokio::test]
@@ -29,7 +30,7 @@ async fn a_connection_opened_before_joining_serves_the_member_afterwards() {
     let joiner = Node::start(2).await;
     let (channel, _) = joiner.handle.channel_to_address(&nodes[0].address()).await.unwrap();
     let mut client = RaftClient::new(channel);
-    assert_eq!(client.call(RaftMessage::default()).await.unwrap_err().code(), Code::Unimplemented);
+    assert_eq!(client.call(RaftMessage::default()).await.unwrap_err().code(), Code::PermissionDenied);
     nodes[0].handle.set_members(vec![nodes[0].entry(), joiner.entry()]);
     assert_eq!(client.call(RaftMessage::default()).await.unwrap().into_inner().from, 2);
 }
@@ -48,7 +49,7 @@ async fn a_member_that_is_not_heard_of_yet_is_known_by_its_credential() {
     // Once id 5 has been given out and is not in the table, its holder has departed, whatever it shows.
     old.handle.set_next_node_id(NodeId(6));
     let mut client = RaftClient::new(new.handle.channel(old.id, Class::Forward));
-    assert_eq!(client.call(RaftMessage::default()).await.unwrap_err().code(), Code::Unimplemented);
+    assert_eq!(client.call(RaftMessage::default()).await.unwrap_err().code(), Code::PermissionDenied);
 
     // It is still known who that was, so that it can be told.
     let mut client = JoinClient::new(new.handle.channel(old.id, Class::Forward));
@@ -76,7 +77,7 @@ async fn credentials_of_other_clusters_or_of_other_keys_open_nothing() {
         stranger.handle.set_credential(shown, ours.public_key());
         stranger.handle.set_members(vec![nodes[0].entry(), stranger.entry()]);
         let refused = stranger.raft(&nodes[0]).call(RaftMessage::default()).await.unwrap_err();
-        assert_eq!(refused.code(), Code::Unimplemented, "{what}: {refused:?}");
+        assert_eq!(refused.code(), Code::PermissionDenied, "{what}: {refused:?}");
     }
 }
 

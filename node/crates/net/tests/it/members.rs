@@ -48,7 +48,7 @@ async fn a_departed_members_stream_ends_and_its_calls_are_refused() {
     let ended = timeout(LONG, frames.message()).await.expect("the stream ends");
     assert!(ended.is_err(), "{ended:?}");
     let refused = departed.raft(remaining).call(RaftMessage::default()).await.unwrap_err();
-    assert_eq!(refused.code(), Code::Unimplemented, "only the strangers' services are left: {refused}");
+    assert_eq!(refused.code(), Code::PermissionDenied, "only the strangers' services are left: {refused}");
 }
 
 #[tokio::test]

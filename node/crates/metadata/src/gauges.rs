@@ -1,0 +1,109 @@
+//! What consensus is at, as gauges. They are read when somebody asks for them: openraft tells of itself many times a
+//! second, and a copy of each telling would keep an idle node awake.
+//!
+//! Always: after consensus is gone the last values stay.
+
+use std::sync::Weak;
+
+use prometheus::core::{Collector, Desc};
+use prometheus::{IntGauge, proto::MetricFamily};
+
+use crate::handle::{Handle, Inner};
+
+/// The gauges of one node's consensus.
+pub(crate) struct Gauges {
+    consensus: Weak<Inner>,
+    term: IntGauge,
+    is_leader: IntGauge,
+    applied_index: IntGauge,
+    committed_index: IntGauge,
+    last_log_index: IntGauge,
+    log_entries: IntGauge,
+}
+
+// === impl Gauges ===
+
+impl Gauges {
+    pub(crate) fn new(consensus: Weak<Inner>) -> Self {
+        Self {
+            consensus,
+            term: gauge("term", "Current term"),
+            is_leader: gauge("is_leader", "1 while this node leads"),
+            applied_index: gauge("applied_index", "Index applied"),
+            committed_index: gauge("committed_index", "Index known to be committed"),
+            last_log_index: gauge("last_log_index", "Index of the last entry in the log"),
+            log_entries: gauge("log_entries", "Entries that the log holds"),
+        }
+    }
+
+    fn all(&self) -> [&IntGauge; 6] {
+        let Self { term, is_leader, applied_index, committed_index, last_log_index, log_entries, .. } = self;
+        [term, is_leader, applied_index, committed_index, last_log_index, log_entries]
+    }
+
+    fn read(&self, consensus: &Handle) {
+        let show = |gauge: &IntGauge, value: u64| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        let now = consensus.raft_metrics();
+        show(&self.term, now.current_term);
+        show(&self.is_leader, u64::from(now.state.is_leader()));
+        show(&self.applied_index, now.last_applied.map_or(0, |id| id.index));
+        show(&self.committed_index, now.local_committed.map_or(0, |id| id.index));
+        show(&self.last_log_index, now.last_log_index.unwrap_or(0));
+        let held = consensus.0.log.state();
+        let entries = held.first.zip(held.last).map_or(0, |(first, last)| last.saturating_sub(first) + 1);
+        show(&self.log_entries, entries);
+    }
+}
+
+impl Collector for Gauges {
+    fn desc(&self) -> Vec<&Desc> {
+        self.all().into_iter().flat_map(Collector::desc).collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        if let Some(consensus) = self.consensus.upgrade() {
+            self.read(&Handle(consensus));
+        }
+        self.all().into_iter().flat_map(Collector::collect).collect()
+    }
+}
+
+fn gauge(name: &str, help: &str) -> IntGauge {
+    IntGauge::new(format!("ollamax_raft_{name}"), help).expect("the name is valid")
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus::Registry;
+
+    use ollamax_core::catalog::command::Command;
+    use ollamax_types::RequestId;
+
+    use crate::alone::Alone;
+
+    fn shown(registry: &Registry, name: &str) -> f64 {
+        let families = registry.gather();
+        let family = families.iter().find(|family| family.name() == name).expect("registered");
+        family.get_metric()[0].get_gauge().value()
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn they_show_the_moment_in_which_they_are_asked() {
+        let alone = Alone::cluster_of_one().await;
+        let registry = Registry::new();
+        alone.handle.register_metrics(&registry).expect("fresh registry");
+        let before = shown(&registry, "ollamax_raft_applied_index");
+        let command = Command::SetSetting { key: "k".into(), value: vec![7] };
+        alone.handle.propose(RequestId::default(), "test", command).await.expect("committed");
+        assert!(shown(&registry, "ollamax_raft_applied_index") > before);
+        for name in ["ollamax_raft_is_leader", "ollamax_raft_term"] {
+            assert_eq!(shown(&registry, name), 1.0, "{name}");
+        }
+        for name in ["committed_index", "last_log_index", "log_entries"] {
+            assert!(shown(&registry, &format!("ollamax_raft_{name}")) > before, "{name}");
+        }
+        assert!(alone.handle.register_metrics(&registry).is_err(), "twice");
+        alone.close().await;
+        assert!(shown(&registry, "ollamax_raft_term") >= 1.0, "the last value stays");
+    }
+}
