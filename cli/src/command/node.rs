@@ -4,7 +4,6 @@ use serde_json::{Value, json};
 
 use ollamax_proto::v1::node_view::{Health, State};
 use ollamax_proto::v1::{DrainNodeRequest, Gpu, NodeView, RemoveNodeRequest, StatusReply, StatusRequest, runtime};
-use ollamax_types::ErrorCode;
 
 use crate::args::{Global, NodeCommand, Output};
 use crate::client;
@@ -71,7 +70,7 @@ fn find<'a>(reply: &'a StatusReply, wanted: &str) -> Result<&'a NodeView, Failur
     let found = reply.nodes.iter().find(|node| node.name == wanted || node.id.to_string() == wanted);
     found.ok_or_else(|| {
         let why = text::similar(wanted, reply.nodes.iter().map(|node| node.name.as_str()));
-        Failure::told(ErrorCode::NodeNotFound, &format!("there is no node {wanted:?}"), &why, "ollamax node list")
+        Failure::new(3, format!("there is no node {wanted:?}"), why, "ollamax node list")
     })
 }
 

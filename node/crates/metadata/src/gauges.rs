@@ -74,6 +74,8 @@ fn gauge(name: &str, help: &str) -> IntGauge {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use prometheus::Registry;
 
     use ollamax_core::catalog::command::Command;
@@ -94,7 +96,10 @@ mod tests {
         alone.handle.register_metrics(&registry).expect("fresh registry");
         let before = shown(&registry, "ollamax_raft_applied_index");
         let command = Command::SetSetting { key: "k".into(), value: vec![7] };
-        alone.handle.propose(RequestId::default(), "test", command).await.expect("committed");
+        let change = alone.handle.propose(RequestId::default(), "test", command).await.expect("committed");
+        // openraft tells of itself a moment after it has answered.
+        let told = alone.handle.0.raft.wait(Some(Duration::from_secs(10)));
+        told.applied_index_at_least(Some(change.revision), "told").await.expect("soon");
         assert!(shown(&registry, "ollamax_raft_applied_index") > before);
         for name in ["ollamax_raft_is_leader", "ollamax_raft_term"] {
             assert_eq!(shown(&registry, name), 1.0, "{name}");
