@@ -31,6 +31,7 @@ use crate::metrics::Metrics;
 use crate::peers::Peers;
 use crate::raft::{self, Raft, Types};
 use crate::status::Status;
+use crate::thread::Thread;
 
 /// Who this node is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +76,8 @@ pub(crate) struct Inner {
     pub(crate) identity: Identity,
     pub(crate) config: Config,
     pub(crate) raft: Raft,
+    /// Where all of openraft runs; it ends with this value.
+    pub(crate) _thread: Thread,
     pub(crate) store: store::Store,
     pub(crate) log: store::Log,
     pub(crate) state: store::State,

@@ -21,6 +21,7 @@ mod record;
 mod serve;
 mod service;
 mod status;
+mod thread;
 mod wire;
 
 pub use config::Config;

@@ -29,6 +29,7 @@ use crate::raft::Raft;
 use crate::raft::log::LogStore;
 use crate::raft::network::{Network, Wiring};
 use crate::raft::state::Machine;
+use crate::thread::Thread;
 
 /// What consensus is made of.
 pub struct Parts {
@@ -92,13 +93,16 @@ impl Service {
             metrics: metrics.clone(),
         }));
         let config = raft_config(&parts).map_err(|error| raft_error(&error))?;
-        let raft = Raft::new(parts.identity.node.0, Arc::new(config), network, log_store, machine).await;
+        let thread = Thread::start().map_err(|error| raft_error(&error))?;
+        let raft = Raft::new(parts.identity.node.0, Arc::new(config), network, log_store, machine);
+        let raft = thread.spawn(raft).await.map_err(|error| raft_error(&error))?;
         let raft = raft.map_err(|error| raft_error(&error))?;
 
         let handle = Handle(Arc::new(Inner {
             identity: parts.identity,
             config: parts.config,
             raft,
+            _thread: thread,
             store,
             log,
             state,
