@@ -11,11 +11,14 @@ use crate::error::Failure;
 /// Whether the words ask for JSON. Those that cannot be parsed are read as far as they can be.
 pub(crate) fn wants_json(words: &[OsString]) -> bool {
     let words: Vec<&str> = words.iter().skip(1).filter_map(|word| word.to_str()).take_while(|w| *w != "--").collect();
-    // Flags without a value may stand before it in one word: -vojson.
-    let short = |word: &str| word.strip_prefix('-').map(|flags| flags.trim_start_matches('v').to_owned());
-    let joined = |word: &&str| *word == "--output=json" || matches!(short(word).as_deref(), Some("ojson" | "o=json"));
-    let named = |word: &str| word == "--output" || short(word).as_deref() == Some("o");
+    let joined = |word: &&str| *word == "--output=json" || matches!(short(word), Some("ojson" | "o=json"));
+    let named = |word: &str| word == "--output" || short(word) == Some("o");
     words.iter().any(joined) || words.windows(2).any(|pair| named(pair[0]) && pair[1] == "json")
+}
+
+/// A word of short flags, without those that take no value and may stand before `-o` in it: `-vojson`.
+fn short(word: &str) -> Option<&str> {
+    word.strip_prefix('-').map(|flags| flags.trim_start_matches('v'))
 }
 
 /// What clap found, in the shape of every other failure.
