@@ -1,6 +1,6 @@
 //! The thread of consensus.
 //!
-//! openraft wakes some thirty times a second. In the node's own runtime each of these wakes a second worker, which finds
+//! openraft wakes many times a second. In the node's own runtime each of these wakes a second worker, which finds
 //! nothing to do; and answers that keep all workers busy would delay heartbeats. So it has a runtime of one thread.
 //!
 //! Always: the thread ends when its [`Thread`] is dropped, and what still runs there ends with it.
