@@ -4,6 +4,7 @@
 //! an unpacked archive, it is every file outside `.git` and `target`. A file that is not UTF-8 has no text.
 
 use std::collections::BTreeMap;
+use std::env;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,12 +19,12 @@ pub struct Tree {
 // === impl Tree ===
 
 impl Tree {
-    /// Reads the tree that this crate was built from.
+    /// Reads the tree that this crate lies in.
     ///
     /// # Errors
     /// When a folder or file cannot be read.
     pub fn open() -> io::Result<Self> {
-        Self::read(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."))
+        Self::read(&this_crate().join("../.."))
     }
 
     /// Reads the tree under `root`.
@@ -79,6 +80,12 @@ impl Tree {
 }
 
 /// What git tracks or would track; nothing when git is absent or refuses.
+/// Where this crate lies now: two checkouts may share a target directory, and then the place it was compiled in is not
+/// always the one it is run for.
+fn this_crate() -> PathBuf {
+    env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
+}
+
 fn listed_by_git(root: &Path) -> Option<Vec<String>> {
     let mut git = Command::new("git");
     git.arg("-C").arg(root).args(["ls-files", "--cached", "--others", "--exclude-standard", "-z"]);
@@ -121,12 +128,12 @@ mod tests {
 
     #[test]
     fn a_walk_finds_the_same_rust_files_as_git() {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let mut walked: Vec<String> = walked(root).expect("readable");
+        let root = this_crate();
+        let mut walked: Vec<String> = walked(&root).expect("readable");
         walked.retain(|path| path.ends_with(".rs"));
         walked.sort();
         let read: Vec<String> =
-            Tree::read(root).expect("readable").with_extension("rs").map(|(path, _)| path.to_owned()).collect();
+            Tree::read(&root).expect("readable").with_extension("rs").map(|(path, _)| path.to_owned()).collect();
         assert_eq!(walked, read);
     }
 }

@@ -28,7 +28,7 @@ impl Default for Config {
         Self {
             suspect_after: limits::SUSPECT_AFTER,
             dead_after: limits::DEAD_AFTER,
-            tick_every: Duration::from_millis(100),
+            tick_every: limits::BEAT_INTERVAL,
             late_after: Duration::from_millis(100),
         }
     }
@@ -171,7 +171,7 @@ mod tests {
 
     /// Ticks on time from `from` to `to`.
     fn awake(from: u64, to: u64) -> Vec<(u64, Event)> {
-        (from..=to).step_by(100).map(|ms| (ms, Tick)).collect()
+        (from..=to).step_by(250).map(|ms| (ms, Tick)).collect()
     }
 
     #[test]
@@ -190,19 +190,19 @@ mod tests {
     #[test]
     fn an_own_stall_is_forgiven_before_and_after_the_late_tick() {
         let mut events = vec![(0, Frame(A)), (50, Frame(B))];
-        events.extend(awake(0, 300));
-        // This process stands still from 300 to 5,300 ms, then asks before and after it ticks.
+        events.extend(awake(0, 250));
+        // This process stands still from 250 to 5,300 ms, then asks before and after it ticks.
         events.extend([(5_300, Look(A, Alive)), (5_300, Tick), (5_300, Look(A, Alive)), (5_300, Look(B, Alive))]);
         // B speaks again, A does not.
-        events.extend(awake(5_400, 6_000));
-        events.extend([(5_700, Frame(B)), (5_699, Look(A, Alive)), (6_000, Look(A, Suspect)), (6_000, Look(B, Alive))]);
+        events.extend(awake(5_550, 6_050));
+        events.extend([(5_600, Frame(B)), (5_599, Look(A, Alive)), (6_000, Look(A, Suspect)), (6_000, Look(B, Alive))]);
         events.sort_by_key(|(ms, _)| *ms);
         check(&events);
     }
 
     #[test]
     fn a_tick_a_little_late_forgives_nothing() {
-        let late_ticks = (0..=800).step_by(190).map(|ms| (ms, Tick));
+        let late_ticks = (0..=800).step_by(340).map(|ms| (ms, Tick));
         let mut events = vec![(0, Frame(A))];
         events.extend(late_ticks);
         events.push((800, Look(A, Suspect)));

@@ -34,9 +34,9 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            heartbeat_ms: 150,
-            election_min_ms: 450,
-            election_max_ms: 900,
+            heartbeat_ms: 250,
+            election_min_ms: 500,
+            election_max_ms: 800,
             snapshot_every: 10_000,
             keep_log: 5_000,
             append_entries_max: 300,
@@ -78,8 +78,9 @@ impl Config {
         rules.into_iter().filter(|(holds, _)| !holds).map(|(_, problem)| problem.to_owned()).collect()
     }
 
-    pub(crate) const fn heartbeat(&self) -> Duration {
-        Duration::from_millis(self.heartbeat_ms)
+    /// How old a sign of life may be that is still taken for the present: one heartbeat may come late or be lost.
+    pub(crate) const fn fresh(&self) -> Duration {
+        Duration::from_millis(self.heartbeat_ms.saturating_mul(2))
     }
 
     /// The leader's lease: without a majority's answer for this long, nobody may count on its word.

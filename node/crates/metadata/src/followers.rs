@@ -74,7 +74,7 @@ pub(crate) fn successor(
 mod tests {
     use super::*;
 
-    const LEASE: Duration = Duration::from_millis(900);
+    const LEASE: Duration = Duration::from_millis(800);
 
     /// Node, index after the last entry, milliseconds of silence.
     type Row = (u64, Option<u64>, Option<u64>);

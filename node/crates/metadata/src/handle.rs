@@ -222,7 +222,7 @@ impl Handle {
 
     /// Whether the majority answered so recently that it need not be asked before an entry is written.
     pub(crate) fn quorum_is_fresh(&self) -> bool {
-        let limit = self.0.config.heartbeat() * 2;
+        let limit = self.0.config.fresh();
         self.contact_ms(&self.raft_metrics()).is_some_and(|silent| Duration::from_millis(silent) <= limit)
     }
 
@@ -291,7 +291,7 @@ impl Handle {
 
     /// Who leads, unless it has been silent: a change sent into silence would end with an unknown outcome.
     pub(crate) fn heard_leader(&self) -> Option<NodeId> {
-        let limit = self.0.config.lease() / 2;
+        let limit = self.0.config.fresh();
         let heard = |leader: NodeId| {
             let silence = self.0.contact.silence_ms(leader);
             leader == self.node() || silence.is_some_and(|silence| Duration::from_millis(silence) <= limit)

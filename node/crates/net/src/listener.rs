@@ -36,7 +36,7 @@ const BACKLOG: i32 = 1_024;
 /// Wait after the system refused to accept a connection (no file descriptors left, for example).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Time between two looks at strangers that have stayed too long.
-const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Opens a listening socket; `[::]` takes IPv4 too, and falls back to it where IPv6 is switched off.
 pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use ollamax_core::health::Health;
-use ollamax_types::{Beat, Clock, InferenceRequest, ModelName, NodeId};
+use ollamax_types::{Beat, Clock, InferenceRequest, ModelName, NodeId, limits};
 
 use crate::admission::Admission;
 use crate::beat::Local;
@@ -27,8 +27,8 @@ use crate::ports::{Placements, Remote, Runtime};
 use crate::report::{Machine, RuntimeReport};
 use crate::response::Response;
 
-/// How often the process looks at the clock to notice that it stood still.
-const TICK: Duration = Duration::from_millis(100);
+/// How often the process looks at the clock to notice that it stood still: as often as frames come that it may miss.
+const TICK: Duration = limits::BEAT_INTERVAL;
 
 /// The things, as opposed to the numbers, that the scheduler works with.
 pub struct Parts {
