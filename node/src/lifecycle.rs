@@ -18,10 +18,12 @@ use ollamax_core::catalog::command::NewMember;
 use ollamax_core::catalog::{Answer, Command, Refusal, read};
 use ollamax_gateway::grpc::nodes::remove_member;
 use ollamax_gateway::grpc::{AdminError, Daemon, Engines, Facts, Phase};
+use ollamax_metadata::ProposeError;
 use ollamax_net::Discovered;
 use ollamax_proto::v1;
 use ollamax_security::cluster_key::cluster_id;
 use ollamax_security::{ClusterKey, Credential, JoinToken, draw_request_id};
+use ollamax_store::Space;
 use ollamax_types::limits::{TOKEN_TTL_DEFAULT, TOKEN_TTL_MAX};
 use ollamax_types::{ClusterId, ErrorCode, NodeId, PeerId, RequestId, Role, Timestamp};
 
@@ -94,7 +96,45 @@ impl Node {
 
     async fn init_cluster(&self, id: RequestId, request: v1::InitRequest) -> Result<v1::InitReply, AdminError> {
         let mut dir = self.dir.lock().await;
-        refuse_member(dir.membership())?;
+        let (engines, membership) = match self.half_founded(&dir) {
+            Some(begun) => begun,
+            None => {
+                refuse_member(dir.membership())?;
+                self.check_room(&dir)?;
+                let membership = self.draw_cluster(&dir, &request)?;
+                (self.start_member(&mut dir, membership.clone()).await?, membership)
+            }
+        };
+        self.found(id.clone(), &engines, &membership).await?;
+        drop(dir);
+        self.settle().await?;
+        let token = self.token(id, &v1::CreateTokenRequest::default()).await?;
+        let Membership { cluster_name, .. } = membership;
+        tracing::info!(cluster = %engines.cluster, name = cluster_name, "made a new cluster");
+        Ok(v1::InitReply {
+            cluster: engines.cluster.0.to_vec(),
+            cluster_name,
+            node_id: 1,
+            token: token.token,
+            peer_addresses: self.around.addresses.peer.clone(),
+        })
+    }
+
+    /// What an earlier attempt made before its first entry was refused, for lack of room or of time.
+    fn half_founded(&self, dir: &DataDir) -> Option<(MemberEngines, Membership)> {
+        let engines = self.around.slot.get().filter(is_unfounded)?;
+        Some((engines, dir.membership().cloned()?))
+    }
+
+    /// Refuses to begin what there is no room to end.
+    fn check_room(&self, dir: &DataDir) -> Result<(), AdminError> {
+        let space = Space::of(dir.root());
+        let checked = space.map_or(Ok(()), |space| space.check(self.around.config.store.reserve_bytes));
+        checked.map_err(|full| ProposeError::from(full).into())
+    }
+
+    /// A new cluster with this node as its first: the key is stored, nothing else is touched.
+    fn draw_cluster(&self, dir: &DataDir, request: &v1::InitRequest) -> Result<Membership, AdminError> {
         let cluster_name = label("cluster name", &request.cluster_name, CLUSTER_NAME_DEFAULT)?;
         let name = label("node name", &request.node_name, &self.name)?;
         let key = ClusterKey::generate().map_err(|error| internal("make the cluster key", &error))?;
@@ -111,9 +151,9 @@ impl Node {
         // Not a member: a key that lies there is what an earlier attempt left.
         drop(std::fs::remove_file(&key_path));
         key.seal(&key_path).map_err(|error| internal("store the cluster key", &error))?;
-        let membership = Membership {
+        Ok(Membership {
             cluster: cluster.to_string(),
-            cluster_name: cluster_name.clone(),
+            cluster_name,
             cluster_public_key: hex::encode(key.public_key()),
             node: NodeId(1),
             name,
@@ -122,19 +162,6 @@ impl Node {
             known: Vec::new(),
             raft_opened: false,
             removed: false,
-        };
-        let engines = self.start_member(&mut dir, membership.clone()).await?;
-        self.found(id.clone(), &engines, &membership).await?;
-        drop(dir);
-        self.settle().await?;
-        let token = self.token(id, &v1::CreateTokenRequest::default()).await?;
-        tracing::info!(cluster = %cluster, name = cluster_name, "made a new cluster");
-        Ok(v1::InitReply {
-            cluster: cluster.0.to_vec(),
-            cluster_name,
-            node_id: 1,
-            token: token.token,
-            peer_addresses: self.around.addresses.peer.clone(),
         })
     }
 
@@ -181,6 +208,7 @@ impl Node {
             }
             return Ok(reply);
         }
+        self.check_room(&dir)?;
         let role = match request.role.as_str() {
             "" => None,
             text => Some(text.parse::<Role>().map_err(|error| bad_request(&error.to_string()))?),

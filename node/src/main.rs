@@ -64,7 +64,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tell(&format!("ollamax-node: {error:#}"));
+            tell(&format!("ollamax-node: {}", with_causes(&error)));
             ExitCode::FAILURE
         }
     }
@@ -110,6 +110,15 @@ fn tell_problems(problems: &[config::layers::Problem]) -> ExitCode {
     ExitCode::from(EXIT_USAGE)
 }
 
+/// An error and its causes, each told once: some texts hold that of their cause already, before what to do.
+fn with_causes(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |told, cause| match told.as_str() {
+        "" => cause,
+        _ if told.contains(&cause) => told,
+        _ => format!("{told}: {cause}"),
+    })
+}
+
 fn tell(text: &str) {
     drop(writeln!(std::io::stderr(), "{text}"));
 }
@@ -129,4 +138,22 @@ fn default_data_dir() -> anyhow::Result<PathBuf> {
 fn clock() -> Clock {
     let offset = std::env::var(TEST_CLOCK_VARIABLE).ok().and_then(|text| text.parse::<i64>().ok());
     offset.map_or_else(Clock::system, Clock::shifted)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::with_causes;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let denied = || io::Error::from(io::ErrorKind::PermissionDenied);
+        let outer = anyhow::Error::new(denied()).context("open it");
+        assert_eq!(with_causes(&outer), "open it: permission denied");
+        let unusable = crate::data_dir::DataDirError::Unusable { path: "/x".into(), source: denied() };
+        let told = with_causes(&unusable.into());
+        assert_eq!(told.matches("permission denied").count(), 1, "{told}");
+        assert!(told.ends_with("choose another with --data-dir"), "{told}");
+    }
 }

@@ -55,7 +55,7 @@ pub(crate) fn page(reply: &StatusReply) -> String {
 fn sentence(reply: &StatusReply) -> String {
     match reply.phase() {
         Phase::Waiting => return format!("Node {} runs and belongs to no cluster yet.", reply.node_name),
-        Phase::Joining => return format!("Node {} is joining cluster {}.", reply.node_name, reply.cluster_name),
+        Phase::Joining => return format!("Node {} waits for the state of its cluster.", reply.node_name),
         Phase::Removed => return format!("Node {} was removed from its cluster.", reply.node_name),
         Phase::Stopping | Phase::Member | Phase::Unspecified => {}
     }

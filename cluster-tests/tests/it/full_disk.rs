@@ -20,6 +20,8 @@ const DISK_BYTES: u64 = 192 << 20;
 const RESERVE_BYTES: u64 = 64 << 20;
 const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 const END_LIMIT: Duration = Duration::from_secs(20);
+/// Less than what lies in a data directory before the first entry.
+const SHORT_BYTES: u64 = 256 << 10;
 /// The node with the small disk.
 const SMALL: usize = 2;
 /// Changes that a disk without a free byte takes at most: what was set aside for the log before.
@@ -47,6 +49,39 @@ async fn a_full_disk_costs_changes_at_that_node_and_nothing_else() -> Result<()>
     acknowledged.set(&cluster, SMALL, 20).await?;
     below_the_reserve(&cluster, &room, &mut acknowledged).await.context("below the reserve")?;
     to_the_last_byte(&cluster, &room, &mut acknowledged).await.context("to the last byte")?;
+    cluster.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_that_a_full_disk_kept_from_being_made_is_made_later() -> Result<()> {
+    let _turn = crate::turn().await;
+    if crate::left_out("full_disk, of the first node", Need::Disk).await? {
+        return Ok(());
+    }
+    let room = Arc::new(Room::with_disk(DISK_BYTES).await?);
+    let cluster = Cluster::builder("full-disk-init")
+        .nodes(1)
+        .node(0, |plan| plan.room = Some(Arc::clone(&room)))
+        .unformed()
+        .start()
+        .await?;
+    // No room at all, and then so much that it is used up by what has to lie there before the first entry.
+    for (free_bytes, left) in
+        [(RESERVE_BYTES / 2, "belongs to no cluster yet"), (RESERVE_BYTES + SHORT_BYTES, "waits for")]
+    {
+        room.fill(free_bytes)?;
+        let refused = cluster.node(0).ollamax(&["init"], END_LIMIT).await?;
+        let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+        ensure!(!refused.status.success() && text.contains("MiB are free"), "{text}");
+        ensure!(!text.contains("why:"), "the reason is told twice: {text}");
+        let status = cluster.node(0).ollamax(&["status"], END_LIMIT).await?;
+        let page = String::from_utf8_lossy(&status.stdout).into_owned();
+        ensure!(page.contains(left), "{page}");
+        room.clear()?;
+    }
+    let made = cluster.node(0).ollamax(&["init"], END_LIMIT).await?;
+    ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    cluster.settled(PATIENCE).await?;
     cluster.finish().await
 }
 

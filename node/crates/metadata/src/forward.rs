@@ -371,7 +371,8 @@ impl Handle {
             Ok(Ok(linearizer)) => Ok(linearizer.read_log_id().index()),
             Ok(Err(RaftError::Fatal(fatal))) => Err(ReadMiss::Fatal(fatal.to_string())),
             Ok(Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(missing)))) => {
-                Err(ReadMiss::NoQuorum(missing.to_string()))
+                let voters = self.raft_metrics().membership_config.membership().voter_ids().count();
+                Err(ReadMiss::NoQuorum(format!("{} of {voters} voters answered", missing.got.len())))
             }
             Ok(Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward)))) => {
                 Err(ReadMiss::NotLeader { hint: forward.leader_id.map(NodeId).filter(|node| *node != self.node()) })

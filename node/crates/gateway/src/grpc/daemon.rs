@@ -219,7 +219,8 @@ impl AdminError {
             ErrorCode::OutcomeUnknown => "the change was sent, but its outcome did not come back".to_owned(),
             _ => error.to_string(),
         };
-        Self::new(code, what, error.to_string(), next)
+        let why = Some(error.to_string()).filter(|why| *why != what).unwrap_or_default();
+        Self::new(code, what, why, next)
     }
 }
 
