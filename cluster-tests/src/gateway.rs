@@ -98,6 +98,7 @@ impl Bed {
         let script = Script { slots: SLOTS, tokens: TOKENS, ..Script::with_models([ModelScript::named("demo")]) };
         let (fake, fake_address) = start_fake(&script).await?;
         let cluster = Cluster::builder("bench-gateway")
+            .unhurried()
             .nodes(2)
             .setting("runtime.parallel", SLOTS)
             .node(0, |plan| plan.runtime = Runtime::Url(format!("http://{fake_address}")))

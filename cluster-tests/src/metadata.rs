@@ -37,7 +37,7 @@ struct Point {
 }
 
 pub(crate) async fn measure(options: &Options) -> Result<Report> {
-    let cluster = Cluster::builder("bench-metadata").start().await?;
+    let cluster = Cluster::builder("bench-metadata").unhurried().start().await?;
     let mut points = Vec::new();
     for run in 0..options.repeats.runs {
         for &clients in &options.clients {

@@ -30,8 +30,6 @@ const KEYS: usize = 10_000;
 const VALUE_BYTES: usize = 100;
 /// Keys that are set at once while the data is made.
 const SET_AT_ONCE: usize = 64;
-/// The daemon's default.
-const AUTOPILOT_MS: u64 = 500;
 /// What a node still does after its start is not idleness.
 const SETTLES_WITHIN: Duration = Duration::from_secs(2);
 /// Time for which `/health` is asked, by one client, one question after the other.
@@ -98,10 +96,8 @@ pub(crate) async fn measure(options: &NodeOptions) -> Result<Report> {
     })
 }
 
-/// Clusters of tests look at their members ten times as often as a daemon that nobody has configured: here it counts.
 fn plan(name: &str) -> ollamax_testkit::cluster::Builder {
-    let plan = Cluster::builder(name).fakes(&Script::with_models([ModelScript::named("demo")]));
-    plan.setting("raft.autopilot_ms", AUTOPILOT_MS)
+    Cluster::builder(name).unhurried().fakes(&Script::with_models([ModelScript::named("demo")]))
 }
 
 /// The lives of a single node with data, and its version.

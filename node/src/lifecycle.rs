@@ -23,7 +23,6 @@ use ollamax_net::Discovered;
 use ollamax_proto::v1;
 use ollamax_security::cluster_key::cluster_id;
 use ollamax_security::{ClusterKey, Credential, JoinToken, draw_request_id};
-use ollamax_store::Space;
 use ollamax_types::limits::{TOKEN_TTL_DEFAULT, TOKEN_TTL_MAX};
 use ollamax_types::{ClusterId, ErrorCode, NodeId, PeerId, RequestId, Role, Timestamp};
 
@@ -128,8 +127,7 @@ impl Node {
 
     /// Refuses to begin what there is no room to end.
     fn check_room(&self, dir: &DataDir) -> Result<(), AdminError> {
-        let space = Space::of(dir.root());
-        let checked = space.map_or(Ok(()), |space| space.check(self.around.config.store.reserve_bytes));
+        let checked = self.around.config.store.check_room(dir.root());
         checked.map_err(|full| ProposeError::from(full).into())
     }
 

@@ -79,13 +79,13 @@ impl Tree {
     }
 }
 
-/// What git tracks or would track; nothing when git is absent or refuses.
 /// Where this crate lies now: two checkouts may share a target directory, and then the place it was compiled in is not
 /// always the one it is run for.
 fn this_crate() -> PathBuf {
     env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
 }
 
+/// What git tracks or would track; nothing when git is absent or refuses.
 fn listed_by_git(root: &Path) -> Option<Vec<String>> {
     let mut git = Command::new("git");
     git.arg("-C").arg(root).args(["ls-files", "--cached", "--others", "--exclude-standard", "-z"]);

@@ -57,6 +57,7 @@ pub struct Builder {
     settings: Vec<(String, String)>,
     links: bool,
     form: bool,
+    hurried: bool,
 }
 
 // === impl Builder ===
@@ -69,6 +70,7 @@ impl Builder {
             settings: Vec::new(),
             links: false,
             form: true,
+            hurried: true,
         }
     }
 
@@ -116,6 +118,13 @@ impl Builder {
         self
     }
 
+    /// Leaves the nodes the pace that a daemon has by itself. Benchmarks do: what a node costs is what they ask.
+    #[must_use]
+    pub const fn unhurried(mut self) -> Self {
+        self.hurried = false;
+        self
+    }
+
     /// Starts everything and waits until the cluster stands.
     ///
     /// # Errors
@@ -156,9 +165,9 @@ impl Builder {
             ("peer.listen".to_owned(), at(bind, peer_port).to_string()),
             ("p2p.listen".to_owned(), at(bind, crate::port::free()?).to_string()),
             ("p2p.mdns".to_owned(), network.is_some().to_string()),
-            // Most of the time that a cluster takes to form is the wait for this look.
-            ("raft.autopilot_ms".to_owned(), AUTOPILOT_MS.to_string()),
         ];
+        // Most of the time that a cluster takes to form is the wait for this look.
+        flags.extend(self.hurried.then(|| ("raft.autopilot_ms".to_owned(), AUTOPILOT_MS.to_string())));
         let gate = match self.links {
             true => Some(Gate::open(cluster.links.clone(), index, peer).await?),
             false => None,

@@ -78,9 +78,9 @@ impl Config {
         rules.into_iter().filter(|(holds, _)| !holds).map(|(_, problem)| problem.to_owned()).collect()
     }
 
-    /// How old a sign of life may be that is still taken for the present: one heartbeat may come late or be lost.
-    pub(crate) const fn fresh(&self) -> Duration {
-        Duration::from_millis(self.heartbeat_ms.saturating_mul(2))
+    /// Whether a sign of life that is this old is still taken for the present: one heartbeat may come late or be lost.
+    pub(crate) const fn is_fresh(&self, silence_ms: u64) -> bool {
+        silence_ms <= self.heartbeat_ms.saturating_mul(2)
     }
 
     /// The leader's lease: without a majority's answer for this long, nobody may count on its word.

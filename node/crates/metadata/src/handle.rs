@@ -222,8 +222,7 @@ impl Handle {
 
     /// Whether the majority answered so recently that it need not be asked before an entry is written.
     pub(crate) fn quorum_is_fresh(&self) -> bool {
-        let limit = self.0.config.fresh();
-        self.contact_ms(&self.raft_metrics()).is_some_and(|silent| Duration::from_millis(silent) <= limit)
+        self.contact_ms(&self.raft_metrics()).is_some_and(|silence| self.0.config.is_fresh(silence))
     }
 
     /// Why the store has taken no writes since; `None` while it does.
@@ -291,10 +290,9 @@ impl Handle {
 
     /// Who leads, unless it has been silent: a change sent into silence would end with an unknown outcome.
     pub(crate) fn heard_leader(&self) -> Option<NodeId> {
-        let limit = self.0.config.fresh();
         let heard = |leader: NodeId| {
             let silence = self.0.contact.silence_ms(leader);
-            leader == self.node() || silence.is_some_and(|silence| Duration::from_millis(silence) <= limit)
+            leader == self.node() || silence.is_some_and(|silence| self.0.config.is_fresh(silence))
         };
         self.leader().filter(|leader| heard(*leader))
     }

@@ -89,7 +89,7 @@ impl LoadView {
             suspect_after: Duration::from_millis(config.suspect_after_ms),
             dead_after: Duration::from_millis(config.dead_after_ms),
             tick_every,
-            late_after: tick_every,
+            ..health::Config::default()
         };
         let book = Book::new(health);
         let state = State { book, members: Vec::new(), peers: BTreeMap::new(), sent: BTreeMap::new(), next: 0 };

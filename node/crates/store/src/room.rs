@@ -8,6 +8,7 @@ use std::path::Path;
 
 use nix::sys::statvfs::statvfs;
 
+use crate::config::Config;
 use crate::store::Store;
 
 /// The disk is too full for another change. Nothing was written.
@@ -32,17 +33,26 @@ pub struct Space {
     pub used_bytes: u64,
 }
 
-impl Store {
-    /// Whether the log may grow. A disk that cannot be asked is not called full.
+impl Config {
+    /// Whether the log of a store at this path may grow. A disk that cannot be asked is not called full.
     ///
     /// # Errors
-    /// While fewer bytes are free than the configuration keeps.
-    pub fn check_room(&self) -> Result<(), NoRoom> {
-        let reserve_bytes = self.config().reserve_bytes;
-        if reserve_bytes == 0 {
+    /// While fewer bytes are free than are kept.
+    pub fn check_room(&self, path: &Path) -> Result<(), NoRoom> {
+        if self.reserve_bytes == 0 {
             return Ok(());
         }
-        Space::of(self.path()).map_or(Ok(()), |space| space.check(reserve_bytes))
+        Space::of(path).map_or(Ok(()), |space| space.check(self.reserve_bytes))
+    }
+}
+
+impl Store {
+    /// Whether the log may grow.
+    ///
+    /// # Errors
+    /// As [`Config::check_room`].
+    pub fn check_room(&self) -> Result<(), NoRoom> {
+        self.config().check_room(self.path())
     }
 }
 

@@ -214,12 +214,12 @@ impl AdminError {
             ErrorCode::Overloaded => "repeat the command in a moment",
             _ => "ollamax status",
         };
-        let what = match code {
-            ErrorCode::NoQuorum => "no quorum: a majority of voters did not answer".to_owned(),
-            ErrorCode::OutcomeUnknown => "the change was sent, but its outcome did not come back".to_owned(),
-            _ => error.to_string(),
+        let told = error.to_string();
+        let (what, why) = match code {
+            ErrorCode::NoQuorum => ("no quorum: a majority of voters did not answer".to_owned(), told),
+            ErrorCode::OutcomeUnknown => ("the change was sent, but its outcome did not come back".to_owned(), told),
+            _ => (told, String::new()),
         };
-        let why = Some(error.to_string()).filter(|why| *why != what).unwrap_or_default();
         Self::new(code, what, why, next)
     }
 }
