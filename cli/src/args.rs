@@ -78,6 +78,9 @@ pub(crate) enum Command {
     /// The models of the cluster
     #[command(subcommand)]
     Model(ModelCommand),
+    /// Small values that the lab shares, with revisions
+    #[command(subcommand)]
+    Kv(KvCommand),
     /// Which models are in memory, and where
     #[command(after_help = "Examples:\n  ollamax ps\n  ollamax ps --api http://a.lan:11435")]
     Ps(ApiArgs),
@@ -232,6 +235,141 @@ pub(crate) enum ModelCommand {
         #[arg(long)]
         replace: bool,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KvCommand {
+    /// One value
+    #[command(after_help = "Examples:\n  ollamax kv get motd\n  ollamax kv get motd --read stale -o json")]
+    Get {
+        /// Its key; `user/` is put before it where it is missing
+        key: String,
+        #[command(flatten)]
+        read: ReadArgs,
+    },
+    /// Set a value
+    #[command(after_help = "Examples:
+  ollamax kv put motd \"maintenance at noon\"
+  ollamax kv put motd - < FILE
+  ollamax kv put host/a up --lease ID")]
+    Put {
+        /// Its key; `user/` is put before it where it is missing
+        key: String,
+        /// What it shall hold; `-` reads it from standard input
+        value: String,
+        /// It goes when this lease ends
+        #[arg(long, value_name = "ID")]
+        lease: Option<u64>,
+    },
+    /// Set a value only if nobody changed it meanwhile
+    #[command(after_help = "Examples:\n  ollamax kv cas motd new --modified 42\n  ollamax kv cas lock me --absent")]
+    Cas {
+        /// Its key; `user/` is put before it where it is missing
+        key: String,
+        /// What it shall hold; `-` reads it from standard input
+        value: String,
+        /// Only if this is the revision that last changed it, as `kv get -o json` tells it
+        #[arg(long, value_name = "REVISION", required_unless_present = "absent", conflicts_with = "absent")]
+        modified: Option<u64>,
+        /// Only if it is not there
+        #[arg(long)]
+        absent: bool,
+        /// It goes when this lease ends
+        #[arg(long, value_name = "ID")]
+        lease: Option<u64>,
+    },
+    /// Remove a value
+    #[command(after_help = "Example:\n  ollamax kv delete motd")]
+    Delete {
+        /// Its key; `user/` is put before it where it is missing
+        key: String,
+        /// Only if this is the revision that last changed it
+        #[arg(long, value_name = "REVISION")]
+        modified: Option<u64>,
+    },
+    /// The keys that begin with a text, with their values
+    #[command(after_help = "Examples:\n  ollamax kv list\n  ollamax kv list host/ --keys")]
+    List {
+        /// What they begin with; `user/` is put before it where it is missing
+        #[arg(default_value = "")]
+        prefix: String,
+        /// Without the values
+        #[arg(long)]
+        keys: bool,
+        #[command(flatten)]
+        read: ReadArgs,
+    },
+    /// Show each change of a value when it happens
+    #[command(after_help = "Examples:\n  ollamax kv watch motd\n  ollamax kv watch host/ --prefix --from 42 -o json")]
+    Watch {
+        /// Its key; `user/` is put before it where it is missing
+        #[arg(default_value = "")]
+        key: String,
+        /// All keys that begin with it
+        #[arg(long)]
+        prefix: bool,
+        /// Begin with the changes of this revision [default: what comes next]
+        #[arg(long, value_name = "REVISION")]
+        from: Option<u64>,
+    },
+    /// How much room the values take, and may take
+    #[command(after_help = "Examples:\n  ollamax kv quota\n  ollamax kv quota --set 268435456")]
+    Quota {
+        /// Bytes of keys and values from now on
+        #[arg(long, value_name = "BYTES")]
+        set: Option<u64>,
+    },
+    /// Times that end by themselves, with the values that go with them
+    #[command(subcommand)]
+    Lease(LeaseCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum LeaseCommand {
+    /// Begin one
+    #[command(after_help = "Example:\n  ollamax kv lease grant --ttl 30s")]
+    Grant {
+        /// How long it lives, for example 30s or 2h
+        #[arg(long, default_value = "60s", value_parser = humantime::parse_duration)]
+        ttl: Duration,
+    },
+    /// Let one begin anew
+    #[command(after_help = "Example:\n  ollamax kv lease renew ID")]
+    Renew {
+        /// Its id
+        id: u64,
+    },
+    /// End one now, with its values
+    #[command(after_help = "Example:\n  ollamax kv lease revoke ID")]
+    Revoke {
+        /// Its id
+        id: u64,
+    },
+    /// All of them
+    #[command(after_help = "Example:\n  ollamax kv lease list")]
+    List,
+}
+
+/// How fresh an answer must be.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ReadArgs {
+    /// How fresh the answer must be
+    #[arg(long, value_enum, default_value = "linearizable")]
+    pub(crate) read: Read,
+    /// Of a stale answer: how old it may be, for example 5s
+    #[arg(long, value_name = "AGE", value_parser = humantime::parse_duration)]
+    pub(crate) max_age: Option<Duration>,
+}
+
+/// Levels of reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Read {
+    /// Everything that was acknowledged before: the leader asks its majority
+    Linearizable,
+    /// The same while clocks run evenly: the leader trusts its lease
+    Lease,
+    /// What this node has, and how old it may be; works without a leader
+    Stale,
 }
 
 #[derive(Debug, Clone, Args)]

@@ -3,6 +3,7 @@
 use tonic::transport::Channel;
 
 use ollamax_proto::v1::admin_client::AdminClient;
+use ollamax_proto::v1::kv_client::KvClient;
 
 use crate::args::Global;
 use crate::error::Failure;
@@ -10,19 +11,36 @@ use crate::place;
 
 /// A client of the admin API.
 pub(crate) type Admin = AdminClient<Channel>;
+/// A client of the values' API.
+pub(crate) type Kv = KvClient<Channel>;
 
 /// Largest answer, bytes: listings of large clusters.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 /// Connects to the daemon.
-#[cfg(unix)]
 pub(crate) async fn connect(global: &Global) -> Result<Admin, Failure> {
-    connect_at(&place::socket(&place::data_dir(global)?)).await
+    Ok(AdminClient::new(channel(global).await?).max_decoding_message_size(ANSWER_BYTES_MAX))
+}
+
+/// Connects to the daemon for its values.
+pub(crate) async fn connect_kv(global: &Global) -> Result<Kv, Failure> {
+    let client = KvClient::new(channel(global).await?);
+    Ok(client.max_decoding_message_size(ANSWER_BYTES_MAX).max_encoding_message_size(ANSWER_BYTES_MAX))
+}
+
+#[cfg(unix)]
+async fn channel(global: &Global) -> Result<Channel, Failure> {
+    channel_at(&place::socket(&place::data_dir(global)?)).await
 }
 
 /// Connects to the socket at a path.
 #[cfg(unix)]
 pub(crate) async fn connect_at(path: &std::path::Path) -> Result<Admin, Failure> {
+    Ok(AdminClient::new(channel_at(path).await?).max_decoding_message_size(ANSWER_BYTES_MAX))
+}
+
+#[cfg(unix)]
+async fn channel_at(path: &std::path::Path) -> Result<Channel, Failure> {
     use hyper_util::rt::TokioIo;
     use tokio::net::UnixStream;
     use tonic::transport::{Endpoint, Uri};
@@ -39,14 +57,13 @@ pub(crate) async fn connect_at(path: &std::path::Path) -> Result<Admin, Failure>
     });
     let endpoint = Endpoint::from_static("http://admin.sock");
     let channel = endpoint.connect_with_connector(connector).await;
-    let channel = channel.map_err(|error| place::not_running(&shown, &error.to_string()).caused_by(&error))?;
-    Ok(AdminClient::new(channel).max_decoding_message_size(ANSWER_BYTES_MAX))
+    channel.map_err(|error| place::not_running(&shown, &error.to_string()).caused_by(&error))
 }
 
 /// Unix sockets are what keeps strangers out; without them there is no admin door yet.
 #[cfg(not(unix))]
 #[expect(clippy::unused_async, reason = "same shape as on unix")]
-pub(crate) async fn connect(_global: &Global) -> Result<Admin, Failure> {
+async fn channel(_global: &Global) -> Result<Channel, Failure> {
     let next = "run it on a node; `ollamax run` and `ollamax ps` work from here with --api";
     Err(Failure::new(1, "administration goes through the daemon's unix socket", "this system has none", next))
 }

@@ -10,6 +10,7 @@ pub(crate) mod dev;
 pub(crate) mod doctor;
 pub(crate) mod init;
 pub(crate) mod join;
+pub(crate) mod kv;
 pub(crate) mod leave;
 pub(crate) mod logs;
 pub(crate) mod model;
@@ -41,6 +42,7 @@ async fn dispatch(global: &Global, command: Command) -> Result<(), Failure> {
         Command::Status => status::run(global).await,
         Command::Node(command) => node::run(global, command).await,
         Command::Model(command) => model::run(global, command).await,
+        Command::Kv(command) => kv::run(global, command).await,
         Command::Ps(args) => ps::run(global, &args).await,
         Command::Run(args) => run::run(global, args).await,
         Command::Logs(args) => logs::run(global, args).await,

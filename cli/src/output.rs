@@ -25,7 +25,10 @@ pub(crate) fn text(text: &str) -> Result<(), Failure> {
         IN_LINE.store(last != '\n', Ordering::Relaxed);
     }
     let mut out = std::io::stdout().lock();
-    let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    wrote(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+}
+
+fn wrote(written: std::io::Result<()>) -> Result<(), Failure> {
     match written {
         // The reader of a pipe has seen enough.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
@@ -74,6 +77,19 @@ pub(crate) fn object(kind: &str, fields: Value) -> Value {
         whole.extend(fields);
     }
     whole
+}
+
+/// Writes bytes as they are, and the end of a line where it is missing and people look.
+pub(crate) fn bytes_line(bytes: &[u8]) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    let end: &[u8] = if bytes.ends_with(b"\n") || !std::io::stdout().is_terminal() { b"" } else { b"\n" };
+    let written = out.write_all(bytes).and_then(|()| out.write_all(end)).and_then(|()| out.flush());
+    wrote(written)
+}
+
+/// Writes a JSON object of a kind in one line, as one of many.
+pub(crate) fn json_line(kind: &str, fields: Value) -> Result<(), Failure> {
+    line(&object(kind, fields).to_string())
 }
 
 /// Writes a JSON object of a kind.

@@ -206,8 +206,10 @@ impl DataDir {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(root.join("keys")).map_err(unusable(root))?;
         let anchor = root.join("keys").join("place");
         if !anchor.exists() {
-            fs::write(&anchor, b"Marks this directory as the original; see identity.json.\n")
-                .map_err(unusable(&anchor))?;
+            // Durable before `identity.json` names it: a power cut must not make the original look like a copy.
+            let text = b"Marks this directory as the original; see identity.json.\n";
+            let made = replace_file(&anchor, text, 0o644).and_then(|()| File::open(root)?.sync_all());
+            made.map_err(unusable(&anchor))?;
         }
         let place = Place { machine: machine_id(), inode: fs::metadata(&anchor).map_err(unusable(&anchor))?.ino() };
         let path = root.join("identity.json");

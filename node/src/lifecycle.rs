@@ -181,6 +181,7 @@ impl Node {
                 p2p_addresses: addresses.p2p.clone(),
                 api_addresses: addresses.api.clone(),
             },
+            version: engines.metadata.release(),
         };
         let committed = engines.metadata.init_cluster(id, command).await?;
         match committed.answer {

@@ -93,6 +93,9 @@ fn next(reply: &StatusReply) -> String {
     if let Some(first) = reply.attention.first() {
         return first.next.clone();
     }
+    if reply.phase() == Phase::Joining {
+        return "ollamax status; a member sends the state by itself, whatever command began this".to_owned();
+    }
     let models: u32 = reply.nodes.iter().map(|node| node.models).sum();
     match (reply.nodes.len(), models) {
         (1, _) => "ollamax token create, then ollamax join on the next machine".to_owned(),

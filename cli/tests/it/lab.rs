@@ -5,10 +5,11 @@ use prost::Message;
 use ollamax_proto::v1::node_view::{Health, State};
 use ollamax_proto::v1::status_reply::Phase;
 use ollamax_proto::v1::{
-    Attention, Check, CreateTokenReply, DoctorReply, DrainNodeReply, Gpu, ImportModelProgress, ImportedCopy, InitReply,
-    JoinReply, LeaveReply, ListModelsReply, ListTokensReply, LocalView, LogLine, ModelCopy, ModelView, NodeView,
-    RaftView, RemoveNodeReply, Resident, RevokeTokenReply, Runtime, StatusReply, Token, check, reach_back_reply,
-    runtime,
+    Attention, Check, CreateTokenReply, DoctorReply, DrainNodeReply, GetQuotaReply, Gpu, GrantLeaseReply,
+    ImportModelProgress, ImportedCopy, InitReply, JoinReply, KvEffect, KvHeader, KvLease, KvValue, LeaveReply,
+    ListLeasesReply, ListModelsReply, ListTokensReply, LocalView, LogLine, ModelCopy, ModelView, NodeView, RaftView,
+    RangeReply, RemoveNodeReply, RenewLeaseReply, Resident, RevokeLeaseReply, RevokeTokenReply, Runtime, StatusReply,
+    Token, TxnReply, check, kv_effect, reach_back_reply, runtime,
 };
 
 use crate::daemon::{Answer, Script, told};
@@ -31,8 +32,33 @@ pub(crate) fn script() -> Script {
         ("ListModels", told(&ListModelsReply { models: vec![model()], view: None })),
         ("ImportModel", Answer::Told(import().iter().map(Message::encode_to_vec).collect())),
         ("Logs", Answer::Told(log_lines().iter().map(Message::encode_to_vec).collect())),
+        ("Range", told(&RangeReply { header: header(), values: vec![value()], more: false })),
+        ("Txn", told(&TxnReply { header: header(), held: true, effects: vec![put_over(41)] })),
+        ("GrantLease", told(&GrantLeaseReply { header: header(), id: 43, ttl_ms: 30_000 })),
+        ("RenewLease", told(&RenewLeaseReply { header: header(), ttl_ms: 30_000 })),
+        ("RevokeLease", told(&RevokeLeaseReply { header: header() })),
+        ("ListLeases", told(&ListLeasesReply { header: header(), leases: vec![lease()], more: false })),
+        ("GetQuota", told(&GetQuotaReply { header: header(), keys: 1, bytes: 14, bytes_max: 64 << 20 })),
         ("Doctor", told(&DoctorReply { checks: vec![clock(), ports()] })),
     ])
+}
+
+/// Node 1 answers, at revision 44.
+fn header() -> Option<KvHeader> {
+    Some(KvHeader { node_id: 1, revision: 44, term: 2, age_ms: None })
+}
+
+fn value() -> KvValue {
+    let (key, value) = ("user/motd".to_owned(), b"hello".to_vec());
+    KvValue { key, value, created: 12, modified: 41, version: 3, lease: 0 }
+}
+
+fn put_over(previous: u64) -> KvEffect {
+    KvEffect { effect: Some(kv_effect::Effect::Put(previous)) }
+}
+
+fn lease() -> KvLease {
+    KvLease { id: 43, ttl_ms: 30_000, ends_at_ms: THEN_MS, values: 2 }
 }
 
 /// The picture of the whole cluster.

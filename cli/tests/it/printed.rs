@@ -23,6 +23,18 @@ const PAGES: &[(&str, &[&str])] = &[
     ("node-show", &["node show n2"]),
     ("node-changes", &["node drain n2", "node undrain n2", "node remove n3 --yes"]),
     ("model", &["model list", "model show demo", "model import FILE --name demo --node n1 --node n2"]),
+    (
+        "kv",
+        &[
+            "kv get motd",
+            "kv put motd hello",
+            "kv cas motd hello --modified 41",
+            "kv list",
+            "kv list --keys",
+            "kv quota",
+        ],
+    ),
+    ("kv-lease", &["kv lease grant --ttl 30s", "kv lease renew 43", "kv lease revoke 43", "kv lease list"]),
     ("ps", &["ps"]),
     ("run", &["run demo hello", "run demo hello --verbose"]),
     ("logs", &["logs -n 2"]),

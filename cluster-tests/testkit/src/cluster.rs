@@ -7,6 +7,7 @@ mod admin;
 mod build;
 mod inference;
 mod process;
+mod values;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -23,6 +24,8 @@ pub use inference::chat_body;
 pub use process::{
     Facts, Node, RuntimeFacts, abort, binary, children, clean_environment, cpu_time, idle_time, run_to_exit,
 };
+
+pub use values::{Changed, Found, Level, Once, Values, Watch};
 
 use crate::FakeOllama;
 use crate::http::HttpClient;

@@ -7,7 +7,9 @@
 #![doc = include_str!("../DESIGN.md")]
 
 pub mod cluster;
+pub mod disk_faults;
 pub mod fake_ollama;
+pub mod history;
 pub mod http;
 pub mod link;
 pub mod port;

@@ -4,6 +4,7 @@
 //! the Python clients too, which `cargo xtask setup` installs. A failing test keeps its directory and prints the logs'
 //! places and its seed; `OLLAMAX_SEED=N cargo test --workspace --test it -- NAME` replays it.
 
+mod acknowledged;
 mod bad_input;
 mod bad_models;
 mod cut_off_minority;
@@ -27,6 +28,7 @@ mod model_owners;
 mod no_false_suspicion;
 mod paused_leader;
 mod paused_node_is_routed_around;
+mod power_cuts;
 mod proxy_variables;
 mod reach_back;
 mod removed_member;
@@ -36,6 +38,7 @@ mod stock_clients;
 mod stopping;
 mod thirty_days_off;
 mod thirty_kills;
+mod values;
 
 use std::io::Write as _;
 

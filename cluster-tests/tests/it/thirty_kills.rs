@@ -1,29 +1,22 @@
 //! No acknowledged change is lost, whoever is killed: thirty rounds, all nodes at once among them.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use futures::future::{join_all, try_join_all};
+use futures::future::join_all;
 use rand::RngExt;
 use rand::rngs::StdRng;
 
 use ollamax_testkit::{Cluster, Seed, wait};
 
+use crate::acknowledged::{Acknowledged, read_back, write};
+
 const ROUNDS: usize = 30;
 const ACKNOWLEDGED_EACH: usize = 200;
 const WRITERS: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(40);
-
-/// Writes that were acknowledged, by key.
-#[derive(Default)]
-struct Acknowledged {
-    writes: Mutex<BTreeMap<String, Vec<u8>>>,
-    count: AtomicUsize,
-    enough: AtomicBool,
-}
 
 /// Who dies in a round, and after how many acknowledged writes.
 #[derive(Debug)]
@@ -61,8 +54,8 @@ async fn thirty_seeded_kills_lose_no_acknowledged_write() -> Result<()> {
 }
 
 async fn one_round(cluster: &Cluster, round: usize, blow: &Blow) -> Result<BTreeMap<String, Vec<u8>>> {
-    let acknowledged = Acknowledged::default();
-    let writers = join_all((0..WRITERS).map(|writer| write(cluster, round, writer, &acknowledged)));
+    let (acknowledged, prefix) = (Acknowledged::default(), format!("kills/{round:02}/"));
+    let writers = join_all((0..WRITERS).map(|writer| write(cluster, &prefix, writer, &acknowledged)));
     let strike = async {
         let count = || acknowledged.count.load(Ordering::SeqCst);
         wait::until_true("writes before the blow", PATIENCE, || async { count() >= blow.after }).await?;
@@ -80,37 +73,6 @@ async fn one_round(cluster: &Cluster, round: usize, blow: &Blow) -> Result<BTree
     struck?;
     cluster.converged(PATIENCE).await?;
     let written = acknowledged.writes.into_inner().expect("no writer panics");
-    read_back(cluster, &format!("kills/{round:02}/"), &written).await?;
+    read_back(cluster, &prefix, &written).await?;
     Ok(written)
-}
-
-/// Writes one key after the other through changing nodes until enough was acknowledged. A write that fails is not
-/// repeated: whether it happened is unknown, and nobody was promised it.
-async fn write(cluster: &Cluster, round: usize, writer: usize, acknowledged: &Acknowledged) {
-    let mut number = 0;
-    while !acknowledged.enough.load(Ordering::SeqCst) {
-        let key = format!("kills/{round:02}/{writer:02}/{number:05}");
-        let value = format!("value of {key}").into_bytes();
-        match cluster.set((writer + number) % cluster.size(), &key, &value).await {
-            Ok(_) => {
-                acknowledged.writes.lock().expect("no writer panics").insert(key, value);
-                acknowledged.count.fetch_add(1, Ordering::SeqCst);
-            }
-            Err(_) => wait::pause(wait::POLL_INTERVAL).await,
-        }
-        number += 1;
-    }
-}
-
-/// Every acknowledged write must be in the state of every node, with its value.
-async fn read_back(cluster: &Cluster, prefix: &str, written: &BTreeMap<String, Vec<u8>>) -> Result<()> {
-    let read = cluster.nodes().iter().map(|node| async move {
-        let found = node.admin()?.settings(prefix, true).await?;
-        let found: BTreeMap<String, Vec<u8>> = found.into_iter().map(|entry| (entry.key, entry.value)).collect();
-        let lost: Vec<&String> =
-            written.iter().filter(|(key, value)| found.get(*key) != Some(value)).map(|(key, _)| key).collect();
-        ensure!(lost.is_empty(), "{} lost {} acknowledged writes: {lost:?}", node.name(), lost.len());
-        Ok(())
-    });
-    try_join_all(read).await.map(|_| ())
 }

@@ -68,7 +68,7 @@ impl JoinService {
         let (node, name) = match committed.answer {
             Answer::Member { node, name, .. } => (node, name),
             Answer::Refused(refused) => return Err(refusal(refused.code(), &refused.to_string())),
-            Answer::Done | Answer::More => return Err(refusal(ErrorCode::StorageCorrupt, "an answer of another kind")),
+            _ => return Err(refusal(ErrorCode::StorageCorrupt, "an answer of another kind")),
         };
         let barrier = engines.metadata.read_barrier().await;
         barrier.map_err(|error| refusal(error.code(), &error.to_string()))?;

@@ -108,7 +108,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
     use tokio_util::task::TaskTracker;
 
-    use ollamax_core::catalog::{Command, NewMember};
+    use ollamax_core::catalog::{CLUSTER_VERSION, Command, NewMember};
     use ollamax_types::{Clock, ClusterId, Digest, Incarnation, ModelRecord, PeerId, RequestId, Timestamp};
 
     use super::*;
@@ -137,8 +137,8 @@ mod tests {
                 p2p_addresses: vec![],
                 api_addresses: vec![],
             };
-            let init =
-                Command::InitCluster { cluster: identity.cluster, name: "lab".to_owned(), public_key: [3; 32], first };
+            let (name, version) = ("lab".to_owned(), CLUSTER_VERSION);
+            let init = Command::InitCluster { cluster: identity.cluster, name, public_key: [3; 32], first, version };
             let metadata = metadata::Service::open(metadata::Parts {
                 config: metadata::Config::default(),
                 store: ollamax_store::Config::default(),

@@ -83,6 +83,15 @@ fn a_node_without_a_cluster_says_so() {
 }
 
 #[test]
+fn a_node_that_joins_is_not_told_to_bring_models() {
+    let mut reply = StatusReply { node_name: "n2".to_owned(), ..StatusReply::default() };
+    reply.set_phase(Phase::Joining);
+    let page = page(&reply);
+    assert!(page.starts_with("Node n2 waits for the state of its cluster.\n"), "{page}");
+    assert!(page.contains("Next: ollamax status;"), "{page}");
+}
+
+#[test]
 fn a_removed_node_says_so_in_one_sentence_and_names_the_way_back() {
     let mut reply = StatusReply { node_name: "n3".to_owned(), ..StatusReply::default() };
     reply.set_phase(Phase::Removed);

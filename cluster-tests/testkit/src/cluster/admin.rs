@@ -16,7 +16,7 @@ use ollamax_proto::v1::admin_client::AdminClient;
 use ollamax_types::ErrorCode;
 
 /// Longest wait for an ordinary answer. A node must answer `no_quorum` well before.
-const CALL_TIME: Duration = Duration::from_secs(5);
+pub(super) const CALL_TIME: Duration = Duration::from_secs(5);
 /// Longest wait for `init` and `join`.
 const FORM_TIME: Duration = Duration::from_secs(30);
 /// Most settings asked for at once.
@@ -101,6 +101,23 @@ pub fn request_id(metadata: &MetadataMap) -> anyhow::Result<String> {
     Ok(id.to_owned())
 }
 
+/// The answer of a call, within `limit`.
+pub(super) async fn bounded<T>(
+    node: &str,
+    limit: Duration,
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, CallError> {
+    let begin = Instant::now();
+    match timeout(limit, call).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(CallError::from_status(node, &status, begin.elapsed())),
+        Err(_) => {
+            let message = format!("{}: no answer", Code::DeadlineExceeded);
+            Err(CallError::unsaid(node, message, begin.elapsed()))
+        }
+    }
+}
+
 /// A node's admin API. Clones share one connection.
 #[derive(Debug, Clone)]
 pub struct Admin {
@@ -132,15 +149,7 @@ impl Admin {
         limit: Duration,
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T, CallError> {
-        let begin = Instant::now();
-        match timeout(limit, call).await {
-            Ok(Ok(response)) => Ok(response.into_inner()),
-            Ok(Err(status)) => Err(CallError::from_status(&self.node, &status, begin.elapsed())),
-            Err(_) => {
-                let message = format!("{}: no answer", Code::DeadlineExceeded);
-                Err(CallError::unsaid(&self.node, message, begin.elapsed()))
-            }
-        }
+        bounded(&self.node, limit, call).await
     }
 
     /// The picture that `ollamax status` draws.

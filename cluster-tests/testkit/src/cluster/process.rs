@@ -14,6 +14,7 @@ use tokio::process::{Child, Command};
 
 use crate::cluster::PATIENCE;
 use crate::cluster::admin::Admin;
+use crate::cluster::values::Values;
 use crate::fake_ollama::lock;
 use crate::link::{Gate, Links};
 use crate::{FakeOllama, Room, wait};
@@ -175,6 +176,14 @@ impl Node {
     pub fn admin(&self) -> Result<Admin, crate::cluster::CallError> {
         let admin = lock(&self.running).as_ref().map(|(_, admin)| admin.clone());
         admin.ok_or_else(|| crate::cluster::CallError::not_running(self.name()))
+    }
+
+    /// Its values, over a connection of their own.
+    ///
+    /// # Errors
+    /// When its socket has no usable name.
+    pub fn values(&self) -> Result<Values> {
+        Values::connect(self.name(), &self.data_dir().join("admin.sock"))
     }
 
     /// Sets an environment variable for the next start.

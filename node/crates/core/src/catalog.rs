@@ -11,9 +11,14 @@ pub mod models;
 pub mod principal;
 pub mod read;
 pub mod record;
+pub mod txn;
 pub mod view;
 
-pub use apply::{Applied, CLUSTER_VERSION, apply};
+pub use apply::{Applied, CLUSTER_VERSION, PREFIXES, SESSIONS_VERSION, apply};
 pub use command::{Answer, Command, Entry, NewMember, Refusal, TokenProblem};
-pub use record::{Cluster, Key, KeyRange, Location, Member, MemberState, Record, Setting, Token};
+pub use record::{
+    Cluster, Counts, Due, Key, KeyRange, Lease, Location, Member, MemberState, Record, Remembered, Session, Setting,
+    Token, Usage, Value,
+};
+pub use txn::Txn;
 pub use view::{Fault, Mutation, View};

@@ -1,4 +1,4 @@
-//! The administrator's door: the admin API over gRPC, on the node's unix socket.
+//! The administrator's door: the admin API and the values' over gRPC, on the node's unix socket.
 //!
 //! Handlers only translate: parse, ask an engine, translate back. Reads answer from this node's own state and say
 //! how old it is, so they work without a leader and before a cluster exists; changes go through
@@ -18,12 +18,14 @@ use tracing::Instrument as _;
 
 use ollamax_metadata as metadata;
 use ollamax_proto::v1;
-use ollamax_proto::v1::admin_server;
+use ollamax_proto::v1::{admin_server, kv_server};
 use ollamax_scheduler as scheduler;
 use ollamax_types::RequestId;
+use ollamax_types::limits::COMMAND_BYTES_MAX;
 
 pub mod attention;
 pub mod daemon;
+mod kv;
 mod models;
 pub mod nodes;
 mod settings;
@@ -34,6 +36,9 @@ pub use daemon::{AdminError, Daemon, Engines, Facts, Phase};
 
 /// gRPC metadata key under which every answer, errors included, carries the id of its call.
 pub const REQUEST_ID_KEY: &str = "ollamax-request-id";
+
+/// Largest request about values: one command and what frames it.
+const REQUEST_BYTES_MAX: usize = 2 * COMMAND_BYTES_MAX;
 
 /// The admin API of one node.
 #[derive(Clone)]
@@ -53,8 +58,11 @@ impl Admin {
     /// The routes for a tonic server.
     #[must_use]
     pub fn routes(daemon: Arc<dyn Daemon>) -> Routes {
-        let service = admin_server::AdminServer::new(Self { daemon });
-        Routes::new(service).into_axum_router().layer(middleware::from_fn(identify)).into()
+        let admin = Self { daemon };
+        let values = kv::Values::new(admin.clone());
+        let routes = Routes::new(admin_server::AdminServer::new(admin));
+        let routes = routes.add_service(kv_server::KvServer::new(values).max_decoding_message_size(REQUEST_BYTES_MAX));
+        routes.into_axum_router().layer(middleware::from_fn(identify)).into()
     }
 
     /// The engines, or the error that says how to get some.

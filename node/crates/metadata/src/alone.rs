@@ -90,5 +90,6 @@ pub(crate) fn init() -> Command {
             p2p_addresses: vec![],
             api_addresses: vec![],
         },
+        version: catalog::CLUSTER_VERSION,
     }
 }

@@ -1,4 +1,5 @@
-//! Keeps the Raft group in step with the members of the catalog. The leader alone acts, one step at a time.
+//! Keeps the Raft group in step with the members of the catalog, ends what has passed its time, and raises the
+//! cluster's version when all members apply a higher one. The leader alone acts, one step at a time.
 //!
 //! The decision is pure ([`decide`]); the loop around it gathers facts, performs the step, and looks again. A step
 //! that fails is logged and decided anew from fresh facts; a leader that dies half-way leaves a joint configuration,
@@ -11,12 +12,13 @@ use openraft::{ChangeMembers, EmptyNode};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use ollamax_core::catalog::{Fault, Member, read};
+use ollamax_core::catalog::{Answer, Command, Fault, Member, read};
 use ollamax_core::voters::{self, Change};
-use ollamax_types::{ErrorCode, NodeId};
+use ollamax_types::{ErrorCode, NodeId, RequestId};
 
+use crate::error::ChangeError;
 use crate::followers;
-use crate::handle::Handle;
+use crate::handle::{Committed, Handle};
 use crate::raft::Metrics;
 
 /// Longest wait for one step; the next look decides anew.
@@ -39,6 +41,10 @@ pub(crate) enum Step {
     Promote(NodeId),
     /// A voter becomes a learner.
     Demote(NodeId),
+    /// Something has passed its time.
+    Expire,
+    /// All members apply a higher cluster version than the cluster uses.
+    RaiseVersion(u32),
 }
 
 /// What the decision needs to know.
@@ -54,6 +60,12 @@ pub(crate) struct Facts {
     pub(crate) nodes: BTreeSet<NodeId>,
     /// Entries that each follower is behind; absent when it was not heard within the leader's lease.
     pub(crate) lags: BTreeMap<NodeId, u64>,
+    /// The cluster's version.
+    pub(crate) version: u32,
+    /// The highest that each member applies; absent when it did not say so since this node began.
+    pub(crate) releases: BTreeMap<NodeId, u32>,
+    /// The first deadline of leases and sessions has passed.
+    pub(crate) due: bool,
 }
 
 /// The next step, if any.
@@ -66,6 +78,9 @@ pub(crate) fn decide(facts: &Facts) -> Option<Step> {
     if facts.members.is_empty() {
         return None; // The catalog is not there yet.
     }
+    if facts.due {
+        return Some(Step::Expire);
+    }
     let active: BTreeSet<NodeId> =
         facts.members.iter().filter(|member| member.is_standing()).map(|member| member.id).collect();
     if let Some(node) = active.difference(&facts.nodes).next() {
@@ -75,11 +90,19 @@ pub(crate) fn decide(facts: &Facts) -> Option<Step> {
     if let Some(node) = facts.nodes.iter().find(gone) {
         return Some(Step::RemoveLearner(*node));
     }
-    match voters::plan(&facts.members, voters, &facts.lags)? {
-        Change::Promote(node) => Some(Step::Promote(node)),
-        Change::Demote(node) if node == facts.leader => Some(Step::HandOver),
-        Change::Demote(node) => Some(Step::Demote(node)),
+    match voters::plan(&facts.members, voters, &facts.lags) {
+        Some(Change::Promote(node)) => Some(Step::Promote(node)),
+        Some(Change::Demote(node)) if node == facts.leader => Some(Step::HandOver),
+        Some(Change::Demote(node)) => Some(Step::Demote(node)),
+        None => raise(facts, &active),
     }
+}
+
+/// The version that all members apply, when it is more than the cluster's.
+fn raise(facts: &Facts, active: &BTreeSet<NodeId>) -> Option<Step> {
+    let releases: Option<Vec<u32>> = active.iter().map(|node| facts.releases.get(node).copied()).collect();
+    let common = releases?.into_iter().min()?;
+    (common > facts.version).then_some(Step::RaiseVersion(common))
 }
 
 /// Whether a leader without room on its disk gives leadership away, so that the others can go on.
@@ -138,19 +161,29 @@ fn gather(handle: &Handle, metrics: &Metrics) -> Result<Facts, Fault> {
     let membership = metrics.membership_config.membership();
     let next = metrics.last_log_index.map_or(0, |index| index + 1);
     let followers = followers::followers(metrics, handle.node());
+    let view = handle.view();
+    let cluster = read::cluster(&*view)?;
+    let now = handle.0.stamper.stamp();
+    let mut releases = handle.0.releases.all();
+    releases.insert(handle.node(), handle.config().release());
     Ok(Facts {
         leader: handle.node(),
-        members: read::members(&*handle.view())?,
+        version: cluster.map_or(handle.config().release(), |cluster| cluster.version),
+        releases,
+        due: read::deadlines(&*view, 1)?.first().is_some_and(|(at, _)| *at <= now),
+        members: read::members(&*view)?,
         configs: membership.get_joint_config().iter().map(|set| set.iter().copied().map(NodeId).collect()).collect(),
         nodes: membership.nodes().map(|(node, _)| NodeId(*node)).collect(),
         lags: followers::lags(&followers, next, handle.config().lease()),
     })
 }
 
-async fn perform(handle: &Handle, step: Step) -> Result<(), crate::ChangeError> {
+async fn perform(handle: &Handle, step: Step) -> Result<(), ChangeError> {
     let one = |node: NodeId| BTreeSet::from([node.0]);
     let change = match step {
         Step::HandOver => return handle.transfer_leader(None).await.map(|_| ()),
+        Step::Expire => return expire(handle).await,
+        Step::RaiseVersion(version) => return own(handle, Command::RaiseVersion { version }).await.map(|_| ()),
         Step::FinishJoint(voters) => ChangeMembers::ReplaceAllVoters(voters.into_iter().map(|node| node.0).collect()),
         Step::AddLearner(node) => ChangeMembers::AddNodes(BTreeMap::from([(node.0, EmptyNode::new())])),
         Step::RemoveLearner(node) => ChangeMembers::RemoveNodes(one(node)),
@@ -158,6 +191,20 @@ async fn perform(handle: &Handle, step: Step) -> Result<(), crate::ChangeError> 
         Step::Demote(node) => ChangeMembers::RemoveVoters(one(node)),
     };
     handle.change_members(change).await
+}
+
+/// Ends everything that has passed its time.
+async fn expire(handle: &Handle) -> Result<(), ChangeError> {
+    while own(handle, Command::Expire).await? == Answer::More {}
+    Ok(())
+}
+
+/// A change that this node asks for itself.
+async fn own(handle: &Handle, command: Command) -> Result<Answer, ChangeError> {
+    let principal = format!("node/{}", handle.node());
+    let done = handle.propose(RequestId::default(), &principal, command).await;
+    let accepted = done.and_then(Committed::accepted).map_err(|error| ChangeError::NotNow(error.to_string()))?;
+    Ok(accepted.answer)
 }
 
 #[cfg(test)]
@@ -200,6 +247,7 @@ mod tests {
             configs: configs.iter().map(|set| ids(set)).collect(),
             nodes: ids(nodes),
             lags: caught_up.iter().map(|node| (NodeId(*node), 0)).collect(),
+            ..Facts::default()
         };
         assert_eq!(decide(&facts), expected, "{facts:?}");
     }
@@ -238,6 +286,31 @@ mod tests {
         assert!(!gives_way(&facts(&[&[1, 2, 3]]), Some(HAND_OVER_PAUSE / 2)));
         assert!(gives_way(&facts(&[&[1, 2, 3]]), Some(HAND_OVER_PAUSE)));
         assert!(!gives_way(&facts(&[&[1]]), None), "nobody else votes");
+    }
+
+    #[test]
+    fn the_version_goes_up_when_every_member_applies_it_and_no_higher() {
+        let check = |releases: &[(u64, u32)], version: u32, expected: Option<Step>| {
+            let facts = Facts {
+                leader: NodeId(1),
+                members: [1, 2].map(|id| member(id, Role::Voter, MemberState::Active)).to_vec(),
+                configs: vec![ids(&[1, 2])],
+                nodes: ids(&[1, 2]),
+                lags: BTreeMap::from([(NodeId(2), 0)]),
+                version,
+                releases: releases.iter().map(|(node, release)| (NodeId(*node), *release)).collect(),
+                due: false,
+            };
+            assert_eq!(decide(&facts), expected, "{releases:?} at {version}");
+            // What has passed its time comes first.
+            assert_eq!(decide(&Facts { due: true, ..facts }), Some(Step::Expire));
+        };
+        check(&[(1, 2), (2, 2)], 1, Some(Step::RaiseVersion(2)));
+        check(&[(1, 3), (2, 2)], 1, Some(Step::RaiseVersion(2)));
+        check(&[(1, 2), (2, 2)], 2, None);
+        check(&[(1, 2), (2, 1)], 1, None);
+        check(&[(1, 2)], 1, None); // node 2 was not heard
+        check(&[(1, 2), (2, 2), (9, 1)], 1, Some(Step::RaiseVersion(2))); // no member
     }
 
     #[test]

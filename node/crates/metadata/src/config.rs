@@ -5,6 +5,8 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use ollamax_core::catalog::CLUSTER_VERSION;
+
 /// `[raft]` in the configuration file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -27,6 +29,9 @@ pub struct Config {
     pub snapshot_idle_ms: u64,
     /// How often the leader compares members, learners and voters, ms.
     pub autopilot_ms: u64,
+    /// The highest cluster version that this node lets the cluster go to; 0: the highest that its release applies. Hold
+    /// it back to be able to return to the release before. Since 0.1.
+    pub version_max: u32,
     /// How long a stopping leader waits for somebody to take over, ms.
     pub hand_over_ms: u64,
 }
@@ -43,6 +48,7 @@ impl Default for Config {
             append_bytes_max: 1 << 20,
             snapshot_idle_ms: 30_000,
             autopilot_ms: 500,
+            version_max: 0,
             hand_over_ms: 2_000,
         }
     }
@@ -73,6 +79,7 @@ impl Config {
             ),
             (self.snapshot_idle_ms >= 1_000, "raft.snapshot_idle_ms must be at least 1000"),
             (self.autopilot_ms >= 50, "raft.autopilot_ms must be at least 50"),
+            (self.version_max <= CLUSTER_VERSION, "raft.version_max is more than this release applies"),
             (self.hand_over_ms <= 30_000, "raft.hand_over_ms must be at most 30000"),
         ];
         rules.into_iter().filter(|(holds, _)| !holds).map(|(_, problem)| problem.to_owned()).collect()
@@ -81,6 +88,12 @@ impl Config {
     /// Whether a sign of life that is this old is still taken for the present: one heartbeat may come late or be lost.
     pub(crate) const fn is_fresh(&self, silence_ms: u64) -> bool {
         silence_ms <= self.heartbeat_ms.saturating_mul(2)
+    }
+
+    /// The highest cluster version that this node applies.
+    #[must_use]
+    pub const fn release(&self) -> u32 {
+        if self.version_max == 0 || self.version_max > CLUSTER_VERSION { CLUSTER_VERSION } else { self.version_max }
     }
 
     /// The leader's lease: without a majority's answer for this long, nobody may count on its word.

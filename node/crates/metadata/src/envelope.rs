@@ -4,6 +4,8 @@
 //! field of the wrong length gets an [`EnvelopeError`]; whoever applies it turns that into a fault that halts the
 //! node. A new meaning of an old field needs a new schema number or a higher least version.
 
+mod txn;
+
 use bytes::Bytes;
 use prost::Message;
 
@@ -11,8 +13,9 @@ use ollamax_core::catalog::Entry;
 use ollamax_core::catalog::command::{Command, NewMember};
 use ollamax_proto::disk;
 use ollamax_proto::disk::envelope::Command as Stored;
+use ollamax_store::answer::{decode_role, encode_role};
 use ollamax_types::{
-    ClusterId, Digest, Incarnation, ModelName, ModelRecord, NodeId, PeerId, RequestId, Role, Timestamp, TokenId,
+    ClusterId, Digest, Incarnation, ModelName, ModelRecord, NodeId, PeerId, RequestId, Timestamp, TokenId,
 };
 
 /// The version that this release writes, and the newest that it reads.
@@ -84,12 +87,15 @@ pub(crate) fn log_time(bytes: &[u8]) -> Timestamp {
 
 fn encode_command(command: &Command) -> Stored {
     match command.clone() {
-        Command::InitCluster { cluster, name, public_key, first } => Stored::InitCluster(disk::CommandInitCluster {
-            cluster: cluster.0.to_vec(),
-            name,
-            public_key: public_key.to_vec(),
-            first: Some(encode_new_member(first)),
-        }),
+        Command::InitCluster { cluster, name, public_key, first, version } => {
+            Stored::InitCluster(disk::CommandInitCluster {
+                cluster: cluster.0.to_vec(),
+                name,
+                public_key: public_key.to_vec(),
+                first: Some(encode_new_member(first)),
+                version,
+            })
+        }
         Command::AddMember { token, secret_sha256, role, member } => Stored::AddMember(disk::CommandAddMember {
             token: token.0,
             secret_sha256: secret_sha256.to_vec(),
@@ -127,6 +133,15 @@ fn encode_command(command: &Command) -> Stored {
         }),
         Command::SetSetting { key, value } => Stored::SetSetting(disk::CommandSetSetting { key, value }),
         Command::DeleteSetting { key } => Stored::DeleteSetting(disk::CommandDeleteSetting { key }),
+        Command::Txn(txn) => Stored::Txn(txn::encode(txn)),
+        Command::OpenSession { ttl_ms, window } => Stored::OpenSession(disk::CommandOpenSession { ttl_ms, window }),
+        Command::CloseSession { session } => Stored::CloseSession(session),
+        Command::GrantLease { ttl_ms } => Stored::GrantLease(disk::CommandGrantLease { ttl_ms }),
+        Command::RenewLease { lease } => Stored::RenewLease(lease),
+        Command::RevokeLease { lease } => Stored::RevokeLease(lease),
+        Command::Expire => Stored::Expire(disk::LogBlank {}),
+        Command::SetQuota { prefix, bytes_max } => Stored::SetQuota(disk::CommandSetQuota { prefix, bytes_max }),
+        Command::RaiseVersion { version } => Stored::RaiseVersion(version),
     }
 }
 
@@ -137,11 +152,12 @@ fn decode_command(stored: Stored) -> Result<Command, EnvelopeError> {
             name: stored.name,
             public_key: array(&stored.public_key, "public_key")?,
             first: decode_new_member(stored.first, "first")?,
+            version: stored.version.max(1),
         },
         Stored::AddMember(stored) => Command::AddMember {
             token: TokenId(stored.token),
             secret_sha256: array(&stored.secret_sha256, "secret_sha256")?,
-            role: decode_role(stored.role)?,
+            role: decode_role(stored.role).map_err(|_| EnvelopeError::Field("role"))?,
             member: decode_new_member(stored.member, "member")?,
         },
         Stored::SetAddresses(stored) => Command::SetAddresses {
@@ -157,7 +173,7 @@ fn decode_command(stored: Stored) -> Result<Command, EnvelopeError> {
         Stored::CreateToken(stored) => Command::CreateToken {
             id: TokenId(stored.id),
             secret_sha256: array(&stored.secret_sha256, "secret_sha256")?,
-            role: decode_role(stored.role)?,
+            role: decode_role(stored.role).map_err(|_| EnvelopeError::Field("role"))?,
             uses: stored.uses,
             ttl_ms: stored.ttl_ms,
         },
@@ -169,6 +185,15 @@ fn decode_command(stored: Stored) -> Result<Command, EnvelopeError> {
         },
         Stored::SetSetting(stored) => Command::SetSetting { key: stored.key, value: stored.value },
         Stored::DeleteSetting(stored) => Command::DeleteSetting { key: stored.key },
+        Stored::Txn(stored) => Command::Txn(txn::decode(stored)?),
+        Stored::OpenSession(stored) => Command::OpenSession { ttl_ms: stored.ttl_ms, window: stored.window },
+        Stored::CloseSession(session) => Command::CloseSession { session },
+        Stored::GrantLease(stored) => Command::GrantLease { ttl_ms: stored.ttl_ms },
+        Stored::RenewLease(lease) => Command::RenewLease { lease },
+        Stored::RevokeLease(lease) => Command::RevokeLease { lease },
+        Stored::Expire(disk::LogBlank {}) => Command::Expire,
+        Stored::SetQuota(stored) => Command::SetQuota { prefix: stored.prefix, bytes_max: stored.bytes_max },
+        Stored::RaiseVersion(version) => Command::RaiseVersion { version },
     })
 }
 
@@ -223,24 +248,6 @@ fn decode_model(stored: disk::CommandModel) -> Result<ModelRecord, EnvelopeError
 fn full_name(name: &ModelName) -> String {
     let [host, namespace, model, tag] = name.parts();
     format!("{host}/{namespace}/{model}:{tag}")
-}
-
-pub(crate) fn encode_role(role: Role) -> i32 {
-    match role {
-        Role::Voter => disk::CommandRole::Voter,
-        Role::Learner => disk::CommandRole::Learner,
-        Role::Gateway => disk::CommandRole::Gateway,
-    }
-    .into()
-}
-
-pub(crate) fn decode_role(stored: i32) -> Result<Role, EnvelopeError> {
-    match disk::CommandRole::try_from(stored) {
-        Ok(disk::CommandRole::Voter) => Ok(Role::Voter),
-        Ok(disk::CommandRole::Learner) => Ok(Role::Learner),
-        Ok(disk::CommandRole::Gateway) => Ok(Role::Gateway),
-        Ok(disk::CommandRole::Unspecified) | Err(_) => Err(EnvelopeError::Field("role")),
-    }
 }
 
 fn array<const N: usize>(bytes: &[u8], field: &'static str) -> Result<[u8; N], EnvelopeError> {

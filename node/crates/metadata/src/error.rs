@@ -15,6 +15,17 @@ pub enum OpenError {
     /// Numbers that cannot work together; all of them.
     #[error("configuration: {}", .0.join("; "))]
     Config(Vec<String>),
+    /// The cluster has gone on to a version that this node does not apply.
+    #[error(
+        "this cluster runs version {version}, and this node applies up to {own}; \
+         install the release that the other members run, or raise raft.version_max"
+    )]
+    ClusterTooNew {
+        /// The cluster's.
+        version: u32,
+        /// What this node applies.
+        own: u32,
+    },
     /// What is stored does not fit together.
     #[error("start consensus: {0}")]
     Raft(String),
@@ -27,6 +38,7 @@ impl OpenError {
         match self {
             Self::Store(error) => error.code(),
             Self::Config(_) => ErrorCode::ConfigInvalid,
+            Self::ClusterTooNew { .. } => ErrorCode::PreconditionFailed,
             Self::Raft(_) => ErrorCode::StorageCorrupt,
         }
     }

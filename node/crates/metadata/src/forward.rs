@@ -1,9 +1,9 @@
 //! Changes and linearizable reads from any node: here when this node leads, else one hop to the leader.
 //!
 //! Each has one deadline, on all nodes together: the leader gets what is left of it. Before anything was sent, another
-//! attempt is made for as long as the deadline allows; a change that was sent and not answered is never sent again,
-//! because it may have happened. The node that writes an entry says in it whose key asked; what the message says of
-//! that is believed as far as [`principal::stamped`] goes.
+//! attempt is made for as long as the deadline allows; a change that was sent and not answered is sent again only
+//! within a client session, because it may have happened. The node that writes an entry says in it whose key asked;
+//! what the message says of that is believed as far as [`principal::stamped`] goes.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -18,17 +18,17 @@ use tokio::time::{Instant, timeout_at};
 
 use ollamax_core::catalog::command::Command;
 use ollamax_core::catalog::principal::{self, Untrue};
-use ollamax_core::catalog::{Answer, CLUSTER_VERSION, Entry, Refusal};
+use ollamax_core::catalog::{Answer, CLUSTER_VERSION, Entry, Refusal, SESSIONS_VERSION, read};
 use ollamax_types::limits::{COMMAND_BYTES_MAX, PROPOSE_TIMEOUT, READ_TIMEOUT};
 use ollamax_types::{ErrorCode, NodeId, RequestId, Timestamp};
 
 use crate::envelope;
 use crate::error::{ProposeError, ReadError, ServeError};
-use crate::handle::{Committed, Handle, millis};
+use crate::handle::{Change, Committed, Handle, millis};
 use crate::metrics::Outcome;
 use crate::peers::{Lane, PeerError};
 use crate::raft::{Sealed, Types};
-use crate::wire::{self, Proposal, Reply, Request};
+use crate::wire::{self, Proposal, ReadTrust, Reply, Request};
 
 /// Pause before the leader is looked for again.
 const RETRY_PAUSE: Duration = Duration::from_millis(40);
@@ -36,9 +36,6 @@ const RETRY_PAUSE: Duration = Duration::from_millis(40);
 const WAY_BACK: Duration = Duration::from_millis(50);
 /// Longest wait for one answer to a read; several may fit into its deadline, because asking again is harmless.
 const READ_ATTEMPT: Duration = Duration::from_millis(600);
-/// Least cluster version of the commands of this release.
-const LEAST_VERSION: u32 = 1;
-
 /// Why one attempt brought no result.
 enum Miss {
     /// Not the leader; perhaps this one is.
@@ -103,15 +100,24 @@ impl Handle {
         principal: &str,
         command: Command,
     ) -> Result<Committed, ProposeError> {
+        self.propose_change(Change::new(request, principal, command)).await
+    }
+
+    /// As [`Handle::propose`], with what else a change may say. In a client session the same change is sent again after
+    /// an answer was lost, for as long as the deadline allows: it has effect once.
+    ///
+    /// # Errors
+    /// See [`ProposeError`].
+    pub async fn propose_change(&self, change: Change) -> Result<Committed, ProposeError> {
         let entry = Entry {
-            least_version: LEAST_VERSION,
+            least_version: change.command.least_version(),
             log_time: Timestamp(0),
-            request,
-            principal: principal.to_owned(),
+            request: change.request,
+            principal: change.principal,
             namespace: String::new(),
-            session: None,
-            fence_term: None,
-            command,
+            session: change.session,
+            fence_term: change.fence_term,
+            command: change.command,
         };
         let result = self.propose_entry(&entry).await;
         self.0.metrics.proposed(match &result {
@@ -129,30 +135,39 @@ impl Handle {
         let _room = self.reserve(&sealed)?;
         let deadline = Instant::now() + PROPOSE_TIMEOUT;
         let mut target = self.heard_leader();
-        let mut why = "no leader is heard".to_owned();
+        let mut why = ProposeError::NoQuorum("no leader is heard".to_owned());
         let mut hints = Hints::default();
         loop {
-            let miss = match target {
-                None => Miss::NotLeader { hint: None },
-                Some(node) if node == self.node() => match self.write_own(entry, deadline).await {
-                    Ok(committed) => return Ok(committed),
-                    Err(miss) => miss,
-                },
-                Some(node) => match self.forward(node, sealed.clone(), deadline).await {
-                    Ok(committed) => return Ok(committed),
-                    Err(miss) => miss,
-                },
+            let attempt = match target {
+                None => Err(Miss::NotLeader { hint: None }),
+                Some(node) if node == self.node() => self.write_own(entry, deadline).await,
+                Some(node) => self.forward(node, sealed.clone(), deadline).await,
+            };
+            let miss = match attempt {
+                // The attempt before may have happened, and nobody remembers.
+                Ok(Committed { answer: Answer::Refused(refusal), .. }) if is_forgotten(&refusal, &why) => {
+                    return Err(ProposeError::OutcomeUnknown(refusal.to_string()));
+                }
+                Ok(committed) => return Ok(committed),
+                Err(miss) => miss,
             };
             let hint = match miss {
+                Miss::Final(unknown @ ProposeError::OutcomeUnknown(_)) if entry.session.is_some() => {
+                    why = unknown;
+                    hints.next(target, None)
+                }
                 Miss::Final(error) => return Err(error),
                 Miss::NotLeader { hint } => hints.next(target, hint),
                 Miss::NotDone(reason) => {
-                    why = reason;
+                    // What was sent once may have happened, whatever became of it later.
+                    if !matches!(why, ProposeError::OutcomeUnknown(_)) {
+                        why = ProposeError::NoQuorum(reason);
+                    }
                     hints.next(target, None)
                 }
             };
             if hint.is_none() && self.pause(deadline).await.is_break() {
-                return Err(ProposeError::NoQuorum(why));
+                return Err(why);
             }
             target = hint.or_else(|| self.heard_leader());
         }
@@ -198,7 +213,7 @@ impl Handle {
                 Err(Miss::Final(ProposeError::Leader { node: to, code, message }))
             }
             Err(error @ (PeerError::Lost(_) | PeerError::TimedOut)) => unknown(format!("leader {to}: {error}")),
-            Ok(bytes) => match wire::decode_reply(bytes) {
+            Ok(bytes) => match wire::decode_reply(bytes).map(|(_, reply)| reply) {
                 Ok(Reply::Committed(committed)) => Ok(committed),
                 Ok(Reply::NotLeader { hint }) => Err(Miss::NotLeader { hint }),
                 Ok(Reply::Failure { message, effects_possible: true, .. }) => unknown(message),
@@ -223,6 +238,7 @@ impl Handle {
     /// Writes an entry as the leader. Nothing is written that came too late for its answer to be heard.
     async fn write(&self, mut entry: Entry, deadline: Instant) -> Result<Committed, Miss> {
         let started = Instant::now();
+        self.check_version(&entry).map_err(Miss::Final)?;
         if !self.quorum_is_fresh() {
             // Ask the majority first: an entry of a leader that lost it would end with an unknown outcome.
             self.confirm(deadline).await?;
@@ -246,8 +262,9 @@ impl Handle {
             Ok(Err(_)) => Err(unknown("consensus stopped before it answered")),
             Ok(Ok(Ok(written))) => {
                 self.0.metrics.committed(started.elapsed());
-                let (revision, term) = (written.log_id.index, crate::raft::term_of(&written.log_id));
-                Ok(Committed { revision, term, answer: written.data.0 })
+                let of_entry = (written.log_id.index, crate::raft::term_of(&written.log_id));
+                let (revision, term) = written.data.before.unwrap_or(of_entry);
+                Ok(Committed { revision, term, answer: written.data.answer })
             }
             Ok(Ok(Err(ClientWriteError::ForwardToLeader(forward)))) => Err(self.not_leader(&forward)),
             Ok(Ok(Err(ClientWriteError::LogEntryDiscarded(_)))) => Err(unknown("the leader changed")),
@@ -255,6 +272,14 @@ impl Handle {
                 error @ (ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_)),
             ))) => Err(Miss::NotDone(error.to_string())),
         }
+    }
+
+    /// A command that members of an older release do not know must not enter the log: it would halt them.
+    fn check_version(&self, entry: &Entry) -> Result<(), ProposeError> {
+        let needed = if entry.session.is_some() { SESSIONS_VERSION } else { 0 }.max(entry.command.least_version());
+        let cluster = read::cluster(&*self.view()).map_err(|fault| ProposeError::Fatal(fault.to_string()))?;
+        let actual = cluster.map_or(needed, |cluster| cluster.version);
+        if needed > actual { Err(Refusal::VersionTooLow { needed, actual }.into()) } else { Ok(()) }
     }
 
     fn not_leader(&self, forward: &ForwardToLeader<Types>) -> Miss {
@@ -265,7 +290,7 @@ impl Handle {
     }
 
     async fn confirm(&self, deadline: Instant) -> Result<(), Miss> {
-        match self.read_index(deadline).await {
+        match self.read_index(ReadTrust::Majority, deadline).await {
             Ok(_) => Ok(()),
             Err(ReadMiss::NotLeader { hint }) => Err(Miss::NotLeader { hint }),
             Err(ReadMiss::NoQuorum(reason)) => Err(Miss::NotDone(reason)),
@@ -297,6 +322,12 @@ impl Handle {
     }
 }
 
+/// Whether a session does not know any more what became of a change that was sent before without an answer.
+fn is_forgotten(refusal: &Refusal, before: &ProposeError) -> bool {
+    matches!(before, ProposeError::OutcomeUnknown(_))
+        && matches!(refusal, Refusal::SessionExpired(_) | Refusal::SequenceTooOld { .. })
+}
+
 /// What a member says of another node is not looked at.
 fn refused(untrue: Untrue) -> ServeError {
     match untrue {
@@ -325,6 +356,28 @@ impl Handle {
     /// # Errors
     /// [`ReadError::NoQuorum`] when the majority cannot be asked or this node cannot catch up in time.
     pub async fn read_barrier(&self) -> Result<u64, ReadError> {
+        self.barrier(ReadTrust::Majority).await
+    }
+
+    /// As [`Handle::read_barrier`], on the leader's lease: it does not ask its majority again while the last answer is
+    /// younger than its lease. As good as linearizable while the clocks of the members run equally fast, and a leader
+    /// is not stopped between its look at the clock and its answer.
+    ///
+    /// # Errors
+    /// As [`Handle::read_barrier`].
+    pub async fn lease_barrier(&self) -> Result<u64, ReadError> {
+        self.barrier(ReadTrust::Lease).await
+    }
+
+    /// Waits, at most `READ_TIMEOUT`, until this node has applied `revision`.
+    ///
+    /// # Errors
+    /// [`ReadError::NoQuorum`] when it has not by then.
+    pub async fn reach(&self, revision: u64) -> Result<u64, ReadError> {
+        self.wait_applied(revision, Instant::now() + READ_TIMEOUT).await
+    }
+
+    async fn barrier(&self, trust: ReadTrust) -> Result<u64, ReadError> {
         let deadline = Instant::now() + READ_TIMEOUT;
         let mut target = self.leader();
         let mut why = "no leader is known".to_owned();
@@ -332,8 +385,8 @@ impl Handle {
         loop {
             let attempt = match target {
                 None => Err(ReadMiss::NotLeader { hint: None }),
-                Some(node) if node == self.node() => self.read_index(deadline).await,
-                Some(node) => self.ask_read_index(node, deadline).await,
+                Some(node) if node == self.node() => self.read_index(trust, deadline).await,
+                Some(node) => self.ask_read_index(node, trust, deadline).await,
             };
             let hint = match attempt {
                 Ok(index) => return self.wait_applied(index, deadline).await,
@@ -362,9 +415,13 @@ impl Handle {
     }
 
     /// As the leader: has the majority confirm it, and says what a reader must have applied.
-    async fn read_index(&self, deadline: Instant) -> Result<u64, ReadMiss> {
+    async fn read_index(&self, trust: ReadTrust, deadline: Instant) -> Result<u64, ReadMiss> {
         let wait = deadline.saturating_duration_since(Instant::now());
-        let option = LinearizerOption::new(Some(Duration::ZERO), true).with_wait_timeout(wait);
+        let age_max = match trust {
+            ReadTrust::Majority => Some(Duration::ZERO),
+            ReadTrust::Lease => None, // the leader's lease
+        };
+        let option = LinearizerOption::new(age_max, true).with_wait_timeout(wait);
         let asked = timeout_at(deadline, self.0.raft.get_read_linearizer(option)).await;
         match asked {
             Err(_) => Err(ReadMiss::NoQuorum("no majority answered in time".to_owned())),
@@ -380,16 +437,16 @@ impl Handle {
         }
     }
 
-    async fn ask_read_index(&self, to: NodeId, deadline: Instant) -> Result<u64, ReadMiss> {
+    async fn ask_read_index(&self, to: NodeId, trust: ReadTrust, deadline: Instant) -> Result<u64, ReadMiss> {
         let left = deadline.saturating_duration_since(Instant::now()).min(READ_ATTEMPT);
-        let request = Request::ReadIndex { wait_ms: millis(left) };
+        let request = Request::ReadIndex { wait_ms: millis(left), trust };
         let body = wire::encode_request(self.0.identity.cluster, to, request);
         let call = self.0.peers.call(to, Lane::Forward, body, left);
         let bytes = match tokio::time::timeout(left, call).await.unwrap_or(Err(PeerError::TimedOut)) {
             Ok(bytes) => bytes,
             Err(error) => return Err(ReadMiss::NoQuorum(format!("leader {to}: {error}"))),
         };
-        match wire::decode_reply(bytes) {
+        match wire::decode_reply(bytes).map(|(_, reply)| reply) {
             Ok(Reply::ReadIndex(index)) => Ok(index),
             Ok(Reply::NotLeader { hint }) => Err(ReadMiss::NotLeader { hint }),
             Ok(Reply::Failure { message, .. }) => Err(ReadMiss::NoQuorum(message)),
@@ -399,9 +456,9 @@ impl Handle {
     }
 
     /// Answers a reader on another node.
-    pub(crate) async fn serve_read_index(&self, wait_ms: u64) -> Reply {
+    pub(crate) async fn serve_read_index(&self, wait_ms: u64, trust: ReadTrust) -> Reply {
         let wait = Duration::from_millis(wait_ms).min(READ_TIMEOUT);
-        match self.read_index(Instant::now() + wait).await {
+        match self.read_index(trust, Instant::now() + wait).await {
             Ok(index) => Reply::ReadIndex(index),
             Err(ReadMiss::NotLeader { hint }) => Reply::NotLeader { hint },
             Err(ReadMiss::NoQuorum(reason)) => failure(ErrorCode::NoQuorum, reason, false),

@@ -18,18 +18,22 @@ use prometheus::Registry;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
-use ollamax_core::catalog::{Answer, View};
+use ollamax_core::catalog::{Answer, Command, View};
 use ollamax_store as store;
-use ollamax_types::{ClusterId, ErrorCode, Incarnation, NodeId};
+use ollamax_types::{ClusterId, ErrorCode, Incarnation, NodeId, RequestId};
 
 use crate::config::Config;
 use crate::error::{ChangeError, ProposeError};
+use crate::feed::{Feed, Filter, Watcher};
 use crate::followers;
+use crate::freshness::Freshness;
 use crate::gauges::Gauges;
 use crate::logtime::Stamper;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
 use crate::raft::{self, Raft, Types};
+use crate::releases::Releases;
+use crate::session::OwnSession;
 use crate::status::Status;
 use crate::thread::Thread;
 
@@ -42,6 +46,29 @@ pub struct Identity {
     pub node: NodeId,
     /// Its data directory.
     pub incarnation: Incarnation,
+}
+
+/// A change that is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// The client request behind it.
+    pub request: RequestId,
+    /// For whom: `admin`, or `node/3` when node 3 asks for itself.
+    pub principal: String,
+    /// Client session and sequence: with them it has effect once, however often it is sent.
+    pub session: Option<(u64, u64)>,
+    /// Refused unless the leader's term is this one.
+    pub fence_term: Option<u64>,
+    /// What to change.
+    pub command: Command,
+}
+
+impl Change {
+    /// Without session and fence.
+    #[must_use]
+    pub fn new(request: RequestId, principal: &str, command: Command) -> Self {
+        Self { request, principal: principal.to_owned(), session: None, fence_term: None, command }
+    }
 }
 
 /// A change that is on the disks of a majority and applied.
@@ -88,6 +115,9 @@ pub(crate) struct Inner {
     /// Bytes of proposals that may still enter.
     pub(crate) room: Arc<Semaphore>,
     pub(crate) changes: watch::Receiver<u64>,
+    pub(crate) feed: Feed,
+    pub(crate) releases: Releases,
+    pub(crate) session: OwnSession,
     pub(crate) contact: Contact,
     pub(crate) metrics: Metrics,
     pub(crate) stopped: AtomicBool,
@@ -101,16 +131,34 @@ pub(crate) struct Contact {
     /// Milliseconds from `start`, plus one; 0: never.
     at: AtomicU64,
     leader: Mutex<Option<NodeId>>,
+    freshness: Mutex<Freshness>,
 }
 
 impl Contact {
     pub(crate) fn new() -> Self {
-        Self { start: Instant::now(), at: AtomicU64::new(0), leader: Mutex::new(None) }
+        Self { start: Instant::now(), at: AtomicU64::new(0), leader: Mutex::new(None), freshness: Mutex::default() }
     }
 
     pub(crate) fn heard(&self, leader: NodeId) {
         *self.leader.lock().unwrap_or_else(PoisonError::into_inner) = Some(leader);
         self.at.store(millis(self.start.elapsed()).saturating_add(1), Ordering::Release);
+    }
+
+    /// A leader said that everything up to `committed` is committed, while `applied` was applied here.
+    pub(crate) fn heard_committed(&self, committed: Option<u64>, applied: u64) {
+        let now = self.start.elapsed();
+        let mut freshness = self.freshness.lock().unwrap_or_else(PoisonError::into_inner);
+        freshness.age(applied, now);
+        if let Some(committed) = committed {
+            freshness.heard(committed, now);
+        }
+    }
+
+    /// How old a state that has applied everything up to `applied` is at most, milliseconds.
+    fn age_ms(&self, applied: u64) -> Option<u64> {
+        let now = self.start.elapsed();
+        let mut freshness = self.freshness.lock().unwrap_or_else(PoisonError::into_inner);
+        freshness.age(applied, now).map(millis)
     }
 
     /// Milliseconds since this leader was heard.
@@ -151,6 +199,43 @@ impl Handle {
     #[must_use]
     pub fn view(&self) -> Arc<dyn View + Send + Sync> {
         Arc::new(self.0.state.view())
+    }
+
+    /// As [`Handle::view`], with the revision up to which it is complete.
+    #[must_use]
+    pub fn view_at(&self) -> (Arc<dyn View + Send + Sync>, u64) {
+        let view = self.0.state.view();
+        let revision = view.applied().map_or(0, |meta| meta.index);
+        (Arc::new(view), revision)
+    }
+
+    /// The highest cluster version that this node applies.
+    #[must_use]
+    pub fn release(&self) -> u32 {
+        self.0.config.release()
+    }
+
+    /// The term that this node knows.
+    #[must_use]
+    pub fn term(&self) -> u64 {
+        self.0.raft.metrics().borrow_watched().current_term
+    }
+
+    /// How old [`Handle::view`] may be, milliseconds: nothing that was acknowledged longer ago is missing in it, save
+    /// for the way from the leader to here. `None`: no leader was heard since the start.
+    #[must_use]
+    pub fn age_ms(&self) -> Option<u64> {
+        let metrics = self.raft_metrics();
+        if metrics.state.is_leader() {
+            return self.contact_ms(&metrics);
+        }
+        self.0.contact.age_ms(*self.0.changes.borrow())
+    }
+
+    /// Watches values from revision `from` on; `None`: from what comes after everything that is applied here now.
+    #[must_use]
+    pub fn watch(&self, filter: Filter, from: Option<u64>) -> Watcher {
+        Watcher::new(self.0.feed.clone(), self.0.changes.clone(), filter, from)
     }
 
     /// The applied index, each time it moves.

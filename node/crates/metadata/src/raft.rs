@@ -35,7 +35,17 @@ impl fmt::Display for Sealed {
 
 /// What applying an entry answers. Blank and membership entries answer `Done`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Answered(pub(crate) Answer);
+pub(crate) struct Answered {
+    pub(crate) answer: Answer,
+    /// Index and term of the entry that had this effect, when it was an earlier one of the same client session.
+    pub(crate) before: Option<(u64, u64)>,
+}
+
+impl Answered {
+    pub(crate) const fn done() -> Self {
+        Self { answer: Answer::Done, before: None }
+    }
+}
 
 openraft::declare_raft_types!(
     /// One leader per term, so that a term is a fencing token; node records are empty, because addresses live in the

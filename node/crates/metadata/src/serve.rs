@@ -32,9 +32,11 @@ impl Handle {
                 if !append.entries.is_empty() {
                     self.0.store.check_room()?;
                 }
+                let committed = append.leader_commit.map(|id| id.index);
                 let reply = self.0.raft.append_entries(append).await.map_err(fatal)?;
                 if !matches!(reply, openraft::raft::AppendEntriesResponse::HigherVote(_)) {
                     self.0.contact.heard(leader);
+                    self.0.contact.heard_committed(committed, *self.0.changes.borrow());
                 }
                 Reply::Append(reply)
             }
@@ -51,12 +53,12 @@ impl Handle {
                 Reply::Transfer(self.0.raft.handle_transfer_leader(transfer).await.map_err(fatal)?)
             }
             Request::Propose(proposal) => self.serve_propose(from, proposal).await?,
-            Request::ReadIndex { wait_ms } => self.serve_read_index(wait_ms).await,
+            Request::ReadIndex { wait_ms, trust } => self.serve_read_index(wait_ms, trust).await,
             Request::Snapshot(_) => {
                 return Err(ServeError::Unreadable("a snapshot comes as a stream".to_owned()));
             }
         };
-        Ok(wire::encode_reply(reply))
+        Ok(self.sealed(reply))
     }
 
     /// Receives a snapshot, installs it, and answers. An error within the stream drops what was received.
@@ -76,7 +78,7 @@ impl Handle {
         let known = *self.0.raft.metrics().borrow_watched().vote.leader_id();
         if vote.leader_id().term() < known.term() {
             // An old leader's: the answer tells it so, without reading the rest.
-            return Ok(wire::encode_reply(Reply::Snapshot(self.raft_metrics().vote)));
+            return Ok(self.sealed(Reply::Snapshot(self.raft_metrics().vote)));
         }
         self.0.store.check_room()?;
         let state = self.0.state.clone();
@@ -97,7 +99,7 @@ impl Handle {
         let snapshot = received(import, &applied)?;
         let reply = Box::pin(self.0.raft.install_full_snapshot(vote, snapshot)).await;
         let reply = reply.map_err(|error| ServeError::Fatal(error.to_string()))?;
-        Ok(wire::encode_reply(Reply::Snapshot(reply.vote)))
+        Ok(self.sealed(Reply::Snapshot(reply.vote)))
     }
 
     async fn next_part(
@@ -114,6 +116,10 @@ impl Handle {
                 _ => Err(ServeError::Unreadable("another message within a snapshot".to_owned())),
             },
         }
+    }
+
+    fn sealed(&self, reply: Reply) -> Bytes {
+        wire::encode_reply(reply, self.config().release())
     }
 
     fn addressed_to_me(&self, body: Bytes) -> Result<Request, ServeError> {

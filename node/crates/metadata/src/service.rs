@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use ollamax_core::catalog::read;
 use ollamax_store as store;
 use ollamax_types::Clock;
 use ollamax_types::limits::PROPOSALS_IN_FLIGHT_BYTES_MAX;
@@ -21,6 +22,7 @@ use ollamax_types::limits::PROPOSALS_IN_FLIGHT_BYTES_MAX;
 use crate::autopilot;
 use crate::config::Config;
 use crate::error::OpenError;
+use crate::feed::Feed;
 use crate::handle::{Contact, Handle, Identity, Inner};
 use crate::logtime::Stamper;
 use crate::metrics::Metrics;
@@ -28,7 +30,9 @@ use crate::peers::Peers;
 use crate::raft::Raft;
 use crate::raft::log::LogStore;
 use crate::raft::network::{Network, Wiring};
-use crate::raft::state::Machine;
+use crate::raft::state::{Listeners, Machine};
+use crate::releases::Releases;
+use crate::session::OwnSession;
 use crate::thread::Thread;
 
 /// What consensus is made of.
@@ -74,12 +78,16 @@ impl Service {
         }
         let store = open_store(&parts).await?;
         let (log, state) = (store.log(), store.state());
+        check_version(&state, parts.config.release())?;
         let metrics = Metrics::new();
         let stamper = Arc::new(Stamper::new(parts.clock.clone()));
         let (changes_in, changes) = watch::channel(0);
         let raft_error = |error: &dyn std::fmt::Display| OpenError::Raft(error.to_string());
 
-        let machine = Machine::open(state.clone(), stamper.clone(), changes_in, metrics.clone());
+        let (feed, releases) = (Feed::default(), Releases::default());
+        let listeners =
+            Listeners { stamper: stamper.clone(), changes: changes_in, feed: feed.clone(), metrics: metrics.clone() };
+        let machine = Machine::open(state.clone(), listeners);
         let machine = machine.map_err(|error| raft_error(&error))?;
         let bytes_max = usize::try_from(parts.config.append_bytes_max).unwrap_or(usize::MAX);
         let log_store = LogStore::new(log.clone(), stamper.clone(), bytes_max);
@@ -90,6 +98,7 @@ impl Service {
             node: parts.identity.node,
             append_deadline: parts.config.lease(),
             snapshot_idle: parts.config.snapshot_idle(),
+            releases: releases.clone(),
             metrics: metrics.clone(),
         }));
         let config = raft_config(&parts).map_err(|error| raft_error(&error))?;
@@ -111,6 +120,9 @@ impl Service {
             queue: tokio::sync::Mutex::new(()),
             room: Arc::new(Semaphore::new(PROPOSALS_IN_FLIGHT_BYTES_MAX)),
             changes,
+            feed,
+            releases,
+            session: OwnSession::new(),
             contact: Contact::new(),
             metrics,
             stopped: AtomicBool::new(false),
@@ -136,6 +148,15 @@ async fn open_store(parts: &Parts) -> Result<store::Store, OpenError> {
     let (dir, config) = (parts.dir.clone(), parts.store.clone());
     let opened = tokio::task::spawn_blocking(move || store::Store::open(&dir, Some(identity), config)).await;
     Ok(opened.map_err(|error| OpenError::Raft(error.to_string()))??)
+}
+
+/// A state of a version that this node does not apply is refused before anything is served.
+fn check_version(state: &store::State, own: u32) -> Result<(), OpenError> {
+    let cluster = read::cluster(&state.view()).map_err(|fault| OpenError::Raft(fault.to_string()))?;
+    match cluster.map(|cluster| cluster.version) {
+        Some(version) if version > own => Err(OpenError::ClusterTooNew { version, own }),
+        _ => Ok(()),
+    }
 }
 
 fn raft_config(parts: &Parts) -> Result<openraft::Config, openraft::ConfigError> {

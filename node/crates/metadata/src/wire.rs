@@ -11,18 +11,14 @@ use openraft::raft::{
 };
 use prost::Message;
 
-use ollamax_core::catalog::command::TokenProblem;
-use ollamax_core::catalog::{Answer, Refusal};
 use ollamax_proto::disk;
-use ollamax_proto::disk::answer_refused::Refusal as WireRefusal;
 use ollamax_proto::disk::raft_append_reply::Result as WireAppendResult;
-use ollamax_proto::disk::raft_committed::Answer as WireAnswer;
 use ollamax_proto::disk::raft_reply::Body as WireReply;
 use ollamax_proto::disk::raft_request::Body as WireRequest;
 use ollamax_proto::disk::raft_transfer_reply::Result as WireTransferResult;
-use ollamax_types::{ClusterId, ErrorCode, NodeId, TokenId};
+use ollamax_store::answer;
+use ollamax_types::{ClusterId, ErrorCode, NodeId};
 
-use crate::envelope::{decode_role, encode_role};
 use crate::handle::Committed;
 use crate::raft::{Types, Vote};
 use crate::record::{
@@ -41,8 +37,17 @@ pub(crate) enum Request {
     PreVote(VoteRequest<Types>),
     Transfer(TransferLeaderRequest<Types>),
     Propose(Proposal),
-    ReadIndex { wait_ms: u64 },
+    ReadIndex { wait_ms: u64, trust: ReadTrust },
     Snapshot(SnapshotPart),
+}
+
+/// On what a leader may answer a reader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ReadTrust {
+    /// A majority confirms it after the question.
+    Majority,
+    /// A majority confirmed it within its lease.
+    Lease,
 }
 
 /// A change on its way to the leader.
@@ -106,7 +111,9 @@ pub(crate) fn encode_request(cluster: ClusterId, to: NodeId, request: Request) -
         Request::Propose(Proposal { envelope, wait_ms }) => {
             WireRequest::Propose(disk::RaftPropose { envelope, wait_ms })
         }
-        Request::ReadIndex { wait_ms } => WireRequest::ReadIndex(disk::RaftReadIndex { wait_ms }),
+        Request::ReadIndex { wait_ms, trust } => {
+            WireRequest::ReadIndex(disk::RaftReadIndex { wait_ms, lease: trust == ReadTrust::Lease })
+        }
         Request::Snapshot(part) => WireRequest::Snapshot(encode_snapshot_part(part)),
     };
     disk::RaftRequest { version: VERSION, cluster: cluster.0.to_vec(), to: to.0, body: Some(body) }
@@ -131,7 +138,10 @@ pub(crate) fn decode_request(bytes: Bytes) -> Result<Addressed, RecordError> {
             WireRequest::Propose(disk::RaftPropose { envelope, wait_ms }) => {
                 Request::Propose(Proposal { envelope, wait_ms })
             }
-            WireRequest::ReadIndex(read) => Request::ReadIndex { wait_ms: read.wait_ms },
+            WireRequest::ReadIndex(read) => Request::ReadIndex {
+                wait_ms: read.wait_ms,
+                trust: if read.lease { ReadTrust::Lease } else { ReadTrust::Majority },
+            },
             WireRequest::Snapshot(chunk) => Request::Snapshot(decode_snapshot_part(chunk)?),
         };
     Ok(Addressed { cluster: ClusterId(cluster), to: NodeId(wire.to), request })
@@ -228,7 +238,8 @@ fn decode_snapshot_part(wire: disk::RaftSnapshotChunk) -> Result<SnapshotPart, R
 
 // === replies ===
 
-pub(crate) fn encode_reply(reply: Reply) -> Bytes {
+/// `release` is the highest cluster version that the sender applies.
+pub(crate) fn encode_reply(reply: Reply, release: u32) -> Bytes {
     let body = match reply {
         Reply::Append(append) => WireReply::Append(encode_append_reply(append)),
         Reply::Vote(vote) => WireReply::Vote(disk::RaftVoteReply {
@@ -237,7 +248,9 @@ pub(crate) fn encode_reply(reply: Reply) -> Bytes {
             last_log_id: vote.last_log_id.as_ref().map(log_id_to_disk),
         }),
         Reply::Transfer(transfer) => WireReply::Transfer(encode_transfer_reply(transfer)),
-        Reply::Committed(committed) => WireReply::Committed(encode_committed(committed)),
+        Reply::Committed(committed) => {
+            WireReply::Committed(answer::encode(committed.revision, committed.term, committed.answer))
+        }
         Reply::ReadIndex(index) => WireReply::ReadIndex(index),
         Reply::Snapshot(vote) => WireReply::Snapshot(vote_to_disk(&vote)),
         Reply::NotLeader { hint } => WireReply::NotLeader(disk::RaftNotLeader { hint: hint.map_or(0, |node| node.0) }),
@@ -245,13 +258,15 @@ pub(crate) fn encode_reply(reply: Reply) -> Bytes {
             WireReply::Failure(disk::RaftFailure { code: code.as_str().to_owned(), message, effects_possible })
         }
     };
-    disk::RaftReply { version: VERSION, body: Some(body) }.encode_to_vec().into()
+    disk::RaftReply { version: VERSION, release, body: Some(body) }.encode_to_vec().into()
 }
 
-pub(crate) fn decode_reply(bytes: Bytes) -> Result<Reply, RecordError> {
+/// The reply, and the highest cluster version that its sender applies.
+pub(crate) fn decode_reply(bytes: Bytes) -> Result<(u32, Reply), RecordError> {
     let wire = disk::RaftReply::decode(bytes).map_err(|error| RecordError::new("reply", error))?;
     check_version("reply", wire.version)?;
-    Ok(match wire.body.ok_or_else(|| RecordError::new("reply", "a body that this release does not know"))? {
+    let release = wire.release.max(1);
+    let reply = match wire.body.ok_or_else(|| RecordError::new("reply", "a body that this release does not know"))? {
         WireReply::Append(append) => Reply::Append(decode_append_reply(append)?),
         WireReply::Vote(vote) => {
             Reply::Vote(VoteResponse::new(need_vote(vote.vote)?, vote.last_log_id.map(log_id_from_disk), vote.granted))
@@ -268,7 +283,8 @@ pub(crate) fn decode_reply(bytes: Bytes) -> Result<Reply, RecordError> {
             message: failure.message,
             effects_possible: failure.effects_possible,
         },
-    })
+    };
+    Ok((release, reply))
 }
 
 fn encode_append_reply(reply: AppendEntriesResponse<Types>) -> disk::RaftAppendReply {
@@ -322,87 +338,9 @@ fn decode_transfer_reply(wire: disk::RaftTransferReply) -> Result<TransferLeader
     }
 }
 
-fn encode_committed(committed: Committed) -> disk::RaftCommitted {
-    let answer = match committed.answer {
-        Answer::Done => WireAnswer::Done(disk::LogBlank {}),
-        Answer::Member { node, name, already } => {
-            WireAnswer::Member(disk::AnswerMember { node: node.0, name, already })
-        }
-        Answer::More => WireAnswer::More(disk::LogBlank {}),
-        Answer::Refused(refusal) => WireAnswer::Refused(encode_refusal(refusal)),
-    };
-    disk::RaftCommitted { revision: committed.revision, term: committed.term, answer: Some(answer) }
-}
-
 fn decode_committed(wire: disk::RaftCommitted) -> Result<Committed, RecordError> {
-    let answer = match wire.answer {
-        Some(WireAnswer::Done(disk::LogBlank {})) => Answer::Done,
-        Some(WireAnswer::Member(member)) => {
-            Answer::Member { node: NodeId(member.node), name: member.name, already: member.already }
-        }
-        Some(WireAnswer::More(disk::LogBlank {})) => Answer::More,
-        Some(WireAnswer::Refused(refused)) => Answer::Refused(decode_refusal(refused)?),
-        None => return Err(RecordError::new("answer", "an answer that this release does not know")),
-    };
-    Ok(Committed { revision: wire.revision, term: wire.term, answer })
-}
-
-fn encode_refusal(refusal: Refusal) -> disk::AnswerRefused {
-    let refusal = match refusal {
-        Refusal::AlreadyInitialised => WireRefusal::AlreadyInitialised(disk::LogBlank {}),
-        Refusal::NotInitialised => WireRefusal::NotInitialised(disk::LogBlank {}),
-        Refusal::TokenInvalid(problem) => WireRefusal::TokenInvalid(match problem {
-            TokenProblem::Unknown => 1,
-            TokenProblem::UsedUp => 2,
-            TokenProblem::Revoked => 3,
-            TokenProblem::Expired => 4,
-        }),
-        Refusal::TokenNotFound(id) => WireRefusal::TokenNotFound(id.0),
-        Refusal::RoleNotGranted { granted, asked } => {
-            WireRefusal::RoleNotGranted(disk::RefusedRole { granted: encode_role(granted), asked: encode_role(asked) })
-        }
-        Refusal::IncarnationConflict { node } => WireRefusal::IncarnationConflict(node.0),
-        Refusal::NodeNotFound(node) => WireRefusal::NodeNotFound(node.0),
-        Refusal::LastVoter(node) => WireRefusal::LastVoter(node.0),
-        Refusal::ModelsRemain(node) => WireRefusal::ModelsRemain(node.0),
-        Refusal::SettingNotFound(key) => WireRefusal::SettingNotFound(key),
-        Refusal::Invalid(text) => WireRefusal::Invalid(text),
-        Refusal::Fenced { expected, actual } => WireRefusal::Fenced(disk::RefusedTerm { expected, actual }),
-        Refusal::VersionTooLow { needed, actual } => {
-            WireRefusal::VersionTooLow(disk::RefusedVersion { needed, actual })
-        }
-    };
-    disk::AnswerRefused { refusal: Some(refusal) }
-}
-
-fn decode_refusal(wire: disk::AnswerRefused) -> Result<Refusal, RecordError> {
-    let unknown = || RecordError::new("refusal", "a refusal that this release does not know");
-    let role = |stored| decode_role(stored).map_err(|error| RecordError::new("refusal", error));
-    Ok(match wire.refusal.ok_or_else(unknown)? {
-        WireRefusal::AlreadyInitialised(disk::LogBlank {}) => Refusal::AlreadyInitialised,
-        WireRefusal::NotInitialised(disk::LogBlank {}) => Refusal::NotInitialised,
-        WireRefusal::TokenInvalid(problem) => Refusal::TokenInvalid(match problem {
-            1 => TokenProblem::Unknown,
-            2 => TokenProblem::UsedUp,
-            3 => TokenProblem::Revoked,
-            4 => TokenProblem::Expired,
-            _ => return Err(unknown()),
-        }),
-        WireRefusal::TokenNotFound(id) => Refusal::TokenNotFound(TokenId(id)),
-        WireRefusal::RoleNotGranted(roles) => {
-            Refusal::RoleNotGranted { granted: role(roles.granted)?, asked: role(roles.asked)? }
-        }
-        WireRefusal::IncarnationConflict(node) => Refusal::IncarnationConflict { node: NodeId(node) },
-        WireRefusal::NodeNotFound(node) => Refusal::NodeNotFound(NodeId(node)),
-        WireRefusal::LastVoter(node) => Refusal::LastVoter(NodeId(node)),
-        WireRefusal::ModelsRemain(node) => Refusal::ModelsRemain(NodeId(node)),
-        WireRefusal::SettingNotFound(key) => Refusal::SettingNotFound(key),
-        WireRefusal::Invalid(text) => Refusal::Invalid(text),
-        WireRefusal::Fenced(term) => Refusal::Fenced { expected: term.expected, actual: term.actual },
-        WireRefusal::VersionTooLow(version) => {
-            Refusal::VersionTooLow { needed: version.needed, actual: version.actual }
-        }
-    })
+    let (revision, term, answer) = answer::decode(wire).map_err(|unknown| RecordError::new("answer", unknown))?;
+    Ok(Committed { revision, term, answer })
 }
 
 #[cfg(test)]

@@ -14,16 +14,34 @@
 //! | 0x05 | locations by model | `family/location.rs` |
 //! | 0x06 | locations by node | `family/node_model.rs` |
 //! | 0x07 | settings | `family/setting.rs` |
+//! | 0x08 | values | `family/value.rs` |
+//! | 0x09 | what values take | `family/usage.rs` |
+//! | 0x0a | leases | `family/lease.rs` |
+//! | 0x0b | values by lease | `family/lease_value.rs` |
+//! | 0x0c | client sessions | `family/session.rs` |
+//! | 0x0d | what they were answered | `family/session_answer.rs` |
+//! | 0x0e | deadlines | `family/deadline.rs` |
+//! | 0x0f | counts | `family/counts.rs` |
 
 mod cluster;
+mod counts;
+mod deadline;
+mod lease;
+mod lease_value;
 mod location;
 mod member;
 mod member_by_peer;
 mod node_model;
+mod number;
+mod present;
 mod role;
+mod session;
+mod session_answer;
 mod setting;
 mod text;
 mod token;
+mod usage;
+pub(crate) mod value;
 
 #[cfg(test)]
 mod tests;
@@ -44,6 +62,14 @@ pub(crate) fn encode_key(key: &Key) -> Vec<u8> {
         Key::Location(model, node) => location::encode_key(model, *node),
         Key::NodeModel(node, model) => node_model::encode_key(*node, model),
         Key::Setting(name) => setting::encode_key(name),
+        Key::Value(namespace, key) => value::encode_key(namespace, key),
+        Key::Usage(namespace, prefix) => usage::encode_key(namespace, prefix),
+        Key::Lease(id) => lease::encode_key(*id),
+        Key::LeaseValue(lease, namespace, key) => lease_value::encode_key(*lease, namespace, key),
+        Key::Session(id) => session::encode_key(*id),
+        Key::SessionAnswer(session, sequence) => session_answer::encode_key(*session, *sequence),
+        Key::Deadline(at, due) => deadline::encode_key(*at, *due),
+        Key::Counts => counts::encode_key(),
     }
 }
 
@@ -59,6 +85,14 @@ pub(crate) fn decode_key(bytes: &[u8]) -> Result<Key, Malformed> {
         location::PREFIX => location::decode_key(rest),
         node_model::PREFIX => node_model::decode_key(rest),
         setting::PREFIX => setting::decode_key(rest),
+        value::PREFIX => value::decode_key(rest),
+        usage::PREFIX => usage::decode_key(rest),
+        lease::PREFIX => lease::decode_key(rest),
+        lease_value::PREFIX => lease_value::decode_key(rest),
+        session::PREFIX => session::decode_key(rest),
+        session_answer::PREFIX => session_answer::decode_key(rest),
+        deadline::PREFIX => deadline::decode_key(rest),
+        counts::PREFIX => counts::decode_key(rest),
         other => Err(Malformed::new("key", format!("family {other:#04x} is not known to this release"))),
     }
 }
@@ -72,6 +106,13 @@ pub(crate) fn encode_record(key: &Key, record: &Record) -> Result<Vec<u8>, Malfo
         (Key::Token(_), Record::Token(record)) => Ok(token::encode(record)),
         (Key::Location(..) | Key::NodeModel(..), Record::Location(record)) => Ok(location::encode(record)),
         (Key::Setting(_), Record::Setting(record)) => Ok(setting::encode(record)),
+        (Key::Value(..), Record::Value(record)) => Ok(value::encode(record)),
+        (Key::Usage(..), Record::Usage(record)) => Ok(usage::encode(*record)),
+        (Key::Lease(_), Record::Lease(record)) => Ok(lease::encode(*record)),
+        (Key::LeaseValue(..) | Key::Deadline(..), Record::Present) => Ok(present::encode()),
+        (Key::Session(_), Record::Session(record)) => Ok(session::encode(record)),
+        (Key::SessionAnswer(..), Record::Remembered(record)) => Ok(session_answer::encode(record)),
+        (Key::Counts, Record::Counts(record)) => Ok(counts::encode(*record)),
         _ => Err(Malformed::new("record", format!("{key} cannot hold a record of another family"))),
     }
 }
@@ -84,6 +125,16 @@ pub(crate) fn decode_record(key: &Key, bytes: &[u8]) -> Result<Record, Malformed
         Key::Token(_) => Record::Token(token::decode(bytes)?),
         Key::Location(..) | Key::NodeModel(..) => Record::Location(location::decode(bytes)?),
         Key::Setting(_) => Record::Setting(setting::decode(bytes)?),
+        Key::Value(..) => Record::Value(value::decode(bytes)?),
+        Key::Usage(..) => Record::Usage(usage::decode(bytes)?),
+        Key::Lease(_) => Record::Lease(lease::decode(bytes)?),
+        Key::LeaseValue(..) | Key::Deadline(..) => {
+            present::decode(bytes)?;
+            Record::Present
+        }
+        Key::Session(_) => Record::Session(session::decode(bytes)?),
+        Key::SessionAnswer(..) => Record::Remembered(session_answer::decode(bytes)?),
+        Key::Counts => Record::Counts(counts::decode(bytes)?),
     })
 }
 
@@ -96,6 +147,11 @@ pub(crate) fn range_prefix(range: &KeyRange) -> Vec<u8> {
         KeyRange::LocationsOf(model) => location::prefix_of_model(model),
         KeyRange::ModelsOf(node) => node_model::prefix_of_node(*node),
         KeyRange::Settings(start) => setting::prefix_of(start),
+        KeyRange::Values(namespace, start) => value::encode_key(namespace, start),
+        KeyRange::Leases => vec![lease::PREFIX],
+        KeyRange::LeaseValues(lease) => lease_value::prefix_of_lease(*lease),
+        KeyRange::SessionAnswers(session) => session_answer::prefix_of_session(*session),
+        KeyRange::Deadlines => vec![deadline::PREFIX],
     }
 }
 

@@ -4,6 +4,7 @@
 #![doc = include_str!("../DESIGN.md")]
 #![forbid(unsafe_code)]
 
+pub mod answer;
 mod config;
 mod database;
 pub mod error;

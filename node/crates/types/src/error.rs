@@ -111,6 +111,16 @@ codes! {
     TokenNotFound = "token_not_found", NotFound, 404, 5, false, true;
     /// No configuration key has this name.
     SettingNotFound = "setting_not_found", NotFound, 404, 5, false, true;
+    /// No lease has this id, or it has ended.
+    LeaseNotFound = "lease_not_found", NotFound, 404, 5, false, true;
+    /// No value has this key.
+    KeyNotFound = "key_not_found", NotFound, 404, 5, false, true;
+    /// The changes that were asked for are not kept any more.
+    Compacted = "compacted", NotFound, 410, 11, false, true;
+    /// The client session has ended.
+    SessionExpired = "session_expired", Conflict, 409, 9, false, false;
+    /// The answer to this command of the session is not kept any more.
+    SequenceTooOld = "sequence_too_old", Conflict, 409, 9, false, false;
     /// The node belongs to a cluster already.
     AlreadyMember = "already_member", Conflict, 409, 6, false, true;
     /// The data directory, key or node id does not belong together or to this cluster.
@@ -131,6 +141,8 @@ codes! {
     NotMember = "not_member", Permission, 403, 7, false, true;
     /// A queue or connection bound was reached.
     Overloaded = "overloaded", RateLimit, 503, 8, true, true;
+    /// What may be kept of this kind is kept already.
+    QuotaExceeded = "quota_exceeded", RateLimit, 507, 8, false, true;
     /// The node is stopping or drained.
     Draining = "draining", RateLimit, 503, 14, true, true;
     /// The caller left, or its deadline passed.

@@ -21,7 +21,37 @@ pub const ADDRESSES_MAX: usize = 16;
 /// Largest gRPC message between nodes.
 pub const PEER_MESSAGE_BYTES_MAX: usize = GATEWAY_BODY_BYTES_MAX + (1 << 20);
 /// Largest encoded command in the log.
-pub const COMMAND_BYTES_MAX: usize = 1 << 20;
+pub const COMMAND_BYTES_MAX: usize = 3 << 19;
+/// Most conditions, and most operations of either list, in one transaction.
+pub const TXN_OPS_MAX: usize = 128;
+/// Most bytes of values that the reads of one transaction may answer; larger ones are read by themselves.
+pub const TXN_ANSWER_BYTES_MAX: usize = 64 << 10;
+/// Longest key of a value.
+pub const VALUE_KEY_BYTES_MAX: usize = 512;
+/// Largest value.
+pub const VALUE_BYTES_MAX: usize = 1 << 20;
+/// Bytes of keys and values under `user/`, where no other quota was set.
+pub const USER_BYTES_MAX_DEFAULT: u64 = 64 << 20;
+/// Largest quota that can be set for values under one prefix.
+pub const QUOTA_BYTES_MAX: u64 = 8 << 30;
+/// Most values that go with one lease.
+pub const LEASE_VALUES_MAX: u32 = 256;
+/// Most leases.
+pub const LEASES_MAX: u64 = 16_384;
+/// Shortest lease.
+pub const LEASE_TTL_MIN: Duration = Duration::from_secs(1);
+/// Longest lease.
+pub const LEASE_TTL_MAX: Duration = Duration::from_secs(30 * 24 * 3_600);
+/// Most client sessions.
+pub const SESSIONS_MAX: u64 = 16_384;
+/// Most commands of one client session that may be under way at once.
+pub const SESSION_WINDOW_MAX: u32 = 1_024;
+/// Shortest life of a client session without a command.
+pub const SESSION_TTL_MIN: Duration = Duration::from_secs(10);
+/// Longest life of a client session without a command.
+pub const SESSION_TTL_MAX: Duration = Duration::from_secs(7 * 24 * 3_600);
+/// Most leases and sessions that one command ends or looks at again.
+pub const EXPIRE_ITEMS_MAX: usize = 32;
 /// Bytes of commands waiting for the log on one node; beyond it callers get `overloaded`.
 pub const PROPOSALS_IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
 /// How long a change waits for a quorum before the caller hears `no_quorum`.

@@ -1,23 +1,36 @@
 //! `apply`: the one function through which the state changes.
 //!
 //! Always holds: the same state and entry give the same mutations and answer, on every node and in every release that
-//! knows the command; a refusal carries no mutation; no command reads more than `COMMAND_KEYS_MAX` keys. Token expiry
-//! goes by the entry's log time. A command that would read more, or meets a record that cannot be, is a [`Fault`].
+//! knows the command; a refusal changes nothing, save that a client session remembers it; no command reads more than
+//! `COMMAND_KEYS_MAX` keys. What ends by itself goes by the entry's log time. A command that would read more, or meets
+//! a record that cannot be, is a [`Fault`].
 
+mod draft;
+mod expire;
+mod leases;
 mod limit;
 mod members;
 mod models;
 mod reader;
+mod sessions;
 mod settings;
 mod tokens;
+mod values;
+mod version;
+
+pub use values::PREFIXES;
 
 use super::command::{Answer, Command, Entry, Refusal};
 use super::record::{Cluster, Key, Record};
 use super::view::{Fault, Mutation, View};
 use reader::Reader;
 
-/// The release level of a fresh cluster, and the highest that this release applies.
-pub const CLUSTER_VERSION: u32 = 1;
+/// The highest cluster version that this release applies. 1: members, models, tokens, settings. 2: values,
+/// transactions, leases and client sessions.
+pub const CLUSTER_VERSION: u32 = 2;
+
+/// The cluster version that keeps client sessions.
+pub const SESSIONS_VERSION: u32 = 2;
 
 /// What an entry does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +39,8 @@ pub struct Applied {
     pub mutations: Vec<Mutation>,
     /// For the proposer.
     pub answer: Answer,
+    /// Index and term of the entry that had this effect, when it was an earlier one of the same client session.
+    pub before: Option<(u64, u64)>,
 }
 
 /// Why a step ends early: refused (an answer) or faulty (halts the node).
@@ -57,8 +72,12 @@ struct Scene<'a> {
 type Step = Result<Applied, Stop>;
 
 impl Applied {
+    fn new(mutations: Vec<Mutation>, answer: Answer) -> Self {
+        Self { mutations, answer, before: None }
+    }
+
     fn done(mutations: Vec<Mutation>) -> Self {
-        Self { mutations, answer: Answer::Done }
+        Self::new(mutations, Answer::Done)
     }
 }
 
@@ -78,7 +97,7 @@ pub fn apply(view: &dyn View, index: u64, term: u64, entry: &Entry) -> Result<Ap
     let reader = Reader::new(view);
     match step(&reader, index, term, entry) {
         Ok(applied) => Ok(applied),
-        Err(Stop::Refused(refusal)) => Ok(Applied { mutations: Vec::new(), answer: Answer::Refused(refusal) }),
+        Err(Stop::Refused(refusal)) => Ok(Applied::new(Vec::new(), Answer::Refused(refusal))),
         Err(Stop::Fault(fault)) => Err(fault),
     }
 }
@@ -87,44 +106,59 @@ fn step(view: &dyn View, index: u64, term: u64, entry: &Entry) -> Step {
     let cluster = super::read::cluster(view)?;
     check_envelope(entry, term, cluster.as_ref().map_or(CLUSTER_VERSION, |cluster| cluster.version))?;
     let Some(cluster) = cluster else {
-        let Command::InitCluster { cluster, name, public_key, first } = &entry.command else {
+        let Command::InitCluster { cluster, name, public_key, first, version } = &entry.command else {
             return Err(Refusal::NotInitialised.into());
         };
-        return members::init(entry, (*cluster, name, *public_key), first);
+        return members::init(entry, (*cluster, name, *public_key, *version), first);
     };
     let scene = Scene { view, entry, index, cluster };
-    match &entry.command {
+    match entry.session {
+        Some(of) => sessions::once(&scene, of, term, || execute(&scene)),
+        None => execute(&scene),
+    }
+}
+
+fn execute(scene: &Scene<'_>) -> Step {
+    match &scene.entry.command {
         Command::InitCluster { .. } => Err(Refusal::AlreadyInitialised.into()),
         Command::AddMember { token, secret_sha256, role, member } => {
             members::add(scene, &members::Ticket { token, secret_sha256, role: *role }, member)
         }
         Command::SetAddresses { node, incarnation, peer_addresses, p2p_addresses, api_addresses } => {
             let addresses = members::Addresses { peer: peer_addresses, p2p: p2p_addresses, api: api_addresses };
-            members::set_addresses(&scene, *node, *incarnation, &addresses)
+            members::set_addresses(scene, *node, *incarnation, &addresses)
         }
-        Command::SetDrained { node, drained } => members::set_drained(&scene, *node, *drained),
-        Command::RemoveMember { node } => members::remove(&scene, *node),
-        Command::ForgetModels { node, limit } => models::forget(&scene, *node, *limit),
+        Command::SetDrained { node, drained } => members::set_drained(scene, *node, *drained),
+        Command::RemoveMember { node } => members::remove(scene, *node),
+        Command::ForgetModels { node, limit } => models::forget(scene, *node, *limit),
         Command::CreateToken { id, secret_sha256, role, uses, ttl_ms } => {
             let wish = tokens::Wish { id, secret_sha256, role: *role, uses: *uses, ttl_ms: *ttl_ms };
-            tokens::create(&scene, &wish)
+            tokens::create(scene, &wish)
         }
-        Command::RevokeToken { id } => tokens::revoke(&scene, id),
-        Command::ReportModels { node, present, absent } => models::report(&scene, *node, present, absent),
-        Command::SetSetting { key, value } => settings::set(&scene, key, value),
-        Command::DeleteSetting { key } => settings::delete(&scene, key),
+        Command::RevokeToken { id } => tokens::revoke(scene, id),
+        Command::ReportModels { node, present, absent } => models::report(scene, *node, present, absent),
+        Command::SetSetting { key, value } => settings::set(scene, key, value),
+        Command::DeleteSetting { key } => settings::delete(scene, key),
+        Command::Txn(txn) => values::txn(scene, txn),
+        Command::OpenSession { ttl_ms, window } => sessions::open(scene, *ttl_ms, *window),
+        Command::CloseSession { session } => sessions::close(scene, *session),
+        Command::GrantLease { ttl_ms } => leases::grant(scene, *ttl_ms),
+        Command::RenewLease { lease } => leases::renew(scene, *lease),
+        Command::RevokeLease { lease } => leases::revoke(scene, *lease),
+        Command::Expire => expire::expire(scene),
+        Command::SetQuota { prefix, bytes_max } => values::set_quota(scene, prefix, *bytes_max),
+        Command::RaiseVersion { version } => version::raise(scene, *version),
     }
 }
 
 fn check_envelope(entry: &Entry, term: u64, version: u32) -> Result<(), Stop> {
-    if entry.least_version > version {
-        return Err(Refusal::VersionTooLow { needed: entry.least_version, actual: version }.into());
+    let sessions = if entry.session.is_some() { SESSIONS_VERSION } else { 0 };
+    let needed = entry.least_version.max(entry.command.least_version()).max(sessions);
+    if needed > version {
+        return Err(Refusal::VersionTooLow { needed, actual: version }.into());
     }
     if let Some(expected) = entry.fence_term.filter(|expected| *expected != term) {
         return Err(Refusal::Fenced { expected, actual: term }.into());
-    }
-    if let Some((session, _)) = entry.session {
-        return Err(invalid(format!("session {session} is not registered: cluster version {version} keeps none")));
     }
     Ok(())
 }

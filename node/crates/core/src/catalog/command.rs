@@ -7,6 +7,8 @@ use ollamax_types::{
     ClusterId, ErrorCode, Incarnation, ModelRecord, NodeId, PeerId, RequestId, Role, Timestamp, TokenId,
 };
 
+use super::txn::{Effect, Txn};
+
 /// One log entry: the envelope, version 1 from the first day.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -20,7 +22,7 @@ pub struct Entry {
     pub principal: String,
     /// Namespace of user-owned records; empty for cluster records.
     pub namespace: String,
-    /// Client session and sequence for exactly-once effect; `None` for commands that are idempotent by content.
+    /// Client session and sequence, so that it has effect once; `None` for commands that are idempotent by content.
     pub session: Option<(u64, u64)>,
     /// Refused unless the leader's term is this one: fences planner loops.
     pub fence_term: Option<u64>,
@@ -41,6 +43,8 @@ pub enum Command {
         public_key: [u8; 32],
         /// The first member; gets node id 1 and role voter.
         first: NewMember,
+        /// The cluster version to begin with: the founder's own.
+        version: u32,
     },
     /// Redeems a token. The same key and incarnation of an active member gets its old id back, token unread.
     AddMember {
@@ -124,6 +128,81 @@ pub enum Command {
         /// Which key.
         key: String,
     },
+    /// Reads and changes values at one index. Since cluster version 2, as all that follow.
+    Txn(Txn),
+    /// Begins a client session; its id is the index of the entry.
+    OpenSession {
+        /// Life without a command, milliseconds.
+        ttl_ms: u64,
+        /// Commands that may be under way at once.
+        window: u32,
+    },
+    /// Ends a client session; one that is not there is no error.
+    CloseSession {
+        /// Which session.
+        session: u64,
+    },
+    /// Begins a lease; its id is the index of the entry.
+    GrantLease {
+        /// Its length, milliseconds.
+        ttl_ms: u64,
+    },
+    /// Renews a lease for its length.
+    RenewLease {
+        /// Which lease.
+        lease: u64,
+    },
+    /// Ends a lease and removes the values that go with it.
+    RevokeLease {
+        /// Which lease.
+        lease: u64,
+    },
+    /// Ends what has passed its time. Answers [`Answer::More`] while more has.
+    Expire,
+    /// Sets how many bytes the values under a prefix may take.
+    SetQuota {
+        /// Which prefix, one that values may have.
+        prefix: String,
+        /// Bytes of keys and values.
+        bytes_max: u64,
+    },
+    /// Lets the cluster use what a newer release brought. Never goes back.
+    RaiseVersion {
+        /// The version from now on.
+        version: u32,
+    },
+}
+
+// === impl Command ===
+
+impl Command {
+    /// The cluster version that it needs.
+    #[must_use]
+    pub const fn least_version(&self) -> u32 {
+        match self {
+            Self::InitCluster { .. }
+            | Self::AddMember { .. }
+            | Self::SetAddresses { .. }
+            | Self::SetDrained { .. }
+            | Self::RemoveMember { .. }
+            | Self::ForgetModels { .. }
+            | Self::CreateToken { .. }
+            | Self::RevokeToken { .. }
+            | Self::ReportModels { .. }
+            | Self::SetSetting { .. }
+            | Self::DeleteSetting { .. }
+            // Every member said that it knows the command before it is asked for.
+            | Self::RaiseVersion { .. } => 1,
+            Self::Txn(_)
+            | Self::OpenSession { .. }
+            | Self::CloseSession { .. }
+            | Self::GrantLease { .. }
+            | Self::RenewLease { .. }
+            | Self::RevokeLease { .. }
+            | Self::Expire
+            | Self::SetQuota { .. } => 2,
+        }
+    }
 }
 
 /// What a joiner says of itself.
@@ -159,6 +238,25 @@ pub enum Answer {
     },
     /// Done in part; send the same command again.
     More,
+    /// What a transaction did.
+    Txn {
+        /// Whether its conditions held.
+        held: bool,
+        /// One for each operation of the list that was done.
+        effects: Vec<Effect>,
+    },
+    /// A client session began.
+    Session {
+        /// Its id.
+        session: u64,
+    },
+    /// A lease began or was renewed.
+    Lease {
+        /// Its id.
+        lease: u64,
+        /// Its length, milliseconds.
+        ttl_ms: u64,
+    },
     /// Refused; nothing was changed.
     Refused(Refusal),
 }
@@ -223,6 +321,35 @@ pub enum Refusal {
         /// What the cluster has.
         actual: u32,
     },
+    /// No such client session, or it has ended. What it asked for earlier may have happened.
+    #[error("client session {0} has ended; open a new one")]
+    SessionExpired(u64),
+    /// So far below the session's highest sequence that its answer is forgotten. It may have happened, and is not done
+    /// (again).
+    #[error("sequence {sequence} of client session {session} is too old: answers are kept from {oldest} on")]
+    SequenceTooOld {
+        /// Which session.
+        session: u64,
+        /// What was sent.
+        sequence: u64,
+        /// The least that is still taken.
+        oldest: u64,
+    },
+    /// No such lease, or it has ended.
+    #[error("there is no lease {0}")]
+    LeaseNotFound(u64),
+    /// A bound on what is kept; deletes make room.
+    #[error("{what} would take {needed} of {limit} {unit}")]
+    QuotaExceeded {
+        /// What is bounded.
+        what: String,
+        /// What it would be.
+        needed: u64,
+        /// What it may be.
+        limit: u64,
+        /// Of what: `bytes`, `sessions`, …
+        unit: String,
+    },
 }
 
 /// What is wrong with a token.
@@ -262,6 +389,10 @@ impl Refusal {
             Self::NodeNotFound(_) => ErrorCode::NodeNotFound,
             Self::SettingNotFound(_) => ErrorCode::SettingNotFound,
             Self::Invalid(_) => ErrorCode::BadRequest,
+            Self::SessionExpired(_) => ErrorCode::SessionExpired,
+            Self::SequenceTooOld { .. } => ErrorCode::SequenceTooOld,
+            Self::LeaseNotFound(_) => ErrorCode::LeaseNotFound,
+            Self::QuotaExceeded { .. } => ErrorCode::QuotaExceeded,
             Self::LastVoter(_) | Self::ModelsRemain(_) | Self::Fenced { .. } | Self::VersionTooLow { .. } => {
                 ErrorCode::PreconditionFailed
             }

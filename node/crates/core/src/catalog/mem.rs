@@ -5,10 +5,10 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use ollamax_types::{NodeId, TokenId};
+use ollamax_types::{NodeId, Timestamp, TokenId};
 
 use super::command::{Answer, Entry};
-use super::record::{Key, KeyRange, Record};
+use super::record::{Due, Key, KeyRange, Record};
 use super::view::{Fault, Mutation, View};
 
 /// All records of a state, in memory.
@@ -70,6 +70,11 @@ fn least(range: &KeyRange) -> Key {
         KeyRange::LocationsOf(model) => Key::Location(model.clone(), NodeId(0)),
         KeyRange::ModelsOf(node) => Key::NodeModel(*node, String::new()),
         KeyRange::Settings(prefix) => Key::Setting(prefix.clone()),
+        KeyRange::Values(namespace, prefix) => Key::Value(namespace.clone(), prefix.clone()),
+        KeyRange::Leases => Key::Lease(0),
+        KeyRange::LeaseValues(lease) => Key::LeaseValue(*lease, String::new(), String::new()),
+        KeyRange::SessionAnswers(session) => Key::SessionAnswer(*session, 0),
+        KeyRange::Deadlines => Key::Deadline(Timestamp(0), Due::Lease(0)),
     }
 }
 
@@ -77,10 +82,15 @@ fn holds(range: &KeyRange, key: &Key) -> bool {
     match (range, key) {
         (KeyRange::Members, Key::Member(_))
         | (KeyRange::Tokens, Key::Token(_))
-        | (KeyRange::Locations, Key::Location(..)) => true,
+        | (KeyRange::Locations, Key::Location(..))
+        | (KeyRange::Leases, Key::Lease(_))
+        | (KeyRange::Deadlines, Key::Deadline(..)) => true,
         (KeyRange::LocationsOf(model), Key::Location(of, _)) => model == of,
         (KeyRange::ModelsOf(node), Key::NodeModel(of, _)) => node == of,
         (KeyRange::Settings(prefix), Key::Setting(key)) => key.starts_with(prefix),
+        (KeyRange::Values(namespace, prefix), Key::Value(of, key)) => namespace == of && key.starts_with(prefix),
+        (KeyRange::LeaseValues(lease), Key::LeaseValue(of, ..)) => lease == of,
+        (KeyRange::SessionAnswers(session), Key::SessionAnswer(of, _)) => session == of,
         _ => false,
     }
 }

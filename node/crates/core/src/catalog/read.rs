@@ -3,9 +3,12 @@
 //! Readers of whole families go page by page, so that no view has to build the whole of it at once. A record of
 //! another kind than its key says is a [`Fault`].
 
-use ollamax_types::{ModelName, NodeId, PeerId, TokenId};
+use ollamax_types::{ModelName, NodeId, PeerId, Timestamp, TokenId};
 
-use super::record::{Cluster, Key, KeyRange, Location, Member, Record, Setting, Token};
+use super::record::{
+    Cluster, Counts, Due, Key, KeyRange, Lease, Location, Member, Record, Remembered, Session, Setting, Token, Usage,
+    Value,
+};
 use super::view::{Fault, View};
 
 const PAGE: usize = 512;
@@ -31,6 +34,12 @@ typed!(as_node, NodeId, NodeId);
 typed!(as_token, Token, Token);
 typed!(as_location, Location, Location);
 typed!(as_setting, Setting, Setting);
+typed!(as_value, Value, Value);
+typed!(as_usage, Usage, Usage);
+typed!(as_lease, Lease, Lease);
+typed!(as_session, Session, Session);
+typed!(as_remembered, Remembered, Remembered);
+typed!(as_counts, Counts, Counts);
 
 type Typed<T> = fn(&Key, Record) -> Result<T, Fault>;
 
@@ -191,6 +200,115 @@ pub fn settings(
             let setting = as_setting(&key, record)?;
             if let Key::Setting(name) = key { Ok((name, setting)) } else { Err(mismatch(&key)) }
         })
+        .collect()
+}
+
+/// A value by namespace and key.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn value(view: &dyn View, namespace: &str, key: &str) -> Result<Option<Value>, Fault> {
+    one(view, &Key::Value(namespace.to_owned(), key.to_owned()), as_value)
+}
+
+/// Up to `limit` values of a namespace whose keys start with `prefix`, after `after`, in order.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn values(
+    view: &dyn View,
+    namespace: &str,
+    prefix: &str,
+    after: Option<&str>,
+    limit: usize,
+) -> Result<Vec<(String, Value)>, Fault> {
+    let after = after.map(|key| Key::Value(namespace.to_owned(), key.to_owned()));
+    let page = view.scan(&KeyRange::Values(namespace.to_owned(), prefix.to_owned()), after.as_ref(), limit)?;
+    page.into_iter()
+        .map(|(id, record)| {
+            let value = as_value(&id, record)?;
+            if let Key::Value(_, key) = id { Ok((key, value)) } else { Err(mismatch(&id)) }
+        })
+        .collect()
+}
+
+/// What the values of a namespace under a prefix take; `None` before the first.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn usage(view: &dyn View, namespace: &str, prefix: &str) -> Result<Option<Usage>, Fault> {
+    one(view, &Key::Usage(namespace.to_owned(), prefix.to_owned()), as_usage)
+}
+
+/// A lease by id; one that has passed its time may be there still.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn lease(view: &dyn View, id: u64) -> Result<Option<Lease>, Fault> {
+    one(view, &Key::Lease(id), as_lease)
+}
+
+/// Up to `limit` leases after `after`, by id.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn leases(view: &dyn View, after: Option<u64>, limit: usize) -> Result<Vec<(u64, Lease)>, Fault> {
+    let page = view.scan(&KeyRange::Leases, after.map(Key::Lease).as_ref(), limit)?;
+    page.into_iter()
+        .map(|(id, record)| {
+            let lease = as_lease(&id, record)?;
+            if let Key::Lease(number) = id { Ok((number, lease)) } else { Err(mismatch(&id)) }
+        })
+        .collect()
+}
+
+/// Namespace and key of up to `limit` values that go with a lease.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn values_of_lease(view: &dyn View, lease: u64, limit: usize) -> Result<Vec<(String, String)>, Fault> {
+    let page = view.scan(&KeyRange::LeaseValues(lease), None, limit)?;
+    page.into_iter()
+        .map(
+            |(id, _)| {
+                if let Key::LeaseValue(_, namespace, key) = id { Ok((namespace, key)) } else { Err(mismatch(&id)) }
+            },
+        )
+        .collect()
+}
+
+/// A client session by id; one that has passed its time may be there still.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn session(view: &dyn View, id: u64) -> Result<Option<Session>, Fault> {
+    one(view, &Key::Session(id), as_session)
+}
+
+/// What a command of a session answered, while it is kept.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn session_answer(view: &dyn View, session: u64, sequence: u64) -> Result<Option<Remembered>, Fault> {
+    one(view, &Key::SessionAnswer(session, sequence), as_remembered)
+}
+
+/// How many there are of what is bounded in number.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn counts(view: &dyn View) -> Result<Counts, Fault> {
+    Ok(one(view, &Key::Counts, as_counts)?.unwrap_or_default())
+}
+
+/// Up to `limit` things that end by themselves, the next first.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn deadlines(view: &dyn View, limit: usize) -> Result<Vec<(Timestamp, Due)>, Fault> {
+    let page = view.scan(&KeyRange::Deadlines, None, limit)?;
+    page.into_iter()
+        .map(|(id, _)| if let Key::Deadline(at, due) = id { Ok((at, due)) } else { Err(mismatch(&id)) })
         .collect()
 }
 

@@ -23,6 +23,31 @@ pub enum Key {
     NodeModel(NodeId, String),
     /// A cluster-wide configuration key.
     Setting(String),
+    /// A revisioned [`Value`]: namespace, key.
+    Value(String, String),
+    /// What the values of a namespace under one prefix take: namespace, prefix. Value: [`Usage`].
+    Usage(String, String),
+    /// A [`Lease`] by id.
+    Lease(u64),
+    /// That a value goes with a lease: lease, namespace, key. Value: [`Record::Present`].
+    LeaseValue(u64, String, String),
+    /// A client [`Session`] by id.
+    Session(u64),
+    /// What a command of a session answered: session, sequence. Value: [`Remembered`].
+    SessionAnswer(u64, u64),
+    /// When something is to be looked at again, in order of time. Value: [`Record::Present`].
+    Deadline(Timestamp, Due),
+    /// The one [`Counts`] record.
+    Counts,
+}
+
+/// What ends by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Due {
+    /// A lease, with the values that go with it.
+    Lease(u64),
+    /// A client session, with the answers that it holds.
+    Session(u64),
 }
 
 impl fmt::Display for Key {
@@ -35,6 +60,14 @@ impl fmt::Display for Key {
             Self::Location(model, node) => write!(f, "location/{model}/{node}"),
             Self::NodeModel(node, model) => write!(f, "node-model/{node}/{model}"),
             Self::Setting(key) => write!(f, "setting/{key}"),
+            Self::Value(namespace, key) => write!(f, "value/{namespace}/{key}"),
+            Self::Usage(namespace, prefix) => write!(f, "usage/{namespace}/{prefix}"),
+            Self::Lease(id) => write!(f, "lease/{id}"),
+            Self::LeaseValue(lease, namespace, key) => write!(f, "lease-value/{lease}/{namespace}/{key}"),
+            Self::Session(id) => write!(f, "session/{id}"),
+            Self::SessionAnswer(session, sequence) => write!(f, "session-answer/{session}/{sequence}"),
+            Self::Deadline(at, due) => write!(f, "deadline/{}/{due:?}", at.0),
+            Self::Counts => f.write_str("counts"),
         }
     }
 }
@@ -54,6 +87,16 @@ pub enum KeyRange {
     ModelsOf(NodeId),
     /// All configuration keys that start with a text.
     Settings(String),
+    /// All values of a namespace whose keys start with a text: namespace, text.
+    Values(String, String),
+    /// All leases.
+    Leases,
+    /// What goes with one lease.
+    LeaseValues(u64),
+    /// All answers that a session holds.
+    SessionAnswers(u64),
+    /// Everything that ends by itself, the next first.
+    Deadlines,
 }
 
 /// What a key holds.
@@ -71,6 +114,20 @@ pub enum Record {
     Location(Location),
     /// At [`Key::Setting`].
     Setting(Setting),
+    /// At [`Key::Value`].
+    Value(Value),
+    /// At [`Key::Usage`].
+    Usage(Usage),
+    /// At [`Key::Lease`].
+    Lease(Lease),
+    /// At [`Key::Session`].
+    Session(Session),
+    /// At [`Key::SessionAnswer`].
+    Remembered(Remembered),
+    /// At [`Key::Counts`].
+    Counts(Counts),
+    /// At [`Key::LeaseValue`] and [`Key::Deadline`]: all is in the key.
+    Present,
 }
 
 /// The cluster itself.
@@ -174,4 +231,76 @@ pub struct Setting {
     pub value: Vec<u8>,
     /// Index of the entry that set it.
     pub revision: u64,
+}
+
+/// A value with its history in three numbers, as etcd tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Value {
+    /// What was put.
+    pub bytes: Vec<u8>,
+    /// Index of the entry that made the key.
+    pub created: u64,
+    /// Index of the entry that put these bytes.
+    pub modified: u64,
+    /// Puts since the key was made; 1 for the first.
+    pub version: u64,
+    /// It goes when this lease ends.
+    pub lease: Option<u64>,
+}
+
+/// What values take, and what they may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    /// Keys.
+    pub keys: u64,
+    /// Bytes of keys and values.
+    pub bytes: u64,
+    /// Puts beyond it are refused; deletes never.
+    pub bytes_max: u64,
+}
+
+/// A time that its holder keeps renewing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lease {
+    /// Its length.
+    pub ttl_ms: u64,
+    /// Log time at which it ends unless it is renewed.
+    pub ends_at: Timestamp,
+    /// Values that go with it.
+    pub values: u32,
+}
+
+/// A client whose commands have effect once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Session {
+    /// Who opened it, as in [`super::Entry::principal`].
+    pub principal: String,
+    /// How long it lives without a command.
+    pub ttl_ms: u64,
+    /// Log time at which it ends unless there is a command.
+    pub ends_at: Timestamp,
+    /// How many answers are kept: that many commands may be under way at once.
+    pub window: u32,
+    /// The highest sequence so far; 0: none yet. What lies `window` or more below it is never executed.
+    pub highest: u64,
+}
+
+/// What a command answered, for when it comes again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remembered {
+    /// Index of its entry.
+    pub revision: u64,
+    /// Term of its entry.
+    pub term: u64,
+    /// Its answer.
+    pub answer: super::command::Answer,
+}
+
+/// How many there are of what is bounded in number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Client sessions.
+    pub sessions: u64,
+    /// Leases.
+    pub leases: u64,
 }

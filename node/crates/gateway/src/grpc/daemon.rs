@@ -181,6 +181,17 @@ impl From<Refusal> for AdminError {
             Refusal::Invalid(_) => ("the value is outside its limits", "correct it and repeat the command"),
             Refusal::Fenced { .. } => ("leadership changed meanwhile", "repeat the command"),
             Refusal::VersionTooLow { .. } => ("a member runs an older release", "upgrade all members first"),
+            Refusal::SessionExpired(_) => (
+                "it had no command within its time, or was closed",
+                "open a new session; look what became of the change",
+            ),
+            Refusal::SequenceTooOld { .. } => {
+                ("more commands came since than the session keeps answers for", "look what became of the change")
+            }
+            Refusal::LeaseNotFound(_) => ("it was never granted, or has ended", "ollamax kv lease grant"),
+            Refusal::QuotaExceeded { .. } => {
+                ("a bound keeps the replicated state small", "delete what is not needed, or raise it: ollamax kv quota")
+            }
         };
         Self::new(refusal.code(), refusal.to_string(), why, next)
     }
@@ -196,6 +207,21 @@ impl From<Fault> for AdminError {
 impl From<metadata::ProposeError> for AdminError {
     fn from(error: metadata::ProposeError) -> Self {
         Self::of_engine(error.code(), &error)
+    }
+}
+
+impl From<metadata::WatchError> for AdminError {
+    fn from(error: metadata::WatchError) -> Self {
+        match &error {
+            metadata::WatchError::Compacted { oldest } => {
+                let next = format!("read the values, and watch from their revision + 1, at least {oldest}");
+                let why = "a node keeps its last changes in memory, and begins anew when it starts";
+                Self::new(ErrorCode::Compacted, error.to_string(), why, next)
+            }
+            metadata::WatchError::Stopped => {
+                Self::new(ErrorCode::Draining, error.to_string(), "it ends its watches", "watch on another node")
+            }
+        }
     }
 }
 

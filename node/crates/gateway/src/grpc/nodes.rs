@@ -84,7 +84,7 @@ async fn forget_models(metadata: &metadata::Handle, request: &RequestId, node: N
         match metadata.propose(request.clone(), "admin", command).await?.answer {
             Answer::More => {}
             Answer::Refused(refusal) => return Err(refusal.into()),
-            Answer::Done | Answer::Member { .. } => return Ok(()),
+            _ => return Ok(()),
         }
     }
 }

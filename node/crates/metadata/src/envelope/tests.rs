@@ -2,6 +2,10 @@
 
 use proptest::prelude::*;
 
+use ollamax_core::catalog::Txn;
+use ollamax_core::catalog::txn::{Condition, Op, Operand, Relation};
+use ollamax_types::Role;
+
 use super::*;
 
 fn member() -> NewMember {
@@ -26,7 +30,13 @@ fn commands() -> Vec<Command> {
     };
     let unknown = ModelRecord { weights: model.digest, ..model.clone() };
     vec![
-        Command::InitCluster { cluster: ClusterId([1; 16]), name: "lab".into(), public_key: [2; 32], first: member() },
+        Command::InitCluster {
+            cluster: ClusterId([1; 16]),
+            name: "lab".into(),
+            public_key: [2; 32],
+            first: member(),
+            version: 2,
+        },
         Command::AddMember {
             token: TokenId("abc".into()),
             secret_sha256: [3; 32],
@@ -54,7 +64,37 @@ fn commands() -> Vec<Command> {
         Command::ReportModels { node: NodeId(2), present: vec![model, unknown], absent: vec!["x/y/z:t".into()] },
         Command::SetSetting { key: "a.b".into(), value: vec![0, 255] },
         Command::DeleteSetting { key: "a.b".into() },
+        Command::Txn(transaction()),
+        Command::OpenSession { ttl_ms: 60_000, window: 64 },
+        Command::CloseSession { session: 7 },
+        Command::GrantLease { ttl_ms: 5_000 },
+        Command::RenewLease { lease: 8 },
+        Command::RevokeLease { lease: 8 },
+        Command::Expire,
+        Command::SetQuota { prefix: "user/".into(), bytes_max: 1 << 20 },
+        Command::RaiseVersion { version: 2 },
     ]
+}
+
+fn transaction() -> Txn {
+    let operands = [
+        Operand::Version(1),
+        Operand::Created(2),
+        Operand::Modified(3),
+        Operand::Lease(0),
+        Operand::Bytes(vec![0, 255]),
+    ];
+    let relations = [Relation::Equal, Relation::NotEqual, Relation::Less, Relation::Greater, Relation::Equal];
+    let conditions = operands.into_iter().zip(relations);
+    let key = || "user/a".to_owned();
+    Txn {
+        conditions: conditions.map(|(operand, relation)| Condition { key: key(), operand, relation }).collect(),
+        then: vec![
+            Op::Put { key: key(), bytes: vec![1], lease: Some(4) },
+            Op::Put { key: "user/b".into(), bytes: vec![], lease: None },
+        ],
+        otherwise: vec![Op::Get { key: key() }, Op::Delete { key: key() }],
+    }
 }
 
 fn entry(command: Command) -> Entry {

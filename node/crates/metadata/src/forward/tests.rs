@@ -19,7 +19,7 @@ fn setting() -> Command {
 
 fn proposal(principal: &str, command: Command, wait_ms: u64) -> Proposal {
     let entry = Entry {
-        least_version: LEAST_VERSION,
+        least_version: 1,
         log_time: Timestamp(0),
         request: RequestId::default(),
         principal: principal.into(),
@@ -35,7 +35,7 @@ fn proposal(principal: &str, command: Command, wait_ms: u64) -> Proposal {
 async fn from_node_3(alone: &Alone, proposal: Proposal) -> Result<Reply, ServeError> {
     let body = wire::encode_request(CLUSTER, NodeId(1), Request::Propose(proposal));
     let answer = alone.handle.serve(NodeId(3), body).await?;
-    Ok(wire::decode_reply(answer).expect("an answer"))
+    Ok(wire::decode_reply(answer).expect("an answer").1)
 }
 
 #[test]

@@ -24,6 +24,7 @@ use crate::peers::{Lane, PeerError, Peers};
 use crate::raft::snapshot::{Labelled, SnapshotData};
 use crate::raft::{Types, Vote};
 use crate::record::Applied;
+use crate::releases::Releases;
 use crate::wire::{self, Reply, Request, SnapshotPart};
 
 /// What all links of a node share.
@@ -34,6 +35,7 @@ pub(crate) struct Wiring {
     /// Longest wait for an append that carries entries.
     pub(crate) append_deadline: Duration,
     pub(crate) snapshot_idle: Duration,
+    pub(crate) releases: Releases,
     pub(crate) metrics: Metrics,
 }
 
@@ -67,7 +69,9 @@ impl Link {
         let call = peers.call(self.target, self.lane, body, deadline);
         let answer = tokio::time::timeout(deadline, call).await.unwrap_or(Err(PeerError::TimedOut));
         let bytes = answer.map_err(|error| self.rpc_error(action, error, deadline))?;
-        wire::decode_reply(bytes).map_err(|error| unreachable(&error))
+        let (release, reply) = wire::decode_reply(bytes).map_err(|error| unreachable(&error))?;
+        self.wiring.releases.heard(self.target, release);
+        Ok(reply)
     }
 
     fn rpc_error(&self, action: RPCTypes, error: PeerError, timeout: Duration) -> RPCError<Types> {
@@ -158,7 +162,7 @@ impl RaftNetworkV2<Types> for Link {
         }
         let bytes =
             answer.map_err(|error| self.rpc_error(RPCTypes::InstallSnapshot, error, self.wiring.snapshot_idle))?;
-        match wire::decode_reply(bytes).map_err(|error| unreachable(&error))? {
+        match wire::decode_reply(bytes).map_err(|error| unreachable(&error))?.1 {
             Reply::Snapshot(vote) => Ok(SnapshotResponse::new(vote)),
             other => Err(unexpected(&other).into()),
         }

@@ -13,11 +13,12 @@ use openraft::storage::{EntryResponder, RaftStateMachine};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use ollamax_core::catalog::{self, Answer};
+use ollamax_core::catalog;
 use ollamax_store as store;
 use ollamax_types::ErrorCode;
 
 use crate::envelope;
+use crate::feed::{Event, Feed, event_of};
 use crate::logtime::Stamper;
 use crate::metrics::Metrics;
 use crate::raft::log::on_disk;
@@ -52,7 +53,16 @@ pub(crate) struct Machine {
     slot: Slot,
     stamper: Arc<Stamper>,
     changes: watch::Sender<u64>,
+    feed: Feed,
     metrics: Metrics,
+}
+
+/// What the state machine tells, and whom.
+pub(crate) struct Listeners {
+    pub(crate) stamper: Arc<Stamper>,
+    pub(crate) changes: watch::Sender<u64>,
+    pub(crate) feed: Feed,
+    pub(crate) metrics: Metrics,
 }
 
 /// One batch on its way.
@@ -77,16 +87,14 @@ impl Chunk {
 
 impl Machine {
     /// Takes up the state as it was flushed; openraft applies the rest of the log again.
-    pub(crate) fn open(
-        state: store::State,
-        stamper: Arc<Stamper>,
-        changes: watch::Sender<u64>,
-        metrics: Metrics,
-    ) -> io::Result<Self> {
+    pub(crate) fn open(state: store::State, listeners: Listeners) -> io::Result<Self> {
+        let Listeners { stamper, changes, feed, metrics } = listeners;
         let applied = state.applied().map(|meta| Applied::from_store(&meta)).transpose()?.unwrap_or_default();
         stamper.observe(applied.log_time);
-        changes.send_replace(applied.last.map_or(0, |id| id.index));
-        Ok(Self { state, applied, slot: Slot::default(), stamper, changes, metrics })
+        let index = applied.last.map_or(0, |id| id.index);
+        feed.restart(index);
+        changes.send_replace(index);
+        Ok(Self { state, applied, slot: Slot::default(), stamper, changes, feed, metrics })
     }
 
     fn apply_chunk(&mut self, chunk: Chunk) -> io::Result<()> {
@@ -97,19 +105,21 @@ impl Machine {
         let mut batch = self.state.begin();
         let mut applied = self.applied.clone();
         let mut answers = Vec::with_capacity(chunk.entries.len());
+        let mut events = Vec::new();
         for (entry, responder) in chunk.entries {
-            let answer = apply_entry(&mut batch, &mut applied, entry)?;
+            let answer = apply_entry(&mut batch, &mut applied, &mut events, entry)?;
             answers.push((responder, answer));
         }
         let Some(meta) = applied.to_store() else { return Ok(()) };
         let (index, count) = (meta.index, answers.len());
         self.state.commit(batch, meta).map_err(io::Error::other)?;
         self.applied = applied;
+        self.feed.add(events, index);
         self.changes.send_replace(index);
         self.metrics.applied(count, started.elapsed());
         for (responder, answer) in answers {
             if let Some(responder) = responder {
-                responder.send(Answered(answer));
+                responder.send(answer);
             }
         }
         Ok(())
@@ -117,13 +127,18 @@ impl Machine {
 }
 
 /// Applies one entry to the batch; earlier entries of the batch are visible to it.
-fn apply_entry(batch: &mut store::Batch, applied: &mut Applied, entry: Entry) -> io::Result<Answer> {
+fn apply_entry(
+    batch: &mut store::Batch,
+    applied: &mut Applied,
+    events: &mut Vec<Event>,
+    entry: Entry,
+) -> io::Result<Answered> {
     let id: LogId = entry.log_id;
     let answer = match entry.payload {
-        Payload::Blank => Answer::Done,
+        Payload::Blank => Answered::done(),
         Payload::Membership(membership) => {
             applied.membership = StoredMembership::new(Some(id), membership);
-            Answer::Done
+            Answered::done()
         }
         Payload::Normal(sealed) => {
             let halt = |error: &dyn std::error::Error| {
@@ -133,9 +148,10 @@ fn apply_entry(batch: &mut store::Batch, applied: &mut Applied, entry: Entry) ->
             };
             let decoded = envelope::decode(&sealed.0, catalog::CLUSTER_VERSION).map_err(|error| halt(&error))?;
             let outcome = catalog::apply(batch, id.index, term_of(&id), &decoded).map_err(|fault| halt(&fault))?;
+            events.extend(outcome.mutations.iter().filter_map(|mutation| event_of(id.index, mutation)));
             batch.stage(outcome.mutations).map_err(|fault| halt(&fault))?;
             applied.log_time = decoded.log_time;
-            outcome.answer
+            Answered { answer: outcome.answer, before: outcome.before }
         }
     };
     applied.last = Some(id);
@@ -174,7 +190,9 @@ impl RaftStateMachine<Types> for Machine {
         self.applied = on_disk(move || snapshot.install(&state, &expected)).await?;
         self.stamper.observe(self.applied.log_time);
         self.slot.set(meta_of(&self.applied));
-        self.changes.send_replace(self.applied.last.map_or(0, |id| id.index));
+        let index = self.applied.last.map_or(0, |id| id.index);
+        self.feed.restart(index);
+        self.changes.send_replace(index);
         self.metrics.snapshots_installed.inc();
         tracing::info!(reaches = ?meta.last_log_id, "snapshot installed");
         Ok(())

@@ -16,10 +16,11 @@ use ollamax_store as store;
 use ollamax_types::{Clock, NodeId, RequestId, Timestamp};
 
 use super::log::LogStore;
-use super::state::Machine;
+use super::state::{Listeners, Machine};
 use super::{Entry, Payload, Sealed, Types, Vote, log_id};
 use crate::alone::{Alone, CLUSTER, INCARNATION, init};
 use crate::envelope;
+use crate::feed::Feed;
 use crate::logtime::Stamper;
 use crate::metrics::Metrics;
 
@@ -37,7 +38,8 @@ fn open(dir: &std::path::Path, purge_only_flushed: bool) -> io::Result<Disk> {
     let store = store::Store::open(dir, Some(identity), config).map_err(io::Error::other)?;
     let stamper = Arc::new(Stamper::new(Clock::manual(Timestamp(1_000))));
     let log = LogStore::new(store.log(), stamper.clone(), 1 << 20);
-    let machine = Machine::open(store.state(), stamper.clone(), watch::channel(0).0, Metrics::new())?;
+    let (changes, feed, metrics) = (watch::channel(0).0, Feed::default(), Metrics::new());
+    let machine = Machine::open(store.state(), Listeners { stamper: stamper.clone(), changes, feed, metrics })?;
     log.observe_tail(store.state().applied().map(|meta| meta.index))?;
     Ok(Disk { store, log, machine, stamper })
 }

@@ -38,7 +38,7 @@ async fn a_snapshot_that_ends_early_is_refused_and_the_node_goes_on() {
         assert!(matches!(answer, Err(ServeError::Snapshot(_))), "{whole} of {}: {answer:?}", messages.len());
     }
     let answer = target.handle.serve_snapshot(NodeId(1), stream(&messages)).await.expect("whole");
-    assert!(matches!(wire::decode_reply(answer), Ok(Reply::Snapshot(_))));
+    assert!(matches!(wire::decode_reply(answer), Ok((_, Reply::Snapshot(_)))));
     let mut changes = target.handle.changes();
     changes.wait_for(|applied| *applied >= committed.revision).await.expect("consensus runs");
     let setting = read::setting(&*target.handle.view(), "k").expect("readable").expect("installed");

@@ -2,7 +2,10 @@
 
 use proptest::prelude::*;
 
-use ollamax_types::Role;
+use ollamax_core::catalog::command::TokenProblem;
+use ollamax_core::catalog::txn::Effect;
+use ollamax_core::catalog::{Answer, Refusal, Value};
+use ollamax_types::{Role, TokenId};
 
 use super::*;
 use crate::raft::{Entry, Membership, Payload, Sealed, StoredMembership, log_id};
@@ -93,6 +96,19 @@ fn snapshot_headers_say_on_whose_word_and_how_far() {
     assert_eq!((vote, read), (Vote::new_committed(2, 1), applied));
 }
 
+fn effects() -> Vec<Effect> {
+    let value = Value { bytes: vec![0, 255], created: 1, modified: 2, version: 3, lease: Some(4) };
+    let free = Value { lease: None, ..value.clone() };
+    vec![
+        Effect::Got(None),
+        Effect::Got(Some(value)),
+        Effect::Got(Some(free)),
+        Effect::Put { previous: 0 },
+        Effect::Put { previous: 9 },
+        Effect::Deleted { previous: 9 },
+    ]
+}
+
 #[test]
 fn every_reply_reads_back_as_itself() {
     let vote = Vote::new(7, 2);
@@ -111,6 +127,9 @@ fn every_reply_reads_back_as_itself() {
         Reply::Transfer(Err(TransferLeaderError::LogNotFlushed { expected: None, actual: Some(log_id(1, 2)) })),
         committed(Answer::Done),
         committed(Answer::More),
+        committed(Answer::Session { session: 5 }),
+        committed(Answer::Lease { lease: 5, ttl_ms: 6 }),
+        committed(Answer::Txn { held: true, effects: effects() }),
         committed(Answer::Member { node: NodeId(4), name: "n4".into(), already: true }),
         Reply::ReadIndex(77),
         Reply::Snapshot(vote),
@@ -120,7 +139,7 @@ fn every_reply_reads_back_as_itself() {
         failure(false),
     ];
     for reply in replies {
-        assert_eq!(decode_reply(encode_reply(reply.clone())), Ok(reply));
+        assert_eq!(decode_reply(encode_reply(reply.clone(), 7)), Ok((7, reply)));
     }
 }
 
@@ -141,10 +160,14 @@ fn every_refusal_reads_back_as_itself() {
         Refusal::Invalid("too long".into()),
         Refusal::Fenced { expected: 1, actual: 2 },
         Refusal::VersionTooLow { needed: 2, actual: 1 },
+        Refusal::SessionExpired(4),
+        Refusal::SequenceTooOld { session: 4, sequence: 5, oldest: 6 },
+        Refusal::LeaseNotFound(4),
+        Refusal::QuotaExceeded { what: "x".into(), needed: 2, limit: 1, unit: "bytes".into() },
     ]);
     for refusal in refusals {
         let reply = Reply::Committed(Committed { revision: 1, term: 1, answer: Answer::Refused(refusal) });
-        assert_eq!(decode_reply(encode_reply(reply.clone())), Ok(reply));
+        assert_eq!(decode_reply(encode_reply(reply.clone(), 7)), Ok((7, reply)));
     }
 }
 
@@ -155,7 +178,7 @@ fn messages_of_a_newer_version_or_of_unknown_kind_are_refused() {
     for message in [newer, unknown] {
         assert!(decode_request(message.encode_to_vec().into()).is_err());
     }
-    assert!(decode_reply(disk::RaftReply { version: 1, body: None }.encode_to_vec().into()).is_err());
+    assert!(decode_reply(disk::RaftReply { version: 1, release: 1, body: None }.encode_to_vec().into()).is_err());
 }
 
 proptest! {

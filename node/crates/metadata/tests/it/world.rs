@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use ollamax_core::catalog::command::{Command, NewMember};
-use ollamax_core::catalog::{Answer, Key, Record};
+use ollamax_core::catalog::{Answer, CLUSTER_VERSION, Key, Record};
 use ollamax_metadata::mem::Network;
 use ollamax_metadata::{Committed, Config, Handle, Identity, Parts, Service};
 use ollamax_types::{Clock, ClusterId, Incarnation, NodeId, PeerId, RequestId, Role, TokenId};
@@ -70,8 +70,13 @@ impl World {
     pub(crate) async fn one_with(config: Config) -> Self {
         let mut world = Self::new(config);
         world.open(1).await;
-        let command =
-            Command::InitCluster { cluster: CLUSTER, name: "lab".into(), public_key: [1; 32], first: new_member(1) };
+        let command = Command::InitCluster {
+            cluster: CLUSTER,
+            name: "lab".into(),
+            public_key: [1; 32],
+            first: new_member(1),
+            version: CLUSTER_VERSION,
+        };
         let handle = world.handle(1);
         let committed = eventually("init", || handle.init_cluster(RequestId::default(), command.clone())).await;
         assert_eq!(committed.answer, Answer::Member { node: NodeId(1), name: "n1".into(), already: false });

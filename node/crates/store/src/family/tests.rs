@@ -2,7 +2,11 @@
 
 use proptest::prelude::*;
 
-use ollamax_core::catalog::{Cluster, Location, Member, MemberState, Setting, Token};
+use ollamax_core::catalog::txn::Effect;
+use ollamax_core::catalog::{
+    Answer, Cluster, Counts, Due, Lease, Location, Member, MemberState, Refusal, Remembered, Session, Setting, Token,
+    Usage, Value,
+};
 use ollamax_proto::disk;
 use ollamax_types::{ClusterId, Digest, Incarnation, ModelName, ModelRecord, NodeId, PeerId, Role, Timestamp, TokenId};
 
@@ -105,6 +109,60 @@ fn pair() -> impl Strategy<Value = (Key, Record)> {
         (wild(), any::<u64>(), location()).prop_map(|(m, n, r)| (Key::NodeModel(NodeId(n), m), Record::Location(r))),
         (wild(), prop::collection::vec(any::<u8>(), 0..40), any::<u64>())
             .prop_map(|(key, value, revision)| (Key::Setting(key), Record::Setting(Setting { value, revision }))),
+        newer_pair(),
+    ]
+}
+
+fn value() -> impl Strategy<Value = Value> {
+    let history = (any::<u64>(), any::<u64>(), any::<u64>());
+    (prop::collection::vec(any::<u8>(), 0..40), history, prop::option::of(1..u64::MAX))
+        .prop_map(|(bytes, (created, modified, version), lease)| Value { bytes, created, modified, version, lease })
+}
+
+fn answer() -> impl Strategy<Value = Answer> {
+    let effect = prop_oneof![
+        prop::option::of(value()).prop_map(Effect::Got),
+        any::<u64>().prop_map(|previous| Effect::Put { previous }),
+        any::<u64>().prop_map(|previous| Effect::Deleted { previous }),
+    ];
+    prop_oneof![
+        Just(Answer::Done),
+        Just(Answer::Refused(Refusal::LeaseNotFound(4))),
+        (any::<bool>(), prop::collection::vec(effect, 0..4)).prop_map(|(held, effects)| Answer::Txn { held, effects }),
+    ]
+}
+
+fn session() -> impl Strategy<Value = Session> {
+    (".{0,20}", any::<u64>(), any::<u64>(), any::<u32>(), any::<u64>()).prop_map(
+        |(principal, ttl_ms, ends, window, highest)| Session {
+            principal,
+            ttl_ms,
+            ends_at: Timestamp(ends),
+            window,
+            highest,
+        },
+    )
+}
+
+/// Values, leases, sessions and what goes with them.
+fn newer_pair() -> impl Strategy<Value = (Key, Record)> {
+    let numbers = || (any::<u64>(), any::<u64>(), any::<u64>());
+    let due = prop_oneof![any::<u64>().prop_map(Due::Lease), any::<u64>().prop_map(Due::Session)];
+    prop_oneof![
+        (wild(), wild(), value()).prop_map(|(n, k, value)| (Key::Value(n, k), Record::Value(value))),
+        (wild(), wild(), numbers()).prop_map(|(n, p, (keys, bytes, bytes_max))| {
+            (Key::Usage(n, p), Record::Usage(Usage { keys, bytes, bytes_max }))
+        }),
+        (any::<u64>(), numbers(), any::<u32>()).prop_map(|(id, (ttl_ms, ends, _), values)| {
+            (Key::Lease(id), Record::Lease(Lease { ttl_ms, ends_at: Timestamp(ends), values }))
+        }),
+        (any::<u64>(), wild(), wild()).prop_map(|(id, n, k)| (Key::LeaseValue(id, n, k), Record::Present)),
+        (any::<u64>(), session()).prop_map(|(id, session)| (Key::Session(id), Record::Session(session))),
+        (numbers(), any::<u64>(), answer()).prop_map(|((id, sequence, revision), term, answer)| {
+            (Key::SessionAnswer(id, sequence), Record::Remembered(Remembered { revision, term, answer }))
+        }),
+        (any::<u64>(), due).prop_map(|(at, due)| (Key::Deadline(Timestamp(at), due), Record::Present)),
+        numbers().prop_map(|(sessions, leases, _)| (Key::Counts, Record::Counts(Counts { sessions, leases }))),
     ]
 }
 
@@ -225,6 +283,36 @@ fn golden_samples_of_every_family_have_not_changed() {
 
     let setting = Setting { value: vec![0xff], revision: 8 };
     golden(&Key::Setting("k".to_owned()), &Record::Setting(setting), "076b", "010a01ff1008");
+}
+
+#[test]
+fn golden_samples_of_values_leases_and_sessions_have_not_changed() {
+    let (none, user_a) = (String::new(), "user/a".to_owned());
+    let value = Value { bytes: vec![0xff], created: 1, modified: 2, version: 3, lease: Some(4) };
+    let value_hex = "010a01ff1001180220032804";
+    golden(&Key::Value(none.clone(), user_a.clone()), &Record::Value(value), "080001757365722f61", value_hex);
+
+    let usage = Usage { keys: 1, bytes: 2, bytes_max: 3 };
+    let key = Key::Usage(none.clone(), "user/".to_owned());
+    golden(&key, &Record::Usage(usage), "090001757365722f", "01080110021803");
+
+    let lease = Lease { ttl_ms: 1_000, ends_at: Timestamp(2), values: 1 };
+    golden(&Key::Lease(5), &Record::Lease(lease), "0a0000000000000005", "0108e80710021801");
+    let key = Key::LeaseValue(5, none, user_a);
+    golden(&key, &Record::Present, "0b00000000000000050001757365722f61", "01");
+
+    let principal = "a".to_owned();
+    let session = Session { principal, ttl_ms: 1_000, ends_at: Timestamp(2), window: 4, highest: 3 };
+    golden(&Key::Session(5), &Record::Session(session), "0c0000000000000005", "010a016110e807180220042803");
+    let remembered = Record::Remembered(Remembered { revision: 9, term: 2, answer: Answer::Done });
+    let key_hex = "0d00000000000000050000000000000003";
+    golden(&Key::SessionAnswer(5, 3), &remembered, key_hex, "010a06080910021a00");
+
+    let at = |due| Key::Deadline(Timestamp(2), due);
+    golden(&at(Due::Lease(5)), &Record::Present, "0e0000000000000002010000000000000005", "01");
+    golden(&at(Due::Session(5)), &Record::Present, "0e0000000000000002020000000000000005", "01");
+    let counts = Counts { sessions: 1, leases: 2 };
+    golden(&Key::Counts, &Record::Counts(counts), "0f", "0108011002");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! The limits that more than one command checks. Each refusal names the field, the limit and the value.
 
+use std::time::Duration;
+
 use ollamax_types::limits::{ADDRESS_BYTES_MAX, ADDRESSES_MAX, IDENTIFIER_BYTES_MAX, LABEL_BYTES_MAX};
 
 use super::{Stop, invalid};
@@ -37,6 +39,16 @@ pub(super) fn check_bytes(field: &str, text: &str, max: usize) -> Result<(), Sto
 pub(super) fn check_count(field: &str, count: usize, max: usize) -> Result<(), Stop> {
     if count > max {
         return Err(invalid(format!("{field} has {count} items; the limit is {max}")));
+    }
+    Ok(())
+}
+
+/// A life in milliseconds between two bounds.
+pub(super) fn check_ttl(what: &str, ttl_ms: u64, min: Duration, max: Duration) -> Result<(), Stop> {
+    let ttl = Duration::from_millis(ttl_ms);
+    if ttl < min || ttl > max {
+        let (min, max) = (min.as_secs(), max.as_secs());
+        return Err(invalid(format!("{what} lives {min} to {max} seconds, not {} ms", ttl.as_millis())));
     }
     Ok(())
 }

@@ -9,7 +9,8 @@ use ollamax_types::limits::{DEPARTED_MEMBERS_MAX, LABEL_BYTES_MAX, MEMBERS_MAX};
 use ollamax_types::{ClusterId, Incarnation, NodeId, Role, TokenId};
 
 use super::limit::{check_addresses, check_identifier, check_label};
-use super::{Applied, CLUSTER_VERSION, Scene, Step, Stop, invalid, put, tokens};
+use super::version::check_version;
+use super::{Applied, Scene, Step, Stop, invalid, put, tokens};
 use crate::catalog::command::{Answer, Entry, NewMember, Refusal};
 use crate::catalog::read;
 use crate::catalog::record::{Cluster, Key, Member, MemberState, Record};
@@ -47,7 +48,11 @@ impl<'a> Addresses<'a> {
     }
 }
 
-pub(super) fn init(entry: &Entry, (id, name, public_key): (ClusterId, &str, [u8; 32]), first: &NewMember) -> Step {
+/// What `init` says of the cluster: id, name, public key, version to begin with.
+pub(super) type Founding<'a> = (ClusterId, &'a str, [u8; 32], u32);
+
+pub(super) fn init(entry: &Entry, (id, name, public_key, version): Founding<'_>, first: &NewMember) -> Step {
+    check_version(version)?;
     check_label("the cluster's name", name)?;
     check_new(first)?;
     let node = NodeId(1);
@@ -57,18 +62,18 @@ pub(super) fn init(entry: &Entry, (id, name, public_key): (ClusterId, &str, [u8;
         public_key,
         created_at: entry.log_time,
         next_node_id: node.0 + 1,
-        version: CLUSTER_VERSION,
+        version,
     };
     let member = fresh(entry, node, Role::Voter, first);
     Ok(admitted(cluster, member))
 }
 
-pub(super) fn add(scene: Scene<'_>, ticket: &Ticket<'_>, new: &NewMember) -> Step {
+pub(super) fn add(scene: &Scene<'_>, ticket: &Ticket<'_>, new: &NewMember) -> Step {
     check_new(new)?;
     if let Some(node) = read::member_by_peer(scene.view, &new.peer_id)? {
-        return again(&scene, node, new);
+        return again(scene, node, new);
     }
-    let use_of_token = tokens::redeem(&scene, ticket.token, ticket.secret_sha256, ticket.role)?;
+    let use_of_token = tokens::redeem(scene, ticket.token, ticket.secret_sha256, ticket.role)?;
     let members = read::members(scene.view)?;
     let taken: BTreeSet<String> =
         members.iter().filter(|member| member.is_standing()).map(|member| member.name.to_lowercase()).collect();
@@ -78,7 +83,7 @@ pub(super) fn add(scene: Scene<'_>, ticket: &Ticket<'_>, new: &NewMember) -> Ste
     let node = NodeId(scene.cluster.next_node_id);
     let mut member = fresh(scene.entry, node, ticket.role, new);
     member.name = unique(&new.name, &taken);
-    let cluster = Cluster { next_node_id: node.0 + 1, ..scene.cluster };
+    let cluster = Cluster { next_node_id: node.0 + 1, ..scene.cluster.clone() };
     let mut applied = admitted(cluster, member);
     applied.mutations.push(use_of_token);
     Ok(applied)
@@ -93,7 +98,7 @@ fn again(scene: &Scene<'_>, node: NodeId, new: &NewMember) -> Step {
         return Err(Refusal::IncarnationConflict { node }.into());
     }
     let answer = Answer::Member { node, name: member.name.clone(), already: true };
-    Ok(Applied { mutations: with_addresses(member, &Addresses::of(new)), answer })
+    Ok(Applied::new(with_addresses(member, &Addresses::of(new)), answer))
 }
 
 pub(super) fn set_addresses(scene: &Scene<'_>, node: NodeId, own: Incarnation, addresses: &Addresses<'_>) -> Step {
@@ -182,7 +187,7 @@ fn admitted(cluster: Cluster, member: Member) -> Applied {
         put(Key::MemberByPeer(member.peer_id.clone()), Record::NodeId(member.id)),
         put(Key::Member(member.id), Record::Member(member)),
     ];
-    Applied { mutations, answer }
+    Applied::new(mutations, answer)
 }
 
 /// The name itself, or the first of `name-2`, `name-3`, … that nobody has, cut to fit the limit.

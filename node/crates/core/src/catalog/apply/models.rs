@@ -69,7 +69,7 @@ pub(super) fn forget(scene: &Scene<'_>, node: NodeId, limit: u32) -> Step {
     for location in found.iter().take(limit) {
         erase(&mut mutations, &location.model.name.key(), node);
     }
-    Ok(Applied { mutations, answer })
+    Ok(Applied::new(mutations, answer))
 }
 
 fn write(mutations: &mut Vec<Mutation>, key: &str, location: &Location) {

@@ -1,6 +1,7 @@
 //! `apply`, row by row: commands in order, each with its answer, and what must then be on record.
 
 mod properties;
+mod values;
 
 use ollamax_types::limits::*;
 use ollamax_types::{ClusterId, Digest, Incarnation, ModelRecord, NodeId, PeerId, RequestId, Role, Timestamp, TokenId};
@@ -39,7 +40,8 @@ fn newcomer(name: &str, key: u8, directory: u8) -> NewMember {
 
 fn init() -> Command {
     let first = newcomer("n1", 1, 1);
-    Command::InitCluster { cluster: ClusterId([9; 16]), name: "lab".to_owned(), public_key: [3; 32], first }
+    let (name, version) = ("lab".to_owned(), CLUSTER_VERSION);
+    Command::InitCluster { cluster: ClusterId([9; 16]), name, public_key: [3; 32], first, version }
 }
 
 fn token_with(id: &str, role: Role, uses: u32, ttl_ms: u64) -> Command {
@@ -139,11 +141,11 @@ fn the_envelope_is_checked_before_the_command() {
         change(&mut entry);
         apply(&view, 9, 4, &entry).expect("no fault").answer
     };
-    let too_low = Refusal::VersionTooLow { needed: 2, actual: 1 };
-    assert_eq!(asked(|entry| entry.least_version = 2), refused(too_low));
+    let too_low = Refusal::VersionTooLow { needed: 3, actual: 2 };
+    assert_eq!(asked(|entry| entry.least_version = 3), refused(too_low));
     assert_eq!(asked(|entry| entry.fence_term = Some(3)), refused(Refusal::Fenced { expected: 3, actual: 4 }));
     assert_eq!(asked(|entry| entry.fence_term = Some(4)), Answer::Done);
-    assert!(matches!(asked(|entry| entry.session = Some((1, 1))), Answer::Refused(Refusal::Invalid(_))));
+    assert_eq!(asked(|entry| entry.session = Some((1, 1))), refused(Refusal::SessionExpired(1)));
 }
 
 #[test]
@@ -281,7 +283,7 @@ fn addresses_and_drains_belong_to_standing_members() {
     let member = read::member(&view, NodeId(1)).expect("readable").expect("there");
     assert_eq!((member.state, member.api_addresses), (MemberState::Drained, vec!["http://h:2".to_owned()]));
     let again = apply(&view, 9, 1, &entry(1, drain(1, true))).expect("no fault");
-    assert_eq!(again, Applied { mutations: vec![], answer: Answer::Done }, "no change, no mutation");
+    assert_eq!(again, Applied::done(vec![]), "no change, no mutation");
     let again = apply(&view, 9, 1, &entry(1, addresses(1, 1))).expect("no fault");
     assert_eq!(again.mutations, vec![], "no change, no mutation");
 }
@@ -333,7 +335,7 @@ fn a_report_writes_both_forms_and_only_what_changed() {
     assert_eq!(held, vec![Location { node: NodeId(1), model: model("B", 3) }]);
     assert_eq!(read::locations_of(&view, &model("b", 0).name), Ok(held));
     let again = apply(&view, 9, 1, &entry(3, report(1, &[("B", 3)], &["a", "x"]))).expect("no fault");
-    assert_eq!(again, Applied { mutations: vec![], answer: Answer::Done });
+    assert_eq!(again, Applied::done(vec![]));
     let both = apply(&view, 9, 1, &entry(3, report(1, &[("B", 4)], &["B"]))).expect("no fault");
     assert_eq!(both.mutations.len(), 2, "present wins over absent");
 }

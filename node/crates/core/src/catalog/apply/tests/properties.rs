@@ -6,6 +6,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::catalog::record::{Counts, Due};
+use crate::catalog::txn::{Condition, Op, Operand, Relation, Txn};
 
 const NAMES: [&str; 4] = ["a", "B", "b", "c:tag"];
 
@@ -37,6 +39,14 @@ fn any_command() -> impl Strategy<Value = Command> {
         }),
         1 => (key(), vec(any::<u8>(), 0..3)).prop_map(|(key, value)| Command::SetSetting { key, value }),
         1 => key().prop_map(|key| Command::DeleteSetting { key }),
+        8 => any_txn().prop_map(Command::Txn),
+        2 => (1_000..4_000_u64).prop_map(|ttl_ms| Command::GrantLease { ttl_ms }),
+        1 => any_id().prop_map(|lease| Command::RenewLease { lease }),
+        1 => any_id().prop_map(|lease| Command::RevokeLease { lease }),
+        2 => (10_000..12_000_u64, 1..4_u32).prop_map(|(ttl_ms, window)| Command::OpenSession { ttl_ms, window }),
+        1 => any_id().prop_map(|session| Command::CloseSession { session }),
+        3 => Just(Command::Expire),
+        1 => (0..60_u64).prop_map(|bytes_max| Command::SetQuota { prefix: "user/".to_owned(), bytes_max }),
         1 => (node(), 1..3_u8, 0..3_u8).prop_map(|(node, directory, address)| Command::SetAddresses {
             node,
             incarnation: Incarnation([directory; 16]),
@@ -47,14 +57,44 @@ fn any_command() -> impl Strategy<Value = Command> {
     ]
 }
 
+/// The index of an entry that may have opened a session or granted a lease.
+fn any_id() -> impl Strategy<Value = u64> {
+    2..30_u64
+}
+
+fn any_txn() -> impl Strategy<Value = Txn> {
+    let key = || (0..4_u8).prop_map(|key| format!("user/{key}"));
+    let op = prop_oneof![
+        1 => key().prop_map(|key| Op::Get { key }),
+        4 => (key(), 0..9_usize, proptest::option::weighted(0.5, any_id()))
+            .prop_map(|(key, bytes, lease)| Op::Put { key, bytes: vec![1; bytes], lease }),
+        2 => key().prop_map(|key| Op::Delete { key }),
+    ];
+    let condition = (key(), 0..2_u64).prop_map(|(key, version)| Condition {
+        key,
+        operand: Operand::Version(version),
+        relation: Relation::Equal,
+    });
+    (vec(condition, 0..2), vec(op.clone(), 0..4), vec(op, 0..3)).prop_map(|(conditions, then, otherwise)| Txn {
+        conditions,
+        then,
+        otherwise,
+    })
+}
+
+fn any_session() -> impl Strategy<Value = Option<(u64, u64)>> {
+    proptest::option::weighted(0.3, (any_id(), 0..8_u64))
+}
+
 fn any_log() -> impl Strategy<Value = Vec<Entry>> {
-    let entries = vec((any_command(), 0..400_u64, proptest::option::weighted(0.1, 0..3_u64)), 1..80);
+    let fence = proptest::option::weighted(0.1, 0..3_u64);
+    let entries = vec((any_command(), 0..400_u64, fence, any_session()), 1..80);
     entries.prop_map(|entries| {
         let mut now = 0;
         let founding = entry(0, init());
-        let rest = entries.into_iter().map(|(command, passed, fence_term)| {
+        let rest = entries.into_iter().map(|(command, passed, fence_term, session)| {
             now += passed;
-            Entry { fence_term, ..entry(now, command) }
+            Entry { fence_term, session, ..entry(now, command) }
         });
         std::iter::once(founding).chain(rest).collect()
     })
@@ -148,8 +188,50 @@ fn check_invariants(view: &MemView) {
         }
     }
     assert_eq!(by_model, by_node, "each copy is on record twice, alike");
+    check_values(view);
     let next = read::cluster(view).expect("readable").expect("founded").next_node_id;
     assert!(members.iter().all(|member| member.id.0 < next), "ids come from the counter");
+}
+
+/// Usage, leases, sessions, counts and deadlines all tell of the same values.
+fn check_values(view: &MemView) {
+    let (mut keys, mut bytes) = (0, 0);
+    let (mut held, mut listed) = (BTreeSet::new(), BTreeSet::new());
+    let (mut ending, mut deadlines, mut counts) = (BTreeSet::new(), BTreeSet::new(), Counts::default());
+    for (key, record) in view.records() {
+        match (key, record) {
+            (Key::Value(_, key), Record::Value(value)) => {
+                keys += 1;
+                bytes += (key.len() + value.bytes.len()) as u64;
+                held.extend(value.lease.map(|lease| (lease, key.clone())));
+            }
+            (Key::LeaseValue(lease, _, key), Record::Present) => drop(listed.insert((*lease, key.clone()))),
+            (Key::Lease(id), Record::Lease(_)) => {
+                counts.leases += 1;
+                ending.insert(Due::Lease(*id));
+            }
+            (Key::Session(id), Record::Session(_)) => {
+                counts.sessions += 1;
+                ending.insert(Due::Session(*id));
+            }
+            (Key::Deadline(_, due), Record::Present) => assert!(deadlines.insert(*due), "one deadline each"),
+            _ => {}
+        }
+    }
+    let usage = read::usage(view, "", "user/").expect("readable");
+    assert_eq!(usage.map_or((0, 0), |usage| (usage.keys, usage.bytes)), (keys, bytes), "usage is the sum");
+    assert_eq!(held, listed, "what goes with a lease is listed under it");
+    for (id, lease) in read::leases(view, None, 999).expect("readable") {
+        assert_eq!(lease.values as usize, held.iter().filter(|(of, _)| *of == id).count(), "lease {id}");
+    }
+    assert_eq!(read::counts(view), Ok(counts));
+    assert!(ending.is_subset(&deadlines), "what ends by itself has a deadline");
+    for (key, _) in view.records() {
+        if let Key::SessionAnswer(session, sequence) = key {
+            let of = read::session(view, *session).expect("readable").expect("answers go with their session");
+            assert!(*sequence <= of.highest && sequence + u64::from(of.window) > of.highest, "within the window");
+        }
+    }
 }
 
 proptest! {

@@ -1,0 +1,101 @@
+//! Client sessions: a command that comes again gets the answer that it got before, and has no second effect.
+//!
+//! Always holds: an answer is kept for each executed sequence that lies less than the window below the highest; what
+//! lies further below is never executed, nor is anything in a session that has ended, whether it was swept or not.
+
+use ollamax_types::limits::{SESSION_TTL_MAX, SESSION_TTL_MIN, SESSION_WINDOW_MAX, SESSIONS_MAX};
+
+use super::draft::Draft;
+use super::limit::check_ttl;
+use super::{Applied, Scene, Step, Stop, invalid, put};
+use crate::catalog::command::{Answer, Command, Refusal};
+use crate::catalog::read;
+use crate::catalog::record::{Counts, Due, Key, Record, Remembered, Session};
+use crate::catalog::view::{Fault, Mutation};
+
+pub(super) fn open(scene: &Scene<'_>, ttl_ms: u64, window: u32) -> Step {
+    check_ttl("a session", ttl_ms, SESSION_TTL_MIN, SESSION_TTL_MAX)?;
+    if window == 0 || window > SESSION_WINDOW_MAX {
+        return Err(invalid(format!("the window of a session is 1 to {SESSION_WINDOW_MAX}, not {window}")));
+    }
+    let counts = read::counts(scene.view)?;
+    if counts.sessions >= SESSIONS_MAX {
+        let (what, unit) = ("this cluster".to_owned(), "sessions".to_owned());
+        return Err(Refusal::QuotaExceeded { what, needed: counts.sessions + 1, limit: SESSIONS_MAX, unit }.into());
+    }
+    let (id, ends_at) = (scene.index, scene.entry.log_time.plus_ms(ttl_ms));
+    let principal = scene.entry.principal.clone();
+    let draft = Draft::new(scene.view);
+    draft.put(Key::Counts, Record::Counts(Counts { sessions: counts.sessions + 1, ..counts }));
+    draft.put(Key::Session(id), Record::Session(Session { principal, ttl_ms, ends_at, window, highest: 0 }));
+    draft.put(Key::Deadline(ends_at, Due::Session(id)), Record::Present);
+    Ok(Applied::new(draft.into_mutations(), Answer::Session { session: id }))
+}
+
+pub(super) fn close(scene: &Scene<'_>, id: u64) -> Step {
+    let Some(session) = read::session(scene.view, id)? else {
+        return Ok(Applied::done(Vec::new()));
+    };
+    let draft = Draft::new(scene.view);
+    end(&draft, id, &session)?;
+    Ok(Applied::done(draft.into_mutations()))
+}
+
+/// Removes a session and the answers that it holds. Its deadline stays, and finds nothing when it comes.
+pub(super) fn end(draft: &Draft<'_>, id: u64, session: &Session) -> Result<(), Stop> {
+    for sequence in oldest(session, session.highest)..=session.highest {
+        draft.delete(Key::SessionAnswer(id, sequence));
+    }
+    draft.delete(Key::Session(id));
+    let counts = read::counts(draft)?;
+    let sessions = counts.sessions.checked_sub(1);
+    let sessions = sessions.ok_or_else(|| Fault::Invariant("more sessions than counted".to_owned()))?;
+    draft.put(Key::Counts, Record::Counts(Counts { sessions, ..counts }));
+    Ok(())
+}
+
+/// The least sequence whose answer is kept when `highest` is the highest.
+fn oldest(session: &Session, highest: u64) -> u64 {
+    (highest + 1).saturating_sub(u64::from(session.window)).max(1)
+}
+
+/// Executes a command of a session, unless it was executed before.
+pub(super) fn once(scene: &Scene<'_>, (id, sequence): (u64, u64), term: u64, execute: impl FnOnce() -> Step) -> Step {
+    let now = scene.entry.log_time;
+    let session = read::session(scene.view, id)?.filter(|session| session.ends_at > now);
+    let session = session.ok_or(Refusal::SessionExpired(id))?;
+    if let Some(Remembered { revision, term, answer }) = read::session_answer(scene.view, id, sequence)? {
+        return Ok(Applied { mutations: Vec::new(), answer, before: Some((revision, term)) });
+    }
+    check_sequence(&session, id, sequence)?;
+    if scene.entry.command == (Command::CloseSession { session: id }) {
+        return Err(invalid(format!("session {id} is closed by a command outside it")));
+    }
+    let applied = match execute() {
+        Err(Stop::Refused(refusal)) => Applied::new(Vec::new(), Answer::Refused(refusal)),
+        other => other?,
+    };
+    let highest = session.highest.max(sequence);
+    let forgotten = oldest(&session, session.highest)..oldest(&session, highest);
+    let renewed = Session { highest, ends_at: session.ends_at.max(now.plus_ms(session.ttl_ms)), ..session };
+    let remembered = Remembered { revision: scene.index, term, answer: applied.answer.clone() };
+    let mut mutations = applied.mutations;
+    mutations.extend(forgotten.map(|sequence| Mutation::Delete(Key::SessionAnswer(id, sequence))));
+    mutations.push(put(Key::SessionAnswer(id, sequence), Record::Remembered(remembered)));
+    mutations.push(put(Key::Session(id), Record::Session(renewed)));
+    Ok(Applied::new(mutations, applied.answer))
+}
+
+fn check_sequence(session: &Session, id: u64, sequence: u64) -> Result<(), Stop> {
+    let (oldest, window) = (oldest(session, session.highest), u64::from(session.window));
+    if sequence < oldest {
+        return Err(Refusal::SequenceTooOld { session: id, sequence, oldest }.into());
+    }
+    if sequence - session.highest.min(sequence) > window {
+        let highest = session.highest;
+        return Err(invalid(format!(
+            "sequence {sequence} of session {id} is more than {window} above the last, {highest}"
+        )));
+    }
+    Ok(())
+}

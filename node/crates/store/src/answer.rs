@@ -1,0 +1,174 @@
+//! The byte form of what a command answered: kept for client sessions, and sent to whoever proposed it.
+//!
+//! Numbers of fields are never reused. An answer of a newer release that this one does not know is refused, never
+//! guessed.
+
+use ollamax_core::catalog::command::TokenProblem;
+use ollamax_core::catalog::txn::Effect;
+use ollamax_core::catalog::{Answer, Refusal};
+use ollamax_proto::disk;
+use ollamax_proto::disk::answer_refused::Refusal as StoredRefusal;
+use ollamax_proto::disk::raft_committed::Answer as Stored;
+use ollamax_proto::disk::txn_effect::Effect as StoredEffect;
+use ollamax_types::{NodeId, Role, TokenId};
+
+use crate::family::value;
+
+/// Bytes of something that this release does not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{0} that this release does not know")]
+pub struct Unknown(&'static str);
+
+/// The stored form, with index and term of the entry that had this effect.
+#[must_use]
+pub fn encode(revision: u64, term: u64, answer: Answer) -> disk::RaftCommitted {
+    let answer = match answer {
+        Answer::Done => Stored::Done(disk::LogBlank {}),
+        Answer::Member { node, name, already } => Stored::Member(disk::AnswerMember { node: node.0, name, already }),
+        Answer::More => Stored::More(disk::LogBlank {}),
+        Answer::Refused(refusal) => Stored::Refused(encode_refusal(refusal)),
+        Answer::Txn { held, effects } => {
+            Stored::Txn(disk::AnswerTxn { held, effects: effects.into_iter().map(encode_effect).collect() })
+        }
+        Answer::Session { session } => Stored::Session(session),
+        Answer::Lease { lease, ttl_ms } => Stored::Lease(disk::AnswerLease { lease, ttl_ms }),
+    };
+    disk::RaftCommitted { revision, term, answer: Some(answer) }
+}
+
+/// Index, term and answer.
+///
+/// # Errors
+/// When a newer release wrote it.
+pub fn decode(stored: disk::RaftCommitted) -> Result<(u64, u64, Answer), Unknown> {
+    let answer = match stored.answer.ok_or(Unknown("an answer"))? {
+        Stored::Done(disk::LogBlank {}) => Answer::Done,
+        Stored::Member(member) => {
+            Answer::Member { node: NodeId(member.node), name: member.name, already: member.already }
+        }
+        Stored::More(disk::LogBlank {}) => Answer::More,
+        Stored::Refused(refused) => Answer::Refused(decode_refusal(refused)?),
+        Stored::Txn(txn) => {
+            let effects = txn.effects.into_iter().map(decode_effect).collect::<Result<_, _>>()?;
+            Answer::Txn { held: txn.held, effects }
+        }
+        Stored::Session(session) => Answer::Session { session },
+        Stored::Lease(lease) => Answer::Lease { lease: lease.lease, ttl_ms: lease.ttl_ms },
+    };
+    Ok((stored.revision, stored.term, answer))
+}
+
+fn encode_effect(effect: Effect) -> disk::TxnEffect {
+    let effect = match effect {
+        Effect::Got(found) => StoredEffect::Got(disk::TxnGot { value: found.as_ref().map(value::message) }),
+        Effect::Put { previous } => StoredEffect::Put(previous),
+        Effect::Deleted { previous } => StoredEffect::Deleted(previous),
+    };
+    disk::TxnEffect { effect: Some(effect) }
+}
+
+fn decode_effect(stored: disk::TxnEffect) -> Result<Effect, Unknown> {
+    Ok(match stored.effect.ok_or(Unknown("an effect"))? {
+        StoredEffect::Got(got) => Effect::Got(got.value.map(value::from_message)),
+        StoredEffect::Put(previous) => Effect::Put { previous },
+        StoredEffect::Deleted(previous) => Effect::Deleted { previous },
+    })
+}
+
+/// The number of a role in commands and answers.
+#[must_use]
+pub fn encode_role(role: Role) -> i32 {
+    match role {
+        Role::Voter => disk::CommandRole::Voter,
+        Role::Learner => disk::CommandRole::Learner,
+        Role::Gateway => disk::CommandRole::Gateway,
+    }
+    .into()
+}
+
+/// The role with a number.
+///
+/// # Errors
+/// When there is none.
+pub fn decode_role(stored: i32) -> Result<Role, Unknown> {
+    match disk::CommandRole::try_from(stored) {
+        Ok(disk::CommandRole::Voter) => Ok(Role::Voter),
+        Ok(disk::CommandRole::Learner) => Ok(Role::Learner),
+        Ok(disk::CommandRole::Gateway) => Ok(Role::Gateway),
+        Ok(disk::CommandRole::Unspecified) | Err(_) => Err(Unknown("a role")),
+    }
+}
+
+fn encode_refusal(refusal: Refusal) -> disk::AnswerRefused {
+    let refusal = match refusal {
+        Refusal::AlreadyInitialised => StoredRefusal::AlreadyInitialised(disk::LogBlank {}),
+        Refusal::NotInitialised => StoredRefusal::NotInitialised(disk::LogBlank {}),
+        Refusal::TokenInvalid(problem) => StoredRefusal::TokenInvalid(match problem {
+            TokenProblem::Unknown => 1,
+            TokenProblem::UsedUp => 2,
+            TokenProblem::Revoked => 3,
+            TokenProblem::Expired => 4,
+        }),
+        Refusal::TokenNotFound(id) => StoredRefusal::TokenNotFound(id.0),
+        Refusal::RoleNotGranted { granted, asked } => StoredRefusal::RoleNotGranted(disk::RefusedRole {
+            granted: encode_role(granted),
+            asked: encode_role(asked),
+        }),
+        Refusal::IncarnationConflict { node } => StoredRefusal::IncarnationConflict(node.0),
+        Refusal::NodeNotFound(node) => StoredRefusal::NodeNotFound(node.0),
+        Refusal::LastVoter(node) => StoredRefusal::LastVoter(node.0),
+        Refusal::ModelsRemain(node) => StoredRefusal::ModelsRemain(node.0),
+        Refusal::SettingNotFound(key) => StoredRefusal::SettingNotFound(key),
+        Refusal::Invalid(text) => StoredRefusal::Invalid(text),
+        Refusal::Fenced { expected, actual } => StoredRefusal::Fenced(disk::RefusedTerm { expected, actual }),
+        Refusal::VersionTooLow { needed, actual } => {
+            StoredRefusal::VersionTooLow(disk::RefusedVersion { needed, actual })
+        }
+        Refusal::SessionExpired(session) => StoredRefusal::SessionExpired(session),
+        Refusal::SequenceTooOld { session, sequence, oldest } => {
+            StoredRefusal::SequenceTooOld(disk::RefusedSequence { session, sequence, oldest })
+        }
+        Refusal::LeaseNotFound(lease) => StoredRefusal::LeaseNotFound(lease),
+        Refusal::QuotaExceeded { what, needed, limit, unit } => {
+            StoredRefusal::QuotaExceeded(disk::RefusedQuota { what, needed, limit, unit })
+        }
+    };
+    disk::AnswerRefused { refusal: Some(refusal) }
+}
+
+fn decode_refusal(stored: disk::AnswerRefused) -> Result<Refusal, Unknown> {
+    let unknown = Unknown("a refusal");
+    Ok(match stored.refusal.ok_or(unknown)? {
+        StoredRefusal::AlreadyInitialised(disk::LogBlank {}) => Refusal::AlreadyInitialised,
+        StoredRefusal::NotInitialised(disk::LogBlank {}) => Refusal::NotInitialised,
+        StoredRefusal::TokenInvalid(problem) => Refusal::TokenInvalid(match problem {
+            1 => TokenProblem::Unknown,
+            2 => TokenProblem::UsedUp,
+            3 => TokenProblem::Revoked,
+            4 => TokenProblem::Expired,
+            _ => return Err(unknown),
+        }),
+        StoredRefusal::TokenNotFound(id) => Refusal::TokenNotFound(TokenId(id)),
+        StoredRefusal::RoleNotGranted(roles) => {
+            Refusal::RoleNotGranted { granted: decode_role(roles.granted)?, asked: decode_role(roles.asked)? }
+        }
+        StoredRefusal::IncarnationConflict(node) => Refusal::IncarnationConflict { node: NodeId(node) },
+        StoredRefusal::NodeNotFound(node) => Refusal::NodeNotFound(NodeId(node)),
+        StoredRefusal::LastVoter(node) => Refusal::LastVoter(NodeId(node)),
+        StoredRefusal::ModelsRemain(node) => Refusal::ModelsRemain(NodeId(node)),
+        StoredRefusal::SettingNotFound(key) => Refusal::SettingNotFound(key),
+        StoredRefusal::Invalid(text) => Refusal::Invalid(text),
+        StoredRefusal::Fenced(term) => Refusal::Fenced { expected: term.expected, actual: term.actual },
+        StoredRefusal::VersionTooLow(version) => {
+            Refusal::VersionTooLow { needed: version.needed, actual: version.actual }
+        }
+        StoredRefusal::SessionExpired(session) => Refusal::SessionExpired(session),
+        StoredRefusal::SequenceTooOld(disk::RefusedSequence { session, sequence, oldest }) => {
+            Refusal::SequenceTooOld { session, sequence, oldest }
+        }
+        StoredRefusal::LeaseNotFound(lease) => Refusal::LeaseNotFound(lease),
+        StoredRefusal::QuotaExceeded(disk::RefusedQuota { what, needed, limit, unit }) => {
+            Refusal::QuotaExceeded { what, needed, limit, unit }
+        }
+    })
+}
