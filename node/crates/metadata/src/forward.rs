@@ -109,6 +109,10 @@ impl Handle {
     /// # Errors
     /// See [`ProposeError`].
     pub async fn propose_change(&self, change: Change) -> Result<Committed, ProposeError> {
+        self.propose_until(change, Instant::now() + PROPOSE_TIMEOUT).await
+    }
+
+    pub(crate) async fn propose_until(&self, change: Change, deadline: Instant) -> Result<Committed, ProposeError> {
         let entry = Entry {
             least_version: change.command.least_version(),
             log_time: Timestamp(0),
@@ -119,7 +123,7 @@ impl Handle {
             fence_term: change.fence_term,
             command: change.command,
         };
-        let result = self.propose_entry(&entry).await;
+        let result = self.propose_entry(&entry, deadline).await;
         self.0.metrics.proposed(match &result {
             Ok(Committed { answer: Answer::Refused(_), .. }) => Outcome::Refused,
             Ok(_) => Outcome::Committed,
@@ -130,10 +134,9 @@ impl Handle {
         result
     }
 
-    async fn propose_entry(&self, entry: &Entry) -> Result<Committed, ProposeError> {
+    async fn propose_entry(&self, entry: &Entry, deadline: Instant) -> Result<Committed, ProposeError> {
         let sealed = envelope::encode(entry);
         let _room = self.reserve(&sealed)?;
-        let deadline = Instant::now() + PROPOSE_TIMEOUT;
         let mut target = self.heard_leader();
         let mut why = ProposeError::NoQuorum("no leader is heard".to_owned());
         let mut hints = Hints::default();
@@ -156,13 +159,10 @@ impl Handle {
                     why = unknown;
                     hints.next(target, None)
                 }
-                Miss::Final(error) => return Err(error),
+                Miss::Final(error) => return Err(last_word(why, error)),
                 Miss::NotLeader { hint } => hints.next(target, hint),
                 Miss::NotDone(reason) => {
-                    // What was sent once may have happened, whatever became of it later.
-                    if !matches!(why, ProposeError::OutcomeUnknown(_)) {
-                        why = ProposeError::NoQuorum(reason);
-                    }
+                    why = last_word(why, ProposeError::NoQuorum(reason));
                     hints.next(target, None)
                 }
             };
@@ -320,6 +320,11 @@ impl Handle {
             }
         })
     }
+}
+
+/// What is to be said after an attempt: what was sent once may have happened, whatever became of it later.
+fn last_word(before: ProposeError, now: ProposeError) -> ProposeError {
+    if matches!(before, ProposeError::OutcomeUnknown(_)) { before } else { now }
 }
 
 /// Whether a session does not know any more what became of a change that was sent before without an answer.

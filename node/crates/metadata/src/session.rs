@@ -48,10 +48,10 @@ impl Handle {
         let room = timeout_at(deadline, own.room.acquire()).await.map_err(|_| ProposeError::Overloaded)?;
         let _room = room.map_err(|closed| ProposeError::Fatal(closed.to_string()))?;
         loop {
-            let (id, sequence) = self.next_sequence(&request).await?;
+            let (id, sequence) = self.next_sequence(&request, deadline).await?;
             let change =
                 Change { session: Some((id, sequence)), ..Change::new(request.clone(), principal, command.clone()) };
-            let committed = self.propose_change(change).await?;
+            let committed = self.propose_until(change, deadline).await?;
             match committed.answer {
                 // It was not executed: an attempt of which that is not certain ends as an unknown outcome.
                 Answer::Refused(Refusal::SessionExpired(_)) if Instant::now() < deadline => self.forget(id).await,
@@ -60,15 +60,17 @@ impl Handle {
         }
     }
 
-    async fn next_sequence(&self, request: &RequestId) -> Result<(u64, u64), ProposeError> {
-        let mut current = self.0.session.current.lock().await;
+    async fn next_sequence(&self, request: &RequestId, deadline: Instant) -> Result<(u64, u64), ProposeError> {
+        let busy = || ProposeError::NoQuorum("this node's session was not opened in time".to_owned());
+        let mut current = timeout_at(deadline, self.0.session.current.lock()).await.map_err(|_| busy())?;
         if let Some((id, next)) = current.as_mut() {
             *next += 1;
             return Ok((*id, *next - 1));
         }
         let principal = format!("node/{}", self.node());
         let open = Command::OpenSession { ttl_ms: TTL_MS, window: SESSION_WINDOW_MAX };
-        match self.propose(request.clone(), &principal, open).await?.accepted()?.answer {
+        let change = Change::new(request.clone(), &principal, open);
+        match self.propose_until(change, deadline).await?.accepted()?.answer {
             Answer::Session { session } => {
                 *current = Some((session, 2));
                 Ok((session, 1))

@@ -176,3 +176,18 @@ async fn the_leader_gets_what_is_left_of_the_callers_time() {
         assert!(second + millis(RETRY_PAUSE) - 1 <= first, "the pause between them is gone: {calls:?}");
     }
 }
+
+#[test]
+fn after_an_attempt_without_an_answer_nothing_that_comes_later_says_that_nothing_happened() {
+    let unknown = || ProposeError::OutcomeUnknown("lost".to_owned());
+    let no_quorum = || ProposeError::NoQuorum("gone".to_owned());
+    assert_eq!(last_word(unknown(), ProposeError::Overloaded), unknown());
+    assert_eq!(last_word(unknown(), no_quorum()), unknown());
+    assert_eq!(last_word(no_quorum(), ProposeError::Overloaded), ProposeError::Overloaded);
+    let forgotten = [Refusal::SessionExpired(1), Refusal::SequenceTooOld { session: 1, sequence: 2, oldest: 3 }];
+    for refusal in forgotten {
+        assert!(is_forgotten(&refusal, &unknown()));
+        assert!(!is_forgotten(&refusal, &no_quorum()), "it was sent for the first time");
+    }
+    assert!(!is_forgotten(&Refusal::LeaseNotFound(1), &unknown()), "a refusal of its own");
+}

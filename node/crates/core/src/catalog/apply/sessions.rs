@@ -1,7 +1,8 @@
 //! Client sessions: a command that comes again gets the answer that it got before, and has no second effect.
 //!
 //! Always holds: an answer is kept for each executed sequence that lies less than the window below the highest; what
-//! lies further below is never executed, nor is anything in a session that has ended, whether it was swept or not.
+//! lies further below is never executed, nor is anything in a session that has ended, whether it was swept or not. A
+//! client may leave sequences out: those of commands that never came to the leader, say.
 
 use ollamax_types::limits::{SESSION_TTL_MAX, SESSION_TTL_MIN, SESSION_WINDOW_MAX, SESSIONS_MAX};
 
@@ -56,7 +57,7 @@ pub(super) fn end(draft: &Draft<'_>, id: u64, session: &Session) -> Result<(), S
 
 /// The least sequence whose answer is kept when `highest` is the highest.
 fn oldest(session: &Session, highest: u64) -> u64 {
-    (highest + 1).saturating_sub(u64::from(session.window)).max(1)
+    highest.saturating_sub(u64::from(session.window) - 1).max(1)
 }
 
 /// Executes a command of a session, unless it was executed before.
@@ -76,7 +77,8 @@ pub(super) fn once(scene: &Scene<'_>, (id, sequence): (u64, u64), term: u64, exe
         other => other?,
     };
     let highest = session.highest.max(sequence);
-    let forgotten = oldest(&session, session.highest)..oldest(&session, highest);
+    // What lies above the last highest was never executed, so a jump leaves nothing to forget there.
+    let forgotten = oldest(&session, session.highest)..oldest(&session, highest).min(session.highest.saturating_add(1));
     let renewed = Session { highest, ends_at: session.ends_at.max(now.plus_ms(session.ttl_ms)), ..session };
     let remembered = Remembered { revision: scene.index, term, answer: applied.answer.clone() };
     let mut mutations = applied.mutations;
@@ -87,15 +89,9 @@ pub(super) fn once(scene: &Scene<'_>, (id, sequence): (u64, u64), term: u64, exe
 }
 
 fn check_sequence(session: &Session, id: u64, sequence: u64) -> Result<(), Stop> {
-    let (oldest, window) = (oldest(session, session.highest), u64::from(session.window));
+    let oldest = oldest(session, session.highest);
     if sequence < oldest {
         return Err(Refusal::SequenceTooOld { session: id, sequence, oldest }.into());
-    }
-    if sequence - session.highest.min(sequence) > window {
-        let highest = session.highest;
-        return Err(invalid(format!(
-            "sequence {sequence} of session {id} is more than {window} above the last, {highest}"
-        )));
     }
     Ok(())
 }
