@@ -12,6 +12,7 @@ use ollamax_testkit::{Cluster, wait};
 use ollamax_types::ErrorCode;
 
 const PATIENCE: Duration = Duration::from_secs(30);
+const LEASE: Duration = Duration::from_secs(5);
 const LEVELS: [Level; 3] = [Level::Linearizable, Level::Lease, Level::Stale];
 
 async fn three(test: &str) -> Result<(Cluster, Vec<Values>)> {
@@ -125,14 +126,15 @@ async fn a_lease_takes_its_values_along_unless_it_is_renewed_also_across_the_dea
     let (cluster, values) = three("values-lease").await?;
     let leader = cluster.leader(PATIENCE).await?;
     let door = &values[(leader + 1) % 3];
-    let (kept, left) = (door.grant(Duration::from_secs(2)).await?, door.grant(Duration::from_secs(2)).await?);
+    // Longer than an election takes on a busy machine.
+    let (kept, left) = (door.grant(LEASE).await?, door.grant(LEASE).await?);
     door.put("user/kept", b"k", kept, None).await?;
     door.put("user/left", b"l", left, None).await?;
     let mut watch = door.watch("user/", 0).await?;
     cluster.kill(&[leader]).await?;
     let renewing = async {
         loop {
-            // While there is no leader nobody can renew it; log time stands still meanwhile.
+            // While there is no leader nobody can renew it.
             drop(door.renew(kept).await);
             wait::pause(Duration::from_millis(200)).await;
         }
