@@ -6,6 +6,7 @@
 //! what the message says of that is believed as far as [`principal::stamped`] goes.
 
 use std::ops::ControlFlow;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,7 +19,7 @@ use tokio::time::{Instant, timeout_at};
 
 use ollamax_core::catalog::command::Command;
 use ollamax_core::catalog::principal::{self, Untrue};
-use ollamax_core::catalog::{Answer, CLUSTER_VERSION, Entry, Refusal, SESSIONS_VERSION, read};
+use ollamax_core::catalog::{Answer, CLUSTER_VERSION, Cluster, Entry, Refusal, read};
 use ollamax_types::limits::{COMMAND_BYTES_MAX, PROPOSE_TIMEOUT, READ_TIMEOUT};
 use ollamax_types::{ErrorCode, NodeId, RequestId, Timestamp};
 
@@ -123,7 +124,8 @@ impl Handle {
             fence_term: change.fence_term,
             command: change.command,
         };
-        let result = self.propose_entry(&entry, deadline).await;
+        // Boxed, so that what calls this does not nest deeper than the compiler follows.
+        let result = Box::pin(self.propose_entry(&entry, deadline)).await;
         self.0.metrics.proposed(match &result {
             Ok(Committed { answer: Answer::Refused(_), .. }) => Outcome::Refused,
             Ok(_) => Outcome::Committed,
@@ -276,9 +278,13 @@ impl Handle {
 
     /// A command that members of an older release do not know must not enter the log: it would halt them.
     fn check_version(&self, entry: &Entry) -> Result<(), ProposeError> {
-        let needed = if entry.session.is_some() { SESSIONS_VERSION } else { 0 }.max(entry.command.least_version());
+        let needed = entry.needed_version();
+        if needed <= self.0.version_seen.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         let cluster = read::cluster(&*self.view()).map_err(|fault| ProposeError::Fatal(fault.to_string()))?;
-        let actual = cluster.map_or(needed, |cluster| cluster.version);
+        let Some(Cluster { version: actual, .. }) = cluster else { return Ok(()) };
+        self.0.version_seen.store(actual, Ordering::Relaxed);
         if needed > actual { Err(Refusal::VersionTooLow { needed, actual }.into()) } else { Ok(()) }
     }
 

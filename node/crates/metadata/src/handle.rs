@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -118,6 +118,8 @@ pub(crate) struct Inner {
     pub(crate) feed: Feed,
     pub(crate) releases: Releases,
     pub(crate) session: OwnSession,
+    /// A cluster version that was seen in the state. It never goes back, so this need not be the last.
+    pub(crate) version_seen: AtomicU32,
     pub(crate) contact: Contact,
     pub(crate) metrics: Metrics,
     pub(crate) stopped: AtomicBool,
@@ -198,7 +200,7 @@ impl Handle {
     /// [`Handle::read_barrier`] first.
     #[must_use]
     pub fn view(&self) -> Arc<dyn View + Send + Sync> {
-        Arc::new(self.0.state.view())
+        self.view_at().0
     }
 
     /// As [`Handle::view`], with the revision up to which it is complete.

@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::vote::RaftLeaderId as _;
@@ -34,6 +34,9 @@ use crate::raft::state::{Listeners, Machine};
 use crate::releases::Releases;
 use crate::session::OwnSession;
 use crate::thread::Thread;
+
+/// The version that every cluster has at least.
+const OLDEST_VERSION: u32 = 1;
 
 /// What consensus is made of.
 pub struct Parts {
@@ -123,6 +126,7 @@ impl Service {
             feed,
             releases,
             session: OwnSession::new(),
+            version_seen: AtomicU32::new(OLDEST_VERSION),
             contact: Contact::new(),
             metrics,
             stopped: AtomicBool::new(false),

@@ -18,7 +18,7 @@ mod tokens;
 mod values;
 mod version;
 
-pub use values::PREFIXES;
+pub use values::{bytes_max_of, prefixes};
 
 use super::command::{Answer, Command, Entry, Refusal};
 use super::record::{Cluster, Key, Record};
@@ -28,9 +28,6 @@ use reader::Reader;
 /// The highest cluster version that this release applies. 1: members, models, tokens, settings. 2: values,
 /// transactions, leases and client sessions.
 pub const CLUSTER_VERSION: u32 = 2;
-
-/// The cluster version that keeps client sessions.
-pub const SESSIONS_VERSION: u32 = 2;
 
 /// What an entry does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,7 +110,7 @@ fn step(view: &dyn View, index: u64, term: u64, entry: &Entry) -> Step {
     };
     let scene = Scene { view, entry, index, cluster };
     match entry.session {
-        Some(of) => sessions::once(&scene, of, term, || execute(&scene)),
+        Some(of) => sessions::once(&scene, of, term),
         None => execute(&scene),
     }
 }
@@ -152,8 +149,7 @@ fn execute(scene: &Scene<'_>) -> Step {
 }
 
 fn check_envelope(entry: &Entry, term: u64, version: u32) -> Result<(), Stop> {
-    let sessions = if entry.session.is_some() { SESSIONS_VERSION } else { 0 };
-    let needed = entry.least_version.max(entry.command.least_version()).max(sessions);
+    let needed = entry.needed_version();
     if needed > version {
         return Err(Refusal::VersionTooLow { needed, actual: version }.into());
     }

@@ -173,6 +173,20 @@ pub enum Command {
     },
 }
 
+/// The cluster version that keeps client sessions.
+const SESSIONS_VERSION: u32 = 2;
+
+// === impl Entry ===
+
+impl Entry {
+    /// The cluster version that it needs, its session included. Below it neither the log nor the state takes it.
+    #[must_use]
+    pub fn needed_version(&self) -> u32 {
+        let session = if self.session.is_some() { SESSIONS_VERSION } else { 0 };
+        self.least_version.max(self.command.least_version()).max(session)
+    }
+}
+
 // === impl Command ===
 
 impl Command {

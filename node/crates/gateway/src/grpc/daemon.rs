@@ -7,7 +7,7 @@ use futures::stream::BoxStream;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status, Streaming};
 
-use ollamax_core::catalog::{Fault, Refusal};
+use ollamax_core::catalog::{Answer, Fault, Refusal};
 use ollamax_metadata as metadata;
 use ollamax_proto::v1;
 use ollamax_scheduler as scheduler;
@@ -149,6 +149,13 @@ impl AdminError {
     #[must_use]
     pub fn without_engines(phase: Phase) -> Self {
         if phase == Phase::Removed { Self::removed() } else { Self::not_initialised() }
+    }
+
+    /// The state answered something that this command cannot have.
+    #[must_use]
+    pub fn unexpected(answer: &Answer) -> Self {
+        let what = format!("the state answered {answer:?}");
+        Self::new(ErrorCode::Internal, what, "this is a defect of the program", "ollamax logs --level error")
     }
 
     /// A node name or id that no member has.

@@ -10,7 +10,7 @@ use futures::stream::{self, BoxStream, StreamExt as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Request, Response, Status};
 
-use ollamax_core::catalog::{Answer, Command, PREFIXES, View, read};
+use ollamax_core::catalog::{Answer, Command, View, bytes_max_of, prefixes, read};
 use ollamax_metadata as metadata;
 use ollamax_proto::v1;
 use ollamax_proto::v1::kv_server::Kv;
@@ -68,8 +68,7 @@ impl Values {
         // The age is taken before the state, which can only be younger.
         let age_ms = if read.level() == Level::Stale { young_enough(&metadata, read.max_age_ms)? } else { None };
         let (view, revision) = metadata.view_at();
-        let header = v1::KvHeader { node_id: metadata.node().0, revision, term: metadata.term(), age_ms };
-        Ok(At { view, header })
+        Ok(At { view, header: v1::KvHeader { age_ms, ..header(&metadata, revision, metadata.term()) } })
     }
 
     async fn range(&self, request: v1::RangeRequest) -> Result<v1::RangeReply, AdminError> {
@@ -90,7 +89,7 @@ impl Values {
         let session = request.session;
         let command = Command::Txn(convert::txn(request)?);
         let (header, answer) = self.change(id, session, command).await?;
-        let Answer::Txn { held, effects } = answer else { return Err(unexpected(&answer)) };
+        let Answer::Txn { held, effects } = answer else { return Err(AdminError::unexpected(&answer)) };
         let effects = effects.into_iter().map(convert::effect).collect();
         Ok(v1::TxnReply { header: Some(header), held, effects })
     }
@@ -110,12 +109,7 @@ impl Values {
                 metadata.propose_change(metadata::Change { session: Some((session, sequence)), ..change }).await?
             }
         };
-        let (revision, term) = (committed.revision, committed.term);
-        let header = v1::KvHeader { node_id: metadata.node().0, revision, term, age_ms: None };
-        match committed.answer {
-            Answer::Refused(refusal) => Err(refusal.into()),
-            answer => Ok((header, answer)),
-        }
+        told(&metadata, committed)
     }
 
     /// A change that answers nothing but that it is done.
@@ -127,16 +121,14 @@ impl Values {
     async fn open(&self, id: RequestId, request: v1::OpenSessionRequest) -> Result<v1::OpenSessionReply, AdminError> {
         let command = Command::OpenSession { ttl_ms: request.ttl_ms, window: request.window };
         let metadata = self.admin.metadata()?;
-        let committed = metadata.propose(id, "admin", command).await?.accepted()?;
-        let (revision, term) = (committed.revision, committed.term);
-        let header = v1::KvHeader { node_id: metadata.node().0, revision, term, age_ms: None };
-        let Answer::Session { session } = committed.answer else { return Err(unexpected(&committed.answer)) };
+        let (header, answer) = told(&metadata, metadata.propose(id, "admin", command).await?)?;
+        let Answer::Session { session } = answer else { return Err(AdminError::unexpected(&answer)) };
         Ok(v1::OpenSessionReply { header: Some(header), id: session })
     }
 
     async fn lease(&self, id: RequestId, command: Command) -> Result<(v1::KvHeader, u64, u64), AdminError> {
         let (header, answer) = self.change(id, None, command).await?;
-        let Answer::Lease { lease, ttl_ms } = answer else { return Err(unexpected(&answer)) };
+        let Answer::Lease { lease, ttl_ms } = answer else { return Err(AdminError::unexpected(&answer)) };
         Ok((header, lease, ttl_ms))
     }
 
@@ -151,12 +143,11 @@ impl Values {
 
     async fn quota(&self, request: v1::GetQuotaRequest) -> Result<v1::GetQuotaReply, AdminError> {
         let At { view, header } = self.at(request.read).await?;
-        let Some((prefix, bytes_max)) = PREFIXES.into_iter().find(|(prefix, _)| *prefix == request.prefix) else {
+        let Some(bytes_max) = bytes_max_of(&request.prefix) else {
             let what = format!("there is no quota for {:?}", request.prefix);
-            let known = PREFIXES.map(|(prefix, _)| prefix).join(", ");
-            return Err(AdminError::new(ErrorCode::BadRequest, what, "", format!("name one of: {known}")));
+            return Err(AdminError::new(ErrorCode::BadRequest, what, "", format!("name one of: {}", prefixes())));
         };
-        let usage = read::usage(&*view, "", prefix)?;
+        let usage = read::usage(&*view, "", &request.prefix)?;
         let (keys, bytes, bytes_max) =
             usage.map_or((0, 0, bytes_max), |usage| (usage.keys, usage.bytes, usage.bytes_max));
         Ok(v1::GetQuotaReply { header: Some(header), keys, bytes, bytes_max })
@@ -205,8 +196,21 @@ impl Watch {
 }
 
 fn watched(metadata: &metadata::Handle, revision: u64, events: Vec<metadata::Event>) -> v1::WatchReply {
-    let header = v1::KvHeader { node_id: metadata.node().0, revision, term: metadata.term(), age_ms: None };
-    v1::WatchReply { header: Some(header), events: events.into_iter().map(convert::event).collect() }
+    let header = Some(header(metadata, revision, metadata.term()));
+    v1::WatchReply { header, events: events.into_iter().map(convert::event).collect() }
+}
+
+/// This node answers, and what it says is not old.
+fn header(metadata: &metadata::Handle, revision: u64, term: u64) -> v1::KvHeader {
+    v1::KvHeader { node_id: metadata.node().0, revision, term, age_ms: None }
+}
+
+/// What a change answered; a refusal is an error.
+fn told(metadata: &metadata::Handle, committed: metadata::Committed) -> Result<(v1::KvHeader, Answer), AdminError> {
+    match committed.answer {
+        Answer::Refused(refusal) => Err(refusal.into()),
+        answer => Ok((header(metadata, committed.revision, committed.term), answer)),
+    }
 }
 
 fn page(limit: u32) -> usize {
@@ -225,11 +229,6 @@ fn young_enough(metadata: &metadata::Handle, max_age_ms: u64) -> Result<Option<u
     };
     let what = "the state of this node is too old for this read";
     Err(AdminError::new(ErrorCode::NoQuorum, what, why, "ask another node, or allow more: --max-age"))
-}
-
-fn unexpected(answer: &Answer) -> AdminError {
-    let what = format!("the state answered {answer:?}");
-    AdminError::new(ErrorCode::Internal, what, "this is a defect of the program", "ollamax logs --level error")
 }
 
 #[tonic::async_trait]

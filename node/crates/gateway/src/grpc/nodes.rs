@@ -84,7 +84,8 @@ async fn forget_models(metadata: &metadata::Handle, request: &RequestId, node: N
         match metadata.propose(request.clone(), "admin", command).await?.answer {
             Answer::More => {}
             Answer::Refused(refusal) => return Err(refusal.into()),
-            _ => return Ok(()),
+            Answer::Done => return Ok(()),
+            other => return Err(AdminError::unexpected(&other)),
         }
     }
 }

@@ -12,8 +12,7 @@ pub(super) const PREFIX: u8 = 0x0b;
 
 pub(super) fn encode_key(lease: u64, namespace: &str, key: &str) -> Vec<u8> {
     let mut bytes = prefix_of_lease(lease);
-    text::write_closed(&mut bytes, namespace);
-    bytes.extend_from_slice(key.as_bytes());
+    text::write_pair(&mut bytes, namespace, key);
     bytes
 }
 
@@ -23,6 +22,6 @@ pub(super) fn prefix_of_lease(lease: u64) -> Vec<u8> {
 
 pub(super) fn decode_key(rest: &[u8]) -> Result<Key, Malformed> {
     let (lease, rest) = number::read_first("lease-value key", rest)?;
-    let (namespace, key) = text::read_closed("lease-value key", rest)?;
-    Ok(Key::LeaseValue(lease, namespace, text::read("lease-value key", key)?))
+    let (namespace, key) = text::read_pair("lease-value key", rest)?;
+    Ok(Key::LeaseValue(lease, namespace, key))
 }

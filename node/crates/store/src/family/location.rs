@@ -8,7 +8,7 @@ use ollamax_core::catalog::{Key, Location};
 use ollamax_proto::disk;
 use ollamax_types::{Digest, ModelName, ModelRecord, NodeId, Timestamp};
 
-use super::text;
+use super::{number, text};
 use crate::framing::{Malformed, fixed, seal, unseal};
 
 pub(super) const PREFIX: u8 = 0x05;
@@ -29,7 +29,7 @@ pub(super) fn prefix_of_model(model: &str) -> Vec<u8> {
 
 pub(super) fn decode_key(rest: &[u8]) -> Result<Key, Malformed> {
     let (model, node) = text::read_closed("location key", rest)?;
-    Ok(Key::Location(model, NodeId(u64::from_be_bytes(fixed("location key", node)?))))
+    Ok(Key::Location(model, NodeId(number::read("location key", node)?)))
 }
 
 pub(super) fn encode(record: &Location) -> Vec<u8> {

@@ -7,7 +7,7 @@ use ollamax_core::catalog::{Key, Member, MemberState};
 use ollamax_proto::disk;
 use ollamax_types::{Incarnation, NodeId, PeerId, Timestamp};
 
-use super::role;
+use super::{number, role};
 use crate::framing::{Malformed, fixed, seal, unseal};
 
 pub(super) const PREFIX: u8 = 0x02;
@@ -15,13 +15,11 @@ const VERSION: u8 = 1;
 const WHAT: &str = "member record";
 
 pub(super) fn encode_key(node: NodeId) -> Vec<u8> {
-    let mut key = vec![PREFIX];
-    key.extend_from_slice(&node.0.to_be_bytes());
-    key
+    number::prefixed(PREFIX, node.0)
 }
 
 pub(super) fn decode_key(rest: &[u8]) -> Result<Key, Malformed> {
-    Ok(Key::Member(NodeId(u64::from_be_bytes(fixed("member key", rest)?))))
+    Ok(Key::Member(NodeId(number::read("member key", rest)?)))
 }
 
 pub(super) fn encode(record: &Member) -> Vec<u8> {

@@ -6,7 +6,7 @@
 use ollamax_core::catalog::Key;
 use ollamax_types::NodeId;
 
-use super::text;
+use super::{number, text};
 use crate::framing::Malformed;
 
 pub(super) const PREFIX: u8 = 0x06;
@@ -18,14 +18,10 @@ pub(super) fn encode_key(node: NodeId, model: &str) -> Vec<u8> {
 }
 
 pub(super) fn prefix_of_node(node: NodeId) -> Vec<u8> {
-    let mut key = vec![PREFIX];
-    key.extend_from_slice(&node.0.to_be_bytes());
-    key
+    number::prefixed(PREFIX, node.0)
 }
 
 pub(super) fn decode_key(rest: &[u8]) -> Result<Key, Malformed> {
-    let Some((node, model)) = rest.split_first_chunk::<8>() else {
-        return Err(Malformed::new("node-model key", "too short for a node id"));
-    };
-    Ok(Key::NodeModel(NodeId(u64::from_be_bytes(*node)), text::read("node-model key", model)?))
+    let (node, model) = number::read_first("node-model key", rest)?;
+    Ok(Key::NodeModel(NodeId(node), text::read("node-model key", model)?))
 }

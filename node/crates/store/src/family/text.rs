@@ -29,6 +29,18 @@ pub(super) fn write_closed(key: &mut Vec<u8>, text: &str) {
     key.extend_from_slice(&[ESCAPE, END]);
 }
 
+/// A closed text and an open one behind it.
+pub(super) fn write_pair(key: &mut Vec<u8>, closed: &str, open: &str) {
+    write_closed(key, closed);
+    key.extend_from_slice(open.as_bytes());
+}
+
+/// Both of them.
+pub(super) fn read_pair(what: &'static str, bytes: &[u8]) -> Result<(String, String), Malformed> {
+    let (closed, open) = read_closed(what, bytes)?;
+    Ok((closed, read(what, open)?))
+}
+
 /// The text and what follows it.
 pub(super) fn read_closed<'a>(what: &'static str, bytes: &'a [u8]) -> Result<(String, &'a [u8]), Malformed> {
     let mut text = Vec::new();

@@ -13,14 +13,13 @@ const VERSION: u8 = 1;
 
 pub(super) fn encode_key(namespace: &str, prefix: &str) -> Vec<u8> {
     let mut bytes = vec![PREFIX];
-    text::write_closed(&mut bytes, namespace);
-    bytes.extend_from_slice(prefix.as_bytes());
+    text::write_pair(&mut bytes, namespace, prefix);
     bytes
 }
 
 pub(super) fn decode_key(rest: &[u8]) -> Result<Key, Malformed> {
-    let (namespace, prefix) = text::read_closed("usage key", rest)?;
-    Ok(Key::Usage(namespace, text::read("usage key", prefix)?))
+    let (namespace, prefix) = text::read_pair("usage key", rest)?;
+    Ok(Key::Usage(namespace, prefix))
 }
 
 pub(super) fn encode(record: Usage) -> Vec<u8> {

@@ -14,14 +14,13 @@ const VERSION: u8 = 1;
 
 pub(super) fn encode_key(namespace: &str, key: &str) -> Vec<u8> {
     let mut bytes = vec![PREFIX];
-    text::write_closed(&mut bytes, namespace);
-    bytes.extend_from_slice(key.as_bytes());
+    text::write_pair(&mut bytes, namespace, key);
     bytes
 }
 
 pub(super) fn decode_key(rest: &[u8]) -> Result<Key, Malformed> {
-    let (namespace, key) = text::read_closed("value key", rest)?;
-    Ok(Key::Value(namespace, text::read("value key", key)?))
+    let (namespace, key) = text::read_pair("value key", rest)?;
+    Ok(Key::Value(namespace, key))
 }
 
 /// As it also travels in answers.

@@ -7,8 +7,8 @@ use ollamax_types::Timestamp;
 use ollamax_types::limits::{LEASE_TTL_MAX, LEASE_TTL_MIN, LEASE_VALUES_MAX, LEASES_MAX};
 
 use super::draft::Draft;
-use super::limit::check_ttl;
-use super::{Applied, Scene, Step, Stop, values};
+use super::limit::{check_ttl, exceeded};
+use super::{Applied, Scene, Step, Stop, put, values};
 use crate::catalog::command::{Answer, Refusal};
 use crate::catalog::read;
 use crate::catalog::record::{Counts, Due, Key, Lease, Record};
@@ -18,15 +18,15 @@ pub(super) fn grant(scene: &Scene<'_>, ttl_ms: u64) -> Step {
     check_ttl("a lease", ttl_ms, LEASE_TTL_MIN, LEASE_TTL_MAX)?;
     let counts = read::counts(scene.view)?;
     if counts.leases >= LEASES_MAX {
-        let (what, unit) = ("this cluster".to_owned(), "leases".to_owned());
-        return Err(Refusal::QuotaExceeded { what, needed: counts.leases + 1, limit: LEASES_MAX, unit }.into());
+        return Err(exceeded("this cluster", counts.leases + 1, LEASES_MAX, "leases"));
     }
     let (id, ends_at) = (scene.index, scene.entry.log_time.plus_ms(ttl_ms));
-    let draft = Draft::new(scene.view);
-    draft.put(Key::Counts, Record::Counts(Counts { leases: counts.leases + 1, ..counts }));
-    draft.put(Key::Lease(id), Record::Lease(Lease { ttl_ms, ends_at, values: 0 }));
-    draft.put(Key::Deadline(ends_at, Due::Lease(id)), Record::Present);
-    Ok(Applied::new(draft.into_mutations(), Answer::Lease { lease: id, ttl_ms }))
+    let mutations = vec![
+        put(Key::Counts, Record::Counts(Counts { leases: counts.leases + 1, ..counts })),
+        put(Key::Lease(id), Record::Lease(Lease { ttl_ms, ends_at, values: 0 })),
+        put(Key::Deadline(ends_at, Due::Lease(id)), Record::Present),
+    ];
+    Ok(Applied::new(mutations, Answer::Lease { lease: id, ttl_ms }))
 }
 
 pub(super) fn renew(scene: &Scene<'_>, id: u64) -> Step {
@@ -34,9 +34,8 @@ pub(super) fn renew(scene: &Scene<'_>, id: u64) -> Step {
     let renewed = scene.entry.log_time.plus_ms(lease.ttl_ms);
     // The deadline stays where it is; when it comes, it moves to where the lease ends then.
     lease.ends_at = lease.ends_at.max(renewed);
-    let draft = Draft::new(scene.view);
-    draft.put(Key::Lease(id), Record::Lease(lease));
-    Ok(Applied::new(draft.into_mutations(), Answer::Lease { lease: id, ttl_ms: lease.ttl_ms }))
+    let mutations = vec![put(Key::Lease(id), Record::Lease(lease))];
+    Ok(Applied::new(mutations, Answer::Lease { lease: id, ttl_ms: lease.ttl_ms }))
 }
 
 pub(super) fn revoke(scene: &Scene<'_>, id: u64) -> Step {

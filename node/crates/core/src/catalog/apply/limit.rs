@@ -5,6 +5,7 @@ use std::time::Duration;
 use ollamax_types::limits::{ADDRESS_BYTES_MAX, ADDRESSES_MAX, IDENTIFIER_BYTES_MAX, LABEL_BYTES_MAX};
 
 use super::{Stop, invalid};
+use crate::catalog::command::Refusal;
 
 /// A name for people: 1 to 63 bytes, no spaces, no control characters.
 pub(super) fn check_label(field: &str, text: &str) -> Result<(), Stop> {
@@ -41,6 +42,11 @@ pub(super) fn check_count(field: &str, count: usize, max: usize) -> Result<(), S
         return Err(invalid(format!("{field} has {count} items; the limit is {max}")));
     }
     Ok(())
+}
+
+/// More than may be kept of something.
+pub(super) fn exceeded(what: impl Into<String>, needed: u64, limit: u64, unit: &str) -> Stop {
+    Stop::Refused(Refusal::QuotaExceeded { what: what.into(), needed, limit, unit: unit.to_owned() })
 }
 
 /// A life in milliseconds between two bounds.

@@ -7,8 +7,8 @@
 use ollamax_types::limits::{SESSION_TTL_MAX, SESSION_TTL_MIN, SESSION_WINDOW_MAX, SESSIONS_MAX};
 
 use super::draft::Draft;
-use super::limit::check_ttl;
-use super::{Applied, Scene, Step, Stop, invalid, put};
+use super::limit::{check_ttl, exceeded};
+use super::{Applied, Scene, Step, Stop, execute, invalid, put};
 use crate::catalog::command::{Answer, Command, Refusal};
 use crate::catalog::read;
 use crate::catalog::record::{Counts, Due, Key, Record, Remembered, Session};
@@ -21,16 +21,17 @@ pub(super) fn open(scene: &Scene<'_>, ttl_ms: u64, window: u32) -> Step {
     }
     let counts = read::counts(scene.view)?;
     if counts.sessions >= SESSIONS_MAX {
-        let (what, unit) = ("this cluster".to_owned(), "sessions".to_owned());
-        return Err(Refusal::QuotaExceeded { what, needed: counts.sessions + 1, limit: SESSIONS_MAX, unit }.into());
+        return Err(exceeded("this cluster", counts.sessions + 1, SESSIONS_MAX, "sessions"));
     }
     let (id, ends_at) = (scene.index, scene.entry.log_time.plus_ms(ttl_ms));
     let principal = scene.entry.principal.clone();
-    let draft = Draft::new(scene.view);
-    draft.put(Key::Counts, Record::Counts(Counts { sessions: counts.sessions + 1, ..counts }));
-    draft.put(Key::Session(id), Record::Session(Session { principal, ttl_ms, ends_at, window, highest: 0 }));
-    draft.put(Key::Deadline(ends_at, Due::Session(id)), Record::Present);
-    Ok(Applied::new(draft.into_mutations(), Answer::Session { session: id }))
+    let session = Session { principal, ttl_ms, ends_at, window, highest: 0 };
+    let mutations = vec![
+        put(Key::Counts, Record::Counts(Counts { sessions: counts.sessions + 1, ..counts })),
+        put(Key::Session(id), Record::Session(session)),
+        put(Key::Deadline(ends_at, Due::Session(id)), Record::Present),
+    ];
+    Ok(Applied::new(mutations, Answer::Session { session: id }))
 }
 
 pub(super) fn close(scene: &Scene<'_>, id: u64) -> Step {
@@ -61,24 +62,27 @@ fn oldest(session: &Session, highest: u64) -> u64 {
 }
 
 /// Executes a command of a session, unless it was executed before.
-pub(super) fn once(scene: &Scene<'_>, (id, sequence): (u64, u64), term: u64, execute: impl FnOnce() -> Step) -> Step {
+pub(super) fn once(scene: &Scene<'_>, (id, sequence): (u64, u64), term: u64) -> Step {
     let now = scene.entry.log_time;
     let session = read::session(scene.view, id)?.filter(|session| session.ends_at > now);
     let session = session.ok_or(Refusal::SessionExpired(id))?;
     if let Some(Remembered { revision, term, answer }) = read::session_answer(scene.view, id, sequence)? {
         return Ok(Applied { mutations: Vec::new(), answer, before: Some((revision, term)) });
     }
-    check_sequence(&session, id, sequence)?;
+    let least = oldest(&session, session.highest);
+    if sequence < least {
+        return Err(Refusal::SequenceTooOld { session: id, sequence, oldest: least }.into());
+    }
     if scene.entry.command == (Command::CloseSession { session: id }) {
         return Err(invalid(format!("session {id} is closed by a command outside it")));
     }
-    let applied = match execute() {
+    let applied = match execute(scene) {
         Err(Stop::Refused(refusal)) => Applied::new(Vec::new(), Answer::Refused(refusal)),
         other => other?,
     };
     let highest = session.highest.max(sequence);
     // What lies above the last highest was never executed, so a jump leaves nothing to forget there.
-    let forgotten = oldest(&session, session.highest)..oldest(&session, highest).min(session.highest.saturating_add(1));
+    let forgotten = least..oldest(&session, highest).min(session.highest.saturating_add(1));
     let renewed = Session { highest, ends_at: session.ends_at.max(now.plus_ms(session.ttl_ms)), ..session };
     let remembered = Remembered { revision: scene.index, term, answer: applied.answer.clone() };
     let mut mutations = applied.mutations;
@@ -86,12 +90,4 @@ pub(super) fn once(scene: &Scene<'_>, (id, sequence): (u64, u64), term: u64, exe
     mutations.push(put(Key::SessionAnswer(id, sequence), Record::Remembered(remembered)));
     mutations.push(put(Key::Session(id), Record::Session(renewed)));
     Ok(Applied::new(mutations, applied.answer))
-}
-
-fn check_sequence(session: &Session, id: u64, sequence: u64) -> Result<(), Stop> {
-    let oldest = oldest(session, session.highest);
-    if sequence < oldest {
-        return Err(Refusal::SequenceTooOld { session: id, sequence, oldest }.into());
-    }
-    Ok(())
 }

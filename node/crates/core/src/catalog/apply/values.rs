@@ -11,16 +11,28 @@ use ollamax_types::limits::{
 };
 
 use super::draft::Draft;
-use super::limit::{check_bytes, check_count};
+use super::limit::{check_bytes, check_count, exceeded};
 use super::{Applied, Scene, Step, Stop, invalid, leases};
-use crate::catalog::command::{Answer, Refusal};
+use crate::catalog::command::Answer;
 use crate::catalog::read;
 use crate::catalog::record::{Key, Record, Usage, Value};
 use crate::catalog::txn::{Effect, Op, Txn};
 use crate::catalog::view::Fault;
 
 /// What the keys of values may begin with, and the bytes that they may take where nothing else was set.
-pub const PREFIXES: [(&str, u64); 1] = [("user/", USER_BYTES_MAX_DEFAULT)];
+const PREFIXES: [(&str, u64); 1] = [("user/", USER_BYTES_MAX_DEFAULT)];
+
+/// What the keys of values may begin with, for people.
+#[must_use]
+pub fn prefixes() -> String {
+    PREFIXES.map(|(prefix, _)| prefix).join(", ")
+}
+
+/// The bytes that the values under a prefix may take where nothing else was set; `None`: no values lie there.
+#[must_use]
+pub fn bytes_max_of(prefix: &str) -> Option<u64> {
+    PREFIXES.into_iter().find(|(known, _)| *known == prefix).map(|(_, bytes_max)| bytes_max)
+}
 
 /// The prefix under which a key lies.
 fn prefix_of(key: &str) -> Option<(&'static str, u64)> {
@@ -77,9 +89,7 @@ fn check_key(key: &str) -> Result<(), Stop> {
     match prefix_of(key) {
         Some((prefix, _)) if key.len() > prefix.len() => Ok(()),
         Some((prefix, _)) => Err(invalid(format!("key {key:?} has nothing behind {prefix}"))),
-        None => {
-            Err(invalid(format!("key {key:?} does not begin with {}", PREFIXES.map(|(prefix, _)| prefix).join(", "))))
-        }
+        None => Err(invalid(format!("key {key:?} does not begin with {}", prefixes()))),
     }
 }
 
@@ -97,7 +107,7 @@ fn got(draft: &Draft<'_>, namespace: &str, key: &str, room: &mut usize) -> Resul
 fn put(scene: &Scene<'_>, draft: &Draft<'_>, key: &str, bytes: &[u8], lease: Option<u64>) -> Result<u64, Stop> {
     let namespace = &scene.entry.namespace;
     let old = read::value(draft, namespace, key)?;
-    account(draft, namespace, key, size(key, old.as_ref()), Some(key.len() as u64 + bytes.len() as u64))?;
+    account(draft, namespace, key, old.as_ref().map(|old| size(key, &old.bytes)), Some(size(key, bytes)))?;
     let held_by = old.as_ref().and_then(|value| value.lease);
     if held_by != lease {
         if let Some(lease) = lease {
@@ -123,7 +133,7 @@ fn put(scene: &Scene<'_>, draft: &Draft<'_>, key: &str, bytes: &[u8], lease: Opt
 /// Removes a value, its bytes from the usage, and it from its lease.
 pub(super) fn delete(draft: &Draft<'_>, namespace: &str, key: &str) -> Result<u64, Stop> {
     let Some(old) = read::value(draft, namespace, key)? else { return Ok(0) };
-    account(draft, namespace, key, size(key, Some(&old)), None)?;
+    account(draft, namespace, key, Some(size(key, &old.bytes)), None)?;
     if let Some(lease) = old.lease {
         detach(draft, lease, namespace, key)?;
     }
@@ -131,8 +141,8 @@ pub(super) fn delete(draft: &Draft<'_>, namespace: &str, key: &str) -> Result<u6
     Ok(old.modified)
 }
 
-fn size(key: &str, value: Option<&Value>) -> Option<u64> {
-    value.map(|value| key.len() as u64 + value.bytes.len() as u64)
+fn size(key: &str, bytes: &[u8]) -> u64 {
+    key.len() as u64 + bytes.len() as u64
 }
 
 /// Counts one value's bytes: before and after. Refuses what would grow beyond the quota.
@@ -144,8 +154,7 @@ fn account(draft: &Draft<'_>, namespace: &str, key: &str, old: Option<u64>, new:
     let keys = (usage.keys + u64::from(new.is_some())).checked_sub(u64::from(old.is_some()));
     let bytes = without + new.unwrap_or(0);
     if bytes > usage.bytes.max(usage.bytes_max) {
-        let (what, unit) = (format!("what lies under {prefix}"), "bytes".to_owned());
-        return Err(Refusal::QuotaExceeded { what, needed: bytes, limit: usage.bytes_max, unit }.into());
+        return Err(exceeded(format!("what lies under {prefix}"), bytes, usage.bytes_max, "bytes"));
     }
     let usage = Usage { keys: keys.ok_or_else(|| broken("the key"))?, bytes, ..usage };
     draft.put(Key::Usage(namespace.to_owned(), prefix.to_owned()), Record::Usage(usage));
@@ -155,8 +164,8 @@ fn account(draft: &Draft<'_>, namespace: &str, key: &str, old: Option<u64>, new:
 fn attach(scene: &Scene<'_>, draft: &Draft<'_>, id: u64, key: &str) -> Result<(), Stop> {
     let mut lease = leases::running(draft, id, scene.entry.log_time)?;
     if lease.values >= LEASE_VALUES_MAX {
-        let (what, limit) = (format!("lease {id}"), u64::from(LEASE_VALUES_MAX));
-        return Err(Refusal::QuotaExceeded { what, needed: limit + 1, limit, unit: "values".to_owned() }.into());
+        let limit = u64::from(LEASE_VALUES_MAX);
+        return Err(exceeded(format!("lease {id}"), limit + 1, limit, "values"));
     }
     lease.values += 1;
     draft.put(Key::Lease(id), Record::Lease(lease));
@@ -174,16 +183,14 @@ fn detach(draft: &Draft<'_>, id: u64, namespace: &str, key: &str) -> Result<(), 
 }
 
 pub(super) fn set_quota(scene: &Scene<'_>, prefix: &str, bytes_max: u64) -> Step {
-    if !PREFIXES.iter().any(|(known, _)| *known == prefix) {
-        let known = PREFIXES.map(|(prefix, _)| prefix).join(", ");
-        return Err(invalid(format!("there is no quota for {prefix:?}; there is one for {known}")));
+    if bytes_max_of(prefix).is_none() {
+        return Err(invalid(format!("there is no quota for {prefix:?}; there is one for {}", prefixes())));
     }
     if bytes_max > QUOTA_BYTES_MAX {
         return Err(invalid(format!("a quota of {bytes_max} bytes; the limit is {QUOTA_BYTES_MAX}")));
     }
     let namespace = &scene.entry.namespace;
     let usage = read::usage(scene.view, namespace, prefix)?.unwrap_or(Usage { keys: 0, bytes: 0, bytes_max });
-    let draft = Draft::new(scene.view);
-    draft.put(Key::Usage(namespace.clone(), prefix.to_owned()), Record::Usage(Usage { bytes_max, ..usage }));
-    Ok(Applied::done(draft.into_mutations()))
+    let key = Key::Usage(namespace.clone(), prefix.to_owned());
+    Ok(Applied::done(vec![super::put(key, Record::Usage(Usage { bytes_max, ..usage }))]))
 }
