@@ -2,7 +2,7 @@
 //!
 //! Column families: `log` and `meta` go through the WAL; `sm-<generation>` is written without it and flushed together
 //! with the others (`atomic_flush`), so that the disk always holds a state and the log that leads to it. Recovery
-//! refuses damage in the middle of the WAL and tolerates a torn tail only; whether that tail had been synced is told by
+//! refuses damage in the middle of the WAL and cuts a torn or garbled tail; whether that tail had been synced is told by
 //! the high-water file. Memory is bounded: write buffers and block cache have fixed sizes for all families together.
 
 use std::fmt;
@@ -11,18 +11,21 @@ use std::sync::Arc;
 
 use rocksdb::{
     BlockBasedOptions, BoundColumnFamily, Cache, ColumnFamilyDescriptor, DBCompressionType, DBRecoveryMode,
-    DBWithThreadMode, FlushOptions, IngestExternalFileOptions, LogLevel, MultiThreaded, Options, WriteBatch,
+    DBWithThreadMode, ErrorKind, FlushOptions, IngestExternalFileOptions, LogLevel, MultiThreaded, Options, WriteBatch,
     WriteOptions,
 };
 
 use crate::Config;
 use crate::error::DiskError;
 use crate::lock::DirectoryLock;
+use crate::wal_tail;
 
 /// Column family of the Raft log.
 pub(crate) const LOG: &str = "log";
 /// Column family of the marks.
 pub(crate) const META: &str = "meta";
+/// Beside the database: what was cut off the write-ahead log last.
+const CUT_TAIL: &str = "cut-tail";
 /// What names of state families begin with.
 const STATE_PREFIX: &str = "sm-";
 
@@ -75,12 +78,26 @@ impl Database {
             let held = Rocks::list_cf(&options, path).map_err(|error| DiskError::rocks("read the manifest", &error))?;
             names.extend(held.into_iter().filter(|name| name.starts_with(STATE_PREFIX)));
         }
-        let families = names.into_iter().map(|name| {
-            let compress = name.starts_with(STATE_PREFIX);
-            ColumnFamilyDescriptor::new(name, family_options(&cache, config.write_buffer_bytes, compress))
-        });
-        let rocks = Rocks::open_cf_descriptors(&options, path, families.collect::<Vec<_>>())
-            .map_err(|error| DiskError::rocks("open the database", &error))?;
+        let open = || {
+            let families = names.iter().map(|name| {
+                let compress = name.starts_with(STATE_PREFIX);
+                ColumnFamilyDescriptor::new(name, family_options(&cache, config.write_buffer_bytes, compress))
+            });
+            Rocks::open_cf_descriptors(&options, path, families.collect::<Vec<_>>())
+        };
+        let opened = match open() {
+            Err(error) if error.kind() == ErrorKind::Corruption => {
+                match wal_tail::cut(path, &path.with_file_name(CUT_TAIL))? {
+                    Some(bytes) => {
+                        tracing::warn!(bytes, reason = %error, "the log's damaged tail is cut; its bytes are kept in cut-tail");
+                        open()
+                    }
+                    None => Err(error),
+                }
+            }
+            opened => opened,
+        };
+        let rocks = opened.map_err(|error| DiskError::rocks("open the database", &error))?;
         Ok(Self { rocks, cache, write_buffer_bytes: config.write_buffer_bytes, _lock: lock })
     }
 

@@ -23,6 +23,7 @@ mod snapshot;
 mod state;
 mod store;
 mod sync;
+mod wal_tail;
 
 pub use config::Config;
 pub use error::{

@@ -2,7 +2,8 @@
 //!
 //! Order: lock, high-water file, database, format, identity, vote, log, generation of the state. Each step refuses with
 //! its own words; nothing is changed before all that can be refused was looked at, save that a fresh directory gets
-//! its first files. Layout under `raft/`: `lock`, `high-water`, `db/` (RocksDB), `incoming/` (a snapshot arriving).
+//! its first files and a damaged tail of the write-ahead log is cut. Layout under `raft/`: `lock`, `high-water`, `db/`
+//! (RocksDB), `incoming/` (a snapshot arriving), `cut-tail` (bytes that a power cut had left at the end of the log).
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -4,6 +4,8 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
+use tempfile::TempDir;
+
 use ollamax_store::{Config, OpenError, Store, StoreIdentity};
 use ollamax_types::{ClusterId, ErrorCode, Incarnation, NodeId};
 
@@ -109,7 +111,7 @@ fn a_directory_that_another_process_has_is_refused_with_its_pid() {
 }
 
 /// A log 1..=10 whose high-water mark stands at `promised`, with entry `hole` gone.
-fn log_with_hole(promised: u64, hole: u64) -> tempfile::TempDir {
+fn log_with_hole(promised: u64, hole: u64) -> TempDir {
     let dir = directory();
     let store = open(dir.path());
     append(&store.log(), 1..=promised);
@@ -214,27 +216,70 @@ fn a_lost_database_and_a_lost_or_damaged_mark_are_refused() {
     assert!(matches!(refusal(dir.path(), Some(identity())), OpenError::HighWater { .. }));
 }
 
-#[test]
-fn a_damaged_wal_in_the_middle_is_refused() {
+/// What a crash leaves of a log 1..=200, with its WAL changed.
+fn crashed_with_wal(change: impl FnOnce(&mut Vec<u8>)) -> TempDir {
     let dir = directory();
     let store = open(dir.path());
     for index in 1..=200 {
         append(&store.log(), index..=index);
     }
     let copy = crash_copy(dir.path());
-    let database = copy.path().join("raft").join("db");
-    let wal = fs::read_dir(&database)
+    let wal = fs::read_dir(copy.path().join("raft").join("db"))
         .expect("list")
         .map(|entry| entry.expect("list").path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "log"))
         .max_by_key(|path| fs::metadata(path).map(|metadata| metadata.len()).unwrap_or_default())
         .expect("a WAL");
     let mut bytes = fs::read(&wal).expect("read");
-    let middle = bytes.windows(7).position(|window| window == b"entry 9").expect("an early entry is in the WAL");
-    bytes[middle] ^= 0xff;
+    change(&mut bytes);
     fs::write(&wal, bytes).expect("write");
-    let error = refusal(copy.path(), Some(identity()));
-    assert_eq!(error.code(), ErrorCode::StorageCorrupt, "{error}");
+    copy
+}
+
+#[test]
+fn a_damaged_wal_in_the_middle_is_refused() {
+    let crashed = crashed_with_wal(|bytes| {
+        let middle = bytes.windows(7).position(|window| window == b"entry 9").expect("an early entry is in the WAL");
+        bytes[middle] ^= 0xff;
+    });
+    for _ in 0..2 {
+        let error = refusal(crashed.path(), Some(identity()));
+        assert_eq!(error.code(), ErrorCode::StorageCorrupt, "{error}");
+    }
+}
+
+#[test]
+fn bytes_of_the_wal_that_were_never_synced_may_come_back_as_anything() {
+    let tails: [&[u8]; 3] = [&[0; 70_000], &[0xa5; 70_000], b"\x12\x34\x56\x78\x05\x00\x01tail!"];
+    for tail in tails {
+        let crashed = crashed_with_wal(|bytes| bytes.extend_from_slice(tail));
+        let log = open(crashed.path()).log();
+        assert_eq!(indexes(&log), (1..=200).collect::<Vec<_>>());
+        append(&log, 201..=202);
+        drop(log);
+        assert_eq!(indexes(&open(crashed.path()).log()).last(), Some(&202));
+    }
+}
+
+#[test]
+fn a_garbled_tail_that_was_synced_is_refused() {
+    let dir = directory();
+    let store = open(dir.path());
+    append(&store.log(), 1..=5);
+    let old = crash_copy(dir.path());
+    store.close().expect("close");
+    drop(store);
+    fs::copy(high_water(dir.path()), high_water(old.path())).expect("the mark of after");
+    let wals = fs::read_dir(old.path().join("raft").join("db")).expect("list").map(|entry| entry.expect("list").path());
+    for wal in wals.filter(|path| path.extension().is_some_and(|extension| extension == "log")) {
+        let mut bytes = fs::read(&wal).expect("read");
+        if let Some(at) = bytes.windows(7).position(|window| window == b"entry 1") {
+            bytes[at..].fill(0xa5);
+            fs::write(&wal, bytes).expect("write");
+        }
+    }
+    let error = refusal(old.path(), Some(identity()));
+    assert!(matches!(error, OpenError::BehindHighWater { .. }), "{error}");
 }
 
 #[test]
