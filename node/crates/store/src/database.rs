@@ -72,25 +72,12 @@ impl Database {
 
     pub(crate) fn open(path: &Path, config: &Config, lock: DirectoryLock) -> Result<Self, DiskError> {
         let cache = Cache::new_lru_cache(config.block_cache_bytes);
-        let options = database_options(config);
-        let mut names = vec!["default".to_owned(), LOG.to_owned(), META.to_owned()];
-        if Self::exists(path) {
-            let held = Rocks::list_cf(&options, path).map_err(|error| DiskError::rocks("read the manifest", &error))?;
-            names.extend(held.into_iter().filter(|name| name.starts_with(STATE_PREFIX)));
-        }
-        let open = || {
-            let families = names.iter().map(|name| {
-                let compress = name.starts_with(STATE_PREFIX);
-                ColumnFamilyDescriptor::new(name, family_options(&cache, config.write_buffer_bytes, compress))
-            });
-            Rocks::open_cf_descriptors(&options, path, families.collect::<Vec<_>>())
-        };
-        let opened = match open() {
+        let opened = match open_families(path, config, &cache) {
             Err(error) if error.kind() == ErrorKind::Corruption => {
                 match wal_tail::cut(path, &path.with_file_name(CUT_TAIL))? {
                     Some(bytes) => {
-                        tracing::warn!(bytes, reason = %error, "the log's damaged tail is cut; its bytes are kept in cut-tail");
-                        open()
+                        tracing::warn!(bytes, reason = %error, "a damaged tail of the log is cut and kept in cut-tail");
+                        open_families(path, config, &cache)
                     }
                     None => Err(error),
                 }
@@ -192,6 +179,21 @@ impl Database {
             .ingest_external_file_cf_opts(&self.state_family(generation)?, &options, files)
             .map_err(|error| DiskError::rocks("take in the snapshot", &error))
     }
+}
+
+/// Opens the database with all families that it has, or makes it.
+fn open_families(path: &Path, config: &Config, cache: &Cache) -> Result<Rocks, rocksdb::Error> {
+    let options = database_options(config);
+    let mut names = vec!["default".to_owned(), LOG.to_owned(), META.to_owned()];
+    if Database::exists(path) {
+        let held = Rocks::list_cf(&options, path)?;
+        names.extend(held.into_iter().filter(|name| name.starts_with(STATE_PREFIX)));
+    }
+    let families = names.into_iter().map(|name| {
+        let compress = name.starts_with(STATE_PREFIX);
+        ColumnFamilyDescriptor::new(name, family_options(cache, config.write_buffer_bytes, compress))
+    });
+    Rocks::open_cf_descriptors(&options, path, families.collect::<Vec<_>>())
 }
 
 fn database_options(config: &Config) -> Options {
