@@ -2,8 +2,8 @@
 //!
 //! Column families: `log` and `meta` go through the WAL; `sm-<generation>` is written without it and flushed together
 //! with the others (`atomic_flush`), so that the disk always holds a state and the log that leads to it. Recovery
-//! refuses damage in the middle of the WAL and cuts a torn or garbled tail; whether that tail had been synced is told by
-//! the high-water file. Memory is bounded: write buffers and block cache have fixed sizes for all families together.
+//! refuses damage in the middle of the WAL and cuts a torn or garbled tail; whether that tail had been synced, the
+//! high-water file tells. Memory is bounded: write buffers and block cache have fixed sizes for all families together.
 
 use std::fmt;
 use std::path::{Path, PathBuf};

@@ -2,7 +2,7 @@
 //! how it is told from damage in the middle.
 //!
 //! Bytes that were written and never synced may come back as anything: cut short, which RocksDB takes as the end, or as
-//! zeros and garbage, at which it refuses to open. They are a tail, and are cut, only when no whole record follows them,
+//! zeros and garbage, at which it refuses to open. They are a tail, and are cut, only when no whole record follows,
 //! byte by byte looked for, in this file or a later one. Whether anything that was synced went with them is judged
 //! afterwards by the high-water mark, as after a torn tail. The bytes are kept in `raft/cut-tail` for people. Anything
 //! else is left as it was found.
