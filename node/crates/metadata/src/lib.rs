@@ -24,6 +24,8 @@ mod releases;
 mod serve;
 mod service;
 mod session;
+#[cfg(test)]
+mod sim;
 mod status;
 mod thread;
 mod wire;

@@ -16,8 +16,8 @@ use tokio_util::task::TaskTracker;
 
 use ollamax_core::catalog::read;
 use ollamax_store as store;
-use ollamax_types::Clock;
 use ollamax_types::limits::PROPOSALS_IN_FLIGHT_BYTES_MAX;
+use ollamax_types::{Clock, ClusterId};
 
 use crate::autopilot;
 use crate::config::Config;
@@ -104,7 +104,7 @@ impl Service {
             releases: releases.clone(),
             metrics: metrics.clone(),
         }));
-        let config = raft_config(&parts).map_err(|error| raft_error(&error))?;
+        let config = raft_config(&parts.config, parts.identity.cluster).map_err(|error| raft_error(&error))?;
         let thread = Thread::start().map_err(|error| raft_error(&error))?;
         let raft = Raft::new(parts.identity.node.0, Arc::new(config), network, log_store, machine);
         let raft = thread.spawn(raft).await.map_err(|error| raft_error(&error))?;
@@ -163,10 +163,10 @@ fn check_version(state: &store::State, own: u32) -> Result<(), OpenError> {
     }
 }
 
-fn raft_config(parts: &Parts) -> Result<openraft::Config, openraft::ConfigError> {
-    let ours = &parts.config;
+/// openraft's numbers, from ours.
+pub(crate) fn raft_config(ours: &Config, cluster: ClusterId) -> Result<openraft::Config, openraft::ConfigError> {
     openraft::Config {
-        cluster_name: parts.identity.cluster.to_string(),
+        cluster_name: cluster.to_string(),
         heartbeat_interval: ours.heartbeat_ms,
         election_timeout_min: ours.election_min_ms,
         election_timeout_max: ours.election_max_ms,
