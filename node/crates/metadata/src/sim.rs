@@ -32,11 +32,12 @@ use self::types::{Bug, Runtime};
 use crate::Config;
 use crate::service::raft_config;
 
-/// Replays one world.
+/// Names the first world; alone, it replays that one.
 const SEED_VARIABLE: &str = "OLLAMAX_SEED";
-/// How many worlds are made, when it is not the usual number.
-const WORLDS_VARIABLE: &str = "OLLAMAX_WORLDS";
+/// Asks for the long form.
+const SOAK_VARIABLE: &str = "OLLAMAX_SOAK";
 const WORLDS: u64 = 40;
+const WORLDS_OF_SOAK: u64 = 1_000;
 
 const CLIENTS: u64 = 5;
 const TICK: Duration = Duration::from_millis(2);
@@ -190,17 +191,17 @@ fn conclude(facts: &Facts, nodes: &[Node], calm: Option<usize>) -> Outcome {
     Outcome { violations: ledger.violations.clone(), writes, reads, terms: ledger.terms(), trace: ledger.traced() }
 }
 
-fn number(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok()?.trim().parse().ok()
-}
-
 #[test]
 fn no_world_breaks_an_invariant() {
-    let replayed = number(SEED_VARIABLE);
-    let first = replayed.unwrap_or(1);
-    let count = if replayed.is_some() { 1 } else { number(WORLDS_VARIABLE).unwrap_or(WORLDS) };
+    let named = std::env::var(SEED_VARIABLE).ok().and_then(|text| text.trim().parse::<u64>().ok());
+    let first = named.unwrap_or(1);
+    let count = match (std::env::var_os(SOAK_VARIABLE), named) {
+        (Some(_), _) => WORLDS_OF_SOAK,
+        (None, Some(_)) => 1,
+        (None, None) => WORLDS,
+    };
     let (mut writes, mut reads, mut terms) = (0, 0, 0);
-    for seed in first..first + count {
+    for seed in (0..count).map(|world| first.wrapping_add(world)) {
         let outcome = world(seed, None);
         assert!(outcome.violations.is_empty(), "replay: {SEED_VARIABLE}={seed}\n{:#?}", outcome.violations);
         writes += outcome.writes;
