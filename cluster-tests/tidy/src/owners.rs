@@ -72,7 +72,8 @@ const OWNERSHIPS: &[Ownership] = &[
     one("indicatif", CLI),
     one("comfy-table", &["cli", "cluster-tests"]),
     one("clap", &["cli", "node", "node/engine", "cluster-tests", "cluster-tests/testkit"]),
-    one("turmoil", &["cluster-tests", "cluster-tests/testkit"]),
+    one("turmoil", &["node/crates/metadata"]),
+    one("stateright", &["node/crates/core", "node/crates/metadata"]),
 ];
 
 /// Each heavy library is used by its owners alone.
