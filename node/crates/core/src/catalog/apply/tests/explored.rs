@@ -5,20 +5,27 @@
 
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
+use std::time::Duration;
 
 use stateright::{Checker, Model, Property};
 
 use super::*;
 use crate::catalog::record::{Key, KeyRange, Record};
-use crate::catalog::txn::Op;
+use crate::catalog::txn::{Op, Txn};
 use crate::catalog::view::View;
 
+const SESSION_TTL: u64 = ms(SESSION_TTL_MIN);
+const LEASE_TTL: u64 = ms(LEASE_TTL_MIN);
 const SESSION_WINDOW: u32 = 2;
 const SEQUENCES: u64 = 4;
 /// Entries in one history.
 const SESSION_INDEX_MAX: u64 = 9;
 const LEASE_INDEX_MAX: u64 = 8;
 const KEY: &str = "user/k";
+
+const fn ms(whole: Duration) -> u64 {
+    whole.as_secs() * 1_000
+}
 
 fn put(bytes: &[u8], lease: Option<u64>) -> Command {
     let put = Op::Put { key: KEY.to_owned(), bytes: bytes.to_vec(), lease };
@@ -95,7 +102,7 @@ impl Model for Sessions {
 
     fn init_states(&self) -> Vec<SessionState> {
         let mut world = World::new();
-        let open = Command::OpenSession { ttl_ms: SESSION_TTL_MIN, window: SESSION_WINDOW };
+        let open = Command::OpenSession { ttl_ms: SESSION_TTL, window: SESSION_WINDOW };
         let Answer::Session { session } = world.apply(None, open).answer else { panic!("a session") };
         vec![SessionState {
             world,
@@ -114,7 +121,7 @@ impl Model for Sessions {
             actions.push(SessionAct::Send);
         }
         actions.extend((1..=state.sent).map(SessionAct::Deliver));
-        if state.world.now <= SESSION_TTL_MIN {
+        if state.world.now <= SESSION_TTL {
             actions.push(SessionAct::TimePasses);
         }
         actions.push(SessionAct::Expire);
@@ -124,7 +131,7 @@ impl Model for Sessions {
         let mut state = last.clone();
         match action {
             SessionAct::Send => state.sent += 1,
-            SessionAct::TimePasses => state.world.now += SESSION_TTL_MIN / 2 + 1,
+            SessionAct::TimePasses => state.world.now += SESSION_TTL / 2 + 1,
             SessionAct::Expire => drop(state.world.apply(None, Command::Expire)),
             SessionAct::Deliver(sequence) => deliver(&mut state, sequence),
         }
@@ -228,7 +235,7 @@ impl Model for Leases {
             None => actions.push(LeaseAct::Grant),
             Some(_) => actions.extend([LeaseAct::Renew, LeaseAct::Revoke, LeaseAct::Bind]),
         }
-        if state.world.now <= 3 * LEASE_TTL_MIN {
+        if state.world.now <= 3 * LEASE_TTL {
             actions.push(LeaseAct::TimePasses);
         }
         actions.extend([LeaseAct::Unbind, LeaseAct::Expire]);
@@ -239,9 +246,9 @@ impl Model for Leases {
         let lease = state.lease.unwrap_or_default();
         let now = state.world.now;
         match action {
-            LeaseAct::TimePasses => state.world.now += LEASE_TTL_MIN / 2,
+            LeaseAct::TimePasses => state.world.now += LEASE_TTL / 2,
             LeaseAct::Grant => {
-                let granted = state.world.apply(None, Command::GrantLease { ttl_ms: LEASE_TTL_MIN });
+                let granted = state.world.apply(None, Command::GrantLease { ttl_ms: LEASE_TTL });
                 if let Answer::Lease { lease, ttl_ms } = granted.answer {
                     (state.lease, state.promised) = (Some(lease), now + ttl_ms);
                 }
@@ -297,7 +304,7 @@ impl Model for Leases {
                 state.lease.is_some() && lease_of(state).is_none()
             }),
             Property::sometimes("a lease is renewed beyond its first end", |_, state: &LeaseState| {
-                state.promised > 1 + LEASE_TTL_MIN && state.world.now > 1 + LEASE_TTL_MIN && lease_of(state).is_some()
+                state.promised > 1 + LEASE_TTL && state.world.now > 1 + LEASE_TTL && lease_of(state).is_some()
             }),
         ]
     }
