@@ -434,7 +434,7 @@ impl FromStr for Condition {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let number = |text: &str| text.parse().ok().filter(|number| *number > 0);
+        let number = |text: &str| text.parse::<usize>().ok().filter(|number| *number > 0);
         Ok(match text.split_once('=') {
             None if text == "ready" => Self::Ready,
             None if text == "quorum" => Self::Quorum,

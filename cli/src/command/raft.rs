@@ -123,7 +123,7 @@ fn sentence(reply: &RaftStatusReply) -> String {
 }
 
 fn leader(reply: &RaftStatusReply) -> Option<String> {
-    let name = |id: u64| reply.members.iter().find(|member| member.id == id).map_or("", |member| &member.name);
+    let name = |id: u64| reply.members.iter().find(|member| member.id == id).map_or("", |member| member.name.as_str());
     (reply.leader != 0).then(|| called(reply.leader, name(reply.leader)))
 }
 
