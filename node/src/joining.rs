@@ -2,7 +2,8 @@
 //!
 //! No secret leaves before the member that answers has proved, with a credential signed by the key in the token,
 //! that it belongs to that cluster, before it is sure that this node applies what the cluster writes, and before one of
-//! this node's own addresses was reached back. Nothing is written here: the caller stores the membership that comes out.
+//! this node's own addresses was reached back. Nothing is written here: the caller stores the membership that comes
+//! out.
 
 use std::pin::pin;
 use std::time::Duration;
