@@ -1,7 +1,9 @@
 //! The words of the command line, each with an example. What each command does stands in the file of its name under
 //! `command/`.
 
+use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -72,6 +74,12 @@ pub(crate) enum Command {
     /// The cluster's health, what needs attention, what to do next
     #[command(after_help = "Examples:\n  ollamax status\n  ollamax status -o json | jq .attention")]
     Status,
+    /// Wait until something holds; exit code 9 when the time is over
+    #[command(after_help = "Examples:
+  ollamax wait
+  ollamax wait --for quorum --timeout 30s
+  ollamax wait --for members=3 && ollamax model list")]
+    Wait(WaitArgs),
     /// The machines of the cluster
     #[command(subcommand)]
     Node(NodeCommand),
@@ -81,6 +89,9 @@ pub(crate) enum Command {
     /// Small values that the lab shares, with revisions
     #[command(subcommand)]
     Kv(KvCommand),
+    /// Consensus: who leads, how far each node is, snapshots
+    #[command(subcommand)]
+    Raft(RaftCommand),
     /// Which models are in memory, and where
     #[command(after_help = "Examples:\n  ollamax ps\n  ollamax ps --api http://a.lan:11435")]
     Ps(ApiArgs),
@@ -372,6 +383,83 @@ pub(crate) enum Read {
     Stale,
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum RaftCommand {
+    /// How consensus stands on this node: term, leader, log, members; how far they are is known on the leader
+    #[command(after_help = "Examples:\n  ollamax raft status\n  ollamax raft status -o json | jq .members")]
+    Status,
+    /// Give leadership to another voter; any node may be asked
+    #[command(after_help = "Examples:\n  ollamax raft transfer-leader\n  ollamax raft transfer-leader b")]
+    TransferLeader {
+        /// Id or name [default: the voter that is best placed]
+        node: Option<String>,
+    },
+    /// Take a snapshot of this node's state, after which its log is cut down
+    #[command(after_help = "Example:\n  ollamax raft snapshot")]
+    Snapshot,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WaitArgs {
+    /// What shall hold, as this node sees it: ready (it takes part), quorum (changes go through), leader (somebody
+    /// leads), caught-up (it has everything that was acknowledged), node=NAME (that member, by name or id, answers),
+    /// members=N (so many answer)
+    #[arg(long = "for", value_name = "CONDITION", default_value = "ready")]
+    pub(crate) condition: Condition,
+    /// How long; the last look may take two seconds more
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = humantime::parse_duration)]
+    pub(crate) timeout: Duration,
+}
+
+/// What may be waited for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Condition {
+    /// The node is a member and has the state of its cluster.
+    Ready,
+    /// The leader hears a majority of the voters.
+    Quorum,
+    /// Somebody leads.
+    Leader,
+    /// The node has applied everything that was acknowledged.
+    CaughtUp,
+    /// A member answers.
+    Node(String),
+    /// So many members answer.
+    Members(usize),
+}
+
+// === impl Condition ===
+
+impl FromStr for Condition {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |text: &str| text.parse::<usize>().ok().filter(|number| *number > 0);
+        Ok(match text.split_once('=') {
+            None if text == "ready" => Self::Ready,
+            None if text == "quorum" => Self::Quorum,
+            None if text == "leader" => Self::Leader,
+            None if text == "caught-up" => Self::CaughtUp,
+            Some(("node", name)) if !name.is_empty() => Self::Node(name.to_owned()),
+            Some(("members", count)) => Self::Members(number(count).ok_or("members=N wants a number above 0")?),
+            _ => return Err("it is one of ready, quorum, leader, caught-up, node=NAME, members=N".to_owned()),
+        })
+    }
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ready => f.write_str("ready"),
+            Self::Quorum => f.write_str("quorum"),
+            Self::Leader => f.write_str("leader"),
+            Self::CaughtUp => f.write_str("caught-up"),
+            Self::Node(name) => write!(f, "node={name}"),
+            Self::Members(count) => write!(f, "members={count}"),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ApiArgs {
     /// Base URL of a node's api listener [default: the node of --data-dir]
@@ -429,4 +517,19 @@ pub(crate) struct DevUpArgs {
     /// Ollama to use beside a node instead of the bundled engine; once for each node
     #[arg(long = "runtime-url", value_name = "URL")]
     pub(crate) runtime_urls: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conditions_are_read_as_they_are_shown() {
+        for text in ["ready", "quorum", "leader", "caught-up", "node=gpu-2", "node=a=b", "members=3"] {
+            assert_eq!(text.parse::<Condition>().map(|condition| condition.to_string()).as_deref(), Ok(text));
+        }
+        for text in ["", "Ready", "node", "node=", "members", "members=", "members=0", "members=-1", "ready=yes"] {
+            assert!(text.parse::<Condition>().is_err(), "{text}");
+        }
+    }
 }

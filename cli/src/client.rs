@@ -4,6 +4,7 @@ use tonic::transport::Channel;
 
 use ollamax_proto::v1::admin_client::AdminClient;
 use ollamax_proto::v1::kv_client::KvClient;
+use ollamax_proto::v1::raft_admin_client::RaftAdminClient;
 
 use crate::args::Global;
 use crate::error::Failure;
@@ -13,6 +14,8 @@ use crate::place;
 pub(crate) type Admin = AdminClient<Channel>;
 /// A client of the values' API.
 pub(crate) type Kv = KvClient<Channel>;
+/// A client of the API of consensus.
+pub(crate) type Raft = RaftAdminClient<Channel>;
 
 /// Largest answer, bytes: listings of large clusters.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -26,6 +29,11 @@ pub(crate) async fn connect(global: &Global) -> Result<Admin, Failure> {
 pub(crate) async fn connect_kv(global: &Global) -> Result<Kv, Failure> {
     let client = KvClient::new(channel(global).await?);
     Ok(client.max_decoding_message_size(ANSWER_BYTES_MAX).max_encoding_message_size(ANSWER_BYTES_MAX))
+}
+
+/// Connects to the daemon for its consensus.
+pub(crate) async fn connect_raft(global: &Global) -> Result<Raft, Failure> {
+    Ok(RaftAdminClient::new(channel(global).await?))
 }
 
 #[cfg(unix)]

@@ -16,9 +16,11 @@ pub(crate) mod logs;
 pub(crate) mod model;
 pub(crate) mod node;
 pub(crate) mod ps;
+pub(crate) mod raft;
 pub(crate) mod run;
 pub(crate) mod status;
 pub(crate) mod token;
+pub(crate) mod wait;
 
 /// Runs what was asked for, until it is done or Ctrl-C.
 pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
@@ -40,9 +42,11 @@ async fn dispatch(global: &Global, command: Command) -> Result<(), Failure> {
         Command::Leave(args) => leave::run(global, args).await,
         Command::Token(command) => token::run(global, command).await,
         Command::Status => status::run(global).await,
+        Command::Wait(args) => wait::run(global, args).await,
         Command::Node(command) => node::run(global, command).await,
         Command::Model(command) => model::run(global, command).await,
         Command::Kv(command) => kv::run(global, command).await,
+        Command::Raft(command) => raft::run(global, command).await,
         Command::Ps(args) => ps::run(global, &args).await,
         Command::Run(args) => run::run(global, args).await,
         Command::Logs(args) => logs::run(global, args).await,

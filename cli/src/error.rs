@@ -98,6 +98,16 @@ impl Failure {
         self.exit
     }
 
+    /// What happened.
+    pub(crate) fn what(&self) -> &str {
+        &self.what
+    }
+
+    /// What to try.
+    pub(crate) fn next(&self) -> &str {
+        &self.next
+    }
+
     /// For people, a line for each part; empty when there is nothing to add to what was shown.
     pub(crate) fn page(&self, verbose: bool) -> String {
         let lines = [

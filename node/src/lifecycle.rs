@@ -220,6 +220,7 @@ impl Node {
             role,
             addresses: self.around.addresses.clone(),
             wall_time_ms: self.around.clock.now().0,
+            release: self.around.config.raft.release(),
         };
         let around = &self.around;
         let discovered = around.net.discovered().borrow().clone();

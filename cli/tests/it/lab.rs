@@ -7,9 +7,10 @@ use ollamax_proto::v1::status_reply::Phase;
 use ollamax_proto::v1::{
     Attention, Check, CreateTokenReply, DoctorReply, DrainNodeReply, GetQuotaReply, Gpu, GrantLeaseReply,
     ImportModelProgress, ImportedCopy, InitReply, JoinReply, KvEffect, KvHeader, KvLease, KvValue, LeaveReply,
-    ListLeasesReply, ListModelsReply, ListTokensReply, LocalView, LogLine, ModelCopy, ModelView, NodeView, RaftView,
-    RangeReply, RemoveNodeReply, RenewLeaseReply, Resident, RevokeLeaseReply, RevokeTokenReply, Runtime, StatusReply,
-    Token, TxnReply, check, kv_effect, reach_back_reply, runtime,
+    ListLeasesReply, ListModelsReply, ListTokensReply, LocalView, LogLine, ModelCopy, ModelView, NodeView, RaftMember,
+    RaftStatusReply, RaftView, RangeReply, RemoveNodeReply, RenewLeaseReply, Resident, RevokeLeaseReply,
+    RevokeTokenReply, Runtime, StatusReply, TakeSnapshotReply, Token, TransferLeadershipReply, TxnReply, check,
+    kv_effect, raft_status_reply, reach_back_reply, runtime,
 };
 
 use crate::daemon::{Answer, Script, told};
@@ -40,7 +41,52 @@ pub(crate) fn script() -> Script {
         ("ListLeases", told(&ListLeasesReply { header: header(), leases: vec![lease()], more: false })),
         ("GetQuota", told(&GetQuotaReply { header: header(), keys: 1, bytes: 14, bytes_max: 64 << 20 })),
         ("Doctor", told(&DoctorReply { checks: vec![clock(), ports()] })),
+        ("GetRaftStatus", told(&raft_status())),
+        ("TransferLeadership", told(&leader_given())),
+        ("TakeSnapshot", told(&snapshot_taken())),
     ])
+}
+
+/// Node 1 leads; node 3 does not vote and is behind.
+fn raft_status() -> RaftStatusReply {
+    let member = |id: u64, voter: bool, behind: Option<u64>, silent_ms: Option<u64>| {
+        let name = format!("n{id}");
+        RaftMember { id, name, voter, behind, silent_ms }
+    };
+    let mut reply = RaftStatusReply {
+        node_id: 1,
+        node_name: "n1".to_owned(),
+        term: 2,
+        leader: 1,
+        has_quorum: true,
+        contact_ms: Some(12),
+        last_log_index: 41,
+        committed_index: 40,
+        applied_index: 40,
+        log_first_index: 1,
+        snapshot_index: 0,
+        members: vec![member(1, true, None, None), member(2, true, Some(0), Some(90)), member(3, false, Some(5), None)],
+        voters_changing: false,
+        fsync_p50_us: 2_000,
+        fsync_p99_us: 8_200,
+        fsyncs: 130,
+        cluster_version: 2,
+        release: 3,
+        state_hash: vec![0xcd; 4],
+        ..RaftStatusReply::default()
+    };
+    reply.set_state(raft_status_reply::State::Leader);
+    reply
+}
+
+fn leader_given() -> TransferLeadershipReply {
+    let (leader_name, before_name) = ("n2".to_owned(), "n1".to_owned());
+    TransferLeadershipReply { leader: 2, leader_name, before: 1, before_name, took_ms: 84 }
+}
+
+fn snapshot_taken() -> TakeSnapshotReply {
+    let node_name = "n1".to_owned();
+    TakeSnapshotReply { node_id: 1, node_name, index: 40, term: 2, already: false, records: Some(57) }
 }
 
 /// Node 1 answers, at revision 44.
@@ -90,6 +136,13 @@ pub(crate) fn status() -> StatusReply {
         ..StatusReply::default()
     };
     reply.set_phase(Phase::Member);
+    reply
+}
+
+/// The same of a node that is no member any more.
+pub(crate) fn status_of_a_removed_node() -> StatusReply {
+    let mut reply = status();
+    reply.set_phase(Phase::Removed);
     reply
 }
 

@@ -35,6 +35,18 @@ const PAGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("kv-lease", &["kv lease grant --ttl 30s", "kv lease renew 43", "kv lease revoke 43", "kv lease list"]),
+    ("raft", &["raft status", "raft transfer-leader n2", "raft snapshot"]),
+    (
+        "wait",
+        &[
+            "wait",
+            "wait --for quorum",
+            "wait --for leader",
+            "wait --for caught-up",
+            "wait --for node=n2",
+            "wait --for members=3",
+        ],
+    ),
     ("ps", &["ps"]),
     ("run", &["run demo hello", "run demo hello --verbose"]),
     ("logs", &["logs -n 2"]),

@@ -29,6 +29,7 @@ const PAGES: &[(&str, i32, &[&str])] = &[
             "nodee list",
             "node lst",
             "logs --level loud",
+            "wait --for everything",
             "join TOKEN --role vote",
             "model import",
             "model import missing.gguf --name demo",
@@ -43,7 +44,11 @@ const PAGES: &[(&str, i32, &[&str])] = &[
         3,
         &["node show n22", "node remove nope", "model show demo", "token revoke nope", "run nope hello", "dev down"],
     ),
-    ("exit-4-conflict", 4, &["node remove n3 --yes", "join --token-file open-token"]),
+    (
+        "exit-4-conflict",
+        4,
+        &["node remove n3 --yes", "join --token-file open-token", "raft transfer-leader n3", "wait --for quorum"],
+    ),
     ("exit-5-token", 5, &["join TOKEN"]),
     ("exit-6-forbidden", 6, &["leave --yes"]),
     (
@@ -52,7 +57,16 @@ const PAGES: &[(&str, i32, &[&str])] = &[
         &["status --data-dir nowhere", "ps --data-dir nowhere", "ps --api http://127.0.0.1:1 -v"],
     ),
     ("exit-8-no-quorum", 8, &["node drain n2"]),
-    ("exit-9-too-late", 9, &["node undrain n2", "model import FILE --name demo"]),
+    (
+        "exit-9-too-late",
+        9,
+        &[
+            "node undrain n2",
+            "model import FILE --name demo",
+            "wait --for node=n9 --timeout 1ms",
+            "wait --data-dir nowhere --timeout 1ms",
+        ],
+    ),
     ("exit-10-degraded", 10, &["status", "doctor"]),
 ];
 
@@ -84,13 +98,16 @@ fn script(exit: i32) -> Script {
                 ),
             ),
         ],
-        4 => vec![(
-            "RemoveNode",
-            refused(
-                ErrorCode::PreconditionFailed,
-                ["node 3 (n3) is alive", "a living node leaves by itself", "on that node: ollamax leave"],
+        4 => vec![
+            (
+                "RemoveNode",
+                refused(
+                    ErrorCode::PreconditionFailed,
+                    ["node 3 (n3) is alive", "a living node leaves by itself", "on that node: ollamax leave"],
+                ),
             ),
-        )],
+            ("Status", told(&lab::status_of_a_removed_node())),
+        ],
         5 => vec![(
             "Join",
             refused(

@@ -181,7 +181,8 @@ async fn leadership_is_handed_over_without_an_election_timeout() -> Result<()> {
     let (new, through) = ((old + 1) % cluster.size(), (old + 2) % cluster.size());
 
     let id = cluster.status(new).await?.node_id;
-    let command = async { Ok(cluster.node(old).admin()?.transfer_leader(id).await?) };
+    // Asked of a node that neither leads nor shall lead.
+    let command = async { Ok(cluster.node(through).admin()?.transfer_leader(id).await?) };
     let gap = Box::pin(longest_gap(&cluster, through, command)).await.context("by command")?;
     ensure!(gap <= HAND_OVER_LIMIT, "by command: no change went through for {gap:?}");
     ensure!(cluster.leader(HAND_OVER_LIMIT).await? == new, "somebody else leads");

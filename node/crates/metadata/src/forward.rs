@@ -49,7 +49,7 @@ enum Miss {
 
 /// Follows one hint at most between two pauses: nodes that take each other for the leader are not asked in circles.
 #[derive(Debug, Default)]
-struct Hints {
+pub(crate) struct Hints {
     followed: bool,
 }
 
@@ -57,7 +57,7 @@ struct Hints {
 
 impl Hints {
     /// Whom to ask at once after `asked` gave this hint; `None`: pause first.
-    fn next(&mut self, asked: Option<NodeId>, hint: Option<NodeId>) -> Option<NodeId> {
+    pub(crate) fn next(&mut self, asked: Option<NodeId>, hint: Option<NodeId>) -> Option<NodeId> {
         let next = hint.filter(|node| Some(*node) != asked && !self.followed);
         self.followed = next.is_some();
         next
@@ -187,7 +187,7 @@ impl Handle {
     }
 
     /// Waits a little for a leader to appear; breaks at the deadline.
-    async fn pause(&self, deadline: Instant) -> ControlFlow<()> {
+    pub(crate) async fn pause(&self, deadline: Instant) -> ControlFlow<()> {
         let until = Instant::now() + RETRY_PAUSE;
         if until >= deadline {
             tokio::time::sleep_until(deadline).await;

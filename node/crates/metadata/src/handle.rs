@@ -10,8 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver as _;
-use openraft::errors::{ChangeMembershipError, ClientWriteError, Fatal, RaftError};
-use openraft::metrics::WaitError;
+use openraft::errors::{ClientWriteError, Fatal, RaftError};
 use openraft::vote::RaftLeaderId as _;
 use openraft::{ChangeMembers, EmptyNode, Instant as _};
 use prometheus::Registry;
@@ -34,7 +33,7 @@ use crate::peers::Peers;
 use crate::raft::{self, Raft, Types};
 use crate::releases::Releases;
 use crate::session::OwnSession;
-use crate::status::Status;
+use crate::status::{Part, Status};
 use crate::thread::Thread;
 
 /// Who this node is.
@@ -272,7 +271,7 @@ impl Handle {
         let contact_ms = self.contact_ms(&metrics);
         let fresh = contact_ms.is_some_and(|silent| Duration::from_millis(silent) < inner.config.lease());
         let next = metrics.last_log_index.map_or(0, |index| index + 1);
-        let lags = followers::followers(&metrics, inner.identity.node);
+        let followers = followers::followers(&metrics, inner.identity.node);
         let sync = &inner.store.metrics().sync_seconds;
         Status {
             node: inner.identity.node,
@@ -292,7 +291,8 @@ impl Handle {
             fsync_p50_us: crate::status::quantile_us(sync, 0.5),
             fsync_p99_us: crate::status::quantile_us(sync, 0.99),
             fsyncs: sync.get_sample_count(),
-            lags: lags.iter().map(|follower| (follower.node, follower.behind(next))).collect(),
+            part: Part::of(metrics.state, metrics.running_state.is_ok()),
+            followers: followers.iter().map(|follower| follower.shown(next)).collect(),
         }
     }
 
@@ -402,7 +402,7 @@ impl Handle {
     }
 }
 
-// === impl Handle: voters and leadership ===
+// === impl Handle: voters, and the end ===
 
 impl Handle {
     /// Makes exactly these nodes vote; each must be a learner or voter already. The autopilot goes on from there.
@@ -418,31 +418,6 @@ impl Handle {
             Ok(_) => Ok(()),
             Err(RaftError::Fatal(fatal)) => Err(ChangeError::Fatal(fatal.to_string())),
             Err(RaftError::APIError(error)) => Err(change_error(error)),
-        }
-    }
-
-    /// Gives leadership to `to`, or to the voter that is least behind, and waits until somebody else leads. A voter
-    /// that has fallen silent gets it in no case.
-    ///
-    /// # Errors
-    /// When this node does not lead, there is no other voter that answers, or nobody took over within `hand_over_ms`.
-    pub async fn transfer_leader(&self, to: Option<NodeId>) -> Result<NodeId, ChangeError> {
-        let metrics = self.raft_metrics();
-        if !metrics.state.is_leader() {
-            return Err(ChangeError::NotLeader { leader: metrics.current_leader.map(NodeId) });
-        }
-        let voters = metrics.membership_config.membership().voter_ids().map(NodeId).collect();
-        let followers = followers::followers(&metrics, self.node());
-        let best = followers::successor(&followers, &voters, to, self.0.config.lease());
-        let NodeId(best) = best.ok_or(ChangeError::NoCandidate)?;
-        self.0.raft.trigger().transfer_leader(best).await.map_err(|fatal| ChangeError::Fatal(fatal.to_string()))?;
-        let me = self.node().0;
-        let wait = self.0.raft.wait(Some(Duration::from_millis(self.0.config.hand_over_ms)));
-        let taken = |now: &raft::Metrics| now.current_leader.is_some_and(|leader| leader != me);
-        match wait.metrics(taken, "somebody else leads").await {
-            Ok(now) => Ok(NodeId(now.current_leader.unwrap_or(best))),
-            Err(WaitError::ShuttingDown) => Err(ChangeError::Fatal("consensus has stopped".to_owned())),
-            Err(WaitError::Timeout(..)) => Err(ChangeError::NoQuorum(format!("node {best} did not take over in time"))),
         }
     }
 
@@ -476,7 +451,6 @@ fn change_error(error: ClientWriteError<Types>) -> ChangeError {
     match error {
         ClientWriteError::ForwardToLeader(to) => ChangeError::NotLeader { leader: to.leader_id.map(NodeId) },
         ClientWriteError::LogEntryDiscarded(_) => ChangeError::NoQuorum("the leader changed".to_owned()),
-        ClientWriteError::ChangeMembershipError(ChangeMembershipError::EmptyMembership(_)) => ChangeError::NoCandidate,
         ClientWriteError::ChangeMembershipError(error) => ChangeError::NotNow(error.to_string()),
         ClientWriteError::PreconditionFailed(error) => ChangeError::NotNow(error.to_string()),
     }

@@ -14,6 +14,7 @@ mod forward;
 mod freshness;
 mod gauges;
 mod handle;
+mod leadership;
 mod logtime;
 pub mod mem;
 mod metrics;
@@ -26,14 +27,17 @@ mod service;
 mod session;
 #[cfg(test)]
 mod sim;
+mod snapshots;
 mod status;
 mod thread;
 mod wire;
 
 pub use config::Config;
-pub use error::{ChangeError, OpenError, ProposeError, ReadError, ServeError};
+pub use error::{ChangeError, Declined, HandOverError, OpenError, ProposeError, ReadError, ServeError, SnapshotError};
 pub use feed::{Batch, Event, Filter, WatchError, Watcher};
 pub use handle::{Change, Committed, Handle, Identity};
+pub use leadership::HandedOver;
 pub use peers::{Lane, PeerError, Peers};
 pub use service::{Parts, Service};
-pub use status::Status;
+pub use snapshots::SnapshotTaken;
+pub use status::{Following, Part, Status};

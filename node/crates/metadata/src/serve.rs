@@ -54,6 +54,7 @@ impl Handle {
             }
             Request::Propose(proposal) => self.serve_propose(from, proposal).await?,
             Request::ReadIndex { wait_ms, trust } => self.serve_read_index(wait_ms, trust).await,
+            Request::HandOver { to, wait_ms } => Box::pin(self.serve_hand_over(from, to, wait_ms)).await,
             Request::Snapshot(_) => {
                 return Err(ServeError::Unreadable("a snapshot comes as a stream".to_owned()));
             }

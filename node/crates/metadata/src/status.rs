@@ -1,5 +1,6 @@
 //! What this node can say of its consensus at any moment, without asking anybody.
 
+use openraft::ServerState;
 use prometheus::core::Collector;
 
 use ollamax_types::NodeId;
@@ -41,8 +42,52 @@ pub struct Status {
     pub fsync_p99_us: u64,
     /// Syncs of the log since the start.
     pub fsyncs: u64,
-    /// On the leader: how many entries each other member is behind. Empty elsewhere.
-    pub lags: Vec<(NodeId, u64)>,
+    /// What it is in its term.
+    pub part: Part,
+    /// On the leader: every other node that it replicates to. Empty elsewhere.
+    pub followers: Vec<Following>,
+}
+
+/// What a node is in its term.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// It leads.
+    Leader,
+    /// It stands for election.
+    Candidate,
+    /// It votes and follows.
+    Follower,
+    /// It follows without a vote.
+    Learner,
+    /// Its consensus has ended.
+    Stopped,
+}
+
+/// What a leader knows of a node that it replicates to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Following {
+    /// Which.
+    pub node: NodeId,
+    /// Entries that it is behind, as far as it has said.
+    pub behind: u64,
+    /// Milliseconds since it answered; `None` before the first time.
+    pub silent_ms: Option<u64>,
+}
+
+// === impl Part ===
+
+impl Part {
+    /// As openraft has it; one that does not run any more has stopped, whatever it was.
+    pub(crate) const fn of(state: ServerState, runs: bool) -> Self {
+        match state {
+            _ if !runs => Self::Stopped,
+            ServerState::Leader => Self::Leader,
+            ServerState::Candidate => Self::Candidate,
+            ServerState::Follower => Self::Follower,
+            ServerState::Learner => Self::Learner,
+            ServerState::Shutdown => Self::Stopped,
+        }
+    }
 }
 
 /// The upper bound of the bucket in which a quantile of the histogram falls, microseconds; 0 when it is empty.
@@ -72,6 +117,20 @@ mod tests {
     use prometheus::{Histogram, HistogramOpts};
 
     use super::*;
+
+    #[test]
+    fn what_has_ended_has_no_other_part() {
+        let rows = [
+            (ServerState::Leader, Part::Leader),
+            (ServerState::Candidate, Part::Candidate),
+            (ServerState::Follower, Part::Follower),
+            (ServerState::Learner, Part::Learner),
+            (ServerState::Shutdown, Part::Stopped),
+        ];
+        for (state, expected) in rows {
+            assert_eq!((Part::of(state, true), Part::of(state, false)), (expected, Part::Stopped), "{state:?}");
+        }
+    }
 
     #[test]
     fn a_quantile_is_the_bound_of_its_bucket() {

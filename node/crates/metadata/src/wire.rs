@@ -1,5 +1,5 @@
-//! Messages of consensus between members, version 1: our own encodings of what openraft exchanges, of proposals
-//! on their way to the leader, and of snapshots.
+//! Messages of consensus between members, version 1: our own encodings of what openraft exchanges, of proposals and
+//! other wishes on their way to the leader, and of snapshots.
 //!
 //! Each request names the cluster and the receiver, and a receiver that is neither refuses it. A message of a newer
 //! version, or with a body that this release does not know, is refused and changes nothing.
@@ -13,12 +13,14 @@ use prost::Message;
 
 use ollamax_proto::disk;
 use ollamax_proto::disk::raft_append_reply::Result as WireAppendResult;
+use ollamax_proto::disk::raft_hand_over_reply::Result as WireHandOverResult;
 use ollamax_proto::disk::raft_reply::Body as WireReply;
 use ollamax_proto::disk::raft_request::Body as WireRequest;
 use ollamax_proto::disk::raft_transfer_reply::Result as WireTransferResult;
 use ollamax_store::answer;
 use ollamax_types::{ClusterId, ErrorCode, NodeId};
 
+use crate::error::Declined;
 use crate::handle::Committed;
 use crate::raft::{Types, Vote};
 use crate::record::{
@@ -37,8 +39,16 @@ pub(crate) enum Request {
     PreVote(VoteRequest<Types>),
     Transfer(TransferLeaderRequest<Types>),
     Propose(Proposal),
-    ReadIndex { wait_ms: u64, trust: ReadTrust },
+    ReadIndex {
+        wait_ms: u64,
+        trust: ReadTrust,
+    },
     Snapshot(SnapshotPart),
+    /// Somebody else shall lead: `to`, or whoever is best placed.
+    HandOver {
+        to: Option<NodeId>,
+        wait_ms: u64,
+    },
 }
 
 /// On what a leader may answer a reader.
@@ -78,6 +88,8 @@ pub(crate) enum Reply {
     ReadIndex(u64),
     /// The receiver's vote after it installed the snapshot.
     Snapshot(Vote),
+    /// Who leads now.
+    HandOver(Result<NodeId, Declined>),
     NotLeader {
         hint: Option<NodeId>,
     },
@@ -115,6 +127,9 @@ pub(crate) fn encode_request(cluster: ClusterId, to: NodeId, request: Request) -
             WireRequest::ReadIndex(disk::RaftReadIndex { wait_ms, lease: trust == ReadTrust::Lease })
         }
         Request::Snapshot(part) => WireRequest::Snapshot(encode_snapshot_part(part)),
+        Request::HandOver { to, wait_ms } => {
+            WireRequest::HandOver(disk::RaftHandOver { to: to.map_or(0, |node| node.0), wait_ms })
+        }
     };
     disk::RaftRequest { version: VERSION, cluster: cluster.0.to_vec(), to: to.0, body: Some(body) }
         .encode_to_vec()
@@ -143,6 +158,9 @@ pub(crate) fn decode_request(bytes: Bytes) -> Result<Addressed, RecordError> {
                 trust: if read.lease { ReadTrust::Lease } else { ReadTrust::Majority },
             },
             WireRequest::Snapshot(chunk) => Request::Snapshot(decode_snapshot_part(chunk)?),
+            WireRequest::HandOver(disk::RaftHandOver { to, wait_ms }) => {
+                Request::HandOver { to: Some(NodeId(to)).filter(|node| node.0 != 0), wait_ms }
+            }
         };
     Ok(Addressed { cluster: ClusterId(cluster), to: NodeId(wire.to), request })
 }
@@ -253,6 +271,7 @@ pub(crate) fn encode_reply(reply: Reply, release: u32) -> Bytes {
         }
         Reply::ReadIndex(index) => WireReply::ReadIndex(index),
         Reply::Snapshot(vote) => WireReply::Snapshot(vote_to_disk(&vote)),
+        Reply::HandOver(result) => WireReply::HandOver(encode_hand_over_reply(result)),
         Reply::NotLeader { hint } => WireReply::NotLeader(disk::RaftNotLeader { hint: hint.map_or(0, |node| node.0) }),
         Reply::Failure { code, message, effects_possible } => {
             WireReply::Failure(disk::RaftFailure { code: code.as_str().to_owned(), message, effects_possible })
@@ -275,6 +294,7 @@ pub(crate) fn decode_reply(bytes: Bytes) -> Result<(u32, Reply), RecordError> {
         WireReply::Committed(committed) => Reply::Committed(decode_committed(committed)?),
         WireReply::ReadIndex(index) => Reply::ReadIndex(index),
         WireReply::Snapshot(vote) => Reply::Snapshot(vote_from_disk(vote)),
+        WireReply::HandOver(reply) => Reply::HandOver(decode_hand_over_reply(reply)?),
         WireReply::NotLeader(not_leader) => {
             Reply::NotLeader { hint: Some(NodeId(not_leader.hint)).filter(|node| node.0 != 0) }
         }
@@ -336,6 +356,38 @@ fn decode_transfer_reply(wire: disk::RaftTransferReply) -> Result<TransferLeader
         }
         None => Err(RecordError::new("transfer reply", "no result")),
     }
+}
+
+fn encode_hand_over_reply(reply: Result<NodeId, Declined>) -> disk::RaftHandOverReply {
+    let result = match reply {
+        Ok(leader) => WireHandOverResult::Leads(leader.0),
+        Err(Declined::LeadsAlready(node)) => WireHandOverResult::LeadsAlready(node.0),
+        Err(Declined::OnlyVoter(node)) => WireHandOverResult::OnlyVoter(node.0),
+        Err(Declined::NotVoter(node)) => WireHandOverResult::NotVoter(node.0),
+        Err(Declined::NotHeard(node)) => WireHandOverResult::NotHeard(node.0),
+        Err(Declined::NobodyHeard) => WireHandOverResult::NobodyHeard(disk::LogBlank {}),
+        Err(Declined::Behind { node, entries }) => {
+            WireHandOverResult::Behind(disk::RaftBehind { node: node.0, entries })
+        }
+        Err(Declined::NotTaken(node)) => WireHandOverResult::NotTaken(node.0),
+    };
+    disk::RaftHandOverReply { result: Some(result) }
+}
+
+fn decode_hand_over_reply(wire: disk::RaftHandOverReply) -> Result<Result<NodeId, Declined>, RecordError> {
+    let result = wire.result.ok_or_else(|| RecordError::new("hand-over reply", "no result"))?;
+    Ok(Err(match result {
+        WireHandOverResult::Leads(leader) => return Ok(Ok(NodeId(leader))),
+        WireHandOverResult::LeadsAlready(node) => Declined::LeadsAlready(NodeId(node)),
+        WireHandOverResult::OnlyVoter(node) => Declined::OnlyVoter(NodeId(node)),
+        WireHandOverResult::NotVoter(node) => Declined::NotVoter(NodeId(node)),
+        WireHandOverResult::NotHeard(node) => Declined::NotHeard(NodeId(node)),
+        WireHandOverResult::NobodyHeard(disk::LogBlank {}) => Declined::NobodyHeard,
+        WireHandOverResult::Behind(disk::RaftBehind { node, entries }) => {
+            Declined::Behind { node: NodeId(node), entries }
+        }
+        WireHandOverResult::NotTaken(node) => Declined::NotTaken(NodeId(node)),
+    }))
 }
 
 fn decode_committed(wire: disk::RaftCommitted) -> Result<Committed, RecordError> {

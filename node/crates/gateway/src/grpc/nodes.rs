@@ -6,8 +6,8 @@ use ollamax_metadata as metadata;
 use ollamax_proto::v1;
 use ollamax_types::{ErrorCode, NodeId, RequestId};
 
-use super::Admin;
 use super::daemon::AdminError;
+use super::{Admin, raft};
 
 /// How often a removal starts again because the node reported models meanwhile.
 const REMOVE_ATTEMPTS_MAX: usize = 5;
@@ -46,16 +46,14 @@ impl Admin {
         Ok(v1::RemoveNodeReply { node_id: member.id.0 })
     }
 
+    /// As `TransferLeadership`, for programs that know ids.
     pub(super) async fn transfer(&self, to: u64) -> Result<v1::TransferLeaderReply, AdminError> {
-        let metadata = self.metadata()?;
-        metadata.transfer_leader((to != 0).then_some(NodeId(to))).await.map_err(|error| {
-            AdminError::new(error.code(), "leadership was not handed over", error.to_string(), "ollamax status")
-        })?;
+        raft::hand_over(&self.metadata()?, (to != 0).then_some(NodeId(to))).await?;
         Ok(v1::TransferLeaderReply {})
     }
 
     /// The member that an administrator means.
-    fn find(&self, text: &str) -> Result<Member, AdminError> {
+    pub(super) fn find(&self, text: &str) -> Result<Member, AdminError> {
         let view = self.metadata()?.view();
         read::find_member(&*view, text)?.ok_or_else(|| AdminError::node_not_found(text))
     }

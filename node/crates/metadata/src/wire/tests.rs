@@ -68,6 +68,20 @@ fn proposals_carry_their_envelope_and_the_time_that_is_left() {
 }
 
 #[test]
+fn a_wish_for_another_leader_names_it_or_nobody() {
+    for to in [None, Some(NodeId(3))] {
+        let Request::HandOver { to: read, wait_ms } = again(Request::HandOver { to, wait_ms: 5_000 }) else {
+            unreachable!("a wish went in")
+        };
+        assert_eq!((read, wait_ms), (to, 5_000));
+    }
+    let empty = disk::RaftHandOverReply { result: None };
+    let body = Some(WireReply::HandOver(empty));
+    let bytes = disk::RaftReply { version: VERSION, release: 1, body }.encode_to_vec();
+    assert!(decode_reply(bytes.into()).is_err());
+}
+
+#[test]
 fn votes_keep_the_flag_of_a_leadership_transfer() {
     let mut vote = VoteRequest::<Types>::new(Vote::new(5, 3), Some(log_id(4, 12)));
     vote.leadership_transfer = true;
@@ -133,6 +147,14 @@ fn every_reply_reads_back_as_itself() {
         committed(Answer::Member { node: NodeId(4), name: "n4".into(), already: true }),
         Reply::ReadIndex(77),
         Reply::Snapshot(vote),
+        Reply::HandOver(Ok(NodeId(2))),
+        Reply::HandOver(Err(Declined::LeadsAlready(NodeId(1)))),
+        Reply::HandOver(Err(Declined::OnlyVoter(NodeId(1)))),
+        Reply::HandOver(Err(Declined::NotVoter(NodeId(4)))),
+        Reply::HandOver(Err(Declined::NotHeard(NodeId(3)))),
+        Reply::HandOver(Err(Declined::NobodyHeard)),
+        Reply::HandOver(Err(Declined::Behind { node: NodeId(3), entries: 2_000 })),
+        Reply::HandOver(Err(Declined::NotTaken(NodeId(3)))),
         Reply::NotLeader { hint: None },
         Reply::NotLeader { hint: Some(NodeId(3)) },
         failure(true),

@@ -1,7 +1,7 @@
 //! The quiet days: proposing, reading, stopping, starting again.
 
 use ollamax_core::catalog::{Answer, Refusal};
-use ollamax_metadata::ProposeError;
+use ollamax_metadata::{Config, ProposeError, SnapshotError};
 use ollamax_types::{ErrorCode, RequestId};
 
 use crate::world::{World, setting};
@@ -83,4 +83,22 @@ async fn many_proposals_at_once_are_all_kept_and_stamped_in_order() {
     assert_eq!(revisions.len(), 200);
     world.handle(3).read_barrier().await.expect("a majority is there");
     assert!((0..200).all(|index| world.read(3, &format!("m{index}")).is_some()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_that_is_asked_for_holds_what_was_applied_and_is_not_taken_twice() {
+    let mut fresh = World::new(Config::default());
+    fresh.open(1).await;
+    assert_eq!(fresh.handle(1).take_snapshot().await, Err(SnapshotError::Empty));
+
+    let world = World::one().await;
+    let committed = world.propose(1, setting("k", "v")).await;
+    let handle = world.handle(1);
+    let taken = handle.take_snapshot().await.expect("taken");
+    assert!(taken.index >= committed.revision && !taken.already, "{taken:?} after {committed:?}");
+    assert_eq!(taken.term, committed.term);
+    assert!(taken.records.is_some_and(|records| records > 0), "{taken:?}");
+    world.wait(1, "the snapshot", |status| status.snapshot_index == taken.index).await;
+    let again = handle.take_snapshot().await.expect("there");
+    assert_eq!((again.index, again.already), (taken.index, true));
 }

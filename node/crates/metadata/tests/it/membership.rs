@@ -1,9 +1,11 @@
 //! The Raft group follows the members of the catalog.
 
 use ollamax_core::catalog::Command;
+use ollamax_metadata::mem::Link;
+use ollamax_metadata::{Declined, HandOverError, Part};
 use ollamax_types::{NodeId, Role};
 
-use crate::world::{World, setting};
+use crate::world::{World, eventually, setting};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn members_become_learners_and_then_voters_and_leave_when_removed() {
@@ -31,4 +33,43 @@ async fn a_leader_that_is_removed_hands_over_and_leaves() {
     let remaining: Vec<NodeId> = rest.iter().copied().map(NodeId).collect();
     world.wait(rest[0], "two voters", |status| status.voters == remaining && status.learners.is_empty()).await;
     world.propose(rest[0], setting("without", "it")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_node_may_be_asked_for_another_leader_and_only_a_voter_that_is_heard_gets_it() {
+    let mut world = World::three().await;
+    let old = world.leader_among(&[1, 2, 3]).await;
+    let (asked, new) = (old % 3 + 1, (old + 1) % 3 + 1);
+    let handle = world.handle(asked);
+    let done = eventually("hand over", || handle.hand_over(Some(NodeId(new)))).await;
+    assert_eq!((done.before, done.leader), (NodeId(old), NodeId(new)));
+    world.wait(new, "it leads", |status| status.part == Part::Leader && status.has_quorum).await;
+    world.propose(asked, setting("after", "the change")).await;
+
+    // Neither a learner nor whoever leads already, whoever asks.
+    world.join(4, Role::Gateway).await;
+    world.wait(4, "the learner hears a leader", |status| status.part == Part::Learner && status.has_quorum).await;
+    let learner = world.handle(4);
+    let declined = |error: Declined| Err(HandOverError::Declined(error));
+    assert_eq!(learner.hand_over(Some(NodeId(4))).await, declined(Declined::NotVoter(NodeId(4))));
+    assert_eq!(learner.hand_over(Some(NodeId(new))).await, declined(Declined::LeadsAlready(NodeId(new))));
+
+    // Nor one that has fallen silent, although it is not behind.
+    world.network.set_all(NodeId(asked), Link::Cut);
+    let lease = world.config.election_max_ms;
+    let is_silent = |silent_ms: Option<u64>| silent_ms.is_some_and(|silent| silent > lease);
+    world
+        .wait(new, "a silent follower", |status| {
+            status.followers.iter().any(|follower| follower.node == NodeId(asked) && is_silent(follower.silent_ms))
+        })
+        .await;
+    assert_eq!(learner.hand_over(Some(NodeId(asked))).await, declined(Declined::NotHeard(NodeId(asked))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_only_voter_keeps_leadership() {
+    let world = World::one().await;
+    let kept = Err(HandOverError::Declined(Declined::OnlyVoter(NodeId(1))));
+    assert_eq!(world.handle(1).hand_over(None).await, kept);
+    world.propose(1, setting("still", "leads")).await;
 }
