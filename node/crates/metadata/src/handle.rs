@@ -31,6 +31,7 @@ use crate::gauges::Gauges;
 use crate::logtime::Stamper;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
+use crate::quotas::QuotaGauges;
 use crate::raft::{self, Raft, Types};
 use crate::releases::Releases;
 use crate::session::OwnSession;
@@ -253,6 +254,7 @@ impl Handle {
     pub fn register_metrics(&self, registry: &Registry) -> prometheus::Result<()> {
         self.0.metrics.register(registry)?;
         registry.register(Box::new(Gauges::new(Arc::downgrade(&self.0))))?;
+        registry.register(Box::new(QuotaGauges::new(Arc::downgrade(&self.0))))?;
         self.0.store.metrics().register(registry)
     }
 
@@ -387,6 +389,18 @@ impl Handle {
     /// Whether this node's log may grow.
     pub(crate) fn check_room(&self) -> Result<(), store::NoRoom> {
         self.0.store.check_room()
+    }
+
+    /// Makes, keeps or deletes the store's ballast, whatever the disk asks for now. Blocks while it is made. Ask from
+    /// time to time, from one place.
+    pub fn tend_ballast(&self) {
+        self.0.store.tend_ballast();
+    }
+
+    /// The store's ballast, if it was released and not made again since.
+    #[must_use]
+    pub fn released_ballast(&self) -> Option<store::ReleasedBallast> {
+        self.0.store.released_ballast()
     }
 
     pub(crate) fn config(&self) -> &Config {

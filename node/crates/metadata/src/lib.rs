@@ -18,6 +18,7 @@ mod logtime;
 pub mod mem;
 mod metrics;
 mod peers;
+mod quotas;
 mod raft;
 mod record;
 mod releases;
@@ -35,3 +36,5 @@ pub use handle::{Change, Committed, Handle, Identity};
 pub use peers::{Lane, PeerError, Peers};
 pub use service::{Parts, Service};
 pub use status::Status;
+
+pub use ollamax_store::ReleasedBallast;

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod answer;
+mod ballast;
 mod config;
 mod database;
 pub mod error;
@@ -24,6 +25,7 @@ mod state;
 mod store;
 mod sync;
 
+pub use ballast::ReleasedBallast;
 pub use config::Config;
 pub use error::{
     CommitError, DiskError, ExportError, ImportError, OpenError, PurgeError, ReadError, SyncError, WriteError,
