@@ -114,8 +114,8 @@ async fn a_ballast_is_given_back_when_the_disk_fills_and_made_again() -> Result<
     wait::until_true("a ballast", PATIENCE, || async { lies_there() }).await?;
     ensure!(!page().await?.contains("ballast"), "there is nothing to say of it");
 
-    // Another program fills the disk: after what is given back, changes are still taken.
-    room.fill(RESERVE_BYTES - BALLAST_BYTES / 2)?;
+    // Another program fills the disk, perhaps with what is given back meanwhile.
+    room.fill(BALLAST_MARK_BYTES - BALLAST_BYTES)?;
     wait::until_true("the ballast to go", PATIENCE, || async { !file.exists() }).await?;
     cluster.set(0, "after", b"the release").await?;
     let told = page().await?;

@@ -18,13 +18,13 @@ use prometheus::Registry;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
-use ollamax_core::catalog::{Answer, Command, View};
+use ollamax_core::catalog::{Answer, ClusterEvent, Command, EventKind, View};
 use ollamax_store as store;
 use ollamax_types::{ClusterId, ErrorCode, Incarnation, NodeId, RequestId};
 
 use crate::config::Config;
 use crate::error::{ChangeError, ProposeError};
-use crate::feed::{Feed, Filter, Watcher};
+use crate::feed::{Feeds, Filter, Watcher};
 use crate::followers;
 use crate::freshness::Freshness;
 use crate::gauges::Gauges;
@@ -116,7 +116,7 @@ pub(crate) struct Inner {
     /// Bytes of proposals that may still enter.
     pub(crate) room: Arc<Semaphore>,
     pub(crate) changes: watch::Receiver<u64>,
-    pub(crate) feed: Feed,
+    pub(crate) feeds: Feeds,
     pub(crate) releases: Releases,
     pub(crate) session: OwnSession,
     /// A cluster version that was seen in the state. It never goes back, so this need not be the last.
@@ -238,7 +238,16 @@ impl Handle {
     /// Watches values from revision `from` on; `None`: from what comes after everything that is applied here now.
     #[must_use]
     pub fn watch(&self, filter: Filter, from: Option<u64>) -> Watcher {
-        Watcher::new(self.0.feed.clone(), self.0.changes.clone(), filter, from)
+        Watcher::new(self.0.feeds.values.clone(), self.0.changes.clone(), filter, from)
+    }
+
+    /// Watches what happens in the cluster, these kinds of it (none: all), from revision `since` on; `None`: from the
+    /// oldest that is kept here.
+    #[must_use]
+    pub fn events(&self, kinds: Vec<EventKind>, since: Option<u64>) -> Watcher<ClusterEvent> {
+        let feed = self.0.feeds.cluster.clone();
+        let from = since.unwrap_or_else(|| feed.oldest());
+        Watcher::new(feed, self.0.changes.clone(), kinds, Some(from))
     }
 
     /// The applied index, each time it moves.

@@ -31,7 +31,7 @@ mod wire;
 
 pub use config::Config;
 pub use error::{ChangeError, OpenError, ProposeError, ReadError, ServeError};
-pub use feed::{Batch, Event, Filter, WatchError, Watcher};
+pub use feed::{Batch, Event, Filter, Item, WatchError, Watcher};
 pub use handle::{Change, Committed, Handle, Identity};
 pub use peers::{Lane, PeerError, Peers};
 pub use service::{Parts, Service};
