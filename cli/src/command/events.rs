@@ -21,7 +21,10 @@ pub(crate) async fn run(global: &Global, args: EventsArgs) -> Result<(), Failure
     let mut told = None;
     while let Some(reply) = replies.message().await.map_err(|status| Failure::from(status).with_request_id(&id))? {
         if told.is_none() {
-            output::talk(global.output, &format!("Node {} keeps events from revision {} on.", reply.node_id, reply.oldest));
+            output::talk(
+                global.output,
+                &format!("Node {} keeps events from revision {} on.", reply.node_id, reply.oldest),
+            );
         }
         told = Some(reply.revision);
         show(global.output, &reply)?;

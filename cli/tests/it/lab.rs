@@ -5,11 +5,11 @@ use prost::Message;
 use ollamax_proto::v1::node_view::{Health, State};
 use ollamax_proto::v1::status_reply::Phase;
 use ollamax_proto::v1::{
-    Attention, Check, ClusterEvent, CreateTokenReply, DoctorReply, DrainNodeReply, EventsReply, GetQuotaReply, Gpu, GrantLeaseReply,
-    ImportModelProgress, ImportedCopy, InitReply, JoinReply, KvEffect, KvHeader, KvLease, KvValue, LeaveReply,
-    ListLeasesReply, ListModelsReply, ListTokensReply, LocalView, LogLine, ModelCopy, ModelView, NodeView, RaftView,
-    RangeReply, RemoveNodeReply, RenewLeaseReply, Resident, RevokeLeaseReply, RevokeTokenReply, Runtime, StatusReply,
-    Token, TxnReply, check, kv_effect, reach_back_reply, runtime,
+    Attention, Check, ClusterEvent, CreateTokenReply, DoctorReply, DrainNodeReply, EventsReply, GetQuotaReply, Gpu,
+    GrantLeaseReply, ImportModelProgress, ImportedCopy, InitReply, JoinReply, KvEffect, KvHeader, KvLease, KvValue,
+    LeaveReply, ListLeasesReply, ListModelsReply, ListTokensReply, LocalView, LogLine, ModelCopy, ModelView, NodeView,
+    RaftView, RangeReply, RemoveNodeReply, RenewLeaseReply, Resident, RevokeLeaseReply, RevokeTokenReply, Runtime,
+    StatusReply, Token, TxnReply, check, kv_effect, reach_back_reply, runtime,
 };
 
 use crate::daemon::{Answer, Script, told};

@@ -70,7 +70,7 @@ fn is_for_programs(name: &str, said: &Said) {
         assert!(said.stdout.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{said:?}");
         return;
     }
-    let objects = if name == "events" { said.stdout.lines().collect() } else { vec![said.stdout.as_str()] };
+    let objects: Vec<&str> = if name == "events" { said.stdout.lines().collect() } else { vec![said.stdout.as_str()] };
     for object in objects {
         let object: Value = serde_json::from_str(object).expect("one object");
         assert_eq!(object["apiVersion"], "ollamax/v1", "{name}");

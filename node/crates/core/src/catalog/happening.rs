@@ -122,8 +122,12 @@ fn told(command: &Command, mutations: &[Mutation]) -> Vec<Told> {
         Command::InitCluster { name, .. } => founded(name, mutations),
         Command::AddMember { token, .. } => admitted(token, mutations),
         Command::SetAddresses { .. } => members(mutations).map(moved).collect(),
-        Command::SetDrained { drained: true, .. } => about(mutations, EventKind::MemberDrained, "takes no new requests"),
-        Command::SetDrained { drained: false, .. } => about(mutations, EventKind::MemberUndrained, "takes requests again"),
+        Command::SetDrained { drained: true, .. } => {
+            about(mutations, EventKind::MemberDrained, "takes no new requests")
+        }
+        Command::SetDrained { drained: false, .. } => {
+            about(mutations, EventKind::MemberUndrained, "takes requests again")
+        }
         Command::RemoveMember { .. } => about(mutations, EventKind::MemberLeft, "is no member any more"),
         Command::ReportModels { .. } | Command::ForgetModels { .. } => mutations.iter().filter_map(model).collect(),
         Command::CreateToken { .. } | Command::RevokeToken { .. } => mutations.iter().filter_map(token).collect(),

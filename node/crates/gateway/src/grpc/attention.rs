@@ -208,7 +208,8 @@ mod tests {
     fn an_api_that_is_open_to_the_network_is_told_last_and_only_by_members() {
         let check = |status: &StatusReply, expected: &[&str]| {
             let conflicting = ["m:latest".to_owned()];
-            let found = needs_attention(status, &Beside { conflicting: &conflicting, api_open: true, ..Beside::default() });
+            let found =
+                needs_attention(status, &Beside { conflicting: &conflicting, api_open: true, ..Beside::default() });
             assert_eq!(found.iter().map(|entry| entry.id.as_str()).collect::<Vec<_>>(), expected);
             assert!(found.iter().all(|entry| !entry.next.is_empty() && !entry.why.is_empty()), "{found:?}");
         };

@@ -87,8 +87,7 @@ impl World {
     fn check(&mut self, log_time: u64, command: Command, expected: &[(&str, &str, &str)]) {
         let shown = format!("{command:?}");
         let events = self.applied(log_time, None, command);
-        let told: Vec<_> =
-            events.iter().map(|event| (event.kind.as_str(), &*event.subject, &*event.text)).collect();
+        let told: Vec<_> = events.iter().map(|event| (event.kind.as_str(), &*event.subject, &*event.text)).collect();
         assert_eq!(told, expected, "{shown}");
         assert!(events.iter().all(|event| (event.revision, event.at.0) == (self.index, log_time)), "{events:?}");
         assert!(!format!("{events:?}").contains(SECRET), "{events:?}");
