@@ -1,7 +1,7 @@
 //! `ollamax events`: what happened in the cluster, as this node has applied it.
 //!
-//! Lines for people have columns: time, revision, kind, subject, text. In JSON each event is an object in a line, and so
-//! is how far the node has come. Whoever was away asks again from behind the last revision that was told.
+//! Lines for people have columns: time, revision, kind, subject, text. In JSON each event is an object in a line, and
+//! so is how far the node has come. Whoever was away asks again from behind the last revision that was told.
 
 use serde_json::{Value, json};
 

@@ -41,7 +41,15 @@ const PAGES: &[(&str, i32, &[&str])] = &[
     (
         "exit-3-not-found",
         3,
-        &["node show n22", "node remove nope", "model show demo", "token revoke nope", "run nope hello", "dev down"],
+        &[
+            "node show n22",
+            "node remove nope",
+            "model show demo",
+            "token revoke nope",
+            "run nope hello",
+            "dev down",
+            "events --since 3",
+        ],
     ),
     ("exit-4-conflict", 4, &["node remove n3 --yes", "join --token-file open-token"]),
     ("exit-5-token", 5, &["join TOKEN"]),
@@ -75,6 +83,13 @@ fn script(exit: i32) -> Script {
             refused(ErrorCode::BadRequest, ["\"?\" is no name", "letters and digits only", "--cluster lab"]),
         )],
         3 => vec![
+            (
+                "Follow",
+                refused(
+                    ErrorCode::Compacted,
+                    ["what happened before revision 12 is not kept any more", "it was long ago", "ollamax events"],
+                ),
+            ),
             ("ListModels", told(&ListModelsReply::default())),
             (
                 "RevokeToken",

@@ -263,7 +263,7 @@ impl Handle {
     pub fn register_metrics(&self, registry: &Registry) -> prometheus::Result<()> {
         self.0.metrics.register(registry)?;
         registry.register(Box::new(Gauges::new(Arc::downgrade(&self.0))))?;
-        registry.register(Box::new(QuotaGauges::new(Arc::downgrade(&self.0))))?;
+        registry.register(Box::new(QuotaGauges::of(self)))?;
         self.0.store.metrics().register(registry)
     }
 

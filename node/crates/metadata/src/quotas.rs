@@ -3,7 +3,7 @@
 //! They are read when somebody asks for them. What cannot be read has no value; after consensus is gone the last ones
 //! stay.
 
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 
 use prometheus::core::{Collector, Desc};
 use prometheus::{IntGaugeVec, Opts, proto::MetricFamily};
@@ -22,12 +22,15 @@ pub(crate) struct QuotaGauges {
 // === impl QuotaGauges ===
 
 impl QuotaGauges {
-    pub(crate) fn new(consensus: Weak<Inner>) -> Self {
-        Self {
-            consensus,
+    /// Read once, so that they have values from the start.
+    pub(crate) fn of(consensus: &Handle) -> Self {
+        let gauges = Self {
+            consensus: Arc::downgrade(&consensus.0),
             used: gauge("used_bytes", "Bytes of keys and values under a prefix"),
             limit: gauge("limit_bytes", "Bytes that keys and values under a prefix may take"),
-        }
+        };
+        gauges.read(consensus);
+        gauges
     }
 
     fn read(&self, consensus: &Handle) {

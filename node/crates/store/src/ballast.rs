@@ -1,8 +1,9 @@
 //! The ballast: a file that holds some of the disk, so that there is something to give back when the disk fills.
 //!
-//! `raft/ballast` is allocated for real. It is deleted while few bytes are free, and made again when so many are that it
-//! does not come and go. Its size is all that is known of it: one of another size than is wanted is what a crash or a
-//! changed configuration left, and goes. Nothing depends on it: what cannot be made or deleted is told and tried again.
+//! `raft/ballast` is allocated for real. It is deleted while few bytes are free, and made again when so many are that
+//! it does not come and go. Its size is all that is known of it: one of another size than is wanted is what a crash or
+//! a changed configuration left, and goes. Nothing depends on it: what cannot be made or deleted is told and tried
+//! again.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
