@@ -96,7 +96,7 @@ async fn a_ballast_is_given_back_when_the_disk_fills_and_made_again() -> Result<
         return Ok(());
     }
     let room = Arc::new(Room::with_disk(DISK_BYTES).await?);
-    let cluster = Cluster::builder("ballast")
+    let cluster = Cluster::builder("full-disk-given-back")
         .nodes(1)
         .node(0, |plan| {
             plan.room = Some(Arc::clone(&room));

@@ -22,7 +22,7 @@ const FILE: &str = "ballast";
 /// How many times its size must be free beyond the mark before it is made: after that, three are left.
 const ROOM_FACTOR: u64 = 4;
 /// After what could not be done, nothing is tried for so long.
-const RETRY_AFTER: Duration = Duration::from_secs(60);
+const RETRY_AFTER: Duration = Duration::from_secs(600);
 
 /// What is to be done about the ballast.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
