@@ -8,6 +8,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "ollamax/v1/admin.proto",
         "ollamax/v1/kv.proto",
         "ollamax/v1/raft.proto",
+        "ollamax/v1/events.proto",
         "ollamax/disk/v1/disk.proto",
     ];
     for file in files {

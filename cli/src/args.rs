@@ -104,6 +104,12 @@ pub(crate) enum Command {
     /// The daemon's log
     #[command(after_help = "Examples:\n  ollamax logs --follow --level warn\n  ollamax logs --request ID -o json")]
     Logs(LogsArgs),
+    /// What happened in the cluster, in order
+    #[command(after_help = "Examples:
+  ollamax events --follow
+  ollamax events --kind member_joined --kind member_left
+  ollamax events --since 42 -o json")]
+    Events(EventsArgs),
     /// Check this machine and its way to the others
     #[command(after_help = "Example:\n  ollamax doctor")]
     Doctor,
@@ -494,6 +500,19 @@ pub(crate) struct LogsArgs {
     /// Only lines of this request
     #[arg(long, value_name = "ID")]
     pub(crate) request: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EventsArgs {
+    /// Go on with what happens from now on
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Begin with this revision [default: the oldest that the node keeps]
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) since: Option<u64>,
+    /// Only events of this kind; repeatable. An unknown one is answered with the list of all
+    #[arg(long = "kind", value_name = "KIND")]
+    pub(crate) kinds: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]

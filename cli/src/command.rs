@@ -8,6 +8,7 @@ use crate::output;
 
 pub(crate) mod dev;
 pub(crate) mod doctor;
+pub(crate) mod events;
 pub(crate) mod init;
 pub(crate) mod join;
 pub(crate) mod kv;
@@ -50,6 +51,7 @@ async fn dispatch(global: &Global, command: Command) -> Result<(), Failure> {
         Command::Ps(args) => ps::run(global, &args).await,
         Command::Run(args) => run::run(global, args).await,
         Command::Logs(args) => logs::run(global, args).await,
+        Command::Events(args) => events::run(global, args).await,
         Command::Doctor => doctor::run(global).await,
         Command::Dev(command) => dev::run(global, command).await,
         Command::Completion { shell } => completion(shell),

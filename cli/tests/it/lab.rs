@@ -5,12 +5,7 @@ use prost::Message;
 use ollamax_proto::v1::node_view::{Health, State};
 use ollamax_proto::v1::status_reply::Phase;
 use ollamax_proto::v1::{
-    Attention, Check, CreateTokenReply, DoctorReply, DrainNodeReply, GetQuotaReply, Gpu, GrantLeaseReply,
-    ImportModelProgress, ImportedCopy, InitReply, JoinReply, KvEffect, KvHeader, KvLease, KvValue, LeaveReply,
-    ListLeasesReply, ListModelsReply, ListTokensReply, LocalView, LogLine, ModelCopy, ModelView, NodeView, RaftMember,
-    RaftStatusReply, RaftView, RangeReply, RemoveNodeReply, RenewLeaseReply, Resident, RevokeLeaseReply,
-    RevokeTokenReply, Runtime, StatusReply, TakeSnapshotReply, Token, TransferLeadershipReply, TxnReply, check,
-    kv_effect, raft_status_reply, reach_back_reply, runtime,
+    Attention, Check, ClusterEvent, CreateTokenReply, DoctorReply, DrainNodeReply, EventsReply, GetQuotaReply, Gpu, GrantLeaseReply, ImportModelProgress, ImportedCopy, InitReply, JoinReply, KvEffect, KvHeader, KvLease, KvValue, LeaveReply, ListLeasesReply, ListModelsReply, ListTokensReply, LocalView, LogLine, ModelCopy, ModelView, NodeView, RaftMember, RaftStatusReply, RaftView, RangeReply, RemoveNodeReply, RenewLeaseReply, Resident, RevokeLeaseReply, RevokeTokenReply, Runtime, StatusReply, TakeSnapshotReply, Token, TransferLeadershipReply, TxnReply, check, kv_effect, raft_status_reply, reach_back_reply, runtime,
 };
 
 use crate::daemon::{Answer, Script, told};
@@ -33,6 +28,7 @@ pub(crate) fn script() -> Script {
         ("ListModels", told(&ListModelsReply { models: vec![model()], view: None })),
         ("ImportModel", Answer::Told(import().iter().map(Message::encode_to_vec).collect())),
         ("Logs", Answer::Told(log_lines().iter().map(Message::encode_to_vec).collect())),
+        ("Follow", Answer::Told(events().iter().map(Message::encode_to_vec).collect())),
         ("Range", told(&RangeReply { header: header(), values: vec![value()], more: false })),
         ("Txn", told(&TxnReply { header: header(), held: true, effects: vec![put_over(41)] })),
         ("GrantLease", told(&GrantLeaseReply { header: header(), id: 43, ttl_ms: 30_000 })),
@@ -302,6 +298,23 @@ pub(crate) fn log_lines() -> [LogLine; 2] {
             r#"{"ts":"2026-01-02T03:04:05Z","level":"info","target":"node","msg":"ready","node_id":1,"request_id":""}"#,
         ),
         line(r#"{"ts":"2026-01-02T03:04:06Z","level":"warn","target":"node","msg":"refused","code":"no_quorum"}"#),
+    ]
+}
+
+/// Where the events begin, and two of them.
+fn events() -> [EventsReply; 2] {
+    let event = |revision: u64, kind: &str, subject: &str, text: &str| ClusterEvent {
+        revision,
+        at_ms: THEN_MS,
+        kind: kind.to_owned(),
+        subject: subject.to_owned(),
+        text: text.to_owned(),
+    };
+    let joined = event(41, "member_joined", "node/3", "n3 joined as voter");
+    let quota = event(43, "quota_set", "user/", "may take 9 bytes");
+    [
+        EventsReply { node_id: 1, revision: 11, oldest: 12, events: vec![] },
+        EventsReply { node_id: 1, revision: 44, oldest: 12, events: vec![joined, quota] },
     ]
 }
 

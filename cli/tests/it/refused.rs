@@ -42,7 +42,15 @@ const PAGES: &[(&str, i32, &[&str])] = &[
     (
         "exit-3-not-found",
         3,
-        &["node show n22", "node remove nope", "model show demo", "token revoke nope", "run nope hello", "dev down"],
+        &[
+            "node show n22",
+            "node remove nope",
+            "model show demo",
+            "token revoke nope",
+            "run nope hello",
+            "dev down",
+            "events --since 3",
+        ],
     ),
     (
         "exit-4-conflict",
@@ -89,6 +97,13 @@ fn script(exit: i32) -> Script {
             refused(ErrorCode::BadRequest, ["\"?\" is no name", "letters and digits only", "--cluster lab"]),
         )],
         3 => vec![
+            (
+                "Follow",
+                refused(
+                    ErrorCode::Compacted,
+                    ["what happened before revision 12 is not kept any more", "it was long ago", "ollamax events"],
+                ),
+            ),
             ("ListModels", told(&ListModelsReply::default())),
             (
                 "RevokeToken",

@@ -17,19 +17,20 @@ use prometheus::Registry;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
-use ollamax_core::catalog::{Answer, Command, View};
+use ollamax_core::catalog::{Answer, ClusterEvent, Command, EventKind, View};
 use ollamax_store as store;
 use ollamax_types::{ClusterId, ErrorCode, Incarnation, NodeId, RequestId};
 
 use crate::config::Config;
 use crate::error::{ChangeError, ProposeError};
-use crate::feed::{Feed, Filter, Watcher};
+use crate::feed::{Feeds, Filter, Watcher};
 use crate::followers;
 use crate::freshness::Freshness;
 use crate::gauges::Gauges;
 use crate::logtime::Stamper;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
+use crate::quotas::QuotaGauges;
 use crate::raft::{self, Raft, Types};
 use crate::releases::Releases;
 use crate::session::OwnSession;
@@ -114,7 +115,7 @@ pub(crate) struct Inner {
     /// Bytes of proposals that may still enter.
     pub(crate) room: Arc<Semaphore>,
     pub(crate) changes: watch::Receiver<u64>,
-    pub(crate) feed: Feed,
+    pub(crate) feeds: Feeds,
     pub(crate) releases: Releases,
     pub(crate) session: OwnSession,
     /// A cluster version that was seen in the state. It never goes back, so this need not be the last.
@@ -236,7 +237,16 @@ impl Handle {
     /// Watches values from revision `from` on; `None`: from what comes after everything that is applied here now.
     #[must_use]
     pub fn watch(&self, filter: Filter, from: Option<u64>) -> Watcher {
-        Watcher::new(self.0.feed.clone(), self.0.changes.clone(), filter, from)
+        Watcher::new(self.0.feeds.values.clone(), self.0.changes.clone(), filter, from)
+    }
+
+    /// Watches what happens in the cluster, these kinds of it (none: all), from revision `since` on; `None`: from the
+    /// oldest that is kept here.
+    #[must_use]
+    pub fn events(&self, kinds: Vec<EventKind>, since: Option<u64>) -> Watcher<ClusterEvent> {
+        let feed = self.0.feeds.cluster.clone();
+        let from = since.unwrap_or_else(|| feed.oldest());
+        Watcher::new(feed, self.0.changes.clone(), kinds, Some(from))
     }
 
     /// The applied index, each time it moves.
@@ -252,6 +262,7 @@ impl Handle {
     pub fn register_metrics(&self, registry: &Registry) -> prometheus::Result<()> {
         self.0.metrics.register(registry)?;
         registry.register(Box::new(Gauges::new(Arc::downgrade(&self.0))))?;
+        registry.register(Box::new(QuotaGauges::of(self)))?;
         self.0.store.metrics().register(registry)
     }
 
@@ -387,6 +398,18 @@ impl Handle {
     /// Whether this node's log may grow.
     pub(crate) fn check_room(&self) -> Result<(), store::NoRoom> {
         self.0.store.check_room()
+    }
+
+    /// Makes, keeps or deletes the store's ballast, whatever the disk asks for now. Blocks while it is made. Ask from
+    /// time to time, from one place.
+    pub fn tend_ballast(&self) {
+        self.0.store.tend_ballast();
+    }
+
+    /// The store's ballast, if it was released and not made again since.
+    #[must_use]
+    pub fn released_ballast(&self) -> Option<store::ReleasedBallast> {
+        self.0.store.released_ballast()
     }
 
     pub(crate) fn config(&self) -> &Config {

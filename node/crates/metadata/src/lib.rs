@@ -19,6 +19,7 @@ mod logtime;
 pub mod mem;
 mod metrics;
 mod peers;
+mod quotas;
 mod raft;
 mod record;
 mod releases;
@@ -34,10 +35,12 @@ mod wire;
 
 pub use config::Config;
 pub use error::{ChangeError, Declined, HandOverError, OpenError, ProposeError, ReadError, ServeError, SnapshotError};
-pub use feed::{Batch, Event, Filter, WatchError, Watcher};
+pub use feed::{Batch, Event, Filter, Item, WatchError, Watcher};
 pub use handle::{Change, Committed, Handle, Identity};
 pub use leadership::HandedOver;
 pub use peers::{Lane, PeerError, Peers};
 pub use service::{Parts, Service};
 pub use snapshots::SnapshotTaken;
 pub use status::{Following, Part, Status};
+
+pub use ollamax_store::ReleasedBallast;

@@ -22,7 +22,7 @@ use ollamax_types::{Clock, ClusterId};
 use crate::autopilot;
 use crate::config::Config;
 use crate::error::OpenError;
-use crate::feed::Feed;
+use crate::feed::Feeds;
 use crate::handle::{Contact, Handle, Identity, Inner};
 use crate::logtime::Stamper;
 use crate::metrics::Metrics;
@@ -87,9 +87,9 @@ impl Service {
         let (changes_in, changes) = watch::channel(0);
         let raft_error = |error: &dyn std::fmt::Display| OpenError::Raft(error.to_string());
 
-        let (feed, releases) = (Feed::default(), Releases::default());
+        let (feeds, releases) = (Feeds::default(), Releases::default());
         let listeners =
-            Listeners { stamper: stamper.clone(), changes: changes_in, feed: feed.clone(), metrics: metrics.clone() };
+            Listeners { stamper: stamper.clone(), changes: changes_in, feeds: feeds.clone(), metrics: metrics.clone() };
         let machine = Machine::open(state.clone(), listeners);
         let machine = machine.map_err(|error| raft_error(&error))?;
         let bytes_max = usize::try_from(parts.config.append_bytes_max).unwrap_or(usize::MAX);
@@ -123,7 +123,7 @@ impl Service {
             queue: tokio::sync::Mutex::new(()),
             room: Arc::new(Semaphore::new(PROPOSALS_IN_FLIGHT_BYTES_MAX)),
             changes,
-            feed,
+            feeds,
             releases,
             session: OwnSession::new(),
             version_seen: AtomicU32::new(OLDEST_VERSION),

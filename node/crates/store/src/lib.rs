@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod answer;
+mod ballast;
 mod config;
 mod database;
 pub mod error;
@@ -25,6 +26,7 @@ mod store;
 mod sync;
 mod wal_tail;
 
+pub use ballast::ReleasedBallast;
 pub use config::Config;
 pub use error::{
     CommitError, DiskError, ExportError, ImportError, OpenError, PurgeError, ReadError, SyncError, WriteError,

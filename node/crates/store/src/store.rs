@@ -3,7 +3,8 @@
 //! Order: lock, high-water file, database, format, identity, vote, log, generation of the state. Each step refuses with
 //! its own words; nothing is changed before all that can be refused was looked at, save that a fresh directory gets
 //! its first files and a damaged tail of the write-ahead log is cut. Layout under `raft/`: `lock`, `high-water`, `db/`
-//! (RocksDB), `incoming/` (a snapshot arriving), `cut-tail` (bytes that a power cut had left at the end of the log).
+//! (RocksDB), `incoming/` (a snapshot arriving), `cut-tail` (bytes that a power cut had left at the end of the log),
+//! `ballast`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use tokio::sync::watch;
 use ollamax_types::{ClusterId, Incarnation, NodeId};
 
 use crate::Config;
+use crate::ballast::Ballast;
 use crate::database::{Database, META};
 use crate::error::{DiskError, OpenError, SyncError, WriteError};
 use crate::flush::Flusher;
@@ -86,6 +88,7 @@ impl Store {
             maintenance: Mutex::new(()),
             importing: AtomicBool::new(false),
             incoming: raft.join("incoming"),
+            ballast: Ballast::default(),
         });
         let (flusher, sync) = (Flusher::start(Arc::clone(&shared))?, SyncThread::start(Arc::clone(&shared))?);
         Ok(Self { inner: Arc::new(Inner { flusher, sync, shared }) })
@@ -118,6 +121,10 @@ impl Store {
 
     pub(crate) fn config(&self) -> &Config {
         &self.inner.shared.config
+    }
+
+    pub(crate) fn ballast(&self) -> &Ballast {
+        &self.inner.shared.ballast
     }
 
     pub(crate) fn path(&self) -> &Path {

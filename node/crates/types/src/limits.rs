@@ -32,6 +32,8 @@ pub const VALUE_KEY_BYTES_MAX: usize = 512;
 pub const VALUE_BYTES_MAX: usize = 1 << 20;
 /// Bytes of keys and values under `user/`, where no other quota was set.
 pub const USER_BYTES_MAX_DEFAULT: u64 = 64 << 20;
+/// Share of a quota from which on `status` asks for attention, percent.
+pub const QUOTA_NEARLY_FULL_PERCENT: u64 = 80;
 /// Largest quota that can be set for values under one prefix.
 pub const QUOTA_BYTES_MAX: u64 = 8 << 30;
 /// Most values that go with one lease.

@@ -2,6 +2,8 @@
 //!
 //! Each entry says what, why and the command to type next. A healthy cluster has none.
 
+use ollamax_core::catalog::{Fill, Usage};
+use ollamax_metadata as metadata;
 use ollamax_proto::v1::node_view::{Health, State};
 use ollamax_proto::v1::runtime::State as RuntimeState;
 use ollamax_proto::v1::status_reply::Phase;
@@ -14,9 +16,22 @@ const CLOCK_SKEW_MS_MAX: u64 = 5_000;
 /// Free disk below which a node is mentioned, bytes.
 const DISK_FREE_BYTES_MIN: u64 = 2 << 30;
 
-/// Everything that wants a decision, most urgent first. `conflicting` names the models of which versions differ.
+/// What is known beside the picture.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Beside<'a> {
+    /// Names of the models of which versions differ.
+    pub conflicting: &'a [String],
+    /// What the values under each prefix take, and may take.
+    pub quotas: &'a [(&'static str, Usage)],
+    /// The ballast of this node, if it was released.
+    pub ballast: Option<metadata::ReleasedBallast>,
+    /// Whether `api` serves everybody who can reach it.
+    pub api_open: bool,
+}
+
+/// Everything that wants a decision, most urgent first.
 #[must_use]
-pub fn needs_attention(status: &StatusReply, conflicting: &[String], api_open: bool) -> Vec<Attention> {
+pub fn needs_attention(status: &StatusReply, beside: &Beside<'_>) -> Vec<Attention> {
     let mut found = Vec::new();
     match status.phase() {
         Phase::Waiting => return vec![not_member()],
@@ -27,7 +42,11 @@ pub fn needs_attention(status: &StatusReply, conflicting: &[String], api_open: b
     for node in status.nodes.iter().filter(|node| node.state() != State::Departed) {
         one_node(node, &mut found);
     }
-    for name in conflicting {
+    if let Some(ballast) = beside.ballast {
+        found.push(ballast_released(&status.node_name, ballast));
+    }
+    found.extend(beside.quotas.iter().filter_map(|(prefix, usage)| quota(prefix, usage)));
+    for name in beside.conflicting {
         found.push(entry(
             "digest_conflict",
             format!("model {name} has different versions"),
@@ -35,7 +54,7 @@ pub fn needs_attention(status: &StatusReply, conflicting: &[String], api_open: b
             format!("ollamax model show {name}"),
         ));
     }
-    if api_open {
+    if beside.api_open {
         found.push(entry(
             "api_open",
             "the api listener serves everybody who can reach it".to_owned(),
@@ -93,6 +112,32 @@ fn one_node(node: &NodeView, found: &mut Vec<Attention>) {
     }
 }
 
+fn ballast_released(name: &str, ballast: metadata::ReleasedBallast) -> Attention {
+    let metadata::ReleasedBallast { bytes, released_below_bytes, made_from_bytes } = ballast;
+    entry(
+        "ballast_released",
+        format!("the ballast of {name} is released: {} MiB of its disk were given back", bytes >> 20),
+        format!(
+            "less than {} MiB were free; it is made again when {} MiB are",
+            released_below_bytes >> 20,
+            made_from_bytes >> 20
+        ),
+        format!("on {name}: free some space where its data directory lies"),
+    )
+}
+
+fn quota(prefix: &str, usage: &Usage) -> Option<Attention> {
+    let (id, word, why) = match usage.fill() {
+        Fill::Roomy => return None,
+        Fill::Nearly => ("quota_low", "nearly full", "at its end nothing under it can grow any more"),
+        Fill::Full => ("quota_full", "full", "values can be read, made smaller and deleted; nothing can grow"),
+    };
+    let (used, most) = (usage.bytes, usage.bytes_max);
+    let what = format!("the quota of {prefix} is {word}: {used} of {most} bytes");
+    let next = "ollamax kv delete KEY (ollamax kv list shows them), or raise it: ollamax kv quota --set BYTES";
+    Some(entry(id, what, why.to_owned(), next.to_owned()))
+}
+
 fn not_member() -> Attention {
     entry(
         "not_initialised",
@@ -126,7 +171,8 @@ mod tests {
     }
 
     fn ids(status: &StatusReply, conflicting: &[String]) -> Vec<String> {
-        needs_attention(status, conflicting, false).into_iter().map(|entry| entry.id).collect()
+        let beside = Beside { conflicting, ..Beside::default() };
+        needs_attention(status, &beside).into_iter().map(|entry| entry.id).collect()
     }
 
     #[test]
@@ -139,7 +185,7 @@ mod tests {
         let check = |expected: &str, change: &dyn Fn(&mut StatusReply)| {
             let mut status = healthy();
             change(&mut status);
-            let found = needs_attention(&status, &[], false);
+            let found = needs_attention(&status, &Beside::default());
             assert_eq!(found.iter().map(|entry| entry.id.as_str()).collect::<Vec<_>>(), [expected]);
             assert!(found.iter().all(|entry| !entry.next.is_empty() && !entry.why.is_empty()), "{found:?}");
         };
@@ -161,7 +207,9 @@ mod tests {
     #[test]
     fn an_api_that_is_open_to_the_network_is_told_last_and_only_by_members() {
         let check = |status: &StatusReply, expected: &[&str]| {
-            let found = needs_attention(status, &["m:latest".to_owned()], true);
+            let conflicting = ["m:latest".to_owned()];
+            let found =
+                needs_attention(status, &Beside { conflicting: &conflicting, api_open: true, ..Beside::default() });
             assert_eq!(found.iter().map(|entry| entry.id.as_str()).collect::<Vec<_>>(), expected);
             assert!(found.iter().all(|entry| !entry.next.is_empty() && !entry.why.is_empty()), "{found:?}");
         };
@@ -169,9 +217,34 @@ mod tests {
         let mut waiting = healthy();
         waiting.set_phase(Phase::Waiting);
         check(&waiting, &["not_initialised"]);
-        let told = needs_attention(&healthy(), &[], true);
+        let told = needs_attention(&healthy(), &Beside { api_open: true, ..Beside::default() });
         assert!(told[0].why.contains("api.allow_unauthenticated"), "{told:?}");
         assert!(told[0].next.contains("api.listen"), "{told:?}");
+    }
+
+    #[test]
+    fn a_quota_is_told_with_its_numbers_from_four_fifths_on() {
+        let check = |bytes: u64, expected: Option<(&str, &str)>| {
+            let quotas = [("user/", Usage { keys: 1, bytes, bytes_max: 1_000 })];
+            let found = needs_attention(&healthy(), &Beside { quotas: &quotas, ..Beside::default() });
+            let told = found.first().map(|entry| (entry.id.as_str(), entry.what.as_str()));
+            assert_eq!((told, found.len()), (expected, usize::from(expected.is_some())));
+            assert!(found.iter().all(|entry| entry.next.contains("ollamax kv quota --set")), "{found:?}");
+        };
+        check(799, None);
+        check(800, Some(("quota_low", "the quota of user/ is nearly full: 800 of 1000 bytes")));
+        check(1_000, Some(("quota_full", "the quota of user/ is full: 1000 of 1000 bytes")));
+    }
+
+    #[test]
+    fn a_released_ballast_is_told_with_what_makes_it_again() {
+        let (bytes, released_below_bytes, made_from_bytes) = (256 << 20, 2 << 30, 3 << 30);
+        let ballast = Some(metadata::ReleasedBallast { bytes, released_below_bytes, made_from_bytes });
+        let status = StatusReply { node_name: "n1".to_owned(), ..healthy() };
+        let found = needs_attention(&status, &Beside { ballast, ..Beside::default() });
+        assert_eq!(found.iter().map(|entry| entry.id.as_str()).collect::<Vec<_>>(), ["ballast_released"]);
+        assert!(found[0].what.contains("n1") && found[0].what.contains("256 MiB"), "{found:?}");
+        assert!(found[0].why.contains("2048 MiB") && found[0].why.contains("3072 MiB"), "{found:?}");
     }
 
     #[test]

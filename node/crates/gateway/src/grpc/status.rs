@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use ollamax_core::catalog::{Location, Member, MemberState, models, read};
+use ollamax_core::catalog::{Location, Member, MemberState, models, quotas, read};
 use ollamax_core::health::Health;
 use ollamax_metadata as metadata;
 use ollamax_proto::v1;
@@ -10,6 +10,7 @@ use ollamax_proto::v1::node_view;
 use ollamax_scheduler::PeerLoad;
 use ollamax_types::{Beat, NodeId, RuntimeKind, RuntimeState};
 
+use super::attention::Beside;
 use super::daemon::{AdminError, Facts, Phase};
 use super::{Admin, attention};
 
@@ -18,7 +19,8 @@ impl Admin {
         let facts = self.daemon.facts();
         let mut reply = of_facts(&facts);
         let Some(engines) = self.daemon.engines() else {
-            reply.attention = attention::needs_attention(&reply, &[], facts.api_open);
+            let beside = Beside { api_open: facts.api_open, ..Beside::default() };
+            reply.attention = attention::needs_attention(&reply, &beside);
             return Ok(reply);
         };
         let status = engines.metadata.status();
@@ -53,7 +55,14 @@ impl Admin {
         reply.state_hash = status.state_hash.to_vec();
         reply.log_first_index = status.log_first_index;
         reply.snapshot_index = status.snapshot_index;
-        reply.attention = attention::needs_attention(&reply, &conflicting(copies), facts.api_open);
+        let (conflicting, quotas) = (conflicting(copies), quotas(&*view, "")?);
+        let beside = Beside {
+            conflicting: &conflicting,
+            quotas: &quotas,
+            ballast: engines.metadata.released_ballast(),
+            api_open: facts.api_open,
+        };
+        reply.attention = attention::needs_attention(&reply, &beside);
         Ok(reply)
     }
 }

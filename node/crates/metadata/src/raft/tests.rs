@@ -20,7 +20,7 @@ use super::state::{Listeners, Machine};
 use super::{Entry, Payload, Sealed, Types, Vote, log_id};
 use crate::alone::{Alone, CLUSTER, INCARNATION, init};
 use crate::envelope;
-use crate::feed::Feed;
+use crate::feed::Feeds;
 use crate::logtime::Stamper;
 use crate::metrics::Metrics;
 
@@ -38,8 +38,8 @@ fn open(dir: &std::path::Path, purge_only_flushed: bool) -> io::Result<Disk> {
     let store = store::Store::open(dir, Some(identity), config).map_err(io::Error::other)?;
     let stamper = Arc::new(Stamper::new(Clock::manual(Timestamp(1_000))));
     let log = LogStore::new(store.log(), stamper.clone(), 1 << 20);
-    let (changes, feed, metrics) = (watch::channel(0).0, Feed::default(), Metrics::new());
-    let machine = Machine::open(store.state(), Listeners { stamper: stamper.clone(), changes, feed, metrics })?;
+    let (changes, feeds, metrics) = (watch::channel(0).0, Feeds::default(), Metrics::new());
+    let machine = Machine::open(store.state(), Listeners { stamper: stamper.clone(), changes, feeds, metrics })?;
     log.observe_tail(store.state().applied().map(|meta| meta.index))?;
     Ok(Disk { store, log, machine, stamper })
 }

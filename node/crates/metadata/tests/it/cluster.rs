@@ -1,8 +1,8 @@
 //! The quiet days: proposing, reading, stopping, starting again.
 
-use ollamax_core::catalog::{Answer, Refusal};
+use ollamax_core::catalog::{Answer, ClusterEvent, Command, EventKind, Refusal};
 use ollamax_metadata::{Config, ProposeError, SnapshotError};
-use ollamax_types::{ErrorCode, RequestId};
+use ollamax_types::{ErrorCode, NodeId, RequestId};
 
 use crate::world::{World, setting};
 
@@ -20,12 +20,50 @@ async fn what_is_proposed_on_a_follower_is_read_on_every_node() {
     }
 }
 
+/// Everything that a node keeps of what happened, up to a revision.
+fn events(world: &World, node: u64, last: u64) -> Vec<ClusterEvent> {
+    let mut watcher = world.handle(node).events(Vec::new(), None);
+    let mut found = Vec::new();
+    while let Some(batch) = watcher.next_kept().expect("nothing was pushed out") {
+        found.extend(batch.events);
+    }
+    found.retain(|event| event.revision <= last);
+    found
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_node_tells_the_same_of_what_happened_in_order() {
+    let world = World::three().await;
+    world.propose(2, setting("colour", "blue")).await;
+    let last = world.propose(3, Command::SetDrained { node: NodeId(2), drained: true }).await.revision;
+    let mut told = Vec::new();
+    for node in 1..=3 {
+        world.handle(node).read_barrier().await.expect("a majority is there");
+        told.push(events(&world, node, last));
+    }
+    assert!(told[0] == told[1] && told[1] == told[2], "{told:#?}");
+    assert!(told[0].is_sorted_by_key(|event| event.revision), "{told:#?}");
+    let kinds: Vec<EventKind> = told[0].iter().map(|event| event.kind).collect();
+    for kind in [
+        EventKind::ClusterMade,
+        EventKind::LeaderElected,
+        EventKind::TokenCreated,
+        EventKind::MemberJoined,
+        EventKind::TokenRedeemed,
+        EventKind::VotersChanged,
+        EventKind::SettingChanged,
+    ] {
+        assert!(kinds.contains(&kind), "{kind:?} is missing: {told:#?}");
+    }
+    assert_eq!(kinds.last(), Some(&EventKind::MemberDrained));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refusal_comes_back_whole_from_the_leader() {
     let world = World::three().await;
     let leader = world.leader_among(&[1, 2, 3]).await;
     let follower = (1..=3).find(|node| *node != leader).expect("three nodes");
-    let delete = ollamax_core::catalog::Command::DeleteSetting { key: "nothing".into() };
+    let delete = Command::DeleteSetting { key: "nothing".into() };
     let committed = world.handle(follower).propose(RequestId::default(), "test", delete).await.expect("decided");
     let error = committed.accepted().expect_err("refused");
     assert_eq!(error, ProposeError::Refused(Refusal::SettingNotFound("nothing".into())));

@@ -1,5 +1,6 @@
 //! The store on real RocksDB in temporary directories.
 
+mod ballast;
 mod log;
 mod open;
 mod snapshot;
