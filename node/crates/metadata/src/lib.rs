@@ -6,6 +6,7 @@
 mod alone;
 mod autopilot;
 mod config;
+mod departure;
 mod envelope;
 mod error;
 mod feed;
@@ -34,4 +35,4 @@ pub use feed::{Batch, Event, Filter, WatchError, Watcher};
 pub use handle::{Change, Committed, Handle, Identity};
 pub use peers::{Lane, PeerError, Peers};
 pub use service::{Parts, Service};
-pub use status::Status;
+pub use status::{Outlook, Status};

@@ -2,9 +2,9 @@
 
 use ollamax_types::{Incarnation, PeerId, Timestamp};
 
+use super::Change::{Demote, Promote, Replace};
 use super::*;
 use crate::catalog::MemberState;
-use Change::{Demote, Promote, Replace};
 
 const HOUR: u64 = 3_600;
 
