@@ -7,9 +7,9 @@ use ollamax_proto::v1::status_reply::Phase;
 use ollamax_proto::v1::{
     Attention, Check, CreateTokenReply, DoctorReply, DrainNodeReply, GetQuotaReply, Gpu, GrantLeaseReply,
     ImportModelProgress, ImportedCopy, InitReply, JoinReply, KvEffect, KvHeader, KvLease, KvValue, LeaveReply,
-    ListLeasesReply, ListModelsReply, ListTokensReply, LocalView, LogLine, ModelCopy, ModelView, NodeView, RaftView,
-    RangeReply, RemoveNodeReply, RenewLeaseReply, Resident, RevokeLeaseReply, RevokeTokenReply, Runtime, StatusReply,
-    Token, TxnReply, check, kv_effect, reach_back_reply, runtime,
+    ListLeasesReply, ListModelsReply, ListSettingsReply, ListTokensReply, LocalView, LogLine, ModelCopy, ModelView,
+    NodeView, RaftView, RangeReply, RemoveNodeReply, RenewLeaseReply, Resident, RevokeLeaseReply, RevokeTokenReply,
+    Runtime, SetSettingReply, Setting, StatusReply, Token, TxnReply, check, kv_effect, reach_back_reply, runtime,
 };
 
 use crate::daemon::{Answer, Script, told};
@@ -39,6 +39,8 @@ pub(crate) fn script() -> Script {
         ("RevokeLease", told(&RevokeLeaseReply { header: header() })),
         ("ListLeases", told(&ListLeasesReply { header: header(), leases: vec![lease()], more: false })),
         ("GetQuota", told(&GetQuotaReply { header: header(), keys: 1, bytes: 14, bytes_max: 64 << 20 })),
+        ("ListSettings", told(&ListSettingsReply { settings: vec![knob()], more: false, view: None })),
+        ("SetSetting", told(&SetSettingReply { revision: 45, term: 2 })),
         ("Doctor", told(&DoctorReply { checks: vec![clock(), ports()] })),
     ])
 }
@@ -51,6 +53,11 @@ fn header() -> Option<KvHeader> {
 fn value() -> KvValue {
     let (key, value) = ("user/motd".to_owned(), b"hello".to_vec());
     KvValue { key, value, created: 12, modified: 41, version: 3, lease: 0 }
+}
+
+/// The one knob that was set.
+fn knob() -> Setting {
+    Setting { key: "autopilot.dead_after_ms".to_owned(), value: b"1800000".to_vec(), revision: 40 }
 }
 
 fn put_over(previous: u64) -> KvEffect {
@@ -79,6 +86,8 @@ pub(crate) fn status() -> StatusReply {
             voters: vec![1, 2, 3],
             learners: vec![],
             has_quorum: true,
+            healthy_nodes: 3,
+            failure_tolerance: 1,
         }),
         nodes: (1..=3).map(node).collect(),
         view: Some(LocalView { applied_index: 40, age_ms: 0 }),
@@ -99,7 +108,8 @@ pub(crate) fn status_without_quorum() -> StatusReply {
     for node in &mut reply.nodes[1..] {
         node.set_health(Health::Dead);
     }
-    reply.raft.as_mut().expect("there").has_quorum = false;
+    let raft = reply.raft.as_mut().expect("there");
+    (raft.has_quorum, raft.healthy_nodes, raft.failure_tolerance) = (false, 1, 0);
     reply.view = Some(LocalView { applied_index: 40, age_ms: 12_000 });
     reply.attention = vec![Attention {
         id: "no_quorum".to_owned(),

@@ -52,10 +52,8 @@ pub(crate) fn followers(metrics: &Metrics, me: NodeId) -> Vec<Follower> {
 
 /// What the leader sees of each follower at this moment, in a log that ends before `next`.
 pub(crate) fn looks(followers: &[Follower], next: u64) -> BTreeMap<NodeId, Look> {
-    let look = |follower: &Follower| Look {
-        silence: follower.silence,
-        behind: follower.next.map(|_| follower.behind(next)),
-    };
+    let look =
+        |follower: &Follower| Look { silence: follower.silence, behind: follower.next.map(|_| follower.behind(next)) };
     followers.iter().map(|follower| (follower.node, look(follower))).collect()
 }
 

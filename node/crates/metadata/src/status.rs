@@ -81,8 +81,7 @@ pub(crate) fn quantile_us(histogram: &prometheus::Histogram, quantile: f64) -> u
     let rank = ((count as f64) * quantile).ceil() as u64;
     let bucket = histogram.get_bucket().iter().find(|bucket| bucket.cumulative_count() >= rank);
     let seconds = bucket.map_or(f64::MAX, |bucket| bucket.upper_bound());
-    u64::try_from(Duration::try_from_secs_f64(seconds).map_or(u128::MAX, |time| time.as_micros()))
-        .unwrap_or(u64::MAX)
+    u64::try_from(Duration::try_from_secs_f64(seconds).map_or(u128::MAX, |time| time.as_micros())).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
