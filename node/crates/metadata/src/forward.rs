@@ -309,7 +309,7 @@ impl Handle {
             Ok(_) => Ok(()),
             Err(ReadMiss::NotLeader { hint }) => Err(Miss::NotLeader { hint }),
             Err(ReadMiss::NoQuorum(reason)) => Err(Miss::NotDone(reason)),
-            Err(ReadMiss::Fatal(reason)) => Err(Miss::Final(ProposeError::Fatal(reason))),
+            Err(ReadMiss::Fatal(reason)) => Err(self.not_taken(&reason)),
         }
     }
 
