@@ -156,7 +156,7 @@ async fn longest_gap(cluster: &Cluster, through: usize, change: impl Future<Outp
             written.with_context(|| format!("change {number} failed"))?;
             longest = longest.max(last.elapsed());
             if is_last {
-                return Ok(longest);
+                return anyhow::Ok(longest);
             }
             (last, number) = (Instant::now(), number + 1);
         }
