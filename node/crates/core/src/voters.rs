@@ -91,7 +91,7 @@ pub fn removable(group: &Group<'_>) -> Option<NodeId> {
     due.max_by_key(|node| (group.silent(*node), *node))
 }
 
-/// When a silent member will be removed if it stays silent and nothing else changes; `None`: it is not silent, or stays.
+/// When a silent member will be removed if it stays silent and nothing else changes. `None`: it is heard, or it stays.
 #[must_use]
 pub fn removed_in(group: &Group<'_>, node: NodeId) -> Option<Duration> {
     let Group { voters, knobs, .. } = *group;
