@@ -8,10 +8,23 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use ollamax_types::Knob;
+
 use crate::error;
 
 /// What a node may be, as `Role` of the daemon spells it.
 const ROLES: [&str; 3] = ["voter", "learner", "gateway"];
+
+/// The knobs of the autopilot.
+const KNOBS: [&str; 7] = [
+    Knob::CleanupDead.name(),
+    Knob::LastContact.name(),
+    Knob::MaxTrailingLogs.name(),
+    Knob::Stabilization.name(),
+    Knob::DeadAfter.name(),
+    Knob::RemoveAfter.name(),
+    Knob::MinQuorum.name(),
+];
 
 const EXAMPLES: &str = "Examples:
   ollamax init --cluster lab
@@ -83,6 +96,9 @@ pub(crate) enum Command {
     /// The machines of the cluster
     #[command(subcommand)]
     Node(NodeCommand),
+    /// How the leader keeps the voters healthy
+    #[command(subcommand)]
+    Autopilot(AutopilotCommand),
     /// The models of the cluster
     #[command(subcommand)]
     Model(ModelCommand),
@@ -223,6 +239,31 @@ pub(crate) enum NodeCommand {
         /// Do not ask; needed where there is no terminal
         #[arg(short, long)]
         yes: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AutopilotCommand {
+    /// All knobs, what they are set to, and what they mean
+    #[command(after_help = "Example:\n  ollamax autopilot show")]
+    Show,
+    /// Set a knob for the whole cluster, at once
+    #[command(after_help = "Examples:
+  ollamax autopilot set dead_after 30m
+  ollamax autopilot set cleanup_dead false")]
+    Set {
+        /// Which one
+        #[arg(value_parser = KNOBS)]
+        knob: String,
+        /// Its value: true or false, a number, or a time as 90s or 2h
+        value: String,
+    },
+    /// Give a knob its default again
+    #[command(after_help = "Example:\n  ollamax autopilot reset dead_after")]
+    Reset {
+        /// Which one
+        #[arg(value_parser = KNOBS)]
+        knob: String,
     },
 }
 

@@ -6,6 +6,7 @@ use crate::args::{Cli, Command, Global};
 use crate::error::Failure;
 use crate::output;
 
+pub(crate) mod autopilot;
 pub(crate) mod dev;
 pub(crate) mod doctor;
 pub(crate) mod events;
@@ -45,6 +46,7 @@ async fn dispatch(global: &Global, command: Command) -> Result<(), Failure> {
         Command::Status => status::run(global).await,
         Command::Wait(args) => wait::run(global, args).await,
         Command::Node(command) => node::run(global, command).await,
+        Command::Autopilot(command) => autopilot::run(global, command).await,
         Command::Model(command) => model::run(global, command).await,
         Command::Kv(command) => kv::run(global, command).await,
         Command::Raft(command) => raft::run(global, command).await,

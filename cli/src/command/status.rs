@@ -34,6 +34,7 @@ fn is_degraded(reply: &StatusReply) -> bool {
 /// The whole page.
 pub(crate) fn page(reply: &StatusReply) -> String {
     let mut page = sentence(reply) + "\n";
+    page += &borne(reply).unwrap_or_default();
     if let Some(line) = age(reply) {
         page += &line;
     }
@@ -75,6 +76,15 @@ fn sentence(reply: &StatusReply) -> String {
         text::count(present.len(), "node"),
         text::count(raft.voters.len(), "voter"),
     )
+}
+
+/// How many failures the cluster bears, where it can bear any.
+fn borne(reply: &StatusReply) -> Option<String> {
+    let raft = reply.raft.as_ref().filter(|raft| raft.has_quorum && raft.voters.len() > 2)?;
+    Some(match raft.failure_tolerance as usize {
+        0 => "No other voter may fail: the next one stops changes, not inference.\n".to_owned(),
+        count => format!("{} may fail before changes stop.\n", text::count(count, "voter")),
+    })
 }
 
 fn age(reply: &StatusReply) -> Option<String> {
@@ -139,6 +149,8 @@ pub(crate) fn shown(reply: &StatusReply) -> Value {
             "term": raft.term,
             "leader": raft.leader,
             "hasQuorum": raft.has_quorum,
+            "healthyNodes": raft.healthy_nodes,
+            "failureTolerance": raft.failure_tolerance,
             "voters": raft.voters,
             "learners": raft.learners,
             "lastLogIndex": raft.last_log_index,

@@ -5,7 +5,12 @@ use prost::Message;
 use ollamax_proto::v1::node_view::{Health, State};
 use ollamax_proto::v1::status_reply::Phase;
 use ollamax_proto::v1::{
-    Attention, Check, ClusterEvent, CreateTokenReply, DoctorReply, DrainNodeReply, EventsReply, GetQuotaReply, Gpu, GrantLeaseReply, ImportModelProgress, ImportedCopy, InitReply, JoinReply, KvEffect, KvHeader, KvLease, KvValue, LeaveReply, ListLeasesReply, ListModelsReply, ListTokensReply, LocalView, LogLine, ModelCopy, ModelView, NodeView, RaftMember, RaftStatusReply, RaftView, RangeReply, RemoveNodeReply, RenewLeaseReply, Resident, RevokeLeaseReply, RevokeTokenReply, Runtime, StatusReply, TakeSnapshotReply, Token, TransferLeadershipReply, TxnReply, check, kv_effect, raft_status_reply, reach_back_reply, runtime,
+    Attention, Check, ClusterEvent, CreateTokenReply, DoctorReply, DrainNodeReply, EventsReply, GetQuotaReply, Gpu,
+    GrantLeaseReply, ImportModelProgress, ImportedCopy, InitReply, JoinReply, KvEffect, KvHeader, KvLease, KvValue,
+    LeaveReply, ListLeasesReply, ListModelsReply, ListSettingsReply, ListTokensReply, LocalView, LogLine, ModelCopy,
+    ModelView, NodeView, RaftMember, RaftStatusReply, RaftView, RangeReply, RemoveNodeReply, RenewLeaseReply, Resident,
+    RevokeLeaseReply, RevokeTokenReply, Runtime, SetSettingReply, Setting, StatusReply, TakeSnapshotReply, Token,
+    TransferLeadershipReply, TxnReply, check, kv_effect, raft_status_reply, reach_back_reply, runtime,
 };
 
 use crate::daemon::{Answer, Script, told};
@@ -36,6 +41,8 @@ pub(crate) fn script() -> Script {
         ("RevokeLease", told(&RevokeLeaseReply { header: header() })),
         ("ListLeases", told(&ListLeasesReply { header: header(), leases: vec![lease()], more: false })),
         ("GetQuota", told(&GetQuotaReply { header: header(), keys: 1, bytes: 14, bytes_max: 64 << 20 })),
+        ("ListSettings", told(&ListSettingsReply { settings: vec![knob()], more: false, view: None })),
+        ("SetSetting", told(&SetSettingReply { revision: 45, term: 2 })),
         ("Doctor", told(&DoctorReply { checks: vec![clock(), ports()] })),
         ("GetRaftStatus", told(&raft_status())),
         ("TransferLeadership", told(&leader_given())),
@@ -95,6 +102,11 @@ fn value() -> KvValue {
     KvValue { key, value, created: 12, modified: 41, version: 3, lease: 0 }
 }
 
+/// The one knob that was set.
+fn knob() -> Setting {
+    Setting { key: "autopilot.dead_after_ms".to_owned(), value: b"1800000".to_vec(), revision: 40 }
+}
+
 fn put_over(previous: u64) -> KvEffect {
     KvEffect { effect: Some(kv_effect::Effect::Put(previous)) }
 }
@@ -121,6 +133,8 @@ pub(crate) fn status() -> StatusReply {
             voters: vec![1, 2, 3],
             learners: vec![],
             has_quorum: true,
+            healthy_nodes: 3,
+            failure_tolerance: 1,
         }),
         nodes: (1..=3).map(node).collect(),
         view: Some(LocalView { applied_index: 40, age_ms: 0 }),
@@ -148,7 +162,8 @@ pub(crate) fn status_without_quorum() -> StatusReply {
     for node in &mut reply.nodes[1..] {
         node.set_health(Health::Dead);
     }
-    reply.raft.as_mut().expect("there").has_quorum = false;
+    let raft = reply.raft.as_mut().expect("there");
+    (raft.has_quorum, raft.healthy_nodes, raft.failure_tolerance) = (false, 1, 0);
     reply.view = Some(LocalView { applied_index: 40, age_ms: 12_000 });
     reply.attention = vec![Attention {
         id: "no_quorum".to_owned(),

@@ -22,6 +22,7 @@ const PAGES: &[(&str, &[&str])] = &[
     ("node-list", &["node list"]),
     ("node-show", &["node show n2"]),
     ("node-changes", &["node drain n2", "node undrain n2", "node remove n3 --yes"]),
+    ("autopilot", &["autopilot show", "autopilot set dead_after 30m", "autopilot reset cleanup_dead"]),
     ("model", &["model list", "model show demo", "model import FILE --name demo --node n1 --node n2"]),
     (
         "kv",

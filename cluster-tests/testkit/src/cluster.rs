@@ -92,10 +92,14 @@ impl Cluster {
         self.directory.as_ref().map_or(Path::new(""), TempDir::path)
     }
 
-    /// Makes node 0 the first member and lets the others join, then waits until all agree.
-    pub(crate) async fn form(&self, roles: &[String]) -> Result<()> {
+    /// Makes node 0 the first member and lets the others join, then waits until all agree. Seats beyond the third are
+    /// given after the default time, or this one.
+    pub(crate) async fn form(&self, roles: &[String], stabilization_ms: Option<&[u8]>) -> Result<()> {
         let first = self.nodes[0].admin()?;
         first.init(&self.test, self.nodes[0].name()).await.context("init")?;
+        if let Some(time) = stabilization_ms {
+            first.set("autopilot.stabilization_ms", time).await.context("set the autopilot's pace")?;
+        }
         for (node, role) in self.nodes.iter().zip(roles).skip(1) {
             let token = first.create_token(role, 1).await.context("create a token")?;
             let seeds = vec![self.nodes[0].advertised()];

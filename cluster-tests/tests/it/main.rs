@@ -33,6 +33,7 @@ mod proxy_variables;
 mod reach_back;
 mod removed_member;
 mod request_ids;
+mod silent_members;
 mod single_node;
 mod stock_clients;
 mod stopping;

@@ -7,4 +7,5 @@
 pub mod catalog;
 pub mod health;
 pub mod routing;
+pub mod stability;
 pub mod voters;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use openraft::{Instant as _, LogIdOptionExt};
 
+use ollamax_core::stability::Look;
 use ollamax_types::NodeId;
 
 use crate::error::Declined;
@@ -69,10 +70,11 @@ pub(crate) fn followers(metrics: &Metrics, me: NodeId) -> Vec<Follower> {
         .collect()
 }
 
-/// How far each follower lies behind that was heard within the lease; the others cannot be counted on.
-pub(crate) fn lags(followers: &[Follower], next: u64, lease: Duration) -> BTreeMap<NodeId, u64> {
-    let heard = followers.iter().filter(|follower| follower.is_heard(lease) && follower.next.is_some());
-    heard.map(|follower| (follower.node, follower.behind(next))).collect()
+/// What the leader sees of each follower at this moment, in a log that ends before `next`.
+pub(crate) fn looks(followers: &[Follower], next: u64) -> BTreeMap<NodeId, Look> {
+    let look =
+        |follower: &Follower| Look { silence: follower.silence, behind: follower.next.map(|_| follower.behind(next)) };
+    followers.iter().map(|follower| (follower.node, look(follower))).collect()
 }
 
 /// Who shall lead after `me`, of the voters heard within the lease: the one that is least behind, and of those the one
@@ -174,10 +176,16 @@ mod tests {
     }
 
     #[test]
-    fn a_follower_that_died_when_it_had_caught_up_is_not_counted_as_caught_up() {
+    fn a_look_tells_silence_and_lag_apart() {
         let rows = of(&[(2, Some(10), Some(10)), (3, Some(10), Some(60_000)), (4, None, Some(10)), (5, Some(4), None)]);
-        assert_eq!(lags(&rows, 10, LEASE), BTreeMap::from([(NodeId(2), 0)]));
-        assert_eq!(rows[3].behind(10), 6);
+        let look = |silence: Option<u64>, behind| Look { silence: silence.map(Duration::from_millis), behind };
+        let expected = [
+            (NodeId(2), look(Some(10), Some(0))),
+            (NodeId(3), look(Some(60_000), Some(0))),
+            (NodeId(4), look(Some(10), None)),
+            (NodeId(5), look(None, Some(6))),
+        ];
+        assert_eq!(looks(&rows, 10), BTreeMap::from(expected));
         assert_eq!(rows[2].behind(10), 10);
     }
 }

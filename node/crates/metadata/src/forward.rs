@@ -257,7 +257,7 @@ impl Handle {
             let sealed = Sealed(envelope::encode(&entry));
             let queued = timeout_at(deadline, self.0.raft.client_write_ff(sealed, Some(responder))).await;
             let queued = queued.map_err(|_| unknown("the log did not take it in time"))?;
-            queued.map_err(|fatal| Miss::Final(ProposeError::Fatal(fatal.to_string())))?;
+            queued.map_err(|fatal| self.not_taken(&fatal))?;
         }
         match timeout_at(deadline, answer).await {
             Err(_) => Err(unknown("no majority answered in time")),
@@ -288,6 +288,15 @@ impl Handle {
         if needed > actual { Err(Refusal::VersionTooLow { needed, actual }.into()) } else { Ok(()) }
     }
 
+    /// Consensus took nothing any more. Where it was told to stop, it knows who leads instead.
+    fn not_taken(&self, fatal: &impl ToString) -> Miss {
+        let other = self.leader().filter(|node| *node != self.node() && self.0.stopped.load(Ordering::Acquire));
+        match other {
+            Some(leader) => Miss::NotLeader { hint: Some(leader) },
+            None => Miss::Final(ProposeError::Fatal(fatal.to_string())),
+        }
+    }
+
     fn not_leader(&self, forward: &ForwardToLeader<Types>) -> Miss {
         match forward.leader_id.map(NodeId) {
             Some(node) if node != self.node() => Miss::NotLeader { hint: Some(node) },
@@ -300,7 +309,7 @@ impl Handle {
             Ok(_) => Ok(()),
             Err(ReadMiss::NotLeader { hint }) => Err(Miss::NotLeader { hint }),
             Err(ReadMiss::NoQuorum(reason)) => Err(Miss::NotDone(reason)),
-            Err(ReadMiss::Fatal(reason)) => Err(Miss::Final(ProposeError::Fatal(reason))),
+            Err(ReadMiss::Fatal(reason)) => Err(self.not_taken(&reason)),
         }
     }
 

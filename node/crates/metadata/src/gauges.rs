@@ -19,6 +19,8 @@ pub(crate) struct Gauges {
     committed_index: IntGauge,
     last_log_index: IntGauge,
     log_entries: IntGauge,
+    healthy_nodes: IntGauge,
+    failure_tolerance: IntGauge,
 }
 
 // === impl Gauges ===
@@ -33,12 +35,18 @@ impl Gauges {
             committed_index: gauge("committed_index", "Index known to be committed"),
             last_log_index: gauge("last_log_index", "Index of the last entry in the log"),
             log_entries: gauge("log_entries", "Entries that the log holds"),
+            healthy_nodes: gauge("healthy_nodes", "On the leader: nodes that are heard and have the log; 0 elsewhere"),
+            failure_tolerance: gauge(
+                "failure_tolerance",
+                "On the leader: voters that may still fail before nothing can be changed; 0 elsewhere",
+            ),
         }
     }
 
-    fn all(&self) -> [&IntGauge; 6] {
+    fn all(&self) -> [&IntGauge; 8] {
         let Self { term, is_leader, applied_index, committed_index, last_log_index, log_entries, .. } = self;
-        [term, is_leader, applied_index, committed_index, last_log_index, log_entries]
+        let Self { healthy_nodes, failure_tolerance, .. } = self;
+        [term, is_leader, applied_index, committed_index, last_log_index, log_entries, healthy_nodes, failure_tolerance]
     }
 
     fn read(&self, consensus: &Handle) {
@@ -52,6 +60,10 @@ impl Gauges {
         let held = consensus.0.log.state();
         let entries = held.first.zip(held.last).map_or(0, |(first, last)| last.saturating_sub(first) + 1);
         show(&self.log_entries, entries);
+        let (healthy, tolerance) =
+            consensus.outlook(&now).map_or((0, 0), |outlook| (outlook.healthy, outlook.tolerance));
+        show(&self.healthy_nodes, healthy as u64);
+        show(&self.failure_tolerance, tolerance as u64);
     }
 }
 

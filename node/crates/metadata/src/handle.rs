@@ -12,13 +12,14 @@ use std::time::Duration;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, Fatal, RaftError};
 use openraft::vote::RaftLeaderId as _;
-use openraft::{ChangeMembers, EmptyNode, Instant as _};
+use openraft::{ChangeMembers, EmptyNode, Instant as _, Precondition};
 use prometheus::Registry;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use ollamax_core::catalog::{Answer, ClusterEvent, Command, EventKind, View};
 use ollamax_store as store;
+use ollamax_types::limits::PROPOSALS_IN_FLIGHT_BYTES_MAX;
 use ollamax_types::{ClusterId, ErrorCode, Incarnation, NodeId, RequestId};
 
 use crate::config::Config;
@@ -34,8 +35,13 @@ use crate::quotas::QuotaGauges;
 use crate::raft::{self, Raft, Types};
 use crate::releases::Releases;
 use crate::session::OwnSession;
-use crate::status::{Part, Status};
+use crate::status::{Outlook, Part, Status};
 use crate::thread::Thread;
+
+/// How long a stopping node waits for the changes that are under way.
+const ANSWERS_TIMEOUT: Duration = Duration::from_millis(500);
+/// Time between two looks at them.
+const ANSWERS_LOOK: Duration = Duration::from_millis(5);
 
 /// Who this node is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,6 +128,8 @@ pub(crate) struct Inner {
     pub(crate) version_seen: AtomicU32,
     pub(crate) contact: Contact,
     pub(crate) metrics: Metrics,
+    /// What the autopilot made of the group when it looked last, as the leader of a term.
+    pub(crate) outlook: Mutex<Option<Outlook>>,
     pub(crate) stopped: AtomicBool,
     pub(crate) stopping: tokio::sync::Mutex<()>,
 }
@@ -284,6 +292,8 @@ impl Handle {
         let next = metrics.last_log_index.map_or(0, |index| index + 1);
         let followers = followers::followers(&metrics, inner.identity.node);
         let sync = &inner.store.metrics().sync_seconds;
+        let has_quorum = leader.is_some() && metrics.running_state.is_ok() && fresh;
+        let outlook = self.outlook(&metrics).filter(|_| has_quorum);
         Status {
             node: inner.identity.node,
             term: metrics.current_term,
@@ -296,7 +306,7 @@ impl Handle {
             voters: membership.voter_ids().map(NodeId).collect(),
             voters_changing: membership.get_joint_config().len() > 1,
             learners: membership.learner_ids().map(NodeId).collect(),
-            has_quorum: leader.is_some() && metrics.running_state.is_ok() && fresh,
+            has_quorum,
             last_leader_contact_ms: contact_ms,
             state_hash,
             fsync_p50_us: crate::status::quantile_us(sync, 0.5),
@@ -304,7 +314,14 @@ impl Handle {
             fsyncs: sync.get_sample_count(),
             part: Part::of(metrics.state, metrics.running_state.is_ok()),
             followers: followers.iter().map(|follower| follower.shown(next)).collect(),
+            outlook,
         }
+    }
+
+    /// What the autopilot made of the group, as the leader of this term.
+    pub(crate) fn outlook(&self, metrics: &raft::Metrics) -> Option<Outlook> {
+        let last = self.0.outlook.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        last.filter(|outlook| metrics.state.is_leader() && outlook.term == metrics.current_term)
     }
 
     /// On the leader: since a majority answered. On a follower: since its leader was heard.
@@ -433,19 +450,25 @@ impl Handle {
     /// # Errors
     /// When this node does not lead, another change is under way, or a node is unknown to the Raft group.
     pub async fn change_voters(&self, voters: BTreeSet<NodeId>) -> Result<(), ChangeError> {
-        self.change_members(ChangeMembers::ReplaceAllVoters(voters.into_iter().map(|node| node.0).collect())).await
+        let voters = ChangeMembers::ReplaceAllVoters(voters.into_iter().map(|node| node.0).collect());
+        self.change_members(voters, Vec::new()).await
     }
 
-    pub(crate) async fn change_members(&self, change: ChangeMembers<u64, EmptyNode>) -> Result<(), ChangeError> {
-        match self.0.raft.change_membership(change, true).await {
+    /// Changes the membership if all of that still holds at the moment in which it enters the log.
+    pub(crate) async fn change_members(
+        &self,
+        change: ChangeMembers<u64, EmptyNode>,
+        only_if: Vec<Precondition<Types>>,
+    ) -> Result<(), ChangeError> {
+        match self.0.raft.change_membership_if(change, true, only_if).await {
             Ok(_) => Ok(()),
             Err(RaftError::Fatal(fatal)) => Err(ChangeError::Fatal(fatal.to_string())),
             Err(RaftError::APIError(error)) => Err(change_error(error)),
         }
     }
 
-    /// Hands leadership over (bounded), stops consensus, and flushes the state. A second call returns when the first
-    /// has finished.
+    /// Hands leadership over, answers the changes that are under way, stops consensus, and flushes the state; each
+    /// bounded in time. A second call returns when the first has finished.
     pub async fn shutdown(&self) {
         let _one_at_a_time = self.0.stopping.lock().await;
         if self.0.stopped.swap(true, Ordering::AcqRel) {
@@ -458,6 +481,7 @@ impl Handle {
                 Err(error) => tracing::warn!(%error, "leadership not handed over"),
             }
         }
+        self.answered().await;
         if let Err(error) = self.0.raft.shutdown().await {
             tracing::error!(code = %ErrorCode::Internal, %error, "stop consensus");
         }
@@ -466,6 +490,19 @@ impl Handle {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(code = %error.code(), %error, "close the store"),
             Err(error) => tracing::error!(code = %ErrorCode::Internal, %error, "close the store"),
+        }
+    }
+
+    /// Waits for the changes that are under way here: an entry that this node wrote as the leader is committed by the
+    /// next one, and its caller hears of it as soon as it is applied here.
+    async fn answered(&self) {
+        let none_left = async {
+            while self.0.room.available_permits() < PROPOSALS_IN_FLIGHT_BYTES_MAX {
+                tokio::time::sleep(ANSWERS_LOOK).await;
+            }
+        };
+        if tokio::time::timeout(ANSWERS_TIMEOUT, none_left).await.is_err() {
+            tracing::info!("consensus stops while changes are under way");
         }
     }
 }

@@ -6,6 +6,7 @@
 mod alone;
 mod autopilot;
 mod config;
+mod departure;
 mod envelope;
 mod error;
 mod feed;
@@ -41,6 +42,6 @@ pub use leadership::HandedOver;
 pub use peers::{Lane, PeerError, Peers};
 pub use service::{Parts, Service};
 pub use snapshots::SnapshotTaken;
-pub use status::{Following, Part, Status};
+pub use status::{Following, Outlook, Part, Status};
 
 pub use ollamax_store::ReleasedBallast;

@@ -4,8 +4,8 @@
 //! over, stops consensus, flushes). All end when `stop` fires; openraft's own tasks end within [`Handle::shutdown`].
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::{Arc, Mutex};
 
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::vote::RaftLeaderId as _;
@@ -129,6 +129,7 @@ impl Service {
             version_seen: AtomicU32::new(OLDEST_VERSION),
             contact: Contact::new(),
             metrics,
+            outlook: Mutex::new(None),
             stopped: AtomicBool::new(false),
             stopping: tokio::sync::Mutex::new(()),
         }));

@@ -1,9 +1,25 @@
 //! What this node can say of its consensus at any moment, without asking anybody.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use openraft::ServerState;
 use prometheus::core::Collector;
 
 use ollamax_types::NodeId;
+
+/// What a leader makes of its group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outlook {
+    /// The term in which it leads.
+    pub term: u64,
+    /// Nodes of the group that were heard in time and have the log, itself included.
+    pub healthy: usize,
+    /// Voters that may still fail before nothing can be changed.
+    pub tolerance: usize,
+    /// Silent members that will be removed if they stay silent, and when.
+    pub removals: BTreeMap<NodeId, Duration>,
+}
 
 /// A picture of one node's consensus.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +62,8 @@ pub struct Status {
     pub part: Part,
     /// On the leader: every other node that it replicates to. Empty elsewhere.
     pub followers: Vec<Following>,
+    /// On a leader with its majority, once it has looked at the others in its term.
+    pub outlook: Option<Outlook>,
 }
 
 /// What a node is in its term.
@@ -108,8 +126,7 @@ pub(crate) fn quantile_us(histogram: &prometheus::Histogram, quantile: f64) -> u
     let rank = ((count as f64) * quantile).ceil() as u64;
     let bucket = histogram.get_bucket().iter().find(|bucket| bucket.cumulative_count() >= rank);
     let seconds = bucket.map_or(f64::MAX, |bucket| bucket.upper_bound());
-    u64::try_from(std::time::Duration::try_from_secs_f64(seconds).map_or(u128::MAX, |time| time.as_micros()))
-        .unwrap_or(u64::MAX)
+    u64::try_from(Duration::try_from_secs_f64(seconds).map_or(u128::MAX, |time| time.as_micros())).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -98,7 +98,5 @@ pub const MODEL_KEY_BYTES_MAX: usize = 640;
 pub const IDENTIFIER_BYTES_MAX: usize = 128;
 /// Longest request id that is taken from a caller.
 pub const REQUEST_ID_BYTES_MAX: usize = 64;
-/// Log entries that a learner may lie behind and still be promoted.
-pub const CAUGHT_UP_LAG_MAX: u64 = 100;
 /// Largest error answer of a runtime that is read to find its kind.
 pub const RUNTIME_ERROR_BYTES_MAX: usize = 64 << 10;

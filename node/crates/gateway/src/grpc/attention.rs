@@ -88,12 +88,7 @@ fn consensus(status: &StatusReply, found: &mut Vec<Attention>) {
 fn one_node(node: &NodeView, found: &mut Vec<Attention>) {
     let name = &node.name;
     if matches!(node.health(), Health::Suspect | Health::Dead) {
-        found.push(entry(
-            "node_silent",
-            format!("node {name} is silent"),
-            format!("not heard for {} s", node.silent_ms / 1_000),
-            format!("start ollamax-node on {name}; if it is gone for good: ollamax node remove {name}"),
-        ));
+        found.push(silent(node));
         return;
     }
     if let Some(runtime) = node.runtime.as_ref().filter(|runtime| runtime.state() == RuntimeState::Down) {
@@ -136,6 +131,32 @@ fn quota(prefix: &str, usage: &Usage) -> Option<Attention> {
     let what = format!("the quota of {prefix} is {word}: {used} of {most} bytes");
     let next = "ollamax kv delete KEY (ollamax kv list shows them), or raise it: ollamax kv quota --set BYTES";
     Some(entry(id, what, why.to_owned(), next.to_owned()))
+}
+
+/// A member that is not heard, what that has cost it already, and what it will.
+fn silent(node: &NodeView) -> Attention {
+    let name = &node.name;
+    let mut why = format!("not heard for {}", span(node.silent_ms));
+    if node.role == "voter" && !node.voter {
+        why += "; it does not vote";
+    }
+    let mut next = format!("start ollamax-node on {name}; if it is gone for good: ollamax node remove {name}");
+    if let Some(left) = node.removed_in_ms {
+        why += &format!("; it will be removed in {}", span(left));
+        next += "; to keep silent members: ollamax autopilot set cleanup_dead false";
+    }
+    entry("node_silent", format!("node {name} is silent"), why, next)
+}
+
+/// A span of milliseconds in a unit that suits it.
+fn span(millis: u64) -> String {
+    let seconds = millis / 1_000;
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} days", seconds / 86_400),
+    }
 }
 
 fn not_member() -> Attention {
@@ -202,6 +223,25 @@ mod tests {
             runtime.set_state(RuntimeState::Down);
             status.nodes[0].runtime = Some(runtime);
         });
+    }
+
+    #[test]
+    fn a_silent_member_is_told_what_becomes_of_it() {
+        let check = |silent_s: u64, voter: bool, removed_in_s: Option<u64>, expected: &str| {
+            let mut status = healthy();
+            let node = &mut status.nodes[2];
+            node.set_health(Health::Dead);
+            (node.role, node.voter, node.silent_ms) = ("voter".to_owned(), voter, silent_s * 1_000);
+            node.removed_in_ms = removed_in_s.map(|seconds| seconds * 1_000);
+            let found = needs_attention(&status, &[], false);
+            assert_eq!((found.len(), found[0].why.as_str()), (1, expected));
+            assert!(found[0].next.contains("ollamax node remove n3"), "{found:?}");
+            assert_eq!(found[0].next.contains("cleanup_dead"), removed_in_s.is_some(), "{found:?}");
+        };
+        check(30, true, None, "not heard for 30 s");
+        check(720, false, Some(85_680), "not heard for 12 min; it does not vote; it will be removed in 23 h");
+        check(300_000, false, None, "not heard for 3 days; it does not vote");
+        check(10_000, true, Some(0), "not heard for 2 h; it will be removed in 0 s");
     }
 
     #[test]

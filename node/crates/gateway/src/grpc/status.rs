@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use ollamax_core::catalog::{Location, Member, MemberState, models, quotas, read};
 use ollamax_core::health::Health;
+use ollamax_core::voters;
 use ollamax_metadata as metadata;
 use ollamax_proto::v1;
 use ollamax_proto::v1::node_view;
@@ -38,6 +39,7 @@ impl Admin {
             let models = held.get(&member.id).copied().unwrap_or(0);
             let heard = peers.iter().find(|peer| peer.beat.node == member.id);
             let mut node = node_view(&member, &status, models);
+            node.removed_in_ms = removed_in_ms(&status, member.id);
             if Some(member.id) == facts.node {
                 node.set_health(node_view::Health::Alive);
                 fill_from_beat(&mut node, &own);
@@ -50,7 +52,8 @@ impl Admin {
             }
             reply.nodes.push(node);
         }
-        reply.raft = Some(raft_view(&status));
+        let alive: Vec<u64> = reply.nodes.iter().filter(|node| is_alive(node)).map(|node| node.id).collect();
+        reply.raft = Some(raft_view(&status, &alive));
         reply.view = Some(local_view(&status));
         reply.state_hash = status.state_hash.to_vec();
         reply.log_first_index = status.log_first_index;
@@ -112,7 +115,24 @@ fn of_facts(facts: &Facts) -> v1::StatusReply {
     reply
 }
 
-fn raft_view(status: &metadata::Status) -> v1::RaftView {
+/// Members that take part and are heard here, this node among them.
+fn is_alive(node: &v1::NodeView) -> bool {
+    node.health() == node_view::Health::Alive && node.state() != node_view::State::Departed
+}
+
+/// When a silent member will be removed by itself, as the leader knows.
+fn removed_in_ms(status: &metadata::Status, node: NodeId) -> Option<u64> {
+    let left = status.outlook.as_ref()?.removals.get(&node)?;
+    Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// `alive` are the nodes that this one hears; the leader of a majority knows better.
+fn raft_view(status: &metadata::Status, alive: &[u64]) -> v1::RaftView {
+    let heard = status.voters.iter().filter(|voter| alive.contains(&voter.0)).count();
+    let seen = (alive.len(), voters::tolerance(heard, status.voters.len()));
+    let known = status.outlook.as_ref().map(|outlook| (outlook.healthy, outlook.tolerance));
+    let (healthy, tolerance) = known.unwrap_or(seen);
+    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     let numbers = |nodes: &[NodeId]| nodes.iter().map(|node| node.0).collect();
     v1::RaftView {
         term: status.term,
@@ -122,6 +142,8 @@ fn raft_view(status: &metadata::Status) -> v1::RaftView {
         voters: numbers(&status.voters),
         learners: numbers(&status.learners),
         has_quorum: status.has_quorum,
+        healthy_nodes: count(healthy),
+        failure_tolerance: count(tolerance),
     }
 }
 

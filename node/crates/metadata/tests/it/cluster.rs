@@ -1,5 +1,7 @@
 //! The quiet days: proposing, reading, stopping, starting again.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use ollamax_core::catalog::{Answer, ClusterEvent, Command, EventKind, Refusal};
 use ollamax_metadata::{Config, ProposeError, SnapshotError};
 use ollamax_types::{ErrorCode, NodeId, RequestId};
@@ -104,6 +106,37 @@ async fn a_leader_that_stops_hands_over_first() {
     // One election, by transfer: nobody waited for the lease and stood twice.
     assert_eq!(world.handle(next).status().term, term + 1);
     world.propose(next, setting("after", "stop")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_change_fails_while_a_leader_that_stops_hands_over() {
+    let mut world = World::three().await;
+    let leader = world.leader_among(&[1, 2, 3]).await;
+    let follower = (1..=3).find(|node| *node != leader).expect("three nodes");
+    let over = AtomicBool::new(false);
+    let write = |node: u64| {
+        let (handle, over) = (world.handle(node), &over);
+        async move {
+            let mut written = 0_u32;
+            // Through the old leader, what is begun while it leads.
+            while !over.load(Ordering::SeqCst) && (node != leader || handle.status().leader == Some(NodeId(leader))) {
+                let command = setting(&format!("from-{node}"), &written.to_string());
+                let done = handle.propose(RequestId::default(), "test", command).await;
+                assert!(done.is_ok(), "change {written} through node {node}: {done:?}");
+                written += 1;
+            }
+            written
+        }
+    };
+    let (at_leader, at_follower) = (write(leader), write(follower));
+    let stop = async {
+        world.handle(follower).propose(RequestId::default(), "test", setting("before", "it")).await.expect("committed");
+        world.handle(leader).shutdown().await;
+        over.store(true, Ordering::SeqCst);
+    };
+    let (at_leader, at_follower, ()) = tokio::join!(at_leader, at_follower, stop);
+    assert!(at_leader > 0 && at_follower > 0, "{at_leader} and {at_follower} changes");
+    world.close(leader).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,8 +1,8 @@
 //! The Raft group follows the members of the catalog.
 
-use ollamax_core::catalog::Command;
+use ollamax_core::catalog::{Command, read};
 use ollamax_metadata::mem::Link;
-use ollamax_metadata::{Declined, HandOverError, Part};
+use ollamax_metadata::{Config, Declined, HandOverError, Part};
 use ollamax_types::{NodeId, Role};
 
 use crate::world::{World, eventually, setting};
@@ -72,4 +72,38 @@ async fn the_only_voter_keeps_leadership() {
     let kept = Err(HandOverError::Declined(Declined::OnlyVoter(NodeId(1))));
     assert_eq!(world.handle(1).hand_over(None).await, kept);
     world.propose(1, setting("still", "leads")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_voter_loses_its_seat_to_a_standby_and_later_its_membership() {
+    let mut world = World::three_with(Config { autopilot_ms: 100, ..Config::default() }).await;
+    world.join(4, Role::Voter).await;
+    for (key, value) in [("autopilot.stabilization_ms", "500"), ("autopilot.dead_after_ms", "1500")] {
+        world.propose(1, setting(key, value)).await;
+    }
+    world.wait(1, "a standby", |status| status.learners == [NodeId(4)]).await;
+    let leader = world.leader_among(&[1, 2, 3]).await;
+    let silent = (1..=3).find(|node| *node != leader).expect("three nodes");
+    let others: Vec<u64> = (1..=4).filter(|node| *node != silent).collect();
+    let voters: Vec<NodeId> = others.iter().copied().map(NodeId).collect();
+
+    world.close(silent).await;
+    let replaced = |status: &ollamax_metadata::Status| status.voters == voters && !status.voters_changing;
+    world.wait(leader, "the standby votes", replaced).await;
+    world.propose(leader, setting("with", "the standby")).await;
+
+    // It comes back, and is the standby now.
+    world.open(silent).await;
+    world.wait(silent, "it follows", |status| status.has_quorum && status.learners == [NodeId(silent)]).await;
+    let leader = world.leader_among(&others).await;
+    let healthy = |status: &ollamax_metadata::Status| {
+        status.outlook.as_ref().is_some_and(|outlook| (outlook.healthy, outlook.tolerance) == (4, 1))
+    };
+    world.wait(leader, "all are healthy", healthy).await;
+
+    world.propose(leader, setting("autopilot.remove_after_ms", "1500")).await;
+    world.close(silent).await;
+    world.wait(leader, "it left the group", |status| status.voters == voters && status.learners.is_empty()).await;
+    assert_eq!(read::has_departed(&*world.handle(leader).view(), NodeId(silent)), Ok(true));
+    world.propose(leader, setting("without", "it")).await;
 }
