@@ -31,7 +31,7 @@ const HAND_OVER_PAUSE: Duration = Duration::from_secs(60);
 pub(crate) enum Step {
     /// Finishes a change of voters that a leader left half-way.
     FinishJoint(BTreeSet<NodeId>),
-    /// Leads, but has departed or has no room on its disk: somebody else must lead.
+    /// Leads, but has departed, has no room on its disk or holds another state: somebody else must lead.
     HandOver,
     /// Starts to replicate to a member that is new in the catalog.
     AddLearner(NodeId),
@@ -66,6 +66,8 @@ pub(crate) struct Facts {
     pub(crate) releases: BTreeMap<NodeId, u32>,
     /// The first deadline of leases and sessions has passed.
     pub(crate) due: bool,
+    /// Whose state differs from that of the majority: they neither vote nor lead.
+    pub(crate) deviating: BTreeSet<NodeId>,
 }
 
 /// The next step, if any.
@@ -77,6 +79,10 @@ pub(crate) fn decide(facts: &Facts) -> Option<Step> {
     };
     if facts.members.is_empty() {
         return None; // The catalog is not there yet.
+    }
+    if facts.deviating.contains(&facts.leader) {
+        // What it would decide from its own state may be wrong.
+        return voters.iter().any(|voter| !facts.deviating.contains(voter)).then_some(Step::HandOver);
     }
     if facts.due {
         return Some(Step::Expire);
@@ -90,7 +96,8 @@ pub(crate) fn decide(facts: &Facts) -> Option<Step> {
     if let Some(node) = facts.nodes.iter().find(gone) {
         return Some(Step::RemoveLearner(*node));
     }
-    match voters::plan(&facts.members, voters, &facts.lags) {
+    let trusted = facts.members.iter().filter(|member| !facts.deviating.contains(&member.id));
+    match voters::plan(&trusted.cloned().collect::<Vec<_>>(), voters, &facts.lags) {
         Some(Change::Promote(node)) => Some(Step::Promote(node)),
         Some(Change::Demote(node)) if node == facts.leader => Some(Step::HandOver),
         Some(Change::Demote(node)) => Some(Step::Demote(node)),
@@ -127,6 +134,7 @@ pub(crate) async fn run(handle: Handle, stop: CancellationToken) {
         if !metrics.state.is_leader() || !handle.status().has_quorum {
             continue;
         }
+        handle.compare_states(&metrics);
         let facts = match gather(&handle, &metrics) {
             Ok(facts) => facts,
             Err(fault) => {
@@ -175,6 +183,7 @@ fn gather(handle: &Handle, metrics: &Metrics) -> Result<Facts, Fault> {
         configs: membership.get_joint_config().iter().map(|set| set.iter().copied().map(NodeId).collect()).collect(),
         nodes: membership.nodes().map(|(node, _)| NodeId(*node)).collect(),
         lags: followers::lags(&followers, next, handle.config().lease()),
+        deviating: handle.0.integrity.alarm().deviating,
     })
 }
 
@@ -299,7 +308,7 @@ mod tests {
                 lags: BTreeMap::from([(NodeId(2), 0)]),
                 version,
                 releases: releases.iter().map(|(node, release)| (NodeId(*node), *release)).collect(),
-                due: false,
+                ..Facts::default()
             };
             assert_eq!(decide(&facts), expected, "{releases:?} at {version}");
             // What has passed its time comes first.
@@ -311,6 +320,29 @@ mod tests {
         check(&[(1, 2), (2, 1)], 1, None);
         check(&[(1, 2)], 1, None); // node 2 was not heard
         check(&[(1, 2), (2, 2), (9, 1)], 1, Some(Step::RaiseVersion(2))); // no member
+    }
+
+    #[test]
+    fn a_node_whose_state_differs_neither_votes_nor_leads_nor_decides() {
+        let check = |deviating: &[u64], voters: &[u64], expected: Option<Step>| {
+            let facts = Facts {
+                leader: NodeId(1),
+                members: [1, 2, 3].map(|id| member(id, Role::Voter, MemberState::Active)).to_vec(),
+                configs: vec![ids(voters)],
+                nodes: ids(&[1, 2, 3]),
+                lags: [2, 3].map(|id| (NodeId(id), 0)).into(),
+                deviating: ids(deviating),
+                ..Facts::default()
+            };
+            assert_eq!(decide(&facts), expected, "{deviating:?} of {voters:?}");
+        };
+        check(&[], &[1, 2, 3], None);
+        check(&[3], &[1, 2, 3], Some(Step::Demote(NodeId(3))));
+        check(&[3], &[1, 2], None); // caught up, and not promoted
+        check(&[], &[1, 2], Some(Step::Promote(NodeId(3)))); // it agrees again
+        check(&[1], &[1, 2, 3], Some(Step::HandOver));
+        check(&[1], &[1], None); // nobody else votes
+        check(&[1, 2, 3], &[1, 2, 3], None);
     }
 
     #[test]

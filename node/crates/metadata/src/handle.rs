@@ -28,6 +28,7 @@ use crate::feed::{Feed, Filter, Watcher};
 use crate::followers;
 use crate::freshness::Freshness;
 use crate::gauges::Gauges;
+use crate::integrity::Integrity;
 use crate::logtime::Stamper;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
@@ -117,6 +118,7 @@ pub(crate) struct Inner {
     pub(crate) changes: watch::Receiver<u64>,
     pub(crate) feed: Feed,
     pub(crate) releases: Releases,
+    pub(crate) integrity: Integrity,
     pub(crate) session: OwnSession,
     /// A cluster version that was seen in the state. It never goes back, so this need not be the last.
     pub(crate) version_seen: AtomicU32,
@@ -289,6 +291,7 @@ impl Handle {
             has_quorum: leader.is_some() && metrics.running_state.is_ok() && fresh,
             last_leader_contact_ms: contact_ms,
             state_hash,
+            alarm: inner.integrity.alarm(),
             fsync_p50_us: crate::status::quantile_us(sync, 0.5),
             fsync_p99_us: crate::status::quantile_us(sync, 0.99),
             fsyncs: sync.get_sample_count(),
@@ -422,7 +425,7 @@ impl Handle {
     }
 
     /// Gives leadership to `to`, or to the voter that is least behind, and waits until somebody else leads. A voter
-    /// that has fallen silent gets it in no case.
+    /// that has fallen silent, or whose state differs from that of the majority, gets it in no case.
     ///
     /// # Errors
     /// When this node does not lead, there is no other voter that answers, or nobody took over within `hand_over_ms`.
@@ -431,7 +434,9 @@ impl Handle {
         if !metrics.state.is_leader() {
             return Err(ChangeError::NotLeader { leader: metrics.current_leader.map(NodeId) });
         }
-        let voters = metrics.membership_config.membership().voter_ids().map(NodeId).collect();
+        let deviating = self.0.integrity.alarm().deviating;
+        let voters = metrics.membership_config.membership().voter_ids().map(NodeId);
+        let voters = voters.filter(|voter| !deviating.contains(voter)).collect();
         let followers = followers::followers(&metrics, self.node());
         let best = followers::successor(&followers, &voters, to, self.0.config.lease());
         let NodeId(best) = best.ok_or(ChangeError::NoCandidate)?;

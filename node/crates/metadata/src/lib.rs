@@ -14,6 +14,7 @@ mod forward;
 mod freshness;
 mod gauges;
 mod handle;
+mod integrity;
 mod logtime;
 pub mod mem;
 mod metrics;

@@ -21,6 +21,7 @@ use super::{Entry, Payload, Sealed, Types, Vote, log_id};
 use crate::alone::{Alone, CLUSTER, INCARNATION, init};
 use crate::envelope;
 use crate::feed::Feed;
+use crate::integrity::Integrity;
 use crate::logtime::Stamper;
 use crate::metrics::Metrics;
 
@@ -39,7 +40,8 @@ fn open(dir: &std::path::Path, purge_only_flushed: bool) -> io::Result<Disk> {
     let stamper = Arc::new(Stamper::new(Clock::manual(Timestamp(1_000))));
     let log = LogStore::new(store.log(), stamper.clone(), 1 << 20);
     let (changes, feed, metrics) = (watch::channel(0).0, Feed::default(), Metrics::new());
-    let machine = Machine::open(store.state(), Listeners { stamper: stamper.clone(), changes, feed, metrics })?;
+    let listeners = Listeners { stamper: stamper.clone(), changes, feed, integrity: Integrity::default(), metrics };
+    let machine = Machine::open(store.state(), listeners)?;
     log.observe_tail(store.state().applied().map(|meta| meta.index))?;
     Ok(Disk { store, log, machine, stamper })
 }
