@@ -113,6 +113,9 @@ fn raft_view(status: &metadata::Status) -> v1::RaftView {
         voters: numbers(&status.voters),
         learners: numbers(&status.learners),
         has_quorum: status.has_quorum,
+        deviating: status.alarm.deviating.iter().map(|node| node.0).collect(),
+        states_undecided: status.alarm.undecided,
+        compared_index: status.alarm.index,
     }
 }
 
