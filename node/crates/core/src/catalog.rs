@@ -14,7 +14,7 @@ pub mod record;
 pub mod txn;
 pub mod view;
 
-pub use apply::{Applied, CLUSTER_VERSION, apply, bytes_max_of, prefixes};
+pub use apply::{Applied, CLUSTER_VERSION, apply, bytes_max_of, prefixes, value_prefix};
 pub use command::{Answer, Command, Entry, NewMember, Refusal, TokenProblem};
 pub use record::{
     Cluster, Counts, Due, Key, KeyRange, Lease, Location, Member, MemberState, Record, Remembered, Session, Setting,

@@ -23,10 +23,12 @@ mod snapshot;
 mod state;
 mod store;
 mod sync;
+mod verify;
 
 pub use config::Config;
 pub use error::{
-    CommitError, DiskError, ExportError, ImportError, OpenError, PurgeError, ReadError, SyncError, WriteError,
+    CommitError, DiskError, ExportError, ImportError, OpenError, PurgeError, ReadError, SyncError, VerifyError,
+    WriteError,
 };
 pub use log::{Log, LogState};
 pub use metrics::Metrics;
@@ -35,3 +37,4 @@ pub use snapshot::{Export, Import};
 pub use state::{AppliedMeta, Batch, State, StateView};
 pub use store::{Store, StoreIdentity};
 pub use sync::SyncDone;
+pub use verify::{Damage, LogCounts, StateCounts, Verification, verify};

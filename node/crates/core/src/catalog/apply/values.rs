@@ -34,6 +34,12 @@ pub fn bytes_max_of(prefix: &str) -> Option<u64> {
     PREFIXES.into_iter().find(|(known, _)| *known == prefix).map(|(_, bytes_max)| bytes_max)
 }
 
+/// The known prefix under which a value's key lies; its usage is counted there.
+#[must_use]
+pub fn value_prefix(key: &str) -> Option<&'static str> {
+    prefix_of(key).map(|(prefix, _)| prefix)
+}
+
 /// The prefix under which a key lies.
 fn prefix_of(key: &str) -> Option<(&'static str, u64)> {
     PREFIXES.into_iter().find(|(prefix, _)| key.starts_with(prefix))
