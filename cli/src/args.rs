@@ -81,6 +81,9 @@ pub(crate) enum Command {
     /// Small values that the lab shares, with revisions
     #[command(subcommand)]
     Kv(KvCommand),
+    /// What this machine keeps of the replicated state
+    #[command(subcommand)]
+    Raft(RaftCommand),
     /// Which models are in memory, and where
     #[command(after_help = "Examples:\n  ollamax ps\n  ollamax ps --api http://a.lan:11435")]
     Ps(ApiArgs),
@@ -322,6 +325,13 @@ pub(crate) enum KvCommand {
     /// Times that end by themselves, with the values that go with them
     #[command(subcommand)]
     Lease(LeaseCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RaftCommand {
+    /// Look whether log and state on this disk are whole; the daemon must be stopped, nothing is changed
+    #[command(after_help = "Examples:\n  ollamax raft verify\n  ollamax raft verify --data-dir DIR -o json")]
+    Verify,
 }
 
 #[derive(Debug, Subcommand)]

@@ -16,6 +16,7 @@ pub(crate) mod logs;
 pub(crate) mod model;
 pub(crate) mod node;
 pub(crate) mod ps;
+pub(crate) mod raft;
 pub(crate) mod run;
 pub(crate) mod status;
 pub(crate) mod token;
@@ -43,6 +44,7 @@ async fn dispatch(global: &Global, command: Command) -> Result<(), Failure> {
         Command::Node(command) => node::run(global, command).await,
         Command::Model(command) => model::run(global, command).await,
         Command::Kv(command) => kv::run(global, command).await,
+        Command::Raft(command) => raft::run(global, command).await,
         Command::Ps(args) => ps::run(global, &args).await,
         Command::Run(args) => run::run(global, args).await,
         Command::Logs(args) => logs::run(global, args).await,
