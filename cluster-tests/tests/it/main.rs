@@ -34,6 +34,7 @@ mod reach_back;
 mod removed_member;
 mod request_ids;
 mod single_node;
+mod state_deviates;
 mod stock_clients;
 mod stopping;
 mod thirty_days_off;
