@@ -79,6 +79,7 @@ pub(crate) fn status() -> StatusReply {
             voters: vec![1, 2, 3],
             learners: vec![],
             has_quorum: true,
+            ..RaftView::default()
         }),
         nodes: (1..=3).map(node).collect(),
         view: Some(LocalView { applied_index: 40, age_ms: 0 }),

@@ -55,7 +55,7 @@ async fn a_node_whose_state_is_another_is_named_loses_its_vote_and_gets_it_back_
     })
     .await?;
     cluster.converged(PATIENCE).await?;
-    ensure!(cluster.get(odd, KEY, false).await?.as_deref() == Some(b"cut once"), "it is read again");
+    ensure!(cluster.get(odd, KEY, false).await?.as_deref() == Some(&b"cut once"[..]), "it is read again");
     let log = std::fs::read_to_string(node.log_path())?;
     ensure!(log.matches(ALARM).count() == 1, "one line for one alarm: {}", log.matches(ALARM).count());
     cluster.finish().await
