@@ -105,7 +105,7 @@ pub(crate) enum Command {
     /// Small values that the lab shares, with revisions
     #[command(subcommand)]
     Kv(KvCommand),
-    /// Consensus: who leads, how far each node is, snapshots
+    /// Consensus: who leads, how far each node is, snapshots, what the disk keeps
     #[command(subcommand)]
     Raft(RaftCommand),
     /// Which models are in memory, and where
@@ -444,6 +444,9 @@ pub(crate) enum RaftCommand {
     /// Take a snapshot of this node's state, after which its log is cut down
     #[command(after_help = "Example:\n  ollamax raft snapshot")]
     Snapshot,
+    /// Look whether log and state on this disk are whole; the daemon must be stopped, nothing is changed
+    #[command(after_help = "Examples:\n  ollamax raft verify\n  ollamax raft verify --data-dir DIR -o json")]
+    Verify,
 }
 
 #[derive(Debug, Args)]

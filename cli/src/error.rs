@@ -74,6 +74,11 @@ impl Failure {
         Self::new(10, "", "", "")
     }
 
+    /// Another program has told why already.
+    pub(crate) fn passed_on(exit: u8) -> Self {
+        Self::new(exit, "", "", "")
+    }
+
     /// Names the call that failed, where nothing closer to it did.
     pub(crate) fn with_request_id(mut self, id: &str) -> Self {
         if self.request_id.is_empty() {

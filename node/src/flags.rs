@@ -1,4 +1,4 @@
-//! The command line of `ollamax-node`: its two commands, and a flag for every configuration key.
+//! The command line of `ollamax-node`: its three commands, and a flag for every configuration key.
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -25,6 +25,13 @@ pub(crate) enum Asked {
     Adopt {
         /// Which directory.
         data_dir: PathBuf,
+    },
+    /// Look whether everything in a data directory is there and whole.
+    Verify {
+        /// Which directory.
+        data_dir: PathBuf,
+        /// One object instead of a page.
+        as_json: bool,
     },
 }
 
@@ -84,6 +91,24 @@ pub(crate) fn command() -> Command {
                 )
                 .arg(data_dir().required(true).help("The directory")),
         )
+        .subcommand(
+            Command::new("verify")
+                .about("Look whether everything that a data directory promises is there and whole; changes nothing")
+                .long_about(
+                    "Look whether everything that a data directory promises is there and whole; changes nothing.\n\
+                     The daemon on it must be stopped. Exit code 0: sound; 1: damaged; 3: nothing there; 4: in use.",
+                )
+                .arg(data_dir().required(true).help("The directory"))
+                .arg(
+                    Arg::new("output")
+                        .short('o')
+                        .long("output")
+                        .value_name("OUTPUT")
+                        .value_parser(["table", "json"])
+                        .default_value("table")
+                        .help("A page for people, or one object for programs"),
+                ),
+        )
 }
 
 /// Reads the command line, the first word being the program's name. Flags of `run` that look like configuration keys
@@ -135,6 +160,10 @@ fn parse(matches: &ArgMatches) -> Asked {
         Some(("adopt", adopt)) => {
             Asked::Adopt { data_dir: adopt.get_one::<PathBuf>("data-dir").cloned().unwrap_or_default() }
         }
+        Some(("verify", verify)) => Asked::Verify {
+            data_dir: verify.get_one::<PathBuf>("data-dir").cloned().unwrap_or_default(),
+            as_json: verify.get_one::<String>("output").is_some_and(|output| output == "json"),
+        },
         Some((_, run)) => Asked::Run {
             data_dir: run.get_one::<PathBuf>("data-dir").cloned(),
             file: run.get_one::<PathBuf>("config").cloned(),
@@ -168,6 +197,17 @@ mod tests {
         assert_eq!(data_dir, Some(PathBuf::from("/d")));
         assert_eq!(flags, [("api.listen".to_owned(), "127.0.0.1:0".to_owned())]);
         assert!(print_config);
+    }
+
+    #[test]
+    fn a_directory_can_be_looked_at_for_people_and_for_programs() {
+        for (line, expected) in [("", false), (" -o table", false), (" -o json", true)] {
+            let line = format!("ollamax-node verify --data-dir /d{line}");
+            let Ok(Asked::Verify { data_dir, as_json }) = read(line.split(' ').map(OsString::from).collect()) else {
+                panic!("verify");
+            };
+            assert_eq!((data_dir, as_json), (PathBuf::from("/d"), expected), "{line}");
+        }
     }
 
     #[test]

@@ -31,6 +31,7 @@ mod shutdown;
 mod slot;
 mod telemetry;
 mod unattended;
+mod verify;
 
 use config::NodeConfig;
 use config::layers::Effective;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
     };
     let result = match asked {
         Asked::Adopt { data_dir } => adopt(&data_dir),
+        Asked::Verify { data_dir, as_json } => return verify::run(&data_dir, as_json),
         Asked::Run { data_dir, file, flags, print_config } => {
             // Who only looks may not be allowed to read the token.
             let needs_token = !print_config && !is_member(data_dir.as_deref());

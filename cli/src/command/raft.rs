@@ -1,4 +1,6 @@
-//! `ollamax raft`: how consensus stands on this node, another leader, a snapshot.
+//! `ollamax raft`: how consensus stands on this node, another leader, a snapshot, what the disk keeps.
+
+mod verify;
 
 use serde_json::{Value, json};
 
@@ -19,6 +21,7 @@ pub(crate) async fn run(global: &Global, command: RaftCommand) -> Result<(), Fai
         RaftCommand::Status => status(global).await,
         RaftCommand::TransferLeader { node } => transfer(global, node.unwrap_or_default()).await,
         RaftCommand::Snapshot => snapshot(global).await,
+        RaftCommand::Verify => verify::run(global).await,
     }
 }
 

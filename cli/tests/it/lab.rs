@@ -135,6 +135,7 @@ pub(crate) fn status() -> StatusReply {
             has_quorum: true,
             healthy_nodes: 3,
             failure_tolerance: 1,
+            ..RaftView::default()
         }),
         nodes: (1..=3).map(node).collect(),
         view: Some(LocalView { applied_index: 40, age_ms: 0 }),

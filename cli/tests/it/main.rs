@@ -9,5 +9,7 @@ mod daemon;
 mod dev;
 mod lab;
 mod printed;
+#[cfg(target_os = "linux")]
+mod raft;
 mod refused;
 mod terminal;

@@ -12,6 +12,7 @@ pub mod fake_ollama;
 pub mod history;
 pub mod http;
 pub mod link;
+pub mod other_state;
 pub mod port;
 pub mod remembered;
 pub mod room;

@@ -35,6 +35,7 @@ mod removed_member;
 mod request_ids;
 mod silent_members;
 mod single_node;
+mod state_deviates;
 mod stock_clients;
 mod stopping;
 mod thirty_days_off;

@@ -85,9 +85,9 @@ pub(crate) async fn down(global: &Global) -> Result<(), Failure> {
 }
 
 async fn start(plans: &[Plan], missing: &[Plan]) -> Result<Vec<StatusReply>, Failure> {
-    let program = process::sibling("ollamax-node")?;
+    let program = place::sibling("ollamax-node")?;
     if plans.iter().any(|plan| plan.ollama.is_none()) {
-        process::sibling("ollamax-engine")?;
+        place::sibling("ollamax-engine")?;
     }
     let deadline = Instant::now() + READY_TIMEOUT;
     let mut children = Vec::new();

@@ -15,7 +15,7 @@ pub mod record;
 pub mod txn;
 pub mod view;
 
-pub use apply::{Applied, CLUSTER_VERSION, apply, bytes_max_of, prefixes, quotas};
+pub use apply::{Applied, CLUSTER_VERSION, apply, bytes_max_of, prefixes, quotas, value_prefix};
 pub use command::{Answer, Command, Entry, NewMember, Refusal, TokenProblem};
 pub use happening::{ClusterEvent, EventKind, events_of, leader_elected, voters_changed};
 pub use record::{

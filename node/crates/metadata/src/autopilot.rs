@@ -37,7 +37,7 @@ const HAND_OVER_PAUSE: Duration = Duration::from_secs(60);
 pub(crate) enum Step {
     /// Finishes a change of voters that a leader left half-way.
     FinishJoint(BTreeSet<NodeId>),
-    /// Leads, but has departed or has no room on its disk: somebody else must lead.
+    /// Leads, but has departed, has no room on its disk or holds another state: somebody else must lead.
     HandOver,
     /// Leads, and was drained: this voter shall lead.
     HandOverTo(NodeId),
@@ -85,18 +85,20 @@ pub(crate) struct Facts {
     pub(crate) releases: BTreeMap<NodeId, u32>,
     /// The first deadline of leases and sessions has passed.
     pub(crate) due: bool,
+    /// Whose state differs from that of the majority: they neither vote nor lead.
+    pub(crate) deviating: BTreeSet<NodeId>,
 }
 
 // === impl Facts ===
 
 impl Facts {
-    fn group<'a>(&'a self, voters: &'a BTreeSet<NodeId>) -> Group<'a> {
-        Group { members: &self.members, voters, leader: self.leader, seen: &self.seen, knobs: &self.knobs }
+    fn group<'a>(&'a self, members: &'a [Member], voters: &'a BTreeSet<NodeId>) -> Group<'a> {
+        Group { members, voters, leader: self.leader, seen: &self.seen, knobs: &self.knobs }
     }
 
     /// What is shown of it.
     fn outlook(&self, term: u64) -> Option<Outlook> {
-        let group = self.group(self.configs.last()?);
+        let group = self.group(&self.members, self.configs.last()?);
         let removal = |member: &Member| Some((member.id, voters::removed_in(&group, member.id)?));
         Some(Outlook {
             term,
@@ -117,6 +119,10 @@ pub(crate) fn decide(facts: &Facts) -> Option<Step> {
     if facts.members.is_empty() {
         return None; // The catalog is not there yet.
     }
+    if facts.deviating.contains(&facts.leader) {
+        // What it would decide from its own state may be wrong.
+        return voters.iter().any(|voter| !facts.deviating.contains(voter)).then_some(Step::HandOver);
+    }
     if facts.due {
         return Some(Step::Expire);
     }
@@ -129,7 +135,9 @@ pub(crate) fn decide(facts: &Facts) -> Option<Step> {
     if let Some(node) = facts.nodes.iter().find(gone) {
         return Some(Step::RemoveLearner(*node));
     }
-    let group = facts.group(voters);
+    let trusted = facts.members.iter().filter(|member| !facts.deviating.contains(&member.id));
+    let trusted: Vec<Member> = trusted.cloned().collect();
+    let group = facts.group(&trusted, voters);
     let change = voters::plan(&group).map(|change| match change {
         Change::Promote(node) => Step::Promote(node),
         Change::Demote(node) if node == facts.leader => Step::HandOver,
@@ -183,6 +191,7 @@ pub(crate) async fn run(handle: Handle, stop: CancellationToken) {
         if !metrics.state.is_leader() || !handle.status().has_quorum {
             continue;
         }
+        handle.compare_states(&metrics);
         let facts = match gather(&handle, &metrics, &mut stability, start.elapsed()) {
             Ok(facts) => facts,
             Err(fault) => {
@@ -235,6 +244,7 @@ fn gather(handle: &Handle, metrics: &Metrics, stability: &mut Stability, elapsed
         nodes: membership.nodes().map(|(node, _)| NodeId(*node)).collect(),
         seen,
         knobs,
+        deviating: handle.0.integrity.alarm().deviating,
     })
 }
 
@@ -402,7 +412,7 @@ mod tests {
                 knobs: Knobs::default(),
                 version,
                 releases: releases.iter().map(|(node, release)| (NodeId(*node), *release)).collect(),
-                due: false,
+                ..Facts::default()
             };
             assert_eq!(decide(&facts), expected, "{releases:?} at {version}");
             // What has passed its time comes first.
@@ -414,6 +424,30 @@ mod tests {
         check(&[(1, 2), (2, 1)], 1, None);
         check(&[(1, 2)], 1, None); // node 2 was not heard
         check(&[(1, 2), (2, 2), (9, 1)], 1, Some(Step::RaiseVersion(2))); // no member
+    }
+
+    #[test]
+    fn a_node_whose_state_differs_neither_votes_nor_leads_nor_decides() {
+        let check = |deviating: &[u64], voters: &[u64], expected: Option<Step>| {
+            let facts = Facts {
+                leader: NodeId(1),
+                members: [1, 2, 3].map(|id| member(id, Role::Voter, MemberState::Active)).to_vec(),
+                configs: vec![ids(voters)],
+                nodes: ids(&[1, 2, 3]),
+                seen: [2, 3].map(|id| (NodeId(id), healthy())).into(),
+                knobs: Knobs::default(),
+                deviating: ids(deviating),
+                ..Facts::default()
+            };
+            assert_eq!(decide(&facts), expected, "{deviating:?} of {voters:?}");
+        };
+        check(&[], &[1, 2, 3], None);
+        check(&[3], &[1, 2, 3], Some(Step::Demote(NodeId(3))));
+        check(&[3], &[1, 2], None); // caught up, and not promoted
+        check(&[], &[1, 2], Some(Step::Promote(NodeId(3)))); // it agrees again
+        check(&[1], &[1, 2, 3], Some(Step::HandOver));
+        check(&[1], &[1], None); // nobody else votes
+        check(&[1, 2, 3], &[1, 2, 3], None);
     }
 
     #[test]

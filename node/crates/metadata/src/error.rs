@@ -112,6 +112,9 @@ pub enum ReadError {
     /// No leader, or a leader without its majority.
     #[error("no quorum: {0}")]
     NoQuorum(String),
+    /// This node's state is known to be wrong.
+    #[error("the state of this node differs from that of the majority, so it is not read; ask another node")]
+    Deviates,
     /// This node's consensus has stopped; the node must stop too.
     #[error("consensus has stopped on this node: {0}")]
     Fatal(String),
@@ -123,6 +126,7 @@ impl ReadError {
     pub const fn code(&self) -> ErrorCode {
         match self {
             Self::NoQuorum(_) => ErrorCode::NoQuorum,
+            Self::Deviates => ErrorCode::StorageCorrupt,
             Self::Fatal(_) => ErrorCode::StorageFailed,
         }
     }

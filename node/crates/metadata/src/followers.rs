@@ -52,7 +52,7 @@ impl Follower {
         Following { node: self.node, behind: self.behind(next), silent_ms: self.silence.map(millis) }
     }
 
-    fn is_heard(&self, within: Duration) -> bool {
+    pub(crate) fn is_heard(&self, within: Duration) -> bool {
         self.silence.is_some_and(|silence| silence <= within)
     }
 }

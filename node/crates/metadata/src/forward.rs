@@ -374,7 +374,8 @@ impl Handle {
     /// the call, and returns the applied index. What [`Handle::view`] shows from then on is linearizable.
     ///
     /// # Errors
-    /// [`ReadError::NoQuorum`] when the majority cannot be asked or this node cannot catch up in time.
+    /// [`ReadError::NoQuorum`] when the majority cannot be asked or this node cannot catch up in time,
+    /// [`ReadError::Deviates`] when this node's state is known to be wrong.
     pub async fn read_barrier(&self) -> Result<u64, ReadError> {
         self.barrier(ReadTrust::Majority).await
     }
@@ -398,6 +399,7 @@ impl Handle {
     }
 
     async fn barrier(&self, trust: ReadTrust) -> Result<u64, ReadError> {
+        self.check_agreement()?;
         let deadline = Instant::now() + READ_TIMEOUT;
         let mut target = self.leader();
         let mut why = "no leader is known".to_owned();

@@ -28,6 +28,7 @@ use crate::feed::{Feeds, Filter, Watcher};
 use crate::followers;
 use crate::freshness::Freshness;
 use crate::gauges::Gauges;
+use crate::integrity::Integrity;
 use crate::logtime::Stamper;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
@@ -123,6 +124,7 @@ pub(crate) struct Inner {
     pub(crate) changes: watch::Receiver<u64>,
     pub(crate) feeds: Feeds,
     pub(crate) releases: Releases,
+    pub(crate) integrity: Integrity,
     pub(crate) session: OwnSession,
     /// A cluster version that was seen in the state. It never goes back, so this need not be the last.
     pub(crate) version_seen: AtomicU32,
@@ -309,6 +311,7 @@ impl Handle {
             has_quorum,
             last_leader_contact_ms: contact_ms,
             state_hash,
+            alarm: inner.integrity.alarm(),
             fsync_p50_us: crate::status::quantile_us(sync, 0.5),
             fsync_p99_us: crate::status::quantile_us(sync, 0.99),
             fsyncs: sync.get_sample_count(),

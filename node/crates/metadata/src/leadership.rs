@@ -51,7 +51,7 @@ enum Miss {
 
 impl Handle {
     /// Gives leadership to `to`, or to the voter that is least behind, and waits until somebody else leads. A voter
-    /// that has fallen silent gets it in no case.
+    /// that has fallen silent, or whose state differs from that of the majority, gets it in no case.
     ///
     /// # Errors
     /// When this node does not lead, or leadership stays for one of the reasons of [`Declined`]; also when nobody took
@@ -66,7 +66,9 @@ impl Handle {
             return Err(ChangeError::NotLeader { leader: metrics.current_leader.map(NodeId) });
         }
         let me = self.node();
-        let voters = metrics.membership_config.membership().voter_ids().map(NodeId).collect();
+        let deviating = self.0.integrity.alarm().deviating;
+        let voters = metrics.membership_config.membership().voter_ids().map(NodeId);
+        let voters = voters.filter(|voter| !deviating.contains(voter)).collect();
         let followers = followers::followers(&metrics, me);
         let next = metrics.last_log_index.map_or(0, |index| index + 1);
         let now = Moment { next, lease: self.config().lease() };

@@ -15,6 +15,7 @@ mod forward;
 mod freshness;
 mod gauges;
 mod handle;
+mod integrity;
 mod leadership;
 mod logtime;
 pub mod mem;

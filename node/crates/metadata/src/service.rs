@@ -24,6 +24,7 @@ use crate::config::Config;
 use crate::error::OpenError;
 use crate::feed::Feeds;
 use crate::handle::{Contact, Handle, Identity, Inner};
+use crate::integrity::Integrity;
 use crate::logtime::Stamper;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
@@ -87,9 +88,14 @@ impl Service {
         let (changes_in, changes) = watch::channel(0);
         let raft_error = |error: &dyn std::fmt::Display| OpenError::Raft(error.to_string());
 
-        let (feeds, releases) = (Feeds::default(), Releases::default());
-        let listeners =
-            Listeners { stamper: stamper.clone(), changes: changes_in, feeds: feeds.clone(), metrics: metrics.clone() };
+        let (feeds, releases, integrity) = (Feeds::default(), Releases::default(), Integrity::default());
+        let listeners = Listeners {
+            stamper: stamper.clone(),
+            changes: changes_in,
+            feeds: feeds.clone(),
+            integrity: integrity.clone(),
+            metrics: metrics.clone(),
+        };
         let machine = Machine::open(state.clone(), listeners);
         let machine = machine.map_err(|error| raft_error(&error))?;
         let bytes_max = usize::try_from(parts.config.append_bytes_max).unwrap_or(usize::MAX);
@@ -102,6 +108,7 @@ impl Service {
             append_deadline: parts.config.lease(),
             snapshot_idle: parts.config.snapshot_idle(),
             releases: releases.clone(),
+            integrity: integrity.clone(),
             metrics: metrics.clone(),
         }));
         let config = raft_config(&parts.config, parts.identity.cluster).map_err(|error| raft_error(&error))?;
@@ -125,6 +132,7 @@ impl Service {
             changes,
             feeds,
             releases,
+            integrity,
             session: OwnSession::new(),
             version_seen: AtomicU32::new(OLDEST_VERSION),
             contact: Contact::new(),

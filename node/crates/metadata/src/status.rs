@@ -6,6 +6,7 @@ use std::time::Duration;
 use openraft::ServerState;
 use prometheus::core::Collector;
 
+use ollamax_core::integrity::Alarm;
 use ollamax_types::NodeId;
 
 /// What a leader makes of its group.
@@ -52,6 +53,8 @@ pub struct Status {
     pub last_leader_contact_ms: Option<u64>,
     /// Hash over all records at index [`Status::applied`]; equal on all nodes at equal indexes.
     pub state_hash: [u8; 16],
+    /// What is known of nodes whose state is not that.
+    pub alarm: Alarm,
     /// Median time of one sync of the log, microseconds; 0 before the first.
     pub fsync_p50_us: u64,
     /// 99th percentile, microseconds.

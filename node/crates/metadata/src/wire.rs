@@ -11,6 +11,7 @@ use openraft::raft::{
 };
 use prost::Message;
 
+use ollamax_core::integrity::{Alarm, MARKS_TOLD_MAX, Mark};
 use ollamax_proto::disk;
 use ollamax_proto::disk::raft_append_reply::Result as WireAppendResult;
 use ollamax_proto::disk::raft_hand_over_reply::Result as WireHandOverResult;
@@ -34,7 +35,11 @@ pub(crate) const VERSION: u32 = 1;
 /// A request, read.
 #[derive(Debug)]
 pub(crate) enum Request {
-    Append(AppendEntriesRequest<Types>),
+    Append {
+        append: AppendEntriesRequest<Types>,
+        /// What the leader knows of states that differ; `None`: nothing was compared.
+        alarm: Option<Alarm>,
+    },
     Vote(VoteRequest<Types>),
     PreVote(VoteRequest<Types>),
     Transfer(TransferLeaderRequest<Types>),
@@ -81,7 +86,11 @@ pub(crate) enum SnapshotPart {
 /// An answer.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Reply {
-    Append(AppendEntriesResponse<Types>),
+    Append {
+        reply: AppendEntriesResponse<Types>,
+        /// Of the sender's state; empty where it says nothing of it.
+        marks: Vec<Mark>,
+    },
     Vote(VoteResponse<Types>),
     Transfer(TransferLeaderResponse<Types>),
     Committed(Committed),
@@ -112,7 +121,7 @@ pub(crate) struct Addressed {
 
 pub(crate) fn encode_request(cluster: ClusterId, to: NodeId, request: Request) -> Bytes {
     let body = match request {
-        Request::Append(append) => WireRequest::Append(encode_append(&append)),
+        Request::Append { append, alarm } => WireRequest::Append(encode_append(&append, alarm)),
         Request::Vote(vote) => WireRequest::Vote(encode_vote_request(&vote)),
         Request::PreVote(vote) => WireRequest::PreVote(encode_vote_request(&vote)),
         Request::Transfer(transfer) => WireRequest::Transfer(disk::RaftTransfer {
@@ -142,7 +151,10 @@ pub(crate) fn decode_request(bytes: Bytes) -> Result<Addressed, RecordError> {
     let cluster = wire.cluster.as_slice().try_into().map_err(|_| RecordError::new("request", "bad cluster id"))?;
     let request =
         match wire.body.ok_or_else(|| RecordError::new("request", "a body that this release does not know"))? {
-            WireRequest::Append(append) => Request::Append(decode_append(append)?),
+            WireRequest::Append(mut append) => {
+                let alarm = append.alarm.take().map(decode_alarm);
+                Request::Append { append: decode_append(append)?, alarm }
+            }
             WireRequest::Vote(vote) => Request::Vote(decode_vote_request(vote)?),
             WireRequest::PreVote(vote) => Request::PreVote(decode_vote_request(vote)?),
             WireRequest::Transfer(transfer) => Request::Transfer(TransferLeaderRequest::new(
@@ -176,14 +188,24 @@ fn need_vote(vote: Option<disk::RaftVote>) -> Result<Vote, RecordError> {
     vote.map(vote_from_disk).ok_or_else(|| RecordError::new("message", "no vote"))
 }
 
-fn encode_append(append: &AppendEntriesRequest<Types>) -> disk::RaftAppend {
+fn encode_append(append: &AppendEntriesRequest<Types>, alarm: Option<Alarm>) -> disk::RaftAppend {
     disk::RaftAppend {
         vote: Some(vote_to_disk(&append.vote)),
         prev: append.prev_log_id.as_ref().map(log_id_to_disk),
         leader_commit: append.leader_commit.as_ref().map(log_id_to_disk),
         first_index: append.entries.first().map_or(0, |entry| entry.log_id.index),
         records: append.entries.iter().map(|entry| encode_entry(entry).into()).collect(),
+        alarm: alarm.map(|alarm| disk::RaftAlarm {
+            index: alarm.index,
+            deviating: alarm.deviating.into_iter().map(|node| node.0).collect(),
+            undecided: alarm.undecided,
+        }),
     }
+}
+
+fn decode_alarm(wire: disk::RaftAlarm) -> Alarm {
+    let disk::RaftAlarm { index, deviating, undecided } = wire;
+    Alarm { index, deviating: deviating.into_iter().map(NodeId).collect(), undecided }
 }
 
 fn decode_append(wire: disk::RaftAppend) -> Result<AppendEntriesRequest<Types>, RecordError> {
@@ -259,7 +281,7 @@ fn decode_snapshot_part(wire: disk::RaftSnapshotChunk) -> Result<SnapshotPart, R
 /// `release` is the highest cluster version that the sender applies.
 pub(crate) fn encode_reply(reply: Reply, release: u32) -> Bytes {
     let body = match reply {
-        Reply::Append(append) => WireReply::Append(encode_append_reply(append)),
+        Reply::Append { reply, marks } => WireReply::Append(encode_append_reply(reply, &marks)),
         Reply::Vote(vote) => WireReply::Vote(disk::RaftVoteReply {
             vote: Some(vote_to_disk(&vote.vote)),
             granted: vote.vote_granted,
@@ -286,7 +308,10 @@ pub(crate) fn decode_reply(bytes: Bytes) -> Result<(u32, Reply), RecordError> {
     check_version("reply", wire.version)?;
     let release = wire.release.max(1);
     let reply = match wire.body.ok_or_else(|| RecordError::new("reply", "a body that this release does not know"))? {
-        WireReply::Append(append) => Reply::Append(decode_append_reply(append)?),
+        WireReply::Append(append) => {
+            let marks = append.states.iter().take(MARKS_TOLD_MAX).map(decode_mark).collect::<Result<_, _>>()?;
+            Reply::Append { reply: decode_append_reply(append)?, marks }
+        }
         WireReply::Vote(vote) => {
             Reply::Vote(VoteResponse::new(need_vote(vote.vote)?, vote.last_log_id.map(log_id_from_disk), vote.granted))
         }
@@ -307,7 +332,7 @@ pub(crate) fn decode_reply(bytes: Bytes) -> Result<(u32, Reply), RecordError> {
     Ok((release, reply))
 }
 
-fn encode_append_reply(reply: AppendEntriesResponse<Types>) -> disk::RaftAppendReply {
+fn encode_append_reply(reply: AppendEntriesResponse<Types>, marks: &[Mark]) -> disk::RaftAppendReply {
     let result = match reply {
         AppendEntriesResponse::Success => WireAppendResult::Success(disk::LogBlank {}),
         AppendEntriesResponse::PartialSuccess(last) => {
@@ -316,7 +341,13 @@ fn encode_append_reply(reply: AppendEntriesResponse<Types>) -> disk::RaftAppendR
         AppendEntriesResponse::Conflict => WireAppendResult::Conflict(disk::LogBlank {}),
         AppendEntriesResponse::HigherVote(vote) => WireAppendResult::HigherVote(vote_to_disk(&vote)),
     };
-    disk::RaftAppendReply { result: Some(result) }
+    let states = marks.iter().map(|mark| disk::RaftStateHash { index: mark.index, hash: mark.hash.to_vec() });
+    disk::RaftAppendReply { result: Some(result), states: states.collect() }
+}
+
+fn decode_mark(wire: &disk::RaftStateHash) -> Result<Mark, RecordError> {
+    let hash = wire.hash.as_slice().try_into().map_err(|_| RecordError::new("state hash", "not 16 bytes"))?;
+    Ok(Mark { index: wire.index, hash })
 }
 
 fn decode_append_reply(wire: disk::RaftAppendReply) -> Result<AppendEntriesResponse<Types>, RecordError> {

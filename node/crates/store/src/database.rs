@@ -48,7 +48,7 @@ pub(crate) struct Database {
     rocks: Rocks,
     cache: Cache,
     write_buffer_bytes: usize,
-    _lock: DirectoryLock,
+    _lock: Option<DirectoryLock>,
 }
 
 impl fmt::Debug for Database {
@@ -85,6 +85,27 @@ impl Database {
             opened => opened,
         };
         let rocks = opened.map_err(|error| DiskError::rocks("open the database", &error))?;
+        Ok(Self { rocks, cache, write_buffer_bytes: config.write_buffer_bytes, _lock: Some(lock) })
+    }
+
+    /// Opens a database to look at it: no byte on disk changes, and what only the WAL holds is seen as well.
+    pub(crate) fn open_read_only(path: &Path, lock: Option<DirectoryLock>) -> Result<Self, DiskError> {
+        let config = Config::default();
+        let cache = Cache::new_lru_cache(config.block_cache_bytes);
+        let mut options = database_options(&config);
+        options.create_if_missing(false);
+        options.create_missing_column_families(false);
+        let names = Rocks::list_cf(&options, path).map_err(|error| DiskError::rocks("read the manifest", &error))?;
+        if let Some(missing) = [LOG, META].into_iter().find(|fixed| !names.iter().any(|name| name == fixed)) {
+            let reason = format!("there is no column family {missing}");
+            return Err(DiskError::Damaged { action: "open the database", reason });
+        }
+        let families = names.into_iter().map(|name| {
+            let compress = name.starts_with(STATE_PREFIX);
+            ColumnFamilyDescriptor::new(name, family_options(&cache, config.write_buffer_bytes, compress))
+        });
+        let rocks = Rocks::open_cf_descriptors_read_only(&options, path, families.collect::<Vec<_>>(), false)
+            .map_err(|error| DiskError::rocks("open the database", &error))?;
         Ok(Self { rocks, cache, write_buffer_bytes: config.write_buffer_bytes, _lock: lock })
     }
 

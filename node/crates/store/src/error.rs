@@ -385,6 +385,62 @@ impl ImportError {
     }
 }
 
+/// Why a data directory could not be looked at. Nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum VerifyError {
+    /// No node ever kept its state here.
+    #[error("{} holds no replicated state", .path.display())]
+    NothingThere {
+        /// The directory that would hold it.
+        path: PathBuf,
+    },
+    /// A daemon has the directory.
+    #[error("{} is in use{}", .path.display(), pid_words(*.pid))]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+        /// Who holds it, as far as the file says.
+        pid: Option<u32>,
+    },
+    /// A later release wrote it.
+    #[error("{} has format {found}; this release knows formats up to {known}", .path.display())]
+    NewerFormat {
+        /// The directory.
+        path: PathBuf,
+        /// Format found.
+        found: u32,
+        /// Newest format known.
+        known: u32,
+    },
+    /// The system refused to read.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+}
+
+impl VerifyError {
+    /// The code that leaves the node.
+    #[must_use]
+    pub const fn code(&self) -> ErrorCode {
+        match self {
+            Self::NothingThere { .. } => ErrorCode::NotInitialised,
+            Self::Locked { .. } => ErrorCode::IdentityConflict,
+            Self::NewerFormat { .. } => ErrorCode::PreconditionFailed,
+            Self::Disk(error) => error.code(),
+        }
+    }
+
+    /// What to do.
+    #[must_use]
+    pub const fn next(&self) -> &'static str {
+        match self {
+            Self::NothingThere { .. } => "name the data directory of a member with --data-dir",
+            Self::Locked { .. } => "stop the daemon first (systemctl stop ollamax-node), or verify a copy of it",
+            Self::NewerFormat { .. } => "use the release that wrote it",
+            Self::Disk(_) => "repeat it as the user that runs the daemon",
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

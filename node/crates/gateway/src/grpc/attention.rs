@@ -38,6 +38,7 @@ pub fn needs_attention(status: &StatusReply, beside: &Beside<'_>) -> Vec<Attenti
         Phase::Removed => return vec![removed()],
         _ => {}
     }
+    states(status, &mut found);
     consensus(status, &mut found);
     for node in status.nodes.iter().filter(|node| node.state() != State::Departed) {
         one_node(node, &mut found);
@@ -63,6 +64,32 @@ pub fn needs_attention(status: &StatusReply, beside: &Beside<'_>) -> Vec<Attenti
         ));
     }
     found
+}
+
+/// Records that are not what the cluster agreed on.
+fn states(status: &StatusReply, found: &mut Vec<Attention>) {
+    let Some(raft) = &status.raft else { return };
+    for id in &raft.deviating {
+        let name =
+            status.nodes.iter().find(|node| node.id == *id).map_or_else(|| id.to_string(), |node| node.name.clone());
+        found.push(entry(
+            "state_deviates",
+            format!("the state of node {name} differs from that of the majority"),
+            format!("compared at index {}; it neither votes nor leads, its models are served", raft.compared_index),
+            format!(
+                "on {name}: stop the daemon, ollamax raft verify; here: ollamax node remove {name}; then join it again \
+                 with an empty data directory"
+            ),
+        ));
+    }
+    if raft.states_undecided {
+        found.push(entry(
+            "states_undecided",
+            "the states of the voters differ, and none has a majority".to_owned(),
+            format!("compared at index {}; nobody can say whose is wrong, so nothing was done", raft.compared_index),
+            "on each voter in turn: stop the daemon, ollamax raft verify, start it; remove the damaged one".to_owned(),
+        ));
+    }
 }
 
 fn consensus(status: &StatusReply, found: &mut Vec<Attention>) {
@@ -213,6 +240,8 @@ mod tests {
         check("not_initialised", &|status| status.set_phase(Phase::Waiting));
         check("removed", &|status| status.set_phase(Phase::Removed));
         check("no_quorum", &|status| status.raft.as_mut().expect("there").has_quorum = false);
+        check("state_deviates", &|status| status.raft.as_mut().expect("there").deviating = vec![2]);
+        check("states_undecided", &|status| status.raft.as_mut().expect("there").states_undecided = true);
         check("two_voters", &|status| status.raft.as_mut().expect("there").voters = vec![1, 2]);
         check("node_silent", &|status| status.nodes[1].set_health(Health::Dead));
         check("clock_skew", &|status| status.nodes[1].clock_skew_ms = -3_600_000);
@@ -242,6 +271,19 @@ mod tests {
         check(720, false, Some(85_680), "not heard for 12 min; it does not vote; it will be removed in 23 h");
         check(300_000, false, None, "not heard for 3 days; it does not vote");
         check(10_000, true, Some(0), "not heard for 2 h; it will be removed in 0 s");
+    }
+
+    #[test]
+    fn a_node_whose_state_differs_is_called_by_its_name_and_comes_first() {
+        let mut status = healthy();
+        let raft = status.raft.as_mut().expect("there");
+        (raft.deviating, raft.compared_index, raft.has_quorum) = (vec![2, 9], 2_048, false);
+        let found = needs_attention(&status, &[], false);
+        let ids: Vec<&str> = found.iter().map(|entry| entry.id.as_str()).collect();
+        assert_eq!(ids, ["state_deviates", "state_deviates", "no_quorum"]);
+        assert!(found[0].what.contains("node n2 ") && found[0].why.contains("2048"), "{found:?}");
+        assert!(found[0].next.contains("ollamax node remove n2"), "{found:?}");
+        assert!(found[1].what.contains("node 9 "), "one that is not on record: {found:?}");
     }
 
     #[test]

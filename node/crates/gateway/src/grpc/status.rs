@@ -144,6 +144,9 @@ fn raft_view(status: &metadata::Status, alive: &[u64]) -> v1::RaftView {
         has_quorum: status.has_quorum,
         healthy_nodes: count(healthy),
         failure_tolerance: count(tolerance),
+        deviating: status.alarm.deviating.iter().map(|node| node.0).collect(),
+        states_undecided: status.alarm.undecided,
+        compared_index: status.alarm.index,
     }
 }
 

@@ -15,11 +15,13 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use ollamax_core::catalog::{self, ClusterEvent};
+use ollamax_core::integrity::{Mark, is_checkpoint};
 use ollamax_store as store;
 use ollamax_types::{ErrorCode, NodeId, Timestamp};
 
 use crate::envelope;
 use crate::feed::{Feeds, News, event_of};
+use crate::integrity::Integrity;
 use crate::logtime::Stamper;
 use crate::metrics::Metrics;
 use crate::raft::log::on_disk;
@@ -55,6 +57,7 @@ pub(crate) struct Machine {
     stamper: Arc<Stamper>,
     changes: watch::Sender<u64>,
     feeds: Feeds,
+    integrity: Integrity,
     metrics: Metrics,
 }
 
@@ -63,6 +66,7 @@ pub(crate) struct Listeners {
     pub(crate) stamper: Arc<Stamper>,
     pub(crate) changes: watch::Sender<u64>,
     pub(crate) feeds: Feeds,
+    pub(crate) integrity: Integrity,
     pub(crate) metrics: Metrics,
 }
 
@@ -81,21 +85,23 @@ impl Chunk {
         self.entries.push(item);
     }
 
-    const fn is_full(&self) -> bool {
-        self.entries.len() >= BATCH_ENTRIES_MAX || self.bytes >= BATCH_BYTES_MAX
+    /// A batch ends at each checkpoint, so that every node knows the hash that its state had there.
+    fn is_full(&self) -> bool {
+        let ends = self.entries.last().is_some_and(|(entry, _)| is_checkpoint(entry.log_id.index));
+        ends || self.entries.len() >= BATCH_ENTRIES_MAX || self.bytes >= BATCH_BYTES_MAX
     }
 }
 
 impl Machine {
     /// Takes up the state as it was flushed; openraft applies the rest of the log again.
     pub(crate) fn open(state: store::State, listeners: Listeners) -> io::Result<Self> {
-        let Listeners { stamper, changes, feeds, metrics } = listeners;
+        let Listeners { stamper, changes, feeds, integrity, metrics } = listeners;
         let applied = state.applied().map(|meta| Applied::from_store(&meta)).transpose()?.unwrap_or_default();
         stamper.observe(applied.log_time);
         let index = applied.last.map_or(0, |id| id.index);
         feeds.restart(index);
         changes.send_replace(index);
-        Ok(Self { state, applied, slot: Slot::default(), stamper, changes, feeds, metrics })
+        Ok(Self { state, applied, slot: Slot::default(), stamper, changes, feeds, integrity, metrics })
     }
 
     fn apply_chunk(&mut self, chunk: Chunk) -> io::Result<()> {
@@ -115,6 +121,9 @@ impl Machine {
         let (index, count) = (meta.index, answers.len());
         self.state.commit(batch, meta).map_err(io::Error::other)?;
         self.applied = applied;
+        if is_checkpoint(index) {
+            self.integrity.passed(Mark { index, hash: self.state.state_hash() });
+        }
         self.feeds.add(news, index);
         self.changes.send_replace(index);
         self.metrics.applied(count, started.elapsed());
@@ -202,6 +211,7 @@ impl RaftStateMachine<Types> for Machine {
         self.slot.set(meta_of(&self.applied));
         let index = self.applied.last.map_or(0, |id| id.index);
         self.feeds.restart(index);
+        self.integrity.restart();
         self.changes.send_replace(index);
         self.metrics.snapshots_installed.inc();
         tracing::info!(reaches = ?meta.last_log_id, "snapshot installed");

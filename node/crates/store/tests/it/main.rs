@@ -5,4 +5,5 @@ mod log;
 mod open;
 mod snapshot;
 mod state;
+mod verify;
 mod world;

@@ -111,7 +111,7 @@ fn a_directory_that_another_process_has_is_refused_with_its_pid() {
 }
 
 /// A log 1..=10 whose high-water mark stands at `promised`, with entry `hole` gone.
-fn log_with_hole(promised: u64, hole: u64) -> TempDir {
+pub(crate) fn log_with_hole(promised: u64, hole: u64) -> TempDir {
     let dir = directory();
     let store = open(dir.path());
     append(&store.log(), 1..=promised);

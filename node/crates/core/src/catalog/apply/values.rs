@@ -46,6 +46,12 @@ pub fn quotas(view: &dyn View, namespace: &str) -> Result<Vec<(&'static str, Usa
     PREFIXES.into_iter().map(usage_of).collect()
 }
 
+/// The known prefix under which a value's key lies; its usage is counted there.
+#[must_use]
+pub fn value_prefix(key: &str) -> Option<&'static str> {
+    prefix_of(key).map(|(prefix, _)| prefix)
+}
+
 /// The prefix under which a key lies.
 fn prefix_of(key: &str) -> Option<(&'static str, u64)> {
     PREFIXES.into_iter().find(|(prefix, _)| key.starts_with(prefix))
