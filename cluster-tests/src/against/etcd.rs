@@ -137,19 +137,19 @@ impl Etcd {
         Ok(reply?.into_inner())
     }
 
-    /// The member that all running ones take for the leader, and the index that all have applied.
-    async fn agreed(&self) -> Result<(usize, u64)> {
-        let mut seen = Vec::new();
+    /// The running member that all running ones take for the leader, and what each of them has applied.
+    async fn agreed(&self) -> Result<(usize, Vec<u64>)> {
+        let (mut members, mut leaders, mut applied) = (Vec::new(), Vec::new(), Vec::new());
         for node in self.running() {
             let status = self.status(node).await.with_context(|| format!("member {node}"))?;
-            let own = status.header.map(|header| header.member_id).context("no header")?;
-            seen.push((node, own, status.leader, status.raft_applied_index));
+            members.push((node, status.header.map(|header| header.member_id).context("no header")?));
+            leaders.push(status.leader);
+            applied.push(status.raft_applied_index);
         }
-        let (_, _, leader, applied) = *seen.first().context("no member runs")?;
+        leaders.dedup();
+        let [leader] = leaders[..] else { bail!("members name different leaders: {leaders:?}") };
         ensure!(leader != 0, "no leader");
-        ensure!(seen.iter().all(|(_, _, other, _)| *other == leader), "members name different leaders");
-        ensure!(seen.iter().all(|(_, _, _, other)| *other == applied), "members have applied different entries");
-        let node = seen.iter().find(|(_, own, _, _)| *own == leader).map(|(node, ..)| *node);
+        let node = members.iter().find(|(_, id)| *id == leader).map(|(node, _)| *node);
         Ok((node.context("the leader does not run")?, applied))
     }
 
@@ -160,7 +160,12 @@ impl Etcd {
     /// Waits until all members run, agree on a leader and have applied the same.
     pub(crate) async fn whole(&self) -> Result<()> {
         ensure!(self.running().count() == NODES, "a member of etcd does not run");
-        self.leader().await.map(drop).with_context(|| self.logs())
+        let equal = wait::until("equal members of etcd", PATIENCE, || async {
+            let (_, applied) = self.agreed().await?;
+            ensure!(applied.windows(2).all(|pair| pair[0] == pair[1]), "applied: {applied:?}");
+            Ok(())
+        });
+        equal.await.with_context(|| self.logs())
     }
 
     pub(crate) fn door(&self, node: usize) -> Result<Door> {

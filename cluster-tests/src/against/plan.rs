@@ -59,6 +59,8 @@ pub(crate) enum Case {
 // === impl Case ===
 
 impl Case {
+    pub(crate) const ALL: [Self; 6] = [Self::Put, Self::PutLarge, Self::Swap, Self::Get, Self::GetStale, Self::Mixed];
+
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Put => "put 8 B + 256 B",
@@ -68,11 +70,6 @@ impl Case {
             Self::GetStale => "get stale",
             Self::Mixed => "90 % get, 10 % put",
         }
-    }
-
-    /// Whether every request changes something.
-    pub(crate) const fn writes(self) -> bool {
-        matches!(self, Self::Put | Self::PutLarge | Self::Swap)
     }
 }
 

@@ -25,7 +25,8 @@ fn requests_are_encoded_as_etcd_reads_them() {
 #[test]
 fn answers_of_etcd_are_read_and_what_is_not_known_is_skipped() {
     // Header with a cluster id (field 1) that we do not read; then one value and how many there are (field 4).
-    let header = b"\x0a\x18\x08\xa4\xa3\xf0\xe3\xea\xf5\x87\xbf\x18\x10\xc8\xb9\x96\xfc\xb8\x9a\xb9\xd6\x7e\x18\x02\x20\x02";
+    let header =
+        b"\x0a\x18\x08\xa4\xa3\xf0\xe3\xea\xf5\x87\xbf\x18\x10\xc8\xb9\x96\xfc\xb8\x9a\xb9\xd6\x7e\x18\x02\x20\x02";
     let value = b"\x12\x13\x0a\x08user/007\x10\x02\x18\x02\x20\x01\x2a\x01v\x20\x01";
     let reply = wire::RangeResponse::decode([header.as_slice(), value].concat().as_slice()).expect("etcd's bytes");
     let header_read = reply.header.expect("a header");
