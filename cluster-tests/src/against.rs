@@ -6,7 +6,8 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
+use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 
 use crate::machine::Machine;
 use crate::report::Report;
@@ -43,6 +44,7 @@ struct Findings {
 }
 
 pub(crate) async fn measure(plan: &Plan) -> Result<Report> {
+    on_a_disk()?;
     let program = Program::find().await?;
     let ours = our_version().await?;
     let syncs = Box::pin(syncs::measure(&program)).await?;
@@ -53,6 +55,15 @@ pub(crate) async fn measure(plan: &Plan) -> Result<Report> {
     let trials = Box::pin(failover::measure(plan, &program)).await?;
     let versions = vec![("ollamax-node".to_owned(), ours), ("etcd".to_owned(), program.version.clone())];
     Ok(report(plan, versions, &Findings { syncs, points, trials }))
+}
+
+/// Data in memory would be synced in no time, by both.
+fn on_a_disk() -> Result<()> {
+    let folder = std::env::temp_dir();
+    let found = statfs(&folder).with_context(|| format!("look at the file system of {}", folder.display()))?;
+    let is_memory = found.filesystem_type() == TMPFS_MAGIC;
+    ensure!(!is_memory, "{} lies in memory: set TMPDIR to a folder on the disk to be measured", folder.display());
+    Ok(())
 }
 
 async fn our_version() -> Result<String> {
@@ -129,7 +140,7 @@ const NOTES: [&str; 14] = [
 ];
 
 fn notes(plan: &Plan, found: &Findings) -> Vec<String> {
-    let mut notes: Vec<String> = NOTES.map(str::to_owned).to_vec();
+    let mut notes: Vec<String> = NOTES.map(str::to_owned).into();
     if found.syncs.iter().any(|syncs| !syncs.by_strace) {
         notes.push(
             "strace is not installed (Debian, Ubuntu: apt-get install strace) or may not look: fsyncs are those that \

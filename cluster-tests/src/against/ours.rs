@@ -39,7 +39,7 @@ impl Ours {
                 plan = plan.setting(key, value);
             }
         }
-        Ok(Self { cluster: plan.start().await? })
+        Ok(Self { cluster: Box::pin(plan.start()).await? })
     }
 
     pub(crate) async fn version(&self) -> Result<String> {
