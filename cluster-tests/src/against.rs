@@ -49,7 +49,8 @@ pub(crate) async fn measure(plan: &Plan) -> Result<Report> {
     let ours = our_version().await?;
     let syncs = Box::pin(syncs::measure(&program)).await?;
     let mut points = Box::pin(points::closed(plan, &program)).await?;
-    points.extend(Box::pin(points::open(plan, &program, &points)).await?);
+    let open = Box::pin(points::open(plan, &program, &points)).await?;
+    points.extend(open);
     points.extend(Box::pin(points::profiles(plan, &program)).await?);
     points.extend(Box::pin(points::reads(plan, &program)).await?);
     let trials = Box::pin(failover::measure(plan, &program)).await?;

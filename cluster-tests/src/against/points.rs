@@ -75,7 +75,8 @@ pub(crate) async fn closed(plan: &Plan, program: &Program) -> Result<Vec<Point>>
     Ok(points)
 }
 
-/// Both systems at the same pace: shares of what the slower one reached.
+/// Both systems at the same pace: shares of what the slower one reached. Where one reached nothing, its closed load has
+/// failed and says so; there is no share of it.
 pub(crate) async fn open(plan: &Plan, program: &Program, closed: &[Point]) -> Result<Vec<Point>> {
     let mut points = Vec::new();
     for &case in &plan.cases {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::failover::{Trial, Trials};
 use super::generator::Measured;
-use super::plan::{Case, Pace, Through, Which};
+use super::plan::{Case, Through, Which};
 use super::points::{Kind, Point};
 use super::syncs::Syncs;
 use crate::load::percentile;
@@ -147,6 +147,7 @@ mod tests {
     use super::*;
     use crate::against::cost::Cost;
     use crate::against::failover::Event;
+    use crate::against::plan::Pace;
 
     fn point(which: Which, kind: Kind, latencies_ms: &[u64], failed: u64) -> Point {
         let cost = Cost {
