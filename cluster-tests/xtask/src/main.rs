@@ -34,6 +34,7 @@ usage: cargo xtask COMMAND
   test [--keep-going]          every gate: format, house style, lints, documentation, build, tests
   demo [--once]                a three-node cluster on this machine: ask, kill, ask again
   bench NAME [--check]         measure `gateway`, `metadata` or `node` (-o json); --check: a missed aim is a failure
+                               `bench metadata --against etcd [--quick]`: beside etcd, which is fetched where apt is
   soak [--rounds N] [--seed S] the cluster suites again and again, each round with a fresh seed
 ";
 
