@@ -6,5 +6,6 @@
 
 pub mod catalog;
 pub mod health;
+pub mod recover;
 pub mod routing;
 pub mod voters;
