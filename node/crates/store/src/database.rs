@@ -68,18 +68,17 @@ impl Database {
     }
 
     pub(crate) fn open(path: &Path, config: &Config, lock: DirectoryLock) -> Result<Self, DiskError> {
-        let cache = Cache::new_lru_cache(config.block_cache_bytes);
-        let options = database_options(config);
-        let mut names = vec!["default".to_owned(), LOG.to_owned(), META.to_owned()];
-        if Self::exists(path) {
-            let held = Rocks::list_cf(&options, path).map_err(|error| DiskError::rocks("read the manifest", &error))?;
-            names.extend(held.into_iter().filter(|name| name.starts_with(STATE_PREFIX)));
-        }
-        let families = names.into_iter().map(|name| {
-            let compress = name.starts_with(STATE_PREFIX);
-            ColumnFamilyDescriptor::new(name, family_options(&cache, config.write_buffer_bytes, compress))
-        });
-        let rocks = Rocks::open_cf_descriptors(&options, path, families.collect::<Vec<_>>())
+        let (cache, options) = (Cache::new_lru_cache(config.block_cache_bytes), database_options(config));
+        let rocks = Rocks::open_cf_descriptors(&options, path, families(path, &cache, config)?)
+            .map_err(|error| DiskError::rocks("open the database", &error))?;
+        Ok(Self { rocks, cache, write_buffer_bytes: config.write_buffer_bytes, _lock: lock })
+    }
+
+    /// Opens what is there without changing it; the log is read into memory. Every write to it fails.
+    pub(crate) fn open_read_only(path: &Path, config: &Config, lock: DirectoryLock) -> Result<Self, DiskError> {
+        let (cache, options) = (Cache::new_lru_cache(config.block_cache_bytes), database_options(config));
+        let families = families(path, &cache, config)?;
+        let rocks = Rocks::open_cf_descriptors_read_only(&options, path, families, false)
             .map_err(|error| DiskError::rocks("open the database", &error))?;
         Ok(Self { rocks, cache, write_buffer_bytes: config.write_buffer_bytes, _lock: lock })
     }
@@ -175,6 +174,21 @@ impl Database {
             .ingest_external_file_cf_opts(&self.state_family(generation)?, &options, files)
             .map_err(|error| DiskError::rocks("take in the snapshot", &error))
     }
+}
+
+/// The families that a database has, or begins with.
+fn families(path: &Path, cache: &Cache, config: &Config) -> Result<Vec<ColumnFamilyDescriptor>, DiskError> {
+    let mut names = vec!["default".to_owned(), LOG.to_owned(), META.to_owned()];
+    if Database::exists(path) {
+        let held = Rocks::list_cf(&database_options(config), path);
+        let held = held.map_err(|error| DiskError::rocks("read the manifest", &error))?;
+        names.extend(held.into_iter().filter(|name| name.starts_with(STATE_PREFIX)));
+    }
+    let families = names.into_iter().map(|name| {
+        let compress = name.starts_with(STATE_PREFIX);
+        ColumnFamilyDescriptor::new(name, family_options(cache, config.write_buffer_bytes, compress))
+    });
+    Ok(families.collect())
 }
 
 fn database_options(config: &Config) -> Options {
