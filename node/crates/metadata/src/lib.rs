@@ -20,6 +20,7 @@ mod metrics;
 mod peers;
 mod raft;
 mod record;
+pub mod recover;
 mod releases;
 mod serve;
 mod service;

@@ -127,7 +127,7 @@ impl Machine {
 }
 
 /// Applies one entry to the batch; earlier entries of the batch are visible to it.
-fn apply_entry(
+pub(crate) fn apply_entry(
     batch: &mut store::Batch,
     applied: &mut Applied,
     events: &mut Vec<Event>,
