@@ -13,7 +13,7 @@ use openraft::vote::RaftLeaderId as _;
 use ollamax_core::catalog::{self, Fault, Member, read};
 use ollamax_core::recover::{self, Lineage, LogEnd, Survivor};
 use ollamax_store as store;
-use ollamax_types::{ClusterId, Incarnation, NodeId, Timestamp};
+use ollamax_types::{ClusterId, ErrorCode, Incarnation, NodeId, Timestamp};
 
 use crate::envelope;
 use crate::raft::state::apply_entry;
@@ -32,7 +32,7 @@ const TAIL_MAX: usize = 20;
 pub enum RecoverError {
     /// The store does not open.
     #[error(transparent)]
-    Open(#[from] store::OpenError),
+    Open(Box<store::OpenError>),
     /// Its log cannot be read.
     #[error(transparent)]
     Read(#[from] store::ReadError),
@@ -57,6 +57,32 @@ pub enum RecoverError {
     /// The new log could not begin where the state ends.
     #[error(transparent)]
     Purge(#[from] store::PurgeError),
+}
+
+// === impl RecoverError ===
+
+impl RecoverError {
+    /// Its place in the table of codes.
+    #[must_use]
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Open(error) => error.code(),
+            Self::Read(error) => error.code(),
+            Self::Disk(error) => error.code(),
+            Self::Damaged(_) => ErrorCode::StorageCorrupt,
+            Self::Export(error) => error.code(),
+            Self::Import(error) => error.code(),
+            Self::Commit(error) => error.code(),
+            Self::Write(error) => error.code(),
+            Self::Purge(error) => error.code(),
+        }
+    }
+}
+
+impl From<store::OpenError> for RecoverError {
+    fn from(error: store::OpenError) -> Self {
+        Self::Open(Box::new(error))
+    }
 }
 
 impl From<RecordError> for RecoverError {
