@@ -211,7 +211,11 @@ fn switch(dir: &mut DataDir, before: Membership) -> Result<(Made, Membership), F
         recovered_from: Some(before.cluster.clone()),
         ..before
     };
-    dir.switch_to_recovered(membership.clone())?;
+    dir.switch_to_recovered(membership.clone()).map_err(|error| {
+        let told = error.to_string();
+        let what = format!("switch to the new cluster: {}", told.lines().next().unwrap_or_default());
+        Failure::new(EXIT_FAILED, what, "mend the disk; then repeat the command, which goes on where it stopped")
+    })?;
     Ok((made, membership))
 }
 
