@@ -1,7 +1,7 @@
 //! What one survivor holds, as a small JSON file that travels to where the plan is made.
 //!
-//! Written by `recover plan --write`, read by `--with`. Format 1; fields are only ever added. A file that cannot be read
-//! as such is refused, never guessed.
+//! Written by `recover plan --write`, read by `--with`. Format 1; fields are only ever added. A file that cannot be
+//! read as such is refused, never guessed.
 
 use std::collections::BTreeSet;
 use std::fs::File;

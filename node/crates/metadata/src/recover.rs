@@ -1,9 +1,9 @@
 //! Without a majority and without a daemon: what one directory holds, and the one-member cluster that is made of it.
 //!
 //! [`look`] reads a directory and changes nothing. [`make`] reads it too, and builds a store beside it: the state with
-//! every entry of the log applied, then rewritten by `ollamax_core::recover`, at a revision far above the last one, with
-//! an empty log behind it and this node as the only voter. The store that was read stays what it was: a copy that was
-//! cut off half-way is thrown away and made anew. Which of the two counts is decided by who called.
+//! every entry of the log applied, then rewritten by `ollamax_core::recover`, at a revision far above the last one,
+//! with an empty log behind it and this node as the only voter. The store that was read stays what it was: a copy that
+//! was cut off half-way is thrown away and made anew. Which of the two counts is decided by who called.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::path::Path;
@@ -214,7 +214,7 @@ pub struct Made {
     pub departed: Vec<NodeId>,
 }
 
-/// Builds the store of a new cluster under `to`, from what lies under `from`, which is not changed. `to` must not exist.
+/// Builds the store of a new cluster under `to`, where there is none, from what lies under `from`, which is not changed.
 /// Everything is durable on return.
 ///
 /// # Errors
