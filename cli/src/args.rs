@@ -129,6 +129,12 @@ pub(crate) enum Command {
     /// Check this machine and its way to the others
     #[command(after_help = "Example:\n  ollamax doctor")]
     Doctor,
+    /// Go on with what survives when a majority of the voters is gone for good
+    #[command(subcommand)]
+    Recover(RecoverCommand),
+    /// Make the node of this machine nothing again, with its daemon down; models stay
+    #[command(after_help = "Examples:\n  ollamax reset\n  ollamax reset --confirm")]
+    Reset(ResetArgs),
     /// A whole cluster on this machine, for trying out and for development
     #[command(subcommand)]
     Dev(DevCommand),
@@ -557,6 +563,40 @@ pub(crate) struct EventsArgs {
     /// Only events of this kind; repeatable. An unknown one is answered with the list of all
     #[arg(long = "kind", value_name = "KIND")]
     pub(crate) kinds: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RecoverCommand {
+    /// Show what this survivor holds and what a recovery would lose, with the daemon down; nothing is changed
+    #[command(after_help = "Examples:
+  ollamax recover plan
+  ollamax recover plan --write n3.json
+  ollamax recover plan --with n3.json --with n4.json")]
+    Plan {
+        /// What another survivor wrote; repeatable
+        #[arg(long = "with", value_name = "FILE")]
+        with: Vec<PathBuf>,
+        /// Write what this survivor holds into a file, for `--with` elsewhere
+        #[arg(long, value_name = "FILE")]
+        write: Option<PathBuf>,
+    },
+    /// Make this survivor the only member of a new cluster, with everything that its log has
+    #[command(after_help = "Example:\n  ollamax recover apply --confirm lab")]
+    Apply {
+        /// What another survivor wrote; repeatable
+        #[arg(long = "with", value_name = "FILE")]
+        with: Vec<PathBuf>,
+        /// The name of the cluster that is given up
+        #[arg(long, value_name = "CLUSTER")]
+        confirm: Option<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ResetArgs {
+    /// Do it; without, only what would go is shown
+    #[arg(long)]
+    pub(crate) confirm: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -17,6 +17,7 @@ pub(crate) mod leave;
 pub(crate) mod logs;
 pub(crate) mod model;
 pub(crate) mod node;
+pub(crate) mod offline;
 pub(crate) mod ps;
 pub(crate) mod raft;
 pub(crate) mod run;
@@ -55,6 +56,8 @@ async fn dispatch(global: &Global, command: Command) -> Result<(), Failure> {
         Command::Logs(args) => logs::run(global, args).await,
         Command::Events(args) => events::run(global, args).await,
         Command::Doctor => doctor::run(global).await,
+        Command::Recover(command) => offline::recover(global, command),
+        Command::Reset(args) => offline::reset(global, &args),
         Command::Dev(command) => dev::run(global, command).await,
         Command::Completion { shell } => completion(shell),
     }

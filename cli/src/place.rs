@@ -11,33 +11,33 @@ use crate::args::Global;
 use crate::error::Failure;
 
 const SOCKET: &str = "admin.sock";
-/// Lies in every data directory in which a member ever kept its state.
-const KEPT: &str = "raft/high-water";
+/// What every directory of a node has, whether its daemon runs or not.
+const IDENTITY: &str = "identity.json";
 
 /// The data directory of the daemon that commands speak to.
 pub(crate) fn data_dir(global: &Global) -> Result<PathBuf, Failure> {
-    find(global, SOCKET)
-}
-
-/// The data directory of a member whose daemon need not run.
-pub(crate) fn kept_data_dir(global: &Global) -> Result<PathBuf, Failure> {
-    find(global, KEPT)
-}
-
-/// What was asked for, else the first default place that holds `mark`, else the place of this user.
-fn find(global: &Global, mark: &str) -> Result<PathBuf, Failure> {
     if let Some(given) = &global.data_dir {
         return std::path::absolute(given)
             .map_err(|error| Failure::new(1, "data directory", error.to_string(), "--data-dir DIR"));
     }
+    default_with(SOCKET)
+}
+
+/// The data directory of this machine's node, whether its daemon runs or not.
+pub(crate) fn offline_dir(global: &Global) -> Result<PathBuf, Failure> {
+    if global.data_dir.is_some() { data_dir(global) } else { default_with(IDENTITY) }
+}
+
+/// The first default place that has this file, else that of a daemon that this user starts.
+fn default_with(file: &str) -> Result<PathBuf, Failure> {
     let own = own_data_dir();
     let candidates = own.iter().cloned().chain([PathBuf::from(SERVICE_DATA_DIR)]);
     let looked = candidates.map(|dir| {
-        let found = dir.join(mark).try_exists();
+        let found = dir.join(file).try_exists();
         (dir, found)
     });
-    match choose(looked, mark)? {
-        Some(running) => Ok(running),
+    match choose(looked, file)? {
+        Some(found) => Ok(found),
         None => own.ok_or_else(|| Failure::usage("no data directory: HOME is not set", "--data-dir DIR")),
     }
 }
@@ -48,8 +48,8 @@ pub(crate) fn own_data_dir() -> Option<PathBuf> {
     default_data_dir(false, xdg.as_deref(), home.as_deref())
 }
 
-/// The first directory with `mark`. Where there is none, one that could not be looked into is an error.
-fn choose(looked: impl Iterator<Item = (PathBuf, io::Result<bool>)>, mark: &str) -> Result<Option<PathBuf>, Failure> {
+/// The first directory with the file. Where there is none, one that could not be looked into is an error.
+fn choose(looked: impl Iterator<Item = (PathBuf, io::Result<bool>)>, file: &str) -> Result<Option<PathBuf>, Failure> {
     let mut hidden = None;
     for (dir, found) in looked {
         match found {
@@ -58,19 +58,7 @@ fn choose(looked: impl Iterator<Item = (PathBuf, io::Result<bool>)>, mark: &str)
             Err(error) => hidden = hidden.or(Some((dir, error))),
         }
     }
-    hidden.map_or(Ok(None), |(dir, error)| Err(unusable(&dir.join(mark), &error)))
-}
-
-/// The program of this name beside the running one.
-pub(crate) fn sibling(name: &str) -> Result<PathBuf, Failure> {
-    let next = "install ollamax-node and ollamax-engine beside ollamax, or: cargo build --workspace";
-    let own = std::env::current_exe();
-    let own = own.map_err(|error| Failure::new(1, "find this program", error.to_string(), next))?;
-    let path = own.with_file_name(name);
-    if path.exists() {
-        return Ok(path);
-    }
-    Err(Failure::new(1, format!("{} is not there", path.display()), "it is started from beside this program", next))
+    hidden.map_or(Ok(None), |(dir, error)| Err(unusable(&dir.join(file), &error)))
 }
 
 /// The admin socket of a data directory.

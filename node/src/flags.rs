@@ -1,4 +1,4 @@
-//! The command line of `ollamax-node`: its three commands, and a flag for every configuration key.
+//! The command line of `ollamax-node`: its commands, and a flag of `run` for every configuration key.
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -6,6 +6,9 @@ use std::path::PathBuf;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::config::{NodeConfig, example, layers};
+use crate::offline::Form;
+use crate::recovery::{ApplyArgs, PlanArgs};
+use crate::reset::ResetArgs;
 
 /// What the process was asked to do.
 #[derive(Debug)]
@@ -33,18 +36,117 @@ pub(crate) enum Asked {
         /// One object instead of a page.
         as_json: bool,
     },
+    /// Show what a survivor holds.
+    RecoverPlan(PlanArgs),
+    /// Make a new cluster of one survivor.
+    RecoverApply(ApplyArgs),
+    /// Make a node nothing again.
+    Reset(ResetArgs),
 }
 
 /// The whole command line.
 #[must_use]
 pub(crate) fn command() -> Command {
-    let data_dir = || {
-        Arg::new("data-dir")
-            .long("data-dir")
-            .env("OLLAMAX_DATA_DIR")
-            .value_name("DIR")
+    Command::new("ollamax-node")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("One node of an OllamaMax cluster")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(run())
+        .subcommand(
+            Command::new("adopt")
+                .about("Declare a copied or restored data directory to be the only one of its node")
+                .long_about(
+                    "Declare a copied or restored data directory to be the only one of its node.\n\
+                     Two nodes with one identity would damage the cluster: make sure that the original never runs again.",
+                )
+                .arg(data_dir().required(true).help("The directory")),
+        )
+        .subcommand(
+            Command::new("verify")
+                .about("Look whether everything that a data directory promises is there and whole; changes nothing")
+                .long_about(
+                    "Look whether everything that a data directory promises is there and whole; changes nothing.\n\
+                     The daemon on it must be stopped. Exit code 0: sound; 1: damaged; 3: nothing there; 4: in use.",
+                )
+                .arg(data_dir().required(true).help("The directory"))
+                .arg(output()),
+        )
+        .subcommand(recover())
+        .subcommand(
+            Command::new("reset")
+                .about("Make a node nothing again: its state, identity and keys go, models stay")
+                .arg(data_dir().required(true).help("The node's data directory"))
+                .arg(output())
+                .arg(
+                    Arg::new("confirm")
+                        .long("confirm")
+                        .action(ArgAction::SetTrue)
+                        .help("Do it; without, only what would go is shown"),
+                ),
+        )
+}
+
+fn data_dir() -> Arg {
+    Arg::new("data-dir")
+        .long("data-dir")
+        .env("OLLAMAX_DATA_DIR")
+        .value_name("DIR")
+        .value_parser(clap::value_parser!(PathBuf))
+}
+
+fn output() -> Arg {
+    Arg::new("output")
+        .long("output")
+        .short('o')
+        .value_parser(["table", "json"])
+        .default_value("table")
+        .help("How to show the result")
+}
+
+fn recover() -> Command {
+    let with = || {
+        Arg::new("with")
+            .long("with")
+            .value_name("FILE")
+            .action(ArgAction::Append)
             .value_parser(clap::value_parser!(PathBuf))
+            .help("What another survivor wrote with `recover plan --write`; repeatable")
     };
+    Command::new("recover")
+        .about("What is left of a cluster whose majority is gone for good, with the daemon down")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(
+            Command::new("plan")
+                .about("Show what this survivor holds, what would be lost, and which survivor is the safest")
+                .arg(data_dir().required(true).help("The survivor's data directory; it is not changed"))
+                .arg(with())
+                .arg(
+                    Arg::new("write")
+                        .long("write")
+                        .value_name("FILE")
+                        .value_parser(clap::value_parser!(PathBuf))
+                        .help("Write what this survivor holds into a file, for `--with`"),
+                )
+                .arg(output()),
+        )
+        .subcommand(
+            Command::new("apply")
+                .about("Make this survivor the only member of a new cluster, with everything that its log has")
+                .arg(data_dir().required(true).help("The data directory of the safest survivor"))
+                .arg(with())
+                .arg(
+                    Arg::new("confirm")
+                        .long("confirm")
+                        .value_name("CLUSTER")
+                        .help("The name of the cluster that is given up"),
+                )
+                .arg(output()),
+        )
+}
+
+fn run() -> Command {
     let mut run = Command::new("run")
         .about("Run the daemon in the foreground until SIGTERM")
         .arg(
@@ -76,39 +178,7 @@ pub(crate) fn command() -> Command {
                 .help(format!("{help} [env: {variable}]")),
         );
     }
-    Command::new("ollamax-node")
-        .version(env!("CARGO_PKG_VERSION"))
-        .about("One node of an OllamaMax cluster")
-        .subcommand_required(true)
-        .arg_required_else_help(true)
-        .subcommand(run)
-        .subcommand(
-            Command::new("adopt")
-                .about("Declare a copied or restored data directory to be the only one of its node")
-                .long_about(
-                    "Declare a copied or restored data directory to be the only one of its node.\n\
-                     Two nodes with one identity would damage the cluster: make sure that the original never runs again.",
-                )
-                .arg(data_dir().required(true).help("The directory")),
-        )
-        .subcommand(
-            Command::new("verify")
-                .about("Look whether everything that a data directory promises is there and whole; changes nothing")
-                .long_about(
-                    "Look whether everything that a data directory promises is there and whole; changes nothing.\n\
-                     The daemon on it must be stopped. Exit code 0: sound; 1: damaged; 3: nothing there; 4: in use.",
-                )
-                .arg(data_dir().required(true).help("The directory"))
-                .arg(
-                    Arg::new("output")
-                        .short('o')
-                        .long("output")
-                        .value_name("OUTPUT")
-                        .value_parser(["table", "json"])
-                        .default_value("table")
-                        .help("A page for people, or one object for programs"),
-                ),
-        )
+    run
 }
 
 /// Reads the command line, the first word being the program's name. Flags of `run` that look like configuration keys
@@ -164,6 +234,12 @@ fn parse(matches: &ArgMatches) -> Asked {
             data_dir: verify.get_one::<PathBuf>("data-dir").cloned().unwrap_or_default(),
             as_json: verify.get_one::<String>("output").is_some_and(|output| output == "json"),
         },
+        Some(("recover", recover)) => parse_recover(recover),
+        Some(("reset", reset)) => Asked::Reset(ResetArgs {
+            data_dir: path(reset, "data-dir").unwrap_or_default(),
+            confirm: reset.get_flag("confirm"),
+            form: form(reset),
+        }),
         Some((_, run)) => Asked::Run {
             data_dir: run.get_one::<PathBuf>("data-dir").cloned(),
             file: run.get_one::<PathBuf>("config").cloned(),
@@ -172,6 +248,37 @@ fn parse(matches: &ArgMatches) -> Asked {
         },
         None => Asked::Run { data_dir: None, file: None, flags: Vec::new(), print_config: false },
     }
+}
+
+fn parse_recover(recover: &ArgMatches) -> Asked {
+    match recover.subcommand() {
+        Some(("apply", apply)) => Asked::RecoverApply(ApplyArgs {
+            data_dir: path(apply, "data-dir").unwrap_or_default(),
+            with: paths(apply, "with"),
+            confirm: apply.get_one::<String>("confirm").cloned(),
+            form: form(apply),
+        }),
+        Some((_, plan)) => Asked::RecoverPlan(PlanArgs {
+            data_dir: path(plan, "data-dir").unwrap_or_default(),
+            with: paths(plan, "with"),
+            write: path(plan, "write"),
+            form: form(plan),
+        }),
+        None => Asked::Run { data_dir: None, file: None, flags: Vec::new(), print_config: false },
+    }
+}
+
+fn path(matches: &ArgMatches, name: &str) -> Option<PathBuf> {
+    matches.get_one::<PathBuf>(name).cloned()
+}
+
+fn paths(matches: &ArgMatches, name: &str) -> Vec<PathBuf> {
+    matches.get_many::<PathBuf>(name).unwrap_or_default().cloned().collect()
+}
+
+fn form(matches: &ArgMatches) -> Form {
+    let is_json = matches.get_one::<String>("output").is_some_and(|text| text == "json");
+    if is_json { Form::Json } else { Form::Text }
 }
 
 fn key_names() -> Vec<String> {
@@ -208,6 +315,20 @@ mod tests {
             };
             assert_eq!((data_dir, as_json), (PathBuf::from("/d"), expected), "{line}");
         }
+    }
+
+    #[test]
+    fn commands_without_a_daemon_name_their_directory() {
+        let asked = |line: &str| read(line.split(' ').map(OsString::from).collect());
+        let plan = asked("ollamax-node recover plan --data-dir /d --with a.json --with b.json --write c.json -o json");
+        let Ok(Asked::RecoverPlan(plan)) = plan else { panic!("plan") };
+        assert_eq!((plan.data_dir, plan.with), ("/d".into(), vec!["a.json".into(), "b.json".into()]));
+        assert_eq!((plan.write, plan.form), (Some("c.json".into()), Form::Json));
+        let apply = asked("ollamax-node recover apply --data-dir /d --confirm lab");
+        let Ok(Asked::RecoverApply(apply)) = apply else { panic!("apply") };
+        assert_eq!((apply.confirm.as_deref(), apply.with.len(), apply.form), (Some("lab"), 0, Form::Text));
+        let Ok(Asked::Reset(reset)) = asked("ollamax-node reset --data-dir /d --confirm") else { panic!("reset") };
+        assert!(reset.confirm && reset.data_dir == PathBuf::from("/d"));
     }
 
     #[test]

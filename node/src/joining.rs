@@ -189,6 +189,7 @@ impl Joiner {
             known: known.filter(|member| member.node != NodeId(reply.node_id)).collect(),
             raft_opened: false,
             removed: false,
+            recovered_from: None,
         })
     }
 }

@@ -160,6 +160,7 @@ impl Node {
             known: Vec::new(),
             raft_opened: false,
             removed: false,
+            recovered_from: None,
         })
     }
 

@@ -1,7 +1,8 @@
 //! `ollamax-node`: assembles the engines of one machine into a daemon.
 //!
 //! Everything is checked before anything is touched: a wrong configuration ends here with all its problems and exit
-//! code 2. Other failures to start end with one clear text and exit code 1.
+//! code 2. Other failures to start end with one clear text and exit code 1. Commands that need no daemon are in
+//! `recovery.rs` and `reset.rs`.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -25,7 +26,10 @@ mod loopback;
 mod member;
 mod metrics;
 mod node_file;
+mod offline;
+mod recovery;
 mod removal;
+mod reset;
 mod run;
 mod shutdown;
 mod slot;
@@ -51,6 +55,9 @@ fn main() -> ExitCode {
         Err(error) => error.exit(),
     };
     let result = match asked {
+        Asked::RecoverPlan(args) => return offline::end(recovery::plan(&args)),
+        Asked::RecoverApply(args) => return offline::end(recovery::apply(&args)),
+        Asked::Reset(args) => return offline::end(reset::reset(&args)),
         Asked::Adopt { data_dir } => adopt(&data_dir),
         Asked::Verify { data_dir, as_json } => return verify::run(&data_dir, as_json),
         Asked::Run { data_dir, file, flags, print_config } => {

@@ -29,7 +29,7 @@ async fn list(global: &Global) -> Result<(), Failure> {
         let nodes: Vec<Value> = reply.nodes.iter().map(shown).collect();
         return output::json("NodeList", json!({"nodes": nodes, "view": status::view(&reply)}));
     }
-    output::text(&table(&reply.nodes))
+    output::text(&(status::age(&reply).unwrap_or_default() + &table(&reply.nodes)))
 }
 
 async fn show(global: &Global, wanted: &str) -> Result<(), Failure> {
@@ -38,7 +38,7 @@ async fn show(global: &Global, wanted: &str) -> Result<(), Failure> {
     if global.output == Output::Json {
         return output::json("Node", shown(node));
     }
-    output::text(&page(node))
+    output::text(&(status::age(&reply).unwrap_or_default() + &page(node)))
 }
 
 async fn drain(global: &Global, node: String, undrain: bool) -> Result<(), Failure> {

@@ -87,13 +87,17 @@ fn borne(reply: &StatusReply) -> Option<String> {
     })
 }
 
-fn age(reply: &StatusReply) -> Option<String> {
+/// Where the answer comes from and how old it is, when no leader stands behind it.
+pub(crate) fn age(reply: &StatusReply) -> Option<String> {
     let view = reply.view.as_ref()?;
     let raft = reply.raft.as_ref()?;
     (view.age_ms > VIEW_AGE_SHOWN_MS && !raft.has_quorum).then(|| {
-        let age = if view.age_ms == u64::MAX { "unknown".to_owned() } else { text::span(view.age_ms) };
+        let age = match view.age_ms {
+            u64::MAX => "none since its daemon started".to_owned(),
+            ms => format!("{} ago", text::span(ms)),
+        };
         format!(
-            "This is the view of node {} at index {}; last contact with a leader: {age} ago.\n",
+            "This is the view of node {} at index {}; last contact with a leader: {age}.\n",
             reply.node_id, view.applied_index
         )
     })

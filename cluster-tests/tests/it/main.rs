@@ -9,6 +9,7 @@ mod bad_input;
 mod bad_models;
 mod cut_off_minority;
 mod dev_cluster;
+mod disaster;
 mod doctor;
 mod engine_without_its_node;
 mod full_disk;

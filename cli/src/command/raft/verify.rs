@@ -7,12 +7,12 @@ use tokio::process::Command;
 
 use crate::args::{Global, Output};
 use crate::error::Failure;
-use crate::place;
+use crate::{place, program};
 
 /// Looks, and ends as `ollamax-node verify` did.
 pub(crate) async fn run(global: &Global) -> Result<(), Failure> {
-    let program = place::sibling("ollamax-node")?;
-    let data_dir = place::kept_data_dir(global)?;
+    let program = program::sibling("ollamax-node")?;
+    let data_dir = place::offline_dir(global)?;
     let output = match global.output {
         Output::Table => "table",
         Output::Json => "json",

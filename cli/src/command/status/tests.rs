@@ -99,6 +99,23 @@ fn what_needs_attention_comes_first_with_its_next_command() {
 }
 
 #[test]
+fn a_view_without_a_leader_says_how_old_it_is_as_far_as_that_is_known() {
+    let mut reply = healthy();
+    reply.raft.as_mut().expect("there").has_quorum = false;
+    let mut check = |age_ms: u64, expected: Option<&str>| {
+        reply.view = Some(LocalView { applied_index: 40, age_ms });
+        let expected =
+            expected.map(|age| format!("This is the view of node 1 at index 40; last contact with a leader: {age}.\n"));
+        assert_eq!(age(&reply), expected, "{age_ms}");
+    };
+    check(2_999, None);
+    check(240_000, Some("4 min ago"));
+    check(u64::MAX, Some("none since its daemon started"));
+    let fresh = StatusReply { view: Some(LocalView { applied_index: 40, age_ms: 9_000 }), ..healthy() };
+    assert_eq!(age(&fresh), None, "there is a leader");
+}
+
+#[test]
 fn a_node_without_a_cluster_says_so() {
     let mut reply = StatusReply { node_name: "n1".to_owned(), ..StatusReply::default() };
     reply.set_phase(Phase::Waiting);

@@ -7,6 +7,7 @@
 pub mod catalog;
 pub mod health;
 pub mod integrity;
+pub mod recover;
 pub mod routing;
 pub mod stability;
 pub mod voters;

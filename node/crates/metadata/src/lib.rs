@@ -24,6 +24,7 @@ mod peers;
 mod quotas;
 mod raft;
 mod record;
+pub mod recover;
 mod releases;
 mod serve;
 mod service;

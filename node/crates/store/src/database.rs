@@ -89,10 +89,9 @@ impl Database {
     }
 
     /// Opens a database to look at it: no byte on disk changes, and what only the WAL holds is seen as well.
-    pub(crate) fn open_read_only(path: &Path, lock: Option<DirectoryLock>) -> Result<Self, DiskError> {
-        let config = Config::default();
+    pub(crate) fn open_read_only(path: &Path, config: &Config, lock: Option<DirectoryLock>) -> Result<Self, DiskError> {
         let cache = Cache::new_lru_cache(config.block_cache_bytes);
-        let mut options = database_options(&config);
+        let mut options = database_options(config);
         options.create_if_missing(false);
         options.create_missing_column_families(false);
         let names = Rocks::list_cf(&options, path).map_err(|error| DiskError::rocks("read the manifest", &error))?;
@@ -100,11 +99,8 @@ impl Database {
             let reason = format!("there is no column family {missing}");
             return Err(DiskError::Damaged { action: "open the database", reason });
         }
-        let families = names.into_iter().map(|name| {
-            let compress = name.starts_with(STATE_PREFIX);
-            ColumnFamilyDescriptor::new(name, family_options(&cache, config.write_buffer_bytes, compress))
-        });
-        let rocks = Rocks::open_cf_descriptors_read_only(&options, path, families.collect::<Vec<_>>(), false)
+        let families = descriptors(names, &cache, config);
+        let rocks = Rocks::open_cf_descriptors_read_only(&options, path, families, false)
             .map_err(|error| DiskError::rocks("open the database", &error))?;
         Ok(Self { rocks, cache, write_buffer_bytes: config.write_buffer_bytes, _lock: lock })
     }
@@ -210,11 +206,15 @@ fn open_families(path: &Path, config: &Config, cache: &Cache) -> Result<Rocks, r
         let held = Rocks::list_cf(&options, path)?;
         names.extend(held.into_iter().filter(|name| name.starts_with(STATE_PREFIX)));
     }
-    let families = names.into_iter().map(|name| {
+    Rocks::open_cf_descriptors(&options, path, descriptors(names, cache, config))
+}
+
+fn descriptors(names: Vec<String>, cache: &Cache, config: &Config) -> Vec<ColumnFamilyDescriptor> {
+    let descriptor = |name: String| {
         let compress = name.starts_with(STATE_PREFIX);
         ColumnFamilyDescriptor::new(name, family_options(cache, config.write_buffer_bytes, compress))
-    });
-    Rocks::open_cf_descriptors(&options, path, families.collect::<Vec<_>>())
+    };
+    names.into_iter().map(descriptor).collect()
 }
 
 fn database_options(config: &Config) -> Options {

@@ -177,6 +177,12 @@ pub enum OpenError {
         /// "missing", or how it is damaged.
         problem: String,
     },
+    /// There is nothing that could be read.
+    #[error("{} holds no replicated state: this node was never a member, or the state is gone", .path.display())]
+    Missing {
+        /// The Raft directory.
+        path: PathBuf,
+    },
     /// The disk refused.
     #[error(transparent)]
     Disk(#[from] DiskError),
@@ -193,7 +199,7 @@ impl OpenError {
         match self {
             Self::Config(_) => ErrorCode::ConfigInvalid,
             Self::Locked { .. } | Self::OtherIdentity { .. } => ErrorCode::IdentityConflict,
-            Self::NewerFormat { .. } => ErrorCode::PreconditionFailed,
+            Self::NewerFormat { .. } | Self::Missing { .. } => ErrorCode::PreconditionFailed,
             Self::LogGap { .. } | Self::BehindHighWater { .. } | Self::HighWater { .. } => ErrorCode::StorageCorrupt,
             Self::Disk(error) => error.code(),
         }

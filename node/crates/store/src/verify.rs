@@ -10,12 +10,12 @@ mod state;
 
 use std::path::Path;
 
-use crate::StoreIdentity;
 use crate::database::Database;
 use crate::error::{DiskError, OpenError, VerifyError};
 use crate::high_water::{HighWater, Promises};
 use crate::lock::DirectoryLock;
 use crate::marks;
+use crate::{Config, StoreIdentity};
 
 /// Damages that are listed; the others are counted.
 const DAMAGES_MAX: usize = 100;
@@ -132,7 +132,7 @@ pub fn verify(dir: &Path) -> Result<Verification, VerifyError> {
         }
         return Ok(found);
     }
-    match Database::open_read_only(&path, lock) {
+    match Database::open_read_only(&path, &Config::default(), lock) {
         Ok(database) => examine(dir, &database, &promises, &mut found)?,
         Err(error) => found.damaged("raft/db", error.to_string()),
     }

@@ -99,7 +99,7 @@ fn consensus(status: &StatusReply, found: &mut Vec<Attention>) {
             "no_quorum",
             "no majority of voters answers: nothing can be changed".to_owned(),
             "inference and listing go on from what each node knows".to_owned(),
-            "start the missing voters: ollamax node list".to_owned(),
+            "start the missing voters: ollamax node list; if most are gone for good: ollamax recover plan".to_owned(),
         ));
     }
     if raft.voters.len() == 2 {

@@ -90,8 +90,13 @@ fn conflicting(copies: Vec<Location>) -> Vec<String> {
 /// How old this node's own state may be.
 pub(super) fn local_view(status: &metadata::Status) -> v1::LocalView {
     let leads = status.leader == Some(status.node);
-    let age_ms = if leads { 0 } else { status.last_leader_contact_ms.unwrap_or(u64::MAX) };
+    let age_ms = age_ms(leads && status.has_quorum, status.last_leader_contact_ms);
     v1::LocalView { applied_index: status.applied, age_ms }
+}
+
+/// A leader that has lost its majority is as old as the majority's last word.
+fn age_ms(leads_a_majority: bool, contact_ms: Option<u64>) -> u64 {
+    if leads_a_majority { 0 } else { contact_ms.unwrap_or(u64::MAX) }
 }
 
 fn of_facts(facts: &Facts) -> v1::StatusReply {
@@ -265,6 +270,13 @@ mod tests {
     use ollamax_types::{Digest, ModelRecord, Timestamp};
 
     use super::*;
+
+    #[test]
+    fn the_age_of_a_view_counts_from_the_last_word_of_a_leader_or_of_a_leaders_majority() {
+        assert_eq!(age_ms(true, Some(40)), 0);
+        assert_eq!(age_ms(false, Some(12_000)), 12_000);
+        assert_eq!(age_ms(false, None), u64::MAX);
+    }
 
     #[test]
     fn one_walk_tells_how_many_models_each_node_holds_and_which_differ() {

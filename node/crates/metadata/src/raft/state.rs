@@ -137,7 +137,12 @@ impl Machine {
 }
 
 /// Applies one entry to the batch; earlier entries of the batch are visible to it.
-fn apply_entry(batch: &mut store::Batch, applied: &mut Applied, news: &mut News, entry: Entry) -> io::Result<Answered> {
+pub(crate) fn apply_entry(
+    batch: &mut store::Batch,
+    applied: &mut Applied,
+    news: &mut News,
+    entry: Entry,
+) -> io::Result<Answered> {
     let id: LogId = entry.log_id;
     let answer = match entry.payload {
         Payload::Blank => {

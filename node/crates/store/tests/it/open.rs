@@ -1,7 +1,9 @@
 //! What is refused when a directory is opened, and what is mended.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
@@ -10,7 +12,8 @@ use ollamax_store::{Config, OpenError, Store, StoreIdentity};
 use ollamax_types::{ClusterId, ErrorCode, Incarnation, NodeId};
 
 use crate::world::{
-    append, commit, copy_tree, crash_copy, directory, high_water, identity, indexes, open, put, with_rocks,
+    append, commit, copy_tree, crash_copy, directory, high_water, identity, indexes, meta, open, put, settings,
+    with_rocks,
 };
 
 fn refusal(dir: &std::path::Path, identity: Option<StoreIdentity>) -> OpenError {
@@ -297,4 +300,60 @@ fn a_state_that_ends_below_the_purged_log_is_refused() {
     });
     let error = refusal(dir.path(), Some(identity()));
     assert!(matches!(error, OpenError::LogGap { from: 0, to: 8, .. }), "{error}");
+}
+
+/// Every file with its content, without locks and RocksDB's own text log.
+fn content(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(dir).expect("list").map(|entry| entry.expect("list")) {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if entry.path().is_dir() {
+            files.extend(content(&entry.path()));
+        } else if !name.to_lowercase().starts_with("lo") {
+            files.insert(entry.path(), fs::read(entry.path()).expect("read"));
+        }
+    }
+    files
+}
+
+#[test]
+fn what_is_opened_to_be_read_is_as_a_crash_left_it_and_stays_so() {
+    let dir = directory();
+    let original = open(dir.path());
+    append(&original.log(), 1..=5);
+    commit(&original.state(), 3, vec![put("a", b"1")]);
+    original.state().flush().expect("flush");
+    commit(&original.state(), 5, vec![put("b", b"2")]);
+    let copy = crash_copy(dir.path());
+    let before = content(copy.path());
+    for _ in 0..2 {
+        let store = Store::open_read_only(copy.path(), Config::default()).expect("open");
+        assert_eq!(store.identity(), Some(identity()));
+        assert_eq!(indexes(&store.log()), vec![1, 2, 3, 4, 5]);
+        assert_eq!(store.state().applied(), Some(meta(3)), "as it was flushed");
+        let mut batch = store.state().begin();
+        batch.stage(vec![put("b", b"2")]).expect("stage");
+        assert_eq!(settings(&batch).len(), 2);
+        assert_eq!(batch.state_hash().expect("readable"), original.state().state_hash());
+        assert!(matches!(refusal(copy.path(), None), OpenError::Locked { .. }));
+        store.log().save_vote(vec![1]).expect_err("nothing can be written");
+    }
+    assert_eq!(content(copy.path()), before);
+    let store = open(copy.path());
+    assert_eq!(indexes(&store.log()), vec![1, 2, 3, 4, 5]);
+    assert_eq!(store.log().vote(), None);
+}
+
+#[test]
+fn nothing_is_made_where_nothing_can_be_read_and_damage_is_refused_as_ever() {
+    let dir = directory();
+    let error = Store::open_read_only(dir.path(), Config::default()).expect_err("nothing there");
+    assert!(matches!(error, OpenError::Missing { .. }), "{error}");
+    assert!(!dir.path().join("raft").exists());
+
+    let dir = log_with_hole(10, 6);
+    let before = content(dir.path());
+    let error = Store::open_read_only(dir.path(), Config::default()).expect_err("a hole");
+    assert!(matches!(error, OpenError::LogGap { from: 6, .. }), "{error}");
+    assert_eq!(content(dir.path()), before);
 }
