@@ -104,8 +104,12 @@ impl Known {
         for SideWrite { keys, value, fate } in &aside.writes {
             for key in keys {
                 match fate {
-                    Fate::At(revision) => drop(known.certain.insert((*revision, key.clone()), Some(*value))),
-                    Fate::Unknown => drop(known.possible.insert((*value, key.clone()))),
+                    Fate::At(revision) => {
+                        known.certain.insert((*revision, key.clone()), Some(*value));
+                    }
+                    Fate::Unknown => {
+                        known.possible.insert((*value, key.clone()));
+                    }
                     Fate::Refused => {}
                 }
             }
