@@ -27,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// By how much syncs are slower before a power cut, so that something waits for its sync.
 const SYNCS_BEFORE_CUT: Duration = Duration::from_millis(15);
 /// Purpose for which faults draw their chance.
-const PURPOSE: u64 = 0x6661_756c_74;
+const PURPOSE: u64 = 0x0066_6175_6c74;
 
 /// What a fault is done to, and by whom.
 pub(crate) struct Stage<'a> {

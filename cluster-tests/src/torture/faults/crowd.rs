@@ -41,8 +41,8 @@ impl Crowd {
         let connections = (0..clients.div_ceil(CLIENTS_PER_CONNECTION)).filter_map(|_| doors(cluster).ok());
         let connections: Vec<Vec<Values>> = connections.collect();
         let one = |number: usize| {
-            let doors = connections.get(number / CLIENTS_PER_CONNECTION).map_or(&[][..], Vec::as_slice);
-            let door = doors.get(number % cluster.size());
+            let doors = connections.get(number / CLIENTS_PER_CONNECTION);
+            let door = doors.and_then(|doors| doors.get(number % doors.len()));
             Box::pin(self.write(door, traffic, number))
         };
         join_all((0..clients).map(one)).await;
@@ -55,7 +55,9 @@ impl Crowd {
             self.asked.fetch_add(1, Ordering::Relaxed);
             let written = timeout(REQUEST_TIME, door.put(&key, &bytes_of(traffic.run.fresh_value()), 0, None)).await;
             match written {
-                Ok(Ok(_)) => drop(self.answered.fetch_add(1, Ordering::Relaxed)),
+                Ok(Ok(_)) => {
+                    self.answered.fetch_add(1, Ordering::Relaxed);
+                }
                 // Also a refusal at once must not become a loop that only burns the machine.
                 Ok(Err(_)) | Err(_) => wait::pause(wait::POLL_INTERVAL).await,
             }
