@@ -252,10 +252,10 @@ impl fmt::Display for Report {
         for lacking in &self.lacking {
             writeln!(f, "TOO LITTLE EVIDENCE: {lacking}")?;
         }
-        for error in &self.error {
+        if let Some(error) = &self.error {
             writeln!(f, "ENDED EARLY: {error}")?;
         }
-        for kept in &self.kept {
+        if let Some(kept) = &self.kept {
             writeln!(f, "kept: {kept} (data directories, logs, records)")?;
         }
         let verdict = if self.failed() { "FAILED" } else { "passed" };
