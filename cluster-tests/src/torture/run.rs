@@ -16,7 +16,7 @@ use crate::check::Records;
 use crate::disks::Disks;
 use crate::evidence;
 use crate::plan::{Family, Plan, Round};
-use crate::report::{Broken, Invariant, Report};
+use crate::report::{Broken, Report};
 use crate::round::{self, LIMITS, Outcome, World, lines_of};
 use crate::samples::Book;
 use crate::traffic::Run;
@@ -160,13 +160,5 @@ mod tests {
     fn a_round_is_named_by_its_fault() {
         let round = Round { number: 2, fault: Fault::HalfOpen, time: Duration::from_secs(3), seed: Seed(1) };
         assert_eq!(told(&round), "F7, follower half-open, 3000 ms");
-    }
-
-    #[test]
-    fn every_promise_is_counted_under_its_own_name() {
-        let ids: Vec<&str> = Invariant::ALL.into_iter().map(Invariant::id).collect();
-        let mut unique = ids.clone();
-        unique.dedup();
-        assert_eq!(ids, unique);
     }
 }
