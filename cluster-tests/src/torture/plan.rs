@@ -18,8 +18,8 @@ use ollamax_testkit::disk_faults::{Names, Tail, Variant};
 
 /// Purpose for which the plan draws its chance.
 const PURPOSE: u64 = 0x706c_616e;
-/// What a power cut leaves of bytes that were never synced. Bytes of chance are left out: a node that finds them in its
-/// log stops and says so, and when all three do, nobody is left to go on.
+/// What a power cut leaves of bytes that were never synced. Bytes of chance are left out: they look like damage of the
+/// log, which the store refuses, and when all nodes do, nobody is left to go on.
 const TAILS: [Tail; 3] = [Tail::Cut, Tail::Torn, Tail::Zeroed];
 const NAMES: [Names; 3] = [Names::Undone, Names::Kept, Names::Drawn];
 /// How long a node may stand still, ms.
