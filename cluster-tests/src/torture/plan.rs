@@ -321,9 +321,12 @@ impl Fault {
     /// arrive later, and a node that stood still reads them when it wakes up.
     pub(crate) const fn holds_back(&self, time: Duration) -> Duration {
         match self {
-            Self::Pause(_) | Self::Part { .. } | Self::Trouble(_) | Self::HalfOpen | Self::Lag => time,
+            Self::Pause(_) | Self::Part { silent: true, .. } | Self::Trouble(_) | Self::HalfOpen => time,
+            // What a cut link carried is lost.
             Self::Kill(_)
             | Self::CutPower(_)
+            | Self::Part { silent: false, .. }
+            | Self::Lag
             | Self::SlowSyncs(..)
             | Self::Transfer
             | Self::Replace(_)

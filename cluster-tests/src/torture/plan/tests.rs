@@ -94,6 +94,8 @@ fn only_what_holds_bytes_back_makes_words_old() {
     check(Fault::Kill(Whom::Leader), Duration::ZERO);
     check(Fault::Overload(3), Duration::ZERO);
     check(Fault::Pause(Whom::Follower), second);
-    check(Fault::Part { split: Split::OneLink, silent: false }, second);
+    check(Fault::Part { split: Split::OneLink, silent: true }, second);
+    check(Fault::Part { split: Split::OneLink, silent: false }, Duration::ZERO);
+    check(Fault::Lag, Duration::ZERO);
     check(Fault::Trouble(Trouble::Stalls), second);
 }
