@@ -1,7 +1,7 @@
 //! Whether enough happened for a verdict: a run in which nothing happened is a failure, not a success.
 //!
-//! A round counts when its clients were busy before the fault, tried something during it, and got an answer after it, and
-//! when the fault shows that it was there. A run counts when every promise was put to the test at least once.
+//! A round counts when its clients were busy before the fault, tried something during it, and got an answer after it,
+//! and when the fault shows that it was there. A run counts when every promise was put to the test at least once.
 
 use std::collections::BTreeMap;
 

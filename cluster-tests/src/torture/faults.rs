@@ -1,8 +1,8 @@
 //! Faults as they are done to a running cluster, and undone. Each proves that it was there: a fault that met nothing
 //! makes the round worthless, and the report says so.
 //!
-//! What a fault broke is whole again when it returns, also when its proof fails. An error means that the cluster did not
-//! come back as it should, or that this machine cannot do such a fault; the nodes end with the run then.
+//! What a fault broke is whole again when it returns, also when its proof fails. An error means that the cluster did
+//! not come back as it should, or that this machine cannot do such a fault; the nodes end with the run then.
 
 mod crowd;
 mod membership;

@@ -1,4 +1,5 @@
-//! One client that keeps a lease alive for a while, lets it go, and takes the next; and the judgement of how each ended.
+//! One client that keeps a lease alive for a while, lets it go, and takes the next; and the judgement of how each
+//! ended.
 //!
 //! A lease counts log time, which runs at most twice as fast as any clock of ours. So what goes with it must not be
 //! gone before half of its time has passed since the last sign of life that was acknowledged. And once it is gone, no

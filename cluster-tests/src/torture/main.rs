@@ -3,8 +3,8 @@
 //!
 //! What is promised stands in `docs/development/torture.md`. The exit code is 0 when every promise held and enough
 //! happened to say so, 1 when one was broken, or too little happened, or the cluster did not come back, and 2 when the
-//! command was called wrongly. After a failure data directories, logs and the records of the last round stay; the report
-//! says where.
+//! command was called wrongly. After a failure data directories, logs and the records of the last round stay; the
+//! report says where.
 
 mod args;
 mod plan;

@@ -1,9 +1,9 @@
-//! Which fault comes when, with every number that belongs to it: drawn from the seed alone, so that the same seed, nodes
-//! and faults make the same plan.
+//! Which fault comes when, with every number that belongs to it: drawn from the seed alone, so that the same seed,
+//! nodes and faults make the same plan.
 //!
 //! Faults are drawn like cards. The first deck begins with one card of each family that was asked for, so that a short
-//! run meets them all; then come the other cards, and then fresh decks. Who leads is not known here: a card says whom it
-//! means by role, and what happens on a real machine is never the same to the microsecond.
+//! run meets them all; then come the other cards, and then fresh decks. Who leads is not known here: a card says whom
+//! it means by role, and what happens on a real machine is never the same to the microsecond.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;

@@ -2,7 +2,8 @@
 //!
 //! Two seconds of traffic come before the fault and three after the heal. Then the clients stop, all nodes must come to
 //! the same state, each key is read at each node, and the records are judged. An error is a cluster that did not come
-//! back, or a machine that cannot do the fault; what the clients saw until then is lost with it, the nodes' logs are not.
+//! back, or a machine that cannot do the fault; what the clients saw until then is lost with it, the nodes' logs are
+//! not.
 
 use std::sync::Mutex;
 use std::time::Duration;

@@ -1,8 +1,8 @@
 //! Whether stale reads were as young as they said.
 //!
-//! A read that says that it may be so many milliseconds old misses nothing that was acknowledged longer ago, save for the
-//! time that the leader's word was on its way to the node that answered. That way is short, and as long as the fault
-//! where a fault holds bytes or processes back.
+//! A read that says that it may be so many milliseconds old misses nothing that was acknowledged longer ago, save for
+//! the time that the leader's word was on its way to the node that answered. That way is short, and as long as the
+//! fault where a fault holds bytes or processes back.
 
 use std::time::Duration;
 

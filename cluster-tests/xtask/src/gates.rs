@@ -2,8 +2,8 @@
 //!
 //! The C++ libraries are compiled once, RocksDB before all else: lints, documentation, build and tests use one profile
 //! and one set of features, and so share the results of their build scripts. All binaries are built before any test
-//! runs, because the suites of processes start them. One node by itself has to work before clusters are started, and the
-//! suites before a cluster is tortured. That the example configuration is unchanged is a test of the node.
+//! runs, because the suites of processes start them. One node by itself has to work before clusters are started, and
+//! the suites before a cluster is tortured. That the example configuration is unchanged is a test of the node.
 
 use std::process::ExitCode;
 

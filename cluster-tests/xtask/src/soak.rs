@@ -1,5 +1,6 @@
 //! `cargo xtask soak`: the integration suites, the clusters among them, and a long torture, again and again, each round
-//! with a fresh seed. Suites that have a long form run it (`OLLAMAX_SOAK=1`); every other round tortures five nodes instead of three.
+//! with a fresh seed. Suites that have a long form run it (`OLLAMAX_SOAK=1`); every other round tortures five nodes
+//! instead of three.
 //!
 //! The first round that fails ends it. Its seed is printed before it begins and again at the end: `OLLAMAX_SEED`
 //! replays the suites, and the torture tells its own line.

@@ -1,5 +1,5 @@
-//! `cargo xtask torture`: hands over to the binary `torture` of `cluster-tests`, which breaks a cluster on purpose, judges
-//! what was seen, and prints. `test` and `soak` run it too, with options of their own.
+//! `cargo xtask torture`: hands over to the binary `torture` of `cluster-tests`, which breaks a cluster on purpose,
+//! judges what was seen, and prints. `test` and `soak` run it too, with options of their own.
 
 use std::ffi::OsStr;
 use std::process::{Command, ExitCode, Stdio};

@@ -1,6 +1,6 @@
 //! A crowd of clients that write as fast as they are let, to keys that nobody watches: overload, and help to make a log
-//! long. What comes of each write is counted and of no other interest; that a crowd breaks nothing is judged by those who
-//! keep their history.
+//! long. What comes of each write is counted and of no other interest; that a crowd breaks nothing is judged by those
+//! who keep their history.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
