@@ -118,10 +118,11 @@ impl Cluster {
             let members: usize = self.nodes.len();
             for (index, status) in &statuses {
                 let raft = status.raft.as_ref().context("no raft view")?;
-                let active = status.nodes.iter().filter(|node| node.state != v1::node_view::State::Departed as i32);
-                ensure!(active.count() == members, "node {index} knows {} of {members} members", status.nodes.len());
+                let departed = v1::node_view::State::Departed as i32;
+                let active: Vec<_> = status.nodes.iter().filter(|node| node.state != departed).collect();
+                ensure!(active.len() == members, "node {index} knows {} of {members} members", active.len());
                 ensure!(raft.leader != 0, "node {index} knows no leader");
-                let candidates = status.nodes.iter().filter(|node| node.role == "voter").count();
+                let candidates = active.iter().filter(|node| node.role == "voter").count();
                 let wanted = voters_wanted(candidates);
                 ensure!(raft.voters.len() == wanted, "node {index} sees voters {:?}, wanted {wanted}", raft.voters);
             }
