@@ -18,9 +18,8 @@ use ollamax_testkit::disk_faults::{Names, Tail, Variant};
 
 /// Purpose for which the plan draws its chance.
 const PURPOSE: u64 = 0x706c_616e;
-/// What a power cut leaves of bytes that were never synced. Bytes of chance are left out: they look like damage of the
-/// log, which the store refuses, and when all nodes do, nobody is left to go on.
-const TAILS: [Tail; 3] = [Tail::Cut, Tail::Torn, Tail::Zeroed];
+/// What a power cut leaves of bytes that were never synced.
+const TAILS: [Tail; 4] = [Tail::Cut, Tail::Torn, Tail::Zeroed, Tail::Garbled];
 const NAMES: [Names; 3] = [Names::Undone, Names::Kept, Names::Drawn];
 /// How long a node may stand still, ms.
 const PAUSES_MS: [u64; 4] = [300, 1_000, 2_000, 3_000];

@@ -74,16 +74,19 @@ pub(crate) fn run(workspace: &Workspace, plan: &Plan) -> Result<ExitCode> {
         let watch = Stopwatch::start();
         let mut closing = Closing::default();
         // The whole workspace is named so that features, and with them the built libraries, stay the same.
-        let mut tests = workspace.cargo(["test", "--workspace", "--locked", "--test", "*"]);
-        tests.env("OLLAMAX_SEED", seed.to_string()).env("OLLAMAX_SOAK", "1");
-        let result = closing.run(tests);
-        println!("{}", closing.text());
-        if let Err(problem) = result {
-            eprintln!(
-                "error: {problem:#}\nto replay this round: OLLAMAX_SOAK=1 OLLAMAX_SEED={seed} cargo test --workspace --test '*'"
-            );
-            return Ok(ExitCode::FAILURE);
+        for words in [["--test", "*", "--", ""], ["--lib", "--", "sim::", "--nocapture"]] {
+            let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
+            let mut tests = workspace.cargo(["test", "--workspace", "--locked"].iter().chain(&words));
+            tests.env("OLLAMAX_SEED", seed.to_string()).env("OLLAMAX_SOAK", "1");
+            let result = closing.run(tests);
+            if let Err(problem) = result {
+                println!("{}", closing.text());
+                let replay = format!("OLLAMAX_SOAK=1 OLLAMAX_SEED={seed} cargo test --workspace {}", words.join(" "));
+                eprintln!("error: {problem:#}\nto replay this round: {replay}");
+                return Ok(ExitCode::FAILURE);
+            }
         }
+        println!("{}", closing.text());
         let options = torture_options(round, seed);
         if let Err(problem) = succeed(torture::command(workspace, &options)) {
             eprintln!("error: {problem:#}\nto replay its plan: cargo xtask torture {}", options.join(" "));
