@@ -328,7 +328,7 @@ mod tests {
         let Ok(Asked::RecoverApply(apply)) = apply else { panic!("apply") };
         assert_eq!((apply.confirm.as_deref(), apply.with.len(), apply.form), (Some("lab"), 0, Form::Text));
         let Ok(Asked::Reset(reset)) = asked("ollamax-node reset --data-dir /d --confirm") else { panic!("reset") };
-        assert!(reset.confirm && reset.data_dir == PathBuf::from("/d"));
+        assert_eq!((reset.confirm, reset.data_dir), (true, PathBuf::from("/d")));
     }
 
     #[test]

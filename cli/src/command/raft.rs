@@ -171,7 +171,7 @@ fn state(reply: &RaftStatusReply) -> &'static str {
 }
 
 fn shown(reply: &RaftStatusReply) -> Value {
-    let ids = |voter: bool| reply.members.iter().filter(|member| member.voter == voter).map(|member| member.id);
+    let ids = |voter: bool| reply.members.iter().filter(move |member| member.voter == voter).map(|member| member.id);
     let members: Vec<Value> = reply
         .members
         .iter()

@@ -127,7 +127,7 @@ mod tests {
         ];
         let check = |key: &str, value: Option<u64>, modified: u64, at: u64, faults: usize| {
             let last = Final { node: 1, key: key.to_owned(), value, modified, at };
-            assert_eq!(super::check(&history, &[last.clone()]).len(), faults, "{last:?}");
+            assert_eq!(check(&history, std::slice::from_ref(&last)).len(), faults, "{last:?}");
         };
         check("a", Some(2), 12, 20, 0);
         check("a", Some(9), 15, 20, 0);

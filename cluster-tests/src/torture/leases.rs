@@ -118,7 +118,7 @@ mod tests {
     fn a_lease_that_ends_too_early_or_lives_on_after_its_end_is_caught() {
         let signs = [sign(0, 10), sign(400, 20), sign(800, 30)];
         let check = |ends: &[Ended], faults: usize, judged: u64| {
-            let found = super::check(&signs, ends);
+            let found = check(&signs, ends);
             assert_eq!((found.0.len(), found.1), (faults, judged), "{found:?}");
         };
         check(&[end("l/1", 2_900, 40)], 0, 1);

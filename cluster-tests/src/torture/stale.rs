@@ -77,7 +77,7 @@ mod tests {
     fn a_read_that_is_older_than_it_says_is_caught() {
         let second = Duration::from_secs(1);
         let check = |read: Operation, held_back: Duration, faults: usize, judged: u64| {
-            let found = super::check(&[put(100, 11), put(50, 10), put(4_000, 12), read], held_back);
+            let found = check(&[put(100, 11), put(50, 10), put(4_000, 12), read], held_back);
             assert_eq!((found.0.len(), found.1), (faults, judged), "{found:?}");
         };
         check(read(Level::Stale, 1_500, 10, Some(100)), Duration::ZERO, 1, 1);

@@ -97,6 +97,9 @@ mod tests {
         (root, staging)
     }
 
+    /// What was done before it was cut off.
+    type Cut<'a> = &'a dyn Fn(&Path, &Staging);
+
     fn is_finished(root: &Path, staging: &Staging) {
         let read = |name: &str| fs::read_to_string(root.join(name)).expect("there");
         for name in ["raft/db/CURRENT", "raft/high-water", "keys/cluster.key"] {
@@ -108,7 +111,7 @@ mod tests {
 
     #[test]
     fn wherever_it_is_cut_off_the_next_attempt_goes_on() {
-        let cuts: [&dyn Fn(&Path, &Staging); 5] = [
+        let cuts: [Cut<'_>; 5] = [
             &|_, _| {},
             &|root, _| fs::remove_file(root.join("raft/db/CURRENT")).expect("half of the old database is gone"),
             &|root, staging| {

@@ -155,7 +155,8 @@ fn without_a_candidate_the_silent_go_when_fewer_voters_bear_more_failures() {
 fn nothing_is_done_about_the_silent_while_they_are_no_minority_or_where_it_is_switched_off() {
     let dead = silent_for(48 * HOUR);
     let off = Knobs { cleanup_dead: false, ..Knobs::default() };
-    let rows: [(&str, &[u64], Vec<(u64, Standing)>); 4] = [
+    type Row<'a> = (&'a str, &'a [u64], Vec<(u64, Standing)>);
+    let rows: [Row<'_>; 4] = [
         ("vv", &[1, 2], vec![(2, dead)]),
         ("vvvl", &[1, 2, 3], vec![(2, dead), (3, dead), (4, healthy_for(60))]),
         ("vvvv", &[1, 2, 3], vec![(2, dead), (3, dead), (4, healthy_for(60))]),

@@ -238,6 +238,7 @@ impl RaftAdmin for Consensus {
 
 #[cfg(test)]
 mod tests {
+    use ollamax_core::integrity::Alarm;
     use ollamax_metadata::{Following, Status};
     use ollamax_types::ErrorCode;
 
@@ -316,6 +317,8 @@ mod tests {
                 Following { node: NodeId(2), behind: 5, silent_ms: None },
                 Following { node: NodeId(3), behind: 0, silent_ms: Some(90) },
             ],
+            alarm: Alarm::default(),
+            outlook: None,
         };
         let names = [(NodeId(1), "a".to_owned()), (NodeId(3), "c".to_owned())].into();
         let reply = shown(&status, &names, Versions { cluster: 2, release: 3 });

@@ -107,7 +107,7 @@ fn what_happened_in_the_cluster_is_kept_apart_and_handed_out_without_waiting() {
         assert_eq!((watcher.next_kept(), watcher.next_revision()), (Ok(None), 5), "once");
     };
     check(&[], Some(1), &[joined, left.clone()]);
-    check(&[EventKind::MemberLeft, EventKind::Expired], Some(1), &[left.clone()]);
+    check(&[EventKind::MemberLeft, EventKind::Expired], Some(1), std::slice::from_ref(&left));
     check(&[], Some(2), &[left]);
     check(&[EventKind::MemberJoined], Some(2), &[]);
     check(&[], None, &[]);

@@ -152,7 +152,8 @@ async fn calls_after(first: PeerError) -> Vec<(u64, u64)> {
         entries: vec![],
         leader_commit: None,
     };
-    let body = wire::encode_request(CLUSTER, NodeId(1), Request::Append(leads));
+    let request = Request::Append { append: leads, alarm: None };
+    let body = wire::encode_request(CLUSTER, NodeId(1), request);
     alone.handle.serve(NodeId(2), body).await.expect("node 2 leads");
     let wait = alone.handle.0.raft.wait(None);
     wait.metrics(|metrics| metrics.current_leader == Some(2), "node 2 is known to lead").await.expect("known");

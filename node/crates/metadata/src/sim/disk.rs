@@ -158,7 +158,8 @@ impl Disk {
     /// The power goes: what is durable stays, and as much of the rest as chance says.
     pub(super) fn cut_power(&self) {
         let mut inner = self.lock();
-        let kept = inner.chance.random_range(0..=inner.unsynced.len());
+        let unsynced = inner.unsynced.len();
+        let kept = inner.chance.random_range(0..=unsynced);
         inner.settle(kept);
         inner.unsynced.clear();
         inner.waiting.clear();

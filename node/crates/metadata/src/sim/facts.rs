@@ -253,7 +253,9 @@ mod tests {
     #[test]
     fn what_was_lost_or_never_written_is_found() {
         let effects = BTreeMap::from([(5, ("user/k".to_owned(), b"a".to_vec()))]);
-        let check = |one: Done, sound: bool| assert_eq!(lost(&[one.clone()], &effects).is_empty(), sound, "{one:?}");
+        let check = |one: Done, sound: bool| {
+            assert_eq!(lost(std::slice::from_ref(&one), &effects).is_empty(), sound, "{one:?}");
+        };
         check(wrote("a", 5, 0, 1), true);
         check(read("a", 5, 0, 1), true);
         check(read("", 0, 0, 1), true);

@@ -16,7 +16,7 @@ use crate::world::{
     with_rocks,
 };
 
-fn refusal(dir: &std::path::Path, identity: Option<StoreIdentity>) -> OpenError {
+fn refusal(dir: &Path, identity: Option<StoreIdentity>) -> OpenError {
     Store::open(dir, identity, Config::default()).expect_err("this must be refused")
 }
 
@@ -87,7 +87,7 @@ const HOLD: &str = "OLLAMAX_STORE_TEST_HOLD";
 #[test]
 fn child_holds_a_directory() {
     let Ok(dir) = std::env::var(HOLD) else { return };
-    let _store = open(std::path::Path::new(&dir));
+    let _store = open(Path::new(&dir));
     let mut out = std::io::stdout();
     writeln!(out, "\nheld").and_then(|()| out.flush()).expect("tell");
     std::io::stdin().lines().for_each(drop);
