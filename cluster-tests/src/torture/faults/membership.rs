@@ -55,12 +55,12 @@ impl Stage<'_> {
         });
         join.await?;
         cluster.settled(PATIENCE).await.context("after it joined anew")?;
+        let new = cluster.status(victim).await?.node_id;
         if let Some(disks) = self.disks.as_deref_mut() {
             cluster.kill(&[victim]).await?;
             disks.renew(cluster, victim)?;
             cluster.restart(&[victim]).await.context("start the new member on a disk that can fail")?;
         }
-        let new = cluster.status(victim).await?.node_id;
         Ok(Done::now(proof(new > old, format!("the member with id {old} left and is {new} now"))))
     }
 }

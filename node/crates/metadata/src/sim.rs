@@ -13,6 +13,7 @@ mod machine;
 mod network;
 mod node;
 mod plan;
+mod runtime;
 mod types;
 
 use std::sync::Arc;
@@ -28,7 +29,8 @@ use self::facts::{Facts, What};
 use self::network::{Network, Question};
 use self::node::Node;
 use self::plan::{Act, LAST_MS, Plan};
-use self::types::{Bug, Runtime};
+use self::runtime::Runtime;
+use self::types::Bug;
 use crate::Config;
 use crate::service::raft_config;
 
@@ -67,6 +69,7 @@ fn config() -> Arc<openraft::Config> {
         election_max_ms: 300,
         snapshot_every: 60,
         keep_log: 15,
+        snapshot_idle_ms: 1_000,
         ..Config::default()
     };
     assert_eq!(ours.validate(), Vec::<String>::new());

@@ -1,14 +1,11 @@
-//! The product's types of consensus, except that chance comes from a seed.
+//! The product's types of consensus, except that nothing is left to chance.
 
 use openraft::EmptyNode;
 use openraft::vote::leader_id_std;
-use openraft_rt::deterministic_rng::DeterministicRng;
 
 use super::machine::Machine;
+use super::runtime::Runtime;
 use crate::raft::{Answered, Sealed};
-
-/// Tokio, with drawn numbers that a seed decides.
-pub(super) type Runtime = DeterministicRng<openraft::impls::TokioRuntime>;
 
 openraft::declare_raft_types!(
     /// As `raft::Types`.
