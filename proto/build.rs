@@ -3,8 +3,13 @@
 use std::error::Error;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let files =
-        ["ollamax/v1/peer.proto", "ollamax/v1/admin.proto", "ollamax/v1/kv.proto", "ollamax/disk/v1/disk.proto"];
+    let files = [
+        "ollamax/v1/peer.proto",
+        "ollamax/v1/admin.proto",
+        "ollamax/v1/kv.proto",
+        "ollamax/v1/backup.proto",
+        "ollamax/disk/v1/disk.proto",
+    ];
     for file in files {
         println!("cargo:rerun-if-changed={file}");
     }
