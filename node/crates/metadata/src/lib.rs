@@ -5,6 +5,7 @@
 #[cfg(test)]
 mod alone;
 mod autopilot;
+pub mod backup;
 mod config;
 mod envelope;
 mod error;
@@ -14,6 +15,7 @@ mod forward;
 mod freshness;
 mod gauges;
 mod handle;
+mod lineage;
 mod logtime;
 pub mod mem;
 mod metrics;
@@ -32,6 +34,7 @@ pub use config::Config;
 pub use error::{ChangeError, OpenError, ProposeError, ReadError, ServeError};
 pub use feed::{Batch, Event, Filter, WatchError, Watcher};
 pub use handle::{Change, Committed, Handle, Identity};
+pub use lineage::LineageError;
 pub use peers::{Lane, PeerError, Peers};
 pub use service::{Parts, Service};
 pub use status::Status;

@@ -183,7 +183,8 @@ impl BackupRecipient {
     /// When the writer refuses.
     pub fn seal<W: Write>(&self, to: W) -> io::Result<Sealing<W>> {
         let recipients = std::iter::once(&self.0 as &dyn age::Recipient);
-        let header = age::Encryptor::with_recipients(recipients).map_err(|error| io::Error::other(error.to_string()))?;
+        let header =
+            age::Encryptor::with_recipients(recipients).map_err(|error| io::Error::other(error.to_string()))?;
         header.wrap_output(to).map(Sealing)
     }
 }
@@ -245,7 +246,9 @@ impl<R: Read> Read for Unsealing<R> {
 fn unopened(error: age::DecryptError) -> UnsealError {
     match error {
         age::DecryptError::NoMatchingKeys => UnsealError::OtherKey,
-        age::DecryptError::Io(error) if is_damage(&error) => UnsealError::Damaged("its beginning is garbled or cut off"),
+        age::DecryptError::Io(error) if is_damage(&error) => {
+            UnsealError::Damaged("its beginning is garbled or cut off")
+        }
         age::DecryptError::Io(error) => UnsealError::Io(error),
         age::DecryptError::InvalidMac => UnsealError::Damaged("its beginning was changed"),
         age::DecryptError::UnknownFormat => UnsealError::Damaged("it is of a form that this release does not know"),
