@@ -6,6 +6,7 @@ use crate::args::{Cli, Command, Global};
 use crate::error::Failure;
 use crate::output;
 
+pub(crate) mod backup;
 pub(crate) mod dev;
 pub(crate) mod doctor;
 pub(crate) mod init;
@@ -43,6 +44,7 @@ async fn dispatch(global: &Global, command: Command) -> Result<(), Failure> {
         Command::Node(command) => node::run(global, command).await,
         Command::Model(command) => model::run(global, command).await,
         Command::Kv(command) => kv::run(global, command).await,
+        Command::Backup(command) => backup::run(global, command).await,
         Command::Ps(args) => ps::run(global, &args).await,
         Command::Run(args) => run::run(global, args).await,
         Command::Logs(args) => logs::run(global, args).await,

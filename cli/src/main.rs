@@ -16,6 +16,7 @@ mod error;
 mod http_client;
 mod output;
 mod place;
+mod program;
 mod text;
 mod usage;
 

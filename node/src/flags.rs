@@ -1,4 +1,4 @@
-//! The command line of `ollamax-node`: its two commands, and a flag for every configuration key.
+//! The command line of `ollamax-node`: its commands, and a flag for every configuration key.
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -25,6 +25,28 @@ pub(crate) enum Asked {
     Adopt {
         /// Which directory.
         data_dir: PathBuf,
+    },
+    /// Check a backup.
+    VerifyBackup {
+        /// Which file.
+        file: PathBuf,
+        /// The secret half of its key; without it only the outside is checked.
+        key_file: Option<PathBuf>,
+        /// Answer in one line of JSON.
+        json: bool,
+    },
+    /// Make a new cluster of a backup.
+    Restore {
+        /// From which file.
+        file: PathBuf,
+        /// The secret half of its key.
+        key_file: PathBuf,
+        /// Into which directory.
+        data_dir: PathBuf,
+        /// The node's name.
+        name: Option<String>,
+        /// Answer in one line of JSON.
+        json: bool,
     },
 }
 
@@ -84,6 +106,47 @@ pub(crate) fn command() -> Command {
                 )
                 .arg(data_dir().required(true).help("The directory")),
         )
+        .subcommand(backup())
+        .subcommand(
+            Command::new("restore")
+                .about("Make a new cluster of a backup, in a directory that belongs to no cluster; needs no daemon")
+                .long_about(
+                    "Make a new cluster of a backup, in a directory that belongs to no cluster; needs no daemon.\n\
+                     The backup is checked to its last byte before anything is written. The cluster that comes of it\n\
+                     has a new identity and this machine as its only member; the others join it anew.",
+                )
+                .arg(file())
+                .arg(key_file().required(true))
+                .arg(data_dir().required(true).help("The directory; made where it is not there"))
+                .arg(Arg::new("name").long("name").value_name("NAME").help("Name of this node [default: the host name]"))
+                .arg(json()),
+        )
+}
+
+fn backup() -> Command {
+    Command::new("backup").about("Look at a backup; needs no daemon").subcommand_required(true).subcommand(
+        Command::new("verify")
+            .about("Check a backup: without its key that it is whole, with it that it can be restored")
+            .arg(file())
+            .arg(key_file())
+            .arg(json()),
+    )
+}
+
+fn file() -> Arg {
+    Arg::new("file").value_name("FILE").required(true).value_parser(clap::value_parser!(PathBuf)).help("The backup")
+}
+
+fn key_file() -> Arg {
+    Arg::new("key-file")
+        .long("key-file")
+        .value_name("FILE")
+        .value_parser(clap::value_parser!(PathBuf))
+        .help("File with AGE-SECRET-KEY-..., mode 0600; - is standard input")
+}
+
+fn json() -> Arg {
+    Arg::new("json").long("json").action(ArgAction::SetTrue).help("Answer in one line of JSON")
 }
 
 /// Reads the command line, the first word being the program's name. Flags of `run` that look like configuration keys
@@ -135,6 +198,21 @@ fn parse(matches: &ArgMatches) -> Asked {
         Some(("adopt", adopt)) => {
             Asked::Adopt { data_dir: adopt.get_one::<PathBuf>("data-dir").cloned().unwrap_or_default() }
         }
+        Some(("backup", backup)) => {
+            let verify = backup.subcommand_matches("verify").expect("a subcommand is required, and this is the one");
+            Asked::VerifyBackup {
+                file: path(verify, "file"),
+                key_file: verify.get_one::<PathBuf>("key-file").cloned(),
+                json: verify.get_flag("json"),
+            }
+        }
+        Some(("restore", restore)) => Asked::Restore {
+            file: path(restore, "file"),
+            key_file: path(restore, "key-file"),
+            data_dir: path(restore, "data-dir"),
+            name: restore.get_one::<String>("name").cloned(),
+            json: restore.get_flag("json"),
+        },
         Some((_, run)) => Asked::Run {
             data_dir: run.get_one::<PathBuf>("data-dir").cloned(),
             file: run.get_one::<PathBuf>("config").cloned(),
@@ -143,6 +221,11 @@ fn parse(matches: &ArgMatches) -> Asked {
         },
         None => Asked::Run { data_dir: None, file: None, flags: Vec::new(), print_config: false },
     }
+}
+
+/// A path that must be there.
+fn path(matches: &ArgMatches, name: &str) -> PathBuf {
+    matches.get_one::<PathBuf>(name).cloned().unwrap_or_default()
 }
 
 fn key_names() -> Vec<String> {
@@ -168,6 +251,21 @@ mod tests {
         assert_eq!(data_dir, Some(PathBuf::from("/d")));
         assert_eq!(flags, [("api.listen".to_owned(), "127.0.0.1:0".to_owned())]);
         assert!(print_config);
+    }
+
+    #[test]
+    fn a_backup_is_checked_and_restored_by_its_file_and_a_key_that_is_never_a_word() {
+        let read = |words: &str| read(words.split(' ').map(OsString::from).collect());
+        let verify = read("ollamax-node backup verify a.oxb.age --key-file k --json").expect("verify");
+        let Asked::VerifyBackup { file, key_file, json: true } = verify else { panic!("verify") };
+        assert_eq!((file, key_file), (PathBuf::from("a.oxb.age"), Some(PathBuf::from("k"))));
+        let restore = read("ollamax-node restore a.oxb.age --key-file - --data-dir /d --name n9").expect("restore");
+        let Asked::Restore { key_file, data_dir, name, json: false, .. } = restore else { panic!("restore") };
+        assert_eq!((key_file, data_dir), (PathBuf::from("-"), PathBuf::from("/d")));
+        assert_eq!(name.as_deref(), Some("n9"));
+        for words in ["backup", "backup verify", "restore a --data-dir /d", "restore --key-file k --data-dir /d"] {
+            assert!(read(&format!("ollamax-node {words}")).is_err(), "{words}");
+        }
     }
 
     #[test]

@@ -11,6 +11,7 @@ use ollamax_types::{Clock, Incarnation};
 
 mod adapters;
 mod admin_socket;
+mod backups;
 mod config;
 mod data_dir;
 mod doctor;
@@ -26,6 +27,7 @@ mod member;
 mod metrics;
 mod node_file;
 mod removal;
+mod restore;
 mod run;
 mod shutdown;
 mod slot;
@@ -51,6 +53,12 @@ fn main() -> ExitCode {
     };
     let result = match asked {
         Asked::Adopt { data_dir } => adopt(&data_dir),
+        Asked::VerifyBackup { file, key_file, json } => {
+            return restore::tell(json, restore::verify(&file, key_file.as_deref()));
+        }
+        Asked::Restore { file, key_file, data_dir, name, json } => {
+            return restore::tell(json, restore::restore(&file, &key_file, &data_dir, name.as_deref()));
+        }
         Asked::Run { data_dir, file, flags, print_config } => {
             // Who only looks may not be allowed to read the token.
             let needs_token = !print_config && !is_member(data_dir.as_deref());

@@ -35,6 +35,7 @@ const PAGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("kv-lease", &["kv lease grant --ttl 30s", "kv lease renew 43", "kv lease revoke 43", "kv lease list"]),
+    ("backup", &["backup create", "backup list", "backup new-key"]),
     ("ps", &["ps"]),
     ("run", &["run demo hello", "run demo hello --verbose"]),
     ("logs", &["logs -n 2"]),

@@ -18,7 +18,7 @@ use super::process;
 use crate::args::{DevUpArgs, Global, Output};
 use crate::client;
 use crate::error::Failure;
-use crate::{output, place};
+use crate::{output, place, program};
 
 /// How long the whole cluster may take to be ready.
 const READY_TIMEOUT: Duration = Duration::from_secs(90);
@@ -85,9 +85,9 @@ pub(crate) async fn down(global: &Global) -> Result<(), Failure> {
 }
 
 async fn start(plans: &[Plan], missing: &[Plan]) -> Result<Vec<StatusReply>, Failure> {
-    let program = process::sibling("ollamax-node")?;
+    let program = program::sibling("ollamax-node")?;
     if plans.iter().any(|plan| plan.ollama.is_none()) {
-        process::sibling("ollamax-engine")?;
+        program::sibling("ollamax-engine")?;
     }
     let deadline = Instant::now() + READY_TIMEOUT;
     let mut children = Vec::new();
@@ -115,6 +115,8 @@ fn flags(plan: &Plan) -> Vec<String> {
         ("--peer.listen", address(plan.ports.peer)),
         ("--p2p.listen", address(plan.ports.p2p)),
         ("--p2p.mdns", "false".to_owned()),
+        // Nobody keeps a key for a cluster that is for trying out.
+        ("--backup.every_hours", "0".to_owned()),
         ("--runtime.kind", kind.to_owned()),
         ("--runtime.url", url),
     ];

@@ -2,7 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::process::CommandExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -14,18 +14,6 @@ use crate::error::Failure;
 
 /// Time between two looks at a process.
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
-
-/// The program of this name beside the running one.
-pub(crate) fn sibling(name: &str) -> Result<PathBuf, Failure> {
-    let next = "install ollamax-node and ollamax-engine beside ollamax, or: cargo build --workspace";
-    let own = std::env::current_exe();
-    let own = own.map_err(|error| Failure::new(1, "find this program", error.to_string(), next))?;
-    let path = own.with_file_name(name);
-    if path.exists() {
-        return Ok(path);
-    }
-    Err(Failure::new(1, format!("{} is not there", path.display()), "dev up starts the programs beside this one", next))
-}
 
 /// Starts a daemon that outlives this process; its log goes to `node.log` in its data directory.
 pub(crate) fn start(program: &Path, data_dir: &Path, flags: &[String]) -> Result<Child, Failure> {

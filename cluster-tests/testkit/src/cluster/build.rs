@@ -165,6 +165,8 @@ impl Builder {
             ("peer.listen".to_owned(), at(bind, peer_port).to_string()),
             ("p2p.listen".to_owned(), at(bind, crate::port::free()?).to_string()),
             ("p2p.mdns".to_owned(), network.is_some().to_string()),
+            // Nobody keeps a key for a cluster that lives for one test.
+            ("backup.every_hours".to_owned(), "0".to_owned()),
         ];
         // Most of the time that a cluster takes to form is the wait for this look.
         flags.extend(self.hurried.then(|| ("raft.autopilot_ms".to_owned(), AUTOPILOT_MS.to_string())));

@@ -6,9 +6,9 @@
 //! end     64 bytes      length of the payload, BLAKE3 over page and payload, a checksum
 //! ```
 //!
-//! Without the key page, length and BLAKE3 can be checked; with it everything, down to each record. Both sides hold one
-//! chunk of the state at a time. Model bytes and what belongs to one machine (node keys, the cluster key) are not in the
-//! state, so they are not in a backup: who restores one makes a new cluster identity.
+//! Without the key page, length and BLAKE3 can be checked; with it everything, down to each record. Both sides hold
+//! one chunk of the state at a time. Model bytes and what belongs to one machine (node keys, the cluster key) are not
+//! in the state, so they are not in a backup: who restores one makes a new cluster identity.
 
 mod frame;
 mod read;
@@ -26,7 +26,7 @@ use ollamax_store as store;
 use ollamax_types::{ClusterId, ErrorCode, NodeId, Timestamp};
 
 pub use read::{Verified, read_page, verify};
-pub use restore::{RESTORED_REVISIONS, Restored, Target, restore};
+pub use restore::{RESTORED_REVISIONS, Restorable, Restored, Target, check, restore};
 pub use write::{Order, Progress, Written};
 
 /// Bytes of the page that everybody can read.

@@ -2,6 +2,7 @@
 //!
 //! Each entry says what, why and the command to type next. A healthy cluster has none.
 
+use ollamax_core::backup::Trouble;
 use ollamax_proto::v1::node_view::{Health, State};
 use ollamax_proto::v1::runtime::State as RuntimeState;
 use ollamax_proto::v1::status_reply::Phase;
@@ -93,6 +94,29 @@ fn one_node(node: &NodeView, found: &mut Vec<Attention>) {
     }
 }
 
+/// What wants a decision about the schedule of backups.
+#[must_use]
+pub fn of_backups(trouble: Trouble) -> Attention {
+    let hours = |ms: u64| ms / 3_600_000;
+    match trouble {
+        Trouble::NoRecipient => entry(
+            "backup_no_key",
+            "no backups are made: there is no key to seal them for".to_owned(),
+            "whoever keeps no backup loses the state when too many machines are lost".to_owned(),
+            "ollamax backup new-key; or switch the schedule off on every node: backup.every_hours = 0".to_owned(),
+        ),
+        Trouble::Late { age_ms, any } => {
+            let what = match any {
+                true => format!("the last scheduled backup is {} h old", hours(age_ms)),
+                false => format!("no scheduled backup was made in the {} h of this cluster", hours(age_ms)),
+            };
+            let why = "that is more than twice backup.every_hours".to_owned();
+            let next = "on the leader: ollamax logs --level warn; then ollamax backup create".to_owned();
+            entry("backup_late", what, why, next)
+        }
+    }
+}
+
 fn not_member() -> Attention {
     entry(
         "not_initialised",
@@ -172,6 +196,20 @@ mod tests {
         let told = needs_attention(&healthy(), &[], true);
         assert!(told[0].why.contains("api.allow_unauthenticated"), "{told:?}");
         assert!(told[0].next.contains("api.listen"), "{told:?}");
+    }
+
+    #[test]
+    fn trouble_with_backups_is_named_with_a_next_step() {
+        let rows = [
+            (Trouble::NoRecipient, "backup_no_key", "no backups are made"),
+            (Trouble::Late { age_ms: 50 * 3_600_000, any: true }, "backup_late", "is 50 h old"),
+            (Trouble::Late { age_ms: 50 * 3_600_000, any: false }, "backup_late", "in the 50 h of this cluster"),
+        ];
+        for (trouble, id, what) in rows {
+            let entry = of_backups(trouble);
+            assert!(entry.id == id && entry.what.contains(what), "{entry:?}");
+            assert!(!entry.why.is_empty() && entry.next.contains("ollamax backup"), "{entry:?}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use ollamax_scheduler::PeerLoad;
 use ollamax_types::{Beat, NodeId, RuntimeKind, RuntimeState};
 
 use super::daemon::{AdminError, Facts, Phase};
-use super::{Admin, attention};
+use super::{Admin, attention, backup};
 
 impl Admin {
     pub(super) fn status_reply(&self) -> Result<v1::StatusReply, AdminError> {
@@ -54,6 +54,8 @@ impl Admin {
         reply.log_first_index = status.log_first_index;
         reply.snapshot_index = status.snapshot_index;
         reply.attention = attention::needs_attention(&reply, &conflicting(copies), facts.api_open);
+        let trouble = backup::wanting(&*view, engines.metadata.log_time(), facts.backup_every_ms)?;
+        reply.attention.extend(trouble.map(attention::of_backups));
         Ok(reply)
     }
 }

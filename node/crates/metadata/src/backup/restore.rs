@@ -1,9 +1,9 @@
 //! Restoring: a backup becomes the state of a new cluster, in a directory that no node has used.
 //!
-//! Everything is checked before the first byte is written. What is made belongs to nobody until the caller writes down
-//! the membership, which is the last step; until then a node that starts there is an empty one and sweeps it away. The
-//! log begins [`RESTORED_REVISIONS`] after the revision of the backup: whoever kept a revision of the old cluster finds
-//! that everything is newer and that its place is compacted, and reads anew.
+//! Everything is checked before the first byte is written ([`check`]). What is made belongs to nobody until the caller
+//! writes down the membership, which is the last step; until then a node that starts there is an empty one and sweeps
+//! it away. The log begins [`RESTORED_REVISIONS`] after the revision of the backup: whoever kept a revision of the old
+//! cluster finds that everything is newer and that its place is compacted, and reads anew.
 
 use std::io::{Read, Seek};
 use std::path::PathBuf;
@@ -49,18 +49,38 @@ pub struct Restored {
     pub revision: u64,
 }
 
-/// Checks a backup and makes its state the beginning of a new cluster. Waits for the disk.
+/// A backup that was found good and may become a state of this release.
+#[derive(Debug)]
+pub struct Restorable {
+    page: Page,
+    facts: Facts,
+}
+
+/// Checks a backup, down to each record. Writes nothing.
 ///
 /// # Errors
-/// When the backup is not good in every byte, is a later release's, or the disk refuses. What lies in the directory
-/// then is nobody's.
-pub fn restore(file: &mut (impl Read + Seek), key: &BackupKey, target: &Target) -> Result<Restored, BackupError> {
+/// When it is not good in every byte, was sealed for another key, or is a later release's.
+pub fn check(file: &mut (impl Read + Seek), key: &BackupKey) -> Result<Restorable, BackupError> {
     let Verified { page, facts, .. } = read::verify(file, Some(key))?;
     let facts = facts.ok_or_else(|| BackupError::damaged("in its payload", "it was not opened"))?;
     if facts.cluster_version > CLUSTER_VERSION {
         let (found, known) = (facts.cluster_version, CLUSTER_VERSION);
         return Err(BackupError::ClusterTooNew { found, known, release: page.release });
     }
+    Ok(Restorable { page, facts })
+}
+
+/// Makes the state in a checked backup the beginning of a new cluster. Waits for the disk.
+///
+/// # Errors
+/// When the disk refuses, or the file changed since it was checked. What lies in the directory then is nobody's.
+pub fn restore(
+    file: &mut (impl Read + Seek),
+    key: &BackupKey,
+    checked: Restorable,
+    target: &Target,
+) -> Result<Restored, BackupError> {
+    let Restorable { page, facts } = checked;
     let Begun { member, revision } = {
         let store = Store::open(&target.dir, None, target.store.clone())?;
         let begun = fill(file, key, &store, target)?;

@@ -139,6 +139,13 @@ fn expected_hash(mutations: &[Mutation]) -> [u8; 16] {
     store(dir.path(), all, 1).state().state_hash()
 }
 
+/// Checks and restores, as an administrator does.
+fn restored(bytes: &[u8], key: &BackupKey, dir: &Path) -> Result<Restored, BackupError> {
+    let mut file = Cursor::new(bytes);
+    let checked = check(&mut file, key)?;
+    restore(&mut file, key, checked, &target(dir))
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
     #[test]
@@ -155,7 +162,7 @@ proptest! {
         prop_assert_eq!((written.page.revision, written.facts.term, written.facts.node), (40, TERM, NodeId(2)));
 
         let dir = tempfile::tempdir().expect("folder");
-        let restored = restore(&mut Cursor::new(&bytes), &key, &target(dir.path())).expect("restored");
+        let restored = restored(&bytes, &key, dir.path()).expect("restored");
         prop_assert_eq!((restored.member.id, restored.revision), (NodeId(3), 40 + RESTORED_REVISIONS));
         let store = Store::open(dir.path(), None, Config::default()).expect("opens");
         let identity = store.identity().expect("bound");
@@ -235,7 +242,7 @@ fn another_key_another_file_and_a_later_release_are_told_apart() {
 
     let (_, bytes) = backup(&key, state(&[], CLUSTER_VERSION + 1));
     let dir = tempfile::tempdir().expect("folder");
-    let error = restore(&mut Cursor::new(&bytes), &key, &target(dir.path())).expect_err("a later release");
+    let error = restored(&bytes, &key, dir.path()).expect_err("a later release");
     assert!(matches!(error, BackupError::ClusterTooNew { .. }), "{error:?}");
     assert!(!dir.path().join("raft").exists(), "nothing was written");
 
@@ -251,7 +258,7 @@ fn a_damaged_backup_is_refused_before_anything_is_written() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     let dir = tempfile::tempdir().expect("folder");
-    restore(&mut Cursor::new(&bytes), &key, &target(dir.path())).expect_err("it is damaged");
+    restored(&bytes, &key, dir.path()).expect_err("it is damaged");
     assert!(!dir.path().join("raft").exists());
 }
 
@@ -297,7 +304,7 @@ fn the_state_that_is_restored_can_be_read() {
     let key = BackupKey::generate();
     let (_, bytes) = backup(&key, state(&[("a".to_owned(), b"1".to_vec())], CLUSTER_VERSION));
     let dir = tempfile::tempdir().expect("folder");
-    restore(&mut Cursor::new(&bytes), &key, &target(dir.path())).expect("restored");
+    restored(&bytes, &key, dir.path()).expect("restored");
     let store = Store::open(dir.path(), None, Config::default()).expect("opens");
     let view = store.state().view();
     let value = read::value(&view, "", "user/a").expect("readable").expect("there");

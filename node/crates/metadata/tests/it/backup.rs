@@ -8,7 +8,7 @@ use tokio_util::task::TaskTracker;
 use ollamax_core::catalog::command::NewMember;
 use ollamax_core::catalog::lineage::Founder;
 use ollamax_core::catalog::{Key, Record};
-use ollamax_metadata::backup::{Order, RESTORED_REVISIONS, Target, restore, verify};
+use ollamax_metadata::backup::{Order, RESTORED_REVISIONS, Target, check, restore};
 use ollamax_metadata::mem::Network;
 use ollamax_metadata::{Config, Filter, Identity, Parts, Service, WatchError};
 use ollamax_security::BackupKey;
@@ -24,7 +24,7 @@ async fn a_restored_node_leads_alone_and_goes_on_far_behind() {
     let order = Order { taken_at: Timestamp(5), release: "0.1.0".to_owned(), recipient: key.recipient() };
     let (written, bytes) = world.handle(1).write_backup(&order, Vec::new(), &mut |_| Ok(())).expect("written");
     assert!(written.page.revision >= before, "{written:?}");
-    verify(&mut Cursor::new(&bytes), Some(&key)).expect("it is good");
+    let checked = check(&mut Cursor::new(&bytes), &key).expect("it is good");
 
     let dir = tempfile::tempdir().expect("folder");
     let (cluster, incarnation) = (ClusterId([7; 16]), Incarnation([7; 16]));
@@ -39,7 +39,7 @@ async fn a_restored_node_leads_alone_and_goes_on_far_behind() {
     let store = ollamax_store::Config::default();
     let founder = Founder { cluster, public_key: [4; 32], member };
     let target = Target { dir: dir.path().to_owned(), store: store.clone(), incarnation, founder };
-    let restored = restore(&mut Cursor::new(&bytes), &key, &target).expect("restored");
+    let restored = restore(&mut Cursor::new(&bytes), &key, checked, &target).expect("restored");
     assert_eq!(restored.member.id, NodeId(2));
 
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
