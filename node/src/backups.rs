@@ -1,15 +1,16 @@
 //! Backups of the replicated state, made by this node: when an administrator asks, and by the schedule while it leads.
 //!
 //! One is written at a time. A backup that was begun ends whole under its name, or leaves nothing; a caller who goes,
-//! and a node that stops, break it off. The cluster's settings hold the public half of the key and what the schedule made
-//! last; the secret half passes through here once, when it is made, and is kept nowhere.
+//! and a node that stops, break it off. The cluster's settings hold the public half of the key and what the schedule
+//! made last; the secret half passes through here once, when it is made, and is kept nowhere.
 
 pub(crate) mod daily;
-pub(crate) mod folder;
+mod depot;
+mod folder;
 pub(crate) mod metrics;
 pub(crate) mod place;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures::StreamExt as _;
@@ -25,6 +26,7 @@ use ollamax_core::catalog::{Command, read};
 use ollamax_gateway::grpc::{AdminError, backup};
 use ollamax_metadata as metadata;
 use ollamax_metadata::backup::{BackupError, Order, Page, Progress};
+use ollamax_outbound::bucket::Bucket;
 use ollamax_proto::v1;
 use ollamax_security::{BackupKey, BackupRecipient};
 use ollamax_store as store;
@@ -32,6 +34,7 @@ use ollamax_types::{Clock, ErrorCode, RequestId};
 
 use crate::config::BackupSection;
 use crate::slot::Slot;
+use depot::{Depot, of_bucket};
 use folder::{Found, Job};
 use metrics::Metrics;
 use place::Place;
@@ -40,6 +43,8 @@ use place::Place;
 const PROGRESS_WAITING_MAX: usize = 16;
 /// Folder in the data directory where backups lie unless another place is named.
 const FOLDER: &str = "backups";
+/// Folder in the data directory where backups wait for a bucket.
+const WAITING: &str = "backups-waiting";
 
 /// The backups of this node. Clones are the same.
 #[derive(Debug, Clone)]
@@ -89,7 +94,7 @@ struct Done {
 struct Making {
     metadata: metadata::Handle,
     order: Order,
-    folder: PathBuf,
+    depot: Depot,
     /// Older ones go when this one is there, and the cluster hears of it.
     scheduled: bool,
     _turn: OwnedMutexGuard<()>,
@@ -162,11 +167,10 @@ impl Backups {
     /// # Errors
     /// When there is no such place, or it cannot be read.
     pub(crate) async fn list(&self, request: v1::ListBackupsRequest) -> Result<v1::ListBackupsReply, AdminError> {
-        let folder = self.folder(&request.from)?;
-        let place = folder.display().to_string();
-        let (found, more) = blocking(move || folder::list(&folder)).await?;
-        let backups = found.into_iter().map(|found| shown(found, &place)).collect();
-        Ok(v1::ListBackupsReply { backups, place, more })
+        let depot = self.depot(&request.from)?;
+        let (found, more) = depot.list().await?;
+        let backups = found.into_iter().map(|found| shown(found, &depot)).collect();
+        Ok(v1::ListBackupsReply { backups, place: depot.shown(), more })
     }
 
     /// Makes a key and keeps its public half. Older backups still need the key before.
@@ -187,7 +191,7 @@ impl Backups {
     /// Takes the turn and looks whether everything is there.
     fn begin(&self, to: &str) -> Result<Making, AdminError> {
         let metadata = self.metadata()?;
-        let folder = self.folder(to)?;
+        let depot = self.depot(to)?;
         let recipient = backup::recipient(&*metadata.view())?.ok_or_else(AdminError::no_backup_key)?;
         let recipient = BackupRecipient::parse(&recipient).map_err(|error| {
             let what = format!("the setting {RECIPIENT_SETTING} holds no key");
@@ -199,7 +203,7 @@ impl Backups {
         })?;
         let release = env!("CARGO_PKG_VERSION").to_owned();
         let order = Order { taken_at: self.0.clock.now(), release, recipient };
-        Ok(Making { metadata, order, folder, scheduled: to.is_empty(), _turn: turn })
+        Ok(Making { metadata, order, depot, scheduled: to.is_empty(), _turn: turn })
     }
 
     /// Writes it; then, at the place of the schedule, tells the cluster and lets the oldest go.
@@ -232,14 +236,16 @@ impl Backups {
                 true => Err(BackupError::BrokenOff),
                 false => watch(progress),
             };
-            let Making { metadata, order, folder, .. } = &making;
+            let Making { metadata, order, depot, .. } = &making;
+            let folder = depot.make_folder()?;
             let (written, path) = Job { metadata, order, store: &inner.store, folder }.write(&mut look)?;
             Ok((making, written, path))
         })
         .await?;
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        making.depot.deliver(&path, &name).await?;
         let removed = match scheduled {
-            true => self.prune(&making.folder, &written.page).await,
+            true => self.prune(&making.depot, &written.page).await,
             false => 0,
         };
         if scheduled {
@@ -250,20 +256,20 @@ impl Backups {
                 tracing::warn!(code = %error.code(), %error, "tell the cluster of a backup");
             }
         }
-        let place = path.display().to_string();
+        let place = making.depot.place_of(&name);
         Ok(Done { view: of_page(name, place, written.bytes, &written.page), removed })
     }
 
     /// Removes what is too old of this cluster's. What cannot be removed stays, and is told.
-    async fn prune(&self, folder: &Path, page: &Page) -> u64 {
-        let (folder, cluster, keep) = (folder.to_owned(), page.cluster, self.0.config.keep);
-        let pruned = blocking(move || {
-            let lying: Vec<Lying> = folder::list(&folder)?.0.into_iter().map(lying).collect();
-            let old = surplus(&lying, cluster, keep);
-            old.iter().try_for_each(|name| folder::remove(&folder, name))?;
-            Ok(old.len() as u64)
-        });
-        pruned.await.unwrap_or_else(|error| {
+    async fn prune(&self, depot: &Depot, page: &Page) -> u64 {
+        let pruned = async {
+            let lying: Vec<Lying> = depot.list().await?.0.into_iter().map(lying).collect();
+            let old = surplus(&lying, page.cluster, self.0.config.keep);
+            let removed = old.len() as u64;
+            depot.remove(old).await.map(|()| removed)
+        };
+        let pruned: Result<u64, AdminError> = pruned.await;
+        pruned.unwrap_or_else(|error| {
             tracing::warn!(code = %error.code, error = error.what, "remove old backups");
             0
         })
@@ -273,18 +279,21 @@ impl Backups {
         self.0.slot.get().map(|engines| engines.metadata).ok_or_else(AdminError::not_initialised)
     }
 
-    /// The folder that a text means: what was asked for, else what the configuration says.
-    fn folder(&self, asked: &str) -> Result<PathBuf, AdminError> {
-        let text = if asked.is_empty() { self.0.config.to.as_str() } else { asked };
+    /// The place that a text means: what was asked for, else what the configuration says.
+    fn depot(&self, asked: &str) -> Result<Depot, AdminError> {
+        let Inner { config, data_dir, clock, .. } = &*self.0;
+        let text = if asked.is_empty() { config.to.as_str() } else { asked };
         let place = Place::parse(text).map_err(|error| {
-            AdminError::new(ErrorCode::BadRequest, error.to_string(), "", "name a folder by its whole path")
+            let next = "name a folder by its whole path, or a bucket: s3://BUCKET/PREFIX";
+            AdminError::new(ErrorCode::BadRequest, error.to_string(), "", next)
         })?;
         match place {
-            Place::Default => Ok(self.0.data_dir.join(FOLDER)),
-            Place::Folder(folder) => Ok(folder),
-            Place::Bucket { .. } => {
-                let what = "this node has no way to a bucket";
-                Err(AdminError::new(ErrorCode::PreconditionFailed, what, "", "name a folder by its whole path"))
+            Place::Default => Ok(Depot::Folder(data_dir.join(FOLDER))),
+            Place::Folder(folder) => Ok(Depot::Folder(folder)),
+            Place::Bucket { bucket: name, prefix } => {
+                let secret = config.s3.secret(|variable| std::env::var(variable).ok()).map_err(of_bucket)?;
+                let bucket = Bucket::open(&config.s3, &name, &secret, clock.clone()).map_err(of_bucket)?;
+                Ok(Depot::Bucket { bucket: Box::new(bucket), name, prefix, waiting: data_dir.join(WAITING) })
             }
         }
     }
@@ -324,8 +333,8 @@ fn of_page(name: String, place: String, size_bytes: u64, page: &Page) -> v1::Bac
     }
 }
 
-fn shown(found: Found, folder: &str) -> v1::BackupView {
-    let place = format!("{folder}/{}", found.name);
+fn shown(found: Found, depot: &Depot) -> v1::BackupView {
+    let place = depot.place_of(&found.name);
     match found.page {
         Ok(page) => of_page(found.name, place, found.bytes, &page),
         Err(problem) => v1::BackupView {

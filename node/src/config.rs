@@ -110,6 +110,8 @@ pub(crate) struct BackupSection {
     pub(crate) keep: usize,
     /// A folder, or s3://BUCKET/PREFIX; empty: `backups` in the data directory. Since 0.1.
     pub(crate) to: String,
+    /// How a bucket is reached, where one is named.
+    pub(crate) s3: outbound::bucket::Config,
 }
 
 /// Stopping.
@@ -138,7 +140,7 @@ impl Default for NodeSection {
 
 impl Default for BackupSection {
     fn default() -> Self {
-        Self { every_hours: 24, keep: 7, to: String::new() }
+        Self { every_hours: 24, keep: 7, to: String::new(), s3: outbound::bucket::Config::default() }
     }
 }
 
@@ -253,8 +255,10 @@ impl NodeConfig {
         if self.backup.keep > BACKUP_KEEP_MAX {
             problems.push(format!("backup.keep: {} is more than {BACKUP_KEEP_MAX}", self.backup.keep));
         }
-        if let Err(problem) = Place::parse(&self.backup.to) {
-            problems.push(format!("backup.to: {problem}"));
+        match Place::parse(&self.backup.to) {
+            Ok(Place::Bucket { .. }) => problems.extend(self.backup.s3.validate()),
+            Ok(Place::Default | Place::Folder(_)) => {}
+            Err(problem) => problems.push(format!("backup.to: {problem}")),
         }
         if self.shutdown.grace_s > 3_600 {
             problems.push(format!("shutdown.grace_s: {} is more than 3600", self.shutdown.grace_s));

@@ -117,8 +117,13 @@ pub(crate) fn list(folder: &Path) -> Result<(Vec<Found>, bool), BackupError> {
     names.reverse();
     names.truncate(LISTED_MAX);
     let mut found: Vec<Found> = names.into_iter().map(|name| look_at(folder, name)).collect();
-    found.sort_by_key(|found| std::cmp::Reverse(found.page.as_ref().ok().map(|page| (page.taken_at, page.revision))));
+    sort(&mut found);
     Ok((found, more))
+}
+
+/// The newest first; what cannot be read comes last.
+pub(super) fn sort(found: &mut [Found]) {
+    found.sort_by_key(|found| std::cmp::Reverse(found.page.as_ref().ok().map(|page| (page.taken_at, page.revision))));
 }
 
 fn look_at(folder: &Path, name: String) -> Found {

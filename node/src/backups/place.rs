@@ -61,9 +61,23 @@ impl Place {
     }
 }
 
+/// An address in a bucket, as people write it.
+#[must_use]
+pub(super) fn shown(bucket: &str, prefix: &str) -> String {
+    format!("{BUCKET_SCHEME}{bucket}/{}", prefix.trim_end_matches('/'))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_address_is_shown_as_it_is_read() {
+        for text in ["s3://lab.x/a/b", "s3://lab.x/"] {
+            let Ok(Place::Bucket { bucket, prefix }) = Place::parse(text) else { panic!("{text}") };
+            assert_eq!(shown(&bucket, &prefix), text);
+        }
+    }
 
     #[test]
     fn a_folder_or_a_prefix_in_a_bucket() {

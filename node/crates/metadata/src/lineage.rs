@@ -3,8 +3,8 @@
 //!
 //! What changes in the state is decided in [`ollamax_core::catalog::lineage`]; here it is written, in bounded steps.
 //! The term rises by one, so that no log id of the old lineage comes again, and a vote in it is saved, so that the
-//! first election is of a later one. Everything is durable when it returns. A crash in between leaves a state without a log
-//! and without an identity: the caller makes its directory a member's only afterwards.
+//! first election is of a later one. Everything is durable when it returns. A crash in between leaves a state without a
+//! log and without an identity: the caller makes its directory a member's only afterwards.
 
 use std::collections::BTreeSet;
 
