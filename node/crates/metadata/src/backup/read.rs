@@ -75,7 +75,7 @@ pub fn verify(file: &mut (impl Read + Seek), key: Option<&BackupKey>) -> Result<
     if outer.is_changed {
         return Err(changed());
     }
-    check.verify().map_err(|error| BackupError::damaged("in its state", error.to_string()))?;
+    check.verify().map_err(of_state)?;
     let families: Vec<_> = check.families().iter().map(|(name, count)| ((*name).to_owned(), *count)).collect();
     if (check.count(), &families) != (facts.records, &facts.families) {
         return Err(BackupError::damaged("in its state", "it holds other records than were counted"));
@@ -84,6 +84,14 @@ pub fn verify(file: &mut (impl Read + Seek), key: Option<&BackupKey>) -> Result<
         return Err(BackupError::damaged("in its state", "it reaches another revision than its page says"));
     }
     Ok(Verified { page: outer.page, bytes: outer.bytes, facts: Some(facts) })
+}
+
+/// What is wrong with the state as a whole.
+fn of_state(error: store::ImportError) -> BackupError {
+    match error {
+        store::ImportError::Invalid(reason) => BackupError::damaged("in its state", reason),
+        other => BackupError::Import(other),
+    }
 }
 
 /// Looks at what can be seen without the key.
