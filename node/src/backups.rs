@@ -4,6 +4,8 @@
 //! and a node that stops, break it off. The cluster's settings hold the public half of the key and what the schedule
 //! made last; the secret half passes through here once, when it is made, and is kept nowhere.
 
+#[cfg(test)]
+pub(crate) mod alone;
 pub(crate) mod daily;
 mod depot;
 mod folder;

@@ -260,7 +260,14 @@ fn page_of_error(error: &AdminError) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use ollamax_core::catalog::Command;
+    use ollamax_metadata::backup::Order;
+    use ollamax_types::{NodeId, RequestId, Timestamp};
+
     use super::*;
+    use crate::backups::alone::Alone;
 
     #[test]
     fn only_a_directory_that_is_nobodys_takes_a_backup() {
@@ -280,7 +287,7 @@ mod tests {
             cluster: "00".repeat(16),
             cluster_name: "lab".to_owned(),
             cluster_public_key: String::new(),
-            node: ollamax_types::NodeId(1),
+            node: NodeId(1),
             name: "n1".to_owned(),
             role: Role::Voter,
             credential: String::new(),
@@ -291,6 +298,55 @@ mod tests {
         dir.set_membership(Some(membership)).expect("stored");
         let error = refuse_used(waiting.path()).expect_err("a member");
         assert!(error.why.contains("member of a cluster"), "{error:?}");
+    }
+
+    #[test]
+    fn what_a_restore_that_was_cut_off_left_is_swept() {
+        let temp = tempfile::tempdir().expect("temp");
+        drop(DataDir::open(temp.path(), Incarnation([1; 16])).expect("opened"));
+        let (raft, key) = (temp.path().join("raft"), temp.path().join("keys").join("cluster.key"));
+        fs::create_dir_all(raft.join("db")).expect("made");
+        fs::write(&key, "of a cluster that never was").expect("written");
+        assert!(refuse_used(temp.path()).is_ok(), "it may be restored again");
+        let dir = DataDir::open(temp.path(), Incarnation([2; 16])).expect("opened");
+        assert!(dir.membership().is_none() && !raft.exists() && !key.exists());
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_backup_becomes_a_directory_of_a_member_once() {
+        let alone = Alone::start().await;
+        let setting = Command::SetSetting { key: "a".to_owned(), value: b"1".to_vec() };
+        let set = alone.handle.propose(RequestId::default(), "admin", setting).await.expect("set");
+        let temp = tempfile::tempdir().expect("temp");
+        let (file, key_file) = (temp.path().join("backup.oxb.age"), temp.path().join("key"));
+        let key = BackupKey::generate();
+        fs::write(&key_file, key.text().expose()).expect("written");
+        fs::set_permissions(&key_file, fs::Permissions::from_mode(0o600)).expect("set");
+        let order = Order { taken_at: Timestamp(7), release: "0.1.0".to_owned(), recipient: key.recipient() };
+        let to = File::create(&file).expect("made");
+        alone.handle.write_backup(&order, to, &mut |_| Ok(())).expect("written");
+        alone.close().await;
+
+        let verified = verify(&file, Some(&key_file)).expect("good").fields;
+        assert_eq!((&verified["opened"], &verified["families"]["settings"]), (&json!(true), &json!(1)));
+        let dir = temp.path().join("new");
+        let restored = restore(&file, &key_file, &dir, Some("fresh")).expect("restored").fields;
+        assert_eq!(restored["restoredAs"]["node"], 2);
+        assert!(restored["restoredAs"]["revision"].as_u64() > Some(set.revision + 999_999_999), "{restored}");
+        let opened = DataDir::open(&dir, Incarnation([5; 16])).expect("a good directory");
+        let membership = opened.membership().expect("a member");
+        assert_eq!((membership.name.as_str(), membership.node, membership.raft_opened), ("fresh", NodeId(2), true));
+        let cluster_key = ClusterKey::load(&dir.join("keys").join("cluster.key")).expect("a key");
+        assert_eq!(membership.cluster_id(), Ok(cluster_id(&cluster_key.public_key())));
+        let error = restore(&file, &key_file, &dir, None).expect_err("it is a member's now");
+        assert_eq!(error.code, ErrorCode::PreconditionFailed);
+
+        let mut bytes = fs::read(&file).expect("readable");
+        bytes.truncate(bytes.len() - 1);
+        fs::write(&file, bytes).expect("written");
+        let other = temp.path().join("other");
+        let error = restore(&file, &key_file, &other, None).expect_err("it is cut off");
+        assert!(error.code == ErrorCode::StorageCorrupt && !other.exists(), "{error:?}");
     }
 
     #[test]

@@ -160,51 +160,15 @@ fn failed(action: &'static str) -> impl Fn(io::Error) -> BackupError {
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
-    use tokio_util::sync::CancellationToken;
-    use tokio_util::task::TaskTracker;
-
-    use ollamax_core::catalog::CLUSTER_VERSION;
-    use ollamax_core::catalog::command::{Command, NewMember};
     use ollamax_security::BackupKey;
-    use ollamax_types::{Clock, ClusterId, ErrorCode, Incarnation, NodeId, PeerId, RequestId};
+    use ollamax_types::ErrorCode;
 
     use super::*;
-
-    const CLUSTER: ClusterId = ClusterId([1; 16]);
-
-    /// A cluster of one in a folder of its own.
-    async fn alone(dir: &Path) -> (metadata::Handle, TaskTracker, CancellationToken) {
-        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let incarnation = Incarnation([2; 16]);
-        let parts = metadata::Parts {
-            config: metadata::Config::default(),
-            store: store::Config::default(),
-            identity: metadata::Identity { cluster: CLUSTER, node: NodeId(1), incarnation },
-            dir: dir.to_owned(),
-            clock: Clock::system(),
-            peers: metadata::mem::Network::default().peers_of(NodeId(1)),
-            tasks: tasks.clone(),
-            stop: stop.clone(),
-        };
-        let handle = metadata::Service::open(parts).await.expect("opens");
-        let first = NewMember {
-            name: "n1".to_owned(),
-            peer_id: PeerId("p1".to_owned()),
-            incarnation,
-            peer_addresses: vec![],
-            p2p_addresses: vec![],
-            api_addresses: vec![],
-        };
-        let (name, public_key) = ("lab".to_owned(), [3; 32]);
-        let command = Command::InitCluster { cluster: CLUSTER, name, public_key, first, version: CLUSTER_VERSION };
-        handle.init_cluster(RequestId::default(), command).await.expect("a cluster of one");
-        (handle, tasks, stop)
-    }
+    use crate::backups::alone::Alone;
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn what_is_written_is_listed_and_what_fails_leaves_nothing() {
-        let (dir, place) = (tempfile::tempdir().expect("folder"), tempfile::tempdir().expect("folder"));
-        let (handle, tasks, stop) = alone(dir.path()).await;
+        let (alone, place) = (Alone::start().await, tempfile::tempdir().expect("folder"));
         let folder = place.path().join("a").join("b");
         assert!(list(&folder).expect("a folder that is not there").0.is_empty());
         let recipient = BackupKey::generate().recipient();
@@ -213,7 +177,7 @@ mod tests {
         let roomy = store::Config { reserve_bytes: 0, ..store::Config::default() };
         let write = |at: u64, store: &store::Config| {
             let order = order(at);
-            Job { metadata: &handle, order: &order, store, folder: &folder }.write(&mut |_| Ok(()))
+            Job { metadata: &alone.handle, order: &order, store, folder: &folder }.write(&mut |_| Ok(()))
         };
         let (first, path) = write(1_767_323_045_000, &roomy).expect("written");
         let name = format!("ollamax-lab-20260102T030405Z-{}.oxb.age", first.page.revision);
@@ -230,14 +194,12 @@ mod tests {
         let greedy = store::Config { reserve_bytes: u64::MAX, ..store::Config::default() };
         let error = write(1_767_323_047_000, &greedy).expect_err("no room");
         assert_eq!(error.code(), ErrorCode::DiskFull);
-        let broken = Job { metadata: &handle, order: &order(1), store: &roomy, folder: &folder };
+        let broken = Job { metadata: &alone.handle, order: &order(1), store: &roomy, folder: &folder };
         broken.write(&mut |_| Err(BackupError::BrokenOff)).expect_err("broken off");
         remove(&folder, &name).expect("removed");
         remove(&folder, &name).expect("gone already");
         let left = fs::read_dir(&folder).expect("readable").count();
         assert_eq!(left, 3, "one backup, one that is none, and the notes");
-        stop.cancel();
-        tasks.close();
-        tasks.wait().await;
+        alone.close().await;
     }
 }
