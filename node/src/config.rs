@@ -40,7 +40,7 @@ pub(crate) const OTHER_VARIABLES: [&str; 8] = [
 /// Longest time between two scheduled backups: a year.
 const BACKUP_HOURS_MAX: u64 = 8_784;
 /// Most backups that are counted to be kept.
-const BACKUP_KEEP_MAX: usize = 1_000;
+const BACKUP_KEEP_MAX: usize = 500;
 /// Rights of others than the owner of a file.
 const FOREIGN_RIGHTS: u32 = 0o077;
 

@@ -14,13 +14,11 @@ use ollamax_gateway::grpc::AdminError;
 use ollamax_metadata::backup::{BackupError, PAGE_BYTES, read_page};
 use ollamax_outbound::bucket::{Bucket, BucketError, Object};
 
-use super::folder::{self, Found};
+use super::folder::{self, Found, LISTED_MAX};
 use super::{blocking, place};
 
-/// Backups of a bucket whose first page is read for a list.
-const LOOKED_AT_MAX: usize = 200;
-/// First pages that are read at once.
-const READ_AT_ONCE: usize = 8;
+/// First pages that are read at once from a bucket.
+const READ_AT_ONCE: usize = 16;
 
 /// A place that can be used.
 #[derive(Debug, Clone)]
@@ -88,8 +86,8 @@ impl Depot {
             Self::Bucket { bucket, prefix, .. } => {
                 let (objects, more) = bucket.list(prefix).await.map_err(of_bucket)?;
                 let mut named = backups_among(objects, prefix);
-                let more = more || named.len() > LOOKED_AT_MAX;
-                named.truncate(LOOKED_AT_MAX);
+                let more = more || named.len() > LISTED_MAX;
+                named.truncate(LISTED_MAX);
                 let looks = named.into_iter().map(|(name, bytes)| look_at(bucket, prefix, name, bytes));
                 let mut found: Vec<Found> = stream::iter(looks).buffered(READ_AT_ONCE).collect().await;
                 folder::sort(&mut found);

@@ -14,7 +14,7 @@ use ollamax_metadata::backup::{BackupError, Order, Page, Progress, Written, read
 use ollamax_store as store;
 use ollamax_types::Timestamp;
 
-/// Most backups that are looked at in one folder.
+/// Most backups that are looked at in one place; more than may be kept.
 pub(super) const LISTED_MAX: usize = 1_000;
 /// Bytes that are written at once.
 const WRITE_BYTES: usize = 1 << 20;

@@ -54,8 +54,10 @@ impl Admin {
         reply.log_first_index = status.log_first_index;
         reply.snapshot_index = status.snapshot_index;
         reply.attention = attention::needs_attention(&reply, &conflicting(copies), facts.api_open);
-        let trouble = backup::wanting(&*view, engines.metadata.log_time(), facts.backup_every_ms)?;
-        reply.attention.extend(trouble.map(attention::of_backups));
+        if facts.phase == Phase::Member {
+            let trouble = backup::wanting(&*view, engines.metadata.log_time(), facts.backup_every_ms)?;
+            reply.attention.extend(trouble.map(attention::of_backups));
+        }
         Ok(reply)
     }
 }
