@@ -331,11 +331,11 @@ mod tests {
         assert_eq!((&verified["opened"], &verified["families"]["settings"]), (&json!(true), &json!(1)));
         let dir = temp.path().join("new");
         let restored = restore(&file, &key_file, &dir, Some("fresh")).expect("restored").fields;
-        assert_eq!(restored["restoredAs"]["node"], 2);
+        assert_eq!(restored["restoredAs"]["node"], 514);
         assert!(restored["restoredAs"]["revision"].as_u64() > Some(set.revision + 999_999_999), "{restored}");
         let opened = DataDir::open(&dir, Incarnation([5; 16])).expect("a good directory");
         let membership = opened.membership().expect("a member");
-        assert_eq!((membership.name.as_str(), membership.node, membership.raft_opened), ("fresh", NodeId(2), true));
+        assert_eq!((membership.name.as_str(), membership.node, membership.raft_opened), ("fresh", NodeId(514), true));
         let cluster_key = ClusterKey::load(&dir.join("keys").join("cluster.key")).expect("a key");
         assert_eq!(membership.cluster_id(), Ok(cluster_id(&cluster_key.public_key())));
         let error = restore(&file, &key_file, &dir, None).expect_err("it is a member's now");

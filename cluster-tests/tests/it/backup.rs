@@ -86,7 +86,7 @@ async fn a_cluster_that_lost_all_its_nodes_comes_back_from_one_file() -> Result<
         fs::remove_dir_all(node.data_dir()).context("lose a machine")?;
     }
     let restored = told(&cluster, 0, &restore).await?;
-    ensure!(restored["restoredAs"]["node"] == 4, "ids are not used again: {restored}");
+    ensure!(restored["restoredAs"]["node"].as_u64() > Some(3), "ids are not used again: {restored}");
 
     cluster.restart(&[0]).await?;
     let values = cluster.node(0).values()?;

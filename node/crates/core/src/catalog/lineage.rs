@@ -1,10 +1,11 @@
 //! What becomes of a state when it goes on under another cluster identity: after a restore, say.
 //!
-//! One new member leads alone, under the next node id. All other members have departed; what they held, who may join,
-//! and client sessions go: nobody may believe that an answer of the old cluster still holds. Values, leases and
-//! settings stay as they are. [`Sweep`] is taken step by step, so that no batch grows with the state; [`found`] is the
-//! last step.
+//! One new member leads alone, under an id well above all that the state knows of: others were given out after it. All
+//! other members have departed; what they held, who may join, and client sessions go: nobody may believe that an answer
+//! of the old cluster still holds. Values, leases and settings stay as they are. [`Sweep`] is taken step by step, so
+//! that no batch grows with the state; [`found`] is the last step.
 
+use ollamax_types::limits::MEMBERS_MAX;
 use ollamax_types::{ClusterId, NodeId, Role, Timestamp};
 
 use super::command::NewMember;
@@ -126,7 +127,7 @@ pub fn found(view: &dyn View, founder: &Founder, now: Timestamp) -> Result<(Memb
     }
     let NewMember { name, peer_id, incarnation, peer_addresses, p2p_addresses, api_addresses } = founder.member.clone();
     let member = Member {
-        id: NodeId(cluster.next_node_id),
+        id: NodeId(cluster.next_node_id.saturating_add(MEMBERS_MAX as u64)),
         name,
         peer_id,
         incarnation,
@@ -138,7 +139,7 @@ pub fn found(view: &dyn View, founder: &Founder, now: Timestamp) -> Result<(Memb
         joined_at: now,
     };
     let counts = Counts { sessions: 0, ..read::counts(view)? };
-    let next_node_id = cluster.next_node_id + 1;
+    let next_node_id = member.id.0 + 1;
     let renamed = Cluster { id: founder.cluster, public_key: founder.public_key, next_node_id, ..cluster };
     mutations.extend([
         Mutation::Put(Key::Cluster, Record::Cluster(renamed)),
@@ -237,13 +238,13 @@ mod tests {
         view.write(&mutations);
 
         let cluster = read::cluster(&view).expect("readable").expect("there");
-        assert_eq!((cluster.id, cluster.public_key, cluster.next_node_id), (ClusterId([9; 16]), [8; 32], 5));
+        assert_eq!((cluster.id, cluster.public_key, cluster.next_node_id), (ClusterId([9; 16]), [8; 32], 517));
         assert_eq!((cluster.name.as_str(), cluster.version), ("lab", CLUSTER_VERSION));
-        assert_eq!((made.id, made.role, made.name.as_str()), (NodeId(4), Role::Voter, "n9"));
+        assert_eq!((made.id, made.role, made.name.as_str()), (NodeId(516), Role::Voter, "n9"));
         let members = read::members(&view).expect("readable");
         let standing: Vec<NodeId> = members.iter().filter(|member| member.is_standing()).map(|m| m.id).collect();
-        assert_eq!((members.len(), standing), (4, vec![NodeId(4)]));
-        for (peer, expected) in [("p1", None), ("p2", None), ("p3", None), ("p9", Some(NodeId(4)))] {
+        assert_eq!((members.len(), standing), (4, vec![NodeId(516)]));
+        for (peer, expected) in [("p1", None), ("p2", None), ("p3", None), ("p9", Some(NodeId(516)))] {
             assert_eq!(read::member_by_peer(&view, &PeerId(peer.to_owned())), Ok(expected), "{peer}");
         }
         assert!(read::tokens(&view).expect("readable").is_empty());

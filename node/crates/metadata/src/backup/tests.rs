@@ -163,15 +163,15 @@ proptest! {
 
         let dir = tempfile::tempdir().expect("folder");
         let restored = restored(&bytes, &key, dir.path()).expect("restored");
-        prop_assert_eq!((restored.member.id, restored.revision), (NodeId(3), 40 + RESTORED_REVISIONS));
+        prop_assert_eq!((restored.member.id, restored.revision), (NodeId(515), 40 + RESTORED_REVISIONS));
         let store = Store::open(dir.path(), None, Config::default()).expect("opens");
         let identity = store.identity().expect("bound");
-        prop_assert_eq!((identity.cluster, identity.node), (NEW, NodeId(3)));
+        prop_assert_eq!((identity.cluster, identity.node), (NEW, NodeId(515)));
         let meta = store.state().applied().expect("there");
         let applied = Applied::from_store(&meta).expect("readable");
         prop_assert_eq!(applied.last.as_ref().map(|id| (term_of(id), id.index)), Some((TERM + 1, restored.revision)));
         prop_assert_eq!(applied.log_time, NOW);
-        prop_assert!(applied.membership.membership().voter_ids().eq([3]));
+        prop_assert!(applied.membership.membership().voter_ids().eq([515]));
         let log = store.log().state();
         prop_assert_eq!((log.first, log.last), (None, None));
         prop_assert_eq!(log.purged.map(|(index, _)| index), Some(restored.revision));
