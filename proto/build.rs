@@ -7,6 +7,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         "ollamax/v1/peer.proto",
         "ollamax/v1/admin.proto",
         "ollamax/v1/kv.proto",
+        "ollamax/v1/raft.proto",
+        "ollamax/v1/events.proto",
         "ollamax/v1/backup.proto",
         "ollamax/disk/v1/disk.proto",
     ];

@@ -1,15 +1,30 @@
 //! The words of the command line, each with an example. What each command does stands in the file of its name under
 //! `command/`.
 
+use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use ollamax_types::Knob;
 
 use crate::error;
 
 /// What a node may be, as `Role` of the daemon spells it.
 const ROLES: [&str; 3] = ["voter", "learner", "gateway"];
+
+/// The knobs of the autopilot.
+const KNOBS: [&str; 7] = [
+    Knob::CleanupDead.name(),
+    Knob::LastContact.name(),
+    Knob::MaxTrailingLogs.name(),
+    Knob::Stabilization.name(),
+    Knob::DeadAfter.name(),
+    Knob::RemoveAfter.name(),
+    Knob::MinQuorum.name(),
+];
 
 const EXAMPLES: &str = "Examples:
   ollamax init --cluster lab
@@ -72,15 +87,27 @@ pub(crate) enum Command {
     /// The cluster's health, what needs attention, what to do next
     #[command(after_help = "Examples:\n  ollamax status\n  ollamax status -o json | jq .attention")]
     Status,
+    /// Wait until something holds; exit code 9 when the time is over
+    #[command(after_help = "Examples:
+  ollamax wait
+  ollamax wait --for quorum --timeout 30s
+  ollamax wait --for members=3 && ollamax model list")]
+    Wait(WaitArgs),
     /// The machines of the cluster
     #[command(subcommand)]
     Node(NodeCommand),
+    /// How the leader keeps the voters healthy
+    #[command(subcommand)]
+    Autopilot(AutopilotCommand),
     /// The models of the cluster
     #[command(subcommand)]
     Model(ModelCommand),
     /// Small values that the lab shares, with revisions
     #[command(subcommand)]
     Kv(KvCommand),
+    /// Consensus: who leads, how far each node is, snapshots, what the disk keeps
+    #[command(subcommand)]
+    Raft(RaftCommand),
     /// The cluster's state in one file, sealed; and back
     #[command(subcommand)]
     Backup(BackupCommand),
@@ -96,9 +123,21 @@ pub(crate) enum Command {
     /// The daemon's log
     #[command(after_help = "Examples:\n  ollamax logs --follow --level warn\n  ollamax logs --request ID -o json")]
     Logs(LogsArgs),
+    /// What happened in the cluster, in order
+    #[command(after_help = "Examples:
+  ollamax events --follow
+  ollamax events --kind member_joined --kind member_left
+  ollamax events --since 42 -o json")]
+    Events(EventsArgs),
     /// Check this machine and its way to the others
     #[command(after_help = "Example:\n  ollamax doctor")]
     Doctor,
+    /// Go on with what survives when a majority of the voters is gone for good
+    #[command(subcommand)]
+    Recover(RecoverCommand),
+    /// Make the node of this machine nothing again, with its daemon down; models stay
+    #[command(after_help = "Examples:\n  ollamax reset\n  ollamax reset --confirm")]
+    Reset(ResetArgs),
     /// A whole cluster on this machine, for trying out and for development
     #[command(subcommand)]
     Dev(DevCommand),
@@ -209,6 +248,31 @@ pub(crate) enum NodeCommand {
         /// Do not ask; needed where there is no terminal
         #[arg(short, long)]
         yes: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AutopilotCommand {
+    /// All knobs, what they are set to, and what they mean
+    #[command(after_help = "Example:\n  ollamax autopilot show")]
+    Show,
+    /// Set a knob for the whole cluster, at once
+    #[command(after_help = "Examples:
+  ollamax autopilot set dead_after 30m
+  ollamax autopilot set cleanup_dead false")]
+    Set {
+        /// Which one
+        #[arg(value_parser = KNOBS)]
+        knob: String,
+        /// Its value: true or false, a number, or a time as 90s or 2h
+        value: String,
+    },
+    /// Give a knob its default again
+    #[command(after_help = "Example:\n  ollamax autopilot reset dead_after")]
+    Reset {
+        /// Which one
+        #[arg(value_parser = KNOBS)]
+        knob: String,
     },
 }
 
@@ -419,6 +483,86 @@ pub(crate) enum BackupCommand {
     NewKey,
 }
 
+#[derive(Debug, Subcommand)]
+pub(crate) enum RaftCommand {
+    /// How consensus stands on this node: term, leader, log, members; how far they are is known on the leader
+    #[command(after_help = "Examples:\n  ollamax raft status\n  ollamax raft status -o json | jq .members")]
+    Status,
+    /// Give leadership to another voter; any node may be asked
+    #[command(after_help = "Examples:\n  ollamax raft transfer-leader\n  ollamax raft transfer-leader b")]
+    TransferLeader {
+        /// Id or name [default: the voter that is best placed]
+        node: Option<String>,
+    },
+    /// Take a snapshot of this node's state, after which its log is cut down
+    #[command(after_help = "Example:\n  ollamax raft snapshot")]
+    Snapshot,
+    /// Look whether log and state on this disk are whole; the daemon must be stopped, nothing is changed
+    #[command(after_help = "Examples:\n  ollamax raft verify\n  ollamax raft verify --data-dir DIR -o json")]
+    Verify,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WaitArgs {
+    /// What shall hold, as this node sees it: ready (it takes part), quorum (changes go through), leader (somebody
+    /// leads), caught-up (it has everything that was acknowledged), node=NAME (that member, by name or id, answers),
+    /// members=N (so many answer)
+    #[arg(long = "for", value_name = "CONDITION", default_value = "ready")]
+    pub(crate) condition: Condition,
+    /// How long; the last look may take two seconds more
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = humantime::parse_duration)]
+    pub(crate) timeout: Duration,
+}
+
+/// What may be waited for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Condition {
+    /// The node is a member and has the state of its cluster.
+    Ready,
+    /// The leader hears a majority of the voters.
+    Quorum,
+    /// Somebody leads.
+    Leader,
+    /// The node has applied everything that was acknowledged.
+    CaughtUp,
+    /// A member answers.
+    Node(String),
+    /// So many members answer.
+    Members(usize),
+}
+
+// === impl Condition ===
+
+impl FromStr for Condition {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |text: &str| text.parse::<usize>().ok().filter(|number| *number > 0);
+        Ok(match text.split_once('=') {
+            None if text == "ready" => Self::Ready,
+            None if text == "quorum" => Self::Quorum,
+            None if text == "leader" => Self::Leader,
+            None if text == "caught-up" => Self::CaughtUp,
+            Some(("node", name)) if !name.is_empty() => Self::Node(name.to_owned()),
+            Some(("members", count)) => Self::Members(number(count).ok_or("members=N wants a number above 0")?),
+            _ => return Err("it is one of ready, quorum, leader, caught-up, node=NAME, members=N".to_owned()),
+        })
+    }
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ready => f.write_str("ready"),
+            Self::Quorum => f.write_str("quorum"),
+            Self::Leader => f.write_str("leader"),
+            Self::CaughtUp => f.write_str("caught-up"),
+            Self::Node(name) => write!(f, "node={name}"),
+            Self::Members(count) => write!(f, "members={count}"),
+        }
+    }
+}
+
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ApiArgs {
     /// Base URL of a node's api listener [default: the node of --data-dir]
@@ -455,6 +599,53 @@ pub(crate) struct LogsArgs {
     pub(crate) request: Option<String>,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct EventsArgs {
+    /// Go on with what happens from now on
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+    /// Begin with this revision [default: the oldest that the node keeps]
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) since: Option<u64>,
+    /// Only events of this kind; repeatable. An unknown one is answered with the list of all
+    #[arg(long = "kind", value_name = "KIND")]
+    pub(crate) kinds: Vec<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RecoverCommand {
+    /// Show what this survivor holds and what a recovery would lose, with the daemon down; nothing is changed
+    #[command(after_help = "Examples:
+  ollamax recover plan
+  ollamax recover plan --write n3.json
+  ollamax recover plan --with n3.json --with n4.json")]
+    Plan {
+        /// What another survivor wrote; repeatable
+        #[arg(long = "with", value_name = "FILE")]
+        with: Vec<PathBuf>,
+        /// Write what this survivor holds into a file, for `--with` elsewhere
+        #[arg(long, value_name = "FILE")]
+        write: Option<PathBuf>,
+    },
+    /// Make this survivor the only member of a new cluster, with everything that its log has
+    #[command(after_help = "Example:\n  ollamax recover apply --confirm lab")]
+    Apply {
+        /// What another survivor wrote; repeatable
+        #[arg(long = "with", value_name = "FILE")]
+        with: Vec<PathBuf>,
+        /// The name of the cluster that is given up
+        #[arg(long, value_name = "CLUSTER")]
+        confirm: Option<String>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ResetArgs {
+    /// Do it; without, only what would go is shown
+    #[arg(long)]
+    pub(crate) confirm: bool,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum DevCommand {
     /// Start a cluster on this machine; it stays until Ctrl-C, or with --detach until `dev down`
@@ -476,4 +667,19 @@ pub(crate) struct DevUpArgs {
     /// Ollama to use beside a node instead of the bundled engine; once for each node
     #[arg(long = "runtime-url", value_name = "URL")]
     pub(crate) runtime_urls: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conditions_are_read_as_they_are_shown() {
+        for text in ["ready", "quorum", "leader", "caught-up", "node=gpu-2", "node=a=b", "members=3"] {
+            assert_eq!(text.parse::<Condition>().map(|condition| condition.to_string()).as_deref(), Ok(text));
+        }
+        for text in ["", "Ready", "node", "node=", "members", "members=", "members=0", "members=-1", "ready=yes"] {
+            assert!(text.parse::<Condition>().is_err(), "{text}");
+        }
+    }
 }

@@ -6,9 +6,11 @@ use crate::args::{Cli, Command, Global};
 use crate::error::Failure;
 use crate::output;
 
+pub(crate) mod autopilot;
 pub(crate) mod backup;
 pub(crate) mod dev;
 pub(crate) mod doctor;
+pub(crate) mod events;
 pub(crate) mod init;
 pub(crate) mod join;
 pub(crate) mod kv;
@@ -16,10 +18,13 @@ pub(crate) mod leave;
 pub(crate) mod logs;
 pub(crate) mod model;
 pub(crate) mod node;
+pub(crate) mod offline;
 pub(crate) mod ps;
+pub(crate) mod raft;
 pub(crate) mod run;
 pub(crate) mod status;
 pub(crate) mod token;
+pub(crate) mod wait;
 
 /// Runs what was asked for, until it is done or Ctrl-C.
 pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
@@ -41,14 +46,20 @@ async fn dispatch(global: &Global, command: Command) -> Result<(), Failure> {
         Command::Leave(args) => leave::run(global, args).await,
         Command::Token(command) => token::run(global, command).await,
         Command::Status => status::run(global).await,
+        Command::Wait(args) => wait::run(global, args).await,
         Command::Node(command) => node::run(global, command).await,
+        Command::Autopilot(command) => autopilot::run(global, command).await,
         Command::Model(command) => model::run(global, command).await,
         Command::Kv(command) => kv::run(global, command).await,
+        Command::Raft(command) => raft::run(global, command).await,
         Command::Backup(command) => backup::run(global, command).await,
         Command::Ps(args) => ps::run(global, &args).await,
         Command::Run(args) => run::run(global, args).await,
         Command::Logs(args) => logs::run(global, args).await,
+        Command::Events(args) => events::run(global, args).await,
         Command::Doctor => doctor::run(global).await,
+        Command::Recover(command) => offline::recover(global, command),
+        Command::Reset(args) => offline::reset(global, &args),
         Command::Dev(command) => dev::run(global, command).await,
         Command::Completion { shell } => completion(shell),
     }

@@ -74,6 +74,11 @@ impl Failure {
         Self::new(10, "", "", "")
     }
 
+    /// Another program has told why already.
+    pub(crate) fn passed_on(exit: u8) -> Self {
+        Self::new(exit, "", "", "")
+    }
+
     /// Names the call that failed, where nothing closer to it did.
     pub(crate) fn with_request_id(mut self, id: &str) -> Self {
         if self.request_id.is_empty() {
@@ -96,6 +101,16 @@ impl Failure {
     /// The exit code.
     pub(crate) fn exit(&self) -> u8 {
         self.exit
+    }
+
+    /// What happened.
+    pub(crate) fn what(&self) -> &str {
+        &self.what
+    }
+
+    /// What to try.
+    pub(crate) fn next(&self) -> &str {
+        &self.next
     }
 
     /// For people, a line for each part; empty when there is nothing to add to what was shown.

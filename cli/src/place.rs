@@ -11,6 +11,8 @@ use crate::args::Global;
 use crate::error::Failure;
 
 const SOCKET: &str = "admin.sock";
+/// What every directory of a node has, whether its daemon runs or not.
+const IDENTITY: &str = "identity.json";
 
 /// The data directory of the daemon that commands speak to.
 pub(crate) fn data_dir(global: &Global) -> Result<PathBuf, Failure> {
@@ -18,14 +20,24 @@ pub(crate) fn data_dir(global: &Global) -> Result<PathBuf, Failure> {
         return std::path::absolute(given)
             .map_err(|error| Failure::new(1, "data directory", error.to_string(), "--data-dir DIR"));
     }
+    default_with(SOCKET)
+}
+
+/// The data directory of this machine's node, whether its daemon runs or not.
+pub(crate) fn offline_dir(global: &Global) -> Result<PathBuf, Failure> {
+    if global.data_dir.is_some() { data_dir(global) } else { default_with(IDENTITY) }
+}
+
+/// The first default place that has this file, else that of a daemon that this user starts.
+fn default_with(file: &str) -> Result<PathBuf, Failure> {
     let own = own_data_dir();
     let candidates = own.iter().cloned().chain([PathBuf::from(SERVICE_DATA_DIR)]);
     let looked = candidates.map(|dir| {
-        let found = dir.join(SOCKET).try_exists();
+        let found = dir.join(file).try_exists();
         (dir, found)
     });
-    match choose(looked)? {
-        Some(running) => Ok(running),
+    match choose(looked, file)? {
+        Some(found) => Ok(found),
         None => own.ok_or_else(|| Failure::usage("no data directory: HOME is not set", "--data-dir DIR")),
     }
 }
@@ -36,8 +48,8 @@ pub(crate) fn own_data_dir() -> Option<PathBuf> {
     default_data_dir(false, xdg.as_deref(), home.as_deref())
 }
 
-/// The first directory with a socket. Where there is none, one that could not be looked into is an error.
-fn choose(looked: impl Iterator<Item = (PathBuf, io::Result<bool>)>) -> Result<Option<PathBuf>, Failure> {
+/// The first directory with the file. Where there is none, one that could not be looked into is an error.
+fn choose(looked: impl Iterator<Item = (PathBuf, io::Result<bool>)>, file: &str) -> Result<Option<PathBuf>, Failure> {
     let mut hidden = None;
     for (dir, found) in looked {
         match found {
@@ -46,7 +58,7 @@ fn choose(looked: impl Iterator<Item = (PathBuf, io::Result<bool>)>) -> Result<O
             Err(error) => hidden = hidden.or(Some((dir, error))),
         }
     }
-    hidden.map_or(Ok(None), |(dir, error)| Err(unusable(&dir.join(SOCKET), &error)))
+    hidden.map_or(Ok(None), |(dir, error)| Err(unusable(&dir.join(file), &error)))
 }
 
 /// The admin socket of a data directory.
@@ -117,7 +129,7 @@ mod tests {
     fn a_place_that_may_not_be_looked_into_is_not_taken_for_an_empty_one() {
         let check = |own: io::Result<bool>, service: io::Result<bool>, expected: Result<Option<&str>, u8>| {
             let looked = [(PathBuf::from("/own"), own), (PathBuf::from("/service"), service)];
-            let chosen = choose(looked.into_iter());
+            let chosen = choose(looked.into_iter(), SOCKET);
             let expected = expected.map(|dir| dir.map(PathBuf::from));
             assert_eq!(chosen.map_err(|failure| failure.exit()), expected);
         };

@@ -1,4 +1,4 @@
-//! The other programs of the product, which lie beside this one.
+//! The programs that are installed beside this one.
 
 use std::path::PathBuf;
 
@@ -13,5 +13,6 @@ pub(crate) fn sibling(name: &str) -> Result<PathBuf, Failure> {
     if path.exists() {
         return Ok(path);
     }
-    Err(Failure::new(1, format!("{} is not there", path.display()), "it is started from beside this program", next))
+    let why = "this command starts the programs beside this one";
+    Err(Failure::new(1, format!("{} is not there", path.display()), why, next))
 }

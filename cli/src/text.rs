@@ -55,6 +55,21 @@ pub(crate) fn similar<'a>(given: &str, known: impl Iterator<Item = &'a str>) -> 
     near.map_or_else(String::new, |(_, name)| format!("did you mean {name:?}?"))
 }
 
+/// Bytes for a table or a line: what would break it is escaped.
+pub(crate) fn in_one_line(bytes: &[u8]) -> String {
+    const SHOWN_MAX: usize = 120;
+    let text = String::from_utf8_lossy(bytes);
+    let mut line: String = text
+        .chars()
+        .take(SHOWN_MAX)
+        .flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] })
+        .collect();
+    if text.chars().nth(SHOWN_MAX).is_some() {
+        line.push('…');
+    }
+    line
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,5 +98,11 @@ mod tests {
         assert_eq!(similar("lapdog", known.into_iter()), "did you mean \"laptop\"?");
         assert_eq!(similar("x", known.into_iter()), "");
         assert_eq!(similar("", [].into_iter()), "");
+    }
+
+    #[test]
+    fn a_line_stays_a_line() {
+        assert_eq!(in_one_line(b"a\nb\x1b[31m"), "a\\nb\\u{1b}[31m");
+        assert_eq!(in_one_line(&[b'x'; 200]).chars().count(), 121);
     }
 }

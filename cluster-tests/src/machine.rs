@@ -1,7 +1,8 @@
-//! On what a benchmark ran. What the system does not tell is left empty.
+//! On what a benchmark ran, and which programs are there. What the system does not tell is left empty.
 
 use std::fmt;
 use std::fs;
+use std::path::PathBuf;
 
 use serde::Serialize;
 
@@ -33,6 +34,13 @@ impl Machine {
             profile: if cfg!(debug_assertions) { "dev (see Cargo.toml)" } else { "release" },
         }
     }
+}
+
+/// A program that is installed: in PATH, or where those for administrators are.
+pub(crate) fn program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    let folders = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin"), PathBuf::from("/usr/local/sbin")]);
+    folders.map(|folder| folder.join(name)).find(|binary| binary.is_file())
 }
 
 impl fmt::Display for Machine {

@@ -1,5 +1,5 @@
-//! `bench`: what the cluster costs. `bench gateway`, `bench metadata` and `bench node` print a table, or JSON with
-//! `-o json`.
+//! `bench`: what the cluster costs. `bench gateway`, `bench metadata` (also `--against etcd`) and `bench node` print a
+//! table, or JSON with `-o json`.
 //!
 //! Every number is measured in this run, on this machine, beside what it is compared with. Nothing is kept between
 //! runs. A comparison that cannot be made (no nginx) is left out; the report says so and names what to install.
@@ -7,6 +7,7 @@
 //! The exit code is 1 when a request failed, and with `--check` also when an aim was missed or could not be looked at;
 //! the reasons stand on stderr, the report is printed all the same.
 
+mod against;
 mod gateway;
 mod load;
 mod machine;
@@ -21,7 +22,15 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::against::{Case, Plan};
 use crate::report::Report;
+
+/// Longest warm-up of a load, and the time of one profile of `etcdctl check perf`.
+const WARM_UP_MAX: Duration = Duration::from_secs(5);
+const PERF_TIME: Duration = Duration::from_secs(60);
+/// Clients beside etcd, in the short form and in the long one.
+const SHORT_CLIENTS: &[usize] = &[1, 64];
+const LONG_CLIENTS: &[usize] = &[1, 8, 64, 256];
 
 /// Measures what the cluster costs.
 #[derive(Debug, Parser)]
@@ -35,8 +44,8 @@ struct Arguments {
 enum Bench {
     /// Latency that a node adds over its runtime, and requests per second per core, beside nginx.
     Gateway(Options),
-    /// Acknowledged writes per second and disk syncs per write.
-    Metadata(Options),
+    /// Acknowledged writes per second and disk syncs per write; with `--against etcd` everything beside etcd.
+    Metadata(MetadataOptions),
     /// Start, stop, memory and CPU of one daemon, and how fast it answers `/health`.
     Node(NodeOptions),
 }
@@ -74,6 +83,45 @@ struct Options {
     clients: Vec<usize>,
 }
 
+/// With what the replicated store is compared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Peer {
+    /// etcd, three daemons of the same machine.
+    Etcd,
+}
+
+/// How long, how wide, and beside what.
+#[derive(Debug, Clone, Args)]
+struct MetadataOptions {
+    /// How the report is printed.
+    #[arg(short, long, value_enum, default_value = "table")]
+    output: Output,
+    /// Times that everything is measured (default: 3; against etcd 5, with --quick 1).
+    #[arg(long)]
+    runs: Option<usize>,
+    /// End with exit code 1 when an aim is missed or cannot be looked at.
+    #[arg(long)]
+    check: bool,
+    /// Measured time of one point, seconds (default: 2; against etcd 20, with --quick 3).
+    #[arg(long)]
+    seconds: Option<f64>,
+    /// Clients at once (default: 1,64,256; against etcd 1,8,64,256, with --quick 1,64).
+    #[arg(long, value_delimiter = ',')]
+    clients: Vec<usize>,
+    /// Measure the same of another system, in turns. All of it takes about six hours.
+    #[arg(long, value_enum)]
+    against: Option<Peer>,
+    /// A short form, a quarter of an hour: figures to look at, not to publish.
+    #[arg(long, requires = "against")]
+    quick: bool,
+    /// Loads to measure.
+    #[arg(long, requires = "against", value_enum, value_delimiter = ',', default_values_t = Case::ALL)]
+    cases: Vec<Case>,
+    /// Trials of each way to lose a leader, 0 for none (default: 30, with --quick 3).
+    #[arg(long, requires = "against")]
+    failovers: Option<usize>,
+}
+
 /// How long.
 #[derive(Debug, Clone, Args)]
 struct NodeOptions {
@@ -97,6 +145,59 @@ impl Options {
     }
 }
 
+impl MetadataOptions {
+    fn repeats(&self, runs: usize) -> Repeats {
+        Repeats { output: self.output, runs: self.runs.unwrap_or(runs), check: self.check }
+    }
+
+    fn clients_or(&self, clients: &[usize]) -> Vec<usize> {
+        if self.clients.is_empty() { clients.to_vec() } else { self.clients.clone() }
+    }
+
+    /// What is measured of ours alone.
+    fn alone(&self) -> Options {
+        let (seconds, clients) = (self.seconds.unwrap_or(2.0), self.clients_or(&[1, 64, 256]));
+        Options { repeats: self.repeats(3), seconds, clients }
+    }
+
+    /// What is measured of both, and how the report is printed.
+    fn beside(&self) -> Result<(Repeats, Plan)> {
+        let (runs, seconds, clients, failovers) =
+            if self.quick { (1, 3.0, SHORT_CLIENTS, 3) } else { (5, 20.0, LONG_CLIENTS, 30) };
+        let (seconds, clients) = (self.seconds.unwrap_or(seconds), self.clients_or(clients));
+        let options = Options { repeats: self.repeats(runs), seconds, clients };
+        options.check()?;
+        let failovers = self.failovers.unwrap_or(failovers);
+        ensure!(failovers <= 1_000, "--failovers must be at most 1000");
+        let time = options.point();
+        let plan = Plan {
+            runs: options.repeats.runs,
+            warm: (time / 4).min(WARM_UP_MAX),
+            time,
+            clients: options.clients,
+            cases: self.cases.clone(),
+            failovers,
+            perf: if self.quick { time } else { PERF_TIME },
+        };
+        Ok((options.repeats, plan))
+    }
+
+    async fn measure(&self) -> Result<(Repeats, Report)> {
+        match self.against {
+            None => {
+                let options = self.alone();
+                options.check()?;
+                let report = metadata::measure(&options).await?;
+                Ok((options.repeats, report))
+            }
+            Some(Peer::Etcd) => {
+                let (repeats, plan) = self.beside()?;
+                Ok((repeats, Box::pin(against::measure(&plan)).await?))
+            }
+        }
+    }
+}
+
 fn check(repeats: &Repeats, seconds: f64) -> Result<()> {
     ensure!((1..=100).contains(&repeats.runs), "--runs must be 1 to 100");
     ensure!((0.1..=600.0).contains(&seconds), "--seconds must be 0.1 to 600");
@@ -112,10 +213,7 @@ async fn main() -> Result<ExitCode> {
             options.check()?;
             (options.repeats.clone(), gateway::measure(&options).await?)
         }
-        Bench::Metadata(options) => {
-            options.check()?;
-            (options.repeats.clone(), metadata::measure(&options).await?)
-        }
+        Bench::Metadata(options) => options.measure().await?,
         Bench::Node(options) => {
             check(&options.repeats, options.seconds)?;
             (options.repeats.clone(), node::measure(&options).await?)
@@ -130,4 +228,43 @@ async fn main() -> Result<ExitCode> {
         eprintln!("error: {fault}");
     }
     Ok(if faults.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(words: &[&str]) -> Result<MetadataOptions, clap::Error> {
+        let words = ["bench", "metadata"].iter().chain(words);
+        match Arguments::try_parse_from(words)?.bench {
+            Bench::Metadata(options) => Ok(options),
+            Bench::Gateway(_) | Bench::Node(_) => Err(clap::Error::new(clap::error::ErrorKind::InvalidSubcommand)),
+        }
+    }
+
+    #[test]
+    fn alone_the_defaults_are_short() {
+        let alone = options(&[]).expect("valid").alone();
+        assert_eq!((alone.repeats.runs, alone.seconds, alone.clients), (3, 2.0, vec![1, 64, 256]));
+    }
+
+    #[test]
+    fn beside_etcd_the_defaults_are_those_of_the_protocol() {
+        let plan = |words: &[&str]| options(words).expect("valid").beside().expect("valid").1;
+        let long = plan(&["--against", "etcd"]);
+        assert_eq!((long.runs, long.time, long.warm), (5, Duration::from_secs(20), Duration::from_secs(5)));
+        assert_eq!((long.clients, long.cases, long.failovers), (vec![1, 8, 64, 256], Case::ALL.to_vec(), 30));
+        let quick = plan(&["--against", "etcd", "--quick", "--clients", "8", "--cases", "put,get-stale"]);
+        assert_eq!((quick.runs, quick.time, quick.failovers), (1, Duration::from_secs(3), 3));
+        assert_eq!((quick.clients, quick.cases), (vec![8], vec![Case::Put, Case::GetStale]));
+    }
+
+    #[test]
+    fn options_of_the_comparison_need_one() {
+        for words in [&["--quick"][..], &["--failovers", "3"], &["--cases", "put"], &["--against", "consul"]] {
+            assert!(options(words).is_err(), "{words:?}");
+        }
+        let beside = options(&["--against", "etcd", "--runs", "0"]).expect("parses").beside();
+        assert!(beside.is_err());
+    }
 }

@@ -110,7 +110,7 @@ async fn point(cluster: &Cluster, run: usize, clients: usize, time: Duration) ->
 }
 
 /// The fsyncs that each node has counted since its start.
-async fn fsyncs(cluster: &Cluster) -> Result<Vec<Option<f64>>> {
+pub(crate) async fn fsyncs(cluster: &Cluster) -> Result<Vec<Option<f64>>> {
     let mut counted = Vec::new();
     for index in 0..cluster.nodes().len() {
         let mut sum = Some(0.0);

@@ -1,7 +1,6 @@
 //! nginx as the yardstick: a plain reverse proxy with `proxy_buffering off` before the same fake Ollama.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -11,6 +10,8 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
 use ollamax_testkit::{port, wait};
+
+use crate::machine;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -23,16 +24,10 @@ pub(crate) struct Nginx {
     _directory: TempDir,
 }
 
-fn find() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    let folders = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin"), PathBuf::from("/usr/local/sbin")]);
-    folders.map(|folder| folder.join("nginx")).find(|binary| binary.is_file())
-}
-
 impl Nginx {
     /// Starts it before `upstream`; `None` when it is not installed.
     pub(crate) async fn start(upstream: SocketAddr) -> Result<Option<Self>> {
-        let Some(binary) = find() else { return Ok(None) };
+        let Some(binary) = machine::program("nginx") else { return Ok(None) };
         let version = Command::new(&binary).arg("-v").output().await.context("ask nginx for its version")?;
         let version = String::from_utf8_lossy(&version.stderr).trim().replace("nginx version: ", "");
         let directory = tempfile::Builder::new().prefix("ollamax-nginx-").tempdir().context("make a directory")?;

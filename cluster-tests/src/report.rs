@@ -1,4 +1,5 @@
-//! What a benchmark found: one row per case, each value with median, least and most over the runs.
+//! What a benchmark found: one row per case, each value with median, least and most over the runs. Rows that have no
+//! column in common stand in tables of their own.
 
 use std::fmt;
 
@@ -104,24 +105,9 @@ impl fmt::Display for Report {
         for (name, version) in &self.versions {
             writeln!(f, "{name} {version}")?;
         }
-        let mut table = Table::new();
-        table.load_style(presets::NOTHING);
-        let names = self.rows.iter().max_by_key(|row| row.values.len()).map(|row| &row.values);
-        let names: Vec<&str> = names.into_iter().flatten().map(|(name, _)| *name).collect();
-        let titles = ["CASE", "CLIENTS", "OK"].into_iter().map(str::to_owned);
-        table.set_header(titles.chain(names.iter().map(|name| name.to_uppercase())));
-        for row in &self.rows {
-            let cell = |name: &&str| {
-                let found = row.values.iter().find(|(own, _)| own == name).map(|(_, spread)| spread);
-                found.map_or_else(
-                    || "-".to_owned(),
-                    |spread| format!("{} [{}..{}]", shown(spread.median), shown(spread.min), shown(spread.max)),
-                )
-            };
-            let first = [row.case.clone(), row.clients.to_string(), format!("{:.2} %", row.success_rate * 100.0)];
-            table.add_row(first.into_iter().chain(names.iter().map(cell)));
+        for rows in self.rows.chunk_by(is_alike) {
+            writeln!(f, "{}", table(rows))?;
         }
-        writeln!(f, "{table}")?;
         for aim in &self.aims {
             writeln!(f, "{}: wanted {}, found {}: {}", aim.what, aim.wanted, aim.found, outcome(aim.met))?;
         }
@@ -130,6 +116,33 @@ impl fmt::Display for Report {
         }
         Ok(())
     }
+}
+
+/// Whether two rows stand in one table: they share a column.
+fn is_alike(row: &Row, next: &Row) -> bool {
+    row.values.iter().any(|(name, _)| next.values.iter().any(|(other, _)| other == name))
+}
+
+/// The columns are those of the row that has most.
+fn table(rows: &[Row]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    let names = rows.iter().max_by_key(|row| row.values.len()).map(|row| &row.values);
+    let names: Vec<&str> = names.into_iter().flatten().map(|(name, _)| *name).collect();
+    let titles = ["CASE", "CLIENTS", "OK"].into_iter().map(str::to_owned);
+    table.set_header(titles.chain(names.iter().map(|name| name.to_uppercase())));
+    for row in rows {
+        let cell = |name: &&str| {
+            let found = row.values.iter().find(|(own, _)| own == name).map(|(_, spread)| spread);
+            found.map_or_else(
+                || "-".to_owned(),
+                |spread| format!("{} [{}..{}]", shown(spread.median), shown(spread.min), shown(spread.max)),
+            )
+        };
+        let first = [row.case.clone(), row.clients.to_string(), format!("{:.2} %", row.success_rate * 100.0)];
+        table.add_row(first.into_iter().chain(names.iter().map(cell)));
+    }
+    table
 }
 
 /// As many digits as a person reads.
@@ -186,6 +199,25 @@ mod tests {
     fn what_is_left_out_is_shown_as_a_note() {
         let text = report(1.0, true, &["no nginx"]).to_string();
         assert!(text.contains("\nnote: no nginx\n"), "{text}");
+    }
+
+    #[test]
+    fn rows_without_a_common_column_stand_in_tables_of_their_own() {
+        let spread = Spread { median: 2.0, min: 1.0, max: 3.0 };
+        let row = |names: &[&'static str]| Row {
+            case: "c".to_owned(),
+            clients: 1,
+            success_rate: 1.0,
+            values: names.iter().map(|name| (*name, spread)).collect(),
+        };
+        let rows = vec![row(&["a"]), row(&["b", "a"]), row(&["d"]), row(&[])];
+        let text = Report { rows, ..report(1.0, true, &[]) }.to_string();
+        let headers: Vec<Vec<&str>> = text
+            .lines()
+            .filter(|line| line.trim_start().starts_with("CASE"))
+            .map(|line| line.split_whitespace().skip(3).collect())
+            .collect();
+        assert_eq!(headers, [vec!["B", "A"], vec!["D"], vec![]]);
     }
 
     #[test]

@@ -121,7 +121,8 @@ impl Backups {
     /// Writes one and tells how far it is; the last message says what was made.
     ///
     /// # Errors
-    /// When there is no state, no key or no such place, or another one is being written.
+    /// When there is no state, or one that differs from the majority's; when there is no key or no such place; or when
+    /// another one is being written.
     pub(crate) async fn create(
         &self,
         request: v1::CreateBackupRequest,
@@ -193,6 +194,7 @@ impl Backups {
     /// Takes the turn and looks whether everything is there.
     fn begin(&self, to: &str) -> Result<Making, AdminError> {
         let metadata = self.metadata()?;
+        metadata.check_agreement()?;
         let depot = self.depot(to)?;
         let recipient = backup::recipient(&*metadata.view())?.ok_or_else(AdminError::no_backup_key)?;
         let recipient = BackupRecipient::parse(&recipient).map_err(|error| {

@@ -4,7 +4,7 @@
 //! lock            held while a daemon runs; carries its pid
 //! identity.json   incarnation, place, membership
 //! keys/           node key, cluster key (mode 0600)
-//! raft/           the replicated state (`store`)
+//! raft/           the replicated state (`store`); `raft/recovered` while a recovery is under way
 //! backups/        backups of it, unless `backup.to` names another place
 //! models/         the bundled engine's models
 //! node.json       addresses and pid of the running daemon, for tools
@@ -13,7 +13,8 @@
 //!
 //! What always holds: one daemon at a time; `identity.json` is replaced whole (write, sync, rename, sync); a
 //! directory that was copied, or whose Raft part was lost, is refused with the command that mends it, before
-//! anything speaks to the network.
+//! anything speaks to the network. A recovery that was cut off is finished, or what it left is thrown away, when the
+//! directory is opened.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
@@ -24,6 +25,8 @@ use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use ollamax_types::{ClusterId, Incarnation, NodeId, PeerId, Role};
+
+use crate::recovery::staging::Staging;
 
 const IDENTITY_FORMAT: u32 = 1;
 /// Stands for no place at all; no file has this number.
@@ -92,6 +95,12 @@ pub(crate) enum DataDirError {
         /// What is missing.
         path: PathBuf,
     },
+    /// Nothing of this product lies there.
+    #[error("{path} is no data directory of a node\ntry: name the right one with --data-dir")]
+    NotOurs {
+        /// Which directory.
+        path: PathBuf,
+    },
 }
 
 /// What a member keeps of its membership outside the replicated state.
@@ -119,6 +128,9 @@ pub(crate) struct Membership {
     /// Set once this node has learnt that it was removed: from then on it takes part in nothing.
     #[serde(default)]
     pub(crate) removed: bool,
+    /// The cluster that this one was recovered from, 32 hex digits. Since 0.1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) recovered_from: Option<String>,
 }
 
 /// A member to call before the replicated state has arrived.
@@ -150,6 +162,9 @@ struct IdentityFile {
     incarnation: String,
     place: Place,
     membership: Option<Membership>,
+    /// A recovery has switched to `membership`, and its files may not be in their places yet.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    recovering: bool,
 }
 
 /// Where the file was made: a copy lies in another inode or on another machine.
@@ -218,17 +233,33 @@ impl DataDir {
             Some(found) if found.place == place => found,
             Some(found) if adopt => IdentityFile { place, ..found },
             Some(_) => return Err(DataDirError::Copied { path: root.to_owned() }),
-            None => IdentityFile { format: IDENTITY_FORMAT, incarnation: fresh.to_string(), place, membership: None },
+            None => IdentityFile {
+                format: IDENTITY_FORMAT,
+                incarnation: fresh.to_string(),
+                place,
+                membership: None,
+                recovering: false,
+            },
         };
         let incarnation = identity
             .incarnation
             .parse()
             .map_err(|error| DataDirError::Damaged { path, reason: format!("incarnation: {error}") })?;
-        let dir = Self { root: root.to_owned(), identity, incarnation, _lock: lock };
+        let mut dir = Self { root: root.to_owned(), identity, incarnation, _lock: lock };
+        dir.settle_recovery()?;
         dir.refuse_wiped()?;
         dir.save()?;
         dir.sweep_left_cluster()?;
         Ok(dir)
+    }
+
+    /// Puts the files of a recovery that has switched into their places, and throws away those of one that has not.
+    fn settle_recovery(&mut self) -> Result<(), DataDirError> {
+        let staging = Staging::of(&self.root);
+        let settled = if self.identity.recovering { staging.finish() } else { staging.clear() };
+        settled.map_err(|source| DataDirError::Unusable { path: staging.store(), source })?;
+        self.identity.recovering = false;
+        Ok(())
     }
 
     fn refuse_wiped(&self) -> Result<(), DataDirError> {
@@ -250,14 +281,7 @@ impl DataDir {
         }
         // What an `init` or a restore left that was cut off before its last step.
         drop(fs::remove_file(self.root.join("keys").join("cluster.key")));
-        if !raft.exists() {
-            return Ok(());
-        }
-        match fs::remove_dir_all(&raft) {
-            // Another disk that is mounted there cannot go, but it is empty now.
-            Err(_) if is_empty(&raft) => Ok(()),
-            swept => swept.map_err(|source| DataDirError::Unusable { path: raft, source }),
-        }
+        empty_folder(&raft).map_err(|source| DataDirError::Unusable { path: raft, source })
     }
 
     /// The directory itself.
@@ -287,6 +311,19 @@ impl DataDir {
         self.save().inspect_err(|_| self.identity.membership = before)
     }
 
+    /// The one switch of a recovery: from here on this node is what `membership` says. The store and the key that lie
+    /// ready in [`Staging`] take the places of the old ones; if that is cut off, the next opening goes on with it.
+    ///
+    /// # Errors
+    /// When the file cannot be replaced; the node is what it was then. When a file cannot be moved; repeat it then.
+    pub(crate) fn switch_to_recovered(&mut self, membership: Membership) -> Result<(), DataDirError> {
+        let before = self.identity.clone();
+        self.identity = IdentityFile { membership: Some(membership), recovering: true, ..before.clone() };
+        self.save().inspect_err(|_| self.identity = before)?;
+        self.settle_recovery()?;
+        self.save()
+    }
+
     /// Records that this directory is a copy: from the next start on it is refused until it is adopted.
     ///
     /// # Errors
@@ -297,14 +334,88 @@ impl DataDir {
     }
 
     fn save(&self) -> Result<(), DataDirError> {
-        let path = self.root.join("identity.json");
-        let text = serde_json::to_vec_pretty(&self.identity).expect("plain fields serialise");
-        replace_file(&path, &text, 0o600).map_err(|source| DataDirError::Unusable { path, source })
+        write_identity(&self.root, &self.identity)
+    }
+}
+
+fn write_identity(root: &Path, identity: &IdentityFile) -> Result<(), DataDirError> {
+    let path = root.join("identity.json");
+    let text = serde_json::to_vec_pretty(identity).expect("plain fields serialise");
+    replace_file(&path, &text, 0o600).map_err(|source| DataDirError::Unusable { path, source })
+}
+
+/// A data directory under its lock, of which nothing is believed yet: to be looked at, or to be emptied.
+#[derive(Debug)]
+pub(crate) struct Held {
+    root: PathBuf,
+    identity: Result<Option<IdentityFile>, DataDirError>,
+    _lock: Flock<File>,
+}
+
+// === impl Held ===
+
+impl Held {
+    /// Takes the lock of a directory that is one of ours. Nothing else is changed.
+    ///
+    /// # Errors
+    /// When it is none, or a daemon runs on it.
+    pub(crate) fn take(root: &Path) -> Result<Self, DataDirError> {
+        let path = root.join("identity.json");
+        if !path.exists() && !root.join("keys").join("place").exists() {
+            return Err(DataDirError::NotOurs { path: root.to_owned() });
+        }
+        let lock = take_lock(root)?;
+        Ok(Self { root: root.to_owned(), identity: read_identity(&path), _lock: lock })
+    }
+
+    /// The directory itself.
+    #[must_use]
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// What this node belongs to, if anything.
+    ///
+    /// # Errors
+    /// When `identity.json` cannot be read as such.
+    pub(crate) fn membership(&self) -> Result<Option<&Membership>, &DataDirError> {
+        self.identity.as_ref().map(|identity| identity.as_ref()?.membership.as_ref())
+    }
+
+    /// Whether a recovery has switched and was not finished.
+    #[must_use]
+    pub(crate) fn is_recovering(&self) -> bool {
+        matches!(&self.identity, Ok(Some(identity)) if identity.recovering)
+    }
+
+    /// Forgets what this node belongs to; durable on return. What cannot be read says nothing and is left.
+    ///
+    /// # Errors
+    /// When the file cannot be replaced; the old one then still stands.
+    pub(crate) fn forget_membership(&mut self) -> Result<(), DataDirError> {
+        let Ok(Some(identity)) = &mut self.identity else { return Ok(()) };
+        let forgotten = IdentityFile { membership: None, recovering: false, ..identity.clone() };
+        write_identity(&self.root, &forgotten)?;
+        *identity = forgotten;
+        Ok(())
     }
 }
 
 fn is_empty(folder: &Path) -> bool {
     fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none())
+}
+
+/// Removes a folder with all that is in it; none is no error.
+///
+/// # Errors
+/// What the system said, when something is left in it.
+pub(crate) fn empty_folder(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        // Another disk that is mounted there cannot go, but it is empty now.
+        Err(_) if is_empty(folder) => Ok(()),
+        removed => removed,
+    }
 }
 
 /// Replaces a file whole: a crash leaves the old or the new one, never a part.
@@ -378,10 +489,11 @@ pub(crate) mod tests {
             known: Vec::new(),
             raft_opened: true,
             removed: false,
+            recovered_from: None,
         }
     }
 
-    fn copy_tree(from: &Path, to: &Path) {
+    pub(crate) fn copy_tree(from: &Path, to: &Path) {
         fs::create_dir_all(to).expect("made");
         for entry in fs::read_dir(from).expect("listed").map(|entry| entry.expect("entry")) {
             let target = to.join(entry.file_name());
@@ -443,6 +555,13 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_membership_of_before_was_not_recovered_and_is_written_as_before() {
+        let text = serde_json::to_string(&membership()).expect("plain fields serialise");
+        assert!(!text.contains("recover"), "{text}");
+        assert_eq!(serde_json::from_str::<Membership>(&text).expect("read"), membership());
+    }
+
+    #[test]
     fn what_a_left_cluster_wrote_goes_at_the_next_start() {
         let temp = tempfile::tempdir().expect("temp");
         let mut dir = DataDir::open(temp.path(), Incarnation([7; 16])).expect("opens");
@@ -453,6 +572,47 @@ pub(crate) mod tests {
         drop(dir);
         drop(DataDir::open(temp.path(), Incarnation([7; 16])).expect("opens"));
         assert!(!temp.path().join("raft").exists());
+    }
+
+    #[test]
+    fn a_recovery_that_was_cut_off_is_finished_after_its_switch_and_thrown_away_before() {
+        for switched in [false, true] {
+            let temp = tempfile::tempdir().expect("temp");
+            let mut dir = DataDir::open(temp.path(), Incarnation([7; 16])).expect("opens");
+            let staging = Staging::of(temp.path());
+            let (old, new) = (temp.path().join("raft"), staging.store().join("raft"));
+            for (folder, text) in [(&old, "old"), (&new, "new")] {
+                fs::create_dir_all(folder.join("db")).expect("made");
+                fs::write(folder.join("db").join("CURRENT"), text).expect("written");
+                fs::write(folder.join("high-water"), text).expect("written");
+            }
+            fs::write(staging.key(), "new").expect("written");
+            dir.identity.recovering = switched;
+            dir.set_membership(Some(membership())).expect("saved");
+            drop(dir);
+            let held = Held::take(temp.path()).expect("ours");
+            assert_eq!(held.is_recovering(), switched);
+            drop(held);
+            for _ in 0..2 {
+                drop(DataDir::open(temp.path(), Incarnation([7; 16])).expect("opens"));
+                let expected = if switched { "new" } else { "old" };
+                for name in ["db/CURRENT", "high-water"] {
+                    assert_eq!(fs::read_to_string(old.join(name)).expect("there"), expected, "{name}");
+                }
+                assert_eq!(temp.path().join("keys").join("cluster.key").exists(), switched);
+                assert!(!staging.store().exists() && !staging.key().exists());
+                assert!(!Held::take(temp.path()).expect("ours").is_recovering());
+            }
+        }
+    }
+
+    #[test]
+    fn a_directory_that_is_not_ours_is_not_touched() {
+        let temp = tempfile::tempdir().expect("temp");
+        fs::write(temp.path().join("letter.txt"), "dear").expect("written");
+        let refused = Held::take(temp.path()).expect_err("not ours");
+        assert!(matches!(refused, DataDirError::NotOurs { .. }), "{refused}");
+        assert!(!temp.path().join("lock").exists());
     }
 
     #[test]

@@ -26,7 +26,7 @@ use crate::slot::{MemberEngines, Slot};
 
 mod verdict;
 
-use verdict::{Driver, ModelStore, Port, ReachBack};
+use verdict::{Driver, ModelStore, Port, Quorum, ReachBack};
 
 /// Syncs that are measured.
 const FSYNC_PROBES: usize = 11;
@@ -70,6 +70,7 @@ impl Doctor {
             self.fsync()
         );
         let mut checks = vec![
+            verdict::quorum(quorum(engines.as_ref())),
             verdict::clock(worst_clock(engines.as_ref())),
             verdict::ports(&ports, &self.net.local().advertise),
             verdict::reach_back(&back),
@@ -163,6 +164,18 @@ impl Doctor {
         let sign = GPU_SIGNS.into_iter().find(|path| Path::new(path).exists());
         Driver { gpus: self.gpus.borrow().clone(), sign }
     }
+}
+
+/// How consensus stands here, by what this node knows itself.
+fn quorum(engines: Option<&MemberEngines>) -> Option<Quorum> {
+    let status = engines?.metadata.status();
+    Some(Quorum {
+        leader: status.leader,
+        has_quorum: status.has_quorum,
+        voters: status.voters.len(),
+        applied: status.applied,
+        silent_ms: status.last_leader_contact_ms,
+    })
 }
 
 /// The other node whose clock is furthest from this one's.

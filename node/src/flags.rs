@@ -1,4 +1,4 @@
-//! The command line of `ollamax-node`: its commands, and a flag for every configuration key.
+//! The command line of `ollamax-node`: its commands, and a flag of `run` for every configuration key.
 
 use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
@@ -6,6 +6,10 @@ use std::path::PathBuf;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::config::{NodeConfig, example, layers};
+use crate::offline::Form;
+use crate::recovery::{ApplyArgs, PlanArgs};
+use crate::reset::ResetArgs;
+use crate::restore::{RestoreArgs, VerifyArgs};
 
 /// What the process was asked to do.
 #[derive(Debug)]
@@ -26,40 +30,170 @@ pub(crate) enum Asked {
         /// Which directory.
         data_dir: PathBuf,
     },
-    /// Check a backup.
-    VerifyBackup {
-        /// Which file.
-        file: PathBuf,
-        /// The secret half of its key; without it only the outside is checked.
-        key_file: Option<PathBuf>,
-        /// Answer in one line of JSON.
-        json: bool,
-    },
-    /// Make a new cluster of a backup.
-    Restore {
-        /// From which file.
-        file: PathBuf,
-        /// The secret half of its key.
-        key_file: PathBuf,
-        /// Into which directory.
+    /// Look whether everything in a data directory is there and whole.
+    Verify {
+        /// Which directory.
         data_dir: PathBuf,
-        /// The node's name.
-        name: Option<String>,
-        /// Answer in one line of JSON.
-        json: bool,
+        /// One object instead of a page.
+        as_json: bool,
     },
+    /// Show what a survivor holds.
+    RecoverPlan(PlanArgs),
+    /// Make a new cluster of one survivor.
+    RecoverApply(ApplyArgs),
+    /// Make a node nothing again.
+    Reset(ResetArgs),
+    /// Check a backup.
+    VerifyBackup(VerifyArgs),
+    /// Make a new cluster of a backup.
+    Restore(RestoreArgs),
 }
 
 /// The whole command line.
 #[must_use]
 pub(crate) fn command() -> Command {
-    let data_dir = || {
-        Arg::new("data-dir")
-            .long("data-dir")
-            .env("OLLAMAX_DATA_DIR")
-            .value_name("DIR")
+    Command::new("ollamax-node")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("One node of an OllamaMax cluster")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(run())
+        .subcommand(
+            Command::new("adopt")
+                .about("Declare a copied or restored data directory to be the only one of its node")
+                .long_about(
+                    "Declare a copied or restored data directory to be the only one of its node.\n\
+                     Two nodes with one identity would damage the cluster: make sure that the original never runs again.",
+                )
+                .arg(data_dir().required(true).help("The directory")),
+        )
+        .subcommand(
+            Command::new("verify")
+                .about("Look whether everything that a data directory promises is there and whole; changes nothing")
+                .long_about(
+                    "Look whether everything that a data directory promises is there and whole; changes nothing.\n\
+                     The daemon on it must be stopped. Exit code 0: sound; 1: damaged; 3: nothing there; 4: in use.",
+                )
+                .arg(data_dir().required(true).help("The directory"))
+                .arg(output()),
+        )
+        .subcommand(recover())
+        .subcommand(
+            Command::new("reset")
+                .about("Make a node nothing again: its state, identity and keys go, models stay")
+                .arg(data_dir().required(true).help("The node's data directory"))
+                .arg(output())
+                .arg(
+                    Arg::new("confirm")
+                        .long("confirm")
+                        .action(ArgAction::SetTrue)
+                        .help("Do it; without, only what would go is shown"),
+                ),
+        )
+        .subcommand(backup())
+        .subcommand(restore())
+}
+
+fn data_dir() -> Arg {
+    Arg::new("data-dir")
+        .long("data-dir")
+        .env("OLLAMAX_DATA_DIR")
+        .value_name("DIR")
+        .value_parser(clap::value_parser!(PathBuf))
+}
+
+fn output() -> Arg {
+    Arg::new("output")
+        .long("output")
+        .short('o')
+        .value_parser(["table", "json"])
+        .default_value("table")
+        .help("How to show the result")
+}
+
+fn recover() -> Command {
+    let with = || {
+        Arg::new("with")
+            .long("with")
+            .value_name("FILE")
+            .action(ArgAction::Append)
             .value_parser(clap::value_parser!(PathBuf))
+            .help("What another survivor wrote with `recover plan --write`; repeatable")
     };
+    Command::new("recover")
+        .about("What is left of a cluster whose majority is gone for good, with the daemon down")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(
+            Command::new("plan")
+                .about("Show what this survivor holds, what would be lost, and which survivor is the safest")
+                .arg(data_dir().required(true).help("The survivor's data directory; it is not changed"))
+                .arg(with())
+                .arg(
+                    Arg::new("write")
+                        .long("write")
+                        .value_name("FILE")
+                        .value_parser(clap::value_parser!(PathBuf))
+                        .help("Write what this survivor holds into a file, for `--with`"),
+                )
+                .arg(output()),
+        )
+        .subcommand(
+            Command::new("apply")
+                .about("Make this survivor the only member of a new cluster, with everything that its log has")
+                .arg(data_dir().required(true).help("The data directory of the safest survivor"))
+                .arg(with())
+                .arg(
+                    Arg::new("confirm")
+                        .long("confirm")
+                        .value_name("CLUSTER")
+                        .help("The name of the cluster that is given up"),
+                )
+                .arg(output()),
+        )
+}
+
+fn backup() -> Command {
+    let verify = Command::new("verify")
+        .about("Check a backup: without its key that it is whole, with it that it can be restored")
+        .arg(backup_file())
+        .arg(key_file())
+        .arg(output());
+    Command::new("backup")
+        .about("Look at a backup; needs no daemon")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(verify)
+}
+
+fn restore() -> Command {
+    Command::new("restore")
+        .about("Make a new cluster of a backup, in a directory that belongs to no cluster; needs no daemon")
+        .long_about(
+            "Make a new cluster of a backup, in a directory that belongs to no cluster; needs no daemon.\n\
+             The backup is checked to its last byte before anything is written. The cluster that comes of it has a\n\
+             new identity and this machine as its only member; the others join it anew.",
+        )
+        .arg(backup_file())
+        .arg(key_file().required(true))
+        .arg(data_dir().required(true).help("The directory; made where it is not there"))
+        .arg(Arg::new("name").long("name").value_name("NAME").help("Name of this node [default: the host name]"))
+        .arg(output())
+}
+
+fn backup_file() -> Arg {
+    Arg::new("file").value_name("FILE").required(true).value_parser(clap::value_parser!(PathBuf)).help("The backup")
+}
+
+fn key_file() -> Arg {
+    Arg::new("key-file")
+        .long("key-file")
+        .value_name("FILE")
+        .value_parser(clap::value_parser!(PathBuf))
+        .help("File with AGE-SECRET-KEY-..., mode 0600; - is standard input")
+}
+
+fn run() -> Command {
     let mut run = Command::new("run")
         .about("Run the daemon in the foreground until SIGTERM")
         .arg(
@@ -91,62 +225,7 @@ pub(crate) fn command() -> Command {
                 .help(format!("{help} [env: {variable}]")),
         );
     }
-    Command::new("ollamax-node")
-        .version(env!("CARGO_PKG_VERSION"))
-        .about("One node of an OllamaMax cluster")
-        .subcommand_required(true)
-        .arg_required_else_help(true)
-        .subcommand(run)
-        .subcommand(
-            Command::new("adopt")
-                .about("Declare a copied or restored data directory to be the only one of its node")
-                .long_about(
-                    "Declare a copied or restored data directory to be the only one of its node.\n\
-                     Two nodes with one identity would damage the cluster: make sure that the original never runs again.",
-                )
-                .arg(data_dir().required(true).help("The directory")),
-        )
-        .subcommand(backup())
-        .subcommand(
-            Command::new("restore")
-                .about("Make a new cluster of a backup, in a directory that belongs to no cluster; needs no daemon")
-                .long_about(
-                    "Make a new cluster of a backup, in a directory that belongs to no cluster; needs no daemon.\n\
-                     The backup is checked to its last byte before anything is written. The cluster that comes of it\n\
-                     has a new identity and this machine as its only member; the others join it anew.",
-                )
-                .arg(file())
-                .arg(key_file().required(true))
-                .arg(data_dir().required(true).help("The directory; made where it is not there"))
-                .arg(Arg::new("name").long("name").value_name("NAME").help("Name of this node [default: the host name]"))
-                .arg(json()),
-        )
-}
-
-fn backup() -> Command {
-    Command::new("backup").about("Look at a backup; needs no daemon").subcommand_required(true).subcommand(
-        Command::new("verify")
-            .about("Check a backup: without its key that it is whole, with it that it can be restored")
-            .arg(file())
-            .arg(key_file())
-            .arg(json()),
-    )
-}
-
-fn file() -> Arg {
-    Arg::new("file").value_name("FILE").required(true).value_parser(clap::value_parser!(PathBuf)).help("The backup")
-}
-
-fn key_file() -> Arg {
-    Arg::new("key-file")
-        .long("key-file")
-        .value_name("FILE")
-        .value_parser(clap::value_parser!(PathBuf))
-        .help("File with AGE-SECRET-KEY-..., mode 0600; - is standard input")
-}
-
-fn json() -> Arg {
-    Arg::new("json").long("json").action(ArgAction::SetTrue).help("Answer in one line of JSON")
+    run
 }
 
 /// Reads the command line, the first word being the program's name. Flags of `run` that look like configuration keys
@@ -198,21 +277,24 @@ fn parse(matches: &ArgMatches) -> Asked {
         Some(("adopt", adopt)) => {
             Asked::Adopt { data_dir: adopt.get_one::<PathBuf>("data-dir").cloned().unwrap_or_default() }
         }
-        Some(("backup", backup)) => {
-            let verify = backup.subcommand_matches("verify").expect("a subcommand is required, and this is the one");
-            Asked::VerifyBackup {
-                file: path(verify, "file"),
-                key_file: verify.get_one::<PathBuf>("key-file").cloned(),
-                json: verify.get_flag("json"),
-            }
-        }
-        Some(("restore", restore)) => Asked::Restore {
-            file: path(restore, "file"),
-            key_file: path(restore, "key-file"),
-            data_dir: path(restore, "data-dir"),
-            name: restore.get_one::<String>("name").cloned(),
-            json: restore.get_flag("json"),
+        Some(("verify", verify)) => Asked::Verify {
+            data_dir: verify.get_one::<PathBuf>("data-dir").cloned().unwrap_or_default(),
+            as_json: verify.get_one::<String>("output").is_some_and(|output| output == "json"),
         },
+        Some(("recover", recover)) => parse_recover(recover),
+        Some(("reset", reset)) => Asked::Reset(ResetArgs {
+            data_dir: path(reset, "data-dir").unwrap_or_default(),
+            confirm: reset.get_flag("confirm"),
+            form: form(reset),
+        }),
+        Some(("backup", backup)) => parse_backup(backup),
+        Some(("restore", restore)) => Asked::Restore(RestoreArgs {
+            file: path(restore, "file").unwrap_or_default(),
+            key_file: path(restore, "key-file").unwrap_or_default(),
+            data_dir: path(restore, "data-dir").unwrap_or_default(),
+            name: restore.get_one::<String>("name").cloned(),
+            form: form(restore),
+        }),
         Some((_, run)) => Asked::Run {
             data_dir: run.get_one::<PathBuf>("data-dir").cloned(),
             file: run.get_one::<PathBuf>("config").cloned(),
@@ -223,9 +305,46 @@ fn parse(matches: &ArgMatches) -> Asked {
     }
 }
 
-/// A path that must be there.
-fn path(matches: &ArgMatches, name: &str) -> PathBuf {
-    matches.get_one::<PathBuf>(name).cloned().unwrap_or_default()
+fn parse_recover(recover: &ArgMatches) -> Asked {
+    match recover.subcommand() {
+        Some(("apply", apply)) => Asked::RecoverApply(ApplyArgs {
+            data_dir: path(apply, "data-dir").unwrap_or_default(),
+            with: paths(apply, "with"),
+            confirm: apply.get_one::<String>("confirm").cloned(),
+            form: form(apply),
+        }),
+        Some((_, plan)) => Asked::RecoverPlan(PlanArgs {
+            data_dir: path(plan, "data-dir").unwrap_or_default(),
+            with: paths(plan, "with"),
+            write: path(plan, "write"),
+            form: form(plan),
+        }),
+        None => Asked::Run { data_dir: None, file: None, flags: Vec::new(), print_config: false },
+    }
+}
+
+fn parse_backup(backup: &ArgMatches) -> Asked {
+    match backup.subcommand() {
+        Some((_, verify)) => Asked::VerifyBackup(VerifyArgs {
+            file: path(verify, "file").unwrap_or_default(),
+            key_file: path(verify, "key-file"),
+            form: form(verify),
+        }),
+        None => Asked::Run { data_dir: None, file: None, flags: Vec::new(), print_config: false },
+    }
+}
+
+fn path(matches: &ArgMatches, name: &str) -> Option<PathBuf> {
+    matches.get_one::<PathBuf>(name).cloned()
+}
+
+fn paths(matches: &ArgMatches, name: &str) -> Vec<PathBuf> {
+    matches.get_many::<PathBuf>(name).unwrap_or_default().cloned().collect()
+}
+
+fn form(matches: &ArgMatches) -> Form {
+    let is_json = matches.get_one::<String>("output").is_some_and(|text| text == "json");
+    if is_json { Form::Json } else { Form::Text }
 }
 
 fn key_names() -> Vec<String> {
@@ -254,17 +373,43 @@ mod tests {
     }
 
     #[test]
+    fn a_directory_can_be_looked_at_for_people_and_for_programs() {
+        for (line, expected) in [("", false), (" -o table", false), (" -o json", true)] {
+            let line = format!("ollamax-node verify --data-dir /d{line}");
+            let Ok(Asked::Verify { data_dir, as_json }) = read(line.split(' ').map(OsString::from).collect()) else {
+                panic!("verify");
+            };
+            assert_eq!((data_dir, as_json), (PathBuf::from("/d"), expected), "{line}");
+        }
+    }
+
+    #[test]
+    fn commands_without_a_daemon_name_their_directory() {
+        let asked = |line: &str| read(line.split(' ').map(OsString::from).collect());
+        let plan = asked("ollamax-node recover plan --data-dir /d --with a.json --with b.json --write c.json -o json");
+        let Ok(Asked::RecoverPlan(plan)) = plan else { panic!("plan") };
+        assert_eq!((plan.data_dir, plan.with), ("/d".into(), vec!["a.json".into(), "b.json".into()]));
+        assert_eq!((plan.write, plan.form), (Some("c.json".into()), Form::Json));
+        let apply = asked("ollamax-node recover apply --data-dir /d --confirm lab");
+        let Ok(Asked::RecoverApply(apply)) = apply else { panic!("apply") };
+        assert_eq!((apply.confirm.as_deref(), apply.with.len(), apply.form), (Some("lab"), 0, Form::Text));
+        let Ok(Asked::Reset(reset)) = asked("ollamax-node reset --data-dir /d --confirm") else { panic!("reset") };
+        assert!(reset.confirm && reset.data_dir == PathBuf::from("/d"));
+    }
+
+    #[test]
     fn a_backup_is_checked_and_restored_by_its_file_and_a_key_that_is_never_a_word() {
-        let read = |words: &str| read(words.split(' ').map(OsString::from).collect());
-        let verify = read("ollamax-node backup verify a.oxb.age --key-file k --json").expect("verify");
-        let Asked::VerifyBackup { file, key_file, json: true } = verify else { panic!("verify") };
-        assert_eq!((file, key_file), (PathBuf::from("a.oxb.age"), Some(PathBuf::from("k"))));
-        let restore = read("ollamax-node restore a.oxb.age --key-file - --data-dir /d --name n9").expect("restore");
-        let Asked::Restore { key_file, data_dir, name, json: false, .. } = restore else { panic!("restore") };
-        assert_eq!((key_file, data_dir), (PathBuf::from("-"), PathBuf::from("/d")));
-        assert_eq!(name.as_deref(), Some("n9"));
+        let asked = |line: &str| read(line.split(' ').map(OsString::from).collect());
+        let verify = asked("ollamax-node backup verify a.oxb.age --key-file k -o json");
+        let Ok(Asked::VerifyBackup(verify)) = verify else { panic!("verify") };
+        assert_eq!((verify.file, verify.key_file), ("a.oxb.age".into(), Some("k".into())));
+        assert_eq!(verify.form, Form::Json);
+        let restore = asked("ollamax-node restore a.oxb.age --key-file - --data-dir /d --name n9");
+        let Ok(Asked::Restore(restore)) = restore else { panic!("restore") };
+        assert_eq!((restore.key_file, restore.data_dir), ("-".into(), "/d".into()));
+        assert_eq!((restore.name.as_deref(), restore.form), (Some("n9"), Form::Text));
         for words in ["backup", "backup verify", "restore a --data-dir /d", "restore --key-file k --data-dir /d"] {
-            assert!(read(&format!("ollamax-node {words}")).is_err(), "{words}");
+            assert!(asked(&format!("ollamax-node {words}")).is_err(), "{words}");
         }
     }
 

@@ -3,6 +3,7 @@
 //! Each loop awaits a change, decides with a pure function, and performs. None of them fails the node: what cannot
 //! be done now is tried again at the next change or tick.
 
+pub(crate) mod ballast;
 pub(crate) mod gpus;
 pub(crate) mod machine;
 pub(crate) mod members;

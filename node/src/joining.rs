@@ -1,8 +1,9 @@
 //! The joiner's side: find somebody who answers for the cluster, check them, then redeem the token.
 //!
 //! No secret leaves before the member that answers has proved, with a credential signed by the key in the token,
-//! that it belongs to that cluster, and before one of this node's own addresses was reached back. Nothing is written
-//! here: the caller stores the membership that comes out.
+//! that it belongs to that cluster, before it is sure that this node applies what the cluster writes, and before one of
+//! this node's own addresses was reached back. Nothing is written here: the caller stores the membership that comes
+//! out.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -52,6 +53,8 @@ pub(crate) struct Joiner {
     pub(crate) addresses: Addresses,
     /// Wall time in milliseconds.
     pub(crate) wall_time_ms: u64,
+    /// The highest cluster version that it applies.
+    pub(crate) release: u32,
 }
 
 /// The way in.
@@ -69,8 +72,8 @@ impl Joiner {
     /// Joins at the seed that is first to answer for the token's cluster.
     ///
     /// # Errors
-    /// When no seed answers, all belong to other clusters, the clock is off, this node cannot be reached back, or the
-    /// token is refused.
+    /// When no seed answers, all belong to other clusters, the clock is off, the cluster has gone on to a version that
+    /// this node does not apply, this node cannot be reached back, or the token is refused.
     pub(crate) async fn join(&self, token: &JoinToken, seeds: &[String]) -> Result<Joined, AdminError> {
         let (client, hello) = self.find(token, seeds).await?;
         self.redeem(client, hello, token).await
@@ -112,6 +115,7 @@ impl Joiner {
         token: &JoinToken,
     ) -> Result<Joined, AdminError> {
         self.check_clock(hello.wall_time_ms)?;
+        check_release(self.release, hello.cluster_version)?;
         let probes = self.reach_back(&mut client, &token.id.0).await?;
         let request = v1::JoinClusterRequest {
             token_id: token.id.0.clone(),
@@ -123,6 +127,7 @@ impl Joiner {
             p2p_addresses: self.addresses.p2p.clone(),
             api_addresses: self.addresses.api.clone(),
             wall_time_ms: self.wall_time_ms,
+            release: self.release,
         };
         let reply = in_time(client.join(request_id::carry(&self.request, request))).await?;
         Ok(Joined { membership: self.membership(reply, token)?, probes })
@@ -184,6 +189,7 @@ impl Joiner {
             known: known.filter(|member| member.node != NodeId(reply.node_id)).collect(),
             raft_opened: false,
             removed: false,
+            recovered_from: None,
         })
     }
 }
@@ -207,6 +213,20 @@ fn check_hello(hello: &v1::HelloReply, proved: &PeerId, token: &JoinToken) -> Re
         Ok(credential) if credential.peer_id == *proved && hello.cluster == credential.cluster.0 => Ok(()),
         _ => Err(Greeting::Foreign),
     }
+}
+
+/// A node that joins a cluster of a version that it does not apply would halt at the first entry of that version.
+fn check_release(release: u32, cluster_version: u32) -> Result<(), AdminError> {
+    if cluster_version <= release {
+        return Ok(());
+    }
+    Err(AdminError::new(
+        ErrorCode::PreconditionFailed,
+        format!("the cluster runs version {cluster_version}, and this node applies up to {release}"),
+        "a member must apply everything that the others write",
+        "install the release that the members run (ollamax node list -o json there), or raise raft.version_max; then \
+         join again",
+    ))
 }
 
 async fn in_time<T>(step: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, AdminError> {
@@ -240,7 +260,7 @@ fn refused(status: &Status) -> AdminError {
     let next = match code {
         ErrorCode::TokenInvalid => "on a member: ollamax token create",
         ErrorCode::IdentityConflict => "on a member: ollamax node remove ID; then join again",
-        ErrorCode::PreconditionFailed => "timedatectl set-ntp true; then join again",
+        ErrorCode::PreconditionFailed => "mend what it names (a clock: timedatectl set-ntp true); then join again",
         ErrorCode::NoQuorum => "on a member: ollamax status",
         _ => "join again; on the member that was asked: ollamax logs",
     };

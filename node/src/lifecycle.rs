@@ -163,6 +163,7 @@ impl Node {
             known: Vec::new(),
             raft_opened: false,
             removed: false,
+            recovered_from: None,
         })
     }
 
@@ -223,6 +224,7 @@ impl Node {
             role,
             addresses: self.around.addresses.clone(),
             wall_time_ms: self.around.clock.now().0,
+            release: self.around.config.raft.release(),
         };
         let around = &self.around;
         let discovered = around.net.discovered().borrow().clone();

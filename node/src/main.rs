@@ -1,7 +1,8 @@
 //! `ollamax-node`: assembles the engines of one machine into a daemon.
 //!
 //! Everything is checked before anything is touched: a wrong configuration ends here with all its problems and exit
-//! code 2. Other failures to start end with one clear text and exit code 1.
+//! code 2. Other failures to start end with one clear text and exit code 1. Commands that need no daemon are in
+//! `recovery.rs`, `reset.rs` and `restore.rs`.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -26,13 +27,17 @@ mod loopback;
 mod member;
 mod metrics;
 mod node_file;
+mod offline;
+mod recovery;
 mod removal;
+mod reset;
 mod restore;
 mod run;
 mod shutdown;
 mod slot;
 mod telemetry;
 mod unattended;
+mod verify;
 
 use config::NodeConfig;
 use config::layers::Effective;
@@ -52,13 +57,13 @@ fn main() -> ExitCode {
         Err(error) => error.exit(),
     };
     let result = match asked {
+        Asked::RecoverPlan(args) => return offline::end(recovery::plan(&args)),
+        Asked::RecoverApply(args) => return offline::end(recovery::apply(&args)),
+        Asked::Reset(args) => return offline::end(reset::reset(&args)),
         Asked::Adopt { data_dir } => adopt(&data_dir),
-        Asked::VerifyBackup { file, key_file, json } => {
-            return restore::tell(json, restore::verify(&file, key_file.as_deref()));
-        }
-        Asked::Restore { file, key_file, data_dir, name, json } => {
-            return restore::tell(json, restore::restore(&file, &key_file, &data_dir, name.as_deref()));
-        }
+        Asked::VerifyBackup(args) => return offline::end(restore::verify(&args)),
+        Asked::Restore(args) => return offline::end(restore::restore(&args)),
+        Asked::Verify { data_dir, as_json } => return verify::run(&data_dir, as_json),
         Asked::Run { data_dir, file, flags, print_config } => {
             // Who only looks may not be allowed to read the token.
             let needs_token = !print_config && !is_member(data_dir.as_deref());

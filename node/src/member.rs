@@ -25,7 +25,7 @@ use crate::config::NodeConfig;
 use crate::data_dir::Membership;
 use crate::follow::members::{Addresses, Follower};
 use crate::follow::standing::Asker;
-use crate::follow::{machine, models};
+use crate::follow::{ballast, machine, models};
 use crate::slot::{MemberEngines, Slot};
 use crate::telemetry::Standing;
 
@@ -157,6 +157,7 @@ impl Around {
         let asker = Asker { engines: engines.clone(), net: self.net.clone(), phase: self.phase.clone() };
         tasks.spawn(asker.run(stop.clone()));
         tasks.spawn(models::follow(engines.clone(), self.runtime.clone(), stop.clone()));
+        tasks.spawn(ballast::follow(engines.metadata.clone(), stop.clone()));
         tasks.spawn(machine::keep_term(engines.metadata.clone(), Arc::clone(&self.standing), stop.clone()));
         let scheduler = engines.scheduler.clone();
         self.frames.send_replace(Some(liveness_over_net::spawn_frames(scheduler.clone(), tasks, stop.clone())));

@@ -1,26 +1,18 @@
 //! `ollamax backup`: the state of the cluster in one file, sealed; and back.
 //!
-//! Making and listing is the daemon's. Checking and restoring needs none: the daemon's program, which lies beside this
-//! one, is started for it and answers in one line. A secret key comes from a file or from standard input, never from
-//! the command line, where others could see it.
-
-use std::ffi::OsString;
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
+//! Making and listing is the daemon's. Checking and restoring needs none: see `offline.rs`.
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
-use tokio::process::Command;
 
 use ollamax_proto::v1::{
     BackupView, CreateBackupProgress, CreateBackupRequest, ListBackupsRequest, NewBackupKeyRequest,
 };
-use ollamax_types::ErrorCode;
 
+use super::offline;
 use crate::args::{BackupCommand, Global, Output};
 use crate::client;
 use crate::error::{Failure, request_id};
-use crate::program::sibling;
 use crate::{output, text};
 
 /// What a secret key is for, told whenever one is shown.
@@ -33,8 +25,8 @@ pub(crate) async fn run(global: &Global, command: BackupCommand) -> Result<(), F
         BackupCommand::Create { to } => create(global, whole(to)?).await,
         BackupCommand::List { from } => list(global, whole(from)?).await,
         BackupCommand::NewKey => new_key(global).await,
-        BackupCommand::Verify { file, key_file } => verify(global, &file, key_file.as_deref()).await,
-        BackupCommand::Restore { file, key_file, name } => restore(global, &file, &key_file, name).await,
+        BackupCommand::Verify { file, key_file } => offline::verify_backup(global, file, key_file),
+        BackupCommand::Restore { file, key_file, name } => offline::restore(global, file, key_file, name),
     }
 }
 
@@ -150,96 +142,6 @@ async fn new_key(global: &Global) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn verify(global: &Global, file: &Path, key_file: Option<&Path>) -> Result<(), Failure> {
-    let mut words: Vec<OsString> = vec!["backup".into(), "verify".into(), file.as_os_str().to_owned()];
-    if let Some(key_file) = key_file {
-        words.extend(["--key-file".into(), key_file.as_os_str().to_owned()]);
-    }
-    let told = ask_program(words).await?;
-    if global.output == Output::Json {
-        return output::json("Backup", told);
-    }
-    let word = |key: &str| told[key].as_str().unwrap_or_default().to_owned();
-    let number = |key: &str| told[key].as_u64().unwrap_or_default();
-    let lines = [
-        ("Cluster", format!("{} ({})", word("clusterName"), word("cluster"))),
-        ("Made", text::time(number("takenAtMs"))),
-        ("Revision", number("revision").to_string()),
-        ("Release", word("release")),
-        ("Key", word("recipient")),
-    ];
-    let lines: String = lines.iter().map(|(name, value)| format!("{name:<9} {value}\n")).collect();
-    output::text(&lines)?;
-    if told["opened"] != true {
-        output::line("It is whole, as far as can be seen without its key.")?;
-        let next = format!("Next: ollamax backup verify {} --key-file FILE", file.display());
-        output::talk(global.output, &next);
-        return Ok(());
-    }
-    for (family, records) in told["families"].as_object().into_iter().flatten() {
-        output::line(&format!("{:>9} {family}", records.as_u64().unwrap_or_default()))?;
-    }
-    output::line(&format!("It can be restored: all {} records were read.", number("records")))
-}
-
-async fn restore(global: &Global, file: &Path, key_file: &Path, name: Option<String>) -> Result<(), Failure> {
-    let data_dir = global.data_dir.as_ref().ok_or_else(|| {
-        let what = "where shall it be restored?";
-        Failure::usage(what, "name an empty directory, or one that does not exist: --data-dir DIR")
-    })?;
-    let mut words: Vec<OsString> = vec!["restore".into(), file.as_os_str().to_owned()];
-    words.extend(["--key-file".into(), key_file.as_os_str().to_owned()]);
-    words.extend(["--data-dir".into(), data_dir.as_os_str().to_owned()]);
-    if let Some(name) = name {
-        words.extend([OsString::from("--name"), OsString::from(name)]);
-    }
-    let told = ask_program(words).await?;
-    if global.output == Output::Json {
-        return output::json("RestoredCluster", told);
-    }
-    let made = &told["restoredAs"];
-    let word = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-    output::text(&format!(
-        "Cluster {} is restored as of revision {}, all {} records.\n\
-         It is a new cluster: this is node {} ({}), it leads alone, and revisions go on at {}.\n\
-         Models, join tokens and other members are not in it.\n\n\
-         Next: ollamax-node run --data-dir {}\n",
-        word(&told["clusterName"]),
-        told["revision"],
-        told["records"],
-        made["node"],
-        word(&made["nodeName"]),
-        made["revision"],
-        word(&made["dataDir"]),
-    ))
-}
-
-/// Starts the daemon's program for one answer. Its standard input is this one's, where a key may come from.
-async fn ask_program(words: Vec<OsString>) -> Result<Value, Failure> {
-    let program: PathBuf = sibling("ollamax-node")?;
-    let mut command = Command::new(&program);
-    command.args(words).arg("--json").env_remove("OLLAMAX_DATA_DIR").kill_on_drop(true);
-    command.stdin(Stdio::inherit()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let next = "use ollamax and ollamax-node of one release: ollamax --version";
-    let failed = |why: String| Failure::new(1, format!("start {}", program.display()), why, next);
-    let ended = command.output().await.map_err(|error| failed(error.to_string()))?;
-    let told: Result<Value, _> = serde_json::from_slice(&ended.stdout);
-    match told {
-        Ok(told) if ended.status.success() => Ok(told),
-        Ok(told) if told["error"].is_object() => Err(refused(&told["error"])),
-        _ => Err(failed(String::from_utf8_lossy(&ended.stderr).trim().to_owned())),
-    }
-}
-
-/// What the program said under an error code.
-fn refused(error: &Value) -> Failure {
-    let text = |key: &str| error[key].as_str().unwrap_or_default().to_owned();
-    match ErrorCode::from_text(&text("code")) {
-        Some(code) => Failure::told(code, &text("what"), &text("why"), &text("next")),
-        None => Failure::new(1, text("what"), text("why"), text("next")),
-    }
-}
-
 fn shown(backup: &BackupView) -> Value {
     let readable = backup.problem.is_empty();
     json!({
@@ -267,13 +169,5 @@ mod tests {
         assert_eq!(whole(Some("/mnt/nas".to_owned())), Ok("/mnt/nas".to_owned()));
         let relative = whole(Some("nas".to_owned())).expect("a folder");
         assert!(relative.starts_with('/') && relative.ends_with("/nas"), "{relative}");
-    }
-
-    #[test]
-    fn an_error_of_the_program_keeps_its_code() {
-        let told = json!({"code": "storage_corrupt", "what": "it is damaged", "why": "", "next": "use another"});
-        assert_eq!(refused(&told), Failure::told(ErrorCode::StorageCorrupt, "it is damaged", "", "use another"));
-        let later = json!({"code": "tide_out", "what": "the tide is out"});
-        assert_eq!(refused(&later), Failure::new(1, "the tide is out", "", ""));
     }
 }

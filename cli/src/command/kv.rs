@@ -163,7 +163,7 @@ async fn list(global: &Global, prefix: String, keys: bool, read: &ReadArgs) -> R
     say_age(global, &header);
     let rows = values.iter().map(|value| {
         let row = [value.key.clone(), value.modified.to_string(), value.version.to_string()];
-        let last = if keys { None } else { Some(in_one_line(&value.value)) };
+        let last = if keys { None } else { Some(text::in_one_line(&value.value)) };
         row.into_iter().chain(last).collect()
     });
     let columns = ["KEY", "MODIFIED", "VERSION", "VALUE"];
@@ -187,7 +187,7 @@ async fn watch(global: &Global, request: WatchRequest) -> Result<(), Failure> {
                 fields["revision"] = event.revision.into();
                 output::json_line("KvEvent", fields)?;
             } else {
-                let now = value.map_or_else(|| "deleted".to_owned(), |value| in_one_line(&value.value));
+                let now = value.map_or_else(|| "deleted".to_owned(), |value| text::in_one_line(&value.value));
                 output::line(&format!("{} {} {now}", event.revision, event.key))?;
             }
         }
@@ -288,21 +288,6 @@ fn shown(value: &KvValue, keys_only: bool) -> Value {
     fields
 }
 
-/// Bytes for a table or a line: what would break it is escaped.
-fn in_one_line(bytes: &[u8]) -> String {
-    const SHOWN_MAX: usize = 120;
-    let text = String::from_utf8_lossy(bytes);
-    let mut line: String = text
-        .chars()
-        .take(SHOWN_MAX)
-        .flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] })
-        .collect();
-    if text.chars().nth(SHOWN_MAX).is_some() {
-        line.push('…');
-    }
-    line
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -323,11 +308,5 @@ mod tests {
         let text = KvValue { value: b"hi".to_vec(), lease: 0, ..value };
         assert_eq!((&shown(&text, false)["value"], &shown(&text, false)["lease"]), (&json!("hi"), &Value::Null));
         assert!(shown(&text, true).get("value").is_none());
-    }
-
-    #[test]
-    fn a_line_stays_a_line() {
-        assert_eq!(in_one_line(b"a\nb\x1b[31m"), "a\\nb\\u{1b}[31m");
-        assert_eq!(in_one_line(&[b'x'; 200]).chars().count(), 121);
     }
 }

@@ -29,7 +29,7 @@ async fn list(global: &Global) -> Result<(), Failure> {
         let nodes: Vec<Value> = reply.nodes.iter().map(shown).collect();
         return output::json("NodeList", json!({"nodes": nodes, "view": status::view(&reply)}));
     }
-    output::text(&table(&reply.nodes))
+    output::text(&(status::age(&reply).unwrap_or_default() + &table(&reply.nodes)))
 }
 
 async fn show(global: &Global, wanted: &str) -> Result<(), Failure> {
@@ -38,7 +38,7 @@ async fn show(global: &Global, wanted: &str) -> Result<(), Failure> {
     if global.output == Output::Json {
         return output::json("Node", shown(node));
     }
-    output::text(&page(node))
+    output::text(&(status::age(&reply).unwrap_or_default() + &page(node)))
 }
 
 async fn drain(global: &Global, node: String, undrain: bool) -> Result<(), Failure> {
@@ -98,6 +98,7 @@ fn page(node: &NodeView) -> String {
         ("id", node.id.to_string()),
         ("name", node.name.clone()),
         ("health", health(node).to_owned()),
+        ("removed in", node.removed_in_ms.map_or_else(String::new, text::span)),
         ("state", state(node).to_owned()),
         ("part", part(node).to_owned()),
         ("role", node.role.clone()),
@@ -205,6 +206,7 @@ pub(crate) fn shown(node: &NodeView) -> Value {
         "state": state(node),
         "health": health(node),
         "silentMs": node.silent_ms,
+        "removedInMs": node.removed_in_ms,
         "clockSkewMs": node.clock_skew_ms,
         "runtime": {"kind": kind(&runtime), "state": runtime_state, "version": runtime.version, "reason": runtime.reason},
         "models": node.models,

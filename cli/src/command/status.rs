@@ -34,6 +34,7 @@ fn is_degraded(reply: &StatusReply) -> bool {
 /// The whole page.
 pub(crate) fn page(reply: &StatusReply) -> String {
     let mut page = sentence(reply) + "\n";
+    page += &borne(reply).unwrap_or_default();
     if let Some(line) = age(reply) {
         page += &line;
     }
@@ -77,13 +78,26 @@ fn sentence(reply: &StatusReply) -> String {
     )
 }
 
-fn age(reply: &StatusReply) -> Option<String> {
+/// How many failures the cluster bears, where it can bear any.
+fn borne(reply: &StatusReply) -> Option<String> {
+    let raft = reply.raft.as_ref().filter(|raft| raft.has_quorum && raft.voters.len() > 2)?;
+    Some(match raft.failure_tolerance as usize {
+        0 => "No other voter may fail: the next one stops changes, not inference.\n".to_owned(),
+        count => format!("{} may fail before changes stop.\n", text::count(count, "voter")),
+    })
+}
+
+/// Where the answer comes from and how old it is, when no leader stands behind it.
+pub(crate) fn age(reply: &StatusReply) -> Option<String> {
     let view = reply.view.as_ref()?;
     let raft = reply.raft.as_ref()?;
     (view.age_ms > VIEW_AGE_SHOWN_MS && !raft.has_quorum).then(|| {
-        let age = if view.age_ms == u64::MAX { "unknown".to_owned() } else { text::span(view.age_ms) };
+        let age = match view.age_ms {
+            u64::MAX => "none since its daemon started".to_owned(),
+            ms => format!("{} ago", text::span(ms)),
+        };
         format!(
-            "This is the view of node {} at index {}; last contact with a leader: {age} ago.\n",
+            "This is the view of node {} at index {}; last contact with a leader: {age}.\n",
             reply.node_id, view.applied_index
         )
     })
@@ -139,6 +153,8 @@ pub(crate) fn shown(reply: &StatusReply) -> Value {
             "term": raft.term,
             "leader": raft.leader,
             "hasQuorum": raft.has_quorum,
+            "healthyNodes": raft.healthy_nodes,
+            "failureTolerance": raft.failure_tolerance,
             "voters": raft.voters,
             "learners": raft.learners,
             "lastLogIndex": raft.last_log_index,

@@ -5,12 +5,13 @@ use prost::Message;
 use ollamax_proto::v1::node_view::{Health, State};
 use ollamax_proto::v1::status_reply::Phase;
 use ollamax_proto::v1::{
-    Attention, BackupView, Check, CreateBackupProgress, CreateTokenReply, DoctorReply, DrainNodeReply, GetQuotaReply,
-    Gpu, GrantLeaseReply, ImportModelProgress, ImportedCopy, InitReply, JoinReply, KvEffect, KvHeader, KvLease,
-    KvValue, LeaveReply, ListBackupsReply, ListLeasesReply, ListModelsReply, ListTokensReply, LocalView, LogLine,
-    ModelCopy, ModelView, NewBackupKeyReply, NodeView, RaftView, RangeReply, RemoveNodeReply, RenewLeaseReply,
-    Resident, RevokeLeaseReply, RevokeTokenReply, Runtime, StatusReply, Token, TxnReply, check, kv_effect,
-    reach_back_reply, runtime,
+    Attention, BackupView, Check, ClusterEvent, CreateBackupProgress, CreateTokenReply, DoctorReply, DrainNodeReply,
+    EventsReply, GetQuotaReply, Gpu, GrantLeaseReply, ImportModelProgress, ImportedCopy, InitReply, JoinReply,
+    KvEffect, KvHeader, KvLease, KvValue, LeaveReply, ListBackupsReply, ListLeasesReply, ListModelsReply,
+    ListSettingsReply, ListTokensReply, LocalView, LogLine, ModelCopy, ModelView, NewBackupKeyReply, NodeView,
+    RaftMember, RaftStatusReply, RaftView, RangeReply, RemoveNodeReply, RenewLeaseReply, Resident, RevokeLeaseReply,
+    RevokeTokenReply, Runtime, SetSettingReply, Setting, StatusReply, TakeSnapshotReply, Token,
+    TransferLeadershipReply, TxnReply, check, kv_effect, raft_status_reply, reach_back_reply, runtime,
 };
 
 use crate::daemon::{Answer, Script, told};
@@ -33,6 +34,7 @@ pub(crate) fn script() -> Script {
         ("ListModels", told(&ListModelsReply { models: vec![model()], view: None })),
         ("ImportModel", Answer::Told(import().iter().map(Message::encode_to_vec).collect())),
         ("Logs", Answer::Told(log_lines().iter().map(Message::encode_to_vec).collect())),
+        ("Follow", Answer::Told(events().iter().map(Message::encode_to_vec).collect())),
         ("Range", told(&RangeReply { header: header(), values: vec![value()], more: false })),
         ("Txn", told(&TxnReply { header: header(), held: true, effects: vec![put_over(41)] })),
         ("GrantLease", told(&GrantLeaseReply { header: header(), id: 43, ttl_ms: 30_000 })),
@@ -43,8 +45,55 @@ pub(crate) fn script() -> Script {
         ("CreateBackup", Answer::Told(backup_made().iter().map(Message::encode_to_vec).collect())),
         ("ListBackups", told(&backups())),
         ("NewBackupKey", told(&backup_key())),
+        ("ListSettings", told(&ListSettingsReply { settings: vec![knob()], more: false, view: None })),
+        ("SetSetting", told(&SetSettingReply { revision: 45, term: 2 })),
         ("Doctor", told(&DoctorReply { checks: vec![clock(), ports()] })),
+        ("GetRaftStatus", told(&raft_status())),
+        ("TransferLeadership", told(&leader_given())),
+        ("TakeSnapshot", told(&snapshot_taken())),
     ])
+}
+
+/// Node 1 leads; node 3 does not vote and is behind.
+fn raft_status() -> RaftStatusReply {
+    let member = |id: u64, voter: bool, behind: Option<u64>, silent_ms: Option<u64>| {
+        let name = format!("n{id}");
+        RaftMember { id, name, voter, behind, silent_ms }
+    };
+    let mut reply = RaftStatusReply {
+        node_id: 1,
+        node_name: "n1".to_owned(),
+        term: 2,
+        leader: 1,
+        has_quorum: true,
+        contact_ms: Some(12),
+        last_log_index: 41,
+        committed_index: 40,
+        applied_index: 40,
+        log_first_index: 1,
+        snapshot_index: 0,
+        members: vec![member(1, true, None, None), member(2, true, Some(0), Some(90)), member(3, false, Some(5), None)],
+        voters_changing: false,
+        fsync_p50_us: 2_000,
+        fsync_p99_us: 8_200,
+        fsyncs: 130,
+        cluster_version: 2,
+        release: 3,
+        state_hash: vec![0xcd; 4],
+        ..RaftStatusReply::default()
+    };
+    reply.set_state(raft_status_reply::State::Leader);
+    reply
+}
+
+fn leader_given() -> TransferLeadershipReply {
+    let (leader_name, before_name) = ("n2".to_owned(), "n1".to_owned());
+    TransferLeadershipReply { leader: 2, leader_name, before: 1, before_name, took_ms: 84 }
+}
+
+fn snapshot_taken() -> TakeSnapshotReply {
+    let node_name = "n1".to_owned();
+    TakeSnapshotReply { node_id: 1, node_name, index: 40, term: 2, already: false, records: Some(57) }
 }
 
 /// Node 1 answers, at revision 44.
@@ -55,6 +104,11 @@ fn header() -> Option<KvHeader> {
 fn value() -> KvValue {
     let (key, value) = ("user/motd".to_owned(), b"hello".to_vec());
     KvValue { key, value, created: 12, modified: 41, version: 3, lease: 0 }
+}
+
+/// The one knob that was set.
+fn knob() -> Setting {
+    Setting { key: "autopilot.dead_after_ms".to_owned(), value: b"1800000".to_vec(), revision: 40 }
 }
 
 fn put_over(previous: u64) -> KvEffect {
@@ -83,6 +137,9 @@ pub(crate) fn status() -> StatusReply {
             voters: vec![1, 2, 3],
             learners: vec![],
             has_quorum: true,
+            healthy_nodes: 3,
+            failure_tolerance: 1,
+            ..RaftView::default()
         }),
         nodes: (1..=3).map(node).collect(),
         view: Some(LocalView { applied_index: 40, age_ms: 0 }),
@@ -97,13 +154,21 @@ pub(crate) fn status() -> StatusReply {
     reply
 }
 
+/// The same of a node that is no member any more.
+pub(crate) fn status_of_a_removed_node() -> StatusReply {
+    let mut reply = status();
+    reply.set_phase(Phase::Removed);
+    reply
+}
+
 /// The same without a majority.
 pub(crate) fn status_without_quorum() -> StatusReply {
     let mut reply = status();
     for node in &mut reply.nodes[1..] {
         node.set_health(Health::Dead);
     }
-    reply.raft.as_mut().expect("there").has_quorum = false;
+    let raft = reply.raft.as_mut().expect("there");
+    (raft.has_quorum, raft.healthy_nodes, raft.failure_tolerance) = (false, 1, 0);
     reply.view = Some(LocalView { applied_index: 40, age_ms: 12_000 });
     reply.attention = vec![Attention {
         id: "no_quorum".to_owned(),
@@ -298,6 +363,23 @@ pub(crate) fn log_lines() -> [LogLine; 2] {
             r#"{"ts":"2026-01-02T03:04:05Z","level":"info","target":"node","msg":"ready","node_id":1,"request_id":""}"#,
         ),
         line(r#"{"ts":"2026-01-02T03:04:06Z","level":"warn","target":"node","msg":"refused","code":"no_quorum"}"#),
+    ]
+}
+
+/// Where the events begin, and two of them.
+fn events() -> [EventsReply; 2] {
+    let event = |revision: u64, kind: &str, subject: &str, text: &str| ClusterEvent {
+        revision,
+        at_ms: THEN_MS,
+        kind: kind.to_owned(),
+        subject: subject.to_owned(),
+        text: text.to_owned(),
+    };
+    let joined = event(41, "member_joined", "node/3", "n3 joined as voter");
+    let quota = event(43, "quota_set", "user/", "may take 9 bytes");
+    [
+        EventsReply { node_id: 1, revision: 11, oldest: 12, events: vec![] },
+        EventsReply { node_id: 1, revision: 44, oldest: 12, events: vec![joined, quota] },
     ]
 }
 

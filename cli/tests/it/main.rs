@@ -8,6 +8,9 @@ mod daemon;
 #[cfg(target_os = "linux")]
 mod dev;
 mod lab;
+mod offline;
 mod printed;
+#[cfg(target_os = "linux")]
+mod raft;
 mod refused;
 mod terminal;

@@ -6,7 +6,7 @@ use std::path::Path;
 use prost::Message as _;
 use serde_json::Value;
 
-use ollamax_proto::v1::JoinRequest;
+use ollamax_proto::v1::{EventsRequest, JoinRequest};
 
 use crate::daemon::Daemon;
 use crate::lab;
@@ -22,6 +22,7 @@ const PAGES: &[(&str, &[&str])] = &[
     ("node-list", &["node list"]),
     ("node-show", &["node show n2"]),
     ("node-changes", &["node drain n2", "node undrain n2", "node remove n3 --yes"]),
+    ("autopilot", &["autopilot show", "autopilot set dead_after 30m", "autopilot reset cleanup_dead"]),
     ("model", &["model list", "model show demo", "model import FILE --name demo --node n1 --node n2"]),
     (
         "kv",
@@ -36,9 +37,22 @@ const PAGES: &[(&str, &[&str])] = &[
     ),
     ("kv-lease", &["kv lease grant --ttl 30s", "kv lease renew 43", "kv lease revoke 43", "kv lease list"]),
     ("backup", &["backup create", "backup list", "backup new-key"]),
+    ("raft", &["raft status", "raft transfer-leader n2", "raft snapshot"]),
+    (
+        "wait",
+        &[
+            "wait",
+            "wait --for quorum",
+            "wait --for leader",
+            "wait --for caught-up",
+            "wait --for node=n2",
+            "wait --for members=3",
+        ],
+    ),
     ("ps", &["ps"]),
     ("run", &["run demo hello", "run demo hello --verbose"]),
     ("logs", &["logs -n 2"]),
+    ("events", &["events --since 12 --kind member_joined --kind quota_set"]),
     ("doctor", &["doctor"]),
 ];
 
@@ -62,16 +76,20 @@ async fn every_command_prints_what_it_always_did() {
     }
 }
 
-/// One object with a version and a kind, and nobody is talked to. Lines of a log are the daemon's own.
+/// One object with a version and a kind, and nobody is talked to; of a stream one in each line. Lines of a log are the
+/// daemon's own.
 fn is_for_programs(name: &str, said: &Said) {
     assert_eq!(said.stderr, "", "{name}");
     if name == "logs" {
         assert!(said.stdout.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{said:?}");
         return;
     }
-    let object: Value = serde_json::from_str(&said.stdout).expect("one object");
-    assert_eq!(object["apiVersion"], "ollamax/v1", "{name}");
-    assert!(object["kind"].is_string(), "{name}");
+    let objects: Vec<&str> = if name == "events" { said.stdout.lines().collect() } else { vec![said.stdout.as_str()] };
+    for object in objects {
+        let object: Value = serde_json::from_str(object).expect("one object");
+        assert_eq!(object["apiVersion"], "ollamax/v1", "{name}");
+        assert!(object["kind"].is_string(), "{name}");
+    }
 }
 
 #[tokio::test]
@@ -86,6 +104,18 @@ async fn a_token_comes_from_standard_input() {
         let asked = JoinRequest::decode(&*daemon.last_request("Join")).expect("a request");
         assert_eq!(asked.token, "TOKEN");
     }
+}
+
+#[tokio::test]
+async fn a_stream_of_events_is_asked_for_as_the_words_say_and_says_how_to_go_on() {
+    let daemon = Daemon::start(lab::script()).await;
+    let said = run(&daemon, &["events", "--follow", "--since", "12", "--kind", "quota_set"]).await;
+    let asked = EventsRequest::decode(&*daemon.last_request("Follow")).expect("a request");
+    let kinds = vec!["quota_set".to_owned()];
+    assert_eq!(asked, EventsRequest { since: 12, kinds, follow: true, progress_ms: 0 });
+    // The daemon ended it.
+    assert_eq!(said.exit, 7, "{said:?}");
+    assert!(said.stderr.contains("try: ollamax events --follow --since 45"), "{said:?}");
 }
 
 #[tokio::test]

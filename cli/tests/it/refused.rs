@@ -29,6 +29,7 @@ const PAGES: &[(&str, i32, &[&str])] = &[
             "nodee list",
             "node lst",
             "logs --level loud",
+            "wait --for everything",
             "join TOKEN --role vote",
             "model import",
             "model import missing.gguf --name demo",
@@ -41,9 +42,21 @@ const PAGES: &[(&str, i32, &[&str])] = &[
     (
         "exit-3-not-found",
         3,
-        &["node show n22", "node remove nope", "model show demo", "token revoke nope", "run nope hello", "dev down"],
+        &[
+            "node show n22",
+            "node remove nope",
+            "model show demo",
+            "token revoke nope",
+            "run nope hello",
+            "dev down",
+            "events --since 3",
+        ],
     ),
-    ("exit-4-conflict", 4, &["node remove n3 --yes", "join --token-file open-token"]),
+    (
+        "exit-4-conflict",
+        4,
+        &["node remove n3 --yes", "join --token-file open-token", "raft transfer-leader n3", "wait --for quorum"],
+    ),
     ("exit-5-token", 5, &["join TOKEN"]),
     ("exit-6-forbidden", 6, &["leave --yes"]),
     (
@@ -52,7 +65,16 @@ const PAGES: &[(&str, i32, &[&str])] = &[
         &["status --data-dir nowhere", "ps --data-dir nowhere", "ps --api http://127.0.0.1:1 -v"],
     ),
     ("exit-8-no-quorum", 8, &["node drain n2"]),
-    ("exit-9-too-late", 9, &["node undrain n2", "model import FILE --name demo"]),
+    (
+        "exit-9-too-late",
+        9,
+        &[
+            "node undrain n2",
+            "model import FILE --name demo",
+            "wait --for node=n9 --timeout 1ms",
+            "wait --data-dir nowhere --timeout 1ms",
+        ],
+    ),
     ("exit-10-degraded", 10, &["status", "doctor"]),
 ];
 
@@ -75,6 +97,13 @@ fn script(exit: i32) -> Script {
             refused(ErrorCode::BadRequest, ["\"?\" is no name", "letters and digits only", "--cluster lab"]),
         )],
         3 => vec![
+            (
+                "Follow",
+                refused(
+                    ErrorCode::Compacted,
+                    ["what happened before revision 12 is not kept any more", "it was long ago", "ollamax events"],
+                ),
+            ),
             ("ListModels", told(&ListModelsReply::default())),
             (
                 "RevokeToken",
@@ -84,13 +113,16 @@ fn script(exit: i32) -> Script {
                 ),
             ),
         ],
-        4 => vec![(
-            "RemoveNode",
-            refused(
-                ErrorCode::PreconditionFailed,
-                ["node 3 (n3) is alive", "a living node leaves by itself", "on that node: ollamax leave"],
+        4 => vec![
+            (
+                "RemoveNode",
+                refused(
+                    ErrorCode::PreconditionFailed,
+                    ["node 3 (n3) is alive", "a living node leaves by itself", "on that node: ollamax leave"],
+                ),
             ),
-        )],
+            ("Status", told(&lab::status_of_a_removed_node())),
+        ],
         5 => vec![(
             "Join",
             refused(

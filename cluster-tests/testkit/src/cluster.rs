@@ -92,10 +92,14 @@ impl Cluster {
         self.directory.as_ref().map_or(Path::new(""), TempDir::path)
     }
 
-    /// Makes node 0 the first member and lets the others join, then waits until all agree.
-    pub(crate) async fn form(&self, roles: &[String]) -> Result<()> {
+    /// Makes node 0 the first member and lets the others join, then waits until all agree. Seats beyond the third are
+    /// given after the default time, or this one.
+    pub(crate) async fn form(&self, roles: &[String], stabilization_ms: Option<&[u8]>) -> Result<()> {
         let first = self.nodes[0].admin()?;
         first.init(&self.test, self.nodes[0].name()).await.context("init")?;
+        if let Some(time) = stabilization_ms {
+            first.set("autopilot.stabilization_ms", time).await.context("set the autopilot's pace")?;
+        }
         for (node, role) in self.nodes.iter().zip(roles).skip(1) {
             let token = first.create_token(role, 1).await.context("create a token")?;
             let seeds = vec![self.nodes[0].advertised()];
@@ -114,10 +118,11 @@ impl Cluster {
             let members: usize = self.nodes.len();
             for (index, status) in &statuses {
                 let raft = status.raft.as_ref().context("no raft view")?;
-                let active = status.nodes.iter().filter(|node| node.state != v1::node_view::State::Departed as i32);
-                ensure!(active.count() == members, "node {index} knows {} of {members} members", status.nodes.len());
+                let departed = v1::node_view::State::Departed as i32;
+                let active: Vec<_> = status.nodes.iter().filter(|node| node.state != departed).collect();
+                ensure!(active.len() == members, "node {index} knows {} of {members} members", active.len());
                 ensure!(raft.leader != 0, "node {index} knows no leader");
-                let candidates = status.nodes.iter().filter(|node| node.role == "voter").count();
+                let candidates = active.iter().filter(|node| node.role == "voter").count();
                 let wanted = voters_wanted(candidates);
                 ensure!(raft.voters.len() == wanted, "node {index} sees voters {:?}, wanted {wanted}", raft.voters);
             }

@@ -13,6 +13,7 @@ pub mod fake_s3;
 pub mod history;
 pub mod http;
 pub mod link;
+pub mod other_state;
 pub mod port;
 pub mod remembered;
 pub mod room;

@@ -3,13 +3,15 @@
 //! A node advertises the address of its [`Gate`], which passes connections on to the node. The gate finds out which
 //! process opened a connection (Linux: `/proc/net/tcp*` and `/proc/<pid>/fd`), so a link is an ordered pair: who
 //! called, who was called. A connection whose caller is unknown belongs to the link from [`OUTSIDE`]. Bytes of a
-//! stalled direction are held back, not lost, as on a cable that is plugged in again; a cut loses everything.
+//! stalled direction are held back, not lost, as on a cable that is plugged in again; a cut loses everything. What a
+//! mode did to connections is counted, so that a test can prove that its trouble met something.
 
 mod owner;
 
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -48,6 +50,8 @@ pub enum Mode {
     CalledUnheard,
     /// Every byte arrives this much later, both ways.
     Delayed(Duration),
+    /// Not more than this many bytes pass in a second, each way.
+    Slow(u32),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +63,7 @@ enum Direction {
 impl Mode {
     const fn passes(self, direction: Direction) -> bool {
         match self {
-            Self::Open | Self::Delayed(_) => true,
+            Self::Open | Self::Delayed(_) | Self::Slow(_) => true,
             Self::Cut | Self::Silent => false,
             Self::CallerUnheard => matches!(direction, Direction::ToCaller),
             Self::CalledUnheard => matches!(direction, Direction::ToCalled),
@@ -69,6 +73,16 @@ impl Mode {
     const fn delay(self) -> Duration {
         match self {
             Self::Delayed(delay) => delay,
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// How long a piece of this many bytes takes.
+    fn time_of(self, bytes: usize) -> Duration {
+        match self {
+            Self::Slow(per_second) => {
+                Duration::from_secs(1) * u32::try_from(bytes).unwrap_or(u32::MAX) / per_second.max(1)
+            }
             _ => Duration::ZERO,
         }
     }
@@ -82,6 +96,7 @@ pub struct Links(Arc<Table>);
 struct Table {
     processes: Mutex<BTreeMap<u32, usize>>,
     modes: Mutex<BTreeMap<(usize, usize), watch::Sender<Mode>>>,
+    touched: AtomicU64,
 }
 
 // === impl Links ===
@@ -119,6 +134,17 @@ impl Links {
         for sender in lock(&self.0.modes).values() {
             sender.send_replace(Mode::Open);
         }
+    }
+
+    /// How often a mode other than [`Mode::Open`] did something to a connection: cut it, held a direction of it back,
+    /// or made a piece of bytes late. A test compares two looks.
+    #[must_use]
+    pub fn touched(&self) -> u64 {
+        self.0.touched.load(Ordering::Relaxed)
+    }
+
+    fn touch(&self) {
+        self.0.touched.fetch_add(1, Ordering::Relaxed);
     }
 
     fn sender(&self, from: usize, to: usize) -> watch::Sender<Mode> {
@@ -202,17 +228,20 @@ async fn accept(listener: TcpListener, links: Links, passage: Passage, tasks: Ta
             tokio::select! {
                 () = passage.stop.cancelled() => {}
                 // A broken connection is what links are for; both sides notice by themselves.
-                _ended = pass(stream, passage.target, mode) => {}
+                _ended = pass(stream, passage.target, mode, &links) => {}
             }
         });
     }
 }
 
 /// Carries one connection until an end closes it or the link is cut.
-async fn pass(caller: TcpStream, target: SocketAddr, mut mode: watch::Receiver<Mode>) -> io::Result<()> {
+async fn pass(caller: TcpStream, target: SocketAddr, mut mode: watch::Receiver<Mode>, links: &Links) -> io::Result<()> {
     caller.set_nodelay(true)?;
     let mut cut = mode.clone();
     let carry = async {
+        if *mode.borrow() == Mode::Silent {
+            links.touch();
+        }
         // A silent link does not even carry the connection's first packet.
         if mode.wait_for(|mode| *mode != Mode::Silent).await.is_err() {
             return Ok(());
@@ -221,38 +250,51 @@ async fn pass(caller: TcpStream, target: SocketAddr, mut mode: watch::Receiver<M
         called.set_nodelay(true)?;
         let (caller_read, caller_write) = caller.into_split();
         let (called_read, called_write) = called.into_split();
-        let there = pump(caller_read, called_write, mode.clone(), Direction::ToCalled);
-        let back = pump(called_read, caller_write, mode.clone(), Direction::ToCaller);
+        let there = pump(caller_read, called_write, mode.clone(), Direction::ToCalled, links);
+        let back = pump(called_read, caller_write, mode.clone(), Direction::ToCaller, links);
         tokio::try_join!(there, back).map(|_| ())
     };
     tokio::select! {
         biased;
-        _ = cut.wait_for(|mode| *mode == Mode::Cut) => Ok(()),
+        _ = cut.wait_for(|mode| *mode == Mode::Cut) => {
+            links.touch();
+            Ok(())
+        }
         done = carry => done,
     }
 }
 
-/// Moves one direction: a reader that stops while the direction is stalled, and a writer that keeps each piece back
-/// for the delay it was read under.
+/// Moves one direction: a reader that stops while the direction is stalled and reads no faster than the link is, and a
+/// writer that keeps each piece back for the delay it was read under.
 async fn pump(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     mut mode: watch::Receiver<Mode>,
     direction: Direction,
+    links: &Links,
 ) -> io::Result<()> {
     let (send, mut receive) = mpsc::channel::<(Instant, Bytes)>(PIECES_IN_FLIGHT);
     let read = async move {
         let mut buffer = BytesMut::new();
         loop {
+            if !mode.borrow().passes(direction) {
+                links.touch();
+            }
             let Ok(now) = mode.wait_for(|mode| mode.passes(direction)).await.map(|now| *now) else { return Ok(()) };
             buffer.reserve(64 << 10);
             tokio::select! {
                 biased;
                 changed = mode.changed() => if changed.is_err() { return Ok(()) },
                 count = from.read_buf(&mut buffer) => {
-                    if count? == 0 {
+                    let count = count?;
+                    if count == 0 {
                         return Ok(());
                     }
+                    if now != Mode::Open {
+                        links.touch();
+                    }
+                    // Whoever sends too much has to wait, as before a narrow link.
+                    wait::pause(now.time_of(count)).await;
                     if send.send((Instant::now() + now.delay(), buffer.split().freeze())).await.is_err() {
                         return Ok(());
                     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +25,9 @@ const END_LIMIT: Duration = Duration::from_secs(20);
 const SHORT_BYTES: u64 = 256 << 10;
 /// The node with the small disk.
 const SMALL: usize = 2;
+/// A ballast that fits on the disk, and what must be free for it to stay.
+const BALLAST_BYTES: u64 = 8 << 20;
+const BALLAST_MARK_BYTES: u64 = 80 << 20;
 /// Changes that a disk without a free byte takes at most: what was set aside for the log before.
 const CHANGES_MAX: usize = 2_000;
 
@@ -82,6 +86,44 @@ async fn a_cluster_that_a_full_disk_kept_from_being_made_is_made_later() -> Resu
     let made = cluster.node(0).ollamax(&["init"], END_LIMIT).await?;
     ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     cluster.settled(PATIENCE).await?;
+    cluster.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ballast_is_given_back_when_the_disk_fills_and_made_again() -> Result<()> {
+    let _turn = crate::turn().await;
+    if crate::left_out("full_disk, with a ballast", Need::Disk).await? {
+        return Ok(());
+    }
+    let room = Arc::new(Room::with_disk(DISK_BYTES).await?);
+    let cluster = Cluster::builder("full-disk-given-back")
+        .nodes(1)
+        .node(0, |plan| {
+            plan.room = Some(Arc::clone(&room));
+            plan.settings.push(("store.ballast_bytes".to_owned(), BALLAST_BYTES.to_string()));
+            plan.settings.push(("store.ballast_release_bytes".to_owned(), BALLAST_MARK_BYTES.to_string()));
+        })
+        .start()
+        .await?;
+    let file = cluster.node(0).data_dir().join("raft").join("ballast");
+    let lies_there = || file.metadata().is_ok_and(|found| found.blocks() * 512 >= BALLAST_BYTES);
+    let page = || async {
+        let told = cluster.node(0).ollamax(&["status"], END_LIMIT).await?;
+        anyhow::Ok(String::from_utf8_lossy(&told.stdout).into_owned())
+    };
+    wait::until_true("a ballast", PATIENCE, || async { lies_there() }).await?;
+    ensure!(!page().await?.contains("ballast"), "there is nothing to say of it");
+
+    // Another program fills the disk, perhaps with what is given back meanwhile.
+    room.fill(BALLAST_MARK_BYTES - BALLAST_BYTES)?;
+    wait::until_true("the ballast to go", PATIENCE, || async { !file.exists() }).await?;
+    cluster.set(0, "after", b"the release").await?;
+    let told = page().await?;
+    ensure!(told.contains("the ballast of n1 is released: 8 MiB"), "{told}");
+
+    room.clear()?;
+    wait::until_true("the ballast to come back", PATIENCE, || async { lies_there() }).await?;
+    ensure!(!page().await?.contains("ballast"), "it is there again");
     cluster.finish().await
 }
 

@@ -20,6 +20,7 @@ async fn health_names_every_part_while_the_runtime_hangs() -> Result<()> {
             ("metadata", true),
             ("store", true),
             ("disk", true),
+            ("state", true),
             ("runtime", false),
             ("peers", true),
             ("scheduler", true),

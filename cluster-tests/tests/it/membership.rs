@@ -144,8 +144,8 @@ async fn stopped_and_running_members_are_removed_for_good() -> Result<()> {
     cluster.finish().await
 }
 
-/// Sets a key through one node, again and again, until `change` is over and one more change went through. Returns the
-/// longest time without one.
+/// Sets a key through one node, again and again, until `change` is over and one more change went through. None may
+/// fail. Returns the longest time without one.
 async fn longest_gap(cluster: &Cluster, through: usize, change: impl Future<Output = Result<()>>) -> Result<Duration> {
     let over = AtomicBool::new(false);
     let writing = async {
@@ -153,13 +153,12 @@ async fn longest_gap(cluster: &Cluster, through: usize, change: impl Future<Outp
         loop {
             let is_last = over.load(Ordering::SeqCst);
             let written = cluster.set(through, "steady", &number.to_be_bytes()).await;
+            written.with_context(|| format!("change {number} failed"))?;
             longest = longest.max(last.elapsed());
-            match written {
-                Ok(_) if is_last => return Ok(longest),
-                Ok(_) => last = Instant::now(),
-                Err(error) => ensure!(longest <= PATIENCE, "no change goes through: {error}"),
+            if is_last {
+                return anyhow::Ok(longest);
             }
-            number += 1;
+            (last, number) = (Instant::now(), number + 1);
         }
     };
     let changing = async {
@@ -181,20 +180,32 @@ async fn leadership_is_handed_over_without_an_election_timeout() -> Result<()> {
     let (new, through) = ((old + 1) % cluster.size(), (old + 2) % cluster.size());
 
     let id = cluster.status(new).await?.node_id;
-    let command = async { Ok(cluster.node(old).admin()?.transfer_leader(id).await?) };
+    // Asked of a node that neither leads nor shall lead.
+    let command = async { Ok(cluster.node(through).admin()?.transfer_leader(id).await?) };
     let gap = Box::pin(longest_gap(&cluster, through, command)).await.context("by command")?;
     ensure!(gap <= HAND_OVER_LIMIT, "by command: no change went through for {gap:?}");
     ensure!(cluster.leader(HAND_OVER_LIMIT).await? == new, "somebody else leads");
 
-    // A drained leader takes no inference, but goes on leading until it stops.
-    cluster.node(new).admin()?.drain(cluster.node(new).name(), false).await?;
-    cluster.set(through, "drained", b"but leading").await?;
+    // A drained leader gives leadership away by itself.
+    let drain = async {
+        cluster.node(new).admin()?.drain(cluster.node(new).name(), false).await?;
+        wait::until("a drained leader to be relieved", PATIENCE, || async {
+            ensure!(cluster.leader(HAND_OVER_LIMIT).await? != new, "it still leads");
+            Ok(())
+        })
+        .await
+    };
+    let gap = Box::pin(longest_gap(&cluster, through, drain)).await.context("by drain")?;
+    ensure!(gap <= HAND_OVER_LIMIT, "by drain: no change went through for {gap:?}");
+    cluster.node(new).admin()?.drain(cluster.node(new).name(), true).await?;
+    model_owners::make_it_lead(&cluster, new).await?;
+
     let stop = async {
         let status = cluster.node(new).stop(STOP_LIMIT).await?;
         ensure!(status.success(), "ended with {status}");
         Ok(())
     };
-    let gap = longest_gap(&cluster, through, stop).await.context("by SIGTERM")?;
+    let gap = Box::pin(longest_gap(&cluster, through, stop)).await.context("by SIGTERM")?;
     ensure!(gap <= HAND_OVER_LIMIT, "by SIGTERM: no change went through for {gap:?}");
     cluster.leader_among(&[old, through], HAND_OVER_LIMIT).await?;
     cluster.restart(&[new]).await?;

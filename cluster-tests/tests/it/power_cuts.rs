@@ -1,4 +1,5 @@
-//! The power of all machines goes at once: what was never synced is lost, and no acknowledged change is among it.
+//! The power of all machines goes at once: what was never synced is lost, or comes back as zeros or garbage, and no
+//! acknowledged change is among it.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use ollamax_testkit::{Cluster, Seed, wait};
 
 use crate::acknowledged::{Acknowledged, read_back, write};
 
-const CUTS: usize = 6;
+const CUTS: usize = 8;
 const ACKNOWLEDGED_EACH: usize = 150;
 const WRITERS: usize = 8;
 const SYNC_DELAY: Duration = Duration::from_millis(15);
@@ -45,7 +46,7 @@ async fn a_power_cut_of_all_nodes_loses_no_acknowledged_change() -> Result<()> {
     let mut unsynced = 0;
     for round in 0..CUTS {
         let names = [Names::Undone, Names::Kept, Names::Drawn][chance.random_range(0..3_usize)];
-        let tail = [Tail::Cut, Tail::Torn][chance.random_range(0..2_usize)];
+        let tail = [Tail::Cut, Tail::Torn, Tail::Zeroed, Tail::Garbled][chance.random_range(0..4_usize)];
         let (variant, after) = (Variant { tail, names }, chance.random_range(10..ACKNOWLEDGED_EACH - 20));
         let cut = Seed(seed.0 + round as u64);
         let lost = one_cut(&cluster, &mut disks, (cut, variant), (round, after)).await;

@@ -49,6 +49,10 @@ async fn a_node_is_made_serves_a_model_stops_and_comes_back() -> Result<()> {
     ensure!(!text.trim().is_empty(), "{answer}");
     cluster.set(0, "kept", b"over the restart").await?;
     command(&cluster, &["status"]).await.context("nothing wants attention")?;
+    let told = command(&cluster, &["events", "-o", "json"]).await?;
+    for kind in ["cluster_made", "leader_elected", "member_joined", "model_appeared", "setting_changed"] {
+        ensure!(told.contains(&format!("\"event\":\"{kind}\"")), "no {kind} in {told}");
+    }
 
     let ended = cluster.node(0).stop(STOP_LIMIT).await?;
     ensure!(ended.success(), "ended with {ended}");

@@ -63,18 +63,23 @@ const OWNERSHIPS: &[Ownership] = &[
     one("portable-pty", SANDBOX),
     one("landlock", SANDBOX),
     one("seccompiler", SANDBOX),
-    family("protox", &["proto"]),
-    one("tonic-prost-build", &["proto"]),
-    one("tonic-prost", &["proto"]),
-    one("tonic", &["proto", "node/crates/gateway", "node/crates/net", "node", "cli", "cluster-tests/testkit"])
-        .free_in_tests(),
+    // The benchmark beside etcd speaks etcd's protocol, which is no part of the product.
+    family("protox", &["proto", "cluster-tests"]),
+    one("tonic-prost-build", &["proto", "cluster-tests"]),
+    one("tonic-prost", &["proto", "cluster-tests"]),
+    one(
+        "tonic",
+        &["proto", "node/crates/gateway", "node/crates/net", "node", "cli", "cluster-tests", "cluster-tests/testkit"],
+    )
+    .free_in_tests(),
     one("clap_complete", CLI),
     one("clap_mangen", CLI),
     one("ratatui", CLI),
     one("indicatif", CLI),
     one("comfy-table", &["cli", "cluster-tests"]),
     one("clap", &["cli", "node", "node/engine", "cluster-tests", "cluster-tests/testkit"]),
-    one("turmoil", &["cluster-tests", "cluster-tests/testkit"]),
+    one("turmoil", &["node/crates/metadata"]),
+    one("stateright", &["node/crates/core", "node/crates/metadata"]),
 ];
 
 /// Each heavy library is used by its owners alone.

@@ -1,6 +1,6 @@
 //! `cargo xtask bench NAME`: hands over to the binary `bench` of `cluster-tests`, which measures and prints.
 
-use std::process::{ExitCode, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result};
 
@@ -15,8 +15,34 @@ pub(crate) fn run(workspace: &Workspace, name: &str, rest: &[&str]) -> Result<Ex
     build.stdout(Stdio::null());
     succeed(build)?;
     let binary = workspace.binary("bench");
-    let mut bench = std::process::Command::new(&binary);
+    let mut bench = Command::new(&binary);
     bench.arg(name).args(rest).current_dir(workspace.root());
+    if needs_etcd(name, rest) {
+        setup::etcd::make_ready(workspace, &mut bench)?;
+    }
     let status = bench.status().with_context(|| format!("start {}", binary.display()))?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Whether this benchmark compares with etcd.
+fn needs_etcd(name: &str, rest: &[&str]) -> bool {
+    let named = rest.windows(2).any(|pair| pair == ["--against", "etcd"]) || rest.contains(&"--against=etcd");
+    name == "metadata" && named
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_comparison_needs_etcd() {
+        let check = |name: &str, rest: &[&str], expected: bool| {
+            assert_eq!(needs_etcd(name, rest), expected, "{name} {rest:?}");
+        };
+        check("metadata", &["--against", "etcd", "--quick"], true);
+        check("metadata", &["-o", "json", "--against=etcd"], true);
+        check("metadata", &["--runs", "1"], false);
+        check("metadata", &["--against"], false);
+        check("gateway", &["--against", "etcd"], false);
+    }
 }

@@ -2,8 +2,8 @@
 //!
 //! The C++ libraries are compiled once, RocksDB before all else: lints, documentation, build and tests use one profile
 //! and one set of features, and so share the results of their build scripts. All binaries are built before any test
-//! runs, because the suites of processes start them. One node by itself has to work before clusters are started. That
-//! the example configuration is unchanged is a test of the node.
+//! runs, because the suites of processes start them. One node by itself has to work before clusters are started, and
+//! the suites before a cluster is tortured. That the example configuration is unchanged is a test of the node.
 
 use std::process::ExitCode;
 
@@ -12,6 +12,7 @@ use anyhow::Result;
 use crate::closing::Closing;
 use crate::setup;
 use crate::steps::Steps;
+use crate::torture;
 use crate::workspace::{Workspace, succeed};
 
 /// The suite of one node: `cluster-tests/tests/it/single_node.rs`.
@@ -43,6 +44,7 @@ pub(crate) fn run(workspace: &Workspace, keep_going: bool) -> Result<ExitCode> {
         let arguments = ["test", "--workspace", "--exclude", "tidy", "--locked", "--no-fail-fast", "--"];
         closing.run(workspace.cargo(arguments.into_iter().chain(["--skip", SINGLE_NODE])))
     });
+    steps.run("torture", || succeed(torture::command(workspace, &torture::GATE)));
     println!("\n{}", steps.table());
     if !closing.is_empty() {
         println!("{}\n\n{}", closing.totals(), closing.text());

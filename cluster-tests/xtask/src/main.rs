@@ -1,4 +1,5 @@
-//! `cargo xtask setup|env|test|demo|bench|soak`: what a person or a machine does with a checkout, in one command each.
+//! `cargo xtask setup|env|test|demo|bench|torture|soak`: what a person or a machine does with a checkout, in one
+//! command each.
 //!
 //! It compiles in seconds and depends on nothing heavy, because it installs what the heavy crates need before they are
 //! compiled. It never links against the product: it drives cargo and the built binaries as a user would. Every command
@@ -15,6 +16,7 @@ mod bench;
 mod demo;
 mod gates;
 mod soak;
+mod torture;
 
 mod closing;
 mod http;
@@ -34,7 +36,11 @@ usage: cargo xtask COMMAND
   test [--keep-going]          every gate: format, house style, lints, documentation, build, tests
   demo [--once]                a three-node cluster on this machine: ask, kill, ask again
   bench NAME [--check]         measure `gateway`, `metadata` or `node` (-o json); --check: a missed aim is a failure
-  soak [--rounds N] [--seed S] the cluster suites again and again, each round with a fresh seed
+                               `bench metadata --against etcd [--quick]`: beside etcd, which is fetched where apt is
+  torture [OPTIONS]            random faults against a cluster under load, and a judgement of all that was seen
+                               (--help: --seconds, --seed, --nodes, --faults, -o json)
+  soak [--rounds N] [--seed S] the cluster suites and five minutes of torture again and again, each round with a fresh
+                               seed
 ";
 
 fn main() -> ExitCode {
@@ -65,6 +71,7 @@ fn run(arguments: &[String]) -> Result<ExitCode> {
         ["demo"] => demo::run(&Workspace::locate()?, demo::Stay::UntilStopped),
         ["demo", "--once"] => demo::run(&Workspace::locate()?, demo::Stay::Leave),
         ["bench", name, rest @ ..] if !name.starts_with('-') => bench::run(&Workspace::locate()?, name, rest),
+        ["torture", rest @ ..] => torture::run(&Workspace::locate()?, rest),
         ["soak", rest @ ..] => match soak::Plan::parse(rest) {
             Ok(plan) => soak::run(&Workspace::locate()?, &plan),
             Err(problem) => Ok(usage_error(&problem)),

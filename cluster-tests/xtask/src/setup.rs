@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail};
 use crate::rocksdb;
 use crate::workspace::{Workspace, succeed};
 
+pub(crate) mod etcd;
 mod python_clients;
 
 /// One package and what it is for.

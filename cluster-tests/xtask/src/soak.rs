@@ -1,8 +1,9 @@
-//! `cargo xtask soak`: the integration suites, the clusters among them, again and again, each round with a fresh seed.
-//! Suites that have a long form run it (`OLLAMAX_SOAK=1`).
+//! `cargo xtask soak`: the integration suites, the clusters among them, and a long torture, again and again, each round
+//! with a fresh seed. Suites that have a long form run it (`OLLAMAX_SOAK=1`); every other round tortures five nodes
+//! instead of three.
 //!
 //! The first round that fails ends it. Its seed is printed before it begins and again at the end: `OLLAMAX_SEED`
-//! replays it.
+//! replays the suites, and the torture tells its own line.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -12,11 +13,14 @@ use anyhow::Result;
 
 use crate::closing::Closing;
 use crate::setup;
+use crate::torture;
 use crate::waiting::{Stopwatch, seconds};
 use crate::workspace::{Workspace, succeed};
 
 /// Rounds when nobody says otherwise.
 const ROUNDS_DEFAULT: u32 = 10;
+/// How long the torture of one round lasts.
+const TORTURE_SECONDS: u64 = 300;
 
 /// What to run.
 #[derive(Debug, PartialEq, Eq)]
@@ -53,6 +57,18 @@ impl Plan {
     }
 }
 
+/// A round in turn tortures three nodes and five.
+fn torture_options(round: u32, seed: u64) -> Vec<String> {
+    let nodes = if round.is_multiple_of(2) { 3 } else { 5 };
+    let numbers = [("--seconds", TORTURE_SECONDS), ("--seed", seed), ("--nodes", nodes)];
+    numbers.into_iter().flat_map(|(name, number)| [name.to_owned(), number.to_string()]).collect()
+}
+
+/// Words as a shell takes them.
+fn quoted(words: &[&str]) -> String {
+    words.iter().map(|word| word.replace('*', "'*'")).collect::<Vec<_>>().join(" ")
+}
+
 /// Runs the rounds; stops at the first that fails.
 pub(crate) fn run(workspace: &Workspace, plan: &Plan) -> Result<ExitCode> {
     setup::run_for_tests(workspace)?;
@@ -63,14 +79,22 @@ pub(crate) fn run(workspace: &Workspace, plan: &Plan) -> Result<ExitCode> {
         let watch = Stopwatch::start();
         let mut closing = Closing::default();
         // The whole workspace is named so that features, and with them the built libraries, stay the same.
-        let mut tests = workspace.cargo(["test", "--workspace", "--locked", "--test", "*"]);
-        tests.env("OLLAMAX_SEED", seed.to_string()).env("OLLAMAX_SOAK", "1");
-        let result = closing.run(tests);
+        for words in [["--test", "*", "--", ""], ["--lib", "--", "sim::", "--nocapture"]] {
+            let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
+            let mut tests = workspace.cargo(["test", "--workspace", "--locked"].iter().chain(&words));
+            tests.env("OLLAMAX_SEED", seed.to_string()).env("OLLAMAX_SOAK", "1");
+            let result = closing.run(tests);
+            if let Err(problem) = result {
+                println!("{}", closing.text());
+                let replay = format!("OLLAMAX_SOAK=1 OLLAMAX_SEED={seed} cargo test --workspace {}", quoted(&words));
+                eprintln!("error: {problem:#}\nto replay this round: {replay}");
+                return Ok(ExitCode::FAILURE);
+            }
+        }
         println!("{}", closing.text());
-        if let Err(problem) = result {
-            eprintln!(
-                "error: {problem:#}\nto replay this round: OLLAMAX_SOAK=1 OLLAMAX_SEED={seed} cargo test --workspace --test '*'"
-            );
+        let options = torture_options(round, seed);
+        if let Err(problem) = succeed(torture::command(workspace, &options)) {
+            eprintln!("error: {problem:#}\nto replay its plan: cargo xtask torture {}", options.join(" "));
             return Ok(ExitCode::FAILURE);
         }
         println!("=== round {}: {} in {}", round + 1, closing.totals(), seconds(watch.elapsed()));
@@ -100,5 +124,11 @@ mod tests {
         assert_eq!((fixed.seed_of(0), fixed.seed_of(1)), (7, 8));
         let fresh = Plan { rounds: 2, seed: None };
         assert_ne!(fresh.seed_of(0), fresh.seed_of(0));
+    }
+
+    #[test]
+    fn rounds_torture_three_nodes_and_five_in_turn() {
+        assert_eq!(torture_options(0, 7).join(" "), "--seconds 300 --seed 7 --nodes 3");
+        assert_eq!(torture_options(1, 8).join(" "), "--seconds 300 --seed 8 --nodes 5");
     }
 }

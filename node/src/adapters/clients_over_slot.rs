@@ -6,6 +6,7 @@ use tokio::sync::watch;
 
 use ollamax_core::catalog::View;
 use ollamax_core::health::Health;
+use ollamax_core::integrity::Alarm;
 use ollamax_gateway::grpc::{AdminError, Phase};
 use ollamax_gateway::ports::{Component, Needed, Node, Readiness};
 use ollamax_outbound::RuntimeHandle;
@@ -99,6 +100,23 @@ fn disk(space: Option<Space>, reserve_bytes: u64) -> Component {
     Component { name: "disk", works, needed: Needed::Shown, detail }
 }
 
+/// Models are served whatever the state says of other things; where a state is wrong it is not read.
+fn state(node: NodeId, alarm: &Alarm) -> Component {
+    let (works, detail) = if alarm.deviating.contains(&node) {
+        (
+            false,
+            "it differs from that of the majority: not read here, changes go to the leader; ollamax status".to_owned(),
+        )
+    } else if alarm.undecided {
+        (false, "the voters' states differ and none has a majority; ollamax status".to_owned())
+    } else if alarm.index == 0 {
+        (true, "not compared yet".to_owned())
+    } else {
+        (true, format!("compared at index {}", alarm.index))
+    };
+    Component { name: "state", works, needed: Needed::Shown, detail }
+}
+
 /// How many others answer, and whether this node takes work. Neither makes it unfit to be asked.
 fn around(scheduler: &scheduler::Handle) -> [Component; 2] {
     let others = scheduler.others();
@@ -135,11 +153,13 @@ impl Node for ClientsOverSlot {
         let failure = engines.as_ref().and_then(|engines| engines.metadata.store_failure());
         let store = store(engines.is_some(), failure.as_ref());
         let disk = disk(*self.disk.borrow(), self.reserve_bytes);
+        let state = self.serving().map(|engines| state(engines.node, &engines.metadata.status().alarm));
         Readiness {
             started: !matches!(phase, Phase::Waiting | Phase::Joining),
             stopping: phase == Phase::Stopping,
             components: [self.metadata(), store, disk, self.runtime()]
                 .into_iter()
+                .chain(state)
                 .chain(self.scheduler().iter().flat_map(around))
                 .collect(),
         }
@@ -173,6 +193,21 @@ mod tests {
             )],
         };
         assert!(!failed.is_live() && !failed.is_ready());
+    }
+
+    #[test]
+    fn a_state_that_differs_is_shown_and_the_node_goes_on_serving() {
+        let alarm = |index, deviating: &[u64], undecided| Alarm {
+            index,
+            deviating: deviating.iter().copied().map(NodeId).collect(),
+            undecided,
+        };
+        let check = |alarm: &Alarm, works, detail| check(state(NodeId(2), alarm), works, Needed::Shown, detail);
+        check(&alarm(0, &[], false), true, "not compared yet");
+        check(&alarm(9, &[], false), true, "compared at index 9");
+        check(&alarm(9, &[3], false), true, "compared at index 9");
+        check(&alarm(9, &[2], false), false, "differs from that of the majority");
+        check(&alarm(9, &[], true), false, "none has a majority");
     }
 
     #[test]

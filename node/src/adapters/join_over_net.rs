@@ -1,9 +1,10 @@
 //! The join service: the only one that a key which is no member reaches.
 //!
-//! `Hello` proves who answers before the caller sends a secret; `ReachBack` tells the caller whether its addresses
-//! work; `Join` redeems the token through the replicated state. Nothing is changed before the token was checked
-//! there, and a repeated call of the same key gets the same id. `Standing` tells a caller with a credential of this
-//! cluster whether it has departed.
+//! `Hello` proves who answers, and tells the cluster's version, before the caller sends a secret; `ReachBack` tells the
+//! caller whether its addresses work; `Join` redeems the token through the replicated state. Nothing is changed before
+//! the token was checked there, and a repeated call of the same key gets the same id. A joiner that says that it does
+//! not apply the cluster's version is not admitted. `Standing` tells a caller with a credential of this cluster whether
+//! it has departed.
 
 use std::time::Duration;
 
@@ -62,6 +63,7 @@ impl JoinService {
     ) -> Result<v1::JoinClusterReply, Status> {
         let role = self.role(engines, &request)?;
         self.check_secret(engines, &peer_id, &request).await?;
+        self.check_release(engines, request.release).await?;
         let command = add_member(peer_id, role, request)?;
         let committed = engines.metadata.propose(id, "join", command).await;
         let committed = committed.map_err(|error| refusal(error.code(), &error.to_string()))?;
@@ -100,6 +102,18 @@ impl JoinService {
             Ok(Some(token)) if token.secret_sha256 == given => Ok(()),
             _ => Err(refusal(ErrorCode::TokenInvalid, "the join token is unknown to this cluster")),
         }
+    }
+
+    /// Refuses a joiner that says that it does not apply the cluster's version, as the leader knows it.
+    async fn check_release(&self, engines: &MemberEngines, release: u32) -> Result<(), Status> {
+        if release == 0 {
+            return Ok(()); // It does not say.
+        }
+        let barrier = engines.metadata.read_barrier().await;
+        barrier.map_err(|error| refusal(error.code(), &error.to_string()))?;
+        let cluster = read::cluster(&*engines.metadata.view());
+        let cluster = cluster.map_err(|fault| refusal(ErrorCode::StorageFailed, &fault.to_string()))?;
+        check_version(release, cluster.map_or(0, |cluster| cluster.version))
     }
 
     /// Whether a caller may have its addresses tried: a member, or the holder of a token that is on record. Whether the
@@ -156,14 +170,16 @@ impl Join for JoinService {
         let engines = self.engines()?;
         let credential = self.signer.vouch(&engines, engines.node).await;
         let credential = credential.map_err(|error| refusal(ErrorCode::PeerUnreachable, &error.to_string()))?;
-        let view = engines.metadata.view();
-        let cluster = read::cluster(&*view).ok().flatten();
+        let cluster = read::cluster(&*engines.metadata.view()).ok().flatten();
+        let (cluster_name, cluster_version) =
+            cluster.map(|cluster| (cluster.name, cluster.version)).unwrap_or_default();
         Ok(Response::new(v1::HelloReply {
             cluster: engines.cluster.0.to_vec(),
-            cluster_name: cluster.map(|cluster| cluster.name).unwrap_or_default(),
+            cluster_name,
             credential,
             wall_time_ms: self.clock.now().0,
             daemon_version: env!("CARGO_PKG_VERSION").to_owned(),
+            cluster_version,
         }))
     }
 
@@ -222,6 +238,17 @@ fn check_clock(ours: u64, theirs: u64) -> Result<(), Status> {
     Err(refusal(ErrorCode::PreconditionFailed, &message))
 }
 
+fn check_version(release: u32, cluster_version: u32) -> Result<(), Status> {
+    if cluster_version <= release {
+        return Ok(());
+    }
+    let message = format!(
+        "the cluster runs version {cluster_version}, and the joiner applies up to {release}; install the release that \
+         the members run, or raise raft.version_max"
+    );
+    Err(refusal(ErrorCode::PreconditionFailed, &message))
+}
+
 fn add_member(peer_id: PeerId, role: Role, request: v1::JoinClusterRequest) -> Result<Command, Status> {
     let incarnation = request.incarnation.try_into();
     let incarnation = incarnation.map_err(|_| refusal(ErrorCode::BadRequest, "an incarnation has 16 bytes"))?;
@@ -251,5 +278,16 @@ mod tests {
         assert!(refused.message().contains("3600 s behind"), "{}", refused.message());
         let refused = check_clock(10_000_000, 10_000_000 + 3_600_000).expect_err("an hour off");
         assert!(refused.message().contains("3600 s ahead"), "{}", refused.message());
+    }
+
+    #[test]
+    fn a_joiner_that_does_not_apply_the_version_of_the_cluster_is_refused_with_both() {
+        for (release, cluster_version) in [(2, 0), (2, 2), (3, 2)] {
+            assert!(check_version(release, cluster_version).is_ok(), "{release} in {cluster_version}");
+        }
+        let refused = check_version(1, 2).expect_err("too old");
+        let expected = "the cluster runs version 2, and the joiner applies up to 1; install the release that the \
+                        members run, or raise raft.version_max";
+        assert_eq!(refused.message(), expected);
     }
 }

@@ -61,6 +61,21 @@ pub(super) enum ReachBack {
     },
 }
 
+/// Whether this node knows a leader with its majority, and how old its own state is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Quorum {
+    /// Who leads, as far as this node knows.
+    pub(super) leader: Option<NodeId>,
+    /// Whether a majority answers it.
+    pub(super) has_quorum: bool,
+    /// How many vote.
+    pub(super) voters: usize,
+    /// The index that this node's state has reached.
+    pub(super) applied: u64,
+    /// Milliseconds since the leader, or its majority, was heard; `None`: not since the start.
+    pub(super) silent_ms: Option<u64>,
+}
+
 /// The GPU driver of this machine, as far as it can be seen.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Driver {
@@ -79,6 +94,24 @@ pub(super) enum ModelStore {
     NotFound(Vec<PathBuf>),
     /// Here, and what came of asking for the right to read and write.
     Found(PathBuf, Result<(), String>),
+}
+
+/// Whether changes can be made; `None` without a cluster. Where they cannot, how old this node's state is.
+pub(super) fn quorum(found: Option<Quorum>) -> Check {
+    let Some(Quorum { leader, has_quorum, voters, applied, silent_ms }) = found else {
+        return skipped("quorum", "not a member of a cluster yet");
+    };
+    if let Some(leader) = leader.filter(|_| has_quorum) {
+        let found = format!("node {leader} leads, {voters} may vote; the state of this node is at index {applied}");
+        return check("quorum", Outcome::Ok, found, "");
+    }
+    let age = silent_ms.map_or_else(
+        || "no leader was heard since this daemon started".to_owned(),
+        |silent| format!("a leader's majority was last heard {} s ago", silent / 1_000),
+    );
+    let found = format!("no majority of {voters} voters answers; the state of this node is at index {applied}, {age}");
+    let fix = "start the missing voters: ollamax node list; if most are gone for good: ollamax recover plan";
+    check("quorum", Outcome::Fail, found, fix)
 }
 
 /// The worst difference of another node's clock; `None` before one was heard.

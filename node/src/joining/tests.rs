@@ -40,6 +40,7 @@ async fn joiner() -> (Door, Joiner) {
         role: None,
         addresses: Addresses::default(),
         wall_time_ms: 0,
+        release: 2,
     };
     (door, joiner)
 }
@@ -108,4 +109,25 @@ async fn the_name_that_the_cluster_gave_is_kept() {
     };
     assert_eq!(joiner.membership(reply("gpu-2"), &token).expect("read").name, "gpu-2");
     assert!(joiner.membership(reply(""), &token).is_err());
+}
+
+#[tokio::test]
+async fn a_node_that_is_too_old_for_the_cluster_is_turned_back_before_it_sends_its_token() {
+    let (ours, token) = cluster();
+    let (_door, joiner) = joiner().await;
+    let node = new_key();
+    let newer = v1::HelloReply { cluster_version: 3, ..hello(&node, &ours) };
+    // Its service refuses whatever comes after the greeting with another error.
+    let member = Door::open(node, Words { hello: Some(newer), ..Words::default() }).await;
+    let refused = joiner.join(&token, &[member.address()]).await.expect_err("too old");
+    assert_eq!(refused.code, ErrorCode::PreconditionFailed);
+    assert_eq!(refused.what, "the cluster runs version 3, and this node applies up to 2");
+    assert!(refused.next.contains("install the release"), "{refused:?}");
+}
+
+#[test]
+fn any_version_up_to_its_own_and_one_that_is_not_told_let_a_node_go_on() {
+    for (release, cluster_version, may) in [(2, 0, true), (2, 1, true), (2, 2, true), (2, 3, false), (1, 2, false)] {
+        assert_eq!(check_release(release, cluster_version).is_ok(), may, "{release} in {cluster_version}");
+    }
 }

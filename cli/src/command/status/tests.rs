@@ -29,7 +29,14 @@ fn healthy() -> StatusReply {
         cluster_name: "lab".to_owned(),
         node_id: 1,
         node_name: "n1".to_owned(),
-        raft: Some(RaftView { term: 2, leader: 1, has_quorum: true, voters: vec![1, 2, 3], ..RaftView::default() }),
+        raft: Some(RaftView {
+            term: 2,
+            leader: 1,
+            has_quorum: true,
+            voters: vec![1, 2, 3],
+            failure_tolerance: 1,
+            ..RaftView::default()
+        }),
         nodes: (1..=3).map(|id| member(id, Health::Alive)).collect(),
         view: Some(LocalView { applied_index: 40, age_ms: 0 }),
         ..StatusReply::default()
@@ -42,6 +49,7 @@ fn healthy() -> StatusReply {
 fn a_healthy_cluster_is_one_sentence_and_a_table() {
     insta::assert_snapshot!(page(&healthy()), @r"
     Cluster lab is healthy: 3 of 3 nodes alive, 3 voters, n1 leads.
+    1 voter may fail before changes stop.
 
     ID  NAME  HEALTH  PART    RUNTIME        MODELS  LOADED  API
     1   n1    alive   leader  ollama 0.24.0  2               http://10.0.0.1:11435
@@ -50,6 +58,22 @@ fn a_healthy_cluster_is_one_sentence_and_a_table() {
 
     Next: ollamax model list; ollamax run MODEL
     ");
+}
+
+#[test]
+fn the_page_says_how_many_voters_may_fail_where_any_could() {
+    let check = |voters: &[u64], tolerance: u32, expected: Option<&str>| {
+        let mut reply = healthy();
+        let raft = reply.raft.as_mut().expect("there");
+        (raft.voters, raft.failure_tolerance) = (voters.to_vec(), tolerance);
+        assert_eq!(borne(&reply).as_deref(), expected, "{voters:?} {tolerance}");
+        reply.raft.as_mut().expect("there").has_quorum = false;
+        assert_eq!(borne(&reply), None);
+    };
+    check(&[1], 0, None);
+    check(&[1, 2], 0, None);
+    check(&[1, 2, 3], 0, Some("No other voter may fail: the next one stops changes, not inference.\n"));
+    check(&[1, 2, 3, 4, 5], 2, Some("2 voters may fail before changes stop.\n"));
 }
 
 #[test]
@@ -72,6 +96,23 @@ fn what_needs_attention_comes_first_with_its_next_command() {
                     try: start the missing voters: ollamax node list\n";
     assert!(page.starts_with(expected), "{page}");
     assert!(page.ends_with("Next: start the missing voters: ollamax node list\n"), "{page}");
+}
+
+#[test]
+fn a_view_without_a_leader_says_how_old_it_is_as_far_as_that_is_known() {
+    let mut reply = healthy();
+    reply.raft.as_mut().expect("there").has_quorum = false;
+    let mut check = |age_ms: u64, expected: Option<&str>| {
+        reply.view = Some(LocalView { applied_index: 40, age_ms });
+        let expected =
+            expected.map(|age| format!("This is the view of node 1 at index 40; last contact with a leader: {age}.\n"));
+        assert_eq!(age(&reply), expected, "{age_ms}");
+    };
+    check(2_999, None);
+    check(240_000, Some("4 min ago"));
+    check(u64::MAX, Some("none since its daemon started"));
+    let fresh = StatusReply { view: Some(LocalView { applied_index: 40, age_ms: 9_000 }), ..healthy() };
+    assert_eq!(age(&fresh), None, "there is a leader");
 }
 
 #[test]

@@ -15,6 +15,8 @@ use crate::{FakeOllama, Room};
 
 /// How often the leader compares members and voters, unless a test says otherwise; a tenth of the default.
 const AUTOPILOT_MS: u64 = 50;
+/// How long a node must be healthy to get a later seat, as the setting's text; a fiftieth of the default.
+const STABILIZATION_MS: &[u8] = b"200";
 
 /// What stands beside a node.
 #[derive(Debug, Clone, Default)]
@@ -146,7 +148,8 @@ impl Builder {
         try_join_all(cluster.nodes.iter().map(|node| node.start(&cluster.links))).await?;
         if self.form {
             let roles: Vec<String> = self.nodes.iter().map(|plan| plan.role.clone()).collect();
-            cluster.form(&roles).await?;
+            let stabilization_ms = self.hurried.then_some(STABILIZATION_MS);
+            cluster.form(&roles, stabilization_ms).await?;
         }
         Ok(cluster)
     }
@@ -165,6 +168,8 @@ impl Builder {
             ("peer.listen".to_owned(), at(bind, peer_port).to_string()),
             ("p2p.listen".to_owned(), at(bind, crate::port::free()?).to_string()),
             ("p2p.mdns".to_owned(), network.is_some().to_string()),
+            // Many nodes share one disk here.
+            ("store.ballast_bytes".to_owned(), "0".to_owned()),
             // Nobody keeps a key for a cluster that lives for one test.
             ("backup.every_hours".to_owned(), "0".to_owned()),
         ];

@@ -109,13 +109,20 @@ impl Values {
     async fn change(&self, conditions: Vec<v1::KvCondition>, op: kv_op::Op, once: Once) -> Result<Changed, CallError> {
         let session = once.map(|(id, sequence)| v1::KvSession { id, sequence });
         let then = vec![v1::KvOp { op: Some(op) }];
-        let request = v1::TxnRequest { conditions, then, otherwise: Vec::new(), session };
-        let reply = bounded(&self.node, CALL_TIME, self.client.clone().txn(request)).await?;
+        let reply = self.txn(v1::TxnRequest { conditions, then, otherwise: Vec::new(), session }).await?;
         let previous = match reply.effects.first().and_then(|effect| effect.effect.as_ref()) {
             Some(kv_effect::Effect::Put(previous) | kv_effect::Effect::Deleted(previous)) => *previous,
             _ => 0,
         };
         Ok(Changed { header: reply.header.unwrap_or_default(), held: reply.held, previous })
+    }
+
+    /// A whole transaction.
+    ///
+    /// # Errors
+    /// As [`Values::get`].
+    pub async fn txn(&self, request: v1::TxnRequest) -> Result<v1::TxnReply, CallError> {
+        bounded(&self.node, CALL_TIME, self.client.clone().txn(request)).await
     }
 
     /// Opens a client session.

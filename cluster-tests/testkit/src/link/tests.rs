@@ -80,3 +80,32 @@ async fn a_delayed_link_keeps_order_and_takes_its_time() {
     let took = begin.elapsed();
     assert!((Duration::from_millis(115)..Duration::from_secs(2)).contains(&took), "{took:?}");
 }
+
+#[tokio::test]
+async fn a_slow_link_carries_everything_and_not_faster_than_it_is() {
+    let mut wire = wire().await;
+    wire.links.set(1, 2, Mode::Slow(100_000));
+    let begin = Instant::now();
+    wire.caller.write_all(&[7; 20_000]).await.expect("write");
+    let mut arrived = vec![0; 20_000];
+    wire.called.read_exact(&mut arrived).await.expect("read");
+    let took = begin.elapsed();
+    assert!(arrived.iter().all(|byte| *byte == 7));
+    assert!((Duration::from_millis(190)..Duration::from_secs(5)).contains(&took), "{took:?}");
+}
+
+#[tokio::test]
+async fn what_a_mode_does_to_a_connection_is_counted_and_an_open_link_counts_nothing() {
+    let mut wire = wire().await;
+    assert_eq!(says(&mut wire.caller, &mut wire.called).await, Some(b'x'));
+    assert_eq!(wire.links.touched(), 0);
+    wire.links.set(1, 2, Mode::CallerUnheard);
+    wait::until_true("the direction to be held", Duration::from_secs(5), || async { wire.links.touched() > 0 })
+        .await
+        .expect("held");
+    wire.links.heal();
+    wire.links.set(2, 1, Mode::Cut);
+    let before = wire.links.touched();
+    assert_eq!(says(&mut wire.caller, &mut wire.called).await, Some(b'x'));
+    assert_eq!(wire.links.touched(), before, "another link was cut");
+}

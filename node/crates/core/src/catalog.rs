@@ -6,6 +6,7 @@
 
 pub mod apply;
 pub mod command;
+pub mod happening;
 pub mod lineage;
 pub mod mem;
 pub mod models;
@@ -15,11 +16,12 @@ pub mod record;
 pub mod txn;
 pub mod view;
 
-pub use apply::{Applied, CLUSTER_VERSION, apply, bytes_max_of, prefixes};
+pub use apply::{Applied, CLUSTER_VERSION, apply, bytes_max_of, prefixes, quotas, value_prefix};
 pub use command::{Answer, Command, Entry, NewMember, Refusal, TokenProblem};
+pub use happening::{ClusterEvent, EventKind, events_of, leader_elected, voters_changed};
 pub use record::{
-    Cluster, Counts, Due, Key, KeyRange, Lease, Location, Member, MemberState, Record, Remembered, Session, Setting,
-    Token, Usage, Value,
+    Cluster, Counts, Due, Fill, Key, KeyRange, Lease, Location, Member, MemberState, Record, Remembered, Session,
+    Setting, Token, Usage, Value,
 };
 pub use txn::Txn;
 pub use view::{Fault, Mutation, View};

@@ -7,5 +7,8 @@
 pub mod backup;
 pub mod catalog;
 pub mod health;
+pub mod integrity;
+pub mod recover;
 pub mod routing;
+pub mod stability;
 pub mod voters;

@@ -1,24 +1,49 @@
-//! Which members vote: one change at a time, towards the number that the cluster's size wants.
+//! Which members vote and which go: one change at a time, towards the number of voters that the cluster's size wants.
 //!
 //! 1 candidate → 1 voter, 2 → 2, 3 or 4 → 3, 5 or more → 5. Only members with role voter count. A departed voter goes
-//! first, unless it is the only one: then another is promoted before it. A learner is promoted once it has caught up;
-//! the last voter is never taken away. Deliberately absent: replacing a voter that is only silent, because it may come
-//! back and silence is judged differently on each node.
+//! first, unless it is the only one: then another is promoted before it. A learner is promoted once it was healthy for
+//! long enough; the first seats, up to `min_quorum`, are given to whoever is healthy and has not wavered, so that a new
+//! cluster is safe soon. A voter that was silent for long loses its seat to a stable candidate, or when fewer voters
+//! bear more failures. A candidate that was silent for longer is removed. The last two only while a majority is heard,
+//! and never so that fewer than `min_quorum` voters are left. Members with another role cost no majority, and stay.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use ollamax_types::limits::CAUGHT_UP_LAG_MAX;
-use ollamax_types::{NodeId, Role};
+use ollamax_types::{Knobs, NodeId, Role};
 
 use crate::catalog::Member;
+use crate::stability::Standing;
 
 /// One step towards the wanted set of voters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
-    /// A caught-up learner becomes a voter.
+    /// A healthy learner becomes a voter.
     Promote(NodeId),
     /// A voter becomes a learner, or leaves when it has departed.
     Demote(NodeId),
+    /// A silent voter becomes a learner and a healthy learner a voter, in one change.
+    Replace {
+        /// Who was silent for long.
+        silent: NodeId,
+        /// Who takes its seat.
+        by: NodeId,
+    },
+}
+
+/// What the decisions are made from.
+#[derive(Debug, Clone, Copy)]
+pub struct Group<'a> {
+    /// All members on record, departed ones included.
+    pub members: &'a [Member],
+    /// Who votes.
+    pub voters: &'a BTreeSet<NodeId>,
+    /// Who leads, and judges the others.
+    pub leader: NodeId,
+    /// What the leader makes of each other node.
+    pub seen: &'a BTreeMap<NodeId, Standing>,
+    /// The cluster's knobs.
+    pub knobs: &'a Knobs,
 }
 
 /// How many voters a cluster of so many voter candidates wants.
@@ -31,24 +56,113 @@ pub const fn wanted(candidates: usize) -> usize {
     }
 }
 
-/// The next step, if any. `lags` holds, for each learner that the leader replicates to, the entries it lies behind.
+/// How many more voters may fail before nothing can be changed.
 #[must_use]
-pub fn plan(members: &[Member], voters: &BTreeSet<NodeId>, lags: &BTreeMap<NodeId, u64>) -> Option<Change> {
-    let candidates: BTreeSet<NodeId> =
-        members.iter().filter(|member| may_vote(member)).map(|member| member.id).collect();
-    let demotable = |node: &&NodeId| voters.len() > 1 && voters.contains(node);
-    if let Some(node) = voters.difference(&candidates).find(demotable) {
+pub const fn tolerance(healthy: usize, voters: usize) -> usize {
+    healthy.saturating_sub(voters / 2 + 1)
+}
+
+/// The next step, if any.
+#[must_use]
+pub fn plan(group: &Group<'_>) -> Option<Change> {
+    let Group { voters, .. } = *group;
+    let candidates = group.candidates();
+    let several = voters.len() > 1;
+    if let Some(node) = voters.difference(&candidates).next().filter(|_| several) {
         return Some(Change::Demote(*node));
     }
     let wanted = wanted(candidates.len());
     if voters.len() > wanted {
-        return voters.iter().next_back().filter(demotable).copied().map(Change::Demote);
+        let unhealthy_first = |node: &NodeId| (!group.is_healthy(*node), *node);
+        return voters.iter().copied().max_by_key(unhealthy_first).filter(|_| several).map(Change::Demote);
     }
-    if voters.intersection(&candidates).count() < wanted {
-        let caught_up = |node: &&NodeId| lags.get(node).is_some_and(|lag| *lag <= CAUGHT_UP_LAG_MAX);
-        return candidates.difference(voters).find(caught_up).copied().map(Change::Promote);
+    if voters.intersection(&candidates).count() < wanted
+        && let Some(node) = candidates.difference(voters).find(|node| group.may_get_a_seat(**node))
+    {
+        return Some(Change::Promote(*node));
     }
-    None
+    group.without_the_dead(&candidates)
+}
+
+/// The member that was silent for so long that it is to be removed from the catalog.
+#[must_use]
+pub fn removable(group: &Group<'_>) -> Option<NodeId> {
+    let due = group.candidates().into_iter().filter(|node| removed_in(group, *node) == Some(Duration::ZERO));
+    due.max_by_key(|node| (group.silent(*node), *node))
+}
+
+/// When a silent member will be removed if it stays silent and nothing else changes. `None`: it is heard, or it stays.
+#[must_use]
+pub fn removed_in(group: &Group<'_>, node: NodeId) -> Option<Duration> {
+    let Group { voters, knobs, .. } = *group;
+    let candidates = group.candidates();
+    if !knobs.cleanup_dead || !candidates.contains(&node) || group.is_heard(node) {
+        return None;
+    }
+    let is_minority = |nodes: &BTreeSet<NodeId>| {
+        let silent = nodes.iter().filter(|node| !group.is_heard(**node)).count();
+        silent * 2 < nodes.len()
+    };
+    let left = voters.iter().filter(|voter| **voter != node).count();
+    let enough = left >= knobs.min_quorum && candidates.len() > knobs.min_quorum;
+    let after = knobs.remove_after.max(knobs.dead_after);
+    (enough && is_minority(voters) && is_minority(&candidates)).then(|| after.saturating_sub(group.silent(node)))
+}
+
+/// The healthy nodes among these.
+#[must_use]
+pub fn healthy(group: &Group<'_>, nodes: &BTreeSet<NodeId>) -> usize {
+    nodes.iter().filter(|node| group.is_healthy(**node)).count()
+}
+
+// === impl Group ===
+
+impl Group<'_> {
+    fn candidates(&self) -> BTreeSet<NodeId> {
+        self.members.iter().filter(|member| may_vote(member)).map(|member| member.id).collect()
+    }
+
+    fn silent(&self, node: NodeId) -> Duration {
+        self.seen.get(&node).map_or(Duration::ZERO, |standing| standing.silent)
+    }
+
+    fn is_heard(&self, node: NodeId) -> bool {
+        let heard = |standing: &Standing| standing.silent <= self.knobs.last_contact;
+        node == self.leader || self.seen.get(&node).is_some_and(heard)
+    }
+
+    fn is_healthy(&self, node: NodeId) -> bool {
+        node == self.leader || self.seen.get(&node).is_some_and(|standing| standing.healthy_for.is_some())
+    }
+
+    fn is_stable(&self, node: NodeId) -> bool {
+        let healthy_for = self.seen.get(&node).and_then(|standing| standing.healthy_for);
+        healthy_for.is_some_and(|healthy_for| healthy_for >= self.knobs.stabilization)
+    }
+
+    fn may_get_a_seat(&self, node: NodeId) -> bool {
+        let wavered = self.seen.get(&node).is_none_or(|standing| standing.wavered);
+        let is_early = self.voters.len() < self.knobs.min_quorum && !wavered;
+        self.is_stable(node) || (is_early && self.is_healthy(node))
+    }
+
+    /// Takes its seat from the voter that was silent longest, if that makes the cluster safer.
+    fn without_the_dead(&self, candidates: &BTreeSet<NodeId>) -> Option<Change> {
+        let Self { voters, knobs, .. } = *self;
+        let is_dead = |node: &&NodeId| **node != self.leader && self.silent(**node) >= knobs.dead_after;
+        let dead: Vec<NodeId> = voters.iter().filter(is_dead).copied().collect();
+        let silent = dead.iter().copied().max_by_key(|node| (self.silent(*node), *node))?;
+        let heard = voters.iter().filter(|node| self.is_heard(**node)).count();
+        if !knobs.cleanup_dead || heard * 2 <= voters.len() {
+            return None;
+        }
+        if let Some(by) = candidates.difference(voters).copied().find(|node| self.is_stable(*node)) {
+            return Some(Change::Replace { silent, by });
+        }
+        let fewer = dead.len().min(voters.len().saturating_sub(knobs.min_quorum));
+        let safer = tolerance(heard, voters.len() - fewer) > tolerance(heard, voters.len());
+        safer.then_some(Change::Demote(silent))
+    }
 }
 
 fn may_vote(member: &Member) -> bool {
@@ -56,90 +170,4 @@ fn may_vote(member: &Member) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::catalog::MemberState;
-    use ollamax_types::Timestamp;
-    use ollamax_types::{Incarnation, PeerId};
-
-    fn member(id: u64, role: Role, departed: bool) -> Member {
-        let state = if departed { MemberState::Departed { at: Timestamp(1) } } else { MemberState::Active };
-        Member {
-            id: NodeId(id),
-            name: format!("n{id}"),
-            peer_id: PeerId(format!("p{id}")),
-            incarnation: Incarnation([0; 16]),
-            role,
-            state,
-            peer_addresses: vec![],
-            p2p_addresses: vec![],
-            api_addresses: vec![],
-            joined_at: Timestamp(0),
-        }
-    }
-
-    /// `members`: one letter each from id 1: v(oter), l(earner), g(ateway), d(eparted voter).
-    fn check(members: &str, voters: &[u64], caught_up: &[u64], behind: &[u64], expected: Option<Change>) {
-        let members: Vec<Member> = members
-            .chars()
-            .zip(1..)
-            .map(|(letter, id)| match letter {
-                'l' => member(id, Role::Learner, false),
-                'g' => member(id, Role::Gateway, false),
-                letter => member(id, Role::Voter, letter == 'd'),
-            })
-            .collect();
-        let voters = voters.iter().copied().map(NodeId).collect();
-        let lag = |nodes: &[u64], lag: u64| nodes.iter().map(move |id| (NodeId(*id), lag)).collect::<Vec<_>>();
-        let lags = lag(caught_up, 3).into_iter().chain(lag(behind, CAUGHT_UP_LAG_MAX + 1)).collect();
-        assert_eq!(plan(&members, &voters, &lags), expected, "{members:?} {voters:?}");
-    }
-
-    use Change::{Demote, Promote};
-
-    #[test]
-    fn plans_one_change_at_a_time_towards_the_wanted_number() {
-        check("v", &[1], &[], &[], None);
-        check("vv", &[1], &[2], &[], Some(Promote(NodeId(2))));
-        check("vv", &[1], &[], &[2], None);
-        check("vv", &[1], &[], &[], None);
-        check("vvv", &[1, 2], &[3], &[], Some(Promote(NodeId(3))));
-        check("vvvv", &[1, 2, 3], &[4], &[], None);
-        check("vvvvv", &[1, 2, 3], &[5], &[4], Some(Promote(NodeId(5))));
-        check("vvvvvvv", &[1, 2, 3, 4, 5], &[6, 7], &[], None);
-        check("vlgv", &[1], &[2, 3, 4], &[], Some(Promote(NodeId(4))));
-        check("vllll", &[1], &[2, 3, 4, 5], &[], None);
-    }
-
-    #[test]
-    fn departed_voters_go_first_and_the_last_voter_stays() {
-        check("vdvv", &[1, 2, 3], &[4], &[], Some(Demote(NodeId(2))));
-        check("vdvv", &[1, 3], &[4], &[], Some(Promote(NodeId(4))));
-        check("vvvvd", &[1, 2, 3, 4, 5], &[], &[], Some(Demote(NodeId(5))));
-        check("vvvvd", &[1, 2, 3, 4], &[], &[], Some(Demote(NodeId(4))));
-        check("vv", &[1, 2, 9], &[], &[], Some(Demote(NodeId(9))));
-        check("d", &[1], &[], &[], None);
-        check("dv", &[1], &[2], &[], Some(Promote(NodeId(2))));
-        check("dv", &[1], &[], &[2], None);
-        check("dv", &[1, 2], &[], &[], Some(Demote(NodeId(1))));
-    }
-
-    #[test]
-    fn always_ends_at_the_wanted_number() {
-        for count in 1..12_u64 {
-            let members: Vec<Member> = (1..=count).map(|id| member(id, Role::Voter, false)).collect();
-            let lags: BTreeMap<NodeId, u64> = (1..=count).map(|id| (NodeId(id), 0)).collect();
-            for start in 1..=count {
-                let mut voters: BTreeSet<NodeId> = (1..=start).map(NodeId).collect();
-                for _ in 0..20 {
-                    match plan(&members, &voters, &lags) {
-                        Some(Promote(node)) => assert!(voters.insert(node)),
-                        Some(Demote(node)) => assert!(voters.remove(&node)),
-                        None => break,
-                    }
-                }
-                assert_eq!(voters.len(), wanted(members.len()), "{count} members, {start} voters");
-            }
-        }
-    }
-}
+mod tests;

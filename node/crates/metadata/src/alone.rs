@@ -1,5 +1,6 @@
 //! One node without others, for the unit tests of this crate: a real store in a temporary folder, any [`Peers`].
 
+use std::path::Path;
 use std::sync::Arc;
 
 use tempfile::TempDir;
@@ -24,7 +25,7 @@ pub(crate) struct Alone {
     pub(crate) handle: Handle,
     tasks: TaskTracker,
     stop: CancellationToken,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 // === impl Alone ===
@@ -33,11 +34,17 @@ impl Alone {
     /// A node that waits to be found.
     pub(crate) async fn open(node: u64, config: Config, peers: Arc<dyn Peers>) -> Self {
         let dir = tempfile::tempdir().expect("folder");
+        let identity = Identity { cluster: CLUSTER, node: NodeId(node), incarnation: INCARNATION };
+        Self::open_in(dir, identity, config, peers).await
+    }
+
+    /// A node on what lies in a folder.
+    pub(crate) async fn open_in(dir: TempDir, identity: Identity, config: Config, peers: Arc<dyn Peers>) -> Self {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let parts = Parts {
             config,
             store: store::Config::default(),
-            identity: Identity { cluster: CLUSTER, node: NodeId(node), incarnation: INCARNATION },
+            identity,
             dir: dir.path().to_owned(),
             clock: Clock::system(),
             peers,
@@ -45,7 +52,12 @@ impl Alone {
             stop: stop.clone(),
         };
         let handle = Service::open(parts).await.expect("opens");
-        Self { handle, tasks, stop, _dir: dir }
+        Self { handle, tasks, stop, dir }
+    }
+
+    /// Its folder.
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     /// Node 1, which is the whole cluster.

@@ -1,25 +1,31 @@
-//! Keeps the Raft group in step with the members of the catalog, ends what has passed its time, and raises the
-//! cluster's version when all members apply a higher one. The leader alone acts, one step at a time.
+//! Keeps the Raft group in step with the members of the catalog, takes seat and membership from those that are silent
+//! for long, ends what has passed its time, and raises the cluster's version when all members apply a higher one. The
+//! leader alone acts, one step at a time, by what it has seen itself.
 //!
 //! The decision is pure ([`decide`]); the loop around it gathers facts, performs the step, and looks again. A step
-//! that fails is logged and decided anew from fresh facts; a leader that dies half-way leaves a joint configuration,
-//! which the next leader finishes first.
+//! lands only if leader and membership are still those that it was decided for. One that fails is logged and decided
+//! anew from fresh facts; a leader that dies half-way leaves a joint configuration, which the next leader finishes
+//! first.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::PoisonError;
 use std::time::Duration;
 
-use openraft::{ChangeMembers, EmptyNode};
+use openraft::vote::RaftLeaderId as _;
+use openraft::{ChangeMembers, EmptyNode, Precondition};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use ollamax_core::catalog::{Answer, Command, Fault, Member, read};
-use ollamax_core::voters::{self, Change};
-use ollamax_types::{ErrorCode, NodeId, RequestId};
+use ollamax_core::catalog::{Answer, Command, Fault, Member, MemberState, View, read};
+use ollamax_core::stability::{Stability, Standing};
+use ollamax_core::voters::{self, Change, Group};
+use ollamax_types::{ErrorCode, Knob, Knobs, NodeId, RequestId};
 
 use crate::error::ChangeError;
 use crate::followers;
 use crate::handle::{Committed, Handle};
-use crate::raft::Metrics;
+use crate::raft::{Metrics, Types};
+use crate::status::Outlook;
 
 /// Longest wait for one step; the next look decides anew.
 const STEP_DEADLINE: Duration = Duration::from_secs(10);
@@ -31,8 +37,10 @@ const HAND_OVER_PAUSE: Duration = Duration::from_secs(60);
 pub(crate) enum Step {
     /// Finishes a change of voters that a leader left half-way.
     FinishJoint(BTreeSet<NodeId>),
-    /// Leads, but has departed or has no room on its disk: somebody else must lead.
+    /// Leads, but has departed, has no room on its disk or holds another state: somebody else must lead.
     HandOver,
+    /// Leads, and was drained: this voter shall lead.
+    HandOverTo(NodeId),
     /// Starts to replicate to a member that is new in the catalog.
     AddLearner(NodeId),
     /// Stops replicating to a member that has departed.
@@ -41,6 +49,15 @@ pub(crate) enum Step {
     Promote(NodeId),
     /// A voter becomes a learner.
     Demote(NodeId),
+    /// A voter that was silent for long becomes a learner, and a healthy learner gets its seat.
+    Replace {
+        /// Who was silent.
+        silent: NodeId,
+        /// Who votes from now on.
+        by: NodeId,
+    },
+    /// A member was silent for so long that it is no member any more.
+    Remove(NodeId),
     /// Something has passed its time.
     Expire,
     /// All members apply a higher cluster version than the cluster uses.
@@ -58,14 +75,38 @@ pub(crate) struct Facts {
     pub(crate) configs: Vec<BTreeSet<NodeId>>,
     /// All nodes of the Raft group.
     pub(crate) nodes: BTreeSet<NodeId>,
-    /// Entries that each follower is behind; absent when it was not heard within the leader's lease.
-    pub(crate) lags: BTreeMap<NodeId, u64>,
+    /// What this leader makes of each other node of the group.
+    pub(crate) seen: BTreeMap<NodeId, Standing>,
+    /// The cluster's knobs.
+    pub(crate) knobs: Knobs,
     /// The cluster's version.
     pub(crate) version: u32,
     /// The highest that each member applies; absent when it did not say so since this node began.
     pub(crate) releases: BTreeMap<NodeId, u32>,
     /// The first deadline of leases and sessions has passed.
     pub(crate) due: bool,
+    /// Whose state differs from that of the majority: they neither vote nor lead.
+    pub(crate) deviating: BTreeSet<NodeId>,
+}
+
+// === impl Facts ===
+
+impl Facts {
+    fn group<'a>(&'a self, members: &'a [Member], voters: &'a BTreeSet<NodeId>) -> Group<'a> {
+        Group { members, voters, leader: self.leader, seen: &self.seen, knobs: &self.knobs }
+    }
+
+    /// What is shown of it.
+    fn outlook(&self, term: u64) -> Option<Outlook> {
+        let group = self.group(&self.members, self.configs.last()?);
+        let removal = |member: &Member| Some((member.id, voters::removed_in(&group, member.id)?));
+        Some(Outlook {
+            term,
+            healthy: voters::healthy(&group, &self.nodes),
+            tolerance: voters::tolerance(voters::healthy(&group, group.voters), group.voters.len()),
+            removals: self.members.iter().filter_map(removal).collect(),
+        })
+    }
 }
 
 /// The next step, if any.
@@ -77,6 +118,10 @@ pub(crate) fn decide(facts: &Facts) -> Option<Step> {
     };
     if facts.members.is_empty() {
         return None; // The catalog is not there yet.
+    }
+    if facts.deviating.contains(&facts.leader) {
+        // What it would decide from its own state may be wrong.
+        return voters.iter().any(|voter| !facts.deviating.contains(voter)).then_some(Step::HandOver);
     }
     if facts.due {
         return Some(Step::Expire);
@@ -90,12 +135,30 @@ pub(crate) fn decide(facts: &Facts) -> Option<Step> {
     if let Some(node) = facts.nodes.iter().find(gone) {
         return Some(Step::RemoveLearner(*node));
     }
-    match voters::plan(&facts.members, voters, &facts.lags) {
-        Some(Change::Promote(node)) => Some(Step::Promote(node)),
-        Some(Change::Demote(node)) if node == facts.leader => Some(Step::HandOver),
-        Some(Change::Demote(node)) => Some(Step::Demote(node)),
-        None => raise(facts, &active),
-    }
+    let trusted = facts.members.iter().filter(|member| !facts.deviating.contains(&member.id));
+    let trusted: Vec<Member> = trusted.cloned().collect();
+    let group = facts.group(&trusted, voters);
+    let change = voters::plan(&group).map(|change| match change {
+        Change::Promote(node) => Step::Promote(node),
+        Change::Demote(node) if node == facts.leader => Step::HandOver,
+        Change::Demote(node) => Step::Demote(node),
+        Change::Replace { silent, by } => Step::Replace { silent, by },
+    });
+    change
+        .or_else(|| relieve(facts, voters))
+        .or_else(|| voters::removable(&group).map(Step::Remove))
+        .or_else(|| raise(facts, &active))
+}
+
+/// A drained leader gives leadership to a healthy voter that is not drained.
+fn relieve(facts: &Facts, voters: &BTreeSet<NodeId>) -> Option<Step> {
+    let is = |node: NodeId, state: MemberState| {
+        facts.members.iter().any(|member| member.id == node && member.state == state)
+    };
+    let is_healthy = |node: NodeId| facts.seen.get(&node).is_some_and(|standing| standing.healthy_for.is_some());
+    let may_lead = |node: &NodeId| is_healthy(*node) && is(*node, MemberState::Active);
+    let relief = voters.iter().copied().find(may_lead).filter(|_| is(facts.leader, MemberState::Drained));
+    relief.map(Step::HandOverTo)
 }
 
 /// The version that all members apply, when it is more than the cluster's.
@@ -115,6 +178,7 @@ fn gives_way(facts: &Facts, since_last: Option<Duration>) -> bool {
 pub(crate) async fn run(handle: Handle, stop: CancellationToken) {
     let pause = Duration::from_millis(handle.config().autopilot_ms);
     let mut gave_way: Option<Instant> = None;
+    let (start, mut stability) = (Instant::now(), Stability::default());
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -127,13 +191,15 @@ pub(crate) async fn run(handle: Handle, stop: CancellationToken) {
         if !metrics.state.is_leader() || !handle.status().has_quorum {
             continue;
         }
-        let facts = match gather(&handle, &metrics) {
+        handle.compare_states(&metrics);
+        let facts = match gather(&handle, &metrics, &mut stability, start.elapsed()) {
             Ok(facts) => facts,
             Err(fault) => {
                 tracing::error!(code = %ErrorCode::StorageFailed, error = %fault, "read members for the autopilot");
                 continue;
             }
         };
+        *handle.0.outlook.lock().unwrap_or_else(PoisonError::into_inner) = facts.outlook(metrics.current_term);
         let step = match handle.check_room() {
             Ok(()) => decide(&facts),
             // Every other step would make the log grow.
@@ -148,7 +214,7 @@ pub(crate) async fn run(handle: Handle, stop: CancellationToken) {
         tracing::info!(?step, term = metrics.current_term, "changing the raft group");
         tokio::select! {
             () = stop.cancelled() => return,
-            result = tokio::time::timeout(STEP_DEADLINE, perform(&handle, step)) => match result {
+            result = tokio::time::timeout(STEP_DEADLINE, perform(&handle, step, &metrics)) => match result {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::warn!(%error, "change of the raft group not done"),
                 Err(_) => tracing::warn!("change of the raft group not done in time"),
@@ -157,12 +223,14 @@ pub(crate) async fn run(handle: Handle, stop: CancellationToken) {
     }
 }
 
-fn gather(handle: &Handle, metrics: &Metrics) -> Result<Facts, Fault> {
+fn gather(handle: &Handle, metrics: &Metrics, stability: &mut Stability, elapsed: Duration) -> Result<Facts, Fault> {
     let membership = metrics.membership_config.membership();
     let next = metrics.last_log_index.map_or(0, |index| index + 1);
     let followers = followers::followers(metrics, handle.node());
     let view = handle.view();
     let cluster = read::cluster(&*view)?;
+    let knobs = knobs(&*view, handle.config().heartbeat_ms)?;
+    let seen = stability.look(elapsed, metrics.current_term, &followers::looks(&followers, next), &knobs).clone();
     let now = handle.0.stamper.stamp();
     let mut releases = handle.0.releases.all();
     releases.insert(handle.node(), handle.config().release());
@@ -174,14 +242,40 @@ fn gather(handle: &Handle, metrics: &Metrics) -> Result<Facts, Fault> {
         members: read::members(&*view)?,
         configs: membership.get_joint_config().iter().map(|set| set.iter().copied().map(NodeId).collect()).collect(),
         nodes: membership.nodes().map(|(node, _)| NodeId(*node)).collect(),
-        lags: followers::lags(&followers, next, handle.config().lease()),
+        seen,
+        knobs,
+        deviating: handle.0.integrity.alarm().deviating,
     })
 }
 
-async fn perform(handle: &Handle, step: Step) -> Result<(), ChangeError> {
+/// The cluster's knobs. A node that is asked four times a second cannot be heard more often than that.
+fn knobs(view: &dyn View, heartbeat_ms: u64) -> Result<Knobs, Fault> {
+    let mut knobs = Knobs::default();
+    for knob in Knob::ALL {
+        let key = knob.setting();
+        let Some(setting) = read::setting(view, &key)? else { continue };
+        if let Err(error) = knobs.take(&key, &setting.value) {
+            tracing::debug!(%error, "a setting of the autopilot is none; its default counts");
+        }
+    }
+    knobs.last_contact = knobs.last_contact.max(Duration::from_millis(heartbeat_ms.saturating_mul(2)));
+    Ok(knobs)
+}
+
+/// What must still hold when a change of the membership enters the log: who leads, and the membership that was seen.
+fn unchanged(metrics: &Metrics) -> Vec<Precondition<Types>> {
+    vec![
+        Precondition::CommittedLeaderId { committed_leader_id: metrics.vote.leader_id().to_committed() },
+        Precondition::LastMembershipLogId { last_membership_log_id: *metrics.membership_config.log_id() },
+    ]
+}
+
+async fn perform(handle: &Handle, step: Step, metrics: &Metrics) -> Result<(), ChangeError> {
     let one = |node: NodeId| BTreeSet::from([node.0]);
     let change = match step {
         Step::HandOver => return handle.transfer_leader(None).await.map(|_| ()),
+        Step::HandOverTo(node) => return handle.transfer_leader(Some(node)).await.map(|_| ()),
+        Step::Remove(node) => return remove(handle, node, metrics.current_term).await,
         Step::Expire => return expire(handle).await,
         Step::RaiseVersion(version) => return own(handle, Command::RaiseVersion { version }).await.map(|_| ()),
         Step::FinishJoint(voters) => ChangeMembers::ReplaceAllVoters(voters.into_iter().map(|node| node.0).collect()),
@@ -189,8 +283,19 @@ async fn perform(handle: &Handle, step: Step) -> Result<(), ChangeError> {
         Step::RemoveLearner(node) => ChangeMembers::RemoveNodes(one(node)),
         Step::Promote(node) => ChangeMembers::AddVoterIds(one(node)),
         Step::Demote(node) => ChangeMembers::RemoveVoters(one(node)),
+        Step::Replace { silent, by } => {
+            let voters = metrics.membership_config.membership().voter_ids();
+            ChangeMembers::ReplaceAllVoters(voters.filter(|voter| *voter != silent.0).chain([by.0]).collect())
+        }
     };
-    handle.change_members(change).await
+    handle.change_members(change, unchanged(metrics)).await
+}
+
+/// Removes a silent member as an administrator would, while this node leads in this term.
+async fn remove(handle: &Handle, node: NodeId, term: u64) -> Result<(), ChangeError> {
+    let principal = format!("node/{}", handle.node());
+    let removed = handle.remove_member(&RequestId::default(), &principal, Some(term), node).await;
+    removed.map_err(|error| ChangeError::NotNow(error.to_string()))
 }
 
 /// Ends everything that has passed its time.
@@ -209,7 +314,6 @@ async fn own(handle: &Handle, command: Command) -> Result<Answer, ChangeError> {
 
 #[cfg(test)]
 mod tests {
-    use ollamax_core::catalog::MemberState;
     use ollamax_types::{Incarnation, PeerId, Role, Timestamp};
 
     use super::*;
@@ -229,6 +333,14 @@ mod tests {
         }
     }
 
+    fn healthy() -> Standing {
+        Standing { healthy_for: Some(Duration::from_secs(60)), ..Standing::default() }
+    }
+
+    fn silent(hours: u64) -> Standing {
+        Standing { silent: Duration::from_secs(hours * 3_600), ..Standing::default() }
+    }
+
     fn ids(nodes: &[u64]) -> BTreeSet<NodeId> {
         nodes.iter().copied().map(NodeId).collect()
     }
@@ -246,7 +358,7 @@ mod tests {
             members: members.iter().map(|(id, role, departed)| member(*id, *role, state(*departed))).collect(),
             configs: configs.iter().map(|set| ids(set)).collect(),
             nodes: ids(nodes),
-            lags: caught_up.iter().map(|node| (NodeId(*node), 0)).collect(),
+            seen: caught_up.iter().map(|node| (NodeId(*node), healthy())).collect(),
             ..Facts::default()
         };
         assert_eq!(decide(&facts), expected, "{facts:?}");
@@ -296,10 +408,11 @@ mod tests {
                 members: [1, 2].map(|id| member(id, Role::Voter, MemberState::Active)).to_vec(),
                 configs: vec![ids(&[1, 2])],
                 nodes: ids(&[1, 2]),
-                lags: BTreeMap::from([(NodeId(2), 0)]),
+                seen: BTreeMap::from([(NodeId(2), healthy())]),
+                knobs: Knobs::default(),
                 version,
                 releases: releases.iter().map(|(node, release)| (NodeId(*node), *release)).collect(),
-                due: false,
+                ..Facts::default()
             };
             assert_eq!(decide(&facts), expected, "{releases:?} at {version}");
             // What has passed its time comes first.
@@ -314,6 +427,30 @@ mod tests {
     }
 
     #[test]
+    fn a_node_whose_state_differs_neither_votes_nor_leads_nor_decides() {
+        let check = |deviating: &[u64], voters: &[u64], expected: Option<Step>| {
+            let facts = Facts {
+                leader: NodeId(1),
+                members: [1, 2, 3].map(|id| member(id, Role::Voter, MemberState::Active)).to_vec(),
+                configs: vec![ids(voters)],
+                nodes: ids(&[1, 2, 3]),
+                seen: [2, 3].map(|id| (NodeId(id), healthy())).into(),
+                knobs: Knobs::default(),
+                deviating: ids(deviating),
+                ..Facts::default()
+            };
+            assert_eq!(decide(&facts), expected, "{deviating:?} of {voters:?}");
+        };
+        check(&[], &[1, 2, 3], None);
+        check(&[3], &[1, 2, 3], Some(Step::Demote(NodeId(3))));
+        check(&[3], &[1, 2], None); // caught up, and not promoted
+        check(&[], &[1, 2], Some(Step::Promote(NodeId(3)))); // it agrees again
+        check(&[1], &[1, 2, 3], Some(Step::HandOver));
+        check(&[1], &[1], None); // nobody else votes
+        check(&[1, 2, 3], &[1, 2, 3], None);
+    }
+
+    #[test]
     fn a_departed_leader_hands_over_first() {
         let members = [(1, Role::Voter, true), (2, Role::Voter, false)];
         check(&members, &[&[1, 2]], &[1, 2], &[2], Some(Step::HandOver));
@@ -323,5 +460,56 @@ mod tests {
     fn a_change_that_a_dead_leader_left_half_way_is_finished_first() {
         let members = [(1, Role::Voter, false), (2, Role::Voter, false), (3, Role::Voter, false)];
         check(&members, &[&[1], &[1, 2]], &[1, 2], &[2], Some(Step::FinishJoint(ids(&[1, 2]))));
+    }
+
+    /// Four members of whom node 4 has this standing, and the first three vote.
+    fn four(last: Standing) -> Facts {
+        Facts {
+            leader: NodeId(1),
+            members: (1..=4).map(|id| member(id, Role::Voter, MemberState::Active)).collect(),
+            configs: vec![ids(&[1, 2, 3])],
+            nodes: ids(&[1, 2, 3, 4]),
+            seen: BTreeMap::from([(NodeId(2), healthy()), (NodeId(3), healthy()), (NodeId(4), last)]),
+            ..Facts::default()
+        }
+    }
+
+    #[test]
+    fn a_silent_voter_is_replaced_and_a_silent_member_removed_before_the_version_goes_up() {
+        let releases: BTreeMap<NodeId, u32> = (1..=4).map(|id| (NodeId(id), 9)).collect();
+        let removed = Facts { releases: releases.clone(), ..four(silent(24)) };
+        assert_eq!(decide(&removed), Some(Step::Remove(NodeId(4))));
+        let mut replaced = Facts { releases, ..four(healthy()) };
+        replaced.seen.insert(NodeId(3), silent(1));
+        assert_eq!(decide(&replaced), Some(Step::Replace { silent: NodeId(3), by: NodeId(4) }));
+        assert_eq!(decide(&Facts { due: true, ..replaced }), Some(Step::Expire));
+    }
+
+    #[test]
+    fn a_drained_leader_is_relieved_by_a_healthy_voter_that_is_not_drained() {
+        let check = |drained: &[u64], seen: &[(u64, Standing)], expected: Option<u64>| {
+            let mut facts = four(healthy());
+            for id in drained {
+                facts.members[usize::try_from(*id).expect("few") - 1].state = MemberState::Drained;
+            }
+            facts.seen.extend(seen.iter().map(|(id, standing)| (NodeId(*id), *standing)));
+            assert_eq!(decide(&facts), expected.map(|id| Step::HandOverTo(NodeId(id))), "{drained:?} {seen:?}");
+        };
+        check(&[], &[], None);
+        check(&[2, 3], &[], None);
+        check(&[1], &[], Some(2));
+        check(&[1, 2], &[], Some(3));
+        check(&[1], &[(2, silent(0))], Some(3));
+        check(&[1, 2, 3], &[], None); // node 4 does not vote
+    }
+
+    #[test]
+    fn the_outlook_tells_health_tolerance_and_who_will_be_removed() {
+        let outlook = four(silent(1)).outlook(7).expect("a group");
+        assert_eq!((outlook.term, outlook.healthy, outlook.tolerance), (7, 3, 1));
+        assert_eq!(outlook.removals, BTreeMap::from([(NodeId(4), Duration::from_secs(23 * 3_600))]));
+        let outlook = four(healthy()).outlook(7).expect("a group");
+        assert_eq!((outlook.healthy, outlook.tolerance, outlook.removals.len()), (4, 1, 0));
+        assert_eq!(Facts::default().outlook(7), None);
     }
 }

@@ -25,8 +25,10 @@ use ollamax_security::BackupRecipient;
 use ollamax_store as store;
 use ollamax_types::{ClusterId, ErrorCode, NodeId, Timestamp};
 
+use crate::lineage::LineageError;
+
 pub use read::{Verified, read_page, verify};
-pub use restore::{RESTORED_REVISIONS, Restorable, Restored, Target, check, restore};
+pub use restore::{Restorable, Restored, Target, check, restore};
 pub use write::{Order, Progress, Written};
 
 /// Bytes of the page that everybody can read.
@@ -141,7 +143,7 @@ pub enum BackupError {
     Import(store::ImportError),
     /// The state could not be made the beginning of a new cluster.
     #[error(transparent)]
-    Lineage(#[from] crate::lineage::LineageError),
+    Lineage(#[from] LineageError),
 }
 
 impl From<store::OpenError> for BackupError {

@@ -112,6 +112,9 @@ pub enum ReadError {
     /// No leader, or a leader without its majority.
     #[error("no quorum: {0}")]
     NoQuorum(String),
+    /// This node's state is known to be wrong.
+    #[error("the state of this node differs from that of the majority, so it is not read; ask another node")]
+    Deviates,
     /// This node's consensus has stopped; the node must stop too.
     #[error("consensus has stopped on this node: {0}")]
     Fatal(String),
@@ -123,6 +126,7 @@ impl ReadError {
     pub const fn code(&self) -> ErrorCode {
         match self {
             Self::NoQuorum(_) => ErrorCode::NoQuorum,
+            Self::Deviates => ErrorCode::StorageCorrupt,
             Self::Fatal(_) => ErrorCode::StorageFailed,
         }
     }
@@ -140,9 +144,9 @@ pub enum ChangeError {
     /// Another change of the membership is not finished, or the target is no learner.
     #[error("not possible now: {0}")]
     NotNow(String),
-    /// Nobody else could lead.
-    #[error("there is no other voter that answers and could lead")]
-    NoCandidate,
+    /// Leadership stays, or it is not known where it went.
+    #[error(transparent)]
+    Declined(#[from] Declined),
     /// The majority did not answer in time.
     #[error("no quorum: {0}")]
     NoQuorum(String),
@@ -156,8 +160,123 @@ impl ChangeError {
     #[must_use]
     pub const fn code(&self) -> ErrorCode {
         match self {
-            Self::NotLeader { .. } | Self::NotNow(_) | Self::NoCandidate => ErrorCode::PreconditionFailed,
+            Self::NotLeader { .. } | Self::NotNow(_) => ErrorCode::PreconditionFailed,
+            Self::Declined(declined) => declined.code(),
             Self::NoQuorum(_) => ErrorCode::NoQuorum,
+            Self::Fatal(_) => ErrorCode::StorageFailed,
+        }
+    }
+}
+
+/// Why a leader did not give leadership away.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Declined {
+    /// It is the one that was named.
+    #[error("node {0} leads already")]
+    LeadsAlready(NodeId),
+    /// There is nobody else to give it to.
+    #[error("node {0} is the only voter")]
+    OnlyVoter(NodeId),
+    /// Only a voter may lead.
+    #[error("node {0} does not vote")]
+    NotVoter(NodeId),
+    /// It did not answer within the leader's lease.
+    #[error("node {0} was not heard within the leader's lease")]
+    NotHeard(NodeId),
+    /// No other voter answered within the leader's lease.
+    #[error("no other voter was heard within the leader's lease")]
+    NobodyHeard,
+    /// It would have to catch up first, and nothing could be written meanwhile.
+    #[error("node {node} lies {entries} entries behind")]
+    Behind {
+        /// Who.
+        node: NodeId,
+        /// How far.
+        entries: u64,
+    },
+    /// It was told to take over and did not in time. It still may.
+    #[error("node {0} was told to take over, and did not in time")]
+    NotTaken(NodeId),
+}
+
+impl Declined {
+    /// The code that leaves the node.
+    #[must_use]
+    pub const fn code(&self) -> ErrorCode {
+        match self {
+            Self::LeadsAlready(_)
+            | Self::OnlyVoter(_)
+            | Self::NotVoter(_)
+            | Self::NotHeard(_)
+            | Self::NobodyHeard
+            | Self::Behind { .. } => ErrorCode::PreconditionFailed,
+            Self::NotTaken(_) => ErrorCode::OutcomeUnknown,
+        }
+    }
+}
+
+/// Why leadership was not handed over, whichever node was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HandOverError {
+    /// The leader keeps it, or it is not known where it went.
+    #[error(transparent)]
+    Declined(#[from] Declined),
+    /// Nobody leads, or the leader cannot be reached. Nothing was changed.
+    #[error("no quorum: {0}")]
+    NoQuorum(String),
+    /// The leader was asked, and its answer did not come back.
+    #[error("the outcome is not known: {0}")]
+    OutcomeUnknown(String),
+    /// The leader refused to look at it.
+    #[error("node {node} refused: {message}")]
+    Leader {
+        /// Who.
+        node: NodeId,
+        /// Its code.
+        code: ErrorCode,
+        /// For people.
+        message: String,
+    },
+    /// This node's consensus has stopped; the node must stop too.
+    #[error("consensus has stopped on this node: {0}")]
+    Fatal(String),
+}
+
+impl HandOverError {
+    /// The code that leaves the node.
+    #[must_use]
+    pub const fn code(&self) -> ErrorCode {
+        match self {
+            Self::Declined(declined) => declined.code(),
+            Self::NoQuorum(_) => ErrorCode::NoQuorum,
+            Self::OutcomeUnknown(_) => ErrorCode::OutcomeUnknown,
+            Self::Leader { code, .. } => *code,
+            Self::Fatal(_) => ErrorCode::StorageFailed,
+        }
+    }
+}
+
+/// Why no snapshot was taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SnapshotError {
+    /// There is no state here yet.
+    #[error("nothing was applied on this node yet")]
+    Empty,
+    /// It is being taken, and is not done in time.
+    #[error("the snapshot was not done in time, and may still come")]
+    Late,
+    /// This node's consensus has stopped; the node must stop too.
+    #[error("consensus has stopped on this node: {0}")]
+    Fatal(String),
+}
+
+impl SnapshotError {
+    /// The code that leaves the node.
+    #[must_use]
+    pub const fn code(&self) -> ErrorCode {
+        match self {
+            Self::Empty => ErrorCode::PreconditionFailed,
+            Self::Late => ErrorCode::OutcomeUnknown,
             Self::Fatal(_) => ErrorCode::StorageFailed,
         }
     }

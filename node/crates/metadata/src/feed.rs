@@ -1,16 +1,31 @@
-//! What changed of the values, in order, for those who watch.
+//! What changed of the values, and what happened in the cluster, in order, for those who watch.
 //!
-//! Owns the last changes in memory, bounded in number and bytes. Always holds: the feed has every change from its
-//! oldest revision to the applied index, and all changes of one revision together. What is older is compacted: a
-//! watcher that asks for it is told so and reads the values anew. A restart or a snapshot begins an empty feed at the
-//! applied index.
+//! Owns the last items of either in memory, bounded in number and bytes, each in a ring of its own, so that busy values
+//! do not push out what happened in the cluster. Always holds: a feed has every item from its oldest revision to the
+//! applied index, and all items of one revision together. What is older is compacted: a watcher that asks for it is
+//! told so. A restart or a snapshot begins an empty feed at the applied index.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-use ollamax_core::catalog::{Key, Mutation, Record, Value};
+use ollamax_core::catalog::{ClusterEvent, EventKind, Key, Mutation, Record, Value};
+
+/// What a feed keeps.
+pub trait Item: Clone + std::fmt::Debug {
+    /// How a watcher says what it wants.
+    type Filter: std::fmt::Debug;
+
+    /// Index of the entry that it comes from.
+    fn revision(&self) -> u64;
+
+    /// What it weighs in memory.
+    fn bytes(&self) -> usize;
+
+    /// Whether a watcher wants it.
+    fn is_wanted(&self, filter: &Self::Filter) -> bool;
+}
 
 /// Most changes that are kept.
 const CHANGES_MAX: usize = 10_000;
@@ -34,9 +49,36 @@ pub struct Event {
     pub value: Option<Value>,
 }
 
-impl Event {
+impl Item for Event {
+    type Filter = Filter;
+
+    fn revision(&self) -> u64 {
+        self.revision
+    }
+
     fn bytes(&self) -> usize {
         self.namespace.len() + self.key.len() + self.value.as_ref().map_or(0, |value| value.bytes.len())
+    }
+
+    fn is_wanted(&self, filter: &Filter) -> bool {
+        filter.takes(self)
+    }
+}
+
+impl Item for ClusterEvent {
+    /// These kinds; none: all.
+    type Filter = Vec<EventKind>;
+
+    fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    fn bytes(&self) -> usize {
+        self.subject.len() + self.text.len()
+    }
+
+    fn is_wanted(&self, kinds: &Vec<EventKind>) -> bool {
+        kinds.is_empty() || kinds.contains(&self.kind)
     }
 }
 
@@ -61,8 +103,8 @@ impl Filter {
 /// Why a watch cannot go on.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WatchError {
-    /// Changes that were asked for are not kept any more.
-    #[error("changes before revision {oldest} are not kept any more; read the values and watch from there")]
+    /// What was asked for is not kept any more.
+    #[error("what happened before revision {oldest} is not kept any more")]
     Compacted {
         /// The least revision from which a watch can begin.
         oldest: u64,
@@ -72,9 +114,9 @@ pub enum WatchError {
     Stopped,
 }
 
-#[derive(Debug, Default)]
-struct Ring {
-    events: VecDeque<Event>,
+#[derive(Debug)]
+struct Ring<T> {
+    items: VecDeque<T>,
     bytes: usize,
     /// The least revision that is complete here.
     oldest: u64,
@@ -82,15 +124,38 @@ struct Ring {
     newest: u64,
 }
 
-/// A cheap handle on the last changes.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Feed(Arc<Mutex<Ring>>);
+impl<T> Default for Ring<T> {
+    fn default() -> Self {
+        Self { items: VecDeque::new(), bytes: 0, oldest: 0, newest: 0 }
+    }
+}
+
+/// A cheap handle on the last items of one kind.
+#[derive(Debug)]
+pub(crate) struct Feed<T = Event>(Arc<Mutex<Ring<T>>>);
+
+impl<T> Clone for Feed<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<T> Default for Feed<T> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
 
 // === impl Feed ===
 
-impl Feed {
-    fn ring(&self) -> MutexGuard<'_, Ring> {
+impl<T: Item> Feed<T> {
+    fn ring(&self) -> MutexGuard<'_, Ring<T>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The least revision from which a watch can begin.
+    pub(crate) fn oldest(&self) -> u64 {
+        self.ring().oldest
     }
 
     /// Forgets everything: the state is now what `applied` left.
@@ -98,37 +163,67 @@ impl Feed {
         *self.ring() = Ring { oldest: applied + 1, newest: applied, ..Ring::default() };
     }
 
-    /// Adds the changes of the entries up to `applied`.
-    pub(crate) fn add(&self, events: Vec<Event>, applied: u64) {
+    /// Adds what the entries up to `applied` brought.
+    pub(crate) fn add(&self, items: Vec<T>, applied: u64) {
         let mut ring = self.ring();
-        ring.bytes += events.iter().map(Event::bytes).sum::<usize>();
-        ring.events.extend(events);
+        ring.bytes += items.iter().map(Item::bytes).sum::<usize>();
+        ring.items.extend(items);
         ring.newest = applied;
-        while ring.events.len() > CHANGES_MAX || ring.bytes > BYTES_MAX {
-            let Some(oldest) = ring.events.pop_front() else { break };
+        while ring.items.len() > CHANGES_MAX || ring.bytes > BYTES_MAX {
+            let Some(oldest) = ring.items.pop_front() else { break };
             ring.bytes -= oldest.bytes();
-            // A revision that has lost one of its changes is not whole any more.
-            ring.oldest = oldest.revision + 1;
+            // A revision that has lost one of its items is not whole any more.
+            ring.oldest = oldest.revision() + 1;
         }
     }
 
-    /// The changes from `from` on that `filter` takes, and the revision up to which they are complete.
-    fn look(&self, filter: &Filter, from: u64) -> Result<(Vec<Event>, u64), WatchError> {
+    /// The items from `from` on that `filter` wants, and the revision up to which they are complete.
+    fn look(&self, filter: &T::Filter, from: u64) -> Result<(Vec<T>, u64), WatchError> {
         let ring = self.ring();
         if from < ring.oldest {
             return Err(WatchError::Compacted { oldest: ring.oldest });
         }
-        let start = ring.events.partition_point(|event| event.revision < from);
-        let (mut found, mut bytes) = (Vec::<Event>::new(), 0);
-        for event in ring.events.range(start..).filter(|event| filter.takes(event)) {
-            let new_revision = found.last().is_some_and(|last| last.revision != event.revision);
+        let start = ring.items.partition_point(|item| item.revision() < from);
+        let (mut found, mut bytes) = (Vec::<T>::new(), 0);
+        for item in ring.items.range(start..).filter(|item| item.is_wanted(filter)) {
+            let new_revision = found.last().is_some_and(|last| last.revision() != item.revision());
             if new_revision && (found.len() >= BATCH_CHANGES || bytes >= BATCH_BYTES) {
-                return Ok((found, event.revision - 1));
+                return Ok((found, item.revision() - 1));
             }
-            bytes += event.bytes();
-            found.push(event.clone());
+            bytes += item.bytes();
+            found.push(item.clone());
         }
         Ok((found, ring.newest))
+    }
+}
+
+/// All feeds of a node.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Feeds {
+    pub(crate) values: Feed<Event>,
+    pub(crate) cluster: Feed<ClusterEvent>,
+}
+
+/// What some entries brought.
+#[derive(Debug, Default)]
+pub(crate) struct News {
+    pub(crate) values: Vec<Event>,
+    pub(crate) cluster: Vec<ClusterEvent>,
+}
+
+// === impl Feeds ===
+
+impl Feeds {
+    /// The state is now what `applied` left.
+    pub(crate) fn restart(&self, applied: u64) {
+        self.values.restart(applied);
+        self.cluster.restart(applied);
+    }
+
+    /// Adds what the entries up to `applied` brought.
+    pub(crate) fn add(&self, news: News, applied: u64) {
+        self.values.add(news.values, applied);
+        self.cluster.add(news.cluster, applied);
     }
 }
 
@@ -143,53 +238,67 @@ pub(crate) fn event_of(revision: u64, mutation: &Mutation) -> Option<Event> {
     Some(Event { revision, namespace: namespace.clone(), key: key.clone(), value })
 }
 
-/// Changes that a watcher is handed: in order, each once, all of a revision together.
+/// What a watcher is handed: in order, each once, all of a revision together.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Batch {
-    /// What changed; may be empty.
-    pub events: Vec<Event>,
-    /// Every change up to here has been told.
+pub struct Batch<T = Event> {
+    /// What came; may be empty.
+    pub events: Vec<T>,
+    /// Everything up to here has been told.
     pub revision: u64,
 }
 
 /// One watch. Costs nothing while nobody asks it.
 #[derive(Debug)]
-pub struct Watcher {
-    feed: Feed,
+pub struct Watcher<T: Item = Event> {
+    feed: Feed<T>,
     changes: watch::Receiver<u64>,
-    filter: Filter,
+    filter: T::Filter,
     next: u64,
 }
 
 // === impl Watcher ===
 
-impl Watcher {
+impl<T: Item> Watcher<T> {
     /// From `from` on; `None`: from what comes after everything that is applied now.
-    pub(crate) fn new(feed: Feed, changes: watch::Receiver<u64>, filter: Filter, from: Option<u64>) -> Self {
+    pub(crate) fn new(feed: Feed<T>, changes: watch::Receiver<u64>, filter: T::Filter, from: Option<u64>) -> Self {
         let next = from.unwrap_or_else(|| feed.ring().newest + 1);
         Self { feed, changes, filter, next }
     }
 
-    /// Every change below this revision has been told.
+    /// Everything below this revision has been told.
     #[must_use]
     pub const fn next_revision(&self) -> u64 {
         self.next
     }
 
-    /// Waits for the next changes. Loses nothing when it is dropped half-way.
+    /// The least revision from which a watch of this node can begin now.
+    #[must_use]
+    pub fn oldest_revision(&self) -> u64 {
+        self.feed.oldest()
+    }
+
+    /// Waits for what comes next. Loses nothing when it is dropped half-way.
     ///
     /// # Errors
     /// When what comes next is not kept any more, or the node stops.
-    pub async fn next(&mut self) -> Result<Batch, WatchError> {
+    pub async fn next(&mut self) -> Result<Batch<T>, WatchError> {
         loop {
             self.changes.borrow_and_update();
-            let (events, revision) = self.feed.look(&self.filter, self.next)?;
-            self.next = self.next.max(revision + 1);
-            if !events.is_empty() {
-                return Ok(Batch { events, revision });
+            if let Some(batch) = self.next_kept()? {
+                return Ok(batch);
             }
             self.changes.changed().await.map_err(|_| WatchError::Stopped)?;
         }
+    }
+
+    /// What is there and was not handed out yet; `None`: nothing more now.
+    ///
+    /// # Errors
+    /// When what comes next is not kept any more.
+    pub fn next_kept(&mut self) -> Result<Option<Batch<T>>, WatchError> {
+        let (events, revision) = self.feed.look(&self.filter, self.next)?;
+        self.next = self.next.max(revision + 1);
+        Ok((!events.is_empty()).then_some(Batch { events, revision }))
     }
 }
 

@@ -49,7 +49,7 @@ enum Miss {
 
 /// Follows one hint at most between two pauses: nodes that take each other for the leader are not asked in circles.
 #[derive(Debug, Default)]
-struct Hints {
+pub(crate) struct Hints {
     followed: bool,
 }
 
@@ -57,7 +57,7 @@ struct Hints {
 
 impl Hints {
     /// Whom to ask at once after `asked` gave this hint; `None`: pause first.
-    fn next(&mut self, asked: Option<NodeId>, hint: Option<NodeId>) -> Option<NodeId> {
+    pub(crate) fn next(&mut self, asked: Option<NodeId>, hint: Option<NodeId>) -> Option<NodeId> {
         let next = hint.filter(|node| Some(*node) != asked && !self.followed);
         self.followed = next.is_some();
         next
@@ -187,7 +187,7 @@ impl Handle {
     }
 
     /// Waits a little for a leader to appear; breaks at the deadline.
-    async fn pause(&self, deadline: Instant) -> ControlFlow<()> {
+    pub(crate) async fn pause(&self, deadline: Instant) -> ControlFlow<()> {
         let until = Instant::now() + RETRY_PAUSE;
         if until >= deadline {
             tokio::time::sleep_until(deadline).await;
@@ -257,7 +257,7 @@ impl Handle {
             let sealed = Sealed(envelope::encode(&entry));
             let queued = timeout_at(deadline, self.0.raft.client_write_ff(sealed, Some(responder))).await;
             let queued = queued.map_err(|_| unknown("the log did not take it in time"))?;
-            queued.map_err(|fatal| Miss::Final(ProposeError::Fatal(fatal.to_string())))?;
+            queued.map_err(|fatal| self.not_taken(&fatal))?;
         }
         match timeout_at(deadline, answer).await {
             Err(_) => Err(unknown("no majority answered in time")),
@@ -288,6 +288,15 @@ impl Handle {
         if needed > actual { Err(Refusal::VersionTooLow { needed, actual }.into()) } else { Ok(()) }
     }
 
+    /// Consensus took nothing any more. Where it was told to stop, it knows who leads instead.
+    fn not_taken(&self, fatal: &impl ToString) -> Miss {
+        let other = self.leader().filter(|node| *node != self.node() && self.0.stopped.load(Ordering::Acquire));
+        match other {
+            Some(leader) => Miss::NotLeader { hint: Some(leader) },
+            None => Miss::Final(ProposeError::Fatal(fatal.to_string())),
+        }
+    }
+
     fn not_leader(&self, forward: &ForwardToLeader<Types>) -> Miss {
         match forward.leader_id.map(NodeId) {
             Some(node) if node != self.node() => Miss::NotLeader { hint: Some(node) },
@@ -300,7 +309,7 @@ impl Handle {
             Ok(_) => Ok(()),
             Err(ReadMiss::NotLeader { hint }) => Err(Miss::NotLeader { hint }),
             Err(ReadMiss::NoQuorum(reason)) => Err(Miss::NotDone(reason)),
-            Err(ReadMiss::Fatal(reason)) => Err(Miss::Final(ProposeError::Fatal(reason))),
+            Err(ReadMiss::Fatal(reason)) => Err(self.not_taken(&reason)),
         }
     }
 
@@ -365,7 +374,8 @@ impl Handle {
     /// the call, and returns the applied index. What [`Handle::view`] shows from then on is linearizable.
     ///
     /// # Errors
-    /// [`ReadError::NoQuorum`] when the majority cannot be asked or this node cannot catch up in time.
+    /// [`ReadError::NoQuorum`] when the majority cannot be asked or this node cannot catch up in time,
+    /// [`ReadError::Deviates`] when this node's state is known to be wrong.
     pub async fn read_barrier(&self) -> Result<u64, ReadError> {
         self.barrier(ReadTrust::Majority).await
     }
@@ -389,6 +399,7 @@ impl Handle {
     }
 
     async fn barrier(&self, trust: ReadTrust) -> Result<u64, ReadError> {
+        self.check_agreement()?;
         let deadline = Instant::now() + READ_TIMEOUT;
         let mut target = self.leader();
         let mut why = "no leader is known".to_owned();

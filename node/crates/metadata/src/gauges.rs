@@ -19,6 +19,12 @@ pub(crate) struct Gauges {
     committed_index: IntGauge,
     last_log_index: IntGauge,
     log_entries: IntGauge,
+    healthy_nodes: IntGauge,
+    failure_tolerance: IntGauge,
+    compared_index: IntGauge,
+    deviates: IntGauge,
+    deviating_nodes: IntGauge,
+    undecided: IntGauge,
 }
 
 // === impl Gauges ===
@@ -33,12 +39,35 @@ impl Gauges {
             committed_index: gauge("committed_index", "Index known to be committed"),
             last_log_index: gauge("last_log_index", "Index of the last entry in the log"),
             log_entries: gauge("log_entries", "Entries that the log holds"),
+            healthy_nodes: gauge("healthy_nodes", "On the leader: nodes that are heard and have the log; 0 elsewhere"),
+            failure_tolerance: gauge(
+                "failure_tolerance",
+                "On the leader: voters that may still fail before nothing can be changed; 0 elsewhere",
+            ),
+            compared_index: gauge("state_compared_index", "Newest index at which the nodes' states were compared"),
+            deviates: gauge("state_deviates", "1 while this node's state differs from that of the majority"),
+            deviating_nodes: gauge("state_deviating_nodes", "Nodes whose state differs from that of the majority"),
+            undecided: gauge("state_undecided", "1 while the voters' states differ and none has a majority"),
         }
     }
 
-    fn all(&self) -> [&IntGauge; 6] {
+    fn all(&self) -> [&IntGauge; 12] {
         let Self { term, is_leader, applied_index, committed_index, last_log_index, log_entries, .. } = self;
-        [term, is_leader, applied_index, committed_index, last_log_index, log_entries]
+        let Self { healthy_nodes, failure_tolerance, compared_index, deviates, deviating_nodes, undecided, .. } = self;
+        [
+            term,
+            is_leader,
+            applied_index,
+            committed_index,
+            last_log_index,
+            log_entries,
+            healthy_nodes,
+            failure_tolerance,
+            compared_index,
+            deviates,
+            deviating_nodes,
+            undecided,
+        ]
     }
 
     fn read(&self, consensus: &Handle) {
@@ -52,6 +81,15 @@ impl Gauges {
         let held = consensus.0.log.state();
         let entries = held.first.zip(held.last).map_or(0, |(first, last)| last.saturating_sub(first) + 1);
         show(&self.log_entries, entries);
+        let (healthy, tolerance) =
+            consensus.outlook(&now).map_or((0, 0), |outlook| (outlook.healthy, outlook.tolerance));
+        show(&self.healthy_nodes, healthy as u64);
+        show(&self.failure_tolerance, tolerance as u64);
+        let alarm = consensus.0.integrity.alarm();
+        show(&self.compared_index, alarm.index);
+        show(&self.deviates, u64::from(alarm.deviating.contains(&consensus.node())));
+        show(&self.deviating_nodes, alarm.deviating.len() as u64);
+        show(&self.undecided, u64::from(alarm.undecided));
     }
 }
 

@@ -10,32 +10,39 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver as _;
-use openraft::errors::{ChangeMembershipError, ClientWriteError, Fatal, RaftError};
-use openraft::metrics::WaitError;
+use openraft::errors::{ClientWriteError, Fatal, RaftError};
 use openraft::vote::RaftLeaderId as _;
-use openraft::{ChangeMembers, EmptyNode, Instant as _};
+use openraft::{ChangeMembers, EmptyNode, Instant as _, Precondition};
 use prometheus::Registry;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
-use ollamax_core::catalog::{Answer, Command, View};
+use ollamax_core::catalog::{Answer, ClusterEvent, Command, EventKind, View};
 use ollamax_store as store;
+use ollamax_types::limits::PROPOSALS_IN_FLIGHT_BYTES_MAX;
 use ollamax_types::{ClusterId, ErrorCode, Incarnation, NodeId, RequestId, Timestamp};
 
 use crate::config::Config;
 use crate::error::{ChangeError, ProposeError};
-use crate::feed::{Feed, Filter, Watcher};
+use crate::feed::{Feeds, Filter, Watcher};
 use crate::followers;
 use crate::freshness::Freshness;
 use crate::gauges::Gauges;
+use crate::integrity::Integrity;
 use crate::logtime::Stamper;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
+use crate::quotas::QuotaGauges;
 use crate::raft::{self, Raft, Types};
 use crate::releases::Releases;
 use crate::session::OwnSession;
-use crate::status::Status;
+use crate::status::{Outlook, Part, Status};
 use crate::thread::Thread;
+
+/// How long a stopping node waits for the changes that are under way.
+const ANSWERS_TIMEOUT: Duration = Duration::from_millis(500);
+/// Time between two looks at them.
+const ANSWERS_LOOK: Duration = Duration::from_millis(5);
 
 /// Who this node is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,13 +122,16 @@ pub(crate) struct Inner {
     /// Bytes of proposals that may still enter.
     pub(crate) room: Arc<Semaphore>,
     pub(crate) changes: watch::Receiver<u64>,
-    pub(crate) feed: Feed,
+    pub(crate) feeds: Feeds,
     pub(crate) releases: Releases,
+    pub(crate) integrity: Integrity,
     pub(crate) session: OwnSession,
     /// A cluster version that was seen in the state. It never goes back, so this need not be the last.
     pub(crate) version_seen: AtomicU32,
     pub(crate) contact: Contact,
     pub(crate) metrics: Metrics,
+    /// What the autopilot made of the group when it looked last, as the leader of a term.
+    pub(crate) outlook: Mutex<Option<Outlook>>,
     pub(crate) stopped: AtomicBool,
     pub(crate) stopping: tokio::sync::Mutex<()>,
 }
@@ -243,7 +253,16 @@ impl Handle {
     /// Watches values from revision `from` on; `None`: from what comes after everything that is applied here now.
     #[must_use]
     pub fn watch(&self, filter: Filter, from: Option<u64>) -> Watcher {
-        Watcher::new(self.0.feed.clone(), self.0.changes.clone(), filter, from)
+        Watcher::new(self.0.feeds.values.clone(), self.0.changes.clone(), filter, from)
+    }
+
+    /// Watches what happens in the cluster, these kinds of it (none: all), from revision `since` on; `None`: from the
+    /// oldest that is kept here.
+    #[must_use]
+    pub fn events(&self, kinds: Vec<EventKind>, since: Option<u64>) -> Watcher<ClusterEvent> {
+        let feed = self.0.feeds.cluster.clone();
+        let from = since.unwrap_or_else(|| feed.oldest());
+        Watcher::new(feed, self.0.changes.clone(), kinds, Some(from))
     }
 
     /// The applied index, each time it moves.
@@ -259,6 +278,7 @@ impl Handle {
     pub fn register_metrics(&self, registry: &Registry) -> prometheus::Result<()> {
         self.0.metrics.register(registry)?;
         registry.register(Box::new(Gauges::new(Arc::downgrade(&self.0))))?;
+        registry.register(Box::new(QuotaGauges::of(self)))?;
         self.0.store.metrics().register(registry)
     }
 
@@ -278,8 +298,10 @@ impl Handle {
         let contact_ms = self.contact_ms(&metrics);
         let fresh = contact_ms.is_some_and(|silent| Duration::from_millis(silent) < inner.config.lease());
         let next = metrics.last_log_index.map_or(0, |index| index + 1);
-        let lags = followers::followers(&metrics, inner.identity.node);
+        let followers = followers::followers(&metrics, inner.identity.node);
         let sync = &inner.store.metrics().sync_seconds;
+        let has_quorum = leader.is_some() && metrics.running_state.is_ok() && fresh;
+        let outlook = self.outlook(&metrics).filter(|_| has_quorum);
         Status {
             node: inner.identity.node,
             term: metrics.current_term,
@@ -292,14 +314,23 @@ impl Handle {
             voters: membership.voter_ids().map(NodeId).collect(),
             voters_changing: membership.get_joint_config().len() > 1,
             learners: membership.learner_ids().map(NodeId).collect(),
-            has_quorum: leader.is_some() && metrics.running_state.is_ok() && fresh,
+            has_quorum,
             last_leader_contact_ms: contact_ms,
             state_hash,
+            alarm: inner.integrity.alarm(),
             fsync_p50_us: crate::status::quantile_us(sync, 0.5),
             fsync_p99_us: crate::status::quantile_us(sync, 0.99),
             fsyncs: sync.get_sample_count(),
-            lags: lags.iter().map(|follower| (follower.node, follower.behind(next))).collect(),
+            part: Part::of(metrics.state, metrics.running_state.is_ok()),
+            followers: followers.iter().map(|follower| follower.shown(next)).collect(),
+            outlook,
         }
+    }
+
+    /// What the autopilot made of the group, as the leader of this term.
+    pub(crate) fn outlook(&self, metrics: &raft::Metrics) -> Option<Outlook> {
+        let last = self.0.outlook.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        last.filter(|outlook| metrics.state.is_leader() && outlook.term == metrics.current_term)
     }
 
     /// On the leader: since a majority answered. On a follower: since its leader was heard.
@@ -395,6 +426,18 @@ impl Handle {
         self.0.store.check_room()
     }
 
+    /// Makes, keeps or deletes the store's ballast, whatever the disk asks for now. Blocks while it is made. Ask from
+    /// time to time, from one place.
+    pub fn tend_ballast(&self) {
+        self.0.store.tend_ballast();
+    }
+
+    /// The store's ballast, if it was released and not made again since.
+    #[must_use]
+    pub fn released_ballast(&self) -> Option<store::ReleasedBallast> {
+        self.0.store.released_ballast()
+    }
+
     pub(crate) fn config(&self) -> &Config {
         &self.0.config
     }
@@ -408,7 +451,7 @@ impl Handle {
     }
 }
 
-// === impl Handle: voters and leadership ===
+// === impl Handle: voters, and the end ===
 
 impl Handle {
     /// Makes exactly these nodes vote; each must be a learner or voter already. The autopilot goes on from there.
@@ -416,44 +459,25 @@ impl Handle {
     /// # Errors
     /// When this node does not lead, another change is under way, or a node is unknown to the Raft group.
     pub async fn change_voters(&self, voters: BTreeSet<NodeId>) -> Result<(), ChangeError> {
-        self.change_members(ChangeMembers::ReplaceAllVoters(voters.into_iter().map(|node| node.0).collect())).await
+        let voters = ChangeMembers::ReplaceAllVoters(voters.into_iter().map(|node| node.0).collect());
+        self.change_members(voters, Vec::new()).await
     }
 
-    pub(crate) async fn change_members(&self, change: ChangeMembers<u64, EmptyNode>) -> Result<(), ChangeError> {
-        match self.0.raft.change_membership(change, true).await {
+    /// Changes the membership if all of that still holds at the moment in which it enters the log.
+    pub(crate) async fn change_members(
+        &self,
+        change: ChangeMembers<u64, EmptyNode>,
+        only_if: Vec<Precondition<Types>>,
+    ) -> Result<(), ChangeError> {
+        match self.0.raft.change_membership_if(change, true, only_if).await {
             Ok(_) => Ok(()),
             Err(RaftError::Fatal(fatal)) => Err(ChangeError::Fatal(fatal.to_string())),
             Err(RaftError::APIError(error)) => Err(change_error(error)),
         }
     }
 
-    /// Gives leadership to `to`, or to the voter that is least behind, and waits until somebody else leads. A voter
-    /// that has fallen silent gets it in no case.
-    ///
-    /// # Errors
-    /// When this node does not lead, there is no other voter that answers, or nobody took over within `hand_over_ms`.
-    pub async fn transfer_leader(&self, to: Option<NodeId>) -> Result<NodeId, ChangeError> {
-        let metrics = self.raft_metrics();
-        if !metrics.state.is_leader() {
-            return Err(ChangeError::NotLeader { leader: metrics.current_leader.map(NodeId) });
-        }
-        let voters = metrics.membership_config.membership().voter_ids().map(NodeId).collect();
-        let followers = followers::followers(&metrics, self.node());
-        let best = followers::successor(&followers, &voters, to, self.0.config.lease());
-        let NodeId(best) = best.ok_or(ChangeError::NoCandidate)?;
-        self.0.raft.trigger().transfer_leader(best).await.map_err(|fatal| ChangeError::Fatal(fatal.to_string()))?;
-        let me = self.node().0;
-        let wait = self.0.raft.wait(Some(Duration::from_millis(self.0.config.hand_over_ms)));
-        let taken = |now: &raft::Metrics| now.current_leader.is_some_and(|leader| leader != me);
-        match wait.metrics(taken, "somebody else leads").await {
-            Ok(now) => Ok(NodeId(now.current_leader.unwrap_or(best))),
-            Err(WaitError::ShuttingDown) => Err(ChangeError::Fatal("consensus has stopped".to_owned())),
-            Err(WaitError::Timeout(..)) => Err(ChangeError::NoQuorum(format!("node {best} did not take over in time"))),
-        }
-    }
-
-    /// Hands leadership over (bounded), stops consensus, and flushes the state. A second call returns when the first
-    /// has finished.
+    /// Hands leadership over, answers the changes that are under way, stops consensus, and flushes the state; each
+    /// bounded in time. A second call returns when the first has finished.
     pub async fn shutdown(&self) {
         let _one_at_a_time = self.0.stopping.lock().await;
         if self.0.stopped.swap(true, Ordering::AcqRel) {
@@ -466,6 +490,7 @@ impl Handle {
                 Err(error) => tracing::warn!(%error, "leadership not handed over"),
             }
         }
+        self.answered().await;
         if let Err(error) = self.0.raft.shutdown().await {
             tracing::error!(code = %ErrorCode::Internal, %error, "stop consensus");
         }
@@ -476,13 +501,25 @@ impl Handle {
             Err(error) => tracing::error!(code = %ErrorCode::Internal, %error, "close the store"),
         }
     }
+
+    /// Waits for the changes that are under way here: an entry that this node wrote as the leader is committed by the
+    /// next one, and its caller hears of it as soon as it is applied here.
+    async fn answered(&self) {
+        let none_left = async {
+            while self.0.room.available_permits() < PROPOSALS_IN_FLIGHT_BYTES_MAX {
+                tokio::time::sleep(ANSWERS_LOOK).await;
+            }
+        };
+        if tokio::time::timeout(ANSWERS_TIMEOUT, none_left).await.is_err() {
+            tracing::info!("consensus stops while changes are under way");
+        }
+    }
 }
 
 fn change_error(error: ClientWriteError<Types>) -> ChangeError {
     match error {
         ClientWriteError::ForwardToLeader(to) => ChangeError::NotLeader { leader: to.leader_id.map(NodeId) },
         ClientWriteError::LogEntryDiscarded(_) => ChangeError::NoQuorum("the leader changed".to_owned()),
-        ClientWriteError::ChangeMembershipError(ChangeMembershipError::EmptyMembership(_)) => ChangeError::NoCandidate,
         ClientWriteError::ChangeMembershipError(error) => ChangeError::NotNow(error.to_string()),
         ClientWriteError::PreconditionFailed(error) => ChangeError::NotNow(error.to_string()),
     }

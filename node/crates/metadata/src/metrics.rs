@@ -1,4 +1,5 @@
-//! What this crate counts (`gauges.rs` has what it is at). Names start with `ollamax_raft_`; times are seconds.
+//! What this crate counts (`gauges.rs` has what it is at, `quotas.rs` how much room values take). Names start with
+//! `ollamax_raft_`; times are seconds.
 
 use std::time::Duration;
 

@@ -27,18 +27,26 @@ impl Handle {
     /// When the message cannot be read, is meant for another node, or consensus has stopped here.
     pub async fn serve(&self, from: NodeId, body: Bytes) -> Result<Bytes, ServeError> {
         let reply = match self.addressed_to_me(body)? {
-            Request::Append(append) => {
+            Request::Append { append, alarm } => {
                 let leader = speaks_for_itself(from, &append.vote)?;
-                if !append.entries.is_empty() {
+                let is_heartbeat = append.entries.is_empty();
+                if !is_heartbeat {
                     self.0.store.check_room()?;
                 }
                 let committed = append.leader_commit.map(|id| id.index);
                 let reply = self.0.raft.append_entries(append).await.map_err(fatal)?;
+                let mut marks = Vec::new();
                 if !matches!(reply, openraft::raft::AppendEntriesResponse::HigherVote(_)) {
                     self.0.contact.heard(leader);
                     self.0.contact.heard_committed(committed, *self.0.changes.borrow());
+                    if let Some(alarm) = alarm.filter(|alarm| alarm.index > 0) {
+                        self.take_alarm(alarm);
+                    }
+                    if is_heartbeat {
+                        marks = self.state_marks();
+                    }
                 }
-                Reply::Append(reply)
+                Reply::Append { reply, marks }
             }
             Request::Vote(vote) => {
                 speaks_for_itself(from, &vote.vote)?;
@@ -54,6 +62,7 @@ impl Handle {
             }
             Request::Propose(proposal) => self.serve_propose(from, proposal).await?,
             Request::ReadIndex { wait_ms, trust } => self.serve_read_index(wait_ms, trust).await,
+            Request::HandOver { to, wait_ms } => Box::pin(self.serve_hand_over(from, to, wait_ms)).await,
             Request::Snapshot(_) => {
                 return Err(ServeError::Unreadable("a snapshot comes as a stream".to_owned()));
             }

@@ -4,8 +4,8 @@
 //! over, stops consensus, flushes). All end when `stop` fires; openraft's own tasks end within [`Handle::shutdown`].
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::{Arc, Mutex};
 
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::vote::RaftLeaderId as _;
@@ -16,14 +16,15 @@ use tokio_util::task::TaskTracker;
 
 use ollamax_core::catalog::read;
 use ollamax_store as store;
-use ollamax_types::Clock;
 use ollamax_types::limits::PROPOSALS_IN_FLIGHT_BYTES_MAX;
+use ollamax_types::{Clock, ClusterId};
 
 use crate::autopilot;
 use crate::config::Config;
 use crate::error::OpenError;
-use crate::feed::Feed;
+use crate::feed::Feeds;
 use crate::handle::{Contact, Handle, Identity, Inner};
+use crate::integrity::Integrity;
 use crate::logtime::Stamper;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
@@ -87,9 +88,14 @@ impl Service {
         let (changes_in, changes) = watch::channel(0);
         let raft_error = |error: &dyn std::fmt::Display| OpenError::Raft(error.to_string());
 
-        let (feed, releases) = (Feed::default(), Releases::default());
-        let listeners =
-            Listeners { stamper: stamper.clone(), changes: changes_in, feed: feed.clone(), metrics: metrics.clone() };
+        let (feeds, releases, integrity) = (Feeds::default(), Releases::default(), Integrity::default());
+        let listeners = Listeners {
+            stamper: stamper.clone(),
+            changes: changes_in,
+            feeds: feeds.clone(),
+            integrity: integrity.clone(),
+            metrics: metrics.clone(),
+        };
         let machine = Machine::open(state.clone(), listeners);
         let machine = machine.map_err(|error| raft_error(&error))?;
         let bytes_max = usize::try_from(parts.config.append_bytes_max).unwrap_or(usize::MAX);
@@ -102,9 +108,10 @@ impl Service {
             append_deadline: parts.config.lease(),
             snapshot_idle: parts.config.snapshot_idle(),
             releases: releases.clone(),
+            integrity: integrity.clone(),
             metrics: metrics.clone(),
         }));
-        let config = raft_config(&parts).map_err(|error| raft_error(&error))?;
+        let config = raft_config(&parts.config, parts.identity.cluster).map_err(|error| raft_error(&error))?;
         let thread = Thread::start().map_err(|error| raft_error(&error))?;
         let raft = Raft::new(parts.identity.node.0, Arc::new(config), network, log_store, machine);
         let raft = thread.spawn(raft).await.map_err(|error| raft_error(&error))?;
@@ -123,12 +130,14 @@ impl Service {
             queue: tokio::sync::Mutex::new(()),
             room: Arc::new(Semaphore::new(PROPOSALS_IN_FLIGHT_BYTES_MAX)),
             changes,
-            feed,
+            feeds,
             releases,
+            integrity,
             session: OwnSession::new(),
             version_seen: AtomicU32::new(OLDEST_VERSION),
             contact: Contact::new(),
             metrics,
+            outlook: Mutex::new(None),
             stopped: AtomicBool::new(false),
             stopping: tokio::sync::Mutex::new(()),
         }));
@@ -163,10 +172,10 @@ fn check_version(state: &store::State, own: u32) -> Result<(), OpenError> {
     }
 }
 
-fn raft_config(parts: &Parts) -> Result<openraft::Config, openraft::ConfigError> {
-    let ours = &parts.config;
+/// openraft's numbers, from ours.
+pub(crate) fn raft_config(ours: &Config, cluster: ClusterId) -> Result<openraft::Config, openraft::ConfigError> {
     openraft::Config {
-        cluster_name: parts.identity.cluster.to_string(),
+        cluster_name: cluster.to_string(),
         heartbeat_interval: ours.heartbeat_ms,
         election_timeout_min: ours.election_min_ms,
         election_timeout_max: ours.election_max_ms,

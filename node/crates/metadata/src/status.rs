@@ -1,8 +1,26 @@
 //! What this node can say of its consensus at any moment, without asking anybody.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use openraft::ServerState;
 use prometheus::core::Collector;
 
+use ollamax_core::integrity::Alarm;
 use ollamax_types::NodeId;
+
+/// What a leader makes of its group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outlook {
+    /// The term in which it leads.
+    pub term: u64,
+    /// Nodes of the group that were heard in time and have the log, itself included.
+    pub healthy: usize,
+    /// Voters that may still fail before nothing can be changed.
+    pub tolerance: usize,
+    /// Silent members that will be removed if they stay silent, and when.
+    pub removals: BTreeMap<NodeId, Duration>,
+}
 
 /// A picture of one node's consensus.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,14 +53,62 @@ pub struct Status {
     pub last_leader_contact_ms: Option<u64>,
     /// Hash over all records at index [`Status::applied`]; equal on all nodes at equal indexes.
     pub state_hash: [u8; 16],
+    /// What is known of nodes whose state is not that.
+    pub alarm: Alarm,
     /// Median time of one sync of the log, microseconds; 0 before the first.
     pub fsync_p50_us: u64,
     /// 99th percentile, microseconds.
     pub fsync_p99_us: u64,
     /// Syncs of the log since the start.
     pub fsyncs: u64,
-    /// On the leader: how many entries each other member is behind. Empty elsewhere.
-    pub lags: Vec<(NodeId, u64)>,
+    /// What it is in its term.
+    pub part: Part,
+    /// On the leader: every other node that it replicates to. Empty elsewhere.
+    pub followers: Vec<Following>,
+    /// On a leader with its majority, once it has looked at the others in its term.
+    pub outlook: Option<Outlook>,
+}
+
+/// What a node is in its term.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// It leads.
+    Leader,
+    /// It stands for election.
+    Candidate,
+    /// It votes and follows.
+    Follower,
+    /// It follows without a vote.
+    Learner,
+    /// Its consensus has ended.
+    Stopped,
+}
+
+/// What a leader knows of a node that it replicates to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Following {
+    /// Which.
+    pub node: NodeId,
+    /// Entries that it is behind, as far as it has said.
+    pub behind: u64,
+    /// Milliseconds since it answered; `None` before the first time.
+    pub silent_ms: Option<u64>,
+}
+
+// === impl Part ===
+
+impl Part {
+    /// As openraft has it; one that does not run any more has stopped, whatever it was.
+    pub(crate) const fn of(state: ServerState, runs: bool) -> Self {
+        match state {
+            _ if !runs => Self::Stopped,
+            ServerState::Leader => Self::Leader,
+            ServerState::Candidate => Self::Candidate,
+            ServerState::Follower => Self::Follower,
+            ServerState::Learner => Self::Learner,
+            ServerState::Shutdown => Self::Stopped,
+        }
+    }
 }
 
 /// The upper bound of the bucket in which a quantile of the histogram falls, microseconds; 0 when it is empty.
@@ -63,8 +129,7 @@ pub(crate) fn quantile_us(histogram: &prometheus::Histogram, quantile: f64) -> u
     let rank = ((count as f64) * quantile).ceil() as u64;
     let bucket = histogram.get_bucket().iter().find(|bucket| bucket.cumulative_count() >= rank);
     let seconds = bucket.map_or(f64::MAX, |bucket| bucket.upper_bound());
-    u64::try_from(std::time::Duration::try_from_secs_f64(seconds).map_or(u128::MAX, |time| time.as_micros()))
-        .unwrap_or(u64::MAX)
+    u64::try_from(Duration::try_from_secs_f64(seconds).map_or(u128::MAX, |time| time.as_micros())).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -72,6 +137,20 @@ mod tests {
     use prometheus::{Histogram, HistogramOpts};
 
     use super::*;
+
+    #[test]
+    fn what_has_ended_has_no_other_part() {
+        let rows = [
+            (ServerState::Leader, Part::Leader),
+            (ServerState::Candidate, Part::Candidate),
+            (ServerState::Follower, Part::Follower),
+            (ServerState::Learner, Part::Learner),
+            (ServerState::Shutdown, Part::Stopped),
+        ];
+        for (state, expected) in rows {
+            assert_eq!((Part::of(state, true), Part::of(state, false)), (expected, Part::Stopped), "{state:?}");
+        }
+    }
 
     #[test]
     fn a_quantile_is_the_bound_of_its_bucket() {

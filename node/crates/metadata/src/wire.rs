@@ -1,5 +1,5 @@
-//! Messages of consensus between members, version 1: our own encodings of what openraft exchanges, of proposals
-//! on their way to the leader, and of snapshots.
+//! Messages of consensus between members, version 1: our own encodings of what openraft exchanges, of proposals and
+//! other wishes on their way to the leader, and of snapshots.
 //!
 //! Each request names the cluster and the receiver, and a receiver that is neither refuses it. A message of a newer
 //! version, or with a body that this release does not know, is refused and changes nothing.
@@ -11,14 +11,17 @@ use openraft::raft::{
 };
 use prost::Message;
 
+use ollamax_core::integrity::{Alarm, MARKS_TOLD_MAX, Mark};
 use ollamax_proto::disk;
 use ollamax_proto::disk::raft_append_reply::Result as WireAppendResult;
+use ollamax_proto::disk::raft_hand_over_reply::Result as WireHandOverResult;
 use ollamax_proto::disk::raft_reply::Body as WireReply;
 use ollamax_proto::disk::raft_request::Body as WireRequest;
 use ollamax_proto::disk::raft_transfer_reply::Result as WireTransferResult;
 use ollamax_store::answer;
 use ollamax_types::{ClusterId, ErrorCode, NodeId};
 
+use crate::error::Declined;
 use crate::handle::Committed;
 use crate::raft::{Types, Vote};
 use crate::record::{
@@ -32,13 +35,25 @@ pub(crate) const VERSION: u32 = 1;
 /// A request, read.
 #[derive(Debug)]
 pub(crate) enum Request {
-    Append(AppendEntriesRequest<Types>),
+    Append {
+        append: AppendEntriesRequest<Types>,
+        /// What the leader knows of states that differ; `None`: nothing was compared.
+        alarm: Option<Alarm>,
+    },
     Vote(VoteRequest<Types>),
     PreVote(VoteRequest<Types>),
     Transfer(TransferLeaderRequest<Types>),
     Propose(Proposal),
-    ReadIndex { wait_ms: u64, trust: ReadTrust },
+    ReadIndex {
+        wait_ms: u64,
+        trust: ReadTrust,
+    },
     Snapshot(SnapshotPart),
+    /// Somebody else shall lead: `to`, or whoever is best placed.
+    HandOver {
+        to: Option<NodeId>,
+        wait_ms: u64,
+    },
 }
 
 /// On what a leader may answer a reader.
@@ -71,13 +86,19 @@ pub(crate) enum SnapshotPart {
 /// An answer.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Reply {
-    Append(AppendEntriesResponse<Types>),
+    Append {
+        reply: AppendEntriesResponse<Types>,
+        /// Of the sender's state; empty where it says nothing of it.
+        marks: Vec<Mark>,
+    },
     Vote(VoteResponse<Types>),
     Transfer(TransferLeaderResponse<Types>),
     Committed(Committed),
     ReadIndex(u64),
     /// The receiver's vote after it installed the snapshot.
     Snapshot(Vote),
+    /// Who leads now.
+    HandOver(Result<NodeId, Declined>),
     NotLeader {
         hint: Option<NodeId>,
     },
@@ -100,7 +121,7 @@ pub(crate) struct Addressed {
 
 pub(crate) fn encode_request(cluster: ClusterId, to: NodeId, request: Request) -> Bytes {
     let body = match request {
-        Request::Append(append) => WireRequest::Append(encode_append(&append)),
+        Request::Append { append, alarm } => WireRequest::Append(encode_append(&append, alarm)),
         Request::Vote(vote) => WireRequest::Vote(encode_vote_request(&vote)),
         Request::PreVote(vote) => WireRequest::PreVote(encode_vote_request(&vote)),
         Request::Transfer(transfer) => WireRequest::Transfer(disk::RaftTransfer {
@@ -115,6 +136,9 @@ pub(crate) fn encode_request(cluster: ClusterId, to: NodeId, request: Request) -
             WireRequest::ReadIndex(disk::RaftReadIndex { wait_ms, lease: trust == ReadTrust::Lease })
         }
         Request::Snapshot(part) => WireRequest::Snapshot(encode_snapshot_part(part)),
+        Request::HandOver { to, wait_ms } => {
+            WireRequest::HandOver(disk::RaftHandOver { to: to.map_or(0, |node| node.0), wait_ms })
+        }
     };
     disk::RaftRequest { version: VERSION, cluster: cluster.0.to_vec(), to: to.0, body: Some(body) }
         .encode_to_vec()
@@ -127,7 +151,10 @@ pub(crate) fn decode_request(bytes: Bytes) -> Result<Addressed, RecordError> {
     let cluster = wire.cluster.as_slice().try_into().map_err(|_| RecordError::new("request", "bad cluster id"))?;
     let request =
         match wire.body.ok_or_else(|| RecordError::new("request", "a body that this release does not know"))? {
-            WireRequest::Append(append) => Request::Append(decode_append(append)?),
+            WireRequest::Append(mut append) => {
+                let alarm = append.alarm.take().map(decode_alarm);
+                Request::Append { append: decode_append(append)?, alarm }
+            }
             WireRequest::Vote(vote) => Request::Vote(decode_vote_request(vote)?),
             WireRequest::PreVote(vote) => Request::PreVote(decode_vote_request(vote)?),
             WireRequest::Transfer(transfer) => Request::Transfer(TransferLeaderRequest::new(
@@ -143,6 +170,9 @@ pub(crate) fn decode_request(bytes: Bytes) -> Result<Addressed, RecordError> {
                 trust: if read.lease { ReadTrust::Lease } else { ReadTrust::Majority },
             },
             WireRequest::Snapshot(chunk) => Request::Snapshot(decode_snapshot_part(chunk)?),
+            WireRequest::HandOver(disk::RaftHandOver { to, wait_ms }) => {
+                Request::HandOver { to: Some(NodeId(to)).filter(|node| node.0 != 0), wait_ms }
+            }
         };
     Ok(Addressed { cluster: ClusterId(cluster), to: NodeId(wire.to), request })
 }
@@ -158,14 +188,24 @@ fn need_vote(vote: Option<disk::RaftVote>) -> Result<Vote, RecordError> {
     vote.map(vote_from_disk).ok_or_else(|| RecordError::new("message", "no vote"))
 }
 
-fn encode_append(append: &AppendEntriesRequest<Types>) -> disk::RaftAppend {
+fn encode_append(append: &AppendEntriesRequest<Types>, alarm: Option<Alarm>) -> disk::RaftAppend {
     disk::RaftAppend {
         vote: Some(vote_to_disk(&append.vote)),
         prev: append.prev_log_id.as_ref().map(log_id_to_disk),
         leader_commit: append.leader_commit.as_ref().map(log_id_to_disk),
         first_index: append.entries.first().map_or(0, |entry| entry.log_id.index),
         records: append.entries.iter().map(|entry| encode_entry(entry).into()).collect(),
+        alarm: alarm.map(|alarm| disk::RaftAlarm {
+            index: alarm.index,
+            deviating: alarm.deviating.into_iter().map(|node| node.0).collect(),
+            undecided: alarm.undecided,
+        }),
     }
+}
+
+fn decode_alarm(wire: disk::RaftAlarm) -> Alarm {
+    let disk::RaftAlarm { index, deviating, undecided } = wire;
+    Alarm { index, deviating: deviating.into_iter().map(NodeId).collect(), undecided }
 }
 
 fn decode_append(wire: disk::RaftAppend) -> Result<AppendEntriesRequest<Types>, RecordError> {
@@ -241,7 +281,7 @@ fn decode_snapshot_part(wire: disk::RaftSnapshotChunk) -> Result<SnapshotPart, R
 /// `release` is the highest cluster version that the sender applies.
 pub(crate) fn encode_reply(reply: Reply, release: u32) -> Bytes {
     let body = match reply {
-        Reply::Append(append) => WireReply::Append(encode_append_reply(append)),
+        Reply::Append { reply, marks } => WireReply::Append(encode_append_reply(reply, &marks)),
         Reply::Vote(vote) => WireReply::Vote(disk::RaftVoteReply {
             vote: Some(vote_to_disk(&vote.vote)),
             granted: vote.vote_granted,
@@ -253,6 +293,7 @@ pub(crate) fn encode_reply(reply: Reply, release: u32) -> Bytes {
         }
         Reply::ReadIndex(index) => WireReply::ReadIndex(index),
         Reply::Snapshot(vote) => WireReply::Snapshot(vote_to_disk(&vote)),
+        Reply::HandOver(result) => WireReply::HandOver(encode_hand_over_reply(result)),
         Reply::NotLeader { hint } => WireReply::NotLeader(disk::RaftNotLeader { hint: hint.map_or(0, |node| node.0) }),
         Reply::Failure { code, message, effects_possible } => {
             WireReply::Failure(disk::RaftFailure { code: code.as_str().to_owned(), message, effects_possible })
@@ -267,7 +308,10 @@ pub(crate) fn decode_reply(bytes: Bytes) -> Result<(u32, Reply), RecordError> {
     check_version("reply", wire.version)?;
     let release = wire.release.max(1);
     let reply = match wire.body.ok_or_else(|| RecordError::new("reply", "a body that this release does not know"))? {
-        WireReply::Append(append) => Reply::Append(decode_append_reply(append)?),
+        WireReply::Append(append) => {
+            let marks = append.states.iter().take(MARKS_TOLD_MAX).map(decode_mark).collect::<Result<_, _>>()?;
+            Reply::Append { reply: decode_append_reply(append)?, marks }
+        }
         WireReply::Vote(vote) => {
             Reply::Vote(VoteResponse::new(need_vote(vote.vote)?, vote.last_log_id.map(log_id_from_disk), vote.granted))
         }
@@ -275,6 +319,7 @@ pub(crate) fn decode_reply(bytes: Bytes) -> Result<(u32, Reply), RecordError> {
         WireReply::Committed(committed) => Reply::Committed(decode_committed(committed)?),
         WireReply::ReadIndex(index) => Reply::ReadIndex(index),
         WireReply::Snapshot(vote) => Reply::Snapshot(vote_from_disk(vote)),
+        WireReply::HandOver(reply) => Reply::HandOver(decode_hand_over_reply(reply)?),
         WireReply::NotLeader(not_leader) => {
             Reply::NotLeader { hint: Some(NodeId(not_leader.hint)).filter(|node| node.0 != 0) }
         }
@@ -287,7 +332,7 @@ pub(crate) fn decode_reply(bytes: Bytes) -> Result<(u32, Reply), RecordError> {
     Ok((release, reply))
 }
 
-fn encode_append_reply(reply: AppendEntriesResponse<Types>) -> disk::RaftAppendReply {
+fn encode_append_reply(reply: AppendEntriesResponse<Types>, marks: &[Mark]) -> disk::RaftAppendReply {
     let result = match reply {
         AppendEntriesResponse::Success => WireAppendResult::Success(disk::LogBlank {}),
         AppendEntriesResponse::PartialSuccess(last) => {
@@ -296,7 +341,13 @@ fn encode_append_reply(reply: AppendEntriesResponse<Types>) -> disk::RaftAppendR
         AppendEntriesResponse::Conflict => WireAppendResult::Conflict(disk::LogBlank {}),
         AppendEntriesResponse::HigherVote(vote) => WireAppendResult::HigherVote(vote_to_disk(&vote)),
     };
-    disk::RaftAppendReply { result: Some(result) }
+    let states = marks.iter().map(|mark| disk::RaftStateHash { index: mark.index, hash: mark.hash.to_vec() });
+    disk::RaftAppendReply { result: Some(result), states: states.collect() }
+}
+
+fn decode_mark(wire: &disk::RaftStateHash) -> Result<Mark, RecordError> {
+    let hash = wire.hash.as_slice().try_into().map_err(|_| RecordError::new("state hash", "not 16 bytes"))?;
+    Ok(Mark { index: wire.index, hash })
 }
 
 fn decode_append_reply(wire: disk::RaftAppendReply) -> Result<AppendEntriesResponse<Types>, RecordError> {
@@ -336,6 +387,38 @@ fn decode_transfer_reply(wire: disk::RaftTransferReply) -> Result<TransferLeader
         }
         None => Err(RecordError::new("transfer reply", "no result")),
     }
+}
+
+fn encode_hand_over_reply(reply: Result<NodeId, Declined>) -> disk::RaftHandOverReply {
+    let result = match reply {
+        Ok(leader) => WireHandOverResult::Leads(leader.0),
+        Err(Declined::LeadsAlready(node)) => WireHandOverResult::LeadsAlready(node.0),
+        Err(Declined::OnlyVoter(node)) => WireHandOverResult::OnlyVoter(node.0),
+        Err(Declined::NotVoter(node)) => WireHandOverResult::NotVoter(node.0),
+        Err(Declined::NotHeard(node)) => WireHandOverResult::NotHeard(node.0),
+        Err(Declined::NobodyHeard) => WireHandOverResult::NobodyHeard(disk::LogBlank {}),
+        Err(Declined::Behind { node, entries }) => {
+            WireHandOverResult::Behind(disk::RaftBehind { node: node.0, entries })
+        }
+        Err(Declined::NotTaken(node)) => WireHandOverResult::NotTaken(node.0),
+    };
+    disk::RaftHandOverReply { result: Some(result) }
+}
+
+fn decode_hand_over_reply(wire: disk::RaftHandOverReply) -> Result<Result<NodeId, Declined>, RecordError> {
+    let result = wire.result.ok_or_else(|| RecordError::new("hand-over reply", "no result"))?;
+    Ok(Err(match result {
+        WireHandOverResult::Leads(leader) => return Ok(Ok(NodeId(leader))),
+        WireHandOverResult::LeadsAlready(node) => Declined::LeadsAlready(NodeId(node)),
+        WireHandOverResult::OnlyVoter(node) => Declined::OnlyVoter(NodeId(node)),
+        WireHandOverResult::NotVoter(node) => Declined::NotVoter(NodeId(node)),
+        WireHandOverResult::NotHeard(node) => Declined::NotHeard(NodeId(node)),
+        WireHandOverResult::NobodyHeard(disk::LogBlank {}) => Declined::NobodyHeard,
+        WireHandOverResult::Behind(disk::RaftBehind { node, entries }) => {
+            Declined::Behind { node: NodeId(node), entries }
+        }
+        WireHandOverResult::NotTaken(node) => Declined::NotTaken(NodeId(node)),
+    }))
 }
 
 fn decode_committed(wire: disk::RaftCommitted) -> Result<Committed, RecordError> {

@@ -7,6 +7,10 @@ use ollamax_types::limits::SNAPSHOT_CHUNK_BYTES_MAX;
 
 /// Least size of a snapshot chunk: the largest record and its key fit.
 const SNAPSHOT_CHUNK_BYTES_MIN: usize = 128 << 10;
+/// Least size of a ballast: less would be no help.
+const BALLAST_BYTES_MIN: u64 = 1 << 20;
+/// Largest.
+const BALLAST_BYTES_MAX: u64 = 64 << 30;
 
 /// Numbers of the store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -27,6 +31,11 @@ pub struct Config {
     /// Free bytes on the disk that no change may use: with less, changes are refused until there is room again, and
     /// votes, flushes and what was promised before have a disk to go to. 0: use the disk to its end. Since 0.1.
     pub reserve_bytes: u64,
+    /// Bytes of the ballast: a file that is deleted when the disk fills, so that there is room to work in. It is made
+    /// where four times as much is free beyond `ballast_release_bytes`. 0: none. Since 0.1.
+    pub ballast_bytes: u64,
+    /// Free bytes below which the ballast is deleted; never less than `reserve_bytes`. Since 0.1.
+    pub ballast_release_bytes: u64,
     /// Whether the log may be purged only below the flushed state. Off in conformance suites alone, which purge logs
     /// that no state machine ever saw; not settable from a file.
     #[serde(skip)]
@@ -43,6 +52,8 @@ impl Default for Config {
             block_cache_bytes: 16 << 20,
             snapshot_chunk_bytes: SNAPSHOT_CHUNK_BYTES_MAX,
             reserve_bytes: 64 << 20,
+            ballast_bytes: 256 << 20,
+            ballast_release_bytes: 2 << 30,
             purge_only_flushed: true,
         }
     }
@@ -75,6 +86,11 @@ impl Config {
                 "snapshot_chunk_bytes must lie between {SNAPSHOT_CHUNK_BYTES_MIN} and {SNAPSHOT_CHUNK_BYTES_MAX} bytes"
             ));
         }
+        if self.ballast_bytes != 0 && !(BALLAST_BYTES_MIN..=BALLAST_BYTES_MAX).contains(&self.ballast_bytes) {
+            problems.push(format!(
+                "ballast_bytes must be 0, or lie between {BALLAST_BYTES_MIN} and {BALLAST_BYTES_MAX} bytes"
+            ));
+        }
         problems
     }
 }
@@ -94,8 +110,10 @@ mod tests {
             block_cache_bytes: 0,
             snapshot_chunk_bytes: 2 << 20,
             reserve_bytes: 0,
+            ballast_bytes: 1,
+            ballast_release_bytes: 0,
             purge_only_flushed: true,
         };
-        assert_eq!(bad.validate().len(), 6);
+        assert_eq!(bad.validate().len(), 7);
     }
 }

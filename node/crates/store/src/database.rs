@@ -2,8 +2,8 @@
 //!
 //! Column families: `log` and `meta` go through the WAL; `sm-<generation>` is written without it and flushed together
 //! with the others (`atomic_flush`), so that the disk always holds a state and the log that leads to it. Recovery
-//! refuses damage in the middle of the WAL and tolerates a torn tail only; whether that tail had been synced is told by
-//! the high-water file. Memory is bounded: write buffers and block cache have fixed sizes for all families together.
+//! refuses damage in the middle of the WAL and cuts a torn or garbled tail; whether that tail had been synced, the
+//! high-water file tells. Memory is bounded: write buffers and block cache have fixed sizes for all families together.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -11,18 +11,21 @@ use std::sync::Arc;
 
 use rocksdb::{
     BlockBasedOptions, BoundColumnFamily, Cache, ColumnFamilyDescriptor, DBCompressionType, DBRecoveryMode,
-    DBWithThreadMode, FlushOptions, IngestExternalFileOptions, LogLevel, MultiThreaded, Options, WriteBatch,
+    DBWithThreadMode, ErrorKind, FlushOptions, IngestExternalFileOptions, LogLevel, MultiThreaded, Options, WriteBatch,
     WriteOptions,
 };
 
 use crate::Config;
 use crate::error::DiskError;
 use crate::lock::DirectoryLock;
+use crate::wal_tail;
 
 /// Column family of the Raft log.
 pub(crate) const LOG: &str = "log";
 /// Column family of the marks.
 pub(crate) const META: &str = "meta";
+/// Beside the database: what was cut off the write-ahead log last.
+const CUT_TAIL: &str = "cut-tail";
 /// What names of state families begin with.
 const STATE_PREFIX: &str = "sm-";
 
@@ -45,7 +48,7 @@ pub(crate) struct Database {
     rocks: Rocks,
     cache: Cache,
     write_buffer_bytes: usize,
-    _lock: DirectoryLock,
+    _lock: Option<DirectoryLock>,
 }
 
 impl fmt::Debug for Database {
@@ -69,17 +72,35 @@ impl Database {
 
     pub(crate) fn open(path: &Path, config: &Config, lock: DirectoryLock) -> Result<Self, DiskError> {
         let cache = Cache::new_lru_cache(config.block_cache_bytes);
-        let options = database_options(config);
-        let mut names = vec!["default".to_owned(), LOG.to_owned(), META.to_owned()];
-        if Self::exists(path) {
-            let held = Rocks::list_cf(&options, path).map_err(|error| DiskError::rocks("read the manifest", &error))?;
-            names.extend(held.into_iter().filter(|name| name.starts_with(STATE_PREFIX)));
+        let opened = match open_families(path, config, &cache) {
+            Err(error) if error.kind() == ErrorKind::Corruption => {
+                match wal_tail::cut(path, &path.with_file_name(CUT_TAIL))? {
+                    Some(bytes) => {
+                        tracing::warn!(bytes, reason = %error, "a damaged tail of the log is cut and kept in cut-tail");
+                        open_families(path, config, &cache)
+                    }
+                    None => Err(error),
+                }
+            }
+            opened => opened,
+        };
+        let rocks = opened.map_err(|error| DiskError::rocks("open the database", &error))?;
+        Ok(Self { rocks, cache, write_buffer_bytes: config.write_buffer_bytes, _lock: Some(lock) })
+    }
+
+    /// Opens a database to look at it: no byte on disk changes, and what only the WAL holds is seen as well.
+    pub(crate) fn open_read_only(path: &Path, config: &Config, lock: Option<DirectoryLock>) -> Result<Self, DiskError> {
+        let cache = Cache::new_lru_cache(config.block_cache_bytes);
+        let mut options = database_options(config);
+        options.create_if_missing(false);
+        options.create_missing_column_families(false);
+        let names = Rocks::list_cf(&options, path).map_err(|error| DiskError::rocks("read the manifest", &error))?;
+        if let Some(missing) = [LOG, META].into_iter().find(|fixed| !names.iter().any(|name| name == fixed)) {
+            let reason = format!("there is no column family {missing}");
+            return Err(DiskError::Damaged { action: "open the database", reason });
         }
-        let families = names.into_iter().map(|name| {
-            let compress = name.starts_with(STATE_PREFIX);
-            ColumnFamilyDescriptor::new(name, family_options(&cache, config.write_buffer_bytes, compress))
-        });
-        let rocks = Rocks::open_cf_descriptors(&options, path, families.collect::<Vec<_>>())
+        let families = descriptors(names, &cache, config);
+        let rocks = Rocks::open_cf_descriptors_read_only(&options, path, families, false)
             .map_err(|error| DiskError::rocks("open the database", &error))?;
         Ok(Self { rocks, cache, write_buffer_bytes: config.write_buffer_bytes, _lock: lock })
     }
@@ -175,6 +196,25 @@ impl Database {
             .ingest_external_file_cf_opts(&self.state_family(generation)?, &options, files)
             .map_err(|error| DiskError::rocks("take in the snapshot", &error))
     }
+}
+
+/// Opens the database with all families that it has, or makes it.
+fn open_families(path: &Path, config: &Config, cache: &Cache) -> Result<Rocks, rocksdb::Error> {
+    let options = database_options(config);
+    let mut names = vec!["default".to_owned(), LOG.to_owned(), META.to_owned()];
+    if Database::exists(path) {
+        let held = Rocks::list_cf(&options, path)?;
+        names.extend(held.into_iter().filter(|name| name.starts_with(STATE_PREFIX)));
+    }
+    Rocks::open_cf_descriptors(&options, path, descriptors(names, cache, config))
+}
+
+fn descriptors(names: Vec<String>, cache: &Cache, config: &Config) -> Vec<ColumnFamilyDescriptor> {
+    let descriptor = |name: String| {
+        let compress = name.starts_with(STATE_PREFIX);
+        ColumnFamilyDescriptor::new(name, family_options(cache, config.write_buffer_bytes, compress))
+    };
+    names.into_iter().map(descriptor).collect()
 }
 
 fn database_options(config: &Config) -> Options {

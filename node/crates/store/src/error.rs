@@ -177,6 +177,12 @@ pub enum OpenError {
         /// "missing", or how it is damaged.
         problem: String,
     },
+    /// There is nothing that could be read.
+    #[error("{} holds no replicated state: this node was never a member, or the state is gone", .path.display())]
+    Missing {
+        /// The Raft directory.
+        path: PathBuf,
+    },
     /// The disk refused.
     #[error(transparent)]
     Disk(#[from] DiskError),
@@ -193,7 +199,7 @@ impl OpenError {
         match self {
             Self::Config(_) => ErrorCode::ConfigInvalid,
             Self::Locked { .. } | Self::OtherIdentity { .. } => ErrorCode::IdentityConflict,
-            Self::NewerFormat { .. } => ErrorCode::PreconditionFailed,
+            Self::NewerFormat { .. } | Self::Missing { .. } => ErrorCode::PreconditionFailed,
             Self::LogGap { .. } | Self::BehindHighWater { .. } | Self::HighWater { .. } => ErrorCode::StorageCorrupt,
             Self::Disk(error) => error.code(),
         }
@@ -381,6 +387,62 @@ impl ImportError {
             Self::Invalid(_) | Self::OtherMeta { .. } => ErrorCode::StorageCorrupt,
             Self::Disk(error) => error.code(),
             Self::Write(error) => error.code(),
+        }
+    }
+}
+
+/// Why a data directory could not be looked at. Nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum VerifyError {
+    /// No node ever kept its state here.
+    #[error("{} holds no replicated state", .path.display())]
+    NothingThere {
+        /// The directory that would hold it.
+        path: PathBuf,
+    },
+    /// A daemon has the directory.
+    #[error("{} is in use{}", .path.display(), pid_words(*.pid))]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+        /// Who holds it, as far as the file says.
+        pid: Option<u32>,
+    },
+    /// A later release wrote it.
+    #[error("{} has format {found}; this release knows formats up to {known}", .path.display())]
+    NewerFormat {
+        /// The directory.
+        path: PathBuf,
+        /// Format found.
+        found: u32,
+        /// Newest format known.
+        known: u32,
+    },
+    /// The system refused to read.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+}
+
+impl VerifyError {
+    /// The code that leaves the node.
+    #[must_use]
+    pub const fn code(&self) -> ErrorCode {
+        match self {
+            Self::NothingThere { .. } => ErrorCode::NotInitialised,
+            Self::Locked { .. } => ErrorCode::IdentityConflict,
+            Self::NewerFormat { .. } => ErrorCode::PreconditionFailed,
+            Self::Disk(error) => error.code(),
+        }
+    }
+
+    /// What to do.
+    #[must_use]
+    pub const fn next(&self) -> &'static str {
+        match self {
+            Self::NothingThere { .. } => "name the data directory of a member with --data-dir",
+            Self::Locked { .. } => "stop the daemon first (systemctl stop ollamax-node), or verify a copy of it",
+            Self::NewerFormat { .. } => "use the release that wrote it",
+            Self::Disk(_) => "repeat it as the user that runs the daemon",
         }
     }
 }

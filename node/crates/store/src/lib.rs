@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod answer;
+mod ballast;
 mod config;
 mod database;
 pub mod error;
@@ -23,10 +24,14 @@ mod snapshot;
 mod state;
 mod store;
 mod sync;
+mod verify;
+mod wal_tail;
 
+pub use ballast::ReleasedBallast;
 pub use config::Config;
 pub use error::{
-    CommitError, DiskError, ExportError, ImportError, OpenError, PurgeError, ReadError, SyncError, WriteError,
+    CommitError, DiskError, ExportError, ImportError, OpenError, PurgeError, ReadError, SyncError, VerifyError,
+    WriteError,
 };
 pub use log::{Log, LogState};
 pub use metrics::Metrics;
@@ -35,3 +40,4 @@ pub use snapshot::{Check, Export, Import};
 pub use state::{AppliedMeta, Batch, State, StateView};
 pub use store::{Store, StoreIdentity};
 pub use sync::SyncDone;
+pub use verify::{Damage, LogCounts, StateCounts, Verification, verify};

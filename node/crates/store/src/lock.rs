@@ -4,10 +4,10 @@
 //! id for people. A leftover file without a lock means nothing.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 
-use crate::error::{DiskError, OpenError};
+use crate::error::{DiskError, OpenError, VerifyError};
 
 /// Held as long as the database is open.
 #[derive(Debug)]
@@ -21,13 +21,33 @@ impl DirectoryLock {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
-                let mut text = String::new();
-                let pid = file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
-                return Err(OpenError::Locked { path: path.to_path_buf(), pid });
+                return Err(OpenError::Locked { path: path.to_path_buf(), pid: holder(&mut file) });
             }
             Err(TryLockError::Error(error)) => return Err(DiskError::io("lock the data directory", &error).into()),
         }
         file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(refused)?;
         Ok(Self(file))
     }
+
+    /// For somebody who only looks: keeps a daemon away and changes nothing. `None` where no daemon ever ran.
+    pub(crate) fn look(path: &Path) -> Result<Option<Self>, VerifyError> {
+        let mut file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(DiskError::io("open the lock file", &error).into()),
+        };
+        match file.try_lock_shared() {
+            Ok(()) => Ok(Some(Self(file))),
+            Err(TryLockError::WouldBlock) => {
+                Err(VerifyError::Locked { path: path.to_path_buf(), pid: holder(&mut file) })
+            }
+            Err(TryLockError::Error(error)) => Err(DiskError::io("lock the data directory", &error).into()),
+        }
+    }
+}
+
+/// The process that the file names.
+fn holder(file: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok())
 }

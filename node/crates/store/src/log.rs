@@ -5,7 +5,7 @@
 //! append that would leave one is refused, truncation removes from the end, purging from the front, and what a crash
 //! left below the purge mark is removed at the next start. A failed write ends the store.
 
-mod entry;
+pub(crate) mod entry;
 pub(crate) mod recovery;
 
 use std::ops::Range;

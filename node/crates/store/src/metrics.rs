@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use prometheus::core::Collector;
-use prometheus::{Histogram, HistogramOpts, IntCounter, Registry};
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge, Registry};
 
 /// Buckets of one sync, seconds: from a fast NVMe drive to a disk that is about to fail.
 const SYNC_BUCKETS: &[f64] =
@@ -32,10 +32,18 @@ pub struct Metrics {
     pub state_flushes_total: IntCounter,
     /// `ollamax_store_snapshots_installed_total`: snapshots installed.
     pub snapshots_installed_total: IntCounter,
+    /// `ollamax_store_ballast_bytes`: bytes that the ballast holds now; 0: it is released, or there is none.
+    pub ballast_bytes: IntGauge,
+    /// `ollamax_store_ballast_releases_total`: times that the ballast was deleted because the disk filled.
+    pub ballast_releases_total: IntCounter,
 }
 
 fn counter(name: &str, help: &str) -> IntCounter {
     IntCounter::new(format!("ollamax_store_{name}"), help).expect("the name is a constant and valid")
+}
+
+fn gauge(name: &str, help: &str) -> IntGauge {
+    IntGauge::new(format!("ollamax_store_{name}"), help).expect("the name is a constant and valid")
 }
 
 fn histogram(name: &str, help: &str, buckets: &[f64]) -> Histogram {
@@ -55,6 +63,8 @@ impl Default for Metrics {
             state_commits_total: counter("state_commits_total", "Batches written to the state."),
             state_flushes_total: counter("state_flushes_total", "Flushes of the state to disk."),
             snapshots_installed_total: counter("snapshots_installed_total", "Snapshots installed."),
+            ballast_bytes: gauge("ballast_bytes", "Bytes that the ballast holds."),
+            ballast_releases_total: counter("ballast_releases_total", "Times that the ballast was released."),
         }
     }
 }
@@ -67,7 +77,7 @@ impl Metrics {
     /// # Errors
     /// When one is registered there already.
     pub fn register(&self, registry: &Registry) -> Result<(), prometheus::Error> {
-        let all: [Box<dyn Collector>; 9] = [
+        let all: [Box<dyn Collector>; 11] = [
             Box::new(self.sync_seconds.clone()),
             Box::new(self.sync_group_size.clone()),
             Box::new(self.syncs_total.clone()),
@@ -77,6 +87,8 @@ impl Metrics {
             Box::new(self.state_commits_total.clone()),
             Box::new(self.state_flushes_total.clone()),
             Box::new(self.snapshots_installed_total.clone()),
+            Box::new(self.ballast_bytes.clone()),
+            Box::new(self.ballast_releases_total.clone()),
         ];
         all.into_iter().try_for_each(|collector| registry.register(collector))
     }
@@ -110,7 +122,7 @@ mod tests {
         metrics.register(&registry).expect("first time");
         assert!(metrics.register(&registry).is_err(), "a second time is refused");
         let families = registry.gather();
-        assert_eq!(families.len(), 9);
+        assert_eq!(families.len(), 11);
         assert!(families.iter().all(|family| family.name().starts_with("ollamax_store_")));
     }
 

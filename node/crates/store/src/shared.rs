@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, RwLock};
 
 use crate::Config;
+use crate::ballast::Ballast;
 use crate::database::Database;
 use crate::flush::Flusher;
 use crate::health::Health;
@@ -32,6 +33,8 @@ pub(crate) struct Shared {
     pub(crate) importing: AtomicBool,
     /// Where its files are made.
     pub(crate) incoming: PathBuf,
+    /// What is remembered of the file that holds some of the disk.
+    pub(crate) ballast: Ballast,
 }
 
 /// Shared by the handles. Dropping the last one empties the queues and ends the threads.

@@ -81,11 +81,9 @@ impl State {
         let fail = |cause| WriteError::Stopped(shared.health.fail(cause));
         let family = shared.database.state_family(current.generation).map_err(fail)?;
         let mut write = WriteBatch::default();
-        let (mut hash, mut count, mut bytes) = (current.standing.hash, current.standing.count, 0);
+        let (hash, count) = batch.outcome().map_err(fail)?;
+        let mut bytes = 0;
         for (key, new) in batch.changes() {
-            let old = batch.view().get_bytes(key).map_err(fail)?;
-            hash.replace(key, old.as_deref(), new.as_deref());
-            count = count + u64::from(new.is_some()) - u64::from(old.is_some());
             bytes += key.len() + new.as_ref().map_or(0, Vec::len);
             match new {
                 Some(value) => write.put_cf(&family, key, value),

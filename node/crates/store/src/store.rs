@@ -2,7 +2,9 @@
 //!
 //! Order: lock, high-water file, database, format, identity, vote, log, generation of the state. Each step refuses with
 //! its own words; nothing is changed before all that can be refused was looked at, save that a fresh directory gets
-//! its first files. Layout under `raft/`: `lock`, `high-water`, `db/` (RocksDB), `incoming/` (a snapshot arriving).
+//! its first files and a damaged tail of the write-ahead log is cut. Layout under `raft/`: `lock`, `high-water`, `db/`
+//! (RocksDB), `incoming/` (a snapshot arriving), `cut-tail` (bytes that a power cut had left at the end of the log),
+//! `ballast`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,6 +17,7 @@ use tokio::sync::watch;
 use ollamax_types::{ClusterId, Incarnation, NodeId};
 
 use crate::Config;
+use crate::ballast::Ballast;
 use crate::database::{Database, META};
 use crate::error::{DiskError, OpenError, SyncError, WriteError};
 use crate::flush::Flusher;
@@ -39,6 +42,15 @@ pub struct StoreIdentity {
     pub node: NodeId,
     /// The data directory.
     pub incarnation: Incarnation,
+}
+
+/// What was found, before anything works on it.
+struct Opened {
+    database: Database,
+    config: Config,
+    mark: HighWater,
+    positions: Positions,
+    current: Current,
 }
 
 /// An open store. Cheap to clone; it closes when the last handle, view, batch, export and import is gone.
@@ -74,6 +86,42 @@ impl Store {
         let current = open_state(&database)?;
         check_replay(&positions, &current, &config)?;
         bind(&database, &mut mark, identity)?;
+        Self::start(Opened { database, config, mark, positions, current }, &raft)
+    }
+
+    /// Opens what lies under `dir/raft` to be read, and changes nothing there but the lock file and RocksDB's own text
+    /// log: what a crash left is neither cut nor flushed, and the state is as the last flush left it. Every write
+    /// fails.
+    ///
+    /// # Errors
+    /// As [`Store::open`], and when nothing is there.
+    pub fn open_read_only(dir: &Path, config: Config) -> Result<Self, OpenError> {
+        let problems = config.validate();
+        if !problems.is_empty() {
+            return Err(OpenError::Config(problems));
+        }
+        let raft = dir.join("raft");
+        let missing = || OpenError::Missing { path: raft.clone() };
+        if !Database::exists(&raft.join("db")) {
+            return Err(missing());
+        }
+        let lock = DirectoryLock::take(&raft.join("lock"))?;
+        let mark = open_mark(&raft)?;
+        let database = Database::open_read_only(&raft.join("db"), &config, Some(lock))?;
+        let format = marks::read_format(&database)?.ok_or_else(missing)?;
+        check_known(dir, format)?;
+        let identity = marks::read_identity(&database)?;
+        check_identity(dir, mark.promises().identity.as_ref(), identity.as_ref())?;
+        check_vote(marks::read_vote(&database)?.as_ref(), mark.promises())?;
+        let (positions, _left_as_it_is) = recovery::look(&database, mark.promises().last_synced)?;
+        let generation = marks::read_generation(&database)?.ok_or_else(missing)?;
+        let current = read_state(&database, generation)?;
+        check_replay(&positions, &current, &config)?;
+        Self::start(Opened { database, config, mark, positions, current }, &raft)
+    }
+
+    fn start(opened: Opened, raft: &Path) -> Result<Self, OpenError> {
+        let Opened { database, config, mark, positions, current } = opened;
         let shared = Arc::new(Shared {
             database: Arc::new(database),
             config,
@@ -85,6 +133,7 @@ impl Store {
             maintenance: Mutex::new(()),
             importing: AtomicBool::new(false),
             incoming: raft.join("incoming"),
+            ballast: Ballast::default(),
         });
         let (flusher, sync) = (Flusher::start(Arc::clone(&shared))?, SyncThread::start(Arc::clone(&shared))?);
         Ok(Self { inner: Arc::new(Inner { flusher, sync, shared }) })
@@ -117,6 +166,10 @@ impl Store {
 
     pub(crate) fn config(&self) -> &Config {
         &self.inner.shared.config
+    }
+
+    pub(crate) fn ballast(&self) -> &Ballast {
+        &self.inner.shared.ballast
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -177,16 +230,21 @@ fn check_identity(path: &Path, found: Option<&StoreIdentity>, wanted: Option<&St
 
 fn check_format(path: &Path, database: &Database) -> Result<(), OpenError> {
     match marks::read_format(database)? {
-        Some(found) if found > marks::FORMAT => {
-            Err(OpenError::NewerFormat { path: PathBuf::from(path), found: found.into(), known: marks::FORMAT.into() })
-        }
-        Some(_) => Ok(()),
+        Some(found) => check_known(path, found),
         None => {
             let mut batch = WriteBatch::default();
             batch.put_cf(&database.fixed_family(META), marks::KEY_FORMAT, [marks::FORMAT]);
             Ok(database.write_synced(batch, "write the format")?)
         }
     }
+}
+
+fn check_known(path: &Path, found: u8) -> Result<(), OpenError> {
+    if found > marks::FORMAT {
+        let (found, known) = (found.into(), marks::FORMAT.into());
+        return Err(OpenError::NewerFormat { path: PathBuf::from(path), found, known });
+    }
+    Ok(())
 }
 
 fn check_vote(found: Option<&(u64, Vec<u8>)>, promises: &Promises) -> Result<(), OpenError> {
@@ -218,6 +276,11 @@ fn open_state(database: &Database) -> Result<Current, OpenError> {
             1
         }
     };
+    read_state(database, generation)
+}
+
+/// How far a generation is.
+fn read_state(database: &Database, generation: u64) -> Result<Current, OpenError> {
     let found = {
         let family = database.state_family(generation)?;
         database.rocks().get_cf(&family, APPLIED_KEY).map_err(|error| DiskError::rocks("read the state", &error))?

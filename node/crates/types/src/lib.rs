@@ -4,6 +4,7 @@
 #![doc = include_str!("../DESIGN.md")]
 #![forbid(unsafe_code)]
 
+pub mod autopilot;
 pub mod clock;
 pub mod digest;
 pub mod error;
@@ -17,6 +18,7 @@ pub mod place;
 pub mod role;
 pub mod secret;
 
+pub use autopilot::{Knob, KnobError, Knobs};
 pub use clock::{Clock, Timestamp};
 pub use digest::Digest;
 pub use error::{ErrorClass, ErrorCode};

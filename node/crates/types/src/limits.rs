@@ -32,6 +32,8 @@ pub const VALUE_KEY_BYTES_MAX: usize = 512;
 pub const VALUE_BYTES_MAX: usize = 1 << 20;
 /// Bytes of keys and values under `user/`, where no other quota was set.
 pub const USER_BYTES_MAX_DEFAULT: u64 = 64 << 20;
+/// Share of a quota from which on `status` asks for attention, percent.
+pub const QUOTA_NEARLY_FULL_PERCENT: u64 = 80;
 /// Largest quota that can be set for values under one prefix.
 pub const QUOTA_BYTES_MAX: u64 = 8 << 30;
 /// Most values that go with one lease.
@@ -96,7 +98,5 @@ pub const MODEL_KEY_BYTES_MAX: usize = 640;
 pub const IDENTIFIER_BYTES_MAX: usize = 128;
 /// Longest request id that is taken from a caller.
 pub const REQUEST_ID_BYTES_MAX: usize = 64;
-/// Log entries that a learner may lie behind and still be promoted.
-pub const CAUGHT_UP_LAG_MAX: u64 = 100;
 /// Largest error answer of a runtime that is read to find its kind.
 pub const RUNTIME_ERROR_BYTES_MAX: usize = 64 << 10;

@@ -21,6 +21,18 @@ fn clocks() {
     expect(&clock(Some((NodeId(2), 3_600_000))), Outcome::Fail, "3600000 ms");
 }
 
+#[test]
+fn a_quorum_and_its_absence_with_the_age_of_what_is_left() {
+    let found = Quorum { leader: Some(NodeId(2)), has_quorum: true, voters: 3, applied: 40, silent_ms: Some(100) };
+    expect(&quorum(None), Outcome::Skipped, "not a member");
+    expect(&quorum(Some(found)), Outcome::Ok, "node 2 leads, 3 may vote; the state of this node is at index 40");
+    let lost = Quorum { has_quorum: false, silent_ms: Some(12_345), ..found };
+    expect(&quorum(Some(lost)), Outcome::Fail, "at index 40, a leader's majority was last heard 12 s ago");
+    assert!(quorum(Some(lost)).fix.contains("ollamax recover plan"));
+    let never = Quorum { leader: None, silent_ms: None, ..lost };
+    expect(&quorum(Some(never)), Outcome::Fail, "no leader was heard since this daemon started");
+}
+
 fn port(name: &'static str, problem: Option<&str>) -> Port {
     Port { name, address: format!("127.0.0.1:{}", name.len()), problem: problem.map(str::to_owned) }
 }

@@ -18,7 +18,7 @@ mod tokens;
 mod values;
 mod version;
 
-pub use values::{bytes_max_of, prefixes};
+pub use values::{bytes_max_of, prefixes, quotas, value_prefix};
 
 use super::command::{Answer, Command, Entry, Refusal};
 use super::record::{Cluster, Key, Record};

@@ -190,6 +190,33 @@ impl Entry {
 // === impl Command ===
 
 impl Command {
+    /// Its name in one word, for people who look at a log.
+    #[must_use]
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::InitCluster { .. } => "init_cluster",
+            Self::AddMember { .. } => "add_member",
+            Self::SetAddresses { .. } => "set_addresses",
+            Self::SetDrained { .. } => "set_drained",
+            Self::RemoveMember { .. } => "remove_member",
+            Self::ForgetModels { .. } => "forget_models",
+            Self::CreateToken { .. } => "create_token",
+            Self::RevokeToken { .. } => "revoke_token",
+            Self::ReportModels { .. } => "report_models",
+            Self::SetSetting { .. } => "set_setting",
+            Self::DeleteSetting { .. } => "delete_setting",
+            Self::Txn(_) => "txn",
+            Self::OpenSession { .. } => "open_session",
+            Self::CloseSession { .. } => "close_session",
+            Self::GrantLease { .. } => "grant_lease",
+            Self::RenewLease { .. } => "renew_lease",
+            Self::RevokeLease { .. } => "revoke_lease",
+            Self::Expire => "expire",
+            Self::SetQuota { .. } => "set_quota",
+            Self::RaiseVersion { .. } => "raise_version",
+        }
+    }
+
     /// The cluster version that it needs.
     #[must_use]
     pub const fn least_version(&self) -> u32 {

@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+use ollamax_types::limits::QUOTA_NEARLY_FULL_PERCENT;
 use ollamax_types::{ClusterId, Incarnation, ModelRecord, NodeId, PeerId, Role, Timestamp, TokenId};
 
 /// Names one record.
@@ -259,6 +260,36 @@ pub struct Usage {
     pub bytes_max: u64,
 }
 
+/// How full what a quota bounds is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fill {
+    /// There is room.
+    Roomy,
+    /// At least `QUOTA_NEARLY_FULL_PERCENT` of it are used.
+    Nearly,
+    /// All of it is used: what is there can be read, made smaller and deleted, and nothing can grow.
+    Full,
+}
+
+// === impl Usage ===
+
+impl Usage {
+    /// How full it is. Nothing under a bound of 0 is not full: somebody wanted it so.
+    #[must_use]
+    pub const fn fill(&self) -> Fill {
+        let nearly = self.bytes_max.saturating_mul(QUOTA_NEARLY_FULL_PERCENT);
+        if self.bytes == 0 {
+            Fill::Roomy
+        } else if self.bytes >= self.bytes_max {
+            Fill::Full
+        } else if self.bytes.saturating_mul(100) >= nearly {
+            Fill::Nearly
+        } else {
+            Fill::Roomy
+        }
+    }
+}
+
 /// A time that its holder keeps renewing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lease {
@@ -303,4 +334,26 @@ pub struct Counts {
     pub sessions: u64,
     /// Leases.
     pub leases: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quota_is_nearly_full_from_four_fifths_on_and_full_at_its_end() {
+        let check = |bytes: u64, bytes_max: u64, expected: Fill| {
+            assert_eq!(Usage { keys: 1, bytes, bytes_max }.fill(), expected, "{bytes} of {bytes_max}");
+        };
+        check(0, 10, Fill::Roomy);
+        check(79, 100, Fill::Roomy);
+        check(80, 100, Fill::Nearly);
+        check(99, 100, Fill::Nearly);
+        check(100, 100, Fill::Full);
+        // The bound was lowered below what lies there.
+        check(101, 100, Fill::Full);
+        check(1, 0, Fill::Full);
+        check(0, 0, Fill::Roomy);
+        check(u64::MAX - 1, u64::MAX, Fill::Nearly);
+    }
 }

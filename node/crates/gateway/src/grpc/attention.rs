@@ -3,6 +3,8 @@
 //! Each entry says what, why and the command to type next. A healthy cluster has none.
 
 use ollamax_core::backup::Trouble;
+use ollamax_core::catalog::{Fill, Usage};
+use ollamax_metadata as metadata;
 use ollamax_proto::v1::node_view::{Health, State};
 use ollamax_proto::v1::runtime::State as RuntimeState;
 use ollamax_proto::v1::status_reply::Phase;
@@ -15,20 +17,40 @@ const CLOCK_SKEW_MS_MAX: u64 = 5_000;
 /// Free disk below which a node is mentioned, bytes.
 const DISK_FREE_BYTES_MIN: u64 = 2 << 30;
 
-/// Everything that wants a decision, most urgent first. `conflicting` names the models of which versions differ.
+/// What is known beside the picture.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Beside<'a> {
+    /// Names of the models of which versions differ.
+    pub conflicting: &'a [String],
+    /// What the values under each prefix take, and may take.
+    pub quotas: &'a [(&'static str, Usage)],
+    /// The ballast of this node, if it was released.
+    pub ballast: Option<metadata::ReleasedBallast>,
+    /// What is wrong with the schedule of backups.
+    pub backups: Option<Trouble>,
+    /// Whether `api` serves everybody who can reach it.
+    pub api_open: bool,
+}
+
+/// Everything that wants a decision, most urgent first.
 #[must_use]
-pub fn needs_attention(status: &StatusReply, conflicting: &[String], api_open: bool) -> Vec<Attention> {
+pub fn needs_attention(status: &StatusReply, beside: &Beside<'_>) -> Vec<Attention> {
     let mut found = Vec::new();
     match status.phase() {
         Phase::Waiting => return vec![not_member()],
         Phase::Removed => return vec![removed()],
         _ => {}
     }
+    states(status, &mut found);
     consensus(status, &mut found);
     for node in status.nodes.iter().filter(|node| node.state() != State::Departed) {
         one_node(node, &mut found);
     }
-    for name in conflicting {
+    if let Some(ballast) = beside.ballast {
+        found.push(ballast_released(&status.node_name, ballast));
+    }
+    found.extend(beside.quotas.iter().filter_map(|(prefix, usage)| quota(prefix, usage)));
+    for name in beside.conflicting {
         found.push(entry(
             "digest_conflict",
             format!("model {name} has different versions"),
@@ -36,7 +58,8 @@ pub fn needs_attention(status: &StatusReply, conflicting: &[String], api_open: b
             format!("ollamax model show {name}"),
         ));
     }
-    if api_open {
+    found.extend(beside.backups.map(of_backups));
+    if beside.api_open {
         found.push(entry(
             "api_open",
             "the api listener serves everybody who can reach it".to_owned(),
@@ -47,6 +70,32 @@ pub fn needs_attention(status: &StatusReply, conflicting: &[String], api_open: b
     found
 }
 
+/// Records that are not what the cluster agreed on.
+fn states(status: &StatusReply, found: &mut Vec<Attention>) {
+    let Some(raft) = &status.raft else { return };
+    for id in &raft.deviating {
+        let name =
+            status.nodes.iter().find(|node| node.id == *id).map_or_else(|| id.to_string(), |node| node.name.clone());
+        found.push(entry(
+            "state_deviates",
+            format!("the state of node {name} differs from that of the majority"),
+            format!("compared at index {}; it neither votes nor leads, its models are served", raft.compared_index),
+            format!(
+                "on {name}: stop the daemon, ollamax raft verify; here: ollamax node remove {name}; then join it again \
+                 with an empty data directory"
+            ),
+        ));
+    }
+    if raft.states_undecided {
+        found.push(entry(
+            "states_undecided",
+            "the states of the voters differ, and none has a majority".to_owned(),
+            format!("compared at index {}; nobody can say whose is wrong, so nothing was done", raft.compared_index),
+            "on each voter in turn: stop the daemon, ollamax raft verify, start it; remove the damaged one".to_owned(),
+        ));
+    }
+}
+
 fn consensus(status: &StatusReply, found: &mut Vec<Attention>) {
     let Some(raft) = &status.raft else { return };
     if !raft.has_quorum {
@@ -54,7 +103,7 @@ fn consensus(status: &StatusReply, found: &mut Vec<Attention>) {
             "no_quorum",
             "no majority of voters answers: nothing can be changed".to_owned(),
             "inference and listing go on from what each node knows".to_owned(),
-            "start the missing voters: ollamax node list".to_owned(),
+            "start the missing voters: ollamax node list; if most are gone for good: ollamax recover plan".to_owned(),
         ));
     }
     if raft.voters.len() == 2 {
@@ -70,12 +119,7 @@ fn consensus(status: &StatusReply, found: &mut Vec<Attention>) {
 fn one_node(node: &NodeView, found: &mut Vec<Attention>) {
     let name = &node.name;
     if matches!(node.health(), Health::Suspect | Health::Dead) {
-        found.push(entry(
-            "node_silent",
-            format!("node {name} is silent"),
-            format!("not heard for {} s", node.silent_ms / 1_000),
-            format!("start ollamax-node on {name}; if it is gone for good: ollamax node remove {name}"),
-        ));
+        found.push(silent(node));
         return;
     }
     if let Some(runtime) = node.runtime.as_ref().filter(|runtime| runtime.state() == RuntimeState::Down) {
@@ -94,9 +138,60 @@ fn one_node(node: &NodeView, found: &mut Vec<Attention>) {
     }
 }
 
+fn ballast_released(name: &str, ballast: metadata::ReleasedBallast) -> Attention {
+    let metadata::ReleasedBallast { bytes, released_below_bytes, made_from_bytes } = ballast;
+    entry(
+        "ballast_released",
+        format!("the ballast of {name} is released: {} MiB of its disk were given back", bytes >> 20),
+        format!(
+            "less than {} MiB were free; it is made again when {} MiB are",
+            released_below_bytes >> 20,
+            made_from_bytes >> 20
+        ),
+        format!("on {name}: free some space where its data directory lies"),
+    )
+}
+
+fn quota(prefix: &str, usage: &Usage) -> Option<Attention> {
+    let (id, word, why) = match usage.fill() {
+        Fill::Roomy => return None,
+        Fill::Nearly => ("quota_low", "nearly full", "at its end nothing under it can grow any more"),
+        Fill::Full => ("quota_full", "full", "values can be read, made smaller and deleted; nothing can grow"),
+    };
+    let (used, most) = (usage.bytes, usage.bytes_max);
+    let what = format!("the quota of {prefix} is {word}: {used} of {most} bytes");
+    let next = "ollamax kv delete KEY (ollamax kv list shows them), or raise it: ollamax kv quota --set BYTES";
+    Some(entry(id, what, why.to_owned(), next.to_owned()))
+}
+
+/// A member that is not heard, what that has cost it already, and what it will.
+fn silent(node: &NodeView) -> Attention {
+    let name = &node.name;
+    let mut why = format!("not heard for {}", span(node.silent_ms));
+    if node.role == "voter" && !node.voter {
+        why += "; it does not vote";
+    }
+    let mut next = format!("start ollamax-node on {name}; if it is gone for good: ollamax node remove {name}");
+    if let Some(left) = node.removed_in_ms {
+        why += &format!("; it will be removed in {}", span(left));
+        next += "; to keep silent members: ollamax autopilot set cleanup_dead false";
+    }
+    entry("node_silent", format!("node {name} is silent"), why, next)
+}
+
+/// A span of milliseconds in a unit that suits it.
+fn span(millis: u64) -> String {
+    let seconds = millis / 1_000;
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
 /// What wants a decision about the schedule of backups.
-#[must_use]
-pub fn of_backups(trouble: Trouble) -> Attention {
+fn of_backups(trouble: Trouble) -> Attention {
     let hours = |ms: u64| ms / 3_600_000;
     match trouble {
         Trouble::NoRecipient => entry(
@@ -150,7 +245,8 @@ mod tests {
     }
 
     fn ids(status: &StatusReply, conflicting: &[String]) -> Vec<String> {
-        needs_attention(status, conflicting, false).into_iter().map(|entry| entry.id).collect()
+        let beside = Beside { conflicting, ..Beside::default() };
+        needs_attention(status, &beside).into_iter().map(|entry| entry.id).collect()
     }
 
     #[test]
@@ -163,13 +259,15 @@ mod tests {
         let check = |expected: &str, change: &dyn Fn(&mut StatusReply)| {
             let mut status = healthy();
             change(&mut status);
-            let found = needs_attention(&status, &[], false);
+            let found = needs_attention(&status, &Beside::default());
             assert_eq!(found.iter().map(|entry| entry.id.as_str()).collect::<Vec<_>>(), [expected]);
             assert!(found.iter().all(|entry| !entry.next.is_empty() && !entry.why.is_empty()), "{found:?}");
         };
         check("not_initialised", &|status| status.set_phase(Phase::Waiting));
         check("removed", &|status| status.set_phase(Phase::Removed));
         check("no_quorum", &|status| status.raft.as_mut().expect("there").has_quorum = false);
+        check("state_deviates", &|status| status.raft.as_mut().expect("there").deviating = vec![2]);
+        check("states_undecided", &|status| status.raft.as_mut().expect("there").states_undecided = true);
         check("two_voters", &|status| status.raft.as_mut().expect("there").voters = vec![1, 2]);
         check("node_silent", &|status| status.nodes[1].set_health(Health::Dead));
         check("clock_skew", &|status| status.nodes[1].clock_skew_ms = -3_600_000);
@@ -183,9 +281,43 @@ mod tests {
     }
 
     #[test]
+    fn a_silent_member_is_told_what_becomes_of_it() {
+        let check = |silent_s: u64, voter: bool, removed_in_s: Option<u64>, expected: &str| {
+            let mut status = healthy();
+            let node = &mut status.nodes[2];
+            node.set_health(Health::Dead);
+            (node.role, node.voter, node.silent_ms) = ("voter".to_owned(), voter, silent_s * 1_000);
+            node.removed_in_ms = removed_in_s.map(|seconds| seconds * 1_000);
+            let found = needs_attention(&status, &Beside::default());
+            assert_eq!((found.len(), found[0].why.as_str()), (1, expected));
+            assert!(found[0].next.contains("ollamax node remove n3"), "{found:?}");
+            assert_eq!(found[0].next.contains("cleanup_dead"), removed_in_s.is_some(), "{found:?}");
+        };
+        check(30, true, None, "not heard for 30 s");
+        check(720, false, Some(85_680), "not heard for 12 min; it does not vote; it will be removed in 23 h");
+        check(300_000, false, None, "not heard for 3 days; it does not vote");
+        check(10_000, true, Some(0), "not heard for 2 h; it will be removed in 0 s");
+    }
+
+    #[test]
+    fn a_node_whose_state_differs_is_called_by_its_name_and_comes_first() {
+        let mut status = healthy();
+        let raft = status.raft.as_mut().expect("there");
+        (raft.deviating, raft.compared_index, raft.has_quorum) = (vec![2, 9], 2_048, false);
+        let found = needs_attention(&status, &Beside::default());
+        let ids: Vec<&str> = found.iter().map(|entry| entry.id.as_str()).collect();
+        assert_eq!(ids, ["state_deviates", "state_deviates", "no_quorum"]);
+        assert!(found[0].what.contains("node n2 ") && found[0].why.contains("2048"), "{found:?}");
+        assert!(found[0].next.contains("ollamax node remove n2"), "{found:?}");
+        assert!(found[1].what.contains("node 9 "), "one that is not on record: {found:?}");
+    }
+
+    #[test]
     fn an_api_that_is_open_to_the_network_is_told_last_and_only_by_members() {
         let check = |status: &StatusReply, expected: &[&str]| {
-            let found = needs_attention(status, &["m:latest".to_owned()], true);
+            let conflicting = ["m:latest".to_owned()];
+            let found =
+                needs_attention(status, &Beside { conflicting: &conflicting, api_open: true, ..Beside::default() });
             assert_eq!(found.iter().map(|entry| entry.id.as_str()).collect::<Vec<_>>(), expected);
             assert!(found.iter().all(|entry| !entry.next.is_empty() && !entry.why.is_empty()), "{found:?}");
         };
@@ -193,22 +325,50 @@ mod tests {
         let mut waiting = healthy();
         waiting.set_phase(Phase::Waiting);
         check(&waiting, &["not_initialised"]);
-        let told = needs_attention(&healthy(), &[], true);
+        let told = needs_attention(&healthy(), &Beside { api_open: true, ..Beside::default() });
         assert!(told[0].why.contains("api.allow_unauthenticated"), "{told:?}");
         assert!(told[0].next.contains("api.listen"), "{told:?}");
     }
 
     #[test]
-    fn trouble_with_backups_is_named_with_a_next_step() {
+    fn a_quota_is_told_with_its_numbers_from_four_fifths_on() {
+        let check = |bytes: u64, expected: Option<(&str, &str)>| {
+            let quotas = [("user/", Usage { keys: 1, bytes, bytes_max: 1_000 })];
+            let found = needs_attention(&healthy(), &Beside { quotas: &quotas, ..Beside::default() });
+            let told = found.first().map(|entry| (entry.id.as_str(), entry.what.as_str()));
+            assert_eq!((told, found.len()), (expected, usize::from(expected.is_some())));
+            assert!(found.iter().all(|entry| entry.next.contains("ollamax kv quota --set")), "{found:?}");
+        };
+        check(799, None);
+        check(800, Some(("quota_low", "the quota of user/ is nearly full: 800 of 1000 bytes")));
+        check(1_000, Some(("quota_full", "the quota of user/ is full: 1000 of 1000 bytes")));
+    }
+
+    #[test]
+    fn a_released_ballast_is_told_with_what_makes_it_again() {
+        let (bytes, released_below_bytes, made_from_bytes) = (256 << 20, 2 << 30, 3 << 30);
+        let ballast = Some(metadata::ReleasedBallast { bytes, released_below_bytes, made_from_bytes });
+        let status = StatusReply { node_name: "n1".to_owned(), ..healthy() };
+        let found = needs_attention(&status, &Beside { ballast, ..Beside::default() });
+        assert_eq!(found.iter().map(|entry| entry.id.as_str()).collect::<Vec<_>>(), ["ballast_released"]);
+        assert!(found[0].what.contains("n1") && found[0].what.contains("256 MiB"), "{found:?}");
+        assert!(found[0].why.contains("2048 MiB") && found[0].why.contains("3072 MiB"), "{found:?}");
+    }
+
+    #[test]
+    fn trouble_with_backups_is_named_with_a_next_step_before_the_open_api() {
         let rows = [
             (Trouble::NoRecipient, "backup_no_key", "no backups are made"),
             (Trouble::Late { age_ms: 50 * 3_600_000, any: true }, "backup_late", "is 50 h old"),
             (Trouble::Late { age_ms: 50 * 3_600_000, any: false }, "backup_late", "in the 50 h of this cluster"),
         ];
         for (trouble, id, what) in rows {
-            let entry = of_backups(trouble);
-            assert!(entry.id == id && entry.what.contains(what), "{entry:?}");
-            assert!(!entry.why.is_empty() && entry.next.contains("ollamax backup"), "{entry:?}");
+            let beside = Beside { backups: Some(trouble), api_open: true, ..Beside::default() };
+            let found = needs_attention(&healthy(), &beside);
+            let told: Vec<&str> = found.iter().map(|entry| entry.id.as_str()).collect();
+            assert_eq!(told, [id, "api_open"]);
+            assert!(found[0].what.contains(what) && found[0].next.contains("ollamax backup"), "{found:?}");
+            assert!(!found[0].why.is_empty(), "{found:?}");
         }
     }
 

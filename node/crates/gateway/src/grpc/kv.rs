@@ -56,6 +56,8 @@ impl Values {
     /// The state, as fresh as was asked for.
     async fn at(&self, read: Option<v1::ReadLevel>) -> Result<At, AdminError> {
         let metadata = self.admin.metadata()?;
+        // A state that is known to be wrong is not shown at any level.
+        metadata.check_agreement()?;
         let read = read.unwrap_or_default();
         match read.level() {
             Level::Unspecified | Level::Linearizable => drop(metadata.read_barrier().await?),

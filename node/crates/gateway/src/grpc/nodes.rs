@@ -1,18 +1,13 @@
 //! Members: finding one by what a person types, draining, removing, handing leadership over.
 
-use ollamax_core::catalog::{Answer, Command, Member, Refusal, read};
+use ollamax_core::catalog::{Command, Member, read};
 use ollamax_core::health::Health;
 use ollamax_metadata as metadata;
 use ollamax_proto::v1;
 use ollamax_types::{ErrorCode, NodeId, RequestId};
 
-use super::Admin;
 use super::daemon::AdminError;
-
-/// How often a removal starts again because the node reported models meanwhile.
-const REMOVE_ATTEMPTS_MAX: usize = 5;
-/// Model records that one step of a removal forgets.
-const FORGET_STEP: u32 = 256;
+use super::{Admin, raft};
 
 impl Admin {
     pub(super) async fn drain(
@@ -46,46 +41,26 @@ impl Admin {
         Ok(v1::RemoveNodeReply { node_id: member.id.0 })
     }
 
+    /// As `TransferLeadership`, for programs that know ids.
     pub(super) async fn transfer(&self, to: u64) -> Result<v1::TransferLeaderReply, AdminError> {
-        let metadata = self.metadata()?;
-        metadata.transfer_leader((to != 0).then_some(NodeId(to))).await.map_err(|error| {
-            AdminError::new(error.code(), "leadership was not handed over", error.to_string(), "ollamax status")
-        })?;
+        raft::hand_over(&self.metadata()?, (to != 0).then_some(NodeId(to))).await?;
         Ok(v1::TransferLeaderReply {})
     }
 
     /// The member that an administrator means.
-    fn find(&self, text: &str) -> Result<Member, AdminError> {
+    pub(super) fn find(&self, text: &str) -> Result<Member, AdminError> {
         let view = self.metadata()?.view();
         read::find_member(&*view, text)?.ok_or_else(|| AdminError::node_not_found(text))
     }
 }
 
-/// Forgets a member's models step by step, then the member. A repeated call goes on where it stopped.
+/// Removes a member for an administrator. A repeated call goes on where it stopped.
 ///
 /// # Errors
 /// Those of a change; a refusal is an error.
 pub async fn remove_member(metadata: &metadata::Handle, request: &RequestId, node: NodeId) -> Result<(), AdminError> {
-    // A living node may report a model between the two steps.
-    for _ in 0..REMOVE_ATTEMPTS_MAX {
-        forget_models(metadata, request, node).await?;
-        match metadata.propose(request.clone(), "admin", Command::RemoveMember { node }).await?.answer {
-            Answer::Refused(Refusal::ModelsRemain(_)) => {}
-            Answer::Refused(refusal) => return Err(refusal.into()),
-            _ => return Ok(()),
-        }
-    }
-    Err(Refusal::ModelsRemain(node).into())
-}
-
-async fn forget_models(metadata: &metadata::Handle, request: &RequestId, node: NodeId) -> Result<(), AdminError> {
-    loop {
-        let command = Command::ForgetModels { node, limit: FORGET_STEP };
-        match metadata.propose(request.clone(), "admin", command).await?.answer {
-            Answer::More => {}
-            Answer::Refused(refusal) => return Err(refusal.into()),
-            Answer::Done => return Ok(()),
-            other => return Err(AdminError::unexpected(&other)),
-        }
+    match metadata.remove_member(request, "admin", None, node).await {
+        Err(metadata::ProposeError::Refused(refusal)) => Err(refusal.into()),
+        removed => Ok(removed?),
     }
 }

@@ -1,9 +1,12 @@
 //! Cluster-wide configuration keys: linearizable by default, from this node's own state when asked.
+//!
+//! Keys and values are the caller's, except those of the autopilot: they are checked here, at the door, because the
+//! state of an older release would take any.
 
 use ollamax_core::catalog::{Command, Setting, read};
 use ollamax_metadata as metadata;
 use ollamax_proto::v1;
-use ollamax_types::{ErrorCode, RequestId};
+use ollamax_types::{ErrorCode, Knob, RequestId, autopilot};
 
 use super::daemon::AdminError;
 use super::{Admin, status};
@@ -27,6 +30,9 @@ impl Admin {
         request: v1::SetSettingRequest,
     ) -> Result<v1::SetSettingReply, AdminError> {
         let v1::SetSettingRequest { key, value, delete } = request;
+        if !delete {
+            check_knob(&key, &value)?;
+        }
         let command = if delete { Command::DeleteSetting { key } } else { Command::SetSetting { key, value } };
         let committed = self.change(id, command).await?;
         Ok(v1::SetSettingReply { revision: committed.revision, term: committed.term })
@@ -55,4 +61,42 @@ impl Admin {
 
 fn shown(key: String, setting: Setting) -> v1::Setting {
     v1::Setting { key, value: setting.value, revision: setting.revision }
+}
+
+/// A knob of the autopilot takes only what it understands.
+fn check_knob(key: &str, value: &[u8]) -> Result<(), AdminError> {
+    if !key.starts_with(autopilot::PREFIX) {
+        return Ok(());
+    }
+    let next = "ollamax autopilot show";
+    let Some(knob) = Knob::of_setting(key) else {
+        let known = Knob::ALL.map(Knob::setting).join(", ");
+        let why = format!("the autopilot has {known}");
+        return Err(AdminError::new(ErrorCode::BadRequest, format!("there is no knob {key:?}"), why, next));
+    };
+    match knob.parse(&String::from_utf8_lossy(value)) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(AdminError::new(ErrorCode::BadRequest, error.to_string(), "", next)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_knob_takes_only_what_it_understands_and_other_settings_take_anything() {
+        let check = |key: &str, value: &[u8], expected: Option<&str>| {
+            let error = check_knob(key, value).err();
+            assert_eq!(error.as_ref().map(|error| error.what.as_str()), expected, "{key} {value:?}");
+            assert!(error.is_none_or(|error| error.code == ErrorCode::BadRequest && !error.next.is_empty()));
+        };
+        check("anything", b"\xff", None);
+        check("autopilot.dead_after_ms", b"60000", None);
+        check("autopilot.cleanup_dead", b"false", None);
+        check("autopilot.dead_after", b"60000", Some("there is no knob \"autopilot.dead_after\""));
+        let refused = Some("autopilot.cleanup_dead must be true or false");
+        check("autopilot.cleanup_dead", b"no", refused);
+        check("autopilot.cleanup_dead", b"\xff", refused);
+    }
 }

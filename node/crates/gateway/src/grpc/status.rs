@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use ollamax_core::catalog::{Location, Member, MemberState, models, read};
+use ollamax_core::catalog::{Location, Member, MemberState, models, quotas, read};
 use ollamax_core::health::Health;
+use ollamax_core::voters;
 use ollamax_metadata as metadata;
 use ollamax_proto::v1;
 use ollamax_proto::v1::node_view;
 use ollamax_scheduler::PeerLoad;
 use ollamax_types::{Beat, NodeId, RuntimeKind, RuntimeState};
 
+use super::attention::Beside;
 use super::daemon::{AdminError, Facts, Phase};
 use super::{Admin, attention, backup};
 
@@ -18,7 +20,8 @@ impl Admin {
         let facts = self.daemon.facts();
         let mut reply = of_facts(&facts);
         let Some(engines) = self.daemon.engines() else {
-            reply.attention = attention::needs_attention(&reply, &[], facts.api_open);
+            let beside = Beside { api_open: facts.api_open, ..Beside::default() };
+            reply.attention = attention::needs_attention(&reply, &beside);
             return Ok(reply);
         };
         let status = engines.metadata.status();
@@ -36,6 +39,7 @@ impl Admin {
             let models = held.get(&member.id).copied().unwrap_or(0);
             let heard = peers.iter().find(|peer| peer.beat.node == member.id);
             let mut node = node_view(&member, &status, models);
+            node.removed_in_ms = removed_in_ms(&status, member.id);
             if Some(member.id) == facts.node {
                 node.set_health(node_view::Health::Alive);
                 fill_from_beat(&mut node, &own);
@@ -48,16 +52,24 @@ impl Admin {
             }
             reply.nodes.push(node);
         }
-        reply.raft = Some(raft_view(&status));
+        let alive: Vec<u64> = reply.nodes.iter().filter(|node| is_alive(node)).map(|node| node.id).collect();
+        reply.raft = Some(raft_view(&status, &alive));
         reply.view = Some(local_view(&status));
         reply.state_hash = status.state_hash.to_vec();
         reply.log_first_index = status.log_first_index;
         reply.snapshot_index = status.snapshot_index;
-        reply.attention = attention::needs_attention(&reply, &conflicting(copies), facts.api_open);
-        if facts.phase == Phase::Member {
-            let trouble = backup::wanting(&*view, engines.metadata.log_time(), facts.backup_every_ms)?;
-            reply.attention.extend(trouble.map(attention::of_backups));
-        }
+        let (conflicting, quotas) = (conflicting(copies), quotas(&*view, "")?);
+        let is_member = facts.phase == Phase::Member;
+        let backups =
+            if is_member { backup::wanting(&*view, engines.metadata.log_time(), facts.backup_every_ms)? } else { None };
+        let beside = Beside {
+            conflicting: &conflicting,
+            quotas: &quotas,
+            ballast: engines.metadata.released_ballast(),
+            backups,
+            api_open: facts.api_open,
+        };
+        reply.attention = attention::needs_attention(&reply, &beside);
         Ok(reply)
     }
 }
@@ -82,8 +94,13 @@ fn conflicting(copies: Vec<Location>) -> Vec<String> {
 /// How old this node's own state may be.
 pub(super) fn local_view(status: &metadata::Status) -> v1::LocalView {
     let leads = status.leader == Some(status.node);
-    let age_ms = if leads { 0 } else { status.last_leader_contact_ms.unwrap_or(u64::MAX) };
+    let age_ms = age_ms(leads && status.has_quorum, status.last_leader_contact_ms);
     v1::LocalView { applied_index: status.applied, age_ms }
+}
+
+/// A leader that has lost its majority is as old as the majority's last word.
+fn age_ms(leads_a_majority: bool, contact_ms: Option<u64>) -> u64 {
+    if leads_a_majority { 0 } else { contact_ms.unwrap_or(u64::MAX) }
 }
 
 fn of_facts(facts: &Facts) -> v1::StatusReply {
@@ -107,7 +124,24 @@ fn of_facts(facts: &Facts) -> v1::StatusReply {
     reply
 }
 
-fn raft_view(status: &metadata::Status) -> v1::RaftView {
+/// Members that take part and are heard here, this node among them.
+fn is_alive(node: &v1::NodeView) -> bool {
+    node.health() == node_view::Health::Alive && node.state() != node_view::State::Departed
+}
+
+/// When a silent member will be removed by itself, as the leader knows.
+fn removed_in_ms(status: &metadata::Status, node: NodeId) -> Option<u64> {
+    let left = status.outlook.as_ref()?.removals.get(&node)?;
+    Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// `alive` are the nodes that this one hears; the leader of a majority knows better.
+fn raft_view(status: &metadata::Status, alive: &[u64]) -> v1::RaftView {
+    let heard = status.voters.iter().filter(|voter| alive.contains(&voter.0)).count();
+    let seen = (alive.len(), voters::tolerance(heard, status.voters.len()));
+    let known = status.outlook.as_ref().map(|outlook| (outlook.healthy, outlook.tolerance));
+    let (healthy, tolerance) = known.unwrap_or(seen);
+    let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     let numbers = |nodes: &[NodeId]| nodes.iter().map(|node| node.0).collect();
     v1::RaftView {
         term: status.term,
@@ -117,6 +151,11 @@ fn raft_view(status: &metadata::Status) -> v1::RaftView {
         voters: numbers(&status.voters),
         learners: numbers(&status.learners),
         has_quorum: status.has_quorum,
+        healthy_nodes: count(healthy),
+        failure_tolerance: count(tolerance),
+        deviating: status.alarm.deviating.iter().map(|node| node.0).collect(),
+        states_undecided: status.alarm.undecided,
+        compared_index: status.alarm.index,
     }
 }
 
@@ -235,6 +274,13 @@ mod tests {
     use ollamax_types::{Digest, ModelRecord, Timestamp};
 
     use super::*;
+
+    #[test]
+    fn the_age_of_a_view_counts_from_the_last_word_of_a_leader_or_of_a_leaders_majority() {
+        assert_eq!(age_ms(true, Some(40)), 0);
+        assert_eq!(age_ms(false, Some(12_000)), 12_000);
+        assert_eq!(age_ms(false, None), u64::MAX);
+    }
 
     #[test]
     fn one_walk_tells_how_many_models_each_node_holds_and_which_differ() {

@@ -2,8 +2,7 @@
 //!
 //! Everything is checked before the first byte is written ([`check`]). What is made belongs to nobody until the caller
 //! writes down the membership, which is the last step; until then a node that starts there is an empty one and sweeps
-//! it away. The log begins [`RESTORED_REVISIONS`] after the revision of the backup: whoever kept a revision of the old
-//! cluster finds that everything is newer and that its place is compacted, and reads anew.
+//! it away. The log begins [`crate::REVISION_JUMP`] after the revision of the backup.
 
 use std::io::{Read, Seek};
 use std::path::PathBuf;
@@ -18,10 +17,6 @@ use ollamax_types::Incarnation;
 use super::read::{self, Verified};
 use super::{BackupError, Facts, Page};
 use crate::lineage::{self, Begun, LineageError};
-
-/// How far the log of a restored cluster begins behind the revision of its backup: more than a cluster writes between
-/// a backup and its end.
-pub const RESTORED_REVISIONS: u64 = 1_000_000_000;
 
 /// Where a backup is restored, and as what.
 #[derive(Debug, Clone)]
@@ -81,7 +76,7 @@ pub fn restore(
     target: &Target,
 ) -> Result<Restored, BackupError> {
     let Restorable { page, facts } = checked;
-    let Begun { member, revision } = {
+    let Begun { member, revision, .. } = {
         let store = Store::open(&target.dir, None, target.store.clone())?;
         let begun = fill(file, key, &store, target)?;
         store.close().map_err(LineageError::from)?;
@@ -105,5 +100,6 @@ fn fill(file: &mut (impl Read + Seek), key: &BackupKey, store: &Store, target: &
     let meta = import.meta().cloned();
     let meta = meta.ok_or_else(|| BackupError::damaged("in its state", "there is no header"))?;
     import.finish(&meta).map_err(BackupError::Import)?;
-    Ok(lineage::begin(store, &target.founder, RESTORED_REVISIONS)?)
+    // Nobody has voted in this store yet.
+    Ok(lineage::begin(store, &target.founder, 0)?)
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use proptest::prelude::*;
 
 use ollamax_core::catalog::command::NewMember;
-use ollamax_core::catalog::lineage::{Founder, Sweep, found};
+use ollamax_core::catalog::lineage::{Founder, Leads, Sweep, found};
 use ollamax_core::catalog::mem::MemView;
 use ollamax_core::catalog::{
     CLUSTER_VERSION, Cluster, Key, Member, MemberState, Mutation, Record, Setting, Token, Value, View as _, read,
@@ -17,6 +17,7 @@ use ollamax_types::{Incarnation, PeerId, Role, TokenId};
 
 use super::write::Writing;
 use super::*;
+use crate::REVISION_JUMP;
 use crate::raft::{Membership, StoredMembership, log_id, term_of};
 use crate::record::Applied;
 
@@ -120,7 +121,7 @@ fn target(dir: &Path) -> Target {
         p2p_addresses: vec![],
         api_addresses: vec![],
     };
-    let founder = Founder { cluster: NEW, public_key: [8; 32], member };
+    let founder = Founder { cluster: NEW, public_key: [8; 32], leads: Leads::Newcomer(member) };
     Target { dir: dir.to_owned(), store: Config::default(), incarnation: Incarnation([9; 16]), founder }
 }
 
@@ -128,12 +129,13 @@ fn target(dir: &Path) -> Target {
 fn expected_hash(mutations: &[Mutation]) -> [u8; 16] {
     let mut view = MemView::default();
     view.write(mutations);
-    let mut sweep = Sweep::default();
+    let founder = target(Path::new("unused")).founder;
+    let mut sweep = Sweep::of(&founder);
     while let Some(step) = sweep.step(&view).expect("readable") {
         view.write(&step);
     }
-    let founder = target(Path::new("unused")).founder;
-    view.write(&found(&view, &founder, NOW).expect("readable").1);
+    let founded = found(&view, &founder, NOW).expect("readable");
+    view.write(&founded.mutations);
     let dir = tempfile::tempdir().expect("folder");
     let all = view.records().map(|(key, record)| put(key.clone(), record.clone())).collect();
     store(dir.path(), all, 1).state().state_hash()
@@ -163,7 +165,7 @@ proptest! {
 
         let dir = tempfile::tempdir().expect("folder");
         let restored = restored(&bytes, &key, dir.path()).expect("restored");
-        prop_assert_eq!((restored.member.id, restored.revision), (NodeId(515), 40 + RESTORED_REVISIONS));
+        prop_assert_eq!((restored.member.id, restored.revision), (NodeId(515), 40 + REVISION_JUMP));
         let store = Store::open(dir.path(), None, Config::default()).expect("opens");
         let identity = store.identity().expect("bound");
         prop_assert_eq!((identity.cluster, identity.node), (NEW, NodeId(515)));

@@ -2,6 +2,8 @@
 
 use proptest::prelude::*;
 
+use ollamax_types::Timestamp;
+
 use super::*;
 
 fn event(revision: u64, key: &str, bytes: usize) -> Event {
@@ -82,6 +84,37 @@ fn a_snapshot_begins_anew() {
     feed.restart(50);
     assert_eq!(feed.look(&all(), 2), Err(WatchError::Compacted { oldest: 51 }));
     assert_eq!(feed.look(&all(), 51), Ok((vec![], 50)));
+}
+
+#[test]
+fn what_happened_in_the_cluster_is_kept_apart_and_handed_out_without_waiting() {
+    let told = |revision, kind| ClusterEvent {
+        revision,
+        at: Timestamp(1),
+        kind,
+        subject: "node/1".to_owned(),
+        text: "n1".to_owned(),
+    };
+    let (joined, left) = (told(1, EventKind::MemberJoined), told(3, EventKind::MemberLeft));
+    let feeds = Feeds::default();
+    feeds.restart(0);
+    let cluster = vec![joined.clone(), left.clone()];
+    feeds.add(News { values: vec![event(2, "user/a", 1)], cluster }, 4);
+    let check = |kinds: &[EventKind], from: Option<u64>, expected: &[ClusterEvent]| {
+        let mut watcher = Watcher::new(feeds.cluster.clone(), watch::channel(4).1, kinds.to_vec(), from);
+        let found = watcher.next_kept().expect("kept").map_or_else(Vec::new, |batch| batch.events);
+        assert_eq!(found, expected, "{kinds:?} from {from:?}");
+        assert_eq!((watcher.next_kept(), watcher.next_revision()), (Ok(None), 5), "once");
+    };
+    check(&[], Some(1), &[joined, left.clone()]);
+    check(&[EventKind::MemberLeft, EventKind::Expired], Some(1), &[left.clone()]);
+    check(&[], Some(2), &[left]);
+    check(&[EventKind::MemberJoined], Some(2), &[]);
+    check(&[], None, &[]);
+    for revision in 5..=5 + CHANGES_MAX as u64 {
+        feeds.add(News { values: vec![event(revision, "user/a", 1)], cluster: Vec::new() }, revision);
+    }
+    assert_eq!((feeds.values.oldest(), feeds.cluster.oldest()), (6, 1), "busy values push out values only");
 }
 
 #[tokio::test]

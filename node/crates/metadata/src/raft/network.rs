@@ -19,6 +19,7 @@ use openraft::{EmptyNode, OptionalSend, RPCTypes};
 
 use ollamax_types::{ClusterId, NodeId};
 
+use crate::integrity::Integrity;
 use crate::metrics::Metrics;
 use crate::peers::{Lane, PeerError, Peers};
 use crate::raft::snapshot::{Labelled, SnapshotData};
@@ -36,6 +37,7 @@ pub(crate) struct Wiring {
     pub(crate) append_deadline: Duration,
     pub(crate) snapshot_idle: Duration,
     pub(crate) releases: Releases,
+    pub(crate) integrity: Integrity,
     pub(crate) metrics: Metrics,
 }
 
@@ -106,10 +108,15 @@ impl RaftNetworkV2<Types> for Link {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
         // An append with entries waits for the follower's disk; openraft's figure is meant for heartbeats.
+        let is_heartbeat = rpc.entries.is_empty();
         let deadline =
-            if rpc.entries.is_empty() { option.hard_ttl() } else { self.wiring.append_deadline.max(option.hard_ttl()) };
-        match self.call(RPCTypes::AppendEntries, Request::Append(rpc), deadline).await? {
-            Reply::Append(reply) => Ok(reply),
+            if is_heartbeat { option.hard_ttl() } else { self.wiring.append_deadline.max(option.hard_ttl()) };
+        let alarm = is_heartbeat.then(|| self.wiring.integrity.alarm()).filter(|alarm| alarm.index > 0);
+        match self.call(RPCTypes::AppendEntries, Request::Append { append: rpc, alarm }, deadline).await? {
+            Reply::Append { reply, marks } => {
+                self.wiring.integrity.heard(self.target, &marks);
+                Ok(reply)
+            }
             other => Err(unexpected(&other)),
         }
     }

@@ -4,6 +4,7 @@
 //! are answered only after that. An entry that this release does not understand, or a state that contradicts
 //! itself, is a fault: nothing of its batch is written and consensus stops on this node.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Mutex};
 
@@ -13,17 +14,19 @@ use openraft::storage::{EntryResponder, RaftStateMachine};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use ollamax_core::catalog;
+use ollamax_core::catalog::{self, ClusterEvent};
+use ollamax_core::integrity::{Mark, is_checkpoint};
 use ollamax_store as store;
-use ollamax_types::ErrorCode;
+use ollamax_types::{ErrorCode, NodeId, Timestamp};
 
 use crate::envelope;
-use crate::feed::{Event, Feed, event_of};
+use crate::feed::{Feeds, News, event_of};
+use crate::integrity::Integrity;
 use crate::logtime::Stamper;
 use crate::metrics::Metrics;
 use crate::raft::log::on_disk;
 use crate::raft::snapshot::{Builder, Labelled, Meta, SnapshotData, label, meta_of};
-use crate::raft::{Answered, Entry, LogId, Payload, StoredMembership, Types, term_of};
+use crate::raft::{Answered, Entry, LogId, Membership, Payload, StoredMembership, Types, term_of};
 use crate::record::Applied;
 
 /// Most entries in one batch.
@@ -53,7 +56,8 @@ pub(crate) struct Machine {
     slot: Slot,
     stamper: Arc<Stamper>,
     changes: watch::Sender<u64>,
-    feed: Feed,
+    feeds: Feeds,
+    integrity: Integrity,
     metrics: Metrics,
 }
 
@@ -61,7 +65,8 @@ pub(crate) struct Machine {
 pub(crate) struct Listeners {
     pub(crate) stamper: Arc<Stamper>,
     pub(crate) changes: watch::Sender<u64>,
-    pub(crate) feed: Feed,
+    pub(crate) feeds: Feeds,
+    pub(crate) integrity: Integrity,
     pub(crate) metrics: Metrics,
 }
 
@@ -80,21 +85,23 @@ impl Chunk {
         self.entries.push(item);
     }
 
-    const fn is_full(&self) -> bool {
-        self.entries.len() >= BATCH_ENTRIES_MAX || self.bytes >= BATCH_BYTES_MAX
+    /// A batch ends at each checkpoint, so that every node knows the hash that its state had there.
+    fn is_full(&self) -> bool {
+        let ends = self.entries.last().is_some_and(|(entry, _)| is_checkpoint(entry.log_id.index));
+        ends || self.entries.len() >= BATCH_ENTRIES_MAX || self.bytes >= BATCH_BYTES_MAX
     }
 }
 
 impl Machine {
     /// Takes up the state as it was flushed; openraft applies the rest of the log again.
     pub(crate) fn open(state: store::State, listeners: Listeners) -> io::Result<Self> {
-        let Listeners { stamper, changes, feed, metrics } = listeners;
+        let Listeners { stamper, changes, feeds, integrity, metrics } = listeners;
         let applied = state.applied().map(|meta| Applied::from_store(&meta)).transpose()?.unwrap_or_default();
         stamper.observe(applied.log_time);
         let index = applied.last.map_or(0, |id| id.index);
-        feed.restart(index);
+        feeds.restart(index);
         changes.send_replace(index);
-        Ok(Self { state, applied, slot: Slot::default(), stamper, changes, feed, metrics })
+        Ok(Self { state, applied, slot: Slot::default(), stamper, changes, feeds, integrity, metrics })
     }
 
     fn apply_chunk(&mut self, chunk: Chunk) -> io::Result<()> {
@@ -105,16 +112,19 @@ impl Machine {
         let mut batch = self.state.begin();
         let mut applied = self.applied.clone();
         let mut answers = Vec::with_capacity(chunk.entries.len());
-        let mut events = Vec::new();
+        let mut news = News::default();
         for (entry, responder) in chunk.entries {
-            let answer = apply_entry(&mut batch, &mut applied, &mut events, entry)?;
+            let answer = apply_entry(&mut batch, &mut applied, &mut news, entry)?;
             answers.push((responder, answer));
         }
         let Some(meta) = applied.to_store() else { return Ok(()) };
         let (index, count) = (meta.index, answers.len());
         self.state.commit(batch, meta).map_err(io::Error::other)?;
         self.applied = applied;
-        self.feed.add(events, index);
+        if is_checkpoint(index) {
+            self.integrity.passed(Mark { index, hash: self.state.state_hash() });
+        }
+        self.feeds.add(news, index);
         self.changes.send_replace(index);
         self.metrics.applied(count, started.elapsed());
         for (responder, answer) in answers {
@@ -127,16 +137,21 @@ impl Machine {
 }
 
 /// Applies one entry to the batch; earlier entries of the batch are visible to it.
-fn apply_entry(
+pub(crate) fn apply_entry(
     batch: &mut store::Batch,
     applied: &mut Applied,
-    events: &mut Vec<Event>,
+    news: &mut News,
     entry: Entry,
 ) -> io::Result<Answered> {
     let id: LogId = entry.log_id;
     let answer = match entry.payload {
-        Payload::Blank => Answered::done(),
+        Payload::Blank => {
+            // The first entry of each leader is a blank one, and there is no other.
+            news.cluster.push(catalog::leader_elected(id.index, applied.log_time, term_of(&id)));
+            Answered::done()
+        }
         Payload::Membership(membership) => {
+            news.cluster.push(told(&membership, id.index, applied.log_time));
             applied.membership = StoredMembership::new(Some(id), membership);
             Answered::done()
         }
@@ -148,7 +163,8 @@ fn apply_entry(
             };
             let decoded = envelope::decode(&sealed.0, catalog::CLUSTER_VERSION).map_err(|error| halt(&error))?;
             let outcome = catalog::apply(batch, id.index, term_of(&id), &decoded).map_err(|fault| halt(&fault))?;
-            events.extend(outcome.mutations.iter().filter_map(|mutation| event_of(id.index, mutation)));
+            news.values.extend(outcome.mutations.iter().filter_map(|mutation| event_of(id.index, mutation)));
+            news.cluster.extend(catalog::events_of(id.index, &decoded, &outcome.mutations));
             batch.stage(outcome.mutations).map_err(|fault| halt(&fault))?;
             applied.log_time = decoded.log_time;
             Answered { answer: outcome.answer, before: outcome.before }
@@ -156,6 +172,14 @@ fn apply_entry(
     };
     applied.last = Some(id);
     Ok(answer)
+}
+
+/// A membership of the Raft group, as what happened.
+fn told(membership: &Membership, index: u64, at: Timestamp) -> ClusterEvent {
+    let nodes = |set: &BTreeSet<u64>| set.iter().copied().map(NodeId).collect::<BTreeSet<NodeId>>();
+    let voters: Vec<_> = membership.get_joint_config().iter().map(nodes).collect();
+    let learners: Vec<NodeId> = membership.learner_ids().map(NodeId).collect();
+    catalog::voters_changed(index, at, &voters, &learners)
 }
 
 impl RaftStateMachine<Types> for Machine {
@@ -191,7 +215,8 @@ impl RaftStateMachine<Types> for Machine {
         self.stamper.observe(self.applied.log_time);
         self.slot.set(meta_of(&self.applied));
         let index = self.applied.last.map_or(0, |id| id.index);
-        self.feed.restart(index);
+        self.feeds.restart(index);
+        self.integrity.restart();
         self.changes.send_replace(index);
         self.metrics.snapshots_installed.inc();
         tracing::info!(reaches = ?meta.last_log_id, "snapshot installed");

@@ -20,7 +20,8 @@ use super::state::{Listeners, Machine};
 use super::{Entry, Payload, Sealed, Types, Vote, log_id};
 use crate::alone::{Alone, CLUSTER, INCARNATION, init};
 use crate::envelope;
-use crate::feed::Feed;
+use crate::feed::Feeds;
+use crate::integrity::Integrity;
 use crate::logtime::Stamper;
 use crate::metrics::Metrics;
 
@@ -30,6 +31,7 @@ struct Disk {
     log: LogStore,
     machine: Machine,
     stamper: Arc<Stamper>,
+    integrity: Integrity,
 }
 
 fn open(dir: &std::path::Path, purge_only_flushed: bool) -> io::Result<Disk> {
@@ -38,10 +40,12 @@ fn open(dir: &std::path::Path, purge_only_flushed: bool) -> io::Result<Disk> {
     let store = store::Store::open(dir, Some(identity), config).map_err(io::Error::other)?;
     let stamper = Arc::new(Stamper::new(Clock::manual(Timestamp(1_000))));
     let log = LogStore::new(store.log(), stamper.clone(), 1 << 20);
-    let (changes, feed, metrics) = (watch::channel(0).0, Feed::default(), Metrics::new());
-    let machine = Machine::open(store.state(), Listeners { stamper: stamper.clone(), changes, feed, metrics })?;
+    let (changes, feeds, metrics) = (watch::channel(0).0, Feeds::default(), Metrics::new());
+    let integrity = Integrity::default();
+    let listeners = Listeners { stamper: stamper.clone(), changes, feeds, integrity: integrity.clone(), metrics };
+    let machine = Machine::open(store.state(), listeners)?;
     log.observe_tail(store.state().applied().map(|meta| meta.index))?;
-    Ok(Disk { store, log, machine, stamper })
+    Ok(Disk { store, log, machine, stamper, integrity })
 }
 
 struct Builder;
@@ -112,6 +116,23 @@ async fn the_same_log_gives_the_same_state_in_any_batching() {
     }
     assert_eq!(hashes[0].0, Some(699));
     assert!(hashes.iter().all(|hash| *hash == hashes[0]), "{hashes:?}");
+}
+
+#[tokio::test]
+async fn every_node_notes_the_hash_at_a_checkpoint_however_its_batches_were_cut() {
+    let log: Vec<Entry> =
+        std::iter::once(entry(0, 1, init())).chain((1..1_100).map(|index| setting(index, index))).collect();
+    let mut noted = Vec::new();
+    for size in [7, 1_100] {
+        let dir = tempfile::tempdir().expect("folder");
+        let mut disk = open(dir.path(), true).expect("opens");
+        for chunk in log.chunks(size) {
+            apply(&mut disk.machine, chunk.to_vec()).await.expect("applies");
+        }
+        noted.push(disk.integrity.marks(None));
+    }
+    assert_eq!(noted[0].iter().map(|mark| mark.index).collect::<Vec<_>>(), [1_024]);
+    assert_eq!(noted[0], noted[1]);
 }
 
 #[tokio::test]

@@ -35,21 +35,51 @@ fn append() -> AppendEntriesRequest<Types> {
     }
 }
 
+fn sent(append: AppendEntriesRequest<Types>) -> Request {
+    Request::Append { append, alarm: None }
+}
+
 #[test]
 fn appends_read_back_with_their_indexes() {
-    let Request::Append(read) = again(Request::Append(append())) else { unreachable!("an append went in") };
+    let Request::Append { append: read, .. } = again(sent(append())) else { unreachable!("an append went in") };
     assert_eq!(format!("{read:?}"), format!("{:?}", append()));
 
     let first = AppendEntriesRequest { prev_log_id: None, entries: vec![], leader_commit: None, ..append() };
-    let Request::Append(read) = again(Request::Append(first.clone())) else { unreachable!("an append went in") };
+    let Request::Append { append: read, .. } = again(sent(first.clone())) else { unreachable!("an append went in") };
     assert_eq!(format!("{read:?}"), format!("{first:?}"));
+}
+
+#[test]
+fn an_append_carries_what_the_leader_knows_of_states_that_differ() {
+    let raised = Alarm { index: 2_048, deviating: [NodeId(2), NodeId(3)].into(), undecided: true };
+    for alarm in [None, Some(Alarm { index: 7, ..Alarm::default() }), Some(raised)] {
+        let request = Request::Append { append: append(), alarm: alarm.clone() };
+        let Request::Append { alarm: read, .. } = again(request) else { unreachable!("an append went in") };
+        assert_eq!(read, alarm);
+    }
+}
+
+#[test]
+fn hashes_of_a_state_are_bounded_in_number_and_whole() {
+    let mark = |index: u64| disk::RaftStateHash { index, hash: vec![7; 16] };
+    let reply = |states: Vec<disk::RaftStateHash>| {
+        let append = disk::RaftAppendReply { result: Some(WireAppendResult::Success(disk::LogBlank {})), states };
+        disk::RaftReply { version: VERSION, release: 1, body: Some(WireReply::Append(append)) }.encode_to_vec()
+    };
+    let Ok((_, Reply::Append { marks, .. })) = decode_reply(reply((0..100).map(mark).collect()).into()) else {
+        unreachable!("an answer to an append went in")
+    };
+    assert_eq!(marks.len(), MARKS_TOLD_MAX);
+    assert_eq!(marks[0], Mark { index: 0, hash: [7; 16] });
+    let short = disk::RaftStateHash { index: 1, hash: vec![7; 15] };
+    assert!(decode_reply(reply(vec![short]).into()).is_err());
 }
 
 #[test]
 fn an_append_whose_entries_do_not_follow_its_predecessor_is_refused() {
     let mut torn = append();
     torn.prev_log_id = Some(log_id(3, 7));
-    assert!(decode_request(encode_request(CLUSTER, NodeId(2), Request::Append(torn))).is_err());
+    assert!(decode_request(encode_request(CLUSTER, NodeId(2), sent(torn))).is_err());
 }
 
 #[test]
@@ -57,7 +87,7 @@ fn an_append_whose_indexes_would_overflow_is_refused() {
     let mut far = append();
     far.prev_log_id = Some(log_id(3, u64::MAX));
     far.entries.iter_mut().for_each(|entry| entry.log_id = log_id(4, u64::MAX));
-    assert!(decode_request(encode_request(CLUSTER, NodeId(2), Request::Append(far))).is_err());
+    assert!(decode_request(encode_request(CLUSTER, NodeId(2), sent(far))).is_err());
 }
 
 #[test]
@@ -65,6 +95,20 @@ fn proposals_carry_their_envelope_and_the_time_that_is_left() {
     let proposal = Proposal { envelope: Bytes::from_static(b"anything"), wait_ms: 1_234 };
     let Request::Propose(read) = again(Request::Propose(proposal.clone())) else { unreachable!("a proposal went in") };
     assert_eq!(read, proposal);
+}
+
+#[test]
+fn a_wish_for_another_leader_names_it_or_nobody() {
+    for to in [None, Some(NodeId(3))] {
+        let Request::HandOver { to: read, wait_ms } = again(Request::HandOver { to, wait_ms: 5_000 }) else {
+            unreachable!("a wish went in")
+        };
+        assert_eq!((read, wait_ms), (to, 5_000));
+    }
+    let empty = disk::RaftHandOverReply { result: None };
+    let body = Some(WireReply::HandOver(empty));
+    let bytes = disk::RaftReply { version: VERSION, release: 1, body }.encode_to_vec();
+    assert!(decode_reply(bytes.into()).is_err());
 }
 
 #[test]
@@ -113,14 +157,15 @@ fn effects() -> Vec<Effect> {
 fn every_reply_reads_back_as_itself() {
     let vote = Vote::new(7, 2);
     let committed = |answer| Reply::Committed(Committed { revision: 9, term: 2, answer });
+    let appended = |reply, marks| Reply::Append { reply, marks };
     let failure =
         |effects_possible| Reply::Failure { code: ErrorCode::NoQuorum, message: "m".into(), effects_possible };
     let replies = [
-        Reply::Append(AppendEntriesResponse::Success),
-        Reply::Append(AppendEntriesResponse::PartialSuccess(None)),
-        Reply::Append(AppendEntriesResponse::PartialSuccess(Some(log_id(1, 2)))),
-        Reply::Append(AppendEntriesResponse::Conflict),
-        Reply::Append(AppendEntriesResponse::HigherVote(vote)),
+        appended(AppendEntriesResponse::Success, vec![Mark { index: 9, hash: [8; 16] }]),
+        appended(AppendEntriesResponse::PartialSuccess(None), vec![]),
+        appended(AppendEntriesResponse::PartialSuccess(Some(log_id(1, 2))), vec![]),
+        appended(AppendEntriesResponse::Conflict, vec![]),
+        appended(AppendEntriesResponse::HigherVote(vote), vec![]),
         Reply::Vote(VoteResponse::new(vote, Some(log_id(1, 2)), true)),
         Reply::Vote(VoteResponse::new(vote, None, false)),
         Reply::Transfer(Ok(())),
@@ -133,6 +178,14 @@ fn every_reply_reads_back_as_itself() {
         committed(Answer::Member { node: NodeId(4), name: "n4".into(), already: true }),
         Reply::ReadIndex(77),
         Reply::Snapshot(vote),
+        Reply::HandOver(Ok(NodeId(2))),
+        Reply::HandOver(Err(Declined::LeadsAlready(NodeId(1)))),
+        Reply::HandOver(Err(Declined::OnlyVoter(NodeId(1)))),
+        Reply::HandOver(Err(Declined::NotVoter(NodeId(4)))),
+        Reply::HandOver(Err(Declined::NotHeard(NodeId(3)))),
+        Reply::HandOver(Err(Declined::NobodyHeard)),
+        Reply::HandOver(Err(Declined::Behind { node: NodeId(3), entries: 2_000 })),
+        Reply::HandOver(Err(Declined::NotTaken(NodeId(3)))),
         Reply::NotLeader { hint: None },
         Reply::NotLeader { hint: Some(NodeId(3)) },
         failure(true),

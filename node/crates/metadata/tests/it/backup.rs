@@ -6,11 +6,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use ollamax_core::catalog::command::NewMember;
-use ollamax_core::catalog::lineage::Founder;
+use ollamax_core::catalog::lineage::{Founder, Leads};
 use ollamax_core::catalog::{Key, Record};
-use ollamax_metadata::backup::{Order, RESTORED_REVISIONS, Target, check, restore};
+use ollamax_metadata::backup::{Order, Target, check, restore};
 use ollamax_metadata::mem::Network;
-use ollamax_metadata::{Config, Filter, Identity, Parts, Service, WatchError};
+use ollamax_metadata::{Config, Filter, Identity, Parts, REVISION_JUMP, Service, WatchError};
 use ollamax_security::BackupKey;
 use ollamax_types::{Clock, ClusterId, Incarnation, NodeId, PeerId, RequestId, Timestamp};
 
@@ -37,7 +37,7 @@ async fn a_restored_node_leads_alone_and_goes_on_far_behind() {
         api_addresses: vec![],
     };
     let store = ollamax_store::Config::default();
-    let founder = Founder { cluster, public_key: [4; 32], member };
+    let founder = Founder { cluster, public_key: [4; 32], leads: Leads::Newcomer(member) };
     let target = Target { dir: dir.path().to_owned(), store: store.clone(), incarnation, founder };
     let restored = restore(&mut Cursor::new(&bytes), &key, checked, &target).expect("restored");
     assert_eq!(restored.member.id, NodeId(514), "well above all that were given out");
@@ -59,7 +59,7 @@ async fn a_restored_node_leads_alone_and_goes_on_far_behind() {
         async move { handle.propose(RequestId::default(), "test", setting("b", "2")).await?.accepted() }
     })
     .await;
-    assert!(changed.revision > before + RESTORED_REVISIONS, "{changed:?}");
+    assert!(changed.revision > before + REVISION_JUMP, "{changed:?}");
     assert!(changed.term > written.facts.term, "{changed:?}");
     for (name, expected) in [("a", "1"), ("b", "2")] {
         let found = handle.view().get(&Key::Setting(name.to_owned())).expect("readable");

@@ -20,7 +20,7 @@ pub(super) fn seal(index: u64, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-pub(super) fn unseal(index: u64, bytes: &[u8]) -> Result<&[u8], Malformed> {
+pub(crate) fn unseal(index: u64, bytes: &[u8]) -> Result<&[u8], Malformed> {
     let Some((version, rest)) = bytes.split_first() else {
         return Err(Malformed::new(WHAT, format!("{index} is empty")));
     };

@@ -20,6 +20,15 @@ struct Break {
 
 /// Reads where the log begins and ends, and removes what must not be there.
 pub(crate) fn recover(database: &Database, synced: Option<u64>) -> Result<Positions, OpenError> {
+    let (positions, surplus) = look(database, synced)?;
+    if !surplus.is_empty() {
+        database.write_synced(surplus, "cut the log")?;
+    }
+    Ok(positions)
+}
+
+/// Reads where the log begins and ends, and what must not be there. Changes nothing.
+pub(crate) fn look(database: &Database, synced: Option<u64>) -> Result<(Positions, WriteBatch), OpenError> {
     let mut positions =
         Positions { first: None, last: None, purged: marks::read_purged(database)?, vote: marks::read_vote(database)? };
     let purged = positions.purged_index();
@@ -55,10 +64,7 @@ pub(crate) fn recover(database: &Database, synced: Option<u64>) -> Result<Positi
         let reason = format!("entry {} was synced, and the log ends at {last:?}", synced.unwrap_or_default());
         return Err(OpenError::BehindHighWater { reason });
     }
-    if !surplus.is_empty() {
-        database.write_synced(surplus, "cut the log")?;
-    }
-    Ok(positions)
+    Ok((positions, surplus))
 }
 
 fn examine(positions: &Positions, index: u64, value: &[u8]) -> Option<Break> {

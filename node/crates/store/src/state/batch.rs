@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use ollamax_core::catalog::{Fault, Key, KeyRange, Mutation, Record, View};
 
+use super::hash::StateHash;
 use super::view::{StateView, bounds, decode, decode_pair, unreadable};
+use crate::error::DiskError;
 use crate::family;
 
 /// A batch. Reading through it shows its own changes.
@@ -44,6 +46,26 @@ impl Batch {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty()
+    }
+
+    /// The hash that the state would have with these changes.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn state_hash(&self) -> Result<[u8; 16], DiskError> {
+        self.outcome().map(|(hash, _)| hash.to_bytes())
+    }
+
+    /// Hash and number of the records with these changes.
+    pub(crate) fn outcome(&self) -> Result<(StateHash, u64), DiskError> {
+        let standing = self.view.standing();
+        let (mut hash, mut count) = (standing.hash, standing.count);
+        for (key, new) in &self.changes {
+            let old = self.view.get_bytes(key)?;
+            hash.replace(key, old.as_deref(), new.as_deref());
+            count = count + u64::from(new.is_some()) - u64::from(old.is_some());
+        }
+        Ok((hash, count))
     }
 
     pub(crate) const fn view(&self) -> &StateView {

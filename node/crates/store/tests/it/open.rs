@@ -1,14 +1,19 @@
 //! What is refused when a directory is opened, and what is mended.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+use tempfile::TempDir;
 
 use ollamax_store::{Config, OpenError, Store, StoreIdentity};
 use ollamax_types::{ClusterId, ErrorCode, Incarnation, NodeId};
 
 use crate::world::{
-    append, commit, copy_tree, crash_copy, directory, high_water, identity, indexes, open, put, with_rocks,
+    append, commit, copy_tree, crash_copy, directory, high_water, identity, indexes, meta, open, put, settings,
+    with_rocks,
 };
 
 fn refusal(dir: &std::path::Path, identity: Option<StoreIdentity>) -> OpenError {
@@ -109,7 +114,7 @@ fn a_directory_that_another_process_has_is_refused_with_its_pid() {
 }
 
 /// A log 1..=10 whose high-water mark stands at `promised`, with entry `hole` gone.
-fn log_with_hole(promised: u64, hole: u64) -> tempfile::TempDir {
+pub(crate) fn log_with_hole(promised: u64, hole: u64) -> TempDir {
     let dir = directory();
     let store = open(dir.path());
     append(&store.log(), 1..=promised);
@@ -214,27 +219,70 @@ fn a_lost_database_and_a_lost_or_damaged_mark_are_refused() {
     assert!(matches!(refusal(dir.path(), Some(identity())), OpenError::HighWater { .. }));
 }
 
-#[test]
-fn a_damaged_wal_in_the_middle_is_refused() {
+/// What a crash leaves of a log 1..=200, with its WAL changed.
+fn crashed_with_wal(change: impl FnOnce(&mut Vec<u8>)) -> TempDir {
     let dir = directory();
     let store = open(dir.path());
     for index in 1..=200 {
         append(&store.log(), index..=index);
     }
     let copy = crash_copy(dir.path());
-    let database = copy.path().join("raft").join("db");
-    let wal = fs::read_dir(&database)
+    let wal = fs::read_dir(copy.path().join("raft").join("db"))
         .expect("list")
         .map(|entry| entry.expect("list").path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "log"))
         .max_by_key(|path| fs::metadata(path).map(|metadata| metadata.len()).unwrap_or_default())
         .expect("a WAL");
     let mut bytes = fs::read(&wal).expect("read");
-    let middle = bytes.windows(7).position(|window| window == b"entry 9").expect("an early entry is in the WAL");
-    bytes[middle] ^= 0xff;
+    change(&mut bytes);
     fs::write(&wal, bytes).expect("write");
-    let error = refusal(copy.path(), Some(identity()));
-    assert_eq!(error.code(), ErrorCode::StorageCorrupt, "{error}");
+    copy
+}
+
+#[test]
+fn a_damaged_wal_in_the_middle_is_refused() {
+    let crashed = crashed_with_wal(|bytes| {
+        let middle = bytes.windows(7).position(|window| window == b"entry 9").expect("an early entry is in the WAL");
+        bytes[middle] ^= 0xff;
+    });
+    for _ in 0..2 {
+        let error = refusal(crashed.path(), Some(identity()));
+        assert_eq!(error.code(), ErrorCode::StorageCorrupt, "{error}");
+    }
+}
+
+#[test]
+fn bytes_of_the_wal_that_were_never_synced_may_come_back_as_anything() {
+    let tails: [&[u8]; 3] = [&[0; 70_000], &[0xa5; 70_000], b"\x12\x34\x56\x78\x05\x00\x01tail!"];
+    for tail in tails {
+        let crashed = crashed_with_wal(|bytes| bytes.extend_from_slice(tail));
+        let log = open(crashed.path()).log();
+        assert_eq!(indexes(&log), (1..=200).collect::<Vec<_>>());
+        append(&log, 201..=202);
+        drop(log);
+        assert_eq!(indexes(&open(crashed.path()).log()).last(), Some(&202));
+    }
+}
+
+#[test]
+fn a_garbled_tail_that_was_synced_is_refused() {
+    let dir = directory();
+    let store = open(dir.path());
+    append(&store.log(), 1..=5);
+    let old = crash_copy(dir.path());
+    store.close().expect("close");
+    drop(store);
+    fs::copy(high_water(dir.path()), high_water(old.path())).expect("the mark of after");
+    let wals = fs::read_dir(old.path().join("raft").join("db")).expect("list").map(|entry| entry.expect("list").path());
+    for wal in wals.filter(|path| path.extension().is_some_and(|extension| extension == "log")) {
+        let mut bytes = fs::read(&wal).expect("read");
+        if let Some(at) = bytes.windows(7).position(|window| window == b"entry 1") {
+            bytes[at..].fill(0xa5);
+            fs::write(&wal, bytes).expect("write");
+        }
+    }
+    let error = refusal(old.path(), Some(identity()));
+    assert!(matches!(error, OpenError::BehindHighWater { .. }), "{error}");
 }
 
 #[test]
@@ -252,4 +300,60 @@ fn a_state_that_ends_below_the_purged_log_is_refused() {
     });
     let error = refusal(dir.path(), Some(identity()));
     assert!(matches!(error, OpenError::LogGap { from: 0, to: 8, .. }), "{error}");
+}
+
+/// Every file with its content, without locks and RocksDB's own text log.
+fn content(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    for entry in fs::read_dir(dir).expect("list").map(|entry| entry.expect("list")) {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if entry.path().is_dir() {
+            files.extend(content(&entry.path()));
+        } else if !name.to_lowercase().starts_with("lo") {
+            files.insert(entry.path(), fs::read(entry.path()).expect("read"));
+        }
+    }
+    files
+}
+
+#[test]
+fn what_is_opened_to_be_read_is_as_a_crash_left_it_and_stays_so() {
+    let dir = directory();
+    let original = open(dir.path());
+    append(&original.log(), 1..=5);
+    commit(&original.state(), 3, vec![put("a", b"1")]);
+    original.state().flush().expect("flush");
+    commit(&original.state(), 5, vec![put("b", b"2")]);
+    let copy = crash_copy(dir.path());
+    let before = content(copy.path());
+    for _ in 0..2 {
+        let store = Store::open_read_only(copy.path(), Config::default()).expect("open");
+        assert_eq!(store.identity(), Some(identity()));
+        assert_eq!(indexes(&store.log()), vec![1, 2, 3, 4, 5]);
+        assert_eq!(store.state().applied(), Some(meta(3)), "as it was flushed");
+        let mut batch = store.state().begin();
+        batch.stage(vec![put("b", b"2")]).expect("stage");
+        assert_eq!(settings(&batch).len(), 2);
+        assert_eq!(batch.state_hash().expect("readable"), original.state().state_hash());
+        assert!(matches!(refusal(copy.path(), None), OpenError::Locked { .. }));
+        store.log().save_vote(vec![1]).expect_err("nothing can be written");
+    }
+    assert_eq!(content(copy.path()), before);
+    let store = open(copy.path());
+    assert_eq!(indexes(&store.log()), vec![1, 2, 3, 4, 5]);
+    assert_eq!(store.log().vote(), None);
+}
+
+#[test]
+fn nothing_is_made_where_nothing_can_be_read_and_damage_is_refused_as_ever() {
+    let dir = directory();
+    let error = Store::open_read_only(dir.path(), Config::default()).expect_err("nothing there");
+    assert!(matches!(error, OpenError::Missing { .. }), "{error}");
+    assert!(!dir.path().join("raft").exists());
+
+    let dir = log_with_hole(10, 6);
+    let before = content(dir.path());
+    let error = Store::open_read_only(dir.path(), Config::default()).expect_err("a hole");
+    assert!(matches!(error, OpenError::LogGap { from: 6, .. }), "{error}");
+    assert_eq!(content(dir.path()), before);
 }

@@ -1,5 +1,6 @@
 //! `apply`, row by row: commands in order, each with its answer, and what must then be on record.
 
+mod explored;
 mod properties;
 mod values;
 

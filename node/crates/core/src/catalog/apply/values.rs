@@ -17,7 +17,7 @@ use crate::catalog::command::Answer;
 use crate::catalog::read;
 use crate::catalog::record::{Key, Record, Usage, Value};
 use crate::catalog::txn::{Effect, Op, Txn};
-use crate::catalog::view::Fault;
+use crate::catalog::view::{Fault, View};
 
 /// What the keys of values may begin with, and the bytes that they may take where nothing else was set.
 const PREFIXES: [(&str, u64); 1] = [("user/", USER_BYTES_MAX_DEFAULT)];
@@ -32,6 +32,24 @@ pub fn prefixes() -> String {
 #[must_use]
 pub fn bytes_max_of(prefix: &str) -> Option<u64> {
     PREFIXES.into_iter().find(|(known, _)| *known == prefix).map(|(_, bytes_max)| bytes_max)
+}
+
+/// What the values of a namespace take, and may take, for each prefix that they may have.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn quotas(view: &dyn View, namespace: &str) -> Result<Vec<(&'static str, Usage)>, Fault> {
+    let usage_of = |(prefix, bytes_max): (&'static str, u64)| {
+        let usage = read::usage(view, namespace, prefix)?;
+        Ok::<_, Fault>((prefix, usage.unwrap_or(Usage { keys: 0, bytes: 0, bytes_max })))
+    };
+    PREFIXES.into_iter().map(usage_of).collect()
+}
+
+/// The known prefix under which a value's key lies; its usage is counted there.
+#[must_use]
+pub fn value_prefix(key: &str) -> Option<&'static str> {
+    prefix_of(key).map(|(prefix, _)| prefix)
 }
 
 /// The prefix under which a key lies.

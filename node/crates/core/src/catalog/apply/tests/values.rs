@@ -151,6 +151,9 @@ fn the_quota_stops_what_grows_and_never_a_delete() {
         ),
     ]);
     assert_eq!(usage_of(&view), Usage { keys: 2, bytes: 17, bytes_max: 20 });
+    assert_eq!(quotas(&view, ""), Ok(vec![("user/", usage_of(&view))]));
+    let untouched = Usage { keys: 0, bytes: 0, bytes_max: USER_BYTES_MAX_DEFAULT };
+    assert_eq!(quotas(&view, "other"), Ok(vec![("user/", untouched)]), "as it is before the first value");
     let text = invalid_text(&view, Command::SetQuota { prefix: "x/".to_owned(), bytes_max: 1 });
     assert!(text.contains("there is one for user/"), "{text}");
 

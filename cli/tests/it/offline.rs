@@ -1,0 +1,63 @@
+//! Commands that need no daemon: `ollamax-node` beside `ollamax` is asked, and what it says is passed on.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::daemon::{Daemon, Script};
+use crate::terminal::{command, compare, finish, page};
+
+/// Says how it was started, or refuses as `ollamax-node` does.
+const STAND_IN: &str = r#"#!/bin/sh
+case "$*" in
+*other*)
+    printf 'ollamax-node: the cluster is called lab, not other\nand nothing was done\ntry: ollamax recover plan\n' >&2
+    exit 2 ;;
+*) printf '%s\n' "ollamax-node $*" ;;
+esac
+"#;
+
+/// The command lines on the page, with their exit codes.
+const LINES: [(&str, i32); 9] = [
+    ("recover plan", 0),
+    ("recover plan --with n3.json --write n1.json --with n4.json", 0),
+    ("recover apply --confirm lab --with n3.json", 0),
+    ("recover apply --confirm other", 2),
+    ("reset", 0),
+    ("reset --confirm", 0),
+    ("backup verify a.oxb.age", 0),
+    ("backup verify a.oxb.age --key-file key", 0),
+    ("backup restore a.oxb.age --key-file - --name n9", 0),
+];
+
+/// `ollamax` with a stand-in beside it.
+fn install(place: &Path) -> PathBuf {
+    let (built, program) = (Path::new(env!("CARGO_BIN_EXE_ollamax")), place.join("ollamax"));
+    if fs::hard_link(built, &program).is_err() {
+        fs::copy(built, &program).expect("copied");
+    }
+    let node = place.join("ollamax-node");
+    fs::write(&node, STAND_IN).expect("written");
+    fs::set_permissions(&node, fs::Permissions::from_mode(0o755)).expect("set");
+    program
+}
+
+#[tokio::test]
+async fn what_the_node_says_of_its_directory_is_passed_on() {
+    let daemon = Daemon::start(Script::new()).await;
+    let program = install(&daemon.data_dir);
+    let mut all = Vec::new();
+    for (line, exit) in LINES {
+        for line in [line.to_owned(), format!("{line} -o json")] {
+            let words: Vec<&str> = line.split(' ').collect();
+            let said = finish(command(&program, &daemon.data_dir, &words), &daemon).await;
+            assert_eq!(said.exit, exit, "{line}: {said:?}");
+            all.push((line, said));
+        }
+    }
+    compare("offline", &page(&all));
+
+    fs::remove_file(daemon.data_dir.join("ollamax-node")).expect("removed");
+    let said = finish(command(&program, &daemon.data_dir, &["reset"]), &daemon).await;
+    assert!(said.exit == 1 && said.stderr.contains("install ollamax-node"), "{said:?}");
+}

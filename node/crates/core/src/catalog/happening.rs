@@ -1,0 +1,261 @@
+//! What happened in the cluster, told from what committed entries changed.
+//!
+//! Always holds: the same entry tells the same on every node, for nothing but its command and its mutations is looked
+//! at; what was refused, or changed nothing, tells nothing. No secret is told: of tokens their public half, of settings
+//! their names. Values have their own watch, and only what ended by itself is counted here.
+
+use std::collections::BTreeSet;
+
+use ollamax_types::{ModelName, NodeId, Timestamp, TokenId};
+
+use super::command::{Command, Entry};
+use super::record::{Key, Member, Record};
+use super::view::Mutation;
+
+/// Something that happened in the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClusterEvent {
+    /// Index of the entry that did it.
+    pub revision: u64,
+    /// Log time; of an entry without one that of the last before it, 0 before the first.
+    pub at: Timestamp,
+    /// What kind of thing it is.
+    pub kind: EventKind,
+    /// What it happened to: `node/3`, a model, a token's id, a setting's name.
+    pub subject: String,
+    /// The rest, for people.
+    pub text: String,
+}
+
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $name:ident = $word:literal,)*) => {
+        /// Kinds of what may happen.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum EventKind { $($(#[$doc])* $name,)* }
+
+        impl EventKind {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// The word for it. Never changed, and never used for anything else.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str { match self { $(Self::$name => $word,)* } }
+
+            /// Finds a kind by its word.
+            #[must_use]
+            pub fn from_text(text: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|kind| kind.as_str() == text)
+            }
+        }
+    };
+}
+
+kinds! {
+    /// The cluster was made.
+    ClusterMade = "cluster_made",
+    /// The cluster version went up.
+    VersionRaised = "version_raised",
+    /// A node became a member.
+    MemberJoined = "member_joined",
+    /// A member was removed, or left.
+    MemberLeft = "member_left",
+    /// A member takes no new requests.
+    MemberDrained = "member_drained",
+    /// A member takes requests again.
+    MemberUndrained = "member_undrained",
+    /// A member is reached at other addresses.
+    MemberMoved = "member_moved",
+    /// Others vote, or follow without a vote.
+    VotersChanged = "voters_changed",
+    /// A term began under a leader that a majority has voted for.
+    LeaderElected = "leader_elected",
+    /// A node has a model, or another version of it.
+    ModelAppeared = "model_appeared",
+    /// A node does not have a model any more.
+    ModelVanished = "model_vanished",
+    /// A configuration key was set.
+    SettingChanged = "setting_changed",
+    /// A configuration key was removed.
+    SettingDeleted = "setting_deleted",
+    /// A join token was made.
+    TokenCreated = "token_created",
+    /// Somebody joined with a token.
+    TokenRedeemed = "token_redeemed",
+    /// A join token was withdrawn.
+    TokenRevoked = "token_revoked",
+    /// Values under a prefix may take more or less.
+    QuotaSet = "quota_set",
+    /// Leases and client sessions have passed their time.
+    Expired = "expired",
+}
+
+/// Kind, subject, text.
+type Told = (EventKind, String, String);
+
+/// What a committed command did, from its entry and its mutations, in order.
+#[must_use]
+pub fn events_of(index: u64, entry: &Entry, mutations: &[Mutation]) -> Vec<ClusterEvent> {
+    let event = |(kind, subject, text)| ClusterEvent { revision: index, at: entry.log_time, kind, subject, text };
+    told(&entry.command, mutations).into_iter().map(event).collect()
+}
+
+/// The first entry of a leader was committed.
+#[must_use]
+pub fn leader_elected(index: u64, at: Timestamp, term: u64) -> ClusterEvent {
+    let (subject, text) = (format!("term/{term}"), "a majority follows a new leader".to_owned());
+    ClusterEvent { revision: index, at, kind: EventKind::LeaderElected, subject, text }
+}
+
+/// A membership of the Raft group was committed: who votes, more than one set while it changes, and who only follows.
+#[must_use]
+pub fn voters_changed(index: u64, at: Timestamp, voters: &[BTreeSet<NodeId>], learners: &[NodeId]) -> ClusterEvent {
+    let sets: Vec<String> = voters.iter().map(|set| listed(set.iter())).collect();
+    let mut text = format!("voting: {}", sets.join(", changing to "));
+    if !learners.is_empty() {
+        text += &format!("; following: {}", listed(learners.iter()));
+    }
+    ClusterEvent { revision: index, at, kind: EventKind::VotersChanged, subject: "voters".to_owned(), text }
+}
+
+fn told(command: &Command, mutations: &[Mutation]) -> Vec<Told> {
+    match command {
+        Command::InitCluster { name, .. } => founded(name, mutations),
+        Command::AddMember { token, .. } => admitted(token, mutations),
+        Command::SetAddresses { .. } => members(mutations).map(moved).collect(),
+        Command::SetDrained { drained: true, .. } => {
+            about(mutations, EventKind::MemberDrained, "takes no new requests")
+        }
+        Command::SetDrained { drained: false, .. } => {
+            about(mutations, EventKind::MemberUndrained, "takes requests again")
+        }
+        Command::RemoveMember { .. } => about(mutations, EventKind::MemberLeft, "is no member any more"),
+        Command::ReportModels { .. } | Command::ForgetModels { .. } => mutations.iter().filter_map(model).collect(),
+        Command::CreateToken { .. } | Command::RevokeToken { .. } => mutations.iter().filter_map(token).collect(),
+        Command::SetSetting { .. } | Command::DeleteSetting { .. } => mutations.iter().filter_map(setting).collect(),
+        Command::SetQuota { .. } => mutations.iter().filter_map(quota).collect(),
+        Command::RaiseVersion { .. } => mutations.iter().filter_map(version).collect(),
+        Command::Expire => expired(mutations).into_iter().collect(),
+        Command::Txn(_)
+        | Command::OpenSession { .. }
+        | Command::CloseSession { .. }
+        | Command::GrantLease { .. }
+        | Command::RenewLease { .. }
+        | Command::RevokeLease { .. } => Vec::new(),
+    }
+}
+
+fn founded(name: &str, mutations: &[Mutation]) -> Vec<Told> {
+    let mut told: Vec<Told> = members(mutations).map(joined).collect();
+    if !told.is_empty() {
+        told.insert(0, (EventKind::ClusterMade, "cluster".to_owned(), format!("cluster {name} was made")));
+    }
+    told
+}
+
+/// A new member, and who came again with other addresses.
+fn admitted(token: &TokenId, mutations: &[Mutation]) -> Vec<Told> {
+    let is_new = mutations.iter().any(|mutation| matches!(mutation, Mutation::Put(Key::MemberByPeer(_), _)));
+    let Some(member) = members(mutations).next() else { return Vec::new() };
+    if !is_new {
+        return vec![moved(member)];
+    }
+    vec![joined(member), (EventKind::TokenRedeemed, token.0.clone(), format!("by {}", node(member.id)))]
+}
+
+/// What is written of members.
+fn members(mutations: &[Mutation]) -> impl Iterator<Item = &Member> {
+    mutations.iter().filter_map(|mutation| match mutation {
+        Mutation::Put(Key::Member(_), Record::Member(member)) => Some(member),
+        Mutation::Put(..) | Mutation::Delete(_) => None,
+    })
+}
+
+fn about(mutations: &[Mutation], kind: EventKind, text: &str) -> Vec<Told> {
+    members(mutations).map(|member| (kind, node(member.id), format!("{} {text}", member.name))).collect()
+}
+
+fn joined(member: &Member) -> Told {
+    (EventKind::MemberJoined, node(member.id), format!("{} joined as {}", member.name, member.role))
+}
+
+fn moved(member: &Member) -> Told {
+    let addresses = &member.peer_addresses;
+    let place = addresses.first().map_or("no address", String::as_str);
+    let more = match addresses.len() {
+        0 | 1 => String::new(),
+        count => format!(" and {} more", count - 1),
+    };
+    (EventKind::MemberMoved, node(member.id), format!("{} is reached at {place}{more}", member.name))
+}
+
+/// Each copy is written twice; by node is enough.
+fn model(mutation: &Mutation) -> Option<Told> {
+    match mutation {
+        Mutation::Put(Key::NodeModel(holder, key), Record::Location(location)) => {
+            let text = format!("at {}, digest {}", node(*holder), location.model.digest.short());
+            Some((EventKind::ModelAppeared, model_name(key), text))
+        }
+        Mutation::Delete(Key::NodeModel(holder, key)) => {
+            Some((EventKind::ModelVanished, model_name(key), format!("from {}", node(*holder))))
+        }
+        Mutation::Put(..) | Mutation::Delete(_) => None,
+    }
+}
+
+/// The name as people write it.
+fn model_name(key: &str) -> String {
+    key.parse::<ModelName>().map_or_else(|_| key.to_owned(), |name| name.to_string())
+}
+
+/// A token that was made or withdrawn; spent ones that make room are nobody's concern.
+fn token(mutation: &Mutation) -> Option<Told> {
+    let Mutation::Put(Key::Token(id), Record::Token(token)) = mutation else { return None };
+    if token.revoked {
+        return Some((EventKind::TokenRevoked, id.0.clone(), "nobody can join with it any more".to_owned()));
+    }
+    let joins = if token.uses_left == 1 { "1 join".to_owned() } else { format!("{} joins", token.uses_left) };
+    Some((EventKind::TokenCreated, id.0.clone(), format!("for {joins} as {}", token.role)))
+}
+
+fn setting(mutation: &Mutation) -> Option<Told> {
+    match mutation {
+        Mutation::Put(Key::Setting(key), _) => Some((EventKind::SettingChanged, key.clone(), "was set".to_owned())),
+        Mutation::Delete(Key::Setting(key)) => Some((EventKind::SettingDeleted, key.clone(), "was removed".to_owned())),
+        Mutation::Put(..) | Mutation::Delete(_) => None,
+    }
+}
+
+fn quota(mutation: &Mutation) -> Option<Told> {
+    let Mutation::Put(Key::Usage(_, prefix), Record::Usage(usage)) = mutation else { return None };
+    Some((EventKind::QuotaSet, prefix.clone(), format!("may take {} bytes", usage.bytes_max)))
+}
+
+fn version(mutation: &Mutation) -> Option<Told> {
+    let Mutation::Put(Key::Cluster, Record::Cluster(cluster)) = mutation else { return None };
+    Some((EventKind::VersionRaised, "cluster".to_owned(), format!("runs version {}", cluster.version)))
+}
+
+/// How many ended; those that were renewed only have another deadline.
+fn expired(mutations: &[Mutation]) -> Option<Told> {
+    let (mut leases, mut sessions) = (0, 0);
+    for mutation in mutations {
+        match mutation {
+            Mutation::Delete(Key::Lease(_)) => leases += 1,
+            Mutation::Delete(Key::Session(_)) => sessions += 1,
+            Mutation::Put(..) | Mutation::Delete(_) => {}
+        }
+    }
+    let text = format!("leases: {leases}, sessions: {sessions}");
+    (leases + sessions > 0).then(|| (EventKind::Expired, "cluster".to_owned(), text))
+}
+
+fn node(id: NodeId) -> String {
+    format!("node/{id}")
+}
+
+fn listed<'a>(nodes: impl Iterator<Item = &'a NodeId>) -> String {
+    nodes.map(NodeId::to_string).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,230 @@
+//! What each command tells of itself, row by row, applied as on every node.
+
+use ollamax_types::{ClusterId, Digest, Incarnation, ModelRecord, PeerId, RequestId, Role};
+
+use super::*;
+use crate::catalog::command::NewMember;
+use crate::catalog::mem::MemView;
+use crate::catalog::txn::{Op, Txn};
+use crate::catalog::{CLUSTER_VERSION, apply};
+
+/// What nobody may read anywhere.
+const SECRET: &str = "secret";
+
+fn newcomer(name: &str, key: u8, address: &str) -> NewMember {
+    NewMember {
+        name: name.to_owned(),
+        peer_id: PeerId(format!("peer-{key}")),
+        incarnation: Incarnation([key; 16]),
+        peer_addresses: vec![address.to_owned()],
+        p2p_addresses: vec![],
+        api_addresses: vec![],
+    }
+}
+
+fn join(name: &str, key: u8, address: &str) -> Command {
+    let member = newcomer(name, key, address);
+    Command::AddMember { token: TokenId("t".to_owned()), secret_sha256: [5; 32], role: Role::Learner, member }
+}
+
+fn addresses(node: u64, key: u8, peer: &[&str]) -> Command {
+    Command::SetAddresses {
+        node: NodeId(node),
+        incarnation: Incarnation([key; 16]),
+        peer_addresses: peer.iter().map(|address| (*address).to_owned()).collect(),
+        p2p_addresses: vec![],
+        api_addresses: vec![],
+    }
+}
+
+fn report(node: u64, present: &[&str], absent: &[&str]) -> Command {
+    let model = |name: &&str| ModelRecord {
+        name: name.parse().expect("valid"),
+        digest: Digest([7; 32]),
+        weights: Digest([7; 32]),
+        size_bytes: 1,
+        modified_at: Timestamp(1),
+        details_json: "{}".to_owned(),
+    };
+    let key = |name: &&str| name.parse::<ModelName>().expect("valid").key();
+    let (present, absent) = (present.iter().map(model).collect(), absent.iter().map(key).collect());
+    Command::ReportModels { node: NodeId(node), present, absent }
+}
+
+fn drain(drained: bool) -> Command {
+    Command::SetDrained { node: NodeId(2), drained }
+}
+
+/// A cluster that commands are applied to, one index each.
+struct World {
+    view: MemView,
+    index: u64,
+}
+
+impl World {
+    fn new() -> Self {
+        Self { view: MemView::default(), index: 0 }
+    }
+
+    fn applied(&mut self, log_time: u64, session: Option<(u64, u64)>, command: Command) -> Vec<ClusterEvent> {
+        self.index += 1;
+        let entry = Entry {
+            least_version: 1,
+            log_time: Timestamp(log_time),
+            request: RequestId::default(),
+            principal: "admin".to_owned(),
+            namespace: String::new(),
+            session,
+            fence_term: None,
+            command,
+        };
+        let applied = apply(&self.view, self.index, 1, &entry).expect("no fault");
+        self.view.write(&applied.mutations);
+        events_of(self.index, &entry, &applied.mutations)
+    }
+
+    /// Applies a command and compares what it tells: kind, subject, text.
+    fn check(&mut self, log_time: u64, command: Command, expected: &[(&str, &str, &str)]) {
+        let shown = format!("{command:?}");
+        let events = self.applied(log_time, None, command);
+        let told: Vec<_> = events.iter().map(|event| (event.kind.as_str(), &*event.subject, &*event.text)).collect();
+        assert_eq!(told, expected, "{shown}");
+        assert!(events.iter().all(|event| (event.revision, event.at.0) == (self.index, log_time)), "{events:?}");
+        assert!(!format!("{events:?}").contains(SECRET), "{events:?}");
+    }
+}
+
+fn cluster() -> World {
+    let mut world = World::new();
+    let first = newcomer("n1", 1, "10.0.0.1:1");
+    let (name, version) = ("lab".to_owned(), CLUSTER_VERSION);
+    world.check(
+        7,
+        Command::InitCluster { cluster: ClusterId([9; 16]), name, public_key: [3; 32], first, version },
+        &[("cluster_made", "cluster", "cluster lab was made"), ("member_joined", "node/1", "n1 joined as voter")],
+    );
+    world
+}
+
+#[test]
+fn members_come_move_drain_and_go() {
+    let mut world = cluster();
+    let token = |uses| Command::CreateToken {
+        id: TokenId("t".to_owned()),
+        secret_sha256: [5; 32],
+        role: Role::Learner,
+        uses,
+        ttl_ms: 3_600_000,
+    };
+    world.check(8, token(2), &[("token_created", "t", "for 2 joins as learner")]);
+    world.check(8, token(2), &[]);
+    world.check(
+        9,
+        join("n2", 2, "10.0.0.2:1"),
+        &[("member_joined", "node/2", "n2 joined as learner"), ("token_redeemed", "t", "by node/2")],
+    );
+    world.check(9, join("n2", 2, "10.0.0.2:1"), &[]);
+    world.check(9, join("n2", 2, "10.0.0.9:1"), &[("member_moved", "node/2", "n2 is reached at 10.0.0.9:1")]);
+    world.check(
+        9,
+        addresses(2, 2, &["a:1", "b:1", "c:1"]),
+        &[("member_moved", "node/2", "n2 is reached at a:1 and 2 more")],
+    );
+    world.check(9, addresses(2, 2, &["a:1", "b:1", "c:1"]), &[]);
+    world.check(9, drain(true), &[("member_drained", "node/2", "n2 takes no new requests")]);
+    world.check(9, drain(true), &[]);
+    world.check(9, drain(false), &[("member_undrained", "node/2", "n2 takes requests again")]);
+    let revoke = Command::RevokeToken { id: TokenId("t".to_owned()) };
+    world.check(9, revoke.clone(), &[("token_revoked", "t", "nobody can join with it any more")]);
+    world.check(9, revoke, &[]);
+    let remove = |node| Command::RemoveMember { node: NodeId(node) };
+    world.check(9, remove(1), &[]);
+    world.check(9, remove(2), &[("member_left", "node/2", "n2 is no member any more")]);
+}
+
+#[test]
+fn models_appear_and_vanish_under_the_names_that_people_write() {
+    let mut world = cluster();
+    let at = "at node/1, digest 070707070707";
+    world.check(
+        1,
+        report(1, &["demo", "Lab/other:Q4"], &[]),
+        &[("model_appeared", "lab/other:q4", at), ("model_appeared", "demo:latest", at)],
+    );
+    world.check(1, report(1, &["demo"], &[]), &[]);
+    world.check(1, report(1, &[], &["demo"]), &[("model_vanished", "demo:latest", "from node/1")]);
+    let forget = Command::ForgetModels { node: NodeId(1), limit: 9 };
+    world.check(1, forget, &[("model_vanished", "lab/other:q4", "from node/1")]);
+}
+
+#[test]
+fn settings_and_quotas_are_told_without_what_they_hold() {
+    let mut world = cluster();
+    let set = Command::SetSetting { key: "k".to_owned(), value: SECRET.as_bytes().to_vec() };
+    world.check(1, set, &[("setting_changed", "k", "was set")]);
+    let delete = Command::DeleteSetting { key: "k".to_owned() };
+    world.check(1, delete.clone(), &[("setting_deleted", "k", "was removed")]);
+    world.check(1, delete, &[]);
+    let quota = Command::SetQuota { prefix: "user/".to_owned(), bytes_max: 9 };
+    world.check(1, quota, &[("quota_set", "user/", "may take 9 bytes")]);
+    world.check(1, Command::RaiseVersion { version: CLUSTER_VERSION }, &[]);
+    let put = Op::Put { key: "user/a".to_owned(), bytes: vec![], lease: None };
+    world.check(1, Command::Txn(Txn { then: vec![put], ..Txn::default() }), &[]);
+}
+
+#[test]
+fn a_version_that_went_up_is_told() {
+    let mut world = World::new();
+    let first = newcomer("n1", 1, "10.0.0.1:1");
+    let name = "lab".to_owned();
+    world.applied(
+        1,
+        None,
+        Command::InitCluster { cluster: ClusterId([9; 16]), name, public_key: [3; 32], first, version: 1 },
+    );
+    world.check(1, Command::RaiseVersion { version: 2 }, &[("version_raised", "cluster", "runs version 2")]);
+}
+
+#[test]
+fn what_ends_by_itself_is_counted() {
+    let mut world = cluster();
+    for _ in 0..2 {
+        world.check(0, Command::GrantLease { ttl_ms: 1_000 }, &[]);
+    }
+    world.check(0, Command::GrantLease { ttl_ms: 60_000 }, &[]);
+    world.check(0, Command::OpenSession { ttl_ms: 10_000, window: 1 }, &[]);
+    world.check(999, Command::Expire, &[]);
+    world.check(1_000, Command::Expire, &[("expired", "cluster", "leases: 2, sessions: 0")]);
+    world.check(10_000, Command::Expire, &[("expired", "cluster", "leases: 0, sessions: 1")]);
+}
+
+#[test]
+fn a_command_that_a_session_sends_again_is_told_once() {
+    let mut world = cluster();
+    world.check(0, Command::OpenSession { ttl_ms: 10_000, window: 4 }, &[]);
+    let session = world.index;
+    let set = Command::SetSetting { key: "k".to_owned(), value: vec![1] };
+    assert_eq!(world.applied(1, Some((session, 1)), set.clone()).len(), 1);
+    assert_eq!(world.applied(1, Some((session, 1)), set), vec![]);
+}
+
+#[test]
+fn the_raft_group_tells_who_votes_and_which_term_began() {
+    let ids = |ids: &[u64]| ids.iter().copied().map(NodeId).collect::<BTreeSet<_>>();
+    let check = |voters: &[BTreeSet<NodeId>], learners: &[NodeId], expected: &str| {
+        let event = voters_changed(5, Timestamp(6), voters, learners);
+        assert_eq!((event.revision, event.at, event.kind), (5, Timestamp(6), EventKind::VotersChanged));
+        assert_eq!(event.text, expected);
+    };
+    check(&[ids(&[1])], &[NodeId(2)], "voting: 1; following: 2");
+    check(&[ids(&[1]), ids(&[1, 2, 3])], &[], "voting: 1, changing to 1 2 3");
+    assert_eq!(leader_elected(5, Timestamp(6), 3).subject, "term/3");
+}
+
+#[test]
+fn each_kind_has_a_word_of_its_own() {
+    for kind in EventKind::ALL {
+        assert_eq!(EventKind::from_text(kind.as_str()), Some(*kind));
+    }
+    assert_eq!(EventKind::from_text("nothing"), None);
+}

@@ -1,0 +1,42 @@
+//! The product's types of consensus, except that chance comes from a seed.
+
+use openraft::EmptyNode;
+use openraft::vote::leader_id_std;
+use openraft_rt::deterministic_rng::DeterministicRng;
+
+use super::machine::Machine;
+use crate::raft::{Answered, Sealed};
+
+/// Tokio, with drawn numbers that a seed decides.
+pub(super) type Runtime = DeterministicRng<openraft::impls::TokioRuntime>;
+
+openraft::declare_raft_types!(
+    /// As `raft::Types`.
+    pub(super) SimTypes:
+        D = Sealed,
+        R = Answered,
+        NodeId = u64,
+        Node = EmptyNode,
+        LeaderId = leader_id_std::LeaderId<u64, u64>,
+        AsyncRuntime = Runtime,
+);
+
+/// Consensus of one node.
+pub(super) type SimRaft = openraft::Raft<SimTypes, Machine>;
+
+/// A mistake that is made on purpose, to see that it is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Bug {
+    /// Entries are called durable before the sync.
+    DurableBeforeSync,
+    /// A vote is kept in memory only.
+    VoteInMemory,
+    /// A leader answers a reader without asking its majority.
+    ReadWithoutMajority,
+    /// A client sends a change again without its sequence.
+    RetryWithoutSequence,
+    /// How far a snapshot reaches is read before its content.
+    LabelBeforeContent,
+    /// The applied mark lags behind the state on disk.
+    MarkBehindState,
+}
