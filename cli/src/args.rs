@@ -108,6 +108,9 @@ pub(crate) enum Command {
     /// Consensus: who leads, how far each node is, snapshots, what the disk keeps
     #[command(subcommand)]
     Raft(RaftCommand),
+    /// The cluster's state in one file, sealed; and back
+    #[command(subcommand)]
+    Backup(BackupCommand),
     /// Which models are in memory, and where
     #[command(after_help = "Examples:\n  ollamax ps\n  ollamax ps --api http://a.lan:11435")]
     Ps(ApiArgs),
@@ -434,6 +437,50 @@ pub(crate) enum Read {
     Lease,
     /// What this node has, and how old it may be; works without a leader
     Stale,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BackupCommand {
+    /// Write the state of this node into a file; models and node keys are not in it
+    #[command(after_help = "Examples:\n  ollamax backup create\n  ollamax backup create --to /mnt/nas/ollamax")]
+    Create {
+        /// A folder of that machine, or s3://BUCKET/PREFIX [default: backup.to, else `backups` in the data directory]
+        #[arg(long, value_name = "PLACE")]
+        to: Option<String>,
+    },
+    /// The backups that lie at a place
+    #[command(after_help = "Examples:\n  ollamax backup list\n  ollamax backup list --from /mnt/nas/ollamax -o json")]
+    List {
+        /// As --to of `create`
+        #[arg(long, value_name = "PLACE")]
+        from: Option<String>,
+    },
+    /// Check a file: without its key that it is whole, with it that it can be restored; needs no daemon
+    #[command(after_help = "Examples:
+  ollamax backup verify FILE
+  ollamax backup verify FILE --key-file KEY")]
+    Verify {
+        /// The backup
+        file: PathBuf,
+        /// File that holds the secret key, for its owner alone (mode 600); `-` is standard input
+        #[arg(long, value_name = "FILE")]
+        key_file: Option<PathBuf>,
+    },
+    /// Make a new cluster of a file, in the empty directory --data-dir; needs no daemon
+    #[command(after_help = "Example:\n  ollamax backup restore FILE --key-file KEY --data-dir DIR")]
+    Restore {
+        /// The backup
+        file: PathBuf,
+        /// File that holds the secret key, for its owner alone (mode 600); `-` is standard input
+        #[arg(long, value_name = "FILE")]
+        key_file: PathBuf,
+        /// Name of this node [default: the host name]
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// Make a new key, shown once; backups from now on open with it, older ones with the one before
+    #[command(after_help = "Example:\n  ollamax backup new-key")]
+    NewKey,
 }
 
 #[derive(Debug, Subcommand)]

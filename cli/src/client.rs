@@ -3,6 +3,7 @@
 use tonic::transport::Channel;
 
 use ollamax_proto::v1::admin_client::AdminClient;
+use ollamax_proto::v1::backup_client::BackupClient;
 use ollamax_proto::v1::events_client::EventsClient;
 use ollamax_proto::v1::kv_client::KvClient;
 use ollamax_proto::v1::raft_admin_client::RaftAdminClient;
@@ -15,6 +16,8 @@ use crate::place;
 pub(crate) type Admin = AdminClient<Channel>;
 /// A client of the values' API.
 pub(crate) type Kv = KvClient<Channel>;
+/// A client of the backups' API.
+pub(crate) type Backups = BackupClient<Channel>;
 /// A client of the API of consensus.
 pub(crate) type Raft = RaftAdminClient<Channel>;
 /// A client of the events' API.
@@ -32,6 +35,11 @@ pub(crate) async fn connect(global: &Global) -> Result<Admin, Failure> {
 pub(crate) async fn connect_kv(global: &Global) -> Result<Kv, Failure> {
     let client = KvClient::new(channel(global).await?);
     Ok(client.max_decoding_message_size(ANSWER_BYTES_MAX).max_encoding_message_size(ANSWER_BYTES_MAX))
+}
+
+/// Connects to the daemon for its backups.
+pub(crate) async fn connect_backup(global: &Global) -> Result<Backups, Failure> {
+    Ok(BackupClient::new(channel(global).await?).max_decoding_message_size(ANSWER_BYTES_MAX))
 }
 
 /// Connects to the daemon for its consensus.

@@ -7,6 +7,7 @@ use crate::error::Failure;
 use crate::output;
 
 pub(crate) mod autopilot;
+pub(crate) mod backup;
 pub(crate) mod dev;
 pub(crate) mod doctor;
 pub(crate) mod events;
@@ -51,6 +52,7 @@ async fn dispatch(global: &Global, command: Command) -> Result<(), Failure> {
         Command::Model(command) => model::run(global, command).await,
         Command::Kv(command) => kv::run(global, command).await,
         Command::Raft(command) => raft::run(global, command).await,
+        Command::Backup(command) => backup::run(global, command).await,
         Command::Ps(args) => ps::run(global, &args).await,
         Command::Run(args) => run::run(global, args).await,
         Command::Logs(args) => logs::run(global, args).await,

@@ -5,11 +5,12 @@ use prost::Message;
 use ollamax_proto::v1::node_view::{Health, State};
 use ollamax_proto::v1::status_reply::Phase;
 use ollamax_proto::v1::{
-    Attention, Check, ClusterEvent, CreateTokenReply, DoctorReply, DrainNodeReply, EventsReply, GetQuotaReply, Gpu,
-    GrantLeaseReply, ImportModelProgress, ImportedCopy, InitReply, JoinReply, KvEffect, KvHeader, KvLease, KvValue,
-    LeaveReply, ListLeasesReply, ListModelsReply, ListSettingsReply, ListTokensReply, LocalView, LogLine, ModelCopy,
-    ModelView, NodeView, RaftMember, RaftStatusReply, RaftView, RangeReply, RemoveNodeReply, RenewLeaseReply, Resident,
-    RevokeLeaseReply, RevokeTokenReply, Runtime, SetSettingReply, Setting, StatusReply, TakeSnapshotReply, Token,
+    Attention, BackupView, Check, ClusterEvent, CreateBackupProgress, CreateTokenReply, DoctorReply, DrainNodeReply,
+    EventsReply, GetQuotaReply, Gpu, GrantLeaseReply, ImportModelProgress, ImportedCopy, InitReply, JoinReply,
+    KvEffect, KvHeader, KvLease, KvValue, LeaveReply, ListBackupsReply, ListLeasesReply, ListModelsReply,
+    ListSettingsReply, ListTokensReply, LocalView, LogLine, ModelCopy, ModelView, NewBackupKeyReply, NodeView,
+    RaftMember, RaftStatusReply, RaftView, RangeReply, RemoveNodeReply, RenewLeaseReply, Resident, RevokeLeaseReply,
+    RevokeTokenReply, Runtime, SetSettingReply, Setting, StatusReply, TakeSnapshotReply, Token,
     TransferLeadershipReply, TxnReply, check, kv_effect, raft_status_reply, reach_back_reply, runtime,
 };
 
@@ -41,6 +42,9 @@ pub(crate) fn script() -> Script {
         ("RevokeLease", told(&RevokeLeaseReply { header: header() })),
         ("ListLeases", told(&ListLeasesReply { header: header(), leases: vec![lease()], more: false })),
         ("GetQuota", told(&GetQuotaReply { header: header(), keys: 1, bytes: 14, bytes_max: 64 << 20 })),
+        ("CreateBackup", Answer::Told(backup_made().iter().map(Message::encode_to_vec).collect())),
+        ("ListBackups", told(&backups())),
+        ("NewBackupKey", told(&backup_key())),
         ("ListSettings", told(&ListSettingsReply { settings: vec![knob()], more: false, view: None })),
         ("SetSetting", told(&SetSettingReply { revision: 45, term: 2 })),
         ("Doctor", told(&DoctorReply { checks: vec![clock(), ports()] })),
@@ -304,6 +308,51 @@ fn import() -> [ImportModelProgress; 2] {
             copies: vec![copy(1), copy(2)],
         },
     ]
+}
+
+fn backup() -> BackupView {
+    let name = "ollamax-lab-20260102T030405Z-44.oxb.age".to_owned();
+    BackupView {
+        place: format!("/var/lib/ollamax/backups/{name}"),
+        name,
+        size_bytes: 8_400,
+        cluster: vec![0xab; 4],
+        cluster_name: "lab".to_owned(),
+        revision: 44,
+        taken_at_ms: THEN_MS,
+        release: "0.1.0".to_owned(),
+        recipient: "age1lab".to_owned(),
+        problem: String::new(),
+    }
+}
+
+fn backup_made() -> [CreateBackupProgress; 2] {
+    let going = CreateBackupProgress {
+        written_bytes: 4_000,
+        records: 9,
+        doing: "writing".to_owned(),
+        ..CreateBackupProgress::default()
+    };
+    let doing = "done".to_owned();
+    let last = CreateBackupProgress { made: Some(backup()), removed: 1, age_ms: Some(90_000), doing, ..going.clone() };
+    [going, last]
+}
+
+fn backups() -> ListBackupsReply {
+    let name = "ollamax-lab-20260101T030405Z-12.oxb.age".to_owned();
+    let cut = BackupView {
+        place: format!("/var/lib/ollamax/backups/{name}"),
+        name,
+        size_bytes: 100,
+        problem: "it is no backup".to_owned(),
+        ..BackupView::default()
+    };
+    ListBackupsReply { backups: vec![backup(), cut], place: "/var/lib/ollamax/backups".to_owned(), more: false }
+}
+
+fn backup_key() -> NewBackupKeyReply {
+    let (secret, recipient) = ("AGE-SECRET-KEY-1LAB".to_owned(), "age1lab".to_owned());
+    NewBackupKeyReply { secret, recipient, replaced: "age1old".to_owned() }
 }
 
 /// Two lines of the daemon's log.

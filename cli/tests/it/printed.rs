@@ -36,6 +36,7 @@ const PAGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("kv-lease", &["kv lease grant --ttl 30s", "kv lease renew 43", "kv lease revoke 43", "kv lease list"]),
+    ("backup", &["backup create", "backup list", "backup new-key"]),
     ("raft", &["raft status", "raft transfer-leader n2", "raft snapshot"]),
     (
         "wait",

@@ -7,6 +7,7 @@
 pub mod apply;
 pub mod command;
 pub mod happening;
+pub mod lineage;
 pub mod mem;
 pub mod models;
 pub mod principal;

@@ -155,6 +155,29 @@ pub(crate) fn range_prefix(range: &KeyRange) -> Vec<u8> {
     }
 }
 
+/// What people call the family of a stored key; `None` when this release does not know it.
+pub(crate) fn name_of(key: &[u8]) -> Option<&'static str> {
+    let name = match *key.first()? {
+        cluster::PREFIX => "cluster",
+        member::PREFIX => "members",
+        member_by_peer::PREFIX => "members by key",
+        token::PREFIX => "tokens",
+        location::PREFIX => "locations",
+        node_model::PREFIX => "models by node",
+        setting::PREFIX => "settings",
+        value::PREFIX => "values",
+        usage::PREFIX => "usage",
+        lease::PREFIX => "leases",
+        lease_value::PREFIX => "values by lease",
+        session::PREFIX => "sessions",
+        session_answer::PREFIX => "session answers",
+        deadline::PREFIX => "deadlines",
+        counts::PREFIX => "counts",
+        _ => return None,
+    };
+    Some(name)
+}
+
 /// The least key that is greater than every key with this prefix; `None` when there is none.
 pub(crate) fn prefix_end(prefix: &[u8]) -> Option<Vec<u8>> {
     let kept = prefix.iter().rposition(|byte| *byte != u8::MAX)?;
