@@ -178,5 +178,6 @@ const fn name(key: &Key) -> &'static str {
         Key::SessionAnswer(..) => "session answers",
         Key::Deadline(..) => "deadlines",
         Key::Counts => "counts",
+        Key::Migration(_) => "migrations",
     }
 }
