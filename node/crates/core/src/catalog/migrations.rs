@@ -85,6 +85,12 @@ pub struct Spec {
 /// Everything that this release knows, by number.
 pub const ALL: &[Spec] = &[noted_deadlines::SPEC];
 
+/// The migration with a number, if this release knows it.
+#[must_use]
+pub fn find(number: u32) -> Option<&'static Spec> {
+    ALL.iter().find(|spec| spec.number == number)
+}
+
 /// Which of them are meant. Both ends of the numbers are meant, too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Choice {
@@ -149,10 +155,11 @@ impl Phase {
         (if first == 0 { 1 } else { first })..=first + 99
     }
 
-    /// The phase with a number.
+    /// The phase that somebody means by its number or its word.
     #[must_use]
-    pub fn of_number(number: u32) -> Option<Self> {
-        Self::ALL.into_iter().find(|phase| phase.number() == number)
+    pub fn of_text(text: &str) -> Option<Self> {
+        let number = text.parse::<u32>().ok();
+        Self::ALL.into_iter().find(|phase| phase.group() == text || Some(phase.number()) == number)
     }
 }
 

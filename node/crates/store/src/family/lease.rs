@@ -1,7 +1,7 @@
 //! Leases.
 //!
-//! Key: `0a`, lease id as 8 bytes big endian. Value: version 1, `LeaseRecord`. Replaced when it is renewed, a value comes
-//! or goes, or its deadline moves; deleted when it ends.
+//! Key: `0a`, lease id as 8 bytes big endian. Value: version 1, `LeaseRecord`. Replaced when it is renewed, a value
+//! comes or goes, or its deadline moves; deleted when it ends.
 
 use ollamax_core::catalog::{Key, Lease};
 use ollamax_proto::disk;

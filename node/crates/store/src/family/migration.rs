@@ -1,6 +1,7 @@
 //! The ledger of migrations.
 //!
-//! Key: `10`, number as 4 bytes big endian. Value: version 1, `MigrationRecord`. Replaced with each step, never deleted.
+//! Key: `10`, number as 4 bytes big endian. Value: version 1, `MigrationRecord`. Replaced with each step, never
+//! deleted.
 
 use ollamax_core::catalog::{Key, Migration, MigrationStatus};
 use ollamax_proto::disk;

@@ -74,9 +74,13 @@ fn seven_ranges_follow_each_other_without_a_gap() {
     for phase in Phase::ALL {
         assert_eq!(*phase.numbers().start(), next, "{phase:?}");
         next = phase.numbers().end() + 1;
-        assert_eq!(Phase::of_number(phase.number()), Some(phase));
+        assert_eq!(Phase::of_text(phase.group()), Some(phase));
+        assert_eq!(Phase::of_text(&phase.number().to_string()), Some(phase));
     }
-    assert_eq!((next, Phase::of_number(7)), (700, None));
+    assert_eq!(next, 700);
+    for text in ["7", "", "Core", "-1"] {
+        assert_eq!(Phase::of_text(text), None, "{text:?}");
+    }
 }
 
 #[test]
