@@ -5,15 +5,15 @@
 //! migration needs at least the cluster version of the release that brought it, so that all members know it. Records
 //! that contradict each other end the walk; they are never repaired here.
 
-use std::ops::RangeInclusive;
-
 mod noted_deadlines;
 mod rehearsal;
 
+pub use rehearsal::{Rehearsal, rehearse};
+
+use std::ops::RangeInclusive;
+
 use super::record::{Key, Migration, MigrationStatus};
 use super::view::{Fault, Mutation, View};
-
-pub use rehearsal::{Rehearsal, rehearse};
 
 /// The parts of the product, in the order in which they came; each has a range of numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
