@@ -260,7 +260,8 @@ impl Card {
             Self::KillEverybody => (Fault::Kill(Whom::Everybody), ms(200, 1_500)),
             Self::CutPower => {
                 let time = ms(200, 1_000);
-                let (tail, names) = (TAILS[chance.random_range(0..3_usize)], NAMES[chance.random_range(0..3_usize)]);
+                let (tail, names) =
+                    (TAILS[chance.random_range(0..TAILS.len())], NAMES[chance.random_range(0..3_usize)]);
                 (Fault::CutPower(Variant { tail, names }), time)
             }
             Self::PauseLeader => (Fault::Pause(Whom::Leader), pause(chance)),

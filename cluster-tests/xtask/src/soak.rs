@@ -64,6 +64,11 @@ fn torture_options(round: u32, seed: u64) -> Vec<String> {
     numbers.into_iter().flat_map(|(name, number)| [name.to_owned(), number.to_string()]).collect()
 }
 
+/// Words as a shell takes them.
+fn quoted(words: &[&str]) -> String {
+    words.iter().map(|word| word.replace('*', "'*'")).collect::<Vec<_>>().join(" ")
+}
+
 /// Runs the rounds; stops at the first that fails.
 pub(crate) fn run(workspace: &Workspace, plan: &Plan) -> Result<ExitCode> {
     setup::run_for_tests(workspace)?;
@@ -81,7 +86,7 @@ pub(crate) fn run(workspace: &Workspace, plan: &Plan) -> Result<ExitCode> {
             let result = closing.run(tests);
             if let Err(problem) = result {
                 println!("{}", closing.text());
-                let replay = format!("OLLAMAX_SOAK=1 OLLAMAX_SEED={seed} cargo test --workspace {}", words.join(" "));
+                let replay = format!("OLLAMAX_SOAK=1 OLLAMAX_SEED={seed} cargo test --workspace {}", quoted(&words));
                 eprintln!("error: {problem:#}\nto replay this round: {replay}");
                 return Ok(ExitCode::FAILURE);
             }

@@ -2,7 +2,8 @@
 //!
 //! It never goes back, moves with the leaders' monotonic clocks, and is drawn towards wall time by a bounded slew: a
 //! clock that is wrong by a year moves it by seconds per second at most, so it cannot expire the world. The first
-//! entry of a cluster takes wall time. While no leader runs, log time stands still and catches up afterwards.
+//! entry of a cluster takes wall time. While no leader runs it goes on: the next one counts from the last entry that it
+//! saw, by its own monotonic clock.
 
 use std::sync::Mutex;
 use std::time::Duration;

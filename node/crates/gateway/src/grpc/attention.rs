@@ -262,7 +262,7 @@ mod tests {
             node.set_health(Health::Dead);
             (node.role, node.voter, node.silent_ms) = ("voter".to_owned(), voter, silent_s * 1_000);
             node.removed_in_ms = removed_in_s.map(|seconds| seconds * 1_000);
-            let found = needs_attention(&status, &[], false);
+            let found = needs_attention(&status, &Beside::default());
             assert_eq!((found.len(), found[0].why.as_str()), (1, expected));
             assert!(found[0].next.contains("ollamax node remove n3"), "{found:?}");
             assert_eq!(found[0].next.contains("cleanup_dead"), removed_in_s.is_some(), "{found:?}");
@@ -278,7 +278,7 @@ mod tests {
         let mut status = healthy();
         let raft = status.raft.as_mut().expect("there");
         (raft.deviating, raft.compared_index, raft.has_quorum) = (vec![2, 9], 2_048, false);
-        let found = needs_attention(&status, &[], false);
+        let found = needs_attention(&status, &Beside::default());
         let ids: Vec<&str> = found.iter().map(|entry| entry.id.as_str()).collect();
         assert_eq!(ids, ["state_deviates", "state_deviates", "no_quorum"]);
         assert!(found[0].what.contains("node n2 ") && found[0].why.contains("2048"), "{found:?}");
