@@ -10,6 +10,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "ollamax/v1/raft.proto",
         "ollamax/v1/events.proto",
         "ollamax/v1/backup.proto",
+        "ollamax/v1/migrate.proto",
         "ollamax/disk/v1/disk.proto",
     ];
     for file in files {

@@ -111,6 +111,12 @@ pub(crate) enum Command {
     /// The cluster's state in one file, sealed; and back
     #[command(subcommand)]
     Backup(BackupCommand),
+    /// Changes of the form of what the cluster has on record
+    #[command(subcommand)]
+    Migrate(MigrateCommand),
+    /// Before another release is installed
+    #[command(subcommand)]
+    Upgrade(UpgradeCommand),
     /// Which models are in memory, and where
     #[command(after_help = "Examples:\n  ollamax ps\n  ollamax ps --api http://a.lan:11435")]
     Ps(ApiArgs),
@@ -500,6 +506,56 @@ pub(crate) enum RaftCommand {
     /// Look whether log and state on this disk are whole; the daemon must be stopped, nothing is changed
     #[command(after_help = "Examples:\n  ollamax raft verify\n  ollamax raft verify --data-dir DIR -o json")]
     Verify,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum MigrateCommand {
+    /// Apply what is pending, in the order of numbers; one that was interrupted goes on where it stopped
+    #[command(
+        after_help = "Examples:\n  ollamax migrate up\n  ollamax migrate up --dry-run\n  ollamax migrate up --to 12"
+    )]
+    Up(MigrateArgs),
+    /// Take back what was applied, from the highest number down; without a choice only the last one
+    #[command(after_help = "Examples:\n  ollamax migrate down\n  ollamax migrate down --to 1 --dry-run")]
+    Down(MigrateArgs),
+    /// The ledger: every migration, where it stands, who did it and when
+    #[command(after_help = "Examples:\n  ollamax migrate status\n  ollamax migrate status --phase core -o json")]
+    Status {
+        #[command(flatten)]
+        phase: PhaseArgs,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PhaseArgs {
+    /// Only those of a phase: core, models, memory, cli-tools, guidance, knowledge, operations, or its number from 0 on
+    #[arg(long, value_name = "PHASE")]
+    pub(crate) phase: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MigrateArgs {
+    #[command(flatten)]
+    pub(crate) phase: PhaseArgs,
+    /// The first one that is done
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) from: Option<u32>,
+    /// The last one that is done
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) to: Option<u32>,
+    /// Try each on the state of this node and say what it would change; nothing is changed
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Begin out of order, or against one that is on its way in the other direction
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum UpgradeCommand {
+    /// Whether the members can be restarted one after another; exit code 10 for a warning, 1 for a failure
+    #[command(after_help = "Examples:\n  ollamax upgrade check\n  ollamax upgrade check -o json | jq .checks")]
+    Check,
 }
 
 #[derive(Debug, Args)]

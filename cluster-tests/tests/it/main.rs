@@ -42,6 +42,7 @@ mod stock_clients;
 mod stopping;
 mod thirty_days_off;
 mod thirty_kills;
+mod upgrade;
 mod values;
 
 use std::io::Write as _;

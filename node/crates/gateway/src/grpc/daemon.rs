@@ -210,6 +210,7 @@ impl From<Refusal> for AdminError {
             Refusal::QuotaExceeded { .. } => {
                 ("a bound keeps the replicated state small", "delete what is not needed, or raise it: ollamax kv quota")
             }
+            Refusal::Migration(_) => ("migrations go in order, one direction at a time", "ollamax migrate status"),
         };
         Self::new(refusal.code(), refusal.to_string(), why, next)
     }

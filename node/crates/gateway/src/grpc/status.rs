@@ -203,6 +203,8 @@ fn fill_from_beat(node: &mut v1::NodeView, beat: &Beat) {
     node.runners = beat.runners.iter().map(runner).collect();
     node.applied_index = beat.applied_index;
     node.daemon_version.clone_from(&beat.daemon_version);
+    node.applies_up_to = beat.applies.up_to;
+    node.applies_known = beat.applies.known;
     node.memory_used_bytes = beat.memory_used_bytes;
     node.memory_total_bytes = beat.memory_total_bytes;
     node.disk_free_bytes = beat.disk_free_bytes;
