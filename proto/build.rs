@@ -9,6 +9,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         "ollamax/v1/kv.proto",
         "ollamax/v1/raft.proto",
         "ollamax/v1/events.proto",
+        "ollamax/v1/backup.proto",
+        "ollamax/v1/migrate.proto",
         "ollamax/disk/v1/disk.proto",
     ];
     for file in files {

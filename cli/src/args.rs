@@ -108,6 +108,15 @@ pub(crate) enum Command {
     /// Consensus: who leads, how far each node is, snapshots, what the disk keeps
     #[command(subcommand)]
     Raft(RaftCommand),
+    /// The cluster's state in one file, sealed; and back
+    #[command(subcommand)]
+    Backup(BackupCommand),
+    /// Changes of the form of what the cluster has on record
+    #[command(subcommand)]
+    Migrate(MigrateCommand),
+    /// Before another release is installed
+    #[command(subcommand)]
+    Upgrade(UpgradeCommand),
     /// Which models are in memory, and where
     #[command(after_help = "Examples:\n  ollamax ps\n  ollamax ps --api http://a.lan:11435")]
     Ps(ApiArgs),
@@ -437,6 +446,50 @@ pub(crate) enum Read {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum BackupCommand {
+    /// Write the state of this node into a file; models and node keys are not in it
+    #[command(after_help = "Examples:\n  ollamax backup create\n  ollamax backup create --to /mnt/nas/ollamax")]
+    Create {
+        /// A folder of that machine, or s3://BUCKET/PREFIX [default: backup.to, else `backups` in the data directory]
+        #[arg(long, value_name = "PLACE")]
+        to: Option<String>,
+    },
+    /// The backups that lie at a place
+    #[command(after_help = "Examples:\n  ollamax backup list\n  ollamax backup list --from /mnt/nas/ollamax -o json")]
+    List {
+        /// As --to of `create`
+        #[arg(long, value_name = "PLACE")]
+        from: Option<String>,
+    },
+    /// Check a file: without its key that it is whole, with it that it can be restored; needs no daemon
+    #[command(after_help = "Examples:
+  ollamax backup verify FILE
+  ollamax backup verify FILE --key-file KEY")]
+    Verify {
+        /// The backup
+        file: PathBuf,
+        /// File that holds the secret key, for its owner alone (mode 600); `-` is standard input
+        #[arg(long, value_name = "FILE")]
+        key_file: Option<PathBuf>,
+    },
+    /// Make a new cluster of a file, in the empty directory --data-dir; needs no daemon
+    #[command(after_help = "Example:\n  ollamax backup restore FILE --key-file KEY --data-dir DIR")]
+    Restore {
+        /// The backup
+        file: PathBuf,
+        /// File that holds the secret key, for its owner alone (mode 600); `-` is standard input
+        #[arg(long, value_name = "FILE")]
+        key_file: PathBuf,
+        /// Name of this node [default: the host name]
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// Make a new key, shown once; backups from now on open with it, older ones with the one before
+    #[command(after_help = "Example:\n  ollamax backup new-key")]
+    NewKey,
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum RaftCommand {
     /// How consensus stands on this node: term, leader, log, members; how far they are is known on the leader
     #[command(after_help = "Examples:\n  ollamax raft status\n  ollamax raft status -o json | jq .members")]
@@ -453,6 +506,56 @@ pub(crate) enum RaftCommand {
     /// Look whether log and state on this disk are whole; the daemon must be stopped, nothing is changed
     #[command(after_help = "Examples:\n  ollamax raft verify\n  ollamax raft verify --data-dir DIR -o json")]
     Verify,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum MigrateCommand {
+    /// Apply what is pending, in the order of numbers; one that was interrupted goes on where it stopped
+    #[command(
+        after_help = "Examples:\n  ollamax migrate up\n  ollamax migrate up --dry-run\n  ollamax migrate up --to 12"
+    )]
+    Up(MigrateArgs),
+    /// Take back what was applied, from the highest number down; without a choice only the last one
+    #[command(after_help = "Examples:\n  ollamax migrate down\n  ollamax migrate down --to 1 --dry-run")]
+    Down(MigrateArgs),
+    /// The ledger: every migration, where it stands, who did it and when
+    #[command(after_help = "Examples:\n  ollamax migrate status\n  ollamax migrate status --phase core -o json")]
+    Status {
+        #[command(flatten)]
+        phase: PhaseArgs,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PhaseArgs {
+    /// Only those of a phase: core, models, memory, cli-tools, guidance, knowledge, operations, or its number from 0 on
+    #[arg(long, value_name = "PHASE")]
+    pub(crate) phase: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MigrateArgs {
+    #[command(flatten)]
+    pub(crate) phase: PhaseArgs,
+    /// The first one that is done
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) from: Option<u32>,
+    /// The last one that is done
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) to: Option<u32>,
+    /// Try each on the state of this node and say what it would change; nothing is changed
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Begin out of order, or against one that is on its way in the other direction
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum UpgradeCommand {
+    /// Whether the members can be restarted one after another; exit code 10 for a warning, 1 for a failure
+    #[command(after_help = "Examples:\n  ollamax upgrade check\n  ollamax upgrade check -o json | jq .checks")]
+    Check,
 }
 
 #[derive(Debug, Args)]

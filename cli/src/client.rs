@@ -3,9 +3,11 @@
 use tonic::transport::Channel;
 
 use ollamax_proto::v1::admin_client::AdminClient;
+use ollamax_proto::v1::backup_client::BackupClient;
 use ollamax_proto::v1::events_client::EventsClient;
 use ollamax_proto::v1::kv_client::KvClient;
 use ollamax_proto::v1::raft_admin_client::RaftAdminClient;
+use ollamax_proto::v1::versions_client::VersionsClient;
 
 use crate::args::Global;
 use crate::error::Failure;
@@ -15,10 +17,14 @@ use crate::place;
 pub(crate) type Admin = AdminClient<Channel>;
 /// A client of the values' API.
 pub(crate) type Kv = KvClient<Channel>;
+/// A client of the backups' API.
+pub(crate) type Backups = BackupClient<Channel>;
 /// A client of the API of consensus.
 pub(crate) type Raft = RaftAdminClient<Channel>;
 /// A client of the events' API.
 pub(crate) type Events = EventsClient<Channel>;
+/// A client of the API of versions.
+pub(crate) type Versions = VersionsClient<Channel>;
 
 /// Largest answer, bytes: listings of large clusters.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
@@ -34,6 +40,11 @@ pub(crate) async fn connect_kv(global: &Global) -> Result<Kv, Failure> {
     Ok(client.max_decoding_message_size(ANSWER_BYTES_MAX).max_encoding_message_size(ANSWER_BYTES_MAX))
 }
 
+/// Connects to the daemon for its backups.
+pub(crate) async fn connect_backup(global: &Global) -> Result<Backups, Failure> {
+    Ok(BackupClient::new(channel(global).await?).max_decoding_message_size(ANSWER_BYTES_MAX))
+}
+
 /// Connects to the daemon for its consensus.
 pub(crate) async fn connect_raft(global: &Global) -> Result<Raft, Failure> {
     Ok(RaftAdminClient::new(channel(global).await?))
@@ -42,6 +53,11 @@ pub(crate) async fn connect_raft(global: &Global) -> Result<Raft, Failure> {
 /// Connects to the daemon for its events.
 pub(crate) async fn connect_events(global: &Global) -> Result<Events, Failure> {
     Ok(EventsClient::new(channel(global).await?).max_decoding_message_size(ANSWER_BYTES_MAX))
+}
+
+/// Connects to the daemon for migrations and what is said before an upgrade.
+pub(crate) async fn connect_versions(global: &Global) -> Result<Versions, Failure> {
+    Ok(VersionsClient::new(channel(global).await?))
 }
 
 #[cfg(unix)]

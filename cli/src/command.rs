@@ -2,11 +2,12 @@
 
 use clap::CommandFactory as _;
 
-use crate::args::{Cli, Command, Global};
+use crate::args::{Cli, Command, Global, UpgradeCommand};
 use crate::error::Failure;
 use crate::output;
 
 pub(crate) mod autopilot;
+pub(crate) mod backup;
 pub(crate) mod dev;
 pub(crate) mod doctor;
 pub(crate) mod events;
@@ -15,6 +16,7 @@ pub(crate) mod join;
 pub(crate) mod kv;
 pub(crate) mod leave;
 pub(crate) mod logs;
+pub(crate) mod migrate;
 pub(crate) mod model;
 pub(crate) mod node;
 pub(crate) mod offline;
@@ -23,6 +25,7 @@ pub(crate) mod raft;
 pub(crate) mod run;
 pub(crate) mod status;
 pub(crate) mod token;
+pub(crate) mod upgrade;
 pub(crate) mod wait;
 
 /// Runs what was asked for, until it is done or Ctrl-C.
@@ -51,6 +54,9 @@ async fn dispatch(global: &Global, command: Command) -> Result<(), Failure> {
         Command::Model(command) => model::run(global, command).await,
         Command::Kv(command) => kv::run(global, command).await,
         Command::Raft(command) => raft::run(global, command).await,
+        Command::Backup(command) => backup::run(global, command).await,
+        Command::Migrate(command) => migrate::run(global, command).await,
+        Command::Upgrade(UpgradeCommand::Check) => upgrade::check(global).await,
         Command::Ps(args) => ps::run(global, &args).await,
         Command::Run(args) => run::run(global, args).await,
         Command::Logs(args) => logs::run(global, args).await,

@@ -23,7 +23,7 @@ pub(crate) const EXIT_CODES: [(u8, &str); 12] = [
     (7, "the daemon, another node or a runtime cannot be reached"),
     (8, "no quorum"),
     (9, "took too long, or the outcome is not known"),
-    (10, "`status` found something that needs attention, or `doctor` a failed check"),
+    (10, "`status` or `upgrade check` found what needs attention, or `doctor` a failed check"),
     (130, "interrupted"),
 ];
 
@@ -72,6 +72,11 @@ impl Failure {
     /// The answer was shown, and it is not a good one.
     pub(crate) fn degraded() -> Self {
         Self::new(10, "", "", "")
+    }
+
+    /// The answer was shown, and it says that nothing may be done yet.
+    pub(crate) fn unfit() -> Self {
+        Self::new(1, "", "", "")
     }
 
     /// Another program has told why already.

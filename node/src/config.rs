@@ -17,6 +17,7 @@ use ollamax_store as store;
 use ollamax_types::Role;
 use ollamax_types::limits::{LABEL_BYTES_MAX, TOKEN_TEXT_BYTES_MAX};
 
+use crate::backups::place::Place;
 use crate::telemetry;
 
 pub(crate) mod example;
@@ -36,6 +37,10 @@ pub(crate) const OTHER_VARIABLES: [&str; 8] = [
     "OLLAMAX_ROOMS",
 ];
 
+/// Longest time between two scheduled backups: a year.
+const BACKUP_HOURS_MAX: u64 = 8_784;
+/// Most backups that are counted to be kept.
+const BACKUP_KEEP_MAX: usize = 500;
 /// Rights of others than the owner of a file.
 const FOREIGN_RIGHTS: u32 = 0o077;
 
@@ -61,6 +66,8 @@ pub(crate) struct NodeConfig {
     pub(crate) scheduler: scheduler::Config,
     /// Joining without an administrator.
     pub(crate) cluster: ClusterSection,
+    /// Backups of the replicated state.
+    pub(crate) backup: BackupSection,
     /// Stopping.
     pub(crate) shutdown: ShutdownSection,
     /// Logs.
@@ -93,6 +100,20 @@ pub(crate) struct ClusterSection {
     pub(crate) role: String,
 }
 
+/// Backups of the replicated state. The schedule is the leader's, with the leader's own configuration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct BackupSection {
+    /// Hours between two scheduled backups, counted in the cluster's own time; 0: none are made. Since 0.1.
+    pub(crate) every_hours: u64,
+    /// How many backups of this cluster stay where the schedule puts them; older ones go. 0: all stay. Since 0.1.
+    pub(crate) keep: usize,
+    /// A folder, or s3://BUCKET/PREFIX; empty: `backups` in the data directory. Since 0.1.
+    pub(crate) to: String,
+    /// How a bucket is reached, where one is named.
+    pub(crate) s3: outbound::bucket::Config,
+}
+
 /// Stopping.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -114,6 +135,20 @@ pub(crate) struct LogSection {
 impl Default for NodeSection {
     fn default() -> Self {
         Self { name: String::new(), admin_group: "ollamax".to_owned() }
+    }
+}
+
+impl Default for BackupSection {
+    fn default() -> Self {
+        Self { every_hours: 24, keep: 7, to: String::new(), s3: outbound::bucket::Config::default() }
+    }
+}
+
+impl BackupSection {
+    /// Time between two scheduled backups; 0: none are made.
+    #[must_use]
+    pub(crate) const fn every_ms(&self) -> u64 {
+        self.every_hours.saturating_mul(3_600_000)
     }
 }
 
@@ -213,6 +248,17 @@ impl NodeConfig {
             && let Err(error) = self.cluster.role.parse::<Role>()
         {
             problems.push(format!("cluster.role: {error}"));
+        }
+        if self.backup.every_hours > BACKUP_HOURS_MAX {
+            problems.push(format!("backup.every_hours: {} is more than {BACKUP_HOURS_MAX}", self.backup.every_hours));
+        }
+        if self.backup.keep > BACKUP_KEEP_MAX {
+            problems.push(format!("backup.keep: {} is more than {BACKUP_KEEP_MAX}", self.backup.keep));
+        }
+        match Place::parse(&self.backup.to) {
+            Ok(Place::Bucket { .. }) => problems.extend(self.backup.s3.validate()),
+            Ok(Place::Default | Place::Folder(_)) => {}
+            Err(problem) => problems.push(format!("backup.to: {problem}")),
         }
         if self.shutdown.grace_s > 3_600 {
             problems.push(format!("shutdown.grace_s: {} is more than 3600", self.shutdown.grace_s));

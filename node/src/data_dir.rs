@@ -5,6 +5,7 @@
 //! identity.json   incarnation, place, membership
 //! keys/           node key, cluster key (mode 0600)
 //! raft/           the replicated state (`store`); `raft/recovered` while a recovery is under way
+//! backups/        backups of it, unless `backup.to` names another place
 //! models/         the bundled engine's models
 //! node.json       addresses and pid of the running daemon, for tools
 //! admin.sock      the administrator's door
@@ -271,12 +272,15 @@ impl DataDir {
         Ok(())
     }
 
-    /// After `leave` the Raft directory goes at the next start, when nothing has it open.
+    /// Where no cluster is, the Raft directory goes when nothing has it open: after `leave`, or after a restore that
+    /// was cut off.
     fn sweep_left_cluster(&self) -> Result<(), DataDirError> {
         let raft = self.root.join("raft");
         if self.identity.membership.is_some() {
             return Ok(());
         }
+        // What an `init` or a restore left that was cut off before its last step.
+        drop(fs::remove_file(self.root.join("keys").join("cluster.key")));
         empty_folder(&raft).map_err(|source| DataDirError::Unusable { path: raft, source })
     }
 

@@ -9,6 +9,7 @@ use crate::config::{NodeConfig, example, layers};
 use crate::offline::Form;
 use crate::recovery::{ApplyArgs, PlanArgs};
 use crate::reset::ResetArgs;
+use crate::restore::{RestoreArgs, VerifyArgs};
 
 /// What the process was asked to do.
 #[derive(Debug)]
@@ -42,6 +43,10 @@ pub(crate) enum Asked {
     RecoverApply(ApplyArgs),
     /// Make a node nothing again.
     Reset(ResetArgs),
+    /// Check a backup.
+    VerifyBackup(VerifyArgs),
+    /// Make a new cluster of a backup.
+    Restore(RestoreArgs),
 }
 
 /// The whole command line.
@@ -85,6 +90,8 @@ pub(crate) fn command() -> Command {
                         .help("Do it; without, only what would go is shown"),
                 ),
         )
+        .subcommand(backup())
+        .subcommand(restore())
 }
 
 fn data_dir() -> Arg {
@@ -144,6 +151,46 @@ fn recover() -> Command {
                 )
                 .arg(output()),
         )
+}
+
+fn backup() -> Command {
+    let verify = Command::new("verify")
+        .about("Check a backup: without its key that it is whole, with it that it can be restored")
+        .arg(backup_file())
+        .arg(key_file())
+        .arg(output());
+    Command::new("backup")
+        .about("Look at a backup; needs no daemon")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(verify)
+}
+
+fn restore() -> Command {
+    Command::new("restore")
+        .about("Make a new cluster of a backup, in a directory that belongs to no cluster; needs no daemon")
+        .long_about(
+            "Make a new cluster of a backup, in a directory that belongs to no cluster; needs no daemon.\n\
+             The backup is checked to its last byte before anything is written. The cluster that comes of it has a\n\
+             new identity and this machine as its only member; the others join it anew.",
+        )
+        .arg(backup_file())
+        .arg(key_file().required(true))
+        .arg(data_dir().required(true).help("The directory; made where it is not there"))
+        .arg(Arg::new("name").long("name").value_name("NAME").help("Name of this node [default: the host name]"))
+        .arg(output())
+}
+
+fn backup_file() -> Arg {
+    Arg::new("file").value_name("FILE").required(true).value_parser(clap::value_parser!(PathBuf)).help("The backup")
+}
+
+fn key_file() -> Arg {
+    Arg::new("key-file")
+        .long("key-file")
+        .value_name("FILE")
+        .value_parser(clap::value_parser!(PathBuf))
+        .help("File with AGE-SECRET-KEY-..., mode 0600; - is standard input")
 }
 
 fn run() -> Command {
@@ -240,6 +287,14 @@ fn parse(matches: &ArgMatches) -> Asked {
             confirm: reset.get_flag("confirm"),
             form: form(reset),
         }),
+        Some(("backup", backup)) => parse_backup(backup),
+        Some(("restore", restore)) => Asked::Restore(RestoreArgs {
+            file: path(restore, "file").unwrap_or_default(),
+            key_file: path(restore, "key-file").unwrap_or_default(),
+            data_dir: path(restore, "data-dir").unwrap_or_default(),
+            name: restore.get_one::<String>("name").cloned(),
+            form: form(restore),
+        }),
         Some((_, run)) => Asked::Run {
             data_dir: run.get_one::<PathBuf>("data-dir").cloned(),
             file: run.get_one::<PathBuf>("config").cloned(),
@@ -263,6 +318,17 @@ fn parse_recover(recover: &ArgMatches) -> Asked {
             with: paths(plan, "with"),
             write: path(plan, "write"),
             form: form(plan),
+        }),
+        None => Asked::Run { data_dir: None, file: None, flags: Vec::new(), print_config: false },
+    }
+}
+
+fn parse_backup(backup: &ArgMatches) -> Asked {
+    match backup.subcommand() {
+        Some((_, verify)) => Asked::VerifyBackup(VerifyArgs {
+            file: path(verify, "file").unwrap_or_default(),
+            key_file: path(verify, "key-file"),
+            form: form(verify),
         }),
         None => Asked::Run { data_dir: None, file: None, flags: Vec::new(), print_config: false },
     }
@@ -329,6 +395,22 @@ mod tests {
         assert_eq!((apply.confirm.as_deref(), apply.with.len(), apply.form), (Some("lab"), 0, Form::Text));
         let Ok(Asked::Reset(reset)) = asked("ollamax-node reset --data-dir /d --confirm") else { panic!("reset") };
         assert_eq!((reset.confirm, reset.data_dir), (true, PathBuf::from("/d")));
+    }
+
+    #[test]
+    fn a_backup_is_checked_and_restored_by_its_file_and_a_key_that_is_never_a_word() {
+        let asked = |line: &str| read(line.split(' ').map(OsString::from).collect());
+        let verify = asked("ollamax-node backup verify a.oxb.age --key-file k -o json");
+        let Ok(Asked::VerifyBackup(verify)) = verify else { panic!("verify") };
+        assert_eq!((verify.file, verify.key_file), ("a.oxb.age".into(), Some("k".into())));
+        assert_eq!(verify.form, Form::Json);
+        let restore = asked("ollamax-node restore a.oxb.age --key-file - --data-dir /d --name n9");
+        let Ok(Asked::Restore(restore)) = restore else { panic!("restore") };
+        assert_eq!((restore.key_file, restore.data_dir), ("-".into(), "/d".into()));
+        assert_eq!((restore.name.as_deref(), restore.form), (Some("n9"), Form::Text));
+        for words in ["backup", "backup verify", "restore a --data-dir /d", "restore --key-file k --data-dir /d"] {
+            assert!(asked(&format!("ollamax-node {words}")).is_err(), "{words}");
+        }
     }
 
     #[test]

@@ -26,6 +26,7 @@ use ollamax_security::{ClusterKey, Credential, JoinToken, draw_request_id};
 use ollamax_types::limits::{TOKEN_TTL_DEFAULT, TOKEN_TTL_MAX};
 use ollamax_types::{ClusterId, ErrorCode, NodeId, PeerId, RequestId, Role, Timestamp};
 
+use crate::backups::Backups;
 use crate::config::is_label;
 use crate::data_dir::{DataDir, Membership};
 use crate::doctor::Doctor;
@@ -66,6 +67,8 @@ pub(crate) struct Node {
     pub(crate) importer: Importer,
     /// Checks this machine.
     pub(crate) doctor: Doctor,
+    /// Makes backups.
+    pub(crate) backups: Backups,
     /// Ends the process in good order.
     pub(crate) exit: CancellationToken,
     /// Why it must end, when its state cannot be trusted.
@@ -415,6 +418,7 @@ impl Daemon for Node {
             api_open: self.api_open,
             version: env!("CARGO_PKG_VERSION"),
             pid: std::process::id(),
+            backup_every_ms: self.backups.every_ms(),
         }
     }
 
@@ -448,6 +452,21 @@ impl Daemon for Node {
         chunks: Streaming<v1::ImportModelRequest>,
     ) -> BoxFuture<'_, Result<BoxStream<'static, Result<v1::ImportModelProgress, Status>>, AdminError>> {
         self.import(chunks).boxed()
+    }
+
+    fn create_backup(
+        &self,
+        request: v1::CreateBackupRequest,
+    ) -> BoxFuture<'_, Result<BoxStream<'static, Result<v1::CreateBackupProgress, Status>>, AdminError>> {
+        self.backups.create(request).boxed()
+    }
+
+    fn list_backups(&self, request: v1::ListBackupsRequest) -> BoxFuture<'_, Result<v1::ListBackupsReply, AdminError>> {
+        self.backups.list(request).boxed()
+    }
+
+    fn new_backup_key(&self, id: RequestId) -> BoxFuture<'_, Result<v1::NewBackupKeyReply, AdminError>> {
+        self.backups.new_key(id).boxed()
     }
 
     fn logs(&self, request: v1::LogsRequest) -> BoxStream<'static, Result<v1::LogLine, Status>> {

@@ -2,7 +2,7 @@
 //!
 //! Everything is checked before anything is touched: a wrong configuration ends here with all its problems and exit
 //! code 2. Other failures to start end with one clear text and exit code 1. Commands that need no daemon are in
-//! `recovery.rs` and `reset.rs`.
+//! `recovery.rs`, `reset.rs` and `restore.rs`.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use ollamax_types::{Clock, Incarnation};
 
 mod adapters;
 mod admin_socket;
+mod backups;
 mod config;
 mod data_dir;
 mod doctor;
@@ -30,6 +31,7 @@ mod offline;
 mod recovery;
 mod removal;
 mod reset;
+mod restore;
 mod run;
 mod shutdown;
 mod slot;
@@ -59,6 +61,8 @@ fn main() -> ExitCode {
         Asked::RecoverApply(args) => return offline::end(recovery::apply(&args)),
         Asked::Reset(args) => return offline::end(reset::reset(&args)),
         Asked::Adopt { data_dir } => adopt(&data_dir),
+        Asked::VerifyBackup(args) => return offline::end(restore::verify(&args)),
+        Asked::Restore(args) => return offline::end(restore::restore(&args)),
         Asked::Verify { data_dir, as_json } => return verify::run(&data_dir, as_json),
         Asked::Run { data_dir, file, flags, print_config } => {
             // Who only looks may not be allowed to read the token.

@@ -8,12 +8,13 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use ollamax_core::catalog::CLUSTER_VERSION;
 use ollamax_gateway::grpc::Phase;
 use ollamax_metadata as metadata;
 use ollamax_net::{NetHandle, PeerEntry};
 use ollamax_outbound::RuntimeHandle;
 use ollamax_scheduler as scheduler;
-use ollamax_types::{Clock, Gpu, Incarnation, NodeId};
+use ollamax_types::{Applies, Clock, Gpu, Incarnation, NodeId};
 
 use crate::adapters::inference_over_net::InferenceOverNet;
 use crate::adapters::keys_over_net::Signer;
@@ -113,7 +114,7 @@ impl Around {
             cluster,
             node: membership.node,
             name: membership.name.clone(),
-            scheduler: self.start_scheduler(membership.node, placements.clone()),
+            scheduler: self.start_scheduler(membership.node, placements.clone(), metadata.release()),
             placements,
             metadata,
         };
@@ -125,11 +126,13 @@ impl Around {
         Ok(engines)
     }
 
-    fn start_scheduler(&self, node: NodeId, placements: PlacementsOverMetadata) -> scheduler::Handle {
+    /// `release` is the highest cluster version that this node lets the cluster go to.
+    fn start_scheduler(&self, node: NodeId, placements: PlacementsOverMetadata, release: u32) -> scheduler::Handle {
         let parts = scheduler::Parts {
             node,
             clock: self.clock.clone(),
             daemon_version: env!("CARGO_PKG_VERSION").to_owned(),
+            applies: Applies { up_to: release, known: CLUSTER_VERSION },
             seed: u64::from_le_bytes(self.incarnation.0[..8].try_into().expect("8 of 16 bytes")),
             runtime: Arc::new(RuntimeOverOllama::new(self.runtime.clone(), node)),
             remote: Arc::new(InferenceOverNet::new(self.net.clone())),

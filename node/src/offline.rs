@@ -8,6 +8,8 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
+use ollamax_types::{ErrorClass, ErrorCode};
+
 use crate::data_dir::DataDirError;
 
 /// It failed.
@@ -16,6 +18,8 @@ pub(crate) const EXIT_FAILED: u8 = 1;
 pub(crate) const EXIT_USAGE: u8 = 2;
 /// The state forbids it.
 pub(crate) const EXIT_CONFLICT: u8 = 4;
+/// Not allowed.
+const EXIT_FORBIDDEN: u8 = 6;
 /// Version of every JSON object, as `ollamax` has it.
 const API_VERSION: &str = "ollamax/v1";
 
@@ -60,6 +64,23 @@ impl From<&DataDirError> for Failure {
 impl From<DataDirError> for Failure {
     fn from(error: DataDirError) -> Self {
         Self::from(&error)
+    }
+}
+
+/// The exit code of an error code, as `ollamax` has it for those that files and disks can bring about.
+#[must_use]
+pub(crate) const fn exit_of(code: ErrorCode) -> u8 {
+    match code.class() {
+        ErrorClass::Validation => EXIT_USAGE,
+        ErrorClass::Conflict => EXIT_CONFLICT,
+        ErrorClass::Permission => EXIT_FORBIDDEN,
+        ErrorClass::Configuration
+        | ErrorClass::Database
+        | ErrorClass::ExternalService
+        | ErrorClass::NotFound
+        | ErrorClass::NotImplemented
+        | ErrorClass::RateLimit
+        | ErrorClass::Timeout => EXIT_FAILED,
     }
 }
 

@@ -14,10 +14,22 @@ use crate::data_dir::{DataDirError, Held, empty_folder};
 use crate::offline::{EXIT_USAGE, Failure, Form, show};
 
 /// What goes, in this order, after the membership in `identity.json`.
-const GOES: [&str; 7] =
-    ["keys/cluster.key", "raft", "keys/node.key", "identity.json", "node.json", "admin.sock", "keys"];
+const GOES: [&str; 8] = [
+    "keys/cluster.key",
+    "raft",
+    "keys/node.key",
+    "identity.json",
+    "node.json",
+    "admin.sock",
+    "backups-waiting",
+    "keys",
+];
 /// What stays although it is ours, and why.
-const STAYS: [(&str, &str); 2] = [("models", "the bundled engine's models"), ("runtime.json", "which runtime is used")];
+const STAYS: [(&str, &str); 3] = [
+    ("backups", "sealed backups"),
+    ("models", "the bundled engine's models"),
+    ("runtime.json", "which runtime is used"),
+];
 /// Holds the lock of the command itself; empty of meaning without it.
 const LOCK: &str = "lock";
 
@@ -142,6 +154,8 @@ mod tests {
             "keys/cluster.key",
             "raft/high-water",
             "raft/db/CURRENT",
+            "backups/one.oxb.age",
+            "backups-waiting/one.oxb.age",
             "models/blobs/sha256-1",
             "runtime.json",
             "node.json",
@@ -174,12 +188,14 @@ mod tests {
         assert!(refused.exit == EXIT_USAGE && refused.text.contains("--confirm"), "{}", refused.text);
         assert_eq!(names(temp.path()), before);
         let content = content_of(temp.path()).expect("listed");
-        assert_eq!(content.goes, ["keys/cluster.key", "raft", "keys/node.key", "identity.json", "node.json", "keys"]);
-        assert_eq!(content.stays, ["models", "notes.txt", "runtime.json"]);
+        let goes =
+            ["keys/cluster.key", "raft", "keys/node.key", "identity.json", "node.json", "backups-waiting", "keys"];
+        assert_eq!(content.goes, goes);
+        assert_eq!(content.stays, ["backups", "models", "notes.txt", "runtime.json"]);
         assert!(page(&content, false).contains("  models (the bundled engine's models)\n"));
 
         run(temp.path(), true).expect("reset");
-        assert_eq!(names(temp.path()), ["lock", "models", "notes.txt", "runtime.json"]);
+        assert_eq!(names(temp.path()), ["backups", "lock", "models", "notes.txt", "runtime.json"]);
         assert!(temp.path().join("models/blobs/sha256-1").exists());
         // It is nobody now, and may become somebody else.
         let refused = run(temp.path(), true).expect_err("nothing of ours is left");
@@ -202,7 +218,7 @@ mod tests {
             assert!(matches!(held.membership(), Ok(None)), "after {gone}");
             drop(held);
             run(temp.path(), true).expect("reset");
-            assert_eq!(names(temp.path()), ["lock", "models", "notes.txt", "runtime.json"], "after {gone}");
+            assert_eq!(names(temp.path()), ["backups", "lock", "models", "notes.txt", "runtime.json"], "after {gone}");
         }
     }
 

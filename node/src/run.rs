@@ -35,6 +35,7 @@ use crate::adapters::keys_over_net::{KeysService, Signer};
 use crate::adapters::liveness_over_net::LivenessService;
 use crate::adapters::raft_over_net::RaftService;
 use crate::admin_socket;
+use crate::backups::{self, Backups};
 use crate::config::NodeConfig;
 use crate::data_dir::DataDir;
 use crate::doctor::Doctor;
@@ -121,6 +122,7 @@ pub(crate) async fn run(start: Start) -> anyhow::Result<()> {
         warn_if_open(node.api_open, &node.api_url);
         // None of these can fail the node; all end with it.
         tasks.spawn(unattended::take_part(Arc::clone(&node), stops.exit.clone()));
+        tasks.spawn(backups::daily::follow(node.backups.clone(), stops.engines.clone()));
         tasks.spawn(removal::retire_when_removed(Arc::clone(&node), stops.exit.clone()));
         tasks.spawn(removal::stop_when_copied(Arc::clone(&node), stops.exit.clone()));
         signals.wait(&stops.exit).await;
@@ -169,6 +171,7 @@ fn assemble(shared: &Shared, opened: Opened) -> anyhow::Result<(Arc<Node>, JoinH
             data_dir: start.data_dir.clone(),
             environment: outbound::Environment::of_this_process(),
         },
+        backups: make_backups(shared, &around)?,
         exit: stops.exit.clone(),
         fatal: watch::Sender::new(None),
         around,
@@ -220,6 +223,19 @@ fn around(
         tasks: tasks.clone(),
         stop: stops.engines.clone(),
     })
+}
+
+fn make_backups(shared: &Shared, around: &Around) -> anyhow::Result<Backups> {
+    Ok(Backups::new(backups::Parts {
+        slot: around.slot.clone(),
+        config: around.config.backup.clone(),
+        store: around.config.store.clone(),
+        data_dir: around.data_dir.clone(),
+        clock: around.clock.clone(),
+        metrics: backups::metrics::Metrics::register(&shared.registry)?,
+        tasks: around.tasks.clone(),
+        stop: around.stop.clone(),
+    }))
 }
 
 fn clients(node: &Node, disk: watch::Receiver<Option<Space>>) -> ClientsOverSlot {
@@ -362,7 +378,7 @@ async fn serve_admin(listener: UnixListener, node: Arc<Node>, stop: Cancellation
 }
 
 /// The name this node joined under, else what the configuration says, else the machine's.
-fn node_name(config: &NodeConfig, dir: &DataDir) -> String {
+pub(crate) fn node_name(config: &NodeConfig, dir: &DataDir) -> String {
     if let Some(membership) = dir.membership() {
         return membership.name.clone();
     }

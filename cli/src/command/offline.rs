@@ -1,15 +1,20 @@
-//! `ollamax recover` and `ollamax reset`: what `ollamax-node` does with a data directory on which no daemon runs.
+//! `ollamax recover`, `ollamax reset`, `ollamax backup verify` and `ollamax backup restore`: what `ollamax-node` does
+//! with a data directory on which no daemon runs, and with a backup.
 //!
 //! Started as the program beside this one. What it prints and how it ends is passed on; a failure gets the form that
-//! all failures have here.
+//! all failures have here. A secret key comes from a file or from standard input, never from the command line, where
+//! others could see it.
 
-use std::ffi::OsString;
-use std::path::Path;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::args::{Global, Output, RecoverCommand, ResetArgs};
 use crate::error::Failure;
 use crate::{output, place, program};
+
+/// Stands for standard input.
+const INPUT: &str = "-";
 
 /// Shows what survives, or goes on with it.
 pub(crate) fn recover(global: &Global, command: RecoverCommand) -> Result<(), Failure> {
@@ -25,39 +30,72 @@ pub(crate) fn recover(global: &Global, command: RecoverCommand) -> Result<(), Fa
         }
     };
     with.into_iter().for_each(|file| words.value("--with", Some(file)));
-    run(global, &["recover", step], words)
+    run(global, &["recover", step], Some(place::offline_dir(global)?), words)
 }
 
 /// Empties the node of this machine.
 pub(crate) fn reset(global: &Global, args: &ResetArgs) -> Result<(), Failure> {
     let mut words = Words::default();
     if args.confirm {
-        words.0.push("--confirm".into());
+        words.list.push("--confirm".into());
     }
-    run(global, &["reset"], words)
+    run(global, &["reset"], Some(place::offline_dir(global)?), words)
+}
+
+/// Checks a backup.
+pub(crate) fn verify_backup(global: &Global, file: PathBuf, key_file: Option<PathBuf>) -> Result<(), Failure> {
+    let mut words = Words::default();
+    words.key_file(key_file);
+    words.list.push(file.into());
+    run(global, &["backup", "verify"], None, words)
+}
+
+/// Makes a new cluster of a backup, in a directory that has to be named: a default may be another node's.
+pub(crate) fn restore(global: &Global, file: PathBuf, key_file: PathBuf, name: Option<String>) -> Result<(), Failure> {
+    let data_dir = global.data_dir.clone().ok_or_else(|| {
+        let next = "name an empty directory, or one that does not exist: --data-dir DIR";
+        Failure::usage("where shall it be restored?", next)
+    })?;
+    let mut words = Words::default();
+    words.key_file(Some(key_file));
+    words.value("--name", name);
+    words.list.push(file.into());
+    run(global, &["restore"], Some(data_dir), words)
 }
 
 /// What stands behind the command and the directory.
 #[derive(Debug, Default)]
-struct Words(Vec<OsString>);
+struct Words {
+    list: Vec<OsString>,
+    /// Whether this program's standard input is read.
+    reads_input: bool,
+}
+
+// === impl Words ===
 
 impl Words {
     fn value(&mut self, flag: &str, value: Option<impl Into<OsString>>) {
         let Some(value) = value else { return };
-        self.0.extend([OsString::from(flag), value.into()]);
+        self.list.extend([OsString::from(flag), value.into()]);
+    }
+
+    fn key_file(&mut self, path: Option<PathBuf>) {
+        self.reads_input = path.as_deref() == Some(Path::new(INPUT));
+        self.value("--key-file", path);
     }
 }
 
-fn run(global: &Global, command: &[&str], words: Words) -> Result<(), Failure> {
-    let data_dir = place::offline_dir(global)?;
+fn run(global: &Global, command: &[&str], data_dir: Option<PathBuf>, words: Words) -> Result<(), Failure> {
     let node = program::sibling("ollamax-node")?;
     let form = match global.output {
         Output::Table => "table",
         Output::Json => "json",
     };
     let mut child = Command::new(&node);
-    child.args(command).arg("--data-dir").arg(data_dir).args(["--output", form]).args(words.0);
-    child.stdin(Stdio::null()).stdout(Stdio::inherit()).stderr(Stdio::piped());
+    child.args(command).args(data_dir.iter().flat_map(|dir| [OsStr::new("--data-dir"), dir.as_os_str()]));
+    child.args(["--output", form]).args(words.list);
+    let input = if words.reads_input { Stdio::inherit() } else { Stdio::null() };
+    child.stdin(input).stdout(Stdio::inherit()).stderr(Stdio::piped());
     let ended = child.spawn().and_then(Child::wait_with_output).map_err(|error| unstarted(&node, &error))?;
     let told = String::from_utf8_lossy(&ended.stderr);
     if ended.status.success() {
@@ -101,5 +139,12 @@ mod tests {
         check(2, both, Failure::new(2, "it was; copied", "", "this; else: that"));
         check(1, "boom", Failure::new(1, "boom", "", "ollamax doctor, where the daemon runs"));
         assert_eq!(failure(None, ""), Failure::new(1, "ollamax-node was ended", "", "repeat the command"));
+    }
+
+    #[test]
+    fn a_backup_is_restored_only_where_somebody_said() {
+        let global = Global { data_dir: None, output: Output::Table, verbose: false };
+        let refused = restore(&global, "a.oxb.age".into(), "key".into(), None).expect_err("no directory");
+        assert!(refused.exit() == 2 && refused.next().contains("--data-dir"), "{refused:?}");
     }
 }

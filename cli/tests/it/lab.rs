@@ -5,12 +5,14 @@ use prost::Message;
 use ollamax_proto::v1::node_view::{Health, State};
 use ollamax_proto::v1::status_reply::Phase;
 use ollamax_proto::v1::{
-    Attention, Check, ClusterEvent, CreateTokenReply, DoctorReply, DrainNodeReply, EventsReply, GetQuotaReply, Gpu,
-    GrantLeaseReply, ImportModelProgress, ImportedCopy, InitReply, JoinReply, KvEffect, KvHeader, KvLease, KvValue,
-    LeaveReply, ListLeasesReply, ListModelsReply, ListSettingsReply, ListTokensReply, LocalView, LogLine, ModelCopy,
-    ModelView, NodeView, RaftMember, RaftStatusReply, RaftView, RangeReply, RemoveNodeReply, RenewLeaseReply, Resident,
-    RevokeLeaseReply, RevokeTokenReply, Runtime, SetSettingReply, Setting, StatusReply, TakeSnapshotReply, Token,
-    TransferLeadershipReply, TxnReply, check, kv_effect, raft_status_reply, reach_back_reply, runtime,
+    Attention, BackupView, Check, CheckUpgradeReply, ClusterEvent, CreateBackupProgress, CreateTokenReply, DoctorReply,
+    DrainNodeReply, EventsReply, GetQuotaReply, Gpu, GrantLeaseReply, ImportModelProgress, ImportedCopy, InitReply,
+    JoinReply, KvEffect, KvHeader, KvLease, KvValue, LeaveReply, ListBackupsReply, ListLeasesReply,
+    ListMigrationsReply, ListModelsReply, ListSettingsReply, ListTokensReply, LocalView, LogLine, Migration, ModelCopy,
+    ModelView, NewBackupKeyReply, NodeView, RaftMember, RaftStatusReply, RaftView, RangeReply, RemoveNodeReply,
+    RenewLeaseReply, Resident, RevokeLeaseReply, RevokeTokenReply, RunMigrationsReply, Runtime, SetSettingReply,
+    Setting, StatusReply, TakeSnapshotReply, Token, TransferLeadershipReply, TxnReply, check, kv_effect, migration,
+    raft_status_reply, reach_back_reply, runtime,
 };
 
 use crate::daemon::{Answer, Script, told};
@@ -41,13 +43,83 @@ pub(crate) fn script() -> Script {
         ("RevokeLease", told(&RevokeLeaseReply { header: header() })),
         ("ListLeases", told(&ListLeasesReply { header: header(), leases: vec![lease()], more: false })),
         ("GetQuota", told(&GetQuotaReply { header: header(), keys: 1, bytes: 14, bytes_max: 64 << 20 })),
+        ("CreateBackup", Answer::Told(backup_made().iter().map(Message::encode_to_vec).collect())),
+        ("ListBackups", told(&backups())),
+        ("NewBackupKey", told(&backup_key())),
         ("ListSettings", told(&ListSettingsReply { settings: vec![knob()], more: false, view: None })),
         ("SetSetting", told(&SetSettingReply { revision: 45, term: 2 })),
         ("Doctor", told(&DoctorReply { checks: vec![clock(), ports()] })),
         ("GetRaftStatus", told(&raft_status())),
         ("TransferLeadership", told(&leader_given())),
         ("TakeSnapshot", told(&snapshot_taken())),
+        ("ListMigrations", told(&migrations())),
+        ("RunMigrations", run_of(migration(migration::Status::Applied))),
+        ("CheckUpgrade", told(&CheckUpgradeReply { checks: vec![quorum(), way_back()], view: status().view })),
     ])
+}
+
+/// The ledger: one was applied, nobody has asked for the other.
+fn migrations() -> ListMigrationsReply {
+    let (name, group, about) = ("later".to_owned(), "models".to_owned(), "models of before get more".to_owned());
+    let mut pending = Migration { number: 100, name, phase: 1, group, about, needs: 3, ..Migration::default() };
+    pending.set_status(migration::Status::Pending);
+    let migrations = vec![migration(migration::Status::Applied), pending];
+    ListMigrationsReply { migrations, cluster_version: 3, view: status().view }
+}
+
+/// The first migration, with this status.
+pub(crate) fn migration(status: migration::Status) -> Migration {
+    let mut migration = Migration {
+        number: 1,
+        name: "noted_deadlines".to_owned(),
+        phase: 0,
+        group: "core".to_owned(),
+        about: "deadlines of what has ended go".to_owned(),
+        needs: 3,
+        reversible: true,
+        started_at_ms: THEN_MS,
+        finished_at_ms: Some(THEN_MS + 12),
+        actor: "node/1 for admin".to_owned(),
+        duration_ms: 12,
+        looked_at: 6,
+        changed: 4,
+        ..Migration::default()
+    };
+    migration.set_status(status);
+    migration
+}
+
+/// A plan of one, a step of it, and this end.
+pub(crate) fn run_of(end: Migration) -> Answer {
+    let step =
+        |migration: Migration| RunMigrationsReply { migration: Some(migration), ..RunMigrationsReply::default() };
+    let plan = RunMigrationsReply { planned: vec![1], cluster_version: 3, ..RunMigrationsReply::default() };
+    let replies = [plan, step(migration(migration::Status::Applying)), step(end)];
+    Answer::Told(replies.iter().map(Message::encode_to_vec).collect())
+}
+
+fn quorum() -> Check {
+    let found = "a majority of the voters answers; n1 leads".to_owned();
+    let mut check = Check { id: "quorum".to_owned(), found, ..Check::default() };
+    check.set_outcome(check::Outcome::Ok);
+    check
+}
+
+fn way_back() -> Check {
+    let found = "the cluster runs version 3; it goes up when the last member applies more, and not back".to_owned();
+    let fix = "to keep the way back open, first on every member: raft.version_max = 3".to_owned();
+    let mut check = Check { id: "way_back".to_owned(), found, fix, ..Check::default() };
+    check.set_outcome(check::Outcome::Ok);
+    check
+}
+
+/// Something to weigh before an upgrade.
+pub(crate) fn one_voter() -> Check {
+    let found = "none of 1 voters can be spared: changes wait while one restarts".to_owned();
+    let fix = "go on if changes may wait; three voters can spare one".to_owned();
+    let mut check = Check { id: "tolerance".to_owned(), found, fix, ..Check::default() };
+    check.set_outcome(check::Outcome::Warn);
+    check
 }
 
 /// Node 1 leads; node 3 does not vote and is behind.
@@ -304,6 +376,51 @@ fn import() -> [ImportModelProgress; 2] {
             copies: vec![copy(1), copy(2)],
         },
     ]
+}
+
+fn backup() -> BackupView {
+    let name = "ollamax-lab-20260102T030405Z-44.oxb.age".to_owned();
+    BackupView {
+        place: format!("/var/lib/ollamax/backups/{name}"),
+        name,
+        size_bytes: 8_400,
+        cluster: vec![0xab; 4],
+        cluster_name: "lab".to_owned(),
+        revision: 44,
+        taken_at_ms: THEN_MS,
+        release: "0.1.0".to_owned(),
+        recipient: "age1lab".to_owned(),
+        problem: String::new(),
+    }
+}
+
+fn backup_made() -> [CreateBackupProgress; 2] {
+    let going = CreateBackupProgress {
+        written_bytes: 4_000,
+        records: 9,
+        doing: "writing".to_owned(),
+        ..CreateBackupProgress::default()
+    };
+    let doing = "done".to_owned();
+    let last = CreateBackupProgress { made: Some(backup()), removed: 1, age_ms: Some(90_000), doing, ..going.clone() };
+    [going, last]
+}
+
+fn backups() -> ListBackupsReply {
+    let name = "ollamax-lab-20260101T030405Z-12.oxb.age".to_owned();
+    let cut = BackupView {
+        place: format!("/var/lib/ollamax/backups/{name}"),
+        name,
+        size_bytes: 100,
+        problem: "it is no backup".to_owned(),
+        ..BackupView::default()
+    };
+    ListBackupsReply { backups: vec![backup(), cut], place: "/var/lib/ollamax/backups".to_owned(), more: false }
+}
+
+fn backup_key() -> NewBackupKeyReply {
+    let (secret, recipient) = ("AGE-SECRET-KEY-1LAB".to_owned(), "age1lab".to_owned());
+    NewBackupKeyReply { secret, recipient, replaced: "age1old".to_owned() }
 }
 
 /// Two lines of the daemon's log.

@@ -18,13 +18,16 @@ esac
 "#;
 
 /// The command lines on the page, with their exit codes.
-const LINES: [(&str, i32); 6] = [
+const LINES: [(&str, i32); 9] = [
     ("recover plan", 0),
     ("recover plan --with n3.json --write n1.json --with n4.json", 0),
     ("recover apply --confirm lab --with n3.json", 0),
     ("recover apply --confirm other", 2),
     ("reset", 0),
     ("reset --confirm", 0),
+    ("backup verify a.oxb.age", 0),
+    ("backup verify a.oxb.age --key-file key", 0),
+    ("backup restore a.oxb.age --key-file - --name n9", 0),
 ];
 
 /// `ollamax` with a stand-in beside it.

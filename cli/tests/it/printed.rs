@@ -6,9 +6,10 @@ use std::path::Path;
 use prost::Message as _;
 use serde_json::Value;
 
-use ollamax_proto::v1::{EventsRequest, JoinRequest};
+use ollamax_proto::v1::check::Outcome;
+use ollamax_proto::v1::{CheckUpgradeReply, EventsRequest, JoinRequest, RunMigrationsRequest};
 
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, told};
 use crate::lab;
 use crate::terminal::{Said, command, compare, finish, page, run};
 
@@ -36,7 +37,10 @@ const PAGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("kv-lease", &["kv lease grant --ttl 30s", "kv lease renew 43", "kv lease revoke 43", "kv lease list"]),
+    ("backup", &["backup create", "backup list", "backup new-key"]),
     ("raft", &["raft status", "raft transfer-leader n2", "raft snapshot"]),
+    ("migrate", &["migrate status", "migrate up --phase core --to 1"]),
+    ("upgrade", &["upgrade check"]),
     (
         "wait",
         &[
@@ -115,6 +119,35 @@ async fn a_stream_of_events_is_asked_for_as_the_words_say_and_says_how_to_go_on(
     // The daemon ended it.
     assert_eq!(said.exit, 7, "{said:?}");
     assert!(said.stderr.contains("try: ollamax events --follow --since 45"), "{said:?}");
+}
+
+#[tokio::test]
+async fn migrations_are_asked_for_as_the_words_say() {
+    let daemon = Daemon::start(lab::script()).await;
+    let asked = async |words: &[&str]| {
+        let said = run(&daemon, words).await;
+        assert_eq!(said.exit, 0, "{words:?}: {said:?}");
+        RunMigrationsRequest::decode(&*daemon.last_request("RunMigrations")).expect("a request")
+    };
+    assert_eq!(asked(["migrate", "up"].as_slice()).await, RunMigrationsRequest::default());
+    let words = "migrate down --phase 0 --from 9 --to 2 --dry-run --force".split(' ').collect::<Vec<_>>();
+    let phase = "0".to_owned();
+    let expected = RunMigrationsRequest { down: true, phase, from: 9, to: 2, dry_run: true, force: true };
+    assert_eq!(asked(words.as_slice()).await, expected);
+}
+
+#[tokio::test]
+async fn an_upgrade_that_must_not_begin_ends_with_1_and_says_nothing_beside_why() {
+    let mut check = lab::one_voter();
+    check.set_outcome(Outcome::Fail);
+    let mut script = lab::script();
+    script.insert("CheckUpgrade", told(&CheckUpgradeReply { checks: vec![check], view: None }));
+    let daemon = Daemon::start(script).await;
+    for words in [&["upgrade", "check"][..], &["upgrade", "check", "-o", "json"]] {
+        let said = run(&daemon, words).await;
+        assert_eq!((said.exit, said.stderr.as_str()), (1, ""), "{said:?}");
+        assert!(said.stdout.contains("fail") && said.stdout.contains("three voters can spare one"), "{said:?}");
+    }
 }
 
 #[tokio::test]

@@ -9,7 +9,8 @@ use prost::Message as _;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
-use ollamax_proto::v1::{DoctorReply, ListModelsReply};
+use ollamax_proto::v1::migration::Status as Standing;
+use ollamax_proto::v1::{CheckUpgradeReply, DoctorReply, ListModelsReply, Migration};
 use ollamax_types::ErrorCode;
 
 use crate::daemon::{Answer, Daemon, REQUEST_ID, Script, refused, told};
@@ -21,7 +22,7 @@ const KEYS: [&str; 9] = ["apiVersion", "kind", "exit", "code", "what", "why", "n
 
 /// The page in `expected/`, the exit code, the command lines.
 const PAGES: &[(&str, i32, &[&str])] = &[
-    ("exit-1-failed", 1, &["token create", "run busy hello", "run short hello", "logs"]),
+    ("exit-1-failed", 1, &["token create", "run busy hello", "run short hello", "logs", "migrate up"]),
     (
         "exit-2-usage",
         2,
@@ -75,7 +76,7 @@ const PAGES: &[(&str, i32, &[&str])] = &[
             "wait --data-dir nowhere --timeout 1ms",
         ],
     ),
-    ("exit-10-degraded", 10, &["status", "doctor"]),
+    ("exit-10-degraded", 10, &["status", "doctor", "upgrade check"]),
 ];
 
 /// What the daemon says where a command line makes sense.
@@ -91,6 +92,7 @@ fn script(exit: i32) -> Script {
                 ),
             ),
             ("Logs", Answer::BrokenOff(lab::log_lines()[0].encode_to_vec(), ErrorCode::Overloaded)),
+            ("RunMigrations", lab::run_of(failed_migration())),
         ],
         2 => vec![(
             "Init",
@@ -155,11 +157,17 @@ fn script(exit: i32) -> Script {
         10 => vec![
             ("Status", told(&lab::status_without_quorum())),
             ("Doctor", told(&DoctorReply { checks: vec![lab::full_disk()] })),
+            ("CheckUpgrade", told(&CheckUpgradeReply { checks: vec![lab::one_voter()], view: lab::status().view })),
         ],
         _ => vec![],
     };
     script.extend(change);
     script
+}
+
+fn failed_migration() -> Migration {
+    let error = "lease/7 has no deadline: it would never end".to_owned();
+    Migration { error, finished_at_ms: None, ..lab::migration(Standing::Failed) }
 }
 
 #[tokio::test]

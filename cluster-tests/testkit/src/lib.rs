@@ -9,6 +9,7 @@
 pub mod cluster;
 pub mod disk_faults;
 pub mod fake_ollama;
+pub mod fake_s3;
 pub mod history;
 pub mod http;
 pub mod link;
@@ -21,6 +22,7 @@ pub mod wait;
 
 pub use cluster::Cluster;
 pub use fake_ollama::FakeOllama;
+pub use fake_s3::FakeS3;
 pub use remembered::Remembered;
 pub use room::Room;
 pub use seed::Seed;

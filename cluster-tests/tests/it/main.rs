@@ -5,6 +5,7 @@
 //! places and its seed; `OLLAMAX_SEED=N cargo test --workspace --test it -- NAME` replays it.
 
 mod acknowledged;
+mod backup;
 mod bad_input;
 mod bad_models;
 mod cut_off_minority;
@@ -41,6 +42,7 @@ mod stock_clients;
 mod stopping;
 mod thirty_days_off;
 mod thirty_kills;
+mod upgrade;
 mod values;
 
 use std::io::Write as _;

@@ -24,7 +24,7 @@ use ollamax_proto::v1::liveness_client::LivenessClient;
 use ollamax_proto::v1::liveness_server::{Liveness, LivenessServer};
 use ollamax_scheduler as scheduler;
 use ollamax_types::limits::{BEAT_INTERVAL, GPUS_MAX};
-use ollamax_types::{Beat, Digest, Gpu, NodeId, Residency, RunnerLoad, RuntimeKind, RuntimeState, Timestamp};
+use ollamax_types::{Applies, Beat, Digest, Gpu, NodeId, Residency, RunnerLoad, RuntimeKind, RuntimeState, Timestamp};
 
 /// Wait before a broken watch is opened again.
 const REOPEN_AFTER: Duration = Duration::from_millis(250);
@@ -153,6 +153,8 @@ fn to_wire(beat: &Beat) -> v1::Beat {
         disk_free_bytes: beat.disk_free_bytes,
         gpus: beat.gpus.iter().map(wire::gpu).collect(),
         daemon_version: beat.daemon_version.clone(),
+        applies_up_to: beat.applies.up_to,
+        applies_known: beat.applies.known,
         applied_index: beat.applied_index,
     }
 }
@@ -184,6 +186,7 @@ fn from_wire(frame: v1::Beat) -> Option<Beat> {
         disk_free_bytes: frame.disk_free_bytes,
         gpus: frame.gpus.into_iter().take(GPUS_MAX).map(gpu).collect(),
         daemon_version: frame.daemon_version,
+        applies: Applies { up_to: frame.applies_up_to, known: frame.applies_known },
         applied_index: frame.applied_index,
     })
 }
@@ -240,6 +243,7 @@ mod tests {
             node: NodeId(1),
             clock: Clock::manual(Timestamp(0)),
             daemon_version: "0".to_owned(),
+            applies: Applies::default(),
             seed: 1,
             runtime: Arc::new(MemRuntime::default()),
             remote: Arc::new(MemRemote::default()),
@@ -306,6 +310,7 @@ mod tests {
                 use_permille: Some(0),
             }],
             daemon_version: "0.1.0".to_owned(),
+            applies: Applies { up_to: 2, known: 3 },
             applied_index: 11,
         };
         assert_eq!(from_wire(to_wire(&beat)), Some(beat.clone()));

@@ -100,6 +100,22 @@ fn bad_values_of_all_crates_are_reported_at_once() {
 }
 
 #[test]
+fn a_bucket_needs_its_way_and_a_folder_its_whole_path() {
+    let check = |toml: &str, subject: &str| {
+        let problems = load(&format!("[backup]\n{toml}\n")).expect_err(subject);
+        assert!(problems.iter().any(|problem| problem.subject == subject), "{subject} in {problems:?}");
+    };
+    check("to = \"nas\"", "backup.to");
+    check("to = \"s3://x\"", "backup.to");
+    check("to = \"s3://lab-backups\"", "backup.s3.endpoint");
+    check("to = \"s3://lab-backups\"", "backup.s3.access_key_id");
+    check("every_hours = 9000", "backup.every_hours");
+    check("keep = 9999", "backup.keep");
+    let good = "to = \"s3://lab-backups/x\"\n[backup.s3]\nendpoint = \"http://nas.lan:9000\"\naccess_key_id = \"lab\"";
+    load(&format!("[backup]\n{good}\n")).expect("valid");
+}
+
+#[test]
 fn a_token_file_is_looked_at_before_anything_starts() {
     let temp = tempfile::tempdir().expect("temp");
     let path = temp.path().join("token");

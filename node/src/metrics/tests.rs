@@ -16,7 +16,7 @@ use ollamax_types::{Clock, ClusterId, Incarnation, NodeId};
 
 use super::*;
 use crate::loopback::{Door, Words, new_key};
-use crate::member;
+use crate::{backups, member};
 
 const PAGE: &str = include_str!("../../../docs/operations/metrics.md");
 
@@ -53,6 +53,7 @@ async fn registry() -> Registry {
     let space = Space { free_bytes: 7, used_bytes: 9 };
     Metrics::register(&registry).expect("new names").show_disk(Some(space));
     GpuMetrics::register(&registry).expect("new names").show(&[], &[gpu()]);
+    backups::metrics::Metrics::register(&registry).expect("new names");
     outbound::Metrics::new().register(&registry).expect("new names");
     Door::open(new_key(), Words::default()).await.net.metrics().register(&registry).expect("new names");
     answer_a_client(&registry).await;

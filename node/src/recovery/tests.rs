@@ -11,8 +11,7 @@ use tokio_util::task::TaskTracker;
 use ollamax_core::catalog::command::{Command, NewMember};
 use ollamax_core::catalog::{Answer, CLUSTER_VERSION};
 use ollamax_metadata::mem::Network;
-use ollamax_metadata::recover::REVISION_JUMP;
-use ollamax_metadata::{Config, Handle, Identity, Parts, Service};
+use ollamax_metadata::{Config, Handle, Identity, Parts, REVISION_JUMP, Service};
 use ollamax_types::{Clock, ClusterId, PeerId, RequestId, TokenId};
 
 use super::*;

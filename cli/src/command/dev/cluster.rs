@@ -117,6 +117,8 @@ fn flags(plan: &Plan) -> Vec<String> {
         ("--p2p.mdns", "false".to_owned()),
         // The nodes share a disk, and nothing on it is dear.
         ("--store.ballast_bytes", "0".to_owned()),
+        // Nobody keeps a key for a cluster that is for trying out.
+        ("--backup.every_hours", "0".to_owned()),
         ("--runtime.kind", kind.to_owned()),
         ("--runtime.url", url),
     ];

@@ -170,6 +170,8 @@ impl Builder {
             ("p2p.mdns".to_owned(), network.is_some().to_string()),
             // Many nodes share one disk here.
             ("store.ballast_bytes".to_owned(), "0".to_owned()),
+            // Nobody keeps a key for a cluster that lives for one test.
+            ("backup.every_hours".to_owned(), "0".to_owned()),
         ];
         // Most of the time that a cluster takes to form is the wait for this look.
         flags.extend(self.hurried.then(|| ("raft.autopilot_ms".to_owned(), AUTOPILOT_MS.to_string())));

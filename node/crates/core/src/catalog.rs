@@ -7,7 +7,9 @@
 pub mod apply;
 pub mod command;
 pub mod happening;
+pub mod lineage;
 pub mod mem;
+pub mod migrations;
 pub mod models;
 pub mod principal;
 pub mod read;
@@ -19,8 +21,8 @@ pub use apply::{Applied, CLUSTER_VERSION, apply, bytes_max_of, prefixes, quotas,
 pub use command::{Answer, Command, Entry, NewMember, Refusal, TokenProblem};
 pub use happening::{ClusterEvent, EventKind, events_of, leader_elected, voters_changed};
 pub use record::{
-    Cluster, Counts, Due, Fill, Key, KeyRange, Lease, Location, Member, MemberState, Record, Remembered, Session,
-    Setting, Token, Usage, Value,
+    Cluster, Counts, Due, Fill, Key, KeyRange, Lease, Location, Member, MemberState, Migration, MigrationStatus,
+    Record, Remembered, Session, Setting, Token, Usage, Value,
 };
 pub use txn::Txn;
 pub use view::{Fault, Mutation, View};

@@ -4,6 +4,7 @@
 #![doc = include_str!("../DESIGN.md")]
 #![forbid(unsafe_code)]
 
+pub mod backup;
 pub mod catalog;
 pub mod health;
 pub mod integrity;

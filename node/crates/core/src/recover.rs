@@ -1,17 +1,14 @@
-//! A cluster that has lost its majority for good: which survivor goes on, and what its state becomes.
+//! A cluster that has lost its majority for good: which survivor goes on.
 //!
 //! [`plan`] compares what the survivors hold. The safest is the one with the highest term and index at the end of its
 //! log: it has every entry that any survivor acknowledged. Where a majority survives there is nothing to recover.
-//! [`rewrite`] makes of a state that of a cluster with one member. Both decide and do nothing; who does it is
+//! What the state of the survivor becomes is [`crate::catalog::lineage`]. Both decide and do nothing; who does it is
 //! `ollamax_metadata::recover`.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
-use ollamax_types::limits::MEMBERS_MAX;
-use ollamax_types::{ClusterId, NodeId, Role, Timestamp};
-
-use crate::catalog::{Cluster, Fault, Key, Member, MemberState, Mutation, Record, Token, View, read};
+use ollamax_types::{ClusterId, NodeId};
 
 /// The end of a log: a later term wins, then a higher index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
@@ -166,67 +163,6 @@ fn can_be_elected(survivor: &Survivor, survivors: &[&Survivor]) -> bool {
 fn has_majority(configs: &[BTreeSet<NodeId>], nodes: &BTreeSet<NodeId>) -> bool {
     let majority = |voters: &BTreeSet<NodeId>| voters.intersection(nodes).count() > voters.len() / 2;
     !configs.is_empty() && configs.iter().all(majority)
-}
-
-/// The cluster that begins with one survivor.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lineage {
-    /// Its new id, which follows from the key.
-    pub cluster: ClusterId,
-    /// The new key that vouches for members.
-    pub public_key: [u8; 32],
-    /// Its one member, under its old id.
-    pub node: NodeId,
-    /// Log time: when the others departed.
-    pub at: Timestamp,
-}
-
-/// What changes in the state: the cluster's id and key; every other member has departed, with the models that it had;
-/// the survivor may vote; tokens, which name the old key, are withdrawn; ids go on well above all that were ever given
-/// out, also those of which the survivor has not heard.
-///
-/// # Errors
-/// When the state cannot be read, has no cluster, or does not have the survivor among its members.
-pub fn rewrite(view: &dyn View, lineage: &Lineage) -> Result<Vec<Mutation>, Fault> {
-    let cluster = read::cluster(view)?;
-    let cluster = cluster.ok_or_else(|| Fault::Invariant("the state has no cluster".to_owned()))?;
-    let members = read::members(view)?;
-    if !members.iter().any(|member| member.id == lineage.node && member.is_standing()) {
-        return Err(Fault::Invariant(format!("node {} is no member by its own state", lineage.node)));
-    }
-    let cluster = Cluster {
-        id: lineage.cluster,
-        public_key: lineage.public_key,
-        next_node_id: cluster.next_node_id.saturating_add(MEMBERS_MAX as u64),
-        ..cluster
-    };
-    let mut mutations = vec![Mutation::Put(Key::Cluster, Record::Cluster(cluster))];
-    for member in members.into_iter().filter(Member::is_standing) {
-        if member.id == lineage.node {
-            let voter = Member { role: Role::Voter, ..member };
-            mutations.push(Mutation::Put(Key::Member(voter.id), Record::Member(voter)));
-        } else {
-            mutations.extend(departure(view, member, lineage.at)?);
-        }
-    }
-    for token in read::tokens(view)?.into_iter().filter(|token| !token.revoked) {
-        let token = Token { revoked: true, ..token };
-        mutations.push(Mutation::Put(Key::Token(token.id.clone()), Record::Token(token)));
-    }
-    Ok(mutations)
-}
-
-fn departure(view: &dyn View, member: Member, at: Timestamp) -> Result<Vec<Mutation>, Fault> {
-    let node = member.id;
-    let mut mutations = vec![Mutation::Delete(Key::MemberByPeer(member.peer_id.clone()))];
-    for location in read::models_of(view, node)? {
-        let model = location.model.name.key();
-        mutations.push(Mutation::Delete(Key::Location(model.clone(), node)));
-        mutations.push(Mutation::Delete(Key::NodeModel(node, model)));
-    }
-    let member = Member { state: MemberState::Departed { at }, ..member };
-    mutations.push(Mutation::Put(Key::Member(node), Record::Member(member)));
-    Ok(mutations)
 }
 
 #[cfg(test)]

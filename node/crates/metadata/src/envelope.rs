@@ -142,6 +142,7 @@ fn encode_command(command: &Command) -> Stored {
         Command::Expire => Stored::Expire(disk::LogBlank {}),
         Command::SetQuota { prefix, bytes_max } => Stored::SetQuota(disk::CommandSetQuota { prefix, bytes_max }),
         Command::RaiseVersion { version } => Stored::RaiseVersion(version),
+        Command::Migrate { number, down, force } => Stored::Migrate(disk::CommandMigrate { number, down, force }),
     }
 }
 
@@ -194,6 +195,7 @@ fn decode_command(stored: Stored) -> Result<Command, EnvelopeError> {
         Stored::Expire(disk::LogBlank {}) => Command::Expire,
         Stored::SetQuota(stored) => Command::SetQuota { prefix: stored.prefix, bytes_max: stored.bytes_max },
         Stored::RaiseVersion(version) => Command::RaiseVersion { version },
+        Stored::Migrate(stored) => Command::Migrate { number: stored.number, down: stored.down, force: stored.force },
     })
 }
 

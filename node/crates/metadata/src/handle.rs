@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use ollamax_core::catalog::{Answer, ClusterEvent, Command, EventKind, View};
 use ollamax_store as store;
 use ollamax_types::limits::PROPOSALS_IN_FLIGHT_BYTES_MAX;
-use ollamax_types::{ClusterId, ErrorCode, Incarnation, NodeId, RequestId};
+use ollamax_types::{ClusterId, ErrorCode, Incarnation, NodeId, RequestId, Timestamp};
 
 use crate::config::Config;
 use crate::error::{ChangeError, ProposeError};
@@ -225,6 +225,12 @@ impl Handle {
     #[must_use]
     pub fn release(&self) -> u32 {
         self.0.config.release()
+    }
+
+    /// Log time as this node knows it: what the next entry would be stamped with if this node wrote it.
+    #[must_use]
+    pub fn log_time(&self) -> Timestamp {
+        self.0.stamper.peek()
     }
 
     /// The term that this node knows.

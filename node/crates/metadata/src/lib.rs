@@ -5,6 +5,7 @@
 #[cfg(test)]
 mod alone;
 mod autopilot;
+pub mod backup;
 mod config;
 mod departure;
 mod envelope;
@@ -17,6 +18,7 @@ mod gauges;
 mod handle;
 mod integrity;
 mod leadership;
+mod lineage;
 mod logtime;
 pub mod mem;
 mod metrics;
@@ -41,6 +43,7 @@ pub use error::{ChangeError, Declined, HandOverError, OpenError, ProposeError, R
 pub use feed::{Batch, Event, Filter, Item, WatchError, Watcher};
 pub use handle::{Change, Committed, Handle, Identity};
 pub use leadership::HandedOver;
+pub use lineage::{LineageError, REVISION_JUMP};
 pub use peers::{Lane, PeerError, Peers};
 pub use service::{Parts, Service};
 pub use snapshots::SnapshotTaken;

@@ -69,6 +69,13 @@ impl Stamper {
         self.time.lock().expect("no holder of this lock can panic").stamp(now, wall)
     }
 
+    /// What the next stamp would be. Takes none.
+    pub(crate) fn peek(&self) -> Timestamp {
+        let (now, wall) = (self.start.elapsed(), self.wall.now());
+        let mut copy = *self.time.lock().expect("no holder of this lock can panic");
+        copy.stamp(now, wall)
+    }
+
     pub(crate) fn observe(&self, seen: Timestamp) {
         if seen.0 > 0 {
             self.time.lock().expect("no holder of this lock can panic").observe(seen, self.start.elapsed());

@@ -1,28 +1,28 @@
 //! Without a majority and without a daemon: what one directory holds, and the one-member cluster that is made of it.
 //!
 //! [`look`] reads a directory and changes nothing. [`make`] reads it too, and builds a store beside it: the state with
-//! every entry of the log applied, then rewritten by `ollamax_core::recover`, at a revision far above the last one,
-//! with an empty log behind it and this node as the only voter. The store that was read stays what it was: a copy that
-//! was cut off half-way is thrown away and made anew. Which of the two counts is decided by who called.
+//! every entry of the log applied, made the beginning of a new cluster (`lineage`) with this node as the only voter.
+//! The store that was read stays what it was: a copy that was cut off half-way is thrown away and made anew. Which of
+//! the two counts is decided by who called.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::path::Path;
 
 use openraft::vote::RaftLeaderId as _;
 
-use ollamax_core::catalog::{self, Fault, Member, read};
-use ollamax_core::recover::{self, Lineage, LogEnd, Survivor};
+use ollamax_core::catalog::lineage::{Founder, Leads};
+use ollamax_core::catalog::{self, Fault, read};
+use ollamax_core::recover::{LogEnd, Survivor};
 use ollamax_store as store;
 use ollamax_types::{ClusterId, ErrorCode, Incarnation, NodeId, Timestamp};
 
 use crate::envelope;
 use crate::feed::News;
+use crate::lineage::{self, Begun, LineageError};
 use crate::raft::state::apply_entry;
-use crate::raft::{Entry, LogId, Membership, Payload, StoredMembership, Vote, log_id, term_of};
-use crate::record::{Applied, RecordError, decode_entry, decode_log_id, decode_vote, encode_log_id, encode_vote};
+use crate::raft::{Entry, LogId, Payload, term_of};
+use crate::record::{Applied, RecordError, decode_entry, decode_log_id, decode_vote};
 
-/// How far revisions jump, so that whoever follows them reads everything anew.
-pub const REVISION_JUMP: u64 = 1_000_000_000;
 /// Bytes of log records that are read at once.
 const PAGE_BYTES: usize = 4 << 20;
 /// Entries that are told one by one.
@@ -52,12 +52,12 @@ pub enum RecoverError {
     /// A batch of the new state could not be written.
     #[error(transparent)]
     Commit(#[from] store::CommitError),
-    /// The new log could not be written.
+    /// The new store could not be closed.
     #[error(transparent)]
     Write(#[from] store::WriteError),
-    /// The new log could not begin where the state ends.
+    /// The new state could not be made the beginning of a new cluster.
     #[error(transparent)]
-    Purge(#[from] store::PurgeError),
+    Lineage(#[from] LineageError),
 }
 
 // === impl RecoverError ===
@@ -75,7 +75,7 @@ impl RecoverError {
             Self::Import(error) => error.code(),
             Self::Commit(error) => error.code(),
             Self::Write(error) => error.code(),
-            Self::Purge(error) => error.code(),
+            Self::Lineage(error) => error.code(),
         }
     }
 }
@@ -234,30 +234,10 @@ pub fn make(from: &Path, to: &Path, config: store::Config, new: &NewCluster) -> 
         }
         commit(&state, &mut applied, entries)?;
     }
-    let rewritten = rewrite(&state, applied, vote_term(&old.log())?, new)?;
-    let first = log_id(rewritten.term, rewritten.revision);
-    made.log().save_vote(encode_vote(&Vote::new_committed(rewritten.term, new.node.0)))?;
-    made.log().purge_upto(rewritten.revision, encode_log_id(&first))?;
+    let (cluster, public_key) = (new.cluster, new.public_key);
+    let founder = Founder { cluster, public_key, leads: Leads::Survivor(new.node) };
+    let Begun { departed, revision, term, .. } = lineage::begin(&made, &founder, vote_term(&old.log())?)?;
     made.close()?;
-    Ok(rewritten)
-}
-
-/// The last step: another cluster, one voter, a term and a revision above all that were.
-fn rewrite(state: &store::State, mut applied: Applied, vote_term: u64, new: &NewCluster) -> Result<Made, RecoverError> {
-    let last = applied.last.as_ref().map(end_of);
-    let last = last.ok_or_else(|| RecoverError::Damaged("nothing was ever written".to_owned()))?;
-    let lineage = Lineage { cluster: new.cluster, public_key: new.public_key, node: new.node, at: applied.log_time };
-    let mut batch = state.begin();
-    let standing = read::members(&batch)?.into_iter().filter(Member::is_standing);
-    let departed = standing.map(|member| member.id).filter(|node| *node != new.node).collect();
-    let mutations = recover::rewrite(&batch, &lineage)?;
-    batch.stage(mutations)?;
-    let (term, revision) = (last.term.max(vote_term) + 1, last.index + REVISION_JUMP);
-    let id = log_id(term, revision);
-    let only = Membership::new_with_defaults(vec![BTreeSet::from([new.node.0])], BTreeSet::new());
-    applied.last = Some(id);
-    applied.membership = StoredMembership::new(Some(id), only);
-    write(state, batch, &applied)?;
     Ok(Made { revision, term, departed })
 }
 

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod bucket;
 pub mod choice;
 pub mod client;
 pub mod config;

@@ -86,6 +86,7 @@ pub(crate) fn beat(shared: &Shared) -> Beat {
         disk_free_bytes: machine.disk_free_bytes,
         gpus: machine.gpus.clone(),
         daemon_version: shared.parts.daemon_version.clone(),
+        applies: shared.parts.applies,
         applied_index: machine.applied_index,
     }
 }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use ollamax_core::health::Health;
-use ollamax_types::{Beat, Clock, InferenceRequest, ModelName, NodeId, limits};
+use ollamax_types::{Applies, Beat, Clock, InferenceRequest, ModelName, NodeId, limits};
 
 use crate::admission::Admission;
 use crate::beat::Local;
@@ -38,6 +38,8 @@ pub struct Parts {
     pub clock: Clock,
     /// Release of the daemon, for beats.
     pub daemon_version: String,
+    /// Which cluster versions this node applies, for beats.
+    pub applies: Applies,
     /// Seeds the choice among equals.
     pub seed: u64,
     /// The runtime beside this node.

@@ -1,6 +1,7 @@
 #![doc = include_str!("../DESIGN.md")]
 #![forbid(unsafe_code)]
 
+pub mod backup_key;
 pub mod cluster_key;
 pub mod credential;
 pub mod join_token;
@@ -11,6 +12,7 @@ pub mod random;
 pub mod sha256;
 pub mod tls;
 
+pub use backup_key::{BackupKey, BackupKeyError, BackupRecipient, UnsealError};
 pub use cluster_key::ClusterKey;
 pub use credential::{Credential, CredentialError};
 pub use join_token::{JoinToken, JoinTokenError};

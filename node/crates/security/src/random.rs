@@ -1,6 +1,7 @@
 //! Random bytes from the operating system, for secrets and identifiers.
 //!
-//! This is the only source of randomness for anything secret or unique: keys, tokens, incarnations.
+//! This is the only source of randomness for anything secret or unique: keys, tokens, incarnations. Only `age` draws
+//! backup keys by itself, from the same place.
 //! When the system gives none, the caller gets an error and makes nothing; there is no weaker source behind it. Only a
 //! request id may be empty then: nothing fails for want of a name in the log.
 

@@ -12,7 +12,7 @@ use ollamax_proto::disk::raft_committed::Answer as Stored;
 use ollamax_proto::disk::txn_effect::Effect as StoredEffect;
 use ollamax_types::{NodeId, Role, TokenId};
 
-use crate::family::value;
+use crate::family::{migration, value};
 
 /// Bytes of something that this release does not know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -32,6 +32,7 @@ pub fn encode(revision: u64, term: u64, answer: Answer) -> disk::RaftCommitted {
         }
         Answer::Session { session } => Stored::Session(session),
         Answer::Lease { lease, ttl_ms } => Stored::Lease(disk::AnswerLease { lease, ttl_ms }),
+        Answer::Migration(row) => Stored::Migration(migration::message(&row)),
     };
     disk::RaftCommitted { revision, term, answer: Some(answer) }
 }
@@ -54,6 +55,10 @@ pub fn decode(stored: disk::RaftCommitted) -> Result<(u64, u64, Answer), Unknown
         }
         Stored::Session(session) => Answer::Session { session },
         Stored::Lease(lease) => Answer::Lease { lease: lease.lease, ttl_ms: lease.ttl_ms },
+        Stored::Migration(row) => {
+            let row = migration::from_message(row).map_err(|_| Unknown("a migration"))?;
+            Answer::Migration(Box::new(row))
+        }
     };
     Ok((stored.revision, stored.term, answer))
 }
@@ -132,6 +137,7 @@ fn encode_refusal(refusal: Refusal) -> disk::AnswerRefused {
         Refusal::QuotaExceeded { what, needed, limit, unit } => {
             StoredRefusal::QuotaExceeded(disk::RefusedQuota { what, needed, limit, unit })
         }
+        Refusal::Migration(text) => StoredRefusal::Migration(text),
     };
     disk::AnswerRefused { refusal: Some(refusal) }
 }
@@ -170,5 +176,6 @@ fn decode_refusal(stored: disk::AnswerRefused) -> Result<Refusal, Unknown> {
         StoredRefusal::QuotaExceeded(disk::RefusedQuota { what, needed, limit, unit }) => {
             Refusal::QuotaExceeded { what, needed, limit, unit }
         }
+        StoredRefusal::Migration(text) => Refusal::Migration(text),
     })
 }

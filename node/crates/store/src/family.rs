@@ -22,6 +22,7 @@
 //! | 0x0d | what they were answered | `family/session_answer.rs` |
 //! | 0x0e | deadlines | `family/deadline.rs` |
 //! | 0x0f | counts | `family/counts.rs` |
+//! | 0x10 | the ledger of migrations | `family/migration.rs` |
 
 mod cluster;
 mod counts;
@@ -31,6 +32,7 @@ mod lease_value;
 mod location;
 mod member;
 mod member_by_peer;
+pub(crate) mod migration;
 mod node_model;
 mod number;
 mod present;
@@ -70,6 +72,7 @@ pub(crate) fn encode_key(key: &Key) -> Vec<u8> {
         Key::SessionAnswer(session, sequence) => session_answer::encode_key(*session, *sequence),
         Key::Deadline(at, due) => deadline::encode_key(*at, *due),
         Key::Counts => counts::encode_key(),
+        Key::Migration(number) => migration::encode_key(*number),
     }
 }
 
@@ -93,6 +96,7 @@ pub(crate) fn decode_key(bytes: &[u8]) -> Result<Key, Malformed> {
         session_answer::PREFIX => session_answer::decode_key(rest),
         deadline::PREFIX => deadline::decode_key(rest),
         counts::PREFIX => counts::decode_key(rest),
+        migration::PREFIX => migration::decode_key(rest),
         other => Err(Malformed::new("key", format!("family {other:#04x} is not known to this release"))),
     }
 }
@@ -113,6 +117,7 @@ pub(crate) fn encode_record(key: &Key, record: &Record) -> Result<Vec<u8>, Malfo
         (Key::Session(_), Record::Session(record)) => Ok(session::encode(record)),
         (Key::SessionAnswer(..), Record::Remembered(record)) => Ok(session_answer::encode(record)),
         (Key::Counts, Record::Counts(record)) => Ok(counts::encode(*record)),
+        (Key::Migration(_), Record::Migration(record)) => Ok(migration::encode(record)),
         _ => Err(Malformed::new("record", format!("{key} cannot hold a record of another family"))),
     }
 }
@@ -135,6 +140,7 @@ pub(crate) fn decode_record(key: &Key, bytes: &[u8]) -> Result<Record, Malformed
         Key::Session(_) => Record::Session(session::decode(bytes)?),
         Key::SessionAnswer(..) => Record::Remembered(session_answer::decode(bytes)?),
         Key::Counts => Record::Counts(counts::decode(bytes)?),
+        Key::Migration(_) => Record::Migration(migration::decode(bytes)?),
     })
 }
 
@@ -151,8 +157,34 @@ pub(crate) fn range_prefix(range: &KeyRange) -> Vec<u8> {
         KeyRange::Leases => vec![lease::PREFIX],
         KeyRange::LeaseValues(lease) => lease_value::prefix_of_lease(*lease),
         KeyRange::SessionAnswers(session) => session_answer::prefix_of_session(*session),
+        KeyRange::Sessions => vec![session::PREFIX],
         KeyRange::Deadlines => vec![deadline::PREFIX],
+        KeyRange::Migrations => vec![migration::PREFIX],
     }
+}
+
+/// What people call the family of a stored key; `None` when this release does not know it.
+pub(crate) fn name_of(key: &[u8]) -> Option<&'static str> {
+    let name = match *key.first()? {
+        cluster::PREFIX => "cluster",
+        member::PREFIX => "members",
+        member_by_peer::PREFIX => "members by key",
+        token::PREFIX => "tokens",
+        location::PREFIX => "locations",
+        node_model::PREFIX => "models by node",
+        setting::PREFIX => "settings",
+        value::PREFIX => "values",
+        usage::PREFIX => "usage",
+        lease::PREFIX => "leases",
+        lease_value::PREFIX => "values by lease",
+        session::PREFIX => "sessions",
+        session_answer::PREFIX => "session answers",
+        deadline::PREFIX => "deadlines",
+        counts::PREFIX => "counts",
+        migration::PREFIX => "migrations",
+        _ => return None,
+    };
+    Some(name)
 }
 
 /// The least key that is greater than every key with this prefix; `None` when there is none.

@@ -4,9 +4,11 @@
 //! one trailer (counts and BLAKE3). A chunk names its first and last key, so that a later version can resume by key.
 //! Neither side ever holds the whole state in memory.
 
+mod check;
 mod export;
 mod import;
 
+pub use check::Check;
 pub use export::Export;
 pub use import::Import;
 

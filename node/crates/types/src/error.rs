@@ -97,6 +97,8 @@ codes! {
     RuntimeFailed = "runtime_failed", ExternalService, 502, 13, true, true;
     /// Another node cannot be reached.
     PeerUnreachable = "peer_unreachable", ExternalService, 502, 14, true, true;
+    /// The store that backups go to cannot be reached, or refused.
+    BackupTargetFailed = "backup_target_failed", ExternalService, 502, 14, false, false;
     /// A defect of the program, which its log tells more of.
     Internal = "internal", ExternalService, 500, 13, false, false;
     /// The request is malformed.

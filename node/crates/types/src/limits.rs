@@ -54,6 +54,10 @@ pub const SESSION_TTL_MIN: Duration = Duration::from_secs(10);
 pub const SESSION_TTL_MAX: Duration = Duration::from_secs(7 * 24 * 3_600);
 /// Most leases and sessions that one command ends or looks at again.
 pub const EXPIRE_ITEMS_MAX: usize = 32;
+/// Most records that one step of a migration goes through; it may read one more for each.
+pub const MIGRATION_STEP_ITEMS_MAX: usize = 128;
+/// Most steps of a migration that are tried on a state without changing it.
+pub const MIGRATION_REHEARSAL_STEPS_MAX: usize = 1_000;
 /// Bytes of commands waiting for the log on one node; beyond it callers get `overloaded`.
 pub const PROPOSALS_IN_FLIGHT_BYTES_MAX: usize = 64 << 20;
 /// How long a change waits for a quorum before the caller hears `no_quorum`.

@@ -89,6 +89,15 @@ pub struct RunnerLoad {
     pub load_ms: u32,
 }
 
+/// Which cluster versions a node applies; 0: not known, as of a node of an older release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Applies {
+    /// The highest that it lets the cluster go to.
+    pub up_to: u32,
+    /// The highest that its program knows; more than `up_to` where its configuration holds it back.
+    pub known: u32,
+}
+
 /// One frame of a liveness stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Beat {
@@ -122,6 +131,8 @@ pub struct Beat {
     pub gpus: Vec<Gpu>,
     /// Release of the daemon.
     pub daemon_version: String,
+    /// Which cluster versions it applies.
+    pub applies: Applies,
     /// Raft index that this node has applied, for lag displays.
     pub applied_index: u64,
 }

@@ -10,6 +10,7 @@ mod expire;
 mod leases;
 mod limit;
 mod members;
+mod migrations;
 mod models;
 mod reader;
 mod sessions;
@@ -20,14 +21,19 @@ mod version;
 
 pub use values::{bytes_max_of, prefixes, quotas, value_prefix};
 
+use ollamax_types::Timestamp;
+
 use super::command::{Answer, Command, Entry, Refusal};
 use super::record::{Cluster, Key, Record};
 use super::view::{Fault, Mutation, View};
 use reader::Reader;
 
 /// The highest cluster version that this release applies. 1: members, models, tokens, settings. 2: values,
-/// transactions, leases and client sessions.
-pub const CLUSTER_VERSION: u32 = 2;
+/// transactions, leases and client sessions. 3: migrations; leases and sessions that end take their deadline along.
+pub const CLUSTER_VERSION: u32 = 3;
+
+/// The cluster version from which on leases and sessions note where their deadline stands.
+const NOTED_DEADLINES_VERSION: u32 = 3;
 
 /// What an entry does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +73,15 @@ struct Scene<'a> {
 }
 
 type Step = Result<Applied, Stop>;
+
+// === impl Scene ===
+
+impl Scene<'_> {
+    /// What a lease or session notes of its deadline.
+    fn noted(&self, due_at: Timestamp) -> Option<Timestamp> {
+        (self.cluster.version >= NOTED_DEADLINES_VERSION).then_some(due_at)
+    }
+}
 
 impl Applied {
     fn new(mutations: Vec<Mutation>, answer: Answer) -> Self {
@@ -145,6 +160,9 @@ fn execute(scene: &Scene<'_>) -> Step {
         Command::Expire => expire::expire(scene),
         Command::SetQuota { prefix, bytes_max } => values::set_quota(scene, prefix, *bytes_max),
         Command::RaiseVersion { version } => version::raise(scene, *version),
+        Command::Migrate { number, down, force } => {
+            migrations::migrate(scene, migrations::Wish { number: *number, down: *down, force: *force })
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use ollamax_types::{
     ClusterId, ErrorCode, Incarnation, ModelRecord, NodeId, PeerId, RequestId, Role, Timestamp, TokenId,
 };
 
+use super::record::Migration;
 use super::txn::{Effect, Txn};
 
 /// One log entry: the envelope, version 1 from the first day.
@@ -171,6 +172,16 @@ pub enum Command {
         /// The version from now on.
         version: u32,
     },
+    /// One step of a migration; the ledger says where it goes on. Answers [`Answer::Migration`]: while that is under
+    /// way, the same command is sent again. Since cluster version 3.
+    Migrate {
+        /// Which one.
+        number: u32,
+        /// Back.
+        down: bool,
+        /// Begin although the order, or one on its way in the other direction, speaks against it.
+        force: bool,
+    },
 }
 
 /// The cluster version that keeps client sessions.
@@ -214,6 +225,7 @@ impl Command {
             Self::Expire => "expire",
             Self::SetQuota { .. } => "set_quota",
             Self::RaiseVersion { .. } => "raise_version",
+            Self::Migrate { .. } => "migrate",
         }
     }
 
@@ -242,6 +254,7 @@ impl Command {
             | Self::RevokeLease { .. }
             | Self::Expire
             | Self::SetQuota { .. } => 2,
+            Self::Migrate { .. } => 3,
         }
     }
 }
@@ -298,6 +311,8 @@ pub enum Answer {
         /// Its length, milliseconds.
         ttl_ms: u64,
     },
+    /// A migration after this step.
+    Migration(Box<Migration>),
     /// Refused; nothing was changed.
     Refused(Refusal),
 }
@@ -391,6 +406,9 @@ pub enum Refusal {
         /// Of what: `bytes`, `sessions`, …
         unit: String,
     },
+    /// The ledger speaks against this step of a migration; the text says what to do first.
+    #[error("{0}")]
+    Migration(String),
 }
 
 /// What is wrong with a token.
@@ -434,9 +452,11 @@ impl Refusal {
             Self::SequenceTooOld { .. } => ErrorCode::SequenceTooOld,
             Self::LeaseNotFound(_) => ErrorCode::LeaseNotFound,
             Self::QuotaExceeded { .. } => ErrorCode::QuotaExceeded,
-            Self::LastVoter(_) | Self::ModelsRemain(_) | Self::Fenced { .. } | Self::VersionTooLow { .. } => {
-                ErrorCode::PreconditionFailed
-            }
+            Self::LastVoter(_)
+            | Self::ModelsRemain(_)
+            | Self::Fenced { .. }
+            | Self::VersionTooLow { .. }
+            | Self::Migration(_) => ErrorCode::PreconditionFailed,
         }
     }
 }

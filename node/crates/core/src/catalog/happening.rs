@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use ollamax_types::{ModelName, NodeId, Timestamp, TokenId};
 
 use super::command::{Command, Entry};
-use super::record::{Key, Member, Record};
+use super::record::{Key, Member, MigrationStatus, Record};
 use super::view::Mutation;
 
 /// Something that happened in the cluster.
@@ -87,6 +87,12 @@ kinds! {
     QuotaSet = "quota_set",
     /// Leases and client sessions have passed their time.
     Expired = "expired",
+    /// A migration has come to its end.
+    MigrationApplied = "migration_applied",
+    /// A migration was taken back.
+    MigrationReverted = "migration_reverted",
+    /// A migration met records that contradict each other.
+    MigrationFailed = "migration_failed",
 }
 
 /// Kind, subject, text.
@@ -135,6 +141,7 @@ fn told(command: &Command, mutations: &[Mutation]) -> Vec<Told> {
         Command::SetQuota { .. } => mutations.iter().filter_map(quota).collect(),
         Command::RaiseVersion { .. } => mutations.iter().filter_map(version).collect(),
         Command::Expire => expired(mutations).into_iter().collect(),
+        Command::Migrate { .. } => mutations.iter().filter_map(migration).collect(),
         Command::Txn(_)
         | Command::OpenSession { .. }
         | Command::CloseSession { .. }
@@ -233,6 +240,19 @@ fn quota(mutation: &Mutation) -> Option<Told> {
 fn version(mutation: &Mutation) -> Option<Told> {
     let Mutation::Put(Key::Cluster, Record::Cluster(cluster)) = mutation else { return None };
     Some((EventKind::VersionRaised, "cluster".to_owned(), format!("runs version {}", cluster.version)))
+}
+
+/// Only what has ended is told; steps on the way are not.
+fn migration(mutation: &Mutation) -> Option<Told> {
+    let Mutation::Put(key, Record::Migration(row)) = mutation else { return None };
+    let counted = || format!("{}: {} of {} records changed", row.name, row.changed, row.looked_at);
+    let (kind, text) = match row.status {
+        MigrationStatus::Applying | MigrationStatus::Reverting => return None,
+        MigrationStatus::Applied => (EventKind::MigrationApplied, counted()),
+        MigrationStatus::Reverted => (EventKind::MigrationReverted, counted()),
+        MigrationStatus::Failed => (EventKind::MigrationFailed, format!("{}: {}", row.name, row.error)),
+    };
+    Some((kind, key.to_string(), text))
 }
 
 /// How many ended; those that were renewed only have another deadline.

@@ -52,13 +52,18 @@ impl View for MemView {
     }
 
     fn scan(&self, range: &KeyRange, after: Option<&Key>, limit: usize) -> Result<Vec<(Key, Record)>, Fault> {
-        let first = least(range);
-        let start = match after {
-            Some(after) if *after >= first => Bound::Excluded(after.clone()),
-            _ => Bound::Included(first),
-        };
-        let found = self.records.range((start, Bound::Unbounded)).take_while(|(key, _)| holds(range, key));
+        let found =
+            self.records.range((start(range, after), Bound::Unbounded)).take_while(|(key, _)| holds(range, key));
         Ok(found.take(limit).map(|(key, record)| (key.clone(), record.clone())).collect())
+    }
+}
+
+/// Where the keys of a range begin behind a cursor.
+pub(super) fn start(range: &KeyRange, after: Option<&Key>) -> Bound<Key> {
+    let first = least(range);
+    match after {
+        Some(after) if *after >= first => Bound::Excluded(after.clone()),
+        _ => Bound::Included(first),
     }
 }
 
@@ -74,17 +79,22 @@ fn least(range: &KeyRange) -> Key {
         KeyRange::Leases => Key::Lease(0),
         KeyRange::LeaseValues(lease) => Key::LeaseValue(*lease, String::new(), String::new()),
         KeyRange::SessionAnswers(session) => Key::SessionAnswer(*session, 0),
+        KeyRange::Sessions => Key::Session(0),
         KeyRange::Deadlines => Key::Deadline(Timestamp(0), Due::Lease(0)),
+        KeyRange::Migrations => Key::Migration(0),
     }
 }
 
-fn holds(range: &KeyRange, key: &Key) -> bool {
+/// Whether a key is of a range.
+pub(super) fn holds(range: &KeyRange, key: &Key) -> bool {
     match (range, key) {
         (KeyRange::Members, Key::Member(_))
         | (KeyRange::Tokens, Key::Token(_))
         | (KeyRange::Locations, Key::Location(..))
         | (KeyRange::Leases, Key::Lease(_))
-        | (KeyRange::Deadlines, Key::Deadline(..)) => true,
+        | (KeyRange::Sessions, Key::Session(_))
+        | (KeyRange::Deadlines, Key::Deadline(..))
+        | (KeyRange::Migrations, Key::Migration(_)) => true,
         (KeyRange::LocationsOf(model), Key::Location(of, _)) => model == of,
         (KeyRange::ModelsOf(node), Key::NodeModel(of, _)) => node == of,
         (KeyRange::Settings(prefix), Key::Setting(key)) => key.starts_with(prefix),

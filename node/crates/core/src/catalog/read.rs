@@ -6,8 +6,8 @@
 use ollamax_types::{ModelName, NodeId, PeerId, Timestamp, TokenId};
 
 use super::record::{
-    Cluster, Counts, Due, Key, KeyRange, Lease, Location, Member, Record, Remembered, Session, Setting, Token, Usage,
-    Value,
+    Cluster, Counts, Due, Key, KeyRange, Lease, Location, Member, Migration, Record, Remembered, Session, Setting,
+    Token, Usage, Value,
 };
 use super::view::{Fault, View};
 
@@ -40,6 +40,7 @@ typed!(as_lease, Lease, Lease);
 typed!(as_session, Session, Session);
 typed!(as_remembered, Remembered, Remembered);
 typed!(as_counts, Counts, Counts);
+typed!(as_migration, Migration, Migration);
 
 type Typed<T> = fn(&Key, Record) -> Result<T, Fault>;
 
@@ -310,6 +311,22 @@ pub fn deadlines(view: &dyn View, limit: usize) -> Result<Vec<(Timestamp, Due)>,
     page.into_iter()
         .map(|(id, _)| if let Key::Deadline(at, due) = id { Ok((at, due)) } else { Err(mismatch(&id)) })
         .collect()
+}
+
+/// What became of a migration; `None`: nobody has asked for it.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn migration(view: &dyn View, number: u32) -> Result<Option<Migration>, Fault> {
+    one(view, &Key::Migration(number), as_migration)
+}
+
+/// The ledger of migrations, by number.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn migrations(view: &dyn View) -> Result<Vec<Migration>, Fault> {
+    all(view, &KeyRange::Migrations, as_migration)
 }
 
 #[cfg(test)]

@@ -40,6 +40,8 @@ pub enum Key {
     Deadline(Timestamp, Due),
     /// The one [`Counts`] record.
     Counts,
+    /// What became of a [`Migration`] by its number.
+    Migration(u32),
 }
 
 /// What ends by itself.
@@ -69,6 +71,7 @@ impl fmt::Display for Key {
             Self::SessionAnswer(session, sequence) => write!(f, "session-answer/{session}/{sequence}"),
             Self::Deadline(at, due) => write!(f, "deadline/{}/{due:?}", at.0),
             Self::Counts => f.write_str("counts"),
+            Self::Migration(number) => write!(f, "migration/{number:03}"),
         }
     }
 }
@@ -94,10 +97,14 @@ pub enum KeyRange {
     Leases,
     /// What goes with one lease.
     LeaseValues(u64),
+    /// All client sessions.
+    Sessions,
     /// All answers that a session holds.
     SessionAnswers(u64),
     /// Everything that ends by itself, the next first.
     Deadlines,
+    /// The ledger of migrations.
+    Migrations,
 }
 
 /// What a key holds.
@@ -127,6 +134,8 @@ pub enum Record {
     Remembered(Remembered),
     /// At [`Key::Counts`].
     Counts(Counts),
+    /// At [`Key::Migration`].
+    Migration(Migration),
     /// At [`Key::LeaseValue`] and [`Key::Deadline`]: all is in the key.
     Present,
 }
@@ -299,6 +308,8 @@ pub struct Lease {
     pub ends_at: Timestamp,
     /// Values that go with it.
     pub values: u32,
+    /// Where its deadline stands, so that it can go with it. `None`: as cluster version 2 writes it, not noted.
+    pub due_at: Option<Timestamp>,
 }
 
 /// A client whose commands have effect once.
@@ -314,6 +325,8 @@ pub struct Session {
     pub window: u32,
     /// The highest sequence so far; 0: none yet. What lies `window` or more below it is never executed.
     pub highest: u64,
+    /// As in [`Lease`].
+    pub due_at: Option<Timestamp>,
 }
 
 /// What a command answered, for when it comes again.
@@ -334,6 +347,81 @@ pub struct Counts {
     pub sessions: u64,
     /// Leases.
     pub leases: u64,
+}
+
+/// A row of the ledger: what became of a migration. Fifteen things for people and programs, and what its next step
+/// needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Migration {
+    /// Its number.
+    pub number: u32,
+    /// Its name.
+    pub name: String,
+    /// Number of the phase in whose range its own lies.
+    pub phase: u32,
+    /// What that phase is about, in one word.
+    pub group: String,
+    /// Log time of its first step.
+    pub started_at: Timestamp,
+    /// Log time of its last step.
+    pub finished_at: Option<Timestamp>,
+    /// Who asked for it, as in [`super::Entry::principal`].
+    pub actor: String,
+    /// From its first to its last step in log time.
+    pub duration_ms: u64,
+    /// Where it stands.
+    pub status: MigrationStatus,
+    /// Why it failed; empty when it did not.
+    pub error: String,
+    /// Log time at which it was taken back.
+    pub reverted_at: Option<Timestamp>,
+    /// Who asked for that; empty when nobody has.
+    pub reverted_by: String,
+    /// How long that took in log time.
+    pub revert_duration_ms: u64,
+    /// Whether it has a way back.
+    pub reversible: bool,
+    /// It was begun out of order, or against one that was under way, because somebody insisted.
+    pub forced: bool,
+    /// Log time at which the walk under way, or the last one, began.
+    pub began_at: Timestamp,
+    /// The walk goes on behind this key; `None`: at its start, or it has ended.
+    pub cursor: Option<Key>,
+    /// Records that the walk has looked at.
+    pub looked_at: u64,
+    /// Records that it has changed.
+    pub changed: u64,
+}
+
+/// Where a migration stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MigrationStatus {
+    /// On its way.
+    Applying,
+    /// Done.
+    Applied,
+    /// On its way back.
+    Reverting,
+    /// Taken back.
+    Reverted,
+    /// Met records that contradict each other, and stopped.
+    Failed,
+}
+
+// === impl MigrationStatus ===
+
+impl MigrationStatus {
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Applying => "applying",
+            Self::Applied => "applied",
+            Self::Reverting => "reverting",
+            Self::Reverted => "reverted",
+            Self::Failed => "failed",
+        }
+    }
 }
 
 #[cfg(test)]

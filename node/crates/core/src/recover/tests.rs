@@ -1,10 +1,6 @@
-//! Tables: who goes on, what is refused, what the state becomes.
-
-use ollamax_types::{Digest, Incarnation, ModelRecord, PeerId, TokenId};
+//! Tables: who goes on, and what is refused.
 
 use super::*;
-use crate::catalog::mem::MemView;
-use crate::catalog::{Location, Setting};
 
 const OLD: ClusterId = ClusterId([1; 16]);
 const NEW: ClusterId = ClusterId([2; 16]);
@@ -102,103 +98,4 @@ fn what_does_not_belong_together_is_refused() {
     // A removed one does not go on, however long its log is.
     let ahead = Survivor { node: NodeId(2), last: LogEnd { term: 8, index: 50 }, ..departed };
     assert_eq!(plan(&[old, ahead]).map(|plan| plan.safest), Ok(NodeId(1)));
-}
-
-fn member(id: u64, role: Role) -> Member {
-    Member {
-        id: NodeId(id),
-        name: format!("n{id}"),
-        peer_id: PeerId(format!("p{id}")),
-        incarnation: Incarnation([id as u8; 16]),
-        role,
-        state: MemberState::Active,
-        peer_addresses: vec![],
-        p2p_addresses: vec![],
-        api_addresses: vec![],
-        joined_at: Timestamp(1),
-    }
-}
-
-/// A cluster of a voter and a learner with a model each, and one member that has departed long ago.
-fn state() -> MemView {
-    let mut view = MemView::default();
-    let cluster = Cluster {
-        id: OLD,
-        name: "lab".to_owned(),
-        public_key: [1; 32],
-        created_at: Timestamp(1),
-        next_node_id: 4,
-        version: 2,
-    };
-    let token = Token {
-        id: TokenId("t".to_owned()),
-        secret_sha256: [0; 32],
-        role: Role::Voter,
-        uses_left: 1,
-        created_at: Timestamp(1),
-        expires_at: Timestamp(9),
-        revoked: false,
-    };
-    let gone = Member { state: MemberState::Departed { at: Timestamp(2) }, ..member(3, Role::Voter) };
-    let mut mutations = vec![
-        Mutation::Put(Key::Cluster, Record::Cluster(cluster)),
-        Mutation::Put(Key::Member(NodeId(3)), Record::Member(gone)),
-        Mutation::Put(Key::Token(token.id.clone()), Record::Token(token)),
-        Mutation::Put(
-            Key::Setting("kept".to_owned()),
-            Record::Setting(Setting { value: b"yes".to_vec(), revision: 7 }),
-        ),
-    ];
-    for (id, role) in [(1, Role::Voter), (2, Role::Learner)] {
-        let member = member(id, role);
-        mutations.push(Mutation::Put(Key::MemberByPeer(member.peer_id.clone()), Record::NodeId(member.id)));
-        mutations.push(Mutation::Put(Key::Member(member.id), Record::Member(member)));
-        let model = ModelRecord {
-            name: "demo".parse().expect("a name"),
-            digest: Digest([1; 32]),
-            weights: Digest([1; 32]),
-            size_bytes: 1,
-            modified_at: Timestamp(1),
-            details_json: "{}".to_owned(),
-        };
-        let (key, node) = (model.name.key(), NodeId(id));
-        let location = Record::Location(Location { node, model });
-        mutations.push(Mutation::Put(Key::Location(key.clone(), node), location.clone()));
-        mutations.push(Mutation::Put(Key::NodeModel(node, key), location));
-    }
-    view.write(&mutations);
-    view
-}
-
-#[test]
-fn the_survivor_is_the_only_member_of_a_new_cluster_and_keeps_everything_else() {
-    let mut view = state();
-    let lineage = Lineage { cluster: NEW, public_key: [2; 32], node: NodeId(2), at: Timestamp(5) };
-    view.write(&rewrite(&view, &lineage).expect("rewritten"));
-    let cluster = read::cluster(&view).expect("readable").expect("there");
-    assert_eq!((cluster.id, cluster.public_key, cluster.name.as_str()), (NEW, [2; 32], "lab"));
-    assert_eq!(cluster.next_node_id, 4 + MEMBERS_MAX as u64);
-    let members = read::members(&view).expect("readable");
-    let states: Vec<_> = members.iter().map(|member| (member.id.0, member.role, member.state)).collect();
-    let departed = |at| MemberState::Departed { at: Timestamp(at) };
-    assert_eq!(
-        states,
-        [(1, Role::Voter, departed(5)), (2, Role::Voter, MemberState::Active), (3, Role::Voter, departed(2)),]
-    );
-    assert_eq!(read::member_by_peer(&view, &PeerId("p1".to_owned())), Ok(None));
-    assert_eq!(read::member_by_peer(&view, &PeerId("p2".to_owned())), Ok(Some(NodeId(2))));
-    let locations = read::locations(&view).expect("readable");
-    assert_eq!(locations.iter().map(|location| location.node.0).collect::<Vec<_>>(), [2]);
-    assert!(read::models_of(&view, NodeId(1)).expect("readable").is_empty());
-    assert!(read::tokens(&view).expect("readable").iter().all(|token| token.revoked));
-    assert_eq!(read::setting(&view, "kept").expect("readable").map(|setting| setting.value), Some(b"yes".to_vec()));
-}
-
-#[test]
-fn a_state_without_the_survivor_among_its_members_is_not_rewritten() {
-    let lineage = |node| Lineage { cluster: NEW, public_key: [2; 32], node: NodeId(node), at: Timestamp(5) };
-    for node in [3, 9] {
-        assert!(matches!(rewrite(&state(), &lineage(node)), Err(Fault::Invariant(_))), "{node}");
-    }
-    assert!(matches!(rewrite(&MemView::default(), &lineage(1)), Err(Fault::Invariant(_))));
 }

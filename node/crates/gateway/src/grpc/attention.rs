@@ -2,6 +2,7 @@
 //!
 //! Each entry says what, why and the command to type next. A healthy cluster has none.
 
+use ollamax_core::backup::Trouble;
 use ollamax_core::catalog::{Fill, Usage};
 use ollamax_metadata as metadata;
 use ollamax_proto::v1::node_view::{Health, State};
@@ -25,6 +26,8 @@ pub struct Beside<'a> {
     pub quotas: &'a [(&'static str, Usage)],
     /// The ballast of this node, if it was released.
     pub ballast: Option<metadata::ReleasedBallast>,
+    /// What is wrong with the schedule of backups.
+    pub backups: Option<Trouble>,
     /// Whether `api` serves everybody who can reach it.
     pub api_open: bool,
 }
@@ -55,6 +58,7 @@ pub fn needs_attention(status: &StatusReply, beside: &Beside<'_>) -> Vec<Attenti
             format!("ollamax model show {name}"),
         ));
     }
+    found.extend(beside.backups.map(of_backups));
     if beside.api_open {
         found.push(entry(
             "api_open",
@@ -183,6 +187,28 @@ fn span(millis: u64) -> String {
         120..7_200 => format!("{} min", seconds / 60),
         7_200..172_800 => format!("{} h", seconds / 3_600),
         _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+/// What wants a decision about the schedule of backups.
+fn of_backups(trouble: Trouble) -> Attention {
+    let hours = |ms: u64| ms / 3_600_000;
+    match trouble {
+        Trouble::NoRecipient => entry(
+            "backup_no_key",
+            "no backups are made: there is no key to seal them for".to_owned(),
+            "whoever keeps no backup loses the state when too many machines are lost".to_owned(),
+            "ollamax backup new-key; or switch the schedule off on every node: backup.every_hours = 0".to_owned(),
+        ),
+        Trouble::Late { age_ms, any } => {
+            let what = match any {
+                true => format!("the last scheduled backup is {} h old", hours(age_ms)),
+                false => format!("no scheduled backup was made in the {} h of this cluster", hours(age_ms)),
+            };
+            let why = "that is more than twice backup.every_hours".to_owned();
+            let next = "on the leader: ollamax logs --level warn; then ollamax backup create".to_owned();
+            entry("backup_late", what, why, next)
+        }
     }
 }
 
@@ -327,6 +353,23 @@ mod tests {
         assert_eq!(found.iter().map(|entry| entry.id.as_str()).collect::<Vec<_>>(), ["ballast_released"]);
         assert!(found[0].what.contains("n1") && found[0].what.contains("256 MiB"), "{found:?}");
         assert!(found[0].why.contains("2048 MiB") && found[0].why.contains("3072 MiB"), "{found:?}");
+    }
+
+    #[test]
+    fn trouble_with_backups_is_named_with_a_next_step_before_the_open_api() {
+        let rows = [
+            (Trouble::NoRecipient, "backup_no_key", "no backups are made"),
+            (Trouble::Late { age_ms: 50 * 3_600_000, any: true }, "backup_late", "is 50 h old"),
+            (Trouble::Late { age_ms: 50 * 3_600_000, any: false }, "backup_late", "in the 50 h of this cluster"),
+        ];
+        for (trouble, id, what) in rows {
+            let beside = Beside { backups: Some(trouble), api_open: true, ..Beside::default() };
+            let found = needs_attention(&healthy(), &beside);
+            let told: Vec<&str> = found.iter().map(|entry| entry.id.as_str()).collect();
+            assert_eq!(told, [id, "api_open"]);
+            assert!(found[0].what.contains(what) && found[0].next.contains("ollamax backup"), "{found:?}");
+            assert!(!found[0].why.is_empty(), "{found:?}");
+        }
     }
 
     #[test]

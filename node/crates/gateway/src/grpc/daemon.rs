@@ -58,6 +58,8 @@ pub struct Facts {
     pub version: &'static str,
     /// Process id.
     pub pid: u32,
+    /// How often the schedule makes a backup, milliseconds; 0: never.
+    pub backup_every_ms: u64,
 }
 
 /// What runs once this node has an id.
@@ -94,6 +96,15 @@ pub trait Daemon: Send + Sync + 'static {
         &self,
         chunks: Streaming<v1::ImportModelRequest>,
     ) -> BoxFuture<'_, Result<BoxStream<'static, Result<v1::ImportModelProgress, Status>>, AdminError>>;
+    /// Writes a backup of this node's state; the last message says what was made.
+    fn create_backup(
+        &self,
+        request: v1::CreateBackupRequest,
+    ) -> BoxFuture<'_, Result<BoxStream<'static, Result<v1::CreateBackupProgress, Status>>, AdminError>>;
+    /// The backups that lie at a place.
+    fn list_backups(&self, request: v1::ListBackupsRequest) -> BoxFuture<'_, Result<v1::ListBackupsReply, AdminError>>;
+    /// Makes a backup key, keeps its public half, and tells the secret one.
+    fn new_backup_key(&self, id: RequestId) -> BoxFuture<'_, Result<v1::NewBackupKeyReply, AdminError>>;
     /// The last lines of the log and, if asked, those that follow.
     fn logs(&self, request: v1::LogsRequest) -> BoxStream<'static, Result<v1::LogLine, Status>>;
     /// Checks of this machine and its way to the others.
@@ -199,6 +210,7 @@ impl From<Refusal> for AdminError {
             Refusal::QuotaExceeded { .. } => {
                 ("a bound keeps the replicated state small", "delete what is not needed, or raise it: ollamax kv quota")
             }
+            Refusal::Migration(_) => ("migrations go in order, one direction at a time", "ollamax migrate status"),
         };
         Self::new(refusal.code(), refusal.to_string(), why, next)
     }

@@ -86,7 +86,7 @@ mod tests {
     use std::sync::Arc;
 
     use ollamax_core::health::Health;
-    use ollamax_types::{ModelRecord, Residency, RuntimeKind, RuntimeState, Timestamp};
+    use ollamax_types::{Applies, ModelRecord, Residency, RuntimeKind, RuntimeState, Timestamp};
 
     use super::*;
 
@@ -117,6 +117,7 @@ mod tests {
             disk_free_bytes: None,
             gpus: Vec::new(),
             daemon_version: String::new(),
+            applies: Applies::default(),
             applied_index: 0,
         }
     }

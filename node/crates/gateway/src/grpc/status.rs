@@ -13,7 +13,7 @@ use ollamax_types::{Beat, NodeId, RuntimeKind, RuntimeState};
 
 use super::attention::Beside;
 use super::daemon::{AdminError, Facts, Phase};
-use super::{Admin, attention};
+use super::{Admin, attention, backup};
 
 impl Admin {
     pub(super) fn status_reply(&self) -> Result<v1::StatusReply, AdminError> {
@@ -59,10 +59,14 @@ impl Admin {
         reply.log_first_index = status.log_first_index;
         reply.snapshot_index = status.snapshot_index;
         let (conflicting, quotas) = (conflicting(copies), quotas(&*view, "")?);
+        let is_member = facts.phase == Phase::Member;
+        let backups =
+            if is_member { backup::wanting(&*view, engines.metadata.log_time(), facts.backup_every_ms)? } else { None };
         let beside = Beside {
             conflicting: &conflicting,
             quotas: &quotas,
             ballast: engines.metadata.released_ballast(),
+            backups,
             api_open: facts.api_open,
         };
         reply.attention = attention::needs_attention(&reply, &beside);
@@ -199,6 +203,8 @@ fn fill_from_beat(node: &mut v1::NodeView, beat: &Beat) {
     node.runners = beat.runners.iter().map(runner).collect();
     node.applied_index = beat.applied_index;
     node.daemon_version.clone_from(&beat.daemon_version);
+    node.applies_up_to = beat.applies.up_to;
+    node.applies_known = beat.applies.known;
     node.memory_used_bytes = beat.memory_used_bytes;
     node.memory_total_bytes = beat.memory_total_bytes;
     node.disk_free_bytes = beat.disk_free_bytes;

@@ -26,7 +26,7 @@ use ollamax_scheduler as scheduler;
 use ollamax_scheduler::mem::{MemPlacements, MemRemote};
 use ollamax_scheduler::{Broken, Runtime, RuntimeError, RuntimeReport};
 use ollamax_types::{
-    Clock, Digest, Incarnation, InferenceRequest, ModelRecord, NodeId, PeerId, Residency, Role, RuntimeKind,
+    Applies, Clock, Digest, Incarnation, InferenceRequest, ModelRecord, NodeId, PeerId, Residency, Role, RuntimeKind,
     RuntimeState, Timestamp,
 };
 
@@ -183,6 +183,7 @@ impl World {
                     node: NodeId(id),
                     clock: Clock::manual(Timestamp(1)),
                     daemon_version: "0.1.0".to_owned(),
+                    applies: Applies::default(),
                     seed: id,
                     runtime: Arc::new(runtime.clone()),
                     remote: Arc::new(remote.clone()),

@@ -73,6 +73,8 @@ fn commands() -> Vec<Command> {
         Command::Expire,
         Command::SetQuota { prefix: "user/".into(), bytes_max: 1 << 20 },
         Command::RaiseVersion { version: 2 },
+        Command::Migrate { number: 1, down: true, force: true },
+        Command::Migrate { number: 699, down: false, force: false },
     ]
 }
 

@@ -10,7 +10,7 @@ use ollamax_types::RequestId;
 
 use super::*;
 use crate::alone::{Alone, CLUSTER, INCARNATION};
-use crate::{Config, Handle, Identity, mem};
+use crate::{Config, Handle, Identity, REVISION_JUMP, mem};
 
 const NEW: NewCluster =
     NewCluster { cluster: ClusterId([9; 16]), public_key: [9; 32], node: NodeId(1), incarnation: INCARNATION };

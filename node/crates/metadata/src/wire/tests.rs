@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use ollamax_core::catalog::command::TokenProblem;
 use ollamax_core::catalog::txn::Effect;
-use ollamax_core::catalog::{Answer, Refusal, Value};
-use ollamax_types::{Role, TokenId};
+use ollamax_core::catalog::{Answer, Key, Migration, MigrationStatus, Refusal, Value};
+use ollamax_types::{Role, Timestamp, TokenId};
 
 use super::*;
 use crate::raft::{Entry, Membership, Payload, Sealed, StoredMembership, log_id};
@@ -131,7 +131,7 @@ fn snapshot_headers_say_on_whose_word_and_how_far() {
     let applied = Applied {
         last: Some(log_id(2, 9)),
         membership: StoredMembership::new(Some(log_id(1, 0)), Membership::new_with_defaults(vec![[1].into()], [2])),
-        log_time: ollamax_types::Timestamp(5),
+        log_time: Timestamp(5),
     };
     let header = SnapshotPart::Header { vote: Vote::new_committed(2, 1), applied: applied.clone() };
     let Request::Snapshot(SnapshotPart::Header { vote, applied: read }) = again(Request::Snapshot(header)) else {
@@ -151,6 +151,30 @@ fn effects() -> Vec<Effect> {
         Effect::Put { previous: 9 },
         Effect::Deleted { previous: 9 },
     ]
+}
+
+fn row() -> Migration {
+    Migration {
+        number: 2,
+        name: "n".into(),
+        phase: 3,
+        group: "g".into(),
+        started_at: Timestamp(4),
+        finished_at: Some(Timestamp(5)),
+        actor: "a".into(),
+        duration_ms: 6,
+        status: MigrationStatus::Reverting,
+        error: "e".into(),
+        reverted_at: Some(Timestamp(7)),
+        reverted_by: "b".into(),
+        revert_duration_ms: 8,
+        reversible: true,
+        forced: true,
+        began_at: Timestamp(9),
+        cursor: Some(Key::Session(10)),
+        looked_at: 11,
+        changed: 12,
+    }
 }
 
 #[test]
@@ -174,6 +198,7 @@ fn every_reply_reads_back_as_itself() {
         committed(Answer::More),
         committed(Answer::Session { session: 5 }),
         committed(Answer::Lease { lease: 5, ttl_ms: 6 }),
+        committed(Answer::Migration(Box::new(row()))),
         committed(Answer::Txn { held: true, effects: effects() }),
         committed(Answer::Member { node: NodeId(4), name: "n4".into(), already: true }),
         Reply::ReadIndex(77),
@@ -217,6 +242,7 @@ fn every_refusal_reads_back_as_itself() {
         Refusal::SequenceTooOld { session: 4, sequence: 5, oldest: 6 },
         Refusal::LeaseNotFound(4),
         Refusal::QuotaExceeded { what: "x".into(), needed: 2, limit: 1, unit: "bytes".into() },
+        Refusal::Migration("first the other one".into()),
     ]);
     for refusal in refusals {
         let reply = Reply::Committed(Committed { revision: 1, term: 1, answer: Answer::Refused(refusal) });

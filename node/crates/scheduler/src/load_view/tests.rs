@@ -1,6 +1,6 @@
 //! The load view: what is counted between two beats, and what is shown of peers.
 
-use ollamax_types::{RuntimeKind, RuntimeState};
+use ollamax_types::{Applies, RuntimeKind, RuntimeState};
 
 use super::*;
 
@@ -25,6 +25,7 @@ fn beat(node: u64, sent_at_ms: u64) -> Beat {
         disk_free_bytes: None,
         gpus: Vec::new(),
         daemon_version: String::new(),
+        applies: Applies::default(),
         applied_index: 0,
     }
 }

@@ -13,8 +13,8 @@ use tokio_util::task::TaskTracker;
 use ollamax_scheduler::mem::{MemPlacements, MemRemote, MemRuntime, Script};
 use ollamax_scheduler::{Config, Handle, Metrics, Parts, Response, RuntimeReport};
 use ollamax_types::{
-    Api, Clock, Digest, InferenceRequest, ModelRecord, NodeId, RequestId, Residency, RuntimeKind, RuntimeState,
-    Timestamp,
+    Api, Applies, Clock, Digest, InferenceRequest, ModelRecord, NodeId, RequestId, Residency, RuntimeKind,
+    RuntimeState, Timestamp,
 };
 
 pub(crate) const NEW: Digest = Digest([2; 32]);
@@ -130,6 +130,7 @@ impl World {
                 node: NodeId(id),
                 clock: Clock::manual(Timestamp(1_000)),
                 daemon_version: "0".to_owned(),
+                applies: Applies::default(),
                 seed: id,
                 runtime: Arc::new(runtime.clone()),
                 remote: Arc::new(world.remote.clone()),

@@ -1,8 +1,8 @@
 //! What ends by itself, in order of time.
 //!
 //! Key: `0e`, log time in milliseconds as 8 bytes big endian, one byte (01 lease, 02 session), id as 8 bytes big
-//! endian. Value: version 1, `PresentRecord`. Deleted when its time has come, and written anew when what it names was
-//! renewed.
+//! endian. Value: version 1, `PresentRecord`. Deleted when its time has come or what it names ends, and written anew
+//! when that was renewed.
 
 use ollamax_core::catalog::{Due, Key};
 use ollamax_types::Timestamp;

@@ -28,6 +28,7 @@ pub(super) fn encode(record: &Session) -> Vec<u8> {
         ends_at_ms: record.ends_at.0,
         window: record.window,
         highest: record.highest,
+        due_at_ms: record.due_at.map(|at| at.0),
     };
     seal(VERSION, &message)
 }
@@ -40,5 +41,6 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Session, Malformed> {
         ends_at: Timestamp(message.ends_at_ms),
         window: message.window,
         highest: message.highest,
+        due_at: message.due_at_ms.map(Timestamp),
     })
 }

@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use ollamax_core::catalog::txn::Effect;
 use ollamax_core::catalog::{
-    Answer, Cluster, Counts, Due, Lease, Location, Member, MemberState, Refusal, Remembered, Session, Setting, Token,
-    Usage, Value,
+    Answer, Cluster, Counts, Due, Lease, Location, Member, MemberState, Migration, MigrationStatus, Refusal,
+    Remembered, Session, Setting, Token, Usage, Value,
 };
 use ollamax_proto::disk;
 use ollamax_types::{ClusterId, Digest, Incarnation, ModelName, ModelRecord, NodeId, PeerId, Role, Timestamp, TokenId};
@@ -128,18 +128,65 @@ fn answer() -> impl Strategy<Value = Answer> {
     prop_oneof![
         Just(Answer::Done),
         Just(Answer::Refused(Refusal::LeaseNotFound(4))),
+        migration().prop_map(|row| Answer::Migration(Box::new(row))),
         (any::<bool>(), prop::collection::vec(effect, 0..4)).prop_map(|(held, effects)| Answer::Txn { held, effects }),
     ]
 }
 
 fn session() -> impl Strategy<Value = Session> {
-    (".{0,20}", any::<u64>(), any::<u64>(), any::<u32>(), any::<u64>()).prop_map(
-        |(principal, ttl_ms, ends, window, highest)| Session {
+    (".{0,20}", any::<u64>(), any::<u64>(), any::<u32>(), any::<u64>(), noted()).prop_map(
+        |(principal, ttl_ms, ends, window, highest, due_at)| Session {
             principal,
             ttl_ms,
             ends_at: Timestamp(ends),
             window,
             highest,
+            due_at,
+        },
+    )
+}
+
+fn noted() -> impl Strategy<Value = Option<Timestamp>> {
+    prop::option::of(any::<u64>().prop_map(Timestamp))
+}
+
+fn migration() -> impl Strategy<Value = Migration> {
+    let status = prop_oneof![
+        Just(MigrationStatus::Applying),
+        Just(MigrationStatus::Applied),
+        Just(MigrationStatus::Reverting),
+        Just(MigrationStatus::Reverted),
+        Just(MigrationStatus::Failed),
+    ];
+    let cursor = prop_oneof![
+        any::<u64>().prop_map(Key::Lease),
+        (any::<u64>(), any::<u64>()).prop_map(|(at, id)| Key::Deadline(Timestamp(at), Due::Session(id))),
+        (wild(), wild()).prop_map(|(namespace, key)| Key::Value(namespace, key)),
+    ];
+    let texts = (".{0,20}", ".{0,20}", ".{0,20}", ".{0,20}", ".{0,20}");
+    let times = (any::<u64>(), noted(), noted(), any::<u64>());
+    let numbers = (any::<u32>(), any::<u32>(), any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>());
+    (texts, times, numbers, status, any::<bool>(), any::<bool>(), prop::option::of(cursor)).prop_map(
+        |(texts, times, numbers, status, reversible, forced, cursor)| Migration {
+            number: numbers.0,
+            name: texts.0,
+            phase: numbers.1,
+            group: texts.1,
+            started_at: Timestamp(times.0),
+            finished_at: times.1,
+            actor: texts.2,
+            duration_ms: numbers.2,
+            status,
+            error: texts.3,
+            reverted_at: times.2,
+            reverted_by: texts.4,
+            revert_duration_ms: numbers.3,
+            reversible,
+            forced,
+            began_at: Timestamp(times.3),
+            cursor,
+            looked_at: numbers.4,
+            changed: numbers.5,
         },
     )
 }
@@ -153,8 +200,8 @@ fn newer_pair() -> impl Strategy<Value = (Key, Record)> {
         (wild(), wild(), numbers()).prop_map(|(n, p, (keys, bytes, bytes_max))| {
             (Key::Usage(n, p), Record::Usage(Usage { keys, bytes, bytes_max }))
         }),
-        (any::<u64>(), numbers(), any::<u32>()).prop_map(|(id, (ttl_ms, ends, _), values)| {
-            (Key::Lease(id), Record::Lease(Lease { ttl_ms, ends_at: Timestamp(ends), values }))
+        (any::<u64>(), numbers(), any::<u32>(), noted()).prop_map(|(id, (ttl_ms, ends, _), values, due_at)| {
+            (Key::Lease(id), Record::Lease(Lease { ttl_ms, ends_at: Timestamp(ends), values, due_at }))
         }),
         (any::<u64>(), wild(), wild()).prop_map(|(id, n, k)| (Key::LeaseValue(id, n, k), Record::Present)),
         (any::<u64>(), session()).prop_map(|(id, session)| (Key::Session(id), Record::Session(session))),
@@ -163,6 +210,7 @@ fn newer_pair() -> impl Strategy<Value = (Key, Record)> {
         }),
         (any::<u64>(), due).prop_map(|(at, due)| (Key::Deadline(Timestamp(at), due), Record::Present)),
         numbers().prop_map(|(sessions, leases, _)| (Key::Counts, Record::Counts(Counts { sessions, leases }))),
+        (any::<u32>(), migration()).prop_map(|(number, row)| (Key::Migration(number), Record::Migration(row))),
     ]
 }
 
@@ -296,14 +344,19 @@ fn golden_samples_of_values_leases_and_sessions_have_not_changed() {
     let key = Key::Usage(none.clone(), "user/".to_owned());
     golden(&key, &Record::Usage(usage), "090001757365722f", "01080110021803");
 
-    let lease = Lease { ttl_ms: 1_000, ends_at: Timestamp(2), values: 1 };
+    let lease = Lease { ttl_ms: 1_000, ends_at: Timestamp(2), values: 1, due_at: None };
     golden(&Key::Lease(5), &Record::Lease(lease), "0a0000000000000005", "0108e80710021801");
+    let lease = Lease { due_at: Some(Timestamp(2)), ..lease };
+    golden(&Key::Lease(5), &Record::Lease(lease), "0a0000000000000005", "0108e807100218012002");
     let key = Key::LeaseValue(5, none, user_a);
     golden(&key, &Record::Present, "0b00000000000000050001757365722f61", "01");
 
     let principal = "a".to_owned();
-    let session = Session { principal, ttl_ms: 1_000, ends_at: Timestamp(2), window: 4, highest: 3 };
-    golden(&Key::Session(5), &Record::Session(session), "0c0000000000000005", "010a016110e807180220042803");
+    let session = Session { principal, ttl_ms: 1_000, ends_at: Timestamp(2), window: 4, highest: 3, due_at: None };
+    let (key_hex, value_hex) = ("0c0000000000000005", "010a016110e807180220042803");
+    golden(&Key::Session(5), &Record::Session(session.clone()), key_hex, value_hex);
+    let session = Session { due_at: Some(Timestamp(2)), ..session };
+    golden(&Key::Session(5), &Record::Session(session), key_hex, &format!("{value_hex}3002"));
     let remembered = Record::Remembered(Remembered { revision: 9, term: 2, answer: Answer::Done });
     let key_hex = "0d00000000000000050000000000000003";
     golden(&Key::SessionAnswer(5, 3), &remembered, key_hex, "010a06080910021a00");
@@ -313,6 +366,35 @@ fn golden_samples_of_values_leases_and_sessions_have_not_changed() {
     golden(&at(Due::Session(5)), &Record::Present, "0e0000000000000002020000000000000005", "01");
     let counts = Counts { sessions: 1, leases: 2 };
     golden(&Key::Counts, &Record::Counts(counts), "0f", "0108011002");
+}
+
+#[test]
+fn a_golden_sample_of_the_ledger_has_not_changed() {
+    let row = Migration {
+        number: 1,
+        name: "n".to_owned(),
+        phase: 0,
+        group: "core".to_owned(),
+        started_at: Timestamp(1),
+        finished_at: Some(Timestamp(2)),
+        actor: "a".to_owned(),
+        duration_ms: 3,
+        status: MigrationStatus::Applied,
+        error: String::new(),
+        reverted_at: None,
+        reverted_by: String::new(),
+        revert_duration_ms: 0,
+        reversible: true,
+        forced: false,
+        began_at: Timestamp(1),
+        cursor: Some(Key::Lease(5)),
+        looked_at: 4,
+        changed: 2,
+    };
+    let fifteen = "0801 12016e 2204636f7265 2801 3002 3a0161 4003 4802 7001";
+    let walk = "800101 8a01090a0000000000000005 900104 980102";
+    let value_hex = format!("01{fifteen}{walk}").replace(' ', "");
+    golden(&Key::Migration(1), &Record::Migration(row), "1000000001", &value_hex);
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! The sending side: reads a view chunk by chunk, and checks on the way that the disk holds what was written.
 
+use std::collections::BTreeMap;
+
 use prost::Message;
 
 use ollamax_proto::disk;
@@ -30,6 +32,7 @@ pub struct Export {
     next: Next,
     chunks: u64,
     count: u64,
+    families: BTreeMap<&'static str, u64>,
     hash: StateHash,
     hasher: blake3::Hasher,
 }
@@ -52,6 +55,7 @@ impl Export {
             next: Next::Header,
             chunks: 0,
             count: 0,
+            families: BTreeMap::new(),
             hash: StateHash::default(),
             hasher: blake3::Hasher::new(),
         })
@@ -61,6 +65,18 @@ impl Export {
     #[must_use]
     pub const fn meta(&self) -> &AppliedMeta {
         &self.meta
+    }
+
+    /// The exported state itself.
+    #[must_use]
+    pub const fn view(&self) -> &StateView {
+        &self.view
+    }
+
+    /// How many records of each family went out so far.
+    #[must_use]
+    pub const fn families(&self) -> &BTreeMap<&'static str, u64> {
+        &self.families
     }
 
     /// Hash of the exported state.
@@ -113,6 +129,9 @@ impl Export {
         let (first_key, last_key) = (first.key.clone(), last.key.clone());
         for pair in &pairs {
             self.hash.replace(&pair.key, None, Some(&pair.value));
+            if let Some(family) = family::name_of(&pair.key) {
+                *self.families.entry(family).or_default() += 1;
+            }
         }
         self.count += pairs.len() as u64;
         let body = disk::SnapshotPairs { pairs }.encode_to_vec();

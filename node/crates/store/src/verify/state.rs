@@ -103,8 +103,11 @@ impl Sums {
     /// Takes up one record; gives the place and what is wrong where it cannot be read.
     fn add(&mut self, key: &[u8], value: &[u8]) -> Result<(), (String, Malformed)> {
         let shown = || format!("state key {:02x?}", &key[..key.len().min(KEY_BYTES_SHOWN)]);
+        let name = family::name_of(key);
         let key = family::decode_key(key).map_err(|malformed| (shown(), malformed))?;
-        *self.families.entry(name(&key)).or_default() += 1;
+        if let Some(name) = name {
+            *self.families.entry(name).or_default() += 1;
+        }
         let record = family::decode_record(&key, value);
         let record = record.map_err(|malformed| (format!("state record {key}"), malformed))?;
         match (key, record) {
@@ -157,26 +160,5 @@ impl Sums {
         for (what, kept, there) in pairs.into_iter().filter(|(_, kept, there)| kept != there) {
             found.damaged(format!("state, {what}"), format!("{kept} are on record, and {there} are there"));
         }
-    }
-}
-
-/// What a family is called.
-const fn name(key: &Key) -> &'static str {
-    match key {
-        Key::Cluster => "cluster",
-        Key::Member(_) => "members",
-        Key::MemberByPeer(_) => "members by key",
-        Key::Token(_) => "tokens",
-        Key::Location(..) => "locations",
-        Key::NodeModel(..) => "models by node",
-        Key::Setting(_) => "settings",
-        Key::Value(..) => "values",
-        Key::Usage(..) => "usage",
-        Key::Lease(_) => "leases",
-        Key::LeaseValue(..) => "values by lease",
-        Key::Session(_) => "sessions",
-        Key::SessionAnswer(..) => "session answers",
-        Key::Deadline(..) => "deadlines",
-        Key::Counts => "counts",
     }
 }

@@ -1,6 +1,6 @@
 //! Snapshots: whole or not at all.
 
-use ollamax_store::{Config, Export, ExportError, ImportError, State};
+use ollamax_store::{Check, Config, Export, ExportError, ImportError, State};
 use ollamax_types::limits::SNAPSHOT_CHUNK_BYTES_MAX;
 
 use crate::world::{
@@ -46,6 +46,10 @@ fn an_imported_state_equals_the_exported_one_and_survives_a_crash_at_once() {
         import.add(message).expect("add");
     }
     assert_eq!(import.meta(), Some(&meta(101)));
+    let mut look = Check::default();
+    messages.iter().for_each(|message| look.add(message).expect("good"));
+    look.verify().expect("good");
+    assert_eq!((look.meta(), look.count(), look.families()["settings"]), (Some(&meta(101)), 499, 499));
     assert_eq!(settings(&target.view()).len(), 1, "the old state is in use until the end");
     import.finish(&meta(101)).expect("finish");
 
@@ -100,6 +104,9 @@ fn a_stream_that_is_damaged_in_any_way_changes_nothing() {
         let outcome = messages.iter().try_for_each(|m| import.add(m)).and_then(|()| import.finish(&meta(101)));
         assert!(matches!(outcome, Err(ImportError::Invalid(_))), "{what}: {outcome:?}");
         assert_eq!(target.applied_and_hash(), before, "{what}");
+        let mut looked = Check::default();
+        let seen = messages.iter().try_for_each(|m| looked.add(m)).and_then(|()| looked.verify());
+        assert!(matches!(seen, Err(ImportError::Invalid(_))), "a look at {what}: {seen:?}");
         assert_eq!(settings(&target.view()), vec![("old".to_owned(), b"1".to_vec())], "{what}");
     };
     check("a flipped bit", &|messages| {

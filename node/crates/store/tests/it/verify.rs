@@ -179,7 +179,7 @@ fn sums_that_do_not_fit_what_they_are_about_are_told() {
     let store = open(dir.path());
     let value = Value { bytes: b"12".to_vec(), created: 1, modified: 1, version: 1, lease: Some(7) };
     let usage = Usage { keys: 1, bytes: 9, bytes_max: 100 };
-    let lease = Lease { ttl_ms: 1_000, ends_at: Timestamp(9), values: 2 };
+    let lease = Lease { ttl_ms: 1_000, ends_at: Timestamp(9), values: 2, due_at: None };
     let (namespace, key) = (String::new(), "user/k".to_owned());
     let mutations = vec![
         Mutation::Put(Key::Value(namespace.clone(), key.clone()), Record::Value(value)),

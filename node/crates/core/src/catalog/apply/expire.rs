@@ -3,14 +3,13 @@
 //! A deadline whose lease or session was renewed moves to its new end, so that renewing costs no second record. One
 //! command works on a bounded number of deadlines and values; [`Answer::More`] says that others have passed too.
 
-use ollamax_types::Timestamp;
 use ollamax_types::limits::{EXPIRE_ITEMS_MAX, LEASE_VALUES_MAX};
 
 use super::draft::Draft;
 use super::{Applied, Scene, Step, Stop, leases, sessions};
 use crate::catalog::command::Answer;
 use crate::catalog::read;
-use crate::catalog::record::{Due, Key, Record};
+use crate::catalog::record::{Due, Key, Lease, Record, Session};
 
 pub(super) fn expire(scene: &Scene<'_>) -> Step {
     let now = scene.entry.log_time;
@@ -19,7 +18,7 @@ pub(super) fn expire(scene: &Scene<'_>) -> Step {
     let draft = Draft::new(scene.view);
     let (mut room, mut looked_at) = (u64::from(LEASE_VALUES_MAX), 0);
     for (at, due) in passed.iter().take(EXPIRE_ITEMS_MAX) {
-        if !look(&draft, *due, now, &mut room)? {
+        if !look(scene, &draft, *due, &mut room)? {
             break;
         }
         draft.delete(Key::Deadline(*at, *due));
@@ -30,12 +29,16 @@ pub(super) fn expire(scene: &Scene<'_>) -> Step {
 }
 
 /// Ends what has passed its time, or sets its next deadline. `false`: there is no room for it in this command.
-fn look(draft: &Draft<'_>, due: Due, now: Timestamp, room: &mut u64) -> Result<bool, Stop> {
+fn look(scene: &Scene<'_>, draft: &Draft<'_>, due: Due, room: &mut u64) -> Result<bool, Stop> {
+    let now = scene.entry.log_time;
     match due {
         Due::Lease(id) => {
             let Some(lease) = read::lease(draft, id)? else { return Ok(true) };
             if lease.ends_at > now {
                 draft.put(Key::Deadline(lease.ends_at, due), Record::Present);
+                if let Some(due_at) = scene.noted(lease.ends_at) {
+                    draft.put(Key::Lease(id), Record::Lease(Lease { due_at: Some(due_at), ..lease }));
+                }
                 return Ok(true);
             }
             let Some(left) = room.checked_sub(u64::from(lease.values)) else { return Ok(false) };
@@ -46,6 +49,9 @@ fn look(draft: &Draft<'_>, due: Due, now: Timestamp, room: &mut u64) -> Result<b
             let Some(session) = read::session(draft, id)? else { return Ok(true) };
             if session.ends_at > now {
                 draft.put(Key::Deadline(session.ends_at, due), Record::Present);
+                if let Some(due_at) = scene.noted(session.ends_at) {
+                    draft.put(Key::Session(id), Record::Session(Session { due_at: Some(due_at), ..session }));
+                }
                 return Ok(true);
             }
             sessions::end(draft, id, &session)?;

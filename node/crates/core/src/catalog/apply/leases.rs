@@ -23,7 +23,7 @@ pub(super) fn grant(scene: &Scene<'_>, ttl_ms: u64) -> Step {
     let (id, ends_at) = (scene.index, scene.entry.log_time.plus_ms(ttl_ms));
     let mutations = vec![
         put(Key::Counts, Record::Counts(Counts { leases: counts.leases + 1, ..counts })),
-        put(Key::Lease(id), Record::Lease(Lease { ttl_ms, ends_at, values: 0 })),
+        put(Key::Lease(id), Record::Lease(Lease { ttl_ms, ends_at, values: 0, due_at: scene.noted(ends_at) })),
         put(Key::Deadline(ends_at, Due::Lease(id)), Record::Present),
     ];
     Ok(Applied::new(mutations, Answer::Lease { lease: id, ttl_ms }))
@@ -51,7 +51,7 @@ pub(super) fn running(view: &dyn View, id: u64, now: Timestamp) -> Result<Lease,
     Ok(lease.ok_or(Refusal::LeaseNotFound(id))?)
 }
 
-/// Removes a lease and what goes with it. Its deadline stays, and finds nothing when it comes.
+/// Removes a lease and what goes with it. A deadline that is not noted stays, and finds nothing when it comes.
 pub(super) fn end(draft: &Draft<'_>, id: u64, lease: Lease) -> Result<(), Stop> {
     let held = read::values_of_lease(draft, id, LEASE_VALUES_MAX as usize)?;
     if held.len() != lease.values as usize {
@@ -62,6 +62,9 @@ pub(super) fn end(draft: &Draft<'_>, id: u64, lease: Lease) -> Result<(), Stop> 
         values::delete(draft, &namespace, &key)?;
     }
     draft.delete(Key::Lease(id));
+    if let Some(at) = lease.due_at {
+        draft.delete(Key::Deadline(at, Due::Lease(id)));
+    }
     let counts = read::counts(draft)?;
     let leases = counts.leases.checked_sub(1).ok_or_else(|| Fault::Invariant("more leases than counted".to_owned()))?;
     draft.put(Key::Counts, Record::Counts(Counts { leases, ..counts }));

@@ -4,6 +4,7 @@
 //! lies further below is never executed, nor is anything in a session that has ended, whether it was swept or not. A
 //! client may leave sequences out: those of commands that never came to the leader, say.
 
+use ollamax_types::Timestamp;
 use ollamax_types::limits::{SESSION_TTL_MAX, SESSION_TTL_MIN, SESSION_WINDOW_MAX, SESSIONS_MAX};
 
 use super::draft::Draft;
@@ -25,7 +26,7 @@ pub(super) fn open(scene: &Scene<'_>, ttl_ms: u64, window: u32) -> Step {
     }
     let (id, ends_at) = (scene.index, scene.entry.log_time.plus_ms(ttl_ms));
     let principal = scene.entry.principal.clone();
-    let session = Session { principal, ttl_ms, ends_at, window, highest: 0 };
+    let session = Session { principal, ttl_ms, ends_at, window, highest: 0, due_at: scene.noted(ends_at) };
     let mutations = vec![
         put(Key::Counts, Record::Counts(Counts { sessions: counts.sessions + 1, ..counts })),
         put(Key::Session(id), Record::Session(session)),
@@ -43,12 +44,16 @@ pub(super) fn close(scene: &Scene<'_>, id: u64) -> Step {
     Ok(Applied::done(draft.into_mutations()))
 }
 
-/// Removes a session and the answers that it holds. Its deadline stays, and finds nothing when it comes.
+/// Removes a session and the answers that it holds. A deadline that is not noted stays, and finds nothing when it
+/// comes.
 pub(super) fn end(draft: &Draft<'_>, id: u64, session: &Session) -> Result<(), Stop> {
     for sequence in oldest(session, session.highest)..=session.highest {
         draft.delete(Key::SessionAnswer(id, sequence));
     }
     draft.delete(Key::Session(id));
+    if let Some(at) = session.due_at {
+        draft.delete(Key::Deadline(at, Due::Session(id)));
+    }
     let counts = read::counts(draft)?;
     let sessions = counts.sessions.checked_sub(1);
     let sessions = sessions.ok_or_else(|| Fault::Invariant("more sessions than counted".to_owned()))?;
@@ -83,11 +88,23 @@ pub(super) fn once(scene: &Scene<'_>, (id, sequence): (u64, u64), term: u64) -> 
     let highest = session.highest.max(sequence);
     // What lies above the last highest was never executed, so a jump leaves nothing to forget there.
     let forgotten = least..oldest(&session, highest).min(session.highest.saturating_add(1));
-    let renewed = Session { highest, ends_at: session.ends_at.max(now.plus_ms(session.ttl_ms)), ..session };
     let remembered = Remembered { revision: scene.index, term, answer: applied.answer.clone() };
     let mut mutations = applied.mutations;
+    let due_at = deadline_of(&mut mutations, id).unwrap_or(session.due_at);
+    let ends_at = session.ends_at.max(now.plus_ms(session.ttl_ms));
+    let renewed = Session { highest, ends_at, due_at, ..session };
     mutations.extend(forgotten.map(|sequence| Mutation::Delete(Key::SessionAnswer(id, sequence))));
     mutations.push(put(Key::SessionAnswer(id, sequence), Record::Remembered(remembered)));
     mutations.push(put(Key::Session(id), Record::Session(renewed)));
     Ok(Applied::new(mutations, applied.answer))
+}
+
+/// What the command itself wrote of its own session: nothing but where the deadline stands. That is taken over, and the
+/// session is written once.
+fn deadline_of(mutations: &mut Vec<Mutation>, id: u64) -> Option<Option<Timestamp>> {
+    let own = mutations.iter().position(|mutation| matches!(mutation, Mutation::Put(Key::Session(of), _) if *of == id));
+    match mutations.remove(own?) {
+        Mutation::Put(_, Record::Session(changed)) => Some(changed.due_at),
+        Mutation::Put(..) | Mutation::Delete(_) => None,
+    }
 }

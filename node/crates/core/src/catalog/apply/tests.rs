@@ -1,6 +1,7 @@
 //! `apply`, row by row: commands in order, each with its answer, and what must then be on record.
 
 mod explored;
+mod ledger;
 mod properties;
 mod values;
 

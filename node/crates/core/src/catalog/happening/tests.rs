@@ -186,6 +186,27 @@ fn a_version_that_went_up_is_told() {
 }
 
 #[test]
+fn a_migration_is_told_when_it_has_ended() {
+    let mut world = cluster();
+    world.check(0, Command::GrantLease { ttl_ms: 60_000 }, &[]);
+    let migrate = |down| Command::Migrate { number: 1, down, force: false };
+    for _ in 0..2 {
+        world.check(1, migrate(false), &[]);
+    }
+    let text = "noted_deadlines: 0 of 2 records changed";
+    world.check(1, migrate(false), &[("migration_applied", "migration/001", text)]);
+    world.check(1, migrate(false), &[]);
+    world.check(2, migrate(true), &[]);
+    let text = "noted_deadlines: 1 of 1 records changed";
+    world.check(2, migrate(true), &[("migration_reverted", "migration/001", text)]);
+    let lost = world.view.records().find_map(|(key, _)| matches!(key, Key::Deadline(..)).then(|| key.clone()));
+    world.view.write(&[Mutation::Delete(lost.expect("there"))]);
+    world.check(3, migrate(false), &[]);
+    let text = "noted_deadlines: lease/2 has no deadline: it would never end";
+    world.check(3, migrate(false), &[("migration_failed", "migration/001", text)]);
+}
+
+#[test]
 fn what_ends_by_itself_is_counted() {
     let mut world = cluster();
     for _ in 0..2 {

@@ -6,7 +6,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
-use crate::catalog::record::{Counts, Due};
+use crate::catalog::record::{Counts, Due, MigrationStatus};
 use crate::catalog::txn::{Condition, Op, Operand, Relation, Txn};
 
 const NAMES: [&str; 4] = ["a", "B", "b", "c:tag"];
@@ -47,6 +47,9 @@ fn any_command() -> impl Strategy<Value = Command> {
         1 => any_id().prop_map(|session| Command::CloseSession { session }),
         3 => Just(Command::Expire),
         1 => (0..60_u64).prop_map(|bytes_max| Command::SetQuota { prefix: "user/".to_owned(), bytes_max }),
+        1 => Just(Command::RaiseVersion { version: 3 }),
+        4 => (1..3_u32, any::<bool>(), any::<bool>())
+            .prop_map(|(number, down, force)| Command::Migrate { number, down, force }),
         1 => (node(), 1..3_u8, 0..3_u8).prop_map(|(node, directory, address)| Command::SetAddresses {
             node,
             incarnation: Incarnation([directory; 16]),
@@ -89,9 +92,10 @@ fn any_session() -> impl Strategy<Value = Option<(u64, u64)>> {
 fn any_log() -> impl Strategy<Value = Vec<Entry>> {
     let fence = proptest::option::weighted(0.1, 0..3_u64);
     let entries = vec((any_command(), 0..400_u64, fence, any_session()), 1..80);
-    entries.prop_map(|entries| {
+    (2..=CLUSTER_VERSION, entries).prop_map(|(version, entries)| {
         let mut now = 0;
-        let founding = entry(0, init());
+        let Command::InitCluster { cluster, name, public_key, first, .. } = init() else { unreachable!("init is one") };
+        let founding = entry(0, Command::InitCluster { cluster, name, public_key, first, version });
         let rest = entries.into_iter().map(|(command, passed, fence_term, session)| {
             now += passed;
             Entry { fence_term, session, ..entry(now, command) }
@@ -226,11 +230,37 @@ fn check_values(view: &MemView) {
     }
     assert_eq!(read::counts(view), Ok(counts));
     assert!(ending.is_subset(&deadlines), "what ends by itself has a deadline");
+    check_notes(view);
     for (key, _) in view.records() {
         if let Key::SessionAnswer(session, sequence) = key {
             let of = read::session(view, *session).expect("readable").expect("answers go with their session");
             assert!(*sequence <= of.highest && sequence + u64::from(of.window) > of.highest, "within the window");
         }
+    }
+}
+
+/// What is noted of a deadline is so; after the migration everything is noted, and no deadline is of nothing.
+fn check_notes(view: &MemView) {
+    let applied = read::migration(view, 1).expect("readable").map(|row| row.status);
+    assert_ne!(applied, Some(MigrationStatus::Failed), "nothing contradicts itself");
+    let applied = applied == Some(MigrationStatus::Applied);
+    for (key, record) in view.records() {
+        let (due, noted) = match (key, record) {
+            (Key::Lease(id), Record::Lease(lease)) => (Due::Lease(*id), lease.due_at),
+            (Key::Session(id), Record::Session(session)) => (Due::Session(*id), session.due_at),
+            (Key::Deadline(_, Due::Lease(id)), _) if applied => {
+                assert!(read::lease(view, *id).expect("readable").is_some(), "{key} is of nothing");
+                continue;
+            }
+            (Key::Deadline(_, Due::Session(id)), _) if applied => {
+                assert!(read::session(view, *id).expect("readable").is_some(), "{key} is of nothing");
+                continue;
+            }
+            _ => continue,
+        };
+        assert!(noted.is_some() || !applied, "{key} notes nothing");
+        let there = noted.is_none_or(|at| view.get(&Key::Deadline(at, due)).expect("readable").is_some());
+        assert!(there, "{key} notes what is not there");
     }
 }
 

@@ -193,7 +193,8 @@ fn a_lease_ends_with_its_values_once_its_time_has_passed_in_log_time() {
     assert_eq!(read::value(&view, "", "user/a"), Ok(None), "gone with its lease");
     assert_eq!(read::value(&view, "", "user/b").expect("readable"), Some(value(b"free", 5, 7, 2, None)));
     assert_eq!(read::lease(&view, 2), Ok(None));
-    let lease = Lease { ttl_ms: MINUTE_MS, ends_at: Timestamp(90_000), values: 1 };
+    let ends_at = Timestamp(90_000);
+    let lease = Lease { ttl_ms: MINUTE_MS, ends_at, values: 1, due_at: Some(ends_at) };
     assert_eq!(read::leases(&view, None, 9), Ok(vec![(3, lease)]));
     assert_eq!(read::deadlines(&view, 9).expect("readable").len(), 1, "moved to where lease 3 ends");
     assert_eq!(read::counts(&view), Ok(Counts { sessions: 0, leases: 1 }));
@@ -333,7 +334,7 @@ fn a_session_ends_after_its_time_without_a_command() {
 }
 
 #[test]
-fn a_closed_session_leaves_nothing_but_its_deadline() {
+fn a_closed_session_leaves_nothing() {
     let mut client = Client::new(2);
     client.ask(0, 1, put_value("user/a", b"1"));
     let close = || entry(0, Command::CloseSession { session: 2 });
@@ -341,6 +342,7 @@ fn a_closed_session_leaves_nothing_but_its_deadline() {
     assert_eq!(client.view.apply(51, 1, &close()), Ok(Answer::Done), "once more changes nothing");
     assert_eq!(client.ask(0, 2, put_value("user/a", b"2")).0, refused(Refusal::SessionExpired(2)));
     assert_eq!(read::counts(&client.view), Ok(Counts::default()));
+    assert_eq!(read::deadlines(&client.view, 9), Ok(vec![]));
 }
 
 #[test]

@@ -1,0 +1,234 @@
+//! A cluster that was lived in goes on with a newcomer, and one with models with a survivor.
+
+use ollamax_types::{Digest, Incarnation, ModelRecord, PeerId, RequestId, TokenId};
+
+use super::*;
+use crate::catalog::command::{Command, Entry};
+use crate::catalog::mem::MemView;
+use crate::catalog::{Answer, CLUSTER_VERSION, Location, Setting, Token};
+
+const OLD: ClusterId = ClusterId([1; 16]);
+const NEW: ClusterId = ClusterId([9; 16]);
+const NOW: Timestamp = Timestamp(9_000);
+
+fn founder(leads: Leads) -> Founder {
+    Founder { cluster: NEW, public_key: [8; 32], leads }
+}
+
+/// Takes every step; says how many there were, and what the last one said.
+fn go_on(view: &mut MemView, founder: &Founder) -> (usize, Founded) {
+    let (mut sweep, mut steps) = (Sweep::of(founder), 0);
+    while let Some(mutations) = sweep.step(&*view).expect("readable") {
+        view.write(&mutations);
+        steps += 1;
+    }
+    let founded = found(&*view, founder, NOW).expect("readable");
+    view.write(&founded.mutations);
+    (steps, founded)
+}
+
+fn new_member(number: u8) -> NewMember {
+    NewMember {
+        name: format!("n{number}"),
+        peer_id: PeerId(format!("p{number}")),
+        incarnation: Incarnation([number; 16]),
+        peer_addresses: vec![format!("10.0.0.{number}:11436")],
+        p2p_addresses: vec![],
+        api_addresses: vec![],
+    }
+}
+
+/// Applies one command after the other, and wants none refused.
+struct World {
+    view: MemView,
+    index: u64,
+}
+
+impl World {
+    fn apply(&mut self, session: Option<(u64, u64)>, command: Command) -> u64 {
+        self.index += 1;
+        let entry = Entry {
+            least_version: 1,
+            log_time: Timestamp(1_000 + self.index),
+            request: RequestId::default(),
+            principal: "node/1".to_owned(),
+            namespace: String::new(),
+            session,
+            fence_term: None,
+            command,
+        };
+        let answer = self.view.apply(self.index, 1, &entry).expect("no fault");
+        assert!(!matches!(answer, Answer::Refused(_)), "{answer:?}");
+        self.index
+    }
+}
+
+fn lived_in() -> World {
+    let mut world = World { view: MemView::default(), index: 0 };
+    let (name, public_key) = ("lab".to_owned(), [2; 32]);
+    let first = new_member(1);
+    world.apply(None, Command::InitCluster { cluster: OLD, name, public_key, first, version: CLUSTER_VERSION });
+    for number in 2..=3 {
+        let (token, secret_sha256, role) = (TokenId(format!("t{number}")), [number; 32], Role::Voter);
+        let create = Command::CreateToken { id: token.clone(), secret_sha256, role, uses: 2, ttl_ms: 60_000 };
+        world.apply(None, create);
+        world.apply(None, Command::AddMember { token, secret_sha256, role, member: new_member(number) });
+    }
+    for _ in 0..40 {
+        let session = world.apply(None, Command::OpenSession { ttl_ms: 60_000, window: 4 });
+        for sequence in 1..=6 {
+            let set = Command::SetSetting { key: "b".to_owned(), value: b"2".to_vec() };
+            world.apply(Some((session, sequence)), set);
+        }
+        world.apply(None, Command::GrantLease { ttl_ms: 60_000 });
+    }
+    world.apply(None, Command::SetSetting { key: "a".to_owned(), value: b"1".to_vec() });
+    world
+}
+
+#[test]
+fn a_newcomer_leads_and_nothing_of_the_old_cluster_lets_anybody_in() {
+    let World { mut view, .. } = lived_in();
+    let (steps, founded) = go_on(&mut view, &founder(Leads::Newcomer(new_member(9))));
+    assert!(steps > 3, "{steps} steps");
+    let (made, ids) = (founded.member, founded.departed);
+
+    let cluster = read::cluster(&view).expect("readable").expect("there");
+    assert_eq!((cluster.id, cluster.public_key, cluster.next_node_id), (NEW, [8; 32], 517));
+    assert_eq!((cluster.name.as_str(), cluster.version), ("lab", CLUSTER_VERSION));
+    assert_eq!((made.id, made.role, made.name.as_str()), (NodeId(516), Role::Voter, "n9"));
+    assert_eq!(ids, [NodeId(1), NodeId(2), NodeId(3)]);
+    let members = read::members(&view).expect("readable");
+    let standing: Vec<NodeId> = members.iter().filter(|member| member.is_standing()).map(|m| m.id).collect();
+    assert_eq!((members.len(), standing), (4, vec![NodeId(516)]));
+    for (peer, expected) in [("p1", None), ("p2", None), ("p3", None), ("p9", Some(NodeId(516)))] {
+        assert_eq!(read::member_by_peer(&view, &PeerId(peer.to_owned())), Ok(expected), "{peer}");
+    }
+    assert!(read::tokens(&view).expect("readable").is_empty());
+    let counts = read::counts(&view).expect("readable");
+    assert_eq!((counts.sessions, counts.leases), (0, 40));
+    let families = |wanted: fn(&Key) -> bool| view.records().filter(|(key, _)| wanted(key)).count();
+    assert_eq!(families(|key| matches!(key, Key::Session(_) | Key::SessionAnswer(..))), 0);
+    assert_eq!(families(|key| matches!(key, Key::Lease(_) | Key::Deadline(..))), 80);
+    assert_eq!(read::setting(&view, "a").expect("readable").expect("kept").value, b"1");
+}
+
+fn member(id: u64, role: Role) -> Member {
+    Member {
+        id: NodeId(id),
+        name: format!("n{id}"),
+        peer_id: PeerId(format!("p{id}")),
+        incarnation: Incarnation([id as u8; 16]),
+        role,
+        state: MemberState::Active,
+        peer_addresses: vec![],
+        p2p_addresses: vec![],
+        api_addresses: vec![],
+        joined_at: Timestamp(1),
+    }
+}
+
+/// A cluster of a voter and a learner with a model each, and one member that has departed long ago.
+fn with_models() -> MemView {
+    let mut view = MemView::default();
+    let cluster = Cluster {
+        id: OLD,
+        name: "lab".to_owned(),
+        public_key: [1; 32],
+        created_at: Timestamp(1),
+        next_node_id: 4,
+        version: 2,
+    };
+    let token = Token {
+        id: TokenId("t".to_owned()),
+        secret_sha256: [0; 32],
+        role: Role::Voter,
+        uses_left: 1,
+        created_at: Timestamp(1),
+        expires_at: Timestamp(9),
+        revoked: false,
+    };
+    let gone = Member { state: MemberState::Departed { at: Timestamp(2) }, ..member(3, Role::Voter) };
+    let mut mutations = vec![
+        Mutation::Put(Key::Cluster, Record::Cluster(cluster)),
+        Mutation::Put(Key::Member(NodeId(3)), Record::Member(gone)),
+        Mutation::Put(Key::Token(token.id.clone()), Record::Token(token)),
+        Mutation::Put(
+            Key::Setting("kept".to_owned()),
+            Record::Setting(Setting { value: b"yes".to_vec(), revision: 7 }),
+        ),
+    ];
+    for (id, role) in [(1, Role::Voter), (2, Role::Learner)] {
+        let member = member(id, role);
+        mutations.push(Mutation::Put(Key::MemberByPeer(member.peer_id.clone()), Record::NodeId(member.id)));
+        mutations.push(Mutation::Put(Key::Member(member.id), Record::Member(member)));
+        let model = ModelRecord {
+            name: "demo".parse().expect("a name"),
+            digest: Digest([1; 32]),
+            weights: Digest([1; 32]),
+            size_bytes: 1,
+            modified_at: Timestamp(1),
+            details_json: "{}".to_owned(),
+        };
+        let (key, node) = (model.name.key(), NodeId(id));
+        let location = Record::Location(Location { node, model });
+        mutations.push(Mutation::Put(Key::Location(key.clone(), node), location.clone()));
+        mutations.push(Mutation::Put(Key::NodeModel(node, key), location));
+    }
+    view.write(&mutations);
+    view
+}
+
+#[test]
+fn a_survivor_leads_under_its_id_and_keeps_what_it_has_on_record() {
+    let mut view = with_models();
+    let (_, founded) = go_on(&mut view, &founder(Leads::Survivor(NodeId(2))));
+    assert_eq!((founded.member.id, founded.departed), (NodeId(2), vec![NodeId(1)]));
+    let cluster = read::cluster(&view).expect("readable").expect("there");
+    assert_eq!((cluster.id, cluster.public_key, cluster.name.as_str()), (NEW, [8; 32], "lab"));
+    assert_eq!(cluster.next_node_id, 4 + MEMBERS_MAX as u64);
+    let members = read::members(&view).expect("readable");
+    let states: Vec<_> = members.iter().map(|member| (member.id.0, member.role, member.state)).collect();
+    let departed = |at| MemberState::Departed { at };
+    assert_eq!(
+        states,
+        [
+            (1, Role::Voter, departed(NOW)),
+            (2, Role::Voter, MemberState::Active),
+            (3, Role::Voter, departed(Timestamp(2))),
+        ]
+    );
+    assert_eq!(read::member_by_peer(&view, &PeerId("p1".to_owned())), Ok(None));
+    assert_eq!(read::member_by_peer(&view, &PeerId("p2".to_owned())), Ok(Some(NodeId(2))));
+    let locations = read::locations(&view).expect("readable");
+    assert_eq!(locations.iter().map(|location| location.node.0).collect::<Vec<_>>(), [2]);
+    assert!(read::models_of(&view, NodeId(1)).expect("readable").is_empty());
+    assert_eq!(read::models_of(&view, NodeId(2)).expect("readable").len(), 1);
+    assert!(read::tokens(&view).expect("readable").is_empty());
+    assert_eq!(read::setting(&view, "kept").expect("readable").map(|setting| setting.value), Some(b"yes".to_vec()));
+}
+
+#[test]
+fn of_a_newcomer_no_model_is_on_record_until_it_tells() {
+    let mut view = with_models();
+    go_on(&mut view, &founder(Leads::Newcomer(new_member(9))));
+    assert!(read::locations(&view).expect("readable").is_empty());
+    for node in [1, 2] {
+        assert!(read::models_of(&view, NodeId(node)).expect("readable").is_empty(), "{node}");
+    }
+}
+
+#[test]
+fn a_state_without_a_cluster_or_the_survivor_cannot_go_on() {
+    let empty = MemView::default();
+    for leads in [Leads::Newcomer(new_member(9)), Leads::Survivor(NodeId(1))] {
+        let founder = founder(leads);
+        assert_eq!(Sweep::of(&founder).step(&empty), Ok(None));
+        assert!(matches!(found(&empty, &founder, NOW), Err(Fault::Invariant(_))));
+    }
+    // One that has departed, and one that never was.
+    for node in [3, 9] {
+        let survivor = founder(Leads::Survivor(NodeId(node)));
+        assert!(matches!(found(&with_models(), &survivor, NOW), Err(Fault::Invariant(_))), "{node}");
+    }
+}

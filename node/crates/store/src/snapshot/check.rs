@@ -1,0 +1,144 @@
+//! Reads a snapshot stream by the rules of [`super::Import`] and keeps nothing of it.
+//!
+//! Holds one chunk at a time. A stream that passes is one that an import takes, save for what a disk may refuse.
+
+use std::collections::BTreeMap;
+
+use prost::Message;
+
+use ollamax_proto::disk;
+use ollamax_proto::disk::snapshot_part::Part;
+
+use super::FORMAT;
+use crate::error::ImportError;
+use crate::family;
+use crate::state::AppliedMeta;
+use crate::state::applied::Standing;
+use crate::state::hash::StateHash;
+
+/// A stream that is looked at.
+#[derive(Debug, Default)]
+pub struct Check {
+    header: Option<Standing>,
+    trailer: Option<disk::SnapshotTrailer>,
+    last_key: Vec<u8>,
+    chunks: u64,
+    count: u64,
+    families: BTreeMap<&'static str, u64>,
+    hash: StateHash,
+    hasher: blake3::Hasher,
+}
+
+fn invalid(reason: impl Into<String>) -> ImportError {
+    ImportError::Invalid(reason.into())
+}
+
+// === impl Check ===
+
+impl Check {
+    /// Looks at the next message of the stream.
+    ///
+    /// # Errors
+    /// When it is damaged, out of order or not understood: the stream is none that can be installed.
+    pub fn add(&mut self, message: &[u8]) -> Result<(), ImportError> {
+        let part = disk::SnapshotPart::decode(message).map_err(|error| invalid(error.to_string()))?;
+        match part.part {
+            Some(Part::Header(header)) => self.add_header(header),
+            Some(Part::Chunk(chunk)) => self.add_chunk(&chunk),
+            Some(Part::Trailer(trailer)) => self.add_trailer(trailer),
+            None => Err(invalid("a message of a kind that this release does not know")),
+        }
+    }
+
+    /// How far the state is; known after the first message.
+    #[must_use]
+    pub fn meta(&self) -> Option<&AppliedMeta> {
+        self.header.as_ref()?.meta.as_deref()
+    }
+
+    /// Records so far.
+    #[must_use]
+    pub const fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// How many records of each family there were so far.
+    #[must_use]
+    pub const fn families(&self) -> &BTreeMap<&'static str, u64> {
+        &self.families
+    }
+
+    /// Whether everything that was announced has come, and fits.
+    ///
+    /// # Errors
+    /// When something is missing or does not fit.
+    pub fn verify(&self) -> Result<(), ImportError> {
+        let (Some(standing), Some(trailer)) = (&self.header, &self.trailer) else {
+            return Err(invalid("the stream ended early"));
+        };
+        if trailer.chunks != self.chunks || trailer.count != self.count || standing.count != self.count {
+            return Err(invalid("chunks or records are missing"));
+        }
+        if trailer.blake3 != self.hasher.finalize().as_bytes() {
+            return Err(invalid("the records do not fit the trailer"));
+        }
+        if standing.hash != self.hash {
+            return Err(invalid("the records do not fit the state hash"));
+        }
+        Ok(())
+    }
+
+    fn add_header(&mut self, header: disk::SnapshotHeader) -> Result<(), ImportError> {
+        if self.header.is_some() {
+            return Err(invalid("a second header"));
+        }
+        if header.format != FORMAT {
+            return Err(invalid(format!("format {}, and this release knows {FORMAT}", header.format)));
+        }
+        let applied = header.applied.ok_or_else(|| invalid("a header without its mark"))?;
+        self.header = Some(Standing::from_message(applied).map_err(|malformed| invalid(malformed.to_string()))?);
+        Ok(())
+    }
+
+    fn add_chunk(&mut self, chunk: &disk::SnapshotChunk) -> Result<(), ImportError> {
+        let number = chunk.number;
+        if self.header.is_none() || self.trailer.is_some() || number != self.chunks {
+            return Err(invalid(format!("chunk {number} is out of order")));
+        }
+        if crc32c::crc32c(&chunk.body) != chunk.crc32c {
+            return Err(invalid(format!("chunk {number} does not fit its checksum")));
+        }
+        let body = disk::SnapshotPairs::decode(&chunk.body[..]).map_err(|error| invalid(error.to_string()))?;
+        let ends = (body.pairs.first().map(|pair| &pair.key), body.pairs.last().map(|pair| &pair.key));
+        if ends != (Some(&chunk.first_key), Some(&chunk.last_key)) {
+            return Err(invalid(format!("chunk {number} does not hold the keys that it names")));
+        }
+        self.hasher.update(&chunk.body);
+        self.chunks += 1;
+        body.pairs.into_iter().try_for_each(|pair| self.add_pair(pair))
+    }
+
+    fn add_pair(&mut self, pair: disk::SnapshotPair) -> Result<(), ImportError> {
+        let disk::SnapshotPair { key, value } = pair;
+        if key <= self.last_key {
+            return Err(invalid("its keys are not in order"));
+        }
+        let known = family::decode_key(&key).and_then(|key| family::decode_record(&key, &value));
+        known.map_err(|malformed| invalid(malformed.to_string()))?;
+        self.hash.replace(&key, None, Some(&value));
+        self.count += 1;
+        if let Some(family) = family::name_of(&key) {
+            *self.families.entry(family).or_default() += 1;
+        }
+        self.last_key = key;
+        Ok(())
+    }
+
+    fn add_trailer(&mut self, trailer: disk::SnapshotTrailer) -> Result<(), ImportError> {
+        if self.header.is_none() || self.trailer.is_some() {
+            return Err(invalid("a trailer out of order"));
+        }
+        self.trailer = Some(trailer);
+        Ok(())
+    }
+}
