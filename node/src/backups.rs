@@ -24,7 +24,7 @@ use tokio_util::task::TaskTracker;
 use tonic::Status;
 
 use ollamax_core::backup::{LAST_SETTING, Lying, Made, RECIPIENT_SETTING, surplus};
-use ollamax_core::catalog::{Command, read};
+use ollamax_core::catalog::Command;
 use ollamax_gateway::grpc::{AdminError, backup};
 use ollamax_metadata as metadata;
 use ollamax_metadata::backup::{BackupError, Order, Page, Progress};

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use reqwest::header::{CONTENT_LENGTH, RANGE};
 use reqwest::{Method, RequestBuilder, Response};
-use rusty_s3::{Credentials, S3Action as _, UrlStyle};
+use rusty_s3::{Credentials, UrlStyle};
 use tokio_util::io::ReaderStream;
 use url::Url;
 

@@ -222,7 +222,7 @@ fn a_page_from_another_backup_is_not_believed() {
     let page = Page { revision: 41, ..written.page };
     bytes[..PAGE_BYTES].copy_from_slice(&frame::encode_page(&page));
     let length = bytes.len() - END_BYTES;
-    let mut hashed = frame::Hashed::new(std::io::sink());
+    let mut hashed = frame::Hashed::new(io::sink());
     hashed.write_all(&bytes[..length]).expect("a sink takes everything");
     let end = frame::End { payload_bytes: (length - PAGE_BYTES) as u64, blake3: hashed.blake3() };
     bytes[length..].copy_from_slice(&frame::encode_end(&end));
