@@ -82,7 +82,13 @@ const PAGES: &[(&str, i32, &[&str])] = &[
 /// What the daemon says where a command line makes sense.
 fn script(exit: i32) -> Script {
     let mut script = lab::script();
-    let change = match exit {
+    script.extend(change(exit));
+    script
+}
+
+/// What is said otherwise for one exit code.
+fn change(exit: i32) -> Vec<(&'static str, Answer)> {
+    match exit {
         1 => vec![
             (
                 "CreateToken",
@@ -160,9 +166,7 @@ fn script(exit: i32) -> Script {
             ("CheckUpgrade", told(&CheckUpgradeReply { checks: vec![lab::one_voter()], view: lab::status().view })),
         ],
         _ => vec![],
-    };
-    script.extend(change);
-    script
+    }
 }
 
 fn failed_migration() -> Migration {

@@ -140,7 +140,7 @@ pub(crate) fn decode_record(key: &Key, bytes: &[u8]) -> Result<Record, Malformed
         Key::Session(_) => Record::Session(session::decode(bytes)?),
         Key::SessionAnswer(..) => Record::Remembered(session_answer::decode(bytes)?),
         Key::Counts => Record::Counts(counts::decode(bytes)?),
-        Key::Migration(_) => Record::Migration(migration::decode(bytes)?),
+        Key::Migration(_) => Record::Migration(Box::new(migration::decode(bytes)?)),
     })
 }
 

@@ -40,7 +40,13 @@ typed!(as_lease, Lease, Lease);
 typed!(as_session, Session, Session);
 typed!(as_remembered, Remembered, Remembered);
 typed!(as_counts, Counts, Counts);
-typed!(as_migration, Migration, Migration);
+
+fn as_migration(key: &Key, record: Record) -> Result<Migration, Fault> {
+    match record {
+        Record::Migration(row) => Ok(*row),
+        _ => Err(mismatch(key)),
+    }
+}
 
 type Typed<T> = fn(&Key, Record) -> Result<T, Fault>;
 

@@ -135,7 +135,7 @@ pub enum Record {
     /// At [`Key::Counts`].
     Counts(Counts),
     /// At [`Key::Migration`].
-    Migration(Migration),
+    Migration(Box<Migration>),
     /// At [`Key::LeaseValue`] and [`Key::Deadline`]: all is in the key.
     Present,
 }

@@ -89,7 +89,7 @@ fn walked(scene: &Scene<'_>, row: Migration, walk: Walk) -> Step {
         Err(Trouble::Contradiction(text)) => (failed(row, &text), Vec::new()),
         Err(Trouble::Fault(fault)) => return Err(fault.into()),
     };
-    mutations.push(put(Key::Migration(row.number), Record::Migration(row.clone())));
+    mutations.push(put(Key::Migration(row.number), Record::Migration(Box::new(row.clone()))));
     Ok(told(mutations, row))
 }
 
