@@ -1,11 +1,12 @@
 //! Which members vote and which go: one change at a time, towards the number of voters that the cluster's size wants.
 //!
 //! 1 candidate → 1 voter, 2 → 2, 3 or 4 → 3, 5 or more → 5. Only members with role voter count. A departed voter goes
-//! first, unless it is the only one: then another is promoted before it. A learner is promoted once it was healthy for
-//! long enough; the first seats, up to `min_quorum`, are given to whoever is healthy and has not wavered, so that a new
-//! cluster is safe soon. A voter that was silent for long loses its seat to a stable candidate, or when fewer voters
-//! bear more failures. A candidate that was silent for longer is removed. The last two only while a majority is heard,
-//! and never so that fewer than `min_quorum` voters are left. Members with another role cost no majority, and stay.
+//! first, unless it is the only one: then another is promoted before it. Nobody's vote is taken unless a majority of
+//! the other voters is heard. A learner is promoted once it was healthy for long enough; the first seats, up to
+//! `min_quorum`, are given to whoever is healthy and has not wavered, so that a new cluster is safe soon. A voter that
+//! was silent for long loses its seat to a stable candidate, or when fewer voters bear more failures. A candidate that
+//! was silent for longer is removed. The last two only while a majority is heard, and never so that fewer than
+//! `min_quorum` voters are left. Members with another role cost no majority, and stay.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -67,14 +68,16 @@ pub const fn tolerance(healthy: usize, voters: usize) -> usize {
 pub fn plan(group: &Group<'_>) -> Option<Change> {
     let Group { voters, .. } = *group;
     let candidates = group.candidates();
-    let several = voters.len() > 1;
-    if let Some(node) = voters.difference(&candidates).next().filter(|_| several) {
-        return Some(Change::Demote(*node));
+    let leaving: Vec<NodeId> = voters.difference(&candidates).copied().filter(|_| voters.len() > 1).collect();
+    let may_leave = leaving.iter().copied().filter(|node| group.can_do_without(*node));
+    if let Some(node) = may_leave.min_by_key(|node| (group.is_heard(*node), *node)) {
+        return Some(Change::Demote(node));
     }
     let wanted = wanted(candidates.len());
-    if voters.len() > wanted {
-        let unhealthy_first = |node: &NodeId| (!group.is_healthy(*node), *node);
-        return voters.iter().copied().max_by_key(unhealthy_first).filter(|_| several).map(Change::Demote);
+    if voters.len() > wanted && leaving.is_empty() {
+        let last_choice = |node: &NodeId| (!group.is_heard(*node), !group.is_healthy(*node), *node);
+        let may_go = voters.iter().copied().filter(|node| voters.len() > 1 && group.can_do_without(*node));
+        return may_go.max_by_key(last_choice).map(Change::Demote);
     }
     if voters.intersection(&candidates).count() < wanted
         && let Some(node) = candidates.difference(voters).find(|node| group.may_get_a_seat(**node))
@@ -133,6 +136,13 @@ impl Group<'_> {
 
     fn is_healthy(&self, node: NodeId) -> bool {
         node == self.leader || self.seen.get(&node).is_some_and(|standing| standing.healthy_for.is_some())
+    }
+
+    /// Whether a majority of the other voters is heard: without, a change that takes this one's vote would never end.
+    fn can_do_without(&self, node: NodeId) -> bool {
+        let others = self.voters.iter().filter(|voter| **voter != node);
+        let (heard, all) = (others.clone().filter(|voter| self.is_heard(**voter)).count(), others.count());
+        heard * 2 > all
     }
 
     fn is_stable(&self, node: NodeId) -> bool {

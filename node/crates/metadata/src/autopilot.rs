@@ -163,7 +163,13 @@ fn relieve(facts: &Facts, voters: &BTreeSet<NodeId>) -> Option<Step> {
 
 /// The version that all members apply, when it is more than the cluster's.
 fn raise(facts: &Facts, active: &BTreeSet<NodeId>) -> Option<Step> {
-    let releases: Option<Vec<u32>> = active.iter().map(|node| facts.releases.get(node).copied()).collect();
+    // What a member said before it fell silent may not be so any more.
+    let is_heard = |node: NodeId| {
+        let heard = facts.seen.get(&node).is_some_and(|standing| standing.silent <= facts.knobs.last_contact);
+        node == facts.leader || heard
+    };
+    let release = |node: &NodeId| facts.releases.get(node).copied().filter(|_| is_heard(*node));
+    let releases: Option<Vec<u32>> = active.iter().map(release).collect();
     let common = releases?.into_iter().min()?;
     (common > facts.version).then_some(Step::RaiseVersion(common))
 }
@@ -188,6 +194,7 @@ pub(crate) async fn run(handle: Handle, stop: CancellationToken) {
         if metrics.running_state.is_err() {
             return;
         }
+        handle.stand_in_need();
         if !metrics.state.is_leader() || !handle.status().has_quorum {
             continue;
         }
@@ -276,8 +283,10 @@ async fn perform(handle: &Handle, step: Step, metrics: &Metrics) -> Result<(), C
         Step::HandOver => return handle.transfer_leader(None).await.map(|_| ()),
         Step::HandOverTo(node) => return handle.transfer_leader(Some(node)).await.map(|_| ()),
         Step::Remove(node) => return remove(handle, node, metrics.current_term).await,
-        Step::Expire => return expire(handle).await,
-        Step::RaiseVersion(version) => return own(handle, Command::RaiseVersion { version }).await.map(|_| ()),
+        Step::Expire => return expire(handle, metrics.current_term).await,
+        Step::RaiseVersion(version) => {
+            return own(handle, metrics.current_term, Command::RaiseVersion { version }).await.map(|_| ());
+        }
         Step::FinishJoint(voters) => ChangeMembers::ReplaceAllVoters(voters.into_iter().map(|node| node.0).collect()),
         Step::AddLearner(node) => ChangeMembers::AddNodes(BTreeMap::from([(node.0, EmptyNode::new())])),
         Step::RemoveLearner(node) => ChangeMembers::RemoveNodes(one(node)),
@@ -299,15 +308,17 @@ async fn remove(handle: &Handle, node: NodeId, term: u64) -> Result<(), ChangeEr
 }
 
 /// Ends everything that has passed its time.
-async fn expire(handle: &Handle) -> Result<(), ChangeError> {
-    while own(handle, Command::Expire).await? == Answer::More {}
+async fn expire(handle: &Handle, term: u64) -> Result<(), ChangeError> {
+    while own(handle, term, Command::Expire).await? == Answer::More {}
     Ok(())
 }
 
-/// A change that this node asks for itself.
-async fn own(handle: &Handle, command: Command) -> Result<Answer, ChangeError> {
+/// A change that this node asks for itself, as the leader of this term.
+async fn own(handle: &Handle, term: u64, command: Command) -> Result<Answer, ChangeError> {
     let principal = format!("node/{}", handle.node());
-    let done = handle.propose(RequestId::default(), &principal, command).await;
+    let change = crate::handle::Change::new(RequestId::default(), &principal, command);
+    let change = crate::handle::Change { fence_term: Some(term), ..change };
+    let done = handle.propose_change(change).await;
     let accepted = done.and_then(Committed::accepted).map_err(|error| ChangeError::NotNow(error.to_string()))?;
     Ok(accepted.answer)
 }
@@ -415,6 +426,9 @@ mod tests {
                 ..Facts::default()
             };
             assert_eq!(decide(&facts), expected, "{releases:?} at {version}");
+            let silent = Standing { silent: Duration::from_secs(60), healthy_for: None, wavered: true };
+            let unheard = Facts { seen: BTreeMap::from([(NodeId(2), silent)]), ..facts.clone() };
+            assert_eq!(decide(&unheard), None, "node 2 may have gone back to the release before");
             // What has passed its time comes first.
             assert_eq!(decide(&Facts { due: true, ..facts }), Some(Step::Expire));
         };
@@ -422,7 +436,7 @@ mod tests {
         check(&[(1, 3), (2, 2)], 1, Some(Step::RaiseVersion(2)));
         check(&[(1, 2), (2, 2)], 2, None);
         check(&[(1, 2), (2, 1)], 1, None);
-        check(&[(1, 2)], 1, None); // node 2 was not heard
+        check(&[(1, 2)], 1, None); // node 2 said nothing
         check(&[(1, 2), (2, 2), (9, 1)], 1, Some(Step::RaiseVersion(2))); // no member
     }
 

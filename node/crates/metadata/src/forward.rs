@@ -19,7 +19,7 @@ use tokio::time::{Instant, timeout_at};
 
 use ollamax_core::catalog::command::Command;
 use ollamax_core::catalog::principal::{self, Untrue};
-use ollamax_core::catalog::{Answer, CLUSTER_VERSION, Cluster, Entry, Refusal, read};
+use ollamax_core::catalog::{Answer, CLUSTER_VERSION, Cluster, Entry, Member, Refusal, read};
 use ollamax_types::limits::{COMMAND_BYTES_MAX, PROPOSE_TIMEOUT, READ_TIMEOUT};
 use ollamax_types::{ErrorCode, NodeId, RequestId, Timestamp};
 
@@ -278,6 +278,9 @@ impl Handle {
 
     /// A command that members of an older release do not know must not enter the log: it would halt them.
     fn check_version(&self, entry: &Entry) -> Result<(), ProposeError> {
+        if let Command::RaiseVersion { version } = entry.command {
+            self.check_raise(version)?;
+        }
         let needed = entry.needed_version();
         if needed <= self.0.version_seen.load(Ordering::Relaxed) {
             return Ok(());
@@ -286,6 +289,21 @@ impl Handle {
         let Some(Cluster { version: actual, .. }) = cluster else { return Ok(()) };
         self.0.version_seen.store(actual, Ordering::Relaxed);
         if needed > actual { Err(Refusal::VersionTooLow { needed, actual }.into()) } else { Ok(()) }
+    }
+
+    /// Every member must have told this node that it applies the version: below it, it would halt for good.
+    fn check_raise(&self, version: u32) -> Result<(), ProposeError> {
+        let heard = self.0.releases.all();
+        let release = |node: NodeId| if node == self.node() { Some(self.release()) } else { heard.get(&node).copied() };
+        let members = read::members(&*self.view()).map_err(|fault| ProposeError::Fatal(fault.to_string()))?;
+        let below = |member: &&Member| member.is_standing() && release(member.id).is_none_or(|known| known < version);
+        match members.iter().find(below) {
+            Some(member) => {
+                let why = format!("node {} has not said that it applies cluster version {version}", member.id);
+                Err(Refusal::Invalid(why).into())
+            }
+            None => Ok(()),
+        }
     }
 
     /// Consensus took nothing any more. Where it was told to stop, it knows who leads instead.

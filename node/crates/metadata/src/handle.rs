@@ -173,6 +173,12 @@ impl Contact {
         freshness.age(applied, now).map(millis)
     }
 
+    /// Since any leader was heard, or since the start.
+    pub(crate) fn silence(&self) -> Duration {
+        let at = Duration::from_millis(self.at.load(Ordering::Acquire).saturating_sub(1));
+        self.start.elapsed().saturating_sub(at)
+    }
+
     /// Milliseconds since this leader was heard.
     fn silence_ms(&self, leader: NodeId) -> Option<u64> {
         let same = *self.leader.lock().unwrap_or_else(PoisonError::into_inner) == Some(leader);

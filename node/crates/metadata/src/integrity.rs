@@ -17,6 +17,9 @@ use crate::followers;
 use crate::handle::Handle;
 use crate::raft::Metrics;
 
+/// Leases without a leader after which a node whose state differs stands for election after all.
+const NEED_LEASES: u32 = 10;
+
 /// What to do about a node whose state differs.
 const ADVICE: &str = "stop its daemon, run ollamax raft verify there, remove it, empty its data directory, join again";
 
@@ -124,6 +127,15 @@ impl Handle {
             answering: heard.map(|follower| follower.node).chain([self.node()]).collect(),
         };
         self.take_alarm(self.0.integrity.compare(self.node(), &self.state_marks(), &group));
+    }
+
+    /// A node whose state differs does not stand for election, unless nobody has led for long: its log may be the only
+    /// one that others lack. It hands leadership over as soon as another has caught up.
+    pub(crate) fn stand_in_need(&self) {
+        if self.0.integrity.alarm().deviating.contains(&self.node()) {
+            let leaderless = self.0.contact.silence() > self.config().lease() * NEED_LEASES;
+            self.0.raft.runtime_config().elect(leaderless);
+        }
     }
 
     /// Lets an alarm stand, the leader's or this node's own as the leader, and tells what is new of it, once.

@@ -16,7 +16,7 @@ use rocksdb::{
 };
 
 use crate::Config;
-use crate::error::DiskError;
+use crate::error::{DiskError, OpenError};
 use crate::lock::DirectoryLock;
 use crate::wal_tail;
 
@@ -70,18 +70,30 @@ impl Database {
         path.join("CURRENT").exists()
     }
 
-    pub(crate) fn open(path: &Path, config: &Config, lock: DirectoryLock) -> Result<Self, DiskError> {
+    /// Opens a database, or makes it. A damaged tail is cut only if `judge` finds what is left whole.
+    pub(crate) fn open(
+        path: &Path,
+        config: &Config,
+        lock: DirectoryLock,
+        judge: impl FnOnce(&Self) -> Result<(), OpenError>,
+    ) -> Result<Self, OpenError> {
         let cache = Cache::new_lru_cache(config.block_cache_bytes);
         let opened = match open_families(path, config, &cache) {
-            Err(error) if error.kind() == ErrorKind::Corruption => {
-                match wal_tail::cut(path, &path.with_file_name(CUT_TAIL))? {
-                    Some(bytes) => {
-                        tracing::warn!(bytes, reason = %error, "a damaged tail of the log is cut and kept in cut-tail");
-                        open_families(path, config, &cache)
+            Err(error) if error.kind() == ErrorKind::Corruption => match wal_tail::find(path)? {
+                Some(tail) => {
+                    tail.cut(&path.with_file_name(CUT_TAIL))?;
+                    // RocksDB deletes files when it opens to write, so that it must not before this.
+                    let left = Self::open_read_only(path, config, None).map_err(OpenError::from);
+                    if let Err(refusal) = left.and_then(|left| judge(&left)) {
+                        tail.put_back()?;
+                        return Err(refusal);
                     }
-                    None => Err(error),
+                    let bytes = tail.len();
+                    tracing::warn!(bytes, reason = %error, "a damaged tail of the log is cut and kept in cut-tail");
+                    open_families(path, config, &cache)
                 }
-            }
+                None => Err(error),
+            },
             opened => opened,
         };
         let rocks = opened.map_err(|error| DiskError::rocks("open the database", &error))?;

@@ -183,6 +183,15 @@ pub enum OpenError {
         /// The Raft directory.
         path: PathBuf,
     },
+    /// The log ends in bytes that were never synced, as a power cut may leave them; only a start of the node cuts them.
+    #[error(
+        "the log ends in {bytes} damaged bytes, as a power cut leaves them: start ollamax-node once on this directory, \
+         which cuts them, and stop it again"
+    )]
+    Tail {
+        /// How many.
+        bytes: usize,
+    },
     /// The disk refused.
     #[error(transparent)]
     Disk(#[from] DiskError),
@@ -200,7 +209,9 @@ impl OpenError {
             Self::Config(_) => ErrorCode::ConfigInvalid,
             Self::Locked { .. } | Self::OtherIdentity { .. } => ErrorCode::IdentityConflict,
             Self::NewerFormat { .. } | Self::Missing { .. } => ErrorCode::PreconditionFailed,
-            Self::LogGap { .. } | Self::BehindHighWater { .. } | Self::HighWater { .. } => ErrorCode::StorageCorrupt,
+            Self::LogGap { .. } | Self::BehindHighWater { .. } | Self::HighWater { .. } | Self::Tail { .. } => {
+                ErrorCode::StorageCorrupt
+            }
             Self::Disk(error) => error.code(),
         }
     }

@@ -32,6 +32,7 @@ use crate::shared::{Inner, Shared};
 use crate::state::applied::{KEY as APPLIED_KEY, Standing};
 use crate::state::{Current, State};
 use crate::sync::SyncThread;
+use crate::wal_tail;
 
 /// Whose data directory it is. All three are bound together for good.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,7 +79,8 @@ impl Store {
         let lock = DirectoryLock::take(&raft.join("lock"))?;
         let (mut mark, database_path) = (open_mark(&raft)?, raft.join("db"));
         check_identity(dir, mark.promises().identity.as_ref(), identity.as_ref())?;
-        let database = Database::open(&database_path, &config, lock)?;
+        let judge = |left: &Database| judge(left, mark.promises(), &config);
+        let database = Database::open(&database_path, &config, lock, judge)?;
         check_format(dir, &database)?;
         check_identity(dir, marks::read_identity(&database)?.as_ref(), identity.as_ref())?;
         check_vote(marks::read_vote(&database)?.as_ref(), mark.promises())?;
@@ -107,7 +109,8 @@ impl Store {
         }
         let lock = DirectoryLock::take(&raft.join("lock"))?;
         let mark = open_mark(&raft)?;
-        let database = Database::open_read_only(&raft.join("db"), &config, Some(lock))?;
+        let path = raft.join("db");
+        let database = Database::open_read_only(&path, &config, Some(lock)).map_err(|error| unread(&path, error))?;
         let format = marks::read_format(&database)?.ok_or_else(missing)?;
         check_known(dir, format)?;
         let identity = marks::read_identity(&database)?;
@@ -210,6 +213,24 @@ fn open_mark(raft: &Path) -> Result<HighWater, OpenError> {
             mark.save()?;
             Ok(mark)
         }
+    }
+}
+
+/// Whether a database that lost a damaged tail still holds what was promised.
+fn judge(left: &Database, promises: &Promises, config: &Config) -> Result<(), OpenError> {
+    check_vote(marks::read_vote(left)?.as_ref(), promises)?;
+    let (positions, _left_as_it_is) = recovery::look(left, promises.last_synced)?;
+    match marks::read_generation(left)? {
+        Some(generation) => check_replay(&positions, &read_state(left, generation)?, config),
+        None => Ok(()),
+    }
+}
+
+/// Why a database cannot be read as it is: a start would cut what damages it, or it is damaged for good.
+fn unread(path: &Path, error: DiskError) -> OpenError {
+    match wal_tail::find(path) {
+        Ok(Some(tail)) if matches!(error, DiskError::Damaged { .. }) => OpenError::Tail { bytes: tail.len() },
+        _ => error.into(),
     }
 }
 

@@ -4,14 +4,15 @@
 //! Bytes that were written and never synced may come back as anything: cut short, which RocksDB takes as the end, or as
 //! zeros and garbage, at which it refuses to open. They are a tail, and are cut, only when no whole record follows,
 //! byte by byte looked for, in this file or a later one. Whether anything that was synced went with them is judged
-//! afterwards by the high-water mark, as after a torn tail. The bytes are kept in `raft/cut-tail` for people. Anything
-//! else is left as it was found.
+//! before RocksDB may write, by the vote and the high-water mark, as after a torn tail; what is refused is put back as
+//! it was found. The mark is written once a second: when a disk damages what it had synced within its last second,
+//! nobody here can tell. The bytes are kept in `raft/cut-tail` for people.
 //!
 //! The log's form (RocksDB, `db/log_format.h`): blocks of 32 KiB; in them records of masked CRC-32C of all that follows
 //! the length (4 bytes), length (2 bytes), type (1 byte), content, little endian; a block's last bytes that hold no
 //! header are filled up.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -35,32 +36,68 @@ enum Rest {
     Records,
 }
 
-/// Cuts damaged tails, and says how many bytes went; `None` when there are none, or when one is no tail.
-pub(crate) fn cut(database: &Path, kept: &Path) -> Result<Option<usize>, DiskError> {
-    let failed = |error| DiskError::io("cut the log's tail", &error);
-    let mut tails = Vec::new();
+/// A damaged tail: of each file its bytes and where the sound ones end.
+#[derive(Debug)]
+pub(crate) struct Tail(Vec<Part>);
+
+#[derive(Debug)]
+struct Part {
+    path: PathBuf,
+    bytes: Vec<u8>,
+    end: usize,
+}
+
+/// Finds damaged tails; `None` when there are none, or when one is no tail. Changes nothing.
+pub(crate) fn find(database: &Path) -> Result<Option<Tail>, DiskError> {
+    let failed = |error| DiskError::io("read the log's tail", &error);
+    let mut parts = Vec::new();
     for paths in [log_files(database).map_err(failed)?, manifest(database).map_err(failed)?] {
         let logs = paths.iter().map(fs::read).collect::<Result<Vec<_>, _>>().map_err(failed)?;
         match rest_of(&logs) {
             Rest::Nothing => {}
-            Rest::Tail(ends) => tails.extend(paths.into_iter().zip(logs).zip(ends)),
+            Rest::Tail(ends) => {
+                let files = paths.into_iter().zip(logs).zip(ends);
+                parts.extend(files.map(|((path, bytes), end)| Part { path, bytes, end }));
+            }
             Rest::Records => return Ok(None),
         }
     }
-    tails.retain(|((_, log), end)| *end < log.len());
-    if tails.is_empty() {
-        return Ok(None);
+    parts.retain(|part| part.end < part.bytes.len());
+    Ok((!parts.is_empty()).then_some(Tail(parts)))
+}
+
+// === impl Tail ===
+
+impl Tail {
+    /// How many bytes it has.
+    pub(crate) fn len(&self) -> usize {
+        self.0.iter().map(|part| part.bytes.len() - part.end).sum()
     }
-    let mut aside = File::create(kept).map_err(failed)?;
-    for ((_, log), end) in &tails {
-        aside.write_all(&log[*end..]).map_err(failed)?;
+
+    /// Cuts it off, and adds its bytes to the file `kept`.
+    pub(crate) fn cut(&self, kept: &Path) -> Result<(), DiskError> {
+        let failed = |error| DiskError::io("cut the log's tail", &error);
+        let mut aside = OpenOptions::new().create(true).append(true).open(kept).map_err(failed)?;
+        for part in &self.0 {
+            aside.write_all(&part.bytes[part.end..]).map_err(failed)?;
+        }
+        aside.sync_all().map_err(failed)?;
+        for part in &self.0 {
+            let file = OpenOptions::new().write(true).open(&part.path).map_err(failed)?;
+            file.set_len(part.end as u64).and_then(|()| file.sync_all()).map_err(failed)?;
+        }
+        Ok(())
     }
-    aside.sync_all().map_err(failed)?;
-    for ((path, _), end) in &tails {
-        let file = OpenOptions::new().write(true).open(path).map_err(failed)?;
-        file.set_len(*end as u64).and_then(|()| file.sync_all()).map_err(failed)?;
+
+    /// Leaves the files as they were found.
+    pub(crate) fn put_back(&self) -> Result<(), DiskError> {
+        let failed = |error| DiskError::io("put the log's tail back", &error);
+        for part in &self.0 {
+            let mut file = OpenOptions::new().append(true).open(&part.path).map_err(failed)?;
+            file.write_all(&part.bytes[part.end..]).and_then(|()| file.sync_all()).map_err(failed)?;
+        }
+        Ok(())
     }
-    Ok(Some(tails.iter().map(|((_, log), end)| log.len() - end).sum()))
 }
 
 /// The files of the write-ahead log, oldest first.

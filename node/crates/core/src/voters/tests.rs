@@ -89,13 +89,34 @@ fn plans_one_change_at_a_time_towards_the_wanted_number() {
 fn departed_voters_go_first_and_the_last_voter_stays() {
     check("vdvv", &[1, 2, 3], &stable(&[2, 3, 4]), Some(Demote(NodeId(2))));
     check("vdvv", &[1, 3], &stable(&[3, 4]), Some(Promote(NodeId(4))));
-    check("vvvvd", &[1, 2, 3, 4, 5], &[], Some(Demote(NodeId(5))));
-    check("vvvvd", &[1, 2, 3, 4], &[], Some(Demote(NodeId(4))));
-    check("vv", &[1, 2, 9], &[], Some(Demote(NodeId(9))));
+    check("vvvvd", &[1, 2, 3, 4, 5], &stable(&[2, 3, 4]), Some(Demote(NodeId(5))));
+    check("vvvvd", &[1, 2, 3, 4], &stable(&[2, 3, 4]), Some(Demote(NodeId(4))));
+    check("vv", &[1, 2, 9], &stable(&[2]), Some(Demote(NodeId(9))));
     check("d", &[1], &[], None);
     check("dv", &[1], &stable(&[2]), Some(Promote(NodeId(2))));
     check("dv", &[1], &[], None);
-    check("dv", &[1, 2], &[], Some(Demote(NodeId(1))));
+    check("dv", &[1, 2], &stable(&[2]), Some(Demote(NodeId(1))));
+}
+
+#[test]
+fn nobodys_vote_is_taken_while_no_majority_of_the_others_is_heard() {
+    // Three voters: one has departed and still answers, another is silent. Without the first nothing could be changed.
+    let silent_two = [(2, silent_for(5)), (3, healthy_for(60))];
+    check("vvd", &[1, 2, 3], &silent_two, None);
+    check("vvd", &[1, 2, 3], &stable(&[2, 3]), Some(Demote(NodeId(3))));
+    // A standby takes a seat first, and then the departed one can go.
+    let with_standby = [(2, silent_for(5)), (3, healthy_for(60)), (4, healthy_for(60))];
+    check("vvdv", &[1, 2, 3], &with_standby, Some(Promote(NodeId(4))));
+    check("vvdv", &[1, 2, 3, 4], &with_standby, Some(Demote(NodeId(3))));
+    // Five voters, two of them silent.
+    let two_silent = [(2, healthy_for(60)), (3, healthy_for(60)), (4, silent_for(5)), (5, silent_for(5))];
+    check("vvdvv", &[1, 2, 3, 4, 5], &two_silent, None);
+    // Of two that have departed the silent one goes first.
+    let two_gone = [(2, healthy_for(60)), (3, healthy_for(60)), (4, silent_for(5))];
+    check("vvdd", &[1, 2, 3, 4], &two_gone, Some(Demote(NodeId(4))));
+    // Of too many the silent one goes, although another is only behind.
+    let behind = Standing { silent: Duration::ZERO, healthy_for: None, wavered: true };
+    check("vvvvl", &[1, 2, 3, 4], &[(2, silent_for(5)), (3, healthy_for(60)), (4, behind)], Some(Demote(NodeId(2))));
 }
 
 #[test]

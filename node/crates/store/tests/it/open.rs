@@ -281,8 +281,22 @@ fn a_garbled_tail_that_was_synced_is_refused() {
             fs::write(&wal, bytes).expect("write");
         }
     }
-    let error = refusal(old.path(), Some(identity()));
-    assert!(matches!(error, OpenError::BehindHighWater { .. }), "{error}");
+    let damaged = files(old.path());
+    for _ in 0..2 {
+        let error = refusal(old.path(), Some(identity()));
+        assert!(matches!(error, OpenError::BehindHighWater { .. }), "{error}");
+        assert_eq!(files(old.path()), damaged, "what was refused is as it was found");
+    }
+}
+
+/// The files of the database that hold records, with their bytes.
+fn files(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let all = fs::read_dir(dir.join("raft").join("db")).expect("list").map(|entry| entry.expect("list").path());
+    let is_of_records = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+        path.extension().is_some_and(|kind| kind == "log" || kind == "sst") || name.starts_with("MANIFEST-")
+    };
+    all.filter(is_of_records).map(|path| (path.clone(), fs::read(path).expect("read"))).collect()
 }
 
 #[test]
