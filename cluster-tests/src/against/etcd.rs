@@ -1,8 +1,8 @@
 //! The other side: three etcd daemons with their defaults, asked over their own protocol.
 //!
 //! As far as etcd lets us it stands as ours does: clients on a unix socket without TLS, members over TLS with
-//! certificates on both ends (one, made for the run). Only the quota differs from its defaults, so that a long load does
-//! not end in `NOSPACE`. Processes end with the value; they are found by the ids they were started with.
+//! certificates on both ends (one, made for the run). Only the quota differs from its defaults, so that a long load
+//! does not end in `NOSPACE`. Processes end with the value; they are found by the ids they were started with.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;

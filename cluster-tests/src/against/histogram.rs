@@ -1,5 +1,5 @@
-//! Latencies, counted in buckets that grow with the value: 64 to each power of two, so that a value read back is at most
-//! 1.6 % above the true one. Microseconds inside, milliseconds outside. Nothing is sampled and nothing is lost.
+//! Latencies, counted in buckets that grow with the value: 64 to each power of two, so that a value read back is at
+//! most 1.6 % above the true one. Microseconds inside, milliseconds outside. Nothing is sampled and nothing is lost.
 
 use std::time::Duration;
 

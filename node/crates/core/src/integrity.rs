@@ -1,10 +1,10 @@
 //! Do the nodes hold the same state? Decided from the hashes that they had at equal indexes.
 //!
-//! Every node notes its hash at each checkpoint index, so that nodes which are never at rest meet there, and says besides
-//! where it stands now, so that nodes at rest meet too. What more than half of all voters hold at an index is taken for
-//! the state; who holds something else deviates. The newest index at which a node can be judged counts: one that agrees
-//! again, because the record was overwritten or a snapshot replaced its state, agrees. Two states that differ are never
-//! a matter of timing, so nothing is said twice before it is believed.
+//! Every node notes its hash at each checkpoint index, so that nodes which are never at rest meet there, and says
+//! besides where it stands now, so that nodes at rest meet too. What more than half of all voters hold at an index is
+//! taken for the state; who holds something else deviates. The newest index at which a node can be judged counts: one
+//! that agrees again, because the record was overwritten or a snapshot replaced its state, agrees. Two states that
+//! differ are never a matter of timing, so nothing is said twice before it is believed.
 //!
 //! Deliberately absent: an opinion on who is right where no majority exists, and any protection against a majority that
 //! is wrong in the same way.

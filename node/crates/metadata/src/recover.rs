@@ -214,8 +214,8 @@ pub struct Made {
     pub departed: Vec<NodeId>,
 }
 
-/// Builds the store of a new cluster under `to`, where there is none, from what lies under `from`, which is not changed.
-/// Everything is durable on return.
+/// Builds the store of a new cluster under `to`, where there is none, from what lies under `from`, which is not
+/// changed. Everything is durable on return.
 ///
 /// # Errors
 /// When the old store cannot be read, or the disk refuses the new one.

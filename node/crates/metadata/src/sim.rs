@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use futures::future::join_all;
+
 use ollamax_types::ClusterId;
 
 use self::clients::Clients;

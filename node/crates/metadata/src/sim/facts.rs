@@ -1,8 +1,8 @@
 //! What happened in a simulated world, and what must never be among it.
 //!
-//! Checked at once: one leader per term (I1), the same entry at an index on every node and after every restart (I5), the
-//! same state after it (I6), votes that never go back (I7), no value written twice (I4). Checked at the end, over what
-//! clients did: no acknowledged write lost (I3), and writes and reads in an order that real time allows (I2).
+//! Checked at once: one leader per term (I1), the same entry at an index on every node and after every restart (I5),
+//! the same state after it (I6), votes that never go back (I7), no value written twice (I4). Checked at the end, over
+//! what clients did: no acknowledged write lost (I3), and writes and reads in an order that real time allows (I2).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};

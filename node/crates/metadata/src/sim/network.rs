@@ -1,7 +1,7 @@
 //! The network between simulated nodes: messages as values, with the delays, losses and cuts that the plan asks for.
 //!
-//! A message that is lost, or crosses a cut, brings no answer, as behind a link that died silently; a node that does not
-//! run is unreachable at once.
+//! A message that is lost, or crosses a cut, brings no answer, as behind a link that died silently; a node that does
+//! not run is unreachable at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
