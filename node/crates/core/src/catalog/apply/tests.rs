@@ -143,8 +143,8 @@ fn the_envelope_is_checked_before_the_command() {
         change(&mut entry);
         apply(&view, 9, 4, &entry).expect("no fault").answer
     };
-    let too_low = Refusal::VersionTooLow { needed: 3, actual: 2 };
-    assert_eq!(asked(|entry| entry.least_version = 3), refused(too_low));
+    let too_low = Refusal::VersionTooLow { needed: CLUSTER_VERSION + 1, actual: CLUSTER_VERSION };
+    assert_eq!(asked(|entry| entry.least_version = CLUSTER_VERSION + 1), refused(too_low));
     assert_eq!(asked(|entry| entry.fence_term = Some(3)), refused(Refusal::Fenced { expected: 3, actual: 4 }));
     assert_eq!(asked(|entry| entry.fence_term = Some(4)), Answer::Done);
     assert_eq!(asked(|entry| entry.session = Some((1, 1))), refused(Refusal::SessionExpired(1)));
