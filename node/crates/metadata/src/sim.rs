@@ -39,7 +39,7 @@ use crate::service::raft_config;
 const SEED_VARIABLE: &str = "OLLAMAX_SEED";
 /// Asks for the long form.
 const SOAK_VARIABLE: &str = "OLLAMAX_SOAK";
-const WORLDS: u64 = 40;
+const WORLDS: u64 = 20;
 const WORLDS_OF_SOAK: u64 = 1_000;
 
 const CLIENTS: u64 = 5;
@@ -232,8 +232,9 @@ fn every_planted_bug_is_found() {
         let is_expected = invariants.iter().any(|invariant| violation.contains(invariant));
         assert!(is_expected, "{bug:?} in world {seed}: {violation}");
     };
+    // openraft itself stops when a follower's log goes back.
     check(Bug::DurableBeforeSync, &["I3", "I5", "I6", "stopped"], 50);
-    check(Bug::VoteInMemory, &["I1", "I5", "I7", "stopped"], 50);
+    check(Bug::VoteInMemory, &["I1", "I5", "I7"], 50);
     check(Bug::ReadWithoutMajority, &["I2"], 20);
     check(Bug::RetryWithoutSequence, &["I4"], 20);
     check(Bug::LabelBeforeContent, &["I6"], 100);

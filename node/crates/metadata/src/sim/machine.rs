@@ -124,8 +124,7 @@ impl RaftStateMachine<SimTypes> for Machine {
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
-        let label = meta_of(&self.disk.lock().state.applied);
-        Builder { disk: self.disk.clone(), label }
+        Builder { disk: self.disk.clone() }
     }
 
     async fn install_snapshot(&mut self, meta: &Meta, snapshot: Arc<Image>) -> Result<(), io::Error> {
@@ -147,9 +146,11 @@ impl RaftStateMachine<SimTypes> for Machine {
     async fn get_current_snapshot(&mut self) -> Result<Option<Labelled>, io::Error> {
         // As the product: that there is one is remembered, its content is what is there now.
         let inner = self.disk.lock();
-        Ok(inner.snapshot.as_ref().map(|_| {
+        let label_first = inner.bug == Some(Bug::LabelBeforeContent);
+        Ok(inner.snapshot.as_ref().map(|built| {
             let image = inner.state.clone();
-            Snapshot { meta: meta_of(&image.applied), snapshot: Arc::new(image) }
+            let labelled = if label_first { &built.applied } else { &image.applied };
+            Snapshot { meta: meta_of(labelled), snapshot: Arc::new(image) }
         }))
     }
 }
@@ -158,8 +159,6 @@ impl RaftStateMachine<SimTypes> for Machine {
 #[derive(Debug)]
 pub(super) struct Builder {
     disk: Disk,
-    /// How far the state reached when the snapshot was asked for.
-    label: Meta,
 }
 
 impl RaftSnapshotBuilder<SimTypes> for Builder {
@@ -169,12 +168,7 @@ impl RaftSnapshotBuilder<SimTypes> for Builder {
         tokio::time::sleep(self.disk.pause(BUILD_MS_MAX)).await;
         self.disk.flush();
         let mut inner = self.disk.lock();
-        let mut image = inner.state.clone();
-        if inner.bug == Some(Bug::LabelBeforeContent) {
-            image.applied.last = self.label.last_log_id;
-            image.applied.membership = self.label.last_membership.clone();
-        }
-        let image = Arc::new(image);
+        let image = Arc::new(inner.state.clone());
         inner.snapshot = Some(image.clone());
         Ok(Snapshot { meta: meta_of(&image.applied), snapshot: image })
     }
