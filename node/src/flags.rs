@@ -72,7 +72,8 @@ pub(crate) fn command() -> Command {
                 .about("Look whether everything that a data directory promises is there and whole; changes nothing")
                 .long_about(
                     "Look whether everything that a data directory promises is there and whole; changes nothing.\n\
-                     The daemon on it must be stopped. Exit code 0: sound; 1: damaged; 3: nothing there; 4: in use; 6: not allowed.",
+                     The daemon on it must be stopped. Exit code 0: sound; 1: damaged; 3: nothing there; 4: in use;\n\
+                     6: not allowed.",
                 )
                 .arg(data_dir().required(true).help("The directory"))
                 .arg(output()),

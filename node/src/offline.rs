@@ -2,8 +2,8 @@
 //!
 //! What was found or done goes to stdout, as text or as one JSON object. A failure is one text on stderr, what and why
 //! first and what to try in its last lines, or with `-o json` one object of kind `Error`, with an exit code that
-//! `ollamax` passes on. What writes into a directory is refused to whoever is not its owner: the daemon could not use it
-//! any more.
+//! `ollamax` passes on. What writes into a directory is refused to whoever is not its owner: the daemon could not use
+//! it any more.
 
 use std::fs;
 use std::io::{self, ErrorKind, Write as _};
