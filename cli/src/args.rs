@@ -466,7 +466,7 @@ pub(crate) enum BackupCommand {
   ollamax backup verify FILE
   ollamax backup verify FILE --key-file KEY")]
     Verify {
-        /// The backup
+        /// The backup: a file; fetch one that lies in a bucket first
         file: PathBuf,
         /// File that holds the secret key, for its owner alone (mode 600); `-` is standard input
         #[arg(long, value_name = "FILE")]
@@ -475,7 +475,7 @@ pub(crate) enum BackupCommand {
     /// Make a new cluster of a file, in the empty directory --data-dir; needs no daemon
     #[command(after_help = "Example:\n  ollamax backup restore FILE --key-file KEY --data-dir DIR")]
     Restore {
-        /// The backup
+        /// The backup: a file; fetch one that lies in a bucket first
         file: PathBuf,
         /// File that holds the secret key, for its owner alone (mode 600); `-` is standard input
         #[arg(long, value_name = "FILE")]

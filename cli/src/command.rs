@@ -62,8 +62,8 @@ async fn dispatch(global: &Global, command: Command) -> Result<(), Failure> {
         Command::Logs(args) => logs::run(global, args).await,
         Command::Events(args) => events::run(global, args).await,
         Command::Doctor => doctor::run(global).await,
-        Command::Recover(command) => offline::recover(global, command),
-        Command::Reset(args) => offline::reset(global, &args),
+        Command::Recover(command) => offline::recover(global, command).await,
+        Command::Reset(args) => offline::reset(global, &args).await,
         Command::Dev(command) => dev::run(global, command).await,
         Command::Completion { shell } => completion(shell),
     }

@@ -48,6 +48,11 @@ pub(crate) fn talk(form: Output, line: &str) {
     }
 }
 
+/// Hands on, on stderr, what another program said in the form that was asked for.
+pub(crate) fn pass_on(told: &str) {
+    drop(writeln!(std::io::stderr(), "{told}"));
+}
+
 /// Says on stderr why a command failed; for people in a line of its own, also where an answer was cut short.
 pub(crate) fn tell(form: Output, verbose: bool, failure: &Failure) {
     let page = failure.page(verbose);

@@ -6,6 +6,7 @@
 //! keys/           node key, cluster key (mode 0600)
 //! raft/           the replicated state (`store`); `raft/recovered` while a recovery is under way
 //! backups/        backups of it, unless `backup.to` names another place
+//! backups-waiting/  backups on their way to a bucket
 //! models/         the bundled engine's models
 //! node.json       addresses and pid of the running daemon, for tools
 //! admin.sock      the administrator's door
@@ -213,12 +214,17 @@ impl DataDir {
     }
 
     fn open_as(root: &Path, fresh: Incarnation, adopt: bool) -> Result<Self, DataDirError> {
+        let made = fs::DirBuilder::new().recursive(true).mode(0o750).create(root);
+        made.map_err(|source| DataDirError::Unusable { path: root.to_owned(), source })?;
+        let lock = take_lock(root)?;
+        Self::open_locked(root, lock, fresh, adopt)
+    }
+
+    fn open_locked(root: &Path, lock: Flock<File>, fresh: Incarnation, adopt: bool) -> Result<Self, DataDirError> {
         let unusable = |path: &Path| {
             let path = path.to_owned();
             move |source| DataDirError::Unusable { path, source }
         };
-        fs::DirBuilder::new().recursive(true).mode(0o750).create(root).map_err(unusable(root))?;
-        let lock = take_lock(root)?;
         fs::DirBuilder::new().recursive(true).mode(0o700).create(root.join("keys")).map_err(unusable(root))?;
         let anchor = root.join("keys").join("place");
         if !anchor.exists() {
@@ -349,7 +355,7 @@ fn write_identity(root: &Path, identity: &IdentityFile) -> Result<(), DataDirErr
 pub(crate) struct Held {
     root: PathBuf,
     identity: Result<Option<IdentityFile>, DataDirError>,
-    _lock: Flock<File>,
+    lock: Flock<File>,
 }
 
 // === impl Held ===
@@ -358,14 +364,24 @@ impl Held {
     /// Takes the lock of a directory that is one of ours. Nothing else is changed.
     ///
     /// # Errors
-    /// When it is none, or a daemon runs on it.
+    /// When it is none, may not be looked into, or a daemon runs on it.
     pub(crate) fn take(root: &Path) -> Result<Self, DataDirError> {
         let path = root.join("identity.json");
-        if !path.exists() && !root.join("keys").join("place").exists() {
+        let there =
+            |path: &Path| path.try_exists().map_err(|source| DataDirError::Unusable { path: path.to_owned(), source });
+        if !there(&path)? && !there(&root.join("keys").join("place"))? {
             return Err(DataDirError::NotOurs { path: root.to_owned() });
         }
         let lock = take_lock(root)?;
-        Ok(Self { root: root.to_owned(), identity: read_identity(&path), _lock: lock })
+        Ok(Self { root: root.to_owned(), identity: read_identity(&path), lock })
+    }
+
+    /// Opens it, still under the same lock.
+    ///
+    /// # Errors
+    /// See [`DataDirError`].
+    pub(crate) fn open(self, fresh_incarnation: Incarnation) -> Result<DataDir, DataDirError> {
+        DataDir::open_locked(&self.root, self.lock, fresh_incarnation, false)
     }
 
     /// The directory itself.
@@ -423,17 +439,21 @@ pub(crate) fn empty_folder(folder: &Path) -> io::Result<()> {
 /// # Errors
 /// What the system said; the old file then still stands.
 pub(crate) fn replace_file(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    let fresh = path.with_extension("new");
+    let mut fresh = path.as_os_str().to_owned();
+    fresh.push(".new");
+    let fresh = PathBuf::from(fresh);
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&fresh)?;
     let written = file.write_all(content).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&fresh, path));
     if let Err(error) = written {
         drop(fs::remove_file(&fresh));
         return Err(error);
     }
-    match path.parent() {
-        Some(parent) => File::open(parent)?.sync_all(),
-        None => Ok(()),
-    }
+    File::open(folder_of(path))?.sync_all()
+}
+
+/// The folder that a file lies in; of a bare name the one that this process stands in.
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 fn take_lock(root: &Path) -> Result<Flock<File>, DataDirError> {
@@ -503,6 +523,26 @@ pub(crate) mod tests {
                 fs::copy(entry.path(), target).expect("copied");
             }
         }
+    }
+
+    #[test]
+    fn a_file_by_its_bare_name_lies_where_the_process_stands() {
+        for (path, folder) in [("n3.json", "."), ("a/n3.json", "a"), ("/n3.json", "/"), ("./n3.json", ".")] {
+            assert_eq!(folder_of(Path::new(path)), Path::new(folder), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole_and_its_neighbours_are_left_alone() {
+        let temp = tempfile::tempdir().expect("temp");
+        let (path, neighbour) = (temp.path().join("n3.json"), temp.path().join("n3.new"));
+        fs::write(&neighbour, "mine").expect("written");
+        for text in ["one", "two"] {
+            replace_file(&path, text.as_bytes(), 0o600).expect("replaced");
+            assert_eq!(fs::read_to_string(&path).expect("there"), text);
+        }
+        assert_eq!(fs::read_to_string(&neighbour).expect("there"), "mine");
+        assert_eq!(fs::read_dir(temp.path()).expect("listed").count(), 2);
     }
 
     #[test]

@@ -34,8 +34,8 @@ pub(crate) enum Asked {
     Verify {
         /// Which directory.
         data_dir: PathBuf,
-        /// One object instead of a page.
-        as_json: bool,
+        /// How to show it.
+        form: Form,
     },
     /// Show what a survivor holds.
     RecoverPlan(PlanArgs),
@@ -72,7 +72,8 @@ pub(crate) fn command() -> Command {
                 .about("Look whether everything that a data directory promises is there and whole; changes nothing")
                 .long_about(
                     "Look whether everything that a data directory promises is there and whole; changes nothing.\n\
-                     The daemon on it must be stopped. Exit code 0: sound; 1: damaged; 3: nothing there; 4: in use.",
+                     The daemon on it must be stopped. Exit code 0: sound; 1: damaged; 3: nothing there; 4: in use;\n\
+                     6: not allowed.",
                 )
                 .arg(data_dir().required(true).help("The directory"))
                 .arg(output()),
@@ -182,7 +183,11 @@ fn restore() -> Command {
 }
 
 fn backup_file() -> Arg {
-    Arg::new("file").value_name("FILE").required(true).value_parser(clap::value_parser!(PathBuf)).help("The backup")
+    Arg::new("file")
+        .value_name("FILE")
+        .required(true)
+        .value_parser(clap::value_parser!(PathBuf))
+        .help("The backup: a file; fetch one that lies in a bucket first")
 }
 
 fn key_file() -> Arg {
@@ -277,10 +282,9 @@ fn parse(matches: &ArgMatches) -> Asked {
         Some(("adopt", adopt)) => {
             Asked::Adopt { data_dir: adopt.get_one::<PathBuf>("data-dir").cloned().unwrap_or_default() }
         }
-        Some(("verify", verify)) => Asked::Verify {
-            data_dir: verify.get_one::<PathBuf>("data-dir").cloned().unwrap_or_default(),
-            as_json: verify.get_one::<String>("output").is_some_and(|output| output == "json"),
-        },
+        Some(("verify", verify)) => {
+            Asked::Verify { data_dir: path(verify, "data-dir").unwrap_or_default(), form: form(verify) }
+        }
         Some(("recover", recover)) => parse_recover(recover),
         Some(("reset", reset)) => Asked::Reset(ResetArgs {
             data_dir: path(reset, "data-dir").unwrap_or_default(),
@@ -374,12 +378,12 @@ mod tests {
 
     #[test]
     fn a_directory_can_be_looked_at_for_people_and_for_programs() {
-        for (line, expected) in [("", false), (" -o table", false), (" -o json", true)] {
+        for (line, expected) in [("", Form::Text), (" -o table", Form::Text), (" -o json", Form::Json)] {
             let line = format!("ollamax-node verify --data-dir /d{line}");
-            let Ok(Asked::Verify { data_dir, as_json }) = read(line.split(' ').map(OsString::from).collect()) else {
+            let Ok(Asked::Verify { data_dir, form }) = read(line.split(' ').map(OsString::from).collect()) else {
                 panic!("verify");
             };
-            assert_eq!((data_dir, as_json), (PathBuf::from("/d"), expected), "{line}");
+            assert_eq!((data_dir, form), (PathBuf::from("/d"), expected), "{line}");
         }
     }
 

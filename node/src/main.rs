@@ -2,7 +2,7 @@
 //!
 //! Everything is checked before anything is touched: a wrong configuration ends here with all its problems and exit
 //! code 2. Other failures to start end with one clear text and exit code 1. Commands that need no daemon are in
-//! `recovery.rs`, `reset.rs` and `restore.rs`.
+//! `recovery.rs`, `reset.rs`, `restore.rs` and `verify.rs`.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -57,13 +57,13 @@ fn main() -> ExitCode {
         Err(error) => error.exit(),
     };
     let result = match asked {
-        Asked::RecoverPlan(args) => return offline::end(recovery::plan(&args)),
-        Asked::RecoverApply(args) => return offline::end(recovery::apply(&args)),
-        Asked::Reset(args) => return offline::end(reset::reset(&args)),
+        Asked::RecoverPlan(args) => return offline::end(args.form, recovery::plan(&args)),
+        Asked::RecoverApply(args) => return offline::end(args.form, recovery::apply(&args)),
+        Asked::Reset(args) => return offline::end(args.form, reset::reset(&args)),
         Asked::Adopt { data_dir } => adopt(&data_dir),
-        Asked::VerifyBackup(args) => return offline::end(restore::verify(&args)),
-        Asked::Restore(args) => return offline::end(restore::restore(&args)),
-        Asked::Verify { data_dir, as_json } => return verify::run(&data_dir, as_json),
+        Asked::VerifyBackup(args) => return offline::end(args.form, restore::verify(&args)),
+        Asked::Restore(args) => return offline::end(args.form, restore::restore(&args)),
+        Asked::Verify { data_dir, form } => return offline::end(form, verify::run(&data_dir, form)),
         Asked::Run { data_dir, file, flags, print_config } => {
             // Who only looks may not be allowed to read the token.
             let needs_token = !print_config && !is_member(data_dir.as_deref());
@@ -102,7 +102,7 @@ fn run_daemon(config: NodeConfig, data_dir: Option<PathBuf>) -> anyhow::Result<(
 }
 
 fn adopt(data_dir: &Path) -> anyhow::Result<()> {
-    if !data_dir.join("identity.json").exists() {
+    if !data_dir.join("identity.json").try_exists()? {
         anyhow::bail!("{} is no data directory of a node", data_dir.display());
     }
     data_dir::DataDir::adopt(data_dir, Incarnation(ollamax_security::random_bytes()?))?;

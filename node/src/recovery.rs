@@ -21,8 +21,8 @@ use ollamax_security::{ClusterKey, Credential, NodeKey, random_bytes};
 use ollamax_store as store;
 use ollamax_types::{ErrorCode, Incarnation, NodeId, Role};
 
-use crate::data_dir::{DataDir, DataDirError, Held, Membership, replace_file};
-use crate::offline::{EXIT_CONFLICT, EXIT_FAILED, EXIT_USAGE, Failure, Form, show};
+use crate::data_dir::{DataDir, Held, Membership, replace_file};
+use crate::offline::{EXIT_CONFLICT, EXIT_FAILED, EXIT_USAGE, Failure, Form, code_of, refuse_foreign, show};
 use staging::Staging;
 use survivor_file::SurvivorFile;
 
@@ -67,7 +67,8 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<(), Failure> {
         let text = serde_json::to_vec_pretty(&own).expect("plain fields serialise");
         replace_file(path, &text, 0o600).map_err(|error| {
             let what = format!("write {}: {error}", path.display());
-            Failure::new(EXIT_FAILED, what, "name another file with --write")
+            let next = "name a file that this user may write with --write";
+            Failure::told(code_of(&error), what, next)
         })?;
     }
     let others = read_all(&args.with)?;
@@ -82,14 +83,22 @@ pub(crate) fn plan(args: &PlanArgs) -> Result<(), Failure> {
 /// # Errors
 /// Without consent, when it is not needed or another survivor is safer, and when the disk refuses.
 pub(crate) fn apply(args: &ApplyArgs) -> Result<(), Failure> {
-    if !args.data_dir.join("identity.json").exists() {
-        return Err(DataDirError::NotOurs { path: args.data_dir.clone() }.into());
-    }
+    refuse_foreign(&args.data_dir, "recover apply, with the same words")?;
+    let held = Held::take(&args.data_dir)?;
+    let before = member(held.membership()?)?.clone();
+    let confirm = args.confirm.as_deref();
+    // Of one that was cut off after its switch, the state lies whole in its place only when it was opened.
+    let own = if held.is_recovering() {
+        check_consent(&before.cluster_name, before.node, confirm)?;
+        None
+    } else {
+        let own = survey(&args.data_dir, &before)?;
+        check_consent(&own.cluster_name, before.node, confirm)?;
+        Some(own)
+    };
     let fresh = random_bytes().map_err(|error| failed("draw a number", &error))?;
-    let mut dir = DataDir::open(&args.data_dir, Incarnation(fresh))?;
-    let before = member(dir.membership())?.clone();
-    let own = survey(&args.data_dir, &before)?;
-    check_consent(&own, args.confirm.as_deref())?;
+    let mut dir = held.open(Incarnation(fresh))?;
+    let own = own.map_or_else(|| survey(&args.data_dir, &before), Ok)?;
     if own.is_recovered_alone() {
         let fields = json!({"recovered": true, "already": true, "node": own.node, "cluster": own.cluster});
         return show(args.form, "Recovery", &page::already(&own), fields);
@@ -155,14 +164,12 @@ fn plan_of(own: &SurvivorFile, others: &[SurvivorFile]) -> Result<Plan, Failure>
     })
 }
 
-fn check_consent(own: &SurvivorFile, confirm: Option<&str>) -> Result<(), Failure> {
-    let name = &own.cluster_name;
+fn check_consent(name: &str, node: NodeId, confirm: Option<&str>) -> Result<(), Failure> {
     let what = match confirm {
         Some(given) if given == name => return Ok(()),
         Some(given) => format!("the cluster is called {name}, not {given}; nothing was done"),
         None => format!(
-            "this needs your consent: it would give up cluster {name} and make node {} the only member of a new one",
-            own.node
+            "this needs your consent: it would give up cluster {name} and make node {node} the only member of a new one"
         ),
     };
     let next = format!("ollamax recover plan; then repeat the command with --confirm {name}");
@@ -238,7 +245,7 @@ fn unreadable(error: &RecoverError) -> Failure {
         ErrorCode::DiskFull => (EXIT_FAILED, "free some space on the disk of the data directory; nothing was changed"),
         _ => (EXIT_FAILED, "use another survivor; this directory was not changed"),
     };
-    Failure::new(exit, error.to_string(), next)
+    Failure::new(exit, error.to_string(), next).with_code(error.code())
 }
 
 fn failed(what: &str, error: &dyn std::error::Error) -> Failure {

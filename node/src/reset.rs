@@ -1,8 +1,8 @@
 //! `reset`: makes a node nothing again. Its state, identity and keys go; models, and what is not ours, stay.
 //!
 //! The membership goes first, so that a directory that was half emptied is no member and can be started or reset again;
-//! `keys/place`, by which it is known as ours, goes last. A running daemon, a directory that is not ours, and a missing
-//! `--confirm` are refused, the last with all that would go.
+//! `keys/place`, by which it is known as ours, goes last. A running daemon, and a directory that is not ours or belongs
+//! to another user, are refused. Without `--confirm` it only says what would go.
 
 use std::fs;
 use std::io;
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use crate::data_dir::{DataDirError, Held, empty_folder};
-use crate::offline::{EXIT_USAGE, Failure, Form, show};
+use crate::offline::{Failure, Form, code_of, refuse_foreign, show};
 
 /// What goes, in this order, after the membership in `identity.json`.
 const GOES: [&str; 8] = [
@@ -54,8 +54,11 @@ struct Content {
 /// Empties a node, or says what that would mean.
 ///
 /// # Errors
-/// Without consent, while a daemon runs, for a directory that is not ours, and when the disk refuses.
+/// While a daemon runs, for a directory that is not ours or another user's, and when the disk refuses.
 pub(crate) fn reset(args: &ResetArgs) -> Result<(), Failure> {
+    if args.confirm {
+        refuse_foreign(&args.data_dir, "reset --confirm")?;
+    }
     let mut held = Held::take(&args.data_dir)?;
     let who = match held.membership() {
         Ok(None) => "This node belongs to no cluster.\n".to_owned(),
@@ -71,12 +74,7 @@ pub(crate) fn reset(args: &ResetArgs) -> Result<(), Failure> {
     if done {
         empty(&mut held)?;
     }
-    show(args.form, "Reset", &text, json!({"reset": done, "goes": content.goes, "stays": content.stays}))?;
-    if done {
-        return Ok(());
-    }
-    let what = "this needs your consent: nothing was removed";
-    Err(Failure::new(EXIT_USAGE, what, "repeat the command with --confirm; where the daemon still runs: ollamax leave"))
+    show(args.form, "Reset", &text, json!({"reset": done, "goes": content.goes, "stays": content.stays}))
 }
 
 fn content_of(root: &Path) -> io::Result<Content> {
@@ -105,6 +103,9 @@ fn page(content: &Content, done: bool) -> String {
         let why = STAYS.iter().find(|(known, _)| known == name).map(|(_, why)| format!(" ({why})"));
         page += &format!("  {name}{}\n", why.unwrap_or_default());
     }
+    if !done {
+        page += "Next: ollamax reset --confirm\n";
+    }
     page
 }
 
@@ -113,10 +114,22 @@ fn empty(held: &mut Held) -> Result<(), Failure> {
     held.forget_membership()?;
     for name in GOES {
         let path = held.root().join(name);
-        remove(&path).map_err(|error| refused(&path, &error))?;
+        remove(&path).map_err(|error| half_done(held, &path, &error))?;
     }
     let synced = fs::File::open(held.root()).and_then(|root| root.sync_all());
-    synced.map_err(|error| refused(held.root(), &error))
+    synced.map_err(|error| half_done(held, held.root(), &error))
+}
+
+/// What a disk that refuses half-way leaves: what is not removed, and that the membership went first.
+fn half_done(held: &Held, path: &Path, error: &io::Error) -> Failure {
+    let left: Vec<&str> = GOES.into_iter().filter(|name| held.root().join(name).symlink_metadata().is_ok()).collect();
+    let left = if left.is_empty() { "nothing, but a power cut may bring it back".to_owned() } else { left.join(", ") };
+    let member = match held.membership() {
+        Ok(_) => "this node is no member any more",
+        Err(_) => "what this node was cannot be read",
+    };
+    let what = format!("remove {}: {error}; {member}, and not removed is: {left}", path.display());
+    Failure::told(code_of(error), what, "mend the disk or the rights there, then repeat: ollamax reset --confirm")
 }
 
 fn remove(path: &Path) -> io::Result<()> {
@@ -138,12 +151,12 @@ fn refused(path: &Path, source: &io::Error) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use ollamax_types::Incarnation;
+    use ollamax_types::{ErrorCode, Incarnation};
 
     use super::*;
     use crate::data_dir::DataDir;
     use crate::data_dir::tests::membership;
-    use crate::offline::EXIT_CONFLICT;
+    use crate::offline::{EXIT_CONFLICT, EXIT_FAILED, EXIT_USAGE};
 
     /// The directory of a member that has everything.
     fn member() -> tempfile::TempDir {
@@ -181,18 +194,20 @@ mod tests {
     }
 
     #[test]
-    fn nothing_goes_without_consent_and_everything_of_ours_with_it() {
+    fn without_consent_it_is_only_shown_and_with_it_everything_of_ours_goes() {
         let temp = member();
         let before = names(temp.path());
-        let refused = run(temp.path(), false).expect_err("no consent");
-        assert!(refused.exit == EXIT_USAGE && refused.text.contains("--confirm"), "{}", refused.text);
+        run(temp.path(), false).expect("only shown");
         assert_eq!(names(temp.path()), before);
         let content = content_of(temp.path()).expect("listed");
         let goes =
             ["keys/cluster.key", "raft", "keys/node.key", "identity.json", "node.json", "backups-waiting", "keys"];
         assert_eq!(content.goes, goes);
         assert_eq!(content.stays, ["backups", "models", "notes.txt", "runtime.json"]);
-        assert!(page(&content, false).contains("  models (the bundled engine's models)\n"));
+        let shown = page(&content, false);
+        assert!(shown.contains("  models (the bundled engine's models)\n"), "{shown}");
+        assert!(shown.ends_with("Next: ollamax reset --confirm\n"), "{shown}");
+        assert!(!page(&content, true).contains("Next"));
 
         run(temp.path(), true).expect("reset");
         assert_eq!(names(temp.path()), ["backups", "lock", "models", "notes.txt", "runtime.json"]);
@@ -220,6 +235,23 @@ mod tests {
             run(temp.path(), true).expect("reset");
             assert_eq!(names(temp.path()), ["backups", "lock", "models", "notes.txt", "runtime.json"], "after {gone}");
         }
+    }
+
+    #[test]
+    fn a_disk_that_refuses_half_way_is_told_with_what_is_left_and_how_to_go_on() {
+        let temp = member();
+        let mut held = Held::take(temp.path()).expect("ours");
+        held.forget_membership().expect("saved");
+        remove(&temp.path().join("keys/cluster.key")).expect("removed");
+        let error = io::Error::from(io::ErrorKind::ReadOnlyFilesystem);
+        let told = half_done(&held, &temp.path().join("raft"), &error);
+        assert_eq!(told.exit, EXIT_FAILED, "{}", told.text);
+        let left = "not removed is: raft, keys/node.key, identity.json, node.json, backups-waiting, keys\n";
+        for part in ["this node is no member any more", left, "repeat: ollamax reset --confirm"] {
+            assert!(told.text.contains(part), "{part:?} in {}", told.text);
+        }
+        let denied = half_done(&held, temp.path(), &io::ErrorKind::PermissionDenied.into());
+        assert_eq!(denied.code, Some(ErrorCode::Forbidden));
     }
 
     #[test]

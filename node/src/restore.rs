@@ -15,17 +15,18 @@ use ollamax_core::catalog::lineage::{Founder, Leads};
 use ollamax_gateway::grpc::AdminError;
 use ollamax_metadata::backup::{self, BackupError, Facts, Page, Restored, Target};
 use ollamax_security::cluster_key::cluster_id;
-use ollamax_security::{BackupKey, ClusterKey, Credential, NodeKey, random_bytes};
+use ollamax_security::{BackupKey, BackupKeyError, ClusterKey, Credential, NodeKey, random_bytes};
 use ollamax_store as store;
-use ollamax_types::{Incarnation, Role, Timestamp};
+use ollamax_types::{Incarnation, Role};
 
 use crate::config::{NodeConfig, is_label};
 use crate::data_dir::{DataDir, Membership, has_membership};
-use crate::offline::{EXIT_CONFLICT, EXIT_FAILED, EXIT_USAGE, Failure, Form, exit_of, show};
+use crate::offline::{EXIT_CONFLICT, EXIT_FAILED, EXIT_USAGE, Failure, Form, denied, refuse_foreign, show, utc};
 use crate::run::node_name;
 
-/// What a mounted file system brings along.
-const OF_THE_DISK: &str = "lost+found";
+/// What lies in a directory that is nobody's all the same: what a mounted file system brings along, what `reset`
+/// leaves, and what a restore leaves that was cut off before its first step was done.
+const NOBODYS: [&str; 7] = ["lost+found", "lock", "keys", "models", "runtime.json", "backups", "backups-waiting"];
 /// What to do about a disk.
 const DISK_NEXT: &str = "look at the disk, its room and the rights of the directory; then repeat the command";
 
@@ -81,6 +82,7 @@ pub(crate) fn restore(args: &RestoreArgs) -> Result<(), Failure> {
 }
 
 fn look(file: &Path, key_file: Option<&Path>) -> Result<Outcome, Failure> {
+    refuse_bucket(file)?;
     let key = key_file.map(load_key).transpose()?;
     let verified = backup::verify(&mut open(file)?, key.as_ref()).map_err(refused)?;
     let (page, bytes) = (&verified.page, verified.bytes);
@@ -104,12 +106,14 @@ fn look(file: &Path, key_file: Option<&Path>) -> Result<Outcome, Failure> {
 }
 
 fn make(file: &Path, key_file: &Path, data_dir: &Path, name: Option<&str>) -> Result<Outcome, Failure> {
+    refuse_bucket(file)?;
     let key = load_key(key_file)?;
     if let Some(name) = name.filter(|name| !is_label(name)) {
         let what = format!("{name:?} is not 1 to 63 letters, digits, '-', '_' or '.'");
         return Err(Failure::new(EXIT_USAGE, what, "correct it and repeat the command"));
     }
     let data_dir = std::path::absolute(data_dir).map_err(|error| failed("name the directory", &error))?;
+    refuse_foreign(&data_dir, "backup restore, with the same words")?;
     refuse_used(&data_dir)?;
     let mut from = open(file)?;
     let checked = backup::check(&mut from, &key).map_err(refused)?;
@@ -149,13 +153,15 @@ fn refuse_used(dir: &Path) -> Result<(), Failure> {
     if has_membership(dir) {
         return refused("it belongs to a member of a cluster");
     }
-    if dir.join("identity.json").exists() {
+    let unreadable =
+        |error: std::io::Error| denied(dir, &error).unwrap_or_else(|| failed("read the directory", &error));
+    if dir.join("identity.json").try_exists().map_err(unreadable)? {
         return Ok(());
     }
     match fs::read_dir(dir) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(failed("read the directory", &error)),
-        Ok(entries) => match entries.flatten().find(|entry| entry.file_name() != OF_THE_DISK) {
+        Err(error) => Err(unreadable(error)),
+        Ok(entries) => match entries.flatten().find(|entry| !NOBODYS.iter().any(|name| entry.file_name() == *name)) {
             Some(entry) => refused(&format!("there is {:?} in it", entry.file_name())),
             None => Ok(()),
         },
@@ -238,7 +244,7 @@ fn add_facts(fields: &mut Value, facts: &Facts) {
 fn shown(page: &Page) -> String {
     let rows = [
         ("Cluster", format!("{} ({})", page.cluster_name, page.cluster)),
-        ("Made", time(page.taken_at)),
+        ("Made", utc(page.taken_at.0).unwrap_or_else(|| format!("{} ms", page.taken_at.0))),
         ("Revision", page.revision.to_string()),
         ("Release", page.release.clone()),
         ("Key", page.recipient.clone()),
@@ -246,13 +252,23 @@ fn shown(page: &Page) -> String {
     rows.iter().map(|(name, value)| format!("{name:<9} {value}\n")).collect()
 }
 
-fn time(at: Timestamp) -> String {
-    let time = i64::try_from(at.0).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
-    time.map_or_else(|| format!("{} ms", at.0), |time| time.strftime("%Y-%m-%d %H:%M:%S UTC").to_string())
+/// What lies in a bucket has to be fetched first: nothing here speaks to one.
+fn refuse_bucket(file: &Path) -> Result<(), Failure> {
+    if !file.to_string_lossy().contains("://") {
+        return Ok(());
+    }
+    let what = format!("{} lies in a bucket, and this reads files", file.display());
+    let next = "fetch it with a client of the bucket, then repeat the command with the name of the file";
+    Err(Failure::new(EXIT_USAGE, what, next))
 }
 
 fn load_key(path: &Path) -> Result<BackupKey, Failure> {
     BackupKey::load(path).map_err(|error| {
+        if let BackupKeyError::Unreadable { path, source } = &error
+            && let Some(denied) = denied(path, source)
+        {
+            return denied;
+        }
         let next = "write the line AGE-SECRET-KEY-... into a file of mode 0600, and name it with --key-file";
         Failure::new(EXIT_USAGE, error.to_string(), next)
     })
@@ -260,8 +276,10 @@ fn load_key(path: &Path) -> Result<BackupKey, Failure> {
 
 fn open(path: &Path) -> Result<File, Failure> {
     File::open(path).map_err(|error| {
-        let what = format!("read {}: {error}", path.display());
-        Failure::new(EXIT_USAGE, what, "name the file of a backup: ollamax backup list")
+        denied(path, &error).unwrap_or_else(|| {
+            let what = format!("read {}: {error}", path.display());
+            Failure::new(EXIT_USAGE, what, "name the file of a backup: ollamax backup list")
+        })
     })
 }
 
@@ -284,7 +302,7 @@ fn refused(error: BackupError) -> Failure {
         | BackupError::OtherKey { .. } => None,
     };
     let told = AdminError::from(error);
-    Failure::new(exit_of(told.code), told.what, next.unwrap_or(&told.next))
+    Failure::told(told.code, told.what, next.unwrap_or(&told.next))
 }
 
 fn failed(what: &str, error: &dyn std::error::Error) -> Failure {
@@ -297,19 +315,27 @@ mod tests {
 
     use ollamax_core::catalog::Command;
     use ollamax_metadata::backup::Order;
-    use ollamax_types::{ErrorCode, NodeId, RequestId};
+    use ollamax_types::{ErrorCode, NodeId, RequestId, Timestamp};
 
     use super::*;
     use crate::backups::alone::Alone;
     use crate::data_dir::tests::membership as of_a_member;
+    use crate::offline::exit_of;
 
     #[test]
     fn only_a_directory_that_is_nobodys_takes_a_backup() {
         let temp = tempfile::tempdir().expect("temp");
         assert!(refuse_used(&temp.path().join("none")).is_ok());
         assert!(refuse_used(temp.path()).is_ok());
-        fs::create_dir(temp.path().join(OF_THE_DISK)).expect("made");
-        assert!(refuse_used(temp.path()).is_ok());
+        for name in NOBODYS {
+            fs::create_dir(temp.path().join(name)).expect("made");
+            assert!(refuse_used(temp.path()).is_ok(), "{name}");
+        }
+        let state = temp.path().join("raft");
+        fs::create_dir(&state).expect("made");
+        let error = refuse_used(temp.path()).expect_err("a state without an identity");
+        assert!(error.exit == EXIT_CONFLICT && error.text.contains("raft"), "{error:?}");
+        fs::remove_dir(state).expect("removed");
         fs::write(temp.path().join("thesis.tex"), "").expect("written");
         let error = refuse_used(temp.path()).expect_err("somebody's");
         assert!(error.exit == EXIT_CONFLICT && error.text.contains("thesis.tex"), "{error:?}");
@@ -375,6 +401,18 @@ mod tests {
         let other = temp.path().join("other");
         let error = make(&file, &key_file, &other, None).expect_err("it is cut off");
         assert!(error.exit == EXIT_FAILED && error.text.contains("it is damaged") && !other.exists(), "{error:?}");
+    }
+
+    #[test]
+    fn a_backup_in_a_bucket_has_to_be_fetched_first() {
+        let (bucket, temp) = (Path::new("s3://lab/x.oxb.age"), tempfile::tempdir().expect("temp"));
+        for error in [
+            look(bucket, None).expect_err("no file"),
+            make(bucket, Path::new("key"), &temp.path().join("new"), None).expect_err("no file"),
+        ] {
+            let next = "try: fetch it with a client of the bucket";
+            assert!(error.exit == EXIT_USAGE && error.text.contains(next), "{error:?}");
+        }
     }
 
     #[test]

@@ -1,68 +1,49 @@
 //! `ollamax-node verify`: is everything that a data directory promises there, and whole?
 //!
-//! Its daemon must not run. Nothing on disk changes. Exit codes are those of `ollamax`: 0 sound, 1 damaged or not
-//! readable, 3 nothing there, 4 in use or of a later release.
+//! Its daemon must not run. Nothing on disk changes. Exit codes are those of `ollamax`: 0 sound, 1 damaged (what was
+//! found is on stdout then, too) or not readable, 3 nothing there, 4 in use or of a later release, 6 not allowed.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::fs::File;
 use std::path::Path;
-use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
 use ollamax_store::{Verification, VerifyError};
 
-const EXIT_DAMAGED: u8 = 1;
-const EXIT_NOT_FOUND: u8 = 3;
-const EXIT_CONFLICT: u8 = 4;
+use crate::offline::{EXIT_CONFLICT, EXIT_FAILED, Failure, Form, denied, show};
 
-/// What is printed, and how the process ends.
-#[derive(Debug, PartialEq, Eq)]
-struct Told {
-    out: String,
-    err: String,
-    exit: u8,
-}
+const EXIT_NOT_FOUND: u8 = 3;
+/// What has to be read of a directory; who may not read these is not told that they are damaged.
+const READ: [&str; 3] = ["raft/lock", "raft/high-water", "raft/db/CURRENT"];
 
 /// Looks at a data directory and tells what was found.
-pub(crate) fn run(data_dir: &Path, as_json: bool) -> ExitCode {
-    let told = tell(data_dir, ollamax_store::verify(data_dir), as_json);
-    let written = std::io::stdout().write_all(told.out.as_bytes());
-    drop(std::io::stderr().write_all(told.err.as_bytes()));
-    // Whoever reads the output and nothing else must not take silence for soundness.
-    if written.is_ok() { ExitCode::from(told.exit) } else { ExitCode::FAILURE }
+///
+/// # Errors
+/// When it is damaged, which was shown then, and when it cannot be looked at.
+pub(crate) fn run(data_dir: &Path, form: Form) -> Result<(), Failure> {
+    for name in READ {
+        let path = data_dir.join(name);
+        if let Some(denied) = File::open(&path).err().and_then(|error| denied(&path, &error)) {
+            return Err(denied);
+        }
+    }
+    let found = ollamax_store::verify(data_dir).map_err(|error| refusal(&error))?;
+    show(form, "Verification", &page(data_dir, &found), shown(data_dir, &found))?;
+    verdict(&found)
 }
 
-fn tell(data_dir: &Path, outcome: Result<Verification, VerifyError>, as_json: bool) -> Told {
-    let found = match outcome {
-        Ok(found) => found,
-        Err(error) => return refusal(&error, as_json),
-    };
-    let out = if as_json { pretty(&shown(data_dir, &found)) } else { page(data_dir, &found) };
-    Told { out, err: String::new(), exit: if found.is_sound() { 0 } else { EXIT_DAMAGED } }
+fn verdict(found: &Verification) -> Result<(), Failure> {
+    if found.is_sound() { Ok(()) } else { Err(Failure::shown(EXIT_FAILED)) }
 }
 
-fn refusal(error: &VerifyError, as_json: bool) -> Told {
+fn refusal(error: &VerifyError) -> Failure {
     let exit = match error {
         VerifyError::NothingThere { .. } => EXIT_NOT_FOUND,
         VerifyError::Locked { .. } | VerifyError::NewerFormat { .. } => EXIT_CONFLICT,
-        VerifyError::Disk(_) => EXIT_DAMAGED,
+        VerifyError::Disk(_) => EXIT_FAILED,
     };
-    let (code, what, next) = (error.code().as_str(), error.to_string(), error.next());
-    let err = if as_json {
-        let fields = json!({
-            "apiVersion": "ollamax/v1", "kind": "Error", "exit": exit, "code": code, "what": what, "why": null,
-            "next": next, "requestId": null, "chain": [],
-        });
-        format!("{fields}\n")
-    } else {
-        format!("error: {what}\n  try: {next}\n")
-    };
-    Told { out: String::new(), err, exit }
-}
-
-fn pretty(object: &Value) -> String {
-    serde_json::to_string_pretty(object).unwrap_or_else(|_| object.to_string()) + "\n"
+    Failure::new(exit, error.to_string(), error.next()).with_code(error.code())
 }
 
 fn shown(data_dir: &Path, found: &Verification) -> Value {
@@ -82,8 +63,6 @@ fn shown(data_dir: &Path, found: &Verification) -> Value {
         .map(|damage| json!({"place": damage.place, "problem": damage.problem, "next": damage.next}))
         .collect();
     json!({
-        "apiVersion": "ollamax/v1",
-        "kind": "Verification",
         "sound": found.is_sound(),
         "dataDir": data_dir.display().to_string(),
         "node": identity,
@@ -152,7 +131,7 @@ fn page(data_dir: &Path, found: &Verification) -> String {
 #[cfg(test)]
 mod tests {
     use ollamax_store::{Damage, LogCounts, StateCounts, StoreIdentity};
-    use ollamax_types::{ClusterId, Incarnation, NodeId};
+    use ollamax_types::{ClusterId, ErrorCode, Incarnation, NodeId};
 
     use super::*;
 
@@ -189,32 +168,31 @@ mod tests {
 
     #[test]
     fn a_page_tells_counts_and_each_damage_with_what_to_do() {
-        let told = tell(Path::new("/d"), Ok(sound()), false);
         let expected = "/d is sound.\n  node   2 of cluster 01010101010101010101010101010101\n  log    7 entries, 91 \
                         bytes: 4 to 10; purged up to 3, synced up to 10\n  votes  2\n  state  2 records, applied up to 8, \
                         hash abababababababababababababababab\n         2 settings\n";
-        assert_eq!(told, Told { out: expected.to_owned(), err: String::new(), exit: 0 });
-        let told = tell(Path::new("/d"), Ok(damaged()), false);
-        assert!(told.out.starts_with("/d is damaged in 5 places.\n"), "{told:?}");
+        assert_eq!(page(Path::new("/d"), &sound()), expected);
+        assert!(verdict(&sound()).is_ok());
+        let told = page(Path::new("/d"), &damaged());
+        assert!(told.starts_with("/d is damaged in 5 places.\n"), "{told}");
         let listed = "  ! log entry 5\n      why: does not fit its checksum\n      try: join again\n";
-        assert!(told.out.ends_with(&format!("{listed}  ! 4 more are not listed\n")), "{told:?}");
-        assert_eq!(told.exit, 1);
-        let fresh = tell(Path::new("/d"), Ok(Verification::default()), false);
-        assert!(fresh.out.contains("0 entries, 0 bytes: none to none; purged up to none"), "{fresh:?}");
+        assert!(told.ends_with(&format!("{listed}  ! 4 more are not listed\n")), "{told}");
+        let ended = verdict(&damaged()).expect_err("damaged");
+        assert_eq!((ended.exit, ended.text.as_str()), (EXIT_FAILED, ""), "it was shown already");
+        let fresh = page(Path::new("/d"), &Verification::default());
+        assert!(fresh.contains("0 entries, 0 bytes: none to none; purged up to none"), "{fresh}");
     }
 
     #[test]
     fn programs_get_one_object() {
-        let told = tell(Path::new("/d"), Ok(damaged()), true);
-        let object: Value = serde_json::from_str(&told.out).expect("one object");
-        assert_eq!((&object["kind"], &object["sound"], told.exit), (&"Verification".into(), &false.into(), 1));
+        let object = shown(Path::new("/d"), &damaged());
+        assert_eq!((&object["dataDir"], &object["sound"]), (&"/d".into(), &false.into()));
         assert_eq!(object["node"]["id"], 2);
         assert_eq!(object["log"]["lastIndex"], 10);
         assert_eq!(object["state"]["families"]["settings"], 2);
         assert_eq!(object["damages"][0]["place"], "log entry 5");
         assert_eq!(object["damagesUnlisted"], 4);
-        let fresh = tell(Path::new("/d"), Ok(Verification::default()), true);
-        let object: Value = serde_json::from_str(&fresh.out).expect("one object");
+        let object = shown(Path::new("/d"), &Verification::default());
         assert_eq!(
             (&object["sound"], &object["node"], &object["log"]["lastIndex"]),
             (&true.into(), &Value::Null, &Value::Null)
@@ -222,16 +200,12 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_looked_at_is_told_on_stderr_with_an_exit_code_of_its_own() {
-        let locked = || VerifyError::Locked { path: "/d/raft/lock".into(), pid: Some(7) };
-        let told = tell(Path::new("/d"), Err(locked()), false);
-        assert_eq!((told.out.as_str(), told.exit), ("", 4));
-        assert!(told.err.starts_with("error: /d/raft/lock is in use by process 7\n  try: stop the daemon"), "{told:?}");
-        let told = tell(Path::new("/d"), Err(locked()), true);
-        let object: Value = serde_json::from_str(&told.err).expect("one object");
-        assert_eq!((&object["kind"], &object["exit"]), (&"Error".into(), &4.into()));
-        assert_eq!(object["code"], "identity_conflict");
-        let nothing = VerifyError::NothingThere { path: "/d/raft".into() };
-        assert_eq!(tell(Path::new("/d"), Err(nothing), false).exit, 3);
+    fn what_cannot_be_looked_at_has_an_exit_code_of_its_own() {
+        let told = refusal(&VerifyError::Locked { path: "/d/raft/lock".into(), pid: Some(7) });
+        assert_eq!((told.exit, told.code), (EXIT_CONFLICT, Some(ErrorCode::IdentityConflict)));
+        assert!(told.text.starts_with("/d/raft/lock is in use by process 7\ntry: stop the daemon"), "{told:?}");
+        assert_eq!(refusal(&VerifyError::NothingThere { path: "/d/raft".into() }).exit, EXIT_NOT_FOUND);
+        let temp = tempfile::tempdir().expect("temp");
+        assert_eq!(run(temp.path(), Form::Text).expect_err("nothing there").exit, EXIT_NOT_FOUND);
     }
 }

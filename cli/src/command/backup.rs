@@ -25,8 +25,8 @@ pub(crate) async fn run(global: &Global, command: BackupCommand) -> Result<(), F
         BackupCommand::Create { to } => create(global, whole(to)?).await,
         BackupCommand::List { from } => list(global, whole(from)?).await,
         BackupCommand::NewKey => new_key(global).await,
-        BackupCommand::Verify { file, key_file } => offline::verify_backup(global, file, key_file),
-        BackupCommand::Restore { file, key_file, name } => offline::restore(global, file, key_file, name),
+        BackupCommand::Verify { file, key_file } => offline::verify_backup(global, file, key_file).await,
+        BackupCommand::Restore { file, key_file, name } => offline::restore(global, file, key_file, name).await,
     }
 }
 
@@ -81,11 +81,23 @@ async fn create(global: &Global, to: String) -> Result<(), Failure> {
         global.output,
         &format!(
             "Models are not in it, nor node keys. It opens with the key of {}.\n\
-             Next: ollamax backup verify {} --key-file FILE",
-            made.recipient, made.place
+             Next: {}",
+            made.recipient,
+            next(made)
         ),
     );
     Ok(())
+}
+
+/// How to look whether it can be restored; what lies in a bucket has to be fetched first.
+fn next(made: &BackupView) -> String {
+    if made.place.contains("://") {
+        return format!(
+            "fetch it with a client of the bucket, then ollamax backup verify {} --key-file FILE",
+            made.name
+        );
+    }
+    format!("ollamax backup verify {} --key-file FILE", made.place)
 }
 
 fn progress_bar(global: &Global) -> ProgressBar {
@@ -161,6 +173,16 @@ fn shown(backup: &BackupView) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_to_do_next_works_for_a_folder_and_for_a_bucket() {
+        let made =
+            |place: &str| BackupView { name: "a.oxb.age".to_owned(), place: place.to_owned(), ..BackupView::default() };
+        let expected = "ollamax backup verify /mnt/a.oxb.age --key-file FILE";
+        assert_eq!(next(&made("/mnt/a.oxb.age")), expected);
+        let expected = "fetch it with a client of the bucket, then ollamax backup verify a.oxb.age --key-file FILE";
+        assert_eq!(next(&made("s3://lab/x/a.oxb.age")), expected);
+    }
 
     #[test]
     fn a_folder_is_told_whole_and_a_bucket_as_it_is() {

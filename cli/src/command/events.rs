@@ -15,7 +15,7 @@ use crate::{output, text};
 /// Shows what is kept, and goes on with what happens if asked.
 pub(crate) async fn run(global: &Global, args: EventsArgs) -> Result<(), Failure> {
     let EventsArgs { follow, since, kinds } = args;
-    let request = EventsRequest { since: since.unwrap_or(0), kinds, follow, progress_ms: 0 };
+    let request = EventsRequest { since: since.unwrap_or(0), kinds: kinds.clone(), follow, progress_ms: 0 };
     let answer = client::connect_events(global).await?.follow(request).await?;
     let (id, mut replies) = (request_id(answer.metadata()), answer.into_inner());
     let mut told = None;
@@ -32,8 +32,14 @@ pub(crate) async fn run(global: &Global, args: EventsArgs) -> Result<(), Failure
     if !follow {
         return Ok(());
     }
-    let next = format!("ollamax events --follow --since {}", told.map_or(0, |revision| revision + 1));
+    let next = again(told.map_or(0, |revision| revision + 1), &kinds);
     Err(Failure::new(7, "the daemon ended the stream of events", "it is stopping", next).with_request_id(&id))
+}
+
+/// The command that goes on behind what was told.
+fn again(since: u64, kinds: &[String]) -> String {
+    let kinds: String = kinds.iter().map(|kind| format!(" --kind {kind}")).collect();
+    format!("ollamax events --follow --since {since}{kinds}")
 }
 
 fn show(form: Output, reply: &EventsReply) -> Result<(), Failure> {
@@ -65,6 +71,13 @@ fn line(event: &ClusterEvent) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn going_on_asks_for_the_same_kinds() {
+        assert_eq!(again(45, &[]), "ollamax events --follow --since 45");
+        let kinds = ["quota_set".to_owned(), "member_joined".to_owned()];
+        assert_eq!(again(0, &kinds), "ollamax events --follow --since 0 --kind quota_set --kind member_joined");
+    }
 
     #[test]
     fn a_line_has_its_columns_and_stays_a_line() {

@@ -2,9 +2,9 @@
 //!
 //! A key that could not be made does not undo the cluster: it is said how to make one.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use ollamax_proto::v1::{InitRequest, NewBackupKeyReply, NewBackupKeyRequest};
+use ollamax_proto::v1::{InitReply, InitRequest, NewBackupKeyReply, NewBackupKeyRequest};
 
 use crate::args::{Global, InitArgs, Output};
 use crate::client;
@@ -18,20 +18,7 @@ pub(crate) async fn run(global: &Global, args: InitArgs) -> Result<(), Failure> 
     let made = client::connect(global).await?.init(request).await?.into_inner();
     let key = backup_key(global).await;
     if global.output == Output::Json {
-        let known = key.as_ref().ok();
-        return output::json(
-            "Cluster",
-            json!({
-                "cluster": hex::encode(&made.cluster),
-                "name": made.cluster_name,
-                "node": made.node_id,
-                "token": made.token,
-                "peerAddresses": made.peer_addresses,
-                "backupKey": known.map(|key| key.secret.as_str()),
-                "backupRecipient": known.map(|key| key.recipient.as_str()),
-                "backupKeyMeaning": KEY_WORDS,
-            }),
-        );
+        return output::json("Cluster", shown(&made, &key));
     }
     let peers: Vec<String> = made.peer_addresses.iter().map(|address| format!("--peer {address}")).collect();
     output::text(&format!(
@@ -50,6 +37,37 @@ pub(crate) async fn run(global: &Global, args: InitArgs) -> Result<(), Failure> 
     ))
 }
 
+fn shown(made: &InitReply, key: &Result<NewBackupKeyReply, Failure>) -> Value {
+    let known = key.as_ref().ok();
+    json!({
+        "cluster": hex::encode(&made.cluster),
+        "name": made.cluster_name,
+        "node": made.node_id,
+        "token": made.token,
+        "peerAddresses": made.peer_addresses,
+        "backupKey": known.map(|key| key.secret.as_str()),
+        "backupRecipient": known.map(|key| key.recipient.as_str()),
+        "backupKeyMeaning": known.map(|_| KEY_WORDS),
+        "backupKeyError": key.as_ref().err().map(Failure::fields),
+    })
+}
+
 async fn backup_key(global: &Global) -> Result<NewBackupKeyReply, Failure> {
     Ok(client::connect_backup(global).await?.new_backup_key(NewBackupKeyRequest {}).await?.into_inner())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_hear_of_a_key_that_could_not_be_made() {
+        let failure = Failure::new(8, "no quorum", "", "ollamax backup new-key");
+        let fields = shown(&InitReply::default(), &Err(failure.clone()));
+        assert_eq!((&fields["backupKey"], &fields["backupKeyMeaning"]), (&Value::Null, &Value::Null));
+        assert_eq!(fields["backupKeyError"], failure.fields());
+        let key = NewBackupKeyReply { secret: "AGE-SECRET-KEY-1LAB".to_owned(), ..NewBackupKeyReply::default() };
+        let fields = shown(&InitReply::default(), &Ok(key));
+        assert_eq!((&fields["backupKeyMeaning"], &fields["backupKeyError"]), (&KEY_WORDS.into(), &Value::Null));
+    }
 }

@@ -1,13 +1,16 @@
-//! `ollamax recover`, `ollamax reset`, `ollamax backup verify` and `ollamax backup restore`: what `ollamax-node` does
-//! with a data directory on which no daemon runs, and with a backup.
+//! `ollamax recover`, `ollamax reset`, `ollamax raft verify`, `ollamax backup verify` and `ollamax backup restore`:
+//! what `ollamax-node` does with a data directory on which no daemon runs, and with a backup.
 //!
-//! Started as the program beside this one. What it prints and how it ends is passed on; a failure gets the form that
-//! all failures have here. A secret key comes from a file or from standard input, never from the command line, where
-//! others could see it.
+//! Started as the program beside this one, and ended with this one. What it prints and how it ends is passed on; a
+//! failure gets the form that all failures have here. A secret key comes from a file or from standard input, never from
+//! the command line, where others could see it.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
+
+use serde_json::Value;
+use tokio::process::Command;
 
 use crate::args::{Global, Output, RecoverCommand, ResetArgs};
 use crate::error::Failure;
@@ -17,7 +20,7 @@ use crate::{output, place, program};
 const INPUT: &str = "-";
 
 /// Shows what survives, or goes on with it.
-pub(crate) fn recover(global: &Global, command: RecoverCommand) -> Result<(), Failure> {
+pub(crate) async fn recover(global: &Global, command: RecoverCommand) -> Result<(), Failure> {
     let mut words = Words::default();
     let (step, with) = match command {
         RecoverCommand::Plan { with, write } => {
@@ -30,28 +33,38 @@ pub(crate) fn recover(global: &Global, command: RecoverCommand) -> Result<(), Fa
         }
     };
     with.into_iter().for_each(|file| words.value("--with", Some(file)));
-    run(global, &["recover", step], Some(place::offline_dir(global)?), words)
+    run(global, &["recover", step], Some(place::offline_dir(global)?), words).await
 }
 
 /// Empties the node of this machine.
-pub(crate) fn reset(global: &Global, args: &ResetArgs) -> Result<(), Failure> {
+pub(crate) async fn reset(global: &Global, args: &ResetArgs) -> Result<(), Failure> {
     let mut words = Words::default();
     if args.confirm {
         words.list.push("--confirm".into());
     }
-    run(global, &["reset"], Some(place::offline_dir(global)?), words)
+    run(global, &["reset"], Some(place::offline_dir(global)?), words).await
+}
+
+/// Looks whether a data directory is whole.
+pub(crate) async fn verify_dir(global: &Global) -> Result<(), Failure> {
+    run(global, &["verify"], Some(place::offline_dir(global)?), Words::default()).await
 }
 
 /// Checks a backup.
-pub(crate) fn verify_backup(global: &Global, file: PathBuf, key_file: Option<PathBuf>) -> Result<(), Failure> {
+pub(crate) async fn verify_backup(global: &Global, file: PathBuf, key_file: Option<PathBuf>) -> Result<(), Failure> {
     let mut words = Words::default();
     words.key_file(key_file);
     words.list.push(file.into());
-    run(global, &["backup", "verify"], None, words)
+    run(global, &["backup", "verify"], None, words).await
 }
 
 /// Makes a new cluster of a backup, in a directory that has to be named: a default may be another node's.
-pub(crate) fn restore(global: &Global, file: PathBuf, key_file: PathBuf, name: Option<String>) -> Result<(), Failure> {
+pub(crate) async fn restore(
+    global: &Global,
+    file: PathBuf,
+    key_file: PathBuf,
+    name: Option<String>,
+) -> Result<(), Failure> {
     let data_dir = global.data_dir.clone().ok_or_else(|| {
         let next = "name an empty directory, or one that does not exist: --data-dir DIR";
         Failure::usage("where shall it be restored?", next)
@@ -60,7 +73,7 @@ pub(crate) fn restore(global: &Global, file: PathBuf, key_file: PathBuf, name: O
     words.key_file(Some(key_file));
     words.value("--name", name);
     words.list.push(file.into());
-    run(global, &["restore"], Some(data_dir), words)
+    run(global, &["restore"], Some(data_dir), words).await
 }
 
 /// What stands behind the command and the directory.
@@ -85,18 +98,24 @@ impl Words {
     }
 }
 
-fn run(global: &Global, command: &[&str], data_dir: Option<PathBuf>, words: Words) -> Result<(), Failure> {
+async fn run(global: &Global, command: &[&str], data_dir: Option<PathBuf>, words: Words) -> Result<(), Failure> {
     let node = program::sibling("ollamax-node")?;
     let form = match global.output {
         Output::Table => "table",
         Output::Json => "json",
     };
     let mut child = Command::new(&node);
+    child.kill_on_drop(true);
     child.args(command).args(data_dir.iter().flat_map(|dir| [OsStr::new("--data-dir"), dir.as_os_str()]));
     child.args(["--output", form]).args(words.list);
     let input = if words.reads_input { Stdio::inherit() } else { Stdio::null() };
     child.stdin(input).stdout(Stdio::inherit()).stderr(Stdio::piped());
-    let ended = child.spawn().and_then(Child::wait_with_output).map_err(|error| unstarted(&node, &error))?;
+    let ended = tokio::select! {
+        // In this order: whoever asks for the end is listened to before the program is started.
+        biased;
+        () = terminated() => return Err(Failure::interrupted()),
+        ended = async { child.spawn()?.wait_with_output().await } => ended.map_err(|error| unstarted(&node, &error))?,
+    };
     let told = String::from_utf8_lossy(&ended.stderr);
     if ended.status.success() {
         if !told.trim().is_empty() {
@@ -104,7 +123,27 @@ fn run(global: &Global, command: &[&str], data_dir: Option<PathBuf>, words: Word
         }
         return Ok(());
     }
+    if global.output == Output::Json && is_failure(told.trim()) {
+        output::pass_on(told.trim());
+        return Err(failure(ended.status.code(), ""));
+    }
     Err(failure(ended.status.code(), &told))
+}
+
+/// Waits until this program is asked to end; Ctrl-C is waited for where all commands are run.
+#[cfg(unix)]
+async fn terminated() {
+    match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+        Ok(mut asked) => {
+            asked.recv().await;
+        }
+        Err(_) => std::future::pending().await,
+    }
+}
+
+#[cfg(not(unix))]
+async fn terminated() {
+    std::future::pending().await
 }
 
 fn unstarted(node: &Path, error: &std::io::Error) -> Failure {
@@ -112,14 +151,21 @@ fn unstarted(node: &Path, error: &std::io::Error) -> Failure {
     Failure::new(1, format!("start {}", node.display()), error.to_string(), next)
 }
 
-/// What the program said in its last words: what happened, then what to try.
+/// Whether it is the object of a failure, as programs get it.
+fn is_failure(told: &str) -> bool {
+    serde_json::from_str::<Value>(told).is_ok_and(|object| object["kind"] == "Error")
+}
+
+/// What the program said in its last words: what happened, then what to try. Nothing where it has said all already.
 fn failure(exit: Option<i32>, told: &str) -> Failure {
-    let exit = exit.and_then(|code| u8::try_from(code).ok()).unwrap_or(1);
+    let known = exit.and_then(|code| u8::try_from(code).ok());
+    let exit = known.unwrap_or(1);
     let told = told.trim();
     let told = told.strip_prefix("ollamax-node: ").unwrap_or(told);
     let in_one = |text: &str| text.lines().map(str::trim).collect::<Vec<_>>().join("; ");
     match told.split_once("\ntry: ") {
         Some((what, next)) => Failure::new(exit, in_one(what), "", in_one(next)),
+        None if told.is_empty() && known.is_some() => Failure::passed_on(exit),
         None if told.is_empty() => Failure::new(exit, "ollamax-node was ended", "", "repeat the command"),
         None => Failure::new(exit, in_one(told), "", "ollamax doctor, where the daemon runs"),
     }
@@ -138,13 +184,23 @@ mod tests {
         let both = "ollamax-node: it was\ncopied\ntry: this\n     else: that\n";
         check(2, both, Failure::new(2, "it was; copied", "", "this; else: that"));
         check(1, "boom", Failure::new(1, "boom", "", "ollamax doctor, where the daemon runs"));
+        check(1, "", Failure::passed_on(1));
         assert_eq!(failure(None, ""), Failure::new(1, "ollamax-node was ended", "", "repeat the command"));
     }
 
     #[test]
-    fn a_backup_is_restored_only_where_somebody_said() {
+    fn only_the_object_of_a_failure_is_taken_for_one() {
+        let rows =
+            [("{\"kind\":\"Error\",\"exit\":4}", true), ("{\"kind\":\"Reset\"}", false), ("boom", false), ("", false)];
+        for (told, expected) in rows {
+            assert_eq!(is_failure(told), expected, "{told}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_backup_is_restored_only_where_somebody_said() {
         let global = Global { data_dir: None, output: Output::Table, verbose: false };
-        let refused = restore(&global, "a.oxb.age".into(), "key".into(), None).expect_err("no directory");
+        let refused = restore(&global, "a.oxb.age".into(), "key".into(), None).await.expect_err("no directory");
         assert!(refused.exit() == 2 && refused.next().contains("--data-dir"), "{refused:?}");
     }
 }

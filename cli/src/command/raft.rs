@@ -1,7 +1,5 @@
 //! `ollamax raft`: how consensus stands on this node, another leader, a snapshot, what the disk keeps.
 
-mod verify;
-
 use serde_json::{Value, json};
 
 use ollamax_proto::v1::raft_status_reply::State;
@@ -10,6 +8,7 @@ use ollamax_proto::v1::{
     TransferLeadershipRequest,
 };
 
+use super::offline;
 use crate::args::{Global, Output, RaftCommand};
 use crate::client;
 use crate::error::Failure;
@@ -21,7 +20,7 @@ pub(crate) async fn run(global: &Global, command: RaftCommand) -> Result<(), Fai
         RaftCommand::Status => status(global).await,
         RaftCommand::TransferLeader { node } => transfer(global, node.unwrap_or_default()).await,
         RaftCommand::Snapshot => snapshot(global).await,
-        RaftCommand::Verify => verify::run(global).await,
+        RaftCommand::Verify => offline::verify_dir(global).await,
     }
 }
 

@@ -4,15 +4,25 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::daemon::{Daemon, Script};
-use crate::terminal::{command, compare, finish, page};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 
-/// Says how it was started, or refuses as `ollamax-node` does.
+use crate::daemon::{Daemon, Script};
+use crate::terminal::{PATIENCE, command, compare, finish, page};
+
+/// Says how it was started, or refuses as `ollamax-node` does, or does not end.
 const STAND_IN: &str = r#"#!/bin/sh
 case "$*" in
 *other*)
     printf 'ollamax-node: the cluster is called lab, not other\nand nothing was done\ntry: ollamax recover plan\n' >&2
     exit 2 ;;
+*refused*)
+    printf '{"apiVersion":"ollamax/v1","kind":"Error","exit":4,"code":"identity_conflict","what":"in use"}\n' >&2
+    exit 4 ;;
+*endless*)
+    printf 'begun\n'
+    exec /bin/sleep 600 ;;
 *) printf '%s\n' "ollamax-node $*" ;;
 esac
 "#;
@@ -60,4 +70,33 @@ async fn what_the_node_says_of_its_directory_is_passed_on() {
     fs::remove_file(daemon.data_dir.join("ollamax-node")).expect("removed");
     let said = finish(command(&program, &daemon.data_dir, &["reset"]), &daemon).await;
     assert!(said.exit == 1 && said.stderr.contains("install ollamax-node"), "{said:?}");
+}
+
+#[tokio::test]
+async fn what_the_node_refuses_for_programs_is_handed_on_as_it_is() {
+    let daemon = Daemon::start(Script::new()).await;
+    let program = install(&daemon.data_dir);
+    let words = ["recover", "apply", "--confirm", "refused", "-o", "json"];
+    let said = finish(command(&program, &daemon.data_dir, &words), &daemon).await;
+    let object = r#"{"apiVersion":"ollamax/v1","kind":"Error","exit":4,"code":"identity_conflict","what":"in use"}"#;
+    assert_eq!((said.exit, said.stdout.as_str(), said.stderr.trim_end()), (4, "", object));
+}
+
+#[tokio::test]
+async fn what_runs_ends_with_the_command() {
+    let daemon = Daemon::start(Script::new()).await;
+    let program = install(&daemon.data_dir);
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let words = ["recover", "apply", "--confirm", "endless"];
+        let mut child = command(&program, &daemon.data_dir, &words).spawn().expect("started");
+        let mut screen = BufReader::new(child.stdout.take().expect("piped")).lines();
+        assert_eq!(screen.next_line().await.expect("read").as_deref(), Some("begun"));
+        let pid = i32::try_from(child.id().expect("it runs")).expect("a pid");
+        kill(Pid::from_raw(pid), signal).expect("sent");
+        // As long as the program beside it runs, the screen stays open.
+        let last = tokio::time::timeout(PATIENCE, screen.next_line()).await.expect("in time").expect("read");
+        assert_eq!(last, None, "{signal}");
+        let ended = tokio::time::timeout(PATIENCE, child.wait()).await.expect("in time").expect("ended");
+        assert_eq!(ended.code(), Some(130), "{signal}");
+    }
 }

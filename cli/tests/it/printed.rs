@@ -118,7 +118,7 @@ async fn a_stream_of_events_is_asked_for_as_the_words_say_and_says_how_to_go_on(
     assert_eq!(asked, EventsRequest { since: 12, kinds, follow: true, progress_ms: 0 });
     // The daemon ended it.
     assert_eq!(said.exit, 7, "{said:?}");
-    assert!(said.stderr.contains("try: ollamax events --follow --since 45"), "{said:?}");
+    assert!(said.stderr.contains("try: ollamax events --follow --since 45 --kind quota_set"), "{said:?}");
 }
 
 #[tokio::test]

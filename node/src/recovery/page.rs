@@ -7,6 +7,7 @@ use ollamax_metadata::recover::Made;
 use ollamax_types::NodeId;
 
 use super::survivor_file::SurvivorFile;
+use crate::offline::utc;
 
 /// What one survivor holds.
 #[must_use]
@@ -143,9 +144,8 @@ fn numbers(nodes: impl Iterator<Item = u64>) -> String {
 }
 
 fn time(millis: u64) -> String {
-    let stamp = i64::try_from(millis).ok().filter(|ms| *ms > 0);
-    let stamp = stamp.and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
-    stamp.map_or_else(String::new, |stamp| format!("{} by cluster time", stamp.strftime("%Y-%m-%d %H:%M:%S UTC")))
+    let stamp = utc(millis).filter(|_| millis > 0);
+    stamp.map_or_else(String::new, |stamp| format!("{stamp} by cluster time"))
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use ollamax_metadata::recover::Found;
 use ollamax_types::{ClusterId, NodeId};
 
 use crate::data_dir::Membership;
-use crate::offline::{EXIT_FAILED, EXIT_USAGE, Failure};
+use crate::offline::{EXIT_FAILED, EXIT_USAGE, Failure, denied};
 
 const FORMAT: u32 = 1;
 const KIND: &str = "Survivor";
@@ -116,7 +116,10 @@ impl SurvivorFile {
         let shown = path.display();
         let mut text = String::new();
         let read = File::open(path).and_then(|file| file.take(FILE_BYTES_MAX).read_to_string(&mut text));
-        read.map_err(|error| Failure::new(EXIT_FAILED, format!("read {shown}: {error}"), "name another with --with"))?;
+        read.map_err(|error| {
+            let unreadable = || Failure::new(EXIT_FAILED, format!("read {shown}: {error}"), "name another with --with");
+            denied(path, &error).unwrap_or_else(unreadable)
+        })?;
         let other = |why: String| {
             let next = "make it on the survivor: ollamax recover plan --write FILE";
             Failure::new(EXIT_USAGE, format!("{shown} does not tell what a survivor holds: {why}"), next)

@@ -1,6 +1,7 @@
 //! A real directory of a voter whose other voter is gone for ever: planned, recovered, recovered again.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -142,9 +143,12 @@ async fn a_survivor_becomes_a_cluster_of_its_own_once_and_only_with_consent() {
 
     // Without consent, or where another survivor is safer, nothing happens.
     let identity = fs::read(root.join("identity.json")).expect("there");
+    let written = || fs::metadata(root.join("identity.json")).expect("there").ino();
+    let before_consent = written();
     for confirm in [None, Some("another")] {
         let refused = apply_with(root, confirm, vec![]).expect_err("no consent");
         assert!(refused.exit == EXIT_USAGE && refused.text.contains("--confirm lab"), "{}", refused.text);
+        assert_eq!(written(), before_consent, "nothing is written before consent");
     }
     let later = SurvivorFile { node: 5, last_index: own.last_index + 1, voters: vec![vec![1, 2]], ..own.clone() };
     let other = root.join("n5.json");
