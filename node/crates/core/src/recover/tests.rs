@@ -1,5 +1,7 @@
 //! Tables: who goes on, and what is refused.
 
+mod explored;
+
 use super::*;
 
 const OLD: ClusterId = ClusterId([1; 16]);

@@ -1,5 +1,7 @@
 //! Rows for who votes, who goes, and when nothing may be done.
 
+mod explored;
+
 use ollamax_types::{Incarnation, PeerId, Timestamp};
 
 use super::Change::{Demote, Promote, Replace};

@@ -34,7 +34,8 @@ const INBOX_MAX: usize = 1_024;
 /// A question to a node.
 pub(super) struct Call {
     pub(super) question: Question,
-    pub(super) tell: oneshot::Sender<Reply>,
+    /// Under which number the answer is waited for.
+    pub(super) number: u64,
 }
 
 pub(super) enum Question {
@@ -72,6 +73,10 @@ pub(super) struct Network(Arc<Mutex<Links>>);
 
 pub(super) struct Links {
     inboxes: BTreeMap<u64, mpsc::Sender<Call>>,
+    /// Who was asked, and who waits for the answer, by number. They lie here, and not with the node that was asked, so
+    /// that those whom its crash leaves without an answer hear of it in the order in which they asked.
+    waiting: BTreeMap<u64, (u64, oneshot::Sender<Reply>)>,
+    asked: u64,
     /// From whom to whom nothing arrives.
     pub(super) cut: BTreeSet<(u64, u64)>,
     /// Of a thousand messages, how many are lost.
@@ -87,6 +92,8 @@ impl Network {
     pub(super) fn new(seed: u64) -> Self {
         Self(Arc::new(Mutex::new(Links {
             inboxes: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            asked: 0,
             cut: BTreeSet::new(),
             lost_per_mille: 0,
             way_ms_max: 2,
@@ -105,21 +112,45 @@ impl Network {
         hear
     }
 
+    /// Hands a question to a node; `None`: it does not run.
+    fn hand(&self, node: u64, question: Question) -> Option<oneshot::Receiver<Reply>> {
+        let mut links = self.lock();
+        links.asked += 1;
+        let number = links.asked;
+        links.inboxes.get(&node)?.try_send(Call { question, number }).ok()?;
+        let (tell, hear) = oneshot::channel();
+        links.waiting.insert(number, (node, tell));
+        Some(hear)
+    }
+
+    /// A node's answer.
+    pub(super) fn answer(&self, number: u64, reply: Reply) {
+        let waiting = self.lock().waiting.remove(&number);
+        if let Some((_, tell)) = waiting {
+            // Whoever asked may have given up.
+            drop(tell.send(reply));
+        }
+    }
+
+    /// A node does not run any more: whoever waits for its answers gets none.
+    pub(super) fn close(&self, node: u64) {
+        let mut links = self.lock();
+        drop(links.inboxes.remove(&node));
+        let lost: Vec<u64> = links.waiting.iter().filter(|(_, (asked, _))| *asked == node).map(|(id, _)| *id).collect();
+        for number in lost {
+            drop(links.waiting.remove(&number));
+        }
+    }
+
     /// A client's question to the node beside it; `None`: it does not run, or does not answer in time.
     pub(super) async fn ask(&self, node: u64, question: Question, within: Duration) -> Option<Reply> {
-        let inbox = self.lock().inboxes.get(&node).cloned()?;
-        let (tell, hear) = oneshot::channel();
-        inbox.try_send(Call { question, tell }).ok()?;
+        let hear = self.hand(node, question)?;
         tokio::time::timeout(within, hear).await.ok()?.ok()
     }
 
     /// Tells a node something, if it runs.
     pub(super) fn tell(&self, node: u64, question: Question) {
-        let inbox = self.lock().inboxes.get(&node).cloned();
-        let (tell, _unheard) = oneshot::channel();
-        if let Some(inbox) = inbox {
-            drop(inbox.try_send(Call { question, tell }));
-        }
+        drop(self.hand(node, question));
     }
 
     /// The way of one message; waits for ever when it is lost.
@@ -163,10 +194,8 @@ impl Link {
     async fn call(&self, action: RPCTypes, question: Question, within: Duration) -> Result<Reply, RPCError<SimTypes>> {
         let exchange = async {
             self.network.travel(self.from, self.to).await;
-            let (tell, hear) = oneshot::channel();
-            let inbox = self.network.lock().inboxes.get(&self.to).cloned();
             let down = || RPCError::Unreachable(Unreachable::from_string("the node does not run"));
-            inbox.ok_or_else(down)?.try_send(Call { question, tell }).map_err(|_| down())?;
+            let hear = self.network.hand(self.to, question).ok_or_else(down)?;
             let lost = |_| RPCError::Network(NetworkError::from_string("the node went away"));
             let reply = hear.await.map_err(lost)?;
             self.network.travel(self.to, self.from).await;

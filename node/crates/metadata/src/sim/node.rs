@@ -71,9 +71,9 @@ impl Node {
                 let _begun = raft.initialize(members).await;
             });
         }
-        while let Some(Call { question, tell }) = inbox.recv().await {
-            let answering = answering.clone();
-            let _answer = Runtime::spawn(async move { drop(tell.send(answering.answer(question).await)) });
+        while let Some(Call { question, number }) = inbox.recv().await {
+            let (answering, network) = (answering.clone(), self.network.clone());
+            let _answer = Runtime::spawn(async move { network.answer(number, answering.answer(question).await) });
         }
         Ok(())
     }
