@@ -1,6 +1,7 @@
-//! Reads a snapshot stream by the rules of [`super::Import`] and keeps nothing of it.
+//! The rules of a snapshot stream: order, checksums, keys, count, BLAKE3 and state hash.
 //!
-//! Holds one chunk at a time. A stream that passes is one that an import takes, save for what a disk may refuse.
+//! Holds one chunk at a time and keeps nothing of it. [`super::Import`] goes by it, so that a stream which passes here
+//! is one that an import takes, save for what a disk may refuse.
 
 use std::collections::BTreeMap;
 
@@ -15,6 +16,9 @@ use crate::family;
 use crate::state::AppliedMeta;
 use crate::state::applied::Standing;
 use crate::state::hash::StateHash;
+
+/// Keys and values, in order.
+pub(super) type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// A stream that is looked at.
 #[derive(Debug, Default)]
@@ -41,11 +45,16 @@ impl Check {
     /// # Errors
     /// When it is damaged, out of order or not understood: the stream is none that can be installed.
     pub fn add(&mut self, message: &[u8]) -> Result<(), ImportError> {
+        self.take(message).map(drop)
+    }
+
+    /// The same, with the records that the message brought.
+    pub(super) fn take(&mut self, message: &[u8]) -> Result<Pairs, ImportError> {
         let part = disk::SnapshotPart::decode(message).map_err(|error| invalid(error.to_string()))?;
         match part.part {
-            Some(Part::Header(header)) => self.add_header(header),
+            Some(Part::Header(header)) => self.add_header(header).map(|()| Vec::new()),
             Some(Part::Chunk(chunk)) => self.add_chunk(&chunk),
-            Some(Part::Trailer(trailer)) => self.add_trailer(trailer),
+            Some(Part::Trailer(trailer)) => self.add_trailer(trailer).map(|()| Vec::new()),
             None => Err(invalid("a message of a kind that this release does not know")),
         }
     }
@@ -73,6 +82,11 @@ impl Check {
     /// # Errors
     /// When something is missing or does not fit.
     pub fn verify(&self) -> Result<(), ImportError> {
+        self.verified().map(drop)
+    }
+
+    /// The same, with what the header says.
+    pub(super) fn verified(&self) -> Result<Standing, ImportError> {
         let (Some(standing), Some(trailer)) = (&self.header, &self.trailer) else {
             return Err(invalid("the stream ended early"));
         };
@@ -85,7 +99,7 @@ impl Check {
         if standing.hash != self.hash {
             return Err(invalid("the records do not fit the state hash"));
         }
-        Ok(())
+        Ok(standing.clone())
     }
 
     fn add_header(&mut self, header: disk::SnapshotHeader) -> Result<(), ImportError> {
@@ -100,7 +114,7 @@ impl Check {
         Ok(())
     }
 
-    fn add_chunk(&mut self, chunk: &disk::SnapshotChunk) -> Result<(), ImportError> {
+    fn add_chunk(&mut self, chunk: &disk::SnapshotChunk) -> Result<Pairs, ImportError> {
         let number = chunk.number;
         if self.header.is_none() || self.trailer.is_some() || number != self.chunks {
             return Err(invalid(format!("chunk {number} is out of order")));
@@ -115,10 +129,10 @@ impl Check {
         }
         self.hasher.update(&chunk.body);
         self.chunks += 1;
-        body.pairs.into_iter().try_for_each(|pair| self.add_pair(pair))
+        body.pairs.into_iter().map(|pair| self.add_pair(pair)).collect()
     }
 
-    fn add_pair(&mut self, pair: disk::SnapshotPair) -> Result<(), ImportError> {
+    fn add_pair(&mut self, pair: disk::SnapshotPair) -> Result<(Vec<u8>, Vec<u8>), ImportError> {
         let disk::SnapshotPair { key, value } = pair;
         if key <= self.last_key {
             return Err(invalid("its keys are not in order"));
@@ -130,8 +144,8 @@ impl Check {
         if let Some(family) = family::name_of(&key) {
             *self.families.entry(family).or_default() += 1;
         }
-        self.last_key = key;
-        Ok(())
+        self.last_key.clone_from(&key);
+        Ok((key, value))
     }
 
     fn add_trailer(&mut self, trailer: disk::SnapshotTrailer) -> Result<(), ImportError> {

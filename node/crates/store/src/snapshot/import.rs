@@ -10,50 +10,32 @@ use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
-use prost::Message;
 use rocksdb::{Options, SstFileWriter, WriteBatch};
 
-use ollamax_proto::disk;
-use ollamax_proto::disk::snapshot_part::Part;
-
-use super::FORMAT;
+use super::check::{Check, Pairs};
 use crate::database::META;
 use crate::error::{DiskError, ImportError, WriteError};
-use crate::family;
 use crate::marks;
 use crate::shared::{Inner, Shared};
 use crate::state::AppliedMeta;
 use crate::state::applied::{KEY as APPLIED_KEY, Standing};
-use crate::state::hash::StateHash;
 
 /// Bytes of records that are gathered before they become a table file.
 const FILE_BYTES: usize = 8 << 20;
 
-type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
-
 /// A state on its way in. One at a time.
 pub struct Import {
     inner: Arc<Inner>,
-    header: Option<Standing>,
-    trailer: Option<disk::SnapshotTrailer>,
+    check: Check,
     pending: Pairs,
     pending_bytes: usize,
     files: Vec<PathBuf>,
-    last_key: Vec<u8>,
-    chunks: u64,
-    count: u64,
-    hash: StateHash,
-    hasher: blake3::Hasher,
 }
 
 impl std::fmt::Debug for Import {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Import").field("chunks", &self.chunks).field("count", &self.count).finish_non_exhaustive()
+        f.debug_struct("Import").field("count", &self.check.count()).finish_non_exhaustive()
     }
-}
-
-fn invalid(reason: impl Into<String>) -> ImportError {
-    ImportError::Invalid(reason.into())
 }
 
 // === impl Import ===
@@ -64,19 +46,8 @@ impl Import {
         if inner.shared.importing.swap(true, Ordering::AcqRel) {
             return Err(ImportError::Busy);
         }
-        let import = Self {
-            inner,
-            header: None,
-            trailer: None,
-            pending: Vec::new(),
-            pending_bytes: 0,
-            files: Vec::new(),
-            last_key: Vec::new(),
-            chunks: 0,
-            count: 0,
-            hash: StateHash::default(),
-            hasher: blake3::Hasher::new(),
-        };
+        let (pending, files) = (Vec::new(), Vec::new());
+        let import = Self { inner, check: Check::default(), pending, pending_bytes: 0, files };
         import.clear().and_then(|()| fs::create_dir_all(&import.shared().incoming)).map_err(refused)?;
         Ok(import)
     }
@@ -85,20 +56,21 @@ impl Import {
     ///
     /// # Errors
     /// When the message is damaged, out of order or not understood, or the disk refuses: the import cannot go on.
-    pub fn add(&mut self, chunk: &[u8]) -> Result<(), ImportError> {
-        let part = disk::SnapshotPart::decode(chunk).map_err(|error| invalid(error.to_string()))?;
-        match part.part {
-            Some(Part::Header(header)) => self.add_header(header),
-            Some(Part::Chunk(chunk)) => self.add_chunk(&chunk),
-            Some(Part::Trailer(trailer)) => self.add_trailer(trailer),
-            None => Err(invalid("a message of a kind that this release does not know")),
+    pub fn add(&mut self, message: &[u8]) -> Result<(), ImportError> {
+        for (key, value) in self.check.take(message)? {
+            self.pending_bytes += key.len() + value.len();
+            self.pending.push((key, value));
+            if self.pending_bytes >= FILE_BYTES {
+                self.write_file()?;
+            }
         }
+        Ok(())
     }
 
     /// How far the coming state is; known after the first message.
     #[must_use]
     pub fn meta(&self) -> Option<&AppliedMeta> {
-        self.header.as_ref()?.meta.as_deref()
+        self.check.meta()
     }
 
     /// Whether everything that was announced has arrived and fits; [`Import::finish`] would refuse it otherwise.
@@ -106,7 +78,7 @@ impl Import {
     /// # Errors
     /// When something is missing or does not fit.
     pub fn verify(&self) -> Result<(), ImportError> {
-        self.verified().map(drop)
+        self.check.verify()
     }
 
     /// Verifies the whole and makes it the state. Waits for the disk.
@@ -115,7 +87,7 @@ impl Import {
     /// When something is missing or does not fit, is not the state that `meta` names, or the disk refuses. The old
     /// state stays in use then.
     pub fn finish(mut self, meta: &AppliedMeta) -> Result<(), ImportError> {
-        let standing = self.verified()?;
+        let standing = self.check.verified()?;
         let found = self.meta().map_or(0, |found| found.index);
         if self.meta() != Some(meta) {
             return Err(ImportError::OtherMeta { found, wanted: meta.index });
@@ -125,75 +97,6 @@ impl Import {
         self.write_file()?;
         let files = std::mem::take(&mut self.files);
         switch(self.shared(), &standing, files)
-    }
-
-    fn add_header(&mut self, header: disk::SnapshotHeader) -> Result<(), ImportError> {
-        if self.header.is_some() {
-            return Err(invalid("a second header"));
-        }
-        if header.format != FORMAT {
-            return Err(invalid(format!("format {}, and this release knows {FORMAT}", header.format)));
-        }
-        let applied = header.applied.ok_or_else(|| invalid("a header without its mark"))?;
-        self.header = Some(Standing::from_message(applied).map_err(|malformed| invalid(malformed.to_string()))?);
-        Ok(())
-    }
-
-    fn add_chunk(&mut self, chunk: &disk::SnapshotChunk) -> Result<(), ImportError> {
-        let number = chunk.number;
-        if self.header.is_none() || self.trailer.is_some() || number != self.chunks {
-            return Err(invalid(format!("chunk {number} is out of order")));
-        }
-        if crc32c::crc32c(&chunk.body) != chunk.crc32c {
-            return Err(invalid(format!("chunk {number} does not fit its checksum")));
-        }
-        let body = disk::SnapshotPairs::decode(&chunk.body[..]).map_err(|error| invalid(error.to_string()))?;
-        let ends = (body.pairs.first().map(|pair| &pair.key), body.pairs.last().map(|pair| &pair.key));
-        if ends != (Some(&chunk.first_key), Some(&chunk.last_key)) {
-            return Err(invalid(format!("chunk {number} does not hold the keys that it names")));
-        }
-        self.hasher.update(&chunk.body);
-        self.chunks += 1;
-        body.pairs.into_iter().try_for_each(|pair| self.add_pair(pair))
-    }
-
-    fn add_pair(&mut self, pair: disk::SnapshotPair) -> Result<(), ImportError> {
-        let disk::SnapshotPair { key, value } = pair;
-        if key <= self.last_key {
-            return Err(invalid("its keys are not in order"));
-        }
-        let known = family::decode_key(&key).and_then(|key| family::decode_record(&key, &value));
-        known.map_err(|malformed| invalid(malformed.to_string()))?;
-        self.hash.replace(&key, None, Some(&value));
-        self.count += 1;
-        self.pending_bytes += key.len() + value.len();
-        self.last_key.clone_from(&key);
-        self.pending.push((key, value));
-        if self.pending_bytes >= FILE_BYTES { self.write_file() } else { Ok(()) }
-    }
-
-    fn add_trailer(&mut self, trailer: disk::SnapshotTrailer) -> Result<(), ImportError> {
-        if self.header.is_none() || self.trailer.is_some() {
-            return Err(invalid("a trailer out of order"));
-        }
-        self.trailer = Some(trailer);
-        Ok(())
-    }
-
-    fn verified(&self) -> Result<Standing, ImportError> {
-        let (Some(standing), Some(trailer)) = (&self.header, &self.trailer) else {
-            return Err(invalid("the stream ended early"));
-        };
-        if trailer.chunks != self.chunks || trailer.count != self.count || standing.count != self.count {
-            return Err(invalid("chunks or records are missing"));
-        }
-        if trailer.blake3 != self.hasher.finalize().as_bytes() {
-            return Err(invalid("the records do not fit the trailer"));
-        }
-        if standing.hash != self.hash {
-            return Err(invalid("the records do not fit the state hash"));
-        }
-        Ok(standing.clone())
     }
 
     /// Makes a table file of what is pending; durable on return.
