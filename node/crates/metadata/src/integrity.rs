@@ -3,8 +3,9 @@
 //! Kept in memory. A node that was started again is told by its leader what stands, and a deviation that nobody
 //! remembers is found again at the next comparison, because the states still differ. Followers tell their marks with
 //! their answers to heartbeats, the leader compares and tells the alarm with its heartbeats. A deviating node does not
-//! stand for election ([`Handle::take_alarm`]), gets no leadership ([`Handle::transfer_leader`]), loses its vote
-//! ([`crate::autopilot`]), and answers no reads of the state ([`Handle::check_agreement`]).
+//! stand for election ([`Handle::take_alarm`]) while anybody leads ([`Handle::stand_in_need`]), gets no leadership
+//! ([`Handle::transfer_leader`]), loses its vote ([`crate::autopilot`]), and answers no reads of the state
+//! ([`Handle::check_agreement`]).
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
