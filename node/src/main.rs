@@ -7,6 +7,7 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use ollamax_types::{Clock, Incarnation};
 
@@ -50,6 +51,10 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 /// Shifts this process's wall clock, for tests of what time does to a cluster.
 const TEST_CLOCK_VARIABLE: &str = "OLLAMAX_TEST_CLOCK_OFFSET_MS";
 const EXIT_USAGE: u8 = 2;
+/// How long tasks that were cut may take to go.
+const TASKS_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the stores may take to close behind them.
+const STORES_TIMEOUT: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let asked = match flags::read(std::env::args_os().collect()) {
@@ -97,7 +102,11 @@ fn run_daemon(config: NodeConfig, data_dir: Option<PathBuf>) -> anyhow::Result<(
     let data_dir = std::path::absolute(data_dir)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(run::run(run::Start { config, data_dir, clock: clock() }));
-    runtime.shutdown_background();
+    // Tasks that were cut hold the stores; the process must not end under RocksDB's threads.
+    runtime.shutdown_timeout(TASKS_TIMEOUT);
+    if !ollamax_store::wait_closed(STORES_TIMEOUT) {
+        tracing::warn!("the process ends although a store is still open");
+    }
     result
 }
 

@@ -16,6 +16,7 @@ use rocksdb::{
 };
 
 use crate::Config;
+use crate::closing::Counted;
 use crate::error::{DiskError, OpenError};
 use crate::lock::DirectoryLock;
 use crate::wal_tail;
@@ -49,6 +50,8 @@ pub(crate) struct Database {
     cache: Cache,
     write_buffer_bytes: usize,
     _lock: Option<DirectoryLock>,
+    /// Fields go in the order in which they stand: RocksDB has closed when this goes.
+    _counted: Counted,
 }
 
 impl fmt::Debug for Database {
@@ -77,7 +80,7 @@ impl Database {
         lock: DirectoryLock,
         judge: impl FnOnce(&Self) -> Result<(), OpenError>,
     ) -> Result<Self, OpenError> {
-        let cache = Cache::new_lru_cache(config.block_cache_bytes);
+        let (counted, cache) = (Counted::one(), Cache::new_lru_cache(config.block_cache_bytes));
         let opened = match open_families(path, config, &cache) {
             Err(error) if error.kind() == ErrorKind::Corruption => match wal_tail::find(path)? {
                 Some(tail) => {
@@ -97,12 +100,12 @@ impl Database {
             opened => opened,
         };
         let rocks = opened.map_err(|error| DiskError::rocks("open the database", &error))?;
-        Ok(Self { rocks, cache, write_buffer_bytes: config.write_buffer_bytes, _lock: Some(lock) })
+        Ok(Self { rocks, cache, write_buffer_bytes: config.write_buffer_bytes, _lock: Some(lock), _counted: counted })
     }
 
     /// Opens a database to look at it: no byte on disk changes, and what only the WAL holds is seen as well.
     pub(crate) fn open_read_only(path: &Path, config: &Config, lock: Option<DirectoryLock>) -> Result<Self, DiskError> {
-        let cache = Cache::new_lru_cache(config.block_cache_bytes);
+        let (counted, cache) = (Counted::one(), Cache::new_lru_cache(config.block_cache_bytes));
         let mut options = database_options(config);
         options.create_if_missing(false);
         options.create_missing_column_families(false);
@@ -114,7 +117,7 @@ impl Database {
         let families = descriptors(names, &cache, config);
         let rocks = Rocks::open_cf_descriptors_read_only(&options, path, families, false)
             .map_err(|error| DiskError::rocks("open the database", &error))?;
-        Ok(Self { rocks, cache, write_buffer_bytes: config.write_buffer_bytes, _lock: lock })
+        Ok(Self { rocks, cache, write_buffer_bytes: config.write_buffer_bytes, _lock: lock, _counted: counted })
     }
 
     pub(crate) const fn rocks(&self) -> &Rocks {

@@ -6,6 +6,7 @@
 
 pub mod answer;
 mod ballast;
+mod closing;
 mod config;
 mod database;
 pub mod error;
@@ -28,6 +29,7 @@ mod verify;
 mod wal_tail;
 
 pub use ballast::ReleasedBallast;
+pub use closing::wait_closed;
 pub use config::Config;
 pub use error::{
     CommitError, DiskError, ExportError, ImportError, OpenError, PurgeError, ReadError, SyncError, VerifyError,
