@@ -10,7 +10,8 @@ const FAULTS: usize = 7;
 /// When the first may begin and the last must, milliseconds.
 const FIRST_MS: u64 = 1_200;
 pub(super) const LAST_MS: u64 = 8_000;
-/// Worlds in which a node loses everything. Never two: with a majority of three, what was acknowledged would be gone.
+/// Share of the worlds in which one node loses everything. Two of three are a majority, and could take along what was
+/// acknowledged.
 const WIPED: f64 = 0.3;
 /// How long each lasts, milliseconds.
 const LASTS_MS: std::ops::RangeInclusive<u64> = 100..=2_000;
