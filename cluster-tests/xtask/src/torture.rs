@@ -32,8 +32,8 @@ pub(crate) fn run(workspace: &Workspace, options: &[&str]) -> Result<ExitCode> {
     Ok(exit_code(status.code()))
 }
 
-/// Plants every known mistake in simulated worlds, and prints which world showed it. Exit code 1 when one was not found,
-/// or when a world without any was violated; what the tests say then goes to standard error.
+/// Plants every known mistake in simulated worlds, and prints which world showed it. Exit code 1 when one was not
+/// found, or when a world without any was violated; what the tests say then goes to standard error.
 pub(crate) fn planted(workspace: &Workspace) -> Result<ExitCode> {
     setup::run_quietly(workspace)?;
     // The whole workspace is named so that features, and with them the built libraries, stay the same.
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn the_table_is_what_remains_of_all_that_tests_print() {
-        let printed = "\nrunning 2 tests\ntest sim::planted::x ... \n| bug | found |\n| B1  | yes   |\n\n20 worlds | 1\n\
+        let printed = "\nrunning 2 tests\ntest sim::x ... \n| bug | found |\n| B1  | yes   |\n\n20 worlds | 1\n\
                        test sim::y ... ok\n";
         assert_eq!(table(printed), "| bug | found |\n| B1  | yes   |\n");
         assert_eq!(table("running 0 tests\n"), "");

@@ -2,9 +2,9 @@
 //!
 //! Checked at once: one leader per term (I1), the same entry at an index on every node and after every restart (I5),
 //! the same state after it (I6), votes that never go back (I7), no value written twice (I4), watchers that are told
-//! everything that happened, in order and once (I8), and no voice for a node that lost what it had synced (I12). Checked
-//! at the end, over what clients did: no acknowledged write lost (I3), and writes and reads in an order that real time
-//! allows (I2).
+//! everything that happened, in order and once (I8), and no voice for a node that lost what it had synced (I12).
+//! Checked at the end, over what clients did: no acknowledged write lost (I3), and writes and reads in an order that
+//! real time allows (I2).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
