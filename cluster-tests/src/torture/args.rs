@@ -7,6 +7,10 @@ use crate::plan::Family;
 /// Longest run, seconds: a week.
 const SECONDS_MAX: u64 = 7 * 24 * 3_600;
 
+/// What is another command, to which no option of this one belongs.
+const PLANTED: &str = "\
+`cargo xtask torture --planted` puts known mistakes into simulated clusters, and shows that each is found.";
+
 /// How the report is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Output {
@@ -16,7 +20,7 @@ pub(crate) enum Output {
 
 /// Random faults against a cluster of real processes under load, and a judgement of everything that was seen.
 #[derive(Debug, Clone, PartialEq, Eq, Parser)]
-#[command(name = "torture", bin_name = "cargo xtask torture")]
+#[command(name = "torture", bin_name = "cargo xtask torture", after_help = PLANTED)]
 pub(crate) struct Options {
     /// No round begins after this many seconds; the first always does.
     #[arg(long, default_value_t = 180, value_parser = clap::value_parser!(u64).range(1..=SECONDS_MAX))]

@@ -39,6 +39,7 @@ usage: cargo xtask COMMAND
                                `bench metadata --against etcd [--quick]`: beside etcd, which is fetched where apt is
   torture [OPTIONS]            random faults against a cluster under load, and a judgement of all that was seen
                                (--help: --seconds, --seed, --nodes, --faults, -o json)
+                               `torture --planted`: known mistakes, put in to see that each is found
   soak [--rounds N] [--seed S] the cluster suites and five minutes of torture again and again, each round with a fresh
                                seed
 ";
@@ -71,6 +72,10 @@ fn run(arguments: &[String]) -> Result<ExitCode> {
         ["demo"] => demo::run(&Workspace::locate()?, demo::Stay::UntilStopped),
         ["demo", "--once"] => demo::run(&Workspace::locate()?, demo::Stay::Leave),
         ["bench", name, rest @ ..] if !name.starts_with('-') => bench::run(&Workspace::locate()?, name, rest),
+        ["torture", "--planted"] => torture::planted(&Workspace::locate()?),
+        ["torture", rest @ ..] if rest.contains(&"--planted") => {
+            Ok(usage_error("`torture --planted` takes no other option"))
+        }
         ["torture", rest @ ..] => torture::run(&Workspace::locate()?, rest),
         ["soak", rest @ ..] => match soak::Plan::parse(rest) {
             Ok(plan) => soak::run(&Workspace::locate()?, &plan),

@@ -1,16 +1,24 @@
 //! `cargo xtask torture`: hands over to the binary `torture` of `cluster-tests`, which breaks a cluster on purpose,
 //! judges what was seen, and prints. `test` and `soak` run it too, with options of their own.
+//!
+//! With `--planted` it runs the simulated worlds of `ollamax-metadata` instead, in which every known mistake must be
+//! found, and nothing where none is. They are tests, built as all tests are, so nothing is compiled a second time.
 
 use std::ffi::OsStr;
 use std::process::{Command, ExitCode, Stdio};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::setup;
-use crate::workspace::{Workspace, succeed};
+use crate::workspace::{Workspace, shown, succeed};
 
 /// What `cargo xtask test` runs: the same plan each time.
 pub(crate) const GATE: [&str; 4] = ["--seconds", "180", "--seed", "20260930"];
+
+/// The tests of the simulated worlds, among those of all libraries.
+const WORLDS: &str = "sim::";
+/// How a line of their table begins: `ROW` in `node/crates/metadata/src/sim/planted.rs`.
+const ROW: &str = "| ";
 
 /// Builds everything, then runs it with these options; its exit code is ours.
 pub(crate) fn run(workspace: &Workspace, options: &[&str]) -> Result<ExitCode> {
@@ -22,6 +30,25 @@ pub(crate) fn run(workspace: &Workspace, options: &[&str]) -> Result<ExitCode> {
     let mut torture = command(workspace, options);
     let status = torture.status().with_context(|| format!("start {}", workspace.binary("torture").display()))?;
     Ok(exit_code(status.code()))
+}
+
+/// Plants every known mistake in simulated worlds, and prints which world showed it. Exit code 1 when one was not
+/// found, or when a world without any was violated; what the tests say then goes to standard error.
+pub(crate) fn planted(workspace: &Workspace) -> Result<ExitCode> {
+    setup::run_quietly(workspace)?;
+    // The whole workspace is named so that features, and with them the built libraries, stay the same.
+    let mut tests = workspace.cargo(["test", "--workspace", "--locked", "--lib", "--", WORLDS, "--nocapture"]);
+    let shown = shown(&tests);
+    let output = tests.stderr(Stdio::inherit()).output().with_context(|| format!("start `{shown}`"))?;
+    let table = table(&String::from_utf8_lossy(&output.stdout));
+    ensure!(!table.is_empty(), "`{shown}` told of no planted mistake");
+    print!("{table}");
+    Ok(if output.status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The table among everything that tests print.
+fn table(printed: &str) -> String {
+    printed.lines().filter(|line| line.starts_with(ROW)).map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
 /// The built binary with these options.
@@ -50,5 +77,13 @@ mod tests {
         check(Some(1), ExitCode::FAILURE);
         check(Some(2), ExitCode::from(2));
         check(None, ExitCode::FAILURE);
+    }
+
+    #[test]
+    fn the_table_is_what_remains_of_all_that_tests_print() {
+        let printed = "\nrunning 2 tests\ntest sim::x ... \n| bug | found |\n| B1  | yes   |\n\n20 worlds | 1\n\
+                       test sim::y ... ok\n";
+        assert_eq!(table(printed), "| bug | found |\n| B1  | yes   |\n");
+        assert_eq!(table("running 0 tests\n"), "");
     }
 }

@@ -13,9 +13,10 @@ use ollamax_core::catalog::txn::{Condition, Op, Operand, Relation};
 use ollamax_core::catalog::{Answer, Refusal, Txn};
 
 use super::facts::{Done, Facts, What};
+use super::members;
 use super::network::{Network, Question, Reply};
 use super::types::Bug;
-use crate::alone;
+use crate::alone::{self, INCARNATION};
 
 const KEYS: u64 = 4;
 const ATTEMPTS_MAX: usize = 40;
@@ -55,6 +56,9 @@ impl Clients {
         let chance = StdRng::seed_from_u64(seed ^ id.wrapping_mul(0x5851_F42D_4C95_7F2D));
         let mut client = Client { node: 1 + id % self.nodes, shared: self, id, chance, session: 0, sequence: 0 };
         client.begin().await;
+        if id == 0 {
+            client.admit().await;
+        }
         while !client.is_quiet() {
             let pause = client.chance.random_range(0..=PAUSE_MS_MAX);
             tokio::time::sleep(Duration::from_millis(pause)).await;
@@ -90,6 +94,14 @@ impl Client {
                 self.session = session;
                 return;
             }
+        }
+    }
+
+    /// Lets all other nodes join, in the order of their ids.
+    async fn admit(&mut self) {
+        self.change(members::token(), None).await;
+        for node in 2..=self.shared.nodes {
+            self.change(members::join(node, INCARNATION, members::TOKEN), None).await;
         }
     }
 

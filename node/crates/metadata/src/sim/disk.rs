@@ -18,9 +18,11 @@ use rand::{RngExt, SeedableRng};
 use tokio::sync::{Notify, oneshot};
 
 use ollamax_core::catalog::mem::MemView;
+use ollamax_types::Incarnation;
 
 use super::facts::Facts;
 use super::types::{Bug, SimTypes};
+use crate::alone::INCARNATION;
 use crate::envelope;
 use crate::logtime::Stamper;
 use crate::raft::{Entry, LogId, Payload, Vote};
@@ -65,6 +67,10 @@ pub(super) struct Inner {
     pub(super) state: Image,
     flushed: Image,
     pub(super) snapshot: Option<Arc<Image>>,
+    /// Drawn when the data directory was made.
+    pub(super) incarnation: Incarnation,
+    /// Whether it is another one than the node became a member with.
+    pub(super) wiped: bool,
     chance: StdRng,
     stamper: Option<Arc<Stamper>>,
     pub(super) bug: Option<Bug>,
@@ -135,6 +141,8 @@ impl Disk {
             state: Image::default(),
             flushed: Image::default(),
             snapshot: None,
+            incarnation: INCARNATION,
+            wiped: false,
             chance: StdRng::seed_from_u64(seed ^ node.wrapping_mul(0x9E37_79B9_7F4A_7C15)),
             stamper: None,
             bug,
@@ -167,6 +175,24 @@ impl Disk {
         inner.state = inner.flushed.clone();
         inner.snapshot = None;
         inner.stamper = None;
+    }
+
+    /// Everything goes, synced or not: the node finds an empty data directory, and makes it anew.
+    pub(super) fn wipe(&self) {
+        let mut inner = self.lock();
+        inner.durable = Held::default();
+        inner.seen = Held::default();
+        inner.unsynced.clear();
+        inner.waiting.clear();
+        inner.state = Image::default();
+        inner.flushed = Image::default();
+        inner.snapshot = None;
+        inner.stamper = None;
+        inner.wiped = true;
+        if inner.bug != Some(Bug::WipedAsBefore) {
+            inner.incarnation = Incarnation(inner.chance.random());
+        }
+        inner.facts.wiped(inner.node);
     }
 
     /// Syncs whatever is written, for ever.

@@ -1,16 +1,19 @@
 //! What happened in a simulated world, and what must never be among it.
 //!
 //! Checked at once: one leader per term (I1), the same entry at an index on every node and after every restart (I5),
-//! the same state after it (I6), votes that never go back (I7), no value written twice (I4). Checked at the end, over
-//! what clients did: no acknowledged write lost (I3), and writes and reads in an order that real time allows (I2).
+//! the same state after it (I6), votes that never go back (I7), no value written twice (I4), watchers that are told
+//! everything that happened, in order and once (I8), and no voice for a node that lost what it had synced (I12).
+//! Checked at the end, over what clients did: no acknowledged write lost (I3), and writes and reads in an order that
+//! real time allows (I2).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use openraft::vote::RaftLeaderId as _;
 
 use ollamax_core::catalog::{Key, Mutation, Record};
 
+use crate::feed::{Event, Filter};
 use crate::raft::Vote;
 
 /// Violations that are told; the first is what matters.
@@ -33,6 +36,12 @@ pub(super) struct Ledger {
     effects: BTreeMap<u64, Written>,
     /// By value, which are all different: the index that wrote it.
     indexes: BTreeMap<Vec<u8>, u64>,
+    /// Nodes that lost everything.
+    wiped: BTreeSet<u64>,
+    /// By watcher: everything below was told.
+    watched: BTreeMap<u64, u64>,
+    /// Changes that watchers were told.
+    pub(super) told: usize,
     pub(super) done: Vec<Done>,
     pub(super) violations: Vec<String>,
     /// Everything in its order, as one number.
@@ -84,6 +93,36 @@ impl Facts {
         ledger.trace(&[2, node, term]);
         if before.is_some_and(|before| before.leader_id().term() > term) {
             ledger.violated(format!("I7: node {node} went back from vote {before:?} to {now:?}"));
+        }
+        if ledger.wiped.contains(&node) {
+            ledger.violated(format!("I12: node {node} lost what it had synced, and has a voice in term {term}"));
+        }
+    }
+
+    pub(super) fn wiped(&self, node: u64) {
+        let mut ledger = self.lock();
+        ledger.trace(&[6, node]);
+        ledger.wiped.insert(node);
+    }
+
+    /// A watcher that knows what is below `from` was told all below `next`.
+    pub(super) fn told(&self, watcher: u64, filter: &Filter, from: u64, next: u64, events: &[Event]) {
+        let mut ledger = self.lock();
+        ledger.trace(&[7, watcher, from, next]);
+        ledger.watched.insert(watcher, next);
+        ledger.told += events.len();
+        if let Some(wrong) = mistold(&ledger.effects, filter, (from, next), events) {
+            ledger.violated(format!("I8: watcher {watcher}, between {from} and {next}, {wrong}"));
+        }
+    }
+
+    /// A watcher that wants what is from `from` on heard that only `oldest` and later is kept.
+    pub(super) fn compacted(&self, watcher: u64, from: u64, oldest: u64) {
+        let mut ledger = self.lock();
+        ledger.trace(&[8, watcher, from, oldest]);
+        ledger.watched.insert(watcher, oldest);
+        if oldest <= from {
+            ledger.violated(format!("I8: watcher {watcher} heard that {from} is not kept, and {oldest} is"));
         }
     }
 
@@ -161,6 +200,12 @@ impl Ledger {
         self.leaders.len()
     }
 
+    /// Watchers that wait for something that happened.
+    pub(super) fn waiting(&self) -> Vec<u64> {
+        let last = self.effects.last_key_value().map_or(0, |(revision, _)| *revision);
+        self.watched.iter().filter(|(_, next)| **next <= last).map(|(watcher, _)| *watcher).collect()
+    }
+
     /// Looks at everything that clients did.
     pub(super) fn judge(&mut self) {
         let wrong = [lost(&self.done, &self.effects), out_of_order(&self.done)].concat();
@@ -213,8 +258,35 @@ fn out_of_order(done: &[Done]) -> Vec<String> {
     wrong
 }
 
+/// What is wrong with what a watcher was told of what happened from one revision up to the next.
+fn mistold(
+    effects: &BTreeMap<u64, Written>,
+    filter: &Filter,
+    (from, next): (u64, u64),
+    events: &[Event],
+) -> Option<String> {
+    if next < from {
+        return Some("went back".to_owned());
+    }
+    let is_wanted = |key: &str| if filter.prefix { key.starts_with(&filter.key) } else { key == filter.key };
+    let happened = effects.range(from..next).filter(|(_, (key, _))| is_wanted(key));
+    let happened: Vec<_> = happened.map(|(at, (key, bytes))| (*at, key.as_str(), Some(bytes.as_slice()))).collect();
+    let told = events.iter().map(|event| {
+        let bytes = event.value.as_ref().map(|value| value.bytes.as_slice());
+        (event.revision, event.key.as_str(), bytes)
+    });
+    let told: Vec<_> = told.collect();
+    if told == happened {
+        return None;
+    }
+    let lacking = happened.iter().find(|one| !told.contains(one));
+    Some(lacking.map_or("was told more, or in another order".to_owned(), |(at, ..)| format!("was not told of {at}")))
+}
+
 #[cfg(test)]
 mod tests {
+    use ollamax_core::catalog::Value;
+
     use super::*;
 
     fn done(what: What, begin_ms: u64, end_ms: u64) -> Done {
@@ -269,8 +341,7 @@ mod tests {
     #[test]
     fn what_nodes_do_is_held_against_what_others_did() {
         let put = |value: &str| {
-            let value =
-                ollamax_core::catalog::Value { bytes: value.into(), created: 1, modified: 1, version: 1, lease: None };
+            let value = Value { bytes: value.into(), created: 1, modified: 1, version: 1, lease: None };
             vec![Mutation::Put(Key::Value(String::new(), "user/k".to_owned()), Record::Value(value))]
         };
         let check = |happened: &dyn Fn(&Facts), invariant: &str| {
@@ -289,5 +360,55 @@ mod tests {
         check(&|facts| facts.installed(2, 3, 21), "I6");
         check(&|facts| facts.applied(2, 4, 12, 22, &put("a")), "I4");
         check(&|facts| facts.voted(1, Some(&Vote::new(3, 1)), &Vote::new(2, 1)), "I7");
+        check(&|facts| facts.compacted(0, 3, 3), "I8");
+        let lost = |facts: &Facts| {
+            facts.wiped(2);
+            facts.voted(2, None, &Vote::new(3, 1));
+        };
+        check(&lost, "I12");
+    }
+
+    fn event(revision: u64, key: &str, value: &str) -> Event {
+        let value = Value { bytes: value.into(), created: 1, modified: revision, version: 1, lease: None };
+        Event { revision, namespace: String::new(), key: key.to_owned(), value: Some(value) }
+    }
+
+    #[test]
+    fn what_a_watcher_was_not_told_or_told_wrongly_is_found() {
+        let written = |key: &str, value: &str| (key.to_owned(), value.as_bytes().to_vec());
+        let effects =
+            BTreeMap::from([(3, written("user/a", "x")), (5, written("user/b", "y")), (6, written("user/a", "z"))]);
+        let (first, second, third) = (event(3, "user/a", "x"), event(5, "user/b", "y"), event(6, "user/a", "z"));
+        let check = |(key, prefix): (&str, bool), span: (u64, u64), events: &[&Event], sound: bool| {
+            let filter = Filter { namespace: String::new(), key: key.to_owned(), prefix };
+            let events: Vec<Event> = events.iter().map(|event| (*event).clone()).collect();
+            let wrong = mistold(&effects, &filter, span, &events);
+            assert_eq!(wrong.is_none(), sound, "{key} {span:?} {events:?}: {wrong:?}");
+        };
+        check(("user/", true), (1, 7), &[&first, &second, &third], true);
+        check(("user/", true), (4, 6), &[&second], true);
+        check(("user/a", false), (1, 7), &[&first, &third], true);
+        check(("user/", true), (7, 7), &[], true);
+        check(("user/", true), (1, 7), &[&first, &third], false);
+        check(("user/", true), (1, 4), &[], false);
+        check(("user/", true), (1, 7), &[&first, &third, &second], false);
+        check(("user/", true), (1, 7), &[&first, &first, &second, &third], false);
+        check(("user/a", false), (1, 7), &[&first, &second, &third], false);
+        check(("user/", true), (1, 4), &[&first, &second], false);
+        check(("user/", true), (1, 4), &[&event(3, "user/a", "y")], false);
+        check(("user/", true), (7, 4), &[], false);
+    }
+
+    #[test]
+    fn a_watcher_that_something_is_kept_from_is_found() {
+        let facts = Facts::default();
+        let all = Filter { namespace: String::new(), key: "user/".to_owned(), prefix: true };
+        facts.lock().effects.insert(3, ("user/a".to_owned(), b"x".to_vec()));
+        facts.told(0, &all, 1, 3, &[]);
+        assert_eq!(facts.lock().waiting(), [0]);
+        facts.told(0, &all, 3, 4, &[event(3, "user/a", "x")]);
+        let ledger = facts.lock();
+        assert_eq!((ledger.waiting(), ledger.told), (vec![], 1));
+        assert_eq!(ledger.violations, Vec::<String>::new());
     }
 }

@@ -15,6 +15,7 @@ use ollamax_core::catalog::{self, Key, Mutation, View};
 use super::disk::{Disk, Image};
 use super::types::{Bug, SimTypes};
 use crate::envelope;
+use crate::feed::{Feed, event_of};
 use crate::raft::snapshot::{Meta, meta_of};
 use crate::raft::{Answered, Entry, LogId, Payload, StoredMembership, term_of};
 use crate::record::encode_entry;
@@ -29,6 +30,7 @@ const BUILD_MS_MAX: u64 = 20;
 pub(super) struct Machine {
     node: u64,
     disk: Disk,
+    feed: Feed,
 }
 
 /// A snapshot with its label.
@@ -37,8 +39,10 @@ pub(super) type Labelled = Snapshot<CommittedLeaderId<u64>, u64, EmptyNode, Arc<
 // === impl Machine ===
 
 impl Machine {
-    pub(super) const fn new(node: u64, disk: Disk) -> Self {
-        Self { node, disk }
+    /// As the product's: a start begins an empty feed where the state is.
+    pub(super) fn new(node: u64, disk: Disk, feed: Feed) -> Self {
+        feed.restart(disk.lock().state.applied.last.map_or(0, |id| id.index));
+        Self { node, disk, feed }
     }
 
     fn apply_one(&self, entry: &Entry) -> io::Result<Answered> {
@@ -66,6 +70,7 @@ impl Machine {
         let (hash, facts) = (inner.state.hash, inner.facts.clone());
         drop(inner);
         facts.applied(self.node, id.index, fingerprint(&encode_entry(entry)), hash, &mutations);
+        self.feed.add(mutations.iter().filter_map(|mutation| event_of(id.index, mutation)).collect(), id.index);
         Ok(answer)
     }
 }
@@ -128,15 +133,21 @@ impl RaftStateMachine<SimTypes> for Machine {
     }
 
     async fn install_snapshot(&mut self, meta: &Meta, snapshot: Arc<Image>) -> Result<(), io::Error> {
-        let facts = {
+        let (facts, bug) = {
             let mut inner = self.disk.lock();
             inner.state = Image::clone(&snapshot);
             inner.state.applied.last = meta.last_log_id;
             inner.state.applied.membership = meta.last_membership.clone();
             inner.snapshot = Some(Arc::new(inner.state.clone()));
-            inner.facts.clone()
+            (inner.facts.clone(), inner.bug)
         };
         self.disk.flush();
+        let index = meta.last_log_id.map_or(0, |id| id.index);
+        if bug == Some(Bug::FeedOverSnapshot) {
+            self.feed.add(Vec::new(), index);
+        } else {
+            self.feed.restart(index);
+        }
         if let Some(last) = meta.last_log_id {
             facts.installed(self.node, last.index, snapshot.hash);
         }

@@ -25,6 +25,7 @@ use ollamax_core::catalog::{Answer, Value};
 use super::disk::Image;
 use super::machine::Labelled;
 use super::types::SimTypes;
+use crate::feed::{Event, Filter};
 use crate::raft::Vote;
 use crate::raft::snapshot::Meta;
 
@@ -48,6 +49,8 @@ pub(super) enum Question {
     Propose(Command, Option<(u64, u64)>),
     /// A client's read.
     Read(String),
+    /// A watcher's wish for what happened from a revision on; `None`: for what comes after everything that is there.
+    Watch(Filter, Option<u64>),
     /// Gives leadership to another node.
     GiveWay(u64),
 }
@@ -61,6 +64,10 @@ pub(super) enum Reply {
     Committed(u64, Answer),
     /// What a key holds, and since when.
     Value(Option<Value>),
+    /// What happened, and from which revision on it was not told yet.
+    Told(Vec<Event>, u64),
+    /// What was asked for is not kept any more; the least revision that is.
+    Compacted(u64),
     /// Ask that one, or anybody.
     NotLeader(Option<u64>),
     /// Nobody knows, or consensus has stopped there.

@@ -9,24 +9,30 @@ use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
 use openraft::vote::RaftLeaderId as _;
 use openraft::{EmptyNode, ReadPolicy, Snapshot};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use ollamax_core::catalog::command::Command;
-use ollamax_core::catalog::{Entry, Key, Record, View};
+use ollamax_core::catalog::{Answer, Entry, Key, Record, View};
 use ollamax_types::{Clock, RequestId, Timestamp};
 
 use super::disk::Disk;
 use super::facts::Facts;
 use super::machine::Machine;
+use super::members;
 use super::network::{Call, Dialler, Network, Question, Reply};
 use super::runtime::Runtime;
 use super::types::{Bug, SimRaft};
 use crate::envelope;
+use crate::feed::{Feed, Filter, WatchError, Watcher};
 use crate::logtime::Stamper;
 use crate::raft::{Sealed, term_of};
 
 /// Longest wait for a majority, as the product's callers wait.
 const PATIENCE: Duration = Duration::from_millis(600);
+/// Longest wait of a node that joins for one answer, and its pause before it asks the next.
+const ANSWER: Duration = Duration::from_millis(700);
+const PAUSE: Duration = Duration::from_millis(20);
 /// What all clocks of walls say.
 const WALL: Timestamp = Timestamp(1_000_000);
 
@@ -47,6 +53,7 @@ struct Answering {
     raft: SimRaft,
     disk: Disk,
     stamper: Arc<Stamper>,
+    feed: Feed,
 }
 
 // === impl Node ===
@@ -54,16 +61,22 @@ struct Answering {
 impl Node {
     /// Runs until the world ends it.
     pub(super) async fn run(self) -> turmoil::Result {
+        let is_wiped = self.disk.lock().wiped;
+        if is_wiped && !self.gets_its_place().await {
+            // Whoever is no member has no consensus.
+            std::future::pending::<()>().await;
+        }
         let stamper = Arc::new(Stamper::new(Clock::manual(WALL)));
         self.disk.start(&stamper);
         let _sync = Runtime::spawn(self.disk.clone().sync());
         let dialler = Dialler { node: self.id, network: self.network.clone() };
-        let machine = Machine::new(self.id, self.disk.clone());
+        let feed = Feed::default();
+        let machine = Machine::new(self.id, self.disk.clone(), feed.clone());
         let raft = SimRaft::new(self.id, self.config.clone(), dialler, self.disk.clone(), machine).await?;
         let mut inbox = self.network.open(self.id);
-        let _watch = Runtime::spawn(watch(raft.clone(), self.id, self.facts.clone()));
-        let answering = Answering { raft, disk: self.disk, stamper };
-        if self.id == self.voters[0] {
+        let _watch = Runtime::spawn(watch_leader(raft.clone(), self.id, self.facts.clone()));
+        let answering = Answering { raft, disk: self.disk, stamper, feed };
+        if self.id == self.voters[0] && !is_wiped {
             let raft = answering.raft.clone();
             let members: BTreeMap<u64, EmptyNode> = self.voters.iter().map(|id| (*id, EmptyNode::new())).collect();
             let _begin = Runtime::spawn(async move {
@@ -77,10 +90,24 @@ impl Node {
         }
         Ok(())
     }
+
+    /// Joins with the key that it had, as a node with an empty data directory does, without a token that is good.
+    /// Whether it is still the member that it was is decided by the cluster.
+    async fn gets_its_place(&self) -> bool {
+        let incarnation = self.disk.lock().incarnation;
+        for other in self.voters.iter().filter(|other| **other != self.id).cycle() {
+            let question = Question::Propose(members::join(self.id, incarnation, ""), None);
+            if let Some(Reply::Committed(_, answer)) = self.network.ask(*other, question, ANSWER).await {
+                return matches!(answer, Answer::Member { node, .. } if node.0 == self.id);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        false
+    }
 }
 
 /// Tells who leads in which term, and when consensus ends by itself.
-async fn watch(raft: SimRaft, node: u64, facts: Facts) {
+async fn watch_leader(raft: SimRaft, node: u64, facts: Facts) {
     let mut watched = raft.server_metrics();
     loop {
         let now = watched.borrow_and_update().clone();
@@ -115,6 +142,7 @@ impl Answering {
             }
             Question::Propose(command, session) => self.propose(command, session).await,
             Question::Read(key) => self.read(key).await,
+            Question::Watch(filter, from) => self.tell(filter, from),
         }
     }
 
@@ -166,6 +194,16 @@ impl Answering {
             Ok(Some(Record::Value(value))) => Reply::Value(Some(value)),
             Ok(None) => Reply::Value(None),
             _ => Reply::Unknown,
+        }
+    }
+
+    /// One look of the product's own watcher. Each is a new one, so that it goes on where another ended.
+    fn tell(&self, filter: Filter, from: Option<u64>) -> Reply {
+        let mut watcher = Watcher::new(self.feed.clone(), watch::channel(0).1, filter, from);
+        match watcher.next_kept() {
+            Ok(batch) => Reply::Told(batch.map_or_else(Vec::new, |batch| batch.events), watcher.next_revision()),
+            Err(WatchError::Compacted { oldest }) => Reply::Compacted(oldest),
+            Err(WatchError::Stopped) => Reply::Unknown,
         }
     }
 

@@ -10,6 +10,9 @@ const FAULTS: usize = 7;
 /// When the first may begin and the last must, milliseconds.
 const FIRST_MS: u64 = 1_200;
 pub(super) const LAST_MS: u64 = 8_000;
+/// Share of the worlds in which one node loses everything. Two of three are a majority, and could take along what was
+/// acknowledged.
+const WIPED: f64 = 0.3;
 /// How long each lasts, milliseconds.
 const LASTS_MS: std::ops::RangeInclusive<u64> = 100..=2_000;
 
@@ -20,6 +23,8 @@ pub(super) enum Act {
     Crash(u64),
     /// And gets it back.
     Start(u64),
+    /// A node loses its power and its data directory; of all that it had, it keeps its key.
+    Wipe(u64),
     /// From these nodes to those nothing arrives.
     Cut(BTreeSet<(u64, u64)>),
     /// It does again.
@@ -48,6 +53,10 @@ impl Plan {
             let begin = chance.random_range(FIRST_MS..LAST_MS);
             let end = (begin + chance.random_range(LASTS_MS)).min(LAST_MS);
             fault(nodes, &mut chance, begin, end, &mut acts);
+        }
+        if chance.random_bool(WIPED) {
+            let (node, begin) = (chance.random_range(1..=nodes), chance.random_range(FIRST_MS..LAST_MS));
+            acts.extend([(begin, Act::Wipe(node)), (begin + chance.random_range(50..400), Act::Start(node))]);
         }
         acts.sort_by_key(|(at, _)| *at);
         Self { nodes, acts }
@@ -93,8 +102,9 @@ mod tests {
             assert_eq!(plan, Plan::drawn(seed));
             assert!(plan.acts.is_sorted_by_key(|(at, _)| *at));
             assert!(plan.acts.iter().all(|(at, _)| (FIRST_MS..=LAST_MS + 400).contains(at)), "{plan:?}");
+            assert!(plan.acts.iter().filter(|(_, act)| matches!(act, Act::Wipe(_))).count() <= 1, "{plan:?}");
             seen.extend(plan.acts.iter().map(|(_, act)| std::mem::discriminant(act)).map(|kind| format!("{kind:?}")));
         }
-        assert_eq!(seen.len(), 7, "every kind of act is drawn: {seen:?}");
+        assert_eq!(seen.len(), 8, "every kind of act is drawn: {seen:?}");
     }
 }

@@ -36,4 +36,10 @@ pub(super) enum Bug {
     LabelBeforeContent,
     /// The applied mark lags behind the state on disk.
     MarkBehindState,
+    /// A data directory that was emptied passes for the one that it was.
+    WipedAsBefore,
+    /// What a snapshot skips is not said to be missing in the feed.
+    FeedOverSnapshot,
+    /// A watcher that goes on at another node begins with what comes next there.
+    ResumeFromNow,
 }
