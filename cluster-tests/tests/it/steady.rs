@@ -77,7 +77,7 @@ impl Steady {
         let prefix = self.settings();
         let setter = write(cluster, &prefix, 0, &self.set);
         let story = async {
-            let told = Box::pin(story).await;
+            let told = story.await;
             self.set.enough.store(true, Ordering::SeqCst);
             told
         };

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use tokio::time::timeout;
 use tonic::transport::Endpoint;
 
 use ollamax_proto::v1::RaftStatusRequest;
@@ -44,7 +45,8 @@ async fn versions(cluster: &Cluster, index: usize) -> Result<(u32, u32)> {
     let socket = cluster.node(index).data_dir().join("admin.sock");
     let endpoint = Endpoint::from_shared(format!("unix:{}", socket.display())).context("name the admin socket")?;
     let mut client = RaftAdminClient::new(endpoint.connect_lazy());
-    let told = client.get_raft_status(RaftStatusRequest::default()).await?.into_inner();
+    let told = timeout(COMMAND_LIMIT, client.get_raft_status(RaftStatusRequest::default())).await;
+    let told = told.context("it does not answer")??.into_inner();
     Ok((told.cluster_version, told.release))
 }
 
@@ -113,7 +115,7 @@ impl World {
     /// Moves members to a daemon, one after another, under clients who are judged; `None`: the one of this release.
     async fn roll(&self, name: &str, members: &[usize], daemon: Option<&Daemon>) -> Result<()> {
         let steady = Steady::new(name);
-        steady.during(&self.cluster, self.seed, self.change(&steady, members, daemon)).await
+        steady.during(&self.cluster, self.seed, Box::pin(self.change(&steady, members, daemon))).await
     }
 
     async fn change(&self, steady: &Steady, members: &[usize], daemon: Option<&Daemon>) -> Result<()> {
@@ -179,7 +181,7 @@ impl World {
             self.cluster.settled(PATIENCE).await?;
             steady.goes_on().await
         };
-        steady.during(&self.cluster, self.seed, story).await
+        steady.during(&self.cluster, self.seed, Box::pin(story)).await
     }
 }
 

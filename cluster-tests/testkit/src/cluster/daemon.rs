@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn a_daemon_is_told_what_it_knows_and_nothing_else() {
-        let text = "[node]\nname = \"\"  # default\nadmin_group = \"a = b\"  # flag\n\n[backup.s3]\nregion = \"\"  # default\n";
+        let text = "[node]\nname = \"\"  # default\nadmin_group = \"a = b\"  # flag\n\n[backup.s3]\nregion = \"\"\n";
         let daemon = Daemon { program: PathBuf::new(), keys: keys_in(text) };
         for (key, expected) in [
             ("node.name", true),
