@@ -77,7 +77,7 @@ fn run(arguments: &[String]) -> Result<ExitCode> {
         ["bench", name, rest @ ..] if !name.starts_with('-') => bench::run(&Workspace::locate()?, name, rest),
         ["torture", rest @ ..] => torture::run(&Workspace::locate()?, rest),
         ["upgrade-test"] => previous::run(&Workspace::locate()?, None),
-        ["upgrade-test", "--from", revision] => previous::run(&Workspace::locate()?, Some(revision)),
+        ["upgrade-test", "--from", revision] => previous::run(&Workspace::locate()?, Some(*revision)),
         ["soak", rest @ ..] => match soak::Plan::parse(rest) {
             Ok(plan) => soak::run(&Workspace::locate()?, &plan),
             Err(problem) => Ok(usage_error(&problem)),
