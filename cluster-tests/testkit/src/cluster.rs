@@ -5,6 +5,7 @@
 
 mod admin;
 mod build;
+mod daemon;
 mod inference;
 mod process;
 mod values;
@@ -20,6 +21,7 @@ use ollamax_proto::v1;
 
 pub use admin::{Ack, Admin, CallError, request_id};
 pub use build::{Builder, NodePlan, Runtime};
+pub use daemon::Daemon;
 pub use inference::chat_body;
 pub use process::{
     Facts, Node, RuntimeFacts, abort, binary, children, clean_environment, cpu_time, idle_time, run_to_exit,

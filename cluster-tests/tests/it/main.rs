@@ -38,10 +38,12 @@ mod request_ids;
 mod silent_members;
 mod single_node;
 mod state_deviates;
+mod steady;
 mod stock_clients;
 mod stopping;
 mod thirty_days_off;
 mod thirty_kills;
+mod two_releases;
 mod upgrade;
 mod values;
 

@@ -1,5 +1,6 @@
 //! From one cluster version to the next: members restarted one after another while changes go on, the check before it,
-//! and the migration behind it, which is done once although its leader dies on the way.
+//! and the migration behind it, which is done once although its leader dies on the way. All run one program, which is
+//! held back first; `two_releases` does it with two.
 
 use std::path::Path;
 use std::time::Duration;
@@ -23,12 +24,12 @@ const AT_ONCE: usize = 50;
 const SESSIONS_MAX: u64 = 12;
 
 /// What holds every member's cluster version; 0 lets it go.
-fn hold_at(file: &Path, version: u32) -> Result<()> {
+pub(crate) fn hold_at(file: &Path, version: u32) -> Result<()> {
     std::fs::write(file, format!("[raft]\nversion_max = {version}\n")).context("write the configuration")
 }
 
 /// What a command of `ollamax` shows as JSON; its exit code is one of these.
-async fn told(cluster: &Cluster, index: usize, words: &[&str], exits: &[i32]) -> Result<Value> {
+pub(crate) async fn told(cluster: &Cluster, index: usize, words: &[&str], exits: &[i32]) -> Result<Value> {
     let words: Vec<&str> = words.iter().copied().chain(["-o", "json"]).collect();
     let output = cluster.node(index).ollamax(&words, COMMAND_LIMIT).await?;
     ensure!(output.status.code().is_some_and(|exit| exits.contains(&exit)), "{words:?}: {output:?}");
@@ -43,7 +44,7 @@ async fn ledger(cluster: &Cluster, index: usize) -> Result<(Value, u64)> {
 }
 
 /// The verdict on one thing before an upgrade.
-async fn verdict(cluster: &Cluster, index: usize, id: &str) -> Result<Value> {
+pub(crate) async fn verdict(cluster: &Cluster, index: usize, id: &str) -> Result<Value> {
     // What the disk of this machine has free decides which of them it is.
     let told = told(cluster, index, &["upgrade", "check"], &[0, 1, 10]).await?;
     let check = told["checks"].as_array().into_iter().flatten().find(|check| check["id"] == id).cloned();
@@ -51,10 +52,10 @@ async fn verdict(cluster: &Cluster, index: usize, id: &str) -> Result<Value> {
 }
 
 /// Grants leases through a node, and revokes every second one.
-async fn leave_deadlines(cluster: &Cluster, index: usize) -> Result<()> {
+pub(crate) async fn leave_deadlines(cluster: &Cluster, index: usize, leases: usize) -> Result<()> {
     let door = cluster.node(index).values()?;
     let client = door.client();
-    for _ in 0..LEASES / AT_ONCE {
+    for _ in 0..leases / AT_ONCE {
         let granted = try_join_all((0..AT_ONCE).map(|_| door.grant(LEASE))).await?;
         let revoke = |id: u64| {
             let mut client = client.clone();
@@ -106,7 +107,7 @@ async fn members_go_to_the_next_version_one_by_one_and_migrate_once_although_the
     let file = folder.path().join("node.toml");
     hold_at(&file, 2)?;
     let cluster = Cluster::builder("upgrade").setting("config", file.display()).start().await?;
-    leave_deadlines(&cluster, 0).await?;
+    leave_deadlines(&cluster, 0, LEASES).await?;
     let run = told(&cluster, 1, &["migrate", "up"], &[0]).await?;
     ensure!(run["planned"] == Value::Array(vec![]) && run["waiting"][0] == 1, "{run}");
     let held = verdict(&cluster, 2, "way_back").await?;

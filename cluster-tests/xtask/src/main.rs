@@ -1,5 +1,5 @@
-//! `cargo xtask setup|env|test|demo|bench|torture|soak`: what a person or a machine does with a checkout, in one
-//! command each.
+//! `cargo xtask setup|env|test|demo|bench|torture|upgrade-test|soak`: what a person or a machine does with a checkout,
+//! in one command each.
 //!
 //! It compiles in seconds and depends on nothing heavy, because it installs what the heavy crates need before they are
 //! compiled. It never links against the product: it drives cargo and the built binaries as a user would. Every command
@@ -15,6 +15,7 @@ use anyhow::Result;
 mod bench;
 mod demo;
 mod gates;
+mod previous;
 mod soak;
 mod torture;
 
@@ -40,8 +41,11 @@ usage: cargo xtask COMMAND
   torture [OPTIONS]            random faults against a cluster under load, and a judgement of all that was seen
                                (--help: --seconds, --seed, --nodes, --faults, -o json)
                                `torture --planted`: known mistakes, put in to see that each is found
-  soak [--rounds N] [--seed S] the cluster suites and five minutes of torture again and again, each round with a fresh
-                               seed
+  upgrade-test [--from REV]    a cluster goes from the release before to this one and back, under load; REV: another
+                               commit than the last one whose cluster version is lower
+  soak [--rounds N] [--seed S] [--from REV]
+                               the cluster suites, that one too, and five minutes of torture again and again, each
+                               round with a fresh seed
 ";
 
 fn main() -> ExitCode {
@@ -77,6 +81,8 @@ fn run(arguments: &[String]) -> Result<ExitCode> {
             Ok(usage_error("`torture --planted` takes no other option"))
         }
         ["torture", rest @ ..] => torture::run(&Workspace::locate()?, rest),
+        ["upgrade-test"] => previous::run(&Workspace::locate()?, None),
+        ["upgrade-test", "--from", revision] => previous::run(&Workspace::locate()?, Some(*revision)),
         ["soak", rest @ ..] => match soak::Plan::parse(rest) {
             Ok(plan) => soak::run(&Workspace::locate()?, &plan),
             Err(problem) => Ok(usage_error(&problem)),

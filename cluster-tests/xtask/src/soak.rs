@@ -1,6 +1,6 @@
 //! `cargo xtask soak`: the integration suites, the clusters among them, and a long torture, again and again, each round
-//! with a fresh seed. Suites that have a long form run it (`OLLAMAX_SOAK=1`); every other round tortures five nodes
-//! instead of three.
+//! with a fresh seed. Suites that have a long form run it (`OLLAMAX_SOAK=1`), the one that goes from the release before
+//! to this one gets that release's daemon; every other round tortures five nodes instead of three.
 //!
 //! The first round that fails ends it. Its seed is printed before it begins and again at the end: `OLLAMAX_SEED`
 //! replays the suites, and the torture tells its own line.
@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use crate::closing::Closing;
+use crate::previous;
 use crate::setup;
 use crate::torture;
 use crate::waiting::{Stopwatch, seconds};
@@ -27,21 +28,24 @@ const TORTURE_SECONDS: u64 = 300;
 pub(crate) struct Plan {
     rounds: u32,
     seed: Option<u64>,
+    /// The revision of the release before; `None`: it is looked for.
+    from: Option<String>,
 }
 
 // === impl Plan ===
 
 impl Plan {
-    /// Reads `--rounds N` and `--seed S`.
+    /// Reads `--rounds N`, `--seed S` and `--from REV`.
     pub(crate) fn parse(words: &[&str]) -> Result<Self, String> {
-        let mut plan = Self { rounds: ROUNDS_DEFAULT, seed: None };
+        let mut plan = Self { rounds: ROUNDS_DEFAULT, seed: None, from: None };
         let mut words = words.iter();
         while let Some(word) = words.next() {
-            let value = words.next().ok_or_else(|| format!("`{word}` needs a number"))?;
+            let value = words.next().ok_or_else(|| format!("`{word}` needs a value"))?;
             let bad = |_| format!("`{word} {value}`: not a number in range");
             match *word {
                 "--rounds" => plan.rounds = value.parse().map_err(bad)?,
                 "--seed" => plan.seed = Some(value.parse().map_err(bad)?),
+                "--from" => plan.from = Some((*value).to_owned()),
                 other => return Err(format!("`{other}` is no option of soak")),
             }
         }
@@ -72,6 +76,7 @@ fn quoted(words: &[&str]) -> String {
 /// Runs the rounds; stops at the first that fails.
 pub(crate) fn run(workspace: &Workspace, plan: &Plan) -> Result<ExitCode> {
     setup::run_for_tests(workspace)?;
+    let previous = previous::make(workspace, plan.from.as_deref())?;
     succeed(workspace.build())?;
     for round in 0..plan.rounds {
         let seed = plan.seed_of(round);
@@ -82,11 +87,13 @@ pub(crate) fn run(workspace: &Workspace, plan: &Plan) -> Result<ExitCode> {
         for words in [["--test", "*", "--", ""], ["--lib", "--", "sim::", "--nocapture"]] {
             let words: Vec<&str> = words.into_iter().filter(|word| !word.is_empty()).collect();
             let mut tests = workspace.cargo(["test", "--workspace", "--locked"].iter().chain(&words));
-            tests.env("OLLAMAX_SEED", seed.to_string()).env("OLLAMAX_SOAK", "1");
+            tests.env("OLLAMAX_SEED", seed.to_string()).env("OLLAMAX_SOAK", "1").env(previous::VARIABLE, &previous);
             let result = closing.run(tests);
             if let Err(problem) = result {
                 println!("{}", closing.text());
-                let replay = format!("OLLAMAX_SOAK=1 OLLAMAX_SEED={seed} cargo test --workspace {}", quoted(&words));
+                let daemon = format!("{}={}", previous::VARIABLE, previous.display());
+                let words = quoted(&words);
+                let replay = format!("OLLAMAX_SOAK=1 OLLAMAX_SEED={seed} {daemon} cargo test --workspace {words}");
                 eprintln!("error: {problem:#}\nto replay this round: {replay}");
                 return Ok(ExitCode::FAILURE);
             }
@@ -111,18 +118,20 @@ mod tests {
         let check = |words: &[&str], expected: Result<Plan, &str>| {
             assert_eq!(Plan::parse(words), expected.map_err(str::to_owned), "{words:?}");
         };
-        check(&[], Ok(Plan { rounds: ROUNDS_DEFAULT, seed: None }));
-        check(&["--rounds", "3", "--seed", "7"], Ok(Plan { rounds: 3, seed: Some(7) }));
-        check(&["--rounds"], Err("`--rounds` needs a number"));
+        check(&[], Ok(Plan { rounds: ROUNDS_DEFAULT, seed: None, from: None }));
+        check(&["--rounds", "3", "--seed", "7"], Ok(Plan { rounds: 3, seed: Some(7), from: None }));
+        let from = Some("v0.1".to_owned());
+        check(&["--from", "v0.1"], Ok(Plan { rounds: ROUNDS_DEFAULT, seed: None, from }));
+        check(&["--rounds"], Err("`--rounds` needs a value"));
         check(&["--rounds", "many"], Err("`--rounds many`: not a number in range"));
         check(&["--loops", "3"], Err("`--loops` is no option of soak"));
     }
 
     #[test]
     fn a_given_seed_gives_the_same_rounds_and_none_gives_fresh_ones() {
-        let fixed = Plan { rounds: 2, seed: Some(7) };
+        let fixed = Plan { rounds: 2, seed: Some(7), from: None };
         assert_eq!((fixed.seed_of(0), fixed.seed_of(1)), (7, 8));
-        let fresh = Plan { rounds: 2, seed: None };
+        let fresh = Plan { rounds: 2, seed: None, from: None };
         assert_ne!(fresh.seed_of(0), fresh.seed_of(0));
     }
 

@@ -33,6 +33,15 @@ impl Workspace {
         let target_dir = target_dir(env::var_os("CARGO_TARGET_DIR"), env::home_dir())?;
         let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let target_dir = std::path::absolute(target_dir).context("find the target directory")?;
+        Self::at(root, target_dir, cargo)
+    }
+
+    /// Another checkout whose build products go to the same place.
+    pub(crate) fn beside(&self, root: PathBuf) -> Result<Self> {
+        Self::at(root, self.target_dir.clone(), self.cargo.clone())
+    }
+
+    fn at(root: PathBuf, target_dir: PathBuf, cargo: OsString) -> Result<Self> {
         let lock_file = fs::read_to_string(root.join("Cargo.lock")).context("read Cargo.lock")?;
         let rocksdb = rocksdb::folder(&lock_file, &target_dir);
         Ok(Self { root, target_dir, cargo, rocksdb })

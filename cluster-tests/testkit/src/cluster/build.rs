@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use futures::future::try_join_all;
 
 use crate::cluster::Cluster;
+use crate::cluster::daemon::Daemon;
 use crate::cluster::process::{Node, Place};
 use crate::fake_ollama::Script;
 use crate::http::HttpClient;
@@ -43,11 +44,13 @@ pub struct NodePlan {
     pub settings: Vec<(String, String)>,
     /// The room it runs in; in one with a network of its own it finds its addresses and the other nodes by itself.
     pub room: Option<Arc<Room>>,
+    /// The daemon of another release that it runs; `None`: that of this workspace.
+    pub daemon: Option<Daemon>,
 }
 
 impl Default for NodePlan {
     fn default() -> Self {
-        Self { runtime: Runtime::None, role: "voter".to_owned(), settings: Vec::new(), room: None }
+        Self { runtime: Runtime::None, role: "voter".to_owned(), settings: Vec::new(), room: None, daemon: None }
     }
 }
 
@@ -88,6 +91,15 @@ impl Builder {
     pub fn fakes(mut self, script: &Script) -> Self {
         for node in &mut self.nodes {
             node.runtime = Runtime::Fake(Box::new(script.clone()));
+        }
+        self
+    }
+
+    /// Every node runs this daemon of another release, until a test says otherwise.
+    #[must_use]
+    pub fn daemon(mut self, daemon: &Daemon) -> Self {
+        for node in &mut self.nodes {
+            node.daemon = Some(daemon.clone());
         }
         self
     }
@@ -205,6 +217,8 @@ impl Builder {
             flags.push((key.clone(), value.clone()));
         }
         let home = cluster.directory().to_owned();
-        Ok(Node::new(Place { index, name, home, flags, advertised, room: plan.room.clone() }, fake, gate))
+        let node = Node::new(Place { index, name, home, flags, advertised, room: plan.room.clone() }, fake, gate);
+        node.set_daemon(plan.daemon.clone());
+        Ok(node)
     }
 }

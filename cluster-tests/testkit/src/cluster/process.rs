@@ -14,6 +14,7 @@ use tokio::process::{Child, Command};
 
 use crate::cluster::PATIENCE;
 use crate::cluster::admin::Admin;
+use crate::cluster::daemon::Daemon;
 use crate::cluster::values::Values;
 use crate::fake_ollama::lock;
 use crate::link::{Gate, Links};
@@ -85,6 +86,7 @@ pub struct Node {
     fake: Option<FakeOllama>,
     _gate: Option<Gate>,
     environment: Mutex<Vec<(String, String)>>,
+    daemon: Mutex<Option<Daemon>>,
     child: tokio::sync::Mutex<Option<Child>>,
     running: Mutex<Option<(Facts, Admin)>>,
 }
@@ -100,6 +102,7 @@ impl Node {
             fake,
             _gate: gate,
             environment: Mutex::default(),
+            daemon: Mutex::default(),
             child: tokio::sync::Mutex::new(None),
             running: Mutex::new(None),
         }
@@ -193,9 +196,15 @@ impl Node {
         environment.push((name.to_owned(), value.to_string()));
     }
 
-    /// The command that starts it.
+    /// Runs the daemon of another release from the next start on; `None`: that of this workspace.
+    pub fn set_daemon(&self, daemon: Option<Daemon>) {
+        *lock(&self.daemon) = daemon;
+    }
+
+    /// The command that starts it. A daemon of another release is not told what it does not know.
     fn command(&self) -> Result<Command> {
-        let node = binary("ollamax-node")?;
+        let daemon = lock(&self.daemon).clone();
+        let node = daemon.as_ref().map_or_else(|| binary("ollamax-node"), |daemon| Ok(daemon.program().to_owned()))?;
         let entrance = self.place.room.as_ref().map(|room| room.entrance()).unwrap_or_default();
         let mut command = match entrance.split_first() {
             Some((program, words)) => {
@@ -206,7 +215,8 @@ impl Node {
             None => Command::new(node),
         };
         command.arg("run").arg("--data-dir").arg(self.place.data_dir());
-        for (key, value) in &self.place.flags {
+        let known = |key: &str| daemon.as_ref().is_none_or(|daemon| daemon.knows(key));
+        for (key, value) in self.place.flags.iter().filter(|(key, _)| known(key)) {
             command.arg(format!("--{key}")).arg(value);
         }
         clean_environment(&mut command);
