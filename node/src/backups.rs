@@ -247,7 +247,7 @@ impl Backups {
         })
         .await?;
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        making.depot.deliver(&path, &name).await?;
+        making.depot.deliver(&path, &name, &self.0.stop).await?;
         let removed = match scheduled {
             true => self.prune(&making.depot, &written.page).await,
             false => 0,
