@@ -45,8 +45,8 @@ use place::Place;
 const PROGRESS_WAITING_MAX: usize = 16;
 /// Folder in the data directory where backups lie unless another place is named.
 const FOLDER: &str = "backups";
-/// Folder in the data directory where backups wait for a bucket.
-const WAITING: &str = "backups-waiting";
+/// Folder in the data directory where backups wait for a bucket, or come from one.
+pub(crate) const WAITING: &str = "backups-waiting";
 
 /// The backups of this node. Clones are the same.
 #[derive(Debug, Clone)]

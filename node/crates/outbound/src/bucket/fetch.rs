@@ -67,7 +67,6 @@ impl Bucket {
                     if number == ATTEMPTS_MAX {
                         return Err(error);
                     }
-                    tracing::warn!(%error, number, "a backup is fetched from where it stopped");
                     sleep(wait).await;
                     (number, wait) = (number + 1, wait * 2);
                 }
