@@ -55,11 +55,7 @@ pub(crate) async fn verify_dir(global: &Global) -> Result<(), Failure> {
 }
 
 /// Checks a backup.
-pub(crate) async fn verify_backup(
-    global: &Global,
-    from: OriginArgs,
-    key_file: Option<PathBuf>,
-) -> Result<(), Failure> {
+pub(crate) async fn verify_backup(global: &Global, from: OriginArgs, key_file: Option<PathBuf>) -> Result<(), Failure> {
     let mut words = Words::default();
     words.key_file(key_file);
     words.origin(from);
