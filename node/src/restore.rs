@@ -23,7 +23,7 @@ use ollamax_types::{Incarnation, Role};
 
 use crate::backups::WAITING;
 use crate::config::{NodeConfig, is_label};
-use crate::data_dir::{DataDir, Membership, has_membership};
+use crate::data_dir::{DataDir, DataDirError, Held, Membership, has_membership};
 use crate::offline::{EXIT_CONFLICT, EXIT_FAILED, EXIT_USAGE, Failure, Form, denied, refuse_foreign, show, utc};
 use crate::run::node_name;
 
@@ -125,9 +125,18 @@ fn make(args: &RestoreArgs) -> Result<Outcome, Failure> {
     let data_dir = std::path::absolute(&args.data_dir).map_err(|error| failed("name the directory", &error))?;
     refuse_foreign(&data_dir, "backup restore, with the same words")?;
     refuse_used(&data_dir)?;
+    // Held from here on: a daemon that waits there is told of before anything is fetched.
+    let held = match Held::take(&data_dir) {
+        Ok(held) => Some(held),
+        Err(DataDirError::NotOurs { .. }) => None,
+        Err(error) => return Err(error.into()),
+    };
     let (mut from, checked) = fetch_and_check(args, &key, &data_dir)?;
     let fresh = Incarnation(random_bytes().map_err(|error| failed("draw an identity", &error))?);
-    let mut dir = DataDir::open(&data_dir, fresh)?;
+    let mut dir = match held {
+        Some(held) => held.open(fresh)?,
+        None => DataDir::open(&data_dir, fresh)?,
+    };
     let name = name.map_or_else(|| node_name(&NodeConfig::default(), &dir), str::to_owned);
     let keys = data_dir.join("keys");
     let node_key = NodeKey::load_or_create(&keys.join("node.key")).map_err(|error| failed("make the key", &error))?;
@@ -422,6 +431,20 @@ mod tests {
         let other = temp.path().join("other");
         let error = make(&to_restore(&file, &key_file, &other, None)).expect_err("it is cut off");
         assert!(error.exit == EXIT_FAILED && error.text.contains("it is damaged") && !other.exists(), "{error:?}");
+    }
+
+    #[test]
+    fn a_directory_in_use_is_told_before_anything_is_fetched() {
+        let temp = tempfile::tempdir().expect("temp");
+        let (key_file, dir) = (temp.path().join("key"), temp.path().join("dir"));
+        fs::write(&key_file, BackupKey::generate().text().expose()).expect("written");
+        fs::set_permissions(&key_file, fs::Permissions::from_mode(0o600)).expect("set");
+        let restore = || make(&to_restore(Path::new("s3://lab/a"), &key_file, &dir, None)).expect_err("no bucket");
+        let waiting = DataDir::open(&dir, Incarnation([1; 16])).expect("opened");
+        assert_eq!(restore().exit, EXIT_CONFLICT);
+        drop(waiting);
+        let error = restore();
+        assert!(error.exit == EXIT_USAGE && error.text.contains("backup.s3.endpoint"), "{error:?}");
     }
 
     #[test]

@@ -93,7 +93,7 @@ impl Scratch {
     fn make_file(&self) -> Result<File, Failure> {
         let folder = self.dir.join(&self.folder);
         let made = DirBuilder::new().recursive(true).mode(0o750).create(&folder).and_then(|()| {
-            let path = folder.join("fetched");
+            let path = folder.join(format!("fetched-{}", std::process::id()));
             let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&path)?;
             fs::remove_file(&path)?;
             Ok(file)

@@ -149,7 +149,7 @@ async fn what_cannot_be_fetched_is_told_for_what_it_is() {
     let file = tempfile::NamedTempFile::new().expect("a file");
     let mut into = tokio::fs::File::from_std(file.reopen().expect("opened"));
     let exchange = |_| {
-        store.insert("a", vec![0; 900_000]);
+        store.insert("a", vec![0_u8; 900_000]);
         Ok(())
     };
     check(good.fetch("a", &mut into, exchange).await.expect_err("another object"), "PreconditionFailed");
