@@ -461,22 +461,25 @@ pub(crate) enum BackupCommand {
         #[arg(long, value_name = "PLACE")]
         from: Option<String>,
     },
-    /// Check a file: without its key that it is whole, with it that it can be restored; needs no daemon
+    /// Check one: without its key that it is whole, with it that it can be restored; needs no daemon
     #[command(after_help = "Examples:
   ollamax backup verify FILE
-  ollamax backup verify FILE --key-file KEY")]
+  ollamax backup verify FILE --key-file KEY
+  ollamax backup verify s3://BUCKET/KEY --config node.toml")]
     Verify {
-        /// The backup: a file; fetch one that lies in a bucket first
-        file: PathBuf,
+        #[command(flatten)]
+        from: OriginArgs,
         /// File that holds the secret key, for its owner alone (mode 600); `-` is standard input
         #[arg(long, value_name = "FILE")]
         key_file: Option<PathBuf>,
     },
-    /// Make a new cluster of a file, in the empty directory --data-dir; needs no daemon
-    #[command(after_help = "Example:\n  ollamax backup restore FILE --key-file KEY --data-dir DIR")]
+    /// Make a new cluster of one, in the empty directory --data-dir; needs no daemon
+    #[command(after_help = "Examples:
+  ollamax backup restore FILE --key-file KEY --data-dir DIR
+  ollamax backup restore s3://BUCKET/KEY --config node.toml --key-file KEY --data-dir DIR")]
     Restore {
-        /// The backup: a file; fetch one that lies in a bucket first
-        file: PathBuf,
+        #[command(flatten)]
+        from: OriginArgs,
         /// File that holds the secret key, for its owner alone (mode 600); `-` is standard input
         #[arg(long, value_name = "FILE")]
         key_file: PathBuf,
@@ -487,6 +490,16 @@ pub(crate) enum BackupCommand {
     /// Make a new key, shown once; backups from now on open with it, older ones with the one before
     #[command(after_help = "Example:\n  ollamax backup new-key")]
     NewKey,
+}
+
+/// Where a backup is read from.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct OriginArgs {
+    /// The backup: a file, or s3://BUCKET/KEY
+    pub(crate) backup: PathBuf,
+    /// Configuration file of a node, whose backup.s3.* reach the bucket [default: OLLAMAX_BACKUP_S3_* alone]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]

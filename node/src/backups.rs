@@ -45,8 +45,8 @@ use place::Place;
 const PROGRESS_WAITING_MAX: usize = 16;
 /// Folder in the data directory where backups lie unless another place is named.
 const FOLDER: &str = "backups";
-/// Folder in the data directory where backups wait for a bucket.
-const WAITING: &str = "backups-waiting";
+/// Folder in the data directory where backups wait for a bucket, or come from one.
+pub(crate) const WAITING: &str = "backups-waiting";
 
 /// The backups of this node. Clones are the same.
 #[derive(Debug, Clone)]
@@ -247,7 +247,7 @@ impl Backups {
         })
         .await?;
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        making.depot.deliver(&path, &name).await?;
+        making.depot.deliver(&path, &name, &self.0.stop).await?;
         let removed = match scheduled {
             true => self.prune(&making.depot, &written.page).await,
             false => 0,

@@ -41,6 +41,8 @@ pub(crate) const OTHER_VARIABLES: [&str; 8] = [
 const BACKUP_HOURS_MAX: u64 = 8_784;
 /// Most backups that are counted to be kept.
 const BACKUP_KEEP_MAX: usize = 500;
+/// Where the keys stand that reach a bucket.
+const BUCKET_KEYS: &str = "backup.s3";
 /// Rights of others than the owner of a file.
 const FOREIGN_RIGHTS: u32 = 0o077;
 
@@ -178,19 +180,33 @@ impl NodeConfig {
         flags: Vec<(String, String)>,
         needs_token: bool,
     ) -> Result<Effective<Self>, Vec<Problem>> {
-        let mut layers = Layers::default().with_env(env, &OTHER_VARIABLES).with_flags(flags);
-        let mut problems = Vec::new();
-        if let Some(path) = file {
-            match read_file(path) {
-                Ok(content) => layers = layers.with_file(&path.display().to_string(), content),
-                Err(problem) => problems.push(problem),
-            }
-        }
+        let layers = Layers::default().with_env(env, &OTHER_VARIABLES).with_flags(flags);
+        let (layers, mut problems) = with_file(layers, file);
         let (effective, found) = layers::merge::<Self>(&layers);
         problems.extend(found);
         problems.extend(effective.config.validate());
         problems.extend(effective.config.missing_here(needs_token).iter().map(|line| split(line)));
         if problems.is_empty() { Ok(effective) } else { Err(problems) }
+    }
+
+    /// How a bucket is reached, for a command without a daemon. What else is set is not looked at: it may be right for
+    /// a machine that is lost, and wrong for this one.
+    ///
+    /// # Errors
+    /// Every problem of these keys, and a file that cannot be read.
+    pub(crate) fn load_bucket(
+        file: Option<&Path>,
+        env: Vec<(String, String)>,
+    ) -> Result<outbound::bucket::Config, Vec<Problem>> {
+        let (layers, mut problems) = with_file(Layers::default().with_env(env, &OTHER_VARIABLES), file);
+        let (effective, found) = layers::merge::<Self>(&layers);
+        let variables = layers::env_name(BUCKET_KEYS);
+        problems.extend(found.into_iter().filter(|problem| {
+            problem.subject.starts_with(BUCKET_KEYS) || problem.subject.starts_with(variables.as_str())
+        }));
+        let bucket = effective.config.backup.s3;
+        problems.extend(bucket.validate().iter().map(|line| split(line)));
+        if problems.is_empty() { Ok(bucket) } else { Err(problems) }
     }
 
     /// Every value outside its range.
@@ -312,6 +328,15 @@ pub(crate) fn read_token(path: &Path) -> Result<String, TokenFault> {
         return Err(fault("it is too long for a token".to_owned()));
     }
     Ok(token)
+}
+
+/// The layers with a configuration file, where one is named, or what is wrong with it.
+fn with_file(layers: Layers, file: Option<&Path>) -> (Layers, Vec<Problem>) {
+    let Some(path) = file else { return (layers, Vec::new()) };
+    match read_file(path) {
+        Ok(content) => (layers.with_file(&path.display().to_string(), content), Vec::new()),
+        Err(problem) => (layers, vec![problem]),
+    }
 }
 
 fn split(line: &str) -> Problem {

@@ -9,7 +9,7 @@ use crate::config::{NodeConfig, example, layers};
 use crate::offline::Form;
 use crate::recovery::{ApplyArgs, PlanArgs};
 use crate::reset::ResetArgs;
-use crate::restore::{RestoreArgs, VerifyArgs};
+use crate::restore::{Origin, RestoreArgs, VerifyArgs};
 
 /// What the process was asked to do.
 #[derive(Debug)]
@@ -157,8 +157,9 @@ fn recover() -> Command {
 fn backup() -> Command {
     let verify = Command::new("verify")
         .about("Check a backup: without its key that it is whole, with it that it can be restored")
-        .arg(backup_file())
+        .arg(backup_name())
         .arg(key_file())
+        .arg(bucket_config())
         .arg(output());
     Command::new("backup")
         .about("Look at a backup; needs no daemon")
@@ -172,22 +173,35 @@ fn restore() -> Command {
         .about("Make a new cluster of a backup, in a directory that belongs to no cluster; needs no daemon")
         .long_about(
             "Make a new cluster of a backup, in a directory that belongs to no cluster; needs no daemon.\n\
-             The backup is checked to its last byte before anything is written. The cluster that comes of it has a\n\
+             The backup is checked to its last byte before anything is made of it. The cluster that comes of it has a\n\
              new identity and this machine as its only member; the others join it anew.",
         )
-        .arg(backup_file())
+        .arg(backup_name())
         .arg(key_file().required(true))
+        .arg(bucket_config())
         .arg(data_dir().required(true).help("The directory; made where it is not there"))
         .arg(Arg::new("name").long("name").value_name("NAME").help("Name of this node [default: the host name]"))
         .arg(output())
 }
 
-fn backup_file() -> Arg {
-    Arg::new("file")
-        .value_name("FILE")
+fn backup_name() -> Arg {
+    Arg::new("backup")
+        .value_name("BACKUP")
         .required(true)
         .value_parser(clap::value_parser!(PathBuf))
-        .help("The backup: a file; fetch one that lies in a bucket first")
+        .help("The backup: a file, or s3://BUCKET/KEY")
+}
+
+fn bucket_config() -> Arg {
+    config_file().help("Configuration file (TOML) whose backup.s3.* reach the bucket; OLLAMAX_BACKUP_S3_* overrides it")
+}
+
+fn config_file() -> Arg {
+    Arg::new("config")
+        .long("config")
+        .env("OLLAMAX_CONFIG")
+        .value_name("FILE")
+        .value_parser(clap::value_parser!(PathBuf))
 }
 
 fn key_file() -> Arg {
@@ -204,14 +218,7 @@ fn run() -> Command {
         .arg(
             data_dir().help("Data directory [default: /var/lib/ollamax for user ollamax, else $XDG_DATA_HOME/ollamax]"),
         )
-        .arg(
-            Arg::new("config")
-                .long("config")
-                .env("OLLAMAX_CONFIG")
-                .value_name("FILE")
-                .value_parser(clap::value_parser!(PathBuf))
-                .help("Configuration file (TOML)"),
-        )
+        .arg(config_file().help("Configuration file (TOML)"))
         .arg(
             Arg::new("print-config")
                 .long("print-config")
@@ -293,7 +300,7 @@ fn parse(matches: &ArgMatches) -> Asked {
         }),
         Some(("backup", backup)) => parse_backup(backup),
         Some(("restore", restore)) => Asked::Restore(RestoreArgs {
-            file: path(restore, "file").unwrap_or_default(),
+            from: origin(restore),
             key_file: path(restore, "key-file").unwrap_or_default(),
             data_dir: path(restore, "data-dir").unwrap_or_default(),
             name: restore.get_one::<String>("name").cloned(),
@@ -330,12 +337,16 @@ fn parse_recover(recover: &ArgMatches) -> Asked {
 fn parse_backup(backup: &ArgMatches) -> Asked {
     match backup.subcommand() {
         Some((_, verify)) => Asked::VerifyBackup(VerifyArgs {
-            file: path(verify, "file").unwrap_or_default(),
+            from: origin(verify),
             key_file: path(verify, "key-file"),
             form: form(verify),
         }),
         None => Asked::Run { data_dir: None, file: None, flags: Vec::new(), print_config: false },
     }
+}
+
+fn origin(matches: &ArgMatches) -> Origin {
+    Origin { name: path(matches, "backup").unwrap_or_default(), config: path(matches, "config") }
 }
 
 fn path(matches: &ArgMatches, name: &str) -> Option<PathBuf> {
@@ -406,11 +417,12 @@ mod tests {
         let asked = |line: &str| read(line.split(' ').map(OsString::from).collect());
         let verify = asked("ollamax-node backup verify a.oxb.age --key-file k -o json");
         let Ok(Asked::VerifyBackup(verify)) = verify else { panic!("verify") };
-        assert_eq!((verify.file, verify.key_file), ("a.oxb.age".into(), Some("k".into())));
+        assert_eq!((verify.from.name, verify.key_file), ("a.oxb.age".into(), Some("k".into())));
         assert_eq!(verify.form, Form::Json);
-        let restore = asked("ollamax-node restore a.oxb.age --key-file - --data-dir /d --name n9");
+        let restore = asked("ollamax-node restore s3://lab/a --key-file - --data-dir /d --name n9 --config c.toml");
         let Ok(Asked::Restore(restore)) = restore else { panic!("restore") };
         assert_eq!((restore.key_file, restore.data_dir), ("-".into(), "/d".into()));
+        assert_eq!((restore.from.name, restore.from.config), ("s3://lab/a".into(), Some("c.toml".into())));
         assert_eq!((restore.name.as_deref(), restore.form), (Some("n9"), Form::Text));
         for words in ["backup", "backup verify", "restore a --data-dir /d", "restore --key-file k --data-dir /d"] {
             assert!(asked(&format!("ollamax-node {words}")).is_err(), "{words}");

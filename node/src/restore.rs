@@ -1,9 +1,11 @@
-//! What needs no daemon: checking a backup, and making a new cluster of one.
+//! What needs no daemon: checking a backup, and making a new cluster of one. Either lies in a file or in a bucket.
 //!
 //! A restore checks the whole backup first, then fills a directory that belongs to no cluster: state, keys, and as the
 //! last step the membership. Cut off before that step, the directory is one of a node that waits; what lies in it is
 //! swept at the next start. The cluster key is a new one: members of the old cluster are never taken for members of
 //! this one.
+
+mod origin;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -13,20 +15,24 @@ use serde_json::{Value, json};
 use ollamax_core::catalog::command::NewMember;
 use ollamax_core::catalog::lineage::{Founder, Leads};
 use ollamax_gateway::grpc::AdminError;
-use ollamax_metadata::backup::{self, BackupError, Facts, Page, Restored, Target};
+use ollamax_metadata::backup::{self, BackupError, Facts, Page, Restorable, Restored, Target};
 use ollamax_security::cluster_key::cluster_id;
 use ollamax_security::{BackupKey, BackupKeyError, ClusterKey, Credential, NodeKey, random_bytes};
 use ollamax_store as store;
 use ollamax_types::{Incarnation, Role};
 
+use crate::backups::WAITING;
 use crate::config::{NodeConfig, is_label};
-use crate::data_dir::{DataDir, Membership, has_membership};
+use crate::data_dir::{DataDir, DataDirError, Held, Membership, has_membership};
 use crate::offline::{EXIT_CONFLICT, EXIT_FAILED, EXIT_USAGE, Failure, Form, denied, refuse_foreign, show, utc};
 use crate::run::node_name;
 
+pub(crate) use origin::Origin;
+use origin::Scratch;
+
 /// What lies in a directory that is nobody's all the same: what a mounted file system brings along, what `reset`
 /// leaves, and what a restore leaves that was cut off before its first step was done.
-const NOBODYS: [&str; 7] = ["lost+found", "lock", "keys", "models", "runtime.json", "backups", "backups-waiting"];
+const NOBODYS: [&str; 7] = ["lost+found", "lock", "keys", "models", "runtime.json", "backups", WAITING];
 /// What to do about a disk.
 const DISK_NEXT: &str = "look at the disk, its room and the rights of the directory; then repeat the command";
 
@@ -34,7 +40,7 @@ const DISK_NEXT: &str = "look at the disk, its room and the rights of the direct
 #[derive(Debug)]
 pub(crate) struct VerifyArgs {
     /// The backup.
-    pub(crate) file: PathBuf,
+    pub(crate) from: Origin,
     /// The secret half of its key; without it only the outside is checked.
     pub(crate) key_file: Option<PathBuf>,
     /// How to show it.
@@ -45,7 +51,7 @@ pub(crate) struct VerifyArgs {
 #[derive(Debug)]
 pub(crate) struct RestoreArgs {
     /// The backup.
-    pub(crate) file: PathBuf,
+    pub(crate) from: Origin,
     /// The secret half of its key.
     pub(crate) key_file: PathBuf,
     /// Where the new cluster's first member shall lie.
@@ -68,7 +74,7 @@ struct Outcome {
 /// # Errors
 /// When anything about it is not as it was written, or the key is none or another.
 pub(crate) fn verify(args: &VerifyArgs) -> Result<(), Failure> {
-    let Outcome { text, fields } = look(&args.file, args.key_file.as_deref())?;
+    let Outcome { text, fields } = look(args)?;
     show(args.form, "Backup", &text, fields)
 }
 
@@ -77,14 +83,16 @@ pub(crate) fn verify(args: &VerifyArgs) -> Result<(), Failure> {
 /// # Errors
 /// When the backup is not good, the directory belongs to somebody, or the disk refuses. No member comes of it then.
 pub(crate) fn restore(args: &RestoreArgs) -> Result<(), Failure> {
-    let Outcome { text, fields } = make(&args.file, &args.key_file, &args.data_dir, args.name.as_deref())?;
+    let Outcome { text, fields } = make(args)?;
     show(args.form, "RestoredCluster", &text, fields)
 }
 
-fn look(file: &Path, key_file: Option<&Path>) -> Result<Outcome, Failure> {
-    refuse_bucket(file)?;
-    let key = key_file.map(load_key).transpose()?;
-    let verified = backup::verify(&mut open(file)?, key.as_ref()).map_err(refused)?;
+fn look(args: &VerifyArgs) -> Result<Outcome, Failure> {
+    let file = &args.from.name;
+    let key = args.key_file.as_deref().map(load_key).transpose()?;
+    let number: [u8; 16] = random_bytes().map_err(|error| failed("draw a number", &error))?;
+    let scratch = Scratch { dir: std::env::temp_dir(), folder: format!("ollamax-{}", hex::encode(number)) };
+    let verified = backup::verify(&mut args.from.open(&scratch, args.form)?, key.as_ref()).map_err(refused)?;
     let (page, bytes) = (&verified.page, verified.bytes);
     let (mut fields, mut text) = (of_page(file, page), shown(page));
     fields["bytes"] = bytes.into();
@@ -92,7 +100,9 @@ fn look(file: &Path, key_file: Option<&Path>) -> Result<Outcome, Failure> {
         None => {
             fields["opened"] = false.into();
             text += "It is whole, as far as can be seen without its key.\n";
-            text += &format!("Next: ollamax backup verify {} --key-file FILE\n", file.display());
+            let config = args.from.config.as_ref().map(|config| format!(" --config {}", config.display()));
+            let config = config.unwrap_or_default();
+            text += &format!("Next: ollamax backup verify {} --key-file FILE{config}\n", file.display());
         }
         Some(facts) => {
             add_facts(&mut fields, facts);
@@ -105,20 +115,28 @@ fn look(file: &Path, key_file: Option<&Path>) -> Result<Outcome, Failure> {
     Ok(Outcome { text, fields })
 }
 
-fn make(file: &Path, key_file: &Path, data_dir: &Path, name: Option<&str>) -> Result<Outcome, Failure> {
-    refuse_bucket(file)?;
-    let key = load_key(key_file)?;
+fn make(args: &RestoreArgs) -> Result<Outcome, Failure> {
+    let key = load_key(&args.key_file)?;
+    let name = args.name.as_deref();
     if let Some(name) = name.filter(|name| !is_label(name)) {
         let what = format!("{name:?} is not 1 to 63 letters, digits, '-', '_' or '.'");
         return Err(Failure::new(EXIT_USAGE, what, "correct it and repeat the command"));
     }
-    let data_dir = std::path::absolute(data_dir).map_err(|error| failed("name the directory", &error))?;
+    let data_dir = std::path::absolute(&args.data_dir).map_err(|error| failed("name the directory", &error))?;
     refuse_foreign(&data_dir, "backup restore, with the same words")?;
     refuse_used(&data_dir)?;
-    let mut from = open(file)?;
-    let checked = backup::check(&mut from, &key).map_err(refused)?;
+    // Held from here on: a daemon that waits there is told of before anything is fetched.
+    let held = match Held::take(&data_dir) {
+        Ok(held) => Some(held),
+        Err(DataDirError::NotOurs { .. }) => None,
+        Err(error) => return Err(error.into()),
+    };
+    let (mut from, checked) = fetch_and_check(args, &key, &data_dir)?;
     let fresh = Incarnation(random_bytes().map_err(|error| failed("draw an identity", &error))?);
-    let mut dir = DataDir::open(&data_dir, fresh)?;
+    let mut dir = match held {
+        Some(held) => held.open(fresh)?,
+        None => DataDir::open(&data_dir, fresh)?,
+    };
     let name = name.map_or_else(|| node_name(&NodeConfig::default(), &dir), str::to_owned);
     let keys = data_dir.join("keys");
     let node_key = NodeKey::load_or_create(&keys.join("node.key")).map_err(|error| failed("make the key", &error))?;
@@ -140,7 +158,23 @@ fn make(file: &Path, key_file: &Path, data_dir: &Path, name: Option<&str>) -> Re
     let membership = membership(&restored, &cluster_key, &target)?;
     cluster_key.seal(&keys.join("cluster.key")).map_err(|error| failed("store the cluster key", &error))?;
     dir.set_membership(Some(membership))?;
-    Ok(told(file, &data_dir, &restored, &target))
+    Ok(told(&args.from.name, &data_dir, &restored, &target))
+}
+
+/// Opens the backup and checks it. What is fetched lies in the file system of the directory; where nothing comes of it,
+/// a directory that was made for that goes again.
+fn fetch_and_check(args: &RestoreArgs, key: &BackupKey, data_dir: &Path) -> Result<(File, Restorable), Failure> {
+    let was_there = data_dir.exists();
+    let scratch = Scratch { dir: data_dir.to_owned(), folder: WAITING.to_owned() };
+    let checked = args.from.open(&scratch, args.form).and_then(|mut from| {
+        let checked = backup::check(&mut from, key).map_err(refused)?;
+        Ok((from, checked))
+    });
+    if checked.is_err() && !was_there {
+        // One with something in it stays.
+        drop(fs::remove_dir(data_dir));
+    }
+    checked
 }
 
 /// Refuses a directory that is a member's, or is no node's and not empty.
@@ -252,16 +286,6 @@ fn shown(page: &Page) -> String {
     rows.iter().map(|(name, value)| format!("{name:<9} {value}\n")).collect()
 }
 
-/// What lies in a bucket has to be fetched first: nothing here speaks to one.
-fn refuse_bucket(file: &Path) -> Result<(), Failure> {
-    if !file.to_string_lossy().contains("://") {
-        return Ok(());
-    }
-    let what = format!("{} lies in a bucket, and this reads files", file.display());
-    let next = "fetch it with a client of the bucket, then repeat the command with the name of the file";
-    Err(Failure::new(EXIT_USAGE, what, next))
-}
-
 fn load_key(path: &Path) -> Result<BackupKey, Failure> {
     BackupKey::load(path).map_err(|error| {
         if let BackupKeyError::Unreadable { path, source } = &error
@@ -271,15 +295,6 @@ fn load_key(path: &Path) -> Result<BackupKey, Failure> {
         }
         let next = "write the line AGE-SECRET-KEY-... into a file of mode 0600, and name it with --key-file";
         Failure::new(EXIT_USAGE, error.to_string(), next)
-    })
-}
-
-fn open(path: &Path) -> Result<File, Failure> {
-    File::open(path).map_err(|error| {
-        denied(path, &error).unwrap_or_else(|| {
-            let what = format!("read {}: {error}", path.display());
-            Failure::new(EXIT_USAGE, what, "name the file of a backup: ollamax backup list")
-        })
     })
 }
 
@@ -321,6 +336,21 @@ mod tests {
     use crate::backups::alone::Alone;
     use crate::data_dir::tests::membership as of_a_member;
     use crate::offline::exit_of;
+
+    fn to_verify(file: &Path, key_file: Option<&Path>) -> VerifyArgs {
+        let from = Origin { name: file.to_owned(), config: None };
+        VerifyArgs { from, key_file: key_file.map(Path::to_owned), form: Form::Text }
+    }
+
+    fn to_restore(file: &Path, key_file: &Path, data_dir: &Path, name: Option<&str>) -> RestoreArgs {
+        RestoreArgs {
+            from: Origin { name: file.to_owned(), config: None },
+            key_file: key_file.to_owned(),
+            data_dir: data_dir.to_owned(),
+            name: name.map(str::to_owned),
+            form: Form::Text,
+        }
+    }
 
     #[test]
     fn only_a_directory_that_is_nobodys_takes_a_backup() {
@@ -375,16 +405,16 @@ mod tests {
         alone.handle.write_backup(&order, to, &mut |_| Ok(())).expect("written");
         alone.close().await;
 
-        let outside = look(&file, None).expect("whole");
+        let outside = look(&to_verify(&file, None)).expect("whole");
         assert_eq!(outside.fields["opened"], false);
         assert!(outside.text.starts_with("Cluster   lab (") && outside.text.contains("Next: "), "{}", outside.text);
-        let verified = look(&file, Some(&key_file)).expect("good");
+        let verified = look(&to_verify(&file, Some(&key_file))).expect("good");
         assert_eq!((&verified.fields["opened"], &verified.fields["families"]["settings"]), (&json!(true), &json!(1)));
         assert!(verified.text.contains("Made      1970-01-01 00:00:00 UTC\n"), "{}", verified.text);
         assert!(verified.text.contains("\n        1 settings\n"), "{}", verified.text);
         assert!(verified.text.ends_with("records were read.\n"), "{}", verified.text);
         let dir = temp.path().join("new");
-        let restored = make(&file, &key_file, &dir, Some("fresh")).expect("restored").fields;
+        let restored = make(&to_restore(&file, &key_file, &dir, Some("fresh"))).expect("restored").fields;
         assert_eq!(restored["restoredAs"]["node"], 514);
         assert!(restored["restoredAs"]["revision"].as_u64() > Some(set.revision + 999_999_999), "{restored}");
         let opened = DataDir::open(&dir, Incarnation([5; 16])).expect("a good directory");
@@ -392,36 +422,38 @@ mod tests {
         assert_eq!((membership.name.as_str(), membership.node, membership.raft_opened), ("fresh", NodeId(514), true));
         let cluster_key = ClusterKey::load(&dir.join("keys").join("cluster.key")).expect("a key");
         assert_eq!(membership.cluster_id(), Ok(cluster_id(&cluster_key.public_key())));
-        let error = make(&file, &key_file, &dir, None).expect_err("it is a member's now");
+        let error = make(&to_restore(&file, &key_file, &dir, None)).expect_err("it is a member's now");
         assert_eq!(error.exit, EXIT_CONFLICT, "{error:?}");
 
         let mut bytes = fs::read(&file).expect("readable");
         bytes.truncate(bytes.len() - 1);
         fs::write(&file, bytes).expect("written");
         let other = temp.path().join("other");
-        let error = make(&file, &key_file, &other, None).expect_err("it is cut off");
+        let error = make(&to_restore(&file, &key_file, &other, None)).expect_err("it is cut off");
         assert!(error.exit == EXIT_FAILED && error.text.contains("it is damaged") && !other.exists(), "{error:?}");
     }
 
     #[test]
-    fn a_backup_in_a_bucket_has_to_be_fetched_first() {
-        let (bucket, temp) = (Path::new("s3://lab/x.oxb.age"), tempfile::tempdir().expect("temp"));
-        for error in [
-            look(bucket, None).expect_err("no file"),
-            make(bucket, Path::new("key"), &temp.path().join("new"), None).expect_err("no file"),
-        ] {
-            let next = "try: fetch it with a client of the bucket";
-            assert!(error.exit == EXIT_USAGE && error.text.contains(next), "{error:?}");
-        }
+    fn a_directory_in_use_is_told_before_anything_is_fetched() {
+        let temp = tempfile::tempdir().expect("temp");
+        let (key_file, dir) = (temp.path().join("key"), temp.path().join("dir"));
+        fs::write(&key_file, BackupKey::generate().text().expose()).expect("written");
+        fs::set_permissions(&key_file, fs::Permissions::from_mode(0o600)).expect("set");
+        let restore = || make(&to_restore(Path::new("s3://lab/a"), &key_file, &dir, None)).expect_err("no bucket");
+        let waiting = DataDir::open(&dir, Incarnation([1; 16])).expect("opened");
+        assert_eq!(restore().exit, EXIT_CONFLICT);
+        drop(waiting);
+        let error = restore();
+        assert!(error.exit == EXIT_USAGE && error.text.contains("backup.s3.endpoint"), "{error:?}");
     }
 
     #[test]
     fn what_is_wrong_is_told_with_what_to_do() {
         let temp = tempfile::tempdir().expect("temp");
         let (key, none) = (temp.path().join("key"), temp.path().join("none.oxb.age"));
-        let error = look(&none, None).expect_err("no file");
+        let error = look(&to_verify(&none, None)).expect_err("no file");
         assert!(error.exit == EXIT_USAGE && error.text.contains("ollamax backup list"), "{error:?}");
-        let error = make(&none, &key, temp.path(), None).expect_err("no key");
+        let error = make(&to_restore(&none, &key, temp.path(), None)).expect_err("no key");
         assert!(error.exit == EXIT_USAGE && error.text.contains("--key-file"), "{error:?}");
         let check = |error: BackupError, exit: u8, next: &str| {
             let told = refused(error);

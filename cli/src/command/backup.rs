@@ -25,8 +25,8 @@ pub(crate) async fn run(global: &Global, command: BackupCommand) -> Result<(), F
         BackupCommand::Create { to } => create(global, whole(to)?).await,
         BackupCommand::List { from } => list(global, whole(from)?).await,
         BackupCommand::NewKey => new_key(global).await,
-        BackupCommand::Verify { file, key_file } => offline::verify_backup(global, file, key_file).await,
-        BackupCommand::Restore { file, key_file, name } => offline::restore(global, file, key_file, name).await,
+        BackupCommand::Verify { from, key_file } => offline::verify_backup(global, from, key_file).await,
+        BackupCommand::Restore { from, key_file, name } => offline::restore(global, from, key_file, name).await,
     }
 }
 
@@ -89,15 +89,10 @@ async fn create(global: &Global, to: String) -> Result<(), Failure> {
     Ok(())
 }
 
-/// How to look whether it can be restored; what lies in a bucket has to be fetched first.
+/// How to look whether it can be restored; what reaches a bucket stands in the node's configuration.
 fn next(made: &BackupView) -> String {
-    if made.place.contains("://") {
-        return format!(
-            "fetch it with a client of the bucket, then ollamax backup verify {} --key-file FILE",
-            made.name
-        );
-    }
-    format!("ollamax backup verify {} --key-file FILE", made.place)
+    let config = if made.place.contains("://") { " --config FILE" } else { "" };
+    format!("ollamax backup verify {} --key-file FILE{config}", made.place)
 }
 
 fn progress_bar(global: &Global) -> ProgressBar {
@@ -180,7 +175,7 @@ mod tests {
             |place: &str| BackupView { name: "a.oxb.age".to_owned(), place: place.to_owned(), ..BackupView::default() };
         let expected = "ollamax backup verify /mnt/a.oxb.age --key-file FILE";
         assert_eq!(next(&made("/mnt/a.oxb.age")), expected);
-        let expected = "fetch it with a client of the bucket, then ollamax backup verify a.oxb.age --key-file FILE";
+        let expected = "ollamax backup verify s3://lab/x/a.oxb.age --key-file FILE --config FILE";
         assert_eq!(next(&made("s3://lab/x/a.oxb.age")), expected);
     }
 

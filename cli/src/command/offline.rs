@@ -1,23 +1,27 @@
 //! `ollamax recover`, `ollamax reset`, `ollamax raft verify`, `ollamax backup verify` and `ollamax backup restore`:
 //! what `ollamax-node` does with a data directory on which no daemon runs, and with a backup.
 //!
-//! Started as the program beside this one, and ended with this one. What it prints and how it ends is passed on; a
-//! failure gets the form that all failures have here. A secret key comes from a file or from standard input, never from
-//! the command line, where others could see it.
+//! Started as the program beside this one, and ended with this one. What it prints and how it ends is passed on; how
+//! far it is, is drawn where somebody looks; a failure gets the form that all failures have here. A secret key comes
+//! from a file or from standard input, never from the command line, where others could see it.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 
+use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::Value;
-use tokio::process::Command;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, ChildStderr, Command};
 
-use crate::args::{Global, Output, RecoverCommand, ResetArgs};
+use crate::args::{Global, OriginArgs, Output, RecoverCommand, ResetArgs};
 use crate::error::Failure;
 use crate::{output, place, program};
 
 /// Stands for standard input.
 const INPUT: &str = "-";
+/// What a line of the program begins with that only tells how far it is.
+const PROGRESS: &str = "progress: ";
 
 /// Shows what survives, or goes on with it.
 pub(crate) async fn recover(global: &Global, command: RecoverCommand) -> Result<(), Failure> {
@@ -51,17 +55,17 @@ pub(crate) async fn verify_dir(global: &Global) -> Result<(), Failure> {
 }
 
 /// Checks a backup.
-pub(crate) async fn verify_backup(global: &Global, file: PathBuf, key_file: Option<PathBuf>) -> Result<(), Failure> {
+pub(crate) async fn verify_backup(global: &Global, from: OriginArgs, key_file: Option<PathBuf>) -> Result<(), Failure> {
     let mut words = Words::default();
     words.key_file(key_file);
-    words.list.push(file.into());
+    words.origin(from);
     run(global, &["backup", "verify"], None, words).await
 }
 
 /// Makes a new cluster of a backup, in a directory that has to be named: a default may be another node's.
 pub(crate) async fn restore(
     global: &Global,
-    file: PathBuf,
+    from: OriginArgs,
     key_file: PathBuf,
     name: Option<String>,
 ) -> Result<(), Failure> {
@@ -72,7 +76,7 @@ pub(crate) async fn restore(
     let mut words = Words::default();
     words.key_file(Some(key_file));
     words.value("--name", name);
-    words.list.push(file.into());
+    words.origin(from);
     run(global, &["restore"], Some(data_dir), words).await
 }
 
@@ -96,6 +100,11 @@ impl Words {
         self.reads_input = path.as_deref() == Some(Path::new(INPUT));
         self.value("--key-file", path);
     }
+
+    fn origin(&mut self, from: OriginArgs) {
+        self.value("--config", from.config);
+        self.list.push(from.backup.into());
+    }
 }
 
 async fn run(global: &Global, command: &[&str], data_dir: Option<PathBuf>, words: Words) -> Result<(), Failure> {
@@ -114,10 +123,10 @@ async fn run(global: &Global, command: &[&str], data_dir: Option<PathBuf>, words
         // In this order: whoever asks for the end is listened to before the program is started.
         biased;
         () = terminated() => return Err(Failure::interrupted()),
-        ended = async { child.spawn()?.wait_with_output().await } => ended.map_err(|error| unstarted(&node, &error))?,
+        ended = async { follow(global, child.spawn()?).await } => ended.map_err(|error| unstarted(&node, &error))?,
     };
-    let told = String::from_utf8_lossy(&ended.stderr);
-    if ended.status.success() {
+    let (status, told) = ended;
+    if status.success() {
         if !told.trim().is_empty() {
             output::talk(global.output, told.trim());
         }
@@ -125,9 +134,39 @@ async fn run(global: &Global, command: &[&str], data_dir: Option<PathBuf>, words
     }
     if global.output == Output::Json && is_failure(told.trim()) {
         output::pass_on(told.trim());
-        return Err(failure(ended.status.code(), ""));
+        return Err(failure(status.code(), ""));
     }
-    Err(failure(ended.status.code(), &told))
+    Err(failure(status.code(), &told))
+}
+
+/// Waits for the end of the program: how it ended, and what it said besides how far it is.
+async fn follow(global: &Global, mut child: Child) -> std::io::Result<(ExitStatus, String)> {
+    let told = match child.stderr.take() {
+        Some(stderr) => listen(global, stderr).await?,
+        None => String::new(),
+    };
+    Ok((child.wait().await?, told))
+}
+
+async fn listen(global: &Global, stderr: ChildStderr) -> std::io::Result<String> {
+    let bar = if output::may_draw(global.output) { ProgressBar::no_length() } else { ProgressBar::hidden() };
+    let bar = match ProgressStyle::with_template("{msg}") {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    };
+    let (mut told, mut lines) = (String::new(), BufReader::new(stderr).split(b'\n'));
+    while let Some(line) = lines.next_segment().await? {
+        let line = String::from_utf8_lossy(&line);
+        match line.strip_prefix(PROGRESS) {
+            Some(far) => bar.set_message(far.to_owned()),
+            None => {
+                told.push_str(&line);
+                told.push('\n');
+            }
+        }
+    }
+    bar.finish_and_clear();
+    Ok(told)
 }
 
 /// Waits until this program is asked to end; Ctrl-C is waited for where all commands are run.
@@ -200,7 +239,8 @@ mod tests {
     #[tokio::test]
     async fn a_backup_is_restored_only_where_somebody_said() {
         let global = Global { data_dir: None, output: Output::Table, verbose: false };
-        let refused = restore(&global, "a.oxb.age".into(), "key".into(), None).await.expect_err("no directory");
+        let from = OriginArgs { backup: "a.oxb.age".into(), config: None };
+        let refused = restore(&global, from, "key".into(), None).await.expect_err("no directory");
         assert!(refused.exit() == 2 && refused.next().contains("--data-dir"), "{refused:?}");
     }
 }

@@ -11,10 +11,11 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use crate::daemon::{Daemon, Script};
 use crate::terminal::{PATIENCE, command, compare, finish, page};
 
-/// Says how it was started, or refuses as `ollamax-node` does, or does not end.
+/// Says how it was started, or how far it is and then refuses, as `ollamax-node` does, or does not end.
 const STAND_IN: &str = r#"#!/bin/sh
 case "$*" in
 *other*)
+    printf 'progress: 1 of 2 MiB fetched\n' >&2
     printf 'ollamax-node: the cluster is called lab, not other\nand nothing was done\ntry: ollamax recover plan\n' >&2
     exit 2 ;;
 *refused*)
@@ -28,7 +29,7 @@ esac
 "#;
 
 /// The command lines on the page, with their exit codes.
-const LINES: [(&str, i32); 9] = [
+const LINES: [(&str, i32); 11] = [
     ("recover plan", 0),
     ("recover plan --with n3.json --write n1.json --with n4.json", 0),
     ("recover apply --confirm lab --with n3.json", 0),
@@ -37,7 +38,9 @@ const LINES: [(&str, i32); 9] = [
     ("reset --confirm", 0),
     ("backup verify a.oxb.age", 0),
     ("backup verify a.oxb.age --key-file key", 0),
+    ("backup verify s3://lab/x/a.oxb.age --config node.toml", 0),
     ("backup restore a.oxb.age --key-file - --name n9", 0),
+    ("backup restore s3://lab/x/a.oxb.age --config node.toml --key-file key", 0),
 ];
 
 /// `ollamax` with a stand-in beside it.

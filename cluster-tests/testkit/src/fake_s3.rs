@@ -1,27 +1,37 @@
-//! An S3-compatible store in memory, on a free port of loopback: PUT, GET with a range, list, DELETE.
+//! An S3-compatible store in memory, on a free port of loopback: PUT, at once or in parts, GET with a range, list,
+//! DELETE.
 //!
 //! Every request must carry a signature of version 4 in its address that fits the store's key; a wrong one is refused
-//! as Amazon does it. The next requests can be made to fail, so that what a client repeats can be seen.
+//! as Amazon does it. The next requests can be made to fail, the next objects to break off in the middle, and the next
+//! uploads to end badly, so that what a client repeats can be seen.
+
+mod uploads;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result};
 use axum::Router;
-use axum::body::Bytes;
+use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, State};
 use axum::response::{IntoResponse as _, Response};
+use futures::stream::{self, StreamExt as _};
 use http::{HeaderMap, Method, StatusCode, Uri, header};
 use sha2::{Digest as _, Sha256};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
+use uploads::Uploads;
+
 /// Block of SHA-256, bytes.
 const BLOCK_BYTES: usize = 64;
 /// Largest object that it takes.
 const OBJECT_BYTES_MAX: usize = 256 << 20;
+/// Bytes of an object that are sent at once.
+const PIECE_BYTES: usize = 64 << 10;
 
 /// The key that opens a store.
 #[derive(Debug, Clone)]
@@ -30,6 +40,15 @@ pub struct Key {
     pub id: String,
     /// Its secret half.
     pub secret: String,
+}
+
+/// How an upload in parts ends that ought to become an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// There is the object, and the client hears of a failure.
+    Lost,
+    /// The answer begins with a yes, and an error follows.
+    Fails,
 }
 
 /// A running store; it ends when it is dropped.
@@ -51,8 +70,15 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Inner {
     objects: BTreeMap<String, Bytes>,
+    uploads: Uploads,
     /// Statuses of the next answers.
     failures: Vec<u16>,
+    /// How much of the next objects is sent.
+    cuts: Vec<usize>,
+    /// Where the reading of objects was to begin.
+    asked_from: Vec<usize>,
+    /// How the next uploads end.
+    ends: Vec<End>,
     /// Method and path of each request.
     seen: Vec<String>,
 }
@@ -84,9 +110,37 @@ impl FakeS3 {
         format!("http://{}", self.address)
     }
 
-    /// Lets the next requests fail with these statuses, one each.
+    /// Lets the next requests fail with these statuses, one each; 0 lets one through.
     pub fn fail_next(&self, statuses: &[u16]) {
         self.shared.lock().failures = statuses.iter().rev().copied().collect();
+    }
+
+    /// Lets the connections of the next objects that are read break off after so many bytes, one each.
+    pub fn cut_next(&self, bytes: &[usize]) {
+        self.shared.lock().cuts = bytes.iter().rev().copied().collect();
+    }
+
+    /// Lets the next uploads in parts end like this, one each.
+    pub fn end_next(&self, ends: &[End]) {
+        self.shared.lock().ends = ends.iter().rev().copied().collect();
+    }
+
+    /// Where each reading of an object so far was to begin.
+    #[must_use]
+    pub fn asked_from(&self) -> Vec<usize> {
+        self.shared.lock().asked_from.clone()
+    }
+
+    /// Uploads in parts that were begun and are neither done nor taken back.
+    #[must_use]
+    pub fn open_uploads(&self) -> usize {
+        self.shared.lock().uploads.open()
+    }
+
+    /// Parts that were put so far, repeated ones counted again.
+    #[must_use]
+    pub fn parts(&self) -> usize {
+        self.shared.lock().uploads.taken()
     }
 
     /// The objects, by key.
@@ -121,7 +175,8 @@ async fn answer(
     body: Bytes,
 ) -> Response {
     shared.lock().seen.push(format!("{method} {}", uri.path()));
-    if let Some(status) = shared.lock().failures.pop() {
+    let failure = shared.lock().failures.pop();
+    if let Some(status) = failure.filter(|status| *status != 0) {
         return refusal(status, "SlowDown", "asked to fail");
     }
     let query = uri.query().unwrap_or_default();
@@ -133,12 +188,11 @@ async fn answer(
         return refusal(404, "NoSuchBucket", "the bucket is not there");
     };
     let mut inner = shared.lock();
+    let is_of_upload = ["uploads", "uploadId"].iter().any(|name| word(query, name).is_some());
     match (method.as_str(), key) {
         ("GET", "") => list(&inner.objects, query, shared.page),
-        ("GET", key) => match inner.objects.get(key) {
-            Some(bytes) => range(bytes, &headers),
-            None => refusal(404, "NoSuchKey", "the object is not there"),
-        },
+        (method, key) if is_of_upload => inner.upload(method, key, query, &body),
+        ("GET", key) => inner.get(key, &headers),
         ("PUT", key) => {
             let told = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
             if told != Some(body.len()) {
@@ -155,22 +209,93 @@ async fn answer(
     }
 }
 
-fn range(bytes: &Bytes, headers: &HeaderMap) -> Response {
-    let asked =
-        headers.get(header::RANGE).and_then(|range| range.to_str().ok()?.strip_prefix("bytes=0-")?.parse().ok());
-    match asked {
-        Some(last) => {
-            let last: usize = last;
-            let piece = bytes.slice(..bytes.len().min(last.saturating_add(1)));
-            (StatusCode::PARTIAL_CONTENT, piece).into_response()
+// === impl Inner ===
+
+impl Inner {
+    /// An object, or a range of it; broken off where that is wanted.
+    fn get(&mut self, key: &str, headers: &HeaderMap) -> Response {
+        let Some(whole) = self.objects.get(key).cloned() else {
+            return refusal(404, "NoSuchKey", "the object is not there");
+        };
+        let tag = tag(&whole);
+        let text = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+        if text(header::IF_MATCH).is_some_and(|wanted| wanted != tag) {
+            return refusal(412, "PreconditionFailed", "it is another object now");
         }
-        None => bytes.clone().into_response(),
+        let (status, from, bytes) = match text(header::RANGE).and_then(|asked| range(&whole, asked)) {
+            Some((from, piece)) => (StatusCode::PARTIAL_CONTENT, from, piece),
+            None => (StatusCode::OK, 0, whole),
+        };
+        self.asked_from.push(from);
+        let headers = [(header::ETAG, tag), (header::CONTENT_LENGTH, bytes.len().to_string())];
+        let cut = self.cuts.pop().filter(|cut| *cut < bytes.len());
+        let sent = bytes.slice(..cut.unwrap_or(bytes.len()));
+        let pieces: Vec<_> = sent.chunks(PIECE_BYTES).map(|piece| Ok(sent.slice_ref(piece))).collect();
+        let cut = cut.map(|_| Err(io::Error::other("cut off")));
+        let body = stream::iter(pieces.into_iter().chain(cut)).then(|piece| async move {
+            // What came before is sent while this waits for its turn.
+            tokio::task::yield_now().await;
+            piece
+        });
+        (status, headers, Body::from_stream(body)).into_response()
+    }
+
+    /// A step of an upload in parts.
+    fn upload(&mut self, method: &str, key: &str, query: &str, body: &Bytes) -> Response {
+        let id = word(query, "uploadId").unwrap_or_default();
+        let number = word(query, "partNumber").and_then(|number| number.parse().ok());
+        let no_such = || refusal(404, "NoSuchUpload", "the upload is not there");
+        match (method, number) {
+            ("POST", _) if id.is_empty() => uploads::begun(&self.uploads.begin(key)),
+            ("PUT", Some(number)) => match self.uploads.put(key, &id, number, body.clone()) {
+                true => ([(header::ETAG, tag(body))], "").into_response(),
+                false => no_such(),
+            },
+            ("POST", _) => self.end_upload(key, &id, &String::from_utf8_lossy(body)).unwrap_or_else(no_such),
+            ("DELETE", _) if self.uploads.abort(key, &id) => StatusCode::NO_CONTENT.into_response(),
+            ("DELETE", _) => no_such(),
+            _ => refusal(405, "MethodNotAllowed", "not here"),
+        }
+    }
+
+    /// Makes an object of an upload, as far as that is wanted; nothing where there is none.
+    fn end_upload(&mut self, key: &str, id: &str, list: &str) -> Option<Response> {
+        let end = self.ends.pop();
+        if end == Some(End::Fails) {
+            return Some(refusal(200, "InternalError", "it could not be done"));
+        }
+        match self.uploads.complete(key, id, list)? {
+            Ok(whole) => {
+                self.objects.insert(key.to_owned(), whole);
+                Some(if end == Some(End::Lost) { refusal(503, "SlowDown", "lost") } else { uploads::completed() })
+            }
+            Err(why) => Some(refusal(400, "InvalidPart", why)),
+        }
     }
 }
 
+/// What an object or a part is called by its content.
+fn tag(bytes: &[u8]) -> String {
+    let digest = hex::encode(Sha256::digest(bytes));
+    format!("\"{}\"", &digest[..32])
+}
+
+/// `bytes=FROM-` and `bytes=FROM-LAST`, with where it begins; nothing where that is behind the end.
+fn range(bytes: &Bytes, asked: &str) -> Option<(usize, Bytes)> {
+    let (from, last) = asked.strip_prefix("bytes=")?.split_once('-')?;
+    let from: usize = from.parse().ok()?;
+    let end = last.parse().map_or(bytes.len(), |last: usize| bytes.len().min(last.saturating_add(1)));
+    (from < end).then(|| (from, bytes.slice(from..end)))
+}
+
+/// What a query says under a name.
+fn word(query: &str, name: &str) -> Option<String> {
+    parameters(query).into_iter().find(|(found, _)| found == name).map(|(_, value)| value)
+}
+
 fn list(objects: &BTreeMap<String, Bytes>, query: &str, page: usize) -> Response {
-    let word = |name: &str| parameters(query).into_iter().find(|(found, _)| found == name).map(|(_, value)| value);
-    let (prefix, after) = (word("prefix").unwrap_or_default(), word("continuation-token").unwrap_or_default());
+    let (prefix, after) = (word(query, "prefix"), word(query, "continuation-token"));
+    let (prefix, after) = (prefix.unwrap_or_default(), after.unwrap_or_default());
     let wanted = objects.iter().filter(|(key, _)| key.starts_with(&prefix) && **key > after);
     let wanted: Vec<_> = wanted.take(page + 1).collect();
     let (more, shown) = (wanted.len() > page, &wanted[..wanted.len().min(page)]);

@@ -68,8 +68,17 @@ async fn a_node_whose_state_is_another_is_named_loses_its_vote_and_gets_it_back_
 
 /// A node that deviates does not show what it holds, says so, and is there for clients.
 async fn stands_aside(cluster: &Cluster, odd: usize) -> Result<()> {
-    let refused = cluster.get(odd, KEY, false).await.err().context("a state that is known to be wrong was read")?;
+    for local in [false, true] {
+        let read = cluster.get(odd, KEY, local).await;
+        let refused = read.err().with_context(|| format!("a state that is known to be wrong was read, {local}"))?;
+        ensure!(refused.code == Some(ErrorCode::StorageCorrupt), "{refused}");
+    }
+    let watched = cluster.node(odd).values()?.watch("user/", 0).await;
+    let refused = watched.err().context("changes of a state that is known to be wrong were watched")?;
     ensure!(refused.code == Some(ErrorCode::StorageCorrupt), "{refused}");
+    let events = cluster.node(odd).ollamax(&["events"], PATIENCE).await?;
+    let told = String::from_utf8_lossy(&events.stderr);
+    ensure!(!events.status.success() && told.contains("differs from that of the majority"), "{told}");
     ensure!(cluster.metric(odd, "ollamax_raft_state_deviates").await? == Some(1.0), "its metric");
     let health = cluster.get_json(odd, "/health").await?;
     ensure!(health["status"] == "ok" && health["components"]["state"]["ok"] == false, "{health}");

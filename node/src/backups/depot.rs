@@ -1,13 +1,14 @@
 //! A place that can be used: a folder, or a bucket with a folder beside it in which files wait to be put there.
 //!
-//! What lies in a depot under a backup's name is whole: a folder gets it by rename, a bucket by one PUT. A file that
-//! waited for a bucket goes in any case; what a crash left there goes before the next.
+//! What lies in a depot under a backup's name is whole: a folder gets it by rename, a bucket by the request that
+//! ends an upload. A file that waited for a bucket goes in any case; what a crash left there goes before the next.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use futures::StreamExt as _;
 use futures::stream;
+use tokio_util::sync::CancellationToken;
 
 use ollamax_core::backup;
 use ollamax_gateway::grpc::AdminError;
@@ -66,10 +67,10 @@ impl Depot {
         }
     }
 
-    /// Brings a backup that was written to where it belongs.
-    pub(super) async fn deliver(&self, path: &Path, name: &str) -> Result<(), AdminError> {
+    /// Brings a backup that was written to where it belongs. `stop` breaks it off.
+    pub(super) async fn deliver(&self, path: &Path, name: &str, stop: &CancellationToken) -> Result<(), AdminError> {
         let Self::Bucket { bucket, prefix, .. } = self else { return Ok(()) };
-        let put = bucket.put(&format!("{prefix}{name}"), path).await;
+        let put = bucket.put(&format!("{prefix}{name}"), path, stop).await;
         if let Err(error) = tokio::fs::remove_file(path).await {
             tracing::warn!(%error, "remove a backup that waited for its bucket");
         }
@@ -138,9 +139,13 @@ pub(super) fn of_bucket(error: BucketError) -> AdminError {
     let next = match &error {
         BucketError::Config { .. } => "set backup.s3.endpoint and backup.s3.access_key_id, and start the node again",
         BucketError::Secret { .. } => "write the secret into a file of mode 0600 and name it: backup.s3.secret_file",
-        BucketError::File { .. } => "look at the disk of the data directory",
+        BucketError::File { .. } | BucketError::Unwritten { .. } => "look at the disk of the data directory",
         BucketError::TooLarge { .. } => "ollamax backup create --to DIR",
-        BucketError::Unreachable { .. } | BucketError::Refused { .. } | BucketError::Garbled { .. } => {
+        BucketError::BrokenOff => "repeat the command when the node runs again",
+        BucketError::Unreachable { .. }
+        | BucketError::Cut { .. }
+        | BucketError::Refused { .. }
+        | BucketError::Garbled { .. } => {
             "look at backup.s3.* and at the store; meanwhile: ollamax backup create --to DIR"
         }
     };

@@ -1,4 +1,4 @@
-//! Where backups lie, as it is written: a folder of this machine, or a prefix in a bucket.
+//! Where backups lie, as it is written: a folder of this machine, or a prefix in a bucket; and one object of a bucket.
 
 use std::path::{Path, PathBuf};
 
@@ -30,6 +30,9 @@ pub(crate) enum PlaceError {
     /// Not s3://BUCKET or s3://BUCKET/PREFIX.
     #[error("{0:?} is not s3://BUCKET or s3://BUCKET/PREFIX, with a bucket of 3 to 63 letters, digits, '-' and '.'")]
     NoBucket(String),
+    /// Not s3://BUCKET/KEY.
+    #[error("{0:?} is neither a file nor s3://BUCKET/KEY, with a bucket of 3 to 63 letters, digits, '-' and '.'")]
+    NoObject(String),
 }
 
 // === impl Place ===
@@ -61,6 +64,35 @@ impl Place {
     }
 }
 
+/// One object of a bucket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Address {
+    /// The bucket's name.
+    pub(crate) bucket: String,
+    /// The object's.
+    pub(crate) key: String,
+}
+
+// === impl Address ===
+
+impl Address {
+    /// Reads what names a backup; nothing where that is a file.
+    ///
+    /// # Errors
+    /// When it looks like an address and is none of an object.
+    pub(crate) fn parse(text: &str) -> Result<Option<Self>, PlaceError> {
+        if !text.contains("://") {
+            return Ok(None);
+        }
+        match Place::parse(text) {
+            Ok(Place::Bucket { bucket, prefix }) if !prefix.is_empty() && !text.ends_with('/') => {
+                Ok(Some(Self { bucket, key: prefix.trim_end_matches('/').to_owned() }))
+            }
+            _ => Err(PlaceError::NoObject(text.to_owned())),
+        }
+    }
+}
+
 /// An address in a bucket, as people write it.
 #[must_use]
 pub(super) fn shown(bucket: &str, prefix: &str) -> String {
@@ -76,6 +108,18 @@ mod tests {
         for text in ["s3://lab.x/a/b", "s3://lab.x/"] {
             let Ok(Place::Bucket { bucket, prefix }) = Place::parse(text) else { panic!("{text}") };
             assert_eq!(shown(&bucket, &prefix), text);
+        }
+    }
+
+    #[test]
+    fn a_file_or_an_object_in_a_bucket() {
+        for text in ["a.oxb.age", "/mnt/nas/a.oxb.age", "./a", ""] {
+            assert_eq!(Address::parse(text), Ok(None), "{text}");
+        }
+        let address = Address { bucket: "lab.x".to_owned(), key: "a/b.oxb.age".to_owned() };
+        assert_eq!(Address::parse("s3://lab.x/a/b.oxb.age"), Ok(Some(address)));
+        for text in ["s3://lab", "s3://lab/", "s3://lab/a/", "s3://ab/a", "s3://lab/../a", "https://lab/a", "://"] {
+            assert_eq!(Address::parse(text), Err(PlaceError::NoObject(text.to_owned())), "{text}");
         }
     }
 

@@ -44,6 +44,31 @@ fn every_key_has_a_meaning_and_can_be_set_by_its_environment_variable_and_flag()
 }
 
 #[test]
+fn a_bucket_is_reached_with_the_configuration_of_a_machine_that_is_lost() {
+    let temp = tempfile::NamedTempFile::new().expect("temp");
+    let lost = "[node]\nadmin_group = \"nobody-here-has-it\"\n[api]\nlisten = \"nowhere\"\n[cluster]\nx = 1\n";
+    let bucket = "[backup.s3]\nendpoint = \"http://nas.lan:9000\"\naccess_key_id = \"lab\"\n";
+    fs::write(temp.path(), format!("{lost}{bucket}")).expect("written");
+    let key = |name: &str, text: &str| (layers::env_name(&format!("backup.s3.{name}")), text.to_owned());
+    let found = NodeConfig::load_bucket(Some(temp.path()), vec![key("region", "eu")]).expect("valid");
+    assert_eq!((found.endpoint.as_str(), found.region.as_str()), ("http://nas.lan:9000", "eu"));
+    let words = vec![key("endpoint", "https://s3.lan"), key("access_key_id", "lab"), key("path_style", "false")];
+    let found = NodeConfig::load_bucket(None, words).expect("no file is needed");
+    assert!(found.endpoint == "https://s3.lan" && !found.path_style, "{found:?}");
+
+    let check = |file: Option<&Path>, env: Vec<(String, String)>, expected: &str| {
+        let problems = NodeConfig::load_bucket(file, env).expect_err(expected);
+        assert!(problems.iter().any(|problem| problem.subject == expected), "{expected} in {problems:?}");
+    };
+    check(None, vec![], "backup.s3.endpoint");
+    check(None, vec![key("endpont", "http://nas.lan")], "OLLAMAX_BACKUP_S3_ENDPONT");
+    check(Some(temp.path()), vec![key("path_style", "perhaps")], "backup.s3.path_style");
+    check(Some(Path::new("/no/such/file")), vec![], "/no/such/file");
+    fs::write(temp.path(), "[backup.s3]\nendpont = \"http://nas.lan\"\n").expect("written");
+    check(Some(temp.path()), vec![], "backup.s3.endpont");
+}
+
+#[test]
 fn the_example_file_is_the_one_that_is_shipped() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/ollamax-node.example.toml");
     let shipped = fs::read_to_string(&path).unwrap_or_default();

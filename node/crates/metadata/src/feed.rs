@@ -3,7 +3,8 @@
 //! Owns the last items of either in memory, bounded in number and bytes, each in a ring of its own, so that busy values
 //! do not push out what happened in the cluster. Always holds: a feed has every item from its oldest revision to the
 //! applied index, and all items of one revision together. What is older is compacted: a watcher that asks for it is
-//! told so. A restart or a snapshot begins an empty feed at the applied index.
+//! told so. A restart or a snapshot begins an empty feed at the applied index. While the state of the node is known to
+//! differ from that of the majority, nobody is told anything.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,6 +12,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 use ollamax_core::catalog::{ClusterEvent, EventKind, Key, Mutation, Record, Value};
+
+use crate::error::ReadError;
+use crate::integrity::Agreement;
 
 /// What a feed keeps.
 pub trait Item: Clone + std::fmt::Debug {
@@ -109,6 +113,9 @@ pub enum WatchError {
         /// The least revision from which a watch can begin.
         oldest: u64,
     },
+    /// What this node has applied is known to be wrong, as for a read.
+    #[error("{}", ReadError::Deviates)]
+    Deviates,
     /// Consensus has stopped on this node.
     #[error("this node is stopping")]
     Stopped,
@@ -252,6 +259,7 @@ pub struct Batch<T = Event> {
 pub struct Watcher<T: Item = Event> {
     feed: Feed<T>,
     changes: watch::Receiver<u64>,
+    agreement: Agreement,
     filter: T::Filter,
     next: u64,
 }
@@ -260,15 +268,24 @@ pub struct Watcher<T: Item = Event> {
 
 impl<T: Item> Watcher<T> {
     /// From `from` on; `None`: from what comes after everything that is applied now.
-    pub(crate) fn new(feed: Feed<T>, changes: watch::Receiver<u64>, filter: T::Filter, from: Option<u64>) -> Self {
+    pub(crate) fn new(
+        feed: Feed<T>,
+        changes: watch::Receiver<u64>,
+        agreement: Agreement,
+        filter: T::Filter,
+        from: Option<u64>,
+    ) -> Self {
         let next = from.unwrap_or_else(|| feed.ring().newest + 1);
-        Self { feed, changes, filter, next }
+        Self { feed, changes, agreement, filter, next }
     }
 
-    /// Everything below this revision has been told.
-    #[must_use]
-    pub const fn next_revision(&self) -> u64 {
-        self.next
+    /// Nothing new, and up to where everything has been told.
+    ///
+    /// # Errors
+    /// While the state of this node is known to differ.
+    pub fn so_far(&self) -> Result<Batch<T>, WatchError> {
+        self.check()?;
+        Ok(Batch { events: Vec::new(), revision: self.next.saturating_sub(1) })
     }
 
     /// The least revision from which a watch of this node can begin now.
@@ -280,7 +297,7 @@ impl<T: Item> Watcher<T> {
     /// Waits for what comes next. Loses nothing when it is dropped half-way.
     ///
     /// # Errors
-    /// When what comes next is not kept any more, or the node stops.
+    /// When what comes next is not kept any more, the state of this node is known to differ, or the node stops.
     pub async fn next(&mut self) -> Result<Batch<T>, WatchError> {
         loop {
             self.changes.borrow_and_update();
@@ -294,11 +311,16 @@ impl<T: Item> Watcher<T> {
     /// What is there and was not handed out yet; `None`: nothing more now.
     ///
     /// # Errors
-    /// When what comes next is not kept any more.
+    /// When what comes next is not kept any more, or the state of this node is known to differ.
     pub fn next_kept(&mut self) -> Result<Option<Batch<T>>, WatchError> {
+        self.check()?;
         let (events, revision) = self.feed.look(&self.filter, self.next)?;
         self.next = self.next.max(revision + 1);
         Ok((!events.is_empty()).then_some(Batch { events, revision }))
+    }
+
+    fn check(&self) -> Result<(), WatchError> {
+        if self.agreement.holds() { Ok(()) } else { Err(WatchError::Deviates) }
     }
 }
 

@@ -259,7 +259,7 @@ impl Handle {
     /// Watches values from revision `from` on; `None`: from what comes after everything that is applied here now.
     #[must_use]
     pub fn watch(&self, filter: Filter, from: Option<u64>) -> Watcher {
-        Watcher::new(self.0.feeds.values.clone(), self.0.changes.clone(), filter, from)
+        Watcher::new(self.0.feeds.values.clone(), self.0.changes.clone(), self.agreement(), filter, from)
     }
 
     /// Watches what happens in the cluster, these kinds of it (none: all), from revision `since` on; `None`: from the
@@ -268,7 +268,7 @@ impl Handle {
     pub fn events(&self, kinds: Vec<EventKind>, since: Option<u64>) -> Watcher<ClusterEvent> {
         let feed = self.0.feeds.cluster.clone();
         let from = since.unwrap_or_else(|| feed.oldest());
-        Watcher::new(feed, self.0.changes.clone(), kinds, Some(from))
+        Watcher::new(feed, self.0.changes.clone(), self.agreement(), kinds, Some(from))
     }
 
     /// The applied index, each time it moves.

@@ -5,7 +5,7 @@
 //! their answers to heartbeats, the leader compares and tells the alarm with its heartbeats. A deviating node does not
 //! stand for election ([`Handle::take_alarm`]) while anybody leads ([`Handle::stand_in_need`]), gets no leadership
 //! ([`Handle::transfer_leader`]), loses its vote ([`crate::autopilot`]), and answers no reads of the state
-//! ([`Handle::check_agreement`]).
+//! ([`Handle::check_agreement`]) nor tells its changes ([`Agreement`]).
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -38,9 +38,30 @@ struct Known {
     alarm: Alarm,
 }
 
+/// Whether a node's state may be shown, as far as is known at each moment.
+#[derive(Debug, Clone)]
+pub(crate) struct Agreement {
+    integrity: Integrity,
+    node: NodeId,
+}
+
+// === impl Agreement ===
+
+impl Agreement {
+    /// Whether nothing is known against it.
+    pub(crate) fn holds(&self) -> bool {
+        !self.integrity.known().alarm.deviating.contains(&self.node)
+    }
+}
+
 // === impl Integrity ===
 
 impl Integrity {
+    /// What is known of one node's state.
+    pub(crate) fn agreement(&self, node: NodeId) -> Agreement {
+        Agreement { integrity: self.clone(), node }
+    }
+
     fn known(&self) -> MutexGuard<'_, Known> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -86,7 +107,7 @@ impl Integrity {
     }
 
     /// Lets an alarm stand. Gives the one that stood before, when something else than the index has changed.
-    fn stand(&self, alarm: Alarm) -> Option<Alarm> {
+    pub(crate) fn stand(&self, alarm: Alarm) -> Option<Alarm> {
         let before = std::mem::replace(&mut self.known().alarm, alarm.clone());
         let same = before.deviating == alarm.deviating && before.undecided == alarm.undecided;
         (!same).then_some(before)
@@ -107,8 +128,12 @@ impl Handle {
     /// # Errors
     /// [`ReadError::Deviates`] when it is known to differ from that of the majority.
     pub fn check_agreement(&self) -> Result<(), ReadError> {
-        let deviates = self.0.integrity.alarm().deviating.contains(&self.node());
-        if deviates { Err(ReadError::Deviates) } else { Ok(()) }
+        if self.agreement().holds() { Ok(()) } else { Err(ReadError::Deviates) }
+    }
+
+    /// The same for whoever asks again and again.
+    pub(crate) fn agreement(&self) -> Agreement {
+        self.0.integrity.agreement(self.node())
     }
 
     /// What this node says of its state.

@@ -1,29 +1,37 @@
-//! A bucket of an S3-compatible store: files are put, listed, looked at and removed.
+//! A bucket of an S3-compatible store: files are put, listed, looked at, fetched and removed.
 //!
 //! Requests are signed with AWS Signature Version 4 in the address, valid for a quarter of an hour; an address
-//! therefore never reaches a log or an error. A file is streamed from the disk with its length known, by one PUT: 5 GiB
-//! are the limit of the protocol. What may pass by itself (no connection, 408, 429, 5xx) is tried again with growing
-//! waits; anything else is told at once. No proxy and no redirect is followed.
+//! therefore never reaches a log or an error. A file is streamed from the disk with its length known, by one PUT where
+//! it is short, else in parts. What may pass by itself (no connection, one that broke off, 408, 429, 5xx) is tried
+//! again with growing waits; anything else is told at once. No proxy and no redirect is followed.
 
 pub mod config;
 pub mod error;
+mod fetch;
+mod parts;
 
+use std::io::SeekFrom;
 use std::path::Path;
 use std::time::Duration;
 
 use reqwest::header::{CONTENT_LENGTH, RANGE};
 use reqwest::{Method, RequestBuilder, Response};
 use rusty_s3::{Credentials, UrlStyle};
+use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use tokio_util::io::ReaderStream;
+use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use ollamax_types::{Clock, Secret};
 
 pub use config::Config;
 pub use error::BucketError;
+pub use fetch::Fetched;
 
-/// Largest file that one PUT may carry: the protocol's limit.
-pub const PUT_BYTES_MAX: u64 = 5 << 30;
+/// Largest object: the protocol's limit.
+pub const OBJECT_BYTES_MAX: u64 = 5 << 40;
+/// Longest file that goes by one PUT, and the least size of the parts of a longer one; the protocol wants 5 MiB.
+const PART_BYTES: u64 = 64 << 20;
 /// How long a signed address is valid.
 const SIGNED_FOR: Duration = Duration::from_secs(15 * 60);
 /// How long a connection may take to stand.
@@ -42,6 +50,8 @@ const ATTEMPTS_MAX: u32 = 4;
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 /// Pages of a list that are read.
 const PAGES_MAX: usize = 20;
+/// What is done when a file goes there, as errors tell it.
+const PUT: &str = "put a backup";
 
 /// One object of a bucket.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +70,7 @@ pub struct Bucket {
     credentials: Credentials,
     clock: Clock,
     first_wait: Duration,
+    part_bytes: u64,
 }
 
 impl std::fmt::Debug for Bucket {
@@ -93,7 +104,7 @@ impl Bucket {
         }
         let http = builder.build().map_err(|error| bad(format!("make a client: {}", without_address(error))))?;
         let credentials = Credentials::new(config.access_key_id.clone(), secret.expose());
-        Ok(Self { http, bucket, credentials, clock, first_wait: FIRST_WAIT })
+        Ok(Self { http, bucket, credentials, clock, first_wait: FIRST_WAIT, part_bytes: PART_BYTES })
     }
 
     /// The same with another wait before the second attempt, for tests.
@@ -103,23 +114,34 @@ impl Bucket {
         self
     }
 
-    /// Puts a file; it is there whole or not at all.
+    /// The same with parts of another size, for tests.
+    #[must_use]
+    pub fn with_part_bytes(mut self, bytes: u64) -> Self {
+        self.part_bytes = bytes;
+        self
+    }
+
+    /// Puts a file; it is there whole or not at all. `stop` breaks it off.
     ///
     /// # Errors
-    /// When the file cannot be read or is too long, or the store refuses.
-    pub async fn put(&self, key: &str, file: &Path) -> Result<(), BucketError> {
-        let unreadable = |error: std::io::Error| BucketError::File { reason: error.to_string() };
+    /// When the file cannot be read or is too long, the store refuses, or `stop` was told to.
+    pub async fn put(&self, key: &str, file: &Path, stop: &CancellationToken) -> Result<(), BucketError> {
         let bytes = tokio::fs::metadata(file).await.map_err(unreadable)?.len();
-        if bytes > PUT_BYTES_MAX {
+        if bytes > OBJECT_BYTES_MAX {
             return Err(BucketError::TooLarge { bytes });
         }
-        let timeout = put_timeout(bytes);
-        self.repeat("put a backup", || async {
-            let opened = tokio::fs::File::open(file).await.map_err(unreadable)?;
+        if bytes > self.part_bytes {
+            return self.put_parts(key, file, bytes, stop).await;
+        }
+        stop.run_until_cancelled(self.put_whole(key, file, bytes)).await.unwrap_or(Err(BucketError::BrokenOff))
+    }
+
+    async fn put_whole(&self, key: &str, file: &Path, bytes: u64) -> Result<(), BucketError> {
+        self.repeat(PUT, || async {
             let url = self.sign(&self.bucket.put_object(Some(&self.credentials), key));
-            let body = reqwest::Body::wrap_stream(ReaderStream::with_capacity(opened, READ_BYTES));
+            let body = body_of(file, 0, bytes).await?;
             let request = self.http.request(Method::PUT, url).header(CONTENT_LENGTH, bytes).body(body);
-            self.call("put a backup", request, timeout).await.map(drop)
+            self.call(PUT, request, put_timeout(bytes)).await.map(drop)
         })
         .await
     }
@@ -185,8 +207,7 @@ impl Bucket {
         }
         let url = self.sign(&action);
         let response = self.call("list the bucket", self.http.request(Method::GET, url), CALL_TIMEOUT).await?;
-        let bytes = read(response, ANSWER_BYTES_MAX).await?;
-        String::from_utf8(bytes).map_err(|_| BucketError::Garbled { reason: "it is not text".to_owned() })
+        text_of(response).await
     }
 
     fn sign<'a>(&self, action: &impl rusty_s3::S3Action<'a>) -> Url {
@@ -194,17 +215,20 @@ impl Bucket {
         action.sign_with_time(SIGNED_FOR, &now.unwrap_or_default())
     }
 
-    /// One request; anything but success is an error with the store's own words.
+    /// One request whose answer is there in time to its last byte.
     async fn call(
         &self,
         what: &'static str,
         request: RequestBuilder,
         timeout: Duration,
     ) -> Result<Response, BucketError> {
-        let endpoint = self.bucket.base_url().origin().ascii_serialization();
-        let sent = request.timeout(timeout).send().await;
-        let response =
-            sent.map_err(|error| BucketError::Unreachable { what, endpoint, reason: without_address(error) })?;
+        self.send(what, request.timeout(timeout)).await
+    }
+
+    /// One request; anything but success is an error with the store's own words.
+    async fn send(&self, what: &'static str, request: RequestBuilder) -> Result<Response, BucketError> {
+        let sent = request.send().await;
+        let response = sent.map_err(|error| self.unreachable(what, without_address(error)))?;
         if response.status().is_success() {
             return Ok(response);
         }
@@ -212,6 +236,15 @@ impl Bucket {
         // What cannot be read of a refusal takes nothing from it.
         let said = read(response, ANSWER_BYTES_MAX).await.unwrap_or_default();
         Err(BucketError::Refused { what, status, reason: reason_of(&String::from_utf8_lossy(&said)) })
+    }
+
+    fn unreachable(&self, what: &'static str, reason: String) -> BucketError {
+        BucketError::Unreachable { what, endpoint: self.endpoint(), reason }
+    }
+
+    /// Where the store is, without a word of what opens it.
+    fn endpoint(&self) -> String {
+        self.bucket.base_url().origin().ascii_serialization()
     }
 
     /// Makes a request again while its failure may pass by itself.
@@ -236,6 +269,23 @@ impl Bucket {
 /// How long an upload may take: what is slower is as good as hung.
 const fn put_timeout(bytes: u64) -> Duration {
     Duration::from_secs(60 + bytes / PUT_BYTES_PER_SECOND_MIN)
+}
+
+/// A piece of a file as the body of a request.
+async fn body_of(file: &Path, from: u64, bytes: u64) -> Result<reqwest::Body, BucketError> {
+    let mut opened = tokio::fs::File::open(file).await.map_err(unreadable)?;
+    opened.seek(SeekFrom::Start(from)).await.map_err(unreadable)?;
+    Ok(reqwest::Body::wrap_stream(ReaderStream::with_capacity(opened.take(bytes), READ_BYTES)))
+}
+
+fn unreadable(error: std::io::Error) -> BucketError {
+    BucketError::File { reason: error.to_string() }
+}
+
+/// A whole answer that is text.
+async fn text_of(response: Response) -> Result<String, BucketError> {
+    let bytes = read(response, ANSWER_BYTES_MAX).await?;
+    String::from_utf8(bytes).map_err(|_| BucketError::Garbled { reason: "it is not text".to_owned() })
 }
 
 /// A whole answer of bounded length.

@@ -237,6 +237,7 @@ impl From<metadata::WatchError> for AdminError {
                 let why = "a node keeps its last changes in memory, and begins anew when it starts";
                 Self::new(ErrorCode::Compacted, error.to_string(), why, next)
             }
+            metadata::WatchError::Deviates => metadata::ReadError::Deviates.into(),
             metadata::WatchError::Stopped => {
                 Self::new(ErrorCode::Draining, error.to_string(), "it ends its watches", "watch on another node")
             }

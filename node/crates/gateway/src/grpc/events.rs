@@ -53,7 +53,7 @@ impl Happenings {
             millis => Duration::from_millis(millis).max(PROGRESS_MIN),
         });
         let reader = Reader { node: metadata.node().0, watcher, progress, _permit: permit };
-        let begin = reader.told(reader.so_far());
+        let begin = reader.told(reader.watcher.so_far().map_err(|error| lost(&error))?);
         Ok(stream::once(async { Ok(begin) }).chain(stream::unfold(Some(reader), Reader::step)).boxed())
     }
 }
@@ -85,15 +85,8 @@ impl Reader {
     /// `None`: that was all.
     async fn next(&mut self) -> Result<Option<Batch>, metadata::WatchError> {
         let Some(progress) = self.progress else { return self.watcher.next_kept() };
-        match tokio::time::timeout(progress, self.watcher.next()).await {
-            Ok(next) => next.map(Some),
-            Err(_) => Ok(Some(self.so_far())),
-        }
-    }
-
-    /// Nothing new, up to here.
-    fn so_far(&self) -> Batch {
-        Batch { events: Vec::new(), revision: self.watcher.next_revision().saturating_sub(1) }
+        let next = tokio::time::timeout(progress, self.watcher.next()).await;
+        next.unwrap_or_else(|_| self.watcher.so_far()).map(Some)
     }
 
     fn told(&self, batch: Batch) -> v1::EventsReply {
@@ -126,6 +119,7 @@ fn lost(error: &metadata::WatchError) -> AdminError {
             let next = format!("ollamax events --since {oldest}; what is now: ollamax status");
             AdminError::new(ErrorCode::Compacted, error.to_string(), why, next)
         }
+        metadata::WatchError::Deviates => metadata::ReadError::Deviates.into(),
         metadata::WatchError::Stopped => {
             AdminError::new(ErrorCode::Draining, error.to_string(), "it ends its streams", "ask another node")
         }
@@ -162,5 +156,13 @@ mod tests {
         assert_eq!(error.code, ErrorCode::Compacted);
         assert!(error.what.contains("42") && error.next.contains("--since 42"), "{error:?}");
         assert_eq!(lost(&metadata::WatchError::Stopped).code, ErrorCode::Draining);
+    }
+
+    #[test]
+    fn a_state_that_differs_is_told_of_no_more_than_it_is_read() {
+        let unread = AdminError::from(metadata::ReadError::Deviates);
+        assert_eq!(unread.code, ErrorCode::StorageCorrupt);
+        assert_eq!(lost(&metadata::WatchError::Deviates), unread);
+        assert_eq!(AdminError::from(metadata::WatchError::Deviates), unread, "nor are its values");
     }
 }

@@ -167,7 +167,7 @@ impl Values {
             0 => PROGRESS_DEFAULT,
             millis => Duration::from_millis(millis).max(PROGRESS_MIN),
         };
-        let begin = watched(&metadata, watcher.next_revision().saturating_sub(1), Vec::new());
+        let begin = watched(&metadata, watcher.so_far()?);
         let watch = Watch { metadata, watcher, progress, _permit: permit };
         Ok(stream::once(async { Ok(begin) }).chain(stream::unfold(Some(watch), Watch::step)).boxed())
     }
@@ -188,16 +188,15 @@ impl Watch {
     async fn step(watch: Option<Self>) -> Option<(Result<v1::WatchReply, Status>, Option<Self>)> {
         let mut watch = watch?;
         let next = tokio::time::timeout(watch.progress, watch.watcher.next()).await;
-        let reply = match next {
-            Ok(Ok(batch)) => watched(&watch.metadata, batch.revision, batch.events),
-            Ok(Err(error)) => return Some((Err(AdminError::from(error).into()), None)),
-            Err(_) => watched(&watch.metadata, watch.watcher.next_revision().saturating_sub(1), Vec::new()),
-        };
-        Some((Ok(reply), Some(watch)))
+        match next.unwrap_or_else(|_| watch.watcher.so_far()) {
+            Ok(batch) => Some((Ok(watched(&watch.metadata, batch)), Some(watch))),
+            Err(error) => Some((Err(AdminError::from(error).into()), None)),
+        }
     }
 }
 
-fn watched(metadata: &metadata::Handle, revision: u64, events: Vec<metadata::Event>) -> v1::WatchReply {
+fn watched(metadata: &metadata::Handle, batch: metadata::Batch) -> v1::WatchReply {
+    let metadata::Batch { events, revision } = batch;
     let header = Some(header(metadata, revision, metadata.term()));
     v1::WatchReply { header, events: events.into_iter().map(convert::event).collect() }
 }

@@ -1,4 +1,5 @@
-//! Cluster-wide configuration keys: linearizable by default, from this node's own state when asked.
+//! Cluster-wide configuration keys: linearizable by default, from this node's own state when asked, unless that is
+//! known to be wrong.
 //!
 //! Keys and values are the caller's, except those of the autopilot: they are checked here, at the door, because the
 //! state of an older release would take any.
@@ -52,6 +53,7 @@ impl Admin {
     /// The state after a linearizable barrier, or as it is here.
     async fn fresh(&self, local: bool) -> Result<metadata::Handle, AdminError> {
         let metadata = self.metadata()?;
+        metadata.check_agreement()?;
         if !local {
             metadata.read_barrier().await?;
         }

@@ -2,9 +2,11 @@
 
 use proptest::prelude::*;
 
-use ollamax_types::Timestamp;
+use ollamax_core::integrity::Alarm;
+use ollamax_types::{NodeId, Timestamp};
 
 use super::*;
+use crate::integrity::Integrity;
 
 fn event(revision: u64, key: &str, bytes: usize) -> Event {
     let value = Value { bytes: vec![1; bytes], created: revision, modified: revision, version: 1, lease: None };
@@ -19,6 +21,15 @@ fn feed(applied: u64) -> Feed {
     let feed = Feed::default();
     feed.restart(applied);
     feed
+}
+
+/// Nothing is known against this node.
+fn agreement() -> Agreement {
+    Integrity::default().agreement(NodeId(1))
+}
+
+fn so_far(revision: u64) -> Batch {
+    Batch { events: vec![], revision }
 }
 
 fn revisions(found: &[Event]) -> Vec<u64> {
@@ -101,10 +112,11 @@ fn what_happened_in_the_cluster_is_kept_apart_and_handed_out_without_waiting() {
     let cluster = vec![joined.clone(), left.clone()];
     feeds.add(News { values: vec![event(2, "user/a", 1)], cluster }, 4);
     let check = |kinds: &[EventKind], from: Option<u64>, expected: &[ClusterEvent]| {
-        let mut watcher = Watcher::new(feeds.cluster.clone(), watch::channel(4).1, kinds.to_vec(), from);
+        let mut watcher = Watcher::new(feeds.cluster.clone(), watch::channel(4).1, agreement(), kinds.to_vec(), from);
         let found = watcher.next_kept().expect("kept").map_or_else(Vec::new, |batch| batch.events);
         assert_eq!(found, expected, "{kinds:?} from {from:?}");
-        assert_eq!((watcher.next_kept(), watcher.next_revision()), (Ok(None), 5), "once");
+        assert_eq!(watcher.next_kept(), Ok(None), "once");
+        assert_eq!(watcher.so_far().map(|batch| batch.revision), Ok(4));
     };
     check(&[], Some(1), &[joined, left.clone()]);
     check(&[EventKind::MemberLeft, EventKind::Expired], Some(1), std::slice::from_ref(&left));
@@ -121,15 +133,37 @@ fn what_happened_in_the_cluster_is_kept_apart_and_handed_out_without_waiting() {
 async fn a_watcher_waits_and_is_told_when_the_node_stops() {
     let (sender, changes) = watch::channel(0);
     let feed = feed(0);
-    let mut watcher = Watcher::new(feed.clone(), changes, all(), None);
+    let mut watcher = Watcher::new(feed.clone(), changes, agreement(), all(), None);
     let mut waiting = Box::pin(watcher.next());
     assert!(futures::poll!(&mut waiting).is_pending());
     feed.add(vec![event(3, "user/a", 1)], 4);
     sender.send_replace(4);
     assert_eq!(waiting.await, Ok(Batch { events: vec![event(3, "user/a", 1)], revision: 4 }));
-    assert_eq!(watcher.next_revision(), 5);
+    assert_eq!(watcher.so_far(), Ok(so_far(4)));
     drop(sender);
     assert_eq!(watcher.next().await, Err(WatchError::Stopped));
+}
+
+#[tokio::test]
+async fn nobody_is_told_anything_while_the_state_differs_from_that_of_the_majority() {
+    let (_sender, changes) = watch::channel(0);
+    let (feed, integrity) = (feed(0), Integrity::default());
+    let mut watcher = Watcher::new(feed.clone(), changes, integrity.agreement(NodeId(3)), all(), None);
+    let alarm = |nodes: &[u64]| {
+        let deviating = nodes.iter().copied().map(NodeId).collect();
+        integrity.stand(Alarm { index: 4, deviating, undecided: false });
+    };
+    feed.add(vec![event(3, "user/a", 1)], 4);
+    alarm(&[2]);
+    assert_eq!(watcher.so_far(), Ok(so_far(0)), "another node's");
+    alarm(&[2, 3]);
+    assert_eq!(watcher.so_far(), Err(WatchError::Deviates));
+    assert_eq!(watcher.next_kept(), Err(WatchError::Deviates));
+    assert_eq!(watcher.next().await, Err(WatchError::Deviates));
+    assert_eq!(WatchError::Deviates.to_string(), ReadError::Deviates.to_string(), "as a read is refused");
+    alarm(&[]);
+    let told = Batch { events: vec![event(3, "user/a", 1)], revision: 4 };
+    assert_eq!(watcher.next_kept(), Ok(Some(told)), "it goes on where it was");
 }
 
 proptest! {

@@ -1,8 +1,10 @@
 //! Why a bucket did not do what was asked, without a word of what opens it.
 
+use std::io;
+
 use ollamax_types::ErrorCode;
 
-use super::PUT_BYTES_MAX;
+use super::OBJECT_BYTES_MAX;
 
 /// Why a bucket did not do what was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -25,12 +27,23 @@ pub enum BucketError {
         /// The system's reason.
         reason: String,
     },
-    /// The file is longer than one PUT may carry.
-    #[error("the backup has {bytes} bytes, and a bucket takes {PUT_BYTES_MAX} at once; let it go to a folder")]
+    /// What was fetched cannot be written down.
+    #[error("write what was fetched: {reason}")]
+    Unwritten {
+        /// Of which kind the reason is.
+        kind: io::ErrorKind,
+        /// The system's reason.
+        reason: String,
+    },
+    /// The file is longer than an object may be.
+    #[error("the backup has {bytes} bytes, and a bucket takes {OBJECT_BYTES_MAX} as one object; let it go to a folder")]
     TooLarge {
         /// Its length.
         bytes: u64,
     },
+    /// Who asked for it has gone, or the node stops.
+    #[error("it was broken off")]
+    BrokenOff,
     /// Nobody answers there, or not in time.
     #[error("{what}: {endpoint} does not answer ({reason})")]
     Unreachable {
@@ -38,6 +51,20 @@ pub enum BucketError {
         what: &'static str,
         /// Where.
         endpoint: String,
+        /// The innermost cause.
+        reason: String,
+    },
+    /// The connection ended before the object did.
+    #[error("{what}: {endpoint} broke off after {done} of {bytes} bytes ({reason})")]
+    Cut {
+        /// What was tried.
+        what: &'static str,
+        /// Where.
+        endpoint: String,
+        /// What had come until then, in all attempts.
+        done: u64,
+        /// The object's length.
+        bytes: u64,
         /// The innermost cause.
         reason: String,
     },
@@ -64,12 +91,14 @@ impl BucketError {
     #[must_use]
     pub const fn may_pass(&self) -> bool {
         match self {
-            Self::Unreachable { .. } => true,
+            Self::Unreachable { .. } | Self::Cut { .. } => true,
             Self::Refused { status, .. } => matches!(*status, 408 | 429 | 500..=599),
             Self::Config { .. }
             | Self::Secret { .. }
             | Self::File { .. }
+            | Self::Unwritten { .. }
             | Self::TooLarge { .. }
+            | Self::BrokenOff
             | Self::Garbled { .. } => false,
         }
     }
@@ -79,9 +108,15 @@ impl BucketError {
     pub const fn code(&self) -> ErrorCode {
         match self {
             Self::Config { .. } | Self::Secret { .. } => ErrorCode::PreconditionFailed,
-            Self::File { .. } => ErrorCode::StorageFailed,
+            Self::Unwritten { kind: io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded, .. } => {
+                ErrorCode::DiskFull
+            }
+            Self::File { .. } | Self::Unwritten { .. } => ErrorCode::StorageFailed,
             Self::TooLarge { .. } => ErrorCode::QuotaExceeded,
-            Self::Unreachable { .. } | Self::Refused { .. } | Self::Garbled { .. } => ErrorCode::BackupTargetFailed,
+            Self::BrokenOff => ErrorCode::DeadlineExceeded,
+            Self::Unreachable { .. } | Self::Cut { .. } | Self::Refused { .. } | Self::Garbled { .. } => {
+                ErrorCode::BackupTargetFailed
+            }
         }
     }
 }
@@ -99,5 +134,16 @@ mod tests {
         let gone = BucketError::Unreachable { what: "x", endpoint: String::new(), reason: String::new() };
         assert!(gone.may_pass());
         assert!(!BucketError::TooLarge { bytes: 1 }.may_pass());
+        assert!(!BucketError::BrokenOff.may_pass());
+    }
+
+    #[test]
+    fn a_full_disk_is_called_that() {
+        let check = |kind: io::ErrorKind, expected: ErrorCode| {
+            assert_eq!(BucketError::Unwritten { kind, reason: String::new() }.code(), expected, "{kind}");
+        };
+        check(io::ErrorKind::StorageFull, ErrorCode::DiskFull);
+        check(io::ErrorKind::QuotaExceeded, ErrorCode::DiskFull);
+        check(io::ErrorKind::PermissionDenied, ErrorCode::StorageFailed);
     }
 }
