@@ -80,6 +80,12 @@ impl Network {
         self.wires().links.insert((from, to), link);
     }
 
+    /// One direction of one link, as it is now.
+    #[must_use]
+    pub fn link(&self, from: NodeId, to: NodeId) -> Link {
+        self.wires().links.get(&(from, to)).copied().unwrap_or_default()
+    }
+
     /// Sets all links of a node, both directions.
     pub fn set_all(&self, node: NodeId, link: Link) {
         let mut wires = self.wires();
@@ -135,8 +141,7 @@ impl Network {
 
     /// The receiver, when a message gets there.
     async fn deliver(&self, from: NodeId, to: NodeId) -> Result<Handle, PeerError> {
-        let link = self.wires().links.get(&(from, to)).copied().unwrap_or_default();
-        match link {
+        match self.link(from, to) {
             Link::Open => {}
             Link::Cut => return Err(PeerError::Unreachable("the link is cut".to_owned())),
             Link::Swallowed => std::future::pending().await,
@@ -153,8 +158,7 @@ impl Network {
         to: NodeId,
         answer: Result<Bytes, ServeError>,
     ) -> Result<Bytes, PeerError> {
-        let link = self.wires().links.get(&(to, from)).copied().unwrap_or_default();
-        match link {
+        match self.link(to, from) {
             Link::Open => {}
             Link::Cut => return Err(PeerError::Lost("the link was cut".to_owned())),
             Link::Swallowed => std::future::pending().await,
