@@ -99,7 +99,8 @@ pub(super) fn are_whole(incoming: &Path, files: &[Fingerprint]) -> bool {
         !fingerprint(&file(incoming, *number)).is_ok_and(|found| found == **expected)
     });
     if let Some((number, _)) = damaged {
-        tracing::warn!(error = %format!("{number}.sst is damaged"), "what there is of a snapshot is not used");
+        let error = Malformed::new(WHAT, format!("{number}.sst is not what it names"));
+        tracing::warn!(%error, "what there is of a snapshot is not used");
     }
     damaged.is_none()
 }
