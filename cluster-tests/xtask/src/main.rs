@@ -37,6 +37,7 @@ usage: cargo xtask COMMAND
   demo [--once]                a three-node cluster on this machine: ask, kill, ask again
   bench NAME [--check]         measure `gateway`, `metadata` or `node` (-o json); --check: a missed aim is a failure
                                `bench metadata --against etcd [--quick]`: beside etcd, which is fetched where apt is
+                               `bench snapshot [--state-mib N]`: a large state on its way, cut once; aims count
   torture [OPTIONS]            random faults against a cluster under load, and a judgement of all that was seen
                                (--help: --seconds, --seed, --nodes, --faults, -o json)
   soak [--rounds N] [--seed S] the cluster suites and five minutes of torture again and again, each round with a fresh
