@@ -142,7 +142,7 @@ struct SnapshotOptions {
     #[arg(short, long, value_enum, default_value = "table")]
     output: Output,
     /// Size of the state, MiB.
-    #[arg(long, default_value_t = 2_048, value_parser = clap::value_parser!(u64).range(32..=8_000))]
+    #[arg(long, default_value_t = 2_048, value_parser = clap::value_parser!(u64).range(256..=8_000))]
     state_mib: u64,
 }
 

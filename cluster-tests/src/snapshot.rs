@@ -78,9 +78,8 @@ pub(crate) async fn measure(options: &SnapshotOptions) -> Result<Report> {
         aims: aims(&seen),
         left_out: Vec::new(),
         notes: vec![
-            format!("values of {VALUE_BYTES} random bytes; both nodes on one machine; the link is cut for {CUT:?} half-way"),
-            "memory: most that the process held (VmHWM), less what it held before the new node joined; MB: 1,000,000 bytes"
-                .to_owned(),
+            format!("values of {VALUE_BYTES} random bytes; both nodes on one machine; the link is cut for {CUT:?}"),
+            "memory: most that a daemon held (VmHWM), less what it held before the join; MB: 1,000,000 bytes".to_owned(),
         ],
     })
 }

@@ -4,7 +4,7 @@
 //! its whole files; the sender asks before its next attempt, and goes on behind them when it sends the same state. An
 //! older release does not ask; what it sends is taken from the first record on, and a cut leaves nothing of it.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -23,12 +23,13 @@ use crate::raft::snapshot::{Labelled, SnapshotData, meta_of};
 use crate::record::Applied;
 use crate::wire::{Reply, Request, SnapshotPart};
 
-/// The import that waits for the stream of what was offered last.
-#[derive(Debug, Default)]
-pub(crate) struct Offered(Mutex<Option<Waiting>>);
+/// The import that waits for the stream of what was offered last; clones share it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Offered(Arc<Mutex<Option<Waiting>>>);
 
 #[derive(Debug)]
 struct Waiting {
+    id: store::SnapshotId,
     applied: Applied,
     import: store::Import,
 }
@@ -66,23 +67,28 @@ impl Handle {
             return Ok(Reply::Snapshot(self.raft_metrics().vote));
         }
         let applied = Applied::from_store(&id.meta).map_err(|error| ServeError::Unreadable(error.to_string()))?;
-        let (before, state, room) = (self.0.offered.take(), self.0.state.clone(), self.0.store.check_room());
-        if let Err(full) = room {
+        let waiting = self.0.offered.take().filter(|waiting| waiting.id == id);
+        let (state, offered) = (self.0.state.clone(), self.0.offered.clone());
+        if let Err(full) = self.0.store.check_room() {
             // A new import that is dropped leaves nothing, not even what another one had left.
             blocking(move || {
-                drop(before);
+                drop(waiting);
                 state.import().map(drop)
             })
             .await?;
             return Err(full.into());
         }
-        let import = blocking(move || {
-            drop(before);
-            state.resume_import(&id)
-        })
-        .await?;
-        let last_key = import.last_key().to_vec();
-        self.0.offered.put(Waiting { applied, import });
+        // Reading what is here may take longer than the sender waits; it is not begun anew with its next question.
+        let last_key = match waiting {
+            Some(waiting) => offered.put(waiting),
+            None => {
+                blocking(move || {
+                    let import = state.resume_import(&id)?;
+                    Ok(offered.put(Waiting { id, applied, import }))
+                })
+                .await?
+            }
+        };
         Ok(Reply::SnapshotFrom(last_key))
     }
 
@@ -172,8 +178,11 @@ impl Handle {
 // === impl Offered ===
 
 impl Offered {
-    fn put(&self, waiting: Waiting) {
+    /// Lets an import wait; tells the last key that it has.
+    fn put(&self, waiting: Waiting) -> Vec<u8> {
+        let last_key = waiting.import.last_key().to_vec();
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(waiting);
+        last_key
     }
 
     fn take(&self) -> Option<Waiting> {
