@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use ollamax_store as store;
 use ollamax_types::NodeId;
 
-/// How long a snapshot is held for receivers that say nothing.
+/// How long a snapshot is held after an attempt broke off.
 const HELD_MAX: Duration = Duration::from_secs(600);
 
 /// What is held; clones share it.
@@ -33,7 +33,7 @@ struct Kept {
     export: store::Export,
     /// Who may have a part of it.
     receivers: BTreeSet<NodeId>,
-    /// When the first attempt broke off, or a receiver said last what it has.
+    /// When an attempt broke off last.
     since: Instant,
 }
 
@@ -45,25 +45,18 @@ fn is_of_use(index: u64, purged: Option<u64>, unused: Duration) -> bool {
 // === impl Held ===
 
 impl Held {
-    /// An attempt broke off.
+    /// An attempt broke off of which the receiver may have a part.
     pub(crate) fn keep(&self, receiver: NodeId, export: store::Export) {
         let mut hold = self.hold();
         if hold.is_over {
             return;
         }
-        let (mut receivers, since) = match hold.kept.take() {
-            Some(kept) if kept.export.id() == export.id() => (kept.receivers, kept.since),
-            _ => (BTreeSet::new(), Instant::now()),
+        let mut receivers = match hold.kept.take() {
+            Some(kept) if kept.export.id() == export.id() => kept.receivers,
+            _ => BTreeSet::new(),
         };
         receivers.insert(receiver);
-        hold.kept = Some(Kept { export, receivers, since });
-    }
-
-    /// A receiver has said what it has of a snapshot.
-    pub(crate) fn heard(&self) {
-        if let Some(kept) = &mut self.hold().kept {
-            kept.since = Instant::now();
-        }
+        hold.kept = Some(Kept { export, receivers, since: Instant::now() });
     }
 
     /// A receiver has all of it.

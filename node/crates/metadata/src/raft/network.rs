@@ -5,6 +5,7 @@
 //! A snapshot is offered before it is sent, so that only what the peer lacks of it goes out.
 
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -164,14 +165,15 @@ impl RaftNetworkV2<Types> for Link {
         let SnapshotData::Exported(export) = snapshot.snapshot else {
             return Err(StreamingError::Network(NetworkError::from_string("only an own export can be sent")));
         };
-        let again = export.again();
+        let (again, begun) = (export.again(), AtomicBool::new(false));
         let sent = tokio::select! {
-            sent = Box::pin(self.send(vote, export)) => sent,
+            sent = Box::pin(self.send(vote, export, &begun)) => sent,
             closed = cancel => Err(StreamingError::Closed(closed)),
         };
         match &sent {
             Ok(_) => self.wiring.held.release(self.target),
-            Err(_) => self.wiring.held.keep(self.target, again),
+            Err(_) if begun.load(Ordering::Relaxed) => self.wiring.held.keep(self.target, again),
+            Err(_) => {}
         }
         sent
     }
@@ -207,8 +209,13 @@ impl Link {
         }
     }
 
-    /// Sends what the peer lacks of a snapshot.
-    async fn send(&self, vote: Vote, export: Export) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
+    /// Sends what the peer lacks of a snapshot; says in `begun` that it may have a part of it now.
+    async fn send(
+        &self,
+        vote: Vote,
+        export: Export,
+        begun: &AtomicBool,
+    ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
         let unsent = |reason: String| StreamingError::Network(NetworkError::<Types>::from_string(reason));
         let applied = Applied::from_store(export.meta()).map_err(|error| unsent(error.to_string()))?;
         let after = match self.offer(vote, export.id()).await? {
@@ -216,7 +223,7 @@ impl Link {
             Reply::Snapshot(vote) => return Ok(SnapshotResponse::new(vote)),
             other => return Err(unexpected(&other).into()),
         };
-        self.wiring.held.heard();
+        begun.store(true, Ordering::Relaxed);
         if !after.is_empty() {
             self.wiring.metrics.snapshots_resumed.inc();
             tracing::info!(to = %self.target, reaches = ?applied.last, "a snapshot goes on where it broke off");
