@@ -6,7 +6,6 @@ use ollamax_types::RequestId;
 use crate::Config;
 use crate::alone::{Alone, CLUSTER};
 use crate::mem::Network;
-use crate::raft::Vote;
 use crate::wire;
 
 use super::*;
