@@ -79,7 +79,7 @@ pub(crate) async fn measure(options: &SnapshotOptions) -> Result<Report> {
         left_out: Vec::new(),
         notes: vec![
             format!("values of {VALUE_BYTES} random bytes; both nodes on one machine; the link is cut for {CUT:?}"),
-            "memory: most that a daemon held (VmHWM), less what it held before the join; MB: 1,000,000 bytes".to_owned(),
+            "memory: most that a daemon held (VmHWM), less what it held before the join; MB: 10^6 bytes".to_owned(),
         ],
     })
 }

@@ -3,8 +3,8 @@
 //! Order: lock, high-water file, database, format, identity, vote, log, generation of the state. Each step refuses with
 //! its own words; nothing is changed before all that can be refused was looked at, save that a fresh directory gets
 //! its first files and a damaged tail of the write-ahead log is cut. Layout under `raft/`: `lock`, `high-water`, `db/`
-//! (RocksDB), `incoming/` (a snapshot arriving, or what a cut has left of one), `cut-tail` (bytes that a power cut had left at the end of the log),
-//! `ballast`.
+//! (RocksDB), `incoming/` (a snapshot arriving, or what a cut has left of one), `cut-tail` (bytes that a power cut had
+//! left at the end of the log), `ballast`.
 
 use std::fs;
 use std::path::{Path, PathBuf};

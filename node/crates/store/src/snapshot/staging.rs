@@ -121,7 +121,7 @@ pub(crate) fn sweep(incoming: &Path, applied: Option<u64>) -> Result<(), DiskErr
 
 /// The same beside a running import, which has the folder to itself.
 pub(crate) fn sweep_unless_busy(shared: &Shared, applied: Option<u64>) {
-    if shared.importing.swap(true, Ordering::AcqRel) {
+    if !shared.incoming.exists() || shared.importing.swap(true, Ordering::AcqRel) {
         return;
     }
     if let Err(error) = sweep(&shared.incoming, applied) {
