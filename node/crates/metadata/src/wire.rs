@@ -294,7 +294,7 @@ fn encode_offer(vote: &Vote, id: SnapshotId) -> disk::RaftSnapshotOffer {
 }
 
 fn decode_offer(wire: disk::RaftSnapshotOffer) -> Result<Request, RecordError> {
-    let bad = |reason| RecordError::new("snapshot offer", reason);
+    let bad = |reason: &str| RecordError::new("snapshot offer", reason);
     let disk::StateMark { index, last_applied, membership, state_hash, count } =
         wire.state.ok_or_else(|| bad("of no state"))?;
     let state_hash = state_hash.as_slice().try_into().map_err(|_| bad("bad state hash"))?;
