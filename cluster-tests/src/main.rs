@@ -1,11 +1,11 @@
-//! `bench`: what the cluster costs. `bench gateway`, `bench metadata` (also `--against etcd`) and `bench node` print a
-//! table, or JSON with `-o json`.
+//! `bench`: what the cluster costs. `bench gateway`, `bench metadata` (also `--against etcd`), `bench node` and `bench
+//! snapshot` print a table, or JSON with `-o json`.
 //!
 //! Every number is measured in this run, on this machine, beside what it is compared with. Nothing is kept between
 //! runs. A comparison that cannot be made (no nginx) is left out; the report says so and names what to install.
 //!
-//! The exit code is 1 when a request failed, and with `--check` also when an aim was missed or could not be looked at;
-//! the reasons stand on stderr, the report is printed all the same.
+//! The exit code is 1 when a request failed, and with `--check` (and always for `snapshot`) also when an aim was missed
+//! or could not be looked at; the reasons stand on stderr, the report is printed all the same.
 
 mod against;
 mod gateway;
@@ -15,6 +15,7 @@ mod metadata;
 mod nginx;
 mod node;
 mod report;
+mod snapshot;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -48,6 +49,8 @@ enum Bench {
     Metadata(MetadataOptions),
     /// Start, stop, memory and CPU of one daemon, and how fast it answers `/health`.
     Node(NodeOptions),
+    /// Memory that a large state needs on its way to a new node, and what a cut half-way costs.
+    Snapshot(SnapshotOptions),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -130,6 +133,24 @@ struct NodeOptions {
     /// Time for which an idle node is watched, seconds.
     #[arg(long, default_value_t = 10.0)]
     seconds: f64,
+}
+
+/// How large.
+#[derive(Debug, Clone, Args)]
+struct SnapshotOptions {
+    /// How the report is printed.
+    #[arg(short, long, value_enum, default_value = "table")]
+    output: Output,
+    /// Size of the state, MiB.
+    #[arg(long, default_value_t = 2_048, value_parser = clap::value_parser!(u64).range(256..=8_000))]
+    state_mib: u64,
+}
+
+impl SnapshotOptions {
+    /// Once, and every aim counts.
+    const fn repeats(&self) -> Repeats {
+        Repeats { output: self.output, runs: 1, check: true }
+    }
 }
 
 impl Options {
@@ -218,6 +239,7 @@ async fn main() -> Result<ExitCode> {
             check(&options.repeats, options.seconds)?;
             (options.repeats.clone(), node::measure(&options).await?)
         }
+        Bench::Snapshot(options) => (options.repeats(), Box::pin(snapshot::measure(&options)).await?),
     };
     match output {
         Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),
@@ -238,7 +260,7 @@ mod tests {
         let words = ["bench", "metadata"].iter().chain(words);
         match Arguments::try_parse_from(words)?.bench {
             Bench::Metadata(options) => Ok(options),
-            Bench::Gateway(_) | Bench::Node(_) => Err(clap::Error::new(clap::error::ErrorKind::InvalidSubcommand)),
+            Bench::Gateway(_) | Bench::Node(_) | Bench::Snapshot(_) => Err(clap::Error::new(clap::error::ErrorKind::InvalidSubcommand)),
         }
     }
 

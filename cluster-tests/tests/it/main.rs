@@ -37,6 +37,7 @@ mod removed_member;
 mod request_ids;
 mod silent_members;
 mod single_node;
+mod snapshot_goes_on;
 mod state_deviates;
 mod steady;
 mod stock_clients;

@@ -38,6 +38,7 @@ usage: cargo xtask COMMAND
   demo [--once]                a three-node cluster on this machine: ask, kill, ask again
   bench NAME [--check]         measure `gateway`, `metadata` or `node` (-o json); --check: a missed aim is a failure
                                `bench metadata --against etcd [--quick]`: beside etcd, which is fetched where apt is
+                               `bench snapshot [--state-mib N]`: a large state on its way, cut once; aims count
   torture [OPTIONS]            random faults against a cluster under load, and a judgement of all that was seen
                                (--help: --seconds, --seed, --nodes, --faults, -o json)
                                `torture --planted`: known mistakes, put in to see that each is found

@@ -388,11 +388,32 @@ impl Node {
     /// # Errors
     /// When it does not run, or this is not Linux.
     pub fn resident_bytes(&self) -> Result<u64> {
+        self.memory("VmRSS:")
+    }
+
+    /// Most bytes of memory that the process has held since its start, or since [`Node::forget_peak`].
+    ///
+    /// # Errors
+    /// As [`Node::resident_bytes`].
+    pub fn peak_resident_bytes(&self) -> Result<u64> {
+        self.memory("VmHWM:")
+    }
+
+    /// Lets the most that the process has held be what it holds now.
+    ///
+    /// # Errors
+    /// As [`Node::resident_bytes`].
+    pub fn forget_peak(&self) -> Result<()> {
+        let path = format!("/proc/{}/clear_refs", self.pid()?);
+        std::fs::write(&path, "5").with_context(|| format!("write {path}"))
+    }
+
+    fn memory(&self, field: &str) -> Result<u64> {
         let path = format!("/proc/{}/status", self.pid()?);
         let text = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
-        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = text.lines().find_map(|line| line.strip_prefix(field));
         let kib = line.and_then(|rest| rest.trim().strip_suffix(" kB")?.parse::<u64>().ok());
-        Ok(kib.with_context(|| format!("no VmRSS in {path}"))? * 1_024)
+        Ok(kib.with_context(|| format!("no {field} in {path}"))? * 1_024)
     }
 }
 

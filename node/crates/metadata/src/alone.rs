@@ -20,6 +20,9 @@ use crate::{Config, Handle, Identity, Parts, Peers, Service};
 pub(crate) const CLUSTER: ClusterId = ClusterId([1; 16]);
 pub(crate) const INCARNATION: Incarnation = Incarnation([2; 16]);
 
+/// Small, so that the receiver of a small state makes several files of it.
+const SNAPSHOT_CHUNK_BYTES: usize = 128 << 10;
+
 /// A running node; the folder goes last.
 pub(crate) struct Alone {
     pub(crate) handle: Handle,
@@ -43,7 +46,7 @@ impl Alone {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let parts = Parts {
             config,
-            store: store::Config::default(),
+            store: store::Config { snapshot_chunk_bytes: SNAPSHOT_CHUNK_BYTES, ..store::Config::default() },
             identity,
             dir: dir.path().to_owned(),
             clock: Clock::system(),

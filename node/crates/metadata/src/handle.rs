@@ -33,8 +33,10 @@ use crate::logtime::Stamper;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
 use crate::quotas::QuotaGauges;
+use crate::raft::held::Held;
 use crate::raft::{self, Raft, Types};
 use crate::releases::Releases;
+use crate::serve::Offered;
 use crate::session::OwnSession;
 use crate::status::{Outlook, Part, Status};
 use crate::thread::Thread;
@@ -125,6 +127,10 @@ pub(crate) struct Inner {
     pub(crate) feeds: Feeds,
     pub(crate) releases: Releases,
     pub(crate) integrity: Integrity,
+    /// What this node has sent a part of.
+    pub(crate) held: Held,
+    /// What this node is about to receive.
+    pub(crate) offered: Offered,
     pub(crate) session: OwnSession,
     /// A cluster version that was seen in the state. It never goes back, so this need not be the last.
     pub(crate) version_seen: AtomicU32,
@@ -500,6 +506,7 @@ impl Handle {
         if let Err(error) = self.0.raft.shutdown().await {
             tracing::error!(code = %ErrorCode::Internal, %error, "stop consensus");
         }
+        self.0.held.close();
         let store = self.0.store.clone();
         match tokio::task::spawn_blocking(move || store.close()).await {
             Ok(Ok(())) => {}

@@ -1,6 +1,7 @@
 //! Members of one process speaking to each other: the in-memory implementation of [`Peers`].
 //!
-//! Links can be cut (calls fail at once), swallowed (calls never come back) and delayed, each direction by itself.
+//! Links can be cut (calls fail at once), swallowed (calls never come back) and delayed, each direction by itself. One
+//! can break while a snapshot goes over it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use futures::stream::{BoxStream, StreamExt};
+use futures::stream::{self, BoxStream, StreamExt};
 
 use ollamax_types::NodeId;
 
@@ -38,6 +39,10 @@ pub struct Network(Arc<Mutex<Wires>>);
 struct Wires {
     nodes: BTreeMap<NodeId, Handle>,
     links: BTreeMap<(NodeId, NodeId), Link>,
+    /// Links that break behind so many messages of the next snapshot.
+    breaking: BTreeMap<(NodeId, NodeId), usize>,
+    /// Messages of each snapshot that was begun, by receiver.
+    snapshots: BTreeMap<NodeId, Vec<usize>>,
 }
 
 impl std::fmt::Debug for Network {
@@ -75,6 +80,12 @@ impl Network {
         self.wires().links.insert((from, to), link);
     }
 
+    /// One direction of one link, as it is now.
+    #[must_use]
+    pub fn link(&self, from: NodeId, to: NodeId) -> Link {
+        self.wires().links.get(&(from, to)).copied().unwrap_or_default()
+    }
+
     /// Sets all links of a node, both directions.
     pub fn set_all(&self, node: NodeId, link: Link) {
         let mut wires = self.wires();
@@ -85,6 +96,44 @@ impl Network {
         }
     }
 
+    /// Lets a link break behind so many messages of the next snapshot that goes over it; it is cut from then on.
+    pub fn break_snapshot(&self, from: NodeId, to: NodeId, messages: usize) {
+        self.wires().breaking.insert((from, to), messages);
+    }
+
+    /// How many messages went out of each snapshot that a node was sent, in the order in which they began.
+    #[must_use]
+    pub fn snapshots_sent(&self, to: NodeId) -> Vec<usize> {
+        self.wires().snapshots.get(&to).cloned().unwrap_or_default()
+    }
+
+    /// A snapshot as it comes out of a link: counted, and broken off where the link breaks.
+    fn through(
+        &self,
+        from: NodeId,
+        to: NodeId,
+        chunks: BoxStream<'static, Bytes>,
+    ) -> BoxStream<'static, Result<Bytes, String>> {
+        let mut wires = self.wires();
+        let sent = wires.snapshots.entry(to).or_default();
+        let number = sent.len();
+        sent.push(0);
+        let network = self.clone();
+        let counted = chunks.map(move |chunk| {
+            if let Some(sent) = network.wires().snapshots.get_mut(&to).and_then(|sent| sent.get_mut(number)) {
+                *sent += 1;
+            }
+            Ok(chunk)
+        });
+        let Some(messages) = wires.breaking.remove(&(from, to)) else { return counted.boxed() };
+        let network = self.clone();
+        let broken = stream::once(async move {
+            network.set(from, to, Link::Cut);
+            Err("the link broke".to_owned())
+        });
+        counted.take(messages).chain(broken).boxed()
+    }
+
     /// Opens every link.
     pub fn heal(&self) {
         self.wires().links.clear();
@@ -92,8 +141,7 @@ impl Network {
 
     /// The receiver, when a message gets there.
     async fn deliver(&self, from: NodeId, to: NodeId) -> Result<Handle, PeerError> {
-        let link = self.wires().links.get(&(from, to)).copied().unwrap_or_default();
-        match link {
+        match self.link(from, to) {
             Link::Open => {}
             Link::Cut => return Err(PeerError::Unreachable("the link is cut".to_owned())),
             Link::Swallowed => std::future::pending().await,
@@ -110,8 +158,7 @@ impl Network {
         to: NodeId,
         answer: Result<Bytes, ServeError>,
     ) -> Result<Bytes, PeerError> {
-        let link = self.wires().links.get(&(to, from)).copied().unwrap_or_default();
-        match link {
+        match self.link(to, from) {
             Link::Open => {}
             Link::Cut => return Err(PeerError::Lost("the link was cut".to_owned())),
             Link::Swallowed => std::future::pending().await,
@@ -153,7 +200,7 @@ impl Peers for Caller {
         Box::pin(async move {
             let late = |_| PeerError::TimedOut;
             let receiver = tokio::time::timeout(deadline_idle, network.deliver(from, to)).await.map_err(late)??;
-            let answer = receiver.serve_snapshot(from, chunks.map(Ok).boxed()).await;
+            let answer = receiver.serve_snapshot(from, network.through(from, to, chunks)).await;
             tokio::time::timeout(deadline_idle, network.bring_back(from, to, answer)).await.map_err(late)?
         })
     }

@@ -40,6 +40,7 @@ pub(crate) struct Metrics {
     applied_entries: IntCounter,
     pub(crate) snapshots_built: IntCounter,
     pub(crate) snapshots_installed: IntCounter,
+    pub(crate) snapshots_resumed: IntCounter,
     pub(crate) snapshot_bytes_sent: IntCounter,
     pub(crate) snapshot_bytes_received: IntCounter,
 }
@@ -65,6 +66,7 @@ impl Metrics {
             applied_entries: counter("applied_entries_total", "Entries applied"),
             snapshots_built: counter("snapshots_built_total", "Snapshots taken"),
             snapshots_installed: counter("snapshots_installed_total", "Snapshots received and installed"),
+            snapshots_resumed: counter("snapshots_resumed_total", "Snapshots sent on from where they had broken off"),
             snapshot_bytes_sent: counter("snapshot_bytes_sent_total", "Bytes of snapshots sent"),
             snapshot_bytes_received: counter("snapshot_bytes_received_total", "Bytes of snapshots received"),
         }
@@ -75,7 +77,7 @@ impl Metrics {
     /// # Errors
     /// When the registry holds one of the names already.
     pub(crate) fn register(&self, registry: &Registry) -> Result<(), prometheus::Error> {
-        let all: [Box<dyn Collector>; 9] = [
+        let all: [Box<dyn Collector>; 10] = [
             Box::new(self.leader_changes.clone()),
             Box::new(self.proposals.clone()),
             Box::new(self.commit_seconds.clone()),
@@ -83,6 +85,7 @@ impl Metrics {
             Box::new(self.applied_entries.clone()),
             Box::new(self.snapshots_built.clone()),
             Box::new(self.snapshots_installed.clone()),
+            Box::new(self.snapshots_resumed.clone()),
             Box::new(self.snapshot_bytes_sent.clone()),
             Box::new(self.snapshot_bytes_received.clone()),
         ];
@@ -123,7 +126,7 @@ mod tests {
         metrics.register(&registry).expect("fresh registry");
         let names: std::collections::BTreeSet<_> =
             registry.gather().iter().map(|family| family.name().to_owned()).collect();
-        assert_eq!(names.len(), 9, "{names:?}");
+        assert_eq!(names.len(), 10, "{names:?}");
         assert!(metrics.register(&registry).is_err());
     }
 }

@@ -4,6 +4,7 @@
 //! A command travels and rests as the bytes that the leader wrote, and is decoded once, when it is applied: a node
 //! that does not know it stores and forwards it faithfully, and halts instead of skipping it.
 
+pub(crate) mod held;
 pub(crate) mod log;
 pub(crate) mod network;
 pub(crate) mod snapshot;

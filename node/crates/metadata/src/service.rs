@@ -29,10 +29,12 @@ use crate::logtime::Stamper;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
 use crate::raft::Raft;
+use crate::raft::held::Held;
 use crate::raft::log::LogStore;
 use crate::raft::network::{Network, Wiring};
 use crate::raft::state::{Listeners, Machine};
 use crate::releases::Releases;
+use crate::serve::Offered;
 use crate::session::OwnSession;
 use crate::thread::Thread;
 
@@ -96,7 +98,8 @@ impl Service {
             integrity: integrity.clone(),
             metrics: metrics.clone(),
         };
-        let machine = Machine::open(state.clone(), listeners);
+        let held = Held::default();
+        let machine = Machine::open(&store, held.clone(), listeners);
         let machine = machine.map_err(|error| raft_error(&error))?;
         let bytes_max = usize::try_from(parts.config.append_bytes_max).unwrap_or(usize::MAX);
         let log_store = LogStore::new(log.clone(), stamper.clone(), bytes_max);
@@ -109,6 +112,7 @@ impl Service {
             snapshot_idle: parts.config.snapshot_idle(),
             releases: releases.clone(),
             integrity: integrity.clone(),
+            held: held.clone(),
             metrics: metrics.clone(),
         }));
         let config = raft_config(&parts.config, parts.identity.cluster).map_err(|error| raft_error(&error))?;
@@ -133,6 +137,8 @@ impl Service {
             feeds,
             releases,
             integrity,
+            held,
+            offered: Offered::default(),
             session: OwnSession::new(),
             version_seen: AtomicU32::new(OLDEST_VERSION),
             contact: Contact::new(),

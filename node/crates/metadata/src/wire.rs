@@ -18,7 +18,7 @@ use ollamax_proto::disk::raft_hand_over_reply::Result as WireHandOverResult;
 use ollamax_proto::disk::raft_reply::Body as WireReply;
 use ollamax_proto::disk::raft_request::Body as WireRequest;
 use ollamax_proto::disk::raft_transfer_reply::Result as WireTransferResult;
-use ollamax_store::answer;
+use ollamax_store::{AppliedMeta, SnapshotId, answer};
 use ollamax_types::{ClusterId, ErrorCode, NodeId};
 
 use crate::error::Declined;
@@ -49,6 +49,11 @@ pub(crate) enum Request {
         trust: ReadTrust,
     },
     Snapshot(SnapshotPart),
+    /// On whose word, and which: how much of it is there?
+    SnapshotOffer {
+        vote: Vote,
+        id: SnapshotId,
+    },
     /// Somebody else shall lead: `to`, or whoever is best placed.
     HandOver {
         to: Option<NodeId>,
@@ -77,8 +82,8 @@ pub(crate) struct Proposal {
 /// A piece of a snapshot stream.
 #[derive(Debug)]
 pub(crate) enum SnapshotPart {
-    /// First: on whose word, and how far the snapshot reaches.
-    Header { vote: Vote, applied: Applied },
+    /// First: on whose word, how far the snapshot reaches, and up to which key its records are left out.
+    Header { vote: Vote, applied: Applied, after: Vec<u8> },
     /// Then: as the store exports it.
     Data(Bytes),
 }
@@ -97,6 +102,8 @@ pub(crate) enum Reply {
     ReadIndex(u64),
     /// The receiver's vote after it installed the snapshot.
     Snapshot(Vote),
+    /// The last key that is there of a snapshot that was offered; empty: none.
+    SnapshotFrom(Vec<u8>),
     /// Who leads now.
     HandOver(Result<NodeId, Declined>),
     NotLeader {
@@ -136,6 +143,7 @@ pub(crate) fn encode_request(cluster: ClusterId, to: NodeId, request: Request) -
             WireRequest::ReadIndex(disk::RaftReadIndex { wait_ms, lease: trust == ReadTrust::Lease })
         }
         Request::Snapshot(part) => WireRequest::Snapshot(encode_snapshot_part(part)),
+        Request::SnapshotOffer { vote, id } => WireRequest::SnapshotOffer(encode_offer(&vote, id)),
         Request::HandOver { to, wait_ms } => {
             WireRequest::HandOver(disk::RaftHandOver { to: to.map_or(0, |node| node.0), wait_ms })
         }
@@ -170,6 +178,7 @@ pub(crate) fn decode_request(bytes: Bytes) -> Result<Addressed, RecordError> {
                 trust: if read.lease { ReadTrust::Lease } else { ReadTrust::Majority },
             },
             WireRequest::Snapshot(chunk) => Request::Snapshot(decode_snapshot_part(chunk)?),
+            WireRequest::SnapshotOffer(offer) => decode_offer(offer)?,
             WireRequest::HandOver(disk::RaftHandOver { to, wait_ms }) => {
                 Request::HandOver { to: Some(NodeId(to)).filter(|node| node.0 != 0), wait_ms }
             }
@@ -244,13 +253,14 @@ fn decode_vote_request(wire: disk::RaftVoteRequest) -> Result<VoteRequest<Types>
 fn encode_snapshot_part(part: SnapshotPart) -> disk::RaftSnapshotChunk {
     use disk::raft_snapshot_chunk::Part;
     let part = match part {
-        SnapshotPart::Header { vote, applied } => Part::Header(disk::RaftSnapshotHeader {
+        SnapshotPart::Header { vote, applied, after } => Part::Header(disk::RaftSnapshotHeader {
             vote: Some(vote_to_disk(&vote)),
             applied: Some(disk::AppliedMark {
                 last_applied: applied.last.as_ref().map(log_id_to_disk),
                 log_time_ms: applied.log_time.0,
             }),
             membership: Some(stored_membership_to_disk(&applied.membership)),
+            after,
         }),
         SnapshotPart::Data(data) => Part::Data(data),
     };
@@ -269,11 +279,27 @@ fn decode_snapshot_part(wire: disk::RaftSnapshotChunk) -> Result<SnapshotPart, R
                     membership: stored_membership_from_disk(header.membership.unwrap_or_default())?,
                     log_time: ollamax_types::Timestamp(mark.log_time_ms),
                 },
+                after: header.after,
             })
         }
         Some(Part::Data(data)) => Ok(SnapshotPart::Data(data)),
         None => Err(RecordError::new("snapshot chunk", "neither header nor data")),
     }
+}
+
+fn encode_offer(vote: &Vote, id: SnapshotId) -> disk::RaftSnapshotOffer {
+    let SnapshotId { meta: AppliedMeta { index, last_applied, membership }, state_hash, count } = id;
+    let state = disk::StateMark { index, last_applied, membership, state_hash: state_hash.to_vec(), count };
+    disk::RaftSnapshotOffer { vote: Some(vote_to_disk(vote)), state: Some(state) }
+}
+
+fn decode_offer(wire: disk::RaftSnapshotOffer) -> Result<Request, RecordError> {
+    let bad = |reason: &str| RecordError::new("snapshot offer", reason);
+    let disk::StateMark { index, last_applied, membership, state_hash, count } =
+        wire.state.ok_or_else(|| bad("of no state"))?;
+    let state_hash = state_hash.as_slice().try_into().map_err(|_| bad("bad state hash"))?;
+    let id = SnapshotId { meta: AppliedMeta { index, last_applied, membership }, state_hash, count };
+    Ok(Request::SnapshotOffer { vote: need_vote(wire.vote)?, id })
 }
 
 // === replies ===
@@ -293,6 +319,7 @@ pub(crate) fn encode_reply(reply: Reply, release: u32) -> Bytes {
         }
         Reply::ReadIndex(index) => WireReply::ReadIndex(index),
         Reply::Snapshot(vote) => WireReply::Snapshot(vote_to_disk(&vote)),
+        Reply::SnapshotFrom(last_key) => WireReply::SnapshotFrom(last_key),
         Reply::HandOver(result) => WireReply::HandOver(encode_hand_over_reply(result)),
         Reply::NotLeader { hint } => WireReply::NotLeader(disk::RaftNotLeader { hint: hint.map_or(0, |node| node.0) }),
         Reply::Failure { code, message, effects_possible } => {
@@ -319,6 +346,7 @@ pub(crate) fn decode_reply(bytes: Bytes) -> Result<(u32, Reply), RecordError> {
         WireReply::Committed(committed) => Reply::Committed(decode_committed(committed)?),
         WireReply::ReadIndex(index) => Reply::ReadIndex(index),
         WireReply::Snapshot(vote) => Reply::Snapshot(vote_from_disk(vote)),
+        WireReply::SnapshotFrom(last_key) => Reply::SnapshotFrom(last_key),
         WireReply::HandOver(reply) => Reply::HandOver(decode_hand_over_reply(reply)?),
         WireReply::NotLeader(not_leader) => {
             Reply::NotLeader { hint: Some(NodeId(not_leader.hint)).filter(|node| node.0 != 0) }

@@ -184,9 +184,14 @@ impl Database {
         })
     }
 
+    /// How the tables of a state are made.
+    pub(crate) fn state_options(&self) -> Options {
+        family_options(&self.cache, self.write_buffer_bytes, true)
+    }
+
     pub(crate) fn create_state(&self, generation: u64) -> Result<(), DiskError> {
         self.rocks
-            .create_cf(state_family(generation), &family_options(&self.cache, self.write_buffer_bytes, true))
+            .create_cf(state_family(generation), &self.state_options())
             .map_err(|error| DiskError::rocks("create a generation of the state", &error))
     }
 

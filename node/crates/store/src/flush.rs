@@ -11,6 +11,7 @@ use ollamax_types::ErrorCode;
 
 use crate::error::DiskError;
 use crate::shared::Shared;
+use crate::snapshot::sweep_unless_busy;
 use crate::sync::join;
 
 /// The thread's bell; joins it when dropped.
@@ -56,7 +57,8 @@ fn run(shared: &Shared, rings: &Receiver<()>) {
     }
 }
 
-/// Flushes all families at one point; the state on disk then reaches at least what was applied before the call.
+/// Flushes all families at one point; the state on disk then reaches at least what was applied before the call. What
+/// there is of a snapshot that would not lead further goes.
 pub(crate) fn flush(shared: &Shared) -> Result<(), DiskError> {
     let _alone = shared.maintenance.lock().unwrap_or_else(PoisonError::into_inner);
     let (generation, index) = {
@@ -65,7 +67,10 @@ pub(crate) fn flush(shared: &Shared) -> Result<(), DiskError> {
     };
     shared.database.flush(generation)?;
     shared.metrics.state_flushes_total.inc();
-    let mut current = shared.current.write().unwrap_or_else(PoisonError::into_inner);
-    current.flushed = current.flushed.max(index);
+    {
+        let mut current = shared.current.write().unwrap_or_else(PoisonError::into_inner);
+        current.flushed = current.flushed.max(index);
+    }
+    sweep_unless_busy(shared, index);
     Ok(())
 }

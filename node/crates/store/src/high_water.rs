@@ -147,7 +147,8 @@ fn decode(bytes: &[u8]) -> Result<Promises, String> {
     })
 }
 
-fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+/// Puts a file in the place of another, or of none, in one step; durable on return.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     let temporary = path.with_extension("tmp");
     let mut file = File::create(&temporary)?;
     file.write_all(bytes)?;

@@ -38,7 +38,7 @@ pub use error::{
 pub use log::{Log, LogState};
 pub use metrics::Metrics;
 pub use room::{NoRoom, Space};
-pub use snapshot::{Check, Export, Import};
+pub use snapshot::{Check, Export, Import, SnapshotId};
 pub use state::{AppliedMeta, Batch, State, StateView};
 pub use store::{Store, StoreIdentity};
 pub use sync::SyncDone;

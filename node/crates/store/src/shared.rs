@@ -29,7 +29,7 @@ pub(crate) struct Shared {
     pub(crate) current: RwLock<Current>,
     /// Held while the state is flushed or its generation is switched. Taken before `current`.
     pub(crate) maintenance: Mutex<()>,
-    /// A snapshot is being installed.
+    /// A snapshot is being installed, or what is left of one is swept away.
     pub(crate) importing: AtomicBool,
     /// Where its files are made.
     pub(crate) incoming: PathBuf,

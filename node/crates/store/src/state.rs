@@ -19,7 +19,7 @@ use rocksdb::WriteBatch;
 use crate::error::{CommitError, DiskError, ExportError, ImportError, WriteError};
 use crate::flush;
 use crate::shared::{Inner, Shared};
-use crate::snapshot::{Export, Import};
+use crate::snapshot::{Export, Import, SnapshotId};
 pub use applied::AppliedMeta;
 use applied::Standing;
 pub use batch::Batch;
@@ -143,12 +143,22 @@ impl State {
         Export::new(self.view(), self.shared().config.snapshot_chunk_bytes)
     }
 
-    /// Begins to install a snapshot beside the state, which stays in use until the end.
+    /// Begins to install a snapshot beside the state, which stays in use until the end. Dropped before, it leaves
+    /// nothing.
     ///
     /// # Errors
     /// When another one is under way, or the disk refuses.
     pub fn import(&self) -> Result<Import, ImportError> {
         Import::new(Arc::clone(&self.inner))
+    }
+
+    /// The same for one that says beforehand which state it is: it goes on with what an earlier import of that state
+    /// has left, and leaves what it has when it is dropped half-way. Reads that once, to see that it is whole.
+    ///
+    /// # Errors
+    /// As [`State::import`].
+    pub fn resume_import(&self, id: &SnapshotId) -> Result<Import, ImportError> {
+        Import::resume(Arc::clone(&self.inner), id)
     }
 
     fn ring_when_due(&self, current: &mut Current) {

@@ -3,8 +3,8 @@
 //! Order: lock, high-water file, database, format, identity, vote, log, generation of the state. Each step refuses with
 //! its own words; nothing is changed before all that can be refused was looked at, save that a fresh directory gets
 //! its first files and a damaged tail of the write-ahead log is cut. Layout under `raft/`: `lock`, `high-water`, `db/`
-//! (RocksDB), `incoming/` (a snapshot arriving), `cut-tail` (bytes that a power cut had left at the end of the log),
-//! `ballast`.
+//! (RocksDB), `incoming/` (a snapshot arriving, or what a cut has left of one), `cut-tail` (bytes that a power cut had
+//! left at the end of the log), `ballast`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -29,10 +29,14 @@ use crate::log::{Log, Positions, recovery};
 use crate::marks;
 use crate::metrics::Metrics;
 use crate::shared::{Inner, Shared};
+use crate::snapshot::sweep;
 use crate::state::applied::{KEY as APPLIED_KEY, Standing};
 use crate::state::{Current, State};
 use crate::sync::SyncThread;
 use crate::wal_tail;
+
+/// Where a snapshot arrives, under `raft/`.
+const INCOMING: &str = "incoming";
 
 /// Whose data directory it is. All three are bound together for good.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,6 +91,7 @@ impl Store {
         let positions = recovery::recover(&database, mark.promises().last_synced)?;
         let current = open_state(&database)?;
         check_replay(&positions, &current, &config)?;
+        sweep(&raft.join(INCOMING), current.flushed)?;
         bind(&database, &mut mark, identity)?;
         Self::start(Opened { database, config, mark, positions, current }, &raft)
     }
@@ -135,7 +140,7 @@ impl Store {
             current: RwLock::new(current),
             maintenance: Mutex::new(()),
             importing: AtomicBool::new(false),
-            incoming: raft.join("incoming"),
+            incoming: raft.join(INCOMING),
             ballast: Ballast::default(),
         });
         let (flusher, sync) = (Flusher::start(Arc::clone(&shared))?, SyncThread::start(Arc::clone(&shared))?);

@@ -2,8 +2,10 @@
 //!
 //! Every call has a deadline of its own here, because openraft sets none on appends. A peer that cannot be reached is
 //! reported as unreachable and never as a grant, so that a node that is cut off cannot collect votes from nobody.
+//! A snapshot is offered before it is sent, so that only what the peer lacks of it goes out.
 
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,11 +19,13 @@ use openraft::raft::{
 };
 use openraft::{EmptyNode, OptionalSend, RPCTypes};
 
-use ollamax_types::{ClusterId, NodeId};
+use ollamax_store::{Export, SnapshotId};
+use ollamax_types::{ClusterId, ErrorCode, NodeId};
 
 use crate::integrity::Integrity;
 use crate::metrics::Metrics;
 use crate::peers::{Lane, PeerError, Peers};
+use crate::raft::held::Held;
 use crate::raft::snapshot::{Labelled, SnapshotData};
 use crate::raft::{Types, Vote};
 use crate::record::Applied;
@@ -38,6 +42,7 @@ pub(crate) struct Wiring {
     pub(crate) snapshot_idle: Duration,
     pub(crate) releases: Releases,
     pub(crate) integrity: Integrity,
+    pub(crate) held: Held,
     pub(crate) metrics: Metrics,
 }
 
@@ -66,12 +71,19 @@ pub(crate) struct Link {
 
 impl Link {
     async fn call(&self, action: RPCTypes, request: Request, deadline: Duration) -> Result<Reply, RPCError<Types>> {
+        let answer = self.exchange(request, deadline).await;
+        self.read(answer.map_err(|error| self.rpc_error(action, error, deadline))?)
+    }
+
+    async fn exchange(&self, request: Request, deadline: Duration) -> Result<Bytes, PeerError> {
         let Wiring { peers, cluster, .. } = &*self.wiring;
         let body = wire::encode_request(*cluster, self.target, request);
         let call = peers.call(self.target, self.lane, body, deadline);
-        let answer = tokio::time::timeout(deadline, call).await.unwrap_or(Err(PeerError::TimedOut));
-        let bytes = answer.map_err(|error| self.rpc_error(action, error, deadline))?;
-        let (release, reply) = wire::decode_reply(bytes).map_err(|error| unreachable(&error))?;
+        tokio::time::timeout(deadline, call).await.unwrap_or(Err(PeerError::TimedOut))
+    }
+
+    fn read(&self, answer: Bytes) -> Result<Reply, RPCError<Types>> {
+        let (release, reply) = wire::decode_reply(answer).map_err(|error| unreachable(&error))?;
         self.wiring.releases.heard(self.target, release);
         Ok(reply)
     }
@@ -153,26 +165,17 @@ impl RaftNetworkV2<Types> for Link {
         let SnapshotData::Exported(export) = snapshot.snapshot else {
             return Err(StreamingError::Network(NetworkError::from_string("only an own export can be sent")));
         };
-        let broken = Arc::new(Mutex::new(None));
-        let applied = Applied::from_store(export.meta());
-        let applied = applied.map_err(|error| StreamingError::Network(NetworkError::from_string(error)))?;
-        let header = Request::Snapshot(SnapshotPart::Header { vote, applied });
-        let header = wire::encode_request(self.wiring.cluster, self.target, header);
-        let chunks = self.chunks(header, export, broken.clone());
-        let sending = self.wiring.peers.send_snapshot(self.target, chunks, self.wiring.snapshot_idle);
-        let answer = tokio::select! {
-            answer = sending => answer,
-            closed = cancel => return Err(StreamingError::Closed(closed)),
+        let (again, begun) = (export.again(), AtomicBool::new(false));
+        let sent = tokio::select! {
+            sent = Box::pin(self.send(vote, export, &begun)) => sent,
+            closed = cancel => Err(StreamingError::Closed(closed)),
         };
-        if let Some(reason) = broken.lock().expect("no holder of this lock can panic").take() {
-            return Err(StreamingError::Network(NetworkError::<Types>::from_string(reason)));
+        match &sent {
+            Ok(_) => self.wiring.held.release(self.target),
+            Err(_) if begun.load(Ordering::Relaxed) => self.wiring.held.keep(self.target, again),
+            Err(_) => {}
         }
-        let bytes =
-            answer.map_err(|error| self.rpc_error(RPCTypes::InstallSnapshot, error, self.wiring.snapshot_idle))?;
-        match wire::decode_reply(bytes).map_err(|error| unreachable(&error))?.1 {
-            Reply::Snapshot(vote) => Ok(SnapshotResponse::new(vote)),
-            other => Err(unexpected(&other).into()),
-        }
+        sent
     }
 
     async fn transfer_leader(
@@ -196,12 +199,58 @@ impl RaftNetworkV2<Types> for Link {
 }
 
 impl Link {
+    /// Asks what the peer has of a snapshot. A release that does not know the question has nothing.
+    async fn offer(&self, vote: Vote, id: SnapshotId) -> Result<Reply, RPCError<Types>> {
+        let deadline = self.wiring.snapshot_idle;
+        match self.exchange(Request::SnapshotOffer { vote, id }, deadline).await {
+            Ok(answer) => self.read(answer),
+            Err(PeerError::Refused { code: ErrorCode::BadRequest, .. }) => Ok(Reply::SnapshotFrom(Vec::new())),
+            Err(error) => Err(self.rpc_error(RPCTypes::InstallSnapshot, error, deadline)),
+        }
+    }
+
+    /// Sends what the peer lacks of a snapshot; says in `begun` that it may have a part of it now.
+    async fn send(
+        &self,
+        vote: Vote,
+        export: Export,
+        begun: &AtomicBool,
+    ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
+        let unsent = |reason: String| StreamingError::Network(NetworkError::<Types>::from_string(reason));
+        let applied = Applied::from_store(export.meta()).map_err(|error| unsent(error.to_string()))?;
+        let after = match self.offer(vote, export.id()).await? {
+            Reply::SnapshotFrom(after) => after,
+            Reply::Snapshot(vote) => return Ok(SnapshotResponse::new(vote)),
+            other => return Err(unexpected(&other).into()),
+        };
+        begun.store(true, Ordering::Relaxed);
+        if !after.is_empty() {
+            self.wiring.metrics.snapshots_resumed.inc();
+            tracing::info!(to = %self.target, reaches = ?applied.last, "a snapshot goes on where it broke off");
+        }
+        let export = export.behind(&after);
+        let header = Request::Snapshot(SnapshotPart::Header { vote, applied, after });
+        let header = wire::encode_request(self.wiring.cluster, self.target, header);
+        let broken = Arc::new(Mutex::new(None));
+        let chunks = self.chunks(header, export, broken.clone());
+        let answer = self.wiring.peers.send_snapshot(self.target, chunks, self.wiring.snapshot_idle).await;
+        if let Some(reason) = broken.lock().expect("no holder of this lock can panic").take() {
+            return Err(unsent(reason));
+        }
+        let bytes =
+            answer.map_err(|error| self.rpc_error(RPCTypes::InstallSnapshot, error, self.wiring.snapshot_idle))?;
+        match self.read(bytes)? {
+            Reply::Snapshot(vote) => Ok(SnapshotResponse::new(vote)),
+            other => Err(unexpected(&other).into()),
+        }
+    }
+
     /// The header and then the export, read chunk by chunk as the peer takes them. When the export cannot be read the
     /// stream ends without its trailer, which no receiver installs, and `broken` says why.
     fn chunks(
         &self,
         header: Bytes,
-        export: ollamax_store::Export,
+        export: Export,
         broken: Arc<Mutex<Option<String>>>,
     ) -> BoxStream<'static, Bytes> {
         let wiring = self.wiring.clone();

@@ -24,6 +24,7 @@ use crate::feed::{Feeds, News, event_of};
 use crate::integrity::Integrity;
 use crate::logtime::Stamper;
 use crate::metrics::Metrics;
+use crate::raft::held::Held;
 use crate::raft::log::on_disk;
 use crate::raft::snapshot::{Builder, Labelled, Meta, SnapshotData, label, meta_of};
 use crate::raft::{Answered, Entry, LogId, Membership, Payload, StoredMembership, Types, term_of};
@@ -34,7 +35,7 @@ const BATCH_ENTRIES_MAX: usize = 256;
 /// Most bytes of envelopes in one batch; one entry always fits.
 const BATCH_BYTES_MAX: usize = 1 << 20;
 
-/// Remembers that there is a snapshot; its data is exported afresh for whoever needs it.
+/// Remembers that there is a snapshot; its data is exported afresh for whoever needs it, save for one that broke off.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Slot(Arc<Mutex<Option<Meta>>>);
 
@@ -52,8 +53,10 @@ impl Slot {
 #[derive(Debug)]
 pub(crate) struct Machine {
     state: store::State,
+    log: store::Log,
     applied: Applied,
     slot: Slot,
+    held: Held,
     stamper: Arc<Stamper>,
     changes: watch::Sender<u64>,
     feeds: Feeds,
@@ -94,14 +97,15 @@ impl Chunk {
 
 impl Machine {
     /// Takes up the state as it was flushed; openraft applies the rest of the log again.
-    pub(crate) fn open(state: store::State, listeners: Listeners) -> io::Result<Self> {
+    pub(crate) fn open(store: &store::Store, held: Held, listeners: Listeners) -> io::Result<Self> {
+        let (state, log) = (store.state(), store.log());
         let Listeners { stamper, changes, feeds, integrity, metrics } = listeners;
         let applied = state.applied().map(|meta| Applied::from_store(&meta)).transpose()?.unwrap_or_default();
         stamper.observe(applied.log_time);
         let index = applied.last.map_or(0, |id| id.index);
         feeds.restart(index);
         changes.send_replace(index);
-        Ok(Self { state, applied, slot: Slot::default(), stamper, changes, feeds, integrity, metrics })
+        Ok(Self { state, log, applied, slot: Slot::default(), held, stamper, changes, feeds, integrity, metrics })
     }
 
     fn apply_chunk(&mut self, chunk: Chunk) -> io::Result<()> {
@@ -227,8 +231,9 @@ impl RaftStateMachine<Types> for Machine {
         if !self.slot.is_set() {
             return Ok(None);
         }
+        let held = self.held.again(self.log.state().purged.map(|(index, _)| index));
         let state = self.state.clone();
-        let export = on_disk(move || state.export()).await?;
+        let export = on_disk(move || held.map_or_else(|| state.export(), Ok)).await?;
         Ok(Some(label(export)?))
     }
 }

@@ -15,6 +15,7 @@ use ollamax_core::catalog::{Key, View};
 use ollamax_store as store;
 use ollamax_types::{Clock, NodeId, RequestId, Timestamp};
 
+use super::held::Held;
 use super::log::LogStore;
 use super::state::{Listeners, Machine};
 use super::{Entry, Payload, Sealed, Types, Vote, log_id};
@@ -43,7 +44,7 @@ fn open(dir: &std::path::Path, purge_only_flushed: bool) -> io::Result<Disk> {
     let (changes, feeds, metrics) = (watch::channel(0).0, Feeds::default(), Metrics::new());
     let integrity = Integrity::default();
     let listeners = Listeners { stamper: stamper.clone(), changes, feeds, integrity: integrity.clone(), metrics };
-    let machine = Machine::open(store.state(), listeners)?;
+    let machine = Machine::open(&store, Held::default(), listeners)?;
     log.observe_tail(store.state().applied().map(|meta| meta.index))?;
     Ok(Disk { store, log, machine, stamper, integrity })
 }

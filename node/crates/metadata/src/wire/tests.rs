@@ -133,11 +133,30 @@ fn snapshot_headers_say_on_whose_word_and_how_far() {
         membership: StoredMembership::new(Some(log_id(1, 0)), Membership::new_with_defaults(vec![[1].into()], [2])),
         log_time: Timestamp(5),
     };
-    let header = SnapshotPart::Header { vote: Vote::new_committed(2, 1), applied: applied.clone() };
-    let Request::Snapshot(SnapshotPart::Header { vote, applied: read }) = again(Request::Snapshot(header)) else {
-        unreachable!("a header went in")
-    };
-    assert_eq!((vote, read), (Vote::new_committed(2, 1), applied));
+    for after in [vec![], b"a key".to_vec()] {
+        let vote = Vote::new_committed(2, 1);
+        let header = SnapshotPart::Header { vote, applied: applied.clone(), after: after.clone() };
+        let Request::Snapshot(SnapshotPart::Header { vote: word, applied: read, after: behind }) =
+            again(Request::Snapshot(header))
+        else {
+            unreachable!("a header went in")
+        };
+        assert_eq!((word, &read, behind), (vote, &applied, after));
+    }
+}
+
+#[test]
+fn an_offer_names_the_state_and_must_name_it_whole() {
+    let meta = AppliedMeta { index: 9, last_applied: vec![1], membership: vec![2, 3] };
+    let offered = SnapshotId { meta, state_hash: [4; 16], count: 5 };
+    let request = Request::SnapshotOffer { vote: Vote::new_committed(2, 1), id: offered.clone() };
+    let Request::SnapshotOffer { vote, id } = again(request) else { unreachable!("an offer went in") };
+    assert_eq!((vote, id), (Vote::new_committed(2, 1), offered));
+
+    let short = disk::StateMark { state_hash: vec![4; 15], ..disk::StateMark::default() };
+    for state in [Some(short), None] {
+        assert!(decode_offer(disk::RaftSnapshotOffer { vote: Some(vote_to_disk(&vote)), state }).is_err());
+    }
 }
 
 fn effects() -> Vec<Effect> {
@@ -203,6 +222,8 @@ fn every_reply_reads_back_as_itself() {
         committed(Answer::Member { node: NodeId(4), name: "n4".into(), already: true }),
         Reply::ReadIndex(77),
         Reply::Snapshot(vote),
+        Reply::SnapshotFrom(vec![]),
+        Reply::SnapshotFrom(b"a key".to_vec()),
         Reply::HandOver(Ok(NodeId(2))),
         Reply::HandOver(Err(Declined::LeadsAlready(NodeId(1)))),
         Reply::HandOver(Err(Declined::OnlyVoter(NodeId(1)))),

@@ -4,4 +4,5 @@ mod backup;
 mod cluster;
 mod faults;
 mod membership;
+mod snapshots;
 mod world;

@@ -31,6 +31,8 @@ pub(crate) struct Running {
 pub(crate) struct World {
     pub(crate) network: Network,
     pub(crate) config: Config,
+    /// The store's numbers, for nodes that are opened from now on.
+    pub(crate) store: ollamax_store::Config,
     pub(crate) nodes: BTreeMap<u64, Running>,
     /// Bytes that a node keeps free on its disk from its next opening on; a default for those that are not named.
     pub(crate) reserves: BTreeMap<u64, u64>,
@@ -59,7 +61,8 @@ pub(crate) fn setting(key: &str, value: &str) -> Command {
 impl World {
     pub(crate) fn new(config: Config) -> Self {
         let (nodes, reserves, dirs) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { network: Network::default(), config, nodes, reserves, dirs }
+        let store = ollamax_store::Config::default();
+        Self { network: Network::default(), config, store, nodes, reserves, dirs }
     }
 
     /// One node that is a cluster.
@@ -68,7 +71,12 @@ impl World {
     }
 
     pub(crate) async fn one_with(config: Config) -> Self {
-        let mut world = Self::new(config);
+        Self::new(config).with_first().await
+    }
+
+    /// Opens the first node, which makes a cluster of itself.
+    pub(crate) async fn with_first(self) -> Self {
+        let mut world = self;
         world.open(1).await;
         let command = Command::InitCluster {
             cluster: CLUSTER,
@@ -103,7 +111,7 @@ impl World {
     pub(crate) async fn open(&mut self, node: u64) {
         let dir = self.dirs.entry(node).or_insert_with(|| tempfile::tempdir().expect("folder"));
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-        let mut store = ollamax_store::Config::default();
+        let mut store = self.store.clone();
         store.reserve_bytes = self.reserves.get(&node).copied().unwrap_or(store.reserve_bytes);
         let parts = Parts {
             config: self.config.clone(),

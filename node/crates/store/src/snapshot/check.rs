@@ -1,7 +1,8 @@
 //! The rules of a snapshot stream: order, checksums, keys, count, BLAKE3 and state hash.
 //!
 //! Holds one chunk at a time and keeps nothing of it. [`super::Import`] goes by it, so that a stream which passes here
-//! is one that an import takes, save for what a disk may refuse.
+//! is one that an import takes, save for what a disk may refuse. Count and hash are of all records, those included that
+//! an earlier stream had brought.
 
 use std::collections::BTreeMap;
 
@@ -11,6 +12,7 @@ use ollamax_proto::disk;
 use ollamax_proto::disk::snapshot_part::Part;
 
 use super::FORMAT;
+use super::staging::Reached;
 use crate::error::ImportError;
 use crate::family;
 use crate::state::AppliedMeta;
@@ -23,6 +25,10 @@ pub(super) type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
 /// A stream that is looked at.
 #[derive(Debug, Default)]
 pub struct Check {
+    /// The state that must come; `None`: any.
+    expected: Option<Standing>,
+    /// Records that an earlier stream had brought.
+    before: u64,
     header: Option<Standing>,
     trailer: Option<disk::SnapshotTrailer>,
     last_key: Vec<u8>,
@@ -40,6 +46,27 @@ fn invalid(reason: impl Into<String>) -> ImportError {
 // === impl Check ===
 
 impl Check {
+    /// Begins to look at a stream of this state, which goes on behind what an earlier one had brought.
+    pub(super) fn behind(expected: Standing, reached: Reached) -> Self {
+        let Reached { last_key, count, hash } = reached;
+        Self { expected: Some(expected), before: count, last_key, count, hash, ..Self::default() }
+    }
+
+    /// How far the records reach that have come.
+    pub(super) fn reached(&self) -> Reached {
+        Reached { last_key: self.last_key.clone(), count: self.count, hash: self.hash }
+    }
+
+    /// The last key that has come; empty before the first.
+    pub(super) fn last_key(&self) -> &[u8] {
+        &self.last_key
+    }
+
+    /// Whether the stream has come to its end, good or not.
+    pub(super) const fn is_over(&self) -> bool {
+        self.trailer.is_some()
+    }
+
     /// Looks at the next message of the stream.
     ///
     /// # Errors
@@ -90,7 +117,8 @@ impl Check {
         let (Some(standing), Some(trailer)) = (&self.header, &self.trailer) else {
             return Err(invalid("the stream ended early"));
         };
-        if trailer.chunks != self.chunks || trailer.count != self.count || standing.count != self.count {
+        let own = self.count - self.before;
+        if trailer.chunks != self.chunks || trailer.count != own || standing.count != self.count {
             return Err(invalid("chunks or records are missing"));
         }
         if trailer.blake3 != self.hasher.finalize().as_bytes() {
@@ -110,7 +138,11 @@ impl Check {
             return Err(invalid(format!("format {}, and this release knows {FORMAT}", header.format)));
         }
         let applied = header.applied.ok_or_else(|| invalid("a header without its mark"))?;
-        self.header = Some(Standing::from_message(applied).map_err(|malformed| invalid(malformed.to_string()))?);
+        let standing = Standing::from_message(applied).map_err(|malformed| invalid(malformed.to_string()))?;
+        if self.expected.as_ref().is_some_and(|expected| *expected != standing) {
+            return Err(invalid("another state than the one that was announced"));
+        }
+        self.header = Some(standing);
         Ok(())
     }
 

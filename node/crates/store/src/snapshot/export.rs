@@ -1,4 +1,6 @@
 //! The sending side: reads a view chunk by chunk, and checks on the way that the disk holds what was written.
+//!
+//! It may begin behind any key; two exports of one state give the same records, whichever node makes them.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +9,7 @@ use prost::Message;
 use ollamax_proto::disk;
 use ollamax_proto::disk::snapshot_part::Part;
 
-use super::FORMAT;
+use super::{FORMAT, SnapshotId};
 use crate::error::ExportError;
 use crate::family;
 use crate::state::hash::StateHash;
@@ -19,7 +21,7 @@ const CHUNK_OVERHEAD_BYTES: usize = 8 << 10;
 const PAIR_OVERHEAD_BYTES: usize = 16;
 
 enum Next {
-    Header,
+    Header { after: Option<Vec<u8>> },
     Chunk { after: Option<Vec<u8>> },
     End,
 }
@@ -30,6 +32,8 @@ pub struct Export {
     meta: AppliedMeta,
     body_bytes_max: usize,
     next: Next,
+    /// It begins with the first record.
+    is_whole: bool,
     chunks: u64,
     count: u64,
     families: BTreeMap<&'static str, u64>,
@@ -48,17 +52,43 @@ impl std::fmt::Debug for Export {
 impl Export {
     pub(crate) fn new(view: StateView, chunk_bytes_max: usize) -> Result<Self, ExportError> {
         let meta = view.applied().cloned().ok_or(ExportError::Empty)?;
-        Ok(Self {
+        Ok(Self::begin(view, meta, chunk_bytes_max.saturating_sub(CHUNK_OVERHEAD_BYTES)))
+    }
+
+    fn begin(view: StateView, meta: AppliedMeta, body_bytes_max: usize) -> Self {
+        Self {
             view,
             meta,
-            body_bytes_max: chunk_bytes_max.saturating_sub(CHUNK_OVERHEAD_BYTES),
-            next: Next::Header,
+            body_bytes_max,
+            next: Next::Header { after: None },
+            is_whole: true,
             chunks: 0,
             count: 0,
             families: BTreeMap::new(),
             hash: StateHash::default(),
             hasher: blake3::Hasher::new(),
-        })
+        }
+    }
+
+    /// The same state once more, from its beginning. What it sees takes room on disk as long as either lives.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        Self::begin(self.view.clone(), self.meta.clone(), self.body_bytes_max)
+    }
+
+    /// Leaves out the records up to this key, which the receiver has already. Whether the whole is what was written is
+    /// then for the receiver to say.
+    #[must_use]
+    pub fn behind(mut self, key: &[u8]) -> Self {
+        self.is_whole = key.is_empty();
+        self.next = Next::Header { after: Some(key.to_vec()).filter(|key| !key.is_empty()) };
+        self
+    }
+
+    /// Which state it is.
+    #[must_use]
+    pub fn id(&self) -> SnapshotId {
+        SnapshotId { meta: self.meta.clone(), state_hash: self.state_hash(), count: self.count() }
     }
 
     /// How far the exported state is.
@@ -98,8 +128,8 @@ impl Export {
     pub fn next_chunk(&mut self) -> Result<Option<Vec<u8>>, ExportError> {
         let part = match std::mem::replace(&mut self.next, Next::End) {
             Next::End => return Ok(None),
-            Next::Header => {
-                self.next = Next::Chunk { after: None };
+            Next::Header { after } => {
+                self.next = Next::Chunk { after };
                 Part::Header(disk::SnapshotHeader { format: FORMAT, applied: Some(self.view.standing().message()) })
             }
             Next::Chunk { after } => match self.chunk(after.as_deref())? {
@@ -142,11 +172,11 @@ impl Export {
     }
 
     fn trailer(&self) -> Result<disk::SnapshotTrailer, ExportError> {
-        if self.count != self.count() {
+        if self.is_whole && self.count != self.count() {
             let reason = format!("{} records were read, and {} were written", self.count, self.count());
             return Err(ExportError::Differs { reason });
         }
-        if self.hash.to_bytes() != self.state_hash() {
+        if self.is_whole && self.hash.to_bytes() != self.state_hash() {
             let reason = "the hash of what was read is not the hash of what was written".to_owned();
             return Err(ExportError::Differs { reason });
         }

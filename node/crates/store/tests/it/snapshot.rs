@@ -1,6 +1,9 @@
-//! Snapshots: whole or not at all.
+//! Snapshots: whole or not at all, and each part of one sent once.
 
-use ollamax_store::{Check, Config, Export, ExportError, ImportError, State};
+use std::fs;
+use std::path::Path;
+
+use ollamax_store::{Check, Config, Export, ExportError, ImportError, SnapshotId, State};
 use ollamax_types::limits::SNAPSHOT_CHUNK_BYTES_MAX;
 
 use crate::world::{
@@ -200,4 +203,161 @@ fn the_default_chunk_fits_a_message() {
     let longest = stream(state.export().expect("export")).iter().map(Vec::len).max().unwrap_or_default();
     assert!(longest <= SNAPSHOT_CHUNK_BYTES_MAX, "{longest}");
     assert!(longest > SNAPSHOT_CHUNK_BYTES_MAX / 2, "chunks are filled: {longest}");
+}
+
+/// Fills a state with about 6 MiB, so that a receiver with small chunks makes several files of it.
+fn fill_files(state: &State) {
+    for index in 1..=400u64 {
+        let mutations = (0..5).map(|n| put(&format!("key {index:03} {n}"), &[n; 3_000])).collect();
+        commit(state, index, mutations);
+    }
+}
+
+/// Begins or goes on with an import, hands it messages, and drops it.
+fn cut(state: &State, id: &SnapshotId, messages: &[Vec<u8>]) -> Vec<u8> {
+    let mut import = state.resume_import(id).expect("import");
+    messages.iter().for_each(|message| import.add(message).expect("add"));
+    import.last_key().to_vec()
+}
+
+#[test]
+fn a_snapshot_that_was_cut_goes_on_behind_its_whole_files_and_so_it_does_after_a_crash() {
+    let (from, to) = (directory(), directory());
+    let source = open_with(from.path(), small_chunks()).state();
+    fill_files(&source);
+    let export = source.export().expect("export");
+    let (id, again) = (export.id(), export.again());
+    commit(&source, 401, vec![put("later", b"unseen")]);
+    let messages = stream(export);
+    let half = messages.len() / 2;
+    assert!(half > 20, "{} messages", messages.len());
+
+    let target = open_with(to.path(), small_chunks()).state();
+    commit(&target, 7, vec![put("old", b"1")]);
+    let reached = cut(&target, &id, &messages[..half]);
+    let copy = crash_copy(to.path());
+    assert_eq!(settings(&target.view()).len(), 1, "the old state is in use");
+    for (dir, state) in [(&to, target), (&copy, open_with(copy.path(), small_chunks()).state())] {
+        let mut import = state.resume_import(&id).expect("goes on");
+        let last = import.last_key().to_vec();
+        assert!(!last.is_empty() && last <= reached, "goes on behind {last:?}, had come to {reached:?}");
+        // At most one file was not whole yet: of its chunks and of those that never came the rest is made.
+        let rest = stream(again.again().behind(&last));
+        assert!(rest.len() + 16 <= messages.len(), "{} of {} messages once more", rest.len(), messages.len());
+        rest.iter().for_each(|message| import.add(message).expect("add"));
+        import.verify().expect("whole");
+        import.finish(&meta(400)).expect("finish");
+        assert_eq!(state.applied_and_hash(), (Some(meta(400)), id.state_hash));
+        assert_eq!(settings(&state.view()), settings(again.view()));
+        assert!(!dir.path().join("raft").join("incoming").exists(), "no files are left behind");
+    }
+}
+
+#[test]
+fn a_second_cut_keeps_what_the_first_had_kept() {
+    let (from, to) = (directory(), directory());
+    let source = open_with(from.path(), small_chunks()).state();
+    fill_files(&source);
+    let export = source.export().expect("export");
+    let (id, again) = (export.id(), export.again());
+    let messages = stream(export);
+    let target = open_with(to.path(), small_chunks()).state();
+    cut(&target, &id, &messages[..messages.len() / 3]);
+    let first = cut(&target, &id, &[]);
+    let rest = stream(again.again().behind(&first));
+    cut(&target, &id, &rest[..rest.len() / 2]);
+    let second = cut(&target, &id, &[]);
+    assert!(second > first, "{second:?} after {first:?}");
+    let mut import = target.resume_import(&id).expect("goes on");
+    for message in stream(again.behind(&second)) {
+        import.add(&message).expect("add");
+    }
+    import.finish(&meta(400)).expect("finish");
+    assert_eq!(target.applied_and_hash(), source.applied_and_hash());
+}
+
+#[test]
+fn what_is_there_of_another_snapshot_or_damaged_is_deleted_and_the_import_begins_anew() {
+    let (from, to) = (directory(), directory());
+    let source = open_with(from.path(), small_chunks()).state();
+    fill_files(&source);
+    let export = source.export().expect("export");
+    let id = export.id();
+    let messages = stream(export);
+    let target = open_with(to.path(), small_chunks()).state();
+    let incoming = to.path().join("raft").join("incoming");
+    let check = |what: &str, wanted: &SnapshotId, damage: &dyn Fn(&Path), goes_on: bool| {
+        cut(&target, &id, &messages[..messages.len() / 2]);
+        assert!(incoming.join("1.sst").exists(), "{what}: two files are whole");
+        damage(&incoming);
+        let import = target.resume_import(wanted).expect("import");
+        assert_eq!(!import.last_key().is_empty(), goes_on, "{what}");
+        assert_eq!(incoming.join("1.sst").exists(), goes_on, "{what}");
+        import.discard();
+        assert!(!incoming.exists(), "{what}: nothing is left");
+    };
+    let flip = |path: &Path| {
+        let mut bytes = fs::read(path).expect("read");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        fs::write(path, bytes).expect("write");
+    };
+    check("the same, unharmed", &id, &|_| {}, true);
+    check("a file with a flipped bit", &id, &|incoming| flip(&incoming.join("0.sst")), false);
+    check("a file is missing", &id, &|incoming| fs::remove_file(incoming.join("0.sst")).expect("removed"), false);
+    check("a damaged mark", &id, &|incoming| flip(&incoming.join("mark")), false);
+    check("no mark", &id, &|incoming| fs::remove_file(incoming.join("mark")).expect("removed"), false);
+    commit(&source, 401, vec![put("later", b"1")]);
+    let later = source.export().expect("export").id();
+    check("a later state", &later, &|_| {}, false);
+}
+
+#[test]
+fn a_stream_that_does_not_fit_what_is_there_leaves_nothing() {
+    let (from, to) = (directory(), directory());
+    let source = open_with(from.path(), small_chunks()).state();
+    fill_files(&source);
+    let export = source.export().expect("export");
+    let (id, again) = (export.id(), export.again());
+    let messages = stream(export);
+    commit(&source, 401, vec![put("later", b"1")]);
+    let later = source.export().expect("export");
+    let target = open_with(to.path(), small_chunks()).state();
+    let half = messages.len() / 2;
+    let check = |what: &str, make: &dyn Fn(&[u8]) -> Vec<Vec<u8>>| {
+        cut(&target, &id, &messages[..half]);
+        let mut import = target.resume_import(&id).expect("goes on");
+        let stream = make(import.last_key());
+        let outcome = stream.iter().try_for_each(|message| import.add(message)).and_then(|()| import.verify());
+        assert!(matches!(outcome, Err(ImportError::Invalid(_))), "{what}: {outcome:?}");
+        drop(import);
+        assert!(!to.path().join("raft").join("incoming").exists(), "{what}");
+    };
+    check("of another state", &|last| stream(later.again().behind(last)));
+    check("from the beginning", &|_| messages.clone());
+    check("with a hole", &|_| stream(again.again().behind(b"\x07key 350 0")));
+    check("with a chunk missing", &|last| {
+        let mut rest = stream(again.again().behind(last));
+        rest.remove(1);
+        rest
+    });
+    assert_eq!(target.applied(), None);
+}
+
+#[test]
+fn what_is_there_of_a_snapshot_goes_when_the_state_has_come_as_far() {
+    let (from, to) = (directory(), directory());
+    let source = open_with(from.path(), small_chunks()).state();
+    fill_files(&source);
+    let export = source.export().expect("export");
+    let (id, messages) = (export.id(), stream(export));
+    let target = open_with(to.path(), small_chunks()).state();
+    let incoming = to.path().join("raft").join("incoming");
+    cut(&target, &id, &messages[..messages.len() / 2]);
+    commit(&target, 399, vec![put("old", b"1")]);
+    target.flush().expect("flush");
+    assert!(incoming.exists(), "it would lead further");
+    commit(&target, 400, vec![put("old", b"2")]);
+    target.flush().expect("flush");
+    assert!(!incoming.exists(), "it would not");
 }
