@@ -260,7 +260,9 @@ mod tests {
         let words = ["bench", "metadata"].iter().chain(words);
         match Arguments::try_parse_from(words)?.bench {
             Bench::Metadata(options) => Ok(options),
-            Bench::Gateway(_) | Bench::Node(_) | Bench::Snapshot(_) => Err(clap::Error::new(clap::error::ErrorKind::InvalidSubcommand)),
+            Bench::Gateway(_) | Bench::Node(_) | Bench::Snapshot(_) => {
+                Err(clap::Error::new(clap::error::ErrorKind::InvalidSubcommand))
+            }
         }
     }
 

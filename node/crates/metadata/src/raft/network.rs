@@ -247,12 +247,7 @@ impl Link {
 
     /// The header and then the export, read chunk by chunk as the peer takes them. When the export cannot be read the
     /// stream ends without its trailer, which no receiver installs, and `broken` says why.
-    fn chunks(
-        &self,
-        header: Bytes,
-        export: Export,
-        broken: Arc<Mutex<Option<String>>>,
-    ) -> BoxStream<'static, Bytes> {
+    fn chunks(&self, header: Bytes, export: Export, broken: Arc<Mutex<Option<String>>>) -> BoxStream<'static, Bytes> {
         let wiring = self.wiring.clone();
         let target = self.target;
         let data = stream::unfold(Some(export), move |export| {

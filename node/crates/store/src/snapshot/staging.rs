@@ -95,9 +95,10 @@ pub(super) fn fingerprint(path: &Path) -> io::Result<Fingerprint> {
 
 /// Whether every file is there and holds what was written.
 pub(super) fn are_whole(incoming: &Path, files: &[Fingerprint]) -> bool {
-    let damaged = files.iter().enumerate().find(|(number, expected)| {
-        !fingerprint(&file(incoming, *number)).is_ok_and(|found| found == **expected)
-    });
+    let damaged = files
+        .iter()
+        .enumerate()
+        .find(|(number, expected)| !fingerprint(&file(incoming, *number)).is_ok_and(|found| found == **expected));
     if let Some((number, _)) = damaged {
         let error = Malformed::new(WHAT, format!("{number}.sst is not what it names"));
         tracing::warn!(%error, "what there is of a snapshot is not used");
