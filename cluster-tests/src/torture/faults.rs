@@ -4,6 +4,7 @@
 //! What a fault broke is whole again when it returns, also when its proof fails. An error means that the cluster did
 //! not come back as it should, or that this machine cannot do such a fault; the nodes end with the run then.
 
+mod clock;
 mod crowd;
 mod membership;
 mod network;
@@ -84,6 +85,7 @@ impl<'a> Stage<'a> {
             | Fault::HalfOpen
             | Fault::Lag
             | Fault::SlowSyncs(..)
+            | Fault::JumpClock { .. }
             | Fault::Transfer
             | Fault::Replace(_)
             | Fault::Overload(_) => Ok(()),
@@ -100,6 +102,7 @@ impl<'a> Stage<'a> {
             Fault::CutPower(variant) => Box::pin(self.cut_power(variant)).await,
             Fault::Pause(whom) => Box::pin(self.pause(whom)).await,
             Fault::SlowSyncs(whom, delay) => Box::pin(self.slow_syncs(whom, delay)).await,
+            Fault::JumpClock { whom, ahead } => Box::pin(self.jump_clock(whom, ahead)).await,
             Fault::Part { split, silent } => Box::pin(self.part(split, silent)).await,
             Fault::Trouble(trouble) => Box::pin(self.trouble(trouble)).await,
             Fault::HalfOpen => Box::pin(self.half_open()).await,

@@ -41,6 +41,7 @@ pub(crate) enum Family {
     F7,
     F8,
     F10,
+    F13,
     F14,
     F16,
 }
@@ -66,6 +67,8 @@ enum Card {
     Lag,
     SlowSyncsOfLeader,
     SlowSyncsOfAll,
+    ClockOfLeader,
+    ClockOfFollower,
     Transfer,
     ReplaceLeader,
     ReplaceFollower,
@@ -125,6 +128,9 @@ pub(crate) enum Fault {
     Lag,
     /// Every sync takes this much longer.
     SlowSyncs(Whom, Duration),
+    /// A node comes back with a time of day that is an hour off, as the leader if it is meant, and later with the right
+    /// one.
+    JumpClock { whom: Whom, ahead: bool },
     /// The leader hands over.
     Transfer,
     /// A member leaves and joins anew under another id.
@@ -158,8 +164,19 @@ pub(crate) struct Plan {
 // === impl Family ===
 
 impl Family {
-    pub(crate) const ALL: [Self; 10] =
-        [Self::F1, Self::F3, Self::F4, Self::F5, Self::F6, Self::F7, Self::F8, Self::F10, Self::F14, Self::F16];
+    pub(crate) const ALL: [Self; 11] = [
+        Self::F1,
+        Self::F3,
+        Self::F4,
+        Self::F5,
+        Self::F6,
+        Self::F7,
+        Self::F8,
+        Self::F10,
+        Self::F13,
+        Self::F14,
+        Self::F16,
+    ];
 
     pub(crate) const fn id(self) -> &'static str {
         self.words().0
@@ -179,6 +196,7 @@ impl Family {
             Self::F7 => ("F7", "half-open connections"),
             Self::F8 => ("F8", "behind until a snapshot"),
             Self::F10 => ("F10", "slow syncs"),
+            Self::F13 => ("F13", "clock jumps"),
             Self::F14 => ("F14", "membership"),
             Self::F16 => ("F16", "overload"),
         }
@@ -207,7 +225,7 @@ impl Family {
 // === impl Card ===
 
 impl Card {
-    const ALL: [Self; 22] = [
+    const ALL: [Self; 24] = [
         Self::KillLeader,
         Self::KillFollower,
         Self::KillEverybody,
@@ -226,6 +244,8 @@ impl Card {
         Self::Lag,
         Self::SlowSyncsOfLeader,
         Self::SlowSyncsOfAll,
+        Self::ClockOfLeader,
+        Self::ClockOfFollower,
         Self::Transfer,
         Self::ReplaceLeader,
         Self::ReplaceFollower,
@@ -242,6 +262,7 @@ impl Card {
             Self::HalfOpen => Family::F7,
             Self::Lag => Family::F8,
             Self::SlowSyncsOfLeader | Self::SlowSyncsOfAll => Family::F10,
+            Self::ClockOfLeader | Self::ClockOfFollower => Family::F13,
             Self::Transfer | Self::ReplaceLeader | Self::ReplaceFollower => Family::F14,
             Self::Overload => Family::F16,
         }
@@ -282,6 +303,8 @@ impl Card {
             Self::Lag => (Fault::Lag, LAG_TIME),
             Self::SlowSyncsOfLeader => (Fault::SlowSyncs(Whom::Leader, ms(50, 2_000)), Duration::from_secs(3)),
             Self::SlowSyncsOfAll => (Fault::SlowSyncs(Whom::Everybody, ms(50, 300)), Duration::from_secs(3)),
+            Self::ClockOfLeader => clock(Whom::Leader, chance),
+            Self::ClockOfFollower => clock(Whom::Follower, chance),
             Self::Transfer => (Fault::Transfer, ms(500, 1_000)),
             Self::ReplaceLeader => (Fault::Replace(Whom::Leader), ms(100, 500)),
             Self::ReplaceFollower => (Fault::Replace(Whom::Follower), ms(100, 500)),
@@ -299,6 +322,11 @@ fn part(split: Split, chance: &mut StdRng) -> (Fault, Duration) {
     (Fault::Part { split, silent }, Duration::from_millis(chance.random_range(1_500..=3_500)))
 }
 
+fn clock(whom: Whom, chance: &mut StdRng) -> (Fault, Duration) {
+    let ahead = chance.random_bool(0.5);
+    (Fault::JumpClock { whom, ahead }, Duration::from_millis(chance.random_range(2_000..=3_000)))
+}
+
 // === impl Fault ===
 
 impl Fault {
@@ -312,6 +340,7 @@ impl Fault {
             Self::HalfOpen => Family::F7,
             Self::Lag => Family::F8,
             Self::SlowSyncs(..) => Family::F10,
+            Self::JumpClock { .. } => Family::F13,
             Self::Transfer | Self::Replace(_) => Family::F14,
             Self::Overload(_) => Family::F16,
         }
@@ -328,6 +357,7 @@ impl Fault {
             | Self::Part { silent: false, .. }
             | Self::Lag
             | Self::SlowSyncs(..)
+            | Self::JumpClock { .. }
             | Self::Transfer
             | Self::Replace(_)
             | Self::Overload(_) => Duration::ZERO,
@@ -371,6 +401,8 @@ impl fmt::Display for Fault {
             Self::HalfOpen => f.write_str("follower half-open"),
             Self::Lag => f.write_str("follower behind until a snapshot"),
             Self::SlowSyncs(whom, delay) => write!(f, "syncs of {whom} slower by {} ms", delay.as_millis()),
+            Self::JumpClock { whom, ahead: true } => write!(f, "clock of {whom} an hour ahead"),
+            Self::JumpClock { whom, ahead: false } => write!(f, "clock of {whom} an hour behind"),
             Self::Transfer => f.write_str("leadership handed over"),
             Self::Replace(whom) => write!(f, "{whom} replaced"),
             Self::Overload(crowd) => write!(f, "{crowd} more clients"),

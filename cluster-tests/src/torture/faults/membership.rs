@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use ollamax_testkit::wait;
 
@@ -31,6 +31,21 @@ impl Stage<'_> {
         let (leader, term) = handed.await?;
         self.last().await;
         Ok(Done::now(proof(true, format!("node {old} handed over in term {before}; id {leader} led in term {term}"))))
+    }
+
+    /// Lets this node lead, whoever does so now.
+    pub(super) async fn lead_with(&self, index: usize) -> Result<()> {
+        let id = self.cluster.status(index).await?.node_id;
+        wait::until("this node to lead", HAND_OVER_TIME, || async {
+            let raft = self.cluster.status(index).await?.raft.context("no raft view")?;
+            if raft.leader == id {
+                return anyhow::Ok(());
+            }
+            let old = self.leader().await?;
+            let refused = self.cluster.node(old).admin()?.transfer_leader(id).await.err();
+            bail!("node {old} led; {}", refused.map(|error| error.to_string()).unwrap_or_default())
+        })
+        .await
     }
 
     /// `leave`, a start, `join`: it comes back under another id, with nothing, and has a vote again at the end.
