@@ -5,6 +5,7 @@
 //! not come back as it should, or that this machine cannot do such a fault; the nodes end with the run then.
 
 mod clock;
+mod crashes;
 mod crowd;
 mod membership;
 mod network;
@@ -79,6 +80,7 @@ impl<'a> Stage<'a> {
                 self.disks()?.delay(&everybody, SYNCS_BEFORE_CUT)
             }
             Fault::Kill(_)
+            | Fault::Crash { .. }
             | Fault::Pause(_)
             | Fault::Part { .. }
             | Fault::Trouble(_)
@@ -99,6 +101,7 @@ impl<'a> Stage<'a> {
     pub(crate) async fn perform(&mut self) -> Result<Done> {
         match self.round.fault {
             Fault::Kill(whom) => Box::pin(self.kill(whom)).await,
+            Fault::Crash { scene, point, loss } => Box::pin(self.crash(scene, &point, loss)).await,
             Fault::CutPower(variant) => Box::pin(self.cut_power(variant)).await,
             Fault::Pause(whom) => Box::pin(self.pause(whom)).await,
             Fault::SlowSyncs(whom, delay) => Box::pin(self.slow_syncs(whom, delay)).await,

@@ -14,7 +14,7 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
 use ollamax_testkit::Seed;
-use ollamax_testkit::disk_faults::{Names, Tail, Variant};
+use ollamax_testkit::disk_faults::{Call, CrashPoint, Moment, Names, Tail, Variant};
 
 /// Purpose for which the plan draws its chance.
 const PURPOSE: u64 = 0x706c_616e;
@@ -25,6 +25,26 @@ const NAMES: [Names; 3] = [Names::Undone, Names::Kept, Names::Drawn];
 const PAUSES_MS: [u64; 4] = [300, 1_000, 2_000, 3_000];
 /// Bytes that a slow link carries in a second.
 const RATES: [u32; 3] = [32 << 10, 64 << 10, 256 << 10];
+/// Where a process can end in its work: calls, files, and the highest number that is drawn. In order: the write-ahead
+/// log is written, synced and taken away; the high-water file, which holds the votes, is synced and gets its name; the
+/// state and the log are flushed into tables, and the manifest takes those in.
+const CRASHES: [(Call, &str, u64); 9] = [
+    (Call::Write, "*.log", 40),
+    (Call::Sync, "*.log", 20),
+    (Call::Unlink, "*.log", 1),
+    (Call::Sync, "high-water.tmp", 2),
+    (Call::Rename, "high-water", 2),
+    (Call::Write, "*.sst", 3),
+    (Call::Sync, "*.sst", 2),
+    (Call::Write, "MANIFEST-*", 2),
+    (Call::Sync, "MANIFEST-*", 2),
+];
+/// The same while a node starts: the manifest is written anew and takes the place of the old one.
+const CRASHES_AT_START: [(Call, &str, u64); 3] =
+    [(Call::Write, "MANIFEST-*", 1), (Call::Sync, "MANIFEST-*", 1), (Call::Rename, "CURRENT", 1)];
+/// The same while a snapshot arrives: its first table is written, synced and taken in.
+const CRASHES_IN_SNAPSHOT: [(Call, &str, u64); 3] =
+    [(Call::Write, "0.sst", 1), (Call::Sync, "0.sst", 1), (Call::Unlink, "0.sst", 1)];
 /// Longest time in which a node is to fall so far behind that it needs a snapshot.
 const LAG_TIME: Duration = Duration::from_secs(20);
 /// Clients that ask at once in an overload.
@@ -34,6 +54,7 @@ const CROWD: usize = 256;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Family {
     F1,
+    F2,
     F3,
     F4,
     F5,
@@ -52,6 +73,10 @@ enum Card {
     KillLeader,
     KillFollower,
     KillEverybody,
+    CrashOfLeader,
+    CrashOfFollower,
+    CrashAtStart,
+    CrashInSnapshot,
     CutPower,
     PauseLeader,
     PauseFollower,
@@ -81,6 +106,19 @@ pub(crate) enum Whom {
     Leader,
     Follower,
     Everybody,
+}
+
+/// What a process does when it ends in the midst of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scene {
+    /// It leads.
+    Leading,
+    /// It follows.
+    Following,
+    /// It starts after a SIGKILL.
+    Starting,
+    /// It takes in a snapshot.
+    CatchingUp,
 }
 
 /// Who hears whom no more.
@@ -114,6 +152,8 @@ pub(crate) enum Trouble {
 pub(crate) enum Fault {
     /// SIGKILL, and a start after the time.
     Kill(Whom),
+    /// A process ends at a point of its work, by SIGKILL to itself; its disk may lose what was never synced.
+    Crash { scene: Scene, point: CrashPoint, loss: Option<Variant> },
     /// SIGKILL to all, the disks lose what was never synced, and a start after the time.
     CutPower(Variant),
     /// SIGSTOP, and SIGCONT after the time.
@@ -164,8 +204,9 @@ pub(crate) struct Plan {
 // === impl Family ===
 
 impl Family {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::F1,
+        Self::F2,
         Self::F3,
         Self::F4,
         Self::F5,
@@ -189,6 +230,7 @@ impl Family {
     const fn words(self) -> (&'static str, &'static str) {
         match self {
             Self::F1 => ("F1", "killed"),
+            Self::F2 => ("F2", "ended in a call"),
             Self::F3 => ("F3", "power cut of all"),
             Self::F4 => ("F4", "paused"),
             Self::F5 => ("F5", "parted"),
@@ -213,22 +255,26 @@ impl Family {
 
     /// Whether the nodes have to be joined by links that can be broken.
     pub(crate) const fn needs_links(self) -> bool {
-        matches!(self, Self::F5 | Self::F6 | Self::F7 | Self::F8)
+        matches!(self, Self::F2 | Self::F5 | Self::F6 | Self::F7 | Self::F8)
     }
 
     /// Whether the nodes have to stand on disks that can fail.
     pub(crate) const fn needs_disks(self) -> bool {
-        matches!(self, Self::F3 | Self::F10)
+        matches!(self, Self::F2 | Self::F3 | Self::F10)
     }
 }
 
 // === impl Card ===
 
 impl Card {
-    const ALL: [Self; 24] = [
+    const ALL: [Self; 28] = [
         Self::KillLeader,
         Self::KillFollower,
         Self::KillEverybody,
+        Self::CrashOfLeader,
+        Self::CrashOfFollower,
+        Self::CrashAtStart,
+        Self::CrashInSnapshot,
         Self::CutPower,
         Self::PauseLeader,
         Self::PauseFollower,
@@ -255,6 +301,7 @@ impl Card {
     const fn family(self) -> Family {
         match self {
             Self::KillLeader | Self::KillFollower | Self::KillEverybody => Family::F1,
+            Self::CrashOfLeader | Self::CrashOfFollower | Self::CrashAtStart | Self::CrashInSnapshot => Family::F2,
             Self::CutPower => Family::F3,
             Self::PauseLeader | Self::PauseFollower => Family::F4,
             Self::PartLeader | Self::PartFollower | Self::OneWay | Self::OneLink | Self::Bridge => Family::F5,
@@ -279,11 +326,13 @@ impl Card {
             Self::KillLeader => (Fault::Kill(Whom::Leader), ms(200, 1_500)),
             Self::KillFollower => (Fault::Kill(Whom::Follower), ms(200, 1_500)),
             Self::KillEverybody => (Fault::Kill(Whom::Everybody), ms(200, 1_500)),
+            Self::CrashOfLeader => crash(Scene::Leading, &CRASHES, chance),
+            Self::CrashOfFollower => crash(Scene::Following, &CRASHES, chance),
+            Self::CrashAtStart => crash(Scene::Starting, &CRASHES_AT_START, chance),
+            Self::CrashInSnapshot => crash(Scene::CatchingUp, &CRASHES_IN_SNAPSHOT, chance),
             Self::CutPower => {
                 let time = ms(200, 1_000);
-                let (tail, names) =
-                    (TAILS[chance.random_range(0..TAILS.len())], NAMES[chance.random_range(0..3_usize)]);
-                (Fault::CutPower(Variant { tail, names }), time)
+                (Fault::CutPower(loss(chance)), time)
             }
             Self::PauseLeader => (Fault::Pause(Whom::Leader), pause(chance)),
             Self::PauseFollower => (Fault::Pause(Whom::Follower), pause(chance)),
@@ -313,6 +362,27 @@ impl Card {
     }
 }
 
+/// What a power cut takes.
+fn loss(chance: &mut StdRng) -> Variant {
+    let tail = TAILS[chance.random_range(0..TAILS.len())];
+    Variant { tail, names: NAMES[chance.random_range(0..NAMES.len())] }
+}
+
+fn crash(scene: Scene, points: &[(Call, &'static str, u64)], chance: &mut StdRng) -> (Fault, Duration) {
+    let (call, names, number_max) = points[chance.random_range(0..points.len())];
+    let number = chance.random_range(1..=number_max);
+    let moments = [Moment::Before, Moment::After, Moment::Within];
+    // Only a write can be half done.
+    let choices = if call == Call::Write { 3_usize } else { 2 };
+    let moment = moments[chance.random_range(0..choices)];
+    let loss = if chance.random_bool(0.5) { Some(loss(chance)) } else { None };
+    let time = match scene {
+        Scene::CatchingUp => LAG_TIME,
+        Scene::Leading | Scene::Following | Scene::Starting => Duration::from_millis(chance.random_range(200..=1_000)),
+    };
+    (Fault::Crash { scene, point: CrashPoint { call, names, number, moment }, loss }, time)
+}
+
 fn pause(chance: &mut StdRng) -> Duration {
     Duration::from_millis(PAUSES_MS[chance.random_range(0..PAUSES_MS.len())])
 }
@@ -333,6 +403,7 @@ impl Fault {
     pub(crate) const fn family(&self) -> Family {
         match self {
             Self::Kill(_) => Family::F1,
+            Self::Crash { .. } => Family::F2,
             Self::CutPower(_) => Family::F3,
             Self::Pause(_) => Family::F4,
             Self::Part { .. } => Family::F5,
@@ -353,6 +424,7 @@ impl Fault {
             Self::Pause(_) | Self::Part { silent: true, .. } | Self::Trouble(_) | Self::HalfOpen => time,
             // What a cut link carried is lost.
             Self::Kill(_)
+            | Self::Crash { .. }
             | Self::CutPower(_)
             | Self::Part { silent: false, .. }
             | Self::Lag
@@ -375,6 +447,17 @@ impl fmt::Display for Whom {
     }
 }
 
+impl fmt::Display for Scene {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Leading => "leader",
+            Self::Following => "follower",
+            Self::Starting => "starting node",
+            Self::CatchingUp => "node that gets a snapshot",
+        })
+    }
+}
+
 impl fmt::Display for Split {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -391,6 +474,10 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Kill(whom) => write!(f, "{whom} killed"),
+            Self::Crash { scene, point, loss: None } => write!(f, "{scene} ended {point}"),
+            Self::Crash { scene, point, loss: Some(Variant { tail, names }) } => {
+                write!(f, "{scene} ended {point}, and lost what was not synced (tails {tail:?}, names {names:?})")
+            }
             Self::CutPower(Variant { tail, names }) => write!(f, "power cut of all (tails {tail:?}, names {names:?})"),
             Self::Pause(whom) => write!(f, "{whom} paused"),
             Self::Part { split, silent: true } => write!(f, "{split}, silent"),

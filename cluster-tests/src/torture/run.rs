@@ -92,7 +92,7 @@ async fn world(nodes: usize, families: &[Family]) -> Result<World> {
     }
     let cluster = builder.start().await?;
     let disks = match families.iter().any(|family| family.needs_disks()) {
-        true => Some(Disks::below(&cluster).await.context("faults F3 and F10 need disks that can fail")?),
+        true => Some(Disks::below(&cluster).await.context("some of these faults need disks that can fail")?),
         false => None,
     };
     Ok(World { cluster, disks, book: Mutex::new(Book::default()), run: Run::begin() })

@@ -28,7 +28,7 @@ impl Stage<'_> {
         let (everybody, seed) = (self.everybody(), self.round.seed);
         self.cluster.kill(&everybody).await?;
         let disks = self.disks()?;
-        let loss = disks.cut(seed, variant).context("cut the power")?;
+        let loss = disks.cut(&everybody, seed, variant).context("cut the power")?;
         disks.delay(&everybody, Duration::ZERO)?;
         self.last().await;
         self.cluster.restart(&everybody).await.context("start after the power cut")?;
