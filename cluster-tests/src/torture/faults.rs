@@ -4,6 +4,7 @@
 //! What a fault broke is whole again when it returns, also when its proof fails. An error means that the cluster did
 //! not come back as it should, or that this machine cannot do such a fault; the nodes end with the run then.
 
+mod bad_disks;
 mod clock;
 mod crashes;
 mod crowd;
@@ -86,6 +87,7 @@ impl<'a> Stage<'a> {
             | Fault::Trouble(_)
             | Fault::HalfOpen
             | Fault::Lag
+            | Fault::BadDisk { .. }
             | Fault::SlowSyncs(..)
             | Fault::JumpClock { .. }
             | Fault::Transfer
@@ -104,6 +106,7 @@ impl<'a> Stage<'a> {
             Fault::Crash { scene, point, loss } => Box::pin(self.crash(scene, &point, loss)).await,
             Fault::CutPower(variant) => Box::pin(self.cut_power(variant)).await,
             Fault::Pause(whom) => Box::pin(self.pause(whom)).await,
+            Fault::BadDisk { whom, ailment } => Box::pin(self.bad_disk(whom, ailment)).await,
             Fault::SlowSyncs(whom, delay) => Box::pin(self.slow_syncs(whom, delay)).await,
             Fault::JumpClock { whom, ahead } => Box::pin(self.jump_clock(whom, ahead)).await,
             Fault::Part { split, silent } => Box::pin(self.part(split, silent)).await,

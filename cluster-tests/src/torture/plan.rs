@@ -61,6 +61,7 @@ pub(crate) enum Family {
     F6,
     F7,
     F8,
+    F9,
     F10,
     F13,
     F14,
@@ -90,6 +91,10 @@ enum Card {
     Slowness,
     HalfOpen,
     Lag,
+    SyncFails,
+    WriteFails,
+    FullDisk,
+    ShortWrites,
     SlowSyncsOfLeader,
     SlowSyncsOfAll,
     ClockOfLeader,
@@ -119,6 +124,21 @@ pub(crate) enum Scene {
     Starting,
     /// It takes in a snapshot.
     CatchingUp,
+}
+
+/// What is wrong with a disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ailment {
+    /// One sync of the write-ahead log fails; those behind it would not.
+    LogSync,
+    /// One sync of the high-water file fails.
+    MarkSync,
+    /// One write of the write-ahead log fails.
+    LogWrite,
+    /// No byte can be written any more.
+    Full,
+    /// Writes write half of what they are given, and say so.
+    Short,
 }
 
 /// Who hears whom no more.
@@ -166,6 +186,8 @@ pub(crate) enum Fault {
     HalfOpen,
     /// A follower hears nobody until the others have dropped what it would need from their logs.
     Lag,
+    /// A disk refuses calls, until the process has ended or the time is over.
+    BadDisk { whom: Whom, ailment: Ailment },
     /// Every sync takes this much longer.
     SlowSyncs(Whom, Duration),
     /// A node comes back with a time of day that is an hour off, as the leader if it is meant, and later with the right
@@ -204,7 +226,7 @@ pub(crate) struct Plan {
 // === impl Family ===
 
 impl Family {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::F1,
         Self::F2,
         Self::F3,
@@ -213,6 +235,7 @@ impl Family {
         Self::F6,
         Self::F7,
         Self::F8,
+        Self::F9,
         Self::F10,
         Self::F13,
         Self::F14,
@@ -237,6 +260,7 @@ impl Family {
             Self::F6 => ("F6", "bad links"),
             Self::F7 => ("F7", "half-open connections"),
             Self::F8 => ("F8", "behind until a snapshot"),
+            Self::F9 => ("F9", "bad disks"),
             Self::F10 => ("F10", "slow syncs"),
             Self::F13 => ("F13", "clock jumps"),
             Self::F14 => ("F14", "membership"),
@@ -260,14 +284,14 @@ impl Family {
 
     /// Whether the nodes have to stand on disks that can fail.
     pub(crate) const fn needs_disks(self) -> bool {
-        matches!(self, Self::F2 | Self::F3 | Self::F10)
+        matches!(self, Self::F2 | Self::F3 | Self::F9 | Self::F10)
     }
 }
 
 // === impl Card ===
 
 impl Card {
-    const ALL: [Self; 28] = [
+    const ALL: [Self; 32] = [
         Self::KillLeader,
         Self::KillFollower,
         Self::KillEverybody,
@@ -288,6 +312,10 @@ impl Card {
         Self::Slowness,
         Self::HalfOpen,
         Self::Lag,
+        Self::SyncFails,
+        Self::WriteFails,
+        Self::FullDisk,
+        Self::ShortWrites,
         Self::SlowSyncsOfLeader,
         Self::SlowSyncsOfAll,
         Self::ClockOfLeader,
@@ -308,6 +336,7 @@ impl Card {
             Self::Delays | Self::Stalls | Self::Slowness => Family::F6,
             Self::HalfOpen => Family::F7,
             Self::Lag => Family::F8,
+            Self::SyncFails | Self::WriteFails | Self::FullDisk | Self::ShortWrites => Family::F9,
             Self::SlowSyncsOfLeader | Self::SlowSyncsOfAll => Family::F10,
             Self::ClockOfLeader | Self::ClockOfFollower => Family::F13,
             Self::Transfer | Self::ReplaceLeader | Self::ReplaceFollower => Family::F14,
@@ -350,6 +379,13 @@ impl Card {
             }
             Self::HalfOpen => (Fault::HalfOpen, ms(3_000, 5_000)),
             Self::Lag => (Fault::Lag, LAG_TIME),
+            Self::SyncFails => {
+                let ailment = if chance.random_bool(0.5) { Ailment::LogSync } else { Ailment::MarkSync };
+                bad_disk(ailment, chance)
+            }
+            Self::WriteFails => bad_disk(Ailment::LogWrite, chance),
+            Self::FullDisk => bad_disk(Ailment::Full, chance),
+            Self::ShortWrites => bad_disk(Ailment::Short, chance),
             Self::SlowSyncsOfLeader => (Fault::SlowSyncs(Whom::Leader, ms(50, 2_000)), Duration::from_secs(3)),
             Self::SlowSyncsOfAll => (Fault::SlowSyncs(Whom::Everybody, ms(50, 300)), Duration::from_secs(3)),
             Self::ClockOfLeader => clock(Whom::Leader, chance),
@@ -392,6 +428,15 @@ fn part(split: Split, chance: &mut StdRng) -> (Fault, Duration) {
     (Fault::Part { split, silent }, Duration::from_millis(chance.random_range(1_500..=3_500)))
 }
 
+fn bad_disk(ailment: Ailment, chance: &mut StdRng) -> (Fault, Duration) {
+    let whom = if chance.random_bool(0.5) { Whom::Leader } else { Whom::Follower };
+    let time_ms = match ailment {
+        Ailment::Short => 2_000..=3_000,
+        Ailment::LogSync | Ailment::MarkSync | Ailment::LogWrite | Ailment::Full => 200..=1_000,
+    };
+    (Fault::BadDisk { whom, ailment }, Duration::from_millis(chance.random_range(time_ms)))
+}
+
 fn clock(whom: Whom, chance: &mut StdRng) -> (Fault, Duration) {
     let ahead = chance.random_bool(0.5);
     (Fault::JumpClock { whom, ahead }, Duration::from_millis(chance.random_range(2_000..=3_000)))
@@ -410,6 +455,7 @@ impl Fault {
             Self::Trouble(_) => Family::F6,
             Self::HalfOpen => Family::F7,
             Self::Lag => Family::F8,
+            Self::BadDisk { .. } => Family::F9,
             Self::SlowSyncs(..) => Family::F10,
             Self::JumpClock { .. } => Family::F13,
             Self::Transfer | Self::Replace(_) => Family::F14,
@@ -428,6 +474,7 @@ impl Fault {
             | Self::CutPower(_)
             | Self::Part { silent: false, .. }
             | Self::Lag
+            | Self::BadDisk { .. }
             | Self::SlowSyncs(..)
             | Self::JumpClock { .. }
             | Self::Transfer
@@ -454,6 +501,18 @@ impl fmt::Display for Scene {
             Self::Following => "follower",
             Self::Starting => "starting node",
             Self::CatchingUp => "node that gets a snapshot",
+        })
+    }
+}
+
+impl fmt::Display for Ailment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::LogSync => "a sync of the log fails",
+            Self::MarkSync => "a sync of the high-water file fails",
+            Self::LogWrite => "a write of the log fails",
+            Self::Full => "no room",
+            Self::Short => "short writes",
         })
     }
 }
@@ -487,6 +546,7 @@ impl fmt::Display for Fault {
             Self::Trouble(Trouble::Slowness(rate)) => write!(f, "links of {} KiB/s", rate >> 10),
             Self::HalfOpen => f.write_str("follower half-open"),
             Self::Lag => f.write_str("follower behind until a snapshot"),
+            Self::BadDisk { whom, ailment } => write!(f, "disk of {whom}: {ailment}"),
             Self::SlowSyncs(whom, delay) => write!(f, "syncs of {whom} slower by {} ms", delay.as_millis()),
             Self::JumpClock { whom, ahead: true } => write!(f, "clock of {whom} an hour ahead"),
             Self::JumpClock { whom, ahead: false } => write!(f, "clock of {whom} an hour behind"),
