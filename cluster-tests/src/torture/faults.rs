@@ -8,6 +8,7 @@ mod bad_disks;
 mod clock;
 mod crashes;
 mod crowd;
+mod damage;
 mod membership;
 mod network;
 mod processes;
@@ -89,6 +90,7 @@ impl<'a> Stage<'a> {
             | Fault::Lag
             | Fault::BadDisk { .. }
             | Fault::SlowSyncs(..)
+            | Fault::Damage(_)
             | Fault::JumpClock { .. }
             | Fault::Transfer
             | Fault::Replace(_)
@@ -108,6 +110,7 @@ impl<'a> Stage<'a> {
             Fault::Pause(whom) => Box::pin(self.pause(whom)).await,
             Fault::BadDisk { whom, ailment } => Box::pin(self.bad_disk(whom, ailment)).await,
             Fault::SlowSyncs(whom, delay) => Box::pin(self.slow_syncs(whom, delay)).await,
+            Fault::Damage(damage) => Box::pin(self.damage(damage)).await,
             Fault::JumpClock { whom, ahead } => Box::pin(self.jump_clock(whom, ahead)).await,
             Fault::Part { split, silent } => Box::pin(self.part(split, silent)).await,
             Fault::Trouble(trouble) => Box::pin(self.trouble(trouble)).await,

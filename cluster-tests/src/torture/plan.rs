@@ -63,6 +63,7 @@ pub(crate) enum Family {
     F8,
     F9,
     F10,
+    F11,
     F13,
     F14,
     F16,
@@ -97,6 +98,10 @@ enum Card {
     ShortWrites,
     SlowSyncsOfLeader,
     SlowSyncsOfAll,
+    DamagedMark,
+    DamagedLog,
+    DamagedTables,
+    GarbledTail,
     ClockOfLeader,
     ClockOfFollower,
     Transfer,
@@ -139,6 +144,23 @@ pub(crate) enum Ailment {
     Full,
     /// Writes write half of what they are given, and say so.
     Short,
+}
+
+/// What happens to the files of a node that is off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Damage {
+    /// A bit of the high-water file is another.
+    MarkFlipped,
+    /// The high-water file is gone.
+    MarkLost,
+    /// The write-ahead log ends in the midst of what was synced.
+    LogCut,
+    /// A bit in the midst of the write-ahead log is another.
+    LogFlipped,
+    /// Bits of every table are others.
+    TablesFlipped,
+    /// Garbage stands behind the write-ahead log, where nothing was ever synced.
+    TailGarbled,
 }
 
 /// Who hears whom no more.
@@ -190,6 +212,8 @@ pub(crate) enum Fault {
     BadDisk { whom: Whom, ailment: Ailment },
     /// Every sync takes this much longer.
     SlowSyncs(Whom, Duration),
+    /// The files of a follower are damaged while it is off.
+    Damage(Damage),
     /// A node comes back with a time of day that is an hour off, as the leader if it is meant, and later with the right
     /// one.
     JumpClock { whom: Whom, ahead: bool },
@@ -226,7 +250,7 @@ pub(crate) struct Plan {
 // === impl Family ===
 
 impl Family {
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::F1,
         Self::F2,
         Self::F3,
@@ -237,6 +261,7 @@ impl Family {
         Self::F8,
         Self::F9,
         Self::F10,
+        Self::F11,
         Self::F13,
         Self::F14,
         Self::F16,
@@ -262,6 +287,7 @@ impl Family {
             Self::F8 => ("F8", "behind until a snapshot"),
             Self::F9 => ("F9", "bad disks"),
             Self::F10 => ("F10", "slow syncs"),
+            Self::F11 => ("F11", "damaged files"),
             Self::F13 => ("F13", "clock jumps"),
             Self::F14 => ("F14", "membership"),
             Self::F16 => ("F16", "overload"),
@@ -279,7 +305,7 @@ impl Family {
 
     /// Whether the nodes have to be joined by links that can be broken.
     pub(crate) const fn needs_links(self) -> bool {
-        matches!(self, Self::F2 | Self::F5 | Self::F6 | Self::F7 | Self::F8)
+        matches!(self, Self::F2 | Self::F5 | Self::F6 | Self::F7 | Self::F8 | Self::F11)
     }
 
     /// Whether the nodes have to stand on disks that can fail.
@@ -291,7 +317,7 @@ impl Family {
 // === impl Card ===
 
 impl Card {
-    const ALL: [Self; 32] = [
+    const ALL: [Self; 36] = [
         Self::KillLeader,
         Self::KillFollower,
         Self::KillEverybody,
@@ -318,6 +344,10 @@ impl Card {
         Self::ShortWrites,
         Self::SlowSyncsOfLeader,
         Self::SlowSyncsOfAll,
+        Self::DamagedMark,
+        Self::DamagedLog,
+        Self::DamagedTables,
+        Self::GarbledTail,
         Self::ClockOfLeader,
         Self::ClockOfFollower,
         Self::Transfer,
@@ -338,6 +368,7 @@ impl Card {
             Self::Lag => Family::F8,
             Self::SyncFails | Self::WriteFails | Self::FullDisk | Self::ShortWrites => Family::F9,
             Self::SlowSyncsOfLeader | Self::SlowSyncsOfAll => Family::F10,
+            Self::DamagedMark | Self::DamagedLog | Self::DamagedTables | Self::GarbledTail => Family::F11,
             Self::ClockOfLeader | Self::ClockOfFollower => Family::F13,
             Self::Transfer | Self::ReplaceLeader | Self::ReplaceFollower => Family::F14,
             Self::Overload => Family::F16,
@@ -388,6 +419,10 @@ impl Card {
             Self::ShortWrites => bad_disk(Ailment::Short, chance),
             Self::SlowSyncsOfLeader => (Fault::SlowSyncs(Whom::Leader, ms(50, 2_000)), Duration::from_secs(3)),
             Self::SlowSyncsOfAll => (Fault::SlowSyncs(Whom::Everybody, ms(50, 300)), Duration::from_secs(3)),
+            Self::DamagedMark => damage([Damage::MarkFlipped, Damage::MarkLost], chance),
+            Self::DamagedLog => damage([Damage::LogCut, Damage::LogFlipped], chance),
+            Self::DamagedTables => damage([Damage::TablesFlipped; 2], chance),
+            Self::GarbledTail => damage([Damage::TailGarbled; 2], chance),
             Self::ClockOfLeader => clock(Whom::Leader, chance),
             Self::ClockOfFollower => clock(Whom::Follower, chance),
             Self::Transfer => (Fault::Transfer, ms(500, 1_000)),
@@ -437,6 +472,11 @@ fn bad_disk(ailment: Ailment, chance: &mut StdRng) -> (Fault, Duration) {
     (Fault::BadDisk { whom, ailment }, Duration::from_millis(chance.random_range(time_ms)))
 }
 
+fn damage(either: [Damage; 2], chance: &mut StdRng) -> (Fault, Duration) {
+    let damage = either[chance.random_range(0..either.len())];
+    (Fault::Damage(damage), Duration::from_millis(chance.random_range(100..=500)))
+}
+
 fn clock(whom: Whom, chance: &mut StdRng) -> (Fault, Duration) {
     let ahead = chance.random_bool(0.5);
     (Fault::JumpClock { whom, ahead }, Duration::from_millis(chance.random_range(2_000..=3_000)))
@@ -457,6 +497,7 @@ impl Fault {
             Self::Lag => Family::F8,
             Self::BadDisk { .. } => Family::F9,
             Self::SlowSyncs(..) => Family::F10,
+            Self::Damage(_) => Family::F11,
             Self::JumpClock { .. } => Family::F13,
             Self::Transfer | Self::Replace(_) => Family::F14,
             Self::Overload(_) => Family::F16,
@@ -476,6 +517,7 @@ impl Fault {
             | Self::Lag
             | Self::BadDisk { .. }
             | Self::SlowSyncs(..)
+            | Self::Damage(_)
             | Self::JumpClock { .. }
             | Self::Transfer
             | Self::Replace(_)
@@ -517,6 +559,31 @@ impl fmt::Display for Ailment {
     }
 }
 
+// === impl Damage ===
+
+impl Damage {
+    /// Whether what was synced is lost with it, or may be, so that the node must not start again as who it was.
+    pub(crate) const fn loses_promises(self) -> bool {
+        match self {
+            Self::MarkFlipped | Self::MarkLost | Self::LogCut | Self::LogFlipped | Self::TablesFlipped => true,
+            Self::TailGarbled => false,
+        }
+    }
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::MarkFlipped => "a flipped bit in its high-water file",
+            Self::MarkLost => "no high-water file",
+            Self::LogCut => "a log that was cut",
+            Self::LogFlipped => "a flipped bit in its log",
+            Self::TablesFlipped => "flipped bits in its tables",
+            Self::TailGarbled => "garbage behind its log",
+        })
+    }
+}
+
 impl fmt::Display for Split {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -548,6 +615,7 @@ impl fmt::Display for Fault {
             Self::Lag => f.write_str("follower behind until a snapshot"),
             Self::BadDisk { whom, ailment } => write!(f, "disk of {whom}: {ailment}"),
             Self::SlowSyncs(whom, delay) => write!(f, "syncs of {whom} slower by {} ms", delay.as_millis()),
+            Self::Damage(damage) => write!(f, "follower with {damage}"),
             Self::JumpClock { whom, ahead: true } => write!(f, "clock of {whom} an hour ahead"),
             Self::JumpClock { whom, ahead: false } => write!(f, "clock of {whom} an hour behind"),
             Self::Transfer => f.write_str("leadership handed over"),
