@@ -45,9 +45,14 @@ impl Stage<'_> {
             Scene::Starting => {
                 self.cluster.kill(&[victim]).await?;
                 self.disks()?.of(victim).crash_at(point)?;
-                let ended = self.cluster.restart(&[victim]).await.is_err();
-                let as_asked = ended && self.disks()?.of(victim).crashes()? > before;
-                Fallen { ended, as_asked, off }
+                match self.cluster.restart(&[victim]).await {
+                    // It listens before it has opened its state.
+                    Ok(()) => self.fallen(victim, before, off).await?,
+                    Err(_) => {
+                        let as_asked = self.disks()?.of(victim).crashes()? > before;
+                        Fallen { ended: true, as_asked, off }
+                    }
+                }
             }
             Scene::CatchingUp => {
                 let behind = self.leave_behind(victim).await?;

@@ -14,10 +14,11 @@ use anyhow::{Context, Result, ensure};
 use rand::rngs::StdRng;
 use rand::{Rng as _, RngExt as _};
 
+use ollamax_proto::v1::status_reply::Phase;
 use ollamax_testkit::link::Mode;
 use ollamax_testkit::wait;
 
-use crate::faults::{Done, Stage};
+use crate::faults::{Done, PATIENCE, Stage};
 use crate::plan::Damage;
 
 /// How long a node hears nobody: longer than its high-water file may be behind.
@@ -43,17 +44,35 @@ impl Stage<'_> {
         let state = cluster.node(victim).data_dir().join("raft");
         let (damage, what) = spoil(&state, damage, &mut self.chance).context("damage the files")?;
         self.last().await;
-        let started = cluster.restart(&[victim]).await;
-        if !damage.loses_promises() {
-            started.with_context(|| format!("node {victim} does not bear it that {what}"))?;
+        let ended = self.start_or_end(victim).await?;
+        let Some(ended) = ended else {
+            ensure!(!damage.loses_promises(), "node {victim} started although {what}");
             return Ok(Done::now(Ok(format!("node {victim} started although {what}"))));
-        }
-        let refusal = started.err().with_context(|| format!("node {victim} started although {what}"))?;
-        let said = refusal_of(&format!("{refusal:#}"));
-        let said = said.with_context(|| format!("node {victim} gave no reason when {what}: {refusal:#}"))?;
+        };
+        ensure!(damage.loses_promises(), "node {victim} does not bear it that {what}: {ended}");
+        let said = refusal_of(&ended);
+        let said = said.with_context(|| format!("node {victim} gave no reason when {what}: {ended}"))?;
         let new = self.replace_lost(victim, old).await.with_context(|| format!("after node {victim} had said {said}"))?;
         ensure!(new > old, "id {new} is not a new one");
         Ok(Done::now(Ok(format!("{what}; node {victim} said {said:?}, and is member {new} now"))))
+    }
+
+    /// Starts a node and waits until it takes part again. How it ended, and the end of its log, if it did so before.
+    async fn start_or_end(&self, victim: usize) -> Result<Option<String>> {
+        let (cluster, node) = (self.cluster, self.cluster.node(victim));
+        if let Err(error) = cluster.restart(&[victim]).await {
+            return Ok(Some(format!("{error:#}")));
+        }
+        // It listens before it has opened its state.
+        let member = wait::until("the node to take part again", PATIENCE, || async {
+            let phase = cluster.status(victim).await?.phase();
+            ensure!(phase == Phase::Member, "it is {phase:?}");
+            anyhow::Ok(())
+        });
+        tokio::select! {
+            ended = node.ended(PATIENCE) => Ok(Some(format!("{}: {}", node.log_tail(), ended?))),
+            member = member => member.map(|()| None),
+        }
     }
 }
 
