@@ -28,8 +28,8 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 3, value_parser = nodes)]
     pub(crate) nodes: usize,
     /// Which faults, with commas: F1 (killed), F2 (ended in a call), F3 (power cut), F4 (paused), F5 (parted), F6 (bad
-    /// links), F7 (half-open), F8 (behind), F9 (bad disks), F10 (slow syncs), F11 (damaged files), F13 (clock jumps),
-    /// F14 (membership), F16 (overload). Not said: all of them.
+    /// links), F7 (half-open), F8 (behind), F9 (bad disks), F10 (slow syncs), F11 (damaged files), F12 (busy disk), F13
+    /// (clock jumps), F14 (membership), F16 (overload). Not said: all of them.
     #[arg(long, value_delimiter = ',', value_parser = Family::parse)]
     pub(crate) faults: Vec<Family>,
     /// How the report is printed.

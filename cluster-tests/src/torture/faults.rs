@@ -6,6 +6,7 @@
 
 mod bad_disks;
 mod clock;
+mod contention;
 mod crashes;
 mod crowd;
 mod damage;
@@ -91,6 +92,7 @@ impl<'a> Stage<'a> {
             | Fault::BadDisk { .. }
             | Fault::SlowSyncs(..)
             | Fault::Damage(_)
+            | Fault::Contention
             | Fault::JumpClock { .. }
             | Fault::Transfer
             | Fault::Replace(_)
@@ -111,6 +113,7 @@ impl<'a> Stage<'a> {
             Fault::BadDisk { whom, ailment } => Box::pin(self.bad_disk(whom, ailment)).await,
             Fault::SlowSyncs(whom, delay) => Box::pin(self.slow_syncs(whom, delay)).await,
             Fault::Damage(damage) => Box::pin(self.damage(damage)).await,
+            Fault::Contention => Box::pin(self.contend()).await,
             Fault::JumpClock { whom, ahead } => Box::pin(self.jump_clock(whom, ahead)).await,
             Fault::Part { split, silent } => Box::pin(self.part(split, silent)).await,
             Fault::Trouble(trouble) => Box::pin(self.trouble(trouble)).await,

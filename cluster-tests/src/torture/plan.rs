@@ -64,6 +64,7 @@ pub(crate) enum Family {
     F9,
     F10,
     F11,
+    F12,
     F13,
     F14,
     F16,
@@ -102,6 +103,7 @@ enum Card {
     DamagedLog,
     DamagedTables,
     GarbledTail,
+    Contention,
     ClockOfLeader,
     ClockOfFollower,
     Transfer,
@@ -214,6 +216,8 @@ pub(crate) enum Fault {
     SlowSyncs(Whom, Duration),
     /// The files of a follower are damaged while it is off.
     Damage(Damage),
+    /// Somebody else writes and syncs large pieces to the disk that all nodes share.
+    Contention,
     /// A node comes back with a time of day that is an hour off, as the leader if it is meant, and later with the right
     /// one.
     JumpClock { whom: Whom, ahead: bool },
@@ -250,7 +254,7 @@ pub(crate) struct Plan {
 // === impl Family ===
 
 impl Family {
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::F1,
         Self::F2,
         Self::F3,
@@ -262,6 +266,7 @@ impl Family {
         Self::F9,
         Self::F10,
         Self::F11,
+        Self::F12,
         Self::F13,
         Self::F14,
         Self::F16,
@@ -288,6 +293,7 @@ impl Family {
             Self::F9 => ("F9", "bad disks"),
             Self::F10 => ("F10", "slow syncs"),
             Self::F11 => ("F11", "damaged files"),
+            Self::F12 => ("F12", "busy disk"),
             Self::F13 => ("F13", "clock jumps"),
             Self::F14 => ("F14", "membership"),
             Self::F16 => ("F16", "overload"),
@@ -317,7 +323,7 @@ impl Family {
 // === impl Card ===
 
 impl Card {
-    const ALL: [Self; 36] = [
+    const ALL: [Self; 37] = [
         Self::KillLeader,
         Self::KillFollower,
         Self::KillEverybody,
@@ -348,6 +354,7 @@ impl Card {
         Self::DamagedLog,
         Self::DamagedTables,
         Self::GarbledTail,
+        Self::Contention,
         Self::ClockOfLeader,
         Self::ClockOfFollower,
         Self::Transfer,
@@ -369,6 +376,7 @@ impl Card {
             Self::SyncFails | Self::WriteFails | Self::FullDisk | Self::ShortWrites => Family::F9,
             Self::SlowSyncsOfLeader | Self::SlowSyncsOfAll => Family::F10,
             Self::DamagedMark | Self::DamagedLog | Self::DamagedTables | Self::GarbledTail => Family::F11,
+            Self::Contention => Family::F12,
             Self::ClockOfLeader | Self::ClockOfFollower => Family::F13,
             Self::Transfer | Self::ReplaceLeader | Self::ReplaceFollower => Family::F14,
             Self::Overload => Family::F16,
@@ -423,6 +431,7 @@ impl Card {
             Self::DamagedLog => damage([Damage::LogCut, Damage::LogFlipped], chance),
             Self::DamagedTables => damage([Damage::TablesFlipped; 2], chance),
             Self::GarbledTail => damage([Damage::TailGarbled; 2], chance),
+            Self::Contention => (Fault::Contention, ms(4_000, 6_000)),
             Self::ClockOfLeader => clock(Whom::Leader, chance),
             Self::ClockOfFollower => clock(Whom::Follower, chance),
             Self::Transfer => (Fault::Transfer, ms(500, 1_000)),
@@ -498,6 +507,7 @@ impl Fault {
             Self::BadDisk { .. } => Family::F9,
             Self::SlowSyncs(..) => Family::F10,
             Self::Damage(_) => Family::F11,
+            Self::Contention => Family::F12,
             Self::JumpClock { .. } => Family::F13,
             Self::Transfer | Self::Replace(_) => Family::F14,
             Self::Overload(_) => Family::F16,
@@ -518,6 +528,7 @@ impl Fault {
             | Self::BadDisk { .. }
             | Self::SlowSyncs(..)
             | Self::Damage(_)
+            | Self::Contention
             | Self::JumpClock { .. }
             | Self::Transfer
             | Self::Replace(_)
@@ -616,6 +627,7 @@ impl fmt::Display for Fault {
             Self::BadDisk { whom, ailment } => write!(f, "disk of {whom}: {ailment}"),
             Self::SlowSyncs(whom, delay) => write!(f, "syncs of {whom} slower by {} ms", delay.as_millis()),
             Self::Damage(damage) => write!(f, "follower with {damage}"),
+            Self::Contention => f.write_str("disk busy with large writes"),
             Self::JumpClock { whom, ahead: true } => write!(f, "clock of {whom} an hour ahead"),
             Self::JumpClock { whom, ahead: false } => write!(f, "clock of {whom} an hour behind"),
             Self::Transfer => f.write_str("leadership handed over"),
