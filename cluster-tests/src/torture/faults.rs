@@ -14,6 +14,7 @@ mod membership;
 mod network;
 mod processes;
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -24,7 +25,9 @@ use tokio::time::Instant;
 use ollamax_testkit::{Cluster, wait};
 
 use crate::disks::Disks;
+use crate::logs::{self, OffLog};
 use crate::plan::{Fault, Round, Whom};
+use crate::samples::Book;
 use crate::traffic::Traffic;
 
 /// Longest wait for something that a fault needs of a cluster that is well.
@@ -40,6 +43,9 @@ pub(crate) struct Stage<'a> {
     pub(crate) disks: Option<&'a mut Disks>,
     pub(crate) traffic: &'a Traffic<'a>,
     pub(crate) round: &'a Round,
+    book: &'a Mutex<Book>,
+    /// What the logs of nodes held before they were started again.
+    logs: Vec<OffLog>,
     chance: StdRng,
 }
 
@@ -71,8 +77,9 @@ impl<'a> Stage<'a> {
         disks: Option<&'a mut Disks>,
         traffic: &'a Traffic<'a>,
         round: &'a Round,
+        book: &'a Mutex<Book>,
     ) -> Self {
-        Self { cluster, disks, traffic, round, chance: round.seed.generator(PURPOSE) }
+        Self { cluster, disks, traffic, round, book, logs: Vec::new(), chance: round.seed.generator(PURPOSE) }
     }
 
     /// What has to be so in the time before the fault already.
@@ -123,6 +130,17 @@ impl<'a> Stage<'a> {
             Fault::Replace(whom) => Box::pin(self.replace(whom)).await,
             Fault::Overload(crowd) => Box::pin(self.overload(crowd)).await,
         }
+    }
+
+    /// The logs that were copied on the way.
+    pub(crate) fn into_logs(self) -> Vec<OffLog> {
+        self.logs
+    }
+
+    /// Starts nodes that are off, and keeps what their logs held.
+    async fn start_again(&mut self, nodes: &[usize]) -> Result<()> {
+        self.logs.extend(logs::copy(self.cluster, self.book, nodes)?);
+        self.cluster.restart(nodes).await
     }
 
     fn everybody(&self) -> Vec<usize> {

@@ -17,6 +17,7 @@ pub(crate) enum Invariant {
     I2,
     I3,
     I4,
+    I5,
     I6,
     I7,
     I8,
@@ -115,11 +116,12 @@ fn by_invariant<S: Serializer>(checked: &BTreeMap<Invariant, u64>, serializer: S
 // === impl Invariant ===
 
 impl Invariant {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::I1,
         Self::I2,
         Self::I3,
         Self::I4,
+        Self::I5,
         Self::I6,
         Self::I7,
         Self::I8,
@@ -144,6 +146,7 @@ impl Invariant {
             Self::I2 => ("I2", "one order explains every answer", "operations"),
             Self::I3 => ("I3", "nothing acknowledged is lost", "last reads"),
             Self::I4 => ("I4", "nothing happens twice or after a refusal", "writes"),
+            Self::I5 => ("I5", "committed entries are the same everywhere, for ever", "comparisons"),
             Self::I6 => ("I6", "equal states at equal indexes", "comparisons"),
             Self::I7 => ("I7", "terms and indexes go forward", "samples"),
             Self::I8 => ("I8", "watches: ordered, once, whole, nothing left out", "events"),

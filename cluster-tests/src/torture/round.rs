@@ -26,7 +26,7 @@ use crate::plan::Round;
 use crate::report::{Invariant, Limits, Played};
 use crate::samples::{Book, Broken, Counts, Sample};
 use crate::traffic::{KEYS, Run, Traffic, held};
-use crate::{clients, final_reads, leases, sampler, watchers};
+use crate::{clients, final_reads, leases, logs, sampler, watchers};
 
 /// Traffic before the fault, and after the heal.
 const BEFORE: Duration = Duration::from_secs(2);
@@ -85,7 +85,7 @@ pub(crate) async fn play(world: &mut World, round: &Round) -> Result<Outcome> {
     let callers = clients::prepare(cluster, round.seed).await?;
     let watch_doors = (0..watchers::WATCHERS).map(|_| clients::doors(cluster)).collect::<Result<Vec<_>>>()?;
     let lease_doors = clients::doors(cluster)?;
-    let mut stage = Stage::new(cluster, disks.as_mut(), &traffic, round);
+    let mut stage = Stage::new(cluster, disks.as_mut(), &traffic, round, book);
     stage.prepare()?;
     let script = async {
         let moments = script(&mut stage).await;
@@ -99,12 +99,13 @@ pub(crate) async fn play(world: &mut World, round: &Round) -> Result<Outcome> {
         Box::pin(leases::work(lease_doors, cluster, &traffic)),
         Box::pin(sampler::work(cluster, book, &traffic)),
     );
-    let moments = moments?;
+    let (moments, off_logs) = (moments?, stage.into_logs());
     let stopped = Instant::now();
     let equal = equal(cluster, book, &moments.done).await;
     let equal_ms = millis(stopped.elapsed());
     let finals = if equal.is_ok() { Box::pin(final_reads::read(cluster, &traffic)).await? } else { Vec::new() };
     Box::pin(sweep(cluster, &traffic)).await;
+    logs::note(off_logs, book).await?;
 
     let prefix = traffic.prefix.clone();
     let (history, aside) = traffic.into_records();
@@ -174,6 +175,7 @@ fn outcome(
 
     let counts = held(book).counts();
     checked.push((Invariant::I1, counts.leaders - counted.leaders));
+    checked.push((Invariant::I5, counts.entries - counted.entries));
     checked.push((Invariant::I6, counts.states - counted.states));
     checked.push((Invariant::I7, counts.pairs - counted.pairs));
     let faults = held(book).take_faults();
@@ -205,9 +207,11 @@ fn outcome(
     Outcome { played, checked, broken, lacking, resumed, gaps, records }
 }
 
-const fn promise_of(kind: Broken) -> Invariant {
+/// Which promise is broken by what contradicts itself.
+pub(crate) const fn promise_of(kind: Broken) -> Invariant {
     match kind {
         Broken::OneLeader => Invariant::I1,
+        Broken::OneLog => Invariant::I5,
         Broken::OneState => Invariant::I6,
         Broken::Forward => Invariant::I7,
     }

@@ -1,5 +1,5 @@
-//! Disks that fail: slow and refused syncs, refused and shortened writes, an end in the midst of a call, and power cuts,
-//! for processes of this test.
+//! Disks that fail: slow and refused syncs, refused and shortened writes, an end in the midst of a call, and power
+//! cuts, for processes of this test.
 //!
 //! A process that is started with [`DiskFaults::environment`] has a library of ours between itself and libc, which
 //! watches one directory: the root. It keeps a journal of what the process was promised, does what the test asks for
@@ -132,8 +132,8 @@ impl DiskFaults {
         self.control.set(Field::ShortWritesLeft, count)
     }
 
-    /// Counted faults, those that are asked for from now on, meet only files with such a name: the last part of the path,
-    /// with at most one `*` for anything. Empty: all files, as at first.
+    /// Counted faults, those that are asked for from now on, meet only files with such a name: the last part of the
+    /// path, with at most one `*` for anything. Empty: all files, as at first.
     ///
     /// # Errors
     /// When the name is too long, or the control file cannot be written.

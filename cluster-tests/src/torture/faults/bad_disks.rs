@@ -48,7 +48,7 @@ impl Stage<'_> {
         ensure!(status.code() == Some(1), "node {victim} ended with {status} when its disk had refused");
         ensure!(has_said(&log, read_from)?, "node {victim} ended without a reason: {REASON:?} is not in its log");
         self.last().await;
-        self.cluster.restart(&[victim]).await.context("start what a bad disk has ended")?;
+        self.start_again(&[victim]).await.context("start what a bad disk has ended")?;
         let what = format!("the disk of node {victim} refused {refused} times, and the node ended and said why");
         Ok(Done::now(proof(refused > 0, what)))
     }

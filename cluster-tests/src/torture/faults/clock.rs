@@ -34,10 +34,10 @@ impl Stage<'_> {
         Ok(Done::now(proof.map(|skew_ms| format!("the others saw the clock of node {victim} {skew_ms} ms off"))))
     }
 
-    async fn set_clock(&self, index: usize, offset_ms: i64) -> Result<()> {
+    async fn set_clock(&mut self, index: usize, offset_ms: i64) -> Result<()> {
         self.cluster.kill(&[index]).await?;
         self.cluster.node(index).set_environment(CLOCK_VARIABLE, offset_ms);
-        self.cluster.restart(&[index]).await
+        self.start_again(&[index]).await
     }
 
     /// How far off the clock of a node is, as another one sees it; waits until it is as far as it was shifted.

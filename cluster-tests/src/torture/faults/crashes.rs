@@ -92,7 +92,7 @@ impl Stage<'_> {
             what = format!(" and lost {} bytes and {} names", lost.bytes, lost.names);
         }
         wait::pause(fallen.off).await;
-        self.cluster.restart(&[victim]).await.context("start what ended in a call")?;
+        self.start_again(&[victim]).await.context("start what ended in a call")?;
         Ok(what)
     }
 }
