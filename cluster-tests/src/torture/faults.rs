@@ -27,6 +27,7 @@ use ollamax_testkit::{Cluster, wait};
 use crate::disks::Disks;
 use crate::logs::{self, OffLog};
 use crate::plan::{Fault, Round, Whom};
+use crate::report::Invariant;
 use crate::samples::Book;
 use crate::traffic::Traffic;
 
@@ -58,6 +59,8 @@ pub(crate) struct Done {
     pub(crate) healed: Instant,
     /// Whether a node needed a snapshot to come back.
     pub(crate) with_snapshot: bool,
+    /// Promises that the fault itself put to the test, and how those were broken that were.
+    pub(crate) judged: Vec<(Invariant, Result<(), String>)>,
 }
 
 // === impl Done ===
@@ -65,7 +68,7 @@ pub(crate) struct Done {
 impl Done {
     /// A fault that is over now.
     fn now(proof: Result<String, String>) -> Self {
-        Self { proof, healed: Instant::now(), with_snapshot: false }
+        Self { proof, healed: Instant::now(), with_snapshot: false, judged: Vec::new() }
     }
 }
 

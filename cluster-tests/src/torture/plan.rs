@@ -102,6 +102,7 @@ enum Card {
     DamagedMark,
     DamagedLog,
     DamagedTables,
+    LostState,
     GarbledTail,
     Contention,
     ClockOfLeader,
@@ -161,6 +162,10 @@ pub(crate) enum Damage {
     LogFlipped,
     /// Bits of every table are others.
     TablesFlipped,
+    /// All replicated state is gone.
+    StateLost,
+    /// The database is one that the node had before.
+    DatabaseOlder,
     /// Garbage stands behind the write-ahead log, where nothing was ever synced.
     TailGarbled,
 }
@@ -323,7 +328,7 @@ impl Family {
 // === impl Card ===
 
 impl Card {
-    const ALL: [Self; 37] = [
+    const ALL: [Self; 38] = [
         Self::KillLeader,
         Self::KillFollower,
         Self::KillEverybody,
@@ -353,6 +358,7 @@ impl Card {
         Self::DamagedMark,
         Self::DamagedLog,
         Self::DamagedTables,
+        Self::LostState,
         Self::GarbledTail,
         Self::Contention,
         Self::ClockOfLeader,
@@ -375,7 +381,9 @@ impl Card {
             Self::Lag => Family::F8,
             Self::SyncFails | Self::WriteFails | Self::FullDisk | Self::ShortWrites => Family::F9,
             Self::SlowSyncsOfLeader | Self::SlowSyncsOfAll => Family::F10,
-            Self::DamagedMark | Self::DamagedLog | Self::DamagedTables | Self::GarbledTail => Family::F11,
+            Self::DamagedMark | Self::DamagedLog | Self::DamagedTables | Self::LostState | Self::GarbledTail => {
+                Family::F11
+            }
             Self::Contention => Family::F12,
             Self::ClockOfLeader | Self::ClockOfFollower => Family::F13,
             Self::Transfer | Self::ReplaceLeader | Self::ReplaceFollower => Family::F14,
@@ -430,6 +438,7 @@ impl Card {
             Self::DamagedMark => damage([Damage::MarkFlipped, Damage::MarkLost], chance),
             Self::DamagedLog => damage([Damage::LogCut, Damage::LogFlipped], chance),
             Self::DamagedTables => damage([Damage::TablesFlipped; 2], chance),
+            Self::LostState => damage([Damage::StateLost, Damage::DatabaseOlder], chance),
             Self::GarbledTail => damage([Damage::TailGarbled; 2], chance),
             Self::Contention => (Fault::Contention, ms(4_000, 6_000)),
             Self::ClockOfLeader => clock(Whom::Leader, chance),
@@ -576,7 +585,13 @@ impl Damage {
     /// Whether what was synced is lost with it, or may be, so that the node must not start again as who it was.
     pub(crate) const fn loses_promises(self) -> bool {
         match self {
-            Self::MarkFlipped | Self::MarkLost | Self::LogCut | Self::LogFlipped | Self::TablesFlipped => true,
+            Self::MarkFlipped
+            | Self::MarkLost
+            | Self::LogCut
+            | Self::LogFlipped
+            | Self::TablesFlipped
+            | Self::StateLost
+            | Self::DatabaseOlder => true,
             Self::TailGarbled => false,
         }
     }
@@ -590,6 +605,8 @@ impl fmt::Display for Damage {
             Self::LogCut => "a log that was cut",
             Self::LogFlipped => "a flipped bit in its log",
             Self::TablesFlipped => "flipped bits in its tables",
+            Self::StateLost => "no replicated state",
+            Self::DatabaseOlder => "an older database",
             Self::TailGarbled => "garbage behind its log",
         })
     }

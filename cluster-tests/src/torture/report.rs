@@ -24,6 +24,7 @@ pub(crate) enum Invariant {
     I9,
     I10,
     I11,
+    I12,
     I13,
 }
 
@@ -116,7 +117,7 @@ fn by_invariant<S: Serializer>(checked: &BTreeMap<Invariant, u64>, serializer: S
 // === impl Invariant ===
 
 impl Invariant {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::I1,
         Self::I2,
         Self::I3,
@@ -128,6 +129,7 @@ impl Invariant {
         Self::I9,
         Self::I10,
         Self::I11,
+        Self::I12,
         Self::I13,
     ];
 
@@ -153,6 +155,7 @@ impl Invariant {
             Self::I9 => ("I9", "stale reads are as young as they say", "reads"),
             Self::I10 => ("I10", "leases end neither early nor undead", "ends"),
             Self::I11 => ("I11", "soon well after the heal", "heals"),
+            Self::I12 => ("I12", "who lost what was synced never votes", "refusals"),
             Self::I13 => ("I13", "enough happened, and each fault was there", "rounds"),
         }
     }

@@ -181,6 +181,10 @@ fn outcome(
     let faults = held(book).take_faults();
     broken.extend(faults.into_iter().map(|(kind, fault)| (promise_of(kind), fault)));
 
+    for (invariant, kept) in &done.judged {
+        checked.push((*invariant, 1));
+        broken.extend(kept.as_ref().err().map(|what| (*invariant, what.clone())));
+    }
     let late = leader.as_ref().err().into_iter().chain(equal.as_ref().err());
     broken.extend(late.map(|what| (Invariant::I11, what.clone())));
     checked.extend([(Invariant::I11, 1), (Invariant::I13, 1)]);
@@ -261,7 +265,8 @@ mod tests {
     fn found(change: impl Fn(&mut Moments), equal: Result<u64, String>, samples: &[Sample]) -> Outcome {
         let fault = Fault::Kill(Whom::Leader);
         let round = Round { number: 4, fault, time: Duration::from_secs(1), seed: Seed(1) };
-        let done = Done { proof: Ok("it was there".to_owned()), healed: Instant::now(), with_snapshot: false };
+        let proof = Ok("it was there".to_owned());
+        let done = Done { proof, healed: Instant::now(), with_snapshot: false, judged: Vec::new() };
         let mut moments = Moments {
             begun_ns: 0,
             struck_ns: 2 * SECOND_NS,
@@ -308,6 +313,8 @@ mod tests {
         check(found(|_| {}, Ok(1), &[sample(0, 1, 5, 1), sample(1, 2, 6, 1)]), Invariant::I1);
         check(found(|_| {}, Ok(1), &[sample(0, 1, 5, 1), sample(1, 1, 5, 2)]), Invariant::I6);
         check(found(|_| {}, Ok(1), &[sample(0, 1, 5, 1), sample(0, 1, 4, 2)]), Invariant::I7);
+        let started = || vec![(Invariant::I12, Err("it started".to_owned())), (Invariant::I12, Ok(()))];
+        check(found(|moments| moments.done.judged = started(), Ok(1), &[]), Invariant::I12);
         let unproved = found(|moments| moments.done.proof = Err("the same process".to_owned()), Ok(1), &[]);
         assert!(unproved.lacking.len() == 1 && unproved.broken.is_empty(), "{:?}", unproved.lacking);
         assert!(unproved.played.proof.contains("NOT PROVED: the same process"), "{}", unproved.played.proof);

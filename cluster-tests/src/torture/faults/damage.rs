@@ -20,7 +20,11 @@ use ollamax_testkit::wait;
 
 use crate::faults::{Done, PATIENCE, Stage};
 use crate::plan::Damage;
+use crate::report::Invariant;
 
+/// The replicated state in a data directory, and the database in it.
+const STATE: &str = "raft";
+const DATABASE: &str = "db";
 /// How long a node hears nobody: longer than its high-water file may be behind.
 const SILENCE: Duration = Duration::from_millis(1_500);
 /// A log that is shorter may hold nothing but notes that nobody was promised.
@@ -37,24 +41,46 @@ impl Stage<'_> {
         let victim = self.one_of(&followers)?;
         let cluster = self.cluster;
         let old = cluster.status(victim).await?.node_id;
+        if damage == Damage::DatabaseOlder {
+            self.keep_database(leader, victim).await.context("keep a database")?;
+        }
         cluster.links().divide(&[victim], &self.others(victim), Mode::Cut);
         wait::pause(SILENCE).await;
         cluster.kill(&[victim]).await?;
         cluster.links().heal();
-        let state = cluster.node(victim).data_dir().join("raft");
+        let state = cluster.node(victim).data_dir().join(STATE);
         let (damage, what) = spoil(&state, damage, &mut self.chance).context("damage the files")?;
         self.last().await;
         let ended = self.start_or_end(victim).await?;
         let Some(ended) = ended else {
-            ensure!(!damage.loses_promises(), "node {victim} started although {what}");
-            return Ok(Done::now(Ok(format!("node {victim} started although {what}"))));
+            let started = format!("node {victim} started although {what}");
+            // It votes from now on, with what it had promised forgotten.
+            let judged = damage.loses_promises().then(|| (Invariant::I12, Err(started.clone())));
+            return Ok(Done { judged: judged.into_iter().collect(), ..Done::now(Ok(started)) });
         };
         ensure!(damage.loses_promises(), "node {victim} does not bear it that {what}: {ended}");
         let said = refusal_of(&ended);
         let said = said.with_context(|| format!("node {victim} gave no reason when {what}: {ended}"))?;
         let new = self.replace_lost(victim, old).await.with_context(|| format!("after node {victim} had said {said}"))?;
         ensure!(new > old, "id {new} is not a new one");
-        Ok(Done::now(Ok(format!("{what}; node {victim} said {said:?}, and is member {new} now"))))
+        let proof = Ok(format!("{what}; node {victim} said {said:?}, and is member {new} now"));
+        Ok(Done { judged: vec![(Invariant::I12, Ok(()))], ..Done::now(proof) })
+    }
+
+    /// Keeps the database of a node as it is now, and lets the node go on until it holds more.
+    async fn keep_database(&mut self, leader: usize, victim: usize) -> Result<()> {
+        let cluster = self.cluster;
+        let state = cluster.node(victim).data_dir().join(STATE);
+        cluster.kill(&[victim]).await?;
+        copy_files(&state.join(DATABASE), &older(&state))?;
+        let stood_at = cluster.status(leader).await?.raft.context("no raft view")?.last_log_index;
+        self.start_again(&[victim]).await?;
+        wait::until("the node to hold more", PATIENCE, || async {
+            let last = cluster.status(victim).await?.raft.context("no raft view")?.last_log_index;
+            ensure!(last > stood_at, "its log ends at {last}");
+            anyhow::Ok(())
+        })
+        .await
     }
 
     /// Starts a node and waits until it takes part again. How it ended, and the end of its log, if it did so before.
@@ -85,7 +111,7 @@ fn refusal_of(error: &str) -> Option<String> {
 /// Damages the files of a node that does not run. What was done, as what damage: where the log holds too little to be
 /// damaged, its mark is.
 fn spoil(state: &Path, damage: Damage, chance: &mut StdRng) -> Result<(Damage, String)> {
-    let (mark, database) = (state.join("high-water"), state.join("db"));
+    let (mark, database) = (state.join("high-water"), state.join(DATABASE));
     let what = match damage {
         Damage::MarkFlipped => flip(&mark, 0..mark.metadata()?.len(), chance)?,
         Damage::MarkLost => {
@@ -115,6 +141,15 @@ fn spoil(state: &Path, damage: Damage, chance: &mut StdRng) -> Result<(Damage, S
                 return spoil(state, Damage::MarkFlipped, chance);
             }
             format!("two bits of {} tables were flipped", tables.len())
+        }
+        Damage::StateLost => {
+            fs::remove_dir_all(state)?;
+            "its replicated state is gone".to_owned()
+        }
+        Damage::DatabaseOlder => {
+            fs::remove_dir_all(&database)?;
+            copy_files(&older(state), &database)?;
+            "its database is an older one".to_owned()
         }
         Damage::TailGarbled => {
             let (path, length) = files(&database, "log")?.pop().context("there is no log")?;
@@ -153,6 +188,21 @@ fn files(database: &Path, kind: &str) -> Result<Vec<(PathBuf, u64)>> {
     Ok(found.into_iter().map(|(_, path, length)| (path, length)).collect())
 }
 
+/// Where a database is kept that is put back later.
+fn older(state: &Path) -> PathBuf {
+    state.with_file_name("older-database")
+}
+
+/// Copies a directory that has no other in it.
+fn copy_files(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        fs::copy(entry.path(), to.join(entry.file_name()))?;
+    }
+    Ok(())
+}
+
 fn shown(path: &Path) -> String {
     path.file_name().unwrap_or_default().display().to_string()
 }
@@ -170,15 +220,18 @@ mod tests {
     /// How many bytes of each file are gone, added or others after a damage.
     fn hit(damage: Damage, newest_bytes: usize) -> (Damage, [usize; 4]) {
         let folder = tempfile::tempdir().expect("temp");
-        fs::create_dir(folder.path().join("db")).expect("made");
+        let state = folder.path().join(STATE);
+        fs::create_dir_all(state.join(DATABASE)).expect("made");
+        fs::create_dir(older(&state)).expect("made");
+        fs::write(older(&state).join("000009.log"), vec![7; 7_000]).expect("written");
         let bytes = |name: &str, bytes: usize| if name == "db/000010.log" { newest_bytes } else { bytes };
         for (name, length) in FILES {
-            fs::write(folder.path().join(name), vec![7; bytes(name, length)]).expect("written");
+            fs::write(state.join(name), vec![7; bytes(name, length)]).expect("written");
         }
-        let (done, what) = spoil(folder.path(), damage, &mut Seed(3).generator(1)).expect("damaged");
+        let (done, what) = spoil(&state, damage, &mut Seed(3).generator(1)).expect("damaged");
         assert!(!what.is_empty());
         let hit = FILES.map(|(name, length)| {
-            let left = fs::read(folder.path().join(name)).unwrap_or_default();
+            let left = fs::read(state.join(name)).unwrap_or_default();
             let kept = left.iter().take(bytes(name, length)).filter(|byte| **byte == 7).count();
             bytes(name, length).max(left.len()) - kept
         });
@@ -193,6 +246,8 @@ mod tests {
         assert_eq!(hit(Damage::LogFlipped, 9_000), (Damage::LogFlipped, [0, 0, 1, 0]));
         assert_eq!(hit(Damage::LogCut, 3_000), (Damage::MarkFlipped, [1, 0, 0, 0]), "too little to be cut");
         assert_eq!(hit(Damage::TablesFlipped, 9_000), (Damage::TablesFlipped, [0, 0, 0, 2]));
+        assert_eq!(hit(Damage::StateLost, 9_000), (Damage::StateLost, [40, 7_000, 9_000, 800]));
+        assert_eq!(hit(Damage::DatabaseOlder, 9_000), (Damage::DatabaseOlder, [0, 0, 9_000, 800]));
         assert_eq!(hit(Damage::TailGarbled, 9_000), (Damage::TailGarbled, [0, 0, GARBAGE_BYTES, 0]));
     }
 

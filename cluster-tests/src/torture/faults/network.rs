@@ -122,7 +122,7 @@ impl Stage<'_> {
         let healed = Instant::now();
         let stood_at = match behind {
             Ok(stood_at) => stood_at,
-            Err(missing) => return Ok(Done { proof: Err(missing), healed, with_snapshot: false }),
+            Err(missing) => return Ok(Done { healed, ..Done::now(Err(missing)) }),
         };
         let counted = wait::until("the snapshot to be installed", SNAPSHOT_TIME, || async {
             let now = self.installed(victim).await?;
@@ -131,7 +131,7 @@ impl Stage<'_> {
         });
         counted.await.with_context(|| format!("node {victim} needs a snapshot to come back"))?;
         let proof = Ok(format!("node {victim} stood at {stood_at} and was brought back by a snapshot"));
-        Ok(Done { proof, healed, with_snapshot: true })
+        Ok(Done { healed, with_snapshot: true, ..Done::now(proof) })
     }
 
     /// Cuts a follower off until the others have dropped what it would need. Where it stood, or why it came to nothing;
