@@ -17,6 +17,8 @@ use crate::plan::Scene;
 
 /// Longest wait for a process to come to its point: a node that takes changes comes to each again and again.
 const CRASH_TIME: Duration = Duration::from_secs(20);
+/// How the names of the file begin that holds the votes.
+const MARK: &str = "high-water";
 
 /// What became of a process that was to end.
 struct Fallen {
@@ -38,8 +40,16 @@ impl Stage<'_> {
         let before = self.disks()?.of(victim).crashes()?;
         let off = self.round.time;
         let fallen = match scene {
-            Scene::Leading | Scene::Following => {
+            Scene::Leading => {
                 self.disks()?.of(victim).crash_at(point)?;
+                self.fallen(victim, before, off).await?
+            }
+            Scene::Following => {
+                let id = self.cluster.status(victim).await?.node_id;
+                self.disks()?.of(victim).crash_at(point)?;
+                if point.names.starts_with(MARK) {
+                    self.ask_to_lead(leader, id).await;
+                }
                 self.fallen(victim, before, off).await?
             }
             Scene::Starting => {
@@ -68,6 +78,13 @@ impl Stage<'_> {
         let what = self.rise(victim, &fallen, loss).await?;
         let done = Done::now(proof(fallen.as_asked, format!("node {victim} ended itself {point}{what}")));
         Ok(Done { with_snapshot: scene == Scene::CatchingUp, ..done })
+    }
+
+    /// Makes a follower save a vote: it asks for those of the others. What comes of it is of no interest.
+    async fn ask_to_lead(&self, leader: usize, id: u64) {
+        if let Ok(admin) = self.cluster.node(leader).admin() {
+            drop(admin.transfer_leader(id).await);
+        }
     }
 
     /// Waits for the end of a process.
