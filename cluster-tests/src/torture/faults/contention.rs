@@ -33,7 +33,7 @@ impl Stage<'_> {
 
 /// Writes and syncs pieces up to a moment. Returns how many.
 fn write_until(path: &Path, end: Instant) -> io::Result<u64> {
-    let (file, piece) = (File::create(path)?, vec![0xa5; PIECE_BYTES]);
+    let (file, piece) = (File::create(path)?, vec![0xa5_u8; PIECE_BYTES]);
     let mut pieces = 0;
     while Instant::now() < end {
         file.write_all_at(&piece, pieces % PIECES_MAX * PIECE_BYTES as u64)?;

@@ -153,7 +153,7 @@ fn spoil(state: &Path, damage: Damage, chance: &mut StdRng) -> Result<(Damage, S
         }
         Damage::TailGarbled => {
             let (path, length) = files(&database, "log")?.pop().context("there is no log")?;
-            let mut garbage = [0; GARBAGE_BYTES];
+            let mut garbage = [0_u8; GARBAGE_BYTES];
             chance.fill_bytes(&mut garbage);
             OpenOptions::new().append(true).open(&path)?.write_all(&garbage)?;
             format!("{GARBAGE_BYTES} bytes of garbage stand behind the {length} of {}", shown(&path))
@@ -167,7 +167,7 @@ fn flip(path: &Path, range: std::ops::Range<u64>, chance: &mut StdRng) -> Result
     ensure!(!range.is_empty(), "{} is empty", path.display());
     let file = File::options().read(true).write(true).open(path)?;
     let (at, bit) = (chance.random_range(range), chance.random_range(0..8_u32));
-    let mut byte = [0];
+    let mut byte = [0_u8];
     file.read_exact_at(&mut byte, at)?;
     file.write_all_at(&[byte[0] ^ (1 << bit)], at)?;
     Ok(format!("bit {bit} of byte {at} of {} was flipped", shown(path)))
