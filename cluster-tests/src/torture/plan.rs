@@ -26,11 +26,12 @@ const PAUSES_MS: [u64; 4] = [300, 1_000, 2_000, 3_000];
 /// Bytes that a slow link carries in a second.
 const RATES: [u32; 3] = [32 << 10, 64 << 10, 256 << 10];
 /// Where a process can end in its work: calls, files, and the highest number that is drawn. In order: the write-ahead
-/// log is written, synced and taken away; the high-water file, which holds the votes, is synced and gets its name; the
-/// state and the log are flushed into tables, and the manifest takes those in.
-const CRASHES: [(Call, &str, u64); 9] = [
+/// log is written, synced, closed at its length and taken away; the high-water file, which holds the votes, is synced
+/// and gets its name; the state and the log are flushed into tables, and the manifest takes those in.
+const CRASHES: [(Call, &str, u64); 10] = [
     (Call::Write, "*.log", 40),
     (Call::Sync, "*.log", 20),
+    (Call::Truncate, "*.log", 1),
     (Call::Unlink, "*.log", 1),
     (Call::Sync, "high-water.tmp", 2),
     (Call::Rename, "high-water", 2),
