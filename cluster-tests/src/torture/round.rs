@@ -105,7 +105,7 @@ pub(crate) async fn play(world: &mut World, round: &Round) -> Result<Outcome> {
     let equal_ms = millis(stopped.elapsed());
     let finals = if equal.is_ok() { Box::pin(final_reads::read(cluster, &traffic)).await? } else { Vec::new() };
     Box::pin(sweep(cluster, &traffic)).await;
-    logs::note(off_logs, book).await?;
+    Box::pin(logs::note(off_logs, book)).await?;
 
     let prefix = traffic.prefix.clone();
     let (history, aside) = traffic.into_records();

@@ -70,7 +70,7 @@ pub(crate) async fn run(options: &Options, seed: u64) -> Result<Report> {
     }
     report.run_seconds = begin.elapsed().as_secs();
     if !report.failed()
-        && let Err(error) = compare_logs(&world, &mut report).await
+        && let Err(error) = Box::pin(compare_logs(&world, &mut report)).await
     {
         report.error = Some(format!("the last look at the logs: {error:#}"));
     }

@@ -22,14 +22,14 @@ impl Stage<'_> {
         let followers = self.others(leader);
         let victim = self.one_of(&followers)?;
         let offset_ms = if ahead { JUMP_MS } else { -JUMP_MS };
-        self.set_clock(victim, offset_ms).await.context("start with the wrong time")?;
+        Box::pin(self.set_clock(victim, offset_ms)).await.context("start with the wrong time")?;
         let led = match whom {
-            Whom::Leader => self.lead_with(victim).await,
+            Whom::Leader => Box::pin(self.lead_with(victim)).await,
             Whom::Follower | Whom::Everybody => Ok(()),
         };
-        let seen = self.clock_seen(victim, offset_ms).await;
+        let seen = Box::pin(self.clock_seen(victim, offset_ms)).await;
         self.last().await;
-        self.set_clock(victim, 0).await.context("start with the right time")?;
+        Box::pin(self.set_clock(victim, 0)).await.context("start with the right time")?;
         let proof = led.and(seen).map_err(|error| format!("{error:#}"));
         Ok(Done::now(proof.map(|skew_ms| format!("the others saw the clock of node {victim} {skew_ms} ms off"))))
     }

@@ -42,22 +42,22 @@ impl Stage<'_> {
         let fallen = match scene {
             Scene::Leading => {
                 self.disks()?.of(victim).crash_at(point)?;
-                self.fallen(victim, before, off).await?
+                Box::pin(self.fallen(victim, before, off)).await?
             }
             Scene::Following => {
                 let id = self.cluster.status(victim).await?.node_id;
                 self.disks()?.of(victim).crash_at(point)?;
                 if point.names.starts_with(MARK) {
-                    self.ask_to_lead(leader, id).await;
+                    Box::pin(self.ask_to_lead(leader, id)).await;
                 }
-                self.fallen(victim, before, off).await?
+                Box::pin(self.fallen(victim, before, off)).await?
             }
             Scene::Starting => {
                 self.cluster.kill(&[victim]).await?;
                 self.disks()?.of(victim).crash_at(point)?;
                 match self.cluster.restart(&[victim]).await {
                     // It listens before it has opened its state.
-                    Ok(()) => self.fallen(victim, before, off).await?,
+                    Ok(()) => Box::pin(self.fallen(victim, before, off)).await?,
                     Err(_) => {
                         let as_asked = self.disks()?.of(victim).crashes()? > before;
                         Fallen { ended: true, as_asked, off }
@@ -65,17 +65,17 @@ impl Stage<'_> {
                 }
             }
             Scene::CatchingUp => {
-                let behind = self.leave_behind(victim).await?;
+                let behind = Box::pin(self.leave_behind(victim)).await?;
                 self.disks()?.of(victim).crash_at(point)?;
                 self.cluster.links().heal();
                 if let Err(missing) = behind {
                     self.disks()?.of(victim).crash_never()?;
                     return Ok(Done::now(Err(missing)));
                 }
-                self.fallen(victim, before, Duration::ZERO).await?
+                Box::pin(self.fallen(victim, before, Duration::ZERO)).await?
             }
         };
-        let what = self.rise(victim, &fallen, loss).await?;
+        let what = Box::pin(self.rise(victim, &fallen, loss)).await?;
         let done = Done::now(proof(fallen.as_asked, format!("node {victim} ended itself {point}{what}")));
         Ok(Done { with_snapshot: scene == Scene::CatchingUp, ..done })
     }
@@ -109,7 +109,7 @@ impl Stage<'_> {
             what = format!(" and lost {} bytes and {} names", lost.bytes, lost.names);
         }
         wait::pause(fallen.off).await;
-        self.start_again(&[victim]).await.context("start what ended in a call")?;
+        Box::pin(self.start_again(&[victim])).await.context("start what ended in a call")?;
         Ok(what)
     }
 }

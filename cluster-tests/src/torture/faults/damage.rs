@@ -42,7 +42,7 @@ impl Stage<'_> {
         let cluster = self.cluster;
         let old = cluster.status(victim).await?.node_id;
         if damage == Damage::DatabaseOlder {
-            self.keep_database(leader, victim).await.context("keep a database")?;
+            Box::pin(self.keep_database(leader, victim)).await.context("keep a database")?;
         }
         cluster.links().divide(&[victim], &self.others(victim), Mode::Cut);
         wait::pause(SILENCE).await;
@@ -51,7 +51,7 @@ impl Stage<'_> {
         let state = cluster.node(victim).data_dir().join(STATE);
         let (damage, what) = spoil(&state, damage, &mut self.chance).context("damage the files")?;
         self.last().await;
-        let ended = self.start_or_end(victim).await?;
+        let ended = Box::pin(self.start_or_end(victim)).await?;
         let Some(ended) = ended else {
             let started = format!("node {victim} started although {what}");
             // It votes from now on, with what it had promised forgotten.
@@ -61,7 +61,8 @@ impl Stage<'_> {
         ensure!(damage.loses_promises(), "node {victim} does not bear it that {what}: {ended}");
         let said = refusal_of(&ended);
         let said = said.with_context(|| format!("node {victim} gave no reason when {what}: {ended}"))?;
-        let new = self.replace_lost(victim, old).await.with_context(|| format!("after node {victim} had said {said}"))?;
+        let new = Box::pin(self.replace_lost(victim, old)).await;
+        let new = new.with_context(|| format!("after node {victim} had said {said}"))?;
         ensure!(new > old, "id {new} is not a new one");
         let proof = Ok(format!("{what}; node {victim} said {said:?}, and is member {new} now"));
         Ok(Done { judged: vec![(Invariant::I12, Ok(()))], ..Done::now(proof) })
@@ -74,7 +75,7 @@ impl Stage<'_> {
         cluster.kill(&[victim]).await?;
         copy_files(&state.join(DATABASE), &older(&state))?;
         let stood_at = cluster.status(leader).await?.raft.context("no raft view")?.last_log_index;
-        self.start_again(&[victim]).await?;
+        Box::pin(self.start_again(&[victim])).await?;
         wait::until("the node to hold more", PATIENCE, || async {
             let last = cluster.status(victim).await?.raft.context("no raft view")?.last_log_index;
             ensure!(last > stood_at, "its log ends at {last}");

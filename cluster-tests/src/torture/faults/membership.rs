@@ -61,7 +61,7 @@ impl Stage<'_> {
         node.ended(PATIENCE).await.context("after it left")?;
         self.last().await;
         cluster.restart(&[victim]).await.context("start what has left")?;
-        let new = self.join_anew(victim).await?;
+        let new = Box::pin(self.join_anew(victim)).await?;
         Ok(Done::now(proof(new > old, format!("the member with id {old} left and is {new} now"))))
     }
 
@@ -82,7 +82,7 @@ impl Stage<'_> {
         let directory = cluster.node(victim).data_dir();
         std::fs::remove_dir_all(&directory).with_context(|| format!("empty {}", directory.display()))?;
         cluster.restart(&[victim]).await.context("start with nothing")?;
-        self.join_anew(victim).await
+        Box::pin(self.join_anew(victim)).await
     }
 
     /// Lets a node that runs and belongs to nobody join, and gives it a disk that can fail. Returns its id.

@@ -117,7 +117,7 @@ impl Stage<'_> {
         let followers = self.others(leader);
         let victim = self.one_of(&followers)?;
         let installed = self.installed(victim).await?;
-        let behind = self.leave_behind(victim).await?;
+        let behind = Box::pin(self.leave_behind(victim)).await?;
         self.cluster.links().heal();
         let healed = Instant::now();
         let stood_at = match behind {
