@@ -31,8 +31,9 @@ pub(crate) struct Options {
     /// How many nodes: 3 or 5.
     #[arg(long, default_value_t = 3, value_parser = nodes)]
     pub(crate) nodes: usize,
-    /// Which faults, with commas: F1 (killed), F3 (power cut), F4 (paused), F5 (parted), F6 (bad links), F7
-    /// (half-open), F8 (behind), F10 (slow syncs), F14 (membership), F16 (overload). Not said: all of them.
+    /// Which faults, with commas: F1 (killed), F2 (ended in a call), F3 (power cut), F4 (paused), F5 (parted), F6 (bad
+    /// links), F7 (half-open), F8 (behind), F9 (bad disks), F10 (slow syncs), F11 (damaged files), F12 (busy disk), F13
+    /// (clock jumps), F14 (membership), F16 (overload). Not said: all of them.
     #[arg(long, value_delimiter = ',', value_parser = Family::parse)]
     pub(crate) faults: Vec<Family>,
     /// How the report is printed.
@@ -95,7 +96,7 @@ mod tests {
         };
         check(&["--nodes", "4"], "3 or 5 nodes");
         check(&["--seconds", "0"], "0");
-        check(&["--faults", "F2"], "F2");
+        check(&["--faults", "F17"], "F17");
         check(&["--faults", ""], "is no fault");
         check(&["--loops", "3"], "--loops");
     }

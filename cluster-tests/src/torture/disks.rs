@@ -83,14 +83,19 @@ impl Disks {
         nodes.iter().map(|index| self.disks[*index].syncs_begun()).collect()
     }
 
-    /// Cuts the power of all nodes, which were killed before. Returns how many bytes and names were lost.
+    /// The disk of one node.
+    pub(crate) fn of(&self, index: usize) -> &DiskFaults {
+        &self.disks[index]
+    }
+
+    /// Cuts the power of nodes that do not run. Returns how many bytes and names were lost.
     ///
     /// # Errors
     /// When what a real disk could hold now is not known for sure.
-    pub(crate) fn cut(&mut self, seed: Seed, variant: Variant) -> Result<Loss> {
+    pub(crate) fn cut(&mut self, nodes: &[usize], seed: Seed, variant: Variant) -> Result<Loss> {
         let mut loss = Loss::default();
-        for disk in &mut self.disks {
-            let report = disk.cut_power(seed, variant)?;
+        for index in nodes {
+            let report = self.disks[*index].cut_power(seed, variant)?;
             ensure!(is_certain(&report), "what this power cut left is not certain: {report}");
             loss.bytes += report.unsynced_bytes();
             loss.names += report.undone.len() as u64;

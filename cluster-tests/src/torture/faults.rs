@@ -4,11 +4,17 @@
 //! What a fault broke is whole again when it returns, also when its proof fails. An error means that the cluster did
 //! not come back as it should, or that this machine cannot do such a fault; the nodes end with the run then.
 
+mod bad_disks;
+mod clock;
+mod contention;
+mod crashes;
 mod crowd;
+mod damage;
 mod membership;
 mod network;
 mod processes;
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -19,7 +25,10 @@ use tokio::time::Instant;
 use ollamax_testkit::{Cluster, wait};
 
 use crate::disks::Disks;
+use crate::logs::{self, OffLog};
 use crate::plan::{Fault, Round, Whom};
+use crate::report::Invariant;
+use crate::samples::Book;
 use crate::traffic::Traffic;
 
 /// Longest wait for something that a fault needs of a cluster that is well.
@@ -35,6 +44,9 @@ pub(crate) struct Stage<'a> {
     pub(crate) disks: Option<&'a mut Disks>,
     pub(crate) traffic: &'a Traffic<'a>,
     pub(crate) round: &'a Round,
+    book: &'a Mutex<Book>,
+    /// What the logs of nodes held before they were started again.
+    logs: Vec<OffLog>,
     chance: StdRng,
 }
 
@@ -47,6 +59,8 @@ pub(crate) struct Done {
     pub(crate) healed: Instant,
     /// Whether a node needed a snapshot to come back.
     pub(crate) with_snapshot: bool,
+    /// Promises that the fault itself put to the test, and how those were broken that were.
+    pub(crate) judged: Vec<(Invariant, Result<(), String>)>,
 }
 
 // === impl Done ===
@@ -54,7 +68,7 @@ pub(crate) struct Done {
 impl Done {
     /// A fault that is over now.
     fn now(proof: Result<String, String>) -> Self {
-        Self { proof, healed: Instant::now(), with_snapshot: false }
+        Self { proof, healed: Instant::now(), with_snapshot: false, judged: Vec::new() }
     }
 }
 
@@ -66,8 +80,9 @@ impl<'a> Stage<'a> {
         disks: Option<&'a mut Disks>,
         traffic: &'a Traffic<'a>,
         round: &'a Round,
+        book: &'a Mutex<Book>,
     ) -> Self {
-        Self { cluster, disks, traffic, round, chance: round.seed.generator(PURPOSE) }
+        Self { cluster, disks, traffic, round, book, logs: Vec::new(), chance: round.seed.generator(PURPOSE) }
     }
 
     /// What has to be so in the time before the fault already.
@@ -78,12 +93,17 @@ impl<'a> Stage<'a> {
                 self.disks()?.delay(&everybody, SYNCS_BEFORE_CUT)
             }
             Fault::Kill(_)
+            | Fault::Crash { .. }
             | Fault::Pause(_)
             | Fault::Part { .. }
             | Fault::Trouble(_)
             | Fault::HalfOpen
             | Fault::Lag
+            | Fault::BadDisk { .. }
             | Fault::SlowSyncs(..)
+            | Fault::Damage(_)
+            | Fault::Contention
+            | Fault::JumpClock { .. }
             | Fault::Transfer
             | Fault::Replace(_)
             | Fault::Overload(_) => Ok(()),
@@ -97,9 +117,14 @@ impl<'a> Stage<'a> {
     pub(crate) async fn perform(&mut self) -> Result<Done> {
         match self.round.fault {
             Fault::Kill(whom) => Box::pin(self.kill(whom)).await,
+            Fault::Crash { scene, point, loss } => Box::pin(self.crash(scene, &point, loss)).await,
             Fault::CutPower(variant) => Box::pin(self.cut_power(variant)).await,
             Fault::Pause(whom) => Box::pin(self.pause(whom)).await,
+            Fault::BadDisk { whom, ailment } => Box::pin(self.bad_disk(whom, ailment)).await,
             Fault::SlowSyncs(whom, delay) => Box::pin(self.slow_syncs(whom, delay)).await,
+            Fault::Damage(damage) => Box::pin(self.damage(damage)).await,
+            Fault::Contention => Box::pin(self.contend()).await,
+            Fault::JumpClock { whom, ahead } => Box::pin(self.jump_clock(whom, ahead)).await,
             Fault::Part { split, silent } => Box::pin(self.part(split, silent)).await,
             Fault::Trouble(trouble) => Box::pin(self.trouble(trouble)).await,
             Fault::HalfOpen => Box::pin(self.half_open()).await,
@@ -108,6 +133,17 @@ impl<'a> Stage<'a> {
             Fault::Replace(whom) => Box::pin(self.replace(whom)).await,
             Fault::Overload(crowd) => Box::pin(self.overload(crowd)).await,
         }
+    }
+
+    /// The logs that were copied on the way.
+    pub(crate) fn into_logs(self) -> Vec<OffLog> {
+        self.logs
+    }
+
+    /// Starts nodes that are off, and keeps what their logs held.
+    async fn start_again(&mut self, nodes: &[usize]) -> Result<()> {
+        self.logs.extend(logs::copy(self.cluster, self.book, nodes)?);
+        self.cluster.restart(nodes).await
     }
 
     fn everybody(&self) -> Vec<usize> {

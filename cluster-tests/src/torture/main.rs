@@ -20,6 +20,7 @@ mod watchers;
 
 mod disks;
 mod faults;
+mod logs;
 
 mod check;
 mod evidence;

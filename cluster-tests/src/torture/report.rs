@@ -17,12 +17,14 @@ pub(crate) enum Invariant {
     I2,
     I3,
     I4,
+    I5,
     I6,
     I7,
     I8,
     I9,
     I10,
     I11,
+    I12,
     I13,
 }
 
@@ -115,17 +117,19 @@ fn by_invariant<S: Serializer>(checked: &BTreeMap<Invariant, u64>, serializer: S
 // === impl Invariant ===
 
 impl Invariant {
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::I1,
         Self::I2,
         Self::I3,
         Self::I4,
+        Self::I5,
         Self::I6,
         Self::I7,
         Self::I8,
         Self::I9,
         Self::I10,
         Self::I11,
+        Self::I12,
         Self::I13,
     ];
 
@@ -144,12 +148,14 @@ impl Invariant {
             Self::I2 => ("I2", "one order explains every answer", "operations"),
             Self::I3 => ("I3", "nothing acknowledged is lost", "last reads"),
             Self::I4 => ("I4", "nothing happens twice or after a refusal", "writes"),
+            Self::I5 => ("I5", "committed entries are the same everywhere, for ever", "comparisons"),
             Self::I6 => ("I6", "equal states at equal indexes", "comparisons"),
             Self::I7 => ("I7", "terms and indexes go forward", "samples"),
             Self::I8 => ("I8", "watches: ordered, once, whole, nothing left out", "events"),
             Self::I9 => ("I9", "stale reads are as young as they say", "reads"),
             Self::I10 => ("I10", "leases end neither early nor undead", "ends"),
             Self::I11 => ("I11", "soon well after the heal", "heals"),
+            Self::I12 => ("I12", "who lost what was synced never votes", "refusals"),
             Self::I13 => ("I13", "enough happened, and each fault was there", "rounds"),
         }
     }

@@ -26,7 +26,7 @@ use crate::plan::Round;
 use crate::report::{Invariant, Limits, Played};
 use crate::samples::{Book, Broken, Counts, Sample};
 use crate::traffic::{KEYS, Run, Traffic, held};
-use crate::{clients, final_reads, leases, sampler, watchers};
+use crate::{clients, final_reads, leases, logs, sampler, watchers};
 
 /// Traffic before the fault, and after the heal.
 const BEFORE: Duration = Duration::from_secs(2);
@@ -85,7 +85,7 @@ pub(crate) async fn play(world: &mut World, round: &Round) -> Result<Outcome> {
     let callers = clients::prepare(cluster, round.seed).await?;
     let watch_doors = (0..watchers::WATCHERS).map(|_| clients::doors(cluster)).collect::<Result<Vec<_>>>()?;
     let lease_doors = clients::doors(cluster)?;
-    let mut stage = Stage::new(cluster, disks.as_mut(), &traffic, round);
+    let mut stage = Stage::new(cluster, disks.as_mut(), &traffic, round, book);
     stage.prepare()?;
     let script = async {
         let moments = script(&mut stage).await;
@@ -99,12 +99,13 @@ pub(crate) async fn play(world: &mut World, round: &Round) -> Result<Outcome> {
         Box::pin(leases::work(lease_doors, cluster, &traffic)),
         Box::pin(sampler::work(cluster, book, &traffic)),
     );
-    let moments = moments?;
+    let (moments, off_logs) = (moments?, stage.into_logs());
     let stopped = Instant::now();
     let equal = equal(cluster, book, &moments.done).await;
     let equal_ms = millis(stopped.elapsed());
     let finals = if equal.is_ok() { Box::pin(final_reads::read(cluster, &traffic)).await? } else { Vec::new() };
     Box::pin(sweep(cluster, &traffic)).await;
+    Box::pin(logs::note(off_logs, book)).await?;
 
     let prefix = traffic.prefix.clone();
     let (history, aside) = traffic.into_records();
@@ -174,11 +175,16 @@ fn outcome(
 
     let counts = held(book).counts();
     checked.push((Invariant::I1, counts.leaders - counted.leaders));
+    checked.push((Invariant::I5, counts.entries - counted.entries));
     checked.push((Invariant::I6, counts.states - counted.states));
     checked.push((Invariant::I7, counts.pairs - counted.pairs));
     let faults = held(book).take_faults();
     broken.extend(faults.into_iter().map(|(kind, fault)| (promise_of(kind), fault)));
 
+    for (invariant, kept) in &done.judged {
+        checked.push((*invariant, 1));
+        broken.extend(kept.as_ref().err().map(|what| (*invariant, what.clone())));
+    }
     let late = leader.as_ref().err().into_iter().chain(equal.as_ref().err());
     broken.extend(late.map(|what| (Invariant::I11, what.clone())));
     checked.extend([(Invariant::I11, 1), (Invariant::I13, 1)]);
@@ -205,9 +211,11 @@ fn outcome(
     Outcome { played, checked, broken, lacking, resumed, gaps, records }
 }
 
-const fn promise_of(kind: Broken) -> Invariant {
+/// Which promise is broken by what contradicts itself.
+pub(crate) const fn promise_of(kind: Broken) -> Invariant {
     match kind {
         Broken::OneLeader => Invariant::I1,
+        Broken::OneLog => Invariant::I5,
         Broken::OneState => Invariant::I6,
         Broken::Forward => Invariant::I7,
     }
@@ -257,7 +265,8 @@ mod tests {
     fn found(change: impl Fn(&mut Moments), equal: Result<u64, String>, samples: &[Sample]) -> Outcome {
         let fault = Fault::Kill(Whom::Leader);
         let round = Round { number: 4, fault, time: Duration::from_secs(1), seed: Seed(1) };
-        let done = Done { proof: Ok("it was there".to_owned()), healed: Instant::now(), with_snapshot: false };
+        let proof = Ok("it was there".to_owned());
+        let done = Done { proof, healed: Instant::now(), with_snapshot: false, judged: Vec::new() };
         let mut moments = Moments {
             begun_ns: 0,
             struck_ns: 2 * SECOND_NS,
@@ -304,6 +313,8 @@ mod tests {
         check(found(|_| {}, Ok(1), &[sample(0, 1, 5, 1), sample(1, 2, 6, 1)]), Invariant::I1);
         check(found(|_| {}, Ok(1), &[sample(0, 1, 5, 1), sample(1, 1, 5, 2)]), Invariant::I6);
         check(found(|_| {}, Ok(1), &[sample(0, 1, 5, 1), sample(0, 1, 4, 2)]), Invariant::I7);
+        let started = || vec![(Invariant::I12, Err("it started".to_owned())), (Invariant::I12, Ok(()))];
+        check(found(|moments| moments.done.judged = started(), Ok(1), &[]), Invariant::I12);
         let unproved = found(|moments| moments.done.proof = Err("the same process".to_owned()), Ok(1), &[]);
         assert!(unproved.lacking.len() == 1 && unproved.broken.is_empty(), "{:?}", unproved.lacking);
         assert!(unproved.played.proof.contains("NOT PROVED: the same process"), "{}", unproved.played.proof);

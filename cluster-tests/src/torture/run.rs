@@ -15,11 +15,12 @@ use crate::args::Options;
 use crate::check::Records;
 use crate::disks::Disks;
 use crate::evidence;
+use crate::logs;
 use crate::plan::{Family, Plan, Round};
-use crate::report::{Broken, Report};
-use crate::round::{self, LIMITS, Outcome, World, lines_of};
+use crate::report::{Broken, Invariant, Report};
+use crate::round::{self, LIMITS, Outcome, World, lines_of, promise_of};
 use crate::samples::Book;
-use crate::traffic::Run;
+use crate::traffic::{Run, held};
 
 /// Numbers that make logs short, so that a node that was away for seconds needs a snapshot, and writes of the state
 /// frequent, so that a crash meets them.
@@ -68,6 +69,11 @@ pub(crate) async fn run(options: &Options, seed: u64) -> Result<Report> {
         }
     }
     report.run_seconds = begin.elapsed().as_secs();
+    if !report.failed()
+        && let Err(error) = Box::pin(compare_logs(&world, &mut report)).await
+    {
+        report.error = Some(format!("the last look at the logs: {error:#}"));
+    }
     if !report.failed() {
         report.lacking.extend(evidence::run_lacks(report.rounds.len(), &report.checked));
     }
@@ -92,10 +98,25 @@ async fn world(nodes: usize, families: &[Family]) -> Result<World> {
     }
     let cluster = builder.start().await?;
     let disks = match families.iter().any(|family| family.needs_disks()) {
-        true => Some(Disks::below(&cluster).await.context("faults F3 and F10 need disks that can fail")?),
+        true => Some(Disks::below(&cluster).await.context("some of these faults need disks that can fail")?),
         false => None,
     };
     Ok(World { cluster, disks, book: Mutex::new(Book::default()), run: Run::begin() })
+}
+
+/// Ends all nodes and holds their logs against each other.
+async fn compare_logs(world: &World, report: &mut Report) -> Result<()> {
+    let World { cluster, book, .. } = world;
+    let everybody: Vec<usize> = (0..cluster.size()).collect();
+    cluster.kill(&everybody).await?;
+    let before = held(book).counts().entries;
+    logs::note(logs::copy(cluster, book, &everybody)?, book).await?;
+    *report.checked.entry(Invariant::I5).or_insert(0) += held(book).counts().entries - before;
+    let round = report.rounds.last().map_or(0, |round| round.number);
+    let faults = held(book).take_faults();
+    let broken = faults.into_iter().map(|(kind, detail)| Broken { round, invariant: promise_of(kind), detail });
+    report.broken.extend(broken);
+    Ok(())
 }
 
 /// Adds what a round found. The records of a bad one are kept.

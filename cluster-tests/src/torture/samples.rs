@@ -1,5 +1,5 @@
-//! What the nodes said of themselves, held against itself over the whole run: one leader in a term, the same state at
-//! the same index, and nothing that goes back while a process lives.
+//! What the nodes said of themselves, and what their logs hold, held against itself over the whole run: one leader in a
+//! term, the same entry and the same state at the same index, and nothing that goes back while a process lives.
 //!
 //! A sample is one answer of one process. Samples of one node come in the order in which they were taken; those of
 //! different nodes may come in any order, because a term has one leader and an index one state for ever.
@@ -10,6 +10,8 @@ use ollamax_proto::v1;
 
 /// States of the last so many indexes are remembered.
 const STATES_MAX: usize = 50_000;
+/// The same of entries.
+const ENTRIES_MAX: usize = 200_000;
 
 /// One answer of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +31,7 @@ pub(crate) struct Sample {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Broken {
     OneLeader,
+    OneLog,
     OneState,
     Forward,
 }
@@ -40,6 +43,8 @@ pub(crate) struct Book {
     leaders: BTreeMap<u64, (u64, usize)>,
     /// By index: the state, and who said so first.
     states: BTreeMap<u64, (Vec<u8>, usize)>,
+    /// By index: the sum of the committed entry, and in whose log it was first.
+    entries: BTreeMap<u64, (u64, usize)>,
     /// By node: its last sample.
     last: BTreeMap<usize, Sample>,
     faults: Vec<(Broken, String)>,
@@ -53,6 +58,8 @@ pub(crate) struct Counts {
     pub(crate) samples: u64,
     /// Samples that named a leader.
     pub(crate) leaders: u64,
+    /// Entries of logs that had been seen before, in the same log or another.
+    pub(crate) entries: u64,
     /// Samples whose state another node had named for the same index.
     pub(crate) states: u64,
     /// Samples of a process of which there was an earlier one.
@@ -87,6 +94,29 @@ impl Book {
         self.state(&sample);
         self.forward(&sample);
         self.last.insert(sample.node, sample);
+    }
+
+    /// Up to where a node has said that it is committed.
+    pub(crate) fn committed(&self, node: usize) -> u64 {
+        self.last.get(&node).map_or(0, |sample| sample.committed)
+    }
+
+    /// Takes in the log of a node, index and sum of each entry, as far as it is committed.
+    pub(crate) fn note_log(&mut self, node: usize, committed: u64, log: &[(u64, u64)]) {
+        for (index, sum) in log.iter().filter(|(index, _)| *index <= committed) {
+            let Some((known, by)) = self.entries.get(index) else {
+                self.entries.insert(*index, (*sum, node));
+                if self.entries.len() > ENTRIES_MAX {
+                    self.entries.pop_first();
+                }
+                continue;
+            };
+            self.counts.entries += 1;
+            if known != sum {
+                let what = format!("entry {index} in the log of node {node} is not what it was in that of node {by}");
+                self.faults.push((Broken::OneLog, what));
+            }
+        }
     }
 
     pub(crate) fn counts(&self) -> Counts {
@@ -172,7 +202,7 @@ mod tests {
             sample(0, 2, 2, 6, 2),
             Sample { hash: Vec::new(), ..sample(2, 2, 2, 6, 9) },
         ];
-        let counts = Counts { samples: 5, leaders: 4, states: 2, pairs: 2 };
+        let counts = Counts { samples: 5, leaders: 4, entries: 0, states: 2, pairs: 2 };
         assert_eq!(found(&samples), (Vec::new(), counts));
     }
 
@@ -201,6 +231,22 @@ mod tests {
         check(Sample { committed: 8, ..first() }, &[Broken::Forward]);
         check(Sample { applied: 6, hash: vec![0], ..first() }, &[Broken::Forward]);
         check(Sample { pid: 9, applied: 6, committed: 6, hash: vec![0], ..first() }, &[]);
+    }
+
+    #[test]
+    fn a_committed_entry_that_is_another_is_caught_in_the_same_log_too() {
+        let check = |logs: &[(usize, u64, &[(u64, u64)])], faults: usize, entries: u64| {
+            let mut book = Book::default();
+            logs.iter().for_each(|(node, committed, log)| book.note_log(*node, *committed, log));
+            let found: Vec<Broken> = book.take_faults().into_iter().map(|(broken, _)| broken).collect();
+            assert_eq!((found, book.counts().entries), (vec![Broken::OneLog; faults], entries), "{logs:?}");
+        };
+        check(&[(0, 9, &[(1, 10), (2, 20)]), (1, 9, &[(2, 20), (3, 30)])], 0, 1);
+        check(&[(0, 9, &[(1, 10), (2, 20)]), (1, 9, &[(2, 21), (3, 30)])], 1, 1);
+        check(&[(0, 9, &[(1, 10)]), (0, 9, &[(1, 11)])], 1, 1);
+        // What is not committed may be replaced.
+        check(&[(0, 1, &[(1, 10), (2, 20)]), (1, 9, &[(1, 10), (2, 21)])], 0, 1);
+        check(&[(0, 9, &[(1, 10), (2, 20)]), (1, 1, &[(1, 10), (2, 21)])], 0, 1);
     }
 
     #[test]

@@ -61,6 +61,7 @@ static int do_sync(int fd, bool data_only)
     uint64_t begun_number = count(&control->syncs_begun);
     uint64_t begun_ns = now_ns();
     add(data_only ? &slot->fdatasyncs : &slot->fsyncs, 1);
+    enum ending ending = begin_call_on(SYNCS, fd);
     struct file *file = is_folder ? NULL : find_file(then.st_ino, (uint64_t)then.st_size);
     if (file != NULL) {
         set(&file->overwrite_noted, 0);
@@ -69,7 +70,7 @@ static int do_sync(int fd, bool data_only)
     if (delay_us > 0) {
         pause_us(delay_us);
     }
-    if (take(&control->sync_failures_left)) {
+    if (get(&control->sync_failures_left) > 0 && is_meant(fd) && take(&control->sync_failures_left)) {
         add(&slot->failed_syncs, 1);
         errno = (int)get(&control->sync_errno);
         return -1;
@@ -87,6 +88,7 @@ static int do_sync(int fd, bool data_only)
         set(&file->synced_bytes, (uint64_t)then.st_size);
     }
     log_sync(begun_number, begun_ns, &then, is_folder ? FOLDER_SYNC : data_only ? FILE_FDATASYNC : FILE_FSYNC);
+    end_call(ending);
     errno = before;
     return 0;
 }
@@ -107,6 +109,7 @@ struct writing {
     struct slot *slot; /* NULL: not ours */
     struct file *overwritten;
     size_t allowed;
+    enum ending ending;
     int before;
 };
 
@@ -120,13 +123,17 @@ static int begin_writing(struct writing *writing, int fd, off_t at, size_t count
         return 0;
     }
     writing->slot = attach();
-    if (take(&control->write_failures_left)) {
+    if (get(&control->write_failures_left) > 0 && is_meant(fd) && take(&control->write_failures_left)) {
         add(&writing->slot->failed_writes, 1);
         return (int)get(&control->write_errno);
     }
-    if (count > 1 && take(&control->short_writes_left)) {
+    if (count > 1 && get(&control->short_writes_left) > 0 && is_meant(fd) && take(&control->short_writes_left)) {
         writing->allowed = count / 2;
         add(&writing->slot->shortened_writes, 1);
+    }
+    writing->ending = begin_call_on(WRITES, fd);
+    if (writing->ending == WITHIN && count > 1) {
+        writing->allowed = count / 2;
     }
     /* A file that this process meets for the first time may have been synced by another one, up to its end. */
     struct file *file = find_file(now.st_ino, (uint64_t)now.st_size);
@@ -153,6 +160,7 @@ static ssize_t end_writing(const struct writing *writing, ssize_t result)
         /* A sync that began meanwhile has taken the note away, and may have missed these bytes. */
         note_overwrite(writing->overwritten);
     }
+    end_call(writing->ending);
     errno = writing->before;
     return result;
 }
@@ -249,6 +257,7 @@ INSTEAD int ftruncate(int fd, off_t length)
     struct stat then;
     int before = errno;
     bool is_ours = ours(fd, &then);
+    enum ending ending = is_ours ? begin_call_on(TRUNCATIONS, fd) : NEVER;
     errno = before;
     if (NEXT(ftruncate)(fd, length) != 0) {
         return -1;
@@ -256,6 +265,7 @@ INSTEAD int ftruncate(int fd, off_t length)
     if (is_ours && length < then.st_size) {
         note_truncation(then.st_ino, (uint64_t)length);
     }
+    end_call(ending);
     errno = before;
     return 0;
 }
@@ -271,6 +281,7 @@ INSTEAD int truncate(const char *path, off_t length)
     struct stat then;
     int before = errno;
     bool is_ours = find_place(AT_FDCWD, path, &place) && stat(path, &then) == 0;
+    enum ending ending = is_ours ? begin_call(TRUNCATIONS, place.name) : NEVER;
     errno = before;
     if (NEXT(truncate)(path, length) != 0) {
         return -1;
@@ -278,6 +289,7 @@ INSTEAD int truncate(const char *path, off_t length)
     if (is_ours && length < then.st_size) {
         note_truncation(then.st_ino, (uint64_t)length);
     }
+    end_call(ending);
     errno = before;
     return 0;
 }

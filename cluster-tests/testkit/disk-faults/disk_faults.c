@@ -3,8 +3,9 @@
  *
  * It owns three things outside the directory that it watches: a journal of what the process was promised (which lengths
  * and names a sync has made last, which names changed since), a graveyard of hard links to files that lost a name which
- * no sync has taken away for good, and its part of the control file, through which a test delays or refuses calls and
- * reads counters. The test kit's module `disk_faults` writes the one, reads the others, and cuts the power.
+ * no sync has taken away for good, and its part of the control file, through which a test delays or refuses calls, ends
+ * the process at one of them, and reads counters. The test kit's module `disk_faults` writes the one, reads the others,
+ * and cuts the power.
  *
  * What always holds: only files and directories below DISK_FAULTS_ROOT, on its device, are looked at; every other call
  * passes through unchanged. A promise is journalled after the system kept it and before the caller hears of it, and

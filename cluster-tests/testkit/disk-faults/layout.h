@@ -11,9 +11,10 @@
 #include <stdint.h>
 
 #define CONTROL_MAGIC UINT64_C(0x544c55464b534944) /* "DISKFULT" */
-#define CONTROL_VERSION 1
+#define CONTROL_VERSION 2
 #define SLOTS_MAX 64
 #define RING_MAX 4096
+#define NAMES_WORDS 4
 
 /* One process that has touched what is watched. The last slot is shared by all that found no other. */
 struct slot {
@@ -49,16 +50,25 @@ struct control {
     _Atomic uint64_t write_failures_left;
     _Atomic uint64_t short_writes_left;
     _Atomic uint64_t log_syncs;
+    _Atomic uint64_t crash_call;
+    _Atomic uint64_t crash_moment;
+    _Atomic uint64_t crash_left;
+    _Atomic uint64_t names[NAMES_WORDS]; /* text, filled up with zeros */
     _Atomic uint64_t sequence;
     _Atomic uint64_t syncs_begun;
     _Atomic uint64_t syncs_done;
     _Atomic uint64_t journal_errors;
     _Atomic uint64_t untracked;
+    _Atomic uint64_t crashes;
     uint64_t reserved[2];
     struct slot slots[SLOTS_MAX];
     struct ring_entry ring[RING_MAX];
 };
-_Static_assert(sizeof(struct control) == 8 * (16 + 8 * SLOTS_MAX + 8 * RING_MAX), "the layout of the control file");
+_Static_assert(sizeof(struct control) == 8 * (24 + 8 * SLOTS_MAX + 8 * RING_MAX), "the layout of the control file");
+
+/* The calls at which a process can end, and when. */
+enum call { WRITES = 1, SYNCS = 2, RENAMES = 3, UNLINKS = 4, TRUNCATIONS = 5 };
+enum ending { NEVER = 0, BEFORE = 1, WITHIN = 2, AFTER = 3 };
 
 #define RECORD_MAGIC UINT32_C(0x4a464b44) /* "DKFJ" */
 

@@ -233,6 +233,7 @@ static int do_unlink(int directory, const char *path, int flags)
     if (is_ours && S_ISREG(then.st_mode)) {
         bury(directory, path, &grave);
     }
+    enum ending ending = is_ours ? begin_call(UNLINKS, place.name) : NEVER;
     errno = before;
     if (NEXT(unlinkat)(directory, path, flags) != 0) {
         int after = errno;
@@ -245,6 +246,7 @@ static int do_unlink(int directory, const char *path, int flags)
         struct record record = {.kind = UNLINKED, .flags = kind, .inode = then.st_ino};
         mark(&grave, place.directory, append(record, &place, NULL));
     }
+    end_call(ending);
     errno = before;
     return 0;
 }
@@ -374,6 +376,7 @@ static int do_rename(int from, const char *old, int to, const char *new, unsigne
     int before = errno;
     bool swaps = (flags & RENAME_EXCHANGE) != 0;
     begin_renaming(&renaming, from, old, to, new, swaps);
+    enum ending ending = renaming.to_ours ? begin_call(RENAMES, renaming.to.name) : NEVER;
     errno = before;
     if (NEXT(renameat2)(from, old, to, new, flags) != 0) {
         int after = errno;
@@ -384,6 +387,7 @@ static int do_rename(int from, const char *old, int to, const char *new, unsigne
     if (renaming.from_ours || renaming.to_ours) {
         end_renaming(&renaming, swaps);
     }
+    end_call(ending);
     errno = before;
     return 0;
 }

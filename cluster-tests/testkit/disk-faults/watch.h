@@ -2,7 +2,8 @@
  * What the parts of the library know of each other. Nothing of it is seen from outside.
  *
  * disk_faults.c: which files are ours, and how the library comes up. journal.c: records and graves. bytes.c: syncs,
- * writes and lengths. names.c: what makes, moves and takes away names.
+ * writes and lengths. names.c: what makes, moves and takes away names. crash.c: the end of the process at such a call,
+ * and which files counted faults meet.
  */
 #ifndef DISK_FAULTS_WATCH_H
 #define DISK_FAULTS_WATCH_H
@@ -18,6 +19,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -87,6 +89,13 @@ void bury(int directory, const char *path, struct grave *grave);
 void exhume(struct grave *grave);
 void mark(struct grave *grave, uint64_t directory, uint64_t sequence);
 void purge(uint64_t directory, uint64_t began);
+
+/* === the end of the process, and who is meant: crash.c === */
+
+bool is_meant(int fd);
+enum ending begin_call(enum call call, const char *name);
+enum ending begin_call_on(enum call call, int fd);
+void end_call(enum ending ending);
 
 /* === the calls that come next === */
 

@@ -1,4 +1,5 @@
-//! Disks that fail: slow and refused syncs, refused and shortened writes, and power cuts, for processes of this test.
+//! Disks that fail: slow and refused syncs, refused and shortened writes, an end in the midst of a call, and power
+//! cuts, for processes of this test.
 //!
 //! A process that is started with [`DiskFaults::environment`] has a library of ours between itself and libc, which
 //! watches one directory: the root. It keeps a journal of what the process was promised, does what the test asks for
@@ -14,6 +15,7 @@
 //! files by renames), calls that do not go through libc, and rooms: both sides must call the root by the same path.
 
 mod control;
+mod crash;
 mod cut;
 mod journal;
 mod lasting;
@@ -37,6 +39,7 @@ use journal::Journal;
 use tree::{Found, Kind, Tree};
 
 pub use control::{ProcessCounters, SyncKind, SyncTime};
+pub use crash::{Call, CrashPoint, Moment};
 pub use cut::{Names, Tail, Variant};
 pub use nix::errno::Errno;
 pub use report::{CutReport, LostTail};
@@ -127,6 +130,45 @@ impl DiskFaults {
     /// When the control file cannot be written.
     pub fn shorten_writes(&self, count: u64) -> Result<()> {
         self.control.set(Field::ShortWritesLeft, count)
+    }
+
+    /// Counted faults, those that are asked for from now on, meet only files with such a name: the last part of the
+    /// path, with at most one `*` for anything. Empty: all files, as at first.
+    ///
+    /// # Errors
+    /// When the name is too long, or the control file cannot be written.
+    pub fn only(&self, names: &str) -> Result<()> {
+        self.control.set_names(names)
+    }
+
+    /// A process that comes to this point ends there, by SIGKILL to itself. Once; counted faults meet the files of the
+    /// point from now on.
+    ///
+    /// # Errors
+    /// As [`DiskFaults::only`].
+    pub fn crash_at(&self, point: &CrashPoint) -> Result<()> {
+        self.control.set(Field::CrashLeft, 0)?;
+        self.only(point.names)?;
+        self.control.set(Field::CrashCall, point.call as u64)?;
+        self.control.set(Field::CrashMoment, point.moment as u64)?;
+        self.control.set(Field::CrashLeft, point.number)
+    }
+
+    /// No process ends by itself any more, and counted faults meet all files again.
+    ///
+    /// # Errors
+    /// When the control file cannot be written.
+    pub fn crash_never(&self) -> Result<()> {
+        self.control.set(Field::CrashLeft, 0)?;
+        self.only("")
+    }
+
+    /// How many processes ended where [`DiskFaults::crash_at`] wanted it, since the last cut.
+    ///
+    /// # Errors
+    /// When the control file cannot be read.
+    pub fn crashes(&self) -> Result<u64> {
+        self.control.get(Field::Crashes)
     }
 
     /// Whether [`DiskFaults::sync_times`] is kept. Off at first.

@@ -1,9 +1,10 @@
-//! Faults of the membership: leadership that is handed over, and a member that leaves and joins anew.
+//! Faults of the membership: leadership that is handed over, and a member that leaves, or is lost, and joins anew.
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
+use ollamax_proto::v1::node_view::State;
 use ollamax_testkit::wait;
 
 use crate::faults::{Done, PATIENCE, Stage, proof};
@@ -33,11 +34,26 @@ impl Stage<'_> {
         Ok(Done::now(proof(true, format!("node {old} handed over in term {before}; id {leader} led in term {term}"))))
     }
 
+    /// Lets this node lead, whoever does so now.
+    pub(super) async fn lead_with(&self, index: usize) -> Result<()> {
+        let id = self.cluster.status(index).await?.node_id;
+        wait::until("this node to lead", HAND_OVER_TIME, || async {
+            let raft = self.cluster.status(index).await?.raft.context("no raft view")?;
+            if raft.leader == id {
+                return anyhow::Ok(());
+            }
+            let old = self.leader().await?;
+            let refused = self.cluster.node(old).admin()?.transfer_leader(id).await.err();
+            bail!("node {old} led; {}", refused.map(|error| error.to_string()).unwrap_or_default())
+        })
+        .await
+    }
+
     /// `leave`, a start, `join`: it comes back under another id, with nothing, and has a vote again at the end.
     pub(super) async fn replace(&mut self, whom: Whom) -> Result<Done> {
         let victims = self.who(whom).await?;
         let victim = *victims.first().context("nobody is meant")?;
-        let (cluster, others) = (self.cluster, self.others(victim));
+        let cluster = self.cluster;
         let node = cluster.node(victim);
         let old = cluster.status(victim).await?.node_id;
         let leave = wait::until("the member to leave", PATIENCE, || async { node.admin()?.leave().await });
@@ -45,7 +61,34 @@ impl Stage<'_> {
         node.ended(PATIENCE).await.context("after it left")?;
         self.last().await;
         cluster.restart(&[victim]).await.context("start what has left")?;
-        let host = cluster.node(self.one_of(&others)?);
+        let new = Box::pin(self.join_anew(victim)).await?;
+        Ok(Done::now(proof(new > old, format!("the member with id {old} left and is {new} now"))))
+    }
+
+    /// What the product asks for when the state of a member is lost: it is removed, its directory emptied, and it joins
+    /// as another. Returns its id.
+    pub(super) async fn replace_lost(&mut self, victim: usize, old: u64) -> Result<u64> {
+        let (cluster, others) = (self.cluster, self.others(victim));
+        let host = self.one_of(&others)?;
+        let removed = wait::until("the lost member to be removed", PATIENCE, || async {
+            // An answer that was lost is asked for again, and then there is nobody to be removed.
+            let refused = cluster.node(host).admin()?.remove(&old.to_string(), true).await.err();
+            let nodes = cluster.status(host).await?.nodes;
+            let gone = nodes.iter().all(|node| node.id != old || node.state() == State::Departed);
+            ensure!(gone, "it is still there: {}", refused.map(|error| error.to_string()).unwrap_or_default());
+            anyhow::Ok(())
+        });
+        removed.await?;
+        let directory = cluster.node(victim).data_dir();
+        std::fs::remove_dir_all(&directory).with_context(|| format!("empty {}", directory.display()))?;
+        cluster.restart(&[victim]).await.context("start with nothing")?;
+        Box::pin(self.join_anew(victim)).await
+    }
+
+    /// Lets a node that runs and belongs to nobody join, and gives it a disk that can fail. Returns its id.
+    async fn join_anew(&mut self, victim: usize) -> Result<u64> {
+        let (cluster, others) = (self.cluster, self.others(victim));
+        let (node, host) = (cluster.node(victim), cluster.node(self.one_of(&others)?));
         let token =
             wait::until("a token", PATIENCE, || async { host.admin()?.create_token("voter", TOKEN_USES).await });
         let token = token.await?;
@@ -61,6 +104,6 @@ impl Stage<'_> {
             disks.renew(cluster, victim)?;
             cluster.restart(&[victim]).await.context("start the new member on a disk that can fail")?;
         }
-        Ok(Done::now(proof(new > old, format!("the member with id {old} left and is {new} now"))))
+        Ok(new)
     }
 }

@@ -117,7 +117,27 @@ impl Stage<'_> {
         let followers = self.others(leader);
         let victim = self.one_of(&followers)?;
         let installed = self.installed(victim).await?;
-        let links = self.cluster.links().clone();
+        let behind = Box::pin(self.leave_behind(victim)).await?;
+        self.cluster.links().heal();
+        let healed = Instant::now();
+        let stood_at = match behind {
+            Ok(stood_at) => stood_at,
+            Err(missing) => return Ok(Done { healed, ..Done::now(Err(missing)) }),
+        };
+        let counted = wait::until("the snapshot to be installed", SNAPSHOT_TIME, || async {
+            let now = self.installed(victim).await?;
+            ensure!(now > installed, "installed {now}, before {installed}");
+            anyhow::Ok(now)
+        });
+        counted.await.with_context(|| format!("node {victim} needs a snapshot to come back"))?;
+        let proof = Ok(format!("node {victim} stood at {stood_at} and was brought back by a snapshot"));
+        Ok(Done { healed, with_snapshot: true, ..Done::now(proof) })
+    }
+
+    /// Cuts a follower off until the others have dropped what it would need. Where it stood, or why it came to nothing;
+    /// its links stay cut.
+    pub(super) async fn leave_behind(&self, victim: usize) -> Result<Result<u64, String>> {
+        let links = self.cluster.links();
         links.divide(&[victim], &self.others(victim), Mode::Cut);
         let stood_at = self.cluster.status(victim).await?.raft.context("no raft view")?.last_log_index;
         let helpers = crowd::Crowd::default();
@@ -140,20 +160,8 @@ impl Stage<'_> {
         };
         let helping = helpers.work(self.cluster, self.traffic, HELPERS);
         let (behind, ()) = futures::join!(behind, helping);
-        links.heal();
-        let healed = Instant::now();
-        if let Err(error) = behind {
-            let proof = Err(format!("node {victim} did not fall behind far enough: {error:#}"));
-            return Ok(Done { proof, healed, with_snapshot: false });
-        }
-        let counted = wait::until("the snapshot to be installed", SNAPSHOT_TIME, || async {
-            let now = self.installed(victim).await?;
-            ensure!(now > installed, "installed {now}, before {installed}");
-            anyhow::Ok(now)
-        });
-        counted.await.with_context(|| format!("node {victim} needs a snapshot to come back"))?;
-        let proof = Ok(format!("node {victim} stood at {stood_at} and was brought back by a snapshot"));
-        Ok(Done { proof, healed, with_snapshot: true })
+        let behind = behind.map(|()| stood_at);
+        Ok(behind.map_err(|error| format!("node {victim} did not fall behind far enough: {error:#}")))
     }
 
     async fn installed(&self, index: usize) -> Result<f64> {

@@ -18,7 +18,7 @@ impl Stage<'_> {
         let before = self.pids(&victims)?;
         self.cluster.kill(&victims).await?;
         self.last().await;
-        self.cluster.restart(&victims).await.context("start what was killed")?;
+        self.start_again(&victims).await.context("start what was killed")?;
         let after = self.pids(&victims)?;
         let changed = before.iter().zip(&after).all(|(before, after)| before != after);
         Ok(Done::now(proof(changed, format!("nodes {victims:?} were processes {before:?} and are {after:?}"))))
@@ -28,10 +28,10 @@ impl Stage<'_> {
         let (everybody, seed) = (self.everybody(), self.round.seed);
         self.cluster.kill(&everybody).await?;
         let disks = self.disks()?;
-        let loss = disks.cut(seed, variant).context("cut the power")?;
+        let loss = disks.cut(&everybody, seed, variant).context("cut the power")?;
         disks.delay(&everybody, Duration::ZERO)?;
         self.last().await;
-        self.cluster.restart(&everybody).await.context("start after the power cut")?;
+        self.start_again(&everybody).await.context("start after the power cut")?;
         let what = format!("{} bytes and {} names that were never synced were lost", loss.bytes, loss.names);
         Ok(Done::now(proof(loss.bytes + loss.names > 0, what)))
     }

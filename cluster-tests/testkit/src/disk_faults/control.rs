@@ -9,18 +9,21 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 const MAGIC: u64 = 0x544c_5546_4b53_4944;
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 /// Bytes of a word, and words of a slot and of an entry of the ring.
 const WORD: usize = 8;
 const GROUP: usize = 8;
-const HEADER: usize = 16;
+const HEADER: usize = 24;
 const SLOTS_MAX: usize = 64;
 const RING_MAX: usize = 4_096;
 const RING: usize = HEADER + GROUP * SLOTS_MAX;
 const WORDS: usize = RING + GROUP * RING_MAX;
+/// Where the names stand that counted faults meet, and how many words there are for them.
+const NAMES: usize = 12;
+const NAMES_WORDS: usize = 4;
 
 /// One word of the header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,12 +35,16 @@ pub(crate) enum Field {
     WriteFailuresLeft = 6,
     ShortWritesLeft = 7,
     LogSyncs = 8,
+    CrashCall = 9,
+    CrashMoment = 10,
+    CrashLeft = 11,
     /// The first of those that the library counts; everything behind it is counted too.
-    Sequence = 9,
-    SyncsBegun = 10,
-    SyncsDone = 11,
-    JournalErrors = 12,
-    Untracked = 13,
+    Sequence = 16,
+    SyncsBegun = 17,
+    SyncsDone = 18,
+    JournalErrors = 19,
+    Untracked = 20,
+    Crashes = 21,
 }
 
 /// What one process did below the root.
@@ -121,6 +128,14 @@ impl Control {
 
     pub(crate) fn set(&self, field: Field, value: u64) -> Result<()> {
         self.write(field as usize, value)
+    }
+
+    /// Which files counted faults meet. Whatever counts them must be off meanwhile.
+    pub(crate) fn set_names(&self, names: &str) -> Result<()> {
+        let mut bytes = names.as_bytes().to_vec();
+        ensure!(bytes.len() <= NAMES_WORDS * WORD && !names.contains('/'), "{names:?} is no name, or a long one");
+        bytes.resize(NAMES_WORDS * WORD, 0);
+        self.file.write_all_at(&bytes, (NAMES * WORD) as u64).context("write the control file")
     }
 
     /// Sets every count to zero and forgets all processes. Switches stay as they are.

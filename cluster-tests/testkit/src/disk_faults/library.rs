@@ -12,13 +12,14 @@ use std::sync::OnceLock;
 use anyhow::{Context, Result, bail, ensure};
 
 /// The C text, by file.
-const TEXTS: [(&str, &str); 6] = [
+const TEXTS: [(&str, &str); 7] = [
     ("layout.h", include_str!("../../disk-faults/layout.h")),
     ("watch.h", include_str!("../../disk-faults/watch.h")),
     ("disk_faults.c", include_str!("../../disk-faults/disk_faults.c")),
     ("journal.c", include_str!("../../disk-faults/journal.c")),
     ("bytes.c", include_str!("../../disk-faults/bytes.c")),
     ("names.c", include_str!("../../disk-faults/names.c")),
+    ("crash.c", include_str!("../../disk-faults/crash.c")),
 ];
 /// The name under which every system that has a C compiler has one.
 const COMPILER: &str = "cc";

@@ -148,6 +148,63 @@ fn syncs_and_writes_are_refused_and_shortened_as_often_as_asked() {
 }
 
 #[test]
+fn a_process_ends_where_it_was_told_to_and_only_once() {
+    let check = |at: (Call, &'static str, u64, Moment), script: &str, left: [Option<&str>; 2]| {
+        let (_home, faults) = world();
+        let (call, names, number, moment) = at;
+        let point = CrashPoint { call, names, number, moment };
+        faults.crash_at(&point).expect("set");
+        assert!(!run(&faults, script).status.success(), "{point}: {script}");
+        assert_eq!(faults.crashes().expect("read"), 1, "{point}: {script}");
+        assert_eq!(["a", "b"].map(|name| text(&faults, name)), left.map(|text| text.map(str::to_owned)), "{point}");
+        run_well(&faults, "printf x > a; sync a; mv -f a b; rm b");
+        assert_eq!(faults.crashes().expect("read"), 1, "{point}: once");
+    };
+    let write = "printf one > a; printf two > b";
+    check((Call::Write, "a", 1, Moment::Before), write, [Some(""), None]);
+    check((Call::Write, "a", 1, Moment::Within), write, [Some("o"), None]);
+    check((Call::Write, "a", 1, Moment::After), write, [Some("one"), None]);
+    check((Call::Write, "b*", 1, Moment::Before), write, [Some("one"), Some("")]);
+    check((Call::Write, "", 2, Moment::Before), write, [Some("one"), Some("")]);
+    let sync = "printf one > a; sync a; printf two > b";
+    check((Call::Sync, "*", 1, Moment::Before), sync, [Some("one"), None]);
+    let rename = "printf one > a; mv -f a b";
+    check((Call::Rename, "b", 1, Moment::Before), rename, [Some("one"), None]);
+    check((Call::Rename, "b", 1, Moment::After), rename, [None, Some("one")]);
+    let unlink = "printf one > a; rm a";
+    check((Call::Unlink, "a", 1, Moment::Before), unlink, [Some("one"), None]);
+    check((Call::Unlink, "a", 1, Moment::After), unlink, [None, None]);
+    let truncate = "printf one > a; truncate -s 1 a";
+    check((Call::Truncate, "a", 1, Moment::Before), truncate, [Some("one"), None]);
+    check((Call::Truncate, "a", 1, Moment::After), truncate, [Some("o"), None]);
+}
+
+#[test]
+fn an_end_before_a_sync_promises_nothing_and_one_after_it_does() {
+    for (moment, left) in [(Moment::Before, None), (Moment::After, Some("one"))] {
+        let (_home, mut faults) = world();
+        // The file's own sync, and then that of its directory.
+        faults.crash_at(&CrashPoint { call: Call::Sync, names: "", number: 2, moment }).expect("set");
+        assert!(!run(&faults, "printf one > a; sync a; sync .").status.success());
+        faults.cut_power(SEED, Variant::STRICT).expect("cut");
+        assert_eq!(text(&faults, "a").as_deref(), left, "{moment:?}");
+    }
+}
+
+#[test]
+fn counted_faults_meet_only_the_files_that_are_named() {
+    let (_home, faults) = world();
+    faults.only("*.log").expect("set");
+    faults.fail_syncs(Errno::EIO, ALWAYS).expect("set");
+    faults.fail_writes(Errno::ENOSPC, 1).expect("set");
+    run_well(&faults, "printf x > a; sync a; sync .");
+    assert!(!run(&faults, "printf x > b.log").status.success());
+    run_well(&faults, "printf x > b.log");
+    assert!(!run(&faults, "sync b.log").status.success());
+    assert!(faults.only("a/b").is_err() && faults.only(&"x".repeat(33)).is_err());
+}
+
+#[test]
 fn bytes_written_in_place_are_said_to_be_unknown() {
     let (_home, mut faults) = world();
     run_well(&faults, "printf 12345 > file; sync file; sync .; printf x | dd of=file conv=notrunc status=none");
