@@ -129,8 +129,9 @@ async fn a_lease_takes_its_values_along_unless_it_is_renewed_also_across_the_dea
     // Longer than an election takes on a busy machine.
     let (kept, left) = (door.grant(LEASE).await?, door.grant(LEASE).await?);
     door.put("user/kept", b"k", kept, None).await?;
-    door.put("user/left", b"l", left, None).await?;
-    let mut watch = door.watch("user/", 0).await?;
+    let last = door.put("user/left", b"l", left, None).await?;
+    // From a revision: this node may not have applied what the leader has answered.
+    let mut watch = door.watch("user/", last.header.revision + 1).await?;
     cluster.kill(&[leader]).await?;
     let renewing = async {
         loop {

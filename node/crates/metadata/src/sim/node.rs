@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use ollamax_core::catalog::command::Command;
 use ollamax_core::catalog::{Answer, Entry, Key, Record, View};
-use ollamax_types::{Clock, RequestId, Timestamp};
+use ollamax_types::{Clock, NodeId, RequestId, Timestamp};
 
 use super::disk::Disk;
 use super::facts::Facts;
@@ -25,6 +25,7 @@ use super::runtime::Runtime;
 use super::types::{Bug, SimRaft};
 use crate::envelope;
 use crate::feed::{Feed, Filter, WatchError, Watcher};
+use crate::integrity::Integrity;
 use crate::logtime::Stamper;
 use crate::raft::{Sealed, term_of};
 
@@ -199,11 +200,13 @@ impl Answering {
 
     /// One look of the product's own watcher. Each is a new one, so that it goes on where another ended.
     fn tell(&self, filter: Filter, from: Option<u64>) -> Reply {
-        let mut watcher = Watcher::new(self.feed.clone(), watch::channel(0).1, filter, from);
-        match watcher.next_kept() {
-            Ok(batch) => Reply::Told(batch.map_or_else(Vec::new, |batch| batch.events), watcher.next_revision()),
+        let agreement = Integrity::default().agreement(NodeId(*self.raft.node_id()));
+        let mut watcher = Watcher::new(self.feed.clone(), watch::channel(0).1, agreement, filter, from);
+        let told = watcher.next_kept().and_then(|batch| Ok((batch, watcher.so_far()?.revision + 1)));
+        match told {
+            Ok((batch, next)) => Reply::Told(batch.map_or_else(Vec::new, |batch| batch.events), next),
             Err(WatchError::Compacted { oldest }) => Reply::Compacted(oldest),
-            Err(WatchError::Stopped) => Reply::Unknown,
+            Err(WatchError::Deviates | WatchError::Stopped) => Reply::Unknown,
         }
     }
 
