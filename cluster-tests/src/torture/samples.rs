@@ -235,7 +235,8 @@ mod tests {
 
     #[test]
     fn a_committed_entry_that_is_another_is_caught_in_the_same_log_too() {
-        let check = |logs: &[(usize, u64, &[(u64, u64)])], faults: usize, entries: u64| {
+        type Left<'a> = (usize, u64, &'a [(u64, u64)]);
+        let check = |logs: &[Left], faults: usize, entries: u64| {
             let mut book = Book::default();
             logs.iter().for_each(|(node, committed, log)| book.note_log(*node, *committed, log));
             let found: Vec<Broken> = book.take_faults().into_iter().map(|(broken, _)| broken).collect();

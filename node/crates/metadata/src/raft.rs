@@ -9,6 +9,7 @@ pub(crate) mod log;
 pub(crate) mod network;
 pub(crate) mod snapshot;
 pub(crate) mod state;
+pub(crate) mod tail;
 
 use std::fmt;
 

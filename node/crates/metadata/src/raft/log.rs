@@ -1,8 +1,9 @@
 //! openraft's log over the store: entries, vote, and the committed mark.
 //!
 //! A callback comes only after the store has synced; a vote is durable when `save_vote` returns. Reads for followers
-//! are cut by bytes. Every record that is written passes the node's log-time keeper, so that a new leader goes on
-//! from the last stamp in its log. Any error of the store or of a record stops consensus on this node.
+//! are cut by bytes; the end of the log is read from memory. Every record that is written passes the node's log-time
+//! keeper, so that a new leader goes on from the last stamp in its log. Any error of the store or of a record stops
+//! consensus on this node.
 
 use std::fmt::Debug;
 use std::io;
@@ -16,6 +17,7 @@ use ollamax_store as store;
 
 use crate::envelope;
 use crate::logtime::Stamper;
+use crate::raft::tail::Tail;
 use crate::raft::{Entry, LogId, Payload, Types, Vote};
 use crate::record::{decode_entry, decode_log_id, decode_vote, encode_entry, encode_log_id, encode_vote};
 
@@ -23,13 +25,14 @@ use crate::record::{decode_entry, decode_log_id, decode_vote, encode_entry, enco
 #[derive(Debug, Clone)]
 pub(crate) struct LogStore {
     log: store::Log,
+    tail: Tail,
     stamper: Arc<Stamper>,
     append_bytes_max: usize,
 }
 
 impl LogStore {
-    pub(crate) const fn new(log: store::Log, stamper: Arc<Stamper>, append_bytes_max: usize) -> Self {
-        Self { log, stamper, append_bytes_max }
+    pub(crate) fn new(log: store::Log, stamper: Arc<Stamper>, append_bytes_max: usize) -> Self {
+        Self { log, tail: Tail::default(), stamper, append_bytes_max }
     }
 
     /// Lets the log-time keeper see the last envelope that the log holds above `applied`.
@@ -54,6 +57,9 @@ impl LogStore {
     fn read(&self, range: Range<u64>, bytes_max: usize) -> io::Result<Vec<Entry>> {
         if range.is_empty() {
             return Ok(Vec::new());
+        }
+        if let Some(entries) = self.tail.read(&range, bytes_max) {
+            return Ok(entries);
         }
         let records = self.log.read(range, bytes_max).map_err(io::Error::other)?;
         records.into_iter().map(|(index, record)| Ok(decode_entry(index, record.into())?)).collect()
@@ -143,27 +149,33 @@ impl RaftLogStorage<Types> for LogStore {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
-        let mut newest = None;
-        let records = entries.into_iter().map(|entry| {
+        let (mut newest, mut records, mut written) = (None, Vec::new(), Vec::new());
+        for entry in entries {
             newest = log_time_of(&entry).or(newest);
-            (entry.log_id.index, encode_entry(&entry))
-        });
-        let records: Vec<_> = records.collect();
+            let record = encode_entry(&entry);
+            let (index, bytes) = (entry.log_id.index, record.len());
+            records.push((index, record));
+            written.push((entry, bytes));
+        }
         if let Some(time) = newest {
             self.stamper.observe(time);
         }
         let done = Box::new(move |result: Result<(), store::SyncError>| {
             callback.io_completed(result.map_err(io::Error::other));
         });
-        self.log.append(records, done).map_err(io::Error::other)
+        self.log.append(records, done).map_err(io::Error::other)?;
+        self.tail.append(written);
+        Ok(())
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> Result<(), io::Error> {
+        self.tail.truncate_after(last_log_id.map(|id| id.index));
         let log = self.log.clone();
         on_disk(move || log.truncate_after(last_log_id.map(|id| id.index))).await
     }
 
     async fn purge(&mut self, log_id: LogId) -> Result<(), io::Error> {
+        self.tail.purge_upto(log_id.index);
         let log = self.log.clone();
         on_disk(move || log.purge_upto(log_id.index, encode_log_id(&log_id))).await
     }
