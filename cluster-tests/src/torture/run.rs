@@ -79,7 +79,8 @@ pub(crate) async fn run(options: &Options, seed: u64) -> Result<Report> {
         report.error = Some(format!("the last look at the logs: {error:#}"));
     }
     if !report.failed() {
-        report.lacking.extend(evidence::run_lacks(report.rounds.len(), &report.checked));
+        let rounds: Vec<_> = report.rounds.iter().map(|round| (round.family, round.injected)).collect();
+        report.lacking.extend(evidence::run_lacks(&rounds, &report.checked));
     }
     if report.failed() {
         report.kept = Some(world.cluster.directory().display().to_string());
