@@ -1,5 +1,6 @@
 //! Faults as they are done to a running cluster, and undone. Each proves that it was there: a fault that met nothing
-//! makes the round worthless, and the report says so.
+//! makes the round worthless, and the report says so. One that waits for what does not come up in its time is not done,
+//! and says that.
 //!
 //! What a fault broke is whole again when it returns, also when its proof fails. An error means that the cluster did
 //! not come back as it should, or that this machine cannot do such a fault; the nodes end with the run then.
@@ -25,6 +26,7 @@ use tokio::time::Instant;
 use ollamax_testkit::{Cluster, wait};
 
 use crate::disks::Disks;
+use crate::evidence::Proof;
 use crate::logs::{self, OffLog};
 use crate::plan::{Fault, Round, Whom};
 use crate::report::Invariant;
@@ -53,8 +55,7 @@ pub(crate) struct Stage<'a> {
 /// A fault that is over.
 #[derive(Debug)]
 pub(crate) struct Done {
-    /// What shows that it was there, or what is missing for that.
-    pub(crate) proof: Result<String, String>,
+    pub(crate) proof: Proof,
     /// When everything was whole again.
     pub(crate) healed: Instant,
     /// Whether a node needed a snapshot to come back.
@@ -66,8 +67,17 @@ pub(crate) struct Done {
 // === impl Done ===
 
 impl Done {
-    /// A fault that is over now.
+    /// A fault that is over now, with what shows that it was there, or what is missing for that.
     fn now(proof: Result<String, String>) -> Self {
+        Self::with(proof.map_or_else(Proof::Missing, Proof::Shown))
+    }
+
+    /// A fault that was not done, and why.
+    fn not_injected(why: String) -> Self {
+        Self::with(Proof::NotInjected(why))
+    }
+
+    fn with(proof: Proof) -> Self {
         Self { proof, healed: Instant::now(), with_snapshot: false, judged: Vec::new() }
     }
 }

@@ -36,6 +36,8 @@ pub(crate) struct Played {
     pub(crate) family: Family,
     pub(crate) fault: String,
     pub(crate) fault_ms: u64,
+    /// Whether the fault was there.
+    pub(crate) injected: bool,
     pub(crate) proof: String,
     pub(crate) outage: Outage,
     /// From the heal to a leader that all nodes name.
@@ -187,10 +189,18 @@ impl Report {
         self.asked.iter().filter(|family| !played(family)).map(|family| family.id()).collect()
     }
 
+    /// Families whose faults could not be done in some rounds, and in how many.
+    fn not_injected(&self) -> Vec<String> {
+        let without = self.rounds.iter().filter(|round| !round.injected);
+        let times = |family: &Family| without.clone().filter(|round| round.family == *family).count();
+        let told = self.asked.iter().map(|family| (family.id(), times(family)));
+        told.filter(|(_, times)| *times > 0).map(|(id, times)| format!("{id} in {times}")).collect()
+    }
+
     fn faults(&self) -> Table {
         let mut table = table(["FAULT", "", "TIMES", "LONGEST WITHOUT A WRITE"]);
         for family in &self.asked {
-            let own = || self.rounds.iter().filter(|round| round.family == *family);
+            let own = || self.rounds.iter().filter(|round| round.family == *family && round.injected);
             let longest = own().map(|round| round.outage.longest_ms).max().unwrap_or(0);
             let (id, title) = (family.id().to_owned(), family.title().to_owned());
             table.add_row([id, title, own().count().to_string(), seconds(longest)]);
@@ -248,6 +258,10 @@ impl fmt::Display for Report {
         let not_reached = self.not_reached();
         if !not_reached.is_empty() {
             writeln!(f, "note: not reached in this time: {}\n", not_reached.join(", "))?;
+        }
+        let not_injected = self.not_injected();
+        if !not_injected.is_empty() {
+            writeln!(f, "note: rounds without a fault: {}\n", not_injected.join(", "))?;
         }
         writeln!(f, "{}\n", self.invariants())?;
         self.clients(f)?;

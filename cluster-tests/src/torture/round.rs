@@ -187,7 +187,8 @@ fn outcome(
     }
     let late = leader.as_ref().err().into_iter().chain(equal.as_ref().err());
     broken.extend(late.map(|what| (Invariant::I11, what.clone())));
-    checked.extend([(Invariant::I11, 1), (Invariant::I13, 1)]);
+    let injected = done.proof.is_shown();
+    checked.extend([(Invariant::I11, 1), (Invariant::I13, u64::from(injected))]);
     let lacking = evidence::round_lacks(&Happened { before, during, after, proof: done.proof.clone() });
 
     let played = Played {
@@ -195,7 +196,8 @@ fn outcome(
         family: round.fault.family(),
         fault: round.fault.to_string(),
         fault_ms: healed_ns.saturating_sub(struck_ns) / 1_000_000,
-        proof: done.proof.unwrap_or_else(|missing| format!("NOT PROVED: {missing}")),
+        injected,
+        proof: done.proof.to_string(),
         outage: Outage::of(history, begun_ns, over_ns),
         leader_ms: leader.map_or(0, millis),
         equal_ms: equal.unwrap_or(0),
@@ -245,6 +247,7 @@ mod tests {
     use ollamax_testkit::history::{Call, Outcome as Came};
 
     use super::*;
+    use crate::evidence::Proof;
     use crate::plan::{Fault, Whom};
 
     const SECOND_NS: u64 = 1_000_000_000;
@@ -265,7 +268,7 @@ mod tests {
     fn found(change: impl Fn(&mut Moments), equal: Result<u64, String>, samples: &[Sample]) -> Outcome {
         let fault = Fault::Kill(Whom::Leader);
         let round = Round { number: 4, fault, time: Duration::from_secs(1), seed: Seed(1) };
-        let proof = Ok("it was there".to_owned());
+        let proof = Proof::Shown("it was there".to_owned());
         let done = Done { proof, healed: Instant::now(), with_snapshot: false, judged: Vec::new() };
         let mut moments = Moments {
             begun_ns: 0,
@@ -315,8 +318,19 @@ mod tests {
         check(found(|_| {}, Ok(1), &[sample(0, 1, 5, 1), sample(0, 1, 4, 2)]), Invariant::I7);
         let started = || vec![(Invariant::I12, Err("it started".to_owned())), (Invariant::I12, Ok(()))];
         check(found(|moments| moments.done.judged = started(), Ok(1), &[]), Invariant::I12);
-        let unproved = found(|moments| moments.done.proof = Err("the same process".to_owned()), Ok(1), &[]);
+        let unproved = |moments: &mut Moments| moments.done.proof = Proof::Missing("the same process".to_owned());
+        let unproved = found(unproved, Ok(1), &[]);
         assert!(unproved.lacking.len() == 1 && unproved.broken.is_empty(), "{:?}", unproved.lacking);
         assert!(unproved.played.proof.contains("NOT PROVED: the same process"), "{}", unproved.played.proof);
+    }
+
+    #[test]
+    fn a_round_whose_fault_was_not_done_counts_and_stands_for_no_fault() {
+        let late = |moments: &mut Moments| moments.done.proof = Proof::NotInjected("no sync came".to_owned());
+        let outcome = found(late, Ok(1), &[]);
+        assert!(outcome.lacking.is_empty() && outcome.broken.is_empty(), "{:?}", outcome.lacking);
+        assert!(!outcome.played.injected);
+        assert_eq!(outcome.played.proof, "NOT INJECTED: no sync came");
+        assert!(outcome.checked.contains(&(Invariant::I13, 0)), "{:?}", outcome.checked);
     }
 }

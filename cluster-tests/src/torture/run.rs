@@ -22,10 +22,14 @@ use crate::round::{self, LIMITS, Outcome, World, lines_of, promise_of};
 use crate::samples::Book;
 use crate::traffic::{Run, held};
 
-/// Numbers that make logs short, so that a node that was away for seconds needs a snapshot, and writes of the state
-/// frequent, so that a crash meets them.
-const SETTINGS: [(&str, u64); 3] =
-    [("raft.snapshot_every", 600), ("raft.keep_log", 200), ("store.flush_entries_max", 200)];
+/// Numbers that make logs short, so that a node that was away for seconds needs a snapshot, writes of the state
+/// frequent, so that a crash meets them, and a drain shorter than anybody's patience with a node that must stop.
+const SETTINGS: [(&str, u64); 4] = [
+    ("raft.snapshot_every", 600),
+    ("raft.keep_log", 200),
+    ("store.flush_entries_max", 200),
+    ("shutdown.grace_s", 5),
+];
 /// Where the records of a round that failed lie, in the cluster's directory.
 const RECORDS: &str = "records";
 
@@ -75,7 +79,8 @@ pub(crate) async fn run(options: &Options, seed: u64) -> Result<Report> {
         report.error = Some(format!("the last look at the logs: {error:#}"));
     }
     if !report.failed() {
-        report.lacking.extend(evidence::run_lacks(report.rounds.len(), &report.checked));
+        let rounds: Vec<_> = report.rounds.iter().map(|round| (round.family, round.injected)).collect();
+        report.lacking.extend(evidence::run_lacks(&rounds, &report.checked));
     }
     if report.failed() {
         report.kept = Some(world.cluster.directory().display().to_string());

@@ -1,16 +1,17 @@
 //! The daemon of the release before, built from the history of this checkout, and the suite that upgrades from it.
 //!
 //! The release before is the last commit on the main line whose `core` knew a lower cluster version than this checkout
-//! does. Its source is unpacked below the target directory and goes when it is built; its daemon is kept there by its
-//! commit, so each is built once. What third parties wrote is shared with this checkout; what is ours is not, though
-//! it has the same names.
+//! does. Its source is unpacked below the target directory and goes when it is built, or cannot be; its daemon is kept
+//! there by its commit, so each is built once. What third parties wrote is shared with this checkout; what is ours is
+//! not, though it has the same names. After a failure this checkout's daemon is put back; after an interruption its
+//! next build does that.
 
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Error, Result, ensure};
 
 use crate::closing::Closing;
 use crate::rocksdb;
@@ -22,13 +23,16 @@ pub(crate) const VARIABLE: &str = "OLLAMAX_TEST_PREVIOUS_NODE";
 /// The suite: `cluster-tests/tests/it/two_releases.rs`.
 const SUITE: &str = "two_releases::";
 const DAEMON: &str = "ollamax-node";
+/// How a checkout's daemon is built. With `--examples`, though there are none, cargo asks for the features that tests
+/// need too. So third parties' code is what this checkout's build has made already.
+const BUILD: [&str; 6] = ["build", "--workspace", "--bin", DAEMON, "--examples", "--locked"];
 /// Folder in the target directory.
 const FOLDER: &str = "previous";
 /// Where the newest cluster version stands, and in which words.
 const VERSION_FILE: &str = "node/crates/core/src/catalog/apply.rs";
 const VERSION_WORDS: &str = "pub const CLUSTER_VERSION: u32 = ";
-/// Cargo names results by their path in the checkout and goes by times, so it would take one checkout's for those of the
-/// other. What it makes of a workspace with a wrapper it keeps apart; this one only starts what it is given.
+/// Cargo names results by their path in the checkout and goes by times, so it would take one checkout's for those of
+/// the other. What it makes of a workspace with a wrapper it keeps apart; this one only starts what it is given.
 const APART: (&str, &str) = ("RUSTC_WORKSPACE_WRAPPER", "/usr/bin/env");
 
 /// Builds both releases and runs the suite.
@@ -46,14 +50,27 @@ pub(crate) fn run(workspace: &Workspace, from: Option<&str>) -> Result<ExitCode>
 
 /// Has the daemon ready and tells where it lies. It is built before this checkout, whose binaries go to the same place.
 pub(crate) fn make(workspace: &Workspace, from: Option<&str>) -> Result<PathBuf> {
+    make_if_known(workspace, from)?.map_err(Error::msg)
+}
+
+/// As [`make`]. Where nobody names the release before, and the history does not know it either: why.
+pub(crate) fn make_if_known(workspace: &Workspace, from: Option<&str>) -> Result<Result<PathBuf, String>> {
     let named = env::var_os(VARIABLE).filter(|path| from.is_none() && !path.is_empty());
     if let Some(path) = named {
-        return Ok(path.into());
+        return Ok(Ok(path.into()));
     }
-    let revision = match from {
-        Some(revision) => revision.to_owned(),
+    let found = match from {
+        Some(revision) => Ok(revision.to_owned()),
         None => find(workspace)?,
     };
+    match found {
+        Ok(revision) => make_of(workspace, &revision).map(Ok),
+        Err(unknown) => Ok(Err(unknown)),
+    }
+}
+
+/// Has the daemon of a revision ready.
+fn make_of(workspace: &Workspace, revision: &str) -> Result<PathBuf> {
     let commit = git(workspace, &["rev-parse", "--verify", &format!("{revision}^{{commit}}")])?;
     let commit = commit.trim();
     let folder = workspace.target_dir().join(FOLDER);
@@ -64,31 +81,44 @@ pub(crate) fn make(workspace: &Workspace, from: Option<&str>) -> Result<PathBuf>
     }
     println!("building the release before, {commit} ({revision}), into {}", kept.display());
     remove(&making)?;
-    let checkout = unpack(workspace, commit, &making)?;
-    fs::create_dir_all(&kept).with_context(|| format!("make {}", kept.display()))?;
-    build(&checkout, &daemon)?;
-    remove(&making)?;
-    Ok(daemon)
+    let built = unpack(workspace, commit, &making).and_then(|checkout| {
+        fs::create_dir_all(&kept).with_context(|| format!("make {}", kept.display()))?;
+        let built = build(&checkout, &daemon);
+        if built.is_err()
+            && let Err(problem) = succeed(workspace.cargo(BUILD))
+        {
+            eprintln!("error: {} may be that of the release before: {problem:#}", workspace.binary(DAEMON).display());
+        }
+        built
+    });
+    let removed = remove(&making);
+    built.and(removed).map(|()| daemon)
 }
 
-/// The release before, as a word for git.
-fn find(workspace: &Workspace) -> Result<String> {
+/// The release before, as a word for git; or why the history does not know it.
+fn find(workspace: &Workspace) -> Result<Result<String, String>> {
     let file = workspace.root().join(VERSION_FILE);
     let text = fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
     let today = version_in(&text).with_context(|| format!("no cluster version in {}", file.display()))?;
-    let told = git(workspace, &["log", "--first-parent", "--format=%H", "--", VERSION_FILE]);
-    let told = told.with_context(|| format!("look for the release before; without a history, {VARIABLE} names it"))?;
+    let told = match git(workspace, &["log", "--first-parent", "--format=%H", "--", VERSION_FILE]) {
+        Ok(told) => told,
+        Err(problem) => {
+            return Ok(Err(format!(
+                "look for the release before: {problem:#}\ntry: without a history, {VARIABLE} names its daemon"
+            )));
+        }
+    };
     let version_of = |commit: &str| {
         let shown = git(workspace, &["show", &format!("{commit}:{VERSION_FILE}")]);
         version_in(&shown.unwrap_or_default())
     };
-    let Some(found) = choose(today, told.lines(), version_of) else {
-        bail!(
+    let found = choose(today, told.lines(), version_of);
+    Ok(found.ok_or_else(|| {
+        format!(
             "the history of this clone does not reach back to a cluster version below {today}\n\
              try: `git fetch --unshallow`, or name the release before: --from REV"
-        );
-    };
-    Ok(found)
+        )
+    }))
 }
 
 /// The commit before the first one that knew today's version, of commits that touched it, the latest first. What is
@@ -128,9 +158,7 @@ fn unpack(workspace: &Workspace, commit: &str, making: &Path) -> Result<Workspac
 /// Builds the daemon of a checkout, and copies it.
 fn build(checkout: &Workspace, daemon: &Path) -> Result<()> {
     rocksdb::make(checkout)?;
-    // With `--examples`, though there are none, cargo asks for the features that tests need too. So third parties' code
-    // is what this checkout's build has made already.
-    let mut command = checkout.cargo(["build", "--workspace", "--bin", DAEMON, "--examples", "--locked"]);
+    let mut command = checkout.cargo(BUILD);
     command.env(APART.0, APART.1);
     succeed(command)?;
     // There whole or not at all.

@@ -23,6 +23,9 @@ impl Stage<'_> {
     pub(super) async fn bad_disk(&mut self, whom: Whom, ailment: Ailment) -> Result<Done> {
         let victims = self.who(whom).await?;
         let victim = *victims.first().context("nobody is meant")?;
+        // Before the disk is ill: what it makes the node say may be there at once.
+        let log = self.cluster.node(victim).log_path().to_owned();
+        let read_from = log.metadata().with_context(|| format!("look at {}", log.display()))?.len();
         let disk = self.disks()?.of(victim);
         let before = Refusals::of(disk)?;
         fall_ill(disk, ailment)?;
@@ -35,8 +38,6 @@ impl Stage<'_> {
             answer.with_context(|| format!("node {victim} did not bear {shortened} short writes"))?;
             return Ok(Done::now(proof(shortened > 0, format!("{shortened} writes of node {victim} were cut short"))));
         }
-        let log = self.cluster.node(victim).log_path().to_owned();
-        let read_from = log.metadata().with_context(|| format!("look at {}", log.display()))?.len();
         let ended = self.cluster.node(victim).ended(PATIENCE).await;
         let disk = self.disks()?.of(victim);
         recover(disk)?;

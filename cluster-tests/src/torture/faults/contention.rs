@@ -1,7 +1,7 @@
 //! A disk that has more to do than the nodes: a large file is written beside their data, and every piece of it synced.
 //!
 //! It is what a model that arrives does. The file has a largest size and is written over from its begin; it goes with
-//! the fault.
+//! the fault. Where the data lies in memory there is no disk that could be busy, and the proof says so.
 
 use std::fs::{self, File};
 use std::io;
@@ -9,6 +9,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use tokio::time::Instant;
 
 use crate::faults::{Done, Stage, proof};
@@ -18,6 +19,8 @@ const PIECE_BYTES: usize = 8 << 20;
 const PIECES_MAX: u64 = 32;
 /// Fewest pieces that make a disk busy.
 const PIECES_MIN: u64 = 4;
+/// What a proof adds that shows nothing.
+const IN_MEMORY: &str = ", in memory, which makes no disk busy: set TMPDIR to a folder on a disk";
 
 impl Stage<'_> {
     pub(super) async fn contend(&mut self) -> Result<Done> {
@@ -26,7 +29,11 @@ impl Stage<'_> {
         let written = tokio::task::spawn_blocking(move || write_until(&file, end)).await;
         let pieces = written.context("the writer")?.with_context(|| format!("write {}", path.display()))?;
         fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))?;
-        let what = format!("{} MiB were written and synced beside the nodes", pieces * (PIECE_BYTES as u64 >> 20));
+        let folder = self.cluster.directory();
+        let found = statfs(folder).with_context(|| format!("look at the file system of {}", folder.display()))?;
+        let in_memory = if found.filesystem_type() == TMPFS_MAGIC { IN_MEMORY } else { "" };
+        let mib = pieces * (PIECE_BYTES as u64 >> 20);
+        let what = format!("{mib} MiB were written and synced beside the nodes{in_memory}");
         Ok(Done::now(proof(pieces >= PIECES_MIN, what)))
     }
 }

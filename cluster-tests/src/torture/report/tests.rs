@@ -8,6 +8,7 @@ fn played(number: u32, family: Family) -> Played {
         family,
         fault: "leader killed".to_owned(),
         fault_ms: 500,
+        injected: true,
         proof: "another process".to_owned(),
         outage: Outage { longest_ms: 1_230 * u64::from(number), total_ms: 2_000 },
         leader_ms: 40,
@@ -66,6 +67,18 @@ fn a_good_run_is_told_whole() {
     ] {
         assert!(lines.iter().any(|line| line == wanted), "{wanted:?} is not in\n{text}");
     }
+}
+
+#[test]
+fn rounds_without_their_fault_are_told_and_not_counted_among_the_faults() {
+    let mut report = report();
+    report.rounds[2].injected = false;
+    let text = report.to_string();
+    let lines: Vec<String> = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    for wanted in ["F1 killed 1 1.23 s", "note: rounds without a fault: F1 in 1"] {
+        assert!(lines.iter().any(|line| line == wanted), "{wanted:?} is not in\n{text}");
+    }
+    assert!(!report.failed(), "{text}");
 }
 
 #[test]

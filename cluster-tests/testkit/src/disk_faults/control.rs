@@ -213,9 +213,9 @@ mod tests {
         let (temp, control) = control();
         control.set(Field::Untracked, 0x0102).expect("set");
         let bytes = std::fs::read(temp.path().join("control")).expect("read");
-        assert_eq!(bytes.len(), 266_368);
-        assert_eq!(&bytes[..16], b"DISKFULT\x01\0\0\0\0\0\0\0");
-        assert_eq!(&bytes[104..108], [2, 1, 0, 0]);
+        assert_eq!(bytes.len(), 266_432);
+        assert_eq!(&bytes[..16], b"DISKFULT\x02\0\0\0\0\0\0\0");
+        assert_eq!(&bytes[160..164], [2, 1, 0, 0]);
     }
 
     #[test]

@@ -32,6 +32,8 @@ impl Watchers {
     pub(super) async fn run(self, id: u64, seed: u64) {
         let mut chance = StdRng::seed_from_u64(seed ^ (id + 1).wrapping_mul(0xD6E8_FEB8_6659_FD93));
         let filter = filter_of(id);
+        // Who never gets an answer is one that waits.
+        self.facts.told(id, &filter, 1, 1, &[]);
         // Everything below `next` was told; `from` is what it asks for.
         let (mut node, mut next, mut from) = (1 + id % self.nodes, 1, Some(1));
         loop {
