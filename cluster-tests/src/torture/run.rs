@@ -24,12 +24,8 @@ use crate::traffic::{Run, held};
 
 /// Numbers that make logs short, so that a node that was away for seconds needs a snapshot, writes of the state
 /// frequent, so that a crash meets them, and a drain shorter than anybody's patience with a node that must stop.
-const SETTINGS: [(&str, u64); 4] = [
-    ("raft.snapshot_every", 600),
-    ("raft.keep_log", 200),
-    ("store.flush_entries_max", 200),
-    ("shutdown.grace_s", 5),
-];
+const SETTINGS: [(&str, u64); 4] =
+    [("raft.snapshot_every", 600), ("raft.keep_log", 200), ("store.flush_entries_max", 200), ("shutdown.grace_s", 5)];
 /// Where the records of a round that failed lie, in the cluster's directory.
 const RECORDS: &str = "records";
 
