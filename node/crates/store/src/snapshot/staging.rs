@@ -4,8 +4,8 @@
 //! file's BLAKE3; it is replaced in one step after each file, so that what it names is whole and synced. It stands
 //! behind a version byte and a crc32c. Nothing else is believed: a file that does not fit its hash, a mark that cannot
 //! be read and files of another state are deleted, and the import begins anew. There is one folder, so that no more
-//! than one unfinished state takes room; it goes as soon as the log has led past it ([`sweep`]), and when the disk needs
-//! the room.
+//! than one unfinished state takes room; it goes as soon as the log has led past it ([`sweep`]), and when the disk is
+//! full.
 
 use std::fs;
 use std::io;
