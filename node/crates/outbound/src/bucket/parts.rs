@@ -1,8 +1,8 @@
 //! A long file in parts: each is put and repeated by itself, then the store makes one object of them at once.
 //!
 //! Until then there is no object. What fails, and what is broken off, is followed by one word to the store that it
-//! shall forget the parts. Where that fails as well, and where this process ends in the middle, they stay; a rule of the
-//! bucket removes them.
+//! shall forget the parts. Where that fails as well, and where this process ends in the middle, they stay; a rule of
+//! the bucket removes them.
 
 use std::path::Path;
 use std::time::Duration;

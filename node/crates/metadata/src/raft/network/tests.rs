@@ -49,8 +49,8 @@ impl Peers for Receiver {
     }
 }
 
-/// Sends a node's state to a receiver, which fails; whether it is held then.
-async fn is_held(source: &Alone, receiver: Receiver, held: &Held) -> bool {
+/// Sends a state of a node to a receiver, which fails; whether it is held then.
+async fn is_held(source: &Alone, export: Export, receiver: Receiver, held: &Held) -> bool {
     let wiring = Wiring {
         peers: Arc::new(receiver),
         cluster: CLUSTER,
@@ -63,7 +63,7 @@ async fn is_held(source: &Alone, receiver: Receiver, held: &Held) -> bool {
         metrics: Metrics::new(),
     };
     let mut link = Link { wiring: Arc::new(wiring), target: NodeId(2), lane: Lane::Consensus };
-    let snapshot = label(source.handle.0.state.export().expect("a state")).expect("its mark");
+    let snapshot = label(export).expect("its mark");
     let option = RPCOption::new(Duration::from_secs(1));
     let sent = link.full_snapshot(source.handle.raft_metrics().vote, snapshot, std::future::pending(), option).await;
     assert!(sent.is_err(), "{receiver:?}: {sent:?}");
@@ -90,7 +90,8 @@ fn damage(dir: &Path) {
 async fn a_snapshot_is_held_only_for_a_receiver_that_may_go_on_with_it() {
     let source = Alone::cluster_of_one().await;
     for (receiver, expected) in [(Receiver::HasNothing, true), (Receiver::IsOlder, false), (Receiver::IsFull, false)] {
-        assert_eq!(is_held(&source, receiver, &Held::default()).await, expected, "{receiver:?}");
+        let export = source.handle.0.state.export().expect("a state");
+        assert_eq!(is_held(&source, export, receiver, &Held::default()).await, expected, "{receiver:?}");
     }
     source.close().await;
 }
@@ -103,9 +104,9 @@ async fn a_snapshot_that_cannot_be_read_is_not_held() {
         source.handle.propose(RequestId::default(), "admin", set).await.expect("committed");
     }
     source.handle.0.state.flush().expect("flushed");
-    let held = Held::default();
-    held.keep(NodeId(3), source.handle.0.state.export().expect("a state"));
+    let (export, held) = (source.handle.0.state.export().expect("a state"), Held::default());
+    held.keep(NodeId(3), export.again());
     damage(source.dir());
-    assert!(!is_held(&source, Receiver::HasNothing, &held).await, "neither for this receiver nor for another");
+    assert!(!is_held(&source, export, Receiver::HasNothing, &held).await, "neither for this receiver nor another");
     source.close().await;
 }
