@@ -497,7 +497,8 @@ pub(crate) enum BackupCommand {
 pub(crate) struct OriginArgs {
     /// The backup: a file, or s3://BUCKET/KEY
     pub(crate) backup: PathBuf,
-    /// Configuration file of a node, whose backup.s3.* reach the bucket [default: OLLAMAX_BACKUP_S3_* alone]
+    /// Configuration file of a node, whose backup.s3.* reach the bucket [default: $OLLAMAX_CONFIG, else
+    /// OLLAMAX_BACKUP_S3_* alone]
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
 }

@@ -43,6 +43,8 @@ const BACKUP_HOURS_MAX: u64 = 8_784;
 const BACKUP_KEEP_MAX: usize = 500;
 /// Where the keys stand that reach a bucket.
 const BUCKET_KEYS: &str = "backup.s3";
+/// What their names begin with.
+const BACKUP_KEYS: &str = "backup";
 /// Rights of others than the owner of a file.
 const FOREIGN_RIGHTS: u32 = 0o077;
 
@@ -200,13 +202,19 @@ impl NodeConfig {
     ) -> Result<outbound::bucket::Config, Vec<Problem>> {
         let (layers, mut problems) = with_file(Layers::default().with_env(env, &OTHER_VARIABLES), file);
         let (effective, found) = layers::merge::<Self>(&layers);
-        let variables = layers::env_name(BUCKET_KEYS);
-        problems.extend(found.into_iter().filter(|problem| {
-            problem.subject.starts_with(BUCKET_KEYS) || problem.subject.starts_with(variables.as_str())
-        }));
+        let is_below = |problem: &Problem, key: &str| {
+            problem.subject.starts_with(key) || problem.subject.starts_with(&layers::env_name(key))
+        };
+        let (own, others): (Vec<_>, Vec<_>) = found.into_iter().partition(|problem| is_below(problem, BUCKET_KEYS));
+        problems.extend(own);
         let bucket = effective.config.backup.s3;
         problems.extend(bucket.validate().iter().map(|line| split(line)));
-        if problems.is_empty() { Ok(bucket) } else { Err(problems) }
+        if problems.is_empty() {
+            return Ok(bucket);
+        }
+        // A name that is written wrongly may be why something is missing.
+        problems.extend(others.into_iter().filter(|problem| is_below(problem, BACKUP_KEYS)));
+        Err(problems)
     }
 
     /// Every value outside its range.

@@ -132,11 +132,7 @@ fn make(args: &RestoreArgs) -> Result<Outcome, Failure> {
         Err(error) => return Err(error.into()),
     };
     let (mut from, checked) = fetch_and_check(args, &key, &data_dir)?;
-    let fresh = Incarnation(random_bytes().map_err(|error| failed("draw an identity", &error))?);
-    let mut dir = match held {
-        Some(held) => held.open(fresh)?,
-        None => DataDir::open(&data_dir, fresh)?,
-    };
+    let mut dir = open_unused(&data_dir, held)?;
     let name = name.map_or_else(|| node_name(&NodeConfig::default(), &dir), str::to_owned);
     let keys = data_dir.join("keys");
     let node_key = NodeKey::load_or_create(&keys.join("node.key")).map_err(|error| failed("make the key", &error))?;
@@ -175,6 +171,19 @@ fn fetch_and_check(args: &RestoreArgs, key: &BackupKey, data_dir: &Path) -> Resu
         drop(fs::remove_dir(data_dir));
     }
     checked
+}
+
+/// Opens the directory that is to be filled. Fetching took its time, and before a lock is held somebody may have made a
+/// member of it: so it is looked at again, and once more under its lock.
+fn open_unused(data_dir: &Path, held: Option<Held>) -> Result<DataDir, Failure> {
+    refuse_used(data_dir)?;
+    let fresh = Incarnation(random_bytes().map_err(|error| failed("draw an identity", &error))?);
+    let dir = match held {
+        Some(held) => held.open(fresh)?,
+        None => DataDir::open(data_dir, fresh)?,
+    };
+    refuse_used(data_dir)?;
+    Ok(dir)
 }
 
 /// Refuses a directory that is a member's, or is no node's and not empty.
@@ -445,6 +454,31 @@ mod tests {
         drop(waiting);
         let error = restore();
         assert!(error.exit == EXIT_USAGE && error.text.contains("backup.s3.endpoint"), "{error:?}");
+    }
+
+    #[test]
+    fn what_came_into_the_directory_while_the_backup_was_fetched_is_not_overwritten() {
+        let temp = tempfile::tempdir().expect("temp");
+        for waited in [false, true] {
+            // A member was made of it before its lock was taken, be it before the fetch or behind it.
+            let path = temp.path().join(waited.to_string());
+            let mut dir = DataDir::open(&path, Incarnation([1; 16])).expect("opened");
+            let raft = path.join("raft");
+            fs::create_dir(&raft).expect("made");
+            fs::write(raft.join("high-water"), "promised").expect("written");
+            dir.set_membership(Some(of_a_member())).expect("stored");
+            drop(dir);
+            let held = waited.then(|| Held::take(&path).expect("nobody has it open"));
+            let error = open_unused(&path, held).expect_err("a member's");
+            assert!(error.exit == EXIT_CONFLICT && error.text.contains("member of a cluster"), "{error:?}");
+            let dir = DataDir::open(&path, Incarnation([2; 16])).expect("as it was");
+            assert_eq!(dir.membership(), Some(&of_a_member()));
+        }
+        let path = temp.path().join("files");
+        fs::create_dir_all(path.join("raft")).expect("made");
+        let error = open_unused(&path, None).expect_err("somebody's");
+        assert!(error.exit == EXIT_CONFLICT && path.join("raft").exists(), "{error:?}");
+        drop(open_unused(&temp.path().join("none"), None).expect("nobody's"));
     }
 
     #[test]

@@ -49,6 +49,8 @@ pub enum End {
     Lost,
     /// The answer begins with a yes, and an error follows.
     Fails,
+    /// There is the object; the answer begins with a yes and breaks off.
+    Cut,
 }
 
 /// A running store; it ends when it is dropped.
@@ -75,6 +77,8 @@ struct Inner {
     failures: Vec<u16>,
     /// How much of the next objects is sent.
     cuts: Vec<usize>,
+    /// Objects are called by tags that promise nothing of their bytes.
+    has_weak_tags: bool,
     /// Where the reading of objects was to begin.
     asked_from: Vec<usize>,
     /// How the next uploads end.
@@ -110,7 +114,8 @@ impl FakeS3 {
         format!("http://{}", self.address)
     }
 
-    /// Lets the next requests fail with these statuses, one each; 0 lets one through.
+    /// Lets the next requests fail with these statuses, one each. 0 lets one through, 100 lets one wait for ever, and
+    /// 200 breaks off behind a yes.
     pub fn fail_next(&self, statuses: &[u16]) {
         self.shared.lock().failures = statuses.iter().rev().copied().collect();
     }
@@ -118,6 +123,11 @@ impl FakeS3 {
     /// Lets the connections of the next objects that are read break off after so many bytes, one each.
     pub fn cut_next(&self, bytes: &[usize]) {
         self.shared.lock().cuts = bytes.iter().rev().copied().collect();
+    }
+
+    /// Calls objects by weak tags from now on.
+    pub fn weaken_tags(&self) {
+        self.shared.lock().has_weak_tags = true;
     }
 
     /// Lets the next uploads in parts end like this, one each.
@@ -176,8 +186,11 @@ async fn answer(
 ) -> Response {
     shared.lock().seen.push(format!("{method} {}", uri.path()));
     let failure = shared.lock().failures.pop();
-    if let Some(status) = failure.filter(|status| *status != 0) {
-        return refusal(status, "SlowDown", "asked to fail");
+    match failure {
+        None | Some(0) => {}
+        Some(100) => return std::future::pending().await,
+        Some(200) => return cut(),
+        Some(status) => return refusal(status, "SlowDown", "asked to fail"),
     }
     let query = uri.query().unwrap_or_default();
     if let Err(why) = check_signature(&shared.key, &method, &uri, query, &headers) {
@@ -217,9 +230,9 @@ impl Inner {
         let Some(whole) = self.objects.get(key).cloned() else {
             return refusal(404, "NoSuchKey", "the object is not there");
         };
-        let tag = tag(&whole);
+        let tag = if self.has_weak_tags { format!("W/{}", tag(&whole)) } else { tag(&whole) };
         let text = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-        if text(header::IF_MATCH).is_some_and(|wanted| wanted != tag) {
+        if text(header::IF_MATCH).is_some_and(|wanted| self.has_weak_tags || wanted != tag) {
             return refusal(412, "PreconditionFailed", "it is another object now");
         }
         let (status, from, bytes) = match text(header::RANGE).and_then(|asked| range(&whole, asked)) {
@@ -267,7 +280,11 @@ impl Inner {
         match self.uploads.complete(key, id, list)? {
             Ok(whole) => {
                 self.objects.insert(key.to_owned(), whole);
-                Some(if end == Some(End::Lost) { refusal(503, "SlowDown", "lost") } else { uploads::completed() })
+                Some(match end {
+                    Some(End::Lost) => refusal(503, "SlowDown", "lost"),
+                    Some(End::Cut) => cut(),
+                    _ => uploads::completed(),
+                })
             }
             Err(why) => Some(refusal(400, "InvalidPart", why)),
         }
@@ -312,6 +329,17 @@ fn list(objects: &BTreeMap<String, Bytes>, query: &str, page: usize) -> Response
     }
     xml.push_str("</ListBucketResult>");
     ([(header::CONTENT_TYPE, "application/xml")], xml).into_response()
+}
+
+/// A yes that breaks off while the client waits for the rest.
+fn cut() -> Response {
+    let pieces = [Ok(Bytes::from_static(b" ")), Err(io::Error::other("cut off"))];
+    let body = stream::iter(pieces).then(|piece| async move {
+        // What came before is sent while this waits for its turn.
+        tokio::task::yield_now().await;
+        piece
+    });
+    Body::from_stream(body).into_response()
 }
 
 fn refusal(status: u16, code: &str, message: &str) -> Response {

@@ -66,6 +66,12 @@ fn a_bucket_is_reached_with_the_configuration_of_a_machine_that_is_lost() {
     check(Some(Path::new("/no/such/file")), vec![], "/no/such/file");
     fs::write(temp.path(), "[backup.s3]\nendpont = \"http://nas.lan\"\n").expect("written");
     check(Some(temp.path()), vec![], "backup.s3.endpont");
+    // Only beside what is missing.
+    fs::write(temp.path(), "[backup]\nkep = 3\n").expect("written");
+    check(Some(temp.path()), vec![], "backup.kep");
+    check(None, vec![("OLLAMAX_BACKUP_ENDPOINT".to_owned(), "x".to_owned())], "OLLAMAX_BACKUP_ENDPOINT");
+    let enough = vec![key("endpoint", "https://s3.lan"), key("access_key_id", "lab")];
+    NodeConfig::load_bucket(Some(temp.path()), enough).expect("nothing is missing");
 }
 
 #[test]

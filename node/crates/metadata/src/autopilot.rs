@@ -195,7 +195,7 @@ pub(crate) async fn run(handle: Handle, stop: CancellationToken) {
             return;
         }
         handle.stand_in_need();
-        handle.0.held.tend(handle.0.log.state().purged.map(|(index, _)| index));
+        handle.tend_snapshots().await;
         if !metrics.state.is_leader() || !handle.status().has_quorum {
             continue;
         }

@@ -177,7 +177,7 @@ impl Bucket {
                 let url = self.sign(&self.bucket.get_object(Some(&self.credentials), key));
                 let request = self.http.request(Method::GET, url).header(RANGE, range.as_str());
                 let response = self.call("read a backup", request, CALL_TIMEOUT).await?;
-                read(response, length).await
+                self.read("read a backup", response, length).await
             })
             .await?;
         bytes.truncate(length);
@@ -207,7 +207,7 @@ impl Bucket {
         }
         let url = self.sign(&action);
         let response = self.call("list the bucket", self.http.request(Method::GET, url), CALL_TIMEOUT).await?;
-        text_of(response).await
+        self.text_of("list the bucket", response).await
     }
 
     fn sign<'a>(&self, action: &impl rusty_s3::S3Action<'a>) -> Url {
@@ -234,8 +234,27 @@ impl Bucket {
         }
         let status = response.status().as_u16();
         // What cannot be read of a refusal takes nothing from it.
-        let said = read(response, ANSWER_BYTES_MAX).await.unwrap_or_default();
+        let said = self.read(what, response, ANSWER_BYTES_MAX).await.unwrap_or_default();
         Err(BucketError::Refused { what, status, reason: reason_of(&String::from_utf8_lossy(&said)) })
+    }
+
+    /// A whole answer that is text.
+    async fn text_of(&self, what: &'static str, response: Response) -> Result<String, BucketError> {
+        let bytes = self.read(what, response, ANSWER_BYTES_MAX).await?;
+        String::from_utf8(bytes).map_err(|_| BucketError::Garbled { reason: "it is not text".to_owned() })
+    }
+
+    /// A whole answer of bounded length. One that breaks off is none.
+    async fn read(&self, what: &'static str, mut response: Response, limit: usize) -> Result<Vec<u8>, BucketError> {
+        let mut bytes = Vec::new();
+        let broken = |error| self.unreachable(what, without_address(error));
+        while let Some(piece) = response.chunk().await.map_err(broken)? {
+            bytes.extend_from_slice(&piece);
+            if bytes.len() >= limit {
+                break;
+            }
+        }
+        Ok(bytes)
     }
 
     fn unreachable(&self, what: &'static str, reason: String) -> BucketError {
@@ -280,25 +299,6 @@ async fn body_of(file: &Path, from: u64, bytes: u64) -> Result<reqwest::Body, Bu
 
 fn unreadable(error: std::io::Error) -> BucketError {
     BucketError::File { reason: error.to_string() }
-}
-
-/// A whole answer that is text.
-async fn text_of(response: Response) -> Result<String, BucketError> {
-    let bytes = read(response, ANSWER_BYTES_MAX).await?;
-    String::from_utf8(bytes).map_err(|_| BucketError::Garbled { reason: "it is not text".to_owned() })
-}
-
-/// A whole answer of bounded length.
-async fn read(mut response: Response, limit: usize) -> Result<Vec<u8>, BucketError> {
-    let mut bytes = Vec::new();
-    let broken = |error| BucketError::Garbled { reason: without_address(error) };
-    while let Some(piece) = response.chunk().await.map_err(broken)? {
-        bytes.extend_from_slice(&piece);
-        if bytes.len() >= limit {
-            break;
-        }
-    }
-    Ok(bytes)
 }
 
 /// The innermost cause, which says most, without the address: it is as good as a key.

@@ -15,7 +15,7 @@ pub use check::Check;
 pub use export::Export;
 pub use id::SnapshotId;
 pub use import::Import;
-pub(crate) use staging::{sweep, sweep_unless_busy};
+pub(crate) use staging::{clear_unless_busy, sweep, sweep_unless_busy};
 
 /// The format that this release writes and reads.
 const FORMAT: u32 = 1;

@@ -19,7 +19,7 @@ use rocksdb::WriteBatch;
 use crate::error::{CommitError, DiskError, ExportError, ImportError, WriteError};
 use crate::flush;
 use crate::shared::{Inner, Shared};
-use crate::snapshot::{Export, Import, SnapshotId};
+use crate::snapshot::{Export, Import, SnapshotId, clear_unless_busy};
 pub use applied::AppliedMeta;
 use applied::Standing;
 pub use batch::Batch;
@@ -159,6 +159,11 @@ impl State {
     /// As [`State::import`].
     pub fn resume_import(&self, id: &SnapshotId) -> Result<Import, ImportError> {
         Import::resume(Arc::clone(&self.inner), id)
+    }
+
+    /// Deletes what is left of a snapshot that was cut, unless an import is running. For a disk that needs the room.
+    pub fn discard_incoming(&self) {
+        clear_unless_busy(self.shared());
     }
 
     fn ring_when_due(&self, current: &mut Current) {

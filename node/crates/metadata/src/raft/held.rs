@@ -2,8 +2,8 @@
 //!
 //! openraft asks for the current snapshot before each attempt, and a state of that moment would be another one, of
 //! which a receiver has nothing yet. So the one that broke off is handed out again, to whoever needs a snapshot, until
-//! all that have a part of it have the whole. It is let go earlier when the log does not lead on from it any more, or
-//! nobody has come back for it in time: what it sees takes room on disk.
+//! all that have a part of it have the whole. It is let go earlier when the log does not lead on from it any more, it
+//! cannot be read, the disk is full, or nobody has come back for it in time: what it sees takes room on disk.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -86,6 +86,19 @@ impl Held {
         }
     }
 
+    /// This snapshot cannot be read.
+    pub(crate) fn forget(&self, id: &store::SnapshotId) {
+        let mut hold = self.hold();
+        if hold.kept.as_ref().is_some_and(|kept| kept.export.id() == *id) {
+            hold.kept = None;
+        }
+    }
+
+    /// Lets go what there is: the disk needs the room.
+    pub(crate) fn let_go(&self) {
+        self.hold().kept = None;
+    }
+
     /// Lets go what there is, for good.
     pub(crate) fn close(&self) {
         *self.hold() = Hold { kept: None, is_over: true };
@@ -98,6 +111,11 @@ impl Held {
 
 #[cfg(test)]
 mod tests {
+    use ollamax_core::catalog::Command;
+    use ollamax_types::RequestId;
+
+    use crate::alone::Alone;
+
     use super::*;
 
     #[test]
@@ -111,5 +129,26 @@ mod tests {
         check(10, Some(10), soon, true);
         check(10, Some(11), soon, false);
         check(10, None, HELD_MAX, false);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_is_held_goes_when_it_cannot_be_read_and_when_the_disk_is_full() {
+        let alone = Alone::cluster_of_one().await;
+        let state = &alone.handle.0.state;
+        let (older, held) = (state.export().expect("a state"), Held::default());
+        let set = Command::SetSetting { key: "k".into(), value: b"v".to_vec() };
+        alone.handle.propose(RequestId::default(), "admin", set).await.expect("committed");
+        let export = state.export().expect("a state");
+        held.keep(NodeId(2), export.again());
+        held.forget(&older.id());
+        assert!(held.again(None).is_some(), "it is another one");
+        held.forget(&export.id());
+        assert!(held.again(None).is_none());
+        held.keep(NodeId(2), export);
+        held.let_go();
+        assert!(held.again(None).is_none());
+        held.keep(NodeId(2), older);
+        assert!(held.again(None).is_some(), "there may be room again");
+        alone.close().await;
     }
 }

@@ -199,17 +199,17 @@ impl RaftNetworkV2<Types> for Link {
 }
 
 impl Link {
-    /// Asks what the peer has of a snapshot. A release that does not know the question has nothing.
-    async fn offer(&self, vote: Vote, id: SnapshotId) -> Result<Reply, RPCError<Types>> {
+    /// Asks what the peer has of a snapshot. `None`: its release does not know the question.
+    async fn offer(&self, vote: Vote, id: SnapshotId) -> Result<Option<Reply>, RPCError<Types>> {
         let deadline = self.wiring.snapshot_idle;
         match self.exchange(Request::SnapshotOffer { vote, id }, deadline).await {
-            Ok(answer) => self.read(answer),
-            Err(PeerError::Refused { code: ErrorCode::BadRequest, .. }) => Ok(Reply::SnapshotFrom(Vec::new())),
+            Ok(answer) => self.read(answer).map(Some),
+            Err(PeerError::Refused { code: ErrorCode::BadRequest, .. }) => Ok(None),
             Err(error) => Err(self.rpc_error(RPCTypes::InstallSnapshot, error, deadline)),
         }
     }
 
-    /// Sends what the peer lacks of a snapshot; says in `begun` that it may have a part of it now.
+    /// Sends what the peer lacks of a snapshot; says in `begun` that it may have a part of it, to go on with.
     async fn send(
         &self,
         vote: Vote,
@@ -218,12 +218,17 @@ impl Link {
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
         let unsent = |reason: String| StreamingError::Network(NetworkError::<Types>::from_string(reason));
         let applied = Applied::from_store(export.meta()).map_err(|error| unsent(error.to_string()))?;
-        let after = match self.offer(vote, export.id()).await? {
-            Reply::SnapshotFrom(after) => after,
-            Reply::Snapshot(vote) => return Ok(SnapshotResponse::new(vote)),
-            other => return Err(unexpected(&other).into()),
+        let id = export.id();
+        let after = match self.offer(vote, id.clone()).await? {
+            Some(Reply::SnapshotFrom(after)) => {
+                begun.store(true, Ordering::Relaxed);
+                after
+            }
+            Some(Reply::Snapshot(vote)) => return Ok(SnapshotResponse::new(vote)),
+            Some(other) => return Err(unexpected(&other).into()),
+            // It keeps nothing of a stream that breaks off.
+            None => Vec::new(),
         };
-        begun.store(true, Ordering::Relaxed);
         if !after.is_empty() {
             self.wiring.metrics.snapshots_resumed.inc();
             tracing::info!(to = %self.target, reaches = ?applied.last, "a snapshot goes on where it broke off");
@@ -235,6 +240,9 @@ impl Link {
         let chunks = self.chunks(header, export, broken.clone());
         let answer = self.wiring.peers.send_snapshot(self.target, chunks, self.wiring.snapshot_idle).await;
         if let Some(reason) = broken.lock().expect("no holder of this lock can panic").take() {
+            // The next attempt reads the state as it is then.
+            begun.store(false, Ordering::Relaxed);
+            self.wiring.held.forget(&id);
             return Err(unsent(reason));
         }
         let bytes =
@@ -278,3 +286,6 @@ fn end<T>(broken: &Mutex<Option<String>>, error: &impl ToString) -> Option<T> {
         Some(format!("read own snapshot: {}", error.to_string()));
     None
 }
+
+#[cfg(test)]
+mod tests;

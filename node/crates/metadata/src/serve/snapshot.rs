@@ -2,15 +2,18 @@
 //!
 //! It is written to the store as it arrives and handed to consensus only when it is whole. A stream that was cut leaves
 //! its whole files; the sender asks before its next attempt, and goes on behind them when it sends the same state. An
-//! older release does not ask; what it sends is taken from the first record on, and a cut leaves nothing of it.
+//! older release does not ask; what it sends is taken from the first record on, and a cut leaves nothing of it. What
+//! leads no further than the state has come is neither taken nor kept; a full disk keeps nothing of any.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use openraft::async_runtime::watch::WatchReceiver as _;
 use openraft::vote::RaftLeaderId;
+use tokio::time::Instant;
 
 use ollamax_store as store;
 use ollamax_types::NodeId;
@@ -23,9 +26,19 @@ use crate::raft::snapshot::{Labelled, SnapshotData, meta_of};
 use crate::record::Applied;
 use crate::wire::{Reply, Request, SnapshotPart};
 
+/// How long no snapshot is taken after one for which the disk had no room: the next attempt would fill it as far again.
+const FULL_PAUSE: Duration = Duration::from_secs(60);
+
 /// The import that waits for the stream of what was offered last; clones share it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Offered(Arc<Mutex<Option<Waiting>>>);
+pub(crate) struct Offered(Arc<Mutex<Remembered>>);
+
+#[derive(Debug, Default)]
+struct Remembered {
+    waiting: Option<Waiting>,
+    /// The disk had no room for what came, and when.
+    full: Option<(store::NoRoom, Instant)>,
+}
 
 #[derive(Debug)]
 struct Waiting {
@@ -66,18 +79,15 @@ impl Handle {
         if self.is_of_an_old_leader(vote) {
             return Ok(Reply::Snapshot(self.raft_metrics().vote));
         }
-        let applied = Applied::from_store(&id.meta).map_err(|error| ServeError::Unreadable(error.to_string()))?;
-        let waiting = self.0.offered.take().filter(|waiting| waiting.id == id);
-        let (state, offered) = (self.0.state.clone(), self.0.offered.clone());
-        if let Err(full) = self.0.store.check_room() {
-            // A new import that is dropped leaves nothing, not even what another one had left.
-            blocking(move || {
-                drop(waiting);
-                state.import().map(drop)
-            })
-            .await?;
-            return Err(full.into());
+        if self.0.state.applied().is_some_and(|applied| applied.index >= id.meta.index) {
+            // It has come, and the answer that said so was lost; or the log has led as far.
+            self.tend_snapshots().await;
+            return Ok(Reply::Snapshot(self.raft_metrics().vote));
         }
+        self.check_room_for_snapshots()?;
+        let applied = Applied::from_store(&id.meta).map_err(|error| ServeError::Unreadable(error.to_string()))?;
+        let waiting = self.0.offered.take_if(|_| true).filter(|waiting| waiting.id == id);
+        let (state, offered) = (self.0.state.clone(), self.0.offered.clone());
         // Reading what is here may take longer than the sender waits; it is not begun anew with its next question.
         let last_key = match waiting {
             Some(waiting) => offered.put(waiting),
@@ -111,7 +121,7 @@ impl Handle {
             // The answer tells it so, without reading the rest.
             return Ok(self.sealed(Reply::Snapshot(self.raft_metrics().vote)));
         }
-        self.0.store.check_room()?;
+        self.check_room_for_snapshots()?;
         let mut import = self.open_import(&applied, &after).await?;
         loop {
             match self.next_part(&mut chunks).await? {
@@ -124,6 +134,7 @@ impl Handle {
                     self.0.metrics.snapshot_bytes_received.inc_by(data.len() as u64);
                     if let Err(full) = self.0.store.check_room() {
                         import.discard();
+                        self.0.offered.note_full(full);
                         return Err(full.into());
                     }
                     import = blocking(move || import.add(&data).map(|()| import)).await?;
@@ -136,13 +147,45 @@ impl Handle {
         Ok(self.sealed(Reply::Snapshot(reply.vote)))
     }
 
+    /// Lets go what leads no further than the state has come; and all that takes room on the disk where that is full.
+    /// A snapshot that is arriving is left alone: it ends by itself. Ask from time to time.
+    pub(crate) async fn tend_snapshots(&self) {
+        self.0.held.tend(self.0.log.state().purged.map(|(index, _)| index));
+        let is_full = self.check_room().is_err();
+        if is_full {
+            self.0.held.let_go();
+        }
+        let applied = self.0.state.applied().map(|applied| applied.index);
+        let useless = self.0.offered.take_if(|waiting| is_full || applied >= Some(waiting.id.meta.index));
+        if !is_full && useless.is_none() {
+            return;
+        }
+        let state = self.0.state.clone();
+        let gone = blocking(move || {
+            if let Some(waiting) = useless {
+                waiting.import.discard();
+            }
+            if is_full {
+                state.discard_incoming();
+            }
+            Ok(())
+        });
+        if let Err(error) = gone.await {
+            tracing::warn!(%error, "remove the files of an unfinished snapshot");
+        }
+    }
+
+    fn check_room_for_snapshots(&self) -> Result<(), store::NoRoom> {
+        self.check_room().and_then(|()| self.0.offered.check_full())
+    }
+
     fn is_of_an_old_leader(&self, vote: &Vote) -> bool {
         let known = *self.0.raft.metrics().borrow_watched().vote.leader_id();
         vote.leader_id().term() < known.term()
     }
 
     async fn open_import(&self, announced: &Applied, after: &[u8]) -> Result<store::Import, ServeError> {
-        let waiting = self.0.offered.take();
+        let waiting = self.0.offered.take_if(|_| true);
         let offered = waiting.as_ref().map(|waiting| (&waiting.applied, waiting.import.last_key()));
         match (choose_destination(offered, announced, after), waiting) {
             (Destination::Offered, Some(waiting)) => Ok(waiting.import),
@@ -181,12 +224,28 @@ impl Offered {
     /// Lets an import wait; tells the last key that it has.
     fn put(&self, waiting: Waiting) -> Vec<u8> {
         let last_key = waiting.import.last_key().to_vec();
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(waiting);
+        self.remembered().waiting = Some(waiting);
         last_key
     }
 
-    fn take(&self) -> Option<Waiting> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    fn take_if(&self, is_wanted: impl FnOnce(&mut Waiting) -> bool) -> Option<Waiting> {
+        self.remembered().waiting.take_if(is_wanted)
+    }
+
+    /// The disk had no room for what came.
+    fn note_full(&self, full: store::NoRoom) {
+        self.remembered().full = Some((full, Instant::now()));
+    }
+
+    fn check_full(&self) -> Result<(), store::NoRoom> {
+        match self.remembered().full {
+            Some((full, at)) if at.elapsed() < FULL_PAUSE => Err(full),
+            _ => Ok(()),
+        }
+    }
+
+    fn remembered(&self) -> MutexGuard<'_, Remembered> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

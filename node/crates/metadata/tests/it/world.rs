@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::path::Path;
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -147,6 +148,11 @@ impl World {
         let answer = self.propose(1, add).await.answer;
         assert_eq!(answer, Answer::Member { node: NodeId(node), name: format!("n{node}"), already: false });
         self.open(node).await;
+    }
+
+    /// Where a node's data lies.
+    pub(crate) fn dir(&self, node: u64) -> &Path {
+        self.dirs[&node].path()
     }
 
     pub(crate) fn handle(&self, node: u64) -> Handle {

@@ -44,7 +44,7 @@ pub enum BucketError {
     /// Who asked for it has gone, or the node stops.
     #[error("it was broken off")]
     BrokenOff,
-    /// Nobody answers there, or not in time.
+    /// Nobody answers there, or not in time, or the answer broke off.
     #[error("{what}: {endpoint} does not answer ({reason})")]
     Unreachable {
         /// What was tried.

@@ -37,7 +37,7 @@ struct Fetch<'a> {
     done: u64,
     /// Known from the first answer on.
     bytes: Option<u64>,
-    /// What the store calls this content, where it does.
+    /// What the store calls these very bytes, where it does.
     tag: Option<String>,
 }
 
@@ -119,7 +119,9 @@ impl Fetch<'_> {
             return Err(garbled("it does not go on where it broke off"));
         }
         if self.tag.is_none() {
-            self.tag = response.headers().get(ETAG).and_then(|tag| tag.to_str().ok()).map(str::to_owned);
+            let tag = response.headers().get(ETAG).and_then(|tag| tag.to_str().ok());
+            // A weak one is like no other, not even itself.
+            self.tag = tag.filter(|tag| !tag.starts_with("W/")).map(str::to_owned);
         }
         Ok((response, bytes))
     }

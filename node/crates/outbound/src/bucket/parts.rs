@@ -1,7 +1,8 @@
 //! A long file in parts: each is put and repeated by itself, then the store makes one object of them at once.
 //!
 //! Until then there is no object. What fails, and what is broken off, is followed by one word to the store that it
-//! shall forget the parts. Only where this process ends in the middle do they stay; a rule of the bucket removes them.
+//! shall forget the parts. Where that fails as well, and where this process ends in the middle, they stay; a rule of
+//! the bucket removes them.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use reqwest::header::{CONTENT_LENGTH, ETAG};
 use rusty_s3::actions::{CompleteMultipartUploadResponse, CreateMultipartUpload};
 use tokio_util::sync::CancellationToken;
 
-use super::{Bucket, BucketError, CALL_TIMEOUT, Object, PUT, body_of, put_timeout, reason_of, text_of};
+use super::{Bucket, BucketError, CALL_TIMEOUT, Object, PUT, body_of, put_timeout, reason_of};
 
 /// Most parts of one object: the protocol's limit.
 const PARTS_MAX: u64 = 10_000;
@@ -55,7 +56,8 @@ impl Bucket {
     async fn begin_parts(&self, key: &str) -> Result<String, BucketError> {
         let begin = self.repeat(PUT, || async {
             let url = self.sign(&self.bucket.create_multipart_upload(Some(&self.credentials), key));
-            text_of(self.call(PUT, self.http.request(Method::POST, url), CALL_TIMEOUT).await?).await
+            let response = self.call(PUT, self.http.request(Method::POST, url), CALL_TIMEOUT).await?;
+            self.text_of(PUT, response).await
         });
         let begun = CreateMultipartUpload::parse_response(&begin.await?);
         let begun = begun.map_err(|error| BucketError::Garbled { reason: error.to_string() })?;
@@ -90,8 +92,8 @@ impl Bucket {
             let tags = tags.iter().map(String::as_str);
             let action = self.bucket.complete_multipart_upload(Some(&self.credentials), key, id, tags);
             let request = self.http.request(Method::POST, self.sign(&action)).body(action.body());
-            let text = text_of(self.call(PUT, request, COMPLETE_TIMEOUT).await?).await?;
-            // A store says 200 before it knows; that it could not do it stands in what follows.
+            // A store says 200 before it knows, and lets it wait; that it could not do it stands in what follows.
+            let text = self.text_of(PUT, self.call(PUT, request, COMPLETE_TIMEOUT).await?).await?;
             let refused = |_| BucketError::Refused { what: PUT, status: 500, reason: reason_of(&text) };
             CompleteMultipartUploadResponse::parse(&text).map(drop).map_err(refused)
         });

@@ -195,11 +195,20 @@ async fn an_upload_that_fails_or_is_broken_off_leaves_nothing() {
     assert_eq!((store.parts(), store.open_uploads(), store.objects().len()), (1, 0, 0));
     assert!(store.seen().last().is_some_and(|last| last.starts_with("DELETE ")), "{:?}", store.seen());
 
-    let stopped = CancellationToken::new();
-    stopped.cancel();
-    let error = good.put("a", &file, &stopped).await.expect_err("it was told to stop");
-    assert_eq!(error, BucketError::BrokenOff);
-    assert_eq!((store.open_uploads(), store.objects().len()), (0, 0));
+    // The second part is on its way: the store has it, and does not answer.
+    let (stop, before) = (CancellationToken::new(), store.seen().len());
+    store.fail_next(&[0, 0, 100]);
+    let break_off = async {
+        while store.seen().len() < before + 3 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(store.open_uploads(), 1, "it is under way");
+        stop.cancel();
+    };
+    let (put_off, ()) = tokio::join!(good.put("a", &file, &stop), break_off);
+    assert_eq!(put_off, Err(BucketError::BrokenOff));
+    assert_eq!((store.parts(), store.open_uploads(), store.objects().len()), (2, 0, 0));
+    assert!(store.seen().last().is_some_and(|last| last.starts_with("DELETE ")), "{:?}", store.seen());
     put(&good, "a", &file).await.expect("nothing stands in the way of the next");
     assert_eq!((store.open_uploads(), store.objects().len()), (0, 1));
 }
@@ -218,4 +227,38 @@ async fn an_end_whose_answer_was_lost_is_an_end() {
     let error = put(&good, "b", &file).await.expect_err("a yes with an error in it");
     assert!(error.to_string().contains("InternalError"), "{error}");
     assert_eq!((store.open_uploads(), store.objects().len()), (0, 1));
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_is_asked_for_again() {
+    let store = store().await;
+    let good = bucket(&store, "lab-backups", SECRET).with_part_bytes(1_000);
+    let folder = tempfile::tempdir().expect("folder");
+    let file = folder.path().join("backup");
+    std::fs::write(&file, content(2_500)).expect("written");
+    store.end_next(&[End::Cut]);
+    put(&good, "a", &file).await.expect("it is there");
+    assert!(store.objects()["a"] == content(2_500), "the bytes are others");
+    assert!(!store.seen().iter().any(|seen| seen.starts_with("DELETE ")), "nothing is taken back: {:?}", store.seen());
+    store.fail_next(&[200]);
+    put(&good, "b", &file).await.expect("it is begun the second time");
+    assert_eq!((store.open_uploads(), store.objects().len()), (0, 2));
+    store.fail_next(&[200]);
+    assert_eq!(good.list("").await.expect("listed the second time").0.len(), 2);
+    store.fail_next(&[200; 4]);
+    let error = put(&good, "c", &file).await.expect_err("again and again");
+    assert!(matches!(error, BucketError::Unreachable { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn an_object_with_a_weak_tag_is_fetched_on_without_it() {
+    let store = store().await;
+    let bucket = bucket(&store, "lab-backups", SECRET);
+    store.weaken_tags();
+    store.insert("a", content(900_000));
+    store.cut_next(&[100_000]);
+    let (fetched, file, _) = fetch(&bucket, "a").await;
+    assert_eq!(fetched, Ok(900_000));
+    assert!(file == content(900_000), "the bytes are others");
+    assert_eq!(store.asked_from().len(), 2);
 }

@@ -4,7 +4,8 @@
 //! file's BLAKE3; it is replaced in one step after each file, so that what it names is whole and synced. It stands
 //! behind a version byte and a crc32c. Nothing else is believed: a file that does not fit its hash, a mark that cannot
 //! be read and files of another state are deleted, and the import begins anew. There is one folder, so that no more
-//! than one unfinished state takes room; it goes as soon as the log has led past it ([`sweep`]).
+//! than one unfinished state takes room; it goes as soon as the log has led past it ([`sweep`]), and when the disk is
+//! full.
 
 use std::fs;
 use std::io;
@@ -25,6 +26,7 @@ use crate::state::hash::StateHash;
 const MARK: &str = "mark";
 const VERSION: u8 = 1;
 const WHAT: &str = "mark of an unfinished snapshot";
+const SWEEP: &str = "remove what is left of a snapshot";
 
 /// BLAKE3 of a file.
 pub(super) type Fingerprint = [u8; 32];
@@ -117,15 +119,24 @@ pub(crate) fn sweep(incoming: &Path, applied: Option<u64>) -> Result<(), DiskErr
     if !incoming.exists() || find(incoming).is_some_and(|mark| is_ahead(&mark)) {
         return Ok(());
     }
-    clear(incoming).map_err(|error| DiskError::io("remove what is left of a snapshot", &error))
+    clear(incoming).map_err(|error| DiskError::io(SWEEP, &error))
 }
 
 /// The same beside a running import, which has the folder to itself.
 pub(crate) fn sweep_unless_busy(shared: &Shared, applied: Option<u64>) {
+    unless_busy(shared, |incoming| sweep(incoming, applied));
+}
+
+/// Deletes everything, unless an import is running.
+pub(crate) fn clear_unless_busy(shared: &Shared) {
+    unless_busy(shared, |incoming| clear(incoming).map_err(|error| DiskError::io(SWEEP, &error)));
+}
+
+fn unless_busy(shared: &Shared, work: impl FnOnce(&Path) -> Result<(), DiskError>) {
     if !shared.incoming.exists() || shared.importing.swap(true, Ordering::AcqRel) {
         return;
     }
-    if let Err(error) = sweep(&shared.incoming, applied) {
+    if let Err(error) = work(&shared.incoming) {
         tracing::warn!(%error, "remove the files of an unfinished snapshot");
     }
     shared.importing.store(false, Ordering::Release);

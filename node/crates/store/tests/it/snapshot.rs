@@ -361,3 +361,25 @@ fn what_is_there_of_a_snapshot_goes_when_the_state_has_come_as_far() {
     target.flush().expect("flush");
     assert!(!incoming.exists(), "it would not");
 }
+
+#[test]
+fn what_is_there_of_a_snapshot_goes_where_the_disk_needs_the_room_but_not_under_an_import() {
+    let (from, to) = (directory(), directory());
+    let source = open_with(from.path(), small_chunks()).state();
+    fill_files(&source);
+    let export = source.export().expect("export");
+    let (id, messages) = (export.id(), stream(export));
+    let target = open_with(to.path(), small_chunks()).state();
+    let incoming = to.path().join("raft").join("incoming");
+    target.discard_incoming();
+    cut(&target, &id, &messages[..messages.len() / 2]);
+    let import = target.resume_import(&id).expect("goes on");
+    target.discard_incoming();
+    assert!(incoming.join("0.sst").exists(), "it is in use");
+    drop(import);
+    assert!(incoming.join("0.sst").exists(), "it may be gone on with");
+    target.discard_incoming();
+    assert!(!incoming.exists());
+    let import = target.resume_import(&id).expect("begins anew");
+    assert_eq!(import.last_key(), b"");
+}

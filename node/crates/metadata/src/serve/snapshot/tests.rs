@@ -25,12 +25,17 @@ fn stream(messages: &[Bytes]) -> BoxStream<'static, Result<Bytes, String>> {
     futures::stream::iter(messages.to_vec()).map(Ok).boxed()
 }
 
+/// What a node answers to the offer of a snapshot.
+async fn answer_to(target: &Handle, vote: Vote, id: store::SnapshotId) -> Result<Reply, ServeError> {
+    let request = wire::encode_request(CLUSTER, NodeId(2), Request::SnapshotOffer { vote, id });
+    let answer = target.serve(NodeId(1), request).await?;
+    Ok(wire::decode_reply(answer).expect("readable").1)
+}
+
 /// The last key that a node says it has of a snapshot.
 async fn offer(target: &Handle, vote: Vote, id: store::SnapshotId) -> Vec<u8> {
-    let request = wire::encode_request(CLUSTER, NodeId(2), Request::SnapshotOffer { vote, id });
-    let answer = target.serve(NodeId(1), request).await.expect("answered");
-    match wire::decode_reply(answer) {
-        Ok((_, Reply::SnapshotFrom(last_key))) => last_key,
+    match answer_to(target, vote, id).await {
+        Ok(Reply::SnapshotFrom(last_key)) => last_key,
         other => unreachable!("no answer to an offer: {other:?}"),
     }
 }
@@ -108,6 +113,69 @@ async fn a_snapshot_that_was_cut_goes_on_where_the_receiver_says_and_nowhere_els
     let mut changes = target.handle.changes();
     changes.wait_for(|applied| *applied >= export.meta().index).await.expect("consensus runs");
     assert_eq!(target.handle.0.state.state_hash(), export.state_hash());
+    target.close().await;
+    source.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_whose_last_answer_was_lost_is_not_sent_again() {
+    let source = Alone::cluster_of_one().await;
+    let (vote, export) = (source.handle.raft_metrics().vote, source.handle.0.state.export().expect("a state"));
+    let target = target().await;
+    assert_eq!(offer(&target.handle, vote, export.id()).await, b"");
+    let messages = messages(vote, export.again(), b"");
+    target.handle.serve_snapshot(NodeId(1), stream(&messages)).await.expect("whole, and nobody hears of it");
+    let mut changes = target.handle.changes();
+    changes.wait_for(|applied| *applied >= export.meta().index).await.expect("consensus runs");
+    let answer = answer_to(&target.handle, vote, export.id()).await;
+    assert!(matches!(answer, Ok(Reply::Snapshot(_))), "{answer:?}");
+    assert!(!target.dir().join("raft").join("incoming").exists(), "nothing waits for what will not come");
+    target.close().await;
+    source.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_offered_and_never_sent_goes_when_the_state_has_come_as_far() {
+    let source = Alone::cluster_of_one().await;
+    let (vote, export) = (source.handle.raft_metrics().vote, source.handle.0.state.export().expect("a state"));
+    // It does not look by itself.
+    let config = Config { autopilot_ms: 3_600_000, ..Config::default() };
+    let target = Alone::open(2, config, Network::default().peers_of(NodeId(2))).await;
+    assert_eq!(offer(&target.handle, vote, export.id()).await, b"");
+    let (state, incoming) = (&target.handle.0.state, target.dir().join("raft").join("incoming"));
+    target.handle.tend_snapshots().await;
+    assert!(incoming.exists(), "it may still come");
+    assert!(matches!(state.import(), Err(store::ImportError::Busy)), "and has the folder to itself");
+    state.commit(state.begin(), export.meta().clone()).expect("the log leads as far");
+    target.handle.tend_snapshots().await;
+    assert!(!incoming.exists());
+    drop(state.import().expect("nothing stands in its way"));
+    target.close().await;
+    source.close().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_had_no_room_is_not_filled_again_at_once() {
+    let (offered, full) = (Offered::default(), store::NoRoom { free_bytes: 1, reserve_bytes: 2 });
+    assert_eq!(offered.check_full(), Ok(()));
+    offered.note_full(full);
+    assert_eq!(offered.check_full(), Err(full));
+    tokio::time::advance(FULL_PAUSE - Duration::from_millis(1)).await;
+    assert_eq!(offered.check_full(), Err(full));
+    tokio::time::advance(Duration::from_millis(1)).await;
+    assert_eq!(offered.check_full(), Ok(()));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn neither_offer_nor_stream_is_taken_where_the_disk_had_no_room_for_the_last() {
+    let source = Alone::cluster_of_one().await;
+    let (vote, export) = (source.handle.raft_metrics().vote, source.handle.0.state.export().expect("a state"));
+    let target = target().await;
+    target.handle.0.offered.note_full(store::NoRoom { free_bytes: 1, reserve_bytes: 2 });
+    let answer = answer_to(&target.handle, vote, export.id()).await;
+    assert!(matches!(answer, Err(ServeError::DiskFull(_))), "{answer:?}");
+    let answer = target.handle.serve_snapshot(NodeId(1), stream(&messages(vote, export, b""))).await;
+    assert!(matches!(answer, Err(ServeError::DiskFull(_))), "{answer:?}");
     target.close().await;
     source.close().await;
 }
