@@ -107,6 +107,9 @@ impl Node {
     }
 }
 
+/// Why a node stopped that tells no reason.
+pub(super) const OPENRAFT: &str = "by a check of openraft's own";
+
 /// Tells who leads in which term, and when consensus ends by itself.
 async fn watch_leader(raft: SimRaft, node: u64, facts: Facts) {
     let mut watched = raft.server_metrics();
@@ -120,7 +123,8 @@ async fn watch_leader(raft: SimRaft, node: u64, facts: Facts) {
         }
     }
     let state = raft.metrics().borrow_watched().running_state.clone();
-    facts.stopped(node, &format!("{state:?}"));
+    // Where one of its checks fails it has no time to say so.
+    facts.stopped(node, &state.map_or_else(|error| error.to_string(), |()| OPENRAFT.to_owned()));
 }
 
 // === impl Answering ===

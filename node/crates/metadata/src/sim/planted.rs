@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::node::OPENRAFT;
 use super::types::Bug;
 use super::world;
 
@@ -26,15 +27,16 @@ static PLANTED: [Planted; 9] = [
         number: "B1",
         bug: Bug::DurableBeforeSync,
         what: "entries are called durable before the sync",
-        // openraft itself stops when a follower's log goes back.
-        says: &["I3:", "I5:", "I6:", "stopped"],
+        // openraft itself notices when a follower's log goes back.
+        says: &["I3:", "I5:", "I6:", OPENRAFT],
         worlds: 50,
     },
     Planted {
         number: "B2",
         bug: Bug::VoteInMemory,
         what: "a vote is kept in memory only",
-        says: &["I1:", "I5:", "I7:"],
+        // And when a vote is older than the log behind it.
+        says: &["I1:", "I5:", "I7:", OPENRAFT],
         worlds: 50,
     },
     Planted {
