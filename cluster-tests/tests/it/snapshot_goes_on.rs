@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use futures::future::try_join_all;
 
 use ollamax_testkit::link::Mode;
@@ -46,13 +46,17 @@ async fn a_member_that_is_killed_while_a_snapshot_comes_is_sent_the_rest() -> Re
 
     cluster.links().set(0, 1, Mode::Slow(SLOW));
     let token = home.create_token("learner", 1).await?;
-    cluster.node(1).admin()?.join(&token, vec![cluster.node(0).advertised()], "n2").await.context("join")?;
-    wait::until("more than half of the snapshot", PATIENCE, || async {
+    let receiver = cluster.node(1).admin()?;
+    let half = wait::until("more than half of the snapshot", PATIENCE, || async {
         let received = cluster.metric(1, RECEIVED).await?.unwrap_or(0.0);
         ensure!(received >= TWO_FILES, "{received} bytes have come");
         anyhow::Ok(())
-    })
-    .await?;
+    });
+    // It is answered when the whole has come.
+    tokio::select! {
+        half = half => half?,
+        joined = receiver.join(&token, vec![cluster.node(0).advertised()], "n2") => bail!("{joined:?}"),
+    }
     cluster.kill(&[1]).await?;
     cluster.set(0, "meanwhile", b"the state goes on").await?;
     cluster.links().heal();
