@@ -22,12 +22,13 @@ impl Stage<'_> {
         let followers = self.others(leader);
         let victim = self.one_of(&followers)?;
         let offset_ms = if ahead { JUMP_MS } else { -JUMP_MS };
+        let id = self.cluster.status(victim).await?.node_id;
         Box::pin(self.set_clock(victim, offset_ms)).await.context("start with the wrong time")?;
         let led = match whom {
             Whom::Leader => Box::pin(self.lead_with(victim)).await,
             Whom::Follower | Whom::Everybody => Ok(()),
         };
-        let seen = Box::pin(self.clock_seen(victim, offset_ms)).await;
+        let seen = Box::pin(self.clock_seen(victim, id, offset_ms)).await;
         self.last().await;
         Box::pin(self.set_clock(victim, 0)).await.context("start with the right time")?;
         let proof = led.and(seen).map_err(|error| format!("{error:#}"));
@@ -41,8 +42,7 @@ impl Stage<'_> {
     }
 
     /// How far off the clock of a node is, as another one sees it; waits until it is as far as it was shifted.
-    async fn clock_seen(&self, index: usize, offset_ms: i64) -> Result<i64> {
-        let id = self.cluster.status(index).await?.node_id;
+    async fn clock_seen(&self, index: usize, id: u64, offset_ms: i64) -> Result<i64> {
         let others = self.others(index);
         let observer = *others.first().context("there is nobody else")?;
         wait::until("another node to see the wrong clock", PATIENCE, || async {
