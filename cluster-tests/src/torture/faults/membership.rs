@@ -36,9 +36,11 @@ impl Stage<'_> {
 
     /// Lets this node lead, whoever does so now.
     pub(super) async fn lead_with(&self, index: usize) -> Result<()> {
-        let id = self.cluster.status(index).await?.node_id;
         wait::until("this node to lead", HAND_OVER_TIME, || async {
-            let raft = self.cluster.status(index).await?.raft.context("no raft view")?;
+            let status = self.cluster.status(index).await?;
+            let (id, raft) = (status.node_id, status.raft.context("no raft view")?);
+            // 0 would mean whoever is there.
+            ensure!(id != 0, "it takes no part yet");
             if raft.leader == id {
                 return anyhow::Ok(());
             }
