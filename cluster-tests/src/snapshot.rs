@@ -120,18 +120,27 @@ async fn transfer(cluster: &Cluster, mib: u64) -> Result<Seen> {
     let (sender_before, receiver_before) = (megabytes(sender.resident_bytes()?), megabytes(receiver.resident_bytes()?));
     let token = sender.admin()?.create_token("learner", 1).await.context("create a token")?;
     let begin = Instant::now();
-    receiver.admin()?.join(&token, vec![sender.advertised()], receiver.name()).await.context("join")?;
     let state_mb = megabytes(mib << 20);
-    wait::until("half of the snapshot to come", TRANSFER, || async {
-        let received = metric_mb(cluster, receiver, RECEIVED).await?;
-        ensure!(received >= state_mb / 2.0, "{received:.1} MB have come");
-        anyhow::Ok(())
-    })
-    .await?;
-    eprintln!("half-way after {:?}: the link is cut", begin.elapsed());
-    cluster.links().set_both(0, 1, Mode::Cut);
-    wait::pause(CUT).await;
-    cluster.links().heal();
+    let admin = receiver.admin()?;
+    // It is answered when the whole has come, or before, when that takes long.
+    let join = async {
+        let joined = admin.join(&token, vec![sender.advertised()], receiver.name()).await;
+        anyhow::Ok(drop(joined.inspect_err(|error| eprintln!("join: {error}"))))
+    };
+    let cut = async {
+        wait::until("half of the snapshot to come", TRANSFER, || async {
+            let received = metric_mb(cluster, receiver, RECEIVED).await?;
+            ensure!(received >= state_mb / 2.0, "{received:.1} MB have come");
+            anyhow::Ok(())
+        })
+        .await?;
+        eprintln!("half-way after {:?}: the link is cut", begin.elapsed());
+        cluster.links().set_both(0, 1, Mode::Cut);
+        wait::pause(CUT).await;
+        cluster.links().heal();
+        Ok(())
+    };
+    futures::try_join!(join, cut)?;
     cluster.converged(TRANSFER).await?;
     let seconds = begin.elapsed().as_secs_f64();
     Ok(Seen {
