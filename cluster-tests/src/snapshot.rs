@@ -14,6 +14,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use tokio::time::Instant;
 
 use ollamax_proto::v1;
+use ollamax_proto::v1::read_level::Level;
 use ollamax_testkit::cluster::Node;
 use ollamax_testkit::link::Mode;
 use ollamax_testkit::{Cluster, wait};
@@ -41,6 +42,8 @@ const QUOTA_SPARE_MIB: u64 = 64;
 const EXTRA_MB_MAX: f64 = 200.0;
 /// Bytes sent, of those that the state has: what a cut may cost, and the frame around the records.
 const SENT_SHARE_MAX: f64 = 1.1;
+/// Until a node answers again that was killed.
+const READY_S_MAX: f64 = 3.0;
 
 const SENT: &str = "ollamax_raft_snapshot_bytes_sent_total";
 const RECEIVED: &str = "ollamax_raft_snapshot_bytes_received_total";
@@ -56,6 +59,8 @@ struct Seen {
     received_mb: f64,
     resumed: f64,
     seconds: f64,
+    /// From the start of the receiver after a kill until it answers with the newest state.
+    ready_s: f64,
 }
 
 pub(crate) async fn measure(options: &SnapshotOptions) -> Result<Report> {
@@ -98,7 +103,7 @@ async fn fill(cluster: &Cluster, mib: u64) -> Result<()> {
         async move {
             let mut value = vec![0_u8; VALUE_BYTES];
             StdRng::seed_from_u64(number).fill(&mut value[..]);
-            let key = format!("user/{number:06}");
+            let key = key(number);
             wait::until("a value to be put", PATIENCE, || values.put(&key, &value, 0, None)).await.map(drop)
         }
     };
@@ -125,7 +130,10 @@ async fn transfer(cluster: &Cluster, mib: u64) -> Result<Seen> {
     // It is answered when the whole has come, or before, when that takes long.
     let join = async {
         let joined = admin.join(&token, vec![sender.advertised()], receiver.name()).await;
-        anyhow::Ok(drop(joined.inspect_err(|error| eprintln!("join: {error}"))))
+        if let Err(error) = joined {
+            eprintln!("join: {error}");
+        }
+        anyhow::Ok(())
     };
     let cut = async {
         wait::until("half of the snapshot to come", TRANSFER, || async {
@@ -143,7 +151,7 @@ async fn transfer(cluster: &Cluster, mib: u64) -> Result<Seen> {
     futures::try_join!(join, cut)?;
     cluster.converged(TRANSFER).await?;
     let seconds = begin.elapsed().as_secs_f64();
-    Ok(Seen {
+    let seen = Seen {
         state_mb,
         sender_mb: megabytes(sender.peak_resident_bytes()?) - sender_before,
         receiver_mb: megabytes(receiver.peak_resident_bytes()?) - receiver_before,
@@ -151,7 +159,26 @@ async fn transfer(cluster: &Cluster, mib: u64) -> Result<Seen> {
         received_mb: metric_mb(cluster, receiver, RECEIVED).await?,
         resumed: cluster.metric(sender.index(), RESUMED).await?.unwrap_or(0.0),
         seconds,
+        ready_s: 0.0,
+    };
+    Ok(Seen { ready_s: ready(cluster).await?, ..seen })
+}
+
+/// Kills the receiver, starts it, and waits until it answers a linearizable read.
+async fn ready(cluster: &Cluster) -> Result<f64> {
+    cluster.kill(&[1]).await?;
+    let begin = Instant::now();
+    cluster.restart(&[1]).await?;
+    wait::until("a linearizable read", PATIENCE, || async {
+        let found = cluster.node(1).values()?.get(&key(0), Level::Linearizable).await?;
+        found.value.context("the value is gone")
     })
+    .await?;
+    Ok(begin.elapsed().as_secs_f64())
+}
+
+fn key(number: u64) -> String {
+    format!("user/{number:06}")
 }
 
 async fn metric_mb(cluster: &Cluster, node: &Node, name: &str) -> Result<f64> {
@@ -171,6 +198,7 @@ fn row(seen: &Seen, mib: u64) -> Row {
         ("received MB", seen.received_mb),
         ("resumed", seen.resumed),
         ("seconds", seen.seconds),
+        ("ready s", seen.ready_s),
     ];
     let values = values.into_iter().filter_map(|(name, value)| Some((name, Spread::of(vec![value])?))).collect();
     Row { case: format!("a state of {mib} MiB, cut once"), clients: 0, success_rate: 1.0, values }
@@ -199,6 +227,12 @@ fn aims(seen: &Seen) -> Vec<Aim> {
             found: format!("{share:.3}"),
             met: share < SENT_SHARE_MAX,
         },
+        Aim {
+            what: "from its start until a killed node with this state answers".to_owned(),
+            wanted: format!("at most {READY_S_MAX} s"),
+            found: format!("{:.2} s", seen.ready_s),
+            met: seen.ready_s <= READY_S_MAX,
+        },
     ]
 }
 
@@ -216,12 +250,14 @@ mod tests {
             received_mb: 2_040.0,
             resumed: 1.0,
             seconds: 30.0,
+            ready_s: 1.0,
         };
         let met = |seen: Seen| aims(&seen).iter().map(|aim| aim.met).collect::<Vec<bool>>();
-        assert_eq!(met(good), [true, true, true, true]);
-        assert_eq!(met(Seen { sender_mb: 200.0, ..good }), [false, true, true, true]);
-        assert_eq!(met(Seen { receiver_mb: 900.0, ..good }), [true, false, true, true]);
-        assert_eq!(met(Seen { resumed: 0.0, ..good }), [true, true, false, true]);
-        assert_eq!(met(Seen { sent_mb: 3_000.0, ..good }), [true, true, true, false]);
+        assert_eq!(met(good), [true; 5]);
+        assert_eq!(met(Seen { sender_mb: 200.0, ..good }), [false, true, true, true, true]);
+        assert_eq!(met(Seen { receiver_mb: 900.0, ..good }), [true, false, true, true, true]);
+        assert_eq!(met(Seen { resumed: 0.0, ..good }), [true, true, false, true, true]);
+        assert_eq!(met(Seen { sent_mb: 3_000.0, ..good }), [true, true, true, false, true]);
+        assert_eq!(met(Seen { ready_s: 3.1, ..good }), [true, true, true, true, false]);
     }
 }
