@@ -36,8 +36,10 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
         return dispatch(&global, command).await;
     }
     tokio::select! {
-        outcome = dispatch(&global, command) => outcome,
+        // In this order: Ctrl-C is listened to before anything is begun.
+        biased;
         _ = tokio::signal::ctrl_c() => Err(Failure::interrupted()),
+        outcome = dispatch(&global, command) => outcome,
     }
 }
 

@@ -30,6 +30,28 @@ async fn voters_follow_the_size_and_learners_never_vote() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_nodes_form_and_serve_on_one_machine() -> Result<()> {
+    let _turn = crate::turn().await;
+    let cluster = Cluster::builder("ten").nodes(10).start().await?;
+    wait::until("five voters and five others", PATIENCE, || async {
+        let raft = cluster.status(0).await?.raft.context("no raft view")?;
+        let found = (raft.voters.len(), raft.learners.len());
+        ensure!(found == (voters_wanted(10), 10 - voters_wanted(10)), "{found:?}");
+        anyhow::Ok(())
+    })
+    .await?;
+    for index in 0..10 {
+        cluster.set(index, &format!("through/{index}"), b"any door").await?;
+    }
+    cluster.converged(PATIENCE).await?;
+    for index in 0..10 {
+        let found = cluster.get(index, "through/9", false).await?;
+        ensure!(found.as_deref() == Some(b"any door".as_slice()), "node {index} answers {found:?}");
+    }
+    cluster.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn joining_again_with_the_same_key_changes_nothing() -> Result<()> {
     let _turn = crate::turn().await;
     let cluster = Cluster::builder("join-again").nodes(2).start().await?;
