@@ -1,4 +1,5 @@
-//! `cargo xtask bench NAME`: hands over to the binary `bench` of `cluster-tests`, which measures and prints.
+//! `cargo xtask bench NAME`: hands over to the binary `bench` of `cluster-tests`, which measures and prints. All is built
+//! as it is installed.
 
 use std::process::{Command, ExitCode, Stdio};
 
@@ -7,14 +8,14 @@ use anyhow::{Context, Result};
 use crate::setup;
 use crate::workspace::{Workspace, succeed};
 
-/// Builds everything, then runs one benchmark with the rest of the arguments; its exit code is ours.
+/// Builds every binary, then runs one benchmark with the rest of the arguments; its exit code is ours.
 pub(crate) fn run(workspace: &Workspace, name: &str, rest: &[&str]) -> Result<ExitCode> {
     // Standard output belongs to the benchmark's table or JSON alone.
     setup::run_quietly(workspace)?;
-    let mut build = workspace.build();
+    let mut build = workspace.build_optimised();
     build.stdout(Stdio::null());
     succeed(build)?;
-    let binary = workspace.binary("bench");
+    let binary = workspace.optimised("bench");
     let mut bench = Command::new(&binary);
     bench.arg(name).args(rest).current_dir(workspace.root());
     if needs_etcd(name, rest) {

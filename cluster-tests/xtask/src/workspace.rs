@@ -62,6 +62,11 @@ impl Workspace {
         self.target_dir.join("debug").join(format!("{name}{}", env::consts::EXE_SUFFIX))
     }
 
+    /// A binary as it is installed and measured.
+    pub(crate) fn optimised(&self, name: &str) -> PathBuf {
+        self.target_dir.join("release").join(format!("{name}{}", env::consts::EXE_SUFFIX))
+    }
+
     /// Where RocksDB's library lies or will lie; `None` where its crate compiles it.
     pub(crate) fn rocksdb(&self) -> Option<&Path> {
         self.rocksdb.as_deref()
@@ -92,6 +97,11 @@ impl Workspace {
     /// Builds every binary and every test, once, with the features that lints and tests use too.
     pub(crate) fn build(&self) -> Command {
         self.cargo(["build", "--workspace", "--bins", "--tests", "--locked"])
+    }
+
+    /// Builds every binary as it is installed and measured.
+    pub(crate) fn build_optimised(&self) -> Command {
+        self.cargo(["build", "--release", "--workspace", "--bins", "--locked"])
     }
 
     /// Builds every binary.
