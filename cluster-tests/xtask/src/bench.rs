@@ -1,5 +1,6 @@
-//! `cargo xtask bench NAME`: hands over to the binary `bench` of `cluster-tests`, which measures and prints. All is built
-//! as it is installed.
+//! `cargo xtask bench NAME`: hands over to the binary `bench` of `cluster-tests`, which measures and prints.
+//!
+//! All of it is built as it is installed.
 
 use std::process::{Command, ExitCode, Stdio};
 
