@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 
 use ollamax_proto::v1;
 use ollamax_proto::v1::{kv_condition, kv_effect, kv_op};
-use ollamax_testkit::cluster::{CallError, Level as ReadLevel, Once, Values};
+use ollamax_testkit::cluster::{CallError, Once, Values};
 use ollamax_testkit::history::{Call, Level, Operation, Outcome};
 use ollamax_testkit::{Cluster, Seed, wait};
 use ollamax_types::ErrorCode;
@@ -171,18 +171,8 @@ impl Client {
 
     async fn read(&mut self, cluster: &Cluster, key: &str, level: Level) -> Outcome {
         let Some(door) = self.door(cluster) else { return Outcome::Refused };
-        let asked = match level {
-            Level::Linearizable => ReadLevel::Linearizable,
-            Level::Lease => ReadLevel::Lease,
-            Level::Stale => ReadLevel::Stale,
-        };
-        match Box::pin(timeout(REQUEST_TIME, door.get(key, asked))).await {
-            Ok(Ok(found)) => Outcome::Read {
-                value: found.value.as_ref().map(number_of),
-                modified: found.value.as_ref().map_or(0, |value| value.modified),
-                at: found.header.revision,
-                age_ms: found.header.age_ms,
-            },
+        match Box::pin(timeout(REQUEST_TIME, door.get(key, level.into()))).await {
+            Ok(Ok(found)) => found.outcome(number_of),
             // A read that was not answered has no effect either way.
             Ok(Err(_)) | Err(_) => Outcome::Unknown,
         }

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use ollamax_testkit::cluster::{Found, Level as ReadLevel};
 use ollamax_testkit::history::{Call, Level, Operation, Outcome};
 use ollamax_testkit::{Cluster, wait};
 
@@ -40,11 +39,11 @@ pub(crate) async fn read(cluster: &Cluster, traffic: &Traffic<'_>) -> Result<Vec
         let door = node.values()?;
         let client = FIRST_CLIENT + u32::try_from(node.index()).unwrap_or(0);
         for key in (0..KEYS).map(|number| traffic.key(number)) {
-            for (level, asked) in [(Level::Stale, ReadLevel::Stale), (Level::Linearizable, ReadLevel::Linearizable)] {
+            for level in [Level::Stale, Level::Linearizable] {
                 let invoked_ns = traffic.run.now_ns();
-                let found = wait::until("a last read", PATIENCE, || door.get(&key, asked));
+                let found = wait::until("a last read", PATIENCE, || door.get(&key, level.into()));
                 let found = found.await.with_context(|| format!("read {key} at {}", node.name()))?;
-                let outcome = outcome(&found);
+                let outcome = found.outcome(number_of);
                 if let (Level::Stale, Outcome::Read { value, modified, at, .. }) = (level, outcome) {
                     finals.push(Final { node: node.index(), key: key.clone(), value, modified, at });
                 }
@@ -54,15 +53,6 @@ pub(crate) async fn read(cluster: &Cluster, traffic: &Traffic<'_>) -> Result<Vec
         }
     }
     Ok(finals)
-}
-
-fn outcome(found: &Found) -> Outcome {
-    Outcome::Read {
-        value: found.value.as_ref().map(number_of),
-        modified: found.value.as_ref().map_or(0, |value| value.modified),
-        at: found.header.revision,
-        age_ms: found.header.age_ms,
-    }
 }
 
 /// Finds acknowledged changes that a node does not have.

@@ -2,7 +2,6 @@
 //!
 //! A copy of the files is opened, as the node itself opens them, so that nothing of the node changes, not even a name.
 
-use std::fs;
 use std::hash::{DefaultHasher, Hasher as _};
 use std::path::Path;
 
@@ -10,6 +9,8 @@ use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
 use ollamax_store::{Config, Store};
+
+use crate::copy_directory;
 
 /// The replicated state in a data directory.
 const STATE: &str = "raft";
@@ -63,22 +64,10 @@ fn sum_of(payload: &[u8]) -> u64 {
     hasher.finish()
 }
 
-fn copy_directory(from: &Path, to: &Path) -> std::io::Result<()> {
-    fs::create_dir(to)?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let target = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            copy_directory(&entry.path(), &target)?;
-        } else {
-            fs::copy(entry.path(), target)?;
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn log_of(payloads: &[&[u8]]) -> TempDir {

@@ -7,6 +7,7 @@
 #![doc = include_str!("../DESIGN.md")]
 
 pub mod cluster;
+pub mod copy;
 pub mod disk_faults;
 pub mod fake_ollama;
 pub mod fake_s3;
@@ -22,6 +23,7 @@ pub mod seed;
 pub mod wait;
 
 pub use cluster::Cluster;
+pub use copy::copy_directory;
 pub use fake_ollama::FakeOllama;
 pub use fake_s3::FakeS3;
 pub use kept_log::KeptLog;

@@ -10,7 +10,7 @@ use http::Method;
 use ollamax_proto::v1;
 use ollamax_testkit::cluster::{CallError, run_to_exit};
 use ollamax_testkit::fake_ollama::{Fault, FaultRule, On};
-use ollamax_testkit::{Cluster, wait};
+use ollamax_testkit::{Cluster, copy_directory, wait};
 use ollamax_types::ErrorCode;
 
 use crate::model_owners::{self, PATIENCE};
@@ -232,22 +232,6 @@ async fn refuses_to_start_at(data: &Path, [api, peer]: [&str; 2], why: &str) -> 
     ensure!(text.contains(&data) && text.contains("try:"), "{why}: says what and what to do: {text}");
     ensure!(!text.contains("panicked"), "{why}: {text}");
     Ok(text)
-}
-
-/// Copies a directory's files; sockets stay behind.
-fn copy_directory(from: &Path, to: &Path) -> Result<()> {
-    std::fs::create_dir(to)?;
-    std::fs::set_permissions(to, std::fs::metadata(from)?.permissions())?;
-    for entry in std::fs::read_dir(from)? {
-        let entry = entry?;
-        let (kind, target) = (entry.file_type()?, to.join(entry.file_name()));
-        if kind.is_dir() {
-            copy_directory(&entry.path(), &target)?;
-        } else if kind.is_file() {
-            std::fs::copy(entry.path(), target)?;
-        }
-    }
-    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

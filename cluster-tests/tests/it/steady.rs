@@ -17,7 +17,7 @@ use rand::rngs::StdRng;
 use tokio::time::{Instant, timeout};
 
 use ollamax_proto::v1::KvValue;
-use ollamax_testkit::cluster::{CallError, Changed, Found, Level as ReadLevel, Values};
+use ollamax_testkit::cluster::{CallError, Changed, Values};
 use ollamax_testkit::history::{Call, Level, Operation, Outcome, revisions, wgl};
 use ollamax_testkit::{Cluster, Seed, wait};
 use ollamax_types::ErrorCode;
@@ -217,7 +217,7 @@ impl Client {
 async fn outcome(door: &Values, key: &str, call: Call) -> Outcome {
     let asked = async {
         Ok::<_, CallError>(match call {
-            Call::Get { level } => read(&door.get(key, asked_for(level)).await?),
+            Call::Get { level } => door.get(key, level.into()).await?.outcome(number_of),
             Call::Put { value } => written(&door.put(key, &bytes_of(value), 0, None).await?),
             Call::Cas { expected_modified, value } => {
                 written(&door.cas(key, expected_modified, &bytes_of(value), None).await?)
@@ -232,23 +232,6 @@ async fn outcome(door: &Values, key: &str, call: Call) -> Outcome {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(error)) if error.code.is_some_and(ErrorCode::is_free_of_effects) => Outcome::Refused,
         Ok(Err(_)) | Err(_) => Outcome::Unknown,
-    }
-}
-
-const fn asked_for(level: Level) -> ReadLevel {
-    match level {
-        Level::Linearizable => ReadLevel::Linearizable,
-        Level::Lease => ReadLevel::Lease,
-        Level::Stale => ReadLevel::Stale,
-    }
-}
-
-fn read(found: &Found) -> Outcome {
-    Outcome::Read {
-        value: found.value.as_ref().map(number_of),
-        modified: found.value.as_ref().map_or(0, |value| value.modified),
-        at: found.header.revision,
-        age_ms: found.header.age_ms,
     }
 }
 

@@ -59,12 +59,16 @@ impl Workspace {
 
     /// A built binary of the workspace.
     pub(crate) fn binary(&self, name: &str) -> PathBuf {
-        self.target_dir.join("debug").join(format!("{name}{}", env::consts::EXE_SUFFIX))
+        self.built("debug", name)
     }
 
     /// A binary as it is installed and measured.
     pub(crate) fn optimised(&self, name: &str) -> PathBuf {
-        self.target_dir.join("release").join(format!("{name}{}", env::consts::EXE_SUFFIX))
+        self.built("release", name)
+    }
+
+    fn built(&self, folder: &str, name: &str) -> PathBuf {
+        self.target_dir.join(folder).join(format!("{name}{}", env::consts::EXE_SUFFIX))
     }
 
     /// Where RocksDB's library lies or will lie; `None` where its crate compiles it.

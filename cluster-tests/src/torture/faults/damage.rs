@@ -17,7 +17,7 @@ use rand::{Rng as _, RngExt as _};
 
 use ollamax_proto::v1::status_reply::Phase;
 use ollamax_testkit::link::Mode;
-use ollamax_testkit::wait;
+use ollamax_testkit::{copy_directory, wait};
 
 use crate::faults::{Done, PATIENCE, Stage};
 use crate::plan::Damage;
@@ -88,7 +88,7 @@ impl Stage<'_> {
         let cluster = self.cluster;
         let state = cluster.node(victim).data_dir().join(STATE);
         cluster.kill(&[victim]).await?;
-        copy_files(&state.join(DATABASE), &older(&state))?;
+        copy_directory(&state.join(DATABASE), &older(&state))?;
         let stood_at = cluster.status(leader).await?.raft.context("no raft view")?.last_log_index;
         Box::pin(self.start_again(&[victim])).await?;
         wait::until("the node to hold more", PATIENCE, || async {
@@ -189,7 +189,7 @@ fn spoil(state: &Path, damage: Damage, chance: &mut StdRng) -> Result<Option<Str
         }
         Damage::DatabaseOlder => {
             fs::remove_dir_all(&database)?;
-            copy_files(&older(state), &database)?;
+            copy_directory(&older(state), &database)?;
             "its database is an older one".to_owned()
         }
         Damage::TailGarbled => {
@@ -232,16 +232,6 @@ fn files(database: &Path, kind: &str) -> Result<Vec<(PathBuf, u64)>> {
 /// Where a database is kept that is put back later.
 fn older(state: &Path) -> PathBuf {
     state.with_file_name("older-database")
-}
-
-/// Copies a directory that has no other in it.
-fn copy_files(from: &Path, to: &Path) -> Result<()> {
-    fs::create_dir(to)?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        fs::copy(entry.path(), to.join(entry.file_name()))?;
-    }
-    Ok(())
 }
 
 fn shown(path: &Path) -> String {

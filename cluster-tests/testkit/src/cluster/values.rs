@@ -12,6 +12,7 @@ use ollamax_proto::v1::kv_client::KvClient;
 use ollamax_proto::v1::{kv_condition, kv_effect, kv_op};
 
 use super::admin::{CALL_TIME, CallError, bounded};
+use crate::history::{self, Outcome};
 
 /// How fresh a read must be.
 pub use ollamax_proto::v1::read_level::Level;
@@ -23,6 +24,30 @@ pub struct Found {
     pub value: Option<v1::KvValue>,
     /// Up to which revision the answer is complete, who gave it, how old it may be.
     pub header: v1::KvHeader,
+}
+
+// === impl Found ===
+
+impl Found {
+    /// As a history has it; `number_of` reads the value.
+    pub fn outcome(&self, number_of: impl FnOnce(&v1::KvValue) -> u64) -> Outcome {
+        Outcome::Read {
+            value: self.value.as_ref().map(number_of),
+            modified: self.value.as_ref().map_or(0, |value| value.modified),
+            at: self.header.revision,
+            age_ms: self.header.age_ms,
+        }
+    }
+}
+
+impl From<history::Level> for Level {
+    fn from(level: history::Level) -> Self {
+        match level {
+            history::Level::Linearizable => Self::Linearizable,
+            history::Level::Lease => Self::Lease,
+            history::Level::Stale => Self::Stale,
+        }
+    }
 }
 
 /// What a change did.

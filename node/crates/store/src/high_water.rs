@@ -9,12 +9,11 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use prost::Message;
-
 use ollamax_proto::disk;
 
 use crate::StoreIdentity;
 use crate::error::{DiskError, OpenError};
+use crate::framing::{seal_checked, unseal_checked};
 use crate::marks;
 
 const VERSION: u8 = 1;
@@ -114,30 +113,18 @@ impl HighWater {
 }
 
 fn encode(promises: &Promises) -> Vec<u8> {
-    let body = disk::HighWaterMark {
+    let mark = disk::HighWaterMark {
         identity: promises.identity.as_ref().map(marks::encode_identity),
         vote_number: promises.vote_number,
         vote: promises.vote.clone(),
         last_synced_index: promises.last_synced.unwrap_or_default(),
         any_synced: promises.last_synced.is_some(),
-    }
-    .encode_to_vec();
-    let mut bytes = vec![VERSION];
-    bytes.extend_from_slice(&crc32c::crc32c(&body).to_le_bytes());
-    bytes.extend_from_slice(&body);
-    bytes
+    };
+    seal_checked(VERSION, &mark)
 }
 
 fn decode(bytes: &[u8]) -> Result<Promises, String> {
-    let Some((version, rest)) = bytes.split_first() else { return Err("empty".to_owned()) };
-    if *version != VERSION {
-        return Err(format!("of version {version}, which this release does not know"));
-    }
-    let Some((crc, body)) = rest.split_first_chunk::<4>() else { return Err("cut short".to_owned()) };
-    if crc32c::crc32c(body) != u32::from_le_bytes(*crc) {
-        return Err("damaged (its checksum does not fit)".to_owned());
-    }
-    let message = disk::HighWaterMark::decode(body).map_err(|error| format!("damaged ({error})"))?;
+    let message: disk::HighWaterMark = unseal_checked(VERSION, bytes)?;
     let identity = message.identity.as_ref().map(marks::decode_identity).transpose();
     Ok(Promises {
         identity: identity.map_err(|malformed| format!("damaged ({malformed})"))?,

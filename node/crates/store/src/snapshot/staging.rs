@@ -12,12 +12,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
-use prost::Message;
-
 use ollamax_proto::disk;
 
 use crate::error::DiskError;
-use crate::framing::{Malformed, fixed};
+use crate::framing::{Malformed, fixed, seal_checked, unseal_checked};
 use crate::high_water::replace;
 use crate::shared::Shared;
 use crate::state::applied::Standing;
@@ -143,30 +141,18 @@ fn unless_busy(shared: &Shared, work: impl FnOnce(&Path) -> Result<(), DiskError
 }
 
 fn encode(mark: &Mark) -> Vec<u8> {
-    let body = disk::IncomingMark {
+    let message = disk::IncomingMark {
         state: Some(mark.standing.message()),
         files: mark.files.iter().map(|fingerprint| fingerprint.to_vec()).collect(),
         last_key: mark.reached.last_key.clone(),
         count: mark.reached.count,
         state_hash: mark.reached.hash.to_bytes().to_vec(),
-    }
-    .encode_to_vec();
-    let mut bytes = vec![VERSION];
-    bytes.extend_from_slice(&crc32c::crc32c(&body).to_le_bytes());
-    bytes.extend_from_slice(&body);
-    bytes
+    };
+    seal_checked(VERSION, &message)
 }
 
 fn decode(bytes: &[u8]) -> Result<Mark, Malformed> {
-    let Some((version, rest)) = bytes.split_first() else { return Err(Malformed::new(WHAT, "empty")) };
-    if *version != VERSION {
-        return Err(Malformed::new(WHAT, format!("version {version}, and this release knows {VERSION}")));
-    }
-    let Some((crc, body)) = rest.split_first_chunk::<4>() else { return Err(Malformed::new(WHAT, "cut short")) };
-    if crc32c::crc32c(body) != u32::from_le_bytes(*crc) {
-        return Err(Malformed::new(WHAT, "its checksum does not fit"));
-    }
-    let message = disk::IncomingMark::decode(body).map_err(|error| Malformed::new(WHAT, error.to_string()))?;
+    let message = unseal_checked(VERSION, bytes).map_err(|flaw| Malformed::new(WHAT, flaw))?;
     let disk::IncomingMark { state, files, last_key, count, state_hash } = message;
     let hash = StateHash::from_bytes(fixed(WHAT, &state_hash)?);
     Ok(Mark {

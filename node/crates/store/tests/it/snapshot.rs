@@ -205,12 +205,15 @@ fn the_default_chunk_fits_a_message() {
     assert!(longest > SNAPSHOT_CHUNK_BYTES_MAX / 2, "chunks are filled: {longest}");
 }
 
-/// Fills a state with about 6 MiB, so that a receiver with small chunks makes several files of it.
-fn fill_files(state: &State) {
+/// A state of about 6 MiB, of which a receiver with small chunks makes several files, and a snapshot of it.
+fn several_files(dir: &Path) -> (State, Export) {
+    let state = open_with(dir, small_chunks()).state();
     for index in 1..=400u64 {
         let mutations = (0..5).map(|n| put(&format!("key {index:03} {n}"), &[n; 3_000])).collect();
-        commit(state, index, mutations);
+        commit(&state, index, mutations);
     }
+    let export = state.export().expect("export");
+    (state, export)
 }
 
 /// Begins or goes on with an import, hands it messages, and drops it.
@@ -223,9 +226,7 @@ fn cut(state: &State, id: &SnapshotId, messages: &[Vec<u8>]) -> Vec<u8> {
 #[test]
 fn a_snapshot_that_was_cut_goes_on_behind_its_whole_files_and_so_it_does_after_a_crash() {
     let (from, to) = (directory(), directory());
-    let source = open_with(from.path(), small_chunks()).state();
-    fill_files(&source);
-    let export = source.export().expect("export");
+    let (source, export) = several_files(from.path());
     let (id, again) = (export.id(), export.again());
     commit(&source, 401, vec![put("later", b"unseen")]);
     let messages = stream(export);
@@ -256,9 +257,7 @@ fn a_snapshot_that_was_cut_goes_on_behind_its_whole_files_and_so_it_does_after_a
 #[test]
 fn a_second_cut_keeps_what_the_first_had_kept() {
     let (from, to) = (directory(), directory());
-    let source = open_with(from.path(), small_chunks()).state();
-    fill_files(&source);
-    let export = source.export().expect("export");
+    let (source, export) = several_files(from.path());
     let (id, again) = (export.id(), export.again());
     let messages = stream(export);
     let target = open_with(to.path(), small_chunks()).state();
@@ -279,9 +278,7 @@ fn a_second_cut_keeps_what_the_first_had_kept() {
 #[test]
 fn what_is_there_of_another_snapshot_or_damaged_is_deleted_and_the_import_begins_anew() {
     let (from, to) = (directory(), directory());
-    let source = open_with(from.path(), small_chunks()).state();
-    fill_files(&source);
-    let export = source.export().expect("export");
+    let (source, export) = several_files(from.path());
     let id = export.id();
     let messages = stream(export);
     let target = open_with(to.path(), small_chunks()).state();
@@ -315,9 +312,7 @@ fn what_is_there_of_another_snapshot_or_damaged_is_deleted_and_the_import_begins
 #[test]
 fn a_stream_that_does_not_fit_what_is_there_leaves_nothing() {
     let (from, to) = (directory(), directory());
-    let source = open_with(from.path(), small_chunks()).state();
-    fill_files(&source);
-    let export = source.export().expect("export");
+    let (source, export) = several_files(from.path());
     let (id, again) = (export.id(), export.again());
     let messages = stream(export);
     commit(&source, 401, vec![put("later", b"1")]);
@@ -347,9 +342,7 @@ fn a_stream_that_does_not_fit_what_is_there_leaves_nothing() {
 #[test]
 fn what_is_there_of_a_snapshot_goes_when_the_state_has_come_as_far() {
     let (from, to) = (directory(), directory());
-    let source = open_with(from.path(), small_chunks()).state();
-    fill_files(&source);
-    let export = source.export().expect("export");
+    let (_source, export) = several_files(from.path());
     let (id, messages) = (export.id(), stream(export));
     let target = open_with(to.path(), small_chunks()).state();
     let incoming = to.path().join("raft").join("incoming");
@@ -365,9 +358,7 @@ fn what_is_there_of_a_snapshot_goes_when_the_state_has_come_as_far() {
 #[test]
 fn what_is_there_of_a_snapshot_goes_where_the_disk_needs_the_room_but_not_under_an_import() {
     let (from, to) = (directory(), directory());
-    let source = open_with(from.path(), small_chunks()).state();
-    fill_files(&source);
-    let export = source.export().expect("export");
+    let (_source, export) = several_files(from.path());
     let (id, messages) = (export.id(), stream(export));
     let target = open_with(to.path(), small_chunks()).state();
     let incoming = to.path().join("raft").join("incoming");
