@@ -23,6 +23,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         .bytes(".ollamax.v1.ImportModelRequest")
         .bytes(".ollamax.v1.DispatchRequest.body")
         .bytes(".ollamax.v1.RaftMessage.body")
+        .bytes(".ollamax.v1.RaftCall.body")
+        .bytes(".ollamax.v1.RaftAnswer.body")
         .bytes(".ollamax.disk.v1.LogRecord.envelope")
         .bytes(".ollamax.disk.v1.RaftAppend.records")
         .bytes(".ollamax.disk.v1.RaftPropose.envelope")

@@ -104,7 +104,7 @@ impl Around {
             identity: metadata::Identity { cluster, node: membership.node, incarnation: self.incarnation },
             dir: self.data_dir.clone(),
             clock: self.clock.clone(),
-            peers: Arc::new(RaftOverNet::new(self.net.clone(), cluster, membership.node)),
+            peers: Arc::new(RaftOverNet::new(self.net.clone(), cluster, membership.node, self.tasks.clone())),
             tasks: self.tasks.clone(),
             stop: self.stop.clone(),
         })

@@ -355,9 +355,9 @@ struct Services {
 impl Services {
     /// What members reach, and what everybody else does.
     fn routes(self) -> (Routes, Routes) {
-        let Around { slot, net, signer, clock, frames, .. } = &*self.around;
+        let Around { slot, net, signer, clock, frames, stop, .. } = &*self.around;
         let join = JoinService::server(slot.clone(), net.clone(), signer.clone(), clock.clone());
-        let members = Routes::new(RaftService::server(slot.clone()))
+        let members = Routes::new(RaftService::server(slot.clone(), stop.clone()))
             .add_service(LivenessService::server(frames.subscribe()))
             .add_service(InferenceService::server(slot.clone(), self.imports))
             .add_service(KeysService::server(slot.clone(), signer.clone()))

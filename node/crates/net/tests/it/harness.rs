@@ -125,6 +125,12 @@ fn caller<T>(request: &Request<T>) -> Caller {
 
 #[tonic::async_trait]
 impl Raft for Seen {
+    type ExchangeStream = Pin<Box<dyn Stream<Item = Result<v1::RaftAnswer, Status>> + Send>>;
+
+    async fn exchange(&self, _: Request<Streaming<v1::RaftCall>>) -> Result<Response<Self::ExchangeStream>, Status> {
+        Err(Status::unimplemented("not in these tests"))
+    }
+
     async fn call(&self, request: Request<v1::RaftMessage>) -> Result<Response<v1::RaftMessage>, Status> {
         let from = caller(&request).node.map_or(0, |node| node.0);
         Ok(Response::new(v1::RaftMessage { from, ..request.into_inner() }))

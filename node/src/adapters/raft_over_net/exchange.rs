@@ -1,0 +1,281 @@
+//! Calls to one member on one lane over one long stream: a call costs a frame each way, and no request of its own.
+//!
+//! Always: each call ends with its own answer or one failure. What was handed to a stream that then broke counts as
+//! lost, because it may have been delivered; the next call opens the next stream. A member that is about to stop says
+//! so, and still answers all that was on its way to it. A member of a release that does not know the exchange is called
+//! message by message, until one of those calls finds it gone: it may come back as another release.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::task::TaskTracker;
+use tonic::transport::Channel;
+use tonic::{Code, Status, Streaming};
+
+use ollamax_metadata::PeerError;
+use ollamax_proto::v1::raft_answer::Result as Answered;
+use ollamax_proto::v1::raft_client::RaftClient;
+use ollamax_proto::v1::{RaftAnswer, RaftCall, RaftMessage};
+use ollamax_types::ErrorCode;
+
+use super::{millis, peer_error};
+
+/// Calls that wait for room on their way into one stream; more wait for a place here.
+const CALLS_QUEUED_MAX: usize = 256;
+
+/// The way to one member on one lane.
+#[derive(Debug)]
+pub(super) struct Line {
+    tasks: TaskTracker,
+    way: Mutex<Way>,
+}
+
+/// How the member is spoken to at the moment.
+#[derive(Debug)]
+enum Way {
+    /// No stream is open; the next call opens one.
+    Closed,
+    Exchange(Arc<Exchange>),
+    /// Its release knows no exchange.
+    OneByOne,
+}
+
+/// The sending end of one stream. When the last clone of it goes, the far end hears that no more calls will come.
+#[derive(Debug)]
+struct Exchange {
+    calls: mpsc::Sender<RaftCall>,
+    book: Arc<Book>,
+}
+
+/// Who waits for which answer.
+#[derive(Debug, Default)]
+struct Book(Mutex<Page>);
+
+#[derive(Debug, Default)]
+struct Page {
+    last: u64,
+    waiting: HashMap<u64, oneshot::Sender<Result<Bytes, Miss>>>,
+    /// Why the stream ended; nobody is entered any more.
+    over: Option<Miss>,
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone)]
+enum Miss {
+    /// The member's release knows no exchange; nothing was delivered.
+    NotKnown,
+    Failed(PeerError),
+}
+
+/// A place in the book, given up when it is dropped.
+#[derive(Debug)]
+struct Place {
+    book: Arc<Book>,
+    number: u64,
+    answer: oneshot::Receiver<Result<Bytes, Miss>>,
+}
+
+// === impl Line ===
+
+impl Line {
+    /// A way that is not open yet. Its streams are read in the given group; they end with their connections.
+    pub(super) fn new(tasks: TaskTracker) -> Self {
+        Self { tasks, way: Mutex::new(Way::Closed) }
+    }
+
+    /// Sends one message and waits for its answer, for at most `deadline`. `client` makes a client of this member and
+    /// lane when one is needed, `message` what a member of an older release is sent instead.
+    pub(super) async fn call(
+        self: &Arc<Self>,
+        body: Bytes,
+        deadline: Duration,
+        client: impl Fn() -> RaftClient<Channel> + Send + Sync,
+        message: impl FnOnce(Bytes) -> RaftMessage + Send,
+    ) -> Result<Bytes, PeerError> {
+        let until = tokio::time::Instant::now() + deadline;
+        let exchanged = async {
+            loop {
+                let Some(exchange) = self.exchange(&client) else { return Err(Miss::NotKnown) };
+                // `None`: it had ended before this call was entered, and the next one is open then.
+                if let Some(place) = exchange.enter() {
+                    let call = RaftCall {
+                        number: place.number,
+                        deadline_ms: millis(until.saturating_duration_since(tokio::time::Instant::now())),
+                        body: body.clone(),
+                    };
+                    // When nobody takes it any more, the book tells why.
+                    let _taken = exchange.calls.send(call).await;
+                    drop(exchange);
+                    return place.answer().await;
+                }
+                self.close(&exchange.book);
+            }
+        };
+        match tokio::time::timeout_at(until, exchanged).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(Miss::Failed(error))) => Err(error),
+            Ok(Err(Miss::NotKnown)) => {
+                let mut client = client();
+                let call = client.call(message(body));
+                self.heard(match tokio::time::timeout_at(until, call).await {
+                    Ok(Ok(reply)) => Ok(reply.into_inner().body),
+                    Ok(Err(status)) => Err(peer_error(&status)),
+                    Err(_) => Err(PeerError::TimedOut),
+                })
+            }
+            Err(_) => Err(PeerError::TimedOut),
+        }
+    }
+
+    /// The open stream, or a new one; `None` when the member knows none.
+    fn exchange(self: &Arc<Self>, client: impl Fn() -> RaftClient<Channel>) -> Option<Arc<Exchange>> {
+        let mut way = self.way();
+        match &*way {
+            Way::OneByOne => None,
+            Way::Exchange(exchange) => Some(Arc::clone(exchange)),
+            Way::Closed => {
+                let (calls, queued) = mpsc::channel(CALLS_QUEUED_MAX);
+                let book = Arc::new(Book::default());
+                // Ends with its stream, which its connection ends at the latest.
+                self.tasks.spawn(Arc::clone(self).read(client(), queued, Arc::clone(&book)));
+                let exchange = Arc::new(Exchange { calls, book });
+                *way = Way::Exchange(Arc::clone(&exchange));
+                Some(exchange)
+            }
+        }
+    }
+
+    /// Opens a stream and reads its answers until it ends.
+    async fn read(self: Arc<Self>, mut client: RaftClient<Channel>, queued: mpsc::Receiver<RaftCall>, book: Arc<Book>) {
+        let miss = match client.exchange(ReceiverStream::new(queued)).await {
+            Ok(opened) => {
+                let ended = self.read_answers(opened.into_inner(), &book).await;
+                Miss::Failed(PeerError::Lost(ended))
+            }
+            Err(status) if status.code() == Code::Unimplemented => {
+                *self.way() = Way::OneByOne;
+                Miss::NotKnown
+            }
+            Err(status) => Miss::Failed(peer_error(&status)),
+        };
+        self.close(&book);
+        book.end(miss);
+    }
+
+    /// Why the stream ended.
+    async fn read_answers(&self, mut answers: Streaming<RaftAnswer>, book: &Arc<Book>) -> String {
+        loop {
+            match answers.message().await {
+                Ok(Some(RaftAnswer { number: 0, .. })) => self.close(book),
+                Ok(Some(answer)) => book.answered(answer),
+                Ok(None) => return "the member ended the exchange".to_owned(),
+                Err(status) => return status.message().to_owned(),
+            }
+        }
+    }
+
+    /// Sends no more on this stream; the next call opens another.
+    fn close(&self, book: &Arc<Book>) {
+        let mut way = self.way();
+        if matches!(&*way, Way::Exchange(open) if Arc::ptr_eq(&open.book, book)) {
+            *way = Way::Closed;
+        }
+    }
+
+    /// Looks at what came of a call outside any exchange: a member that is gone may come back with another release.
+    fn heard(&self, result: Result<Bytes, PeerError>) -> Result<Bytes, PeerError> {
+        if matches!(result, Err(PeerError::Unreachable(_) | PeerError::Lost(_))) {
+            let mut way = self.way();
+            if matches!(&*way, Way::OneByOne) {
+                *way = Way::Closed;
+            }
+        }
+        result
+    }
+
+    /// The calls that wait on the open stream.
+    #[cfg(test)]
+    fn waiting(&self) -> Vec<u64> {
+        match &*self.way() {
+            Way::Exchange(exchange) => exchange.book.page().waiting.keys().copied().collect(),
+            Way::Closed | Way::OneByOne => Vec::new(),
+        }
+    }
+
+    fn way(&self) -> MutexGuard<'_, Way> {
+        self.way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+// === impl Exchange ===
+
+impl Exchange {
+    /// A number for one more call; `None` when the stream is over.
+    fn enter(&self) -> Option<Place> {
+        let (sender, answer) = oneshot::channel();
+        let mut page = self.book.page();
+        if page.over.is_some() {
+            return None;
+        }
+        page.last += 1;
+        let number = page.last;
+        page.waiting.insert(number, sender);
+        Some(Place { book: Arc::clone(&self.book), number, answer })
+    }
+}
+
+// === impl Book ===
+
+impl Book {
+    fn answered(&self, answer: RaftAnswer) {
+        // Whoever is not there any more has given up.
+        let Some(sender) = self.page().waiting.remove(&answer.number) else { return };
+        let _gone = sender.send(result_of(answer.result));
+    }
+
+    /// Tells everybody who still waits.
+    fn end(&self, miss: Miss) {
+        let mut page = self.page();
+        for (_, sender) in page.waiting.drain() {
+            let _gone = sender.send(Err(miss.clone()));
+        }
+        page.over = Some(miss);
+    }
+
+    fn page(&self) -> MutexGuard<'_, Page> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn result_of(result: Option<Answered>) -> Result<Bytes, Miss> {
+    match result {
+        Some(Answered::Body(body)) => Ok(body),
+        Some(Answered::Refused(refusal)) => Err(Miss::Failed(match ErrorCode::from_text(&refusal.code) {
+            Some(code) => PeerError::Refused { code, message: refusal.message },
+            None => PeerError::Lost(format!("{}: {}", refusal.code, refusal.message)),
+        })),
+        None => Err(Miss::Failed(PeerError::Lost("an answer that this release does not know".to_owned()))),
+    }
+}
+
+// === impl Place ===
+
+impl Place {
+    async fn answer(mut self) -> Result<Bytes, Miss> {
+        let lost = || Err(Miss::Failed(PeerError::Lost("the exchange ended".to_owned())));
+        (&mut self.answer).await.unwrap_or_else(|_| lost())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.book.page().waiting.remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests;
