@@ -12,10 +12,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use openraft::LinearizerOption;
 use openraft::errors::{ClientWriteError, ForwardToLeader, LinearizableReadError, RaftError};
-use openraft::impls::ProgressResponder;
-use openraft::raft::ClientWriteResult;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use ollamax_core::catalog::command::Command;
 use ollamax_core::catalog::principal::{self, Untrue};
@@ -28,7 +26,8 @@ use crate::error::{ProposeError, ReadError, ServeError};
 use crate::handle::{Change, Committed, Handle, millis};
 use crate::metrics::Outcome;
 use crate::peers::{Lane, PeerError};
-use crate::raft::{Sealed, Types};
+use crate::proposer::Unanswered;
+use crate::raft::Types;
 use crate::wire::{self, Proposal, ReadTrust, Reply, Request};
 
 /// Pause before the leader is looked for again.
@@ -238,41 +237,29 @@ impl Handle {
     }
 
     /// Writes an entry as the leader. Nothing is written that came too late for its answer to be heard.
-    async fn write(&self, mut entry: Entry, deadline: Instant) -> Result<Committed, Miss> {
+    async fn write(&self, entry: Entry, deadline: Instant) -> Result<Committed, Miss> {
         let started = Instant::now();
         self.check_version(&entry).map_err(Miss::Final)?;
         if !self.quorum_is_fresh() {
             // Ask the majority first: an entry of a leader that lost it would end with an unknown outcome.
             self.confirm(deadline).await?;
         }
-        let (responder, answer) = ProgressResponder::<Types, ClientWriteResult<Types>>::complete_only();
-        let late = || Miss::NotDone("its time was over before it could be written".to_owned());
         let unknown = |reason: &str| Miss::Final(ProposeError::OutcomeUnknown(reason.to_owned()));
-        {
-            let _in_order = timeout_at(deadline, self.0.queue.lock()).await.map_err(|_| late())?;
-            if Instant::now() >= deadline {
-                return Err(late());
-            }
-            entry.log_time = self.0.stamper.stamp();
-            let sealed = Sealed(envelope::encode(&entry));
-            let queued = timeout_at(deadline, self.0.raft.client_write_ff(sealed, Some(responder))).await;
-            let queued = queued.map_err(|_| unknown("the log did not take it in time"))?;
-            queued.map_err(|fatal| self.not_taken(&fatal))?;
-        }
-        match timeout_at(deadline, answer).await {
-            Err(_) => Err(unknown("no majority answered in time")),
-            Ok(Err(_)) => Err(unknown("consensus stopped before it answered")),
-            Ok(Ok(Ok(written))) => {
+        match self.0.queue.write(entry, deadline).await {
+            Err(Unanswered::Late) => Err(Miss::NotDone("its time was over before it could be written".to_owned())),
+            Err(Unanswered::Stopped(reason)) => Err(self.not_taken(&reason)),
+            Err(Unanswered::Unknown(reason)) => Err(unknown(reason)),
+            Ok(Ok(written)) => {
                 self.0.metrics.committed(started.elapsed());
                 let of_entry = (written.log_id.index, crate::raft::term_of(&written.log_id));
-                let (revision, term) = written.data.before.unwrap_or(of_entry);
-                Ok(Committed { revision, term, answer: written.data.answer })
+                let (revision, term) = written.response.before.unwrap_or(of_entry);
+                Ok(Committed { revision, term, answer: written.response.answer })
             }
-            Ok(Ok(Err(ClientWriteError::ForwardToLeader(forward)))) => Err(self.not_leader(&forward)),
-            Ok(Ok(Err(ClientWriteError::LogEntryDiscarded(_)))) => Err(unknown("the leader changed")),
-            Ok(Ok(Err(
-                error @ (ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_)),
-            ))) => Err(Miss::NotDone(error.to_string())),
+            Ok(Err(ClientWriteError::ForwardToLeader(forward))) => Err(self.not_leader(&forward)),
+            Ok(Err(ClientWriteError::LogEntryDiscarded(_))) => Err(unknown("the leader changed")),
+            Ok(Err(error @ (ClientWriteError::ChangeMembershipError(_) | ClientWriteError::PreconditionFailed(_)))) => {
+                Err(Miss::NotDone(error.to_string()))
+            }
         }
     }
 

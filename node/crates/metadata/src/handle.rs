@@ -32,6 +32,7 @@ use crate::integrity::Integrity;
 use crate::logtime::Stamper;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
+use crate::proposer::Queue;
 use crate::quotas::QuotaGauges;
 use crate::raft::held::Held;
 use crate::raft::{self, Raft, Types};
@@ -119,8 +120,8 @@ pub(crate) struct Inner {
     pub(crate) state: store::State,
     pub(crate) peers: Arc<dyn Peers>,
     pub(crate) stamper: Arc<Stamper>,
-    /// Held while a stamp is taken and its entry enters the queue, so that stamps rise with indexes.
-    pub(crate) queue: tokio::sync::Mutex<()>,
+    /// Changes on their way into the log.
+    pub(crate) queue: Queue,
     /// Bytes of proposals that may still enter.
     pub(crate) room: Arc<Semaphore>,
     pub(crate) changes: watch::Receiver<u64>,

@@ -23,6 +23,7 @@ mod logtime;
 pub mod mem;
 mod metrics;
 mod peers;
+mod proposer;
 mod quotas;
 mod raft;
 mod record;

@@ -28,11 +28,12 @@ use crate::integrity::Integrity;
 use crate::logtime::Stamper;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
-use crate::raft::Raft;
+use crate::proposer::{self, Queue};
 use crate::raft::held::Held;
 use crate::raft::log::LogStore;
 use crate::raft::network::{Network, Wiring};
 use crate::raft::state::{Listeners, Machine};
+use crate::raft::{Raft, Sealed};
 use crate::releases::Releases;
 use crate::serve::Offered;
 use crate::session::OwnSession;
@@ -121,6 +122,15 @@ impl Service {
         let raft = thread.spawn(raft).await.map_err(|error| raft_error(&error))?;
         let raft = raft.map_err(|error| raft_error(&error))?;
 
+        let (queue, changes_proposed) = Queue::new();
+        let to_log = raft.clone();
+        let write = move |changes: Vec<Sealed>| {
+            let raft = to_log.clone();
+            async move { raft.client_write_many(changes).await }
+        };
+        // Ends with the handle that is made here, or with the thread.
+        drop(thread.spawn(proposer::run(changes_proposed, stamper.clone(), write)));
+
         let handle = Handle(Arc::new(Inner {
             identity: parts.identity,
             config: parts.config,
@@ -131,7 +141,7 @@ impl Service {
             state,
             peers: parts.peers,
             stamper,
-            queue: tokio::sync::Mutex::new(()),
+            queue,
             room: Arc::new(Semaphore::new(PROPOSALS_IN_FLIGHT_BYTES_MAX)),
             changes,
             feeds,
