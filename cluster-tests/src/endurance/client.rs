@@ -29,12 +29,32 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Purpose for which clients draw their chance; the number of the client is added.
 const PURPOSE: u64 = 0x656e_6475_7265;
 
-/// Why a request failed where no node said it.
+/// Why a request failed when no code says it.
 const NOT_ASKED: &str = "not even asked";
 const NO_ANSWER: &str = "no answer";
 const NO_CODE: &str = "no code";
 const OLD: &str = "an old value";
 const NOT_ALL_ROWS: &str = "not all rows";
+
+/// Why a request failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Failure {
+    pub(crate) reason: &'static str,
+    /// The last that a node said; empty when none said anything.
+    pub(crate) said: String,
+}
+
+// === impl Failure ===
+
+impl Failure {
+    const fn of(reason: &'static str) -> Self {
+        Self { reason, said: String::new() }
+    }
+
+    fn from_error(error: &CallError) -> Self {
+        Self { reason: error.code.map_or(NO_CODE, ErrorCode::as_str), said: error.to_string() }
+    }
+}
 
 /// Which node is asked next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,8 +151,8 @@ impl Client {
         Ok(())
     }
 
-    /// Makes one request by chance. `Err`: why it failed.
-    pub(crate) async fn request(&mut self, due: Instant) -> (Kind, Result<(), &'static str>) {
+    /// Makes one request by chance.
+    pub(crate) async fn request(&mut self, due: Instant) -> (Kind, Result<(), Failure>) {
         let kind = Kind::choose(&mut self.chance);
         let key = self.chance.random_range(0..KEYS);
         let deed = match kind {
@@ -143,8 +163,8 @@ impl Client {
         (kind, self.ask(deed, due + REQUEST_TIME).await)
     }
 
-    async fn ask(&mut self, deed: Deed, deadline: Instant) -> Result<(), &'static str> {
-        let mut failure = NOT_ASKED;
+    async fn ask(&mut self, deed: Deed, deadline: Instant) -> Result<(), Failure> {
+        let mut failure = Failure::of(NOT_ASKED);
         loop {
             let now = Instant::now();
             if now >= deadline {
@@ -156,18 +176,18 @@ impl Client {
             match told {
                 Ok(Ok(answer)) => {
                     self.turn.stay();
-                    return self.learn(deed, answer);
+                    return self.learn(deed, answer).map_err(Failure::of);
                 }
                 Ok(Err(error)) => {
                     self.leave_open(deed, Some(&error));
-                    failure = reason(&error);
+                    failure = Failure::from_error(&error);
                     if !may_go_on(&error) {
                         return Err(failure);
                     }
                 }
                 Err(_) => {
                     self.leave_open(deed, None);
-                    failure = NO_ANSWER;
+                    failure = Failure::of(NO_ANSWER);
                 }
             }
             if self.turn.go_on() {
@@ -242,10 +262,6 @@ async fn attempt(door: &Values, own: usize, deed: Deed) -> Result<Answer, CallEr
 /// no hindrance, since the same put may be done twice.
 fn may_go_on(error: &CallError) -> bool {
     error.code.is_none_or(|code| code.is_retryable() || code == ErrorCode::OutcomeUnknown)
-}
-
-fn reason(error: &CallError) -> &'static str {
-    error.code.map_or(NO_CODE, ErrorCode::as_str)
 }
 
 #[cfg(test)]

@@ -43,7 +43,7 @@ fn the_next_node_is_asked_and_after_a_whole_round_the_client_pauses() {
 fn only_a_final_answer_ends_a_request_before_its_time() {
     let check = |code, expected: bool, told: &str| {
         let error = error(code);
-        assert_eq!((may_go_on(&error), reason(&error)), (expected, told));
+        assert_eq!((may_go_on(&error), Failure::from_error(&error).reason), (expected, told));
     };
     check(None, true, "no code");
     check(Some(ErrorCode::NoQuorum), true, "no_quorum");
@@ -99,5 +99,5 @@ async fn a_request_whose_time_is_over_was_not_even_asked() {
     let due = Instant::now();
     tokio::time::advance(REQUEST_TIME).await;
     let (_, result) = client.request(due).await;
-    assert_eq!(result, Err(NOT_ASKED));
+    assert_eq!(result, Err(Failure::of(NOT_ASKED)));
 }
