@@ -101,12 +101,12 @@ async fn run(plan: &Plan) -> Result<(Report, Vec<String>)> {
     try_join_all(clients.iter_mut().map(Client::fill)).await?;
     cluster.converged(PATIENCE).await?;
     let timeline = Arc::new(Timeline::begin());
-    let (clients, lives, ()) = futures::try_join!(
+    let (worked, lives, ()) = futures::try_join!(
         Box::pin(work(clients, *plan, Arc::clone(&timeline))),
         Box::pin(disturb(&cluster, plan, &timeline)),
         Box::pin(tell(plan, &timeline)),
     )?;
-    let (elapsed, kills) = (timeline.start().elapsed(), timeline.kills());
+    let Worked { clients, kills, elapsed } = worked;
     let equal = cluster.converged(EQUAL_WITHIN).await.map_err(|error| format!("{error:#}"));
     let lost = Box::pin(lost(&cluster, &clients)).await.context("compare what is there with what was acknowledged")?;
     let mut found = Findings { tallies: Tallies::default(), kills, lives, elapsed, lost, old_reads: Vec::new(), equal };
@@ -124,18 +124,26 @@ async fn run(plan: &Plan) -> Result<(Report, Vec<String>)> {
     Ok((report(plan, version, &found), losses))
 }
 
-/// Lets all clients ask until the time is over, and gives them back.
-async fn work(clients: Vec<Client>, plan: Plan, timeline: Arc<Timeline>) -> Result<Vec<Client>> {
+/// What there is when the last request has ended.
+#[derive(Debug)]
+struct Worked {
+    clients: Vec<Client>,
+    kills: Kills,
+    elapsed: Duration,
+}
+
+/// Lets all clients ask until the time is over.
+async fn work(clients: Vec<Client>, plan: Plan, timeline: Arc<Timeline>) -> Result<Worked> {
     let next = Arc::new(AtomicU64::new(0));
     let mut working = JoinSet::new();
     for client in clients {
         working.spawn(ask_when_due(client, plan, Arc::clone(&timeline), Arc::clone(&next)));
     }
-    let mut done = Vec::new();
+    let mut clients = Vec::new();
     while let Some(client) = working.join_next().await {
-        done.push(client.context("a client ended badly")?);
+        clients.push(client.context("a client ended badly")?);
     }
-    Ok(done)
+    Ok(Worked { clients, kills: timeline.kills(), elapsed: timeline.start().elapsed() })
 }
 
 /// One client: whoever is free takes the request that is due next.
@@ -231,16 +239,16 @@ fn notes(plan: &Plan, found: &Findings) -> Vec<String> {
     let Plan { every, per_second, seed, .. } = plan;
     let mut notes = vec![
         format!(
-            "3 nodes on one machine and one disk; a daemon is killed every {every:?} and started again {DOWN:?} later; \
-             seed {seed}"
+            "3 nodes on one machine and one disk; every {every:?} a daemon is killed, and started again {DOWN:?} \
+             later; seed {seed}"
         ),
         format!(
-            "{per_second} requests per second in all: 45 % puts, 50 % reads of a key, 5 % lists of {KEYS} rows, {CLIENTS} \
-             clients at once; latency counts from the moment when a request was due, and it has {:?} from then on",
+            "{per_second} requests per second in all: 45 % puts, 50 % reads of a key, 5 % lists of {KEYS} rows, at \
+             most {CLIENTS} at once; latency counts from the moment when a request was due, and it has {:?} from then on",
             client::REQUEST_TIME
         ),
-        "a client asks the next node when one refuses, breaks off or may be asked again; a put of the same value may be \
-         sent again whatever became of it"
+        "a client asks the next node when one refuses, breaks off or may be asked again; a put of the same value may \
+         be sent again whatever became of it"
             .to_owned(),
         "no success: after each kill, the longest time until the next in which no request succeeded; cores: of all \
          daemons; a life: of a daemon's process, from its start to its kill"

@@ -62,7 +62,7 @@ impl Tallies {
             tally.failed += more.failed;
         }
         for (reason, more) in &other.reasons {
-            *self.reasons.entry(reason).or_default() += more;
+            *self.reasons.entry(*reason).or_default() += more;
         }
     }
 
