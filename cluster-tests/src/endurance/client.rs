@@ -32,7 +32,7 @@ const PURPOSE: u64 = 0x656e_6475_7265;
 /// Why a request failed when no code says it.
 const NOT_ASKED: &str = "not even asked";
 const NO_ANSWER: &str = "no answer";
-const NO_CODE: &str = "no code";
+const NO_CODE: &str = "connection failed";
 const OLD: &str = "an old value";
 const NOT_ALL_ROWS: &str = "not all rows";
 
@@ -170,9 +170,9 @@ impl Client {
             if now >= deadline {
                 return Err(failure);
             }
-            let door = self.doors[self.turn.node].clone();
+            let door = &self.doors[self.turn.node];
             let limit = deadline.min(now + ANSWER_TIME);
-            let told = Box::pin(timeout_at(limit, attempt(&door, self.number, deed))).await;
+            let told = Box::pin(timeout_at(limit, attempt(door, self.number, deed))).await;
             match told {
                 Ok(Ok(answer)) => {
                     self.turn.stay();

@@ -45,7 +45,7 @@ fn only_a_final_answer_ends_a_request_before_its_time() {
         let error = error(code);
         assert_eq!((may_go_on(&error), Failure::from_error(&error).reason), (expected, told));
     };
-    check(None, true, "no code");
+    check(None, true, "connection failed");
     check(Some(ErrorCode::NoQuorum), true, "no_quorum");
     check(Some(ErrorCode::Draining), true, "draining");
     check(Some(ErrorCode::Overloaded), true, "overloaded");
