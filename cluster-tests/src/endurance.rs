@@ -244,7 +244,7 @@ fn notes(plan: &Plan, found: &Findings) -> Vec<String> {
         ),
         format!(
             "{per_second} requests per second in all: 45 % puts, 50 % reads of a key, 5 % lists of {KEYS} rows, at \
-             most {CLIENTS} at once; latency counts from when a request was due, and it has {REQUEST_TIME:?} from then on"
+             most {CLIENTS} at once; latency counts from when a request was due, and from then it has {REQUEST_TIME:?}"
         ),
         "a client asks the next node when one refuses, breaks off or may be asked again; a put of the same value may \
          be sent again whatever became of it"
