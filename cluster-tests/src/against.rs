@@ -33,7 +33,11 @@ use plan::Pace;
 use points::Point;
 use syncs::Syncs;
 
+pub(crate) use aims::at_most_ms;
+pub(crate) use generator::{charged_from, due_after};
+pub(crate) use histogram::Histogram;
 pub(crate) use plan::{Case, Plan};
+pub(crate) use results::share;
 
 /// Everything that was found.
 #[derive(Debug)]
@@ -59,7 +63,7 @@ pub(crate) async fn measure(plan: &Plan) -> Result<Report> {
 }
 
 /// Data in memory would be synced in no time, by both.
-fn on_a_disk() -> Result<()> {
+pub(crate) fn on_a_disk() -> Result<()> {
     let folder = std::env::temp_dir();
     let found = statfs(&folder).with_context(|| format!("look at the file system of {}", folder.display()))?;
     let is_memory = found.filesystem_type() == TMPFS_MAGIC;

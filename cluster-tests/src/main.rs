@@ -1,13 +1,15 @@
-//! `bench`: what the cluster costs. `bench gateway`, `bench metadata` (also `--against etcd`), `bench node` and `bench
-//! snapshot` print a table, or JSON with `-o json`.
+//! `bench`: what the cluster costs. `bench gateway`, `bench metadata` (also `--against etcd`), `bench node`, `bench
+//! snapshot` and `bench endurance` print a table, or JSON with `-o json`.
 //!
 //! Every number is measured in this run, on this machine, beside what it is compared with. Nothing is kept between
 //! runs. A comparison that cannot be made (no nginx) is left out; the report says so and names what to install.
 //!
 //! The exit code is 1 when a request failed, and with `--check` (and always for `snapshot`) also when an aim was missed
-//! or could not be looked at; the reasons stand on stderr, the report is printed all the same.
+//! or could not be looked at; the reasons stand on stderr, the report is printed all the same. Of `endurance`, where
+//! an aim says how many requests may fail, it is 1 when something acknowledged is lost, and with `--check` as above.
 
 mod against;
+mod endurance;
 mod gateway;
 mod load;
 mod machine;
@@ -17,6 +19,7 @@ mod node;
 mod report;
 mod snapshot;
 
+use std::hash::{BuildHasher, RandomState};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -32,6 +35,8 @@ const PERF_TIME: Duration = Duration::from_secs(60);
 /// Clients beside etcd, in the short form and in the long one.
 const SHORT_CLIENTS: &[usize] = &[1, 64];
 const LONG_CLIENTS: &[usize] = &[1, 8, 64, 256];
+/// Longest endurance: a week.
+const MINUTES_MAX: u64 = 7 * 24 * 60;
 
 /// Measures what the cluster costs.
 #[derive(Debug, Parser)]
@@ -51,6 +56,9 @@ enum Bench {
     Node(NodeOptions),
     /// Memory that a large state needs on its way to a new node, and what a cut half-way costs.
     Snapshot(SnapshotOptions),
+    /// Clients for an hour while a daemon is killed every minute: how many requests succeed, how slow reads are, and
+    /// whether anything acknowledged is lost.
+    Endurance(EnduranceOptions),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -146,6 +154,44 @@ struct SnapshotOptions {
     state_mib: u64,
 }
 
+/// How long, how fast, how often.
+#[derive(Debug, Clone, Args)]
+struct EnduranceOptions {
+    /// How the report is printed.
+    #[arg(short, long, value_enum, default_value = "table")]
+    output: Output,
+    /// How long clients ask, minutes.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=MINUTES_MAX))]
+    minutes: u64,
+    /// From one kill to the next, seconds.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(30..=3_600))]
+    kill_every_seconds: u64,
+    /// Requests per second of all clients together.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=5_000))]
+    rate: u32,
+    /// From what all chance is drawn. Not said: a fresh number, which the report tells.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// End with exit code 1 when an aim is missed.
+    #[arg(long)]
+    check: bool,
+}
+
+impl EnduranceOptions {
+    const fn repeats(&self) -> Repeats {
+        Repeats { output: self.output, runs: 1, check: self.check }
+    }
+
+    fn plan(&self) -> endurance::Plan {
+        endurance::Plan {
+            time: Duration::from_secs(self.minutes * 60),
+            every: Duration::from_secs(self.kill_every_seconds),
+            per_second: f64::from(self.rate),
+            seed: self.seed.unwrap_or_else(|| RandomState::new().hash_one(0)),
+        }
+    }
+}
+
 impl SnapshotOptions {
     /// Once, and every aim counts.
     const fn repeats(&self) -> Repeats {
@@ -229,6 +275,8 @@ fn check(repeats: &Repeats, seconds: f64) -> Result<()> {
 #[expect(clippy::print_stdout, reason = "the report is what this program is for")]
 async fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
+    // What was acknowledged and lost, where requests may fail.
+    let mut lost: Option<Vec<String>> = None;
     let (Repeats { output, check: aims_count, .. }, report): (Repeats, Report) = match arguments.bench {
         Bench::Gateway(options) => {
             options.check()?;
@@ -240,12 +288,20 @@ async fn main() -> Result<ExitCode> {
             (options.repeats.clone(), node::measure(&options).await?)
         }
         Bench::Snapshot(options) => (options.repeats(), Box::pin(snapshot::measure(&options)).await?),
+        Bench::Endurance(options) => {
+            let (report, losses) = Box::pin(endurance::measure(&options.plan())).await?;
+            lost = Some(losses);
+            (options.repeats(), report)
+        }
     };
     match output {
         Output::Json => println!("{}", serde_json::to_string_pretty(&report)?),
         Output::Table => println!("{report}"),
     }
-    let faults = report.faults(aims_count);
+    let faults = lost.map_or_else(
+        || report.faults(aims_count),
+        |lost| lost.into_iter().chain(report.shortfalls(aims_count)).collect(),
+    );
     for fault in &faults {
         eprintln!("error: {fault}");
     }
@@ -260,7 +316,7 @@ mod tests {
         let words = ["bench", "metadata"].iter().chain(words);
         match Arguments::try_parse_from(words)?.bench {
             Bench::Metadata(options) => Ok(options),
-            Bench::Gateway(_) | Bench::Node(_) | Bench::Snapshot(_) => {
+            Bench::Gateway(_) | Bench::Node(_) | Bench::Snapshot(_) | Bench::Endurance(_) => {
                 Err(clap::Error::new(clap::error::ErrorKind::InvalidSubcommand))
             }
         }
@@ -290,5 +346,27 @@ mod tests {
         }
         let beside = options(&["--against", "etcd", "--runs", "0"]).expect("parses").beside();
         assert!(beside.is_err());
+    }
+
+    #[test]
+    fn endurance_lasts_an_hour_with_a_kill_each_minute_unless_something_else_is_said() {
+        let parse = |words: &[&str]| -> Result<EnduranceOptions, clap::Error> {
+            let words = ["bench", "endurance"].iter().chain(words);
+            match Arguments::try_parse_from(words)?.bench {
+                Bench::Endurance(options) => Ok(options),
+                _ => Err(clap::Error::new(clap::error::ErrorKind::InvalidSubcommand)),
+            }
+        };
+        let plan = |words: &[&str]| parse(words).expect("valid").plan();
+        let (second, hour) = (Duration::from_secs(1), plan(&[]));
+        assert_eq!((hour.time, hour.every, hour.kills().count()), (second * 3_600, second * 60, 60));
+        assert!((hour.per_second - 200.0).abs() < 1e-9);
+        let short = ["--minutes", "2", "--kill-every-seconds", "30", "--rate", "50", "--seed", "9"];
+        let short = plan(&short);
+        assert_eq!((short.time, short.every, short.seed), (second * 120, second * 30, 9));
+        assert!((short.per_second - 50.0).abs() < 1e-9);
+        for words in [&["--minutes", "0"][..], &["--kill-every-seconds", "10"], &["--rate", "0"]] {
+            assert!(parse(words).is_err(), "{words:?}");
+        }
     }
 }

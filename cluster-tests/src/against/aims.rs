@@ -79,7 +79,7 @@ fn at_least(what: String, wanted: f64, found: f64) -> Aim {
     Aim { what, wanted: format!("at least {wanted} x"), found: format!("{found:.2} x"), met: found >= wanted }
 }
 
-fn at_most_ms(what: String, wanted: f64, found: Option<f64>) -> Aim {
+pub(crate) fn at_most_ms(what: String, wanted: f64, found: Option<f64>) -> Aim {
     Aim {
         what,
         wanted: format!("at most {wanted} ms"),

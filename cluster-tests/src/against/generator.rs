@@ -235,13 +235,13 @@ async fn ask_when_due(
 }
 
 /// When request `number` is due.
-fn due_after(number: u64, per_second: f64) -> Duration {
+pub(crate) fn due_after(number: u64, per_second: f64) -> Duration {
     Duration::from_secs_f64(number as f64 / per_second)
 }
 
 /// The moment from which latency counts: the planned one. Only what the timer itself was late, at most one step, is
 /// taken off, and only for a client that had been waiting for the moment.
-fn charged_from(due: Instant, taken: Instant, woke: Instant) -> Instant {
+pub(crate) fn charged_from(due: Instant, taken: Instant, woke: Instant) -> Instant {
     if taken < due { woke.min(due + TIMER_STEP).max(due) } else { due }
 }
 

@@ -90,7 +90,7 @@ fn planned(kind: Kind) -> Option<f64> {
 }
 
 /// The good ones of all; of nothing, nothing.
-fn share(good: u64, bad: u64) -> f64 {
+pub(crate) fn share(good: u64, bad: u64) -> f64 {
     if good + bad == 0 { 0.0 } else { good as f64 / (good + bad) as f64 }
 }
 

@@ -408,6 +408,15 @@ impl Node {
         std::fs::write(&path, "5").with_context(|| format!("write {path}"))
     }
 
+    /// Files, sockets and pipes that the process holds open.
+    ///
+    /// # Errors
+    /// As [`Node::resident_bytes`].
+    pub fn open_files(&self) -> Result<usize> {
+        let path = format!("/proc/{}/fd", self.pid()?);
+        Ok(std::fs::read_dir(&path).with_context(|| format!("read {path}"))?.count())
+    }
+
     fn memory(&self, field: &str) -> Result<u64> {
         let path = format!("/proc/{}/status", self.pid()?);
         let text = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;

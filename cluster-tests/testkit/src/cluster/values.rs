@@ -100,6 +100,17 @@ impl Values {
         Ok(Found { value: reply.values.into_iter().next(), header: reply.header.unwrap_or_default() })
     }
 
+    /// Reads the first values whose keys begin with `prefix`, at most `limit` of them.
+    ///
+    /// # Errors
+    /// As [`Values::get`].
+    pub async fn list(&self, prefix: &str, limit: u32, level: Level) -> Result<Vec<v1::KvValue>, CallError> {
+        let read = Some(v1::ReadLevel { level: level.into(), ..v1::ReadLevel::default() });
+        let key = prefix.to_owned();
+        let request = v1::RangeRequest { key, prefix: true, limit, read, ..v1::RangeRequest::default() };
+        Ok(bounded(&self.node, CALL_TIME, self.client.clone().range(request)).await?.values)
+    }
+
     /// Puts a value, with a lease if that is not 0.
     ///
     /// # Errors
