@@ -76,7 +76,7 @@ impl Ledger {
         let Some(Stored { modified, number }) = stored else {
             return last.map(|last| format!("{last:?} is gone"));
         };
-        let Some(last) = *last else { return None };
+        let last = (*last)?;
         let told = match modified.cmp(&last.revision) {
             std::cmp::Ordering::Less => "is older than",
             std::cmp::Ordering::Equal if number == Some(last.number) => return None,

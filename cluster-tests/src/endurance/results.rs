@@ -89,7 +89,7 @@ fn of_kind(tallies: &Tallies, of: Of, kind: Kind) -> Option<Row> {
 fn of_reasons(tallies: &Tallies) -> Option<Row> {
     let (good, bad) = tallies.totals();
     let values: Vec<Value> =
-        tallies.reasons.iter().filter_map(|(reason, count)| one(*reason, Some(*count as f64))).collect();
+        tallies.reasons.iter().filter_map(|(reason, count)| one(reason, Some(*count as f64))).collect();
     let row = Row { case: "failed, by reason".to_owned(), clients: CLIENTS, success_rate: share(good, bad), values };
     (bad > 0).then_some(row)
 }

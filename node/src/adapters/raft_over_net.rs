@@ -36,6 +36,9 @@ const NOT_READY: &str = "this node is not ready";
 /// Calls of one exchange that are served at once; more wait on the connection.
 const CALLS_SERVED_MAX: usize = 1_024;
 
+/// The ways to other members, one per lane.
+type Lines = Arc<Mutex<HashMap<(NodeId, Class), Arc<Line>>>>;
+
 /// The sending side.
 #[derive(Debug, Clone)]
 pub(crate) struct RaftOverNet {
@@ -43,7 +46,7 @@ pub(crate) struct RaftOverNet {
     cluster: ClusterId,
     node: NodeId,
     tasks: TaskTracker,
-    lines: Arc<Mutex<HashMap<(NodeId, Class), Arc<Line>>>>,
+    lines: Lines,
 }
 
 // === impl RaftOverNet ===
@@ -228,7 +231,7 @@ impl Raft for RaftService {
         let (metadata, from) = self.check(caller.as_ref(), &first)?;
         let (cluster, own) = (first.cluster, first.to);
         let rest = messages.map(|message| message.map(|m| m.body).map_err(|status| status.message().to_owned()));
-        let chunks = futures::stream::iter([Ok(first.body)]).chain(rest).boxed();
+        let chunks = stream::iter([Ok(first.body)]).chain(rest).boxed();
         let body = metadata.serve_snapshot(from, chunks).await.map_err(|error| serve_status(&error))?;
         Ok(Response::new(RaftMessage { cluster, from: own, to: from.0, body }))
     }

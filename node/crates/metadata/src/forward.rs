@@ -13,7 +13,7 @@ use bytes::Bytes;
 use openraft::LinearizerOption;
 use openraft::errors::{ClientWriteError, ForwardToLeader, LinearizableReadError, RaftError};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use ollamax_core::catalog::command::Command;
 use ollamax_core::catalog::principal::{self, Untrue};

@@ -36,7 +36,6 @@ pub(crate) type Answers = BoxStream<'static, Result<WriteResult<Types>, Fatal<Ty
 pub(crate) struct Queue(mpsc::Sender<Proposed>);
 
 /// A change that waits.
-#[derive(Debug)]
 pub(crate) struct Proposed {
     entry: Entry,
     deadline: Instant,

@@ -122,15 +122,7 @@ impl Service {
         let raft = thread.spawn(raft).await.map_err(|error| raft_error(&error))?;
         let raft = raft.map_err(|error| raft_error(&error))?;
 
-        let (queue, changes_proposed) = Queue::new();
-        let to_log = raft.clone();
-        let write = move |changes: Vec<Sealed>| {
-            let raft = to_log.clone();
-            async move { raft.client_write_many(changes).await }
-        };
-        // Ends with the handle that is made here, or with the thread.
-        drop(thread.spawn(proposer::run(changes_proposed, stamper.clone(), write)));
-
+        let queue = spawn_proposer(&thread, raft.clone(), stamper.clone());
         let handle = Handle(Arc::new(Inner {
             identity: parts.identity,
             config: parts.config,
@@ -166,6 +158,17 @@ impl Service {
         });
         Ok(handle)
     }
+}
+
+/// What takes changes into the log. It ends with the entrance that is given back, or with the thread.
+fn spawn_proposer(thread: &Thread, raft: Raft, stamper: Arc<Stamper>) -> Queue {
+    let (queue, proposed) = Queue::new();
+    let write = move |changes: Vec<Sealed>| {
+        let raft = raft.clone();
+        async move { raft.client_write_many(changes).await }
+    };
+    drop(thread.spawn(proposer::run(proposed, stamper, write)));
+    queue
 }
 
 async fn open_store(parts: &Parts) -> Result<store::Store, OpenError> {

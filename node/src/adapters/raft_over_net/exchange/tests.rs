@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::{Endpoint, Server};
-use tonic::{Request, Response};
+use tonic::{Request, Response, Status};
 
 use ollamax_proto::v1::RaftRefusal;
 use ollamax_proto::v1::raft_server::{Raft, RaftServer};
