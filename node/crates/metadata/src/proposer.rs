@@ -82,8 +82,8 @@ impl Queue {
         let place = Leaving(fate.clone());
         let proposed = Proposed { entry, deadline, fate, done };
         let heard = timeout_at(deadline, async {
-            // When nobody takes from the queue any more, `answer` is closed.
-            let _taken = self.0.send(proposed).await;
+            // When nobody takes from the queue any more, what comes back is dropped, and with it `answer` is closed.
+            drop(self.0.send(proposed).await);
             answer.await
         })
         .await;
