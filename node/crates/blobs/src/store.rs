@@ -1,14 +1,14 @@
 //! A runtime's own folder of models, in Ollama's layout: who owns it, what it holds, what may be done to it.
 //!
 //! ```text
-//! blobs/sha256-<hex>                       a file of some model, named by its SHA-256
+//! blobs/sha256-<hex>                           a file of some model, named by its SHA-256
 //! manifests/<host>/<namespace>/<model>/<tag>   which files make a model
 //! ```
 //!
-//! The folder belongs to the runtime: other programs write, replace and delete here at any time, and a runtime writes its
-//! manifests in place. So whatever was read may be gone or another file a moment later; who keeps something of a file
-//! keeps its [`FileIdentity`] beside it. `blobs` may be a link to another disk; its real place counts. Nothing that is no
-//! plain file is ever opened.
+//! The folder belongs to the runtime: other programs write, replace and delete here at any time, and a runtime writes
+//! its manifests in place. So whatever was read may be gone or another file a moment later; who keeps something of a
+//! file keeps its [`FileIdentity`] beside it. `blobs` may be a link to another disk; its real place counts. Nothing that
+//! is no plain file is ever opened.
 
 use std::fs::{self, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read as _};
@@ -214,7 +214,7 @@ fn nanoseconds(seconds: i64, rest: i64) -> i128 {
 
 /// Entries of a folder whose name is this one but for its case, in order; none where there is no such folder.
 fn entries_like(folder: &Path, wanted: &str) -> Result<Vec<PathBuf>, Fault> {
-    let fault = |error| Fault::at("list the folder", folder)(error);
+    let fault = |source| Fault { action: "list the folder", path: folder.display().to_string(), source };
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if is_absent(&error) => return Ok(Vec::new()),
@@ -240,8 +240,8 @@ fn read_manifest(path: &Path) -> Result<Option<(Manifest, Metadata)>, ReadError>
     }
 }
 
-/// Reads a file of at most so many bytes; of a longer one a byte more, by which it shows. `None` where there is no plain
-/// file.
+/// Reads a file of at most so many bytes; of a longer one a byte more, by which it shows. `None` where there is no
+/// plain file.
 fn read_file(action: &'static str, path: &Path, bytes_max: usize) -> Result<Option<(Vec<u8>, Metadata)>, Fault> {
     let Some((file, metadata)) = open_file(action, path)? else { return Ok(None) };
     let mut bytes = Vec::new();
@@ -252,7 +252,7 @@ fn read_file(action: &'static str, path: &Path, bytes_max: usize) -> Result<Opti
 /// Opens a plain file; `None` where there is none. It is looked at before, since opening a pipe or a device may do
 /// something, and opened without waiting, since it may have become one.
 fn open_file(action: &'static str, path: &Path) -> Result<Option<(fs::File, Metadata)>, Fault> {
-    let opened = || {
+    let opened = || -> io::Result<Option<(fs::File, Metadata)>> {
         if !fs::metadata(path)?.is_file() {
             return Ok(None);
         }
@@ -313,7 +313,7 @@ mod tests {
         let empty = folder.path().join("empty");
         fs::create_dir(&empty).expect("room");
         let store = Store::open(&empty).expect("a folder");
-        assert_eq!(store.blob(BlobSpec { sha256: Digest([1; 32]), size_bytes: 1 }).expect("readable").map(|_| ()), None);
+        assert!(store.blob(BlobSpec { sha256: Digest([1; 32]), size_bytes: 1 }).expect("readable").is_none());
         assert!(store.manifest(&name("a")).expect("readable").is_none());
         assert_eq!(fs::read_dir(&empty).expect("a folder").count(), 0);
     }
@@ -335,8 +335,9 @@ mod tests {
         let mut bytes = Vec::new();
         store.blob(spec).expect("readable").expect("there").file.read_to_end(&mut bytes).expect("readable");
         assert_eq!(bytes, b"weights");
-        fs::remove_file(&path).expect("ours");
-        fs::write(&path, b"WEIGHTS").expect("room");
+        let other = store.root().join("other");
+        fs::write(&other, b"WEIGHTS").expect("room");
+        fs::rename(&other, &path).expect("ours");
         assert_ne!(found(spec), Some(identity), "another file of the same size");
         fs::remove_file(&path).expect("ours");
         fs::create_dir(&path).expect("room");
@@ -385,7 +386,7 @@ mod tests {
         let error = store.manifest(&name("a")).expect_err("half a file");
         let told = format!("{}: the manifest is no JSON of a manifest: ", path.display());
         assert!(error.to_string().starts_with(&told), "{error}");
-        put(&path, &vec![b' '; MANIFEST_BYTES_MAX + 9]);
+        put(&path, " ".repeat(MANIFEST_BYTES_MAX + 9).as_bytes());
         let error = store.manifest(&name("a")).expect_err("too long");
         assert!(matches!(error, ReadError::Manifest { problem: ManifestError::TooLong, .. }), "{error}");
     }
