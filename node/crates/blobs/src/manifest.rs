@@ -3,7 +3,7 @@
 //! A manifest comes from a registry, from another node or from a file that another program may be writing, so nothing
 //! of it is used before all of it was checked: its length, the number of layers, each digest and size, their sum. A
 //! digest that was read names a file and can name nothing else: 64 lower-case hex digits, no path. What is handed on
-//! are the bytes as they came, never a form written anew, since every runtime and node knows the model by their SHA-256.
+//! are the bytes as they came, never a form written anew: every runtime and node knows the model by their SHA-256.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -7,8 +7,8 @@
 //!
 //! The folder belongs to the runtime: other programs write, replace and delete here at any time, and a runtime writes
 //! its manifests in place. So whatever was read may be gone or another file a moment later; who keeps something of a
-//! file keeps its [`FileIdentity`] beside it. `blobs` may be a link to another disk; its real place counts. Nothing that
-//! is no plain file is ever opened.
+//! file keeps its [`FileIdentity`] beside it. `blobs` may be a link to another disk; its real place counts. Nothing
+//! that is no plain file is ever opened.
 
 use std::fs::{self, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read as _};

@@ -1,7 +1,7 @@
 //! Whether this process can publish into a store, and if not why and what would allow it.
 //!
-//! Publishing links files into `blobs`, renames one into `manifests`, and lets them grow beside `blobs` before; all that
-//! on one disk. What is published must stay the runtime's to replace and delete: so this process has to be the owner of
+//! Publishing links files into `blobs`, renames one into `manifests`, and lets them grow beside `blobs` before; all on
+//! one disk. What is published must stay the runtime's to replace and delete: so this process has to be the owner of
 //! the store, or root, or share its group with the right to write. A right that everybody has, or a list of rights that
 //! names this user, is not enough, since the files would then be ours alone. [`look`] gathers the facts, [`judge`] says
 //! what they mean; nothing is tried out and nothing kept, so a right that was given counts from the next question on.
@@ -71,21 +71,23 @@ pub struct Facts {
     pub egid: u32,
     /// Its other groups.
     pub groups: Vec<u32>,
-    /// What people call its user.
+    /// What people call this process's user.
     pub user: String,
+    /// What people call this process's group.
+    pub user_group: String,
     /// What people call the group of the blobs.
-    pub group: String,
+    pub store_group: String,
     /// Where blobs are linked.
     pub blobs: Folder,
     /// Where manifests are renamed to.
     pub manifests: Folder,
-    /// Where files grow; the folder above while there is none yet.
+    /// Where files grow.
     pub staging: Folder,
     /// Whether all three lie on one disk.
     pub same_device: bool,
 }
 
-/// One folder that publishing needs. One that is not there yet has the rights of the store, in which it will be made.
+/// One folder that publishing needs. One that is not there yet has the rights of the folder in which it will be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Folder {
     /// Where.
@@ -125,23 +127,23 @@ pub fn judge(facts: &Facts) -> Access {
         }
         return locked(format!("{path} cannot be written by {}", facts.user), facts.share());
     }
-    let folders = [blobs, manifests];
-    if folders.iter().all(|folder| folder.uid == facts.euid) {
+    if facts.owns_store() {
         return Access::Direct { owner, how: How::Owner };
     }
     if facts.euid == 0 {
         return Access::Direct { owner, how: How::Root };
     }
-    let foreign = || folders.into_iter().filter(|folder| folder.uid != facts.euid);
-    if let Some(sticky) = foreign().find(|folder| folder.mode & STICKY != 0) {
+    let foreign: Vec<&Folder> = [blobs, manifests].into_iter().filter(|folder| folder.uid != facts.euid).collect();
+    if let Some(sticky) = foreign.iter().find(|folder| folder.mode & STICKY != 0) {
         let path = sticky.path.display();
         let reason = format!("in {path} only the owner of a file may replace it (sticky bit)");
         return locked(reason, format!("sudo chmod -t {path}"));
     }
-    if let Some(unshared) = foreign().find(|folder| !facts.shares(folder)) {
+    if let Some(unshared) = foreign.iter().find(|folder| !facts.shares(folder)) {
         let path = unshared.path.display();
-        let reason = format!("{path} can be written by {}, but not through its group: its owner could not", facts.user);
-        return locked(format!("{reason} replace what is published there"), facts.share());
+        let reason =
+            format!("{path} is open to {}, but not through its group: only this node could replace", facts.user);
+        return locked(format!("{reason} what it publishes there"), facts.share());
     }
     Access::Direct { owner, how: How::Group }
 }
@@ -164,43 +166,59 @@ impl Facts {
         self.euid == 0 || own || self.shares(folder)
     }
 
-    /// How the store is shared with this process through its group.
+    fn owns_store(&self) -> bool {
+        [&self.blobs, &self.manifests].into_iter().all(|folder| folder.uid == self.euid)
+    }
+
+    /// The group through which the store can be shared. Root's group opens more than a store, so the process's own
+    /// takes its place.
+    fn shared_group(&self) -> (u32, &str) {
+        match self.blobs.gid {
+            0 => (self.egid, self.user_group.as_str()),
+            gid => (gid, self.store_group.as_str()),
+        }
+    }
+
+    /// What opens all folders to this process.
     fn share(&self) -> String {
         let [blobs, manifests, staging] = [&self.blobs, &self.manifests, &self.staging].map(|it| it.path.display());
-        let chgrp = if self.blobs.gid == self.manifests.gid {
+        let install = format!("sudo install -d -m 700 -o {} {staging}", self.user);
+        if self.owns_store() {
+            return format!("{install} && sudo chmod u+rwx {blobs} {manifests}");
+        }
+        let (gid, group) = self.shared_group();
+        let chgrp = if self.blobs.gid == gid && self.manifests.gid == gid {
             String::new()
         } else {
-            format!("sudo chgrp -R {} {manifests} && ", self.group)
+            format!("sudo chgrp -R {group} {blobs} {manifests} && ")
         };
-        self.remedy(&format!("{chgrp}sudo chmod g+rwx {staging} {blobs} && sudo chmod -R g+w {manifests}"))
+        self.remedy(&format!("{install} && {chgrp}sudo chmod g+rwx {blobs} && sudo chmod -R g+w {manifests}"))
     }
 
     /// Makes this process's user a member of the store's group where it is none, then does `step`.
     fn remedy(&self, step: &str) -> String {
-        if self.is_in(self.blobs.gid) {
+        let (gid, group) = self.shared_group();
+        if self.is_in(gid) {
             return step.to_owned();
         }
-        format!("sudo usermod -aG {} {} && {step} && {RESTART}", self.group, self.user)
+        format!("sudo usermod -aG {group} {} && {step} && {RESTART}", self.user)
     }
 }
 
 /// Gathers the facts of a store.
 pub(super) fn look(store: &Store) -> Facts {
     let (euid, egid) = (geteuid(), getegid());
-    let (blobs, blobs_device) = folder(store, &store.blobs);
-    let (manifests, manifests_device) = folder(store, &store.manifests());
     let place = store.staging_place();
-    let staging = if place.exists() { &place } else { place.parent().unwrap_or(&place) };
-    let (staging, staging_device) = folder(store, staging);
-    let user = User::from_uid(euid).ok().flatten().map_or_else(|| euid.to_string(), |user| user.name);
-    let group = Group::from_gid(Gid::from_raw(blobs.gid)).ok().flatten();
-    let group = group.map_or_else(|| blobs.gid.to_string(), |group| group.name);
+    let (blobs, blobs_device) = folder(&store.blobs, &store.root);
+    let (manifests, manifests_device) = folder(&store.manifests(), &store.root);
+    let (staging, staging_device) = folder(&place, place.parent().unwrap_or(&store.root));
     Facts {
         euid: euid.as_raw(),
         egid: egid.as_raw(),
         groups: getgroups().unwrap_or_default().into_iter().map(Gid::as_raw).collect(),
-        user,
-        group,
+        user: User::from_uid(euid).ok().flatten().map_or_else(|| euid.to_string(), |user| user.name),
+        user_group: group_name(egid),
+        store_group: group_name(Gid::from_raw(blobs.gid)),
         same_device: blobs_device == manifests_device && blobs_device == staging_device,
         blobs,
         manifests,
@@ -208,24 +226,28 @@ pub(super) fn look(store: &Store) -> Facts {
     }
 }
 
-/// A folder and its device. What cannot be asked counts as the store's own and is not readable; what is not there has
-/// the rights of the store.
-fn folder(store: &Store, path: &Path) -> (Folder, Option<u64>) {
+fn group_name(gid: Gid) -> String {
+    Group::from_gid(gid).ok().flatten().map_or_else(|| gid.to_string(), |group| group.name)
+}
+
+/// A folder and its device. What cannot be asked is not readable; what is not there has the rights of what is above.
+fn folder(path: &Path, above: &Path) -> (Folder, Option<u64>) {
     let asked = fs::metadata(path);
-    let is_there = asked.is_ok();
-    let is_absent = asked.as_ref().is_err_and(is_absent);
-    let metadata = asked.or_else(|_| fs::metadata(&store.root)).ok();
-    let rights_of = if is_there { path } else { &store.root };
-    let may = |flags| (is_there || is_absent) && eaccess(rights_of, flags).is_ok();
-    let (read, write) = (AccessFlags::R_OK | AccessFlags::X_OK, AccessFlags::W_OK | AccessFlags::X_OK);
+    let rights_of = match &asked {
+        Ok(_) => Some(path),
+        Err(error) if is_absent(error) => Some(above),
+        Err(_) => None,
+    };
+    let metadata = asked.or_else(|_| fs::metadata(above)).ok();
+    let may = |flags: AccessFlags| rights_of.is_some_and(|path| eaccess(path, flags | AccessFlags::X_OK).is_ok());
     let of = |ask: fn(&Metadata) -> u32| metadata.as_ref().map_or(0, ask);
     let folder = Folder {
         path: path.to_path_buf(),
         uid: of(Metadata::uid),
         gid: of(Metadata::gid),
         mode: of(Metadata::mode) & 0o7777,
-        readable: may(read),
-        writable: may(write),
+        readable: may(AccessFlags::R_OK),
+        writable: may(AccessFlags::W_OK),
     };
     (folder, metadata.as_ref().map(Metadata::dev))
 }
@@ -238,7 +260,8 @@ mod tests {
 
     const OWNER: Owner = Owner { uid: 998, gid: 997 };
     const JOIN: &str = "sudo usermod -aG ollama ollamax && ";
-    const STEP: &str = "sudo chmod g+rwx /m /m/blobs && sudo chmod -R g+w /m/manifests";
+    const INSTALL: &str = "sudo install -d -m 700 -o ollamax /m/.ollamax && ";
+    const OPEN: &str = "sudo chmod g+rwx /m/blobs && sudo chmod -R g+w /m/manifests";
 
     /// A folder of the packaged Ollama, as this process may use it.
     fn folder_of(path: &str, mode: u32, writable: bool) -> Folder {
@@ -252,10 +275,11 @@ mod tests {
             egid: 500,
             groups: vec![],
             user: "ollamax".to_owned(),
-            group: "ollama".to_owned(),
+            user_group: "lab".to_owned(),
+            store_group: "ollama".to_owned(),
             blobs: folder_of("/m/blobs", mode, writable),
             manifests: folder_of("/m/manifests", mode, writable),
-            staging: folder_of("/m", mode, writable),
+            staging: folder_of("/m/.ollamax", mode, writable),
             same_device: true,
         }
     }
@@ -290,25 +314,36 @@ mod tests {
     #[test]
     fn who_may_only_read_is_told_how_to_get_more() {
         let cannot = "/m/blobs cannot be written by ollamax";
-        let restart = format!("{JOIN}{STEP} && {RESTART}");
-        check_locked(&facts(0o755, false), cannot, &restart);
-        check_locked(&facts(0o775, false), cannot, &restart);
-        check_locked(&in_group(0o755, false), cannot, STEP);
+        let joined = format!("{JOIN}{INSTALL}{OPEN} && {RESTART}");
+        check_locked(&facts(0o755, false), cannot, &joined);
+        check_locked(&facts(0o775, false), cannot, &joined);
+        let member = format!("{INSTALL}{OPEN}");
+        check_locked(&in_group(0o755, false), cannot, &member);
         let mut staging = in_group(0o775, true);
-        staging.staging = folder_of("/m", 0o755, false);
-        check_locked(&staging, "/m cannot be written by ollamax", STEP);
+        staging.staging = folder_of("/m/.ollamax", 0o755, false);
+        check_locked(&staging, "/m/.ollamax cannot be written by ollamax", &member);
         let mut parted = in_group(0o755, false);
         parted.manifests.gid = 5;
-        let step = format!("sudo chgrp -R ollama /m/manifests && {STEP}");
-        check_locked(&parted, cannot, &step);
+        check_locked(&parted, cannot, &format!("{INSTALL}sudo chgrp -R ollama /m/blobs /m/manifests && {OPEN}"));
+        let own = Facts { euid: OWNER.uid, ..facts(0o555, false) };
+        check_locked(&own, cannot, &format!("{INSTALL}sudo chmod u+rwx /m/blobs /m/manifests"));
+    }
+
+    #[test]
+    fn nobody_is_told_to_join_the_group_of_root() {
+        let mut facts = facts(0o755, false);
+        (facts.blobs.uid, facts.manifests.uid) = (0, 0);
+        (facts.blobs.gid, facts.manifests.gid) = (0, 0);
+        let Access::Locked { remedy, .. } = judge(&facts) else { panic!("only root may write") };
+        assert_eq!(remedy, format!("{INSTALL}sudo chgrp -R lab /m/blobs /m/manifests && {OPEN}"));
     }
 
     #[test]
     fn a_right_that_is_not_the_groups_is_not_enough() {
-        let reason = "/m/blobs can be written by ollamax, but not through its group: its owner could not replace what is \
-                      published there";
-        check_locked(&facts(0o777, true), reason, &format!("{JOIN}{STEP} && {RESTART}"));
-        check_locked(&in_group(0o757, true), reason, STEP);
+        let reason = "/m/blobs is open to ollamax, but not through its group: only this node could replace what it \
+                      publishes there";
+        check_locked(&facts(0o777, true), reason, &format!("{JOIN}{INSTALL}{OPEN} && {RESTART}"));
+        check_locked(&in_group(0o757, true), reason, &format!("{INSTALL}{OPEN}"));
         let sticky = "in /m/blobs only the owner of a file may replace it (sticky bit)";
         check_locked(&in_group(0o1775, true), sticky, "sudo chmod -t /m/blobs");
     }
@@ -352,10 +387,15 @@ mod tests {
         }
         // Root may write whatever the bits say.
         if !geteuid().is_root() {
-            fs::set_permissions(folder.path().join("blobs"), fs::Permissions::from_mode(0o500)).expect("ours");
-            assert!(matches!(store.access(), Access::Locked { .. }), "{:?}", store.access());
-            fs::set_permissions(folder.path().join("blobs"), fs::Permissions::from_mode(0o300)).expect("ours");
-            assert!(matches!(store.access(), Access::Hidden { .. }), "{:?}", store.access());
+            let access_with = |mode: u32| {
+                let set = fs::set_permissions(folder.path().join("blobs"), fs::Permissions::from_mode(mode));
+                set.expect("ours");
+                store.access()
+            };
+            let (closed, hidden) = (access_with(0o500), access_with(0o300));
+            assert!(matches!(closed, Access::Locked { .. }), "{closed:?}");
+            assert!(matches!(hidden, Access::Hidden { .. }), "{hidden:?}");
+            assert!(matches!(access_with(0o700), Access::Direct { .. }));
         }
     }
 }
