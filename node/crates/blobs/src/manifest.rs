@@ -18,8 +18,6 @@ use sha2::{Digest as _, Sha256};
 use ollamax_types::Digest;
 use ollamax_types::limits::{BLOB_BYTES_MAX, MANIFEST_BYTES_MAX, MANIFEST_LAYERS_MAX, MODEL_BYTES_MAX};
 
-use crate::store::BlobSpec;
-
 /// The version of the form that is understood.
 const SCHEMA_VERSION: u64 = 2;
 /// The layer that a runtime loads.
@@ -35,6 +33,15 @@ pub struct Layer {
     /// Its name.
     pub sha256: Digest,
     /// Its size.
+    pub size_bytes: u64,
+}
+
+/// A file of a model, as its manifest names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BlobSpec {
+    /// SHA-256 of its bytes.
+    pub sha256: Digest,
+    /// How many it has.
     pub size_bytes: u64,
 }
 

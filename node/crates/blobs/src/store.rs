@@ -26,6 +26,8 @@ use crate::manifest::{Manifest, ManifestError};
 pub mod access;
 pub mod scan;
 
+pub use crate::manifest::BlobSpec;
+
 use access::Access;
 use scan::Scan;
 
@@ -43,15 +45,6 @@ pub struct Owner {
     pub uid: u32,
     /// Group.
     pub gid: u32,
-}
-
-/// A file of a model, as its manifest names it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct BlobSpec {
-    /// SHA-256 of its bytes.
-    pub sha256: Digest,
-    /// How many it has.
-    pub size_bytes: u64,
 }
 
 /// A blob that is there, opened to be read.

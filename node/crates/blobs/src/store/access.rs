@@ -3,7 +3,7 @@
 //! Publishing links files into `blobs`, renames one into `manifests`, and lets them grow beside `blobs` before; all on
 //! one disk. What is published must stay the runtime's to replace and delete: so this process has to be the owner of
 //! the store, or root, or share its group with the right to write. A right that everybody has, or a list of rights that
-//! names this user, is not enough, since the files would then be ours alone. [`look`] gathers the facts, [`judge`] says
+//! names this user, is not enough, since the files would then be ours alone. `look` gathers the facts, [`judge`] says
 //! what they mean; nothing is tried out and nothing kept, so a right that was given counts from the next question on.
 
 use std::fs::{self, Metadata};
