@@ -16,8 +16,8 @@
 //! reading the blob, so they are written whole (temporary file, rename) but not synced, and one that does not fit its
 //! checksum, name or root is removed with a warning and counts as absent.
 
-use std::fs::{self, DirBuilder};
-use std::io::{self, ErrorKind, Read as _};
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -38,12 +38,14 @@ const CRC_BYTES: usize = 4;
 /// Endings of a tree's file: whole, and while it is written.
 const ENDING: &str = ".tree";
 const ENDING_UNFINISHED: &str = ".tmp";
+/// Most attempts to write one tree while others write, or open the folder.
+const WRITES_MAX: usize = 16;
 
 /// The folder of trees. Cheap to clone; may be used from several threads.
 #[derive(Debug, Clone)]
 pub struct Index {
     root: PathBuf,
-    /// Counts temporary files, so that two writers never share one.
+    /// Counts temporary files; a name that another writer has is passed over.
     writes: Arc<AtomicU64>,
 }
 
@@ -103,14 +105,29 @@ impl Index {
         if indexed.identity.size != indexed.tree.size_bytes() {
             return Err(Fault::at("keep the hash tree", &path)(ErrorKind::InvalidInput.into()));
         }
+        let bytes = encode(sha256, indexed);
+        let mut written = self.write(&path, &bytes);
+        for _ in 1..WRITES_MAX {
+            // Another writer has this name, or somebody who opened the folder took the file for a leftover.
+            let is_meeting = |error: &io::Error| matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::NotFound);
+            if !written.as_ref().is_err_and(is_meeting) {
+                break;
+            }
+            written = self.write(&path, &bytes);
+        }
+        written.map_err(Fault::at("write the hash tree", &path))
+    }
+
+    fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let number = self.writes.fetch_add(1, Ordering::Relaxed);
-        let unfinished = self.root.join(format!("sha256-{sha256}.{number}{ENDING_UNFINISHED}"));
-        let written = fs::write(&unfinished, encode(sha256, indexed)).and_then(|()| fs::rename(&unfinished, &path));
-        written.map_err(|error| {
-            // A full disk is left as it was found; what cannot be removed goes when the folder is opened again.
+        let unfinished = path.with_extension(format!("{number}{ENDING_UNFINISHED}"));
+        let mut file = OpenOptions::new().write(true).create_new(true).open(&unfinished)?;
+        let written = file.write_all(bytes).and_then(|()| fs::rename(&unfinished, path));
+        if written.is_err() {
+            // What cannot be removed goes when the folder is opened again.
             drop(fs::remove_file(&unfinished));
-            Fault::at("write the hash tree", &path)(error)
-        })
+        }
+        written
     }
 
     /// Forgets the tree of a blob; absent is fine.
@@ -326,12 +343,22 @@ mod tests {
     fn what_a_writer_left_unfinished_goes_when_the_folder_is_opened() {
         let (folder, index) = index();
         let root = folder.path().join("transfer/trees");
-        fs::write(root.join("sha256-ab.0.tmp"), "half").expect("room");
+        // The name that the next writer would choose.
+        fs::write(root.join(format!("sha256-{SHA256}.0.tmp")), "half").expect("room");
         index.put(SHA256, &three_chunks()).expect("room");
         assert_eq!(index.all().expect("readable"), [SHA256]);
         let again = Index::open(&root).expect("readable");
         assert_eq!(names(&root).expect("readable"), [format!("sha256-{SHA256}.tree")]);
         assert_eq!(again.get(SHA256).expect("readable"), Some(three_chunks()));
+    }
+
+    #[test]
+    fn a_folder_that_is_gone_is_a_fault_and_not_tried_for_ever() {
+        let (folder, index) = index();
+        fs::remove_dir_all(folder.path().join("transfer")).expect("ours");
+        let fault = index.put(SHA256, &three_chunks()).expect_err("nowhere to write");
+        assert_eq!(fault.source.kind(), ErrorKind::NotFound);
+        assert_eq!(index.get(SHA256).expect("readable"), None);
     }
 
     #[test]

@@ -308,6 +308,8 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const A: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
@@ -393,6 +395,30 @@ mod tests {
         let long = format!(r#"{{"schemaVersion":"{}"}}"#, "y".repeat(5_000));
         let Err(ManifestError::Shape(told)) = Manifest::read(long.as_bytes()) else { panic!("a text is no number") };
         assert!(told.len() <= TOLD_CHARS_MAX, "{told}");
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_bytes_are_what_is_read_keeps_the_limits(
+            sizes in prop::collection::vec(any::<u64>().prop_map(|size| size >> (size % 64)), 0..5),
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..3),
+        ) {
+            let layers: Vec<String> =
+                sizes.iter().zip([A, B, C, A, B]).map(|(size, digest)| layer(digest, &size.to_string())).collect();
+            let mut bytes = manifest(&layers).into_bytes();
+            for (at, byte) in changes {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            if let Ok(read) = Manifest::read(&bytes) {
+                prop_assert!(read.size_bytes() <= MODEL_BYTES_MAX);
+                let blobs = read.blobs();
+                prop_assert!(!blobs.is_empty() && blobs.iter().all(|spec| spec.size_bytes <= BLOB_BYTES_MAX));
+                let named: BTreeSet<Digest> = read.layers().iter().map(|layer| layer.sha256).collect();
+                prop_assert_eq!(named.len(), blobs.len(), "each file once");
+                prop_assert_eq!(read.bytes(), &bytes[..]);
+            }
+        }
     }
 
     #[test]
