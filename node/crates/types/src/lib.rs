@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod autopilot;
+pub mod chunk;
 pub mod clock;
 pub mod digest;
 pub mod error;
@@ -16,9 +17,11 @@ pub mod model;
 pub mod name;
 pub mod place;
 pub mod role;
+pub mod root;
 pub mod secret;
 
 pub use autopilot::{Knob, KnobError, Knobs};
+pub use chunk::{Bits, CHUNK_BYTES, chunk_count, chunk_range};
 pub use clock::{Clock, Timestamp};
 pub use digest::Digest;
 pub use error::{ErrorClass, ErrorCode};
@@ -28,4 +31,5 @@ pub use load::{Applies, Beat, Gpu, Residency, RunnerLoad, RuntimeKind, RuntimeSt
 pub use model::ModelRecord;
 pub use name::ModelName;
 pub use role::Role;
+pub use root::Root;
 pub use secret::Secret;

@@ -104,3 +104,17 @@ pub const IDENTIFIER_BYTES_MAX: usize = 128;
 pub const REQUEST_ID_BYTES_MAX: usize = 64;
 /// Largest error answer of a runtime that is read to find its kind.
 pub const RUNTIME_ERROR_BYTES_MAX: usize = 64 << 10;
+/// Largest manifest of a model that is read.
+pub const MANIFEST_BYTES_MAX: usize = 1 << 20;
+/// Most layers of one manifest.
+pub const MANIFEST_LAYERS_MAX: usize = 4_096;
+/// Largest file of a model.
+pub const BLOB_BYTES_MAX: u64 = 16 << 40;
+/// Most bytes of all files of one model together.
+pub const MODEL_BYTES_MAX: u64 = 16 << 40;
+/// Largest configuration file of a model that is read.
+pub const CONFIG_BLOB_BYTES_MAX: usize = 1 << 20;
+/// Most manifests of one store that are looked at.
+pub const STORE_MANIFESTS_MAX: usize = 10_000;
+/// Most watchers of one pull.
+pub const PULL_WATCHERS_MAX: usize = 256;

@@ -1,0 +1,22 @@
+//! The only owner of model bytes on disk: what lies in a runtime's store, and the hashes by which it is proved.
+//!
+//! All calls are synchronous and wait for the disk; call them from a thread that may block.
+#![doc = include_str!("../DESIGN.md")]
+#![forbid(unsafe_code)]
+
+pub mod details;
+pub mod fault;
+pub mod hashing;
+pub mod index;
+pub mod manifest;
+pub mod store;
+pub mod tree;
+
+pub use fault::Fault;
+pub use hashing::{Hashed, Hashing, Progress};
+pub use index::{Index, Indexed};
+pub use manifest::{Layer, Manifest, ManifestError};
+pub use store::access::{Access, How};
+pub use store::scan::{Scan, Scanned};
+pub use store::{BlobFile, BlobSpec, FileIdentity, Owner, ReadError, Store};
+pub use tree::{ChunkHash, Tree, TreeError, chunk_hash};
