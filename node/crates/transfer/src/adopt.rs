@@ -338,7 +338,7 @@ impl Adoption {
             Err(fault) => Stepped::Broken(fault),
         };
         let stepped = spawn_blocking(step).await.unwrap_or_else(|error| {
-            tracing::error!(code = %ErrorCode::Internal, %error, sha256 = %spec.sha256, "hash a file of the model store");
+            tracing::error!(code = %ErrorCode::Internal, %error, sha256 = %spec.sha256, "hash a file of the store");
             Stepped::Moved
         });
         let done = match &stepped {
@@ -631,5 +631,127 @@ impl Pace {
         };
         let time = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
         self.next = self.next.max(from) + time;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LATER: Duration = Duration::from_secs(1);
+    // Where a single file is kept, as the numbers of files in each list.
+    const QUEUED: [usize; 5] = [1, 0, 0, 0, 0];
+    const RESTING: [usize; 5] = [0, 1, 0, 0, 0];
+    const UNSEEN: [usize; 5] = [0, 0, 1, 0, 0];
+    const SOUND: [usize; 5] = [0, 0, 0, 1, 0];
+    const SUSPECT: [usize; 5] = [0, 0, 0, 0, 1];
+
+    fn spec(name: u8, size_bytes: u64) -> BlobSpec {
+        BlobSpec { sha256: Digest([name; 32]), size_bytes }
+    }
+
+    fn identity(ino: u64) -> FileIdentity {
+        FileIdentity { dev: 1, ino, size: 1, mtime_ns: 0, ctime_ns: 0 }
+    }
+
+    fn root(byte: u8) -> Root {
+        Root([byte; 32])
+    }
+
+    fn there(ino: u64) -> Sight {
+        Sight::There(identity(ino), None)
+    }
+
+    fn shut() -> Sight {
+        Sight::Shut(Fault::at("open", Path::new("/x"))(std::io::ErrorKind::PermissionDenied.into()))
+    }
+
+    #[test]
+    fn the_smallest_file_is_hashed_first_and_whatever_comes_of_it_takes_it_out() {
+        let now = Instant::now();
+        let mut files = Files::default();
+        let names = [(1, 30), (2, 10), (3, 20), (4, 40)];
+        files.take(names.iter().map(|(name, size)| (spec(*name, *size), there(u64::from(*name)))).collect(), now);
+        let mut order = Vec::new();
+        while let Some((spec, identity)) = files.first() {
+            assert!(files.wants(spec, identity));
+            match order.len() {
+                0 => files.set_sound(spec, identity, root(2)),
+                1 => files.set_suspect(spec, identity, "something else".to_owned()),
+                2 => files.rest(spec, identity, now + LATER),
+                _ => files.drop_moved(spec),
+            }
+            order.push((spec.sha256.0[0], files.left_bytes()));
+        }
+        // What rests is not hashed yet; of what moved only the next look knows.
+        assert_eq!(order, [(2, 90), (3, 70), (1, 70), (4, 30)]);
+    }
+
+    #[test]
+    fn what_is_known_of_a_file_holds_for_that_very_file_alone() {
+        let now = Instant::now();
+        let (file, ino) = (spec(1, 10), identity(1));
+        let sound = || Files { sound: BTreeMap::from([(file.sha256, (ino, root(1)))]), ..Files::default() };
+        let suspect = || {
+            let what = "something else".to_owned();
+            Files { suspect: BTreeMap::from([(file.sha256, (ino, what))]), ..Files::default() }
+        };
+        let resting = || Files { resting: BTreeMap::from([(file, (ino, now + LATER))]), ..Files::default() };
+        let queued = || Files { queue: BTreeMap::from([(rank(file), ino)]), ..Files::default() };
+        let check = |mut files: Files, sight: Sight, after: Duration, expected: [usize; 5]| {
+            let told = format!("{files:?} {sight:?}");
+            files.take(vec![(file, sight)], now + after);
+            let Files { queue, resting, unseen, sound, suspect } = files;
+            let found = [queue.len(), resting.len(), unseen.len(), sound.len(), suspect.len()];
+            assert_eq!(found, expected, "{told}");
+        };
+        let soon = Duration::ZERO;
+        check(Files::default(), there(1), soon, QUEUED);
+        check(Files::default(), Sight::There(ino, Some(root(1))), soon, SOUND);
+        check(queued(), there(1), soon, QUEUED);
+        check(queued(), there(2), soon, QUEUED);
+        check(sound(), there(1), soon, SOUND);
+        check(sound(), there(2), soon, QUEUED);
+        check(sound(), Sight::There(identity(2), Some(root(2))), soon, SOUND);
+        check(suspect(), there(1), soon, SUSPECT);
+        check(suspect(), there(2), soon, QUEUED);
+        check(resting(), there(1), soon, RESTING);
+        check(resting(), there(1), LATER, QUEUED);
+        check(resting(), there(2), soon, QUEUED);
+        for files in [queued(), sound(), suspect(), resting()] {
+            check(files, shut(), soon, UNSEEN);
+        }
+        for files in [queued(), sound(), suspect(), resting()] {
+            check(files, Sight::Gone, soon, [0; 5]);
+        }
+    }
+
+    #[test]
+    fn what_nobody_has_looked_at_is_left_to_do() {
+        let now = Instant::now();
+        let mut files = Files::default();
+        files.take(vec![(spec(1, 10), Sight::There(identity(1), Some(root(1)))), (spec(2, 20), there(2))], now);
+        files.expect(&BTreeSet::from([spec(1, 10), spec(2, 20), spec(3, 40)]));
+        assert_eq!(files.left_bytes(), 60);
+        assert_eq!(files.first(), Some((spec(2, 20), identity(2))), "only what was seen is hashed");
+    }
+
+    #[test]
+    fn no_more_bytes_are_read_than_allowed() {
+        let start = Instant::now();
+        let check = |rate: u64, spent: &[(u64, u64)], expected: u64| {
+            let mut pace = Pace { bytes_per_second_max: rate, next: start };
+            for (from_ms, bytes) in spent {
+                pace.spend(start + Duration::from_millis(*from_ms), *bytes);
+            }
+            assert_eq!(pace.next - start, Duration::from_millis(expected), "{rate} {spent:?}");
+        };
+        check(1_000, &[], 0);
+        check(1_000, &[(0, 500)], 500);
+        check(1_000, &[(0, 500), (500, 250)], 750);
+        check(1_000, &[(0, 500), (200, 250)], 750);
+        // What was not used is not saved up.
+        check(1_000, &[(0, 500), (9_000, 250)], 9_250);
+        check(0, &[(0, u64::MAX)], 0);
     }
 }
