@@ -26,6 +26,8 @@ use crate::ports::{Place, Runtime};
 
 /// Time between two looks at the store although nobody said that it has changed.
 const LOOK_INTERVAL: Duration = Duration::from_secs(60);
+/// Shortest time between two looks, however often somebody says that it has changed.
+const LOOK_INTERVAL_MIN: Duration = Duration::from_secs(1);
 /// Time between two questions for a store while there is none: at boot the runtime may be chosen after us.
 const SEEK_INTERVAL: Duration = Duration::from_secs(1);
 /// Shortest time between two news of files that were hashed; what reads them need not wake for each.
@@ -86,6 +88,9 @@ pub(crate) struct Adoption {
     nowhere: Option<String>,
     /// What was wrong with the store at the last look.
     troubles: BTreeSet<String>,
+    /// When the last look began.
+    looked_at: Instant,
+    /// When the next one begins.
     look_at: Instant,
     /// Files were hashed since the last news.
     has_news: bool,
@@ -182,6 +187,7 @@ impl Adoption {
             job: None,
             nowhere: None,
             troubles: BTreeSet::new(),
+            looked_at: now,
             look_at: now,
             has_news: false,
             news_at: now,
@@ -195,7 +201,10 @@ impl Adoption {
             let due = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                () = self.ties.look.notified() => Due::Look,
+                () = self.ties.look.notified() => {
+                    self.look_at = self.look_at.min(self.looked_at + LOOK_INTERVAL_MIN);
+                    continue;
+                }
                 () = sleep_until(self.look_at) => Due::Look,
                 () = sleep_until(self.pace.next), if has_work => Due::Hash,
             };
@@ -213,6 +222,7 @@ impl Adoption {
 
     async fn look(&mut self) {
         let started = Instant::now();
+        self.looked_at = started;
         self.look_at = started + LOOK_INTERVAL;
         let runtime = Arc::clone(&self.ties.runtime);
         let (store, access, scan) = match spawn_blocking(move || look_at(&*runtime)).await {
@@ -239,7 +249,7 @@ impl Adoption {
         if total > wanted.len() {
             troubles.insert(format!("the models are made of {total} files; {} of them are hashed", wanted.len()));
         }
-        self.files.expect(&wanted);
+        self.files.announce(&wanted);
         // The list is told at once; what is on record of the files takes longer to read.
         self.tell();
         self.sort_files(store, wanted, &mut troubles).await;
@@ -249,7 +259,7 @@ impl Adoption {
 
     /// There is no store: nothing is known.
     fn leave(&mut self, why: String) {
-        self.look_at = Instant::now() + SEEK_INTERVAL;
+        self.look_at = self.looked_at + SEEK_INTERVAL;
         if self.nowhere.as_ref() != Some(&why) {
             tracing::info!(reason = why, "no model store beside this node");
             self.nowhere = Some(why);
@@ -553,7 +563,7 @@ impl Files {
     }
 
     /// Takes in which files models are made of, before anybody looked at them.
-    fn expect(&mut self, wanted: &BTreeSet<BlobSpec>) {
+    fn announce(&mut self, wanted: &BTreeSet<BlobSpec>) {
         let known = |spec: &BlobSpec| {
             let is_hashed = self.sound.contains_key(&spec.sha256) || self.suspect.contains_key(&spec.sha256);
             is_hashed || self.queue.contains_key(&rank(*spec)) || self.resting.contains_key(spec)
@@ -731,7 +741,7 @@ mod tests {
         let now = Instant::now();
         let mut files = Files::default();
         files.take(vec![(spec(1, 10), Sight::There(identity(1), Some(root(1)))), (spec(2, 20), there(2))], now);
-        files.expect(&BTreeSet::from([spec(1, 10), spec(2, 20), spec(3, 40)]));
+        files.announce(&BTreeSet::from([spec(1, 10), spec(2, 20), spec(3, 40)]));
         assert_eq!(files.left_bytes(), 60);
         assert_eq!(files.first(), Some((spec(2, 20), identity(2))), "only what was seen is hashed");
     }

@@ -77,8 +77,8 @@ impl Handle {
         self.0.adopted.clone()
     }
 
-    /// Has the store looked through now, because the runtime beside this node lists other models, or is another one.
-    /// Without this call it happens within a minute. Does not wait for it.
+    /// Has the store looked through within a second, because the runtime beside this node lists other models or is
+    /// another one. Without this call it takes up to a minute. Does not wait for it.
     pub fn look_again(&self) {
         self.0.look.notify_one();
     }
