@@ -7,7 +7,7 @@
 //! again later; nothing here can fail the node.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -307,19 +307,23 @@ impl Adoption {
 
     /// Finds out which of the files are to be hashed.
     async fn sort_files(&mut self, store: Store, wanted: BTreeSet<BlobSpec>, troubles: &mut BTreeSet<String>) {
-        let (trees, known) = (self.ties.trees.clone(), self.files.identities());
-        let Seen { index, files, trouble } =
-            match spawn_blocking(move || see_files(&store, &trees, wanted, &known)).await {
-                Ok(Ok(seen)) => seen,
-                Ok(Err(fault)) => {
-                    troubles.insert(fault.to_string());
-                    return;
-                }
-                Err(error) => {
-                    tracing::error!(code = %ErrorCode::Internal, %error, "look at the files of the model store");
-                    return;
-                }
-            };
+        let (index, trees, known) = (self.index.clone(), self.ties.trees.clone(), self.files.identities());
+        let see = move || -> Result<Seen, Fault> {
+            // Opened once: whatever is half written then goes.
+            let index = index.map_or_else(|| Index::open(&trees), Ok)?;
+            Ok(see_files(&store, index, wanted, &known))
+        };
+        let Seen { index, files, trouble } = match spawn_blocking(see).await {
+            Ok(Ok(seen)) => seen,
+            Ok(Err(fault)) => {
+                troubles.insert(fault.to_string());
+                return;
+            }
+            Err(error) => {
+                tracing::error!(code = %ErrorCode::Internal, %error, "look at the files of the model store");
+                return;
+            }
+        };
         troubles.extend(trouble.map(|fault| fault.to_string()));
         troubles.extend(files.iter().filter_map(|(_, sight)| match sight {
             Sight::Shut(fault) => Some(fault.to_string()),
@@ -453,16 +457,10 @@ fn files_of(models: &[Scanned]) -> (BTreeSet<BlobSpec>, usize) {
 
 /// Looks at each of these files, and forgets the hash trees of those that the store does not have any more. Blocks on
 /// the disk.
-fn see_files(
-    store: &Store,
-    trees: &Path,
-    wanted: BTreeSet<BlobSpec>,
-    known: &BTreeMap<Digest, FileIdentity>,
-) -> Result<Seen, Fault> {
-    let index = Index::open(trees)?;
+fn see_files(store: &Store, index: Index, wanted: BTreeSet<BlobSpec>, known: &BTreeMap<Digest, FileIdentity>) -> Seen {
     let trouble = forget_trees(store, &index, &wanted).err();
     let files = wanted.into_iter().map(|spec| (spec, see_file(store, &index, spec, known))).collect();
-    Ok(Seen { index, files, trouble })
+    Seen { index, files, trouble }
 }
 
 fn see_file(store: &Store, index: &Index, spec: BlobSpec, known: &BTreeMap<Digest, FileIdentity>) -> Sight {
@@ -646,6 +644,8 @@ impl Pace {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     const LATER: Duration = Duration::from_secs(1);
