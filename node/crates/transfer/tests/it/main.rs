@@ -1,0 +1,3 @@
+//! Transfer through its public door, over a folder in Ollama's layout and a paused clock.
+
+mod adoption;
