@@ -13,3 +13,4 @@ pub(crate) mod raft_over_net;
 pub(crate) mod request_id;
 pub(crate) mod runtime_over_ollama;
 pub(crate) mod status;
+pub(crate) mod store_over_runtime;

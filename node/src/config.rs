@@ -14,6 +14,7 @@ use ollamax_net as net;
 use ollamax_outbound as outbound;
 use ollamax_scheduler as scheduler;
 use ollamax_store as store;
+use ollamax_transfer as transfer;
 use ollamax_types::Role;
 use ollamax_types::limits::{LABEL_BYTES_MAX, TOKEN_TEXT_BYTES_MAX};
 
@@ -68,6 +69,8 @@ pub(crate) struct NodeConfig {
     pub(crate) store: store::Config,
     /// Admission and routing.
     pub(crate) scheduler: scheduler::Config,
+    /// Model files.
+    pub(crate) transfer: transfer::Config,
     /// Joining without an administrator.
     pub(crate) cluster: ClusterSection,
     /// Backups of the replicated state.
@@ -228,6 +231,7 @@ impl NodeConfig {
             self.runtime.validate(),
             self.raft.validate(),
             self.scheduler.validate(),
+            self.transfer.validate(),
         ];
         let lines = crates.into_iter().flatten().chain(store).chain(self.own_problems());
         lines.map(|line| split(&line)).collect()

@@ -3,9 +3,11 @@
 //! Gathers the facts; [`verdict`] says what they mean. Every look is bounded in time and changes nothing but a probe
 //! file in the data directory, which it removes.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -13,20 +15,23 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
+use ollamax_blobs::{Access, Owner, Store};
 use ollamax_core::catalog::{Member, read};
 use ollamax_core::health::Health;
 use ollamax_net::{Class, NetHandle};
-use ollamax_outbound::{Environment, Report, RuntimeHandle, address};
+use ollamax_outbound::{Environment, Report, RuntimeHandle};
 use ollamax_proto::v1::join_client::JoinClient;
 use ollamax_proto::v1::{Check, DoctorReply, ReachBackRequest};
 use ollamax_store::Space;
-use ollamax_types::{Gpu, RuntimeKind, RuntimeState};
+use ollamax_transfer::Adopted;
+use ollamax_types::{Digest, Gpu};
 
+use crate::model_place::{ModelPlace, model_place};
 use crate::slot::{MemberEngines, Slot};
 
 mod verdict;
 
-use verdict::{Driver, ModelStore, Port, Quorum, ReachBack};
+use verdict::{Driver, Files, ModelStore, Port, Quorum, ReachBack};
 
 /// Syncs that are measured.
 const FSYNC_PROBES: usize = 11;
@@ -34,6 +39,8 @@ const FSYNC_PROBES: usize = 11;
 const REACH_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a member may take to try all addresses of this node.
 const REACH_BACK_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long a look at the model store may take; a disk behind a network may never answer.
+const STORE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Files that a GPU's driver brings, of those makes that the GPU list does not know too.
 const GPU_SIGNS: [&str; 3] = ["/proc/driver/nvidia/version", "/dev/nvidia0", "/dev/kfd"];
 
@@ -63,11 +70,12 @@ impl Doctor {
     pub(crate) async fn check(&self) -> DoctorReply {
         let engines = self.slot.get();
         let report = self.runtime.report().borrow().clone();
-        let (ports, back, others, fsync) = tokio::join!(
+        let (ports, back, others, fsync, store) = tokio::join!(
             self.ports(),
             self.reach_back(engines.as_ref()),
             self.reachability(engines.as_ref()),
-            self.fsync()
+            self.fsync(),
+            self.model_store(&report, engines.as_ref())
         );
         let mut checks = vec![
             verdict::quorum(quorum(engines.as_ref())),
@@ -78,7 +86,7 @@ impl Doctor {
             verdict::fsync(&fsync),
             verdict::runtime(&report),
             verdict::gpu(&self.driver(), &report),
-            verdict::model_store(&model_store(&report, &self.data_dir, &self.environment)),
+            verdict::model_store(&store),
         ];
         checks.extend(others);
         DoctorReply { checks }
@@ -160,6 +168,17 @@ impl Doctor {
         measured.map_err(|error| error.to_string())?.map_err(|error| error.to_string())
     }
 
+    async fn model_store(&self, report: &Report, engines: Option<&MemberEngines>) -> ModelStore {
+        let adopted = engines.map(|engines| Arc::clone(&engines.transfer.adopted().borrow()));
+        let (report, data_dir, environment) = (report.clone(), self.data_dir.clone(), self.environment.clone());
+        let look = move || look_into(model_place(&report, &data_dir, &environment), adopted.as_deref());
+        match timeout(STORE_TIMEOUT, tokio::task::spawn_blocking(look)).await {
+            Ok(Ok(found)) => found,
+            Ok(Err(error)) => ModelStore::Unusable(error.to_string()),
+            Err(_) => ModelStore::Unusable(format!("no answer from its disk within {} s", STORE_TIMEOUT.as_secs())),
+        }
+    }
+
     fn driver(&self) -> Driver {
         let sign = GPU_SIGNS.into_iter().find(|path| Path::new(path).exists());
         Driver { gpus: self.gpus.borrow().clone(), sign }
@@ -185,23 +204,39 @@ fn worst_clock(engines: Option<&MemberEngines>) -> Option<(ollamax_types::NodeId
     Some((worst.beat.node, worst.clock_skew_ms))
 }
 
-/// Where the runtime of this report keeps its models: the engine's store is ours, an Ollama's is looked for where its
-/// environment and its packages put it, when it runs on this machine.
-fn model_store(report: &Report, data_dir: &Path, environment: &Environment) -> ModelStore {
-    let places = match (&report.state, report.kind) {
-        (RuntimeState::Absent, _) => return ModelStore::Elsewhere("no runtime beside this node"),
-        (_, RuntimeKind::Engine) if !data_dir.join("models").exists() => {
-            return ModelStore::Elsewhere("the engine has not made its store yet");
-        }
-        (_, RuntimeKind::Engine) => vec![data_dir.join("models")],
-        (_, RuntimeKind::Ollama) if address::parse(&report.url).is_ok_and(|url| address::is_loopback(&url)) => {
-            environment.model_stores()
-        }
-        (_, RuntimeKind::Ollama) => return ModelStore::Elsewhere("the runtime runs on another machine"),
+/// Opens the store and asks what may be done there. Blocks on the disk.
+fn look_into(place: ModelPlace, adopted: Option<&Adopted>) -> ModelStore {
+    let path = match place {
+        ModelPlace::Store(path) => path,
+        ModelPlace::Elsewhere(why) => return ModelStore::Elsewhere(why),
+        ModelPlace::NotFound(places) => return ModelStore::NotFound(places),
     };
-    let Some(place) = places.iter().find(|place| place.exists()) else { return ModelStore::NotFound(places) };
-    let access = nix::unistd::access(place, nix::unistd::AccessFlags::R_OK | nix::unistd::AccessFlags::W_OK);
-    ModelStore::Found(place.clone(), access.map_err(|error| error.to_string()))
+    let store = match Store::open(&path) {
+        Ok(store) => store,
+        Err(fault) => return ModelStore::Unusable(fault.to_string()),
+    };
+    let access = store.access();
+    let owner = match &access {
+        Access::Direct { owner, .. } | Access::Locked { owner, .. } => name_of(*owner),
+        Access::Hidden { .. } => String::new(),
+    };
+    let damaged = adopted.map_or_else(BTreeMap::new, damaged_files);
+    ModelStore::Found(Files { path, access, owner, damaged })
+}
+
+/// The names of the models that use a file whose bytes are not what its name says, by file.
+fn damaged_files(adopted: &Adopted) -> BTreeMap<String, Vec<String>> {
+    let users = |sha256: &Digest| {
+        let models = adopted.models.iter().filter(|model| model.blobs.iter().any(|blob| blob.sha256 == *sha256));
+        models.map(|model| model.model.name.to_string()).collect()
+    };
+    adopted.suspect.keys().map(|sha256| (format!("sha256-{}", sha256.short()), users(sha256))).collect()
+}
+
+/// As this machine calls the owner of a folder.
+fn name_of(owner: Owner) -> String {
+    let known = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(owner.uid)).ok().flatten();
+    known.map_or_else(|| format!("uid {}", owner.uid), |user| format!("{} (uid {})", user.name, owner.uid))
 }
 
 /// The address of a TCP multiaddress, such as `/ip4/10.0.0.7/tcp/11437`.
@@ -255,38 +290,23 @@ mod tests {
     }
 
     #[test]
-    fn the_model_store_is_that_of_the_runtime_as_it_is_now() {
-        let root = tempfile::tempdir().expect("temp");
-        let data_dir = root.path().join("data");
-        let packaged = root.path().join("usr/share/ollama/.ollama/models");
-        let own = data_dir.join("models");
-        let environment = Environment {
-            home: Some(root.path().join("var/lib/ollamax")),
-            root: root.path().to_owned(),
-            ..Environment::default()
-        };
-        let look = |kind, state, url: &str| {
-            let report = Report { state, url: url.to_owned(), ..Report::absent(kind) };
-            model_store(&report, &data_dir, &environment)
-        };
-        let local = "http://127.0.0.1:11434/";
-        let found = |store: ModelStore, place: &Path| {
-            assert!(matches!(&store, ModelStore::Found(found, Ok(())) if found == place), "{store:?}");
-        };
+    fn a_store_is_looked_into_where_it_is_and_told_with_its_owner() {
+        let temp = tempfile::tempdir().expect("temp");
+        for folder in ["blobs", "manifests"] {
+            std::fs::create_dir(temp.path().join(folder)).expect("made");
+        }
+        let found = look_into(ModelPlace::Store(temp.path().to_owned()), None);
+        let ModelStore::Found(files) = &found else { panic!("{found:?}") };
+        let own = nix::unistd::geteuid();
+        assert!(matches!(files.access, Access::Direct { owner, .. } if owner.uid == own.as_raw()), "{files:?}");
+        assert!(files.owner.ends_with(&format!("uid {own}")) || files.owner.ends_with(&format!("(uid {own})")));
+        assert!(files.damaged.is_empty());
 
-        let store = look(RuntimeKind::Ollama, RuntimeState::Absent, "");
-        assert!(matches!(store, ModelStore::Elsewhere(_)), "{store:?}");
-        let store = look(RuntimeKind::Engine, RuntimeState::Down("it starts".to_owned()), "");
-        assert!(matches!(store, ModelStore::Elsewhere(_)), "{store:?}");
-        let store = look(RuntimeKind::Ollama, RuntimeState::Up, "http://gpu.lan:11434/");
-        assert!(matches!(store, ModelStore::Elsewhere(_)), "{store:?}");
-        let store = look(RuntimeKind::Ollama, RuntimeState::Up, local);
-        assert!(matches!(&store, ModelStore::NotFound(places) if places.contains(&packaged)), "{store:?}");
-
-        std::fs::create_dir_all(&packaged).expect("made");
-        std::fs::create_dir_all(&own).expect("made");
-        found(look(RuntimeKind::Ollama, RuntimeState::Up, local), &packaged);
-        found(look(RuntimeKind::Engine, RuntimeState::Up, local), &own);
+        let gone = look_into(ModelPlace::Store(temp.path().join("gone")), None);
+        assert!(matches!(&gone, ModelStore::Unusable(problem) if problem.contains("gone")), "{gone:?}");
+        assert!(matches!(look_into(ModelPlace::Elsewhere("far"), None), ModelStore::Elsewhere("far")));
+        assert!(matches!(look_into(ModelPlace::NotFound(Vec::new()), None), ModelStore::NotFound(_)));
+        assert_eq!(name_of(Owner { uid: 3_999_999_999, gid: 0 }), "uid 3999999999");
     }
 
     #[test]

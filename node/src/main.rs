@@ -27,6 +27,7 @@ mod log_stream;
 mod loopback;
 mod member;
 mod metrics;
+mod model_place;
 mod node_file;
 mod offline;
 mod recovery;

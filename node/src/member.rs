@@ -12,8 +12,9 @@ use ollamax_core::catalog::CLUSTER_VERSION;
 use ollamax_gateway::grpc::Phase;
 use ollamax_metadata as metadata;
 use ollamax_net::{NetHandle, PeerEntry};
-use ollamax_outbound::RuntimeHandle;
+use ollamax_outbound::{Environment, RuntimeHandle};
 use ollamax_scheduler as scheduler;
+use ollamax_transfer as transfer;
 use ollamax_types::{Applies, Clock, Gpu, Incarnation, NodeId};
 
 use crate::adapters::inference_over_net::InferenceOverNet;
@@ -22,6 +23,7 @@ use crate::adapters::liveness_over_net::{self, Frames};
 use crate::adapters::placements_over_metadata::PlacementsOverMetadata;
 use crate::adapters::raft_over_net::RaftOverNet;
 use crate::adapters::runtime_over_ollama::RuntimeOverOllama;
+use crate::adapters::store_over_runtime::StoreOverRuntime;
 use crate::config::NodeConfig;
 use crate::data_dir::Membership;
 use crate::follow::members::{Addresses, Follower};
@@ -56,6 +58,8 @@ pub(crate) struct Around {
     pub(crate) net: NetHandle,
     /// The runtime beside this node.
     pub(crate) runtime: RuntimeHandle,
+    /// What the process's environment says of Ollama.
+    pub(crate) environment: Environment,
     /// The GPUs of this machine.
     pub(crate) gpus: watch::Receiver<Vec<Gpu>>,
     /// The cluster key.
@@ -115,10 +119,12 @@ impl Around {
             node: membership.node,
             name: membership.name.clone(),
             scheduler: self.start_scheduler(membership.node, placements.clone(), metadata.release()),
+            transfer: self.start_transfer(membership.node),
             placements,
             metadata,
         };
-        if let Err(error) = register(&engines.metadata, engines.scheduler.metrics(), &self.registry) {
+        let MemberEngines { metadata, scheduler, transfer, .. } = &engines;
+        if let Err(error) = register(metadata, scheduler.metrics(), transfer.metrics(), &self.registry) {
             tracing::warn!(%error, "register metrics");
         }
         self.follow(&engines);
@@ -140,6 +146,21 @@ impl Around {
             metrics: scheduler::Metrics::default(),
         };
         scheduler::Handle::start(self.config.scheduler(), parts, &self.tasks, self.stop.clone())
+    }
+
+    fn start_transfer(&self, node: NodeId) -> transfer::Handle {
+        let runtime = StoreOverRuntime {
+            runtime: self.runtime.clone(),
+            data_dir: self.data_dir.clone(),
+            environment: self.environment.clone(),
+        };
+        let parts = transfer::Parts {
+            node,
+            data_dir: self.data_dir.clone(),
+            runtime: Arc::new(runtime),
+            metrics: transfer::Metrics::default(),
+        };
+        transfer::Handle::start(self.config.transfer.clone(), parts, &self.tasks, self.stop.clone())
     }
 
     /// Starts the loops; all of them end with `stop`, and none of them can fail the node.
@@ -172,10 +193,12 @@ impl Around {
 pub(crate) fn register(
     metadata: &metadata::Handle,
     scheduler: &scheduler::Metrics,
+    transfer: &transfer::Metrics,
     registry: &Registry,
 ) -> prometheus::Result<()> {
     metadata.register_metrics(registry)?;
-    scheduler.register(registry)
+    scheduler.register(registry)?;
+    transfer.register(registry)
 }
 
 /// Members that were known when this node joined, to be called before the replicated state has arrived.

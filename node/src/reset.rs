@@ -14,7 +14,7 @@ use crate::data_dir::{DataDirError, Held, empty_folder};
 use crate::offline::{Failure, Form, code_of, refuse_foreign, show};
 
 /// What goes, in this order, after the membership in `identity.json`.
-const GOES: [&str; 8] = [
+const GOES: [&str; 9] = [
     "keys/cluster.key",
     "raft",
     "keys/node.key",
@@ -22,6 +22,7 @@ const GOES: [&str; 8] = [
     "node.json",
     "admin.sock",
     "backups-waiting",
+    "transfer",
     "keys",
 ];
 /// What stays although it is ours, and why.
@@ -169,6 +170,7 @@ mod tests {
             "raft/db/CURRENT",
             "backups/one.oxb.age",
             "backups-waiting/one.oxb.age",
+            "transfer/trees/sha256-1.tree",
             "models/blobs/sha256-1",
             "runtime.json",
             "node.json",
@@ -200,8 +202,16 @@ mod tests {
         run(temp.path(), false).expect("only shown");
         assert_eq!(names(temp.path()), before);
         let content = content_of(temp.path()).expect("listed");
-        let goes =
-            ["keys/cluster.key", "raft", "keys/node.key", "identity.json", "node.json", "backups-waiting", "keys"];
+        let goes = [
+            "keys/cluster.key",
+            "raft",
+            "keys/node.key",
+            "identity.json",
+            "node.json",
+            "backups-waiting",
+            "transfer",
+            "keys",
+        ];
         assert_eq!(content.goes, goes);
         assert_eq!(content.stays, ["backups", "models", "notes.txt", "runtime.json"]);
         let shown = page(&content, false);
@@ -246,7 +256,7 @@ mod tests {
         let error = io::Error::from(io::ErrorKind::ReadOnlyFilesystem);
         let told = half_done(&held, &temp.path().join("raft"), &error);
         assert_eq!(told.exit, EXIT_FAILED, "{}", told.text);
-        let left = "not removed is: raft, keys/node.key, identity.json, node.json, backups-waiting, keys\n";
+        let left = "not removed is: raft, keys/node.key, identity.json, node.json, backups-waiting, transfer, keys\n";
         for part in ["this node is no member any more", left, "repeat: ollamax reset --confirm"] {
             assert!(told.text.contains(part), "{part:?} in {}", told.text);
         }

@@ -169,7 +169,7 @@ fn assemble(shared: &Shared, opened: Opened) -> anyhow::Result<(Arc<Node>, JoinH
             runtime: runtime.clone(),
             gpus: around.gpus.clone(),
             data_dir: start.data_dir.clone(),
-            environment: outbound::Environment::of_this_process(),
+            environment: around.environment.clone(),
         },
         backups: make_backups(shared, &around)?,
         exit: stops.exit.clone(),
@@ -208,6 +208,7 @@ fn around(
         clock: start.clock.clone(),
         net: net.clone(),
         runtime: runtime.clone(),
+        environment: outbound::Environment::of_this_process(),
         gpus: spawn_gpus(shared)?,
         signer: Signer::new(net.clone(), start.data_dir.join("keys").join("cluster.key")),
         addresses: Addresses {

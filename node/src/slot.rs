@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use ollamax_metadata as metadata;
 use ollamax_scheduler as scheduler;
+use ollamax_transfer as transfer;
 use ollamax_types::{ClusterId, NodeId};
 
 use crate::adapters::placements_over_metadata::PlacementsOverMetadata;
@@ -26,6 +27,8 @@ pub(crate) struct MemberEngines {
     pub(crate) placements: PlacementsOverMetadata,
     /// Load, queues, dispatch.
     pub(crate) scheduler: scheduler::Handle,
+    /// What lies in the store of the runtime beside this node.
+    pub(crate) transfer: transfer::Handle,
 }
 
 /// A cheap handle on the place.

@@ -128,7 +128,20 @@ pub(crate) fn parse_level(level: &str) -> Result<EnvFilter, InitError> {
 
 /// A bare level speaks of our own crates; libraries stay at `warn` unless they are named.
 fn own_crates(level: &str) -> String {
-    let crates = ["node", "core", "store", "metadata", "scheduler", "gateway", "net", "outbound", "security", "engine"];
+    let crates = [
+        "node",
+        "core",
+        "store",
+        "blobs",
+        "metadata",
+        "transfer",
+        "scheduler",
+        "gateway",
+        "net",
+        "outbound",
+        "security",
+        "engine",
+    ];
     crates.map(|name| format!("ollamax_{name}={level}")).join(",")
 }
 

@@ -12,6 +12,7 @@ mod record;
 mod request;
 mod runner;
 mod script;
+mod shelf;
 mod text;
 mod watch;
 
@@ -32,6 +33,7 @@ use ollamax_types::Digest;
 
 pub use record::{Cancelled, Phase, REQUESTS_KEPT, Received, Record};
 pub use script::{Fault, FaultRule, ModelScript, On, Script};
+pub use shelf::shelve;
 
 use crate::seed::Seed;
 use runner::Runners;
@@ -64,8 +66,13 @@ impl Shared {
         }
     }
 
+    /// What it plays at this moment; with a store on disk, the models are those that lie there now.
     pub(crate) fn script(&self) -> Arc<Script> {
-        Arc::clone(&lock(&self.script))
+        let script = Arc::clone(&lock(&self.script));
+        match &script.store {
+            Some(store) => Arc::new(Script { models: shelf::models(store), ..(*script).clone() }),
+            None => script,
+        }
     }
 
     pub(crate) fn draw(&self) -> u64 {
@@ -100,7 +107,7 @@ impl FakeOllama {
     /// Starts on a free port of 127.0.0.1.
     ///
     /// # Errors
-    /// When no port can be bound.
+    /// When no port can be bound, or the models cannot be put into the script's store.
     pub async fn start(script: Script) -> Result<Self> {
         Self::start_at(script, SocketAddr::from((Ipv4Addr::LOCALHOST, crate::port::free()?))).await
     }
@@ -108,8 +115,11 @@ impl FakeOllama {
     /// Starts at an address.
     ///
     /// # Errors
-    /// When it cannot be bound.
+    /// When it cannot be bound, or the models cannot be put into the script's store.
     pub async fn start_at(script: Script, address: SocketAddr) -> Result<Self> {
+        if let Some(store) = &script.store {
+            script.models.iter().try_for_each(|model| shelve(store, model).map(|_| ()))?;
+        }
         let listener = TcpListener::bind(address).await.with_context(|| format!("bind {address}"))?;
         let fake = Self {
             shared: Arc::new(Shared::new(script)),

@@ -5,6 +5,7 @@
 //! places and its seed; `OLLAMAX_SEED=N cargo test --workspace --test it -- NAME` replays it.
 
 mod acknowledged;
+mod adoption;
 mod backup;
 mod bad_input;
 mod bad_models;

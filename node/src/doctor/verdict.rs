@@ -2,13 +2,17 @@
 //!
 //! A check that went well has no advice; every other one but a skipped one has the command or setting that mends it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ollamax_blobs::{Access, How};
 use ollamax_outbound::Report;
 use ollamax_proto::v1::Check;
 use ollamax_proto::v1::check::Outcome;
 use ollamax_types::{Gpu, NodeId, RuntimeKind, RuntimeState};
+
+use crate::model_place::none_at;
 
 /// Clock difference that is worth a warning, milliseconds.
 const CLOCK_SKEW_WARN_MS: u64 = 5_000;
@@ -92,8 +96,23 @@ pub(super) enum ModelStore {
     Elsewhere(&'static str),
     /// At none of these places.
     NotFound(Vec<PathBuf>),
-    /// Here, and what came of asking for the right to read and write.
-    Found(PathBuf, Result<(), String>),
+    /// It is there and cannot be opened; why.
+    Unusable(String),
+    /// It is there.
+    Found(Files),
+}
+
+/// A model store that is on this machine.
+#[derive(Debug, Clone)]
+pub(super) struct Files {
+    /// Where it is.
+    pub(super) path: PathBuf,
+    /// What this process may do there.
+    pub(super) access: Access,
+    /// Whose it is, for people; empty where that cannot be seen.
+    pub(super) owner: String,
+    /// Files whose bytes are not what their names say, with the models that use them.
+    pub(super) damaged: BTreeMap<String, Vec<String>>,
 }
 
 /// Whether changes can be made; `None` without a cluster. Where they cannot, how old this node's state is.
@@ -295,20 +314,54 @@ pub(super) fn model_store(store: &ModelStore) -> Check {
     match store {
         ModelStore::Elsewhere(why) => skipped("model_store", why),
         ModelStore::NotFound(places) => {
-            let places: Vec<String> = places.iter().map(|place| place.display().to_string()).collect();
-            let found =
-                format!("none at {}", if places.is_empty() { "any known place".into() } else { places.join(", ") });
             let fix = "start the daemon with OLLAMA_MODELS as the Ollama beside it has it";
-            check("model_store", Outcome::Warn, found, fix)
+            check("model_store", Outcome::Warn, none_at(places), fix)
         }
-        ModelStore::Found(path, Ok(())) => {
-            check("model_store", Outcome::Ok, format!("{} can be read and written", path.display()), "")
+        ModelStore::Unusable(problem) => {
+            let fix =
+                "let the daemon's user read the store, e.g. usermod -aG ollama ollamax; then restart ollamax-node";
+            check("model_store", Outcome::Warn, problem.as_str(), fix)
         }
-        ModelStore::Found(path, Err(problem)) => {
-            let fix = "add the daemon's user to the group of the store, e.g. usermod -aG ollama ollamax";
-            check("model_store", Outcome::Warn, format!("{}: {problem}", path.display()), fix)
+        ModelStore::Found(files) if !files.damaged.is_empty() => damaged(files),
+        ModelStore::Found(files) => access(files),
+    }
+}
+
+/// Whose the store is, and how this node gets at it.
+fn access(Files { path, access, owner, .. }: &Files) -> Check {
+    let place = path.display();
+    match access {
+        Access::Direct { how, .. } => {
+            let how = match how {
+                How::Owner => "as its owner",
+                How::Root => "as root",
+                How::Group => "through its group",
+            };
+            let found = format!("{place} is owned by {owner}; this node reads and writes it {how}");
+            check("model_store", Outcome::Ok, found, "")
+        }
+        Access::Locked { reason, remedy, .. } => {
+            let found = format!("{place} is owned by {owner}; this node only reads it: {reason}");
+            check("model_store", Outcome::Warn, found, remedy)
+        }
+        Access::Hidden { reason, remedy } => {
+            check("model_store", Outcome::Warn, format!("{place} cannot be read: {reason}"), remedy)
         }
     }
+}
+
+/// The runtime does not look at what it once has; who looks finds a disk that lost something, or a changed file.
+fn damaged(Files { path, damaged, .. }: &Files) -> Check {
+    let files: Vec<String> = damaged
+        .iter()
+        .map(|(file, models)| match models.as_slice() {
+            [] => file.clone(),
+            models => format!("{file} of {}", models.join(", ")),
+        })
+        .collect();
+    let found = format!("{}: not the bytes that the name says: {}", path.display(), files.join("; "));
+    let fix = "remove these models and fetch them again: ollama rm NAME; ollama pull NAME. Then watch that disk";
+    check("model_store", Outcome::Fail, found, fix)
 }
 
 fn is_loopback(address: &str) -> bool {

@@ -2,9 +2,11 @@
 //!
 //! The scheduler hears at once, whatever the cluster does: requests that wait for a runtime that went down depend on
 //! it. What the cluster is told is decided by [`plan_report`]: what the runtime lists against what the catalog records
-//! for this node. Reports are idempotent, so a report whose outcome is unknown is simply made again from fresh facts.
+//! for this node. As long as the runtime has listed nothing, what lies in its store speaks for it, and only adds.
+//! Reports are idempotent, so a report whose outcome is unknown is simply made again from fresh facts.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -15,6 +17,7 @@ use ollamax_outbound::{Report, RuntimeHandle};
 use ollamax_scheduler as scheduler;
 use ollamax_scheduler::RuntimeReport;
 use ollamax_security::draw_request_id;
+use ollamax_transfer::Adopted;
 use ollamax_types::limits::{MODEL_DETAILS_BYTES_MAX, REPORT_MODELS_MAX};
 use ollamax_types::{ErrorCode, ModelRecord, NodeId, Role, RuntimeState};
 
@@ -26,12 +29,23 @@ const COMPARE_AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// Wait before the newest report is read although nothing was heard: an expiry that moved wakes nobody.
 const READ_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
+/// Who says which models there are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Listed<'a> {
+    /// The runtime: these and no others.
+    Runtime(&'a [ModelRecord]),
+    /// The files in its store, before it has listed anything itself. It may keep its models elsewhere, and words some
+    /// details in its own way: so nothing is taken away by them, and what is on record of the same digest stays.
+    Store(&'a [ModelRecord]),
+}
+
 /// The next report to make, if any: at most `REPORT_MODELS_MAX` of each kind.
 #[must_use]
-pub(crate) fn plan_report(node: NodeId, listed: &[ModelRecord], recorded: &[Location]) -> Option<Command> {
+pub(crate) fn plan_report(node: NodeId, listed: Listed<'_>, recorded: &[Location]) -> Option<Command> {
+    let (Listed::Runtime(models) | Listed::Store(models)) = listed;
     let known: BTreeMap<String, &ModelRecord> =
         recorded.iter().map(|location| (location.model.name.key(), &location.model)).collect();
-    let finished = listed.iter().filter(|model| !is_temporary(&model.name));
+    let finished = models.iter().filter(|model| !is_temporary(&model.name));
     let wanted: BTreeMap<String, ModelRecord> = finished
         .map(|model| {
             let key = model.name.key();
@@ -39,14 +53,23 @@ pub(crate) fn plan_report(node: NodeId, listed: &[ModelRecord], recorded: &[Loca
             (key, model)
         })
         .collect();
+    let is_news = |key: &str, model: &ModelRecord| match (known.get(key), listed) {
+        (None, _) => true,
+        (Some(recorded), Listed::Runtime(_)) => *recorded != model,
+        (Some(recorded), Listed::Store(_)) => recorded.digest != model.digest,
+    };
     let present: Vec<ModelRecord> = wanted
         .iter()
-        .filter(|(key, model)| known.get(*key) != Some(model))
+        .filter(|(key, model)| is_news(key, model))
         .map(|(_, model)| model.clone())
         .take(REPORT_MODELS_MAX)
         .collect();
-    let absent: Vec<String> =
-        known.keys().filter(|key| !wanted.contains_key(*key)).take(REPORT_MODELS_MAX).cloned().collect();
+    let absent: Vec<String> = match listed {
+        Listed::Runtime(_) => {
+            known.keys().filter(|key| !wanted.contains_key(*key)).take(REPORT_MODELS_MAX).cloned().collect()
+        }
+        Listed::Store(_) => Vec::new(),
+    };
     (!present.is_empty() || !absent.is_empty()).then_some(Command::ReportModels { node, present, absent })
 }
 
@@ -82,22 +105,39 @@ async fn tell_scheduler(scheduler: &scheduler::Handle, mut reports: watch::Recei
     }
 }
 
-/// Ends with the reports.
+/// Ends with the reports, or with the engines.
 async fn tell_cluster(engines: &MemberEngines, mut reports: watch::Receiver<Report>) {
+    let mut adopted = engines.transfer.adopted();
+    let mut before = reports.borrow().clone();
     loop {
         let report = reports.borrow_and_update().clone();
-        let settled = settle(engines, &report).await;
+        let store = Arc::clone(&adopted.borrow_and_update());
+        if is_other_store(&before, &report) {
+            engines.transfer.look_again();
+        }
+        let settled = settle(engines, &report, &store).await;
         let again = tokio::time::sleep(if settled { COMPARE_AGAIN_AFTER } else { COMPARE_AGAIN_AFTER / 10 });
         tokio::select! {
             changed = reports.changed() => if changed.is_err() { return },
+            // Once the runtime lists its models itself, its store has nothing to add.
+            changed = adopted.changed(), if report.models.is_none() => if changed.is_err() { return },
             () = again => {}
         }
+        before = report;
     }
 }
 
+/// Whether the runtime is another one, or lists other models. What is learnt of their weights is no change.
+fn is_other_store(before: &Report, now: &Report) -> bool {
+    let models = |report: &Report| {
+        let models = report.models.clone()?;
+        Some(models.iter().map(|model| (model.name.clone(), model.digest)).collect::<Vec<_>>())
+    };
+    (before.kind, &before.url) != (now.kind, &now.url) || models(before) != models(now)
+}
+
 /// Makes one report if the two disagree; true when they agree.
-async fn settle(engines: &MemberEngines, report: &Report) -> bool {
-    let Some(listed) = &report.models else { return true };
+async fn settle(engines: &MemberEngines, report: &Report, store: &Adopted) -> bool {
     let view = engines.metadata.view();
     // Before this node's own record has arrived there is nothing to compare with.
     let Ok(Some(own)) = read::member(&*view, engines.node) else { return false };
@@ -112,7 +152,7 @@ async fn settle(engines: &MemberEngines, report: &Report) -> bool {
             return false;
         }
     };
-    let Some(command) = plan_report(engines.node, listed, &recorded) else { return true };
+    let Some(command) = plan(engines.node, report, store, &recorded) else { return true };
     let principal = format!("node/{}", engines.node);
     let id = draw_request_id();
     let span = tracing::error_span!("models", request_id = id.0);
@@ -133,6 +173,16 @@ async fn settle(engines: &MemberEngines, report: &Report) -> bool {
     })
 }
 
+/// The next report by the word of the runtime, else by its store. A model that lacks a file is none.
+fn plan(node: NodeId, report: &Report, store: &Adopted, recorded: &[Location]) -> Option<Command> {
+    if let Some(models) = &report.models {
+        return plan_report(node, Listed::Runtime(models), recorded);
+    }
+    let complete = store.models.iter().filter(|model| model.complete);
+    let models: Vec<ModelRecord> = complete.map(|model| model.model.clone()).collect();
+    plan_report(node, Listed::Store(&models), recorded)
+}
+
 /// A runtime that answers and has not listed its models yet cannot be sent work: an empty list would say that it has
 /// none, and clients would hear "not found".
 fn for_scheduler(report: &Report) -> RuntimeReport {
@@ -151,8 +201,7 @@ fn for_scheduler(report: &Report) -> RuntimeReport {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
+    use ollamax_transfer::Scanned;
     use ollamax_types::{Digest, RuntimeKind, Timestamp};
 
     use super::*;
@@ -174,7 +223,9 @@ mod tests {
         let recorded: Vec<Location> =
             recorded.iter().map(|(name, digest)| Location { node, model: model(name, *digest) }).collect();
         let (mut found_present, mut found_absent) = (Vec::new(), Vec::new());
-        if let Some(Command::ReportModels { present, absent, .. }) = plan_report(node, &listed, &recorded) {
+        if let Some(Command::ReportModels { present, absent, .. }) =
+            plan_report(node, Listed::Runtime(&listed), &recorded)
+        {
             found_present = present.into_iter().map(|model| model.name.to_string()).collect();
             found_absent = absent;
         }
@@ -194,13 +245,93 @@ mod tests {
         check(&[(unfinished, 1), ("unfinished", 1)], &[], &["unfinished:latest"], &[]);
     }
 
+    /// What is reported of models that lie in the store, when these are recorded.
+    fn of_store(found: &[ModelRecord], recorded: &[ModelRecord]) -> Vec<ModelRecord> {
+        let recorded: Vec<Location> =
+            recorded.iter().map(|model| Location { node: NodeId(1), model: model.clone() }).collect();
+        match plan_report(NodeId(1), Listed::Store(found), &recorded) {
+            Some(Command::ReportModels { present, absent, .. }) => {
+                assert_eq!(absent, Vec::<String>::new());
+                present
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_store_speaks_for_a_runtime_that_has_listed_nothing_and_only_adds() {
+        let (one, two) = (model("a", 1), model("a", 2));
+        assert_eq!(of_store(&[], &[]), vec![]);
+        assert_eq!(of_store(std::slice::from_ref(&one), &[]), vec![one.clone()]);
+        assert_eq!(of_store(std::slice::from_ref(&two), std::slice::from_ref(&one)), vec![two.clone()]);
+        assert_eq!(of_store(&[], std::slice::from_ref(&one)), vec![], "the runtime may keep it elsewhere");
+        assert_eq!(of_store(&[model("A", 1), model("b", 1)], std::slice::from_ref(&one)), vec![model("b", 1)]);
+        let worded = ModelRecord {
+            details_json: r#"{"family":"llama"}"#.to_owned(),
+            weights: Digest([9; 32]),
+            size_bytes: 7,
+            modified_at: Timestamp(9),
+            ..one.clone()
+        };
+        assert_eq!(of_store(std::slice::from_ref(&worded), &[one]), vec![], "the same digest stays as it is recorded");
+        let unfinished = "unfinished.00112233445566ff.import.ollamax.registry.ollama.ai/library/a";
+        assert_eq!(of_store(&[model(unfinished, 1)], &[]), vec![]);
+    }
+
+    #[test]
+    fn what_the_runtime_listed_counts_even_if_it_is_nothing_and_what_lacks_a_file_never() {
+        let scanned = |name, complete| Scanned { model: model(name, 1), blobs: vec![], capabilities: vec![], complete };
+        let store =
+            Adopted { models: Arc::new(vec![scanned("whole", true), scanned("partial", false)]), ..Adopted::default() };
+        let names = |report: &Report| -> Vec<String> {
+            match plan(NodeId(1), report, &store, &[]) {
+                Some(Command::ReportModels { present, .. }) => {
+                    present.into_iter().map(|model| model.name.to_string()).collect()
+                }
+                _ => Vec::new(),
+            }
+        };
+        let silent = Report::absent(RuntimeKind::Ollama);
+        assert_eq!(names(&silent), ["whole:latest"]);
+        assert_eq!(names(&Report { models: Some(Arc::default()), ..silent.clone() }), Vec::<String>::new());
+        let listed = Report { models: Some(Arc::new(vec![model("other", 1)])), ..silent };
+        assert_eq!(names(&listed), ["other:latest"]);
+    }
+
+    #[test]
+    fn the_store_is_looked_through_again_when_the_runtime_or_its_list_is_another_one() {
+        let silent = Report::absent(RuntimeKind::Ollama);
+        let with = |models: &[(&str, u8)]| {
+            let models = models.iter().map(|(name, digest)| model(name, *digest)).collect();
+            Report { models: Some(Arc::new(models)), ..silent.clone() }
+        };
+        let known = ModelRecord { weights: Digest([9; 32]), modified_at: Timestamp(2), ..model("a", 1) };
+        let known = Report { models: Some(Arc::new(vec![known])), ..silent.clone() };
+        let elsewhere = Report { url: "http://127.0.0.1:5".to_owned(), ..silent.clone() };
+        let up = Report { state: RuntimeState::Up, ..silent.clone() };
+        let rows = [
+            (&silent, &silent, false),
+            (&silent, &up, false),
+            (&silent, &elsewhere, true),
+            (&silent, &Report::absent(RuntimeKind::Engine), true),
+            (&silent, &with(&[]), true),
+            (&with(&[("a", 1)]), &with(&[("a", 1)]), false),
+            (&with(&[("a", 1)]), &with(&[("a", 2)]), true),
+            (&with(&[("a", 1)]), &with(&[("a", 1), ("b", 1)]), true),
+            (&with(&[("a", 1)]), &known, false),
+        ];
+        for (before, now, expected) in rows {
+            assert_eq!(is_other_store(before, now), expected, "{before:?} {now:?}");
+        }
+    }
+
     #[test]
     fn weights_are_reported_once_they_are_known_and_not_taken_back_by_a_restart() {
         let unknown = model("a", 1);
         let known = ModelRecord { weights: Digest([9; 32]), ..unknown.clone() };
         let report = |listed: &ModelRecord, recorded: &ModelRecord| {
             let recorded = [Location { node: NodeId(1), model: recorded.clone() }];
-            match plan_report(NodeId(1), std::slice::from_ref(listed), &recorded) {
+            match plan_report(NodeId(1), Listed::Runtime(std::slice::from_ref(listed)), &recorded) {
                 Some(Command::ReportModels { present, .. }) => present,
                 _ => vec![],
             }
@@ -217,12 +348,13 @@ mod tests {
     #[test]
     fn a_long_list_becomes_a_series() {
         let listed: Vec<ModelRecord> = (0..REPORT_MODELS_MAX + 5).map(|at| model(&format!("m{at}"), 1)).collect();
-        let Some(Command::ReportModels { present, .. }) = plan_report(NodeId(1), &listed, &[]) else {
+        let Some(Command::ReportModels { present, .. }) = plan_report(NodeId(1), Listed::Runtime(&listed), &[]) else {
             panic!("a report");
         };
         assert_eq!(present.len(), REPORT_MODELS_MAX);
         let recorded: Vec<Location> = present.into_iter().map(|model| Location { node: NodeId(1), model }).collect();
-        let Some(Command::ReportModels { present, .. }) = plan_report(NodeId(1), &listed, &recorded) else {
+        let Some(Command::ReportModels { present, .. }) = plan_report(NodeId(1), Listed::Runtime(&listed), &recorded)
+        else {
             panic!("the rest");
         };
         assert_eq!(present.len(), 5);
@@ -242,10 +374,14 @@ mod tests {
     fn oversized_details_are_left_out_and_do_not_repeat_the_report() {
         let mut big = model("a", 1);
         big.details_json = "x".repeat(MODEL_DETAILS_BYTES_MAX + 1);
-        let Some(Command::ReportModels { present, .. }) = plan_report(NodeId(1), &[big.clone()], &[]) else {
-            panic!("a report");
-        };
-        let recorded: Vec<Location> = present.into_iter().map(|model| Location { node: NodeId(1), model }).collect();
-        assert_eq!(plan_report(NodeId(1), &[big], &recorded), None);
+        for listed in [Listed::Runtime, Listed::Store] {
+            let big = std::slice::from_ref(&big);
+            let Some(Command::ReportModels { present, .. }) = plan_report(NodeId(1), listed(big), &[]) else {
+                panic!("a report");
+            };
+            let recorded: Vec<Location> =
+                present.into_iter().map(|model| Location { node: NodeId(1), model }).collect();
+            assert_eq!(plan_report(NodeId(1), listed(big), &recorded), None);
+        }
     }
 }

@@ -12,6 +12,7 @@ use ollamax_gateway as gateway;
 use ollamax_metadata as metadata;
 use ollamax_outbound as outbound;
 use ollamax_scheduler as scheduler;
+use ollamax_transfer as transfer;
 use ollamax_types::{Clock, ClusterId, Incarnation, NodeId};
 
 use super::*;
@@ -73,7 +74,8 @@ async fn registry() -> Registry {
         stop: stop.clone(),
     });
     let handle = handle.await.expect("opens");
-    let registered = member::register(&handle, &scheduler::Metrics::default(), &registry);
+    let (scheduler, transfer) = (scheduler::Metrics::default(), transfer::Metrics::default());
+    let registered = member::register(&handle, &scheduler, &transfer, &registry);
     registered.expect("new names");
     stop.cancel();
     tasks.close();

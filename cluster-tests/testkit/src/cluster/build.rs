@@ -1,6 +1,7 @@
 //! What a cluster is to be, and how it comes up.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
@@ -8,7 +9,7 @@ use futures::future::try_join_all;
 
 use crate::cluster::Cluster;
 use crate::cluster::daemon::Daemon;
-use crate::cluster::process::{Node, Place};
+use crate::cluster::process::{Node, Place, store_of};
 use crate::fake_ollama::Script;
 use crate::http::HttpClient;
 use crate::link::{Gate, Links};
@@ -27,6 +28,8 @@ pub enum Runtime {
     None,
     /// A fake Ollama in the test's process.
     Fake(Box<Script>),
+    /// The same, with its models in [`Node::store`], in Ollama's layout; the script's models lie there from the start.
+    FakeStore(Box<Script>),
     /// The bundled engine, started by the node.
     Engine,
     /// Something else that answers at this URL.
@@ -197,28 +200,43 @@ impl Builder {
         }
         let may_reach = network.is_none() || matches!(plan.runtime, Runtime::None | Runtime::Engine);
         ensure!(may_reach, "{name}: a node with a network of its own cannot reach a runtime outside");
-        let mut fake = None;
-        let mut runtime = |kind: &str, url: Option<String>| {
-            flags.push(("runtime.kind".to_owned(), kind.to_owned()));
-            flags.extend(url.map(|url| ("runtime.url".to_owned(), url)));
-        };
-        match &plan.runtime {
-            Runtime::None => runtime("none", None),
-            Runtime::Engine => runtime("engine", None),
-            Runtime::Url(url) => runtime("ollama", Some(url.clone())),
-            Runtime::Fake(script) => {
-                let started = FakeOllama::start((**script).clone()).await?;
-                runtime("ollama", Some(started.url()));
-                fake = Some(started);
-            }
-        }
+        let home = cluster.directory().to_owned();
+        let store = store_of(&home, &name);
+        let (found_at, fake) = start_runtime(&plan.runtime, &store).await?;
+        flags.extend(found_at);
         for (key, value) in self.settings.iter().chain(&plan.settings) {
             flags.retain(|(known, _)| known != key);
             flags.push((key.clone(), value.clone()));
         }
-        let home = cluster.directory().to_owned();
         let node = Node::new(Place { index, name, home, flags, advertised, room: plan.room.clone() }, fake, gate);
         node.set_daemon(plan.daemon.clone());
+        // Whatever Ollama this machine has is not to be seen.
+        node.set_environment("OLLAMA_MODELS", store.display());
         Ok(node)
     }
+}
+
+/// Starts what stands beside a node, as far as it is not the node's to start; with the flags by which the node finds
+/// it.
+async fn start_runtime(runtime: &Runtime, store: &Path) -> Result<(Vec<(String, String)>, Option<FakeOllama>)> {
+    let (kind, url, fake) = match runtime {
+        Runtime::None => ("none", None, None),
+        Runtime::Engine => ("engine", None, None),
+        Runtime::Url(url) => ("ollama", Some(url.clone()), None),
+        Runtime::Fake(script) => {
+            let fake = FakeOllama::start((**script).clone()).await?;
+            ("ollama", Some(fake.url()), Some(fake))
+        }
+        Runtime::FakeStore(script) => {
+            for folder in ["blobs", "manifests"].map(|name| store.join(name)) {
+                std::fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
+            }
+            let script = Script { store: Some(store.to_owned()), ..(**script).clone() };
+            let fake = FakeOllama::start(script).await?;
+            ("ollama", Some(fake.url()), Some(fake))
+        }
+    };
+    let mut flags = vec![("runtime.kind".to_owned(), kind.to_owned())];
+    flags.extend(url.map(|url| ("runtime.url".to_owned(), url)));
+    Ok((flags, fake))
 }

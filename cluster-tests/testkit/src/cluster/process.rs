@@ -78,6 +78,11 @@ impl Place {
     }
 }
 
+/// Where the runtime beside a node keeps its models.
+pub(crate) fn store_of(home: &Path, name: &str) -> PathBuf {
+    home.join(format!("{name}-store"))
+}
+
 /// One node of a cluster, running or not.
 #[derive(Debug)]
 pub struct Node {
@@ -128,6 +133,12 @@ impl Node {
             Some(room) => room.seen(&inside),
             None => inside,
         }
+    }
+
+    /// Where the runtime beside it keeps its models, if its plan has one that keeps them on disk.
+    #[must_use]
+    pub fn store(&self) -> PathBuf {
+        store_of(&self.place.home, &self.place.name)
     }
 
     /// Where its standard error goes.

@@ -13,8 +13,8 @@ use ollamax_types::{Clock, Digest, ModelName};
 
 use crate::fake_ollama::answer::{Ask, fail, object, respond};
 use crate::fake_ollama::request::{Fields, Refused, name, refuse};
-use crate::fake_ollama::script::ModelScript;
-use crate::fake_ollama::{Shared, lock, text};
+use crate::fake_ollama::script::{ModelScript, Script};
+use crate::fake_ollama::{Shared, lock, shelf, text};
 
 fn details(model: &ModelScript) -> Value {
     json!({
@@ -148,6 +148,7 @@ pub(crate) fn create(shared: &Shared, ask: &Ask) -> Result<Response, Refused> {
     let fields = Fields::parse(&ask.body)?;
     let made = name(fields.model_or_name()?)?;
     let script = shared.script();
+    refuse_to_make(&script)?;
     let from = fields.text("from")?;
     let mut model = match uploaded(shared, &fields)? {
         Some((digest, size_bytes)) => {
@@ -174,6 +175,7 @@ pub(crate) fn copy(shared: &Shared, ask: &Ask) -> Result<Response, Refused> {
         return refuse(400, format!("destination \"{destination}\" is invalid"));
     };
     let script = shared.script();
+    refuse_to_make(&script)?;
     let Some(model) = script.find(&from) else { return refuse(404, format!("model \"{source}\" not found")) };
     let copied = ModelScript { name: to.to_string(), ..model.clone() };
     replace(shared, &to, Some(copied));
@@ -203,8 +205,19 @@ pub(crate) fn delete(shared: &Shared, ask: &Ask) -> Result<Response, Refused> {
     let script = shared.script();
     let Some(model) = script.find(&wanted) else { return refuse(404, format!("model '{sent}' not found")) };
     shared.runners.unload(model.weights_digest());
+    if let Some(store) = &script.store {
+        return match shelf::remove(store, &wanted) {
+            Ok(()) => Ok(respond(200, "text/plain", "")),
+            Err(error) => refuse(500, error.to_string()),
+        };
+    }
     replace(shared, &wanted, None);
     Ok(respond(200, "text/plain", ""))
+}
+
+/// A fake with models on disk makes none: a test that asks for it shall see that.
+fn refuse_to_make(script: &Script) -> Result<(), Refused> {
+    if script.store.is_some() { refuse(500, "this fake makes no models in its store") } else { Ok(()) }
 }
 
 fn replace(shared: &Shared, wanted: &ModelName, model: Option<ModelScript>) {

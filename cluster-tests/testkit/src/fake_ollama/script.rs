@@ -1,5 +1,6 @@
 //! What a fake Ollama plays: its models, its speed, its memory and its faults. Plain data, readable from JSON.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,9 @@ pub struct Script {
     pub version: String,
     /// The models in the store.
     pub models: Vec<ModelScript>,
+    /// A folder in which the models lie, in Ollama's layout. `models` are put there when the fake starts; from then on
+    /// what lies there counts, and nothing else.
+    pub store: Option<PathBuf>,
     /// Requests that one runner works on at once (`OLLAMA_NUM_PARALLEL`); more wait.
     pub slots: usize,
     /// Requests that may wait for a load before the instant 503 (`OLLAMA_MAX_QUEUE`).
@@ -44,6 +48,7 @@ impl Default for Script {
         Self {
             version: "0.24.0".to_owned(),
             models: Vec::new(),
+            store: None,
             slots: 1,
             max_queue: 512,
             vram_bytes: 8 << 30,
@@ -102,6 +107,12 @@ pub struct ModelScript {
     pub embedding_length: usize,
     /// As in `/api/show`; without `completion` it answers no chat, without `embedding` no vectors.
     pub capabilities: Vec<String>,
+    /// The manifest's digest where there is a manifest; `None`: made from the content.
+    #[serde(skip)]
+    pub digest_is: Option<Digest>,
+    /// The weights' digest where there is a file; `None`: made from what stands for it.
+    #[serde(skip)]
+    pub weights_are: Option<Digest>,
 }
 
 impl Default for ModelScript {
@@ -119,6 +130,8 @@ impl Default for ModelScript {
             context_length: 4_096,
             embedding_length: 16,
             capabilities: vec!["completion".to_owned(), "embedding".to_owned()],
+            digest_is: None,
+            weights_are: None,
         }
     }
 }
@@ -137,17 +150,17 @@ impl ModelScript {
         self.name.parse().ok()
     }
 
-    /// SHA-256 of what stands for the manifest.
+    /// SHA-256 of the manifest, or of what stands for it.
     #[must_use]
     pub fn digest(&self) -> Digest {
-        Digest(Sha256::digest(format!("manifest of {}", self.content)).into())
+        self.digest_is.unwrap_or_else(|| Digest(Sha256::digest(format!("manifest of {}", self.content)).into()))
     }
 
-    /// SHA-256 of what stands for the weights file.
+    /// SHA-256 of the weights file, or of what stands for it.
     #[must_use]
     pub fn weights_digest(&self) -> Digest {
         let weights = if self.weights.is_empty() { &self.content } else { &self.weights };
-        Digest(Sha256::digest(format!("weights of {weights}")).into())
+        self.weights_are.unwrap_or_else(|| Digest(Sha256::digest(format!("weights of {weights}")).into()))
     }
 
     /// A model made from this one, as by `FROM` and another system prompt: another manifest over the same weights.
@@ -155,7 +168,7 @@ impl ModelScript {
     pub fn alias(&self, name: &str) -> Self {
         let weights = if self.weights.is_empty() { self.content.clone() } else { self.weights.clone() };
         let Self { name, content, .. } = Self::named(name);
-        Self { name, content, weights, ..self.clone() }
+        Self { name, content, weights, digest_is: None, ..self.clone() }
     }
 
     /// Whether `/api/show` lists the capability.

@@ -151,7 +151,12 @@ impl Client {
         &self.0.activity.stirred
     }
 
-    /// Resolves when this client made or deleted a model.
+    /// Says that the runtime's store was changed past it: its models are listed again now. Does not wait for that.
+    pub fn note_models_changed(&self) {
+        self.0.activity.models_changed.notify_one();
+    }
+
+    /// Resolves when this client made or deleted a model, or heard of a change.
     pub(crate) async fn models_changed(&self) {
         self.0.activity.models_changed.notified().await;
     }

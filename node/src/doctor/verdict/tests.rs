@@ -1,5 +1,6 @@
 //! Each check with every outcome that it can have.
 
+use ollamax_blobs::Owner;
 use ollamax_types::Residency;
 
 use super::*;
@@ -154,12 +155,44 @@ fn gpus_that_are_used_and_those_that_are_not() {
     expect(&gpu(&listed, &engine(Some(true), &[resident(10)])), Outcome::Ok, "uses GPU memory");
 }
 
+fn files(access: Access, damaged: &[(&str, &[&str])]) -> ModelStore {
+    let damaged = damaged.iter().map(|(file, models)| {
+        let models = models.iter().map(|model| (*model).to_owned()).collect();
+        ((*file).to_owned(), models)
+    });
+    let owner = "ollama (uid 998)".to_owned();
+    ModelStore::Found(Files { path: PathBuf::from("/models"), access, owner, damaged: damaged.collect() })
+}
+
 #[test]
 fn rights_on_the_model_store() {
     let path = PathBuf::from("/models");
     expect(&model_store(&ModelStore::Elsewhere("on gpu.lan")), Outcome::Skipped, "on gpu.lan");
-    expect(&model_store(&ModelStore::NotFound(vec![path.clone()])), Outcome::Warn, "none at /models");
+    expect(&model_store(&ModelStore::NotFound(vec![path])), Outcome::Warn, "none at /models");
     expect(&model_store(&ModelStore::NotFound(Vec::new())), Outcome::Warn, "none at any known place");
-    expect(&model_store(&ModelStore::Found(path.clone(), Ok(()))), Outcome::Ok, "/models can be read and written");
-    expect(&model_store(&ModelStore::Found(path, Err("denied".to_owned()))), Outcome::Warn, "/models: denied");
+    let unusable = ModelStore::Unusable("open /models: Permission denied".to_owned());
+    expect(&model_store(&unusable), Outcome::Warn, "open /models: Permission denied");
+
+    let owner = Owner { uid: 998, gid: 998 };
+    for (how, needle) in [(How::Owner, "as its owner"), (How::Root, "as root"), (How::Group, "through its group")] {
+        let check = model_store(&files(Access::Direct { owner, how }, &[]));
+        expect(&check, Outcome::Ok, "/models is owned by ollama (uid 998); this node reads and writes it ");
+        expect(&check, Outcome::Ok, needle);
+    }
+    let (reason, remedy) = ("blobs may not be written".to_owned(), "chmod g+w".to_owned());
+    let locked = model_store(&files(Access::Locked { owner, reason: reason.clone(), remedy: remedy.clone() }, &[]));
+    expect(&locked, Outcome::Warn, "/models is owned by ollama (uid 998); this node only reads it: blobs may not be");
+    assert_eq!(locked.fix, remedy);
+    let hidden = model_store(&files(Access::Hidden { reason, remedy: remedy.clone() }, &[]));
+    expect(&hidden, Outcome::Warn, "/models cannot be read: blobs may not be written");
+    assert_eq!(hidden.fix, remedy);
+}
+
+#[test]
+fn model_files_that_are_not_what_their_names_say() {
+    let access = Access::Direct { owner: Owner { uid: 998, gid: 998 }, how: How::Owner };
+    let of_one = model_store(&files(access.clone(), &[("sha256-0102", &["a:latest", "b:latest"])]));
+    expect(&of_one, Outcome::Fail, "/models: not the bytes that the name says: sha256-0102 of a:latest, b:latest");
+    let of_two = model_store(&files(access, &[("sha256-0102", &["a:latest"]), ("sha256-03", &[])]));
+    expect(&of_two, Outcome::Fail, "sha256-0102 of a:latest; sha256-03");
 }
