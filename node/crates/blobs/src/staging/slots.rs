@@ -107,10 +107,10 @@ pub(super) fn encode_header(spec: BlobSpec) -> Vec<u8> {
 /// Whose state this is; `None` when these are not the bytes of a header of version 1.
 pub(super) fn decode_header(bytes: &[u8]) -> Option<BlobSpec> {
     let head = without_sum(bytes.get(..HEADER_BYTES)?)?;
-    let (magic, rest) = head.split_first_chunk()?;
-    let (sha256, rest) = rest.split_first_chunk()?;
-    let (size, rest) = rest.split_first_chunk()?;
-    let (chunk, _) = rest.split_first_chunk()?;
+    let (magic, rest) = head.split_first_chunk::<8>()?;
+    let (sha256, rest) = rest.split_first_chunk::<32>()?;
+    let (size, rest) = rest.split_first_chunk::<8>()?;
+    let (chunk, _) = rest.split_first_chunk::<4>()?;
     let size_bytes = u64::from_le_bytes(*size);
     let known = *magic == MAGIC && u32::from_le_bytes(*chunk) == CHUNK_LENGTH && size_bytes <= BLOB_BYTES_MAX;
     known.then_some(BlobSpec { sha256: Digest(*sha256), size_bytes })
@@ -129,8 +129,8 @@ pub(super) fn encode_slot(epoch: u64, sealed: bool, bits: &Bits) -> Vec<u8> {
 /// What a slot says of a file of so many chunks; `None` when it is not sound.
 pub(super) fn decode_slot(chunks: u32, bytes: &[u8]) -> Option<Slot> {
     let covered = without_sum(bytes)?;
-    let (epoch, rest) = covered.split_first_chunk()?;
-    let (flags, bits) = rest.split_first_chunk()?;
+    let (epoch, rest) = covered.split_first_chunk::<8>()?;
+    let (flags, bits) = rest.split_first_chunk::<4>()?;
     let epoch = u64::from_le_bytes(*epoch);
     let sealed = match flags {
         [0, 0, 0, 0] => false,
@@ -155,7 +155,7 @@ fn with_sum(mut bytes: Vec<u8>) -> Vec<u8> {
 
 /// What the checksum at the end covers, when it fits.
 fn without_sum(bytes: &[u8]) -> Option<&[u8]> {
-    let (covered, sum) = bytes.split_last_chunk()?;
+    let (covered, sum) = bytes.split_last_chunk::<4>()?;
     (crc32c::crc32c(covered) == u32::from_le_bytes(*sum)).then_some(covered)
 }
 
@@ -190,7 +190,10 @@ mod tests {
         let spec = BlobSpec { sha256: Digest([0xab; 32]), size_bytes: 9 * MIB + 5 };
         let layout = Layout::of(spec.size_bytes);
         let place = |at: u64| usize::try_from(at).expect("small");
-        let slots = [Slot { epoch: 7, sealed: true, bits: Bits::full(3) }, Slot { epoch: 6, sealed: false, bits: bits(3, &[0, 2]) }];
+        let slots = [
+            Slot { epoch: 7, sealed: true, bits: Bits::full(3) },
+            Slot { epoch: 6, sealed: false, bits: bits(3, &[0, 2]) },
+        ];
         let encode = |slot: &Slot| encode_slot(slot.epoch, slot.sealed, &slot.bits);
         let expected = golden();
         let hashes = (0..3).map(|index| (place(layout.hash_at(index)), vec![0x11 * (index as u8 + 1); 32]));
@@ -262,9 +265,9 @@ mod tests {
         #[test]
         fn a_slot_comes_back_as_it_went_and_any_flipped_or_missing_bit_is_seen(
             epoch in 0..EPOCH_MAX,
-            sealed: bool,
+            sealed in any::<bool>(),
             set in prop::collection::vec(any::<bool>(), 0..300),
-            at: usize,
+            at in any::<usize>(),
         ) {
             let chunks = u32::try_from(set.len()).expect("few");
             let indices: Vec<u32> = (0..chunks).filter(|index| set[*index as usize]).collect();
@@ -280,7 +283,7 @@ mod tests {
 
         #[test]
         fn a_header_comes_back_as_it_went_and_any_flipped_or_missing_bit_is_seen(
-            sha256: [u8; 32],
+            sha256 in any::<[u8; 32]>(),
             size_bytes in 0..=BLOB_BYTES_MAX,
             at in 0..HEADER_BYTES * 8,
         ) {
