@@ -17,6 +17,8 @@ pub(crate) mod disk;
 mod jobs;
 mod opening;
 mod part;
+#[cfg(test)]
+pub(crate) mod samples;
 mod slots;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -140,11 +140,8 @@ fn read_job(path: &Path, stem: &str) -> Result<Option<Result<JobFile, &'static s
 
 /// Takes a file out of the way that is no job.
 fn set_aside(path: &Path, reason: &'static str) {
-    let kept = path.with_extension(DAMAGED_ENDING);
-    match fs::rename(path, &kept) {
-        Ok(()) => {
-            tracing::warn!(path = %path.display(), kept = %kept.display(), reason, "a job is damaged and was set aside");
-        }
+    match fs::rename(path, path.with_extension(DAMAGED_ENDING)) {
+        Ok(()) => tracing::warn!(path = %path.display(), reason, "a job is damaged and was set aside"),
         Err(error) => tracing::warn!(path = %path.display(), reason, %error, "set a damaged job aside"),
     }
 }

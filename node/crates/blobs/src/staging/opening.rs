@@ -75,7 +75,8 @@ fn read_known(place: &Place<'_>, layout: Layout, state: &File) -> Result<Known, 
     let Some((number, slot)) = slots::latest([0, 1].map(|number: usize| slots::decode_slot(chunks, &bytes[number])))
     else {
         if bytes.iter().flatten().any(|byte| *byte != 0) {
-            tracing::warn!(path = %place.state_path.display(), "no slot of a part is sound; all of it is fetched again");
+            let path = place.state_path.display();
+            tracing::warn!(%path, "no slot of a part is sound; all of it is fetched again");
         }
         return Ok(Known::nothing(chunks));
     };

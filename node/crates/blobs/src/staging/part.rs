@@ -1,8 +1,8 @@
 //! A file on its way: its bytes, which chunks are there, and their hashes.
 //!
 //! A chunk counts from the moment when its bytes, then its hash, then a slot with its bit were written. Nothing waits
-//! for the disk then, so kill -9 costs what was not written yet; every [`SYNC_BYTES`], and whenever it is asked for, all
-//! of it is made durable, so a power cut costs little more. What a power cut took of a chunk that counts is found by
+//! for the disk then, so kill -9 costs what was not written yet. Every [`SYNC_BYTES`], and when it is asked for, all of
+//! it is made durable, so a power cut costs little more. What a power cut took of a chunk that counts is found by
 //! [`Part::check`]. Any number of threads write and read at once; of two that write the same chunk the second waits and
 //! then has nothing to do. Chunks that a disk took and could not make durable do not count any more, and the part takes
 //! no others: what the system forgot of them would not be found by reading. A part is sealed only by the digest of all

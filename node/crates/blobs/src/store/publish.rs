@@ -189,14 +189,7 @@ impl Store {
         if error.kind() == ErrorKind::AlreadyExists && self.shows(blob)? {
             return Ok(());
         }
-        Err(match error.kind() {
-            ErrorKind::NotFound => PublishError::Missing { sha256: blob.sha256 },
-            ErrorKind::CrossesDevices => PublishError::OtherDisk(path.display().to_string()),
-            _ if [Errno::EPERM, Errno::EOPNOTSUPP, Errno::ENOSYS].iter().any(|errno| disk::is(&error, *errno)) => {
-                PublishError::NotWritable(format!("{}: a file cannot get a second name here: {error}", path.display()))
-            }
-            _ => Fault::at("link", &path)(error).into(),
-        })
+        Err(refused_link(error, &path, blob.sha256))
     }
 }
 
@@ -299,7 +292,8 @@ impl Attempt<'_> {
             if round == PRUNED_ROUNDS_MAX {
                 return Err(PublishError::Missing { sha256: first.sha256 });
             }
-            tracing::warn!(model = %self.publication.name, blobs = gone.len(), "blobs were removed while their model was published");
+            let (model, blobs) = (self.publication.name, gone.len());
+            tracing::warn!(%model, blobs, "blobs were removed while their model was published");
             for blob in gone {
                 self.show(blob)?;
             }
@@ -381,6 +375,19 @@ impl Dress {
             lchown(path, self.uid, self.gid)?;
         }
         fs::set_permissions(path, Permissions::from_mode(self.folder_mode))
+    }
+}
+
+/// Why bytes did not get a second name.
+fn refused_link(error: io::Error, path: &Path, sha256: Digest) -> PublishError {
+    let is_refusal = [Errno::EPERM, Errno::EOPNOTSUPP, Errno::ENOSYS].into_iter().any(|errno| disk::is(&error, errno));
+    match error.kind() {
+        ErrorKind::NotFound => PublishError::Missing { sha256 },
+        ErrorKind::CrossesDevices => PublishError::OtherDisk(path.display().to_string()),
+        _ if is_refusal => {
+            PublishError::NotWritable(format!("{}: a file cannot get a second name here: {error}", path.display()))
+        }
+        _ => Fault::at("link", path)(error).into(),
     }
 }
 
