@@ -1,5 +1,9 @@
 //! Files of models for tests: bytes that differ from place to place, and what is known of them.
 
+use std::fs;
+use std::os::unix::fs::chown;
+use std::path::Path;
+
 use sha2::{Digest as _, Sha256};
 
 use ollamax_types::Digest;
@@ -66,4 +70,13 @@ impl Sample {
         part.seal(self.spec.sha256).expect("it is whole");
         part
     }
+}
+
+/// Whether this process can make what lies in a folder another user's (65534, who is nobody).
+pub(crate) fn may_give(folder: &Path) -> bool {
+    let probe = folder.join("probe");
+    fs::write(&probe, b"").expect("there is room");
+    let given = chown(&probe, Some(65_534), Some(65_534)).is_ok();
+    fs::remove_file(&probe).expect("ours");
+    given
 }

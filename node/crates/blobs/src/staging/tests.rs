@@ -34,7 +34,7 @@ fn names(folder: &Path) -> Vec<String> {
 }
 
 fn mode(path: &Path) -> u32 {
-    fs::symlink_metadata(path).expect("it is there").mode() & 0o7777
+    fs::symlink_metadata(path).expect("it is there").mode() & 0o777
 }
 
 fn busy(error: &Fault) -> bool {
@@ -140,9 +140,9 @@ fn a_part_takes_its_room_at_once() {
     let part = staging.begin(sample.spec).expect("there is room");
     let found = part.data().metadata().expect("ours");
     assert_eq!(found.len(), sample.spec.size_bytes);
-    // Where the file system sets no room aside, the file has its length and nothing else.
+    // Where the file system sets no room aside, the file has its length and little else.
     let allocated = staging.allocated_bytes(sample.spec);
-    assert!([0, sample.spec.size_bytes].contains(&allocated), "{allocated}");
+    assert!(allocated == sample.spec.size_bytes || allocated < 64 << 10, "{allocated}");
     assert_eq!(staging.allocated_bytes(BlobSpec { size_bytes: 5, ..sample.spec }), 0, "another file");
     assert!(staging.written_at(sample.spec.sha256).expect("asked").is_some_and(|written| written > Timestamp(0)));
 }
@@ -153,7 +153,7 @@ fn whatever_a_killed_beginning_left_the_part_begins() {
     let sample = Sample::new(7, 5_000);
     let header = slots::encode_header(sample.spec);
     let other = slots::encode_header(BlobSpec { size_bytes: 5_001, ..sample.spec });
-    let (some, short) = (vec![7; 5_000], vec![7; 4_999]);
+    let (some, short) = (vec![7_u8; 5_000], vec![7_u8; 4_999]);
     let rows: [(Option<&[u8]>, Option<&[u8]>); 9] = [
         (None, Some(&[])),
         (Some(&[]), Some(&[])),
@@ -177,12 +177,8 @@ fn whatever_a_killed_beginning_left_the_part_begins() {
         }
         let part = staging.begin(sample.spec).expect("there is room");
         assert_eq!(part.have().ones(), 0, "{number}");
-        assert_eq!(fs::metadata(&state).expect("it is there").len(), 4_096 + 8_192 + 64, "{number}");
-        (0..2).for_each(|index| {
-            if index < sample.chunks() {
-                sample.write(&part, index);
-            }
-        });
+        assert_eq!(fs::metadata(&state).expect("it is there").len(), 4_096 + 8_192 + 32, "{number}");
+        sample.write(&part, 0);
         part.seal(sample.spec.sha256).expect("it is whole");
         drop(part);
         assert!(world.open().begin(sample.spec).expect("it lies there").have().is_full(), "{number}");
@@ -272,7 +268,7 @@ fn what_is_staged_belongs_to_the_owner_of_the_store_where_we_may() {
     let foreign = Owner { uid: 65_534, gid: 65_534 };
     let staging = Staging::open(&world.root(), Some(foreign)).expect("ours");
     let part = sample.sealed(&staging);
-    let expected = if geteuid().is_root() { (foreign.uid, foreign.gid) } else { ids(world.0.path()) };
+    let expected = if samples::may_give(world.0.path()) { (foreign.uid, foreign.gid) } else { ids(world.0.path()) };
     for path in [world.root(), world.root().join("parts"), part.data_path().to_owned()] {
         assert_eq!(ids(&path), expected, "{}", path.display());
     }
