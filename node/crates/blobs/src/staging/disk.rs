@@ -36,12 +36,16 @@ pub(crate) fn fault(action: &'static str, path: &Path, kind: ErrorKind, reason: 
     Fault::at(action, path)(io::Error::new(kind, reason))
 }
 
-/// Opens a file that is to be read and written; `None` when there is none, or something else than a regular file.
+/// Opens a file that is to be read and written; `None` when there is none, none that this process may open, or
+/// something else than a regular file.
 pub(crate) fn open_file(path: &Path) -> Result<Option<File>, Fault> {
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
     let opened = OpenOptions::new().read(true).write(true).custom_flags(flags.bits()).open(path);
     let file = match opened {
-        Err(error) if error.kind() == ErrorKind::NotFound || is(&error, Errno::ELOOP) => return Ok(None),
+        // A link shows by the last.
+        Err(error) if [Errno::ENOENT, Errno::EACCES, Errno::ELOOP].iter().any(|errno| is(&error, *errno)) => {
+            return Ok(None);
+        }
         opened => opened.map_err(Fault::at("open", path))?,
     };
     let found = file.metadata().map_err(Fault::at("look at", path))?;
@@ -54,7 +58,7 @@ pub(crate) fn create_file(path: &Path, owner: Option<Owner>) -> Result<File, Fau
     options.read(true).write(true).create_new(true).mode(HIDDEN_FILE_MODE);
     let file = options.open(path).map_err(Fault::at("create", path))?;
     if let Some(owner) = owner.filter(|_| geteuid().is_root()) {
-        // As far as we may: who goes on under the owner's name later makes what it cannot open anew.
+        // As far as we may: who goes on under the owner's name later makes anew what it cannot open.
         drop(fchown(&file, Some(owner.uid), Some(owner.gid)));
     }
     Ok(file)
@@ -85,7 +89,7 @@ pub(crate) fn hidden_folder(path: &Path, owner: Option<Owner>) -> Result<(), Fau
             if let Some(owner) = owner.filter(|_| geteuid().is_root()) {
                 drop(lchown(path, Some(owner.uid), Some(owner.gid)));
             }
-            path.parent().map_or(Ok(()), sync_folder)?;
+            path.parent().filter(|parent| !parent.as_os_str().is_empty()).map_or(Ok(()), sync_folder)?;
         }
     }
     let found = fs::symlink_metadata(path).map_err(Fault::at("look at", path))?;

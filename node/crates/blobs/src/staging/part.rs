@@ -90,18 +90,18 @@ pub(super) struct Files {
 #[derive(Debug)]
 pub(super) struct Known {
     /// Which chunks are there.
-    pub(super) bits: Bits,
+    bits: Bits,
     /// The hash of each chunk that is there.
-    pub(super) hashes: Vec<ChunkHash>,
+    hashes: Vec<ChunkHash>,
     /// Epoch of the slot that counts.
-    pub(super) epoch: u64,
+    epoch: u64,
     /// Number of the slot that counts.
-    pub(super) slot: u8,
+    slot: u8,
     /// Chunks that somebody writes or checks just now.
     busy: BTreeSet<u32>,
     /// Chunks that may be lost when the power goes.
     unsynced: Vec<u32>,
-    /// Their bytes, since somebody last undertook to make them durable.
+    /// Bytes of those that came since somebody last undertook to make them durable.
     unsynced_bytes: u64,
     /// The whole file was found to be what it should be, by this process.
     sealed: bool,
@@ -308,9 +308,10 @@ impl Part {
 // === impl Known ===
 
 impl Known {
-    /// What a slot and the hashes say. `slot` is the number of the slot that counts.
+    /// What a slot and the hashes say. `slot` is the number of the slot that counts. Nobody knows how much of it an
+    /// earlier process made durable.
     pub(super) fn new(bits: Bits, hashes: Vec<ChunkHash>, epoch: u64, slot: u8) -> Self {
-        let (busy, unsynced) = (BTreeSet::new(), Vec::new());
+        let (busy, unsynced) = (BTreeSet::new(), bits.runs().flatten().collect());
         Self { bits, hashes, epoch, slot, busy, unsynced, unsynced_bytes: 0, sealed: false, lost: None }
     }
 

@@ -296,6 +296,21 @@ fn a_folder_without_rights_is_told_of() {
     }
 }
 
+/// What another user left in our folder, as far as the system keeps us from it: root it keeps from nothing.
+#[test]
+fn a_part_that_may_not_be_opened_begins_anew() {
+    let (world, sample) = (World::new(), Sample::new(13, 10));
+    let staging = world.open();
+    for number in [0, 1] {
+        drop(sample.sealed(&staging));
+        let (data, state) = staging.paths(sample.spec.sha256);
+        fs::set_permissions(if number == 0 { data } else { state }, Permissions::from_mode(0)).expect("ours");
+        assert_eq!(staging.parts().expect("readable"), [sample.spec], "{number}");
+        let part = staging.begin(sample.spec).expect("there is room");
+        assert_eq!(part.have().is_full(), geteuid().is_root(), "{number}");
+    }
+}
+
 #[test]
 fn parts_are_listed_whatever_their_state() {
     let world = World::new();

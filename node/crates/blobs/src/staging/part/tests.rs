@@ -45,8 +45,12 @@ impl World {
         file.write_all_at(bytes, at).expect("there is room");
     }
 
-    /// A part of other files than its own.
+    /// A part of other files than its own, of which nothing is there.
     fn odd(&self, sample: &Sample, data: &str, state: &str) -> Part {
+        self.odd_with(sample, data, state, Known::nothing(sample.chunks()))
+    }
+
+    fn odd_with(&self, sample: &Sample, data: &str, state: &str, known: Known) -> Part {
         let path = |name: &str| self.0.path().join(name);
         let open = |name: &str| File::options().read(true).write(true).create(true).truncate(false).open(path(name));
         let files = Files {
@@ -55,7 +59,7 @@ impl World {
             state: open(state).expect("it is there"),
             state_path: path(state),
         };
-        Part::new(sample.spec, files, Known::nothing(sample.chunks()), Arc::default())
+        Part::new(sample.spec, files, known, Arc::default())
     }
 }
 
@@ -301,6 +305,17 @@ fn chunks_that_a_disk_took_and_lost_do_not_count() {
     let slot = |at: usize| decode_slot(2, state.get(at..at + 17)?);
     let (_, slot) = latest([slot(4_096), slot(8_192)]).expect("one was written");
     assert_eq!(slot.bits, Bits::new(2), "the next start knows it too");
+}
+
+#[test]
+fn what_an_earlier_process_wrote_counts_as_lost_too() {
+    let (world, sample) = (World::new(), Sample::new(13, CHUNK_BYTES + 9));
+    let hashes = vec![sample.hash(0), sample.hash(1)];
+    let part = world.odd_with(&sample, "/dev/null", "state", Known::new(Bits::full(2), hashes, 4, 1));
+    assert!(part.have().is_full());
+    let lost = fault(part.seal(sample.spec.sha256).expect_err("it cannot be made durable"));
+    assert_eq!(lost.action, "sync");
+    assert!(set(&part).is_empty() && !part.is_sealed());
 }
 
 #[test]
