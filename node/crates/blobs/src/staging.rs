@@ -54,7 +54,7 @@ const DRAFT_KEPT_MS: u64 = 3_600_000;
 pub struct Staging {
     root: PathBuf,
     owner: Option<Owner>,
-    registry: Arc<Registry>,
+    held: Arc<HeldParts>,
 }
 
 /// Parts by their file.
@@ -62,7 +62,7 @@ type Open = BTreeMap<Digest, Weak<Inner>>;
 
 /// The parts that somebody in this process holds.
 #[derive(Debug, Default)]
-struct Registry {
+struct HeldParts {
     open: Mutex<Open>,
     /// A part is held by nobody any more.
     closed: Condvar,
@@ -84,7 +84,7 @@ impl Staging {
         for folder in [PARTS, JOBS, DRAFTS] {
             disk::hidden_folder(&root.join(folder), owner)?;
         }
-        Ok(Self { root: root.to_owned(), owner, registry: Arc::default() })
+        Ok(Self { root: root.to_owned(), owner, held: Arc::default() })
     }
 
     /// The part of a file: the one that is open, else what lies there, else a new one with room for all of it.
@@ -97,13 +97,13 @@ impl Staging {
     }
 
     fn begin_within(&self, spec: BlobSpec, space: Option<Space>) -> Result<Part, PartError> {
-        let mut open = self.registry.lock();
+        let mut open = self.held.lock();
         loop {
             let found = open.get(&spec.sha256).map(Weak::upgrade);
             match found {
                 None => break,
                 // Nobody holds it any more, and its files are being closed.
-                Some(None) => open = self.registry.wait(open),
+                Some(None) => open = self.held.wait(open),
                 Some(Some(inner)) => {
                     // Whoever drops the last handle of a part takes this lock.
                     drop(open);
@@ -115,7 +115,7 @@ impl Staging {
         let (data_path, state_path) = self.paths(spec.sha256);
         let place = Place { folder: &folder, data_path, state_path, owner: self.owner, space };
         let (files, known) = opening::open(&place, spec)?;
-        let part = Part::new(spec, files, known, Arc::clone(&self.registry));
+        let part = Part::new(spec, files, known, Arc::clone(&self.held));
         open.insert(spec.sha256, Arc::downgrade(part.inner()));
         Ok(part)
     }
@@ -135,9 +135,9 @@ impl Staging {
     /// When another process holds it, and when the disk does not let it go.
     pub fn forget(&self, sha256: Digest) -> Result<(), Fault> {
         let (data_path, state_path) = self.paths(sha256);
-        let mut open = self.registry.lock();
+        let mut open = self.held.lock();
         let is_ours = open.remove(&sha256).is_some();
-        self.registry.closed.notify_all();
+        self.held.closed.notify_all();
         // Held until both are gone.
         let state = if is_ours { None } else { disk::open_file(&state_path)? };
         if let Some(state) = &state {
@@ -191,7 +191,7 @@ impl Staging {
     #[must_use]
     pub fn allocated_bytes(&self, spec: BlobSpec) -> u64 {
         let (data_path, _) = self.paths(spec.sha256);
-        let found = fs::symlink_metadata(&data_path).ok().filter(|found| found.len() == spec.size_bytes);
+        let found = fs::symlink_metadata(data_path).ok().filter(|found| found.len() == spec.size_bytes);
         found.map_or(0, |found| disk::allocated_bytes(&found).min(spec.size_bytes))
     }
 
@@ -225,9 +225,9 @@ impl Staging {
     }
 }
 
-// === impl Registry ===
+// === impl HeldParts ===
 
-impl Registry {
+impl HeldParts {
     fn lock(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -62,7 +62,7 @@ impl Staging {
         let path = self.job_path(&stem);
         let text = serde_json::to_vec(job).map_err(|error| Fault::at("write", &path)(error.into()))?;
         // One at a time: two of one name would share their draft.
-        let _alone = self.registry.lock();
+        let _alone = self.held.lock();
         disk::write_whole(&path, &path.with_extension(DRAFT_ENDING), &text, self.owner)
     }
 

@@ -24,7 +24,7 @@ use crate::fault::Fault;
 use crate::store::BlobSpec;
 use crate::tree::{ChunkHash, Tree, chunk_hash};
 
-use super::Registry;
+use super::HeldParts;
 use super::disk;
 use super::slots::{Layout, encode_slot};
 
@@ -119,7 +119,7 @@ pub(super) struct Inner {
     freed: Condvar,
     /// Held by whoever makes the part durable: the system tells one asker alone of what it could not write.
     syncing: Mutex<()>,
-    registry: Arc<Registry>,
+    held: Arc<HeldParts>,
 }
 
 /// The right to write or check a chunk; nobody else has it meanwhile.
@@ -131,10 +131,10 @@ struct Turn<'a> {
 // === impl Part ===
 
 impl Part {
-    pub(super) fn new(spec: BlobSpec, files: Files, known: Known, registry: Arc<Registry>) -> Self {
+    pub(super) fn new(spec: BlobSpec, files: Files, known: Known, held: Arc<HeldParts>) -> Self {
         let layout = Layout::of(spec.size_bytes);
         let (known, freed, syncing) = (Mutex::new(known), Condvar::new(), Mutex::new(()));
-        Self(Arc::new(Inner { spec, layout, files, known, freed, syncing, registry }))
+        Self(Arc::new(Inner { spec, layout, files, known, freed, syncing, held }))
     }
 
     pub(super) fn of(inner: Arc<Inner>) -> Self {
@@ -435,7 +435,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         // Whoever waits for the entry to go finds the file free then.
         drop(self.files.state.unlock());
-        self.registry.remove(self.spec.sha256, self);
+        self.held.remove(self.spec.sha256, self);
     }
 }
 

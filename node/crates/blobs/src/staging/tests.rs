@@ -61,7 +61,7 @@ fn a_part_is_open_once_however_many_ask_for_it() {
     drop(first);
     assert!(staging.begin(sample.spec).expect("it is the same").have().is_full());
     drop(second);
-    assert!(staging.registry.lock().is_empty(), "nobody holds it");
+    assert!(staging.held.lock().is_empty(), "nobody holds it");
     assert!(staging.begin(sample.spec).expect("it lies there").have().is_full());
 }
 
@@ -107,7 +107,7 @@ fn what_is_forgotten_is_begun_anew_beside_those_who_still_hold_it() {
     drop(old);
     assert!(busy(&fault(world.open().begin(sample.spec).expect_err("the new one is held"))));
     drop(staging.begin(sample.spec).expect("it is the new one"));
-    assert!(staging.registry.lock().contains_key(&sample.spec.sha256));
+    assert!(staging.held.lock().contains_key(&sample.spec.sha256));
 }
 
 #[test]

@@ -164,7 +164,7 @@ impl Store {
             return Err(error);
         }
         attempt.clear(&blobs);
-        let before = before.map(|bytes| Digest(Sha256::digest(&bytes).into()));
+        let before = before.map(|bytes| Digest(Sha256::digest(bytes).into()));
         Ok(Published { digest, path, replaced: before.filter(|before| *before != digest) })
     }
 

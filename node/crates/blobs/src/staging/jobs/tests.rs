@@ -45,7 +45,7 @@ fn one_model_has_one_job_however_its_name_is_spelled() {
     staging.write_job(&job("llama3.2", 5)).expect("there is room");
     // What a writer left that was killed.
     let draft = staging.job_path(&stem_of(&key("llama3.2"))).with_extension(DRAFT_ENDING);
-    fs::write(&draft, b"{").expect("there is room");
+    fs::write(draft, b"{").expect("there is room");
     let again = JobFile { insecure: true, ..job("LLAMA3.2:Latest", 6) };
     staging.write_job(&again).expect("there is room");
     assert_eq!(staging.jobs().expect("readable"), [again]);
