@@ -94,11 +94,10 @@ impl Challenge {
     /// Where the token is, if that is a place where this registry may send us.
     fn address(&self, source: &Source) -> Result<Url, RegistryError> {
         let bad = |what: String| RegistryError::Redirect { host: source.host(), what };
-        let url = Url::parse(&self.realm).map_err(|_| bad("its login to what is no address".to_owned()))?;
+        let mut url = Url::parse(&self.realm).map_err(|_| bad("its login to what is no address".to_owned()))?;
         if !source.may_log_in_at(&url) {
             return Err(bad(format!("its login to {}://{}", url.scheme(), host_of(&url))));
         }
-        let mut url = url;
         for (name, value) in [("service", &self.service), ("scope", &self.scope)] {
             if !value.is_empty() {
                 url.query_pairs_mut().append_pair(name, value);

@@ -8,7 +8,7 @@ use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::stream::{self, BoxStream, Stream, StreamExt as _};
+use futures::stream::{self, BoxStream, StreamExt as _};
 use reqwest::header::{CONTENT_ENCODING, CONTENT_RANGE, HeaderMap, HeaderValue};
 use reqwest::{Response, StatusCode};
 use tokio::time::timeout;
@@ -71,12 +71,7 @@ impl fmt::Debug for Ranged {
 }
 
 /// The answer of a host to the question for a range, if its head is right.
-pub(super) fn read(
-    response: Response,
-    host: &str,
-    wanted: &Wanted,
-    stall: Duration,
-) -> Result<Ranged, RegistryError> {
+pub(super) fn read(response: Response, host: &str, wanted: &Wanted, stall: Duration) -> Result<Ranged, RegistryError> {
     let judged = judge(response.status(), response.headers(), response.content_length(), wanted);
     let whole = judged.map_err(|what| RegistryError::Garbled { host: host.to_owned(), what })?;
     let bytes = if whole { wanted.size_bytes } else { wanted.until - wanted.from };
@@ -99,9 +94,7 @@ fn judge(status: StatusCode, headers: &HeaderMap, length: Option<u64>, wanted: &
                 return Err(format!("{told:?} for bytes {from}-{} of {size_bytes}", until - 1));
             }
             match length {
-                Some(length) if length != until - from => {
-                    Err(format!("{length} bytes for bytes {from}-{}", until - 1))
-                }
+                Some(length) if length != until - from => Err(format!("{length} bytes for bytes {from}-{}", until - 1)),
                 _ => Ok(false),
             }
         }
@@ -127,11 +120,11 @@ fn content_range(text: &str) -> Option<(u64, u64, u64)> {
 impl<E: Send + 'static> Flow<E> {
     /// The pieces until there are as many bytes as were promised.
     fn counted(self) -> BoxStream<'static, Result<Bytes, RegistryError>> {
-        stream::try_unfold(self, Self::next).boxed()
+        stream::try_unfold(self, Self::next_piece).boxed()
     }
 
     /// The next piece; none when all is there.
-    async fn next(mut self) -> Result<Option<(Bytes, Self)>, RegistryError> {
+    async fn next_piece(mut self) -> Result<Option<(Bytes, Self)>, RegistryError> {
         let Self { got, wanted, stall, .. } = self;
         if got == wanted {
             return Ok(None);
@@ -177,10 +170,11 @@ mod tests {
         check(206, Some("Bytes 2-5/10"), None, Ok(false));
         check(206, Some("bytes 2-5/10"), Some(5), Err("5 bytes for bytes 2-5"));
         for other in ["bytes 2-4/10", "bytes 0-5/10", "bytes 2-5/11", "bytes 2-5/*", "items 2-5/10", "bytes 2-5", "x"] {
-            check(206, Some(other), Some(4), Err(&format!("{other:?} for bytes 2-5 of 10")));
+            check(206, Some(other), Some(4), Err(format!("{other:?} for bytes 2-5 of 10").as_str()));
         }
         let highest = format!("bytes 2-{}/10", u64::MAX);
-        check(206, Some(&highest), Some(4), Err(&format!("{highest:?} for bytes 2-5 of 10")));
+        let text = format!("{highest:?} for bytes 2-5 of 10");
+        check(206, Some(highest.as_str()), Some(4), Err(text.as_str()));
         check(206, None, Some(4), Err("a part without saying which"));
         check(200, None, Some(10), Ok(true));
         check(200, Some("bytes 2-5/10"), Some(10), Ok(true));
