@@ -1,7 +1,7 @@
 //! Where files were found: the addresses to which registries redirect, for as long as they may be used again.
 //!
-//! An address is signed and as good as a key, so it stays here. It is forgotten when it is refused, and by itself before
-//! signatures usually end.
+//! An address is signed and as good as a key, so it stays here. It is forgotten when it is refused, and by itself
+//! before signatures usually end.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
