@@ -217,7 +217,7 @@ async fn who_is_not_let_in_is_told_so() {
     lab.fake.inject(FaultRule::once(On::Manifest, Fault::Status(401, None)));
     assert_eq!(lab.manifest().await, Err(unauthorized.clone()));
     // A token that does not help.
-    lab.fake.inject(FaultRule { on: On::Manifest, fault: Fault::Challenge, times: Some(1) });
+    lab.fake.inject(FaultRule::once(On::Manifest, Fault::Challenge));
     lab.fake.inject(FaultRule::once(On::Manifest, Fault::Status(401, None)));
     assert_eq!(lab.manifest().await, Err(unauthorized.clone()));
     assert_eq!(unauthorized.code(), ErrorCode::OriginRefused);
@@ -246,7 +246,7 @@ async fn a_login_elsewhere_is_not_followed() {
     let server = server.await;
     let error = client(&server).manifest(&four_of_ten().name, false).await.expect_err("a foreign login");
     assert!(words(&error).contains("redirects its login to http://localhost:"), "{error}");
-    assert_eq!(stranger.record().seen, [], "nobody went there");
+    assert!(stranger.record().seen.is_empty(), "nobody went there");
 }
 
 #[tokio::test]
@@ -339,9 +339,8 @@ async fn a_host_without_ranges_sends_the_whole_file() {
     let lab = Lab::new().await;
     for on in [On::Direct, On::Blob] {
         lab.fake.inject(FaultRule::once(on, Fault::NoRanges));
-        let wanted = Wanted { sha256: lab.sha256, ..lab.wanted(100, 200) };
         let fresh = Registry::new(Options::default()).expect("a client");
-        let ranged = fresh.range(wanted).await.expect("an answer");
+        let ranged = fresh.range(lab.wanted(100, 200)).await.expect("an answer");
         assert!(ranged.whole);
         let (bytes, ended) = read(ranged).await;
         assert_eq!((ended, bytes), (Ok(()), lab.bytes(0, SIZE)), "{on:?}");
@@ -424,7 +423,7 @@ async fn a_manifest_without_a_length_that_breaks_off_is_no_manifest() {
 #[tokio::test]
 async fn silence_is_told_after_its_time() {
     let lab = Lab::patient(SOON).await;
-    let is_that = |error: &RegistryError| matches!(error, RegistryError::Stalled { after: SOON, .. });
+    let is_that = |error: &RegistryError| matches!(error, RegistryError::Stalled { after, .. } if *after == SOON);
     for on in [On::Blob, On::Direct] {
         lab.fake.inject(FaultRule::once(on, Fault::Stall));
         let error = lab.range(0, 10).await.expect_err("silence");
@@ -446,22 +445,23 @@ async fn a_manifest_that_stands_still_is_given_up() {
     let server = Server::start(move |_| Reply::Hold(head.to_vec())).await;
     let registry = Registry::new(Options { base: Some(server.url.clone()), stall: SOON }).expect("a client");
     let error = registry.manifest(&four_of_ten().name, false).await.expect_err("silence");
-    assert!(matches!(error, RegistryError::Stalled { after: SOON, .. }), "{error:?}");
+    assert!(matches!(error, RegistryError::Stalled { after, .. } if after == SOON), "{error:?}");
 }
 
 #[tokio::test]
 async fn who_cannot_be_reached_is_named_without_its_address() {
-    let mut lab = Lab::new().await;
-    lab.range(0, 10).await.expect("a range");
-    let gone = std::mem::replace(&mut lab.fake, FakeRegistry::start().await.expect("a registry"));
-    let host = gone.host();
-    drop(gone);
-    let mut error = lab.range(0, 10).await.err();
-    // Connections that stand may serve a last request.
-    while error.is_none() {
-        error = lab.range(0, 10).await.err();
-    }
-    let error = error.expect("it ended");
+    let server = Server::start(|line| {
+        if line.starts_with("GET /direct") {
+            return raw("206 X\r\ncontent-range: bytes 2-5/10\r\ncontent-length: 4", "2345");
+        }
+        raw("307 X\r\nlocation: /direct?sig=1\r\ncontent-length: 0", "")
+    });
+    let server = server.await;
+    let (registry, host) = (client(&server), server.url.authority().to_owned());
+    let (bytes, ended) = read(registry.range(four_of_ten()).await.expect("a range")).await;
+    assert_eq!((bytes.as_slice(), ended), (b"2345".as_slice(), Ok(())));
+    drop(server);
+    let error = registry.range(four_of_ten()).await.expect_err("nobody there");
     assert!(matches!(&error, RegistryError::Unreachable { host: named, .. } if *named == host), "{error:?}");
     assert_eq!(error.code(), ErrorCode::OriginFailed);
     words(&error);
@@ -494,7 +494,7 @@ async fn what_is_held_comes_when_it_is_let_go() {
     let wrong: Vec<usize> = (0..10).filter(|at| damaged[*at] != lab.bytes(0, 10)[*at]).collect();
     assert_eq!(wrong, [5]);
     lab.fake.heal();
-    lab.fake.inject(FaultRule::once(On::Direct, Fault::Trickle(1 << 20)));
+    lab.fake.inject(FaultRule::once(On::Direct, Fault::Trickle(4 << 20)));
     assert_eq!(lab.range(0, 60_000).await.expect("slowly"), lab.bytes(0, 60_000));
 }
 
