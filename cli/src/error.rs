@@ -182,7 +182,11 @@ pub(crate) fn exit_of(code: ErrorCode) -> u8 {
     match code {
         ErrorCode::NoQuorum => 8,
         ErrorCode::TokenInvalid => 5,
-        ErrorCode::PeerUnreachable | ErrorCode::RuntimeUnavailable => 7,
+        ErrorCode::StoreNotWritable => 6,
+        ErrorCode::PeerUnreachable
+        | ErrorCode::RuntimeUnavailable
+        | ErrorCode::OriginFailed
+        | ErrorCode::OriginRefused => 7,
         _ => match code.class() {
             ErrorClass::Validation => 2,
             ErrorClass::NotFound => 3,
@@ -266,7 +270,17 @@ mod tests {
         for code in ErrorCode::ALL {
             assert!(exit_of(*code) != 0 && known.contains(&exit_of(*code)), "{code}");
         }
-        let expected = [(ErrorCode::NodeNotFound, 3), (ErrorCode::AlreadyMember, 4), (ErrorCode::TokenInvalid, 5)];
+        let expected = [
+            (ErrorCode::NodeNotFound, 3),
+            (ErrorCode::AlreadyMember, 4),
+            (ErrorCode::TokenInvalid, 5),
+            (ErrorCode::OriginFailed, 7),
+            (ErrorCode::OriginRefused, 7),
+            (ErrorCode::ManifestInvalid, 1),
+            (ErrorCode::DigestMismatch, 1),
+            (ErrorCode::StoreNotWritable, 6),
+            (ErrorCode::PullCancelled, 4),
+        ];
         for (code, exit) in expected {
             assert_eq!(exit_of(code), exit, "{code}");
         }

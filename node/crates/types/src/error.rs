@@ -99,6 +99,14 @@ codes! {
     PeerUnreachable = "peer_unreachable", ExternalService, 502, 14, true, true;
     /// The store that backups go to cannot be reached, or refused.
     BackupTargetFailed = "backup_target_failed", ExternalService, 502, 14, false, false;
+    /// The registry that a model comes from cannot be reached, is busy, or broke off.
+    OriginFailed = "origin_failed", ExternalService, 502, 14, true, true;
+    /// The registry that a model comes from does not let this node in.
+    OriginRefused = "origin_refused", ExternalService, 502, 9, false, true;
+    /// What a registry answers is no model that can be fetched.
+    ManifestInvalid = "manifest_invalid", ExternalService, 502, 9, false, true;
+    /// The bytes of a model are not those that its manifest names.
+    DigestMismatch = "digest_mismatch", ExternalService, 502, 15, true, true;
     /// A defect of the program, which its log tells more of.
     Internal = "internal", ExternalService, 500, 13, false, false;
     /// The request is malformed.
@@ -133,6 +141,10 @@ codes! {
     StalePlacement = "stale_placement", Conflict, 409, 9, true, true;
     /// The state does not allow this change.
     PreconditionFailed = "precondition_failed", Conflict, 409, 9, false, true;
+    /// The folder of models belongs to somebody else, and this node may not write there.
+    StoreNotWritable = "store_not_writable", Conflict, 409, 9, false, true;
+    /// Somebody ended the pull.
+    PullCancelled = "pull_cancelled", Conflict, 409, 10, false, true;
     /// The route does not exist in this release.
     NotImplemented = "not_implemented", NotImplemented, 501, 12, false, true;
     /// The caller may not do this.
