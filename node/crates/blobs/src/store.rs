@@ -24,6 +24,7 @@ use crate::fault::Fault;
 use crate::manifest::{Manifest, ManifestError};
 
 pub mod access;
+pub mod publish;
 pub mod scan;
 
 pub use crate::manifest::BlobSpec;

@@ -154,7 +154,8 @@ fn whatever_a_killed_beginning_left_the_part_begins() {
     let header = slots::encode_header(sample.spec);
     let other = slots::encode_header(BlobSpec { size_bytes: 5_001, ..sample.spec });
     let (some, short) = (vec![7_u8; 5_000], vec![7_u8; 4_999]);
-    let rows: [(Option<&[u8]>, Option<&[u8]>); 9] = [
+    type Row<'a> = (Option<&'a [u8]>, Option<&'a [u8]>);
+    let rows: [Row<'_>; 9] = [
         (None, Some(&[])),
         (Some(&[]), Some(&[])),
         (Some(&some), None),
@@ -304,7 +305,7 @@ fn a_part_that_may_not_be_opened_begins_anew() {
     for number in [0, 1] {
         drop(sample.sealed(&staging));
         let (data, state) = staging.paths(sample.spec.sha256);
-        fs::set_permissions(if number == 0 { data } else { state }, Permissions::from_mode(0)).expect("ours");
+        fs::set_permissions(if number == 0 { data } else { state }, Permissions::from_mode(0o000)).expect("ours");
         assert_eq!(staging.parts().expect("readable"), [sample.spec], "{number}");
         let part = staging.begin(sample.spec).expect("there is room");
         assert_eq!(part.have().is_full(), geteuid().is_root(), "{number}");
