@@ -19,9 +19,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const ONE_SECOND: [(&str, u64); 3] =
     [("raft.heartbeat_ms", 100), ("raft.election_min_ms", 200), ("raft.election_max_ms", 800)];
 
-/// What the nodes count: syncs of their logs, and the writes that these made durable.
+/// What the nodes count: syncs of their logs, and the entries that these made durable.
 const GROUPS: &str = "ollamax_store_syncs_total";
-const GROUPED: &str = "ollamax_store_sync_group_size_sum";
+const GROUPED: &str = "ollamax_store_appended_entries_total";
 
 /// A running cluster of ours.
 #[derive(Debug)]
