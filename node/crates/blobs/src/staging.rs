@@ -84,6 +84,12 @@ impl Staging {
         Ok(Self { root: root.to_owned(), owner, held: Arc::default() })
     }
 
+    /// Where it is.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// The part of a file: the one that is open, else what lies there, else a new one with room for all of it.
     ///
     /// # Errors
