@@ -215,7 +215,11 @@ mod tests {
         let silent = PullError::Silent { blob: blob(), silence: Duration::from_secs(300), last: "busy".to_owned() };
         check(silent, ErrorCode::OriginFailed, "pull 6a0746a1ec1a: nothing came for 300 s; last: busy");
         check(PullError::TooMany(64, 64), ErrorCode::Overloaded, "64 pulls wait already; the limit is 64");
-        check(PullError::TooManyWatchers(256), ErrorCode::Overloaded, "256 watch this pull already, which is the limit");
+        check(
+            PullError::TooManyWatchers(256),
+            ErrorCode::Overloaded,
+            "256 watch this pull already, which is the limit",
+        );
         check(PullError::Cancelled, ErrorCode::PullCancelled, "the pull was cancelled");
         let name = "llama3.2".parse().expect("a name");
         let text = "llama3.2:latest is in the store, but the runtime does not list it";

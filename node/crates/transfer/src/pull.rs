@@ -286,9 +286,7 @@ impl Pull {
         let (means, staging, missing) = (Arc::clone(&self.means), staging.clone(), missing.to_vec());
         let made = blocking(move || means.set_room_aside(&staging, &missing)).await?;
         made.map_err(|error| match error {
-            Unroomy::NoRoom(room) => {
-                PullError::NoRoom { model: self.spec.name.clone(), place: place.to_owned(), room }
-            }
+            Unroomy::NoRoom(room) => PullError::NoRoom { model: self.spec.name.clone(), place: place.to_owned(), room },
             Unroomy::Part(error) => PullError::of_part(place, &error),
             Unroomy::Fault(fault) => PullError::of_fault(place, &fault),
         })
@@ -387,8 +385,7 @@ impl Pull {
         let (store, staging, manifest) = (ground.store.clone(), ground.staging.clone(), manifest.clone());
         let (name, now) = (self.spec.name.clone(), self.means.clock.now());
         blocking(move || {
-            let publication =
-                Publication { name: &name, manifest: &manifest, parts: &parts, staging: &staging, now };
+            let publication = Publication { name: &name, manifest: &manifest, parts: &parts, staging: &staging, now };
             store.publish(&publication).map(drop)
         })
         .await
