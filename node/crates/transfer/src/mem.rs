@@ -335,14 +335,16 @@ impl Others for MemOthers {
         let (handle, cuts) = (self.handle(to), self.cuts.subscribe());
         let ask = async move {
             let watch = handle?.pull(spec).await.map_err(|error| told_by(to, &error))?;
-            Ok(stream::unfold(Some((watch, cuts, true)), move |state| next_told(to, state)).boxed())
+            Ok::<PullStream, PullError>(
+                stream::unfold(Some((watch, cuts, true)), move |state| next_told(to, state)).boxed(),
+            )
         };
         ask.boxed()
     }
 
     fn cancel(&self, to: NodeId, name: ModelName) -> BoxFuture<'static, Result<bool, PullError>> {
         let handle = self.handle(to);
-        async move { Ok(handle?.cancel(&name).await) }.boxed()
+        async move { Ok::<bool, PullError>(handle?.cancel(&name).await) }.boxed()
     }
 }
 

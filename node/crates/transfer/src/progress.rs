@@ -18,8 +18,10 @@ use ollamax_types::{Digest, ModelName, NodeId};
 use crate::error::PullError;
 use crate::metrics::Metrics;
 
-/// Shortest time between two news of bytes.
-const NEWS_INTERVAL: Duration = Duration::from_millis(50);
+/// Shortest time between two news of bytes, and longest until they are told.
+pub(crate) const NEWS_INTERVAL: Duration = Duration::from_millis(50);
+/// Longest time between two news of a rate.
+const RATE_INTERVAL: Duration = Duration::from_secs(1);
 /// The rate is that of so long.
 const RATE_MS: u64 = 10_000;
 /// Shortest time from which a rate is told.
@@ -129,6 +131,8 @@ struct Sheet {
     here_bytes: u64,
     meter: Meter,
     told_at: Instant,
+    /// There are news that were not told.
+    is_stale: bool,
 }
 
 /// The rate of bytes, from points in time. It reads no clock.
@@ -204,9 +208,19 @@ impl Watch {
 impl Board {
     pub(crate) fn new(name: ModelName, node: NodeId, stage: Stage, metrics: Metrics) -> Self {
         let now = Instant::now();
-        let (digest, blobs, meter) = (None, Vec::new(), Meter::default());
         metrics.stage_begins(&stage);
-        let sheet = Sheet { name, node, stage, digest, blobs, origin_bytes: 0, here_bytes: 0, meter, told_at: now };
+        let sheet = Sheet {
+            name,
+            node,
+            stage,
+            digest: None,
+            blobs: Vec::new(),
+            origin_bytes: 0,
+            here_bytes: 0,
+            meter: Meter::default(),
+            told_at: now,
+            is_stale: false,
+        };
         let sender = watch::Sender::new(Arc::new(sheet.progress()));
         Self { sender, sheet: Mutex::new(sheet), metrics, started: now }
     }
@@ -271,7 +285,18 @@ impl Board {
         self.tell_soon(&mut sheet);
     }
 
+    /// Tells what was held back, and what becomes of the rate while nothing comes.
+    pub(crate) fn refresh(&self) {
+        let mut sheet = self.lock();
+        let (now_ms, total) = (millis(self.started.elapsed()), sheet.origin_bytes);
+        sheet.meter.note(now_ms, total);
+        if sheet.is_stale || sheet.told_at.elapsed() >= RATE_INTERVAL {
+            self.tell(&mut sheet);
+        }
+    }
+
     fn tell_soon(&self, sheet: &mut Sheet) {
+        sheet.is_stale = true;
         if sheet.told_at.elapsed() >= NEWS_INTERVAL {
             self.tell(sheet);
         }
@@ -279,6 +304,7 @@ impl Board {
 
     fn tell(&self, sheet: &mut Sheet) {
         sheet.told_at = Instant::now();
+        sheet.is_stale = false;
         self.sender.send_replace(Arc::new(sheet.progress()));
     }
 

@@ -155,9 +155,8 @@ impl Pull {
                 Prepared::Published => return Ok(()),
             };
         }
-        drop(fetcher);
         self.index(&ground.store, parts).await?;
-        drop(ground);
+        drop((ground, fetcher));
         self.settle(manifest.digest()).await
     }
 

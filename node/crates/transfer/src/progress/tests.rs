@@ -52,6 +52,10 @@ async fn news_of_bytes_are_bundled_and_stages_are_told_at_once() {
     let mut watch = board.watch().expect("the first");
     board.came(Digest([1; 32]), 1, 1);
     assert!(watch.changed().now_or_never().is_none(), "too soon");
+    board.refresh();
+    assert!(watch.changed().await, "what was held back");
+    board.refresh();
+    assert!(watch.changed().now_or_never().is_none(), "nothing new");
     board.begin(Stage::Fetching);
     assert!(watch.changed().await);
     assert_eq!((watch.now().verified_bytes(), &watch.now().stage), (1, &Stage::Fetching));
@@ -98,7 +102,7 @@ fn the_rate_is_that_of_the_last_seconds_and_the_rest_is_foretold_late() {
     // Ten seconds later only what came since counts.
     meter.note(14_000, 3_000);
     assert_eq!((meter.rate(), meter.left(5_000)), (Some(0), None));
-    for step in 0..1_000 {
+    for step in 0..1_200 {
         meter.note(14_000 + step * 10, 3_000 + step * 100);
     }
     assert!(meter.points.len() < 120, "{}", meter.points.len());

@@ -26,7 +26,7 @@ use crate::config::Config;
 use crate::error::PullError;
 use crate::metrics::Metrics;
 use crate::ports::{Opened, Origin, OriginError, OriginTrouble, Wanted};
-use crate::progress::{Board, millis};
+use crate::progress::{Board, NEWS_INTERVAL, millis};
 
 use super::blocking;
 use super::chase::Chaser;
@@ -95,6 +95,7 @@ pub(crate) async fn fetch(source: Source, config: &Config, chaser: Chaser) -> Re
             PullError::Disk("a stream of the pull broke down".to_owned())
         })),
         error = fetching.keep_durable() => Err(error),
+        () = fetching.keep_told() => Err(PullError::Stopping),
     }
 }
 
@@ -289,6 +290,14 @@ impl Fetching {
                 Ok(Err(error)) => return PullError::of_part(&self.source.place, &error),
                 Err(error) => return error,
             }
+        }
+    }
+
+    /// Tells how far it is, also while nothing comes. It never ends.
+    async fn keep_told(&self) {
+        loop {
+            sleep(NEWS_INTERVAL).await;
+            self.source.board.refresh();
         }
     }
 
