@@ -113,7 +113,7 @@ impl Fetching {
             silence_ms: config.silence_ms,
         };
         let size_bytes = source.part.spec().size_bytes;
-        let there = have.runs().flatten().map(|index| length(size_bytes, index)).sum();
+        let there: u64 = have.runs().flatten().map(|index| length(size_bytes, index)).sum();
         let shared = Shared { plan: OriginPlan::new(have, extent_max, patience, 0), verified_bytes: there };
         Self {
             source,

@@ -19,9 +19,12 @@ async fn no_room_is_told_in_numbers_before_a_byte() {
     let model = world.model("tiny", 1, chunks(1));
     let node = world.start();
     let error = node.pull(&model.name).await.expect_err("too little room");
-    let PullError::NoRoom { model: named, place, room } = &error else { panic!("{error}") };
-    assert_eq!((named, place.as_str()), (&model.name, world.store().root().to_str().expect("text")));
-    assert_eq!((room.bytes, room.spare_bytes), (model.manifest.size_bytes(), 1 << 60));
+    let told = match &error {
+        PullError::NoRoom { model, place, room } => Some((model, place.as_str(), (room.bytes, room.spare_bytes))),
+        _ => None,
+    };
+    let place = world.store().root().display().to_string();
+    assert_eq!(told, Some((&model.name, place.as_str(), (model.manifest.size_bytes(), 1 << 60))));
     assert_eq!(error.code(), ErrorCode::DiskFull);
     assert!(error.to_string().starts_with("not enough room for tiny:latest at /"), "{error}");
     assert_eq!(world.origin.asked(), []);
@@ -94,10 +97,12 @@ async fn a_store_that_may_not_be_written_says_so_and_what_would_help() {
     let folders = ["blobs", "manifests"].map(|name| world.store().root().join(name));
     let set = |mode| folders.iter().for_each(|it| fs::set_permissions(it, Permissions::from_mode(mode)).expect("ours"));
     set(0o555);
+    let probe = folders[0].join("probe");
+    let is_free = fs::write(&probe, b"").and_then(|()| fs::remove_file(&probe)).is_ok();
     let node = world.start();
     let pulled = node.pull(&model.name).await;
     set(0o755);
-    if fs::metadata("/proc/1/environ").is_ok_and(|_| fs::File::open("/proc/1/environ").is_ok()) {
+    if is_free {
         assert!(pulled.is_ok(), "{pulled:?}");
     } else {
         let error = pulled.expect_err("it may not be written");
@@ -148,7 +153,7 @@ async fn what_nobody_asked_for_any_more_goes_after_a_week() {
         sleep(Duration::from_secs(10)).await;
         assert_eq!(world.part(left.weights.sha256).exists(), is_left, "{days}");
         assert!(world.part(wanted.weights.sha256).exists(), "{days}");
-        assert!(node.metric("ollamax_transfer_staged_bytes") > 0.0);
+        assert!(!is_left || node.metric("ollamax_transfer_staged_bytes") > 0.0);
         node.end().await;
     }
 }

@@ -1,6 +1,5 @@
 //! A pull on another node, watched from here.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -134,7 +133,7 @@ async fn a_node_that_ends_ends_its_watches_and_not_the_pull() {
     here.end().await;
     assert_eq!(result(&mut watch).await, Err(PullError::Stopping));
     let listed = there.handle.pulls();
-    assert_eq!(listed.iter().map(|pull| Arc::clone(pull).is_over()).collect::<Vec<_>>(), [false]);
+    assert_eq!(listed.len(), 1);
     assert_eq!(listed[0].stage, Stage::Fetching);
     there.end().await;
 }

@@ -183,7 +183,7 @@ async fn memory_is_bounded_by_the_buffers() {
     let mut world = World::new();
     world.config.origin_streams = 64;
     world.config.pulls_max = 2;
-    let models = [1, 2].map(|seed| world.model(&format!("m{seed}"), 70 + seed, chunks(10) / 2));
+    let models = [1, 2].map(|seed| world.model(&format!("m{seed}"), 70 + seed, chunks(10)));
     let node = world.start();
     let mut watches = Vec::new();
     for model in &models {
@@ -216,7 +216,8 @@ async fn progress_never_goes_back() {
             }
         }));
         let node = world.start();
-        node.pull(&model.name).await.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        let pulled = node.pull(&model.name).await;
+        assert!(pulled.is_ok(), "seed {seed}: {pulled:?}");
         world.check_published(&model);
         node.end().await;
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
+use ollamax_blobs::{JOB_VERSION, JobFile, Jobs, Staging};
 use ollamax_transfer::{Config, Listing, Place, PullError, Source, Stage};
 use ollamax_types::NodeId;
 
@@ -113,6 +114,39 @@ async fn a_pull_that_was_cut_off_asks_only_for_what_is_missing() {
     node.pull(&model.name).await.expect("it comes");
     world.check_published(&moved);
     node.end().await;
+}
+
+/// Killed behind the last step that can be seen, before the last that cannot.
+#[tokio::test(start_paused = true)]
+async fn a_job_whose_model_is_there_ends_at_once() {
+    let world = World::new();
+    let model = world.model("tiny", 50, chunks(1));
+    let node = world.start();
+    node.pull(&model.name).await.expect("it comes");
+    node.end().await;
+    let job = JobFile {
+        version: JOB_VERSION,
+        name: "tiny".to_owned(),
+        insecure: false,
+        manifest_hex: hex_of(model.manifest.bytes()),
+        asked_by: "a test".to_owned(),
+        asked_at_ms: 1,
+    };
+    let jobs = Jobs::open(&world.folder.path().join("data/transfer/jobs")).expect("ours");
+    jobs.write(&job).expect("there is room");
+    let staging = Staging::open(&world.store().staging_place(), None).expect("ours");
+    drop(staging.begin(model.weights).expect("there is room"));
+    let (asked, manifests) = (world.origin.asked().len(), world.origin.manifests_asked());
+    let node = world.start();
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(node.listed(), []);
+    world.check_published(&model);
+    assert_eq!((world.origin.asked().len(), world.origin.manifests_asked()), (asked, manifests));
+    node.end().await;
+}
+
+fn hex_of(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[tokio::test(start_paused = true)]
