@@ -9,9 +9,9 @@
 //! | `ollamax_transfer_pulls` | pulls | `stage` | pulls of this node that are not over, by what they do |
 //! | `ollamax_transfer_pulls_total` | pulls | `outcome`: done, failed, cancelled | pulls of this node that are over |
 //! | `ollamax_transfer_received_bytes_total` | bytes | `source`: origin | of chunks that came |
-//! | `ollamax_transfer_origin_retries_total` | attempts | `reason`: cut, stalled, busy, refused | that brought nothing |
-//! | `ollamax_transfer_chunks_damaged_total` | chunks | – | on their way, whose bytes on disk were not what was written |
-//! | `ollamax_transfer_staged_bytes` | bytes | – | that files on their way take of the disk, as of the last pull that ended |
+//! | `ollamax_transfer_origin_retries_total` | attempts | `reason`: cut, stalled, busy, refused | in vain |
+//! | `ollamax_transfer_chunks_damaged_total` | chunks | – | that a disk gave back other than they were |
+//! | `ollamax_transfer_staged_bytes` | bytes | – | that files on their way took when a pull ended last |
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
