@@ -43,7 +43,7 @@ const MANIFEST_TRIES_MAX: u32 = 3;
 /// How often a model is completed again of which the store lost files while the rest came.
 const PRUNED_ROUNDS_MAX: u32 = 3;
 /// Time between two questions for a store, of a job that was taken on while there was one.
-const SEEK_INTERVAL: Duration = Duration::from_secs(5);
+const SEEK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The right to work on one file; whoever holds the lock in it works.
 type Turn = Arc<tokio::sync::Mutex<()>>;

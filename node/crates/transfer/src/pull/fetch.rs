@@ -1,10 +1,10 @@
 //! Fetches one file in several ranges.
 //!
 //! Each stream asks the plan what to fetch, waits for a buffer, asks the origin, and writes chunk by chunk; a chunk
-//! counts when it is on disk with its hash. Beside them the chaser hashes what has come without a gap, and what it finds
-//! damaged is fetched again. It ends with the digest of the whole file, or with the first thing that cannot be mended.
-//! Dropping it ends all streams; what a thread was writing then is still written. Always holds: no more is read than
-//! there are buffers, and no lock is held across an await.
+//! counts when it is on disk with its hash. Beside them the chaser hashes what has come without a gap, and what it
+//! finds damaged is fetched again. It ends with the digest of the whole file, or with the first thing that cannot be
+//! mended. Dropping it ends all streams; what a thread was writing then is still written. Always holds: no more is read
+//! than there are buffers, and no lock is held across an await.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
