@@ -1,9 +1,9 @@
 //! Pulls that somebody asked for: one file each, so that they go on after a restart.
 //!
-//! `<sha256 of the model's key>.json`, version 1, UTF-8 JSON of [`JobFile`]. Written as a whole when a pull is taken on,
-//! removed when it is over, never changed in between. A file that cannot be understood is set aside as `.damaged`, told
-//! once, and stands in nobody's way. The folder is one node's own: several nodes may share a store, and none of them
-//! takes up what another was asked for.
+//! `<sha256 of the model's key>.json`, version 1, UTF-8 JSON of [`JobFile`]. Written as a whole when a pull is taken
+//! on, removed when it is over, never changed in between. A file that cannot be understood is set aside as `.damaged`,
+//! told once, and stands in nobody's way. The folder is one node's own: several nodes may share a store, and none of
+//! them takes up what another was asked for.
 
 use std::fs::{self, DirBuilder};
 use std::io::ErrorKind;
