@@ -4,7 +4,6 @@
 //! <root>/                            0700, of the store's owner where we may
 //!   parts/sha256-<hex>.part          the bytes: all of their room is set aside at once
 //!   parts/sha256-<hex>.state         what is known of them (`slots`)
-//!   jobs/<sha256 of the key>.json    a pull that somebody asked for (`jobs`)
 //!   manifests/                       a manifest, or a folder of manifests, before it gets its name
 //! ```
 //!
@@ -14,7 +13,6 @@
 //! leaves files that the next start takes up or makes anew; it never leaves a claim that is believed unread.
 
 pub(crate) mod disk;
-mod jobs;
 mod opening;
 mod part;
 #[cfg(test)]
@@ -32,17 +30,16 @@ use std::time::SystemTime;
 use ollamax_types::{Digest, ModelName, Timestamp};
 
 use crate::fault::Fault;
+use crate::jobs::stem_of;
 use crate::space::Space;
 use crate::store::{BlobSpec, Owner};
 
 use self::opening::Place;
 use self::part::Inner;
 
-pub use self::jobs::{JOB_VERSION, JobFile};
 pub use self::part::{Part, PartError, SYNC_BYTES};
 
 const PARTS: &str = "parts";
-const JOBS: &str = "jobs";
 const DRAFTS: &str = "manifests";
 const DATA_ENDING: &str = ".part";
 const STATE_ENDING: &str = ".state";
@@ -81,10 +78,16 @@ impl Staging {
             DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(Fault::at("create", parent))?;
         }
         disk::hidden_folder(root, owner)?;
-        for folder in [PARTS, JOBS, DRAFTS] {
+        for folder in [PARTS, DRAFTS] {
             disk::hidden_folder(&root.join(folder), owner)?;
         }
         Ok(Self { root: root.to_owned(), owner, held: Arc::default() })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     /// The part of a file: the one that is open, else what lies there, else a new one with room for all of it.
@@ -197,7 +200,7 @@ impl Staging {
 
     /// Where a manifest of this name is written before it gets its name. Two processes over one store have two.
     pub(crate) fn draft_path(&self, name: &ModelName) -> PathBuf {
-        let stem = jobs::stem_of(&name.key());
+        let stem = stem_of(&name.key());
         self.folder(DRAFTS).join(format!("{stem}.{}", std::process::id()))
     }
 

@@ -2,13 +2,13 @@
 //!
 //! The list comes first: of a model only manifest and configuration are read, so it is there while the runtime is still
 //! coming up. The hashes follow: one file at a time, the smallest first, no faster than the configuration allows, and
-//! not what is on record for the very same file. Always holds: nothing in the store is changed. A file whose bytes are
-//! not what its name says is told as suspect and stays: it is the user's. What cannot be read is told once and tried
-//! again later; nothing here can fail the node.
+//! not what is on record for the very same file; while a model is pulled it rests. Always holds: nothing in the store
+//! is changed. A file whose bytes are not what its name says is told as suspect and stays: it is the user's. What
+//! cannot be read is told once and tried again later; nothing here can fail the node.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -65,13 +65,22 @@ pub(crate) struct Ties {
     /// Whose store it is.
     pub(crate) runtime: Arc<dyn Runtime>,
     /// Where hash trees are kept.
-    pub(crate) trees: PathBuf,
+    pub(crate) trees: Trees,
+    /// How many pulls have the disk to do with just now.
+    pub(crate) pulling: watch::Receiver<usize>,
     /// What is counted.
     pub(crate) metrics: Metrics,
     /// Where it is told.
     pub(crate) adopted: watch::Sender<Arc<Adopted>>,
     /// Wakes it for a look.
     pub(crate) look: Arc<Notify>,
+}
+
+/// The folder of hash trees of this process, opened when it is first needed. Clones are the same.
+#[derive(Debug, Clone)]
+pub(crate) struct Trees {
+    root: PathBuf,
+    index: Arc<Mutex<Option<Index>>>,
 }
 
 /// The loop, and all that it knows.
@@ -172,6 +181,25 @@ struct Pace {
     next: Instant,
 }
 
+// === impl Trees ===
+
+impl Trees {
+    pub(crate) fn new(root: PathBuf) -> Self {
+        Self { root, index: Arc::default() }
+    }
+
+    /// Opened once: whatever is half written then goes. Blocks on the disk.
+    pub(crate) fn open(&self) -> Result<Index, Fault> {
+        let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(index) = &*index {
+            return Ok(index.clone());
+        }
+        let opened = Index::open(&self.root)?;
+        *index = Some(opened.clone());
+        Ok(opened)
+    }
+}
+
 // === impl Adoption ===
 
 impl Adoption {
@@ -197,7 +225,8 @@ impl Adoption {
     /// Looks and hashes until `stop`. What is on its way then is finished by its thread and forgotten.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         loop {
-            let has_work = self.index.is_some() && self.files.first().is_some();
+            let is_pulling = *self.ties.pulling.borrow_and_update() > 0;
+            let has_work = !is_pulling && self.index.is_some() && self.files.first().is_some();
             let due = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
@@ -205,6 +234,7 @@ impl Adoption {
                     self.look_at = self.look_at.min(self.looked_at + LOOK_INTERVAL_MIN);
                     continue;
                 }
+                Ok(()) = self.ties.pulling.changed() => continue,
                 () = sleep_until(self.look_at) => Due::Look,
                 () = sleep_until(self.pace.next), if has_work => Due::Hash,
             };
@@ -309,8 +339,7 @@ impl Adoption {
     async fn sort_files(&mut self, store: Store, wanted: BTreeSet<BlobSpec>, troubles: &mut BTreeSet<String>) {
         let (index, trees, known) = (self.index.clone(), self.ties.trees.clone(), self.files.identities());
         let see = move || -> Result<Seen, Fault> {
-            // Opened once: whatever is half written then goes.
-            let index = index.map_or_else(|| Index::open(&trees), Ok)?;
+            let index = index.map_or_else(|| trees.open(), Ok)?;
             Ok(see_files(&store, index, wanted, &known))
         };
         let Seen { index, files, trouble } = match spawn_blocking(see).await {

@@ -1,4 +1,4 @@
-//! `transfer.*`: how fast files of the store are hashed in the background.
+//! `transfer.*`: how many, how patient, how much room.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -11,13 +11,49 @@ const HASH_BYTES_PER_SECOND_LEAST: u64 = 1 << 20;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
+    /// Where names of models without a host are asked; empty means `https://registry.ollama.ai`. Since 0.1.
+    pub registry_url: String,
+    /// Ranges of one file that are fetched at once. Since 0.1.
+    pub origin_streams: u32,
+    /// Pulls at once; more wait. Since 0.1.
+    pub pulls_max: u32,
+    /// Pulls that may wait; one more is answered `overloaded`. Since 0.1.
+    pub pulls_waiting_max: u32,
+    /// Silence after which one answer of a registry is given up, milliseconds. Since 0.1.
+    pub stall_ms: u64,
+    /// Time without a gained byte after which a pull is given up, milliseconds. Since 0.1.
+    pub silence_ms: u64,
+    /// Wait before the second attempt, milliseconds; each further one is twice as long. Since 0.1.
+    pub retry_ms: u64,
+    /// Longest wait between two attempts, milliseconds. Since 0.1.
+    pub retry_ms_max: u64,
+    /// What stays free on the disk beside a model that is pulled: so much of its size, percent. Since 0.1.
+    pub spare_percent: u32,
+    /// What stays free on the disk beside a model that is pulled at least, bytes. Since 0.1.
+    pub spare_bytes_min: u64,
     /// Bytes of adopted models that are read each second to hash them in the background; 0 sets no limit. Since 0.1.
     pub hash_bytes_per_second_max: u64,
+    /// How long the runtime, and then the cluster, may take to see a model that was put into the store, milliseconds.
+    /// Since 0.1.
+    pub settle_ms: u64,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { hash_bytes_per_second_max: 256 << 20 }
+        Self {
+            registry_url: String::new(),
+            origin_streams: 8,
+            pulls_max: 2,
+            pulls_waiting_max: 64,
+            stall_ms: 30_000,
+            silence_ms: 300_000,
+            retry_ms: 500,
+            retry_ms_max: 30_000,
+            spare_percent: 5,
+            spare_bytes_min: 1 << 30,
+            hash_bytes_per_second_max: 256 << 20,
+            settle_ms: 15_000,
+        }
     }
 }
 
@@ -27,13 +63,37 @@ impl Config {
     /// Everything that is wrong, one sentence each; empty when nothing is.
     #[must_use]
     pub fn validate(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let url = &self.registry_url;
+        let host = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+        let is_address = host.is_some_and(|host| !host.is_empty() && !host.starts_with('/'));
+        if !url.is_empty() && !is_address {
+            problems.push(format!("transfer.registry_url: {url:?} is no address of HTTP or HTTPS"));
+        }
+        let rows = [
+            ("origin_streams", u64::from(self.origin_streams), 1, 64),
+            ("pulls_max", u64::from(self.pulls_max), 1, 16),
+            ("pulls_waiting_max", u64::from(self.pulls_waiting_max), 0, 1_024),
+            ("stall_ms", self.stall_ms, 1_000, 600_000),
+            ("silence_ms", self.silence_ms, self.stall_ms, 3_600_000),
+            ("retry_ms", self.retry_ms, 10, 60_000),
+            ("retry_ms_max", self.retry_ms_max, self.retry_ms, 60_000),
+            ("spare_percent", u64::from(self.spare_percent), 0, 50),
+            ("spare_bytes_min", self.spare_bytes_min, 0, 1 << 40),
+            ("settle_ms", self.settle_ms, 100, 600_000),
+        ];
+        for (key, value, least, most) in rows {
+            if value < least || value > most {
+                problems.push(format!("transfer.{key}: {value} is not between {least} and {most}"));
+            }
+        }
         let rate = self.hash_bytes_per_second_max;
-        let is_wrong = rate != 0 && rate < HASH_BYTES_PER_SECOND_LEAST;
-        let key = "transfer.hash_bytes_per_second_max";
-        is_wrong
-            .then(|| format!("{key}: {rate} is neither 0 (no limit) nor at least {HASH_BYTES_PER_SECOND_LEAST}"))
-            .into_iter()
-            .collect()
+        if rate != 0 && rate < HASH_BYTES_PER_SECOND_LEAST {
+            let key = "transfer.hash_bytes_per_second_max";
+            let text = format!("{key}: {rate} is neither 0 (no limit) nor at least {HASH_BYTES_PER_SECOND_LEAST}");
+            problems.push(text);
+        }
+        problems
     }
 }
 
@@ -44,7 +104,7 @@ mod tests {
     #[test]
     fn no_limit_and_a_usable_one_are_valid() {
         let check = |rate, problems| {
-            let found = Config { hash_bytes_per_second_max: rate }.validate();
+            let found = Config { hash_bytes_per_second_max: rate, ..Config::default() }.validate();
             assert_eq!(found.len(), problems, "{rate}: {found:?}");
         };
         check(Config::default().hash_bytes_per_second_max, 0);
@@ -53,5 +113,29 @@ mod tests {
         check(u64::MAX, 0);
         check((1 << 20) - 1, 1);
         check(1, 1);
+    }
+
+    #[test]
+    fn every_bad_number_is_named_with_its_bounds() {
+        let check = |config: Config, expected: &[&str]| assert_eq!(config.validate(), expected);
+        let good = Config::default;
+        check(good(), &[]);
+        check(Config { registry_url: "http://models.lan:5000".to_owned(), ..good() }, &[]);
+        for url in ["models.lan", "ftp://models.lan", "https://", "http:///v2"] {
+            let text = format!("transfer.registry_url: {url:?} is no address of HTTP or HTTPS");
+            check(Config { registry_url: url.to_owned(), ..good() }, &[&text]);
+        }
+        check(Config { origin_streams: 0, ..good() }, &["transfer.origin_streams: 0 is not between 1 and 64"]);
+        check(Config { pulls_waiting_max: 0, spare_percent: 0, spare_bytes_min: 0, ..good() }, &[]);
+        let impatient = Config { stall_ms: 60_000, silence_ms: 59_999, ..good() };
+        check(impatient, &["transfer.silence_ms: 59999 is not between 60000 and 3600000"]);
+        let several = Config { pulls_max: 17, spare_percent: 51, settle_ms: 0, retry_ms: 50_000, ..good() };
+        let expected = [
+            "transfer.pulls_max: 17 is not between 1 and 16",
+            "transfer.retry_ms_max: 30000 is not between 50000 and 60000",
+            "transfer.spare_percent: 51 is not between 0 and 50",
+            "transfer.settle_ms: 0 is not between 100 and 600000",
+        ];
+        check(several, &expected);
     }
 }

@@ -1,21 +1,30 @@
-//! Transfer: what lies in the store of the runtime beside this node, and what is known of its files.
+//! Transfer: models fetched from a registry into the store of the runtime beside this node, and what lies in it.
 //!
-//! Owns the list of adopted models and their hash trees. Always holds: nothing in a store is changed or removed. What
-//! cannot be read is told, and looked at again later.
+//! Owns the pulls of this node, the list of adopted models and their hash trees. Always holds: a model is visible when
+//! all of it is there and is what its name says, and what the runtime has is neither changed nor removed. What cannot
+//! be read is told, and looked at again later.
 #![doc = include_str!("../DESIGN.md")]
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod error;
 pub mod handle;
 pub mod mem;
 pub mod metrics;
 pub mod ports;
+pub mod progress;
 
 mod adopt;
+mod buffers;
+mod elsewhere;
+mod pull;
+mod service;
 
 pub use adopt::Adopted;
 pub use config::Config;
-pub use handle::{Handle, Parts};
+pub use error::PullError;
+pub use handle::{Handle, Parts, PullSpec};
 pub use metrics::Metrics;
-pub use ollamax_blobs::{Access, BlobSpec, Scanned};
-pub use ports::{Place, Runtime};
+pub use ollamax_blobs::{Access, BlobSpec, ManifestError, NoRoom, Scanned};
+pub use ports::{Listing, Opened, Origin, OriginError, OriginTrouble, Others, Place, PullStream, Runtime, Wanted};
+pub use progress::{BlobProgress, PullProgress, Source, SourceProgress, Stage, Watch};

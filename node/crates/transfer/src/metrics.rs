@@ -1,13 +1,23 @@
-//! The metrics of this crate: name, unit, meaning. No labels, since a node has one store.
+//! The metrics of this crate: name, unit, labels, meaning.
 //!
-//! | name | unit | meaning |
-//! |---|---|---|
-//! | `ollamax_blobs_models` | models | models in the store beside this node, all their files there |
-//! | `ollamax_blobs_unhashed_bytes` | bytes | of files in that store that are not hashed yet |
-//! | `ollamax_blobs_hashed_bytes_total` | bytes | read from that store to hash them |
-//! | `ollamax_blobs_suspect` | files | in that store whose bytes are not what their name says |
+//! | name | unit | labels | meaning |
+//! |---|---|---|---|
+//! | `ollamax_blobs_models` | models | – | models in the store beside this node, all their files there |
+//! | `ollamax_blobs_unhashed_bytes` | bytes | – | of files in that store that are not hashed yet |
+//! | `ollamax_blobs_hashed_bytes_total` | bytes | – | read from that store to hash them |
+//! | `ollamax_blobs_suspect` | files | – | in that store whose bytes are not what their name says |
+//! | `ollamax_transfer_pulls` | pulls | `stage` | pulls of this node that are not over, by what they do |
+//! | `ollamax_transfer_pulls_total` | pulls | `outcome`: done, failed, cancelled | pulls of this node that are over |
+//! | `ollamax_transfer_received_bytes_total` | bytes | `source`: origin | of chunks that came |
+//! | `ollamax_transfer_origin_retries_total` | attempts | `reason`: cut, stalled, busy, refused | in vain |
+//! | `ollamax_transfer_chunks_damaged_total` | chunks | – | that a disk gave back other than they were |
+//! | `ollamax_transfer_staged_bytes` | bytes | – | that files on their way took when a pull ended last |
 
-use prometheus::{IntCounter, IntGauge, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+
+use ollamax_core::transfer_plan::origin::End;
+
+use crate::progress::Stage;
 
 /// Handles on the metrics; cheap to clone.
 #[derive(Debug, Clone)]
@@ -16,6 +26,12 @@ pub struct Metrics {
     unhashed: IntGauge,
     hashed: IntCounter,
     suspect: IntGauge,
+    pulls: IntGaugeVec,
+    pulls_over: IntCounterVec,
+    received: IntCounterVec,
+    retries: IntCounterVec,
+    damaged: IntCounter,
+    staged: IntGauge,
 }
 
 // === impl Metrics ===
@@ -23,12 +39,33 @@ pub struct Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         let gauge = |name: &str, help: &str| IntGauge::new(name, help).expect("a valid name");
+        let counter = |name: &str, help: &str| IntCounter::new(name, help).expect("a valid name");
+        let counters = |name: &str, help: &str, label: &str| {
+            IntCounterVec::new(Opts::new(name, help), &[label]).expect("a valid name and one label")
+        };
         let hashed = "Bytes of the model store beside this node that were read to hash them.";
+        let stages = Opts::new("ollamax_transfer_pulls", "Pulls of this node that are not over, by what they do.");
+        let over = counters("ollamax_transfer_pulls_total", "Pulls of this node that are over.", "outcome");
+        let received = counters("ollamax_transfer_received_bytes_total", "Bytes of chunks that came.", "source");
+        let retries = counters("ollamax_transfer_origin_retries_total", "Attempts that brought nothing.", "reason");
+        let damaged = "Chunks on their way whose bytes on disk were not what was written.";
+        // What is shown from the start has a first value for whoever computes rates.
+        for (counter, label) in [(&over, "done"), (&over, "failed"), (&received, "origin"), (&retries, "cut")] {
+            counter.with_label_values(&[label]);
+        }
+        let pulls = IntGaugeVec::new(stages, &["stage"]).expect("a valid name and one label");
+        pulls.with_label_values(&["fetching"]);
         Self {
             models: gauge("ollamax_blobs_models", "Complete models in the store beside this node."),
             unhashed: gauge("ollamax_blobs_unhashed_bytes", "Bytes of that store that are not hashed yet."),
-            hashed: IntCounter::new("ollamax_blobs_hashed_bytes_total", hashed).expect("a valid name"),
+            hashed: counter("ollamax_blobs_hashed_bytes_total", hashed),
             suspect: gauge("ollamax_blobs_suspect", "Files of that store whose bytes are not what their name says."),
+            pulls,
+            pulls_over: over,
+            received,
+            retries,
+            damaged: counter("ollamax_transfer_chunks_damaged_total", damaged),
+            staged: gauge("ollamax_transfer_staged_bytes", "Bytes that files on their way take of the disk."),
         }
     }
 }
@@ -42,7 +79,13 @@ impl Metrics {
         registry.register(Box::new(self.models.clone()))?;
         registry.register(Box::new(self.unhashed.clone()))?;
         registry.register(Box::new(self.hashed.clone()))?;
-        registry.register(Box::new(self.suspect.clone()))
+        registry.register(Box::new(self.suspect.clone()))?;
+        registry.register(Box::new(self.pulls.clone()))?;
+        registry.register(Box::new(self.pulls_over.clone()))?;
+        registry.register(Box::new(self.received.clone()))?;
+        registry.register(Box::new(self.retries.clone()))?;
+        registry.register(Box::new(self.damaged.clone()))?;
+        registry.register(Box::new(self.staged.clone()))
     }
 
     pub(crate) fn show(&self, models: usize, suspect: usize) {
@@ -57,6 +100,59 @@ impl Metrics {
     pub(crate) fn hashed(&self, bytes: u64) {
         self.hashed.inc_by(bytes);
     }
+
+    pub(crate) fn stage_begins(&self, stage: &Stage) {
+        if let Some(word) = word_of(stage) {
+            self.pulls.with_label_values(&[word]).inc();
+        }
+    }
+
+    pub(crate) fn stage_ends(&self, stage: &Stage) {
+        if let Some(word) = word_of(stage) {
+            self.pulls.with_label_values(&[word]).dec();
+        }
+    }
+
+    pub(crate) fn pull_over(&self, outcome: &str) {
+        self.pulls_over.with_label_values(&[outcome]).inc();
+    }
+
+    pub(crate) fn received(&self, bytes: u64) {
+        self.received.with_label_values(&["origin"]).inc_by(bytes);
+    }
+
+    pub(crate) fn retried(&self, end: End) {
+        let reason = match end {
+            End::Whole => return,
+            End::Cut => "cut",
+            End::Stalled => "stalled",
+            End::Busy { .. } => "busy",
+            End::Refused => "refused",
+        };
+        self.retries.with_label_values(&[reason]).inc();
+    }
+
+    pub(crate) fn damaged(&self) {
+        self.damaged.inc();
+    }
+
+    pub(crate) fn show_staged(&self, bytes: u64) {
+        self.staged.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+}
+
+/// The label of a stage; none of one in which nothing happens.
+const fn word_of(stage: &Stage) -> Option<&'static str> {
+    match stage {
+        Stage::Waiting => Some("waiting"),
+        Stage::Resolving => Some("resolving"),
+        Stage::Checking => Some("checking"),
+        Stage::Fetching => Some("fetching"),
+        Stage::Verifying => Some("verifying"),
+        Stage::Publishing => Some("publishing"),
+        Stage::Settling => Some("settling"),
+        Stage::Done | Stage::Failed(_) => None,
+    }
 }
 
 #[cfg(test)]
@@ -68,7 +164,7 @@ mod tests {
         let registry = Registry::new();
         let metrics = Metrics::default();
         metrics.register(&registry).expect("an empty registry");
-        assert_eq!(registry.gather().len(), 4);
+        assert_eq!(registry.gather().len(), 10);
         metrics.register(&registry).expect_err("taken");
     }
 }

@@ -286,7 +286,8 @@ impl Part {
     }
 
     /// Whether this process found all of it to be what it should be.
-    pub(crate) fn is_sealed(&self) -> bool {
+    #[must_use]
+    pub fn is_sealed(&self) -> bool {
         self.0.known().sealed
     }
 

@@ -230,7 +230,7 @@ fn nobody_else_looks_into_the_folder() {
     fs::create_dir(world.root()).expect("there is room");
     fs::set_permissions(world.root(), Permissions::from_mode(0o777)).expect("ours");
     let staging = world.open();
-    for folder in ["", "parts", "jobs", "manifests"] {
+    for folder in ["", "parts", "manifests"] {
         assert_eq!(mode(&world.root().join(folder)), 0o700, "{folder}");
     }
     let part = staging.begin(Sample::new(10, 10).spec).expect("there is room");

@@ -16,10 +16,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use ollamax_blobs::Index;
-use ollamax_transfer::mem::MemRuntime;
+use ollamax_transfer::mem::{MemOrigin, MemOthers, MemRuntime};
 use ollamax_transfer::{Adopted, Config, Handle, Metrics, Parts, Place};
 use ollamax_types::chunk::CHUNK_BYTES;
-use ollamax_types::{Digest, NodeId};
+use ollamax_types::{Clock, Digest, NodeId};
 
 /// Longer than any wait of adoption.
 const LONG: Duration = Duration::from_secs(3_600);
@@ -120,7 +120,9 @@ impl World {
         let runtime = Arc::new(self.runtime.clone());
         let data_dir = self.folder.path().join("data");
         fs::create_dir_all(&data_dir).expect("a folder");
-        let parts = Parts { node: NodeId(1), data_dir, runtime, metrics };
+        let (origin, others) = (Arc::new(MemOrigin::default()), Arc::new(MemOthers::default()));
+        let (node, clock) = (NodeId(1), Clock::system());
+        let parts = Parts { node, clock, data_dir, origin, runtime, others, metrics };
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let handle = Handle::start(config, parts, &tasks, stop.clone());
         Node { adopted: handle.adopted(), handle, registry, tasks, stop }
@@ -322,7 +324,7 @@ async fn hashing_keeps_to_its_rate_and_goes_on_over_a_look() {
     // One chunk in half a minute: the file takes longer than the time between two looks.
     let rate = CHUNK_BYTES / 30;
     let started = Instant::now();
-    let mut node = world.start(Config { hash_bytes_per_second_max: rate });
+    let mut node = world.start(Config { hash_bytes_per_second_max: rate, ..Config::default() });
     let told = node.until(is_hashed).await;
     assert!(told.hashed.contains_key(&put.weights));
     let took = started.elapsed();
@@ -336,7 +338,7 @@ async fn hashing_keeps_to_its_rate_and_goes_on_over_a_look() {
 async fn a_file_that_goes_while_it_is_hashed_is_let_go() {
     let world = World::new();
     let put = world.put("large", &vec![3; usize::try_from(4 * CHUNK_BYTES).expect("small")]);
-    let mut node = world.start(Config { hash_bytes_per_second_max: CHUNK_BYTES / 30 });
+    let mut node = world.start(Config { hash_bytes_per_second_max: CHUNK_BYTES / 30, ..Config::default() });
     node.until(|adopted| adopted.hashed.contains_key(&put.config)).await;
     world.remove(&put);
     node.handle.look_again();

@@ -1,3 +1,8 @@
-//! Transfer through its public door, over a folder in Ollama's layout and a paused clock.
+//! Transfer through its public door, over folders in Ollama's layout and a paused clock.
 
 mod adoption;
+mod disks;
+mod elsewhere;
+mod origins;
+mod pulls;
+mod world;

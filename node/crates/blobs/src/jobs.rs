@@ -1,12 +1,15 @@
 //! Pulls that somebody asked for: one file each, so that they go on after a restart.
 //!
-//! `jobs/<sha256 of the model's key>.json`, version 1, UTF-8 JSON of [`JobFile`]. Written as a whole when a pull is
-//! taken on, removed when it is over, never changed in between. A file that cannot be understood is set aside as
-//! `.damaged`, told once, and stands in nobody's way.
+//! `<sha256 of the model's key>.json`, version 1, UTF-8 JSON of [`JobFile`]. Written as a whole when a pull is taken
+//! on, removed when it is over, never changed in between. A file that cannot be understood is set aside as `.damaged`,
+//! told once, and stands in nobody's way. The folder is one node's own: several nodes may share a store, and none of
+//! them takes up what another was asked for.
 
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -15,8 +18,7 @@ use ollamax_types::ModelName;
 use ollamax_types::limits::MANIFEST_BYTES_MAX;
 
 use crate::fault::Fault;
-
-use super::{JOBS, Staging, disk};
+use crate::staging::disk;
 
 /// Version of the form.
 pub const JOB_VERSION: u32 = 1;
@@ -50,34 +52,54 @@ pub struct JobFile {
     pub asked_at_ms: u64,
 }
 
-impl Staging {
+/// The folder of jobs. Clones are the same folder.
+#[derive(Debug, Clone)]
+pub struct Jobs {
+    root: PathBuf,
+    /// Held by whoever writes: two of one name would share their draft.
+    writing: Arc<Mutex<()>>,
+}
+
+// === impl Jobs ===
+
+impl Jobs {
+    /// Opens the folder, and makes it where it is missing.
+    ///
+    /// # Errors
+    /// When it cannot be made, or is no folder of its own.
+    pub fn open(root: &Path) -> Result<Self, Fault> {
+        if let Some(parent) = root.parent() {
+            DirBuilder::new().recursive(true).mode(0o700).create(parent).map_err(Fault::at("create", parent))?;
+        }
+        disk::hidden_folder(root, None)?;
+        Ok(Self { root: root.to_owned(), writing: Arc::default() })
+    }
+
     /// Keeps a job: it is there after a power cut when this returns.
     ///
     /// # Errors
     /// When it is no job of this version, and when the disk does not take it.
-    pub fn write_job(&self, job: &JobFile) -> Result<(), Fault> {
+    pub fn write(&self, job: &JobFile) -> Result<(), Fault> {
         let refused =
-            |reason: &'static str| disk::fault("write a job into", &self.folder(JOBS), ErrorKind::InvalidInput, reason);
+            |reason: &'static str| disk::fault("write a job into", &self.root, ErrorKind::InvalidInput, reason);
         let stem = stem_of(&job.key().map_err(refused)?);
-        let path = self.job_path(&stem);
+        let path = self.path(&stem);
         let text = serde_json::to_vec(job).map_err(|error| Fault::at("write", &path)(error.into()))?;
-        // One at a time: two of one name would share their draft.
-        let _alone = self.held.lock();
-        disk::write_whole(&path, &path.with_extension(DRAFT_ENDING), &text, self.owner)
+        let _alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        disk::write_whole(&path, &path.with_extension(DRAFT_ENDING), &text, None)
     }
 
     /// The jobs that are kept, in the order in which they were asked for.
     ///
     /// # Errors
     /// When the disk cannot be read.
-    pub fn jobs(&self) -> Result<Vec<JobFile>, Fault> {
-        let folder = self.folder(JOBS);
+    pub fn all(&self) -> Result<Vec<JobFile>, Fault> {
         let mut jobs = Vec::new();
-        let names = disk::names_in(&folder)?;
+        let names = disk::names_in(&self.root)?;
         for stem in names.iter().filter_map(|name| name.strip_suffix(ENDING)).take(JOBS_MAX) {
-            match read_job(&self.job_path(stem), stem)? {
+            match read_job(&self.path(stem), stem)? {
                 Some(Ok(job)) => jobs.push(job),
-                Some(Err(reason)) => set_aside(&self.job_path(stem), reason),
+                Some(Err(reason)) => set_aside(&self.path(stem), reason),
                 None => {}
             }
         }
@@ -89,13 +111,13 @@ impl Staging {
     ///
     /// # Errors
     /// When the disk does not let it go.
-    pub fn remove_job(&self, key: &str) -> Result<(), Fault> {
-        disk::remove_file(&self.job_path(&stem_of(key)))?;
-        disk::sync_folder(&self.folder(JOBS))
+    pub fn remove(&self, key: &str) -> Result<(), Fault> {
+        disk::remove_file(&self.path(&stem_of(key)))?;
+        disk::sync_folder(&self.root)
     }
 
-    fn job_path(&self, stem: &str) -> PathBuf {
-        self.folder(JOBS).join(format!("{stem}{ENDING}"))
+    fn path(&self, stem: &str) -> PathBuf {
+        self.root.join(format!("{stem}{ENDING}"))
     }
 }
 
@@ -118,7 +140,7 @@ impl JobFile {
 }
 
 /// A name for what belongs to a model, whatever characters the model's name has.
-pub(super) fn stem_of(key: &str) -> String {
+pub(crate) fn stem_of(key: &str) -> String {
     hex::encode(Sha256::digest(key))
 }
 

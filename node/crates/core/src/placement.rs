@@ -1,0 +1,103 @@
+//! Which nodes should hold which model.
+//!
+//! So far for one copy: who pulls what somebody asked for without naming a node. A node that cannot hold models, is
+//! being emptied, has no runtime or is dead is never chosen; one that is silent just now is the last choice.
+
+use std::cmp::Reverse;
+
+use ollamax_types::NodeId;
+
+use crate::health::Health;
+
+/// A node as a place for a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Site {
+    /// Which node.
+    pub node: NodeId,
+    /// Whether it is heard.
+    pub health: Health,
+    /// It is being emptied.
+    pub drained: bool,
+    /// It holds no models.
+    pub gateway: bool,
+    /// Its runtime answers.
+    pub runtime_up: bool,
+    /// What its disk has free; `None` where that is not known.
+    pub disk_free_bytes: Option<u64>,
+    /// It has the model, in some version.
+    pub holds: bool,
+    /// It is the node that decides.
+    pub is_self: bool,
+}
+
+/// Who pulls a model: whoever has a version of it, else the node that was asked, else the one with the most free disk.
+/// `None` when no node can.
+#[must_use]
+pub fn choose_puller(sites: &[Site]) -> Option<NodeId> {
+    let fit = sites.iter().filter(|site| site.is_fit());
+    fit.max_by_key(|site| site.rank()).map(|site| site.node)
+}
+
+// === impl Site ===
+
+impl Site {
+    fn is_fit(&self) -> bool {
+        !self.gateway && !self.drained && self.runtime_up && self.health != Health::Dead
+    }
+
+    /// What is larger is better. Free room that is not known counts as the least.
+    fn rank(&self) -> (bool, bool, bool, Option<u64>, Reverse<NodeId>) {
+        let is_heard = self.is_self || self.health == Health::Alive;
+        (is_heard, self.holds, self.is_self, self.disk_free_bytes, Reverse(self.node))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn site(node: u64) -> Site {
+        Site {
+            node: NodeId(node),
+            health: Health::Alive,
+            drained: false,
+            gateway: false,
+            runtime_up: true,
+            disk_free_bytes: Some(100),
+            holds: false,
+            is_self: false,
+        }
+    }
+
+    #[test]
+    fn who_pulls() {
+        let check = |what: &str, sites: &[Site], expected: Option<u64>| {
+            let mut turned = sites.to_vec();
+            turned.reverse();
+            assert_eq!(choose_puller(sites), expected.map(NodeId), "{what}");
+            assert_eq!(choose_puller(&turned), expected.map(NodeId), "{what}, in another order");
+        };
+        let here = || Site { is_self: true, ..site(2) };
+        let large = || Site { disk_free_bytes: Some(900), ..site(3) };
+        check("nobody is there", &[], None);
+        check("the node that was asked", &[site(1), here(), large()], Some(2));
+        check("a holder before it", &[Site { holds: true, ..site(1) }, here(), large()], Some(1));
+        check("it before other holders", &[Site { holds: true, ..site(1) }, Site { holds: true, ..here() }], Some(2));
+        check("most free disk", &[site(1), large(), Site { gateway: true, ..here() }], Some(3));
+        check("the lowest of equals", &[site(4), site(3), site(5)], Some(3));
+        let unknown = Site { disk_free_bytes: None, ..site(1) };
+        check("unknown is the least", &[unknown.clone(), Site { disk_free_bytes: Some(0), ..site(7) }], Some(7));
+        check("and not none", &[unknown], Some(1));
+        let silent = Site { health: Health::Suspect, holds: true, ..site(1) };
+        check("a silent one is the last choice", &[silent.clone(), site(9)], Some(9));
+        check("but a choice", &[silent], Some(1));
+        check("this node hears itself", &[Site { health: Health::Unknown, ..here() }, large()], Some(2));
+        let unfit = [
+            Site { health: Health::Dead, ..site(1) },
+            Site { drained: true, ..here() },
+            Site { gateway: true, ..site(3) },
+            Site { runtime_up: false, holds: true, ..site(4) },
+        ];
+        check("nobody is fit", &unfit, None);
+    }
+}

@@ -1,0 +1,231 @@
+//! Why a pull did not happen.
+//!
+//! One error for all of it, since one asker hears of all of it, however late he asks and from whichever node: so it is
+//! cheap to clone and compares. What the disk says arrives here as one of three: it is full, it may not be written, or
+//! it fails.
+
+use std::time::Duration;
+
+use ollamax_blobs::{Fault, ManifestError, NoRoom, PartError, PublishError};
+use ollamax_types::{Digest, ErrorCode, ModelName, NodeId};
+
+use crate::ports::OriginError;
+
+/// What helps where a folder does not take what belongs there.
+const REMEDY_RIGHTS: &str = "let the daemon's user write there";
+/// What helps where publishing is refused.
+const REMEDY_DOCTOR: &str = "`ollamax doctor` tells what would allow it";
+
+/// Why a pull did not happen.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PullError {
+    /// The origin gave no manifest.
+    #[error("pull model manifest: {0}")]
+    Manifest(OriginError),
+    /// What it gave is none.
+    #[error("pull model manifest: {0}")]
+    BadManifest(ManifestError),
+    /// The origin does not give a file.
+    #[error("pull {blob}: {error}")]
+    Blob {
+        /// The file, 12 hex digits.
+        blob: String,
+        /// Why not.
+        error: OriginError,
+    },
+    /// Nothing came for too long.
+    #[error("pull {blob}: nothing came for {} s; last: {last}", silence.as_secs())]
+    Silent {
+        /// The file, 12 hex digits.
+        blob: String,
+        /// How long.
+        silence: Duration,
+        /// What was said last.
+        last: String,
+    },
+    /// The bytes are not those of the name. What came was removed.
+    #[error("digest mismatch, file must be downloaded again: want sha256:{wanted}, got sha256:{found}")]
+    Digest {
+        /// What it should be.
+        wanted: Digest,
+        /// What it is.
+        found: Digest,
+    },
+    /// There is too little room, found before the first byte.
+    #[error("not enough room for {model} at {place}: {room}")]
+    NoRoom {
+        /// Which model.
+        model: ModelName,
+        /// Where it should lie.
+        place: String,
+        /// In numbers.
+        room: NoRoom,
+    },
+    /// The disk was filled meanwhile.
+    #[error("the disk at {place} is full: {reason}")]
+    DiskFull {
+        /// Which disk.
+        place: String,
+        /// What it refused.
+        reason: String,
+    },
+    /// This node may not publish there.
+    #[error("{place}: {reason}; {remedy}")]
+    NotWritable {
+        /// Where.
+        place: String,
+        /// Why not.
+        reason: String,
+        /// What would help.
+        remedy: String,
+    },
+    /// There is no store.
+    #[error("no place for models on this node: {0}")]
+    NoStore(String),
+    /// The disk failed.
+    #[error("{0}")]
+    Disk(String),
+    /// Somebody ended it.
+    #[error("the pull was cancelled")]
+    Cancelled,
+    /// The node ends.
+    #[error("this node is stopping; the pull goes on when it starts again")]
+    Stopping,
+    /// No more can wait.
+    #[error("{0} pulls wait already; the limit is {1}")]
+    TooMany(usize, usize),
+    /// No more can watch.
+    #[error("{0} watch this pull already, which is the limit")]
+    TooManyWatchers(usize),
+    /// It is there, and the runtime does not see it.
+    #[error("{name} is in the store, but the runtime does not list it")]
+    NotListed {
+        /// Which model.
+        name: ModelName,
+    },
+    /// What another node says.
+    #[error("node {node}: {text}")]
+    Elsewhere {
+        /// Which node.
+        node: NodeId,
+        /// Its code.
+        code: ErrorCode,
+        /// Its words.
+        text: String,
+    },
+}
+
+// === impl PullError ===
+
+impl PullError {
+    /// The code that leaves the node.
+    #[must_use]
+    pub const fn code(&self) -> ErrorCode {
+        match self {
+            Self::Manifest(error) | Self::Blob { error, .. } => error.code,
+            Self::BadManifest(_) => ErrorCode::ManifestInvalid,
+            Self::Silent { .. } => ErrorCode::OriginFailed,
+            Self::Digest { .. } => ErrorCode::DigestMismatch,
+            Self::NoRoom { .. } | Self::DiskFull { .. } => ErrorCode::DiskFull,
+            Self::NotWritable { .. } => ErrorCode::StoreNotWritable,
+            Self::NoStore(_) => ErrorCode::RuntimeUnavailable,
+            Self::Disk(_) => ErrorCode::StorageFailed,
+            Self::Cancelled => ErrorCode::PullCancelled,
+            Self::Stopping => ErrorCode::Draining,
+            Self::TooMany(..) | Self::TooManyWatchers(_) => ErrorCode::Overloaded,
+            Self::NotListed { .. } => ErrorCode::RuntimeFailed,
+            Self::Elsewhere { code, .. } => *code,
+        }
+    }
+
+    /// What a disk did not do, at a place that people know.
+    pub(crate) fn of_fault(place: &str, fault: &Fault) -> Self {
+        let (place, reason) = (place.to_owned(), fault.to_string());
+        if fault.is_full() {
+            Self::DiskFull { place, reason }
+        } else if fault.is_denied() {
+            Self::NotWritable { place, reason, remedy: REMEDY_RIGHTS.to_owned() }
+        } else {
+            Self::Disk(reason)
+        }
+    }
+
+    /// What a part did not do.
+    pub(crate) fn of_part(place: &str, error: &PartError) -> Self {
+        match error {
+            PartError::Fault(fault) => Self::of_fault(place, fault),
+            PartError::Digest { wanted, found } => Self::Digest { wanted: *wanted, found: *found },
+            PartError::Absent { .. } | PartError::Length { .. } | PartError::Incomplete(_) => {
+                Self::Disk(error.to_string())
+            }
+        }
+    }
+
+    /// Why a model did not become visible.
+    pub(crate) fn of_publish(place: &str, error: &PublishError) -> Self {
+        match error {
+            PublishError::Fault(fault) => Self::of_fault(place, fault),
+            PublishError::NotWritable(_) | PublishError::OtherDisk(_) => {
+                let (place, reason, remedy) = (place.to_owned(), error.to_string(), REMEDY_DOCTOR.to_owned());
+                Self::NotWritable { place, reason, remedy }
+            }
+            PublishError::Missing { .. } | PublishError::Size { .. } => Self::Disk(error.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::path::Path;
+
+    use super::*;
+    use crate::ports::OriginTrouble;
+
+    #[test]
+    fn what_a_disk_says_is_one_of_three() {
+        let check = |kind: io::ErrorKind, code: ErrorCode, text: &str| {
+            let fault = Fault::at("write", Path::new("/m/x"))(kind.into());
+            let error = PullError::of_fault("/m", &fault);
+            assert_eq!((error.code(), error.to_string().as_str()), (code, text));
+            let error = PullError::of_publish("/m", &PublishError::Fault(fault));
+            assert_eq!(error.code(), code);
+        };
+        check(io::ErrorKind::StorageFull, ErrorCode::DiskFull, "the disk at /m is full: write /m/x: no storage space");
+        let denied = "/m: write /m/x: permission denied; let the daemon's user write there";
+        check(io::ErrorKind::PermissionDenied, ErrorCode::StoreNotWritable, denied);
+        check(io::ErrorKind::TimedOut, ErrorCode::StorageFailed, "write /m/x: timed out");
+    }
+
+    #[test]
+    fn texts_are_those_that_clients_know() {
+        let check = |error: PullError, code: ErrorCode, text: &str| {
+            assert_eq!((error.code(), error.to_string().as_str()), (code, text));
+        };
+        let absent = || OriginError {
+            kind: OriginTrouble::Absent,
+            code: ErrorCode::ModelNotFound,
+            text: "file does not exist".to_owned(),
+        };
+        let text = "pull model manifest: file does not exist";
+        check(PullError::Manifest(absent()), ErrorCode::ModelNotFound, text);
+        let blob = || "6a0746a1ec1a".to_owned();
+        let text = "pull 6a0746a1ec1a: file does not exist";
+        check(PullError::Blob { blob: blob(), error: absent() }, ErrorCode::ModelNotFound, text);
+        let silent = PullError::Silent { blob: blob(), silence: Duration::from_secs(300), last: "busy".to_owned() };
+        check(silent, ErrorCode::OriginFailed, "pull 6a0746a1ec1a: nothing came for 300 s; last: busy");
+        check(PullError::TooMany(64, 64), ErrorCode::Overloaded, "64 pulls wait already; the limit is 64");
+        check(
+            PullError::TooManyWatchers(256),
+            ErrorCode::Overloaded,
+            "256 watch this pull already, which is the limit",
+        );
+        check(PullError::Cancelled, ErrorCode::PullCancelled, "the pull was cancelled");
+        let name = "llama3.2".parse().expect("a name");
+        let text = "llama3.2:latest is in the store, but the runtime does not list it";
+        check(PullError::NotListed { name }, ErrorCode::RuntimeFailed, text);
+        let code = ErrorCode::DiskFull;
+        let elsewhere = PullError::Elsewhere { node: NodeId(3), code, text: "full".to_owned() };
+        check(elsewhere, code, "node 3: full");
+    }
+}

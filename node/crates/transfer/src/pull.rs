@@ -1,0 +1,565 @@
+//! One pull from its name to a visible model, step by step.
+//!
+//! Each step may be done again: a pull that was cut off anywhere begins with its first step and finds what is done. The
+//! manifest that was chosen is kept with the job, so a name that moves meanwhile does not change what is fetched. Until
+//! the job is kept nothing was promised to anybody; from then on only its end, told to whoever asks, takes it away.
+//! Nothing of a model is visible before all of it is there and is what its name says.
+
+pub(crate) mod chase;
+pub(crate) mod fetch;
+pub(crate) mod resume;
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::spawn_blocking;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use ollamax_blobs::{
+    Access, BlobSpec, Fault, Index, Indexed, JOB_VERSION, JobFile, Jobs, Manifest, Need, NoRoom, Part, PartError,
+    Promise, Promises, Publication, PublishError, Space, Staging, Store,
+};
+use ollamax_core::transfer_plan::Patience;
+use ollamax_types::{Clock, Digest, ErrorCode, ModelName};
+
+use crate::adopt::Trees;
+use crate::buffers::Buffers;
+use crate::config::Config;
+use crate::error::PullError;
+use crate::handle::PullSpec;
+use crate::metrics::Metrics;
+use crate::ports::{Listing, Origin, OriginError, OriginTrouble, Place, Runtime};
+use crate::progress::{Board, Stage};
+
+/// How often a manifest is asked for.
+const MANIFEST_TRIES_MAX: u32 = 3;
+/// How often a model is completed again of which the store lost files while the rest came.
+const PRUNED_ROUNDS_MAX: u32 = 3;
+/// Time between two questions for a store, of a job that was taken on while there was one.
+const SEEK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The right to work on one file; whoever holds the lock in it works.
+type Turn = Arc<tokio::sync::Mutex<()>>;
+
+/// What all pulls of a node share.
+pub(crate) struct Means {
+    pub(crate) config: Config,
+    pub(crate) clock: Clock,
+    pub(crate) origin: Arc<dyn Origin>,
+    pub(crate) runtime: Arc<dyn Runtime>,
+    pub(crate) metrics: Metrics,
+    pub(crate) buffers: Buffers,
+    pub(crate) promises: Promises,
+    /// Who may fetch.
+    pub(crate) places: Arc<Semaphore>,
+    pub(crate) trees: Trees,
+    /// Wakes adoption for a look at the store.
+    pub(crate) look: Arc<Notify>,
+    /// How many pulls fetch just now.
+    pub(crate) fetching: watch::Sender<usize>,
+    /// The staging folder that was opened last. One for all, since a part is open once in it.
+    pub(crate) staging: tokio::sync::Mutex<Option<Staging>>,
+    /// The turns of the files that somebody wants.
+    pub(crate) turns: Mutex<BTreeMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
+}
+
+/// One pull.
+pub(crate) struct Pull {
+    pub(crate) means: Arc<Means>,
+    pub(crate) jobs: Jobs,
+    pub(crate) board: Arc<Board>,
+    pub(crate) spec: PullSpec,
+    /// The manifest of a job that was taken on before.
+    pub(crate) chosen: Option<Manifest>,
+    pub(crate) cancel: CancellationToken,
+    pub(crate) stop: CancellationToken,
+}
+
+/// What stands between a name and its model.
+enum Prepared {
+    /// Nothing: this version is in the store.
+    Published,
+    /// Files are missing, and there is room for them.
+    Missing(Ground),
+}
+
+/// Where a model is put, and what is missing there.
+struct Ground {
+    store: Store,
+    staging: Staging,
+    /// The store's place, for people.
+    place: String,
+    /// The largest first.
+    missing: Vec<(BlobSpec, Turn)>,
+    _room: Promise,
+}
+
+/// A pull that may fetch.
+struct Fetcher {
+    means: Arc<Means>,
+    _place: OwnedSemaphorePermit,
+}
+
+/// Why no room could be set aside.
+enum Unroomy {
+    NoRoom(NoRoom),
+    Part(PartError),
+    Fault(Fault),
+}
+
+/// Does something that waits for the disk, on a thread that may.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, PullError> {
+    spawn_blocking(work).await.map_err(|error| {
+        tracing::error!(code = %ErrorCode::Internal, %error, "work on the files of a pull");
+        PullError::Disk("work on the files of the pull broke down".to_owned())
+    })
+}
+
+// === impl Pull ===
+
+impl Pull {
+    /// All of it. What is kept of the job is the caller's to remove.
+    pub(crate) async fn run(&self) -> Result<(), PullError> {
+        let manifest = self.resolve().await?;
+        let Prepared::Missing(mut ground) = self.prepare(&manifest).await? else { return Ok(()) };
+        if self.chosen.is_none() {
+            self.keep(&manifest).await?;
+        }
+        self.board.begin(Stage::Waiting);
+        let fetcher = self.unless_ended(Fetcher::wait(&self.means)).await?;
+        let (mut round, mut parts) = (0, Vec::new());
+        loop {
+            round += 1;
+            let mut fetched = self.fetch_all(&ground).await?;
+            // What an earlier round sealed is held, so that it need not be read again; the latest goes first.
+            fetched.append(&mut parts);
+            parts = fetched;
+            self.board.begin(Stage::Publishing);
+            match self.publish(&ground, &manifest, parts.clone()).await? {
+                Ok(()) => break,
+                // What was in the store at the start was removed from it meanwhile.
+                Err(PublishError::Missing { sha256 }) if round < PRUNED_ROUNDS_MAX => {
+                    tracing::warn!(model = %self.spec.name, %sha256, "the store lost a file of a model on its way");
+                }
+                Err(error) => return Err(PullError::of_publish(&ground.place, &error)),
+            }
+            ground = match self.prepare(&manifest).await? {
+                Prepared::Missing(ground) => ground,
+                Prepared::Published => return Ok(()),
+            };
+        }
+        self.index(&ground.store, parts).await?;
+        drop((ground, fetcher));
+        self.settle(manifest.digest()).await
+    }
+
+    /// Ends with the node and with whoever cancels; only what may be left at any moment runs in here.
+    async fn unless_ended<T>(&self, work: impl Future<Output = Result<T, PullError>>) -> Result<T, PullError> {
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Err(PullError::Stopping),
+            () = self.cancel.cancelled() => Err(PullError::Cancelled),
+            done = work => done,
+        }
+    }
+
+    /// Step 1: which version the name stands for.
+    async fn resolve(&self) -> Result<Manifest, PullError> {
+        let manifest = match &self.chosen {
+            Some(manifest) => manifest.clone(),
+            None => {
+                let bytes = self.unless_ended(self.ask_for_manifest()).await?;
+                Manifest::read(&bytes).map_err(PullError::BadManifest)?
+            }
+        };
+        self.board.resolved(&manifest);
+        Ok(manifest)
+    }
+
+    async fn ask_for_manifest(&self) -> Result<Bytes, PullError> {
+        let Config { retry_ms, retry_ms_max, silence_ms, .. } = self.means.config;
+        let patience = Patience { first_wait_ms: retry_ms, wait_ms_max: retry_ms_max, silence_ms };
+        let mut failures = 0;
+        loop {
+            let error = match self.means.origin.manifest(&self.spec.name, self.spec.insecure).await {
+                Ok(bytes) => return Ok(bytes),
+                Err(error) => error,
+            };
+            let wait_ms = patience.wait_ms(failures);
+            failures += 1;
+            match retry_after(&error, wait_ms) {
+                Some(wait_ms) if failures < MANIFEST_TRIES_MAX => {
+                    sleep(Duration::from_millis(wait_ms.min(retry_ms_max))).await;
+                }
+                _ => return Err(PullError::Manifest(error)),
+            }
+        }
+    }
+
+    /// Steps 2 to 4: where it goes, what is missing there, and room for it.
+    async fn prepare(&self, manifest: &Manifest) -> Result<Prepared, PullError> {
+        let store = self.find_store().await?;
+        let (name, manifest) = (self.spec.name.clone(), manifest.clone());
+        let (asked, wanted) = (store.clone(), manifest.clone());
+        let found = blocking(move || {
+            let is_published = is_published(&asked, &name, &wanted);
+            let missing = missing_in(&asked, &wanted);
+            (is_published, missing, asked.access())
+        });
+        let (is_published, missing, access) = found.await?;
+        if is_published {
+            self.leave(&store, &access, &manifest).await?;
+            return Ok(Prepared::Published);
+        }
+        let place = store.root().display().to_string();
+        let staging = self.means.staging(&store, &access, &place).await?;
+        let missing = missing.map_err(|error| PullError::of_publish(&place, &error))?;
+        for blob in manifest.blobs().into_iter().filter(|blob| !missing.contains(blob)) {
+            self.board.found(blob.sha256, blob.size_bytes);
+        }
+        let missing: Vec<(BlobSpec, Turn)> =
+            missing.into_iter().map(|blob| (blob, self.means.turn(blob.sha256))).collect();
+        let room = self.set_room_aside(&staging, &place, &missing).await?;
+        Ok(Prepared::Missing(Ground { store, staging, place, missing, _room: room }))
+    }
+
+    /// The store beside this node. A job that was taken on waits for one that is not there: at boot the runtime may be
+    /// chosen and its disk mounted after us.
+    async fn find_store(&self) -> Result<Store, PullError> {
+        loop {
+            let runtime = Arc::clone(&self.means.runtime);
+            let found = blocking(move || match runtime.place() {
+                Place::Store(place) => Store::open(&place).map_err(|fault| fault.to_string()),
+                Place::None(why) => Err(why),
+            });
+            match found.await? {
+                Ok(store) => return Ok(store),
+                Err(why) if self.chosen.is_none() => return Err(PullError::NoStore(why)),
+                Err(why) => {
+                    tracing::debug!(model = %self.spec.name, reason = why, "a pull waits for the model store");
+                    let wait = async {
+                        sleep(SEEK_INTERVAL).await;
+                        Ok(())
+                    };
+                    self.unless_ended(wait).await?;
+                }
+            }
+        }
+    }
+
+    /// This version is in the store. What is staged of it is of no use any more.
+    async fn leave(&self, store: &Store, access: &Access, manifest: &Manifest) -> Result<(), PullError> {
+        for blob in manifest.blobs() {
+            self.board.found(blob.sha256, blob.size_bytes);
+        }
+        let place = store.root().display().to_string();
+        let (root, is_direct) = (store.staging_place(), matches!(access, Access::Direct { .. }));
+        let is_staged = blocking(move || is_direct && root.is_dir()).await?;
+        if is_staged && let Ok(staging) = self.means.staging(store, access, &place).await {
+            let blobs = manifest.blobs();
+            let forget = move || {
+                for error in blobs.iter().filter_map(|blob| staging.forget(blob.sha256).err()) {
+                    tracing::debug!(%error, "remove what was staged of a published file");
+                }
+            };
+            blocking(forget).await?;
+        }
+        self.means.runtime.look();
+        Ok(())
+    }
+
+    /// Promises room and lets the parts take it, so that a disk that is too small is met before the first byte.
+    async fn set_room_aside(
+        &self,
+        staging: &Staging,
+        place: &str,
+        missing: &[(BlobSpec, Turn)],
+    ) -> Result<Promise, PullError> {
+        let (means, staging, missing) = (Arc::clone(&self.means), staging.clone(), missing.to_vec());
+        let made = blocking(move || means.set_room_aside(&staging, &missing)).await?;
+        made.map_err(|error| match error {
+            Unroomy::NoRoom(room) => PullError::NoRoom { model: self.spec.name.clone(), place: place.to_owned(), room },
+            Unroomy::Part(error) => PullError::of_part(place, &error),
+            Unroomy::Fault(fault) => PullError::of_fault(place, &fault),
+        })
+    }
+
+    /// Keeps the job: from here on the pull goes on, whatever happens to this process.
+    async fn keep(&self, manifest: &Manifest) -> Result<(), PullError> {
+        let job = JobFile {
+            version: JOB_VERSION,
+            name: self.spec.name.to_string(),
+            insecure: self.spec.insecure,
+            manifest_hex: hex::encode(manifest.bytes()),
+            asked_by: self.spec.asked_by.clone(),
+            asked_at_ms: self.means.clock.now().0,
+        };
+        let jobs = self.jobs.clone();
+        let written = blocking(move || jobs.write(&job)).await?;
+        written.map_err(|fault| PullError::of_fault("the data directory", &fault))
+    }
+
+    /// Steps 5 and 6, file by file. What the store has got meanwhile is left out.
+    async fn fetch_all(&self, ground: &Ground) -> Result<Vec<Part>, PullError> {
+        let mut parts = Vec::new();
+        for (at, (blob, turn)) in ground.missing.iter().enumerate() {
+            let taken = async { Ok(Arc::clone(turn).lock_owned().await) };
+            let turn = self.unless_ended(taken).await?;
+            let is_last = at + 1 == ground.missing.len();
+            parts.extend(self.fetch_one(ground, *blob, is_last).await?);
+            drop(turn);
+        }
+        Ok(parts)
+    }
+
+    async fn fetch_one(&self, ground: &Ground, blob: BlobSpec, is_last: bool) -> Result<Option<Part>, PullError> {
+        let (store, staging) = (ground.store.clone(), ground.staging.clone());
+        // Another pull may have published or sealed it while this one waited for its turn.
+        let begun = blocking(move || match store.blob(blob) {
+            Ok(Some(_)) => Ok(None),
+            Ok(None) => staging.begin(blob).map(Some),
+            Err(fault) => Err(PartError::Fault(fault)),
+        });
+        let begun = begun.await?.map_err(|error| PullError::of_part(&ground.place, &error))?;
+        let part = match begun {
+            Some(part) if !part.is_sealed() => part,
+            sealed => {
+                self.board.found(blob.sha256, blob.size_bytes);
+                return Ok(sealed);
+            }
+        };
+        let means = &self.means;
+        if part.have().ones() > 0 {
+            self.board.begin(Stage::Checking);
+        }
+        let looked = resume::look_through(&part, &ground.place, &self.board, &means.metrics);
+        let chaser = self.unless_ended(looked).await?;
+        self.board.begin(Stage::Fetching);
+        let source = fetch::Source {
+            origin: Arc::clone(&means.origin),
+            name: self.spec.name.clone(),
+            insecure: self.spec.insecure,
+            part: part.clone(),
+            place: ground.place.clone(),
+            buffers: means.buffers.clone(),
+            board: Arc::clone(&self.board),
+            metrics: means.metrics.clone(),
+        };
+        let digest = self.unless_ended(Box::pin(fetch::fetch(source, &means.config, chaser))).await?;
+        if is_last {
+            self.board.begin(Stage::Verifying);
+        }
+        self.seal(ground, part, digest).await.map(Some)
+    }
+
+    /// The file is what its name says, or goes.
+    async fn seal(&self, ground: &Ground, part: Part, digest: Digest) -> Result<Part, PullError> {
+        let staging = ground.staging.clone();
+        let sealed = blocking(move || {
+            let sealed = part.seal(digest);
+            if let Err(PartError::Digest { wanted, .. }) = &sealed
+                && let Err(error) = staging.forget(*wanted)
+            {
+                tracing::warn!(%error, "remove a file that is not what its name says");
+            }
+            sealed.map(|()| part)
+        });
+        sealed.await?.map_err(|error| PullError::of_part(&ground.place, &error))
+    }
+
+    /// Step 7: makes the model visible.
+    async fn publish(
+        &self,
+        ground: &Ground,
+        manifest: &Manifest,
+        parts: Vec<Part>,
+    ) -> Result<Result<(), PublishError>, PullError> {
+        let (store, staging, manifest) = (ground.store.clone(), ground.staging.clone(), manifest.clone());
+        let (name, now) = (self.spec.name.clone(), self.means.clock.now());
+        blocking(move || {
+            let publication = Publication { name: &name, manifest: &manifest, parts: &parts, staging: &staging, now };
+            store.publish(&publication).map(drop)
+        })
+        .await
+    }
+
+    /// Puts the hash trees on record, so that adoption need not read the files again.
+    async fn index(&self, store: &Store, parts: Vec<Part>) -> Result<(), PullError> {
+        let (trees, store) = (self.means.trees.clone(), store.clone());
+        blocking(move || {
+            for part in parts {
+                if let Err(error) = trees.open().and_then(|index| put_tree(&index, &store, &part)) {
+                    tracing::warn!(%error, sha256 = %part.spec().sha256, "keep the hash tree of a file");
+                }
+            }
+        })
+        .await
+    }
+
+    /// Step 8: until the runtime lists it and the cluster knows. The model is there: nobody cancels it any more.
+    async fn settle(&self, digest: Digest) -> Result<(), PullError> {
+        self.board.begin(Stage::Settling);
+        let (means, name) = (&self.means, &self.spec.name);
+        means.look.notify_one();
+        means.runtime.look();
+        let wait = Duration::from_millis(means.config.settle_ms);
+        let settled = async {
+            match timeout(wait, means.runtime.lists(name, digest)).await {
+                Ok(Listing::Listed) => {}
+                // It lists it when it is up again.
+                Ok(Listing::Down) => return Ok(()),
+                Err(_) => return Err(PullError::NotListed { name: name.clone() }),
+            }
+            if timeout(wait, means.runtime.known(name, digest)).await.is_err() {
+                tracing::warn!(model = %name, %digest, "a model was pulled, and the cluster does not know of it yet");
+            }
+            Ok(())
+        };
+        self.stop.run_until_cancelled(settled).await.unwrap_or(Err(PullError::Stopping))
+    }
+}
+
+// === impl Means ===
+
+impl Means {
+    /// The staging folder of a store that may be written.
+    pub(crate) async fn staging(&self, store: &Store, access: &Access, place: &str) -> Result<Staging, PullError> {
+        let owner = match access {
+            Access::Direct { owner, .. } => *owner,
+            Access::Locked { reason, remedy, .. } | Access::Hidden { reason, remedy } => {
+                let (place, reason, remedy) = (place.to_owned(), reason.clone(), remedy.clone());
+                return Err(PullError::NotWritable { place, reason, remedy });
+            }
+        };
+        let root = store.staging_place();
+        let mut last = self.staging.lock().await;
+        let known = last.as_ref().filter(|staging| staging.root() == root).cloned();
+        let opened = blocking(move || match known {
+            // Somebody may have removed it.
+            Some(staging) if root.is_dir() => Ok(staging),
+            _ => Staging::open(&root, Some(owner)),
+        });
+        let staging = opened.await?.map_err(|fault| PullError::of_fault(place, &fault))?;
+        *last = Some(staging.clone());
+        Ok(staging)
+    }
+
+    /// The turn of a file, the same for all who want it now.
+    fn turn(&self, sha256: Digest) -> Turn {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.retain(|_, turn| turn.strong_count() > 0);
+        if let Some(turn) = turns.get(&sha256).and_then(Weak::upgrade) {
+            return turn;
+        }
+        let turn = Turn::default();
+        turns.insert(sha256, Arc::downgrade(&turn));
+        turn
+    }
+
+    /// Blocks on the disk.
+    fn set_room_aside(&self, staging: &Staging, missing: &[(BlobSpec, Turn)]) -> Result<Promise, Unroomy> {
+        let before: Vec<u64> = missing.iter().map(|(blob, _)| staging.allocated_bytes(*blob)).collect();
+        let sizes = missing.iter().map(|(blob, _)| blob.size_bytes);
+        let bytes = sizes.zip(&before).fold(0_u64, |sum, (size, held)| sum.saturating_add(size.saturating_sub(*held)));
+        let Config { spare_percent, spare_bytes_min, .. } = self.config;
+        let device = fs::metadata(staging.root()).map_err(Fault::at("look at", staging.root()));
+        let device = device.map_err(Unroomy::Fault)?.dev();
+        let need = Need { bytes, spare_percent, spare_bytes_min };
+        let space = Space::of(staging.root());
+        if space.is_none() {
+            let place = staging.root().display();
+            tracing::warn!(%place, "the disk of the model store does not say what is free; the pull goes on");
+        }
+        let mut room = self.promises.take(device, space, need).map_err(Unroomy::NoRoom)?;
+        for (at, (blob, _)) in missing.iter().enumerate() {
+            match staging.begin(*blob) {
+                Ok(part) => drop(part),
+                Err(error) => {
+                    take_back(staging, &missing[..at], &before);
+                    return Err(Unroomy::Part(error));
+                }
+            }
+            room.allocated(staging.allocated_bytes(*blob).saturating_sub(before[at]));
+        }
+        Ok(room)
+    }
+}
+
+// === impl Fetcher ===
+
+impl Fetcher {
+    /// Waits until this pull may fetch. Background hashing rests for as long.
+    async fn wait(means: &Arc<Means>) -> Result<Self, PullError> {
+        let place = Arc::clone(&means.places).acquire_owned().await.expect("it is never closed");
+        means.fetching.send_modify(|count| *count += 1);
+        Ok(Self { means: Arc::clone(means), _place: place })
+    }
+}
+
+impl Drop for Fetcher {
+    fn drop(&mut self) {
+        self.means.fetching.send_modify(|count| *count = count.saturating_sub(1));
+    }
+}
+
+/// How long to wait before an origin is asked again; `None` where that is of no use.
+fn retry_after(error: &OriginError, wait_ms: u64) -> Option<u64> {
+    match error.kind {
+        OriginTrouble::Absent | OriginTrouble::Refused | OriginTrouble::Garbled => None,
+        OriginTrouble::Busy { after_ms } => Some(after_ms.unwrap_or_default().max(wait_ms)),
+        OriginTrouble::Cut | OriginTrouble::Stalled | OriginTrouble::Unreachable => Some(wait_ms),
+    }
+}
+
+/// Whether a name stands for this version, and all of it is there. What cannot be read is not.
+fn is_published(store: &Store, name: &ModelName, manifest: &Manifest) -> bool {
+    let stored = store.manifest(name).ok().flatten();
+    stored.is_some_and(|(_, stored)| stored.digest() == manifest.digest())
+        && manifest.blobs().into_iter().all(|blob| matches!(store.blob(blob), Ok(Some(_))))
+}
+
+/// The files that a store lacks, the largest first. One that is there with another size is the runtime's own, and in
+/// the way: that shows before anything is fetched.
+fn missing_in(store: &Store, manifest: &Manifest) -> Result<Vec<BlobSpec>, PublishError> {
+    let mut missing = Vec::new();
+    for blob in manifest.blobs() {
+        if store.blob(blob)?.is_some() {
+            continue;
+        }
+        let found = fs::metadata(store.blob_path(blob.sha256)).ok();
+        if let Some(found) = found.filter(|found| found.len() != blob.size_bytes) {
+            let (sha256, wanted, found) = (blob.sha256, blob.size_bytes, found.len());
+            return Err(PublishError::Size { sha256, wanted, found });
+        }
+        missing.push(blob);
+    }
+    missing.sort_by_key(|blob| (Reverse(blob.size_bytes), blob.sha256));
+    Ok(missing)
+}
+
+/// Removes parts that were begun in vain, as far as nobody else wants them.
+fn take_back(staging: &Staging, begun: &[(BlobSpec, Turn)], before: &[u64]) {
+    for ((blob, turn), held) in begun.iter().zip(before) {
+        // One is `begun` itself, and one the list that it was cloned from.
+        let is_ours = Arc::strong_count(turn) <= 2 && *held == 0;
+        if is_ours && let Err(error) = staging.forget(blob.sha256) {
+            tracing::warn!(%error, "remove a file that was begun in vain");
+        }
+    }
+}
+
+/// The identity is that of the file after its other name is gone.
+fn put_tree(index: &Index, store: &Store, part: &Part) -> Result<(), Fault> {
+    let (spec, Ok(tree)) = (part.spec(), part.tree()) else { return Ok(()) };
+    match store.blob(spec)? {
+        Some(file) => index.put(spec.sha256, &Indexed { identity: file.identity, tree }),
+        None => Ok(()),
+    }
+}

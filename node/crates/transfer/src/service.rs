@@ -1,0 +1,332 @@
+//! The loop that owns all pulls of this node and takes up those that a restart cut off.
+//!
+//! A name is pulled once at a time, however many ask for it. Each pull is a task of its own; its job file lies on disk
+//! from the moment when it is promised to somebody until it is over, and stays when the node ends before that. A pull
+//! that failed is listed for a while, for those who did not wait for it. What was staged and that nobody has asked for
+//! since goes after a week.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::OnceCell;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use ollamax_blobs::{Access, Fault, JobFile, Jobs, Manifest, Staging, Store};
+use ollamax_types::{Digest, ModelName, NodeId, Timestamp};
+
+use crate::error::PullError;
+use crate::handle::PullSpec;
+use crate::ports::Place;
+use crate::progress::{Board, PullProgress, Stage, Watch, millis};
+use crate::pull::{Means, Pull, blocking};
+
+/// How long a part is kept that nobody writes to.
+const PARTS_KEPT_MS: u64 = 7 * 24 * 3_600_000;
+/// Time between two looks for such parts.
+const CLEAR_INTERVAL: Duration = Duration::from_secs(24 * 3_600);
+/// Wait before the folder of jobs is tried again that could not be read.
+const JOBS_RETRY: Duration = Duration::from_secs(10);
+/// How long a pull that failed is listed.
+const FAILED_KEPT: Duration = Duration::from_secs(3_600);
+/// Most failed pulls that are listed.
+const FAILED_MAX: usize = 64;
+
+/// All pulls of this node.
+pub(crate) struct Service {
+    pub(crate) node: NodeId,
+    pub(crate) means: Arc<Means>,
+    pub(crate) jobs_root: PathBuf,
+    /// Empty until the jobs of before were taken up.
+    pub(crate) jobs: OnceCell<Jobs>,
+    pub(crate) pulls: Mutex<BTreeMap<ModelName, Entry>>,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stop: CancellationToken,
+}
+
+/// One of them.
+pub(crate) struct Entry {
+    board: Arc<Board>,
+    cancel: CancellationToken,
+    /// When it failed.
+    failed_at: Option<Instant>,
+}
+
+// === impl Service ===
+
+impl Service {
+    /// Takes up what was cut off, and clears away what nobody needs, until the node ends.
+    pub(crate) async fn run(self: Arc<Self>) {
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = self.keep_house() => {}
+        }
+    }
+
+    async fn keep_house(self: &Arc<Self>) {
+        while let Err(error) = self.take_up().await {
+            tracing::warn!(code = %error.code(), %error, "read which pulls were cut off; tried again");
+            sleep(JOBS_RETRY).await;
+        }
+        loop {
+            self.clear_parts().await;
+            sleep(CLEAR_INTERVAL).await;
+        }
+    }
+
+    /// Pulls a model, or joins the pull of that name. It answers when the pull is promised or has failed.
+    pub(crate) async fn pull(self: &Arc<Self>, spec: PullSpec) -> Result<Watch, PullError> {
+        let jobs = self.take_up().await?;
+        let mut watch = self.begin(spec, None, jobs)?.watch()?;
+        loop {
+            match &watch.now().stage {
+                Stage::Failed(error) => return Err(error.clone()),
+                Stage::Resolving => {}
+                _ => return Ok(watch),
+            }
+            if !watch.changed().await {
+                return Err(PullError::Stopping);
+            }
+        }
+    }
+
+    /// Ends a pull and waits until it has ended. False when there is none.
+    pub(crate) async fn cancel(&self, name: &ModelName) -> bool {
+        let found = self.lock().get(name).filter(|entry| entry.failed_at.is_none()).map(|entry| {
+            entry.cancel.cancel();
+            Arc::clone(&entry.board)
+        });
+        let Some(board) = found else { return false };
+        // One more than others may have: whoever cancels is not kept from it by those who watch.
+        let mut watch = board.watch_anyway();
+        while !watch.now().is_over() && watch.changed().await {}
+        true
+    }
+
+    /// The pulls that are not over, and those that failed lately.
+    pub(crate) fn pulls(&self) -> Vec<Arc<PullProgress>> {
+        let mut pulls = self.lock();
+        forget_old(&mut pulls);
+        pulls.values().map(|entry| entry.board.now()).collect()
+    }
+
+    /// The folder of jobs; the first call begins those that lie there.
+    async fn take_up(self: &Arc<Self>) -> Result<&Jobs, PullError> {
+        self.jobs.get_or_try_init(|| self.read_jobs()).await
+    }
+
+    async fn read_jobs(self: &Arc<Self>) -> Result<Jobs, PullError> {
+        let root = self.jobs_root.clone();
+        let read = blocking(move || -> Result<(Jobs, Vec<JobFile>), Fault> {
+            let jobs = Jobs::open(&root)?;
+            let all = jobs.all()?;
+            Ok((jobs, all))
+        });
+        let read = read.await?.map_err(|fault| PullError::of_fault("the data directory", &fault));
+        let (jobs, all) = read?;
+        for job in all {
+            self.take_up_one(&job, &jobs).await;
+        }
+        Ok(jobs)
+    }
+
+    async fn take_up_one(self: &Arc<Self>, job: &JobFile, jobs: &Jobs) {
+        let bytes = hex::decode(&job.manifest_hex).unwrap_or_default();
+        let (Ok(name), Ok(manifest)) = (job.name.parse::<ModelName>(), Manifest::read(&bytes)) else {
+            tracing::warn!(model = job.name, "a job has no manifest that can be used; it is dropped");
+            if let Ok(name) = job.name.parse::<ModelName>() {
+                self.remove_job(jobs, &name).await;
+            }
+            return;
+        };
+        let (digest, bytes) = (manifest.digest(), manifest.size_bytes());
+        let spec = PullSpec { name, insecure: job.insecure, asked_by: job.asked_by.clone() };
+        tracing::info!(model = %spec.name, %digest, bytes, asked_by = spec.asked_by, "a pull goes on");
+        if let Err(error) = self.begin(spec, Some(manifest), jobs) {
+            tracing::warn!(model = job.name, code = %error.code(), %error, "go on with a pull");
+        }
+    }
+
+    /// The pull of this name: the one that runs, else a new one. One that was promised before is not refused.
+    fn begin(self: &Arc<Self>, spec: PullSpec, chosen: Option<Manifest>, jobs: &Jobs) -> Result<Arc<Board>, PullError> {
+        let mut pulls = self.lock();
+        forget_old(&mut pulls);
+        if let Some(entry) = pulls.get(&spec.name).filter(|entry| entry.failed_at.is_none()) {
+            return Ok(Arc::clone(&entry.board));
+        }
+        if self.stop.is_cancelled() {
+            return Err(PullError::Stopping);
+        }
+        let config = &self.means.config;
+        let (at_once, waiting_max) = (config.pulls_max as usize, config.pulls_waiting_max as usize);
+        let running = pulls.values().filter(|entry| entry.failed_at.is_none()).count();
+        if chosen.is_none() && running >= at_once + waiting_max {
+            return Err(PullError::TooMany(running - at_once, waiting_max));
+        }
+        let stage = if chosen.is_some() { Stage::Waiting } else { Stage::Resolving };
+        let name = spec.name.clone();
+        let board = Arc::new(Board::new(name.clone(), self.node, stage, self.means.metrics.clone()));
+        if let Some(manifest) = &chosen {
+            board.resolved(manifest);
+        }
+        let cancel = CancellationToken::new();
+        let pull = Pull {
+            means: Arc::clone(&self.means),
+            jobs: jobs.clone(),
+            board: Arc::clone(&board),
+            spec,
+            chosen,
+            cancel: cancel.clone(),
+            stop: self.stop.clone(),
+        };
+        pulls.insert(name, Entry { board: Arc::clone(&board), cancel, failed_at: None });
+        drop(pulls);
+        // It ends with the node, between two chunks; what it could not do is told on its board.
+        self.tasks.spawn(Arc::clone(self).carry_out(pull));
+        Ok(board)
+    }
+
+    /// Does a pull to its end, and tells of it.
+    async fn carry_out(self: Arc<Self>, pull: Pull) {
+        let (name, asked_by) = (pull.spec.name.clone(), pull.spec.asked_by.clone());
+        if pull.chosen.is_none() {
+            tracing::info!(model = %name, asked_by, "a pull begins");
+        }
+        let outcome = Box::pin(pull.run()).await;
+        if !matches!(outcome, Err(PullError::Stopping)) {
+            self.remove_job(&pull.jobs, &name).await;
+        }
+        self.show_staged().await;
+        self.note(&pull.board.now(), &outcome, millis(pull.board.elapsed()));
+        self.end(&name, &pull.board, outcome);
+    }
+
+    /// Writes to the log and counts how a pull ended.
+    fn note(&self, progress: &PullProgress, outcome: &Result<(), PullError>, took_ms: u64) {
+        let (model, bytes) = (&progress.name, progress.total_bytes());
+        let digest = progress.digest.map(|digest| digest.to_string()).unwrap_or_default();
+        let metrics = &self.means.metrics;
+        match outcome {
+            Ok(()) => {
+                metrics.pull_over("done");
+                tracing::info!(%model, digest, bytes, took_ms, "a model was pulled");
+            }
+            Err(PullError::Stopping) => {
+                tracing::info!(%model, digest, bytes, took_ms, "a pull goes on when this node starts again");
+            }
+            Err(PullError::Cancelled) => {
+                metrics.pull_over("cancelled");
+                tracing::info!(%model, digest, bytes, took_ms, "a pull was cancelled");
+            }
+            Err(error) => {
+                metrics.pull_over("failed");
+                let code = error.code();
+                tracing::info!(%model, digest, bytes, took_ms, %code, %error, "a pull failed");
+            }
+        }
+    }
+
+    /// Whoever asks for the name from here on begins anew.
+    fn end(&self, name: &ModelName, board: &Arc<Board>, outcome: Result<(), PullError>) {
+        let mut pulls = self.lock();
+        let is_listed = matches!(&outcome, Err(error) if !is_an_answer(error));
+        if is_listed {
+            let failed_at = Some(Instant::now());
+            let entry = Entry { board: Arc::clone(board), cancel: CancellationToken::new(), failed_at };
+            pulls.insert(name.clone(), entry);
+        } else {
+            pulls.remove(name);
+        }
+        board.begin(outcome.map_or_else(Stage::Failed, |()| Stage::Done));
+    }
+
+    async fn remove_job(&self, jobs: &Jobs, name: &ModelName) {
+        let (jobs, key) = (jobs.clone(), name.key());
+        if let Ok(Err(error)) = blocking(move || jobs.remove(&key)).await {
+            tracing::warn!(model = %name, %error, "remove the job of a pull that is over; a restart does it again");
+        }
+    }
+
+    /// Removes parts that nobody wrote to for long and that no pull wants.
+    async fn clear_parts(&self) {
+        let Some(staging) = self.staging().await else { return };
+        let boards: Vec<Arc<PullProgress>> = self.lock().values().map(|entry| entry.board.now()).collect();
+        let wanted: BTreeSet<Digest> =
+            boards.iter().flat_map(|progress| progress.blobs.iter().map(|blob| blob.blob.sha256)).collect();
+        let now = self.means.clock.now();
+        if blocking(move || clear(&staging, &wanted, now)).await.is_ok() {
+            self.show_staged().await;
+        }
+    }
+
+    /// The staging folder of the store beside this node, if it has one already.
+    async fn staging(&self) -> Option<Staging> {
+        let runtime = Arc::clone(&self.means.runtime);
+        let found = blocking(move || match runtime.place() {
+            Place::Store(place) => Store::open(&place).ok().map(|store| (store.access(), store)),
+            Place::None(_) => None,
+        });
+        let (access, store) = found.await.ok()??;
+        let (root, is_direct) = (store.staging_place(), matches!(access, Access::Direct { .. }));
+        let is_there = blocking(move || is_direct && root.is_dir()).await.ok()?;
+        if !is_there {
+            return None;
+        }
+        let place = store.root().display().to_string();
+        self.means.staging(&store, &access, &place).await.ok()
+    }
+
+    async fn show_staged(&self) {
+        let Some(staging) = self.staging().await else { return self.means.metrics.show_staged(0) };
+        let taken = blocking(move || {
+            let parts = staging.parts().unwrap_or_default();
+            parts.into_iter().map(|part| staging.allocated_bytes(part)).fold(0, u64::saturating_add)
+        });
+        if let Ok(bytes) = taken.await {
+            self.means.metrics.show_staged(bytes);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<ModelName, Entry>> {
+        self.pulls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether this is the end that somebody wanted, and no failure to be shown to others.
+const fn is_an_answer(error: &PullError) -> bool {
+    matches!(error, PullError::Cancelled | PullError::Stopping)
+}
+
+/// Failed pulls are listed for a while, and not all of them.
+fn forget_old(pulls: &mut BTreeMap<ModelName, Entry>) {
+    pulls.retain(|_, entry| entry.failed_at.is_none_or(|at| at.elapsed() < FAILED_KEPT));
+    while pulls.values().filter(|entry| entry.failed_at.is_some()).count() > FAILED_MAX {
+        let failed = pulls.iter().filter_map(|(name, entry)| Some((entry.failed_at?, name.clone())));
+        let Some((_, oldest)) = failed.min() else { return };
+        pulls.remove(&oldest);
+    }
+}
+
+/// Removes old parts. Blocks on the disk.
+fn clear(staging: &Staging, wanted: &BTreeSet<Digest>, now: Timestamp) {
+    let parts = staging.parts().unwrap_or_else(|error| {
+        tracing::warn!(%error, "look for files on their way that nobody wants");
+        Vec::new()
+    });
+    for part in parts.into_iter().filter(|part| !wanted.contains(&part.sha256)) {
+        let written_at = staging.written_at(part.sha256).ok().flatten();
+        if !written_at.is_some_and(|written_at| now.ms_since(written_at) > PARTS_KEPT_MS) {
+            continue;
+        }
+        match staging.forget(part.sha256) {
+            Ok(()) => {
+                let (sha256, bytes) = (part.sha256, part.size_bytes);
+                tracing::info!(%sha256, bytes, "a file on its way was removed that nobody asked for any more");
+            }
+            Err(error) => tracing::warn!(%error, "remove a file on its way that nobody wants"),
+        }
+    }
+}
