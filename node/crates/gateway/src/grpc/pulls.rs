@@ -99,29 +99,14 @@ fn parse(name: &str) -> Result<ModelName, AdminError> {
     })
 }
 
-/// Ends with the first state that shows that the model is known and has its room.
+/// Ends with the first state that shows that the pull is taken on.
 fn until_accepted(states: BoxStream<'static, Arc<PullProgress>>) -> impl Stream<Item = Arc<PullProgress>> + Send {
     stream::unfold(Some(states), |states| async move {
         let mut states = states?;
         let state = states.next().await?;
-        let rest = (!is_accepted(&state)).then_some(states);
+        let rest = (state.stage == Stage::Resolving).then_some(states);
         Some((state, rest))
     })
-}
-
-/// A pull waits for others with its manifest at hand, so one that has none has not come that far.
-const fn is_accepted(state: &PullProgress) -> bool {
-    match &state.stage {
-        Stage::Resolving => false,
-        Stage::Waiting => state.digest.is_some(),
-        Stage::Checking
-        | Stage::Fetching
-        | Stage::Verifying
-        | Stage::Publishing
-        | Stage::Settling
-        | Stage::Done
-        | Stage::Failed(_) => true,
-    }
 }
 
 /// What all nodes say, and then the first failure.
@@ -197,17 +182,16 @@ mod tests {
     use std::future::ready;
 
     use ollamax_proto::v1::pull_progress::Stage as Step;
-    use ollamax_types::Digest;
 
     use super::*;
     use crate::grpc::daemon::CODE_KEY;
 
-    fn state(node: u64, stage: Stage, digest: Option<Digest>) -> Arc<PullProgress> {
+    fn state(node: u64, stage: Stage) -> Arc<PullProgress> {
         Arc::new(PullProgress {
             name: "m".parse().expect("a name"),
             node: NodeId(node),
             stage,
-            digest,
+            digest: None,
             blobs: Arc::default(),
             sources: vec![],
             bytes_per_second: None,
@@ -215,37 +199,23 @@ mod tests {
         })
     }
 
-    #[test]
-    fn a_pull_is_accepted_when_its_manifest_is_at_hand() {
-        let known = Some(Digest([1; 32]));
-        let check = |stage: Stage, digest, expected| assert_eq!(is_accepted(&state(1, stage, digest)), expected);
-        check(Stage::Resolving, None, false);
-        check(Stage::Waiting, None, false);
-        check(Stage::Waiting, known, true);
-        for stage in [Stage::Checking, Stage::Fetching, Stage::Done, Stage::Failed(PullError::Cancelled)] {
-            check(stage, known, true);
-        }
-    }
-
     #[tokio::test]
     async fn who_does_not_wait_hears_nothing_after_the_first_state_that_is_accepted() {
-        let known = Some(Digest([1; 32]));
-        let states = [state(1, Stage::Resolving, None), state(1, Stage::Waiting, known)];
-        // What follows takes forever.
-        let states = stream::iter(states).chain(stream::pending()).boxed();
-        let heard: Vec<Arc<PullProgress>> = until_accepted(states).collect().await;
-        assert_eq!(heard.iter().map(|state| state.stage.clone()).collect::<Vec<_>>(), [
-            Stage::Resolving,
-            Stage::Waiting
-        ]);
+        for accepted in [Stage::Waiting, Stage::Checking, Stage::Done, Stage::Failed(PullError::Cancelled)] {
+            let states = [state(1, Stage::Resolving), state(1, accepted.clone())];
+            // What follows takes forever.
+            let states = stream::iter(states).chain(stream::pending()).boxed();
+            let heard: Vec<Stage> = until_accepted(states).map(|state| state.stage.clone()).collect().await;
+            assert_eq!(heard, [Stage::Resolving, accepted]);
+        }
     }
 
     #[tokio::test]
     async fn a_failure_of_one_node_is_told_behind_the_last_word_of_the_others() {
         let told = [
-            ("n1", state(1, Stage::Fetching, None)),
-            ("n2", state(2, Stage::Failed(PullError::Cancelled), None)),
-            ("n1", state(1, Stage::Done, None)),
+            ("n1", state(1, Stage::Fetching)),
+            ("n2", state(2, Stage::Failed(PullError::Cancelled))),
+            ("n1", state(1, Stage::Done)),
         ];
         let told = stream::iter(told.map(|(node, state)| (node.to_owned(), state)));
         let heard: Vec<Result<v1::PullProgress, Status>> = merged(told).collect().await;
@@ -260,7 +230,7 @@ mod tests {
         assert_eq!(shown[..3], ["n1 FETCHING", "n2 FAILED", "n1 DONE"]);
         assert_eq!(shown[3..], ["pull_cancelled the pull was cancelled"]);
         assert_eq!(heard[1].as_ref().map(v1::PullProgress::stage).ok(), Some(Step::Failed));
-        let whole = merged(stream::once(ready(("n1".to_owned(), state(1, Stage::Done, None)))));
+        let whole = merged(stream::once(ready(("n1".to_owned(), state(1, Stage::Done)))));
         assert_eq!(whole.count().await, 1);
     }
 }
