@@ -43,7 +43,7 @@ mod request;
 mod serve;
 mod unserved;
 
-pub use serve::{ClientAddress, Limits, serve};
+pub use serve::{ClientAddress, Limits, Stopping, serve};
 
 /// Names who answered, on every answer.
 pub const NODE_HEADER: &str = "x-ollamamax-node";

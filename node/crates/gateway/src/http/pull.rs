@@ -2,7 +2,8 @@
 //!
 //! Head and first line go out before anybody is asked, so what fails later is told inside HTTP 200, where clients look
 //! for it. Of a file the bytes that are told never go back, whatever node starts again meanwhile. A client that leaves
-//! stops listening and nothing else: the pull is a job of the node that runs it.
+//! stops listening and nothing else: the pull is a job of the node that runs it. When this node stops, it tells the
+//! client so at once, since its answer could take hours.
 
 use std::convert::Infallible;
 use std::future::ready;
@@ -14,9 +15,10 @@ use axum::extract::{Request, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Response};
 use bytes::Bytes;
-use futures::stream::{self, Stream, StreamExt as _};
+use futures::stream::{self, BoxStream, Stream, StreamExt as _};
 use serde::Serialize;
 use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
 
 use ollamax_core::placement::choose_puller;
 use ollamax_transfer as transfer;
@@ -26,7 +28,7 @@ use ollamax_types::{ErrorCode, ModelName, NodeId};
 use crate::config::Pull;
 use crate::error::{ApiError, Shape};
 use crate::http::request::read_pull_fields;
-use crate::http::serve::ClientAddress;
+use crate::http::serve::{ClientAddress, Stopping};
 use crate::http::{NODE_HEADER, OpenDoor, body};
 
 /// A pull is looked at once in this time; what happened between two looks is told at once.
@@ -50,6 +52,8 @@ pub(crate) struct Order {
     pub(crate) is_here: bool,
     pub(crate) spec: PullSpec,
 }
+
+type States = BoxStream<'static, Arc<PullProgress>>;
 
 /// An order on its way.
 enum Following {
@@ -99,7 +103,9 @@ async fn try_answer(door: &OpenDoor, request: Request) -> Result<Response<Body>,
     let name: ModelName = fields.model().parse().map_err(|_| bad("invalid model name".to_owned()))?;
     let order = order(door, name, fields.is_insecure())?;
     let node = order.node;
-    let mut response = if fields.streams() { streamed(order) } else { whole(order).await? };
+    let stop = head.extensions.get::<Stopping>().map(|Stopping(stop)| stop.clone()).unwrap_or_default();
+    let states = while_serving(order, stop);
+    let mut response = if fields.streams() { streamed(states) } else { whole(states).await? };
     let puller = door.parts.node.name_of(node).and_then(|name| HeaderValue::from_str(&name).ok());
     let puller = puller.unwrap_or_else(|| HeaderValue::from(node.0));
     response.headers_mut().insert(HeaderName::from_static(NODE_HEADER), puller);
@@ -136,10 +142,28 @@ fn order(door: &OpenDoor, name: ModelName, insecure: bool) -> Result<Order, ApiE
     Ok(Order { transfer, node, is_here, spec: PullSpec { name, insecure, asked_by: ASKED_BY.to_owned() } })
 }
 
+/// The states of a pull, and when this node stops, that it does so in place of the next one.
+fn while_serving(order: Order, stop: CancellationToken) -> States {
+    let stopped = Arc::new(refused(order.spec.name.clone(), order.node, PullError::Stopping));
+    let serving = Some((order.states().boxed(), stop, stopped));
+    let states = stream::unfold(serving, |serving| async move {
+        let (mut states, stop, stopped) = serving?;
+        tokio::select! {
+            biased;
+            state = states.next() => {
+                let state = state?;
+                Some((state, Some((states, stop, stopped))))
+            }
+            () = stop.cancelled() => Some((stopped, None)),
+        }
+    });
+    states.boxed()
+}
+
 /// Line by line, as it happens.
-fn streamed(order: Order) -> Response<Body> {
+fn streamed(states: States) -> Response<Body> {
     let first = stream::once(ready(text(&[Line::Step { status: BEGIN }])));
-    let rest = order.states().scan(None, |told: &mut Option<Arc<PullProgress>>, now| {
+    let rest = states.scan(None, |told: &mut Option<Arc<PullProgress>>, now| {
         let now = never_back(told.as_deref(), now);
         let text = text(&lines(told.as_deref(), &now));
         *told = Some(now);
@@ -152,8 +176,8 @@ fn streamed(order: Order) -> Response<Body> {
 }
 
 /// One answer at the end.
-async fn whole(order: Order) -> Result<Response<Body>, ApiError> {
-    let last = order.states().fold(None, |_, now| ready(Some(now))).await;
+async fn whole(states: States) -> Result<Response<Body>, ApiError> {
+    let last = states.fold(None, |_, now| ready(Some(now))).await;
     match last.as_ref().map(|last| &last.stage) {
         Some(Stage::Done) => {
             let done = text(&[Line::Step { status: SUCCESS }]);

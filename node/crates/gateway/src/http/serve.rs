@@ -59,6 +59,10 @@ pub struct Limits {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientAddress(pub SocketAddr);
 
+/// Cancelled when the door ends; an extension of every request. An answer that may take hours ends with it by itself.
+#[derive(Debug, Clone)]
+pub struct Stopping(pub CancellationToken);
+
 /// Runs hyper's own tasks in the tracked group.
 #[derive(Clone)]
 struct Tracked(TaskTracker);
@@ -136,10 +140,12 @@ impl Listener {
         let (stop, cut, metrics) = (self.stop.clone(), self.cut.clone(), self.metrics.clone());
         let (builder, head_timeout) = (self.builder(), self.limits.head_timeout);
         let has_called = Arc::new(AtomicBool::new(false));
+        let stopping = Stopping(self.stop.clone());
         let (noted, router) = (Arc::clone(&has_called), TowerToHyperService::new(self.router.clone()));
         let service = service_fn(move |mut request: hyper::Request<Incoming>| {
             noted.store(true, Ordering::Relaxed);
             request.extensions_mut().insert(client);
+            request.extensions_mut().insert(stopping.clone());
             router.call(request)
         });
         // Fails alone; on stop it finishes its answers, and `cut` ends what is left.

@@ -8,15 +8,16 @@ use axum::http::Request;
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::StreamExt as _;
-use futures::future::{BoxFuture, ready};
+use futures::future::{BoxFuture, pending, ready};
 use futures::stream::{self, BoxStream};
+use http_body_util::BodyExt as _;
 use tempfile::TempDir;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use ollamax_core::health::Health;
 use ollamax_core::placement::Site;
-use ollamax_gateway::http::{ClientAddress, router};
+use ollamax_gateway::http::{ClientAddress, Stopping, router};
 use ollamax_gateway::{Config, Pull};
 use ollamax_transfer as transfer;
 use ollamax_transfer::mem::MemRuntime;
@@ -31,7 +32,7 @@ use crate::world::{World, call, header, post, text};
 /// A registry that has nothing.
 struct Empty;
 
-/// Another node: it has every model but `big`.
+/// Another node: it has every model but `big`, and with `slow` it takes forever.
 struct Other;
 
 /// A door with an engine behind it.
@@ -63,6 +64,9 @@ impl Others for Other {
         if spec.name.to_string() == "big:latest" {
             let (code, text) = (ErrorCode::DiskFull, "not enough room".to_owned());
             return ready(Err(PullError::Elsewhere { node: to, code, text })).boxed();
+        }
+        if spec.name.to_string() == "slow:latest" {
+            return pending().boxed();
         }
         let blob = BlobSpec { sha256: Digest([1; 32]), size_bytes: 9 };
         let done = PullProgress {
@@ -126,7 +130,7 @@ async fn a_pull_is_refused_before_its_body_is_read_unless_it_may_be_asked_for() 
         let response = call(&router, request).await;
         let found = (response.status().as_u16(), header(&response, "x-ollamax-error").map(str::to_owned));
         assert_eq!(found, (status, Some(code.to_owned())), "{words}");
-        let bytes = http_body_util::BodyExt::collect(response.into_body()).await.expect("whole").to_bytes();
+        let bytes = response.into_body().collect().await.expect("whole").to_bytes();
         assert!(String::from_utf8_lossy(&bytes).contains(words), "{bytes:?}");
     };
     let strange = || post("/api/pull", "{");
@@ -190,6 +194,25 @@ async fn a_pull_on_another_node_reads_as_one_here() {
     assert_eq!(text(&router, local(r#"{"model":"m"}"#)).await, (200, lines));
     let refused = "{\"status\":\"pulling manifest\"}\n{\"error\":\"node 2: not enough room\"}\n";
     assert_eq!(text(&router, local(r#"{"model":"big"}"#)).await, (200, refused.to_owned()));
+}
+
+#[tokio::test]
+async fn a_node_that_stops_ends_the_answer_and_not_the_pull() {
+    let pulling = pulling(&[2]);
+    let stop = CancellationToken::new();
+    let ask = async |body: &str| {
+        let mut request = local(body);
+        request.extensions_mut().insert(Stopping(stop.clone()));
+        call(&pulling.world.router(), request).await
+    };
+    let mut body = ask(r#"{"model":"slow"}"#).await.into_body();
+    let frame = body.frame().await.expect("a frame").expect("no break");
+    assert_eq!(frame.into_data().expect("data"), "{\"status\":\"pulling manifest\"}\n");
+    stop.cancel();
+    let rest = body.collect().await.expect("whole").to_bytes();
+    assert_eq!(rest, "{\"error\":\"this node is stopping; the pull goes on when it starts again\"}\n");
+    let response = ask(r#"{"model":"slow","stream":false}"#).await;
+    assert_eq!((response.status().as_u16(), header(&response, "x-ollamax-error")), (500, Some("draining")));
 }
 
 #[tokio::test]
