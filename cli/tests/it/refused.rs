@@ -106,35 +106,7 @@ fn change(exit: i32) -> Vec<(&'static str, Answer)> {
             "Init",
             refused(ErrorCode::BadRequest, ["\"?\" is no name", "letters and digits only", "--cluster lab"]),
         )],
-        3 => vec![
-            (
-                "Follow",
-                refused(
-                    ErrorCode::Compacted,
-                    ["what happened before revision 12 is not kept any more", "it was long ago", "ollamax events"],
-                ),
-            ),
-            ("ListModels", told(&ListModelsReply::default())),
-            (
-                "Pull",
-                refused(
-                    ErrorCode::ModelNotFound,
-                    [
-                        "pull model manifest: file does not exist",
-                        "on node n1: the registry has no such model or tag",
-                        "look at its spelling: [host/][namespace/]model[:tag]",
-                    ],
-                ),
-            ),
-            ("CancelPull", told(&CancelPullReply { found: false })),
-            (
-                "RevokeToken",
-                refused(
-                    ErrorCode::TokenNotFound,
-                    ["there is no token \"nope\"", "it was never made here", "ollamax token list"],
-                ),
-            ),
-        ],
+        3 => not_found(),
         4 => vec![
             (
                 "RemoveNode",
@@ -181,6 +153,38 @@ fn change(exit: i32) -> Vec<(&'static str, Answer)> {
         ],
         _ => vec![],
     }
+}
+
+fn not_found() -> Vec<(&'static str, Answer)> {
+    vec![
+        (
+            "Follow",
+            refused(
+                ErrorCode::Compacted,
+                ["what happened before revision 12 is not kept any more", "it was long ago", "ollamax events"],
+            ),
+        ),
+        ("ListModels", told(&ListModelsReply::default())),
+        (
+            "Pull",
+            refused(
+                ErrorCode::ModelNotFound,
+                [
+                    "pull model manifest: file does not exist",
+                    "on node n1: the registry has no such model or tag",
+                    "look at its spelling: [host/][namespace/]model[:tag]",
+                ],
+            ),
+        ),
+        ("CancelPull", told(&CancelPullReply { found: false })),
+        (
+            "RevokeToken",
+            refused(
+                ErrorCode::TokenNotFound,
+                ["there is no token \"nope\"", "it was never made here", "ollamax token list"],
+            ),
+        ),
+    ]
 }
 
 fn failed_migration() -> Migration {
