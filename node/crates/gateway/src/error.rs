@@ -179,7 +179,7 @@ impl ApiError {
     /// A pull that did not happen, told at its end: Ollama's status is always 500, the code says more.
     #[must_use]
     pub fn of_pull(error: &PullError) -> Self {
-        Self { status: 500, ..Self::new(error.code(), error.to_string()) }
+        Self { status: 500, ..Self::new(error.code(), words_of(error)) }
     }
 
     /// Ollama's texts for a model that nobody has.
@@ -207,6 +207,14 @@ impl ApiError {
             headers.insert(RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
         }
         response
+    }
+}
+
+/// Why a pull did not happen, in the words of the node that pulled: whoever asks is told apart which one that is.
+pub(crate) fn words_of(error: &PullError) -> String {
+    match error {
+        PullError::Elsewhere { code, text, .. } if *code != ErrorCode::PeerUnreachable => text.clone(),
+        other => other.to_string(),
     }
 }
 
@@ -269,6 +277,9 @@ mod tests {
         let response = ApiError::of_pull(&PullError::Cancelled).into_response(Shape::Ollama);
         let code = response.headers().get(ERROR_HEADER).map(|value| value.to_str().expect("text"));
         assert_eq!((response.status().as_u16(), code), (500, Some("pull_cancelled")));
+        let words = |code| words_of(&PullError::Elsewhere { node: NodeId(2), code, text: "gone".to_owned() });
+        assert_eq!(words(ErrorCode::ModelNotFound), "gone");
+        assert_eq!(words(ErrorCode::PeerUnreachable), "node 2: gone");
     }
 
     #[test]

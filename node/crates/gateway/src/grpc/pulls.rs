@@ -17,6 +17,7 @@ use ollamax_types::{ErrorCode, ModelName, NodeId, Role};
 
 use super::daemon::AdminError;
 use super::{Admin, Engines, Reply, reply};
+use crate::error::words_of;
 use crate::http::pull::Order;
 
 pub mod convert;
@@ -38,11 +39,10 @@ impl Pulls {
     fn start(&self, asked: v1::PullRequest) -> Result<PullStream, AdminError> {
         let Engines { metadata, transfer, .. } = self.0.engines()?;
         let v1::PullRequest { name, nodes, insecure, wait } = asked;
-        let (name, own) = (parse(&name)?, metadata.node());
-        let told = self.targets(own, &nodes)?.into_iter().map(|target| {
+        let name = parse(&name)?;
+        let told = self.targets(metadata.node(), &nodes)?.into_iter().map(|target| {
             let spec = PullSpec { name: name.clone(), insecure, asked_by: ASKED_BY.to_owned() };
-            let is_here = target.id == own;
-            let states = Order { transfer: transfer.clone(), node: target.id, is_here, spec }.states().boxed();
+            let states = Order { transfer: transfer.clone(), node: target.id, spec }.states().boxed();
             let states = if wait { states } else { until_accepted(states).boxed() };
             states.map(move |state| (target.name.clone(), state)).boxed()
         });
@@ -80,14 +80,10 @@ impl Pulls {
     async fn cancel(&self, asked: v1::CancelPullRequest) -> Result<v1::CancelPullReply, AdminError> {
         let Engines { metadata, transfer, .. } = self.0.engines()?;
         let name = parse(&asked.name)?;
-        let target = if asked.node.is_empty() { None } else { Some(self.0.find(&asked.node)?) };
-        let found = match target.filter(|target| target.id != metadata.node()) {
-            None => transfer.cancel(&name).await,
-            Some(target) => {
-                let told = transfer.cancel_at(target.id, &name).await;
-                told.map_err(|error| AdminError::of_pull(&target.name, &error))?
-            }
-        };
+        let own = metadata.node().to_string();
+        let target = self.0.find(if asked.node.is_empty() { &own } else { &asked.node })?;
+        let found = transfer.cancel_at(target.id, &name).await;
+        let found = found.map_err(|error| AdminError::of_pull(&target.name, &error))?;
         Ok(v1::CancelPullReply { found })
     }
 }
@@ -156,7 +152,7 @@ impl AdminError {
             ErrorCode::PeerUnreachable => ("what was begun there may go on", "ollamax node list"),
             _ => ("see its log", "on that node: ollamax logs --level warn"),
         };
-        Self::new(code, error.to_string(), format!("on node {node}: {why}"), next)
+        Self::new(code, words_of(error), format!("on node {node}: {why}"), next)
     }
 }
 

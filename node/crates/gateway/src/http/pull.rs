@@ -26,7 +26,7 @@ use ollamax_transfer::{BlobProgress, PullError, PullProgress, PullSpec, Stage, W
 use ollamax_types::{ErrorCode, ModelName, NodeId};
 
 use crate::config::Pull;
-use crate::error::{ApiError, Shape};
+use crate::error::{ApiError, Shape, words_of};
 use crate::http::request::read_pull_fields;
 use crate::http::serve::{ClientAddress, Stopping};
 use crate::http::{NODE_HEADER, OpenDoor, body};
@@ -48,8 +48,6 @@ const ASKED_BY: &str = "api";
 pub(crate) struct Order {
     pub(crate) transfer: transfer::Handle,
     pub(crate) node: NodeId,
-    /// That node is this one.
-    pub(crate) is_here: bool,
     pub(crate) spec: PullSpec,
 }
 
@@ -138,8 +136,7 @@ fn order(door: &OpenDoor, name: ModelName, insecure: bool) -> Result<Order, ApiE
         let text = "no node can take a model: none that holds models has a runtime that is up; ollamax node list";
         ApiError::new(ErrorCode::RuntimeUnavailable, text)
     })?;
-    let is_here = sites.iter().any(|site| site.node == node && site.is_self);
-    Ok(Order { transfer, node, is_here, spec: PullSpec { name, insecure, asked_by: ASKED_BY.to_owned() } })
+    Ok(Order { transfer, node, spec: PullSpec { name, insecure, asked_by: ASKED_BY.to_owned() } })
 }
 
 /// The states of a pull, and when this node stops, that it does so in place of the next one.
@@ -207,7 +204,7 @@ fn lines(before: Option<&PullProgress>, now: &PullProgress) -> Vec<Line> {
     let steps = LAST_STEPS.get(before.map_or(0, steps_done)..steps_done(now)).unwrap_or_default();
     lines.extend(steps.iter().copied().map(|status| Line::Step { status }));
     if let Stage::Failed(error) = &now.stage {
-        lines.push(Line::Error { error: error.to_string() });
+        lines.push(Line::Error { error: words_of(error) });
     }
     lines
 }
@@ -253,11 +250,6 @@ impl Order {
     pub(crate) fn states(self) -> impl Stream<Item = Arc<PullProgress>> + Send + 'static {
         stream::unfold(Following::Ordered(self), Following::step)
     }
-
-    async fn start(self) -> Result<Watch, PullError> {
-        let Self { transfer, node, is_here, spec } = self;
-        if is_here { transfer.pull(spec).await } else { transfer.pull_at(node, spec).await }
-    }
 }
 
 // === impl Following ===
@@ -267,8 +259,9 @@ impl Following {
         let watch = match self {
             Self::Over => return None,
             Self::Ordered(order) => {
-                let (name, node) = (order.spec.name.clone(), order.node);
-                match order.start().await {
+                let Order { transfer, node, spec } = order;
+                let name = spec.name.clone();
+                match transfer.pull_at(node, spec).await {
                     Ok(watch) => watch,
                     Err(error) => return Some((Arc::new(refused(name, node, error)), Self::Over)),
                 }

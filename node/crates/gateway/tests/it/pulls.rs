@@ -192,7 +192,7 @@ async fn a_pull_on_another_node_reads_as_one_here() {
     ];
     let lines: String = lines.iter().map(|line| format!("{line}\n")).collect();
     assert_eq!(text(&router, local(r#"{"model":"m"}"#)).await, (200, lines));
-    let refused = "{\"status\":\"pulling manifest\"}\n{\"error\":\"node 2: not enough room\"}\n";
+    let refused = "{\"status\":\"pulling manifest\"}\n{\"error\":\"not enough room\"}\n";
     assert_eq!(text(&router, local(r#"{"model":"big"}"#)).await, (200, refused.to_owned()));
 }
 

@@ -10,6 +10,8 @@ use ollamax_proto::v1::pull_progress::Stage as Step;
 use ollamax_transfer::{BlobProgress, BlobSpec, PullError, PullProgress, Source, SourceProgress, Stage};
 use ollamax_types::{Digest, ErrorCode, NodeId, limits};
 
+use crate::error::words_of;
+
 /// Most files that one message may name: layers and the configuration.
 const BLOBS_MAX: usize = limits::MANIFEST_LAYERS_MAX + 1;
 /// Most sources that one message may name: all members, the registry, and what was there.
@@ -19,7 +21,7 @@ const SOURCES_MAX: usize = limits::MEMBERS_MAX + 2;
 #[must_use]
 pub fn to_wire(progress: &PullProgress, name_of: &dyn Fn(NodeId) -> String) -> v1::PullProgress {
     let (code, error) = match &progress.stage {
-        Stage::Failed(error) => (error.code().as_str().to_owned(), error.to_string()),
+        Stage::Failed(error) => (error.code().as_str().to_owned(), words_of(error)),
         _ => (String::new(), String::new()),
     };
     let blob = |blob: &BlobProgress| v1::BlobProgress {
@@ -180,6 +182,9 @@ mod tests {
             Some(Stage::Failed(PullError::Elsewhere { node: NodeId(2), code, text }))
         };
         assert_eq!(failed("pull_cancelled"), expected(ErrorCode::PullCancelled));
+        // And goes on as it came.
+        let again = failed("pull_cancelled").map(|stage| sent(&progress(stage)));
+        assert_eq!(again, Some(message.clone()));
         assert_eq!(failed("of_a_later_release"), expected(ErrorCode::Internal));
     }
 
