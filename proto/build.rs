@@ -11,6 +11,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         "ollamax/v1/events.proto",
         "ollamax/v1/backup.proto",
         "ollamax/v1/migrate.proto",
+        "ollamax/v1/models.proto",
+        "ollamax/v1/transfer.proto",
         "ollamax/disk/v1/disk.proto",
     ];
     for file in files {

@@ -155,6 +155,19 @@ pub(crate) enum Command {
     },
 }
 
+// === impl Command ===
+
+impl Command {
+    /// Whether it says by itself what Ctrl-C leaves behind.
+    pub(crate) const fn hears_ctrl_c(&self) -> bool {
+        match self {
+            Self::Dev(_) => true,
+            Self::Model(ModelCommand::Pull(args)) => args.wait,
+            _ => false,
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct InitArgs {
     /// Name of the cluster
@@ -308,6 +321,33 @@ pub(crate) enum ModelCommand {
         #[arg(long)]
         replace: bool,
     },
+    /// Have nodes fetch a model from its registry; they go on whether this command waits or not
+    #[command(after_help = "Examples:
+  ollamax model pull llama3.2
+  ollamax model pull llama3.2 --node a --node b --wait
+  ollamax model pull llama3.2 --cancel")]
+    Pull(PullArgs),
+    /// What this node pulls, and what it could not pull in the last hour
+    #[command(after_help = "Examples:\n  ollamax model pulls\n  ollamax model pulls -o json | jq .pulls")]
+    Pulls,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PullArgs {
+    /// Name, for example llama3.2 or registry.lan:5000/team/demo:v2
+    pub(crate) name: String,
+    /// Node that shall have it, id or name; repeatable [default: this node]
+    #[arg(long = "node", value_name = "NODE")]
+    pub(crate) nodes: Vec<String>,
+    /// Ask the registry over plain HTTP
+    #[arg(long, conflicts_with = "cancel")]
+    pub(crate) insecure: bool,
+    /// Show how far it is until it is over
+    #[arg(long, conflicts_with = "cancel")]
+    pub(crate) wait: bool,
+    /// End the pull; what was fetched is kept for the next one
+    #[arg(long)]
+    pub(crate) cancel: bool,
 }
 
 #[derive(Debug, Subcommand)]

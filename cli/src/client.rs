@@ -6,6 +6,7 @@ use ollamax_proto::v1::admin_client::AdminClient;
 use ollamax_proto::v1::backup_client::BackupClient;
 use ollamax_proto::v1::events_client::EventsClient;
 use ollamax_proto::v1::kv_client::KvClient;
+use ollamax_proto::v1::models_client::ModelsClient;
 use ollamax_proto::v1::raft_admin_client::RaftAdminClient;
 use ollamax_proto::v1::versions_client::VersionsClient;
 
@@ -23,6 +24,8 @@ pub(crate) type Backups = BackupClient<Channel>;
 pub(crate) type Raft = RaftAdminClient<Channel>;
 /// A client of the events' API.
 pub(crate) type Events = EventsClient<Channel>;
+/// A client of the API of pulls.
+pub(crate) type Models = ModelsClient<Channel>;
 /// A client of the API of versions.
 pub(crate) type Versions = VersionsClient<Channel>;
 
@@ -53,6 +56,11 @@ pub(crate) async fn connect_raft(global: &Global) -> Result<Raft, Failure> {
 /// Connects to the daemon for its events.
 pub(crate) async fn connect_events(global: &Global) -> Result<Events, Failure> {
     Ok(EventsClient::new(channel(global).await?).max_decoding_message_size(ANSWER_BYTES_MAX))
+}
+
+/// Connects to the daemon for its pulls.
+pub(crate) async fn connect_models(global: &Global) -> Result<Models, Failure> {
+    Ok(ModelsClient::new(channel(global).await?).max_decoding_message_size(ANSWER_BYTES_MAX))
 }
 
 /// Connects to the daemon for migrations and what is said before an upgrade.

@@ -31,8 +31,8 @@ pub(crate) mod wait;
 /// Runs what was asked for, until it is done or Ctrl-C.
 pub(crate) async fn run(cli: Cli) -> Result<(), Failure> {
     let Cli { global, command } = cli;
-    // A cluster in the foreground ends its own processes first.
-    if matches!(command, Command::Dev(_)) {
+    // A cluster in the foreground ends its own processes first; a pull goes on.
+    if command.hears_ctrl_c() {
         return dispatch(&global, command).await;
     }
     tokio::select! {

@@ -16,6 +16,8 @@ use crate::client;
 use crate::error::{Failure, request_id};
 use crate::{output, text};
 
+mod pull;
+
 /// Bytes of one message.
 const CHUNK_BYTES: usize = 1 << 20;
 /// Messages that wait for the daemon.
@@ -30,6 +32,9 @@ pub(crate) async fn run(global: &Global, command: ModelCommand) -> Result<(), Fa
             let header = ImportModelHeader { name, nodes, replace, ..ImportModelHeader::default() };
             import(global, &file, header).await
         }
+        ModelCommand::Pull(args) if args.cancel => pull::cancel(global, &args).await,
+        ModelCommand::Pull(args) => pull::run(global, &args).await,
+        ModelCommand::Pulls => pull::list(global).await,
     }
 }
 
@@ -40,7 +45,7 @@ async fn list(global: &Global) -> Result<(), Failure> {
         return output::json("ModelList", json!({"models": models}));
     }
     if listed.models.is_empty() {
-        output::talk(global.output, "No node has a model yet. Next: ollamax model import FILE --name NAME");
+        output::talk(global.output, "No node has a model yet. Next: ollamax model pull llama3.2");
     }
     output::text(&table(&listed.models))
 }

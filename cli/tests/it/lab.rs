@@ -3,16 +3,18 @@
 use prost::Message;
 
 use ollamax_proto::v1::node_view::{Health, State};
+use ollamax_proto::v1::pull_progress::Stage;
 use ollamax_proto::v1::status_reply::Phase;
 use ollamax_proto::v1::{
-    Attention, BackupView, Check, CheckUpgradeReply, ClusterEvent, CreateBackupProgress, CreateTokenReply, DoctorReply,
-    DrainNodeReply, EventsReply, GetQuotaReply, Gpu, GrantLeaseReply, ImportModelProgress, ImportedCopy, InitReply,
-    JoinReply, KvEffect, KvHeader, KvLease, KvValue, LeaveReply, ListBackupsReply, ListLeasesReply,
-    ListMigrationsReply, ListModelsReply, ListSettingsReply, ListTokensReply, LocalView, LogLine, Migration, ModelCopy,
-    ModelView, NewBackupKeyReply, NodeView, RaftMember, RaftStatusReply, RaftView, RangeReply, RemoveNodeReply,
-    RenewLeaseReply, Resident, RevokeLeaseReply, RevokeTokenReply, RunMigrationsReply, Runtime, SetSettingReply,
-    Setting, StatusReply, TakeSnapshotReply, Token, TransferLeadershipReply, TxnReply, check, kv_effect, migration,
-    raft_status_reply, reach_back_reply, runtime,
+    Attention, BackupView, BlobProgress, CancelPullReply, Check, CheckUpgradeReply, ClusterEvent, CreateBackupProgress,
+    CreateTokenReply, DoctorReply, DrainNodeReply, EventsReply, GetQuotaReply, Gpu, GrantLeaseReply,
+    ImportModelProgress, ImportedCopy, InitReply, JoinReply, KvEffect, KvHeader, KvLease, KvValue, LeaveReply,
+    ListBackupsReply, ListLeasesReply, ListMigrationsReply, ListModelsReply, ListPullsReply, ListSettingsReply,
+    ListTokensReply, LocalView, LogLine, Migration, ModelCopy, ModelView, NewBackupKeyReply, NodeView, PullProgress,
+    RaftMember, RaftStatusReply, RaftView, RangeReply, RemoveNodeReply, RenewLeaseReply, Resident, RevokeLeaseReply,
+    RevokeTokenReply, RunMigrationsReply, Runtime, SetSettingReply, Setting, SourceProgress, StatusReply,
+    TakeSnapshotReply, Token, TransferLeadershipReply, TxnReply, check, kv_effect, migration, raft_status_reply,
+    reach_back_reply, runtime,
 };
 
 use crate::daemon::{Answer, Script, told};
@@ -34,6 +36,9 @@ pub(crate) fn script() -> Script {
         ("RemoveNode", told(&RemoveNodeReply { node_id: 3 })),
         ("ListModels", told(&ListModelsReply { models: vec![model()], view: None })),
         ("ImportModel", Answer::Told(import().iter().map(Message::encode_to_vec).collect())),
+        ("Pull", Answer::Told(pulls_to_the_end().iter().map(Message::encode_to_vec).collect())),
+        ("ListPulls", told(&ListPullsReply { pulls: vec![fetching(1), failed_pull()] })),
+        ("CancelPull", told(&CancelPullReply { found: true })),
         ("Logs", Answer::Told(log_lines().iter().map(Message::encode_to_vec).collect())),
         ("Follow", Answer::Told(events().iter().map(Message::encode_to_vec).collect())),
         ("Range", told(&RangeReply { header: header(), values: vec![value()], more: false })),
@@ -376,6 +381,60 @@ fn import() -> [ImportModelProgress; 2] {
             copies: vec![copy(1), copy(2)],
         },
     ]
+}
+
+/// A node that is on its way.
+pub(crate) fn fetching(node_id: u64) -> PullProgress {
+    let blob = |byte: u8, size_bytes: u64, verified_bytes: u64| BlobProgress {
+        sha256: vec![byte; 32],
+        size_bytes,
+        verified_bytes,
+    };
+    let source = |source: &str, bytes: u64| SourceProgress { source: source.to_owned(), bytes };
+    let mut pull = PullProgress {
+        name: "llama3.2:latest".to_owned(),
+        node_id,
+        node_name: format!("n{node_id}"),
+        digest: vec![7; 32],
+        blobs: vec![blob(1, 2_000_000_000, 1_100_000_000), blob(2, 485, 485)],
+        sources: vec![source("origin", 1_100_000_000), source("here", 485)],
+        verified_bytes: 1_100_000_485,
+        total_bytes: 2_000_000_485,
+        bytes_per_second: Some(117_000_000),
+        left_ms: Some(8_000),
+        ..PullProgress::default()
+    };
+    pull.set_stage(Stage::Fetching);
+    pull
+}
+
+/// The same node later.
+pub(crate) fn pulled(node_id: u64) -> PullProgress {
+    let (bytes_per_second, left_ms) = (None, None);
+    let mut pull = PullProgress { verified_bytes: 2_000_000_485, bytes_per_second, left_ms, ..fetching(node_id) };
+    pull.blobs[0].verified_bytes = 2_000_000_000;
+    pull.set_stage(Stage::Done);
+    pull
+}
+
+fn failed_pull() -> PullProgress {
+    let mut pull = PullProgress {
+        name: "big:latest".to_owned(),
+        node_id: 1,
+        node_name: "n1".to_owned(),
+        code: "disk_full".to_owned(),
+        error: "the disk at /models is full".to_owned(),
+        ..PullProgress::default()
+    };
+    pull.set_stage(Stage::Failed);
+    pull
+}
+
+/// Two nodes, the second one last.
+fn pulls_to_the_end() -> [PullProgress; 4] {
+    let mut waiting = PullProgress { verified_bytes: 0, bytes_per_second: None, left_ms: None, ..fetching(2) };
+    waiting.set_stage(Stage::Waiting);
+    [fetching(1), waiting, pulled(1), pulled(2)]
 }
 
 fn backup() -> BackupView {

@@ -7,9 +7,12 @@ use prost::Message as _;
 use serde_json::Value;
 
 use ollamax_proto::v1::check::Outcome;
-use ollamax_proto::v1::{CheckUpgradeReply, EventsRequest, JoinRequest, RunMigrationsRequest};
+use ollamax_proto::v1::{
+    CancelPullRequest, CheckUpgradeReply, EventsRequest, JoinRequest, PullRequest, RunMigrationsRequest,
+};
+use ollamax_types::ErrorCode;
 
-use crate::daemon::{Daemon, told};
+use crate::daemon::{Answer, Daemon, told};
 use crate::lab;
 use crate::terminal::{Said, command, compare, finish, page, run};
 
@@ -24,7 +27,17 @@ const PAGES: &[(&str, &[&str])] = &[
     ("node-show", &["node show n2"]),
     ("node-changes", &["node drain n2", "node undrain n2", "node remove n3 --yes"]),
     ("autopilot", &["autopilot show", "autopilot set dead_after 30m", "autopilot reset cleanup_dead"]),
-    ("model", &["model list", "model show demo", "model import FILE --name demo --node n1 --node n2"]),
+    (
+        "model",
+        &[
+            "model list",
+            "model show demo",
+            "model import FILE --name demo --node n1 --node n2",
+            "model pull llama3.2 --node n1 --node n2 --wait",
+            "model pull llama3.2 --cancel",
+            "model pulls",
+        ],
+    ),
     (
         "kv",
         &[
@@ -134,6 +147,49 @@ async fn migrations_are_asked_for_as_the_words_say() {
     let phase = "0".to_owned();
     let expected = RunMigrationsRequest { down: true, phase, from: 9, to: 2, dry_run: true, force: true };
     assert_eq!(asked(words.as_slice()).await, expected);
+}
+
+#[tokio::test]
+async fn a_pull_that_nobody_waits_for_is_told_when_it_is_taken_on() {
+    let mut script = lab::script();
+    script.insert("Pull", told(&lab::fetching(1)));
+    let daemon = Daemon::start(script).await;
+    let mut all = Vec::new();
+    for line in ["model pull llama3.2 --insecure", "model pull llama3.2 --insecure -o json"] {
+        let said = run(&daemon, &line.split(' ').collect::<Vec<_>>()).await;
+        assert_eq!(said.exit, 0, "{line}: {said:?}");
+        all.push((line.to_owned(), said));
+        let asked = PullRequest::decode(&*daemon.last_request("Pull")).expect("a request");
+        let name = "llama3.2".to_owned();
+        assert_eq!(asked, PullRequest { name, nodes: vec![], insecure: true, wait: false });
+    }
+    compare("model-pull", &page(&all));
+}
+
+#[tokio::test]
+async fn where_one_node_cannot_pull_the_others_are_shown_all_the_same() {
+    let mut script = lab::script();
+    script.insert("Pull", Answer::BrokenOff(lab::pulled(1).encode_to_vec(), ErrorCode::DiskFull));
+    let daemon = Daemon::start(script).await;
+    let words = ["model", "pull", "llama3.2", "--node", "n1", "--node", "n2", "--wait"];
+    let said = run(&daemon, &words).await;
+    assert_eq!((said.exit, said.stdout.as_str()), (1, "n1 has llama3.2:latest (070707070707)\n"), "{said:?}");
+    assert!(said.stderr.starts_with("error: the answer broke off\n") && !said.stderr.contains("Next:"), "{said:?}");
+    let asked = PullRequest::decode(&*daemon.last_request("Pull")).expect("a request");
+    assert_eq!((asked.nodes, asked.wait), (vec!["n1".to_owned(), "n2".to_owned()], true));
+}
+
+#[tokio::test]
+async fn a_pull_is_ended_on_each_node_that_is_named() {
+    let daemon = Daemon::start(lab::script()).await;
+    for (words, node) in [(&["--cancel"][..], ""), (&["--cancel", "--node", "n1", "--node", "n2"][..], "n2")] {
+        let words: Vec<&str> = ["model", "pull", "llama3.2"].iter().chain(words).copied().collect();
+        let said = run(&daemon, &words).await;
+        assert_eq!(said.exit, 0, "{said:?}");
+        let asked = CancelPullRequest::decode(&*daemon.last_request("CancelPull")).expect("a request");
+        let (name, node) = ("llama3.2".to_owned(), node.to_owned());
+        assert_eq!(asked, CancelPullRequest { name, node });
+    }
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
 use ollamax_proto::v1::migration::Status as Standing;
-use ollamax_proto::v1::{CheckUpgradeReply, DoctorReply, ListModelsReply, Migration};
+use ollamax_proto::v1::{CancelPullReply, CheckUpgradeReply, DoctorReply, ListModelsReply, Migration};
 use ollamax_types::ErrorCode;
 
 use crate::daemon::{Answer, Daemon, REQUEST_ID, Script, refused, told};
@@ -51,6 +51,8 @@ const PAGES: &[(&str, i32, &[&str])] = &[
             "run nope hello",
             "dev down",
             "events --since 3",
+            "model pull nope",
+            "model pull nope --node n2 --cancel",
         ],
     ),
     (
@@ -104,23 +106,7 @@ fn change(exit: i32) -> Vec<(&'static str, Answer)> {
             "Init",
             refused(ErrorCode::BadRequest, ["\"?\" is no name", "letters and digits only", "--cluster lab"]),
         )],
-        3 => vec![
-            (
-                "Follow",
-                refused(
-                    ErrorCode::Compacted,
-                    ["what happened before revision 12 is not kept any more", "it was long ago", "ollamax events"],
-                ),
-            ),
-            ("ListModels", told(&ListModelsReply::default())),
-            (
-                "RevokeToken",
-                refused(
-                    ErrorCode::TokenNotFound,
-                    ["there is no token \"nope\"", "it was never made here", "ollamax token list"],
-                ),
-            ),
-        ],
+        3 => not_found(),
         4 => vec![
             (
                 "RemoveNode",
@@ -167,6 +153,38 @@ fn change(exit: i32) -> Vec<(&'static str, Answer)> {
         ],
         _ => vec![],
     }
+}
+
+fn not_found() -> Vec<(&'static str, Answer)> {
+    vec![
+        (
+            "Follow",
+            refused(
+                ErrorCode::Compacted,
+                ["what happened before revision 12 is not kept any more", "it was long ago", "ollamax events"],
+            ),
+        ),
+        ("ListModels", told(&ListModelsReply::default())),
+        (
+            "Pull",
+            refused(
+                ErrorCode::ModelNotFound,
+                [
+                    "pull model manifest: file does not exist",
+                    "on node n1: the registry has no such model or tag",
+                    "look at its spelling: [host/][namespace/]model[:tag]",
+                ],
+            ),
+        ),
+        ("CancelPull", told(&CancelPullReply { found: false })),
+        (
+            "RevokeToken",
+            refused(
+                ErrorCode::TokenNotFound,
+                ["there is no token \"nope\"", "it was never made here", "ollamax token list"],
+            ),
+        ),
+    ]
 }
 
 fn failed_migration() -> Migration {
@@ -227,6 +245,26 @@ async fn an_interrupted_command_says_so() {
 async fn a_conversation_that_waits_for_a_question_hears_ctrl_c() {
     let daemon = Daemon::start(lab::script()).await;
     interrupt(&daemon, &["run", "demo", "-o", "json"], "\"Answer\"").await;
+}
+
+#[tokio::test]
+async fn who_stops_waiting_for_a_pull_is_told_that_it_goes_on() {
+    let mut script = lab::script();
+    script.insert("Pull", Answer::Held(lab::fetching(1).encode_to_vec()));
+    let daemon = Daemon::start(script).await;
+    let words = ["model", "pull", "llama3.2", "--wait"];
+    let child = command(Path::new(env!("CARGO_BIN_EXE_ollamax")), &daemon.data_dir, &words).spawn().expect("started");
+    let asked = async {
+        while daemon.last_request("Pull").is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, asked).await.expect("in time");
+    let pid = i32::try_from(child.id().expect("it runs")).expect("a pid");
+    kill(Pid::from_raw(pid), Signal::SIGINT).expect("sent");
+    let output = tokio::time::timeout(PATIENCE, child.wait_with_output()).await.expect("in time").expect("ended");
+    let told = "error: interrupted\n  why: a pull that was taken on goes on\n  try: ollamax model pulls\n";
+    assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(130), told));
 }
 
 /// Sends SIGINT once a word was printed. Standard input has one line and stays open.

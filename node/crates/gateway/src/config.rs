@@ -29,6 +29,21 @@ pub struct Config {
     pub head_timeout_ms: u64,
     /// Milliseconds between two pieces of a request body. Since 0.1.
     pub body_idle_timeout_ms: u64,
+    /// Whose `POST /api/pull` is taken: that of this machine (`loopback`), of `everybody`, or of `nobody`. Since 0.1.
+    pub pull: Pull,
+}
+
+/// Who may have models pulled over HTTP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Pull {
+    /// Programs on this machine.
+    #[default]
+    Loopback,
+    /// Everybody who can reach the door.
+    Everybody,
+    /// Nobody; the admin socket is left.
+    Nobody,
 }
 
 impl Default for Config {
@@ -42,6 +57,7 @@ impl Default for Config {
             body_memory_bytes_max: 1 << 30,
             head_timeout_ms: 60_000,
             body_idle_timeout_ms: 30_000,
+            pull: Pull::default(),
         }
     }
 }

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use ollamax_core::catalog::Fault;
 use ollamax_scheduler::DispatchError;
+use ollamax_transfer::PullError;
 use ollamax_types::{Api, ErrorCode};
 
 /// Carries the code's text form on every error answer.
@@ -175,6 +176,12 @@ impl ApiError {
         }
     }
 
+    /// A pull that did not happen, told at its end: Ollama's status is always 500, the code says more.
+    #[must_use]
+    pub fn of_pull(error: &PullError) -> Self {
+        Self { status: 500, ..Self::new(error.code(), words_of(error)) }
+    }
+
     /// Ollama's texts for a model that nobody has.
     #[must_use]
     pub fn model_not_found(api: Api, sent: &str, canonical: &str) -> Self {
@@ -200,6 +207,14 @@ impl ApiError {
             headers.insert(RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
         }
         response
+    }
+}
+
+/// Why a pull did not happen, in the words of the node that pulled: whoever asks is told apart which one that is.
+pub(crate) fn words_of(error: &PullError) -> String {
+    match error {
+        PullError::Elsewhere { code, text, .. } if *code != ErrorCode::PeerUnreachable => text.clone(),
+        other => other.to_string(),
     }
 }
 
@@ -258,12 +273,22 @@ mod tests {
     }
 
     #[test]
+    fn a_pull_that_failed_has_ollamas_status_and_its_own_code() {
+        let response = ApiError::of_pull(&PullError::Cancelled).into_response(Shape::Ollama);
+        let code = response.headers().get(ERROR_HEADER).map(|value| value.to_str().expect("text"));
+        assert_eq!((response.status().as_u16(), code), (500, Some("pull_cancelled")));
+        let words = |code| words_of(&PullError::Elsewhere { node: NodeId(2), code, text: "gone".to_owned() });
+        assert_eq!(words(ErrorCode::ModelNotFound), "gone");
+        assert_eq!(words(ErrorCode::PeerUnreachable), "node 2: gone");
+    }
+
+    #[test]
     fn every_shape_says_the_type_of_its_protocol() {
         let anthropic = r#"{"type":"error","error":{"type":"overloaded_error","message":"m"}}"#;
         assert_eq!(Shape::of_path("/v1/messages").body(503, "m"), anthropic);
         let openai = r#"{"error":{"message":"m","type":"api_error","param":null,"code":null}}"#;
         assert_eq!(Shape::of_path("/v1/completions").body(503, "m"), openai);
-        assert_eq!(Shape::of_path("/api/pull").body(501, "say \"m\""), r#"{"error":"say \"m\""}"#);
+        assert_eq!(Shape::of_path("/api/push").body(501, "say \"m\""), r#"{"error":"say \"m\""}"#);
     }
 
     #[test]

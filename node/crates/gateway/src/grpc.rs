@@ -1,5 +1,5 @@
-//! The administrator's door: the admin API, the values', the events', the backups', that of consensus and that of
-//! versions over gRPC, on the node's unix socket.
+//! The administrator's door: the admin API, the values', the events', the backups', that of consensus, that of versions
+//! and that of pulls over gRPC, on the node's unix socket.
 //!
 //! Handlers only translate: parse, ask an engine, translate back. Reads answer from this node's own state and say
 //! how old it is, so they work without a leader and before a cluster exists; changes go through
@@ -19,7 +19,9 @@ use tracing::Instrument as _;
 
 use ollamax_metadata as metadata;
 use ollamax_proto::v1;
-use ollamax_proto::v1::{admin_server, backup_server, events_server, kv_server, raft_admin_server, versions_server};
+use ollamax_proto::v1::{
+    admin_server, backup_server, events_server, kv_server, models_server, raft_admin_server, versions_server,
+};
 use ollamax_scheduler as scheduler;
 use ollamax_types::RequestId;
 use ollamax_types::limits::COMMAND_BYTES_MAX;
@@ -32,6 +34,7 @@ mod kv;
 mod migrations;
 mod models;
 pub mod nodes;
+pub mod pulls;
 mod raft;
 mod settings;
 pub mod status;
@@ -70,12 +73,14 @@ impl Admin {
         let happenings = events::Happenings::new(admin.clone());
         let backups = backup::Backups(admin.clone());
         let upkeep = migrations::Upkeep::new(admin.clone());
+        let pulls = pulls::Pulls(admin.clone());
         let routes = Routes::new(admin_server::AdminServer::new(admin));
         let routes = routes.add_service(events_server::EventsServer::new(happenings));
         let routes = routes.add_service(backup_server::BackupServer::new(backups));
         let routes = routes.add_service(kv_server::KvServer::new(values).max_decoding_message_size(REQUEST_BYTES_MAX));
         let routes = routes.add_service(raft_admin_server::RaftAdminServer::new(consensus));
         let routes = routes.add_service(versions_server::VersionsServer::new(upkeep));
+        let routes = routes.add_service(models_server::ModelsServer::new(pulls));
         routes.into_axum_router().layer(middleware::from_fn(identify)).into()
     }
 

@@ -1,4 +1,4 @@
-//! The clients' door over HTTP: Ollama's routes, OpenAI's, health, metrics.
+//! The clients' door over HTTP: Ollama's routes, OpenAI's, pulls, health, metrics.
 //!
 //! Handlers only translate. Always: a request body is read once, bounded, and goes on as it came; an answer's bytes go
 //! out as they arrive; an error has the shape of its route's protocol; an answer that broke never looks whole. What
@@ -38,11 +38,12 @@ mod health;
 mod infer;
 mod lists;
 mod observe;
+pub(crate) mod pull;
 mod request;
 mod serve;
 mod unserved;
 
-pub use serve::{Limits, serve};
+pub use serve::{ClientAddress, Limits, Stopping, serve};
 
 /// Names who answered, on every answer.
 pub const NODE_HEADER: &str = "x-ollamamax-node";
@@ -181,6 +182,7 @@ pub fn router(parts: Parts) -> Router {
         .route("/api/version", get(lists::version))
         .route("/api/tags", get(lists::tags))
         .route("/api/ps", get(lists::ps))
+        .route("/api/pull", post(pull::answer))
         .route("/v1/models", get(lists::models))
         .route("/v1/models/{model}", get(lists::model))
         .route("/metrics", get(health::metrics));

@@ -9,6 +9,6 @@ pub mod mem;
 pub mod metrics;
 pub mod ports;
 
-pub use config::Config;
+pub use config::{Config, Pull};
 pub use error::{ApiError, Shape};
 pub use metrics::Metrics;

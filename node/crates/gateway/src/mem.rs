@@ -5,8 +5,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ollamax_core::catalog::mem::MemView;
 use ollamax_core::catalog::{View, read};
+use ollamax_core::placement::Site;
 use ollamax_scheduler as scheduler;
-use ollamax_types::NodeId;
+use ollamax_transfer as transfer;
+use ollamax_types::{ModelName, NodeId};
 
 use crate::ports::{Node, Readiness};
 
@@ -18,6 +20,8 @@ pub struct MemNode(Arc<Mutex<Parts>>);
 struct Parts {
     name: String,
     scheduler: Option<scheduler::Handle>,
+    transfer: Option<transfer::Handle>,
+    sites: Vec<Site>,
     view: Option<Arc<MemView>>,
     readiness: Readiness,
 }
@@ -38,6 +42,16 @@ impl MemNode {
         let mut parts = self.parts();
         parts.scheduler = Some(scheduler);
         parts.view = Some(Arc::new(view));
+    }
+
+    /// Gives it an engine that pulls.
+    pub fn set_transfer(&self, transfer: transfer::Handle) {
+        self.parts().transfer = Some(transfer);
+    }
+
+    /// Sets which places there are for every model.
+    pub fn set_sites(&self, sites: Vec<Site>) {
+        self.parts().sites = sites;
     }
 
     /// Sets how it stands.
@@ -68,6 +82,14 @@ impl Node for MemNode {
 
     fn scheduler(&self) -> Option<scheduler::Handle> {
         self.parts().scheduler.clone()
+    }
+
+    fn transfer(&self) -> Option<transfer::Handle> {
+        self.parts().transfer.clone()
+    }
+
+    fn sites(&self, _: &ModelName) -> Vec<Site> {
+        self.parts().sites.clone()
     }
 
     fn view(&self) -> Option<Arc<dyn View + Send + Sync>> {

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use ollamax_core::catalog::View;
+use ollamax_core::placement::Site;
 use ollamax_scheduler as scheduler;
-use ollamax_types::NodeId;
+use ollamax_transfer as transfer;
+use ollamax_types::{ModelName, NodeId};
 
 /// The node behind the door. Every call answers at once, from what the node holds.
 pub trait Node: Send + Sync + 'static {
@@ -16,6 +18,12 @@ pub trait Node: Send + Sync + 'static {
 
     /// Load, queues, dispatch; `None` until the node is a member of a cluster.
     fn scheduler(&self) -> Option<scheduler::Handle>;
+
+    /// Pulls, here and on other nodes; `None` until the node is a member of a cluster.
+    fn transfer(&self) -> Option<transfer::Handle>;
+
+    /// The members, as places for this model; none until the node is a member of a cluster.
+    fn sites(&self, model: &ModelName) -> Vec<Site>;
 
     /// The state that this node has applied; `None` until the node is a member of a cluster.
     fn view(&self) -> Option<Arc<dyn View + Send + Sync>>;

@@ -11,6 +11,7 @@ use ollamax_core::catalog::{Answer, Fault, Refusal};
 use ollamax_metadata as metadata;
 use ollamax_proto::v1;
 use ollamax_scheduler as scheduler;
+use ollamax_transfer as transfer;
 use ollamax_types::{ErrorCode, Incarnation, NodeId, PeerId, RequestId, Timestamp};
 
 /// gRPC metadata key that carries the error code's text form.
@@ -69,6 +70,8 @@ pub struct Engines {
     pub metadata: metadata::Handle,
     /// Load, queues, dispatch.
     pub scheduler: scheduler::Handle,
+    /// Pulls, here and on other nodes.
+    pub transfer: transfer::Handle,
 }
 
 /// What the assembly does for the admin API.

@@ -12,7 +12,7 @@ use super::{Admin, Engines, status};
 
 impl Admin {
     pub(super) fn models(&self, name: &str) -> Result<v1::ListModelsReply, AdminError> {
-        let Engines { metadata, scheduler } = self.engines()?;
+        let Engines { metadata, scheduler, .. } = self.engines()?;
         let view = metadata.view();
         let copies =
             if name.is_empty() { read::locations(&*view)? } else { read::locations_of(&*view, &parse(name)?)? };

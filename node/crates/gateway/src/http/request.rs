@@ -1,4 +1,4 @@
-//! What routing reads of a request body. The body itself goes on as the client sent it.
+//! What routing reads of a request body, which itself goes on as the client sent it; and what a pull is asked with.
 //!
 //! Reads as Go's decoder does, because Ollama's clients rely on it: keys match without regard to case, the last
 //! duplicate wins, unknown keys are skipped, text behind the first value is ignored. Nothing is kept of what is
@@ -9,6 +9,7 @@
 mod json_fault;
 
 use std::fmt;
+use std::marker::PhantomData;
 
 use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -27,6 +28,27 @@ pub(crate) struct Fields {
     pub(crate) unloads: bool,
     pub(crate) has_prompt: bool,
     pub(crate) has_messages: bool,
+}
+
+/// What a pull is asked with.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct PullFields {
+    model: Text,
+    name: Text,
+    insecure: Flag,
+    stream: Flag,
+}
+
+/// A field that must be a boolean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Flag {
+    /// Not there, or null.
+    #[default]
+    Missing,
+    /// There.
+    Is(bool),
+    /// There, and of this JSON type instead.
+    Wrong(&'static str),
 }
 
 /// A field that must be a text.
@@ -51,8 +73,8 @@ pub(crate) enum BodyError {
     Syntax(String),
     #[error("json: cannot unmarshal {found} into Go value of type {wanted}")]
     WrongType { found: &'static str, wanted: String },
-    #[error("json: cannot unmarshal {found} into Go struct field {request}.{field} of type string")]
-    WrongField { found: &'static str, request: &'static str, field: &'static str },
+    #[error("json: cannot unmarshal {found} into Go struct field {request}.{field} of type {wanted}")]
+    WrongField { found: &'static str, request: &'static str, field: &'static str, wanted: &'static str },
 }
 
 /// Reads the fields of a body.
@@ -60,28 +82,56 @@ pub(crate) enum BodyError {
 /// # Errors
 /// When the body is empty, no JSON, or no object; or when the model is no text.
 pub(crate) fn read_fields(api: Api, body: &[u8]) -> Result<Fields, BodyError> {
-    if body.trim_ascii().is_empty() {
-        return Err(BodyError::Missing(if is_openai(api) { "EOF" } else { "missing request body" }));
-    }
-    let mut decoder = serde_json::Deserializer::from_slice(body);
-    let top = Top::deserialize(&mut decoder).map_err(|error| {
-        let unread = || format!("JSON that this node cannot read: {error}");
-        BodyError::Syntax(json_fault::find(body).unwrap_or_else(unread))
-    })?;
-    let fields = match top {
-        Top::Object(fields) => *fields,
-        Top::Other(found) => {
-            let package = if is_openai(api) { "openai" } else { "api" };
-            return Err(BodyError::WrongType { found, wanted: format!("{package}.{}", request_name(api)) });
-        }
-    };
+    let package = if is_openai(api) { "openai" } else { "api" };
+    let empty = if is_openai(api) { "EOF" } else { "missing request body" };
+    let fields: Box<Fields> = read_object(body, empty, || format!("{package}.{}", request_name(api)))?;
     for (field, text) in [("model", &fields.model), ("name", &fields.name)] {
         let counts = field == "model" || api == Api::Show;
         if let (Text::Wrong(found), true) = (text, counts) {
-            return Err(BodyError::WrongField { found, request: request_name(api), field });
+            return Err(BodyError::WrongField { found, request: request_name(api), field, wanted: "string" });
         }
     }
-    Ok(fields)
+    Ok(*fields)
+}
+
+/// Reads what a pull is asked with. No runtime judges it after us, so every field that counts is checked.
+///
+/// # Errors
+/// When the body is empty, no JSON, or no object; or when a field is of another type.
+pub(crate) fn read_pull_fields(body: &[u8]) -> Result<PullFields, BodyError> {
+    const REQUEST: &str = "PullRequest";
+    let fields: Box<PullFields> = read_object(body, "missing request body", || format!("api.{REQUEST}"))?;
+    for (field, text) in [("model", &fields.model), ("name", &fields.name)] {
+        if let Text::Wrong(found) = text {
+            return Err(BodyError::WrongField { found, request: REQUEST, field, wanted: "string" });
+        }
+    }
+    for (field, flag) in [("insecure", fields.insecure), ("stream", fields.stream)] {
+        if let Flag::Wrong(found) = flag {
+            return Err(BodyError::WrongField { found, request: REQUEST, field, wanted: "bool" });
+        }
+    }
+    Ok(*fields)
+}
+
+/// Reads an object; `empty` is said where nothing is there, `wanted` names the object in Go.
+fn read_object<F: Keys>(
+    body: &[u8],
+    empty: &'static str,
+    wanted: impl FnOnce() -> String,
+) -> Result<Box<F>, BodyError> {
+    if body.trim_ascii().is_empty() {
+        return Err(BodyError::Missing(empty));
+    }
+    let mut decoder = serde_json::Deserializer::from_slice(body);
+    let top = Top::<F>::deserialize(&mut decoder).map_err(|error| {
+        let unread = || format!("JSON that this node cannot read: {error}");
+        BodyError::Syntax(json_fault::find(body).unwrap_or_else(unread))
+    })?;
+    match top {
+        Top::Object(fields) => Ok(fields),
+        Top::Other(found) => Err(BodyError::WrongType { found, wanted: wanted() }),
+    }
 }
 
 const fn is_openai(api: Api) -> bool {
@@ -130,76 +180,131 @@ impl Fields {
     }
 }
 
-enum Top {
-    Object(Box<Fields>),
-    Other(&'static str),
-}
+// === impl PullFields ===
 
-impl<'de> Deserialize<'de> for Top {
-    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(TopVisitor)
+impl PullFields {
+    /// The model as the client wrote it; empty when it wrote none. The old key `name` counts too.
+    pub(crate) fn model(&self) -> &str {
+        match (&self.model, &self.name) {
+            (Text::Is(model), _) if !model.is_empty() => model,
+            (_, Text::Is(name)) => name,
+            _ => "",
+        }
+    }
+
+    /// Whether the registry is asked over plain HTTP.
+    pub(crate) fn is_insecure(&self) -> bool {
+        self.insecure == Flag::Is(true)
+    }
+
+    /// Whether the answer is a stream.
+    pub(crate) fn streams(&self) -> bool {
+        self.stream != Flag::Is(false)
     }
 }
 
-struct TopVisitor;
+/// What is kept of an object. Each of its keys is offered once, in its order.
+trait Keys: Default {
+    /// Reads the value of a key that counts; `false`: it does not, and its value was left.
+    fn read_key<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<bool, A::Error>;
+}
 
-impl<'de> Visitor<'de> for TopVisitor {
-    type Value = Top;
+impl Keys for Fields {
+    fn read_key<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<bool, A::Error> {
+        if key.eq_ignore_ascii_case("model") {
+            self.model = map.next_value::<Seen>()?.into_text();
+        } else if key.eq_ignore_ascii_case("name") {
+            self.name = map.next_value::<Seen>()?.into_text();
+        } else if key.eq_ignore_ascii_case("stream") {
+            self.stream = map.next_value::<Seen>()?.as_bool();
+        } else if key.eq_ignore_ascii_case("keep_alive") {
+            self.unloads = map.next_value::<Seen>()?.is_zero_time();
+        } else if key.eq_ignore_ascii_case("prompt") {
+            self.has_prompt = map.next_value::<Seen>()?.is_something();
+        } else if key.eq_ignore_ascii_case("messages") {
+            self.has_messages = map.next_value::<Seen>()?.is_something();
+        } else if key.eq_ignore_ascii_case("options") {
+            map.next_value_seed(OptionsSeed(&mut self.num_ctx))?;
+        } else {
+            return Ok(false);
+        }
+        Ok(true)
+    }
+}
+
+impl Keys for PullFields {
+    fn read_key<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<bool, A::Error> {
+        if key.eq_ignore_ascii_case("model") {
+            self.model = map.next_value::<Seen>()?.into_text();
+        } else if key.eq_ignore_ascii_case("name") {
+            self.name = map.next_value::<Seen>()?.into_text();
+        } else if key.eq_ignore_ascii_case("insecure") {
+            self.insecure = map.next_value::<Seen>()?.into_flag();
+        } else if key.eq_ignore_ascii_case("stream") {
+            self.stream = map.next_value::<Seen>()?.into_flag();
+        } else {
+            return Ok(false);
+        }
+        Ok(true)
+    }
+}
+
+enum Top<F> {
+    Object(Box<F>),
+    Other(&'static str),
+}
+
+impl<'de, F: Keys> Deserialize<'de> for Top<F> {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TopVisitor(PhantomData))
+    }
+}
+
+struct TopVisitor<F>(PhantomData<F>);
+
+impl<'de, F: Keys> Visitor<'de> for TopVisitor<F> {
+    type Value = Top<F>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Top, A::Error> {
-        let mut fields = Box::<Fields>::default();
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Top<F>, A::Error> {
+        let mut fields = Box::<F>::default();
         while let Some(key) = map.next_key::<std::borrow::Cow<'de, str>>()? {
-            if key.eq_ignore_ascii_case("model") {
-                fields.model = map.next_value::<Seen>()?.into_text();
-            } else if key.eq_ignore_ascii_case("name") {
-                fields.name = map.next_value::<Seen>()?.into_text();
-            } else if key.eq_ignore_ascii_case("stream") {
-                fields.stream = map.next_value::<Seen>()?.as_bool();
-            } else if key.eq_ignore_ascii_case("keep_alive") {
-                fields.unloads = map.next_value::<Seen>()?.is_zero_time();
-            } else if key.eq_ignore_ascii_case("prompt") {
-                fields.has_prompt = map.next_value::<Seen>()?.is_something();
-            } else if key.eq_ignore_ascii_case("messages") {
-                fields.has_messages = map.next_value::<Seen>()?.is_something();
-            } else if key.eq_ignore_ascii_case("options") {
-                map.next_value_seed(OptionsSeed(&mut fields.num_ctx))?;
-            } else {
+            if !fields.read_key(&key, &mut map)? {
                 map.next_value::<IgnoredAny>()?;
             }
         }
         Ok(Top::Object(fields))
     }
 
-    fn visit_unit<E>(self) -> Result<Top, E> {
+    fn visit_unit<E>(self) -> Result<Top<F>, E> {
         Ok(Top::Object(Box::default()))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Top, A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Top<F>, A::Error> {
         while seq.next_element::<IgnoredAny>()?.is_some() {}
         Ok(Top::Other("array"))
     }
 
-    fn visit_str<E>(self, _: &str) -> Result<Top, E> {
+    fn visit_str<E>(self, _: &str) -> Result<Top<F>, E> {
         Ok(Top::Other("string"))
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<Top, E> {
+    fn visit_bool<E>(self, _: bool) -> Result<Top<F>, E> {
         Ok(Top::Other("bool"))
     }
 
-    fn visit_u64<E>(self, _: u64) -> Result<Top, E> {
+    fn visit_u64<E>(self, _: u64) -> Result<Top<F>, E> {
         Ok(Top::Other("number"))
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<Top, E> {
+    fn visit_i64<E>(self, _: i64) -> Result<Top<F>, E> {
         Ok(Top::Other("number"))
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<Top, E> {
+    fn visit_f64<E>(self, _: f64) -> Result<Top<F>, E> {
         Ok(Top::Other("number"))
     }
 }
@@ -280,10 +385,27 @@ impl Seen {
         match self {
             Self::Null => Text::Missing,
             Self::Text(text) => Text::Is(text),
-            Self::Bool(_) => Text::Wrong("bool"),
-            Self::Number(_) => Text::Wrong("number"),
-            Self::List { .. } => Text::Wrong("array"),
-            Self::Object => Text::Wrong("object"),
+            other => Text::Wrong(other.kind()),
+        }
+    }
+
+    fn into_flag(self) -> Flag {
+        match self {
+            Self::Null => Flag::Missing,
+            Self::Bool(value) => Flag::Is(value),
+            other => Flag::Wrong(other.kind()),
+        }
+    }
+
+    /// What Go calls it.
+    const fn kind(&self) -> &'static str {
+        match self {
+            Self::Null => "null",
+            Self::Bool(_) => "bool",
+            Self::Number(_) => "number",
+            Self::Text(_) => "string",
+            Self::List { .. } => "array",
+            Self::Object => "object",
         }
     }
 

@@ -6,12 +6,14 @@
 //! in the tracked group; one that fails takes its own connection with it.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
+use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -52,6 +54,14 @@ pub struct Limits {
     /// How long running answers may go on after `stop`.
     pub grace: Duration,
 }
+
+/// Where a request comes from, as its connection shows it; an extension of every request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClientAddress(pub SocketAddr);
+
+/// Cancelled when the door ends; an extension of every request. An answer that may take hours ends with it by itself.
+#[derive(Debug, Clone)]
+pub struct Stopping(pub CancellationToken);
 
 /// Runs hyper's own tasks in the tracked group.
 #[derive(Clone)]
@@ -106,8 +116,8 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, metric
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => match Arc::clone(&free).try_acquire_owned() {
-                Ok(permit) => door.start(stream, permit),
+            Ok((stream, address)) => match Arc::clone(&free).try_acquire_owned() {
+                Ok(permit) => door.start(stream, ClientAddress(address), permit),
                 Err(_) => door.refuse(stream),
             },
             Err(error) => {
@@ -123,16 +133,19 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, metric
 // === impl Listener ===
 
 impl Listener {
-    fn start(&self, stream: TcpStream, permit: OwnedSemaphorePermit) {
+    fn start(&self, stream: TcpStream, client: ClientAddress, permit: OwnedSemaphorePermit) {
         if let Err(error) = set_options(&stream) {
             tracing::debug!(%error, "set options of a client connection");
         }
         let (stop, cut, metrics) = (self.stop.clone(), self.cut.clone(), self.metrics.clone());
         let (builder, head_timeout) = (self.builder(), self.limits.head_timeout);
         let has_called = Arc::new(AtomicBool::new(false));
+        let stopping = Stopping(self.stop.clone());
         let (noted, router) = (Arc::clone(&has_called), TowerToHyperService::new(self.router.clone()));
-        let service = service_fn(move |request| {
+        let service = service_fn(move |mut request: hyper::Request<Incoming>| {
             noted.store(true, Ordering::Relaxed);
+            request.extensions_mut().insert(client);
+            request.extensions_mut().insert(stopping.clone());
             router.call(request)
         });
         // Fails alone; on stop it finishes its answers, and `cut` ends what is left.

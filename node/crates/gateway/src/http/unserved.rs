@@ -9,8 +9,7 @@ use ollamax_types::ErrorCode;
 use crate::error::{ApiError, Shape};
 
 /// Their paths.
-pub(crate) const PATHS: [&str; 21] = [
-    "/api/pull",
+pub(crate) const PATHS: [&str; 20] = [
     "/api/push",
     "/api/create",
     "/api/copy",
@@ -36,7 +35,7 @@ pub(crate) const PATHS: [&str; 21] = [
 /// Says so.
 pub(crate) async fn answer(request: Request) -> Response<Body> {
     let path = request.uri().path();
-    let text = format!("{path}: this release serves inference and reads; use: {}", instead_of(path));
+    let text = format!("{path}: this release serves inference, reads and pulls; use: {}", instead_of(path));
     ApiError::new(ErrorCode::NotImplemented, text).into_response(Shape::of_path(path))
 }
 
@@ -46,7 +45,7 @@ fn instead_of(path: &str) -> &'static str {
         "/api/embeddings" => "/api/embed",
         "/v1/completions" => "/api/generate, or /v1/chat/completions",
         "/v1/responses" | "/v1/messages" => "/v1/chat/completions",
-        "/api/pull" | "/api/create" => "ollamax model import FILE --name NAME",
+        "/api/create" => "ollamax model import FILE --name NAME",
         _ if path.starts_with("/api/blobs/") => "ollamax model import FILE --name NAME",
         _ => "the routes that docs/api/routes.md lists",
     }

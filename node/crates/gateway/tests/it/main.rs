@@ -1,6 +1,7 @@
 //! The clients' door with the scheduler behind it and scripted runtimes, by call and over real sockets.
 mod lists;
 mod overload;
+mod pulls;
 mod routes;
 mod socket;
 mod streams;

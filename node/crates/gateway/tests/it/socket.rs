@@ -97,6 +97,24 @@ async fn a_line_reaches_the_client_before_the_next_is_produced_and_leaving_cance
 }
 
 #[tokio::test]
+async fn where_a_client_is_decides_whether_it_may_have_models_pulled() {
+    let served = serve(Config::default(), Duration::from_secs(1));
+    let ask = async |header: &str| {
+        let mut client = connect(served.address).await;
+        let body = r#"{"model":"m"}"#;
+        let head = format!("POST /api/pull HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{header}");
+        let request = format!("{head}content-length: {}\r\n\r\n{body}", body.len());
+        client.write_all(request.as_bytes()).await.expect("sent");
+        read_all(&mut client).await
+    };
+    // It may, but the node behind this door has no engine for it.
+    let own = ask("").await;
+    assert!(own.starts_with("HTTP/1.1 503 ") && own.contains("x-ollamax-error: not_initialised"), "{own}");
+    let forwarded = ask("x-forwarded-for: 10.0.0.9\r\n").await;
+    assert!(forwarded.starts_with("HTTP/1.1 403 ") && forwarded.contains("this machine alone"), "{forwarded}");
+}
+
+#[tokio::test]
 async fn a_connection_too_many_is_told_so() {
     let served = serve(Config { connections_max: 1, ..Config::default() }, Duration::from_secs(1));
     let first = hold(served.address).await;

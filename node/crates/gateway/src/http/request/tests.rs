@@ -82,6 +82,39 @@ fn every_body_of_the_papers_is_refused_as_they_say() {
 }
 
 #[test]
+fn a_pull_takes_both_keys_of_its_model_and_streams_unless_told_not_to() {
+    let check = |body: &str, model: &str, streams: bool, insecure: bool| {
+        let fields = read_pull_fields(body.as_bytes()).expect("readable");
+        assert_eq!((fields.model(), fields.streams(), fields.is_insecure()), (model, streams, insecure), "{body}");
+    };
+    check(r#"{"model":"a"}"#, "a", true, false);
+    check(r#"{"Name":"a","INSECURE":true}"#, "a", true, true);
+    check(r#"{"name":"old","model":"new","stream":false}"#, "new", false, false);
+    check(r#"{"name":"old","model":"","stream":true,"username":7}"#, "old", true, false);
+    check(r#"{"model":"a","model":"b","stream":null,"insecure":null}"#, "b", true, false);
+    check("{}", "", true, false);
+    check("null", "", true, false);
+}
+
+#[test]
+fn a_pull_that_makes_no_sense_is_refused_in_gos_words() {
+    let check = |body: &str, expected: &str| {
+        let text = read_pull_fields(body.as_bytes()).map_or_else(|error| error.to_string(), |_| "none".to_owned());
+        assert_eq!(text, expected, "{body}");
+    };
+    check("", "missing request body");
+    check(r#"{"model":"a""#, "unexpected EOF");
+    check("[1]", "json: cannot unmarshal array into Go value of type api.PullRequest");
+    let wrong = |found: &str, field: &str, wanted: &str| {
+        format!("json: cannot unmarshal {found} into Go struct field PullRequest.{field} of type {wanted}")
+    };
+    check(r#"{"model":7}"#, &wrong("number", "model", "string"));
+    check(r#"{"model":"a","name":[]}"#, &wrong("array", "name", "string"));
+    check(r#"{"model":"a","stream":"no"}"#, &wrong("string", "stream", "bool"));
+    check(r#"{"model":"a","insecure":{}}"#, &wrong("object", "insecure", "bool"));
+}
+
+#[test]
 fn a_body_that_only_this_node_cannot_read_is_not_called_wrong() {
     refused(Api::Chat, " \n", "missing request body");
     let error = read_fields(Api::Chat, b"{\"model\":\"a\xff\"}").expect_err("refused").to_string();
@@ -99,6 +132,7 @@ proptest::proptest! {
     #[test]
     fn no_body_makes_it_panic_and_skipped_values_change_nothing(body: Vec<u8>, junk: String) {
         drop(read_fields(Api::Chat, &body));
+        drop(read_pull_fields(&body));
         let junk = serde_json::to_string(&junk).expect("a text");
         let fields = read(&format!(r#"{{"x":{junk},"model":"a","y":[{{"model":{junk}}}]}}"#));
         assert_eq!(fields.model(Api::Chat), "a");

@@ -1,0 +1,232 @@
+//! Pulls, as an administrator asks for them.
+//!
+//! Every node that is named pulls for itself, and one stream tells of all. A failure of one node ends the stream behind
+//! the last word of the others. A caller who leaves stops listening and nothing else.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures::stream::{self, BoxStream, Stream, StreamExt as _};
+use tonic::{Request, Status};
+
+use ollamax_core::catalog::{Member, read};
+use ollamax_proto::v1;
+use ollamax_proto::v1::models_server::Models;
+use ollamax_transfer::{PullError, PullProgress, PullSpec, Stage};
+use ollamax_types::{ErrorCode, ModelName, NodeId, Role};
+
+use super::daemon::AdminError;
+use super::{Admin, Engines, Reply, reply};
+use crate::error::words_of;
+use crate::http::pull::Order;
+
+pub mod convert;
+
+/// Who asked, for the log of the node that pulls.
+const ASKED_BY: &str = "admin";
+
+/// What is told of one node: its name, and how far it is.
+type Told = (String, Arc<PullProgress>);
+type PullStream = BoxStream<'static, Result<v1::PullProgress, Status>>;
+
+/// The pulls of the cluster, at one node.
+#[derive(Clone)]
+pub(super) struct Pulls(pub(super) Admin);
+
+// === impl Pulls ===
+
+impl Pulls {
+    fn start(&self, asked: v1::PullRequest) -> Result<PullStream, AdminError> {
+        let Engines { metadata, transfer, .. } = self.0.engines()?;
+        let v1::PullRequest { name, nodes, insecure, wait } = asked;
+        let name = parse(&name)?;
+        let told = self.targets(metadata.node(), &nodes)?.into_iter().map(|target| {
+            let spec = PullSpec { name: name.clone(), insecure, asked_by: ASKED_BY.to_owned() };
+            let states = Order { transfer: transfer.clone(), node: target.id, spec }.states().boxed();
+            let states = if wait { states } else { until_accepted(states).boxed() };
+            states.map(move |state| (target.name.clone(), state)).boxed()
+        });
+        Ok(merged(stream::select_all(told)))
+    }
+
+    /// The nodes named, or this one. Each must be meant to hold models.
+    fn targets(&self, own: NodeId, names: &[String]) -> Result<Vec<Member>, AdminError> {
+        let own = own.to_string();
+        let names = if names.is_empty() { std::slice::from_ref(&own) } else { names };
+        let mut targets: Vec<Member> = Vec::new();
+        for name in names {
+            let found = self.0.find(name)?;
+            if found.role == Role::Gateway {
+                let what = format!("node {} is a gateway", found.name);
+                let next = "name another with --node: ollamax node list";
+                return Err(AdminError::new(ErrorCode::PreconditionFailed, what, "gateways hold no models", next));
+            }
+            if !targets.iter().any(|target| target.id == found.id) {
+                targets.push(found);
+            }
+        }
+        Ok(targets)
+    }
+
+    fn list(&self) -> Result<v1::ListPullsReply, AdminError> {
+        let Engines { metadata, transfer, .. } = self.0.engines()?;
+        let members = read::members(&*metadata.view())?;
+        let names: BTreeMap<NodeId, String> = members.into_iter().map(|member| (member.id, member.name)).collect();
+        let name_of = |node: NodeId| names.get(&node).cloned().unwrap_or_else(|| node.to_string());
+        let pulls = transfer.pulls().iter().map(|pull| convert::to_wire(pull, &name_of)).collect();
+        Ok(v1::ListPullsReply { pulls })
+    }
+
+    async fn cancel(&self, asked: v1::CancelPullRequest) -> Result<v1::CancelPullReply, AdminError> {
+        let Engines { metadata, transfer, .. } = self.0.engines()?;
+        let name = parse(&asked.name)?;
+        let own = metadata.node().to_string();
+        let target = self.0.find(if asked.node.is_empty() { &own } else { &asked.node })?;
+        let found = transfer.cancel_at(target.id, &name).await;
+        let found = found.map_err(|error| AdminError::of_pull(&target.name, &error))?;
+        Ok(v1::CancelPullReply { found })
+    }
+}
+
+fn parse(name: &str) -> Result<ModelName, AdminError> {
+    name.parse().map_err(|_| {
+        let (why, next) = ("a name is [host/][namespace/]model[:tag]", "ollamax model pull llama3.2");
+        AdminError::new(ErrorCode::BadRequest, format!("{name:?} is not a model name"), why, next)
+    })
+}
+
+/// Ends with the first state that shows that the pull is taken on.
+fn until_accepted(states: BoxStream<'static, Arc<PullProgress>>) -> impl Stream<Item = Arc<PullProgress>> + Send {
+    stream::unfold(Some(states), |states| async move {
+        let mut states = states?;
+        let state = states.next().await?;
+        let rest = (state.stage == Stage::Resolving).then_some(states);
+        Some((state, rest))
+    })
+}
+
+/// What all nodes say, and then the first failure.
+fn merged(told: impl Stream<Item = Told> + Send + 'static) -> PullStream {
+    let begin = (told.boxed(), None::<AdminError>);
+    let merged = stream::unfold(begin, |(mut told, mut failure)| async move {
+        let Some((node, state)) = told.next().await else {
+            return Some((Err(Status::from(failure?)), (told, None)));
+        };
+        if let Stage::Failed(error) = &state.stage {
+            failure.get_or_insert_with(|| AdminError::of_pull(&node, error));
+        }
+        Some((Ok(convert::to_wire(&state, &|_| node.clone())), (told, failure)))
+    });
+    merged.boxed()
+}
+
+impl AdminError {
+    /// A pull that did not happen, or its end that could not be asked for, on this node.
+    fn of_pull(node: &str, error: &PullError) -> Self {
+        let code = error.code();
+        let (why, next) = match code {
+            ErrorCode::ModelNotFound => {
+                ("the registry has no such model or tag", "look at its spelling: [host/][namespace/]model[:tag]")
+            }
+            ErrorCode::OriginFailed => ("what came so far is kept", "repeat the command: it goes on where it stopped"),
+            ErrorCode::OriginRefused => (
+                "the registry does not let this node in",
+                "pull a model that is open to everybody, or: ollamax model import FILE --name NAME",
+            ),
+            ErrorCode::ManifestInvalid => {
+                ("no file was asked for", "look whether the name leads to a registry of models")
+            }
+            ErrorCode::DigestMismatch => ("the file was thrown away", "repeat the command: it is fetched anew"),
+            ErrorCode::DiskFull => {
+                ("a model is fetched where it fits", "free some space there, or name another node with --node")
+            }
+            ErrorCode::StoreNotWritable | ErrorCode::RuntimeUnavailable | ErrorCode::RuntimeFailed => {
+                ("models lie in the store of the runtime beside a node", "on that node: ollamax doctor")
+            }
+            ErrorCode::StorageFailed => ("its disk refused", "on that node: ollamax logs --level error"),
+            ErrorCode::PullCancelled => {
+                ("somebody ended it; what came so far is kept", "ollamax model pull NAME goes on where it stopped")
+            }
+            ErrorCode::Draining => ("it goes on when that node starts again", "on that node: ollamax model pulls"),
+            ErrorCode::Overloaded => ("it has a bound", "repeat the command when a pull of that node is over"),
+            ErrorCode::PeerUnreachable => ("what was begun there may go on", "ollamax node list"),
+            _ => ("see its log", "on that node: ollamax logs --level warn"),
+        };
+        Self::new(code, words_of(error), format!("on node {node}: {why}"), next)
+    }
+}
+
+#[tonic::async_trait]
+impl Models for Pulls {
+    type PullStream = PullStream;
+
+    async fn pull(&self, request: Request<v1::PullRequest>) -> Reply<Self::PullStream> {
+        reply(self.start(request.into_inner()))
+    }
+
+    async fn list_pulls(&self, _request: Request<v1::ListPullsRequest>) -> Reply<v1::ListPullsReply> {
+        reply(self.list())
+    }
+
+    async fn cancel_pull(&self, request: Request<v1::CancelPullRequest>) -> Reply<v1::CancelPullReply> {
+        reply(self.cancel(request.into_inner()).await)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::ready;
+
+    use ollamax_proto::v1::pull_progress::Stage as Step;
+
+    use super::*;
+    use crate::grpc::daemon::CODE_KEY;
+
+    fn state(node: u64, stage: Stage) -> Arc<PullProgress> {
+        Arc::new(PullProgress {
+            name: "m".parse().expect("a name"),
+            node: NodeId(node),
+            stage,
+            digest: None,
+            blobs: Arc::default(),
+            sources: vec![],
+            bytes_per_second: None,
+            left: None,
+        })
+    }
+
+    #[tokio::test]
+    async fn who_does_not_wait_hears_nothing_after_the_first_state_that_is_accepted() {
+        for accepted in [Stage::Waiting, Stage::Checking, Stage::Done, Stage::Failed(PullError::Cancelled)] {
+            let states = [state(1, Stage::Resolving), state(1, accepted.clone())];
+            // What follows takes forever.
+            let states = stream::iter(states).chain(stream::pending()).boxed();
+            let heard: Vec<Stage> = until_accepted(states).map(|state| state.stage.clone()).collect().await;
+            assert_eq!(heard, [Stage::Resolving, accepted]);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_failure_of_one_node_is_told_behind_the_last_word_of_the_others() {
+        let told = [
+            ("n1", state(1, Stage::Fetching)),
+            ("n2", state(2, Stage::Failed(PullError::Cancelled))),
+            ("n1", state(1, Stage::Done)),
+        ];
+        let told = stream::iter(told.map(|(node, state)| (node.to_owned(), state)));
+        let heard: Vec<Result<v1::PullProgress, Status>> = merged(told).collect().await;
+        let shown = |heard: &Result<v1::PullProgress, Status>| match heard {
+            Ok(progress) => format!("{} {}", progress.node_name, progress.stage().as_str_name()),
+            Err(status) => {
+                let code = status.metadata().get(CODE_KEY).and_then(|code| code.to_str().ok());
+                format!("{} {}", code.unwrap_or_default(), status.message())
+            }
+        };
+        let shown: Vec<String> = heard.iter().map(shown).collect();
+        assert_eq!(shown[..3], ["n1 FETCHING", "n2 FAILED", "n1 DONE"]);
+        assert_eq!(shown[3..], ["pull_cancelled the pull was cancelled"]);
+        assert_eq!(heard[1].as_ref().map(v1::PullProgress::stage).ok(), Some(Step::Failed));
+        let whole = merged(stream::once(ready(("n1".to_owned(), state(1, Stage::Done)))));
+        assert_eq!(whole.count().await, 1);
+    }
+}
