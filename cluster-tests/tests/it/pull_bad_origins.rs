@@ -11,7 +11,7 @@ use ollamax_testkit::{Cluster, FakeRegistry};
 use ollamax_types::ErrorCode;
 
 use crate::bad_models::files_below;
-use crate::pull_from_a_registry::{blob, is_whole, model, nothing_is_left, plan, pulled, refused};
+use crate::pull_from_a_registry::{self, blob, is_whole, model, nothing_is_left, plan, pulled, refused};
 
 const MIB: u64 = 1 << 20;
 /// Two pieces and a short one.
@@ -23,11 +23,8 @@ const SILENCE_MS: u64 = 3_000;
 /// A node that is not patient.
 async fn start(test: &str, registry: &FakeRegistry) -> Result<Cluster> {
     let plan = plan(test, registry, 1).setting("transfer.stall_ms", STALL_MS);
-    plan.setting("transfer.silence_ms", SILENCE_MS)
-        .setting("transfer.retry_ms", 10)
-        .setting("transfer.retry_ms_max", 100)
-        .start()
-        .await
+    let plan = plan.setting("transfer.silence_ms", SILENCE_MS).setting("transfer.retry_ms", 10);
+    pull_from_a_registry::start(plan.setting("transfer.retry_ms_max", 100)).await
 }
 
 /// The names in the list of the node.

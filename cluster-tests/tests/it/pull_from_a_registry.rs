@@ -17,7 +17,7 @@ use ollamax_testkit::{Cluster, FakeRegistry};
 use ollamax_types::{Digest, ErrorCode};
 
 use crate::bad_models::files_below;
-use crate::model_owners::PATIENCE;
+use crate::model_owners::{self, PATIENCE};
 
 /// Some pieces of a file and a short one.
 const WEIGHTS_BYTES: u64 = 40_000_000;
@@ -45,6 +45,13 @@ pub(crate) fn plan(test: &str, registry: &FakeRegistry, nodes: usize) -> Builder
         .setting("runtime.models_interval_ms", 200);
     let with_store = |plan: Builder, index| plan.node(index, |node| node.runtime = Runtime::FakeStore(Box::default()));
     (0..nodes).fold(plan, with_store)
+}
+
+/// Starts them, and waits until their runtimes answer: a node without one is not chosen to pull.
+pub(crate) async fn start(plan: Builder) -> Result<Cluster> {
+    let cluster = plan.start().await?;
+    model_owners::runtimes_up(&cluster, cluster.size()).await?;
+    Ok(cluster)
 }
 
 /// The one copy that a pull told of.
@@ -98,7 +105,7 @@ async fn a_model_is_pulled_here_or_elsewhere_and_answers() -> Result<()> {
     let registry = FakeRegistry::start().await?;
     let (here, elsewhere) = (model(1, WEIGHTS_BYTES), model(2, FEW_BYTES));
     let digest = registry.push("here", &here);
-    let cluster = plan("pull", &registry, 2).start().await?;
+    let cluster = start(plan("pull", &registry, 2)).await?;
     let place = |index: usize| (cluster.node(index).store(), cluster.node(index).data_dir());
 
     let copy = pulled(&cluster.pull(0, "here", &[]).await?)?;
@@ -142,7 +149,7 @@ async fn a_client_of_ollama_pulls_as_it_is_used_to() -> Result<()> {
     let (first, second) = (model(3, WEIGHTS_BYTES), model(4, FEW_BYTES));
     registry.push("first", &first);
     registry.push("second", &second);
-    let cluster = plan("pull-ollama", &registry, 1).start().await?;
+    let cluster = start(plan("pull-ollama", &registry, 1)).await?;
     let url = cluster.url(0, "/api/pull")?;
 
     let answer = cluster.http().post(&url, &json!({ "model": "first" })).await?;

@@ -12,7 +12,7 @@ use ollamax_testkit::{Cluster, FakeRegistry, wait};
 use ollamax_types::Digest;
 
 use crate::model_owners::PATIENCE;
-use crate::pull_from_a_registry::{is_whole, model, nothing_is_left, plan, pulled};
+use crate::pull_from_a_registry::{is_whole, model, nothing_is_left, plan, pulled, start};
 
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 const MIB: u64 = 1 << 20;
@@ -117,7 +117,7 @@ async fn kill_minus_nine_at_half_fetches_at_most_64_mib_again() -> Result<()> {
     let registry = FakeRegistry::start().await?;
     let large = model(11, 256 * MIB);
     registry.push("large", &large);
-    let cluster = plan("pull-killed", &registry, 1).start().await?;
+    let cluster = start(plan("pull-killed", &registry, 1)).await?;
     let halted = Halted::begin(&cluster, &registry, "large", &large, 128 * MIB).await?;
 
     cluster.kill(&[0]).await?;
@@ -142,7 +142,7 @@ async fn a_stop_and_a_cancelled_pull_keep_what_came() -> Result<()> {
     let (stopped, cancelled) = (model(13, 96 * MIB), model(14, 96 * MIB));
     registry.push("stopped", &stopped);
     registry.push("cancelled", &cancelled);
-    let cluster = plan("pull-stopped", &registry, 1).start().await?;
+    let cluster = start(plan("pull-stopped", &registry, 1)).await?;
 
     let halted = Halted::begin(&cluster, &registry, "stopped", &stopped, 64 * MIB).await?;
     cluster.node(0).stop(PATIENCE).await?;

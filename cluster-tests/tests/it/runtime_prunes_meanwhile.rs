@@ -15,7 +15,7 @@ use ollamax_testkit::{Cluster, FakeRegistry};
 
 use crate::bad_models::files_below;
 use crate::model_owners::PATIENCE;
-use crate::pull_from_a_registry::{is_whole, model, nothing_is_left, plan, pulled};
+use crate::pull_from_a_registry::{is_whole, model, nothing_is_left, plan, pulled, start};
 
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 const WEIGHTS_BYTES: u64 = 24 << 20;
@@ -69,7 +69,7 @@ async fn what_a_runtime_clears_away_meanwhile_is_there_in_the_end() -> Result<()
     let (old, new) = (model(80, 100_000), model(81, WEIGHTS_BYTES));
     registry.push("old", &old);
     registry.push("new", &new);
-    let cluster = plan("pull-pruned", &registry, 1).start().await?;
+    let cluster = start(plan("pull-pruned", &registry, 1)).await?;
     let (store, data_dir) = (cluster.node(0).store(), cluster.node(0).data_dir());
     pulled(&cluster.pull(0, "old", &[]).await?)?;
 
