@@ -171,3 +171,27 @@ async fn a_stop_and_a_cancelled_pull_keep_what_came() -> Result<()> {
     halted.check(&registry).context("after the cancelled pull")?;
     cluster.finish().await
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pull_on_another_node_is_followed_over_the_death_of_that_node() -> Result<()> {
+    let _turn = crate::turn().await;
+    let registry = FakeRegistry::start().await?;
+    let far = model(15, 64 * MIB);
+    registry.push("far", &far);
+    let cluster = start(plan("pull-followed", &registry, 2)).await?;
+    let hold = registry.hold_after(far.weights.sha256(), 32 * MIB);
+    let dies = async {
+        timeout(PATIENCE, hold.reached()).await.context("the registry does not get so far")?;
+        cluster.kill(&[1]).await?;
+        cluster.restart(&[1]).await?;
+        hold.release();
+        anyhow::Ok(())
+    };
+    let (told, ()) = tokio::try_join!(cluster.pull(0, "far", &["--node", "n2"]), dies)?;
+    let copy = pulled(&told)?;
+    ensure!(copy["node"] == "n2", "{copy}");
+    is_whole(&cluster.node(1).store(), &far)?;
+    let sent = registry.sent(far.weights.sha256());
+    ensure!(sent <= far.weights.size_bytes + AGAIN_BYTES_MAX, "{sent} bytes were sent");
+    cluster.finish().await
+}

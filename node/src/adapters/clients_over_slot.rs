@@ -181,7 +181,7 @@ impl Node for ClientsOverSlot {
     }
 
     fn sites(&self, name: &ModelName) -> Vec<Site> {
-        self.serving().map_or_else(Vec::new, |engines| sites(&engines, name))
+        self.serving().map(|engines| sites(&engines, name)).unwrap_or_default()
     }
 
     fn readiness(&self) -> Readiness {

@@ -99,8 +99,9 @@ impl TransferService {
         TransferServer::new(Self { slot })
     }
 
+    /// A member without engines starts or stops: to be asked again, as one that cannot be reached.
     fn engines(&self) -> Result<MemberEngines, Status> {
-        self.slot.get().ok_or_else(|| refusal(ErrorCode::NotInitialised, "this node is not ready"))
+        self.slot.get().ok_or_else(|| refusal(ErrorCode::PeerUnreachable, "this node is not ready"))
     }
 }
 
