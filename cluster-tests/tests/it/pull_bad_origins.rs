@@ -44,7 +44,8 @@ async fn what_passes_is_waited_for_and_what_broke_off_is_fetched_again() -> Resu
     let registry = FakeRegistry::start().await?;
     let cluster = start("pull-mended", &registry).await?;
     let (store, data_dir) = (cluster.node(0).store(), cluster.node(0).data_dir());
-    let rows: [(&str, &[FaultRule]); 8] = [
+    let rows: [(&str, &[FaultRule]); 9] = [
+        ("cut-manifest", &[FaultRule::once(On::Manifest, Fault::CutAfter(10))]),
         ("cut", &[strikes(On::Direct, Fault::CutAfter(MIB), 3)]),
         ("stalled", &[FaultRule::once(On::Direct, Fault::Stall)]),
         ("expired", &[FaultRule::once(On::Direct, Fault::Expired)]),

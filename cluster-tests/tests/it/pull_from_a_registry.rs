@@ -134,6 +134,14 @@ async fn a_model_is_pulled_here_or_elsewhere_and_answers() -> Result<()> {
     let answer = cluster.chat(0, "lab/elsewhere:1b", "hello", false).await?;
     ensure!(answer.status == 200, "{}", answer.text().await?);
 
+    // A name that says where it is asked.
+    let named = model(5, FEW_BYTES);
+    registry.push("lab/named", &named);
+    let name = format!("{}/lab/named", registry.host());
+    pulled(&cluster.pull(0, &name, &[]).await?)?;
+    is_whole(&place(0).0, &named)?;
+    cluster.model_known(&name, 1, PATIENCE).await?;
+
     for index in [0, 1] {
         let told = cluster.pull(index, "nobody/has:this", &["--node", "n2"]).await?;
         let (code, error) = refused(&told)?;
