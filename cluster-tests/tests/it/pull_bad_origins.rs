@@ -16,6 +16,8 @@ use crate::pull_from_a_registry::{self, blob, is_whole, model, nothing_is_left, 
 const MIB: u64 = 1 << 20;
 /// Two pieces and a short one.
 const WEIGHTS_BYTES: u64 = 9 * MIB;
+/// Less than a piece: a file that is asked for by one question at a time.
+const PIECE_BYTES: u64 = 3 * MIB;
 /// Silence of one answer, and of all of them, milliseconds.
 const STALL_MS: u64 = 1_000;
 const SILENCE_MS: u64 = 3_000;
@@ -44,22 +46,28 @@ async fn what_passes_is_waited_for_and_what_broke_off_is_fetched_again() -> Resu
     let registry = FakeRegistry::start().await?;
     let cluster = start("pull-mended", &registry).await?;
     let (store, data_dir) = (cluster.node(0).store(), cluster.node(0).data_dir());
-    let rows: [(&str, &[FaultRule]); 9] = [
-        ("cut-manifest", &[FaultRule::once(On::Manifest, Fault::CutAfter(10))]),
-        ("cut", &[strikes(On::Direct, Fault::CutAfter(MIB), 3)]),
-        ("stalled", &[FaultRule::once(On::Direct, Fault::Stall)]),
-        ("expired", &[FaultRule::once(On::Direct, Fault::Expired)]),
-        ("busy", &[strikes(On::Manifest, Fault::Status(429, Some(0)), 2)]),
-        ("broken", &[strikes(On::Blob, Fault::Status(503, None), 2)]),
-        ("told-to-wait", &[FaultRule::once(On::Direct, Fault::Status(429, Some(1)))]),
-        ("without-ranges", &[FaultRule::always(On::Direct, Fault::NoRanges)]),
+    let rows: [(&str, u64, &[FaultRule]); 9] = [
+        ("cut-manifest", WEIGHTS_BYTES, &[FaultRule::once(On::Manifest, Fault::CutAfter(10))]),
+        ("cut", WEIGHTS_BYTES, &[strikes(On::Direct, Fault::CutAfter(MIB), 3)]),
+        ("stalled", WEIGHTS_BYTES, &[FaultRule::once(On::Direct, Fault::Stall)]),
+        // The address is good for the first question, and expired at the second.
+        (
+            "expired",
+            PIECE_BYTES,
+            &[FaultRule::once(On::Direct, Fault::CutAfter(MIB)), FaultRule::once(On::Direct, Fault::Expired)],
+        ),
+        ("busy", WEIGHTS_BYTES, &[strikes(On::Manifest, Fault::Status(429, Some(0)), 2)]),
+        ("broken", WEIGHTS_BYTES, &[strikes(On::Blob, Fault::Status(503, None), 2)]),
+        ("told-to-wait", WEIGHTS_BYTES, &[FaultRule::once(On::Direct, Fault::Status(429, Some(1)))]),
+        ("without-ranges", WEIGHTS_BYTES, &[FaultRule::always(On::Direct, Fault::NoRanges)]),
         (
             "challenged",
+            WEIGHTS_BYTES,
             &[FaultRule::always(On::Manifest, Fault::Challenge), FaultRule::always(On::Blob, Fault::Challenge)],
         ),
     ];
-    for (seed, (what, faults)) in (20..).zip(rows) {
-        let model = model(seed, WEIGHTS_BYTES);
+    for (seed, (what, weights_bytes, faults)) in (20..).zip(rows) {
+        let model = model(seed, weights_bytes);
         registry.push(what, &model);
         faults.iter().for_each(|fault| registry.inject(*fault));
         pulled(&cluster.pull(0, what, &[]).await?).context(what)?;
