@@ -8,7 +8,7 @@
 //! backups/        backups of it, unless `backup.to` names another place
 //! backups-waiting/  backups on their way to a bucket
 //! models/         the bundled engine's models
-//! transfer/       what is known of the runtime's model files; made again where it is missing
+//! transfer/       what is known of the runtime's model files, made again where it is missing; pulls under way
 //! node.json       addresses and pid of the running daemon, for tools
 //! admin.sock      the administrator's door
 //! ```

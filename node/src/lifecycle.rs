@@ -423,8 +423,8 @@ impl Daemon for Node {
     }
 
     fn engines(&self) -> Option<Engines> {
-        let MemberEngines { metadata, scheduler, .. } = self.around.slot.get()?;
-        Some(Engines { metadata, scheduler })
+        let MemberEngines { metadata, scheduler, transfer, .. } = self.around.slot.get()?;
+        Some(Engines { metadata, scheduler, transfer })
     }
 
     fn init(&self, id: RequestId, request: v1::InitRequest) -> BoxFuture<'_, Result<v1::InitReply, AdminError>> {

@@ -12,6 +12,7 @@ use ollamax_core::catalog::CLUSTER_VERSION;
 use ollamax_gateway::grpc::Phase;
 use ollamax_metadata as metadata;
 use ollamax_net::{NetHandle, PeerEntry};
+use ollamax_outbound as outbound;
 use ollamax_outbound::{Environment, RuntimeHandle};
 use ollamax_scheduler as scheduler;
 use ollamax_transfer as transfer;
@@ -20,10 +21,12 @@ use ollamax_types::{Applies, Clock, Gpu, Incarnation, NodeId};
 use crate::adapters::inference_over_net::InferenceOverNet;
 use crate::adapters::keys_over_net::Signer;
 use crate::adapters::liveness_over_net::{self, Frames};
+use crate::adapters::origin_over_registry::OriginOverRegistry;
 use crate::adapters::placements_over_metadata::PlacementsOverMetadata;
 use crate::adapters::raft_over_net::RaftOverNet;
 use crate::adapters::runtime_over_ollama::RuntimeOverOllama;
 use crate::adapters::store_over_runtime::StoreOverRuntime;
+use crate::adapters::transfer_over_net::TransferOverNet;
 use crate::config::NodeConfig;
 use crate::data_dir::Membership;
 use crate::follow::members::{Addresses, Follower};
@@ -60,6 +63,8 @@ pub(crate) struct Around {
     pub(crate) runtime: RuntimeHandle,
     /// What the process's environment says of Ollama.
     pub(crate) environment: Environment,
+    /// Registries of models.
+    pub(crate) origin: outbound::Registry,
     /// The GPUs of this machine.
     pub(crate) gpus: watch::Receiver<Vec<Gpu>>,
     /// The cluster key.
@@ -119,7 +124,7 @@ impl Around {
             node: membership.node,
             name: membership.name.clone(),
             scheduler: self.start_scheduler(membership.node, placements.clone(), metadata.release()),
-            transfer: self.start_transfer(membership.node),
+            transfer: self.start_transfer(membership.node, metadata.clone()),
             placements,
             metadata,
         };
@@ -148,16 +153,21 @@ impl Around {
         scheduler::Handle::start(self.config.scheduler(), parts, &self.tasks, self.stop.clone())
     }
 
-    fn start_transfer(&self, node: NodeId) -> transfer::Handle {
+    fn start_transfer(&self, node: NodeId, metadata: metadata::Handle) -> transfer::Handle {
         let runtime = StoreOverRuntime {
             runtime: self.runtime.clone(),
             data_dir: self.data_dir.clone(),
             environment: self.environment.clone(),
+            node,
+            metadata,
         };
         let parts = transfer::Parts {
             node,
+            clock: self.clock.clone(),
             data_dir: self.data_dir.clone(),
+            origin: Arc::new(OriginOverRegistry::new(self.origin.clone())),
             runtime: Arc::new(runtime),
+            others: Arc::new(TransferOverNet::new(self.net.clone())),
             metrics: transfer::Metrics::default(),
         };
         transfer::Handle::start(self.config.transfer.clone(), parts, &self.tasks, self.stop.clone())

@@ -26,6 +26,7 @@ use ollamax_outbound as outbound;
 use ollamax_outbound::RuntimeHandle;
 use ollamax_security::NodeKey;
 use ollamax_store::Space;
+use ollamax_transfer as transfer;
 use ollamax_types::{Clock, ErrorCode, Gpu, Incarnation};
 
 use crate::adapters::clients_over_slot::ClientsOverSlot;
@@ -34,6 +35,7 @@ use crate::adapters::join_over_net::JoinService;
 use crate::adapters::keys_over_net::{KeysService, Signer};
 use crate::adapters::liveness_over_net::LivenessService;
 use crate::adapters::raft_over_net::RaftService;
+use crate::adapters::transfer_over_net::TransferService;
 use crate::admin_socket;
 use crate::backups::{self, Backups};
 use crate::config::NodeConfig;
@@ -209,6 +211,7 @@ fn around(
         net: net.clone(),
         runtime: runtime.clone(),
         environment: outbound::Environment::of_this_process(),
+        origin: registries(&start.config)?,
         gpus: spawn_gpus(shared)?,
         signer: Signer::new(net.clone(), start.data_dir.join("keys").join("cluster.key")),
         addresses: Addresses {
@@ -224,6 +227,17 @@ fn around(
         tasks: tasks.clone(),
         stop: stops.engines.clone(),
     })
+}
+
+/// Opens no connection by itself.
+fn registries(config: &NodeConfig) -> anyhow::Result<outbound::Registry> {
+    let transfer::Config { registry_url, stall_ms, .. } = &config.transfer;
+    let stall = Duration::from_millis(*stall_ms);
+    let mut options = outbound::registry::Options { base: None, stall };
+    if !registry_url.is_empty() {
+        options.base = Some(registry_url.parse()?);
+    }
+    Ok(outbound::Registry::new(options)?)
 }
 
 fn make_backups(shared: &Shared, around: &Around) -> anyhow::Result<Backups> {
@@ -362,6 +376,7 @@ impl Services {
             .add_service(LivenessService::server(frames.subscribe()))
             .add_service(InferenceService::server(slot.clone(), self.imports))
             .add_service(KeysService::server(slot.clone(), signer.clone()))
+            .add_service(TransferService::server(slot.clone()))
             .add_service(join.clone());
         (members, Routes::new(join))
     }

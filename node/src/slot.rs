@@ -27,7 +27,7 @@ pub(crate) struct MemberEngines {
     pub(crate) placements: PlacementsOverMetadata,
     /// Load, queues, dispatch.
     pub(crate) scheduler: scheduler::Handle,
-    /// What lies in the store of the runtime beside this node.
+    /// Pulls, and what lies in the store of the runtime beside this node.
     pub(crate) transfer: transfer::Handle,
 }
 

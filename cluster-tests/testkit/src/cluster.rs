@@ -11,6 +11,7 @@ mod process;
 mod values;
 
 use std::path::{Path, PathBuf};
+use std::process::Output;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -36,6 +37,9 @@ use crate::wait;
 
 /// Longest wait for a cluster to form, elect or catch up on a busy two-core machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Longest wait for `ollamax model pull --wait`.
+const PULL_LIMIT: Duration = Duration::from_secs(60);
 
 /// A running cluster.
 #[derive(Debug)]
@@ -237,6 +241,17 @@ impl Cluster {
     /// When one exits or does not listen in time.
     pub async fn restart(&self, indexes: &[usize]) -> Result<()> {
         try_join_all(indexes.iter().map(|index| self.nodes[*index].start(&self.links))).await.map(|_| ())
+    }
+
+    /// `ollamax model pull NAME --wait` at a node, in JSON and with more words if there are any. A registry without TLS
+    /// will do.
+    ///
+    /// # Errors
+    /// When it still runs after a minute; a pull that failed is told by its exit code.
+    pub async fn pull(&self, index: usize, name: &str, words: &[&str]) -> Result<Output> {
+        let mut all = vec!["-o", "json", "model", "pull", name, "--insecure", "--wait"];
+        all.extend(words);
+        self.nodes[index].ollamax(&all, PULL_LIMIT).await
     }
 
     /// The files in which the nodes' logs are.

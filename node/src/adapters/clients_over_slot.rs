@@ -1,18 +1,21 @@
 //! What the clients' door sees of this node: the engines in their slot, and how the node stands, from cached state.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use ollamax_core::catalog::View;
+use ollamax_core::catalog::{Member, MemberState, View, read};
 use ollamax_core::health::Health;
 use ollamax_core::integrity::Alarm;
+use ollamax_core::placement::Site;
 use ollamax_gateway::grpc::{AdminError, Phase};
 use ollamax_gateway::ports::{Component, Needed, Node, Readiness};
 use ollamax_outbound::RuntimeHandle;
 use ollamax_scheduler as scheduler;
 use ollamax_store::{Space, SyncError};
-use ollamax_types::{NodeId, RuntimeState};
+use ollamax_transfer as transfer;
+use ollamax_types::{Beat, ModelName, NodeId, Role, RuntimeState};
 
 use crate::slot::{MemberEngines, Slot};
 
@@ -130,6 +133,32 @@ fn around(scheduler: &scheduler::Handle) -> [Component; 2] {
     ]
 }
 
+/// The members that are there, as places for a model. What is not known of one speaks against it.
+fn sites(engines: &MemberEngines, name: &ModelName) -> Vec<Site> {
+    let view = engines.metadata.view();
+    let holders = read::locations_of(&*view, name).unwrap_or_default();
+    let holders: BTreeSet<NodeId> = holders.into_iter().map(|location| location.node).collect();
+    let peers = engines.scheduler.peers().into_iter().map(|peer| (peer.beat.node, peer.beat));
+    let own = (engines.node, Arc::new(engines.scheduler.beat()));
+    let beats: BTreeMap<NodeId, Arc<Beat>> = peers.chain([own]).collect();
+    let members = read::members(&*view).unwrap_or_default().into_iter().filter(Member::is_standing);
+    members
+        .map(|member| {
+            let beat = beats.get(&member.id);
+            Site {
+                node: member.id,
+                health: engines.scheduler.health(member.id),
+                drained: member.state != MemberState::Active || beat.is_some_and(|beat| beat.draining),
+                gateway: member.role == Role::Gateway,
+                runtime_up: beat.is_some_and(|beat| beat.runtime_state == RuntimeState::Up),
+                disk_free_bytes: beat.and_then(|beat| beat.disk_free_bytes),
+                holds: holders.contains(&member.id),
+                is_self: member.id == engines.node,
+            }
+        })
+        .collect()
+}
+
 impl Node for ClientsOverSlot {
     fn name(&self) -> String {
         self.slot.get().map_or_else(|| self.name.clone(), |engines| engines.name)
@@ -145,6 +174,14 @@ impl Node for ClientsOverSlot {
 
     fn view(&self) -> Option<Arc<dyn View + Send + Sync>> {
         self.serving().map(|engines| engines.metadata.view())
+    }
+
+    fn transfer(&self) -> Option<transfer::Handle> {
+        self.serving().map(|engines| engines.transfer)
+    }
+
+    fn sites(&self, name: &ModelName) -> Vec<Site> {
+        self.serving().map(|engines| sites(&engines, name)).unwrap_or_default()
     }
 
     fn readiness(&self) -> Readiness {

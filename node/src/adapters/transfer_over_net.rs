@@ -1,0 +1,171 @@
+//! Pulls on other nodes, and what others ask to be pulled here: transfer's `Others` port, and its receiving side.
+//!
+//! Whoever asks only watches: a stream that breaks ends nothing at the node that pulls. What that node says is passed
+//! on with its code; a stream that broke, or a node that cannot be reached, is told as `peer_unreachable`, and whether
+//! it is opened again is for the caller to decide.
+
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{FutureExt as _, StreamExt as _, stream};
+use tonic::{Request, Response, Status};
+
+use ollamax_gateway::grpc::pulls::convert::{from_wire, to_wire};
+use ollamax_net::{Class, NetHandle};
+use ollamax_proto::v1;
+use ollamax_proto::v1::transfer_client::TransferClient;
+use ollamax_proto::v1::transfer_server::{Transfer, TransferServer};
+use ollamax_transfer::ports::Others;
+use ollamax_transfer::{PullError, PullProgress, PullSpec, Watch};
+use ollamax_types::{ErrorCode, ModelName, NodeId};
+
+use crate::adapters::placements_over_metadata::PlacementsOverMetadata;
+use crate::adapters::status::{code_of, refusal};
+use crate::slot::{MemberEngines, Slot};
+
+/// Shortest time between two words on one pull: people read them.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+
+type States = BoxStream<'static, Result<PullProgress, PullError>>;
+type Messages = BoxStream<'static, Result<v1::PullProgress, Status>>;
+
+/// The asking side.
+#[derive(Debug, Clone)]
+pub(crate) struct TransferOverNet {
+    net: NetHandle,
+}
+
+// === impl TransferOverNet ===
+
+impl TransferOverNet {
+    /// Asks over these connections.
+    #[must_use]
+    pub(crate) const fn new(net: NetHandle) -> Self {
+        Self { net }
+    }
+}
+
+impl Others for TransferOverNet {
+    fn pull(&self, to: NodeId, spec: PullSpec) -> BoxFuture<'static, Result<States, PullError>> {
+        let mut client = TransferClient::new(self.net.channel(to, Class::Forward));
+        let PullSpec { name, insecure, asked_by } = spec;
+        let order = v1::PullOrder { name: name.to_string(), insecure, asked_by };
+        async move {
+            let messages = client.pull(order).await.map_err(|status| elsewhere(to, &status))?.into_inner();
+            let states = messages.map(move |message| match message {
+                Ok(message) => from_wire(message).ok_or_else(|| garbled(to)),
+                Err(status) => Err(elsewhere(to, &status)),
+            });
+            Ok(states.boxed())
+        }
+        .boxed()
+    }
+
+    fn cancel(&self, to: NodeId, name: ModelName) -> BoxFuture<'static, Result<bool, PullError>> {
+        let mut client = TransferClient::new(self.net.channel(to, Class::Forward));
+        async move {
+            let outcome = client.cancel(v1::CancelOrder { name: name.to_string() }).await;
+            outcome.map(|outcome| outcome.into_inner().found).map_err(|status| elsewhere(to, &status))
+        }
+        .boxed()
+    }
+}
+
+/// What another node said, or that it said nothing.
+fn elsewhere(node: NodeId, status: &Status) -> PullError {
+    let code = code_of(status).unwrap_or(ErrorCode::PeerUnreachable);
+    PullError::Elsewhere { node, code, text: status.message().to_owned() }
+}
+
+/// Of another release, or defective: what it says of its pull cannot be read.
+fn garbled(node: NodeId) -> PullError {
+    let text = "what it says of its pull cannot be understood".to_owned();
+    PullError::Elsewhere { node, code: ErrorCode::Internal, text }
+}
+
+/// The receiving side.
+#[derive(Debug, Clone)]
+pub(crate) struct TransferService {
+    slot: Slot,
+}
+
+// === impl TransferService ===
+
+impl TransferService {
+    /// The service for members' routes.
+    #[must_use]
+    pub(crate) fn server(slot: Slot) -> TransferServer<Self> {
+        TransferServer::new(Self { slot })
+    }
+
+    /// A member without engines starts or stops: to be asked again, as one that cannot be reached.
+    fn engines(&self) -> Result<MemberEngines, Status> {
+        self.slot.get().ok_or_else(|| refusal(ErrorCode::PeerUnreachable, "this node is not ready"))
+    }
+}
+
+#[tonic::async_trait]
+impl Transfer for TransferService {
+    type PullStream = Messages;
+
+    async fn pull(&self, request: Request<v1::PullOrder>) -> Result<Response<Self::PullStream>, Status> {
+        let MemberEngines { transfer, placements, .. } = self.engines()?;
+        let v1::PullOrder { name, insecure, asked_by } = request.into_inner();
+        let spec = PullSpec { name: parsed(&name)?, insecure, asked_by };
+        let watch = transfer.pull(spec).await.map_err(|error| refusal(error.code(), &error.to_string()))?;
+        Ok(Response::new(messages(watch, placements)))
+    }
+
+    async fn cancel(&self, request: Request<v1::CancelOrder>) -> Result<Response<v1::CancelOutcome>, Status> {
+        let transfer = self.engines()?.transfer;
+        let found = transfer.cancel(&parsed(&request.into_inner().name)?).await;
+        Ok(Response::new(v1::CancelOutcome { found }))
+    }
+}
+
+fn parsed(name: &str) -> Result<ModelName, Status> {
+    name.parse().map_err(|_| refusal(ErrorCode::BadRequest, "invalid model name"))
+}
+
+/// How a pull stands, at once and then whenever that has changed; the last message says how it ended.
+fn messages(watch: Watch, placements: PlacementsOverMetadata) -> Messages {
+    let first = Some((watch, Duration::ZERO));
+    stream::unfold(first, move |left| {
+        let placements = placements.clone();
+        async move {
+            let (mut watch, pause) = left?;
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
+                if !watch.changed().await {
+                    return None;
+                }
+            }
+            let now = watch.now();
+            let name_of =
+                |node: NodeId| placements.member(node).map_or_else(|| node.to_string(), |member| member.name.clone());
+            let message = to_wire(&now, &name_of);
+            let left = (!now.is_over()).then_some((watch, PROGRESS_INTERVAL));
+            Some((Ok(message), left))
+        }
+    })
+    .boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_another_node_says_keeps_its_code_and_silence_is_a_node_that_cannot_be_reached() {
+        let check = |status: &Status, code: ErrorCode| {
+            let error = elsewhere(NodeId(2), status);
+            assert_eq!(error.code(), code, "{error}");
+            assert!(error.to_string().contains(status.message()), "{error}");
+        };
+        check(&refusal(ErrorCode::DiskFull, "no room"), ErrorCode::DiskFull);
+        check(&refusal(ErrorCode::ModelNotFound, "file does not exist"), ErrorCode::ModelNotFound);
+        check(&Status::unavailable("connection refused"), ErrorCode::PeerUnreachable);
+        assert_eq!(garbled(NodeId(2)).code(), ErrorCode::Internal);
+    }
+}
