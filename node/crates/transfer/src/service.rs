@@ -318,7 +318,7 @@ fn clear(staging: &Staging, wanted: &BTreeSet<Digest>, now: Timestamp) {
     });
     for part in parts.into_iter().filter(|part| !wanted.contains(&part.sha256)) {
         let written_at = staging.written_at(part.sha256).ok().flatten();
-        if !written_at.is_some_and(|written_at| now.ms_since(written_at) > PARTS_KEPT_MS) {
+        if written_at.is_none_or(|written_at| now.ms_since(written_at) <= PARTS_KEPT_MS) {
             continue;
         }
         match staging.forget(part.sha256) {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt as _;
 
 use proptest::prelude::*;
 use tempfile::TempDir;

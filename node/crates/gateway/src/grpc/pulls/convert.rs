@@ -165,7 +165,7 @@ mod tests {
             assert_eq!((message.node_name.as_str(), message.verified_bytes, message.total_bytes), ("n2", 4, 9));
             assert_eq!(from_wire(message), Some(progress));
         }
-        let bare = PullProgress { digest: None, bytes_per_second: None, left: None, ..progress(Stage::Resolving) };
+        let bare = PullProgress { digest: None, bytes_per_second: None, left: None, ..progress(Resolving) };
         assert_eq!(from_wire(sent(&bare)), Some(bare));
     }
 
