@@ -88,7 +88,7 @@ fn refused(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Failure {
         StatusCode::SERVICE_UNAVAILABLE => 7,
         _ => 1,
     };
-    let failure = match ErrorCode::from_text(word(headers, "x-ollamax-error")) {
+    let failure = match ErrorCode::from_text(word(headers, "x-ollamamax-error")) {
         Some(ErrorCode::Overloaded) => {
             Failure::told(ErrorCode::Overloaded, &what, "", "repeat the command in a moment")
         }
@@ -135,7 +135,7 @@ mod tests {
     fn the_code_of_a_node_decides_and_the_id_of_the_request_is_kept() {
         let check = |status: StatusCode, code: &'static str, exit: u8| {
             let mut headers = HeaderMap::new();
-            headers.insert("x-ollamax-error", HeaderValue::from_static(code));
+            headers.insert("x-ollamamax-error", HeaderValue::from_static(code));
             headers.insert("x-request-id", HeaderValue::from_static("r-7"));
             let fields = refused(status, &headers, br#"{"error":"no"}"#).fields();
             assert_eq!(

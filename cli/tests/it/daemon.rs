@@ -179,11 +179,11 @@ async fn chat(axum::Json(request): axum::Json<serde_json::Value>) -> Response {
         Some("short") => (head(200, "x-ollamamax-node", "n2"), lines(2)),
         Some("busy") => {
             let body = json!({"error": "all nodes with model 'busy' are busy"}).to_string();
-            (head(503, "x-ollamax-error", ErrorCode::Overloaded.as_str()), body)
+            (head(503, "x-ollamamax-error", ErrorCode::Overloaded.as_str()), body)
         }
         _ => {
             let body = json!({"error": "model 'nope' not found"}).to_string();
-            (head(404, "x-ollamax-error", ErrorCode::ModelNotFound.as_str()), body)
+            (head(404, "x-ollamamax-error", ErrorCode::ModelNotFound.as_str()), body)
         }
     };
     response.body(Body::from(body)).expect("a response")

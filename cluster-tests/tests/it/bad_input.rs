@@ -67,7 +67,7 @@ async fn a_runtime_that_answers_html_is_named_and_left_out() -> Result<()> {
     })
     .await?;
     let answer = cluster.chat(0, "demo", "hello", false).await?;
-    let (status, code) = (answer.status, answer.header("x-ollamax-error").to_owned());
+    let (status, code) = (answer.status, answer.header("x-ollamamax-error").to_owned());
     let text = answer.text().await?;
     ensure!(status == 503 && code == "runtime_unavailable", "{status} {code}: {text}");
     ensure!(!text.contains("<html>") && text.contains("\"error\""), "{text}");

@@ -127,7 +127,7 @@ async fn native_aborts_end_after_two_runners(cluster: &Cluster) -> Result<()> {
     for stream in [false, true] {
         let before = cluster.metric(0, ATTEMPTS).await?.unwrap_or(0.0);
         let answer = cluster.chat(0, "poison", "hello", stream).await?;
-        let (status, code) = (answer.status, answer.header("x-ollamax-error").to_owned());
+        let (status, code) = (answer.status, answer.header("x-ollamamax-error").to_owned());
         let text = answer.text().await?;
         ensure!(status == 502 && code == "runtime_failed", "{status} {code}: {text}");
         ensure!(text.contains("terminated") && text.contains("GGML_ASSERT"), "what happened: {text}");

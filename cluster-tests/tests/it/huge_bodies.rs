@@ -92,7 +92,7 @@ async fn check(cluster: &Cluster, sending: Sending) -> Result<()> {
     };
     let (head, body) = timeout(ANSWER_TIME, answer).await.context("no answer")??;
     ensure!(head.starts_with("http/1.1 413 "), "{head}");
-    ensure!(head.contains("x-ollamax-error: body_too_large"), "{head}");
+    ensure!(head.contains("x-ollamamax-error: body_too_large"), "{head}");
     let body: Value = serde_json::from_str(&body).with_context(|| body.clone())?;
     ensure!(body == serde_json::json!({ "error": "the request body is larger than 64 MiB" }), "{body}");
     let sent = sent.load(Ordering::Relaxed);

@@ -62,7 +62,7 @@ async fn a_drained_node_finishes_its_streams_and_gets_nothing_new() -> Result<()
     admin.drain(cluster.node(2).name(), false).await?;
     seen(&cluster, 0, "n3", |node| node.state() == State::Drained).await?;
     let answer = cluster.chat(0, "demo", "anybody?", false).await?;
-    ensure!(answer.status == 503 && answer.header("x-ollamax-error") == "draining", "{}", answer.status);
+    ensure!(answer.status == 503 && answer.header("x-ollamamax-error") == "draining", "{}", answer.status);
     let text = answer.text().await?;
     ensure!(text.contains("\"error\"") && text.contains("drain"), "{text}");
 

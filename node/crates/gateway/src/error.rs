@@ -18,7 +18,7 @@ use ollamax_transfer::PullError;
 use ollamax_types::{Api, ErrorCode};
 
 /// Carries the code's text form on every error answer.
-pub const ERROR_HEADER: HeaderName = HeaderName::from_static("x-ollamax-error");
+pub const ERROR_HEADER: HeaderName = HeaderName::from_static("x-ollamamax-error");
 
 /// Whose error body a route speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -262,7 +262,7 @@ mod tests {
             let response = ApiError::of_dispatch(Api::Chat, "m", &exhausted(reason)).into_response(Shape::Ollama);
             let header = |name: &str| response.headers().get(name).map(|value| value.to_str().expect("text"));
             assert_eq!(
-                (response.status().as_u16(), header("x-ollamax-error"), header("retry-after")),
+                (response.status().as_u16(), header("x-ollamamax-error"), header("retry-after")),
                 (status, Some(code), retry)
             );
         };

@@ -40,7 +40,7 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// The refusal of a connection too many.
 const REFUSAL: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json; charset=utf-8\r\n\
-                       x-ollamax-error: overloaded\r\nretry-after: 10\r\nconnection: close\r\n\
+                       x-ollamamax-error: overloaded\r\nretry-after: 10\r\nconnection: close\r\n\
                        content-length: 64\r\n\r\n\
                        {\"error\":\"this node has too many client connections; try again\"}";
 

@@ -27,7 +27,7 @@ async fn a_hundred_requests_against_a_small_queue_are_answered_or_refused_and_no
     let answers: Vec<_> = (0..TAKEN).map(|_| runtime.answer(200, "application/json")).collect();
     let ask = async || {
         let response = call(&router, post("/api/chat", r#"{"model":"m"}"#)).await;
-        let told = ["x-ollamax-error", "retry-after"].map(|name| header(&response, name).map(str::to_owned));
+        let told = ["x-ollamamax-error", "retry-after"].map(|name| header(&response, name).map(str::to_owned));
         let body = http_body_util::BodyExt::collect(response.into_body()).await.expect("whole").to_bytes();
         (told, String::from_utf8_lossy(&body).into_owned())
     };
@@ -64,7 +64,7 @@ async fn a_hundred_connections_beyond_a_small_bound_are_all_told_so_and_none_han
     }
     let asked = join_all((0..CLIENTS).map(|_| ask_once(served.address)));
     for answer in timeout(LIMIT, asked).await.expect("nobody hangs") {
-        let is_typed = answer.contains("x-ollamax-error: overloaded") && answer.contains("retry-after: ");
+        let is_typed = answer.contains("x-ollamamax-error: overloaded") && answer.contains("retry-after: ");
         assert!(answer.starts_with("HTTP/1.1 503 ") && is_typed, "{answer:?}");
         assert!(answer.contains("too many client connections"), "{answer}");
     }

@@ -128,7 +128,7 @@ async fn a_pull_is_refused_before_its_body_is_read_unless_it_may_be_asked_for() 
     let door = |pull: Pull| router(world.parts(Config { pull, ..Config::default() }));
     let check = async |router: Router, request: Request<Body>, status: u16, code: &str, words: &str| {
         let response = call(&router, request).await;
-        let found = (response.status().as_u16(), header(&response, "x-ollamax-error").map(str::to_owned));
+        let found = (response.status().as_u16(), header(&response, "x-ollamamax-error").map(str::to_owned));
         assert_eq!(found, (status, Some(code.to_owned())), "{words}");
         let bytes = response.into_body().collect().await.expect("whole").to_bytes();
         assert!(String::from_utf8_lossy(&bytes).contains(words), "{bytes:?}");
@@ -167,7 +167,7 @@ async fn an_unknown_name_is_told_inside_the_stream_or_with_500() {
     let lines = "{\"status\":\"pulling manifest\"}\n{\"error\":\"pull model manifest: file does not exist\"}\n";
     assert_eq!(text(&router, local(r#"{"name":"nothing"}"#)).await, (200, lines.to_owned()));
     let response = call(&router, local(r#"{"name":"nothing","stream":false}"#)).await;
-    assert_eq!((response.status().as_u16(), header(&response, "x-ollamax-error")), (500, Some("model_not_found")));
+    assert_eq!((response.status().as_u16(), header(&response, "x-ollamamax-error")), (500, Some("model_not_found")));
     let whole = r#"{"error":"pull model manifest: file does not exist"}"#;
     assert_eq!(text(&router, local(r#"{"name":"nothing","stream":false}"#)).await, (500, whole.to_owned()));
 }
@@ -212,12 +212,12 @@ async fn a_node_that_stops_ends_the_answer_and_not_the_pull() {
     let rest = body.collect().await.expect("whole").to_bytes();
     assert_eq!(rest, "{\"error\":\"this node is stopping; the pull goes on when it starts again\"}\n");
     let response = ask(r#"{"model":"slow","stream":false}"#).await;
-    assert_eq!((response.status().as_u16(), header(&response, "x-ollamax-error")), (500, Some("draining")));
+    assert_eq!((response.status().as_u16(), header(&response, "x-ollamamax-error")), (500, Some("draining")));
 }
 
 #[tokio::test]
 async fn where_no_node_can_pull_the_client_is_told_before_the_stream() {
     let pulling = pulling(&[]);
     let response = call(&pulling.world.router(), local(r#"{"model":"m"}"#)).await;
-    assert_eq!((response.status().as_u16(), header(&response, "x-ollamax-error")), (503, Some("runtime_unavailable")));
+    assert_eq!((response.status().as_u16(), header(&response, "x-ollamamax-error")), (503, Some("runtime_unavailable")));
 }

@@ -67,7 +67,7 @@ async fn what_is_not_served_says_so_and_what_to_use() {
     let (status, body) = text(&router, post("/v1/messages", "{}")).await;
     assert_eq!((status, body.starts_with(r#"{"type":"error","error":{"type":"api_error""#)), (501, true), "{body}");
     let response = call(&router, post("/v1/completions", "{}")).await;
-    assert_eq!(header(&response, "x-ollamax-error"), Some("not_implemented"));
+    assert_eq!(header(&response, "x-ollamamax-error"), Some("not_implemented"));
 }
 
 #[tokio::test]
