@@ -71,9 +71,11 @@ struct Findings {
 // === impl Findings ===
 
 impl Findings {
-    /// What was acknowledged and not kept, as many lines as a person reads. Empty: all is there.
+    /// What was acknowledged and not kept, and states that differ, as many lines as a person reads. Empty: all is there.
     fn losses(&self) -> Vec<String> {
-        let all: Vec<String> = self.lost.iter().chain(&self.old_reads).map(|what| format!("lost: {what}")).collect();
+        let lost = self.lost.iter().chain(&self.old_reads).map(|what| format!("lost: {what}"));
+        let unequal = self.equal.as_ref().err().map(|why| format!("states differ in the end: {why}"));
+        let all: Vec<String> = unequal.into_iter().chain(lost).collect();
         let more = all.len().saturating_sub(LOSSES_TOLD_MAX);
         let more = (more > 0).then(|| format!("lost: {more} more"));
         all.into_iter().take(LOSSES_TOLD_MAX).chain(more).collect()
@@ -278,6 +280,8 @@ mod tests {
     #[test]
     fn every_loss_is_a_fault_and_the_first_are_told_one_by_one() {
         assert!(findings(0, 0).losses().is_empty());
+        let unequal = Findings { equal: Err("n2 has another hash".into()), ..findings(0, 0) };
+        assert_eq!(unequal.losses(), ["states differ in the end: n2 has another hash"]);
         assert_eq!(findings(1, 1).losses(), ["lost: key 0", "lost: read 0"]);
         let many = findings(30, 5).losses();
         assert_eq!((many.len(), many.last().map(String::as_str)), (LOSSES_TOLD_MAX + 1, Some("lost: 15 more")));

@@ -93,7 +93,14 @@ impl Joiner {
     }
 
     async fn greet_in_time<'a>(&self, seed: &'a str, token: &JoinToken) -> Result<Found, (&'a str, Greeting)> {
-        let greeted = tokio::time::timeout(GREET_TIMEOUT, self.greet(seed, token)).await;
+        let greeting = async {
+            match self.greet(seed, token).await {
+                // A member that has just closed the connections of this key, because its node departed, takes the next.
+                Err(Greeting::Cut(_)) => self.greet(seed, token).await,
+                greeted => greeted,
+            }
+        };
+        let greeted = tokio::time::timeout(GREET_TIMEOUT, greeting).await;
         greeted.unwrap_or(Err(Greeting::Late)).map_err(|problem| (seed, problem))
     }
 
@@ -103,7 +110,7 @@ impl Joiner {
             self.net.channel_to_address(seed).await.map_err(|error| unreachable(error.to_string()))?;
         let mut client = JoinClient::new(channel);
         let hello = client.hello(v1::HelloRequest { nonce: Vec::new() }).await;
-        let hello = hello.map_err(|status| unreachable(status.message().to_owned()))?.into_inner();
+        let hello = hello.map_err(|status| Greeting::Cut(status.message().to_owned()))?.into_inner();
         check_hello(&hello, &proved, token)?;
         Ok((client, hello))
     }
@@ -204,6 +211,9 @@ enum Greeting {
     Late,
     #[error("{0}")]
     Unreachable(String),
+    /// It answered the connection, and not the question.
+    #[error("{0}")]
+    Cut(String),
     #[error("it belongs to another cluster than the token")]
     Foreign,
 }

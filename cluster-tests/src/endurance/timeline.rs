@@ -127,9 +127,8 @@ impl Timeline {
 }
 
 fn is_undisturbed(kills: &[(Duration, Victim)], due: Duration) -> bool {
-    // The newest stand last.
-    let before = kills.iter().rev().find(|(at, _)| *at <= due);
-    before.is_none_or(|(at, _)| due - *at >= DISTURBED)
+    // The newest stands last. One after the request was due fell into it.
+    kills.last().is_none_or(|(at, _)| *at + DISTURBED <= due)
 }
 
 #[cfg(test)]
@@ -157,11 +156,16 @@ mod tests {
     }
 
     #[test]
-    fn three_seconds_after_a_kill_are_disturbed() {
+    fn a_request_that_a_kill_fell_into_or_that_was_due_within_three_seconds_after_is_disturbed() {
         let kills = [(ms(10_000), Victim::Leader), (ms(20_000), Victim::Follower)];
-        let found = [0, 9_999, 10_000, 12_999, 13_000, 19_999, 20_001, 23_000].map(|at| is_undisturbed(&kills, ms(at)));
-        assert_eq!(found, [true, true, false, false, true, true, false, true]);
-        assert!(is_undisturbed(&[], ms(5)));
+        // The kills that are known when the request has ended.
+        let check = |known: usize, dues: &[u64], expected: &[bool]| {
+            let found: Vec<bool> = dues.iter().map(|due| is_undisturbed(&kills[..known], ms(*due))).collect();
+            assert_eq!(found, expected, "{known}: {dues:?}");
+        };
+        check(0, &[0, 9_999], &[true, true]);
+        check(1, &[9_999, 10_000, 12_999, 13_000], &[false, false, false, true]);
+        check(2, &[19_999, 22_999, 23_000], &[false, false, true]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -178,7 +182,8 @@ mod tests {
         assert_eq!(timeline.counts(), Counts { ended: 7, failed: 3, kills: 3 });
         let silences = vec![ms(1_000), ms(1_000), ms(300)];
         assert_eq!(timeline.kills(), Kills { leaders: 2, followers: 1, silences });
-        assert!(timeline.is_undisturbed(timeline.start() + ms(900)));
-        assert!(!timeline.is_undisturbed(timeline.start() + ms(1_100)));
+        // The last kill came after 3,600 ms.
+        assert!(timeline.is_undisturbed(timeline.start() + ms(6_600)));
+        assert!(!timeline.is_undisturbed(timeline.start() + ms(6_500)));
     }
 }

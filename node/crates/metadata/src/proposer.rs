@@ -1,12 +1,12 @@
 //! The leader's queue of changes: what arrives while groups are on their way goes out together, as the next group.
 //!
-//! A group costs one write, one sync and one message to each follower, however many changes are in it. So the more
-//! callers there are, the less each of them costs; one caller alone waits for nobody.
+//! A group costs one write, one sync and one message to each follower (more beyond what one message may carry), however
+//! many changes are in it. So the more callers there are, the less each of them costs; one alone waits for nobody.
 //!
 //! Always: stamps rise with indexes; a change whose caller has left, or whose time is over, is not written; at most
 //! [`GROUPS_MAX`] groups wait for their majority. While it does not answer, what waits here was certainly not written.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::StreamExt as _;
 use futures::stream::{BoxStream, FuturesUnordered};
@@ -37,18 +37,19 @@ pub(crate) struct Queue(mpsc::Sender<Proposed>);
 
 /// A change that waits.
 pub(crate) struct Proposed {
-    entry: Entry,
     deadline: Instant,
     fate: Ticket,
     done: oneshot::Sender<Result<WriteResult<Types>, String>>,
 }
 
-/// Decided once, by the queue or by the caller, whoever is first.
-#[derive(Debug, Clone, Default)]
-struct Ticket(Arc<OnceLock<Fate>>);
+/// Decided once, by the queue or by the caller, whoever is first. Who leaves takes the change along: its bytes are not
+/// counted any more.
+#[derive(Debug, Clone)]
+struct Ticket(Arc<Mutex<Fate>>);
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 enum Fate {
+    Waiting(Box<Entry>),
     /// It went out with a group.
     Written,
     /// It never will.
@@ -77,10 +78,10 @@ impl Queue {
 
     /// Has an entry stamped and written with the next group, and waits for what became of it.
     pub(crate) async fn write(&self, entry: Entry, deadline: Instant) -> Result<WriteResult<Types>, Unanswered> {
-        let (fate, (done, answer)) = (Ticket::default(), oneshot::channel());
+        let (fate, (done, answer)) = (Ticket::new(entry), oneshot::channel());
         // Whoever drops this future leaves the queue.
         let place = Leaving(fate.clone());
-        let proposed = Proposed { entry, deadline, fate, done };
+        let proposed = Proposed { deadline, fate, done };
         let heard = timeout_at(deadline, async {
             // When nobody takes from the queue any more, what comes back is dropped, and with it `answer` is closed.
             drop(self.0.send(proposed).await);
@@ -102,14 +103,33 @@ impl Queue {
 // === impl Ticket ===
 
 impl Ticket {
-    /// Whether the change goes out now.
-    fn write(&self) -> bool {
-        self.0.set(Fate::Written).is_ok()
+    fn new(entry: Entry) -> Self {
+        Self(Arc::new(Mutex::new(Fate::Waiting(Box::new(entry)))))
+    }
+
+    /// The change, when it goes out now.
+    fn write(&self) -> Option<Box<Entry>> {
+        let mut fate = self.fate();
+        match std::mem::replace(&mut *fate, Fate::Written) {
+            Fate::Waiting(entry) => Some(entry),
+            decided @ (Fate::Written | Fate::Withdrawn) => {
+                *fate = decided;
+                None
+            }
+        }
     }
 
     /// Whether the change was not written, and never will be.
     fn withdraw(&self) -> bool {
-        *self.0.get_or_init(|| Fate::Withdrawn) == Fate::Withdrawn
+        let mut fate = self.fate();
+        if matches!(*fate, Fate::Waiting(_)) {
+            *fate = Fate::Withdrawn;
+        }
+        matches!(*fate, Fate::Withdrawn)
+    }
+
+    fn fate(&self) -> MutexGuard<'_, Fate> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -154,14 +174,16 @@ type Callers = Vec<oneshot::Sender<Result<WriteResult<Types>, String>>>;
 /// What is still wanted, in the order in which it came.
 fn stamp(waiting: impl Iterator<Item = Proposed>, stamper: &Stamper) -> (Vec<Sealed>, Callers) {
     let now = Instant::now();
-    let wanted = waiting
-        .filter(|proposed| if proposed.deadline > now { proposed.fate.write() } else { !proposed.fate.withdraw() });
-    wanted
-        .map(|Proposed { mut entry, done, .. }| {
-            entry.log_time = stamper.stamp();
-            (Sealed(envelope::encode(&entry)), done)
-        })
-        .unzip()
+    let wanted = waiting.filter_map(|Proposed { deadline, fate, done }| {
+        if deadline <= now {
+            fate.withdraw();
+            return None;
+        }
+        let mut entry = fate.write()?;
+        entry.log_time = stamper.stamp();
+        Some((Sealed(envelope::encode(&entry)), done))
+    });
+    wanted.unzip()
 }
 
 /// Gives each caller its result. Callers that are left over hear that consensus stopped.

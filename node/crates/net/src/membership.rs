@@ -2,7 +2,8 @@
 //!
 //! A member reaches the members' routes; any other key reaches the strangers' routes, with few requests at once. So a
 //! connection that a node opened before it became a member serves it as one afterwards, and a member that departs
-//! loses its rights with the next request, before its connections are closed.
+//! loses its rights with the next request, before its connections are closed. A stream that is open stays what it was
+//! when it began; it ends with its connection.
 
 use std::convert::Infallible;
 use std::pin::Pin;

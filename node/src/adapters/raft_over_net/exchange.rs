@@ -1,16 +1,18 @@
 //! Calls to one member on one lane over one long stream: a call costs a frame each way, and no request of its own.
 //!
-//! Always: each call ends with its own answer or one failure. What was handed to a stream that then broke counts as
-//! lost, because it may have been delivered; the next call opens the next stream. A member that is about to stop says
-//! so, and still answers all that was on its way to it. A member of a release that does not know the exchange is called
-//! message by message, until one of those calls finds it gone: it may come back as another release.
+//! Always: each call ends with its own answer or one failure, and what nobody waits for any more is not sent. What was
+//! handed to a stream that then broke counts as lost, because it may have been delivered; the next call opens the next
+//! stream. A member that is about to stop says so, and still answers all that was on its way to it. A member of a release
+//! that does not know the exchange is called message by message, until one of those calls finds it gone, or for a minute:
+//! it may be another release by then.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Channel;
@@ -24,13 +26,17 @@ use ollamax_types::ErrorCode;
 
 use super::{millis, peer_error};
 
-/// Calls that wait for room on their way into one stream; more wait for a place here.
-const CALLS_QUEUED_MAX: usize = 256;
+/// Calls on their way to one member on one lane; more wait for a place here, where they can still be taken back. Fewer
+/// than the far end serves at once, so that none waits unread on the connection.
+const CALLS_ON_THEIR_WAY_MAX: usize = 512;
+/// How long a member that knew no exchange is taken to know none.
+const ASKED_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// The way to one member on one lane.
 #[derive(Debug)]
 pub(super) struct Line {
     tasks: TaskTracker,
+    places: Semaphore,
     way: Mutex<Way>,
 }
 
@@ -40,8 +46,8 @@ enum Way {
     /// No stream is open; the next call opens one.
     Closed,
     Exchange(Arc<Exchange>),
-    /// Its release knows no exchange.
-    OneByOne,
+    /// Its release knew no exchange then.
+    OneByOne(Instant),
 }
 
 /// The sending end of one stream. When the last clone of it goes, the far end hears that no more calls will come.
@@ -58,9 +64,16 @@ struct Book(Mutex<Page>);
 #[derive(Debug, Default)]
 struct Page {
     last: u64,
-    waiting: HashMap<u64, oneshot::Sender<Result<Bytes, Miss>>>,
+    waiting: HashMap<u64, Waiter>,
     /// Why the stream ended; nobody is entered any more.
     over: Option<Miss>,
+}
+
+/// Who waits, and how long.
+#[derive(Debug)]
+struct Waiter {
+    until: Instant,
+    answer: oneshot::Sender<Result<Bytes, Miss>>,
 }
 
 /// Why there is no answer.
@@ -84,7 +97,7 @@ struct Place {
 impl Line {
     /// A way that is not open yet. Its streams are read in the given group; they end with their connections.
     pub(super) fn new(tasks: TaskTracker) -> Self {
-        Self { tasks, way: Mutex::new(Way::Closed) }
+        Self { tasks, places: Semaphore::new(CALLS_ON_THEIR_WAY_MAX), way: Mutex::new(Way::Closed) }
     }
 
     /// Sends one message and waits for its answer, for at most `deadline`. `client` makes a client of this member and
@@ -96,32 +109,18 @@ impl Line {
         client: impl Fn() -> RaftClient<Channel> + Send + Sync,
         message: impl FnOnce(Bytes) -> RaftMessage + Send,
     ) -> Result<Bytes, PeerError> {
-        let until = tokio::time::Instant::now() + deadline;
-        let exchanged = async {
-            loop {
-                let Some(exchange) = self.exchange(&client) else { return Err(Miss::NotKnown) };
-                // `None`: it had ended before this call was entered, and the next one is open then.
-                if let Some(place) = exchange.enter() {
-                    let call = RaftCall {
-                        number: place.number,
-                        deadline_ms: millis(until.saturating_duration_since(tokio::time::Instant::now())),
-                        body: body.clone(),
-                    };
-                    // When nobody takes it any more, the book tells why.
-                    let _taken = exchange.calls.send(call).await;
-                    drop(exchange);
-                    return place.answer().await;
-                }
-                self.close(&exchange.book);
-            }
+        let until = Instant::now() + deadline;
+        // Half the time at most: who is told that nothing was sent must hear it before he stops listening.
+        let Ok(Ok(_on_its_way)) = timeout(deadline / 2, self.places.acquire()).await else {
+            return Err(PeerError::Unreachable("too many calls are on their way to it".to_owned()));
         };
-        match tokio::time::timeout_at(until, exchanged).await {
+        match timeout_at(until, self.exchanged(&body, until, &client)).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(Miss::Failed(error))) => Err(error),
             Ok(Err(Miss::NotKnown)) => {
                 let mut client = client();
                 let call = client.call(message(body));
-                self.heard(match tokio::time::timeout_at(until, call).await {
+                self.heard(match timeout_at(until, call).await {
                     Ok(Ok(reply)) => Ok(reply.into_inner().body),
                     Ok(Err(status)) => Err(peer_error(&status)),
                     Err(_) => Err(PeerError::TimedOut),
@@ -131,14 +130,36 @@ impl Line {
         }
     }
 
+    /// One call over the open stream, or over the next one.
+    async fn exchanged(
+        self: &Arc<Self>,
+        body: &Bytes,
+        until: Instant,
+        client: impl Fn() -> RaftClient<Channel>,
+    ) -> Result<Bytes, Miss> {
+        loop {
+            let Some(exchange) = self.exchange(&client) else { return Err(Miss::NotKnown) };
+            // `None`: it had ended before this call was entered, and the next one is open then.
+            if let Some(place) = exchange.enter(until) {
+                // The time that is left is told when it is sent.
+                let call = RaftCall { number: place.number, deadline_ms: 0, body: body.clone() };
+                // When nobody takes it any more, the book tells why.
+                drop(exchange.calls.send(call).await);
+                drop(exchange);
+                return place.answer().await;
+            }
+            self.close(&exchange.book);
+        }
+    }
+
     /// The open stream, or a new one; `None` when the member knows none.
     fn exchange(self: &Arc<Self>, client: impl Fn() -> RaftClient<Channel>) -> Option<Arc<Exchange>> {
         let mut way = self.way();
         match &*way {
-            Way::OneByOne => None,
+            Way::OneByOne(since) if since.elapsed() < ASKED_AGAIN_AFTER => None,
             Way::Exchange(exchange) => Some(Arc::clone(exchange)),
-            Way::Closed => {
-                let (calls, queued) = mpsc::channel(CALLS_QUEUED_MAX);
+            Way::Closed | Way::OneByOne(_) => {
+                let (calls, queued) = mpsc::channel(CALLS_ON_THEIR_WAY_MAX);
                 let book = Arc::new(Book::default());
                 // Ends with its stream, which its connection ends at the latest.
                 self.tasks.spawn(Arc::clone(self).read(client(), queued, Arc::clone(&book)));
@@ -151,13 +172,17 @@ impl Line {
 
     /// Opens a stream and reads its answers until it ends.
     async fn read(self: Arc<Self>, mut client: RaftClient<Channel>, queued: mpsc::Receiver<RaftCall>, book: Arc<Book>) {
-        let miss = match client.exchange(ReceiverStream::new(queued)).await {
+        let _ended = Ended { line: Arc::clone(&self), book: Arc::clone(&book) };
+        let waited = Arc::clone(&book);
+        let queued = ReceiverStream::new(queued);
+        let calls = tokio_stream::StreamExt::filter_map(queued, move |call: RaftCall| waited.still_wanted(call));
+        let miss = match client.exchange(calls).await {
             Ok(opened) => {
                 let ended = self.read_answers(opened.into_inner(), &book).await;
                 Miss::Failed(PeerError::Lost(ended))
             }
             Err(status) if status.code() == Code::Unimplemented => {
-                *self.way() = Way::OneByOne;
+                *self.way() = Way::OneByOne(Instant::now());
                 Miss::NotKnown
             }
             Err(status) => Miss::Failed(peer_error(&status)),
@@ -190,7 +215,7 @@ impl Line {
     fn heard(&self, result: Result<Bytes, PeerError>) -> Result<Bytes, PeerError> {
         if matches!(result, Err(PeerError::Unreachable(_) | PeerError::Lost(_))) {
             let mut way = self.way();
-            if matches!(&*way, Way::OneByOne) {
+            if matches!(&*way, Way::OneByOne(_)) {
                 *way = Way::Closed;
             }
         }
@@ -202,7 +227,7 @@ impl Line {
     fn waiting(&self) -> Vec<u64> {
         match &*self.way() {
             Way::Exchange(exchange) => exchange.book.page().waiting.keys().copied().collect(),
-            Way::Closed | Way::OneByOne => Vec::new(),
+            Way::Closed | Way::OneByOne(_) => Vec::new(),
         }
     }
 
@@ -215,7 +240,7 @@ impl Line {
 
 impl Exchange {
     /// A number for one more call; `None` when the stream is over.
-    fn enter(&self) -> Option<Place> {
+    fn enter(&self, until: Instant) -> Option<Place> {
         let (sender, answer) = oneshot::channel();
         let mut page = self.book.page();
         if page.over.is_some() {
@@ -223,7 +248,7 @@ impl Exchange {
         }
         page.last += 1;
         let number = page.last;
-        page.waiting.insert(number, sender);
+        page.waiting.insert(number, Waiter { until, answer: sender });
         Some(Place { book: Arc::clone(&self.book), number, answer })
     }
 }
@@ -231,19 +256,26 @@ impl Exchange {
 // === impl Book ===
 
 impl Book {
+    /// What goes out, with the time that is left; `None` when nobody waits for it any more.
+    fn still_wanted(&self, call: RaftCall) -> Option<RaftCall> {
+        let until = self.page().waiting.get(&call.number)?.until;
+        let left = until.saturating_duration_since(Instant::now());
+        (!left.is_zero()).then(|| RaftCall { deadline_ms: millis(left), ..call })
+    }
+
     fn answered(&self, answer: RaftAnswer) {
         // Whoever is not there any more has given up.
-        let Some(sender) = self.page().waiting.remove(&answer.number) else { return };
-        let _gone = sender.send(result_of(answer.result));
+        let Some(waiter) = self.page().waiting.remove(&answer.number) else { return };
+        drop(waiter.answer.send(result_of(answer.result)));
     }
 
     /// Tells everybody who still waits.
     fn end(&self, miss: Miss) {
         let mut page = self.page();
-        for (_, sender) in page.waiting.drain() {
-            let _gone = sender.send(Err(miss.clone()));
+        for (_, waiter) in page.waiting.drain() {
+            drop(waiter.answer.send(Err(miss.clone())));
         }
-        page.over = Some(miss);
+        page.over.get_or_insert(miss);
     }
 
     fn page(&self) -> MutexGuard<'_, Page> {
@@ -259,6 +291,19 @@ fn result_of(result: Option<Answered>) -> Result<Bytes, Miss> {
             None => PeerError::Lost(format!("{}: {}", refusal.code, refusal.message)),
         })),
         None => Err(Miss::Failed(PeerError::Lost("an answer that this release does not know".to_owned()))),
+    }
+}
+
+/// Ends a book however its reader ends, by a panic or with its runtime too.
+struct Ended {
+    line: Arc<Line>,
+    book: Arc<Book>,
+}
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.line.close(&self.book);
+        self.book.end(Miss::Failed(PeerError::Lost("the exchange ended".to_owned())));
     }
 }
 

@@ -219,5 +219,8 @@ async fn a_node_that_stops_ends_the_answer_and_not_the_pull() {
 async fn where_no_node_can_pull_the_client_is_told_before_the_stream() {
     let pulling = pulling(&[]);
     let response = call(&pulling.world.router(), local(r#"{"model":"m"}"#)).await;
-    assert_eq!((response.status().as_u16(), header(&response, "x-ollamamax-error")), (503, Some("runtime_unavailable")));
+    assert_eq!(
+        (response.status().as_u16(), header(&response, "x-ollamamax-error")),
+        (503, Some("runtime_unavailable"))
+    );
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::transport::{Endpoint, Server};
@@ -41,6 +41,8 @@ struct Far {
     scripts: Arc<Mutex<VecDeque<Script>>>,
     exchanges: Arc<AtomicUsize>,
     messages: Arc<AtomicUsize>,
+    /// The bodies of calls that were echoed.
+    heard: Arc<Mutex<Vec<String>>>,
 }
 
 fn echo(call: RaftCall) -> Result<RaftAnswer, Status> {
@@ -61,7 +63,15 @@ impl Raft for Far {
         let script = self.scripts.lock().unwrap().pop_front().unwrap_or(Script::Echo);
         let mut calls = request.into_inner().map(|call| call.expect("the sender's stream does not break"));
         let answers = match script {
-            Script::Echo => calls.map(echo).boxed(),
+            Script::Echo => {
+                let heard = Arc::clone(&self.heard);
+                calls
+                    .map(move |call| {
+                        heard.lock().unwrap().push(String::from_utf8(call.body.to_vec()).unwrap());
+                        echo(call)
+                    })
+                    .boxed()
+            }
             Script::Refuse => calls.map(|call| refused(&call)).boxed(),
             Script::Silent => calls.filter_map(|_| async { None }).boxed(),
             Script::Reversed => {
@@ -201,6 +211,40 @@ async fn nobody_waits_longer_than_he_said_and_who_leaves_is_forgotten() {
 }
 
 #[tokio::test]
+async fn what_nobody_waits_for_any_more_is_not_sent() {
+    // Its connection is taken, and nobody speaks on it.
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", socket.local_addr().unwrap());
+    let late = Endpoint::from_shared(address).unwrap().connect_lazy();
+    let setup = Setup::with(&[]).await;
+    assert_eq!(setup.call_over(&late, "one", Duration::from_millis(50)).await, Err(PeerError::TimedOut));
+    // Now it speaks, and somebody else calls over the stream that has been opening.
+    let (stop, far) = (CancellationToken::new(), Far::default());
+    let _stopped = stop.clone().drop_guard();
+    let serving = Server::builder()
+        .add_service(RaftServer::new(far.clone()))
+        .serve_with_incoming_shutdown(TcpListenerStream::new(socket), stop.cancelled_owned());
+    setup.line.tasks.spawn(serving);
+    assert_eq!(setup.call_over(&late, "two", LONG).await, Ok("two".to_owned()));
+    assert_eq!(*far.heard.lock().unwrap(), ["two"]);
+}
+
+#[tokio::test]
+async fn a_reader_that_ends_in_any_way_leaves_the_line_open_for_the_next() {
+    let setup = Setup::with(&[]).await;
+    let book = Arc::new(Book::default());
+    let (calls, _queued) = mpsc::channel(1);
+    *setup.line.way() = Way::Exchange(Arc::new(Exchange { calls, book: Arc::clone(&book) }));
+    let line = Arc::clone(&setup.line);
+    let abandoned = setup.call("one");
+    tokio::pin!(abandoned);
+    assert!(futures::poll!(&mut abandoned).is_pending());
+    drop(Ended { line, book });
+    assert!(matches!(abandoned.await, Err(PeerError::Lost(_))));
+    assert_eq!(setup.call("two").await, Ok("two".to_owned()));
+}
+
+#[tokio::test]
 async fn a_member_of_an_older_release_is_called_message_by_message_until_it_is_gone() {
     let old = Setup::with(&[Script::Unknown, Script::Unknown]).await;
     let (first, second) = tokio::join!(old.call("one"), old.call("two"));
@@ -226,9 +270,10 @@ async fn a_member_of_an_older_release_is_called_message_by_message_until_it_is_g
 
 #[tokio::test]
 async fn a_member_that_does_not_listen_was_certainly_sent_nothing() {
-    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    // Bound, so that nobody else gets the port, and not listening.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = format!("http://{}", socket.local_addr().unwrap());
-    drop(socket);
     let setup = Setup::with(&[]).await;
     let nobody = Endpoint::from_shared(address).unwrap().connect_lazy();
     let error = setup.call_over(&nobody, "one", LONG).await.expect_err("nobody listens");
