@@ -235,7 +235,7 @@ fn registries(config: &NodeConfig) -> anyhow::Result<outbound::Registry> {
     let stall = Duration::from_millis(*stall_ms);
     let mut options = outbound::registry::Options { base: None, stall };
     if !registry_url.is_empty() {
-        options.base = Some(registry_url.parse()?);
+        options.base = Some(registry_url.parse().context("transfer.registry_url is no address")?);
     }
     Ok(outbound::Registry::new(options)?)
 }
