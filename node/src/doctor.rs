@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -213,6 +214,7 @@ fn look_into(place: ModelPlace, adopted: Option<&Adopted>) -> ModelStore {
     };
     let store = match Store::open(&path) {
         Ok(store) => store,
+        Err(fault) if fault.is_denied() => return shut(&path, fault.to_string()),
         Err(fault) => return ModelStore::Unusable(fault.to_string()),
     };
     let access = store.access();
@@ -222,6 +224,22 @@ fn look_into(place: ModelPlace, adopted: Option<&Adopted>) -> ModelStore {
     };
     let damaged = adopted.map_or_else(BTreeMap::new, damaged_files);
     ModelStore::Found(Files { path, access, owner, damaged })
+}
+
+/// That a store is behind a folder that is shut to this process: behind the last above it that can be seen.
+fn shut(path: &Path, problem: String) -> ModelStore {
+    let seen = path.ancestors().skip(1).find_map(|folder| Some((folder, folder.metadata().ok()?.gid())));
+    match seen {
+        // Root's group opens more than a store.
+        None | Some((_, 0)) => ModelStore::Unusable(problem),
+        Some((folder, gid)) => ModelStore::Shut { problem, folder: folder.to_owned(), group: group_name(gid) },
+    }
+}
+
+/// As this machine calls a group.
+fn group_name(gid: u32) -> String {
+    let known = nix::unistd::Group::from_gid(nix::unistd::Gid::from_raw(gid)).ok().flatten();
+    known.map_or_else(|| gid.to_string(), |group| group.name)
 }
 
 /// The names of the models that use a file whose bytes are not what its name says, by file.
@@ -278,6 +296,8 @@ fn median_sync(path: &Path) -> std::io::Result<Duration> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]
@@ -307,6 +327,33 @@ mod tests {
         assert!(matches!(look_into(ModelPlace::Elsewhere("far"), None), ModelStore::Elsewhere("far")));
         assert!(matches!(look_into(ModelPlace::NotFound(Vec::new()), None), ModelStore::NotFound(_)));
         assert_eq!(name_of(Owner { uid: 3_999_999_999, gid: 0 }), "uid 3999999999");
+    }
+
+    #[test]
+    fn a_store_behind_a_shut_folder_is_told_with_that_folder_and_its_group() {
+        let temp = tempfile::tempdir().expect("temp");
+        let place = temp.path().join("ollama");
+        std::fs::create_dir(&place).expect("made");
+        let gid = place.metadata().expect("ours").gid();
+        let found = shut(&place.join(".ollama/models"), "denied".to_owned());
+        match &found {
+            ModelStore::Shut { problem, folder, group } if gid != 0 => {
+                assert_eq!((problem.as_str(), folder, group), ("denied", &place, &group_name(gid)));
+            }
+            found => assert!(gid == 0 && matches!(found, ModelStore::Unusable(_)), "{found:?}"),
+        }
+        assert_eq!(group_name(3_999_999_999), "3999999999");
+
+        // Root looks into every folder.
+        if !nix::unistd::geteuid().is_root() {
+            let set = |mode: u32| {
+                std::fs::set_permissions(&place, std::fs::Permissions::from_mode(mode)).expect("ours");
+            };
+            set(0o000);
+            let found = look_into(ModelPlace::Store(place.join(".ollama/models")), None);
+            set(0o700);
+            assert!(matches!(&found, ModelStore::Shut { folder, .. } if *folder == place), "{found:?}");
+        }
     }
 
     #[test]

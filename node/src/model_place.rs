@@ -1,8 +1,10 @@
 //! Where the runtime beside this node keeps its models.
 //!
 //! The bundled engine's store is ours. An Ollama's is looked for where its environment and its packages put it, when it
-//! runs on this machine. Looks only for folders that are there; nothing is made or opened.
+//! runs on this machine. Looks only for folders that are there, or that may be behind a folder that is shut to this
+//! process: who opens such a one is told so. Nothing is made or opened.
 
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use ollamax_outbound::{Environment, Report, address};
@@ -11,7 +13,7 @@ use ollamax_types::RuntimeKind;
 /// Where the models are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ModelPlace {
-    /// In this folder, which is there.
+    /// In this folder, which is there, or behind a folder that is shut to this process.
     Store(PathBuf),
     /// Not on this machine, or not yet; why.
     Elsewhere(&'static str),
@@ -34,10 +36,17 @@ pub(crate) fn model_place(report: &Report, data_dir: &Path, environment: &Enviro
         }
         RuntimeKind::Ollama => return ModelPlace::Elsewhere("the runtime runs on another machine"),
     };
-    match places.iter().find(|place| place.exists()) {
+    match choose(&places, Path::try_exists) {
         Some(place) => ModelPlace::Store(place.clone()),
         None => ModelPlace::NotFound(places),
     }
+}
+
+/// The first of the places that is there; where none is, the first behind a folder that is shut to this process.
+fn choose(places: &[PathBuf], exists: impl Fn(&Path) -> io::Result<bool>) -> Option<&PathBuf> {
+    let is_there = |place: &&PathBuf| exists(place).unwrap_or(false);
+    let is_shut = |place: &&PathBuf| exists(place).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied);
+    places.iter().find(is_there).or_else(|| places.iter().find(is_shut))
 }
 
 /// That there is no store at these places, for people.
@@ -55,6 +64,26 @@ mod tests {
     use ollamax_types::RuntimeState;
 
     use super::*;
+
+    #[test]
+    fn a_place_behind_a_shut_folder_counts_behind_those_that_are_there() {
+        let check = |places: &[&str], expected: Option<&str>| {
+            let exists = |place: &Path| match place.to_str() {
+                Some("/there") => Ok(true),
+                Some("/shut/models") => Err(ErrorKind::PermissionDenied.into()),
+                Some("/broken") => Err(ErrorKind::NotADirectory.into()),
+                _ => Ok(false),
+            };
+            let paths: Vec<PathBuf> = places.iter().map(PathBuf::from).collect();
+            assert_eq!(choose(&paths, exists), expected.map(PathBuf::from).as_ref(), "{places:?}");
+        };
+        check(&["/shut/models"], Some("/shut/models"));
+        check(&["/gone", "/broken", "/shut/models"], Some("/shut/models"));
+        check(&["/shut/models", "/there"], Some("/there"));
+        check(&["/there", "/shut/models"], Some("/there"));
+        check(&["/gone", "/broken"], None);
+        check(&[], None);
+    }
 
     #[test]
     fn the_store_is_that_of_the_runtime_as_it_is_now() {

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use prometheus::Registry;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{Mutex, watch};
@@ -235,7 +236,7 @@ fn registries(config: &NodeConfig) -> anyhow::Result<outbound::Registry> {
     let stall = Duration::from_millis(*stall_ms);
     let mut options = outbound::registry::Options { base: None, stall };
     if !registry_url.is_empty() {
-        options.base = Some(registry_url.parse()?);
+        options.base = Some(registry_url.parse().context("transfer.registry_url is no address")?);
     }
     Ok(outbound::Registry::new(options)?)
 }
@@ -431,5 +432,22 @@ pub(crate) fn warn_if_open(api_open: bool, api_url: &str) {
             "api.allow_unauthenticated is true: everybody who reaches this address may use the models of the cluster; \
              set api.listen to a loopback address, or keep the port behind a firewall"
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_registry_without_an_address_is_told_by_its_key() {
+        let at = |registry_url: &str| {
+            let transfer = transfer::Config { registry_url: registry_url.to_owned(), ..transfer::Config::default() };
+            let made = registries(&NodeConfig { transfer, ..NodeConfig::default() });
+            made.map(|_| ()).map_err(|error| error.to_string())
+        };
+        assert_eq!(at(""), Ok(()));
+        assert_eq!(at("http://registry.lan:5000"), Ok(()));
+        assert_eq!(at("http://["), Err("transfer.registry_url is no address".to_owned()));
     }
 }

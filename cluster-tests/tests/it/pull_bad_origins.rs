@@ -19,8 +19,8 @@ const WEIGHTS_BYTES: u64 = 9 * MIB;
 /// Less than a piece: a file that is asked for by one question at a time.
 const PIECE_BYTES: u64 = 3 * MIB;
 /// Silence of one answer, and of all of them, milliseconds.
-const STALL_MS: u64 = 1_000;
-const SILENCE_MS: u64 = 3_000;
+const STALL_MS: u64 = 2_000;
+const SILENCE_MS: u64 = 6_000;
 
 /// A node that is not patient.
 async fn start(test: &str, registry: &FakeRegistry) -> Result<Cluster> {
@@ -56,7 +56,7 @@ async fn what_passes_is_waited_for_and_what_broke_off_is_fetched_again() -> Resu
             PIECE_BYTES,
             &[FaultRule::once(On::Direct, Fault::CutAfter(MIB)), FaultRule::once(On::Direct, Fault::Expired)],
         ),
-        ("busy", WEIGHTS_BYTES, &[strikes(On::Manifest, Fault::Status(429, Some(0)), 2)]),
+        ("busy", WEIGHTS_BYTES, &[FaultRule::once(On::Manifest, Fault::Status(429, Some(0)))]),
         ("broken", WEIGHTS_BYTES, &[strikes(On::Blob, Fault::Status(503, None), 2)]),
         ("told-to-wait", WEIGHTS_BYTES, &[FaultRule::once(On::Direct, Fault::Status(429, Some(1)))]),
         ("without-ranges", WEIGHTS_BYTES, &[FaultRule::always(On::Direct, Fault::NoRanges)]),

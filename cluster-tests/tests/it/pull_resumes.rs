@@ -11,7 +11,7 @@ use ollamax_testkit::fake_registry::{FakeModel, Hold};
 use ollamax_testkit::{Cluster, FakeRegistry, wait};
 use ollamax_types::Digest;
 
-use crate::model_owners::PATIENCE;
+use crate::model_owners::{PATIENCE, runtimes_up};
 use crate::pull_from_a_registry::{is_whole, model, nothing_is_left, plan, pulled, start};
 
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
@@ -41,18 +41,7 @@ impl Halted {
         let hold = registry.hold_after(weights, at);
         let begun = cluster.node(0).ollamax(&["model", "pull", name], COMMAND_LIMIT).await?;
         ensure!(begun.status.success(), "{begun:?}");
-        timeout(PATIENCE, hold.reached()).await.context("the registry does not get so far")?;
-        let seen = Mutex::new((None, 0));
-        let verified_bytes = wait::until("the pull to stand still", PATIENCE, || async {
-            let now = verified(&shown(cluster).await?, weights);
-            let mut seen = seen.lock().expect("no look panics");
-            let (last, looks) = *seen;
-            *seen = (now, if last == now { looks + 1 } else { 0 });
-            now.filter(|_| seen.1 >= LOOKS).with_context(|| format!("{now:?} bytes are verified"))
-        })
-        .await?;
-        // Of each of its streams at most one piece is not whole.
-        ensure!(verified_bytes <= at && at - verified_bytes <= AGAIN_BYTES_MAX / 2, "{verified_bytes} of {at}");
+        let verified_bytes = taken_in(cluster, 0, &hold, weights, at).await?;
         let requests = registry.record().seen.len();
         Ok(Self { hold, weights, size_bytes: model.weights.size_bytes, verified_bytes, requests })
     }
@@ -87,9 +76,26 @@ impl Halted {
     }
 }
 
-/// The pulls of the first node.
-async fn shown(cluster: &Cluster) -> Result<Vec<Value>> {
-    let told = cluster.node(0).ollamax(&["-o", "json", "model", "pulls"], COMMAND_LIMIT).await?;
+/// Waits until a node has verified whatever comes of a file that is held, and answers how much that is.
+async fn taken_in(cluster: &Cluster, index: usize, hold: &Hold, weights: Digest, at: u64) -> Result<u64> {
+    timeout(PATIENCE, hold.reached()).await.context("the registry does not get so far")?;
+    let seen = Mutex::new((None, 0));
+    let verified_bytes = wait::until("the pull to stand still", PATIENCE, || async {
+        let now = verified(&shown(cluster, index).await?, weights);
+        let mut seen = seen.lock().expect("no look panics");
+        let (last, looks) = *seen;
+        *seen = (now, if last == now { looks + 1 } else { 0 });
+        now.filter(|_| seen.1 >= LOOKS).with_context(|| format!("{now:?} bytes are verified"))
+    })
+    .await?;
+    // Of each of its streams at most one piece is not whole.
+    ensure!(verified_bytes <= at && at - verified_bytes <= AGAIN_BYTES_MAX / 2, "{verified_bytes} of {at}");
+    Ok(verified_bytes)
+}
+
+/// The pulls of a node.
+async fn shown(cluster: &Cluster, index: usize) -> Result<Vec<Value>> {
+    let told = cluster.node(index).ollamax(&["-o", "json", "model", "pulls"], COMMAND_LIMIT).await?;
     let page: Value = serde_json::from_slice(&told.stdout).with_context(|| format!("{told:?}"))?;
     page["pulls"].as_array().cloned().with_context(|| format!("no pulls: {page}"))
 }
@@ -155,7 +161,7 @@ async fn a_stop_and_a_cancelled_pull_keep_what_came() -> Result<()> {
     let told = cluster.node(0).ollamax(&["model", "pull", "cancelled", "--cancel"], COMMAND_LIMIT).await?;
     ensure!(told.status.success(), "{told:?}");
     wait::until("the pull to end", PATIENCE, || async {
-        let left = shown(&cluster).await?;
+        let left = shown(&cluster, 0).await?;
         ensure!(left.is_empty(), "{left:?}");
         anyhow::Ok(())
     })
@@ -163,7 +169,10 @@ async fn a_stop_and_a_cancelled_pull_keep_what_came() -> Result<()> {
     // Without a word of anybody it stays as it is, also over a restart.
     cluster.kill(&[0]).await?;
     cluster.restart(&[0]).await?;
-    ensure!(shown(&cluster).await?.is_empty(), "nobody asked for it again");
+    runtimes_up(&cluster, 1).await?;
+    // It listens before its engines are in place.
+    let left = wait::until("the node to show its pulls", PATIENCE, || shown(&cluster, 0)).await?;
+    ensure!(left.is_empty(), "nobody asked for it again: {left:?}");
     let (again, released) = tokio::join!(cluster.pull(0, "cancelled", &[]), halted.release(&registry));
     released.context("after the cancelled pull")?;
     pulled(&again?)?;
@@ -176,12 +185,14 @@ async fn a_stop_and_a_cancelled_pull_keep_what_came() -> Result<()> {
 async fn a_pull_on_another_node_is_followed_over_the_death_of_that_node() -> Result<()> {
     let _turn = crate::turn().await;
     let registry = FakeRegistry::start().await?;
-    let far = model(15, 64 * MIB);
+    // More is sent before the death than may be asked for again: who fetches everything once more is found out.
+    let far = model(15, 256 * MIB);
     registry.push("far", &far);
     let cluster = start(plan("pull-followed", &registry, 2)).await?;
-    let hold = registry.hold_after(far.weights.sha256(), 32 * MIB);
+    let held_at = 160 * MIB;
+    let hold = registry.hold_after(far.weights.sha256(), held_at);
     let dies = async {
-        timeout(PATIENCE, hold.reached()).await.context("the registry does not get so far")?;
+        taken_in(&cluster, 1, &hold, far.weights.sha256(), held_at).await?;
         cluster.kill(&[1]).await?;
         cluster.restart(&[1]).await?;
         hold.release();

@@ -98,6 +98,15 @@ pub(super) enum ModelStore {
     NotFound(Vec<PathBuf>),
     /// It is there and cannot be opened; why.
     Unusable(String),
+    /// A folder above it is shut to this process.
+    Shut {
+        /// What came of opening it.
+        problem: String,
+        /// Which folder.
+        folder: PathBuf,
+        /// The group of that folder.
+        group: String,
+    },
     /// It is there.
     Found(Files),
 }
@@ -322,6 +331,14 @@ pub(super) fn model_store(store: &ModelStore) -> Check {
                 "let the daemon's user read the store, e.g. usermod -aG ollama ollamax; then restart ollamax-node";
             check("model_store", Outcome::Warn, problem.as_str(), fix)
         }
+        ModelStore::Shut { problem, folder, group } => {
+            let fix = format!(
+                "sudo usermod -aG {group} ollamax && sudo chmod g+x {} && sudo systemctl restart ollamax-node; then \
+                 ollamax doctor again",
+                folder.display()
+            );
+            check("model_store", Outcome::Warn, problem.as_str(), &fix)
+        }
         ModelStore::Found(files) if !files.damaged.is_empty() => damaged(files),
         ModelStore::Found(files) => access(files),
     }
@@ -360,7 +377,8 @@ fn damaged(Files { path, damaged, .. }: &Files) -> Check {
         })
         .collect();
     let found = format!("{}: not the bytes that the name says: {}", path.display(), files.join("; "));
-    let fix = "remove these models and fetch them again: ollama rm NAME; ollama pull NAME. Then watch that disk";
+    let fix = "remove these models at their runtime and fetch them again: OLLAMA_HOST=<the runtime's address> ollama \
+               rm NAME; ollamax model pull NAME. Then watch that disk";
     check("model_store", Outcome::Fail, found, fix)
 }
 

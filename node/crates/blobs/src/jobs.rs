@@ -42,7 +42,7 @@ pub struct JobFile {
     pub version: u32,
     /// The model, as [`ModelName`] shows it.
     pub name: String,
-    /// Plain HTTP and untrusted certificates are allowed.
+    /// Plain HTTP is allowed.
     pub insecure: bool,
     /// The bytes of the manifest that was chosen when the pull was taken on.
     pub manifest_hex: String,

@@ -172,6 +172,15 @@ fn rights_on_the_model_store() {
     expect(&model_store(&ModelStore::NotFound(Vec::new())), Outcome::Warn, "none at any known place");
     let unusable = ModelStore::Unusable("open /models: Permission denied".to_owned());
     expect(&model_store(&unusable), Outcome::Warn, "open /models: Permission denied");
+    let shut = model_store(&ModelStore::Shut {
+        problem: "open the model store /usr/share/ollama/.ollama/models: Permission denied".to_owned(),
+        folder: PathBuf::from("/usr/share/ollama"),
+        group: "ollama".to_owned(),
+    });
+    expect(&shut, Outcome::Warn, "/usr/share/ollama/.ollama/models: Permission denied");
+    let fix = "sudo usermod -aG ollama ollamax && sudo chmod g+x /usr/share/ollama && sudo systemctl restart \
+               ollamax-node; then ollamax doctor again";
+    assert_eq!(shut.fix, fix);
 
     let owner = Owner { uid: 998, gid: 998 };
     for (how, needle) in [(How::Owner, "as its owner"), (How::Root, "as root"), (How::Group, "through its group")] {
@@ -195,4 +204,6 @@ fn model_files_that_are_not_what_their_names_say() {
     expect(&of_one, Outcome::Fail, "/models: not the bytes that the name says: sha256-0102 of a:latest, b:latest");
     let of_two = model_store(&files(access, &[("sha256-0102", &["a:latest"]), ("sha256-03", &[])]));
     expect(&of_two, Outcome::Fail, "sha256-0102 of a:latest; sha256-03");
+    let fix = "OLLAMA_HOST=<the runtime's address> ollama rm NAME; ollamax model pull NAME.";
+    assert!(of_two.fix.contains(fix), "{of_two:?}");
 }

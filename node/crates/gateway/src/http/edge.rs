@@ -46,8 +46,16 @@ pub(crate) async fn check(State(door): State<Arc<OpenDoor>>, request: Request, n
     response
 }
 
+/// Whether a host names this machine, also where the door serves every host: a page whose name was pointed at this
+/// machine calls it from this machine, and the host is all that tells it from a program here.
+pub(crate) fn names_this_machine(door: &OpenDoor, host: &str) -> bool {
+    let hostname = door.callers.hostname.clone();
+    let strict = Callers { checks_hosts: true, hostname, origins: Vec::new(), is_own: door.callers.is_own };
+    strict.decide(false, host, None).verdict == Verdict::Served
+}
+
 /// The host that the client called: of the request line (HTTP/2), else of the Host header.
-fn host_of(request: &Request) -> String {
+pub(crate) fn host_of(request: &Request) -> String {
     let authority = request.uri().authority().map(Authority::as_str);
     authority.or_else(|| request.headers().get(header::HOST).map(text)).unwrap_or_default().to_owned()
 }

@@ -3,7 +3,8 @@
 //! Head and first line go out before anybody is asked, so what fails later is told inside HTTP 200, where clients look
 //! for it. Of a file the bytes that are told never go back, whatever node starts again meanwhile. A client that leaves
 //! stops listening and nothing else: the pull is a job of the node that runs it. When this node stops, it tells the
-//! client so at once, since its answer could take hours.
+//! client so at once, since its answer could take hours. Who may have models pulled is decided by address, host and
+//! headers, before the body is read: callers have no keys in this release.
 
 use std::convert::Infallible;
 use std::future::ready;
@@ -29,7 +30,7 @@ use crate::config::Pull;
 use crate::error::{ApiError, Shape, words_of};
 use crate::http::request::read_pull_fields;
 use crate::http::serve::{ClientAddress, Stopping};
-use crate::http::{NODE_HEADER, OpenDoor, body};
+use crate::http::{NODE_HEADER, OpenDoor, body, edge};
 
 /// A pull is looked at once in this time; what happened between two looks is told at once.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -40,7 +41,17 @@ const LAST_STEPS: &[&str] = &["verifying sha256 digest", "writing manifest", SUC
 /// The last one.
 const SUCCESS: &str = "success";
 /// What proxies add: with one of them the caller is somebody behind this machine.
-const FORWARDED: [&str; 3] = ["forwarded", "x-forwarded-for", "x-real-ip"];
+const FORWARDED: [&str; 9] = [
+    "forwarded",
+    "via",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-forwarded-server",
+    "x-real-ip",
+    "cf-connecting-ip",
+    "true-client-ip",
+];
 /// Who asked, for the log of the node that pulls.
 const ASKED_BY: &str = "api";
 
@@ -91,8 +102,12 @@ pub(crate) async fn answer(State(door): State<Arc<OpenDoor>>, request: Request) 
 }
 
 async fn try_answer(door: &OpenDoor, request: Request) -> Result<Response<Body>, ApiError> {
+    let host = edge::host_of(&request);
     let (head, client_body) = request.into_parts();
-    check_caller(door.parts.config.pull, head.extensions.get::<ClientAddress>().copied(), &head.headers)?;
+    let client = head.extensions.get::<ClientAddress>().copied();
+    // A browser on this machine calls from here for any page, but by the page's own name where that was pointed here.
+    let client = client.filter(|_| edge::names_this_machine(door, &host));
+    check_caller(door.parts.config.pull, client, &head.headers)?;
     let held = body::read(door, &head.headers, client_body).await?;
     let bad = |text: String| ApiError::new(ErrorCode::BadRequest, text);
     let fields = read_pull_fields(&held.bytes).map_err(|error| bad(error.to_string()))?;
@@ -115,8 +130,8 @@ fn check_caller(pull: Pull, client: Option<ClientAddress>, headers: &HeaderMap) 
         Pull::Everybody => return Ok(()),
         Pull::Loopback if is_of_this_machine(client, headers) => return Ok(()),
         Pull::Loopback => {
-            "pulls are taken from this machine alone; set api.pull = \"everybody\", or run ollamax model pull NAME on \
-             the node"
+            "pulls are taken over the loopback address alone; set api.pull = \"everybody\", or run ollamax model pull \
+             NAME on the node"
         }
         Pull::Nobody => "pulls are not taken here: api.pull is \"nobody\"; run ollamax model pull NAME on the node",
     };

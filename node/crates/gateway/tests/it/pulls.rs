@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::Request;
+use axum::http::{HeaderValue, Request};
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::StreamExt as _;
@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use ollamax_core::health::Health;
 use ollamax_core::placement::Site;
-use ollamax_gateway::http::{ClientAddress, Stopping, router};
+use ollamax_gateway::http::{ClientAddress, Parts, Stopping, router};
 use ollamax_gateway::{Config, Pull};
 use ollamax_transfer as transfer;
 use ollamax_transfer::mem::MemRuntime;
@@ -134,13 +134,40 @@ async fn a_pull_is_refused_before_its_body_is_read_unless_it_may_be_asked_for() 
         assert!(String::from_utf8_lossy(&bytes).contains(words), "{bytes:?}");
     };
     let strange = || post("/api/pull", "{");
-    let alone = "{\"error\":\"pulls are taken from this machine alone; set api.pull = \\\"everybody\\\", or run ollamax \
-                 model pull NAME on the node\"}";
+    let alone = "{\"error\":\"pulls are taken over the loopback address alone; set api.pull = \\\"everybody\\\", or \
+                 run ollamax model pull NAME on the node\"}";
     check(door(Pull::Loopback), strange(), 403, "forbidden", alone).await;
     check(door(Pull::Nobody), local("{"), 403, "forbidden", "api.pull is \\\"nobody\\\"").await;
     check(door(Pull::Everybody), strange(), 400, "bad_request", "unexpected EOF").await;
     check(door(Pull::Loopback), local("{"), 400, "bad_request", "unexpected EOF").await;
     check(door(Pull::Loopback), local(r#"{"model":"m"}"#), 503, "not_initialised", "ollamax init").await;
+}
+
+#[tokio::test]
+async fn a_page_whose_name_was_pointed_at_this_machine_may_have_nothing_pulled() {
+    let world = World::start(1);
+    let on_the_network = |pull: Pull| {
+        let bound = "0.0.0.0:11435".parse().expect("an address");
+        router(Parts { bound, ..world.parts(Config { pull, ..Config::default() }) })
+    };
+    let check = async |pull: Pull, host: &'static str, status: u16, code: &str| {
+        let mut request = local(r#"{"model":"m"}"#);
+        request.headers_mut().insert("host", HeaderValue::from_static(host));
+        let origin: HeaderValue = format!("http://{host}").parse().expect("a header");
+        request.headers_mut().insert("origin", origin);
+        let response = call(&on_the_network(pull), request).await;
+        let found = (response.status().as_u16(), header(&response, "x-ollamamax-error"));
+        assert_eq!(found, (status, Some(code)), "{pull:?} {host}");
+    };
+    for foreign in ["evil.com:11435", "evil.com", "localhost.evil.com:11435", "203.0.113.7:11435"] {
+        check(Pull::Loopback, foreign, 403, "forbidden").await;
+        // Others may call by any name where everybody may.
+        check(Pull::Everybody, foreign, 503, "not_initialised").await;
+    }
+    for own in ["localhost:11435", "127.0.0.1:11435", "[::1]:11435", "gpu-1:11435", "gpu-1.local", "192.168.1.5:11435"]
+    {
+        check(Pull::Loopback, own, 503, "not_initialised").await;
+    }
 }
 
 #[tokio::test]

@@ -111,7 +111,7 @@ async fn where_a_client_is_decides_whether_it_may_have_models_pulled() {
     let own = ask("").await;
     assert!(own.starts_with("HTTP/1.1 503 ") && own.contains("x-ollamamax-error: not_initialised"), "{own}");
     let forwarded = ask("x-forwarded-for: 10.0.0.9\r\n").await;
-    assert!(forwarded.starts_with("HTTP/1.1 403 ") && forwarded.contains("this machine alone"), "{forwarded}");
+    assert!(forwarded.starts_with("HTTP/1.1 403 ") && forwarded.contains("the loopback address alone"), "{forwarded}");
 }
 
 #[tokio::test]
