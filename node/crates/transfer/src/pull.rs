@@ -13,6 +13,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -211,14 +212,17 @@ impl Pull {
         let found = blocking(move || {
             let is_published = is_published(&asked, &name, &wanted);
             let missing = missing_in(&asked, &wanted);
-            (is_published, missing, asked.access())
+            (is_published, missing, asked.access(), asked.closed_folder(&name))
         });
-        let (is_published, missing, access) = found.await?;
+        let (is_published, missing, access, closed) = found.await?;
         if is_published {
             self.leave(&store, &access, &manifest).await?;
             return Ok(Prepared::Published);
         }
         let place = store.root().display().to_string();
+        if let (Access::Direct { .. }, Some(folder)) = (&access, closed) {
+            return Err(closed_to_us(place, &folder));
+        }
         let staging = self.means.staging(&store, &access, &place).await?;
         let missing = missing.map_err(|error| PullError::of_publish(&place, &error))?;
         for blob in manifest.blobs().into_iter().filter(|blob| !missing.contains(blob)) {
@@ -542,6 +546,13 @@ fn missing_in(store: &Store, manifest: &Manifest) -> Result<Vec<BlobSpec>, Publi
     }
     missing.sort_by_key(|blob| (Reverse(blob.size_bytes), blob.sha256));
     Ok(missing)
+}
+
+/// A runtime made the folder of a model and lets nobody else in. The manifest comes last, so it is told first.
+fn closed_to_us(place: String, folder: &Path) -> PullError {
+    let folder = folder.display();
+    let (reason, remedy) = (format!("{folder} cannot be written by this node"), format!("sudo chmod g+w {folder}"));
+    PullError::NotWritable { place, reason, remedy }
 }
 
 /// Removes parts that were begun in vain, as far as nobody else wants them.

@@ -114,6 +114,34 @@ async fn a_store_that_may_not_be_written_says_so_and_what_would_help() {
     node.end().await;
 }
 
+/// Root may write everywhere, so for it there is nothing to see.
+#[tokio::test(start_paused = true)]
+async fn a_folder_that_the_runtime_made_for_itself_shows_before_a_byte() {
+    let world = World::new();
+    let model = world.model("tiny", 10, 1_000);
+    let folder = world.store().root().join("manifests/registry.ollama.ai/library/tiny");
+    fs::create_dir_all(&folder).expect("there is room");
+    let set = |mode| fs::set_permissions(&folder, Permissions::from_mode(mode)).expect("ours");
+    set(0o555);
+    let probe = folder.join("probe");
+    let is_free = fs::write(&probe, b"").and_then(|()| fs::remove_file(&probe)).is_ok();
+    let node = world.start();
+    let pulled = node.pull(&model.name).await;
+    set(0o755);
+    if is_free {
+        assert!(pulled.is_ok(), "{pulled:?}");
+    } else {
+        let error = pulled.expect_err("it may not be written");
+        let (place, folder) = (world.store().root().display().to_string(), folder.display());
+        let text = format!("{place}: {folder} cannot be written by this node; sudo chmod g+w {folder}");
+        assert_eq!((error.to_string(), error.code()), (text, ErrorCode::StoreNotWritable));
+        assert_eq!((world.jobs(), world.origin.asked(), world.staged()), (vec![], vec![], vec![]));
+        node.pull(&model.name).await.expect("it may now");
+    }
+    world.check_published(&model);
+    node.end().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_store_that_goes_ends_the_pull_and_not_the_node() {
     let world = World::new();
