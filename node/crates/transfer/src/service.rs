@@ -2,8 +2,8 @@
 //!
 //! A name is pulled once at a time, however many ask for it. Each pull is a task of its own; its job file lies on disk
 //! from the moment when it is promised to somebody until it is over, and stays when the node ends before that. A pull
-//! that failed is listed for a while, for those who did not wait for it. What was staged and that nobody has asked for
-//! since goes after a week.
+//! that failed is listed for a while, for those who did not wait for it. What came of a pull that is over without its
+//! model stays, and the room of the rest is given back; what nobody has asked for since goes after a week.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use ollamax_blobs::{Access, Fault, JobFile, Jobs, Manifest, Staging, Store};
+use ollamax_blobs::{Access, BlobSpec, Fault, JobFile, Jobs, Manifest, Staging, Store};
 use ollamax_types::{Digest, ModelName, NodeId, Timestamp};
 
 use crate::error::PullError;
@@ -199,6 +199,9 @@ impl Service {
         if !matches!(outcome, Err(PullError::Stopping)) {
             self.remove_job(&pull.jobs, &name).await;
         }
+        if !matches!(outcome, Ok(()) | Err(PullError::Stopping)) {
+            self.give_back_room(&pull.board.now()).await;
+        }
         self.show_staged().await;
         self.note(&pull.board.now(), &outcome, millis(pull.board.elapsed()));
         self.end(&name, &pull.board, outcome);
@@ -248,6 +251,33 @@ impl Service {
         if let Ok(Err(error)) = blocking(move || jobs.remove(&key)).await {
             tracing::warn!(model = %name, %error, "remove the job of a pull that is over; a restart does it again");
         }
+    }
+
+    /// Gives back the room of what did not come, but for files that another pull wants. What came stays.
+    async fn give_back_room(&self, over: &PullProgress) {
+        let wanted = self.wanted_beside(&over.name);
+        let blobs = over.blobs.iter().map(|blob| blob.blob);
+        let left: Vec<BlobSpec> = blobs.filter(|blob| !wanted.contains(&blob.sha256)).collect();
+        if left.is_empty() {
+            return;
+        }
+        let Some(staging) = self.staging().await else { return };
+        let given = blocking(move || {
+            for error in left.into_iter().filter_map(|blob| staging.give_back_room(blob).err()) {
+                tracing::warn!(%error, "give back the room of a file that did not come");
+            }
+        });
+        if let Err(error) = given.await {
+            tracing::warn!(code = %error.code(), %error, "give back the room of files that did not come");
+        }
+    }
+
+    /// The files of all pulls that go on, but for this one.
+    fn wanted_beside(&self, name: &ModelName) -> BTreeSet<Digest> {
+        let pulls = self.lock();
+        let others = pulls.iter().filter(|(other, entry)| *other != name && entry.failed_at.is_none());
+        let boards = others.map(|(_, entry)| entry.board.now());
+        boards.flat_map(|progress| progress.blobs.iter().map(|blob| blob.blob.sha256).collect::<Vec<_>>()).collect()
     }
 
     /// Removes parts that nobody wrote to for long and that no pull wants.

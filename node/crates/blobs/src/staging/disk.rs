@@ -6,6 +6,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::ops::Range;
 use std::os::unix::fs::{
     DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown, lchown,
 };
@@ -13,6 +14,8 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+#[cfg(target_os = "linux")]
+use nix::fcntl::{FallocateFlags, fallocate};
 use nix::unistd::geteuid;
 
 use crate::fault::Fault;
@@ -210,14 +213,26 @@ pub(crate) fn allocate(file: &File, bytes: u64, space: Option<Space>) -> io::Res
 /// The system sets the room aside; where it cannot, the file only gets its length.
 #[cfg(target_os = "linux")]
 fn take_room(file: &File, bytes: u64) -> io::Result<()> {
-    use nix::fcntl::{FallocateFlags, fallocate};
+    if change_room(file, FallocateFlags::empty(), &(0..bytes))? { Ok(()) } else { lengthen(file, bytes) }
+}
 
-    let length = bytes.try_into().map_err(|_| io::Error::from(ErrorKind::FileTooLarge))?;
+/// Gives back the room of some bytes of a file, which keeps its length; where the file system cannot, it stays taken.
+#[cfg(target_os = "linux")]
+pub(crate) fn give_back_room(file: &File, place: &Range<u64>) -> io::Result<()> {
+    let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    change_room(file, hole, place).map(drop)
+}
+
+/// False: the file system cannot.
+#[cfg(target_os = "linux")]
+fn change_room(file: &File, mode: FallocateFlags, place: &Range<u64>) -> io::Result<bool> {
+    let from = place.start.try_into().map_err(|_| io::Error::from(ErrorKind::FileTooLarge))?;
+    let length = (place.end - place.start).try_into().map_err(|_| io::Error::from(ErrorKind::FileTooLarge))?;
     for _ in 0..INTERRUPTIONS_MAX {
-        match fallocate(file, FallocateFlags::empty(), 0, length) {
+        match fallocate(file, mode, from, length) {
             Err(Errno::EINTR) => {}
-            Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => return lengthen(file, bytes),
-            done => return done.map_err(io::Error::from),
+            Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => return Ok(false),
+            done => return done.map(|()| true).map_err(io::Error::from),
         }
     }
     Err(ErrorKind::Interrupted.into())
@@ -227,6 +242,12 @@ fn take_room(file: &File, bytes: u64) -> io::Result<()> {
 #[cfg(not(target_os = "linux"))]
 fn take_room(file: &File, bytes: u64) -> io::Result<()> {
     lengthen(file, bytes)
+}
+
+/// Where no room is set aside, none is given back.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn give_back_room(_file: &File, _place: &Range<u64>) -> io::Result<()> {
+    Ok(())
 }
 
 /// Gives a shorter file its length.

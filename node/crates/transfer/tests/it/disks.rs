@@ -1,15 +1,15 @@
 //! Disks that are full, damaged, shared with a runtime that removes things, or not ours.
 
 use std::fs::{self, OpenOptions, Permissions};
-use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::time::Duration;
 
 use tokio::time::sleep;
 
-use ollamax_transfer::{Config, PullError};
+use ollamax_transfer::{Config, PullError, Stage};
 use ollamax_types::{Clock, ErrorCode};
 
-use crate::world::{World, chunks, result, until_verified};
+use crate::world::{World, chunks, result, until, until_verified};
 
 #[tokio::test(start_paused = true)]
 async fn no_room_is_told_in_numbers_before_a_byte() {
@@ -110,6 +110,33 @@ async fn a_store_that_may_not_be_written_says_so_and_what_would_help() {
         assert_eq!((world.jobs(), world.origin.asked()), (vec![], vec![]));
         node.pull(&model.name).await.expect("it may now");
     }
+    world.check_published(&model);
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pull_that_was_cancelled_gives_back_the_room_of_what_did_not_come() {
+    let world = World::new();
+    let model = world.model("tiny", 11, chunks(4));
+    let shared = world.model("shared", 11, chunks(4));
+    world.origin.set_limit(chunks(1));
+    let node = world.start();
+    let mut watch = node.ask(&model.name).await.expect("it begins");
+    until_verified(&mut watch, chunks(1)).await;
+    let taken = || fs::metadata(world.part(model.weights.sha256)).expect("it is there").blocks() * 512;
+    let before = taken();
+    let mut other = node.ask(&shared.name).await.expect("it begins");
+    assert!(node.handle.cancel(&model.name).await);
+    assert_eq!(taken(), before, "somebody else wants it");
+    assert_eq!(world.staged().len(), 4, "the configuration too");
+    until(&mut other, |progress| progress.stage == Stage::Fetching).await;
+    assert!(node.handle.cancel(&shared.name).await);
+    // Some of a chunk may come while it is asked.
+    assert!(taken() < chunks(2), "{} of {before}", taken());
+    assert_eq!(world.staged().len(), 2, "nothing came of the configuration");
+    world.origin.set_limit(u64::MAX);
+    node.pull(&model.name).await.expect("it comes");
+    assert_eq!(world.origin.sent(model.weights.sha256), chunks(4), "what came is used");
     world.check_published(&model);
     node.end().await;
 }
