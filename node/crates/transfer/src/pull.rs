@@ -24,8 +24,8 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use ollamax_blobs::{
-    Access, BlobSpec, Fault, Index, Indexed, JOB_VERSION, JobFile, Jobs, Manifest, Need, NoRoom, Part, PartError,
-    Promise, Promises, Publication, PublishError, Space, Staging, Store,
+    Access, BlobSpec, Fault, FileIdentity, Index, Indexed, JOB_VERSION, JobFile, Jobs, Manifest, Need, NoRoom, Part,
+    PartError, Promise, Promises, Publication, PublishError, Space, Staging, Store,
 };
 use ollamax_core::transfer_plan::Patience;
 use ollamax_types::{Clock, Digest, ErrorCode, ModelName};
@@ -77,10 +77,18 @@ pub(crate) struct Pull {
     pub(crate) jobs: Jobs,
     pub(crate) board: Arc<Board>,
     pub(crate) spec: PullSpec,
-    /// The manifest of a job that was taken on before.
-    pub(crate) chosen: Option<Manifest>,
+    /// What was chosen for a job that was taken on before.
+    pub(crate) chosen: Option<Chosen>,
     pub(crate) cancel: CancellationToken,
     pub(crate) stop: CancellationToken,
+}
+
+/// What a job says that a restart cut off.
+pub(crate) struct Chosen {
+    /// The version that is pulled.
+    pub(crate) manifest: Manifest,
+    /// When it was asked for, in milliseconds since 1970.
+    pub(crate) asked_at_ms: u64,
 }
 
 /// What stands between a name and its model.
@@ -174,7 +182,7 @@ impl Pull {
     /// Step 1: which version the name stands for.
     async fn resolve(&self) -> Result<Manifest, PullError> {
         let manifest = match &self.chosen {
-            Some(manifest) => manifest.clone(),
+            Some(chosen) => chosen.manifest.clone(),
             None => {
                 let bytes = self.unless_ended(self.ask_for_manifest()).await?;
                 Manifest::read(&bytes).map_err(PullError::BadManifest)?
@@ -209,12 +217,16 @@ impl Pull {
         let store = self.find_store().await?;
         let (name, manifest) = (self.spec.name.clone(), manifest.clone());
         let (asked, wanted) = (store.clone(), manifest.clone());
+        let asked_at_ms = self.chosen.as_ref().map(|chosen| chosen.asked_at_ms);
         let found = blocking(move || {
+            if asked_at_ms.is_some_and(|asked_at_ms| is_overtaken(&asked, &name, &wanted, asked_at_ms)) {
+                return Err(PullError::Overtaken { name });
+            }
             let is_published = is_published(&asked, &name, &wanted);
             let missing = missing_in(&asked, &wanted);
-            (is_published, missing, asked.access(), asked.closed_folder(&name))
+            Ok((is_published, missing, asked.access(), asked.closed_folder(&name)))
         });
-        let (is_published, missing, access, closed) = found.await?;
+        let (is_published, missing, access, closed) = found.await??;
         if is_published {
             self.leave(&store, &access, &manifest).await?;
             return Ok(Prepared::Published);
@@ -387,11 +399,15 @@ impl Pull {
     ) -> Result<Result<(), PublishError>, PullError> {
         let (store, staging, manifest) = (ground.store.clone(), ground.staging.clone(), manifest.clone());
         let (name, now) = (self.spec.name.clone(), self.means.clock.now());
-        blocking(move || {
+        let asked_at_ms = self.chosen.as_ref().map(|chosen| chosen.asked_at_ms);
+        let published = blocking(move || {
+            if asked_at_ms.is_some_and(|asked_at_ms| is_overtaken(&store, &name, &manifest, asked_at_ms)) {
+                return Err(PullError::Overtaken { name });
+            }
             let publication = Publication { name: &name, manifest: &manifest, parts: &parts, staging: &staging, now };
-            store.publish(&publication).map(drop)
-        })
-        .await
+            Ok(store.publish(&publication).map(drop))
+        });
+        published.await?
     }
 
     /// Puts the hash trees on record, so that adoption need not read the files again.
@@ -527,6 +543,16 @@ fn is_published(store: &Store, name: &ModelName, manifest: &Manifest) -> bool {
     let stored = store.manifest(name).ok().flatten();
     stored.is_some_and(|(_, stored)| stored.digest() == manifest.digest())
         && manifest.blobs().into_iter().all(|blob| matches!(store.blob(blob), Ok(Some(_))))
+}
+
+/// Whether somebody gave the name another version after this moment. It is newer than what a job chose before.
+fn is_overtaken(store: &Store, name: &ModelName, manifest: &Manifest, asked_at_ms: u64) -> bool {
+    let Some((path, stored)) = store.manifest(name).ok().flatten() else { return false };
+    let written = fs::metadata(path).is_ok_and(|found| {
+        let asked_at_ns = i128::from(asked_at_ms) * 1_000_000;
+        FileIdentity::of(&found).mtime_ns > asked_at_ns
+    });
+    written && stored.digest() != manifest.digest()
 }
 
 /// The files that a store lacks, the largest first. One that is there with another size is the runtime's own, and in

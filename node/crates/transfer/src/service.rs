@@ -22,7 +22,7 @@ use crate::error::PullError;
 use crate::handle::PullSpec;
 use crate::ports::Place;
 use crate::progress::{Board, PullProgress, Stage, Watch, millis};
-use crate::pull::{Means, Pull, blocking};
+use crate::pull::{Chosen, Means, Pull, blocking};
 
 /// How long a part is kept that nobody writes to.
 const PARTS_KEPT_MS: u64 = 7 * 24 * 3_600_000;
@@ -145,13 +145,14 @@ impl Service {
         let (digest, bytes) = (manifest.digest(), manifest.size_bytes());
         let spec = PullSpec { name, insecure: job.insecure, asked_by: job.asked_by.clone() };
         tracing::info!(model = %spec.name, %digest, bytes, asked_by = spec.asked_by, "a pull goes on");
-        if let Err(error) = self.begin(spec, Some(manifest), jobs) {
+        let chosen = Chosen { manifest, asked_at_ms: job.asked_at_ms };
+        if let Err(error) = self.begin(spec, Some(chosen), jobs) {
             tracing::warn!(model = job.name, code = %error.code(), %error, "go on with a pull");
         }
     }
 
     /// The pull of this name: the one that runs, else a new one. One that was promised before is not refused.
-    fn begin(self: &Arc<Self>, spec: PullSpec, chosen: Option<Manifest>, jobs: &Jobs) -> Result<Arc<Board>, PullError> {
+    fn begin(self: &Arc<Self>, spec: PullSpec, chosen: Option<Chosen>, jobs: &Jobs) -> Result<Arc<Board>, PullError> {
         let mut pulls = self.lock();
         forget_old(&mut pulls);
         if let Some(entry) = pulls.get(&spec.name).filter(|entry| entry.failed_at.is_none()) {
@@ -169,8 +170,8 @@ impl Service {
         let stage = if chosen.is_some() { Stage::Waiting } else { Stage::Resolving };
         let name = spec.name.clone();
         let board = Arc::new(Board::new(name.clone(), self.node, stage, self.means.metrics.clone()));
-        if let Some(manifest) = &chosen {
-            board.resolved(manifest);
+        if let Some(chosen) = &chosen {
+            board.resolved(&chosen.manifest);
         }
         let cancel = CancellationToken::new();
         let pull = Pull {
