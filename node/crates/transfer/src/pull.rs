@@ -137,7 +137,9 @@ impl Pull {
     /// All of it. What is kept of the job is the caller's to remove.
     pub(crate) async fn run(&self) -> Result<(), PullError> {
         let manifest = self.resolve().await?;
-        let Prepared::Missing(mut ground) = self.prepare(&manifest).await? else { return Ok(()) };
+        let Prepared::Missing(mut ground) = self.prepare(&manifest).await? else {
+            return self.settle(manifest.digest()).await;
+        };
         if self.chosen.is_none() {
             self.keep(&manifest).await?;
         }
@@ -161,7 +163,10 @@ impl Pull {
             }
             ground = match self.prepare(&manifest).await? {
                 Prepared::Missing(ground) => ground,
-                Prepared::Published => return Ok(()),
+                Prepared::Published => {
+                    drop((ground, fetcher, parts));
+                    return self.settle(manifest.digest()).await;
+                }
             };
         }
         self.index(&ground.store, parts).await?;
@@ -287,7 +292,6 @@ impl Pull {
             };
             blocking(forget).await?;
         }
-        self.means.runtime.look();
         Ok(())
     }
 

@@ -93,7 +93,8 @@ impl Service {
         }
     }
 
-    /// Ends a pull and waits until it has ended. False when there is none.
+    /// Ends a pull and waits until it has ended. False when there is none, and when it ended otherwise: its model is
+    /// there, it failed, or it goes on at the next start.
     pub(crate) async fn cancel(&self, name: &ModelName) -> bool {
         let found = self.lock().get(name).filter(|entry| entry.failed_at.is_none()).map(|entry| {
             entry.cancel.cancel();
@@ -103,7 +104,7 @@ impl Service {
         // One more than others may have: whoever cancels is not kept from it by those who watch.
         let mut watch = board.watch_anyway();
         while !watch.now().is_over() && watch.changed().await {}
-        true
+        matches!(watch.now().stage, Stage::Failed(PullError::Cancelled))
     }
 
     /// The pulls that are not over, and those that failed lately.

@@ -248,6 +248,28 @@ async fn a_cancelled_pull_keeps_what_came() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_model_that_is_there_was_not_cancelled() {
+    let world = World::new();
+    let model = world.model("tiny", 70, 1_000);
+    let node = world.start();
+    // It settles for a while.
+    world.runtime.set_known(false);
+    let mut watch = node.ask(&model.name).await.expect("it begins");
+    until(&mut watch, |progress| progress.stage == Stage::Settling).await;
+    assert!(!node.handle.cancel(&model.name).await, "it is done");
+    result(&mut watch).await.expect("it came");
+    world.check_published(&model);
+
+    // Nor was a pull that goes on at the next start.
+    let other = world.model("other", 71, chunks(1));
+    world.origin.set_limit(0);
+    node.ask(&other.name).await.expect("it begins");
+    let handle = node.handle.clone();
+    let (is_cancelled, ()) = tokio::join!(handle.cancel(&other.name), node.end());
+    assert_eq!(world.jobs().is_empty(), is_cancelled);
+}
+
+#[tokio::test(start_paused = true)]
 async fn cancel_is_obeyed_while_hashing() {
     let world = World::new();
     let model = world.model("tiny", 9, chunks(6));
@@ -330,6 +352,12 @@ async fn what_the_runtime_says_of_a_new_model_decides_how_a_pull_ends() {
     for model in [&one, &two, &three] {
         world.check_published(model);
     }
+    // Also when nothing was left to fetch.
+    world.runtime.set_listing(None);
+    let error = node.pull(&three.name).await.expect_err("it does not list it any more");
+    assert_eq!(error, PullError::NotListed { name: three.name.clone() });
+    world.runtime.set_listing(Some(Listing::Down));
+    node.pull(&three.name).await.expect("it lists it when it is up again");
     // It is listed for an hour, for whoever did not wait.
     sleep(Duration::from_secs(3_600)).await;
     assert_eq!(node.listed(), []);
