@@ -8,7 +8,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::ops::Range;
 use std::os::unix::fs::{
-    DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown, lchown,
+    DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown,
 };
 use std::path::Path;
 
@@ -85,25 +85,36 @@ pub(crate) fn remove(path: &Path) -> Result<(), Fault> {
 
 /// A folder into which nobody but its owner looks; one that is there already is narrowed.
 pub(crate) fn hidden_folder(path: &Path, owner: Option<Owner>) -> Result<(), Fault> {
-    match DirBuilder::new().mode(HIDDEN_FOLDER_MODE).create(path) {
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-        made => {
-            made.map_err(Fault::at("create", path))?;
-            if let Some(owner) = owner.filter(|_| geteuid().is_root()) {
-                drop(lchown(path, Some(owner.uid), Some(owner.gid)));
-            }
-            path.parent().filter(|parent| !parent.as_os_str().is_empty()).map_or(Ok(()), sync_folder)?;
+    let is_new = match DirBuilder::new().mode(HIDDEN_FOLDER_MODE).create(path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => false,
+        made => made.map(|()| true).map_err(Fault::at("create", path))?,
+    };
+    let folder = match open_folder(path) {
+        // A link shows by either.
+        Err(error) if is(&error, Errno::ENOTDIR) || is(&error, Errno::ELOOP) => {
+            return Err(fault("open", path, ErrorKind::NotADirectory, "it is no folder"));
         }
+        opened => opened.map_err(Fault::at("open", path))?,
+    };
+    if is_new {
+        if let Some(owner) = owner.filter(|_| geteuid().is_root()) {
+            drop(fchown(&folder, Some(owner.uid), Some(owner.gid)));
+        }
+        path.parent().filter(|parent| !parent.as_os_str().is_empty()).map_or(Ok(()), sync_folder)?;
     }
-    let found = fs::symlink_metadata(path).map_err(Fault::at("look at", path))?;
-    if !found.is_dir() {
-        return Err(fault("open", path, ErrorKind::NotADirectory, "it is no folder"));
-    }
+    let found = folder.metadata().map_err(Fault::at("look at", path))?;
     if found.mode() & 0o777 != HIDDEN_FOLDER_MODE {
-        let narrowed = fs::set_permissions(path, Permissions::from_mode(HIDDEN_FOLDER_MODE));
+        let narrowed = folder.set_permissions(Permissions::from_mode(HIDDEN_FOLDER_MODE));
         narrowed.map_err(Fault::at("narrow the rights of", path))?;
     }
     Ok(())
+}
+
+/// Opens a folder under its own name. Whoever owns what lies above it may put a link in its place at any moment: what
+/// is done to what was opened is not done to what that leads to.
+pub(crate) fn open_folder(path: &Path) -> io::Result<File> {
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_DIRECTORY;
+    OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)
 }
 
 /// Makes the names in a folder durable.

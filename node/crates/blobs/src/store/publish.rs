@@ -16,7 +16,7 @@
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Write as _};
-use std::os::unix::fs::{PermissionsExt as _, fchown, lchown};
+use std::os::unix::fs::{PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -371,10 +371,11 @@ impl Dress {
     }
 
     fn put_on_folder(&self, path: &Path) -> io::Result<()> {
+        let folder = disk::open_folder(path)?;
         if self.uid.is_some() || self.gid.is_some() {
-            lchown(path, self.uid, self.gid)?;
+            fchown(&folder, self.uid, self.gid)?;
         }
-        fs::set_permissions(path, Permissions::from_mode(self.folder_mode))
+        folder.set_permissions(Permissions::from_mode(self.folder_mode))
     }
 }
 

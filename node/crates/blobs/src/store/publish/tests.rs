@@ -1,6 +1,6 @@
 //! Publishing into real folders: killed after each step, met by a runtime that writes and deletes meanwhile, refused.
 
-use std::os::unix::fs::{MetadataExt as _, chown};
+use std::os::unix::fs::{MetadataExt as _, chown, symlink};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use nix::unistd::geteuid;
@@ -401,6 +401,25 @@ fn a_group_may_change_what_is_published_through_it() {
     fs::create_dir(folder.path().join("folder")).expect("there is room");
     dress.put_on_folder(&folder.path().join("folder")).expect("ours");
     assert_eq!(look(&folder.path().join("folder")), (geteuid().as_raw(), gid, 0o775));
+}
+
+/// The owner of a store may put a link where a folder was made a moment before.
+#[test]
+fn rights_are_not_given_to_what_a_link_leads_to() {
+    let folder = tempfile::tempdir().expect("temp");
+    let (target, link) = (folder.path().join("target"), folder.path().join("link"));
+    fs::create_dir(&target).expect("there is room");
+    fs::set_permissions(&target, Permissions::from_mode(0o711)).expect("ours");
+    symlink(&target, &link).expect("there is room");
+    let before = look(&target);
+    for how in [How::Owner, How::Root, How::Group] {
+        let owner = Owner { uid: geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() };
+        let dress = Dress::of(Access::Direct { owner, how }).expect("it may be written");
+        dress.put_on_folder(&link).expect_err("a link");
+        assert_eq!(look(&target), before, "{how:?}");
+    }
+    let refused = disk::hidden_folder(&link, None).expect_err("a link");
+    assert_eq!((refused.source.kind(), look(&target)), (ErrorKind::NotADirectory, before));
 }
 
 #[test]
