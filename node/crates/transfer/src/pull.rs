@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::FutureExt as _;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
@@ -45,6 +46,9 @@ const MANIFEST_TRIES_MAX: u32 = 3;
 const PRUNED_ROUNDS_MAX: u32 = 3;
 /// Time between two questions for a store, of a job that was taken on while there was one.
 const SEEK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Time that a runtime which starts may take to remove files that no manifest named when it looked.
+const START_WAIT: Duration = Duration::from_secs(5);
 
 /// The right to work on one file; whoever holds the lock in it works.
 type Turn = Arc<tokio::sync::Mutex<()>>;
@@ -284,13 +288,8 @@ impl Pull {
         let (root, is_direct) = (store.staging_place(), matches!(access, Access::Direct { .. }));
         let is_staged = blocking(move || is_direct && root.is_dir()).await?;
         if is_staged && let Ok(staging) = self.means.staging(store, access, &place).await {
-            let blobs = manifest.blobs();
-            let forget = move || {
-                for error in blobs.iter().filter_map(|blob| staging.forget(blob.sha256).err()) {
-                    tracing::debug!(%error, "remove what was staged of a published file");
-                }
-            };
-            blocking(forget).await?;
+            let manifest = manifest.clone();
+            blocking(move || forget(&staging, &manifest)).await?;
         }
         Ok(())
     }
@@ -394,8 +393,47 @@ impl Pull {
         sealed.await?.map_err(|error| PullError::of_part(&ground.place, &error))
     }
 
-    /// Step 7: makes the model visible.
+    /// Step 7: makes the model visible, for good.
     async fn publish(
+        &self,
+        ground: &Ground,
+        manifest: &Manifest,
+        parts: Vec<Part>,
+    ) -> Result<Result<(), PublishError>, PullError> {
+        if let Err(error) = self.publish_once(ground, manifest, parts.clone()).await? {
+            return Ok(Err(error));
+        }
+        let listing = self.means.runtime.lists(&self.spec.name, manifest.digest()).now_or_never();
+        if listing == Some(Listing::Down) && self.stop.run_until_cancelled(sleep(START_WAIT)).await.is_none() {
+            return Err(PullError::Stopping);
+        }
+        self.publish_again(ground, manifest, parts).await
+    }
+
+    /// Puts back what a runtime removed that was starting: it may have looked for files without a manifest before ours
+    /// was there. What is staged goes then. Whoever changed the name meanwhile is left alone.
+    async fn publish_again(
+        &self,
+        ground: &Ground,
+        manifest: &Manifest,
+        parts: Vec<Part>,
+    ) -> Result<Result<(), PublishError>, PullError> {
+        let (store, staging, manifest) = (ground.store.clone(), ground.staging.clone(), manifest.clone());
+        let (name, now) = (self.spec.name.clone(), self.means.clock.now());
+        blocking(move || {
+            let stored = store.manifest(&name).ok().flatten();
+            if stored.is_none_or(|(_, stored)| stored.digest() != manifest.digest()) {
+                forget(&staging, &manifest);
+                return Ok(());
+            }
+            let (name, manifest, parts, staging) = (&name, &manifest, &parts[..], &staging);
+            store.publish(&Publication { name, manifest, parts, staging, now, clears: true }).map(drop)
+        })
+        .await
+    }
+
+    /// Makes the model visible. What is staged of it stays.
+    async fn publish_once(
         &self,
         ground: &Ground,
         manifest: &Manifest,
@@ -408,8 +446,8 @@ impl Pull {
             if asked_at_ms.is_some_and(|asked_at_ms| is_overtaken(&store, &name, &manifest, asked_at_ms)) {
                 return Err(PullError::Overtaken { name });
             }
-            let publication = Publication { name: &name, manifest: &manifest, parts: &parts, staging: &staging, now };
-            Ok(store.publish(&publication).map(drop))
+            let (name, manifest, parts, staging) = (&name, &manifest, &parts[..], &staging);
+            Ok(store.publish(&Publication { name, manifest, parts, staging, now, clears: false }).map(drop))
         });
         published.await?
     }
@@ -547,6 +585,13 @@ fn is_published(store: &Store, name: &ModelName, manifest: &Manifest) -> bool {
     let stored = store.manifest(name).ok().flatten();
     stored.is_some_and(|(_, stored)| stored.digest() == manifest.digest())
         && manifest.blobs().into_iter().all(|blob| matches!(store.blob(blob), Ok(Some(_))))
+}
+
+/// Removes what is staged of the files of a model.
+fn forget(staging: &Staging, manifest: &Manifest) {
+    for error in manifest.blobs().into_iter().filter_map(|blob| staging.forget(blob.sha256).err()) {
+        tracing::debug!(%error, "remove what was staged of a published file");
+    }
 }
 
 /// Whether somebody gave the name another version after this moment. It is newer than what a job chose before.

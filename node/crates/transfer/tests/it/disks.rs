@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 
-use ollamax_transfer::{Config, PullError, Stage};
+use ollamax_transfer::{Config, Listing, PullError, Stage};
 use ollamax_types::{Clock, ErrorCode};
 
 use crate::world::{World, chunks, result, until, until_verified};
@@ -72,6 +72,24 @@ async fn a_file_that_the_runtime_removes_meanwhile_is_fetched_too() {
     assert_eq!(world.origin.sent(config), 2 * sent);
     assert_eq!(world.origin.sent(new.weights.sha256), chunks(1), "what was sealed is not fetched again");
     world.check_published(&new);
+    node.end().await;
+}
+
+/// It looked for files without a manifest before this one was there, and removes them when it is.
+#[tokio::test(start_paused = true)]
+async fn what_a_runtime_that_starts_removes_late_is_put_back() {
+    let world = World::new();
+    let model = world.model("tiny", 12, chunks(1));
+    world.runtime.set_listing(Some(Listing::Down));
+    let node = world.start();
+    let mut watch = node.ask(&model.name).await.expect("it begins");
+    while world.store().manifest(&model.name).expect("readable").is_none() {
+        sleep(Duration::from_millis(10)).await;
+    }
+    fs::remove_file(world.blob(model.weights.sha256)).expect("it is there");
+    result(&mut watch).await.expect("it comes");
+    assert_eq!(world.origin.sent(model.weights.sha256), chunks(1), "it is not fetched again");
+    world.check_published(&model);
     node.end().await;
 }
 

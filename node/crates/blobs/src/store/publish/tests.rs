@@ -73,7 +73,8 @@ impl World {
         let parts: Vec<Part> = lacking.map(|file| staged(&staging, file)).collect();
         let name = name.parse().expect("a name");
         let (manifest, now) = (&model.manifest, NOW);
-        store.publish_in_steps(&Publication { name: &name, manifest, parts: &parts, staging: &staging, now }, after)
+        let publication = Publication { name: &name, manifest, parts: &parts, staging: &staging, now, clears: true };
+        store.publish_in_steps(&publication, after)
     }
 
     fn published(&self, name: &str, model: &Model) -> Published {
@@ -224,6 +225,29 @@ fn a_blob_that_was_pruned_meanwhile_is_linked_again() {
 }
 
 #[test]
+fn what_is_kept_in_staging_for_a_while_mends_what_is_pruned_later() {
+    let (world, model) = (World::new(), Model::new(16));
+    let (store, staging) = (world.store(), world.staging());
+    let parts: Vec<Part> = model.files.iter().map(|file| staged(&staging, file)).collect();
+    let name: ModelName = "tiny".parse().expect("a name");
+    let publish = |clears: bool| {
+        let (manifest, parts, staging) = (&model.manifest, &parts[..], &staging);
+        store
+            .publish(&Publication { name: &name, manifest, parts, staging, now: NOW, clears })
+            .expect("it is published")
+    };
+    let first = publish(false);
+    assert_eq!(world.staged().len(), 4);
+    model.files.iter().for_each(|file| fs::remove_file(world.blob(file)).expect("it is there"));
+    assert_eq!(publish(true), first);
+    assert_eq!(world.shown(), [("tiny:latest".to_owned(), model.digest())]);
+    assert_eq!(
+        (fs::read(world.blob(&model.files[0])).expect("readable"), world.staged()),
+        (model.files[0].bytes.clone(), vec![])
+    );
+}
+
+#[test]
 fn a_model_that_cannot_be_kept_whole_is_taken_back() {
     let (old, new) = (Model::new(7), Model::new(8));
     for replaces in [false, true] {
@@ -270,7 +294,8 @@ fn only_what_was_sealed_is_published() {
     let (store, staging) = (world.store(), world.staging());
     let name: ModelName = "tiny".parse().expect("a name");
     let refused = |parts: &[Part]| {
-        let publication = Publication { name: &name, manifest: &model.manifest, parts, staging: &staging, now: NOW };
+        let (manifest, staging) = (&model.manifest, &staging);
+        let publication = Publication { name: &name, manifest, parts, staging, now: NOW, clears: true };
         match store.publish(&publication).expect_err("it is not whole") {
             PublishError::Missing { sha256 } => sha256,
             other => panic!("{other}"),
