@@ -46,7 +46,6 @@ const MANIFEST_TRIES_MAX: u32 = 3;
 const PRUNED_ROUNDS_MAX: u32 = 3;
 /// Time between two questions for a store, of a job that was taken on while there was one.
 const SEEK_INTERVAL: Duration = Duration::from_secs(1);
-
 /// Time that a runtime which starts may take to remove files that no manifest named when it looked.
 const START_WAIT: Duration = Duration::from_secs(5);
 
