@@ -100,20 +100,10 @@ impl Staging {
     }
 
     fn begin_within(&self, spec: BlobSpec, space: Option<Space>) -> Result<Part, PartError> {
-        let mut open = self.held.lock();
-        loop {
-            let found = open.get(&spec.sha256).map(Weak::upgrade);
-            match found {
-                None => break,
-                // Nobody holds it any more, and its files are being closed.
-                Some(None) => open = self.held.wait(open),
-                Some(Some(inner)) => {
-                    // Whoever drops the last handle of a part takes this lock.
-                    drop(open);
-                    return self.same(inner, spec);
-                }
-            }
-        }
+        let mut open = match self.held.find(spec.sha256) {
+            Ok(inner) => return self.same(inner, spec),
+            Err(open) => open,
+        };
         let folder = self.folder(PARTS);
         let (data_path, state_path) = self.paths(spec.sha256);
         let place = Place { folder: &folder, data_path, state_path, owner: self.owner, space };
@@ -130,6 +120,34 @@ impl Staging {
         }
         let (data_path, _) = self.paths(spec.sha256);
         Err(disk::fault("begin", &data_path, ErrorKind::InvalidInput, "it is open with another size").into())
+    }
+
+    /// Gives back the room of what did not come of a file; a part of which nothing came goes. What came stays, and the
+    /// rest of the room is set aside again when the part is begun again.
+    ///
+    /// # Errors
+    /// When another process holds the part, and when the disk refuses.
+    pub fn give_back_room(&self, spec: BlobSpec) -> Result<(), Fault> {
+        match self.find(spec)? {
+            Some(part) if part.have().ones() == 0 => self.forget(spec.sha256),
+            Some(part) => part.give_back_room(),
+            None => Ok(()),
+        }
+    }
+
+    /// The part that is open, else what lies there of this file. Nothing is made, and no room set aside.
+    fn find(&self, spec: BlobSpec) -> Result<Option<Part>, Fault> {
+        let mut open = match self.held.find(spec.sha256) {
+            Ok(inner) => return Ok((inner.spec() == spec).then(|| Part::of(inner))),
+            Err(open) => open,
+        };
+        let folder = self.folder(PARTS);
+        let (data_path, state_path) = self.paths(spec.sha256);
+        let place = Place { folder: &folder, data_path, state_path, owner: self.owner, space: None };
+        let Some((files, known)) = opening::find(&place, spec)? else { return Ok(None) };
+        let part = Part::new(spec, files, known, Arc::clone(&self.held));
+        open.insert(spec.sha256, Arc::downgrade(part.inner()));
+        Ok(Some(part))
     }
 
     /// Removes a part and its state; that there is none is fine. Whoever holds it keeps bytes without a name.
@@ -233,6 +251,21 @@ impl Staging {
 impl HeldParts {
     fn lock(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The part that somebody holds, else the right to open it.
+    fn find(&self, sha256: Digest) -> Result<Arc<Inner>, MutexGuard<'_, Open>> {
+        let mut open = self.lock();
+        loop {
+            let found = open.get(&sha256).map(Weak::upgrade);
+            match found {
+                None => return Err(open),
+                // Nobody holds it any more, and its files are being closed.
+                Some(None) => open = self.wait(open),
+                // The lock is free before the handle can go: whoever drops the last one takes it.
+                Some(Some(inner)) => return Ok(inner),
+            }
+        }
     }
 
     /// Waits until a part is held by nobody any more.

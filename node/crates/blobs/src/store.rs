@@ -16,6 +16,7 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
+use nix::unistd::{AccessFlags, eaccess};
 
 use ollamax_types::limits::MANIFEST_BYTES_MAX;
 use ollamax_types::{Digest, ModelName};
@@ -158,6 +159,36 @@ impl Store {
         access::judge(&access::look(self))
     }
 
+    /// The folder into which a manifest of this name would go, if it is there and this process may not change it. A
+    /// runtime makes folders of its own in a store whose folders were opened before.
+    #[must_use]
+    pub fn closed_folder(&self, name: &ModelName) -> Option<PathBuf> {
+        let stored = self.stored_manifest(name).ok().flatten();
+        let folder = match stored.as_deref().and_then(Path::parent) {
+            Some(folder) => folder.to_owned(),
+            None => self.folder_above(name),
+        };
+        let is_closed = folder.is_dir() && eaccess(&folder, AccessFlags::W_OK | AccessFlags::X_OK).is_err();
+        is_closed.then_some(folder)
+    }
+
+    /// The deepest folder that is there on the way to a manifest, however the store spells it.
+    fn folder_above(&self, name: &ModelName) -> PathBuf {
+        let mut place = self.manifests();
+        let [host, namespace, model, _] = name.parts();
+        for part in [host, namespace, model] {
+            let exact = place.join(part);
+            let deeper = if exact.is_dir() {
+                Some(exact)
+            } else {
+                entries_like(&place, part).unwrap_or_default().into_iter().find(|path| path.is_dir())
+            };
+            let Some(deeper) = deeper else { break };
+            place = deeper;
+        }
+        place
+    }
+
     /// Where files grow that belong into this store: beside the real folder of blobs, hence on its disk.
     #[must_use]
     pub fn staging_place(&self) -> PathBuf {
@@ -266,10 +297,10 @@ fn is_absent(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
 
     use nix::sys::stat::Mode;
-    use nix::unistd::mkfifo;
+    use nix::unistd::{geteuid, mkfifo};
     use sha2::{Digest as _, Sha256};
     use tempfile::TempDir;
 
@@ -370,6 +401,32 @@ mod tests {
         fs::create_dir_all(host.join("LIBRARY/llama/latest")).expect("room");
         fs::remove_file(host.join("library/llama/latest")).expect("ours");
         assert_eq!(size("llama"), Some((true, 1)));
+    }
+
+    /// Root may write everywhere, so for it there is nothing to see.
+    #[test]
+    fn a_folder_that_a_runtime_closed_shows_before_anything_is_published() {
+        let (_folder, store) = store();
+        let host = store.root().join("manifests/registry.ollama.ai");
+        assert_eq!(store.closed_folder(&name("a")), None, "no folder is there yet");
+        put(&host.join("Library/LLAMA/Latest"), manifest_text(1).as_bytes());
+        fs::create_dir(host.join("Library/phi")).expect("room");
+        let namespace = host.join("Library");
+        let check = |closed: &Path, rows: &[(&str, bool)]| {
+            let set = |mode| fs::set_permissions(closed, fs::Permissions::from_mode(mode)).expect("ours");
+            set(0o555);
+            let found = rows.iter().map(|(text, _)| store.closed_folder(&name(text))).collect::<Vec<_>>();
+            set(0o755);
+            for ((text, is_closed), found) in rows.iter().zip(found) {
+                let expected = (*is_closed && !geteuid().is_root()).then(|| closed.to_owned());
+                assert_eq!(found, expected, "{text}");
+                assert_eq!(store.closed_folder(&name(text)), None, "{text}");
+            }
+        };
+        check(&namespace.join("LLAMA"), &[("llama", true), ("Llama:7b", true), ("phi", false), ("new", false)]);
+        check(&namespace.join("phi"), &[("phi", true), ("llama", false)]);
+        // In a folder that is open nothing above it is changed.
+        check(&namespace, &[("llama", false), ("phi", false), ("new", true), ("you/new", false)]);
     }
 
     #[test]

@@ -103,6 +103,12 @@ pub enum PullError {
         /// Which model.
         name: ModelName,
     },
+    /// Somebody else gave the name another version while this pull was cut off.
+    #[error("another version of {name} was put into the store meanwhile; it stays")]
+    Overtaken {
+        /// Which model.
+        name: ModelName,
+    },
     /// What another node says.
     #[error("node {node}: {text}")]
     Elsewhere {
@@ -130,7 +136,7 @@ impl PullError {
             Self::NotWritable { .. } => ErrorCode::StoreNotWritable,
             Self::NoStore(_) => ErrorCode::RuntimeUnavailable,
             Self::Disk(_) => ErrorCode::StorageFailed,
-            Self::Cancelled => ErrorCode::PullCancelled,
+            Self::Cancelled | Self::Overtaken { .. } => ErrorCode::PullCancelled,
             Self::Stopping => ErrorCode::Draining,
             Self::TooMany(..) | Self::TooManyWatchers(_) => ErrorCode::Overloaded,
             Self::NotListed { .. } => ErrorCode::RuntimeFailed,
@@ -221,9 +227,11 @@ mod tests {
             "256 watch this pull already, which is the limit",
         );
         check(PullError::Cancelled, ErrorCode::PullCancelled, "the pull was cancelled");
-        let name = "llama3.2".parse().expect("a name");
+        let name: ModelName = "llama3.2".parse().expect("a name");
         let text = "llama3.2:latest is in the store, but the runtime does not list it";
-        check(PullError::NotListed { name }, ErrorCode::RuntimeFailed, text);
+        check(PullError::NotListed { name: name.clone() }, ErrorCode::RuntimeFailed, text);
+        let text = "another version of llama3.2:latest was put into the store meanwhile; it stays";
+        check(PullError::Overtaken { name }, ErrorCode::PullCancelled, text);
         let code = ErrorCode::DiskFull;
         let elsewhere = PullError::Elsewhere { node: NodeId(3), code, text: "full".to_owned() };
         check(elsewhere, code, "node 3: full");

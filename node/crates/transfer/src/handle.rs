@@ -169,12 +169,12 @@ impl Handle {
         Ok(watch)
     }
 
-    /// Ends a pull of this node, and keeps what was fetched. False when there is none.
+    /// Ends a pull of this node, and keeps what was fetched. False when there is none, or it is over otherwise.
     pub async fn cancel(&self, name: &ModelName) -> bool {
         self.0.service.cancel(name).await
     }
 
-    /// Ends a pull of another node, or of this one. False when there is none.
+    /// Ends a pull of another node, or of this one. False as [`Handle::cancel`] there.
     ///
     /// # Errors
     /// When that node cannot be asked.

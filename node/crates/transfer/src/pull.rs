@@ -13,18 +13,20 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::FutureExt as _;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use ollamax_blobs::{
-    Access, BlobSpec, Fault, Index, Indexed, JOB_VERSION, JobFile, Jobs, Manifest, Need, NoRoom, Part, PartError,
-    Promise, Promises, Publication, PublishError, Space, Staging, Store,
+    Access, BlobSpec, Fault, FileIdentity, Index, Indexed, JOB_VERSION, JobFile, Jobs, Manifest, Need, NoRoom, Part,
+    PartError, Promise, Promises, Publication, PublishError, Space, Staging, Store,
 };
 use ollamax_core::transfer_plan::Patience;
 use ollamax_types::{Clock, Digest, ErrorCode, ModelName};
@@ -44,6 +46,8 @@ const MANIFEST_TRIES_MAX: u32 = 3;
 const PRUNED_ROUNDS_MAX: u32 = 3;
 /// Time between two questions for a store, of a job that was taken on while there was one.
 const SEEK_INTERVAL: Duration = Duration::from_secs(1);
+/// Time that a runtime which starts may take to remove files that no manifest named when it looked.
+const START_WAIT: Duration = Duration::from_secs(5);
 
 /// The right to work on one file; whoever holds the lock in it works.
 type Turn = Arc<tokio::sync::Mutex<()>>;
@@ -76,10 +80,18 @@ pub(crate) struct Pull {
     pub(crate) jobs: Jobs,
     pub(crate) board: Arc<Board>,
     pub(crate) spec: PullSpec,
-    /// The manifest of a job that was taken on before.
-    pub(crate) chosen: Option<Manifest>,
+    /// What was chosen for a job that was taken on before.
+    pub(crate) chosen: Option<Chosen>,
     pub(crate) cancel: CancellationToken,
     pub(crate) stop: CancellationToken,
+}
+
+/// What a job says that a restart cut off.
+pub(crate) struct Chosen {
+    /// The version that is pulled.
+    pub(crate) manifest: Manifest,
+    /// When it was asked for, in milliseconds since 1970.
+    pub(crate) asked_at_ms: u64,
 }
 
 /// What stands between a name and its model.
@@ -128,7 +140,9 @@ impl Pull {
     /// All of it. What is kept of the job is the caller's to remove.
     pub(crate) async fn run(&self) -> Result<(), PullError> {
         let manifest = self.resolve().await?;
-        let Prepared::Missing(mut ground) = self.prepare(&manifest).await? else { return Ok(()) };
+        let Prepared::Missing(mut ground) = self.prepare(&manifest).await? else {
+            return self.settle(manifest.digest()).await;
+        };
         if self.chosen.is_none() {
             self.keep(&manifest).await?;
         }
@@ -152,7 +166,10 @@ impl Pull {
             }
             ground = match self.prepare(&manifest).await? {
                 Prepared::Missing(ground) => ground,
-                Prepared::Published => return Ok(()),
+                Prepared::Published => {
+                    drop((ground, fetcher, parts));
+                    return self.settle(manifest.digest()).await;
+                }
             };
         }
         self.index(&ground.store, parts).await?;
@@ -173,7 +190,7 @@ impl Pull {
     /// Step 1: which version the name stands for.
     async fn resolve(&self) -> Result<Manifest, PullError> {
         let manifest = match &self.chosen {
-            Some(manifest) => manifest.clone(),
+            Some(chosen) => chosen.manifest.clone(),
             None => {
                 let bytes = self.unless_ended(self.ask_for_manifest()).await?;
                 Manifest::read(&bytes).map_err(PullError::BadManifest)?
@@ -208,17 +225,24 @@ impl Pull {
         let store = self.find_store().await?;
         let (name, manifest) = (self.spec.name.clone(), manifest.clone());
         let (asked, wanted) = (store.clone(), manifest.clone());
+        let asked_at_ms = self.chosen.as_ref().map(|chosen| chosen.asked_at_ms);
         let found = blocking(move || {
+            if asked_at_ms.is_some_and(|asked_at_ms| is_overtaken(&asked, &name, &wanted, asked_at_ms)) {
+                return Err(PullError::Overtaken { name });
+            }
             let is_published = is_published(&asked, &name, &wanted);
             let missing = missing_in(&asked, &wanted);
-            (is_published, missing, asked.access())
+            Ok((is_published, missing, asked.access(), asked.closed_folder(&name)))
         });
-        let (is_published, missing, access) = found.await?;
+        let (is_published, missing, access, closed) = found.await??;
         if is_published {
             self.leave(&store, &access, &manifest).await?;
             return Ok(Prepared::Published);
         }
         let place = store.root().display().to_string();
+        if let (Access::Direct { .. }, Some(folder)) = (&access, closed) {
+            return Err(closed_to_us(place, &folder));
+        }
         let staging = self.means.staging(&store, &access, &place).await?;
         let missing = missing.map_err(|error| PullError::of_publish(&place, &error))?;
         for blob in manifest.blobs().into_iter().filter(|blob| !missing.contains(blob)) {
@@ -263,15 +287,9 @@ impl Pull {
         let (root, is_direct) = (store.staging_place(), matches!(access, Access::Direct { .. }));
         let is_staged = blocking(move || is_direct && root.is_dir()).await?;
         if is_staged && let Ok(staging) = self.means.staging(store, access, &place).await {
-            let blobs = manifest.blobs();
-            let forget = move || {
-                for error in blobs.iter().filter_map(|blob| staging.forget(blob.sha256).err()) {
-                    tracing::debug!(%error, "remove what was staged of a published file");
-                }
-            };
-            blocking(forget).await?;
+            let manifest = manifest.clone();
+            blocking(move || forget(&staging, &manifest)).await?;
         }
-        self.means.runtime.look();
         Ok(())
     }
 
@@ -374,8 +392,26 @@ impl Pull {
         sealed.await?.map_err(|error| PullError::of_part(&ground.place, &error))
     }
 
-    /// Step 7: makes the model visible.
+    /// Step 7: makes the model visible, for good.
     async fn publish(
+        &self,
+        ground: &Ground,
+        manifest: &Manifest,
+        parts: Vec<Part>,
+    ) -> Result<Result<(), PublishError>, PullError> {
+        if let Err(error) = self.publish_once(ground, manifest, parts.clone()).await? {
+            return Ok(Err(error));
+        }
+        let listing = self.means.runtime.lists(&self.spec.name, manifest.digest()).now_or_never();
+        if listing == Some(Listing::Down) && self.stop.run_until_cancelled(sleep(START_WAIT)).await.is_none() {
+            return Err(PullError::Stopping);
+        }
+        self.publish_again(ground, manifest, parts).await
+    }
+
+    /// Puts back what a runtime removed that was starting: it may have looked for files without a manifest before ours
+    /// was there. What is staged goes then. Whoever changed the name meanwhile is left alone.
+    async fn publish_again(
         &self,
         ground: &Ground,
         manifest: &Manifest,
@@ -384,10 +420,35 @@ impl Pull {
         let (store, staging, manifest) = (ground.store.clone(), ground.staging.clone(), manifest.clone());
         let (name, now) = (self.spec.name.clone(), self.means.clock.now());
         blocking(move || {
-            let publication = Publication { name: &name, manifest: &manifest, parts: &parts, staging: &staging, now };
-            store.publish(&publication).map(drop)
+            let stored = store.manifest(&name).ok().flatten();
+            if stored.is_none_or(|(_, stored)| stored.digest() != manifest.digest()) {
+                forget(&staging, &manifest);
+                return Ok(());
+            }
+            let (name, manifest, parts, staging) = (&name, &manifest, &parts[..], &staging);
+            store.publish(&Publication { name, manifest, parts, staging, now, clears: true }).map(drop)
         })
         .await
+    }
+
+    /// Makes the model visible. What is staged of it stays.
+    async fn publish_once(
+        &self,
+        ground: &Ground,
+        manifest: &Manifest,
+        parts: Vec<Part>,
+    ) -> Result<Result<(), PublishError>, PullError> {
+        let (store, staging, manifest) = (ground.store.clone(), ground.staging.clone(), manifest.clone());
+        let (name, now) = (self.spec.name.clone(), self.means.clock.now());
+        let asked_at_ms = self.chosen.as_ref().map(|chosen| chosen.asked_at_ms);
+        let published = blocking(move || {
+            if asked_at_ms.is_some_and(|asked_at_ms| is_overtaken(&store, &name, &manifest, asked_at_ms)) {
+                return Err(PullError::Overtaken { name });
+            }
+            let (name, manifest, parts, staging) = (&name, &manifest, &parts[..], &staging);
+            Ok(store.publish(&Publication { name, manifest, parts, staging, now, clears: false }).map(drop))
+        });
+        published.await?
     }
 
     /// Puts the hash trees on record, so that adoption need not read the files again.
@@ -525,6 +586,23 @@ fn is_published(store: &Store, name: &ModelName, manifest: &Manifest) -> bool {
         && manifest.blobs().into_iter().all(|blob| matches!(store.blob(blob), Ok(Some(_))))
 }
 
+/// Removes what is staged of the files of a model.
+fn forget(staging: &Staging, manifest: &Manifest) {
+    for error in manifest.blobs().into_iter().filter_map(|blob| staging.forget(blob.sha256).err()) {
+        tracing::debug!(%error, "remove what was staged of a published file");
+    }
+}
+
+/// Whether somebody gave the name another version after this moment. It is newer than what a job chose before.
+fn is_overtaken(store: &Store, name: &ModelName, manifest: &Manifest, asked_at_ms: u64) -> bool {
+    let Some((path, stored)) = store.manifest(name).ok().flatten() else { return false };
+    let written = fs::metadata(path).is_ok_and(|found| {
+        let asked_at_ns = i128::from(asked_at_ms) * 1_000_000;
+        FileIdentity::of(&found).mtime_ns > asked_at_ns
+    });
+    written && stored.digest() != manifest.digest()
+}
+
 /// The files that a store lacks, the largest first. One that is there with another size is the runtime's own, and in
 /// the way: that shows before anything is fetched.
 fn missing_in(store: &Store, manifest: &Manifest) -> Result<Vec<BlobSpec>, PublishError> {
@@ -542,6 +620,13 @@ fn missing_in(store: &Store, manifest: &Manifest) -> Result<Vec<BlobSpec>, Publi
     }
     missing.sort_by_key(|blob| (Reverse(blob.size_bytes), blob.sha256));
     Ok(missing)
+}
+
+/// A runtime made the folder of a model and lets nobody else in. The manifest comes last, so it is told first.
+fn closed_to_us(place: String, folder: &Path) -> PullError {
+    let folder = folder.display();
+    let (reason, remedy) = (format!("{folder} cannot be written by this node"), format!("sudo chmod g+w {folder}"));
+    PullError::NotWritable { place, reason, remedy }
 }
 
 /// Removes parts that were begun in vain, as far as nobody else wants them.

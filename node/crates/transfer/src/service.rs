@@ -2,8 +2,8 @@
 //!
 //! A name is pulled once at a time, however many ask for it. Each pull is a task of its own; its job file lies on disk
 //! from the moment when it is promised to somebody until it is over, and stays when the node ends before that. A pull
-//! that failed is listed for a while, for those who did not wait for it. What was staged and that nobody has asked for
-//! since goes after a week.
+//! that failed is listed for a while, for those who did not wait for it. What came of a pull that is over without its
+//! model stays, and the room of the rest is given back; what nobody has asked for since goes after a week.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -15,14 +15,14 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use ollamax_blobs::{Access, Fault, JobFile, Jobs, Manifest, Staging, Store};
+use ollamax_blobs::{Access, BlobSpec, Fault, JobFile, Jobs, Manifest, Staging, Store};
 use ollamax_types::{Digest, ModelName, NodeId, Timestamp};
 
 use crate::error::PullError;
 use crate::handle::PullSpec;
 use crate::ports::Place;
 use crate::progress::{Board, PullProgress, Stage, Watch, millis};
-use crate::pull::{Means, Pull, blocking};
+use crate::pull::{Chosen, Means, Pull, blocking};
 
 /// How long a part is kept that nobody writes to.
 const PARTS_KEPT_MS: u64 = 7 * 24 * 3_600_000;
@@ -93,7 +93,8 @@ impl Service {
         }
     }
 
-    /// Ends a pull and waits until it has ended. False when there is none.
+    /// Ends a pull and waits until it has ended. False when there is none, and when it ended otherwise: its model is
+    /// there, it failed, or it goes on at the next start.
     pub(crate) async fn cancel(&self, name: &ModelName) -> bool {
         let found = self.lock().get(name).filter(|entry| entry.failed_at.is_none()).map(|entry| {
             entry.cancel.cancel();
@@ -103,7 +104,7 @@ impl Service {
         // One more than others may have: whoever cancels is not kept from it by those who watch.
         let mut watch = board.watch_anyway();
         while !watch.now().is_over() && watch.changed().await {}
-        true
+        matches!(watch.now().stage, Stage::Failed(PullError::Cancelled))
     }
 
     /// The pulls that are not over, and those that failed lately.
@@ -145,13 +146,14 @@ impl Service {
         let (digest, bytes) = (manifest.digest(), manifest.size_bytes());
         let spec = PullSpec { name, insecure: job.insecure, asked_by: job.asked_by.clone() };
         tracing::info!(model = %spec.name, %digest, bytes, asked_by = spec.asked_by, "a pull goes on");
-        if let Err(error) = self.begin(spec, Some(manifest), jobs) {
+        let chosen = Chosen { manifest, asked_at_ms: job.asked_at_ms };
+        if let Err(error) = self.begin(spec, Some(chosen), jobs) {
             tracing::warn!(model = job.name, code = %error.code(), %error, "go on with a pull");
         }
     }
 
     /// The pull of this name: the one that runs, else a new one. One that was promised before is not refused.
-    fn begin(self: &Arc<Self>, spec: PullSpec, chosen: Option<Manifest>, jobs: &Jobs) -> Result<Arc<Board>, PullError> {
+    fn begin(self: &Arc<Self>, spec: PullSpec, chosen: Option<Chosen>, jobs: &Jobs) -> Result<Arc<Board>, PullError> {
         let mut pulls = self.lock();
         forget_old(&mut pulls);
         if let Some(entry) = pulls.get(&spec.name).filter(|entry| entry.failed_at.is_none()) {
@@ -169,8 +171,8 @@ impl Service {
         let stage = if chosen.is_some() { Stage::Waiting } else { Stage::Resolving };
         let name = spec.name.clone();
         let board = Arc::new(Board::new(name.clone(), self.node, stage, self.means.metrics.clone()));
-        if let Some(manifest) = &chosen {
-            board.resolved(manifest);
+        if let Some(chosen) = &chosen {
+            board.resolved(&chosen.manifest);
         }
         let cancel = CancellationToken::new();
         let pull = Pull {
@@ -198,6 +200,9 @@ impl Service {
         let outcome = Box::pin(pull.run()).await;
         if !matches!(outcome, Err(PullError::Stopping)) {
             self.remove_job(&pull.jobs, &name).await;
+        }
+        if !matches!(outcome, Ok(()) | Err(PullError::Stopping)) {
+            self.give_back_room(&pull.board.now()).await;
         }
         self.show_staged().await;
         self.note(&pull.board.now(), &outcome, millis(pull.board.elapsed()));
@@ -248,6 +253,33 @@ impl Service {
         if let Ok(Err(error)) = blocking(move || jobs.remove(&key)).await {
             tracing::warn!(model = %name, %error, "remove the job of a pull that is over; a restart does it again");
         }
+    }
+
+    /// Gives back the room of what did not come, but for files that another pull wants. What came stays.
+    async fn give_back_room(&self, over: &PullProgress) {
+        let wanted = self.wanted_beside(&over.name);
+        let blobs = over.blobs.iter().map(|blob| blob.blob);
+        let left: Vec<BlobSpec> = blobs.filter(|blob| !wanted.contains(&blob.sha256)).collect();
+        if left.is_empty() {
+            return;
+        }
+        let Some(staging) = self.staging().await else { return };
+        let given = blocking(move || {
+            for error in left.into_iter().filter_map(|blob| staging.give_back_room(blob).err()) {
+                tracing::warn!(%error, "give back the room of a file that did not come");
+            }
+        });
+        if let Err(error) = given.await {
+            tracing::warn!(code = %error.code(), %error, "give back the room of files that did not come");
+        }
+    }
+
+    /// The files of all pulls that go on, but for this one.
+    fn wanted_beside(&self, name: &ModelName) -> BTreeSet<Digest> {
+        let pulls = self.lock();
+        let others = pulls.iter().filter(|(other, entry)| *other != name && entry.failed_at.is_none());
+        let boards = others.map(|(_, entry)| entry.board.now());
+        boards.flat_map(|progress| progress.blobs.iter().map(|blob| blob.blob.sha256).collect::<Vec<_>>()).collect()
     }
 
     /// Removes parts that nobody wrote to for long and that no pull wants.

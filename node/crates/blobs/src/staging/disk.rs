@@ -6,13 +6,16 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::ops::Range;
 use std::os::unix::fs::{
-    DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown, lchown,
+    DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown,
 };
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
+#[cfg(target_os = "linux")]
+use nix::fcntl::{FallocateFlags, fallocate};
 use nix::unistd::geteuid;
 
 use crate::fault::Fault;
@@ -82,25 +85,36 @@ pub(crate) fn remove(path: &Path) -> Result<(), Fault> {
 
 /// A folder into which nobody but its owner looks; one that is there already is narrowed.
 pub(crate) fn hidden_folder(path: &Path, owner: Option<Owner>) -> Result<(), Fault> {
-    match DirBuilder::new().mode(HIDDEN_FOLDER_MODE).create(path) {
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-        made => {
-            made.map_err(Fault::at("create", path))?;
-            if let Some(owner) = owner.filter(|_| geteuid().is_root()) {
-                drop(lchown(path, Some(owner.uid), Some(owner.gid)));
-            }
-            path.parent().filter(|parent| !parent.as_os_str().is_empty()).map_or(Ok(()), sync_folder)?;
+    let is_new = match DirBuilder::new().mode(HIDDEN_FOLDER_MODE).create(path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => false,
+        made => made.map(|()| true).map_err(Fault::at("create", path))?,
+    };
+    let folder = match open_folder(path) {
+        // A link shows by either.
+        Err(error) if is(&error, Errno::ENOTDIR) || is(&error, Errno::ELOOP) => {
+            return Err(fault("open", path, ErrorKind::NotADirectory, "it is no folder"));
         }
+        opened => opened.map_err(Fault::at("open", path))?,
+    };
+    if is_new {
+        if let Some(owner) = owner.filter(|_| geteuid().is_root()) {
+            drop(fchown(&folder, Some(owner.uid), Some(owner.gid)));
+        }
+        path.parent().filter(|parent| !parent.as_os_str().is_empty()).map_or(Ok(()), sync_folder)?;
     }
-    let found = fs::symlink_metadata(path).map_err(Fault::at("look at", path))?;
-    if !found.is_dir() {
-        return Err(fault("open", path, ErrorKind::NotADirectory, "it is no folder"));
-    }
+    let found = folder.metadata().map_err(Fault::at("look at", path))?;
     if found.mode() & 0o777 != HIDDEN_FOLDER_MODE {
-        let narrowed = fs::set_permissions(path, Permissions::from_mode(HIDDEN_FOLDER_MODE));
+        let narrowed = folder.set_permissions(Permissions::from_mode(HIDDEN_FOLDER_MODE));
         narrowed.map_err(Fault::at("narrow the rights of", path))?;
     }
     Ok(())
+}
+
+/// Opens a folder under its own name. Whoever owns what lies above it may put a link in its place at any moment: what
+/// is done to what was opened is not done to what that leads to.
+pub(crate) fn open_folder(path: &Path) -> io::Result<File> {
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_DIRECTORY;
+    OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)
 }
 
 /// Makes the names in a folder durable.
@@ -210,14 +224,26 @@ pub(crate) fn allocate(file: &File, bytes: u64, space: Option<Space>) -> io::Res
 /// The system sets the room aside; where it cannot, the file only gets its length.
 #[cfg(target_os = "linux")]
 fn take_room(file: &File, bytes: u64) -> io::Result<()> {
-    use nix::fcntl::{FallocateFlags, fallocate};
+    if change_room(file, FallocateFlags::empty(), &(0..bytes))? { Ok(()) } else { lengthen(file, bytes) }
+}
 
-    let length = bytes.try_into().map_err(|_| io::Error::from(ErrorKind::FileTooLarge))?;
+/// Gives back the room of some bytes of a file, which keeps its length; where the file system cannot, it stays taken.
+#[cfg(target_os = "linux")]
+pub(crate) fn give_back_room(file: &File, place: &Range<u64>) -> io::Result<()> {
+    let hole = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
+    change_room(file, hole, place).map(drop)
+}
+
+/// False: the file system cannot.
+#[cfg(target_os = "linux")]
+fn change_room(file: &File, mode: FallocateFlags, place: &Range<u64>) -> io::Result<bool> {
+    let from = place.start.try_into().map_err(|_| io::Error::from(ErrorKind::FileTooLarge))?;
+    let length = (place.end - place.start).try_into().map_err(|_| io::Error::from(ErrorKind::FileTooLarge))?;
     for _ in 0..INTERRUPTIONS_MAX {
-        match fallocate(file, FallocateFlags::empty(), 0, length) {
+        match fallocate(file, mode, from, length) {
             Err(Errno::EINTR) => {}
-            Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => return lengthen(file, bytes),
-            done => return done.map_err(io::Error::from),
+            Err(Errno::EOPNOTSUPP | Errno::ENOSYS) => return Ok(false),
+            done => return done.map(|()| true).map_err(io::Error::from),
         }
     }
     Err(ErrorKind::Interrupted.into())
@@ -227,6 +253,12 @@ fn take_room(file: &File, bytes: u64) -> io::Result<()> {
 #[cfg(not(target_os = "linux"))]
 fn take_room(file: &File, bytes: u64) -> io::Result<()> {
     lengthen(file, bytes)
+}
+
+/// Where no room is set aside, none is given back.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn give_back_room(_file: &File, _place: &Range<u64>) -> io::Result<()> {
+    Ok(())
 }
 
 /// Gives a shorter file its length.

@@ -48,8 +48,25 @@ pub(super) fn open(place: &Place<'_>, spec: BlobSpec) -> Result<(Files, Known), 
     }
 }
 
-/// What lies there, if it is of any use.
+/// Opens the two files of a part as they are: no room is set aside, and nothing is made.
+pub(super) fn find(place: &Place<'_>, spec: BlobSpec) -> Result<Option<(Files, Known)>, Fault> {
+    let Some(state) = disk::open_file(&place.state_path)? else { return Ok(None) };
+    disk::lock(&state, &place.state_path)?;
+    let found = read_part(place, spec, &state)?;
+    Ok(found.map(|(data, known)| (place.files(data, state), known)))
+}
+
+/// What lies there, if it is of any use, with room for all of it.
 fn take_up(place: &Place<'_>, spec: BlobSpec, state: &File) -> Result<Option<(File, Known)>, Fault> {
+    let found = read_part(place, spec, state)?;
+    if let Some((data, _)) = &found {
+        place.set_room_aside(data, spec, state)?;
+    }
+    Ok(found)
+}
+
+/// What lies there, if it is of any use.
+fn read_part(place: &Place<'_>, spec: BlobSpec, state: &File) -> Result<Option<(File, Known)>, Fault> {
     let Some(data) = disk::open_file(&place.data_path)? else { return Ok(None) };
     let found = data.metadata().map_err(Fault::at("look at", &place.data_path))?;
     let header = read(state, &place.state_path, 0, HEADER_BYTES as u64)?;
@@ -63,7 +80,6 @@ fn take_up(place: &Place<'_>, spec: BlobSpec, state: &File) -> Result<Option<(Fi
     }
     let layout = Layout::of(spec.size_bytes);
     let known = read_known(place, layout, state)?;
-    place.set_room_aside(&data, spec, state)?;
     Ok(Some((data, known)))
 }
 

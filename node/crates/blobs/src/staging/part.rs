@@ -31,6 +31,8 @@ use super::slots::{Layout, encode_slot};
 /// After so many bytes of chunks a part is made durable.
 pub const SYNC_BYTES: u64 = 64 << 20;
 
+/// Most chunks whose room is given back at once: nobody else works on them meanwhile.
+const HOLE_CHUNKS_MAX: usize = 256;
 /// Rights of a file that is what it should be.
 const SEALED_MODE: u32 = 0o644;
 
@@ -291,6 +293,24 @@ impl Part {
         self.0.known().sealed
     }
 
+    /// Gives back the room of the chunks that are not there. One that somebody writes just now is waited for, since
+    /// its bytes are not to fall into a hole.
+    pub(super) fn give_back_room(&self) -> Result<(), Fault> {
+        let inner = &*self.0;
+        let mut absent: Vec<Turn<'_>> = Vec::new();
+        for index in 0..inner.layout.chunks() {
+            let turn = if inner.known().bits.get(index) { None } else { Some(inner.take_turn(index)) };
+            match turn.filter(|_| !inner.known().bits.get(index)) {
+                Some(turn) => absent.push(turn),
+                None => inner.give_back_room(std::mem::take(&mut absent))?,
+            }
+            if absent.len() >= HOLE_CHUNKS_MAX {
+                inner.give_back_room(std::mem::take(&mut absent))?;
+            }
+        }
+        inner.give_back_room(absent)
+    }
+
     /// Its bytes.
     pub(crate) fn data(&self) -> &File {
         &self.0.files.data
@@ -413,6 +433,16 @@ impl Inner {
         if let Err(fault) = self.write_slot(&mut known) {
             tracing::warn!(error = %fault, "take note of chunks that the disk lost");
         }
+    }
+
+    /// Gives back the room of chunks that follow each other.
+    fn give_back_room(&self, absent: Vec<Turn<'_>>) -> Result<(), Fault> {
+        let (Some(first), Some(last)) = (absent.first(), absent.last()) else { return Ok(()) };
+        let start = chunk_range(self.spec.size_bytes, first.index).start;
+        let end = chunk_range(self.spec.size_bytes, last.index).end;
+        let given = disk::give_back_room(&self.files.data, &(start..end));
+        drop(absent);
+        given.map_err(Fault::at("give back the room of", &self.files.data_path))
     }
 
     /// Writes what is known over the slot that does not count; from then on it does.

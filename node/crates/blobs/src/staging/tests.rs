@@ -7,6 +7,8 @@ use nix::sys::stat::Mode;
 use nix::unistd::{geteuid, mkfifo};
 use tempfile::TempDir;
 
+use ollamax_types::chunk::CHUNK_BYTES;
+
 use crate::staging::samples::Sample;
 
 use super::*;
@@ -145,6 +147,50 @@ fn a_part_takes_its_room_at_once() {
     assert!(allocated == sample.spec.size_bytes || allocated < 64 << 10, "{allocated}");
     assert_eq!(staging.allocated_bytes(BlobSpec { size_bytes: 5, ..sample.spec }), 0, "another file");
     assert!(staging.written_at(sample.spec.sha256).expect("asked").is_some_and(|written| written > Timestamp(0)));
+}
+
+#[test]
+fn the_room_of_what_did_not_come_is_given_back_and_set_aside_again() {
+    let (world, sample) = (World::new(), Sample::new(14, 3 * CHUNK_BYTES + 5_000));
+    let staging = world.open();
+    staging.give_back_room(sample.spec).expect("there is none");
+    let begun = staging.begin(sample.spec).expect("there is room");
+    let whole = staging.allocated_bytes(sample.spec);
+    sample.write(&begun, 1);
+    // Whether somebody holds it or nobody does.
+    for part in [Some(begun), None] {
+        staging.give_back_room(sample.spec).expect("ours");
+        let left = staging.allocated_bytes(sample.spec);
+        assert!(left < 2 * CHUNK_BYTES, "{left} of {whole}");
+        drop(part);
+        let part = staging.begin(sample.spec).expect("there is room");
+        assert!(part.have().get(1) && part.check(1, &mut Vec::new()).expect("readable"));
+        assert_eq!(part.have().ones(), 1);
+        // Where the file system sets no room aside, there is only what was written.
+        let again = staging.allocated_bytes(sample.spec);
+        assert!(whole < sample.spec.size_bytes || again == sample.spec.size_bytes, "{again}");
+    }
+    let part = sample.sealed(&staging);
+    let before = staging.allocated_bytes(sample.spec);
+    staging.give_back_room(sample.spec).expect("ours");
+    assert_eq!(staging.allocated_bytes(sample.spec), before, "all of it came");
+    drop(part);
+    assert!(staging.begin(sample.spec).expect("it lies there").have().is_full());
+}
+
+#[test]
+fn a_part_of_which_nothing_came_goes_with_its_room() {
+    let (world, sample) = (World::new(), Sample::new(15, 5_000));
+    let staging = world.open();
+    drop(staging.begin(sample.spec).expect("there is room"));
+    let other = BlobSpec { size_bytes: 6_000, ..sample.spec };
+    staging.give_back_room(other).expect("it is another file");
+    assert_eq!(staging.parts().expect("readable"), [sample.spec]);
+    staging.give_back_room(sample.spec).expect("ours");
+    assert!(names(&world.root().join("parts")).is_empty());
+    let part = staging.begin(sample.spec).expect("there is room");
+    assert!(busy(&world.open().give_back_room(sample.spec).expect_err("another process is at work")));
+    drop(part);
 }
 
 /// A beginning that was cut off: which files are there, and what they hold.

@@ -9,14 +9,14 @@
 //! 4. the manifest, which gets its name last of all;
 //! 5. a look whether every blob is still there: a runtime that starts removes what no manifest names, which was true of
 //!    these until now. What went is linked again, and a manifest whose blobs cannot be kept is taken back;
-//! 6. what staging holds of the blobs goes.
+//! 6. what staging holds of the blobs goes, unless the caller wants to do all of this once more a while later.
 //!
 //! Killed anywhere, the store shows the model as it was before or as it is now, and the same call does the rest. Layers
 //! that only a replaced manifest named stay: a runtime may be fetching a model right now that will name them.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Write as _};
-use std::os::unix::fs::{PermissionsExt as _, fchown, lchown};
+use std::os::unix::fs::{PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -49,6 +49,8 @@ pub struct Publication<'a> {
     pub staging: &'a Staging,
     /// Now: what a runtime believes of the age of the files.
     pub now: Timestamp,
+    /// Whether what staging holds of it goes. Where a runtime starts just now, it may remove blobs still.
+    pub clears: bool,
 }
 
 /// A model that is visible.
@@ -163,7 +165,9 @@ impl Store {
             }
             return Err(error);
         }
-        attempt.clear(&blobs);
+        if publication.clears {
+            attempt.clear(&blobs);
+        }
         let before = before.map(|bytes| Digest(Sha256::digest(bytes).into()));
         Ok(Published { digest, path, replaced: before.filter(|before| *before != digest) })
     }
@@ -371,10 +375,11 @@ impl Dress {
     }
 
     fn put_on_folder(&self, path: &Path) -> io::Result<()> {
+        let folder = disk::open_folder(path)?;
         if self.uid.is_some() || self.gid.is_some() {
-            lchown(path, self.uid, self.gid)?;
+            fchown(&folder, self.uid, self.gid)?;
         }
-        fs::set_permissions(path, Permissions::from_mode(self.folder_mode))
+        folder.set_permissions(Permissions::from_mode(self.folder_mode))
     }
 }
 

@@ -145,7 +145,7 @@ impl AdminError {
             }
             ErrorCode::StorageFailed => ("its disk refused", "on that node: ollamax logs --level error"),
             ErrorCode::PullCancelled => {
-                ("somebody ended it; what came so far is kept", "ollamax model pull NAME goes on where it stopped")
+                ("it was ended; what came so far is kept", "ollamax model pull NAME goes on where it stopped")
             }
             ErrorCode::Draining => ("it goes on when that node starts again", "on that node: ollamax model pulls"),
             ErrorCode::Overloaded => ("it has a bound", "repeat the command when a pull of that node is over"),

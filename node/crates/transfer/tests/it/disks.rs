@@ -1,15 +1,15 @@
 //! Disks that are full, damaged, shared with a runtime that removes things, or not ours.
 
 use std::fs::{self, OpenOptions, Permissions};
-use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::time::Duration;
 
 use tokio::time::sleep;
 
-use ollamax_transfer::{Config, PullError};
+use ollamax_transfer::{Config, Listing, PullError, Stage};
 use ollamax_types::{Clock, ErrorCode};
 
-use crate::world::{World, chunks, result, until_verified};
+use crate::world::{World, chunks, result, until, until_verified};
 
 #[tokio::test(start_paused = true)]
 async fn no_room_is_told_in_numbers_before_a_byte() {
@@ -75,6 +75,24 @@ async fn a_file_that_the_runtime_removes_meanwhile_is_fetched_too() {
     node.end().await;
 }
 
+/// It looked for files without a manifest before this one was there, and removes them when it is.
+#[tokio::test(start_paused = true)]
+async fn what_a_runtime_that_starts_removes_late_is_put_back() {
+    let world = World::new();
+    let model = world.model("tiny", 12, chunks(1));
+    world.runtime.set_listing(Some(Listing::Down));
+    let node = world.start();
+    let mut watch = node.ask(&model.name).await.expect("it begins");
+    while world.store().manifest(&model.name).expect("readable").is_none() {
+        sleep(Duration::from_millis(10)).await;
+    }
+    fs::remove_file(world.blob(model.weights.sha256)).expect("it is there");
+    result(&mut watch).await.expect("it comes");
+    assert_eq!(world.origin.sent(model.weights.sha256), chunks(1), "it is not fetched again");
+    world.check_published(&model);
+    node.end().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_file_of_another_size_in_the_store_is_the_runtimes_and_shows_before_a_byte() {
     let world = World::new();
@@ -108,6 +126,61 @@ async fn a_store_that_may_not_be_written_says_so_and_what_would_help() {
         let error = pulled.expect_err("it may not be written");
         assert_eq!(error.code(), ErrorCode::StoreNotWritable, "{error}");
         assert_eq!((world.jobs(), world.origin.asked()), (vec![], vec![]));
+        node.pull(&model.name).await.expect("it may now");
+    }
+    world.check_published(&model);
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pull_that_was_cancelled_gives_back_the_room_of_what_did_not_come() {
+    let world = World::new();
+    let model = world.model("tiny", 11, chunks(4));
+    let shared = world.model("shared", 11, chunks(4));
+    world.origin.set_limit(chunks(1));
+    let node = world.start();
+    let mut watch = node.ask(&model.name).await.expect("it begins");
+    until_verified(&mut watch, chunks(1)).await;
+    let taken = || fs::metadata(world.part(model.weights.sha256)).expect("it is there").blocks() * 512;
+    let before = taken();
+    let mut other = node.ask(&shared.name).await.expect("it begins");
+    assert!(node.handle.cancel(&model.name).await);
+    assert_eq!(taken(), before, "somebody else wants it");
+    assert_eq!(world.staged().len(), 4, "the configuration too");
+    until(&mut other, |progress| progress.stage == Stage::Fetching).await;
+    assert!(node.handle.cancel(&shared.name).await);
+    // Some of a chunk may come while it is asked.
+    assert!(taken() < chunks(2), "{} of {before}", taken());
+    assert_eq!(world.staged().len(), 2, "nothing came of the configuration");
+    world.origin.set_limit(u64::MAX);
+    node.pull(&model.name).await.expect("it comes");
+    assert_eq!(world.origin.sent(model.weights.sha256), chunks(4), "what came is used");
+    world.check_published(&model);
+    node.end().await;
+}
+
+/// Root may write everywhere, so for it there is nothing to see.
+#[tokio::test(start_paused = true)]
+async fn a_folder_that_the_runtime_made_for_itself_shows_before_a_byte() {
+    let world = World::new();
+    let model = world.model("tiny", 10, 1_000);
+    let folder = world.store().root().join("manifests/registry.ollama.ai/library/tiny");
+    fs::create_dir_all(&folder).expect("there is room");
+    let set = |mode| fs::set_permissions(&folder, Permissions::from_mode(mode)).expect("ours");
+    set(0o555);
+    let probe = folder.join("probe");
+    let is_free = fs::write(&probe, b"").and_then(|()| fs::remove_file(&probe)).is_ok();
+    let node = world.start();
+    let pulled = node.pull(&model.name).await;
+    set(0o755);
+    if is_free {
+        assert!(pulled.is_ok(), "{pulled:?}");
+    } else {
+        let error = pulled.expect_err("it may not be written");
+        let (place, folder) = (world.store().root().display().to_string(), folder.display());
+        let text = format!("{place}: {folder} cannot be written by this node; sudo chmod g+w {folder}");
+        assert_eq!((error.to_string(), error.code()), (text, ErrorCode::StoreNotWritable));
+        assert_eq!((world.jobs(), world.origin.asked(), world.staged()), (vec![], vec![], vec![]));
         node.pull(&model.name).await.expect("it may now");
     }
     world.check_published(&model);

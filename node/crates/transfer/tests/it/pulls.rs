@@ -1,7 +1,7 @@
 //! Pulls that come to their end, alone, together, and over restarts.
 
-use std::fs;
-use std::time::Duration;
+use std::fs::{self, File};
+use std::time::{Duration, UNIX_EPOCH};
 
 use tokio::time::{sleep, timeout};
 
@@ -9,7 +9,7 @@ use ollamax_blobs::{JOB_VERSION, JobFile, Jobs, Staging};
 use ollamax_transfer::{Config, Listing, Place, PullError, Source, Stage};
 use ollamax_types::NodeId;
 
-use crate::world::{LONG, World, chunks, name, result, until, until_verified};
+use crate::world::{LONG, Model, World, chunks, name, result, until, until_verified};
 
 #[tokio::test(start_paused = true)]
 async fn a_pull_ends_with_a_listed_model() {
@@ -116,6 +116,60 @@ async fn a_pull_that_was_cut_off_asks_only_for_what_is_missing() {
     node.end().await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_job_that_was_cut_off_does_not_replace_what_others_put_under_its_name_meanwhile() {
+    let world = World::new();
+    let manifest = world.store().root().join("manifests/registry.ollama.ai/library/tiny/latest");
+    let theirs = world.model("theirs", 60, 1_000);
+    let put = |written_at_ms: u64| {
+        fs::create_dir_all(manifest.parent().expect("it has one")).expect("there is room");
+        fs::write(&manifest, theirs.manifest.bytes()).expect("there is room");
+        let file = File::options().write(true).open(&manifest).expect("ours");
+        file.set_modified(UNIX_EPOCH + Duration::from_millis(written_at_ms)).expect("ours");
+    };
+    let cut_off = async |model: &Model| {
+        world.origin.set_limit(0);
+        let node = world.start();
+        node.ask(&model.name).await.expect("it begins");
+        node.end().await;
+        assert_eq!(world.jobs(), ["tiny:latest"]);
+    };
+
+    // What lay there before it was asked for is what it shall replace.
+    let model = world.model("tiny", 61, chunks(2));
+    put(1_000);
+    cut_off(&model).await;
+    world.origin.set_limit(u64::MAX);
+    let node = world.start();
+    result(&mut node.ask(&model.name).await.expect("it goes on")).await.expect("it comes");
+    world.check_published(&model);
+    node.end().await;
+
+    // What others put there later stays, whether it is there when the job goes on or comes while it does.
+    for (seed, is_late) in [(62, false), (63, true)] {
+        let model = world.model("tiny", seed, chunks(2));
+        cut_off(&model).await;
+        let (later, asked) = (world.clock.now().0 + 60_000, world.origin.asked().len());
+        if !is_late {
+            put(later);
+        }
+        let node = world.start();
+        while is_late && world.origin.asked().len() == asked {
+            sleep(Duration::from_millis(50)).await;
+        }
+        put(later);
+        world.origin.set_limit(u64::MAX);
+        let overtaken = Stage::Failed(PullError::Overtaken { name: model.name.clone() });
+        while node.listed() != [(model.name.to_string(), overtaken.clone())] {
+            sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(fs::read(&manifest).expect("it is there"), theirs.manifest.bytes());
+        assert_eq!((world.jobs(), world.origin.asked().len() > asked), (vec![], is_late));
+        node.end().await;
+        fs::remove_file(&manifest).expect("ours");
+    }
+}
+
 /// Killed behind the last step that can be seen, before the last that cannot.
 #[tokio::test(start_paused = true)]
 async fn a_job_whose_model_is_there_ends_at_once() {
@@ -191,6 +245,28 @@ async fn a_cancelled_pull_keeps_what_came() {
     assert_eq!(world.origin.sent(model.weights.sha256), chunks(3));
     world.check_published(&model);
     node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_that_is_there_was_not_cancelled() {
+    let world = World::new();
+    let model = world.model("tiny", 70, 1_000);
+    let node = world.start();
+    // It settles for a while.
+    world.runtime.set_known(false);
+    let mut watch = node.ask(&model.name).await.expect("it begins");
+    until(&mut watch, |progress| progress.stage == Stage::Settling).await;
+    assert!(!node.handle.cancel(&model.name).await, "it is done");
+    result(&mut watch).await.expect("it came");
+    world.check_published(&model);
+
+    // Nor was a pull that goes on at the next start.
+    let other = world.model("other", 71, chunks(1));
+    world.origin.set_limit(0);
+    node.ask(&other.name).await.expect("it begins");
+    let handle = node.handle.clone();
+    let (is_cancelled, ()) = tokio::join!(handle.cancel(&other.name), node.end());
+    assert_eq!(world.jobs().is_empty(), is_cancelled);
 }
 
 #[tokio::test(start_paused = true)]
@@ -276,6 +352,12 @@ async fn what_the_runtime_says_of_a_new_model_decides_how_a_pull_ends() {
     for model in [&one, &two, &three] {
         world.check_published(model);
     }
+    // Also when nothing was left to fetch.
+    world.runtime.set_listing(None);
+    let error = node.pull(&three.name).await.expect_err("it does not list it any more");
+    assert_eq!(error, PullError::NotListed { name: three.name.clone() });
+    world.runtime.set_listing(Some(Listing::Down));
+    node.pull(&three.name).await.expect("it lists it when it is up again");
     // It is listed for an hour, for whoever did not wait.
     sleep(Duration::from_secs(3_600)).await;
     assert_eq!(node.listed(), []);

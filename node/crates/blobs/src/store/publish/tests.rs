@@ -1,6 +1,6 @@
 //! Publishing into real folders: killed after each step, met by a runtime that writes and deletes meanwhile, refused.
 
-use std::os::unix::fs::{MetadataExt as _, chown};
+use std::os::unix::fs::{MetadataExt as _, chown, symlink};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use nix::unistd::geteuid;
@@ -73,7 +73,8 @@ impl World {
         let parts: Vec<Part> = lacking.map(|file| staged(&staging, file)).collect();
         let name = name.parse().expect("a name");
         let (manifest, now) = (&model.manifest, NOW);
-        store.publish_in_steps(&Publication { name: &name, manifest, parts: &parts, staging: &staging, now }, after)
+        let publication = Publication { name: &name, manifest, parts: &parts, staging: &staging, now, clears: true };
+        store.publish_in_steps(&publication, after)
     }
 
     fn published(&self, name: &str, model: &Model) -> Published {
@@ -224,6 +225,29 @@ fn a_blob_that_was_pruned_meanwhile_is_linked_again() {
 }
 
 #[test]
+fn what_is_kept_in_staging_for_a_while_mends_what_is_pruned_later() {
+    let (world, model) = (World::new(), Model::new(16));
+    let (store, staging) = (world.store(), world.staging());
+    let parts: Vec<Part> = model.files.iter().map(|file| staged(&staging, file)).collect();
+    let name: ModelName = "tiny".parse().expect("a name");
+    let publish = |clears: bool| {
+        let (manifest, parts, staging) = (&model.manifest, &parts[..], &staging);
+        store
+            .publish(&Publication { name: &name, manifest, parts, staging, now: NOW, clears })
+            .expect("it is published")
+    };
+    let first = publish(false);
+    assert_eq!(world.staged().len(), 4);
+    model.files.iter().for_each(|file| fs::remove_file(world.blob(file)).expect("it is there"));
+    assert_eq!(publish(true), first);
+    assert_eq!(world.shown(), [("tiny:latest".to_owned(), model.digest())]);
+    assert_eq!(
+        (fs::read(world.blob(&model.files[0])).expect("readable"), world.staged()),
+        (model.files[0].bytes.clone(), vec![])
+    );
+}
+
+#[test]
 fn a_model_that_cannot_be_kept_whole_is_taken_back() {
     let (old, new) = (Model::new(7), Model::new(8));
     for replaces in [false, true] {
@@ -270,7 +294,8 @@ fn only_what_was_sealed_is_published() {
     let (store, staging) = (world.store(), world.staging());
     let name: ModelName = "tiny".parse().expect("a name");
     let refused = |parts: &[Part]| {
-        let publication = Publication { name: &name, manifest: &model.manifest, parts, staging: &staging, now: NOW };
+        let (manifest, staging) = (&model.manifest, &staging);
+        let publication = Publication { name: &name, manifest, parts, staging, now: NOW, clears: true };
         match store.publish(&publication).expect_err("it is not whole") {
             PublishError::Missing { sha256 } => sha256,
             other => panic!("{other}"),
@@ -401,6 +426,25 @@ fn a_group_may_change_what_is_published_through_it() {
     fs::create_dir(folder.path().join("folder")).expect("there is room");
     dress.put_on_folder(&folder.path().join("folder")).expect("ours");
     assert_eq!(look(&folder.path().join("folder")), (geteuid().as_raw(), gid, 0o775));
+}
+
+/// The owner of a store may put a link where a folder was made a moment before.
+#[test]
+fn rights_are_not_given_to_what_a_link_leads_to() {
+    let folder = tempfile::tempdir().expect("temp");
+    let (target, link) = (folder.path().join("target"), folder.path().join("link"));
+    fs::create_dir(&target).expect("there is room");
+    fs::set_permissions(&target, Permissions::from_mode(0o711)).expect("ours");
+    symlink(&target, &link).expect("there is room");
+    let before = look(&target);
+    for how in [How::Owner, How::Root, How::Group] {
+        let owner = Owner { uid: geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() };
+        let dress = Dress::of(Access::Direct { owner, how }).expect("it may be written");
+        dress.put_on_folder(&link).expect_err("a link");
+        assert_eq!(look(&target), before, "{how:?}");
+    }
+    let refused = disk::hidden_folder(&link, None).expect_err("a link");
+    assert_eq!((refused.source.kind(), look(&target)), (ErrorKind::NotADirectory, before));
 }
 
 #[test]
