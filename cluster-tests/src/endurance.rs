@@ -71,7 +71,8 @@ struct Findings {
 // === impl Findings ===
 
 impl Findings {
-    /// What was acknowledged and not kept, and states that differ, as many lines as a person reads. Empty: all is there.
+    /// What was acknowledged and not kept, and states that differ, as many lines as a person reads. Empty: all is
+    /// there.
     fn losses(&self) -> Vec<String> {
         let lost = self.lost.iter().chain(&self.old_reads).map(|what| format!("lost: {what}"));
         let unequal = self.equal.as_ref().err().map(|why| format!("states differ in the end: {why}"));

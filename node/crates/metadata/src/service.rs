@@ -160,8 +160,8 @@ impl Service {
     }
 }
 
-/// What takes changes into the log. It ends with the entrance that is given back, or with the thread. It cannot fail; if
-/// it panicked, every change here would end with "consensus has stopped".
+/// What takes changes into the log. It ends with the entrance that is given back, or with the thread. It cannot fail;
+/// if it panicked, every change here would end with "consensus has stopped".
 fn spawn_proposer(thread: &Thread, raft: Raft, stamper: Arc<Stamper>) -> Queue {
     let (queue, proposed) = Queue::new();
     let write = move |changes: Vec<Sealed>| {

@@ -2,9 +2,9 @@
 //!
 //! Always: each call ends with its own answer or one failure, and what nobody waits for any more is not sent. What was
 //! handed to a stream that then broke counts as lost, because it may have been delivered; the next call opens the next
-//! stream. A member that is about to stop says so, and still answers all that was on its way to it. A member of a release
-//! that does not know the exchange is called message by message, until one of those calls finds it gone, or for a minute:
-//! it may be another release by then.
+//! stream. A member that is about to stop says so, and still answers all that was on its way to it. A member of a
+//! release that does not know the exchange is called message by message, until one of those calls finds it gone, or for
+//! a minute: it may be another release by then.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
