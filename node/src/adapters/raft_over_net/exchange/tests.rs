@@ -41,8 +41,6 @@ struct Far {
     scripts: Arc<Mutex<VecDeque<Script>>>,
     exchanges: Arc<AtomicUsize>,
     messages: Arc<AtomicUsize>,
-    /// The bodies of calls that were echoed.
-    heard: Arc<Mutex<Vec<String>>>,
 }
 
 fn echo(call: RaftCall) -> Result<RaftAnswer, Status> {
@@ -63,15 +61,7 @@ impl Raft for Far {
         let script = self.scripts.lock().unwrap().pop_front().unwrap_or(Script::Echo);
         let mut calls = request.into_inner().map(|call| call.expect("the sender's stream does not break"));
         let answers = match script {
-            Script::Echo => {
-                let heard = Arc::clone(&self.heard);
-                calls
-                    .map(move |call| {
-                        heard.lock().unwrap().push(String::from_utf8(call.body.to_vec()).unwrap());
-                        echo(call)
-                    })
-                    .boxed()
-            }
+            Script::Echo => calls.map(echo).boxed(),
             Script::Refuse => calls.map(|call| refused(&call)).boxed(),
             Script::Silent => calls.filter_map(|_| async { None }).boxed(),
             Script::Reversed => {
@@ -210,23 +200,18 @@ async fn nobody_waits_longer_than_he_said_and_who_leaves_is_forgotten() {
     assert!(setup.line.waiting().is_empty(), "{:?}", setup.line);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_nobody_waits_for_any_more_is_not_sent() {
-    // Its connection is taken, and nobody speaks on it.
-    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = format!("http://{}", socket.local_addr().unwrap());
-    let late = Endpoint::from_shared(address).unwrap().connect_lazy();
-    let setup = Setup::with(&[]).await;
-    assert_eq!(setup.call_over(&late, "one", Duration::from_millis(50)).await, Err(PeerError::TimedOut));
-    // Now it speaks, and somebody else calls over the stream that has been opening.
-    let (stop, far) = (CancellationToken::new(), Far::default());
-    let _stopped = stop.clone().drop_guard();
-    let serving = Server::builder()
-        .add_service(RaftServer::new(far.clone()))
-        .serve_with_incoming_shutdown(TcpListenerStream::new(socket), stop.cancelled_owned());
-    setup.line.tasks.spawn(serving);
-    assert_eq!(setup.call_over(&late, "two", LONG).await, Ok("two".to_owned()));
-    assert_eq!(*far.heard.lock().unwrap(), ["two"]);
+    let (calls, _queued) = mpsc::channel(1);
+    let exchange = Exchange { calls, book: Arc::new(Book::default()) };
+    let enter = |wait_ms: u64| exchange.enter(Instant::now() + Duration::from_millis(wait_ms)).expect("it is open");
+    let call = |place: &Place| RaftCall { number: place.number, ..RaftCall::default() };
+    let (patient, late, gone) = (enter(1_000), enter(300), enter(1_000));
+    let calls = [call(&patient), call(&late), call(&gone)];
+    drop(gone);
+    tokio::time::advance(Duration::from_millis(300)).await;
+    let sent = calls.map(|call| exchange.book.still_wanted(call).map(|call| call.deadline_ms));
+    assert_eq!(sent, [Some(700), None, None], "with the time that is left when it goes out");
 }
 
 #[tokio::test]
