@@ -24,6 +24,8 @@ use url::Url;
 
 use ollamax_types::{Clock, Secret};
 
+use crate::cause::without_address;
+
 pub use config::Config;
 pub use error::BucketError;
 pub use fetch::Fetched;
@@ -299,20 +301,6 @@ async fn body_of(file: &Path, from: u64, bytes: u64) -> Result<reqwest::Body, Bu
 
 fn unreadable(error: std::io::Error) -> BucketError {
     BucketError::File { reason: error.to_string() }
-}
-
-/// The innermost cause, which says most, without the address: it is as good as a key.
-fn without_address(error: reqwest::Error) -> String {
-    use std::error::Error as _;
-
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text = inner.to_string();
-        source = inner.source();
-    }
-    text
 }
 
 /// What a store says of a refusal: `<Code>` and `<Message>` of its XML, else the beginning of what it sent.

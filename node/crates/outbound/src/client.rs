@@ -6,7 +6,6 @@
 //! On failure nothing is retried here; hyper alone repeats a request that never left on a pooled connection.
 
 use std::collections::BTreeMap;
-use std::error::Error as _;
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -24,6 +23,7 @@ use url::Url;
 
 use ollamax_types::{Api, Digest, ModelName, ModelRecord, Residency};
 
+use crate::cause::deepest;
 use crate::error::{Broken, RuntimeError};
 use crate::weights::Told;
 use crate::wire;
@@ -515,17 +515,6 @@ fn described(headers: &HeaderMap) -> String {
 fn kept(headers: &HeaderMap) -> Vec<(String, Vec<u8>)> {
     let kept = headers.iter().filter(|(name, _)| HEADERS_KEPT.contains(&name.as_str()));
     kept.map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())).collect()
-}
-
-/// The innermost cause: what the operating system or the HTTP parser said.
-fn deepest(error: &reqwest::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text = inner.to_string();
-        source = inner.source();
-    }
-    text
 }
 
 #[cfg(test)]

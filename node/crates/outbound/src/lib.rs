@@ -3,6 +3,7 @@
 
 pub mod address;
 pub mod bucket;
+mod cause;
 pub mod choice;
 pub mod client;
 pub mod config;

@@ -11,7 +11,9 @@ use tokio::fs::File;
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::{sleep, timeout};
 
-use super::{ATTEMPTS_MAX, Bucket, BucketError, without_address};
+use crate::cause::without_address;
+
+use super::{ATTEMPTS_MAX, Bucket, BucketError};
 
 /// How long a store may send nothing.
 const SILENCE_MAX: Duration = Duration::from_secs(30);

@@ -14,10 +14,11 @@ use ollamax_types::ModelName;
 use ollamax_types::name::DEFAULT_HOST;
 
 use crate::address::is_loopback;
+use crate::cause::without_address;
 
 use super::RegistryError;
 use super::auth::Tokens;
-use super::error::{host_of, reason_of, words_of};
+use super::error::{host_of, words_of};
 
 /// Who this node says it is.
 const USER_AGENT: &str = concat!("ollamax/", env!("CARGO_PKG_VERSION"));
@@ -135,7 +136,7 @@ impl Door {
         };
         let error = match builder().build() {
             Ok(http) => return Ok(Self { http, no_tls: None }),
-            Err(error) => reason_of(error),
+            Err(error) => without_address(error),
         };
         // A machine without TLS roots can still ask a registry in its own network.
         let http = builder().tls_certs_only([]).build();
@@ -215,7 +216,7 @@ impl Caller {
         }
         match timeout(self.patience, request.send()).await {
             Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) => Err(RegistryError::Unreachable { host, reason: reason_of(error) }),
+            Ok(Err(error)) => Err(RegistryError::Unreachable { host, reason: without_address(error) }),
             Err(_) => Err(RegistryError::Stalled { host, after: self.patience }),
         }
     }
@@ -239,7 +240,7 @@ impl Caller {
                 Ok(Err(error)) => {
                     return Err(match wanted {
                         Some(wanted) => RegistryError::Cut { host: host(), got: bytes.len() as u64, wanted },
-                        None => RegistryError::Unreachable { host: host(), reason: reason_of(error) },
+                        None => RegistryError::Unreachable { host: host(), reason: without_address(error) },
                     });
                 }
                 Err(_) => return Err(RegistryError::Stalled { host: host(), after: self.patience }),

@@ -3,7 +3,6 @@
 //! Every text names the host that was asked last, which for files is often another one than the registry. No text has
 //! a query, a token or a user in it: signed addresses are as good as keys. Nothing is retried here.
 
-use std::error::Error as _;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -130,18 +129,6 @@ pub(super) fn host_of(url: &Url) -> String {
         Some(port) => format!("{host}:{port}"),
         None => host.to_owned(),
     }
-}
-
-/// The innermost cause, which says most, without the address: a signed one is as good as a key.
-pub(super) fn reason_of(error: reqwest::Error) -> String {
-    let error = error.without_url();
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text = inner.to_string();
-        source = inner.source();
-    }
-    text
 }
 
 /// What JSON says of a refusal: as registries write it, or as Ollama does.
