@@ -116,6 +116,7 @@ impl Handle {
             trees,
             look: Arc::clone(&look),
             fetching,
+            own_staging: folder.join("staging"),
             staging: tokio::sync::Mutex::default(),
             turns: Mutex::default(),
             config,

@@ -13,6 +13,7 @@ pub mod mem;
 pub mod metrics;
 pub mod ports;
 pub mod progress;
+pub mod shelf;
 
 mod adopt;
 mod buffers;
@@ -26,5 +27,9 @@ pub use error::PullError;
 pub use handle::{Handle, Parts, PullSpec};
 pub use metrics::Metrics;
 pub use ollamax_blobs::{Access, BlobSpec, ManifestError, NoRoom, Scanned};
-pub use ports::{Listing, Opened, Origin, OriginError, OriginTrouble, Others, Place, PullStream, Runtime, Wanted};
+pub use ports::{
+    FetchStep, Listing, Opened, Origin, OriginError, OriginTrouble, Others, Place, PullStream, Runtime, RuntimeTrouble,
+    Wanted,
+};
 pub use progress::{BlobProgress, PullProgress, Source, SourceProgress, Stage, Watch};
+pub use shelf::{Shelf, Ware};

@@ -1,0 +1,148 @@
+//! A runtime in memory that fetches from a shelf into its folder, and what goes wrong with it.
+//!
+//! It writes as Ollama does: files first, then the manifest, and no file that is not what its name says.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::path::PathBuf;
+
+use futures::stream::{self, BoxStream, StreamExt as _};
+use sha2::{Digest as _, Sha256};
+
+use ollamax_blobs::{BlobSpec, Manifest, Store};
+use ollamax_types::{Digest, ErrorCode, ModelName};
+
+use crate::ports::{FetchStep, Place, RuntimeTrouble};
+use crate::shelf::Shelf;
+
+/// What goes wrong with one fetch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FetchFault {
+    /// It does not run.
+    Down,
+    /// It refuses.
+    Refused,
+    /// It says how far it is, again and again the same, and fetches nothing.
+    Stuck,
+    /// It breaks off behind the first file.
+    Cut,
+    /// It writes another manifest than it fetched.
+    Rewritten,
+}
+
+/// What a runtime has to do with shelves.
+#[derive(Debug, Default)]
+pub(super) struct Fetching {
+    pub(super) shelf: Option<Shelf>,
+    pub(super) faults: VecDeque<FetchFault>,
+    pub(super) asked: Vec<ModelName>,
+}
+
+type Told = Result<FetchStep, RuntimeTrouble>;
+
+/// Fetches what the name says, and tells all of it.
+pub(super) fn fetch(
+    place: &Place,
+    shelf: Option<Shelf>,
+    name: &ModelName,
+    fault: Option<FetchFault>,
+) -> BoxStream<'static, Told> {
+    let went = |what: &str, bytes| Ok(FetchStep::Went { what: what.to_owned(), bytes });
+    match fault {
+        Some(FetchFault::Down) => stream::iter([Err(trouble(true, "it does not run"))]).boxed(),
+        Some(FetchFault::Refused) => stream::iter([Err(trouble(false, "it refuses"))]).boxed(),
+        Some(FetchFault::Stuck) => {
+            let again = stream::repeat_with(move || went("pulling", 1)).then(|told| async {
+                tokio::time::sleep(std::time::Duration::from_millis(60)).await;
+                told
+            });
+            again.boxed()
+        }
+        Some(FetchFault::Cut | FetchFault::Rewritten) | None => {
+            let mut told = vec![went("pulling manifest", 0)];
+            let fetched = take(place, shelf, name, fault, &mut told);
+            told.push(fetched.map(|()| FetchStep::Done));
+            stream::iter(told).boxed()
+        }
+    }
+}
+
+fn take(
+    place: &Place,
+    shelf: Option<Shelf>,
+    name: &ModelName,
+    fault: Option<FetchFault>,
+    told: &mut Vec<Told>,
+) -> Result<(), RuntimeTrouble> {
+    let absent = || trouble(false, "file does not exist");
+    let (store, shelf) = (open(place)?, shelf.ok_or_else(absent)?);
+    let [_, namespace, model, tag] = name.parts();
+    let bytes = shelf.manifest(namespace, model, tag).ok_or_else(absent)?;
+    let manifest = Manifest::read(&bytes).map_err(|error| trouble(false, &error.to_string()))?;
+    for (number, blob) in manifest.blobs().into_iter().enumerate() {
+        if fault == Some(FetchFault::Cut) && number > 0 {
+            return Err(trouble(true, "it broke off"));
+        }
+        if !matches!(store.blob(blob), Ok(Some(_))) {
+            let file = shelf.file(namespace, model, blob.sha256).ok_or_else(absent)?;
+            let bytes = read(blob, |from| file.read(from, blob.size_bytes))?;
+            write(&store.blob_path(blob.sha256), &bytes)?;
+        }
+        told.push(Ok(FetchStep::Went { what: format!("pulling {}", blob.sha256.short()), bytes: blob.size_bytes }));
+    }
+    let bytes = if fault == Some(FetchFault::Rewritten) { [&bytes[..], b" "].concat() } else { bytes.to_vec() };
+    write(&path_of(&store, name), &bytes)
+}
+
+/// All bytes of a file, which are what its name says.
+fn read(blob: BlobSpec, piece: impl Fn(u64) -> Result<bytes::Bytes, String>) -> Result<Vec<u8>, RuntimeTrouble> {
+    let mut bytes = Vec::new();
+    while (bytes.len() as u64) < blob.size_bytes {
+        bytes.extend_from_slice(&piece(bytes.len() as u64).map_err(|error| trouble(true, &error))?);
+    }
+    if Digest(Sha256::digest(&bytes).into()) == blob.sha256 {
+        Ok(bytes)
+    } else {
+        Err(trouble(false, "digest mismatch"))
+    }
+}
+
+/// The version that lies under a name.
+pub(super) fn holds(place: &Place, name: &ModelName) -> Result<Option<Digest>, RuntimeTrouble> {
+    let stored = open(place)?.manifest(name).map_err(|error| trouble(true, &error.to_string()))?;
+    Ok(stored.map(|(_, manifest)| manifest.digest()))
+}
+
+/// Gives a manifest a second name.
+pub(super) fn copy(place: &Place, from: &ModelName, to: &ModelName) -> Result<(), RuntimeTrouble> {
+    let store = open(place)?;
+    let bytes = fs::read(path_of(&store, from)).map_err(|error| trouble(false, &error.to_string()))?;
+    write(&path_of(&store, to), &bytes)
+}
+
+/// Takes a manifest away, if it is there.
+pub(super) fn delete(place: &Place, name: &ModelName) -> Result<(), RuntimeTrouble> {
+    drop(fs::remove_file(path_of(&open(place)?, name)));
+    Ok(())
+}
+
+fn open(place: &Place) -> Result<Store, RuntimeTrouble> {
+    match place {
+        Place::Store(root) => Store::open(root).map_err(|fault| trouble(true, &fault.to_string())),
+        Place::None(why) => Err(trouble(true, why)),
+    }
+}
+
+fn path_of(store: &Store, name: &ModelName) -> PathBuf {
+    name.parts().iter().fold(store.root().join("manifests"), |path, part| path.join(part))
+}
+
+fn write(path: &std::path::Path, bytes: &[u8]) -> Result<(), RuntimeTrouble> {
+    let folder = path.parent().unwrap_or(path);
+    let written = fs::create_dir_all(folder).and_then(|()| fs::write(path, bytes));
+    written.map_err(|error| trouble(false, &error.to_string()))
+}
+
+fn trouble(may_pass: bool, text: &str) -> RuntimeTrouble {
+    RuntimeTrouble { may_pass, code: ErrorCode::RuntimeFailed, text: text.to_owned() }
+}
