@@ -4,10 +4,13 @@
 
 use std::collections::VecDeque;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt as _};
 use sha2::{Digest as _, Sha256};
+use tokio::time::sleep;
 
 use ollamax_blobs::{BlobSpec, Manifest, Store};
 use ollamax_types::{Digest, ErrorCode, ModelName};
@@ -52,8 +55,8 @@ pub(super) fn fetch(
         Some(FetchFault::Down) => stream::iter([Err(trouble(true, "it does not run"))]).boxed(),
         Some(FetchFault::Refused) => stream::iter([Err(trouble(false, "it refuses"))]).boxed(),
         Some(FetchFault::Stuck) => {
-            let again = stream::repeat_with(move || went("pulling", 1)).then(|told| async {
-                tokio::time::sleep(std::time::Duration::from_millis(60)).await;
+            let again = stream::repeat_with(move || went("pulling", 1)).then(|told| async move {
+                sleep(Duration::from_millis(60)).await;
                 told
             });
             again.boxed()
@@ -95,7 +98,7 @@ fn take(
 }
 
 /// All bytes of a file, which are what its name says.
-fn read(blob: BlobSpec, piece: impl Fn(u64) -> Result<bytes::Bytes, String>) -> Result<Vec<u8>, RuntimeTrouble> {
+fn read(blob: BlobSpec, piece: impl Fn(u64) -> Result<Bytes, String>) -> Result<Vec<u8>, RuntimeTrouble> {
     let mut bytes = Vec::new();
     while (bytes.len() as u64) < blob.size_bytes {
         bytes.extend_from_slice(&piece(bytes.len() as u64).map_err(|error| trouble(true, &error))?);
@@ -137,7 +140,7 @@ fn path_of(store: &Store, name: &ModelName) -> PathBuf {
     name.parts().iter().fold(store.root().join("manifests"), |path, part| path.join(part))
 }
 
-fn write(path: &std::path::Path, bytes: &[u8]) -> Result<(), RuntimeTrouble> {
+fn write(path: &Path, bytes: &[u8]) -> Result<(), RuntimeTrouble> {
     let folder = path.parent().unwrap_or(path);
     let written = fs::create_dir_all(folder).and_then(|()| fs::write(path, bytes));
     written.map_err(|error| trouble(false, &error.to_string()))

@@ -81,7 +81,7 @@ impl Way {
     pub(super) fn copied_to(&self, store: &Store) -> Option<PathBuf> {
         match self {
             Self::Linked => None,
-            Self::Handed(_) => Some(store.root().to_owned()),
+            Self::Handed(_) => Some(store.staging_place().parent().unwrap_or(store.root()).to_owned()),
         }
     }
 }
