@@ -1,9 +1,9 @@
 //! What is offered to the runtime beside this node while it fetches.
 //!
 //! An offer is one version of a model, under a name that says where it is fetched:
-//! `127.0.0.1:<port>/ollamax-<16 hex digits>/<model>:<tag>`. The digits are drawn anew each time, so nobody finds it who
-//! was not told, and it lasts as long as its guard. What is not on the shelf does not exist. A file is read as the disk
-//! gives it; the runtime compares it with its name.
+//! `127.0.0.1:<port>/ollamax-<16 hex digits>/<model>:<tag>`. The digits are drawn anew each time, so nobody finds it
+//! who was not told, and it lasts as long as its guard. What is not on the shelf does not exist. A file is read as the
+//! disk gives it; the runtime compares it with its name.
 
 use std::collections::BTreeMap;
 use std::fmt;

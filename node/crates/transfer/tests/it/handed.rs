@@ -239,7 +239,7 @@ async fn a_pull_that_was_cut_off_goes_on_where_it_was_in_the_nodes_own_folder() 
     let node = world.start();
     let mut watch = node.ask(&model.name).await.expect("it begins");
     until_verified(&mut watch, chunks(2)).await;
-    assert!(node.metric("ollamax_transfer_staged_bytes") >= 0.0 && parted.staged() > 0);
+    assert!(parted.staged() > 0);
     node.end().await;
     world.check_nothing_published();
     world.origin.set_limit(u64::MAX);
