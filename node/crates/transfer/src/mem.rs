@@ -23,7 +23,7 @@ use crate::shelf::Shelf;
 
 mod fetching;
 
-pub use fetching::FetchFault;
+pub use fetching::{FetchFault, MemOffer};
 
 use fetching::Fetching;
 

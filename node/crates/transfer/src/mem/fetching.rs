@@ -3,6 +3,7 @@
 //! It writes as Ollama does: files first, then the manifest, and no file that is not what its name says.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,11 +13,12 @@ use futures::stream::{self, BoxStream, StreamExt as _};
 use sha2::{Digest as _, Sha256};
 use tokio::time::sleep;
 
-use ollamax_blobs::{BlobSpec, Manifest, Store};
+use ollamax_blobs::{BlobSpec, Manifest, Staging, Store, chunk_hash};
+use ollamax_types::chunk::{chunk_count, chunk_range};
 use ollamax_types::{Digest, ErrorCode, ModelName};
 
 use crate::ports::{FetchStep, Place, RuntimeTrouble};
-use crate::shelf::Shelf;
+use crate::shelf::{Offered, Shelf};
 
 /// What goes wrong with one fetch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +43,61 @@ pub(super) struct Fetching {
     pub(super) asked: Vec<ModelName>,
 }
 
+/// A model on a shelf, for as long as this is kept.
+pub struct MemOffer {
+    offered: Offered,
+    digests: Vec<Digest>,
+}
+
 type Told = Result<FetchStep, RuntimeTrouble>;
+
+impl fmt::Debug for MemOffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemOffer").field("name", self.name()).finish_non_exhaustive()
+    }
+}
+
+// === impl MemOffer ===
+
+impl MemOffer {
+    /// Offers a model of these files, which grow in a folder first.
+    ///
+    /// # Panics
+    /// When the folder does not take them.
+    #[must_use]
+    pub fn new(shelf: &Shelf, folder: &Path, target: &ModelName, files: &[Vec<u8>]) -> Self {
+        let staging = Staging::open(&folder.join("staging"), None).expect("a folder of the test's own");
+        let (mut parts, mut layers, mut digests) = (Vec::new(), Vec::new(), Vec::new());
+        for bytes in files {
+            let (sha256, size_bytes) = (Digest(Sha256::digest(bytes).into()), bytes.len() as u64);
+            let part = staging.begin(BlobSpec { sha256, size_bytes }).expect("room for what is in memory already");
+            for index in 0..chunk_count(size_bytes) {
+                let range = chunk_range(size_bytes, index);
+                let place = |at: u64| usize::try_from(at).expect("it is in memory");
+                let chunk = &bytes[place(range.start)..place(range.end)];
+                part.write(index, chunk, chunk_hash(size_bytes, index, chunk)).expect("its room was set aside");
+            }
+            layers.push(format!(r#"{{"mediaType":"x","digest":"sha256:{sha256}","size":{size_bytes}}}"#));
+            parts.push(part);
+            digests.push(sha256);
+        }
+        let text = format!(r#"{{"schemaVersion":2,"layers":[{}]}}"#, layers.join(","));
+        let manifest = Manifest::read(text.as_bytes()).expect("it was written to be read");
+        Self { offered: shelf.offer(target, &manifest, &parts).expect("the shelf draws a number"), digests }
+    }
+
+    /// The name under which it is fetched.
+    #[must_use]
+    pub const fn name(&self) -> &ModelName {
+        self.offered.name()
+    }
+
+    /// Its files, in order.
+    #[must_use]
+    pub fn digests(&self) -> &[Digest] {
+        &self.digests
+    }
+}
 
 /// Fetches what the name says, and tells all of it.
 pub(super) fn fetch(
