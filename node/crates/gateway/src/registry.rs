@@ -3,8 +3,8 @@
 //! Bound to loopback alone and read only: the manifest of a model that is on the shelf just now, and its files. All
 //! else does not exist, and says so in the same words. A file is answered with a redirect to another name of this
 //! machine at first, since Ollama's client takes no file from where it asked for it; there it comes whole, or in the
-//! range that is asked for. It is read piece by piece as the runtime takes it. Where the disk refuses, the answer breaks
-//! off and never looks whole.
+//! range that is asked for. It is read piece by piece as the runtime takes it. Where the disk refuses, the answer
+//! breaks off and never looks whole.
 
 use std::future::ready;
 use std::io;
