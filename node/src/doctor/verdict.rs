@@ -365,7 +365,7 @@ fn access(Files { path, access, owner, handed, .. }: &Files) -> Check {
             let found = format!("{place} is owned by {owner}; this node only reads it: {reason}");
             let way = match handed {
                 Ok(address) => format!(
-                    "what is pulled, the runtime fetches from this node at {address}, and it needs its room twice meanwhile"
+                    "what is pulled, the runtime fetches from this node at {address}, and it needs its room twice"
                 ),
                 Err(why) => format!("nothing can be pulled into it: {why}"),
             };
