@@ -214,6 +214,16 @@ impl From<Refusal> for AdminError {
                 ("a bound keeps the replicated state small", "delete what is not needed, or raise it: ollamax kv quota")
             }
             Refusal::Migration(_) => ("migrations go in order, one direction at a time", "ollamax migrate status"),
+            Refusal::RootConflict { .. } => (
+                "one of the nodes that told it read other bytes: a disk lies, or a defect of the program",
+                "ollamax status; then pull the model anew on the node with the damaged file",
+            ),
+            Refusal::RoundPassed { .. } => ("somebody has asked for the model again meanwhile", "ollamax model pulls"),
+            Refusal::VersionMoved { .. } => {
+                ("the registry gave the tag to another version meanwhile", "ollamax model pull NAME begins anew with it")
+            }
+            Refusal::WishNotFound(_) => ("it was never asked for, or is not any more", "ollamax model pull NAME"),
+            Refusal::NotPlanned { .. } => ("the leader has given this to another node", "ollamax model pulls"),
         };
         Self::new(refusal.code(), refusal.to_string(), why, next)
     }
