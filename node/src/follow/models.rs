@@ -41,12 +41,12 @@ pub(crate) enum Listed<'a> {
 }
 
 /// What models can do by their configurations in the store, by manifest.
-type Abilities<'a> = BTreeMap<Digest, &'a [String]>;
+pub(crate) type Abilities<'a> = BTreeMap<Digest, &'a [String]>;
 
 /// The next report to make, if any: at most `REPORT_MODELS_MAX` of each kind. Without `abilities` nothing is said of
 /// what models can do: an older cluster does not keep it.
 #[must_use]
-fn plan_report(
+pub(crate) fn plan_report(
     node: NodeId,
     listed: Listed<'_>,
     recorded: &[Location],
@@ -97,7 +97,7 @@ fn to_record(listed: &ModelRecord, recorded: Option<&ModelRecord>, abilities: Op
     }
     let sources = abilities.map(|abilities| {
         let configuration: &[String] = abilities.get(&model.digest).copied().unwrap_or_default();
-        [configuration, &listed.capabilities, same.map_or(&[][..], |recorded| &recorded.capabilities)]
+        [configuration, &listed.capabilities[..], same.map_or(&[][..], |recorded| &recorded.capabilities[..])]
     });
     let told = sources.into_iter().flatten().find(|words| !words.is_empty());
     model.capabilities = told.map(<[String]>::to_vec).unwrap_or_default();

@@ -215,8 +215,8 @@ impl From<Refusal> for AdminError {
             }
             Refusal::Migration(_) => ("migrations go in order, one direction at a time", "ollamax migrate status"),
             Refusal::RootConflict { .. } => (
-                "one of the nodes that told it read other bytes: a disk lies, or a defect of the program",
-                "ollamax status; then pull the model anew on the node with the damaged file",
+                "two nodes read different bytes under one name: a disk lies, or a defect of the program",
+                "delete the model on the node whose log tells of this file, and pull it again",
             ),
             Refusal::RoundPassed { .. } => ("somebody has asked for the model again meanwhile", "ollamax model pulls"),
             Refusal::VersionMoved { .. } => {
