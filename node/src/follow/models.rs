@@ -84,8 +84,8 @@ pub(crate) fn plan_report(
 }
 
 /// What the catalog shall say of a model. Details that are too large to record are left out. Weights that were recorded
-/// and that the runtime has not been asked for since it started stay: a manifest never changes its weights. So does what
-/// the model can do.
+/// and that the runtime has not been asked for since it started stay: a manifest never changes its weights. What the
+/// model can do stays likewise.
 fn to_record(listed: &ModelRecord, recorded: Option<&ModelRecord>, abilities: Option<&Abilities<'_>>) -> ModelRecord {
     let mut model = listed.clone();
     if model.details_json.len() > MODEL_DETAILS_BYTES_MAX {

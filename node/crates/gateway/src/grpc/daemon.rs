@@ -219,9 +219,10 @@ impl From<Refusal> for AdminError {
                 "delete the model on the node whose log tells of this file, and pull it again",
             ),
             Refusal::RoundPassed { .. } => ("somebody has asked for the model again meanwhile", "ollamax model pulls"),
-            Refusal::VersionMoved { .. } => {
-                ("the registry gave the tag to another version meanwhile", "ollamax model pull NAME begins anew with it")
-            }
+            Refusal::VersionMoved { .. } => (
+                "the registry gave the tag to another version meanwhile",
+                "ollamax model pull NAME begins anew with it",
+            ),
             Refusal::WishNotFound(_) => ("it was never asked for, or is not any more", "ollamax model pull NAME"),
             Refusal::NotPlanned { .. } => ("the leader has given this to another node", "ollamax model pulls"),
         };
