@@ -71,8 +71,12 @@ impl World {
     }
 
     fn apply(&mut self, command: Command) -> Applied {
+        self.apply_at(self.index + 1, command)
+    }
+
+    fn apply_at(&mut self, log_time: u64, command: Command) -> Applied {
         self.index += 1;
-        let applied = apply(&self.view, self.index, 1, &entry(self.index, command)).expect("no fault");
+        let applied = apply(&self.view, self.index, 1, &entry(log_time, command)).expect("no fault");
         if matches!(applied.answer, Answer::Refused(_)) {
             assert_eq!(applied.mutations, vec![], "a refusal changes nothing");
         }
@@ -192,6 +196,24 @@ fn the_same_question_keeps_a_round_that_somebody_is_busy_with() {
     let copied = |round| vec![report(3, &[("m", 9)], &[]), plan("m", round, 3, &[1]), resolve(3, "m", round, 9)];
     assert!(goes_on(&copied), "1 is busy");
     assert!(!goes_on(&|round| [copied(round), vec![holds(1)]].concat()), "3 was no target");
+}
+
+#[test]
+fn a_receiver_that_is_away_keeps_a_round_for_some_time_only() {
+    let kept_ms = u64::try_from(ROUND_KEPT_FOR.as_millis()).expect("minutes");
+    let mut world = World::new();
+    let round = world.ask(ask("m", Replicas::Count(2))); // its log time is its index
+    world.check(plan("m", round, 1, &[1, 2]), Answer::Done);
+    world.check(resolve(1, "m", round, 9), Answer::Done);
+    let check_after = |world: &mut World, passed_ms: u64, goes_on: bool| {
+        let answer = world.apply_at(round + passed_ms, ask("m", Replicas::Count(2))).answer;
+        let expected = if goes_on { round } else { world.index };
+        assert_eq!(answer, Answer::Wish { round: expected }, "after {passed_ms} ms");
+    };
+    check_after(&mut world, kept_ms + 5, true); // the ingester is at it still
+    world.check(report(1, &[("m", 9)], &[]), Answer::Done);
+    check_after(&mut world, kept_ms - 1, true);
+    check_after(&mut world, kept_ms, false);
 }
 
 #[test]
