@@ -1,0 +1,166 @@
+//! Which peer is asked next, and for what.
+//!
+//! A peer for which nothing was found is not looked at again until there may be something: it tells of a chunk, one
+//! that it has is wanted again, or it is free again.
+
+use ollamax_types::NodeId;
+
+use super::peer::Peer;
+use super::requests::COPIES_MAX;
+use super::{Action, Swarm, is_own};
+use crate::transfer_plan::Extent;
+
+// === impl Swarm ===
+
+impl Swarm {
+    /// Asks for as much as may be asked.
+    pub(crate) fn proceed(&mut self) {
+        if self.have.is_full() {
+            self.finish();
+            return;
+        }
+        self.move_window();
+        if self.is_endgame() {
+            self.wake_all();
+        }
+        while let Some(id) = self.next_ready() {
+            match self.find_for(id) {
+                Some(extent) => self.ask(id, extent),
+                None => {
+                    self.ready.remove(&id);
+                }
+            }
+        }
+    }
+
+    fn finish(&mut self) {
+        let left: Vec<u64> = self.requests.all().map(|(number, _)| number).collect();
+        for number in left {
+            self.close(number);
+            self.actions.push(Action::Cancel { request: number });
+        }
+        if !self.is_complete {
+            self.is_complete = true;
+            self.actions.push(Action::Complete);
+        }
+    }
+
+    fn move_window(&mut self) {
+        self.prefix = self.have.zeros_from(self.prefix).next().unwrap_or(self.have.len());
+        for index in self.wanted.advance(self.prefix, &self.have) {
+            self.wake_holders(index);
+        }
+    }
+
+    /// A chunk is on its way no more: it is wanted, unless it is there or another request expects it.
+    pub(crate) fn release(&mut self, index: u32) {
+        if !self.have.get(index) && self.requests.of_chunk(index).is_empty() {
+            self.wanted.insert(index);
+            self.wake_holders(index);
+        }
+    }
+
+    fn wake_holders(&mut self, index: u32) {
+        let holders = self.peers.iter().filter(|(_, peer)| peer.has.get(index) && peer.is_free(self.now_ms));
+        self.ready.extend(holders.map(|(id, _)| *id));
+    }
+
+    pub(crate) fn wake(&mut self, id: NodeId) {
+        if self.peers.get(&id).is_some_and(|peer| peer.is_free(self.now_ms)) {
+            self.ready.insert(id);
+        }
+    }
+
+    pub(crate) fn wake_all(&mut self) {
+        let free = self.peers.iter().filter(|(_, peer)| peer.is_free(self.now_ms));
+        self.ready.extend(free.map(|(id, _)| *id));
+    }
+
+    /// Of two that may be asked the one that is through sooner.
+    fn next_ready(&mut self) -> Option<NodeId> {
+        let now_ms = self.now_ms;
+        self.ready.retain(|id| self.peers.get(id).is_some_and(|peer| peer.is_free(now_ms)));
+        let (one, other) = (self.any_ready()?, self.any_ready()?);
+        Some(self.sooner(one, other))
+    }
+
+    fn any_ready(&mut self) -> Option<NodeId> {
+        let count = self.ready.len();
+        if count == 0 {
+            return None;
+        }
+        let place = usize::try_from(self.draw() % count as u64).unwrap_or_default();
+        self.ready.iter().nth(place).copied()
+    }
+
+    /// Which of two is expected to be through sooner with one more chunk.
+    pub(crate) fn sooner(&self, one: NodeId, other: NodeId) -> NodeId {
+        let load_us = |id: NodeId| self.peers.get(&id).map_or(u64::MAX, Peer::load_us);
+        if load_us(other) < load_us(one) { other } else { one }
+    }
+
+    fn find_for(&self, id: NodeId) -> Option<Extent> {
+        let peer = self.peers.get(&id)?;
+        let first = if peer.is_source { self.first_of_source(peer) } else { self.first_of_peer(peer) };
+        let Some(first) = first else { return self.find_last(id, peer) };
+        let is_more = |index: &u32| {
+            let may_ask = !peer.is_source || self.may_ask_source(*index);
+            self.wanted.holds(*index) && peer.has.get(*index) && may_ask
+        };
+        let limit = first.saturating_add(peer.pace.extent);
+        let end = (first + 1..limit).find(|index| !is_more(index)).unwrap_or(limit);
+        Some(Extent { first, count: end - first })
+    }
+
+    fn first_of_peer(&self, peer: &Peer) -> Option<u32> {
+        self.wanted.rarest_spread().find(|index| peer.has.get(*index))
+    }
+
+    /// The own stripe first.
+    fn first_of_source(&self, peer: &Peer) -> Option<u32> {
+        let may_ask = |index: &u32| peer.has.get(*index) && self.may_ask_source(*index);
+        let own = self.wanted.rarest().find(|index| is_own(self.stripe, *index) && may_ask(index));
+        if own.is_some() || self.reach == 0 { own } else { self.wanted.rarest().find(may_ask) }
+    }
+
+    /// Whether a source is asked for this chunk: it is of the own stripe and no other peer has it, or this node starved.
+    fn may_ask_source(&self, index: u32) -> bool {
+        let (rank, of) = (self.stripe.rank, self.stripe.of);
+        if of <= 1 {
+            return true;
+        }
+        let distance = (index % of + of - rank % of) % of;
+        distance <= self.reach && (self.reach > 0 || self.wanted.spread(index) == 0)
+    }
+
+    /// Whether what is missing is on its way and so little that it is asked for twice.
+    pub(crate) fn is_endgame(&self) -> bool {
+        let missing = u64::from(self.have.len() - self.have.ones());
+        let last = u64::from(self.have.len()) * u64::from(self.rules.endgame_percent) / 100;
+        missing <= last && self.wanted.is_over()
+    }
+
+    /// One of the last chunks, which another peer is asked for already.
+    fn find_last(&self, id: NodeId, peer: &Peer) -> Option<Extent> {
+        if !self.is_endgame() || (peer.is_source && self.stripe.of > 1) {
+            return None;
+        }
+        let is_other = |number: u64| self.requests.get(number).is_some_and(|asked| asked.peer != id);
+        let mut single = self.requests.single();
+        let last = single.find(|(index, number)| peer.has.get(*index) && is_other(*number));
+        last.map(|(first, _)| Extent { first, count: 1 })
+    }
+
+    /// Asks a peer, also for what is on its way already.
+    pub(crate) fn ask(&mut self, id: NodeId, extent: Extent) {
+        let Some(peer) = self.peers.get_mut(&id) else { return };
+        let request = self.requests.open(id, extent, self.now_ms);
+        peer.open.insert(request);
+        peer.expected = peer.expected.saturating_add(extent.count);
+        for index in extent.chunks() {
+            self.wanted.remove(index);
+            debug_assert!(self.requests.of_chunk(index).len() <= COPIES_MAX, "chunk {index} is asked for too often");
+        }
+        self.actions.push(Action::Ask { request, peer: id, extent });
+    }
+}
