@@ -26,6 +26,12 @@ mod times;
 mod wanted;
 mod watch;
 
+/// Requests at once to all peers, as far as each may be asked at all. Few are enough for many peers, and few that are
+/// equal let all stripes come to an end at one time.
+const OPEN_MAX: usize = 16;
+/// Chunks that a node that fetches alone asks for in a row; several that fetch must each want something else.
+const RUN_ALONE: u32 = 4;
+
 /// The numbers of a swarm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rules {
@@ -41,7 +47,7 @@ pub struct Rules {
     pub endgame_percent: u32,
     /// After so many damaged chunks a peer is left.
     pub strikes_max: u32,
-    /// Rest of a peer that said that it is busy, milliseconds.
+    /// Longest rest of a peer that said that it is busy, milliseconds.
     pub busy_wait_ms: u64,
     /// Time without anything new after which it is no use, milliseconds.
     pub silence_ms: u64,
@@ -167,10 +173,12 @@ pub struct Swarm {
     chance: u64,
     /// When something was new: a chunk here, or one that nobody had before.
     news_ms: u64,
-    /// When a chunk arrived, or the stripe was widened.
+    /// When a source was asked for something, nothing was wanted, or the stripe was widened.
     fed_ms: u64,
-    /// How many stripes of others are asked for beside the own one.
+    /// How many stripes of others the sources are asked for beside the own one.
     reach: u32,
+    /// Requests at once to one peer.
+    share: u32,
     is_complete: bool,
     /// The moment of the last news when it was said that nothing comes any more.
     stuck_ms: Option<u64>,
@@ -210,7 +218,7 @@ impl Swarm {
             now_ms,
             seen: Bits::new(have.len()),
             prefix,
-            wanted: Wanted::new(own, rules.window, have.len()),
+            wanted: Wanted::new(own, if stripe.of <= 1 { RUN_ALONE } else { 1 }, rules.window, have.len()),
             have,
             requests: Requests::default(),
             peers: BTreeMap::new(),
@@ -222,6 +230,7 @@ impl Swarm {
             news_ms: now_ms,
             fed_ms: now_ms,
             reach: 0,
+            share: rules.per_peer_max,
             is_complete: false,
             stuck_ms: None,
             actions: Vec::new(),

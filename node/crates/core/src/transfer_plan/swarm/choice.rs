@@ -61,25 +61,26 @@ impl Swarm {
     }
 
     fn wake_holders(&mut self, index: u32) {
-        let holders = self.peers.iter().filter(|(_, peer)| peer.has.get(index) && peer.is_free(self.now_ms));
+        let holders =
+            self.peers.iter().filter(|(_, peer)| peer.has.get(index) && peer.is_free(self.now_ms, self.share));
         self.ready.extend(holders.map(|(id, _)| *id));
     }
 
     pub(crate) fn wake(&mut self, id: NodeId) {
-        if self.peers.get(&id).is_some_and(|peer| peer.is_free(self.now_ms)) {
+        if self.peers.get(&id).is_some_and(|peer| peer.is_free(self.now_ms, self.share)) {
             self.ready.insert(id);
         }
     }
 
     pub(crate) fn wake_all(&mut self) {
-        let free = self.peers.iter().filter(|(_, peer)| peer.is_free(self.now_ms));
+        let free = self.peers.iter().filter(|(_, peer)| peer.is_free(self.now_ms, self.share));
         self.ready.extend(free.map(|(id, _)| *id));
     }
 
     /// Of two that may be asked the one that is through sooner.
     fn next_ready(&mut self) -> Option<NodeId> {
-        let now_ms = self.now_ms;
-        self.ready.retain(|id| self.peers.get(id).is_some_and(|peer| peer.is_free(now_ms)));
+        let (now_ms, share) = (self.now_ms, self.share);
+        self.ready.retain(|id| self.peers.get(id).is_some_and(|peer| peer.is_free(now_ms, share)));
         let (one, other) = (self.any_ready()?, self.any_ready()?);
         Some(self.sooner(one, other))
     }
@@ -120,7 +121,11 @@ impl Swarm {
     fn first_of_source(&self, peer: &Peer) -> Option<u32> {
         let may_ask = |index: &u32| peer.has.get(*index) && self.may_ask_source(*index);
         let own = self.wanted.rarest().find(|index| is_own(self.stripe, *index) && may_ask(index));
-        if own.is_some() || self.reach == 0 { own } else { self.wanted.rarest().find(may_ask) }
+        if own.is_some() || self.reach == 0 {
+            return own;
+        }
+        // What others have first: its owner is slow. What only sources have may be on its way to its owner.
+        self.wanted.rarest_spread().find(may_ask).or_else(|| self.wanted.rarest().find(may_ask))
     }
 
     /// Whether a source is asked for this chunk: it is of the own stripe and no other peer has it, or this node starved.

@@ -6,7 +6,7 @@ use ollamax_types::NodeId;
 
 use super::peer::Peer;
 use super::requests::Request;
-use super::{Swarm, is_own};
+use super::{OPEN_MAX, Swarm, is_own};
 use crate::transfer_plan::Extent;
 
 // === impl Swarm ===
@@ -19,6 +19,13 @@ impl Swarm {
         }
         let is_source = peer == self.stripe.ingester;
         self.peers.insert(peer, Peer::new(self.have.len(), is_source, &self.rules));
+        self.divide();
+    }
+
+    /// What may be asked at once is divided among the peers.
+    fn divide(&mut self) {
+        let share = OPEN_MAX / self.peers.len().max(1);
+        self.share = u32::try_from(share).unwrap_or(u32::MAX).clamp(1, self.rules.per_peer_max);
     }
 
     /// A peer has these chunks too.
@@ -69,6 +76,7 @@ impl Swarm {
     pub(crate) fn leave(&mut self, id: NodeId) {
         let Some(peer) = self.peers.remove(&id) else { return };
         self.ready.remove(&id);
+        self.divide();
         if !peer.is_source {
             peer.has.runs().flatten().for_each(|index| self.wanted.shrinks(index));
         }

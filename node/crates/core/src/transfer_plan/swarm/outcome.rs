@@ -2,6 +2,7 @@
 //!
 //! Always holds: a chunk that no request expects any more is there or wanted again.
 
+use super::peer::Peer;
 use super::requests::Request;
 use super::{Action, Swarm};
 
@@ -16,7 +17,7 @@ impl Swarm {
             peer.answered(asked.asked_ms, self.now_ms);
         }
         if self.have.set(index) {
-            (self.news_ms, self.fed_ms) = (self.now_ms, self.now_ms);
+            self.news_ms = self.now_ms;
             self.wanted.remove(index);
         }
         for number in self.requests.of_chunk(index).to_vec() {
@@ -74,12 +75,14 @@ impl Swarm {
 
     pub(crate) fn busy(&mut self, request: u64) {
         let Some(asked) = self.close(request) else { return };
-        if let Some(peer) = self.peers.get_mut(&asked.peer) {
-            peer.pace.halve();
+        // What it has taken on it will be done with; only then it is asked again. Where that is nothing, not all of those
+        // who wait come back at one moment, or whoever is busy stays so.
+        let has_more = self.peers.get_mut(&asked.peer).is_some_and(Peer::took_its_fill);
+        let half_ms = self.rules.busy_wait_ms / 2;
+        let chance_ms = self.draw() % (half_ms + 1);
+        if !has_more {
+            self.rest(asked.peer, half_ms + chance_ms);
         }
-        // Not all at one moment, or whoever is busy stays so.
-        let chance_ms = self.draw() % (self.rules.busy_wait_ms / 2 + 1);
-        self.rest(asked.peer, self.rules.busy_wait_ms.saturating_add(chance_ms));
         asked.open_chunks().for_each(|index| self.release(index));
     }
 

@@ -1,7 +1,7 @@
 //! What one peer has, what it was asked, and how fast it answers.
 //!
-//! A peer is asked for little at first. It is asked for more while it keeps its pace, and for half as much when it says
-//! that it is busy.
+//! A request grows with each one that came whole. A peer that says that it is busy is asked for no more at once than it
+//! has taken on; a few whole requests later for one more.
 
 use std::collections::BTreeSet;
 
@@ -11,8 +11,8 @@ use super::Rules;
 
 /// Chunks of the first request to a peer.
 const EXTENT_FIRST: u32 = 2;
-/// Requests at once to a peer of whom nothing is known.
-const OPEN_FIRST: u32 = 2;
+/// After so many whole requests a peer may be asked for one more at once.
+const WHOLE_FOR_MORE: u32 = 4;
 /// How often in a row the wait behind a stall doubles.
 const STALL_DOUBLINGS_MAX: u32 = 6;
 
@@ -37,13 +37,13 @@ pub(crate) struct Peer {
 pub(crate) struct Pace {
     /// Smoothed time between two chunks, microseconds; 0 when not measured.
     chunk_us: u64,
-    /// The least that it was of late.
-    best_us: u64,
     last_ms: u64,
     /// Chunks of the next request.
     pub(crate) extent: u32,
     /// Requests at once.
     open_max: u32,
+    /// Requests that came whole since that changed.
+    whole: u32,
 }
 
 /// What is remembered of a peer for as long as the swarm lasts.
@@ -63,9 +63,9 @@ impl Peer {
         Self { has, is_source, open, expected: 0, rests_until_ms: 0, pace, stalls: 0 }
     }
 
-    /// Whether it may be asked for more.
-    pub(crate) fn is_free(&self, now_ms: u64) -> bool {
-        self.rests_until_ms <= now_ms && self.open.len() < self.pace.open_max as usize
+    /// Whether it may be asked for more, when `share` requests at once are its due.
+    pub(crate) fn is_free(&self, now_ms: u64, share: u32) -> bool {
+        self.rests_until_ms <= now_ms && self.open.len() < self.pace.open_max.min(share) as usize
     }
 
     /// Expected time until one more chunk comes; the least where nothing was measured, so that it is tried.
@@ -77,6 +77,13 @@ impl Peer {
     pub(crate) fn answered(&mut self, asked_ms: u64, now_ms: u64) {
         self.stalls = 0;
         self.pace.answered(asked_ms, now_ms);
+    }
+
+    /// It takes no more than it has. Whether it has anything.
+    pub(crate) fn took_its_fill(&mut self) -> bool {
+        let open = u32::try_from(self.open.len()).unwrap_or(u32::MAX);
+        (self.pace.open_max, self.pace.whole) = (open.max(1), 0);
+        open > 0
     }
 
     /// It did not answer in time. How often its usual wait it rests for now.
@@ -93,8 +100,7 @@ impl Peer {
 impl Pace {
     fn new(rules: &Rules) -> Self {
         let extent = EXTENT_FIRST.min(rules.extent_max);
-        let open_max = OPEN_FIRST.min(rules.per_peer_max);
-        Self { chunk_us: 0, best_us: 0, last_ms: 0, extent, open_max }
+        Self { chunk_us: 0, last_ms: 0, extent, open_max: rules.per_peer_max, whole: 0 }
     }
 
     fn answered(&mut self, asked_ms: u64, now_ms: u64) {
@@ -104,20 +110,17 @@ impl Pace {
         self.last_ms = now_ms;
     }
 
-    /// A whole request came: the next ones are larger unless that has made it slower.
+    /// A whole request came: the next ones are larger, and after some of them more.
     pub(crate) fn grow(&mut self, rules: &Rules) {
-        let is_kept = self.best_us == 0 || self.chunk_us <= self.best_us.saturating_add(self.best_us / 4);
-        if is_kept {
-            self.extent = self.extent.saturating_mul(2).min(rules.extent_max);
+        self.extent = self.extent.saturating_mul(2).min(rules.extent_max);
+        self.whole += 1;
+        if self.whole >= WHOLE_FOR_MORE {
+            self.whole = 0;
             self.open_max = self.open_max.saturating_add(1).min(rules.per_peer_max);
         }
-        // The best is forgotten slowly: what a peer could do once, it may not be able to do now.
-        let best_us = self.best_us.saturating_add(self.best_us / 16).saturating_add(1);
-        self.best_us = if self.best_us == 0 { self.chunk_us } else { best_us.min(self.chunk_us) };
     }
 
-    /// It has too much to do.
-    pub(crate) fn halve(&mut self) {
+    fn halve(&mut self) {
         self.open_max = (self.open_max / 2).max(1);
         self.extent = (self.extent / 2).max(1);
     }

@@ -14,6 +14,8 @@ use crate::routing::mix;
 #[derive(Debug)]
 pub(crate) struct Wanted {
     salt: u64,
+    /// Chunks that follow each other and are as rare are asked for in runs of this length.
+    run: u32,
     window: u32,
     /// The first chunk that never was in the window.
     edge: u32,
@@ -33,9 +35,9 @@ struct Key {
 // === impl Wanted ===
 
 impl Wanted {
-    pub(crate) fn new(own: NodeId, window: u32, len: u32) -> Self {
-        let spread = vec![0; len as usize];
-        Self { salt: mix(own.0), window: window.max(1), edge: 0, spread, order: BTreeSet::new() }
+    pub(crate) fn new(own: NodeId, run: u32, window: u32, len: u32) -> Self {
+        let (spread, order) = (vec![0; len as usize], BTreeSet::new());
+        Self { salt: mix(own.0), run: run.max(1), window: window.max(1), edge: 0, spread, order }
     }
 
     /// Moves the window to behind `prefix`. The chunks that entered.
@@ -66,6 +68,10 @@ impl Wanted {
 
     pub(crate) fn holds(&self, index: u32) -> bool {
         self.order.contains(&self.key(index))
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.order.is_empty()
     }
 
     /// Whether nothing is wanted and nothing will enter.
@@ -111,6 +117,6 @@ impl Wanted {
     }
 
     fn key(&self, index: u32) -> Key {
-        Key { spread: self.spread(index), tie: mix(self.salt ^ u64::from(index)), index }
+        Key { spread: self.spread(index), tie: mix(self.salt ^ u64::from(index / self.run)), index }
     }
 }

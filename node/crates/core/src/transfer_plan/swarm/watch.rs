@@ -93,7 +93,7 @@ impl Swarm {
 
     /// Who has this chunk too and is free, no source where that can be.
     fn find_thief(&self, late: NodeId, index: u32) -> Option<NodeId> {
-        let may = |id: NodeId, peer: &Peer| id != late && peer.has.get(index) && peer.is_free(self.now_ms);
+        let may = |id: NodeId, peer: &Peer| id != late && peer.has.get(index) && peer.is_free(self.now_ms, self.share);
         let free = self.peers.iter().filter(|(id, peer)| may(**id, peer));
         free.min_by_key(|(id, peer)| (peer.is_source, peer.load_us(), **id)).map(|(id, _)| *id)
     }
@@ -106,11 +106,15 @@ impl Swarm {
         self.rest(asked.peer, self.rules.busy_wait_ms.saturating_mul(times));
     }
 
-    /// A node that gets nothing for long asks the sources for another stripe too: its owner may be slow or gone.
+    /// While something is wanted and no source is asked for anything, it comes from the owners of other stripes, and these
+    /// may be slow or gone: after a while the sources are asked for one more stripe.
     fn widen_stripe(&mut self) {
-        let of = self.stripe.of;
-        let starved_ms = self.late_ms(self.times.usual_us(), of);
-        if self.reach.saturating_add(1) < of && self.now_ms.saturating_sub(self.fed_ms) >= starved_ms {
+        let is_fed = self.peers.values().any(|peer| peer.is_source && !peer.open.is_empty());
+        if is_fed || self.wanted.is_empty() {
+            self.fed_ms = self.now_ms;
+        }
+        let starved_ms = self.late_ms(self.times.usual_us(), 1);
+        if self.reach.saturating_add(1) < self.stripe.of && self.now_ms.saturating_sub(self.fed_ms) >= starved_ms {
             self.reach += 1;
             self.fed_ms = self.now_ms;
             self.wake_all();
