@@ -61,8 +61,8 @@ impl Swarm {
     }
 
     fn wake_holders(&mut self, index: u32) {
-        let holders =
-            self.peers.iter().filter(|(_, peer)| peer.has.get(index) && peer.is_free(self.now_ms, self.share));
+        let is_useful = |peer: &Peer| peer.has.get(index) && peer.is_free(self.now_ms, self.share);
+        let holders = self.peers.iter().filter(|(_, peer)| is_useful(peer));
         self.ready.extend(holders.map(|(id, _)| *id));
     }
 
@@ -95,7 +95,7 @@ impl Swarm {
     }
 
     /// Which of two is expected to be through sooner with one more chunk.
-    pub(crate) fn sooner(&self, one: NodeId, other: NodeId) -> NodeId {
+    fn sooner(&self, one: NodeId, other: NodeId) -> NodeId {
         let load_us = |id: NodeId| self.peers.get(&id).map_or(u64::MAX, Peer::load_us);
         if load_us(other) < load_us(one) { other } else { one }
     }
@@ -103,7 +103,7 @@ impl Swarm {
     fn find_for(&self, id: NodeId) -> Option<Extent> {
         let peer = self.peers.get(&id)?;
         let first = if peer.is_source { self.first_of_source(peer) } else { self.first_of_peer(peer) };
-        let Some(first) = first else { return self.find_last(id, peer) };
+        let Some(first) = first else { return self.find_late(id, peer) };
         let is_more = |index: &u32| {
             let may_ask = !peer.is_source || self.may_ask_source(*index);
             self.wanted.holds(*index) && peer.has.get(*index) && may_ask
@@ -134,7 +134,8 @@ impl Swarm {
         if of <= 1 {
             return true;
         }
-        let distance = (index % of + of - rank % of) % of;
+        let (place, own) = (index % of, rank % of);
+        let distance = if place >= own { place - own } else { place + (of - own) };
         distance <= self.reach && (self.reach > 0 || self.wanted.spread(index) == 0)
     }
 
@@ -145,15 +146,26 @@ impl Swarm {
         missing <= last && self.wanted.is_over()
     }
 
-    /// One of the last chunks, which another peer is asked for already.
-    fn find_last(&self, id: NodeId, peer: &Peer) -> Option<Extent> {
-        if !self.is_endgame() || (peer.is_source && self.stripe.of > 1) {
+    /// When nothing is wanted: a chunk that another peer is asked for, and that is among the last or comes slowly.
+    fn find_late(&self, id: NodeId, peer: &Peer) -> Option<Extent> {
+        if !self.wanted.is_empty() || (peer.is_source && self.stripe.of > 1) {
             return None;
         }
-        let is_other = |number: u64| self.requests.get(number).is_some_and(|asked| asked.peer != id);
-        let mut single = self.requests.single();
-        let last = single.find(|(index, number)| peer.has.get(*index) && is_other(*number));
-        last.map(|(first, _)| Extent { first, count: 1 })
+        let is_endgame = self.is_endgame();
+        let is_slow = |other: NodeId| self.peers.get(&other).is_some_and(|other| self.is_much_slower(other, peer));
+        let is_late = |number: u64| {
+            let asked = self.requests.get(number).map(|asked| asked.peer).filter(|other| *other != id);
+            asked.is_some_and(|other| is_endgame || is_slow(other))
+        };
+        // From the end on: what a peer is asked for comes in order.
+        let mut single = self.requests.single().rev();
+        let late = single.find(|(index, number)| peer.has.get(*index) && is_late(*number));
+        late.map(|(first, _)| Extent { first, count: 1 })
+    }
+
+    fn is_much_slower(&self, peer: &Peer, than: &Peer) -> bool {
+        let usual_us = than.pace.chunk_us();
+        usual_us > 0 && peer.pace.chunk_us() > usual_us.saturating_mul(u64::from(self.rules.steal_factor))
     }
 
     /// Asks a peer, also for what is on its way already.

@@ -106,6 +106,7 @@ impl Swarm {
     pub(crate) fn lost(&mut self, index: u32) {
         if self.have.clear(index) {
             self.is_complete = false;
+            self.news_ms = self.now_ms;
             self.prefix = self.prefix.min(index);
             self.release(index);
         }

@@ -35,7 +35,6 @@ pub(crate) struct Peer {
 /// How fast a peer answers, and how much it is asked at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Pace {
-    /// Smoothed time between two chunks, microseconds; 0 when not measured.
     chunk_us: u64,
     last_ms: u64,
     /// Chunks of the next request.
@@ -101,6 +100,11 @@ impl Pace {
     fn new(rules: &Rules) -> Self {
         let extent = EXTENT_FIRST.min(rules.extent_max);
         Self { chunk_us: 0, last_ms: 0, extent, open_max: rules.per_peer_max, whole: 0 }
+    }
+
+    /// Smoothed time between two chunks, microseconds; 0 when not measured.
+    pub(crate) const fn chunk_us(&self) -> u64 {
+        self.chunk_us
     }
 
     fn answered(&mut self, asked_ms: u64, now_ms: u64) {

@@ -78,10 +78,12 @@ impl Requests {
         self.by_number.iter().map(|(number, request)| (*number, *request))
     }
 
-    /// The chunks that exactly one request expects.
-    pub(crate) fn single(&self) -> impl Iterator<Item = (u32, u64)> + '_ {
-        let single = |numbers: &Vec<u64>| if let [number] = numbers[..] { Some(number) } else { None };
-        self.by_chunk.iter().filter_map(move |(index, numbers)| Some((*index, single(numbers)?)))
+    /// The chunks that exactly one request expects, with its number, in order.
+    pub(crate) fn single(&self) -> impl DoubleEndedIterator<Item = (u32, u64)> + '_ {
+        self.by_chunk.iter().filter_map(|(index, numbers)| match numbers[..] {
+            [number] => Some((*index, number)),
+            _ => None,
+        })
     }
 
     /// A chunk of a request is expected no more. Whether it was, and whether that was its last.

@@ -16,6 +16,9 @@ impl Swarm {
     pub(crate) fn watch(&mut self) {
         self.ask_late_elsewhere();
         self.widen_stripe();
+        if self.wanted.is_empty() {
+            self.wake_all();
+        }
         let is_silent = self.now_ms.saturating_sub(self.news_ms) >= self.rules.silence_ms;
         if is_silent && !self.have.is_full() {
             self.give_up();
@@ -106,8 +109,8 @@ impl Swarm {
         self.rest(asked.peer, self.rules.busy_wait_ms.saturating_mul(times));
     }
 
-    /// While something is wanted and no source is asked for anything, it comes from the owners of other stripes, and these
-    /// may be slow or gone: after a while the sources are asked for one more stripe.
+    /// While something is wanted and no source is asked for anything, it comes from the owners of other stripes. These may
+    /// be slow or gone, so after a while the sources are asked for one more stripe.
     fn widen_stripe(&mut self) {
         let is_fed = self.peers.values().any(|peer| peer.is_source && !peer.open.is_empty());
         if is_fed || self.wanted.is_empty() {
