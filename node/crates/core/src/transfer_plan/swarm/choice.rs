@@ -128,7 +128,7 @@ impl Swarm {
         self.wanted.rarest_spread().find(may_ask).or_else(|| self.wanted.rarest().find(may_ask))
     }
 
-    /// Whether a source is asked for this chunk: it is of the own stripe and no other peer has it, or this node starved.
+    /// Whether a source is asked for this chunk: it is of the own stripe and no other peer has it, or this node starves.
     fn may_ask_source(&self, index: u32) -> bool {
         let (rank, of) = (self.stripe.rank, self.stripe.of);
         if of <= 1 {

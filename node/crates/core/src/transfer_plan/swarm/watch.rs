@@ -109,8 +109,8 @@ impl Swarm {
         self.rest(asked.peer, self.rules.busy_wait_ms.saturating_mul(times));
     }
 
-    /// While something is wanted and no source is asked for anything, it comes from the owners of other stripes. These may
-    /// be slow or gone, so after a while the sources are asked for one more stripe.
+    /// While something is wanted and no source is asked for anything, it comes from the owners of other stripes. These
+    /// may be slow or gone, so after a while the sources are asked for one more stripe.
     fn widen_stripe(&mut self) {
         let is_fed = self.peers.values().any(|peer| peer.is_source && !peer.open.is_empty());
         if is_fed || self.wanted.is_empty() {
