@@ -173,7 +173,7 @@ pub struct Swarm {
     chance: u64,
     /// When something was new: a chunk here, or one that nobody had before.
     news_ms: u64,
-    /// When a source was asked for something, nothing was wanted, or the stripe was widened.
+    /// When a source had something to do for this node, nothing was wanted, or the stripe was widened.
     fed_ms: u64,
     /// How many stripes of others the sources are asked for beside the own one.
     reach: u32,

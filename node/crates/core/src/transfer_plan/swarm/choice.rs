@@ -102,8 +102,12 @@ impl Swarm {
 
     fn find_for(&self, id: NodeId) -> Option<Extent> {
         let peer = self.peers.get(&id)?;
-        let first = if peer.is_source { self.first_of_source(peer) } else { self.first_of_peer(peer) };
-        let Some(first) = first else { return self.find_late(id, peer) };
+        self.find_wanted(peer).or_else(|| self.find_late(id, peer))
+    }
+
+    /// What a peer may be asked for that nobody fetches.
+    pub(crate) fn find_wanted(&self, peer: &Peer) -> Option<Extent> {
+        let first = if peer.is_source { self.first_of_source(peer) } else { self.first_of_peer(peer) }?;
         let is_more = |index: &u32| {
             let may_ask = !peer.is_source || self.may_ask_source(*index);
             self.wanted.holds(*index) && peer.has.get(*index) && may_ask
@@ -128,7 +132,7 @@ impl Swarm {
         self.wanted.rarest_spread().find(may_ask).or_else(|| self.wanted.rarest().find(may_ask))
     }
 
-    /// Whether a source is asked for this chunk: it is of the own stripe and no other peer has it, or this node starves.
+    /// Whether a source is asked for this chunk: it is of the own stripe and nobody else has it, or this node starves.
     fn may_ask_source(&self, index: u32) -> bool {
         let (rank, of) = (self.stripe.rank, self.stripe.of);
         if of <= 1 {

@@ -63,7 +63,7 @@ impl Swarm {
         sound.filter(|index| peer.has.set(*index)).collect()
     }
 
-    fn is_source(&self, id: NodeId) -> bool {
+    pub(crate) fn is_source(&self, id: NodeId) -> bool {
         self.peers.get(&id).is_some_and(|peer| peer.is_source)
     }
 

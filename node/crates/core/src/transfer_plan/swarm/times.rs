@@ -33,3 +33,22 @@ impl Times {
         sorted.get(sorted.len() / 2).copied().unwrap_or(ASSUMED_US)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_of_the_last_is_what_is_usual() {
+        let mut times = Times::default();
+        assert_eq!(times.usual_us(), ASSUMED_US);
+        for (took_ms, chunks, usual_us) in [(40, 4, 10_000), (90, 1, 90_000), (20, 1, 20_000), (7, 0, 20_000)] {
+            times.note(took_ms, chunks);
+            assert_eq!(times.usual_us(), usual_us, "{took_ms} ms for {chunks}");
+        }
+        for _ in 0..KEPT {
+            times.note(3, 1);
+        }
+        assert_eq!((times.usual_us(), times.kept.len()), (3_000, KEPT));
+    }
+}

@@ -109,14 +109,17 @@ impl Swarm {
         self.rest(asked.peer, self.rules.busy_wait_ms.saturating_mul(times));
     }
 
-    /// While something is wanted and no source is asked for anything, it comes from the owners of other stripes. These
+    /// While something is wanted and no source is busy with a request, it comes from the owners of other stripes. These
     /// may be slow or gone, so after a while the sources are asked for one more stripe.
     fn widen_stripe(&mut self) {
-        let is_fed = self.peers.values().any(|peer| peer.is_source && !peer.open.is_empty());
+        let usual_us = self.times.usual_us();
+        let is_in_time =
+            |asked: Request| self.now_ms.saturating_sub(asked.asked_ms) < self.late_ms(usual_us, asked.extent.count);
+        let is_fed = self.requests.all().any(|(_, asked)| self.is_source(asked.peer) && is_in_time(asked));
         if is_fed || self.wanted.is_empty() {
             self.fed_ms = self.now_ms;
         }
-        let starved_ms = self.late_ms(self.times.usual_us(), 1);
+        let starved_ms = self.late_ms(usual_us, 1);
         if self.reach.saturating_add(1) < self.stripe.of && self.now_ms.saturating_sub(self.fed_ms) >= starved_ms {
             self.reach += 1;
             self.fed_ms = self.now_ms;
