@@ -246,30 +246,38 @@ fn a_file_that_is_there_or_empty_is_complete_at_once() {
 }
 
 #[test]
-fn the_rarest_is_asked_for_first_and_nothing_beyond_the_window() {
-    let rules = Rules { window: 3, extent_max: 1, per_peer_max: 1, ..Rules::default() };
+fn the_rarest_is_asked_for_first() {
+    let rules = Rules { window: 4, extent_max: 1, per_peer_max: 1, ..Rules::default() };
     let stripe = Stripe { rank: 0, of: 2, ingester: NodeId(77) };
-    let mut swarm = Swarm::new(rules, OWN, stripe, Bits::new(5), 7, 0);
-    walk(
-        &mut swarm,
-        &[(0, has(TWO, 2, 3), &[ask(1, TWO, 2, 1)]), (1, has(ONE, 0, 2), &[ask(2, ONE, swarm_first(&[0, 1]), 1)])],
-    );
-    let rest = 1 - swarm_first(&[0, 1]);
+    let mut swarm = Swarm::new(rules, OWN, stripe, Bits::new(6), 7, 0);
+    // Of equally rare ones each node has its own order.
+    let mut order = [0, 1, 2, 3];
+    order.sort_by_key(|index| mix(mix(OWN.0) ^ u64::from(*index)));
+    let [first, second, third, fourth] = order;
     walk(
         &mut swarm,
         &[
-            // One chunk in the window is left, and two have it now.
-            (2, has(NodeId(3), rest, 1), &[ask(3, NodeId(3), rest, 1)]),
-            (3, arrived(1, 2), &[]),
-            (4, arrived(3, rest), if rest == 0 { &[ask(4, TWO, 3, 1)] } else { &[] }),
+            (0, has(ONE, 0, 4), &[ask(1, ONE, first, 1)]),
+            (1, has(TWO, fourth, 1), &[ask(2, TWO, fourth, 1)]),
+            (2, has(TWO, second, 1), &[]),
+            (3, arrived(1, first), &[ask(3, ONE, third, 1)]),
         ],
     );
 }
 
-/// Which of these equally rare chunks this node asks for first.
-fn swarm_first(chunks: &[u32]) -> u32 {
-    let tie = |index: &u32| mix(mix(OWN.0) ^ u64::from(*index));
-    chunks.iter().copied().min_by_key(tie).expect("some")
+#[test]
+fn nothing_beyond_the_window_is_asked_for() {
+    let rules = Rules { window: 1, ..Rules::default() };
+    let mut swarm = Swarm::new(rules, OWN, ALONE, Bits::new(3), 7, 0);
+    walk(
+        &mut swarm,
+        &[
+            (0, has(ONE, 0, 3), &[ask(1, ONE, 0, 1)]),
+            (1, arrived(1, 0), &[ask(2, ONE, 1, 1)]),
+            (2, arrived(2, 1), &[ask(3, ONE, 2, 1)]),
+            (3, arrived(3, 2), &[Action::Complete]),
+        ],
+    );
 }
 
 /// What may happen to a swarm; requests are named by their place among those that are open.
@@ -290,16 +298,16 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        (0..5_u64).prop_map(Step::Joined),
+        1 => (0..5_u64).prop_map(Step::Joined),
         6 => (0..5_u64, 0..30_u32, 0..30_u32).prop_map(|(peer, first, count)| Step::Has(peer, first, count)),
-        (0..5_u64).prop_map(Step::Gone),
+        1 => (0..5_u64).prop_map(Step::Gone),
         12 => (0..40_usize, 0..8_usize).prop_map(|(place, chunk)| Step::Arrived(place, chunk)),
         2 => (0..40_usize, 0..8_usize).prop_map(|(place, chunk)| Step::Damaged(place, chunk)),
         2 => (0..40_usize).prop_map(Step::Busy),
         2 => (0..40_usize).prop_map(Step::Ended),
         2 => (0..40_usize).prop_map(Step::Broken),
-        (0..60_u64, 0..40_u32).prop_map(|(request, index)| Step::Stray(request, index)),
-        (0..30_u32).prop_map(Step::Lost),
+        1 => (0..60_u64, 0..40_u32).prop_map(|(request, index)| Step::Stray(request, index)),
+        1 => (0..30_u32).prop_map(Step::Lost),
         4 => (0..60_000_u64).prop_map(Step::Later),
     ]
 }
@@ -369,6 +377,9 @@ proptest! {
         let honest = NodeId(50);
         let mut waiting = vec![has(honest, 0, 24), Event::Tick];
         for _ in 0..4_000 {
+            if swarm.have().is_full() {
+                break;
+            }
             now_ms += 500;
             let event = waiting.pop().unwrap_or(Event::Tick);
             for action in swarm.apply(now_ms, event) {
