@@ -75,8 +75,8 @@ impl Swarm {
 
     pub(crate) fn busy(&mut self, request: u64) {
         let Some(asked) = self.close(request) else { return };
-        // It is asked again when it is through with what it has taken on. Where that is nothing, it rests; those that were
-        // refused at one moment do not all come back at one.
+        // It is asked again when it is through with what it has taken on. Where that is nothing, it rests; those that
+        // were refused at one moment do not all come back at one.
         let has_more = self.peers.get_mut(&asked.peer).is_some_and(Peer::took_its_fill);
         let half_ms = self.rules.busy_wait_ms / 2;
         let chance_ms = self.draw() % (half_ms + 1);
