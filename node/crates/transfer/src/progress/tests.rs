@@ -115,6 +115,7 @@ fn what_another_node_tells_anew_takes_nothing_back() {
         name: "tiny".parse().expect("a name"),
         node: NodeId(2),
         stage: Stage::Checking,
+        wait: None,
         digest: None,
         blobs: [(1, one), (2, two)]
             .map(|(name, verified_bytes)| BlobProgress {
