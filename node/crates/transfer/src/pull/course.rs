@@ -208,10 +208,12 @@ impl Pull {
         self.board.wait_for(Wait::FirstCopy);
         let mut assignment = wished.assignment.clone();
         let resolved = async move {
-            match assignment.wait_for(|assignment| assignment.digest.is_some()).await {
-                Ok(assignment) => Ok(assignment.digest.expect("it was just seen")),
+            let seen = assignment.wait_for(|assignment| assignment.digest.is_some()).await;
+            let digest = seen.ok().and_then(|assignment| assignment.digest);
+            match digest {
+                Some(digest) => Ok(digest),
                 // It is about to be cancelled.
-                Err(_) => pending().await,
+                None => pending().await,
             }
         };
         self.unless_in_vain(wished, resolved).await
