@@ -41,7 +41,7 @@ use crate::bulk::link::Links;
 use crate::config::Config;
 use crate::error::PullError;
 use crate::handle::PullSpec;
-use crate::library::Library;
+use crate::library::{Library, Offered};
 use crate::metrics::Metrics;
 use crate::ports::{Ledger, Listing, Origin, OriginError, OriginTrouble, Peers, Place, Runtime};
 use crate::progress::{Board, Stage};
@@ -109,6 +109,8 @@ pub(crate) struct Pull {
     pub(crate) chosen: Option<Chosen>,
     /// On whose behalf.
     pub(crate) course: Course,
+    /// What other nodes may have of it meanwhile.
+    pub(crate) offers: Mutex<Vec<Offered>>,
     pub(crate) cancel: CancellationToken,
     pub(crate) stop: CancellationToken,
 }
@@ -201,6 +203,7 @@ impl Pull {
             };
         }
         self.index(&ground.store, parts).await?;
+        self.withdraw();
         drop((ground, fetcher));
         self.settle(manifest.digest()).await
     }
@@ -226,6 +229,7 @@ impl Pull {
             }
         };
         self.board.resolved(&manifest);
+        self.means.library.learn(&manifest);
         Ok(manifest)
     }
 
@@ -407,6 +411,7 @@ impl Pull {
             Err(fault) => Err(PartError::Fault(fault)),
         });
         let begun = begun.await?.map_err(|error| PullError::of_part(&ground.place, &error))?;
+        self.offer(begun.as_ref());
         let part = match begun {
             Some(part) if !part.is_sealed() => part,
             sealed => {
@@ -426,6 +431,17 @@ impl Pull {
             self.board.begin(Stage::Verifying);
         }
         self.seal(ground, part, digest).await.map(Some)
+    }
+
+    /// Lets other nodes have what is there of a file.
+    fn offer(&self, part: Option<&Part>) {
+        let offered = part.map(|part| self.means.library.offer(part.clone()));
+        self.offers.lock().unwrap_or_else(PoisonError::into_inner).extend(offered);
+    }
+
+    /// Other nodes have it from the store, or not at all.
+    pub(crate) fn withdraw(&self) {
+        self.offers.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// The file is what its name says, or goes.

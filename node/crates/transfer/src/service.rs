@@ -160,13 +160,6 @@ impl Service {
         Watch::new(watch::channel(Arc::new(progress)).1)
     }
 
-    /// The manifest of a version that is being pulled.
-    pub(crate) fn manifest(&self, digest: Digest) -> Option<Manifest> {
-        let boards: Vec<Arc<Board>> = self.lock_boards().values().cloned().collect();
-        let mut manifests = boards.iter().filter_map(|board| board.manifest());
-        manifests.find(|manifest| manifest.digest() == digest)
-    }
-
     /// Begins what the cluster wishes, unless the model is pulled already. It is not refused: the cluster decided it.
     pub(crate) fn begin_wish(
         self: &Arc<Self>,
@@ -191,6 +184,7 @@ impl Service {
             spec,
             chosen: None,
             course: Course::Wished(wished),
+            offers: Mutex::default(),
             cancel,
             stop: self.stop.clone(),
         };
@@ -264,6 +258,7 @@ impl Service {
             spec,
             chosen,
             course: Course::Asked,
+            offers: Mutex::default(),
             cancel: CancellationToken::new(),
             stop: self.stop.clone(),
         };
@@ -293,6 +288,7 @@ impl Service {
             tracing::info!(model = %name, asked_by, "a pull begins");
         }
         let outcome = Box::pin(pull.run()).await;
+        pull.withdraw();
         if !matches!(outcome, Err(PullError::Stopping)) {
             self.remove_job(&pull.jobs, &name).await;
         }
