@@ -124,19 +124,20 @@ impl Handle {
         // If it fails, the last list stays as it was; it ends with `stop`, between two reads.
         tasks.spawn(Adoption::new(config.hash_bytes_per_second_max, ties).run(stop.clone()));
         let serving = Arc::new(Semaphore::new(config.serve_asks_max as usize));
+        let buffers = Buffers::new();
         let library = Library::new(trees.clone(), adopted.clone());
         let means = Means {
             node,
             clock,
             origin,
             runtime,
-            links: Links::new(Arc::clone(&peers), config.links_per_peer, metrics.clone()),
+            links: Links::new(Arc::clone(&peers), buffers.clone(), metrics.clone(), &config),
             peers,
             ledger,
             seed,
             library: library.clone(),
             metrics: metrics.clone(),
-            buffers: Buffers::new(),
+            buffers,
             promises: Promises::default(),
             places: Arc::new(Semaphore::new(config.pulls_max as usize)),
             asking: Semaphore::new(ASKING_MAX),
@@ -253,9 +254,9 @@ impl Handle {
     /// Hands out chunks to another node over a stream that it opened, until either end closes it.
     pub fn serve(&self, stream: impl ByteStream) {
         let Inner { library, serving, service, metrics, .. } = &*self.0;
-        let serving = Arc::clone(serving);
+        let (serving, stop) = (Arc::clone(serving), service.stop.clone());
         // It ends with the stream and with the node; whoever asks there asks others too.
-        service.tasks.spawn(bulk::serve::serve(stream, library.clone(), serving, metrics.clone(), service.stop.clone()));
+        service.tasks.spawn(bulk::serve::serve(stream, library.clone(), serving, metrics.clone(), stop));
     }
 
     /// The manifest of a version that is here or on its way, byte for byte.
