@@ -217,7 +217,8 @@ impl Doer {
     /// Begins the pull. One that runs on another behalf is waited for, so that what it fetched need not come again.
     async fn begin(&self, assignment: &Assignment, halt: &CancellationToken) -> Result<Arc<Board>, PullError> {
         let wish = self.service.means.ledger.plan(&self.name);
-        let asked_at_ms = wish.as_ref().map_or(0, |wish| wish.asked_at.0);
+        let asked_at_ms = wish.as_ref().map(|wish| wish.asked_at.0).filter(|asked_at_ms| *asked_at_ms > 0);
+        let asked_at_ms = asked_at_ms.unwrap_or(self.service.means.clock.now().0);
         let asked_by = wish.map_or_else(|| ASKED_BY.to_owned(), |wish| wish.asked_by);
         let spec = PullSpec { name: self.name.clone(), insecure: assignment.insecure, asked_by };
         loop {
@@ -299,10 +300,10 @@ impl Doer {
         let patience = self.service.means.config.patience();
         let mut failures = 0;
         loop {
-            let error = match change().await {
-                Ok(()) => return Ok(()),
-                Err(error @ (LedgerError::NoQuorum(_) | LedgerError::Failed { .. })) => error,
-                Err(error) => return Err(PullError::Ledger(error)),
+            let error = match self.service.stop.run_until_cancelled(change()).await {
+                None | Some(Ok(())) => return Ok(()),
+                Some(Err(error @ (LedgerError::NoQuorum(_) | LedgerError::Failed { .. }))) => error,
+                Some(Err(error)) => return Err(PullError::Ledger(error)),
             };
             tracing::debug!(model = %self.name, %error, "put on record what a pull found out; tried again");
             let wait = Duration::from_millis(patience.wait_ms(failures));
