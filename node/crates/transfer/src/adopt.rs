@@ -3,8 +3,9 @@
 //! The list comes first: of a model only manifest and configuration are read, so it is there while the runtime is still
 //! coming up. The hashes follow: one file at a time, the smallest first, no faster than the configuration allows, and
 //! not what is on record for the very same file; while a model is pulled it rests. A file that a wish of the cluster
-//! names is hashed before all others and at once. Always holds: nothing in the store is changed. A file whose bytes are not what its name says is told as suspect and stays: it is the user's. What
-//! cannot be read is told once and tried again later; nothing here can fail the node.
+//! names is hashed before all others and at once. Always holds: nothing in the store is changed. A file whose bytes are
+//! not what its name says is told as suspect and stays: it is the user's. What cannot be read is told once and tried
+//! again later; nothing here can fail the node.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

@@ -1,9 +1,9 @@
 //! Transfer: models fetched from a registry or from other nodes into the store of the runtime beside this node, and
 //! what lies in it.
 //!
-//! Owns the pulls of this node, what it does for the cluster's wishes, the list of adopted models and their hash trees. Always holds: a model is visible when
-//! all of it is there and is what its name says, and what the runtime has is neither changed nor removed. What cannot
-//! be read is told, and looked at again later.
+//! Owns the pulls of this node, what it does for the cluster's wishes, the list of adopted models and their hash trees.
+//! Always holds: a model is visible when all of it is there and is what its name says, and what the runtime has is
+//! neither changed nor removed. What cannot be read is told, and looked at again later.
 #![doc = include_str!("../DESIGN.md")]
 #![forbid(unsafe_code)]
 

@@ -160,7 +160,8 @@ impl Doer {
         while !self.gone.is_cancelled() && !stop.is_cancelled() {
             let assignment = self.assignment.borrow_and_update().clone();
             let ended = self.work_on(&assignment).await;
-            self.ended_ms = service.means.clock.now().0;
+            // What was published until now is not newer than it.
+            self.ended_ms = service.means.clock.now().0.saturating_add(1);
             let is_new = |now: &Assignment| match ended {
                 None => true,
                 Some(Ended::Settled) => is_another(&assignment, now),
@@ -218,7 +219,7 @@ impl Doer {
     async fn begin(&self, assignment: &Assignment, halt: &CancellationToken) -> Result<Arc<Board>, PullError> {
         let wish = self.service.means.ledger.plan(&self.name);
         let asked_at_ms = wish.as_ref().map(|wish| wish.asked_at.0).filter(|asked_at_ms| *asked_at_ms > 0);
-        let asked_at_ms = asked_at_ms.unwrap_or(self.service.means.clock.now().0);
+        let asked_at_ms = asked_at_ms.unwrap_or(self.service.means.clock.now().0.saturating_add(1));
         let asked_by = wish.map_or_else(|| ASKED_BY.to_owned(), |wish| wish.asked_by);
         let spec = PullSpec { name: self.name.clone(), insecure: assignment.insecure, asked_by };
         loop {

@@ -120,7 +120,7 @@ impl Pull {
         };
         let OriginError { code, text, .. } = error;
         let (model, digest) = (&self.spec.name, manifest.digest());
-        tracing::info!(%model, %digest, %code, reason = text, "the registry gave no version; what nodes have is spread");
+        tracing::info!(%model, %digest, %code, reason = text, "the registry gave none; a version of nodes is spread");
         wished.is_spread.store(true, Ordering::Relaxed);
         Ok(manifest)
     }

@@ -9,8 +9,8 @@ use tokio::time::{Instant, sleep, timeout};
 use ollamax_core::catalog::Replicas;
 use ollamax_transfer::mem::{MemCluster, MemOrigin, MemPeers, PeerFault};
 use ollamax_transfer::{
-    Ask, Config, Ledger as _, LedgerError, OriginTrouble, Overview, OverviewWatch, PullError, PullProgress, Source,
-    Stage, Wait, Watch,
+    Ask, Config, Ledger as _, LedgerError, NodeCopy, OriginTrouble, Overview, OverviewWatch, PullError, PullProgress,
+    Source, Stage, Wait, Watch,
 };
 use ollamax_types::{CHUNK_BYTES, ErrorCode, ModelName, NodeId};
 
@@ -81,7 +81,9 @@ async fn end(watch: &mut OverviewWatch) -> Arc<Overview> {
     let mut before = watch.now();
     loop {
         let now = watch.now();
-        for (now, before) in now.copies.iter().zip(&before.copies).filter(|(now, before)| now.node == before.node) {
+        let is_same = |(now, before): &(&NodeCopy, &NodeCopy)| now.node == before.node;
+        let copies = now.copies.iter().zip(&before.copies).filter(is_same);
+        for (now, before) in copies.take_while(|_| now.round == before.round) {
             let (now, before) = (now.progress.verified_bytes(), before.progress.verified_bytes());
             assert!(now >= before, "{now} after {before}");
         }
@@ -136,7 +138,8 @@ async fn one_wish_makes_three_copies_and_the_registry_sends_one() {
     let total = model.manifest.size_bytes();
     assert_eq!(bytes_from(&over.copies[0].progress, |source| *source == Source::Origin), total);
     for copy in &over.copies[1..] {
-        assert_eq!(bytes_from(&copy.progress, |source| matches!(source, Source::Node(_))), total, "{copy:?}");
+        assert!(bytes_from(&copy.progress, |source| matches!(source, Source::Node(_))) >= total, "{copy:?}");
+        assert_eq!(bytes_from(&copy.progress, |source| *source == Source::Origin), 0);
         assert_eq!(copy.progress.verified_bytes(), total);
     }
     assert!(!watch.changed().await, "it is over");
@@ -240,7 +243,7 @@ async fn without_a_quorum_the_first_copy_comes_and_the_others_wait_and_say_so() 
     result(&mut first).await.expect("it needs no quorum");
     lab.world(ONE).check_published(&model);
     until(&mut second, |progress| progress.wait == Some(Wait::Quorum)).await;
-    sleep(Duration::from_secs(3_600)).await;
+    sleep(Duration::from_secs(600)).await;
     assert_eq!((&second.now().stage, second.now().verified_bytes()), (&Stage::Waiting, 0));
     assert!(watch.now().has_copy() && !watch.now().is_held());
     lab.cluster.set_quorum(true);
@@ -328,7 +331,8 @@ async fn a_new_round_ends_the_work_of_the_one_before() {
     lab.origin.set_limit(u64::MAX);
     let over = held(&mut late).await;
     assert_eq!(over.digest, Some(new.manifest.digest()));
-    assert_eq!(*held(&mut early).await, *over, "whoever asked before sees the new round");
+    let seen = held(&mut early).await;
+    assert_eq!((seen.round, seen.digest), (over.round, over.digest), "whoever asked before sees the new round");
     assert!(lab.origin.sent(old.weights.sha256) <= chunks(2), "{}", lab.origin.sent(old.weights.sha256));
     for world in &lab.worlds {
         let (_, stored) = world.store().manifest(&new.name).expect("readable").expect("it is published");
