@@ -395,3 +395,115 @@ fn waiting(name: &ModelName, node: NodeId) -> PullProgress {
         left: None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ollamax_blobs::BlobSpec;
+    use ollamax_core::catalog::Failure;
+    use ollamax_types::{ErrorCode, Timestamp};
+
+    use super::*;
+    use crate::progress::BlobProgress;
+
+    const ONE: NodeId = NodeId(1);
+    const TWO: NodeId = NodeId(2);
+
+    fn name() -> ModelName {
+        "tiny".parse().expect("a name")
+    }
+
+    fn digest(byte: u8) -> Digest {
+        Digest([byte; 32])
+    }
+
+    fn wish(round: u64, version: Option<u8>, targets: &[NodeId]) -> Wish {
+        Wish {
+            name: name(),
+            round,
+            insecure: false,
+            replicas: Replicas::All,
+            digest: version.map(digest),
+            size_bytes: 0,
+            plan: Some(Plan { ingester: ONE, targets: targets.to_vec(), made_at: Timestamp(0) }),
+            failures: BTreeMap::new(),
+            asked_at: Timestamp(0),
+            asked_by: "a test".to_owned(),
+        }
+    }
+
+    fn overview() -> Overview {
+        let (replicas, copies) = (Replicas::All, Vec::new());
+        Overview { name: name(), round: 1, digest: None, replicas, copies, is_over: false }
+    }
+
+    /// A pull of one file of ten bytes.
+    fn told(node: NodeId, stage: Stage, version: u8, verified_bytes: u64) -> PullProgress {
+        let blob = BlobSpec { sha256: digest(version), size_bytes: 10 };
+        let blobs = Arc::new([BlobProgress { blob, verified_bytes }]);
+        PullProgress { stage, digest: Some(digest(version)), blobs, ..waiting(&name(), node) }
+    }
+
+    fn stages(overview: &Overview) -> Vec<(NodeId, Stage, u64)> {
+        let copies = overview.copies.iter();
+        copies.map(|copy| (copy.node, copy.progress.stage.clone(), copy.progress.verified_bytes())).collect()
+    }
+
+    #[test]
+    fn how_far_a_node_is_it_says_itself_and_takes_nothing_back() {
+        let mut overview = overview();
+        overview.take_record(&wish(1, None, &[ONE, TWO]));
+        assert_eq!(stages(&overview), [(ONE, Stage::Waiting, 0), (TWO, Stage::Waiting, 0)]);
+        overview.take_progress(ONE, told(ONE, Stage::Fetching, 7, 6));
+        overview.take_progress(ONE, told(ONE, Stage::Fetching, 7, 4));
+        overview.take_progress(ONE, PullProgress { stage: Stage::Resolving, ..waiting(&name(), ONE) });
+        assert_eq!(stages(&overview)[0], (ONE, Stage::Resolving, 6), "it has started again");
+        overview.take_progress(NodeId(9), told(NodeId(9), Stage::Done, 7, 10));
+        // What is done counts from when it is known that it is the right version.
+        overview.take_progress(ONE, told(ONE, Stage::Done, 7, 10));
+        assert!(!overview.has_copy());
+        overview.take_record(&wish(1, Some(7), &[ONE, TWO]));
+        overview.take_progress(TWO, told(TWO, Stage::Done, 8, 10));
+        overview.take_progress(ONE, told(ONE, Stage::Done, 7, 10));
+        assert!(overview.has_copy() && !overview.is_held());
+        overview.take_progress(ONE, told(ONE, Stage::Resolving, 7, 0));
+        assert_eq!(stages(&overview), [(ONE, Stage::Done, 10), (TWO, Stage::Waiting, 0)]);
+        assert_eq!(overview.open_nodes(), BTreeSet::from([TWO]));
+        overview.take_progress(TWO, told(TWO, Stage::Done, 7, 10));
+        assert!(overview.is_held());
+        assert_eq!(overview.error(), None);
+    }
+
+    #[test]
+    fn who_has_failed_the_record_says() {
+        let mut overview = overview();
+        overview.take_record(&wish(1, Some(7), &[ONE, TWO]));
+        overview.take_progress(TWO, told(TWO, Stage::Failed(PullError::Cancelled), 7, 0));
+        assert_eq!(stages(&overview)[1], (TWO, Stage::Waiting, 0), "perhaps of an earlier round");
+        let failure = Failure { code: ErrorCode::DiskFull, text: "full".to_owned(), at: Timestamp(0) };
+        let failed = Wish { failures: BTreeMap::from([(TWO, failure)]), ..wish(1, Some(7), &[ONE, TWO]) };
+        overview.take_record(&failed);
+        let error = PullError::Elsewhere { node: TWO, code: ErrorCode::DiskFull, text: "full".to_owned() };
+        assert_eq!(stages(&overview)[1].1, Stage::Failed(error.clone()));
+        overview.take_progress(TWO, told(TWO, Stage::Fetching, 7, 5));
+        assert_eq!(overview.open_nodes(), BTreeSet::from([ONE]));
+        overview.end(&PullError::Cancelled);
+        assert_eq!(overview.error(), Some(PullError::Cancelled), "that of the first node");
+        // A failure that is off the record is none.
+        overview.take_record(&wish(1, Some(7), &[TWO]));
+        assert_eq!(stages(&overview), [(TWO, Stage::Waiting, 0)]);
+    }
+
+    #[test]
+    fn a_new_round_keeps_what_is_of_the_same_version() {
+        let check = |version: Option<u8>, expected: Stage| {
+            let mut overview = overview();
+            overview.take_record(&wish(1, Some(7), &[ONE]));
+            overview.take_progress(ONE, told(ONE, Stage::Done, 7, 10));
+            overview.take_record(&wish(2, version, &[ONE]));
+            assert_eq!((overview.round, stages(&overview)[0].1.clone()), (2, expected), "{version:?}");
+        };
+        check(Some(7), Stage::Done);
+        check(Some(8), Stage::Waiting);
+        check(None, Stage::Waiting);
+    }
+}

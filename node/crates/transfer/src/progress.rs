@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use ollamax_blobs::{BlobSpec, Manifest};
 use ollamax_types::limits::PULL_WATCHERS_MAX;
-use ollamax_types::{Digest, ModelName, NodeId};
+use ollamax_types::{Digest, ModelName, NodeId, Root};
 
 use crate::error::PullError;
 use crate::metrics::Metrics;
@@ -128,6 +128,8 @@ pub struct Watch {
 pub(crate) struct Board {
     sender: watch::Sender<Arc<PullProgress>>,
     sheet: Mutex<Sheet>,
+    /// The roots of files that were fetched and published.
+    roots: Mutex<BTreeMap<Digest, Root>>,
     metrics: Metrics,
     started: Instant,
 }
@@ -249,7 +251,7 @@ impl Board {
             is_stale: false,
         };
         let sender = watch::Sender::new(Arc::new(sheet.progress()));
-        Self { sender, sheet: Mutex::new(sheet), metrics, started: now }
+        Self { sender, sheet: Mutex::new(sheet), roots: Mutex::default(), metrics, started: now }
     }
 
     /// Lets somebody watch.
@@ -276,6 +278,16 @@ impl Board {
     /// The version that is pulled, as soon as it is known.
     pub(crate) fn manifest(&self) -> Option<Manifest> {
         self.lock().manifest.clone()
+    }
+
+    /// A file was hashed on its way, all of it.
+    pub(crate) fn rooted(&self, sha256: Digest, root: Root) {
+        self.roots.lock().unwrap_or_else(PoisonError::into_inner).insert(sha256, root);
+    }
+
+    /// The root of a file that was hashed on its way.
+    pub(crate) fn root_of(&self, sha256: Digest) -> Option<Root> {
+        self.roots.lock().unwrap_or_else(PoisonError::into_inner).get(&sha256).copied()
     }
 
     /// Another stage begins. What is over stays over.

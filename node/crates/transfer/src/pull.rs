@@ -520,9 +520,12 @@ impl Pull {
 
     /// Puts the hash trees on record, so that adoption need not read the files again.
     async fn index(&self, store: &Store, parts: Vec<Part>) -> Result<(), PullError> {
-        let (trees, store) = (self.means.trees.clone(), store.clone());
+        let (trees, store, board) = (self.means.trees.clone(), store.clone(), Arc::clone(&self.board));
         blocking(move || {
             for part in parts {
+                if let Ok(tree) = part.tree() {
+                    board.rooted(part.spec().sha256, tree.root());
+                }
                 if let Err(error) = trees.open().and_then(|index| put_tree(&index, &store, &part)) {
                     tracing::warn!(%error, sha256 = %part.spec().sha256, "keep the hash tree of a file");
                 }

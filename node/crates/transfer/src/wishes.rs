@@ -286,7 +286,7 @@ impl Doer {
         let unbound = |blob: &BlobSpec| ledger.bound(blob.sha256).is_none();
         let missing: Vec<BlobSpec> = manifest.blobs().into_iter().filter(unbound).collect();
         for blobs in missing.chunks(BIND_MAX) {
-            let Some(roots) = self.roots(blobs, cancel).await? else { return Ok(()) };
+            let Some(roots) = self.roots(board, blobs, cancel).await? else { return Ok(()) };
             self.insist(|| ledger.bind(roots.clone()), cancel).await?;
         }
         Ok(())
@@ -320,10 +320,13 @@ impl Doer {
     /// The roots of files of the store. What is not hashed yet is hashed before all else. `None`: nobody waits for it.
     async fn roots(
         &self,
+        board: &Board,
         blobs: &[BlobSpec],
         cancel: &CancellationToken,
     ) -> Result<Option<Vec<(BlobSpec, Root)>>, PullError> {
         let mut roots = self.roots_on_disk(blobs).await?;
+        let on_its_way = |blob: &BlobSpec| Some((blob.sha256, board.root_of(blob.sha256)?));
+        roots.extend(blobs.iter().filter_map(on_its_way));
         let missing: Vec<BlobSpec> = blobs.iter().copied().filter(|blob| !roots.contains_key(&blob.sha256)).collect();
         if !missing.is_empty() {
             let hashed = tokio::select! {
@@ -457,4 +460,87 @@ fn read_jobs(root: &Path, now: Timestamp) -> Result<(Jobs, BTreeMap<ModelName, M
         }
     }
     Ok((jobs, kept))
+}
+
+#[cfg(test)]
+mod tests {
+    use ollamax_types::NodeId;
+
+    use super::*;
+
+    fn assignment(round: u64, digest: Option<u8>, duty: Duty) -> Assignment {
+        Assignment {
+            name: "tiny".parse().expect("a name"),
+            round,
+            insecure: false,
+            digest: digest.map(|byte| Digest([byte; 32])),
+            duty,
+            rank: 0,
+            of: 1,
+            ingester: NodeId(1),
+            others: vec![NodeId(1)],
+        }
+    }
+
+    #[test]
+    fn work_goes_on_for_the_same_version_and_ends_for_another() {
+        use Duty::{Ingest, Receive};
+        let check = |known: (u64, Option<u8>, Duty), now: (u64, Option<u8>, Duty), expected: bool| {
+            let [known, now] = [known, now].map(|(round, digest, duty)| assignment(round, digest, duty));
+            assert_eq!(goes_on(&known, &now), expected, "{known:?} {now:?}");
+        };
+        check((1, None, Ingest), (1, None, Ingest), true);
+        check((1, None, Receive), (1, Some(7), Receive), true);
+        check((1, Some(7), Receive), (1, Some(7), Receive), true);
+        check((1, Some(7), Receive), (1, Some(8), Receive), false);
+        check((1, Some(7), Receive), (1, Some(7), Ingest), false);
+        // A new round: the name may have moved, which only the ingester finds out.
+        check((1, Some(7), Receive), (2, Some(7), Receive), true);
+        check((1, Some(7), Receive), (2, None, Receive), true);
+        check((1, Some(7), Receive), (2, Some(8), Receive), false);
+        check((1, None, Receive), (2, None, Receive), false);
+        check((1, Some(7), Ingest), (2, None, Ingest), false);
+        check((1, Some(7), Ingest), (2, Some(7), Ingest), true);
+    }
+
+    #[test]
+    fn what_is_over_is_done_again_for_another_round_duty_or_ingester() {
+        let over = assignment(1, None, Duty::Receive);
+        let check = |now: Assignment, expected: bool| assert_eq!(is_another(&over, &now), expected, "{now:?}");
+        check(over.clone(), false);
+        check(Assignment { digest: Some(Digest([7; 32])), others: Vec::new(), ..over.clone() }, false);
+        check(Assignment { round: 2, ..over.clone() }, true);
+        check(Assignment { duty: Duty::Ingest, ..over.clone() }, true);
+        check(Assignment { ingester: NodeId(2), ..over.clone() }, true);
+        let elsewhere = |node| {
+            let (code, text) = (ollamax_types::ErrorCode::DiskFull, String::new());
+            PullError::Elsewhere { node, code, text }
+        };
+        assert!(is_ours(&PullError::Cancelled) && !is_ours(&PullError::Stopping) && !is_ours(&elsewhere(NodeId(1))));
+        assert!(!goes_on(&over, &Assignment { ingester: NodeId(2), ..over.clone() }), "another may resolve otherwise");
+    }
+
+    #[test]
+    fn jobs_are_kept_for_a_week() {
+        let folder = tempfile::tempdir().expect("temp");
+        let manifest = br#"{"schemaVersion":2,"layers":[]}"#;
+        let day_ms = 24 * 3_600_000;
+        let job = |name: &str, asked_at_ms: u64| ollamax_blobs::JobFile {
+            version: ollamax_blobs::JOB_VERSION,
+            name: name.to_owned(),
+            insecure: false,
+            manifest_hex: hex::encode(manifest),
+            asked_by: "a test".to_owned(),
+            asked_at_ms,
+        };
+        let jobs = Jobs::open(folder.path()).expect("ours");
+        for (name, day) in [("old:latest", 1), ("new:latest", 3)] {
+            jobs.write(&job(name, day * day_ms)).expect("there is room");
+        }
+        let (jobs, kept) = read_jobs(folder.path(), Timestamp(9 * day_ms)).expect("readable");
+        let names: Vec<String> = kept.keys().map(ToString::to_string).collect();
+        assert_eq!(names, ["new:latest"]);
+        assert_eq!(kept.values().map(Manifest::bytes).collect::<Vec<_>>(), [&manifest[..]]);
+        assert_eq!(jobs.all().expect("readable").len(), 1);
+    }
 }
