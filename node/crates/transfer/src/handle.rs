@@ -265,10 +265,15 @@ impl Handle {
         blocking(move || library.manifest(digest)).await.ok().flatten()
     }
 
-    /// The size of a file that is here, all of it, and the hashes of its chunks, 32 bytes each, in order.
+    /// The size of a file that is here, all of it, and the hashes of its chunks, 32 bytes each, in order. One that
+    /// nobody has hashed yet is hashed next.
     pub async fn hashes(&self, sha256: Digest) -> Option<(u64, Bytes)> {
         let library = self.0.library.clone();
-        blocking(move || library.hashes(sha256)).await.ok().flatten()
+        let hashes = blocking(move || library.hashes(sha256)).await.ok().flatten();
+        if hashes.is_none() {
+            self.0.service.hurry(sha256);
+        }
+        hashes
     }
 
     /// What there is of these files: first what is there, then what comes. It does not end by itself.

@@ -38,6 +38,8 @@ const FAILED_KEPT: Duration = Duration::from_secs(3_600);
 const FAILED_MAX: usize = 64;
 /// Most pulls of which it is remembered how they went.
 const BOARDS_MAX: usize = 256;
+/// Most files that are hashed before others because other nodes ask for them.
+const URGENT_MAX: usize = 64;
 
 /// All pulls of this node.
 pub(crate) struct Service {
@@ -160,7 +162,23 @@ impl Service {
         Watch::new(watch::channel(Arc::new(progress)).1)
     }
 
+    /// Has a file of the store hashed before others, since another node wants it. What is hashed by now makes room.
+    pub(crate) fn hurry(&self, sha256: Digest) {
+        let adopted = Arc::clone(&self.means.adopted.borrow());
+        let is_open = |blob: &BlobSpec| {
+            !adopted.hashed.contains_key(&blob.sha256) && !adopted.suspect.contains_key(&blob.sha256)
+        };
+        let mut blobs = adopted.models.iter().flat_map(|scanned| &scanned.blobs);
+        let Some(blob) = blobs.find(|blob| blob.sha256 == sha256).filter(|blob| is_open(blob)) else { return };
+        self.means.urgent.send_if_modified(|urgent| {
+            urgent.retain(is_open);
+            urgent.len() < URGENT_MAX && urgent.insert(*blob)
+        });
+    }
+
     /// Begins what the cluster wishes, unless the model is pulled already. It is not refused: the cluster decided it.
+    /// Of an assignment of round 0 the record knows nothing: its version and nodes are as it says, and nobody is waited
+    /// for.
     pub(crate) fn begin_wish(
         self: &Arc<Self>,
         spec: PullSpec,

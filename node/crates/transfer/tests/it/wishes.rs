@@ -366,6 +366,34 @@ async fn what_a_node_has_is_spread_while_the_registry_is_away() {
     end_all([one, two]).await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_file_that_another_node_asks_for_is_hashed_next() {
+    let mut lab = Lab::new(1);
+    let model = lab.model("tiny", 15, chunks(2));
+    let one = lab.start_one(ONE);
+    one.pull(&model.name).await.expect("it comes");
+    one.end().await;
+    fs::remove_dir_all(lab.world(ONE).folder.path().join("data/transfer/trees")).expect("it is there");
+    let rate = CHUNK_BYTES / (24 * 3_600);
+    lab.worlds[0].config = Config { hash_bytes_per_second_max: rate, ..lab.worlds[0].config.clone() };
+    let one = lab.start_one(ONE);
+    let mut adopted = one.handle.adopted();
+    timeout(LONG, adopted.wait_for(|adopted| adopted.scanned)).await.expect("in time").expect("it runs");
+    let started = Instant::now();
+    let hashes = async {
+        loop {
+            if let Some(hashes) = one.handle.hashes(model.weights.sha256).await {
+                return hashes;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let (size_bytes, hashes) = timeout(LONG, hashes).await.expect("it is hashed");
+    assert_eq!((size_bytes, hashes.len()), (chunks(2), 64));
+    assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
+    one.end().await;
+}
+
 /// The cluster hears of the model before the pull has settled, and has nothing more to be done.
 #[tokio::test(start_paused = true)]
 async fn a_copy_is_put_on_record_although_nobody_waits_for_it() {
