@@ -165,9 +165,8 @@ impl Service {
     /// Has a file of the store hashed before others, since another node wants it. What is hashed by now makes room.
     pub(crate) fn hurry(&self, sha256: Digest) {
         let adopted = Arc::clone(&self.means.adopted.borrow());
-        let is_open = |blob: &BlobSpec| {
-            !adopted.hashed.contains_key(&blob.sha256) && !adopted.suspect.contains_key(&blob.sha256)
-        };
+        let is_open =
+            |blob: &BlobSpec| !adopted.hashed.contains_key(&blob.sha256) && !adopted.suspect.contains_key(&blob.sha256);
         let mut blobs = adopted.models.iter().flat_map(|scanned| &scanned.blobs);
         let Some(blob) = blobs.find(|blob| blob.sha256 == sha256).filter(|blob| is_open(blob)) else { return };
         self.means.urgent.send_if_modified(|urgent| {
