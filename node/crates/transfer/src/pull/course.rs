@@ -53,6 +53,8 @@ pub(crate) struct Wished {
     pub(crate) kept: Option<Manifest>,
     /// The registry gave no version, and what nodes have is spread.
     pub(crate) is_spread: AtomicBool,
+    /// No node had a file whose root is on record; so none is asked for the next one.
+    is_alone: AtomicBool,
 }
 
 /// Why no root is on record.
@@ -65,7 +67,7 @@ struct Reason {
 
 impl Wished {
     pub(crate) fn new(assignment: watch::Receiver<Assignment>, since_ms: u64, kept: Option<Manifest>) -> Self {
-        Self { assignment, since_ms, kept, is_spread: AtomicBool::new(false) }
+        Self { assignment, since_ms, kept, is_spread: AtomicBool::new(false), is_alone: AtomicBool::new(false) }
     }
 
     fn now(&self) -> Assignment {
@@ -324,10 +326,12 @@ impl Pull {
     /// The same, where there is a root and another node has the tree at hand.
     async fn tree_soon(&self, wished: &Wished, blob: BlobSpec) -> Option<Tree> {
         self.means.ledger.bound(blob.sha256)?;
-        if wished.assignment.borrow().others.is_empty() {
+        if wished.is_alone.load(Ordering::Relaxed) || wished.assignment.borrow().others.is_empty() {
             return None;
         }
-        timeout(HINT_WAIT, self.proved_tree(wished, blob)).await.ok()?.ok()
+        let found = timeout(HINT_WAIT, self.proved_tree(wished, blob)).await.ok().and_then(Result::ok);
+        wished.is_alone.store(found.is_none(), Ordering::Relaxed);
+        found
     }
 
     async fn from_nodes(
