@@ -11,11 +11,12 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use tokio::sync::{Notify, OnceCell, Semaphore, watch};
+use tokio::sync::{Notify, OnceCell, OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use ollamax_blobs::Promises;
+use ollamax_types::limits::PULL_WATCHERS_MAX;
 use ollamax_types::{Clock, Digest, ModelName, NodeId};
 
 use crate::adopt::{Adopted, Adoption, Ties, Trees};
@@ -89,6 +90,8 @@ struct Inner {
     library: Library,
     /// Who may be handed something.
     serving: Arc<Semaphore>,
+    /// Who may watch a wish.
+    watching: Arc<Semaphore>,
     metrics: Metrics,
 }
 
@@ -166,7 +169,8 @@ impl Handle {
         // If it fails, this node does nothing for the cluster until the next start, and others see that it does not
         // come; it ends with `stop`.
         tasks.spawn(Wishes::new(Arc::clone(&service)).run());
-        Self(Arc::new(Inner { node, adopted, look, service, others, library, serving, metrics }))
+        let watching = Arc::new(Semaphore::new(PULL_WATCHERS_MAX));
+        Self(Arc::new(Inner { node, adopted, look, service, others, library, serving, watching, metrics }))
     }
 
     /// Pulls a model to this node, or joins the pull of that name. It answers when the pull is promised: its name is
@@ -206,27 +210,38 @@ impl Handle {
     /// Asks the cluster for copies of a model. It answers when the wish is on record; that goes on whoever watches.
     ///
     /// # Errors
-    /// [`PullError::Ledger`] when it cannot be put on record, also where a member is too old to know wishes.
+    /// [`PullError::Ledger`] when it cannot be put on record, also where a member is too old to know wishes; and when
+    /// no more can watch.
     pub async fn ask(&self, ask: Ask) -> Result<OverviewWatch, PullError> {
+        let place = self.place_of_watcher().ok_or(PullError::TooManyWatchers(PULL_WATCHERS_MAX))?;
         let (name, replicas) = (ask.name.clone(), ask.replicas.clone());
         let round = self.0.service.means.ledger.ask(ask).await.map_err(PullError::Ledger)?;
-        Ok(self.follow(Follower::new(Arc::clone(&self.0.service), name, round, replicas)))
+        Ok(self.follow(Follower::new(Arc::clone(&self.0.service), name, round, replicas), place))
     }
 
-    /// Watches a wish that is on record, without asking for anything.
+    /// Watches a wish that is on record, without asking for anything. `None` also when no more can watch.
     #[must_use]
     pub fn overview(&self, name: &ModelName) -> Option<OverviewWatch> {
         let wish = self.0.service.means.ledger.plan(name)?;
-        Some(self.follow(Follower::new(Arc::clone(&self.0.service), wish.name, wish.round, wish.replicas)))
+        let follower = Follower::new(Arc::clone(&self.0.service), wish.name, wish.round, wish.replicas);
+        Some(self.follow(follower, self.place_of_watcher()?))
     }
 
-    fn follow(&self, follower: Follower) -> OverviewWatch {
+    fn place_of_watcher(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.0.watching).try_acquire_owned().ok()
+    }
+
+    fn follow(&self, follower: Follower, place: OwnedSemaphorePermit) -> OverviewWatch {
         let (sender, receiver) = watch::channel(Arc::new(follower.overview().clone()));
         let watch = OverviewWatch::new(receiver);
         if !watch.now().is_over {
             let Service { tasks, stop, .. } = &*self.0.service;
             // It ends when nobody watches, with the wish and with this node; a defect in it ends the watch.
-            tasks.spawn(follower.run(sender, stop.clone()));
+            let following = follower.run(sender, stop.clone());
+            tasks.spawn(async move {
+                following.await;
+                drop(place);
+            });
         }
         watch
     }
