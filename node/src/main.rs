@@ -35,6 +35,7 @@ mod removal;
 mod reset;
 mod restore;
 mod run;
+mod shelf;
 mod shutdown;
 mod slot;
 mod telemetry;

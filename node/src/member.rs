@@ -65,6 +65,8 @@ pub(crate) struct Around {
     pub(crate) environment: Environment,
     /// Registries of models.
     pub(crate) origin: outbound::Registry,
+    /// What the runtime may fetch from this node; `None`: nothing, ever.
+    pub(crate) shelf: Option<transfer::Shelf>,
     /// The GPUs of this machine.
     pub(crate) gpus: watch::Receiver<Vec<Gpu>>,
     /// The cluster key.
@@ -158,6 +160,7 @@ impl Around {
             runtime: self.runtime.clone(),
             data_dir: self.data_dir.clone(),
             environment: self.environment.clone(),
+            shelf: self.shelf.clone(),
             node,
             metadata,
         };

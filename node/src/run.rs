@@ -51,6 +51,7 @@ use crate::member::Around;
 use crate::metrics::{self, GpuMetrics, Metrics};
 use crate::node_file::{self, Ends};
 use crate::removal;
+use crate::shelf;
 use crate::shutdown;
 use crate::slot::Slot;
 use crate::telemetry::{self, Ring, Standing};
@@ -149,10 +150,10 @@ fn assemble(shared: &Shared, opened: Opened) -> anyhow::Result<(Arc<Node>, JoinH
     let api_url = format!("http://{bound}");
     let name = node_name(&start.config, &dir);
     let runtime = spawn_runtime(shared, &dir, &net, &api_url)?;
-    let imports = Imports::new(runtime.clone(), tasks.clone());
+    let around = Arc::new(around(shared, &dir, &net, &runtime, bound)?);
+    let imports = Imports::new(runtime.clone(), around.shelf.clone(), tasks.clone());
     // Never fails: it warns and tries again. Ends with the engines.
     tasks.spawn(imports.clone().sweep_leftovers(stops.engines.clone()));
-    let around = Arc::new(around(shared, &dir, &net, &runtime, bound)?);
     let disk = spawn_machine(shared, &around)?;
     let services = Services { around: Arc::clone(&around), imports: imports.clone() };
     let (members, strangers) = services.routes();
@@ -173,6 +174,7 @@ fn assemble(shared: &Shared, opened: Opened) -> anyhow::Result<(Arc<Node>, JoinH
             gpus: around.gpus.clone(),
             data_dir: start.data_dir.clone(),
             environment: around.environment.clone(),
+            shelf: around.shelf.clone(),
         },
         backups: make_backups(shared, &around)?,
         exit: stops.exit.clone(),
@@ -213,6 +215,7 @@ fn around(
         runtime: runtime.clone(),
         environment: outbound::Environment::of_this_process(),
         origin: registries(&start.config)?,
+        shelf: shelf::open(tasks, &stops.engines),
         gpus: spawn_gpus(shared)?,
         signer: Signer::new(net.clone(), start.data_dir.join("keys").join("cluster.key")),
         addresses: Addresses {

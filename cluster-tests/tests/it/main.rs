@@ -4,6 +4,7 @@
 //! the Python clients too, which `cargo xtask setup` installs. A failing test keeps its directory and prints the logs'
 //! places and its seed; `OLLAMAX_SEED=N cargo test --workspace --test it -- NAME` replays it.
 
+mod a_store_of_another_user;
 mod acknowledged;
 mod adoption;
 mod backup;

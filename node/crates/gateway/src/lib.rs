@@ -8,6 +8,7 @@ pub mod http;
 pub mod mem;
 pub mod metrics;
 pub mod ports;
+pub mod registry;
 
 pub use config::{Config, Pull};
 pub use error::{ApiError, Shape};

@@ -1,9 +1,9 @@
 //! Speaks Ollama's protocol to the one runtime beside this node.
 //!
 //! Always: no proxy, no redirects, the runtime's own name in `Host`; a bounded answer and a deadline on every control
-//! call; no deadline on inference, which ends when the caller drops the body. A body that does not end as HTTP says it
-//! must is an error, never a short answer. Whatever carries `X-OllamaMax-Node` is refused before a byte of it is used.
-//! On failure nothing is retried here; hyper alone repeats a request that never left on a pooled connection.
+//! call; no deadline on inference and on pulls, which end when the caller drops them. A body that does not end as HTTP
+//! says it must is an error, never a short answer. Whatever carries `X-OllamaMax-Node` is refused before a byte of it
+//! is used. On failure nothing is retried here; hyper alone repeats a request that never left on a pooled connection.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,6 +27,10 @@ use crate::cause::deepest;
 use crate::error::{Broken, RuntimeError};
 use crate::weights::Told;
 use crate::wire;
+
+mod pull;
+
+pub use pull::PullStep;
 
 /// The header by which every OllamaMax door names itself.
 pub const NODE_HEADER: &str = "x-ollamamax-node";

@@ -95,6 +95,26 @@ pub(crate) struct Create<'a> {
     pub(crate) stream: bool,
 }
 
+/// `POST /api/pull`.
+#[derive(Debug, Serialize)]
+pub(crate) struct Pull<'a> {
+    pub(crate) model: &'a str,
+    /// By plain HTTP.
+    pub(crate) insecure: bool,
+    pub(crate) stream: bool,
+}
+
+/// One line of `POST /api/pull`.
+#[derive(Debug, Deserialize)]
+pub(crate) struct PullLine {
+    #[serde(default)]
+    pub(crate) status: String,
+    #[serde(default)]
+    pub(crate) error: String,
+    #[serde(default)]
+    pub(crate) completed: i64,
+}
+
 /// `POST /api/copy`.
 #[derive(Debug, Serialize)]
 pub(crate) struct Copy<'a> {

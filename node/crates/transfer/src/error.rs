@@ -109,6 +109,22 @@ pub enum PullError {
         /// Which model.
         name: ModelName,
     },
+    /// The runtime was to fetch what this node may not put into its store, and did not.
+    #[error("the runtime does not fetch the model from this node: {text}")]
+    Runtime {
+        /// What that means for others.
+        code: ErrorCode,
+        /// In its words.
+        text: String,
+    },
+    /// It made another version of what it fetched. Nothing of it was kept.
+    #[error("the runtime made {found} of {wanted}; nothing was kept: a newer runtime keeps a manifest as it is")]
+    OtherVersion {
+        /// What was offered.
+        wanted: Digest,
+        /// What it listed.
+        found: String,
+    },
     /// What another node says.
     #[error("node {node}: {text}")]
     Elsewhere {
@@ -140,8 +156,17 @@ impl PullError {
             Self::Stopping => ErrorCode::Draining,
             Self::TooMany(..) | Self::TooManyWatchers(_) => ErrorCode::Overloaded,
             Self::NotListed { .. } => ErrorCode::RuntimeFailed,
-            Self::Elsewhere { code, .. } => *code,
+            Self::OtherVersion { .. } => ErrorCode::DigestConflict,
+            Self::Runtime { code, .. } | Self::Elsewhere { code, .. } => *code,
         }
+    }
+
+    /// One reason more why nothing can be put there.
+    pub(crate) fn and_also(mut self, why: &str) -> Self {
+        if let Self::NotWritable { reason, .. } = &mut self {
+            *reason = format!("{reason}, and {why}");
+        }
+        self
     }
 
     /// What a disk did not do, at a place that people know.
@@ -230,6 +255,18 @@ mod tests {
         let name: ModelName = "llama3.2".parse().expect("a name");
         let text = "llama3.2:latest is in the store, but the runtime does not list it";
         check(PullError::NotListed { name: name.clone() }, ErrorCode::RuntimeFailed, text);
+        let refused = PullError::NotWritable {
+            place: "/m".to_owned(),
+            reason: "/m/blobs cannot be written by ollamax".to_owned(),
+            remedy: "chmod".to_owned(),
+        };
+        let text = "/m: /m/blobs cannot be written by ollamax, and it cannot fetch; chmod";
+        check(refused.and_also("it cannot fetch"), ErrorCode::StoreNotWritable, text);
+        let runtime = PullError::Runtime { code: ErrorCode::DiskFull, text: "no space left on device".to_owned() };
+        let text = "the runtime does not fetch the model from this node: no space left on device";
+        check(runtime, ErrorCode::DiskFull, text);
+        let other = PullError::OtherVersion { wanted: Digest([0; 32]), found: "nothing".to_owned() };
+        assert_eq!(other.code(), ErrorCode::DigestConflict);
         let text = "another version of llama3.2:latest was put into the store meanwhile; it stays";
         check(PullError::Overtaken { name }, ErrorCode::PullCancelled, text);
         let code = ErrorCode::DiskFull;

@@ -149,6 +149,7 @@ impl Handle {
             adopted: adopted.clone(),
             look: Arc::clone(&look),
             fetching,
+            own_staging: folder.join("staging"),
             staging: tokio::sync::Mutex::default(),
             turns: Mutex::default(),
             config,

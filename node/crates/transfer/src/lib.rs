@@ -15,6 +15,7 @@ pub mod metrics;
 pub mod overview;
 pub mod ports;
 pub mod progress;
+pub mod shelf;
 
 mod adopt;
 mod buffers;
@@ -34,7 +35,8 @@ pub use metrics::Metrics;
 pub use ollamax_blobs::{Access, BlobSpec, ManifestError, NoRoom, Scanned};
 pub use overview::{NodeCopy, Overview, OverviewWatch};
 pub use ports::{
-    Ask, Assignment, Bound, ByteStream, Duty, Have, Ledger, LedgerError, Listing, Opened, Origin, OriginError,
-    OriginTrouble, Others, PeerError, Peers, Place, PullStream, Runtime, Wanted,
+    Ask, Assignment, Bound, ByteStream, Duty, FetchStep, Have, Ledger, LedgerError, Listing, Opened, Origin,
+    OriginError, OriginTrouble, Others, PeerError, Peers, Place, PullStream, Runtime, RuntimeTrouble, Wanted,
 };
 pub use progress::{BlobProgress, PullProgress, Source, SourceProgress, Stage, Wait, Watch};
+pub use shelf::{Shelf, Ware};

@@ -16,6 +16,7 @@ use ollamax_types::{Digest, ErrorCode, ModelName, NodeId};
 use crate::error::PullError;
 use crate::handle::PullSpec;
 use crate::progress::PullProgress;
+use crate::shelf::Shelf;
 
 /// Where models come from.
 pub trait Origin: Send + Sync + 'static {
@@ -99,6 +100,46 @@ pub trait Runtime: Send + Sync + 'static {
     fn lists(&self, name: &ModelName, digest: Digest) -> BoxFuture<'static, Listing>;
     /// Resolves when the cluster knows that this node has this version of a model. The caller bounds the wait.
     fn known(&self, name: &ModelName, digest: Digest) -> BoxFuture<'static, ()>;
+    /// Where it is offered what this node may not put into its store; else why it fetches nothing from this node.
+    ///
+    /// # Errors
+    /// With what people are told.
+    fn shelf(&self) -> Result<Shelf, String>;
+    /// Has it fetch a model from where its name says, by plain HTTP, and tells how far it is. The last word of a fetch
+    /// that went well is [`FetchStep::Done`]. The caller bounds the silence.
+    fn fetch(&self, name: &ModelName) -> BoxStream<'static, Result<FetchStep, RuntimeTrouble>>;
+    /// Which version it has under a name, asked now.
+    fn holds(&self, name: &ModelName) -> BoxFuture<'static, Result<Option<Digest>, RuntimeTrouble>>;
+    /// Has it give a model a second name; what had that name loses it.
+    fn copy(&self, from: &ModelName, to: &ModelName) -> BoxFuture<'static, Result<(), RuntimeTrouble>>;
+    /// Has it take a name away; that there is none is fine.
+    fn delete(&self, name: &ModelName) -> BoxFuture<'static, Result<(), RuntimeTrouble>>;
+}
+
+/// How far a runtime is that fetches a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FetchStep {
+    /// It does something.
+    Went {
+        /// In its words.
+        what: String,
+        /// Bytes that it has of that, where it is a file.
+        bytes: u64,
+    },
+    /// It has all of it.
+    Done,
+}
+
+/// What a runtime did not do, and why.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text}")]
+pub struct RuntimeTrouble {
+    /// Whether it may be asked again: it does not run, or broke off.
+    pub may_pass: bool,
+    /// The code that leaves the node.
+    pub code: ErrorCode,
+    /// For people.
+    pub text: String,
 }
 
 /// What a runtime says of a model that was put into its store.

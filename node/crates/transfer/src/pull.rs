@@ -9,6 +9,7 @@
 pub(crate) mod chase;
 pub(crate) mod course;
 pub(crate) mod fetch;
+mod loopback;
 pub(crate) mod resume;
 pub(crate) mod swarm;
 pub(crate) mod tree;
@@ -17,7 +18,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -30,8 +31,8 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use ollamax_blobs::{
-    Access, BlobSpec, Fault, FileIdentity, Index, Indexed, JOB_VERSION, JobFile, Jobs, Manifest, Need, NoRoom, Part,
-    PartError, Promise, Promises, Publication, PublishError, Space, Staging, Store,
+    Access, BlobSpec, Fault, FileIdentity, Index, Indexed, JOB_VERSION, JobFile, Jobs, Manifest, Need, NoRoom, Owner,
+    Part, PartError, Promise, Promises, Publication, PublishError, Space, Staging, Store,
 };
 use ollamax_types::{CHUNK_BYTES, Clock, Digest, ErrorCode, ModelName, NodeId};
 
@@ -46,7 +47,8 @@ use crate::metrics::Metrics;
 use crate::ports::{Ledger, Listing, Origin, OriginError, OriginTrouble, Peers, Place, Runtime};
 use crate::progress::{Board, Stage};
 
-use course::Course;
+use self::course::Course;
+use self::loopback::Way;
 
 /// How often a manifest is asked for.
 const MANIFEST_TRIES_MAX: u32 = 3;
@@ -93,8 +95,10 @@ pub(crate) struct Means {
     pub(crate) look: Arc<Notify>,
     /// How many pulls fetch just now.
     pub(crate) fetching: watch::Sender<usize>,
-    /// The staging folder that was opened last. One for all, since a part is open once in it.
-    pub(crate) staging: tokio::sync::Mutex<Option<Staging>>,
+    /// Where files grow for a store into which this node may not link.
+    pub(crate) own_staging: PathBuf,
+    /// The staging folders that were opened, by their place. One of each for all, since a part is open once in it.
+    pub(crate) staging: tokio::sync::Mutex<BTreeMap<PathBuf, Staging>>,
     /// The turns of the files that somebody wants.
     pub(crate) turns: Mutex<BTreeMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
 }
@@ -135,11 +139,14 @@ enum Prepared {
 struct Ground {
     store: Store,
     staging: Staging,
-    /// The store's place, for people.
+    /// How what grows in staging gets into the store.
+    way: Way,
+    /// The place where the files grow, for people.
     place: String,
     /// The largest first.
     missing: Vec<(BlobSpec, Turn)>,
-    _room: Promise,
+    /// Promised to nobody else meanwhile.
+    room: Vec<Promise>,
 }
 
 /// A pull that may fetch.
@@ -151,6 +158,10 @@ struct Fetcher {
 /// Why no room could be set aside.
 enum Unroomy {
     NoRoom(NoRoom),
+    /// On the one disk on which staging and store lie.
+    Twice(NoRoom),
+    /// On the disk of the store, for what the runtime writes.
+    Copy(NoRoom),
     Part(PartError),
     Fault(Fault),
 }
@@ -194,6 +205,8 @@ impl Pull {
                 }
                 Err(error) => return Err(PullError::of_publish(&ground.place, &error)),
             }
+            // It is asked for anew.
+            ground.room.clear();
             ground = match self.prepare(&manifest).await? {
                 Prepared::Missing(ground) => ground,
                 Prepared::Published => {
@@ -271,10 +284,8 @@ impl Pull {
             self.leave(&store, &access, &manifest).await?;
             return Ok(Prepared::Published);
         }
-        let place = store.root().display().to_string();
-        if let (Access::Direct { .. }, Some(folder)) = (&access, closed) {
-            return Err(closed_to_us(place, &folder));
-        }
+        let way = self.way(&store, &access, closed.as_deref())?;
+        let place = way.place(&store, &self.means.staging_place(&store, &access));
         let staging = self.means.staging(&store, &access, &place).await?;
         let missing = missing.map_err(|error| PullError::of_publish(&place, &error))?;
         for blob in manifest.blobs().into_iter().filter(|blob| !missing.contains(blob)) {
@@ -282,8 +293,8 @@ impl Pull {
         }
         let missing: Vec<(BlobSpec, Turn)> =
             missing.into_iter().map(|blob| (blob, self.means.turn(blob.sha256))).collect();
-        let room = self.set_room_aside(&staging, &place, &missing).await?;
-        Ok(Prepared::Missing(Ground { store, staging, place, missing, _room: room }))
+        let room = self.set_room_aside(&place, &staging, &missing, way.copied_to(&store)).await?;
+        Ok(Prepared::Missing(Ground { store, staging, way, place, missing, room }))
     }
 
     /// The store beside this node. A job that was taken on waits for one that is not there: at boot the runtime may be
@@ -322,8 +333,8 @@ impl Pull {
             self.board.found(blob.sha256, blob.size_bytes);
         }
         let place = store.root().display().to_string();
-        let (root, is_direct) = (store.staging_place(), matches!(access, Access::Direct { .. }));
-        let is_staged = blocking(move || is_direct && root.is_dir()).await?;
+        let root = self.means.staging_place(store, access);
+        let is_staged = blocking(move || root.is_dir()).await?;
         if is_staged && let Ok(staging) = self.means.staging(store, access, &place).await {
             let manifest = manifest.clone();
             blocking(move || forget(&staging, &manifest)).await?;
@@ -334,14 +345,19 @@ impl Pull {
     /// Promises room and lets the parts take it, so that a disk that is too small is met before the first byte.
     async fn set_room_aside(
         &self,
-        staging: &Staging,
         place: &str,
+        staging: &Staging,
         missing: &[(BlobSpec, Turn)],
-    ) -> Result<Promise, PullError> {
+        copied_to: Option<PathBuf>,
+    ) -> Result<Vec<Promise>, PullError> {
         let (means, staging, missing) = (Arc::clone(&self.means), staging.clone(), missing.to_vec());
-        let made = blocking(move || means.set_room_aside(&staging, &missing)).await?;
+        let store = copied_to.as_deref().unwrap_or(Path::new("")).display().to_string();
+        let made = blocking(move || means.set_room_aside(&staging, &missing, copied_to.as_deref())).await?;
+        let no_room = |place: String, room: NoRoom| PullError::NoRoom { model: self.spec.name.clone(), place, room };
         made.map_err(|error| match error {
-            Unroomy::NoRoom(room) => PullError::NoRoom { model: self.spec.name.clone(), place: place.to_owned(), room },
+            Unroomy::NoRoom(room) => no_room(place.to_owned(), room),
+            Unroomy::Twice(room) => no_room(format!("{place}, where it lies twice while the runtime copies it"), room),
+            Unroomy::Copy(room) => no_room(store, room),
             Unroomy::Part(error) => PullError::of_part(place, &error),
             Unroomy::Fault(fault) => PullError::of_fault(place, &fault),
         })
@@ -466,6 +482,9 @@ impl Pull {
         manifest: &Manifest,
         parts: Vec<Part>,
     ) -> Result<Result<(), PublishError>, PullError> {
+        if let Way::Handed(shelf) = &ground.way {
+            return self.hand_over(ground, shelf, manifest, &parts).await;
+        }
         if let Err(error) = self.publish_once(ground, manifest, parts.clone()).await? {
             return Ok(Err(error));
         }
@@ -560,26 +579,42 @@ impl Pull {
 // === impl Means ===
 
 impl Means {
-    /// The staging folder of a store that may be written.
+    /// Where files grow that belong into a store: beside it, else in the data directory.
+    pub(crate) fn staging_place(&self, store: &Store, access: &Access) -> PathBuf {
+        match access {
+            Access::Direct { .. } => store.staging_place(),
+            Access::Locked { .. } | Access::Hidden { .. } => self.own_staging.clone(),
+        }
+    }
+
+    /// The staging folder of a store.
     pub(crate) async fn staging(&self, store: &Store, access: &Access, place: &str) -> Result<Staging, PullError> {
         let owner = match access {
-            Access::Direct { owner, .. } => *owner,
-            Access::Locked { reason, remedy, .. } | Access::Hidden { reason, remedy } => {
-                let (place, reason, remedy) = (place.to_owned(), reason.clone(), remedy.clone());
-                return Err(PullError::NotWritable { place, reason, remedy });
-            }
+            Access::Direct { owner, .. } => Some(*owner),
+            Access::Locked { .. } | Access::Hidden { .. } => None,
         };
-        let root = store.staging_place();
-        let mut last = self.staging.lock().await;
-        let known = last.as_ref().filter(|staging| staging.root() == root).cloned();
-        let opened = blocking(move || match known {
+        self.open_staging(self.staging_place(store, access), owner, place).await
+    }
+
+    async fn open_staging(&self, root: PathBuf, owner: Option<Owner>, place: &str) -> Result<Staging, PullError> {
+        let mut opened = self.staging.lock().await;
+        let (known, at) = (opened.get(&root).cloned(), root.clone());
+        let found = blocking(move || match known {
             // Somebody may have removed it.
-            Some(staging) if root.is_dir() => Ok(staging),
-            _ => Staging::open(&root, Some(owner)),
+            Some(staging) if at.is_dir() => Ok(staging),
+            _ => Staging::open(&at, owner),
         });
-        let staging = opened.await?.map_err(|fault| PullError::of_fault(place, &fault))?;
-        *last = Some(staging.clone());
+        let staging = found.await?.map_err(|fault| PullError::of_fault(place, &fault))?;
+        opened.insert(root, staging.clone());
         Ok(staging)
+    }
+
+    /// The staging folder in the data directory, if there is one.
+    pub(crate) async fn own_staging(&self) -> Option<Staging> {
+        let root = self.own_staging.clone();
+        let is_there = blocking(move || root.is_dir()).await.ok()?;
+        let place = self.own_staging.display().to_string();
+        if is_there { self.open_staging(self.own_staging.clone(), None, &place).await.ok() } else { None }
     }
 
     /// The turn of a file, the same for all who want it now.
@@ -594,21 +629,26 @@ impl Means {
         turn
     }
 
-    /// Blocks on the disk.
-    fn set_room_aside(&self, staging: &Staging, missing: &[(BlobSpec, Turn)]) -> Result<Promise, Unroomy> {
+    /// Blocks on the disk. What the runtime will write stays promised until all of it is over.
+    fn set_room_aside(
+        &self,
+        staging: &Staging,
+        missing: &[(BlobSpec, Turn)],
+        copied_to: Option<&Path>,
+    ) -> Result<Vec<Promise>, Unroomy> {
         let before: Vec<u64> = missing.iter().map(|(blob, _)| staging.allocated_bytes(*blob)).collect();
         let sizes = missing.iter().map(|(blob, _)| blob.size_bytes);
         let bytes = sizes.zip(&before).fold(0_u64, |sum, (size, held)| sum.saturating_add(size.saturating_sub(*held)));
-        let Config { spare_percent, spare_bytes_min, .. } = self.config;
-        let device = fs::metadata(staging.root()).map_err(Fault::at("look at", staging.root()));
-        let device = device.map_err(Unroomy::Fault)?.dev();
-        let need = Need { bytes, spare_percent, spare_bytes_min };
+        let device = device_of(staging.root()).map_err(Unroomy::Fault)?;
         let space = Space::of(staging.root());
         if space.is_none() {
             let place = staging.root().display();
             tracing::warn!(%place, "the disk of the model store does not say what is free; the pull goes on");
         }
-        let mut room = self.promises.take(device, space, need).map_err(Unroomy::NoRoom)?;
+        let copy = copied_to.map(|place| self.set_copy_aside(missing, place, device)).transpose()?.unwrap_or_default();
+        let need = self.need(bytes.saturating_add(copy.here_bytes));
+        let refused = if copy.here_bytes > 0 { Unroomy::Twice } else { Unroomy::NoRoom };
+        let mut room = self.promises.take(device, space, need).map_err(refused)?;
         for (at, (blob, _)) in missing.iter().enumerate() {
             match staging.begin(*blob) {
                 Ok(part) => drop(part),
@@ -619,7 +659,13 @@ impl Means {
             }
             room.allocated(staging.allocated_bytes(*blob).saturating_sub(before[at]));
         }
-        Ok(room)
+        Ok([Some(room), copy.elsewhere].into_iter().flatten().collect())
+    }
+
+    /// So many bytes, and what stays free beside them.
+    fn need(&self, bytes: u64) -> Need {
+        let Config { spare_percent, spare_bytes_min, .. } = self.config;
+        Need { bytes, spare_percent, spare_bytes_min }
     }
 }
 
@@ -638,6 +684,10 @@ impl Drop for Fetcher {
     fn drop(&mut self) {
         self.means.fetching.send_modify(|count| *count = count.saturating_sub(1));
     }
+}
+
+fn device_of(place: &Path) -> Result<u64, Fault> {
+    fs::metadata(place).map(|found| found.dev()).map_err(Fault::at("look at", place))
 }
 
 /// How long to wait before an origin is asked again; `None` where that is of no use.

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use ollamax_blobs::{Access, BlobSpec, Fault, JobFile, Jobs, Manifest, Scanned, Staging, Store};
+use ollamax_blobs::{BlobSpec, Fault, JobFile, Jobs, Manifest, Scanned, Staging, Store};
 use ollamax_types::{Digest, ModelName, NodeId, Timestamp};
 
 use crate::error::PullError;
@@ -392,17 +392,23 @@ impl Service {
 
     /// Removes parts that nobody wrote to for long and that no pull wants.
     async fn clear_parts(&self) {
-        let Some(staging) = self.staging().await else { return };
+        let mut folders: Vec<Staging> = self.staging().await.into_iter().collect();
+        // What grew there stays behind when the store was opened to this node meanwhile.
+        let own = self.means.own_staging().await;
+        folders.extend(own.filter(|own| folders.iter().all(|staging| staging.root() != own.root())));
+        if folders.is_empty() {
+            return;
+        }
         let boards: Vec<Arc<PullProgress>> = self.lock().values().map(|entry| entry.board.now()).collect();
         let wanted: BTreeSet<Digest> =
             boards.iter().flat_map(|progress| progress.blobs.iter().map(|blob| blob.blob.sha256)).collect();
         let now = self.means.clock.now();
-        if blocking(move || clear(&staging, &wanted, now)).await.is_ok() {
+        if blocking(move || folders.iter().for_each(|staging| clear(staging, &wanted, now))).await.is_ok() {
             self.show_staged().await;
         }
     }
 
-    /// The staging folder of the store beside this node, if it has one already.
+    /// The staging folder for the store beside this node, if it has one already.
     async fn staging(&self) -> Option<Staging> {
         let runtime = Arc::clone(&self.means.runtime);
         let found = blocking(move || match runtime.place() {
@@ -410,8 +416,8 @@ impl Service {
             Place::None(_) => None,
         });
         let (access, store) = found.await.ok()??;
-        let (root, is_direct) = (store.staging_place(), matches!(access, Access::Direct { .. }));
-        let is_there = blocking(move || is_direct && root.is_dir()).await.ok()?;
+        let root = self.means.staging_place(&store, &access);
+        let is_there = blocking(move || root.is_dir()).await.ok()?;
         if !is_there {
             return None;
         }

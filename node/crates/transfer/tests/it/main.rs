@@ -3,6 +3,7 @@
 mod adoption;
 mod disks;
 mod elsewhere;
+mod handed;
 mod origins;
 mod pulls;
 mod wishes;
