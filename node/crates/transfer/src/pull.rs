@@ -13,6 +13,7 @@ mod loopback;
 pub(crate) mod resume;
 pub(crate) mod swarm;
 pub(crate) mod tree;
+mod upkeep;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
