@@ -356,7 +356,6 @@ impl Pull {
             ledger: Arc::clone(&means.ledger),
             library: means.library.clone(),
             place: place.to_owned(),
-            buffers: means.buffers.clone(),
             board: Arc::clone(&self.board),
             metrics: means.metrics.clone(),
             seed: means.seed,
