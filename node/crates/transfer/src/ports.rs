@@ -15,8 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
 use ollamax_blobs::{BlobSpec, ChunkHash};
-use ollamax_core::catalog::Refusal;
-use ollamax_core::catalog::record::{Replicas, Wish};
+use ollamax_core::catalog::{Refusal, Replicas, Wish};
 use ollamax_core::placement::Unfit;
 use ollamax_core::transfer_plan::Extent;
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, Root};
@@ -225,6 +224,8 @@ pub trait Ledger: Send + Sync + 'static {
     fn tell(&self, name: ModelName, round: u64, error: PullError) -> BoxFuture<'static, Result<(), LedgerError>>;
     /// Asks for copies of a model, and gives the round in which they are made.
     fn ask(&self, ask: Ask) -> BoxFuture<'static, Result<u64, LedgerError>>;
+    /// Ends the wish for a model. False when there is none.
+    fn forget(&self, name: ModelName) -> BoxFuture<'static, Result<bool, LedgerError>>;
     /// The wish for a model, as this node knows it.
     fn plan(&self, name: &ModelName) -> Option<Wish>;
 }
@@ -301,7 +302,7 @@ pub enum LedgerError {
         actual: u32,
     },
     /// There are fewer nodes for it than were asked for.
-    #[error("it fits on {fits} of {of} nodes")]
+    #[error("it fits on {fits} of {of} nodes{}", reasons(why))]
     Impossible {
         /// On how many it fits.
         fits: usize,
@@ -318,4 +319,28 @@ pub enum LedgerError {
         /// For people.
         text: String,
     },
+}
+
+// === impl LedgerError ===
+
+impl LedgerError {
+    /// The code that leaves the node.
+    #[must_use]
+    pub const fn code(&self) -> ErrorCode {
+        match self {
+            Self::NoQuorum(_) => ErrorCode::NoQuorum,
+            Self::Refused(refusal) => refusal.code(),
+            Self::NeedsVersion { .. } | Self::Impossible { .. } => ErrorCode::PreconditionFailed,
+            Self::Failed { code, .. } => *code,
+        }
+    }
+}
+
+/// What is wrong with each node, in brackets; nothing where nothing is.
+fn reasons(why: &[(NodeId, Unfit)]) -> String {
+    if why.is_empty() {
+        return String::new();
+    }
+    let told: Vec<String> = why.iter().map(|(node, unfit)| unfit.of(&format!("node {node}"))).collect();
+    format!(" ({})", told.join("; "))
 }
