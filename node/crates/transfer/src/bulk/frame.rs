@@ -76,6 +76,9 @@ pub(crate) enum FrameError {
     /// The stream broke off.
     #[error("the connection broke off: {0}")]
     Broken(#[from] io::Error),
+    /// The other side does nothing.
+    #[error("{0}")]
+    Stalled(String),
     /// It is no frame.
     #[error("something that is not the bulk protocol came: {0}")]
     Garbage(&'static str),
