@@ -3,6 +3,7 @@
 //!
 //! For tests and simulations. Time is tokio's, so a paused clock plays hours in moments. Clones are the same.
 
+mod fetching;
 mod ledger;
 mod peers;
 
@@ -25,12 +26,9 @@ use crate::ports::{
 use crate::progress::{PullProgress, Watch};
 use crate::shelf::Shelf;
 
-mod fetching;
-
-pub use fetching::{FetchFault, MemOffer};
-
 use fetching::Fetching;
 
+pub use fetching::{FetchFault, MemOffer};
 pub use ledger::{MemCluster, MemLedger};
 pub use peers::{MemPeers, PeerFault};
 
