@@ -102,7 +102,10 @@ impl Shelf {
 
     /// A file with these bytes lies in the store, and the tree that the right one has is on record for it.
     pub(crate) fn publish_as(&self, bytes: &[u8]) {
-        fs::write(self.store.blob_path(self.spec.sha256), bytes).expect("there is room");
+        let path = self.store.blob_path(self.spec.sha256);
+        let new = path.with_extension("new");
+        fs::write(&new, bytes).expect("there is room");
+        fs::rename(&new, &path).expect("ours");
         self.index();
     }
 

@@ -179,7 +179,8 @@ impl Peers for MemPeers {
         let ask = async move {
             let (door, fault, _) = reached?;
             let (size_bytes, hashes) = door.hashes(sha256).await.ok_or_else(|| absent("no such file"))?;
-            Ok((size_bytes, if fault == Some(PeerFault::LyingHashes) { flipped(&hashes) } else { hashes }))
+            let hashes = if fault == Some(PeerFault::LyingHashes) { flipped(&hashes) } else { hashes };
+            Ok::<(u64, Bytes), PeerError>((size_bytes, hashes))
         };
         ask.boxed()
     }

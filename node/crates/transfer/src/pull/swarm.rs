@@ -233,6 +233,8 @@ impl Conduct {
     /// Takes in what a task tells.
     fn take(&mut self, news: News) -> Vec<Action> {
         match news {
+            // What was on its way when the node was left.
+            News::Linked { peer, .. } | News::Has { peer, .. } if self.distrusted.contains(&peer) => Vec::new(),
             News::Linked { peer, links } => {
                 self.linked.insert(peer, links);
                 self.tell(Event::Joined { peer })
@@ -268,6 +270,7 @@ impl Conduct {
                 })
             }
             News::Lost { index } => {
+                self.heard_at = Instant::now();
                 self.verified_bytes = self.verified_bytes.saturating_sub(length(self.shared.blob().size_bytes, index));
                 self.tell(Event::Lost { index })
             }
