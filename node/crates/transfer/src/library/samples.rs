@@ -16,7 +16,7 @@ use crate::adopt::{Adopted, Trees};
 use super::Library;
 
 /// A node's disk, and the file that matters.
-pub(crate) struct Shelf {
+pub(crate) struct Disk {
     pub(crate) library: Library,
     pub(crate) spec: BlobSpec,
     pub(crate) bytes: Vec<u8>,
@@ -40,9 +40,9 @@ pub(crate) fn bytes(seed: u64, length: u64) -> Vec<u8> {
     bytes
 }
 
-// === impl Shelf ===
+// === impl Disk ===
 
-impl Shelf {
+impl Disk {
     /// Nothing is there yet of a file of so many chunks, the last of which is short.
     pub(crate) fn new(seed: u64, chunks: u64) -> Self {
         Self::of(bytes(seed, (chunks - 1) * CHUNK_BYTES + 5))

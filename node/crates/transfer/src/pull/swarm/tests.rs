@@ -10,7 +10,7 @@ use ollamax_core::catalog::Replicas;
 use ollamax_types::CHUNK_BYTES;
 
 use crate::buffers::Buffers;
-use crate::library::samples::Shelf;
+use crate::library::samples::Disk;
 use crate::mem::{MemCluster, MemPeers, PeerFault};
 use crate::ports::Ask;
 use crate::progress::{Source, Stage};
@@ -25,8 +25,8 @@ const SEEDS: [u64; 3] = [1, 2, 3];
 
 /// A node without the file, and nodes that have it.
 struct World {
-    own: Shelf,
-    holders: Vec<(NodeId, Shelf)>,
+    own: Disk,
+    holders: Vec<(NodeId, Disk)>,
     peers: MemPeers,
     cluster: MemCluster,
     metrics: Metrics,
@@ -43,12 +43,12 @@ fn name() -> ModelName {
 impl World {
     /// A file of so many chunks, the last of which is short, at these nodes.
     async fn new(chunks: u64, holders: &[NodeId]) -> Self {
-        let own = Shelf::new(chunks, chunks);
+        let own = Disk::new(chunks, chunks);
         let (peers, cluster) = (MemPeers::default(), MemCluster::new([ONE].into_iter().chain(holders.to_vec())));
-        let holders: Vec<(NodeId, Shelf)> = holders.iter().map(|node| (*node, Shelf::of(own.bytes.clone()))).collect();
-        for (node, shelf) in &holders {
-            shelf.publish();
-            peers.link_library(*node, shelf.library.clone(), 16);
+        let holders: Vec<(NodeId, Disk)> = holders.iter().map(|node| (*node, Disk::of(own.bytes.clone()))).collect();
+        for (node, disk) in &holders {
+            disk.publish();
+            peers.link_library(*node, disk.library.clone(), 16);
             cluster.hold(*node, &name(), Digest([1; 32]));
         }
         let ask = Ask { name: name(), replicas: Replicas::All, insecure: false, asked_by: "a test".to_owned() };
@@ -97,7 +97,7 @@ impl World {
         }
     }
 
-    fn holder(&self, node: NodeId) -> &Shelf {
+    fn holder(&self, node: NodeId) -> &Disk {
         let found = self.holders.iter().find(|(holder, _)| *holder == node);
         &found.expect("it is one of them").1
     }
