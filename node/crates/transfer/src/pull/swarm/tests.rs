@@ -66,6 +66,7 @@ impl World {
             of: 1,
             ingester: TWO,
             own: ONE,
+            others: Vec::new(),
             part: self.own.part(),
             tree: self.own.tree(),
             links: Links::new(Arc::clone(&peers), Buffers::new(), self.metrics.clone(), &self.config),
@@ -216,6 +217,30 @@ async fn who_says_nothing_is_waited_for_only_so_long() {
     world.peers.unlink(TWO);
     let error = world.try_receive(1).await.expect_err("it is not there");
     assert!(error.to_string().ends_with("nothing came for 300 s; last: node 2: no connection"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_comes_back_with_what_it_had_is_no_news() {
+    for (fault, reason) in
+        [(PeerFault::Deaf, "node 2: nothing came for 30 s"), (PeerFault::Busy, "no other node has it")]
+    {
+        let world = World::new(3, &[TWO]).await;
+        world.peers.set_fault(TWO, Some(fault));
+        let begun = Instant::now();
+        let error = world.try_receive(1).await.expect_err("it gives nothing");
+        let PullError::Silent { last, .. } = error else { panic!("{error}") };
+        assert_eq!(last, reason, "{fault:?}");
+        assert!(begun.elapsed() <= Duration::from_secs(302), "{fault:?}: {:?}", begun.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nodes_that_no_plan_names_are_asked_as_well() {
+    let world = World::new(3, &[TWO]).await;
+    assert_eq!(world.cluster.ledger(ONE).forget(name()).await, Ok(true));
+    let receiving = Receiving { others: vec![ONE, TWO], ..world.receiving(1) };
+    let fetched = Box::pin(receive(receiving, &world.config, Chaser::new()));
+    assert_eq!(timeout(LONG, fetched).await.expect("it ends"), Ok(world.own.spec.sha256));
 }
 
 #[tokio::test(start_paused = true)]
