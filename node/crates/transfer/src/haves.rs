@@ -137,7 +137,7 @@ mod tests {
     use futures::FutureExt as _;
 
     use super::*;
-    use crate::library::samples::Shelf;
+    use crate::library::samples::Disk;
 
     const FILE: Digest = Digest([5; 32]);
     const SIZE: u64 = 9;
@@ -193,25 +193,25 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_comes_is_told_in_bundles_and_what_goes_at_once() {
-        let shelf = Shelf::new(7, 5);
-        let part = shelf.part();
-        shelf.write(&part, 1);
-        let mut news = follow(shelf.library.clone(), vec![FILE, shelf.spec.sha256]);
+        let disk = Disk::new(7, 5);
+        let part = disk.part();
+        disk.write(&part, 1);
+        let mut news = follow(disk.library.clone(), vec![FILE, disk.spec.sha256]);
         assert!(news.next().now_or_never().is_none(), "nothing is offered");
-        let offered = shelf.library.offer(part.clone());
+        let offered = disk.library.offer(part.clone());
         assert_eq!(told(&[news.next().await.expect("it goes on")]), "1+1");
-        shelf.write(&part, 2);
-        shelf.library.stir();
-        shelf.write(&part, 4);
-        shelf.library.stir();
+        disk.write(&part, 2);
+        disk.library.stir();
+        disk.write(&part, 4);
+        disk.library.stir();
         let two = [news.next().await.expect("it goes on"), news.next().await.expect("it goes on")];
         assert_eq!(told(&two), "2+1 4+1");
-        shelf.library.stir();
+        disk.library.stir();
         assert!(tokio::time::timeout(Duration::from_secs(60), news.next()).await.is_err(), "nothing is new");
         for index in [0, 3] {
-            shelf.write(&part, index);
+            disk.write(&part, index);
         }
-        shelf.library.stir();
+        disk.library.stir();
         assert_eq!(told(&[news.next().await.expect("it goes on")]), "*");
         drop(offered);
         assert_eq!(told(&[news.next().await.expect("it goes on")]), "-");

@@ -104,7 +104,7 @@ impl Desk {
             let Some(kind) = kind else { return Ok(()) };
             let question = frame::read_question(kind, &mut from);
             match within_stall(question, "a question did not come to its end").await? {
-                Question::Ask { request, sha256, extent } => {
+                Question::Ask { request, sha256, extent, .. } => {
                     let job = self.admit(request, sha256, extent)?;
                     if jobs.send(job).await.is_err() {
                         return Ok(());
@@ -195,9 +195,9 @@ impl<W: AsyncWrite + Unpin> Counter<W> {
     async fn write(&mut self, bytes: &[u8]) -> Result<(), FrameError> {
         const TEXT: &str = "the other side does not read";
         for piece in bytes.chunks(PIECE_BYTES) {
-            within_stall(async { Ok(self.to.write_all(piece).await?) }, TEXT).await?;
+            within_stall(async { self.to.write_all(piece).await.map_err(FrameError::from) }, TEXT).await?;
         }
-        within_stall(async { Ok(self.to.flush().await?) }, TEXT).await
+        within_stall(async { self.to.flush().await.map_err(FrameError::from) }, TEXT).await
     }
 }
 

@@ -16,7 +16,7 @@ use crate::adopt::{Adopted, Trees};
 use super::Library;
 
 /// A node's disk, and the file that matters.
-pub(crate) struct Shelf {
+pub(crate) struct Disk {
     pub(crate) library: Library,
     pub(crate) spec: BlobSpec,
     pub(crate) bytes: Vec<u8>,
@@ -40,9 +40,9 @@ pub(crate) fn bytes(seed: u64, length: u64) -> Vec<u8> {
     bytes
 }
 
-// === impl Shelf ===
+// === impl Disk ===
 
-impl Shelf {
+impl Disk {
     /// Nothing is there yet of a file of so many chunks, the last of which is short.
     pub(crate) fn new(seed: u64, chunks: u64) -> Self {
         Self::of(bytes(seed, (chunks - 1) * CHUNK_BYTES + 5))
@@ -102,7 +102,10 @@ impl Shelf {
 
     /// A file with these bytes lies in the store, and the tree that the right one has is on record for it.
     pub(crate) fn publish_as(&self, bytes: &[u8]) {
-        fs::write(self.store.blob_path(self.spec.sha256), bytes).expect("there is room");
+        let path = self.store.blob_path(self.spec.sha256);
+        let new = path.with_extension("new");
+        fs::write(&new, bytes).expect("there is room");
+        fs::rename(&new, &path).expect("ours");
         self.index();
     }
 

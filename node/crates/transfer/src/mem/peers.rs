@@ -41,6 +41,8 @@ pub enum PeerFault {
     VanishAfter(u64),
     /// It takes connections and says nothing on them.
     Silent,
+    /// It greets, and says nothing to what it is asked.
+    Deaf,
     /// It is too busy for whatever it is asked.
     Busy,
 }
@@ -179,7 +181,8 @@ impl Peers for MemPeers {
         let ask = async move {
             let (door, fault, _) = reached?;
             let (size_bytes, hashes) = door.hashes(sha256).await.ok_or_else(|| absent("no such file"))?;
-            Ok((size_bytes, if fault == Some(PeerFault::LyingHashes) { flipped(&hashes) } else { hashes }))
+            let hashes = if fault == Some(PeerFault::LyingHashes) { flipped(&hashes) } else { hashes };
+            Ok::<(u64, Bytes), PeerError>((size_bytes, hashes))
         };
         ask.boxed()
     }
@@ -272,8 +275,10 @@ impl Wire {
             return pending().await;
         }
         let ((near_read, near_write), (far_read, far_write)) = (split(near), split(far));
-        if self.fault() == Some(PeerFault::Busy) {
-            return say_busy(near_read, near_write).await;
+        match self.fault() {
+            Some(PeerFault::Busy) => return answer(near_read, near_write, Some(Outcome::Busy)).await,
+            Some(PeerFault::Deaf) => return answer(near_read, near_write, None).await,
+            _ => {}
         }
         tokio::select! {
             asked = pass_on_questions(near_read, far_write) => asked,
@@ -338,13 +343,18 @@ async fn pass_on_questions(
     Ok(())
 }
 
-/// Answers instead of the node.
-async fn say_busy(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) -> Result<(), FrameError> {
+/// Answers instead of the node, or takes note of what it is asked and does not answer.
+async fn answer(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    answer: Option<Outcome>,
+) -> Result<(), FrameError> {
     frame::read_greeting(&mut from).await?;
     to.write_all(&GREETING).await?;
     while let Some(kind) = frame::read_kind(&mut from).await? {
-        if let Question::Ask { request, .. } = frame::read_question(kind, &mut from).await? {
-            to.write_all(&Reply::End { request, outcome: Outcome::Busy }.encode()).await?;
+        let question = frame::read_question(kind, &mut from).await?;
+        if let (Question::Ask { request, .. }, Some(outcome)) = (question, answer) {
+            to.write_all(&Reply::End { request, outcome }.encode()).await?;
         }
     }
     Ok(())

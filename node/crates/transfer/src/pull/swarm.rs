@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use ollamax_blobs::{BlobSpec, Part, Tree};
 use ollamax_core::transfer_plan::swarm::{Action, Event, Rules, Stripe, Swarm};
 use ollamax_core::transfer_plan::{Extent, Patience};
-use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, chunk_count, chunk_range};
+use ollamax_types::{Bits, Digest, ErrorCode, ModelName, NodeId, chunk_count, chunk_range};
 
 use crate::buffers::Buffer;
 use crate::bulk::frame::{EXTENT_CHUNKS_MAX, Outcome};
@@ -54,6 +54,8 @@ pub(crate) struct Receiving {
     /// Who brings the file into the cluster.
     pub(crate) ingester: NodeId,
     pub(crate) own: NodeId,
+    /// Who has the file or will have it, as far as is known; the record may name more.
+    pub(crate) others: Vec<NodeId>,
     /// What is there of it has the hashes of `tree`.
     pub(crate) part: Part,
     /// Proved by the root on record.
@@ -112,10 +114,12 @@ struct Conduct {
     attended: BTreeMap<NodeId, CancellationToken>,
     linked: BTreeMap<NodeId, Vec<Link>>,
     distrusted: BTreeSet<NodeId>,
+    /// The chunks that any node was heard to have.
+    seen: Bits,
     asked: BTreeMap<u64, Asked>,
     tasks: JoinSet<()>,
     verified_bytes: u64,
-    /// When something new was heard.
+    /// When something came, or was heard of that nobody had before.
     heard_at: Instant,
     /// What went wrong last.
     last: String,
@@ -152,7 +156,7 @@ impl Conduct {
         let Receiving { rank, of, ingester, own, part, ledger, seed, .. } = &shared.receiving;
         let have = part.have();
         let size_bytes = part.spec().size_bytes;
-        let verified_bytes = have.runs().flatten().map(|index| length(size_bytes, index)).sum();
+        let verified_bytes: u64 = have.runs().flatten().map(|index| length(size_bytes, index)).sum();
         let rules = Rules {
             window: config.window_chunks,
             extent_max: EXTENT_CHUNKS_MAX,
@@ -162,6 +166,7 @@ impl Conduct {
         let stripe = Stripe { rank: *rank, of: *of, ingester: *ingester };
         let (now, assignments) = (Instant::now(), ledger.assignments());
         Self {
+            seen: Bits::new(have.len()),
             swarm: Swarm::new(rules, *own, stripe, have, *seed, 0),
             silence: Duration::from_millis(config.silence_ms),
             started: now,
@@ -216,10 +221,11 @@ impl Conduct {
 
     /// Attends every node that has the file or will have it. One that is attended stays so, whatever the plan says.
     fn attend_others(&mut self) {
-        let Receiving { name, own, .. } = &self.shared.receiving;
+        let Receiving { name, own, others, .. } = &self.shared.receiving;
         let assignments = Arc::clone(&self.assignments.borrow_and_update());
-        let Some(assignment) = assignments.iter().find(|assignment| assignment.name == *name) else { return };
-        for peer in assignment.others.iter().copied().filter(|peer| peer != own) {
+        let planned = assignments.iter().filter(|assignment| assignment.name == *name);
+        let all = others.iter().chain(planned.flat_map(|assignment| &assignment.others));
+        for peer in all.copied().filter(|peer| peer != own) {
             if self.attended.contains_key(&peer) {
                 continue;
             }
@@ -233,12 +239,17 @@ impl Conduct {
     /// Takes in what a task tells.
     fn take(&mut self, news: News) -> Vec<Action> {
         match news {
+            // What was on its way when the node was left.
+            News::Linked { peer, .. } | News::Has { peer, .. } if self.distrusted.contains(&peer) => Vec::new(),
             News::Linked { peer, links } => {
                 self.linked.insert(peer, links);
                 self.tell(Event::Joined { peer })
             }
             News::Has { peer, extent } => {
-                self.heard_at = Instant::now();
+                let new = extent.chunks().filter(|index| self.seen.set(*index)).count();
+                if new > 0 {
+                    self.heard_at = Instant::now();
+                }
                 self.tell(Event::Has { peer, extent })
             }
             News::Left { peer, why } => {
@@ -268,6 +279,7 @@ impl Conduct {
                 })
             }
             News::Lost { index } => {
+                self.heard_at = Instant::now();
                 self.verified_bytes = self.verified_bytes.saturating_sub(length(self.shared.blob().size_bytes, index));
                 self.tell(Event::Lost { index })
             }

@@ -142,7 +142,7 @@ fn amiss(error: &PeerError) -> Amiss {
 
 #[cfg(test)]
 mod tests {
-    use crate::library::samples::Shelf;
+    use crate::library::samples::Disk;
     use crate::mem::{MemCluster, MemPeers, PeerFault};
 
     use super::*;
@@ -152,50 +152,50 @@ mod tests {
     const PATIENCE: Patience = Patience { first_wait_ms: 500, wait_ms_max: 30_000, silence_ms: 300_000 };
 
     /// Two nodes that have the file.
-    fn peers(shelf: &Shelf) -> MemPeers {
+    fn peers(disk: &Disk) -> MemPeers {
         let peers = MemPeers::default();
         for node in [TWO, THREE] {
-            peers.link_library(node, shelf.library.clone(), 1);
+            peers.link_library(node, disk.library.clone(), 1);
         }
         peers
     }
 
-    async fn found(shelf: &Shelf, peers: &MemPeers, root: Root) -> Result<Tree, PullError> {
-        find(peers, &[TWO, THREE], shelf.spec, root, PATIENCE).await
+    async fn found(disk: &Disk, peers: &MemPeers, root: Root) -> Result<Tree, PullError> {
+        find(peers, &[TWO, THREE], disk.spec, root, PATIENCE).await
     }
 
     #[tokio::test(start_paused = true)]
     async fn any_holder_will_do_and_a_liar_is_passed_over() {
-        let shelf = Shelf::new(1, 3);
-        shelf.publish();
-        let (peers, root) = (peers(&shelf), shelf.tree().root());
-        assert_eq!(found(&shelf, &peers, root).await, Ok(shelf.tree()));
+        let disk = Disk::new(1, 3);
+        disk.publish();
+        let (peers, root) = (peers(&disk), disk.tree().root());
+        assert_eq!(found(&disk, &peers, root).await, Ok(disk.tree()));
         for liar in [TWO, THREE] {
             peers.set_fault(liar, Some(PeerFault::LyingHashes));
-            assert_eq!(found(&shelf, &peers, root).await, Ok(shelf.tree()), "{liar}");
+            assert_eq!(found(&disk, &peers, root).await, Ok(disk.tree()), "{liar}");
             peers.set_fault(liar, None);
         }
         peers.unlink(TWO);
-        assert_eq!(found(&shelf, &peers, root).await, Ok(shelf.tree()), "one is gone");
+        assert_eq!(found(&disk, &peers, root).await, Ok(disk.tree()), "one is gone");
     }
 
     #[tokio::test(start_paused = true)]
     async fn where_all_lie_nobody_waits() {
-        let shelf = Shelf::new(2, 2);
-        shelf.publish();
-        let (peers, begun) = (peers(&shelf), Instant::now());
-        let blob = shelf.spec.sha256.short();
+        let disk = Disk::new(2, 2);
+        disk.publish();
+        let (peers, begun) = (peers(&disk), Instant::now());
+        let blob = disk.spec.sha256.short();
         let text = "node 2 told hashes of another file, node 3 told hashes of another file".to_owned();
-        let wrong = found(&shelf, &peers, Root([9; 32])).await;
+        let wrong = found(&disk, &peers, Root([9; 32])).await;
         assert_eq!(wrong, Err(PullError::Peers { blob, text }));
         assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_does_not_have_it_yet_is_asked_again_until_it_is_no_use() {
-        let shelf = Shelf::new(3, 2);
-        let (peers, root, begun) = (peers(&shelf), shelf.tree().root(), Instant::now());
-        let silent = found(&shelf, &peers, root).await.expect_err("nobody has it");
+        let disk = Disk::new(3, 2);
+        let (peers, root, begun) = (peers(&disk), disk.tree().root(), Instant::now());
+        let silent = found(&disk, &peers, root).await.expect_err("nobody has it");
         assert!(
             silent.to_string().ends_with("nothing came for 300 s; last: node 2: no such file")
                 || silent.to_string().ends_with("nothing came for 300 s; last: node 3: no such file"),
@@ -204,24 +204,24 @@ mod tests {
         assert!(begun.elapsed() > Duration::from_secs(200), "{:?}", begun.elapsed());
         let late = async {
             sleep(Duration::from_secs(100)).await;
-            shelf.publish();
+            disk.publish();
             std::future::pending::<()>().await;
         };
         let tree = tokio::select! {
-            tree = found(&shelf, &peers, root) => tree,
+            tree = found(&disk, &peers, root) => tree,
             () = late => return,
         };
-        assert_eq!(tree, Ok(shelf.tree()));
+        assert_eq!(tree, Ok(disk.tree()));
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_manifest_is_known_by_its_digest() {
-        let shelf = Shelf::new(4, 1);
-        let layer = format!(r#"{{"mediaType":"x","digest":"sha256:{}","size":5}}"#, shelf.spec.sha256);
+        let disk = Disk::new(4, 1);
+        let layer = format!(r#"{{"mediaType":"x","digest":"sha256:{}","size":5}}"#, disk.spec.sha256);
         let text = format!(r#"{{"schemaVersion":2,"layers":[{layer}]}}"#);
         let manifest = Manifest::read(text.as_bytes()).expect("a manifest");
-        shelf.library.learn(&manifest);
-        let peers = peers(&shelf);
+        disk.library.learn(&manifest);
+        let peers = peers(&disk);
         let found = find_manifest(&peers, &[TWO, THREE], manifest.digest(), PATIENCE).await;
         assert_eq!(found.expect("both have it").bytes(), text.as_bytes());
         let other = find_manifest(&peers, &[], manifest.digest(), PATIENCE).await.expect_err("nobody is asked");

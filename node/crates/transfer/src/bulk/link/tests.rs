@@ -7,7 +7,7 @@ use tokio::io::{DuplexStream, duplex};
 
 use ollamax_types::{CHUNK_BYTES, Digest, ModelName};
 
-use crate::library::samples::Shelf;
+use crate::library::samples::Disk;
 use crate::mem::MemPeers;
 use crate::ports::Have;
 use crate::progress::PullProgress;
@@ -69,29 +69,29 @@ async fn ended(link: &Link) -> String {
 
 #[tokio::test(start_paused = true)]
 async fn requests_share_a_link_and_each_gets_its_chunks_in_order() {
-    let shelf = Shelf::new(1, 4);
-    shelf.publish();
+    let disk = Disk::new(1, 4);
+    disk.publish();
     let peers = MemPeers::default();
-    peers.link_library(TWO, shelf.library.clone(), 16);
+    peers.link_library(TWO, disk.library.clone(), 16);
     let links = links(peers.clone());
     let link = links.to(TWO).await.expect("it is there").remove(0);
     let again = links.to(TWO).await.expect("it is there");
     assert_eq!((again.len(), peers.connections(TWO)), (1, 1));
-    let mut first = link.ask(shelf.spec, Extent { first: 0, count: 3 }).await.expect("it is open");
-    let mut second = again[0].ask(shelf.spec, Extent { first: 3, count: 1 }).await.expect("it is open");
+    let mut first = link.ask(disk.spec, Extent { first: 0, count: 3 }).await.expect("it is open");
+    let mut second = again[0].ask(disk.spec, Extent { first: 3, count: 1 }).await.expect("it is open");
     for (answer, chunks) in [(&mut first, 0..3), (&mut second, 3..4)] {
         for wanted in chunks {
             let Some(Came::Chunk { index, buffer }) = answer.next().await else { panic!("chunk {wanted} comes") };
-            assert!(index == wanted && buffer.bytes() == shelf.chunk(wanted), "{index}");
+            assert!(index == wanted && buffer.bytes() == disk.chunk(wanted), "{index}");
         }
         assert!(matches!(answer.next().await, Some(Came::End(Outcome::Whole))));
         assert!(answer.next().await.is_none(), "nothing behind the end");
     }
     peers.cut(TWO);
     assert_eq!(ended(&link).await, "the connection was closed");
-    assert!(link.ask(shelf.spec, Extent { first: 0, count: 1 }).await.is_none());
+    assert!(link.ask(disk.spec, Extent { first: 0, count: 1 }).await.is_none());
     let new = links.to(TWO).await.expect("it is there").remove(0);
-    assert!(new.ask(shelf.spec, Extent { first: 0, count: 1 }).await.is_some());
+    assert!(new.ask(disk.spec, Extent { first: 0, count: 1 }).await.is_some());
     assert_eq!(peers.connections(TWO), 2);
     peers.unlink(TWO);
     ended(&new).await;
@@ -104,7 +104,8 @@ async fn who_leaves_cancels_and_what_still_comes_goes_nowhere() {
     let (_links, link, mut theirs) = by_hand().await;
     let extent = Extent { first: 0, count: 2 };
     let answer = link.ask(FILE, extent).await.expect("it is open");
-    assert_eq!(question(&mut theirs).await, Some(Question::Ask { request: 1, sha256: FILE.sha256, extent }));
+    let ask = Question::Ask { request: 1, sha256: FILE.sha256, extent, is_background: false };
+    assert_eq!(question(&mut theirs).await, Some(ask));
     drop(answer);
     assert_eq!(question(&mut theirs).await, Some(Question::Cancel { request: 1 }));
     let length = u32::try_from(CHUNK_BYTES).expect("small");

@@ -10,7 +10,7 @@ use ollamax_core::catalog::Replicas;
 use ollamax_types::CHUNK_BYTES;
 
 use crate::buffers::Buffers;
-use crate::library::samples::Shelf;
+use crate::library::samples::Disk;
 use crate::mem::{MemCluster, MemPeers, PeerFault};
 use crate::ports::Ask;
 use crate::progress::{Source, Stage};
@@ -25,8 +25,8 @@ const SEEDS: [u64; 3] = [1, 2, 3];
 
 /// A node without the file, and nodes that have it.
 struct World {
-    own: Shelf,
-    holders: Vec<(NodeId, Shelf)>,
+    own: Disk,
+    holders: Vec<(NodeId, Disk)>,
     peers: MemPeers,
     cluster: MemCluster,
     metrics: Metrics,
@@ -43,12 +43,12 @@ fn name() -> ModelName {
 impl World {
     /// A file of so many chunks, the last of which is short, at these nodes.
     async fn new(chunks: u64, holders: &[NodeId]) -> Self {
-        let own = Shelf::new(chunks, chunks);
+        let own = Disk::new(chunks, chunks);
         let (peers, cluster) = (MemPeers::default(), MemCluster::new([ONE].into_iter().chain(holders.to_vec())));
-        let holders: Vec<(NodeId, Shelf)> = holders.iter().map(|node| (*node, Shelf::of(own.bytes.clone()))).collect();
-        for (node, shelf) in &holders {
-            shelf.publish();
-            peers.link_library(*node, shelf.library.clone(), 16);
+        let holders: Vec<(NodeId, Disk)> = holders.iter().map(|node| (*node, Disk::of(own.bytes.clone()))).collect();
+        for (node, disk) in &holders {
+            disk.publish();
+            peers.link_library(*node, disk.library.clone(), 16);
             cluster.hold(*node, &name(), Digest([1; 32]));
         }
         let ask = Ask { name: name(), replicas: Replicas::All, insecure: false, asked_by: "a test".to_owned() };
@@ -66,6 +66,7 @@ impl World {
             of: 1,
             ingester: TWO,
             own: ONE,
+            others: Vec::new(),
             part: self.own.part(),
             tree: self.own.tree(),
             links: Links::new(Arc::clone(&peers), Buffers::new(), self.metrics.clone(), &self.config),
@@ -97,7 +98,7 @@ impl World {
         }
     }
 
-    fn holder(&self, node: NodeId) -> &Shelf {
+    fn holder(&self, node: NodeId) -> &Disk {
         let found = self.holders.iter().find(|(holder, _)| *holder == node);
         &found.expect("it is one of them").1
     }
@@ -216,6 +217,30 @@ async fn who_says_nothing_is_waited_for_only_so_long() {
     world.peers.unlink(TWO);
     let error = world.try_receive(1).await.expect_err("it is not there");
     assert!(error.to_string().ends_with("nothing came for 300 s; last: node 2: no connection"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_comes_back_with_what_it_had_is_no_news() {
+    for (fault, reason) in
+        [(PeerFault::Deaf, "node 2: nothing came for 30 s"), (PeerFault::Busy, "no other node has it")]
+    {
+        let world = World::new(3, &[TWO]).await;
+        world.peers.set_fault(TWO, Some(fault));
+        let begun = Instant::now();
+        let error = world.try_receive(1).await.expect_err("it gives nothing");
+        let PullError::Silent { last, .. } = error else { panic!("{error}") };
+        assert_eq!(last, reason, "{fault:?}");
+        assert!(begun.elapsed() <= Duration::from_secs(302), "{fault:?}: {:?}", begun.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nodes_that_no_plan_names_are_asked_as_well() {
+    let world = World::new(3, &[TWO]).await;
+    assert_eq!(world.cluster.ledger(ONE).forget(name()).await, Ok(true));
+    let receiving = Receiving { others: vec![ONE, TWO], ..world.receiving(1) };
+    let fetched = Box::pin(receive(receiving, &world.config, Chaser::new()));
+    assert_eq!(timeout(LONG, fetched).await.expect("it ends"), Ok(world.own.spec.sha256));
 }
 
 #[tokio::test(start_paused = true)]
