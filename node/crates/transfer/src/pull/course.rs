@@ -342,13 +342,14 @@ impl Pull {
         place: &str,
         chaser: Chaser,
     ) -> Result<Digest, PullError> {
-        let (means, Assignment { rank, of, ingester, .. }) = (&self.means, wished.now());
+        let (means, Assignment { rank, of, ingester, others, .. }) = (&self.means, wished.now());
         let receiving = swarm::Receiving {
             name: self.spec.name.clone(),
             rank,
             of,
             ingester,
             own: means.node,
+            others,
             part: part.clone(),
             tree,
             links: means.links.clone(),
@@ -386,7 +387,17 @@ fn failure_of_ingester(wish: &Wish) -> Option<(NodeId, &Failure)> {
     Some((ingester, wish.failures.get(&ingester)?))
 }
 
-/// Whether another node may do what one could not, so that the leader plans anew.
+/// Whether another node may do what one could not, so that the leader plans anew. `core::placement` judges by the same
+/// codes.
 pub(crate) const fn may_be_planned_anew(code: ErrorCode) -> bool {
-    matches!(code, ErrorCode::DiskFull | ErrorCode::StoreNotWritable | ErrorCode::RuntimeUnavailable)
+    matches!(
+        code,
+        ErrorCode::DiskFull
+            | ErrorCode::StoreNotWritable
+            | ErrorCode::StorageFailed
+            | ErrorCode::StorageCorrupt
+            | ErrorCode::RuntimeUnavailable
+            | ErrorCode::RuntimeFailed
+            | ErrorCode::PullCancelled
+    )
 }
