@@ -284,10 +284,12 @@ impl Follower {
         self.overview.take_record(&wish);
         let Some(plan) = &wish.plan else { return };
         if self.overview.open_nodes().is_empty() {
-            let is_final = self.overview.copies.iter().all(|copy| match &copy.progress.stage {
+            let cannot_move = |copy: &NodeCopy| match &copy.progress.stage {
                 Stage::Failed(error) => !may_be_planned_anew(error.code()),
                 _ => true,
-            });
+            };
+            let are_named = matches!(self.overview.replicas, Replicas::Nodes(_));
+            let is_final = are_named || self.overview.copies.iter().all(cannot_move);
             self.end_when(is_final, &PullError::Cancelled);
         } else if let Some(error) = self.in_vain(&wish, plan) {
             self.end_when(!may_be_planned_anew(error.code()), &error);

@@ -33,7 +33,7 @@ const REASON_INTERVAL: Duration = Duration::from_secs(5);
 /// How long another node may take to say one thing that helps, and without which it goes on as well.
 const HINT_WAIT: Duration = Duration::from_secs(2);
 /// How long the leader may take to plan anew where another node may do what one could not.
-pub(crate) const PLAN_WAIT: Duration = Duration::from_secs(10);
+pub(crate) const PLAN_WAIT: Duration = Duration::from_secs(5);
 
 /// On whose behalf a model is pulled.
 pub(crate) enum Course {
