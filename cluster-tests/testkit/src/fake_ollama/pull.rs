@@ -79,7 +79,7 @@ fn fetched(store: PathBuf, name: ModelName) -> BoxStream<'static, Value> {
             pulling.tell(json!({ "error": format!("{error:#}") })).await;
         }
     };
-    let told = stream::unfold(told, |mut told| async { told.recv().await.map(|line| (Some(line), told)) });
+    let told = stream::unfold(told, |mut told| async move { told.recv().await.map(|line| (Some(line), told)) });
     let work = stream::once(work).map(|()| None);
     stream::select(told, work).filter_map(ready).boxed()
 }

@@ -176,8 +176,9 @@ impl Ware {
 
 #[cfg(test)]
 mod tests {
-    use ollamax_blobs::{BlobSpec, Staging, chunk_hash};
     use sha2::{Digest as _, Sha256};
+
+    use ollamax_blobs::{BlobSpec, Staging, chunk_hash};
 
     use super::*;
 

@@ -62,7 +62,7 @@ impl Pulling {
         }
         let mut response = match self.response.take() {
             Some(response) => response,
-            None => self.begin().await?,
+            None => begin(&self.client, &self.name).await?,
         };
         loop {
             while let Some(end) = self.pending.iter().position(|byte| *byte == b'\n') {
@@ -83,22 +83,6 @@ impl Pulling {
                 None => return self.last(),
             }
         }
-    }
-
-    /// Asks for it.
-    async fn begin(&self) -> Result<Response, RuntimeError> {
-        let client = &self.client;
-        let body = wire::Pull { model: &self.name.to_string(), insecure: true, stream: true };
-        let sent = client.request(Method::POST, PATH).json(&body).send().await;
-        let response = sent.map_err(|error| client.failed(PATH, &error))?;
-        client.refuse_ollamamax(&response)?;
-        client.heard();
-        let status = response.status();
-        if status.is_success() {
-            return Ok(response);
-        }
-        let body = client.within(PATH, TAGS_TIMEOUT, client.read(response, PATH)).await?;
-        Err(client.refusal(PATH, status.as_u16(), &body))
     }
 
     /// The body has ended; a last line may lack its end.
@@ -127,4 +111,19 @@ impl Pulling {
         self.client.note_models_changed();
         Ok(Some(PullStep::Done))
     }
+}
+
+/// Asks for it.
+async fn begin(client: &Client, name: &ModelName) -> Result<Response, RuntimeError> {
+    let body = wire::Pull { model: &name.to_string(), insecure: true, stream: true };
+    let sent = client.request(Method::POST, PATH).json(&body).send().await;
+    let response = sent.map_err(|error| client.failed(PATH, &error))?;
+    client.refuse_ollamamax(&response)?;
+    client.heard();
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let body = client.within(PATH, TAGS_TIMEOUT, client.read(response, PATH)).await?;
+    Err(client.refusal(PATH, status.as_u16(), &body))
 }

@@ -143,13 +143,15 @@ impl Pull {
         let (runtime, wanted) = (&self.means.runtime, manifest.digest());
         self.refuse_overtaken(ground, manifest).await?;
         self.unless_ended(self.let_it_fetch(offered, manifest.size_bytes())).await?;
-        let found = runtime.holds(offered).await.map_err(of_runtime)?;
+        let holds = runtime.holds(offered);
+        let found = self.unless_ended(async { holds.await.map_err(of_runtime) }).await?;
         if found != Some(wanted) {
             let found = found.map_or_else(|| "nothing".to_owned(), |digest| digest.to_string());
             return Err(PullError::OtherVersion { wanted, found });
         }
         self.refuse_overtaken(ground, manifest).await?;
-        runtime.copy(offered, &self.spec.name).await.map_err(of_runtime)
+        let copied = self.stop.run_until_cancelled(runtime.copy(offered, &self.spec.name)).await;
+        copied.ok_or(PullError::Stopping)?.map_err(of_runtime)
     }
 
     /// Ends when the runtime has fetched all of it, refuses it, or says nothing new for too long.
@@ -196,7 +198,8 @@ impl Pull {
 
     /// A name that stays is swept later.
     async fn take_name_away(&self, offered: &ModelName) {
-        if let Err(error) = self.means.runtime.delete(offered).await {
+        let deleted = self.stop.run_until_cancelled(self.means.runtime.delete(offered)).await;
+        if let Some(Err(error)) = deleted {
             tracing::warn!(model = %self.spec.name, code = %error.code, %error, "take away the name of an offer");
         }
     }

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use ollamax_transfer::mem::FetchFault;
 use ollamax_transfer::{Config, PullError, Shelf, Stage};
-use ollamax_types::ErrorCode;
+use ollamax_types::{Clock, ErrorCode};
 
 use crate::world::{Model, World, chunks, result, until, until_verified};
 
@@ -249,4 +249,26 @@ async fn a_pull_that_was_cut_off_goes_on_where_it_was_in_the_nodes_own_folder() 
     assert_eq!(world.origin.sent(model.weights.sha256) - sent, chunks(2));
     parted.check_handed(&model);
     node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_grew_in_the_nodes_own_folder_goes_after_a_week_also_when_the_store_was_opened_meanwhile() {
+    let (mut parted, _shelf) = Parted::new();
+    let model = parted.world.model("tiny", 11, chunks(2));
+    parted.world.origin.set_limit(chunks(1));
+    let node = parted.world.start();
+    let mut watch = node.ask(&model.name).await.expect("it begins");
+    until_verified(&mut watch, chunks(1)).await;
+    assert!(node.handle.cancel(&model.name).await);
+    node.end().await;
+    let manifests = parted.world.folder.path().join("models/manifests");
+    fs::remove_file(&manifests).expect("ours");
+    fs::create_dir(&manifests).expect("ours");
+    for (days, is_left) in [(6, true), (8, false)] {
+        parted.world.clock = Clock::shifted(days * 24 * 3_600_000);
+        let node = parted.world.start();
+        sleep(Duration::from_secs(10)).await;
+        assert_eq!(parted.staged() > 0, is_left, "{days}");
+        node.end().await;
+    }
 }
