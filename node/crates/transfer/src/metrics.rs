@@ -137,7 +137,7 @@ impl Metrics {
         registry.register(Box::new(self.wishes.clone()))
     }
 
-    /// How many wishes are in this state, a word of the table above. Another word shows nothing.
+    /// How many wishes are in this state: held, under_way, impossible or failed. Another word shows nothing.
     pub fn show_wishes(&self, state: &str, count: usize) {
         if WISH_STATES.contains(&state) {
             self.wishes.with_label_values(&[state]).set(i64::try_from(count).unwrap_or(i64::MAX));

@@ -271,7 +271,9 @@ impl Conduct {
                 self.tell(Event::Damaged { request, index })
             }
             News::Over { request, outcome } => {
-                self.asked.remove(&request);
+                if let Some((asked, text)) = self.asked.remove(&request).zip(trouble_of(outcome)) {
+                    self.last = format!("node {}: {text}", asked.peer);
+                }
                 self.tell(match outcome {
                     Outcome::Whole => Event::Ended { request },
                     Outcome::Busy => Event::Busy { request },
@@ -503,6 +505,17 @@ impl Shared {
             drop(self.news.send(News::Lost { index }).await);
         }
         Ok(chaser.finish())
+    }
+}
+
+/// What is wrong with a node that ends a request like this.
+const fn trouble_of(outcome: Outcome) -> Option<&'static str> {
+    match outcome {
+        Outcome::Whole => None,
+        Outcome::Busy => Some("it is busy"),
+        Outcome::Absent => Some("it does not have any more what it had"),
+        Outcome::Failed => Some("it cannot read what it has"),
+        Outcome::Cancelled => Some("it gave up what it was asked for"),
     }
 }
 

@@ -221,8 +221,7 @@ async fn who_says_nothing_is_waited_for_only_so_long() {
 
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_comes_back_with_what_it_had_is_no_news() {
-    for (fault, reason) in
-        [(PeerFault::Deaf, "node 2: nothing came for 30 s"), (PeerFault::Busy, "no other node has it")]
+    for (fault, reason) in [(PeerFault::Deaf, "node 2: nothing came for 30 s"), (PeerFault::Busy, "node 2: it is busy")]
     {
         let world = World::new(3, &[TWO]).await;
         world.peers.set_fault(TWO, Some(fault));
