@@ -1,6 +1,11 @@
-//! The ports in memory: an origin with faults, a runtime that is a folder, and other nodes by their handles.
+//! The ports in memory: an origin with faults, a runtime that is a folder, other nodes by their handles, and the record
+//! that they share.
 //!
 //! For tests and simulations. Time is tokio's, so a paused clock plays hours in moments. Clones are the same.
+
+mod fetching;
+mod ledger;
+mod peers;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,11 +26,11 @@ use crate::ports::{
 use crate::progress::{PullProgress, Watch};
 use crate::shelf::Shelf;
 
-mod fetching;
+use fetching::Fetching;
 
 pub use fetching::{FetchFault, MemOffer};
-
-use fetching::Fetching;
+pub use ledger::{MemCluster, MemLedger};
+pub use peers::{MemPeers, PeerFault};
 
 /// Longest piece of a body.
 const PIECE_BYTES: u64 = 256 << 10;

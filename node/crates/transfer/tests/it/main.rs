@@ -6,4 +6,5 @@ mod elsewhere;
 mod handed;
 mod origins;
 mod pulls;
+mod wishes;
 mod world;
