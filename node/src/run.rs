@@ -349,6 +349,8 @@ fn spawn_machine(shared: &Shared, around: &Around) -> anyhow::Result<watch::Rece
     let reader = machine::Reader {
         slot: around.slot.clone(),
         data_dir: around.data_dir.clone(),
+        runtime: around.runtime.report(),
+        environment: around.environment.clone(),
         gpus: around.gpus.clone(),
         disk,
         metrics: Metrics::register(&shared.registry)?,

@@ -115,6 +115,7 @@ mod tests {
             memory_total_bytes: 0,
             cpu_permille: 0,
             disk_free_bytes: None,
+            models_free_bytes: None,
             gpus: Vec::new(),
             daemon_version: String::new(),
             applies: Applies::default(),
