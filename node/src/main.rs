@@ -36,6 +36,7 @@ mod reset;
 mod restore;
 mod run;
 mod shutdown;
+mod sites;
 mod slot;
 mod telemetry;
 mod unattended;
