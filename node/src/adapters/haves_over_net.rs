@@ -219,13 +219,18 @@ mod tests {
         check("nothing", vec![], vec![]);
         check("neighbours", vec![some(4, 2), some(0, 1), some(3, 1)], vec![some(0, 1), some(3, 3)]);
         check("a file that became whole", vec![some(0, 1), whole(), some(5, 1)], vec![whole()]);
-        check("what counted no more, and what came then", vec![some(0, 9), void(), some(2, 1)], vec![
-            void(),
-            some(2, 1),
-        ]);
+        check(
+            "what counted no more, and what came then",
+            vec![some(0, 9), void(), some(2, 1)],
+            vec![void(), some(2, 1)],
+        );
         check("a whole file that is none", vec![whole(), void()], vec![void()]);
         check("hashes stay", vec![hashed(1, &[8]), whole(), hashed(0, &[7])], vec![hashed(0, &[7, 8]), whole()]);
-        check("and apart", vec![some(0, 1), hashed(1, &[8]), some(2, 1)], vec![some(0, 1), hashed(1, &[8]), some(2, 1)]);
+        check(
+            "and apart",
+            vec![some(0, 1), hashed(1, &[8]), some(2, 1)],
+            vec![some(0, 1), hashed(1, &[8]), some(2, 1)],
+        );
         let other = || Have::Whole { sha256: OTHER, size_bytes: 1 };
         check("each file by itself", vec![other(), some(0, 1)], vec![some(0, 1), other()]);
     }

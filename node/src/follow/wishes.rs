@@ -127,7 +127,7 @@ async fn take(engines: &MemberEngines, command: Command, term: u64) -> bool {
     let change = metadata::Change { fence_term: Some(term), ..change };
     let told = change.command.clone();
     let made = engines.metadata.propose_change(change).await.and_then(metadata::Committed::accepted);
-    span.in_scope(|| match made {
+    span.in_scope(|| match &made {
         Ok(_) => tracing::info!(plan = ?told, "planned who gets a model from where"),
         Err(error) => tracing::warn!(code = %error.code(), %error, "the plan for a model was not made; decided anew"),
     });
@@ -190,11 +190,11 @@ fn state_of(wish: &Wish, holders: &BTreeSet<NodeId>, planned: &Planned) -> WishS
         return if matches!(planned, Planned::Impossible(_)) { WishState::Impossible } else { WishState::UnderWay };
     };
     let holds = |node: &NodeId| wish.digest.is_some() && holders.contains(node);
-    let has_failed = |node: &NodeId| wish.failures.contains_key(node);
-    let mut missing = plan.targets.iter().filter(|target| !holds(target)).peekable();
-    if missing.peek().is_none() {
+    let has_failed = |node: &NodeId| wish.failures.contains_key(node) && !holds(node);
+    let missing: Vec<&NodeId> = plan.targets.iter().filter(|target| !holds(target)).collect();
+    if missing.is_empty() {
         WishState::Held
-    } else if has_failed(&plan.ingester) || missing.all(has_failed) {
+    } else if has_failed(&plan.ingester) || missing.into_iter().all(has_failed) {
         WishState::Failed
     } else {
         WishState::UnderWay
