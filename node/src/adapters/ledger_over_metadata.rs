@@ -166,6 +166,18 @@ impl Ledger for LedgerOverMetadata {
         .boxed()
     }
 
+    fn forget(&self, name: ModelName) -> BoxFuture<'static, Result<bool, LedgerError>> {
+        let ledger = self.clone();
+        async move {
+            match ledger.tell_own(Command::ForgetWish { name }).await {
+                Ok(()) => Ok(true),
+                Err(LedgerError::Refused(Refusal::WishNotFound(_))) => Ok(false),
+                Err(error) => Err(error),
+            }
+        }
+        .boxed()
+    }
+
     fn plan(&self, name: &ModelName) -> Option<Wish> {
         read::wish(&*self.metadata.view(), name).ok().flatten()
     }

@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use ollamax_proto::v1;
-use ollamax_proto::v1::pull_progress::{Stage as Step, Wait as For};
-use ollamax_transfer::{BlobProgress, BlobSpec, PullError, PullProgress, Source, SourceProgress, Stage, Wait};
+use ollamax_proto::v1::pull_progress::Stage as Step;
+use ollamax_transfer::{BlobProgress, BlobSpec, PullError, PullProgress, Source, SourceProgress, Stage};
 use ollamax_types::{Digest, ErrorCode, NodeId, limits};
 
 use crate::error::words_of;
@@ -46,7 +46,6 @@ pub fn to_wire(progress: &PullProgress, name_of: &dyn Fn(NodeId) -> String) -> v
         ..v1::PullProgress::default()
     };
     message.set_stage(step_of(&progress.stage));
-    message.set_wait(wait_to_wire(progress.wait));
     message
 }
 
@@ -56,7 +55,7 @@ pub fn from_wire(message: v1::PullProgress) -> Option<PullProgress> {
     if message.blobs.len() > BLOBS_MAX || message.sources.len() > SOURCES_MAX {
         return None;
     }
-    let (stage, wait) = (stage_of(&message)?, wait_of(&message));
+    let stage = stage_of(&message)?;
     let digest = if message.digest.is_empty() { None } else { Some(digest_of(&message.digest)?) };
     let blob = |blob: &v1::BlobProgress| {
         let (size_bytes, verified_bytes) = (blob.size_bytes, blob.verified_bytes);
@@ -74,25 +73,7 @@ pub fn from_wire(message: v1::PullProgress) -> Option<PullProgress> {
         sources: message.sources.iter().map(source).collect::<Option<_>>()?,
         bytes_per_second: message.bytes_per_second,
         left: message.left_ms.map(Duration::from_millis),
-        wait,
     })
-}
-
-const fn wait_to_wire(wait: Option<Wait>) -> For {
-    match wait {
-        None => For::Unspecified,
-        Some(Wait::FirstCopy) => For::FirstCopy,
-        Some(Wait::Quorum) => For::Quorum,
-    }
-}
-
-/// What a later release waits for and this one does not know is not told.
-fn wait_of(message: &v1::PullProgress) -> Option<Wait> {
-    match message.wait() {
-        For::Unspecified => None,
-        For::FirstCopy => Some(Wait::FirstCopy),
-        For::Quorum => Some(Wait::Quorum),
-    }
 }
 
 const fn step_of(stage: &Stage) -> Step {
@@ -168,7 +149,6 @@ mod tests {
             sources: vec![source(Source::Origin, 3), source(Source::Here, 1), source(Source::Node(NodeId(3)), 0)],
             bytes_per_second: Some(5),
             left: Some(Duration::from_millis(1_500)),
-            wait: None,
         }
     }
 
@@ -184,10 +164,6 @@ mod tests {
             let message = sent(&progress);
             assert_eq!((message.node_name.as_str(), message.verified_bytes, message.total_bytes), ("n2", 4, 9));
             assert_eq!(from_wire(message), Some(progress));
-        }
-        for wait in [None, Some(Wait::FirstCopy), Some(Wait::Quorum)] {
-            let waiting = PullProgress { wait, ..progress(Waiting) };
-            assert_eq!(from_wire(sent(&waiting)), Some(waiting));
         }
         let bare = PullProgress { digest: None, bytes_per_second: None, left: None, ..progress(Resolving) };
         assert_eq!(from_wire(sent(&bare)), Some(bare));
