@@ -105,6 +105,7 @@ mod tests {
             size_bytes: 1,
             modified_at: Timestamp(0),
             details_json: "{}".to_owned(),
+            capabilities: Vec::new(),
         };
         let check = |state: RuntimeState, models: Option<Vec<ModelRecord>>, expected: Option<Listing>| {
             let report = Report { state, models: models.map(Arc::new), ..Report::absent(RuntimeKind::Ollama) };

@@ -401,6 +401,7 @@ mod tests {
             size_bytes: 1,
             modified_at: ollamax_types::Timestamp(1),
             details_json: "{}".to_owned(),
+            capabilities: Vec::new(),
         };
         let first = kept(None, vec![model("a")]);
         assert!(Arc::ptr_eq(&kept(Some(Arc::clone(&first)), vec![model("a")]), &first));

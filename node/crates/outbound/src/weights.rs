@@ -100,6 +100,7 @@ mod tests {
             size_bytes: 1,
             modified_at: Timestamp(1),
             details_json: "{}".to_owned(),
+            capabilities: Vec::new(),
         }
     }
 

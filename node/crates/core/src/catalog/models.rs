@@ -104,6 +104,7 @@ mod tests {
             size_bytes: 1,
             modified_at: Timestamp(modified_ms),
             details_json: "{}".to_owned(),
+            capabilities: Vec::new(),
         };
         Location { node: NodeId(node), model }
     }

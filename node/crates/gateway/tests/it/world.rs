@@ -121,6 +121,7 @@ pub(crate) fn model(name: &str, digest: u8, modified_ms: u64) -> ModelRecord {
         size_bytes: 1_000,
         modified_at: Timestamp(modified_ms),
         details_json: r#"{"family":"llama"}"#.to_owned(),
+        capabilities: Vec::new(),
     }
 }
 

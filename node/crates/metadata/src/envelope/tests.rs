@@ -27,6 +27,7 @@ fn commands() -> Vec<Command> {
         size_bytes: 1 << 40,
         modified_at: Timestamp(1_700_000_000_000),
         details_json: "{\"family\":\"llama\"}".into(),
+        capabilities: Vec::new(),
     };
     let unknown = ModelRecord { weights: model.digest, ..model.clone() };
     vec![
@@ -148,6 +149,7 @@ fn golden_samples_of_a_model_without_and_with_known_weights() {
         size_bytes: 5,
         modified_at: Timestamp(6),
         details_json: "{}".into(),
+        capabilities: Vec::new(),
     };
     let head = "0801100118fbd095ffbc3122057265712d312a0561646d696e32036c61623a04080510064000";
     let name = "0a2372656769737472792e6f6c6c616d612e61692f6c6962726172792f6d3a6c6174657374";

@@ -264,6 +264,7 @@ fn sample_location() -> Location {
             size_bytes: 300,
             modified_at: Timestamp(5),
             details_json: "{}".to_owned(),
+            capabilities: Vec::new(),
         },
     }
 }

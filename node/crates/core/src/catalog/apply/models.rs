@@ -4,8 +4,11 @@
 
 use std::collections::BTreeMap;
 
-use ollamax_types::limits::{COMMAND_KEYS_MAX, MODEL_DETAILS_BYTES_MAX, MODEL_KEY_BYTES_MAX, REPORT_MODELS_MAX};
-use ollamax_types::{ModelRecord, NodeId, Role};
+use ollamax_types::limits::{
+    CAPABILITIES_MAX, CAPABILITY_BYTES_MAX, COMMAND_KEYS_MAX, MODEL_DETAILS_BYTES_MAX, MODEL_KEY_BYTES_MAX,
+    REPORT_MODELS_MAX,
+};
+use ollamax_types::{ModelRecord, NodeId};
 
 use super::limit::{check_bytes, check_count};
 use super::{Applied, Scene, Step, Stop, invalid, members, put};
@@ -17,10 +20,8 @@ use crate::catalog::view::Mutation;
 pub(super) fn report(scene: &Scene<'_>, node: NodeId, present: &[ModelRecord], absent: &[String]) -> Step {
     check_count("the list of present models", present.len(), REPORT_MODELS_MAX)?;
     check_count("the list of absent models", absent.len(), REPORT_MODELS_MAX)?;
-    let member = members::standing(scene, node)?;
-    if member.role == Role::Gateway && !present.is_empty() {
-        return Err(invalid(format!("node {node} is a gateway and holds no models")));
-    }
+    let member = if present.is_empty() { members::standing(scene, node) } else { members::holder(scene, node) };
+    member?;
     let mut wanted: BTreeMap<String, Option<&ModelRecord>> = BTreeMap::new();
     for key in absent {
         check_bytes("a model key", key, MODEL_KEY_BYTES_MAX)?;
@@ -51,6 +52,8 @@ fn checked_key(model: &ModelRecord) -> Result<String, Stop> {
         let name = &model.name;
         return Err(invalid(format!("details of {name} have {bytes} bytes; the limit is {MODEL_DETAILS_BYTES_MAX}")));
     }
+    check_count("what a model can do", model.capabilities.len(), CAPABILITIES_MAX)?;
+    model.capabilities.iter().try_for_each(|word| check_bytes("what a model can do", word, CAPABILITY_BYTES_MAX))?;
     Ok(key)
 }
 

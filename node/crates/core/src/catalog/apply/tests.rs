@@ -70,6 +70,7 @@ fn model(name: &str, digest: u8) -> ModelRecord {
         size_bytes: 1,
         modified_at: Timestamp(1),
         details_json: "{}".to_owned(),
+        capabilities: Vec::new(),
     }
 }
 

@@ -45,6 +45,7 @@ fn report(node: u64, present: &[&str], absent: &[&str]) -> Command {
         size_bytes: 1,
         modified_at: Timestamp(1),
         details_json: "{}".to_owned(),
+        capabilities: Vec::new(),
     };
     let key = |name: &&str| name.parse::<ModelName>().expect("valid").key();
     let (present, absent) = (present.iter().map(model).collect(), absent.iter().map(key).collect());

@@ -169,6 +169,7 @@ fn with_models() -> MemView {
             size_bytes: 1,
             modified_at: Timestamp(1),
             details_json: "{}".to_owned(),
+            capabilities: Vec::new(),
         };
         let (key, node) = (model.name.key(), NodeId(id));
         let location = Record::Location(Location { node, model });
