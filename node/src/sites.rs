@@ -42,6 +42,12 @@ impl Sites {
         Ok(Self { are_clear: sites.iter().all(is_clear), sites })
     }
 
+    /// These, all of them known.
+    #[cfg(test)]
+    pub(crate) const fn of(sites: Vec<Site>) -> Self {
+        Self { sites, are_clear: true }
+    }
+
     /// As places for a model that these nodes hold.
     pub(crate) fn with_holders(&self, holders: &BTreeSet<NodeId>) -> Vec<Site> {
         let sites = self.sites.iter().cloned();

@@ -85,9 +85,8 @@ impl LedgerOverMetadata {
             let BlobSpec { sha256, size_bytes } = blob;
             BoundBlob { sha256, size_bytes, root }
         });
-        let is_bound = |blob: &BoundBlob| {
-            self.bound(blob.sha256) == Some(Bound { size_bytes: blob.size_bytes, root: blob.root })
-        };
+        let is_bound =
+            |blob: &BoundBlob| self.bound(blob.sha256) == Some(Bound { size_bytes: blob.size_bytes, root: blob.root });
         told.filter(|blob| !is_bound(blob)).collect()
     }
 
@@ -286,7 +285,9 @@ fn ledger_error(error: ProposeError) -> LedgerError {
     let (code, text) = (error.code(), error.to_string());
     match error {
         ProposeError::NoQuorum(_) => LedgerError::NoQuorum(text),
-        ProposeError::Refused(Refusal::VersionTooLow { needed, actual }) => LedgerError::NeedsVersion { needed, actual },
+        ProposeError::Refused(Refusal::VersionTooLow { needed, actual }) => {
+            LedgerError::NeedsVersion { needed, actual }
+        }
         ProposeError::Refused(refusal) => LedgerError::Refused(refusal),
         ProposeError::OutcomeUnknown(_)
         | ProposeError::Overloaded

@@ -15,12 +15,12 @@ use ollamax_core::catalog::{Command, Fault, Location, Plan, View, Wish, read};
 use ollamax_core::placement::{Planned, Site, plan_pull};
 use ollamax_metadata as metadata;
 use ollamax_metadata::Part;
+use ollamax_scheduler as scheduler;
 use ollamax_security::draw_request_id;
 use ollamax_types::{ErrorCode, NodeId};
 
 use crate::metrics::{WishMetrics, WishState};
 use crate::sites::{Sites, holders};
-use crate::slot::MemberEngines;
 
 /// Time between two looks at what is not done yet, although nothing changed: a node may have died.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
@@ -58,9 +58,20 @@ struct Step {
     targets: Vec<NodeId>,
 }
 
+/// What the loop works with.
+#[derive(Debug)]
+pub(crate) struct Planner {
+    /// The replicated state.
+    pub(crate) metadata: metadata::Handle,
+    /// Who is there, and how much room they have.
+    pub(crate) scheduler: scheduler::Handle,
+    /// What `/metrics` shows of it.
+    pub(crate) metrics: WishMetrics,
+}
+
 /// Plans while this node leads, until `stop`.
-pub(crate) async fn follow(engines: MemberEngines, metrics: WishMetrics, stop: CancellationToken) {
-    let mut changes = engines.metadata.changes();
+pub(crate) async fn follow(planner: Planner, stop: CancellationToken) {
+    let mut changes = planner.metadata.changes();
     // Since when, and in which term; and what it has seen in it.
     let mut leads: Option<(u64, Instant, Book)> = None;
     loop {
@@ -75,18 +86,18 @@ pub(crate) async fn follow(engines: MemberEngines, metrics: WishMetrics, stop: C
             return;
         }
         changes.borrow_and_update();
-        let Some(term) = leading_term(&engines.metadata) else {
+        let Some(term) = leading_term(&planner.metadata) else {
             leads = None;
-            metrics.show([]);
+            planner.metrics.show([]);
             continue;
         };
         let (_, since, book) = match leads.take().filter(|(known, ..)| *known == term) {
             Some(same) => leads.insert(same),
             None => leads.insert((term, Instant::now(), Book::default())),
         };
-        let looking = look(&engines, book, term, *since);
+        let looking = planner.look(book, term, *since);
         match stop.run_until_cancelled(looking).await {
-            Some(Ok(())) => metrics.show(book.known.values().map(|known| known.state)),
+            Some(Ok(())) => planner.metrics.show(book.known.values().map(|known| known.state)),
             Some(Err(fault)) => {
                 tracing::error!(code = %ErrorCode::StorageFailed, error = %fault, "read the wishes to plan them");
             }
@@ -101,37 +112,44 @@ fn leading_term(metadata: &metadata::Handle) -> Option<u64> {
     (status.part == Part::Leader && status.has_quorum).then_some(status.term)
 }
 
-/// Looks at the wishes once, and takes the steps that follow, one after the other until one fails.
-async fn look(engines: &MemberEngines, book: &mut Book, term: u64, since: Instant) -> Result<(), Fault> {
-    let steps = {
-        let view = engines.metadata.view();
-        let sites = Sites::now(&*view, &engines.scheduler)?;
-        if !sites.are_clear && since.elapsed() < HEAR_TIMEOUT {
-            return Ok(());
-        }
-        book.look(&*view, &sites, Instant::now())?
-    };
-    for command in steps {
-        if !take(engines, command, term).await {
-            break;
-        }
-    }
-    Ok(())
-}
+// === impl Planner ===
 
-/// Makes one change as the leader of this term; false when it was not made.
-async fn take(engines: &MemberEngines, command: Command, term: u64) -> bool {
-    let id = draw_request_id();
-    let span = tracing::error_span!("wishes", request_id = id.0);
-    let change = metadata::Change::new(id, &format!("node/{}", engines.node), command);
-    let change = metadata::Change { fence_term: Some(term), ..change };
-    let told = change.command.clone();
-    let made = engines.metadata.propose_change(change).await.and_then(metadata::Committed::accepted);
-    span.in_scope(|| match &made {
-        Ok(_) => tracing::info!(plan = ?told, "planned who gets a model from where"),
-        Err(error) => tracing::warn!(code = %error.code(), %error, "the plan for a model was not made; decided anew"),
-    });
-    made.is_ok()
+impl Planner {
+    /// Looks at the wishes once, and takes the steps that follow, one after the other until one fails.
+    async fn look(&self, book: &mut Book, term: u64, since: Instant) -> Result<(), Fault> {
+        for command in self.due(book, since)? {
+            if !self.take(command, term).await {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The changes that are due.
+    fn due(&self, book: &mut Book, since: Instant) -> Result<Vec<Command>, Fault> {
+        let view = self.metadata.view();
+        let sites = Sites::now(&*view, &self.scheduler)?;
+        if !sites.are_clear && since.elapsed() < HEAR_TIMEOUT {
+            return Ok(Vec::new());
+        }
+        book.look(&*view, &sites, Instant::now())
+    }
+
+    /// Makes one change as the leader of this term; false when it was not made.
+    async fn take(&self, command: Command, term: u64) -> bool {
+        let id = draw_request_id();
+        let span = tracing::error_span!("wishes", request_id = id.0);
+        let change = metadata::Change::new(id, &format!("node/{}", self.metadata.node()), command.clone());
+        let change = metadata::Change { fence_term: Some(term), ..change };
+        let made = self.metadata.propose_change(change).await.and_then(metadata::Committed::accepted);
+        span.in_scope(|| match &made {
+            Ok(_) => tracing::info!(plan = ?command, "planned who gets a model from where"),
+            Err(error) => {
+                tracing::warn!(code = %error.code(), %error, "a plan for a model was not made; decided anew");
+            }
+        });
+        made.is_ok()
+    }
 }
 
 // === impl Book ===

@@ -180,7 +180,8 @@ async fn what_is_asked_and_told_is_on_record_and_what_has_to_be_done_follows_it(
 
     let version = Digest([9; 32]);
     ledger.resolve(name(), round, version, 5).await.expect("told");
-    let todo = assignments.wait_for(|todo| todo.iter().any(|one| one.digest.is_some())).await.expect("followed").to_vec();
+    let todo =
+        assignments.wait_for(|todo| todo.iter().any(|one| one.digest.is_some())).await.expect("followed").to_vec();
     assert_eq!(todo[0].digest, Some(version));
     let moved = Refusal::VersionMoved { name: name(), wanted: version, found: Digest([8; 32]) };
     let told = ledger.resolve(name(), round, Digest([8; 32]), 5).await;
