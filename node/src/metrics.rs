@@ -6,7 +6,7 @@
 //! | `ollamax_disk_free_bytes` | bytes | | free for the node where its data directory lies |
 //! | `ollamax_disk_used_bytes` | bytes | | in use there |
 //! | `ollamax_members` | members | `health` | the other members, by what this node thinks of them |
-//! | `ollamax_transfer_wishes` | wishes | `state` | on the leader: wishes for models, by how far they are; 0 elsewhere |
+//! | `ollamax_transfer_wishes` | wishes | `state` | on the leader, by how far they are; 0 elsewhere |
 //! | `ollamax_gpu_memory_total_bytes` | bytes | `uuid`, `name` | memory of a GPU |
 //! | `ollamax_gpu_memory_used_bytes` | bytes | `uuid`, `name` | of it in use |
 //! | `ollamax_gpu_use_ratio` | 0 to 1 | `uuid`, `name` | share of the last moments in which a GPU worked |

@@ -173,7 +173,7 @@ mod tests {
         };
         let size_bytes = 2 * CHUNK_BYTES;
         let (one, two) = (part(size_bytes, &[1; 32]), part(size_bytes, &[2; 32]));
-        let both = Bytes::from([[1; 32], [2; 32]].concat());
+        let both = Bytes::from([[1_u8; 32], [2; 32]].concat());
         assert_eq!(gathered(&[one.clone(), two.clone()]), Some((size_bytes, both)));
         assert_eq!(gathered(&[part(0, &[])]), Some((0, Bytes::new())), "an empty file has none");
         assert_eq!(gathered(&[]), None);
@@ -184,10 +184,9 @@ mod tests {
 
     #[test]
     fn what_a_node_refuses_keeps_its_code_and_silence_is_a_node_that_cannot_be_reached() {
-        let refused = told(&refusal(ErrorCode::ModelNotFound, "not here"));
-        let expected = (ErrorCode::ModelNotFound, "not here".to_owned());
-        assert!(matches!(refused, PeerError::Refused { code, text } if (code, text.clone()) == expected));
+        let (code, text) = (ErrorCode::ModelNotFound, "not here".to_owned());
+        assert_eq!(told(&refusal(code, &text)), PeerError::Refused { code, text });
         let silent = told(&Status::unavailable("connection refused"));
-        assert!(matches!(silent, PeerError::Unreachable(text) if text == "connection refused"));
+        assert_eq!(silent, PeerError::Unreachable("connection refused".to_owned()));
     }
 }

@@ -1,9 +1,10 @@
 //! The leader plans what wishes need; one step at a time, fenced by its term.
 //!
 //! Facts are gathered at each change of the state and every [`LOOK_INTERVAL`]; what follows from them is decided by
-//! [`plan_pull`]; a step lands only while this node leads in the term in which it was decided. One that fails is decided
-//! anew from fresh facts. A leader that has just begun waits a little for members that it has not heard yet, because
-//! what is not known of a node speaks against it. Nobody else plans, and what was planned goes on without a leader.
+//! [`plan_pull`]; a step lands only while this node leads in the term in which it was decided. One that fails is
+//! decided anew from fresh facts. A leader that has just begun waits a little for members that it has not heard yet,
+//! because what is not known of a node speaks against it. Nobody else plans, and what was planned goes on without a
+//! leader.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
