@@ -159,9 +159,8 @@ mod tests {
     use ollamax_types::ErrorCode;
     use ollamax_types::chunk::CHUNK_BYTES;
 
-    use crate::adapters::status::refusal;
-
     use super::*;
+    use crate::adapters::status::refusal;
 
     #[test]
     fn the_hashes_of_a_file_are_those_of_all_parts_and_not_more_than_it_has_chunks() {
