@@ -205,13 +205,13 @@ impl Client {
         self.call(request, "/api/show", TAGS_TIMEOUT).await
     }
 
-    /// The SHA-256 of a listed model's weights file, as `/api/show` tells it.
+    /// The SHA-256 of a listed model's weights file and what the model can do, as `/api/show` tells it.
     ///
     /// # Errors
     /// As [`Client::show`].
-    pub(crate) async fn weights(&self, model: &ModelRecord) -> Result<Told, RuntimeError> {
+    pub(crate) async fn learn(&self, model: &ModelRecord) -> Result<Told, RuntimeError> {
         let shown: wire::Shown = self.parse("/api/show", &self.show(&model.name).await?)?;
-        Ok(shown.weights(model.modified_at))
+        Ok(shown.told(model.modified_at))
     }
 
     /// Sends one inference request. Any answer in Ollama's form is handed through, whatever its status.

@@ -130,6 +130,9 @@ pub const BLOBS_MAX: u64 = 262_144;
 pub const WISHES_MAX: u64 = 4_096;
 /// Most nodes that one wish may have as its targets.
 pub const WISH_TARGETS_MAX: usize = 64;
+/// How long the same question is answered with a round whose ingester has the model already: who receives may be away
+/// for long, and the registry must be asked again some day.
+pub const ROUND_KEPT_FOR: Duration = Duration::from_secs(600);
 /// Most failures of nodes that one wish keeps; those without a part in its plan make room.
 pub const WISH_FAILURES_MAX: usize = 128;
 /// Longest text of a failure in a wish; a longer one is cut.

@@ -191,7 +191,8 @@ pub enum Command {
         blobs: Vec<BoundBlob>,
     },
     /// A model shall be on some nodes. Begins a round, which forgets what an earlier one has come to; a round of the
-    /// same wish that somebody is busy with goes on. Answers [`Answer::Wish`].
+    /// same wish that somebody is busy with goes on, for receivers alone as long as `ROUND_KEPT_FOR`. Answers
+    /// [`Answer::Wish`].
     AskModel {
         /// Which model.
         name: ModelName,

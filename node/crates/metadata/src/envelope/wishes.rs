@@ -21,7 +21,7 @@ pub(super) fn encode_blobs(node: NodeId, blobs: &[BoundBlob]) -> Stored {
 }
 
 pub(super) fn decode_blobs(stored: disk::CommandBindBlobs) -> Result<Command, EnvelopeError> {
-    let bound = |blob: disk::BoundBlob| {
+    let bound = |blob: disk::BoundBlob| -> Result<BoundBlob, EnvelopeError> {
         let (sha256, root) = (Digest(array(&blob.sha256, "sha256")?), Root(array(&blob.root, "root")?));
         Ok(BoundBlob { sha256, size_bytes: blob.size_bytes, root })
     };

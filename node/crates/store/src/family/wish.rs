@@ -35,7 +35,7 @@ pub(super) fn encode(record: &Wish) -> Vec<u8> {
         digest: record.digest.map(|digest| digest.0.to_vec()).unwrap_or_default(),
         size_bytes: record.size_bytes,
         ingester: plan.map_or(0, |plan| plan.ingester.0),
-        targets: plan.iter().flat_map(|plan| &plan.targets).map(|node| node.0).collect(),
+        targets: plan.into_iter().flat_map(|plan| &plan.targets).map(|node| node.0).collect(),
         failures: record.failures.iter().map(|(node, failure)| failed(*node, failure)).collect(),
         asked_at_ms: record.asked_at.0,
         asked_by: record.asked_by.clone(),

@@ -7,7 +7,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ollamax_types::limits::{FAILURE_TEXT_BYTES_MAX, MODEL_BYTES_MAX, WISH_FAILURES_MAX, WISH_TARGETS_MAX, WISHES_MAX};
+use ollamax_types::limits::{
+    FAILURE_TEXT_BYTES_MAX, MODEL_BYTES_MAX, ROUND_KEPT_FOR, WISH_FAILURES_MAX, WISH_TARGETS_MAX, WISHES_MAX,
+};
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId};
 
 use super::limit::{check_count, exceeded};
@@ -85,12 +87,17 @@ fn check_some(nodes: usize) -> Result<(), Stop> {
 }
 
 /// Whether a round need not begin anew: nothing has happened in it yet, or its ingester can go on and some target
-/// neither holds the model nor has failed.
+/// neither holds the model nor has failed. For targets alone it is kept for some time only: one that is away must not
+/// keep everybody from what the registry has today.
 fn goes_on(scene: &Scene<'_>, wish: &Wish) -> Result<bool, Fault> {
     let Some(plan) = &wish.plan else {
         return Ok(wish.digest.is_none() && wish.failures.is_empty());
     };
     if !is_standing(scene, plan.ingester)? || has_failed(scene, wish, plan.ingester)? {
+        return Ok(false);
+    }
+    let passed_ms = u128::from(scene.entry.log_time.ms_since(wish.asked_at));
+    if passed_ms >= ROUND_KEPT_FOR.as_millis() && holds(scene, wish, plan.ingester)? {
         return Ok(false);
     }
     for node in &plan.targets {
