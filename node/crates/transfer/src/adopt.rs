@@ -6,9 +6,11 @@
 //! is changed. A file whose bytes are not what its name says is told as suspect and stays: it is the user's. What
 //! cannot be read is told once and tried again later; nothing here can fail the node.
 
+mod trees;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -23,6 +25,8 @@ use ollamax_types::{Digest, ErrorCode, Root};
 
 use crate::metrics::Metrics;
 use crate::ports::{Place, Runtime};
+
+pub(crate) use trees::Trees;
 
 /// Time between two looks at the store although nobody said that it has changed.
 const LOOK_INTERVAL: Duration = Duration::from_secs(60);
@@ -74,13 +78,6 @@ pub(crate) struct Ties {
     pub(crate) adopted: watch::Sender<Arc<Adopted>>,
     /// Wakes it for a look.
     pub(crate) look: Arc<Notify>,
-}
-
-/// The folder of hash trees of this process, opened when it is first needed. Clones are the same.
-#[derive(Debug, Clone)]
-pub(crate) struct Trees {
-    root: PathBuf,
-    index: Arc<Mutex<Option<Index>>>,
 }
 
 /// The loop, and all that it knows.
@@ -181,25 +178,6 @@ struct Pace {
     next: Instant,
 }
 
-// === impl Trees ===
-
-impl Trees {
-    pub(crate) fn new(root: PathBuf) -> Self {
-        Self { root, index: Arc::default() }
-    }
-
-    /// Opened once: whatever is half written then goes. Blocks on the disk.
-    pub(crate) fn open(&self) -> Result<Index, Fault> {
-        let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(index) = &*index {
-            return Ok(index.clone());
-        }
-        let opened = Index::open(&self.root)?;
-        *index = Some(opened.clone());
-        Ok(opened)
-    }
-}
-
 // === impl Adoption ===
 
 impl Adoption {
@@ -231,6 +209,12 @@ impl Adoption {
                 biased;
                 () = stop.cancelled() => return,
                 () = self.ties.look.notified() => {
+                    self.look_at = self.look_at.min(self.looked_at + LOOK_INTERVAL_MIN);
+                    continue;
+                }
+                () = self.ties.trees.told() => {
+                    self.take_doubts();
+                    self.tell();
                     self.look_at = self.look_at.min(self.looked_at + LOOK_INTERVAL_MIN);
                     continue;
                 }
@@ -360,6 +344,7 @@ impl Adoption {
         }));
         self.index = Some(index);
         self.files.take(files, Instant::now());
+        self.take_doubts();
         if self.job.as_ref().is_some_and(|job| !self.files.wants(job.spec, job.identity)) {
             self.job = None;
         }
@@ -423,6 +408,15 @@ impl Adoption {
             }
         }
         self.has_news = true;
+    }
+
+    /// What others found to be damaged is suspect.
+    fn take_doubts(&mut self) {
+        for (sha256, (identity, what)) in self.ties.trees.doubts() {
+            if self.files.doubt(sha256, identity, &what) {
+                tracing::warn!(%sha256, reason = what, "a file of the model store is not what it was");
+            }
+        }
     }
 
     fn left_bytes(&self) -> u64 {
@@ -636,6 +630,16 @@ impl Files {
         self.suspect.insert(spec.sha256, (identity, what));
     }
 
+    /// A file is not what it was when it was hashed, if it is still that very file. True: nobody knew.
+    fn doubt(&mut self, sha256: Digest, identity: FileIdentity, what: &str) -> bool {
+        if self.sound.get(&sha256).is_none_or(|(sound, _)| *sound != identity) {
+            return false;
+        }
+        self.sound.remove(&sha256);
+        self.suspect.insert(sha256, (identity, what.to_owned()));
+        true
+    }
+
     fn drop_moved(&mut self, spec: BlobSpec) {
         self.queue.remove(&rank(spec));
     }
@@ -763,6 +767,22 @@ mod tests {
         for files in [queued(), sound(), suspect(), resting()] {
             check(files, Sight::Gone, soon, [0; 5]);
         }
+    }
+
+    #[test]
+    fn a_file_that_others_found_damaged_is_suspect_until_another_lies_there() {
+        let now = Instant::now();
+        let file = spec(1, 10);
+        let mut files = Files::default();
+        files.take(vec![(file, Sight::There(identity(1), Some(root(1))))], now);
+        assert!(!files.doubt(file.sha256, identity(2), "damaged") && files.suspect.is_empty(), "another file");
+        assert!(files.doubt(file.sha256, identity(1), "damaged"));
+        assert!(!files.doubt(file.sha256, identity(1), "damaged"), "it is known");
+        assert!(files.sound.is_empty());
+        files.take(vec![(file, there(1))], now);
+        assert_eq!(files.suspect.get(&file.sha256), Some(&(identity(1), "damaged".to_owned())));
+        files.take(vec![(file, there(2))], now);
+        assert_eq!((files.suspect.len(), files.queue.len()), (0, 1), "it was replaced");
     }
 
     #[test]

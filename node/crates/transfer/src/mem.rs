@@ -1,6 +1,10 @@
-//! The ports in memory: an origin with faults, a runtime that is a folder, and other nodes by their handles.
+//! The ports in memory: an origin with faults, a runtime that is a folder, other nodes by their handles, and the record
+//! that they share.
 //!
 //! For tests and simulations. Time is tokio's, so a paused clock plays hours in moments. Clones are the same.
+
+mod ledger;
+mod peers;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,6 +20,9 @@ use crate::error::PullError;
 use crate::handle::{Handle, PullSpec};
 use crate::ports::{Listing, Opened, Origin, OriginError, OriginTrouble, Others, Place, PullStream, Runtime, Wanted};
 use crate::progress::{PullProgress, Watch};
+
+pub use ledger::{MemCluster, MemLedger};
+pub use peers::{MemPeers, PeerFault};
 
 /// Longest piece of a body.
 const PIECE_BYTES: u64 = 256 << 10;
