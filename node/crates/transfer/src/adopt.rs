@@ -2,9 +2,10 @@
 //!
 //! The list comes first: of a model only manifest and configuration are read, so it is there while the runtime is still
 //! coming up. The hashes follow: one file at a time, the smallest first, no faster than the configuration allows, and
-//! not what is on record for the very same file; while a model is pulled it rests. Always holds: nothing in the store
-//! is changed. A file whose bytes are not what its name says is told as suspect and stays: it is the user's. What
-//! cannot be read is told once and tried again later; nothing here can fail the node.
+//! not what is on record for the very same file; while a model is pulled it rests. A file that a wish of the cluster
+//! names is hashed before all others and at once. Always holds: nothing in the store is changed. A file whose bytes are
+//! not what its name says is told as suspect and stays: it is the user's. What cannot be read is told once and tried
+//! again later; nothing here can fail the node.
 
 mod trees;
 
@@ -72,6 +73,8 @@ pub(crate) struct Ties {
     pub(crate) trees: Trees,
     /// How many pulls have the disk to do with just now.
     pub(crate) pulling: watch::Receiver<usize>,
+    /// The files that somebody waits for: they are hashed first, whatever else goes on.
+    pub(crate) urgent: watch::Receiver<BTreeSet<BlobSpec>>,
     /// What is counted.
     pub(crate) metrics: Metrics,
     /// Where it is told.
@@ -90,6 +93,7 @@ pub(crate) struct Adoption {
     index: Option<Index>,
     files: Files,
     job: Option<Box<Job>>,
+    urgent: BTreeSet<BlobSpec>,
     /// Why there is no store, as last told in the log.
     nowhere: Option<String>,
     /// What was wrong with the store at the last look.
@@ -191,6 +195,7 @@ impl Adoption {
             index: None,
             files: Files::default(),
             job: None,
+            urgent: BTreeSet::new(),
             nowhere: None,
             troubles: BTreeSet::new(),
             looked_at: now,
@@ -204,7 +209,11 @@ impl Adoption {
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         loop {
             let is_pulling = *self.ties.pulling.borrow_and_update() > 0;
-            let has_work = !is_pulling && self.index.is_some() && self.files.first().is_some();
+            self.urgent.clone_from(&self.ties.urgent.borrow_and_update());
+            let is_urgent = self.files.first_of(&self.urgent).is_some();
+            let may_hash = is_urgent || !is_pulling && self.files.first().is_some();
+            let has_work = may_hash && self.index.is_some();
+            let hash_at = if is_urgent { Instant::now() } else { self.pace.next };
             let due = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
@@ -219,8 +228,9 @@ impl Adoption {
                     continue;
                 }
                 Ok(()) = self.ties.pulling.changed() => continue,
+                Ok(()) = self.ties.urgent.changed() => continue,
                 () = sleep_until(self.look_at) => Due::Look,
-                () = sleep_until(self.pace.next), if has_work => Due::Hash,
+                () = sleep_until(hash_at), if has_work => Due::Hash,
             };
             let done = async {
                 match due {
@@ -353,11 +363,11 @@ impl Adoption {
     /// Reads the next piece of the file that is being hashed, or of the next one.
     async fn hash(&mut self) {
         let (Some(store), Some(index)) = (self.store.clone(), self.index.clone()) else { return };
-        let job = self.job.take();
-        let Some((spec, identity)) = job.as_ref().map(|job| (job.spec, job.identity)).or_else(|| self.files.first())
-        else {
-            return;
-        };
+        let urgent = self.files.first_of(&self.urgent);
+        // What nobody waits for begins anew behind what somebody waits for.
+        let job = self.job.take().filter(|job| urgent.is_none() || self.urgent.contains(&job.spec));
+        let next = job.as_ref().map(|job| (job.spec, job.identity)).or(urgent);
+        let Some((spec, identity)) = next.or_else(|| self.files.first()) else { return };
         let done_before = job.as_ref().map_or(0, |job| job.done_bytes);
         let started = Instant::now();
         let step = move || match job.map_or_else(|| Job::open(store, spec, identity), |job| Ok(Some(job))) {
@@ -379,7 +389,8 @@ impl Adoption {
         self.pace.spend(started, read_bytes);
         self.take_step(spec, identity, stepped);
         self.ties.metrics.show_unhashed(self.left_bytes());
-        let is_last = self.files.first().is_none();
+        let is_last_urgent = urgent.is_some() && self.files.first_of(&self.urgent).is_none();
+        let is_last = is_last_urgent || self.files.first().is_none();
         if self.has_news && (is_last || self.news_at.elapsed() >= NEWS_INTERVAL) {
             self.tell();
         }
@@ -572,6 +583,11 @@ impl Files {
     fn first(&self) -> Option<(BlobSpec, FileIdentity)> {
         let ((size_bytes, sha256), identity) = self.queue.first_key_value()?;
         Some((BlobSpec { sha256: *sha256, size_bytes: *size_bytes }, *identity))
+    }
+
+    /// The first of these that is to be hashed.
+    fn first_of(&self, urgent: &BTreeSet<BlobSpec>) -> Option<(BlobSpec, FileIdentity)> {
+        urgent.iter().find_map(|spec| Some((*spec, *self.queue.get(&rank(*spec))?)))
     }
 
     fn wants(&self, spec: BlobSpec, identity: FileIdentity) -> bool {

@@ -1,16 +1,20 @@
 //! One pull from its name to a visible model, step by step.
 //!
+//! Where the version and the files come from is its course: a registry, or the nodes that have them (`pull/course`).
 //! Each step may be done again: a pull that was cut off anywhere begins with its first step and finds what is done. The
 //! manifest that was chosen is kept with the job, so a name that moves meanwhile does not change what is fetched. Until
 //! the job is kept nothing was promised to anybody; from then on only its end, told to whoever asks, takes it away.
 //! Nothing of a model is visible before all of it is there and is what its name says.
 
 pub(crate) mod chase;
+pub(crate) mod course;
 pub(crate) mod fetch;
 pub(crate) mod resume;
+pub(crate) mod swarm;
+pub(crate) mod tree;
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -19,6 +23,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::FutureExt as _;
+use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
@@ -28,17 +33,20 @@ use ollamax_blobs::{
     Access, BlobSpec, Fault, FileIdentity, Index, Indexed, JOB_VERSION, JobFile, Jobs, Manifest, Need, NoRoom, Part,
     PartError, Promise, Promises, Publication, PublishError, Space, Staging, Store,
 };
-use ollamax_core::transfer_plan::Patience;
-use ollamax_types::{Clock, Digest, ErrorCode, ModelName};
+use ollamax_types::{CHUNK_BYTES, Clock, Digest, ErrorCode, ModelName, NodeId};
 
-use crate::adopt::Trees;
+use crate::adopt::{Adopted, Trees};
 use crate::buffers::Buffers;
+use crate::bulk::link::Links;
 use crate::config::Config;
 use crate::error::PullError;
 use crate::handle::PullSpec;
+use crate::library::{Library, Offered};
 use crate::metrics::Metrics;
-use crate::ports::{Listing, Origin, OriginError, OriginTrouble, Place, Runtime};
+use crate::ports::{Ledger, Listing, Origin, OriginError, OriginTrouble, Peers, Place, Runtime};
 use crate::progress::{Board, Stage};
+
+use course::Course;
 
 /// How often a manifest is asked for.
 const MANIFEST_TRIES_MAX: u32 = 3;
@@ -46,6 +54,10 @@ const MANIFEST_TRIES_MAX: u32 = 3;
 const PRUNED_ROUNDS_MAX: u32 = 3;
 /// Time between two questions for a store, of a job that was taken on while there was one.
 const SEEK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a store is asked for that is not there, for a wish.
+const SEEKS_MAX: u32 = 60;
+/// Most pulls for wishes that ask a registry for a manifest at once.
+pub(crate) const ASKING_MAX: usize = 8;
 /// Time that a runtime which starts may take to remove files that no manifest named when it looked.
 const START_WAIT: Duration = Duration::from_secs(5);
 
@@ -54,16 +66,29 @@ type Turn = Arc<tokio::sync::Mutex<()>>;
 
 /// What all pulls of a node share.
 pub(crate) struct Means {
+    pub(crate) node: NodeId,
     pub(crate) config: Config,
     pub(crate) clock: Clock,
     pub(crate) origin: Arc<dyn Origin>,
     pub(crate) runtime: Arc<dyn Runtime>,
+    pub(crate) peers: Arc<dyn Peers>,
+    pub(crate) ledger: Arc<dyn Ledger>,
+    /// Where chance begins.
+    pub(crate) seed: u64,
+    pub(crate) links: Links,
+    pub(crate) library: Library,
     pub(crate) metrics: Metrics,
     pub(crate) buffers: Buffers,
     pub(crate) promises: Promises,
     /// Who may fetch.
     pub(crate) places: Arc<Semaphore>,
+    /// Who may ask a registry for a manifest, of those whom the cluster asks.
+    pub(crate) asking: Semaphore,
     pub(crate) trees: Trees,
+    /// What adoption hashes first.
+    pub(crate) urgent: watch::Sender<BTreeSet<BlobSpec>>,
+    /// What adoption knows.
+    pub(crate) adopted: watch::Receiver<Arc<Adopted>>,
     /// Wakes adoption for a look at the store.
     pub(crate) look: Arc<Notify>,
     /// How many pulls fetch just now.
@@ -82,6 +107,10 @@ pub(crate) struct Pull {
     pub(crate) spec: PullSpec,
     /// What was chosen for a job that was taken on before.
     pub(crate) chosen: Option<Chosen>,
+    /// On whose behalf.
+    pub(crate) course: Course,
+    /// What other nodes may have of it meanwhile.
+    pub(crate) offers: Mutex<Vec<Offered>>,
     pub(crate) cancel: CancellationToken,
     pub(crate) stop: CancellationToken,
 }
@@ -146,6 +175,7 @@ impl Pull {
         if self.chosen.is_none() {
             self.keep(&manifest).await?;
         }
+        self.await_roots(&ground).await?;
         self.board.begin(Stage::Waiting);
         let fetcher = self.unless_ended(Fetcher::wait(&self.means)).await?;
         let (mut round, mut parts) = (0, Vec::new());
@@ -173,6 +203,7 @@ impl Pull {
             };
         }
         self.index(&ground.store, parts).await?;
+        self.withdraw();
         drop((ground, fetcher));
         self.settle(manifest.digest()).await
     }
@@ -189,20 +220,21 @@ impl Pull {
 
     /// Step 1: which version the name stands for.
     async fn resolve(&self) -> Result<Manifest, PullError> {
-        let manifest = match &self.chosen {
-            Some(chosen) => chosen.manifest.clone(),
-            None => {
+        let manifest = match (&self.chosen, &self.course) {
+            (Some(chosen), _) => chosen.manifest.clone(),
+            (None, Course::Wished(wished)) => self.resolve_wish(wished).await?,
+            (None, Course::Asked) => {
                 let bytes = self.unless_ended(self.ask_for_manifest()).await?;
                 Manifest::read(&bytes).map_err(PullError::BadManifest)?
             }
         };
         self.board.resolved(&manifest);
+        self.means.library.learn(&manifest);
         Ok(manifest)
     }
 
     async fn ask_for_manifest(&self) -> Result<Bytes, PullError> {
-        let Config { retry_ms, retry_ms_max, silence_ms, .. } = self.means.config;
-        let patience = Patience { first_wait_ms: retry_ms, wait_ms_max: retry_ms_max, silence_ms };
+        let patience = self.means.config.patience();
         let mut failures = 0;
         loop {
             let error = match self.means.origin.manifest(&self.spec.name, self.spec.insecure).await {
@@ -213,7 +245,7 @@ impl Pull {
             failures += 1;
             match retry_after(&error, wait_ms) {
                 Some(wait_ms) if failures < MANIFEST_TRIES_MAX => {
-                    sleep(Duration::from_millis(wait_ms.min(retry_ms_max))).await;
+                    sleep(Duration::from_millis(wait_ms.min(patience.wait_ms_max))).await;
                 }
                 _ => return Err(PullError::Manifest(error)),
             }
@@ -225,7 +257,7 @@ impl Pull {
         let store = self.find_store().await?;
         let (name, manifest) = (self.spec.name.clone(), manifest.clone());
         let (asked, wanted) = (store.clone(), manifest.clone());
-        let asked_at_ms = self.chosen.as_ref().map(|chosen| chosen.asked_at_ms);
+        let asked_at_ms = self.asked_at_ms();
         let found = blocking(move || {
             if asked_at_ms.is_some_and(|asked_at_ms| is_overtaken(&asked, &name, &wanted, asked_at_ms)) {
                 return Err(PullError::Overtaken { name });
@@ -255,8 +287,13 @@ impl Pull {
     }
 
     /// The store beside this node. A job that was taken on waits for one that is not there: at boot the runtime may be
-    /// chosen and its disk mounted after us.
+    /// chosen and its disk mounted after us. A wish waits for a while: another node may have a store.
     async fn find_store(&self) -> Result<Store, PullError> {
+        let mut seeks_left = match (&self.chosen, &self.course) {
+            (Some(_), _) => None,
+            (None, Course::Asked) => Some(0),
+            (None, Course::Wished(_)) => Some(SEEKS_MAX),
+        };
         loop {
             let runtime = Arc::clone(&self.means.runtime);
             let found = blocking(move || match runtime.place() {
@@ -265,8 +302,9 @@ impl Pull {
             });
             match found.await? {
                 Ok(store) => return Ok(store),
-                Err(why) if self.chosen.is_none() => return Err(PullError::NoStore(why)),
+                Err(why) if seeks_left == Some(0) => return Err(PullError::NoStore(why)),
                 Err(why) => {
+                    seeks_left = seeks_left.map(|left| left - 1);
                     tracing::debug!(model = %self.spec.name, reason = why, "a pull waits for the model store");
                     let wait = async {
                         sleep(SEEK_INTERVAL).await;
@@ -324,17 +362,44 @@ impl Pull {
         written.map_err(|fault| PullError::of_fault("the data directory", &fault))
     }
 
-    /// Steps 5 and 6, file by file. What the store has got meanwhile is left out.
+    /// Steps 5 and 6, file by file. Small ones that come from nodes need not wait for each other.
     async fn fetch_all(&self, ground: &Ground) -> Result<Vec<Part>, PullError> {
-        let mut parts = Vec::new();
+        let (mut parts, mut under_way) = (Vec::new(), FuturesUnordered::new());
         for (at, (blob, turn)) in ground.missing.iter().enumerate() {
-            let taken = async { Ok(Arc::clone(turn).lock_owned().await) };
-            let turn = self.unless_ended(taken).await?;
             let is_last = at + 1 == ground.missing.len();
-            parts.extend(self.fetch_one(ground, *blob, is_last).await?);
-            drop(turn);
+            under_way.push(Box::pin(self.fetch_in_turn(ground, *blob, turn, is_last)));
+            if under_way.len() >= self.at_once(*blob) {
+                parts.extend(under_way.next().await.transpose()?.flatten());
+            }
+        }
+        while let Some(fetched) = under_way.next().await {
+            parts.extend(fetched?);
         }
         Ok(parts)
+    }
+
+    /// How many files are fetched at once, the last of them being this one.
+    fn at_once(&self, blob: BlobSpec) -> usize {
+        let is_small = blob.size_bytes < CHUNK_BYTES;
+        match &self.course {
+            Course::Wished(_) if is_small => self.means.config.blobs_at_once as usize,
+            Course::Wished(_) | Course::Asked => 1,
+        }
+    }
+
+    /// One file, when nobody else fetches it. What the store has got meanwhile is left out.
+    async fn fetch_in_turn(
+        &self,
+        ground: &Ground,
+        blob: BlobSpec,
+        turn: &Turn,
+        is_last: bool,
+    ) -> Result<Option<Part>, PullError> {
+        let taken = async { Ok(Arc::clone(turn).lock_owned().await) };
+        let turn = self.unless_ended(taken).await?;
+        let fetched = self.fetch_one(ground, blob, is_last).await;
+        drop(turn);
+        fetched
     }
 
     async fn fetch_one(&self, ground: &Ground, blob: BlobSpec, is_last: bool) -> Result<Option<Part>, PullError> {
@@ -346,6 +411,7 @@ impl Pull {
             Err(fault) => Err(PartError::Fault(fault)),
         });
         let begun = begun.await?.map_err(|error| PullError::of_part(&ground.place, &error))?;
+        self.offer(begun.as_ref());
         let part = match begun {
             Some(part) if !part.is_sealed() => part,
             sealed => {
@@ -360,21 +426,22 @@ impl Pull {
         let looked = resume::look_through(&part, &ground.place, &self.board, &means.metrics);
         let chaser = self.unless_ended(looked).await?;
         self.board.begin(Stage::Fetching);
-        let source = fetch::Source {
-            origin: Arc::clone(&means.origin),
-            name: self.spec.name.clone(),
-            insecure: self.spec.insecure,
-            part: part.clone(),
-            place: ground.place.clone(),
-            buffers: means.buffers.clone(),
-            board: Arc::clone(&self.board),
-            metrics: means.metrics.clone(),
-        };
-        let digest = self.unless_ended(Box::pin(fetch::fetch(source, &means.config, chaser))).await?;
+        let digest = self.unless_ended(Box::pin(self.fetch_part(&part, &ground.place, chaser))).await?;
         if is_last {
             self.board.begin(Stage::Verifying);
         }
         self.seal(ground, part, digest).await.map(Some)
+    }
+
+    /// Lets other nodes have what is there of a file.
+    fn offer(&self, part: Option<&Part>) {
+        let offered = part.map(|part| self.means.library.offer(part.clone()));
+        self.offers.lock().unwrap_or_else(PoisonError::into_inner).extend(offered);
+    }
+
+    /// Other nodes have it from the store, or not at all.
+    pub(crate) fn withdraw(&self) {
+        self.offers.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// The file is what its name says, or goes.
@@ -440,7 +507,7 @@ impl Pull {
     ) -> Result<Result<(), PublishError>, PullError> {
         let (store, staging, manifest) = (ground.store.clone(), ground.staging.clone(), manifest.clone());
         let (name, now) = (self.spec.name.clone(), self.means.clock.now());
-        let asked_at_ms = self.chosen.as_ref().map(|chosen| chosen.asked_at_ms);
+        let asked_at_ms = self.asked_at_ms();
         let published = blocking(move || {
             if asked_at_ms.is_some_and(|asked_at_ms| is_overtaken(&store, &name, &manifest, asked_at_ms)) {
                 return Err(PullError::Overtaken { name });
@@ -453,9 +520,12 @@ impl Pull {
 
     /// Puts the hash trees on record, so that adoption need not read the files again.
     async fn index(&self, store: &Store, parts: Vec<Part>) -> Result<(), PullError> {
-        let (trees, store) = (self.means.trees.clone(), store.clone());
+        let (trees, store, board) = (self.means.trees.clone(), store.clone(), Arc::clone(&self.board));
         blocking(move || {
             for part in parts {
+                if let Ok(tree) = part.tree() {
+                    board.rooted(part.spec().sha256, tree.root());
+                }
                 if let Err(error) = trees.open().and_then(|index| put_tree(&index, &store, &part)) {
                     tracing::warn!(%error, sha256 = %part.spec().sha256, "keep the hash tree of a file");
                 }

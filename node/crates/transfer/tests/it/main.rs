@@ -5,4 +5,5 @@ mod disks;
 mod elsewhere;
 mod origins;
 mod pulls;
+mod wishes;
 mod world;
