@@ -9,7 +9,7 @@ use std::collections::btree_map::Entry;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
-use ollamax_proto::v1::pull_progress::Stage;
+use ollamax_proto::v1::pull_progress::{Stage, Wait};
 use ollamax_proto::v1::{CancelPullRequest, ListPullsRequest, PullProgress, PullRequest, SourceProgress};
 
 use crate::args::{Global, Output, PullArgs, Replicas};
@@ -235,7 +235,11 @@ fn word(stage: Stage) -> String {
 
 /// What a node does, how fast and from where, as far as it is known.
 fn doing(progress: &PullProgress) -> String {
-    let mut parts = vec![word(progress.stage())];
+    let mut parts = vec![match progress.wait() {
+        Wait::Unspecified => word(progress.stage()),
+        Wait::FirstCopy => "waiting for the first copy".to_owned(),
+        Wait::Quorum => "waiting for a quorum".to_owned(),
+    }];
     parts.extend(progress.bytes_per_second.map(|rate| format!("{}/s", text::bytes(rate))));
     parts.extend(progress.left_ms.map(|left_ms| format!("{} left", text::span(left_ms))));
     let came = progress.sources.iter().filter(|from| from.bytes > 0 && from.source != "here");
@@ -380,7 +384,10 @@ mod tests {
         };
         let expected = "fetching, 117 MB/s, 8 s left, 700 MB from node/1 and 485 B from node/3";
         assert_eq!(doing(&known), expected);
-        assert_eq!(doing(&PullProgress { sources: vec![], ..pull(Stage::Waiting) }), "waiting");
+        let mut waiting = PullProgress { sources: vec![], ..pull(Stage::Waiting) };
+        assert_eq!(doing(&waiting), "waiting");
+        waiting.set_wait(Wait::FirstCopy);
+        assert_eq!(doing(&waiting), "waiting for the first copy");
     }
 
     #[test]
