@@ -103,9 +103,14 @@ impl Pulls {
         let name = parse(&asked.name)?;
         let own = metadata.node().to_string();
         let target = self.0.find(if asked.node.is_empty() { &own } else { &asked.node })?;
-        let found = transfer.cancel_at(target.id, &name).await;
-        let found = found.map_err(|error| AdminError::of_pull(&target.name, &error))?;
-        Ok(v1::CancelPullReply { found })
+        let failed = |error: PullError| match error {
+            PullError::Ledger(error) => of_record(error),
+            error => AdminError::of_pull(&target.name, &error),
+        };
+        // Without a name it is the wish that ends, with all its copies that are on their way.
+        let is_forgotten = asked.node.is_empty() && transfer.forget(&name).await.map_err(failed)?;
+        let is_ended = transfer.cancel_at(target.id, &name).await.map_err(failed)?;
+        Ok(v1::CancelPullReply { found: is_forgotten || is_ended })
     }
 }
 
@@ -153,13 +158,20 @@ async fn wish(
             let why: Vec<String> = why.iter().map(|(node, unfit)| unfit.of(&name_of(*node))).collect();
             Err(impossible(&name, fits, of, &why.join("; ")))
         }
-        Err(PullError::Ledger(LedgerError::NeedsVersion { actual, .. })) => Err(needs_wishes(actual)),
-        Err(PullError::Ledger(LedgerError::Refused(refusal))) => Err(refusal.into()),
-        Err(PullError::Ledger(error)) => {
-            let why = "what is wanted goes on record first, and nothing was begun";
-            Err(AdminError::new(error.code(), error.to_string(), why, "ollamax status"))
-        }
+        Err(PullError::Ledger(error)) => Err(of_record(error)),
         Err(error) => Err(AdminError::of_pull(&name_of(own), &error)),
+    }
+}
+
+/// What somebody wants that did not go on record.
+fn of_record(error: LedgerError) -> AdminError {
+    match error {
+        LedgerError::NeedsVersion { actual, .. } => needs_wishes(actual),
+        LedgerError::Refused(refusal) => refusal.into(),
+        error => {
+            let why = "what is wanted goes on record first, and nothing was changed";
+            AdminError::new(error.code(), error.to_string(), why, "ollamax status")
+        }
     }
 }
 
