@@ -144,7 +144,7 @@ async fn wish(
     ask: Ask,
     wait: bool,
 ) -> Result<PullStream, AdminError> {
-    let (name, own) = (ask.name.clone(), metadata.node());
+    let (name, replicas, own) = (ask.name.clone(), ask.replicas.clone(), metadata.node());
     let name_of = move |node: NodeId| {
         let member = read::member(&*metadata.view(), node).ok().flatten();
         member.map_or_else(|| node.to_string(), |member| member.name)
@@ -156,7 +156,7 @@ async fn wish(
         }
         Err(PullError::Ledger(LedgerError::Impossible { fits, of, why })) => {
             let why: Vec<String> = why.iter().map(|(node, unfit)| unfit.of(&name_of(*node))).collect();
-            Err(impossible(&name, fits, of, &why.join("; ")))
+            Err(impossible(&name, &replicas, (fits, of), &why.join("; ")))
         }
         Err(PullError::Ledger(error)) => Err(of_record(error)),
         Err(error) => Err(AdminError::of_pull(&name_of(own), &error)),
@@ -175,9 +175,12 @@ fn of_record(error: LedgerError) -> AdminError {
     }
 }
 
-/// A wish that cannot be met.
-fn impossible(name: &ModelName, fits: usize, of: usize, why: &str) -> AdminError {
-    let what = format!("{name} fits on {fits} of {of} nodes");
+/// A wish that cannot be met: it fits on so many of so many nodes.
+fn impossible(name: &ModelName, replicas: &Replicas, (fits, of): (usize, usize), why: &str) -> AdminError {
+    let what = match replicas {
+        Replicas::Count(count) if fits == of => format!("{name} cannot come to {count} nodes: there are {of}"),
+        _ => format!("{name} fits on {fits} of {of} nodes"),
+    };
     let next = match fits {
         0 => "ollamax node list".to_owned(),
         fits => format!("ollamax model pull {name} --replicas {fits}"),
@@ -324,10 +327,14 @@ mod tests {
     #[test]
     fn what_cannot_be_is_told_with_what_can() {
         let name: ModelName = "llama3.2".parse().expect("a name");
-        let error = impossible(&name, 1, 3, "n2: 12.1 GB needed, 3.0 GB free; n3 is a gateway");
+        let three = Replicas::Count(3);
+        let error = impossible(&name, &three, (1, 3), "n2: 12.1 GB needed, 3.0 GB free; n3 is a gateway");
         assert_eq!(error.what, "llama3.2:latest fits on 1 of 3 nodes");
         assert_eq!(error.next, "ollamax model pull llama3.2:latest --replicas 1");
-        assert_eq!(impossible(&name, 0, 3, "").next, "ollamax node list");
+        assert_eq!(impossible(&name, &three, (0, 3), "").next, "ollamax node list");
+        let too_few = impossible(&name, &three, (2, 2), "");
+        assert_eq!(too_few.what, "llama3.2:latest cannot come to 3 nodes: there are 2");
+        assert_eq!(too_few.next, "ollamax model pull llama3.2:latest --replicas 2");
         assert_eq!(needs_wishes(3).what, "--replicas needs cluster version 4; this cluster runs 3");
     }
 
