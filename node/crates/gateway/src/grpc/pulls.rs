@@ -317,8 +317,9 @@ mod tests {
         assert_eq!(asked(None, false, &[]), Ok(Replicas::Count(2)));
         assert_eq!(asked(Some(3), false, &[]), Ok(Replicas::Count(3)));
         assert_eq!(asked(None, true, &[]), Ok(Replicas::All));
+        let one: &[&str] = &["a"];
         for (replicas, on_all, nodes) in
-            [(Some(0), false, &[][..]), (Some(2), true, &[]), (Some(2), false, &["a"]), (None, true, &["a"])]
+            [(Some(0), false, &one[1..]), (Some(2), true, &one[1..]), (Some(2), false, one), (None, true, one)]
         {
             assert_eq!(asked(replicas, on_all, nodes), Err(ErrorCode::BadRequest), "{replicas:?} {on_all} {nodes:?}");
         }
