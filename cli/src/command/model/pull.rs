@@ -189,7 +189,7 @@ fn table(pulls: &[PullProgress]) -> String {
         vec![
             pull.name.clone(),
             pull.node_name.clone(),
-            word(pull.stage()),
+            step(pull),
             if pull.total_bytes == 0 { String::new() } else { done },
             pull.bytes_per_second.map(|rate| format!("{}/s", text::bytes(rate))).unwrap_or_default(),
             pull.left_ms.map(text::span).unwrap_or_default(),
@@ -225,6 +225,16 @@ fn shown(pull: &PullProgress) -> Value {
     })
 }
 
+/// What a node does, and what it waits for.
+fn step(progress: &PullProgress) -> String {
+    let what = word(progress.stage());
+    match progress.wait() {
+        Wait::Unspecified => what,
+        Wait::FirstCopy => what + " for the first copy",
+        Wait::Quorum => what + " for a quorum",
+    }
+}
+
 /// How a stage is called; one of a later release has no name here.
 fn word(stage: Stage) -> String {
     match stage {
@@ -235,11 +245,7 @@ fn word(stage: Stage) -> String {
 
 /// What a node does, how fast and from where, as far as it is known.
 fn doing(progress: &PullProgress) -> String {
-    let mut parts = vec![match progress.wait() {
-        Wait::Unspecified => word(progress.stage()),
-        Wait::FirstCopy => "waiting for the first copy".to_owned(),
-        Wait::Quorum => "waiting for a quorum".to_owned(),
-    }];
+    let mut parts = vec![step(progress)];
     parts.extend(progress.bytes_per_second.map(|rate| format!("{}/s", text::bytes(rate))));
     parts.extend(progress.left_ms.map(|left_ms| format!("{} left", text::span(left_ms))));
     let came = progress.sources.iter().filter(|from| from.bytes > 0 && from.source != "here");
