@@ -9,6 +9,8 @@ pub mod mem;
 pub mod metrics;
 pub mod ports;
 
+mod order;
+
 pub use config::{Config, Pull};
 pub use error::{ApiError, Shape};
 pub use metrics::Metrics;

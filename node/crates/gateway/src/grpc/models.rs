@@ -78,6 +78,7 @@ fn model_view(
         details_json: newest.model.details_json.clone(),
         copies: shown.collect(),
         conflict: copies.iter().any(|copy| copy.model.digest != served),
+        capabilities: newest.model.capabilities.clone(),
     })
 }
 
