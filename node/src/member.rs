@@ -35,7 +35,6 @@ use crate::follow::members::{Addresses, Follower};
 use crate::follow::standing::Asker;
 use crate::follow::wishes::Planner;
 use crate::follow::{ballast, machine, models, wishes};
-use crate::metrics::WishMetrics;
 use crate::slot::{MemberEngines, Slot};
 use crate::telemetry::Standing;
 
@@ -210,11 +209,11 @@ impl Around {
         let asker = Asker { engines: engines.clone(), net: self.net.clone(), phase: self.phase.clone() };
         tasks.spawn(asker.run(stop.clone()));
         tasks.spawn(models::follow(engines.clone(), self.runtime.clone(), stop.clone()));
-        let metrics = WishMetrics::default();
-        if let Err(error) = metrics.register(&self.registry) {
-            tracing::warn!(%error, "register the metrics of wishes");
-        }
-        let planner = Planner { metadata: engines.metadata.clone(), scheduler: engines.scheduler.clone(), metrics };
+        let planner = Planner {
+            metadata: engines.metadata.clone(),
+            scheduler: engines.scheduler.clone(),
+            metrics: engines.transfer.metrics().clone(),
+        };
         tasks.spawn(wishes::follow(planner, stop.clone()));
         tasks.spawn(ballast::follow(engines.metadata.clone(), stop.clone()));
         tasks.spawn(machine::keep_term(engines.metadata.clone(), Arc::clone(&self.standing), stop.clone()));

@@ -1,4 +1,4 @@
-//! What the assembly itself counts: this build, this machine's disk and GPUs, the other members, and wishes for models.
+//! What the assembly itself counts: this build, this machine's disk and GPUs, and the other members.
 //!
 //! | name | unit | labels | meaning |
 //! |---|---|---|---|
@@ -6,7 +6,6 @@
 //! | `ollamax_disk_free_bytes` | bytes | | free for the node where its data directory lies |
 //! | `ollamax_disk_used_bytes` | bytes | | in use there |
 //! | `ollamax_members` | members | `health` | the other members, by what this node thinks of them |
-//! | `ollamax_transfer_wishes` | wishes | `state` | on the leader, by how far they are; 0 elsewhere |
 //! | `ollamax_gpu_memory_total_bytes` | bytes | `uuid`, `name` | memory of a GPU |
 //! | `ollamax_gpu_memory_used_bytes` | bytes | `uuid`, `name` | of it in use |
 //! | `ollamax_gpu_use_ratio` | 0 to 1 | `uuid`, `name` | share of the last moments in which a GPU worked |
@@ -41,25 +40,6 @@ pub(crate) struct GpuMetrics {
     memory_total_bytes: IntGaugeVec,
     memory_used_bytes: IntGaugeVec,
     use_ratio: GaugeVec,
-}
-
-/// How far a wish for a model is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum WishState {
-    /// All nodes that shall have the model do.
-    Held,
-    /// It waits for its plan, or nodes are at it.
-    UnderWay,
-    /// There are not nodes enough that could have it.
-    Impossible,
-    /// Whoever does not have it has failed.
-    Failed,
-}
-
-/// The wishes of the cluster, as its leader sees them.
-#[derive(Debug, Clone)]
-pub(crate) struct WishMetrics {
-    wishes: IntGaugeVec,
 }
 
 /// Shows the build and the process.
@@ -158,53 +138,6 @@ impl GpuMetrics {
             if let Some(permille) = gpu.use_permille {
                 self.use_ratio.with_label_values(&labels).set(f64::from(permille) / 1_000.0);
             }
-        }
-    }
-}
-
-// === impl WishState ===
-
-impl WishState {
-    const ALL: [Self; 4] = [Self::Held, Self::UnderWay, Self::Impossible, Self::Failed];
-
-    /// The word in labels.
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Held => "held",
-            Self::UnderWay => "under_way",
-            Self::Impossible => "impossible",
-            Self::Failed => "failed",
-        }
-    }
-}
-
-// === impl WishMetrics ===
-
-impl Default for WishMetrics {
-    fn default() -> Self {
-        let wishes =
-            Opts::new("ollamax_transfer_wishes", "On the leader: wishes for models, by how far they are; 0 elsewhere");
-        let metrics = Self { wishes: IntGaugeVec::new(wishes, &["state"]).expect("the name is valid") };
-        metrics.show([]);
-        metrics
-    }
-}
-
-impl WishMetrics {
-    /// Registers them.
-    ///
-    /// # Errors
-    /// When the registry has the name already.
-    pub(crate) fn register(&self, registry: &Registry) -> prometheus::Result<()> {
-        registry.register(Box::new(self.wishes.clone()))
-    }
-
-    /// These and no others.
-    pub(crate) fn show(&self, wishes: impl IntoIterator<Item = WishState>) {
-        let wishes: Vec<WishState> = wishes.into_iter().collect();
-        for state in WishState::ALL {
-            let count = wishes.iter().filter(|wish| **wish == state).count();
-            self.wishes.with_label_values(&[state.as_str()]).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
     }
 }

@@ -18,9 +18,9 @@ use ollamax_metadata as metadata;
 use ollamax_metadata::Part;
 use ollamax_scheduler as scheduler;
 use ollamax_security::draw_request_id;
+use ollamax_transfer as transfer;
 use ollamax_types::{ErrorCode, NodeId};
 
-use crate::metrics::{WishMetrics, WishState};
 use crate::sites::{Sites, holders};
 
 /// Time between two looks at what is not done yet, although nothing changed: a node may have died.
@@ -32,6 +32,19 @@ const LOOK_AT_ALL_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a new leader waits for members that it has not heard.
 const HEAR_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How far a wish for a model is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// All nodes that shall have the model do.
+    Held,
+    /// It waits for its plan, or nodes are at it.
+    UnderWay,
+    /// There are not nodes enough that could have it.
+    Impossible,
+    /// Whoever does not have it has failed.
+    Failed,
+}
+
 /// What a leader knows of its wishes from its last look, by model.
 #[derive(Debug, Default)]
 struct Book {
@@ -42,13 +55,13 @@ struct Book {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Known {
     round: u64,
-    state: WishState,
+    state: State,
 }
 
 /// What follows from the facts of one wish.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Finding {
-    state: WishState,
+    state: State,
     step: Option<Step>,
 }
 
@@ -67,7 +80,7 @@ pub(crate) struct Planner {
     /// Who is there, and how much room they have.
     pub(crate) scheduler: scheduler::Handle,
     /// What `/metrics` shows of it.
-    pub(crate) metrics: WishMetrics,
+    pub(crate) metrics: transfer::Metrics,
 }
 
 /// Plans while this node leads, until `stop`.
@@ -89,7 +102,7 @@ pub(crate) async fn follow(planner: Planner, stop: CancellationToken) {
         changes.borrow_and_update();
         let Some(term) = leading_term(&planner.metadata) else {
             leads = None;
-            planner.metrics.show([]);
+            planner.show(&Book::default());
             continue;
         };
         let (_, since, book) = match leads.take().filter(|(known, ..)| *known == term) {
@@ -98,7 +111,7 @@ pub(crate) async fn follow(planner: Planner, stop: CancellationToken) {
         };
         let looking = planner.look(book, term, *since);
         match stop.run_until_cancelled(looking).await {
-            Some(Ok(())) => planner.metrics.show(book.known.values().map(|known| known.state)),
+            Some(Ok(())) => planner.show(book),
             Some(Err(fault)) => {
                 tracing::error!(code = %ErrorCode::StorageFailed, error = %fault, "read the wishes to plan them");
             }
@@ -151,6 +164,30 @@ impl Planner {
         });
         made.is_ok()
     }
+
+    /// A node that does not lead shows none.
+    fn show(&self, book: &Book) {
+        for state in State::ALL {
+            let count = book.known.values().filter(|known| known.state == state).count();
+            self.metrics.show_wishes(state.as_str(), count);
+        }
+    }
+}
+
+// === impl State ===
+
+impl State {
+    const ALL: [Self; 4] = [Self::Held, Self::UnderWay, Self::Impossible, Self::Failed];
+
+    /// The word in labels.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Held => "held",
+            Self::UnderWay => "under_way",
+            Self::Impossible => "impossible",
+            Self::Failed => "failed",
+        }
+    }
 }
 
 // === impl Book ===
@@ -163,7 +200,7 @@ impl Book {
         let (mut known, mut commands) = (BTreeMap::new(), Vec::new());
         for wish in read::wishes(view)? {
             let (key, round) = (wish.name.key(), wish.round);
-            let is_done = Known { round, state: WishState::Held };
+            let is_done = Known { round, state: State::Held };
             if !at_all && self.known.get(&key) == Some(&is_done) {
                 known.insert(key, is_done);
                 continue;
@@ -204,19 +241,19 @@ fn is_planned(plan: Option<&Plan>, ingester: NodeId, targets: &[NodeId]) -> bool
     plan.is_some_and(|plan| plan.ingester == ingester && plan.targets == targets)
 }
 
-fn state_of(wish: &Wish, holders: &BTreeSet<NodeId>, planned: &Planned) -> WishState {
+fn state_of(wish: &Wish, holders: &BTreeSet<NodeId>, planned: &Planned) -> State {
     let Some(plan) = &wish.plan else {
-        return if matches!(planned, Planned::Impossible(_)) { WishState::Impossible } else { WishState::UnderWay };
+        return if matches!(planned, Planned::Impossible(_)) { State::Impossible } else { State::UnderWay };
     };
     let holds = |node: &NodeId| wish.digest.is_some() && holders.contains(node);
     let has_failed = |node: &NodeId| wish.failures.contains_key(node) && !holds(node);
     let missing: Vec<&NodeId> = plan.targets.iter().filter(|target| !holds(target)).collect();
     if missing.is_empty() {
-        WishState::Held
+        State::Held
     } else if has_failed(&plan.ingester) || missing.into_iter().all(has_failed) {
-        WishState::Failed
+        State::Failed
     } else {
-        WishState::UnderWay
+        State::UnderWay
     }
 }
 

@@ -76,7 +76,6 @@ async fn registry() -> Registry {
     let handle = handle.await.expect("opens");
     let (scheduler, transfer) = (scheduler::Metrics::default(), transfer::Metrics::default());
     let registered = member::register(&handle, &scheduler, &transfer, &registry);
-    WishMetrics::default().register(&registry).expect("a new name");
     registered.expect("new names");
     stop.cancel();
     tasks.close();
@@ -122,26 +121,6 @@ fn members_and_disk_are_shown_as_they_were_last_read() {
     let is_shown = |family: &&prometheus::proto::MetricFamily| !family.get_metric().is_empty();
     let names: Vec<String> = registry.gather().iter().filter(is_shown).map(|family| family.name().to_owned()).collect();
     assert_eq!(names, ["ollamax_members"], "a disk that says nothing has no value");
-}
-
-#[test]
-fn wishes_are_counted_by_how_far_they_are() {
-    let registry = Registry::new();
-    let metrics = WishMetrics::default();
-    metrics.register(&registry).expect("a new name");
-    let shown = || {
-        let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).expect("text");
-        text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect::<Vec<_>>()
-    };
-    let counts = |held, under_way, impossible, failed| {
-        [("failed", failed), ("held", held), ("impossible", impossible), ("under_way", under_way)]
-            .map(|(state, count)| format!("ollamax_transfer_wishes{{state=\"{state}\"}} {count}"))
-    };
-    assert_eq!(shown(), counts(0, 0, 0, 0));
-    metrics.show([WishState::Held, WishState::Held, WishState::Failed, WishState::UnderWay]);
-    assert_eq!(shown(), counts(2, 1, 0, 1));
-    metrics.show([WishState::Impossible]);
-    assert_eq!(shown(), counts(0, 0, 1, 0));
 }
 
 #[test]

@@ -85,25 +85,25 @@ fn a_wish_without_a_plan_gets_one_where_that_is_possible() {
     let sites = [site(1, 100), site(2, 900), site(3, 500)];
     let Finding { state, step } = found(&asked(2), &sites, &[]);
     let step = step.expect("a plan");
-    assert_eq!((state, step.targets.len()), (WishState::UnderWay, 2));
+    assert_eq!((state, step.targets.len()), (State::UnderWay, 2));
     assert!(step.targets.contains(&step.ingester), "{step:?}");
     assert!(!step.targets.contains(&NodeId(1)), "it has the least room: {step:?}");
     let nobody = Site { runtime_up: false, ..site(1, 100) };
-    let impossible = Finding { state: WishState::Impossible, step: None };
+    let impossible = Finding { state: State::Impossible, step: None };
     assert_eq!(found(&asked(2), &[nobody], &[]), impossible);
 }
 
 #[test]
 fn a_plan_that_goes_on_is_left_alone_and_one_that_cannot_is_made_anew() {
     let sites = [site(1, 900), site(2, 900), site(3, 900)];
-    let check = |what: &str, wish: &Wish, held: &[u64], state: WishState| {
+    let check = |what: &str, wish: &Wish, held: &[u64], state: State| {
         assert_eq!(found(wish, &sites, held), Finding { state, step: None }, "{what}");
     };
-    check("nobody has it yet", &planned(1, &[1, 2]), &[], WishState::UnderWay);
-    check("one has", &resolved(planned(1, &[1, 2])), &[1], WishState::UnderWay);
-    check("all have", &resolved(planned(1, &[1, 2])), &[1, 2], WishState::Held);
+    check("nobody has it yet", &planned(1, &[1, 2]), &[], State::UnderWay);
+    check("one has", &resolved(planned(1, &[1, 2])), &[1], State::UnderWay);
+    check("all have", &resolved(planned(1, &[1, 2])), &[1, 2], State::Held);
     let told = failed(resolved(planned(1, &[1, 2])), &[(2, ErrorCode::DiskFull)]);
-    check("who has it has not failed", &told, &[1, 2], WishState::Held);
+    check("who has it has not failed", &told, &[1, 2], State::Held);
 
     let dead = [Site { health: Health::Dead, ..site(1, 900) }, site(2, 900), site(3, 900)];
     let step = found(&planned(1, &[1, 2]), &dead, &[]).step.expect("another plan");
@@ -117,7 +117,7 @@ fn a_plan_that_goes_on_is_left_alone_and_one_that_cannot_is_made_anew() {
 fn where_nobody_else_can_a_failed_wish_is_told_as_such() {
     let all = failed(planned(1, &[1, 2]), &[(1, ErrorCode::DiskFull), (2, ErrorCode::DiskFull)]);
     let sites = [site(1, 900), site(2, 900)];
-    assert_eq!(found(&all, &sites, &[]), Finding { state: WishState::Failed, step: None });
+    assert_eq!(found(&all, &sites, &[]), Finding { state: State::Failed, step: None });
 }
 
 #[test]
@@ -133,12 +133,12 @@ fn what_is_done_is_looked_at_again_only_now_and_then_unless_it_is_asked_for_anew
         book.look(view, &sites, start + Duration::from_secs(seconds)).expect("readable");
         book.known[&name().key()].state
     };
-    assert_eq!(state_at(&mut book, &view, 0), WishState::Held);
+    assert_eq!(state_at(&mut book, &view, 0), State::Held);
     view.write(&[Mutation::Delete(at(2))]);
-    assert_eq!(state_at(&mut book, &view, 1), WishState::Held, "not looked at");
-    assert_eq!(state_at(&mut book, &view, 5), WishState::UnderWay);
+    assert_eq!(state_at(&mut book, &view, 1), State::Held, "not looked at");
+    assert_eq!(state_at(&mut book, &view, 5), State::UnderWay);
     view.write(&[held(2)]);
-    assert_eq!(state_at(&mut book, &view, 6), WishState::Held, "what is not done is looked at each time");
+    assert_eq!(state_at(&mut book, &view, 6), State::Held, "what is not done is looked at each time");
     view.write(&[put(&Wish { round: 8, ..asked(2) })]);
     let due = book.look(&view, &sites, start + Duration::from_secs(7)).expect("readable");
     assert!(matches!(due.as_slice(), [Command::PlanPull { round: 8, .. }]), "{due:?}");
@@ -151,7 +151,7 @@ fn what_is_done_is_looked_at_again_only_now_and_then_unless_it_is_asked_for_anew
 async fn the_leader_plans_a_wish_when_a_node_can_have_the_model() {
     let world = World::start(CLUSTER_VERSION).await;
     let (metadata, scheduler) = (world.metadata.clone(), world.scheduler.clone());
-    let planner = Planner { metadata, scheduler, metrics: WishMetrics::default() };
+    let planner = Planner { metadata, scheduler, metrics: transfer::Metrics::default() };
     world.tasks.spawn(follow(planner, world.stop.clone()));
     let ask = Command::AskModel { name: name(), replicas: Replicas::Count(1), insecure: false };
     world.change(ask).await;
