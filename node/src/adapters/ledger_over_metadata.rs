@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use ollamax_blobs::BlobSpec;
-use ollamax_core::catalog::{Answer, BoundBlob, Command, Fault, Location, Refusal, View, Wish, read};
+use ollamax_core::catalog::{Answer, BoundBlob, Command, Fault, Location, Refusal, Replicas, View, Wish, read};
 use ollamax_core::placement::{Planned, plan_pull};
 use ollamax_metadata as metadata;
 use ollamax_metadata::ProposeError;
@@ -96,9 +96,10 @@ impl LedgerOverMetadata {
         let sites = Sites::now(&*view, &self.scheduler).map_err(unreadable)?;
         let copies = read::locations_of(&*view, &ask.name).map_err(unreadable)?;
         let places = sites.with_holders(&holders(None, &copies));
-        match plan_pull(&not_asked_yet(ask), &places, None) {
+        let wish = not_asked_yet(ask);
+        match plan_pull(&wish, &places, None) {
             Planned::Impossible(why) if sites.are_clear => {
-                let of = places.len();
+                let of = looked_at(&wish.replicas, places.len());
                 Err(LedgerError::Impossible { fits: of.saturating_sub(why.len()), of, why })
             }
             _ => Ok(()),
@@ -250,13 +251,32 @@ fn assignment(node: NodeId, wish: &Wish, copies: &[Location]) -> Option<Assignme
     })
 }
 
+/// How many nodes are looked at: those that are named, else all.
+const fn looked_at(replicas: &Replicas, all: usize) -> usize {
+    match replicas {
+        Replicas::Nodes(nodes) => nodes.len(),
+        Replicas::Count(_) | Replicas::All => all,
+    }
+}
+
+/// As a record has them: by id, each once.
+fn in_order(replicas: &Replicas) -> Replicas {
+    match replicas {
+        Replicas::Nodes(nodes) => {
+            let nodes: BTreeSet<NodeId> = nodes.iter().copied().collect();
+            Replicas::Nodes(nodes.into_iter().collect())
+        }
+        Replicas::Count(_) | Replicas::All => replicas.clone(),
+    }
+}
+
 /// The record that asking would make.
 fn not_asked_yet(ask: &Ask) -> Wish {
     Wish {
         name: ask.name.clone(),
         round: 0,
         insecure: ask.insecure,
-        replicas: ask.replicas.clone(),
+        replicas: in_order(&ask.replicas),
         digest: None,
         size_bytes: 0,
         plan: None,

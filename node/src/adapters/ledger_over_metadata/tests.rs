@@ -1,6 +1,6 @@
 //! What follows from the record is a table; what is told is told to a cluster of one.
 
-use ollamax_core::catalog::{CLUSTER_VERSION, Failure, Plan, Replicas};
+use ollamax_core::catalog::{CLUSTER_VERSION, Failure, Plan};
 use ollamax_core::placement::Unfit;
 use ollamax_types::ModelRecord;
 
@@ -162,8 +162,11 @@ async fn a_cluster_of_an_older_version_is_told_apart_before_anything_else() {
 async fn what_is_asked_and_told_is_on_record_and_what_has_to_be_done_follows_it() {
     let world = World::start(CLUSTER_VERSION).await;
     let ledger = ledger_of(&world);
-    let why = vec![(NODE, Unfit::NoRuntime)];
-    assert_eq!(ledger.ask(asked()).await, Err(LedgerError::Impossible { fits: 0, of: 1, why }));
+    let impossible = |of, why| Err(LedgerError::Impossible { fits: 0, of, why });
+    assert_eq!(ledger.ask(asked()).await, impossible(1, vec![(NODE, Unfit::NoRuntime)]));
+    let unknown = Ask { replicas: Replicas::Nodes(nodes(&[9, 1, 9])), ..asked() };
+    let why = vec![(NODE, Unfit::NoRuntime), (NodeId(9), Unfit::Removed)];
+    assert_eq!(ledger.ask(unknown).await, impossible(2, why));
     assert_eq!(ledger.plan(&name()), None, "nothing was asked");
 
     world.let_models_in(1 << 40);
