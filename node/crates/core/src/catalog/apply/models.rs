@@ -1,6 +1,7 @@
 //! Which node holds which model: reported by nodes, forgotten before a member leaves.
 //!
-//! Each copy is written twice, by model and by node, always both or neither.
+//! Each copy is written twice, by model and by node, always both or neither. A node that had the version that a wish
+//! spreads and says that it has it no more was told so by a person: it is left out for the rest of that round.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +12,7 @@ use ollamax_types::limits::{
 use ollamax_types::{ModelRecord, NodeId};
 
 use super::limit::{check_bytes, check_count};
-use super::{Applied, Scene, Step, Stop, invalid, members, put};
+use super::{Applied, Scene, Step, Stop, invalid, members, put, wishes};
 use crate::catalog::command::{Answer, Refusal};
 use crate::catalog::read;
 use crate::catalog::record::{Key, Location, Record};
@@ -33,6 +34,11 @@ pub(super) fn report(scene: &Scene<'_>, node: NodeId, present: &[ModelRecord], a
     let mut mutations = Vec::new();
     for (key, model) in wanted {
         let held = read::node_model(scene.view, node, &key)?;
+        if let Some(held) = &held
+            && model.is_none_or(|model| model.digest != held.model.digest)
+        {
+            mutations.extend(wishes::given_up(scene, held)?);
+        }
         match model {
             Some(model) if held.as_ref().is_none_or(|held| held.model != *model) => {
                 write(&mut mutations, &key, &Location { node, model: model.clone() });

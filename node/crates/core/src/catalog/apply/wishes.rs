@@ -3,7 +3,8 @@
 //! A round is one go at a wish. Its number is the index of the entry that began it, so that what comes late of an
 //! earlier one is refused. Within a round the version stays once it is known, and the plan may change. What a node
 //! failed with stays for the round; only who becomes the ingester has something new to try and begins without. Who
-//! holds the version that is spread has not failed. Which copies there are is told by [`super::models`], never here.
+//! holds the version that is spread has not failed. Which copies there are is told by [`super::models`], never here; a
+//! copy that a person removed or exchanged counts as a failure of its node.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,7 +17,7 @@ use super::limit::{check_count, exceeded};
 use super::{Applied, Scene, Step, Stop, invalid, members, put};
 use crate::catalog::command::{Answer, Refusal};
 use crate::catalog::read;
-use crate::catalog::record::{Counts, Failure, Key, Member, Plan, Record, Replicas, Wish};
+use crate::catalog::record::{Counts, Failure, Key, Location, Member, Plan, Record, Replicas, Wish};
 use crate::catalog::view::{Fault, Mutation};
 
 /// One round of one wish.
@@ -189,6 +190,21 @@ pub(super) fn tell(scene: &Scene<'_>, node: NodeId, round: Round<'_>, code: Erro
     wish.failures.insert(node, Failure { code, text, at: scene.entry.log_time });
     make_room(&mut wish);
     Ok(Applied::done(vec![written(wish)]))
+}
+
+/// A copy is gone or another version has its name, and nobody here did that: where a wish spreads just that version to
+/// that node, it shall not come back by itself.
+pub(super) fn given_up(scene: &Scene<'_>, held: &Location) -> Result<Option<Mutation>, Fault> {
+    let Location { node, model } = held;
+    let Some(mut wish) = read::wish(scene.view, &model.name)? else { return Ok(None) };
+    let is_planned = wish.plan.as_ref().is_some_and(|plan| plan.names(*node));
+    if !is_planned || wish.digest != Some(model.digest) {
+        return Ok(None);
+    }
+    let (code, text) = (ErrorCode::PullCancelled, "it was removed there by hand".to_owned());
+    wish.failures.insert(*node, Failure { code, text, at: scene.entry.log_time });
+    make_room(&mut wish);
+    Ok(Some(written(wish)))
 }
 
 /// As much of a text as is kept.

@@ -221,7 +221,10 @@ fn of_a_newcomer_no_model_is_on_record_until_it_tells() {
     }
 }
 
-fn wish(model: &str, plan: Option<(u64, &[u64])>, failed: &[u64]) -> Wish {
+/// Who asks the registry, and who receives.
+type Parts<'a> = Option<(u64, &'a [u64])>;
+
+fn wish(model: &str, plan: Parts<'_>, failed: &[u64]) -> Wish {
     let failure = || Failure { code: ErrorCode::DiskFull, text: String::new(), at: Timestamp(2) };
     Wish {
         name: model.parse().expect("a name"),
@@ -243,7 +246,7 @@ fn wish(model: &str, plan: Option<(u64, &[u64])>, failed: &[u64]) -> Wish {
 
 #[test]
 fn wishes_and_files_go_along_without_the_parts_of_others() {
-    let rows: [(&str, Option<(u64, &[u64])>, &[u64]); 6] = [
+    let rows: [(&str, Parts<'_>, &[u64]); 6] = [
         ("unplanned", None, &[]),
         ("of-others", Some((1, &[1])), &[1]),
         ("shared", Some((2, &[2, 1])), &[1, 2]),
@@ -263,7 +266,7 @@ fn wishes_and_files_go_along_without_the_parts_of_others() {
         assert_eq!(read::blob(&view, &Digest([2; 32])), Ok(Some(blob)));
         view
     };
-    let check = |view: &MemView, model: &str, plan: Option<(u64, &[u64])>, failed: &[u64]| {
+    let check = |view: &MemView, model: &str, plan: Parts<'_>, failed: &[u64]| {
         let name: ModelName = model.parse().expect("a name");
         assert_eq!(read::wish(view, &name), Ok(Some(wish(model, plan, failed))), "{model}");
     };

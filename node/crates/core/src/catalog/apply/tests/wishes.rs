@@ -360,6 +360,38 @@ fn a_failure_stays_for_the_round_unless_its_node_becomes_the_ingester() {
 }
 
 #[test]
+fn a_person_who_removes_or_exchanges_a_copy_does_not_get_it_back() {
+    for gone in [report(2, &[], &["m"]), report(2, &[("m", 8)], &[])] {
+        let mut world = World::new();
+        let round = world.ask(ask("m", Replicas::Count(2)));
+        world.check(plan("m", round, 1, &[1, 2]), Answer::Done);
+        world.check(report(2, &[("m", 7)], &[]), Answer::Done);
+        world.check(report(2, &[("m", 9)], &[]), Answer::Done);
+        world.check(resolve(1, "m", round, 9), Answer::Done);
+        assert_eq!(world.wish("m").failures, BTreeMap::new(), "what it had before is not what the wish spreads");
+        world.check(gone, Answer::Done);
+        let failures = world.wish("m").failures;
+        assert_eq!(failures.keys().collect::<Vec<_>>(), [&NodeId(2)]);
+        assert_eq!(failures[&NodeId(2)].code, ErrorCode::PullCancelled);
+        assert_eq!(failures[&NodeId(2)].at, Timestamp(world.index));
+        let again = world.ask(ask("m", Replicas::Nodes(ids(&[1, 2]))));
+        assert_eq!(world.wish("m").failures, BTreeMap::new(), "who asks anew wants it there again");
+        assert_ne!(again, round);
+    }
+}
+
+#[test]
+fn a_copy_that_no_wish_spread_goes_without_a_word() {
+    let mut world = World::new();
+    let round = world.ask(ask("m", Replicas::Count(1)));
+    world.check(plan("m", round, 1, &[1]), Answer::Done);
+    world.check(resolve(1, "m", round, 9), Answer::Done);
+    world.check(report(3, &[("m", 9), ("k", 4)], &[]), Answer::Done);
+    world.check(report(3, &[], &["m", "k"]), Answer::Done);
+    assert_eq!(world.wish("m").failures, BTreeMap::new(), "node 3 has no part in the plan");
+}
+
+#[test]
 fn texts_of_failures_are_cut_and_failures_are_bounded() {
     let mut world = World::new();
     assert_eq!(world.apply(token_with("many", Role::Learner, TOKEN_USES_MAX, HOUR_MS)).answer, Answer::Done);
