@@ -6,6 +6,7 @@
 //! ```text
 //! ask      01  request 8   SHA-256 of the file 32   first chunk 4   chunks 4
 //! cancel   02  request 8
+//! ask      03  as 01, and nobody waits for it; a peer may serve others first
 //!
 //! chunk    01  request 8   chunk 4   length 4       then so many bytes
 //! end      02  request 8   outcome 1
@@ -29,6 +30,7 @@ pub(crate) const EXTENT_CHUNKS_MAX: u32 = 16;
 
 const ASK: u8 = 1;
 const CANCEL: u8 = 2;
+const ASK_IN_BACKGROUND: u8 = 3;
 const CHUNK: u8 = 1;
 const END: u8 = 2;
 
@@ -41,7 +43,7 @@ const END_BYTES: usize = 1 + 8 + 1;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Question {
     /// It wants these chunks.
-    Ask { request: u64, sha256: Digest, extent: Extent },
+    Ask { request: u64, sha256: Digest, extent: Extent, is_background: bool },
     /// It does not want the rest of them any more.
     Cancel { request: u64 },
 }
@@ -89,9 +91,9 @@ pub(crate) enum FrameError {
 impl Question {
     pub(crate) fn encode(&self) -> Vec<u8> {
         match self {
-            Self::Ask { request, sha256, extent } => {
+            Self::Ask { request, sha256, extent, is_background } => {
                 let mut bytes = Vec::with_capacity(ASK_BYTES);
-                bytes.push(ASK);
+                bytes.push(if *is_background { ASK_IN_BACKGROUND } else { ASK });
                 bytes.extend_from_slice(&request.to_be_bytes());
                 bytes.extend_from_slice(&sha256.0);
                 bytes.extend_from_slice(&extent.first.to_be_bytes());
@@ -105,7 +107,7 @@ impl Question {
     /// The length of a frame that begins with this byte.
     const fn length(kind: u8) -> Option<usize> {
         match kind {
-            ASK => Some(ASK_BYTES),
+            ASK | ASK_IN_BACKGROUND => Some(ASK_BYTES),
             CANCEL => Some(CANCEL_BYTES),
             _ => None,
         }
@@ -117,7 +119,7 @@ impl Question {
         let request = u64::from_be_bytes(*request);
         match (*kind, rest) {
             (CANCEL, []) => Some(Self::Cancel { request }),
-            (ASK, rest) => {
+            (ASK | ASK_IN_BACKGROUND, rest) => {
                 let (sha256, rest) = rest.split_first_chunk::<32>()?;
                 let (first, rest) = rest.split_first_chunk::<4>()?;
                 let (count, rest) = rest.split_first_chunk::<4>()?;
@@ -125,7 +127,8 @@ impl Question {
                 let is_possible = (1..=EXTENT_CHUNKS_MAX).contains(&extent.count)
                     && extent.first.checked_add(extent.count).is_some()
                     && rest.is_empty();
-                is_possible.then_some(Self::Ask { request, sha256: Digest(*sha256), extent })
+                let is_background = *kind == ASK_IN_BACKGROUND;
+                is_possible.then_some(Self::Ask { request, sha256: Digest(*sha256), extent, is_background })
             }
             _ => None,
         }
@@ -263,9 +266,14 @@ mod tests {
     #[test]
     fn the_golden_samples_have_not_changed() {
         assert_eq!(hex::encode(GREETING), "4f4d5842554c4b31");
-        let ask = Question::Ask { request: 7, sha256: Digest([0xab; 32]), extent: Extent { first: 0x0102, count: 16 } };
+        let ask = |is_background| {
+            let extent = Extent { first: 0x0102, count: 16 };
+            Question::Ask { request: 7, sha256: Digest([0xab; 32]), extent, is_background }
+        };
+        let rest = format!("0000000000000007{}0000010200000010", "ab".repeat(32));
         let questions = [
-            (ask, format!("010000000000000007{}0000010200000010", "ab".repeat(32))),
+            (ask(false), format!("01{rest}")),
+            (ask(true), format!("03{rest}")),
             (Question::Cancel { request: u64::MAX }, "02ffffffffffffffff".to_owned()),
         ];
         for (asked, bytes) in questions {
@@ -300,7 +308,8 @@ mod tests {
     #[test]
     fn what_is_no_frame_is_garbage() {
         let ask = |first: u32, count: u32| {
-            question(&Question::Ask { request: 1, sha256: Digest([1; 32]), extent: Extent { first, count } }.encode())
+            let (sha256, extent) = (Digest([1; 32]), Extent { first, count });
+            question(&Question::Ask { request: 1, sha256, extent, is_background: false }.encode())
         };
         assert!(ask(u32::MAX - 1, 1).is_ok() && ask(0, EXTENT_CHUNKS_MAX).is_ok());
         for (first, count) in [(0, 0), (0, EXTENT_CHUNKS_MAX + 1), (u32::MAX, 1), (u32::MAX - 14, 16)] {
@@ -313,7 +322,7 @@ mod tests {
             assert!(matches!(chunk(length), Err(FrameError::Garbage(_))), "{length}");
         }
         assert!(matches!(reply(&[2, 0, 0, 0, 0, 0, 0, 0, 1, 5]), Err(FrameError::Garbage(_))), "a sixth outcome");
-        for kind in [0, 3, b'G', 0xff] {
+        for kind in [0, 4, b'G', 0xff] {
             assert!(matches!(question(&[kind; 64]), Err(FrameError::Garbage(_))), "{kind}");
             assert!(matches!(reply(&[kind; 64]), Err(FrameError::Garbage(_))), "{kind}");
         }
@@ -333,9 +342,11 @@ mod tests {
             count in 1..=EXTENT_CHUNKS_MAX,
             length in 1..=4_u32 << 20,
             outcome in 0..OUTCOMES.len(),
+            is_background in any::<bool>(),
         ) {
             let extent = Extent { first, count };
-            for asked in [Question::Ask { request, sha256: Digest(sha256), extent }, Question::Cancel { request }] {
+            let ask = Question::Ask { request, sha256: Digest(sha256), extent, is_background };
+            for asked in [ask, Question::Cancel { request }] {
                 prop_assert_eq!(question(&asked.encode()).expect("a question"), Some(asked));
             }
             let outcome = OUTCOMES[outcome];

@@ -204,7 +204,7 @@ impl Link {
         let request = requests.last;
         let asked_at = Instant::now();
         requests.open.insert(request, Request { blob, next: extent.first, extent, asked_at, asker });
-        place.send(Question::Ask { request, sha256: blob.sha256, extent });
+        place.send(Question::Ask { request, sha256: blob.sha256, extent, is_background: false });
         drop(requests);
         Some(Answer { link: self.clone(), request, came, is_over: false })
     }

@@ -104,7 +104,7 @@ impl Desk {
             let Some(kind) = kind else { return Ok(()) };
             let question = frame::read_question(kind, &mut from);
             match within_stall(question, "a question did not come to its end").await? {
-                Question::Ask { request, sha256, extent } => {
+                Question::Ask { request, sha256, extent, .. } => {
                     let job = self.admit(request, sha256, extent)?;
                     if jobs.send(job).await.is_err() {
                         return Ok(());

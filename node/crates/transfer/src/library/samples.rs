@@ -1,6 +1,7 @@
 //! A library over real files, for tests: one file that is on its way, published, or damaged.
 
 use std::fs;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
@@ -81,6 +82,11 @@ impl Shelf {
     /// The file on its way.
     pub(crate) fn part(&self) -> Part {
         self.staging.begin(self.spec).expect("there is room")
+    }
+
+    /// Where the bytes of the part lie.
+    pub(crate) fn data_path(&self) -> PathBuf {
+        self.staging.root().join(format!("parts/sha256-{}.part", self.spec.sha256))
     }
 
     /// Lets a chunk arrive.

@@ -142,10 +142,9 @@ fn manifests_are_those_that_were_learned_and_no_more_than_so_many() {
 #[test]
 fn a_manifest_of_the_store_is_given_to_whoever_names_its_digest() {
     let shelf = Shelf::new(7, 1);
-    let text = format!(
-        r#"{{"schemaVersion":2,"layers":[{{"mediaType":"application/vnd.ollama.image.model","digest":"sha256:{}","size":{}}}]}}"#,
-        shelf.spec.sha256, shelf.spec.size_bytes
-    );
+    let (kind, sha256, size) = ("application/vnd.ollama.image.model", shelf.spec.sha256, shelf.spec.size_bytes);
+    let layer = format!(r#"{{"mediaType":"{kind}","digest":"sha256:{sha256}","size":{size}}}"#);
+    let text = format!(r#"{{"schemaVersion":2,"layers":[{layer}]}}"#);
     let path = shelf.store.root().join("manifests/registry.ollama.ai/library/llama3.2/latest");
     fs::create_dir_all(path.parent().expect("a folder")).expect("there is room");
     fs::write(&path, &text).expect("there is room");

@@ -189,8 +189,7 @@ impl State {
 
     fn is_met(&self, wish: &Wish) -> bool {
         let Some((plan, digest)) = wish.plan.as_ref().zip(wish.digest) else { return false };
-        let mut all = plan.targets.iter().chain([&plan.ingester]);
-        all.all(|node| self.held.contains(&(wish.name.clone(), digest, *node)))
+        plan.targets.iter().all(|node| self.held.contains(&(wish.name.clone(), digest, *node)))
     }
 
     fn resolve(&mut self, node: NodeId, name: &ModelName, round: u64, told: (Digest, u64)) -> Result<(), LedgerError> {
@@ -231,7 +230,7 @@ impl State {
             Duty::Ingest => !self.is_met(wish),
             Duty::Receive => plan.targets.contains(&node) && !holds(&node),
         };
-        if !is_open {
+        if !is_open || (wish.failures.contains_key(&node) && !holds(&node)) {
             return None;
         }
         let receivers: Vec<NodeId> = plan.targets.iter().copied().filter(|node| *node != plan.ingester).collect();

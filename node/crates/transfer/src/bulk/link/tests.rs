@@ -104,7 +104,8 @@ async fn who_leaves_cancels_and_what_still_comes_goes_nowhere() {
     let (_links, link, mut theirs) = by_hand().await;
     let extent = Extent { first: 0, count: 2 };
     let answer = link.ask(FILE, extent).await.expect("it is open");
-    assert_eq!(question(&mut theirs).await, Some(Question::Ask { request: 1, sha256: FILE.sha256, extent }));
+    let ask = Question::Ask { request: 1, sha256: FILE.sha256, extent, is_background: false };
+    assert_eq!(question(&mut theirs).await, Some(ask));
     drop(answer);
     assert_eq!(question(&mut theirs).await, Some(Question::Cancel { request: 1 }));
     let length = u32::try_from(CHUNK_BYTES).expect("small");

@@ -44,7 +44,8 @@ impl Asker {
     }
 
     async fn ask(&mut self, request: u64, sha256: Digest, first: u32, count: u32) {
-        self.say(&Question::Ask { request, sha256, extent: Extent { first, count } }.encode()).await;
+        let extent = Extent { first, count };
+        self.say(&Question::Ask { request, sha256, extent, is_background: false }.encode()).await;
     }
 
     async fn reply(&mut self) -> Option<Reply> {
@@ -162,6 +163,17 @@ async fn what_is_not_there_is_absent_and_what_is_damaged_fails_and_is_suspect() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_asked_in_the_background_comes_as_well() {
+    let shelf = Shelf::new(11, 1);
+    shelf.publish();
+    let mut asker = Asker::greeted(&shelf, 1).await;
+    let (sha256, extent) = (shelf.spec.sha256, Extent { first: 0, count: 1 });
+    asker.say(&Question::Ask { request: 1, sha256, extent, is_background: true }.encode()).await;
+    asker.expect_chunk(&shelf, 1, 0).await;
+    asker.expect_end(1, Outcome::Whole).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_chunk_beyond_the_end_is_absent() {
     let shelf = Shelf::new(6, 2);
     shelf.publish();
@@ -191,7 +203,8 @@ async fn one_number_for_two_requests_that_run_ends_the_stream() {
     let shelf = Shelf::new(8, 1);
     shelf.publish();
     let mut asker = Asker::greeted(&shelf, 4).await;
-    let ask = Question::Ask { request: 1, sha256: shelf.spec.sha256, extent: Extent { first: 0, count: 1 } }.encode();
+    let extent = Extent { first: 0, count: 1 };
+    let ask = Question::Ask { request: 1, sha256: shelf.spec.sha256, extent, is_background: false }.encode();
     asker.say(&[ask.clone(), ask].concat()).await;
     asker.expect_closed().await;
 }
