@@ -10,6 +10,8 @@ pub mod metrics;
 pub mod ports;
 pub mod registry;
 
+mod order;
+
 pub use config::{Config, Pull};
 pub use error::{ApiError, Shape};
 pub use metrics::Metrics;
