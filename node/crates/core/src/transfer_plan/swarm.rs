@@ -282,6 +282,4 @@ const fn is_own(stripe: Stripe, index: u32) -> bool {
 }
 
 #[cfg(test)]
-mod simulated;
-#[cfg(test)]
 mod tests;

@@ -60,8 +60,7 @@ fn resolved(wish: Wish) -> Wish {
     Wish { digest: Some(Digest([1; 32])), size_bytes: SIZE_BYTES, ..wish }
 }
 
-fn failed(wish: Wish, node: u64, code: ErrorCode) -> Wish {
-    let mut wish = wish;
+fn failed(mut wish: Wish, node: u64, code: ErrorCode) -> Wish {
     wish.failures.insert(NodeId(node), Failure { code, text: "no".to_owned(), at: Timestamp(2) });
     wish
 }
@@ -182,8 +181,9 @@ fn who_cannot_go_on_gives_way() {
     }
     let removed = failed(resolved(wish()), 2, ErrorCode::PullCancelled);
     check("a copy that a person removed", &removed, &[holder(1), two.clone(), three.clone()], &plan(1, &[1, 3]));
-    let more = [one.clone(), two.clone(), Site { gateway: true, ..three.clone() }, with_free(4, 1)];
-    check("the ingester may be no target", &planned(wish(), 4, &[1, 2]), &more[..3], &plan(1, &[1, 2]));
+    let apart = planned(wish(), 4, &[1, 2]);
+    check("an ingester that is no target stays", &apart, &[one.clone(), two.clone(), site(4)], &Planned::Nothing);
+    check("while it is there", &apart, &[one.clone(), two.clone(), dead(4)], &plan(1, &[1, 2]));
     check("where there is room later", &planned(wish(), 1, &[1]), &[one, two], &plan(1, &[1, 2]));
 }
 

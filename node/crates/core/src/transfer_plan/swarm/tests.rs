@@ -5,6 +5,8 @@ use proptest::prelude::*;
 use super::requests::{COPIES_MAX, Request};
 use super::*;
 
+mod simulated;
+
 const OWN: NodeId = NodeId(9);
 const ONE: NodeId = NodeId(1);
 const TWO: NodeId = NodeId(2);
@@ -120,6 +122,23 @@ fn a_source_is_asked_for_the_own_stripe_and_for_another_when_its_owner_is_silent
     );
     assert_eq!(swarm.reach, 0);
     walk(&mut swarm, &[(270, arrived(4, 3), &[Action::Complete])]);
+}
+
+#[test]
+fn where_everybody_else_has_the_whole_file_no_stripe_is_left_to_others() {
+    let mut swarm = swarm(Stripe { rank: 1, of: 3, ingester: ONE }, 2);
+    walk(
+        &mut swarm,
+        &[
+            (0, has(ONE, 0, 2), &[ask(1, ONE, 1, 1)]),
+            (1, has(TWO, 0, 2), &[]),
+            (10, arrived(1, 1), &[]),
+            (249, Event::Tick, &[]),
+        ],
+    );
+    assert_eq!(swarm.apply(250, Event::Tick).len(), 1);
+    assert_eq!((swarm.reach, swarm.requests.of_chunk(0)), (2, [2].as_slice()));
+    walk(&mut swarm, &[(260, arrived(2, 0), &[Action::Complete])]);
 }
 
 #[test]
@@ -355,6 +374,27 @@ fn check_asks(swarm: &Swarm, actions: &[Action]) {
     }
 }
 
+/// From here on one peer has everything and answers; whoever else is linked never does.
+fn finish(swarm: &mut Swarm, mut now_ms: u64) {
+    let honest = NodeId(50);
+    let mut waiting = vec![has(honest, 0, swarm.have().len())];
+    for _ in 0..4_000 {
+        now_ms += 500;
+        let event = waiting.pop().unwrap_or(Event::Tick);
+        for action in swarm.apply(now_ms, event) {
+            if let Action::Ask { request, peer, extent } = action
+                && peer == honest
+            {
+                waiting.extend(extent.chunks().map(|index| arrived(request, index)));
+            }
+        }
+        check_books(swarm);
+        if swarm.have().is_full() {
+            break;
+        }
+    }
+}
+
 proptest! {
     #[test]
     fn in_any_order_of_events_the_books_are_right_and_every_reachable_chunk_arrives(
@@ -373,22 +413,7 @@ proptest! {
             check_asks(&swarm, &actions);
             check_books(&swarm);
         }
-        // From here on one peer has everything and answers; whoever else is linked never does.
-        let honest = NodeId(50);
-        let mut waiting = vec![has(honest, 0, 24), Event::Tick];
-        for _ in 0..4_000 {
-            if swarm.have().is_full() {
-                break;
-            }
-            now_ms += 500;
-            let event = waiting.pop().unwrap_or(Event::Tick);
-            for action in swarm.apply(now_ms, event) {
-                if let Action::Ask { request, peer, extent } = action && peer == honest {
-                    waiting.extend(extent.chunks().map(|index| arrived(request, index)));
-                }
-            }
-            check_books(&swarm);
-        }
+        finish(&mut swarm, now_ms);
         prop_assert!(swarm.have().is_full(), "{:?}", swarm.have());
     }
 

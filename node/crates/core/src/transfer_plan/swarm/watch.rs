@@ -120,8 +120,11 @@ impl Swarm {
             self.fed_ms = self.now_ms;
         }
         let starved_ms = self.late_ms(usual_us, 1);
-        if self.reach.saturating_add(1) < self.stripe.of && self.now_ms.saturating_sub(self.fed_ms) >= starved_ms {
-            self.reach += 1;
+        let widest = self.stripe.of.saturating_sub(1);
+        if self.reach < widest && self.now_ms.saturating_sub(self.fed_ms) >= starved_ms {
+            // Where everybody else has the whole file, nobody else has a stripe.
+            let is_alone = self.peers.values().all(|peer| peer.is_source);
+            self.reach = if is_alone { widest } else { self.reach + 1 };
             self.fed_ms = self.now_ms;
             self.wake_all();
         }

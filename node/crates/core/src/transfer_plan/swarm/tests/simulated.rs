@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use super::*;
+use crate::transfer_plan::swarm::*;
 
 const CHUNK_MS: u64 = 8;
 const WORD_MS: u64 = 1;
