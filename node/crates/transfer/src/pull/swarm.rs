@@ -56,7 +56,7 @@ pub(crate) struct Receiving {
     pub(crate) own: NodeId,
     /// Who has the file or will have it, as far as is known; the record may name more.
     pub(crate) others: Vec<NodeId>,
-    /// What is there of it has the hashes of `tree`.
+    /// What is there of it and does not belong into `tree` goes at once.
     pub(crate) part: Part,
     /// Proved by the root on record.
     pub(crate) tree: Tree,
@@ -134,6 +134,7 @@ struct Asked {
 
 /// Fetches what is missing of a part. `chaser` has hashed its gapless beginning, or less.
 pub(crate) async fn receive(receiving: Receiving, config: &Config, chaser: Chaser) -> Result<Digest, PullError> {
+    let chaser = agree(&receiving, chaser).await?;
     let _offered = receiving.library.offer(receiving.part.clone());
     let (news, inbox) = mpsc::channel(NEWS_MAX);
     let (patience, changes) = (config.patience(), watch::Sender::new(()));
@@ -146,6 +147,21 @@ pub(crate) async fn receive(receiving: Receiving, config: &Config, chaser: Chase
         error = conduct.run(inbox) => Err(error),
         error = upkeep::keep_durable(part, place) => Err(error),
         () = upkeep::keep_told(board) => Err(PullError::Stopping),
+    }
+}
+
+/// Takes away what came from elsewhere before the tree was known, and is of another file. Then the chaser may have hashed
+/// some of it, and begins anew.
+async fn agree(receiving: &Receiving, chaser: Chaser) -> Result<Chaser, PullError> {
+    let (part, tree) = (receiving.part.clone(), receiving.tree.clone());
+    let gone = blocking(move || part.agree_with(&tree)).await?;
+    match gone.map_err(|error| PullError::of_part(&receiving.place, &error))? {
+        0 => Ok(chaser),
+        chunks => {
+            let sha256 = receiving.part.spec().sha256;
+            tracing::warn!(%sha256, chunks, "chunks on their way were those of another file; they are fetched again");
+            Ok(Chaser::new())
+        }
     }
 }
 

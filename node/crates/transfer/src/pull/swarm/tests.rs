@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt as _;
 use prometheus::Registry;
 use tokio::time::timeout;
 
+use ollamax_blobs::chunk_hash;
 use ollamax_core::catalog::Replicas;
 use ollamax_types::CHUNK_BYTES;
 
@@ -81,7 +82,11 @@ impl World {
     }
 
     async fn try_receive(&self, seed: u64) -> Result<Digest, PullError> {
-        let fetched = Box::pin(receive(self.receiving(seed), &self.config, Chaser::new()));
+        self.try_receive_behind(seed, Chaser::new()).await
+    }
+
+    async fn try_receive_behind(&self, seed: u64, chaser: Chaser) -> Result<Digest, PullError> {
+        let fetched = Box::pin(receive(self.receiving(seed), &self.config, chaser));
         timeout(LONG, fetched).await.expect("it ends")
     }
 
@@ -286,6 +291,23 @@ async fn a_chunk_that_the_own_disk_damaged_is_fetched_again() {
     assert_eq!(world.metric("ollamax_transfer_chunks_damaged_total"), 1.0);
     let came = (world.own.spec.size_bytes - CHUNK_BYTES) as f64;
     assert!(world.metric("ollamax_transfer_received_bytes_total") >= came);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_chunk_that_came_wrong_from_elsewhere_is_fetched_again_though_its_hash_was_noted() {
+    let world = World::new(4, &[TWO]).await;
+    let part = world.own.part();
+    world.own.write(&part, 0);
+    let mut other = world.own.chunk(1).to_vec();
+    other[5] ^= 1;
+    part.write(1, &other, chunk_hash(world.own.spec.size_bytes, 1, &other)).expect("there is room");
+    let mut chaser = Chaser::new();
+    for index in [0, 1] {
+        assert!(chaser.take(&part, index).expect("readable"), "it is what was written");
+    }
+    assert_eq!(world.try_receive_behind(1, chaser).await, Ok(world.own.spec.sha256));
+    part.seal(world.own.spec.sha256).expect("it is whole");
+    assert_eq!(part.tree().expect("it is whole"), world.own.tree());
 }
 
 #[tokio::test(start_paused = true)]
