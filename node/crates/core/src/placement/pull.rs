@@ -3,9 +3,9 @@
 //! Always holds: a first plan names fit nodes only. A plan that is on record changes as little as can be: a target that
 //! is dead, or told a failure that another node may not have, gives way to a fit one where the wish leaves the choice;
 //! where nobody else is fit it stays, and so do the others. What passes by itself moves nothing: a runtime that starts
-//! again, a node that is being emptied. The room of a planned node is its own to judge, as what has come already lies on
-//! its disk. A node that told such a failure is not planned again in its round. A round is over when whoever is alive of
-//! its targets has the model: a node that falls silent afterwards makes no new copy.
+//! again, a node that is being emptied. The room of a planned node is its own to judge, as what has come already lies
+//! on its disk. A node that told such a failure is not planned again in its round. A round is over when whoever is
+//! alive of its targets has the model: a node that falls silent afterwards makes no new copy.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
