@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
+use ollamax_blobs::{Tree, chunk_hash};
 use ollamax_core::catalog::Replicas;
 use ollamax_transfer::mem::{MemCluster, MemOrigin, MemPeers, PeerFault};
 use ollamax_transfer::{
@@ -250,6 +251,32 @@ async fn without_a_quorum_the_first_copy_comes_and_the_others_wait_and_say_so() 
     held(&mut watch).await;
     lab.check_published(&model);
     assert_eq!(lab.origin.sent(model.weights.sha256), chunks(2));
+    end_all([one, two]).await;
+}
+
+/// It was there when roots were waited for, and its own cannot be put on record just then.
+#[tokio::test(start_paused = true)]
+async fn the_root_of_a_file_that_the_store_loses_meanwhile_is_waited_for_too() {
+    let lab = Lab::new(2);
+    let (old, model) = (lab.model("old", 16, 1_000), lab.model("tiny", 17, chunks(1)));
+    let [one, two] = lab.start::<2>();
+    two.pull(&old.name).await.expect("it comes");
+    lab.origin.set_limit(chunks(1) / 2);
+    let hash = chunk_hash(model.weights.size_bytes, 0, &model.bytes);
+    let tree = Tree::of(model.weights.size_bytes, vec![hash]).expect("one hash");
+    lab.cluster.put(model.weights, tree.root());
+    let mut watch = ask(&one, &model.name, Replicas::All).await.expect("it is on record");
+    let mut second = pull_of(&two, &model.name).await;
+    until(&mut second, |progress| progress.stage == Stage::Fetching).await;
+    // Both have the same configuration.
+    let config = model.manifest.config().expect("it has one").sha256;
+    fs::remove_file(lab.world(TWO).blob(config)).expect("it is there");
+    lab.cluster.set_quorum(false);
+    lab.origin.set_limit(u64::MAX);
+    until(&mut second, |progress| progress.wait == Some(Wait::Quorum)).await;
+    lab.cluster.set_quorum(true);
+    held(&mut watch).await;
+    lab.check_published(&model);
     end_all([one, two]).await;
 }
 
