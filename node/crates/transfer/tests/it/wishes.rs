@@ -281,6 +281,27 @@ async fn the_root_of_a_file_that_the_store_loses_meanwhile_is_waited_for_too() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_takes_the_place_of_an_ingester_fetches_the_version_that_was_chosen() {
+    let lab = Lab::new(2);
+    let model = lab.model("tiny", 18, chunks(2));
+    lab.origin.set_limit(0);
+    let [one, two] = lab.start::<2>();
+    let mut watch = ask(&two, &model.name, Replicas::All).await.expect("it is on record");
+    let mut second = pull_of(&two, &model.name).await;
+    until(&mut second, |progress| progress.digest.is_some() && progress.wait == Some(Wait::FirstCopy)).await;
+    one.end().await;
+    lab.peers.unlink(ONE);
+    // The name moves meanwhile; the files of the version before are still there.
+    lab.model("tiny", 19, chunks(1));
+    lab.cluster.plan(&model.name, TWO, vec![TWO]);
+    lab.origin.set_limit(u64::MAX);
+    assert_eq!(held(&mut watch).await.digest, Some(model.manifest.digest()));
+    lab.world(TWO).check_published(&model);
+    assert_eq!(lab.origin.manifests_asked(), 1);
+    two.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_version_that_cannot_be_put_on_record_is_fetched_all_the_same() {
     let lab = Lab::new(2);
     let model = lab.model("tiny", 6, chunks(1));
