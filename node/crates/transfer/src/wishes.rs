@@ -6,7 +6,8 @@
 //! the one before it, what came stays for the next one, and what was published is put on record also when nobody waits
 //! for it any more. A failure is told to the cluster, which may ask another node; this one does not try again before it
 //! is asked again. A pull that the end of the node cut off begins anew when the assignment is seen at the next start,
-//! with the manifest that was chosen and what lies in staging; jobs that no assignment has claimed for a week go.
+//! with what lies in staging and the manifest that was chosen, where that is the version on record; jobs that no
+//! assignment has claimed for a week go.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
