@@ -13,7 +13,7 @@ use ollamax_transfer::{
     Ask, Config, Ledger as _, LedgerError, NodeCopy, OriginTrouble, Overview, OverviewWatch, PullError, PullProgress,
     Source, Stage, Wait, Watch,
 };
-use ollamax_types::{CHUNK_BYTES, ErrorCode, ModelName, NodeId};
+use ollamax_types::{CHUNK_BYTES, Digest, ErrorCode, ModelName, NodeId};
 
 use crate::world::{LONG, Model, Node, World, chunks, name, result, until, until_verified};
 
@@ -439,6 +439,29 @@ async fn a_file_that_another_node_asks_for_is_hashed_next() {
     let (size_bytes, hashes) = timeout(LONG, hashes).await.expect("it is hashed");
     assert_eq!((size_bytes, hashes.len()), (chunks(2), 64));
     assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
+    one.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_manifest_of_what_is_on_its_way_is_given_however_many_came_after_it() {
+    let lab = Lab::new(1);
+    let model = lab.model("tiny", 20, chunks(1));
+    lab.origin.set_limit(0);
+    let one = lab.start_one(ONE);
+    let mut watch = one.ask(&model.name).await.expect("it begins");
+    for number in 0..300 {
+        // No disk has room for it.
+        let sha256 = Digest([7; 32]);
+        let layer = format!(r#"{{"mediaType":"x{number}","digest":"sha256:{sha256}","size":{}}}"#, 10_u64 << 40);
+        let (other, text) = (name(&format!("other{number}")), format!(r#"{{"schemaVersion":2,"layers":[{layer}]}}"#));
+        lab.origin.put_manifest(other.clone(), text);
+        let error = one.pull(&other).await.expect_err("it is too large");
+        assert_eq!(error.code(), ErrorCode::DiskFull, "{error}");
+    }
+    let given = one.handle.manifest(model.manifest.digest()).await;
+    assert_eq!(given.as_deref(), Some(model.manifest.bytes()));
+    assert!(one.handle.cancel(&model.name).await);
+    assert_eq!(result(&mut watch).await, Err(PullError::Cancelled));
     one.end().await;
 }
 
