@@ -2,7 +2,7 @@
 //!
 //! What is read is what this node has applied, without a leader. What is told goes to the leader and is acknowledged by
 //! a majority; nothing is tried again here, and telling the same twice changes nothing. A wish that no choice of nodes
-//! can meet is refused before it is asked for, as long as every member has been heard.
+//! can meet is refused before it is asked for, unless a member that is not heard yet may change that.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,6 +11,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -26,7 +27,7 @@ use ollamax_transfer::ports::{Ask, Assignment, Bound, Duty, Ledger, LedgerError}
 use ollamax_types::limits::{BIND_BLOBS_MAX, IDENTIFIER_BYTES_MAX};
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, Root, Timestamp};
 
-use crate::sites::{Sites, holders};
+use crate::sites::{HEAR_TIMEOUT, Sites, holders};
 
 /// Least time between two looks at the wishes, whatever changes.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(100);
@@ -37,6 +38,8 @@ pub(crate) struct LedgerOverMetadata {
     metadata: metadata::Handle,
     scheduler: scheduler::Handle,
     assignments: watch::Receiver<Arc<Vec<Assignment>>>,
+    /// Since when members can be heard.
+    since: Instant,
 }
 
 // === impl LedgerOverMetadata ===
@@ -53,7 +56,7 @@ impl LedgerOverMetadata {
         let (sender, assignments) = watch::channel(Arc::default());
         // Cannot fail: what cannot be read is told, and read again at the next change.
         tasks.spawn(follow(metadata.clone(), sender, stop));
-        Self { metadata, scheduler, assignments }
+        Self { metadata, scheduler, assignments, since: Instant::now() }
     }
 
     /// A change that this node asks for on behalf of whoever this is.
@@ -95,15 +98,7 @@ impl LedgerOverMetadata {
         let view = self.metadata.view();
         let sites = Sites::now(&*view, &self.scheduler).map_err(unreadable)?;
         let copies = read::locations_of(&*view, &ask.name).map_err(unreadable)?;
-        let places = sites.with_holders(&holders(None, &copies));
-        let wish = not_asked_yet(ask);
-        match plan_pull(&wish, &places, None) {
-            Planned::Impossible(why) if sites.are_clear => {
-                let of = looked_at(&wish.replicas, places.len());
-                Err(LedgerError::Impossible { fits: of.saturating_sub(why.len()), of, why })
-            }
-            _ => Ok(()),
-        }
+        judge(&not_asked_yet(ask), &sites, &copies, self.since.elapsed())
     }
 }
 
@@ -249,6 +244,19 @@ fn assignment(node: NodeId, wish: &Wish, copies: &[Location]) -> Option<Assignme
         ingester: plan.ingester,
         others: everybody.into_iter().filter(|other| *other != node).collect(),
     })
+}
+
+/// Whether a wish can be met. Of a member that was not heard in all that time nothing good is known, and nobody is left
+/// to wait for it.
+fn judge(wish: &Wish, sites: &Sites, copies: &[Location], waited: Duration) -> Result<(), LedgerError> {
+    let places = sites.with_holders(&holders(None, copies));
+    match plan_pull(wish, &places, None) {
+        Planned::Impossible(why) if sites.are_clear || waited >= HEAR_TIMEOUT => {
+            let of = looked_at(&wish.replicas, places.len());
+            Err(LedgerError::Impossible { fits: of.saturating_sub(why.len()), of, why })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// How many nodes are looked at: those that are named, else all.

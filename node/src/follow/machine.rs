@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 use tokio::sync::watch;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use ollamax_metadata as metadata;
@@ -25,6 +27,8 @@ use crate::telemetry::Standing;
 
 /// Time between two readings.
 const READ_INTERVAL: Duration = Duration::from_secs(2);
+/// How long the disk of the models may take to say what is free before all else is told without it.
+const ROOM_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What is read, and who is told.
 #[derive(Debug)]
@@ -64,6 +68,7 @@ pub(crate) async fn follow(reader: Reader, stop: CancellationToken) {
         .ok();
     let mut placed = reader.slot.subscribe();
     let mut ticks = tokio::time::interval(READ_INTERVAL);
+    let mut asking = None;
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -74,7 +79,7 @@ pub(crate) async fn follow(reader: Reader, stop: CancellationToken) {
         if let Some(system) = &mut system {
             system.refresh_specifics(kinds);
         }
-        let models_free_bytes = reader.models_free_bytes().await;
+        let models_free_bytes = answered(&mut asking, || reader.ask_for_room()).await;
         reader.read(system.as_ref(), models_free_bytes);
     }
 }
@@ -82,15 +87,11 @@ pub(crate) async fn follow(reader: Reader, stop: CancellationToken) {
 // === impl Reader ===
 
 impl Reader {
-    /// Models may lie on a disk that takes its time.
-    async fn models_free_bytes(&self) -> Option<u64> {
+    /// Asks how much room models have.
+    fn ask_for_room(&self) -> JoinHandle<Option<u64>> {
         let report = self.runtime.borrow().clone();
         let (data_dir, environment) = (self.data_dir.clone(), self.environment.clone());
-        let asked = tokio::task::spawn_blocking(move || free_for_models(&report, &data_dir, &environment));
-        asked.await.unwrap_or_else(|error| {
-            tracing::error!(code = %ErrorCode::Internal, %error, "ask how much room models have");
-            None
-        })
+        spawn_blocking(move || free_for_models(&report, &data_dir, &environment))
     }
 
     fn read(&self, system: Option<&System>, models_free_bytes: Option<u64>) {
@@ -112,6 +113,26 @@ impl Reader {
             machine.cpu_permille = permille(system.global_cpu_usage());
         }
         engines.scheduler.set_machine(machine);
+    }
+}
+
+/// What the disk says on which models lie. It may take its time, or never answer: nothing is known meanwhile, and it is
+/// not asked a second time.
+async fn answered(
+    asking: &mut Option<JoinHandle<Option<u64>>>,
+    ask: impl FnOnce() -> JoinHandle<Option<u64>>,
+) -> Option<u64> {
+    let mut asked = asking.take().unwrap_or_else(ask);
+    match timeout(ROOM_TIMEOUT, &mut asked).await {
+        Ok(Ok(free_bytes)) => free_bytes,
+        Ok(Err(error)) => {
+            tracing::error!(code = %ErrorCode::Internal, %error, "ask how much room models have");
+            None
+        }
+        Err(_) => {
+            *asking = Some(asked);
+            None
+        }
     }
 }
 
@@ -157,6 +178,24 @@ mod tests {
         };
         let ((), space) = tokio::join!(follow(reader, stop.clone()), looking);
         assert!(space.used_bytes > 0, "{space:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_disk_that_does_not_answer_is_asked_once_and_holds_nothing_up() {
+        let (mut asking, mut asked) = (None, 0);
+        let (answer, answers) = tokio::sync::oneshot::channel();
+        let mut disk = Some(tokio::spawn(async { answers.await.ok() }));
+        for _ in 0..3 {
+            let free_bytes = answered(&mut asking, || {
+                asked += 1;
+                disk.take().expect("it is asked once")
+            });
+            assert_eq!(free_bytes.await, None);
+        }
+        answer.send(7).expect("it still waits");
+        assert_eq!(answered(&mut asking, || unreachable!("it was asked")).await, Some(7));
+        assert_eq!(asked, 1);
+        assert_eq!(answered(&mut asking, || tokio::spawn(async { Some(8) })).await, Some(8));
     }
 
     #[test]

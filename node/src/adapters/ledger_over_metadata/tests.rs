@@ -1,7 +1,8 @@
 //! What follows from the record is a table; what is told is told to a cluster of one.
 
 use ollamax_core::catalog::{CLUSTER_VERSION, Failure, Plan};
-use ollamax_core::placement::Unfit;
+use ollamax_core::health::Health;
+use ollamax_core::placement::{Site, Unfit};
 use ollamax_types::ModelRecord;
 
 use super::*;
@@ -138,6 +139,27 @@ fn whoever_asks_is_one_word_in_the_log() {
 
 fn asked() -> Ask {
     Ask { name: name(), replicas: Replicas::Nodes(vec![NODE]), insecure: false, asked_by: "admin".to_owned() }
+}
+
+#[test]
+fn a_member_that_is_never_heard_keeps_nobody_waiting() {
+    let alive = Site {
+        node: NODE,
+        health: Health::Alive,
+        drained: false,
+        gateway: false,
+        runtime_up: true,
+        disk_free_bytes: None,
+        holds: false,
+        is_self: true,
+    };
+    let silent = Site { node: NodeId(2), health: Health::Unknown, runtime_up: false, is_self: false, ..alive.clone() };
+    let mut sites = Sites::of(vec![alive, silent]);
+    sites.are_clear = false;
+    let wish = not_asked_yet(&Ask { replicas: Replicas::Nodes(nodes(&[1, 2])), ..asked() });
+    assert_eq!(judge(&wish, &sites, &[], HEAR_TIMEOUT / 2), Ok(()), "it may be heard yet");
+    let impossible = LedgerError::Impossible { fits: 1, of: 2, why: vec![(NodeId(2), Unfit::NoRuntime)] };
+    assert_eq!(judge(&wish, &sites, &[], HEAR_TIMEOUT), Err(impossible));
 }
 
 fn ledger_of(world: &World) -> LedgerOverMetadata {
