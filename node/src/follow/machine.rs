@@ -152,6 +152,8 @@ fn permille(percent: f32) -> u32 {
 #[cfg(test)]
 mod tests {
     use prometheus::Registry;
+    use tokio::sync::oneshot;
+    use tokio_util::task::TaskTracker;
 
     use ollamax_types::RuntimeKind;
 
@@ -183,8 +185,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_disk_that_does_not_answer_is_asked_once_and_holds_nothing_up() {
         let (mut asking, mut asked) = (None, 0);
-        let (answer, answers) = tokio::sync::oneshot::channel();
-        let mut disk = Some(tokio::spawn(async { answers.await.ok() }));
+        let (answer, answers) = oneshot::channel();
+        let tasks = TaskTracker::new();
+        let mut disk = Some(tasks.spawn(async { answers.await.ok() }));
         for _ in 0..3 {
             let free_bytes = answered(&mut asking, || {
                 asked += 1;
@@ -195,7 +198,7 @@ mod tests {
         answer.send(7).expect("it still waits");
         assert_eq!(answered(&mut asking, || unreachable!("it was asked")).await, Some(7));
         assert_eq!(asked, 1);
-        assert_eq!(answered(&mut asking, || tokio::spawn(async { Some(8) })).await, Some(8));
+        assert_eq!(answered(&mut asking, || tasks.spawn(async { Some(8) })).await, Some(8));
     }
 
     #[test]
