@@ -27,10 +27,8 @@ use ollamax_transfer::ports::{Ask, Assignment, Bound, Duty, Ledger, LedgerError}
 use ollamax_types::limits::{BIND_BLOBS_MAX, IDENTIFIER_BYTES_MAX};
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, Root, Timestamp};
 
+use crate::follow::pause_after;
 use crate::sites::{HEAR_TIMEOUT, Sites, holders};
-
-/// Least time between two looks at the wishes, whatever changes.
-const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 
 /// A cheap handle on the record, for one node.
 #[derive(Debug, Clone)]
@@ -183,6 +181,7 @@ async fn follow(metadata: metadata::Handle, sender: watch::Sender<Arc<Vec<Assign
     let mut changes = metadata.changes();
     loop {
         changes.borrow_and_update();
+        let began = Instant::now();
         let found = assignments(&*metadata.view(), metadata.node());
         match found {
             Ok(found) => {
@@ -196,8 +195,9 @@ async fn follow(metadata: metadata::Handle, sender: watch::Sender<Arc<Vec<Assign
             }
             Err(fault) => tracing::error!(code = %ErrorCode::StorageFailed, error = %fault, "read the wishes"),
         }
+        let pause = pause_after(began.elapsed());
         let changed = async {
-            tokio::time::sleep(LOOK_AGAIN_AFTER).await;
+            tokio::time::sleep(pause).await;
             changes.changed().await
         };
         if !matches!(stop.run_until_cancelled(changed).await, Some(Ok(()))) {

@@ -21,12 +21,11 @@ use ollamax_security::draw_request_id;
 use ollamax_transfer as transfer;
 use ollamax_types::{ErrorCode, NodeId};
 
+use crate::follow::pause_after;
 use crate::sites::{HEAR_TIMEOUT, Sites, holders};
 
 /// Time between two looks at what is not done yet, although nothing changed: a node may have died.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// Least time between two looks, whatever changes.
-const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// Time between two looks at everything, what is done among it.
 const LOOK_AT_ALL_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a plan that was refused is left alone: what speaks against it does not pass in a moment.
@@ -52,6 +51,8 @@ struct Book {
     looked_at_all: Option<Instant>,
     /// Rounds whose plan was refused, and until when they are left alone.
     refused: BTreeMap<String, (u64, Instant)>,
+    /// How long the last look took.
+    took: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,11 +92,12 @@ pub(crate) async fn follow(planner: Planner, stop: CancellationToken) {
     // Since when, and in which term; and what it has seen in it.
     let mut leads: Option<(u64, Instant, Book)> = None;
     loop {
+        let pause = pause_after(leads.as_ref().map_or(Duration::ZERO, |(_, _, book)| book.took));
         let woken = async {
-            sleep(LOOK_AGAIN_AFTER).await;
+            sleep(pause).await;
             tokio::select! {
                 changed = changes.changed() => changed.is_ok(),
-                () = sleep(LOOK_INTERVAL.saturating_sub(LOOK_AGAIN_AFTER)) => true,
+                () = sleep(LOOK_INTERVAL.saturating_sub(pause)) => true,
             }
         };
         if stop.run_until_cancelled(woken).await != Some(true) {
@@ -134,7 +136,10 @@ impl Planner {
     /// Looks at the wishes once, and takes the steps that follow, one after the other until one fails. One that is
     /// refused stands in nobody's way.
     async fn look(&self, book: &mut Book, term: u64, since: Instant) -> Result<(), Fault> {
-        for command in self.due(book, since)? {
+        let began = Instant::now();
+        let due = self.due(book, since)?;
+        book.took = began.elapsed();
+        for command in due {
             match self.take(&command, term).await {
                 Ok(()) => {}
                 Err(ProposeError::Refused(_)) => book.leave_alone(&command, Instant::now()),
