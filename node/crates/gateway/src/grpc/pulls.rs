@@ -11,7 +11,7 @@ use futures::stream::{self, BoxStream, Stream, StreamExt as _};
 use tokio::time::Instant;
 use tonic::{Request, Status};
 
-use ollamax_core::catalog::{Fault, Member, Replicas, View, read};
+use ollamax_core::catalog::{Member, Replicas, read};
 use ollamax_metadata as metadata;
 use ollamax_proto::v1;
 use ollamax_proto::v1::models_server::Models;
@@ -22,7 +22,7 @@ use ollamax_types::{ErrorCode, ModelName, NodeId, Role};
 use super::daemon::AdminError;
 use super::{Admin, Engines, Reply, reply};
 use crate::error::words_of;
-use crate::order::{self, Order};
+use crate::order::{self, Asking, Order};
 
 pub mod convert;
 mod wished;
@@ -47,9 +47,16 @@ impl Pulls {
         let replicas = replicas_of(&asked)?;
         let version = order::cluster_version(&*metadata.view())?;
         if version >= order::WISHES_VERSION {
-            let replicas = if asked.nodes.is_empty() { replicas } else { self.named(&metadata, &asked.nodes)? };
+            let is_said = asked.on_all || asked.replicas.is_some() || !asked.nodes.is_empty();
+            let replicas = if !is_said {
+                order::replicas_unsaid(&*metadata.view(), &name)?
+            } else if asked.nodes.is_empty() {
+                replicas
+            } else {
+                self.named(&metadata, &asked.nodes)?
+            };
             let ask = Ask { name, replicas, insecure: asked.insecure, asked_by: ASKED_BY.to_owned() };
-            return wish(transfer, metadata, ask, asked.wait).await;
+            return wish(transfer, metadata, Asking { ask, is_said }, asked.wait).await;
         }
         // One node without a name is this one, as ever.
         if asked.on_all || asked.replicas.is_some_and(|count| count > 1) {
@@ -108,7 +115,7 @@ impl Pulls {
             error => AdminError::of_pull(&target.name, &error),
         };
         // Without a name it is the wish that ends, with all its copies that are on their way.
-        let is_open = asked.node.is_empty() && !is_met(&*metadata.view(), &name)?;
+        let is_open = asked.node.is_empty() && !order::is_met(&*metadata.view(), &name)?;
         let is_forgotten = is_open && transfer.forget(&name).await.map_err(failed)?;
         let is_ended = transfer.cancel_at(target.id, &name).await.map_err(failed)?;
         Ok(v1::CancelPullReply { found: is_forgotten || is_ended })
@@ -120,15 +127,6 @@ fn parse(name: &str) -> Result<ModelName, AdminError> {
         let (why, next) = ("a name is [host/][namespace/]model[:tag]", "ollamax model pull llama3.2");
         AdminError::new(ErrorCode::BadRequest, format!("{name:?} is not a model name"), why, next)
     })
-}
-
-/// Whether all nodes that shall have the model do. Of such a wish nothing can be ended, and it stays.
-fn is_met(view: &dyn View, name: &ModelName) -> Result<bool, Fault> {
-    let Some(wish) = read::wish(view, name)? else { return Ok(false) };
-    let (Some(digest), Some(plan)) = (wish.digest, wish.plan) else { return Ok(false) };
-    let copies = read::locations_of(view, name)?;
-    let has = |node: &NodeId| copies.iter().any(|copy| copy.node == *node && copy.model.digest == digest);
-    Ok(plan.targets.iter().all(has))
 }
 
 /// How many copies are wanted, where no node is named.
@@ -151,15 +149,15 @@ fn replicas_of(asked: &v1::PullRequest) -> Result<Replicas, AdminError> {
 async fn wish(
     transfer: transfer::Handle,
     metadata: metadata::Handle,
-    ask: Ask,
+    asking: Asking,
     wait: bool,
 ) -> Result<PullStream, AdminError> {
-    let (name, replicas, own) = (ask.name.clone(), ask.replicas.clone(), metadata.node());
+    let (name, replicas, own) = (asking.ask.name.clone(), asking.ask.replicas.clone(), metadata.node());
     let name_of = move |node: NodeId| {
         let member = read::member(&*metadata.view(), node).ok().flatten();
         member.map_or_else(|| node.to_string(), |member| member.name)
     };
-    match transfer.ask(ask).await {
+    match asking.put_on_record(&transfer).await {
         Ok(watch) => {
             let accept_by = (!wait).then(|| Instant::now() + wished::ACCEPT_WAIT);
             Ok(wished::told(order::followed(watch).boxed(), accept_by, Arc::new(name_of)))
@@ -287,10 +285,7 @@ impl Models for Pulls {
 mod tests {
     use std::future::ready;
 
-    use ollamax_core::catalog::mem::MemView;
-    use ollamax_core::catalog::{Key, Location, Mutation, Plan, Record, Wish};
     use ollamax_proto::v1::pull_progress::Stage as Step;
-    use ollamax_types::{Digest, ModelRecord, Timestamp};
 
     use super::*;
     use crate::grpc::daemon::CODE_KEY;
@@ -318,55 +313,6 @@ mod tests {
             let heard: Vec<Stage> = until_accepted(states).map(|state| state.stage.clone()).collect().await;
             assert_eq!(heard, [Stage::Resolving, accepted]);
         }
-    }
-
-    #[test]
-    fn a_wish_that_is_met_is_not_cancelled() {
-        let (name, version): (ModelName, Digest) = ("m".parse().expect("a name"), Digest([1; 32]));
-        let wish = |digest: Option<Digest>, targets: &[u64]| {
-            let targets: Vec<NodeId> = targets.iter().copied().map(NodeId).collect();
-            Wish {
-                name: name.clone(),
-                round: 7,
-                insecure: false,
-                replicas: Replicas::Count(2),
-                digest,
-                size_bytes: 0,
-                plan: targets.first().copied().map(|ingester| Plan { ingester, targets, made_at: Timestamp(1) }),
-                failures: BTreeMap::new(),
-                asked_at: Timestamp(0),
-                asked_by: "test".to_owned(),
-            }
-        };
-        let copy = |node: u64, digest: Digest| {
-            let model = ModelRecord {
-                name: name.clone(),
-                digest,
-                weights: digest,
-                size_bytes: 1,
-                modified_at: Timestamp(0),
-                details_json: "{}".to_owned(),
-                capabilities: vec![],
-            };
-            let node = NodeId(node);
-            Mutation::Put(Key::Location(name.key(), node), Record::Location(Location { node, model }))
-        };
-        let check = |what: &str, wish: Option<Wish>, copies: &[Mutation], expected: bool| {
-            let mut view = MemView::default();
-            view.write(copies);
-            if let Some(wish) = wish {
-                view.write(&[Mutation::Put(Key::Wish(name.key()), Record::Wish(Box::new(wish)))]);
-            }
-            assert_eq!(is_met(&view, &name), Ok(expected), "{what}");
-        };
-        let both = [copy(1, version), copy(2, version)];
-        check("nobody asked", None, &both, false);
-        check("nobody has planned", Some(wish(None, &[])), &both, false);
-        check("the version is not known", Some(wish(None, &[1, 2])), &both, false);
-        check("one lacks it", Some(wish(Some(version), &[1, 2])), &both[..1], false);
-        let other = [copy(1, version), copy(2, Digest([2; 32]))];
-        check("one has another version", Some(wish(Some(version), &[1, 2])), &other, false);
-        check("all have it", Some(wish(Some(version), &[1, 2])), &both, true);
     }
 
     #[test]
