@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use ollamax_blobs::BlobSpec;
 use ollamax_core::catalog::{Answer, BoundBlob, Command, Fault, Location, Refusal, Replicas, View, Wish, read};
-use ollamax_core::placement::{Planned, plan_pull};
+use ollamax_core::placement::{Planned, Site, Unfit, plan_pull};
 use ollamax_metadata as metadata;
 use ollamax_metadata::ProposeError;
 use ollamax_scheduler as scheduler;
@@ -96,7 +96,7 @@ impl LedgerOverMetadata {
         let view = self.metadata.view();
         let sites = Sites::now(&*view, &self.scheduler).map_err(unreadable)?;
         let copies = read::locations_of(&*view, &ask.name).map_err(unreadable)?;
-        judge(&not_asked_yet(ask), &sites, &copies, self.since.elapsed())
+        judge(ask, &sites, &copies, self.since.elapsed())
     }
 }
 
@@ -248,14 +248,31 @@ fn assignment(node: NodeId, wish: &Wish, copies: &[Location]) -> Option<Assignme
 
 /// Whether a wish can be met. Of a member that was not heard in all that time nothing good is known, and nobody is left
 /// to wait for it.
-fn judge(wish: &Wish, sites: &Sites, copies: &[Location], waited: Duration) -> Result<(), LedgerError> {
-    let places = sites.with_holders(&holders(None, copies));
-    match plan_pull(wish, &places, None) {
-        Planned::Impossible(why) if sites.are_clear || waited >= HEAR_TIMEOUT => {
-            let of = looked_at(&wish.replicas, places.len());
-            Err(LedgerError::Impossible { fits: of.saturating_sub(why.len()), of, why })
-        }
-        _ => Ok(()),
+fn judge(ask: &Ask, sites: &Sites, copies: &[Location], waited: Duration) -> Result<(), LedgerError> {
+    let (wish, places) = (not_asked_yet(ask), sites.with_holders(&holders(None, copies)));
+    let of = looked_at(&wish.replicas, places.len());
+    let why = match plan_pull(&wish, &places, None) {
+        Planned::Impossible(why) => why,
+        Planned::Plan { targets, .. } if is_too_few(ask, targets.len()) => unfit(wish, &places),
+        Planned::Plan { .. } | Planned::Nothing => return Ok(()),
+    };
+    if !sites.are_clear && waited < HEAR_TIMEOUT {
+        return Ok(());
+    }
+    Err(LedgerError::Impossible { fits: of.saturating_sub(why.len()), of, why })
+}
+
+/// Whether so many copies are fewer than somebody said. The plan would make them without a word.
+fn is_too_few(ask: &Ask, targets: usize) -> bool {
+    matches!(ask.replicas, Replicas::Count(count) if ask.is_said && targets < count as usize)
+}
+
+/// What is wrong with each node that cannot have the model.
+fn unfit(wish: Wish, places: &[Site]) -> Vec<(NodeId, Unfit)> {
+    let everywhere = Replicas::Nodes(places.iter().map(|place| place.node).collect());
+    match plan_pull(&Wish { replicas: everywhere, ..wish }, places, None) {
+        Planned::Impossible(why) => why,
+        Planned::Plan { .. } | Planned::Nothing => Vec::new(),
     }
 }
 

@@ -30,13 +30,6 @@ pub(crate) struct Order {
     pub(crate) spec: PullSpec,
 }
 
-/// What somebody wants of the cluster.
-pub(crate) struct Asking {
-    pub(crate) ask: Ask,
-    /// It was said where copies are wanted.
-    pub(crate) is_said: bool,
-}
-
 /// An order on its way.
 enum Following {
     Ordered(Order),
@@ -88,25 +81,20 @@ fn holders(view: &dyn View, wish: &Wish) -> Result<BTreeSet<NodeId>, Fault> {
     Ok(copies.iter().filter(|copy| Some(copy.model.digest) == wish.digest).map(|copy| copy.node).collect())
 }
 
+/// Puts on record what is wanted, and watches it. Where nobody said how many, fewer are made when more cannot be had.
+pub(crate) async fn put_on_record(transfer: &transfer::Handle, ask: Ask) -> Result<OverviewWatch, PullError> {
+    let usual = Ask { replicas: Replicas::Count(REPLICAS), ..ask.clone() };
+    let may_be_fewer = !ask.is_said && usual.replicas != ask.replicas;
+    match transfer.ask(ask).await {
+        Err(PullError::Ledger(LedgerError::Impossible { .. })) if may_be_fewer => transfer.ask(usual).await,
+        asked => asked,
+    }
+}
+
 /// How far all nodes of a wish are. The stream ends behind the state that is over, or without one when this node
 /// stops.
 pub(crate) fn followed(watch: OverviewWatch) -> impl Stream<Item = Arc<Overview>> + Send + 'static {
     stream::unfold(Wished::Begun(watch), Wished::step)
-}
-
-// === impl Asking ===
-
-impl Asking {
-    /// Puts it on record, and follows it. Where nobody said how many, fewer are made when more cannot be had.
-    pub(crate) async fn put_on_record(self, transfer: &transfer::Handle) -> Result<OverviewWatch, PullError> {
-        let Self { ask, is_said } = self;
-        let usual = Ask { replicas: Replicas::Count(REPLICAS), ..ask.clone() };
-        let may_be_fewer = !is_said && usual.replicas != ask.replicas;
-        match transfer.ask(ask).await {
-            Err(PullError::Ledger(LedgerError::Impossible { .. })) if may_be_fewer => transfer.ask(usual).await,
-            asked => asked,
-        }
-    }
 }
 
 // === impl Order ===

@@ -22,7 +22,7 @@ use ollamax_types::{ErrorCode, ModelName, NodeId, Role};
 use super::daemon::AdminError;
 use super::{Admin, Engines, Reply, reply};
 use crate::error::words_of;
-use crate::order::{self, Asking, Order};
+use crate::order::{self, Order};
 
 pub mod convert;
 mod wished;
@@ -55,8 +55,8 @@ impl Pulls {
             } else {
                 self.named(&metadata, &asked.nodes)?
             };
-            let ask = Ask { name, replicas, insecure: asked.insecure, asked_by: ASKED_BY.to_owned() };
-            return wish(transfer, metadata, Asking { ask, is_said }, asked.wait).await;
+            let ask = Ask { name, replicas, is_said, insecure: asked.insecure, asked_by: ASKED_BY.to_owned() };
+            return wish(transfer, metadata, ask, asked.wait).await;
         }
         // One node without a name is this one, as ever.
         if asked.on_all || asked.replicas.is_some_and(|count| count > 1) {
@@ -149,15 +149,15 @@ fn replicas_of(asked: &v1::PullRequest) -> Result<Replicas, AdminError> {
 async fn wish(
     transfer: transfer::Handle,
     metadata: metadata::Handle,
-    asking: Asking,
+    ask: Ask,
     wait: bool,
 ) -> Result<PullStream, AdminError> {
-    let (name, replicas, own) = (asking.ask.name.clone(), asking.ask.replicas.clone(), metadata.node());
+    let (name, replicas, own) = (ask.name.clone(), ask.replicas.clone(), metadata.node());
     let name_of = move |node: NodeId| {
         let member = read::member(&*metadata.view(), node).ok().flatten();
         member.map_or_else(|| node.to_string(), |member| member.name)
     };
-    match asking.put_on_record(&transfer).await {
+    match order::put_on_record(&transfer, ask).await {
         Ok(watch) => {
             let accept_by = (!wait).then(|| Instant::now() + wished::ACCEPT_WAIT);
             Ok(wished::told(order::followed(watch).boxed(), accept_by, Arc::new(name_of)))

@@ -30,7 +30,7 @@ use crate::error::{ApiError, Shape, words_of};
 use crate::http::request::read_pull_fields;
 use crate::http::serve::{ClientAddress, Stopping};
 use crate::http::{NODE_HEADER, OpenDoor, body, edge};
-use crate::order::{self, Asking, Order};
+use crate::order::{self, Order};
 
 /// What is told first.
 const BEGIN: &str = "pulling manifest";
@@ -147,16 +147,16 @@ fn begin(door: &OpenDoor, name: ModelName, insecure: bool) -> Result<(States, Op
     let asked_by = ASKED_BY.to_owned();
     if order::cluster_version(&*view)? >= order::WISHES_VERSION {
         let replicas = order::replicas_unsaid(&*view, &name)?;
-        let ask = Ask { name, replicas, insecure, asked_by };
-        return Ok((wished(transfer, Asking { ask, is_said: false }), None));
+        let ask = Ask { name, replicas, is_said: false, insecure, asked_by };
+        return Ok((wished(transfer, ask), None));
     }
     let order = Order { transfer, node, spec: PullSpec { name, insecure, asked_by } };
     Ok((order.states().map(|progress| Told::of_job(&progress)).boxed(), Some(node)))
 }
 
 /// The states of a wish, until one node has the model or none will.
-fn wished(transfer: transfer::Handle, asking: Asking) -> States {
-    let asked = stream::once(async move { asking.put_on_record(&transfer).await });
+fn wished(transfer: transfer::Handle, ask: Ask) -> States {
+    let asked = stream::once(async move { order::put_on_record(&transfer, ask).await });
     let told = asked.flat_map(|asked| match asked {
         Ok(watch) => order::followed(watch).map(|overview| Told::of_wish(&overview)).boxed(),
         Err(error) => stream::once(ready(Told::failed(error))).boxed(),
