@@ -123,7 +123,8 @@ async fn answered(
     ask: impl FnOnce() -> JoinHandle<Option<u64>>,
 ) -> Option<u64> {
     let mut asked = asking.take().unwrap_or_else(ask);
-    match timeout(ROOM_TIMEOUT, &mut asked).await {
+    let answer = timeout(ROOM_TIMEOUT, &mut asked).await;
+    match answer {
         Ok(Ok(free_bytes)) => free_bytes,
         Ok(Err(error)) => {
             tracing::error!(code = %ErrorCode::Internal, %error, "ask how much room models have");
