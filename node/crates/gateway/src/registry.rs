@@ -6,7 +6,6 @@
 //! range that is asked for. It is read piece by piece as the runtime takes it. Where the disk refuses, the answer
 //! breaks off and never looks whole.
 
-use std::convert::Infallible;
 use std::future::ready;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -29,7 +28,7 @@ use ollamax_transfer::{Shelf, Ware};
 
 use crate::http::{self, Limits, plain};
 use crate::metrics::Metrics;
-use crate::registry::words::{DIRECT, FILE_TYPE, MANIFEST_TYPE, Wanted, redirect, sized, typed, wanted, with};
+use crate::registry::words::{DIRECT, FILE_TYPE, MANIFEST_TYPE, Wanted, ranged, redirect, sized, typed, wanted, with};
 
 pub(crate) mod words;
 
@@ -125,9 +124,10 @@ fn answer(shelf: &Shelf, request: &Request) -> Response<Body> {
 
 /// A file, or a range of it.
 fn send(file: Ware, range: Option<&str>) -> Response<Body> {
-    let rest = |range| Ok::<_, Infallible>(Body::from_stream(stream::try_unfold((file.clone(), range), next)));
-    let Ok(response) = words::sent(file.size_bytes(), range, rest);
-    response
+    let size_bytes = file.size_bytes();
+    let ranged = ranged(range, size_bytes);
+    let rest = (file, ranged.bytes(size_bytes));
+    ranged.answer(size_bytes, Body::from_stream(stream::try_unfold(rest, next)))
 }
 
 /// The next bytes of a range.

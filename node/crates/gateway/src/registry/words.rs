@@ -31,7 +31,7 @@ pub(crate) enum Wanted<'a> {
 
 /// Which bytes of a file are asked for.
 #[derive(Debug, PartialEq, Eq)]
-enum Ranged {
+pub(crate) enum Ranged {
     Whole,
     Part(Range<u64>),
     Beyond,
@@ -58,7 +58,7 @@ fn digest_of(text: &str) -> Option<Digest> {
 
 /// The bytes that a `Range` header means. One that is not understood, or means several ranges, is as if it were not
 /// there.
-fn ranged(header: Option<&str>, size_bytes: u64) -> Ranged {
+pub(crate) fn ranged(header: Option<&str>, size_bytes: u64) -> Ranged {
     let text = header.and_then(|header| header.trim().strip_prefix("bytes="));
     let Some((first, last)) = text.and_then(|text| text.split_once('-')) else { return Ranged::Whole };
     let range = match (number(first), number(last)) {
@@ -74,32 +74,35 @@ fn number(text: &str) -> Option<u64> {
     if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
 }
 
-/// The answer with a file, or with the range of it that is asked for; `body` makes the bytes of a range.
-///
-/// # Errors
-/// Those of `body`.
-pub(crate) fn sent<E>(
-    size_bytes: u64,
-    range: Option<&str>,
-    body: impl FnOnce(Range<u64>) -> Result<Body, E>,
-) -> Result<Response<Body>, E> {
-    let (status, range) = match ranged(range, size_bytes) {
-        Ranged::Whole => (StatusCode::OK, 0..size_bytes),
-        Ranged::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
-        Ranged::Beyond => {
-            let told = (header::CONTENT_RANGE, text(&format!("bytes */{size_bytes}")));
-            return Ok(with(StatusCode::RANGE_NOT_SATISFIABLE, Body::empty(), [told, sized(0)]));
+// === impl Ranged ===
+
+impl Ranged {
+    /// The bytes that are sent of a file of this size.
+    pub(crate) fn bytes(&self, size_bytes: u64) -> Range<u64> {
+        match self {
+            Self::Whole => 0..size_bytes,
+            Self::Part(range) => range.clone(),
+            Self::Beyond => 0..0,
         }
-    };
-    let told = (status == StatusCode::PARTIAL_CONTENT)
-        .then(|| text(&format!("bytes {}-{}/{size_bytes}", range.start, range.end - 1)));
-    let length = range.end - range.start;
-    let mut response = with(status, body(range)?, [typed(FILE_TYPE), sized(length)]);
-    set(&mut response, (header::ACCEPT_RANGES, HeaderValue::from_static("bytes")));
-    if let Some(told) = told {
-        set(&mut response, (header::CONTENT_RANGE, told));
     }
-    Ok(response)
+
+    /// The answer with these bytes of a file of this size.
+    pub(crate) fn answer(&self, size_bytes: u64, body: Body) -> Response<Body> {
+        let (status, told) = match self {
+            Self::Whole => (StatusCode::OK, None),
+            Self::Part(Range { start, end }) => {
+                (StatusCode::PARTIAL_CONTENT, Some(format!("bytes {start}-{}/{size_bytes}", end - 1)))
+            }
+            Self::Beyond => (StatusCode::RANGE_NOT_SATISFIABLE, Some(format!("bytes */{size_bytes}"))),
+        };
+        let Range { start, end } = self.bytes(size_bytes);
+        let accepts = (header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        let mut response = with(status, body, [typed(FILE_TYPE), sized(end - start), accepts]);
+        if let Some(told) = told {
+            set(&mut response, (header::CONTENT_RANGE, text(&told)));
+        }
+        response
+    }
 }
 
 /// To where a file is sent.
