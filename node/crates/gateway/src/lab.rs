@@ -25,6 +25,7 @@ use tokio_util::task::TaskTracker;
 
 use ollamax_core::catalog::models::served_digest;
 use ollamax_core::catalog::read;
+use ollamax_core::health::Health;
 use ollamax_transfer::lab::{Asked, Lab, Pieces};
 use ollamax_types::name::DEFAULT_TAG;
 use ollamax_types::{Digest, ModelName, NodeId};
@@ -204,18 +205,20 @@ impl Shared {
         Ok(with(StatusCode::OK, Body::from(found.manifest), [typed(MANIFEST_TYPE), sized(length), digest]))
     }
 
-    /// The version that the cluster has of a name, and which nodes hold it.
+    /// The version that the cluster has of a name, and which nodes that are alive hold it.
     fn served(&self, name: &ModelName) -> Result<(Option<Digest>, Vec<NodeId>), Refusal> {
         let view = self.node.view().ok_or_else(Refusal::no_member)?;
         let locations = read::locations_of(&*view, name)?;
         let served = served_digest(&locations);
         let holding = locations.iter().filter(|location| Some(location.model.digest) == served);
-        Ok((served, holding.map(|location| location.node).collect()))
+        let dead = self.node.sites(name).into_iter().filter(|site| site.health == Health::Dead);
+        let dead: Vec<NodeId> = dead.map(|site| site.node).collect();
+        Ok((served, holding.map(|location| location.node).filter(|node| !dead.contains(node)).collect()))
     }
 
     async fn file(&self, sha256: Digest, host: &str, path: &str, head: &Parts) -> Result<Response<Body>, Refusal> {
         let lab = self.lab()?;
-        let size_bytes = lab.size(sha256).ok_or_else(|| Refusal::no_file(sha256))?;
+        let size_bytes = lab.size(sha256).await.ok_or_else(|| Refusal::no_file(sha256))?;
         let accepts = (header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
         if head.method == Method::HEAD {
             return Ok(with(StatusCode::OK, Body::empty(), [typed(FILE_TYPE), sized(size_bytes), accepts]));
