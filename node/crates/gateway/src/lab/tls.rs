@@ -190,3 +190,123 @@ impl Look {
         Ok(Self { inode: found.ino(), size_bytes: found.len(), modified_at })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use rustls::pki_types::ServerName;
+    use rustls::{ClientConfig, RootCertStore};
+    use tempfile::TempDir;
+    use tokio::io::duplex;
+    use tokio_rustls::TlsConnector;
+    use tokio_util::task::TaskTracker;
+
+    use super::*;
+
+    const ROOT: &[u8] = include_bytes!("../../tests/it/lab/ca.pem");
+    const CERTIFICATE: &[u8] = include_bytes!("../../tests/it/lab/cert.pem");
+    const KEY: &[u8] = include_bytes!("../../tests/it/lab/key.pem");
+    const RENEWED: &[u8] = include_bytes!("../../tests/it/lab/renewed_cert.pem");
+    const RENEWED_KEY: &[u8] = include_bytes!("../../tests/it/lab/renewed_key.pem");
+
+    /// Two files, and the configuration that names them.
+    struct Disk {
+        folder: TempDir,
+        config: Config,
+    }
+
+    impl Disk {
+        fn new(certificate: &[u8], key: &[u8]) -> Self {
+            let folder = tempfile::tempdir().expect("temp");
+            let place = |name: &str| folder.path().join(name).display().to_string();
+            let (certificate_file, key_file) = (place("cert.pem"), place("key.pem"));
+            let disk = Self { config: Config { certificate_file, key_file, ..Config::default() }, folder };
+            disk.put("cert.pem", certificate);
+            disk.put("key.pem", key);
+            disk.set_mode(0o640);
+            disk
+        }
+
+        fn put(&self, name: &str, bytes: &[u8]) {
+            fs::write(self.folder.path().join(name), bytes).expect("written");
+        }
+
+        fn set_mode(&self, mode: u32) {
+            let mode = fs::Permissions::from_mode(mode);
+            fs::set_permissions(&self.config.key_file, mode).expect("ours");
+        }
+
+        fn refused(&self) -> String {
+            let error = Certificate::read(&self.config).err().expect("it is refused");
+            assert!(!error.remedy().is_empty());
+            error.to_string().replace(&self.folder.path().display().to_string(), "/x")
+        }
+    }
+
+    fn der(pem: &[u8]) -> CertificateDer<'static> {
+        CertificateDer::from_pem_slice(pem).expect("a certificate")
+    }
+
+    /// The certificate that a client is shown who knows the root.
+    async fn presented(acceptor: TlsAcceptor) -> CertificateDer<'static> {
+        let mut roots = RootCertStore::empty();
+        roots.add(der(ROOT)).expect("a root");
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let config = builder.expect("versions").with_root_certificates(roots).with_no_client_auth();
+        let connector = TlsConnector::from(Arc::new(config));
+        let (client, server) = duplex(16 << 10);
+        let name = ServerName::try_from("localhost").expect("a name");
+        let (connected, accepted) = tokio::join!(connector.connect(name, client), acceptor.accept(server));
+        accepted.expect("the client goes on");
+        let connected = connected.expect("it is trusted");
+        let shown = connected.get_ref().1.peer_certificates().expect("there is one");
+        shown[0].clone().into_owned()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_certificate_that_was_renewed_is_used_and_half_of_one_is_not() {
+        let disk = Disk::new(CERTIFICATE, KEY);
+        let certificate = Certificate::read(&disk.config).expect("a pair");
+        let mut acceptors = certificate.acceptors();
+        let first = acceptors.borrow_and_update().clone();
+        assert_eq!(presented(first).await, der(CERTIFICATE));
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        tasks.spawn(certificate.keep_fresh(stop.clone()));
+        sleep(3 * LOOK_INTERVAL).await;
+        assert!(!acceptors.has_changed().expect("it goes on"), "nothing is new");
+        disk.put("cert.pem", RENEWED);
+        sleep(3 * LOOK_INTERVAL).await;
+        assert!(!acceptors.has_changed().expect("it goes on"), "the key is that of another");
+        disk.put("key.pem", RENEWED_KEY);
+        acceptors.changed().await.expect("it goes on");
+        let second = acceptors.borrow_and_update().clone();
+        assert_eq!(presented(second).await, der(RENEWED));
+        stop.cancel();
+        tasks.close();
+        tasks.wait().await;
+    }
+
+    #[test]
+    fn what_cannot_be_spoken_with_is_refused_with_what_is_wrong() {
+        let check = |disk: &Disk, expected: &str| {
+            let refused = disk.refused();
+            assert!(refused.starts_with(expected), "{refused}");
+        };
+        let disk = Disk::new(CERTIFICATE, KEY);
+        disk.set_mode(0o644);
+        check(&disk, "registry.key_file: /x/key.pem may be read by everybody");
+        check(&Disk::new(CERTIFICATE, CERTIFICATE), "read registry.key_file /x/key.pem: it holds none");
+        check(&Disk::new(KEY, KEY), "read registry.certificate_file /x/cert.pem: it holds none");
+        check(&Disk::new(b"", KEY), "read registry.certificate_file /x/cert.pem: it holds none");
+        let pair = "registry.certificate_file and registry.key_file do not belong together: ";
+        check(&Disk::new(RENEWED, KEY), pair);
+        let disk = Disk::new(CERTIFICATE, KEY);
+        fs::remove_file(&disk.config.key_file).expect("it is there");
+        check(&disk, "read registry.key_file /x/key.pem: No such file or directory");
+        fs::remove_file(&disk.config.certificate_file).expect("it is there");
+        check(&disk, "read registry.certificate_file /x/cert.pem: No such file or directory");
+    }
+}
