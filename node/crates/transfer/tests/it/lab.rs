@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::future::join_all;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use ollamax_transfer::lab::{Asked, Offered, Pieces};
 use ollamax_transfer::{PullError, Stage};
@@ -217,6 +217,8 @@ async fn what_nobody_has_does_not_exist_until_somebody_has_it() {
     check(asked(&model, false)).await;
     assert_eq!(world.origin.manifests_asked(), 0, "nobody wants it to be fetched");
     check(asked(&other, true)).await;
+    // That it failed is on record by then.
+    sleep(MINUTE).await;
     world.origin.put_manifest(other.name.clone(), other.manifest.bytes().to_vec());
     assert_eq!(given(&node, asked(&other, true)).await, other.manifest.digest(), "it is asked for again");
     node.end().await;
