@@ -1,5 +1,5 @@
-//! The registry for machines that are no members: an Ollama that belongs to no cluster pulls from a node, plain and over
-//! TLS, and whoever asks, the registry outside is asked for each byte once.
+//! The registry for machines that are no members: an Ollama that belongs to no cluster pulls from a node, plain and
+//! over TLS, and whoever asks, the registry outside is asked for each byte once.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;

@@ -44,6 +44,8 @@ impl Metrics {
                 )?,
             },
         };
+        // What is shown from the start has a first value for whoever computes rates.
+        metrics.requests.with_label_values(&["manifest", "served"]);
         registry.register(Box::new(metrics.requests.clone()))?;
         registry.register(Box::new(metrics.sent.clone()))?;
         registry.register(Box::new(metrics.counts.connections.clone()))?;
