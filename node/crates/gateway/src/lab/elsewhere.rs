@@ -23,10 +23,9 @@ pub(super) struct Authority {
 /// spelling of what the client asked, else where its connection came in.
 pub(super) fn elsewhere(asked: &str, local: SocketAddr, advertise: &[Authority], tls: bool) -> String {
     let asked = asked.parse::<Authority>().ok();
-    let host = asked.as_ref().map_or("", |asked| &asked.host);
+    let host = asked.as_ref().map_or("", |asked| asked.host.as_str());
     let port = asked.as_ref().map_or(Some(local.port()), |asked| asked.port);
-    let mut told = advertise.iter().filter(|other| other.host != host);
-    let other = match told.next() {
+    let other = match advertise.iter().find(|other| other.host != host) {
         Some(other) => Authority { host: other.host.clone(), port: other.port.or(port) },
         None => match spelled_otherwise(host, tls) {
             Some(host) => Authority { host, port },

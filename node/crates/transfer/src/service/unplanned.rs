@@ -37,7 +37,7 @@ impl Service {
         let wanted = boards.iter().flat_map(|progress| progress.blobs.iter()).map(|progress| progress.blob);
         let models = Arc::clone(&self.means.adopted.borrow().models);
         let stored = models.iter().flat_map(|scanned| &scanned.blobs).copied();
-        wanted.chain(stored).find(|blob| blob.sha256 == sha256)
+        stored.chain(wanted).find(|blob| blob.sha256 == sha256)
     }
 
     /// Whether a pull that is not over wants a file.
