@@ -224,7 +224,7 @@ impl Shared {
             return Ok(with(StatusCode::OK, Body::empty(), [typed(FILE_TYPE), sized(size_bytes), accepts]));
         }
         if head.uri.query() != Some(DIRECT) {
-            let LocalAddress(local) = head.extensions.get().copied().unwrap_or(LocalAddress(NOWHERE));
+            let LocalAddress(local) = head.extensions.get::<LocalAddress>().copied().unwrap_or(LocalAddress(NOWHERE));
             return Ok(redirect(&self.direct(host, local, path)));
         }
         let range = head.headers.get(header::RANGE).and_then(|value| value.to_str().ok());
