@@ -17,6 +17,8 @@
 //! | `ollamax_transfer_wishes` | wishes | `state`: held, under_way, impossible, failed | of the cluster, if it leads |
 //! | `ollamax_transfer_origin_retries_total` | attempts | `reason`: cut, stalled, busy, refused | in vain |
 //! | `ollamax_transfer_chunks_damaged_total` | chunks | – | that a disk gave back other than they were |
+//! | `ollamax_transfer_lab_streams` | ranges | – | of files that machines which are no members read just now |
+//! | `ollamax_transfer_lab_fetches_total` | models | `source`: peers, origin | got because such a machine asked |
 //! | `ollamax_transfer_staged_bytes` | bytes | – | that files on their way took when a pull ended last |
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
@@ -49,6 +51,8 @@ pub struct Metrics {
     steals: IntCounter,
     strikes: IntCounterVec,
     wishes: IntGaugeVec,
+    lab_streams: IntGauge,
+    lab_fetches: IntCounterVec,
 }
 
 /// A stream that is open, for as long as this is held.
@@ -72,6 +76,8 @@ impl Default for Metrics {
         let damaged = "Chunks on their way whose bytes on disk were not what was written.";
         // What is shown from the start has a first value for whoever computes rates.
         let asks = counters("ollamax_transfer_asks_total", "Requests of other nodes for chunks.", "outcome");
+        let lent = "Models that were got because a machine asked that is no member.";
+        let lab_fetches = counters("ollamax_transfer_lab_fetches_total", lent, "source");
         let first = [
             (&over, "done"),
             (&over, "failed"),
@@ -79,6 +85,8 @@ impl Default for Metrics {
             (&received, "node"),
             (&retries, "cut"),
             (&asks, "served"),
+            (&lab_fetches, "peers"),
+            (&lab_fetches, "origin"),
         ];
         for (counter, label) in first {
             counter.with_label_values(&[label]);
@@ -109,6 +117,8 @@ impl Default for Metrics {
             steals: counter("ollamax_transfer_steals_total", steals),
             strikes: counters("ollamax_transfer_peer_strikes_total", strikes, "peer"),
             wishes,
+            lab_streams: gauge("ollamax_transfer_lab_streams", "Ranges that machines read which are no members."),
+            lab_fetches,
         }
     }
 }
@@ -134,7 +144,9 @@ impl Metrics {
         registry.register(Box::new(self.links.clone()))?;
         registry.register(Box::new(self.steals.clone()))?;
         registry.register(Box::new(self.strikes.clone()))?;
-        registry.register(Box::new(self.wishes.clone()))
+        registry.register(Box::new(self.wishes.clone()))?;
+        registry.register(Box::new(self.lab_streams.clone()))?;
+        registry.register(Box::new(self.lab_fetches.clone()))
     }
 
     /// How many wishes are in this state: held, under_way, impossible or failed. Another word shows nothing.
@@ -200,6 +212,17 @@ impl Metrics {
         OpenLink(self.links.clone())
     }
 
+    /// A machine reads a range.
+    pub(crate) fn open_reading(&self) -> OpenLink {
+        self.lab_streams.inc();
+        OpenLink(self.lab_streams.clone())
+    }
+
+    /// A model is got from `peers` or from the `origin` because a machine asks for it.
+    pub(crate) fn lent(&self, source: &str) {
+        self.lab_fetches.with_label_values(&[source]).inc();
+    }
+
     pub(crate) fn stolen(&self) {
         self.steals.inc();
     }
@@ -259,9 +282,9 @@ mod tests {
         let registry = Registry::new();
         let metrics = Metrics::default();
         metrics.register(&registry).expect("an empty registry");
-        assert_eq!(registry.gather().len(), 15, "strikes are there from the first one on");
+        assert_eq!(registry.gather().len(), 17, "strikes are there from the first one on");
         metrics.struck(NodeId(2));
-        assert_eq!(registry.gather().len(), 16);
+        assert_eq!(registry.gather().len(), 18);
         metrics.register(&registry).expect_err("taken");
     }
 
