@@ -20,6 +20,7 @@ pub mod shelf;
 mod adopt;
 mod buffers;
 mod bulk;
+mod bundle;
 mod elsewhere;
 mod haves;
 mod library;
@@ -28,6 +29,7 @@ mod service;
 mod wishes;
 
 pub use adopt::Adopted;
+pub use bundle::{ComeOrder, Leaving};
 pub use config::Config;
 pub use error::PullError;
 pub use handle::{Handle, Parts, PullSpec};

@@ -87,6 +87,12 @@ impl<R: io::Read> Reader<R> {
         self.entries.at
     }
 
+    /// The tree of the file that is being read, where the bundle has one.
+    #[must_use]
+    pub fn tree(&self) -> Option<&Tree> {
+        self.current.as_ref()?.tree.as_ref()
+    }
+
     /// Goes on to the next file of the model; what was not read of the last is read over, and checked. `None`: the
     /// bundle is at its end.
     ///

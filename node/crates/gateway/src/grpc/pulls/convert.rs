@@ -133,6 +133,7 @@ fn source_text(source: &Source) -> String {
         Source::Origin => "origin".to_owned(),
         Source::Here => "here".to_owned(),
         Source::Node(node) => format!("node/{node}"),
+        Source::Bundle => "bundle".to_owned(),
     }
 }
 
@@ -140,6 +141,7 @@ fn source_of(text: &str) -> Option<Source> {
     match text {
         "origin" => Some(Source::Origin),
         "here" => Some(Source::Here),
+        "bundle" => Some(Source::Bundle),
         _ => text.strip_prefix("node/")?.parse().ok().map(Source::Node),
     }
 }
