@@ -131,10 +131,10 @@ async fn import(global: &Global, args: ImportArgs) -> Result<(), Failure> {
     let file = file.as_path();
     let size_bytes = check_gguf(file)?;
     let again = format!("ollamax model import {} --name NAME", file.display());
-    let Some(name) = name else { return Err(Failure::usage("a GGUF file has no name of its own", again)) };
     if check {
-        return Err(Failure::usage("a GGUF file cannot be checked: nobody said what it should be", again));
+        return Err(Failure::usage("a GGUF file cannot be checked: it does not say what it should be", again));
     }
+    let Some(name) = name else { return Err(Failure::usage("a GGUF file has no name of its own", again)) };
     let mut header = ImportModelHeader { name: name.clone(), nodes, replace, ..ImportModelHeader::default() };
     let bar = if output::may_draw(global.output) { bar(size_bytes) } else { ProgressBar::hidden() };
     bar.set_message("hashing");
