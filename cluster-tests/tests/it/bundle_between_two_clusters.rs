@@ -22,7 +22,7 @@ const WEIGHTS_BYTES: u64 = 14_000_000;
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 
 async fn ollamax(cluster: &Cluster, index: usize, words: &[&str]) -> Result<Output> {
-    cluster.node(index).ollamax(&[&["-o", "json"], words].concat(), COMMAND_LIMIT).await
+    cluster.node(index).ollamax(&[["-o", "json"].as_slice(), words].concat(), COMMAND_LIMIT).await
 }
 
 fn page(told: &Output) -> Result<Value> {

@@ -4,7 +4,8 @@
 //! whose files come from the bundle: it has a place, room is set aside for it, it is exclusive with other pulls of its
 //! name, and nothing of it is visible before all of it is there. It has no job: what breaks off is begun anew by
 //! whoever has the bundle, and what came is kept as that of a pull is. Nobody else is asked for anything, no registry
-//! and no other node. If either end of the bytes goes silent the work ends with it.
+//! and no other node. Whoever sends and goes silent ends the import; whoever takes may take as long as it wants, and
+//! ends it by leaving.
 
 use std::fmt;
 use std::sync::Arc;

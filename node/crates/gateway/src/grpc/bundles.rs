@@ -59,14 +59,14 @@ impl Pulls {
         };
         let name = if head.name.is_empty() { None } else { Some(parse(&head.name)?) };
         let (only_check, replace) = (head.only_check, head.replace);
-        let order = ComeOrder { name, only_check, replace, asked_by: ASKED_BY.to_owned() };
+        let wanted = ComeOrder { name, only_check, replace, asked_by: ASKED_BY.to_owned() };
         let pieces = parts.map(|part| match part.map(|part| part.part) {
             Ok(Some(import_part::Part::Data(data))) => Ok(data),
             Ok(_) => Err(io::Error::new(ErrorKind::InvalidData, "a part of it has no bytes")),
             Err(status) => Err(io::Error::other(status.message().to_owned())),
         });
         let own = name_of(&metadata, metadata.node());
-        match transfer.come(pieces.boxed(), order).await {
+        match transfer.come(pieces.boxed(), wanted).await {
             Ok(watch) => Ok(merged(order::begun(watch).map(move |state| (own.clone(), state)))),
             Err(error) => Err(AdminError::of_pull(&own, &error)),
         }
