@@ -20,7 +20,8 @@ impl Swarm {
             self.news_ms = self.now_ms;
             self.wanted.remove(index);
         }
-        for number in self.requests.of_chunk(index).to_vec() {
+        let expecting = self.requests.of_chunk(index).to_vec();
+        for number in expecting {
             let is_last = self.settle(number, index);
             if is_last && number != request {
                 self.actions.push(Action::Cancel { request: number });

@@ -14,6 +14,7 @@ const TICK_MS: u64 = 100;
 /// Requests that a node serves at once; others are told that it is busy.
 const PLACES: usize = 16;
 const INGESTER: NodeId = NodeId(1);
+
 /// The first nodes have the file, the others fetch it.
 #[derive(Clone, Copy)]
 struct Spec {
