@@ -300,8 +300,8 @@ impl Handle {
         haves::follow(self.0.library.clone(), blobs)
     }
 
-    /// Hands out a model of this node's store as one file that proves itself. It answers when all of the model was found
-    /// and hashed; what is damaged is found on the way.
+    /// Hands out a model of this node's store as one file that proves itself. It answers when all of the model was
+    /// found and hashed; what is damaged is found on the way.
     ///
     /// # Errors
     /// When the model is not here as a whole, and when too many bundles are under way.

@@ -2,9 +2,9 @@
 //!
 //! A pull that somebody asked of this node alone takes all from the registry. One that the cluster wishes either finds
 //! out for all what the name stands for, and fetches what no node has, or gets all of it from other nodes and never
-//! asks the registry. One that somebody sent in a bundle asks nobody (`bundled`). Always holds: what comes from nodes is proved by a root on record before it is written. While
-//! there is no root, or no majority to put one on record, it waits and says for what; it ends when whoever fetches for
-//! all has failed and nobody takes its place.
+//! asks the registry. One that somebody sent in a bundle asks nobody (`bundled`). Always holds: what comes from nodes
+//! is proved by a root on record before it is written. While there is no root, or no majority to put one on record, it
+//! waits and says for what; it ends when whoever fetches for all has failed and nobody takes its place.
 
 use std::future::pending;
 use std::sync::Arc;
