@@ -215,14 +215,9 @@ impl PullError {
     /// What is wrong with a bundle.
     pub(crate) fn of_bundle(error: &BundleError) -> Self {
         let code = match error {
-            BundleError::Cut { .. }
-            | BundleError::Torn { .. }
-            | BundleError::Damaged { .. }
-            | BundleError::Digest { .. }
-            | BundleError::Contradiction(_)
-            | BundleError::Missing(_) => ErrorCode::DigestMismatch,
-            BundleError::NotABundle(_) | BundleError::Version { .. } | BundleError::Read(_) => ErrorCode::BadRequest,
+            damage if damage.is_damage() => ErrorCode::DigestMismatch,
             BundleError::Write(_) | BundleError::Fault(_) => ErrorCode::StorageFailed,
+            _ => ErrorCode::BadRequest,
         };
         Self::Bundle { code, text: error.to_string() }
     }

@@ -19,7 +19,7 @@ use crate::error::PullError;
 use crate::progress::Stage;
 
 use super::chase::Chaser;
-use super::{Ground, Pull, upkeep};
+use super::{Ground, Pull, blocking, upkeep};
 
 /// How often a piece is written that the disk does not give back.
 const WRITES_MAX: u32 = 2;
@@ -130,12 +130,25 @@ impl Pull {
             });
             let taken;
             (chaser, buffer, taken) = stepped.await?;
-            let Some(index) = taken.map_err(|trouble| trouble.told(ground, spec.sha256))? else {
-                return Ok((buffer, chaser.finish()));
+            let index = match taken {
+                Ok(Some(index)) => index,
+                Ok(None) => return Ok((buffer, chaser.finish())),
+                Err(trouble) => return Err(self.give_up(ground, spec.sha256, trouble).await),
             };
             let range = chunk_range(spec.size_bytes, index);
             self.board.came_in_bundle(spec.sha256, range.end, range.end - range.start);
         }
+    }
+
+    /// What came of a file that is another one as a whole goes, so that nobody goes on with it.
+    async fn give_up(&self, ground: &Ground, sha256: Digest, trouble: Trouble) -> PullError {
+        if matches!(trouble, Trouble::Bundle(BundleError::Digest { .. })) {
+            let staging = ground.staging.clone();
+            if let Ok(Err(error)) = blocking(move || staging.forget(sha256)).await {
+                tracing::warn!(%error, "remove a file that is not what its name says");
+            }
+        }
+        trouble.told(ground, sha256)
     }
 }
 

@@ -136,6 +136,34 @@ async fn a_damaged_bundle_is_named_and_nothing_of_it_is_visible() {
     node.end().await;
 }
 
+/// The same bundle without the hashes of the pieces, as a bundle may be.
+fn without_trees(bundle: &[u8]) -> Vec<u8> {
+    let is_tree = |block: &[u8]| block.starts_with(b"ollamamax/trees/");
+    let at = bundle.chunks(512).position(is_tree).expect("there is one");
+    // Its head, and one block of hashes.
+    [&bundle[..at * 512], &bundle[(at + 2) * 512..]].concat()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_is_another_as_a_whole_is_not_built_upon() {
+    let (model, bundle) = made("tiny", 13).await;
+    let mut bundle = without_trees(&bundle);
+    let at = bundle.len() - usize::try_from(chunks(1)).expect("small") - 5_000;
+    bundle[at] ^= 1;
+    let world = World::new();
+    let node = world.start();
+    let error = import(&node, &bundle, order()).await.expect_err("another file");
+    assert_eq!(error.code(), ErrorCode::DigestMismatch);
+    let text = format!("{} is not what its name says: its bytes make ", model.weights.sha256);
+    assert!(error.to_string().starts_with(&text), "{error}");
+    assert!(!world.part(model.weights.sha256).exists(), "it went");
+    world.check_nothing_published();
+    bundle[at] ^= 1;
+    import(&node, &bundle, order()).await.expect("it comes");
+    world.check_published(&model);
+    node.end().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_check_writes_nothing() {
     let (model, bundle) = made("tiny", 4).await;
