@@ -128,8 +128,9 @@ impl Pull {
                 let taken = take_piece(reader, &part, &mut chaser, buffer.bytes_mut());
                 (chaser, buffer, taken)
             });
-            let taken;
-            (chaser, buffer, taken) = stepped.await?;
+            let (hashed, back, taken) = stepped.await?;
+            chaser = hashed;
+            buffer = back;
             let index = match taken {
                 Ok(Some(index)) => index,
                 Ok(None) => return Ok((buffer, chaser.finish())),
