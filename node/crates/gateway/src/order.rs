@@ -33,6 +33,7 @@ pub(crate) struct Order {
 /// An order on its way.
 enum Following {
     Ordered(Order),
+    Begun(Watch),
     Watched { watch: Watch, next_look: Instant },
     Over,
 }
@@ -91,6 +92,11 @@ pub(crate) async fn put_on_record(transfer: &transfer::Handle, ask: Ask) -> Resu
     }
 }
 
+/// How far a pull is that was begun; the last state is over.
+pub(crate) fn begun(watch: Watch) -> impl Stream<Item = Arc<PullProgress>> + Send + 'static {
+    stream::unfold(Following::Begun(watch), Following::step)
+}
+
 /// How far all nodes of a wish are. The stream ends behind the state that is over, or without one when this node
 /// stops.
 pub(crate) fn followed(watch: OverviewWatch) -> impl Stream<Item = Arc<Overview>> + Send + 'static {
@@ -112,6 +118,7 @@ impl Following {
     async fn step(self) -> Option<(Arc<PullProgress>, Self)> {
         let watch = match self {
             Self::Over => return None,
+            Self::Begun(watch) => watch,
             Self::Ordered(order) => {
                 let Order { transfer, node, spec } = order;
                 let name = spec.name.clone();

@@ -21,6 +21,7 @@ pub mod shelf;
 mod adopt;
 mod buffers;
 mod bulk;
+mod bundle;
 mod elsewhere;
 mod haves;
 mod library;
@@ -29,6 +30,7 @@ mod service;
 mod wishes;
 
 pub use adopt::Adopted;
+pub use bundle::{ComeOrder, Leaving};
 pub use config::Config;
 pub use error::PullError;
 pub use handle::{Handle, Parts, PullSpec};
