@@ -12,6 +12,10 @@ use ollamax_types::Knob;
 
 use crate::error;
 
+mod model;
+
+pub(crate) use model::{ModelCommand, PullArgs, Replicas};
+
 /// What a node may be, as `Role` of the daemon spells it.
 const ROLES: [&str; 3] = ["voter", "learner", "gateway"];
 
@@ -293,61 +297,6 @@ pub(crate) enum AutopilotCommand {
         #[arg(value_parser = KNOBS)]
         knob: String,
     },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum ModelCommand {
-    /// All models
-    #[command(after_help = "Example:\n  ollamax model list")]
-    List,
-    /// One model and its copies
-    #[command(after_help = "Example:\n  ollamax model show demo")]
-    Show {
-        /// Name, for example llama3.2 or demo:latest
-        name: String,
-    },
-    /// Create a model from a GGUF file in the runtimes of chosen nodes
-    #[command(after_help = "Example:\n  ollamax model import model.gguf --name mine --node a --node b")]
-    Import {
-        /// The GGUF file
-        file: PathBuf,
-        /// Name of the model
-        #[arg(long)]
-        name: String,
-        /// Node that shall have it, id or name; repeatable [default: this node]
-        #[arg(long = "node", value_name = "NODE")]
-        nodes: Vec<String>,
-        /// Replace another model of this name
-        #[arg(long)]
-        replace: bool,
-    },
-    /// Have nodes fetch a model from its registry; they go on whether this command waits or not
-    #[command(after_help = "Examples:
-  ollamax model pull llama3.2
-  ollamax model pull llama3.2 --node a --node b --wait
-  ollamax model pull llama3.2 --cancel")]
-    Pull(PullArgs),
-    /// What this node pulls, and what it could not pull in the last hour
-    #[command(after_help = "Examples:\n  ollamax model pulls\n  ollamax model pulls -o json | jq .pulls")]
-    Pulls,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct PullArgs {
-    /// Name, for example llama3.2 or registry.lan:5000/team/demo:v2
-    pub(crate) name: String,
-    /// Node that shall have it, id or name; repeatable [default: this node]
-    #[arg(long = "node", value_name = "NODE")]
-    pub(crate) nodes: Vec<String>,
-    /// Ask the registry over plain HTTP
-    #[arg(long, conflicts_with = "cancel")]
-    pub(crate) insecure: bool,
-    /// Show how far it is until it is over
-    #[arg(long, conflicts_with = "cancel")]
-    pub(crate) wait: bool,
-    /// End the pull; what was fetched is kept for the next one
-    #[arg(long)]
-    pub(crate) cancel: bool,
 }
 
 #[derive(Debug, Subcommand)]

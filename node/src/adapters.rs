@@ -3,12 +3,15 @@
 //! Adapters translate: no decision is taken here.
 
 pub(crate) mod clients_over_slot;
+pub(crate) mod haves_over_net;
 pub(crate) mod inference_over_net;
 pub(crate) mod join_over_net;
 pub(crate) mod keys_over_net;
+pub(crate) mod ledger_over_metadata;
 pub(crate) mod liveness_over_net;
 pub(crate) mod origin_over_registry;
 pub(crate) mod outgoing;
+pub(crate) mod peers_over_net;
 pub(crate) mod placements_over_metadata;
 pub(crate) mod raft_over_net;
 pub(crate) mod request_id;

@@ -24,9 +24,10 @@ use ollamax_outbound::{Environment, Report, RuntimeHandle};
 use ollamax_proto::v1::join_client::JoinClient;
 use ollamax_proto::v1::{Check, DoctorReply, ReachBackRequest};
 use ollamax_store::Space;
-use ollamax_transfer::Adopted;
+use ollamax_transfer::{Adopted, Shelf};
 use ollamax_types::{Digest, Gpu};
 
+use crate::adapters::store_over_runtime::shelf_for;
 use crate::model_place::{ModelPlace, model_place};
 use crate::slot::{MemberEngines, Slot};
 
@@ -62,6 +63,8 @@ pub(crate) struct Doctor {
     pub(crate) data_dir: PathBuf,
     /// What the process's environment says of Ollama.
     pub(crate) environment: Environment,
+    /// From where the runtime fetches what this node may not put into its store.
+    pub(crate) shelf: Option<Shelf>,
 }
 
 // === impl Doctor ===
@@ -172,7 +175,8 @@ impl Doctor {
     async fn model_store(&self, report: &Report, engines: Option<&MemberEngines>) -> ModelStore {
         let adopted = engines.map(|engines| Arc::clone(&engines.transfer.adopted().borrow()));
         let (report, data_dir, environment) = (report.clone(), self.data_dir.clone(), self.environment.clone());
-        let look = move || look_into(model_place(&report, &data_dir, &environment), adopted.as_deref());
+        let handed = shelf_for(&report, self.shelf.as_ref()).map(|shelf| shelf.address());
+        let look = move || look_into(model_place(&report, &data_dir, &environment), adopted.as_deref(), handed);
         match timeout(STORE_TIMEOUT, tokio::task::spawn_blocking(look)).await {
             Ok(Ok(found)) => found,
             Ok(Err(error)) => ModelStore::Unusable(error.to_string()),
@@ -206,7 +210,7 @@ fn worst_clock(engines: Option<&MemberEngines>) -> Option<(ollamax_types::NodeId
 }
 
 /// Opens the store and asks what may be done there. Blocks on the disk.
-fn look_into(place: ModelPlace, adopted: Option<&Adopted>) -> ModelStore {
+fn look_into(place: ModelPlace, adopted: Option<&Adopted>, handed: Result<SocketAddr, String>) -> ModelStore {
     let path = match place {
         ModelPlace::Store(path) => path,
         ModelPlace::Elsewhere(why) => return ModelStore::Elsewhere(why),
@@ -223,7 +227,7 @@ fn look_into(place: ModelPlace, adopted: Option<&Adopted>) -> ModelStore {
         Access::Hidden { .. } => String::new(),
     };
     let damaged = adopted.map_or_else(BTreeMap::new, damaged_files);
-    ModelStore::Found(Files { path, access, owner, damaged })
+    ModelStore::Found(Files { path, access, owner, handed, damaged })
 }
 
 /// That a store is behind a folder that is shut to this process: behind the last above it that can be seen.
@@ -315,17 +319,19 @@ mod tests {
         for folder in ["blobs", "manifests"] {
             std::fs::create_dir(temp.path().join(folder)).expect("made");
         }
-        let found = look_into(ModelPlace::Store(temp.path().to_owned()), None);
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, 7));
+        let found = look_into(ModelPlace::Store(temp.path().to_owned()), None, Ok(address));
         let ModelStore::Found(files) = &found else { panic!("{found:?}") };
         let own = nix::unistd::geteuid();
         assert!(matches!(files.access, Access::Direct { owner, .. } if owner.uid == own.as_raw()), "{files:?}");
         assert!(files.owner.ends_with(&format!("uid {own}")) || files.owner.ends_with(&format!("(uid {own})")));
-        assert!(files.damaged.is_empty());
+        assert!(files.damaged.is_empty() && files.handed == Ok(address));
 
-        let gone = look_into(ModelPlace::Store(temp.path().join("gone")), None);
+        let look = |place| look_into(place, None, Err("it fetches nothing".to_owned()));
+        let gone = look(ModelPlace::Store(temp.path().join("gone")));
         assert!(matches!(&gone, ModelStore::Unusable(problem) if problem.contains("gone")), "{gone:?}");
-        assert!(matches!(look_into(ModelPlace::Elsewhere("far"), None), ModelStore::Elsewhere("far")));
-        assert!(matches!(look_into(ModelPlace::NotFound(Vec::new()), None), ModelStore::NotFound(_)));
+        assert!(matches!(look(ModelPlace::Elsewhere("far")), ModelStore::Elsewhere("far")));
+        assert!(matches!(look(ModelPlace::NotFound(Vec::new())), ModelStore::NotFound(_)));
         assert_eq!(name_of(Owner { uid: 3_999_999_999, gid: 0 }), "uid 3999999999");
     }
 

@@ -14,6 +14,8 @@ use ollamax_types::{Clock, Incarnation};
 mod adapters;
 mod admin_socket;
 mod backups;
+#[cfg(test)]
+mod cluster_of_one;
 mod config;
 mod data_dir;
 mod doctor;
@@ -35,7 +37,9 @@ mod removal;
 mod reset;
 mod restore;
 mod run;
+mod shelf;
 mod shutdown;
+mod sites;
 mod slot;
 mod telemetry;
 mod unattended;

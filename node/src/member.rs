@@ -20,8 +20,10 @@ use ollamax_types::{Applies, Clock, Gpu, Incarnation, NodeId};
 
 use crate::adapters::inference_over_net::InferenceOverNet;
 use crate::adapters::keys_over_net::Signer;
+use crate::adapters::ledger_over_metadata::LedgerOverMetadata;
 use crate::adapters::liveness_over_net::{self, Frames};
 use crate::adapters::origin_over_registry::OriginOverRegistry;
+use crate::adapters::peers_over_net::PeersOverNet;
 use crate::adapters::placements_over_metadata::PlacementsOverMetadata;
 use crate::adapters::raft_over_net::RaftOverNet;
 use crate::adapters::runtime_over_ollama::RuntimeOverOllama;
@@ -31,7 +33,8 @@ use crate::config::NodeConfig;
 use crate::data_dir::Membership;
 use crate::follow::members::{Addresses, Follower};
 use crate::follow::standing::Asker;
-use crate::follow::{ballast, machine, models};
+use crate::follow::wishes::Planner;
+use crate::follow::{ballast, machine, models, wishes};
 use crate::slot::{MemberEngines, Slot};
 use crate::telemetry::Standing;
 
@@ -65,6 +68,8 @@ pub(crate) struct Around {
     pub(crate) environment: Environment,
     /// Registries of models.
     pub(crate) origin: outbound::Registry,
+    /// What the runtime may fetch from this node; `None`: nothing, ever.
+    pub(crate) shelf: Option<transfer::Shelf>,
     /// The GPUs of this machine.
     pub(crate) gpus: watch::Receiver<Vec<Gpu>>,
     /// The cluster key.
@@ -119,12 +124,13 @@ impl Around {
         })
         .await?;
         let placements = PlacementsOverMetadata::new(metadata.clone());
+        let scheduler = self.start_scheduler(membership.node, placements.clone(), metadata.release());
         let engines = MemberEngines {
             cluster,
             node: membership.node,
             name: membership.name.clone(),
-            scheduler: self.start_scheduler(membership.node, placements.clone(), metadata.release()),
-            transfer: self.start_transfer(membership.node, metadata.clone()),
+            transfer: self.start_transfer(membership.node, metadata.clone(), scheduler.clone()),
+            scheduler,
             placements,
             metadata,
         };
@@ -144,7 +150,7 @@ impl Around {
             clock: self.clock.clone(),
             daemon_version: env!("CARGO_PKG_VERSION").to_owned(),
             applies: Applies { up_to: release, known: CLUSTER_VERSION },
-            seed: u64::from_le_bytes(self.incarnation.0[..8].try_into().expect("8 of 16 bytes")),
+            seed: self.seed(),
             runtime: Arc::new(RuntimeOverOllama::new(self.runtime.clone(), node)),
             remote: Arc::new(InferenceOverNet::new(self.net.clone())),
             placements: Arc::new(placements),
@@ -153,11 +159,23 @@ impl Around {
         scheduler::Handle::start(self.config.scheduler(), parts, &self.tasks, self.stop.clone())
     }
 
-    fn start_transfer(&self, node: NodeId, metadata: metadata::Handle) -> transfer::Handle {
+    /// The same after each start, another one for each data directory.
+    fn seed(&self) -> u64 {
+        u64::from_le_bytes(self.incarnation.0[..8].try_into().expect("8 of 16 bytes"))
+    }
+
+    fn start_transfer(
+        &self,
+        node: NodeId,
+        metadata: metadata::Handle,
+        scheduler: scheduler::Handle,
+    ) -> transfer::Handle {
+        let ledger = LedgerOverMetadata::start(metadata.clone(), scheduler, &self.tasks, self.stop.clone());
         let runtime = StoreOverRuntime {
             runtime: self.runtime.clone(),
             data_dir: self.data_dir.clone(),
             environment: self.environment.clone(),
+            shelf: self.shelf.clone(),
             node,
             metadata,
         };
@@ -168,6 +186,9 @@ impl Around {
             origin: Arc::new(OriginOverRegistry::new(self.origin.clone())),
             runtime: Arc::new(runtime),
             others: Arc::new(TransferOverNet::new(self.net.clone())),
+            peers: Arc::new(PeersOverNet::new(self.net.clone())),
+            ledger: Arc::new(ledger),
+            seed: self.seed(),
             metrics: transfer::Metrics::default(),
         };
         transfer::Handle::start(self.config.transfer.clone(), parts, &self.tasks, self.stop.clone())
@@ -191,6 +212,12 @@ impl Around {
         let asker = Asker { engines: engines.clone(), net: self.net.clone(), phase: self.phase.clone() };
         tasks.spawn(asker.run(stop.clone()));
         tasks.spawn(models::follow(engines.clone(), self.runtime.clone(), stop.clone()));
+        let planner = Planner {
+            metadata: engines.metadata.clone(),
+            scheduler: engines.scheduler.clone(),
+            metrics: engines.transfer.metrics().clone(),
+        };
+        tasks.spawn(wishes::follow(planner, stop.clone()));
         tasks.spawn(ballast::follow(engines.metadata.clone(), stop.clone()));
         tasks.spawn(machine::keep_term(engines.metadata.clone(), Arc::clone(&self.standing), stop.clone()));
         let scheduler = engines.scheduler.clone();

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use prometheus::Registry;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_util::sync::CancellationToken;
@@ -22,7 +22,7 @@ use tonic::transport::Server;
 use ollamax_gateway as gateway;
 use ollamax_gateway::grpc::{Admin, Phase};
 use ollamax_net as net;
-use ollamax_net::{NetHandle, NetService};
+use ollamax_net::{NetHandle, NetService, PeerStream};
 use ollamax_outbound as outbound;
 use ollamax_outbound::RuntimeHandle;
 use ollamax_security::NodeKey;
@@ -51,11 +51,14 @@ use crate::member::Around;
 use crate::metrics::{self, GpuMetrics, Metrics};
 use crate::node_file::{self, Ends};
 use crate::removal;
+use crate::shelf;
 use crate::shutdown;
 use crate::slot::Slot;
 use crate::telemetry::{self, Ring, Standing};
 use crate::unattended;
 
+/// Streams for chunks that members have opened and that nobody has taken yet.
+const BULK_WAITING_MAX: usize = 64;
 /// How long connections and tasks may take to end after the grace is over.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(8);
 
@@ -149,14 +152,17 @@ fn assemble(shared: &Shared, opened: Opened) -> anyhow::Result<(Arc<Node>, JoinH
     let api_url = format!("http://{bound}");
     let name = node_name(&start.config, &dir);
     let runtime = spawn_runtime(shared, &dir, &net, &api_url)?;
-    let imports = Imports::new(runtime.clone(), tasks.clone());
+    let around = Arc::new(around(shared, &dir, &net, &runtime, bound)?);
+    let imports = Imports::new(runtime.clone(), around.shelf.clone(), tasks.clone());
     // Never fails: it warns and tries again. Ends with the engines.
     tasks.spawn(imports.clone().sweep_leftovers(stops.engines.clone()));
-    let around = Arc::new(around(shared, &dir, &net, &runtime, bound)?);
     let disk = spawn_machine(shared, &around)?;
     let services = Services { around: Arc::clone(&around), imports: imports.clone() };
     let (members, strangers) = services.routes();
-    tasks.spawn(service.serve(members, strangers));
+    let (bulk, streams) = mpsc::channel(BULK_WAITING_MAX);
+    tasks.spawn(service.with_bulk(bulk).serve(members, strangers));
+    // Cannot fail: a stream that comes too early or too late is closed, and its node asks again.
+    tasks.spawn(hand_out_chunks(streams, around.slot.clone(), stops.engines.clone()));
     let node = Arc::new(Node {
         dir: Mutex::new(dir),
         peer_id: key.peer_id().clone(),
@@ -173,6 +179,7 @@ fn assemble(shared: &Shared, opened: Opened) -> anyhow::Result<(Arc<Node>, JoinH
             gpus: around.gpus.clone(),
             data_dir: start.data_dir.clone(),
             environment: around.environment.clone(),
+            shelf: around.shelf.clone(),
         },
         backups: make_backups(shared, &around)?,
         exit: stops.exit.clone(),
@@ -213,6 +220,7 @@ fn around(
         runtime: runtime.clone(),
         environment: outbound::Environment::of_this_process(),
         origin: registries(&start.config)?,
+        shelf: shelf::open(tasks, &stops.engines),
         gpus: spawn_gpus(shared)?,
         signer: Signer::new(net.clone(), start.data_dir.join("keys").join("cluster.key")),
         addresses: Addresses {
@@ -349,6 +357,8 @@ fn spawn_machine(shared: &Shared, around: &Around) -> anyhow::Result<watch::Rece
     let reader = machine::Reader {
         slot: around.slot.clone(),
         data_dir: around.data_dir.clone(),
+        runtime: around.runtime.report(),
+        environment: around.environment.clone(),
         gpus: around.gpus.clone(),
         disk,
         metrics: Metrics::register(&shared.registry)?,
@@ -380,6 +390,16 @@ impl Services {
             .add_service(TransferService::server(slot.clone()))
             .add_service(join.clone());
         (members, Routes::new(join))
+    }
+}
+
+/// Gives each stream of a member to the transfer of this node, while there is one.
+async fn hand_out_chunks(mut streams: mpsc::Receiver<PeerStream>, slot: Slot, stop: CancellationToken) {
+    while let Some(Some(stream)) = stop.run_until_cancelled(streams.recv()).await {
+        match slot.get() {
+            Some(engines) => engines.transfer.serve(stream),
+            None => tracing::debug!(?stream, "a member wants chunks while this node starts or stops"),
+        }
     }
 }
 

@@ -80,12 +80,16 @@ fn table(models: &[ModelView]) -> String {
 
 fn page(model: &ModelView) -> String {
     let mut page = format!(
-        "name       {}\ndigest     {}\nsize       {}\nmodified   {}\n\n",
+        "name       {}\ndigest     {}\nsize       {}\nmodified   {}\n",
         model.name,
         hex::encode(&model.digest),
         text::bytes(model.size_bytes),
         text::time(model.modified_at_ms)
     );
+    if !model.capabilities.is_empty() {
+        page += &format!("can        {}\n", model.capabilities.join(", "));
+    }
+    page += "\n";
     let rows = model.copies.iter().map(|copy| {
         vec![
             copy.node_name.clone(),
@@ -115,6 +119,7 @@ fn shown(model: &ModelView) -> Value {
         "sizeBytes": model.size_bytes,
         "modifiedAtMs": model.modified_at_ms,
         "details": details,
+        "capabilities": model.capabilities,
         "conflict": model.conflict,
         "copies": copies,
     })

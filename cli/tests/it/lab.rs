@@ -365,6 +365,7 @@ fn model() -> ModelView {
         details_json: r#"{"family":"llama"}"#.to_owned(),
         copies: vec![copy(1, false), copy(2, true)],
         conflict: false,
+        capabilities: vec!["completion".to_owned(), "tools".to_owned()],
     }
 }
 

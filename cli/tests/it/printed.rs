@@ -161,9 +161,35 @@ async fn a_pull_that_nobody_waits_for_is_told_when_it_is_taken_on() {
         all.push((line.to_owned(), said));
         let asked = PullRequest::decode(&*daemon.last_request("Pull")).expect("a request");
         let name = "llama3.2".to_owned();
-        assert_eq!(asked, PullRequest { name, nodes: vec![], insecure: true, wait: false });
+        assert_eq!(asked, PullRequest { name, insecure: true, ..PullRequest::default() });
     }
     compare("model-pull", &page(&all));
+}
+
+#[tokio::test]
+async fn as_many_copies_are_asked_for_as_the_words_say() {
+    let daemon = Daemon::start(lab::script()).await;
+    let nodes = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let rows = [
+        ("", None, false, nodes(&[])),
+        ("--replicas 3", Some(3), false, nodes(&[])),
+        ("--replicas all", None, true, nodes(&[])),
+        ("--node n1,n2 --node n3", None, false, nodes(&["n1", "n2", "n3"])),
+    ];
+    for (words, replicas, on_all, nodes) in rows {
+        let line = format!("model pull llama3.2 --wait {words}");
+        let said = run(&daemon, &line.split_whitespace().collect::<Vec<_>>()).await;
+        assert_eq!(said.exit, 0, "{line}: {said:?}");
+        let asked = PullRequest::decode(&*daemon.last_request("Pull")).expect("a request");
+        let name = "llama3.2".to_owned();
+        let expected = PullRequest { name, nodes, insecure: false, wait: true, replicas, on_all };
+        assert_eq!(asked, expected, "{line}");
+    }
+    for words in ["--replicas 0", "--replicas two", "--replicas 2 --node n1", "--replicas 2 --cancel"] {
+        let line = format!("model pull llama3.2 {words}");
+        let said = run(&daemon, &line.split(' ').collect::<Vec<_>>()).await;
+        assert_eq!(said.exit, 2, "{line}: {said:?}");
+    }
 }
 
 #[tokio::test]

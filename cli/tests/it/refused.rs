@@ -58,7 +58,13 @@ const PAGES: &[(&str, i32, &[&str])] = &[
     (
         "exit-4-conflict",
         4,
-        &["node remove n3 --yes", "join --token-file open-token", "raft transfer-leader n3", "wait --for quorum"],
+        &[
+            "node remove n3 --yes",
+            "join --token-file open-token",
+            "raft transfer-leader n3",
+            "wait --for quorum",
+            "model pull llama3.2 --replicas 2",
+        ],
     ),
     ("exit-5-token", 5, &["join TOKEN"]),
     ("exit-6-forbidden", 6, &["leave --yes"]),
@@ -116,6 +122,17 @@ fn change(exit: i32) -> Vec<(&'static str, Answer)> {
                 ),
             ),
             ("Status", told(&lab::status_of_a_removed_node())),
+            (
+                "Pull",
+                refused(
+                    ErrorCode::PreconditionFailed,
+                    [
+                        "llama3.2 fits on 1 of 3 nodes",
+                        "n2: 12.1 GB needed, 3.0 GB free; n3 is a gateway",
+                        "ollamax model pull llama3.2 --replicas 1",
+                    ],
+                ),
+            ),
         ],
         5 => vec![(
             "Join",

@@ -8,10 +8,10 @@ mod build;
 mod daemon;
 mod inference;
 mod process;
+mod pulls;
 mod values;
 
 use std::path::{Path, PathBuf};
-use std::process::Output;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -27,6 +27,7 @@ pub use inference::chat_body;
 pub use process::{
     Facts, Node, RuntimeFacts, abort, binary, children, clean_environment, cpu_time, idle_time, run_to_exit,
 };
+pub use pulls::{copies, received_from};
 
 pub use values::{Changed, Found, Level, Once, Values, Watch};
 
@@ -37,9 +38,6 @@ use crate::wait;
 
 /// Longest wait for a cluster to form, elect or catch up on a busy two-core machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Longest wait for `ollamax model pull --wait`.
-const PULL_LIMIT: Duration = Duration::from_secs(60);
 
 /// A running cluster.
 #[derive(Debug)]
@@ -241,17 +239,6 @@ impl Cluster {
     /// When one exits or does not listen in time.
     pub async fn restart(&self, indexes: &[usize]) -> Result<()> {
         try_join_all(indexes.iter().map(|index| self.nodes[*index].start(&self.links))).await.map(|_| ())
-    }
-
-    /// `ollamax model pull NAME --wait` at a node, in JSON and with more words if there are any. A registry without TLS
-    /// will do.
-    ///
-    /// # Errors
-    /// When it still runs after a minute; a pull that failed is told by its exit code.
-    pub async fn pull(&self, index: usize, name: &str, words: &[&str]) -> Result<Output> {
-        let mut all = vec!["-o", "json", "model", "pull", name, "--insecure", "--wait"];
-        all.extend(words);
-        self.nodes[index].ollamax(&all, PULL_LIMIT).await
     }
 
     /// The files in which the nodes' logs are.

@@ -8,6 +8,7 @@ mod answer;
 mod embedding;
 mod inference;
 mod models;
+mod pull;
 mod record;
 mod request;
 mod runner;

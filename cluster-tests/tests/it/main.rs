@@ -4,6 +4,9 @@
 //! the Python clients too, which `cargo xtask setup` installs. A failing test keeps its directory and prints the logs'
 //! places and its seed; `OLLAMAX_SEED=N cargo test --workspace --test it -- NAME` replays it.
 
+mod a_flipped_byte_on_a_peers_disk;
+mod a_receiver_killed_at_half;
+mod a_store_of_another_user;
 mod acknowledged;
 mod adoption;
 mod backup;
@@ -24,11 +27,13 @@ mod health;
 mod huge_bodies;
 mod import_conflict;
 mod lagging_node_snapshot;
+mod leader_changes_in_mid_transfer;
 mod lifecycle;
 mod membership;
 mod met_by_mdns;
 mod model_owners;
 mod no_false_suspicion;
+mod one_pull_three_nodes;
 mod paused_leader;
 mod paused_node_is_routed_around;
 mod power_cuts;
@@ -44,12 +49,15 @@ mod runtime_prunes_meanwhile;
 mod silent_members;
 mod single_node;
 mod snapshot_goes_on;
+mod spread;
 mod state_deviates;
 mod steady;
 mod stock_clients;
 mod stopping;
+mod the_seed_killed_after_one_copy;
 mod thirty_days_off;
 mod thirty_kills;
+mod two_pulls_of_one_tag;
 mod two_releases;
 mod upgrade;
 mod values;

@@ -93,8 +93,9 @@ pub(crate) fn is_whole(store: &Path, model: &FakeModel) -> Result<()> {
 
 /// Neither a part nor a pull is left of what has ended well.
 pub(crate) fn nothing_is_left(store: &Path, data_dir: &Path) -> Result<()> {
-    let folders = [store.join(".ollamax"), data_dir.join("transfer").join("jobs")];
-    let left = files_below(folders.into_iter().filter(|folder| folder.exists()).collect())?;
+    let jobs = ["jobs", "wishes"].map(|folder| data_dir.join("transfer").join(folder));
+    let folders = [store.join(".ollamax")].into_iter().chain(jobs);
+    let left = files_below(folders.filter(|folder| folder.exists()).collect())?;
     ensure!(left.is_empty(), "left behind: {left:?}");
     Ok(())
 }
@@ -108,7 +109,7 @@ async fn a_model_is_pulled_here_or_elsewhere_and_answers() -> Result<()> {
     let cluster = start(plan("pull", &registry, 2)).await?;
     let place = |index: usize| (cluster.node(index).store(), cluster.node(index).data_dir());
 
-    let copy = pulled(&cluster.pull(0, "here", &[]).await?)?;
+    let copy = pulled(&cluster.pull(0, "here", &["--node", "n1"]).await?)?;
     ensure!(copy["node"] == "n1" && copy["digest"] == digest.to_string(), "{copy}");
     ensure!(copy["verifiedBytes"] == copy["totalBytes"], "{copy}");
     let (store, data_dir) = place(0);
@@ -119,7 +120,7 @@ async fn a_model_is_pulled_here_or_elsewhere_and_answers() -> Result<()> {
     ensure!(answer.status == 200, "{}", answer.text().await?);
 
     // It is there already: nobody asks for a byte of it.
-    pulled(&cluster.pull(0, "here", &[]).await?)?;
+    pulled(&cluster.pull(0, "here", &["--node", "n1"]).await?)?;
     let sent = registry.sent(here.weights.sha256());
     ensure!(sent == WEIGHTS_BYTES, "{sent} bytes were sent of {WEIGHTS_BYTES}");
 
@@ -138,7 +139,7 @@ async fn a_model_is_pulled_here_or_elsewhere_and_answers() -> Result<()> {
     let named = model(5, FEW_BYTES);
     registry.push("lab/named", &named);
     let name = format!("{}/lab/named", registry.host());
-    pulled(&cluster.pull(0, &name, &[]).await?)?;
+    pulled(&cluster.pull(0, &name, &["--node", "n1"]).await?)?;
     is_whole(&place(0).0, &named)?;
     cluster.model_known(&name, 1, PATIENCE).await?;
 

@@ -81,7 +81,7 @@ async fn taken_in(cluster: &Cluster, index: usize, hold: &Hold, weights: Digest,
     timeout(PATIENCE, hold.reached()).await.context("the registry does not get so far")?;
     let seen = Mutex::new((None, 0));
     let verified_bytes = wait::until("the pull to stand still", PATIENCE, || async {
-        let now = verified(&shown(cluster, index).await?, weights);
+        let now = verified(&cluster.pulls(index).await?, weights);
         let mut seen = seen.lock().expect("no look panics");
         let (last, looks) = *seen;
         *seen = (now, if last == now { looks + 1 } else { 0 });
@@ -91,13 +91,6 @@ async fn taken_in(cluster: &Cluster, index: usize, hold: &Hold, weights: Digest,
     // Of each of its streams at most one piece is not whole.
     ensure!(verified_bytes <= at && at - verified_bytes <= AGAIN_BYTES_MAX / 2, "{verified_bytes} of {at}");
     Ok(verified_bytes)
-}
-
-/// The pulls of a node.
-async fn shown(cluster: &Cluster, index: usize) -> Result<Vec<Value>> {
-    let told = cluster.node(index).ollamax(&["-o", "json", "model", "pulls"], COMMAND_LIMIT).await?;
-    let page: Value = serde_json::from_slice(&told.stdout).with_context(|| format!("{told:?}"))?;
-    page["pulls"].as_array().cloned().with_context(|| format!("no pulls: {page}"))
 }
 
 /// Verified bytes of a file, in the one pull that has it.
@@ -161,7 +154,7 @@ async fn a_stop_and_a_cancelled_pull_keep_what_came() -> Result<()> {
     let told = cluster.node(0).ollamax(&["model", "pull", "cancelled", "--cancel"], COMMAND_LIMIT).await?;
     ensure!(told.status.success(), "{told:?}");
     wait::until("the pull to end", PATIENCE, || async {
-        let left = shown(&cluster, 0).await?;
+        let left = cluster.pulls(0).await?;
         ensure!(left.is_empty(), "{left:?}");
         anyhow::Ok(())
     })
@@ -171,7 +164,7 @@ async fn a_stop_and_a_cancelled_pull_keep_what_came() -> Result<()> {
     cluster.restart(&[0]).await?;
     runtimes_up(&cluster, 1).await?;
     // It listens before its engines are in place.
-    let left = wait::until("the node to show its pulls", PATIENCE, || shown(&cluster, 0)).await?;
+    let left = wait::until("the node to show its pulls", PATIENCE, || cluster.pulls(0)).await?;
     ensure!(left.is_empty(), "nobody asked for it again: {left:?}");
     let (again, released) = tokio::join!(cluster.pull(0, "cancelled", &[]), halted.release(&registry));
     released.context("after the cancelled pull")?;

@@ -1,11 +1,11 @@
 //! What the clients' door sees of this node: the engines in their slot, and how the node stands, from cached state.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use ollamax_core::catalog::{Member, MemberState, View, read};
+use ollamax_core::catalog::{Fault, View, read};
 use ollamax_core::health::Health;
 use ollamax_core::integrity::Alarm;
 use ollamax_core::placement::Site;
@@ -15,8 +15,9 @@ use ollamax_outbound::RuntimeHandle;
 use ollamax_scheduler as scheduler;
 use ollamax_store::{Space, SyncError};
 use ollamax_transfer as transfer;
-use ollamax_types::{Beat, ModelName, NodeId, Role, RuntimeState};
+use ollamax_types::{ModelName, NodeId, RuntimeState};
 
+use crate::sites::Sites;
 use crate::slot::{MemberEngines, Slot};
 
 /// The gateway's view of this node.
@@ -133,30 +134,11 @@ fn around(scheduler: &scheduler::Handle) -> [Component; 2] {
     ]
 }
 
-/// The members that are there, as places for a model. What is not known of one speaks against it.
-fn sites(engines: &MemberEngines, name: &ModelName) -> Vec<Site> {
+/// The members that are there, as places for a model, of which any version counts.
+fn sites(engines: &MemberEngines, name: &ModelName) -> Result<Vec<Site>, Fault> {
     let view = engines.metadata.view();
-    let holders = read::locations_of(&*view, name).unwrap_or_default();
-    let holders: BTreeSet<NodeId> = holders.into_iter().map(|location| location.node).collect();
-    let peers = engines.scheduler.peers().into_iter().map(|peer| (peer.beat.node, peer.beat));
-    let own = (engines.node, Arc::new(engines.scheduler.beat()));
-    let beats: BTreeMap<NodeId, Arc<Beat>> = peers.chain([own]).collect();
-    let members = read::members(&*view).unwrap_or_default().into_iter().filter(Member::is_standing);
-    members
-        .map(|member| {
-            let beat = beats.get(&member.id);
-            Site {
-                node: member.id,
-                health: engines.scheduler.health(member.id),
-                drained: member.state != MemberState::Active || beat.is_some_and(|beat| beat.draining),
-                gateway: member.role == Role::Gateway,
-                runtime_up: beat.is_some_and(|beat| beat.runtime_state == RuntimeState::Up),
-                disk_free_bytes: beat.and_then(|beat| beat.disk_free_bytes),
-                holds: holders.contains(&member.id),
-                is_self: member.id == engines.node,
-            }
-        })
-        .collect()
+    let holders: BTreeSet<NodeId> = read::locations_of(&*view, name)?.into_iter().map(|copy| copy.node).collect();
+    Ok(Sites::now(&*view, &engines.scheduler)?.with_holders(&holders))
 }
 
 impl Node for ClientsOverSlot {
@@ -181,7 +163,7 @@ impl Node for ClientsOverSlot {
     }
 
     fn sites(&self, name: &ModelName) -> Vec<Site> {
-        self.serving().map(|engines| sites(&engines, name)).unwrap_or_default()
+        self.serving().and_then(|engines| sites(&engines, name).ok()).unwrap_or_default()
     }
 
     fn readiness(&self) -> Readiness {

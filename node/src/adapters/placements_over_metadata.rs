@@ -104,68 +104,11 @@ impl Placements for PlacementsOverMetadata {
 
 #[cfg(test)]
 mod tests {
-    use tempfile::TempDir;
-    use tokio_util::sync::CancellationToken;
-    use tokio_util::task::TaskTracker;
-
-    use ollamax_core::catalog::{CLUSTER_VERSION, Command, NewMember};
-    use ollamax_types::{Clock, ClusterId, Digest, Incarnation, ModelRecord, PeerId, RequestId, Timestamp};
+    use ollamax_core::catalog::{CLUSTER_VERSION, Command};
+    use ollamax_types::{Digest, ModelRecord, Timestamp};
 
     use super::*;
-
-    const NODE: NodeId = NodeId(1);
-
-    /// A cluster of one; the folder goes last.
-    struct World {
-        metadata: metadata::Handle,
-        tasks: TaskTracker,
-        stop: CancellationToken,
-        _folder: TempDir,
-    }
-
-    impl World {
-        async fn start() -> Self {
-            let (folder, tasks, stop) =
-                (tempfile::tempdir().expect("temp"), TaskTracker::new(), CancellationToken::new());
-            let identity =
-                metadata::Identity { cluster: ClusterId([1; 16]), node: NODE, incarnation: Incarnation([2; 16]) };
-            let first = NewMember {
-                name: "n1".to_owned(),
-                peer_id: PeerId("p1".to_owned()),
-                incarnation: identity.incarnation,
-                peer_addresses: vec![],
-                p2p_addresses: vec![],
-                api_addresses: vec![],
-            };
-            let (name, version) = ("lab".to_owned(), CLUSTER_VERSION);
-            let init = Command::InitCluster { cluster: identity.cluster, name, public_key: [3; 32], first, version };
-            let metadata = metadata::Service::open(metadata::Parts {
-                config: metadata::Config::default(),
-                store: ollamax_store::Config::default(),
-                identity,
-                dir: folder.path().to_owned(),
-                clock: Clock::system(),
-                peers: metadata::mem::Network::default().peers_of(NODE),
-                tasks: tasks.clone(),
-                stop: stop.clone(),
-            });
-            let metadata = metadata.await.expect("opens");
-            metadata.init_cluster(RequestId::default(), init).await.expect("a cluster of one");
-            Self { metadata, tasks, stop, _folder: folder }
-        }
-
-        async fn change(&self, command: Command) {
-            let changed = self.metadata.propose(RequestId::default(), "test", command).await;
-            changed.and_then(metadata::Committed::accepted).expect("accepted");
-        }
-
-        async fn finish(self) {
-            self.metadata.shutdown().await;
-            self.stop.cancel();
-            self.tasks.close();
-            self.tasks.wait().await;
-        }
-    }
+    use crate::cluster_of_one::{NODE, World};
 
     fn model(manifest: u8) -> ModelRecord {
         ModelRecord {
@@ -175,12 +118,13 @@ mod tests {
             size_bytes: 1,
             modified_at: Timestamp(1),
             details_json: "{}".to_owned(),
+            capabilities: Vec::new(),
         }
     }
 
     #[tokio::test]
     async fn what_is_asked_twice_is_read_once_and_again_after_each_change() {
-        let world = World::start().await;
+        let world = World::start(CLUSTER_VERSION).await;
         let placements = PlacementsOverMetadata::new(world.metadata.clone());
         let copies = || placements.locations(&model(1).name).expect("readable");
         assert!(copies().is_empty());

@@ -1,4 +1,5 @@
-//! Pulls on other nodes, and what others ask to be pulled here: transfer's `Others` port, and its receiving side.
+//! Pulls on other nodes, and what others ask of this one: transfer's `Others` port, and the receiving side of it and of
+//! `Peers`.
 //!
 //! Whoever asks only watches: a stream that breaks ends nothing at the node that pulls. What that node says is passed
 //! on with its code; a stream that broke, or a node that cannot be reached, is told as `peer_unreachable`, and whether
@@ -6,6 +7,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt as _, StreamExt as _, stream};
@@ -18,14 +20,19 @@ use ollamax_proto::v1::transfer_client::TransferClient;
 use ollamax_proto::v1::transfer_server::{Transfer, TransferServer};
 use ollamax_transfer::ports::Others;
 use ollamax_transfer::{PullError, PullProgress, PullSpec, Watch};
-use ollamax_types::{ErrorCode, ModelName, NodeId};
+use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, limits};
 
+use crate::adapters::haves_over_net::bundled;
 use crate::adapters::placements_over_metadata::PlacementsOverMetadata;
 use crate::adapters::status::{code_of, refusal};
 use crate::slot::{MemberEngines, Slot};
 
 /// Shortest time between two words on one pull: people read them.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+/// Most bytes of hashes in one message.
+const HASHES_BYTES_MAX: usize = 1 << 20;
+/// Most files that one question may name: all of a model.
+const FILES_MAX: usize = limits::MANIFEST_LAYERS_MAX + 1;
 
 type States = BoxStream<'static, Result<PullProgress, PullError>>;
 type Messages = BoxStream<'static, Result<v1::PullProgress, Status>>;
@@ -108,6 +115,9 @@ impl TransferService {
 #[tonic::async_trait]
 impl Transfer for TransferService {
     type PullStream = Messages;
+    type HashesStream = BoxStream<'static, Result<v1::HashesPart, Status>>;
+    type HavesStream = BoxStream<'static, Result<v1::HavesPart, Status>>;
+    type WatchStream = Messages;
 
     async fn pull(&self, request: Request<v1::PullOrder>) -> Result<Response<Self::PullStream>, Status> {
         let MemberEngines { transfer, placements, .. } = self.engines()?;
@@ -122,6 +132,51 @@ impl Transfer for TransferService {
         let found = transfer.cancel(&parsed(&request.into_inner().name)?).await;
         Ok(Response::new(v1::CancelOutcome { found }))
     }
+
+    async fn manifest(&self, request: Request<v1::ManifestQuery>) -> Result<Response<v1::ManifestBytes>, Status> {
+        let (transfer, digest) = (self.engines()?.transfer, digest(request.into_inner().digest)?);
+        let manifest = transfer.manifest(digest).await.ok_or_else(absent)?;
+        Ok(Response::new(v1::ManifestBytes { manifest }))
+    }
+
+    async fn hashes(&self, request: Request<v1::HashesQuery>) -> Result<Response<Self::HashesStream>, Status> {
+        let (transfer, sha256) = (self.engines()?.transfer, digest(request.into_inner().sha256)?);
+        let (size_bytes, hashes) = transfer.hashes(sha256).await.ok_or_else(absent)?;
+        Ok(Response::new(stream::iter(parts(size_bytes, &hashes)).map(Ok).boxed()))
+    }
+
+    async fn haves(&self, request: Request<v1::HavesQuery>) -> Result<Response<Self::HavesStream>, Status> {
+        let transfer = self.engines()?.transfer;
+        let asked = request.into_inner().sha256;
+        if asked.len() > FILES_MAX {
+            return Err(refusal(ErrorCode::BadRequest, &format!("more than {FILES_MAX} files are asked for")));
+        }
+        let files = asked.into_iter().map(digest).collect::<Result<Vec<Digest>, Status>>()?;
+        Ok(Response::new(bundled(transfer.haves(files)).map(Ok).boxed()))
+    }
+
+    async fn watch(&self, request: Request<v1::WatchQuery>) -> Result<Response<Self::WatchStream>, Status> {
+        let MemberEngines { transfer, placements, .. } = self.engines()?;
+        let name = parsed(&request.into_inner().name)?;
+        let watch = transfer.watch(&name).ok_or_else(absent)?;
+        Ok(Response::new(messages(watch, placements)))
+    }
+}
+
+fn digest(bytes: Vec<u8>) -> Result<Digest, Status> {
+    bytes.try_into().map(Digest).map_err(|_| refusal(ErrorCode::BadRequest, "invalid digest"))
+}
+
+/// Whoever asks knows other nodes, or asks again later.
+fn absent() -> Status {
+    refusal(ErrorCode::ModelNotFound, "this node does not have it")
+}
+
+/// The hashes of a file as messages; one at least.
+fn parts(size_bytes: u64, hashes: &Bytes) -> Vec<v1::HashesPart> {
+    let starts = (0..hashes.len().max(1)).step_by(HASHES_BYTES_MAX);
+    let part = |start: usize| hashes.slice(start..hashes.len().min(start + HASHES_BYTES_MAX));
+    starts.map(|start| v1::HashesPart { size_bytes, hashes: part(start) }).collect()
 }
 
 fn parsed(name: &str) -> Result<ModelName, Status> {
@@ -167,5 +222,30 @@ mod tests {
         check(&refusal(ErrorCode::ModelNotFound, "file does not exist"), ErrorCode::ModelNotFound);
         check(&Status::unavailable("connection refused"), ErrorCode::PeerUnreachable);
         assert_eq!(garbled(NodeId(2)).code(), ErrorCode::Internal);
+    }
+
+    #[test]
+    fn hashes_go_in_messages_that_can_be_sent_and_an_empty_file_has_one_too() {
+        let check = |bytes: usize, expected: &[usize]| {
+            let hashes: Bytes = (0..bytes).map(|at| u8::try_from(at % 251).expect("a byte")).collect();
+            let parts = parts(7, &hashes);
+            assert_eq!(parts.iter().map(|part| part.hashes.len()).collect::<Vec<_>>(), expected);
+            assert!(parts.iter().all(|part| part.size_bytes == 7));
+            let joined: Vec<u8> = parts.iter().flat_map(|part| part.hashes.to_vec()).collect();
+            assert_eq!(joined, hashes, "{bytes} bytes");
+        };
+        check(0, &[0]);
+        check(32, &[32]);
+        check(HASHES_BYTES_MAX, &[HASHES_BYTES_MAX]);
+        check(2 * HASHES_BYTES_MAX + 32, &[HASHES_BYTES_MAX, HASHES_BYTES_MAX, 32]);
+    }
+
+    #[test]
+    fn a_digest_has_32_bytes() {
+        assert_eq!(digest(vec![1; 32]).ok(), Some(Digest([1; 32])));
+        for length in [0, 31, 33] {
+            let refused = digest(vec![1; length]).map_err(|status| code_of(&status));
+            assert_eq!(refused, Err(Some(ErrorCode::BadRequest)), "{length} bytes");
+        }
     }
 }

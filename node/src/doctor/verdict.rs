@@ -3,6 +3,7 @@
 //! A check that went well has no advice; every other one but a skipped one has the command or setting that mends it.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -120,6 +121,8 @@ pub(super) struct Files {
     pub(super) access: Access,
     /// Whose it is, for people; empty where that cannot be seen.
     pub(super) owner: String,
+    /// From where the runtime fetches what this node may not put there; else why it does not.
+    pub(super) handed: Result<SocketAddr, String>,
     /// Files whose bytes are not what their names say, with the models that use them.
     pub(super) damaged: BTreeMap<String, Vec<String>>,
 }
@@ -345,7 +348,7 @@ pub(super) fn model_store(store: &ModelStore) -> Check {
 }
 
 /// Whose the store is, and how this node gets at it.
-fn access(Files { path, access, owner, .. }: &Files) -> Check {
+fn access(Files { path, access, owner, handed, .. }: &Files) -> Check {
     let place = path.display();
     match access {
         Access::Direct { how, .. } => {
@@ -355,11 +358,18 @@ fn access(Files { path, access, owner, .. }: &Files) -> Check {
                 How::Group => "through its group",
             };
             let found = format!("{place} is owned by {owner}; this node reads and writes it {how}");
+            let found = format!("{found}, and links into it what it pulls");
             check("model_store", Outcome::Ok, found, "")
         }
         Access::Locked { reason, remedy, .. } => {
             let found = format!("{place} is owned by {owner}; this node only reads it: {reason}");
-            check("model_store", Outcome::Warn, found, remedy)
+            let way = match handed {
+                Ok(address) => format!(
+                    "what is pulled, the runtime fetches from this node at {address}, and it needs its room twice"
+                ),
+                Err(why) => format!("nothing can be pulled into it: {why}"),
+            };
+            check("model_store", Outcome::Warn, format!("{found}; {way}"), remedy)
         }
         Access::Hidden { reason, remedy } => {
             check("model_store", Outcome::Warn, format!("{place} cannot be read: {reason}"), remedy)

@@ -3,7 +3,7 @@
 //!
 //! What cannot be read is told as not known; the rest goes on.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -13,11 +13,13 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use ollamax_metadata as metadata;
+use ollamax_outbound::{Environment, Report};
 use ollamax_scheduler::Machine;
 use ollamax_store::Space;
-use ollamax_types::Gpu;
+use ollamax_types::{ErrorCode, Gpu};
 
 use crate::metrics::Metrics;
+use crate::model_place::{ModelPlace, model_place};
 use crate::slot::Slot;
 use crate::telemetry::Standing;
 
@@ -31,6 +33,10 @@ pub(crate) struct Reader {
     pub(crate) slot: Slot,
     /// Whose disk is read.
     pub(crate) data_dir: PathBuf,
+    /// The runtime beside this node, which says where the models lie.
+    pub(crate) runtime: watch::Receiver<Report>,
+    /// What the process's environment says of Ollama.
+    pub(crate) environment: Environment,
     /// The GPUs, as last read.
     pub(crate) gpus: watch::Receiver<Vec<Gpu>>,
     /// How full the disk is; `None` while that is not known.
@@ -68,14 +74,26 @@ pub(crate) async fn follow(reader: Reader, stop: CancellationToken) {
         if let Some(system) = &mut system {
             system.refresh_specifics(kinds);
         }
-        reader.read(system.as_ref());
+        let models_free_bytes = reader.models_free_bytes().await;
+        reader.read(system.as_ref(), models_free_bytes);
     }
 }
 
 // === impl Reader ===
 
 impl Reader {
-    fn read(&self, system: Option<&System>) {
+    /// Models may lie on a disk that takes its time.
+    async fn models_free_bytes(&self) -> Option<u64> {
+        let report = self.runtime.borrow().clone();
+        let (data_dir, environment) = (self.data_dir.clone(), self.environment.clone());
+        let asked = tokio::task::spawn_blocking(move || free_for_models(&report, &data_dir, &environment));
+        asked.await.unwrap_or_else(|error| {
+            tracing::error!(code = %ErrorCode::Internal, %error, "ask how much room models have");
+            None
+        })
+    }
+
+    fn read(&self, system: Option<&System>, models_free_bytes: Option<u64>) {
         let disk = Space::of(&self.data_dir);
         self.disk.send_replace(disk);
         self.metrics.show_disk(disk);
@@ -83,6 +101,7 @@ impl Reader {
         self.metrics.show_members(&engines.scheduler.others());
         let mut machine = Machine {
             disk_free_bytes: disk.map(|space| space.free_bytes),
+            models_free_bytes,
             gpus: self.gpus.borrow().clone(),
             applied_index: engines.metadata.status().applied,
             ..Machine::default()
@@ -96,6 +115,14 @@ impl Reader {
     }
 }
 
+/// What is free where the runtime of this report keeps its models; `None` where there is no such place here.
+fn free_for_models(report: &Report, data_dir: &Path, environment: &Environment) -> Option<u64> {
+    match model_place(report, data_dir, environment) {
+        ModelPlace::Store(place) => Space::of(&place).map(|space| space.free_bytes),
+        ModelPlace::Elsewhere(_) | ModelPlace::NotFound(_) => None,
+    }
+}
+
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0..=1000 before the cast")]
 fn permille(percent: f32) -> u32 {
     (percent * 10.0).clamp(0.0, 1000.0) as u32
@@ -104,6 +131,8 @@ fn permille(percent: f32) -> u32 {
 #[cfg(test)]
 mod tests {
     use prometheus::Registry;
+
+    use ollamax_types::RuntimeKind;
 
     use super::*;
 
@@ -114,6 +143,8 @@ mod tests {
         let reader = Reader {
             slot: Slot::default(),
             data_dir: folder.path().to_owned(),
+            runtime: watch::channel(Report::absent(RuntimeKind::Engine)).1,
+            environment: Environment::default(),
             gpus: watch::channel(Vec::new()).1,
             disk,
             metrics: Metrics::register(&Registry::new()).expect("new names"),
@@ -126,5 +157,16 @@ mod tests {
         };
         let ((), space) = tokio::join!(follow(reader, stop.clone()), looking);
         assert!(space.used_bytes > 0, "{space:?}");
+    }
+
+    #[test]
+    fn models_have_the_room_of_the_disk_on_which_they_lie() {
+        let folder = tempfile::tempdir().expect("temp");
+        let environment = Environment { root: folder.path().to_owned(), ..Environment::default() };
+        let free = |kind| free_for_models(&Report::absent(kind), folder.path(), &environment);
+        assert_eq!(free(RuntimeKind::Engine), None, "the engine has no store yet");
+        assert_eq!(free(RuntimeKind::Ollama), None, "there is no Ollama");
+        std::fs::create_dir(folder.path().join("models")).expect("made");
+        assert!(free(RuntimeKind::Engine).is_some_and(|bytes| bytes > 0));
     }
 }

@@ -3,6 +3,7 @@
 //! The scheduler hears at once, whatever the cluster does: requests that wait for a runtime that went down depend on
 //! it. What the cluster is told is decided by [`plan_report`]: what the runtime lists against what the catalog records
 //! for this node. As long as the runtime has listed nothing, what lies in its store speaks for it, and only adds.
+//! What a model can do is told by its configuration in the store, else by the runtime, once the cluster keeps it.
 //! Reports are idempotent, so a report whose outcome is unknown is simply made again from fresh facts.
 
 use std::collections::BTreeMap;
@@ -12,14 +13,14 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use ollamax_core::catalog::{Answer, Command, Location, read};
+use ollamax_core::catalog::{Answer, CAPABILITIES_VERSION, Command, Location, read};
 use ollamax_outbound::{Report, RuntimeHandle};
 use ollamax_scheduler as scheduler;
 use ollamax_scheduler::RuntimeReport;
 use ollamax_security::draw_request_id;
 use ollamax_transfer::Adopted;
 use ollamax_types::limits::{MODEL_DETAILS_BYTES_MAX, REPORT_MODELS_MAX};
-use ollamax_types::{ErrorCode, ModelRecord, NodeId, Role, RuntimeState};
+use ollamax_types::{Digest, ErrorCode, ModelRecord, NodeId, Role, RuntimeState};
 
 use crate::import::plan::is_temporary;
 use crate::slot::MemberEngines;
@@ -39,9 +40,18 @@ pub(crate) enum Listed<'a> {
     Store(&'a [ModelRecord]),
 }
 
-/// The next report to make, if any: at most `REPORT_MODELS_MAX` of each kind.
+/// What models can do by their configurations in the store, by manifest.
+pub(crate) type Abilities<'a> = BTreeMap<Digest, &'a [String]>;
+
+/// The next report to make, if any: at most `REPORT_MODELS_MAX` of each kind. Without `abilities` nothing is said of
+/// what models can do: an older cluster does not keep it.
 #[must_use]
-pub(crate) fn plan_report(node: NodeId, listed: Listed<'_>, recorded: &[Location]) -> Option<Command> {
+pub(crate) fn plan_report(
+    node: NodeId,
+    listed: Listed<'_>,
+    recorded: &[Location],
+    abilities: Option<&Abilities<'_>>,
+) -> Option<Command> {
     let (Listed::Runtime(models) | Listed::Store(models)) = listed;
     let known: BTreeMap<String, &ModelRecord> =
         recorded.iter().map(|location| (location.model.name.key(), &location.model)).collect();
@@ -49,7 +59,7 @@ pub(crate) fn plan_report(node: NodeId, listed: Listed<'_>, recorded: &[Location
     let wanted: BTreeMap<String, ModelRecord> = finished
         .map(|model| {
             let key = model.name.key();
-            let model = to_record(model, known.get(&key).copied());
+            let model = to_record(model, known.get(&key).copied(), abilities);
             (key, model)
         })
         .collect();
@@ -74,14 +84,23 @@ pub(crate) fn plan_report(node: NodeId, listed: Listed<'_>, recorded: &[Location
 }
 
 /// What the catalog shall say of a model. Details that are too large to record are left out. Weights that were recorded
-/// and that the runtime has not been asked for since it started stay: a manifest never changes its weights.
-fn to_record(listed: &ModelRecord, recorded: Option<&ModelRecord>) -> ModelRecord {
+/// and that the runtime has not been asked for since it started stay: a manifest never changes its weights. What the
+/// model can do stays likewise.
+fn to_record(listed: &ModelRecord, recorded: Option<&ModelRecord>, abilities: Option<&Abilities<'_>>) -> ModelRecord {
     let mut model = listed.clone();
     if model.details_json.len() > MODEL_DETAILS_BYTES_MAX {
         "{}".clone_into(&mut model.details_json);
     }
-    let same = recorded.filter(|recorded| recorded.digest == model.digest && model.known_weights().is_none());
-    model.weights = same.map_or(model.weights, |recorded| recorded.weights);
+    let same = recorded.filter(|recorded| recorded.digest == model.digest);
+    if model.known_weights().is_none() {
+        model.weights = same.map_or(model.weights, |recorded| recorded.weights);
+    }
+    let sources = abilities.map(|abilities| {
+        let configuration: &[String] = abilities.get(&model.digest).copied().unwrap_or_default();
+        [configuration, &listed.capabilities[..], same.map_or(&[][..], |recorded| &recorded.capabilities[..])]
+    });
+    let told = sources.into_iter().flatten().find(|words| !words.is_empty());
+    model.capabilities = told.map(<[String]>::to_vec).unwrap_or_default();
     model
 }
 
@@ -152,7 +171,8 @@ async fn settle(engines: &MemberEngines, report: &Report, store: &Adopted) -> bo
             return false;
         }
     };
-    let Some(command) = plan(engines.node, report, store, &recorded) else { return true };
+    let Ok(Some(cluster)) = read::cluster(&*view) else { return false };
+    let Some(command) = plan(engines.node, report, store, &recorded, cluster.version) else { return true };
     let principal = format!("node/{}", engines.node);
     let id = draw_request_id();
     let span = tracing::error_span!("models", request_id = id.0);
@@ -173,14 +193,18 @@ async fn settle(engines: &MemberEngines, report: &Report, store: &Adopted) -> bo
     })
 }
 
-/// The next report by the word of the runtime, else by its store. A model that lacks a file is none.
-fn plan(node: NodeId, report: &Report, store: &Adopted, recorded: &[Location]) -> Option<Command> {
+/// The next report by the word of the runtime, else by its store, to a cluster of this version. A model that lacks a
+/// file is none.
+fn plan(node: NodeId, report: &Report, store: &Adopted, recorded: &[Location], version: u32) -> Option<Command> {
+    let abilities: Abilities<'_> =
+        store.models.iter().map(|found| (found.model.digest, &*found.model.capabilities)).collect();
+    let abilities = (version >= CAPABILITIES_VERSION).then_some(&abilities);
     if let Some(models) = &report.models {
-        return plan_report(node, Listed::Runtime(models), recorded);
+        return plan_report(node, Listed::Runtime(models), recorded, abilities);
     }
     let complete = store.models.iter().filter(|model| model.complete);
     let models: Vec<ModelRecord> = complete.map(|model| model.model.clone()).collect();
-    plan_report(node, Listed::Store(&models), recorded)
+    plan_report(node, Listed::Store(&models), recorded, abilities)
 }
 
 /// A runtime that answers and has not listed its models yet cannot be sent work: an empty list would say that it has
@@ -201,8 +225,9 @@ fn for_scheduler(report: &Report) -> RuntimeReport {
 
 #[cfg(test)]
 mod tests {
+    use ollamax_core::catalog::CLUSTER_VERSION;
     use ollamax_transfer::Scanned;
-    use ollamax_types::{Digest, RuntimeKind, Timestamp};
+    use ollamax_types::{RuntimeKind, Timestamp};
 
     use super::*;
 
@@ -214,6 +239,7 @@ mod tests {
             size_bytes: 1,
             modified_at: Timestamp(1),
             details_json: "{}".to_owned(),
+            capabilities: Vec::new(),
         }
     }
 
@@ -224,7 +250,7 @@ mod tests {
             recorded.iter().map(|(name, digest)| Location { node, model: model(name, *digest) }).collect();
         let (mut found_present, mut found_absent) = (Vec::new(), Vec::new());
         if let Some(Command::ReportModels { present, absent, .. }) =
-            plan_report(node, Listed::Runtime(&listed), &recorded)
+            plan_report(node, Listed::Runtime(&listed), &recorded, None)
         {
             found_present = present.into_iter().map(|model| model.name.to_string()).collect();
             found_absent = absent;
@@ -249,7 +275,7 @@ mod tests {
     fn of_store(found: &[ModelRecord], recorded: &[ModelRecord]) -> Vec<ModelRecord> {
         let recorded: Vec<Location> =
             recorded.iter().map(|model| Location { node: NodeId(1), model: model.clone() }).collect();
-        match plan_report(NodeId(1), Listed::Store(found), &recorded) {
+        match plan_report(NodeId(1), Listed::Store(found), &recorded, None) {
             Some(Command::ReportModels { present, absent, .. }) => {
                 assert_eq!(absent, Vec::<String>::new());
                 present
@@ -280,11 +306,11 @@ mod tests {
 
     #[test]
     fn what_the_runtime_listed_counts_even_if_it_is_nothing_and_what_lacks_a_file_never() {
-        let scanned = |name, complete| Scanned { model: model(name, 1), blobs: vec![], capabilities: vec![], complete };
+        let scanned = |name, complete| Scanned { model: model(name, 1), blobs: vec![], complete };
         let store =
             Adopted { models: Arc::new(vec![scanned("whole", true), scanned("partial", false)]), ..Adopted::default() };
         let names = |report: &Report| -> Vec<String> {
-            match plan(NodeId(1), report, &store, &[]) {
+            match plan(NodeId(1), report, &store, &[], CLUSTER_VERSION) {
                 Some(Command::ReportModels { present, .. }) => {
                     present.into_iter().map(|model| model.name.to_string()).collect()
                 }
@@ -331,7 +357,7 @@ mod tests {
         let known = ModelRecord { weights: Digest([9; 32]), ..unknown.clone() };
         let report = |listed: &ModelRecord, recorded: &ModelRecord| {
             let recorded = [Location { node: NodeId(1), model: recorded.clone() }];
-            match plan_report(NodeId(1), Listed::Runtime(std::slice::from_ref(listed)), &recorded) {
+            match plan_report(NodeId(1), Listed::Runtime(std::slice::from_ref(listed)), &recorded, None) {
                 Some(Command::ReportModels { present, .. }) => present,
                 _ => vec![],
             }
@@ -345,15 +371,58 @@ mod tests {
         assert_eq!(report(&model("a", 2), &known), vec![model("a", 2)], "another manifest may have other weights");
     }
 
+    /// What is on record of a model that is held already, told by the store, the runtime and the record.
+    fn abilities(store: &[&str], listed: &[&str], recorded: &[&str], version: u32) -> Vec<String> {
+        let able = |words: &[&str], digest: u8| {
+            let capabilities = words.iter().map(|word| (*word).to_owned()).collect();
+            ModelRecord { capabilities, ..model("a", digest) }
+        };
+        let scanned = Scanned { model: able(store, 1), blobs: vec![], complete: true };
+        let store = Adopted { models: Arc::new(vec![scanned]), ..Adopted::default() };
+        let silent = Report::absent(RuntimeKind::Ollama);
+        let report = Report { models: Some(Arc::new(vec![able(listed, 1)])), ..silent };
+        let before = Location { node: NodeId(1), model: able(recorded, 1) };
+        match plan(NodeId(1), &report, &store, std::slice::from_ref(&before), version) {
+            Some(Command::ReportModels { mut present, .. }) => present.remove(0).capabilities,
+            _ => before.model.capabilities,
+        }
+    }
+
+    #[test]
+    fn what_a_model_can_do_is_told_by_its_configuration_else_the_runtime_and_is_not_taken_back() {
+        let four = CAPABILITIES_VERSION;
+        assert_eq!(abilities(&["tools"], &["vision"], &[], four), ["tools"]);
+        assert_eq!(abilities(&[], &["vision"], &["tools"], four), ["vision"]);
+        assert_eq!(abilities(&[], &[], &["tools"], four), ["tools"], "the runtime was not asked yet");
+        assert_eq!(abilities(&["tools"], &["vision"], &[], four - 1), Vec::<String>::new(), "nobody would keep it");
+        // What is on record of another version says nothing.
+        let recorded = ModelRecord { capabilities: vec!["tools".to_owned()], ..model("a", 2) };
+        assert_eq!(to_record(&model("a", 1), Some(&recorded), Some(&Abilities::new())), model("a", 1));
+    }
+
+    #[test]
+    fn a_report_with_abilities_needs_their_version_and_one_without_does_not() {
+        let able = ModelRecord { capabilities: vec!["tools".to_owned()], ..model("a", 1) };
+        let store = Adopted::default();
+        let report = Report { models: Some(Arc::new(vec![able])), ..Report::absent(RuntimeKind::Ollama) };
+        for version in 1..=CLUSTER_VERSION {
+            let command = plan(NodeId(1), &report, &store, &[], version).expect("a model is news");
+            let needed = if version < CAPABILITIES_VERSION { 1 } else { CAPABILITIES_VERSION };
+            assert_eq!(command.least_version(), needed, "at version {version}");
+        }
+    }
+
     #[test]
     fn a_long_list_becomes_a_series() {
         let listed: Vec<ModelRecord> = (0..REPORT_MODELS_MAX + 5).map(|at| model(&format!("m{at}"), 1)).collect();
-        let Some(Command::ReportModels { present, .. }) = plan_report(NodeId(1), Listed::Runtime(&listed), &[]) else {
+        let Some(Command::ReportModels { present, .. }) = plan_report(NodeId(1), Listed::Runtime(&listed), &[], None)
+        else {
             panic!("a report");
         };
         assert_eq!(present.len(), REPORT_MODELS_MAX);
         let recorded: Vec<Location> = present.into_iter().map(|model| Location { node: NodeId(1), model }).collect();
-        let Some(Command::ReportModels { present, .. }) = plan_report(NodeId(1), Listed::Runtime(&listed), &recorded)
+        let Some(Command::ReportModels { present, .. }) =
+            plan_report(NodeId(1), Listed::Runtime(&listed), &recorded, None)
         else {
             panic!("the rest");
         };
@@ -376,12 +445,12 @@ mod tests {
         big.details_json = "x".repeat(MODEL_DETAILS_BYTES_MAX + 1);
         for listed in [Listed::Runtime, Listed::Store] {
             let big = std::slice::from_ref(&big);
-            let Some(Command::ReportModels { present, .. }) = plan_report(NodeId(1), listed(big), &[]) else {
+            let Some(Command::ReportModels { present, .. }) = plan_report(NodeId(1), listed(big), &[], None) else {
                 panic!("a report");
             };
             let recorded: Vec<Location> =
                 present.into_iter().map(|model| Location { node: NodeId(1), model }).collect();
-            assert_eq!(plan_report(NodeId(1), listed(big), &recorded), None);
+            assert_eq!(plan_report(NodeId(1), listed(big), &recorded, None), None);
         }
     }
 }

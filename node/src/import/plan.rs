@@ -4,6 +4,7 @@
 //! then listed leads to the state before the import, until the first step of [`finish`]; from there on it leads to the
 //! state after it. A final name is taken back only if it still means what the import gave it.
 
+use ollamax_transfer::Shelf;
 use ollamax_types::{Digest, ModelName};
 
 use crate::import::names::{Names, Temporary};
@@ -95,10 +96,18 @@ fn undo_one(names: &Names, listed: &[Listed]) -> Vec<Step> {
     steps
 }
 
-/// Whether an import left something in this list, or is under way.
+/// Takes away the names under which a model was offered to this runtime, but for those that are offered now.
+#[must_use]
+pub(crate) fn forget_offers(listed: &[Listed], is_offered: impl Fn(&ModelName) -> bool) -> Vec<Step> {
+    let left = listed.iter().filter(|model| Shelf::gave(&model.name) && !is_offered(&model.name));
+    left.map(|model| Step::Delete(model.name.clone())).collect()
+}
+
+/// Whether this is the name of a model that is on its way into the runtime, or was left on it: by an import, or by a
+/// pull that the runtime did itself.
 #[must_use]
 pub(crate) fn is_temporary(name: &ModelName) -> bool {
-    Temporary::of(name).is_some()
+    Temporary::of(name).is_some() || Shelf::gave(name)
 }
 
 #[cfg(test)]
@@ -193,6 +202,21 @@ mod tests {
         assert_eq!(undo(&listed(&models), Some(ID)), [Step::Delete(own.unfinished)]);
         assert_eq!(undo(&listed(&models), None).len(), 2);
         assert!(undo(&[Listed { name: own.target, digest: NEW }], None).is_empty());
+    }
+
+    #[test]
+    fn offers_that_nobody_makes_any_more_go_and_are_never_models_of_the_cluster() {
+        let name = |text: &str| text.parse::<ModelName>().expect("a name");
+        let [left, offered] = ["0", "f"].map(|id| name(&format!("127.0.0.1:7/ollamax-{}/demo:1b", id.repeat(16))));
+        let own = names(ID);
+        let others = [own.target.clone(), own.unfinished.clone(), name("ollamax-0000000000000000/demo")];
+        let all = [left.clone(), offered.clone()].into_iter().chain(others.clone());
+        let listed: Vec<Listed> = all.map(|name| Listed { name, digest: NEW }).collect();
+        assert_eq!(forget_offers(&listed, |name| *name == offered), [Step::Delete(left.clone())]);
+        assert!(forget_offers(&listed, |_| true).is_empty());
+        assert_eq!(undo(&listed, None), [Step::Delete(own.unfinished)], "an offer is no import");
+        assert!(is_temporary(&left) && is_temporary(&offered));
+        assert_eq!(others.map(|name| is_temporary(&name)), [false, true, false]);
     }
 
     #[test]

@@ -23,6 +23,7 @@ use ollamax_outbound::{Client, RuntimeError, RuntimeHandle};
 use ollamax_proto::v1;
 use ollamax_proto::v1::import_event::Part as Event;
 use ollamax_proto::v1::import_order::Part as Order;
+use ollamax_transfer::Shelf;
 use ollamax_types::{Digest, ErrorCode, ModelName};
 
 use crate::adapters::status::refusal;
@@ -48,6 +49,8 @@ const SWEEP_AGAIN_AFTER: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone)]
 pub(crate) struct Imports {
     runtime: RuntimeHandle,
+    /// What the runtime may fetch from this node just now.
+    shelf: Option<Shelf>,
     tasks: TaskTracker,
     /// Read while an import runs, written while leftovers are swept: one never sees the other half-way.
     gate: Arc<RwLock<()>>,
@@ -74,8 +77,8 @@ struct Wanted {
 impl Imports {
     /// Works with whatever runtime this node has; imports run in `tasks`.
     #[must_use]
-    pub(crate) fn new(runtime: RuntimeHandle, tasks: TaskTracker) -> Self {
-        Self { runtime, tasks, gate: Arc::default() }
+    pub(crate) fn new(runtime: RuntimeHandle, shelf: Option<Shelf>, tasks: TaskTracker) -> Self {
+        Self { runtime, shelf, tasks, gate: Arc::default() }
     }
 
     /// Takes part in an import until its orders end.
@@ -93,14 +96,14 @@ impl Imports {
         ReceiverStream::new(receiver).boxed()
     }
 
-    /// Removes what killed imports left, whenever the runtime lists such names, until `stop`.
+    /// Removes what killed imports and pulls left, whenever the runtime lists such names, until `stop`.
     pub(crate) async fn sweep_leftovers(self, stop: CancellationToken) {
         let mut reports = self.runtime.report();
         loop {
             let models = reports.borrow_and_update().models.clone().unwrap_or_default();
             let left = models.iter().any(|model| plan::is_temporary(&model.name));
             if left && let Err(error) = self.sweep().await {
-                tracing::warn!(code = %error.code(), %error, "remove what an unfinished import left; tried again soon");
+                tracing::warn!(code = %error.code(), %error, "remove what was left unfinished; tried again soon");
             }
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -111,9 +114,10 @@ impl Imports {
     }
 
     async fn sweep(&self) -> Result<(), RuntimeError> {
+        let Some(client) = self.runtime.client() else { return Ok(()) };
+        forget_offers(&client, self.shelf.as_ref()).await?;
         // An import that runs owns such names; its end changes the list, and that leads here again.
         let Ok(_alone) = self.gate.try_write() else { return Ok(()) };
-        let Some(client) = self.runtime.client() else { return Ok(()) };
         undo(&client, None).await
     }
 
@@ -144,6 +148,16 @@ pub(crate) async fn take_part<S: ModelStore>(
 pub(crate) async fn undo<S: ModelStore>(store: &S, only: Option<&str>) -> Result<(), RuntimeError> {
     for step in plan::undo(&store.list().await?, only) {
         tracing::info!(?step, "undo an unfinished import");
+        store.take_step(&step).await?;
+    }
+    Ok(())
+}
+
+/// Takes away the names under which models were offered to the runtime and are not any more.
+async fn forget_offers<S: ModelStore>(store: &S, shelf: Option<&Shelf>) -> Result<(), RuntimeError> {
+    let is_offered = |name: &ModelName| shelf.is_some_and(|shelf| shelf.has(name));
+    for step in plan::forget_offers(&store.list().await?, is_offered) {
+        tracing::info!(?step, "forget what was offered to the runtime");
         store.take_step(&step).await?;
     }
     Ok(())

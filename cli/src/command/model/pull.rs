@@ -1,54 +1,53 @@
-//! `ollamax model pull` and `ollamax model pulls`: models from a registry, onto chosen nodes.
+//! `ollamax model pull` and `ollamax model pulls`: models from a registry, onto as many nodes as somebody wants.
 //!
-//! A pull is a job of the node that runs it. This command asks for it, shows how far it is, and may leave at any time.
+//! What is wanted is on record in the cluster, and each copy is a job of the node that gets it. This command asks for
+//! it, shows how far each node is, and may leave at any time.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
-use indicatif::{MultiProgress, ProgressBar};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
-use ollamax_proto::v1::pull_progress::Stage;
-use ollamax_proto::v1::{CancelPullRequest, ListPullsRequest, PullProgress, PullRequest};
+use ollamax_proto::v1::pull_progress::{Stage, Wait};
+use ollamax_proto::v1::{CancelPullRequest, ListPullsRequest, PullProgress, PullRequest, SourceProgress};
 
-use super::bar;
-use crate::args::{Global, Output, PullArgs};
+use crate::args::{Global, Output, PullArgs, Replicas};
 use crate::client;
 use crate::error::{Failure, request_id};
 use crate::{output, text};
 
-/// Most files that have a bar of their own.
-const BARS_MAX: usize = 24;
+/// Most nodes that have a row of their own.
+const ROWS_MAX: usize = 24;
+/// A row: the node, its bar, and what it does.
+const ROW: &str = "{prefix:<12} {bar:24} {bytes}/{total_bytes} {msg}";
 
 /// What each node said last, by its id.
 type Seen = BTreeMap<u64, PullProgress>;
 
-/// One bar for each file of each node, where somebody looks.
-struct Bars {
+/// One row with a bar for each node, where somebody looks.
+struct Rows {
     drawn: Option<MultiProgress>,
-    bars: BTreeMap<(u64, Vec<u8>), ProgressBar>,
+    bars: BTreeMap<u64, ProgressBar>,
 }
 
 /// Asks for a pull and, where it is to wait, follows it to its end.
 pub(super) async fn run(global: &Global, args: &PullArgs) -> Result<(), Failure> {
-    let (name, nodes) = (args.name.clone(), args.nodes.clone());
-    let request = PullRequest { name, nodes, insecure: args.insecure, wait: args.wait };
     let mut seen = Seen::new();
-    let mut bars = Bars::new(args.wait && output::may_draw(global.output));
+    let mut rows = Rows::new(args.wait && output::may_draw(global.output));
     let outcome = tokio::select! {
         // In this order: Ctrl-C is listened to before anything is begun.
         biased;
         _ = tokio::signal::ctrl_c(), if args.wait => {
             Err(Failure::new(130, "interrupted", "a pull that was taken on goes on", "ollamax model pulls"))
         }
-        outcome = follow(global, request, &mut seen, &mut bars) => outcome,
+        outcome = follow(global, request(args), &mut seen, &mut rows) => outcome,
     };
-    bars.clear();
+    rows.clear();
     // What came of some nodes is shown, whatever became of the others.
     show(global, args, &seen)?;
     outcome?;
-    let is_complete = seen.values().all(|progress| !args.wait || progress.stage() == Stage::Done);
-    if seen.is_empty() || !is_complete {
+    if !is_complete(&seen, args.wait) {
         let next = "ollamax model pulls shows whether it goes on";
         return Err(Failure::new(7, "the daemon ended before the pull did", "it is stopping", next));
     }
@@ -56,11 +55,37 @@ pub(super) async fn run(global: &Global, args: &PullArgs) -> Result<(), Failure>
     Ok(())
 }
 
-async fn follow(global: &Global, request: PullRequest, seen: &mut Seen, bars: &mut Bars) -> Result<(), Failure> {
+fn request(args: &PullArgs) -> PullRequest {
+    let replicas = match args.replicas {
+        Some(Replicas::Count(count)) => Some(count),
+        Some(Replicas::All) | None => None,
+    };
+    PullRequest {
+        name: args.name.clone(),
+        nodes: args.nodes.clone(),
+        insecure: args.insecure,
+        wait: args.wait,
+        replicas,
+        on_all: args.replicas == Some(Replicas::All),
+    }
+}
+
+/// Whether the daemon's stream ended where it should: somebody has the model, and of those that have not nobody is on
+/// its way. A node that failed was replaced by another, or else the stream ends with its error.
+fn is_complete(seen: &Seen, wait: bool) -> bool {
+    let is_over = |progress: &PullProgress| matches!(progress.stage(), Stage::Done | Stage::Failed);
+    if wait {
+        seen.values().all(is_over) && seen.values().any(|progress| progress.stage() == Stage::Done)
+    } else {
+        !seen.is_empty()
+    }
+}
+
+async fn follow(global: &Global, request: PullRequest, seen: &mut Seen, rows: &mut Rows) -> Result<(), Failure> {
     let answer = client::connect_models(global).await?.pull(request).await?;
     let (id, mut told) = (request_id(answer.metadata()), answer.into_inner());
     while let Some(progress) = told.message().await.map_err(|status| Failure::from(status).with_request_id(&id))? {
-        bars.show(&progress);
+        rows.show(&progress);
         seen.insert(progress.node_id, progress);
     }
     Ok(())
@@ -101,15 +126,23 @@ fn copy(progress: &PullProgress) -> Value {
         "stage": word(progress.stage()),
         "verifiedBytes": progress.verified_bytes,
         "totalBytes": progress.total_bytes,
+        "sources": sources(&progress.sources),
     })
+}
+
+fn sources(sources: &[SourceProgress]) -> Vec<Value> {
+    sources.iter().map(|from| json!({"source": from.source, "bytes": from.bytes})).collect()
 }
 
 /// The command to type: to ask the model, or to wait for it.
 fn next(args: &PullArgs, seen: &Seen) -> String {
-    if seen.values().all(|progress| progress.stage() == Stage::Done) {
+    if is_complete(seen, true) {
         return format!("ollamax run {}", args.name);
     }
     let mut again = format!("ollamax model pull {}", args.name);
+    if let Some(replicas) = args.replicas {
+        again += &format!(" --replicas {replicas}");
+    }
     for node in &args.nodes {
         again += &format!(" --node {node}");
     }
@@ -156,7 +189,7 @@ fn table(pulls: &[PullProgress]) -> String {
         vec![
             pull.name.clone(),
             pull.node_name.clone(),
-            word(pull.stage()),
+            step(pull),
             if pull.total_bytes == 0 { String::new() } else { done },
             pull.bytes_per_second.map(|rate| format!("{}/s", text::bytes(rate))).unwrap_or_default(),
             pull.left_ms.map(text::span).unwrap_or_default(),
@@ -168,8 +201,6 @@ fn table(pulls: &[PullProgress]) -> String {
 
 fn shown(pull: &PullProgress) -> Value {
     let known = |text: &String| (!text.is_empty()).then(|| text.clone());
-    let sources: Vec<Value> =
-        pull.sources.iter().map(|from| json!({"source": from.source, "bytes": from.bytes})).collect();
     let blobs: Vec<Value> = pull
         .blobs
         .iter()
@@ -187,11 +218,21 @@ fn shown(pull: &PullProgress) -> Value {
         "totalBytes": pull.total_bytes,
         "bytesPerSecond": pull.bytes_per_second,
         "leftMs": pull.left_ms,
-        "sources": sources,
+        "sources": sources(&pull.sources),
         "blobs": blobs,
         "code": known(&pull.code),
         "error": known(&pull.error),
     })
+}
+
+/// What a node does, and what it waits for.
+fn step(progress: &PullProgress) -> String {
+    let what = word(progress.stage());
+    match progress.wait() {
+        Wait::Unspecified => what,
+        Wait::FirstCopy => what + " for the first copy",
+        Wait::Quorum => what + " for a quorum",
+    }
 }
 
 /// How a stage is called; one of a later release has no name here.
@@ -202,28 +243,45 @@ fn word(stage: Stage) -> String {
     }
 }
 
-// === impl Bars ===
+/// What a node does, how fast and from where, as far as it is known.
+fn doing(progress: &PullProgress) -> String {
+    let mut parts = vec![step(progress)];
+    parts.extend(progress.bytes_per_second.map(|rate| format!("{}/s", text::bytes(rate))));
+    parts.extend(progress.left_ms.map(|left_ms| format!("{} left", text::span(left_ms))));
+    let came = progress.sources.iter().filter(|from| from.bytes > 0 && from.source != "here");
+    let came: Vec<String> = came.map(|from| format!("{} from {}", text::bytes(from.bytes), from.source)).collect();
+    if !came.is_empty() {
+        parts.push(came.join(" and "));
+    }
+    parts.join(", ")
+}
 
-impl Bars {
+// === impl Rows ===
+
+impl Rows {
     fn new(are_drawn: bool) -> Self {
         Self { drawn: are_drawn.then(MultiProgress::new), bars: BTreeMap::new() }
     }
 
     fn show(&mut self, progress: &PullProgress) {
         let Some(drawn) = &self.drawn else { return };
-        for blob in &progress.blobs {
-            let has_room = self.bars.len() < BARS_MAX;
-            let bar = match self.bars.entry((progress.node_id, blob.sha256.clone())) {
-                Entry::Occupied(entry) => entry.into_mut(),
-                Entry::Vacant(entry) if has_room => {
-                    let bar = drawn.add(bar(blob.size_bytes));
-                    bar.set_message(format!("{} {}", progress.node_name, text::digest(&blob.sha256)));
-                    entry.insert(bar)
-                }
-                Entry::Vacant(_) => continue,
-            };
-            bar.set_position(blob.verified_bytes);
-        }
+        let has_room = self.bars.len() < ROWS_MAX;
+        let bar = match self.bars.entry(progress.node_id) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) if has_room => {
+                let bar = drawn.add(ProgressBar::new(progress.total_bytes));
+                let bar = match ProgressStyle::with_template(ROW) {
+                    Ok(style) => bar.with_style(style),
+                    Err(_) => bar,
+                };
+                bar.set_prefix(progress.node_name.clone());
+                entry.insert(bar)
+            }
+            Entry::Vacant(_) => return,
+        };
+        bar.set_length(progress.total_bytes);
+        bar.set_position(progress.verified_bytes);
+        bar.set_message(doing(progress));
     }
 
     fn clear(&self) {
@@ -235,7 +293,7 @@ impl Bars {
 
 #[cfg(test)]
 mod tests {
-    use ollamax_proto::v1::{BlobProgress, SourceProgress};
+    use ollamax_proto::v1::BlobProgress;
 
     use super::*;
 
@@ -253,6 +311,11 @@ mod tests {
         };
         pull.set_stage(stage);
         pull
+    }
+
+    fn asked() -> PullArgs {
+        let (name, nodes) = ("llama3.2".to_owned(), vec![]);
+        PullArgs { name, replicas: None, nodes, insecure: false, wait: false, cancel: false }
     }
 
     #[test]
@@ -273,26 +336,76 @@ mod tests {
 
     #[test]
     fn the_next_command_is_the_same_pull_with_patience_or_a_question() {
-        let check = |stage: Stage, nodes: &[&str], insecure: bool, expected: &str| {
-            let nodes = nodes.iter().map(|node| (*node).to_owned()).collect();
-            let args = PullArgs { name: "llama3.2".to_owned(), nodes, insecure, wait: false, cancel: false };
+        let check = |stage: Stage, args: PullArgs, expected: &str| {
             assert_eq!(next(&args, &Seen::from([(1, pull(stage))])), expected);
         };
-        check(Stage::Fetching, &[], false, "ollamax model pull llama3.2 --wait");
-        check(Stage::Waiting, &["a", "b"], true, "ollamax model pull llama3.2 --node a --node b --insecure --wait");
-        check(Stage::Done, &["a"], true, "ollamax run llama3.2");
+        let nodes = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        check(Stage::Fetching, asked(), "ollamax model pull llama3.2 --wait");
+        let chosen = PullArgs { nodes: nodes(&["a", "b"]), insecure: true, ..asked() };
+        check(Stage::Waiting, chosen, "ollamax model pull llama3.2 --node a --node b --insecure --wait");
+        let three = PullArgs { replicas: Some(Replicas::Count(3)), ..asked() };
+        check(Stage::Fetching, three, "ollamax model pull llama3.2 --replicas 3 --wait");
+        let all = PullArgs { replicas: Some(Replicas::All), ..asked() };
+        check(Stage::Fetching, all, "ollamax model pull llama3.2 --replicas all --wait");
+        let one = PullArgs { nodes: nodes(&["a"]), insecure: true, ..asked() };
+        check(Stage::Done, one, "ollamax run llama3.2");
     }
 
     #[test]
-    fn bars_are_drawn_for_so_many_files_and_none_where_nobody_looks() {
-        let many = (0..=u8::MAX).map(|byte| BlobProgress { sha256: vec![byte; 32], ..BlobProgress::default() });
-        let progress = PullProgress { blobs: many.collect(), ..pull(Stage::Fetching) };
-        for (are_drawn, expected) in [(false, 0), (true, BARS_MAX)] {
-            let mut bars = Bars::new(are_drawn);
-            bars.show(&progress);
-            bars.show(&progress);
-            assert_eq!(bars.bars.len(), expected);
-            bars.clear();
+    fn what_is_wanted_is_asked_for_as_it_was_typed() {
+        let with = |replicas| request(&PullArgs { replicas, ..asked() });
+        assert_eq!((with(None).replicas, with(None).on_all), (None, false));
+        let three = with(Some(Replicas::Count(3)));
+        assert_eq!((three.replicas, three.on_all), (Some(3), false));
+        let all = with(Some(Replicas::All));
+        assert_eq!((all.replicas, all.on_all), (None, true));
+    }
+
+    #[test]
+    fn a_stream_is_complete_when_nobody_is_on_its_way_and_somebody_has_the_model() {
+        let check = |stages: &[Stage], wait: bool, expected: bool| {
+            let seen: Seen = (1..).zip(stages.iter().map(|stage| pull(*stage))).collect();
+            assert_eq!(is_complete(&seen, wait), expected, "{stages:?} {wait}");
+        };
+        check(&[], false, false);
+        check(&[Stage::Waiting], false, true);
+        check(&[], true, false);
+        check(&[Stage::Done, Stage::Fetching], true, false);
+        check(&[Stage::Failed], true, false);
+        check(&[Stage::Done, Stage::Done], true, true);
+        // Another node took the place of the one that failed.
+        check(&[Stage::Done, Stage::Failed], true, true);
+    }
+
+    #[test]
+    fn a_row_says_what_a_node_does_how_fast_and_from_where() {
+        let source = |source: &str, bytes| SourceProgress { source: source.to_owned(), bytes };
+        let sources =
+            vec![source("origin", 0), source("here", 9), source("node/1", 700_000_000), source("node/3", 485)];
+        let known = PullProgress {
+            bytes_per_second: Some(117_000_000),
+            left_ms: Some(8_000),
+            sources,
+            ..pull(Stage::Fetching)
+        };
+        let expected = "fetching, 117 MB/s, 8 s left, 700 MB from node/1 and 485 B from node/3";
+        assert_eq!(doing(&known), expected);
+        let mut waiting = PullProgress { sources: vec![], ..pull(Stage::Waiting) };
+        assert_eq!(doing(&waiting), "waiting");
+        waiting.set_wait(Wait::FirstCopy);
+        assert_eq!(doing(&waiting), "waiting for the first copy");
+    }
+
+    #[test]
+    fn rows_are_drawn_for_so_many_nodes_and_none_where_nobody_looks() {
+        for (are_drawn, expected) in [(false, 0), (true, ROWS_MAX)] {
+            let mut rows = Rows::new(are_drawn);
+            for node_id in 1..=200 {
+                rows.show(&PullProgress { node_id, ..pull(Stage::Fetching) });
+                rows.show(&PullProgress { node_id, ..pull(Stage::Done) });
+            }
+            assert_eq!(rows.bars.len(), expected);
+            rows.clear();
         }
     }
 }

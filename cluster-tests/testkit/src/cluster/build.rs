@@ -1,6 +1,8 @@
 //! What a cluster is to be, and how it comes up.
 
+use std::fs::Permissions;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -49,11 +51,14 @@ pub struct NodePlan {
     pub room: Option<Arc<Room>>,
     /// The daemon of another release that it runs; `None`: that of this workspace.
     pub daemon: Option<Daemon>,
+    /// The user as whom it runs, which only root can plan; `None`: that of the test.
+    pub user: Option<u32>,
 }
 
 impl Default for NodePlan {
     fn default() -> Self {
-        Self { runtime: Runtime::None, role: "voter".to_owned(), settings: Vec::new(), room: None, daemon: None }
+        let (role, settings) = ("voter".to_owned(), Vec::new());
+        Self { runtime: Runtime::None, role, settings, room: None, daemon: None, user: None }
     }
 }
 
@@ -208,12 +213,25 @@ impl Builder {
             flags.retain(|(known, _)| known != key);
             flags.push((key.clone(), value.clone()));
         }
-        let node = Node::new(Place { index, name, home, flags, advertised, room: plan.room.clone() }, fake, gate);
+        if let Some(user) = plan.user {
+            move_in(&home, &name, user)?;
+        }
+        let (room, user) = (plan.room.clone(), plan.user);
+        let node = Node::new(Place { index, name, home, flags, advertised, room, user }, fake, gate);
         node.set_daemon(plan.daemon.clone());
         // Whatever Ollama this machine has is not to be seen.
         node.set_environment("OLLAMA_MODELS", store.display());
         Ok(node)
     }
+}
+
+/// Makes the data directory of a node that runs as another user, which is let through to it.
+fn move_in(home: &Path, name: &str, user: u32) -> Result<()> {
+    let data_dir = home.join(name);
+    let made = std::fs::set_permissions(home, Permissions::from_mode(0o711))
+        .and_then(|()| std::fs::create_dir(&data_dir))
+        .and_then(|()| chown(&data_dir, Some(user), Some(user)));
+    made.with_context(|| format!("make {} for user {user}", data_dir.display()))
 }
 
 /// Starts what stands beside a node, as far as it is not the node's to start; with the flags by which the node finds

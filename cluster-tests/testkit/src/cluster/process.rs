@@ -68,6 +68,7 @@ pub(crate) struct Place {
     pub(crate) flags: Vec<(String, String)>,
     pub(crate) advertised: String,
     pub(crate) room: Option<Arc<Room>>,
+    pub(crate) user: Option<u32>,
 }
 
 impl Place {
@@ -229,6 +230,9 @@ impl Node {
         let known = |key: &str| daemon.as_ref().is_none_or(|daemon| daemon.knows(key));
         for (key, value) in self.place.flags.iter().filter(|(key, _)| known(key)) {
             command.arg(format!("--{key}")).arg(value);
+        }
+        if let Some(user) = self.place.user {
+            command.uid(user).gid(user);
         }
         clean_environment(&mut command);
         command.envs(lock(&self.environment).iter().cloned());

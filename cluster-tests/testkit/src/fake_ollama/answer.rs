@@ -17,7 +17,7 @@ use crate::fake_ollama::record::Received;
 use crate::fake_ollama::request::Refused;
 use crate::fake_ollama::script::{Fault, FaultRule, On, Script, take_fault};
 use crate::fake_ollama::watch::Watch;
-use crate::fake_ollama::{CloseConnection, Shared, embedding, inference, lock, models};
+use crate::fake_ollama::{CloseConnection, Shared, embedding, inference, lock, models, pull};
 
 /// Largest body that a fake takes.
 const BODY_BYTES_MAX: usize = 1 << 30;
@@ -129,7 +129,7 @@ async fn route(shared: Arc<Shared>, method: &Method, mut ask: Ask) -> Response {
         "/api/show" if method == Method::POST => models::show(&shared, &ask),
         "/api/create" if method == Method::POST => models::create(&shared, &ask),
         "/api/copy" if method == Method::POST => models::copy(&shared, &ask),
-        "/api/pull" if method == Method::POST => models::pull(&shared, &ask),
+        "/api/pull" if method == Method::POST => pull::pull(&shared, &ask),
         "/api/delete" if method == Method::DELETE => models::delete(&shared, &ask),
         "/api/embed" | "/api/embeddings" | "/v1/embeddings" if method == Method::POST => {
             return finish(&path, embedding::embed(&shared, ask).await);
@@ -157,6 +157,7 @@ fn kind_of(path: &str) -> On {
         | "/v1/chat/completions"
         | "/v1/completions"
         | "/v1/embeddings" => On::Inference,
+        "/api/pull" => On::Pull,
         _ => On::Management,
     }
 }

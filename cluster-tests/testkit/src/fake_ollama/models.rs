@@ -1,4 +1,4 @@
-//! The store of a fake: lists, details, uploads, creation and deletion of models.
+//! The store of a fake: lists, details, uploads, creation, second names and deletion of models.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -175,27 +175,16 @@ pub(crate) fn copy(shared: &Shared, ask: &Ask) -> Result<Response, Refused> {
         return refuse(400, format!("destination \"{destination}\" is invalid"));
     };
     let script = shared.script();
-    refuse_to_make(&script)?;
     let Some(model) = script.find(&from) else { return refuse(404, format!("model \"{source}\" not found")) };
+    if let Some(store) = &script.store {
+        return match shelf::copy(store, &from, &to) {
+            Ok(()) => Ok(respond(200, "text/plain", "")),
+            Err(error) => refuse(500, error.to_string()),
+        };
+    }
     let copied = ModelScript { name: to.to_string(), ..model.clone() };
     replace(shared, &to, Some(copied));
     Ok(respond(200, "text/plain", ""))
-}
-
-/// A fake has no registry: what it has is up to date, what it lacks does not exist.
-pub(crate) fn pull(shared: &Shared, ask: &Ask) -> Result<Response, Refused> {
-    const ABSENT: &str = "pull model manifest: file does not exist";
-    let fields = Fields::parse(&ask.body)?;
-    let wanted = name(fields.model_or_name()?)?;
-    let present = shared.script().find(&wanted).is_some();
-    if present {
-        return Ok(progress(&fields, &["pulling manifest", "verifying sha256 digest", "writing manifest", "success"]));
-    }
-    if fields.flag("stream", true)? {
-        let lines = format!("{}\n{}\n", json!({ "status": "pulling manifest" }), json!({ "error": ABSENT }));
-        return Ok(respond(200, "application/x-ndjson", lines));
-    }
-    Ok(fail(&ask.path, 500, ABSENT))
 }
 
 pub(crate) fn delete(shared: &Shared, ask: &Ask) -> Result<Response, Refused> {
@@ -227,7 +216,7 @@ fn replace(shared: &Shared, wanted: &ModelName, model: Option<ModelScript>) {
     });
 }
 
-fn progress(fields: &Fields, statuses: &[&str]) -> Response {
+pub(crate) fn progress(fields: &Fields, statuses: &[&str]) -> Response {
     let line = |status: &str| format!("{}\n", json!({ "status": status }));
     if fields.flag("stream", true).unwrap_or(true) {
         return respond(200, "application/x-ndjson", statuses.iter().map(|status| line(status)).collect::<String>());

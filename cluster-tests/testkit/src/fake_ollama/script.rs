@@ -188,6 +188,8 @@ pub enum On {
     Health,
     /// Requests that need a runner.
     Inference,
+    /// `/api/pull`.
+    Pull,
     /// `/api/create`, `/api/delete`, blobs.
     Management,
 }

@@ -119,6 +119,28 @@ pub(crate) fn remove(store: &Path, name: &ModelName) -> io::Result<()> {
     Ok(())
 }
 
+/// Gives a model a second name, by the bytes of its manifest.
+///
+/// # Errors
+/// What the disk said.
+pub(crate) fn copy(store: &Path, from: &ModelName, to: &ModelName) -> io::Result<()> {
+    let tags = tags(store);
+    let Some(tag) = tags.iter().find(|tag| name_of(store, tag).as_ref() == Some(from)) else {
+        return Err(io::ErrorKind::NotFound.into());
+    };
+    put_manifest(store, to, &fs::read(tag)?)
+}
+
+/// Lets a name stand for a manifest.
+///
+/// # Errors
+/// What the disk said.
+pub(crate) fn put_manifest(store: &Path, name: &ModelName, bytes: &[u8]) -> io::Result<()> {
+    let path = manifest_path(store, name);
+    fs::create_dir_all(path.parent().unwrap_or(store))?;
+    fs::write(path, bytes)
+}
+
 /// The files that are tags by their place.
 fn tags(store: &Path) -> Vec<PathBuf> {
     let mut level = vec![store.join("manifests")];
@@ -177,7 +199,7 @@ fn manifest_path(store: &Path, name: &ModelName) -> PathBuf {
 }
 
 /// `digest` as a manifest writes it, `sha256:` and 64 hex digits.
-fn blob_path(store: &Path, digest: &str) -> PathBuf {
+pub(crate) fn blob_path(store: &Path, digest: &str) -> PathBuf {
     store.join("blobs").join(digest.replace(':', "-"))
 }
 
@@ -257,8 +279,12 @@ mod tests {
         };
         assert_eq!(call(Method::POST, "/api/chat", r#"{"model":"b","messages":[]}"#).await, 200);
         assert_eq!(call(Method::POST, "/api/create", r#"{"model":"c","from":"b"}"#).await, 500);
-        assert_eq!(call(Method::POST, "/api/copy", r#"{"source":"b","destination":"c"}"#).await, 500);
+        assert_eq!(call(Method::POST, "/api/copy", r#"{"source":"x","destination":"c"}"#).await, 404);
+        assert_eq!(call(Method::POST, "/api/copy", r#"{"source":"b","destination":"lab/c:1b"}"#).await, 200);
         assert_eq!(call(Method::DELETE, "/api/delete", r#"{"model":"a"}"#).await, 200);
-        assert_eq!(names(temp.path()), ["b:latest"]);
+        assert_eq!(call(Method::DELETE, "/api/delete", r#"{"model":"b"}"#).await, 200);
+        let left = models(temp.path());
+        let [copied] = left.as_slice() else { panic!("{left:?}") };
+        assert_eq!((copied.name.as_str(), copied.digest()), ("lab/c:1b", digest));
     }
 }

@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use ollamax_types::capabilities_of;
 use ollamax_types::limits::{CONFIG_BLOB_BYTES_MAX, MODEL_DETAILS_BYTES_MAX};
 
 use crate::manifest::Object;
@@ -48,10 +49,10 @@ pub fn details_json(config: &[u8]) -> Option<String> {
     serde_json::to_string(&details).ok().filter(|text| text.len() <= MODEL_DETAILS_BYTES_MAX)
 }
 
-/// What the configuration says that a model can do; empty where it says nothing.
+/// What the configuration says that a model can do, as records keep it; empty where it says nothing.
 #[must_use]
 pub fn capabilities(config: &[u8]) -> Vec<String> {
-    read(config).and_then(|config| config.capabilities).unwrap_or_default()
+    capabilities_of(read(config).and_then(|config| config.capabilities).unwrap_or_default())
 }
 
 fn read(config: &[u8]) -> Option<Config> {
@@ -90,7 +91,7 @@ mod tests {
     #[test]
     fn capabilities_are_those_that_the_configuration_names() {
         let check = |config: &str, wanted: &[&str]| assert_eq!(capabilities(config.as_bytes()), wanted, "{config}");
-        check(r#"{"capabilities":["completion","tools"]}"#, &["completion", "tools"]);
+        check(r#"{"capabilities":["tools","completion"]}"#, &["completion", "tools"]);
         check("{}", &[]);
         check(r#"{"capabilities":null}"#, &[]);
         check(r#"{"capabilities":"tools"}"#, &[]);

@@ -12,14 +12,14 @@
 
 use std::fs::{self, Metadata, OpenOptions};
 use std::io::{self, ErrorKind, Read as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 use nix::unistd::{AccessFlags, eaccess};
 
 use ollamax_types::limits::MANIFEST_BYTES_MAX;
-use ollamax_types::{Digest, ModelName};
+use ollamax_types::{Digest, ModelName, chunk_range};
 
 use crate::fault::Fault;
 use crate::manifest::{Manifest, ManifestError};
@@ -217,6 +217,20 @@ impl Store {
     }
 }
 
+// === impl BlobFile ===
+
+impl BlobFile {
+    /// Reads a chunk as the disk gives it; beyond the end there is nothing to read.
+    ///
+    /// # Errors
+    /// When the disk does not give it, or the file has become shorter.
+    pub fn read_chunk(&self, index: u32, into: &mut Vec<u8>) -> io::Result<()> {
+        let range = chunk_range(self.size_bytes, index);
+        into.resize(usize::try_from(range.end - range.start).expect("a chunk fits into memory"), 0);
+        self.file.read_exact_at(into, range.start)
+    }
+}
+
 // === impl FileIdentity ===
 
 impl FileIdentity {
@@ -304,6 +318,8 @@ mod tests {
     use sha2::{Digest as _, Sha256};
     use tempfile::TempDir;
 
+    use ollamax_types::CHUNK_BYTES;
+
     use super::*;
 
     fn store() -> (TempDir, Store) {
@@ -370,6 +386,26 @@ mod tests {
         fs::remove_dir(&path).expect("ours");
         mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).expect("room");
         assert_eq!(found(BlobSpec { size_bytes: 0, ..spec }), None, "a pipe, for which nobody waits");
+    }
+
+    #[test]
+    fn a_chunk_of_a_blob_is_read_at_its_place() {
+        let (_folder, store) = store();
+        let bytes: Vec<u8> = (0..CHUNK_BYTES + 3).map(|at| (at % 251) as u8).collect();
+        let spec = BlobSpec { sha256: Digest(Sha256::digest(&bytes).into()), size_bytes: bytes.len() as u64 };
+        fs::write(store.blob_path(spec.sha256), &bytes).expect("room");
+        let file = store.blob(spec).expect("readable").expect("it is there");
+        let whole = usize::try_from(CHUNK_BYTES).expect("small");
+        let mut chunk = Vec::new();
+        file.read_chunk(0, &mut chunk).expect("readable");
+        assert!(chunk == bytes[..whole]);
+        file.read_chunk(1, &mut chunk).expect("readable");
+        assert_eq!(chunk, bytes[whole..]);
+        file.read_chunk(2, &mut chunk).expect("nothing is read");
+        assert_eq!(chunk, []);
+        fs::write(store.blob_path(spec.sha256), &bytes[..whole]).expect("room");
+        let short = file.read_chunk(1, &mut chunk).expect_err("it became shorter");
+        assert_eq!(short.kind(), ErrorKind::UnexpectedEof);
     }
 
     #[test]

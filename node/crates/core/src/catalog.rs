@@ -18,11 +18,11 @@ pub mod txn;
 pub mod view;
 
 pub use apply::{Applied, CLUSTER_VERSION, apply, bytes_max_of, prefixes, quotas, value_prefix};
-pub use command::{Answer, Command, Entry, NewMember, Refusal, TokenProblem};
+pub use command::{Answer, BoundBlob, CAPABILITIES_VERSION, Command, Entry, NewMember, Refusal, TokenProblem};
 pub use happening::{ClusterEvent, EventKind, events_of, leader_elected, voters_changed};
 pub use record::{
-    Cluster, Counts, Due, Fill, Key, KeyRange, Lease, Location, Member, MemberState, Migration, MigrationStatus,
-    Record, Remembered, Session, Setting, Token, Usage, Value,
+    Blob, Cluster, Counts, Due, Failure, Fill, Key, KeyRange, Lease, Location, Member, MemberState, Migration,
+    MigrationStatus, Plan, Record, Remembered, Replicas, Session, Setting, Token, Usage, Value, Wish,
 };
 pub use txn::Txn;
 pub use view::{Fault, Mutation, View};

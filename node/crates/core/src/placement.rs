@@ -1,13 +1,18 @@
 //! Which nodes should hold which model.
 //!
-//! So far for one copy: who pulls what somebody asked for without naming a node. A node that cannot hold models, is
-//! being emptied, has no runtime or is dead is never chosen; one that is silent just now is the last choice.
+//! A node that cannot hold models, is being emptied, has no runtime or is dead is never chosen; one that is silent just
+//! now is the last choice. Here is who pulls what somebody asked for without naming a node; [`plan_pull`] decides for
+//! several copies.
 
 use std::cmp::Reverse;
 
 use ollamax_types::NodeId;
 
 use crate::health::Health;
+
+mod pull;
+
+pub use pull::{Planned, Unfit, plan_pull};
 
 /// A node as a place for a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +29,7 @@ pub struct Site {
     pub runtime_up: bool,
     /// What its disk has free; `None` where that is not known.
     pub disk_free_bytes: Option<u64>,
-    /// It has the model, in some version.
+    /// It has the model: the version that is meant, or for [`choose_puller`] some version.
     pub holds: bool,
     /// It is the node that decides.
     pub is_self: bool,
@@ -45,10 +50,14 @@ impl Site {
         !self.gateway && !self.drained && self.runtime_up && self.health != Health::Dead
     }
 
+    /// A node hears itself.
+    fn is_heard(&self) -> bool {
+        self.is_self || self.health == Health::Alive
+    }
+
     /// What is larger is better. Free room that is not known counts as the least.
     fn rank(&self) -> (bool, bool, bool, Option<u64>, Reverse<NodeId>) {
-        let is_heard = self.is_self || self.health == Health::Alive;
-        (is_heard, self.holds, self.is_self, self.disk_free_bytes, Reverse(self.node))
+        (self.is_heard(), self.holds, self.is_self, self.disk_free_bytes, Reverse(self.node))
     }
 }
 

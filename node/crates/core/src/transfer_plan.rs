@@ -4,6 +4,7 @@
 //! told, in milliseconds that only grow. Whatever happens, it ends: all is there, or it says that there is no use.
 
 pub mod origin;
+pub mod swarm;
 
 /// Chunks that follow each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

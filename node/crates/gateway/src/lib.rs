@@ -8,6 +8,9 @@ pub mod http;
 pub mod mem;
 pub mod metrics;
 pub mod ports;
+pub mod registry;
+
+mod order;
 
 pub use config::{Config, Pull};
 pub use error::{ApiError, Shape};

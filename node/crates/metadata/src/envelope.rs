@@ -5,6 +5,7 @@
 //! node. A new meaning of an old field needs a new schema number or a higher least version.
 
 mod txn;
+mod wishes;
 
 use bytes::Bytes;
 use prost::Message;
@@ -143,6 +144,14 @@ fn encode_command(command: &Command) -> Stored {
         Command::SetQuota { prefix, bytes_max } => Stored::SetQuota(disk::CommandSetQuota { prefix, bytes_max }),
         Command::RaiseVersion { version } => Stored::RaiseVersion(version),
         Command::Migrate { number, down, force } => Stored::Migrate(disk::CommandMigrate { number, down, force }),
+        Command::BindBlobs { node, blobs } => wishes::encode_blobs(node, &blobs),
+        Command::AskModel { name, replicas, insecure } => wishes::encode_ask(&name, &replicas, insecure),
+        Command::PlanPull { name, round, ingester, targets } => wishes::encode_plan(&name, round, ingester, &targets),
+        Command::ResolveWish { node, name, round, digest, size_bytes } => {
+            wishes::encode_resolved(node, &name, round, digest, size_bytes)
+        }
+        Command::TellPull { node, name, round, code, text } => wishes::encode_told(node, &name, round, code, text),
+        Command::ForgetWish { name } => wishes::encode_forgotten(&name),
     }
 }
 
@@ -196,6 +205,12 @@ fn decode_command(stored: Stored) -> Result<Command, EnvelopeError> {
         Stored::SetQuota(stored) => Command::SetQuota { prefix: stored.prefix, bytes_max: stored.bytes_max },
         Stored::RaiseVersion(version) => Command::RaiseVersion { version },
         Stored::Migrate(stored) => Command::Migrate { number: stored.number, down: stored.down, force: stored.force },
+        Stored::BindBlobs(stored) => wishes::decode_blobs(stored)?,
+        Stored::AskModel(stored) => wishes::decode_ask(stored)?,
+        Stored::PlanPull(stored) => wishes::decode_plan(stored)?,
+        Stored::ResolveWish(stored) => wishes::decode_resolved(stored)?,
+        Stored::TellPull(stored) => wishes::decode_told(stored)?,
+        Stored::ForgetWish(stored) => wishes::decode_forgotten(&stored)?,
     })
 }
 
@@ -224,12 +239,13 @@ fn decode_new_member(stored: Option<disk::CommandNewMember>, field: &'static str
 
 fn encode_model(model: ModelRecord) -> disk::CommandModel {
     disk::CommandModel {
-        name: full_name(&model.name),
+        name: model.name.full(),
         digest: model.digest.0.to_vec(),
         weights: model.known_weights().map(|weights| weights.0.to_vec()).unwrap_or_default(),
         size_bytes: model.size_bytes,
         modified_at_ms: model.modified_at.0,
         details_json: model.details_json,
+        capabilities: model.capabilities,
     }
 }
 
@@ -243,13 +259,8 @@ fn decode_model(stored: disk::CommandModel) -> Result<ModelRecord, EnvelopeError
         size_bytes: stored.size_bytes,
         modified_at: Timestamp(stored.modified_at_ms),
         details_json: stored.details_json,
+        capabilities: stored.capabilities,
     })
-}
-
-/// All four parts, spelled as they are, so that every name reads back as itself.
-fn full_name(name: &ModelName) -> String {
-    let [host, namespace, model, tag] = name.parts();
-    format!("{host}/{namespace}/{model}:{tag}")
 }
 
 fn array<const N: usize>(bytes: &[u8], field: &'static str) -> Result<[u8; N], EnvelopeError> {

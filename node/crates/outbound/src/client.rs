@@ -1,9 +1,9 @@
 //! Speaks Ollama's protocol to the one runtime beside this node.
 //!
 //! Always: no proxy, no redirects, the runtime's own name in `Host`; a bounded answer and a deadline on every control
-//! call; no deadline on inference, which ends when the caller drops the body. A body that does not end as HTTP says it
-//! must is an error, never a short answer. Whatever carries `X-OllamaMax-Node` is refused before a byte of it is used.
-//! On failure nothing is retried here; hyper alone repeats a request that never left on a pooled connection.
+//! call; no deadline on inference and on pulls, which end when the caller drops them. A body that does not end as HTTP
+//! says it must is an error, never a short answer. Whatever carries `X-OllamaMax-Node` is refused before a byte of it
+//! is used. On failure nothing is retried here; hyper alone repeats a request that never left on a pooled connection.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -27,6 +27,10 @@ use crate::cause::deepest;
 use crate::error::{Broken, RuntimeError};
 use crate::weights::Told;
 use crate::wire;
+
+mod pull;
+
+pub use pull::PullStep;
 
 /// The header by which every OllamaMax door names itself.
 pub const NODE_HEADER: &str = "x-ollamamax-node";
@@ -205,13 +209,13 @@ impl Client {
         self.call(request, "/api/show", TAGS_TIMEOUT).await
     }
 
-    /// The SHA-256 of a listed model's weights file, as `/api/show` tells it.
+    /// The SHA-256 of a listed model's weights file and what the model can do, as `/api/show` tells it.
     ///
     /// # Errors
     /// As [`Client::show`].
-    pub(crate) async fn weights(&self, model: &ModelRecord) -> Result<Told, RuntimeError> {
+    pub(crate) async fn learn(&self, model: &ModelRecord) -> Result<Told, RuntimeError> {
         let shown: wire::Shown = self.parse("/api/show", &self.show(&model.name).await?)?;
-        Ok(shown.weights(model.modified_at))
+        Ok(shown.told(model.modified_at))
     }
 
     /// Sends one inference request. Any answer in Ollama's form is handed through, whatever its status.

@@ -13,14 +13,14 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use ollamax_types::{Digest, ModelRecord, Residency, RuntimeKind, RuntimeState};
+use ollamax_types::{ModelRecord, Residency, RuntimeKind, RuntimeState};
 
 use crate::client::Client;
 use crate::config::Config;
 use crate::error::RuntimeError;
 use crate::metrics::Metrics;
 use crate::pace::Pace;
-use crate::weights::{Asked, Weights};
+use crate::weights::{Asked, Known};
 
 /// Unanswered health calls in a row, with nothing of ours in flight, that mean "hung"; calls in a row whose connection
 /// broke that mean "gone". One alone may be chance, and "down" takes waiting requests away from the runtime.
@@ -150,26 +150,52 @@ impl Report {
             && resident_key(self) == resident_key(other)
     }
 
-    /// The weights of all manifests that it shows and knows.
-    fn known_weights(&self) -> Weights {
-        let models = self.models.iter().flat_map(|models| models.iter()).map(|model| (model.digest, model.weights));
-        let resident = self.resident.iter().map(|row| (row.digest, row.weights));
-        models.chain(resident).filter(|(manifest, weights)| manifest != weights).collect()
+    /// What it knows of all manifests that it shows.
+    fn known(&self) -> Known {
+        let mut known = Known::new();
+        for model in self.models.iter().flat_map(|models| models.iter()) {
+            let learnt = known.entry(model.digest).or_default();
+            learnt.weights = learnt.weights.or(model.known_weights());
+            if learnt.capabilities.is_empty() {
+                learnt.capabilities.clone_from(&model.capabilities);
+            }
+        }
+        for row in self.resident.iter().filter(|row| row.weights != row.digest) {
+            known.entry(row.digest).or_default().weights = Some(row.weights);
+        }
+        known
     }
 
-    fn fill_weights(&mut self, known: &Weights) {
-        fill(self.resident.iter_mut().map(|row| (row.digest, &mut row.weights)), known);
-        let learns = |model: &ModelRecord| known.get(&model.digest).is_some_and(|weights| *weights != model.weights);
-        if let Some(models) = self.models.as_mut().filter(|models| models.iter().any(learns)) {
-            fill(Arc::make_mut(models).iter_mut().map(|model| (model.digest, &mut model.weights)), known);
+    fn learn(&mut self, known: &Known) {
+        fill_resident(&mut self.resident, known);
+        if let Some(models) = self.models.as_mut().filter(|models| models.iter().any(|model| learns(model, known))) {
+            fill_models(Arc::make_mut(models), known);
         }
     }
 }
 
-/// Writes the weights that are known of these manifests.
-fn fill<'a>(rows: impl Iterator<Item = (Digest, &'a mut Digest)>, known: &Weights) {
-    for (manifest, weights) in rows {
-        *weights = known.get(&manifest).copied().unwrap_or(*weights);
+/// Whether something is known of a model that is not written there.
+fn learns(model: &ModelRecord, known: &Known) -> bool {
+    known.get(&model.digest).is_some_and(|learnt| {
+        let weights = learnt.weights.is_some_and(|weights| weights != model.weights);
+        weights || (model.capabilities.is_empty() && !learnt.capabilities.is_empty())
+    })
+}
+
+/// Writes what is known of these manifests; what a list itself says of what a model can do stays.
+fn fill_models(models: &mut [ModelRecord], known: &Known) {
+    for model in models {
+        let Some(learnt) = known.get(&model.digest) else { continue };
+        model.weights = learnt.weights.unwrap_or(model.weights);
+        if model.capabilities.is_empty() {
+            model.capabilities.clone_from(&learnt.capabilities);
+        }
+    }
+}
+
+fn fill_resident(rows: &mut [Residency], known: &Known) {
+    for row in rows {
+        row.weights = known.get(&row.digest).and_then(|learnt| learnt.weights).unwrap_or(row.weights);
     }
 }
 
@@ -257,9 +283,9 @@ impl PollService<'_> {
             self.client.url().clone_into(&mut report.url);
             report.state = state;
             if let Some((version, resident)) = found {
-                let known = report.known_weights();
+                let known = report.known();
                 report.resident = resident;
-                report.fill_weights(&known);
+                report.learn(&known);
                 if let Some(version) = version {
                     report.version = version;
                 }
@@ -285,8 +311,7 @@ impl PollService<'_> {
             match listed {
                 Ok((version, mut models)) => {
                     publish(self.report, |report| {
-                        let known = report.known_weights();
-                        fill(models.iter_mut().map(|model| (model.digest, &mut model.weights)), &known);
+                        fill_models(&mut models, &report.known());
                         report.version = version;
                         report.models = Some(kept(report.models.take(), models));
                     });
@@ -297,17 +322,17 @@ impl PollService<'_> {
         }
     }
 
-    /// Asks for the weights of models after each list; no list waits for it.
+    /// Asks for the weights of models and what they can do after each list; no list waits for it.
     async fn watch_weights(&self, listed: &Notify) {
         let mut asked = Asked::default();
         loop {
             listed.notified().await;
             let models =
                 asked.next(self.report.borrow().models.as_deref().map_or(&[][..], Vec::as_slice), Instant::now());
-            let learnt = asked.ask(self.client, models).await;
-            if !learnt.is_empty() {
+            let known = asked.ask(self.client, models).await;
+            if !known.is_empty() {
                 // All of them at once: each change of the list costs the cluster an entry in its log.
-                publish(self.report, |report| report.fill_weights(&learnt));
+                publish(self.report, |report| report.learn(&known));
             }
         }
     }
@@ -315,7 +340,10 @@ impl PollService<'_> {
 
 #[cfg(test)]
 mod tests {
+    use ollamax_types::Digest;
+
     use super::*;
+    use crate::weights::Learnt;
 
     const HANG_AFTER: Duration = Duration::from_secs(30);
 
@@ -401,10 +429,40 @@ mod tests {
             size_bytes: 1,
             modified_at: ollamax_types::Timestamp(1),
             details_json: "{}".to_owned(),
+            capabilities: Vec::new(),
         };
         let first = kept(None, vec![model("a")]);
         assert!(Arc::ptr_eq(&kept(Some(Arc::clone(&first)), vec![model("a")]), &first));
         assert_eq!(*kept(Some(first), vec![model("b")]), [model("b")]);
+    }
+
+    #[test]
+    fn what_was_learnt_is_written_where_the_list_says_nothing_of_its_own() {
+        let model = |capabilities: &[&str]| ModelRecord {
+            name: "m".parse().expect("valid"),
+            digest: Digest([1; 32]),
+            weights: Digest([1; 32]),
+            size_bytes: 1,
+            modified_at: ollamax_types::Timestamp(1),
+            details_json: "{}".to_owned(),
+            capabilities: capabilities.iter().map(|word| (*word).to_owned()).collect(),
+        };
+        let learnt = |weights: Option<u8>, capabilities: &[&str]| {
+            let weights = weights.map(|byte| Digest([byte; 32]));
+            Known::from([(Digest([1; 32]), Learnt { weights, capabilities: model(capabilities).capabilities })])
+        };
+        let check = |listed: &[&str], known: &Known, weights: u8, capabilities: &[&str]| {
+            let mut report =
+                Report { models: Some(Arc::new(vec![model(listed)])), ..Report::absent(RuntimeKind::Ollama) };
+            report.learn(known);
+            let expected = ModelRecord { weights: Digest([weights; 32]), ..model(capabilities) };
+            assert_eq!(report.models.as_deref(), Some(&vec![expected]), "{listed:?} {known:?}");
+        };
+        check(&[], &Known::new(), 1, &[]);
+        check(&[], &learnt(None, &["tools"]), 1, &["tools"]);
+        check(&[], &learnt(Some(9), &[]), 9, &[]);
+        check(&["vision"], &learnt(Some(9), &["tools"]), 9, &["vision"]);
+        check(&["vision"], &learnt(None, &["tools"]), 1, &["vision"]);
     }
 
     #[test]

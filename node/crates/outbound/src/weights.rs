@@ -1,4 +1,4 @@
-//! Learns which weights stand behind each model: reads its modelfile, a few models after each list.
+//! Learns which weights stand behind each model and what it can do: has it shown, a few models after each list.
 //!
 //! Owns what was asked in vain ([`Asked`]); what was learnt is in the report alone. Always: one question at a time, at
 //! most [`SHOWS_PER_LIST_MAX`] between two lists, and one for each manifest, because a manifest never changes its
@@ -21,16 +21,23 @@ pub(crate) const SHOWS_PER_LIST_MAX: usize = 16;
 /// Rest before a question that failed is asked again.
 pub(crate) const ASK_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
-/// Weights by manifest.
-pub(crate) type Weights = BTreeMap<Digest, Digest>;
+/// What lists need not say of a manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Learnt {
+    /// SHA-256 of the weights; `None`: not known, or it names none.
+    pub(crate) weights: Option<Digest>,
+    /// What the model can do; empty: not known.
+    pub(crate) capabilities: Vec<String>,
+}
 
-/// What `/api/show` says of a listed model's weights.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What was learnt, by manifest.
+pub(crate) type Known = BTreeMap<Digest, Learnt>;
+
+/// What `/api/show` says of a listed model.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Told {
-    /// Their SHA-256.
-    Weights(Digest),
-    /// It names none.
-    None,
+    /// This.
+    OfIt(Learnt),
     /// The name has moved since it was listed, so this speaks of another manifest; the next list shows which.
     OfAnother,
 }
@@ -44,17 +51,19 @@ pub(crate) struct Asked(BTreeMap<Digest, Option<Instant>>);
 
 impl Asked {
     /// Asks about these models, until the runtime fails to answer at all.
-    pub(crate) async fn ask(&mut self, client: &Client, models: Vec<ModelRecord>) -> Weights {
-        let mut learnt = Weights::new();
+    pub(crate) async fn ask(&mut self, client: &Client, models: Vec<ModelRecord>) -> Known {
+        let mut known = Known::new();
         for model in models {
-            match client.weights(&model).await {
-                Ok(Told::Weights(weights)) => {
-                    learnt.insert(model.digest, weights);
+            match client.learn(&model).await {
+                Ok(Told::OfIt(learnt)) => {
+                    if learnt.weights.is_none() {
+                        self.names_none(model.digest);
+                    }
+                    known.insert(model.digest, learnt);
                 }
-                Ok(Told::None) => self.names_none(model.digest),
                 Ok(Told::OfAnother) => {}
                 Err(error) => {
-                    tracing::debug!(runtime = client.url(), model = %model.name, %error, "ask for a model's weights");
+                    tracing::debug!(runtime = client.url(), model = %model.name, %error, "have a model shown");
                     self.failed(model.digest, Instant::now());
                     if !matches!(error, RuntimeError::Refused { .. }) {
                         break;
@@ -62,7 +71,7 @@ impl Asked {
                 }
             }
         }
-        learnt
+        known
     }
 
     /// The models to ask about now, one for each manifest.
@@ -100,6 +109,7 @@ mod tests {
             size_bytes: 1,
             modified_at: Timestamp(1),
             details_json: "{}".to_owned(),
+            capabilities: Vec::new(),
         }
     }
 

@@ -9,9 +9,9 @@ use jiff::Timestamp as Moment;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use ollamax_types::{Digest, ModelRecord, Residency, Timestamp, limits};
+use ollamax_types::{Digest, ModelRecord, Residency, Timestamp, capabilities_of, limits};
 
-use crate::weights::Told;
+use crate::weights::{Learnt, Told};
 
 /// `GET /api/version`.
 #[derive(Debug, Deserialize)]
@@ -37,15 +37,19 @@ struct Tag {
     digest: String,
     #[serde(default)]
     details: Option<Box<RawValue>>,
+    #[serde(default)]
+    capabilities: Option<Box<RawValue>>,
 }
 
-/// `POST /api/show`, as far as it tells of the weights.
+/// `POST /api/show`, as far as it tells of the weights and of what the model can do.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Shown {
     #[serde(default)]
     modelfile: String,
     #[serde(default)]
     modified_at: String,
+    #[serde(default)]
+    capabilities: Option<Box<RawValue>>,
 }
 
 /// `GET /api/ps`.
@@ -95,6 +99,26 @@ pub(crate) struct Create<'a> {
     pub(crate) stream: bool,
 }
 
+/// `POST /api/pull`.
+#[derive(Debug, Serialize)]
+pub(crate) struct Pull<'a> {
+    pub(crate) model: &'a str,
+    /// By plain HTTP.
+    pub(crate) insecure: bool,
+    pub(crate) stream: bool,
+}
+
+/// One line of `POST /api/pull`.
+#[derive(Debug, Deserialize)]
+pub(crate) struct PullLine {
+    #[serde(default)]
+    pub(crate) status: String,
+    #[serde(default)]
+    pub(crate) error: String,
+    #[serde(default)]
+    pub(crate) completed: i64,
+}
+
 /// `POST /api/copy`.
 #[derive(Debug, Serialize)]
 pub(crate) struct Copy<'a> {
@@ -131,6 +155,7 @@ impl Tag {
             size_bytes: self.size,
             modified_at: timestamp(&self.modified_at),
             details_json: details_text(self.details),
+            capabilities: words(self.capabilities.as_deref()),
         })
     }
 }
@@ -138,15 +163,16 @@ impl Tag {
 // === impl Shown ===
 
 impl Shown {
-    /// The SHA-256 in the first `FROM` of the modelfile, which names the weights by their path in the runtime's store;
-    /// later ones name projectors.
-    pub(crate) fn weights(&self, modified_at: Timestamp) -> Told {
+    /// What it says of the model that was listed with this time.
+    pub(crate) fn told(&self, modified_at: Timestamp) -> Told {
         if !self.modified_at.is_empty() && timestamp(&self.modified_at) != modified_at {
             return Told::OfAnother;
         }
-        self.named().map_or(Told::None, Told::Weights)
+        Told::OfIt(Learnt { weights: self.named(), capabilities: words(self.capabilities.as_deref()) })
     }
 
+    /// The SHA-256 in the first `FROM` of the modelfile, which names the weights by their path in the runtime's store;
+    /// later ones name projectors.
     fn named(&self) -> Option<Digest> {
         const HEX_DIGITS: usize = 64;
         let from = self.modelfile.lines().find_map(|line| line.strip_prefix("FROM "))?;
@@ -200,6 +226,12 @@ fn details_text(details: Option<Box<RawValue>>) -> String {
     }
 }
 
+/// What a model can do, as records keep it; nothing where it is said in another form.
+fn words(told: Option<&RawValue>) -> Vec<String> {
+    let words: Option<Vec<String>> = told.and_then(|told| serde_json::from_str(told.get()).ok());
+    capabilities_of(words.unwrap_or_default())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -212,29 +244,29 @@ mod tests {
             r#"{{"models":[{{"name":"llama3.2:1b","model":"llama3.2:1b",
             "modified_at":"2026-08-01T12:00:00.123456789+02:00",
             "size":1321098329,"digest":"{DIGEST}","details":{{"family":"llama", "families":["llama"]}},
-            "new_field":[1]}},
+            "capabilities":["vision","completion"],"new_field":[1]}},
+            {{"name":"odd","digest":"{DIGEST}","capabilities":{{"tools":true}}}},
             {{"name":"bad name","digest":"{DIGEST}"}},{{"name":"ok","digest":"short"}}]}}"#
         );
         let tags: Tags = serde_json::from_str(&text).expect("valid");
         let (records, skipped) = tags.into_records();
         assert_eq!(skipped, 2);
-        assert_eq!(records.len(), 1, "{records:?}");
+        assert_eq!(records.len(), 2, "{records:?}");
+        assert_eq!(records[1].capabilities, Vec::<String>::new(), "another form hides nothing else");
         let record = &records[0];
         assert_eq!(record.name.to_string(), "llama3.2:1b");
         assert_eq!(record.digest.to_string(), DIGEST);
         assert_eq!(record.modified_at, Timestamp(1_785_578_400_123));
         assert_eq!(record.details_json, r#"{"family":"llama", "families":["llama"]}"#);
+        assert_eq!(record.capabilities, ["completion", "vision"]);
     }
 
     #[test]
     fn weights_are_read_from_the_first_from_of_a_modelfile() {
         let check = |modelfile: String, expected: Option<&str>| {
-            let shown = Shown { modelfile, modified_at: String::new() };
-            let found = match shown.weights(Timestamp(5)) {
-                Told::Weights(weights) => Some(weights.to_string()),
-                Told::None | Told::OfAnother => None,
-            };
-            assert_eq!(found.as_deref(), expected, "{shown:?}");
+            let shown = Shown { modelfile, modified_at: String::new(), capabilities: None };
+            let weights = expected.map(|text| text.parse().expect("a digest"));
+            assert_eq!(shown.told(Timestamp(5)), Told::OfIt(Learnt { weights, capabilities: vec![] }), "{shown:?}");
         };
         let head = "# Modelfile generated by \"ollama show\"\n# To build a new Modelfile based on this, replace FROM \
                     with:\n# FROM qwen:latest\n\n";
@@ -252,10 +284,12 @@ mod tests {
 
     #[test]
     fn what_is_shown_of_a_manifest_that_came_after_the_list_is_not_taken_for_the_listed_one() {
-        let text = format!(r#"{{"modelfile":"FROM /x/sha256-{DIGEST}","modified_at":"2026-08-01T12:00:00.5+02:00"}}"#);
+        let head = format!(r#""modelfile":"FROM /x/sha256-{DIGEST}","modified_at":"2026-08-01T12:00:00.5+02:00""#);
+        let text = format!(r#"{{{head},"capabilities":["tools"]}}"#);
         let shown: Shown = serde_json::from_str(&text).expect("valid");
-        assert!(matches!(shown.weights(Timestamp(1_785_578_400_500)), Told::Weights(_)));
-        assert_eq!(shown.weights(Timestamp(1_785_578_400_499)), Told::OfAnother);
+        let learnt = Learnt { weights: DIGEST.parse().ok(), capabilities: vec!["tools".to_owned()] };
+        assert_eq!(shown.told(Timestamp(1_785_578_400_500)), Told::OfIt(learnt));
+        assert_eq!(shown.told(Timestamp(1_785_578_400_499)), Told::OfAnother);
     }
 
     #[test]

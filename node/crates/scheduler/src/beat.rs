@@ -84,6 +84,7 @@ pub(crate) fn beat(shared: &Shared) -> Beat {
         memory_total_bytes: machine.memory_total_bytes,
         cpu_permille: machine.cpu_permille,
         disk_free_bytes: machine.disk_free_bytes,
+        models_free_bytes: machine.models_free_bytes,
         gpus: machine.gpus.clone(),
         daemon_version: shared.parts.daemon_version.clone(),
         applies: shared.parts.applies,

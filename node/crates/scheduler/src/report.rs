@@ -42,6 +42,8 @@ pub struct Machine {
     pub cpu_permille: u32,
     /// Free bytes where the data directory lies; `None` when they cannot be read.
     pub disk_free_bytes: Option<u64>,
+    /// Free bytes where the runtime's models lie; `None` when that is not known.
+    pub models_free_bytes: Option<u64>,
     /// Its GPUs; empty without a driver.
     pub gpus: Vec<Gpu>,
     /// Raft index that this node has applied.

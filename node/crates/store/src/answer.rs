@@ -5,14 +5,14 @@
 
 use ollamax_core::catalog::command::TokenProblem;
 use ollamax_core::catalog::txn::Effect;
-use ollamax_core::catalog::{Answer, Refusal};
+use ollamax_core::catalog::{Answer, Refusal, Replicas};
 use ollamax_proto::disk;
 use ollamax_proto::disk::answer_refused::Refusal as StoredRefusal;
 use ollamax_proto::disk::raft_committed::Answer as Stored;
 use ollamax_proto::disk::txn_effect::Effect as StoredEffect;
-use ollamax_types::{NodeId, Role, TokenId};
+use ollamax_types::{Digest, ModelName, NodeId, Role, TokenId};
 
-use crate::family::{migration, value};
+use crate::family::{migration, replicas, value};
 
 /// Bytes of something that this release does not know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -33,6 +33,7 @@ pub fn encode(revision: u64, term: u64, answer: Answer) -> disk::RaftCommitted {
         Answer::Session { session } => Stored::Session(session),
         Answer::Lease { lease, ttl_ms } => Stored::Lease(disk::AnswerLease { lease, ttl_ms }),
         Answer::Migration(row) => Stored::Migration(migration::message(&row)),
+        Answer::Wish { round } => Stored::Wish(round),
     };
     disk::RaftCommitted { revision, term, answer: Some(answer) }
 }
@@ -59,6 +60,7 @@ pub fn decode(stored: disk::RaftCommitted) -> Result<(u64, u64, Answer), Unknown
             let row = migration::from_message(row).map_err(|_| Unknown("a migration"))?;
             Answer::Migration(Box::new(row))
         }
+        Stored::Wish(round) => Answer::Wish { round },
     };
     Ok((stored.revision, stored.term, answer))
 }
@@ -104,6 +106,20 @@ pub fn decode_role(stored: i32) -> Result<Role, Unknown> {
     }
 }
 
+/// On which nodes a model shall be, in commands.
+#[must_use]
+pub fn encode_replicas(wanted: &Replicas) -> disk::Replicas {
+    replicas::encode(wanted)
+}
+
+/// The replicas that were stored.
+///
+/// # Errors
+/// When a newer release wrote them.
+pub fn decode_replicas(stored: Option<disk::Replicas>) -> Result<Replicas, Unknown> {
+    replicas::decode(stored).ok_or(Unknown("a number of replicas"))
+}
+
 fn encode_refusal(refusal: Refusal) -> disk::AnswerRefused {
     let refusal = match refusal {
         Refusal::AlreadyInitialised => StoredRefusal::AlreadyInitialised(disk::LogBlank {}),
@@ -138,6 +154,19 @@ fn encode_refusal(refusal: Refusal) -> disk::AnswerRefused {
             StoredRefusal::QuotaExceeded(disk::RefusedQuota { what, needed, limit, unit })
         }
         Refusal::Migration(text) => StoredRefusal::Migration(text),
+        Refusal::RootConflict { sha256 } => StoredRefusal::RootConflict(sha256.0.to_vec()),
+        Refusal::RoundPassed { name, round } => {
+            StoredRefusal::RoundPassed(disk::RefusedRound { name: name.full(), round })
+        }
+        Refusal::VersionMoved { name, wanted, found } => StoredRefusal::VersionMoved(disk::RefusedVersionOf {
+            name: name.full(),
+            wanted: wanted.0.to_vec(),
+            found: found.0.to_vec(),
+        }),
+        Refusal::WishNotFound(name) => StoredRefusal::WishNotFound(name.full()),
+        Refusal::NotPlanned { name, node } => {
+            StoredRefusal::NotPlanned(disk::RefusedPart { name: name.full(), node: node.0 })
+        }
     };
     disk::AnswerRefused { refusal: Some(refusal) }
 }
@@ -177,5 +206,26 @@ fn decode_refusal(stored: disk::AnswerRefused) -> Result<Refusal, Unknown> {
             Refusal::QuotaExceeded { what, needed, limit, unit }
         }
         StoredRefusal::Migration(text) => Refusal::Migration(text),
+        StoredRefusal::RootConflict(sha256) => Refusal::RootConflict { sha256: decode_digest(sha256)? },
+        StoredRefusal::RoundPassed(disk::RefusedRound { name, round }) => {
+            Refusal::RoundPassed { name: decode_name(&name)?, round }
+        }
+        StoredRefusal::VersionMoved(disk::RefusedVersionOf { name, wanted, found }) => Refusal::VersionMoved {
+            name: decode_name(&name)?,
+            wanted: decode_digest(wanted)?,
+            found: decode_digest(found)?,
+        },
+        StoredRefusal::WishNotFound(name) => Refusal::WishNotFound(decode_name(&name)?),
+        StoredRefusal::NotPlanned(disk::RefusedPart { name, node }) => {
+            Refusal::NotPlanned { name: decode_name(&name)?, node: NodeId(node) }
+        }
     })
+}
+
+fn decode_name(text: &str) -> Result<ModelName, Unknown> {
+    text.parse().map_err(|_| Unknown("a name of a model"))
+}
+
+fn decode_digest(bytes: Vec<u8>) -> Result<Digest, Unknown> {
+    bytes.try_into().map(Digest).map_err(|_| Unknown("a digest"))
 }

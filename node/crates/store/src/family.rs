@@ -23,7 +23,10 @@
 //! | 0x0e | deadlines | `family/deadline.rs` |
 //! | 0x0f | counts | `family/counts.rs` |
 //! | 0x10 | the ledger of migrations | `family/migration.rs` |
+//! | 0x11 | what files of models must be | `family/blob.rs` |
+//! | 0x12 | wishes for models | `family/wish.rs` |
 
+mod blob;
 mod cluster;
 mod counts;
 mod deadline;
@@ -36,6 +39,7 @@ pub(crate) mod migration;
 mod node_model;
 mod number;
 mod present;
+pub(crate) mod replicas;
 mod role;
 mod session;
 mod session_answer;
@@ -44,6 +48,7 @@ mod text;
 mod token;
 mod usage;
 pub(crate) mod value;
+mod wish;
 
 #[cfg(test)]
 mod tests;
@@ -73,6 +78,8 @@ pub(crate) fn encode_key(key: &Key) -> Vec<u8> {
         Key::Deadline(at, due) => deadline::encode_key(*at, *due),
         Key::Counts => counts::encode_key(),
         Key::Migration(number) => migration::encode_key(*number),
+        Key::Blob(sha256) => blob::encode_key(sha256),
+        Key::Wish(model) => wish::encode_key(model),
     }
 }
 
@@ -97,6 +104,8 @@ pub(crate) fn decode_key(bytes: &[u8]) -> Result<Key, Malformed> {
         deadline::PREFIX => deadline::decode_key(rest),
         counts::PREFIX => counts::decode_key(rest),
         migration::PREFIX => migration::decode_key(rest),
+        blob::PREFIX => blob::decode_key(rest),
+        wish::PREFIX => wish::decode_key(rest),
         other => Err(Malformed::new("key", format!("family {other:#04x} is not known to this release"))),
     }
 }
@@ -118,6 +127,8 @@ pub(crate) fn encode_record(key: &Key, record: &Record) -> Result<Vec<u8>, Malfo
         (Key::SessionAnswer(..), Record::Remembered(record)) => Ok(session_answer::encode(record)),
         (Key::Counts, Record::Counts(record)) => Ok(counts::encode(*record)),
         (Key::Migration(_), Record::Migration(record)) => Ok(migration::encode(record)),
+        (Key::Blob(_), Record::Blob(record)) => Ok(blob::encode(record)),
+        (Key::Wish(_), Record::Wish(record)) => Ok(wish::encode(record)),
         _ => Err(Malformed::new("record", format!("{key} cannot hold a record of another family"))),
     }
 }
@@ -141,6 +152,8 @@ pub(crate) fn decode_record(key: &Key, bytes: &[u8]) -> Result<Record, Malformed
         Key::SessionAnswer(..) => Record::Remembered(session_answer::decode(bytes)?),
         Key::Counts => Record::Counts(counts::decode(bytes)?),
         Key::Migration(_) => Record::Migration(Box::new(migration::decode(bytes)?)),
+        Key::Blob(_) => Record::Blob(blob::decode(bytes)?),
+        Key::Wish(_) => Record::Wish(Box::new(wish::decode(bytes)?)),
     })
 }
 
@@ -160,6 +173,8 @@ pub(crate) fn range_prefix(range: &KeyRange) -> Vec<u8> {
         KeyRange::Sessions => vec![session::PREFIX],
         KeyRange::Deadlines => vec![deadline::PREFIX],
         KeyRange::Migrations => vec![migration::PREFIX],
+        KeyRange::Blobs => vec![blob::PREFIX],
+        KeyRange::Wishes => vec![wish::PREFIX],
     }
 }
 
@@ -182,6 +197,8 @@ pub(crate) fn name_of(key: &[u8]) -> Option<&'static str> {
         deadline::PREFIX => "deadlines",
         counts::PREFIX => "counts",
         migration::PREFIX => "migrations",
+        blob::PREFIX => "blobs",
+        wish::PREFIX => "wishes",
         _ => return None,
     };
     Some(name)

@@ -2,13 +2,16 @@
 //!
 //! The list comes first: of a model only manifest and configuration are read, so it is there while the runtime is still
 //! coming up. The hashes follow: one file at a time, the smallest first, no faster than the configuration allows, and
-//! not what is on record for the very same file; while a model is pulled it rests. Always holds: nothing in the store
-//! is changed. A file whose bytes are not what its name says is told as suspect and stays: it is the user's. What
-//! cannot be read is told once and tried again later; nothing here can fail the node.
+//! not what is on record for the very same file; while a model is pulled it rests. A file that a wish of the cluster
+//! names is hashed before all others and at once. Always holds: nothing in the store is changed. A file whose bytes are
+//! not what its name says is told as suspect and stays: it is the user's. What cannot be read is told once and tried
+//! again later; nothing here can fail the node.
+
+mod trees;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
@@ -23,6 +26,8 @@ use ollamax_types::{Digest, ErrorCode, Root};
 
 use crate::metrics::Metrics;
 use crate::ports::{Place, Runtime};
+
+pub(crate) use trees::Trees;
 
 /// Time between two looks at the store although nobody said that it has changed.
 const LOOK_INTERVAL: Duration = Duration::from_secs(60);
@@ -68,19 +73,14 @@ pub(crate) struct Ties {
     pub(crate) trees: Trees,
     /// How many pulls have the disk to do with just now.
     pub(crate) pulling: watch::Receiver<usize>,
+    /// The files that somebody waits for: they are hashed first, whatever else goes on.
+    pub(crate) urgent: watch::Receiver<BTreeSet<BlobSpec>>,
     /// What is counted.
     pub(crate) metrics: Metrics,
     /// Where it is told.
     pub(crate) adopted: watch::Sender<Arc<Adopted>>,
     /// Wakes it for a look.
     pub(crate) look: Arc<Notify>,
-}
-
-/// The folder of hash trees of this process, opened when it is first needed. Clones are the same.
-#[derive(Debug, Clone)]
-pub(crate) struct Trees {
-    root: PathBuf,
-    index: Arc<Mutex<Option<Index>>>,
 }
 
 /// The loop, and all that it knows.
@@ -93,6 +93,7 @@ pub(crate) struct Adoption {
     index: Option<Index>,
     files: Files,
     job: Option<Box<Job>>,
+    urgent: BTreeSet<BlobSpec>,
     /// Why there is no store, as last told in the log.
     nowhere: Option<String>,
     /// What was wrong with the store at the last look.
@@ -181,25 +182,6 @@ struct Pace {
     next: Instant,
 }
 
-// === impl Trees ===
-
-impl Trees {
-    pub(crate) fn new(root: PathBuf) -> Self {
-        Self { root, index: Arc::default() }
-    }
-
-    /// Opened once: whatever is half written then goes. Blocks on the disk.
-    pub(crate) fn open(&self) -> Result<Index, Fault> {
-        let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(index) = &*index {
-            return Ok(index.clone());
-        }
-        let opened = Index::open(&self.root)?;
-        *index = Some(opened.clone());
-        Ok(opened)
-    }
-}
-
 // === impl Adoption ===
 
 impl Adoption {
@@ -213,6 +195,7 @@ impl Adoption {
             index: None,
             files: Files::default(),
             job: None,
+            urgent: BTreeSet::new(),
             nowhere: None,
             troubles: BTreeSet::new(),
             looked_at: now,
@@ -226,7 +209,11 @@ impl Adoption {
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         loop {
             let is_pulling = *self.ties.pulling.borrow_and_update() > 0;
-            let has_work = !is_pulling && self.index.is_some() && self.files.first().is_some();
+            self.urgent.clone_from(&self.ties.urgent.borrow_and_update());
+            let is_urgent = self.files.first_of(&self.urgent).is_some();
+            let may_hash = is_urgent || !is_pulling && self.files.first().is_some();
+            let has_work = may_hash && self.index.is_some();
+            let hash_at = if is_urgent { Instant::now() } else { self.pace.next };
             let due = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
@@ -234,9 +221,16 @@ impl Adoption {
                     self.look_at = self.look_at.min(self.looked_at + LOOK_INTERVAL_MIN);
                     continue;
                 }
+                () = self.ties.trees.told() => {
+                    self.take_doubts();
+                    self.tell();
+                    self.look_at = self.look_at.min(self.looked_at + LOOK_INTERVAL_MIN);
+                    continue;
+                }
                 Ok(()) = self.ties.pulling.changed() => continue,
+                Ok(()) = self.ties.urgent.changed() => continue,
                 () = sleep_until(self.look_at) => Due::Look,
-                () = sleep_until(self.pace.next), if has_work => Due::Hash,
+                () = sleep_until(hash_at), if has_work => Due::Hash,
             };
             let done = async {
                 match due {
@@ -360,6 +354,7 @@ impl Adoption {
         }));
         self.index = Some(index);
         self.files.take(files, Instant::now());
+        self.take_doubts();
         if self.job.as_ref().is_some_and(|job| !self.files.wants(job.spec, job.identity)) {
             self.job = None;
         }
@@ -368,11 +363,11 @@ impl Adoption {
     /// Reads the next piece of the file that is being hashed, or of the next one.
     async fn hash(&mut self) {
         let (Some(store), Some(index)) = (self.store.clone(), self.index.clone()) else { return };
-        let job = self.job.take();
-        let Some((spec, identity)) = job.as_ref().map(|job| (job.spec, job.identity)).or_else(|| self.files.first())
-        else {
-            return;
-        };
+        let urgent = self.files.first_of(&self.urgent);
+        // What nobody waits for begins anew behind what somebody waits for.
+        let job = self.job.take().filter(|job| urgent.is_none() || self.urgent.contains(&job.spec));
+        let next = job.as_ref().map(|job| (job.spec, job.identity)).or(urgent);
+        let Some((spec, identity)) = next.or_else(|| self.files.first()) else { return };
         let done_before = job.as_ref().map_or(0, |job| job.done_bytes);
         let started = Instant::now();
         let step = move || match job.map_or_else(|| Job::open(store, spec, identity), |job| Ok(Some(job))) {
@@ -394,7 +389,8 @@ impl Adoption {
         self.pace.spend(started, read_bytes);
         self.take_step(spec, identity, stepped);
         self.ties.metrics.show_unhashed(self.left_bytes());
-        let is_last = self.files.first().is_none();
+        let is_last_urgent = urgent.is_some() && self.files.first_of(&self.urgent).is_none();
+        let is_last = is_last_urgent || self.files.first().is_none();
         if self.has_news && (is_last || self.news_at.elapsed() >= NEWS_INTERVAL) {
             self.tell();
         }
@@ -423,6 +419,15 @@ impl Adoption {
             }
         }
         self.has_news = true;
+    }
+
+    /// What others found to be damaged is suspect.
+    fn take_doubts(&mut self) {
+        for (sha256, (identity, what)) in self.ties.trees.doubts() {
+            if self.files.doubt(sha256, identity, &what) {
+                tracing::warn!(%sha256, reason = what, "a file of the model store is not what it was");
+            }
+        }
     }
 
     fn left_bytes(&self) -> u64 {
@@ -580,6 +585,11 @@ impl Files {
         Some((BlobSpec { sha256: *sha256, size_bytes: *size_bytes }, *identity))
     }
 
+    /// The first of these that is to be hashed.
+    fn first_of(&self, urgent: &BTreeSet<BlobSpec>) -> Option<(BlobSpec, FileIdentity)> {
+        urgent.iter().find_map(|spec| Some((*spec, *self.queue.get(&rank(*spec))?)))
+    }
+
     fn wants(&self, spec: BlobSpec, identity: FileIdentity) -> bool {
         self.queue.get(&rank(spec)) == Some(&identity)
     }
@@ -634,6 +644,16 @@ impl Files {
     fn set_suspect(&mut self, spec: BlobSpec, identity: FileIdentity, what: String) {
         self.queue.remove(&rank(spec));
         self.suspect.insert(spec.sha256, (identity, what));
+    }
+
+    /// A file is not what it was when it was hashed, if it is still that very file. True: nobody knew.
+    fn doubt(&mut self, sha256: Digest, identity: FileIdentity, what: &str) -> bool {
+        if self.sound.get(&sha256).is_none_or(|(sound, _)| *sound != identity) {
+            return false;
+        }
+        self.sound.remove(&sha256);
+        self.suspect.insert(sha256, (identity, what.to_owned()));
+        true
     }
 
     fn drop_moved(&mut self, spec: BlobSpec) {
@@ -763,6 +783,22 @@ mod tests {
         for files in [queued(), sound(), suspect(), resting()] {
             check(files, Sight::Gone, soon, [0; 5]);
         }
+    }
+
+    #[test]
+    fn a_file_that_others_found_damaged_is_suspect_until_another_lies_there() {
+        let now = Instant::now();
+        let file = spec(1, 10);
+        let mut files = Files::default();
+        files.take(vec![(file, Sight::There(identity(1), Some(root(1))))], now);
+        assert!(!files.doubt(file.sha256, identity(2), "damaged") && files.suspect.is_empty(), "another file");
+        assert!(files.doubt(file.sha256, identity(1), "damaged"));
+        assert!(!files.doubt(file.sha256, identity(1), "damaged"), "it is known");
+        assert!(files.sound.is_empty());
+        files.take(vec![(file, there(1))], now);
+        assert_eq!(files.suspect.get(&file.sha256), Some(&(identity(1), "damaged".to_owned())));
+        files.take(vec![(file, there(2))], now);
+        assert_eq!((files.suspect.len(), files.queue.len()), (0, 1), "it was replaced");
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use ollamax_core::transfer_plan::Patience;
+
 /// Slowest hashing that can be set, bytes each second. Below it one piece of a file would take longer than anybody
 /// waits for.
 const HASH_BYTES_PER_SECOND_LEAST: u64 = 1 << 20;
@@ -36,6 +38,16 @@ pub struct Config {
     /// How long the runtime, and then the cluster, may take to see a model that was put into the store, milliseconds.
     /// Since 0.1.
     pub settle_ms: u64,
+    /// Requests of other nodes for pieces of files that are served at once; one more is answered that this node is
+    /// busy. Since 0.1.
+    pub serve_asks_max: u32,
+    /// Connections to each node that files are fetched from. More than one help where a network is faster than one
+    /// processor encrypts. Since 0.1.
+    pub links_per_peer: u32,
+    /// How far ahead of the first missing piece of a file other pieces are asked for, in pieces of 4 MiB. Since 0.1.
+    pub window_chunks: u32,
+    /// Files of one model that are fetched from other nodes at once. Since 0.1.
+    pub blobs_at_once: u32,
 }
 
 impl Default for Config {
@@ -53,6 +65,10 @@ impl Default for Config {
             spare_bytes_min: 1 << 30,
             hash_bytes_per_second_max: 256 << 20,
             settle_ms: 15_000,
+            serve_asks_max: 16,
+            links_per_peer: 1,
+            window_chunks: 512,
+            blobs_at_once: 4,
         }
     }
 }
@@ -81,6 +97,10 @@ impl Config {
             ("spare_percent", u64::from(self.spare_percent), 0, 50),
             ("spare_bytes_min", self.spare_bytes_min, 0, 1 << 40),
             ("settle_ms", self.settle_ms, 100, 600_000),
+            ("serve_asks_max", u64::from(self.serve_asks_max), 1, 256),
+            ("links_per_peer", u64::from(self.links_per_peer), 1, 4),
+            ("window_chunks", u64::from(self.window_chunks), 16, 65_536),
+            ("blobs_at_once", u64::from(self.blobs_at_once), 1, 16),
         ];
         for (key, value, least, most) in rows {
             if value < least || value > most {
@@ -94,6 +114,11 @@ impl Config {
             problems.push(text);
         }
         problems
+    }
+
+    /// How long to wait for what does not come.
+    pub(crate) const fn patience(&self) -> Patience {
+        Patience { first_wait_ms: self.retry_ms, wait_ms_max: self.retry_ms_max, silence_ms: self.silence_ms }
     }
 }
 
@@ -137,5 +162,13 @@ mod tests {
             "transfer.settle_ms: 0 is not between 100 and 600000",
         ];
         check(several, &expected);
+        let shared = Config { serve_asks_max: 0, links_per_peer: 5, window_chunks: 15, blobs_at_once: 17, ..good() };
+        let expected = [
+            "transfer.serve_asks_max: 0 is not between 1 and 256",
+            "transfer.links_per_peer: 5 is not between 1 and 4",
+            "transfer.window_chunks: 15 is not between 16 and 65536",
+            "transfer.blobs_at_once: 17 is not between 1 and 16",
+        ];
+        check(shared, &expected);
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use ollamax_blobs::{Fault, ManifestError, NoRoom, PartError, PublishError};
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId};
 
-use crate::ports::OriginError;
+use crate::ports::{LedgerError, OriginError};
 
 /// What helps where a folder does not take what belongs there.
 const REMEDY_RIGHTS: &str = "let the daemon's user write there";
@@ -109,6 +109,43 @@ pub enum PullError {
         /// Which model.
         name: ModelName,
     },
+    /// The runtime was to fetch what this node may not put into its store, and did not.
+    #[error("the runtime does not fetch the model from this node: {text}")]
+    Runtime {
+        /// What that means for others.
+        code: ErrorCode,
+        /// In its words.
+        text: String,
+    },
+    /// It made another version of what it fetched. Nothing of it was kept.
+    #[error("the runtime made {found} of {wanted}; nothing was kept: a newer runtime keeps a manifest as it is")]
+    OtherVersion {
+        /// What was offered.
+        wanted: Digest,
+        /// What it listed.
+        found: String,
+    },
+    /// No other node has a file, or none that is what it should be.
+    #[error("no node has a sound copy of {blob}: {text}")]
+    Peers {
+        /// The file, 12 hex digits.
+        blob: String,
+        /// What is wrong with each of them.
+        text: String,
+    },
+    /// The manifest and the cluster's record differ about a file.
+    #[error("{blob} has {wanted} bytes by the manifest, and {found} on record")]
+    OtherSize {
+        /// The file, 12 hex digits.
+        blob: String,
+        /// Its size by the manifest.
+        wanted: u64,
+        /// Its size on record.
+        found: u64,
+    },
+    /// The cluster's record was not changed.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
     /// What another node says.
     #[error("node {node}: {text}")]
     Elsewhere {
@@ -130,7 +167,9 @@ impl PullError {
         match self {
             Self::Manifest(error) | Self::Blob { error, .. } => error.code,
             Self::BadManifest(_) => ErrorCode::ManifestInvalid,
-            Self::Silent { .. } => ErrorCode::OriginFailed,
+            Self::Silent { .. } | Self::Peers { .. } => ErrorCode::OriginFailed,
+            Self::OtherSize { .. } => ErrorCode::DigestConflict,
+            Self::Ledger(error) => error.code(),
             Self::Digest { .. } => ErrorCode::DigestMismatch,
             Self::NoRoom { .. } | Self::DiskFull { .. } => ErrorCode::DiskFull,
             Self::NotWritable { .. } => ErrorCode::StoreNotWritable,
@@ -140,8 +179,17 @@ impl PullError {
             Self::Stopping => ErrorCode::Draining,
             Self::TooMany(..) | Self::TooManyWatchers(_) => ErrorCode::Overloaded,
             Self::NotListed { .. } => ErrorCode::RuntimeFailed,
-            Self::Elsewhere { code, .. } => *code,
+            Self::OtherVersion { .. } => ErrorCode::DigestConflict,
+            Self::Runtime { code, .. } | Self::Elsewhere { code, .. } => *code,
         }
+    }
+
+    /// One reason more why nothing can be put there.
+    pub(crate) fn and_also(mut self, why: &str) -> Self {
+        if let Self::NotWritable { reason, .. } = &mut self {
+            *reason = format!("{reason}, and {why}");
+        }
+        self
     }
 
     /// What a disk did not do, at a place that people know.
@@ -185,6 +233,9 @@ mod tests {
     use std::io;
     use std::path::Path;
 
+    use ollamax_core::catalog::Refusal;
+    use ollamax_core::placement::Unfit;
+
     use super::*;
     use crate::ports::OriginTrouble;
 
@@ -201,6 +252,34 @@ mod tests {
         let denied = "/m: write /m/x: permission denied; let the daemon's user write there";
         check(io::ErrorKind::PermissionDenied, ErrorCode::StoreNotWritable, denied);
         check(io::ErrorKind::TimedOut, ErrorCode::StorageFailed, "write /m/x: timed out");
+    }
+
+    #[test]
+    fn what_other_nodes_and_the_record_say_has_its_code() {
+        let check = |error: PullError, code: ErrorCode, text: &str| {
+            assert_eq!((error.code(), error.to_string().as_str()), (code, text));
+        };
+        let blob = || "6a0746a1ec1a".to_owned();
+        let peers = PullError::Peers { blob: blob(), text: "node 2 sent 3 damaged chunks".to_owned() };
+        let text = "no node has a sound copy of 6a0746a1ec1a: node 2 sent 3 damaged chunks";
+        check(peers, ErrorCode::OriginFailed, text);
+        let text = "6a0746a1ec1a has 7 bytes by the manifest, and 8 on record";
+        check(PullError::OtherSize { blob: blob(), wanted: 7, found: 8 }, ErrorCode::DigestConflict, text);
+        let quorum = LedgerError::NoQuorum("no majority of voters answers".to_owned());
+        check(quorum.into(), ErrorCode::NoQuorum, "no majority of voters answers");
+        let old = LedgerError::NeedsVersion { needed: 4, actual: 3 };
+        check(old.into(), ErrorCode::PreconditionFailed, "needs cluster version 4; this cluster runs 3");
+        let conflict = LedgerError::Refused(Refusal::RootConflict { sha256: Digest([0xab; 32]) });
+        let text = "the file abababababab is on record with another BLAKE3 or size";
+        check(conflict.into(), ErrorCode::DigestConflict, text);
+        let no_room = Unfit::NoRoom { needed_bytes: 12_100_000_000, free_bytes: 3_000_000_000 };
+        let why = vec![(NodeId(2), no_room), (NodeId(3), Unfit::Gateway)];
+        let text = "it fits on 1 of 3 nodes (node 2: 12.1 GB needed, 3.0 GB free; node 3 is a gateway)";
+        check(LedgerError::Impossible { fits: 1, of: 3, why }.into(), ErrorCode::PreconditionFailed, text);
+        let bare = LedgerError::Impossible { fits: 1, of: 2, why: Vec::new() };
+        check(bare.into(), ErrorCode::PreconditionFailed, "it fits on 1 of 2 nodes");
+        let failed = LedgerError::Failed { code: ErrorCode::OutcomeUnknown, text: "no answer".to_owned() };
+        check(failed.into(), ErrorCode::OutcomeUnknown, "no answer");
     }
 
     #[test]
@@ -230,6 +309,18 @@ mod tests {
         let name: ModelName = "llama3.2".parse().expect("a name");
         let text = "llama3.2:latest is in the store, but the runtime does not list it";
         check(PullError::NotListed { name: name.clone() }, ErrorCode::RuntimeFailed, text);
+        let refused = PullError::NotWritable {
+            place: "/m".to_owned(),
+            reason: "/m/blobs cannot be written by ollamax".to_owned(),
+            remedy: "chmod".to_owned(),
+        };
+        let text = "/m: /m/blobs cannot be written by ollamax, and it cannot fetch; chmod";
+        check(refused.and_also("it cannot fetch"), ErrorCode::StoreNotWritable, text);
+        let runtime = PullError::Runtime { code: ErrorCode::DiskFull, text: "no space left on device".to_owned() };
+        let text = "the runtime does not fetch the model from this node: no space left on device";
+        check(runtime, ErrorCode::DiskFull, text);
+        let other = PullError::OtherVersion { wanted: Digest([0; 32]), found: "nothing".to_owned() };
+        assert_eq!(other.code(), ErrorCode::DigestConflict);
         let text = "another version of llama3.2:latest was put into the store meanwhile; it stays";
         check(PullError::Overtaken { name }, ErrorCode::PullCancelled, text);
         let code = ErrorCode::DiskFull;

@@ -1,32 +1,40 @@
-//! What the rest of the node holds of transfer: ask, watch, cancel.
+//! What the rest of the node holds of transfer: ask, watch, cancel, and hand out what other nodes want.
 //!
 //! A cheap clone. Pulls and adoption run in tasks of their own, which end with `stop`; dropping what is held here ends
 //! none of them. Adoption cannot fail: what it cannot read is told in the log and looked at again. Without it the node
 //! knows of its models only what the runtime lists.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use tokio::sync::{Notify, OnceCell, Semaphore, watch};
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use tokio::sync::{Notify, OnceCell, OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use ollamax_blobs::Promises;
-use ollamax_core::transfer_plan::Patience;
-use ollamax_types::{Clock, ModelName, NodeId};
+use ollamax_types::limits::PULL_WATCHERS_MAX;
+use ollamax_types::{Clock, Digest, ModelName, NodeId};
 
 use crate::adopt::{Adopted, Adoption, Ties, Trees};
 use crate::buffers::Buffers;
+use crate::bulk;
+use crate::bulk::link::Links;
 use crate::config::Config;
 use crate::elsewhere::Remote;
 use crate::error::PullError;
+use crate::haves;
+use crate::library::Library;
 use crate::metrics::Metrics;
-use crate::ports::{Origin, Others, Runtime};
+use crate::overview::{Follower, OverviewWatch};
+use crate::ports::{Ask, ByteStream, Have, Ledger, LedgerError, Origin, Others, Peers, Runtime};
 use crate::progress::{PullProgress, Stage, Watch};
-use crate::pull::Means;
+use crate::pull::{ASKING_MAX, Means, blocking};
 use crate::service::Service;
+use crate::wishes::Wishes;
 
 /// What somebody wants to be pulled.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,8 +59,14 @@ pub struct Parts {
     pub origin: Arc<dyn Origin>,
     /// The runtime beside this node.
     pub runtime: Arc<dyn Runtime>,
-    /// The other nodes.
+    /// The other nodes, asked for a pull of their own.
     pub others: Arc<dyn Others>,
+    /// The other nodes, asked for files.
+    pub peers: Arc<dyn Peers>,
+    /// What the cluster has on record.
+    pub ledger: Arc<dyn Ledger>,
+    /// Where chance begins: what nodes choose by chance differs from node to node.
+    pub seed: u64,
     /// What is counted.
     pub metrics: Metrics,
 }
@@ -73,6 +87,11 @@ struct Inner {
     look: Arc<Notify>,
     service: Arc<Service>,
     others: Arc<dyn Others>,
+    library: Library,
+    /// Who may be handed something.
+    serving: Arc<Semaphore>,
+    /// Who may watch a wish.
+    watching: Arc<Semaphore>,
     metrics: Metrics,
 }
 
@@ -89,33 +108,48 @@ impl Handle {
     /// off, until `stop`.
     #[must_use]
     pub fn start(config: Config, parts: Parts, tasks: &TaskTracker, stop: CancellationToken) -> Self {
-        let Parts { node, clock, data_dir, origin, runtime, others, metrics } = parts;
+        let Parts { node, clock, data_dir, origin, runtime, others, peers, ledger, seed, metrics } = parts;
         let folder = data_dir.join("transfer");
         let (sender, adopted) = watch::channel(Arc::default());
         let (fetching, pulling) = watch::channel(0);
+        let (urgent, hurried) = watch::channel(BTreeSet::new());
         let look = Arc::new(Notify::new());
         let trees = Trees::new(folder.join("trees"));
         let ties = Ties {
             runtime: Arc::clone(&runtime),
             trees: trees.clone(),
             pulling,
+            urgent: hurried,
             metrics: metrics.clone(),
             adopted: sender,
             look: Arc::clone(&look),
         };
         // If it fails, the last list stays as it was; it ends with `stop`, between two reads.
         tasks.spawn(Adoption::new(config.hash_bytes_per_second_max, ties).run(stop.clone()));
+        let serving = Arc::new(Semaphore::new(config.serve_asks_max as usize));
+        let buffers = Buffers::new();
+        let library = Library::new(trees.clone(), adopted.clone());
         let means = Means {
+            node,
             clock,
             origin,
             runtime,
+            links: Links::new(Arc::clone(&peers), buffers.clone(), metrics.clone(), &config),
+            peers,
+            ledger,
+            seed,
+            library: library.clone(),
             metrics: metrics.clone(),
-            buffers: Buffers::new(),
+            buffers,
             promises: Promises::default(),
             places: Arc::new(Semaphore::new(config.pulls_max as usize)),
+            asking: Semaphore::new(ASKING_MAX),
             trees,
+            urgent,
+            adopted: adopted.clone(),
             look: Arc::clone(&look),
             fetching,
+            own_staging: folder.join("staging"),
             staging: tokio::sync::Mutex::default(),
             turns: Mutex::default(),
             config,
@@ -125,13 +159,19 @@ impl Handle {
             means: Arc::new(means),
             jobs_root: folder.join("jobs"),
             jobs: OnceCell::new(),
+            wishes_root: folder.join("wishes"),
+            boards: Mutex::default(),
             pulls: Mutex::new(BTreeMap::new()),
             tasks: tasks.clone(),
             stop,
         });
         // If it fails, pulls that were cut off wait for the next start or for somebody who asks; it ends with `stop`.
         tasks.spawn(Arc::clone(&service).run());
-        Self(Arc::new(Inner { node, adopted, look, service, others, metrics }))
+        // If it fails, this node does nothing for the cluster until the next start, and others see that it does not
+        // come; it ends with `stop`.
+        tasks.spawn(Wishes::new(Arc::clone(&service)).run());
+        let watching = Arc::new(Semaphore::new(PULL_WATCHERS_MAX));
+        Self(Arc::new(Inner { node, adopted, look, service, others, library, serving, watching, metrics }))
     }
 
     /// Pulls a model to this node, or joins the pull of that name. It answers when the pull is promised: its name is
@@ -153,8 +193,7 @@ impl Handle {
             return self.pull(spec).await;
         }
         let Service { means, tasks, stop, .. } = &*self.0.service;
-        let Config { retry_ms, retry_ms_max, silence_ms, .. } = means.config;
-        let patience = Patience { first_wait_ms: retry_ms, wait_ms_max: retry_ms_max, silence_ms };
+        let patience = means.config.patience();
         let remote = Remote { others: Arc::clone(&self.0.others), node, spec, patience };
         let (stream, first) = remote.open().await?;
         if let Stage::Failed(error) = &first.stage {
@@ -167,6 +206,96 @@ impl Handle {
             tasks.spawn(remote.follow(stream, sender, stop.clone()));
         }
         Ok(watch)
+    }
+
+    /// Asks the cluster for copies of a model. It answers when the wish is on record; that goes on whoever watches.
+    ///
+    /// # Errors
+    /// [`PullError::Ledger`] when it cannot be put on record, also where a member is too old to know wishes; and when
+    /// no more can watch.
+    pub async fn ask(&self, ask: Ask) -> Result<OverviewWatch, PullError> {
+        let place = self.place_of_watcher().ok_or(PullError::TooManyWatchers(PULL_WATCHERS_MAX))?;
+        let (name, replicas) = (ask.name.clone(), ask.replicas.clone());
+        let round = self.0.service.means.ledger.ask(ask).await.map_err(PullError::Ledger)?;
+        Ok(self.follow(Follower::new(Arc::clone(&self.0.service), name, round, replicas), place))
+    }
+
+    /// Watches a wish that is on record, without asking for anything. `None` also when no more can watch.
+    #[must_use]
+    pub fn overview(&self, name: &ModelName) -> Option<OverviewWatch> {
+        let wish = self.0.service.means.ledger.plan(name)?;
+        let follower = Follower::new(Arc::clone(&self.0.service), wish.name, wish.round, wish.replicas);
+        Some(self.follow(follower, self.place_of_watcher()?))
+    }
+
+    fn place_of_watcher(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.0.watching).try_acquire_owned().ok()
+    }
+
+    fn follow(&self, follower: Follower, place: OwnedSemaphorePermit) -> OverviewWatch {
+        let (sender, receiver) = watch::channel(Arc::new(follower.overview().clone()));
+        let watch = OverviewWatch::new(receiver);
+        if !watch.now().is_over {
+            let Service { tasks, stop, .. } = &*self.0.service;
+            // It ends when nobody watches, with the wish and with this node; a defect in it ends the watch.
+            let following = follower.run(sender, stop.clone());
+            tasks.spawn(async move {
+                following.await;
+                drop(place);
+            });
+        }
+        watch
+    }
+
+    /// Takes back a wish of the cluster. What was published stays, and so does what was fetched. False when there is
+    /// none.
+    ///
+    /// # Errors
+    /// [`PullError::Ledger`] when that cannot be put on record.
+    pub async fn forget(&self, name: &ModelName) -> Result<bool, PullError> {
+        match self.0.service.means.ledger.forget(name.clone()).await {
+            Ok(is_forgotten) => Ok(is_forgotten),
+            // Where nobody knows wishes there is none.
+            Err(LedgerError::NeedsVersion { .. }) => Ok(false),
+            Err(error) => Err(PullError::Ledger(error)),
+        }
+    }
+
+    /// How this node's last pull of a model goes or went; that of a model which is in the store is done.
+    #[must_use]
+    pub fn watch(&self, name: &ModelName) -> Option<Watch> {
+        self.0.service.watch(name)
+    }
+
+    /// Hands out chunks to another node over a stream that it opened, until either end closes it.
+    pub fn serve(&self, stream: impl ByteStream) {
+        let Inner { library, serving, service, metrics, .. } = &*self.0;
+        let (serving, stop) = (Arc::clone(serving), service.stop.clone());
+        // It ends with the stream and with the node; whoever asks there asks others too.
+        service.tasks.spawn(bulk::serve::serve(stream, library.clone(), serving, metrics.clone(), stop));
+    }
+
+    /// The manifest of a version that is here or on its way, byte for byte.
+    pub async fn manifest(&self, digest: Digest) -> Option<Bytes> {
+        let library = self.0.library.clone();
+        blocking(move || library.manifest(digest)).await.ok().flatten()
+    }
+
+    /// The size of a file that is here, all of it, and the hashes of its chunks, 32 bytes each, in order. One that
+    /// nobody has hashed yet is hashed next.
+    pub async fn hashes(&self, sha256: Digest) -> Option<(u64, Bytes)> {
+        let library = self.0.library.clone();
+        let hashes = blocking(move || library.hashes(sha256)).await.ok().flatten();
+        if hashes.is_none() {
+            self.0.service.hurry(sha256);
+        }
+        hashes
+    }
+
+    /// What there is of these files: first what is there, then what comes. It does not end by itself.
+    #[must_use]
+    pub fn haves(&self, blobs: Vec<Digest>) -> BoxStream<'static, Have> {
+        haves::follow(self.0.library.clone(), blobs)
     }
 
     /// Ends a pull of this node, and keeps what was fetched. False when there is none, or it is over otherwise.

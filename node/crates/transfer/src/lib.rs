@@ -1,8 +1,9 @@
-//! Transfer: models fetched from a registry into the store of the runtime beside this node, and what lies in it.
+//! Transfer: models fetched from a registry or from other nodes into the store of the runtime beside this node, and
+//! what lies in it.
 //!
-//! Owns the pulls of this node, the list of adopted models and their hash trees. Always holds: a model is visible when
-//! all of it is there and is what its name says, and what the runtime has is neither changed nor removed. What cannot
-//! be read is told, and looked at again later.
+//! Owns the pulls of this node, what it does for the cluster's wishes, the list of adopted models and their hash trees.
+//! Always holds: a model is visible when all of it is there and is what its name says, and what the runtime has is
+//! neither changed nor removed. What cannot be read is told, and looked at again later.
 #![doc = include_str!("../DESIGN.md")]
 #![forbid(unsafe_code)]
 
@@ -11,14 +12,20 @@ pub mod error;
 pub mod handle;
 pub mod mem;
 pub mod metrics;
+pub mod overview;
 pub mod ports;
 pub mod progress;
+pub mod shelf;
 
 mod adopt;
 mod buffers;
+mod bulk;
 mod elsewhere;
+mod haves;
+mod library;
 mod pull;
 mod service;
+mod wishes;
 
 pub use adopt::Adopted;
 pub use config::Config;
@@ -26,5 +33,10 @@ pub use error::PullError;
 pub use handle::{Handle, Parts, PullSpec};
 pub use metrics::Metrics;
 pub use ollamax_blobs::{Access, BlobSpec, ManifestError, NoRoom, Scanned};
-pub use ports::{Listing, Opened, Origin, OriginError, OriginTrouble, Others, Place, PullStream, Runtime, Wanted};
-pub use progress::{BlobProgress, PullProgress, Source, SourceProgress, Stage, Watch};
+pub use overview::{NodeCopy, Overview, OverviewWatch};
+pub use ports::{
+    Ask, Assignment, Bound, ByteStream, Duty, FetchStep, Have, Ledger, LedgerError, Listing, Opened, Origin,
+    OriginError, OriginTrouble, Others, PeerError, Peers, Place, PullStream, Runtime, RuntimeTrouble, Wanted,
+};
+pub use progress::{BlobProgress, PullProgress, Source, SourceProgress, Stage, Wait, Watch};
+pub use shelf::{Shelf, Ware};

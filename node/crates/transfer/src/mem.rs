@@ -1,21 +1,36 @@
-//! The ports in memory: an origin with faults, a runtime that is a folder, and other nodes by their handles.
+//! The ports in memory: an origin with faults, a runtime that is a folder, other nodes by their handles, and the record
+//! that they share.
 //!
 //! For tests and simulations. Time is tokio's, so a paused clock plays hours in moments. Clones are the same.
+
+mod fetching;
+mod ledger;
+mod peers;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt as _, pending};
-use futures::stream::{self, StreamExt as _};
+use futures::stream::{self, BoxStream, StreamExt as _};
 use tokio::sync::watch;
 
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId};
 
 use crate::error::PullError;
 use crate::handle::{Handle, PullSpec};
-use crate::ports::{Listing, Opened, Origin, OriginError, OriginTrouble, Others, Place, PullStream, Runtime, Wanted};
+use crate::ports::{
+    FetchStep, Listing, Opened, Origin, OriginError, OriginTrouble, Others, Place, PullStream, Runtime, RuntimeTrouble,
+    Wanted,
+};
 use crate::progress::{PullProgress, Watch};
+use crate::shelf::Shelf;
+
+use fetching::Fetching;
+
+pub use fetching::{FetchFault, MemOffer};
+pub use ledger::{MemCluster, MemLedger};
+pub use peers::{MemPeers, PeerFault};
 
 /// Longest piece of a body.
 const PIECE_BYTES: u64 = 256 << 10;
@@ -79,6 +94,7 @@ struct Folder {
     /// `None`: it never lists what is new.
     listing: Option<Listing>,
     is_known: bool,
+    fetching: Fetching,
 }
 
 /// Other nodes, by their handles.
@@ -256,7 +272,8 @@ impl MemRuntime {
     /// A runtime that keeps its models there, and lists at once what is new.
     #[must_use]
     pub fn at(place: Place) -> Self {
-        let folder = Folder { place, looks: 0, listing: Some(Listing::Listed), is_known: true };
+        let folder =
+            Folder { place, looks: 0, listing: Some(Listing::Listed), is_known: true, fetching: Fetching::default() };
         Self { state: Arc::new(Mutex::new(folder)) }
     }
 
@@ -273,6 +290,22 @@ impl MemRuntime {
     /// Whether the cluster knows of new models from now on.
     pub fn set_known(&self, is_known: bool) {
         self.lock().is_known = is_known;
+    }
+
+    /// From which shelf it fetches from now on.
+    pub fn set_shelf(&self, shelf: Shelf) {
+        self.lock().fetching.shelf = Some(shelf);
+    }
+
+    /// What goes wrong with its next fetches, in order.
+    pub fn add_fetch_fault(&self, fault: FetchFault) {
+        self.lock().fetching.faults.push_back(fault);
+    }
+
+    /// The names under which it was asked to fetch, in order.
+    #[must_use]
+    pub fn fetched(&self) -> Vec<ModelName> {
+        self.lock().fetching.asked.clone()
     }
 
     /// How often it was asked to list its models again.
@@ -304,6 +337,32 @@ impl Runtime for MemRuntime {
 
     fn known(&self, _name: &ModelName, _digest: Digest) -> BoxFuture<'static, ()> {
         if self.lock().is_known { async {}.boxed() } else { pending().boxed() }
+    }
+
+    fn shelf(&self) -> Result<Shelf, String> {
+        self.lock().fetching.shelf.clone().ok_or_else(|| "it fetches nothing".to_owned())
+    }
+
+    fn fetch(&self, name: &ModelName) -> BoxStream<'static, Result<FetchStep, RuntimeTrouble>> {
+        let mut folder = self.lock();
+        folder.fetching.asked.push(name.clone());
+        let (fault, shelf) = (folder.fetching.faults.pop_front(), folder.fetching.shelf.clone());
+        fetching::fetch(&folder.place, shelf, name, fault)
+    }
+
+    fn holds(&self, name: &ModelName) -> BoxFuture<'static, Result<Option<Digest>, RuntimeTrouble>> {
+        let held = fetching::holds(&self.lock().place, name);
+        async { held }.boxed()
+    }
+
+    fn copy(&self, from: &ModelName, to: &ModelName) -> BoxFuture<'static, Result<(), RuntimeTrouble>> {
+        let copied = fetching::copy(&self.lock().place, from, to);
+        async { copied }.boxed()
+    }
+
+    fn delete(&self, name: &ModelName) -> BoxFuture<'static, Result<(), RuntimeTrouble>> {
+        let deleted = fetching::delete(&self.lock().place, name);
+        async { deleted }.boxed()
     }
 }
 

@@ -8,7 +8,13 @@
 //! | `ollamax_blobs_suspect` | files | – | in that store whose bytes are not what their name says |
 //! | `ollamax_transfer_pulls` | pulls | `stage` | pulls of this node that are not over, by what they do |
 //! | `ollamax_transfer_pulls_total` | pulls | `outcome`: done, failed, cancelled | pulls of this node that are over |
-//! | `ollamax_transfer_received_bytes_total` | bytes | `source`: origin | of chunks that came |
+//! | `ollamax_transfer_received_bytes_total` | bytes | `source`: origin, node | of chunks that came |
+//! | `ollamax_transfer_sent_bytes_total` | bytes | – | of chunks that other nodes got |
+//! | `ollamax_transfer_asks_total` | requests | `outcome`: served, busy, absent, failed | of other nodes for chunks |
+//! | `ollamax_transfer_links` | streams | – | between this node and others, for chunks either way |
+//! | `ollamax_transfer_steals_total` | requests | – | for chunks that another node was asked for already |
+//! | `ollamax_transfer_peer_strikes_total` | chunks | `peer` | that came from a node and were not what they must be |
+//! | `ollamax_transfer_wishes` | wishes | `state`: held, under_way, impossible, failed | of the cluster, where it leads |
 //! | `ollamax_transfer_origin_retries_total` | attempts | `reason`: cut, stalled, busy, refused | in vain |
 //! | `ollamax_transfer_chunks_damaged_total` | chunks | – | that a disk gave back other than they were |
 //! | `ollamax_transfer_staged_bytes` | bytes | – | that files on their way took when a pull ended last |
@@ -16,8 +22,13 @@
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use ollamax_core::transfer_plan::origin::End;
+use ollamax_types::NodeId;
 
+use crate::bulk::frame::Outcome;
 use crate::progress::Stage;
+
+/// The states of wishes.
+const WISH_STATES: [&str; 4] = ["held", "under_way", "impossible", "failed"];
 
 /// Handles on the metrics; cheap to clone.
 #[derive(Debug, Clone)]
@@ -32,7 +43,17 @@ pub struct Metrics {
     retries: IntCounterVec,
     damaged: IntCounter,
     staged: IntGauge,
+    sent: IntCounter,
+    asks: IntCounterVec,
+    links: IntGauge,
+    steals: IntCounter,
+    strikes: IntCounterVec,
+    wishes: IntGaugeVec,
 }
+
+/// A stream that is open, for as long as this is held.
+#[derive(Debug)]
+pub(crate) struct OpenLink(IntGauge);
 
 // === impl Metrics ===
 
@@ -50,9 +71,25 @@ impl Default for Metrics {
         let retries = counters("ollamax_transfer_origin_retries_total", "Attempts that brought nothing.", "reason");
         let damaged = "Chunks on their way whose bytes on disk were not what was written.";
         // What is shown from the start has a first value for whoever computes rates.
-        for (counter, label) in [(&over, "done"), (&over, "failed"), (&received, "origin"), (&retries, "cut")] {
+        let asks = counters("ollamax_transfer_asks_total", "Requests of other nodes for chunks.", "outcome");
+        let first = [
+            (&over, "done"),
+            (&over, "failed"),
+            (&received, "origin"),
+            (&received, "node"),
+            (&retries, "cut"),
+            (&asks, "served"),
+        ];
+        for (counter, label) in first {
             counter.with_label_values(&[label]);
         }
+        let wishes = Opts::new("ollamax_transfer_wishes", "Wishes for models, where this node leads.");
+        let wishes = IntGaugeVec::new(wishes, &["state"]).expect("a valid name and one label");
+        for state in WISH_STATES {
+            wishes.with_label_values(&[state]);
+        }
+        let steals = "Requests for chunks that another node was asked for already.";
+        let strikes = "Chunks that came from a node and were not what they must be.";
         let pulls = IntGaugeVec::new(stages, &["stage"]).expect("a valid name and one label");
         pulls.with_label_values(&["fetching"]);
         Self {
@@ -66,6 +103,12 @@ impl Default for Metrics {
             retries,
             damaged: counter("ollamax_transfer_chunks_damaged_total", damaged),
             staged: gauge("ollamax_transfer_staged_bytes", "Bytes that files on their way take of the disk."),
+            sent: counter("ollamax_transfer_sent_bytes_total", "Bytes of chunks that other nodes got."),
+            asks,
+            links: gauge("ollamax_transfer_links", "Streams for chunks between this node and others."),
+            steals: counter("ollamax_transfer_steals_total", steals),
+            strikes: counters("ollamax_transfer_peer_strikes_total", strikes, "peer"),
+            wishes,
         }
     }
 }
@@ -85,7 +128,20 @@ impl Metrics {
         registry.register(Box::new(self.received.clone()))?;
         registry.register(Box::new(self.retries.clone()))?;
         registry.register(Box::new(self.damaged.clone()))?;
-        registry.register(Box::new(self.staged.clone()))
+        registry.register(Box::new(self.staged.clone()))?;
+        registry.register(Box::new(self.sent.clone()))?;
+        registry.register(Box::new(self.asks.clone()))?;
+        registry.register(Box::new(self.links.clone()))?;
+        registry.register(Box::new(self.steals.clone()))?;
+        registry.register(Box::new(self.strikes.clone()))?;
+        registry.register(Box::new(self.wishes.clone()))
+    }
+
+    /// How many wishes are in this state: held, under_way, impossible or failed. Another word shows nothing.
+    pub fn show_wishes(&self, state: &str, count: usize) {
+        if WISH_STATES.contains(&state) {
+            self.wishes.with_label_values(&[state]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
     }
 
     pub(crate) fn show(&self, models: usize, suspect: usize) {
@@ -121,6 +177,37 @@ impl Metrics {
         self.received.with_label_values(&["origin"]).inc_by(bytes);
     }
 
+    pub(crate) fn received_from_node(&self, bytes: u64) {
+        self.received.with_label_values(&["node"]).inc_by(bytes);
+    }
+
+    pub(crate) fn sent(&self, bytes: u64) {
+        self.sent.inc_by(bytes);
+    }
+
+    pub(crate) fn served(&self, outcome: Outcome) {
+        let word = match outcome {
+            Outcome::Whole | Outcome::Cancelled => "served",
+            Outcome::Busy => "busy",
+            Outcome::Absent => "absent",
+            Outcome::Failed => "failed",
+        };
+        self.asks.with_label_values(&[word]).inc();
+    }
+
+    pub(crate) fn open_link(&self) -> OpenLink {
+        self.links.inc();
+        OpenLink(self.links.clone())
+    }
+
+    pub(crate) fn stolen(&self) {
+        self.steals.inc();
+    }
+
+    pub(crate) fn struck(&self, peer: NodeId) {
+        self.strikes.with_label_values(&[peer.to_string().as_str()]).inc();
+    }
+
     pub(crate) fn retried(&self, end: End) {
         let reason = match end {
             End::Whole => return,
@@ -138,6 +225,14 @@ impl Metrics {
 
     pub(crate) fn show_staged(&self, bytes: u64) {
         self.staged.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+}
+
+// === impl OpenLink ===
+
+impl Drop for OpenLink {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 
@@ -164,7 +259,24 @@ mod tests {
         let registry = Registry::new();
         let metrics = Metrics::default();
         metrics.register(&registry).expect("an empty registry");
-        assert_eq!(registry.gather().len(), 10);
+        assert_eq!(registry.gather().len(), 15, "strikes are there from the first one on");
+        metrics.struck(NodeId(2));
+        assert_eq!(registry.gather().len(), 16);
         metrics.register(&registry).expect_err("taken");
+    }
+
+    #[test]
+    fn links_are_counted_for_as_long_as_they_are_open_and_wishes_by_their_states() {
+        let metrics = Metrics::default();
+        let (first, second) = (metrics.open_link(), metrics.open_link());
+        assert_eq!(metrics.links.get(), 2);
+        drop(first);
+        drop(second);
+        assert_eq!(metrics.links.get(), 0);
+        metrics.show_wishes("held", 3);
+        metrics.show_wishes("held", 2);
+        metrics.show_wishes("hoped", 9);
+        let values = WISH_STATES.map(|state| metrics.wishes.with_label_values(&[state]).get());
+        assert_eq!(values, [2, 0, 0, 0]);
     }
 }

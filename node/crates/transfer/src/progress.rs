@@ -4,7 +4,8 @@
 //! is not subtracted. News of bytes are bundled, news of stages are not. The rate is that of the last seconds, and how
 //! long the rest takes is told only when the rate has shown itself for a while.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use tokio::time::Instant;
 
 use ollamax_blobs::{BlobSpec, Manifest};
 use ollamax_types::limits::PULL_WATCHERS_MAX;
-use ollamax_types::{Digest, ModelName, NodeId};
+use ollamax_types::{Digest, ModelName, NodeId, Root};
 
 use crate::error::PullError;
 use crate::metrics::Metrics;
@@ -40,6 +41,8 @@ pub struct PullProgress {
     pub node: NodeId,
     /// What is being done.
     pub stage: Stage,
+    /// What it waits for, where it waits for other nodes.
+    pub wait: Option<Wait>,
     /// Which version of the model; `None` while it is not known.
     pub digest: Option<Digest>,
     /// Its files, in the manifest's order.
@@ -104,6 +107,15 @@ pub enum Stage {
     Failed(PullError),
 }
 
+/// What a pull waits for that gets a model from other nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// No node has all of it yet.
+    FirstCopy,
+    /// One has, and the cluster cannot put that on record.
+    Quorum,
+}
+
 /// A pull that somebody watches. Dropping it ends the watching, not the pull.
 #[derive(Debug)]
 pub struct Watch {
@@ -116,6 +128,8 @@ pub struct Watch {
 pub(crate) struct Board {
     sender: watch::Sender<Arc<PullProgress>>,
     sheet: Mutex<Sheet>,
+    /// The roots of files that were fetched and published.
+    roots: Mutex<BTreeMap<Digest, Root>>,
     metrics: Metrics,
     started: Instant,
 }
@@ -125,10 +139,12 @@ struct Sheet {
     name: ModelName,
     node: NodeId,
     stage: Stage,
-    digest: Option<Digest>,
+    wait: Option<Wait>,
+    manifest: Option<Manifest>,
     blobs: Vec<BlobProgress>,
     origin_bytes: u64,
     here_bytes: u64,
+    node_bytes: BTreeMap<NodeId, u64>,
     meter: Meter,
     told_at: Instant,
     /// There are news that were not told.
@@ -179,6 +195,17 @@ impl PullProgress {
     }
 }
 
+// === impl Wait ===
+
+impl fmt::Display for Wait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::FirstCopy => "waiting for the first copy",
+            Self::Quorum => "waiting for a quorum",
+        })
+    }
+}
+
 // === impl Watch ===
 
 impl Watch {
@@ -213,16 +240,18 @@ impl Board {
             name,
             node,
             stage,
-            digest: None,
+            wait: None,
+            manifest: None,
             blobs: Vec::new(),
             origin_bytes: 0,
             here_bytes: 0,
+            node_bytes: BTreeMap::new(),
             meter: Meter::default(),
             told_at: now,
             is_stale: false,
         };
         let sender = watch::Sender::new(Arc::new(sheet.progress()));
-        Self { sender, sheet: Mutex::new(sheet), metrics, started: now }
+        Self { sender, sheet: Mutex::new(sheet), roots: Mutex::default(), metrics, started: now }
     }
 
     /// Lets somebody watch.
@@ -246,12 +275,38 @@ impl Board {
         self.started.elapsed()
     }
 
+    /// The version that is pulled, as soon as it is known.
+    pub(crate) fn manifest(&self) -> Option<Manifest> {
+        self.lock().manifest.clone()
+    }
+
+    /// A file was hashed on its way, all of it.
+    pub(crate) fn rooted(&self, sha256: Digest, root: Root) {
+        self.roots.lock().unwrap_or_else(PoisonError::into_inner).insert(sha256, root);
+    }
+
+    /// The root of a file that was hashed on its way.
+    pub(crate) fn root_of(&self, sha256: Digest) -> Option<Root> {
+        self.roots.lock().unwrap_or_else(PoisonError::into_inner).get(&sha256).copied()
+    }
+
     /// Another stage begins. What is over stays over.
     pub(crate) fn begin(&self, stage: Stage) {
+        self.enter(stage, None);
+    }
+
+    /// It waits for other nodes.
+    pub(crate) fn wait_for(&self, wait: Wait) {
+        self.enter(Stage::Waiting, Some(wait));
+    }
+
+    fn enter(&self, stage: Stage, wait: Option<Wait>) {
         let mut sheet = self.lock();
-        if matches!(sheet.stage, Stage::Done | Stage::Failed(_)) || sheet.stage == stage {
+        let is_same = sheet.stage == stage && sheet.wait == wait;
+        if is_same || matches!(sheet.stage, Stage::Done | Stage::Failed(_)) {
             return;
         }
+        sheet.wait = wait;
         self.metrics.stage_ends(&sheet.stage);
         self.metrics.stage_begins(&stage);
         sheet.stage = stage;
@@ -261,7 +316,7 @@ impl Board {
     /// It is known what the name stands for.
     pub(crate) fn resolved(&self, manifest: &Manifest) {
         let mut sheet = self.lock();
-        sheet.digest = Some(manifest.digest());
+        sheet.manifest = Some(manifest.clone());
         let blobs = manifest.blobs().into_iter();
         sheet.blobs = blobs.map(|blob| BlobProgress { blob, verified_bytes: 0 }).collect();
         self.tell(&mut sheet);
@@ -280,16 +335,24 @@ impl Board {
         let mut sheet = self.lock();
         sheet.advance(sha256, verified_bytes);
         sheet.origin_bytes = sheet.origin_bytes.saturating_add(received_bytes);
-        let (now_ms, total) = (millis(self.started.elapsed()), sheet.origin_bytes);
-        sheet.meter.note(now_ms, total);
+        sheet.note(self.started.elapsed());
+        self.tell_soon(&mut sheet);
+    }
+
+    /// So much of a file came from another node and is there.
+    pub(crate) fn came_from(&self, node: NodeId, sha256: Digest, verified_bytes: u64, received_bytes: u64) {
+        let mut sheet = self.lock();
+        sheet.advance(sha256, verified_bytes);
+        let bytes = sheet.node_bytes.entry(node).or_default();
+        *bytes = bytes.saturating_add(received_bytes);
+        sheet.note(self.started.elapsed());
         self.tell_soon(&mut sheet);
     }
 
     /// Tells what was held back, and what becomes of the rate while nothing comes.
     pub(crate) fn refresh(&self) {
         let mut sheet = self.lock();
-        let (now_ms, total) = (millis(self.started.elapsed()), sheet.origin_bytes);
-        sheet.meter.note(now_ms, total);
+        sheet.note(self.started.elapsed());
         if sheet.is_stale || sheet.told_at.elapsed() >= RATE_INTERVAL {
             self.tell(&mut sheet);
         }
@@ -325,14 +388,22 @@ impl Sheet {
         gained
     }
 
+    /// Takes note of what has come until now.
+    fn note(&mut self, elapsed: Duration) {
+        let total = self.node_bytes.values().fold(self.origin_bytes, |sum, bytes| sum.saturating_add(*bytes));
+        self.meter.note(millis(elapsed), total);
+    }
+
     fn progress(&self) -> PullProgress {
-        let here = (Source::Here, self.here_bytes);
-        let sources = [(Source::Origin, self.origin_bytes), here].into_iter().filter(|(_, bytes)| *bytes > 0);
+        let here = [(Source::Origin, self.origin_bytes), (Source::Here, self.here_bytes)];
+        let nodes = self.node_bytes.iter().map(|(node, bytes)| (Source::Node(*node), *bytes));
+        let sources = here.into_iter().chain(nodes).filter(|(_, bytes)| *bytes > 0);
         let mut progress = PullProgress {
             name: self.name.clone(),
             node: self.node,
             stage: self.stage.clone(),
-            digest: self.digest,
+            wait: self.wait,
+            digest: self.manifest.as_ref().map(Manifest::digest),
             blobs: self.blobs.as_slice().into(),
             sources: sources.map(|(source, bytes)| SourceProgress { source, bytes }).collect(),
             bytes_per_second: None,

@@ -1,44 +1,55 @@
 //! One pull from its name to a visible model, step by step.
 //!
+//! Where the version and the files come from is its course: a registry, or the nodes that have them (`pull/course`).
 //! Each step may be done again: a pull that was cut off anywhere begins with its first step and finds what is done. The
 //! manifest that was chosen is kept with the job, so a name that moves meanwhile does not change what is fetched. Until
 //! the job is kept nothing was promised to anybody; from then on only its end, told to whoever asks, takes it away.
 //! Nothing of a model is visible before all of it is there and is what its name says.
 
 pub(crate) mod chase;
+pub(crate) mod course;
 pub(crate) mod fetch;
+mod loopback;
 pub(crate) mod resume;
+pub(crate) mod swarm;
+pub(crate) mod tree;
+mod upkeep;
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::FutureExt as _;
+use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use ollamax_blobs::{
-    Access, BlobSpec, Fault, FileIdentity, Index, Indexed, JOB_VERSION, JobFile, Jobs, Manifest, Need, NoRoom, Part,
-    PartError, Promise, Promises, Publication, PublishError, Space, Staging, Store,
+    Access, BlobSpec, Fault, FileIdentity, Index, Indexed, JOB_VERSION, JobFile, Jobs, Manifest, Need, NoRoom, Owner,
+    Part, PartError, Promise, Promises, Publication, PublishError, Space, Staging, Store,
 };
-use ollamax_core::transfer_plan::Patience;
-use ollamax_types::{Clock, Digest, ErrorCode, ModelName};
+use ollamax_types::{CHUNK_BYTES, Clock, Digest, ErrorCode, ModelName, NodeId};
 
-use crate::adopt::Trees;
+use crate::adopt::{Adopted, Trees};
 use crate::buffers::Buffers;
+use crate::bulk::link::Links;
 use crate::config::Config;
 use crate::error::PullError;
 use crate::handle::PullSpec;
+use crate::library::{Library, Offered};
 use crate::metrics::Metrics;
-use crate::ports::{Listing, Origin, OriginError, OriginTrouble, Place, Runtime};
+use crate::ports::{Ledger, Listing, Origin, OriginError, OriginTrouble, Peers, Place, Runtime};
 use crate::progress::{Board, Stage};
+
+use self::course::Course;
+use self::loopback::Way;
 
 /// How often a manifest is asked for.
 const MANIFEST_TRIES_MAX: u32 = 3;
@@ -46,6 +57,10 @@ const MANIFEST_TRIES_MAX: u32 = 3;
 const PRUNED_ROUNDS_MAX: u32 = 3;
 /// Time between two questions for a store, of a job that was taken on while there was one.
 const SEEK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a store is asked for that is not there, for a wish.
+const SEEKS_MAX: u32 = 60;
+/// Most pulls for wishes that ask a registry for a manifest at once.
+pub(crate) const ASKING_MAX: usize = 8;
 /// Time that a runtime which starts may take to remove files that no manifest named when it looked.
 const START_WAIT: Duration = Duration::from_secs(5);
 
@@ -54,22 +69,37 @@ type Turn = Arc<tokio::sync::Mutex<()>>;
 
 /// What all pulls of a node share.
 pub(crate) struct Means {
+    pub(crate) node: NodeId,
     pub(crate) config: Config,
     pub(crate) clock: Clock,
     pub(crate) origin: Arc<dyn Origin>,
     pub(crate) runtime: Arc<dyn Runtime>,
+    pub(crate) peers: Arc<dyn Peers>,
+    pub(crate) ledger: Arc<dyn Ledger>,
+    /// Where chance begins.
+    pub(crate) seed: u64,
+    pub(crate) links: Links,
+    pub(crate) library: Library,
     pub(crate) metrics: Metrics,
     pub(crate) buffers: Buffers,
     pub(crate) promises: Promises,
     /// Who may fetch.
     pub(crate) places: Arc<Semaphore>,
+    /// Who may ask a registry for a manifest, of those whom the cluster asks.
+    pub(crate) asking: Semaphore,
     pub(crate) trees: Trees,
+    /// What adoption hashes first.
+    pub(crate) urgent: watch::Sender<BTreeSet<BlobSpec>>,
+    /// What adoption knows.
+    pub(crate) adopted: watch::Receiver<Arc<Adopted>>,
     /// Wakes adoption for a look at the store.
     pub(crate) look: Arc<Notify>,
     /// How many pulls fetch just now.
     pub(crate) fetching: watch::Sender<usize>,
-    /// The staging folder that was opened last. One for all, since a part is open once in it.
-    pub(crate) staging: tokio::sync::Mutex<Option<Staging>>,
+    /// Where files grow for a store into which this node may not link.
+    pub(crate) own_staging: PathBuf,
+    /// The staging folders that were opened, by their place. One of each for all, since a part is open once in it.
+    pub(crate) staging: tokio::sync::Mutex<BTreeMap<PathBuf, Staging>>,
     /// The turns of the files that somebody wants.
     pub(crate) turns: Mutex<BTreeMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
 }
@@ -82,6 +112,10 @@ pub(crate) struct Pull {
     pub(crate) spec: PullSpec,
     /// What was chosen for a job that was taken on before.
     pub(crate) chosen: Option<Chosen>,
+    /// On whose behalf.
+    pub(crate) course: Course,
+    /// What other nodes may have of it meanwhile.
+    pub(crate) offers: Mutex<Vec<Offered>>,
     pub(crate) cancel: CancellationToken,
     pub(crate) stop: CancellationToken,
 }
@@ -106,11 +140,14 @@ enum Prepared {
 struct Ground {
     store: Store,
     staging: Staging,
-    /// The store's place, for people.
+    /// How what grows in staging gets into the store.
+    way: Way,
+    /// The place where the files grow, for people.
     place: String,
     /// The largest first.
     missing: Vec<(BlobSpec, Turn)>,
-    _room: Promise,
+    /// Promised to nobody else meanwhile.
+    room: Vec<Promise>,
 }
 
 /// A pull that may fetch.
@@ -122,6 +159,10 @@ struct Fetcher {
 /// Why no room could be set aside.
 enum Unroomy {
     NoRoom(NoRoom),
+    /// On the one disk on which staging and store lie.
+    Twice(NoRoom),
+    /// On the disk of the store, for what the runtime writes.
+    Copy(NoRoom),
     Part(PartError),
     Fault(Fault),
 }
@@ -146,6 +187,7 @@ impl Pull {
         if self.chosen.is_none() {
             self.keep(&manifest).await?;
         }
+        self.await_roots(&ground).await?;
         self.board.begin(Stage::Waiting);
         let fetcher = self.unless_ended(Fetcher::wait(&self.means)).await?;
         let (mut round, mut parts) = (0, Vec::new());
@@ -164,6 +206,8 @@ impl Pull {
                 }
                 Err(error) => return Err(PullError::of_publish(&ground.place, &error)),
             }
+            // It is asked for anew.
+            ground.room.clear();
             ground = match self.prepare(&manifest).await? {
                 Prepared::Missing(ground) => ground,
                 Prepared::Published => {
@@ -173,6 +217,7 @@ impl Pull {
             };
         }
         self.index(&ground.store, parts).await?;
+        self.withdraw();
         drop((ground, fetcher));
         self.settle(manifest.digest()).await
     }
@@ -189,20 +234,21 @@ impl Pull {
 
     /// Step 1: which version the name stands for.
     async fn resolve(&self) -> Result<Manifest, PullError> {
-        let manifest = match &self.chosen {
-            Some(chosen) => chosen.manifest.clone(),
-            None => {
+        let manifest = match (&self.chosen, &self.course) {
+            (Some(chosen), _) => chosen.manifest.clone(),
+            (None, Course::Wished(wished)) => self.resolve_wish(wished).await?,
+            (None, Course::Asked) => {
                 let bytes = self.unless_ended(self.ask_for_manifest()).await?;
                 Manifest::read(&bytes).map_err(PullError::BadManifest)?
             }
         };
         self.board.resolved(&manifest);
+        self.means.library.learn(&manifest);
         Ok(manifest)
     }
 
     async fn ask_for_manifest(&self) -> Result<Bytes, PullError> {
-        let Config { retry_ms, retry_ms_max, silence_ms, .. } = self.means.config;
-        let patience = Patience { first_wait_ms: retry_ms, wait_ms_max: retry_ms_max, silence_ms };
+        let patience = self.means.config.patience();
         let mut failures = 0;
         loop {
             let error = match self.means.origin.manifest(&self.spec.name, self.spec.insecure).await {
@@ -213,7 +259,7 @@ impl Pull {
             failures += 1;
             match retry_after(&error, wait_ms) {
                 Some(wait_ms) if failures < MANIFEST_TRIES_MAX => {
-                    sleep(Duration::from_millis(wait_ms.min(retry_ms_max))).await;
+                    sleep(Duration::from_millis(wait_ms.min(patience.wait_ms_max))).await;
                 }
                 _ => return Err(PullError::Manifest(error)),
             }
@@ -225,7 +271,7 @@ impl Pull {
         let store = self.find_store().await?;
         let (name, manifest) = (self.spec.name.clone(), manifest.clone());
         let (asked, wanted) = (store.clone(), manifest.clone());
-        let asked_at_ms = self.chosen.as_ref().map(|chosen| chosen.asked_at_ms);
+        let asked_at_ms = self.asked_at_ms();
         let found = blocking(move || {
             if asked_at_ms.is_some_and(|asked_at_ms| is_overtaken(&asked, &name, &wanted, asked_at_ms)) {
                 return Err(PullError::Overtaken { name });
@@ -239,10 +285,8 @@ impl Pull {
             self.leave(&store, &access, &manifest).await?;
             return Ok(Prepared::Published);
         }
-        let place = store.root().display().to_string();
-        if let (Access::Direct { .. }, Some(folder)) = (&access, closed) {
-            return Err(closed_to_us(place, &folder));
-        }
+        let way = self.way(&store, &access, closed.as_deref())?;
+        let place = way.place(&store, &self.means.staging_place(&store, &access));
         let staging = self.means.staging(&store, &access, &place).await?;
         let missing = missing.map_err(|error| PullError::of_publish(&place, &error))?;
         for blob in manifest.blobs().into_iter().filter(|blob| !missing.contains(blob)) {
@@ -250,13 +294,18 @@ impl Pull {
         }
         let missing: Vec<(BlobSpec, Turn)> =
             missing.into_iter().map(|blob| (blob, self.means.turn(blob.sha256))).collect();
-        let room = self.set_room_aside(&staging, &place, &missing).await?;
-        Ok(Prepared::Missing(Ground { store, staging, place, missing, _room: room }))
+        let room = self.set_room_aside(&place, &staging, &missing, way.copied_to(&store)).await?;
+        Ok(Prepared::Missing(Ground { store, staging, way, place, missing, room }))
     }
 
     /// The store beside this node. A job that was taken on waits for one that is not there: at boot the runtime may be
-    /// chosen and its disk mounted after us.
+    /// chosen and its disk mounted after us. A wish waits for a while: another node may have a store.
     async fn find_store(&self) -> Result<Store, PullError> {
+        let mut seeks_left = match (&self.chosen, &self.course) {
+            (Some(_), _) => None,
+            (None, Course::Asked) => Some(0),
+            (None, Course::Wished(_)) => Some(SEEKS_MAX),
+        };
         loop {
             let runtime = Arc::clone(&self.means.runtime);
             let found = blocking(move || match runtime.place() {
@@ -265,8 +314,9 @@ impl Pull {
             });
             match found.await? {
                 Ok(store) => return Ok(store),
-                Err(why) if self.chosen.is_none() => return Err(PullError::NoStore(why)),
+                Err(why) if seeks_left == Some(0) => return Err(PullError::NoStore(why)),
                 Err(why) => {
+                    seeks_left = seeks_left.map(|left| left - 1);
                     tracing::debug!(model = %self.spec.name, reason = why, "a pull waits for the model store");
                     let wait = async {
                         sleep(SEEK_INTERVAL).await;
@@ -284,8 +334,8 @@ impl Pull {
             self.board.found(blob.sha256, blob.size_bytes);
         }
         let place = store.root().display().to_string();
-        let (root, is_direct) = (store.staging_place(), matches!(access, Access::Direct { .. }));
-        let is_staged = blocking(move || is_direct && root.is_dir()).await?;
+        let root = self.means.staging_place(store, access);
+        let is_staged = blocking(move || root.is_dir()).await?;
         if is_staged && let Ok(staging) = self.means.staging(store, access, &place).await {
             let manifest = manifest.clone();
             blocking(move || forget(&staging, &manifest)).await?;
@@ -296,14 +346,19 @@ impl Pull {
     /// Promises room and lets the parts take it, so that a disk that is too small is met before the first byte.
     async fn set_room_aside(
         &self,
-        staging: &Staging,
         place: &str,
+        staging: &Staging,
         missing: &[(BlobSpec, Turn)],
-    ) -> Result<Promise, PullError> {
+        copied_to: Option<PathBuf>,
+    ) -> Result<Vec<Promise>, PullError> {
         let (means, staging, missing) = (Arc::clone(&self.means), staging.clone(), missing.to_vec());
-        let made = blocking(move || means.set_room_aside(&staging, &missing)).await?;
+        let store = copied_to.as_deref().unwrap_or(Path::new("")).display().to_string();
+        let made = blocking(move || means.set_room_aside(&staging, &missing, copied_to.as_deref())).await?;
+        let no_room = |place: String, room: NoRoom| PullError::NoRoom { model: self.spec.name.clone(), place, room };
         made.map_err(|error| match error {
-            Unroomy::NoRoom(room) => PullError::NoRoom { model: self.spec.name.clone(), place: place.to_owned(), room },
+            Unroomy::NoRoom(room) => no_room(place.to_owned(), room),
+            Unroomy::Twice(room) => no_room(format!("{place}, where it lies twice while the runtime copies it"), room),
+            Unroomy::Copy(room) => no_room(store, room),
             Unroomy::Part(error) => PullError::of_part(place, &error),
             Unroomy::Fault(fault) => PullError::of_fault(place, &fault),
         })
@@ -324,17 +379,44 @@ impl Pull {
         written.map_err(|fault| PullError::of_fault("the data directory", &fault))
     }
 
-    /// Steps 5 and 6, file by file. What the store has got meanwhile is left out.
+    /// Steps 5 and 6, file by file. Small ones that come from nodes need not wait for each other.
     async fn fetch_all(&self, ground: &Ground) -> Result<Vec<Part>, PullError> {
-        let mut parts = Vec::new();
+        let (mut parts, mut under_way) = (Vec::new(), FuturesUnordered::new());
         for (at, (blob, turn)) in ground.missing.iter().enumerate() {
-            let taken = async { Ok(Arc::clone(turn).lock_owned().await) };
-            let turn = self.unless_ended(taken).await?;
             let is_last = at + 1 == ground.missing.len();
-            parts.extend(self.fetch_one(ground, *blob, is_last).await?);
-            drop(turn);
+            under_way.push(Box::pin(self.fetch_in_turn(ground, *blob, turn, is_last)));
+            if under_way.len() >= self.at_once(*blob) {
+                parts.extend(under_way.next().await.transpose()?.flatten());
+            }
+        }
+        while let Some(fetched) = under_way.next().await {
+            parts.extend(fetched?);
         }
         Ok(parts)
+    }
+
+    /// How many files are fetched at once, the last of them being this one.
+    fn at_once(&self, blob: BlobSpec) -> usize {
+        let is_small = blob.size_bytes < CHUNK_BYTES;
+        match &self.course {
+            Course::Wished(_) if is_small => self.means.config.blobs_at_once as usize,
+            Course::Wished(_) | Course::Asked => 1,
+        }
+    }
+
+    /// One file, when nobody else fetches it. What the store has got meanwhile is left out.
+    async fn fetch_in_turn(
+        &self,
+        ground: &Ground,
+        blob: BlobSpec,
+        turn: &Turn,
+        is_last: bool,
+    ) -> Result<Option<Part>, PullError> {
+        let taken = async { Ok(Arc::clone(turn).lock_owned().await) };
+        let turn = self.unless_ended(taken).await?;
+        let fetched = self.fetch_one(ground, blob, is_last).await;
+        drop(turn);
+        fetched
     }
 
     async fn fetch_one(&self, ground: &Ground, blob: BlobSpec, is_last: bool) -> Result<Option<Part>, PullError> {
@@ -346,6 +428,7 @@ impl Pull {
             Err(fault) => Err(PartError::Fault(fault)),
         });
         let begun = begun.await?.map_err(|error| PullError::of_part(&ground.place, &error))?;
+        self.offer(begun.as_ref());
         let part = match begun {
             Some(part) if !part.is_sealed() => part,
             sealed => {
@@ -360,21 +443,22 @@ impl Pull {
         let looked = resume::look_through(&part, &ground.place, &self.board, &means.metrics);
         let chaser = self.unless_ended(looked).await?;
         self.board.begin(Stage::Fetching);
-        let source = fetch::Source {
-            origin: Arc::clone(&means.origin),
-            name: self.spec.name.clone(),
-            insecure: self.spec.insecure,
-            part: part.clone(),
-            place: ground.place.clone(),
-            buffers: means.buffers.clone(),
-            board: Arc::clone(&self.board),
-            metrics: means.metrics.clone(),
-        };
-        let digest = self.unless_ended(Box::pin(fetch::fetch(source, &means.config, chaser))).await?;
+        let digest = self.unless_ended(Box::pin(self.fetch_part(&part, &ground.place, chaser))).await?;
         if is_last {
             self.board.begin(Stage::Verifying);
         }
         self.seal(ground, part, digest).await.map(Some)
+    }
+
+    /// Lets other nodes have what is there of a file.
+    fn offer(&self, part: Option<&Part>) {
+        let offered = part.map(|part| self.means.library.offer(part.clone()));
+        self.offers.lock().unwrap_or_else(PoisonError::into_inner).extend(offered);
+    }
+
+    /// Other nodes have it from the store, or not at all.
+    pub(crate) fn withdraw(&self) {
+        self.offers.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// The file is what its name says, or goes.
@@ -399,6 +483,9 @@ impl Pull {
         manifest: &Manifest,
         parts: Vec<Part>,
     ) -> Result<Result<(), PublishError>, PullError> {
+        if let Way::Handed(shelf) = &ground.way {
+            return self.hand_over(ground, shelf, manifest, &parts).await;
+        }
         if let Err(error) = self.publish_once(ground, manifest, parts.clone()).await? {
             return Ok(Err(error));
         }
@@ -440,7 +527,7 @@ impl Pull {
     ) -> Result<Result<(), PublishError>, PullError> {
         let (store, staging, manifest) = (ground.store.clone(), ground.staging.clone(), manifest.clone());
         let (name, now) = (self.spec.name.clone(), self.means.clock.now());
-        let asked_at_ms = self.chosen.as_ref().map(|chosen| chosen.asked_at_ms);
+        let asked_at_ms = self.asked_at_ms();
         let published = blocking(move || {
             if asked_at_ms.is_some_and(|asked_at_ms| is_overtaken(&store, &name, &manifest, asked_at_ms)) {
                 return Err(PullError::Overtaken { name });
@@ -453,9 +540,12 @@ impl Pull {
 
     /// Puts the hash trees on record, so that adoption need not read the files again.
     async fn index(&self, store: &Store, parts: Vec<Part>) -> Result<(), PullError> {
-        let (trees, store) = (self.means.trees.clone(), store.clone());
+        let (trees, store, board) = (self.means.trees.clone(), store.clone(), Arc::clone(&self.board));
         blocking(move || {
             for part in parts {
+                if let Ok(tree) = part.tree() {
+                    board.rooted(part.spec().sha256, tree.root());
+                }
                 if let Err(error) = trees.open().and_then(|index| put_tree(&index, &store, &part)) {
                     tracing::warn!(%error, sha256 = %part.spec().sha256, "keep the hash tree of a file");
                 }
@@ -490,26 +580,42 @@ impl Pull {
 // === impl Means ===
 
 impl Means {
-    /// The staging folder of a store that may be written.
+    /// Where files grow that belong into a store: beside it, else in the data directory.
+    pub(crate) fn staging_place(&self, store: &Store, access: &Access) -> PathBuf {
+        match access {
+            Access::Direct { .. } => store.staging_place(),
+            Access::Locked { .. } | Access::Hidden { .. } => self.own_staging.clone(),
+        }
+    }
+
+    /// The staging folder of a store.
     pub(crate) async fn staging(&self, store: &Store, access: &Access, place: &str) -> Result<Staging, PullError> {
         let owner = match access {
-            Access::Direct { owner, .. } => *owner,
-            Access::Locked { reason, remedy, .. } | Access::Hidden { reason, remedy } => {
-                let (place, reason, remedy) = (place.to_owned(), reason.clone(), remedy.clone());
-                return Err(PullError::NotWritable { place, reason, remedy });
-            }
+            Access::Direct { owner, .. } => Some(*owner),
+            Access::Locked { .. } | Access::Hidden { .. } => None,
         };
-        let root = store.staging_place();
-        let mut last = self.staging.lock().await;
-        let known = last.as_ref().filter(|staging| staging.root() == root).cloned();
-        let opened = blocking(move || match known {
+        self.open_staging(self.staging_place(store, access), owner, place).await
+    }
+
+    async fn open_staging(&self, root: PathBuf, owner: Option<Owner>, place: &str) -> Result<Staging, PullError> {
+        let mut opened = self.staging.lock().await;
+        let (known, at) = (opened.get(&root).cloned(), root.clone());
+        let found = blocking(move || match known {
             // Somebody may have removed it.
-            Some(staging) if root.is_dir() => Ok(staging),
-            _ => Staging::open(&root, Some(owner)),
+            Some(staging) if at.is_dir() => Ok(staging),
+            _ => Staging::open(&at, owner),
         });
-        let staging = opened.await?.map_err(|fault| PullError::of_fault(place, &fault))?;
-        *last = Some(staging.clone());
+        let staging = found.await?.map_err(|fault| PullError::of_fault(place, &fault))?;
+        opened.insert(root, staging.clone());
         Ok(staging)
+    }
+
+    /// The staging folder in the data directory, if there is one.
+    pub(crate) async fn own_staging(&self) -> Option<Staging> {
+        let root = self.own_staging.clone();
+        let is_there = blocking(move || root.is_dir()).await.ok()?;
+        let place = self.own_staging.display().to_string();
+        if is_there { self.open_staging(self.own_staging.clone(), None, &place).await.ok() } else { None }
     }
 
     /// The turn of a file, the same for all who want it now.
@@ -524,21 +630,26 @@ impl Means {
         turn
     }
 
-    /// Blocks on the disk.
-    fn set_room_aside(&self, staging: &Staging, missing: &[(BlobSpec, Turn)]) -> Result<Promise, Unroomy> {
+    /// Blocks on the disk. What the runtime will write stays promised until all of it is over.
+    fn set_room_aside(
+        &self,
+        staging: &Staging,
+        missing: &[(BlobSpec, Turn)],
+        copied_to: Option<&Path>,
+    ) -> Result<Vec<Promise>, Unroomy> {
         let before: Vec<u64> = missing.iter().map(|(blob, _)| staging.allocated_bytes(*blob)).collect();
         let sizes = missing.iter().map(|(blob, _)| blob.size_bytes);
         let bytes = sizes.zip(&before).fold(0_u64, |sum, (size, held)| sum.saturating_add(size.saturating_sub(*held)));
-        let Config { spare_percent, spare_bytes_min, .. } = self.config;
-        let device = fs::metadata(staging.root()).map_err(Fault::at("look at", staging.root()));
-        let device = device.map_err(Unroomy::Fault)?.dev();
-        let need = Need { bytes, spare_percent, spare_bytes_min };
+        let device = device_of(staging.root()).map_err(Unroomy::Fault)?;
         let space = Space::of(staging.root());
         if space.is_none() {
             let place = staging.root().display();
             tracing::warn!(%place, "the disk of the model store does not say what is free; the pull goes on");
         }
-        let mut room = self.promises.take(device, space, need).map_err(Unroomy::NoRoom)?;
+        let copy = copied_to.map(|place| self.set_copy_aside(missing, place, device)).transpose()?.unwrap_or_default();
+        let need = self.need(bytes.saturating_add(copy.here_bytes));
+        let refused = if copy.here_bytes > 0 { Unroomy::Twice } else { Unroomy::NoRoom };
+        let mut room = self.promises.take(device, space, need).map_err(refused)?;
         for (at, (blob, _)) in missing.iter().enumerate() {
             match staging.begin(*blob) {
                 Ok(part) => drop(part),
@@ -549,7 +660,13 @@ impl Means {
             }
             room.allocated(staging.allocated_bytes(*blob).saturating_sub(before[at]));
         }
-        Ok(room)
+        Ok([Some(room), copy.elsewhere].into_iter().flatten().collect())
+    }
+
+    /// So many bytes, and what stays free beside them.
+    fn need(&self, bytes: u64) -> Need {
+        let Config { spare_percent, spare_bytes_min, .. } = self.config;
+        Need { bytes, spare_percent, spare_bytes_min }
     }
 }
 
@@ -568,6 +685,10 @@ impl Drop for Fetcher {
     fn drop(&mut self) {
         self.means.fetching.send_modify(|count| *count = count.saturating_sub(1));
     }
+}
+
+fn device_of(place: &Path) -> Result<u64, Fault> {
+    fs::metadata(place).map(|found| found.dev()).map_err(Fault::at("look at", place))
 }
 
 /// How long to wait before an origin is asked again; `None` where that is of no use.

@@ -2,7 +2,8 @@
 //!
 //! A name is pulled once at a time, however many ask for it. Each pull is a task of its own; its job file lies on disk
 //! from the moment when it is promised to somebody until it is over, and stays when the node ends before that. A pull
-//! that failed is listed for a while, for those who did not wait for it. What came of a pull that is over without its
+//! that failed is listed for a while, for those who did not wait for it. What the cluster wishes begins in `wishes` and
+//! runs here like all others, with job files in a folder of their own. What came of a pull that is over without its
 //! model stays, and the room of the rest is given back; what nobody has asked for since goes after a week.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,30 +11,35 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::OnceCell;
+use tokio::sync::{OnceCell, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use ollamax_blobs::{Access, BlobSpec, Fault, JobFile, Jobs, Manifest, Staging, Store};
+use ollamax_blobs::{BlobSpec, Fault, JobFile, Jobs, Manifest, Scanned, Staging, Store};
 use ollamax_types::{Digest, ModelName, NodeId, Timestamp};
 
 use crate::error::PullError;
 use crate::handle::PullSpec;
 use crate::ports::Place;
-use crate::progress::{Board, PullProgress, Stage, Watch, millis};
+use crate::progress::{BlobProgress, Board, PullProgress, Source, SourceProgress, Stage, Watch, millis};
+use crate::pull::course::{Course, Wished};
 use crate::pull::{Chosen, Means, Pull, blocking};
 
 /// How long a part is kept that nobody writes to.
-const PARTS_KEPT_MS: u64 = 7 * 24 * 3_600_000;
+pub(crate) const PARTS_KEPT_MS: u64 = 7 * 24 * 3_600_000;
 /// Time between two looks for such parts.
 const CLEAR_INTERVAL: Duration = Duration::from_secs(24 * 3_600);
 /// Wait before the folder of jobs is tried again that could not be read.
-const JOBS_RETRY: Duration = Duration::from_secs(10);
+pub(crate) const JOBS_RETRY: Duration = Duration::from_secs(10);
 /// How long a pull that failed is listed.
 const FAILED_KEPT: Duration = Duration::from_secs(3_600);
 /// Most failed pulls that are listed.
 const FAILED_MAX: usize = 64;
+/// Most pulls of which it is remembered how they went.
+const BOARDS_MAX: usize = 256;
+/// Most files that are hashed before others because other nodes ask for them.
+const URGENT_MAX: usize = 64;
 
 /// All pulls of this node.
 pub(crate) struct Service {
@@ -42,7 +48,11 @@ pub(crate) struct Service {
     pub(crate) jobs_root: PathBuf,
     /// Empty until the jobs of before were taken up.
     pub(crate) jobs: OnceCell<Jobs>,
+    /// Where the jobs of wishes lie.
+    pub(crate) wishes_root: PathBuf,
     pub(crate) pulls: Mutex<BTreeMap<ModelName, Entry>>,
+    /// How the last pull of each name went or goes.
+    pub(crate) boards: Mutex<BTreeMap<ModelName, Arc<Board>>>,
     pub(crate) tasks: TaskTracker,
     pub(crate) stop: CancellationToken,
 }
@@ -53,6 +63,14 @@ pub(crate) struct Entry {
     cancel: CancellationToken,
     /// When it failed.
     failed_at: Option<Instant>,
+}
+
+/// What became of a wish that was to begin.
+pub(crate) enum Begun {
+    /// It has begun.
+    Ours(Arc<Board>),
+    /// The model is pulled already, on another behalf.
+    Other(Arc<Board>),
 }
 
 // === impl Service ===
@@ -114,6 +132,83 @@ impl Service {
         pulls.values().map(|entry| entry.board.now()).collect()
     }
 
+    /// How the last pull of a name goes or went; that of a model which is in the store is done.
+    pub(crate) fn watch(&self, name: &ModelName) -> Option<Watch> {
+        let board = self.lock_boards().get(name).cloned();
+        let models = Arc::clone(&self.means.adopted.borrow().models);
+        let stored = models.iter().find(|scanned| scanned.complete && scanned.model.name == *name);
+        match (board, stored) {
+            (Some(board), stored) if says_more(&board.now(), stored) => board.watch().ok(),
+            (_, Some(stored)) => Some(self.watch_stored(stored)),
+            (_, None) => None,
+        }
+    }
+
+    /// A pull that is over, of a model that was there.
+    fn watch_stored(&self, stored: &Scanned) -> Watch {
+        let blobs = stored.blobs.iter().map(|blob| BlobProgress { blob: *blob, verified_bytes: blob.size_bytes });
+        let mut progress = PullProgress {
+            name: stored.model.name.clone(),
+            node: self.node,
+            stage: Stage::Done,
+            wait: None,
+            digest: Some(stored.model.digest),
+            blobs: blobs.collect(),
+            sources: Vec::new(),
+            bytes_per_second: None,
+            left: None,
+        };
+        progress.sources.push(SourceProgress { source: Source::Here, bytes: progress.total_bytes() });
+        Watch::new(watch::channel(Arc::new(progress)).1)
+    }
+
+    /// Has a file of the store hashed before others, since another node wants it. What is hashed by now makes room.
+    pub(crate) fn hurry(&self, sha256: Digest) {
+        let adopted = Arc::clone(&self.means.adopted.borrow());
+        let is_open =
+            |blob: &BlobSpec| !adopted.hashed.contains_key(&blob.sha256) && !adopted.suspect.contains_key(&blob.sha256);
+        let mut blobs = adopted.models.iter().flat_map(|scanned| &scanned.blobs);
+        let Some(blob) = blobs.find(|blob| blob.sha256 == sha256).filter(|blob| is_open(blob)) else { return };
+        self.means.urgent.send_if_modified(|urgent| {
+            urgent.retain(is_open);
+            urgent.len() < URGENT_MAX && urgent.insert(*blob)
+        });
+    }
+
+    /// Begins what the cluster wishes, unless the model is pulled already. It is not refused: the cluster decided it.
+    /// Of an assignment of round 0 the record knows nothing: its version and nodes are as it says, and nobody is waited
+    /// for.
+    pub(crate) fn begin_wish(
+        self: &Arc<Self>,
+        spec: PullSpec,
+        wished: Wished,
+        jobs: &Jobs,
+        cancel: CancellationToken,
+    ) -> Result<Begun, PullError> {
+        let mut pulls = self.lock();
+        forget_old(&mut pulls);
+        if let Some(entry) = pulls.get(&spec.name).filter(|entry| entry.failed_at.is_none()) {
+            return Ok(Begun::Other(Arc::clone(&entry.board)));
+        }
+        if self.stop.is_cancelled() {
+            return Err(PullError::Stopping);
+        }
+        let board = self.board(&spec.name, Stage::Resolving);
+        let pull = Pull {
+            means: Arc::clone(&self.means),
+            jobs: jobs.clone(),
+            board: Arc::clone(&board),
+            spec,
+            chosen: None,
+            course: Course::Wished(wished),
+            offers: Mutex::default(),
+            cancel,
+            stop: self.stop.clone(),
+        };
+        self.launch(pulls, pull);
+        Ok(Begun::Ours(board))
+    }
+
     /// The folder of jobs; the first call begins those that lie there.
     async fn take_up(self: &Arc<Self>) -> Result<&Jobs, PullError> {
         self.jobs.get_or_try_init(|| self.read_jobs()).await
@@ -169,26 +264,38 @@ impl Service {
             return Err(PullError::TooMany(running - at_once, waiting_max));
         }
         let stage = if chosen.is_some() { Stage::Waiting } else { Stage::Resolving };
-        let name = spec.name.clone();
-        let board = Arc::new(Board::new(name.clone(), self.node, stage, self.means.metrics.clone()));
+        let board = self.board(&spec.name, stage);
         if let Some(chosen) = &chosen {
             board.resolved(&chosen.manifest);
         }
-        let cancel = CancellationToken::new();
         let pull = Pull {
             means: Arc::clone(&self.means),
             jobs: jobs.clone(),
             board: Arc::clone(&board),
             spec,
             chosen,
-            cancel: cancel.clone(),
+            course: Course::Asked,
+            offers: Mutex::default(),
+            cancel: CancellationToken::new(),
             stop: self.stop.clone(),
         };
-        pulls.insert(name, Entry { board: Arc::clone(&board), cancel, failed_at: None });
+        self.launch(pulls, pull);
+        Ok(board)
+    }
+
+    fn board(&self, name: &ModelName, stage: Stage) -> Arc<Board> {
+        Arc::new(Board::new(name.clone(), self.node, stage, self.means.metrics.clone()))
+    }
+
+    /// Begins a pull in a task of its own.
+    fn launch(self: &Arc<Self>, mut pulls: MutexGuard<'_, BTreeMap<ModelName, Entry>>, pull: Pull) {
+        let (name, board) = (pull.spec.name.clone(), Arc::clone(&pull.board));
+        let entry = Entry { board: Arc::clone(&board), cancel: pull.cancel.clone(), failed_at: None };
+        pulls.insert(name.clone(), entry);
         drop(pulls);
+        remember(&mut self.lock_boards(), name, board);
         // It ends with the node, between two chunks; what it could not do is told on its board.
         self.tasks.spawn(Arc::clone(self).carry_out(pull));
-        Ok(board)
     }
 
     /// Does a pull to its end, and tells of it.
@@ -198,6 +305,7 @@ impl Service {
             tracing::info!(model = %name, asked_by, "a pull begins");
         }
         let outcome = Box::pin(pull.run()).await;
+        pull.withdraw();
         if !matches!(outcome, Err(PullError::Stopping)) {
             self.remove_job(&pull.jobs, &name).await;
         }
@@ -284,17 +392,23 @@ impl Service {
 
     /// Removes parts that nobody wrote to for long and that no pull wants.
     async fn clear_parts(&self) {
-        let Some(staging) = self.staging().await else { return };
+        let mut folders: Vec<Staging> = self.staging().await.into_iter().collect();
+        // What grew there stays behind when the store was opened to this node meanwhile.
+        let own = self.means.own_staging().await;
+        folders.extend(own.filter(|own| folders.iter().all(|staging| staging.root() != own.root())));
+        if folders.is_empty() {
+            return;
+        }
         let boards: Vec<Arc<PullProgress>> = self.lock().values().map(|entry| entry.board.now()).collect();
         let wanted: BTreeSet<Digest> =
             boards.iter().flat_map(|progress| progress.blobs.iter().map(|blob| blob.blob.sha256)).collect();
         let now = self.means.clock.now();
-        if blocking(move || clear(&staging, &wanted, now)).await.is_ok() {
+        if blocking(move || folders.iter().for_each(|staging| clear(staging, &wanted, now))).await.is_ok() {
             self.show_staged().await;
         }
     }
 
-    /// The staging folder of the store beside this node, if it has one already.
+    /// The staging folder for the store beside this node, if it has one already.
     async fn staging(&self) -> Option<Staging> {
         let runtime = Arc::clone(&self.means.runtime);
         let found = blocking(move || match runtime.place() {
@@ -302,8 +416,8 @@ impl Service {
             Place::None(_) => None,
         });
         let (access, store) = found.await.ok()??;
-        let (root, is_direct) = (store.staging_place(), matches!(access, Access::Direct { .. }));
-        let is_there = blocking(move || is_direct && root.is_dir()).await.ok()?;
+        let root = self.means.staging_place(&store, &access);
+        let is_there = blocking(move || root.is_dir()).await.ok()?;
         if !is_there {
             return None;
         }
@@ -325,6 +439,32 @@ impl Service {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<ModelName, Entry>> {
         self.pulls.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn lock_boards(&self) -> MutexGuard<'_, BTreeMap<ModelName, Arc<Board>>> {
+        self.boards.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether a pull says more of its model than that it lies in the store.
+fn says_more(pull: &PullProgress, stored: Option<&Scanned>) -> bool {
+    let is_stored = stored.is_some_and(|stored| Some(stored.model.digest) == pull.digest);
+    match pull.stage {
+        Stage::Done => is_stored || stored.is_none(),
+        Stage::Failed(_) => !is_stored,
+        _ => true,
+    }
+}
+
+/// Keeps in mind how a pull goes, in place of one that is long over.
+fn remember(boards: &mut BTreeMap<ModelName, Arc<Board>>, name: ModelName, board: Arc<Board>) {
+    if boards.len() >= BOARDS_MAX {
+        let over = boards.iter().filter(|(_, board)| board.now().is_over());
+        let oldest = over.max_by_key(|(_, board)| board.elapsed()).map(|(name, _)| name.clone());
+        if let Some(oldest) = oldest {
+            boards.remove(&oldest);
+        }
+    }
+    boards.insert(name, board);
 }
 
 /// Whether this is the end that somebody wanted, and no failure to be shown to others.

@@ -118,3 +118,22 @@ pub const CONFIG_BLOB_BYTES_MAX: usize = 1 << 20;
 pub const STORE_MANIFESTS_MAX: usize = 10_000;
 /// Most watchers of one pull.
 pub const PULL_WATCHERS_MAX: usize = 256;
+/// Most things that a runtime says a model can do.
+pub const CAPABILITIES_MAX: usize = 16;
+/// Longest word for what a model can do.
+pub const CAPABILITY_BYTES_MAX: usize = 32;
+/// Most files that one command binds to their BLAKE3.
+pub const BIND_BLOBS_MAX: usize = 256;
+/// Most files whose BLAKE3 is on record.
+pub const BLOBS_MAX: u64 = 262_144;
+/// Most models that are asked for.
+pub const WISHES_MAX: u64 = 4_096;
+/// Most nodes that one wish may have as its targets.
+pub const WISH_TARGETS_MAX: usize = 64;
+/// How long the same question is answered with a round whose ingester has the model already: who receives may be away
+/// for long, and the registry must be asked again some day.
+pub const ROUND_KEPT_FOR: Duration = Duration::from_secs(600);
+/// Most failures of nodes that one wish keeps; those without a part in its plan make room.
+pub const WISH_FAILURES_MAX: usize = 128;
+/// Longest text of a failure in a wish; a longer one is cut.
+pub const FAILURE_TEXT_BYTES_MAX: usize = 512;

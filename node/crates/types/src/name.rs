@@ -33,11 +33,17 @@ struct Parts {
 }
 
 impl ModelName {
-    /// `host/namespace/model:tag`, in lower case: equal names have equal keys.
+    /// `host/namespace/model:tag`, spelled as the name is: it reads back as itself.
+    #[must_use]
+    pub fn full(&self) -> String {
+        let [host, namespace, model, tag] = self.parts();
+        format!("{host}/{namespace}/{model}:{tag}")
+    }
+
+    /// The same in lower case: equal names have equal keys.
     #[must_use]
     pub fn key(&self) -> String {
-        let [host, namespace, model, tag] = self.parts();
-        format!("{host}/{namespace}/{model}:{tag}").to_lowercase()
+        self.full().to_lowercase()
     }
 
     /// The owner part, which OpenAI's list shows as `owned_by`.
@@ -162,6 +168,15 @@ mod tests {
         check("localhost:5000/library/m", Some("localhost:5000/library/m:latest"));
         for bad in ["", ":", "a:", "/a", "a/b/c/d", "a b", "-a", "n.s/m", "a:b:c/d", "../etc/passwd", "a\n"] {
             check(bad, None);
+        }
+    }
+
+    #[test]
+    fn the_full_name_has_all_parts_as_they_are_spelled() {
+        for (text, full) in [("Demo", "registry.ollama.ai/library/Demo:latest"), ("h:5/Me/M:Q4", "h:5/Me/M:Q4")] {
+            let name: ModelName = text.parse().expect("valid");
+            assert_eq!(name.full(), full);
+            assert_eq!(name.key(), full.to_lowercase());
         }
     }
 

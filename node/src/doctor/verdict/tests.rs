@@ -161,7 +161,8 @@ fn files(access: Access, damaged: &[(&str, &[&str])]) -> ModelStore {
         ((*file).to_owned(), models)
     });
     let owner = "ollama (uid 998)".to_owned();
-    ModelStore::Found(Files { path: PathBuf::from("/models"), access, owner, damaged: damaged.collect() })
+    let handed = Ok(([127, 0, 0, 1], 7).into());
+    ModelStore::Found(Files { path: PathBuf::from("/models"), access, owner, handed, damaged: damaged.collect() })
 }
 
 #[test]
@@ -187,11 +188,20 @@ fn rights_on_the_model_store() {
         let check = model_store(&files(Access::Direct { owner, how }, &[]));
         expect(&check, Outcome::Ok, "/models is owned by ollama (uid 998); this node reads and writes it ");
         expect(&check, Outcome::Ok, needle);
+        expect(&check, Outcome::Ok, ", and links into it what it pulls");
     }
     let (reason, remedy) = ("blobs may not be written".to_owned(), "chmod g+w".to_owned());
     let locked = model_store(&files(Access::Locked { owner, reason: reason.clone(), remedy: remedy.clone() }, &[]));
     expect(&locked, Outcome::Warn, "/models is owned by ollama (uid 998); this node only reads it: blobs may not be");
     assert_eq!(locked.fix, remedy);
+    expect(&locked, Outcome::Warn, "the runtime fetches from this node at 127.0.0.1:7, and it needs its room twice");
+    let ModelStore::Found(alone) = files(Access::Locked { owner, reason: reason.clone(), remedy: remedy.clone() }, &[])
+    else {
+        panic!("it is there")
+    };
+    let alone = model_store(&ModelStore::Found(Files { handed: Err("it fetches nothing".to_owned()), ..alone }));
+    expect(&alone, Outcome::Warn, "may not be written; nothing can be pulled into it: it fetches nothing");
+    assert_eq!(alone.fix, remedy);
     let hidden = model_store(&files(Access::Hidden { reason, remedy: remedy.clone() }, &[]));
     expect(&hidden, Outcome::Warn, "/models cannot be read: blobs may not be written");
     assert_eq!(hidden.fix, remedy);

@@ -228,6 +228,30 @@ impl Part {
         Ok(is_sound)
     }
 
+    /// Keeps of what is there the chunks that belong into a file with this tree, and says how many went. What an earlier
+    /// process took from somewhere else may be those of another file.
+    ///
+    /// # Errors
+    /// When the tree is that of a file of another size, and when the disk does not take that a chunk is gone.
+    pub fn agree_with(&self, tree: &Tree) -> Result<u32, PartError> {
+        let (inner, path) = (&*self.0, &self.0.files.data_path);
+        if tree.size_bytes() != inner.spec.size_bytes {
+            return Err(disk::fault("agree with a tree", path, ErrorKind::InvalidInput, "it is of another size").into());
+        }
+        let mut gone = 0;
+        for (index, wanted) in (0..).zip(tree.hashes()) {
+            if self.hash_of(index).is_none_or(|hash| hash == *wanted) {
+                continue;
+            }
+            let _turn = inner.take_turn(index);
+            if self.hash_of(index).is_some_and(|hash| hash != *wanted) {
+                inner.withdraw(index)?;
+                gone += 1;
+            }
+        }
+        Ok(gone)
+    }
+
     /// Makes durable what is there.
     ///
     /// # Errors

@@ -27,12 +27,10 @@ const BLOBS_MAX: usize = 1 << 20;
 /// One model of a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Scanned {
-    /// What a runtime would list of it.
+    /// What a runtime would list of it, and what its configuration says that it can do.
     pub model: ModelRecord,
     /// The files that it needs, each once.
     pub blobs: Vec<BlobSpec>,
-    /// What its configuration says that it can do.
-    pub capabilities: Vec<String>,
     /// Whether every file is there with its size.
     pub complete: bool,
 }
@@ -186,8 +184,9 @@ impl Scanner<'_> {
             size_bytes: manifest.size_bytes(),
             modified_at: modified_at(metadata),
             details_json: details_json(&config).unwrap_or_else(|| "{}".to_owned()),
+            capabilities: capabilities(&config),
         };
-        Scanned { model, blobs, capabilities: capabilities(&config), complete }
+        Scanned { model, blobs, complete }
     }
 
     /// Whether a file is there with its size. What is there is asked once in a list, what is missing each time.
@@ -303,9 +302,8 @@ mod tests {
         let scan = shelf.scan();
         assert!(scan.skipped.is_empty(), "{:?}", scan.skipped);
         assert_eq!(names(&scan), ["localhost:5000/me/Mine:Latest", "llama3.2:1b"]);
-        let Scanned { model, blobs, capabilities, complete } = &scan.models[1];
+        let Scanned { model, blobs, complete } = &scan.models[1];
         assert!(*complete);
-        assert_eq!(capabilities, &["completion"]);
         let spec =
             |bytes: &[u8]| BlobSpec { sha256: Digest(Sha256::digest(bytes).into()), size_bytes: bytes.len() as u64 };
         assert_eq!(blobs, &[spec(b"weights"), spec(CONFIG.as_bytes())]);
@@ -316,6 +314,7 @@ mod tests {
             size_bytes: (CONFIG.len() + b"weights".len()) as u64,
             modified_at: Timestamp(1_785_578_400_123),
             details_json: r#"{"parent_model":"","format":"gguf","family":"llama","families":null,"parameter_size":"","quantization_level":""}"#.to_owned(),
+            capabilities: vec!["completion".to_owned()],
         };
         assert_eq!(model, &wanted);
     }

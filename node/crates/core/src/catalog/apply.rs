@@ -5,6 +5,7 @@
 //! `COMMAND_KEYS_MAX` keys. What ends by itself goes by the entry's log time. A command that would read more, or meets
 //! a record that cannot be, is a [`Fault`].
 
+mod blobs;
 mod draft;
 mod expire;
 mod leases;
@@ -18,6 +19,7 @@ mod settings;
 mod tokens;
 mod values;
 mod version;
+mod wishes;
 
 pub use values::{bytes_max_of, prefixes, quotas, value_prefix};
 
@@ -29,8 +31,9 @@ use super::view::{Fault, Mutation, View};
 use reader::Reader;
 
 /// The highest cluster version that this release applies. 1: members, models, tokens, settings. 2: values,
-/// transactions, leases and client sessions. 3: migrations; leases and sessions that end take their deadline along.
-pub const CLUSTER_VERSION: u32 = 3;
+/// transactions, leases and client sessions. 3: migrations; leases and sessions that end take their deadline along. 4:
+/// wishes for models, the BLAKE3 of their files, and what models can do.
+pub const CLUSTER_VERSION: u32 = 4;
 
 /// The cluster version from which on leases and sessions note where their deadline stands.
 const NOTED_DEADLINES_VERSION: u32 = 3;
@@ -163,6 +166,18 @@ fn execute(scene: &Scene<'_>) -> Step {
         Command::Migrate { number, down, force } => {
             migrations::migrate(scene, migrations::Wish { number: *number, down: *down, force: *force })
         }
+        Command::BindBlobs { node, blobs } => blobs::bind(scene, *node, blobs),
+        Command::AskModel { name, replicas, insecure } => wishes::ask(scene, name, replicas, *insecure),
+        Command::PlanPull { name, round, ingester, targets } => {
+            wishes::plan(scene, wishes::Round { name, number: *round }, *ingester, targets)
+        }
+        Command::ResolveWish { node, name, round, digest, size_bytes } => {
+            wishes::resolve(scene, *node, wishes::Round { name, number: *round }, *digest, *size_bytes)
+        }
+        Command::TellPull { node, name, round, code, text } => {
+            wishes::tell(scene, *node, wishes::Round { name, number: *round }, *code, text)
+        }
+        Command::ForgetWish { name } => wishes::forget(scene, name),
     }
 }
 

@@ -4,10 +4,11 @@
 //! token is created under an id that its maker drew, a report replaces what the node had said.
 
 use ollamax_types::{
-    ClusterId, ErrorCode, Incarnation, ModelRecord, NodeId, PeerId, RequestId, Role, Timestamp, TokenId,
+    ClusterId, Digest, ErrorCode, Incarnation, ModelName, ModelRecord, NodeId, PeerId, RequestId, Role, Root,
+    Timestamp, TokenId,
 };
 
-use super::record::Migration;
+use super::record::{Migration, Replicas};
 use super::txn::{Effect, Txn};
 
 /// One log entry: the envelope, version 1 from the first day.
@@ -182,10 +183,83 @@ pub enum Command {
         /// Begin although the order, or one on its way in the other direction, speaks against it.
         force: bool,
     },
+    /// A node has read files whole and tells the BLAKE3 of each. Since cluster version 4, as all that follow.
+    BindBlobs {
+        /// Who read them.
+        node: NodeId,
+        /// At most `BIND_BLOBS_MAX`; all or none are taken.
+        blobs: Vec<BoundBlob>,
+    },
+    /// A model shall be on some nodes. Begins a round, which forgets what an earlier one has come to; a round of the
+    /// same wish that somebody is busy with goes on, for receivers alone as long as `ROUND_KEPT_FOR`. Answers
+    /// [`Answer::Wish`].
+    AskModel {
+        /// Which model.
+        name: ModelName,
+        /// On which nodes.
+        replicas: Replicas,
+        /// The registry may be reached without TLS.
+        insecure: bool,
+    },
+    /// The leader says who does what in a round; the entry is fenced by its term.
+    PlanPull {
+        /// Which model.
+        name: ModelName,
+        /// Which round.
+        round: u64,
+        /// A target, or a node that holds the model.
+        ingester: NodeId,
+        /// Who shall hold the model; 1 to `WISH_TARGETS_MAX`.
+        targets: Vec<NodeId>,
+    },
+    /// The ingester of a round has learned which version it is about. The first one stays.
+    ResolveWish {
+        /// The plan's ingester.
+        node: NodeId,
+        /// Which model.
+        name: ModelName,
+        /// Which round.
+        round: u64,
+        /// SHA-256 of the manifest.
+        digest: Digest,
+        /// Bytes of all files.
+        size_bytes: u64,
+    },
+    /// A node that has a part in a round could not do it.
+    TellPull {
+        /// Who.
+        node: NodeId,
+        /// Which model.
+        name: ModelName,
+        /// Which round.
+        round: u64,
+        /// What kind of failure.
+        code: ErrorCode,
+        /// For people; cut at `FAILURE_TEXT_BYTES_MAX`.
+        text: String,
+    },
+    /// A model is not wished for any more. Copies stay where they are.
+    ForgetWish {
+        /// Which model.
+        name: ModelName,
+    },
+}
+
+/// The BLAKE3 of a file whose SHA-256 is its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BoundBlob {
+    /// Its name.
+    pub sha256: Digest,
+    /// Its length.
+    pub size_bytes: u64,
+    /// Its BLAKE3.
+    pub root: Root,
 }
 
 /// The cluster version that keeps client sessions.
 const SESSIONS_VERSION: u32 = 2;
+/// The cluster version that keeps what a model can do.
+pub const CAPABILITIES_VERSION: u32 = 4;
 
 // === impl Entry ===
 
@@ -226,12 +300,18 @@ impl Command {
             Self::SetQuota { .. } => "set_quota",
             Self::RaiseVersion { .. } => "raise_version",
             Self::Migrate { .. } => "migrate",
+            Self::BindBlobs { .. } => "bind_blobs",
+            Self::AskModel { .. } => "ask_model",
+            Self::PlanPull { .. } => "plan_pull",
+            Self::ResolveWish { .. } => "resolve_wish",
+            Self::TellPull { .. } => "tell_pull",
+            Self::ForgetWish { .. } => "forget_wish",
         }
     }
 
     /// The cluster version that it needs.
     #[must_use]
-    pub const fn least_version(&self) -> u32 {
+    pub fn least_version(&self) -> u32 {
         match self {
             Self::InitCluster { .. }
             | Self::AddMember { .. }
@@ -241,11 +321,14 @@ impl Command {
             | Self::ForgetModels { .. }
             | Self::CreateToken { .. }
             | Self::RevokeToken { .. }
-            | Self::ReportModels { .. }
             | Self::SetSetting { .. }
             | Self::DeleteSetting { .. }
             // Every member said that it knows the command before it is asked for.
             | Self::RaiseVersion { .. } => 1,
+            // An older member would drop what it does not know, and its state would differ.
+            Self::ReportModels { present, .. } => {
+                if present.iter().all(|model| model.capabilities.is_empty()) { 1 } else { CAPABILITIES_VERSION }
+            }
             Self::Txn(_)
             | Self::OpenSession { .. }
             | Self::CloseSession { .. }
@@ -255,6 +338,12 @@ impl Command {
             | Self::Expire
             | Self::SetQuota { .. } => 2,
             Self::Migrate { .. } => 3,
+            Self::BindBlobs { .. }
+            | Self::AskModel { .. }
+            | Self::PlanPull { .. }
+            | Self::ResolveWish { .. }
+            | Self::ForgetWish { .. } => 4,
+            Self::TellPull { code, .. } => told_since(*code),
         }
     }
 }
@@ -313,6 +402,11 @@ pub enum Answer {
     },
     /// A migration after this step.
     Migration(Box<Migration>),
+    /// A model is asked for.
+    Wish {
+        /// The round that does it: a new one, or one that runs.
+        round: u64,
+    },
     /// Refused; nothing was changed.
     Refused(Refusal),
 }
@@ -409,6 +503,41 @@ pub enum Refusal {
     /// The ledger speaks against this step of a migration; the text says what to do first.
     #[error("{0}")]
     Migration(String),
+    /// A file has one BLAKE3. That another is told is a defect or a lie, never an old copy.
+    #[error("the file {} is on record with another BLAKE3 or size", .sha256.short())]
+    RootConflict {
+        /// Which file.
+        sha256: Digest,
+    },
+    /// What was told is of a round that is over.
+    #[error("round {round} of {name} has passed")]
+    RoundPassed {
+        /// Which model.
+        name: ModelName,
+        /// The round that was told of.
+        round: u64,
+    },
+    /// The round spreads another version than the one that was found.
+    #[error("this round of {name} is about version {}, and {} was found", .wanted.short(), .found.short())]
+    VersionMoved {
+        /// Which model.
+        name: ModelName,
+        /// What the round spreads.
+        wanted: Digest,
+        /// What was found.
+        found: Digest,
+    },
+    /// Nobody has asked for this model, or nobody does any more.
+    #[error("nobody has asked for {0}")]
+    WishNotFound(ModelName),
+    /// What was told is not this node's to tell: the plan says otherwise, or there is none.
+    #[error("node {node} has no such part in the plan for {name}")]
+    NotPlanned {
+        /// Which model.
+        name: ModelName,
+        /// Who told it.
+        node: NodeId,
+    },
 }
 
 /// What is wrong with a token.
@@ -452,11 +581,64 @@ impl Refusal {
             Self::SequenceTooOld { .. } => ErrorCode::SequenceTooOld,
             Self::LeaseNotFound(_) => ErrorCode::LeaseNotFound,
             Self::QuotaExceeded { .. } => ErrorCode::QuotaExceeded,
+            Self::RootConflict { .. } | Self::VersionMoved { .. } => ErrorCode::DigestConflict,
+            Self::WishNotFound(_) => ErrorCode::ModelNotFound,
             Self::LastVoter(_)
             | Self::ModelsRemain(_)
             | Self::Fenced { .. }
             | Self::VersionTooLow { .. }
-            | Self::Migration(_) => ErrorCode::PreconditionFailed,
+            | Self::Migration(_)
+            | Self::RoundPassed { .. }
+            | Self::NotPlanned { .. } => ErrorCode::PreconditionFailed,
         }
+    }
+}
+
+/// The cluster version from which on a code may be told in the log. A code that older members do not know would halt
+/// them, so a new one waits for a version of its own.
+const fn told_since(code: ErrorCode) -> u32 {
+    match code {
+        ErrorCode::ConfigInvalid
+        | ErrorCode::StorageFailed
+        | ErrorCode::StorageCorrupt
+        | ErrorCode::DiskFull
+        | ErrorCode::NoQuorum
+        | ErrorCode::OutcomeUnknown
+        | ErrorCode::NotInitialised
+        | ErrorCode::RuntimeUnavailable
+        | ErrorCode::RuntimeFailed
+        | ErrorCode::PeerUnreachable
+        | ErrorCode::BackupTargetFailed
+        | ErrorCode::OriginFailed
+        | ErrorCode::OriginRefused
+        | ErrorCode::ManifestInvalid
+        | ErrorCode::DigestMismatch
+        | ErrorCode::Internal
+        | ErrorCode::BadRequest
+        | ErrorCode::BodyTooLarge
+        | ErrorCode::ModelNotFound
+        | ErrorCode::NodeNotFound
+        | ErrorCode::TokenNotFound
+        | ErrorCode::SettingNotFound
+        | ErrorCode::LeaseNotFound
+        | ErrorCode::KeyNotFound
+        | ErrorCode::Compacted
+        | ErrorCode::SessionExpired
+        | ErrorCode::SequenceTooOld
+        | ErrorCode::AlreadyMember
+        | ErrorCode::IdentityConflict
+        | ErrorCode::DigestConflict
+        | ErrorCode::StalePlacement
+        | ErrorCode::PreconditionFailed
+        | ErrorCode::StoreNotWritable
+        | ErrorCode::PullCancelled
+        | ErrorCode::NotImplemented
+        | ErrorCode::Forbidden
+        | ErrorCode::TokenInvalid
+        | ErrorCode::NotMember
+        | ErrorCode::Overloaded
+        | ErrorCode::QuotaExceeded
+        | ErrorCode::Draining
+        | ErrorCode::DeadlineExceeded => 4,
     }
 }

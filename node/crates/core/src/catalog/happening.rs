@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use ollamax_types::{ModelName, NodeId, Timestamp, TokenId};
 
 use super::command::{Command, Entry};
-use super::record::{Key, Member, MigrationStatus, Record};
+use super::record::{Key, Member, MigrationStatus, Record, Replicas, Wish};
 use super::view::Mutation;
 
 /// Something that happened in the cluster.
@@ -93,6 +93,14 @@ kinds! {
     MigrationReverted = "migration_reverted",
     /// A migration met records that contradict each other.
     MigrationFailed = "migration_failed",
+    /// Somebody asked for a model on some nodes, and a round began.
+    ModelAsked = "model_asked",
+    /// The leader has said which nodes fetch a model.
+    PullPlanned = "pull_planned",
+    /// A node could not do its part for a model.
+    PullFailed = "pull_failed",
+    /// A model is not asked for any more.
+    WishForgotten = "wish_forgotten",
 }
 
 /// Kind, subject, text.
@@ -142,7 +150,13 @@ fn told(command: &Command, mutations: &[Mutation]) -> Vec<Told> {
         Command::RaiseVersion { .. } => mutations.iter().filter_map(version).collect(),
         Command::Expire => expired(mutations).into_iter().collect(),
         Command::Migrate { .. } => mutations.iter().filter_map(migration).collect(),
-        Command::Txn(_)
+        Command::AskModel { .. } => wishes(mutations).map(asked).collect(),
+        Command::PlanPull { .. } => wishes(mutations).filter_map(planned).collect(),
+        Command::TellPull { node, .. } => wishes(mutations).filter_map(|wish| failed(wish, *node)).collect(),
+        Command::ForgetWish { .. } => mutations.iter().filter_map(forgotten).collect(),
+        Command::BindBlobs { .. }
+        | Command::ResolveWish { .. }
+        | Command::Txn(_)
         | Command::OpenSession { .. }
         | Command::CloseSession { .. }
         | Command::GrantLease { .. }
@@ -253,6 +267,45 @@ fn migration(mutation: &Mutation) -> Option<Told> {
         MigrationStatus::Failed => (EventKind::MigrationFailed, format!("{}: {}", row.name, row.error)),
     };
     Some((kind, key.to_string(), text))
+}
+
+/// What is written of wishes.
+fn wishes(mutations: &[Mutation]) -> impl Iterator<Item = &Wish> {
+    mutations.iter().filter_map(|mutation| match mutation {
+        Mutation::Put(Key::Wish(_), Record::Wish(wish)) => Some(&**wish),
+        Mutation::Put(..) | Mutation::Delete(_) => None,
+    })
+}
+
+fn asked(wish: &Wish) -> Told {
+    let place = match &wish.replicas {
+        Replicas::Count(1) => "on 1 node".to_owned(),
+        Replicas::Count(count) => format!("on {count} nodes"),
+        Replicas::All => "on all nodes".to_owned(),
+        Replicas::Nodes(nodes) => format!("on {}", those(nodes)),
+    };
+    (EventKind::ModelAsked, wish.name.to_string(), format!("{place}, by {}", wish.asked_by))
+}
+
+fn planned(wish: &Wish) -> Option<Told> {
+    let plan = wish.plan.as_ref()?;
+    let text = format!("{} fetches it, for {}", node(plan.ingester), those(&plan.targets));
+    Some((EventKind::PullPlanned, wish.name.to_string(), text))
+}
+
+fn failed(wish: &Wish, teller: NodeId) -> Option<Told> {
+    let failure = wish.failures.get(&teller)?;
+    let text = format!("at {}, {}: {}", node(teller), failure.code, failure.text);
+    Some((EventKind::PullFailed, wish.name.to_string(), text))
+}
+
+fn forgotten(mutation: &Mutation) -> Option<Told> {
+    let Mutation::Delete(Key::Wish(key)) = mutation else { return None };
+    Some((EventKind::WishForgotten, model_name(key), "is not asked for any more".to_owned()))
+}
+
+fn those(nodes: &[NodeId]) -> String {
+    nodes.iter().map(|id| node(*id)).collect::<Vec<_>>().join(" ")
 }
 
 /// How many ended; those that were renewed only have another deadline.

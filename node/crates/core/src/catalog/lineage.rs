@@ -2,7 +2,8 @@
 //!
 //! One member leads alone: a survivor under its id, or a new one. Ids go on well above all that the state knows of:
 //! others were given out after it. All other members have departed; what they held, who may join, and client sessions
-//! go: nobody may believe that an answer of the old cluster still holds. Values, leases and settings stay as they are.
+//! go: nobody may believe that an answer of the old cluster still holds. So do the parts that others had in wishes; the
+//! wishes stay, and are planned anew. Values, leases, settings and what is known of files stay as they are.
 //! [`Sweep`] is taken step by step, so that no batch grows with the state; [`found`] is the last step.
 
 use ollamax_types::limits::MEMBERS_MAX;
@@ -10,7 +11,7 @@ use ollamax_types::{ClusterId, NodeId, Role, Timestamp};
 
 use super::command::NewMember;
 use super::read;
-use super::record::{Cluster, Counts, Due, Key, KeyRange, Member, MemberState, Record};
+use super::record::{Cluster, Counts, Due, Key, KeyRange, Member, MemberState, Plan, Record, Wish};
 use super::view::{Fault, Mutation, View};
 
 /// Deadlines that one step looks at; each may be of a session with as many answers as its window.
@@ -55,6 +56,7 @@ enum Stage {
     Sessions { after: Option<Key> },
     Tokens,
     Locations { after: Option<Key> },
+    Wishes { after: Option<Key> },
     Over,
 }
 
@@ -89,6 +91,7 @@ impl Sweep {
                 Stage::Sessions { after } => sessions(view, after.as_ref())?,
                 Stage::Tokens => tokens(view)?,
                 Stage::Locations { after } => locations(view, after.as_ref(), self.survivor)?,
+                Stage::Wishes { after } => wishes(view, after.as_ref(), self.survivor)?,
                 Stage::Over => return Ok(None),
             };
             self.stage = next;
@@ -130,7 +133,7 @@ fn locations(view: &dyn View, after: Option<&Key>, survivor: Option<NodeId>) -> 
     let page = view.scan(&KeyRange::Locations, after, RECORDS_PER_STEP)?;
     let next = match page.last() {
         Some((last, _)) if page.len() == RECORDS_PER_STEP => Stage::Locations { after: Some(last.clone()) },
-        _ => Stage::Over,
+        _ => Stage::Wishes { after: None },
     };
     let mut mutations = Vec::new();
     for (key, _) in page {
@@ -141,6 +144,32 @@ fn locations(view: &dyn View, after: Option<&Key>, survivor: Option<NodeId>) -> 
         }
     }
     Ok((mutations, next))
+}
+
+/// A plan that gives a part to anybody but the survivor is none any more, and what others failed with is nobody's
+/// concern.
+fn wishes(view: &dyn View, after: Option<&Key>, survivor: Option<NodeId>) -> Result<(Vec<Mutation>, Stage), Fault> {
+    let page = view.scan(&KeyRange::Wishes, after, RECORDS_PER_STEP)?;
+    let next = match page.last() {
+        Some((last, _)) if page.len() == RECORDS_PER_STEP => Stage::Wishes { after: Some(last.clone()) },
+        _ => Stage::Over,
+    };
+    let mut mutations = Vec::new();
+    for (key, record) in page {
+        let Record::Wish(wish) = record else { return Err(Fault::Mismatch { key: key.to_string() }) };
+        let mut kept: Wish = *wish.clone();
+        kept.failures.retain(|node, _| Some(*node) == survivor);
+        kept.plan = kept.plan.filter(|plan| is_of(plan, survivor));
+        if kept != *wish {
+            mutations.push(Mutation::Put(key, Record::Wish(Box::new(kept))));
+        }
+    }
+    Ok((mutations, next))
+}
+
+/// Whether nobody but the survivor has a part in a plan.
+fn is_of(plan: &Plan, survivor: Option<NodeId>) -> bool {
+    plan.targets.iter().chain([&plan.ingester]).all(|node| Some(*node) == survivor)
 }
 
 /// The last step: the new identity, its one member, everybody else departed. `now` is the log time that the state

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use ollamax_types::{NodeId, Timestamp, TokenId};
+use ollamax_types::{Digest, NodeId, Timestamp, TokenId};
 
 use super::command::{Answer, Entry};
 use super::record::{Due, Key, KeyRange, Record};
@@ -82,6 +82,8 @@ fn least(range: &KeyRange) -> Key {
         KeyRange::Sessions => Key::Session(0),
         KeyRange::Deadlines => Key::Deadline(Timestamp(0), Due::Lease(0)),
         KeyRange::Migrations => Key::Migration(0),
+        KeyRange::Blobs => Key::Blob(Digest([0; 32])),
+        KeyRange::Wishes => Key::Wish(String::new()),
     }
 }
 
@@ -94,7 +96,9 @@ pub(super) fn holds(range: &KeyRange, key: &Key) -> bool {
         | (KeyRange::Leases, Key::Lease(_))
         | (KeyRange::Sessions, Key::Session(_))
         | (KeyRange::Deadlines, Key::Deadline(..))
-        | (KeyRange::Migrations, Key::Migration(_)) => true,
+        | (KeyRange::Migrations, Key::Migration(_))
+        | (KeyRange::Blobs, Key::Blob(_))
+        | (KeyRange::Wishes, Key::Wish(_)) => true,
         (KeyRange::LocationsOf(model), Key::Location(of, _)) => model == of,
         (KeyRange::ModelsOf(node), Key::NodeModel(of, _)) => node == of,
         (KeyRange::Settings(prefix), Key::Setting(key)) => key.starts_with(prefix),

@@ -23,6 +23,14 @@ pub fn weights_of(locations: &[Location], version: Digest) -> Digest {
     copies.find_map(|location| location.model.known_weights()).unwrap_or(version)
 }
 
+/// What a version can do, from the first copy that tells it; nothing while none does.
+#[must_use]
+pub fn abilities_of(locations: &[Location], version: Digest) -> Vec<String> {
+    let mut copies = locations.iter().filter(|location| location.model.digest == version);
+    let told = copies.find(|location| !location.model.capabilities.is_empty());
+    told.map(|location| location.model.capabilities.clone()).unwrap_or_default()
+}
+
 fn served(locations: &[Location]) -> Option<&Location> {
     let newest_first = |location: &&Location| (location.model.modified_at, location.model.digest, location.node);
     locations.iter().max_by_key(newest_first)
@@ -61,7 +69,7 @@ pub fn conflict(locations: &[Location]) -> Option<Conflict> {
 /// One name of the merged listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listed {
-    /// The newest copy of the served version.
+    /// The newest copy of the served version, with what any copy of it tells that it can do.
     pub model: ModelRecord,
     /// Who holds the served version, by id.
     pub nodes: Vec<NodeId>,
@@ -89,7 +97,11 @@ fn merged(copies: &[Location]) -> Option<Listed> {
     let same = copies.iter().filter(|copy| copy.model.digest == served.model.digest);
     let mut nodes: Vec<NodeId> = same.map(|copy| copy.node).collect();
     nodes.sort_unstable();
-    Some(Listed { model: served.model.clone(), nodes, conflict: conflict(copies) })
+    let mut model = served.model.clone();
+    if model.capabilities.is_empty() {
+        model.capabilities = abilities_of(copies, model.digest);
+    }
+    Some(Listed { model, nodes, conflict: conflict(copies) })
 }
 
 #[cfg(test)]
@@ -104,6 +116,7 @@ mod tests {
             size_bytes: 1,
             modified_at: Timestamp(modified_ms),
             details_json: "{}".to_owned(),
+            capabilities: Vec::new(),
         };
         Location { node: NodeId(node), model }
     }
@@ -131,6 +144,18 @@ mod tests {
         check(7, 1);
         check(8, 2);
         check(9, 9);
+    }
+
+    #[test]
+    fn one_copy_that_tells_what_a_version_can_do_is_enough() {
+        let mut copies = [copy("m", 1, 7, 5), copy("m", 2, 7, 4), copy("m", 3, 8, 4)];
+        copies[1].model.capabilities = vec!["tools".to_owned()];
+        copies[2].model.capabilities = vec!["vision".to_owned()];
+        assert_eq!(abilities_of(&copies, Digest([7; 32])), ["tools"]);
+        assert_eq!(abilities_of(&copies, Digest([8; 32])), ["vision"]);
+        assert_eq!(abilities_of(&copies, Digest([9; 32])), Vec::<String>::new());
+        let listed = listing(copies);
+        assert_eq!(listed[0].model.capabilities, ["tools"], "the newest copy does not tell it");
     }
 
     #[test]

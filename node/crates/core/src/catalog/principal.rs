@@ -46,13 +46,18 @@ pub fn stamped(node: NodeId, claimed: &str) -> Result<String, Untrue> {
     Ok(format!("{NODE}{node} for {claimed}"))
 }
 
-/// Checks that `node` does not say of another what only that one can know: its addresses and its models.
+/// Checks that `node` does not say of another what only that one can know: its addresses, its models, which files it
+/// has read, and how it fares with a wish.
 ///
 /// # Errors
 /// When it does.
 pub fn check_subject(node: NodeId, command: &Command) -> Result<(), Untrue> {
     match command {
-        Command::SetAddresses { node: subject, .. } | Command::ReportModels { node: subject, .. }
+        Command::SetAddresses { node: subject, .. }
+        | Command::ReportModels { node: subject, .. }
+        | Command::BindBlobs { node: subject, .. }
+        | Command::ResolveWish { node: subject, .. }
+        | Command::TellPull { node: subject, .. }
             if *subject != node =>
         {
             Err(Untrue::OtherNode { node, claims: *subject })
@@ -63,7 +68,7 @@ pub fn check_subject(node: NodeId, command: &Command) -> Result<(), Untrue> {
 
 #[cfg(test)]
 mod tests {
-    use ollamax_types::Incarnation;
+    use ollamax_types::{Digest, ErrorCode, Incarnation, ModelName};
 
     use super::*;
 
@@ -86,20 +91,33 @@ mod tests {
     }
 
     #[test]
-    fn a_node_tells_its_own_addresses_and_models_only() {
+    fn a_node_tells_its_own_addresses_models_files_and_failures_only() {
         let of = |node| {
             let (present, absent, none) = (Vec::new(), Vec::new(), Vec::new);
             let incarnation = Incarnation([1; 16]);
             let (peer_addresses, p2p_addresses, api_addresses) = (none(), none(), none());
+            let name = || "m".parse::<ModelName>().expect("a name");
+            let (round, digest, code, text) = (1, Digest([1; 32]), ErrorCode::DiskFull, String::new());
             [
                 Command::ReportModels { node, present, absent },
                 Command::SetAddresses { node, incarnation, peer_addresses, p2p_addresses, api_addresses },
+                Command::BindBlobs { node, blobs: Vec::new() },
+                Command::ResolveWish { node, name: name(), round, digest, size_bytes: 1 },
+                Command::TellPull { node, name: name(), round, code, text },
             ]
         };
         let other = Err(Untrue::OtherNode { node: NodeId(3), claims: NodeId(7) });
         assert!(of(NodeId(3)).iter().all(|command| check_subject(NodeId(3), command) == Ok(())));
         assert!(of(NodeId(7)).iter().all(|command| check_subject(NodeId(3), command) == other));
-        // What an administrator may ask for through any member.
-        assert_eq!(check_subject(NodeId(3), &Command::RemoveMember { node: NodeId(7) }), Ok(()));
+        // What an administrator may ask for through any member, and what a leader decides.
+        let name = || "m".parse::<ModelName>().expect("a name");
+        let (ingester, targets) = (NodeId(7), vec![NodeId(7)]);
+        for command in [
+            Command::RemoveMember { node: NodeId(7) },
+            Command::PlanPull { name: name(), round: 1, ingester, targets },
+            Command::ForgetWish { name: name() },
+        ] {
+            assert_eq!(check_subject(NodeId(3), &command), Ok(()), "{command:?}");
+        }
     }
 }

@@ -3,11 +3,11 @@
 //! Readers of whole families go page by page, so that no view has to build the whole of it at once. A record of
 //! another kind than its key says is a [`Fault`].
 
-use ollamax_types::{ModelName, NodeId, PeerId, Timestamp, TokenId};
+use ollamax_types::{Digest, ModelName, NodeId, PeerId, Timestamp, TokenId};
 
 use super::record::{
-    Cluster, Counts, Due, Key, KeyRange, Lease, Location, Member, Migration, Record, Remembered, Session, Setting,
-    Token, Usage, Value,
+    Blob, Cluster, Counts, Due, Key, KeyRange, Lease, Location, Member, Migration, Record, Remembered, Session,
+    Setting, Token, Usage, Value, Wish,
 };
 use super::view::{Fault, View};
 
@@ -40,10 +40,18 @@ typed!(as_lease, Lease, Lease);
 typed!(as_session, Session, Session);
 typed!(as_remembered, Remembered, Remembered);
 typed!(as_counts, Counts, Counts);
+typed!(as_blob, Blob, Blob);
 
 fn as_migration(key: &Key, record: Record) -> Result<Migration, Fault> {
     match record {
         Record::Migration(row) => Ok(*row),
+        _ => Err(mismatch(key)),
+    }
+}
+
+fn as_wish(key: &Key, record: Record) -> Result<Wish, Fault> {
+    match record {
+        Record::Wish(wish) => Ok(*wish),
         _ => Err(mismatch(key)),
     }
 }
@@ -335,9 +343,33 @@ pub fn migrations(view: &dyn View) -> Result<Vec<Migration>, Fault> {
     all(view, &KeyRange::Migrations, as_migration)
 }
 
+/// What a file with this SHA-256 must be; `None`: nobody has told its BLAKE3.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn blob(view: &dyn View, sha256: &Digest) -> Result<Option<Blob>, Fault> {
+    one(view, &Key::Blob(*sha256), as_blob)
+}
+
+/// The wish for a model; `None`: nobody has asked for it, or nobody does any more.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn wish(view: &dyn View, model: &ModelName) -> Result<Option<Wish>, Fault> {
+    one(view, &Key::Wish(model.key()), as_wish)
+}
+
+/// All wishes, by model.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn wishes(view: &dyn View) -> Result<Vec<Wish>, Fault> {
+    all(view, &KeyRange::Wishes, as_wish)
+}
+
 #[cfg(test)]
 mod tests {
-    use ollamax_types::{Digest, Incarnation, ModelRecord, Role, Timestamp};
+    use ollamax_types::{Incarnation, ModelRecord, Role};
 
     use super::*;
     use crate::catalog::mem::MemView;
@@ -396,6 +428,7 @@ mod tests {
             size_bytes: 1,
             modified_at: Timestamp(1),
             details_json: "{}".to_owned(),
+            capabilities: Vec::new(),
         };
         for count in [0, 1, PAGE, PAGE + 1, 2 * PAGE] {
             let put = |number| {

@@ -2,10 +2,13 @@
 //!
 //! Byte forms of both belong to `store`, one file per family.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use ollamax_types::limits::QUOTA_NEARLY_FULL_PERCENT;
-use ollamax_types::{ClusterId, Incarnation, ModelRecord, NodeId, PeerId, Role, Timestamp, TokenId};
+use ollamax_types::{
+    ClusterId, Digest, ErrorCode, Incarnation, ModelName, ModelRecord, NodeId, PeerId, Role, Root, Timestamp, TokenId,
+};
 
 /// Names one record.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -42,6 +45,10 @@ pub enum Key {
     Counts,
     /// What became of a [`Migration`] by its number.
     Migration(u32),
+    /// What a file with this SHA-256 must be: a [`Blob`].
+    Blob(Digest),
+    /// A [`Wish`] by model key (`ModelName::key`).
+    Wish(String),
 }
 
 /// What ends by itself.
@@ -72,6 +79,8 @@ impl fmt::Display for Key {
             Self::Deadline(at, due) => write!(f, "deadline/{}/{due:?}", at.0),
             Self::Counts => f.write_str("counts"),
             Self::Migration(number) => write!(f, "migration/{number:03}"),
+            Self::Blob(sha256) => write!(f, "blob/{sha256}"),
+            Self::Wish(model) => write!(f, "wish/{model}"),
         }
     }
 }
@@ -105,6 +114,10 @@ pub enum KeyRange {
     Deadlines,
     /// The ledger of migrations.
     Migrations,
+    /// All files whose BLAKE3 is on record.
+    Blobs,
+    /// All wishes, by model.
+    Wishes,
 }
 
 /// What a key holds.
@@ -136,6 +149,10 @@ pub enum Record {
     Counts(Counts),
     /// At [`Key::Migration`].
     Migration(Box<Migration>),
+    /// At [`Key::Blob`].
+    Blob(Blob),
+    /// At [`Key::Wish`].
+    Wish(Box<Wish>),
     /// At [`Key::LeaseValue`] and [`Key::Deadline`]: all is in the key.
     Present,
 }
@@ -347,6 +364,92 @@ pub struct Counts {
     pub sessions: u64,
     /// Leases.
     pub leases: u64,
+    /// Wishes for models.
+    pub wishes: u64,
+    /// Files whose BLAKE3 is on record.
+    pub blobs: u64,
+}
+
+/// What a file of a model must be, whoever hands out its chunks. Bound once, by a node that read all of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Blob {
+    /// Its length.
+    pub size_bytes: u64,
+    /// Its BLAKE3, against which its chunks are checked.
+    pub root: Root,
+    /// Who read it.
+    pub bound_by: NodeId,
+    /// Log time.
+    pub bound_at: Timestamp,
+}
+
+/// That a model shall be on some nodes, and how far that has come in its present round.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wish {
+    /// Which model, as it was asked for.
+    pub name: ModelName,
+    /// Index of the entry that asked for it. What is told of another round is refused.
+    pub round: u64,
+    /// The registry may be reached without TLS.
+    pub insecure: bool,
+    /// On which nodes.
+    pub replicas: Replicas,
+    /// SHA-256 of the manifest that this round spreads; `None` until the ingester has told it, the same ever after.
+    pub digest: Option<Digest>,
+    /// Bytes of all its files; 0 until then.
+    pub size_bytes: u64,
+    /// Who does what; `None` until the leader has planned.
+    pub plan: Option<Plan>,
+    /// Who has failed in this round, and why: the last thing that each has told. Who holds the version that is spread
+    /// has not failed, whatever it told before.
+    pub failures: BTreeMap<NodeId, Failure>,
+    /// Log time at which the round began.
+    pub asked_at: Timestamp,
+    /// Who asked, as in [`super::Entry::principal`].
+    pub asked_by: String,
+}
+
+/// On which nodes a model shall be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Replicas {
+    /// On that many, the cluster chooses.
+    Count(u32),
+    /// On all that may hold models.
+    All,
+    /// On these. In a record by id, each once.
+    Nodes(Vec<NodeId>),
+}
+
+/// Who does what in a round.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// Who asks the registry. It need not be a target when it holds the model.
+    pub ingester: NodeId,
+    /// Who shall hold the model, each once, in the order of the plan.
+    pub targets: Vec<NodeId>,
+    /// Log time.
+    pub made_at: Timestamp,
+}
+
+/// Why a node has failed in a round.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// What kind of failure.
+    pub code: ErrorCode,
+    /// For people; at most `FAILURE_TEXT_BYTES_MAX`.
+    pub text: String,
+    /// Log time.
+    pub at: Timestamp,
+}
+
+// === impl Plan ===
+
+impl Plan {
+    /// Whether a node has a part in it.
+    #[must_use]
+    pub fn names(&self, node: NodeId) -> bool {
+        self.ingester == node || self.targets.contains(&node)
+    }
 }
 
 /// A row of the ledger: what became of a migration. Fifteen things for people and programs, and what its next step

@@ -214,6 +214,17 @@ impl From<Refusal> for AdminError {
                 ("a bound keeps the replicated state small", "delete what is not needed, or raise it: ollamax kv quota")
             }
             Refusal::Migration(_) => ("migrations go in order, one direction at a time", "ollamax migrate status"),
+            Refusal::RootConflict { .. } => (
+                "two nodes read different bytes under one name: a disk lies, or a defect of the program",
+                "delete the model on the node whose log tells of this file, and pull it again",
+            ),
+            Refusal::RoundPassed { .. } => ("somebody has asked for the model again meanwhile", "ollamax model pulls"),
+            Refusal::VersionMoved { .. } => (
+                "the registry gave the tag to another version meanwhile",
+                "ollamax model pull NAME begins anew with it",
+            ),
+            Refusal::WishNotFound(_) => ("it was never asked for, or is not any more", "ollamax model pull NAME"),
+            Refusal::NotPlanned { .. } => ("the leader has given this to another node", "ollamax model pulls"),
         };
         Self::new(refusal.code(), refusal.to_string(), why, next)
     }

@@ -78,6 +78,7 @@ fn model_view(
         details_json: newest.model.details_json.clone(),
         copies: shown.collect(),
         conflict: copies.iter().any(|copy| copy.model.digest != served),
+        capabilities: newest.model.capabilities.clone(),
     })
 }
 
@@ -115,6 +116,7 @@ mod tests {
             memory_total_bytes: 0,
             cpu_permille: 0,
             disk_free_bytes: None,
+            models_free_bytes: None,
             gpus: Vec::new(),
             daemon_version: String::new(),
             applies: Applies::default(),
@@ -130,6 +132,7 @@ mod tests {
             size_bytes: 1,
             modified_at: Timestamp(modified_ms),
             details_json: "{}".to_owned(),
+            capabilities: Vec::new(),
         };
         Location { node: NodeId(node), model }
     }

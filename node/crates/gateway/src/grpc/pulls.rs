@@ -1,28 +1,33 @@
 //! Pulls, as an administrator asks for them.
 //!
-//! Every node that is named pulls for itself, and one stream tells of all. A failure of one node ends the stream behind
-//! the last word of the others. A caller who leaves stops listening and nothing else.
+//! What is wanted goes on record, and one stream tells of all nodes that have a part in it; in a cluster that knows no
+//! wishes every node that is named pulls for itself. A failure of one node ends the stream behind the last word of the
+//! others. A caller who leaves stops listening and nothing else.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::stream::{self, BoxStream, Stream, StreamExt as _};
+use tokio::time::Instant;
 use tonic::{Request, Status};
 
-use ollamax_core::catalog::{Member, read};
+use ollamax_core::catalog::{Member, Replicas, read};
+use ollamax_metadata as metadata;
 use ollamax_proto::v1;
 use ollamax_proto::v1::models_server::Models;
-use ollamax_transfer::{PullError, PullProgress, PullSpec, Stage};
+use ollamax_transfer as transfer;
+use ollamax_transfer::{Ask, LedgerError, PullError, PullProgress, PullSpec, Stage};
 use ollamax_types::{ErrorCode, ModelName, NodeId, Role};
 
 use super::daemon::AdminError;
 use super::{Admin, Engines, Reply, reply};
 use crate::error::words_of;
-use crate::http::pull::Order;
+use crate::order::{self, Order};
 
 pub mod convert;
+mod wished;
 
-/// Who asked, for the log of the node that pulls.
+/// Who asked, for people.
 const ASKED_BY: &str = "admin";
 
 /// What is told of one node: its name, and how far it is.
@@ -36,17 +41,33 @@ pub(super) struct Pulls(pub(super) Admin);
 // === impl Pulls ===
 
 impl Pulls {
-    fn start(&self, asked: v1::PullRequest) -> Result<PullStream, AdminError> {
+    async fn start(&self, asked: v1::PullRequest) -> Result<PullStream, AdminError> {
         let Engines { metadata, transfer, .. } = self.0.engines()?;
-        let v1::PullRequest { name, nodes, insecure, wait } = asked;
-        let name = parse(&name)?;
-        let told = self.targets(metadata.node(), &nodes)?.into_iter().map(|target| {
-            let spec = PullSpec { name: name.clone(), insecure, asked_by: ASKED_BY.to_owned() };
+        let name = parse(&asked.name)?;
+        let replicas = replicas_of(&asked)?;
+        let version = order::cluster_version(&*metadata.view())?;
+        if version >= order::WISHES_VERSION {
+            let replicas = if asked.nodes.is_empty() { replicas } else { self.named(&metadata, &asked.nodes)? };
+            let ask = Ask { name, replicas, insecure: asked.insecure, asked_by: ASKED_BY.to_owned() };
+            return wish(transfer, metadata, ask, asked.wait).await;
+        }
+        // One node without a name is this one, as ever.
+        if asked.on_all || asked.replicas.is_some_and(|count| count > 1) {
+            return Err(needs_wishes(version));
+        }
+        let told = self.targets(metadata.node(), &asked.nodes)?.into_iter().map(|target| {
+            let spec = PullSpec { name: name.clone(), insecure: asked.insecure, asked_by: ASKED_BY.to_owned() };
             let states = Order { transfer: transfer.clone(), node: target.id, spec }.states().boxed();
-            let states = if wait { states } else { until_accepted(states).boxed() };
+            let states = if asked.wait { states } else { until_accepted(states).boxed() };
             states.map(move |state| (target.name.clone(), state)).boxed()
         });
         Ok(merged(stream::select_all(told)))
+    }
+
+    /// The nodes named, as what is wanted.
+    fn named(&self, metadata: &metadata::Handle, names: &[String]) -> Result<Replicas, AdminError> {
+        let targets = self.targets(metadata.node(), names)?;
+        Ok(Replicas::Nodes(targets.into_iter().map(|target| target.id).collect()))
     }
 
     /// The nodes named, or this one. Each must be meant to hold models.
@@ -82,9 +103,14 @@ impl Pulls {
         let name = parse(&asked.name)?;
         let own = metadata.node().to_string();
         let target = self.0.find(if asked.node.is_empty() { &own } else { &asked.node })?;
-        let found = transfer.cancel_at(target.id, &name).await;
-        let found = found.map_err(|error| AdminError::of_pull(&target.name, &error))?;
-        Ok(v1::CancelPullReply { found })
+        let failed = |error: PullError| match error {
+            PullError::Ledger(error) => of_record(error),
+            error => AdminError::of_pull(&target.name, &error),
+        };
+        // Without a name it is the wish that ends, with all its copies that are on their way.
+        let is_forgotten = asked.node.is_empty() && transfer.forget(&name).await.map_err(failed)?;
+        let is_ended = transfer.cancel_at(target.id, &name).await.map_err(failed)?;
+        Ok(v1::CancelPullReply { found: is_forgotten || is_ended })
     }
 }
 
@@ -93,6 +119,80 @@ fn parse(name: &str) -> Result<ModelName, AdminError> {
         let (why, next) = ("a name is [host/][namespace/]model[:tag]", "ollamax model pull llama3.2");
         AdminError::new(ErrorCode::BadRequest, format!("{name:?} is not a model name"), why, next)
     })
+}
+
+/// How many copies are wanted, where no node is named.
+fn replicas_of(asked: &v1::PullRequest) -> Result<Replicas, AdminError> {
+    let bad = |what: &str| {
+        let next = "ollamax model pull NAME --replicas 2, or --replicas all, or --node a,b";
+        Err(AdminError::new(ErrorCode::BadRequest, what, "", next))
+    };
+    match (asked.replicas, asked.on_all) {
+        (Some(_), true) => bad("a number of copies and all nodes are two wishes"),
+        (Some(_), _) | (_, true) if !asked.nodes.is_empty() => bad("a number of copies and named nodes are two wishes"),
+        (Some(0), false) => bad("no copies is no wish"),
+        (Some(count), false) => Ok(Replicas::Count(count)),
+        (None, true) => Ok(Replicas::All),
+        (None, false) => Ok(Replicas::Count(order::REPLICAS)),
+    }
+}
+
+/// Puts on record what is wanted, and follows it.
+async fn wish(
+    transfer: transfer::Handle,
+    metadata: metadata::Handle,
+    ask: Ask,
+    wait: bool,
+) -> Result<PullStream, AdminError> {
+    let (name, replicas, own) = (ask.name.clone(), ask.replicas.clone(), metadata.node());
+    let name_of = move |node: NodeId| {
+        let member = read::member(&*metadata.view(), node).ok().flatten();
+        member.map_or_else(|| node.to_string(), |member| member.name)
+    };
+    match transfer.ask(ask).await {
+        Ok(watch) => {
+            let accept_by = (!wait).then(|| Instant::now() + wished::ACCEPT_WAIT);
+            Ok(wished::told(order::followed(watch).boxed(), accept_by, Arc::new(name_of)))
+        }
+        Err(PullError::Ledger(LedgerError::Impossible { fits, of, why })) => {
+            let why: Vec<String> = why.iter().map(|(node, unfit)| unfit.of(&name_of(*node))).collect();
+            Err(impossible(&name, &replicas, (fits, of), &why.join("; ")))
+        }
+        Err(PullError::Ledger(error)) => Err(of_record(error)),
+        Err(error) => Err(AdminError::of_pull(&name_of(own), &error)),
+    }
+}
+
+/// What somebody wants that did not go on record.
+fn of_record(error: LedgerError) -> AdminError {
+    match error {
+        LedgerError::NeedsVersion { actual, .. } => needs_wishes(actual),
+        LedgerError::Refused(refusal) => refusal.into(),
+        error => {
+            let why = "what is wanted goes on record first, and nothing was changed";
+            AdminError::new(error.code(), error.to_string(), why, "ollamax status")
+        }
+    }
+}
+
+/// A wish that cannot be met: it fits on so many of so many nodes.
+fn impossible(name: &ModelName, replicas: &Replicas, (fits, of): (usize, usize), why: &str) -> AdminError {
+    let what = match replicas {
+        Replicas::Count(count) if fits == of => format!("{name} cannot come to {count} nodes: there are {of}"),
+        _ => format!("{name} fits on {fits} of {of} nodes"),
+    };
+    let next = match fits {
+        0 => "ollamax node list".to_owned(),
+        fits => format!("ollamax model pull {name} --replicas {fits}"),
+    };
+    AdminError::new(ErrorCode::PreconditionFailed, what, why, next)
+}
+
+/// Several copies, in a cluster that makes one.
+fn needs_wishes(actual: u32) -> AdminError {
+    let what = format!("--replicas needs cluster version {}; this cluster runs {actual}", order::WISHES_VERSION);
+    let why = "a member still runs an older release";
+    AdminError::new(ErrorCode::PreconditionFailed, what, why, "upgrade all members, or name each node with --node")
 }
 
 /// Ends with the first state that shows that the pull is taken on.
@@ -161,7 +261,7 @@ impl Models for Pulls {
     type PullStream = PullStream;
 
     async fn pull(&self, request: Request<v1::PullRequest>) -> Reply<Self::PullStream> {
-        reply(self.start(request.into_inner()))
+        reply(self.start(request.into_inner()).await)
     }
 
     async fn list_pulls(&self, _request: Request<v1::ListPullsRequest>) -> Reply<v1::ListPullsReply> {
@@ -192,6 +292,7 @@ mod tests {
             sources: vec![],
             bytes_per_second: None,
             left: None,
+            wait: None,
         })
     }
 
@@ -204,6 +305,38 @@ mod tests {
             let heard: Vec<Stage> = until_accepted(states).map(|state| state.stage.clone()).collect().await;
             assert_eq!(heard, [Stage::Resolving, accepted]);
         }
+    }
+
+    #[test]
+    fn a_wish_is_one_of_a_number_all_and_named_nodes() {
+        let asked = |replicas: Option<u32>, on_all: bool, nodes: &[&str]| {
+            let nodes = nodes.iter().map(|node| (*node).to_owned()).collect();
+            let asked = v1::PullRequest { replicas, on_all, nodes, ..v1::PullRequest::default() };
+            replicas_of(&asked).map_err(|error| error.code)
+        };
+        assert_eq!(asked(None, false, &[]), Ok(Replicas::Count(2)));
+        assert_eq!(asked(Some(3), false, &[]), Ok(Replicas::Count(3)));
+        assert_eq!(asked(None, true, &[]), Ok(Replicas::All));
+        let one: &[&str] = &["a"];
+        for (replicas, on_all, nodes) in
+            [(Some(0), false, &one[1..]), (Some(2), true, &one[1..]), (Some(2), false, one), (None, true, one)]
+        {
+            assert_eq!(asked(replicas, on_all, nodes), Err(ErrorCode::BadRequest), "{replicas:?} {on_all} {nodes:?}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_is_told_with_what_can() {
+        let name: ModelName = "llama3.2".parse().expect("a name");
+        let three = Replicas::Count(3);
+        let error = impossible(&name, &three, (1, 3), "n2: 12.1 GB needed, 3.0 GB free; n3 is a gateway");
+        assert_eq!(error.what, "llama3.2:latest fits on 1 of 3 nodes");
+        assert_eq!(error.next, "ollamax model pull llama3.2:latest --replicas 1");
+        assert_eq!(impossible(&name, &three, (0, 3), "").next, "ollamax node list");
+        let too_few = impossible(&name, &three, (2, 2), "");
+        assert_eq!(too_few.what, "llama3.2:latest cannot come to 3 nodes: there are 2");
+        assert_eq!(too_few.next, "ollamax model pull llama3.2:latest --replicas 2");
+        assert_eq!(needs_wishes(3).what, "--replicas needs cluster version 4; this cluster runs 3");
     }
 
     #[tokio::test]

@@ -295,6 +295,7 @@ mod tests {
                 size_bytes: 1,
                 modified_at: Timestamp(1),
                 details_json: "{}".to_owned(),
+                capabilities: Vec::new(),
             },
         };
         let copies = vec![copy(1, "z", 1), copy(2, "z", 2), copy(1, "b", 3), copy(2, "b", 4), copy(1, "same", 5)];

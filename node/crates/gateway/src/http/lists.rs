@@ -34,6 +34,9 @@ struct Tag {
     size: u64,
     digest: String,
     details: Box<RawValue>,
+    /// Runtimes before those that tell it have no such key.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    capabilities: Vec<String>,
     node: Vec<String>,
 }
 
@@ -147,6 +150,7 @@ fn read_tags(door: &OpenDoor) -> Result<Tags, ApiError> {
         size: one.model.size_bytes,
         digest: one.model.digest.to_string(),
         details: raw(&one.model.details_json),
+        capabilities: one.model.capabilities,
         node: one.nodes.iter().map(|node| shown(&names, *node)).collect(),
     });
     Ok(Tags { models: models.collect() })

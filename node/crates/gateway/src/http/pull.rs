@@ -1,29 +1,29 @@
 //! Pulls a model in Ollama's words.
 //!
 //! Head and first line go out before anybody is asked, so what fails later is told inside HTTP 200, where clients look
-//! for it. Of a file the bytes that are told never go back, whatever node starts again meanwhile. A client that leaves
-//! stops listening and nothing else: the pull is a job of the node that runs it. When this node stops, it tells the
-//! client so at once, since its answer could take hours. Who may have models pulled is decided by address, host and
-//! headers, before the body is read: callers have no keys in this release.
+//! for it. What the client wants goes on record, two copies where two nodes can have one, and it is told of the node
+//! that is furthest, with success when the first one has the model. Of a file the bytes that are told never go back,
+//! whatever node starts again meanwhile. A client that leaves stops listening and nothing else. When this node stops,
+//! it tells the client so at once, since its answer could take hours. Who may have models pulled is decided by address,
+//! host and headers, before the body is read: callers have no keys in this release.
 
 use std::convert::Infallible;
 use std::future::ready;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Response};
 use bytes::Bytes;
-use futures::stream::{self, BoxStream, Stream, StreamExt as _};
+use futures::stream::{self, BoxStream, StreamExt as _};
 use serde::Serialize;
-use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use ollamax_core::catalog::Replicas;
 use ollamax_core::placement::choose_puller;
 use ollamax_transfer as transfer;
-use ollamax_transfer::{BlobProgress, PullError, PullProgress, PullSpec, Stage, Watch};
+use ollamax_transfer::{Ask, BlobProgress, Overview, PullError, PullProgress, PullSpec, Stage};
 use ollamax_types::{ErrorCode, ModelName, NodeId};
 
 use crate::config::Pull;
@@ -31,9 +31,8 @@ use crate::error::{ApiError, Shape, words_of};
 use crate::http::request::read_pull_fields;
 use crate::http::serve::{ClientAddress, Stopping};
 use crate::http::{NODE_HEADER, OpenDoor, body, edge};
+use crate::order::{self, Order};
 
-/// A pull is looked at once in this time; what happened between two looks is told at once.
-const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// What is told first.
 const BEGIN: &str = "pulling manifest";
 /// What is told behind the files, in this order.
@@ -52,24 +51,17 @@ const FORWARDED: [&str; 9] = [
     "cf-connecting-ip",
     "true-client-ip",
 ];
-/// Who asked, for the log of the node that pulls.
+/// Who asked, for people.
 const ASKED_BY: &str = "api";
 
-/// A pull, and the node that is to be asked for it.
-pub(crate) struct Order {
-    pub(crate) transfer: transfer::Handle,
-    pub(crate) node: NodeId,
-    pub(crate) spec: PullSpec,
+/// What a client is told of: what is done, and how far each file is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Told {
+    stage: Stage,
+    blobs: Arc<[BlobProgress]>,
 }
 
-type States = BoxStream<'static, Arc<PullProgress>>;
-
-/// An order on its way.
-enum Following {
-    Ordered(Order),
-    Watched { watch: Watch, next_look: Instant },
-    Over,
-}
+type States = BoxStream<'static, Told>;
 
 /// One line of the answer, its keys in Ollama's order.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -114,14 +106,15 @@ async fn try_answer(door: &OpenDoor, request: Request) -> Result<Response<Body>,
     drop(held);
     // Ollama says the same where no model is named.
     let name: ModelName = fields.model().parse().map_err(|_| bad("invalid model name".to_owned()))?;
-    let order = order(door, name, fields.is_insecure())?;
-    let node = order.node;
+    let (states, puller) = begin(door, name, fields.is_insecure())?;
     let stop = head.extensions.get::<Stopping>().map(|Stopping(stop)| stop.clone()).unwrap_or_default();
-    let states = while_serving(order, stop);
+    let states = while_serving(states, stop);
     let mut response = if fields.streams() { streamed(states) } else { whole(states).await? };
-    let puller = door.parts.node.name_of(node).and_then(|name| HeaderValue::from_str(&name).ok());
-    let puller = puller.unwrap_or_else(|| HeaderValue::from(node.0));
-    response.headers_mut().insert(HeaderName::from_static(NODE_HEADER), puller);
+    if let Some(node) = puller {
+        let puller = door.parts.node.name_of(node).and_then(|name| HeaderValue::from_str(&name).ok());
+        let puller = puller.unwrap_or_else(|| HeaderValue::from(node.0));
+        response.headers_mut().insert(HeaderName::from_static(NODE_HEADER), puller);
+    }
     Ok(response)
 }
 
@@ -143,30 +136,53 @@ fn is_of_this_machine(client: Option<ClientAddress>, headers: &HeaderMap) -> boo
     is_loopback && !FORWARDED.iter().any(|name| headers.contains_key(*name))
 }
 
-/// Who pulls, from what this node holds.
-fn order(door: &OpenDoor, name: ModelName, insecure: bool) -> Result<Order, ApiError> {
+/// Has the model pulled as the cluster knows to, with the node that pulls where it is known before.
+fn begin(door: &OpenDoor, name: ModelName, insecure: bool) -> Result<(States, Option<NodeId>), ApiError> {
     let transfer = door.parts.node.transfer().ok_or_else(ApiError::not_initialised)?;
+    let view = door.parts.node.view().ok_or_else(ApiError::not_initialised)?;
     let sites = door.parts.node.sites(&name);
     let node = choose_puller(&sites).ok_or_else(|| {
         let text = "no node can take a model: none that holds models has a runtime that is up; ollamax node list";
         ApiError::new(ErrorCode::RuntimeUnavailable, text)
     })?;
-    Ok(Order { transfer, node, spec: PullSpec { name, insecure, asked_by: ASKED_BY.to_owned() } })
+    let asked_by = ASKED_BY.to_owned();
+    if order::cluster_version(&*view)? >= order::WISHES_VERSION {
+        let ask = Ask { name, replicas: Replicas::Count(order::REPLICAS), insecure, asked_by };
+        return Ok((wished(transfer, ask), None));
+    }
+    let order = Order { transfer, node, spec: PullSpec { name, insecure, asked_by } };
+    Ok((order.states().map(|progress| Told::of_job(&progress)).boxed(), Some(node)))
+}
+
+/// The states of a wish, until one node has the model or none will.
+fn wished(transfer: transfer::Handle, ask: Ask) -> States {
+    let asked = stream::once(async move { transfer.ask(ask).await });
+    let told = asked.flat_map(|asked| match asked {
+        Ok(watch) => order::followed(watch).map(|overview| Told::of_wish(&overview)).boxed(),
+        Err(error) => stream::once(ready(Told::failed(error))).boxed(),
+    });
+    // Where the watch ends before the wish does, this node stops.
+    let told = told.chain(stream::once(ready(Told::failed(PullError::Stopping)))).boxed();
+    let until_over = stream::unfold(Some(told), |told| async move {
+        let mut told = told?;
+        let now = told.next().await?;
+        let rest = (!now.is_over()).then_some(told);
+        Some((now, rest))
+    });
+    until_over.boxed()
 }
 
 /// The states of a pull, and when this node stops, that it does so in place of the next one.
-fn while_serving(order: Order, stop: CancellationToken) -> States {
-    let stopped = Arc::new(refused(order.spec.name.clone(), order.node, PullError::Stopping));
-    let serving = Some((order.states().boxed(), stop, stopped));
-    let states = stream::unfold(serving, |serving| async move {
-        let (mut states, stop, stopped) = serving?;
+fn while_serving(states: States, stop: CancellationToken) -> States {
+    let states = stream::unfold(Some((states, stop)), |serving| async move {
+        let (mut states, stop) = serving?;
         tokio::select! {
             biased;
             state = states.next() => {
                 let state = state?;
-                Some((state, Some((states, stop, stopped))))
+                Some((state, Some((states, stop))))
             }
-            () = stop.cancelled() => Some((stopped, None)),
+            () = stop.cancelled() => Some((Told::failed(PullError::Stopping), None)),
         }
     });
     states.boxed()
@@ -175,9 +191,9 @@ fn while_serving(order: Order, stop: CancellationToken) -> States {
 /// Line by line, as it happens.
 fn streamed(states: States) -> Response<Body> {
     let first = stream::once(ready(text(&[Line::Step { status: BEGIN }])));
-    let rest = states.scan(None, |told: &mut Option<Arc<PullProgress>>, now| {
-        let now = never_back(told.as_deref(), now);
-        let text = text(&lines(told.as_deref(), &now));
+    let rest = states.scan(None, |told: &mut Option<Told>, now| {
+        let now = never_back(told.as_ref(), now);
+        let text = text(&lines(told.as_ref(), &now));
         *told = Some(now);
         ready(Some(text))
     });
@@ -212,7 +228,7 @@ fn text(lines: &[Line]) -> String {
 }
 
 /// What is new since the state that was told last.
-fn lines(before: Option<&PullProgress>, now: &PullProgress) -> Vec<Line> {
+fn lines(before: Option<&Told>, now: &Told) -> Vec<Line> {
     let blobs = now.blobs.iter().enumerate();
     let new = blobs.filter(|(index, blob)| told_of(before, *index, blob) != Some(blob.verified_bytes));
     let mut lines: Vec<Line> = new.map(|(_, blob)| Line::of_blob(blob)).collect();
@@ -225,27 +241,27 @@ fn lines(before: Option<&PullProgress>, now: &PullProgress) -> Vec<Line> {
 }
 
 /// How many of [`LAST_STEPS`] a state has reached. Each file is verified when it is there; that is told when all are.
-fn steps_done(progress: &PullProgress) -> usize {
-    match &progress.stage {
+fn steps_done(told: &Told) -> usize {
+    match &told.stage {
         Stage::Waiting | Stage::Resolving | Stage::Checking | Stage::Fetching | Stage::Failed(_) => 0,
-        Stage::Verifying => usize::from(progress.verified_bytes() == progress.total_bytes()),
+        Stage::Verifying => usize::from(told.blobs.iter().all(|blob| blob.verified_bytes == blob.blob.size_bytes)),
         Stage::Publishing | Stage::Settling => 2,
         Stage::Done => 3,
     }
 }
 
 /// How much of a file was told before; files keep their place in the list.
-fn told_of(before: Option<&PullProgress>, index: usize, blob: &BlobProgress) -> Option<u64> {
+fn told_of(before: Option<&Told>, index: usize, blob: &BlobProgress) -> Option<u64> {
     let told = before?.blobs.get(index).filter(|told| told.blob == blob.blob)?;
     Some(told.verified_bytes)
 }
 
 /// The state with no file behind what was told of it: a node that starts again looks through what it has from the
-/// beginning.
-fn never_back(before: Option<&PullProgress>, now: Arc<PullProgress>) -> Arc<PullProgress> {
+/// beginning, and another may take the place of the one that was furthest.
+fn never_back(before: Option<&Told>, now: Told) -> Told {
     let Some(before) = before else { return now };
     if now.blobs.is_empty() {
-        return Arc::new(PullProgress { blobs: Arc::clone(&before.blobs), ..(*now).clone() });
+        return Told { blobs: Arc::clone(&before.blobs), ..now };
     }
     let told = |index: usize, blob: &BlobProgress| told_of(Some(before), index, blob).unwrap_or(0);
     if now.blobs.iter().enumerate().all(|(index, blob)| told(index, blob) <= blob.verified_bytes) {
@@ -255,56 +271,39 @@ fn never_back(before: Option<&PullProgress>, now: Arc<PullProgress>) -> Arc<Pull
         let verified_bytes = blob.verified_bytes.max(told(index, blob));
         BlobProgress { verified_bytes, ..*blob }
     });
-    Arc::new(PullProgress { blobs: raised.collect(), ..(*now).clone() })
+    Told { blobs: raised.collect(), ..now }
 }
 
-// === impl Order ===
+// === impl Told ===
 
-impl Order {
-    /// How far it is, once in [`LOOK_INTERVAL`]; the last state is over. Dropping it leaves the pull as it is.
-    pub(crate) fn states(self) -> impl Stream<Item = Arc<PullProgress>> + Send + 'static {
-        stream::unfold(Following::Ordered(self), Following::step)
+impl Told {
+    /// Of a node that pulls for itself.
+    fn of_job(progress: &PullProgress) -> Self {
+        Self { stage: progress.stage.clone(), blobs: Arc::clone(&progress.blobs) }
     }
-}
 
-// === impl Following ===
-
-impl Following {
-    async fn step(self) -> Option<(Arc<PullProgress>, Self)> {
-        let watch = match self {
-            Self::Over => return None,
-            Self::Ordered(order) => {
-                let Order { transfer, node, spec } = order;
-                let name = spec.name.clone();
-                match transfer.pull_at(node, spec).await {
-                    Ok(watch) => watch,
-                    Err(error) => return Some((Arc::new(refused(name, node, error)), Self::Over)),
-                }
-            }
-            Self::Watched { mut watch, next_look } => {
-                let goes_on = watch.changed().await;
-                let now = watch.now();
-                if !goes_on && !now.is_over() {
-                    let stage = Stage::Failed(PullError::Stopping);
-                    return Some((Arc::new(PullProgress { stage, ..(*now).clone() }), Self::Over));
-                }
-                if !now.is_over() {
-                    sleep_until(next_look).await;
-                }
-                watch
-            }
+    /// Of all nodes that are to have the model: of the one that is furthest. With the first that has it, it is there.
+    fn of_wish(overview: &Overview) -> Self {
+        let copies = overview.copies.iter().map(|copy| &copy.progress);
+        let going = copies.filter(|progress| !matches!(progress.stage, Stage::Failed(_)));
+        let how_far = |progress: &&PullProgress| {
+            (progress.stage == Stage::Done, progress.verified_bytes(), progress.total_bytes())
         };
-        let now = watch.now();
-        let next_look = Instant::now() + LOOK_INTERVAL;
-        let next = if now.is_over() { Self::Over } else { Self::Watched { watch, next_look } };
-        Some((now, next))
+        let furthest = going.max_by_key(how_far).map(Self::of_job);
+        let is_there = furthest.as_ref().is_some_and(|told| told.stage == Stage::Done);
+        if overview.is_over && !is_there {
+            return Self::failed(overview.error().unwrap_or(PullError::Cancelled));
+        }
+        furthest.unwrap_or_else(|| Self { stage: Stage::Waiting, blobs: Arc::default() })
     }
-}
 
-/// A pull that did not begin.
-fn refused(name: ModelName, node: NodeId, error: PullError) -> PullProgress {
-    let (stage, digest, blobs) = (Stage::Failed(error), None, Arc::default());
-    PullProgress { name, node, stage, digest, blobs, sources: Vec::new(), bytes_per_second: None, left: None }
+    fn failed(error: PullError) -> Self {
+        Self { stage: Stage::Failed(error), blobs: Arc::default() }
+    }
+
+    const fn is_over(&self) -> bool {
+        matches!(self.stage, Stage::Done | Stage::Failed(_))
+    }
 }
 
 // === impl Line ===
@@ -325,20 +324,32 @@ impl Line {
 mod tests {
     use std::net::SocketAddr;
 
-    use ollamax_transfer::BlobSpec;
+    use ollamax_transfer::{BlobSpec, NodeCopy};
     use ollamax_types::Digest;
 
     use super::*;
 
     const GIB: u64 = 1 << 30;
 
-    fn state(stage: Stage, blobs: &[(u8, u64, u64)]) -> PullProgress {
+    fn state(stage: Stage, blobs: &[(u8, u64, u64)]) -> Told {
         let blobs = blobs.iter().map(|&(byte, size_bytes, verified_bytes)| {
             let blob = BlobSpec { sha256: Digest([byte; 32]), size_bytes };
             BlobProgress { blob, verified_bytes }
         });
-        let begun = refused("m".parse().expect("a name"), NodeId(1), PullError::Cancelled);
-        PullProgress { stage, blobs: blobs.collect(), ..begun }
+        Told { stage, blobs: blobs.collect() }
+    }
+
+    /// Nodes 1, 2, … of a wish.
+    fn overview(states: Vec<Told>, is_over: bool) -> Overview {
+        let name: ModelName = "m".parse().expect("a name");
+        let copies = (1..).zip(states).map(|(id, Told { stage, blobs })| {
+            let (node, digest, sources) = (NodeId(id), None, Vec::new());
+            let (name, bytes_per_second, left, wait) = (name.clone(), None, None, None);
+            let progress = PullProgress { name, node, stage, digest, blobs, sources, bytes_per_second, left, wait };
+            NodeCopy { node, progress }
+        });
+        let copies = copies.collect();
+        Overview { name: name.clone(), round: 7, digest: None, replicas: Replicas::Count(2), copies, is_over }
     }
 
     fn blob(byte: u8, numbers: &str) -> String {
@@ -348,7 +359,7 @@ mod tests {
 
     #[test]
     fn pull_lines_are_ollamas() {
-        let check = |before: Option<&PullProgress>, now: &PullProgress, expected: &[&str]| {
+        let check = |before: Option<&Told>, now: &Told, expected: &[&str]| {
             let expected: String = expected.iter().map(|line| format!("{line}\n")).collect();
             assert_eq!(text(&lines(before, now)), expected, "{before:?} {now:?}");
         };
@@ -384,7 +395,7 @@ mod tests {
     fn what_was_told_of_a_file_never_goes_back() {
         let told = |before: &[(u8, u64, u64)], now: &[(u8, u64, u64)]| -> Vec<u64> {
             let before = state(Stage::Fetching, before);
-            let now = never_back(Some(&before), Arc::new(state(Stage::Checking, now)));
+            let now = never_back(Some(&before), state(Stage::Checking, now));
             assert_eq!(now.stage, Stage::Checking);
             now.blobs.iter().map(|blob| blob.verified_bytes).collect()
         };
@@ -395,6 +406,25 @@ mod tests {
         // The same place with another file.
         assert_eq!(told(&[(1, GIB, 7)], &[(3, GIB, 2)]), [2]);
         assert_eq!(told(&[], &[(3, GIB, 2)]), [2]);
+    }
+
+    #[test]
+    fn of_all_nodes_the_one_that_is_furthest_is_told_of_and_the_first_copy_is_success() {
+        let check = |states: Vec<Told>, is_over: bool, expected: Told| {
+            assert_eq!(Told::of_wish(&overview(states.clone(), is_over)), expected, "{states:?} {is_over}");
+        };
+        let at = |stage: Stage, verified_bytes: u64| state(stage, &[(1, 9, verified_bytes)]);
+        let failed = |error: PullError| state(Stage::Failed(error), &[]);
+        check(vec![], false, state(Stage::Waiting, &[]));
+        check(vec![state(Stage::Waiting, &[]), at(Stage::Fetching, 0)], false, at(Stage::Fetching, 0));
+        check(vec![at(Stage::Fetching, 3), at(Stage::Fetching, 5)], false, at(Stage::Fetching, 5));
+        check(vec![at(Stage::Done, 9), at(Stage::Verifying, 9)], false, at(Stage::Done, 9));
+        // One that fails is no end while others go on or may take its place.
+        check(vec![failed(PullError::Cancelled), at(Stage::Fetching, 5)], false, at(Stage::Fetching, 5));
+        check(vec![failed(PullError::Cancelled)], false, state(Stage::Waiting, &[]));
+        check(vec![failed(PullError::Cancelled), at(Stage::Done, 9)], true, at(Stage::Done, 9));
+        check(vec![failed(PullError::Stopping)], true, failed(PullError::Stopping));
+        check(vec![], true, failed(PullError::Cancelled));
     }
 
     #[test]

@@ -1,5 +1,9 @@
 //! Merged lists, as clients see them.
 
+use serde_json::{Value, json};
+
+use ollamax_types::ModelRecord;
+
 use crate::world::{World, get, model, resident, text};
 
 fn two_nodes() -> World {
@@ -16,6 +20,18 @@ async fn tags_are_merged_newest_first_with_the_holders() {
     let (status, body) = text(&two_nodes().router(), get("/api/tags")).await;
     let expected = include_str!("expected/tags.json").trim_end();
     assert_eq!((status, body.as_str()), (200, expected));
+}
+
+#[tokio::test]
+async fn tags_say_what_a_model_can_where_that_is_known() {
+    let mut world = World::start(1);
+    let capabilities = vec!["completion".to_owned(), "tools".to_owned()];
+    let known = ModelRecord { capabilities, ..model("a", 1, 9_000) };
+    world.set(1, "0.12.3", &[known, model("b", 2, 5_000)], &[]);
+    let (_, body) = text(&world.router(), get("/api/tags")).await;
+    let tags: Value = serde_json::from_str(&body).expect("JSON");
+    assert_eq!(tags["models"][0]["capabilities"], json!(["completion", "tools"]), "{body}");
+    assert!(tags["models"][1].get("capabilities").is_none(), "{body}");
 }
 
 #[tokio::test]

@@ -2,6 +2,7 @@
 mod lists;
 mod overload;
 mod pulls;
+mod registry;
 mod routes;
 mod socket;
 mod streams;

@@ -15,12 +15,13 @@ use tempfile::TempDir;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use ollamax_core::catalog::Replicas;
 use ollamax_core::health::Health;
 use ollamax_core::placement::Site;
 use ollamax_gateway::http::{ClientAddress, Parts, Stopping, router};
 use ollamax_gateway::{Config, Pull};
 use ollamax_transfer as transfer;
-use ollamax_transfer::mem::MemRuntime;
+use ollamax_transfer::mem::{MemCluster, MemPeers, MemRuntime};
 use ollamax_transfer::{
     BlobProgress, BlobSpec, Opened, Origin, OriginError, OriginTrouble, Others, Place, PullError, PullProgress,
     PullSpec, Stage, Wanted,
@@ -35,9 +36,10 @@ struct Empty;
 /// Another node: it has every model but `big`, and with `slow` it takes forever.
 struct Other;
 
-/// A door with an engine behind it.
+/// A door with an engine behind it, in a cluster that knows no wishes unless somebody says otherwise.
 struct Pulling {
     world: World,
+    cluster: MemCluster,
     _folder: TempDir,
     _stop: DropGuard,
 }
@@ -78,6 +80,7 @@ impl Others for Other {
             sources: vec![],
             bytes_per_second: None,
             left: None,
+            wait: None,
         };
         ready(Ok(stream::iter([Ok(done)]).boxed())).boxed()
     }
@@ -90,6 +93,7 @@ impl Others for Other {
 /// Node 1 of two; the sites are those of these nodes.
 fn pulling(sites: &[u64]) -> Pulling {
     let (world, folder, stop) = (World::start(2), tempfile::tempdir().expect("temp"), CancellationToken::new());
+    let cluster = MemCluster::new(sites.iter().copied().map(NodeId));
     let parts = transfer::Parts {
         node: NodeId(1),
         clock: Clock::manual(Timestamp(1)),
@@ -97,6 +101,9 @@ fn pulling(sites: &[u64]) -> Pulling {
         origin: Arc::new(Empty),
         runtime: Arc::new(MemRuntime::at(Place::None("no runtime".to_owned()))),
         others: Arc::new(Other),
+        peers: Arc::new(MemPeers::default()),
+        ledger: Arc::new(cluster.ledger(NodeId(1))),
+        seed: 7,
         metrics: transfer::Metrics::default(),
     };
     let tasks = TaskTracker::new();
@@ -112,7 +119,7 @@ fn pulling(sites: &[u64]) -> Pulling {
         is_self: id == 1,
     };
     world.door.set_sites(sites.iter().map(site).collect());
-    Pulling { world, _folder: folder, _stop: stop.drop_guard() }
+    Pulling { world, cluster, _folder: folder, _stop: stop.drop_guard() }
 }
 
 /// As a program on this machine asks.
@@ -221,6 +228,37 @@ async fn a_pull_on_another_node_reads_as_one_here() {
     assert_eq!(text(&router, local(r#"{"model":"m"}"#)).await, (200, lines));
     let refused = "{\"status\":\"pulling manifest\"}\n{\"error\":\"not enough room\"}\n";
     assert_eq!(text(&router, local(r#"{"model":"big"}"#)).await, (200, refused.to_owned()));
+}
+
+#[tokio::test]
+async fn a_wish_reads_as_the_pull_of_one_node() {
+    let mut pulling = pulling(&[1]);
+    pulling.world.set_cluster_version(4);
+    let router = pulling.world.router();
+    let response = call(&router, local(r#"{"model":"nothing"}"#)).await;
+    // Who pulls is not known before the leader has chosen.
+    assert_eq!(header(&response, "x-ollamamax-node"), Some("n1"));
+    let (status, lines) = text(&router, local(r#"{"model":"nothing"}"#)).await;
+    let lines: Vec<&str> = lines.lines().collect();
+    assert_eq!((status, lines.first()), (200, Some(&r#"{"status":"pulling manifest"}"#)));
+    assert!(lines.len() == 2 && lines[1].contains("file does not exist"), "{lines:?}");
+    let response = call(&router, local(r#"{"model":"nothing","stream":false}"#)).await;
+    assert_eq!((response.status().as_u16(), header(&response, "x-ollamamax-error")), (500, Some("model_not_found")));
+    let wish = pulling.cluster.wish(&"nothing".parse().expect("a name")).expect("on record");
+    assert_eq!((wish.replicas, wish.insecure), (Replicas::Count(2), false));
+}
+
+#[tokio::test]
+async fn a_wish_that_cannot_be_put_on_record_is_told_inside_the_stream() {
+    let mut pulling = pulling(&[1]);
+    pulling.world.set_cluster_version(4);
+    pulling.cluster.set_quorum(false);
+    let router = pulling.world.router();
+    let lines = "{\"status\":\"pulling manifest\"}\n{\"error\":\"no majority of voters answers\"}\n";
+    assert_eq!(text(&router, local(r#"{"model":"m"}"#)).await, (200, lines.to_owned()));
+    let response = call(&router, local(r#"{"model":"m","stream":false}"#)).await;
+    assert_eq!((response.status().as_u16(), header(&response, "x-ollamamax-error")), (500, Some("no_quorum")));
+    assert!(pulling.cluster.wish(&"m".parse().expect("a name")).is_none(), "nothing was begun");
 }
 
 #[tokio::test]

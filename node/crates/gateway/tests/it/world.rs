@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use ollamax_core::catalog::mem::MemView;
-use ollamax_core::catalog::{Key, Location, Member, MemberState, Mutation, Record};
+use ollamax_core::catalog::{Cluster, Key, Location, Member, MemberState, Mutation, Record};
 use ollamax_gateway::http::{Parts, router};
 use ollamax_gateway::mem::MemNode;
 use ollamax_gateway::{Config, Metrics};
@@ -26,8 +26,8 @@ use ollamax_scheduler as scheduler;
 use ollamax_scheduler::mem::{MemPlacements, MemRemote};
 use ollamax_scheduler::{Broken, Runtime, RuntimeError, RuntimeReport};
 use ollamax_types::{
-    Applies, Clock, Digest, Incarnation, InferenceRequest, ModelRecord, NodeId, PeerId, Residency, Role, RuntimeKind,
-    RuntimeState, Timestamp,
+    Applies, Clock, ClusterId, Digest, Incarnation, InferenceRequest, ModelRecord, NodeId, PeerId, Residency, Role,
+    RuntimeKind, RuntimeState, Timestamp,
 };
 
 pub(crate) type Piece = Result<Bytes, Broken>;
@@ -121,6 +121,7 @@ pub(crate) fn model(name: &str, digest: u8, modified_ms: u64) -> ModelRecord {
         size_bytes: 1_000,
         modified_at: Timestamp(modified_ms),
         details_json: r#"{"family":"llama"}"#.to_owned(),
+        capabilities: Vec::new(),
     }
 }
 
@@ -204,6 +205,20 @@ impl World {
     /// Makes the door see the current state.
     fn join(&self) {
         self.door.join(self.nodes[0].scheduler.clone(), self.view.clone());
+    }
+
+    /// Sets which version the cluster runs.
+    pub(crate) fn set_cluster_version(&mut self, version: u32) {
+        let cluster = Cluster {
+            id: ClusterId([7; 16]),
+            name: "lab".to_owned(),
+            public_key: [0; 32],
+            created_at: Timestamp(0),
+            next_node_id: 1 + self.nodes.len() as u64,
+            version,
+        };
+        self.view.write(&[Mutation::Put(Key::Cluster, Record::Cluster(cluster))]);
+        self.join();
     }
 
     /// Sets what one node's runtime has, and tells everybody.

@@ -2,9 +2,10 @@
 
 use proptest::prelude::*;
 
-use ollamax_core::catalog::Txn;
+use ollamax_core::catalog::command::BoundBlob;
 use ollamax_core::catalog::txn::{Condition, Op, Operand, Relation};
-use ollamax_types::Role;
+use ollamax_core::catalog::{Replicas, Txn};
+use ollamax_types::{ErrorCode, Role, Root};
 
 use super::*;
 
@@ -27,9 +28,12 @@ fn commands() -> Vec<Command> {
         size_bytes: 1 << 40,
         modified_at: Timestamp(1_700_000_000_000),
         details_json: "{\"family\":\"llama\"}".into(),
+        capabilities: Vec::new(),
     };
     let unknown = ModelRecord { weights: model.digest, ..model.clone() };
-    vec![
+    let able = ModelRecord { capabilities: vec!["completion".into(), "tools".into()], ..model.clone() };
+    let mut commands = wishes();
+    commands.extend([
         Command::InitCluster {
             cluster: ClusterId([1; 16]),
             name: "lab".into(),
@@ -61,7 +65,7 @@ fn commands() -> Vec<Command> {
             ttl_ms: 3_600_000,
         },
         Command::RevokeToken { id: TokenId("t".into()) },
-        Command::ReportModels { node: NodeId(2), present: vec![model, unknown], absent: vec!["x/y/z:t".into()] },
+        Command::ReportModels { node: NodeId(2), present: vec![model, unknown, able], absent: vec!["x/y/z:t".into()] },
         Command::SetSetting { key: "a.b".into(), value: vec![0, 255] },
         Command::DeleteSetting { key: "a.b".into() },
         Command::Txn(transaction()),
@@ -75,7 +79,31 @@ fn commands() -> Vec<Command> {
         Command::RaiseVersion { version: 2 },
         Command::Migrate { number: 1, down: true, force: true },
         Command::Migrate { number: 699, down: false, force: false },
-    ]
+    ]);
+    commands
+}
+
+fn wishes() -> Vec<Command> {
+    let name = || "h:5/Me/Mine:Q4".parse::<ModelName>().expect("valid");
+    let ask = |replicas| Command::AskModel { name: name(), replicas, insecure: true };
+    let blob = BoundBlob { sha256: Digest([1; 32]), size_bytes: 1 << 40, root: Root([2; 32]) };
+    let mut commands = vec![
+        Command::BindBlobs { node: NodeId(3), blobs: vec![blob, BoundBlob { size_bytes: 0, ..blob }] },
+        Command::BindBlobs { node: NodeId(3), blobs: vec![] },
+        ask(Replicas::Count(0)),
+        ask(Replicas::All),
+        ask(Replicas::Nodes(vec![])),
+        ask(Replicas::Nodes(vec![NodeId(2), NodeId(1)])),
+        Command::AskModel { name: name(), replicas: Replicas::Count(2), insecure: false },
+        Command::PlanPull { name: name(), round: 7, ingester: NodeId(1), targets: vec![NodeId(2), NodeId(1)] },
+        Command::ResolveWish { node: NodeId(1), name: name(), round: 7, digest: Digest([3; 32]), size_bytes: 5 },
+        Command::ForgetWish { name: name() },
+    ];
+    commands.extend(ErrorCode::ALL.iter().map(|code| {
+        let (node, code, text) = (NodeId(2), *code, "no room".to_owned());
+        Command::TellPull { node, name: name(), round: 7, code, text }
+    }));
+    commands
 }
 
 fn transaction() -> Txn {
@@ -119,6 +147,8 @@ fn every_command_reads_back_as_itself() {
         let bytes = encode(&before);
         assert_eq!(decode(&bytes, 1), Ok(before.clone()));
         assert_eq!(log_time(&bytes), before.log_time);
+        // Names are spelled as they were.
+        assert_eq!(format!("{:?}", decode(&bytes, 1)), format!("{:?}", Ok::<_, EnvelopeError>(before)));
     }
 }
 
@@ -148,6 +178,7 @@ fn golden_samples_of_a_model_without_and_with_known_weights() {
         size_bytes: 5,
         modified_at: Timestamp(6),
         details_json: "{}".into(),
+        capabilities: Vec::new(),
     };
     let head = "0801100118fbd095ffbc3122057265712d312a0561646d696e32036c61623a04080510064000";
     let name = "0a2372656769737472792e6f6c6c616d612e61692f6c6962726172792f6d3a6c6174657374";
@@ -155,12 +186,47 @@ fn golden_samples_of_a_model_without_and_with_known_weights() {
     let known = ModelRecord { weights: Digest([8; 32]), ..model.clone() };
     for (model, expected) in [
         (model, format!("{head}c201530802124f{fields}")), // as it was before weights were asked for
-        (known, format!("{head}c2017508021271{fields}3220{}", "08".repeat(32))),
+        (known.clone(), format!("{head}c2017508021271{fields}3220{}", "08".repeat(32))),
+        (
+            ModelRecord { capabilities: vec!["ab".into(), "c".into()], ..known },
+            format!("{head}c2017c08021278{fields}3220{}3a0261623a0163", "08".repeat(32)),
+        ),
     ] {
         let sample = entry(Command::ReportModels { node: NodeId(2), present: vec![model], absent: vec![] });
         assert_eq!(hex::encode(encode(&sample)), expected);
         assert_eq!(decode(&hex::decode(expected).expect("hexadecimal"), 1), Ok(sample));
     }
+}
+
+#[test]
+fn golden_samples_of_wishes_and_files() {
+    let head = "0801100118fbd095ffbc3122057265712d312a0561646d696e32036c61623a04080510064000";
+    let name = || "m".parse::<ModelName>().expect("valid");
+    let named = "2372656769737472792e6f6c6c616d612e61692f6c6962726172792f6d3a6c6174657374";
+    let check = |command: Command, field: &str, body: &str| {
+        let body = body.replace(' ', "");
+        let expected = format!("{head}{field}{:02x}{body}", body.len() / 2);
+        let sample = entry(command);
+        assert_eq!(hex::encode(encode(&sample)), expected);
+        assert_eq!(decode(&hex::decode(expected).expect("hexadecimal"), 1), Ok(sample));
+    };
+    let (node, digest) = (NodeId(2), Digest([7; 32]));
+    let blob = BoundBlob { sha256: digest, size_bytes: 300, root: Root([8; 32]) };
+    let body = format!("0802 1247 0a20{} 10ac02 1a20{}", "07".repeat(32), "08".repeat(32));
+    check(Command::BindBlobs { node, blobs: vec![blob] }, "aa02", &body);
+    let nodes = || vec![NodeId(1), NodeId(3)];
+    let ask = |replicas, insecure| Command::AskModel { name: name(), replicas, insecure };
+    check(ask(Replicas::Count(2), false), "b202", &format!("0a{named} 12020802"));
+    check(ask(Replicas::All, true), "b202", &format!("0a{named} 12021200 1801"));
+    check(ask(Replicas::Nodes(nodes()), false), "b202", &format!("0a{named} 1206 1a04 0a020103"));
+    let plan = Command::PlanPull { name: name(), round: 8, ingester: NodeId(1), targets: nodes() };
+    check(plan, "ba02", &format!("0a{named} 1008 1801 22020103"));
+    let resolve = Command::ResolveWish { node, name: name(), round: 8, digest, size_bytes: 300 };
+    check(resolve, "c202", &format!("0802 12{named} 1808 2220{} 28ac02", "07".repeat(32)));
+    let (code, text) = (ErrorCode::DiskFull, "t".to_owned());
+    let tell = Command::TellPull { node, name: name(), round: 8, code, text };
+    check(tell, "ca02", &format!("0802 12{named} 1808 2209 6469736b5f66756c6c 2a0174"));
+    check(Command::ForgetWish { name: name() }, "d202", &format!("0a{named}"));
 }
 
 #[test]
@@ -178,6 +244,15 @@ fn what_this_release_does_not_know_is_an_error() {
     let role = disk::CommandCreateToken { role: 77, secret_sha256: vec![0; 32], ..Default::default() };
     let role = Stored::CreateToken(role);
     assert_eq!(with(&|envelope| envelope.command = Some(role.clone())), Err(EnvelopeError::Field("role")));
+    let code = || "of_the_future".to_owned();
+    let told = disk::CommandTellPull { node: 1, name: "m".to_owned(), code: code(), ..Default::default() };
+    let told = Stored::TellPull(told);
+    assert_eq!(with(&|envelope| envelope.command = Some(told.clone())), Err(EnvelopeError::Field("code")));
+    let replicas = Some(disk::Replicas { of: None });
+    let asked = Stored::AskModel(disk::CommandAskModel { name: "m".to_owned(), replicas, insecure: false });
+    assert_eq!(with(&|envelope| envelope.command = Some(asked.clone())), Err(EnvelopeError::Field("replicas")));
+    let forgotten = Stored::ForgetWish(disk::CommandForgetWish { name: "no name".to_owned() });
+    assert_eq!(with(&|envelope| envelope.command = Some(forgotten.clone())), Err(EnvelopeError::Field("model name")));
 
     // A command with a field number of the future decodes to "no command": never to something else.
     let mut future = disk::Envelope { command: None, ..known.clone() }.encode_to_vec();

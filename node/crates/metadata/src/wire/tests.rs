@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use ollamax_core::catalog::command::TokenProblem;
 use ollamax_core::catalog::txn::Effect;
 use ollamax_core::catalog::{Answer, Key, Migration, MigrationStatus, Refusal, Value};
-use ollamax_types::{Role, Timestamp, TokenId};
+use ollamax_types::{Digest, ModelName, Role, Timestamp, TokenId};
 
 use super::*;
 use crate::raft::{Entry, Membership, Payload, Sealed, StoredMembership, log_id};
@@ -218,6 +218,7 @@ fn every_reply_reads_back_as_itself() {
         committed(Answer::Session { session: 5 }),
         committed(Answer::Lease { lease: 5, ttl_ms: 6 }),
         committed(Answer::Migration(Box::new(row()))),
+        committed(Answer::Wish { round: 5 }),
         committed(Answer::Txn { held: true, effects: effects() }),
         committed(Answer::Member { node: NodeId(4), name: "n4".into(), already: true }),
         Reply::ReadIndex(77),
@@ -246,6 +247,7 @@ fn every_reply_reads_back_as_itself() {
 fn every_refusal_reads_back_as_itself() {
     let problems = [TokenProblem::Unknown, TokenProblem::UsedUp, TokenProblem::Revoked, TokenProblem::Expired];
     let mut refusals: Vec<Refusal> = problems.into_iter().map(Refusal::TokenInvalid).collect();
+    let name = || "h:5/Me/Mine:Q4".parse::<ModelName>().expect("valid");
     refusals.extend([
         Refusal::AlreadyInitialised,
         Refusal::NotInitialised,
@@ -264,6 +266,11 @@ fn every_refusal_reads_back_as_itself() {
         Refusal::LeaseNotFound(4),
         Refusal::QuotaExceeded { what: "x".into(), needed: 2, limit: 1, unit: "bytes".into() },
         Refusal::Migration("first the other one".into()),
+        Refusal::RootConflict { sha256: Digest([1; 32]) },
+        Refusal::RoundPassed { name: name(), round: 5 },
+        Refusal::VersionMoved { name: name(), wanted: Digest([1; 32]), found: Digest([2; 32]) },
+        Refusal::WishNotFound(name()),
+        Refusal::NotPlanned { name: name(), node: NodeId(3) },
     ]);
     for refusal in refusals {
         let reply = Reply::Committed(Committed { revision: 1, term: 1, answer: Answer::Refused(refusal) });

@@ -1,12 +1,13 @@
 //! Ollama's protocol over a socket.
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
 use url::Url;
 
-use ollamax_outbound::{Client, RuntimeError};
+use ollamax_outbound::{Client, PullStep, RuntimeError};
 use ollamax_types::{Api, Digest, ErrorCode};
 
 use crate::server::{Reply, Server, json, whole};
@@ -199,4 +200,54 @@ async fn a_create_that_ends_without_success_is_broken() {
     let server = Server::start(|_| whole(200, "application/x-ndjson", "{\"status\":\"parsing GGUF\"}\n")).await;
     let error = client(&server.url).create(&"m".parse().expect("valid"), Digest([7; 32])).await.expect_err("no end");
     assert!(matches!(error, RuntimeError::Broken(_)), "{error}");
+}
+
+/// The steps of a pull, and how it ended.
+async fn pulled(reply: Reply) -> (Vec<PullStep>, Option<RuntimeError>) {
+    let reply = Mutex::new(Some(reply));
+    let next = move || reply.lock().expect("not poisoned").take().expect("it is asked once");
+    let server = Server::start(move |_| next()).await;
+    let name = "127.0.0.1:7/ollamax-00112233445566ff/demo:1b".parse().expect("valid");
+    let mut steps = client(&server.url).pull(&name);
+    let (mut told, mut error) = (Vec::new(), None);
+    while let Some(step) = steps.next().await {
+        match step {
+            Ok(step) => told.push(step),
+            Err(broken) => error = Some(broken),
+        }
+    }
+    let seen = server.last();
+    assert!(seen.head.starts_with("POST /api/pull HTTP/1.1\r\n"), "{}", seen.head);
+    let body: serde_json::Value = serde_json::from_slice(&seen.body).expect("JSON");
+    let expected = serde_json::json!({ "model": name.to_string(), "insecure": true, "stream": true });
+    assert_eq!(body, expected);
+    (told, error)
+}
+
+#[tokio::test]
+async fn a_pull_is_told_line_by_line_and_ends_with_success_or_with_why_not() {
+    let lines = |text: &str| whole(200, "application/x-ndjson", text);
+    let went = |status: &str, completed_bytes| PullStep::Went { status: status.to_owned(), completed_bytes };
+    let begun = "{\"status\":\"pulling manifest\"}\n{\"status\":\"pulling 0102\",\"total\":9,\"completed\":4}\n\n";
+    let so_far = vec![went("pulling manifest", 0), went("pulling 0102", 4)];
+    for end in ["\n", ""] {
+        let (told, error) = pulled(lines(&format!("{begun}{{\"status\":\"success\"}}{end}"))).await;
+        assert_eq!(told, [so_far.clone(), vec![PullStep::Done]].concat());
+        assert!(error.is_none(), "{error:?}");
+    }
+    let (told, error) = pulled(lines(&format!("{begun}{{\"error\":\"no space left on device\"}}\n"))).await;
+    let refused = RuntimeError::Refused {
+        path: "/api/pull".to_owned(),
+        status: 200,
+        message: "no space left on device".to_owned(),
+    };
+    assert_eq!((told, error), (so_far.clone(), Some(refused)));
+    let (told, error) = pulled(lines(begun)).await;
+    assert!(told == so_far && matches!(error, Some(RuntimeError::Broken(_))), "{told:?} {error:?}");
+    let (told, error) = pulled(lines("<html>")).await;
+    assert!(told.is_empty() && matches!(error, Some(RuntimeError::NotOllama { .. })), "{told:?} {error:?}");
+    let (told, error) = pulled(whole(400, "application/json", r#"{"error":"invalid model name"}"#)).await;
+    assert!(told.is_empty() && matches!(error, Some(RuntimeError::Refused { status: 400, .. })), "{told:?} {error:?}");
+    let (told, error) = pulled(lines(&"x".repeat(70_000))).await;
+    assert!(told.is_empty() && matches!(error, Some(RuntimeError::TooLarge { .. })), "{told:?} {error:?}");
 }

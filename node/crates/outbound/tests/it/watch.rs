@@ -181,7 +181,7 @@ async fn weights_are_asked_for_once_for_each_manifest_and_stay_known() {
         // The first one fails: that of the smaller digest.
         line if line.starts_with("POST /api/show") => match shown.fetch_add(1, Ordering::SeqCst) {
             0 => whole(500, "application/json", r#"{"error":"no such blob"}"#),
-            _ => json(&format!(r#"{{"modelfile":"FROM /blobs/sha256-{DIGEST}\n"}}"#)),
+            _ => json(&format!(r#"{{"modelfile":"FROM /blobs/sha256-{DIGEST}\n","capabilities":["tools"]}}"#)),
         },
         _ => match listed_so_far.fetch_add(1, Ordering::SeqCst) {
             0..LISTS => listed(&[("a", "1"), ("b", "2"), ("b-too", "2")]),
@@ -194,12 +194,18 @@ async fn weights_are_asked_for_once_for_each_manifest_and_stay_known() {
         let model = report.models.iter().flat_map(|models| models.iter()).find(|model| model.name.to_string() == name);
         model.and_then(|model| model.known_weights()).map(|weights| weights.to_string())
     };
+    let can = |report: &Report, name: &str| -> Vec<String> {
+        let models = report.models.iter().flat_map(|models| models.iter());
+        models.filter(|model| model.name.to_string() == name).flat_map(|model| model.capabilities.clone()).collect()
+    };
     let report = world.wait_for("learnt", |report| known(report, "b:latest").is_some()).await;
+    assert_eq!((can(&report, "b:latest"), can(&report, "a:latest")), (vec!["tools".to_owned()], vec![]));
     assert_eq!(known(&report, "b-too:latest").as_deref(), Some(DIGEST));
     assert_eq!(known(&report, "a:latest"), None, "it failed: the manifest stands for the weights");
     let is_late = |report: &Report| report.models.as_ref().is_some_and(|models| models.len() == 4);
     let report = world.wait_for("listed again", is_late).await;
     assert_eq!(known(&report, "late:latest").as_deref(), Some(DIGEST), "known from its twins");
+    assert_eq!(can(&report, "late:latest"), ["tools"], "and what it can do");
     world
         .wait_for("seen in memory", |report| report.resident.iter().any(|row| row.weights.to_string() == DIGEST))
         .await;

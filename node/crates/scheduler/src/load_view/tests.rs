@@ -23,6 +23,7 @@ fn beat(node: u64, sent_at_ms: u64) -> Beat {
         memory_total_bytes: 0,
         cpu_permille: 0,
         disk_free_bytes: None,
+        models_free_bytes: None,
         gpus: Vec::new(),
         daemon_version: String::new(),
         applies: Applies::default(),

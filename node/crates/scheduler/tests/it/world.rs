@@ -43,6 +43,7 @@ pub(crate) fn model(digest: Digest) -> ModelRecord {
         size_bytes: 1,
         modified_at: Timestamp(u64::from(digest.0[0])),
         details_json: "{}".to_owned(),
+        capabilities: Vec::new(),
     }
 }
 

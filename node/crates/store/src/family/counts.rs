@@ -19,10 +19,11 @@ pub(super) fn decode_key(rest: &[u8]) -> Result<Key, Malformed> {
 }
 
 pub(super) fn encode(record: Counts) -> Vec<u8> {
-    seal(VERSION, &disk::CountsRecord { sessions: record.sessions, leases: record.leases })
+    let Counts { sessions, leases, wishes, blobs } = record;
+    seal(VERSION, &disk::CountsRecord { sessions, leases, wishes, blobs })
 }
 
 pub(super) fn decode(bytes: &[u8]) -> Result<Counts, Malformed> {
-    let message: disk::CountsRecord = unseal("counts record", VERSION, bytes)?;
-    Ok(Counts { sessions: message.sessions, leases: message.leases })
+    let disk::CountsRecord { sessions, leases, wishes, blobs } = unseal("counts record", VERSION, bytes)?;
+    Ok(Counts { sessions, leases, wishes, blobs })
 }

@@ -2,7 +2,8 @@
 //!
 //! Key: `05`, model key (closed text), node id as 8 bytes big endian. Value: version 1, `LocationRecord`. Replaced when
 //! the node reports the model anew, deleted when it reports the model gone or departs. Weights that are not known are
-//! left out, as in all records from before they were asked for, and read back as the manifest's digest.
+//! left out, as in all records from before they were asked for, and read back as the manifest's digest. What the model
+//! can do is kept since cluster version 4.
 
 use ollamax_core::catalog::{Key, Location};
 use ollamax_proto::disk;
@@ -33,15 +34,15 @@ pub(super) fn decode_key(rest: &[u8]) -> Result<Key, Malformed> {
 }
 
 pub(super) fn encode(record: &Location) -> Vec<u8> {
-    let [host, namespace, model, tag] = record.model.name.parts();
     let message = disk::LocationRecord {
         node: record.node.0,
-        name: format!("{host}/{namespace}/{model}:{tag}"),
+        name: record.model.name.full(),
         digest: record.model.digest.0.to_vec(),
         size_bytes: record.model.size_bytes,
         modified_at_ms: record.model.modified_at.0,
         details_json: record.model.details_json.clone(),
         weights: record.model.known_weights().map(|weights| weights.0.to_vec()).unwrap_or_default(),
+        capabilities: record.model.capabilities.clone(),
     };
     seal(VERSION, &message)
 }
@@ -59,6 +60,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Location, Malformed> {
         size_bytes: message.size_bytes,
         modified_at: Timestamp(message.modified_at_ms),
         details_json: message.details_json,
+        capabilities: message.capabilities,
     };
     Ok(Location { node: NodeId(message.node), model })
 }

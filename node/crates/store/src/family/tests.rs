@@ -1,14 +1,18 @@
 //! Round trips of every family, order of keys, and golden samples: bytes that no release may ever change.
 
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 
 use ollamax_core::catalog::txn::Effect;
 use ollamax_core::catalog::{
-    Answer, Cluster, Counts, Due, Lease, Location, Member, MemberState, Migration, MigrationStatus, Refusal,
-    Remembered, Session, Setting, Token, Usage, Value,
+    Answer, Blob, Cluster, Counts, Due, Failure, Lease, Location, Member, MemberState, Migration, MigrationStatus,
+    Plan, Refusal, Remembered, Replicas, Session, Setting, Token, Usage, Value, Wish,
 };
 use ollamax_proto::disk;
-use ollamax_types::{ClusterId, Digest, Incarnation, ModelName, ModelRecord, NodeId, PeerId, Role, Timestamp, TokenId};
+use ollamax_types::{
+    ClusterId, Digest, ErrorCode, Incarnation, ModelName, ModelRecord, NodeId, PeerId, Role, Root, Timestamp, TokenId,
+};
 
 use super::*;
 use crate::framing::seal;
@@ -76,19 +80,66 @@ fn token() -> impl Strategy<Value = Token> {
 }
 
 fn location() -> impl Strategy<Value = Location> {
-    let name = "([a-z]{1,8}/)?[A-Za-z0-9]{1,12}(:[a-z0-9]{1,6})?";
     let digests = (any::<[u8; 32]>(), prop::option::of(any::<[u8; 32]>()));
-    (any::<u64>(), name, digests, any::<u64>(), any::<u64>(), ".{0,40}").prop_map(
-        |(node, name, (digest, weights), size_bytes, modified, details_json)| Location {
+    (any::<u64>(), model_name(), digests, any::<u64>(), any::<u64>(), ".{0,40}", texts()).prop_map(
+        |(node, name, (digest, weights), size_bytes, modified, details_json, capabilities)| Location {
             node: NodeId(node),
             model: ModelRecord {
-                name: name.parse().expect("the pattern gives model names"),
+                name,
                 digest: Digest(digest),
                 weights: Digest(weights.unwrap_or(digest)),
                 size_bytes,
                 modified_at: Timestamp(modified),
                 details_json,
+                capabilities,
             },
+        },
+    )
+}
+
+fn model_name() -> impl Strategy<Value = ModelName> {
+    let name = "([a-z]{1,8}/)?[A-Za-z0-9]{1,12}(:[a-z0-9]{1,6})?";
+    name.prop_map(|name| name.parse::<ModelName>().expect("the pattern gives model names"))
+}
+
+fn blob() -> impl Strategy<Value = Blob> {
+    (any::<u64>(), any::<[u8; 32]>(), any::<u64>(), any::<u64>()).prop_map(|(size_bytes, root, by, at)| Blob {
+        size_bytes,
+        root: Root(root),
+        bound_by: NodeId(by),
+        bound_at: Timestamp(at),
+    })
+}
+
+fn nodes() -> impl Strategy<Value = Vec<NodeId>> {
+    prop::collection::vec(any::<u64>().prop_map(NodeId), 0..4)
+}
+
+fn wish() -> impl Strategy<Value = Wish> {
+    let replicas =
+        prop_oneof![any::<u32>().prop_map(Replicas::Count), Just(Replicas::All), nodes().prop_map(Replicas::Nodes),];
+    let plan = (1..u64::MAX, nodes(), any::<u64>()).prop_map(|(ingester, targets, at)| Plan {
+        ingester: NodeId(ingester),
+        targets,
+        made_at: Timestamp(at),
+    });
+    let failure = (prop::sample::select(ErrorCode::ALL), ".{0,20}", any::<u64>());
+    let failure = failure.prop_map(|(code, text, at)| Failure { code, text, at: Timestamp(at) });
+    let failures = prop::collection::btree_map(any::<u64>().prop_map(NodeId), failure, 0..3);
+    let numbers = (any::<u64>(), any::<u64>(), any::<u64>());
+    let version = prop::option::of(any::<[u8; 32]>().prop_map(Digest));
+    (model_name(), numbers, any::<bool>(), replicas, version, prop::option::of(plan), failures, ".{0,20}").prop_map(
+        |(name, (round, size_bytes, asked), insecure, replicas, digest, plan, failures, asked_by)| Wish {
+            name,
+            round,
+            insecure,
+            replicas,
+            digest,
+            size_bytes,
+            plan,
+            failures,
+            asked_at: Timestamp(asked),
+            asked_by,
         },
     )
 }
@@ -129,6 +180,7 @@ fn answer() -> impl Strategy<Value = Answer> {
         Just(Answer::Done),
         Just(Answer::Refused(Refusal::LeaseNotFound(4))),
         migration().prop_map(|row| Answer::Migration(Box::new(row))),
+        any::<u64>().prop_map(|round| Answer::Wish { round }),
         (any::<bool>(), prop::collection::vec(effect, 0..4)).prop_map(|(held, effects)| Answer::Txn { held, effects }),
     ]
 }
@@ -191,7 +243,7 @@ fn migration() -> impl Strategy<Value = Migration> {
     )
 }
 
-/// Values, leases, sessions and what goes with them.
+/// Values, leases, sessions and what goes with them; what came with migrations and wishes.
 fn newer_pair() -> impl Strategy<Value = (Key, Record)> {
     let numbers = || (any::<u64>(), any::<u64>(), any::<u64>());
     let due = prop_oneof![any::<u64>().prop_map(Due::Lease), any::<u64>().prop_map(Due::Session)];
@@ -209,16 +261,21 @@ fn newer_pair() -> impl Strategy<Value = (Key, Record)> {
             (Key::SessionAnswer(id, sequence), Record::Remembered(Remembered { revision, term, answer }))
         }),
         (any::<u64>(), due).prop_map(|(at, due)| (Key::Deadline(Timestamp(at), due), Record::Present)),
-        numbers().prop_map(|(sessions, leases, _)| (Key::Counts, Record::Counts(Counts { sessions, leases }))),
+        (numbers(), any::<u64>()).prop_map(|((sessions, leases, wishes), blobs)| {
+            (Key::Counts, Record::Counts(Counts { sessions, leases, wishes, blobs }))
+        }),
         (any::<u32>(), migration())
             .prop_map(|(number, row)| (Key::Migration(number), Record::Migration(Box::new(row)))),
+        (any::<[u8; 32]>(), blob()).prop_map(|(sha256, blob)| (Key::Blob(Digest(sha256)), Record::Blob(blob))),
+        (wild(), wish()).prop_map(|(model, wish)| (Key::Wish(model), Record::Wish(Box::new(wish)))),
     ]
 }
 
 /// Model names compare without regard to case; what is stored keeps it.
 fn spelled(record: &Record) -> String {
     match record {
-        Record::Location(location) => location.model.name.parts().join(" "),
+        Record::Location(location) => location.model.name.full(),
+        Record::Wish(wish) => wish.name.full(),
         _ => String::new(),
     }
 }
@@ -264,6 +321,7 @@ fn sample_location() -> Location {
             size_bytes: 300,
             modified_at: Timestamp(5),
             details_json: "{}".to_owned(),
+            capabilities: Vec::new(),
         },
     }
 }
@@ -328,7 +386,10 @@ fn golden_samples_of_every_family_have_not_changed() {
     known.model.weights = Digest([8; 32]);
     let known_value = format!("{location_value}3a20{}", "08".repeat(32));
     let key = Key::Location("m:t".to_owned(), NodeId(2));
-    golden(&key, &Record::Location(known), "056d3a7400010000000000000002", &known_value);
+    golden(&key, &Record::Location(known.clone()), "056d3a7400010000000000000002", &known_value);
+    known.model.capabilities = vec!["ab".to_owned(), "c".to_owned()];
+    let able_value = format!("{known_value}42026162420163");
+    golden(&key, &Record::Location(known), "056d3a7400010000000000000002", &able_value);
 
     let setting = Setting { value: vec![0xff], revision: 8 };
     golden(&Key::Setting("k".to_owned()), &Record::Setting(setting), "076b", "010a01ff1008");
@@ -365,8 +426,72 @@ fn golden_samples_of_values_leases_and_sessions_have_not_changed() {
     let at = |due| Key::Deadline(Timestamp(2), due);
     golden(&at(Due::Lease(5)), &Record::Present, "0e0000000000000002010000000000000005", "01");
     golden(&at(Due::Session(5)), &Record::Present, "0e0000000000000002020000000000000005", "01");
-    let counts = Counts { sessions: 1, leases: 2 };
+    let counts = Counts { sessions: 1, leases: 2, ..Counts::default() };
     golden(&Key::Counts, &Record::Counts(counts), "0f", "0108011002");
+    let counts = Counts { wishes: 3, blobs: 4, ..counts };
+    golden(&Key::Counts, &Record::Counts(counts), "0f", "010801100218032004");
+}
+
+#[test]
+fn golden_samples_of_files_and_wishes_have_not_changed() {
+    let blob = Blob { size_bytes: 300, root: Root([0x22; 32]), bound_by: NodeId(2), bound_at: Timestamp(5) };
+    let value_hex = format!("0108ac021220{}18022005", "22".repeat(32));
+    golden(&Key::Blob(Digest([7; 32])), &Record::Blob(blob), &format!("11{}", "07".repeat(32)), &value_hex);
+
+    let asked = Wish {
+        name: "Demo".parse().expect("valid"),
+        round: 8,
+        insecure: false,
+        replicas: Replicas::Count(2),
+        digest: None,
+        size_bytes: 0,
+        plan: None,
+        failures: BTreeMap::new(),
+        asked_at: Timestamp(9),
+        asked_by: "a".to_owned(),
+    };
+    let name = "0a2672656769737472792e6f6c6c616d612e61692f6c6962726172792f44656d6f3a6c6174657374";
+    let key = Key::Wish("m:t".to_owned());
+    let check = |wish: &Wish, value_hex: &str| {
+        let value_hex = format!("01{name}{value_hex}").replace(' ', "");
+        golden(&key, &Record::Wish(Box::new(wish.clone())), "126d3a74", &value_hex);
+    };
+    check(&asked, "1008 22020802 5009 5a0161");
+    check(&Wish { replicas: Replicas::All, ..asked.clone() }, "1008 22021200 5009 5a0161");
+    let nodes = Replicas::Nodes(vec![NodeId(1), NodeId(3)]);
+    let failure = Failure { code: ErrorCode::DiskFull, text: "t".to_owned(), at: Timestamp(7) };
+    let under_way = Wish {
+        insecure: true,
+        replicas: nodes,
+        digest: Some(Digest([7; 32])),
+        size_bytes: 300,
+        plan: Some(Plan { ingester: NodeId(1), targets: vec![NodeId(1), NodeId(3)], made_at: Timestamp(6) }),
+        failures: BTreeMap::from([(NodeId(3), failure)]),
+        ..asked
+    };
+    let version = format!("2a20{} 30ac02", "07".repeat(32));
+    let failed = "4a12 0803 1209 6469736b5f66756c6c 1a0174 2007";
+    let value_hex = format!("1008 1801 2206 1a04 0a020103 {version} 3801 42020103 {failed} 5009 5a0161 6006");
+    check(&under_way, &value_hex);
+}
+
+#[test]
+fn a_wish_of_a_newer_release_is_refused() {
+    let replicas = Some(disk::Replicas { of: Some(disk::replicas::Of::Count(1)) });
+    let known = disk::WishRecord { name: "m".to_owned(), round: 1, replicas, ..disk::WishRecord::default() };
+    let decode = |message: &disk::WishRecord| decode_record(&Key::Wish("m:t".to_owned()), &seal(1, message));
+    assert!(decode(&known).is_ok());
+    let code = |code: &str| disk::WishFailure { node: 1, code: code.to_owned(), text: String::new(), at_ms: 1 };
+    assert!(decode(&disk::WishRecord { failures: vec![code("disk_full")], ..known.clone() }).is_ok());
+    for changed in [
+        disk::WishRecord { replicas: None, ..known.clone() },
+        disk::WishRecord { replicas: Some(disk::Replicas { of: None }), ..known.clone() },
+        disk::WishRecord { failures: vec![code("of_the_future")], ..known.clone() },
+        disk::WishRecord { digest: vec![7; 31], ..known.clone() },
+        disk::WishRecord { name: "no name".to_owned(), ..known },
+    ] {
+        assert!(decode(&changed).is_err(), "{changed:?}");
+    }
 }
 
 #[test]
@@ -408,6 +533,7 @@ fn a_location_from_before_weights_were_known_has_its_manifest_in_their_place() {
         modified_at_ms: 5,
         details_json: "{}".to_owned(),
         weights: vec![],
+        capabilities: vec![],
     };
     let decode =
         |message: &disk::LocationRecord| decode_record(&Key::Location("m:t".to_owned(), NodeId(2)), &seal(1, message));

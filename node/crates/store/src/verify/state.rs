@@ -155,6 +155,8 @@ impl Sums {
         let pairs = [
             ("sessions", self.counts.sessions, self.of("sessions")),
             ("leases", self.counts.leases, self.of("leases")),
+            ("wishes", self.counts.wishes, self.of("wishes")),
+            ("blobs", self.counts.blobs, self.of("blobs")),
             ("locations", self.of("models by node"), self.of("locations")),
         ];
         for (what, kept, there) in pairs.into_iter().filter(|(_, kept, there)| kept != there) {

@@ -186,7 +186,7 @@ fn sums_that_do_not_fit_what_they_are_about_are_told() {
         Mutation::Put(Key::Usage(namespace.clone(), "user/".to_owned()), Record::Usage(usage)),
         Mutation::Put(Key::Lease(7), Record::Lease(lease)),
         Mutation::Put(Key::LeaseValue(7, namespace, key), Record::Present),
-        Mutation::Put(Key::Counts, Record::Counts(Counts { sessions: 1, leases: 1 })),
+        Mutation::Put(Key::Counts, Record::Counts(Counts { sessions: 1, leases: 1, wishes: 2, blobs: 3 })),
     ];
     commit(&store.state(), 1, mutations);
     store.close().expect("close");
@@ -197,6 +197,8 @@ fn sums_that_do_not_fit_what_they_are_about_are_told() {
         ("state record usage//user/", "1 keys with 9 bytes are on record, and 1 keys with 8 bytes are there"),
         ("state record lease/7", "it counts 2 values, and 1 go with it"),
         ("state, sessions", "1 are on record, and 0 are there"),
+        ("state, wishes", "2 are on record, and 0 are there"),
+        ("state, blobs", "3 are on record, and 0 are there"),
     ];
     assert_eq!(told, expected);
 }

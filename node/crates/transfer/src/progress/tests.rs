@@ -46,6 +46,37 @@ async fn what_was_here_is_told_apart() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_each_node_sent_is_told_apart() {
+    let board = board();
+    board.resolved(&manifest());
+    board.came(Digest([2; 32]), 500, 500);
+    for (node, verified, received) in [(3, 400, 400), (2, 600, 200), (3, 1_000, 450)] {
+        board.came_from(NodeId(node), Digest([1; 32]), verified, received);
+    }
+    board.begin(Stage::Fetching);
+    let expected = [(Source::Origin, 500), (Source::Node(NodeId(2)), 200), (Source::Node(NodeId(3)), 850)];
+    assert_eq!(board.now().sources, expected.map(|(source, bytes)| SourceProgress { source, bytes }));
+    assert_eq!(board.now().verified_bytes(), 1_500);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_waited_for_is_told_until_it_is_there() {
+    let board = board();
+    let mut watch = board.watch().expect("the first");
+    board.wait_for(Wait::FirstCopy);
+    assert!(watch.changed().await);
+    assert_eq!((&watch.now().stage, watch.now().wait), (&Stage::Waiting, Some(Wait::FirstCopy)));
+    board.wait_for(Wait::FirstCopy);
+    assert!(watch.changed().now_or_never().is_none(), "nothing new");
+    board.wait_for(Wait::Quorum);
+    assert!(watch.changed().await, "another reason");
+    assert_eq!(watch.now().wait.map(|wait| wait.to_string()).as_deref(), Some("waiting for a quorum"));
+    board.begin(Stage::Waiting);
+    assert!(watch.changed().await);
+    assert_eq!((&watch.now().stage, watch.now().wait), (&Stage::Waiting, None));
+}
+
+#[tokio::test(start_paused = true)]
 async fn news_of_bytes_are_bundled_and_stages_are_told_at_once() {
     let board = board();
     board.resolved(&manifest());
@@ -115,6 +146,7 @@ fn what_another_node_tells_anew_takes_nothing_back() {
         name: "tiny".parse().expect("a name"),
         node: NodeId(2),
         stage: Stage::Checking,
+        wait: None,
         digest: None,
         blobs: [(1, one), (2, two)]
             .map(|(name, verified_bytes)| BlobProgress {

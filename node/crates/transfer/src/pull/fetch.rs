@@ -26,15 +26,13 @@ use crate::config::Config;
 use crate::error::PullError;
 use crate::metrics::Metrics;
 use crate::ports::{Opened, Origin, OriginError, OriginTrouble, Wanted};
-use crate::progress::{Board, NEWS_INTERVAL, millis};
+use crate::progress::{Board, millis};
 
-use super::blocking;
 use super::chase::Chaser;
+use super::{blocking, upkeep};
 
 /// Most chunks that are asked for at once by one stream: 64 MiB.
 const EXTENT_CHUNKS_MAX: u32 = 16;
-/// Time between two moments when what has come is made durable.
-const SYNC_INTERVAL: Duration = Duration::from_secs(5);
 /// Most chunks of one file that a disk may damage while it is fetched.
 const DAMAGED_MAX: u32 = 16;
 
@@ -94,8 +92,8 @@ pub(crate) async fn fetch(source: Source, config: &Config, chaser: Chaser) -> Re
             tracing::error!(code = %ErrorCode::Internal, %error, "fetch a range of a file");
             PullError::Disk("a stream of the pull broke down".to_owned())
         })),
-        error = fetching.keep_durable() => Err(error),
-        () = fetching.keep_told() => Err(PullError::Stopping),
+        error = upkeep::keep_durable(&fetching.source.part, &fetching.source.place) => Err(error),
+        () = upkeep::keep_told(&fetching.source.board) => Err(PullError::Stopping),
     }
 }
 
@@ -278,27 +276,6 @@ impl Fetching {
             shared.plan.lost(index);
         });
         Ok(())
-    }
-
-    /// Makes durable from time to time what has come. It returns only when the disk does not.
-    async fn keep_durable(&self) -> PullError {
-        loop {
-            sleep(SYNC_INTERVAL).await;
-            let part = self.source.part.clone();
-            match blocking(move || part.sync()).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => return PullError::of_part(&self.source.place, &error),
-                Err(error) => return error,
-            }
-        }
-    }
-
-    /// Tells how far it is, also while nothing comes. It never ends.
-    async fn keep_told(&self) {
-        loop {
-            sleep(NEWS_INTERVAL).await;
-            self.source.board.refresh();
-        }
     }
 
     /// Changes what is shared, and tells everybody who waits for a change.

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use ollamax_blobs::Index;
-use ollamax_transfer::mem::{MemOrigin, MemOthers, MemRuntime};
+use ollamax_transfer::mem::{MemCluster, MemOrigin, MemOthers, MemPeers, MemRuntime};
 use ollamax_transfer::{Adopted, Config, Handle, Metrics, Parts, Place};
 use ollamax_types::chunk::CHUNK_BYTES;
 use ollamax_types::{Clock, Digest, NodeId};
@@ -121,8 +121,9 @@ impl World {
         let data_dir = self.folder.path().join("data");
         fs::create_dir_all(&data_dir).expect("a folder");
         let (origin, others) = (Arc::new(MemOrigin::default()), Arc::new(MemOthers::default()));
-        let (node, clock) = (NodeId(1), Clock::system());
-        let parts = Parts { node, clock, data_dir, origin, runtime, others, metrics };
+        let (node, clock, peers) = (NodeId(1), Clock::system(), Arc::new(MemPeers::default()));
+        let ledger = Arc::new(MemCluster::new([node]).ledger(node));
+        let parts = Parts { node, clock, data_dir, origin, runtime, others, peers, ledger, seed: 1, metrics };
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let handle = Handle::start(config, parts, &tasks, stop.clone());
         Node { adopted: handle.adopted(), handle, registry, tasks, stop }

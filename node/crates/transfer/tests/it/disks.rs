@@ -178,7 +178,9 @@ async fn a_folder_that_the_runtime_made_for_itself_shows_before_a_byte() {
     } else {
         let error = pulled.expect_err("it may not be written");
         let (place, folder) = (world.store().root().display().to_string(), folder.display());
-        let text = format!("{place}: {folder} cannot be written by this node; sudo chmod g+w {folder}");
+        let text = format!(
+            "{place}: {folder} cannot be written by this node, and it fetches nothing; sudo chmod g+w {folder}"
+        );
         assert_eq!((error.to_string(), error.code()), (text, ErrorCode::StoreNotWritable));
         assert_eq!((world.jobs(), world.origin.asked(), world.staged()), (vec![], vec![], vec![]));
         node.pull(&model.name).await.expect("it may now");

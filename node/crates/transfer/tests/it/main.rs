@@ -3,6 +3,8 @@
 mod adoption;
 mod disks;
 mod elsewhere;
+mod handed;
 mod origins;
 mod pulls;
+mod wishes;
 mod world;

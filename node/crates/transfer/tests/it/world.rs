@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use ollamax_blobs::{BlobSpec, Jobs, Manifest, Store};
-use ollamax_transfer::mem::{MemOrigin, MemOthers, MemRuntime};
+use ollamax_transfer::mem::{MemCluster, MemOrigin, MemOthers, MemPeers, MemRuntime};
 use ollamax_transfer::{Config, Handle, Metrics, Parts, Place, PullError, PullProgress, PullSpec, Stage, Watch};
 use ollamax_types::{CHUNK_BYTES, Clock, Digest, ModelName, NodeId};
 
@@ -26,6 +26,8 @@ pub(crate) struct World {
     pub(crate) runtime: MemRuntime,
     pub(crate) origin: MemOrigin,
     pub(crate) others: MemOthers,
+    pub(crate) peers: MemPeers,
+    pub(crate) cluster: MemCluster,
     pub(crate) config: Config,
     pub(crate) clock: Clock,
     pub(crate) node: NodeId,
@@ -91,7 +93,9 @@ impl World {
         let runtime = MemRuntime::at(Place::Store(folder.path().join("models")));
         let config = Config { spare_percent: 0, spare_bytes_min: 0, origin_streams: 1, ..Config::default() };
         let (origin, others) = (MemOrigin::default(), MemOthers::default());
-        Self { folder, runtime, origin, others, config, clock: Clock::system(), node: NodeId(1) }
+        let (node, peers) = (NodeId(1), MemPeers::default());
+        let (clock, cluster) = (Clock::system(), MemCluster::new([node]));
+        Self { folder, runtime, origin, others, peers, cluster, config, clock, node }
     }
 
     /// Gives the origin a model of one file of weights and a configuration.
@@ -118,6 +122,9 @@ impl World {
             origin: Arc::new(self.origin.clone()),
             runtime: Arc::new(self.runtime.clone()),
             others: Arc::new(self.others.clone()),
+            peers: Arc::new(self.peers.clone()),
+            ledger: Arc::new(self.cluster.ledger(self.node)),
+            seed: self.node.0,
             metrics,
         };
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
@@ -146,8 +153,9 @@ impl World {
 
     /// The names of the jobs that are kept.
     pub(crate) fn jobs(&self) -> Vec<String> {
-        let jobs = Jobs::open(&self.folder.path().join("data/transfer/jobs")).expect("ours");
-        jobs.all().expect("readable").into_iter().map(|job| job.name).collect()
+        let folders = ["jobs", "wishes"].map(|name| self.folder.path().join("data/transfer").join(name));
+        let jobs = folders.iter().flat_map(|folder| Jobs::open(folder).expect("ours").all().expect("readable"));
+        jobs.map(|job| job.name).collect()
     }
 
     /// The model is there, whole, and nothing is left of the way to it.

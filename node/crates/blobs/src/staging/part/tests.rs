@@ -103,6 +103,29 @@ fn what_was_written_is_there_after_the_process_died() {
 }
 
 #[test]
+fn only_the_chunks_of_the_known_tree_are_kept() {
+    let (world, sample) = (World::new(), Sample::new(3, 3 * CHUNK_BYTES + 5));
+    let hashes: Vec<ChunkHash> = (0..sample.chunks()).map(|index| sample.hash(index)).collect();
+    let tree = Tree::of(sample.spec.size_bytes, hashes).expect("a hash for each chunk");
+    let part = world.begin(&sample);
+    sample.write(&part, 0);
+    let mut other = sample.chunk(1).to_vec();
+    other[0] ^= 1;
+    part.write(1, &other, chunk_hash(sample.spec.size_bytes, 1, &other)).expect("there is room");
+    sample.write(&part, 3);
+    assert_eq!(part.agree_with(&tree).expect("ours"), 1);
+    assert_eq!(set(&part), [0, 3]);
+    assert_eq!(part.agree_with(&tree).expect("ours"), 0, "once");
+    drop(part);
+    let part = world.begin(&sample);
+    assert_eq!(set(&part), [0, 3], "nor after the process died");
+    sample.write(&part, 1);
+    assert_eq!(part.agree_with(&tree).expect("ours"), 0);
+    let smaller = Tree::of(5, vec![ChunkHash::default()]).expect("one hash");
+    fault(part.agree_with(&smaller).expect_err("another size"));
+}
+
+#[test]
 fn an_empty_file_is_whole_at_once() {
     let (world, sample) = (World::new(), Sample::of(vec![]));
     let part = world.begin(&sample);

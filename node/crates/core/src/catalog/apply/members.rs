@@ -159,6 +159,15 @@ pub(super) fn standing(scene: &Scene<'_>, node: NodeId) -> Result<Member, Stop> 
     member.ok_or_else(|| Refusal::NodeNotFound(node).into())
 }
 
+/// The member, if it may hold models.
+pub(super) fn holder(scene: &Scene<'_>, node: NodeId) -> Result<Member, Stop> {
+    let member = standing(scene, node)?;
+    if member.role == Role::Gateway {
+        return Err(invalid(format!("node {node} is a gateway and holds no models")));
+    }
+    Ok(member)
+}
+
 fn check_new(new: &NewMember) -> Result<(), Stop> {
     check_label("the node's name", &new.name)?;
     check_identifier("the peer id", &new.peer_id.0)?;

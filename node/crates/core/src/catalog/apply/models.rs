@@ -1,14 +1,18 @@
 //! Which node holds which model: reported by nodes, forgotten before a member leaves.
 //!
-//! Each copy is written twice, by model and by node, always both or neither.
+//! Each copy is written twice, by model and by node, always both or neither. A node that had the version that a wish
+//! spreads and says that it has it no more was told so by a person: it is left out for the rest of that round.
 
 use std::collections::BTreeMap;
 
-use ollamax_types::limits::{COMMAND_KEYS_MAX, MODEL_DETAILS_BYTES_MAX, MODEL_KEY_BYTES_MAX, REPORT_MODELS_MAX};
-use ollamax_types::{ModelRecord, NodeId, Role};
+use ollamax_types::limits::{
+    CAPABILITIES_MAX, CAPABILITY_BYTES_MAX, COMMAND_KEYS_MAX, MODEL_DETAILS_BYTES_MAX, MODEL_KEY_BYTES_MAX,
+    REPORT_MODELS_MAX,
+};
+use ollamax_types::{ModelRecord, NodeId};
 
 use super::limit::{check_bytes, check_count};
-use super::{Applied, Scene, Step, Stop, invalid, members, put};
+use super::{Applied, Scene, Step, Stop, invalid, members, put, wishes};
 use crate::catalog::command::{Answer, Refusal};
 use crate::catalog::read;
 use crate::catalog::record::{Key, Location, Record};
@@ -17,10 +21,8 @@ use crate::catalog::view::Mutation;
 pub(super) fn report(scene: &Scene<'_>, node: NodeId, present: &[ModelRecord], absent: &[String]) -> Step {
     check_count("the list of present models", present.len(), REPORT_MODELS_MAX)?;
     check_count("the list of absent models", absent.len(), REPORT_MODELS_MAX)?;
-    let member = members::standing(scene, node)?;
-    if member.role == Role::Gateway && !present.is_empty() {
-        return Err(invalid(format!("node {node} is a gateway and holds no models")));
-    }
+    let member = if present.is_empty() { members::standing(scene, node) } else { members::holder(scene, node) };
+    member?;
     let mut wanted: BTreeMap<String, Option<&ModelRecord>> = BTreeMap::new();
     for key in absent {
         check_bytes("a model key", key, MODEL_KEY_BYTES_MAX)?;
@@ -32,6 +34,11 @@ pub(super) fn report(scene: &Scene<'_>, node: NodeId, present: &[ModelRecord], a
     let mut mutations = Vec::new();
     for (key, model) in wanted {
         let held = read::node_model(scene.view, node, &key)?;
+        if let Some(held) = &held
+            && model.is_none_or(|model| model.digest != held.model.digest)
+        {
+            mutations.extend(wishes::given_up(scene, held)?);
+        }
         match model {
             Some(model) if held.as_ref().is_none_or(|held| held.model != *model) => {
                 write(&mut mutations, &key, &Location { node, model: model.clone() });
@@ -51,6 +58,8 @@ fn checked_key(model: &ModelRecord) -> Result<String, Stop> {
         let name = &model.name;
         return Err(invalid(format!("details of {name} have {bytes} bytes; the limit is {MODEL_DETAILS_BYTES_MAX}")));
     }
+    check_count("what a model can do", model.capabilities.len(), CAPABILITIES_MAX)?;
+    model.capabilities.iter().try_for_each(|word| check_bytes("what a model can do", word, CAPABILITY_BYTES_MAX))?;
     Ok(key)
 }
 

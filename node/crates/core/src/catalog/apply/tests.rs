@@ -1,9 +1,11 @@
 //! `apply`, row by row: commands in order, each with its answer, and what must then be on record.
 
+mod blobs;
 mod explored;
 mod ledger;
 mod properties;
 mod values;
+mod wishes;
 
 use ollamax_types::limits::*;
 use ollamax_types::{ClusterId, Digest, Incarnation, ModelRecord, NodeId, PeerId, RequestId, Role, Timestamp, TokenId};
@@ -70,6 +72,7 @@ fn model(name: &str, digest: u8) -> ModelRecord {
         size_bytes: 1,
         modified_at: Timestamp(1),
         details_json: "{}".to_owned(),
+        capabilities: Vec::new(),
     }
 }
 
@@ -393,6 +396,14 @@ fn every_field_has_its_limit() {
     let present = |present: Vec<ModelRecord>| Command::ReportModels { node: NodeId(1), present, absent: vec![] };
     assert!(invalid_text(&view, present(vec![long])).starts_with("details of m:latest have 4097 bytes"));
     assert!(invalid_text(&view, present(vec![model("m", 1); 201])).contains("201 items; the limit is 200"));
+    let able = |words: Vec<String>| present(vec![ModelRecord { capabilities: words, ..model("m", 1) }]);
+    let many = vec!["tools".to_owned(); CAPABILITIES_MAX + 1];
+    assert_eq!(invalid_text(&view, able(many)), "what a model can do has 17 items; the limit is 16");
+    assert_eq!(
+        invalid_text(&view, able(vec!["x".repeat(CAPABILITY_BYTES_MAX + 1)])),
+        "what a model can do has 33 bytes; the limit is 32"
+    );
+    assert_eq!(invalid_text(&view, able(vec![String::new()])), "what a model can do is empty");
     let absent = Command::ReportModels { node: NodeId(1), present: vec![], absent: vec!["k".repeat(641)] };
     assert!(invalid_text(&view, absent).contains("641 bytes; the limit is 640"));
 }

@@ -1,9 +1,9 @@
 //! What each command tells of itself, row by row, applied as on every node.
 
-use ollamax_types::{ClusterId, Digest, Incarnation, ModelRecord, PeerId, RequestId, Role};
+use ollamax_types::{ClusterId, Digest, ErrorCode, Incarnation, ModelRecord, PeerId, RequestId, Role, Root};
 
 use super::*;
-use crate::catalog::command::NewMember;
+use crate::catalog::command::{BoundBlob, NewMember};
 use crate::catalog::mem::MemView;
 use crate::catalog::txn::{Op, Txn};
 use crate::catalog::{CLUSTER_VERSION, apply};
@@ -45,6 +45,7 @@ fn report(node: u64, present: &[&str], absent: &[&str]) -> Command {
         size_bytes: 1,
         modified_at: Timestamp(1),
         details_json: "{}".to_owned(),
+        capabilities: Vec::new(),
     };
     let key = |name: &&str| name.parse::<ModelName>().expect("valid").key();
     let (present, absent) = (present.iter().map(model).collect(), absent.iter().map(key).collect());
@@ -204,6 +205,50 @@ fn a_migration_is_told_when_it_has_ended() {
     world.check(3, migrate(false), &[]);
     let text = "noted_deadlines: lease/2 has no deadline: it would never end";
     world.check(3, migrate(false), &[("migration_failed", "migration/001", text)]);
+}
+
+#[test]
+fn a_wish_tells_of_its_rounds_plans_failures_and_end() {
+    let mut world = cluster();
+    let token = Command::CreateToken {
+        id: TokenId("t".to_owned()),
+        secret_sha256: [5; 32],
+        role: Role::Learner,
+        uses: 1,
+        ttl_ms: 3_600_000,
+    };
+    world.applied(0, None, token);
+    world.applied(0, None, join("n2", 2, "10.0.0.2:1"));
+    let name = || "Lab/Demo".parse::<ModelName>().expect("valid");
+    let ask = |replicas| Command::AskModel { name: name(), replicas, insecure: false };
+    let rows = [
+        (Replicas::Count(1), "on 1 node, by admin"),
+        (Replicas::All, "on all nodes, by admin"),
+        (Replicas::Nodes(vec![NodeId(2), NodeId(1)]), "on node/1 node/2, by admin"),
+        (Replicas::Count(2), "on 2 nodes, by admin"),
+    ];
+    for (replicas, text) in rows {
+        world.check(1, ask(replicas), &[("model_asked", "Lab/Demo:latest", text)]);
+    }
+    let round = world.index;
+    world.check(1, ask(Replicas::Count(2)), &[]);
+    let (node, ingester, targets) = (NodeId(1), NodeId(1), vec![NodeId(1), NodeId(2)]);
+    let plan = Command::PlanPull { name: name(), round, ingester, targets };
+    let text = "node/1 fetches it, for node/1 node/2";
+    world.check(2, plan.clone(), &[("pull_planned", "Lab/Demo:latest", text)]);
+    world.check(2, plan, &[]);
+    let digest = Digest([9; 32]);
+    world.check(3, Command::ResolveWish { node, name: name(), round, digest, size_bytes: 1 }, &[]);
+    let blob = BoundBlob { sha256: digest, size_bytes: 1, root: Root([1; 32]) };
+    world.check(3, Command::BindBlobs { node, blobs: vec![blob] }, &[]);
+    let (node, code, text) = (NodeId(2), ErrorCode::DiskFull, "3.0 GB free".to_owned());
+    let failed = Command::TellPull { node, name: name(), round, code, text };
+    let text = "at node/2, disk_full: 3.0 GB free";
+    world.check(4, failed.clone(), &[("pull_failed", "Lab/Demo:latest", text)]);
+    world.check(4, failed, &[]);
+    let forget = Command::ForgetWish { name: name() };
+    world.check(5, forget.clone(), &[("wish_forgotten", "lab/demo:latest", "is not asked for any more")]);
+    world.check(5, forget, &[]);
 }
 
 #[test]

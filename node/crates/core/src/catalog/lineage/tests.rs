@@ -1,11 +1,13 @@
 //! A cluster that was lived in goes on with a newcomer, and one with models with a survivor.
 
-use ollamax_types::{Digest, Incarnation, ModelRecord, PeerId, RequestId, TokenId};
+use std::collections::BTreeMap;
+
+use ollamax_types::{Digest, ErrorCode, Incarnation, ModelName, ModelRecord, PeerId, RequestId, Root, TokenId};
 
 use super::*;
 use crate::catalog::command::{Command, Entry};
 use crate::catalog::mem::MemView;
-use crate::catalog::{Answer, CLUSTER_VERSION, Location, Setting, Token};
+use crate::catalog::{Answer, Blob, CLUSTER_VERSION, Failure, Location, Replicas, Setting, Token};
 
 const OLD: ClusterId = ClusterId([1; 16]);
 const NEW: ClusterId = ClusterId([9; 16]);
@@ -169,6 +171,7 @@ fn with_models() -> MemView {
             size_bytes: 1,
             modified_at: Timestamp(1),
             details_json: "{}".to_owned(),
+            capabilities: Vec::new(),
         };
         let (key, node) = (model.name.key(), NodeId(id));
         let location = Record::Location(Location { node, model });
@@ -216,6 +219,82 @@ fn of_a_newcomer_no_model_is_on_record_until_it_tells() {
     for node in [1, 2] {
         assert!(read::models_of(&view, NodeId(node)).expect("readable").is_empty(), "{node}");
     }
+}
+
+/// Who asks the registry, and who receives.
+type Parts<'a> = Option<(u64, &'a [u64])>;
+
+fn wish(model: &str, plan: Parts<'_>, failed: &[u64]) -> Wish {
+    let failure = || Failure { code: ErrorCode::DiskFull, text: String::new(), at: Timestamp(2) };
+    Wish {
+        name: model.parse().expect("a name"),
+        round: 5,
+        insecure: false,
+        replicas: Replicas::Nodes(vec![NodeId(1), NodeId(2)]),
+        digest: Some(Digest([1; 32])),
+        size_bytes: 1,
+        plan: plan.map(|(ingester, targets)| Plan {
+            ingester: NodeId(ingester),
+            targets: targets.iter().copied().map(NodeId).collect(),
+            made_at: Timestamp(2),
+        }),
+        failures: failed.iter().map(|node| (NodeId(*node), failure())).collect::<BTreeMap<_, _>>(),
+        asked_at: Timestamp(1),
+        asked_by: "node/1".to_owned(),
+    }
+}
+
+#[test]
+fn wishes_and_files_go_along_without_the_parts_of_others() {
+    let rows: [(&str, Parts<'_>, &[u64]); 6] = [
+        ("unplanned", None, &[]),
+        ("of-others", Some((1, &[1])), &[1]),
+        ("shared", Some((2, &[2, 1])), &[1, 2]),
+        ("from-another", Some((1, &[2])), &[2]),
+        ("alone", Some((2, &[2])), &[2]),
+        ("failed-elsewhere", Some((2, &[2])), &[1]),
+    ];
+    let blob = Blob { size_bytes: 1, root: Root([3; 32]), bound_by: NodeId(1), bound_at: Timestamp(1) };
+    let left_by = |leads: Leads| {
+        let mut view = with_models();
+        view.write(&[Mutation::Put(Key::Blob(Digest([2; 32])), Record::Blob(blob))]);
+        for (model, plan, failed) in rows {
+            let wish = wish(model, plan, failed);
+            view.write(&[Mutation::Put(Key::Wish(wish.name.key()), Record::Wish(Box::new(wish)))]);
+        }
+        go_on(&mut view, &founder(leads));
+        assert_eq!(read::blob(&view, &Digest([2; 32])), Ok(Some(blob)));
+        view
+    };
+    let check = |view: &MemView, model: &str, plan: Parts<'_>, failed: &[u64]| {
+        let name: ModelName = model.parse().expect("a name");
+        assert_eq!(read::wish(view, &name), Ok(Some(wish(model, plan, failed))), "{model}");
+    };
+    let view = left_by(Leads::Survivor(NodeId(2)));
+    check(&view, "unplanned", None, &[]);
+    check(&view, "of-others", None, &[]);
+    check(&view, "shared", None, &[2]);
+    check(&view, "from-another", None, &[2]);
+    check(&view, "alone", Some((2, &[2])), &[2]);
+    check(&view, "failed-elsewhere", Some((2, &[2])), &[]);
+    let view = left_by(Leads::Newcomer(new_member(9)));
+    for (model, ..) in rows {
+        check(&view, model, None, &[]);
+    }
+}
+
+#[test]
+fn many_wishes_are_gone_through_in_steps() {
+    let mut view = with_models();
+    let others: [u64; 1] = [1];
+    for number in 0..=RECORDS_PER_STEP {
+        let wish = wish(&format!("m{number}"), Some((1, &others)), &[]);
+        view.write(&[Mutation::Put(Key::Wish(wish.name.key()), Record::Wish(Box::new(wish)))]);
+    }
+    go_on(&mut view, &founder(Leads::Survivor(NodeId(2))));
+    let wishes = read::wishes(&view).expect("readable");
+    assert_eq!(wishes.len(), RECORDS_PER_STEP + 1);
+    assert!(wishes.iter().all(|wish| wish.plan.is_none()), "every one of them");
 }
 
 #[test]

@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use ollamax_proto::v1;
-use ollamax_proto::v1::pull_progress::Stage as Step;
-use ollamax_transfer::{BlobProgress, BlobSpec, PullError, PullProgress, Source, SourceProgress, Stage};
+use ollamax_proto::v1::pull_progress::{Stage as Step, Wait as Cause};
+use ollamax_transfer::{BlobProgress, BlobSpec, PullError, PullProgress, Source, SourceProgress, Stage, Wait};
 use ollamax_types::{Digest, ErrorCode, NodeId, limits};
 
 use crate::error::words_of;
@@ -46,6 +46,7 @@ pub fn to_wire(progress: &PullProgress, name_of: &dyn Fn(NodeId) -> String) -> v
         ..v1::PullProgress::default()
     };
     message.set_stage(step_of(&progress.stage));
+    message.set_wait(progress.wait.map_or(Cause::Unspecified, cause_of));
     message
 }
 
@@ -73,7 +74,24 @@ pub fn from_wire(message: v1::PullProgress) -> Option<PullProgress> {
         sources: message.sources.iter().map(source).collect::<Option<_>>()?,
         bytes_per_second: message.bytes_per_second,
         left: message.left_ms.map(Duration::from_millis),
+        wait: wait_of(message.wait()),
     })
+}
+
+const fn cause_of(wait: Wait) -> Cause {
+    match wait {
+        Wait::FirstCopy => Cause::FirstCopy,
+        Wait::Quorum => Cause::Quorum,
+    }
+}
+
+/// What a later release may wait for has no name here.
+const fn wait_of(cause: Cause) -> Option<Wait> {
+    match cause {
+        Cause::Unspecified => None,
+        Cause::FirstCopy => Some(Wait::FirstCopy),
+        Cause::Quorum => Some(Wait::Quorum),
+    }
 }
 
 const fn step_of(stage: &Stage) -> Step {
@@ -149,6 +167,7 @@ mod tests {
             sources: vec![source(Source::Origin, 3), source(Source::Here, 1), source(Source::Node(NodeId(3)), 0)],
             bytes_per_second: Some(5),
             left: Some(Duration::from_millis(1_500)),
+            wait: None,
         }
     }
 
@@ -165,6 +184,12 @@ mod tests {
             assert_eq!((message.node_name.as_str(), message.verified_bytes, message.total_bytes), ("n2", 4, 9));
             assert_eq!(from_wire(message), Some(progress));
         }
+        for wait in [Wait::FirstCopy, Wait::Quorum] {
+            let waiting = PullProgress { wait: Some(wait), ..progress(Waiting) };
+            assert_eq!(from_wire(sent(&waiting)), Some(waiting));
+        }
+        let later = v1::PullProgress { wait: 99, ..sent(&progress(Waiting)) };
+        assert_eq!(from_wire(later), Some(progress(Waiting)));
         let bare = PullProgress { digest: None, bytes_per_second: None, left: None, ..progress(Resolving) };
         assert_eq!(from_wire(sent(&bare)), Some(bare));
     }

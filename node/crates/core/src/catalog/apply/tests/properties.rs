@@ -5,8 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use ollamax_types::{ErrorCode, Root};
+
 use super::*;
-use crate::catalog::record::{Counts, Due, MigrationStatus};
+use crate::catalog::command::BoundBlob;
+use crate::catalog::record::{Counts, Due, MigrationStatus, Replicas};
 use crate::catalog::txn::{Condition, Op, Operand, Relation, Txn};
 
 const NAMES: [&str; 4] = ["a", "B", "b", "c:tag"];
@@ -47,7 +50,8 @@ fn any_command() -> impl Strategy<Value = Command> {
         1 => any_id().prop_map(|session| Command::CloseSession { session }),
         3 => Just(Command::Expire),
         1 => (0..60_u64).prop_map(|bytes_max| Command::SetQuota { prefix: "user/".to_owned(), bytes_max }),
-        1 => Just(Command::RaiseVersion { version: 3 }),
+        1 => (3..=CLUSTER_VERSION).prop_map(|version| Command::RaiseVersion { version }),
+        12 => any_wish(),
         4 => (1..3_u32, any::<bool>(), any::<bool>())
             .prop_map(|(number, down, force)| Command::Migrate { number, down, force }),
         1 => (node(), 1..3_u8, 0..3_u8).prop_map(|(node, directory, address)| Command::SetAddresses {
@@ -60,7 +64,38 @@ fn any_command() -> impl Strategy<Value = Command> {
     ]
 }
 
-/// The index of an entry that may have opened a session or granted a lease.
+/// What is asked and told of models that are wished for.
+fn any_wish() -> impl Strategy<Value = Command> {
+    let node = || (1..5_u64).prop_map(NodeId);
+    let name = || (0..3_usize).prop_map(|name| model(NAMES[name], 0).name);
+    let digest = || (1..3_u8).prop_map(|byte| Digest([byte; 32]));
+    let replicas = prop_oneof![
+        (0..4_u32).prop_map(Replicas::Count),
+        Just(Replicas::All),
+        vec(node(), 0..3).prop_map(Replicas::Nodes),
+    ];
+    let code = prop_oneof![Just(ErrorCode::DiskFull), Just(ErrorCode::OriginFailed)];
+    let blob = (1..4_u8, 1..3_u8).prop_map(|(sha256, root)| BoundBlob {
+        sha256: Digest([sha256; 32]),
+        size_bytes: 1,
+        root: Root([root; 32]),
+    });
+    prop_oneof![
+        4 => (name(), replicas, any::<bool>())
+            .prop_map(|(name, replicas, insecure)| Command::AskModel { name, replicas, insecure }),
+        4 => (name(), any_id(), node(), vec(node(), 0..3))
+            .prop_map(|(name, round, ingester, targets)| Command::PlanPull { name, round, ingester, targets }),
+        2 => (node(), name(), any_id(), digest())
+            .prop_map(|(node, name, round, digest)| Command::ResolveWish { node, name, round, digest, size_bytes: 1 }),
+        2 => (node(), name(), any_id(), code).prop_map(|(node, name, round, code)| {
+            Command::TellPull { node, name, round, code, text: String::new() }
+        }),
+        1 => name().prop_map(|name| Command::ForgetWish { name }),
+        1 => (node(), vec(blob, 0..3)).prop_map(|(node, blobs)| Command::BindBlobs { node, blobs }),
+    ]
+}
+
+/// The index of an entry that may have opened a session, granted a lease or begun a round.
 fn any_id() -> impl Strategy<Value = u64> {
     2..30_u64
 }
@@ -219,6 +254,8 @@ fn check_values(view: &MemView) {
                 ending.insert(Due::Session(*id));
             }
             (Key::Deadline(_, due), Record::Present) => assert!(deadlines.insert(*due), "one deadline each"),
+            (Key::Wish(_), Record::Wish(_)) => counts.wishes += 1,
+            (Key::Blob(_), Record::Blob(_)) => counts.blobs += 1,
             _ => {}
         }
     }
@@ -231,10 +268,31 @@ fn check_values(view: &MemView) {
     assert_eq!(read::counts(view), Ok(counts));
     assert!(ending.is_subset(&deadlines), "what ends by itself has a deadline");
     check_notes(view);
+    check_wishes(view);
     for (key, _) in view.records() {
         if let Key::SessionAnswer(session, sequence) = key {
             let of = read::session(view, *session).expect("readable").expect("answers go with their session");
             assert!(*sequence <= of.highest && sequence + u64::from(of.window) > of.highest, "within the window");
+        }
+    }
+}
+
+/// A wish lies under its name; what happened in its round came behind the question, and its plan is one that can be.
+fn check_wishes(view: &MemView) {
+    for (key, record) in view.records() {
+        let (Key::Wish(key), Record::Wish(wish)) = (key, record) else { continue };
+        assert_eq!(*key, wish.name.key());
+        let times = wish.failures.values().map(|failure| failure.at).chain(wish.plan.iter().map(|plan| plan.made_at));
+        assert!(times.min().is_none_or(|earliest| earliest >= wish.asked_at), "{wish:?}");
+        let Some(plan) = &wish.plan else {
+            assert!(wish.digest.is_none() && wish.failures.is_empty(), "nobody has a part: {wish:?}");
+            continue;
+        };
+        let targets: BTreeSet<NodeId> = plan.targets.iter().copied().collect();
+        assert!(!targets.is_empty() && targets.len() == plan.targets.len(), "{wish:?}");
+        for node in targets.iter().chain([&plan.ingester]) {
+            let member = read::member(view, *node).expect("readable").expect("one that was");
+            assert_ne!(member.role, Role::Gateway, "{wish:?}");
         }
     }
 }

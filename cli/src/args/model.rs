@@ -1,0 +1,117 @@
+//! The words of `ollamax model`.
+//!
+//! How many copies somebody wants is read here, and said again here in the words in which it was asked.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Subcommand};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ModelCommand {
+    /// All models
+    #[command(after_help = "Example:\n  ollamax model list")]
+    List,
+    /// One model and its copies
+    #[command(after_help = "Example:\n  ollamax model show demo")]
+    Show {
+        /// Name, for example llama3.2 or demo:latest
+        name: String,
+    },
+    /// Create a model from a GGUF file in the runtimes of chosen nodes
+    #[command(after_help = "Example:\n  ollamax model import model.gguf --name mine --node a --node b")]
+    Import {
+        /// The GGUF file
+        file: PathBuf,
+        /// Name of the model
+        #[arg(long)]
+        name: String,
+        /// Node that shall have it, id or name; repeatable [default: this node]
+        #[arg(long = "node", value_name = "NODE")]
+        nodes: Vec<String>,
+        /// Replace another model of this name
+        #[arg(long)]
+        replace: bool,
+    },
+    /// Have one node fetch a model from its registry and the others from it; they go on whether this command waits or
+    /// not
+    #[command(after_help = "Examples:
+  ollamax model pull llama3.2
+  ollamax model pull llama3.2 --replicas 3 --wait
+  ollamax model pull llama3.2 --node a,b --wait
+  ollamax model pull llama3.2 --cancel")]
+    Pull(PullArgs),
+    /// What this node pulls, and what it could not pull in the last hour
+    #[command(after_help = "Examples:\n  ollamax model pulls\n  ollamax model pulls -o json | jq .pulls")]
+    Pulls,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PullArgs {
+    /// Name, for example llama3.2 or registry.lan:5000/team/demo:v2
+    pub(crate) name: String,
+    /// How many nodes shall have it, or `all` that can [default: two, or one where no two can]
+    #[arg(long, value_name = "N|all", conflicts_with_all = ["nodes", "cancel"])]
+    pub(crate) replicas: Option<Replicas>,
+    /// Node that shall have it, id or name; repeatable, or several with commas between
+    #[arg(long = "node", value_name = "NODE", value_delimiter = ',')]
+    pub(crate) nodes: Vec<String>,
+    /// Ask the registry over plain HTTP
+    #[arg(long, conflicts_with = "cancel")]
+    pub(crate) insecure: bool,
+    /// Show how far it is until it is over
+    #[arg(long, conflicts_with = "cancel")]
+    pub(crate) wait: bool,
+    /// End the pull; what was fetched is kept for the next one
+    #[arg(long)]
+    pub(crate) cancel: bool,
+}
+
+/// How many nodes shall have a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Replicas {
+    /// So many.
+    Count(u32),
+    /// All that can.
+    All,
+}
+
+// === impl Replicas ===
+
+impl FromStr for Replicas {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "all" {
+            return Ok(Self::All);
+        }
+        let count = text.parse::<u32>().ok().filter(|count| *count > 0);
+        count.map(Self::Count).ok_or_else(|| "it is a number above 0, or all".to_owned())
+    }
+}
+
+impl fmt::Display for Replicas {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Count(count) => write!(f, "{count}"),
+            Self::All => f.write_str("all"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replicas_are_read_as_they_are_shown() {
+        for (text, expected) in [("1", Replicas::Count(1)), ("64", Replicas::Count(64)), ("all", Replicas::All)] {
+            assert_eq!(text.parse(), Ok(expected));
+            assert_eq!(expected.to_string(), text);
+        }
+        for text in ["", "0", "-1", "+", "two", "All", "4294967296", "1.5"] {
+            assert!(text.parse::<Replicas>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! Wishes for models: asked for, planned, resolved, failed, forgotten.
+//!
+//! A round is one go at a wish. Its number is the index of the entry that began it, so that what comes late of an
+//! earlier one is refused. Within a round the version stays once it is known, and the plan may change. What a node
+//! failed with stays for the round; only who becomes the ingester has something new to try and begins without. Who
+//! holds the version that is spread has not failed. Which copies there are is told by [`super::models`], never here; a
+//! copy that a person removed or exchanged counts as a failure of its node.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ollamax_types::limits::{
+    FAILURE_TEXT_BYTES_MAX, MODEL_BYTES_MAX, ROUND_KEPT_FOR, WISH_FAILURES_MAX, WISH_TARGETS_MAX, WISHES_MAX,
+};
+use ollamax_types::{Digest, ErrorCode, ModelName, NodeId};
+
+use super::limit::{check_count, exceeded};
+use super::{Applied, Scene, Step, Stop, invalid, members, put};
+use crate::catalog::command::{Answer, Refusal};
+use crate::catalog::read;
+use crate::catalog::record::{Counts, Failure, Key, Location, Member, Plan, Record, Replicas, Wish};
+use crate::catalog::view::{Fault, Mutation};
+
+/// One round of one wish.
+#[derive(Clone, Copy)]
+pub(super) struct Round<'a> {
+    pub(super) name: &'a ModelName,
+    pub(super) number: u64,
+}
+
+pub(super) fn ask(scene: &Scene<'_>, name: &ModelName, replicas: &Replicas, insecure: bool) -> Step {
+    let replicas = checked(scene, replicas)?;
+    let held = read::wish(scene.view, name)?;
+    if let Some(wish) = &held
+        && (&wish.replicas, wish.insecure) == (&replicas, insecure)
+        && goes_on(scene, wish)?
+    {
+        return Ok(Applied::new(Vec::new(), Answer::Wish { round: wish.round }));
+    }
+    let mut mutations = Vec::new();
+    if held.is_none() {
+        let counts = read::counts(scene.view)?;
+        if counts.wishes >= WISHES_MAX {
+            return Err(exceeded("this cluster", counts.wishes + 1, WISHES_MAX, "wishes"));
+        }
+        mutations.push(put(Key::Counts, Record::Counts(Counts { wishes: counts.wishes + 1, ..counts })));
+    }
+    mutations.push(written(begun(scene, name, replicas, insecure)));
+    Ok(Applied::new(mutations, Answer::Wish { round: scene.index }))
+}
+
+fn begun(scene: &Scene<'_>, name: &ModelName, replicas: Replicas, insecure: bool) -> Wish {
+    Wish {
+        name: name.clone(),
+        round: scene.index,
+        insecure,
+        replicas,
+        digest: None,
+        size_bytes: 0,
+        plan: None,
+        failures: BTreeMap::new(),
+        asked_at: scene.entry.log_time,
+        asked_by: scene.entry.principal.clone(),
+    }
+}
+
+/// Where a model shall be, within the limits; nodes in order, each once.
+fn checked(scene: &Scene<'_>, replicas: &Replicas) -> Result<Replicas, Stop> {
+    match replicas {
+        Replicas::All => Ok(Replicas::All),
+        Replicas::Count(count) => {
+            check_some(*count as usize)?;
+            Ok(Replicas::Count(*count))
+        }
+        Replicas::Nodes(nodes) => {
+            let nodes: BTreeSet<NodeId> = nodes.iter().copied().collect();
+            check_some(nodes.len())?;
+            nodes.iter().try_for_each(|node| members::holder(scene, *node).map(drop))?;
+            Ok(Replicas::Nodes(nodes.into_iter().collect()))
+        }
+    }
+}
+
+fn check_some(nodes: usize) -> Result<(), Stop> {
+    match nodes {
+        1..=WISH_TARGETS_MAX => Ok(()),
+        _ => Err(invalid(format!("a model is asked for on 1 to {WISH_TARGETS_MAX} nodes, not {nodes}"))),
+    }
+}
+
+/// Whether a round need not begin anew: nothing has happened in it yet, or its ingester can go on and some target
+/// neither holds the model nor has failed. For targets alone it is kept for some time only: one that is away must not
+/// keep everybody from what the registry has today.
+fn goes_on(scene: &Scene<'_>, wish: &Wish) -> Result<bool, Fault> {
+    let Some(plan) = &wish.plan else {
+        return Ok(wish.digest.is_none() && wish.failures.is_empty());
+    };
+    if !is_standing(scene, plan.ingester)? || has_failed(scene, wish, plan.ingester)? {
+        return Ok(false);
+    }
+    let passed_ms = u128::from(scene.entry.log_time.ms_since(wish.asked_at));
+    if passed_ms >= ROUND_KEPT_FOR.as_millis() && holds(scene, wish, plan.ingester)? {
+        return Ok(false);
+    }
+    for node in &plan.targets {
+        if !wish.failures.contains_key(node) && is_standing(scene, *node)? && !holds(scene, wish, *node)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn has_failed(scene: &Scene<'_>, wish: &Wish, node: NodeId) -> Result<bool, Fault> {
+    Ok(wish.failures.contains_key(&node) && !holds(scene, wish, node)?)
+}
+
+/// Whether a node has the version that the round spreads.
+fn holds(scene: &Scene<'_>, wish: &Wish, node: NodeId) -> Result<bool, Fault> {
+    let Some(digest) = wish.digest else { return Ok(false) };
+    let held = read::node_model(scene.view, node, &wish.name.key())?;
+    Ok(held.is_some_and(|location| location.model.digest == digest))
+}
+
+fn is_standing(scene: &Scene<'_>, node: NodeId) -> Result<bool, Fault> {
+    Ok(read::member(scene.view, node)?.as_ref().is_some_and(Member::is_standing))
+}
+
+pub(super) fn plan(scene: &Scene<'_>, round: Round<'_>, ingester: NodeId, targets: &[NodeId]) -> Step {
+    let mut wish = running(scene, round)?;
+    check_plan(scene, round.name, ingester, targets)?;
+    let before = wish.plan.as_ref();
+    if before.is_some_and(|plan| plan.ingester == ingester && plan.targets == targets) {
+        return Ok(Applied::done(Vec::new()));
+    }
+    if before.is_none_or(|plan| plan.ingester != ingester) {
+        wish.failures.remove(&ingester);
+    }
+    wish.plan = Some(Plan { ingester, targets: targets.to_vec(), made_at: scene.entry.log_time });
+    Ok(Applied::done(vec![written(wish)]))
+}
+
+fn check_plan(scene: &Scene<'_>, name: &ModelName, ingester: NodeId, targets: &[NodeId]) -> Result<(), Stop> {
+    check_count("the list of targets", targets.len(), WISH_TARGETS_MAX)?;
+    if targets.is_empty() {
+        return Err(invalid("the list of targets is empty"));
+    }
+    let mut seen = BTreeSet::new();
+    for node in targets {
+        if !seen.insert(*node) {
+            return Err(invalid(format!("the list of targets names node {node} twice")));
+        }
+        members::holder(scene, *node)?;
+    }
+    if seen.contains(&ingester) {
+        return Ok(());
+    }
+    members::holder(scene, ingester)?;
+    if read::node_model(scene.view, ingester, &name.key())?.is_none() {
+        return Err(invalid(format!("node {ingester} is no target and does not hold {name}")));
+    }
+    Ok(())
+}
+
+pub(super) fn resolve(scene: &Scene<'_>, node: NodeId, round: Round<'_>, digest: Digest, size_bytes: u64) -> Step {
+    members::standing(scene, node)?;
+    let wish = running(scene, round)?;
+    if wish.plan.as_ref().is_none_or(|plan| plan.ingester != node) {
+        return Err(Refusal::NotPlanned { name: round.name.clone(), node }.into());
+    }
+    if size_bytes > MODEL_BYTES_MAX {
+        let name = round.name;
+        return Err(invalid(format!("{name} has {size_bytes} bytes; the limit is {MODEL_BYTES_MAX}")));
+    }
+    match wish.digest {
+        Some(known) if known == digest => Ok(Applied::done(Vec::new())),
+        Some(wanted) => Err(Refusal::VersionMoved { name: round.name.clone(), wanted, found: digest }.into()),
+        None => Ok(Applied::done(vec![written(Wish { digest: Some(digest), size_bytes, ..wish })])),
+    }
+}
+
+pub(super) fn tell(scene: &Scene<'_>, node: NodeId, round: Round<'_>, code: ErrorCode, text: &str) -> Step {
+    members::standing(scene, node)?;
+    let mut wish = running(scene, round)?;
+    if !wish.plan.as_ref().is_some_and(|plan| plan.names(node)) {
+        return Err(Refusal::NotPlanned { name: round.name.clone(), node }.into());
+    }
+    let text = cut(text);
+    if wish.failures.get(&node).is_some_and(|told| told.code == code && told.text == text) {
+        return Ok(Applied::done(Vec::new()));
+    }
+    wish.failures.insert(node, Failure { code, text, at: scene.entry.log_time });
+    make_room(&mut wish);
+    Ok(Applied::done(vec![written(wish)]))
+}
+
+/// A copy is gone or another version has its name, and nobody here did that: where a wish spreads just that version to
+/// that node, it shall not come back by itself.
+pub(super) fn given_up(scene: &Scene<'_>, held: &Location) -> Result<Option<Mutation>, Fault> {
+    let Location { node, model } = held;
+    let Some(mut wish) = read::wish(scene.view, &model.name)? else { return Ok(None) };
+    let is_planned = wish.plan.as_ref().is_some_and(|plan| plan.names(*node));
+    if !is_planned || wish.digest != Some(model.digest) {
+        return Ok(None);
+    }
+    let (code, text) = (ErrorCode::PullCancelled, "it was removed there by hand".to_owned());
+    wish.failures.insert(*node, Failure { code, text, at: scene.entry.log_time });
+    make_room(&mut wish);
+    Ok(Some(written(wish)))
+}
+
+/// As much of a text as is kept.
+fn cut(text: &str) -> String {
+    let end = (0..=text.len().min(FAILURE_TEXT_BYTES_MAX)).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    text[..end].to_owned()
+}
+
+/// The earliest failures of nodes that have no part any more go first; a plan names fewer nodes than there is room for.
+fn make_room(wish: &mut Wish) {
+    let Some(plan) = &wish.plan else { return };
+    while wish.failures.len() > WISH_FAILURES_MAX {
+        let others = wish.failures.iter().filter(|(node, _)| !plan.names(**node));
+        let Some((_, earliest)) = others.map(|(node, failure)| (failure.at, *node)).min() else { return };
+        wish.failures.remove(&earliest);
+    }
+}
+
+pub(super) fn forget(scene: &Scene<'_>, name: &ModelName) -> Step {
+    if read::wish(scene.view, name)?.is_none() {
+        return Err(Refusal::WishNotFound(name.clone()).into());
+    }
+    let counts = read::counts(scene.view)?;
+    let wishes = counts.wishes.checked_sub(1).ok_or_else(|| Fault::Invariant("more wishes than counted".to_owned()))?;
+    let mutations =
+        vec![put(Key::Counts, Record::Counts(Counts { wishes, ..counts })), Mutation::Delete(Key::Wish(name.key()))];
+    Ok(Applied::done(mutations))
+}
+
+/// The wish, if this is its round.
+fn running(scene: &Scene<'_>, round: Round<'_>) -> Result<Wish, Stop> {
+    let name = round.name;
+    let wish = read::wish(scene.view, name)?.ok_or_else(|| Refusal::WishNotFound(name.clone()))?;
+    if wish.round != round.number {
+        return Err(Refusal::RoundPassed { name: name.clone(), round: round.number }.into());
+    }
+    Ok(wish)
+}
+
+fn written(wish: Wish) -> Mutation {
+    put(Key::Wish(wish.name.key()), Record::Wish(Box::new(wish)))
+}

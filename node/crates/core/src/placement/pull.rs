@@ -1,0 +1,279 @@
+//! The plan of one round of a wish: which nodes shall have the model, and which of them asks the registry.
+//!
+//! Always holds: a first plan names fit nodes only. A plan that is on record changes as little as can be: a target that
+//! is dead, or told a failure that another node may not have, gives way to a fit one where the wish leaves the choice;
+//! where nobody else is fit it stays, and so do the others. What passes by itself moves nothing: a runtime that starts
+//! again, a node that is being emptied. The room of a planned node is its own to judge, as what has come already lies
+//! on its disk. A node that told such a failure is not planned again in its round. A round is over when whoever is
+//! alive of its targets has the model: a node that falls silent afterwards makes no new copy.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use ollamax_types::limits::WISH_TARGETS_MAX;
+use ollamax_types::{ErrorCode, NodeId};
+
+use super::Site;
+use crate::catalog::{Plan, Replicas, Wish};
+use crate::health::Health;
+
+/// Copies where nobody says how many. Where fewer nodes are fit, fewer are made without a word.
+const COPIES_DEFAULT: usize = 2;
+
+/// What follows for a wish.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Planned {
+    /// This is to be put on record.
+    Plan {
+        /// Who asks the registry: a target, or a node that holds the model.
+        ingester: NodeId,
+        /// Who shall have the model.
+        targets: Vec<NodeId>,
+    },
+    /// There are not nodes enough; what is wrong with each that is not fit.
+    Impossible(Vec<(NodeId, Unfit)>),
+    /// What is on record stands.
+    Nothing,
+}
+
+/// Why a node cannot have a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unfit {
+    /// It holds no models.
+    Gateway,
+    /// It is being emptied.
+    Drained,
+    /// Its runtime does not answer.
+    NoRuntime,
+    /// It has been silent for long.
+    Dead,
+    /// Its disk has too little room.
+    NoRoom {
+        /// What the model needs.
+        needed_bytes: u64,
+        /// What is free.
+        free_bytes: u64,
+    },
+    /// It is no member, or not any more.
+    Removed,
+    /// It has told in this round that it cannot.
+    Told(ErrorCode),
+}
+
+/// Plans a round. Of each site is known whether it holds the version of the round, or the one that is served while the
+/// round has none yet. Room is judged where the size is known.
+#[must_use]
+pub fn plan_pull(wish: &Wish, sites: &[Site], size_bytes: Option<u64>) -> Planned {
+    let sites = sites.iter().map(|site| (site.node, site)).collect();
+    let round = Round { wish, sites, size_bytes };
+    match &wish.plan {
+        None => round.first_plan(),
+        Some(plan) => round.next_plan(plan),
+    }
+}
+
+/// What a plan is made from.
+struct Round<'a> {
+    wish: &'a Wish,
+    sites: BTreeMap<NodeId, &'a Site>,
+    size_bytes: Option<u64>,
+}
+
+// === impl Unfit ===
+
+impl Unfit {
+    /// What is wrong with the node of this name, for people.
+    #[must_use]
+    pub fn of(&self, node: &str) -> String {
+        match self {
+            Self::Gateway => format!("{node} is a gateway"),
+            Self::Drained => format!("{node} is being emptied"),
+            Self::NoRuntime => format!("{node} has no runtime that answers"),
+            Self::Dead => format!("{node} is not heard"),
+            Self::NoRoom { needed_bytes, free_bytes } => {
+                format!("{node}: {} needed, {} free", size_text(*needed_bytes), size_text(*free_bytes))
+            }
+            Self::Removed => format!("{node} is no member"),
+            Self::Told(code) => format!("{node} has failed ({code})"),
+        }
+    }
+}
+
+// === impl Round ===
+
+impl Round<'_> {
+    fn first_plan(&self) -> Planned {
+        let fit = self.fit();
+        let targets: Vec<NodeId> = match &self.wish.replicas {
+            Replicas::Count(count) if fit.len() < needed(*count) => return Planned::Impossible(self.unfit()),
+            Replicas::Count(count) => fit.into_iter().take(wanted(*count)).collect(),
+            Replicas::All => fit.into_iter().take(WISH_TARGETS_MAX).collect(),
+            Replicas::Nodes(nodes) => {
+                let unfit: Vec<_> = nodes.iter().filter_map(|node| Some((*node, self.why_unfit(*node)?))).collect();
+                if !unfit.is_empty() {
+                    return Planned::Impossible(unfit);
+                }
+                nodes.clone()
+            }
+        };
+        match self.best_ingester(&targets) {
+            Some(ingester) => Planned::Plan { ingester, targets },
+            None => Planned::Impossible(self.unfit()),
+        }
+    }
+
+    fn next_plan(&self, plan: &Plan) -> Planned {
+        if self.is_over(plan) {
+            return Planned::Nothing;
+        }
+        let targets = self.next_targets(plan);
+        let ingester = if self.is_out(plan.ingester) {
+            let kept = Some(plan.ingester).filter(|ingester| targets.contains(ingester));
+            self.best_ingester(&targets).or(kept)
+        } else {
+            Some(plan.ingester)
+        };
+        match ingester {
+            Some(ingester) if ingester == plan.ingester && targets == plan.targets => Planned::Nothing,
+            Some(ingester) if !targets.is_empty() => Planned::Plan { ingester, targets },
+            _ => Planned::Impossible(self.unfit()),
+        }
+    }
+
+    /// Whether whoever is alive of the targets has the version of the round, and somebody does.
+    fn is_over(&self, plan: &Plan) -> bool {
+        let is_away = |node: NodeId| self.sites.get(&node).is_none_or(|site| site.health == Health::Dead);
+        let mut targets = plan.targets.iter().copied();
+        targets.clone().any(|node| self.has(node)) && targets.all(|node| self.has(node) || is_away(node))
+    }
+
+    /// The targets in their order, with others in the places of those that are out.
+    fn next_targets(&self, plan: &Plan) -> Vec<NodeId> {
+        let mut spare = self.fit().into_iter().filter(|node| !plan.targets.contains(node));
+        let is_free_to_choose = matches!(self.wish.replicas, Replicas::Count(_));
+        let mut targets = Vec::new();
+        for target in plan.targets.iter().copied() {
+            let gives_way = is_free_to_choose && self.is_out(target) && !self.has(target);
+            let other = if gives_way { spare.next() } else { None };
+            targets.extend(other.or_else(|| Some(target).filter(|target| self.may_hold(*target))));
+        }
+        let count = match &self.wish.replicas {
+            Replicas::Count(count) => wanted(*count),
+            Replicas::All => WISH_TARGETS_MAX,
+            Replicas::Nodes(_) => 0,
+        };
+        targets.extend(spare.take(count.saturating_sub(targets.len())));
+        targets
+    }
+
+    /// Who asks the registry: a node that holds the model, as it needs little of it; else the best target.
+    fn best_ingester(&self, targets: &[NodeId]) -> Option<NodeId> {
+        let may = |site: &Site| {
+            let is_holder = site.holds && self.why_unfit(site.node).is_none();
+            !self.is_out(site.node) && (is_holder || targets.contains(&site.node))
+        };
+        let rank = |site: &Site| {
+            let (is_fit, is_target) = (self.why_unfit(site.node).is_none(), targets.contains(&site.node));
+            (site.is_heard(), site.holds, is_fit, is_target, site.disk_free_bytes, Reverse(site.node))
+        };
+        let able = self.sites.values().filter(|site| may(site));
+        able.max_by_key(|site| rank(site)).map(|site| site.node)
+    }
+
+    /// Who may be chosen, the best first: holders, then who is heard, then who has the most room.
+    fn fit(&self) -> Vec<NodeId> {
+        let fit = self.sites.values().filter(|site| self.why_unfit(site.node).is_none());
+        let mut fit: Vec<&Site> = fit.copied().collect();
+        fit.sort_by_key(|site| Reverse((site.holds, site.is_heard(), site.disk_free_bytes, Reverse(site.node))));
+        fit.into_iter().map(|site| site.node).collect()
+    }
+
+    fn unfit(&self) -> Vec<(NodeId, Unfit)> {
+        self.sites.keys().filter_map(|node| Some((*node, self.why_unfit(*node)?))).collect()
+    }
+
+    fn why_unfit(&self, node: NodeId) -> Option<Unfit> {
+        let Some(site) = self.sites.get(&node) else { return Some(Unfit::Removed) };
+        if site.gateway {
+            Some(Unfit::Gateway)
+        } else if site.drained {
+            Some(Unfit::Drained)
+        } else if site.health == Health::Dead {
+            Some(Unfit::Dead)
+        } else if !site.runtime_up {
+            Some(Unfit::NoRuntime)
+        } else {
+            self.told(node).or_else(|| self.no_room(site))
+        }
+    }
+
+    /// Whether a node that was planned cannot go on.
+    fn is_out(&self, node: NodeId) -> bool {
+        let is_dead = self.sites.get(&node).is_some_and(|site| site.health == Health::Dead);
+        is_dead || !self.may_hold(node) || self.told(node).is_some()
+    }
+
+    fn may_hold(&self, node: NodeId) -> bool {
+        self.sites.get(&node).is_some_and(|site| !site.gateway)
+    }
+
+    /// Whether a node has the version of the round.
+    fn has(&self, node: NodeId) -> bool {
+        self.wish.digest.is_some() && self.sites.get(&node).is_some_and(|site| site.holds)
+    }
+
+    /// What a node has told that is wrong with it and not with the model.
+    fn told(&self, node: NodeId) -> Option<Unfit> {
+        let failure = self.wish.failures.get(&node).filter(|_| !self.has(node));
+        failure.map(|failure| failure.code).filter(|code| is_of_the_node(*code)).map(Unfit::Told)
+    }
+
+    fn no_room(&self, site: &Site) -> Option<Unfit> {
+        let (needed_bytes, free_bytes) = (self.size_bytes?, site.disk_free_bytes?);
+        (!site.holds && free_bytes < needed_bytes).then_some(Unfit::NoRoom { needed_bytes, free_bytes })
+    }
+}
+
+/// Copies that are wanted.
+fn wanted(count: u32) -> usize {
+    (count as usize).clamp(1, WISH_TARGETS_MAX)
+}
+
+/// Fit nodes without which a wish is impossible.
+fn needed(count: u32) -> usize {
+    let wanted = wanted(count);
+    if wanted <= COPIES_DEFAULT { 1 } else { wanted }
+}
+
+/// Whether another node may do without this failure. A person who removed the copy or ended the pull there is one.
+const fn is_of_the_node(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::DiskFull
+            | ErrorCode::StoreNotWritable
+            | ErrorCode::StorageFailed
+            | ErrorCode::StorageCorrupt
+            | ErrorCode::RuntimeUnavailable
+            | ErrorCode::RuntimeFailed
+            | ErrorCode::PullCancelled
+    )
+}
+
+/// A size with the unit that fits it, as people read it.
+fn size_text(bytes: u64) -> String {
+    const UNITS: [(&str, u64); 5] = [
+        ("PB", 1_000_000_000_000_000),
+        ("TB", 1_000_000_000_000),
+        ("GB", 1_000_000_000),
+        ("MB", 1_000_000),
+        ("kB", 1_000),
+    ];
+    match UNITS.iter().find(|(_, scale)| bytes >= *scale) {
+        None => format!("{bytes} B"),
+        Some((unit, scale)) if bytes / scale >= 100 => format!("{} {unit}", bytes / scale),
+        Some((unit, scale)) => format!("{}.{} {unit}", bytes / scale, bytes % scale / (scale / 10)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,245 @@
+//! Plans row by row: who is chosen, who gives way, and what people are told.
+
+use ollamax_types::{Digest, Timestamp};
+
+use super::*;
+use crate::catalog::Failure;
+
+const SIZE_BYTES: u64 = 50;
+
+fn site(node: u64) -> Site {
+    Site {
+        node: NodeId(node),
+        health: Health::Alive,
+        drained: false,
+        gateway: false,
+        runtime_up: true,
+        disk_free_bytes: Some(100),
+        holds: false,
+        is_self: false,
+    }
+}
+
+fn dead(node: u64) -> Site {
+    Site { health: Health::Dead, ..site(node) }
+}
+
+fn holder(node: u64) -> Site {
+    Site { holds: true, ..site(node) }
+}
+
+fn with_free(node: u64, free_bytes: u64) -> Site {
+    Site { disk_free_bytes: Some(free_bytes), ..site(node) }
+}
+
+fn ids(nodes: &[u64]) -> Vec<NodeId> {
+    nodes.iter().copied().map(NodeId).collect()
+}
+
+fn asked(replicas: Replicas) -> Wish {
+    Wish {
+        name: "m".parse().expect("a name"),
+        round: 7,
+        insecure: false,
+        replicas,
+        digest: None,
+        size_bytes: 0,
+        plan: None,
+        failures: BTreeMap::new(),
+        asked_at: Timestamp(0),
+        asked_by: "test".to_owned(),
+    }
+}
+
+fn planned(wish: Wish, ingester: u64, targets: &[u64]) -> Wish {
+    let plan = Plan { ingester: NodeId(ingester), targets: ids(targets), made_at: Timestamp(1) };
+    Wish { plan: Some(plan), ..wish }
+}
+
+fn resolved(wish: Wish) -> Wish {
+    Wish { digest: Some(Digest([1; 32])), size_bytes: SIZE_BYTES, ..wish }
+}
+
+fn failed(mut wish: Wish, node: u64, code: ErrorCode) -> Wish {
+    wish.failures.insert(NodeId(node), Failure { code, text: "no".to_owned(), at: Timestamp(2) });
+    wish
+}
+
+/// Compares a plan, with the sites in either order.
+fn check(what: &str, wish: &Wish, sites: &[Site], expected: &Planned) {
+    let size_bytes = wish.digest.map(|_| wish.size_bytes);
+    let turned: Vec<Site> = sites.iter().rev().cloned().collect();
+    assert_eq!(plan_pull(wish, sites, size_bytes), *expected, "{what}");
+    assert_eq!(plan_pull(wish, &turned, size_bytes), *expected, "{what}, in another order");
+}
+
+fn plan(ingester: u64, targets: &[u64]) -> Planned {
+    Planned::Plan { ingester: NodeId(ingester), targets: ids(targets) }
+}
+
+fn impossible(unfit: &[(u64, Unfit)]) -> Planned {
+    Planned::Impossible(unfit.iter().map(|(node, why)| (NodeId(*node), *why)).collect())
+}
+
+#[test]
+fn a_first_plan_takes_holders_then_who_is_heard_then_who_has_the_most_room() {
+    let two = asked(Replicas::Count(2));
+    let here = || Site { is_self: true, health: Health::Unknown, ..site(1) };
+    let silent = || Site { health: Health::Suspect, ..with_free(2, 900) };
+    check("most room", &two, &[site(1), with_free(2, 900), with_free(3, 500)], &plan(2, &[2, 3]));
+    check("the lowest of equals", &two, &[site(3), site(1), site(2)], &plan(1, &[1, 2]));
+    check("a holder before room", &two, &[with_free(1, 900), holder(2), site(3)], &plan(2, &[2, 1]));
+    check("a silent one last", &two, &[here(), silent(), site(3)], &plan(1, &[1, 3]));
+    check("but a choice", &two, &[here(), silent()], &plan(1, &[1, 2]));
+    let old = Site { holds: true, ..silent() };
+    check("a silent holder is a copy, but does not ask", &two, &[site(1), old, site(3)], &plan(1, &[2, 1]));
+    check("one copy", &asked(Replicas::Count(1)), &[site(1), holder(2)], &plan(2, &[2]));
+    let unknown = Site { disk_free_bytes: None, ..site(1) };
+    check("unknown room is the least", &two, &[unknown, with_free(2, 0), with_free(3, 1)], &plan(3, &[3, 2]));
+}
+
+#[test]
+fn how_many_copies_there_are() {
+    let sites = [site(1), site(2), Site { gateway: true, ..site(3) }, dead(4)];
+    let unfit = [(3, Unfit::Gateway), (4, Unfit::Dead)];
+    check("two where nobody says how many", &asked(Replicas::Count(2)), &sites, &plan(1, &[1, 2]));
+    check("one where only one is fit", &asked(Replicas::Count(2)), &sites[1..], &plan(2, &[2]));
+    check("three that were asked for", &asked(Replicas::Count(3)), &sites, &impossible(&unfit));
+    check("all that are fit", &asked(Replicas::All), &sites, &plan(1, &[1, 2]));
+    check("none is fit", &asked(Replicas::All), &sites[2..], &impossible(&unfit));
+    check("nor for one", &asked(Replicas::Count(1)), &sites[2..], &impossible(&unfit));
+    check("nobody is there", &asked(Replicas::Count(2)), &[], &impossible(&[]));
+    let many: Vec<Site> = (1..=70).map(site).collect();
+    let Planned::Plan { targets, .. } = plan_pull(&asked(Replicas::All), &many, None) else { panic!("no plan") };
+    assert_eq!(targets.len(), WISH_TARGETS_MAX);
+}
+
+#[test]
+fn named_nodes_are_taken_or_it_is_said_why_not() {
+    let named = |nodes: &[u64]| asked(Replicas::Nodes(ids(nodes)));
+    let drained = Site { drained: true, ..site(3) };
+    let down = Site { runtime_up: false, ..site(4) };
+    let sites = [site(1), with_free(2, 900), drained, down, dead(5)];
+    check("they alone", &named(&[1]), &sites, &plan(1, &[1]));
+    check("the better one asks", &named(&[1, 2]), &sites, &plan(2, &[1, 2]));
+    let unfit = [(3, Unfit::Drained), (4, Unfit::NoRuntime), (5, Unfit::Dead), (9, Unfit::Removed)];
+    check("why not", &named(&[1, 3, 4, 5, 9]), &sites, &impossible(&unfit));
+    check("who has it asks for them", &named(&[1]), &[site(1), holder(2)], &plan(2, &[1]));
+    let emptied = Site { drained: true, ..holder(2) };
+    check("unless it is being emptied", &named(&[1]), &[site(1), emptied], &plan(1, &[1]));
+}
+
+#[test]
+fn room_is_judged_when_the_size_is_known_and_only_of_who_would_be_new() {
+    let small = || with_free(2, SIZE_BYTES - 1);
+    let no_room = Unfit::NoRoom { needed_bytes: SIZE_BYTES, free_bytes: SIZE_BYTES - 1 };
+    let three = || asked(Replicas::Count(3));
+    check("not known yet", &three(), &[site(1), small(), site(3)], &plan(1, &[1, 3, 2]));
+    let sites = [site(1), small(), site(3)];
+    check("too little", &resolved(three()), &sites, &impossible(&[(2, no_room)]));
+    let enough = [site(1), with_free(2, SIZE_BYTES), Site { disk_free_bytes: None, ..site(3) }];
+    check("just enough, and not known", &resolved(three()), &enough, &plan(1, &[1, 2, 3]));
+    let has = [site(1), Site { holds: true, ..small() }, site(3)];
+    check("a holder needs none", &resolved(three()), &has, &plan(2, &[2, 1, 3]));
+    let under_way = resolved(planned(asked(Replicas::Count(2)), 1, &[1, 2]));
+    check("half of it has come to the disk", &under_way, &sites, &Planned::Nothing);
+    let full = failed(under_way, 1, ErrorCode::DiskFull);
+    check("but it is for another", &full, &[site(1), small(), with_free(3, 9)], &plan(2, &[1, 2]));
+}
+
+#[test]
+fn a_plan_stands_while_its_nodes_can_go_on() {
+    let wish = || planned(asked(Replicas::Count(2)), 1, &[1, 2]);
+    let sites = || [site(1), site(2), with_free(3, 900)];
+    check("nothing has happened", &wish(), &sites(), &Planned::Nothing);
+    let [one, two, three] = sites();
+    let silent = Site { health: Health::Suspect, ..one.clone() };
+    check("a silent ingester", &wish(), &[silent, two.clone(), three.clone()], &Planned::Nothing);
+    let restarting = Site { runtime_up: false, ..one.clone() };
+    check("a runtime that starts again", &wish(), &[restarting, two.clone(), three.clone()], &Planned::Nothing);
+    let emptied = Site { drained: true, ..two.clone() };
+    check("a node that is being emptied", &wish(), &[one.clone(), emptied, three.clone()], &Planned::Nothing);
+    let better = Site { holds: true, ..three };
+    check("a better one", &wish(), &[one, two, better], &Planned::Nothing);
+    for code in [ErrorCode::OriginFailed, ErrorCode::ModelNotFound, ErrorCode::DigestConflict] {
+        check("a failure that all would have", &failed(wish(), 1, code), &sites(), &Planned::Nothing);
+    }
+}
+
+#[test]
+fn who_cannot_go_on_gives_way() {
+    let wish = || planned(asked(Replicas::Count(2)), 1, &[1, 2]);
+    let [one, two, three] = [site(1), site(2), site(3)];
+    check("a dead ingester", &wish(), &[dead(1), two.clone(), three.clone()], &plan(2, &[3, 2]));
+    check("a dead target", &wish(), &[one.clone(), dead(2), three.clone()], &plan(1, &[1, 3]));
+    check("a removed one", &wish(), &[one.clone(), three.clone()], &plan(1, &[1, 3]));
+    check("a removed ingester", &wish(), &[two.clone(), three.clone()], &plan(2, &[3, 2]));
+    let all = [one.clone(), two.clone(), three.clone()];
+    for code in [ErrorCode::DiskFull, ErrorCode::StoreNotWritable, ErrorCode::RuntimeUnavailable] {
+        check("an ingester that told why", &failed(wish(), 1, code), &all, &plan(2, &[3, 2]));
+        check("a target that told why", &failed(wish(), 2, code), &all, &plan(1, &[1, 3]));
+    }
+    let removed = failed(resolved(wish()), 2, ErrorCode::PullCancelled);
+    check("a copy that a person removed", &removed, &[holder(1), two.clone(), three.clone()], &plan(1, &[1, 3]));
+    let apart = planned(wish(), 4, &[1, 2]);
+    check("an ingester that is no target stays", &apart, &[one.clone(), two.clone(), site(4)], &Planned::Nothing);
+    check("while it is there", &apart, &[one.clone(), two.clone(), dead(4)], &plan(1, &[1, 2]));
+    check("where there is room later", &planned(wish(), 1, &[1]), &[one, two], &plan(1, &[1, 2]));
+}
+
+#[test]
+fn where_nobody_else_is_fit_the_others_go_on() {
+    let wish = || planned(asked(Replicas::Count(2)), 1, &[1, 2]);
+    check("the ingester's work goes to the other", &wish(), &[dead(1), site(2)], &plan(2, &[1, 2]));
+    let told = failed(wish(), 1, ErrorCode::DiskFull);
+    check("also when it told why", &told, &[site(1), site(2)], &plan(2, &[1, 2]));
+    let both = failed(failed(planned(wish(), 2, &[1, 2]), 1, ErrorCode::DiskFull), 2, ErrorCode::DiskFull);
+    check("it is not given back to who has failed", &both, &[site(1), site(2)], &Planned::Nothing);
+    check("a target", &wish(), &[site(1), dead(2)], &Planned::Nothing);
+    check("all are dead", &wish(), &[dead(1), dead(2)], &Planned::Nothing);
+    let gone = impossible(&[(3, Unfit::Dead)]);
+    check("all are removed", &wish(), &[dead(3)], &gone);
+    let named = || planned(asked(Replicas::Nodes(ids(&[1, 2]))), 1, &[1, 2]);
+    check("named nodes stay", &named(), &[site(1), dead(2), site(3)], &Planned::Nothing);
+    check("as long as they are members", &named(), &[site(1), site(3)], &plan(1, &[1]));
+}
+
+#[test]
+fn all_means_also_those_that_become_fit_in_the_round() {
+    let wish = || planned(asked(Replicas::All), 1, &[1, 2]);
+    check("one more", &wish(), &[site(1), site(2), site(3)], &plan(1, &[1, 2, 3]));
+    check("and the dead stay", &wish(), &[site(1), dead(2), site(3)], &plan(1, &[1, 2, 3]));
+    let over = resolved(wish());
+    check("but not when it is over", &over, &[holder(1), holder(2), site(3)], &Planned::Nothing);
+}
+
+#[test]
+fn a_round_is_over_when_whoever_is_alive_has_the_model() {
+    let wish = || resolved(planned(asked(Replicas::Count(2)), 1, &[1, 2]));
+    let lost = || Site { holds: true, ..dead(2) };
+    check("all have", &wish(), &[holder(1), holder(2), site(3)], &Planned::Nothing);
+    check("one died and had it", &wish(), &[holder(1), lost(), site(3)], &Planned::Nothing);
+    check("one died before", &wish(), &[holder(1), dead(2), site(3)], &Planned::Nothing);
+    check("one was removed", &wish(), &[holder(1), site(3)], &Planned::Nothing);
+    check("all that had it died", &wish(), &[Site { holds: true, ..dead(1) }, lost(), site(3)], &Planned::Nothing);
+    let told = failed(wish(), 2, ErrorCode::DiskFull);
+    check("who has it has not failed", &told, &[holder(1), holder(2), site(3)], &Planned::Nothing);
+    let unresolved = Wish { digest: None, ..wish() };
+    let sites = [Site { holds: true, ..dead(1) }, holder(2), site(3)];
+    check("an old version is none", &unresolved, &sites, &plan(2, &[3, 2]));
+}
+
+#[test]
+fn what_people_are_told() {
+    let told = |why: Unfit| why.of("n2");
+    let no_room = |needed_bytes, free_bytes| told(Unfit::NoRoom { needed_bytes, free_bytes });
+    assert_eq!(no_room(12_100_000_000, 3_000_000_000), "n2: 12.1 GB needed, 3.0 GB free");
+    assert_eq!(no_room(123_456_789, 999), "n2: 123 MB needed, 999 B free");
+    assert_eq!(no_room(2_000_000_000_000, 1_900), "n2: 2.0 TB needed, 1.9 kB free");
+    assert_eq!(told(Unfit::Gateway), "n2 is a gateway");
+    assert_eq!(told(Unfit::Drained), "n2 is being emptied");
+    assert_eq!(told(Unfit::NoRuntime), "n2 has no runtime that answers");
+    assert_eq!(told(Unfit::Dead), "n2 is not heard");
+    assert_eq!(told(Unfit::Removed), "n2 is no member");
+    assert_eq!(told(Unfit::Told(ErrorCode::DiskFull)), "n2 has failed (disk_full)");
+}

@@ -1,0 +1,213 @@
+//! What an administrator is told of a wish: each node that has a part in it, whenever something of it changes.
+//!
+//! The last message is an error where a node failed for good, or this node stops. A node that failed while another can
+//! take its place ends nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::stream::{self, BoxStream, StreamExt as _};
+use tokio::time::{Instant, timeout_at};
+use tonic::Status;
+
+use ollamax_proto::v1;
+use ollamax_transfer::{Overview, PullError, PullProgress, Stage};
+use ollamax_types::{ErrorCode, NodeId};
+
+use super::{PullStream, convert};
+use crate::grpc::daemon::AdminError;
+
+/// Who does not wait for the end hears of a wish for so long, once it is planned, until somebody is on its way.
+pub(super) const ACCEPT_WAIT: Duration = Duration::from_secs(10);
+/// What is said of a node that has no part in the plan any more.
+const REPLACED: &str = "another node takes its place";
+
+/// How nodes are called.
+pub(super) type NameOf = Arc<dyn Fn(NodeId) -> String + Send + Sync>;
+type Looks = BoxStream<'static, Arc<Overview>>;
+type Message = Result<v1::PullProgress, Status>;
+
+/// What is told, and to whom.
+struct Telling {
+    looks: Looks,
+    /// Until when somebody hears of it who does not wait for its end.
+    accept_by: Option<Instant>,
+    name_of: NameOf,
+    last: Option<Arc<Overview>>,
+}
+
+/// Tells what changes. With a time, it ends when the pull is taken on, then at the latest.
+pub(super) fn told(looks: Looks, accept_by: Option<Instant>, name_of: NameOf) -> PullStream {
+    let telling = Telling { looks, accept_by, name_of, last: None };
+    let steps = stream::unfold(Some(telling), |telling| async move { telling?.step().await });
+    steps.flat_map(stream::iter).boxed()
+}
+
+// === impl Telling ===
+
+impl Telling {
+    async fn step(mut self) -> Option<(Vec<Message>, Option<Self>)> {
+        let is_planned = self.last.as_ref().is_some_and(|last| !last.copies.is_empty());
+        let next = match self.accept_by.filter(|_| is_planned) {
+            // It is on record, and whoever pulls has something else to do first.
+            Some(at) => timeout_at(at, self.looks.next()).await.ok()?,
+            None => self.looks.next().await,
+        };
+        let Some(now) = next else {
+            return Some((vec![Err(self.error("this node", &PullError::Stopping))], None));
+        };
+        let mut told: Vec<Message> = self.news(&now).iter().map(|state| Ok(self.message(state))).collect();
+        if now.is_over {
+            told.extend(self.failure(&now).map(Err));
+            return Some((told, None));
+        }
+        let is_taken_on = self.accept_by.is_some() && now.copies.iter().any(|copy| is_on_its_way(&copy.progress.stage));
+        self.last = Some(now);
+        Some((told, (!is_taken_on).then_some(self)))
+    }
+
+    /// What is to be told of `now`, behind what was told before.
+    fn news(&self, now: &Overview) -> Vec<PullProgress> {
+        let before = self.last.as_ref().map(|last| last.copies.as_slice()).unwrap_or_default();
+        let is_new = |state: &PullProgress| !before.iter().any(|copy| copy.progress == *state);
+        let mut news: Vec<PullProgress> =
+            now.copies.iter().map(|copy| &copy.progress).filter(|state| is_new(state)).cloned().collect();
+        let is_gone = |node: NodeId| !now.copies.iter().any(|copy| copy.node == node);
+        let left = before.iter().filter(|copy| is_gone(copy.node) && !copy.progress.is_over());
+        news.extend(left.map(|copy| {
+            let (node, code, text) = (copy.node, ErrorCode::PullCancelled, REPLACED.to_owned());
+            PullProgress { stage: Stage::Failed(PullError::Elsewhere { node, code, text }), ..copy.progress.clone() }
+        }));
+        news
+    }
+
+    /// Why a wish that is over is not met.
+    fn failure(&self, now: &Overview) -> Option<Status> {
+        let failed = now.copies.iter().find_map(|copy| match &copy.progress.stage {
+            Stage::Failed(error) => Some((copy.node, error.clone())),
+            _ => None,
+        });
+        match failed {
+            Some((node, error)) => Some(self.error(&(self.name_of)(node), &error)),
+            None => now.error().map(|error| self.error("any", &error)),
+        }
+    }
+
+    fn message(&self, state: &PullProgress) -> v1::PullProgress {
+        convert::to_wire(state, &*self.name_of)
+    }
+
+    fn error(&self, node: &str, error: &PullError) -> Status {
+        AdminError::of_pull(node, error).into()
+    }
+}
+
+/// Whether the name is known there and the model fits.
+const fn is_on_its_way(stage: &Stage) -> bool {
+    match stage {
+        Stage::Waiting | Stage::Resolving | Stage::Failed(_) => false,
+        Stage::Checking | Stage::Fetching | Stage::Verifying | Stage::Publishing | Stage::Settling | Stage::Done => {
+            true
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::stream::pending;
+
+    use ollamax_core::catalog::Replicas;
+    use ollamax_transfer::NodeCopy;
+
+    use super::*;
+    use crate::grpc::daemon::CODE_KEY;
+
+    /// What nodes 1, 2, … do; `None`: it has no part in it.
+    fn look(stages: &[Option<Stage>], is_over: bool) -> Arc<Overview> {
+        let copy = |(id, stage): (u64, &Option<Stage>)| {
+            let (node, stage) = (NodeId(id), stage.clone()?);
+            let progress = PullProgress {
+                name: "m".parse().expect("a name"),
+                node,
+                stage,
+                digest: None,
+                blobs: Arc::default(),
+                sources: vec![],
+                bytes_per_second: None,
+                left: None,
+                wait: None,
+            };
+            Some(NodeCopy { node, progress })
+        };
+        let copies = (1..).zip(stages).filter_map(copy).collect();
+        let name = "m".parse().expect("a name");
+        Arc::new(Overview { name, round: 7, digest: None, replicas: Replicas::Count(2), copies, is_over })
+    }
+
+    /// Everything that is said of these looks, after which nothing happens any more where `goes_on`.
+    async fn said(looks: Vec<Arc<Overview>>, goes_on: bool, wait: bool) -> Vec<String> {
+        let looks = stream::iter(looks);
+        let looks = if goes_on { looks.chain(pending()).boxed() } else { looks.boxed() };
+        let accept_by = (!wait).then(|| Instant::now() + ACCEPT_WAIT);
+        let shown = |message: Message| match message {
+            Ok(state) => format!("{} {}", state.node_name, state.stage().as_str_name()),
+            Err(status) => {
+                let code = status.metadata().get(CODE_KEY).and_then(|code| code.to_str().ok());
+                format!("{} {}", code.unwrap_or_default(), status.message())
+            }
+        };
+        told(looks, accept_by, Arc::new(|node| format!("n{node}"))).map(shown).collect().await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_change_of_a_node_is_told_once_and_the_end_is_silent() {
+        use Stage::{Done, Fetching, Resolving, Waiting};
+        let looks = vec![
+            look(&[], false),
+            look(&[Some(Resolving), Some(Waiting)], false),
+            look(&[Some(Fetching), Some(Waiting)], false),
+            look(&[Some(Done), Some(Fetching)], false),
+            look(&[Some(Done), Some(Done)], true),
+        ];
+        let expected = ["n1 RESOLVING", "n2 WAITING", "n1 FETCHING", "n1 DONE", "n2 FETCHING", "n2 DONE"];
+        assert_eq!(said(looks.clone(), false, true).await, expected);
+        // Who does not wait hears no more than that somebody is on its way.
+        assert_eq!(said(looks, true, false).await, expected[..3]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_wait_is_let_go_when_it_takes_long_and_never_before_there_is_a_plan() {
+        let looks = vec![look(&[], false), look(&[Some(Stage::Waiting)], false)];
+        assert_eq!(said(looks, true, false).await, ["n1 WAITING"]);
+        let unplanned = said(vec![look(&[], false)], true, false);
+        assert!(tokio::time::timeout(10 * ACCEPT_WAIT, unplanned).await.is_err(), "nothing is promised yet");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_counts_when_nobody_takes_its_place() {
+        let failed = || Some(Stage::Failed(PullError::Cancelled));
+        let replaced = vec![
+            look(&[failed(), Some(Stage::Waiting)], false),
+            look(&[None, Some(Stage::Fetching)], false),
+            look(&[None, Some(Stage::Done)], true),
+        ];
+        assert_eq!(said(replaced, false, true).await, ["n1 FAILED", "n2 WAITING", "n2 FETCHING", "n2 DONE"]);
+        let dropped = vec![
+            look(&[Some(Stage::Fetching)], false),
+            look(&[None, Some(Stage::Fetching)], false),
+            look(&[None, Some(Stage::Done)], true),
+        ];
+        assert_eq!(said(dropped, false, true).await, ["n1 FETCHING", "n2 FETCHING", "n1 FAILED", "n2 DONE"]);
+        let stays = vec![look(&[Some(Stage::Fetching), failed()], false), look(&[Some(Stage::Done), failed()], true)];
+        let expected = ["n1 FETCHING", "n2 FAILED", "n1 DONE", "pull_cancelled the pull was cancelled"];
+        assert_eq!(said(stays, false, true).await, expected);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_stops_says_so() {
+        let words = "draining this node is stopping; the pull goes on when it starts again";
+        for wait in [true, false] {
+            assert_eq!(said(vec![look(&[], false)], false, wait).await, [words]);
+        }
+    }
+}

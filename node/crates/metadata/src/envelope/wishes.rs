@@ -1,0 +1,88 @@
+//! Wishes for models, and the BLAKE3 of their files, within an envelope.
+//!
+//! Names are stored whole. A name, a code or a number of replicas that this release does not know is an error.
+
+use ollamax_core::catalog::Replicas;
+use ollamax_core::catalog::command::{BoundBlob, Command};
+use ollamax_proto::disk;
+use ollamax_proto::disk::envelope::Command as Stored;
+use ollamax_store::answer::{decode_replicas, encode_replicas};
+use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, Root};
+
+use super::{EnvelopeError, array};
+
+pub(super) fn encode_blobs(node: NodeId, blobs: &[BoundBlob]) -> Stored {
+    let bound = |blob: &BoundBlob| disk::BoundBlob {
+        sha256: blob.sha256.0.to_vec(),
+        size_bytes: blob.size_bytes,
+        root: blob.root.0.to_vec(),
+    };
+    Stored::BindBlobs(disk::CommandBindBlobs { node: node.0, blobs: blobs.iter().map(bound).collect() })
+}
+
+pub(super) fn decode_blobs(stored: disk::CommandBindBlobs) -> Result<Command, EnvelopeError> {
+    let bound = |blob: disk::BoundBlob| -> Result<BoundBlob, EnvelopeError> {
+        let (sha256, root) = (Digest(array(&blob.sha256, "sha256")?), Root(array(&blob.root, "root")?));
+        Ok(BoundBlob { sha256, size_bytes: blob.size_bytes, root })
+    };
+    let blobs = stored.blobs.into_iter().map(bound).collect::<Result<_, _>>()?;
+    Ok(Command::BindBlobs { node: NodeId(stored.node), blobs })
+}
+
+pub(super) fn encode_ask(name: &ModelName, replicas: &Replicas, insecure: bool) -> Stored {
+    Stored::AskModel(disk::CommandAskModel { name: name.full(), replicas: Some(encode_replicas(replicas)), insecure })
+}
+
+pub(super) fn decode_ask(stored: disk::CommandAskModel) -> Result<Command, EnvelopeError> {
+    let replicas = decode_replicas(stored.replicas).map_err(|_| EnvelopeError::Field("replicas"))?;
+    Ok(Command::AskModel { name: name(&stored.name)?, replicas, insecure: stored.insecure })
+}
+
+pub(super) fn encode_plan(name: &ModelName, round: u64, ingester: NodeId, targets: &[NodeId]) -> Stored {
+    let targets = targets.iter().map(|node| node.0).collect();
+    Stored::PlanPull(disk::CommandPlanPull { name: name.full(), round, ingester: ingester.0, targets })
+}
+
+pub(super) fn decode_plan(stored: disk::CommandPlanPull) -> Result<Command, EnvelopeError> {
+    let targets = stored.targets.into_iter().map(NodeId).collect();
+    let (name, ingester) = (name(&stored.name)?, NodeId(stored.ingester));
+    Ok(Command::PlanPull { name, round: stored.round, ingester, targets })
+}
+
+pub(super) fn encode_resolved(node: NodeId, name: &ModelName, round: u64, digest: Digest, size_bytes: u64) -> Stored {
+    let (name, digest) = (name.full(), digest.0.to_vec());
+    Stored::ResolveWish(disk::CommandResolveWish { node: node.0, name, round, digest, size_bytes })
+}
+
+pub(super) fn decode_resolved(stored: disk::CommandResolveWish) -> Result<Command, EnvelopeError> {
+    Ok(Command::ResolveWish {
+        node: NodeId(stored.node),
+        name: name(&stored.name)?,
+        round: stored.round,
+        digest: Digest(array(&stored.digest, "digest")?),
+        size_bytes: stored.size_bytes,
+    })
+}
+
+pub(super) fn encode_told(node: NodeId, name: &ModelName, round: u64, code: ErrorCode, text: String) -> Stored {
+    let (name, code) = (name.full(), code.as_str().to_owned());
+    Stored::TellPull(disk::CommandTellPull { node: node.0, name, round, code, text })
+}
+
+pub(super) fn decode_told(stored: disk::CommandTellPull) -> Result<Command, EnvelopeError> {
+    let code = ErrorCode::from_text(&stored.code).ok_or(EnvelopeError::Field("code"))?;
+    let (node, name) = (NodeId(stored.node), name(&stored.name)?);
+    Ok(Command::TellPull { node, name, round: stored.round, code, text: stored.text })
+}
+
+pub(super) fn encode_forgotten(name: &ModelName) -> Stored {
+    Stored::ForgetWish(disk::CommandForgetWish { name: name.full() })
+}
+
+pub(super) fn decode_forgotten(stored: &disk::CommandForgetWish) -> Result<Command, EnvelopeError> {
+    Ok(Command::ForgetWish { name: name(&stored.name)? })
+}
+
+fn name(text: &str) -> Result<ModelName, EnvelopeError> {
+    text.parse().map_err(|_| EnvelopeError::Field("model name"))
+}

@@ -1,0 +1,310 @@
+//! What this node can hand out: chunks of parts and of published files, each with the hash that it must have.
+//!
+//! A part is offered for as long as somebody holds its [`Offered`]: those of its chunks that have a hash on record. A
+//! published file is offered when its tree is on record for the very file that lies there. Always holds: no chunk
+//! leaves that does not hash to what is on record. A published file that is damaged becomes suspect and is not offered
+//! any more; one that was replaced is not offered before it is hashed again. Whatever fails here fails one chunk for
+//! one asker, who gets it elsewhere. Everything blocks on the disk but for offering and learning.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::io::ErrorKind;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use ollamax_blobs::{BlobFile, BlobSpec, Fault, Indexed, Manifest, Part, PartError, Store, Tree, chunk_hash};
+use ollamax_types::{Bits, Digest, chunk_count};
+
+use crate::adopt::{Adopted, Trees};
+
+/// Most trees of published files that are kept in memory; when there are more, all are read again.
+const TREES_MAX: usize = 256;
+/// Most manifests that are kept beside those of the store.
+const MANIFESTS_MAX: usize = 256;
+
+/// What this node can hand out. Clones are the same.
+#[derive(Clone)]
+pub(crate) struct Library(Arc<Inner>);
+
+struct Inner {
+    trees: Trees,
+    adopted: watch::Receiver<Arc<Adopted>>,
+    shelves: Mutex<Shelves>,
+    /// Something is there that was not there before, or is not any more.
+    changes: watch::Sender<()>,
+}
+
+#[derive(Default)]
+struct Shelves {
+    /// The parts that are offered, and how often each is.
+    parts: BTreeMap<Digest, (Part, usize)>,
+    /// The trees of files that were looked at.
+    published: BTreeMap<Digest, Indexed>,
+    /// The latest last.
+    manifests: VecDeque<(Digest, Bytes)>,
+    /// The store that was opened last.
+    store: Option<Store>,
+}
+
+/// A part is offered for as long as this is held.
+pub(crate) struct Offered {
+    library: Library,
+    sha256: Digest,
+}
+
+/// Why a chunk is not handed out.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LibraryError {
+    /// It is not here.
+    #[error("it is not there")]
+    Absent,
+    /// Its bytes are not what they were.
+    #[error("chunk {index} is damaged")]
+    Damaged {
+        /// Which chunk.
+        index: u32,
+    },
+    /// Another file lies there.
+    #[error("the file was changed since it was hashed")]
+    Changed,
+    /// The disk does not give it.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+}
+
+// === impl Library ===
+
+impl Library {
+    /// Of the files of the store that `adopted` tells of, and of those that are offered.
+    pub(crate) fn new(trees: Trees, adopted: watch::Receiver<Arc<Adopted>>) -> Self {
+        let (shelves, changes) = (Mutex::default(), watch::Sender::new(()));
+        Self(Arc::new(Inner { trees, adopted, shelves, changes }))
+    }
+
+    /// Offers what is there of a file on its way, and what comes.
+    #[must_use]
+    pub(crate) fn offer(&self, part: Part) -> Offered {
+        let sha256 = part.spec().sha256;
+        self.lock().parts.entry(sha256).and_modify(|(_, times)| *times += 1).or_insert((part, 1));
+        self.stir();
+        Offered { library: self.clone(), sha256 }
+    }
+
+    /// Chunks of a part came or went.
+    pub(crate) fn stir(&self) {
+        self.0.changes.send_replace(());
+    }
+
+    /// Follows whether there is anything else than before.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.0.changes.subscribe()
+    }
+
+    /// Follows what lies in the store.
+    pub(crate) fn adopted(&self) -> watch::Receiver<Arc<Adopted>> {
+        self.0.adopted.clone()
+    }
+
+    /// A manifest may be given to whoever asks for it.
+    pub(crate) fn learn(&self, manifest: &Manifest) {
+        let (digest, mut shelves) = (manifest.digest(), self.lock());
+        if shelves.manifests.iter().any(|(known, _)| *known == digest) {
+            return;
+        }
+        if shelves.manifests.len() >= MANIFESTS_MAX {
+            shelves.manifests.pop_front();
+        }
+        shelves.manifests.push_back((digest, Bytes::copy_from_slice(manifest.bytes())));
+    }
+
+    /// The size of a file, and which of its chunks can be had here.
+    pub(crate) fn have(&self, sha256: Digest) -> Option<(u64, Bits)> {
+        if let Ok(Some((tree, _))) = self.published(sha256) {
+            return Some((tree.size_bytes(), Bits::full(chunk_count(tree.size_bytes()))));
+        }
+        self.part(sha256).map(|part| (part.spec().size_bytes, part.have()))
+    }
+
+    /// The hashes of a file of which all is here.
+    pub(crate) fn tree(&self, sha256: Digest) -> Option<Tree> {
+        match self.published(sha256) {
+            Ok(Some((tree, _))) => Some(tree),
+            _ => self.part(sha256)?.tree().ok(),
+        }
+    }
+
+    /// The size of a file of which all is here, and the hashes of its chunks, one behind the other.
+    pub(crate) fn hashes(&self, sha256: Digest) -> Option<(u64, Bytes)> {
+        let tree = self.tree(sha256)?;
+        Some((tree.size_bytes(), tree.hashes().as_flattened().to_vec().into()))
+    }
+
+    /// The manifest with this digest.
+    pub(crate) fn manifest(&self, digest: Digest) -> Option<Bytes> {
+        let known = self.lock().manifests.iter().find(|(known, _)| *known == digest).map(|(_, bytes)| bytes.clone());
+        if known.is_some() {
+            return known;
+        }
+        let models = Arc::clone(&self.0.adopted.borrow().models);
+        let name = &models.iter().find(|scanned| scanned.model.digest == digest)?.model.name;
+        let (_, manifest) = self.store()?.manifest(name).ok()??;
+        (manifest.digest() == digest).then(|| Bytes::copy_from_slice(manifest.bytes()))
+    }
+
+    /// Reads a chunk, and compares it with its hash.
+    pub(crate) fn read(&self, sha256: Digest, index: u32, into: &mut Vec<u8>) -> Result<(), LibraryError> {
+        match self.part(sha256) {
+            Some(part) if part.hash_of(index).is_some() => read_part(&part, index, into),
+            _ => self.read_published(sha256, index, into),
+        }
+    }
+
+    fn read_published(&self, sha256: Digest, index: u32, into: &mut Vec<u8>) -> Result<(), LibraryError> {
+        let (tree, file) = self.published(sha256)?.ok_or(LibraryError::Absent)?;
+        if index >= chunk_count(tree.size_bytes()) {
+            return Err(LibraryError::Absent);
+        }
+        match file.read_chunk(index, into) {
+            Ok(()) => {}
+            // It was cut off while it was open.
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
+                self.drop_changed(sha256);
+                return Err(LibraryError::Changed);
+            }
+            Err(error) => return Err(self.fault(sha256)(error).into()),
+        }
+        if tree.holds(index, into) {
+            return Ok(());
+        }
+        self.0.trees.doubt(sha256, file.identity, format!("chunk {index} is not what it was when it was hashed"));
+        self.lock().published.remove(&sha256);
+        self.stir();
+        Err(LibraryError::Damaged { index })
+    }
+
+    /// A published file and its tree, if the tree was made of this very file, and nobody found that to be damaged.
+    fn published(&self, sha256: Digest) -> Result<Option<(Tree, BlobFile)>, LibraryError> {
+        let Some(store) = self.store() else { return Ok(None) };
+        // A tree that is kept in memory may be older than the one on record.
+        let kept = self.lock().published.get(&sha256).cloned();
+        let was_kept = kept.is_some();
+        let on_record = match kept {
+            Some(kept) => Some(kept),
+            None => self.0.trees.open()?.get(sha256)?,
+        };
+        let Some(indexed) = on_record else { return Ok(None) };
+        match store.blob(BlobSpec { sha256, size_bytes: indexed.tree.size_bytes() })? {
+            Some(file) if file.identity == indexed.identity => {
+                self.keep(sha256, &indexed);
+                let is_sound = !self.0.trees.is_doubted(sha256, file.identity);
+                Ok(is_sound.then_some((indexed.tree, file)))
+            }
+            _ if was_kept => {
+                self.drop_changed(sha256);
+                self.published(sha256)
+            }
+            Some(_) => Err(LibraryError::Changed),
+            None => Ok(None),
+        }
+    }
+
+    /// Keeps a tree in memory.
+    fn keep(&self, sha256: Digest, indexed: &Indexed) {
+        let mut shelves = self.lock();
+        if shelves.published.contains_key(&sha256) {
+            return;
+        }
+        if shelves.published.len() >= TREES_MAX {
+            shelves.published.clear();
+        }
+        shelves.published.insert(sha256, indexed.clone());
+    }
+
+    /// What was hashed does not lie there any more. Adoption finds out what does.
+    fn drop_changed(&self, sha256: Digest) {
+        if self.lock().published.remove(&sha256).is_some() {
+            self.0.trees.look();
+            self.stir();
+        }
+    }
+
+    fn fault(&self, sha256: Digest) -> impl FnOnce(std::io::Error) -> Fault + use<> {
+        let store = self.store();
+        let path = store.map(|store| store.blob_path(sha256)).unwrap_or_default();
+        Fault::at("read", &path)
+    }
+
+    /// The store beside this node.
+    fn store(&self) -> Option<Store> {
+        let root = self.0.adopted.borrow().store.clone()?;
+        let mut shelves = self.lock();
+        if let Some(store) = shelves.store.as_ref().filter(|store| store.root() == root) {
+            return Some(store.clone());
+        }
+        shelves.published.clear();
+        shelves.store = open(&root);
+        shelves.store.clone()
+    }
+
+    fn part(&self, sha256: Digest) -> Option<Part> {
+        self.lock().parts.get(&sha256).map(|(part, _)| part.clone())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shelves> {
+        self.0.shelves.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Library {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shelves = self.lock();
+        let (parts, manifests) = (shelves.parts.len(), shelves.manifests.len());
+        f.debug_struct("Library").field("parts", &parts).field("manifests", &manifests).finish_non_exhaustive()
+    }
+}
+
+// === impl Offered ===
+
+impl Drop for Offered {
+    fn drop(&mut self) {
+        let mut shelves = self.library.lock();
+        let is_last = shelves.parts.get_mut(&self.sha256).is_some_and(|(_, times)| {
+            *times -= 1;
+            *times == 0
+        });
+        let part = if is_last { shelves.parts.remove(&self.sha256) } else { None };
+        // The part goes when nobody waits for the shelves any more.
+        drop(shelves);
+        drop(part);
+        self.library.stir();
+    }
+}
+
+impl fmt::Debug for Offered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Offered({})", self.sha256.short())
+    }
+}
+
+fn open(root: &Path) -> Option<Store> {
+    Store::open(root).inspect_err(|error| tracing::debug!(%error, "open the store to hand out of it")).ok()
+}
+
+/// What is damaged of a part is its owner's to find: nothing of it is taken away here.
+fn read_part(part: &Part, index: u32, into: &mut Vec<u8>) -> Result<(), LibraryError> {
+    let (size_bytes, wanted) = (part.spec().size_bytes, part.hash_of(index).ok_or(LibraryError::Absent)?);
+    match part.read(index, into) {
+        Ok(()) if chunk_hash(size_bytes, index, into) == wanted => Ok(()),
+        Ok(()) => Err(LibraryError::Damaged { index }),
+        Err(PartError::Fault(fault)) => Err(LibraryError::Fault(fault)),
+        Err(_) => Err(LibraryError::Absent),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod samples;
+#[cfg(test)]
+mod tests;

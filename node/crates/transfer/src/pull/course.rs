@@ -1,0 +1,403 @@
+//! Where the version and the files of a pull come from: a registry, or the nodes that have them.
+//!
+//! A pull that somebody asked of this node alone takes all from the registry. One that the cluster wishes either finds
+//! out for all what the name stands for, and fetches what no node has, or gets all of it from other nodes and never
+//! asks the registry. Always holds: what comes from nodes is proved by a root on record before it is written. While
+//! there is no root, or no majority to put one on record, it waits and says for what; it ends when whoever fetches for
+//! all has failed and nobody takes its place.
+
+use std::future::pending;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+
+use ollamax_blobs::{BlobSpec, Manifest, Part, Store, Tree};
+use ollamax_core::catalog::{Failure, Wish};
+use ollamax_types::{Digest, ErrorCode, NodeId};
+
+use crate::error::PullError;
+use crate::ports::{Assignment, Duty, OriginError, Place};
+use crate::progress::{Stage, Wait};
+
+use super::chase::Chaser;
+use super::{Ground, Pull, blocking, fetch, resume, swarm, tree};
+
+/// Time between two looks whether what is waited for is on record.
+const RECORD_INTERVAL: Duration = Duration::from_millis(250);
+/// Time between two looks why it is not.
+const REASON_INTERVAL: Duration = Duration::from_secs(5);
+/// How long another node may take to say one thing that helps, and without which it goes on as well.
+const HINT_WAIT: Duration = Duration::from_secs(2);
+/// How long the leader may take to plan anew where another node may do what one could not.
+pub(crate) const PLAN_WAIT: Duration = Duration::from_secs(5);
+
+/// On whose behalf a model is pulled.
+pub(crate) enum Course {
+    /// Somebody asked this node.
+    Asked,
+    /// The cluster decided it.
+    Wished(Wished),
+}
+
+/// What the cluster decided for this node, as far as one pull is concerned.
+pub(crate) struct Wished {
+    /// What is to be done. It is told anew when more is known of it.
+    pub(crate) assignment: watch::Receiver<Assignment>,
+    /// A version that was put under the name after this moment is newer than the wish; milliseconds since 1970.
+    pub(crate) since_ms: u64,
+    /// What an earlier process had chosen for this name.
+    pub(crate) kept: Option<Manifest>,
+    /// The registry gave no version, and what nodes have is spread.
+    pub(crate) is_spread: AtomicBool,
+    /// No node had a file whose root is on record; so none is asked for the next one.
+    is_alone: AtomicBool,
+}
+
+/// Why no root is on record.
+struct Reason {
+    wait: Wait,
+    looked_at: Instant,
+}
+
+// === impl Wished ===
+
+impl Wished {
+    pub(crate) fn new(assignment: watch::Receiver<Assignment>, since_ms: u64, kept: Option<Manifest>) -> Self {
+        Self { assignment, since_ms, kept, is_spread: AtomicBool::new(false), is_alone: AtomicBool::new(false) }
+    }
+
+    fn now(&self) -> Assignment {
+        self.assignment.borrow().clone()
+    }
+
+    /// Whether the registry is not asked for files.
+    fn is_from_nodes(&self) -> bool {
+        self.is_spread.load(Ordering::Relaxed) || self.assignment.borrow().duty == Duty::Receive
+    }
+}
+
+// === impl Pull ===
+
+impl Pull {
+    /// Since when another version under the name is newer than what is pulled; `None` where it was asked for just now.
+    pub(super) fn asked_at_ms(&self) -> Option<u64> {
+        match &self.course {
+            Course::Asked => self.chosen.as_ref().map(|chosen| chosen.asked_at_ms),
+            Course::Wished(wished) => Some(wished.since_ms),
+        }
+    }
+
+    /// Which version a wish stands for.
+    pub(super) async fn resolve_wish(&self, wished: &Wished) -> Result<Manifest, PullError> {
+        let Assignment { digest, duty, .. } = wished.now();
+        match (digest, duty) {
+            (Some(digest), duty) => self.recall(wished, digest, duty).await,
+            (None, Duty::Ingest) => self.choose(wished).await,
+            (None, Duty::Receive) => {
+                let digest = self.unless_ended(self.until_resolved(wished)).await?;
+                self.recall(wished, digest, Duty::Receive).await
+            }
+        }
+    }
+
+    /// What the registry says; where it has no answer, what this node or another has.
+    async fn choose(&self, wished: &Wished) -> Result<Manifest, PullError> {
+        let asked = async {
+            let turn = self.means.asking.acquire().await.expect("it is never closed");
+            let answer = self.ask_for_manifest().await;
+            drop(turn);
+            answer
+        };
+        let error = match self.unless_ended(asked).await {
+            Ok(bytes) => return Manifest::read(&bytes).map_err(PullError::BadManifest),
+            Err(PullError::Manifest(error)) => error,
+            Err(error) => return Err(error),
+        };
+        let Some(manifest) = self.unless_ended(self.served(wished)).await? else {
+            return Err(PullError::Manifest(error));
+        };
+        let OriginError { code, text, .. } = error;
+        let (model, digest) = (&self.spec.name, manifest.digest());
+        tracing::info!(%model, %digest, %code, reason = text, "the registry gave none; a version of nodes is spread");
+        wished.is_spread.store(true, Ordering::Relaxed);
+        Ok(manifest)
+    }
+
+    /// The version that this node has, all of it; else one that another has and that is on record, file by file.
+    async fn served(&self, wished: &Wished) -> Result<Option<Manifest>, PullError> {
+        if let Some((store, manifest)) = self.stored().await? {
+            let wanted = manifest.clone();
+            let lacks = move || wanted.blobs().into_iter().any(|blob| !matches!(store.blob(blob), Ok(Some(_))));
+            if !blocking(lacks).await? {
+                return Ok(Some(manifest));
+            }
+        }
+        for node in wished.now().others {
+            let Some(digest) = self.had_by(node).await else { continue };
+            let Some(manifest) = self.manifest_of(&[node], digest).await else { continue };
+            let is_on_record = |blob: BlobSpec| self.means.ledger.bound(blob.sha256).is_some();
+            if manifest.blobs().into_iter().all(is_on_record) {
+                return Ok(Some(manifest));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What the name stands for in the store beside this node.
+    async fn stored(&self) -> Result<Option<(Store, Manifest)>, PullError> {
+        let (runtime, name) = (Arc::clone(&self.means.runtime), self.spec.name.clone());
+        blocking(move || {
+            let Place::Store(place) = runtime.place() else { return None };
+            let store = Store::open(&place).ok()?;
+            let (_, manifest) = store.manifest(&name).ok().flatten()?;
+            Some((store, manifest))
+        })
+        .await
+    }
+
+    /// Which version of the model another node says it has.
+    async fn had_by(&self, node: NodeId) -> Option<Digest> {
+        let mut told = self.means.peers.watch(node, self.spec.name.clone());
+        let first = timeout(HINT_WAIT, told.next()).await.ok()??.ok()?;
+        first.digest.filter(|_| first.stage == Stage::Done)
+    }
+
+    /// The manifest of a version, if one of these nodes gives it soon.
+    async fn manifest_of(&self, nodes: &[NodeId], digest: Digest) -> Option<Manifest> {
+        let patience = self.means.config.patience();
+        let found = tree::find_manifest(&*self.means.peers, nodes, digest, patience);
+        timeout(HINT_WAIT, found).await.ok()?.ok()
+    }
+
+    /// The manifest of a version that was chosen before, here or by another node.
+    async fn recall(&self, wished: &Wished, digest: Digest, duty: Duty) -> Result<Manifest, PullError> {
+        if let Some(kept) = wished.kept.as_ref().filter(|kept| kept.digest() == digest) {
+            return Ok(kept.clone());
+        }
+        if let Some((_, stored)) = self.stored().await?
+            && stored.digest() == digest
+        {
+            return Ok(stored);
+        }
+        match duty {
+            Duty::Ingest => self.unless_ended(self.ask_again(wished, digest)).await,
+            Duty::Receive => {
+                let others = wished.now().others;
+                let patience = self.means.config.patience();
+                let found = tree::find_manifest(&*self.means.peers, &others, digest, patience);
+                self.unless_ended(self.unless_in_vain(wished, found)).await
+            }
+        }
+    }
+
+    /// Nodes may have the manifest still; the registry may stand for another version by now.
+    async fn ask_again(&self, wished: &Wished, digest: Digest) -> Result<Manifest, PullError> {
+        if let Some(manifest) = self.manifest_of(&wished.now().others, digest).await {
+            return Ok(manifest);
+        }
+        let bytes = self.ask_for_manifest().await?;
+        let manifest = Manifest::read(&bytes).map_err(PullError::BadManifest)?;
+        let found = manifest.digest();
+        if found == digest { Ok(manifest) } else { Err(PullError::Digest { wanted: digest, found }) }
+    }
+
+    /// Waits until whoever fetches for all has found out what the name stands for.
+    async fn until_resolved(&self, wished: &Wished) -> Result<Digest, PullError> {
+        self.board.wait_for(Wait::FirstCopy);
+        let mut assignment = wished.assignment.clone();
+        let resolved = async move {
+            let seen = assignment.wait_for(|assignment| assignment.digest.is_some()).await;
+            let digest = seen.ok().and_then(|assignment| assignment.digest);
+            match digest {
+                Some(digest) => Ok(digest),
+                // It is about to be cancelled.
+                None => pending().await,
+            }
+        };
+        self.unless_in_vain(wished, resolved).await
+    }
+
+    /// Waits until all files that come from nodes have a root on record. What is waited for is told.
+    pub(super) async fn await_roots(&self, ground: &Ground) -> Result<(), PullError> {
+        let Course::Wished(wished) = &self.course else { return Ok(()) };
+        if !wished.is_from_nodes() {
+            return Ok(());
+        }
+        let on_record = async {
+            let mut reason = Reason { wait: Wait::FirstCopy, looked_at: Instant::now() };
+            for (blob, _) in &ground.missing {
+                while self.means.ledger.bound(blob.sha256).is_none() {
+                    reason.look(self, wished).await;
+                    self.board.wait_for(reason.wait);
+                    sleep(RECORD_INTERVAL).await;
+                }
+            }
+            Ok(())
+        };
+        self.unless_ended(self.unless_in_vain(wished, on_record)).await
+    }
+
+    /// Does something for which another node is needed, unless that one has failed.
+    async fn unless_in_vain<T>(
+        &self,
+        wished: &Wished,
+        work: impl Future<Output = Result<T, PullError>>,
+    ) -> Result<T, PullError> {
+        tokio::select! {
+            biased;
+            done = work => done,
+            error = self.until_in_vain(wished) => Err(error),
+        }
+    }
+
+    /// Resolves when whoever fetches for all has failed, and nobody takes its place.
+    async fn until_in_vain(&self, wished: &Wished) -> PullError {
+        let mut failed: Option<(NodeId, Instant)> = None;
+        loop {
+            let wish = self.means.ledger.plan(&self.spec.name);
+            let round = wished.assignment.borrow().round;
+            let found = wish.as_ref().filter(|wish| wish.round == round).and_then(failure_of_ingester);
+            failed = match found {
+                Some((node, failure)) if node != self.means.node => {
+                    let since = failed.filter(|(before, _)| *before == node).map_or_else(Instant::now, |(_, at)| at);
+                    if !may_be_planned_anew(failure.code) || since.elapsed() >= PLAN_WAIT {
+                        return PullError::Elsewhere { node, code: failure.code, text: failure.text.clone() };
+                    }
+                    Some((node, since))
+                }
+                _ => None,
+            };
+            sleep(RECORD_INTERVAL).await;
+        }
+    }
+
+    /// Fetches what is missing of a part, and gives the digest of the whole file.
+    pub(super) async fn fetch_part(&self, part: &Part, place: &str, chaser: Chaser) -> Result<Digest, PullError> {
+        let Course::Wished(wished) = &self.course else { return self.from_origin(part, place, chaser).await };
+        let have = part.have();
+        if have.ones() == have.len() {
+            // Nobody is asked for anything: it is hashed to its end.
+            return self.from_origin(part, place, chaser).await;
+        }
+        if wished.is_from_nodes() {
+            let tree = self.proved_tree(wished, part.spec()).await?;
+            return self.from_nodes(wished, part, tree, place, chaser).await;
+        }
+        let Some(tree) = self.tree_soon(wished, part.spec()).await else {
+            return self.from_origin(part, place, chaser).await;
+        };
+        let error = match self.from_nodes(wished, part, tree, place, chaser).await {
+            Ok(digest) => return Ok(digest),
+            Err(error) if error.code() == ErrorCode::OriginFailed => error,
+            Err(error) => return Err(error),
+        };
+        let blob = part.spec().sha256.short();
+        tracing::info!(model = %self.spec.name, blob, %error, "no node has all of a file; the registry is asked");
+        let chaser = resume::look_through(part, place, &self.board, &self.means.metrics).await?;
+        self.from_origin(part, place, chaser).await
+    }
+
+    async fn from_origin(&self, part: &Part, place: &str, chaser: Chaser) -> Result<Digest, PullError> {
+        let means = &self.means;
+        let source = fetch::Source {
+            origin: Arc::clone(&means.origin),
+            name: self.spec.name.clone(),
+            insecure: self.spec.insecure,
+            part: part.clone(),
+            place: place.to_owned(),
+            buffers: means.buffers.clone(),
+            board: Arc::clone(&self.board),
+            metrics: means.metrics.clone(),
+        };
+        Box::pin(fetch::fetch(source, &means.config, chaser)).await
+    }
+
+    /// The hash tree of a file whose root is on record.
+    async fn proved_tree(&self, wished: &Wished, blob: BlobSpec) -> Result<Tree, PullError> {
+        let bound = tree::bound(&*self.means.ledger, blob)?;
+        let others = wished.now().others;
+        tree::find(&*self.means.peers, &others, blob, bound.root, self.means.config.patience()).await
+    }
+
+    /// The same, where there is a root and another node has the tree at hand.
+    async fn tree_soon(&self, wished: &Wished, blob: BlobSpec) -> Option<Tree> {
+        self.means.ledger.bound(blob.sha256)?;
+        if wished.is_alone.load(Ordering::Relaxed) || wished.assignment.borrow().others.is_empty() {
+            return None;
+        }
+        let found = timeout(HINT_WAIT, self.proved_tree(wished, blob)).await.ok().and_then(Result::ok);
+        wished.is_alone.store(found.is_none(), Ordering::Relaxed);
+        found
+    }
+
+    async fn from_nodes(
+        &self,
+        wished: &Wished,
+        part: &Part,
+        tree: Tree,
+        place: &str,
+        chaser: Chaser,
+    ) -> Result<Digest, PullError> {
+        let (means, Assignment { rank, of, ingester, others, .. }) = (&self.means, wished.now());
+        let receiving = swarm::Receiving {
+            name: self.spec.name.clone(),
+            rank,
+            of,
+            ingester,
+            own: means.node,
+            others,
+            part: part.clone(),
+            tree,
+            links: means.links.clone(),
+            peers: Arc::clone(&means.peers),
+            ledger: Arc::clone(&means.ledger),
+            library: means.library.clone(),
+            place: place.to_owned(),
+            board: Arc::clone(&self.board),
+            metrics: means.metrics.clone(),
+            seed: means.seed,
+        };
+        Box::pin(swarm::receive(receiving, &means.config, chaser)).await
+    }
+}
+
+// === impl Reason ===
+
+impl Reason {
+    /// Asks from time to time whether the first copy is there.
+    async fn look(&mut self, pull: &Pull, wished: &Wished) {
+        if self.looked_at.elapsed() < REASON_INTERVAL {
+            return;
+        }
+        let mut told = pull.means.peers.watch(wished.now().ingester, pull.spec.name.clone());
+        let first = timeout(HINT_WAIT, told.next()).await;
+        let has_all = matches!(first, Ok(Some(Ok(state))) if matches!(state.stage, Stage::Settling | Stage::Done));
+        self.wait = if has_all { Wait::Quorum } else { Wait::FirstCopy };
+        self.looked_at = Instant::now();
+    }
+}
+
+/// What whoever fetches for all told of its failure.
+fn failure_of_ingester(wish: &Wish) -> Option<(NodeId, &Failure)> {
+    let ingester = wish.plan.as_ref()?.ingester;
+    Some((ingester, wish.failures.get(&ingester)?))
+}
+
+/// Whether another node may do what one could not, so that the leader plans anew. `core::placement` judges by the same
+/// codes.
+pub(crate) const fn may_be_planned_anew(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::DiskFull
+            | ErrorCode::StoreNotWritable
+            | ErrorCode::StorageFailed
+            | ErrorCode::StorageCorrupt
+            | ErrorCode::RuntimeUnavailable
+            | ErrorCode::RuntimeFailed
+            | ErrorCode::PullCancelled
+    )
+}

@@ -1,0 +1,545 @@
+//! Fetches one file from the nodes that have it.
+//!
+//! What to ask of whom is decided by [`Swarm`]; here it is told what happens, and what it answers is done. Each node is
+//! attended by a task: it keeps a link, hears what the node has, and begins again when either breaks off. Each request
+//! is a task: it takes the chunks as they come, and a chunk is written only when the tree holds it. Beside them the
+//! chaser hashes what has come without a gap. Always holds: the loop never waits for a task, so no task waits for long
+//! to be heard; what is written is what the root on record says. It ends with the digest of the whole file, when no
+//! node is left that can be trusted, when nothing new is heard for `transfer.silence_ms`, or when the disk fails.
+//! Dropping it ends all tasks; what came stays.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::future::{FutureExt as _, select_all};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use ollamax_blobs::{BlobSpec, Part, Tree};
+use ollamax_core::transfer_plan::swarm::{Action, Event, Rules, Stripe, Swarm};
+use ollamax_core::transfer_plan::{Extent, Patience};
+use ollamax_types::{Bits, Digest, ErrorCode, ModelName, NodeId, chunk_count, chunk_range};
+
+use crate::buffers::Buffer;
+use crate::bulk::frame::{EXTENT_CHUNKS_MAX, Outcome};
+use crate::bulk::link::{Came, Link, Links};
+use crate::config::Config;
+use crate::error::PullError;
+use crate::library::Library;
+use crate::metrics::Metrics;
+use crate::ports::{Assignment, Have, Ledger, Peers};
+use crate::progress::{Board, millis};
+
+use super::chase::Chaser;
+use super::{blocking, upkeep};
+
+/// Time between two moments when the swarm is told that time has passed.
+const TICK_INTERVAL: Duration = Duration::from_millis(100);
+/// Most news of tasks that wait for the loop.
+const NEWS_MAX: usize = 256;
+/// Most chunks of one file that a disk may damage while it is fetched.
+const DAMAGED_MAX: u32 = 16;
+
+/// What is fetched, from whom, and into what.
+pub(crate) struct Receiving {
+    pub(crate) name: ModelName,
+    /// The place of this node among those that receive.
+    pub(crate) rank: u32,
+    /// How many receive.
+    pub(crate) of: u32,
+    /// Who brings the file into the cluster.
+    pub(crate) ingester: NodeId,
+    pub(crate) own: NodeId,
+    /// Who has the file or will have it, as far as is known; the record may name more.
+    pub(crate) others: Vec<NodeId>,
+    /// What is there of it and does not belong into `tree` goes at once.
+    pub(crate) part: Part,
+    /// Proved by the root on record.
+    pub(crate) tree: Tree,
+    pub(crate) links: Links,
+    pub(crate) peers: Arc<dyn Peers>,
+    /// Says who else has the file.
+    pub(crate) ledger: Arc<dyn Ledger>,
+    /// Where others find what has come.
+    pub(crate) library: Library,
+    /// The place of the store, for people.
+    pub(crate) place: String,
+    pub(crate) board: Arc<Board>,
+    pub(crate) metrics: Metrics,
+    pub(crate) seed: u64,
+}
+
+/// What all tasks of one file share.
+struct Shared {
+    receiving: Receiving,
+    patience: Patience,
+    news: mpsc::Sender<News>,
+    /// Chunks came.
+    changes: watch::Sender<()>,
+}
+
+/// What tasks tell the loop.
+enum News {
+    /// There are links to a node.
+    Linked { peer: NodeId, links: Vec<Link> },
+    /// A node has these chunks.
+    Has { peer: NodeId, extent: Extent },
+    /// A node is not attended just now, and why.
+    Left { peer: NodeId, why: String },
+    /// A chunk is written.
+    Came { peer: NodeId, request: u64, index: u32 },
+    /// A chunk is not what it must be, and was dropped.
+    Damaged { peer: NodeId, request: u64, index: u32 },
+    /// A request is over.
+    Over { request: u64, outcome: Outcome },
+    /// The disk did not keep a chunk.
+    Lost { index: u32 },
+    /// The disk does not take chunks.
+    Failed(PullError),
+}
+
+/// The loop of one file.
+struct Conduct {
+    shared: Arc<Shared>,
+    swarm: Swarm,
+    silence: Duration,
+    started: Instant,
+    tick_at: Instant,
+    assignments: watch::Receiver<Arc<Vec<Assignment>>>,
+    /// Who is attended, and how that is ended.
+    attended: BTreeMap<NodeId, CancellationToken>,
+    linked: BTreeMap<NodeId, Vec<Link>>,
+    distrusted: BTreeSet<NodeId>,
+    /// The chunks that any node was heard to have.
+    seen: Bits,
+    asked: BTreeMap<u64, Asked>,
+    tasks: JoinSet<()>,
+    verified_bytes: u64,
+    /// When something came, or was heard of that nobody had before.
+    heard_at: Instant,
+    /// What went wrong last.
+    last: String,
+}
+
+/// A request that runs.
+struct Asked {
+    peer: NodeId,
+    extent: Extent,
+    cancel: CancellationToken,
+}
+
+/// Fetches what is missing of a part. `chaser` has hashed its gapless beginning, or less.
+pub(crate) async fn receive(receiving: Receiving, config: &Config, chaser: Chaser) -> Result<Digest, PullError> {
+    let chaser = agree(&receiving, chaser).await?;
+    let _offered = receiving.library.offer(receiving.part.clone());
+    let (news, inbox) = mpsc::channel(NEWS_MAX);
+    let (patience, changes) = (config.patience(), watch::Sender::new(()));
+    let shared = Arc::new(Shared { receiving, patience, news, changes });
+    let mut conduct = Conduct::new(Arc::clone(&shared), config);
+    let Receiving { part, place, board, .. } = &shared.receiving;
+    tokio::select! {
+        biased;
+        ended = shared.chase(chaser) => ended,
+        error = conduct.run(inbox) => Err(error),
+        error = upkeep::keep_durable(part, place) => Err(error),
+        () = upkeep::keep_told(board) => Err(PullError::Stopping),
+    }
+}
+
+/// Takes away what came from elsewhere before the tree was known, and is of another file. Then the chaser may have hashed
+/// some of it, and begins anew.
+async fn agree(receiving: &Receiving, chaser: Chaser) -> Result<Chaser, PullError> {
+    let (part, tree) = (receiving.part.clone(), receiving.tree.clone());
+    let gone = blocking(move || part.agree_with(&tree)).await?;
+    match gone.map_err(|error| PullError::of_part(&receiving.place, &error))? {
+        0 => Ok(chaser),
+        chunks => {
+            let sha256 = receiving.part.spec().sha256;
+            tracing::warn!(%sha256, chunks, "chunks on their way were those of another file; they are fetched again");
+            Ok(Chaser::new())
+        }
+    }
+}
+
+// === impl Conduct ===
+
+impl Conduct {
+    fn new(shared: Arc<Shared>, config: &Config) -> Self {
+        let Receiving { rank, of, ingester, own, part, ledger, seed, .. } = &shared.receiving;
+        let have = part.have();
+        let size_bytes = part.spec().size_bytes;
+        let verified_bytes: u64 = have.runs().flatten().map(|index| length(size_bytes, index)).sum();
+        let rules = Rules {
+            window: config.window_chunks,
+            extent_max: EXTENT_CHUNKS_MAX,
+            silence_ms: config.silence_ms,
+            ..Rules::default()
+        };
+        let stripe = Stripe { rank: *rank, of: *of, ingester: *ingester };
+        let (now, assignments) = (Instant::now(), ledger.assignments());
+        Self {
+            seen: Bits::new(have.len()),
+            swarm: Swarm::new(rules, *own, stripe, have, *seed, 0),
+            silence: Duration::from_millis(config.silence_ms),
+            started: now,
+            tick_at: now,
+            assignments,
+            attended: BTreeMap::new(),
+            linked: BTreeMap::new(),
+            distrusted: BTreeSet::new(),
+            asked: BTreeMap::new(),
+            tasks: JoinSet::new(),
+            verified_bytes,
+            heard_at: now,
+            last: "no other node has it".to_owned(),
+            shared,
+        }
+    }
+
+    /// Runs until it is no use.
+    async fn run(&mut self, mut inbox: mpsc::Receiver<News>) -> PullError {
+        self.attend_others();
+        loop {
+            let news = tokio::select! {
+                biased;
+                () = sleep_until(self.tick_at) => None,
+                Ok(()) = self.assignments.changed() => {
+                    self.attend_others();
+                    continue;
+                }
+                Some(ended) = self.tasks.join_next() => {
+                    if let Err(error) = ended {
+                        tracing::error!(code = %ErrorCode::Internal, %error, "fetch a file from other nodes");
+                        return PullError::Disk("a task of the pull broke down".to_owned());
+                    }
+                    continue;
+                }
+                Some(news) = inbox.recv() => Some(news),
+            };
+            let actions = match news {
+                Some(News::Failed(error)) => return error,
+                Some(news) => self.take(news),
+                None => {
+                    self.tick_at = Instant::now() + TICK_INTERVAL;
+                    self.tell(Event::Tick)
+                }
+            };
+            self.perform(actions);
+            if let Some(error) = self.verdict() {
+                return error;
+            }
+        }
+    }
+
+    /// Attends every node that has the file or will have it. One that is attended stays so, whatever the plan says.
+    fn attend_others(&mut self) {
+        let Receiving { name, own, others, .. } = &self.shared.receiving;
+        let assignments = Arc::clone(&self.assignments.borrow_and_update());
+        let planned = assignments.iter().filter(|assignment| assignment.name == *name);
+        let all = others.iter().chain(planned.flat_map(|assignment| &assignment.others));
+        for peer in all.copied().filter(|peer| peer != own) {
+            if self.attended.contains_key(&peer) {
+                continue;
+            }
+            let leave = CancellationToken::new();
+            self.attended.insert(peer, leave.clone());
+            // It ends with the file; what it cannot do is told to this loop.
+            self.tasks.spawn(Arc::clone(&self.shared).attend(peer, leave));
+        }
+    }
+
+    /// Takes in what a task tells.
+    fn take(&mut self, news: News) -> Vec<Action> {
+        match news {
+            // What was on its way when the node was left.
+            News::Linked { peer, .. } | News::Has { peer, .. } if self.distrusted.contains(&peer) => Vec::new(),
+            News::Linked { peer, links } => {
+                self.linked.insert(peer, links);
+                self.tell(Event::Joined { peer })
+            }
+            News::Has { peer, extent } => {
+                let new = extent.chunks().filter(|index| self.seen.set(*index)).count();
+                if new > 0 {
+                    self.heard_at = Instant::now();
+                }
+                self.tell(Event::Has { peer, extent })
+            }
+            News::Left { peer, why } => {
+                self.last = format!("node {peer}: {why}");
+                self.linked.remove(&peer);
+                // What came of his requests is still written; what the link brings no more ends them.
+                self.asked.retain(|_, asked| asked.peer != peer);
+                self.tell(Event::Gone { peer })
+            }
+            News::Came { peer, request, index } => {
+                self.count(peer, index);
+                self.tell(Event::Arrived { request, index })
+            }
+            News::Damaged { peer, request, index } => {
+                let (sha256, metrics) = (self.shared.blob().sha256, &self.shared.receiving.metrics);
+                tracing::warn!(%peer, %sha256, chunk = index, "a chunk from another node is not what it must be");
+                metrics.struck(peer);
+                self.last = format!("node {peer}: chunk {index} was not what it must be");
+                self.tell(Event::Damaged { request, index })
+            }
+            News::Over { request, outcome } => {
+                if let Some((asked, text)) = self.asked.remove(&request).zip(trouble_of(outcome)) {
+                    self.last = format!("node {}: {text}", asked.peer);
+                }
+                self.tell(match outcome {
+                    Outcome::Whole => Event::Ended { request },
+                    Outcome::Busy => Event::Busy { request },
+                    Outcome::Absent | Outcome::Failed | Outcome::Cancelled => Event::Broken { request },
+                })
+            }
+            News::Lost { index } => {
+                self.heard_at = Instant::now();
+                self.verified_bytes = self.verified_bytes.saturating_sub(length(self.shared.blob().size_bytes, index));
+                self.tell(Event::Lost { index })
+            }
+            // The caller has seen to it.
+            News::Failed(_) => Vec::new(),
+        }
+    }
+
+    /// A chunk is there.
+    fn count(&mut self, peer: NodeId, index: u32) {
+        let (blob, receiving) = (self.shared.blob(), &self.shared.receiving);
+        let bytes = length(blob.size_bytes, index);
+        if !self.swarm.have().get(index) {
+            self.verified_bytes += bytes;
+            self.heard_at = Instant::now();
+        }
+        receiving.metrics.received_from_node(bytes);
+        receiving.board.came_from(peer, blob.sha256, self.verified_bytes, bytes);
+        receiving.library.stir();
+        self.shared.changes.send_replace(());
+    }
+
+    fn tell(&mut self, event: Event) -> Vec<Action> {
+        self.swarm.apply(millis(self.started.elapsed()), event)
+    }
+
+    fn perform(&mut self, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Ask { request, peer, extent } => self.ask(request, peer, extent),
+                Action::Cancel { request } => {
+                    if let Some(asked) = self.asked.remove(&request) {
+                        asked.cancel.cancel();
+                    }
+                }
+                Action::Distrust { peer } => self.distrust(peer),
+                // The chaser says when all is there, and `verdict` when nothing comes any more.
+                Action::Complete | Action::Stuck => {}
+            }
+        }
+    }
+
+    fn ask(&mut self, request: u64, peer: NodeId, extent: Extent) {
+        // Whoever has no link has left, and his requests with him.
+        let Some(links) = self.linked.get(&peer) else { return };
+        let turn = usize::try_from(request).unwrap_or_default() % links.len().max(1);
+        let Some(link) = links.get(turn).cloned() else { return };
+        let overlaps = |asked: &Asked| asked.extent.first < extent.end() && extent.first < asked.extent.end();
+        if self.asked.values().any(overlaps) {
+            self.shared.receiving.metrics.stolen();
+        }
+        let cancel = CancellationToken::new();
+        self.asked.insert(request, Asked { peer, extent, cancel: cancel.clone() });
+        let fetch = Arc::clone(&self.shared).fetch(request, peer, link, extent);
+        // It ends with the request, with its link, or when it is cancelled; what comes of it is told to this loop.
+        self.tasks.spawn(async move {
+            cancel.run_until_cancelled(fetch).await;
+        });
+    }
+
+    /// A node is left for good, as far as this file is concerned.
+    fn distrust(&mut self, peer: NodeId) {
+        let sha256 = self.shared.blob().sha256;
+        tracing::warn!(%peer, %sha256, "a node sent damaged chunks and is not asked for this file any more");
+        self.distrusted.insert(peer);
+        self.linked.remove(&peer);
+        for asked in self.asked.values().filter(|asked| asked.peer == peer) {
+            asked.cancel.cancel();
+        }
+        self.asked.retain(|_, asked| asked.peer != peer);
+        if let Some(leave) = self.attended.get(&peer) {
+            leave.cancel();
+        }
+    }
+
+    /// Why it is no use to go on.
+    fn verdict(&self) -> Option<PullError> {
+        let blob = || self.shared.blob().sha256.short();
+        if self.swarm.have().is_full() {
+            return None;
+        }
+        if !self.attended.is_empty() && self.attended.keys().all(|peer| self.distrusted.contains(peer)) {
+            let told = self.swarm.strikes().map(|(peer, chunks)| format!("node {peer} sent {chunks} damaged chunks"));
+            return Some(PullError::Peers { blob: blob(), text: told.collect::<Vec<_>>().join(", ") });
+        }
+        let is_silent = self.heard_at.elapsed() >= self.silence;
+        is_silent.then(|| PullError::Silent { blob: blob(), silence: self.silence, last: self.last.clone() })
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    fn blob(&self) -> BlobSpec {
+        self.receiving.part.spec()
+    }
+
+    /// Keeps in touch with a node, until it is left.
+    async fn attend(self: Arc<Self>, peer: NodeId, leave: CancellationToken) {
+        let mut failures = 0;
+        loop {
+            let begun = Instant::now();
+            let Some(why) = leave.run_until_cancelled(self.follow(peer)).await else { return };
+            if begun.elapsed() > Duration::from_millis(self.patience.wait_ms_max) {
+                failures = 0;
+            }
+            if self.news.send(News::Left { peer, why }).await.is_err() {
+                return;
+            }
+            let wait = Duration::from_millis(self.patience.wait_ms(failures));
+            failures = failures.saturating_add(1);
+            if leave.run_until_cancelled(sleep(wait)).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// Links to a node and hears what it has, until one or the other breaks off.
+    async fn follow(&self, peer: NodeId) -> String {
+        let Receiving { links, peers, .. } = &self.receiving;
+        let blob = self.blob();
+        let links = match links.to(peer).await {
+            Ok(links) => links,
+            Err(error) => return error.to_string(),
+        };
+        let mut ended = select_all(links.iter().map(|link| link.ended().boxed()));
+        if self.news.send(News::Linked { peer, links: links.clone() }).await.is_err() {
+            return String::new();
+        }
+        let mut haves = peers.haves(peer, vec![blob.sha256]);
+        let count = chunk_count(blob.size_bytes);
+        loop {
+            let have = tokio::select! {
+                biased;
+                (why, ..) = &mut ended => return why,
+                have = haves.next() => have,
+            };
+            let extent = match have {
+                None => return "it does not tell any more what it has".to_owned(),
+                Some(Err(error)) => return error.to_string(),
+                Some(Ok(Have::Void { .. })) => return "the file is not there any more".to_owned(),
+                Some(Ok(Have::Whole { size_bytes, .. } | Have::Some { size_bytes, .. }))
+                    if size_bytes != blob.size_bytes =>
+                {
+                    return format!("it has {size_bytes} bytes of it, not {}", blob.size_bytes);
+                }
+                Some(Ok(Have::Whole { .. })) => Extent { first: 0, count },
+                Some(Ok(Have::Some { extent, .. })) => extent,
+            };
+            let is_possible = extent.first.checked_add(extent.count).is_some_and(|end| end <= count);
+            if !is_possible {
+                return "it says that it has chunks that the file does not have".to_owned();
+            }
+            if self.news.send(News::Has { peer, extent }).await.is_err() {
+                return String::new();
+            }
+        }
+    }
+
+    /// Asks a node for chunks and writes them as they come.
+    async fn fetch(self: Arc<Self>, request: u64, peer: NodeId, link: Link, extent: Extent) {
+        let Some(mut answer) = link.ask(self.blob(), extent).await else { return };
+        // A link that ends is seen by whoever attends the node, and all its requests end with it.
+        while let Some(came) = answer.next().await {
+            let news = match came {
+                Came::Chunk { index, buffer } => match self.store(index, buffer).await {
+                    Ok(true) => News::Came { peer, request, index },
+                    Ok(false) => News::Damaged { peer, request, index },
+                    Err(error) => News::Failed(error),
+                },
+                Came::End(outcome) => News::Over { request, outcome },
+            };
+            if self.news.send(news).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Writes a chunk if it is what the tree says. False: it is something else.
+    async fn store(&self, index: u32, buffer: Buffer) -> Result<bool, PullError> {
+        let (part, tree) = (self.receiving.part.clone(), self.receiving.tree.clone());
+        let stored = blocking(move || {
+            if !tree.holds(index, buffer.bytes()) {
+                return Ok(false);
+            }
+            part.write(index, buffer.bytes(), tree.hashes()[index as usize]).map(|()| true)
+        });
+        stored.await?.map_err(|error| PullError::of_part(&self.receiving.place, &error))
+    }
+
+    /// Hashes the file in order as it comes, to its end.
+    async fn chase(&self, mut chaser: Chaser) -> Result<Digest, PullError> {
+        let Receiving { part, place, metrics, .. } = &self.receiving;
+        let (count, mut damaged) = (chunk_count(part.spec().size_bytes), 0);
+        let mut changes = self.changes.subscribe();
+        while chaser.next() < count {
+            let index = chaser.next();
+            if part.hash_of(index).is_none() {
+                changes.changed().await.expect("the sender is ours");
+                continue;
+            }
+            let read = part.clone();
+            let checked = blocking(move || {
+                let is_sound = chaser.take(&read, index);
+                (chaser, is_sound)
+            });
+            let (back, is_sound) = checked.await?;
+            chaser = back;
+            if is_sound.map_err(|error| PullError::of_part(place, &error))? {
+                continue;
+            }
+            damaged += 1;
+            metrics.damaged();
+            if damaged > DAMAGED_MAX {
+                let blob = self.blob().sha256.short();
+                return Err(PullError::Disk(format!(
+                    "{place}: {damaged} chunks of {blob} were not what had been written; chunk {index} was the last"
+                )));
+            }
+            // Where nobody listens any more the file ends anyway.
+            drop(self.news.send(News::Lost { index }).await);
+        }
+        Ok(chaser.finish())
+    }
+}
+
+/// What is wrong with a node that ends a request like this.
+const fn trouble_of(outcome: Outcome) -> Option<&'static str> {
+    match outcome {
+        Outcome::Whole => None,
+        Outcome::Busy => Some("it is busy"),
+        Outcome::Absent => Some("it does not have any more what it had"),
+        Outcome::Failed => Some("it cannot read what it has"),
+        Outcome::Cancelled => Some("it gave up what it was asked for"),
+    }
+}
+
+/// Bytes of a chunk.
+fn length(size_bytes: u64, index: u32) -> u64 {
+    let range = chunk_range(size_bytes, index);
+    range.end - range.start
+}
+
+#[cfg(test)]
+mod tests;

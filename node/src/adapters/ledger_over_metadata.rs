@@ -1,0 +1,323 @@
+//! Transfer's `Ledger` port over the replicated state: what this node has to do for wishes, and what it tells of them.
+//!
+//! What is read is what this node has applied, without a leader. What is told goes to the leader and is acknowledged by
+//! a majority; nothing is tried again here, and telling the same twice changes nothing. A wish that no choice of nodes
+//! can meet is refused before it is asked for, as long as every member has been heard.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use ollamax_blobs::BlobSpec;
+use ollamax_core::catalog::{Answer, BoundBlob, Command, Fault, Location, Refusal, Replicas, View, Wish, read};
+use ollamax_core::placement::{Planned, plan_pull};
+use ollamax_metadata as metadata;
+use ollamax_metadata::ProposeError;
+use ollamax_scheduler as scheduler;
+use ollamax_security::draw_request_id;
+use ollamax_transfer::PullError;
+use ollamax_transfer::ports::{Ask, Assignment, Bound, Duty, Ledger, LedgerError};
+use ollamax_types::limits::{BIND_BLOBS_MAX, IDENTIFIER_BYTES_MAX};
+use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, Root, Timestamp};
+
+use crate::sites::{Sites, holders};
+
+/// Least time between two looks at the wishes, whatever changes.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(100);
+
+/// A cheap handle on the record, for one node.
+#[derive(Debug, Clone)]
+pub(crate) struct LedgerOverMetadata {
+    metadata: metadata::Handle,
+    scheduler: scheduler::Handle,
+    assignments: watch::Receiver<Arc<Vec<Assignment>>>,
+}
+
+// === impl LedgerOverMetadata ===
+
+impl LedgerOverMetadata {
+    /// Follows the wishes until `stop`.
+    #[must_use]
+    pub(crate) fn start(
+        metadata: metadata::Handle,
+        scheduler: scheduler::Handle,
+        tasks: &TaskTracker,
+        stop: CancellationToken,
+    ) -> Self {
+        let (sender, assignments) = watch::channel(Arc::default());
+        // Cannot fail: what cannot be read is told, and read again at the next change.
+        tasks.spawn(follow(metadata.clone(), sender, stop));
+        Self { metadata, scheduler, assignments }
+    }
+
+    /// A change that this node asks for on behalf of whoever this is.
+    async fn propose(&self, principal: &str, command: Command) -> Result<Answer, LedgerError> {
+        self.check_version(command.least_version())?;
+        let done = self.metadata.propose(draw_request_id(), principal, command).await;
+        let accepted = done.and_then(metadata::Committed::accepted).map_err(ledger_error)?;
+        Ok(accepted.answer)
+    }
+
+    /// A change that this node asks for itself.
+    async fn tell_own(&self, command: Command) -> Result<(), LedgerError> {
+        self.propose(&own_principal(self.metadata.node()), command).await.map(|_| ())
+    }
+
+    /// The leader checks this too; its answer from afar is only a text.
+    fn check_version(&self, needed: u32) -> Result<(), LedgerError> {
+        match read::cluster(&*self.metadata.view()).map_err(unreadable)? {
+            Some(cluster) if cluster.version < needed => {
+                Err(LedgerError::NeedsVersion { needed, actual: cluster.version })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Those that are not on record as they are told.
+    fn not_bound(&self, blobs: Vec<(BlobSpec, Root)>) -> Vec<BoundBlob> {
+        let told = blobs.into_iter().map(|(blob, root)| {
+            let BlobSpec { sha256, size_bytes } = blob;
+            BoundBlob { sha256, size_bytes, root }
+        });
+        let is_bound =
+            |blob: &BoundBlob| self.bound(blob.sha256) == Some(Bound { size_bytes: blob.size_bytes, root: blob.root });
+        told.filter(|blob| !is_bound(blob)).collect()
+    }
+
+    /// Whether the cluster, as this node sees it, has room for what is asked.
+    fn check_placement(&self, ask: &Ask) -> Result<(), LedgerError> {
+        let view = self.metadata.view();
+        let sites = Sites::now(&*view, &self.scheduler).map_err(unreadable)?;
+        let copies = read::locations_of(&*view, &ask.name).map_err(unreadable)?;
+        let places = sites.with_holders(&holders(None, &copies));
+        let wish = not_asked_yet(ask);
+        match plan_pull(&wish, &places, None) {
+            Planned::Impossible(why) if sites.are_clear => {
+                let of = looked_at(&wish.replicas, places.len());
+                Err(LedgerError::Impossible { fits: of.saturating_sub(why.len()), of, why })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Ledger for LedgerOverMetadata {
+    fn assignments(&self) -> watch::Receiver<Arc<Vec<Assignment>>> {
+        self.assignments.clone()
+    }
+
+    fn bound(&self, sha256: Digest) -> Option<Bound> {
+        let blob = read::blob(&*self.metadata.view(), &sha256).ok().flatten()?;
+        Some(Bound { size_bytes: blob.size_bytes, root: blob.root })
+    }
+
+    fn bind(&self, blobs: Vec<(BlobSpec, Root)>) -> BoxFuture<'static, Result<(), LedgerError>> {
+        let ledger = self.clone();
+        async move {
+            let node = ledger.metadata.node();
+            for batch in ledger.not_bound(blobs).chunks(BIND_BLOBS_MAX) {
+                ledger.tell_own(Command::BindBlobs { node, blobs: batch.to_vec() }).await?;
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn resolve(
+        &self,
+        name: ModelName,
+        round: u64,
+        digest: Digest,
+        size_bytes: u64,
+    ) -> BoxFuture<'static, Result<(), LedgerError>> {
+        let ledger = self.clone();
+        let command = Command::ResolveWish { node: ledger.metadata.node(), name, round, digest, size_bytes };
+        async move { ledger.tell_own(command).await }.boxed()
+    }
+
+    fn tell(&self, name: ModelName, round: u64, error: PullError) -> BoxFuture<'static, Result<(), LedgerError>> {
+        let ledger = self.clone();
+        let (node, code, text) = (ledger.metadata.node(), error.code(), error.to_string());
+        async move { ledger.tell_own(Command::TellPull { node, name, round, code, text }).await }.boxed()
+    }
+
+    fn ask(&self, ask: Ask) -> BoxFuture<'static, Result<u64, LedgerError>> {
+        let ledger = self.clone();
+        async move {
+            let principal = principal_of(ledger.metadata.node(), &ask.asked_by);
+            let Ask { name, replicas, insecure, .. } = ask.clone();
+            let command = Command::AskModel { name, replicas, insecure };
+            ledger.check_version(command.least_version())?;
+            ledger.check_placement(&ask)?;
+            match ledger.propose(&principal, command).await? {
+                Answer::Wish { round } => Ok(round),
+                other => Err(LedgerError::Failed {
+                    code: ErrorCode::Internal,
+                    text: format!("the cluster answered a wish with {other:?}"),
+                }),
+            }
+        }
+        .boxed()
+    }
+
+    fn forget(&self, name: ModelName) -> BoxFuture<'static, Result<bool, LedgerError>> {
+        let ledger = self.clone();
+        async move {
+            match ledger.tell_own(Command::ForgetWish { name }).await {
+                Ok(()) => Ok(true),
+                Err(LedgerError::Refused(Refusal::WishNotFound(_))) => Ok(false),
+                Err(error) => Err(error),
+            }
+        }
+        .boxed()
+    }
+
+    fn plan(&self, name: &ModelName) -> Option<Wish> {
+        read::wish(&*self.metadata.view(), name).ok().flatten()
+    }
+}
+
+/// Keeps what this node has to do, until `stop`.
+async fn follow(metadata: metadata::Handle, sender: watch::Sender<Arc<Vec<Assignment>>>, stop: CancellationToken) {
+    let mut changes = metadata.changes();
+    loop {
+        changes.borrow_and_update();
+        let found = assignments(&*metadata.view(), metadata.node());
+        match found {
+            Ok(found) => {
+                sender.send_if_modified(|known| {
+                    let changed = **known != found;
+                    if changed {
+                        *known = Arc::new(found);
+                    }
+                    changed
+                });
+            }
+            Err(fault) => tracing::error!(code = %ErrorCode::StorageFailed, error = %fault, "read the wishes"),
+        }
+        let changed = async {
+            tokio::time::sleep(LOOK_AGAIN_AFTER).await;
+            changes.changed().await
+        };
+        if !matches!(stop.run_until_cancelled(changed).await, Some(Ok(()))) {
+            return;
+        }
+    }
+}
+
+/// What a node has to do, by model. Only for wishes that name it more is read than the wish.
+fn assignments(view: &dyn View, node: NodeId) -> Result<Vec<Assignment>, Fault> {
+    let mut found = Vec::new();
+    for wish in read::wishes(view)? {
+        if wish.plan.as_ref().is_some_and(|plan| plan.names(node)) {
+            found.extend(assignment(node, &wish, &read::locations_of(view, &wish.name)?));
+        }
+    }
+    Ok(found)
+}
+
+/// What a node has to do for a wish; `None`: nothing, or nothing more in this round. Who brings the model into the
+/// cluster is done when all that shall have it do; whoever receives it, when it has it; both, when they have failed.
+fn assignment(node: NodeId, wish: &Wish, copies: &[Location]) -> Option<Assignment> {
+    let plan = wish.plan.as_ref().filter(|plan| plan.names(node))?;
+    let holders = holders(wish.digest, copies);
+    let holds = |node: &NodeId| wish.digest.is_some() && holders.contains(node);
+    let ingests = plan.ingester == node;
+    let is_done = if ingests { plan.targets.iter().all(holds) } else { holds(&node) };
+    if is_done || (wish.failures.contains_key(&node) && !holds(&node)) {
+        return None;
+    }
+    let receivers: Vec<NodeId> = plan.targets.iter().copied().filter(|target| *target != plan.ingester).collect();
+    let place = receivers.iter().position(|receiver| *receiver == node);
+    let whole = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+    let (rank, of) = place.map_or((0, 1), |place| (whole(place), whole(receivers.len())));
+    let everybody: BTreeSet<NodeId> = plan.targets.iter().chain([&plan.ingester]).chain(&holders).copied().collect();
+    Some(Assignment {
+        name: wish.name.clone(),
+        round: wish.round,
+        insecure: wish.insecure,
+        digest: wish.digest,
+        duty: if ingests { Duty::Ingest } else { Duty::Receive },
+        rank,
+        of,
+        ingester: plan.ingester,
+        others: everybody.into_iter().filter(|other| *other != node).collect(),
+    })
+}
+
+/// How many nodes are looked at: those that are named, else all.
+const fn looked_at(replicas: &Replicas, all: usize) -> usize {
+    match replicas {
+        Replicas::Nodes(nodes) => nodes.len(),
+        Replicas::Count(_) | Replicas::All => all,
+    }
+}
+
+/// As a record has them: by id, each once.
+fn in_order(replicas: &Replicas) -> Replicas {
+    match replicas {
+        Replicas::Nodes(nodes) => {
+            let nodes: BTreeSet<NodeId> = nodes.iter().copied().collect();
+            Replicas::Nodes(nodes.into_iter().collect())
+        }
+        Replicas::Count(_) | Replicas::All => replicas.clone(),
+    }
+}
+
+/// The record that asking would make.
+fn not_asked_yet(ask: &Ask) -> Wish {
+    Wish {
+        name: ask.name.clone(),
+        round: 0,
+        insecure: ask.insecure,
+        replicas: in_order(&ask.replicas),
+        digest: None,
+        size_bytes: 0,
+        plan: None,
+        failures: BTreeMap::new(),
+        asked_at: Timestamp(0),
+        asked_by: ask.asked_by.clone(),
+    }
+}
+
+fn own_principal(node: NodeId) -> String {
+    format!("node/{node}")
+}
+
+/// Whoever asked, as one word; this node, where that can be nobody's name.
+fn principal_of(node: NodeId, asked_by: &str) -> String {
+    let word = asked_by.split_whitespace().collect::<Vec<_>>().join("-");
+    let is_name = !word.is_empty() && word.len() <= IDENTIFIER_BYTES_MAX && !word.contains(char::is_control);
+    if is_name && !word.starts_with("node/") { word } else { own_principal(node) }
+}
+
+fn unreadable(fault: Fault) -> LedgerError {
+    LedgerError::Failed { code: ErrorCode::StorageFailed, text: fault.to_string() }
+}
+
+fn ledger_error(error: ProposeError) -> LedgerError {
+    let (code, text) = (error.code(), error.to_string());
+    match error {
+        ProposeError::NoQuorum(_) => LedgerError::NoQuorum(text),
+        ProposeError::Refused(Refusal::VersionTooLow { needed, actual }) => {
+            LedgerError::NeedsVersion { needed, actual }
+        }
+        ProposeError::Refused(refusal) => LedgerError::Refused(refusal),
+        ProposeError::OutcomeUnknown(_)
+        | ProposeError::Overloaded
+        | ProposeError::DiskFull(_)
+        | ProposeError::TooLarge { .. }
+        | ProposeError::AlreadyInitialised
+        | ProposeError::Fatal(_)
+        | ProposeError::Leader { .. } => LedgerError::Failed { code, text },
+    }
+}
+
+#[cfg(test)]
+mod tests;

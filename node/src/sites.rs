@@ -1,0 +1,193 @@
+//! The members of the cluster as places for models: from their records and their newest beats.
+//!
+//! What is not known of a node speaks against it. Whether that may still change, because a node was not heard yet, is
+//! told beside it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use ollamax_core::catalog::models::served_digest;
+use ollamax_core::catalog::{Fault, Location, Member, MemberState, View, read};
+use ollamax_core::health::Health;
+use ollamax_core::placement::Site;
+use ollamax_scheduler as scheduler;
+use ollamax_types::{Beat, Digest, NodeId, Role, RuntimeState};
+
+/// The members that are there, by id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Sites {
+    sites: Vec<Site>,
+    /// Every one of them was heard, or is known to be dead.
+    pub(crate) are_clear: bool,
+}
+
+// === impl Sites ===
+
+impl Sites {
+    /// As this node sees them now.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub(crate) fn now(view: &dyn View, scheduler: &scheduler::Handle) -> Result<Self, Fault> {
+        let own = scheduler.node();
+        let peers = scheduler.peers().into_iter().map(|peer| (peer.beat.node, peer.beat));
+        let beats: BTreeMap<NodeId, Arc<Beat>> = peers.chain([(own, Arc::new(scheduler.beat()))]).collect();
+        let members = read::members(view)?.into_iter().filter(Member::is_standing);
+        let sites = members.map(|member| {
+            let (health, is_self) = (scheduler.health(member.id), member.id == own);
+            site(&member, beats.get(&member.id).map(AsRef::as_ref), health, is_self)
+        });
+        let sites: Vec<Site> = sites.collect();
+        let is_clear = |site: &Site| site.health == Health::Dead || beats.contains_key(&site.node);
+        Ok(Self { are_clear: sites.iter().all(is_clear), sites })
+    }
+
+    /// These, all of them known.
+    #[cfg(test)]
+    pub(crate) const fn of(sites: Vec<Site>) -> Self {
+        Self { sites, are_clear: true }
+    }
+
+    /// As places for a model that these nodes hold.
+    pub(crate) fn with_holders(&self, holders: &BTreeSet<NodeId>) -> Vec<Site> {
+        let sites = self.sites.iter().cloned();
+        sites.map(|site| Site { holds: holders.contains(&site.node), ..site }).collect()
+    }
+}
+
+/// Who holds this version of a model; `None`: the version that is served.
+pub(crate) fn holders(version: Option<Digest>, copies: &[Location]) -> BTreeSet<NodeId> {
+    let version = version.or_else(|| served_digest(copies));
+    copies.iter().filter(|copy| Some(copy.model.digest) == version).map(|copy| copy.node).collect()
+}
+
+fn site(member: &Member, beat: Option<&Beat>, health: Health, is_self: bool) -> Site {
+    Site {
+        node: member.id,
+        health,
+        drained: member.state != MemberState::Active || beat.is_some_and(|beat| beat.draining),
+        gateway: member.role == Role::Gateway,
+        runtime_up: beat.is_some_and(|beat| beat.runtime_state == RuntimeState::Up),
+        // A node of an older release does not say where its models lie.
+        disk_free_bytes: beat.and_then(|beat| beat.models_free_bytes.or(beat.disk_free_bytes)),
+        holds: false,
+        is_self,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio_util::sync::CancellationToken;
+    use tokio_util::task::TaskTracker;
+
+    use ollamax_core::catalog::mem::MemView;
+    use ollamax_core::catalog::{Key, Mutation, Record};
+    use ollamax_scheduler::mem::{MemPlacements, MemRemote, MemRuntime};
+    use ollamax_types::{Applies, Clock, Incarnation, ModelRecord, PeerId, Timestamp};
+
+    use super::*;
+
+    fn member(id: u64, role: Role, state: MemberState) -> Mutation {
+        let member = Member {
+            id: NodeId(id),
+            name: format!("n{id}"),
+            peer_id: PeerId(format!("p{id}")),
+            incarnation: Incarnation([1; 16]),
+            role,
+            state,
+            peer_addresses: vec![],
+            p2p_addresses: vec![],
+            api_addresses: vec![],
+            joined_at: Timestamp(0),
+        };
+        Mutation::Put(Key::Member(member.id), Record::Member(member))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_member_is_a_place_by_its_record_and_its_beat_and_what_is_not_known_speaks_against_it() {
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let parts = scheduler::Parts {
+            node: NodeId(1),
+            clock: Clock::manual(Timestamp(0)),
+            daemon_version: "0".to_owned(),
+            applies: Applies::default(),
+            seed: 1,
+            runtime: Arc::new(MemRuntime::default()),
+            remote: Arc::new(MemRemote::default()),
+            placements: Arc::new(MemPlacements::default()),
+            metrics: scheduler::Metrics::default(),
+        };
+        let scheduler = scheduler::Handle::start(scheduler::Config::default(), parts, &tasks, stop.clone());
+        let nodes: Vec<NodeId> = (1..=5).map(NodeId).collect();
+        scheduler.set_members(&nodes);
+        let mut view = MemView::default();
+        view.write(&[
+            member(1, Role::Voter, MemberState::Active),
+            member(2, Role::Voter, MemberState::Active),
+            member(3, Role::Gateway, MemberState::Active),
+            member(4, Role::Voter, MemberState::Drained),
+            member(5, Role::Voter, MemberState::Departed { at: Timestamp(1) }),
+        ]);
+        let beat = |node, models_free_bytes| Beat {
+            node: NodeId(node),
+            sequence: 1,
+            draining: false,
+            runtime_state: RuntimeState::Up,
+            disk_free_bytes: Some(9),
+            models_free_bytes,
+            ..scheduler.beat()
+        };
+        scheduler.observe(beat(2, Some(7)));
+        scheduler.observe(beat(3, None));
+        let sites = Sites::now(&view, &scheduler).expect("readable");
+        assert!(!sites.are_clear, "node 4 was not heard yet");
+        let told: Vec<_> = sites
+            .with_holders(&BTreeSet::from([NodeId(2)]))
+            .into_iter()
+            .map(|site| {
+                let fit = (site.gateway, site.drained, site.runtime_up);
+                (site.node.0, site.health, fit, site.disk_free_bytes, site.holds, site.is_self)
+            })
+            .collect();
+        assert_eq!(
+            told,
+            [
+                (1, Health::Alive, (false, false, false), None, false, true),
+                (2, Health::Alive, (false, false, true), Some(7), true, false),
+                (3, Health::Alive, (true, false, true), Some(9), false, false),
+                (4, Health::Unknown, (false, true, false), None, false, false),
+            ]
+        );
+        scheduler.observe(beat(4, None));
+        assert!(Sites::now(&view, &scheduler).expect("readable").are_clear);
+        stop.cancel();
+        tasks.close();
+        tasks.wait().await;
+    }
+
+    #[test]
+    fn holders_have_the_version_that_is_meant_or_else_the_one_that_is_served() {
+        let copy = |node, digest, modified_ms| Location {
+            node: NodeId(node),
+            model: ModelRecord {
+                name: "m".parse().expect("a name"),
+                digest: Digest([digest; 32]),
+                weights: Digest([digest; 32]),
+                size_bytes: 1,
+                modified_at: Timestamp(modified_ms),
+                details_json: "{}".to_owned(),
+                capabilities: vec![],
+            },
+        };
+        let check = |version: Option<u8>, copies: &[Location], expected: &[u64]| {
+            let found = holders(version.map(|byte| Digest([byte; 32])), copies);
+            assert_eq!(found, expected.iter().copied().map(NodeId).collect(), "{version:?}");
+        };
+        let copies = [copy(1, 1, 5), copy(2, 2, 6), copy(3, 1, 5)];
+        check(Some(1), &copies, &[1, 3]);
+        check(Some(2), &copies, &[2]);
+        check(Some(3), &copies, &[]);
+        check(None, &copies, &[2]);
+        check(None, &[], &[]);
+    }
+}
