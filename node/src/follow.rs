@@ -9,4 +9,5 @@ pub(crate) mod machine;
 pub(crate) mod members;
 pub(crate) mod models;
 pub(crate) mod standing;
+pub(crate) mod strain;
 pub(crate) mod wishes;

@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use ollamax_blobs::Promises;
 use ollamax_types::limits::PULL_WATCHERS_MAX;
-use ollamax_types::{Clock, Digest, ModelName, NodeId};
+use ollamax_types::{Clock, Digest, ModelName, NodeId, Rate, Timestamp};
 
 use crate::adopt::{Adopted, Adoption, Ties, Trees};
 use crate::buffers::Buffers;
@@ -28,6 +28,7 @@ use crate::elsewhere::Remote;
 use crate::error::PullError;
 use crate::haves;
 use crate::library::Library;
+use crate::limits::{ClosedClass, Limits};
 use crate::metrics::Metrics;
 use crate::overview::{Follower, OverviewWatch};
 use crate::ports::{Ask, ByteStream, Have, Ledger, LedgerError, Origin, Others, Peers, Runtime};
@@ -67,6 +68,10 @@ pub struct Parts {
     pub ledger: Arc<dyn Ledger>,
     /// Where chance begins: what nodes choose by chance differs from node to node.
     pub seed: u64,
+    /// The minute of the week on this machine's clock; 0 is Monday 00:00.
+    pub minute_of_week: fn(Timestamp) -> u32,
+    /// Whether the cluster's log waits for its disk.
+    pub strain: watch::Receiver<bool>,
     /// What is counted.
     pub metrics: Metrics,
 }
@@ -108,7 +113,9 @@ impl Handle {
     /// off, until `stop`.
     #[must_use]
     pub fn start(config: Config, parts: Parts, tasks: &TaskTracker, stop: CancellationToken) -> Self {
-        let Parts { node, clock, data_dir, origin, runtime, others, peers, ledger, seed, metrics } = parts;
+        let Parts { node, clock, data_dir, origin, runtime, others, peers, ledger, seed, .. } = parts;
+        let Parts { minute_of_week, strain, metrics, .. } = parts;
+        let limits = Limits::new(&config, clock.clone(), minute_of_week, strain, metrics.clone());
         let folder = data_dir.join("transfer");
         let (sender, adopted) = watch::channel(Arc::default());
         let (fetching, pulling) = watch::channel(0);
@@ -139,6 +146,7 @@ impl Handle {
             ledger,
             seed,
             library: library.clone(),
+            limits,
             metrics: metrics.clone(),
             buffers,
             promises: Promises::default(),
@@ -272,7 +280,8 @@ impl Handle {
         let Inner { library, serving, service, metrics, .. } = &*self.0;
         let (serving, stop) = (Arc::clone(serving), service.stop.clone());
         // It ends with the stream and with the node; whoever asks there asks others too.
-        service.tasks.spawn(bulk::serve::serve(stream, library.clone(), serving, metrics.clone(), stop));
+        let limits = service.means.limits.clone();
+        service.tasks.spawn(bulk::serve::serve(stream, library.clone(), serving, limits, metrics.clone(), stop));
     }
 
     /// The manifest of a version that is here or on its way, byte for byte.
@@ -309,6 +318,25 @@ impl Handle {
     /// When that node cannot be asked.
     pub async fn cancel_at(&self, node: NodeId, name: &ModelName) -> Result<bool, PullError> {
         if node == self.0.node { Ok(self.cancel(name).await) } else { self.0.others.cancel(node, name.clone()).await }
+    }
+
+    /// Slows a pull of this node down, or lets it go as fast as it can, until it is over or this node ends. False when
+    /// there is none of that name.
+    #[must_use]
+    pub fn limit_pull(&self, name: &ModelName, rate: Option<Rate>) -> bool {
+        self.0.service.limit_pull(name, rate)
+    }
+
+    /// To what somebody slowed a pull of this node down.
+    #[must_use]
+    pub fn limit_of_pull(&self, name: &ModelName) -> Option<Rate> {
+        self.0.service.means.limits.limit_of_pull(name)
+    }
+
+    /// The kinds of transfers that a limit keeps back altogether just now.
+    #[must_use]
+    pub fn closed(&self) -> Vec<ClosedClass> {
+        self.0.service.means.limits.closed()
     }
 
     /// The pulls of this node that are not over, and those that failed within the last hour, by name.

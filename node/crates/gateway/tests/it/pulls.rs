@@ -12,6 +12,7 @@ use futures::future::{BoxFuture, pending, ready};
 use futures::stream::{self, BoxStream};
 use http_body_util::BodyExt as _;
 use tempfile::TempDir;
+use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -104,6 +105,8 @@ fn pulling(sites: &[u64]) -> Pulling {
         peers: Arc::new(MemPeers::default()),
         ledger: Arc::new(cluster.ledger(NodeId(1))),
         seed: 7,
+        minute_of_week: |_| 0,
+        strain: watch::Sender::new(false).subscribe(),
         metrics: transfer::Metrics::default(),
     };
     let tasks = TaskTracker::new();

@@ -3,7 +3,8 @@
 //! All streams of a node share its places, and a request has one from the moment when it is taken until its end is
 //! sent. One loop reads questions, the other reads chunks from disk and writes them, one request after the other; a
 //! bounded channel joins the two. A cancelled request ends before its next chunk. Whoever sends something that is no
-//! question, or reads nothing for [`STALL`], loses the stream: he asks again, here or elsewhere.
+//! question, or reads nothing for [`STALL`], loses the stream: he asks again, here or elsewhere. What may go out at a
+//! time is for the limits to say; while nothing may, every request ends at once and says so.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,10 +15,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use ollamax_core::rates::Urgency;
 use ollamax_core::transfer_plan::Extent;
 use ollamax_types::Digest;
 
+use crate::class::Class;
 use crate::library::{Library, LibraryError};
+use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::ports::ByteStream;
 use crate::pull::blocking;
@@ -51,6 +55,7 @@ struct Order {
     request: u64,
     sha256: Digest,
     extent: Extent,
+    urgency: Urgency,
     cancelled: CancellationToken,
     _place: OwnedSemaphorePermit,
 }
@@ -59,6 +64,7 @@ struct Order {
 struct Counter<W> {
     to: W,
     library: Library,
+    limits: Limits,
     metrics: Metrics,
 }
 
@@ -67,6 +73,7 @@ pub(crate) async fn serve(
     stream: impl ByteStream,
     library: Library,
     places: Arc<Semaphore>,
+    limits: Limits,
     metrics: Metrics,
     stop: CancellationToken,
 ) {
@@ -74,7 +81,7 @@ pub(crate) async fn serve(
     let (from, to) = split(stream);
     let (jobs, due) = mpsc::channel(REQUESTS_MAX);
     let desk = Desk { places, open: Mutex::default() };
-    let counter = Counter { to, library, metrics };
+    let counter = Counter { to, library, limits, metrics };
     let both = async {
         tokio::select! {
             ended = desk.take_questions(from, jobs) => ended,
@@ -104,8 +111,9 @@ impl Desk {
             let Some(kind) = kind else { return Ok(()) };
             let question = frame::read_question(kind, &mut from);
             match within_stall(question, "a question did not come to its end").await? {
-                Question::Ask { request, sha256, extent, .. } => {
-                    let job = self.admit(request, sha256, extent)?;
+                Question::Ask { request, sha256, extent, is_background } => {
+                    let urgency = if is_background { Urgency::Background } else { Urgency::Asked };
+                    let job = self.admit(request, sha256, extent, urgency)?;
                     if jobs.send(job).await.is_err() {
                         return Ok(());
                     }
@@ -116,7 +124,7 @@ impl Desk {
     }
 
     /// Gives a request a place, or says that there is none.
-    fn admit(&self, request: u64, sha256: Digest, extent: Extent) -> Result<Job, FrameError> {
+    fn admit(&self, request: u64, sha256: Digest, extent: Extent, urgency: Urgency) -> Result<Job, FrameError> {
         let mut open = self.lock();
         if open.contains_key(&request) {
             return Err(FrameError::Garbage("a number of a request that runs"));
@@ -125,7 +133,7 @@ impl Desk {
         let Some(place) = place else { return Ok(Job::Refuse { request }) };
         let cancelled = CancellationToken::new();
         open.insert(request, cancelled.clone());
-        Ok(Job::Serve(Order { request, sha256, extent, cancelled, _place: place }))
+        Ok(Job::Serve(Order { request, sha256, extent, urgency, cancelled, _place: place }))
     }
 
     /// One that is over is not there any more.
@@ -164,6 +172,9 @@ impl<W: AsyncWrite + Unpin> Counter<W> {
             if order.cancelled.is_cancelled() {
                 return Ok(Outcome::Cancelled);
             }
+            if self.limits.is_closed(Class::Send) {
+                return Ok(Outcome::Closed);
+            }
             let (library, sha256) = (self.library.clone(), order.sha256);
             let read = blocking(move || {
                 let read = library.read(sha256, index, &mut buffer);
@@ -179,15 +190,20 @@ impl<W: AsyncWrite + Unpin> Counter<W> {
                     return Ok(Outcome::Failed);
                 }
             }
-            self.send(order.request, index, &buffer).await?;
+            self.send(order, index, &buffer).await?;
         }
         Ok(Outcome::Whole)
     }
 
-    async fn send(&mut self, request: u64, index: u32, chunk: &[u8]) -> Result<(), FrameError> {
+    /// Sends a chunk in pieces, each when it may go: whoever waits for it hears something all the time.
+    async fn send(&mut self, order: &Order, index: u32, chunk: &[u8]) -> Result<(), FrameError> {
+        let request = order.request;
         let length = u32::try_from(chunk.len()).expect("a chunk is short");
         self.write(&Reply::Chunk { request, index, length }.encode()).await?;
-        self.write(chunk).await?;
+        for piece in chunk.chunks(PIECE_BYTES) {
+            self.limits.pass_begun(Class::Send, order.urgency, piece.len() as u64).await;
+            self.write(piece).await?;
+        }
         self.metrics.sent(u64::from(length));
         Ok(())
     }

@@ -228,8 +228,8 @@ impl Door {
             #[cfg(test)]
             Self::Library(library, places) => {
                 let (metrics, stop) = (crate::metrics::Metrics::default(), tokio_util::sync::CancellationToken::new());
-                let places = Arc::clone(places);
-                Some(crate::bulk::serve::serve(stream, library.clone(), places, metrics, stop).boxed())
+                let (places, limits) = (Arc::clone(places), crate::limits::Limits::unlimited(metrics.clone()));
+                Some(crate::bulk::serve::serve(stream, library.clone(), places, limits, metrics, stop).boxed())
             }
         }
     }

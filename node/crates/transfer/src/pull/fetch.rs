@@ -24,6 +24,7 @@ use ollamax_types::{Digest, ErrorCode, ModelName, chunk_range};
 use crate::buffers::{Buffer, Buffers};
 use crate::config::Config;
 use crate::error::PullError;
+use crate::limits::Gate;
 use crate::metrics::Metrics;
 use crate::ports::{Opened, Origin, OriginError, OriginTrouble, Wanted};
 use crate::progress::{Board, millis};
@@ -46,6 +47,8 @@ pub(crate) struct Source {
     pub(crate) place: String,
     pub(crate) buffers: Buffers,
     pub(crate) board: Arc<Board>,
+    /// What lets bytes pass.
+    pub(crate) gate: Gate,
     pub(crate) metrics: Metrics,
 }
 
@@ -82,7 +85,7 @@ struct Flow {
 pub(crate) async fn fetch(source: Source, config: &Config, chaser: Chaser) -> Result<Digest, PullError> {
     let fetching = Arc::new(Fetching::new(source, config));
     let mut streams = JoinSet::new();
-    for number in 0..config.origin_streams {
+    for number in 0..fetching.source.gate.streams(config.origin_streams) {
         streams.spawn(Arc::clone(&fetching).stream(number));
     }
     tokio::select! {
@@ -174,6 +177,8 @@ impl Fetching {
     async fn take(&self, number: u32, extent: Extent) -> Result<(), Trouble> {
         let source = &self.source;
         let spec = source.part.spec();
+        // Who waits for a time of the week holds no buffer.
+        source.gate.pass(0, || self.held_back()).await;
         let mut buffer = source.buffers.take().await;
         let wanted = Wanted {
             name: source.name.clone(),
@@ -188,18 +193,28 @@ impl Fetching {
         let Some(extent) = granted else { return Ok(()) };
         let mut flow = Flow { body, rest: Bytes::new(), stall: self.stall };
         for index in extent.chunks() {
+            if index > extent.first && source.gate.is_closed() {
+                // The rest is free again, and is asked for when something may move.
+                break;
+            }
             let wanted = length(spec.size_bytes, index);
             let is_there = self.lock().plan.has(index);
             buffer.bytes_mut().clear();
             let into = if is_there { None } else { Some(buffer.bytes_mut()) };
-            flow.read(wanted, into).await.map_err(Trouble::Origin)?;
+            flow.read(wanted, into, self).await.map_err(Trouble::Origin)?;
             source.metrics.received(wanted);
             if !is_there {
+                source.gate.before_write(wanted).await;
                 buffer = self.write(index, buffer).await.map_err(Trouble::Here)?;
             }
             self.arrived(index, wanted);
         }
         Ok(())
+    }
+
+    /// What a limit of this node keeps back is no silence of the origin.
+    fn held_back(&self) {
+        self.lock().plan.held_back(millis(self.started.elapsed()));
     }
 
     /// The whole file, if no other stream has it.
@@ -299,12 +314,19 @@ impl Fetching {
 // === impl Flow ===
 
 impl Flow {
-    /// Reads so many bytes, into a buffer or to nowhere.
-    async fn read(&mut self, bytes: u64, mut into: Option<&mut Vec<u8>>) -> Result<(), OriginError> {
+    /// Reads so many bytes, into a buffer or to nowhere, as fast as they may come.
+    async fn read(
+        &mut self,
+        bytes: u64,
+        mut into: Option<&mut Vec<u8>>,
+        fetching: &Fetching,
+    ) -> Result<(), OriginError> {
         let mut missing = bytes;
         while missing > 0 {
             if self.rest.is_empty() {
                 self.rest = self.next_piece().await?;
+                let came = self.rest.len() as u64;
+                fetching.source.gate.pass_begun(came, || fetching.held_back()).await;
             }
             let taken = usize::try_from(missing).unwrap_or(usize::MAX).min(self.rest.len());
             let piece = self.rest.split_to(taken);

@@ -30,6 +30,7 @@ use crate::bulk::link::{Came, Link, Links};
 use crate::config::Config;
 use crate::error::PullError;
 use crate::library::Library;
+use crate::limits::Gate;
 use crate::metrics::Metrics;
 use crate::ports::{Assignment, Have, Ledger, Peers};
 use crate::progress::{Board, millis};
@@ -69,6 +70,8 @@ pub(crate) struct Receiving {
     /// The place of the store, for people.
     pub(crate) place: String,
     pub(crate) board: Arc<Board>,
+    /// What lets bytes pass.
+    pub(crate) gate: Gate,
     pub(crate) metrics: Metrics,
     pub(crate) seed: u64,
 }
@@ -94,6 +97,8 @@ enum News {
     Came { peer: NodeId, request: u64, index: u32 },
     /// A chunk is not what it must be, and was dropped.
     Damaged { peer: NodeId, request: u64, index: u32 },
+    /// A limit of this node keeps chunks back.
+    HeldBack,
     /// A request is over.
     Over { request: u64, outcome: Outcome },
     /// The disk did not keep a chunk.
@@ -169,13 +174,14 @@ async fn agree(receiving: &Receiving, chaser: Chaser) -> Result<Chaser, PullErro
 
 impl Conduct {
     fn new(shared: Arc<Shared>, config: &Config) -> Self {
-        let Receiving { rank, of, ingester, own, part, ledger, seed, .. } = &shared.receiving;
+        let Receiving { rank, of, ingester, own, part, ledger, gate, seed, .. } = &shared.receiving;
         let have = part.have();
         let size_bytes = part.spec().size_bytes;
         let verified_bytes: u64 = have.runs().flatten().map(|index| length(size_bytes, index)).sum();
         let rules = Rules {
             window: config.window_chunks,
-            extent_max: EXTENT_CHUNKS_MAX,
+            // What is little comes in small pieces, so that none is late.
+            extent_max: if gate.is_limited() { 1 } else { EXTENT_CHUNKS_MAX },
             silence_ms: config.silence_ms,
             ..Rules::default()
         };
@@ -286,13 +292,21 @@ impl Conduct {
                 self.last = format!("node {peer}: chunk {index} was not what it must be");
                 self.tell(Event::Damaged { request, index })
             }
+            News::HeldBack => {
+                self.heard_at = Instant::now();
+                Vec::new()
+            }
             News::Over { request, outcome } => {
+                if outcome == Outcome::Closed {
+                    // Its limit is no silence either.
+                    self.heard_at = Instant::now();
+                }
                 if let Some((asked, text)) = self.asked.remove(&request).zip(trouble_of(outcome)) {
                     self.last = format!("node {}: {text}", asked.peer);
                 }
                 self.tell(match outcome {
                     Outcome::Whole => Event::Ended { request },
-                    Outcome::Busy => Event::Busy { request },
+                    Outcome::Busy | Outcome::Closed => Event::Busy { request },
                     Outcome::Absent | Outcome::Failed | Outcome::Cancelled => Event::Broken { request },
                 })
             }
@@ -459,6 +473,11 @@ impl Shared {
 
     /// Asks a node for chunks and writes them as they come.
     async fn fetch(self: Arc<Self>, request: u64, peer: NodeId, link: Link, extent: Extent) {
+        let size_bytes = self.blob().size_bytes;
+        let bytes: u64 = extent.chunks().map(|index| length(size_bytes, index)).sum();
+        // Where the loop has more news than it can take it hears of this one soon enough.
+        let held_back = || drop(self.news.try_send(News::HeldBack));
+        self.receiving.gate.pass(bytes, held_back).await;
         let Some(mut answer) = link.ask(self.blob(), extent).await else { return };
         // A link that ends is seen by whoever attends the node, and all its requests end with it.
         while let Some(came) = answer.next().await {
@@ -479,6 +498,7 @@ impl Shared {
     /// Writes a chunk if it is what the tree says. False: it is something else.
     async fn store(&self, index: u32, buffer: Buffer) -> Result<bool, PullError> {
         let (part, tree) = (self.receiving.part.clone(), self.receiving.tree.clone());
+        self.receiving.gate.before_write(buffer.bytes().len() as u64).await;
         let stored = blocking(move || {
             if !tree.holds(index, buffer.bytes()) {
                 return Ok(false);
@@ -532,6 +552,7 @@ const fn trouble_of(outcome: Outcome) -> Option<&'static str> {
         Outcome::Absent => Some("it does not have any more what it had"),
         Outcome::Failed => Some("it cannot read what it has"),
         Outcome::Cancelled => Some("it gave up what it was asked for"),
+        Outcome::Closed => Some("it hands out nothing at this time"),
     }
 }
 

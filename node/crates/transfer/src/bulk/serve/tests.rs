@@ -28,7 +28,14 @@ impl Asker {
         let (places, stop) = (Arc::new(Semaphore::new(places)), CancellationToken::new());
         let (library, metrics) = (disk.library.clone(), Metrics::default());
         let mut served = JoinSet::new();
-        served.spawn(serve(theirs, library, Arc::clone(&places), metrics, stop.clone()));
+        served.spawn(serve(
+            theirs,
+            library,
+            Arc::clone(&places),
+            Limits::unlimited(metrics.clone()),
+            metrics,
+            stop.clone(),
+        ));
         Self { stream, places, stop, served }
     }
 

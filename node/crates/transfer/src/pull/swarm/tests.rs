@@ -11,7 +11,9 @@ use ollamax_core::catalog::Replicas;
 use ollamax_types::CHUNK_BYTES;
 
 use crate::buffers::Buffers;
+use crate::class::Class;
 use crate::library::samples::Disk;
+use crate::limits::Limits;
 use crate::mem::{MemCluster, MemPeers, PeerFault};
 use crate::ports::Ask;
 use crate::progress::{Source, Stage};
@@ -76,6 +78,7 @@ impl World {
             library: self.own.library.clone(),
             place: "/models".to_owned(),
             board: Arc::clone(&self.board),
+            gate: Limits::unlimited(self.metrics.clone()).gate(Class::Receive, name(), Arc::clone(&self.board)),
             metrics: self.metrics.clone(),
             seed,
         }
