@@ -48,6 +48,17 @@ pub struct PullSpec {
     pub asked_by: String,
 }
 
+/// How fast somebody wants a pull to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PullLimit {
+    /// The model.
+    pub name: ModelName,
+    /// At most so fast; `None`: as fast as it can.
+    pub rate: Option<Rate>,
+    /// It also holds for a pull that begins within ten minutes.
+    pub ahead: bool,
+}
+
 /// The things, as opposed to the numbers, that transfer works with.
 pub struct Parts {
     /// This node.
@@ -321,10 +332,23 @@ impl Handle {
     }
 
     /// Slows a pull of this node down, or lets it go as fast as it can, until it is over or this node ends. False when
-    /// there is none of that name.
+    /// there is none of that name; `ahead`: then it holds for one that begins within ten minutes.
     #[must_use]
-    pub fn limit_pull(&self, name: &ModelName, rate: Option<Rate>) -> bool {
-        self.0.service.limit_pull(name, rate)
+    pub fn limit_pull(&self, name: &ModelName, rate: Option<Rate>, ahead: bool) -> bool {
+        self.0.service.limit_pull(name, rate, ahead)
+    }
+
+    /// The same for a pull of another node, or of this one.
+    ///
+    /// # Errors
+    /// When that node cannot be asked.
+    pub async fn limit_pull_at(&self, node: NodeId, order: PullLimit) -> Result<bool, PullError> {
+        let PullLimit { name, rate, ahead } = &order;
+        if node == self.0.node {
+            Ok(self.limit_pull(name, *rate, *ahead))
+        } else {
+            self.0.others.limit(node, order).await
+        }
     }
 
     /// To what somebody slowed a pull of this node down.

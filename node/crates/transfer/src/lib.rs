@@ -32,7 +32,7 @@ mod wishes;
 pub use adopt::Adopted;
 pub use config::Config;
 pub use error::PullError;
-pub use handle::{Handle, Parts, PullSpec};
+pub use handle::{Handle, Parts, PullLimit, PullSpec};
 pub use limits::ClosedClass;
 pub use metrics::Metrics;
 pub use ollamax_blobs::{Access, BlobSpec, ManifestError, NoRoom, Scanned};

@@ -1,9 +1,9 @@
 //! How fast bytes may move through this node, by class and urgency.
 //!
-//! Each class has a limit of the configuration and one bucket; beside them there is a bucket for each pull that somebody
-//! slowed down, and one for writing while the cluster's log waits for its disk. Whoever moves bytes asks before he does;
-//! who has to wait holds nothing of the bucket, so leaving costs nothing. Always holds: what waits because of a limit
-//! is told so, and does not count as silence. Cannot fail.
+//! Each class has a limit of the configuration and one bucket; beside them there is a bucket for each pull that
+//! somebody slowed down, and one for writing while the cluster's log waits for its disk. Whoever moves bytes asks
+//! before he does; who has to wait holds nothing of the bucket, so leaving costs nothing. Always holds: what waits
+//! because of a limit is told so, and does not count as silence. Cannot fail.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,6 +26,10 @@ const LOOK_MS: u64 = 1_000;
 const STRAINED_BYTES_PER_SECOND: u64 = 32 << 20;
 /// Longest wait of one chunk for that. Then it is written all the same, so that nothing stops.
 const STRAINED_WAIT_MS_MAX: u64 = 1_000;
+/// How long a limit waits for the pull that it is meant for.
+const AHEAD_MS: u64 = 600_000;
+/// Most pulls that are slowed down one by one.
+const SLOWED_MAX: usize = 1_024;
 /// One range of a file is asked for at once for so many bytes a second that are allowed.
 const BYTES_PER_SECOND_PER_STREAM: u64 = 1 << 20;
 
@@ -45,7 +49,7 @@ pub(crate) struct Limits(Arc<Inner>);
 struct Inner {
     lanes: [Mutex<Lane>; 4],
     /// Pulls that somebody slowed down.
-    pulls: Mutex<BTreeMap<ModelName, (Rate, Bucket)>>,
+    pulls: Mutex<BTreeMap<ModelName, Slowed>>,
     /// What may be written while the log waits.
     writing: Mutex<Bucket>,
     strain: watch::Receiver<bool>,
@@ -69,6 +73,14 @@ struct Lane {
     /// What the limit allows as of the last look.
     shares: Shares,
     looked_at_ms: Option<u64>,
+}
+
+/// One pull that somebody slowed down.
+struct Slowed {
+    rate: Rate,
+    bucket: Bucket,
+    /// When it was asked for, where the pull has not begun yet.
+    ahead_since_ms: Option<u64>,
 }
 
 /// Why bytes may not move yet.
@@ -148,21 +160,36 @@ impl Limits {
         }
     }
 
-    /// Slows a pull down, or lets it go as fast as it can.
-    pub(crate) fn limit_pull(&self, name: &ModelName, rate: Option<Rate>) {
+    /// Slows a pull down, or lets it go as fast as it can. One that has not begun may begin within a while.
+    pub(crate) fn limit_pull(&self, name: &ModelName, rate: Option<Rate>, has_begun: bool) {
         let now_ms = self.now_ms();
         let mut pulls = lock(&self.0.pulls);
-        match rate {
-            Some(rate) => pulls.entry(name.clone()).or_insert_with(|| (rate, Bucket::new(now_ms))).0 = rate,
-            None => {
-                pulls.remove(name);
-            }
+        pulls.retain(|_, slowed| !slowed.is_late(now_ms));
+        let Some(rate) = rate else {
+            pulls.remove(name);
+            return;
+        };
+        if pulls.len() >= SLOWED_MAX && !pulls.contains_key(name) {
+            return;
+        }
+        let slowed = pulls.entry(name.clone()).or_insert_with(|| Slowed::new(rate, now_ms));
+        slowed.rate = rate;
+        slowed.ahead_since_ms = (!has_begun).then_some(now_ms);
+    }
+
+    /// A pull begins, under the limit that somebody has just asked for.
+    pub(crate) fn pull_begins(&self, name: &ModelName) {
+        let now_ms = self.now_ms();
+        let mut pulls = lock(&self.0.pulls);
+        pulls.retain(|_, slowed| !slowed.is_late(now_ms));
+        if let Some(slowed) = pulls.get_mut(name) {
+            slowed.ahead_since_ms = None;
         }
     }
 
     /// To what somebody slowed a pull down.
     pub(crate) fn limit_of_pull(&self, name: &ModelName) -> Option<Rate> {
-        lock(&self.0.pulls).get(name).map(|(rate, _)| *rate)
+        lock(&self.0.pulls).get(name).map(|slowed| slowed.rate)
     }
 
     /// Waits before so many bytes are written, while the cluster's log waits for its disk; not for long.
@@ -209,9 +236,9 @@ impl Limits {
     fn hold_pull(&self, name: &ModelName, bytes: u64) -> Option<u64> {
         let now_ms = self.now_ms();
         let mut pulls = lock(&self.0.pulls);
-        let (rate, bucket) = pulls.get_mut(name)?;
-        let shares = Shares { all: Allowed::Rate(*rate), background: None };
-        match bucket.take(now_ms, shares, Urgency::Asked, bytes) {
+        let slowed = pulls.get_mut(name)?;
+        let shares = Shares { all: Allowed::Rate(slowed.rate), background: None };
+        match slowed.bucket.take(now_ms, shares, Urgency::Asked, bytes) {
             Take::Now => None,
             Take::Wait { ms } | Take::Closed { ms } => Some(ms),
         }
@@ -243,6 +270,19 @@ impl Limits {
 
     fn now_ms(&self) -> u64 {
         millis(self.0.started.elapsed())
+    }
+}
+
+// === impl Slowed ===
+
+impl Slowed {
+    const fn new(rate: Rate, now_ms: u64) -> Self {
+        Self { rate, bucket: Bucket::new(now_ms), ahead_since_ms: None }
+    }
+
+    /// Nobody began it in time.
+    fn is_late(&self, now_ms: u64) -> bool {
+        self.ahead_since_ms.is_some_and(|since_ms| now_ms.saturating_sub(since_ms) > AHEAD_MS)
     }
 }
 
@@ -323,3 +363,6 @@ impl Gate {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests;

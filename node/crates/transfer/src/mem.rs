@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId};
 
 use crate::error::PullError;
-use crate::handle::{Handle, PullSpec};
+use crate::handle::{Handle, PullLimit, PullSpec};
 use crate::ports::{
     FetchStep, Listing, Opened, Origin, OriginError, OriginTrouble, Others, Place, PullStream, Runtime, RuntimeTrouble,
     Wanted,
@@ -404,6 +404,11 @@ impl Others for MemOthers {
     fn cancel(&self, to: NodeId, name: ModelName) -> BoxFuture<'static, Result<bool, PullError>> {
         let handle = self.handle(to);
         async move { Ok::<bool, PullError>(handle?.cancel(&name).await) }.boxed()
+    }
+
+    fn limit(&self, to: NodeId, limit: PullLimit) -> BoxFuture<'static, Result<bool, PullError>> {
+        let limited = self.handle(to).map(|handle| handle.limit_pull(&limit.name, limit.rate, limit.ahead));
+        async { limited }.boxed()
     }
 }
 

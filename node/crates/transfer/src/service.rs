@@ -125,14 +125,15 @@ impl Service {
         matches!(watch.now().stage, Stage::Failed(PullError::Cancelled))
     }
 
-    /// Slows a pull down, or lets it go as fast as it can, until it is over. False when there is none.
-    pub(crate) fn limit_pull(&self, name: &ModelName, rate: Option<Rate>) -> bool {
+    /// Slows a pull down, or lets it go as fast as it can, until it is over. False when there is none; `ahead`: then
+    /// one is about to begin.
+    pub(crate) fn limit_pull(&self, name: &ModelName, rate: Option<Rate>, ahead: bool) -> bool {
         let pulls = self.lock();
         let runs = pulls.get(name).is_some_and(|entry| entry.failed_at.is_none());
-        if runs {
-            self.means.limits.limit_pull(name, rate);
+        if runs || ahead {
+            self.means.limits.limit_pull(name, rate, runs);
         }
-        runs
+        runs || ahead
     }
 
     /// The pulls that are not over, and those that failed lately.
@@ -302,6 +303,7 @@ impl Service {
         let (name, board) = (pull.spec.name.clone(), Arc::clone(&pull.board));
         let entry = Entry { board: Arc::clone(&board), cancel: pull.cancel.clone(), failed_at: None };
         pulls.insert(name.clone(), entry);
+        self.means.limits.pull_begins(&name);
         drop(pulls);
         remember(&mut self.lock_boards(), name, board);
         // It ends with the node, between two chunks; what it could not do is told on its board.
@@ -355,7 +357,7 @@ impl Service {
     /// Whoever asks for the name from here on begins anew.
     fn end(&self, name: &ModelName, board: &Arc<Board>, outcome: Result<(), PullError>) {
         let mut pulls = self.lock();
-        self.means.limits.limit_pull(name, None);
+        self.means.limits.limit_pull(name, None, true);
         let is_listed = matches!(&outcome, Err(error) if !is_an_answer(error));
         if is_listed {
             let failed_at = Some(Instant::now());

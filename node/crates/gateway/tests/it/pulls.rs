@@ -89,6 +89,10 @@ impl Others for Other {
     fn cancel(&self, _: NodeId, _: ModelName) -> BoxFuture<'static, Result<bool, PullError>> {
         ready(Ok(false)).boxed()
     }
+
+    fn limit(&self, _: NodeId, _: transfer::PullLimit) -> BoxFuture<'static, Result<bool, PullError>> {
+        ready(Ok(false)).boxed()
+    }
 }
 
 /// Node 1 of two; the sites are those of these nodes.

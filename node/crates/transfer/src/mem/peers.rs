@@ -45,6 +45,8 @@ pub enum PeerFault {
     Deaf,
     /// It is too busy for whatever it is asked.
     Busy,
+    /// It hands out nothing at this time of the week.
+    Closed,
 }
 
 /// Other nodes, by their handles.
@@ -277,6 +279,7 @@ impl Wire {
         let ((near_read, near_write), (far_read, far_write)) = (split(near), split(far));
         match self.fault() {
             Some(PeerFault::Busy) => return answer(near_read, near_write, Some(Outcome::Busy)).await,
+            Some(PeerFault::Closed) => return answer(near_read, near_write, Some(Outcome::Closed)).await,
             Some(PeerFault::Deaf) => return answer(near_read, near_write, None).await,
             _ => {}
         }

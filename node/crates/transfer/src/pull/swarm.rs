@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -83,7 +84,14 @@ struct Shared {
     news: mpsc::Sender<News>,
     /// Chunks came.
     changes: watch::Sender<()>,
+    /// Requests that a limit of this node may hold back.
+    at_gate: AtomicUsize,
+    /// Requests that a node was asked.
+    on_wire: AtomicUsize,
 }
+
+/// One more, for as long as this is held.
+struct Counted<'a>(&'a AtomicUsize);
 
 /// What tasks tell the loop.
 enum News {
@@ -97,8 +105,6 @@ enum News {
     Came { peer: NodeId, request: u64, index: u32 },
     /// A chunk is not what it must be, and was dropped.
     Damaged { peer: NodeId, request: u64, index: u32 },
-    /// A limit of this node keeps chunks back.
-    HeldBack,
     /// A request is over.
     Over { request: u64, outcome: Outcome },
     /// The disk did not keep a chunk.
@@ -113,6 +119,10 @@ struct Conduct {
     swarm: Swarm,
     silence: Duration,
     started: Instant,
+    /// When the swarm was last told something.
+    told_at: Instant,
+    /// How long limits of this node held everything back.
+    held_back: Duration,
     tick_at: Instant,
     assignments: watch::Receiver<Arc<Vec<Assignment>>>,
     /// Who is attended, and how that is ended.
@@ -143,7 +153,8 @@ pub(crate) async fn receive(receiving: Receiving, config: &Config, chaser: Chase
     let _offered = receiving.library.offer(receiving.part.clone());
     let (news, inbox) = mpsc::channel(NEWS_MAX);
     let (patience, changes) = (config.patience(), watch::Sender::new(()));
-    let shared = Arc::new(Shared { receiving, patience, news, changes });
+    let (at_gate, on_wire) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let shared = Arc::new(Shared { receiving, patience, news, changes, at_gate, on_wire });
     let mut conduct = Conduct::new(Arc::clone(&shared), config);
     let Receiving { part, place, board, .. } = &shared.receiving;
     tokio::select! {
@@ -192,6 +203,8 @@ impl Conduct {
             swarm: Swarm::new(rules, *own, stripe, have, *seed, 0),
             silence: Duration::from_millis(config.silence_ms),
             started: now,
+            told_at: now,
+            held_back: Duration::ZERO,
             tick_at: now,
             assignments,
             attended: BTreeMap::new(),
@@ -292,10 +305,6 @@ impl Conduct {
                 self.last = format!("node {peer}: chunk {index} was not what it must be");
                 self.tell(Event::Damaged { request, index })
             }
-            News::HeldBack => {
-                self.heard_at = Instant::now();
-                Vec::new()
-            }
             News::Over { request, outcome } => {
                 if outcome == Outcome::Closed {
                     // Its limit is no silence either.
@@ -334,8 +343,16 @@ impl Conduct {
         self.shared.changes.send_replace(());
     }
 
+    /// The swarm's clock stands while a limit of this node holds everything back: no node is late then, nor silent.
     fn tell(&mut self, event: Event) -> Vec<Action> {
-        self.swarm.apply(millis(self.started.elapsed()), event)
+        let now = Instant::now();
+        if self.shared.is_held_back() {
+            self.held_back += now.saturating_duration_since(self.told_at);
+            self.heard_at = now;
+        }
+        self.told_at = now;
+        let time = now.saturating_duration_since(self.started).saturating_sub(self.held_back);
+        self.swarm.apply(millis(time), event)
     }
 
     fn perform(&mut self, actions: Vec<Action>) {
@@ -409,6 +426,11 @@ impl Shared {
         self.receiving.part.spec()
     }
 
+    /// Whether all requests wait for a limit of this node.
+    fn is_held_back(&self) -> bool {
+        self.at_gate.load(Ordering::Relaxed) > 0 && self.on_wire.load(Ordering::Relaxed) == 0
+    }
+
     /// Keeps in touch with a node, until it is left.
     async fn attend(self: Arc<Self>, peer: NodeId, leave: CancellationToken) {
         let mut failures = 0;
@@ -475,9 +497,10 @@ impl Shared {
     async fn fetch(self: Arc<Self>, request: u64, peer: NodeId, link: Link, extent: Extent) {
         let size_bytes = self.blob().size_bytes;
         let bytes: u64 = extent.chunks().map(|index| length(size_bytes, index)).sum();
-        // Where the loop has more news than it can take it hears of this one soon enough.
-        let held_back = || drop(self.news.try_send(News::HeldBack));
-        self.receiving.gate.pass(bytes, held_back).await;
+        let waiting = Counted::new(&self.at_gate);
+        self.receiving.gate.pass(bytes, || ()).await;
+        drop(waiting);
+        let _on_wire = Counted::new(&self.on_wire);
         let Some(mut answer) = link.ask(self.blob(), extent).await else { return };
         // A link that ends is seen by whoever attends the node, and all its requests end with it.
         while let Some(came) = answer.next().await {
@@ -541,6 +564,21 @@ impl Shared {
             drop(self.news.send(News::Lost { index }).await);
         }
         Ok(chaser.finish())
+    }
+}
+
+// === impl Counted ===
+
+impl<'a> Counted<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

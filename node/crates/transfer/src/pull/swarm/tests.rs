@@ -269,6 +269,39 @@ async fn who_is_busy_is_asked_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_hands_out_nothing_at_this_time_is_waited_for() {
+    let world = World::new(3, &[TWO]).await;
+    world.peers.set_fault(TWO, Some(PeerFault::Closed));
+    let closed_for = Duration::from_secs(1_000);
+    let later = async {
+        sleep(closed_for).await;
+        world.peers.set_fault(TWO, None);
+        world.peers.cut(TWO);
+        std::future::pending::<()>().await;
+    };
+    let begun = Instant::now();
+    tokio::select! {
+        () = world.receive(1) => {}
+        () = later => {}
+    }
+    assert!(begun.elapsed() >= closed_for, "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_limit_of_this_node_keeps_back_is_no_silence() {
+    let world = World::new(12, &[TWO, THREE]).await;
+    // A chunk takes 64 seconds: eleven of them are longer than any silence, and the first is on credit.
+    let config = Config { limit_receive: "64KiB/s".to_owned(), ..Config::default() };
+    let (strain, clock) = (watch::Sender::new(false), ollamax_types::Clock::system());
+    let limits = Limits::new(&config, clock, |_| 0, strain.subscribe(), world.metrics.clone());
+    let gate = limits.gate(Class::Receive, name(), Arc::clone(&world.board));
+    let begun = Instant::now();
+    let fetched = Box::pin(receive(Receiving { gate, ..world.receiving(1) }, &world.config, Chaser::new()));
+    assert_eq!(timeout(LONG, fetched).await.expect("it ends"), Ok(world.own.spec.sha256));
+    assert!(begun.elapsed() > Duration::from_secs(10 * 64 - 70), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_flipped_byte_on_a_peers_disk_is_found_there_and_the_chunk_comes_from_elsewhere() {
     for seed in SEEDS {
         let world = World::new(6, &[TWO, THREE]).await;
