@@ -132,7 +132,7 @@ const NOTES: [&str; 14] = [
      memory; etcd takes a snapshot each 100000 entries, ours each 10000",
     "differs: etcd's certificate is made for the run with openssl (P-256), the keys of ours are the nodes' own",
     "default timeouts: a follower of etcd stands for election after 1.0 to 2.0 s (heartbeat 100 ms), one of ours after \
-     1.2 to 1.4 s (heartbeat 250 ms); 1 s timeouts: etcd the same, ours after 1.0 to 1.6 s (heartbeat 100 ms)",
+     1.15 to 1.3 s (heartbeat 250 ms); 1 s timeouts: etcd the same, ours after 1.0 to 1.6 s (heartbeat 100 ms)",
     "leader: all connections go to the leader; any node: to all nodes in turn, the first to a follower",
     "closed loads find the maximum; open ones ask both systems at a share of the slower one's best median, and latency \
      counts from the moment that was planned",

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use ollamax_types::{Clock, Digest, ModelName};
 
-use crate::fake_ollama::answer::{Ask, fail, object, respond};
+use crate::fake_ollama::answer::{Ask, object, respond};
 use crate::fake_ollama::request::{Fields, Refused, name, refuse};
 use crate::fake_ollama::script::{ModelScript, Script};
 use crate::fake_ollama::{Shared, lock, shelf, text};

@@ -41,7 +41,7 @@ impl Default for Config {
         Self {
             heartbeat_ms: 250,
             election_min_ms: 500,
-            election_max_ms: 700,
+            election_max_ms: 650,
             snapshot_every: 10_000,
             keep_log: 5_000,
             append_entries_max: 300,

@@ -169,7 +169,7 @@ impl Report {
     fn learn(&mut self, known: &Known) {
         fill_resident(&mut self.resident, known);
         if let Some(models) = self.models.as_mut().filter(|models| models.iter().any(|model| learns(model, known))) {
-            fill_models(Arc::make_mut(models), known);
+            fill_models(Arc::make_mut(models).as_mut_slice(), known);
         }
     }
 }
