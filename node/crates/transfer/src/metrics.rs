@@ -17,9 +17,9 @@
 //! | `ollamax_transfer_wishes` | wishes | `state`: held, under_way, impossible, failed | of the cluster, where it leads |
 //! | `ollamax_transfer_origin_retries_total` | attempts | `reason`: cut, stalled, busy, refused | in vain |
 //! | `ollamax_transfer_chunks_damaged_total` | chunks | – | that a disk gave back other than they were |
-//! | `ollamax_transfer_moved_bytes_total` | bytes | `class`: origin, receive, send, lab; `urgency` | that limits let pass |
-//! | `ollamax_transfer_limited_seconds_total` | seconds | `class` | that bytes were held back by limits |
-//! | `ollamax_transfer_strained` | – | – | 1 while the cluster's log waits for its disk and files are written slowly |
+//! | `ollamax_transfer_moved_bytes_total` | bytes | `class`, `urgency`: asked, background | that limits let pass |
+//! | `ollamax_transfer_limited_seconds_total` | seconds | `class` | that limits held bytes back |
+//! | `ollamax_transfer_strained` | – | – | 1 while the cluster's log waits for its disk |
 //! | `ollamax_transfer_staged_bytes` | bytes | – | that files on their way took when a pull ended last |
 
 use std::time::Duration;
