@@ -16,6 +16,7 @@ use crate::client;
 use crate::error::{Failure, request_id};
 use crate::{output, text};
 
+mod limit;
 mod pull;
 
 /// Bytes of one message.
@@ -35,6 +36,7 @@ pub(crate) async fn run(global: &Global, command: ModelCommand) -> Result<(), Fa
         ModelCommand::Pull(args) if args.cancel => pull::cancel(global, &args).await,
         ModelCommand::Pull(args) => pull::run(global, &args).await,
         ModelCommand::Pulls => pull::list(global).await,
+        ModelCommand::Limit { name, rate } => limit::run(global, &name, rate).await,
     }
 }
 

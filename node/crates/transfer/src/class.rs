@@ -18,13 +18,23 @@ pub(crate) enum Class {
 impl Class {
     pub(crate) const ALL: [Self; 4] = [Self::Origin, Self::Receive, Self::Send, Self::Lab];
 
-    /// As metrics and the configuration call it.
+    /// As metrics call it.
     pub(crate) const fn word(self) -> &'static str {
         match self {
             Self::Origin => "origin",
             Self::Receive => "receive",
             Self::Send => "send",
             Self::Lab => "lab",
+        }
+    }
+
+    /// The setting with its limit.
+    pub(crate) const fn key(self) -> &'static str {
+        match self {
+            Self::Origin => "transfer.limit_origin",
+            Self::Receive => "transfer.limit_receive",
+            Self::Send => "transfer.limit_send",
+            Self::Lab => "transfer.limit_lab",
         }
     }
 

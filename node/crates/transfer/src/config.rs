@@ -150,7 +150,7 @@ impl Config {
         let mut problems = Vec::new();
         for class in Class::ALL {
             if let Err(problem) = self.limit_of(class).parse::<Limit>() {
-                problems.push(format!("transfer.limit_{}: {problem}", class.word()));
+                problems.push(format!("{}: {problem}", class.key()));
             }
         }
         if !self.limit_background.is_empty()

@@ -36,6 +36,8 @@ const BYTES_PER_SECOND_PER_STREAM: u64 = 1 << 20;
 /// A class of which nothing moves just now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClosedClass {
+    /// The setting that says so.
+    pub key: &'static str,
     /// In words, for people.
     pub what: &'static str,
     /// The minute of the day in which it opens; `None`: it does not.
@@ -149,7 +151,9 @@ impl Limits {
     /// The classes of which nothing moves just now.
     pub(crate) fn closed(&self) -> Vec<ClosedClass> {
         let closed = Class::ALL.into_iter().filter(|class| self.is_closed(*class));
-        closed.map(|class| ClosedClass { what: class.what(), until_minute: self.until_minute(class) }).collect()
+        let told =
+            |class: Class| ClosedClass { key: class.key(), what: class.what(), until_minute: self.until_minute(class) };
+        closed.map(told).collect()
     }
 
     /// Returns when so many bytes of something that has begun may move. That its class is closed meanwhile does not

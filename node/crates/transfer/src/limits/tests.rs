@@ -62,7 +62,8 @@ async fn a_closed_class_opens_by_itself_and_what_has_begun_ends() {
     let limits = limits(&config, &clock, false);
     let gate = gate(&limits);
     assert!(gate.is_closed() && !limits.is_closed(Class::Send));
-    let closed = ClosedClass { what: "transfers from registries", until_minute: Some(18 * 60) };
+    let (key, what) = ("transfer.limit_origin", "transfers from registries");
+    let closed = ClosedClass { key, what, until_minute: Some(18 * 60) };
     assert_eq!(limits.closed(), [closed]);
     assert_eq!(took_ms(gate.pass_begun(CHUNK, || ())).await, 0);
     let opened = async {
