@@ -356,7 +356,7 @@ mod tests {
                 std::fs::set_permissions(&place, std::fs::Permissions::from_mode(mode)).expect("ours");
             };
             set(0o000);
-            let found = look_into(ModelPlace::Store(place.join(".ollama/models")), None);
+            let found = look_into(ModelPlace::Store(place.join(".ollama/models")), None, Err("no runtime".to_owned()));
             set(0o700);
             assert!(matches!(&found, ModelStore::Shut { folder, .. } if *folder == place), "{found:?}");
         }

@@ -97,7 +97,8 @@ fn to_record(listed: &ModelRecord, recorded: Option<&ModelRecord>, abilities: Op
     }
     let sources = abilities.map(|abilities| {
         let configuration: &[String] = abilities.get(&model.digest).copied().unwrap_or_default();
-        [configuration, &listed.capabilities[..], same.map_or(&[][..], |recorded| &recorded.capabilities[..])]
+        let kept = same.map(|recorded| &recorded.capabilities[..]).unwrap_or_default();
+        [configuration, &listed.capabilities[..], kept]
     });
     let told = sources.into_iter().flatten().find(|words| !words.is_empty());
     model.capabilities = told.map(<[String]>::to_vec).unwrap_or_default();

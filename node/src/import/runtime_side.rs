@@ -158,7 +158,11 @@ async fn forget_offers<S: ModelStore>(store: &S, shelf: Option<&Shelf>) -> Resul
     let is_offered = |name: &ModelName| shelf.is_some_and(|shelf| shelf.has(name));
     for step in plan::forget_offers(&store.list().await?, is_offered) {
         tracing::info!(?step, "forget what was offered to the runtime");
-        store.take_step(&step).await?;
+        match store.take_step(&step).await {
+            // The pull that offered it was just at that too.
+            Err(error) if error.code() == ErrorCode::ModelNotFound => {}
+            taken => taken?,
+        }
     }
     Ok(())
 }

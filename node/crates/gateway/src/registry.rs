@@ -35,6 +35,8 @@ use crate::metrics::Metrics;
 const CONNECTIONS_MAX: usize = 64;
 /// For a head, and for an idle connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// For connections that are open and idle to end by themselves. What is on its way is cut then.
+const GRACE: Duration = Duration::from_millis(100);
 /// What is said of whatever is not offered.
 const ABSENT: &str = "404 page not found";
 const MANIFEST_TYPE: &str = "application/vnd.docker.distribution.manifest.v2+json";
@@ -92,9 +94,9 @@ impl Door {
         self.address
     }
 
-    /// Serves a shelf in `tasks` until `stop`, which cuts what is on its way.
+    /// Serves a shelf in `tasks` until `stop`, which soon cuts what is on its way.
     pub fn spawn(self, shelf: &Shelf, tasks: &TaskTracker, stop: &CancellationToken) {
-        let limits = Limits { connections_max: CONNECTIONS_MAX, head_timeout: HEAD_TIMEOUT, grace: Duration::ZERO };
+        let limits = Limits { connections_max: CONNECTIONS_MAX, head_timeout: HEAD_TIMEOUT, grace: GRACE };
         // The metrics of the clients' door count clients.
         let metrics = Metrics::register(&Registry::new()).expect("an empty registry takes them");
         for listener in self.listeners {

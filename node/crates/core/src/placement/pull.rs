@@ -5,7 +5,8 @@
 //! where nobody else is fit it stays, and so do the others. What passes by itself moves nothing: a runtime that starts
 //! again, a node that is being emptied. The room of a planned node is its own to judge, as what has come already lies
 //! on its disk. A node that told such a failure is not planned again in its round. A round is over when whoever is
-//! alive of its targets has the model: a node that falls silent afterwards makes no new copy.
+//! alive of its targets has the model: a node that falls silent afterwards makes no new copy, and neither does a copy
+//! that a person removed, or that went with a store which is not there just now.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -144,7 +145,13 @@ impl Round<'_> {
     fn is_over(&self, plan: &Plan) -> bool {
         let is_away = |node: NodeId| self.sites.get(&node).is_none_or(|site| site.health == Health::Dead);
         let mut targets = plan.targets.iter().copied();
-        targets.clone().any(|node| self.has(node)) && targets.all(|node| self.has(node) || is_away(node))
+        targets.clone().any(|node| self.has(node))
+            && targets.all(|node| self.has(node) || is_away(node) || self.was_given_up(node))
+    }
+
+    /// Whether a person removed the copy there, or the store with it is not there just now.
+    fn was_given_up(&self, node: NodeId) -> bool {
+        self.wish.failures.get(&node).is_some_and(|failure| failure.code == ErrorCode::PullCancelled)
     }
 
     /// The targets in their order, with others in the places of those that are out.

@@ -278,20 +278,20 @@ impl Pull {
 
     /// Fetches what is missing of a part, and gives the digest of the whole file.
     pub(super) async fn fetch_part(&self, part: &Part, place: &str, chaser: Chaser) -> Result<Digest, PullError> {
-        let Course::Wished(wished) = &self.course else { return self.from_origin(part, place, chaser).await };
+        let Course::Wished(wished) = &self.course else { return self.fetch_from_origin(part, place, chaser).await };
         let have = part.have();
         if have.ones() == have.len() {
             // Nobody is asked for anything: it is hashed to its end.
-            return self.from_origin(part, place, chaser).await;
+            return self.fetch_from_origin(part, place, chaser).await;
         }
         if wished.is_from_nodes() {
             let tree = self.proved_tree(wished, part.spec()).await?;
-            return self.from_nodes(wished, part, tree, place, chaser).await;
+            return self.fetch_from_nodes(wished, part, tree, place, chaser).await;
         }
         let Some(tree) = self.tree_soon(wished, part.spec()).await else {
-            return self.from_origin(part, place, chaser).await;
+            return self.fetch_from_origin(part, place, chaser).await;
         };
-        let error = match self.from_nodes(wished, part, tree, place, chaser).await {
+        let error = match self.fetch_from_nodes(wished, part, tree, place, chaser).await {
             Ok(digest) => return Ok(digest),
             Err(error) if error.code() == ErrorCode::OriginFailed => error,
             Err(error) => return Err(error),
@@ -299,10 +299,10 @@ impl Pull {
         let blob = part.spec().sha256.short();
         tracing::info!(model = %self.spec.name, blob, %error, "no node has all of a file; the registry is asked");
         let chaser = resume::look_through(part, place, &self.board, &self.means.metrics).await?;
-        self.from_origin(part, place, chaser).await
+        self.fetch_from_origin(part, place, chaser).await
     }
 
-    async fn from_origin(&self, part: &Part, place: &str, chaser: Chaser) -> Result<Digest, PullError> {
+    async fn fetch_from_origin(&self, part: &Part, place: &str, chaser: Chaser) -> Result<Digest, PullError> {
         let means = &self.means;
         let source = fetch::Source {
             origin: Arc::clone(&means.origin),
@@ -336,7 +336,7 @@ impl Pull {
         found
     }
 
-    async fn from_nodes(
+    async fn fetch_from_nodes(
         &self,
         wished: &Wished,
         part: &Part,

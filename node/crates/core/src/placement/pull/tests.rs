@@ -180,7 +180,7 @@ fn who_cannot_go_on_gives_way() {
         check("a target that told why", &failed(wish(), 2, code), &all, &plan(1, &[1, 3]));
     }
     let removed = failed(resolved(wish()), 2, ErrorCode::PullCancelled);
-    check("a copy that a person removed", &removed, &[holder(1), two.clone(), three.clone()], &plan(1, &[1, 3]));
+    check("a copy that a person removed", &removed, &[one.clone(), two.clone(), three.clone()], &plan(1, &[1, 3]));
     let apart = planned(wish(), 4, &[1, 2]);
     check("an ingester that is no target stays", &apart, &[one.clone(), two.clone(), site(4)], &Planned::Nothing);
     check("while it is there", &apart, &[one.clone(), two.clone(), dead(4)], &plan(1, &[1, 2]));
@@ -224,6 +224,13 @@ fn a_round_is_over_when_whoever_is_alive_has_the_model() {
     check("all that had it died", &wish(), &[Site { holds: true, ..dead(1) }, lost(), site(3)], &Planned::Nothing);
     let told = failed(wish(), 2, ErrorCode::DiskFull);
     check("who has it has not failed", &told, &[holder(1), holder(2), site(3)], &Planned::Nothing);
+    let removed = failed(wish(), 2, ErrorCode::PullCancelled);
+    check(
+        "a copy was removed by hand, or its store is away",
+        &removed,
+        &[holder(1), site(2), site(3)],
+        &Planned::Nothing,
+    );
     let unresolved = Wish { digest: None, ..wish() };
     let sites = [Site { holds: true, ..dead(1) }, holder(2), site(3)];
     check("an old version is none", &unresolved, &sites, &plan(2, &[3, 2]));
