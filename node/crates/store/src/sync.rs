@@ -217,3 +217,20 @@ impl Syncer {
         self.shared.high_water.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_sync_is_told_once_and_one_that_runs_at_any_time() {
+        let times = SyncTimes::default();
+        assert_eq!(times.take_longest(), None);
+        times.begin();
+        let running = times.take_longest();
+        assert!(running.is_some() && times.take_longest() >= running, "it goes on");
+        times.end();
+        assert!(times.take_longest() >= running);
+        assert_eq!(times.take_longest(), None);
+    }
+}

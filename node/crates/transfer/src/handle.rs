@@ -124,9 +124,9 @@ impl Handle {
     /// off, until `stop`.
     #[must_use]
     pub fn start(config: Config, parts: Parts, tasks: &TaskTracker, stop: CancellationToken) -> Self {
-        let Parts { node, clock, data_dir, origin, runtime, others, peers, ledger, seed, .. } = parts;
-        let Parts { minute_of_week, strain, metrics, .. } = parts;
-        let limits = Limits::new(&config, clock.clone(), minute_of_week, strain, metrics.clone());
+        let (minute_of_week, strain) = (parts.minute_of_week, parts.strain.clone());
+        let limits = Limits::new(&config, parts.clock.clone(), minute_of_week, strain, parts.metrics.clone());
+        let Parts { node, clock, data_dir, origin, runtime, others, peers, ledger, seed, metrics, .. } = parts;
         let folder = data_dir.join("transfer");
         let (sender, adopted) = watch::channel(Arc::default());
         let (fetching, pulling) = watch::channel(0);
