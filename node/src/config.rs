@@ -71,6 +71,8 @@ pub(crate) struct NodeConfig {
     pub(crate) scheduler: scheduler::Config,
     /// Model files.
     pub(crate) transfer: transfer::Config,
+    /// The registry for machines that are no members.
+    pub(crate) registry: gateway::RegistryConfig,
     /// Joining without an administrator.
     pub(crate) cluster: ClusterSection,
     /// Backups of the replicated state.
@@ -232,6 +234,7 @@ impl NodeConfig {
             self.raft.validate(),
             self.scheduler.validate(),
             self.transfer.validate(),
+            self.registry.validate(),
         ];
         let lines = crates.into_iter().flatten().chain(store).chain(self.own_problems());
         lines.map(|line| split(&line)).collect()

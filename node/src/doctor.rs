@@ -19,13 +19,14 @@ use tokio::time::{Instant, timeout};
 use ollamax_blobs::{Access, Owner, Store};
 use ollamax_core::catalog::{Member, read};
 use ollamax_core::health::Health;
+use ollamax_gateway::RegistryConfig;
 use ollamax_net::{Class, NetHandle};
 use ollamax_outbound::{Environment, Report, RuntimeHandle};
 use ollamax_proto::v1::join_client::JoinClient;
 use ollamax_proto::v1::{Check, DoctorReply, ReachBackRequest};
 use ollamax_store::Space;
 use ollamax_transfer::{Adopted, Shelf};
-use ollamax_types::{Digest, Gpu};
+use ollamax_types::{Digest, Gpu, Role};
 
 use crate::adapters::store_over_runtime::shelf_for;
 use crate::model_place::{ModelPlace, model_place};
@@ -33,7 +34,7 @@ use crate::slot::{MemberEngines, Slot};
 
 mod verdict;
 
-use verdict::{Driver, Files, ModelStore, Port, Quorum, ReachBack};
+use verdict::{Driver, Files, Lending, ModelStore, Port, Quorum, ReachBack};
 
 /// Syncs that are measured.
 const FSYNC_PROBES: usize = 11;
@@ -65,6 +66,10 @@ pub(crate) struct Doctor {
     pub(crate) environment: Environment,
     /// From where the runtime fetches what this node may not put into its store.
     pub(crate) shelf: Option<Shelf>,
+    /// Where the `registry` listener is bound, if it is.
+    pub(crate) registry: Option<SocketAddr>,
+    /// Whom it serves.
+    pub(crate) registry_config: RegistryConfig,
 }
 
 // === impl Doctor ===
@@ -74,8 +79,9 @@ impl Doctor {
     pub(crate) async fn check(&self) -> DoctorReply {
         let engines = self.slot.get();
         let report = self.runtime.report().borrow().clone();
-        let (ports, back, others, fsync, store) = tokio::join!(
+        let (ports, lending, back, others, fsync, store) = tokio::join!(
             self.ports(),
+            self.lending(engines.as_ref()),
             self.reach_back(engines.as_ref()),
             self.reachability(engines.as_ref()),
             self.fsync(),
@@ -91,6 +97,7 @@ impl Doctor {
             verdict::runtime(&report),
             verdict::gpu(&self.driver(), &report),
             verdict::model_store(&store),
+            verdict::registry(lending.as_ref()),
         ];
         checks.extend(others);
         DoctorReply { checks }
@@ -105,13 +112,25 @@ impl Doctor {
             let Some(end) = end.map(from_here) else {
                 return Port { name, address: "no TCP address".to_owned(), problem: Some("it is not open".to_owned()) };
             };
-            let problem = match timeout(REACH_TIMEOUT, TcpStream::connect(end)).await {
-                Ok(connected) => connected.err().map(|error| error.to_string()),
-                Err(_) => Some(silence()),
-            };
-            Port { name, address: end.to_string(), problem }
+            Port { name, address: end.to_string(), problem: deaf(end).await }
         }))
         .await
+    }
+
+    /// Connects to the registry for machines that are no members.
+    async fn lending(&self, engines: Option<&MemberEngines>) -> Option<Lending> {
+        let address = self.registry?;
+        let role = engines.and_then(|engines| {
+            let own = read::member(&*engines.metadata.view(), engines.node).ok().flatten()?;
+            Some(own.role)
+        });
+        Some(Lending {
+            address,
+            problem: deaf(from_here(address)).await,
+            networks: self.registry_config.allow.len(),
+            has_tls: self.registry_config.has_tls(),
+            is_gateway: role == Some(Role::Gateway),
+        })
     }
 
     /// Has one member that is alive connect back to each address that this node advertises.
@@ -273,6 +292,14 @@ fn tcp_address(multiaddr: &str) -> Option<SocketAddr> {
 fn from_here(bound: SocketAddr) -> SocketAddr {
     let ip = if bound.ip().is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { bound.ip() };
     SocketAddr::new(ip, bound.port())
+}
+
+/// Why a listener of this node does not answer.
+async fn deaf(end: SocketAddr) -> Option<String> {
+    match timeout(REACH_TIMEOUT, TcpStream::connect(end)).await {
+        Ok(connected) => connected.err().map(|error| error.to_string()),
+        Err(_) => Some(silence()),
+    }
 }
 
 fn silence() -> String {

@@ -59,6 +59,8 @@ use crate::unattended;
 
 /// Streams for chunks that members have opened and that nobody has taken yet.
 const BULK_WAITING_MAX: usize = 64;
+/// How long machines that are no members may finish what they fetch when the node stops; they fetch the rest later.
+const REGISTRY_GRACE: Duration = Duration::from_secs(5);
 /// How long connections and tasks may take to end after the grace is over.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(8);
 
@@ -78,6 +80,7 @@ struct Opened {
     dir: DataDir,
     key: NodeKey,
     api: TcpListener,
+    registry: Option<TcpListener>,
     admin: UnixListener,
     service: NetService,
     net: NetHandle,
@@ -146,7 +149,7 @@ pub(crate) async fn run(start: Start) -> anyhow::Result<()> {
 
 /// Ties everything together and opens the doors. What comes out is not a member of anything yet.
 fn assemble(shared: &Shared, opened: Opened) -> anyhow::Result<(Arc<Node>, JoinHandle<()>)> {
-    let Opened { dir, key, api, admin, service, net } = opened;
+    let Opened { dir, key, api, registry, admin, service, net } = opened;
     let Shared { start, tasks, stops, .. } = shared;
     let bound = api.local_addr()?;
     let api_url = format!("http://{bound}");
@@ -180,16 +183,22 @@ fn assemble(shared: &Shared, opened: Opened) -> anyhow::Result<(Arc<Node>, JoinH
             data_dir: start.data_dir.clone(),
             environment: around.environment.clone(),
             shelf: around.shelf.clone(),
+            registry: registry.as_ref().map(TcpListener::local_addr).transpose()?,
+            registry_config: start.config.registry.clone(),
         },
         backups: make_backups(shared, &around)?,
         exit: stops.exit.clone(),
         fatal: watch::Sender::new(None),
         around,
     });
+    let clients = Arc::new(clients(&node, disk));
+    if let Some(registry) = registry {
+        spawn_registry(shared, registry, Arc::clone(&clients))?;
+    }
     let door = gateway::http::Door {
         listener: api,
         config: start.config.api.clone(),
-        node: Arc::new(clients(&node, disk)),
+        node: clients,
         registry: shared.registry.clone(),
         grace: Duration::from_secs(start.config.shutdown.grace_s),
     };
@@ -285,19 +294,16 @@ async fn open(
     }
     let dir = DataDir::open(data_dir, Incarnation(ollamax_security::random_bytes()?))?;
     let key = NodeKey::load_or_create(&dir.root().join("keys").join("node.key"))?;
-    let listen = config.api.listen_address().ok_or_else(|| anyhow::anyhow!("api.listen: not an address"))?;
-    let api = gateway::http::bind(listen).map_err(|error| {
-        anyhow::anyhow!(
-            "listen on {listen} (api.listen): {error}\ntry: stop what uses the port, or set another with --api.listen"
-        )
-    })?;
+    let address = config.api.listen_address().ok_or_else(|| anyhow::anyhow!("api.listen: not an address"))?;
+    let api = listen("api.listen", address)?;
+    let registry = config.registry.listen_address().map(|address| listen("registry.listen", address)).transpose()?;
     let net_config = net::Config { peer: config.peer.clone(), p2p: config.p2p.clone() };
     let (service, net) =
         NetService::bind(net_config, key.clone(), tasks.clone(), stop.clone()).await.map_err(|error| {
             anyhow::anyhow!("{error}\ntry: stop what uses the port, or set another in the configuration")
         })?;
     let admin = admin_socket::bind(&dir.root().join("admin.sock"), &config.node.admin_group)?;
-    Ok(Opened { dir, key, api, admin, service, net })
+    Ok(Opened { dir, key, api, registry, admin, service, net })
 }
 
 /// A new node whose ports are taken leaves no directory behind.
@@ -306,15 +312,39 @@ fn probe_ports(config: &NodeConfig) -> anyhow::Result<()> {
         ("api.listen", config.api.listen_address()),
         ("peer.listen", Some(config.peer.listen)),
         ("p2p.listen", Some(config.p2p.listen)),
+        ("registry.listen", config.registry.listen_address()),
     ];
     for (key, address) in listeners.into_iter().filter_map(|(key, address)| Some((key, address?))) {
-        gateway::http::bind(address).map_err(|error| {
-            anyhow::anyhow!(
-                "listen on {address} ({key}): {error}\ntry: stop what uses the port, or set another with --{key}"
-            )
-        })?;
+        listen(key, address)?;
     }
     Ok(())
+}
+
+/// Opens the listener that a key sets.
+fn listen(key: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    gateway::http::bind(address).map_err(|error| {
+        anyhow::anyhow!(
+            "listen on {address} ({key}): {error}\ntry: stop what uses the port, or set another with --{key}"
+        )
+    })
+}
+
+/// Opens the registry for machines that are no members.
+fn spawn_registry(shared: &Shared, listener: TcpListener, node: Arc<ClientsOverSlot>) -> anyhow::Result<()> {
+    let Shared { start, registry, tasks, stops, .. } = shared;
+    let door = gateway::lab::Door {
+        listener,
+        config: start.config.registry.clone(),
+        node,
+        registry: registry.clone(),
+        grace: REGISTRY_GRACE.min(Duration::from_secs(start.config.shutdown.grace_s)),
+    };
+    // The task is tracked; nothing waits for it but the end of the process.
+    match gateway::lab::spawn(door, tasks, stops.api.clone()) {
+        Ok(_) => Ok(()),
+        Err(gateway::lab::OpenError::Tls(error)) => Err(anyhow::anyhow!("{error}\ntry: {}", error.remedy())),
+        Err(error) => Err(error.into()),
+    }
 }
 
 fn spawn_runtime(shared: &Shared, dir: &DataDir, net: &NetHandle, api_url: &str) -> anyhow::Result<RuntimeHandle> {

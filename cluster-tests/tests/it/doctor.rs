@@ -13,8 +13,19 @@ use crate::model_owners::PATIENCE;
 
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 /// Every check. What `disk`, `gpu` and `model_store` find depends on the machine.
-const CHECKS: [&str; 10] =
-    ["clock", "disk", "fsync", "gpu", "model_store", "ports", "quorum", "reach_back", "reachability", "runtime"];
+const CHECKS: [&str; 11] = [
+    "clock",
+    "disk",
+    "fsync",
+    "gpu",
+    "model_store",
+    "ports",
+    "quorum",
+    "reach_back",
+    "reachability",
+    "registry",
+    "runtime",
+];
 
 /// What was found, by check.
 type Found = BTreeMap<String, Value>;
@@ -58,7 +69,7 @@ async fn doctor_finds_what_is_well_and_what_is_not() -> Result<()> {
         .start()
         .await?;
     let alone = doctor(&cluster, 0).await.context("before it belongs to a cluster")?;
-    for id in ["clock", "quorum", "reach_back", "reachability"] {
+    for id in ["clock", "quorum", "reach_back", "reachability", "registry"] {
         check(&alone, id, &["skipped"])?;
     }
 

@@ -44,6 +44,7 @@ mod pull_from_a_registry;
 mod pull_full_disk;
 mod pull_resumes;
 mod reach_back;
+mod registry_for_the_lab;
 mod removed_member;
 mod request_ids;
 mod runtime_prunes_meanwhile;

@@ -114,8 +114,9 @@ fn a_half_written_file_is_one_clear_line_with_its_place() {
 #[test]
 fn bad_values_of_all_crates_are_reported_at_once() {
     let toml = "[node]\nname = \"a b\"\n[raft]\nheartbeat_ms = 1\n[peer]\nconnect_timeout_ms = 0\n[log]\nlevel = \"trace\"\n\
-                [shutdown]\ngrace_s = 99999\n[cluster]\nrole = \"boss\"\nseeds = [\"b.lan\"]\n";
-    let problems = load(toml).expect_err("seven problems");
+                [shutdown]\ngrace_s = 99999\n[cluster]\nrole = \"boss\"\nseeds = [\"b.lan\"]\n\
+                [registry]\nallow = [\"lab\"]\n";
+    let problems = load(toml).expect_err("eight problems");
     let subjects: Vec<&str> = problems.iter().map(|problem| problem.subject.as_str()).collect();
     for key in [
         "node.name",
@@ -125,6 +126,7 @@ fn bad_values_of_all_crates_are_reported_at_once() {
         "shutdown.grace_s",
         "cluster.role",
         "cluster.seeds",
+        "registry.allow",
     ] {
         assert!(subjects.contains(&key), "{key} in {problems:?}");
     }

@@ -127,6 +127,21 @@ pub(super) struct Files {
     pub(super) damaged: BTreeMap<String, Vec<String>>,
 }
 
+/// The registry for machines that are no members.
+#[derive(Debug, Clone)]
+pub(super) struct Lending {
+    /// Where it is bound.
+    pub(super) address: SocketAddr,
+    /// Why nothing answered there.
+    pub(super) problem: Option<String>,
+    /// How many networks may ask.
+    pub(super) networks: usize,
+    /// Whether TLS is spoken.
+    pub(super) has_tls: bool,
+    /// Whether this node keeps no models.
+    pub(super) is_gateway: bool,
+}
+
 /// Whether changes can be made; `None` without a cluster. Where they cannot, how old this node's state is.
 pub(super) fn quorum(found: Option<Quorum>) -> Check {
     let Some(Quorum { leader, has_quorum, voters, applied, silent_ms }) = found else {
@@ -390,6 +405,24 @@ fn damaged(Files { path, damaged, .. }: &Files) -> Check {
     let fix = "remove these models at their runtime and fetch them again: OLLAMA_HOST=<the runtime's address> ollama \
                rm NAME; ollamax model pull NAME. Then watch that disk";
     check("model_store", Outcome::Fail, found, fix)
+}
+
+/// What the registry for machines that are no members gives; `None`: it is off.
+pub(super) fn registry(lending: Option<&Lending>) -> Check {
+    let Some(Lending { address, problem, networks, has_tls, is_gateway }) = lending else {
+        return skipped("registry", "it is off: registry.listen is empty");
+    };
+    if let Some(problem) = problem {
+        let fix = "see whether this machine's firewall cuts off its own ports; then restart ollamax-node";
+        return check("registry", Outcome::Fail, format!("{address}: {problem}"), fix);
+    }
+    let how = if *has_tls { "over TLS" } else { "plain" };
+    let found = format!("answers at {address} to {networks} networks, {how}");
+    if *is_gateway {
+        let found = format!("{found}; but a gateway keeps no models, and so has none to give");
+        return check("registry", Outcome::Warn, found, "set registry.listen on a node that keeps models, not here");
+    }
+    check("registry", Outcome::Ok, found, "")
 }
 
 fn is_loopback(address: &str) -> bool {

@@ -2,6 +2,7 @@
 
 use std::future::ready;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use tokio_util::sync::CancellationToken;
@@ -74,6 +75,14 @@ async fn registry() -> Registry {
         stop: stop.clone(),
     });
     let handle = handle.await.expect("opens");
+    let door = gateway::lab::Door {
+        listener: gateway::http::bind("127.0.0.1:0".parse().expect("an address")).expect("a free port"),
+        config: gateway::RegistryConfig::default(),
+        node: Arc::new(gateway::mem::MemNode::new("n1")),
+        registry: registry.clone(),
+        grace: Duration::ZERO,
+    };
+    drop(gateway::lab::spawn(door, &tasks, stop.clone()).expect("it opens"));
     let (scheduler, transfer) = (scheduler::Metrics::default(), transfer::Metrics::default());
     let registered = member::register(&handle, &scheduler, &transfer, &registry);
     registered.expect("new names");

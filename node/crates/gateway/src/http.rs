@@ -32,7 +32,7 @@ use crate::metrics::Metrics;
 use crate::ports::Node;
 
 mod body;
-mod edge;
+pub(crate) mod edge;
 mod ending;
 mod health;
 mod infer;
@@ -44,6 +44,7 @@ mod serve;
 mod unserved;
 
 pub use serve::{ClientAddress, Limits, Stopping, serve};
+pub(crate) use serve::{LocalAddress, Serving, serve_with};
 
 /// Names who answered, on every answer.
 pub const NODE_HEADER: &str = "x-ollamamax-node";

@@ -5,6 +5,7 @@ pub mod config;
 pub mod error;
 pub mod grpc;
 pub mod http;
+pub mod lab;
 pub mod mem;
 pub mod metrics;
 pub mod ports;
@@ -14,4 +15,5 @@ mod order;
 
 pub use config::{Config, Pull};
 pub use error::{ApiError, Shape};
+pub use lab::Config as RegistryConfig;
 pub use metrics::Metrics;

@@ -26,6 +26,15 @@ pub struct Metrics {
     pub(crate) refused: IntCounter,
 }
 
+/// Where the connections of a listener are counted.
+#[derive(Debug, Clone)]
+pub(crate) struct Counts {
+    /// Those that are open.
+    pub(crate) connections: IntGauge,
+    /// Those too many.
+    pub(crate) refused: IntCounter,
+}
+
 // === impl Metrics ===
 
 impl Metrics {
@@ -61,5 +70,10 @@ impl Metrics {
         registry.register(Box::new(metrics.connections.clone()))?;
         registry.register(Box::new(metrics.refused.clone()))?;
         Ok(metrics)
+    }
+
+    /// Where the door's connections are counted.
+    pub(crate) fn counts(&self) -> Counts {
+        Counts { connections: self.connections.clone(), refused: self.refused.clone() }
     }
 }

@@ -15,8 +15,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::header::{self, HeaderName};
-use axum::http::{HeaderValue, Method, Response, StatusCode};
+use axum::http::{Method, Response, StatusCode, header};
 use bytes::Bytes;
 use futures::stream;
 use prometheus::Registry;
@@ -26,10 +25,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use ollamax_transfer::{Shelf, Ware};
-use ollamax_types::Digest;
 
 use crate::http::{self, Limits, plain};
 use crate::metrics::Metrics;
+use crate::registry::words::{DIRECT, FILE_TYPE, MANIFEST_TYPE, Wanted, ranged, redirect, sized, typed, wanted, with};
+
+pub(crate) mod words;
 
 /// Connections at once. Ollama opens sixteen for a file.
 const CONNECTIONS_MAX: usize = 64;
@@ -39,35 +40,12 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 const GRACE: Duration = Duration::from_millis(100);
 /// What is said of whatever is not offered.
 const ABSENT: &str = "404 page not found";
-const MANIFEST_TYPE: &str = "application/vnd.docker.distribution.manifest.v2+json";
-const FILE_TYPE: &str = "application/octet-stream";
-/// The query of an address at which a file is sent.
-const DIRECT: &str = "direct=1";
-/// Hexadecimal digits of a digest.
-const DIGEST_DIGITS: usize = 64;
 
 /// The listeners, bound and not yet served.
 #[derive(Debug)]
 pub struct Door {
     address: SocketAddr,
     listeners: Vec<TcpListener>,
-}
-
-/// What is asked for.
-#[derive(Debug, PartialEq, Eq)]
-enum Wanted<'a> {
-    Root,
-    Manifest { namespace: &'a str, model: &'a str, tag: &'a str },
-    File { namespace: &'a str, model: &'a str, sha256: Digest },
-    Nothing,
-}
-
-/// Which bytes of a file are asked for.
-#[derive(Debug, PartialEq, Eq)]
-enum Ranged {
-    Whole,
-    Part(Range<u64>),
-    Beyond,
 }
 
 /// A file, and what is still to be sent of it.
@@ -146,63 +124,12 @@ fn answer(shelf: &Shelf, request: &Request) -> Response<Body> {
     }
 }
 
-fn wanted(path: &str) -> Wanted<'_> {
-    let parts: Vec<&str> = path.split('/').collect();
-    match parts[..] {
-        ["", "v2"] | ["", "v2", ""] => Wanted::Root,
-        ["", "v2", namespace, model, "manifests", tag] => Wanted::Manifest { namespace, model, tag },
-        ["", "v2", namespace, model, "blobs", digest] => match digest_of(digest) {
-            Some(sha256) => Wanted::File { namespace, model, sha256 },
-            None => Wanted::Nothing,
-        },
-        _ => Wanted::Nothing,
-    }
-}
-
-fn digest_of(text: &str) -> Option<Digest> {
-    let digits = text.strip_prefix("sha256:").filter(|digits| digits.len() == DIGEST_DIGITS)?;
-    digits.parse().ok()
-}
-
-/// The bytes that a `Range` header means. One that is not understood, or means several ranges, is as if it were not
-/// there.
-fn ranged(header: Option<&str>, size_bytes: u64) -> Ranged {
-    let text = header.and_then(|header| header.trim().strip_prefix("bytes="));
-    let Some((first, last)) = text.and_then(|text| text.split_once('-')) else { return Ranged::Whole };
-    let range = match (number(first), number(last)) {
-        (Some(first), Some(last)) if first <= last => first..last.saturating_add(1).min(size_bytes),
-        (Some(first), None) if last.is_empty() => first..size_bytes,
-        (None, Some(count)) if first.is_empty() => size_bytes.saturating_sub(count)..size_bytes,
-        _ => return Ranged::Whole,
-    };
-    if range.is_empty() { Ranged::Beyond } else { Ranged::Part(range) }
-}
-
-fn number(text: &str) -> Option<u64> {
-    if text.bytes().all(|byte| byte.is_ascii_digit()) { text.parse().ok() } else { None }
-}
-
 /// A file, or a range of it.
 fn send(file: Ware, range: Option<&str>) -> Response<Body> {
     let size_bytes = file.size_bytes();
-    let (status, range) = match ranged(range, size_bytes) {
-        Ranged::Whole => (StatusCode::OK, 0..size_bytes),
-        Ranged::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
-        Ranged::Beyond => {
-            let told = (header::CONTENT_RANGE, text(&format!("bytes */{size_bytes}")));
-            return with(StatusCode::RANGE_NOT_SATISFIABLE, Body::empty(), [told, sized(0)]);
-        }
-    };
-    let told = (status == StatusCode::PARTIAL_CONTENT)
-        .then(|| text(&format!("bytes {}-{}/{size_bytes}", range.start, range.end - 1)));
-    let length = range.end - range.start;
-    let mut response =
-        with(status, Body::from_stream(stream::try_unfold((file, range), next)), [typed(FILE_TYPE), sized(length)]);
-    set(&mut response, (header::ACCEPT_RANGES, HeaderValue::from_static("bytes")));
-    if let Some(told) = told {
-        set(&mut response, (header::CONTENT_RANGE, told));
-    }
-    response
+    let ranged = ranged(range, size_bytes);
+    let rest = (file, ranged.bytes(size_bytes));
+    ranged.answer(size_bytes, Body::from_stream(stream::try_unfold(rest, next)))
 }
 
 /// The next bytes of a range.
@@ -218,98 +145,4 @@ async fn next((file, range): Rest) -> io::Result<Option<(Bytes, Rest)>> {
     })?;
     let from = start + bytes.len() as u64;
     Ok(Some((bytes, (file, from..end))))
-}
-
-/// To where a file is sent.
-fn redirect(location: &str) -> Response<Body> {
-    with(StatusCode::TEMPORARY_REDIRECT, Body::empty(), [(header::LOCATION, text(location)), sized(0)])
-}
-
-fn with<const N: usize>(status: StatusCode, body: Body, headers: [(HeaderName, HeaderValue); N]) -> Response<Body> {
-    let mut response = Response::new(body);
-    *response.status_mut() = status;
-    headers.into_iter().for_each(|header| set(&mut response, header));
-    response
-}
-
-fn set(response: &mut Response<Body>, (name, value): (HeaderName, HeaderValue)) {
-    response.headers_mut().insert(name, value);
-}
-
-fn typed(kind: &'static str) -> (HeaderName, HeaderValue) {
-    (header::CONTENT_TYPE, HeaderValue::from_static(kind))
-}
-
-fn sized(length: u64) -> (HeaderName, HeaderValue) {
-    (header::CONTENT_LENGTH, HeaderValue::from(length))
-}
-
-fn text(value: &str) -> HeaderValue {
-    HeaderValue::from_str(value).expect("letters and digits of a name, which a request line had already")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SIZE_BYTES: u64 = 100;
-
-    #[test]
-    fn only_manifests_and_files_of_a_name_are_places() {
-        let sha256 = "aa".repeat(32);
-        let file = |model| Wanted::File { namespace: "ns", model, sha256: Digest([0xaa; 32]) };
-        assert_eq!(wanted("/v2/"), Wanted::Root);
-        assert_eq!(wanted("/v2"), Wanted::Root);
-        let manifest = Wanted::Manifest { namespace: "ns", model: "demo", tag: "1b" };
-        assert_eq!(wanted("/v2/ns/demo/manifests/1b"), manifest);
-        assert_eq!(wanted(&format!("/v2/ns/demo/blobs/sha256:{sha256}")), file("demo"));
-        for path in [
-            "/",
-            "",
-            "v2/",
-            "/v1/",
-            "/v2/_catalog",
-            "/v2/ns/demo",
-            "/v2/ns/demo/tags/list",
-            "/v2/demo/manifests/1b",
-            "/v2/a/ns/demo/manifests/1b",
-            "/v2/ns/demo/manifests/1b/x",
-            "/v2/ns/demo/blobs/sha256:aa",
-            "/v2/ns/demo/blobs/../../etc/passwd",
-            &format!("/v2/ns/demo/blobs/{sha256}"),
-            &format!("/v2/ns/demo/blobs/sha256-{sha256}"),
-            &format!("/v2/ns/demo/blobs/sha256:sha256:{}", &sha256[7..]),
-        ] {
-            assert_eq!(wanted(path), Wanted::Nothing, "{path}");
-        }
-    }
-
-    #[test]
-    fn a_range_is_what_lies_in_the_file_of_what_is_asked_for() {
-        let check = |header: &str, expected: &Ranged| {
-            assert_eq!(&ranged(Some(header), SIZE_BYTES), expected, "{header}");
-        };
-        for (header, range) in [
-            ("bytes=0-0", 0..1),
-            ("bytes=0-99", 0..100),
-            ("bytes=0-", 0..100),
-            ("bytes=7-9", 7..10),
-            ("bytes=99-", 99..100),
-            ("bytes=90-18446744073709551615", 90..100),
-            ("bytes=-1", 99..100),
-            ("bytes=-1000", 0..100),
-        ] {
-            check(header, &Ranged::Part(range));
-        }
-        for header in ["bytes=100-", "bytes=100-200", "bytes=-0", "bytes=18446744073709551615-"] {
-            check(header, &Ranged::Beyond);
-        }
-        for header in
-            ["", "bytes", "bytes=", "bytes=-", "bytes=9-7", "bytes=a-b", "bytes=+1-2", "items=0-1", "bytes=0-1,3-4"]
-        {
-            check(header, &Ranged::Whole);
-        }
-        assert_eq!(ranged(None, SIZE_BYTES), Ranged::Whole);
-        assert_eq!(ranged(Some("bytes=0-"), 0), Ranged::Beyond);
-    }
 }

@@ -27,6 +27,7 @@ use crate::config::Config;
 use crate::elsewhere::Remote;
 use crate::error::PullError;
 use crate::haves;
+use crate::lab::{CHUNKS_HELD_MAX, Lab};
 use crate::library::Library;
 use crate::limits::{ClosedClass, Limits};
 use crate::metrics::Metrics;
@@ -108,6 +109,8 @@ struct Inner {
     serving: Arc<Semaphore>,
     /// Who may watch a wish.
     watching: Arc<Semaphore>,
+    /// Who may hold a chunk for a machine that is no member.
+    lending: Arc<Semaphore>,
     metrics: Metrics,
 }
 
@@ -190,7 +193,8 @@ impl Handle {
         // come; it ends with `stop`.
         tasks.spawn(Wishes::new(Arc::clone(&service)).run());
         let watching = Arc::new(Semaphore::new(PULL_WATCHERS_MAX));
-        Self(Arc::new(Inner { node, adopted, look, service, others, library, serving, watching, metrics }))
+        let lending = Arc::new(Semaphore::new(CHUNKS_HELD_MAX));
+        Self(Arc::new(Inner { node, adopted, look, service, others, library, serving, watching, lending, metrics }))
     }
 
     /// Pulls a model to this node, or joins the pull of that name. It answers when the pull is promised: its name is
@@ -316,6 +320,13 @@ impl Handle {
     #[must_use]
     pub fn haves(&self, blobs: Vec<Digest>) -> BoxStream<'static, Have> {
         haves::follow(self.0.library.clone(), blobs)
+    }
+
+    /// What this node gives to machines that are no members.
+    #[must_use]
+    pub fn lab(&self) -> Lab {
+        let Inner { service, library, lending, .. } = &*self.0;
+        Lab::new(self.clone(), Arc::clone(service), library.clone(), Arc::clone(lending))
     }
 
     /// Ends a pull of this node, and keeps what was fetched. False when there is none, or it is over otherwise.

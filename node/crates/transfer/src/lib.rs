@@ -10,6 +10,7 @@
 pub mod config;
 pub mod error;
 pub mod handle;
+pub mod lab;
 pub mod mem;
 pub mod metrics;
 pub mod overview;

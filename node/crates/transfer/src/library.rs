@@ -154,6 +154,11 @@ impl Library {
         (manifest.digest() == digest).then(|| Bytes::copy_from_slice(manifest.bytes()))
     }
 
+    /// A file of the store, whether or not it was hashed.
+    pub(crate) fn file(&self, blob: BlobSpec) -> Option<BlobFile> {
+        self.store()?.blob(blob).ok().flatten()
+    }
+
     /// Reads a chunk, and compares it with its hash.
     pub(crate) fn read(&self, sha256: Digest, index: u32, into: &mut Vec<u8>) -> Result<(), LibraryError> {
         match self.part(sha256) {
@@ -249,7 +254,8 @@ impl Library {
         shelves.store.clone()
     }
 
-    fn part(&self, sha256: Digest) -> Option<Part> {
+    /// A file on its way, for as long as it is offered.
+    pub(crate) fn part(&self, sha256: Digest) -> Option<Part> {
         self.lock().parts.get(&sha256).map(|(part, _)| part.clone())
     }
 

@@ -156,6 +156,14 @@ impl Limits {
         closed.map(told).collect()
     }
 
+    /// Returns when so many bytes may move.
+    pub(crate) async fn pass(&self, class: Class, urgency: Urgency, bytes: u64) {
+        while let Some(hold) = self.hold(class, urgency, bytes) {
+            let (Hold::Slowed { ms } | Hold::Closed { ms, .. }) = hold;
+            self.wait(class, ms).await;
+        }
+    }
+
     /// Returns when so many bytes of something that has begun may move. That its class is closed meanwhile does not
     /// keep them back: who hands out asks that before he begins, and what he began is short.
     pub(crate) async fn pass_begun(&self, class: Class, urgency: Urgency, bytes: u64) {

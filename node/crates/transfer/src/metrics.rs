@@ -20,6 +20,8 @@
 //! | `ollamax_transfer_moved_bytes_total` | bytes | `class`, `urgency`: asked, background | that limits let pass |
 //! | `ollamax_transfer_limited_seconds_total` | seconds | `class` | that limits held bytes back |
 //! | `ollamax_transfer_strained` | – | – | 1 while the cluster's log waits for its disk |
+//! | `ollamax_transfer_lab_streams` | ranges | – | of files that machines which are no members read just now |
+//! | `ollamax_transfer_lab_fetches_total` | models | `source`: peers, origin | got because such a machine asked |
 //! | `ollamax_transfer_staged_bytes` | bytes | – | that files on their way took when a pull ended last |
 
 use std::time::Duration;
@@ -59,6 +61,8 @@ pub struct Metrics {
     moved: IntCounterVec,
     limited: CounterVec,
     strained: IntGauge,
+    lab_streams: IntGauge,
+    lab_fetches: IntCounterVec,
 }
 
 /// A stream that is open, for as long as this is held.
@@ -82,6 +86,8 @@ impl Default for Metrics {
         let damaged = "Chunks on their way whose bytes on disk were not what was written.";
         // What is shown from the start has a first value for whoever computes rates.
         let asks = counters("ollamax_transfer_asks_total", "Requests of other nodes for chunks.", "outcome");
+        let lent = "Models that were got because a machine asked that is no member.";
+        let lab_fetches = counters("ollamax_transfer_lab_fetches_total", lent, "source");
         let first = [
             (&over, "done"),
             (&over, "failed"),
@@ -89,6 +95,8 @@ impl Default for Metrics {
             (&received, "node"),
             (&retries, "cut"),
             (&asks, "served"),
+            (&lab_fetches, "peers"),
+            (&lab_fetches, "origin"),
         ];
         for (counter, label) in first {
             counter.with_label_values(&[label]);
@@ -131,6 +139,8 @@ impl Default for Metrics {
             moved,
             limited,
             strained: gauge("ollamax_transfer_strained", strained),
+            lab_streams: gauge("ollamax_transfer_lab_streams", "Ranges that machines read which are no members."),
+            lab_fetches,
         }
     }
 }
@@ -159,7 +169,9 @@ impl Metrics {
         registry.register(Box::new(self.moved.clone()))?;
         registry.register(Box::new(self.limited.clone()))?;
         registry.register(Box::new(self.strained.clone()))?;
-        registry.register(Box::new(self.wishes.clone()))
+        registry.register(Box::new(self.wishes.clone()))?;
+        registry.register(Box::new(self.lab_streams.clone()))?;
+        registry.register(Box::new(self.lab_fetches.clone()))
     }
 
     /// How many wishes are in this state: held, under_way, impossible or failed. Another word shows nothing.
@@ -238,6 +250,17 @@ impl Metrics {
         OpenLink(self.links.clone())
     }
 
+    /// A machine reads a range.
+    pub(crate) fn open_reading(&self) -> OpenLink {
+        self.lab_streams.inc();
+        OpenLink(self.lab_streams.clone())
+    }
+
+    /// A model is got from `peers` or from the `origin` because a machine asks for it.
+    pub(crate) fn lent(&self, source: &str) {
+        self.lab_fetches.with_label_values(&[source]).inc();
+    }
+
     pub(crate) fn stolen(&self) {
         self.steals.inc();
     }
@@ -305,9 +328,9 @@ mod tests {
         let registry = Registry::new();
         let metrics = Metrics::default();
         metrics.register(&registry).expect("an empty registry");
-        assert_eq!(registry.gather().len(), 18, "strikes are there from the first one on");
+        assert_eq!(registry.gather().len(), 20, "strikes are there from the first one on");
         metrics.struck(NodeId(2));
-        assert_eq!(registry.gather().len(), 19);
+        assert_eq!(registry.gather().len(), 21);
         metrics.register(&registry).expect_err("taken");
     }
 

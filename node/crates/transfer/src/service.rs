@@ -26,6 +26,8 @@ use crate::progress::{BlobProgress, Board, PullProgress, Source, SourceProgress,
 use crate::pull::course::{Course, Wished};
 use crate::pull::{Chosen, Means, Pull, blocking};
 
+mod unplanned;
+
 /// How long a part is kept that nobody writes to.
 pub(crate) const PARTS_KEPT_MS: u64 = 7 * 24 * 3_600_000;
 /// Time between two looks for such parts.

@@ -51,6 +51,25 @@ fn ports_that_answer_and_those_that_do_not() {
 }
 
 #[test]
+fn a_registry_for_others_is_off_or_answers() {
+    let lending = Lending {
+        address: SocketAddr::from(([0, 0, 0, 0], 11_438)),
+        problem: None,
+        networks: 8,
+        has_tls: false,
+        is_gateway: false,
+    };
+    expect(&registry(None), Outcome::Skipped, "it is off");
+    expect(&registry(Some(&lending)), Outcome::Ok, "answers at 0.0.0.0:11438 to 8 networks, plain");
+    let tls = Lending { has_tls: true, ..lending.clone() };
+    expect(&registry(Some(&tls)), Outcome::Ok, "networks, over TLS");
+    let gateway = Lending { is_gateway: true, ..lending.clone() };
+    expect(&registry(Some(&gateway)), Outcome::Warn, "a gateway keeps no models");
+    let deaf = Lending { problem: Some("refused".to_owned()), ..lending };
+    expect(&registry(Some(&deaf)), Outcome::Fail, "0.0.0.0:11438: refused");
+}
+
+#[test]
 fn the_way_back_from_another_node() {
     let tried = |found: &[(&str, Option<&str>)]| {
         let found = found.iter().map(|(address, problem)| ((*address).to_owned(), problem.map(str::to_owned)));

@@ -1,9 +1,9 @@
 //! The listener: accepts, bounds, keeps alive, and ends in good order.
 //!
-//! Always: at most `api.connections_max` connections, one more is answered 503 and closed; TCP keep-alive finds clients
-//! that vanished; a head that does not come in time closes its connection. On `stop` nothing new is accepted, running
-//! answers go on within the grace and are then cut, which clients see as a broken connection, not as an end. Tasks run
-//! in the tracked group; one that fails takes its own connection with it.
+//! Always: at most `connections_max` connections, one more is answered 503 and closed, over TLS just closed; TCP
+//! keep-alive finds clients that vanished; a head or a handshake that does not come in time closes its connection. On
+//! `stop` nothing new is accepted, running answers go on within the grace and are then cut, which clients see as a
+//! broken connection, not as an end. Tasks run in the tracked group; one that fails takes its own connection with it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -19,18 +19,22 @@ use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
+use prometheus::IntGauge;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use ollamax_types::limits;
 
 use crate::config::Config;
-use crate::metrics::Metrics;
+use crate::metrics::{Counts, Metrics};
 
 /// Refusals that are written at once; beyond them connections are just closed.
 const REFUSALS_MAX: usize = 256;
@@ -59,18 +63,44 @@ pub struct Limits {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientAddress(pub SocketAddr);
 
+/// Where a connection came in, as this machine shows it; an extension of every request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LocalAddress(pub(crate) SocketAddr);
+
 /// Cancelled when the door ends; an extension of every request. An answer that may take hours ends with it by itself.
 #[derive(Debug, Clone)]
 pub struct Stopping(pub CancellationToken);
+
+/// How a listener is served.
+pub(crate) struct Serving {
+    pub(crate) limits: Limits,
+    pub(crate) counts: Counts,
+    /// TLS, and nothing plain; a new acceptor holds for new connections.
+    pub(crate) tls: Option<watch::Receiver<TlsAcceptor>>,
+    /// For how long a client may take none of the bytes that wait for it.
+    pub(crate) stalled_after: Option<Duration>,
+}
 
 /// Runs hyper's own tasks in the tracked group.
 #[derive(Clone)]
 struct Tracked(TaskTracker);
 
+/// Boxed, since what TLS remembers of a connection is large.
+type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
+
+/// A connection that is counted while it is open.
+struct Counted(IntGauge);
+
+/// From where to where a connection goes.
+#[derive(Clone, Copy)]
+struct Ends {
+    client: ClientAddress,
+    local: LocalAddress,
+}
+
 struct Listener {
     router: Router,
-    limits: Limits,
-    metrics: Metrics,
+    serving: Serving,
     connections: TaskTracker,
     stop: CancellationToken,
     cut: CancellationToken,
@@ -100,11 +130,16 @@ where
 
 /// Serves until `stop`, then lets answers finish within the grace, and returns when the last connection is closed.
 pub async fn serve(listener: TcpListener, router: Router, limits: Limits, metrics: Metrics, stop: CancellationToken) {
-    let free = Arc::new(Semaphore::new(limits.connections_max.min(Semaphore::MAX_PERMITS)));
+    let serving = Serving { limits, counts: metrics.counts(), tls: None, stalled_after: None };
+    serve_with(listener, router, serving, stop).await;
+}
+
+/// As [`serve`], also over TLS.
+pub(crate) async fn serve_with(listener: TcpListener, router: Router, serving: Serving, stop: CancellationToken) {
+    let free = Arc::new(Semaphore::new(serving.limits.connections_max.min(Semaphore::MAX_PERMITS)));
     let door = Listener {
         router,
-        limits,
-        metrics,
+        serving,
         connections: TaskTracker::new(),
         stop,
         cut: CancellationToken::new(),
@@ -134,24 +169,34 @@ pub async fn serve(listener: TcpListener, router: Router, limits: Limits, metric
 
 impl Listener {
     fn start(&self, stream: TcpStream, client: ClientAddress, permit: OwnedSemaphorePermit) {
-        if let Err(error) = set_options(&stream) {
+        if let Err(error) = set_options(&stream, self.serving.stalled_after) {
             tracing::debug!(%error, "set options of a client connection");
         }
-        let (stop, cut, metrics) = (self.stop.clone(), self.cut.clone(), self.metrics.clone());
-        let (builder, head_timeout) = (self.builder(), self.limits.head_timeout);
+        let Ok(local) = stream.local_addr() else { return };
+        let ends = Ends { client, local: LocalAddress(local) };
+        let (stop, cut, counts) = (self.stop.clone(), self.cut.clone(), self.serving.counts.clone());
+        let (builder, head_timeout) = (self.builder(), self.serving.limits.head_timeout);
         let has_called = Arc::new(AtomicBool::new(false));
-        let stopping = Stopping(self.stop.clone());
         let (noted, router) = (Arc::clone(&has_called), TowerToHyperService::new(self.router.clone()));
+        let stopping = Stopping(self.stop.clone());
         let service = service_fn(move |mut request: hyper::Request<Incoming>| {
             noted.store(true, Ordering::Relaxed);
-            request.extensions_mut().insert(client);
+            request.extensions_mut().insert(ends.client);
+            request.extensions_mut().insert(ends.local);
             request.extensions_mut().insert(stopping.clone());
             router.call(request)
         });
+        let tls = self.serving.tls.as_ref().map(|tls| tls.borrow().clone());
         // Fails alone; on stop it finishes its answers, and `cut` ends what is left.
         self.connections.spawn(async move {
             let _permit = permit;
-            metrics.connections.inc();
+            let _counted = Counted::new(counts.connections);
+            let opened = tokio::select! {
+                biased;
+                opened = open(stream, tls, head_timeout) => opened,
+                () = stop.cancelled() => None,
+            };
+            let Some(stream) = opened else { return };
             let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
             let ended = tokio::select! {
                 ended = connection.as_mut() => ended,
@@ -164,7 +209,6 @@ impl Listener {
                     }
                 }
             };
-            metrics.connections.dec();
             if let Err(error) = ended {
                 tracing::debug!(error = %*error, "a client connection ended");
             }
@@ -173,7 +217,7 @@ impl Listener {
 
     fn builder(&self) -> auto::Builder<Tracked> {
         let mut builder = auto::Builder::new(Tracked(self.connections.clone()));
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(self.limits.head_timeout);
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(self.serving.limits.head_timeout);
         builder
             .http2()
             .timer(TokioTimer::new())
@@ -182,9 +226,12 @@ impl Listener {
         builder
     }
 
-    /// Says "overloaded" to a connection too many.
+    /// Says "overloaded" to a connection too many, where that takes no handshake.
     fn refuse(&self, mut stream: TcpStream) {
-        self.metrics.refused.inc();
+        self.serving.counts.refused.inc();
+        if self.serving.tls.is_some() {
+            return;
+        }
         let Ok(permit) = Arc::clone(&self.refusals).try_acquire_owned() else { return };
         // Bounded in number and time; failing means that the client left.
         self.connections.spawn(async move {
@@ -205,12 +252,39 @@ impl Listener {
 
     async fn finish(self) {
         self.connections.close();
-        if timeout(self.limits.grace, self.connections.wait()).await.is_err() {
+        if timeout(self.serving.limits.grace, self.connections.wait()).await.is_err() {
             tracing::warn!(left = self.connections.len(), "answers were cut off: the grace is over");
             self.cut.cancel();
             self.connections.wait().await;
         }
     }
+}
+
+// === impl Counted ===
+
+impl Counted {
+    fn new(gauge: IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// The stream itself, or what speaks TLS over it; `None` where no handshake came about in time.
+async fn open(stream: TcpStream, tls: Option<TlsAcceptor>, head_timeout: Duration) -> Option<Stream> {
+    let Some(tls) = tls else { return Some(Either::Left(stream)) };
+    let error = match timeout(head_timeout, tls.accept(stream)).await {
+        Ok(Ok(stream)) => return Some(Either::Right(Box::new(stream))),
+        Ok(Err(error)) => error,
+        Err(late) => late.into(),
+    };
+    tracing::debug!(%error, "a client's TLS handshake did not end");
+    None
 }
 
 /// Resolves when a connection has not called once within the time; hyper's own time for a head starts only after the
@@ -222,13 +296,26 @@ async fn says_nothing(head_timeout: Duration, has_called: &AtomicBool) {
     }
 }
 
-fn set_options(stream: &TcpStream) -> io::Result<()> {
+fn set_options(stream: &TcpStream, stalled_after: Option<Duration>) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let keepalive = TcpKeepalive::new()
         .with_time(limits::TCP_KEEPALIVE_IDLE)
         .with_interval(limits::TCP_KEEPALIVE_INTERVAL)
         .with_retries(limits::TCP_KEEPALIVE_RETRIES);
-    SockRef::from(stream).set_tcp_keepalive(&keepalive)
+    let socket = SockRef::from(stream);
+    socket.set_tcp_keepalive(&keepalive)?;
+    give_up_after(&socket, stalled_after)
+}
+
+#[cfg(target_os = "linux")]
+fn give_up_after(socket: &SockRef<'_>, stalled_after: Option<Duration>) -> io::Result<()> {
+    if stalled_after.is_some() { socket.set_tcp_user_timeout(stalled_after) } else { Ok(()) }
+}
+
+/// Keep-alive alone finds clients that are gone.
+#[cfg(not(target_os = "linux"))]
+fn give_up_after(_: &SockRef<'_>, _: Option<Duration>) -> io::Result<()> {
+    Ok(())
 }
 
 #[cfg(test)]
@@ -248,8 +335,11 @@ mod tests {
         let address = listener.local_addr().expect("bound");
         let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
         let (_client, (stream, _)) = (client.expect("connects"), accepted.expect("accepts"));
-        set_options(&stream).expect("options can be set");
+        let stalled_after = Some(Duration::from_secs(300));
+        set_options(&stream, stalled_after).expect("options can be set");
         let socket = SockRef::from(&stream);
+        #[cfg(target_os = "linux")]
+        assert_eq!(socket.tcp_user_timeout().ok(), Some(stalled_after));
         assert!(socket.keepalive().expect("readable"));
         let found = (socket.tcp_keepalive_time().ok(), socket.tcp_keepalive_interval().ok());
         let seconds = |seconds| Some(Duration::from_secs(seconds));

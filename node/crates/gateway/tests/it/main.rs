@@ -1,4 +1,5 @@
 //! The clients' door with the scheduler behind it and scripted runtimes, by call and over real sockets.
+mod lab;
 mod lists;
 mod overload;
 mod pulls;

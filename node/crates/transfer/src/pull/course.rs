@@ -75,6 +75,11 @@ impl Wished {
         self.assignment.borrow().clone()
     }
 
+    /// Whether the record knows nothing of it: other nodes have it, and this one gets it all the same.
+    fn is_unplanned(&self) -> bool {
+        self.assignment.borrow().round == 0
+    }
+
     /// Whether the registry is not asked for files.
     fn is_from_nodes(&self) -> bool {
         self.is_spread.load(Ordering::Relaxed) || self.assignment.borrow().duty == Duty::Receive
@@ -225,7 +230,7 @@ impl Pull {
     /// Waits until all files that come from nodes have a root on record. What is waited for is told.
     pub(super) async fn await_roots(&self, ground: &Ground) -> Result<(), PullError> {
         let Course::Wished(wished) = &self.course else { return Ok(()) };
-        if !wished.is_from_nodes() {
+        if !wished.is_from_nodes() || wished.is_unplanned() {
             return Ok(());
         }
         let on_record = async {
@@ -318,11 +323,15 @@ impl Pull {
         Box::pin(fetch::fetch(source, &means.config, chaser)).await
     }
 
-    /// The hash tree of a file whose root is on record.
+    /// The hash tree of a file whose root is on record. Where none need be, that of whoever has the file: what it leads
+    /// to is proved by the file's own digest, before anybody sees it.
     async fn proved_tree(&self, wished: &Wished, blob: BlobSpec) -> Result<Tree, PullError> {
+        let (others, patience) = (wished.now().others, self.means.config.patience());
+        if wished.is_unplanned() && self.means.ledger.bound(blob.sha256).is_none() {
+            return tree::hear(&*self.means.peers, &others, blob, patience).await;
+        }
         let bound = tree::bound(&*self.means.ledger, blob)?;
-        let others = wished.now().others;
-        tree::find(&*self.means.peers, &others, blob, bound.root, self.means.config.patience()).await
+        tree::find(&*self.means.peers, &others, blob, bound.root, patience).await
     }
 
     /// The same, where there is a root and another node has the tree at hand.

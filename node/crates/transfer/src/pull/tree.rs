@@ -56,6 +56,27 @@ pub(crate) async fn find(
     root: Root,
     patience: Patience,
 ) -> Result<Tree, PullError> {
+    told(peers, from, blob, Some(root), patience).await
+}
+
+/// The hash tree of a file of which no root is on record, as the first node tells it that has the file. It may be that
+/// of another file, which the file's own digest shows in the end.
+pub(crate) async fn hear(
+    peers: &dyn Peers,
+    from: &[NodeId],
+    blob: BlobSpec,
+    patience: Patience,
+) -> Result<Tree, PullError> {
+    told(peers, from, blob, None, patience).await
+}
+
+async fn told(
+    peers: &dyn Peers,
+    from: &[NodeId],
+    blob: BlobSpec,
+    root: Option<Root>,
+    patience: Patience,
+) -> Result<Tree, PullError> {
     let ask = |node: NodeId| {
         let told = peers.hashes(node, blob.sha256);
         let proved = async move {
@@ -65,7 +86,11 @@ pub(crate) async fn find(
             }
             let proved = blocking(move || {
                 let (whole, rest) = hashes.as_chunks::<{ size_of::<ChunkHash>() }>();
-                if rest.is_empty() { Tree::proved(size_bytes, root, whole.to_vec()).ok() } else { None }
+                let tree = match root {
+                    Some(root) => Tree::proved(size_bytes, root, whole.to_vec()),
+                    None => Tree::of(size_bytes, whole.to_vec()),
+                };
+                tree.ok().filter(|_| rest.is_empty())
             });
             let tree = proved.await.map_err(|error| Amiss::Trouble(error.to_string()))?;
             tree.ok_or_else(|| Amiss::Lie("told hashes of another file".to_owned()))

@@ -4,6 +4,7 @@ mod adoption;
 mod disks;
 mod elsewhere;
 mod handed;
+mod lab;
 mod limits;
 mod origins;
 mod pulls;

@@ -1,0 +1,310 @@
+//! What this node gives to machines that are no members: files of its store, and those on their way to it, in order.
+//!
+//! A version that this node does not have it makes its own first: from the nodes that have it, else by a wish, for
+//! which the registry is asked once. So there is one way for bytes into a node and one out of it, and whoever asks next
+//! is served from the disk. Always holds: nothing is given that lies neither in the store nor in a file on its way, and
+//! a file that does not come to its end breaks off. Whoever asks and leaves ends nothing.
+
+use std::fmt;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use tokio::sync::Semaphore;
+use tokio::time::sleep;
+
+use ollamax_blobs::{BlobFile, BlobSpec, Manifest, Part};
+use ollamax_core::catalog::{Replicas, Wish};
+use ollamax_types::{Digest, ErrorCode, ModelName, NodeId};
+
+use crate::error::PullError;
+use crate::handle::{Handle, PullSpec};
+use crate::library::Library;
+use crate::overview::{Overview, OverviewWatch};
+use crate::ports::{Ask, LedgerError, OriginError, OriginTrouble};
+use crate::progress::{Board, Stage};
+use crate::pull::blocking;
+use crate::service::Service;
+
+use self::reading::Reading;
+
+mod reading;
+
+/// Most chunks of files on their way that are held for machines that read them, of all of them.
+pub(crate) const CHUNKS_HELD_MAX: usize = 32;
+/// Time between two looks how far a wish is.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// What a machine asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asked {
+    /// The model.
+    pub name: ModelName,
+    /// The version that the cluster has.
+    pub served: Option<Digest>,
+    /// The nodes that hold that version, as far as they are alive.
+    pub holders: Vec<NodeId>,
+    /// Whether it is pulled where the cluster does not have it.
+    pub fetch: bool,
+    /// Who asks, for people.
+    pub asked_by: String,
+}
+
+/// A version that is given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offered {
+    /// Which one.
+    pub digest: Digest,
+    /// Its manifest, byte for byte.
+    pub manifest: Bytes,
+}
+
+/// A range of a file, piece by piece.
+pub type Pieces = BoxStream<'static, io::Result<Bytes>>;
+
+/// What a node gives. Clones are the same.
+#[derive(Clone)]
+pub struct Lab {
+    handle: Handle,
+    service: Arc<Service>,
+    library: Library,
+    /// Who may hold a chunk of a file on its way.
+    places: Arc<Semaphore>,
+}
+
+/// Where a file is.
+enum Kept {
+    /// In the store.
+    Store(Arc<BlobFile>),
+    /// On its way.
+    Part(Part),
+    /// Nothing of it is here yet, and a pull will fetch it.
+    Coming,
+}
+
+impl fmt::Debug for Lab {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lab").field("library", &self.library).finish_non_exhaustive()
+    }
+}
+
+// === impl Lab ===
+
+impl Lab {
+    pub(crate) fn new(handle: Handle, service: Arc<Service>, library: Library, places: Arc<Semaphore>) -> Self {
+        Self { handle, service, library, places }
+    }
+
+    /// The manifest of a model that this node has, or makes its own: it answers when its files may be read, also those
+    /// that are still to come. That may take as long as another node takes to fetch the model. Dropping it ends no
+    /// pull.
+    ///
+    /// # Errors
+    /// When the model cannot be had, or this node has no place for it.
+    pub async fn manifest(&self, asked: Asked) -> Result<Offered, PullError> {
+        if let Some(served) = asked.served
+            && let Some(offered) = self.here(served).await?
+        {
+            return Ok(offered);
+        }
+        if let Some(board) = self.service.running(&asked.name)
+            && let Some(offered) = unless_cancelled(offered_by(&board).await)?
+        {
+            return Ok(offered);
+        }
+        if let Some(served) = asked.served {
+            let own = self.service.node;
+            let holders: Vec<NodeId> = asked.holders.iter().copied().filter(|node| *node != own).collect();
+            if !holders.is_empty() {
+                return self.from_nodes(&asked, served, holders).await;
+            }
+        }
+        let wish = self.service.means.ledger.plan(&asked.name).filter(is_under_way);
+        if let Some(wish) = wish.and_then(|wish| self.handle.overview(&wish.name)) {
+            return self.of_wish(&asked, wish).await;
+        }
+        if asked.fetch { self.from_outside(&asked).await } else { Err(absent()) }
+    }
+
+    /// The size of a file that may be read. `None`: it is not here, or not any more.
+    pub async fn size(&self, sha256: Digest) -> Option<u64> {
+        let blob = self.service.blob(sha256)?;
+        self.kept(blob).await.map(|_| blob.size_bytes)
+    }
+
+    /// A range of a file, which ends at the end of the file at the latest. `None` as [`Lab::size`].
+    pub async fn read(&self, sha256: Digest, range: Range<u64>) -> Option<Pieces> {
+        let blob = self.service.blob(sha256)?;
+        let kept = self.kept(blob).await?;
+        Some(Reading::new(self.clone(), blob, range, kept).pieces())
+    }
+
+    /// A version of which every file is here or on its way.
+    async fn here(&self, digest: Digest) -> Result<Option<Offered>, PullError> {
+        let lab = self.clone();
+        blocking(move || {
+            let bytes = lab.library.manifest(digest)?;
+            let manifest = Manifest::read(&bytes).ok()?;
+            let has_all = manifest.blobs().into_iter().all(|blob| lab.find(blob).is_some());
+            has_all.then_some(Offered { digest, manifest: bytes })
+        })
+        .await
+    }
+
+    async fn kept(&self, blob: BlobSpec) -> Option<Kept> {
+        let lab = self.clone();
+        blocking(move || lab.find(blob)).await.ok().flatten()
+    }
+
+    /// Where a file is. Blocks on the disk.
+    fn find(&self, blob: BlobSpec) -> Option<Kept> {
+        if let Some(file) = self.library.file(blob) {
+            return Some(Kept::Store(Arc::new(file)));
+        }
+        if let Some(part) = self.library.part(blob.sha256) {
+            return Some(Kept::Part(part));
+        }
+        self.service.is_coming(blob.sha256).then_some(Kept::Coming)
+    }
+
+    /// Gets a version from the nodes that have it.
+    async fn from_nodes(&self, asked: &Asked, digest: Digest, holders: Vec<NodeId>) -> Result<Offered, PullError> {
+        self.note(asked, "peers");
+        let board = self.service.receive_unplanned(spec_of(asked), digest, holders).await?;
+        offered_by(&board).await
+    }
+
+    /// Has the cluster ask the registry. A wish for so many copies wherever they fit stays that.
+    async fn from_outside(&self, asked: &Asked) -> Result<Offered, PullError> {
+        self.note(asked, "origin");
+        let ledger = &self.service.means.ledger;
+        let before = ledger.plan(&asked.name);
+        let insecure = before.as_ref().is_some_and(|wish| wish.insecure);
+        let replicas = match before.map(|wish| wish.replicas) {
+            Some(replicas @ (Replicas::Count(_) | Replicas::All)) => replicas,
+            Some(Replicas::Nodes(_)) | None => Replicas::Nodes(vec![self.service.node]),
+        };
+        let (name, asked_by) = (asked.name.clone(), asked.asked_by.clone());
+        match self.handle.ask(Ask { name, replicas, insecure, asked_by }).await {
+            Ok(wish) => self.of_wish(asked, wish).await,
+            // Nobody knows wishes: this node pulls by itself.
+            Err(PullError::Ledger(LedgerError::NeedsVersion { .. })) => {
+                let digest = self.service.pull(spec_of(asked)).await?.now().digest;
+                let found = match digest {
+                    Some(digest) => self.here(digest).await?,
+                    None => None,
+                };
+                found.ok_or(PullError::Stopping)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The version of a wish: what comes to this node as it comes, else when another node has it.
+    async fn of_wish(&self, asked: &Asked, mut wish: OverviewWatch) -> Result<Offered, PullError> {
+        loop {
+            let now = wish.now();
+            if let Some(digest) = now.digest
+                && let Some(offered) = self.here(digest).await?
+            {
+                return Ok(offered);
+            }
+            // One that gave way to another round of the wish says nothing.
+            if let Some(board) = self.service.running(&asked.name)
+                && let Some(offered) = unless_cancelled(offered_by(&board).await)?
+            {
+                return Ok(offered);
+            }
+            let is_planned = now.copies.iter().any(|copy| copy.node == self.service.node);
+            let holders = holders_of(&now);
+            if let Some(digest) = now.digest
+                && !is_planned
+                && !holders.is_empty()
+            {
+                return self.from_nodes(asked, digest, holders).await;
+            }
+            if now.is_over {
+                return Err(self.failure(&now));
+            }
+            tokio::select! {
+                goes_on = wish.changed() => {
+                    if !goes_on {
+                        return Err(PullError::Stopping);
+                    }
+                }
+                () = sleep(LOOK_INTERVAL) => {}
+            }
+        }
+    }
+
+    /// Why a wish that is over gave this node nothing.
+    fn failure(&self, over: &Overview) -> PullError {
+        let own = over.copies.iter().find(|copy| copy.node == self.service.node);
+        match own.map(|copy| &copy.progress.stage) {
+            Some(Stage::Failed(error)) => error.clone(),
+            _ => over.error().unwrap_or_else(absent),
+        }
+    }
+
+    fn note(&self, asked: &Asked, source: &'static str) {
+        let Asked { name, asked_by, .. } = asked;
+        self.service.means.metrics.lent(source);
+        tracing::info!(model = %name, asked_by, source, "a machine asks for a model that is not here");
+    }
+}
+
+fn spec_of(asked: &Asked) -> PullSpec {
+    PullSpec { name: asked.name.clone(), insecure: false, asked_by: asked.asked_by.clone() }
+}
+
+/// Whether something may still come of a wish.
+fn is_under_way(wish: &Wish) -> bool {
+    let has_failed = |node: &NodeId| wish.failures.contains_key(node);
+    match &wish.plan {
+        Some(plan) => !has_failed(&plan.ingester) && plan.targets.iter().any(|node| !has_failed(node)),
+        None => wish.failures.is_empty(),
+    }
+}
+
+/// The nodes that have a wish done.
+fn holders_of(overview: &Overview) -> Vec<NodeId> {
+    let done = overview.copies.iter().filter(|copy| copy.progress.stage == Stage::Done);
+    done.map(|copy| copy.node).collect()
+}
+
+/// The version that a pull stands for, once there is room for it; from then on its files come.
+async fn offered_by(board: &Board) -> Result<Offered, PullError> {
+    let mut watch = board.watch_anyway();
+    loop {
+        let now = watch.now();
+        match (&now.stage, board.manifest()) {
+            (Stage::Failed(error), _) => return Err(error.clone()),
+            (Stage::Resolving, _) | (_, None) => {}
+            (_, Some(manifest)) => {
+                let bytes = Bytes::copy_from_slice(manifest.bytes());
+                return Ok(Offered { digest: manifest.digest(), manifest: bytes });
+            }
+        }
+        if !watch.changed().await {
+            return Err(PullError::Stopping);
+        }
+    }
+}
+
+/// Nothing where somebody ended the pull: others may go on.
+fn unless_cancelled(offered: Result<Offered, PullError>) -> Result<Option<Offered>, PullError> {
+    match offered {
+        Ok(offered) => Ok(Some(offered)),
+        Err(PullError::Cancelled) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Nobody has it.
+fn absent() -> PullError {
+    let (kind, code) = (OriginTrouble::Absent, ErrorCode::ModelNotFound);
+    PullError::Manifest(OriginError { kind, code, text: "file does not exist".to_owned() })
+}
