@@ -24,6 +24,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         .bytes(".ollamax.v1.ImportOrder")
         .bytes(".ollamax.v1.ImportModelRequest")
         .bytes(".ollamax.v1.DispatchRequest.body")
+        .bytes(".ollamax.v1.ExportPart")
+        .bytes(".ollamax.v1.ImportPart")
         .bytes(".ollamax.v1.ManifestBytes")
         .bytes(".ollamax.v1.HashesPart.hashes")
         .bytes(".ollamax.v1.RaftMessage.body")

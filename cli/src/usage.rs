@@ -89,11 +89,7 @@ mod tests {
         check("ollamax doktor", ["unrecognized subcommand 'doktor'", similar, "ollamax --help"]);
         check(
             "ollamax model import",
-            [
-                "the following required arguments were not provided: --name <NAME> <FILE>",
-                "",
-                "ollamax model import --help",
-            ],
+            ["the following required arguments were not provided: <FILE>", "", "ollamax model import --help"],
         );
         check(
             "ollamax status -o yaml",

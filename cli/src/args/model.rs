@@ -21,21 +21,23 @@ pub(crate) enum ModelCommand {
         /// Name, for example llama3.2 or demo:latest
         name: String,
     },
-    /// Create a model from a GGUF file in the runtimes of chosen nodes
-    #[command(after_help = "Example:\n  ollamax model import model.gguf --name mine --node a --node b")]
-    Import {
-        /// The GGUF file
-        file: PathBuf,
-        /// Name of the model
-        #[arg(long)]
+    /// Write a model of this node into one file that proves itself, for sites without the internet
+    #[command(after_help = "Examples:
+  ollamax model export llama3.2 llama3.2.ollamax
+  ollamax model export llama3.2 - | ssh elsewhere ollamax model import -")]
+    Export {
+        /// Name, for example llama3.2 or demo:latest
         name: String,
-        /// Node that shall have it, id or name; repeatable [default: this node]
-        #[arg(long = "node", value_name = "NODE")]
-        nodes: Vec<String>,
-        /// Replace another model of this name
-        #[arg(long)]
-        replace: bool,
+        /// The file to write, which must not be there yet; `-` is standard output
+        file: PathBuf,
     },
+    /// Take a model from a bundle of `export` onto this node, or create one from a GGUF file in the runtimes of chosen
+    /// nodes
+    #[command(after_help = "Examples:
+  ollamax model import llama3.2.ollamax
+  ollamax model import llama3.2.ollamax --check
+  ollamax model import model.gguf --name mine --node a --node b")]
+    Import(ImportArgs),
     /// Have one node fetch a model from its registry and the others from it; they go on whether this command waits or
     /// not
     #[command(after_help = "Examples:
@@ -58,6 +60,24 @@ pub(crate) enum ModelCommand {
         #[arg(value_name = "RATE|none")]
         rate: PullRate,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportArgs {
+    /// The bundle, `-` for standard input, or the GGUF file
+    pub(crate) file: PathBuf,
+    /// Name of the model; a GGUF file needs one [default: the bundle's]
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Node that shall have what a GGUF file makes, id or name; repeatable [default: this node]
+    #[arg(long = "node", value_name = "NODE")]
+    pub(crate) nodes: Vec<String>,
+    /// Replace another model of this name
+    #[arg(long)]
+    pub(crate) replace: bool,
+    /// Read a bundle and compare all of it, and change nothing
+    #[arg(long, conflicts_with_all = ["replace", "name", "nodes"])]
+    pub(crate) check: bool,
 }
 
 #[derive(Debug, Args)]

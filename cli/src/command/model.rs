@@ -11,11 +11,13 @@ use tokio::sync::mpsc;
 use ollamax_proto::v1::import_model_request::Part;
 use ollamax_proto::v1::{ImportModelHeader, ImportModelProgress, ImportModelRequest, ListModelsRequest, ModelView};
 
-use crate::args::{Global, ModelCommand, Output};
+use crate::args::{Global, ImportArgs, ModelCommand, Output};
 use crate::client;
 use crate::error::{Failure, request_id};
 use crate::{output, text};
 
+mod bundle;
+mod export;
 mod limit;
 mod pull;
 
@@ -29,10 +31,9 @@ pub(crate) async fn run(global: &Global, command: ModelCommand) -> Result<(), Fa
     match command {
         ModelCommand::List => list(global).await,
         ModelCommand::Show { name } => show(global, name).await,
-        ModelCommand::Import { file, name, nodes, replace } => {
-            let header = ImportModelHeader { name, nodes, replace, ..ImportModelHeader::default() };
-            import(global, &file, header).await
-        }
+        ModelCommand::Export { name, file } => export::run(global, &name, &file).await,
+        ModelCommand::Import(args) if bundle::is_one(&args.file) => bundle::run(global, args).await,
+        ModelCommand::Import(args) => import(global, args).await,
         ModelCommand::Pull(args) if args.cancel => pull::cancel(global, &args).await,
         ModelCommand::Pull(args) => pull::run(global, &args).await,
         ModelCommand::Pulls => pull::list(global).await,
@@ -127,15 +128,22 @@ fn shown(model: &ModelView) -> Value {
     })
 }
 
-async fn import(global: &Global, file: &Path, mut header: ImportModelHeader) -> Result<(), Failure> {
+async fn import(global: &Global, args: ImportArgs) -> Result<(), Failure> {
+    let ImportArgs { file, name, nodes, replace, check } = args;
+    let file = file.as_path();
     let size_bytes = check_gguf(file)?;
+    let again = format!("ollamax model import {} --name NAME", file.display());
+    if check {
+        return Err(Failure::usage("a GGUF file cannot be checked: it does not say what it should be", again));
+    }
+    let Some(name) = name else { return Err(Failure::usage("a GGUF file has no name of its own", again)) };
+    let mut header = ImportModelHeader { name: name.clone(), nodes, replace, ..ImportModelHeader::default() };
     let bar = if output::may_draw(global.output) { bar(size_bytes) } else { ProgressBar::hidden() };
     bar.set_message("hashing");
     let sha256 = hash(file.to_owned(), bar.clone()).await?;
     bar.set_position(0);
     header.sha256 = sha256.to_vec();
     header.size_bytes = size_bytes;
-    let name = header.name.clone();
     let (sender, receiver) = mpsc::channel(CHUNKS_WAITING_MAX);
     let reading = read_file(file.to_owned(), header, sender);
     // When the daemon gives up the channel closes, and reading ends with it.

@@ -7,14 +7,14 @@ use ollamax_proto::v1::pull_progress::Stage;
 use ollamax_proto::v1::status_reply::Phase;
 use ollamax_proto::v1::{
     Attention, BackupView, BlobProgress, CancelPullReply, Check, CheckUpgradeReply, ClusterEvent, CreateBackupProgress,
-    CreateTokenReply, DoctorReply, DrainNodeReply, EventsReply, GetQuotaReply, Gpu, GrantLeaseReply,
-    ImportModelProgress, ImportedCopy, InitReply, JoinReply, KvEffect, KvHeader, KvLease, KvValue, LeaveReply,
-    LimitPullReply, ListBackupsReply, ListLeasesReply, ListMigrationsReply, ListModelsReply, ListPullsReply,
-    ListSettingsReply, ListTokensReply, LocalView, LogLine, Migration, ModelCopy, ModelView, NewBackupKeyReply,
-    NodeView, PullProgress, RaftMember, RaftStatusReply, RaftView, RangeReply, RemoveNodeReply, RenewLeaseReply,
-    Resident, RevokeLeaseReply, RevokeTokenReply, RunMigrationsReply, Runtime, SetSettingReply, Setting,
-    SourceProgress, StatusReply, TakeSnapshotReply, Token, TransferLeadershipReply, TxnReply, check, kv_effect,
-    migration, raft_status_reply, reach_back_reply, runtime,
+    CreateTokenReply, DoctorReply, DrainNodeReply, EventsReply, ExportHead, ExportPart, GetQuotaReply, Gpu,
+    GrantLeaseReply, ImportModelProgress, ImportedCopy, InitReply, JoinReply, KvEffect, KvHeader, KvLease, KvValue,
+    LeaveReply, LimitPullReply, ListBackupsReply, ListLeasesReply, ListMigrationsReply, ListModelsReply,
+    ListPullsReply, ListSettingsReply, ListTokensReply, LocalView, LogLine, Migration, ModelCopy, ModelView,
+    NewBackupKeyReply, NodeView, PullProgress, RaftMember, RaftStatusReply, RaftView, RangeReply, RemoveNodeReply,
+    RenewLeaseReply, Resident, RevokeLeaseReply, RevokeTokenReply, RunMigrationsReply, Runtime, SetSettingReply,
+    Setting, SourceProgress, StatusReply, TakeSnapshotReply, Token, TransferLeadershipReply, TxnReply, check,
+    export_part, kv_effect, migration, raft_status_reply, reach_back_reply, runtime,
 };
 
 use crate::daemon::{Answer, Script, told};
@@ -40,6 +40,8 @@ pub(crate) fn script() -> Script {
         ("ListPulls", told(&ListPullsReply { pulls: vec![fetching(1), failed_pull()] })),
         ("CancelPull", told(&CancelPullReply { found: true })),
         ("LimitPull", told(&LimitPullReply { nodes: 2 })),
+        ("Export", Answer::Told(exported().iter().map(Message::encode_to_vec).collect())),
+        ("Import", told(&came_in_a_bundle())),
         ("Logs", Answer::Told(log_lines().iter().map(Message::encode_to_vec).collect())),
         ("Follow", Answer::Told(events().iter().map(Message::encode_to_vec).collect())),
         ("Range", told(&RangeReply { header: header(), values: vec![value()], more: false })),
@@ -417,6 +419,27 @@ pub(crate) fn pulled(node_id: u64) -> PullProgress {
     pull.blobs[0].verified_bytes = 2_000_000_000;
     pull.set_stage(Stage::Done);
     pull
+}
+
+/// A node that got the model from a bundle.
+fn came_in_a_bundle() -> PullProgress {
+    let source = SourceProgress { source: "bundle".to_owned(), bytes: 2_000_000_485 };
+    PullProgress { sources: vec![source], ..pulled(1) }
+}
+
+/// The front of a bundle, as far as anybody looks at it here.
+pub(crate) fn bundle() -> Vec<u8> {
+    let mut bundle = vec![0; 512];
+    bundle[257..262].copy_from_slice(b"ustar");
+    bundle
+}
+
+fn exported() -> [ExportPart; 3] {
+    let head = ExportHead { digest: vec![7; 32], length_bytes: 512, name: "llama3.2:latest".to_owned() };
+    let bundle = bundle();
+    let data = |bytes: &[u8]| export_part::Part::Data(bytes.to_vec().into());
+    let parts = [export_part::Part::Head(head), data(&bundle[..300]), data(&bundle[300..])];
+    parts.map(|part| ExportPart { part: Some(part) })
 }
 
 fn failed_pull() -> PullProgress {

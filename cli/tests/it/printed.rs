@@ -8,7 +8,8 @@ use serde_json::Value;
 
 use ollamax_proto::v1::check::Outcome;
 use ollamax_proto::v1::{
-    CancelPullRequest, CheckUpgradeReply, EventsRequest, JoinRequest, PullRequest, RunMigrationsRequest,
+    CancelPullRequest, CheckUpgradeReply, EventsRequest, ExportHead, ExportPart, JoinRequest, PullRequest,
+    RunMigrationsRequest, export_part,
 };
 use ollamax_types::ErrorCode;
 
@@ -165,6 +166,55 @@ async fn a_pull_that_nobody_waits_for_is_told_when_it_is_taken_on() {
         assert_eq!(asked, PullRequest { name, insecure: true, ..PullRequest::default() });
     }
     compare("model-pull", &page(&all));
+}
+
+#[tokio::test]
+async fn a_model_leaves_in_a_file_and_comes_from_one() {
+    let daemon = Daemon::start(lab::script()).await;
+    std::fs::write(daemon.data_dir.join("FILE"), b"GGUF and the rest").expect("written");
+    let mut all = Vec::new();
+    for (line, exit) in [
+        ("model export llama3.2 llama3.2.ollamax", 0),
+        ("model export llama3.2 again.ollamax -o json", 0),
+        ("model export llama3.2 llama3.2.ollamax", 4),
+        ("model import llama3.2.ollamax", 0),
+        ("model import llama3.2.ollamax -o json", 0),
+        ("model import llama3.2.ollamax --check", 0),
+        ("model import llama3.2.ollamax --check -o json", 0),
+        ("model import llama3.2.ollamax --node n2", 2),
+        ("model import FILE", 2),
+        ("model import FILE --check", 2),
+        ("model export llama3.2 - -o json", 2),
+    ] {
+        let said = run(&daemon, &line.split(' ').collect::<Vec<_>>()).await;
+        assert_eq!(said.exit, exit, "{line}: {said:?}");
+        all.push((line.to_owned(), said));
+    }
+    compare("model-bundle", &page(&all));
+    for file in ["llama3.2.ollamax", "again.ollamax"] {
+        assert_eq!(std::fs::read(daemon.data_dir.join(file)).expect("it is there"), lab::bundle(), "{file}");
+        assert!(!daemon.data_dir.join(format!("{file}.part")).exists(), "{file}");
+    }
+    let said = run(&daemon, &["model", "export", "llama3.2", "-"]).await;
+    assert_eq!((said.exit, said.stdout.as_bytes()), (0, lab::bundle().as_slice()));
+    assert!(
+        said.stderr.starts_with("exported llama3.2:latest (070707070707), 512 B, to standard output\n"),
+        "{said:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_bundle_that_breaks_off_leaves_no_file() {
+    let mut script = lab::script();
+    let head = ExportHead { digest: vec![7; 32], length_bytes: 512, name: "llama3.2:latest".to_owned() };
+    let head = ExportPart { part: Some(export_part::Part::Head(head)) };
+    for answer in [Answer::BrokenOff(head.encode_to_vec(), ErrorCode::DigestMismatch), told(&head)] {
+        script.insert("Export", answer);
+        let daemon = Daemon::start(script.clone()).await;
+        let said = run(&daemon, &["model", "export", "llama3.2", "out"]).await;
+        assert!(said.exit != 0 && said.stdout.is_empty(), "{said:?}");
+        assert!(!daemon.data_dir.join("out").exists() && !daemon.data_dir.join("out.part").exists(), "{said:?}");
+    }
 }
 
 #[tokio::test]

@@ -12,6 +12,7 @@ mod adoption;
 mod backup;
 mod bad_input;
 mod bad_models;
+mod bundle_between_two_clusters;
 mod cut_off_minority;
 mod dev_cluster;
 mod disaster;

@@ -27,7 +27,7 @@ const ROW: &str = "{prefix:<12} {bar:24} {bytes}/{total_bytes} {msg}";
 type Seen = BTreeMap<u64, PullProgress>;
 
 /// One row with a bar for each node, where somebody looks.
-struct Rows {
+pub(super) struct Rows {
     drawn: Option<MultiProgress>,
     bars: BTreeMap<u64, ProgressBar>,
 }
@@ -115,7 +115,8 @@ fn show(global: &Global, args: &PullArgs, seen: &Seen) -> Result<(), Failure> {
     Ok(())
 }
 
-fn told(progress: &PullProgress) -> String {
+/// What a node has, or is about to have.
+pub(super) fn told(progress: &PullProgress) -> String {
     let PullProgress { name, node_name, .. } = progress;
     match (progress.stage(), progress.total_bytes) {
         (Stage::Done, _) => format!("{node_name} has {name} ({})", text::digest(&progress.digest)),
@@ -124,7 +125,7 @@ fn told(progress: &PullProgress) -> String {
     }
 }
 
-fn copy(progress: &PullProgress) -> Value {
+pub(super) fn copy(progress: &PullProgress) -> Value {
     json!({
         "node": progress.node_name,
         "nodeId": progress.node_id,
@@ -279,11 +280,11 @@ fn doing(progress: &PullProgress) -> String {
 // === impl Rows ===
 
 impl Rows {
-    fn new(are_drawn: bool) -> Self {
+    pub(super) fn new(are_drawn: bool) -> Self {
         Self { drawn: are_drawn.then(MultiProgress::new), bars: BTreeMap::new() }
     }
 
-    fn show(&mut self, progress: &PullProgress) {
+    pub(super) fn show(&mut self, progress: &PullProgress) {
         let Some(drawn) = &self.drawn else { return };
         let has_room = self.bars.len() < ROWS_MAX;
         let bar = match self.bars.entry(progress.node_id) {
@@ -304,7 +305,7 @@ impl Rows {
         bar.set_message(doing(progress));
     }
 
-    fn clear(&self) {
+    pub(super) fn clear(&self) {
         if let Some(drawn) = &self.drawn {
             drop(drawn.clear());
         }

@@ -4,6 +4,7 @@
 #![doc = include_str!("../DESIGN.md")]
 #![forbid(unsafe_code)]
 
+pub mod bundle;
 pub mod details;
 pub mod fault;
 pub mod hashing;
@@ -15,6 +16,7 @@ pub mod staging;
 pub mod store;
 pub mod tree;
 
+pub use bundle::{BUNDLE_VERSION, BundleError, BundleReader, BundleWriter, Contents};
 pub use fault::Fault;
 pub use hashing::{Hashed, Hashing, Progress};
 pub use index::{Index, Indexed};

@@ -28,6 +28,7 @@ use ollamax_types::limits::COMMAND_BYTES_MAX;
 
 pub mod attention;
 pub mod backup;
+mod bundles;
 pub mod daemon;
 mod events;
 mod kv;

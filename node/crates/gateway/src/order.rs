@@ -32,6 +32,7 @@ pub(crate) struct Order {
 /// An order on its way.
 enum Following {
     Ordered(Order),
+    Begun(Watch),
     Watched { watch: Watch, next_look: Instant },
     Over,
 }
@@ -46,6 +47,11 @@ enum Wished {
 /// The cluster version as this node knows it; 0 before there is a cluster.
 pub(crate) fn cluster_version(view: &dyn View) -> Result<u32, Fault> {
     Ok(read::cluster(view)?.map_or(0, |cluster| cluster.version))
+}
+
+/// How far a pull is that was begun; the last state is over.
+pub(crate) fn begun(watch: Watch) -> impl Stream<Item = Arc<PullProgress>> + Send + 'static {
+    stream::unfold(Following::Begun(watch), Following::step)
 }
 
 /// How far all nodes of a wish are. The stream ends behind the state that is over, or without one when this node
@@ -69,6 +75,7 @@ impl Following {
     async fn step(self) -> Option<(Arc<PullProgress>, Self)> {
         let watch = match self {
             Self::Over => return None,
+            Self::Begun(watch) => watch,
             Self::Ordered(order) => {
                 let Order { transfer, node, spec } = order;
                 let name = spec.name.clone();

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use ollamax_blobs::{Fault, ManifestError, NoRoom, PartError, PublishError};
+use ollamax_blobs::{BundleError, Fault, ManifestError, NoRoom, PartError, PublishError};
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId};
 
 use crate::ports::{LedgerError, OriginError};
@@ -146,6 +146,14 @@ pub enum PullError {
     /// The cluster's record was not changed.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// A bundle is not what it should be, or is not wanted.
+    #[error("{text}")]
+    Bundle {
+        /// What that means for others.
+        code: ErrorCode,
+        /// What is wrong.
+        text: String,
+    },
     /// What another node says.
     #[error("node {node}: {text}")]
     Elsewhere {
@@ -180,7 +188,7 @@ impl PullError {
             Self::TooMany(..) | Self::TooManyWatchers(_) => ErrorCode::Overloaded,
             Self::NotListed { .. } => ErrorCode::RuntimeFailed,
             Self::OtherVersion { .. } => ErrorCode::DigestConflict,
-            Self::Runtime { code, .. } | Self::Elsewhere { code, .. } => *code,
+            Self::Runtime { code, .. } | Self::Bundle { code, .. } | Self::Elsewhere { code, .. } => *code,
         }
     }
 
@@ -202,6 +210,16 @@ impl PullError {
         } else {
             Self::Disk(reason)
         }
+    }
+
+    /// What is wrong with a bundle.
+    pub(crate) fn of_bundle(error: &BundleError) -> Self {
+        let code = match error {
+            damage if damage.is_damage() => ErrorCode::DigestMismatch,
+            BundleError::Write(_) | BundleError::Fault(_) => ErrorCode::StorageFailed,
+            _ => ErrorCode::BadRequest,
+        };
+        Self::Bundle { code, text: error.to_string() }
     }
 
     /// What a part did not do.
@@ -323,6 +341,11 @@ mod tests {
         assert_eq!(other.code(), ErrorCode::DigestConflict);
         let text = "another version of llama3.2:latest was put into the store meanwhile; it stays";
         check(PullError::Overtaken { name }, ErrorCode::PullCancelled, text);
+        let damaged = PullError::of_bundle(&BundleError::Missing(Digest([0xab; 32])));
+        let text = format!("{} is missing in the bundle", "ab".repeat(32));
+        check(damaged, ErrorCode::DigestMismatch, &text);
+        let other = PullError::of_bundle(&BundleError::NotABundle("it is no file of tar"));
+        check(other, ErrorCode::BadRequest, "this is no bundle: it is no file of tar");
         let code = ErrorCode::DiskFull;
         let elsewhere = PullError::Elsewhere { node: NodeId(3), code, text: "full".to_owned() };
         check(elsewhere, code, "node 3: full");

@@ -23,6 +23,7 @@ use crate::adopt::{Adopted, Adoption, Ties, Trees};
 use crate::buffers::Buffers;
 use crate::bulk;
 use crate::bulk::link::Links;
+use crate::bundle::{self, BUNDLES_MAX, ComeOrder, Leaving};
 use crate::config::Config;
 use crate::elsewhere::Remote;
 use crate::error::PullError;
@@ -166,6 +167,7 @@ impl Handle {
             promises: Promises::default(),
             places: Arc::new(Semaphore::new(config.pulls_max as usize)),
             asking: Semaphore::new(ASKING_MAX),
+            bundles: Arc::new(Semaphore::new(BUNDLES_MAX)),
             trees,
             urgent,
             adopted: adopted.clone(),
@@ -327,6 +329,29 @@ impl Handle {
     pub fn lab(&self) -> Lab {
         let Inner { service, library, lending, .. } = &*self.0;
         Lab::new(self.clone(), Arc::clone(service), library.clone(), Arc::clone(lending))
+    }
+
+    /// Hands out a model of this node's store as one file that proves itself. It answers when all of the model was
+    /// found and hashed; what is damaged is found on the way.
+    ///
+    /// # Errors
+    /// When the model is not here as a whole, and when too many bundles are under way.
+    pub async fn leave(&self, name: &ModelName) -> Result<Leaving, PullError> {
+        let Service { means, tasks, stop, .. } = &*self.0.service;
+        bundle::leave(means, name, tasks, stop).await
+    }
+
+    /// Takes a model from such a file, and asks nobody else. It answers when it is known what the file promises; the
+    /// watch tells the rest, and ends with an error where the file is damaged. It does not go on after a restart.
+    ///
+    /// # Errors
+    /// When it is no such file, when a pull of that name is under way, and when no more can wait.
+    pub async fn come(
+        &self,
+        bytes: BoxStream<'static, std::io::Result<Bytes>>,
+        order: ComeOrder,
+    ) -> Result<Watch, PullError> {
+        self.0.service.come(bytes, order).await
     }
 
     /// Ends a pull of this node, and keeps what was fetched. False when there is none, or it is over otherwise.

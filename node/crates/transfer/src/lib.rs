@@ -21,6 +21,7 @@ pub mod shelf;
 mod adopt;
 mod buffers;
 mod bulk;
+mod bundle;
 mod class;
 mod elsewhere;
 mod haves;
@@ -31,6 +32,7 @@ mod service;
 mod wishes;
 
 pub use adopt::Adopted;
+pub use bundle::{ComeOrder, Leaving};
 pub use config::Config;
 pub use error::PullError;
 pub use handle::{Handle, Parts, PullLimit, PullSpec};

@@ -82,6 +82,8 @@ pub enum Source {
     Here,
     /// Another node.
     Node(NodeId),
+    /// A bundle that somebody sent.
+    Bundle,
 }
 
 /// What a pull is doing.
@@ -149,6 +151,7 @@ struct Sheet {
     blobs: Vec<BlobProgress>,
     origin_bytes: u64,
     here_bytes: u64,
+    bundle_bytes: u64,
     node_bytes: BTreeMap<NodeId, u64>,
     meter: Meter,
     told_at: Instant,
@@ -254,6 +257,7 @@ impl Board {
             blobs: Vec::new(),
             origin_bytes: 0,
             here_bytes: 0,
+            bundle_bytes: 0,
             node_bytes: BTreeMap::new(),
             meter: Meter::default(),
             told_at: now,
@@ -358,6 +362,15 @@ impl Board {
         self.tell_soon(&mut sheet);
     }
 
+    /// So much of a file came in a bundle and is sound.
+    pub(crate) fn came_in_bundle(&self, sha256: Digest, verified_bytes: u64, received_bytes: u64) {
+        let mut sheet = self.lock();
+        sheet.advance(sha256, verified_bytes);
+        sheet.bundle_bytes = sheet.bundle_bytes.saturating_add(received_bytes);
+        sheet.note(self.started.elapsed());
+        self.tell_soon(&mut sheet);
+    }
+
     /// Tells what was held back, and what becomes of the rate while nothing comes.
     pub(crate) fn refresh(&self) {
         let mut sheet = self.lock();
@@ -399,14 +412,16 @@ impl Sheet {
 
     /// Takes note of what has come until now.
     fn note(&mut self, elapsed: Duration) {
-        let total = self.node_bytes.values().fold(self.origin_bytes, |sum, bytes| sum.saturating_add(*bytes));
+        let outside = self.origin_bytes.saturating_add(self.bundle_bytes);
+        let total = self.node_bytes.values().fold(outside, |sum, bytes| sum.saturating_add(*bytes));
         self.meter.note(millis(elapsed), total);
     }
 
     fn progress(&self) -> PullProgress {
         let here = [(Source::Origin, self.origin_bytes), (Source::Here, self.here_bytes)];
         let nodes = self.node_bytes.iter().map(|(node, bytes)| (Source::Node(*node), *bytes));
-        let sources = here.into_iter().chain(nodes).filter(|(_, bytes)| *bytes > 0);
+        let bundle = [(Source::Bundle, self.bundle_bytes)];
+        let sources = here.into_iter().chain(nodes).chain(bundle).filter(|(_, bytes)| *bytes > 0);
         let mut progress = PullProgress {
             name: self.name.clone(),
             node: self.node,

@@ -1,11 +1,13 @@
 //! One pull from its name to a visible model, step by step.
 //!
-//! Where the version and the files come from is its course: a registry, or the nodes that have them (`pull/course`).
+//! Where the version and the files come from is its course: a registry, the nodes that have them (`pull/course`), or a
+//! bundle (`pull/bundled`).
 //! Each step may be done again: a pull that was cut off anywhere begins with its first step and finds what is done. The
 //! manifest that was chosen is kept with the job, so a name that moves meanwhile does not change what is fetched. Until
 //! the job is kept nothing was promised to anybody; from then on only its end, told to whoever asks, takes it away.
 //! Nothing of a model is visible before all of it is there and is what its name says.
 
+mod bundled;
 pub(crate) mod chase;
 pub(crate) mod course;
 pub(crate) mod fetch;
@@ -87,6 +89,8 @@ pub(crate) struct Means {
     pub(crate) promises: Promises,
     /// Who may fetch.
     pub(crate) places: Arc<Semaphore>,
+    /// Who may read or write a bundle.
+    pub(crate) bundles: Arc<Semaphore>,
     /// Who may ask a registry for a manifest, of those whom the cluster asks.
     pub(crate) asking: Semaphore,
     pub(crate) trees: Trees,
@@ -186,7 +190,7 @@ impl Pull {
         let Prepared::Missing(mut ground) = self.prepare(&manifest).await? else {
             return self.settle(manifest.digest()).await;
         };
-        if self.chosen.is_none() {
+        if self.chosen.is_none() && self.course.is_kept() {
             self.keep(&manifest).await?;
         }
         self.await_roots(&ground).await?;
@@ -239,6 +243,7 @@ impl Pull {
         let manifest = match (&self.chosen, &self.course) {
             (Some(chosen), _) => chosen.manifest.clone(),
             (None, Course::Wished(wished)) => self.resolve_wish(wished).await?,
+            (None, Course::Bundled(bundled)) => self.resolve_bundle(bundled).await?,
             (None, Course::Asked) => {
                 let bytes = self.unless_ended(self.ask_for_manifest()).await?;
                 Manifest::read(&bytes).map_err(PullError::BadManifest)?
@@ -305,7 +310,7 @@ impl Pull {
     async fn find_store(&self) -> Result<Store, PullError> {
         let mut seeks_left = match (&self.chosen, &self.course) {
             (Some(_), _) => None,
-            (None, Course::Asked) => Some(0),
+            (None, Course::Asked | Course::Bundled(_)) => Some(0),
             (None, Course::Wished(_)) => Some(SEEKS_MAX),
         };
         loop {
@@ -383,6 +388,9 @@ impl Pull {
 
     /// Steps 5 and 6, file by file. Small ones that come from nodes need not wait for each other.
     async fn fetch_all(&self, ground: &Ground) -> Result<Vec<Part>, PullError> {
+        if let Course::Bundled(bundled) = &self.course {
+            return Box::pin(self.take_bundle(ground, bundled)).await;
+        }
         let (mut parts, mut under_way) = (Vec::new(), FuturesUnordered::new());
         for (at, (blob, turn)) in ground.missing.iter().enumerate() {
             let is_last = at + 1 == ground.missing.len();
@@ -402,7 +410,7 @@ impl Pull {
         let is_small = blob.size_bytes < CHUNK_BYTES;
         match &self.course {
             Course::Wished(_) if is_small => self.means.config.blobs_at_once as usize,
-            Course::Wished(_) | Course::Asked => 1,
+            Course::Wished(_) | Course::Asked | Course::Bundled(_) => 1,
         }
     }
 
@@ -422,16 +430,7 @@ impl Pull {
     }
 
     async fn fetch_one(&self, ground: &Ground, blob: BlobSpec, is_last: bool) -> Result<Option<Part>, PullError> {
-        let (store, staging) = (ground.store.clone(), ground.staging.clone());
-        // Another pull may have published or sealed it while this one waited for its turn.
-        let begun = blocking(move || match store.blob(blob) {
-            Ok(Some(_)) => Ok(None),
-            Ok(None) => staging.begin(blob).map(Some),
-            Err(fault) => Err(PartError::Fault(fault)),
-        });
-        let begun = begun.await?.map_err(|error| PullError::of_part(&ground.place, &error))?;
-        self.offer(begun.as_ref());
-        let part = match begun {
+        let part = match self.begin_part(ground, blob).await? {
             Some(part) if !part.is_sealed() => part,
             sealed => {
                 self.board.found(blob.sha256, blob.size_bytes);
@@ -450,6 +449,19 @@ impl Pull {
             self.board.begin(Stage::Verifying);
         }
         self.seal(ground, part, digest).await.map(Some)
+    }
+
+    /// What lies there of a file. Another pull may have published or sealed it while this one waited for its turn.
+    async fn begin_part(&self, ground: &Ground, blob: BlobSpec) -> Result<Option<Part>, PullError> {
+        let (store, staging) = (ground.store.clone(), ground.staging.clone());
+        let begun = blocking(move || match store.blob(blob) {
+            Ok(Some(_)) => Ok(None),
+            Ok(None) => staging.begin(blob).map(Some),
+            Err(fault) => Err(PartError::Fault(fault)),
+        });
+        let begun = begun.await?.map_err(|error| PullError::of_part(&ground.place, &error))?;
+        self.offer(begun.as_ref());
+        Ok(begun)
     }
 
     /// Lets other nodes have what is there of a file.

@@ -26,6 +26,7 @@ use crate::progress::{BlobProgress, Board, PullProgress, Source, SourceProgress,
 use crate::pull::course::{Course, Wished};
 use crate::pull::{Chosen, Means, Pull, blocking};
 
+mod bundled;
 mod unplanned;
 
 /// How long a part is kept that nobody writes to.
@@ -318,7 +319,7 @@ impl Service {
         if pull.chosen.is_none() {
             tracing::info!(model = %name, asked_by, "a pull begins");
         }
-        let outcome = Box::pin(pull.run()).await;
+        let outcome = pull.course.ended(Box::pin(pull.run()).await);
         pull.withdraw();
         if !matches!(outcome, Err(PullError::Stopping)) {
             self.remove_job(&pull.jobs, &name).await;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use futures::stream::{self, BoxStream, Stream, StreamExt as _};
 use tokio::time::Instant;
-use tonic::{Request, Status};
+use tonic::{Request, Status, Streaming};
 
 use ollamax_core::catalog::{Member, Replicas, read};
 use ollamax_metadata as metadata;
@@ -29,11 +29,11 @@ mod limited;
 mod wished;
 
 /// Who asked, for people.
-const ASKED_BY: &str = "admin";
+pub(super) const ASKED_BY: &str = "admin";
 
 /// What is told of one node: its name, and how far it is.
 type Told = (String, Arc<PullProgress>);
-type PullStream = BoxStream<'static, Result<v1::PullProgress, Status>>;
+pub(super) type PullStream = BoxStream<'static, Result<v1::PullProgress, Status>>;
 
 /// The pulls of the cluster, at one node.
 #[derive(Clone)]
@@ -135,7 +135,7 @@ impl Pulls {
     }
 }
 
-fn parse(name: &str) -> Result<ModelName, AdminError> {
+pub(super) fn parse(name: &str) -> Result<ModelName, AdminError> {
     name.parse().map_err(|_| {
         let (why, next) = ("a name is [host/][namespace/]model[:tag]", "ollamax model pull llama3.2");
         AdminError::new(ErrorCode::BadRequest, format!("{name:?} is not a model name"), why, next)
@@ -233,7 +233,7 @@ fn until_accepted(states: BoxStream<'static, Arc<PullProgress>>) -> impl Stream<
 }
 
 /// What all nodes say, and then the first failure.
-fn merged(told: impl Stream<Item = Told> + Send + 'static) -> PullStream {
+pub(super) fn merged(told: impl Stream<Item = Told> + Send + 'static) -> PullStream {
     let begin = (told.boxed(), None::<AdminError>);
     let merged = stream::unfold(begin, |(mut told, mut failure)| async move {
         let Some((node, state)) = told.next().await else {
@@ -249,7 +249,10 @@ fn merged(told: impl Stream<Item = Told> + Send + 'static) -> PullStream {
 
 impl AdminError {
     /// A pull that did not happen, or its end that could not be asked for, on this node.
-    fn of_pull(node: &str, error: &PullError) -> Self {
+    pub(super) fn of_pull(node: &str, error: &PullError) -> Self {
+        if let PullError::Bundle { code, text } = error {
+            return Self::of_bundle(node, *code, text);
+        }
         let code = error.code();
         let (why, next) = match code {
             ErrorCode::ModelNotFound => {
@@ -285,6 +288,8 @@ impl AdminError {
 
 #[tonic::async_trait]
 impl Models for Pulls {
+    type ExportStream = super::bundles::ExportStream;
+    type ImportStream = PullStream;
     type PullStream = PullStream;
 
     async fn pull(&self, request: Request<v1::PullRequest>) -> Reply<Self::PullStream> {
@@ -301,6 +306,14 @@ impl Models for Pulls {
 
     async fn cancel_pull(&self, request: Request<v1::CancelPullRequest>) -> Reply<v1::CancelPullReply> {
         reply(self.cancel(request.into_inner()).await)
+    }
+
+    async fn export(&self, request: Request<v1::ExportRequest>) -> Reply<Self::ExportStream> {
+        reply(self.export_bundle(request.into_inner()).await)
+    }
+
+    async fn import(&self, request: Request<Streaming<v1::ImportPart>>) -> Reply<Self::ImportStream> {
+        reply(self.import_bundle(request.into_inner()).await)
     }
 }
 

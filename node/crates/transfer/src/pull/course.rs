@@ -2,9 +2,9 @@
 //!
 //! A pull that somebody asked of this node alone takes all from the registry. One that the cluster wishes either finds
 //! out for all what the name stands for, and fetches what no node has, or gets all of it from other nodes and never
-//! asks the registry. Always holds: what comes from nodes is proved by a root on record before it is written. While
-//! there is no root, or no majority to put one on record, it waits and says for what; it ends when whoever fetches for
-//! all has failed and nobody takes its place.
+//! asks the registry. One that somebody sent in a bundle asks nobody (`bundled`). Always holds: what comes from nodes
+//! is proved by a root on record before it is written. While there is no root, or no majority to put one on record, it
+//! waits and says for what; it ends when whoever fetches for all has failed and nobody takes its place.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use ollamax_blobs::{BlobSpec, Manifest, Part, Store, Tree};
 use ollamax_core::catalog::{Failure, Wish};
 use ollamax_types::{Digest, ErrorCode, NodeId};
 
+use crate::bundle::Bundled;
 use crate::class::Class;
 use crate::error::PullError;
 use crate::ports::{Assignment, Duty, OriginError, Place};
@@ -42,6 +43,8 @@ pub(crate) enum Course {
     Asked,
     /// The cluster decided it.
     Wished(Wished),
+    /// Somebody sent it.
+    Bundled(Box<Bundled>),
 }
 
 /// What the cluster decided for this node, as far as one pull is concerned.
@@ -86,6 +89,26 @@ impl Wished {
     }
 }
 
+// === impl Course ===
+
+impl Course {
+    /// Whether it goes on after a restart.
+    pub(crate) const fn is_kept(&self) -> bool {
+        !matches!(self, Self::Bundled(_))
+    }
+
+    /// How it ended. What does not go on by itself says so.
+    pub(crate) fn ended(&self, outcome: Result<(), PullError>) -> Result<(), PullError> {
+        match outcome {
+            Err(PullError::Stopping) if !self.is_kept() => Err(PullError::Bundle {
+                code: ErrorCode::Draining,
+                text: "this node is stopping; import the bundle again when it has started".to_owned(),
+            }),
+            outcome => outcome,
+        }
+    }
+}
+
 // === impl Pull ===
 
 impl Pull {
@@ -94,6 +117,7 @@ impl Pull {
         match &self.course {
             Course::Asked => self.chosen.as_ref().map(|chosen| chosen.asked_at_ms),
             Course::Wished(wished) => Some(wished.since_ms),
+            Course::Bundled(bundled) => Some(bundled.since_ms),
         }
     }
 
@@ -154,7 +178,7 @@ impl Pull {
     }
 
     /// What the name stands for in the store beside this node.
-    async fn stored(&self) -> Result<Option<(Store, Manifest)>, PullError> {
+    pub(super) async fn stored(&self) -> Result<Option<(Store, Manifest)>, PullError> {
         let (runtime, name) = (Arc::clone(&self.means.runtime), self.spec.name.clone());
         blocking(move || {
             let Place::Store(place) = runtime.place() else { return None };

@@ -1,6 +1,7 @@
 //! Transfer through its public door, over folders in Ollama's layout and a paused clock.
 
 mod adoption;
+mod bundles;
 mod disks;
 mod elsewhere;
 mod handed;

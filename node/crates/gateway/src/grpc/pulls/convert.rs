@@ -15,8 +15,8 @@ use crate::error::words_of;
 
 /// Most files that one message may name: layers and the configuration.
 const BLOBS_MAX: usize = limits::MANIFEST_LAYERS_MAX + 1;
-/// Most sources that one message may name: all members, the registry, and what was there.
-const SOURCES_MAX: usize = limits::MEMBERS_MAX + 2;
+/// Most sources that one message may name: all members, the registry, a bundle, and what was there.
+const SOURCES_MAX: usize = limits::MEMBERS_MAX + 3;
 
 /// As it is sent; `name_of` names nodes as people know them.
 #[must_use]
@@ -142,6 +142,7 @@ fn source_text(source: &Source) -> String {
         Source::Origin => "origin".to_owned(),
         Source::Here => "here".to_owned(),
         Source::Node(node) => format!("node/{node}"),
+        Source::Bundle => "bundle".to_owned(),
     }
 }
 
@@ -149,6 +150,7 @@ fn source_of(text: &str) -> Option<Source> {
     match text {
         "origin" => Some(Source::Origin),
         "here" => Some(Source::Here),
+        "bundle" => Some(Source::Bundle),
         _ => text.strip_prefix("node/")?.parse().ok().map(Source::Node),
     }
 }
@@ -173,7 +175,12 @@ mod tests {
             stage,
             digest: Some(Digest([7; 32])),
             blobs: [blob(1, 9, 4), blob(2, 0, 0)].into(),
-            sources: vec![source(Source::Origin, 3), source(Source::Here, 1), source(Source::Node(NodeId(3)), 0)],
+            sources: vec![
+                source(Source::Origin, 3),
+                source(Source::Here, 1),
+                source(Source::Node(NodeId(3)), 0),
+                source(Source::Bundle, 9),
+            ],
             bytes_per_second: Some(5),
             left: Some(Duration::from_millis(1_500)),
             wait: None,

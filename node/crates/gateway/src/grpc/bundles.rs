@@ -1,0 +1,174 @@
+//! Bundles, as an administrator takes them out of this node and brings them in.
+//!
+//! A model leaves from the node that is asked and comes to it; no other node has a part in that. What leaves and breaks
+//! off ends with an error, so nobody takes it for whole. What comes is told like a pull of one node, with the error
+//! behind its last word.
+
+use std::future::ready;
+use std::io::{self, ErrorKind};
+
+use futures::stream::{self, BoxStream, StreamExt as _};
+use tonic::{Status, Streaming};
+
+use ollamax_core::catalog::read;
+use ollamax_metadata as metadata;
+use ollamax_proto::v1;
+use ollamax_proto::v1::{export_part, import_part};
+use ollamax_transfer::{ComeOrder, PullError};
+use ollamax_types::{ErrorCode, ModelName, NodeId};
+
+use super::pulls::{ASKED_BY, PullStream, Pulls, merged, parse};
+use super::{AdminError, Engines};
+use crate::order;
+
+/// A bundle that leaves.
+pub(super) type ExportStream = BoxStream<'static, Result<v1::ExportPart, Status>>;
+
+// === impl Pulls ===
+
+impl Pulls {
+    /// A model of this node as one file.
+    pub(super) async fn export_bundle(&self, asked: v1::ExportRequest) -> Result<ExportStream, AdminError> {
+        let Engines { metadata, transfer, .. } = self.0.engines()?;
+        let name = parse(&asked.name)?;
+        let own = name_of(&metadata, metadata.node());
+        let leaving = match transfer.leave(&name).await {
+            Ok(leaving) => leaving,
+            Err(error) if error.code() == ErrorCode::ModelNotFound => {
+                return Err(not_here(&name, &own, &holders(&metadata, &name)?));
+            }
+            Err(error) => return Err(not_whole(&own, &name, &error)),
+        };
+        let digest = leaving.digest.0.to_vec();
+        let head = v1::ExportHead { digest, length_bytes: leaving.length_bytes, name: leaving.name.to_string() };
+        let first = v1::ExportPart { part: Some(export_part::Part::Head(head)) };
+        let rest = leaving.bytes.map(move |piece| match piece {
+            Ok(data) => Ok(v1::ExportPart { part: Some(export_part::Part::Data(data)) }),
+            Err(error) => Err(Status::from(not_whole(&own, &name, &error))),
+        });
+        Ok(stream::once(ready(Ok(first))).chain(rest).boxed())
+    }
+
+    /// A model onto this node from such a file.
+    pub(super) async fn import_bundle(&self, mut parts: Streaming<v1::ImportPart>) -> Result<PullStream, AdminError> {
+        let Engines { metadata, transfer, .. } = self.0.engines()?;
+        let first = parts.message().await.ok().flatten().and_then(|part| part.part);
+        let Some(import_part::Part::Head(head)) = first else {
+            let next = "ollamax model import FILE";
+            return Err(AdminError::new(ErrorCode::BadRequest, "the bundle has no head", "", next));
+        };
+        let name = if head.name.is_empty() { None } else { Some(parse(&head.name)?) };
+        let (only_check, replace) = (head.only_check, head.replace);
+        let wanted = ComeOrder { name, only_check, replace, asked_by: ASKED_BY.to_owned() };
+        let pieces = parts.map(|part| match part.map(|part| part.part) {
+            Ok(Some(import_part::Part::Data(data))) => Ok(data),
+            Ok(_) => Err(io::Error::new(ErrorKind::InvalidData, "a part of it has no bytes")),
+            Err(status) => Err(io::Error::other(status.message().to_owned())),
+        });
+        let own = name_of(&metadata, metadata.node());
+        match transfer.come(pieces.boxed(), wanted).await {
+            Ok(watch) => Ok(merged(order::begun(watch).map(move |state| (own.clone(), state)))),
+            Err(error) => Err(AdminError::of_pull(&own, &error)),
+        }
+    }
+}
+
+// === impl AdminError ===
+
+impl AdminError {
+    /// A bundle that did not come to this node.
+    pub(super) fn of_bundle(node: &str, code: ErrorCode, text: &str) -> Self {
+        let (why, next) = match code {
+            ErrorCode::DigestMismatch => ("nothing of it is visible to anybody", "copy the file again"),
+            ErrorCode::BadRequest => {
+                ("nothing was changed", "ollamax model import FILE, a bundle of `ollamax model export`")
+            }
+            ErrorCode::DigestConflict => (
+                "a bundle does not replace another version by accident",
+                "ollamax model import FILE --replace, or --name NAME",
+            ),
+            ErrorCode::PreconditionFailed => ("one name is fetched once at a time", "ollamax model pulls"),
+            ErrorCode::Overloaded => ("it has a bound", "repeat the command when one of them is over"),
+            ErrorCode::Draining => ("what came so far is kept", "repeat the command when that node has started"),
+            _ => ("see its log", "on that node: ollamax logs --level warn"),
+        };
+        Self::new(code, text, format!("on node {node}: {why}"), next)
+    }
+}
+
+/// What people call a node.
+fn name_of(metadata: &metadata::Handle, node: NodeId) -> String {
+    let member = read::member(&*metadata.view(), node).ok().flatten();
+    member.map_or_else(|| node.to_string(), |member| member.name)
+}
+
+/// The nodes that have a model, as people call them.
+fn holders(metadata: &metadata::Handle, name: &ModelName) -> Result<Vec<String>, AdminError> {
+    let locations = read::locations_of(&*metadata.view(), name)?;
+    Ok(locations.into_iter().map(|location| name_of(metadata, location.node)).collect())
+}
+
+/// A model that lies elsewhere, or nowhere.
+fn not_here(name: &ModelName, own: &str, holders: &[String]) -> AdminError {
+    let what = format!("{name} is not on this node");
+    let (why, next) = match holders {
+        [] => ("no node has it".to_owned(), format!("ollamax model pull {name} --node {own} --wait")),
+        [one] => (format!("{one} has it"), format!("on {one}: ollamax model export {name} FILE")),
+        [first, ..] => {
+            (format!("{} have it", holders.join(" and ")), format!("on {first}: ollamax model export {name} FILE"))
+        }
+    };
+    AdminError::new(ErrorCode::ModelNotFound, what, why, next)
+}
+
+/// A model that does not leave.
+fn not_whole(own: &str, name: &ModelName, error: &PullError) -> AdminError {
+    let code = error.code();
+    let (why, next) = match code {
+        ErrorCode::DigestMismatch | ErrorCode::StorageCorrupt | ErrorCode::StorageFailed => (
+            "what lies in the store is damaged; what was written of the bundle is none",
+            format!("remove it from the runtime there, then: ollamax model pull {name} --node {own} --wait"),
+        ),
+        ErrorCode::Overloaded => ("it has a bound", "repeat the command when one of them is over".to_owned()),
+        _ => return AdminError::of_pull(own, error),
+    };
+    AdminError::new(code, error.to_string(), format!("on node {own}: {why}"), next)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_that_is_elsewhere_is_told_with_where() {
+        let name: ModelName = "llama3.2".parse().expect("a name");
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let check = |holders: &[&str], why: &str, next: &str| {
+            let error = not_here(&name, "n1", &names(holders));
+            assert_eq!(
+                (error.code, error.what.as_str()),
+                (ErrorCode::ModelNotFound, "llama3.2:latest is not on this node")
+            );
+            assert_eq!((error.why.as_str(), error.next.as_str()), (why, next));
+        };
+        check(&[], "no node has it", "ollamax model pull llama3.2:latest --node n1 --wait");
+        check(&["n2"], "n2 has it", "on n2: ollamax model export llama3.2:latest FILE");
+        check(&["n2", "n3"], "n2 and n3 have it", "on n2: ollamax model export llama3.2:latest FILE");
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_bundle_is_told_with_what_helps() {
+        let told = |code| {
+            let text = "piece 3 of it is damaged".to_owned();
+            AdminError::of_pull("n1", &PullError::Bundle { code, text })
+        };
+        let damaged = told(ErrorCode::DigestMismatch);
+        assert_eq!((damaged.what.as_str(), damaged.next.as_str()), ("piece 3 of it is damaged", "copy the file again"));
+        assert_eq!(damaged.why, "on node n1: nothing of it is visible to anybody");
+        assert_eq!(told(ErrorCode::DigestConflict).next, "ollamax model import FILE --replace, or --name NAME");
+        let name: ModelName = "m".parse().expect("a name");
+        let error = PullError::Bundle { code: ErrorCode::DigestMismatch, text: "piece 3 is damaged".to_owned() };
+        let next = not_whole("n1", &name, &error).next;
+        assert_eq!(next, "remove it from the runtime there, then: ollamax model pull m:latest --node n1 --wait");
+    }
+}
