@@ -53,6 +53,7 @@ const PAGES: &[(&str, i32, &[&str])] = &[
             "events --since 3",
             "model pull nope",
             "model pull nope --node n2 --cancel",
+            "model pull nope --cancel",
             "model limit nope 20MB/s",
         ],
     ),

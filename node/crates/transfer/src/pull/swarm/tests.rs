@@ -54,7 +54,13 @@ impl World {
             peers.link_library(*node, disk.library.clone(), 16);
             cluster.hold(*node, &name(), Digest([1; 32]));
         }
-        let ask = Ask { name: name(), replicas: Replicas::All, insecure: false, asked_by: "a test".to_owned() };
+        let ask = Ask {
+            name: name(),
+            replicas: Replicas::All,
+            is_said: true,
+            insecure: false,
+            asked_by: "a test".to_owned(),
+        };
         cluster.ledger(ONE).ask(ask).await.expect("it fits");
         let metrics = Metrics::default();
         let board = Arc::new(Board::new(name(), ONE, Stage::Fetching, metrics.clone()));
@@ -365,4 +371,24 @@ async fn what_has_come_is_offered_to_others_while_the_rest_is_missing() {
     };
     assert!(chunk == world.own.chunk(3));
     assert_eq!(world.own.library.have(world.own.spec.sha256), None, "and not longer");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_chunk_that_the_disk_damaged_before_it_was_heard_of_is_missing() {
+    let world = World::new(3, &[TWO]).await;
+    let (news, _inbox) = mpsc::channel(NEWS_MAX);
+    let (patience, changes) = (world.config.patience(), watch::Sender::new(()));
+    let shared = Arc::new(Shared { receiving: world.receiving(1), patience, news, changes });
+    let mut conduct = Conduct::new(shared, &world.config);
+    let came = || News::Came { peer: TWO, request: 1, index: 1 };
+    conduct.take(News::Lost { index: 1 });
+    conduct.take(came());
+    assert!(!conduct.swarm.have().get(1), "nobody would fetch it again");
+    assert_eq!(conduct.verified_bytes, 0);
+    world.own.write(&world.own.part(), 1);
+    conduct.take(came());
+    assert!(conduct.swarm.have().get(1));
+    assert_eq!(conduct.verified_bytes, CHUNK_BYTES);
+    conduct.take(News::Lost { index: 1 });
+    assert_eq!((conduct.swarm.have().get(1), conduct.verified_bytes), (false, 0));
 }
