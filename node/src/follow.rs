@@ -11,6 +11,7 @@ pub(crate) mod machine;
 pub(crate) mod members;
 pub(crate) mod models;
 pub(crate) mod standing;
+pub(crate) mod strain;
 pub(crate) mod wishes;
 
 /// Least time between two looks at all wishes, whatever changes.

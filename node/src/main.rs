@@ -14,6 +14,7 @@ use ollamax_types::{Clock, Incarnation};
 mod adapters;
 mod admin_socket;
 mod backups;
+mod calendar;
 #[cfg(test)]
 mod cluster_of_one;
 mod config;

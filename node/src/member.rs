@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use prometheus::Registry;
 use tokio::sync::watch;
@@ -29,12 +30,13 @@ use crate::adapters::raft_over_net::RaftOverNet;
 use crate::adapters::runtime_over_ollama::RuntimeOverOllama;
 use crate::adapters::store_over_runtime::StoreOverRuntime;
 use crate::adapters::transfer_over_net::TransferOverNet;
+use crate::calendar::minute_of_week;
 use crate::config::NodeConfig;
 use crate::data_dir::Membership;
 use crate::follow::members::{Addresses, Follower};
 use crate::follow::standing::Asker;
 use crate::follow::wishes::Planner;
-use crate::follow::{ballast, machine, models, wishes};
+use crate::follow::{ballast, machine, models, strain, wishes};
 use crate::slot::{MemberEngines, Slot};
 use crate::telemetry::Standing;
 
@@ -170,6 +172,11 @@ impl Around {
         metadata: metadata::Handle,
         scheduler: scheduler::Handle,
     ) -> transfer::Handle {
+        let (sender, metrics) = (watch::Sender::new(false), transfer::Metrics::default());
+        let slow = Duration::from_millis(self.config.transfer.yield_sync_ms);
+        let strained = sender.subscribe();
+        // It ends with the engines; if it fails, transfers go on as they are.
+        self.tasks.spawn(strain::follow(metadata.clone(), slow, sender, metrics.clone(), self.stop.clone()));
         let ledger = LedgerOverMetadata::start(metadata.clone(), scheduler, &self.tasks, self.stop.clone());
         let runtime = StoreOverRuntime {
             runtime: self.runtime.clone(),
@@ -189,7 +196,9 @@ impl Around {
             peers: Arc::new(PeersOverNet::new(self.net.clone())),
             ledger: Arc::new(ledger),
             seed: self.seed(),
-            metrics: transfer::Metrics::default(),
+            minute_of_week,
+            strain: strained,
+            metrics,
         };
         transfer::Handle::start(self.config.transfer.clone(), parts, &self.tasks, self.stop.clone())
     }

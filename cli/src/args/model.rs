@@ -8,6 +8,8 @@ use std::str::FromStr;
 
 use clap::{Args, Subcommand};
 
+use ollamax_types::{Rate, RateProblem};
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum ModelCommand {
     /// All models
@@ -47,6 +49,17 @@ pub(crate) enum ModelCommand {
     /// What this node pulls, and what it could not pull in the last hour
     #[command(after_help = "Examples:\n  ollamax model pulls\n  ollamax model pulls -o json | jq .pulls")]
     Pulls,
+    /// Slow the pulls of a model down on all nodes, or let them go as fast as they can
+    #[command(after_help = "Examples:
+  ollamax model limit llama3.2 20MB/s
+  ollamax model limit llama3.2 none")]
+    Limit {
+        /// Name, for example llama3.2
+        name: String,
+        /// At most so fast on each node, like 20MB/s or 100Mbit/s; `none`: as fast as it goes
+        #[arg(value_name = "RATE|none")]
+        rate: PullRate,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -83,9 +96,21 @@ pub(crate) struct PullArgs {
     /// Show how far it is until it is over
     #[arg(long, conflicts_with = "cancel")]
     pub(crate) wait: bool,
+    /// Fetch at most so fast on each node, like 20MB/s or 100Mbit/s, until the pull is over or its node starts again
+    #[arg(long, value_name = "RATE", conflicts_with = "cancel")]
+    pub(crate) limit_rate: Option<Rate>,
     /// End the pull; what was fetched is kept for the next one
     #[arg(long)]
     pub(crate) cancel: bool,
+}
+
+/// How fast a pull may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PullRate {
+    /// So fast at most.
+    AtMost(Rate),
+    /// As fast as it can.
+    None,
 }
 
 /// How many nodes shall have a model.
@@ -95,6 +120,16 @@ pub(crate) enum Replicas {
     Count(u32),
     /// All that can.
     All,
+}
+
+// === impl PullRate ===
+
+impl FromStr for PullRate {
+    type Err = RateProblem;
+
+    fn from_str(text: &str) -> Result<Self, RateProblem> {
+        if text == "none" { Ok(Self::None) } else { text.parse().map(Self::AtMost) }
+    }
 }
 
 // === impl Replicas ===
@@ -123,6 +158,15 @@ impl fmt::Display for Replicas {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rate_is_read_as_the_daemon_reads_it_and_none_is_one_too() {
+        assert_eq!("none".parse(), Ok(PullRate::None));
+        assert_eq!("20MB/s".parse::<PullRate>().ok(), Rate::of(20_000_000).map(PullRate::AtMost));
+        let problem = "20".parse::<PullRate>().unwrap_err();
+        assert_eq!(problem.to_string(), "\"20\" has no unit; write it like 20MB/s");
+        assert!("off".parse::<PullRate>().is_err());
+    }
 
     #[test]
     fn replicas_are_read_as_they_are_shown() {

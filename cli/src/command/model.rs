@@ -18,6 +18,7 @@ use crate::{output, text};
 
 mod bundle;
 mod export;
+mod limit;
 mod pull;
 
 /// Bytes of one message.
@@ -36,6 +37,7 @@ pub(crate) async fn run(global: &Global, command: ModelCommand) -> Result<(), Fa
         ModelCommand::Pull(args) if args.cancel => pull::cancel(global, &args).await,
         ModelCommand::Pull(args) => pull::run(global, &args).await,
         ModelCommand::Pulls => pull::list(global).await,
+        ModelCommand::Limit { name, rate } => limit::run(global, &name, rate).await,
     }
 }
 

@@ -9,12 +9,12 @@ use ollamax_proto::v1::{
     Attention, BackupView, BlobProgress, CancelPullReply, Check, CheckUpgradeReply, ClusterEvent, CreateBackupProgress,
     CreateTokenReply, DoctorReply, DrainNodeReply, EventsReply, ExportHead, ExportPart, GetQuotaReply, Gpu,
     GrantLeaseReply, ImportModelProgress, ImportedCopy, InitReply, JoinReply, KvEffect, KvHeader, KvLease, KvValue,
-    LeaveReply, ListBackupsReply, ListLeasesReply, ListMigrationsReply, ListModelsReply, ListPullsReply,
-    ListSettingsReply, ListTokensReply, LocalView, LogLine, Migration, ModelCopy, ModelView, NewBackupKeyReply,
-    NodeView, PullProgress, RaftMember, RaftStatusReply, RaftView, RangeReply, RemoveNodeReply, RenewLeaseReply,
-    Resident, RevokeLeaseReply, RevokeTokenReply, RunMigrationsReply, Runtime, SetSettingReply, Setting,
-    SourceProgress, StatusReply, TakeSnapshotReply, Token, TransferLeadershipReply, TxnReply, check, export_part,
-    kv_effect, migration, raft_status_reply, reach_back_reply, runtime,
+    LeaveReply, LimitPullReply, ListBackupsReply, ListLeasesReply, ListMigrationsReply, ListModelsReply,
+    ListPullsReply, ListSettingsReply, ListTokensReply, LocalView, LogLine, Migration, ModelCopy, ModelView,
+    NewBackupKeyReply, NodeView, PullProgress, RaftMember, RaftStatusReply, RaftView, RangeReply, RemoveNodeReply,
+    RenewLeaseReply, Resident, RevokeLeaseReply, RevokeTokenReply, RunMigrationsReply, Runtime, SetSettingReply,
+    Setting, SourceProgress, StatusReply, TakeSnapshotReply, Token, TransferLeadershipReply, TxnReply, check,
+    export_part, kv_effect, migration, raft_status_reply, reach_back_reply, runtime,
 };
 
 use crate::daemon::{Answer, Script, told};
@@ -39,6 +39,7 @@ pub(crate) fn script() -> Script {
         ("Pull", Answer::Told(pulls_to_the_end().iter().map(Message::encode_to_vec).collect())),
         ("ListPulls", told(&ListPullsReply { pulls: vec![fetching(1), failed_pull()] })),
         ("CancelPull", told(&CancelPullReply { found: true })),
+        ("LimitPull", told(&LimitPullReply { nodes: 2 })),
         ("Export", Answer::Told(exported().iter().map(Message::encode_to_vec).collect())),
         ("Import", told(&came_in_a_bundle())),
         ("Logs", Answer::Told(log_lines().iter().map(Message::encode_to_vec).collect())),

@@ -37,6 +37,7 @@ const PAGES: &[(&str, &[&str])] = &[
             "model pull llama3.2 --node n1 --node n2 --wait",
             "model pull llama3.2 --cancel",
             "model pulls",
+            "model limit llama3.2 20MB/s",
         ],
     ),
     (
@@ -221,21 +222,25 @@ async fn as_many_copies_are_asked_for_as_the_words_say() {
     let daemon = Daemon::start(lab::script()).await;
     let nodes = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
     let rows = [
-        ("", None, false, nodes(&[])),
-        ("--replicas 3", Some(3), false, nodes(&[])),
-        ("--replicas all", None, true, nodes(&[])),
-        ("--node n1,n2 --node n3", None, false, nodes(&["n1", "n2", "n3"])),
+        ("", None, false, nodes(&[]), None),
+        ("--replicas 3", Some(3), false, nodes(&[]), None),
+        ("--replicas all", None, true, nodes(&[]), None),
+        ("--node n1,n2 --node n3", None, false, nodes(&["n1", "n2", "n3"]), None),
+        ("--limit-rate 20MB/s", None, false, nodes(&[]), Some(20_000_000)),
     ];
-    for (words, replicas, on_all, nodes) in rows {
+    for (words, replicas, on_all, nodes, limit_bytes_per_second) in rows {
         let line = format!("model pull llama3.2 --wait {words}");
         let said = run(&daemon, &line.split_whitespace().collect::<Vec<_>>()).await;
         assert_eq!(said.exit, 0, "{line}: {said:?}");
         let asked = PullRequest::decode(&*daemon.last_request("Pull")).expect("a request");
         let name = "llama3.2".to_owned();
-        let expected = PullRequest { name, nodes, insecure: false, wait: true, replicas, on_all };
+        let expected =
+            PullRequest { name, nodes, insecure: false, wait: true, replicas, on_all, limit_bytes_per_second };
         assert_eq!(asked, expected, "{line}");
     }
-    for words in ["--replicas 0", "--replicas two", "--replicas 2 --node n1", "--replicas 2 --cancel"] {
+    for words in
+        ["--replicas 0", "--replicas two", "--replicas 2 --node n1", "--replicas 2 --cancel", "--limit-rate 20"]
+    {
         let line = format!("model pull llama3.2 {words}");
         let said = run(&daemon, &line.split(' ').collect::<Vec<_>>()).await;
         assert_eq!(said.exit, 2, "{line}: {said:?}");

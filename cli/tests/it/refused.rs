@@ -10,7 +10,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
 use ollamax_proto::v1::migration::Status as Standing;
-use ollamax_proto::v1::{CancelPullReply, CheckUpgradeReply, DoctorReply, ListModelsReply, Migration};
+use ollamax_proto::v1::{CancelPullReply, CheckUpgradeReply, DoctorReply, LimitPullReply, ListModelsReply, Migration};
 use ollamax_types::ErrorCode;
 
 use crate::daemon::{Answer, Daemon, REQUEST_ID, Script, refused, told};
@@ -54,6 +54,7 @@ const PAGES: &[(&str, i32, &[&str])] = &[
             "model pull nope",
             "model pull nope --node n2 --cancel",
             "model pull nope --cancel",
+            "model limit nope 20MB/s",
         ],
     ),
     (
@@ -195,6 +196,7 @@ fn not_found() -> Vec<(&'static str, Answer)> {
             ),
         ),
         ("CancelPull", told(&CancelPullReply { found: false })),
+        ("LimitPull", told(&LimitPullReply { nodes: 0 })),
         (
             "RevokeToken",
             refused(

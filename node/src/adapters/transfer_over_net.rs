@@ -19,8 +19,8 @@ use ollamax_proto::v1;
 use ollamax_proto::v1::transfer_client::TransferClient;
 use ollamax_proto::v1::transfer_server::{Transfer, TransferServer};
 use ollamax_transfer::ports::Others;
-use ollamax_transfer::{PullError, PullProgress, PullSpec, Watch};
-use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, limits};
+use ollamax_transfer::{PullError, PullLimit, PullProgress, PullSpec, Watch};
+use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, Rate, limits};
 
 use crate::adapters::haves_over_net::bundled;
 use crate::adapters::placements_over_metadata::PlacementsOverMetadata;
@@ -73,6 +73,17 @@ impl Others for TransferOverNet {
         let mut client = TransferClient::new(self.net.channel(to, Class::Forward));
         async move {
             let outcome = client.cancel(v1::CancelOrder { name: name.to_string() }).await;
+            outcome.map(|outcome| outcome.into_inner().found).map_err(|status| elsewhere(to, &status))
+        }
+        .boxed()
+    }
+
+    fn limit(&self, to: NodeId, limit: PullLimit) -> BoxFuture<'static, Result<bool, PullError>> {
+        let mut client = TransferClient::new(self.net.channel(to, Class::Forward));
+        let PullLimit { name, rate, ahead } = limit;
+        let order = v1::LimitOrder { name: name.to_string(), bytes_per_second: rate.map(Rate::bytes), ahead };
+        async move {
+            let outcome = client.limit(order).await;
             outcome.map(|outcome| outcome.into_inner().found).map_err(|status| elsewhere(to, &status))
         }
         .boxed()
@@ -133,6 +144,13 @@ impl Transfer for TransferService {
         Ok(Response::new(v1::CancelOutcome { found }))
     }
 
+    async fn limit(&self, request: Request<v1::LimitOrder>) -> Result<Response<v1::LimitOutcome>, Status> {
+        let transfer = self.engines()?.transfer;
+        let v1::LimitOrder { name, bytes_per_second, ahead } = request.into_inner();
+        let found = transfer.limit_pull(&parsed(&name)?, rate(bytes_per_second)?, ahead);
+        Ok(Response::new(v1::LimitOutcome { found }))
+    }
+
     async fn manifest(&self, request: Request<v1::ManifestQuery>) -> Result<Response<v1::ManifestBytes>, Status> {
         let (transfer, digest) = (self.engines()?.transfer, digest(request.into_inner().digest)?);
         let manifest = transfer.manifest(digest).await.ok_or_else(absent)?;
@@ -181,6 +199,11 @@ fn parts(size_bytes: u64, hashes: &Bytes) -> Vec<v1::HashesPart> {
 
 fn parsed(name: &str) -> Result<ModelName, Status> {
     name.parse().map_err(|_| refusal(ErrorCode::BadRequest, "invalid model name"))
+}
+
+fn rate(bytes_per_second: Option<u64>) -> Result<Option<Rate>, Status> {
+    let rate = bytes_per_second.map(Rate::of);
+    if rate == Some(None) { Err(refusal(ErrorCode::BadRequest, "invalid rate")) } else { Ok(rate.flatten()) }
 }
 
 /// How a pull stands, at once and then whenever that has changed; the last message says how it ended.
@@ -238,6 +261,17 @@ mod tests {
         check(32, &[32]);
         check(HASHES_BYTES_MAX, &[HASHES_BYTES_MAX]);
         check(2 * HASHES_BYTES_MAX + 32, &[HASHES_BYTES_MAX, HASHES_BYTES_MAX, 32]);
+    }
+
+    #[test]
+    fn a_rate_is_one_that_can_be_set_or_none() {
+        let check = |bytes: Option<u64>, expected: Option<Option<u64>>| {
+            assert_eq!(rate(bytes).ok().map(|rate| rate.map(Rate::bytes)), expected, "{bytes:?}");
+        };
+        check(None, Some(None));
+        check(Some(1 << 20), Some(Some(1 << 20)));
+        check(Some(0), None);
+        check(Some(u64::MAX), None);
     }
 
     #[test]

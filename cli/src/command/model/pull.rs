@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use ollamax_proto::v1::pull_progress::{Stage, Wait};
 use ollamax_proto::v1::{CancelPullRequest, ListPullsRequest, PullProgress, PullRequest, SourceProgress};
+use ollamax_types::Rate;
 
 use crate::args::{Global, Output, PullArgs, Replicas};
 use crate::client;
@@ -51,6 +52,10 @@ pub(super) async fn run(global: &Global, args: &PullArgs) -> Result<(), Failure>
         let next = "ollamax model pulls shows whether it goes on";
         return Err(Failure::new(7, "the daemon ended before the pull did", "it is stopping", next));
     }
+    if let Some(rate) = args.limit_rate.filter(|_| !is_complete(&seen, true)) {
+        let until = "until it is over or a node starts again";
+        output::talk(global.output, &format!("Each node fetches at {rate} at most, {until}."));
+    }
     output::talk(global.output, &format!("Next: {}", next(args, &seen)));
     Ok(())
 }
@@ -67,6 +72,7 @@ fn request(args: &PullArgs) -> PullRequest {
         wait: args.wait,
         replicas,
         on_all: args.replicas == Some(Replicas::All),
+        limit_bytes_per_second: args.limit_rate.map(Rate::bytes),
     }
 }
 
@@ -147,6 +153,9 @@ fn next(args: &PullArgs, seen: &Seen) -> String {
     for node in &args.nodes {
         again += &format!(" --node {node}");
     }
+    if let Some(rate) = args.limit_rate {
+        again += &format!(" --limit-rate {rate}");
+    }
     again + if args.insecure { " --insecure --wait" } else { " --wait" }
 }
 
@@ -197,10 +206,16 @@ fn table(pulls: &[PullProgress]) -> String {
             if pull.total_bytes == 0 { String::new() } else { done },
             pull.bytes_per_second.map(|rate| format!("{}/s", text::bytes(rate))).unwrap_or_default(),
             pull.left_ms.map(text::span).unwrap_or_default(),
-            text::in_one_line(pull.error.as_bytes()),
+            note(pull),
         ]
     });
     output::table(&["NAME", "NODE", "STAGE", "DONE", "RATE", "LEFT", "NOTE"], rows.collect())
+}
+
+/// Why it failed, else to what somebody slowed it down.
+fn note(pull: &PullProgress) -> String {
+    let limit = pull.limit_bytes_per_second.and_then(Rate::of).filter(|_| pull.error.is_empty());
+    limit.map_or_else(|| text::in_one_line(pull.error.as_bytes()), |rate| format!("at {rate} at most"))
 }
 
 fn shown(pull: &PullProgress) -> Value {
@@ -222,6 +237,7 @@ fn shown(pull: &PullProgress) -> Value {
         "totalBytes": pull.total_bytes,
         "bytesPerSecond": pull.bytes_per_second,
         "leftMs": pull.left_ms,
+        "limitBytesPerSecond": pull.limit_bytes_per_second,
         "sources": sources(&pull.sources),
         "blobs": blobs,
         "code": known(&pull.code),
@@ -236,6 +252,10 @@ fn step(progress: &PullProgress) -> String {
         Wait::Unspecified => what,
         Wait::FirstCopy => what + " for the first copy",
         Wait::Quorum => what + " for a quorum",
+        Wait::Window => match progress.wait_until_minute {
+            Some(minute) => format!("{what} until {:02}:{:02}", minute / 60, minute % 60),
+            None => what + " for a limit that is off",
+        },
     }
 }
 
@@ -319,7 +339,7 @@ mod tests {
 
     fn asked() -> PullArgs {
         let (name, nodes) = ("llama3.2".to_owned(), vec![]);
-        PullArgs { name, replicas: None, nodes, insecure: false, wait: false, cancel: false }
+        PullArgs { name, replicas: None, nodes, insecure: false, wait: false, limit_rate: None, cancel: false }
     }
 
     #[test]
@@ -336,6 +356,8 @@ mod tests {
         llama3.2:latest  gpu-2  failed    1.1 GB of 2.0 GB                  the pull was cancelled
         ");
         assert_eq!(shown(&pull(Stage::Unspecified))["stage"], "unknown");
+        let slow = PullProgress { limit_bytes_per_second: Some(20_000_000), ..pull(Stage::Fetching) };
+        assert_eq!(note(&slow), "at 20MB/s at most");
     }
 
     #[test]
@@ -351,6 +373,8 @@ mod tests {
         check(Stage::Fetching, three, "ollamax model pull llama3.2 --replicas 3 --wait");
         let all = PullArgs { replicas: Some(Replicas::All), ..asked() };
         check(Stage::Fetching, all, "ollamax model pull llama3.2 --replicas all --wait");
+        let slow = PullArgs { limit_rate: "20MB/s".parse().ok(), ..asked() };
+        check(Stage::Fetching, slow, "ollamax model pull llama3.2 --limit-rate 20MB/s --wait");
         let one = PullArgs { nodes: nodes(&["a"]), insecure: true, ..asked() };
         check(Stage::Done, one, "ollamax run llama3.2");
     }
@@ -363,6 +387,8 @@ mod tests {
         assert_eq!((three.replicas, three.on_all), (Some(3), false));
         let all = with(Some(Replicas::All));
         assert_eq!((all.replicas, all.on_all), (None, true));
+        let slow = request(&PullArgs { limit_rate: "20MB/s".parse().ok(), ..asked() });
+        assert_eq!((slow.limit_bytes_per_second, all.limit_bytes_per_second), (Some(20_000_000), None));
     }
 
     #[test]
@@ -398,6 +424,10 @@ mod tests {
         assert_eq!(doing(&waiting), "waiting");
         waiting.set_wait(Wait::FirstCopy);
         assert_eq!(doing(&waiting), "waiting for the first copy");
+        waiting.set_wait(Wait::Window);
+        assert_eq!(doing(&waiting), "waiting for a limit that is off");
+        waiting.wait_until_minute = Some(18 * 60 + 5);
+        assert_eq!(doing(&waiting), "waiting until 18:05");
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod catalog;
 pub mod health;
 pub mod integrity;
 pub mod placement;
+pub mod rates;
 pub mod recover;
 pub mod routing;
 pub mod stability;

@@ -445,6 +445,13 @@ impl Handle {
         self.0.store.tend_ballast();
     }
 
+    /// How long the slowest sync of the log took since this was last asked, one that still runs included. `None`: there
+    /// was none. Ask from one place.
+    #[must_use]
+    pub fn slowest_sync(&self) -> Option<Duration> {
+        self.0.store.slowest_sync()
+    }
+
     /// The store's ballast, if it was released and not made again since.
     #[must_use]
     pub fn released_ballast(&self) -> Option<store::ReleasedBallast> {

@@ -13,7 +13,7 @@ use crate::high_water::HighWater;
 use crate::log::Positions;
 use crate::metrics::Metrics;
 use crate::state::Current;
-use crate::sync::SyncThread;
+use crate::sync::{SyncThread, SyncTimes};
 
 /// Shared with the threads.
 #[derive(Debug)]
@@ -35,6 +35,8 @@ pub(crate) struct Shared {
     pub(crate) incoming: PathBuf,
     /// What is remembered of the file that holds some of the disk.
     pub(crate) ballast: Ballast,
+    /// How long the log waits for its disk.
+    pub(crate) sync_times: SyncTimes,
 }
 
 /// Shared by the handles. Dropping the last one empties the queues and ends the threads.

@@ -10,6 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use rocksdb::WriteBatch;
 use tokio::sync::watch;
@@ -32,7 +33,7 @@ use crate::shared::{Inner, Shared};
 use crate::snapshot::sweep;
 use crate::state::applied::{KEY as APPLIED_KEY, Standing};
 use crate::state::{Current, State};
-use crate::sync::SyncThread;
+use crate::sync::{SyncThread, SyncTimes};
 use crate::wal_tail;
 
 /// Where a snapshot arrives, under `raft/`.
@@ -142,6 +143,7 @@ impl Store {
             importing: AtomicBool::new(false),
             incoming: raft.join(INCOMING),
             ballast: Ballast::default(),
+            sync_times: SyncTimes::default(),
         });
         let (flusher, sync) = (Flusher::start(Arc::clone(&shared))?, SyncThread::start(Arc::clone(&shared))?);
         Ok(Self { inner: Arc::new(Inner { flusher, sync, shared }) })
@@ -188,6 +190,12 @@ impl Store {
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.inner.shared.metrics
+    }
+
+    /// How long the slowest sync took since this was last asked, one that still runs included. `None`: there was none.
+    #[must_use]
+    pub fn slowest_sync(&self) -> Option<Duration> {
+        self.inner.shared.sync_times.take_longest()
     }
 
     /// Makes everything durable, the state included, and takes no more writes. A second call does nothing.

@@ -6,7 +6,7 @@
 //! synced first.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -85,11 +85,48 @@ pub(crate) fn join(thread: Option<JoinHandle<()>>) {
     }
 }
 
+/// How long syncs take, for whoever asks from time to time.
+#[derive(Debug, Default)]
+pub(crate) struct SyncTimes(Mutex<Times>);
+
+#[derive(Debug, Default)]
+struct Times {
+    /// When the sync that runs began.
+    began_at: Option<Instant>,
+    /// The longest since somebody asked.
+    longest: Option<Duration>,
+}
+
 struct Syncer {
     shared: Arc<Shared>,
     group_max: usize,
     /// When the high-water file was last written.
     written_at: Option<Instant>,
+}
+
+// === impl SyncTimes ===
+
+impl SyncTimes {
+    fn begin(&self) {
+        self.lock().began_at = Some(Instant::now());
+    }
+
+    fn end(&self) {
+        let mut times = self.lock();
+        let took = times.began_at.take().map(|at| at.elapsed());
+        times.longest = times.longest.max(took);
+    }
+
+    /// The longest since the last call, one that still runs included; `None`: there was none.
+    pub(crate) fn take_longest(&self) -> Option<Duration> {
+        let mut times = self.lock();
+        let running = times.began_at.map(|at| at.elapsed());
+        times.longest.take().max(running)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Times> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 // === impl Syncer ===
@@ -138,7 +175,10 @@ impl Syncer {
     fn make_durable(&mut self, group: &[Request]) -> Result<(), DiskError> {
         let metrics = &self.shared.metrics;
         let timer = metrics.sync_seconds.start_timer();
-        self.shared.database.sync_wal()?;
+        self.shared.sync_times.begin();
+        let synced = self.shared.database.sync_wal();
+        self.shared.sync_times.end();
+        synced?;
         timer.observe_duration();
         metrics.syncs_total.inc();
         metrics.sync_group_size.observe(f64::from(u32::try_from(group.len()).unwrap_or(u32::MAX)));
@@ -175,5 +215,22 @@ impl Syncer {
 
     fn mark(&self) -> MutexGuard<'_, HighWater> {
         self.shared.high_water.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_sync_is_told_once_and_one_that_runs_at_any_time() {
+        let times = SyncTimes::default();
+        assert_eq!(times.take_longest(), None);
+        times.begin();
+        let running = times.take_longest();
+        assert!(running.is_some() && times.take_longest() >= running, "it goes on");
+        times.end();
+        assert!(times.take_longest() >= running);
+        assert_eq!(times.take_longest(), None);
     }
 }

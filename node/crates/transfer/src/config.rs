@@ -3,7 +3,11 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use ollamax_core::rates::Limit;
 use ollamax_core::transfer_plan::Patience;
+use ollamax_types::Rate;
+
+use crate::class::Class;
 
 /// Slowest hashing that can be set, bytes each second. Below it one piece of a file would take longer than anybody
 /// waits for.
@@ -48,6 +52,22 @@ pub struct Config {
     pub window_chunks: u32,
     /// Files of one model that are fetched from other nodes at once. Since 0.1.
     pub blobs_at_once: u32,
+    /// What may come from registries, like `mon-fri 08:00-18:00 20MB/s, 100MB/s`; empty sets no limit. Since 0.1.
+    pub limit_origin: String,
+    /// What may come from other nodes; written in the same way. Since 0.1.
+    pub limit_receive: String,
+    /// What other nodes may get from this one; written in the same way. Since 0.1.
+    pub limit_send: String,
+    /// What machines that are no members may get from this node; written in the same way. Since 0.1.
+    pub limit_lab: String,
+    /// What the cluster may take for itself, to repair and to move, of a limit that holds: so much of it, percent.
+    /// Since 0.1.
+    pub limit_background_percent: u32,
+    /// What the cluster may take for itself where no limit holds, like `200MB`; empty sets no limit. Since 0.1.
+    pub limit_background: String,
+    /// A sync of the cluster's log that takes longer makes transfers write more slowly, milliseconds; 0: never.
+    /// Since 0.1.
+    pub yield_sync_ms: u64,
 }
 
 impl Default for Config {
@@ -69,6 +89,13 @@ impl Default for Config {
             links_per_peer: 1,
             window_chunks: 512,
             blobs_at_once: 4,
+            limit_origin: String::new(),
+            limit_receive: String::new(),
+            limit_send: String::new(),
+            limit_lab: String::new(),
+            limit_background_percent: 25,
+            limit_background: "200MB".to_owned(),
+            yield_sync_ms: 50,
         }
     }
 }
@@ -101,12 +128,15 @@ impl Config {
             ("links_per_peer", u64::from(self.links_per_peer), 1, 4),
             ("window_chunks", u64::from(self.window_chunks), 16, 65_536),
             ("blobs_at_once", u64::from(self.blobs_at_once), 1, 16),
+            ("limit_background_percent", u64::from(self.limit_background_percent), 1, 100),
+            ("yield_sync_ms", self.yield_sync_ms, 0, 10_000),
         ];
         for (key, value, least, most) in rows {
             if value < least || value > most {
                 problems.push(format!("transfer.{key}: {value} is not between {least} and {most}"));
             }
         }
+        problems.extend(self.limit_problems());
         let rate = self.hash_bytes_per_second_max;
         if rate != 0 && rate < HASH_BYTES_PER_SECOND_LEAST {
             let key = "transfer.hash_bytes_per_second_max";
@@ -114,6 +144,31 @@ impl Config {
             problems.push(text);
         }
         problems
+    }
+
+    fn limit_problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        for class in Class::ALL {
+            if let Err(problem) = self.limit_of(class).parse::<Limit>() {
+                problems.push(format!("{}: {problem}", class.key()));
+            }
+        }
+        if !self.limit_background.is_empty()
+            && let Err(problem) = self.limit_background.parse::<Rate>()
+        {
+            problems.push(format!("transfer.limit_background: {problem}"));
+        }
+        problems
+    }
+
+    /// The limit of a class, as it is written.
+    pub(crate) fn limit_of(&self, class: Class) -> &str {
+        match class {
+            Class::Origin => &self.limit_origin,
+            Class::Receive => &self.limit_receive,
+            Class::Send => &self.limit_send,
+            Class::Lab => &self.limit_lab,
+        }
     }
 
     /// How long to wait for what does not come.
@@ -170,5 +225,29 @@ mod tests {
             "transfer.blobs_at_once: 17 is not between 1 and 16",
         ];
         check(shared, &expected);
+    }
+    #[test]
+    fn a_limit_that_cannot_be_read_is_named_with_its_key() {
+        let check = |config: Config, expected: &[&str]| assert_eq!(config.validate(), expected);
+        let good = Config::default;
+        let office = "mon-fri 08:00-18:00 20MB/s, 100MB/s".to_owned();
+        check(Config { limit_origin: office, limit_lab: "off".to_owned(), ..good() }, &[]);
+        check(Config { limit_background: String::new(), yield_sync_ms: 0, ..good() }, &[]);
+        let no_unit = "transfer.limit_send: \"20\" has no unit; write it like 20MB/s";
+        check(Config { limit_send: "20".to_owned(), ..good() }, &[no_unit]);
+        let bad = Config {
+            limit_origin: "25:00-26:00".to_owned(),
+            limit_receive: "10 B/s".to_owned(),
+            limit_background: "off".to_owned(),
+            limit_background_percent: 0,
+            ..good()
+        };
+        let expected = [
+            "transfer.limit_background_percent: 0 is not between 1 and 100",
+            "transfer.limit_origin: \"25:00-26:00\" is no time of day like 08:00-18:00",
+            "transfer.limit_receive: 10 B/s is less than 64 KiB/s; write off",
+            "transfer.limit_background: \"off\" is no rate like 20MB/s",
+        ];
+        check(bad, &expected);
     }
 }

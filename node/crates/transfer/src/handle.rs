@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use ollamax_blobs::Promises;
 use ollamax_types::limits::PULL_WATCHERS_MAX;
-use ollamax_types::{Clock, Digest, ModelName, NodeId};
+use ollamax_types::{Clock, Digest, ModelName, NodeId, Rate, Timestamp};
 
 use crate::adopt::{Adopted, Adoption, Ties, Trees};
 use crate::buffers::Buffers;
@@ -30,6 +30,7 @@ use crate::error::PullError;
 use crate::haves;
 use crate::lab::{CHUNKS_HELD_MAX, Lab};
 use crate::library::Library;
+use crate::limits::{ClosedClass, Limits};
 use crate::metrics::Metrics;
 use crate::overview::{Follower, OverviewWatch};
 use crate::ports::{Ask, ByteStream, Have, Ledger, LedgerError, Origin, Others, Peers, Runtime};
@@ -47,6 +48,17 @@ pub struct PullSpec {
     pub insecure: bool,
     /// Who asks, for people.
     pub asked_by: String,
+}
+
+/// How fast somebody wants a pull to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PullLimit {
+    /// The model.
+    pub name: ModelName,
+    /// At most so fast; `None`: as fast as it can.
+    pub rate: Option<Rate>,
+    /// It also holds for a pull that begins within ten minutes.
+    pub ahead: bool,
 }
 
 /// The things, as opposed to the numbers, that transfer works with.
@@ -69,6 +81,10 @@ pub struct Parts {
     pub ledger: Arc<dyn Ledger>,
     /// Where chance begins: what nodes choose by chance differs from node to node.
     pub seed: u64,
+    /// The minute of the week on this machine's clock; 0 is Monday 00:00.
+    pub minute_of_week: fn(Timestamp) -> u32,
+    /// Whether the cluster's log waits for its disk.
+    pub strain: watch::Receiver<bool>,
     /// What is counted.
     pub metrics: Metrics,
 }
@@ -112,7 +128,9 @@ impl Handle {
     /// off, until `stop`.
     #[must_use]
     pub fn start(config: Config, parts: Parts, tasks: &TaskTracker, stop: CancellationToken) -> Self {
-        let Parts { node, clock, data_dir, origin, runtime, others, peers, ledger, seed, metrics } = parts;
+        let (minute_of_week, strain) = (parts.minute_of_week, parts.strain.clone());
+        let limits = Limits::new(&config, parts.clock.clone(), minute_of_week, strain, parts.metrics.clone());
+        let Parts { node, clock, data_dir, origin, runtime, others, peers, ledger, seed, metrics, .. } = parts;
         let folder = data_dir.join("transfer");
         let (sender, adopted) = watch::channel(Arc::default());
         let (fetching, pulling) = watch::channel(0);
@@ -143,6 +161,7 @@ impl Handle {
             ledger,
             seed,
             library: library.clone(),
+            limits,
             metrics: metrics.clone(),
             buffers,
             promises: Promises::default(),
@@ -276,9 +295,14 @@ impl Handle {
     /// Hands out chunks to another node over a stream that it opened, until either end closes it.
     pub fn serve(&self, stream: impl ByteStream) {
         let Inner { library, serving, service, metrics, .. } = &*self.0;
-        let (serving, stop) = (Arc::clone(serving), service.stop.clone());
+        let stock = bulk::serve::Stock {
+            library: library.clone(),
+            places: Arc::clone(serving),
+            limits: service.means.limits.clone(),
+            metrics: metrics.clone(),
+        };
         // It ends with the stream and with the node; whoever asks there asks others too.
-        service.tasks.spawn(bulk::serve::serve(stream, library.clone(), serving, metrics.clone(), stop));
+        service.tasks.spawn(bulk::serve::serve(stream, stock, service.stop.clone()));
     }
 
     /// The manifest of a version that is here or on its way, byte for byte.
@@ -346,6 +370,38 @@ impl Handle {
     /// When that node cannot be asked.
     pub async fn cancel_at(&self, node: NodeId, name: &ModelName) -> Result<bool, PullError> {
         if node == self.0.node { Ok(self.cancel(name).await) } else { self.0.others.cancel(node, name.clone()).await }
+    }
+
+    /// Slows a pull of this node down, or lets it go as fast as it can, until it is over or this node ends. False when
+    /// there is none of that name; `ahead`: then it holds for one that begins within ten minutes.
+    #[must_use]
+    pub fn limit_pull(&self, name: &ModelName, rate: Option<Rate>, ahead: bool) -> bool {
+        self.0.service.limit_pull(name, rate, ahead)
+    }
+
+    /// The same for a pull of another node, or of this one.
+    ///
+    /// # Errors
+    /// When that node cannot be asked.
+    pub async fn limit_pull_at(&self, node: NodeId, order: PullLimit) -> Result<bool, PullError> {
+        let PullLimit { name, rate, ahead } = &order;
+        if node == self.0.node {
+            Ok(self.limit_pull(name, *rate, *ahead))
+        } else {
+            self.0.others.limit(node, order).await
+        }
+    }
+
+    /// To what somebody slowed a pull of this node down.
+    #[must_use]
+    pub fn limit_of_pull(&self, name: &ModelName) -> Option<Rate> {
+        self.0.service.means.limits.limit_of_pull(name)
+    }
+
+    /// The kinds of transfers that a limit keeps back altogether just now.
+    #[must_use]
+    pub fn closed(&self) -> Vec<ClosedClass> {
+        self.0.service.means.limits.closed()
     }
 
     /// The pulls of this node that are not over, and those that failed within the last hour, by name.

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId};
 
 use crate::error::PullError;
-use crate::handle::{Handle, PullSpec};
+use crate::handle::{Handle, PullLimit, PullSpec};
 use crate::ports::{
     FetchStep, Listing, Opened, Origin, OriginError, OriginTrouble, Others, Place, PullStream, Runtime, RuntimeTrouble,
     Wanted,
@@ -160,6 +160,12 @@ impl MemOrigin {
     #[must_use]
     pub fn sent(&self, sha256: Digest) -> u64 {
         lock(&self.shop).sent.get(&sha256).copied().unwrap_or_default()
+    }
+
+    /// Bodies that are open.
+    #[must_use]
+    pub fn open_now(&self) -> usize {
+        lock(&self.shop).open
     }
 
     /// Most bodies that were open at once.
@@ -404,6 +410,11 @@ impl Others for MemOthers {
     fn cancel(&self, to: NodeId, name: ModelName) -> BoxFuture<'static, Result<bool, PullError>> {
         let handle = self.handle(to);
         async move { Ok::<bool, PullError>(handle?.cancel(&name).await) }.boxed()
+    }
+
+    fn limit(&self, to: NodeId, limit: PullLimit) -> BoxFuture<'static, Result<bool, PullError>> {
+        let limited = self.handle(to).map(|handle| handle.limit_pull(&limit.name, limit.rate, limit.ahead));
+        async { limited }.boxed()
     }
 }
 

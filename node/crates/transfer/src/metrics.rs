@@ -17,16 +17,23 @@
 //! | `ollamax_transfer_wishes` | wishes | `state`: held, under_way, impossible, failed | of the cluster, if it leads |
 //! | `ollamax_transfer_origin_retries_total` | attempts | `reason`: cut, stalled, busy, refused | in vain |
 //! | `ollamax_transfer_chunks_damaged_total` | chunks | – | that a disk gave back other than they were |
+//! | `ollamax_transfer_moved_bytes_total` | bytes | `class`, `urgency`: asked, background | that limits let pass |
+//! | `ollamax_transfer_limited_seconds_total` | seconds | `class` | that limits held bytes back |
+//! | `ollamax_transfer_strained` | – | – | 1 while the cluster's log waits for its disk |
 //! | `ollamax_transfer_lab_streams` | ranges | – | of files that machines which are no members read just now |
 //! | `ollamax_transfer_lab_fetches_total` | models | `source`: peers, origin | got because such a machine asked |
 //! | `ollamax_transfer_staged_bytes` | bytes | – | that files on their way took when a pull ended last |
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+use std::time::Duration;
 
+use prometheus::{CounterVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+
+use ollamax_core::rates::Urgency;
 use ollamax_core::transfer_plan::origin::End;
 use ollamax_types::NodeId;
 
 use crate::bulk::frame::Outcome;
+use crate::class::Class;
 use crate::progress::Stage;
 
 /// The states of wishes.
@@ -51,6 +58,9 @@ pub struct Metrics {
     steals: IntCounter,
     strikes: IntCounterVec,
     wishes: IntGaugeVec,
+    moved: IntCounterVec,
+    limited: CounterVec,
+    strained: IntGauge,
     lab_streams: IntGauge,
     lab_fetches: IntCounterVec,
 }
@@ -96,6 +106,15 @@ impl Default for Metrics {
         for state in WISH_STATES {
             wishes.with_label_values(&[state]);
         }
+        let moved = Opts::new("ollamax_transfer_moved_bytes_total", "Bytes that limits let pass.");
+        let moved = IntCounterVec::new(moved, &["class", "urgency"]).expect("a valid name and two labels");
+        let limited = Opts::new("ollamax_transfer_limited_seconds_total", "Time that bytes were held back by limits.");
+        let limited = CounterVec::new(limited, &["class"]).expect("a valid name and one label");
+        for class in Class::ALL {
+            moved.with_label_values(&[class.word(), word_of_urgency(Urgency::Asked)]);
+            limited.with_label_values(&[class.word()]);
+        }
+        let strained = "1 while the cluster's log waits for its disk and files are written slowly.";
         let steals = "Requests for chunks that another node was asked for already.";
         let strikes = "Chunks that came from a node and were not what they must be.";
         let pulls = IntGaugeVec::new(stages, &["stage"]).expect("a valid name and one label");
@@ -117,6 +136,9 @@ impl Default for Metrics {
             steals: counter("ollamax_transfer_steals_total", steals),
             strikes: counters("ollamax_transfer_peer_strikes_total", strikes, "peer"),
             wishes,
+            moved,
+            limited,
+            strained: gauge("ollamax_transfer_strained", strained),
             lab_streams: gauge("ollamax_transfer_lab_streams", "Ranges that machines read which are no members."),
             lab_fetches,
         }
@@ -144,6 +166,9 @@ impl Metrics {
         registry.register(Box::new(self.links.clone()))?;
         registry.register(Box::new(self.steals.clone()))?;
         registry.register(Box::new(self.strikes.clone()))?;
+        registry.register(Box::new(self.moved.clone()))?;
+        registry.register(Box::new(self.limited.clone()))?;
+        registry.register(Box::new(self.strained.clone()))?;
         registry.register(Box::new(self.wishes.clone()))?;
         registry.register(Box::new(self.lab_streams.clone()))?;
         registry.register(Box::new(self.lab_fetches.clone()))
@@ -154,6 +179,19 @@ impl Metrics {
         if WISH_STATES.contains(&state) {
             self.wishes.with_label_values(&[state]).set(i64::try_from(count).unwrap_or(i64::MAX));
         }
+    }
+
+    /// Whether the cluster's log waits for its disk.
+    pub fn show_strained(&self, is_strained: bool) {
+        self.strained.set(i64::from(is_strained));
+    }
+
+    pub(crate) fn moved(&self, class: Class, urgency: Urgency, bytes: u64) {
+        self.moved.with_label_values(&[class.word(), word_of_urgency(urgency)]).inc_by(bytes);
+    }
+
+    pub(crate) fn limited(&self, class: Class, wait: Duration) {
+        self.limited.with_label_values(&[class.word()]).inc_by(wait.as_secs_f64());
     }
 
     pub(crate) fn show(&self, models: usize, suspect: usize) {
@@ -200,7 +238,7 @@ impl Metrics {
     pub(crate) fn served(&self, outcome: Outcome) {
         let word = match outcome {
             Outcome::Whole | Outcome::Cancelled => "served",
-            Outcome::Busy => "busy",
+            Outcome::Busy | Outcome::Closed => "busy",
             Outcome::Absent => "absent",
             Outcome::Failed => "failed",
         };
@@ -273,6 +311,14 @@ const fn word_of(stage: &Stage) -> Option<&'static str> {
     }
 }
 
+/// The label of an urgency.
+const fn word_of_urgency(urgency: Urgency) -> &'static str {
+    match urgency {
+        Urgency::Background => "background",
+        Urgency::Asked => "asked",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -282,9 +328,9 @@ mod tests {
         let registry = Registry::new();
         let metrics = Metrics::default();
         metrics.register(&registry).expect("an empty registry");
-        assert_eq!(registry.gather().len(), 17, "strikes are there from the first one on");
+        assert_eq!(registry.gather().len(), 20, "strikes are there from the first one on");
         metrics.struck(NodeId(2));
-        assert_eq!(registry.gather().len(), 18);
+        assert_eq!(registry.gather().len(), 21);
         metrics.register(&registry).expect_err("taken");
     }
 

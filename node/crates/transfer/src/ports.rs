@@ -21,7 +21,7 @@ use ollamax_core::transfer_plan::Extent;
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, Root};
 
 use crate::error::PullError;
-use crate::handle::PullSpec;
+use crate::handle::{PullLimit, PullSpec};
 use crate::progress::PullProgress;
 use crate::shelf::Shelf;
 
@@ -177,6 +177,8 @@ pub trait Others: Send + Sync + 'static {
     fn pull(&self, to: NodeId, spec: PullSpec) -> BoxFuture<'static, Result<PullStream, PullError>>;
     /// Ends a pull there; false when there was none.
     fn cancel(&self, to: NodeId, name: ModelName) -> BoxFuture<'static, Result<bool, PullError>>;
+    /// Slows a pull there down; false when there was none.
+    fn limit(&self, to: NodeId, limit: PullLimit) -> BoxFuture<'static, Result<bool, PullError>>;
 }
 
 /// Bytes both ways, between two nodes that know each other.

@@ -41,7 +41,7 @@ pub struct PullProgress {
     pub node: NodeId,
     /// What is being done.
     pub stage: Stage,
-    /// What it waits for, where it waits for other nodes.
+    /// What it waits for, where it waits for other nodes or for a time of the week.
     pub wait: Option<Wait>,
     /// Which version of the model; `None` while it is not known.
     pub digest: Option<Digest>,
@@ -109,13 +109,18 @@ pub enum Stage {
     Failed(PullError),
 }
 
-/// What a pull waits for that gets a model from other nodes.
+/// What a pull waits for, beside its turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wait {
     /// No node has all of it yet.
     FirstCopy,
     /// One has, and the cluster cannot put that on record.
     Quorum,
+    /// Nothing may move at this time of the week.
+    Window {
+        /// The minute of the day in which that is over; `None`: never.
+        until_minute: Option<u16>,
+    },
 }
 
 /// A pull that somebody watches. Dropping it ends the watching, not the pull.
@@ -202,10 +207,14 @@ impl PullProgress {
 
 impl fmt::Display for Wait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::FirstCopy => "waiting for the first copy",
-            Self::Quorum => "waiting for a quorum",
-        })
+        match self {
+            Self::FirstCopy => f.write_str("waiting for the first copy"),
+            Self::Quorum => f.write_str("waiting for a quorum"),
+            Self::Window { until_minute: Some(minute) } => {
+                write!(f, "waiting until {:02}:{:02}", minute / 60, minute % 60)
+            }
+            Self::Window { until_minute: None } => f.write_str("waiting for a limit that is off"),
+        }
     }
 }
 
@@ -299,7 +308,7 @@ impl Board {
         self.enter(stage, None);
     }
 
-    /// It waits for other nodes.
+    /// It waits for something that it can name.
     pub(crate) fn wait_for(&self, wait: Wait) {
         self.enter(Stage::Waiting, Some(wait));
     }

@@ -46,6 +46,7 @@ use crate::config::Config;
 use crate::error::PullError;
 use crate::handle::PullSpec;
 use crate::library::{Library, Offered};
+use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::ports::{Ledger, Listing, Origin, OriginError, OriginTrouble, Peers, Place, Runtime};
 use crate::progress::{Board, Stage};
@@ -82,6 +83,7 @@ pub(crate) struct Means {
     pub(crate) seed: u64,
     pub(crate) links: Links,
     pub(crate) library: Library,
+    pub(crate) limits: Limits,
     pub(crate) metrics: Metrics,
     pub(crate) buffers: Buffers,
     pub(crate) promises: Promises,

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use ollamax_blobs::{BlobSpec, Fault, JobFile, Jobs, Manifest, Scanned, Staging, Store};
-use ollamax_types::{Digest, ModelName, NodeId, Timestamp};
+use ollamax_types::{Digest, ModelName, NodeId, Rate, Timestamp};
 
 use crate::error::PullError;
 use crate::handle::PullSpec;
@@ -127,6 +127,17 @@ impl Service {
         let mut watch = board.watch_anyway();
         while !watch.now().is_over() && watch.changed().await {}
         matches!(watch.now().stage, Stage::Failed(PullError::Cancelled))
+    }
+
+    /// Slows a pull down, or lets it go as fast as it can, until it is over. False when there is none; `ahead`: then
+    /// one is about to begin.
+    pub(crate) fn limit_pull(&self, name: &ModelName, rate: Option<Rate>, ahead: bool) -> bool {
+        let pulls = self.lock();
+        let runs = pulls.get(name).is_some_and(|entry| entry.failed_at.is_none());
+        if runs || ahead {
+            self.means.limits.limit_pull(name, rate, runs);
+        }
+        runs || ahead
     }
 
     /// The pulls that are not over, and those that failed lately.
@@ -303,6 +314,7 @@ impl Service {
         let (name, board) = (pull.spec.name.clone(), Arc::clone(&pull.board));
         let entry = Entry { board: Arc::clone(&board), cancel: pull.cancel.clone(), failed_at: None };
         pulls.insert(name.clone(), entry);
+        self.means.limits.pull_begins(&name);
         drop(pulls);
         remember(&mut self.lock_boards(), name, board);
         // It ends with the node, between two chunks; what it could not do is told on its board.
@@ -356,6 +368,7 @@ impl Service {
     /// Whoever asks for the name from here on begins anew.
     fn end(&self, name: &ModelName, board: &Arc<Board>, outcome: Result<(), PullError>) {
         let mut pulls = self.lock();
+        self.means.limits.limit_pull(name, None, true);
         let is_listed = matches!(&outcome, Err(error) if !is_an_answer(error));
         if is_listed {
             let failed_at = Some(Instant::now());

@@ -122,6 +122,11 @@ impl OriginPlan {
         }
     }
 
+    /// What is missing was held back here: what counts as silence of the place begins anew.
+    pub fn held_back(&mut self, now_ms: u64) {
+        self.last_gain_ms = self.last_gain_ms.max(now_ms);
+    }
+
     /// A chunk is not there after all.
     pub fn lost(&mut self, index: u32) {
         self.have.clear(index);

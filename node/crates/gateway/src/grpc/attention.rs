@@ -9,6 +9,7 @@ use ollamax_proto::v1::node_view::{Health, State};
 use ollamax_proto::v1::runtime::State as RuntimeState;
 use ollamax_proto::v1::status_reply::Phase;
 use ollamax_proto::v1::{Attention, NodeView, StatusReply};
+use ollamax_transfer::ClosedClass;
 
 use super::daemon::AdminError;
 
@@ -28,6 +29,8 @@ pub struct Beside<'a> {
     pub ballast: Option<metadata::ReleasedBallast>,
     /// What is wrong with the schedule of backups.
     pub backups: Option<Trouble>,
+    /// The transfers of this node that a limit keeps back altogether just now.
+    pub closed: &'a [ClosedClass],
     /// Whether `api` serves everybody who can reach it.
     pub api_open: bool,
 }
@@ -59,6 +62,7 @@ pub fn needs_attention(status: &StatusReply, beside: &Beside<'_>) -> Vec<Attenti
         ));
     }
     found.extend(beside.backups.map(of_backups));
+    found.extend(beside.closed.iter().map(|class| transfers_off(&status.node_name, class)));
     if beside.api_open {
         found.push(entry(
             "api_open",
@@ -68,6 +72,14 @@ pub fn needs_attention(status: &StatusReply, beside: &Beside<'_>) -> Vec<Attenti
         ));
     }
     found
+}
+
+/// A limit that somebody configured. It is told, since it looks like a fault to whoever did not.
+fn transfers_off(node: &str, class: &ClosedClass) -> Attention {
+    let until = class.until_minute.map(|minute| format!(" until {:02}:{:02}", minute / 60, minute % 60));
+    let what = format!("{} are off{} on {node}", class.what, until.unwrap_or_default());
+    let why = format!("{} says so; what waits goes on then", class.key);
+    entry("transfers_off", what, why, format!("on {node}: wait, or change {} and restart the daemon", class.key))
 }
 
 /// Records that are not what the cluster agreed on.
@@ -342,6 +354,20 @@ mod tests {
         check(799, None);
         check(800, Some(("quota_low", "the quota of user/ is nearly full: 800 of 1000 bytes")));
         check(1_000, Some(("quota_full", "the quota of user/ is full: 1000 of 1000 bytes")));
+    }
+
+    #[test]
+    fn a_class_of_transfers_that_is_off_is_told_with_its_end() {
+        let closed =
+            |until_minute| [ClosedClass { key: "transfer.limit_send", what: "transfers to nodes", until_minute }];
+        let status = StatusReply { node_name: "n2".to_owned(), ..healthy() };
+        let check = |until_minute: Option<u16>, expected: &str| {
+            let found = needs_attention(&status, &Beside { closed: &closed(until_minute), ..Beside::default() });
+            assert_eq!((found.len(), found[0].id.as_str(), found[0].what.as_str()), (1, "transfers_off", expected));
+            assert!(found[0].next.contains("transfer.limit_send"), "{found:?}");
+        };
+        check(Some(18 * 60), "transfers to nodes are off until 18:00 on n2");
+        check(None, "transfers to nodes are off on n2");
     }
 
     #[test]

@@ -16,8 +16,8 @@ use ollamax_metadata as metadata;
 use ollamax_proto::v1;
 use ollamax_proto::v1::models_server::Models;
 use ollamax_transfer as transfer;
-use ollamax_transfer::{Ask, LedgerError, PullError, PullProgress, PullSpec, Stage};
-use ollamax_types::{ErrorCode, ModelName, NodeId, Role};
+use ollamax_transfer::{Ask, LedgerError, PullError, PullLimit, PullProgress, PullSpec, Stage};
+use ollamax_types::{ErrorCode, ModelName, NodeId, Rate, Role};
 
 use super::daemon::AdminError;
 use super::{Admin, Engines, Reply, reply};
@@ -25,6 +25,7 @@ use crate::error::words_of;
 use crate::order::{self, Order};
 
 pub mod convert;
+mod limited;
 mod wished;
 
 /// Who asked, for people.
@@ -45,6 +46,7 @@ impl Pulls {
         let Engines { metadata, transfer, .. } = self.0.engines()?;
         let name = parse(&asked.name)?;
         let replicas = replicas_of(&asked)?;
+        let limit = limited::limit(&name, asked.limit_bytes_per_second)?;
         let version = order::cluster_version(&*metadata.view())?;
         if version >= order::WISHES_VERSION {
             let is_said = asked.on_all || asked.replicas.is_some() || !asked.nodes.is_empty();
@@ -56,13 +58,17 @@ impl Pulls {
                 self.named(&metadata, &asked.nodes)?
             };
             let ask = Ask { name, replicas, is_said, insecure: asked.insecure, asked_by: ASKED_BY.to_owned() };
-            return wish(transfer, metadata, ask, asked.wait).await;
+            return wish(transfer, metadata, ask, asked.wait, limit).await;
         }
         // One node without a name is this one, as ever.
         if asked.on_all || asked.replicas.is_some_and(|count| count > 1) {
             return Err(needs_wishes(version));
         }
-        let told = self.targets(metadata.node(), &asked.nodes)?.into_iter().map(|target| {
+        let targets = self.targets(metadata.node(), &asked.nodes)?;
+        if let Some(limit) = limit {
+            limited::tell(&transfer, targets.iter().map(|target| target.id).collect(), &limit).await;
+        }
+        let told = targets.into_iter().map(|target| {
             let spec = PullSpec { name: name.clone(), insecure: asked.insecure, asked_by: ASKED_BY.to_owned() };
             let states = Order { transfer: transfer.clone(), node: target.id, spec }.states().boxed();
             let states = if asked.wait { states } else { until_accepted(states).boxed() };
@@ -101,8 +107,23 @@ impl Pulls {
         let members = read::members(&*metadata.view())?;
         let names: BTreeMap<NodeId, String> = members.into_iter().map(|member| (member.id, member.name)).collect();
         let name_of = |node: NodeId| names.get(&node).cloned().unwrap_or_else(|| node.to_string());
-        let pulls = transfer.pulls().iter().map(|pull| convert::to_wire(pull, &name_of)).collect();
-        Ok(v1::ListPullsReply { pulls })
+        let listed = |pull: &Arc<PullProgress>| v1::PullProgress {
+            limit_bytes_per_second: transfer.limit_of_pull(&pull.name).map(Rate::bytes),
+            ..convert::to_wire(pull, &name_of)
+        };
+        Ok(v1::ListPullsReply { pulls: transfer.pulls().iter().map(listed).collect() })
+    }
+
+    async fn limit(&self, asked: v1::LimitPullRequest) -> Result<v1::LimitPullReply, AdminError> {
+        let Engines { metadata, transfer, .. } = self.0.engines()?;
+        let name = parse(&asked.name)?;
+        let limit = limited::limit(&name, asked.bytes_per_second)?;
+        let limit =
+            limit.map_or(PullLimit { name, rate: None, ahead: false }, |limit| PullLimit { ahead: false, ..limit });
+        let members = read::members(&*metadata.view())?;
+        let standing = members.into_iter().filter(Member::is_standing).map(|member| member.id).collect();
+        let nodes = limited::tell(&transfer, standing, &limit).await;
+        Ok(v1::LimitPullReply { nodes })
     }
 
     async fn cancel(&self, asked: v1::CancelPullRequest) -> Result<v1::CancelPullReply, AdminError> {
@@ -151,6 +172,7 @@ async fn wish(
     metadata: metadata::Handle,
     ask: Ask,
     wait: bool,
+    limit: Option<PullLimit>,
 ) -> Result<PullStream, AdminError> {
     let (name, replicas, own) = (ask.name.clone(), ask.replicas.clone(), metadata.node());
     let name_of = move |node: NodeId| {
@@ -160,7 +182,12 @@ async fn wish(
     match order::put_on_record(&transfer, ask).await {
         Ok(watch) => {
             let accept_by = (!wait).then(|| Instant::now() + wished::ACCEPT_WAIT);
-            Ok(wished::told(order::followed(watch).boxed(), accept_by, Arc::new(name_of)))
+            let looks = order::followed(watch).boxed();
+            let looks = match limit {
+                Some(limit) => limited::slowed(looks, transfer, limit),
+                None => looks,
+            };
+            Ok(wished::told(looks, accept_by, Arc::new(name_of)))
         }
         Err(PullError::Ledger(LedgerError::Impossible { fits, of, why })) => {
             let why: Vec<String> = why.iter().map(|(node, unfit)| unfit.of(&name_of(*node))).collect();
@@ -279,6 +306,10 @@ impl Models for Pulls {
 
     async fn list_pulls(&self, _request: Request<v1::ListPullsRequest>) -> Reply<v1::ListPullsReply> {
         reply(self.list())
+    }
+
+    async fn limit_pull(&self, request: Request<v1::LimitPullRequest>) -> Reply<v1::LimitPullReply> {
+        reply(self.limit(request.into_inner()).await)
     }
 
     async fn cancel_pull(&self, request: Request<v1::CancelPullRequest>) -> Reply<v1::CancelPullReply> {

@@ -62,11 +62,13 @@ impl Admin {
         let is_member = facts.phase == Phase::Member;
         let backups =
             if is_member { backup::wanting(&*view, engines.metadata.log_time(), facts.backup_every_ms)? } else { None };
+        let closed = engines.transfer.closed();
         let beside = Beside {
             conflicting: &conflicting,
             quotas: &quotas,
             ballast: engines.metadata.released_ballast(),
             backups,
+            closed: &closed,
             api_open: facts.api_open,
         };
         reply.attention = attention::needs_attention(&reply, &beside);

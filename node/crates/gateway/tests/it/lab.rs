@@ -15,6 +15,7 @@ use rustls::{ClientConfig, RootCertStore};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -100,6 +101,8 @@ async fn member(folder: &Path, tasks: &TaskTracker, stop: &CancellationToken) ->
         peers: Arc::new(MemPeers::default()),
         ledger: Arc::new(MemCluster::new([NodeId(1)]).ledger(NodeId(1))),
         seed: 7,
+        minute_of_week: |_| 0,
+        strain: watch::Sender::new(false).subscribe(),
         metrics: transfer::Metrics::default(),
     };
     let engine = transfer::Handle::start(transfer::Config::default(), parts, tasks, stop.clone());

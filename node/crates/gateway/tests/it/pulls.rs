@@ -12,6 +12,7 @@ use futures::future::{BoxFuture, pending, ready};
 use futures::stream::{self, BoxStream};
 use http_body_util::BodyExt as _;
 use tempfile::TempDir;
+use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -88,6 +89,10 @@ impl Others for Other {
     fn cancel(&self, _: NodeId, _: ModelName) -> BoxFuture<'static, Result<bool, PullError>> {
         ready(Ok(false)).boxed()
     }
+
+    fn limit(&self, _: NodeId, _: transfer::PullLimit) -> BoxFuture<'static, Result<bool, PullError>> {
+        ready(Ok(false)).boxed()
+    }
 }
 
 /// Node 1 of two; the sites are those of these nodes.
@@ -104,6 +109,8 @@ fn pulling(sites: &[u64]) -> Pulling {
         peers: Arc::new(MemPeers::default()),
         ledger: Arc::new(cluster.ledger(NodeId(1))),
         seed: 7,
+        minute_of_week: |_| 0,
+        strain: watch::Sender::new(false).subscribe(),
         metrics: transfer::Metrics::default(),
     };
     let tasks = TaskTracker::new();

@@ -70,6 +70,8 @@ pub(crate) enum Outcome {
     Failed,
     /// It was cancelled.
     Cancelled,
+    /// Nothing is handed out at this time.
+    Closed,
 }
 
 /// Why a frame could not be read.
@@ -184,6 +186,7 @@ impl Outcome {
             Self::Absent => 2,
             Self::Failed => 3,
             Self::Cancelled => 4,
+            Self::Closed => 5,
         }
     }
 
@@ -194,6 +197,7 @@ impl Outcome {
             2 => Some(Self::Absent),
             3 => Some(Self::Failed),
             4 => Some(Self::Cancelled),
+            5 => Some(Self::Closed),
             _ => None,
         }
     }
@@ -238,8 +242,8 @@ mod tests {
 
     use super::*;
 
-    const OUTCOMES: [Outcome; 5] =
-        [Outcome::Whole, Outcome::Busy, Outcome::Absent, Outcome::Failed, Outcome::Cancelled];
+    const OUTCOMES: [Outcome; 6] =
+        [Outcome::Whole, Outcome::Busy, Outcome::Absent, Outcome::Failed, Outcome::Cancelled, Outcome::Closed];
 
     fn question(bytes: &[u8]) -> Result<Option<Question>, FrameError> {
         let mut from = bytes;
@@ -289,6 +293,7 @@ mod tests {
             (end(Outcome::Absent), "02000000000000000902"),
             (end(Outcome::Failed), "02000000000000000903"),
             (end(Outcome::Cancelled), "02000000000000000904"),
+            (end(Outcome::Closed), "02000000000000000905"),
         ];
         for (told, bytes) in replies {
             assert_eq!(hex::encode(told.encode()), bytes);
@@ -321,7 +326,7 @@ mod tests {
         for length in [0, most + 1, u32::MAX] {
             assert!(matches!(chunk(length), Err(FrameError::Garbage(_))), "{length}");
         }
-        assert!(matches!(reply(&[2, 0, 0, 0, 0, 0, 0, 0, 1, 5]), Err(FrameError::Garbage(_))), "a sixth outcome");
+        assert!(matches!(reply(&[2, 0, 0, 0, 0, 0, 0, 0, 1, 6]), Err(FrameError::Garbage(_))), "a seventh outcome");
         for kind in [0, 4, b'G', 0xff] {
             assert!(matches!(question(&[kind; 64]), Err(FrameError::Garbage(_))), "{kind}");
             assert!(matches!(reply(&[kind; 64]), Err(FrameError::Garbage(_))), "{kind}");

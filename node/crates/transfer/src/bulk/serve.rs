@@ -3,7 +3,8 @@
 //! All streams of a node share its places, and a request has one from the moment when it is taken until its last chunk
 //! is sent. One loop reads questions, the other reads chunks from disk and writes them, one request after the other; a
 //! bounded channel joins the two. A cancelled request ends before its next chunk. Whoever sends something that is no
-//! question, or reads nothing for [`STALL`], loses the stream: he asks again, here or elsewhere.
+//! question, or reads nothing for [`STALL`], loses the stream: he asks again, here or elsewhere. What may go out at a
+//! time is for the limits to say; while nothing may, every request ends at once and says so.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,10 +15,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use ollamax_core::rates::Urgency;
 use ollamax_core::transfer_plan::Extent;
 use ollamax_types::Digest;
 
+use crate::class::Class;
 use crate::library::{Library, LibraryError};
+use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::ports::ByteStream;
 use crate::pull::blocking;
@@ -32,6 +36,15 @@ const IDLE_MAX: Duration = Duration::from_secs(600);
 const REQUESTS_MAX: usize = 16;
 /// Most bytes that are written at once.
 const PIECE_BYTES: usize = 256 << 10;
+
+/// What all streams of a node are served from.
+pub(crate) struct Stock {
+    pub(crate) library: Library,
+    /// Who may be handed something.
+    pub(crate) places: Arc<Semaphore>,
+    pub(crate) limits: Limits,
+    pub(crate) metrics: Metrics,
+}
 
 /// What the two loops of a stream share.
 struct Desk {
@@ -51,6 +64,7 @@ struct Order {
     request: u64,
     sha256: Digest,
     extent: Extent,
+    urgency: Urgency,
     cancelled: CancellationToken,
     _place: OwnedSemaphorePermit,
 }
@@ -59,22 +73,18 @@ struct Order {
 struct Counter<W> {
     to: W,
     library: Library,
+    limits: Limits,
     metrics: Metrics,
 }
 
 /// Serves one stream until it ends, or until `stop`.
-pub(crate) async fn serve(
-    stream: impl ByteStream,
-    library: Library,
-    places: Arc<Semaphore>,
-    metrics: Metrics,
-    stop: CancellationToken,
-) {
+pub(crate) async fn serve(stream: impl ByteStream, stock: Stock, stop: CancellationToken) {
+    let Stock { library, places, limits, metrics } = stock;
     let _link = metrics.open_link();
     let (from, to) = split(stream);
     let (jobs, due) = mpsc::channel(REQUESTS_MAX);
     let desk = Desk { places, open: Mutex::default() };
-    let counter = Counter { to, library, metrics };
+    let counter = Counter { to, library, limits, metrics };
     let both = async {
         tokio::select! {
             ended = desk.take_questions(from, jobs) => ended,
@@ -104,8 +114,9 @@ impl Desk {
             let Some(kind) = kind else { return Ok(()) };
             let question = frame::read_question(kind, &mut from);
             match within_stall(question, "a question did not come to its end").await? {
-                Question::Ask { request, sha256, extent, .. } => {
-                    let job = self.admit(request, sha256, extent)?;
+                Question::Ask { request, sha256, extent, is_background } => {
+                    let urgency = if is_background { Urgency::Background } else { Urgency::Asked };
+                    let job = self.admit(request, sha256, extent, urgency)?;
                     if jobs.send(job).await.is_err() {
                         return Ok(());
                     }
@@ -116,7 +127,7 @@ impl Desk {
     }
 
     /// Gives a request a place, or says that there is none.
-    fn admit(&self, request: u64, sha256: Digest, extent: Extent) -> Result<Job, FrameError> {
+    fn admit(&self, request: u64, sha256: Digest, extent: Extent, urgency: Urgency) -> Result<Job, FrameError> {
         let mut open = self.lock();
         if open.contains_key(&request) {
             return Err(FrameError::Garbage("a number of a request that runs"));
@@ -125,7 +136,7 @@ impl Desk {
         let Some(place) = place else { return Ok(Job::Refuse { request }) };
         let cancelled = CancellationToken::new();
         open.insert(request, cancelled.clone());
-        Ok(Job::Serve(Order { request, sha256, extent, cancelled, _place: place }))
+        Ok(Job::Serve(Order { request, sha256, extent, urgency, cancelled, _place: place }))
     }
 
     /// One that is over is not there any more.
@@ -164,6 +175,9 @@ impl<W: AsyncWrite + Unpin> Counter<W> {
             if order.cancelled.is_cancelled() {
                 return Ok(Outcome::Cancelled);
             }
+            if self.limits.is_closed(Class::Send) {
+                return Ok(Outcome::Closed);
+            }
             let (library, sha256) = (self.library.clone(), order.sha256);
             let read = blocking(move || {
                 let read = library.read(sha256, index, &mut buffer);
@@ -179,15 +193,20 @@ impl<W: AsyncWrite + Unpin> Counter<W> {
                     return Ok(Outcome::Failed);
                 }
             }
-            self.send(order.request, index, &buffer).await?;
+            self.send(order, index, &buffer).await?;
         }
         Ok(Outcome::Whole)
     }
 
-    async fn send(&mut self, request: u64, index: u32, chunk: &[u8]) -> Result<(), FrameError> {
+    /// Sends a chunk in pieces, each when it may go: whoever waits for it hears something all the time.
+    async fn send(&mut self, order: &Order, index: u32, chunk: &[u8]) -> Result<(), FrameError> {
+        let request = order.request;
         let length = u32::try_from(chunk.len()).expect("a chunk is short");
         self.write(&Reply::Chunk { request, index, length }.encode()).await?;
-        self.write(chunk).await?;
+        for piece in chunk.chunks(PIECE_BYTES) {
+            self.limits.pass_begun(Class::Send, order.urgency, piece.len() as u64).await;
+            self.write(piece).await?;
+        }
         self.metrics.sent(u64::from(length));
         Ok(())
     }

@@ -3,7 +3,7 @@
 //! A file of the store was checked when it came and is not hashed again; of a part only chunks are given that are what
 //! was written. A range waits for what is not there yet for as long as a pull fetches it, and goes on with the file of
 //! the store once the pull is over. What ends it early breaks it off: no pull is left, the disk fails, or a chunk stays
-//! damaged.
+//! damaged. A range that a limit keeps back waits.
 
 use std::io;
 use std::ops::Range;
@@ -17,8 +17,10 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep};
 
 use ollamax_blobs::{BlobFile, BlobSpec, Part, chunk_hash};
+use ollamax_core::rates::Urgency;
 use ollamax_types::{CHUNK_BYTES, chunk_range};
 
+use crate::class::Class;
 use crate::metrics::OpenLink;
 use crate::pull::blocking;
 
@@ -69,12 +71,14 @@ impl Reading {
     async fn next(mut self) -> io::Result<Option<(Bytes, Self)>> {
         while !self.rest.is_empty() {
             if let Some(bytes) = self.piece() {
+                self.pass(&bytes).await;
                 return Ok(Some((bytes, self)));
             }
             match &self.kept {
                 Kept::Store(file) => {
                     let bytes = read_piece(Arc::clone(file), self.rest.clone()).await?;
                     self.rest.start += bytes.len() as u64;
+                    self.pass(&bytes).await;
                     return Ok(Some((bytes, self)));
                 }
                 Kept::Part(part) => {
@@ -87,6 +91,12 @@ impl Reading {
             }
         }
         Ok(None)
+    }
+
+    /// Waits until a piece may go out.
+    async fn pass(&self, piece: &Bytes) {
+        let limits = &self.lab.service.means.limits;
+        limits.pass(Class::Lab, Urgency::Asked, piece.len() as u64).await;
     }
 
     /// The next bytes of the chunk that is held.

@@ -45,6 +45,8 @@ pub enum PeerFault {
     Deaf,
     /// It is too busy for whatever it is asked.
     Busy,
+    /// It hands out nothing at this time of the week.
+    Closed,
 }
 
 /// Other nodes, by their handles.
@@ -228,8 +230,9 @@ impl Door {
             #[cfg(test)]
             Self::Library(library, places) => {
                 let (metrics, stop) = (crate::metrics::Metrics::default(), tokio_util::sync::CancellationToken::new());
-                let places = Arc::clone(places);
-                Some(crate::bulk::serve::serve(stream, library.clone(), places, metrics, stop).boxed())
+                let (places, limits) = (Arc::clone(places), crate::limits::Limits::unlimited(metrics.clone()));
+                let stock = crate::bulk::serve::Stock { library: library.clone(), places, limits, metrics };
+                Some(crate::bulk::serve::serve(stream, stock, stop).boxed())
             }
         }
     }
@@ -277,6 +280,7 @@ impl Wire {
         let ((near_read, near_write), (far_read, far_write)) = (split(near), split(far));
         match self.fault() {
             Some(PeerFault::Busy) => return answer(near_read, near_write, Some(Outcome::Busy)).await,
+            Some(PeerFault::Closed) => return answer(near_read, near_write, Some(Outcome::Closed)).await,
             Some(PeerFault::Deaf) => return answer(near_read, near_write, None).await,
             _ => {}
         }

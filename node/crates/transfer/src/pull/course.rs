@@ -20,6 +20,7 @@ use ollamax_core::catalog::{Failure, Wish};
 use ollamax_types::{Digest, ErrorCode, NodeId};
 
 use crate::bundle::Bundled;
+use crate::class::Class;
 use crate::error::PullError;
 use crate::ports::{Assignment, Duty, OriginError, Place};
 use crate::progress::{PullProgress, Stage, Wait};
@@ -346,6 +347,7 @@ impl Pull {
             place: place.to_owned(),
             buffers: means.buffers.clone(),
             board: Arc::clone(&self.board),
+            gate: means.limits.gate(Class::Origin, self.spec.name.clone(), Arc::clone(&self.board)),
             metrics: means.metrics.clone(),
         };
         Box::pin(fetch::fetch(source, &means.config, chaser)).await
@@ -397,6 +399,7 @@ impl Pull {
             library: means.library.clone(),
             place: place.to_owned(),
             board: Arc::clone(&self.board),
+            gate: means.limits.gate(Class::Receive, self.spec.name.clone(), Arc::clone(&self.board)),
             metrics: means.metrics.clone(),
             seed: means.seed,
         };

@@ -24,6 +24,7 @@ use ollamax_types::{Digest, ErrorCode, ModelName, chunk_range};
 use crate::buffers::{Buffer, Buffers};
 use crate::config::Config;
 use crate::error::PullError;
+use crate::limits::Gate;
 use crate::metrics::Metrics;
 use crate::ports::{Opened, Origin, OriginError, OriginTrouble, Wanted};
 use crate::progress::{Board, millis};
@@ -33,6 +34,8 @@ use super::{blocking, upkeep};
 
 /// Most chunks that are asked for at once by one stream: 64 MiB.
 const EXTENT_CHUNKS_MAX: u32 = 16;
+/// Time between two looks whether limits let enough pass for one more stream.
+const TURN_INTERVAL: Duration = Duration::from_secs(1);
 /// Most chunks of one file that a disk may damage while it is fetched.
 const DAMAGED_MAX: u32 = 16;
 
@@ -46,6 +49,8 @@ pub(crate) struct Source {
     pub(crate) place: String,
     pub(crate) buffers: Buffers,
     pub(crate) board: Arc<Board>,
+    /// What lets bytes pass.
+    pub(crate) gate: Gate,
     pub(crate) metrics: Metrics,
 }
 
@@ -54,6 +59,8 @@ struct Fetching {
     source: Source,
     stall: Duration,
     silence: Duration,
+    /// How many there are, where limits let enough pass.
+    streams: u32,
     started: Instant,
     shared: Mutex<Shared>,
     /// Something happened to the plan.
@@ -117,6 +124,7 @@ impl Fetching {
             source,
             stall: Duration::from_millis(config.stall_ms),
             silence: Duration::from_millis(config.silence_ms),
+            streams: config.origin_streams,
             started: Instant::now(),
             shared: Mutex::new(shared),
             changes: watch::Sender::new(()),
@@ -126,6 +134,7 @@ impl Fetching {
     /// Fetches extent after extent, for as long as the file is on its way. It returns only what cannot be mended.
     async fn stream(self: Arc<Self>, number: u32) -> PullError {
         loop {
+            self.turn_of(number).await;
             let extent = self.next_extent(number).await;
             let error = match self.take(number, extent).await {
                 Ok(()) => None,
@@ -158,6 +167,17 @@ impl Fetching {
         }
     }
 
+    /// Waits while limits let too little pass for this stream beside those before it.
+    async fn turn_of(&self, number: u32) {
+        while !self.is_in_turn(number) {
+            sleep(TURN_INTERVAL).await;
+        }
+    }
+
+    fn is_in_turn(&self, number: u32) -> bool {
+        number < self.source.gate.streams(self.streams)
+    }
+
     /// What this stream fetches, as soon as there is something.
     async fn next_extent(&self, number: u32) -> Extent {
         let mut changes = self.changes.subscribe();
@@ -174,6 +194,8 @@ impl Fetching {
     async fn take(&self, number: u32, extent: Extent) -> Result<(), Trouble> {
         let source = &self.source;
         let spec = source.part.spec();
+        // Who waits for a time of the week holds no buffer.
+        source.gate.pass(0, || self.held_back()).await;
         let mut buffer = source.buffers.take().await;
         let wanted = Wanted {
             name: source.name.clone(),
@@ -188,18 +210,29 @@ impl Fetching {
         let Some(extent) = granted else { return Ok(()) };
         let mut flow = Flow { body, rest: Bytes::new(), stall: self.stall };
         for index in extent.chunks() {
+            let is_in_turn = whole || self.is_in_turn(number);
+            if index > extent.first && (source.gate.is_closed() || !is_in_turn) {
+                // The rest is free again, and is asked for when something may move.
+                break;
+            }
             let wanted = length(spec.size_bytes, index);
             let is_there = self.lock().plan.has(index);
             buffer.bytes_mut().clear();
             let into = if is_there { None } else { Some(buffer.bytes_mut()) };
-            flow.read(wanted, into).await.map_err(Trouble::Origin)?;
+            flow.read(wanted, into, self).await.map_err(Trouble::Origin)?;
             source.metrics.received(wanted);
             if !is_there {
+                source.gate.before_write(wanted).await;
                 buffer = self.write(index, buffer).await.map_err(Trouble::Here)?;
             }
             self.arrived(index, wanted);
         }
         Ok(())
+    }
+
+    /// What a limit of this node keeps back is no silence of the origin.
+    fn held_back(&self) {
+        self.lock().plan.held_back(millis(self.started.elapsed()));
     }
 
     /// The whole file, if no other stream has it.
@@ -299,12 +332,19 @@ impl Fetching {
 // === impl Flow ===
 
 impl Flow {
-    /// Reads so many bytes, into a buffer or to nowhere.
-    async fn read(&mut self, bytes: u64, mut into: Option<&mut Vec<u8>>) -> Result<(), OriginError> {
+    /// Reads so many bytes, into a buffer or to nowhere, as fast as they may come.
+    async fn read(
+        &mut self,
+        bytes: u64,
+        mut into: Option<&mut Vec<u8>>,
+        fetching: &Fetching,
+    ) -> Result<(), OriginError> {
         let mut missing = bytes;
         while missing > 0 {
             if self.rest.is_empty() {
                 self.rest = self.next_piece().await?;
+                let came = self.rest.len() as u64;
+                fetching.source.gate.pass_begun(came, || fetching.held_back()).await;
             }
             let taken = usize::try_from(missing).unwrap_or(usize::MAX).min(self.rest.len());
             let piece = self.rest.split_to(taken);

@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -30,6 +31,7 @@ use crate::bulk::link::{Came, Link, Links};
 use crate::config::Config;
 use crate::error::PullError;
 use crate::library::Library;
+use crate::limits::Gate;
 use crate::metrics::Metrics;
 use crate::ports::{Assignment, Have, Ledger, Peers};
 use crate::progress::{Board, millis};
@@ -69,6 +71,8 @@ pub(crate) struct Receiving {
     /// The place of the store, for people.
     pub(crate) place: String,
     pub(crate) board: Arc<Board>,
+    /// What lets bytes pass.
+    pub(crate) gate: Gate,
     pub(crate) metrics: Metrics,
     pub(crate) seed: u64,
 }
@@ -80,7 +84,14 @@ struct Shared {
     news: mpsc::Sender<News>,
     /// Chunks came.
     changes: watch::Sender<()>,
+    /// Requests that a limit of this node may hold back.
+    at_gate: AtomicUsize,
+    /// Requests that a node was asked.
+    on_wire: AtomicUsize,
 }
+
+/// One more, for as long as this is held.
+struct Counted<'a>(&'a AtomicUsize);
 
 /// What tasks tell the loop.
 enum News {
@@ -108,6 +119,10 @@ struct Conduct {
     swarm: Swarm,
     silence: Duration,
     started: Instant,
+    /// When the swarm was last told something.
+    told_at: Instant,
+    /// How long limits of this node held everything back.
+    held_back: Duration,
     tick_at: Instant,
     assignments: watch::Receiver<Arc<Vec<Assignment>>>,
     /// Who is attended, and how that is ended.
@@ -138,7 +153,8 @@ pub(crate) async fn receive(receiving: Receiving, config: &Config, chaser: Chase
     let _offered = receiving.library.offer(receiving.part.clone());
     let (news, inbox) = mpsc::channel(NEWS_MAX);
     let (patience, changes) = (config.patience(), watch::Sender::new(()));
-    let shared = Arc::new(Shared { receiving, patience, news, changes });
+    let (at_gate, on_wire) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let shared = Arc::new(Shared { receiving, patience, news, changes, at_gate, on_wire });
     let mut conduct = Conduct::new(Arc::clone(&shared), config);
     let Receiving { part, place, board, .. } = &shared.receiving;
     tokio::select! {
@@ -169,13 +185,14 @@ async fn agree(receiving: &Receiving, chaser: Chaser) -> Result<Chaser, PullErro
 
 impl Conduct {
     fn new(shared: Arc<Shared>, config: &Config) -> Self {
-        let Receiving { rank, of, ingester, own, part, ledger, seed, .. } = &shared.receiving;
+        let Receiving { rank, of, ingester, own, part, ledger, gate, seed, .. } = &shared.receiving;
         let have = part.have();
         let size_bytes = part.spec().size_bytes;
         let verified_bytes: u64 = have.runs().flatten().map(|index| length(size_bytes, index)).sum();
         let rules = Rules {
             window: config.window_chunks,
-            extent_max: EXTENT_CHUNKS_MAX,
+            // What is little comes in small pieces, so that none is late.
+            extent_max: if gate.is_limited() { 1 } else { EXTENT_CHUNKS_MAX },
             silence_ms: config.silence_ms,
             ..Rules::default()
         };
@@ -186,6 +203,8 @@ impl Conduct {
             swarm: Swarm::new(rules, *own, stripe, have, *seed, 0),
             silence: Duration::from_millis(config.silence_ms),
             started: now,
+            told_at: now,
+            held_back: Duration::ZERO,
             tick_at: now,
             assignments,
             attended: BTreeMap::new(),
@@ -292,12 +311,16 @@ impl Conduct {
                 self.tell(Event::Damaged { request, index })
             }
             News::Over { request, outcome } => {
+                if outcome == Outcome::Closed {
+                    // Its limit is no silence either.
+                    self.heard_at = Instant::now();
+                }
                 if let Some((asked, text)) = self.asked.remove(&request).zip(trouble_of(outcome)) {
                     self.last = format!("node {}: {text}", asked.peer);
                 }
                 self.tell(match outcome {
                     Outcome::Whole => Event::Ended { request },
-                    Outcome::Busy => Event::Busy { request },
+                    Outcome::Busy | Outcome::Closed => Event::Busy { request },
                     Outcome::Absent | Outcome::Failed | Outcome::Cancelled => Event::Broken { request },
                 })
             }
@@ -330,8 +353,16 @@ impl Conduct {
         self.tell(Event::Lost { index })
     }
 
+    /// The swarm's clock stands while a limit of this node holds everything back: no node is late then, nor silent.
     fn tell(&mut self, event: Event) -> Vec<Action> {
-        self.swarm.apply(millis(self.started.elapsed()), event)
+        let now = Instant::now();
+        if self.shared.is_held_back() {
+            self.held_back += now.saturating_duration_since(self.told_at);
+            self.heard_at = now;
+        }
+        self.told_at = now;
+        let time = now.saturating_duration_since(self.started).saturating_sub(self.held_back);
+        self.swarm.apply(millis(time), event)
     }
 
     fn perform(&mut self, actions: Vec<Action>) {
@@ -405,6 +436,11 @@ impl Shared {
         self.receiving.part.spec()
     }
 
+    /// Whether all requests wait for a limit of this node.
+    fn is_held_back(&self) -> bool {
+        self.at_gate.load(Ordering::Relaxed) > 0 && self.on_wire.load(Ordering::Relaxed) == 0
+    }
+
     /// Keeps in touch with a node, until it is left.
     async fn attend(self: Arc<Self>, peer: NodeId, leave: CancellationToken) {
         let mut failures = 0;
@@ -469,6 +505,20 @@ impl Shared {
 
     /// Asks a node for chunks and writes them as they come.
     async fn fetch(self: Arc<Self>, request: u64, peer: NodeId, link: Link, extent: Extent) {
+        let size_bytes = self.blob().size_bytes;
+        let bytes: u64 = extent.chunks().map(|index| length(size_bytes, index)).sum();
+        let waiting = Counted::new(&self.at_gate);
+        // A link that nobody uses for long ends; the next one has requests of its own.
+        let has_passed = tokio::select! {
+            biased;
+            _ = link.ended() => false,
+            () = self.receiving.gate.pass(bytes, || ()) => true,
+        };
+        drop(waiting);
+        if !has_passed {
+            return;
+        }
+        let _on_wire = Counted::new(&self.on_wire);
         let Some(mut answer) = link.ask(self.blob(), extent).await else { return };
         // A link that ends is seen by whoever attends the node, and all its requests end with it.
         while let Some(came) = answer.next().await {
@@ -489,6 +539,7 @@ impl Shared {
     /// Writes a chunk if it is what the tree says. False: it is something else.
     async fn store(&self, index: u32, buffer: Buffer) -> Result<bool, PullError> {
         let (part, tree) = (self.receiving.part.clone(), self.receiving.tree.clone());
+        self.receiving.gate.before_write(buffer.bytes().len() as u64).await;
         let stored = blocking(move || {
             if !tree.holds(index, buffer.bytes()) {
                 return Ok(false);
@@ -534,6 +585,21 @@ impl Shared {
     }
 }
 
+// === impl Counted ===
+
+impl<'a> Counted<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// What is wrong with a node that ends a request like this.
 const fn trouble_of(outcome: Outcome) -> Option<&'static str> {
     match outcome {
@@ -542,6 +608,7 @@ const fn trouble_of(outcome: Outcome) -> Option<&'static str> {
         Outcome::Absent => Some("it does not have any more what it had"),
         Outcome::Failed => Some("it cannot read what it has"),
         Outcome::Cancelled => Some("it gave up what it was asked for"),
+        Outcome::Closed => Some("it hands out nothing at this time"),
     }
 }
 

@@ -123,7 +123,21 @@ impl World {
         let (origin, others) = (Arc::new(MemOrigin::default()), Arc::new(MemOthers::default()));
         let (node, clock, peers) = (NodeId(1), Clock::system(), Arc::new(MemPeers::default()));
         let ledger = Arc::new(MemCluster::new([node]).ledger(node));
-        let parts = Parts { node, clock, data_dir, origin, runtime, others, peers, ledger, seed: 1, metrics };
+        let strain = watch::Sender::new(false).subscribe();
+        let parts = Parts {
+            node,
+            clock,
+            data_dir,
+            origin,
+            runtime,
+            others,
+            peers,
+            ledger,
+            seed: 1,
+            minute_of_week: |_| 0,
+            strain,
+            metrics,
+        };
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let handle = Handle::start(config, parts, &tasks, stop.clone());
         Node { adopted: handle.adopted(), handle, registry, tasks, stop }

@@ -6,6 +6,7 @@ mod disks;
 mod elsewhere;
 mod handed;
 mod lab;
+mod limits;
 mod origins;
 mod pulls;
 mod wishes;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use prometheus::Registry;
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -15,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use ollamax_blobs::{BlobSpec, Jobs, Manifest, Store};
 use ollamax_transfer::mem::{MemCluster, MemOrigin, MemOthers, MemPeers, MemRuntime};
 use ollamax_transfer::{Config, Handle, Metrics, Parts, Place, PullError, PullProgress, PullSpec, Stage, Watch};
-use ollamax_types::{CHUNK_BYTES, Clock, Digest, ModelName, NodeId};
+use ollamax_types::{CHUNK_BYTES, Clock, Digest, ModelName, NodeId, Timestamp};
 
 /// Longer than any wait of a pull.
 pub(crate) const LONG: Duration = Duration::from_secs(24 * 3_600);
@@ -31,6 +32,8 @@ pub(crate) struct World {
     pub(crate) config: Config,
     pub(crate) clock: Clock,
     pub(crate) node: NodeId,
+    /// Whether the cluster's log waits for its disk.
+    pub(crate) strain: watch::Sender<bool>,
 }
 
 /// A model that the origin has.
@@ -56,6 +59,12 @@ pub(crate) fn digest(bytes: &[u8]) -> Digest {
 
 pub(crate) fn name(text: &str) -> ModelName {
     text.parse().expect("a name")
+}
+
+/// The minute of the week in UTC; 1970 began on a Thursday.
+pub(crate) fn minute_of_week(now: Timestamp) -> u32 {
+    let minutes = now.0 / 60_000 + 3 * 24 * 60;
+    u32::try_from(minutes % (7 * 24 * 60)).expect("a week has few")
 }
 
 /// Bytes that another seed makes others.
@@ -95,7 +104,8 @@ impl World {
         let (origin, others) = (MemOrigin::default(), MemOthers::default());
         let (node, peers) = (NodeId(1), MemPeers::default());
         let (clock, cluster) = (Clock::system(), MemCluster::new([node]));
-        Self { folder, runtime, origin, others, peers, cluster, config, clock, node }
+        let strain = watch::Sender::new(false);
+        Self { folder, runtime, origin, others, peers, cluster, config, clock, node, strain }
     }
 
     /// Gives the origin a model of one file of weights and a configuration.
@@ -125,6 +135,8 @@ impl World {
             peers: Arc::new(self.peers.clone()),
             ledger: Arc::new(self.cluster.ledger(self.node)),
             seed: self.node.0,
+            minute_of_week,
+            strain: self.strain.subscribe(),
             metrics,
         };
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use ollamax_core::rates::MINUTES_PER_DAY;
 use ollamax_proto::v1;
 use ollamax_proto::v1::pull_progress::{Stage as Step, Wait as Cause};
 use ollamax_transfer::{BlobProgress, BlobSpec, PullError, PullProgress, Source, SourceProgress, Stage, Wait};
@@ -47,6 +48,9 @@ pub fn to_wire(progress: &PullProgress, name_of: &dyn Fn(NodeId) -> String) -> v
     };
     message.set_stage(step_of(&progress.stage));
     message.set_wait(progress.wait.map_or(Cause::Unspecified, cause_of));
+    if let Some(Wait::Window { until_minute }) = progress.wait {
+        message.wait_until_minute = until_minute.map(u32::from);
+    }
     message
 }
 
@@ -74,7 +78,7 @@ pub fn from_wire(message: v1::PullProgress) -> Option<PullProgress> {
         sources: message.sources.iter().map(source).collect::<Option<_>>()?,
         bytes_per_second: message.bytes_per_second,
         left: message.left_ms.map(Duration::from_millis),
-        wait: wait_of(message.wait()),
+        wait: wait_of(&message),
     })
 }
 
@@ -82,15 +86,20 @@ const fn cause_of(wait: Wait) -> Cause {
     match wait {
         Wait::FirstCopy => Cause::FirstCopy,
         Wait::Quorum => Cause::Quorum,
+        Wait::Window { .. } => Cause::Window,
     }
 }
 
 /// What a later release may wait for has no name here.
-const fn wait_of(cause: Cause) -> Option<Wait> {
-    match cause {
+fn wait_of(message: &v1::PullProgress) -> Option<Wait> {
+    match message.wait() {
         Cause::Unspecified => None,
         Cause::FirstCopy => Some(Wait::FirstCopy),
         Cause::Quorum => Some(Wait::Quorum),
+        Cause::Window => {
+            let minute = message.wait_until_minute.filter(|minute| *minute < MINUTES_PER_DAY);
+            Some(Wait::Window { until_minute: minute.and_then(|minute| u16::try_from(minute).ok()) })
+        }
     }
 }
 
@@ -191,10 +200,13 @@ mod tests {
             assert_eq!((message.node_name.as_str(), message.verified_bytes, message.total_bytes), ("n2", 4, 9));
             assert_eq!(from_wire(message), Some(progress));
         }
-        for wait in [Wait::FirstCopy, Wait::Quorum] {
+        let window = |until_minute| Wait::Window { until_minute };
+        for wait in [Wait::FirstCopy, Wait::Quorum, window(Some(1_439)), window(None)] {
             let waiting = PullProgress { wait: Some(wait), ..progress(Waiting) };
             assert_eq!(from_wire(sent(&waiting)), Some(waiting));
         }
+        let odd = PullProgress { wait: Some(window(Some(1_440))), ..progress(Waiting) };
+        assert_eq!(from_wire(sent(&odd)).map(|odd| odd.wait), Some(Some(window(None))));
         let later = v1::PullProgress { wait: 99, ..sent(&progress(Waiting)) };
         assert_eq!(from_wire(later), Some(progress(Waiting)));
         let bare = PullProgress { digest: None, bytes_per_second: None, left: None, ..progress(Resolving) };

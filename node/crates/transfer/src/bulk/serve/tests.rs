@@ -1,10 +1,13 @@
 //! One stream, as an asker sees it who speaks the protocol by hand.
 
 use tokio::io::{AsyncReadExt as _, DuplexStream, duplex};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
-use ollamax_types::CHUNK_BYTES;
+use ollamax_types::{CHUNK_BYTES, Clock};
 
+use crate::config::Config;
 use crate::library::samples::Disk;
 
 use super::*;
@@ -24,19 +27,30 @@ struct Asker {
 impl Asker {
     /// Without a greeting.
     fn silent(disk: &Disk, places: usize) -> Self {
+        Self::limited(disk, places, &Config::default())
+    }
+
+    /// Without a greeting, of a node with limits.
+    fn limited(disk: &Disk, places: usize, config: &Config) -> Self {
         let (stream, theirs) = duplex(64 << 10);
         let (places, stop) = (Arc::new(Semaphore::new(places)), CancellationToken::new());
         let (library, metrics) = (disk.library.clone(), Metrics::default());
+        let strain = watch::Sender::new(false).subscribe();
+        let limits = Limits::new(config, Clock::system(), |_| 0, strain, metrics.clone());
         let mut served = JoinSet::new();
-        served.spawn(serve(theirs, library, Arc::clone(&places), metrics, stop.clone()));
+        let stock = Stock { library, places: Arc::clone(&places), limits, metrics };
+        served.spawn(serve(theirs, stock, stop.clone()));
         Self { stream, places, stop, served }
     }
 
     async fn greeted(disk: &Disk, places: usize) -> Self {
-        let mut asker = Self::silent(disk, places);
-        asker.say(&GREETING).await;
-        frame::read_greeting(&mut asker.stream).await.expect("it greets");
-        asker
+        Self::silent(disk, places).greet().await
+    }
+
+    async fn greet(mut self) -> Self {
+        self.say(&GREETING).await;
+        frame::read_greeting(&mut self.stream).await.expect("it greets");
+        self
     }
 
     async fn say(&mut self, bytes: &[u8]) {
@@ -227,4 +241,41 @@ async fn a_stream_that_nobody_uses_is_closed_in_the_end() {
     let disk = Disk::new(10, 1);
     let asker = Asker::greeted(&disk, 1).await;
     asker.expect_closed().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_slows_what_goes_out_and_the_asker_hears_something_all_the_time() {
+    let disk = Disk::new(4, 4);
+    disk.publish();
+    let config = Config { limit_send: "1MiB/s".to_owned(), ..Config::default() };
+    let mut asker = Asker::limited(&disk, 1, &config).greet().await;
+    asker.ask(1, disk.spec.sha256, 0, 3).await;
+    let begun = Instant::now();
+    let mut heard_at = begun;
+    for index in 0..3 {
+        let length = u32::try_from(CHUNK_BYTES).expect("short");
+        assert_eq!(asker.reply().await, Some(Reply::Chunk { request: 1, index, length }));
+        for _ in 0..CHUNK_BYTES >> 16 {
+            asker.chunk(1 << 16).await;
+            assert!(heard_at.elapsed() <= Duration::from_millis(1_300), "{:?}", heard_at.elapsed());
+            heard_at = Instant::now();
+        }
+    }
+    asker.expect_end(1, Outcome::Whole).await;
+    // The first chunk is the burst.
+    let seconds = begun.elapsed().as_secs_f64();
+    assert!((7.0..9.0).contains(&seconds), "{seconds}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_nothing_may_go_out_every_request_ends_at_once() {
+    let disk = Disk::new(5, 2);
+    disk.publish();
+    let config = Config { limit_send: "off".to_owned(), ..Config::default() };
+    let mut asker = Asker::limited(&disk, 1, &config).greet().await;
+    for request in 1..4 {
+        asker.ask(request, disk.spec.sha256, 0, 2).await;
+        asker.expect_end(request, Outcome::Closed).await;
+    }
+    assert_eq!(asker.places.available_permits(), 1);
 }
