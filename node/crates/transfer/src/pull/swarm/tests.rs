@@ -409,7 +409,8 @@ async fn a_chunk_that_the_disk_damaged_before_it_was_heard_of_is_missing() {
     let world = World::new(3, &[TWO]).await;
     let (news, _inbox) = mpsc::channel(NEWS_MAX);
     let (patience, changes) = (world.config.patience(), watch::Sender::new(()));
-    let shared = Arc::new(Shared { receiving: world.receiving(1), patience, news, changes });
+    let (at_gate, on_wire) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let shared = Arc::new(Shared { receiving: world.receiving(1), patience, news, changes, at_gate, on_wire });
     let mut conduct = Conduct::new(shared, &world.config);
     let came = || News::Came { peer: TWO, request: 1, index: 1 };
     conduct.take(News::Lost { index: 1 });
