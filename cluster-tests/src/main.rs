@@ -36,7 +36,7 @@ const PERF_TIME: Duration = Duration::from_secs(60);
 /// Clients beside etcd, in the short form and in the long one.
 const SHORT_CLIENTS: &[usize] = &[1, 64];
 const LONG_CLIENTS: &[usize] = &[1, 8, 64, 256];
-/// How many get the file, its size in MiB, and the speed of their links in Mbit/s, in the short form and the long one.
+/// How many get the file, its size in MiB, the speed of their links in Mbit/s, in the short form and the long one.
 const SHORT_TRANSFER: (&[u8], u64, u32) = (&[2], 64, 200);
 const LONG_TRANSFER: (&[u8], u64, u32) = (&[2, 4, 8], 320, 500);
 /// What goes from one to one without set links, MiB.

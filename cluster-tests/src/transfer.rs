@@ -204,9 +204,13 @@ fn notes(plan: &Plan) -> Vec<String> {
             congestion.trim()
         ),
         "times count from the command: ours is planned in the cluster then; torrents were made before".to_owned(),
-        "ours is encrypted, each chunk and the whole are checked, and a runtime sees it in the end; torrents are checked \
-         by SHA-1; the rest is neither encrypted nor checked, but for TLS over loopback"
+        "ours is encrypted, each chunk and the whole are checked, and a runtime sees it in the end; torrents are \
+         checked by SHA-1; the rest is neither encrypted nor checked, but for TLS over loopback"
             .to_owned(),
+        format!(
+            "the copies lie in {} (TMPDIR), and earlier rows are written back before the next begins",
+            std::env::temp_dir().display()
+        ),
         "memory: most that one process held (VmHWM); the kernel's work for sockets counts where a process asked for it"
             .to_owned(),
         "not measured: libp2p streams, over which nothing here sends files, rqbit and sendme".to_owned(),

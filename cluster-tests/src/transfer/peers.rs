@@ -148,7 +148,8 @@ fn program(room: Option<&Room>, name: &str) -> Result<Command> {
     Ok(command)
 }
 
-/// nginx with one worker and no master, so that one process is all of it. `keys`: a folder with a certificate.
+/// nginx with one worker and no master, so that one process is all of it. `keys`: a folder with a certificate. In a
+/// room there is no other user to whom it could leave its folders.
 async fn nginx(room: Option<&Room>, at: SocketAddr, served: &Path, keys: Option<&Path>) -> Result<Child> {
     let home = served.with_extension("nginx");
     fs::create_dir(&home).context("make nginx's folder")?;
@@ -175,7 +176,8 @@ fn nginx_conf(at: SocketAddr, home: &Path, served: &Path, keys: Option<&Path>) -
         (" ssl", tls)
     });
     format!(
-        "daemon off;
+        "user root;
+daemon off;
 master_process off;
 pid {home}/nginx.pid;
 error_log stderr error;
@@ -227,7 +229,7 @@ fn ranges(room: &Room, url: &str, into: &Path) -> Result<Child> {
 fn torrent(room: &Room, served: &Path, into: &Path) -> Result<Command> {
     let mut command = aria2(room, into)?;
     command.args(["--seed-ratio=0", "--enable-dht=false", "--enable-dht6=false", "--bt-enable-lpd=false"]);
-    command.args(["--bt-max-peers=0", "--bt-request-peer-speed-limit=10G", "--disk-cache=64M"]);
+    command.args(["--bt-max-peers=0", "--bt-request-peer-speed-limit=10000M", "--disk-cache=64M"]);
     command.arg(format!("--listen-port={TORRENT_PORT}")).arg(format!("--bt-tracker-interval={ANNOUNCE_SECONDS}"));
     command.arg(served.join(TORRENT));
     Ok(command)
