@@ -63,8 +63,8 @@ enum Bench {
     Node(NodeOptions),
     /// Memory that a large state needs on its way to a new node, and what a cut half-way costs.
     Snapshot(SnapshotOptions),
-    /// One file for many nodes over links of a set speed, beside nginx, aria2 and BitTorrent: how long it takes, what the
-    /// first one sends, what it costs.
+    /// One file for many nodes over links of a set speed, beside nginx, aria2 and BitTorrent: how long it takes, what
+    /// the first one sends, what it costs.
     Transfer(TransferOptions),
     /// Clients for an hour while a daemon is killed every minute: how many requests succeed, how slow reads are, and
     /// whether anything acknowledged is lost.

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use tokio::signal::unix::{SignalKind, signal};
 
 use ollamax_testkit::fake_registry::FakeModel;
 use ollamax_testkit::room::{self, Lab, Need};
@@ -47,6 +48,7 @@ struct File {
 
 /// Measures everything once or several times.
 pub(crate) async fn measure(plan: &Plan) -> Result<Report> {
+    let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
     // Dropping a run ends the processes that it started.
     tokio::select! {
         report = Box::pin(run(plan)) => report,
@@ -54,6 +56,7 @@ pub(crate) async fn measure(plan: &Plan) -> Result<Report> {
             interrupted.context("wait for an interrupt")?;
             bail!("interrupted")
         }
+        _signal = terminate.recv() => bail!("told to end"),
     }
 }
 
