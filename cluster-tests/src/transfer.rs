@@ -18,7 +18,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::statvfs::statvfs;
 use tokio::signal::unix::{SignalKind, signal};
 
 use ollamax_testkit::fake_registry::FakeModel;
@@ -61,6 +62,7 @@ pub(crate) async fn measure(plan: &Plan) -> Result<Report> {
 }
 
 async fn run(plan: &Plan) -> Result<Report> {
+    check_disk(plan)?;
     let folder = tempfile::Builder::new().prefix("ollamax-transfer-").tempdir().context("make a folder")?;
     let mut versions = vec![("ollamax-node".to_owned(), ours::version().await?)];
     let (peers, mut left_out) = usable(&plan.peers);
@@ -93,6 +95,20 @@ async fn run(plan: &Plan) -> Result<Report> {
         left_out,
         notes: notes(&plan),
     })
+}
+
+/// A disk that fills up on the way would end a row for a reason that is nobody's.
+fn check_disk(plan: &Plan) -> Result<()> {
+    let folder = std::env::temp_dir();
+    let system = statvfs(&folder).with_context(|| format!("look at the disk of {}", folder.display()))?;
+    let free_bytes = system.blocks_available().saturating_mul(system.fragment_size());
+    let (free_mib, needed_mib) = (free_bytes >> 20, plan.disk_bytes() >> 20);
+    let shown = folder.display();
+    ensure!(
+        free_mib >= needed_mib,
+        "{shown} has {free_mib} MiB free of {needed_mib} that are needed: set TMPDIR, or lower --mib or --nodes"
+    );
+    Ok(())
 }
 
 /// Those of which everything is here, and what the others lack.

@@ -27,6 +27,8 @@ use super::watched::Watched;
 
 /// Longest wait for a cluster to form, and for all to be known everywhere.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// What a node hashes in a second at least, with whatever else this machine does.
+const HASHED_BYTES_MIN: u64 = 32 << 20;
 const NAME: &str = "bench";
 /// The number of which the weights are made.
 const SEED: u64 = 4;
@@ -220,7 +222,8 @@ async fn has(cluster: &Cluster, index: usize, model: &FakeModel) -> Result<()> {
     tokio::task::spawn_blocking(move || put.shelve(&store, &name)).await.context("put the model there")??;
     cluster.model_known(NAME, 1, PATIENCE).await?;
     let tree = tree_in(&node.data_dir(), model);
-    wait::until_true("the model to be hashed", PATIENCE, || async { tree.exists() }).await
+    let patience = PATIENCE + Duration::from_secs(model.weights.size_bytes / HASHED_BYTES_MIN);
+    wait::until_true("the model to be hashed", patience, || async { tree.exists() }).await
 }
 
 /// Where a node keeps the hashes of the weights when it has made them.

@@ -96,6 +96,14 @@ impl Plan {
         Duration::from_secs_f64(self.size_bytes as f64 * 8.0 / (f64::from(self.mbit) * 1e6))
     }
 
+    /// Bytes that lie on the disk at once at most: the copies of the widest row, the first one's and a file for the
+    /// others; later two copies of what goes over loopback.
+    pub(crate) fn disk_bytes(&self) -> u64 {
+        let widest = self.nodes.iter().copied().max().unwrap_or(0) as u64;
+        let links = self.size_bytes.saturating_mul(widest + 3);
+        links.max(self.size_bytes.saturating_add(self.free_bytes.saturating_mul(4)))
+    }
+
     /// When a course is given up: a single source sends one copy after the other.
     pub(crate) fn limit(&self, nodes: usize) -> Duration {
         let copies = u32::try_from(nodes).unwrap_or(u32::MAX).saturating_add(1);
@@ -119,6 +127,9 @@ mod tests {
         };
         assert_eq!(plan.one_copy(), Duration::from_secs(2));
         assert_eq!(plan.limit(2), Duration::from_secs(2 * 9 + 60));
+        assert_eq!(plan.disk_bytes(), 5 * 125_000_000);
+        let plan = Plan { free_bytes: 1_000_000_000, ..plan };
+        assert_eq!(plan.disk_bytes(), 4_125_000_000);
         assert_eq!(plan.systems(), [System::Nodes, System::Registry, System::Peer(Peer::Aria2Bt)]);
     }
 }
