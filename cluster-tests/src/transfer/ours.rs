@@ -94,7 +94,7 @@ pub(super) async fn over_loopback(plan: &Plan, model: &FakeModel) -> Result<Outc
 
 /// The release of the nodes.
 pub(super) async fn version() -> Result<String> {
-    let cluster = Cluster::builder("bench-transfer").nodes(1).unhurried().start().await?;
+    let cluster = Box::pin(Cluster::builder("bench-transfer").nodes(1).unhurried().start()).await?;
     let version = cluster.status(0).await?.daemon_version;
     cluster.finish().await?;
     Ok(version)
