@@ -373,7 +373,7 @@ impl Handle {
     }
 
     /// Slows a pull of this node down, or lets it go as fast as it can, until it is over or this node ends. False when
-    /// there is none of that name; `ahead`: then it holds for one that begins within ten minutes.
+    /// there is none of that name, and none that was announced; `ahead`: it is, and begins within ten minutes.
     #[must_use]
     pub fn limit_pull(&self, name: &ModelName, rate: Option<Rate>, ahead: bool) -> bool {
         self.0.service.limit_pull(name, rate, ahead)
