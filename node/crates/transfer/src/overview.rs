@@ -28,6 +28,8 @@ use crate::service::Service;
 
 /// Time between two looks at the record.
 const RECORD_INTERVAL: Duration = Duration::from_millis(250);
+/// How long a wish that was put on record may take to be seen here: this node may be behind the others.
+const SEEN_WAIT: Duration = Duration::from_secs(30);
 /// Longest wait before a node is asked again.
 const ASK_WAIT_MAX: Duration = Duration::from_secs(2);
 
@@ -274,8 +276,7 @@ impl Follower {
     fn look(&mut self) {
         let wish = self.service.means.ledger.plan(&self.overview.name);
         let Some(wish) = wish.filter(|wish| wish.round >= self.overview.round) else {
-            // What was just asked for may take a moment to be seen here.
-            if self.is_seen || self.began.elapsed() >= PLAN_WAIT {
+            if self.is_seen || self.began.elapsed() >= SEEN_WAIT {
                 self.overview.end(&PullError::Cancelled);
             }
             return;
