@@ -391,6 +391,7 @@ impl Pull {
             ingester,
             own: means.node,
             others,
+            has_registry: !wished.is_from_nodes(),
             part: part.clone(),
             tree,
             links: means.links.clone(),

@@ -58,6 +58,8 @@ pub(crate) struct Receiving {
     pub(crate) own: NodeId,
     /// Who has the file or will have it, as far as is known; the record may name more.
     pub(crate) others: Vec<NodeId>,
+    /// The registry is asked when nodes give nothing.
+    pub(crate) has_registry: bool,
     /// What is there of it and does not belong into `tree` goes at once.
     pub(crate) part: Part,
     /// Proved by the root on record.
@@ -311,8 +313,8 @@ impl Conduct {
                 self.tell(Event::Damaged { request, index })
             }
             News::Over { request, outcome } => {
-                if outcome == Outcome::Closed {
-                    // Its limit is no silence either.
+                if outcome == Outcome::Closed && !self.shared.receiving.has_registry {
+                    // Its limit is no silence either, where nobody else is to be asked.
                     self.heard_at = Instant::now();
                 }
                 if let Some((asked, text)) = self.asked.remove(&request).zip(trouble_of(outcome)) {

@@ -76,6 +76,7 @@ impl World {
             ingester: TWO,
             own: ONE,
             others: Vec::new(),
+            has_registry: false,
             part: self.own.part(),
             tree: self.own.tree(),
             links: Links::new(Arc::clone(&peers), Buffers::new(), self.metrics.clone(), &self.config),
@@ -300,6 +301,20 @@ async fn who_hands_out_nothing_at_this_time_is_waited_for() {
         () = later => {}
     }
     assert!(begun.elapsed() >= closed_for, "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_hands_out_nothing_at_this_time_is_not_waited_for_where_the_registry_has_it() {
+    let world = World::new(3, &[TWO]).await;
+    world.peers.set_fault(TWO, Some(PeerFault::Closed));
+    let receiving = Receiving { has_registry: true, ..world.receiving(1) };
+    let begun = Instant::now();
+    let fetched = Box::pin(receive(receiving, &world.config, Chaser::new()));
+    let error = timeout(LONG, fetched).await.expect("it ends").expect_err("it gives nothing");
+    let PullError::Silent { last, .. } = &error else { panic!("{error}") };
+    assert_eq!(last, "node 2: it hands out nothing at this time");
+    assert_eq!(error.code(), ErrorCode::OriginFailed, "then the registry is asked");
+    assert!(begun.elapsed() <= Duration::from_secs(302), "{:?}", begun.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
