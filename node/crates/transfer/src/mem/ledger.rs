@@ -333,6 +333,12 @@ impl Ledger for MemLedger {
     fn plan(&self, name: &ModelName) -> Option<Wish> {
         self.cluster.wish(name)
     }
+
+    fn holders(&self, name: &ModelName, digest: Digest) -> BTreeSet<NodeId> {
+        let state = self.cluster.lock();
+        let copies = state.held.iter().filter(|(of, version, _)| of == name && *version == digest);
+        copies.map(|(_, _, node)| *node).collect()
+    }
 }
 
 fn count(number: usize) -> u32 {

@@ -325,6 +325,24 @@ async fn the_limit_of_a_pull_holds_on_when_its_node_takes_the_place_of_an_ingest
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_copy_that_is_on_record_counts_although_its_node_is_not_heard() {
+    let lab = Lab::new(2);
+    let model = lab.model("tiny", 23, chunks(2));
+    lab.origin.set_limit(0);
+    let [one, two] = lab.start::<2>();
+    let mut watch = ask(&one, &model.name, Replicas::All).await.expect("it is on record");
+    let mut second = pull_of(&two, &model.name).await;
+    until(&mut second, |progress| progress.digest.is_some()).await;
+    two.end().await;
+    lab.peers.unlink(TWO);
+    lab.hold(&[TWO], &model);
+    lab.origin.set_limit(u64::MAX);
+    held(&mut watch).await;
+    lab.world(ONE).check_published(&model);
+    one.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_waits_for_a_window_keeps_no_other_pull_from_fetching() {
     let mut lab = Lab::new(2);
     let config = &mut lab.worlds[1].config;
