@@ -19,7 +19,7 @@ const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LimitProblem {
     /// What should be a rate is none.
-    #[error("{problem}{instead}", problem = .0, instead = instead_of(.0))]
+    #[error("{0}{instead}", instead = instead_of(.0))]
     Rate(#[from] RateProblem),
     /// What should be a time of day is none.
     #[error("{0:?} is no time of day like 08:00-18:00")]
