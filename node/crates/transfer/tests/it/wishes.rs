@@ -325,6 +325,19 @@ async fn the_limit_of_a_pull_holds_on_when_its_node_takes_the_place_of_an_ingest
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_wish_whose_answer_was_lost_is_asked_for_again_and_joined() {
+    let lab = Lab::new(2);
+    let model = lab.model("tiny", 24, chunks(1));
+    let [one, two] = lab.start::<2>();
+    lab.cluster.lose_answer();
+    let mut watch = ask(&two, &model.name, Replicas::All).await.expect("it is on record");
+    let round = held(&mut watch).await.round;
+    assert_eq!((round, lab.cluster.wish(&model.name).map(|wish| wish.round)), (1, Some(1)), "one round for both");
+    lab.check_published(&model);
+    end_all([one, two]).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_copy_that_is_on_record_counts_although_its_node_is_not_heard() {
     let lab = Lab::new(2);
     let model = lab.model("tiny", 23, chunks(2));
