@@ -354,6 +354,29 @@ async fn a_time_in_which_nothing_may_come_passes_and_links_may_end_meanwhile() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_waits_for_a_limit_comes_once_although_its_node_was_left_meanwhile() {
+    let world = World::new(3, &[TWO]).await;
+    let clock = Clock::manual(Timestamp(12 * 3_600_000));
+    let gate = world.gate("mon 08:00-18:00 off", &clock);
+    let later = async {
+        for _ in 0..20 {
+            sleep(Duration::from_secs(60)).await;
+            world.peers.hush(TWO);
+        }
+        sleep(Duration::from_secs(60)).await;
+        clock.advance_ms(6 * 3_600_000);
+        std::future::pending::<()>().await;
+    };
+    let fetched = Box::pin(receive(Receiving { gate, ..world.receiving(1) }, &world.config, Chaser::new()));
+    tokio::select! {
+        fetched = timeout(LONG, fetched) => assert_eq!(fetched.expect("it ends"), Ok(world.own.spec.sha256)),
+        () = later => {}
+    }
+    let moved = world.metric("ollamax_transfer_moved_bytes_total");
+    assert!(moved <= 2.0 * world.own.spec.size_bytes as f64, "{moved} bytes were let pass");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_flipped_byte_on_a_peers_disk_is_found_there_and_the_chunk_comes_from_elsewhere() {
     for seed in SEEDS {
         let world = World::new(6, &[TWO, THREE]).await;
