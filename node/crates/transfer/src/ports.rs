@@ -4,6 +4,7 @@
 //! that a port returns is given up by dropping it. What another node answers is believed by nobody: a hash or a digest
 //! that is on record proves it, or it is not used.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -271,6 +272,8 @@ pub trait Ledger: Send + Sync + 'static {
     fn forget(&self, name: ModelName) -> BoxFuture<'static, Result<bool, LedgerError>>;
     /// The wish for a model, as this node knows it.
     fn plan(&self, name: &ModelName) -> Option<Wish>;
+    /// Who has this version of a model, as this node knows it.
+    fn holders(&self, name: &ModelName, digest: Digest) -> BTreeSet<NodeId>;
 }
 
 /// What is on record of a file.

@@ -84,7 +84,7 @@ impl Wished {
     }
 
     /// Whether the registry is not asked for files.
-    fn is_from_nodes(&self) -> bool {
+    pub(super) fn is_from_nodes(&self) -> bool {
         self.is_spread.load(Ordering::Relaxed) || self.assignment.borrow().duty == Duty::Receive
     }
 }
@@ -391,6 +391,7 @@ impl Pull {
             ingester,
             own: means.node,
             others,
+            has_registry: !wished.is_from_nodes(),
             part: part.clone(),
             tree,
             links: means.links.clone(),
