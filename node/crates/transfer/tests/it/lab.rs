@@ -17,6 +17,8 @@ use crate::world::{LONG, Model, Node, World, chunks, name, result, until_verifie
 
 const ONE: NodeId = NodeId(1);
 const TWO: NodeId = NodeId(2);
+/// So many readers of a file on its way hold a chunk.
+const CHUNKS_HELD_MAX: usize = 32;
 /// Longer than a reader waits for a chunk that is damaged.
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -201,6 +203,31 @@ async fn a_reader_that_leaves_ends_nothing() {
     let mut watch = node.handle.watch(&model.name).expect("there is one");
     result(&mut watch).await.expect("it goes on");
     world.check_published(&model);
+    node.end().await;
+}
+
+/// Machines that stood still with a chunk each once kept others from a file that lay in the store by then.
+#[tokio::test(start_paused = true)]
+async fn readers_that_stand_still_keep_nobody_from_the_file_of_the_store() {
+    let world = World::new();
+    let model = world.model("tiny", 12, chunks(2));
+    world.origin.set_limit(chunks(1));
+    let node = world.start();
+    let mut watch = node.ask(&model.name).await.expect("it begins");
+    until_verified(&mut watch, chunks(1)).await;
+    let mut still = Vec::new();
+    for _ in 0..CHUNKS_HELD_MAX {
+        let mut pieces = open(&node, &model, 0..u64::MAX).await;
+        take(&mut pieces, 1).await.expect("the first bytes");
+        still.push(pieces);
+    }
+    let mut late = open(&node, &model, 0..u64::MAX).await;
+    timeout(MINUTE, late.next()).await.expect_err("all places are taken");
+    world.origin.set_limit(u64::MAX);
+    result(&mut watch).await.expect("it is published");
+    let taken = take(&mut late, model.bytes.len()).await.expect("it comes from the store");
+    assert!(taken == model.bytes);
+    drop(still);
     node.end().await;
 }
 
