@@ -134,6 +134,7 @@ pub fn spawn(door: Door, tasks: &TaskTracker, stop: CancellationToken) -> Result
         counts: shared.metrics.counts.clone(),
         tls: certificate.as_ref().map(Certificate::acceptors),
         stalled_after: Some(STALLED_AFTER),
+        is_http1_only: true,
     };
     let networks = config.allow.join(" ");
     tracing::info!(%listen, tls = shared.has_tls, networks, "the registry for the lab answers");

@@ -79,6 +79,8 @@ pub(crate) struct Serving {
     pub(crate) tls: Option<watch::Receiver<TlsAcceptor>>,
     /// For how long a client may take none of the bytes that wait for it.
     pub(crate) stalled_after: Option<Duration>,
+    /// One answer at a time on a connection: so the limit of connections is one of answers that nobody takes.
+    pub(crate) is_http1_only: bool,
 }
 
 /// Runs hyper's own tasks in the tracked group.
@@ -130,7 +132,8 @@ where
 
 /// Serves until `stop`, then lets answers finish within the grace, and returns when the last connection is closed.
 pub async fn serve(listener: TcpListener, router: Router, limits: Limits, metrics: Metrics, stop: CancellationToken) {
-    let serving = Serving { limits, counts: metrics.counts(), tls: None, stalled_after: None };
+    let counts = metrics.counts();
+    let serving = Serving { limits, counts, tls: None, stalled_after: None, is_http1_only: false };
     serve_with(listener, router, serving, stop).await;
 }
 
@@ -216,7 +219,8 @@ impl Listener {
     }
 
     fn builder(&self) -> auto::Builder<Tracked> {
-        let mut builder = auto::Builder::new(Tracked(self.connections.clone()));
+        let builder = auto::Builder::new(Tracked(self.connections.clone()));
+        let mut builder = if self.serving.is_http1_only { builder.http1_only() } else { builder };
         builder.http1().timer(TokioTimer::new()).header_read_timeout(self.serving.limits.head_timeout);
         builder
             .http2()

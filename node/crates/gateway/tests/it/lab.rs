@@ -357,6 +357,19 @@ async fn a_node_of_no_cluster_gives_nothing_yet() {
     }
 }
 
+/// With many answers on one connection, a client that took none of them once held as many files in memory.
+#[tokio::test]
+async fn a_connection_has_one_answer_at_a_time() {
+    let lab = Lab::plain(true).await;
+    let mut stream = TcpStream::connect(lab.address).await.expect("it listens");
+    // What HTTP/2 begins with, and no settings.
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.expect("sent");
+    let mut answer = Vec::new();
+    // Whether the end is told or the connection is cut depends on who is faster.
+    drop(timeout(Duration::from_secs(30), stream.read_to_end(&mut answer)).await.expect("it is not spoken"));
+    assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 4"), "{answer:?}");
+}
+
 #[tokio::test]
 async fn one_connection_too_many_is_turned_away() {
     let lab = Lab::start(RegistryConfig { connections_max: 1, ..RegistryConfig::default() }, false, false).await;
