@@ -267,7 +267,8 @@ fn name_of(namespace: &str, model: &str, tag: &str) -> Result<ModelName, Refusal
 fn is_offered(name: &ModelName) -> bool {
     let (prefix, digits) = OFFERED;
     let is_id = |id: &str| id.len() == digits && id.bytes().all(|byte| byte.is_ascii_hexdigit());
-    name.namespace().strip_prefix(prefix).is_some_and(is_id)
+    // Names are the same in capitals.
+    name.namespace().to_ascii_lowercase().strip_prefix(prefix).is_some_and(is_id)
 }
 
 #[cfg(test)]
@@ -280,6 +281,7 @@ mod tests {
             assert_eq!(is_offered(&name.parse().expect("a name")), expected, "{name}");
         };
         check("ollamax-00112233445566ff/demo:1b", true);
+        check("OllamaX-00112233445566FF/demo", true);
         check("ollamax-00112233445566/demo", false);
         check("ollamax/demo", false);
         check("demo", false);
