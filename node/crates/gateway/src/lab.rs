@@ -128,6 +128,7 @@ pub fn spawn(door: Door, tasks: &TaskTracker, stop: CancellationToken) -> Result
         fetch: config.fetch,
         metrics: Metrics::register(&registry)?,
     };
+    let known = shared.networks.clone();
     let connections_max = usize::try_from(config.connections_max).unwrap_or(usize::MAX);
     let serving = Serving {
         limits: Limits { connections_max, head_timeout: HEAD_TIMEOUT, grace },
@@ -135,6 +136,7 @@ pub fn spawn(door: Door, tasks: &TaskTracker, stop: CancellationToken) -> Result
         tls: certificate.as_ref().map(Certificate::acceptors),
         stalled_after: Some(STALLED_AFTER),
         is_http1_only: true,
+        known: Some(Box::new(move |client: IpAddr| known.iter().any(|network| network.has(client)))),
     };
     let networks = config.allow.join(" ");
     tracing::info!(%listen, tls = shared.has_tls, networks, "the registry for the lab answers");

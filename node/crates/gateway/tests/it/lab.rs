@@ -14,6 +14,8 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+#[cfg(target_os = "linux")]
+use tokio::net::TcpSocket;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -303,6 +305,22 @@ async fn who_is_in_no_network_gets_nothing() {
         let told = r#"{"errors":[{"code":"DENIED","message":"127.0.0.1 is in no network of registry.allow"}]}"#;
         assert_eq!(denied.text(), told);
     }
+}
+
+/// Other addresses of this machine can be used without being set up on Linux alone.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn who_is_in_no_network_takes_no_place_of_those_who_are() {
+    let (allow, connections_max) = (vec!["127.0.0.1".to_owned()], 1);
+    let lab = Lab::start(RegistryConfig { allow, connections_max, ..RegistryConfig::default() }, false, false).await;
+    let mut strangers = Vec::new();
+    for _ in 0..3 {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind("127.0.0.2:0".parse().expect("an address")).expect("an address of this machine");
+        strangers.push(socket.connect(lab.address).await.expect("it listens"));
+    }
+    assert_eq!(lab.get("/v2/").await.status, 200);
+    drop(strangers);
 }
 
 #[tokio::test]
