@@ -122,7 +122,8 @@ impl Lab {
                 return self.ask_nodes(&asked, served, holders).await;
             }
         }
-        let wish = self.service.means.ledger.plan(&asked.name).filter(is_under_way);
+        let goes_on = |wish: &Wish| is_under_way(wish) && !is_lost(&asked, wish);
+        let wish = self.service.means.ledger.plan(&asked.name).filter(goes_on);
         if let Some(wish) = wish.and_then(|wish| self.handle.overview(&wish.name)) {
             return self.of_wish(&asked, wish).await;
         }
@@ -267,6 +268,12 @@ fn is_under_way(wish: &Wish) -> bool {
         Some(plan) => !has_failed(&plan.ingester) && plan.targets.iter().any(|node| !has_failed(node)),
         None => wish.failures.is_empty(),
     }
+}
+
+/// Whether a wish has spread what the cluster has, where no node that has it is left to ask: nobody may ever tell more
+/// of it.
+fn is_lost(asked: &Asked, wish: &Wish) -> bool {
+    asked.served.is_some() && wish.digest == asked.served
 }
 
 /// The nodes that have a wish done.

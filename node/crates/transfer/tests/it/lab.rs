@@ -9,8 +9,10 @@ use futures::StreamExt as _;
 use futures::future::join_all;
 use tokio::time::{sleep, timeout};
 
+use ollamax_core::catalog::Replicas;
 use ollamax_transfer::lab::{Asked, Offered, Pieces};
-use ollamax_transfer::{PullError, Stage};
+use ollamax_transfer::mem::MemCluster;
+use ollamax_transfer::{Ask, PullError, Stage};
 use ollamax_types::{Digest, ErrorCode, NodeId};
 
 use crate::world::{LONG, Model, Node, World, chunks, name, result, until_verified};
@@ -156,6 +158,31 @@ async fn what_another_node_has_costs_the_origin_nothing() {
     for node in nodes {
         node.end().await;
     }
+}
+
+/// A machine once waited without end for a node that was off.
+#[tokio::test(start_paused = true)]
+async fn what_only_a_node_has_that_is_off_is_fetched_anew() {
+    let cluster = MemCluster::new([ONE, TWO]);
+    let first = World { cluster: cluster.clone(), ..World::new() };
+    let (peers, origin) = (first.peers.clone(), first.origin.clone());
+    let second = World { node: TWO, peers, origin, cluster: cluster.clone(), ..World::new() };
+    let model = first.model("tiny", 13, chunks(1));
+    let (one, two) = (first.start(), second.start());
+    first.peers.link(ONE, one.handle.clone());
+    first.peers.link(TWO, two.handle.clone());
+    let (name, replicas) = (model.name.clone(), Replicas::Nodes(vec![TWO]));
+    let ask = Ask { name, replicas, is_said: true, insecure: false, asked_by: "a test".to_owned() };
+    let mut wish = two.handle.ask(ask).await.expect("it is on record");
+    while timeout(LONG, wish.changed()).await.expect("it goes on") {}
+    assert!(wish.now().is_held(), "{:?}", wish.now());
+    cluster.hold(TWO, &model.name, model.manifest.digest());
+    two.end().await;
+    first.peers.unlink(TWO);
+    assert_eq!(given(&one, asked_of(&model, &[])).await, model.manifest.digest());
+    assert!(read(&one, &model).await == model.bytes);
+    assert_eq!(first.origin.manifests_asked(), 2);
+    one.end().await;
 }
 
 #[tokio::test(start_paused = true)]
