@@ -18,6 +18,7 @@ use tokio::time::sleep;
 
 use ollamax_blobs::{BlobFile, BlobSpec, Manifest, Part};
 use ollamax_core::catalog::{Replicas, Wish};
+use ollamax_types::limits::PULL_WATCHERS_MAX;
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId};
 
 use crate::error::PullError;
@@ -34,7 +35,9 @@ use self::reading::Reading;
 mod reading;
 
 /// Most chunks of files on their way that are held for machines that read them, of all of them.
-pub(crate) const CHUNKS_HELD_MAX: usize = 32;
+const CHUNKS_HELD_MAX: usize = 32;
+/// Most machines that wait for a wish at once: people who watch wishes have their places, too.
+const WAITING_MAX: usize = PULL_WATCHERS_MAX / 2;
 /// Time between two looks how far a wish is.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -71,8 +74,16 @@ pub struct Lab {
     handle: Handle,
     service: Arc<Service>,
     library: Library,
+    places: Places,
+}
+
+/// Who may wait, of all machines that ask this node.
+#[derive(Clone)]
+pub(crate) struct Places {
     /// Who may hold a chunk of a file on its way.
-    places: Arc<Semaphore>,
+    chunks: Arc<Semaphore>,
+    /// Who may wait for a wish.
+    wishes: Arc<Semaphore>,
 }
 
 /// Where a file is.
@@ -94,7 +105,7 @@ impl fmt::Debug for Lab {
 // === impl Lab ===
 
 impl Lab {
-    pub(crate) fn new(handle: Handle, service: Arc<Service>, library: Library, places: Arc<Semaphore>) -> Self {
+    pub(crate) fn new(handle: Handle, service: Arc<Service>, library: Library, places: Places) -> Self {
         Self { handle, service, library, places }
     }
 
@@ -122,6 +133,8 @@ impl Lab {
                 return self.ask_nodes(&asked, served, holders).await;
             }
         }
+        let waiting = self.places.wishes.try_acquire();
+        let _waiting = waiting.map_err(|_| PullError::TooManyWatchers(WAITING_MAX))?;
         let goes_on = |wish: &Wish| is_under_way(wish) && !is_lost(&asked, wish);
         let wish = self.service.means.ledger.plan(&asked.name).filter(goes_on);
         if let Some(wish) = wish.and_then(|wish| self.handle.overview(&wish.name)) {
@@ -254,6 +267,15 @@ impl Lab {
         let Asked { name, asked_by, .. } = asked;
         self.service.means.metrics.lent(source);
         tracing::info!(model = %name, asked_by, source, "a machine asks for a model that is not here");
+    }
+}
+
+// === impl Places ===
+
+impl Places {
+    pub(crate) fn new() -> Self {
+        let [chunks, wishes] = [CHUNKS_HELD_MAX, WAITING_MAX].map(|places| Arc::new(Semaphore::new(places)));
+        Self { chunks, wishes }
     }
 }
 

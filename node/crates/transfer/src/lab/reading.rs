@@ -135,7 +135,7 @@ impl Reading {
 
     /// A place for a chunk. `None`: the file is not on its way any more, so none is needed.
     async fn place(&mut self) -> io::Result<Option<OwnedSemaphorePermit>> {
-        let mut place = pin!(Arc::clone(&self.lab.places).acquire_owned());
+        let mut place = pin!(Arc::clone(&self.lab.places.chunks).acquire_owned());
         loop {
             tokio::select! {
                 biased;

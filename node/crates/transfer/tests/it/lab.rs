@@ -5,14 +5,15 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
-use futures::StreamExt as _;
 use futures::future::join_all;
+use futures::{StreamExt as _, poll};
 use tokio::time::{sleep, timeout};
 
 use ollamax_core::catalog::Replicas;
 use ollamax_transfer::lab::{Asked, Offered, Pieces};
 use ollamax_transfer::mem::MemCluster;
-use ollamax_transfer::{Ask, PullError, Stage};
+use ollamax_transfer::{Ask, OriginTrouble, PullError, Stage};
+use ollamax_types::limits::PULL_WATCHERS_MAX;
 use ollamax_types::{Digest, ErrorCode, NodeId};
 
 use crate::world::{LONG, Model, Node, World, chunks, name, result, until_verified};
@@ -230,6 +231,28 @@ async fn a_reader_that_leaves_ends_nothing() {
     let mut watch = node.handle.watch(&model.name).expect("there is one");
     result(&mut watch).await.expect("it goes on");
     world.check_published(&model);
+    node.end().await;
+}
+
+/// Machines that waited once kept people from watching their own wishes.
+#[tokio::test(start_paused = true)]
+async fn machines_that_wait_leave_places_for_people() {
+    let world = World::new();
+    let (model, other) = (world.model("tiny", 14, chunks(1)), world.model("other", 15, chunks(1)));
+    world.origin.fail_manifests([OriginTrouble::Busy { after_ms: Some(60_000) }]);
+    let node = world.start();
+    let lab = node.handle.lab();
+    let mut waiting: Vec<_> = (0..PULL_WATCHERS_MAX / 2).map(|_| Box::pin(lab.manifest(asked(&model, true)))).collect();
+    for machine in &mut waiting {
+        assert!(poll!(machine).is_pending());
+    }
+    let error = manifest(&node, asked(&model, true)).await.expect_err("too many wait");
+    assert_eq!(error.code(), ErrorCode::Overloaded, "{error}");
+    let (name, replicas) = (other.name.clone(), Replicas::Nodes(vec![ONE]));
+    let ask = Ask { name, replicas, is_said: true, insecure: false, asked_by: "a person".to_owned() };
+    assert!(node.handle.ask(ask).await.is_ok());
+    drop(waiting);
+    given(&node, asked(&model, true)).await;
     node.end().await;
 }
 
