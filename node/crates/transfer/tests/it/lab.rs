@@ -301,6 +301,31 @@ async fn what_nobody_has_does_not_exist_until_somebody_has_it() {
     node.end().await;
 }
 
+/// Names that do not exist once stayed on record for good, until nobody could wish for anything.
+#[tokio::test(start_paused = true)]
+async fn a_wish_that_comes_to_nothing_is_taken_back() {
+    let world = World::new();
+    let model = world.model("tiny", 16, chunks(1));
+    let [waits, leaves] = ["waits", "leaves"].map(|text| Model { name: name(text), ..model.clone() });
+    let node = world.start();
+    let error = manifest(&node, asked(&waits, true)).await.expect_err("nobody has it");
+    assert_eq!(error.code(), ErrorCode::ModelNotFound);
+    let lab = node.handle.lab();
+    let mut left = Box::pin(lab.manifest(asked(&leaves, true)));
+    assert!(poll!(&mut left).is_pending());
+    drop(left);
+    given(&node, asked(&model, true)).await;
+    for name in [&waits.name, &leaves.name, &model.name] {
+        assert!(world.cluster.wish(name).is_some(), "{name}");
+    }
+    sleep(MINUTE).await;
+    for name in [&waits.name, &leaves.name] {
+        assert_eq!(world.cluster.wish(name), None, "{name}");
+    }
+    assert!(world.cluster.wish(&model.name).is_some(), "what came is still wished");
+    node.end().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn without_a_quorum_only_what_is_here_is_given() {
     let world = World::new();
