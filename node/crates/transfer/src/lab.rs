@@ -3,8 +3,8 @@
 //! A version that this node does not have it makes its own first: from the nodes that have it, else by a wish, for
 //! which the registry is asked once. So there is one way for bytes into a node and one out of it, and whoever asks next
 //! is served from the disk. Always holds: nothing is given that lies neither in the store nor in a file on its way, and
-//! a file that does not come to its end breaks off. Whoever asks and leaves ends nothing. A wish for what does not exist
-//! is taken back.
+//! a file that does not come to its end breaks off. Whoever asks and leaves ends nothing. A wish for what does not
+//! exist is taken back.
 
 use std::fmt;
 use std::io;
@@ -225,8 +225,8 @@ impl Lab {
         }
     }
 
-    /// Takes back a wish that comes to nothing, whether or not the machine still waits for it: else the record would fill
-    /// with names that do not exist. Until then it holds the machine's place.
+    /// Takes back a wish that comes to nothing, whether or not the machine still waits for it: else the record would
+    /// fill with names that do not exist. Until then it holds the machine's place.
     fn take_back_in_vain(&self, name: ModelName, place: Arc<OwnedSemaphorePermit>) {
         let (lab, stop) = (self.clone(), self.service.stop.clone());
         // It ends with the wish and with the node; if it fails the wish stays on record.

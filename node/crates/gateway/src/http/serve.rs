@@ -1,8 +1,8 @@
 //! The listener: accepts, bounds, keeps alive, and ends in good order.
 //!
 //! Always: at most `connections_max` connections, one more is answered 503 and closed, over TLS just closed; TCP
-//! keep-alive finds clients that vanished; a head or a handshake that does not come in time closes its connection. Where
-//! only some addresses are known, all others have a few places of their own, so that they take none of those. On
+//! keep-alive finds clients that vanished; a head or a handshake that does not come in time closes its connection.
+//! Where only some addresses are known, all others have a few places of their own, and take none of those. On
 //! `stop` nothing new is accepted, running answers go on within the grace and are then cut, which clients see as a
 //! broken connection, not as an end. Tasks run in the tracked group; one that fails takes its own connection with it.
 

@@ -3,8 +3,8 @@
 //! A file of the store was checked when it came and is not hashed again; of a part only chunks are given that are what
 //! was written. A range waits for what is not there yet for as long as a pull fetches it, and goes on with the file of
 //! the store once the pull is over. What ends it early breaks it off: no pull is left, the disk fails, or a chunk stays
-//! damaged. A range that a limit keeps back waits. Readers that take nothing may keep others from a file on its way, but
-//! not from the file of the store.
+//! damaged. A range that a limit keeps back waits. Readers that take nothing may keep others from a file on its way,
+//! but not from the file of the store.
 
 use std::io;
 use std::ops::Range;
