@@ -139,7 +139,7 @@ impl Lab {
             }
         }
         let waiting = Arc::clone(&self.places.wishes).try_acquire_owned();
-        let waiting = Arc::new(waiting.map_err(|_| PullError::TooManyWatchers(WAITING_MAX))?);
+        let waiting = Arc::new(waiting.map_err(|_| PullError::TooMany(WAITING_MAX, WAITING_MAX))?);
         let goes_on = |wish: &Wish| is_under_way(wish) && !is_lost(&asked, wish);
         let wish = self.service.means.ledger.plan(&asked.name).filter(goes_on);
         if let Some(wish) = wish.and_then(|wish| self.handle.overview(&wish.name)) {
