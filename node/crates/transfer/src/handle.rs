@@ -28,7 +28,7 @@ use crate::config::Config;
 use crate::elsewhere::Remote;
 use crate::error::PullError;
 use crate::haves;
-use crate::lab::{CHUNKS_HELD_MAX, Lab};
+use crate::lab::{Lab, Places};
 use crate::library::Library;
 use crate::limits::{ClosedClass, Limits};
 use crate::metrics::Metrics;
@@ -110,8 +110,8 @@ struct Inner {
     serving: Arc<Semaphore>,
     /// Who may watch a wish.
     watching: Arc<Semaphore>,
-    /// Who may hold a chunk for a machine that is no member.
-    lending: Arc<Semaphore>,
+    /// Machines that are no members, and wait.
+    lending: Places,
     metrics: Metrics,
 }
 
@@ -195,7 +195,7 @@ impl Handle {
         // come; it ends with `stop`.
         tasks.spawn(Wishes::new(Arc::clone(&service)).run());
         let watching = Arc::new(Semaphore::new(PULL_WATCHERS_MAX));
-        let lending = Arc::new(Semaphore::new(CHUNKS_HELD_MAX));
+        let lending = Places::new();
         Self(Arc::new(Inner { node, adopted, look, service, others, library, serving, watching, lending, metrics }))
     }
 
@@ -338,7 +338,7 @@ impl Handle {
     #[must_use]
     pub fn lab(&self) -> Lab {
         let Inner { service, library, lending, .. } = &*self.0;
-        Lab::new(self.clone(), Arc::clone(service), library.clone(), Arc::clone(lending))
+        Lab::new(self.clone(), Arc::clone(service), library.clone(), lending.clone())
     }
 
     /// Hands out a model of this node's store as one file that proves itself. It answers when all of the model was
