@@ -33,18 +33,18 @@ fn outcome(nodes: usize, makespan_ms: u64, sent_bytes: u64) -> Outcome {
     }
 }
 
-fn found(system: System, nodes: usize, makespan_ms: u64, sent_bytes: u64) -> Found {
+fn measured(system: System, nodes: usize, makespan_ms: u64, sent_bytes: u64) -> Found {
     Found { system, nodes, outcomes: vec![outcome(nodes, makespan_ms, sent_bytes)] }
 }
 
 /// All aims are met.
 fn good() -> Vec<Found> {
     vec![
-        found(System::Nodes, 2, 1_300, 105_000_000),
-        found(System::Nodes, 4, 1_100, 110_000_000),
-        found(System::Registry, 4, 2_500, 101_000_000),
-        found(System::Peer(Peer::Nginx), 4, 4_200, 400_000_000),
-        found(System::Peer(Peer::Aria2Bt), 4, 1_900, 180_000_000),
+        measured(System::Nodes, 2, 1_300, 105_000_000),
+        measured(System::Nodes, 4, 1_100, 110_000_000),
+        measured(System::Registry, 4, 2_500, 101_000_000),
+        measured(System::Peer(Peer::Nginx), 4, 4_200, 400_000_000),
+        measured(System::Peer(Peer::Aria2Bt), 4, 1_900, 180_000_000),
     ]
 }
 
@@ -67,11 +67,11 @@ fn each_aim_is_missed_by_itself() {
         let expected: Vec<bool> = (0..all.len()).map(|index| index != missed).collect();
         assert_eq!(met(&changed, &free(1_200)), expected, "aim {missed}");
     };
-    check(0, |found| found[1] = super::tests::found(System::Nodes, 4, 1_160, 1));
-    check(1, |found| found[3] = super::tests::found(System::Peer(Peer::Nginx), 4, 1_100, 1));
-    check(2, |found| found[4] = super::tests::found(System::Peer(Peer::Aria2Bt), 4, 1_050, 1));
+    check(0, |found| found[1] = measured(System::Nodes, 4, 1_160, 1));
+    check(1, |found| found[3] = measured(System::Peer(Peer::Nginx), 4, 1_100, 1));
+    check(2, |found| found[4] = measured(System::Peer(Peer::Aria2Bt), 4, 1_050, 1));
     // Any number of nodes counts.
-    check(3, |found| found[0] = super::tests::found(System::Nodes, 2, 1_300, 125_000_000));
+    check(3, |found| found[0] = measured(System::Nodes, 2, 1_300, 125_000_000));
     check(4, |found| found[2].outcomes[0].receivers[3].peak_bytes = 257_000_000);
     // 1.12 s for what takes nginx one.
     let mut expected = all;
@@ -101,13 +101,13 @@ fn a_node_without_the_file_misses_every_aim_of_its_row() {
 #[test]
 fn what_was_not_measured_is_no_aim() {
     assert!(met(&[], &Free::default()).is_empty());
-    let alone = vec![found(System::Nodes, 8, 1_100, 100_000_000)];
+    let alone = vec![measured(System::Nodes, 8, 1_100, 100_000_000)];
     assert_eq!(aims(&plan(), &alone, &Free::default()).len(), 3, "makespan, sent bytes, memory");
 }
 
 #[test]
 fn a_row_counts_in_times_of_a_copy_and_in_sizes_of_the_file() {
-    let row = found(System::Nodes, 4, 1_100, 110_000_000).row(&plan());
+    let row = measured(System::Nodes, 4, 1_100, 110_000_000).row(&plan());
     let value = |wanted: &str| row.values.iter().find(|(name, _)| *name == wanted).map(|(_, spread)| *spread);
     let check = |name: &str, min: f64, max: f64| {
         let spread = value(name).unwrap_or_else(|| panic!("no {name}"));

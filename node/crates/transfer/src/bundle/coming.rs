@@ -191,7 +191,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn whoever_sends_and_goes_silent_ends_the_bundle() {
-        let (to, mut from) = mpsc::channel(PIECES_WAITING_MAX);
+        let (to, mut from) = mpsc::channel::<io::Result<Bytes>>(PIECES_WAITING_MAX);
         let sent = stream::iter([Ok(Bytes::from_static(b"first"))]).chain(stream::pending()).boxed();
         let taken = async {
             let first = from.recv().await.expect("it came").expect("sound");
