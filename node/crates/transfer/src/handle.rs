@@ -304,7 +304,8 @@ impl Handle {
     /// The manifest of a version that is here or on its way, byte for byte.
     pub async fn manifest(&self, digest: Digest) -> Option<Bytes> {
         let library = self.0.library.clone();
-        blocking(move || library.manifest(digest)).await.ok().flatten()
+        let known = blocking(move || library.manifest(digest)).await.ok().flatten();
+        known.or_else(|| self.0.service.manifest(digest))
     }
 
     /// The size of a file that is here, all of it, and the hashes of its chunks, 32 bytes each, in order. One that

@@ -39,7 +39,7 @@ struct Inner {
 
 #[derive(Default)]
 struct Shelves {
-    /// The parts that are offered, and how often each is.
+    /// The parts that are offered, the latest of each file, and how often one of it is.
     parts: BTreeMap<Digest, (Part, usize)>,
     /// The trees of files that were looked at.
     published: BTreeMap<Digest, Indexed>,
@@ -87,8 +87,13 @@ impl Library {
     /// Offers what is there of a file on its way, and what comes.
     #[must_use]
     pub(crate) fn offer(&self, part: Part) -> Offered {
-        let sha256 = part.spec().sha256;
-        self.lock().parts.entry(sha256).and_modify(|(_, times)| *times += 1).or_insert((part, 1));
+        let (sha256, mut shelves) = (part.spec().sha256, self.lock());
+        let (known, times) = shelves.parts.entry(sha256).or_insert_with(|| (part.clone(), 0));
+        *times += 1;
+        // The file may have been begun anew since it was offered first.
+        let before = std::mem::replace(known, part);
+        drop(shelves);
+        drop(before);
         self.stir();
         Offered { library: self.clone(), sha256 }
     }

@@ -14,7 +14,7 @@
 //! | `ollamax_transfer_links` | streams | – | between this node and others, for chunks either way |
 //! | `ollamax_transfer_steals_total` | requests | – | for chunks that another node was asked for already |
 //! | `ollamax_transfer_peer_strikes_total` | chunks | `peer` | that came from a node and were not what they must be |
-//! | `ollamax_transfer_wishes` | wishes | `state`: held, under_way, impossible, failed | of the cluster, where it leads |
+//! | `ollamax_transfer_wishes` | wishes | `state`: held, under_way, impossible, failed | of the cluster, if it leads |
 //! | `ollamax_transfer_origin_retries_total` | attempts | `reason`: cut, stalled, busy, refused | in vain |
 //! | `ollamax_transfer_chunks_damaged_total` | chunks | – | that a disk gave back other than they were |
 //! | `ollamax_transfer_moved_bytes_total` | bytes | `class`, `urgency`: asked, background | that limits let pass |

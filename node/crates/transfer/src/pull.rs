@@ -221,6 +221,7 @@ impl Pull {
                     return self.settle(manifest.digest()).await;
                 }
             };
+            self.await_roots(&ground).await?;
         }
         self.index(&ground.store, parts).await?;
         self.withdraw();

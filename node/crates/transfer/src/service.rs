@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::{OnceCell, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -144,6 +145,13 @@ impl Service {
         let mut pulls = self.lock();
         forget_old(&mut pulls);
         pulls.values().map(|entry| entry.board.now()).collect()
+    }
+
+    /// The manifest of a version that is pulled just now.
+    pub(crate) fn manifest(&self, digest: Digest) -> Option<Bytes> {
+        let boards: Vec<Arc<Board>> = self.lock().values().map(|entry| Arc::clone(&entry.board)).collect();
+        let manifest = boards.iter().find(|board| board.now().digest == Some(digest))?.manifest()?;
+        Some(Bytes::copy_from_slice(manifest.bytes()))
     }
 
     /// How the last pull of a name goes or went; that of a model which is in the store is done.

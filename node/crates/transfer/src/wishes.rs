@@ -6,7 +6,8 @@
 //! the one before it, what came stays for the next one, and what was published is put on record also when nobody waits
 //! for it any more. A failure is told to the cluster, which may ask another node; this one does not try again before it
 //! is asked again. A pull that the end of the node cut off begins anew when the assignment is seen at the next start,
-//! with the manifest that was chosen and what lies in staging; jobs that no assignment has claimed for a week go.
+//! with what lies in staging and the manifest that was chosen, where that is the version on record; jobs that no
+//! assignment has claimed for a week go.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
@@ -360,7 +361,7 @@ impl Doer {
     async fn hashed(&self, missing: &[BlobSpec]) -> Result<BTreeMap<Digest, Root>, PullError> {
         let means = &self.service.means;
         let hurry = Hurry::new(&means.urgent, missing);
-        let mut adopted = means.adopted.clone();
+        let (mut adopted, mut urgent) = (means.adopted.clone(), means.urgent.subscribe());
         loop {
             let known = Arc::clone(&adopted.borrow_and_update());
             if let Some((blob, what)) = missing.iter().find_map(|blob| Some((blob, known.suspect.get(&blob.sha256)?))) {
@@ -373,9 +374,14 @@ impl Doer {
                 drop(hurry);
                 return Ok(roots);
             }
-            if adopted.changed().await.is_err() {
+            let changed = tokio::select! {
+                changed = adopted.changed() => changed,
+                changed = urgent.changed() => changed,
+            };
+            if changed.is_err() {
                 return Err(PullError::Stopping);
             }
+            hurry.renew();
         }
     }
 
@@ -396,6 +402,16 @@ impl<'a> Hurry<'a> {
     fn new(urgent: &'a watch::Sender<BTreeSet<BlobSpec>>, blobs: &'a [BlobSpec]) -> Self {
         urgent.send_modify(|urgent| urgent.extend(blobs));
         Self { urgent, blobs }
+    }
+
+    /// Whoever else waited for one of them may have taken it away when he left.
+    fn renew(&self) {
+        let insert = |urgent: &mut BTreeSet<BlobSpec>| {
+            let before = urgent.len();
+            urgent.extend(self.blobs);
+            urgent.len() > before
+        };
+        self.urgent.send_if_modified(insert);
     }
 }
 
@@ -518,6 +534,23 @@ mod tests {
         };
         assert!(is_ours(&PullError::Cancelled) && !is_ours(&PullError::Stopping) && !is_ours(&elsewhere(NodeId(1))));
         assert!(!goes_on(&over, &Assignment { ingester: NodeId(2), ..over.clone() }), "another may resolve otherwise");
+    }
+
+    #[test]
+    fn a_file_that_two_wait_for_stays_urgent_when_one_of_them_leaves() {
+        let [one, two] = [1, 2].map(|byte| BlobSpec { sha256: Digest([byte; 32]), size_bytes: 5 });
+        let (urgent, mut news) = watch::channel(BTreeSet::new());
+        let (first, second) = ([one, two], [two]);
+        let (leaves, stays) = (Hurry::new(&urgent, &first), Hurry::new(&urgent, &second));
+        drop(leaves);
+        news.mark_unchanged();
+        stays.renew();
+        assert!(news.has_changed().expect("it is there"), "who hashes is told");
+        assert_eq!(*news.borrow_and_update(), BTreeSet::from([two]));
+        stays.renew();
+        assert!(!news.has_changed().expect("it is there"), "once");
+        drop(stays);
+        assert_eq!(*news.borrow(), BTreeSet::new());
     }
 
     #[test]

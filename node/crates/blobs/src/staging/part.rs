@@ -228,8 +228,8 @@ impl Part {
         Ok(is_sound)
     }
 
-    /// Keeps of what is there the chunks that belong into a file with this tree, and says how many went. What an earlier
-    /// process took from somewhere else may be those of another file.
+    /// Keeps of what is there the chunks that belong into a file with this tree, and says how many went. What an
+    /// earlier process took from somewhere else may be those of another file.
     ///
     /// # Errors
     /// When the tree is that of a file of another size, and when the disk does not take that a chunk is gone.

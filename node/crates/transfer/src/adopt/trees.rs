@@ -49,8 +49,8 @@ impl Trees {
         Ok(opened)
     }
 
-    /// Somebody read this very file, and it is not what was hashed. Its tree goes, so that it is hashed anew at the next
-    /// start; until then adoption calls it suspect. Blocks on the disk.
+    /// Somebody read this very file, and it is not what was hashed. Its tree goes, so that it is hashed anew at the
+    /// next start; until then adoption calls it suspect. Blocks on the disk.
     pub(crate) fn doubt(&self, sha256: Digest, identity: FileIdentity, what: String) {
         let removed = self.open().and_then(|index| index.remove(sha256));
         if let Err(error) = removed {

@@ -1,7 +1,7 @@
 //! Hands out chunks over one stream; never queues: a place or busy.
 //!
-//! All streams of a node share its places, and a request has one from the moment when it is taken until its end is
-//! sent. One loop reads questions, the other reads chunks from disk and writes them, one request after the other; a
+//! All streams of a node share its places, and a request has one from the moment when it is taken until its last chunk
+//! is sent. One loop reads questions, the other reads chunks from disk and writes them, one request after the other; a
 //! bounded channel joins the two. A cancelled request ends before its next chunk. Whoever sends something that is no
 //! question, or reads nothing for [`STALL`], loses the stream: he asks again, here or elsewhere. What may go out at a
 //! time is for the limits to say; while nothing may, every request ends at once and says so.

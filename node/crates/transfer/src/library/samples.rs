@@ -84,6 +84,11 @@ impl Disk {
         self.staging.begin(self.spec).expect("there is room")
     }
 
+    /// The part goes; whoever holds it keeps bytes without a name.
+    pub(crate) fn forget(&self) {
+        self.staging.forget(self.spec.sha256).expect("ours");
+    }
+
     /// Where the bytes of the part lie.
     pub(crate) fn data_path(&self) -> PathBuf {
         self.staging.root().join(format!("parts/sha256-{}.part", self.spec.sha256))
@@ -115,6 +120,7 @@ impl Disk {
         let indexed = Indexed { identity: file.identity, tree: self.tree() };
         self.trees.open().expect("ours").put(self.spec.sha256, &indexed).expect("there is room");
     }
+
     /// Adoption looks through the store.
     pub(crate) fn look(&self) {
         let models = Arc::new(self.store.scan().expect("readable").models);

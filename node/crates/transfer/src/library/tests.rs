@@ -45,6 +45,24 @@ fn of_a_part_the_chunks_are_handed_out_that_are_there_for_as_long_as_it_is_offer
 }
 
 #[test]
+fn of_a_file_that_was_begun_anew_the_new_part_is_handed_out() {
+    let disk = Disk::new(8, 2);
+    let old = disk.part();
+    disk.write(&old, 0);
+    let first = disk.library.offer(old);
+    disk.forget();
+    let new = disk.part();
+    disk.write(&new, 1);
+    let second = disk.library.offer(new);
+    assert_eq!(set(&disk), Some(vec![1]));
+    assert_eq!(read(&disk, 1).expect("it is there"), disk.chunk(1));
+    drop(first);
+    assert_eq!(set(&disk), Some(vec![1]), "it is offered still");
+    drop(second);
+    assert_eq!(set(&disk), None);
+}
+
+#[test]
 fn a_part_that_the_disk_damaged_gives_what_is_sound() {
     let disk = Disk::new(2, 2);
     let part = disk.part();

@@ -23,7 +23,7 @@ use crate::bundle::Bundled;
 use crate::class::Class;
 use crate::error::PullError;
 use crate::ports::{Assignment, Duty, OriginError, Place};
-use crate::progress::{Stage, Wait};
+use crate::progress::{PullProgress, Stage, Wait};
 
 use super::chase::Chaser;
 use super::{Ground, Pull, blocking, fetch, resume, swarm, tree};
@@ -212,6 +212,12 @@ impl Pull {
             && stored.digest() == digest
         {
             return Ok(stored);
+        }
+        // Whoever takes the place of another that fetched for all has heard of it before.
+        let library = self.means.library.clone();
+        let known = blocking(move || library.manifest(digest)).await?;
+        if let Some(known) = known.and_then(|bytes| Manifest::read(&bytes).ok()) {
+            return Ok(known);
         }
         match duty {
             Duty::Ingest => self.unless_ended(self.ask_again(wished, digest)).await,
@@ -409,12 +415,18 @@ impl Reason {
         if self.looked_at.elapsed() < REASON_INTERVAL {
             return;
         }
-        let mut told = pull.means.peers.watch(wished.now().ingester, pull.spec.name.clone());
+        let Assignment { ingester, digest, .. } = wished.now();
+        let mut told = pull.means.peers.watch(ingester, pull.spec.name.clone());
         let first = timeout(HINT_WAIT, told.next()).await;
-        let has_all = matches!(first, Ok(Some(Ok(state))) if matches!(state.stage, Stage::Settling | Stage::Done));
-        self.wait = if has_all { Wait::Quorum } else { Wait::FirstCopy };
+        let is_there = matches!(first, Ok(Some(Ok(state))) if has_all(&state, digest));
+        self.wait = if is_there { Wait::Quorum } else { Wait::FirstCopy };
         self.looked_at = Instant::now();
     }
+}
+
+/// Whether a node that tells this has all of a version. It may have had another one before.
+fn has_all(told: &PullProgress, wanted: Option<Digest>) -> bool {
+    told.digest == wanted && matches!(told.stage, Stage::Settling | Stage::Done)
 }
 
 /// What whoever fetches for all told of its failure.
@@ -436,4 +448,29 @@ pub(crate) const fn may_be_planned_anew(code: ErrorCode) -> bool {
             | ErrorCode::RuntimeFailed
             | ErrorCode::PullCancelled
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_another_version_does_not_have_this_one() {
+        let [one, two] = [1, 2].map(|byte| Some(Digest([byte; 32])));
+        let told = |digest: Option<Digest>, stage: Stage| PullProgress {
+            name: "tiny".parse().expect("a name"),
+            node: NodeId(1),
+            stage,
+            wait: None,
+            digest,
+            blobs: Arc::default(),
+            sources: Vec::new(),
+            bytes_per_second: None,
+            left: None,
+        };
+        for (stage, expected) in [(Stage::Fetching, false), (Stage::Settling, true), (Stage::Done, true)] {
+            assert_eq!(has_all(&told(one, stage.clone()), one), expected, "{stage:?}");
+            assert!(!has_all(&told(two, stage.clone()), one), "{stage:?}");
+        }
+    }
 }

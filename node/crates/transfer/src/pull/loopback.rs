@@ -204,10 +204,10 @@ impl Pull {
         }
     }
 
-    /// Ends a job that a restart cut off, if somebody gave the name another version since.
+    /// Ends a wish, or a job that a restart cut off, if somebody gave the name another version since.
     async fn refuse_overtaken(&self, ground: &Ground, manifest: &Manifest) -> Result<(), PullError> {
-        let Some(chosen) = &self.chosen else { return Ok(()) };
-        let (store, manifest, asked_at_ms) = (ground.store.clone(), manifest.clone(), chosen.asked_at_ms);
+        let Some(asked_at_ms) = self.asked_at_ms() else { return Ok(()) };
+        let (store, manifest) = (ground.store.clone(), manifest.clone());
         let name = self.spec.name.clone();
         let is_so = blocking(move || is_overtaken(&store, &name, &manifest, asked_at_ms)).await?;
         if is_so { Err(PullError::Overtaken { name: self.spec.name.clone() }) } else { Ok(()) }

@@ -166,8 +166,8 @@ pub(crate) async fn receive(receiving: Receiving, config: &Config, chaser: Chase
     }
 }
 
-/// Takes away what came from elsewhere before the tree was known, and is of another file. Then the chaser may have hashed
-/// some of it, and begins anew.
+/// Takes away what came from elsewhere before the tree was known, and is of another file. Then the chaser may have
+/// hashed some of it, and begins anew.
 async fn agree(receiving: &Receiving, chaser: Chaser) -> Result<Chaser, PullError> {
     let (part, tree) = (receiving.part.clone(), receiving.tree.clone());
     let gone = blocking(move || part.agree_with(&tree)).await?;
@@ -296,7 +296,12 @@ impl Conduct {
             }
             News::Came { peer, request, index } => {
                 self.count(peer, index);
-                self.tell(Event::Arrived { request, index })
+                let mut actions = self.tell(Event::Arrived { request, index });
+                // The disk may have damaged it before this was heard.
+                if self.shared.receiving.part.hash_of(index).is_none() {
+                    actions.extend(self.lose(index));
+                }
+                actions
             }
             News::Damaged { peer, request, index } => {
                 let (sha256, metrics) = (self.shared.blob().sha256, &self.shared.receiving.metrics);
@@ -319,11 +324,7 @@ impl Conduct {
                     Outcome::Absent | Outcome::Failed | Outcome::Cancelled => Event::Broken { request },
                 })
             }
-            News::Lost { index } => {
-                self.heard_at = Instant::now();
-                self.verified_bytes = self.verified_bytes.saturating_sub(length(self.shared.blob().size_bytes, index));
-                self.tell(Event::Lost { index })
-            }
+            News::Lost { index } => self.lose(index),
             // The caller has seen to it.
             News::Failed(_) => Vec::new(),
         }
@@ -341,6 +342,15 @@ impl Conduct {
         receiving.board.came_from(peer, blob.sha256, self.verified_bytes, bytes);
         receiving.library.stir();
         self.shared.changes.send_replace(());
+    }
+
+    /// A chunk is not there after all. One that nobody told of yet was not counted.
+    fn lose(&mut self, index: u32) -> Vec<Action> {
+        if self.swarm.have().get(index) {
+            self.verified_bytes = self.verified_bytes.saturating_sub(length(self.shared.blob().size_bytes, index));
+        }
+        self.heard_at = Instant::now();
+        self.tell(Event::Lost { index })
     }
 
     /// The swarm's clock stands while a limit of this node holds everything back: no node is late then, nor silent.

@@ -6,16 +6,17 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tempfile::TempDir;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
+use ollamax_core::catalog::Replicas;
 use ollamax_transfer::mem::FetchFault;
-use ollamax_transfer::{Config, PullError, Shelf, Stage};
+use ollamax_transfer::{Ask, Config, PullError, Shelf, Stage};
 use ollamax_types::{Clock, ErrorCode};
 
-use crate::world::{Model, World, chunks, result, until, until_verified};
+use crate::world::{LONG, Model, World, chunks, result, until, until_verified};
 
 /// A disk that every Linux has beside that of its temporary files.
 const OTHER_DISK: &str = "/dev/shm";
@@ -157,6 +158,34 @@ async fn cancel_and_stop_are_obeyed_while_a_runtime_fetches() {
     node.pull(&model.name).await.expect("it goes on");
     assert_eq!(world.origin.sent(model.weights.sha256), chunks(1));
     parted.check_handed(&model);
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_version_that_somebody_put_there_after_the_wish_stays() {
+    let (parted, _shelf) = Parted::new();
+    let world = &parted.world;
+    let (model, newer) = (world.model("tiny", 12, chunks(2)), world.model("newer", 13, chunks(1)));
+    world.origin.set_limit(chunks(1));
+    let node = world.start();
+    let (name, asked_by) = (model.name.clone(), "a test".to_owned());
+    let ask = Ask { name, replicas: Replicas::All, insecure: false, asked_by };
+    let mut watch = timeout(LONG, node.handle.ask(ask)).await.expect("it answers").expect("it is on record");
+    while world.origin.sent(model.weights.sha256) < chunks(1) {
+        sleep(Duration::from_millis(10)).await;
+    }
+    let root = world.store().root().join("manifests");
+    let path = model.name.parts().iter().fold(root, |path, part| path.join(part));
+    fs::create_dir_all(path.parent().expect("a folder")).expect("ours");
+    fs::write(&path, newer.manifest.bytes()).expect("there is room");
+    let later = SystemTime::now() + Duration::from_secs(60);
+    fs::File::options().write(true).open(&path).and_then(|file| file.set_modified(later)).expect("ours");
+    world.origin.set_limit(u64::MAX);
+    while timeout(LONG, watch.changed()).await.expect("there are news") {}
+    assert_eq!(watch.now().error().map(|error| error.code()), Some(ErrorCode::PullCancelled));
+    assert!(world.runtime.fetched().is_empty(), "its runtime was not asked");
+    let (_, stored) = world.store().manifest(&model.name).expect("readable").expect("it is there");
+    assert_eq!(stored.bytes(), newer.manifest.bytes());
     node.end().await;
 }
 

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
+use ollamax_blobs::{Tree, chunk_hash};
 use ollamax_core::catalog::Replicas;
 use ollamax_transfer::mem::{MemCluster, MemOrigin, MemPeers, PeerFault};
 use ollamax_transfer::{
     Ask, Config, Ledger as _, LedgerError, NodeCopy, OriginTrouble, Overview, OverviewWatch, PullError, PullProgress,
     Source, Stage, Wait, Watch,
 };
-use ollamax_types::{CHUNK_BYTES, ErrorCode, ModelName, NodeId};
+use ollamax_types::{CHUNK_BYTES, Digest, ErrorCode, ModelName, NodeId};
 
 use crate::world::{LONG, Model, Node, World, chunks, name, result, until, until_verified};
 
@@ -253,6 +254,53 @@ async fn without_a_quorum_the_first_copy_comes_and_the_others_wait_and_say_so() 
     end_all([one, two]).await;
 }
 
+/// It was there when roots were waited for, and its own cannot be put on record just then.
+#[tokio::test(start_paused = true)]
+async fn the_root_of_a_file_that_the_store_loses_meanwhile_is_waited_for_too() {
+    let lab = Lab::new(2);
+    let (old, model) = (lab.model("old", 16, 1_000), lab.model("tiny", 17, chunks(1)));
+    let [one, two] = lab.start::<2>();
+    two.pull(&old.name).await.expect("it comes");
+    lab.origin.set_limit(chunks(1) / 2);
+    let hash = chunk_hash(model.weights.size_bytes, 0, &model.bytes);
+    let tree = Tree::of(model.weights.size_bytes, vec![hash]).expect("one hash");
+    lab.cluster.put(model.weights, tree.root());
+    let mut watch = ask(&one, &model.name, Replicas::All).await.expect("it is on record");
+    let mut second = pull_of(&two, &model.name).await;
+    until(&mut second, |progress| progress.stage == Stage::Fetching).await;
+    // Both have the same configuration.
+    let config = model.manifest.config().expect("it has one").sha256;
+    fs::remove_file(lab.world(TWO).blob(config)).expect("it is there");
+    lab.cluster.set_quorum(false);
+    lab.origin.set_limit(u64::MAX);
+    until(&mut second, |progress| progress.wait == Some(Wait::Quorum)).await;
+    lab.cluster.set_quorum(true);
+    held(&mut watch).await;
+    lab.check_published(&model);
+    end_all([one, two]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_takes_the_place_of_an_ingester_fetches_the_version_that_was_chosen() {
+    let lab = Lab::new(2);
+    let model = lab.model("tiny", 18, chunks(2));
+    lab.origin.set_limit(0);
+    let [one, two] = lab.start::<2>();
+    let mut watch = ask(&two, &model.name, Replicas::All).await.expect("it is on record");
+    let mut second = pull_of(&two, &model.name).await;
+    until(&mut second, |progress| progress.digest.is_some() && progress.wait == Some(Wait::FirstCopy)).await;
+    one.end().await;
+    lab.peers.unlink(ONE);
+    // The name moves meanwhile; the files of the version before are still there.
+    lab.model("tiny", 19, chunks(1));
+    lab.cluster.plan(&model.name, TWO, vec![TWO]);
+    lab.origin.set_limit(u64::MAX);
+    assert_eq!(held(&mut watch).await.digest, Some(model.manifest.digest()));
+    lab.world(TWO).check_published(&model);
+    assert_eq!(lab.origin.manifests_asked(), 1);
+    two.end().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_version_that_cannot_be_put_on_record_is_fetched_all_the_same() {
     let lab = Lab::new(2);
@@ -391,6 +439,29 @@ async fn a_file_that_another_node_asks_for_is_hashed_next() {
     let (size_bytes, hashes) = timeout(LONG, hashes).await.expect("it is hashed");
     assert_eq!((size_bytes, hashes.len()), (chunks(2), 64));
     assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
+    one.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_manifest_of_what_is_on_its_way_is_given_however_many_came_after_it() {
+    let lab = Lab::new(1);
+    let model = lab.model("tiny", 20, chunks(1));
+    lab.origin.set_limit(0);
+    let one = lab.start_one(ONE);
+    let mut watch = one.ask(&model.name).await.expect("it begins");
+    for number in 0..300 {
+        // No disk has room for it.
+        let sha256 = Digest([7; 32]);
+        let layer = format!(r#"{{"mediaType":"x{number}","digest":"sha256:{sha256}","size":{}}}"#, 10_u64 << 40);
+        let (other, text) = (name(&format!("other{number}")), format!(r#"{{"schemaVersion":2,"layers":[{layer}]}}"#));
+        lab.origin.put_manifest(other.clone(), text);
+        let error = one.pull(&other).await.expect_err("it is too large");
+        assert_eq!(error.code(), ErrorCode::DiskFull, "{error}");
+    }
+    let given = one.handle.manifest(model.manifest.digest()).await;
+    assert_eq!(given.as_deref(), Some(model.manifest.bytes()));
+    assert!(one.handle.cancel(&model.name).await);
+    assert_eq!(result(&mut watch).await, Err(PullError::Cancelled));
     one.end().await;
 }
 

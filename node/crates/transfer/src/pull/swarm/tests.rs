@@ -366,3 +366,24 @@ async fn what_has_come_is_offered_to_others_while_the_rest_is_missing() {
     assert!(chunk == world.own.chunk(3));
     assert_eq!(world.own.library.have(world.own.spec.sha256), None, "and not longer");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_chunk_that_the_disk_damaged_before_it_was_heard_of_is_missing() {
+    let world = World::new(3, &[TWO]).await;
+    let (news, _inbox) = mpsc::channel(NEWS_MAX);
+    let (patience, changes) = (world.config.patience(), watch::Sender::new(()));
+    let (at_gate, on_wire) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let shared = Arc::new(Shared { receiving: world.receiving(1), patience, news, changes, at_gate, on_wire });
+    let mut conduct = Conduct::new(shared, &world.config);
+    let came = || News::Came { peer: TWO, request: 1, index: 1 };
+    conduct.take(News::Lost { index: 1 });
+    conduct.take(came());
+    assert!(!conduct.swarm.have().get(1), "nobody would fetch it again");
+    assert_eq!(conduct.verified_bytes, 0);
+    world.own.write(&world.own.part(), 1);
+    conduct.take(came());
+    assert!(conduct.swarm.have().get(1));
+    assert_eq!(conduct.verified_bytes, CHUNK_BYTES);
+    conduct.take(News::Lost { index: 1 });
+    assert_eq!((conduct.swarm.have().get(1), conduct.verified_bytes), (false, 0));
+}
