@@ -3,6 +3,8 @@
 //! Each loop awaits a change, decides with a pure function, and performs. None of them fails the node: what cannot
 //! be done now is tried again at the next change or tick.
 
+use std::time::Duration;
+
 pub(crate) mod ballast;
 pub(crate) mod gpus;
 pub(crate) mod machine;
@@ -11,3 +13,26 @@ pub(crate) mod models;
 pub(crate) mod standing;
 pub(crate) mod strain;
 pub(crate) mod wishes;
+
+/// Least time between two looks at all wishes, whatever changes.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(100);
+/// Wishes grow in number: looking at them takes no more than one part of so many of the time.
+const LOOK_SHARE: u32 = 10;
+
+/// The time between a look at all wishes that took so long and the next one.
+pub(crate) fn pause_after(took: Duration) -> Duration {
+    LOOK_AGAIN_AFTER.max(took.saturating_mul(LOOK_SHARE - 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn looking_takes_a_tenth_of_the_time_at_most() {
+        for (took_ms, pause_ms) in [(0, 100), (11, 100), (12, 108), (100, 900), (1_000, 9_000)] {
+            let pause = pause_after(Duration::from_millis(took_ms));
+            assert_eq!(pause, Duration::from_millis(pause_ms), "{took_ms} ms");
+        }
+    }
+}

@@ -54,6 +54,7 @@ const PAGES: &[(&str, i32, &[&str])] = &[
             "model pull nope",
             "model pull nope --node n2 --cancel",
             "model limit nope 20MB/s",
+            "model pull nope --cancel",
         ],
     ),
     (

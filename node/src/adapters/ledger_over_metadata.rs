@@ -2,7 +2,7 @@
 //!
 //! What is read is what this node has applied, without a leader. What is told goes to the leader and is acknowledged by
 //! a majority; nothing is tried again here, and telling the same twice changes nothing. A wish that no choice of nodes
-//! can meet is refused before it is asked for, as long as every member has been heard.
+//! can meet is refused before it is asked for, unless a member that is not heard yet may change that.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,12 +11,13 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use ollamax_blobs::BlobSpec;
 use ollamax_core::catalog::{Answer, BoundBlob, Command, Fault, Location, Refusal, Replicas, View, Wish, read};
-use ollamax_core::placement::{Planned, plan_pull};
+use ollamax_core::placement::{Planned, Site, Unfit, plan_pull};
 use ollamax_metadata as metadata;
 use ollamax_metadata::ProposeError;
 use ollamax_scheduler as scheduler;
@@ -26,10 +27,8 @@ use ollamax_transfer::ports::{Ask, Assignment, Bound, Duty, Ledger, LedgerError}
 use ollamax_types::limits::{BIND_BLOBS_MAX, IDENTIFIER_BYTES_MAX};
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, Root, Timestamp};
 
-use crate::sites::{Sites, holders};
-
-/// Least time between two looks at the wishes, whatever changes.
-const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(100);
+use crate::follow::pause_after;
+use crate::sites::{HEAR_TIMEOUT, Sites, holders};
 
 /// A cheap handle on the record, for one node.
 #[derive(Debug, Clone)]
@@ -37,6 +36,8 @@ pub(crate) struct LedgerOverMetadata {
     metadata: metadata::Handle,
     scheduler: scheduler::Handle,
     assignments: watch::Receiver<Arc<Vec<Assignment>>>,
+    /// Since when members can be heard.
+    since: Instant,
 }
 
 // === impl LedgerOverMetadata ===
@@ -53,7 +54,7 @@ impl LedgerOverMetadata {
         let (sender, assignments) = watch::channel(Arc::default());
         // Cannot fail: what cannot be read is told, and read again at the next change.
         tasks.spawn(follow(metadata.clone(), sender, stop));
-        Self { metadata, scheduler, assignments }
+        Self { metadata, scheduler, assignments, since: Instant::now() }
     }
 
     /// A change that this node asks for on behalf of whoever this is.
@@ -95,15 +96,7 @@ impl LedgerOverMetadata {
         let view = self.metadata.view();
         let sites = Sites::now(&*view, &self.scheduler).map_err(unreadable)?;
         let copies = read::locations_of(&*view, &ask.name).map_err(unreadable)?;
-        let places = sites.with_holders(&holders(None, &copies));
-        let wish = not_asked_yet(ask);
-        match plan_pull(&wish, &places, None) {
-            Planned::Impossible(why) if sites.are_clear => {
-                let of = looked_at(&wish.replicas, places.len());
-                Err(LedgerError::Impossible { fits: of.saturating_sub(why.len()), of, why })
-            }
-            _ => Ok(()),
-        }
+        judge(ask, &sites, &copies, self.since.elapsed())
     }
 }
 
@@ -188,6 +181,7 @@ async fn follow(metadata: metadata::Handle, sender: watch::Sender<Arc<Vec<Assign
     let mut changes = metadata.changes();
     loop {
         changes.borrow_and_update();
+        let began = Instant::now();
         let found = assignments(&*metadata.view(), metadata.node());
         match found {
             Ok(found) => {
@@ -201,8 +195,9 @@ async fn follow(metadata: metadata::Handle, sender: watch::Sender<Arc<Vec<Assign
             }
             Err(fault) => tracing::error!(code = %ErrorCode::StorageFailed, error = %fault, "read the wishes"),
         }
+        let pause = pause_after(began.elapsed());
         let changed = async {
-            tokio::time::sleep(LOOK_AGAIN_AFTER).await;
+            tokio::time::sleep(pause).await;
             changes.changed().await
         };
         if !matches!(stop.run_until_cancelled(changed).await, Some(Ok(()))) {
@@ -249,6 +244,36 @@ fn assignment(node: NodeId, wish: &Wish, copies: &[Location]) -> Option<Assignme
         ingester: plan.ingester,
         others: everybody.into_iter().filter(|other| *other != node).collect(),
     })
+}
+
+/// Whether a wish can be met. Of a member that was not heard in all that time nothing good is known, and nobody is left
+/// to wait for it.
+fn judge(ask: &Ask, sites: &Sites, copies: &[Location], waited: Duration) -> Result<(), LedgerError> {
+    let (wish, places) = (not_asked_yet(ask), sites.with_holders(&holders(None, copies)));
+    let of = looked_at(&wish.replicas, places.len());
+    let why = match plan_pull(&wish, &places, None) {
+        Planned::Impossible(why) => why,
+        Planned::Plan { targets, .. } if is_too_few(ask, targets.len()) => unfit(wish, &places),
+        Planned::Plan { .. } | Planned::Nothing => return Ok(()),
+    };
+    if !sites.are_clear && waited < HEAR_TIMEOUT {
+        return Ok(());
+    }
+    Err(LedgerError::Impossible { fits: of.saturating_sub(why.len()), of, why })
+}
+
+/// Whether so many copies are fewer than somebody said. The plan would make them without a word.
+fn is_too_few(ask: &Ask, targets: usize) -> bool {
+    matches!(ask.replicas, Replicas::Count(count) if ask.is_said && targets < count as usize)
+}
+
+/// What is wrong with each node that cannot have the model.
+fn unfit(wish: Wish, places: &[Site]) -> Vec<(NodeId, Unfit)> {
+    let everywhere = Replicas::Nodes(places.iter().map(|place| place.node).collect());
+    match plan_pull(&Wish { replicas: everywhere, ..wish }, places, None) {
+        Planned::Impossible(why) => why,
+        Planned::Plan { .. } | Planned::Nothing => Vec::new(),
+    }
 }
 
 /// How many nodes are looked at: those that are named, else all.

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use sysinfo::{CpuRefreshKind, MemoryRefreshKind, RefreshKind, System};
 use tokio::sync::watch;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use ollamax_metadata as metadata;
@@ -25,6 +27,8 @@ use crate::telemetry::Standing;
 
 /// Time between two readings.
 const READ_INTERVAL: Duration = Duration::from_secs(2);
+/// How long the disk of the models may take to say what is free before all else is told without it.
+const ROOM_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What is read, and who is told.
 #[derive(Debug)]
@@ -64,6 +68,7 @@ pub(crate) async fn follow(reader: Reader, stop: CancellationToken) {
         .ok();
     let mut placed = reader.slot.subscribe();
     let mut ticks = tokio::time::interval(READ_INTERVAL);
+    let mut asking = None;
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -74,7 +79,7 @@ pub(crate) async fn follow(reader: Reader, stop: CancellationToken) {
         if let Some(system) = &mut system {
             system.refresh_specifics(kinds);
         }
-        let models_free_bytes = reader.models_free_bytes().await;
+        let models_free_bytes = answered(&mut asking, || reader.ask_for_room()).await;
         reader.read(system.as_ref(), models_free_bytes);
     }
 }
@@ -82,15 +87,11 @@ pub(crate) async fn follow(reader: Reader, stop: CancellationToken) {
 // === impl Reader ===
 
 impl Reader {
-    /// Models may lie on a disk that takes its time.
-    async fn models_free_bytes(&self) -> Option<u64> {
+    /// Asks how much room models have.
+    fn ask_for_room(&self) -> JoinHandle<Option<u64>> {
         let report = self.runtime.borrow().clone();
         let (data_dir, environment) = (self.data_dir.clone(), self.environment.clone());
-        let asked = tokio::task::spawn_blocking(move || free_for_models(&report, &data_dir, &environment));
-        asked.await.unwrap_or_else(|error| {
-            tracing::error!(code = %ErrorCode::Internal, %error, "ask how much room models have");
-            None
-        })
+        spawn_blocking(move || free_for_models(&report, &data_dir, &environment))
     }
 
     fn read(&self, system: Option<&System>, models_free_bytes: Option<u64>) {
@@ -115,6 +116,27 @@ impl Reader {
     }
 }
 
+/// What the disk says on which models lie. It may take its time, or never answer: nothing is known meanwhile, and it is
+/// not asked a second time.
+async fn answered(
+    asking: &mut Option<JoinHandle<Option<u64>>>,
+    ask: impl FnOnce() -> JoinHandle<Option<u64>>,
+) -> Option<u64> {
+    let mut asked = asking.take().unwrap_or_else(ask);
+    let answer = timeout(ROOM_TIMEOUT, &mut asked).await;
+    match answer {
+        Ok(Ok(free_bytes)) => free_bytes,
+        Ok(Err(error)) => {
+            tracing::error!(code = %ErrorCode::Internal, %error, "ask how much room models have");
+            None
+        }
+        Err(_) => {
+            *asking = Some(asked);
+            None
+        }
+    }
+}
+
 /// What is free where the runtime of this report keeps its models; `None` where there is no such place here.
 fn free_for_models(report: &Report, data_dir: &Path, environment: &Environment) -> Option<u64> {
     match model_place(report, data_dir, environment) {
@@ -131,6 +153,8 @@ fn permille(percent: f32) -> u32 {
 #[cfg(test)]
 mod tests {
     use prometheus::Registry;
+    use tokio::sync::oneshot;
+    use tokio_util::task::TaskTracker;
 
     use ollamax_types::RuntimeKind;
 
@@ -157,6 +181,25 @@ mod tests {
         };
         let ((), space) = tokio::join!(follow(reader, stop.clone()), looking);
         assert!(space.used_bytes > 0, "{space:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_disk_that_does_not_answer_is_asked_once_and_holds_nothing_up() {
+        let (mut asking, mut asked) = (None, 0);
+        let (answer, answers) = oneshot::channel();
+        let tasks = TaskTracker::new();
+        let mut disk = Some(tasks.spawn(async { answers.await.ok() }));
+        for _ in 0..3 {
+            let free_bytes = answered(&mut asking, || {
+                asked += 1;
+                disk.take().expect("it is asked once")
+            });
+            assert_eq!(free_bytes.await, None);
+        }
+        answer.send(7).expect("it still waits");
+        assert_eq!(answered(&mut asking, || unreachable!("it was asked")).await, Some(7));
+        assert_eq!(asked, 1);
+        assert_eq!(answered(&mut asking, || tasks.spawn(async { Some(8) })).await, Some(8));
     }
 
     #[test]

@@ -2,9 +2,9 @@
 //!
 //! Facts are gathered at each change of the state and every [`LOOK_INTERVAL`]; what follows from them is decided by
 //! [`plan_pull`]; a step lands only while this node leads in the term in which it was decided. One that fails is
-//! decided anew from fresh facts. A leader that has just begun waits a little for members that it has not heard yet,
-//! because what is not known of a node speaks against it. Nobody else plans, and what was planned goes on without a
-//! leader.
+//! decided anew from fresh facts, and one that the cluster refused only after a while. A leader that has just begun
+//! waits a little for members that it has not heard yet, because what is not known of a node speaks against it. Nobody
+//! else plans, and what was planned goes on without a leader.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -15,22 +15,21 @@ use tokio_util::sync::CancellationToken;
 use ollamax_core::catalog::{Command, Fault, Location, Plan, View, Wish, read};
 use ollamax_core::placement::{Planned, Site, plan_pull};
 use ollamax_metadata as metadata;
-use ollamax_metadata::Part;
+use ollamax_metadata::{Part, ProposeError};
 use ollamax_scheduler as scheduler;
 use ollamax_security::draw_request_id;
 use ollamax_transfer as transfer;
 use ollamax_types::{ErrorCode, NodeId};
 
-use crate::sites::{Sites, holders};
+use crate::follow::pause_after;
+use crate::sites::{HEAR_TIMEOUT, Sites, holders};
 
 /// Time between two looks at what is not done yet, although nothing changed: a node may have died.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// Least time between two looks, whatever changes.
-const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(100);
 /// Time between two looks at everything, what is done among it.
 const LOOK_AT_ALL_INTERVAL: Duration = Duration::from_secs(5);
-/// How long a new leader waits for members that it has not heard.
-const HEAR_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a plan that was refused is left alone: what speaks against it does not pass in a moment.
+const REFUSED_FOR: Duration = Duration::from_secs(5);
 
 /// How far a wish for a model is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +49,10 @@ enum State {
 struct Book {
     known: BTreeMap<String, Known>,
     looked_at_all: Option<Instant>,
+    /// Rounds whose plan was refused, and until when they are left alone.
+    refused: BTreeMap<String, (u64, Instant)>,
+    /// How long the last look took.
+    took: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,11 +92,12 @@ pub(crate) async fn follow(planner: Planner, stop: CancellationToken) {
     // Since when, and in which term; and what it has seen in it.
     let mut leads: Option<(u64, Instant, Book)> = None;
     loop {
+        let pause = pause_after(leads.as_ref().map_or(Duration::ZERO, |(_, _, book)| book.took));
         let woken = async {
-            sleep(LOOK_AGAIN_AFTER).await;
+            sleep(pause).await;
             tokio::select! {
                 changed = changes.changed() => changed.is_ok(),
-                () = sleep(LOOK_INTERVAL.saturating_sub(LOOK_AGAIN_AFTER)) => true,
+                () = sleep(LOOK_INTERVAL.saturating_sub(pause)) => true,
             }
         };
         if stop.run_until_cancelled(woken).await != Some(true) {
@@ -129,11 +133,17 @@ fn leading_term(metadata: &metadata::Handle) -> Option<u64> {
 // === impl Planner ===
 
 impl Planner {
-    /// Looks at the wishes once, and takes the steps that follow, one after the other until one fails.
+    /// Looks at the wishes once, and takes the steps that follow, one after the other until one fails. One that is
+    /// refused stands in nobody's way.
     async fn look(&self, book: &mut Book, term: u64, since: Instant) -> Result<(), Fault> {
-        for command in self.due(book, since)? {
-            if !self.take(command, term).await {
-                break;
+        let began = Instant::now();
+        let due = self.due(book, since)?;
+        book.took = began.elapsed();
+        for command in due {
+            match self.take(&command, term).await {
+                Ok(()) => {}
+                Err(ProposeError::Refused(_)) => book.leave_alone(&command, Instant::now()),
+                Err(_) => break,
             }
         }
         Ok(())
@@ -149,8 +159,8 @@ impl Planner {
         book.look(&*view, &sites, Instant::now())
     }
 
-    /// Makes one change as the leader of this term; false when it was not made.
-    async fn take(&self, command: Command, term: u64) -> bool {
+    /// Makes one change as the leader of this term.
+    async fn take(&self, command: &Command, term: u64) -> Result<(), ProposeError> {
         let id = draw_request_id();
         let span = tracing::error_span!("wishes", request_id = id.0);
         let change = metadata::Change::new(id, &format!("node/{}", self.metadata.node()), command.clone());
@@ -162,7 +172,7 @@ impl Planner {
                 tracing::warn!(code = %error.code(), %error, "a plan for a model was not made; decided anew");
             }
         });
-        made.is_ok()
+        made.map(|_| ())
     }
 
     /// A node that does not lead shows none.
@@ -198,6 +208,7 @@ impl Book {
     fn look(&mut self, view: &dyn View, sites: &Sites, now: Instant) -> Result<Vec<Command>, Fault> {
         let at_all = self.looked_at_all.is_none_or(|at| now.saturating_duration_since(at) >= LOOK_AT_ALL_INTERVAL);
         let (mut known, mut commands) = (BTreeMap::new(), Vec::new());
+        self.refused.retain(|_, (_, until)| *until > now);
         for wish in read::wishes(view)? {
             let (key, round) = (wish.name.key(), wish.round);
             let is_done = Known { round, state: State::Held };
@@ -207,8 +218,11 @@ impl Book {
             }
             let copies = read::locations_of(view, &wish.name)?;
             let Finding { state, step } = examine(&wish, sites, &copies);
+            let is_refused = self.refused.get(&key).is_some_and(|(refused, _)| *refused == round);
             known.insert(key, Known { round, state });
-            if let Some(Step { ingester, targets }) = step {
+            if let Some(Step { ingester, targets }) = step
+                && !is_refused
+            {
                 commands.push(Command::PlanPull { name: wish.name, round, ingester, targets });
             }
         }
@@ -217,6 +231,13 @@ impl Book {
             self.looked_at_all = Some(now);
         }
         Ok(commands)
+    }
+
+    /// Notes that this plan was refused.
+    fn leave_alone(&mut self, command: &Command, now: Instant) {
+        if let Command::PlanPull { name, round, .. } = command {
+            self.refused.insert(name.key(), (*round, now + REFUSED_FOR));
+        }
     }
 }
 

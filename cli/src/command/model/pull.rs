@@ -159,7 +159,7 @@ fn next(args: &PullArgs, seen: &Seen) -> String {
     again + if args.insecure { " --insecure --wait" } else { " --wait" }
 }
 
-/// Ends a pull on each of the nodes.
+/// Ends a pull on all nodes, or the part of each that is named.
 pub(super) async fn cancel(global: &Global, args: &PullArgs) -> Result<(), Failure> {
     let mut client = client::connect_models(global).await?;
     let own = [String::new()];
@@ -167,8 +167,11 @@ pub(super) async fn cancel(global: &Global, args: &PullArgs) -> Result<(), Failu
     for node in nodes {
         let request = CancelPullRequest { name: args.name.clone(), node: node.clone() };
         if !client.cancel_pull(request).await?.into_inner().found {
-            let place = if node.is_empty() { "this node".to_owned() } else { format!("node {node}") };
-            let what = format!("{place} does not pull {}", args.name);
+            let what = if node.is_empty() {
+                format!("no pull of {} is on its way", args.name)
+            } else {
+                format!("node {node} does not pull {}", args.name)
+            };
             return Err(Failure::new(3, what, "it is over, or nobody asked for it", "ollamax model pulls"));
         }
     }

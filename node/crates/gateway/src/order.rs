@@ -4,15 +4,16 @@
 //! below that, a node pulls for itself. A state is told once in [`LOOK_INTERVAL`] at most, and the last one is over,
 //! unless this node stops. Dropping what is given out here ends the listening and nothing else.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::{self, Stream};
 use tokio::time::{Instant, sleep_until};
 
-use ollamax_core::catalog::{Fault, View, read};
+use ollamax_core::catalog::{Fault, Replicas, View, Wish, read};
 use ollamax_transfer as transfer;
-use ollamax_transfer::{Overview, OverviewWatch, PullError, PullProgress, PullSpec, Stage, Watch};
+use ollamax_transfer::{Ask, LedgerError, Overview, OverviewWatch, PullError, PullProgress, PullSpec, Stage, Watch};
 use ollamax_types::{ModelName, NodeId};
 
 /// From this cluster version on there are wishes.
@@ -52,6 +53,48 @@ pub(crate) fn cluster_version(view: &dyn View) -> Result<u32, Fault> {
 /// How far a pull is that was begun; the last state is over.
 pub(crate) fn begun(watch: Watch) -> impl Stream<Item = Arc<PullProgress>> + Send + 'static {
     stream::unfold(Following::Begun(watch), Following::step)
+}
+
+/// Where copies are wanted when nobody says it: where a wish wants them that nodes are at just now, so that whoever
+/// asked for many does not get fewer; else on [`REPLICAS`] nodes.
+pub(crate) fn replicas_unsaid(view: &dyn View, name: &ModelName) -> Result<Replicas, Fault> {
+    let replicas = match read::wish(view, name)? {
+        Some(wish) if is_under_way(view, &wish)? => wish.replicas,
+        Some(_) | None => Replicas::Count(REPLICAS),
+    };
+    Ok(replicas)
+}
+
+/// Whether all nodes that shall have a model do. Of such a wish nothing can be ended, and it stays.
+pub(crate) fn is_met(view: &dyn View, name: &ModelName) -> Result<bool, Fault> {
+    let Some(wish) = read::wish(view, name)? else { return Ok(false) };
+    let holders = holders(view, &wish)?;
+    Ok(wish.plan.is_some_and(|plan| plan.targets.iter().all(|target| holders.contains(target))))
+}
+
+/// Whether whoever asks the registry has not failed, and neither has some node that shall have the model and does not.
+fn is_under_way(view: &dyn View, wish: &Wish) -> Result<bool, Fault> {
+    let holders = holders(view, wish)?;
+    let Some(plan) = &wish.plan else { return Ok(false) };
+    let has_failed = |node: &NodeId| wish.failures.contains_key(node) && !holders.contains(node);
+    let is_at_it = |node: &NodeId| !has_failed(node) && !holders.contains(node);
+    Ok(!has_failed(&plan.ingester) && plan.targets.iter().any(is_at_it))
+}
+
+/// Who has the version of a wish.
+fn holders(view: &dyn View, wish: &Wish) -> Result<BTreeSet<NodeId>, Fault> {
+    let copies = read::locations_of(view, &wish.name)?;
+    Ok(copies.iter().filter(|copy| Some(copy.model.digest) == wish.digest).map(|copy| copy.node).collect())
+}
+
+/// Puts on record what is wanted, and watches it. Where nobody said how many, fewer are made when more cannot be had.
+pub(crate) async fn put_on_record(transfer: &transfer::Handle, ask: Ask) -> Result<OverviewWatch, PullError> {
+    let usual = Ask { replicas: Replicas::Count(REPLICAS), ..ask.clone() };
+    let may_be_fewer = !ask.is_said && usual.replicas != ask.replicas;
+    match transfer.ask(ask).await {
+        Err(PullError::Ledger(LedgerError::Impossible { .. })) if may_be_fewer => transfer.ask(usual).await,
+        asked => asked,
+    }
 }
 
 /// How far all nodes of a wish are. The stream ends behind the state that is over, or without one when this node
@@ -137,14 +180,78 @@ fn refused(name: ModelName, node: NodeId, error: PullError) -> PullProgress {
 
 #[cfg(test)]
 mod tests {
-    use ollamax_core::catalog::{Command, Replicas};
+    use std::collections::BTreeMap;
+
+    use ollamax_core::catalog::mem::MemView;
+    use ollamax_core::catalog::{Command, Failure, Key, Location, Mutation, Plan, Record};
+    use ollamax_types::{Digest, ErrorCode, ModelRecord, Timestamp};
 
     use super::*;
 
+    const VERSION: Digest = Digest([1; 32]);
+
+    fn name() -> ModelName {
+        "m".parse().expect("a name")
+    }
+
+    /// For three copies; whoever stands first asks the registry.
+    fn wish(digest: Option<Digest>, targets: &[u64], failed: &[u64]) -> Wish {
+        let targets: Vec<NodeId> = targets.iter().copied().map(NodeId).collect();
+        let failure = || Failure { code: ErrorCode::DiskFull, text: "full".to_owned(), at: Timestamp(2) };
+        Wish {
+            name: name(),
+            round: 7,
+            insecure: false,
+            replicas: Replicas::Count(3),
+            digest,
+            size_bytes: 0,
+            plan: targets.first().copied().map(|ingester| Plan { ingester, targets, made_at: Timestamp(1) }),
+            failures: failed.iter().map(|node| (NodeId(*node), failure())).collect::<BTreeMap<_, _>>(),
+            asked_at: Timestamp(0),
+            asked_by: "test".to_owned(),
+        }
+    }
+
+    fn copy(node: u64, digest: Digest) -> Mutation {
+        let (node, details_json) = (NodeId(node), "{}".to_owned());
+        let (weights, modified_at, capabilities) = (digest, Timestamp(0), vec![]);
+        let model =
+            ModelRecord { name: name(), digest, weights, size_bytes: 1, modified_at, details_json, capabilities };
+        Mutation::Put(Key::Location(name().key(), node), Record::Location(Location { node, model }))
+    }
+
+    /// Whether it is met, and whether it is joined by whoever says no number.
+    fn check(what: &str, wish: Option<Wish>, copies: &[Mutation], expected: (bool, bool)) {
+        let mut view = MemView::default();
+        view.write(copies);
+        if let Some(wish) = wish {
+            view.write(&[Mutation::Put(Key::Wish(name().key()), Record::Wish(Box::new(wish)))]);
+        }
+        let replicas = replicas_unsaid(&view, &name()).expect("readable");
+        assert!([Replicas::Count(3), Replicas::Count(REPLICAS)].contains(&replicas), "{what}: {replicas:?}");
+        let found = (is_met(&view, &name()), replicas == Replicas::Count(3));
+        assert_eq!(found, (Ok(expected.0), expected.1), "{what}");
+    }
+
+    #[test]
+    fn what_is_on_its_way_is_joined_and_what_is_there_is_not_ended() {
+        let both = [copy(1, VERSION), copy(2, VERSION)];
+        let other = [copy(1, VERSION), copy(2, Digest([2; 32]))];
+        let resolved = |failed: &[u64]| Some(wish(Some(VERSION), &[1, 2], failed));
+        check("nobody asked", None, &both, (false, false));
+        check("nobody has planned", Some(wish(None, &[], &[])), &both, (false, false));
+        check("the version is not known", Some(wish(None, &[1, 2], &[])), &both, (false, true));
+        check("one lacks it", resolved(&[]), &both[..1], (false, true));
+        check("one has another version", resolved(&[]), &other, (false, true));
+        check("all have it", resolved(&[]), &both, (true, false));
+        check("whatever they told before", resolved(&[1, 2]), &both, (true, false));
+        check("whoever lacks it has failed", resolved(&[2]), &both[..1], (false, false));
+        check("whoever asks the registry has", resolved(&[1]), &[], (false, false));
+    }
+
     #[test]
     fn wishes_are_asked_for_from_their_version_on() {
-        let name: ModelName = "m".parse().expect("a name");
-        let ask = Command::AskModel { name, replicas: Replicas::Count(REPLICAS), insecure: false };
+        let ask = Command::AskModel { name: name(), replicas: Replicas::Count(REPLICAS), insecure: false };
         assert_eq!(ask.least_version(), WISHES_VERSION);
     }
 }

@@ -188,7 +188,7 @@ impl Lab {
             Some(Replicas::Nodes(_)) | None => Replicas::Nodes(vec![self.service.node]),
         };
         let (name, asked_by) = (asked.name.clone(), asked.asked_by.clone());
-        match self.handle.ask(Ask { name, replicas, insecure, asked_by }).await {
+        match self.handle.ask(Ask { name, replicas, is_said: false, insecure, asked_by }).await {
             Ok(wish) => self.of_wish(asked, wish).await,
             // Nobody knows wishes: this node pulls by itself.
             Err(PullError::Ledger(LedgerError::NeedsVersion { .. })) => {

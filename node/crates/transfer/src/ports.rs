@@ -289,6 +289,8 @@ pub struct Ask {
     pub name: ModelName,
     /// How many copies, or where.
     pub replicas: Replicas,
+    /// Somebody said so: fewer will not do.
+    pub is_said: bool,
     /// Whether plain HTTP will do.
     pub insecure: bool,
     /// Who asks, for people.

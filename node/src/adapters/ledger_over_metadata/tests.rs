@@ -1,7 +1,7 @@
 //! What follows from the record is a table; what is told is told to a cluster of one.
 
 use ollamax_core::catalog::{CLUSTER_VERSION, Failure, Plan};
-use ollamax_core::placement::Unfit;
+use ollamax_core::health::Health;
 use ollamax_types::ModelRecord;
 
 use super::*;
@@ -137,7 +137,35 @@ fn whoever_asks_is_one_word_in_the_log() {
 }
 
 fn asked() -> Ask {
-    Ask { name: name(), replicas: Replicas::Nodes(vec![NODE]), insecure: false, asked_by: "admin".to_owned() }
+    let (replicas, asked_by) = (Replicas::Nodes(vec![NODE]), "admin".to_owned());
+    Ask { name: name(), replicas, is_said: true, insecure: false, asked_by }
+}
+
+#[test]
+fn a_member_that_is_never_heard_keeps_nobody_waiting() {
+    let alive = Site {
+        node: NODE,
+        health: Health::Alive,
+        drained: false,
+        gateway: false,
+        runtime_up: true,
+        disk_free_bytes: None,
+        holds: false,
+        is_self: true,
+    };
+    let silent = Site { node: NodeId(2), health: Health::Unknown, runtime_up: false, is_self: false, ..alive.clone() };
+    let mut sites = Sites::of(vec![alive, silent]);
+    sites.are_clear = false;
+    let both = Ask { replicas: Replicas::Nodes(nodes(&[1, 2])), ..asked() };
+    assert_eq!(judge(&both, &sites, &[], HEAR_TIMEOUT / 2), Ok(()), "it may be heard yet");
+    let impossible = || LedgerError::Impossible { fits: 1, of: 2, why: vec![(NodeId(2), Unfit::NoRuntime)] };
+    assert_eq!(judge(&both, &sites, &[], HEAR_TIMEOUT), Err(impossible()));
+    // Two that somebody said are two; where nobody says a number, one is better than none.
+    let two = Ask { replicas: Replicas::Count(2), ..asked() };
+    assert_eq!(judge(&two, &sites, &[], HEAR_TIMEOUT), Err(impossible()));
+    assert_eq!(judge(&Ask { is_said: false, ..two }, &sites, &[], HEAR_TIMEOUT), Ok(()));
+    let one = Ask { replicas: Replicas::Count(1), ..asked() };
+    assert_eq!(judge(&one, &sites, &[], HEAR_TIMEOUT), Ok(()));
 }
 
 fn ledger_of(world: &World) -> LedgerOverMetadata {

@@ -147,6 +147,24 @@ fn what_is_done_is_looked_at_again_only_now_and_then_unless_it_is_asked_for_anew
     assert!(book.known.is_empty(), "what is forgotten is not counted");
 }
 
+#[test]
+fn a_plan_that_was_refused_is_left_alone_for_a_while_and_a_new_round_is_not() {
+    let put = |wish: &Wish| Mutation::Put(Key::Wish(wish.name.key()), Record::Wish(Box::new(wish.clone())));
+    let (mut view, mut book) = (MemView::default(), Book::default());
+    view.write(&[put(&asked(1))]);
+    let sites = Sites::of(vec![site(1, 900)]);
+    let start = Instant::now();
+    let due = book.look(&view, &sites, start).expect("readable");
+    assert!(matches!(due.as_slice(), [Command::PlanPull { round: 7, .. }]), "{due:?}");
+    book.leave_alone(&due[0], start);
+    assert_eq!(book.look(&view, &sites, start + REFUSED_FOR / 2), Ok(vec![]));
+    assert_eq!(book.look(&view, &sites, start + REFUSED_FOR), Ok(due.clone()));
+    book.leave_alone(&due[0], start + REFUSED_FOR);
+    view.write(&[put(&Wish { round: 8, ..asked(1) })]);
+    let due = book.look(&view, &sites, start + REFUSED_FOR).expect("readable");
+    assert!(matches!(due.as_slice(), [Command::PlanPull { round: 8, .. }]), "{due:?}");
+}
+
 #[tokio::test]
 async fn the_leader_plans_a_wish_when_a_node_can_have_the_model() {
     let world = World::start(CLUSTER_VERSION).await;

@@ -78,7 +78,7 @@ fn model_view(
         details_json: newest.model.details_json.clone(),
         copies: shown.collect(),
         conflict: copies.iter().any(|copy| copy.model.digest != served),
-        capabilities: newest.model.capabilities.clone(),
+        capabilities: models::abilities_of(copies, served),
     })
 }
 
@@ -158,6 +158,14 @@ mod tests {
         alias.model.weights = Digest([1; 32]);
         let views = model_views(vec![alias], &BTreeMap::new(), &resident(&beat(1, &[1]), &[]));
         assert!(views[0].copies[0].resident, "{views:?}");
+    }
+
+    #[test]
+    fn what_a_model_can_do_is_shown_whichever_copy_tells_it() {
+        let mut other = copy(2, "m", 1, 5);
+        other.model.capabilities = vec!["tools".to_owned()];
+        let views = model_views(vec![copy(1, "m", 1, 5), other], &BTreeMap::new(), &[]);
+        assert_eq!(views[0].capabilities, ["tools"]);
     }
 
     #[test]

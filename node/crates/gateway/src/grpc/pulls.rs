@@ -49,8 +49,15 @@ impl Pulls {
         let limit = limited::limit(&name, asked.limit_bytes_per_second)?;
         let version = order::cluster_version(&*metadata.view())?;
         if version >= order::WISHES_VERSION {
-            let replicas = if asked.nodes.is_empty() { replicas } else { self.named(&metadata, &asked.nodes)? };
-            let ask = Ask { name, replicas, insecure: asked.insecure, asked_by: ASKED_BY.to_owned() };
+            let is_said = asked.on_all || asked.replicas.is_some() || !asked.nodes.is_empty();
+            let replicas = if !is_said {
+                order::replicas_unsaid(&*metadata.view(), &name)?
+            } else if asked.nodes.is_empty() {
+                replicas
+            } else {
+                self.named(&metadata, &asked.nodes)?
+            };
+            let ask = Ask { name, replicas, is_said, insecure: asked.insecure, asked_by: ASKED_BY.to_owned() };
             return wish(transfer, metadata, ask, asked.wait, limit).await;
         }
         // One node without a name is this one, as ever.
@@ -129,7 +136,8 @@ impl Pulls {
             error => AdminError::of_pull(&target.name, &error),
         };
         // Without a name it is the wish that ends, with all its copies that are on their way.
-        let is_forgotten = asked.node.is_empty() && transfer.forget(&name).await.map_err(failed)?;
+        let is_open = asked.node.is_empty() && !order::is_met(&*metadata.view(), &name)?;
+        let is_forgotten = is_open && transfer.forget(&name).await.map_err(failed)?;
         let is_ended = transfer.cancel_at(target.id, &name).await.map_err(failed)?;
         Ok(v1::CancelPullReply { found: is_forgotten || is_ended })
     }
@@ -171,7 +179,7 @@ async fn wish(
         let member = read::member(&*metadata.view(), node).ok().flatten();
         member.map_or_else(|| node.to_string(), |member| member.name)
     };
-    match transfer.ask(ask).await {
+    match order::put_on_record(&transfer, ask).await {
         Ok(watch) => {
             let accept_by = (!wait).then(|| Instant::now() + wished::ACCEPT_WAIT);
             let looks = order::followed(watch).boxed();

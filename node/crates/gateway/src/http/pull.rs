@@ -20,7 +20,6 @@ use futures::stream::{self, BoxStream, StreamExt as _};
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
-use ollamax_core::catalog::Replicas;
 use ollamax_core::placement::choose_puller;
 use ollamax_transfer as transfer;
 use ollamax_transfer::{Ask, BlobProgress, Overview, PullError, PullProgress, PullSpec, Stage};
@@ -147,7 +146,8 @@ fn begin(door: &OpenDoor, name: ModelName, insecure: bool) -> Result<(States, Op
     })?;
     let asked_by = ASKED_BY.to_owned();
     if order::cluster_version(&*view)? >= order::WISHES_VERSION {
-        let ask = Ask { name, replicas: Replicas::Count(order::REPLICAS), insecure, asked_by };
+        let replicas = order::replicas_unsaid(&*view, &name)?;
+        let ask = Ask { name, replicas, is_said: false, insecure, asked_by };
         return Ok((wished(transfer, ask), None));
     }
     let order = Order { transfer, node, spec: PullSpec { name, insecure, asked_by } };
@@ -156,7 +156,7 @@ fn begin(door: &OpenDoor, name: ModelName, insecure: bool) -> Result<(States, Op
 
 /// The states of a wish, until one node has the model or none will.
 fn wished(transfer: transfer::Handle, ask: Ask) -> States {
-    let asked = stream::once(async move { transfer.ask(ask).await });
+    let asked = stream::once(async move { order::put_on_record(&transfer, ask).await });
     let told = asked.flat_map(|asked| match asked {
         Ok(watch) => order::followed(watch).map(|overview| Told::of_wish(&overview)).boxed(),
         Err(error) => stream::once(ready(Told::failed(error))).boxed(),
@@ -232,7 +232,8 @@ fn lines(before: Option<&Told>, now: &Told) -> Vec<Line> {
     let blobs = now.blobs.iter().enumerate();
     let new = blobs.filter(|(index, blob)| told_of(before, *index, blob) != Some(blob.verified_bytes));
     let mut lines: Vec<Line> = new.map(|(_, blob)| Line::of_blob(blob)).collect();
-    let steps = LAST_STEPS.get(before.map_or(0, steps_done)..steps_done(now)).unwrap_or_default();
+    let steps = |told: &Told| steps_done(&told.stage, &told.blobs);
+    let steps = LAST_STEPS.get(before.map_or(0, steps)..steps(now)).unwrap_or_default();
     lines.extend(steps.iter().copied().map(|status| Line::Step { status }));
     if let Stage::Failed(error) = &now.stage {
         lines.push(Line::Error { error: words_of(error) });
@@ -241,10 +242,10 @@ fn lines(before: Option<&Told>, now: &Told) -> Vec<Line> {
 }
 
 /// How many of [`LAST_STEPS`] a state has reached. Each file is verified when it is there; that is told when all are.
-fn steps_done(told: &Told) -> usize {
-    match &told.stage {
+fn steps_done(stage: &Stage, blobs: &[BlobProgress]) -> usize {
+    match stage {
         Stage::Waiting | Stage::Resolving | Stage::Checking | Stage::Fetching | Stage::Failed(_) => 0,
-        Stage::Verifying => usize::from(told.blobs.iter().all(|blob| blob.verified_bytes == blob.blob.size_bytes)),
+        Stage::Verifying => usize::from(blobs.iter().all(|blob| blob.verified_bytes == blob.blob.size_bytes)),
         Stage::Publishing | Stage::Settling => 2,
         Stage::Done => 3,
     }
@@ -287,7 +288,8 @@ impl Told {
         let copies = overview.copies.iter().map(|copy| &copy.progress);
         let going = copies.filter(|progress| !matches!(progress.stage, Stage::Failed(_)));
         let how_far = |progress: &&PullProgress| {
-            (progress.stage == Stage::Done, progress.verified_bytes(), progress.total_bytes())
+            let steps = steps_done(&progress.stage, &progress.blobs);
+            (progress.stage == Stage::Done, progress.verified_bytes(), steps, progress.total_bytes())
         };
         let furthest = going.max_by_key(how_far).map(Self::of_job);
         let is_there = furthest.as_ref().is_some_and(|told| told.stage == Stage::Done);
@@ -324,6 +326,7 @@ impl Line {
 mod tests {
     use std::net::SocketAddr;
 
+    use ollamax_core::catalog::Replicas;
     use ollamax_transfer::{BlobSpec, NodeCopy};
     use ollamax_types::Digest;
 
@@ -419,6 +422,8 @@ mod tests {
         check(vec![state(Stage::Waiting, &[]), at(Stage::Fetching, 0)], false, at(Stage::Fetching, 0));
         check(vec![at(Stage::Fetching, 3), at(Stage::Fetching, 5)], false, at(Stage::Fetching, 5));
         check(vec![at(Stage::Done, 9), at(Stage::Verifying, 9)], false, at(Stage::Done, 9));
+        // Else a client would be told of one step twice.
+        check(vec![at(Stage::Publishing, 9), at(Stage::Verifying, 9)], false, at(Stage::Publishing, 9));
         // One that fails is no end while others go on or may take its place.
         check(vec![failed(PullError::Cancelled), at(Stage::Fetching, 5)], false, at(Stage::Fetching, 5));
         check(vec![failed(PullError::Cancelled)], false, state(Stage::Waiting, &[]));

@@ -352,7 +352,7 @@ mod tests {
     }
 
     fn ask(replicas: Replicas) -> Ask {
-        Ask { name: name(), replicas, insecure: false, asked_by: "a test".to_owned() }
+        Ask { name: name(), replicas, is_said: true, insecure: false, asked_by: "a test".to_owned() }
     }
 
     fn duties(ledger: &MemLedger) -> Vec<(Duty, u32, u32, Vec<NodeId>)> {

@@ -54,7 +54,13 @@ impl World {
             peers.link_library(*node, disk.library.clone(), 16);
             cluster.hold(*node, &name(), Digest([1; 32]));
         }
-        let ask = Ask { name: name(), replicas: Replicas::All, insecure: false, asked_by: "a test".to_owned() };
+        let ask = Ask {
+            name: name(),
+            replicas: Replicas::All,
+            is_said: true,
+            insecure: false,
+            asked_by: "a test".to_owned(),
+        };
         cluster.ledger(ONE).ask(ask).await.expect("it fits");
         let metrics = Metrics::default();
         let board = Arc::new(Board::new(name(), ONE, Stage::Fetching, metrics.clone()));
