@@ -63,6 +63,26 @@ fn of_a_file_that_was_begun_anew_the_new_part_is_handed_out() {
 }
 
 #[test]
+fn hashes_are_told_by_whoever_brings_the_file_and_of_chunks_that_are_there() {
+    let disk = Disk::new(9, 3);
+    let (part, sha256) = (disk.part(), disk.spec.sha256);
+    disk.write(&part, 0);
+    disk.write(&part, 1);
+    let two = Extent { first: 0, count: 2 };
+    let is_first = || disk.library.held(sha256).is_some_and(|held| held.is_first);
+    assert_eq!(disk.library.first_hashes(sha256, two), None);
+    let offered = disk.library.offer(part.clone());
+    assert_eq!((disk.library.first_hashes(sha256, two), is_first()), (None, false), "it only hands on");
+    let first = disk.library.offer_first(part.clone());
+    assert_eq!(disk.library.first_hashes(sha256, two).expect("it brings it"), disk.tree().hashes()[..2]);
+    assert_eq!(disk.library.first_hashes(sha256, Extent { first: 1, count: 2 }), None, "one is not there");
+    assert!(is_first());
+    drop(first);
+    assert_eq!((disk.library.first_hashes(sha256, two), is_first()), (None, false));
+    drop(offered);
+}
+
+#[test]
 fn a_part_that_the_disk_damaged_gives_what_is_sound() {
     let disk = Disk::new(2, 2);
     let part = disk.part();

@@ -126,6 +126,24 @@ fn only_the_chunks_of_the_known_tree_are_kept() {
 }
 
 #[test]
+fn a_chunk_of_which_nothing_is_told_stays_and_one_that_is_told_otherwise_goes() {
+    let (world, sample) = (World::new(), Sample::new(4, 3 * CHUNK_BYTES + 5));
+    let part = world.begin(&sample);
+    for index in 0..3 {
+        sample.write(&part, index);
+    }
+    let told = |index: u32| match index {
+        0 => Some(sample.hash(0)),
+        1 | 3 => Some([7; 32]),
+        _ => None,
+    };
+    assert_eq!(part.agree_with_told(2..4, &told).expect("ours"), [], "it was not asked for the first ones");
+    assert_eq!(part.agree_with_told(0..4, &told).expect("ours"), [1]);
+    assert_eq!(set(&part), [0, 2]);
+    assert_eq!(part.agree_with_told(0..9, &told).expect("ours"), [], "once");
+}
+
+#[test]
 fn an_empty_file_is_whole_at_once() {
     let (world, sample) = (World::new(), Sample::of(vec![]));
     let part = world.begin(&sample);
