@@ -53,8 +53,8 @@ const PAGES: &[(&str, i32, &[&str])] = &[
             "events --since 3",
             "model pull nope",
             "model pull nope --node n2 --cancel",
-            "model limit nope 20MB/s",
             "model pull nope --cancel",
+            "model limit nope 20MB/s",
         ],
     ),
     (

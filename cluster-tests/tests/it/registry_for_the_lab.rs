@@ -15,7 +15,7 @@ use ollamax_testkit::cluster::{Builder, clean_environment};
 use ollamax_testkit::fake_ollama::Script;
 use ollamax_testkit::fake_registry::FakeModel;
 use ollamax_testkit::http::HttpClient;
-use ollamax_testkit::{Cluster, FakeOllama, FakeRegistry, port, wait};
+use ollamax_testkit::{FakeOllama, FakeRegistry, port, wait};
 
 use crate::model_owners::PATIENCE;
 use crate::pull_from_a_registry::{is_whole, model, plan, start};

@@ -52,6 +52,7 @@ pub struct Staging {
     root: PathBuf,
     owner: Option<Owner>,
     held: Arc<HeldParts>,
+    naming: Arc<Mutex<()>>,
 }
 
 /// Parts by their file.
@@ -81,7 +82,7 @@ impl Staging {
         for folder in [PARTS, DRAFTS] {
             disk::hidden_folder(&root.join(folder), owner)?;
         }
-        Ok(Self { root: root.to_owned(), owner, held: Arc::default() })
+        Ok(Self { root: root.to_owned(), owner, held: Arc::default(), naming: Arc::default() })
     }
 
     /// Where it is.
@@ -214,6 +215,12 @@ impl Staging {
         let (data_path, _) = self.paths(spec.sha256);
         let found = fs::symlink_metadata(data_path).ok().filter(|found| found.len() == spec.size_bytes);
         found.map_or(0, |found| disk::allocated_bytes(&found).min(spec.size_bytes))
+    }
+
+    /// The right to give a folder its name: a rename puts a folder in the place of an empty one, and whoever was about
+    /// to work in that one would work in none.
+    pub(crate) fn naming(&self) -> MutexGuard<'_, ()> {
+        self.naming.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where a manifest of this name is written before it gets its name. Two processes over one store have two.

@@ -50,11 +50,6 @@ pub(crate) fn cluster_version(view: &dyn View) -> Result<u32, Fault> {
     Ok(read::cluster(view)?.map_or(0, |cluster| cluster.version))
 }
 
-/// How far a pull is that was begun; the last state is over.
-pub(crate) fn begun(watch: Watch) -> impl Stream<Item = Arc<PullProgress>> + Send + 'static {
-    stream::unfold(Following::Begun(watch), Following::step)
-}
-
 /// Where copies are wanted when nobody says it: where a wish wants them that nodes are at just now, so that whoever
 /// asked for many does not get fewer; else on [`REPLICAS`] nodes.
 pub(crate) fn replicas_unsaid(view: &dyn View, name: &ModelName) -> Result<Replicas, Fault> {
@@ -95,6 +90,11 @@ pub(crate) async fn put_on_record(transfer: &transfer::Handle, ask: Ask) -> Resu
         Err(PullError::Ledger(LedgerError::Impossible { .. })) if may_be_fewer => transfer.ask(usual).await,
         asked => asked,
     }
+}
+
+/// How far a pull is that was begun; the last state is over.
+pub(crate) fn begun(watch: Watch) -> impl Stream<Item = Arc<PullProgress>> + Send + 'static {
+    stream::unfold(Following::Begun(watch), Following::step)
 }
 
 /// How far all nodes of a wish are. The stream ends behind the state that is over, or without one when this node

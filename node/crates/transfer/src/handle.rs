@@ -295,10 +295,14 @@ impl Handle {
     /// Hands out chunks to another node over a stream that it opened, until either end closes it.
     pub fn serve(&self, stream: impl ByteStream) {
         let Inner { library, serving, service, metrics, .. } = &*self.0;
-        let (serving, stop) = (Arc::clone(serving), service.stop.clone());
+        let stock = bulk::serve::Stock {
+            library: library.clone(),
+            places: Arc::clone(serving),
+            limits: service.means.limits.clone(),
+            metrics: metrics.clone(),
+        };
         // It ends with the stream and with the node; whoever asks there asks others too.
-        let limits = service.means.limits.clone();
-        service.tasks.spawn(bulk::serve::serve(stream, library.clone(), serving, limits, metrics.clone(), stop));
+        service.tasks.spawn(bulk::serve::serve(stream, stock, service.stop.clone()));
     }
 
     /// The manifest of a version that is here or on its way, byte for byte.

@@ -119,14 +119,14 @@ impl Lab {
             let own = self.service.node;
             let holders: Vec<NodeId> = asked.holders.iter().copied().filter(|node| *node != own).collect();
             if !holders.is_empty() {
-                return self.from_nodes(&asked, served, holders).await;
+                return self.ask_nodes(&asked, served, holders).await;
             }
         }
         let wish = self.service.means.ledger.plan(&asked.name).filter(is_under_way);
         if let Some(wish) = wish.and_then(|wish| self.handle.overview(&wish.name)) {
             return self.of_wish(&asked, wish).await;
         }
-        if asked.fetch { self.from_outside(&asked).await } else { Err(absent()) }
+        if asked.fetch { self.ask_outside(&asked).await } else { Err(absent()) }
     }
 
     /// The size of a file that may be read. `None`: it is not here, or not any more.
@@ -171,14 +171,14 @@ impl Lab {
     }
 
     /// Gets a version from the nodes that have it.
-    async fn from_nodes(&self, asked: &Asked, digest: Digest, holders: Vec<NodeId>) -> Result<Offered, PullError> {
+    async fn ask_nodes(&self, asked: &Asked, digest: Digest, holders: Vec<NodeId>) -> Result<Offered, PullError> {
         self.note(asked, "peers");
         let board = self.service.receive_unplanned(spec_of(asked), digest, holders).await?;
         offered_by(&board).await
     }
 
     /// Has the cluster ask the registry. A wish for so many copies wherever they fit stays that.
-    async fn from_outside(&self, asked: &Asked) -> Result<Offered, PullError> {
+    async fn ask_outside(&self, asked: &Asked) -> Result<Offered, PullError> {
         self.note(asked, "origin");
         let ledger = &self.service.means.ledger;
         let before = ledger.plan(&asked.name);
@@ -224,7 +224,7 @@ impl Lab {
                 && !is_planned
                 && !holders.is_empty()
             {
-                return self.from_nodes(asked, digest, holders).await;
+                return self.ask_nodes(asked, digest, holders).await;
             }
             if now.is_over {
                 return Err(self.failure(&now));

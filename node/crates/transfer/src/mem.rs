@@ -162,6 +162,12 @@ impl MemOrigin {
         lock(&self.shop).sent.get(&sha256).copied().unwrap_or_default()
     }
 
+    /// Bodies that are open.
+    #[must_use]
+    pub fn open_now(&self) -> usize {
+        lock(&self.shop).open
+    }
+
     /// Most bodies that were open at once.
     #[must_use]
     pub fn open_max(&self) -> usize {

@@ -559,13 +559,14 @@ mod tests {
     #[test]
     fn jobs_are_kept_for_a_week() {
         let folder = tempfile::tempdir().expect("temp");
-        let manifest = br#"{"schemaVersion":2,"layers":[]}"#;
+        let layer = format!(r#"{{"mediaType":"application/x","digest":"sha256:{}","size":1}}"#, "a".repeat(64));
+        let manifest = format!(r#"{{"schemaVersion":2,"layers":[{layer}]}}"#);
         let day_ms = 24 * 3_600_000;
         let job = |name: &str, asked_at_ms: u64| ollamax_blobs::JobFile {
             version: ollamax_blobs::JOB_VERSION,
             name: name.to_owned(),
             insecure: false,
-            manifest_hex: hex::encode(manifest),
+            manifest_hex: hex::encode(&manifest),
             asked_by: "a test".to_owned(),
             asked_at_ms,
         };
@@ -576,7 +577,7 @@ mod tests {
         let (jobs, kept) = read_jobs(folder.path(), Timestamp(9 * day_ms)).expect("readable");
         let names: Vec<String> = kept.keys().map(ToString::to_string).collect();
         assert_eq!(names, ["new:latest"]);
-        assert_eq!(kept.values().map(Manifest::bytes).collect::<Vec<_>>(), [&manifest[..]]);
+        assert_eq!(kept.values().map(Manifest::bytes).collect::<Vec<_>>(), [manifest.as_bytes()]);
         assert_eq!(jobs.all().expect("readable").len(), 1);
     }
 }

@@ -328,7 +328,7 @@ impl<R: io::Read> Entries<R> {
 
 /// Reads the three small files that come first, in any order.
 fn front<R: io::Read>(entries: &mut Entries<R>) -> Result<Contents, BundleError> {
-    let (mut page, mut sums, mut manifest) = (None, None, None);
+    let (mut page, mut sums, mut manifest) = (None::<Vec<u8>>, None::<Vec<u8>>, None::<Vec<u8>>);
     loop {
         if let (Some(page), Some(sums), Some(manifest)) = (&page, &sums, &manifest) {
             return Contents::read(page, sums, manifest);

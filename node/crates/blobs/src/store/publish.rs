@@ -258,14 +258,22 @@ impl Attempt<'_> {
         let dressed = self.dress.put_on_folder(&draft);
         dressed.map_err(Fault::at("give the rights of the store to", &draft))?;
         (self.after)(Step::FolderDrafted);
-        match fs::rename(&draft, path) {
-            // Somebody else was quicker.
-            Err(_) if path.is_dir() => disk::remove(&draft)?,
-            renamed => named(renamed, path)?,
-        }
+        self.name_folder(&draft, path)?;
         sync_parent(path)?;
         (self.after)(Step::FolderNamed);
         Ok(())
+    }
+
+    /// Gives a folder its name, unless somebody else was quicker.
+    fn name_folder(&self, draft: &Path, path: &Path) -> Result<(), PublishError> {
+        let _naming = self.publication.staging.naming();
+        if path.is_dir() {
+            return Ok(disk::remove(draft)?);
+        }
+        match fs::rename(draft, path) {
+            Err(_) if path.is_dir() => Ok(disk::remove(draft)?),
+            renamed => named(renamed, path),
+        }
     }
 
     /// Lets a name stand for these bytes, in one moment.

@@ -4,9 +4,9 @@
 //! is dead, or told a failure that another node may not have, gives way to a fit one where the wish leaves the choice;
 //! where nobody else is fit it stays, and so do the others. What passes by itself moves nothing: a runtime that starts
 //! again, a node that is being emptied. The room of a planned node is its own to judge, as what has come already lies
-//! on its disk. A node that told such a failure is not planned again in its round. A round is over when whoever is
-//! alive of its targets has the model: a node that falls silent afterwards makes no new copy, and neither does a copy
-//! that a person removed, or that went with a store which is not there just now.
+//! on its disk. A node that told such a failure is not planned again in its round. A round is over when its
+//! targets have the model: a node that falls silent afterwards makes no new copy, and neither does a copy that a person
+//! removed, or that went with a store which is not there just now.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -141,12 +141,11 @@ impl Round<'_> {
         }
     }
 
-    /// Whether whoever is alive of the targets has the version of the round, and somebody does.
+    /// Whether all targets have the version of the round, or had it and a person removed it. That a node is away says
+    /// nothing: what it held is on record.
     fn is_over(&self, plan: &Plan) -> bool {
-        let is_away = |node: NodeId| self.sites.get(&node).is_none_or(|site| site.health == Health::Dead);
         let mut targets = plan.targets.iter().copied();
-        targets.clone().any(|node| self.has(node))
-            && targets.all(|node| self.has(node) || is_away(node) || self.was_given_up(node))
+        targets.clone().any(|node| self.has(node)) && targets.all(|node| self.has(node) || self.was_given_up(node))
     }
 
     /// Whether a person removed the copy there, or the store with it is not there just now.

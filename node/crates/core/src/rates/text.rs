@@ -6,7 +6,7 @@
 
 use std::str::FromStr;
 
-use ollamax_types::{Rate, RateProblem};
+use ollamax_types::RateProblem;
 
 use super::{Allowed, Limit, MINUTES_PER_DAY, Window};
 

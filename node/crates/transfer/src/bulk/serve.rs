@@ -37,6 +37,15 @@ const REQUESTS_MAX: usize = 16;
 /// Most bytes that are written at once.
 const PIECE_BYTES: usize = 256 << 10;
 
+/// What all streams of a node are served from.
+pub(crate) struct Stock {
+    pub(crate) library: Library,
+    /// Who may be handed something.
+    pub(crate) places: Arc<Semaphore>,
+    pub(crate) limits: Limits,
+    pub(crate) metrics: Metrics,
+}
+
 /// What the two loops of a stream share.
 struct Desk {
     places: Arc<Semaphore>,
@@ -69,14 +78,8 @@ struct Counter<W> {
 }
 
 /// Serves one stream until it ends, or until `stop`.
-pub(crate) async fn serve(
-    stream: impl ByteStream,
-    library: Library,
-    places: Arc<Semaphore>,
-    limits: Limits,
-    metrics: Metrics,
-    stop: CancellationToken,
-) {
+pub(crate) async fn serve(stream: impl ByteStream, stock: Stock, stop: CancellationToken) {
+    let Stock { library, places, limits, metrics } = stock;
     let _link = metrics.open_link();
     let (from, to) = split(stream);
     let (jobs, due) = mpsc::channel(REQUESTS_MAX);

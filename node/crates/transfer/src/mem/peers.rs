@@ -234,7 +234,8 @@ impl Door {
             Self::Library(library, places) => {
                 let (metrics, stop) = (crate::metrics::Metrics::default(), tokio_util::sync::CancellationToken::new());
                 let (places, limits) = (Arc::clone(places), crate::limits::Limits::unlimited(metrics.clone()));
-                Some(crate::bulk::serve::serve(stream, library.clone(), places, limits, metrics, stop).boxed())
+                let stock = crate::bulk::serve::Stock { library: library.clone(), places, limits, metrics };
+                Some(crate::bulk::serve::serve(stream, stock, stop).boxed())
             }
         }
     }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use tokio::sync::OwnedMutexGuard;
 
 use ollamax_blobs::{BundleError, BundleReader, Manifest, Part, PartError};
-use ollamax_types::{Digest, ErrorCode, chunk_range};
+use ollamax_types::{CHUNK_BYTES, Digest, ErrorCode, chunk_range};
 
 use crate::buffers::Buffer;
 use crate::bundle::{Bundled, Feed, Incoming};
@@ -123,6 +123,7 @@ impl Pull {
         agreed.await?.map_err(|error| PullError::of_part(&ground.place, &error))?;
         let mut chaser = Chaser::new();
         loop {
+            self.means.limits.before_write(CHUNK_BYTES).await;
             let part = part.clone();
             let stepped = incoming.with(move |reader| {
                 let taken = take_piece(reader, &part, &mut chaser, buffer.bytes_mut());

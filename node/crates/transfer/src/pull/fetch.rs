@@ -35,6 +35,8 @@ use super::{blocking, upkeep};
 
 /// Most chunks that are asked for at once by one stream: 64 MiB.
 const EXTENT_CHUNKS_MAX: u32 = 16;
+/// Time between two looks whether limits let enough pass for one more stream.
+const TURN_INTERVAL: Duration = Duration::from_secs(1);
 /// Most chunks of one file that a disk may damage while it is fetched.
 const DAMAGED_MAX: u32 = 16;
 
@@ -60,6 +62,8 @@ struct Fetching {
     source: Source,
     stall: Duration,
     silence: Duration,
+    /// How many there are, where limits let enough pass.
+    streams: u32,
     started: Instant,
     shared: Mutex<Shared>,
     /// Something happened to the plan.
@@ -88,7 +92,7 @@ struct Flow {
 pub(crate) async fn fetch(source: Source, config: &Config, chaser: Chaser) -> Result<Digest, PullError> {
     let fetching = Arc::new(Fetching::new(source, config));
     let mut streams = JoinSet::new();
-    for number in 0..fetching.source.gate.streams(config.origin_streams) {
+    for number in 0..config.origin_streams {
         streams.spawn(Arc::clone(&fetching).stream(number));
     }
     tokio::select! {
@@ -123,6 +127,7 @@ impl Fetching {
             source,
             stall: Duration::from_millis(config.stall_ms),
             silence: Duration::from_millis(config.silence_ms),
+            streams: config.origin_streams,
             started: Instant::now(),
             shared: Mutex::new(shared),
             changes: watch::Sender::new(()),
@@ -132,6 +137,7 @@ impl Fetching {
     /// Fetches extent after extent, for as long as the file is on its way. It returns only what cannot be mended.
     async fn stream(self: Arc<Self>, number: u32) -> PullError {
         loop {
+            self.turn_of(number).await;
             let extent = self.next_extent(number).await;
             let error = match self.take(number, extent).await {
                 Ok(()) => None,
@@ -162,6 +168,17 @@ impl Fetching {
             End::Refused => PullError::Blob { blob, error },
             _ => PullError::Silent { blob, silence: self.silence, last: error.text },
         }
+    }
+
+    /// Waits while limits let too little pass for this stream beside those before it.
+    async fn turn_of(&self, number: u32) {
+        while !self.is_in_turn(number) {
+            sleep(TURN_INTERVAL).await;
+        }
+    }
+
+    fn is_in_turn(&self, number: u32) -> bool {
+        number < self.source.gate.streams(self.streams)
     }
 
     /// What this stream fetches, as soon as there is something.
@@ -196,7 +213,8 @@ impl Fetching {
         let Some(extent) = granted else { return Ok(()) };
         let mut flow = Flow { body, rest: Bytes::new(), stall: self.stall };
         for index in extent.chunks() {
-            if index > extent.first && source.gate.is_closed() {
+            let is_in_turn = whole || self.is_in_turn(number);
+            if index > extent.first && (source.gate.is_closed() || !is_in_turn) {
                 // The rest is free again, and is asked for when something may move.
                 break;
             }

@@ -618,8 +618,16 @@ impl Shared {
         let size_bytes = self.blob().size_bytes;
         let bytes: u64 = extent.chunks().map(|index| length(size_bytes, index)).sum();
         let waiting = Counted::new(&self.at_gate);
-        self.receiving.gate.pass(bytes, || ()).await;
+        // A link that nobody uses for long ends; the next one has requests of its own.
+        let has_passed = tokio::select! {
+            biased;
+            _ = link.ended() => false,
+            () = self.receiving.gate.pass(bytes, || ()) => true,
+        };
         drop(waiting);
+        if !has_passed {
+            return;
+        }
         let _on_wire = Counted::new(&self.on_wire);
         let Some(mut answer) = link.ask(self.blob(), extent).await else { return };
         // A link that ends is seen by whoever attends the node, and all its requests end with it.

@@ -6,7 +6,7 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep, timeout};
@@ -178,7 +178,8 @@ async fn a_version_that_somebody_put_there_after_the_wish_stays() {
     let path = model.name.parts().iter().fold(root, |path, part| path.join(part));
     fs::create_dir_all(path.parent().expect("a folder")).expect("ours");
     fs::write(&path, newer.manifest.bytes()).expect("there is room");
-    let later = SystemTime::now() + Duration::from_secs(60);
+    let written_at = fs::metadata(&path).and_then(|found| found.modified()).expect("it is there");
+    let later = written_at + Duration::from_secs(60);
     fs::File::options().write(true).open(&path).and_then(|file| file.set_modified(later)).expect("ours");
     world.origin.set_limit(u64::MAX);
     while timeout(LONG, watch.changed()).await.expect("there are news") {}

@@ -118,3 +118,26 @@ async fn a_limit_may_be_there_before_its_pull_and_goes_with_it() {
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     node.end().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn as_many_ranges_are_open_as_a_limit_leaves_room_for() {
+    let mut world = World::new();
+    world.config.origin_streams = 4;
+    let model = world.model("tiny", 8, chunks(12));
+    world.origin.set_limit(0);
+    let node = world.start();
+    let mut watch = node.ask(&model.name).await.expect("it begins");
+    until(&mut watch, |progress| progress.stage == Stage::Fetching).await;
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(world.origin.open_max(), 4);
+    // Each range ends with the chunk that it has begun, and one goes on.
+    assert!(node.handle.limit_pull(&model.name, Rate::of(1 << 20), false));
+    world.origin.set_limit(u64::MAX);
+    sleep(Duration::from_secs(22)).await;
+    assert!(!watch.now().is_over(), "48 MiB take longer");
+    assert!(world.origin.open_now() <= 1, "{} are open", world.origin.open_now());
+    assert!(node.handle.limit_pull(&model.name, None, false));
+    result(&mut watch).await.expect("it comes");
+    world.check_published(&model);
+    node.end().await;
+}

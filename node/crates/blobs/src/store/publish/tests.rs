@@ -130,6 +130,25 @@ fn number(path: &Path) -> u64 {
 }
 
 #[test]
+fn a_folder_that_somebody_else_makes_meanwhile_is_not_exchanged() {
+    let (world, model) = (World::new(), Model::new(1));
+    let manifests = world.store().manifests();
+    let host = manifests.join("registry.ollama.ai");
+    let mut made = Vec::new();
+    let mut make = |step: Step| {
+        if let (Step::FolderDrafted, Some(path)) = (step, [&manifests, &host].into_iter().find(|path| !path.exists())) {
+            fs::create_dir(path).expect("there is room");
+            made.push((path.clone(), number(path)));
+        }
+    };
+    world.pull("tiny", &model, &mut make).expect("it is published");
+    assert_eq!(made.len(), 2);
+    assert!(made.iter().all(|(path, made)| number(path) == *made), "a rename takes the place of an empty folder");
+    assert_eq!(world.shown().len(), 1);
+    assert_eq!(world.staged(), Vec::<String>::new());
+}
+
+#[test]
 fn a_model_is_visible_as_a_whole_or_not_at_all() {
     let (old, new) = (Model::new(1), Model::new(2));
     let shown = |model: &Model| vec![("tiny:latest".to_owned(), model.digest())];

@@ -214,13 +214,13 @@ fn all_means_also_those_that_become_fit_in_the_round() {
 }
 
 #[test]
-fn a_round_is_over_when_whoever_is_alive_has_the_model() {
+fn a_round_is_over_when_its_targets_have_the_model() {
     let wish = || resolved(planned(asked(Replicas::Count(2)), 1, &[1, 2]));
     let lost = || Site { holds: true, ..dead(2) };
     check("all have", &wish(), &[holder(1), holder(2), site(3)], &Planned::Nothing);
     check("one died and had it", &wish(), &[holder(1), lost(), site(3)], &Planned::Nothing);
-    check("one died before", &wish(), &[holder(1), dead(2), site(3)], &Planned::Nothing);
-    check("one was removed", &wish(), &[holder(1), site(3)], &Planned::Nothing);
+    check("one died before", &wish(), &[holder(1), dead(2), site(3)], &plan(1, &[1, 3]));
+    check("one was removed", &wish(), &[holder(1), site(3)], &plan(1, &[1, 3]));
     check("all that had it died", &wish(), &[Site { holds: true, ..dead(1) }, lost(), site(3)], &Planned::Nothing);
     let told = failed(wish(), 2, ErrorCode::DiskFull);
     check("who has it has not failed", &told, &[holder(1), holder(2), site(3)], &Planned::Nothing);

@@ -38,7 +38,8 @@ impl Asker {
         let strain = watch::Sender::new(false).subscribe();
         let limits = Limits::new(config, Clock::system(), |_| 0, strain, metrics.clone());
         let mut served = JoinSet::new();
-        served.spawn(serve(theirs, library, Arc::clone(&places), limits, metrics, stop.clone()));
+        let stock = Stock { library, places: Arc::clone(&places), limits, metrics };
+        served.spawn(serve(theirs, stock, stop.clone()));
         Self { stream, places, stop, served }
     }
 

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use ollamax_blobs::chunk_hash;
 use ollamax_core::catalog::Replicas;
-use ollamax_types::CHUNK_BYTES;
+use ollamax_types::{CHUNK_BYTES, Clock, Timestamp};
 
 use crate::buffers::Buffers;
 use crate::class::Class;
@@ -17,7 +17,7 @@ use crate::library::samples::Disk;
 use crate::limits::Limits;
 use crate::mem::{MemCluster, MemPeers, PeerFault};
 use crate::ports::Ask;
-use crate::progress::{Source, Stage};
+use crate::progress::{Source, Stage, Wait};
 
 use super::*;
 
@@ -85,7 +85,7 @@ impl World {
             library: self.own.library.clone(),
             place: "/models".to_owned(),
             board: Arc::clone(&self.board),
-            gate: Limits::unlimited(self.metrics.clone()).gate(Class::Receive, name(), Arc::clone(&self.board)),
+            gate: self.gate("", &Clock::system()),
             metrics: self.metrics.clone(),
             seed,
         }
@@ -126,6 +126,15 @@ impl World {
             ended = &mut fetched => Err(ended.expect("in time").expect_err("it does not end by itself")),
             over = happens => Ok(over),
         }
+    }
+
+    /// What lets bytes pass under this limit. The clock's zero is a Monday.
+    fn gate(&self, limit: &str, clock: &Clock) -> Gate {
+        let config = Config { limit_receive: limit.to_owned(), ..Config::default() };
+        let minute_of_week = |now: Timestamp| u32::try_from(now.0 / 60_000 % (7 * 1_440)).expect("a week has few");
+        let strain = watch::Sender::new(false).subscribe();
+        let limits = Limits::new(&config, clock.clone(), minute_of_week, strain, self.metrics.clone());
+        limits.gate(Class::Receive, name(), Arc::clone(&self.board))
     }
 
     async fn try_receive(&self, seed: u64) -> Result<Digest, PullError> {
@@ -335,14 +344,36 @@ async fn who_hands_out_nothing_at_this_time_is_waited_for() {
 async fn what_a_limit_of_this_node_keeps_back_is_no_silence() {
     let world = World::new(12, &[TWO, THREE]).await;
     // A chunk takes 64 seconds: eleven of them are longer than any silence, and the first is on credit.
-    let config = Config { limit_receive: "64KiB/s".to_owned(), ..Config::default() };
-    let (strain, clock) = (watch::Sender::new(false), ollamax_types::Clock::system());
-    let limits = Limits::new(&config, clock, |_| 0, strain.subscribe(), world.metrics.clone());
-    let gate = limits.gate(Class::Receive, name(), Arc::clone(&world.board));
+    let gate = world.gate("64KiB/s", &Clock::system());
     let begun = Instant::now();
     let fetched = Box::pin(receive(Receiving { gate, ..world.receiving(1) }, &world.config, Chaser::new()));
     assert_eq!(timeout(LONG, fetched).await.expect("it ends"), Ok(world.own.spec.sha256));
     assert!(begun.elapsed() > Duration::from_secs(10 * 64 - 70), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_time_in_which_nothing_may_come_passes_and_links_may_end_meanwhile() {
+    let world = World::new(3, &[TWO]).await;
+    let clock = Clock::manual(Timestamp(12 * 3_600_000));
+    let gate = world.gate("mon 08:00-18:00 off", &clock);
+    // Longer than any silence, and than a link stays that nobody uses.
+    let closed_for = Duration::from_secs(1_500);
+    let later = async {
+        sleep(closed_for).await;
+        let until_minute = Some(18 * 60);
+        assert_eq!(world.board.now().wait, Some(Wait::Window { until_minute }));
+        clock.advance_ms(6 * 3_600_000);
+        std::future::pending::<()>().await;
+    };
+    let begun = Instant::now();
+    let fetched = Box::pin(receive(Receiving { gate, ..world.receiving(1) }, &world.config, Chaser::new()));
+    tokio::select! {
+        fetched = timeout(LONG, fetched) => assert_eq!(fetched.expect("it ends"), Ok(world.own.spec.sha256)),
+        () = later => {}
+    }
+    assert!(begun.elapsed() >= closed_for, "{:?}", begun.elapsed());
+    let moved = world.metric("ollamax_transfer_moved_bytes_total");
+    assert!(moved <= 2.0 * world.own.spec.size_bytes as f64, "{moved} bytes were let pass");
 }
 
 #[tokio::test(start_paused = true)]
