@@ -29,6 +29,7 @@ fn site(node: u64, free_bytes: u64) -> Site {
         disk_free_bytes: Some(free_bytes),
         holds: false,
         is_self: node == 1,
+        progress_permille: None,
     }
 }
 
@@ -169,7 +170,7 @@ fn a_plan_that_was_refused_is_left_alone_for_a_while_and_a_new_round_is_not() {
 async fn the_leader_plans_a_wish_when_a_node_can_have_the_model() {
     let world = World::start(CLUSTER_VERSION).await;
     let (metadata, scheduler) = (world.metadata.clone(), world.scheduler.clone());
-    let planner = Planner { metadata, scheduler, metrics: transfer::Metrics::default() };
+    let planner = Planner { metadata, scheduler, transfer: None, metrics: transfer::Metrics::default() };
     world.tasks.spawn(follow(planner, world.stop.clone()));
     let ask = Command::AskModel { name: name(), replicas: Replicas::Count(1), insecure: false };
     world.change(ask).await;

@@ -129,6 +129,7 @@ enum News {
 struct Conduct {
     shared: Arc<Shared>,
     swarm: Swarm,
+    stripe: Stripe,
     silence: Duration,
     started: Instant,
     /// When the swarm was last told something.
@@ -207,6 +208,7 @@ impl Conduct {
             has: BTreeMap::new(),
             waits: shared.told().is_some_and(|told| told.is_empty()),
             swarm: Swarm::new(rules, *own, stripe, have, *seed, 0),
+            stripe,
             silence: Duration::from_millis(config.silence_ms),
             started: now,
             told_at: now,
@@ -241,6 +243,7 @@ impl Conduct {
                 () = sleep_until(self.tick_at) => None,
                 Ok(()) = self.assignments.changed() => {
                     self.attend_others();
+                    self.take_stripe();
                     continue;
                 }
                 Some(ended) = self.tasks.join_next() => {
@@ -281,6 +284,20 @@ impl Conduct {
             self.attended.insert(peer, leave.clone());
             // It ends with the file; what it cannot do is told to this loop.
             self.tasks.spawn(Arc::clone(&self.shared).attend(peer, leave));
+        }
+    }
+
+    /// Who receives may be others than before, or fewer.
+    fn take_stripe(&mut self) {
+        let Receiving { name, ingester, .. } = &self.shared.receiving;
+        let assignments = self.assignments.borrow();
+        let planned = assignments.iter().find(|assignment| assignment.name == *name);
+        let Some(planned) = planned.filter(|assignment| assignment.ingester == *ingester) else { return };
+        let stripe = Stripe { rank: planned.rank, of: planned.of, ingester: *ingester };
+        drop(assignments);
+        if stripe != self.stripe {
+            self.stripe = stripe;
+            self.swarm.set_stripe(stripe);
         }
     }
 
