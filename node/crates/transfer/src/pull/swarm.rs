@@ -689,10 +689,11 @@ impl Shared {
                 chaser = Chaser::new();
             }
             let index = chaser.next();
-            if index >= count {
+            if index >= count && part.have().is_full() {
                 return Ok(chaser.finish());
             }
-            if part.hash_of(index).is_none() {
+            // Behind the end: a chunk that was hashed went, and comes again.
+            if index >= count || part.hash_of(index).is_none() {
                 changes.changed().await.expect("the sender is ours");
                 continue;
             }

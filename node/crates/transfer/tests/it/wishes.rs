@@ -236,6 +236,11 @@ async fn receivers_have_what_the_origin_gave_so_far() {
         until_verified(&mut pull_of(node, &model.name).await, chunks(4)).await;
     }
     assert!(!watch.now().has_copy());
+    let (digest, asked) = (model.manifest.digest(), [1, 2, 3, 4, 9].map(NodeId));
+    let permille = nodes[1].handle.permille_of(&model.name, digest, &asked).await;
+    assert_eq!(permille.keys().copied().collect::<Vec<_>>(), asked[..4], "who is not there says nothing");
+    assert!(permille.values().all(|permille| (490..500).contains(permille)), "{permille:?}");
+    assert!(nodes[1].handle.permille_of(&model.name, Digest([0; 32]), &asked).await.is_empty(), "another version");
     lab.origin.set_limit(u64::MAX);
     held(&mut watch).await;
     lab.check_published(&model);
