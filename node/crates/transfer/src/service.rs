@@ -469,12 +469,14 @@ impl Service {
     }
 }
 
-/// Whether a pull says more of its model than that it lies in the store.
+/// Whether a pull says more of its model than that it lies in the store. One that ended before its version was known
+/// does not: the cluster may have found out meanwhile that nothing was to be fetched.
 fn says_more(pull: &PullProgress, stored: Option<&Scanned>) -> bool {
-    let is_stored = stored.is_some_and(|stored| Some(stored.model.digest) == pull.digest);
+    let Some(stored) = stored else { return true };
+    let is_stored = Some(stored.model.digest) == pull.digest;
     match pull.stage {
-        Stage::Done => is_stored || stored.is_none(),
-        Stage::Failed(_) => !is_stored,
+        Stage::Done => is_stored,
+        Stage::Failed(_) => !is_stored && pull.digest.is_some(),
         _ => true,
     }
 }

@@ -192,7 +192,8 @@ async fn a_bundle_that_does_not_fit_is_refused_before_a_byte_is_written() {
     node.end().await;
 }
 
-#[tokio::test(start_paused = true)]
+/// Time runs: a paused clock stands while a thread waits for bytes.
+#[tokio::test]
 async fn a_bundle_that_hangs_can_be_cancelled_and_does_not_keep_the_node_from_ending() {
     let (model, bundle) = made("tiny", 6).await;
     let world = World::new();

@@ -22,8 +22,8 @@ async fn a_pull_takes_as_long_as_its_limit_says() {
     node.pull(&model.name).await.expect("it comes");
     let (held, took) = (node.metric("ollamax_transfer_limited_seconds_total"), begun.elapsed().as_secs_f64());
     // 32 MiB, but for the burst of one chunk and a piece on credit.
-    assert!((3.0..3.7).contains(&held), "{held}");
-    assert!(took >= held, "{took}");
+    assert!((3.0..3.7).contains(&took), "{took}");
+    assert!(held >= 3.0, "all that waited at once: {held}");
     world.check_published(&model);
     assert_eq!(node.metric("ollamax_transfer_moved_bytes_total"), model.manifest.size_bytes() as f64);
     node.end().await;

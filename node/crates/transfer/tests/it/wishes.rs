@@ -90,7 +90,8 @@ async fn end(watch: &mut OverviewWatch) -> Arc<Overview> {
         if now.is_over {
             return now;
         }
-        assert!(timeout(LONG, watch.changed()).await.expect("there are news"), "it ends as it should");
+        let changed = timeout(LONG, watch.changed()).await.unwrap_or_else(|_| panic!("no news after {now:?}"));
+        assert!(changed, "it ends as it should");
         before = now;
     }
 }
