@@ -256,7 +256,7 @@ async fn connections_that_are_cut_are_opened_again() {
         sleep(Duration::from_secs(100)).await;
         world.peers.set_fault(TWO, None);
         world.peers.cut(TWO);
-        std::future::pending::<()>().await;
+        pending::<()>().await;
     };
     tokio::select! {
         () = world.receive(1) => {}
@@ -311,7 +311,7 @@ async fn who_is_busy_is_asked_again() {
         sleep(Duration::from_secs(20)).await;
         world.peers.set_fault(TWO, None);
         world.peers.cut(TWO);
-        std::future::pending::<()>().await;
+        pending::<()>().await;
     };
     let begun = Instant::now();
     tokio::select! {
@@ -330,7 +330,7 @@ async fn who_hands_out_nothing_at_this_time_is_waited_for() {
         sleep(closed_for).await;
         world.peers.set_fault(TWO, None);
         world.peers.cut(TWO);
-        std::future::pending::<()>().await;
+        pending::<()>().await;
     };
     let begun = Instant::now();
     tokio::select! {
@@ -363,7 +363,7 @@ async fn a_time_in_which_nothing_may_come_passes_and_links_may_end_meanwhile() {
         let until_minute = Some(18 * 60);
         assert_eq!(world.board.now().wait, Some(Wait::Window { until_minute }));
         clock.advance_ms(6 * 3_600_000);
-        std::future::pending::<()>().await;
+        pending::<()>().await;
     };
     let begun = Instant::now();
     let fetched = Box::pin(receive(Receiving { gate, ..world.receiving(1) }, &world.config, Chaser::new()));
