@@ -122,6 +122,20 @@ fn where_nobody_else_can_a_failed_wish_is_told_as_such() {
 }
 
 #[test]
+fn who_has_the_most_of_a_model_takes_the_place_of_who_brought_it() {
+    let begun = resolved(planned(1, &[2, 3]));
+    let dead = Site { health: Health::Dead, ..site(1, 900) };
+    let with = |permille: &[(u64, u16)]| {
+        let permille = permille.iter().map(|(node, permille)| (NodeId(*node), *permille)).collect();
+        let sites = Sites::of(vec![dead.clone(), site(2, 900), site(3, 100)]).with_progress(&permille);
+        examine(&begun, &sites, &[]).step.map(|step| (step.ingester.0, step.targets))
+    };
+    assert_eq!(with(&[]), Some((2, nodes(&[2, 3]))), "nobody said how far it is");
+    assert_eq!(with(&[(2, 300), (3, 301)]), Some((3, nodes(&[2, 3]))));
+    assert_eq!(with(&[(3, 0)]), Some((3, nodes(&[2, 3]))), "what is not known is the least");
+}
+
+#[test]
 fn what_is_done_is_looked_at_again_only_now_and_then_unless_it_is_asked_for_anew() {
     let put = |wish: &Wish| Mutation::Put(Key::Wish(wish.name.key()), Record::Wish(Box::new(wish.clone())));
     let at = |node| Key::Location(name().key(), NodeId(node));
