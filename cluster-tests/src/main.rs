@@ -1,5 +1,5 @@
 //! `bench`: what the cluster costs. `bench gateway`, `bench metadata` (also `--against etcd`), `bench node`, `bench
-//! snapshot` and `bench endurance` print a table, or JSON with `-o json`.
+//! snapshot`, `bench transfer` and `bench endurance` print a table, or JSON with `-o json`.
 //!
 //! Every number is measured in this run, on this machine, beside what it is compared with. Nothing is kept between
 //! runs. A comparison that cannot be made (no nginx) is left out; the report says so and names what to install.
@@ -18,6 +18,7 @@ mod nginx;
 mod node;
 mod report;
 mod snapshot;
+mod transfer;
 
 use std::hash::{BuildHasher, RandomState};
 use std::process::ExitCode;
@@ -35,6 +36,12 @@ const PERF_TIME: Duration = Duration::from_secs(60);
 /// Clients beside etcd, in the short form and in the long one.
 const SHORT_CLIENTS: &[usize] = &[1, 64];
 const LONG_CLIENTS: &[usize] = &[1, 8, 64, 256];
+/// How many get the file, its size in MiB, the speed of their links in Mbit/s, in the short form and the long one.
+const SHORT_TRANSFER: (&[u8], u64, u32) = (&[2], 64, 200);
+const LONG_TRANSFER: (&[u8], u64, u32) = (&[2, 4, 8], 320, 500);
+/// What goes from one to one without set links, MiB.
+const SHORT_FREE_MIB: u64 = 256;
+const LONG_FREE_MIB: u64 = 1_024;
 /// Longest endurance: a week.
 const MINUTES_MAX: u64 = 7 * 24 * 60;
 
@@ -56,6 +63,9 @@ enum Bench {
     Node(NodeOptions),
     /// Memory that a large state needs on its way to a new node, and what a cut half-way costs.
     Snapshot(SnapshotOptions),
+    /// One file for many nodes over links of a set speed, beside nginx, aria2 and BitTorrent: how long it takes, what
+    /// the first one sends, what it costs.
+    Transfer(TransferOptions),
     /// Clients for an hour while a daemon is killed every minute: how many requests succeed, how slow reads are, and
     /// whether anything acknowledged is lost.
     Endurance(EnduranceOptions),
@@ -152,6 +162,56 @@ struct SnapshotOptions {
     /// Size of the state, MiB.
     #[arg(long, default_value_t = 2_048, value_parser = clap::value_parser!(u64).range(256..=8_000))]
     state_mib: u64,
+}
+
+/// How large, how fast, to how many, beside whom.
+#[derive(Debug, Clone, Args)]
+struct TransferOptions {
+    /// How the report is printed.
+    #[arg(short, long, value_enum, default_value = "table")]
+    output: Output,
+    /// Times that everything is measured.
+    #[arg(long, default_value_t = 1)]
+    runs: usize,
+    /// End with exit code 1 when an aim is missed or cannot be looked at.
+    #[arg(long)]
+    check: bool,
+    /// Nodes that get the file, a row for each number (default: 2,4,8, with --quick 2).
+    #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u8).range(1..=32))]
+    nodes: Vec<u8>,
+    /// Size of the file, MiB (default: 320, with --quick 64).
+    #[arg(long, value_parser = clap::value_parser!(u64).range(16..=65_536))]
+    mib: Option<u64>,
+    /// Speed of each link, both ways, Mbit/s (default: 500, with --quick 200).
+    #[arg(long, value_parser = clap::value_parser!(u32).range(10..=40_000))]
+    mbit: Option<u32>,
+    /// Beside whom.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = transfer::Peer::ALL)]
+    peers: Vec<transfer::Peer>,
+    /// A short form, a minute: figures to look at, not to publish.
+    #[arg(long)]
+    quick: bool,
+}
+
+impl TransferOptions {
+    const fn repeats(&self) -> Repeats {
+        Repeats { output: self.output, runs: self.runs, check: self.check }
+    }
+
+    fn plan(&self) -> Result<transfer::Plan> {
+        ensure!((1..=100).contains(&self.runs), "--runs must be 1 to 100");
+        let (nodes, mib, mbit) = if self.quick { SHORT_TRANSFER } else { LONG_TRANSFER };
+        let nodes = if self.nodes.is_empty() { nodes } else { &self.nodes };
+        let free_mib = if self.quick { SHORT_FREE_MIB } else { LONG_FREE_MIB };
+        Ok(transfer::Plan {
+            nodes: nodes.iter().map(|&count| usize::from(count)).collect(),
+            size_bytes: self.mib.unwrap_or(mib) << 20,
+            free_bytes: free_mib << 20,
+            mbit: self.mbit.unwrap_or(mbit),
+            peers: self.peers.clone(),
+            runs: self.runs,
+        })
+    }
 }
 
 /// How long, how fast, how often.
@@ -288,6 +348,10 @@ async fn main() -> Result<ExitCode> {
             (options.repeats.clone(), node::measure(&options).await?)
         }
         Bench::Snapshot(options) => (options.repeats(), Box::pin(snapshot::measure(&options)).await?),
+        Bench::Transfer(options) => {
+            let plan = options.plan()?;
+            (options.repeats(), Box::pin(transfer::measure(&plan)).await?)
+        }
         Bench::Endurance(options) => {
             let (report, losses) = Box::pin(endurance::measure(&options.plan())).await?;
             lost = Some(losses);
@@ -316,9 +380,7 @@ mod tests {
         let words = ["bench", "metadata"].iter().chain(words);
         match Arguments::try_parse_from(words)?.bench {
             Bench::Metadata(options) => Ok(options),
-            Bench::Gateway(_) | Bench::Node(_) | Bench::Snapshot(_) | Bench::Endurance(_) => {
-                Err(clap::Error::new(clap::error::ErrorKind::InvalidSubcommand))
-            }
+            _ => Err(clap::Error::new(clap::error::ErrorKind::InvalidSubcommand)),
         }
     }
 
@@ -368,5 +430,32 @@ mod tests {
         for words in [&["--minutes", "0"][..], &["--kill-every-seconds", "10"], &["--rate", "0"]] {
             assert!(parse(words).is_err(), "{words:?}");
         }
+    }
+
+    #[test]
+    fn a_transfer_is_to_two_four_and_eight_nodes_unless_something_else_is_said() {
+        let parse = |words: &[&str]| -> Result<TransferOptions, clap::Error> {
+            let words = ["bench", "transfer"].iter().chain(words);
+            match Arguments::try_parse_from(words)?.bench {
+                Bench::Transfer(options) => Ok(options),
+                _ => Err(clap::Error::new(clap::error::ErrorKind::InvalidSubcommand)),
+            }
+        };
+        let plan = |words: &[&str]| parse(words).expect("valid").plan().expect("valid");
+        let long = plan(&[]);
+        assert_eq!((long.nodes, long.size_bytes, long.mbit, long.runs), (vec![2, 4, 8], 320 << 20, 500, 1));
+        assert_eq!((long.free_bytes, long.peers), (1 << 30, transfer::Peer::ALL.to_vec()));
+        let quick = plan(&["--quick"]);
+        assert_eq!((quick.nodes, quick.size_bytes, quick.mbit), (vec![2], 64 << 20, 200));
+        let own = ["--nodes", "3,16", "--mib", "1024", "--mbit", "1000", "--peers", "nginx,aria2-bt", "--runs", "3"];
+        let own = plan(&own);
+        assert_eq!((own.nodes, own.size_bytes, own.mbit, own.runs), (vec![3, 16], 1 << 30, 1_000, 3));
+        assert_eq!(own.peers, [transfer::Peer::Nginx, transfer::Peer::Aria2Bt]);
+        for words in
+            [&["--nodes", "0"][..], &["--nodes", "33"], &["--mib", "1"], &["--mbit", "1"], &["--peers", "rsync"]]
+        {
+            assert!(parse(words).is_err(), "{words:?}");
+        }
+        assert!(parse(&["--runs", "0"]).expect("parses").plan().is_err());
     }
 }

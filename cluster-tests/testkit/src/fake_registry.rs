@@ -1,5 +1,5 @@
-//! A registry of models in memory, on a free port of loopback, as Ollama's own is: manifests by name, and files behind
-//! a redirect to another host name, where ranges are answered.
+//! A registry of models in memory, as Ollama's own is: manifests by name, and files behind a redirect to another host
+//! name, where ranges are answered. It is on a free port of loopback unless a caller gives it another address.
 //!
 //! Everything that a client must withstand can be had of it: a body that breaks off or stands still, wrong lengths and
 //! wrong bytes, addresses that expire, challenges, redirects that lead astray. It counts the bytes that it sends of
@@ -9,6 +9,7 @@ mod blob;
 mod fault;
 mod record;
 mod routes;
+mod shelved;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -25,6 +26,7 @@ use ollamax_types::Digest;
 pub use blob::{Blob, FakeModel};
 pub use fault::{Fault, FaultRule, Hold, On};
 pub use record::{Record, Seen};
+pub use shelved::{blob_in, manifest_in, sha256_of_file};
 
 use blob::{Content, sha256_of};
 use record::SEEN_MAX;
@@ -64,12 +66,20 @@ struct Inner {
 // === impl FakeRegistry ===
 
 impl FakeRegistry {
-    /// Starts an empty registry.
+    /// Starts an empty registry on a free port of 127.0.0.1.
     ///
     /// # Errors
     /// When no port can be bound.
     pub async fn start() -> Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.context("bind a registry")?;
+        Self::start_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await
+    }
+
+    /// Starts an empty registry at an address.
+    ///
+    /// # Errors
+    /// When it cannot be bound.
+    pub async fn start_at(address: SocketAddr) -> Result<Self> {
+        let listener = TcpListener::bind(address).await.with_context(|| format!("bind a registry at {address}"))?;
         let address = listener.local_addr().context("read the bound address")?;
         let shared = Arc::new(Shared { address, inner: Mutex::default() });
         let router = Router::new().fallback(routes::answer).with_state(Arc::clone(&shared));
@@ -81,13 +91,13 @@ impl FakeRegistry {
         Ok(Self { shared, _tasks: tasks })
     }
 
-    /// `127.0.0.1:PORT`, for names that give their host.
+    /// `HOST:PORT`, for names that give their host.
     #[must_use]
     pub fn host(&self) -> String {
         self.shared.address.to_string()
     }
 
-    /// `http://127.0.0.1:PORT`.
+    /// `http://HOST:PORT`.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}", self.shared.address)
@@ -157,6 +167,15 @@ impl FakeRegistry {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where files are to be had: at another name of this machine, which only loopback has.
+    fn files_at(&self) -> String {
+        if self.address.ip().is_loopback() {
+            format!("localhost:{}", self.address.port())
+        } else {
+            self.address.to_string()
+        }
     }
 
     /// How many of the wanted bytes of a file may go now; they count as sent. Waits while somebody holds them.

@@ -4,6 +4,8 @@
 //! user may make one unless the system forbids it: [`withheld`] tries and says why. A test that then cannot run says so
 //! loudly; see `left_out` of the suites.
 
+mod lab;
+
 use std::io::Write;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -16,6 +18,8 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
+
+pub use lab::Lab;
 
 /// Longest wait for one of the small programs that make a room.
 const STEP_TIME: Duration = Duration::from_secs(10);
@@ -36,6 +40,8 @@ const REMEDY: &str = "to allow it: run as root; or, once, \
 pub enum Need {
     /// Networks of its own, joined by a cable.
     Network,
+    /// The same on a switch, with links of a set speed.
+    Lab,
     /// A small disk of its own.
     Disk,
 }
@@ -48,6 +54,7 @@ pub async fn withheld(need: Need) -> Result<Option<String>> {
     let unshare = ["unshare", "--user", "--map-root-user"];
     let attempt: &[&str] = match need {
         Need::Network => &["--net", "ip", "link", "add", "probe0", "type", "veth", "peer", "name", "probe1"],
+        Need::Lab => &["--net", "sh", "-c", lab::PROBE],
         Need::Disk => &["--mount", "mount", "-t", "tmpfs", "none", "/tmp"],
     };
     let words: Vec<String> = unshare.iter().chain(attempt).map(|word| (*word).to_owned()).collect();
@@ -127,6 +134,34 @@ impl Room {
         }
     }
 
+    /// A program to be run inside, without input and with nobody to read what it says; it ends with its handle.
+    #[must_use]
+    pub fn command(&self, program: &Path) -> Command {
+        let mut words = self.entrance();
+        words.push(program.display().to_string());
+        let mut command = command(&words);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    }
+
+    /// Bytes that went out of its end of the cable so far, with the heads of their packets.
+    ///
+    /// # Errors
+    /// When it has no network of its own.
+    pub fn sent_bytes(&self) -> Result<u64> {
+        sent_bytes(&PathBuf::from(format!("/proc/{}/net/dev", self.pid)), CABLE)
+    }
+
+    /// Whether something inside listens on this port.
+    ///
+    /// # Errors
+    /// When the system does not tell.
+    pub fn listens(&self, port: u16) -> Result<bool> {
+        let path = format!("/proc/{}/net/tcp", self.pid);
+        let text = std::fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+        Ok(is_listened_on(&text, port))
+    }
+
     /// Where its disk lies inside, if it has one of its own.
     #[must_use]
     pub fn disk(&self) -> Option<&Path> {
@@ -188,6 +223,32 @@ impl Room {
     }
 }
 
+/// Bytes that a network interface has sent, of a table in the form of `/proc/net/dev`.
+///
+/// # Errors
+/// When the table cannot be read or does not name the interface.
+pub fn sent_bytes(table: &Path, interface: &str) -> Result<u64> {
+    let text = std::fs::read_to_string(table).with_context(|| format!("read {}", table.display()))?;
+    sent_in(&text, interface).with_context(|| format!("{} does not tell of {interface}", table.display()))
+}
+
+/// After the name stand eight columns of what came, and then what was sent.
+fn sent_in(table: &str, interface: &str) -> Option<u64> {
+    let of_it = |line: &str| line.trim_start().strip_prefix(interface)?.strip_prefix(':').map(str::to_owned);
+    table.lines().find_map(of_it)?.split_whitespace().nth(8)?.parse().ok()
+}
+
+/// Whether a table in the form of `/proc/net/tcp` has a socket that listens on this port.
+fn is_listened_on(table: &str, port: u16) -> bool {
+    const LISTENING: &str = "0A";
+    let ending = format!(":{port:04X}");
+    table.lines().skip(1).any(|line| {
+        let mut fields = line.split_whitespace().skip(1);
+        let is_it = fields.next().is_some_and(|local| local.ends_with(&ending));
+        is_it && fields.nth(1) == Some(LISTENING)
+    })
+}
+
 /// The words that enter the namespaces of a process.
 fn enter(pid: u32, kinds: &[&str]) -> Vec<String> {
     let target = pid.to_string();
@@ -217,4 +278,34 @@ fn command(words: &[String]) -> Command {
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_interface_sent_is_told_from_what_came_and_from_its_neighbours() {
+        let table = "Inter-|   Receive                            |  Transmit
+ face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier
+    lo:       7       1    0    0    0     0          0         0       7       1    0    0    0     0       0
+  lab0:   18553     274    0    0    0     0          0         0 12517998     268    0    0    0     0       0
+ lab01:5 1 0 0 0 0 0 0 6 1 0 0 0 0 0
+";
+        assert_eq!(sent_in(table, "lab0"), Some(12_517_998));
+        assert_eq!(sent_in(table, "lab01"), Some(6));
+        assert_eq!(sent_in(table, "lo"), Some(7));
+        assert_eq!(sent_in(table, "eth0"), None);
+    }
+
+    #[test]
+    fn a_port_counts_when_somebody_listens_on_it() {
+        let table = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt
+   0: 0100007F:2CAA 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0
+   1: 01004D0A:1F90 02004D0A:A000 01 00000000:00000000 00:00000000 00000000     0
+";
+        assert!(is_listened_on(table, 0x2caa));
+        assert!(!is_listened_on(table, 0x1f90), "it is a connection");
+        assert!(!is_listened_on(table, 0xaa));
+    }
 }

@@ -22,6 +22,9 @@ pub(crate) fn run(workspace: &Workspace, name: &str, rest: &[&str]) -> Result<Ex
     if needs_etcd(name, rest) {
         setup::etcd::make_ready(workspace, &mut bench)?;
     }
+    if name == "transfer" {
+        setup::spreaders::make_ready(workspace, &mut bench);
+    }
     let status = bench.status().with_context(|| format!("start {}", binary.display()))?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

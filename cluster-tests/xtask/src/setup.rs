@@ -14,7 +14,10 @@ use crate::rocksdb;
 use crate::workspace::{Workspace, succeed};
 
 pub(crate) mod etcd;
+pub(crate) mod spreaders;
+
 mod python_clients;
+mod unpacked;
 
 /// One package and what it is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +31,8 @@ const LIBCLANG: Need = Need { package: "libclang-dev", what_for: "libclang, from
 const CMAKE: Need = Need { package: "cmake", what_for: "cmake, which builds llama.cpp" };
 const COMPILERS: Need = Need { package: "build-essential", what_for: "a C and C++ compiler and make" };
 const PKG_CONFIG: Need = Need { package: "pkg-config", what_for: "pkg-config" };
+/// For benchmarks that compare with what speaks TLS.
+const OPENSSL: Need = Need { package: "openssl", what_for: "openssl, which makes the certificates of other systems" };
 
 /// What was found on this machine.
 #[derive(Debug, Clone, Copy, Default)]
@@ -131,8 +136,7 @@ fn is_libclang(name: &str) -> bool {
 fn install(missing: &[Need]) -> Result<()> {
     let list: Vec<String> = missing.iter().map(|need| format!("  {} ({})", need.package, need.what_for)).collect();
     println!("missing:\n{}", list.join("\n"));
-    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
-    if !is_debian(&release) || !on_path("apt-get") {
+    if !has_apt() {
         bail!("install what is listed above with your system's package manager, then run this again");
     }
     let packages: Vec<&str> = missing.iter().map(|need| need.package).collect();
@@ -149,6 +153,11 @@ fn install(missing: &[Need]) -> Result<()> {
     arguments.extend(&packages);
     succeed(apt_get(as_root, &arguments))
         .with_context(|| format!("install what is missing; by hand: `{by_hand}` as root"))
+}
+
+/// Whether packages can be had of apt, by the names that are known here.
+fn has_apt() -> bool {
+    is_debian(&fs::read_to_string("/etc/os-release").unwrap_or_default()) && on_path("apt-get")
 }
 
 fn is_root() -> bool {

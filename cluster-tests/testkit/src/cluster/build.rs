@@ -1,7 +1,7 @@
 //! What a cluster is to be, and how it comes up.
 
 use std::fs::Permissions;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::Path;
 use std::sync::Arc;
@@ -9,18 +9,20 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use futures::future::try_join_all;
 
-use crate::cluster::Cluster;
 use crate::cluster::daemon::Daemon;
-use crate::cluster::process::{Node, Place, store_of};
+use crate::cluster::process::{Beside, Node, Place, binary, store_of};
+use crate::cluster::{Cluster, PATIENCE};
 use crate::fake_ollama::Script;
 use crate::http::HttpClient;
 use crate::link::{Gate, Links};
-use crate::{FakeOllama, Room};
+use crate::{FakeOllama, Room, wait};
 
 /// How often the leader compares members and voters, unless a test says otherwise; a tenth of the default.
 const AUTOPILOT_MS: u64 = 50;
 /// How long a node must be healthy to get a later seat, as the setting's text; a fiftieth of the default.
 const STABILIZATION_MS: &[u8] = b"200";
+/// Where a fake Ollama listens in a room with a network of its own.
+const INSIDE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 11_434);
 
 /// What stands beside a node.
 #[derive(Debug, Clone, Default)]
@@ -31,6 +33,7 @@ pub enum Runtime {
     /// A fake Ollama in the test's process.
     Fake(Box<Script>),
     /// The same, with its models in [`Node::store`], in Ollama's layout; the script's models lie there from the start.
+    /// Beside a node with a network of its own it is a process in that network, and nobody sees its record.
     FakeStore(Box<Script>),
     /// The bundled engine, started by the node.
     Engine,
@@ -203,11 +206,13 @@ impl Builder {
         if network.is_none() {
             flags.push(("peer.advertise".to_owned(), advertised.clone()));
         }
-        let may_reach = network.is_none() || matches!(plan.runtime, Runtime::None | Runtime::Engine);
+        let is_outside = matches!(plan.runtime, Runtime::Fake(_) | Runtime::Url(_));
+        let may_reach = network.is_none() || !is_outside;
         ensure!(may_reach, "{name}: a node with a network of its own cannot reach a runtime outside");
         let home = cluster.directory().to_owned();
         let store = store_of(&home, &name);
-        let (found_at, fake) = start_runtime(&plan.runtime, &store).await?;
+        let room = plan.room.as_deref().filter(|_| network.is_some());
+        let (found_at, beside) = start_runtime(&plan.runtime, &store, room).await?;
         flags.extend(found_at);
         for (key, value) in self.settings.iter().chain(&plan.settings) {
             flags.retain(|(known, _)| known != key);
@@ -217,7 +222,7 @@ impl Builder {
             move_in(&home, &name, user)?;
         }
         let (room, user) = (plan.room.clone(), plan.user);
-        let node = Node::new(Place { index, name, home, flags, advertised, room, user }, fake, gate);
+        let node = Node::new(Place { index, name, home, flags, advertised, room, user }, beside, gate);
         node.set_daemon(plan.daemon.clone());
         // Whatever Ollama this machine has is not to be seen.
         node.set_environment("OLLAMA_MODELS", store.display());
@@ -236,25 +241,45 @@ fn move_in(home: &Path, name: &str, user: u32) -> Result<()> {
 
 /// Starts what stands beside a node, as far as it is not the node's to start; with the flags by which the node finds
 /// it.
-async fn start_runtime(runtime: &Runtime, store: &Path) -> Result<(Vec<(String, String)>, Option<FakeOllama>)> {
-    let (kind, url, fake) = match runtime {
-        Runtime::None => ("none", None, None),
-        Runtime::Engine => ("engine", None, None),
-        Runtime::Url(url) => ("ollama", Some(url.clone()), None),
+async fn start_runtime(
+    runtime: &Runtime,
+    store: &Path,
+    room: Option<&Room>,
+) -> Result<(Vec<(String, String)>, Beside)> {
+    let (kind, url, beside) = match runtime {
+        Runtime::None => ("none", None, Beside::default()),
+        Runtime::Engine => ("engine", None, Beside::default()),
+        Runtime::Url(url) => ("ollama", Some(url.clone()), Beside::default()),
         Runtime::Fake(script) => {
             let fake = FakeOllama::start((**script).clone()).await?;
-            ("ollama", Some(fake.url()), Some(fake))
+            ("ollama", Some(fake.url()), Beside { fake: Some(fake), _process: None })
         }
         Runtime::FakeStore(script) => {
             for folder in ["blobs", "manifests"].map(|name| store.join(name)) {
                 std::fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
             }
             let script = Script { store: Some(store.to_owned()), ..(**script).clone() };
-            let fake = FakeOllama::start(script).await?;
-            ("ollama", Some(fake.url()), Some(fake))
+            let (url, beside) = start_with_store(script, room, &store.with_extension("json")).await?;
+            ("ollama", Some(url), beside)
         }
     };
     let mut flags = vec![("runtime.kind".to_owned(), kind.to_owned())];
     flags.extend(url.map(|url| ("runtime.url".to_owned(), url)));
-    Ok((flags, fake))
+    Ok((flags, beside))
+}
+
+/// A fake Ollama in this process, or as one in a room, which reads its script from a file; with its address.
+async fn start_with_store(script: Script, room: Option<&Room>, file: &Path) -> Result<(String, Beside)> {
+    let Some(room) = room else {
+        let fake = FakeOllama::start(script).await?;
+        return Ok((fake.url(), Beside { fake: Some(fake), _process: None }));
+    };
+    let text = serde_json::to_vec(&script).context("write a script as JSON")?;
+    std::fs::write(file, text).with_context(|| format!("write {}", file.display()))?;
+    let mut command = room.command(&binary("fake-ollama")?);
+    command.arg("--listen").arg(INSIDE.to_string()).arg("--script").arg(file);
+    let process = command.spawn().context("start a fake Ollama in a room")?;
+    let listens = || async { room.listens(INSIDE.port()).unwrap_or(false) };
+    wait::until_true("a fake Ollama to listen in its room", PATIENCE, listens).await?;
+    Ok((format!("http://{INSIDE}"), Beside { fake: None, _process: Some(process) }))
 }

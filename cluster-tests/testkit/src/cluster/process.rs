@@ -79,6 +79,13 @@ impl Place {
     }
 }
 
+/// The fake runtime beside a node: in this process, or as one in the node's room. It ends with the node's handle.
+#[derive(Debug, Default)]
+pub(crate) struct Beside {
+    pub(crate) fake: Option<FakeOllama>,
+    pub(crate) _process: Option<Child>,
+}
+
 /// Where the runtime beside a node keeps its models.
 pub(crate) fn store_of(home: &Path, name: &str) -> PathBuf {
     home.join(format!("{name}-store"))
@@ -89,7 +96,7 @@ pub(crate) fn store_of(home: &Path, name: &str) -> PathBuf {
 pub struct Node {
     place: Place,
     log: PathBuf,
-    fake: Option<FakeOllama>,
+    beside: Beside,
     _gate: Option<Gate>,
     environment: Mutex<Vec<(String, String)>>,
     daemon: Mutex<Option<Daemon>>,
@@ -100,12 +107,12 @@ pub struct Node {
 // === impl Node ===
 
 impl Node {
-    pub(crate) fn new(place: Place, fake: Option<FakeOllama>, gate: Option<Gate>) -> Self {
+    pub(crate) fn new(place: Place, beside: Beside, gate: Option<Gate>) -> Self {
         let log = place.home.join(format!("{}.log", place.name));
         Self {
             place,
             log,
-            fake,
+            beside,
             _gate: gate,
             environment: Mutex::default(),
             daemon: Mutex::default(),
@@ -155,7 +162,7 @@ impl Node {
     }
 
     pub(crate) const fn fake(&self) -> Option<&FakeOllama> {
-        self.fake.as_ref()
+        self.beside.fake.as_ref()
     }
 
     /// Whether it was started and not ended. A paused node runs.

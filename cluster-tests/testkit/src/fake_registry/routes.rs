@@ -80,11 +80,12 @@ pub(super) async fn answer(
     headers: HeaderMap,
 ) -> Response {
     let asked = Asked::read(method, &uri, &headers);
+    let files_at = shared.files_at();
     let fault = shared.lock().meet(&asked);
     if fault == Some(Fault::Stall) && matches!(asked.place, Place::Blob(..) | Place::Token) {
         return std::future::pending().await;
     }
-    let astray = fault.and_then(|fault| shared.lock().astray(&asked, fault, shared.address.port()));
+    let astray = fault.and_then(|fault| shared.lock().astray(&asked, fault, &files_at));
     if let Some(response) = astray {
         return response;
     }
@@ -98,7 +99,7 @@ pub(super) async fn answer(
         Place::Blob(_, sha256) => match inner.files.get(sha256).cloned() {
             // A fault of bytes: the registry sends the file itself.
             Some(content) if fault.is_some() => send(&shared, &asked, Some(*sha256), content, fault),
-            Some(_) => redirect(&inner.address_of(*sha256, shared.address.port())),
+            Some(_) => redirect(&inner.address_of(*sha256, &files_at)),
             None => refusal(404, "BLOB_UNKNOWN"),
         },
         Place::Direct(number, sha256) => match inner.files.get(sha256).cloned() {
@@ -160,7 +161,7 @@ impl Inner {
     }
 
     /// What faults make of the whole answer; nothing where they only concern its bytes.
-    fn astray(&mut self, asked: &Asked, fault: Fault, port: u16) -> Option<Response> {
+    fn astray(&mut self, asked: &Asked, fault: Fault, files_at: &str) -> Option<Response> {
         match fault {
             Fault::Status(status, after) => {
                 let mut response = refusal(status, "ASKED_TO_FAIL");
@@ -176,8 +177,8 @@ impl Inner {
             Fault::RedirectLoop => Some(redirect(&format!("{}?{}", asked.path, asked.query))),
             Fault::NoLocation => Some(whole(head(StatusCode::TEMPORARY_REDIRECT), Body::empty())),
             Fault::Downgrade => Some(redirect(&match asked.place {
-                Place::Blob(_, sha256) | Place::Direct(_, sha256) => self.address_of(sha256, port),
-                _ => format!("http://localhost:{port}{}", asked.path),
+                Place::Blob(_, sha256) | Place::Direct(_, sha256) => self.address_of(sha256, files_at),
+                _ => format!("http://{files_at}{}", asked.path),
             })),
             Fault::Expired => {
                 self.expired = self.addresses;
@@ -188,11 +189,11 @@ impl Inner {
         }
     }
 
-    /// A new address of a file, at another name of this machine.
-    fn address_of(&mut self, sha256: Digest, port: u16) -> String {
+    /// A new address of a file, at the host that keeps them.
+    fn address_of(&mut self, sha256: Digest, files_at: &str) -> String {
         let number = self.addresses;
         self.addresses += 1;
-        format!("http://localhost:{port}/direct/{number}/sha256:{sha256}?{}", signature(number))
+        format!("http://{files_at}/direct/{number}/sha256:{sha256}?{}", signature(number))
     }
 
     fn give_token(&mut self) -> Response {

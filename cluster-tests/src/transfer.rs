@@ -1,0 +1,280 @@
+//! `bench transfer`: how one file comes to many nodes, over links of a set speed and over loopback, ours and others in
+//! turns on this machine.
+//!
+//! Each row is one cluster, or one set of other programs, in a lab of its own: a namespace for each node, all on one
+//! switch, with every link shaped both ways. The first sends, so many others receive. A row that failed has nodes
+//! without the file, which is a fault; the others are measured all the same. Whatever ends a run ends its processes and
+//! its networks too: nothing of them has a name in the system.
+
+mod plan;
+
+mod course;
+mod ours;
+mod peers;
+mod results;
+mod watched;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::statvfs::statvfs;
+use tokio::signal::unix::{SignalKind, signal};
+
+use ollamax_testkit::fake_registry::FakeModel;
+use ollamax_testkit::room::{self, Lab, Need};
+
+use crate::machine::{self, Machine};
+use crate::report::Report;
+
+use course::Outcome;
+use peers::Wanted;
+use plan::System;
+use results::{Found, Free};
+
+pub(crate) use plan::{Peer, Plan};
+
+/// Which way of all to share a link is used.
+const CONGESTION: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
+/// Programs that say their version.
+const VERSIONED: &[&str] = &["nginx", "curl", "aria2c"];
+
+/// A file for the others, where its copies will be.
+#[derive(Debug)]
+struct File {
+    path: PathBuf,
+    model: FakeModel,
+}
+
+/// Measures everything once or several times.
+pub(crate) async fn measure(plan: &Plan) -> Result<Report> {
+    let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
+    // Dropping a run ends the processes that it started.
+    tokio::select! {
+        report = Box::pin(run(plan)) => report,
+        interrupted = tokio::signal::ctrl_c() => {
+            interrupted.context("wait for an interrupt")?;
+            bail!("interrupted")
+        }
+        _signal = terminate.recv() => bail!("told to end"),
+    }
+}
+
+async fn run(plan: &Plan) -> Result<Report> {
+    check_disk(plan)?;
+    let folder = tempfile::Builder::new().prefix("ollamax-transfer-").tempdir().context("make a folder")?;
+    let mut versions = vec![("ollamax-node".to_owned(), ours::version().await?)];
+    let (peers, mut left_out) = usable(&plan.peers);
+    let plan = Plan { peers, ..plan.clone() };
+    for &name in VERSIONED {
+        if plan.peers.iter().any(|peer| peer.programs().contains(&name)) {
+            versions.push((name.to_owned(), peers::version(name).await?));
+        }
+    }
+    let found = match room::withheld(Need::Lab).await? {
+        None => over_links(&plan, folder.path()).await?,
+        Some(why) => {
+            left_out.push(format!("links of a set speed, which take networks of their own (run as root): {why}"));
+            Vec::new()
+        }
+    };
+    if plan.peers.contains(&Peer::Nginx) && machine::program("openssl").is_none() {
+        left_out.push("nginx with TLS: there is no openssl (apt-get install openssl)".to_owned());
+    }
+    let free = over_loopback(&plan, folder.path()).await?;
+    folder.close().context("remove the folder")?;
+    Ok(Report {
+        bench: "transfer",
+        machine: Machine::here(),
+        versions,
+        runs: plan.runs,
+        point_seconds: plan.one_copy().as_secs_f64(),
+        rows: results::rows(&plan, &found, &free),
+        aims: results::aims(&plan, &found, &free),
+        left_out,
+        notes: notes(&plan),
+    })
+}
+
+/// A disk that fills up on the way would end a row for a reason that is nobody's.
+fn check_disk(plan: &Plan) -> Result<()> {
+    let folder = std::env::temp_dir();
+    let system = statvfs(&folder).with_context(|| format!("look at the disk of {}", folder.display()))?;
+    let free_bytes = system.blocks_available().saturating_mul(system.fragment_size());
+    let (free_mib, needed_mib) = (free_bytes >> 20, plan.disk_bytes() >> 20);
+    let shown = folder.display();
+    ensure!(
+        free_mib >= needed_mib,
+        "{shown} has {free_mib} MiB free of {needed_mib} that are needed: set TMPDIR, or lower --mib or --nodes"
+    );
+    Ok(())
+}
+
+/// Those of which everything is here, and what the others lack.
+fn usable(peers: &[Peer]) -> (Vec<Peer>, Vec<String>) {
+    let (mut here, mut left_out) = (Vec::new(), Vec::new());
+    for &peer in peers {
+        let missing = peers::missing(peer);
+        if missing.is_empty() {
+            here.push(peer);
+        } else {
+            let packages: Vec<&str> = missing.iter().map(|program| package_of(program)).collect();
+            let (missing, packages) = (missing.join(" and no "), packages.join(" "));
+            left_out.push(format!("{}: there is no {missing} (apt-get install {packages})", peer.name()));
+        }
+    }
+    (here, left_out)
+}
+
+fn package_of(program: &str) -> &str {
+    match program {
+        "nginx" => "nginx-light",
+        "aria2c" => "aria2",
+        other => other,
+    }
+}
+
+/// All systems in turns, for each number of nodes.
+async fn over_links(plan: &Plan, folder: &Path) -> Result<Vec<Found>> {
+    let file = File::make(folder, "links", plan.size_bytes, !plan.peers.is_empty()).await?;
+    let mut found = Vec::new();
+    for &nodes in &plan.nodes {
+        found.extend(plan.systems().into_iter().map(|system| Found { system, nodes, outcomes: Vec::new() }));
+    }
+    for run in 1..=plan.runs {
+        for Found { system, nodes, outcomes } in &mut found {
+            let what = format!("run {run}, {nodes} nodes, {}", system.name());
+            written_back().await?;
+            let outcome = Box::pin(course(plan, *system, *nodes, &file)).await;
+            outcomes.push(seen(&what, *nodes, outcome));
+        }
+    }
+    Ok(found)
+}
+
+async fn course(plan: &Plan, system: System, nodes: usize, file: &File) -> Result<Outcome> {
+    let lab = Lab::with_links(nodes + 1, plan.mbit).await.context("make a lab")?;
+    match system {
+        System::Nodes => Box::pin(ours::from_a_node(plan, &lab, &file.model)).await,
+        System::Registry => Box::pin(ours::from_a_registry(plan, &lab, &file.model)).await,
+        System::Peer(peer) => Box::pin(peers::spread(peer, &lab, file.wanted(), plan.limit(nodes))).await,
+    }
+}
+
+/// From one to one, as fast as this machine can.
+async fn over_loopback(plan: &Plan, folder: &Path) -> Result<Free> {
+    let has_tls = plan.peers.contains(&Peer::Nginx) && machine::program("openssl").is_some();
+    let file = File::make(folder, "loopback", plan.free_bytes, has_tls).await?;
+    let mut free = Free::default();
+    for run in 1..=plan.runs {
+        written_back().await?;
+        let outcome = Box::pin(ours::over_loopback(plan, &file.model)).await;
+        free.ours.push(seen(&format!("run {run}, ollamax over loopback"), 1, outcome));
+        if has_tls {
+            written_back().await?;
+            let outcome = Box::pin(peers::over_tls(file.wanted(), plan.limit(1))).await;
+            free.nginx.push(seen(&format!("run {run}, nginx with TLS over loopback"), 1, outcome));
+        }
+    }
+    Ok(free)
+}
+
+/// What earlier courses wrote is on the disk, and slows nobody down.
+async fn written_back() -> Result<()> {
+    tokio::task::spawn_blocking(nix::unistd::sync).await.context("write back what was written")
+}
+
+/// Tells how far the run is. What failed is told, and nobody has the file.
+fn seen(what: &str, nodes: usize, outcome: Result<Outcome>) -> Outcome {
+    match outcome {
+        Ok(outcome) => {
+            eprintln!("{what}: {}", told(&outcome.finished));
+            outcome
+        }
+        Err(error) => {
+            eprintln!("{what}: {error:#}");
+            Outcome::nothing(nodes)
+        }
+    }
+}
+
+/// When each node had the file, in the order of the nodes.
+fn told(finished: &[Option<Duration>]) -> String {
+    let each = finished.iter().map(|time| match time {
+        Some(time) => format!("{:.2} s", time.as_secs_f64()),
+        None => "never".to_owned(),
+    });
+    each.collect::<Vec<_>>().join(", ")
+}
+
+fn notes(plan: &Plan) -> Vec<String> {
+    let (mib, free_mib, mbit) = (plan.size_bytes >> 20, plan.free_bytes >> 20, plan.mbit);
+    let congestion = fs::read_to_string(CONGESTION).unwrap_or_default();
+    vec![
+        format!(
+            "T, the time of one copy: {mib} MiB over a link of {mbit} Mbit/s, {:.2} s; packets' heads are not in it; \
+             over loopback it is {free_mib} MiB, and the rate counts from the first 4 MiB",
+            plan.one_copy().as_secs_f64()
+        ),
+        format!(
+            "all on this machine, congestion control {}; CLIENTS: nodes that get the file; OK: of them those that had \
+             it, by its SHA-256; GB: 10^9, MB: 10^6 bytes",
+            congestion.trim()
+        ),
+        "times count from the command: ours is planned in the cluster then; torrents were made before".to_owned(),
+        "ours is encrypted, each chunk and the whole are checked, and a runtime sees it in the end; torrents are \
+         checked by SHA-1; the rest is neither encrypted nor checked, but for TLS over loopback"
+            .to_owned(),
+        format!(
+            "the copies lie in {} (TMPDIR), and earlier rows are written back before the next begins",
+            std::env::temp_dir().display()
+        ),
+        "memory: most that one process held (VmHWM); the kernel's work for sockets counts where a process asked for it"
+            .to_owned(),
+        "not measured: libp2p streams, over which nothing here sends files, rqbit and sendme".to_owned(),
+    ]
+}
+
+// === impl File ===
+
+impl File {
+    /// `is_there`: it also lies in the folder.
+    async fn make(folder: &Path, name: &str, size_bytes: u64, is_there: bool) -> Result<Self> {
+        let (model, folder) = (ours::model(size_bytes), folder.join(name));
+        fs::create_dir(&folder).with_context(|| format!("make {}", folder.display()))?;
+        let path = peers::place_of(&folder);
+        if is_there {
+            let (weights, path) = (model.weights.clone(), path.clone());
+            let written = tokio::task::spawn_blocking(move || weights.write(&path)).await.context("write the file")?;
+            written.context("write the file")?;
+        }
+        Ok(Self { path, model })
+    }
+
+    fn wanted(&self) -> Wanted<'_> {
+        Wanted { path: &self.path, sha256: self.model.weights.sha256() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_peer_lacks_is_named_with_its_package() {
+        let (here, left_out) = usable(&Peer::ALL);
+        assert_eq!(here.len() + left_out.len(), Peer::ALL.len());
+        for (program, package) in [("nginx", "nginx-light"), ("aria2c", "aria2"), ("mktorrent", "mktorrent")] {
+            assert_eq!(package_of(program), package);
+        }
+    }
+
+    #[test]
+    fn a_course_that_failed_leaves_everybody_without_the_file() {
+        let failed = seen("x", 2, Err(anyhow::anyhow!("no")));
+        assert_eq!(failed, Outcome::nothing(2));
+        assert_eq!(told(&failed.finished), "never, never");
+        assert_eq!(told(&[Some(Duration::from_millis(1_250)), None]), "1.25 s, never");
+    }
+}

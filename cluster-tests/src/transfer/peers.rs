@@ -1,0 +1,321 @@
+//! The others, each as its users would run it: nginx with curl, nginx with aria2, and aria2 over BitTorrent.
+//!
+//! Everything runs in the rooms of a lab, or on loopback, from a folder that ends with the course. What was started
+//! ends when its handle is dropped.
+
+use std::fs::{self, Permissions};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+use tokio::time::Instant;
+
+use ollamax_testkit::cluster::clean_environment;
+use ollamax_testkit::room::Lab;
+use ollamax_testkit::{Room, port, wait};
+use ollamax_types::Digest;
+
+use super::course::{Done, Outcome, Party, Receiver, Traffic, watched};
+use super::plan::Peer;
+use crate::machine;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Ports in rooms, where nothing else has them.
+const WEB_PORT: u16 = 8_080;
+const TORRENT_PORT: u16 = 6_881;
+/// How the file is called.
+const FILE: &str = "file";
+const TORRENT: &str = "file.torrent";
+/// Where torrent clients ask for each other.
+const TRACKER: &str = "announce";
+/// Pieces of 4 MiB, as ours, as a power of two.
+const PIECE_POWER: &str = "22";
+/// Seconds after which a client asks again who else is there.
+const ANNOUNCE_SECONDS: u32 = 5;
+
+/// The file that everybody gets.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    /// Where it lies, on the disk on which the copies will.
+    pub(super) path: &'a Path,
+    pub(super) sha256: Digest,
+}
+
+/// What it takes and this machine has not.
+pub(super) fn missing(peer: Peer) -> Vec<&'static str> {
+    peer.programs().iter().copied().filter(|name| machine::program(name).is_none()).collect()
+}
+
+/// What a program says of its version, its first line.
+pub(super) async fn version(program: &str) -> Result<String> {
+    let path = machine::program(program).with_context(|| format!("no {program}"))?;
+    let word = if program == "nginx" { "-v" } else { "--version" };
+    let output = Command::new(path).arg(word).stdin(Stdio::null()).output().await;
+    let output = output.with_context(|| format!("ask {program} for its version"))?;
+    let said = if output.stdout.is_empty() { output.stderr } else { output.stdout };
+    Ok(first_line(&String::from_utf8_lossy(&said)))
+}
+
+/// Without the name of the program and what else stands there.
+fn first_line(said: &str) -> String {
+    let line = said.lines().next().unwrap_or_default();
+    let number = line.split([' ', '/']).find(|word| word.starts_with(|first: char| first.is_ascii_digit()));
+    number.unwrap_or(line).to_owned()
+}
+
+/// From the first room to all others.
+pub(super) async fn spread(peer: Peer, lab: &Lab, wanted: Wanted<'_>, limit: Duration) -> Result<Outcome> {
+    let folder = beside(wanted.path)?;
+    let served = folder.path().join("seed");
+    fs::create_dir(&served).context("make the seed's folder")?;
+    fs::hard_link(wanted.path, served.join(FILE)).context("link the file")?;
+    let (seed, others) = lab.rooms().split_first().context("a lab has rooms")?;
+    let seed: &Room = seed;
+    let at = SocketAddr::from((seed.address().context("a room with a network")?, WEB_PORT));
+    if peer == Peer::Aria2Bt {
+        make_torrent(&served, at, lab).await?;
+    }
+    let mut programs = vec![nginx(Some(seed), at, &served, None).await?];
+    if peer == Peer::Aria2Bt {
+        programs.push(sow(seed, &served).await?);
+    }
+    let seed_process = watched(programs.last().context("the seed runs")?)?;
+    let (begin, mut receivers) = (Instant::now(), Vec::new());
+    for (number, room) in others.iter().enumerate() {
+        let (room, own): (&Room, _) = (room, folder.path().join(number.to_string()));
+        fs::create_dir(&own).context("make a folder")?;
+        let (child, done) = match peer {
+            Peer::Nginx => (curl(Some(room), &format!("http://{at}/{FILE}"), &own)?, Done::Ended),
+            Peer::Aria2 => (ranges(room, &format!("http://{at}/{FILE}"), &own)?, Done::Ended),
+            Peer::Aria2Bt => reap(room, &served, &own)?,
+        };
+        receivers.push(Receiver::new(watched(&child)?, done, own.join(FILE)));
+        programs.push(child);
+    }
+    let party = Party { seed: seed_process, receivers, traffic: Traffic::Room(seed) };
+    let outcome = party.follow(begin, limit, wanted.sha256).await;
+    for mut program in programs {
+        // It may have ended by itself.
+        let _gone = program.kill().await;
+    }
+    outcome
+}
+
+/// From nginx to curl over TLS and loopback, in one turn.
+pub(super) async fn over_tls(wanted: Wanted<'_>, limit: Duration) -> Result<Outcome> {
+    let folder = beside(wanted.path)?;
+    let served = folder.path().join("seed");
+    fs::create_dir(&served).context("make the seed's folder")?;
+    fs::hard_link(wanted.path, served.join(FILE)).context("link the file")?;
+    let at = SocketAddr::from((Ipv4Addr::LOCALHOST, port::free()?));
+    certificate(folder.path()).await?;
+    let mut web = nginx(None, at, &served, Some(folder.path())).await?;
+    let seed = watched(&web)?;
+    let begin = Instant::now();
+    let mut child = curl(None, &format!("https://{at}/{FILE}"), folder.path())?;
+    let receivers = vec![Receiver::new(watched(&child)?, Done::Ended, folder.path().join(FILE))];
+    let outcome = Party { seed, receivers, traffic: Traffic::Loopback }.follow(begin, limit, wanted.sha256).await;
+    for program in [&mut child, &mut web] {
+        let _gone = program.kill().await;
+    }
+    outcome
+}
+
+/// A folder on the same disk, so that the file can be there without a copy.
+fn beside(path: &Path) -> Result<TempDir> {
+    let parent = path.parent().context("the file lies in a folder")?;
+    tempfile::Builder::new().prefix("course-").tempdir_in(parent).context("make a folder for a course")
+}
+
+/// A program of this machine, in a room or outside, with nothing of the caller's environment that decides.
+fn program(room: Option<&Room>, name: &str) -> Result<Command> {
+    let path = machine::program(name).with_context(|| format!("no {name}"))?;
+    let mut command = match room {
+        Some(room) => room.command(&path),
+        None => {
+            let mut command = Command::new(path);
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+            command
+        }
+    };
+    clean_environment(&mut command);
+    Ok(command)
+}
+
+/// nginx with one worker and no master, so that one process is all of it. `keys`: a folder with a certificate. In a
+/// room there is no other user to whom it could leave its folders.
+async fn nginx(room: Option<&Room>, at: SocketAddr, served: &Path, keys: Option<&Path>) -> Result<Child> {
+    let home = served.with_extension("nginx");
+    fs::create_dir(&home).context("make nginx's folder")?;
+    let configuration = home.join("nginx.conf");
+    fs::write(&configuration, nginx_conf(at, &home, served, keys)).context("write nginx.conf")?;
+    let mut command = program(room, "nginx")?;
+    command.arg("-p").arg(&home).arg("-c").arg(&configuration).args(["-e", "stderr"]);
+    let child = command.spawn().context("start nginx")?;
+    match room {
+        Some(room) => listens(room, at.port(), "nginx").await?,
+        None => wait::until("nginx to listen", PATIENCE, || TcpStream::connect(at)).await.map(drop)?,
+    }
+    Ok(child)
+}
+
+fn nginx_conf(at: SocketAddr, home: &Path, served: &Path, keys: Option<&Path>) -> String {
+    let (home, served) = (home.display(), served.display());
+    let (ssl, tls) = keys.map_or_else(Default::default, |keys| {
+        let keys = keys.display();
+        let tls = format!(
+            "ssl_certificate {keys}/cert.pem; ssl_certificate_key {keys}/key.pem; ssl_protocols TLSv1.3; \
+             ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256;"
+        );
+        (" ssl", tls)
+    });
+    format!(
+        "user root;
+daemon off;
+master_process off;
+pid {home}/nginx.pid;
+error_log stderr error;
+events {{ worker_connections 1024; }}
+http {{
+  access_log off;
+  client_body_temp_path {home}/body;
+  proxy_temp_path {home}/proxy;
+  fastcgi_temp_path {home}/fastcgi;
+  uwsgi_temp_path {home}/uwsgi;
+  scgi_temp_path {home}/scgi;
+  sendfile on;
+  tcp_nopush on;
+  {tls}
+  server {{ listen {at}{ssl}; location / {{ root {served}; }} }}
+}}
+"
+    )
+}
+
+async fn listens(room: &Room, port: u16, what: &str) -> Result<()> {
+    let look = || async { room.listens(port).unwrap_or(false) };
+    wait::until_true(&format!("{what} to listen in its room"), PATIENCE, look).await
+}
+
+fn curl(room: Option<&Room>, url: &str, into: &Path) -> Result<Child> {
+    let mut command = program(room, "curl")?;
+    command.args(["--disable", "--silent", "--fail", "--insecure", "--output"]).arg(into.join(FILE)).arg(url);
+    command.spawn().context("start curl")
+}
+
+/// aria2, with nothing of its user's configuration; it ends with this process, however that ends.
+fn aria2(room: &Room, into: &Path) -> Result<Command> {
+    let mut command = program(Some(room), "aria2c")?;
+    let own = std::process::id();
+    command.args(["--no-conf", "--quiet", "--file-allocation=none", "--allow-overwrite=true"]);
+    command.arg(format!("--stop-with-process={own}")).arg("--dir").arg(into);
+    Ok(command)
+}
+
+/// As Ollama downloads: 16 ranges of one file at once.
+fn ranges(room: &Room, url: &str, into: &Path) -> Result<Child> {
+    let mut command = aria2(room, into)?;
+    command.args(["--split=16", "--max-connection-per-server=16", "--min-split-size=1M", url]);
+    command.spawn().context("start aria2c")
+}
+
+/// aria2 as a torrent client that goes on giving what it has.
+fn torrent(room: &Room, served: &Path, into: &Path) -> Result<Command> {
+    let mut command = aria2(room, into)?;
+    command.args(["--seed-ratio=0", "--enable-dht=false", "--enable-dht6=false", "--bt-enable-lpd=false"]);
+    command.args(["--bt-max-peers=0", "--bt-request-peer-speed-limit=10000M", "--disk-cache=64M"]);
+    command.arg(format!("--listen-port={TORRENT_PORT}")).arg(format!("--bt-tracker-interval={ANNOUNCE_SECONDS}"));
+    command.arg(served.join(TORRENT));
+    Ok(command)
+}
+
+/// The client that has the file.
+async fn sow(room: &Room, served: &Path) -> Result<Child> {
+    let mut command = torrent(room, served, served)?;
+    let child = command.arg("--bt-seed-unverified=true").spawn().context("start aria2c")?;
+    listens(room, TORRENT_PORT, "the seed").await?;
+    Ok(child)
+}
+
+/// A client that has not; it says when it has.
+fn reap(room: &Room, served: &Path, into: &Path) -> Result<(Child, Done)> {
+    let (says, said) = (into.join("says-so"), into.join("complete"));
+    fs::write(&says, format!("#!/bin/sh\n: > '{}'\n", said.display())).context("write what aria2c runs")?;
+    fs::set_permissions(&says, Permissions::from_mode(0o755)).context("let it be run")?;
+    let mut command = torrent(room, served, into)?;
+    command.arg(format!("--on-bt-download-complete={}", says.display()));
+    Ok((command.spawn().context("start aria2c")?, Done::Appeared(said)))
+}
+
+/// The torrent, and what its tracker says to everybody: the address of every room.
+async fn make_torrent(served: &Path, at: SocketAddr, lab: &Lab) -> Result<()> {
+    let mut command = program(None, "mktorrent")?;
+    command.args(["-l", PIECE_POWER, "-a", &format!("http://{at}/{TRACKER}"), "-o"]);
+    let made = command.arg(served.join(TORRENT)).arg(served.join(FILE)).status().await.context("start mktorrent")?;
+    ensure!(made.success(), "mktorrent: {made}");
+    let peers: Vec<Ipv4Addr> = lab.rooms().iter().filter_map(|room| room.address()).collect();
+    fs::write(served.join(TRACKER), announced(&peers)).context("write the tracker's answer")
+}
+
+/// The answer of a tracker: four bytes of an address and two of a port for each client.
+fn announced(peers: &[Ipv4Addr]) -> Vec<u8> {
+    let compact: Vec<u8> =
+        peers.iter().flat_map(|peer| peer.octets().into_iter().chain(TORRENT_PORT.to_be_bytes())).collect();
+    let head = format!("d8:intervali{ANNOUNCE_SECONDS}e5:peers{}:", compact.len());
+    [head.as_bytes(), &compact, b"e"].concat()
+}
+
+async fn certificate(folder: &Path) -> Result<()> {
+    let mut command = program(None, "openssl")?;
+    command.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]);
+    command.args(["-days", "7", "-subj", "/CN=ollamax-bench", "-keyout"]).arg(folder.join("key.pem"));
+    let made = command.arg("-out").arg(folder.join("cert.pem")).status().await.context("start openssl")?;
+    ensure!(made.success(), "make a certificate with openssl: {made}");
+    Ok(())
+}
+
+/// Where a file of the course may be kept for all of them.
+pub(super) fn place_of(folder: &Path) -> PathBuf {
+    folder.join(FILE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_told_from_what_stands_around_them() {
+        for (said, expected) in [
+            ("nginx version: nginx/1.22.1\n", "1.22.1"),
+            ("curl 7.88.1 (x86_64-pc-linux-gnu) libcurl/7.88.1 OpenSSL/3.0.17\nRelease-Date: 2023\n", "7.88.1"),
+            ("aria2 version 1.36.0\nCopyright (C) 2006\n", "1.36.0"),
+            ("a build of mine\n", "a build of mine"),
+            ("", ""),
+        ] {
+            assert_eq!(first_line(said), expected, "{said}");
+        }
+    }
+
+    #[test]
+    fn a_tracker_names_every_room_in_the_compact_form() {
+        let answer = announced(&[Ipv4Addr::new(10, 77, 0, 1), Ipv4Addr::new(10, 77, 0, 2)]);
+        let expected =
+            [b"d8:intervali5e5:peers12:".as_slice(), &[10_u8, 77, 0, 1, 0x1a, 0xe1, 10, 77, 0, 2, 0x1a, 0xe1]];
+        assert_eq!(answer, [expected.concat().as_slice(), b"e"].concat());
+    }
+
+    #[test]
+    fn nginx_speaks_tls_where_it_has_a_certificate() {
+        let at = SocketAddr::from((Ipv4Addr::new(10, 77, 0, 1), 8_080));
+        let conf = |keys| nginx_conf(at, Path::new("/h"), Path::new("/s"), keys);
+        let (plain, secret) = (conf(None), conf(Some(Path::new("/k"))));
+        assert!(plain.contains("listen 10.77.0.1:8080; location / { root /s; }") && !plain.contains("ssl"), "{plain}");
+        assert!(secret.contains("listen 10.77.0.1:8080 ssl;") && secret.contains("/k/cert.pem"), "{secret}");
+    }
+}

@@ -1,0 +1,135 @@
+//! What is spread, to how many, over which links, beside whom, and how long it may take: decided before anything
+//! starts.
+
+use std::time::Duration;
+
+use clap::ValueEnum;
+
+/// What the network cannot carry in its packets beside data, and the start of everything, are in this time.
+const SPARE: Duration = Duration::from_secs(60);
+/// How many times one source may need the time that it needs at full speed.
+const SLOWEST: u32 = 3;
+
+/// One of the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Peer {
+    /// nginx, from which each node fetches the file with curl; also over TLS, without set links.
+    Nginx,
+    /// The same nginx and aria2, which fetches 16 ranges at once.
+    Aria2,
+    /// aria2 over BitTorrent.
+    Aria2Bt,
+}
+
+// === impl Peer ===
+
+impl Peer {
+    pub(crate) const ALL: [Self; 3] = [Self::Nginx, Self::Aria2, Self::Aria2Bt];
+
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Nginx => "nginx and curl",
+            Self::Aria2 => "aria2, 16 ranges",
+            Self::Aria2Bt => "aria2, BitTorrent",
+        }
+    }
+
+    /// The programs that it takes.
+    pub(crate) const fn programs(self) -> &'static [&'static str] {
+        match self {
+            Self::Nginx => &["nginx", "curl"],
+            Self::Aria2 => &["nginx", "aria2c"],
+            // nginx answers for the tracker.
+            Self::Aria2Bt => &["nginx", "aria2c", "mktorrent"],
+        }
+    }
+}
+
+/// Who spreads the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum System {
+    /// A cluster in which one node has it, and the others get it by a wish.
+    Nodes,
+    /// A cluster in which nobody has it: one node asks a registry, by the same wish.
+    Registry,
+    Peer(Peer),
+}
+
+// === impl System ===
+
+impl System {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Nodes => "ollamax, one node has it",
+            Self::Registry => "ollamax, a registry has it",
+            Self::Peer(peer) => peer.name(),
+        }
+    }
+}
+
+/// All of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// Nodes that get the file, one number for each row.
+    pub(crate) nodes: Vec<usize>,
+    pub(crate) size_bytes: u64,
+    /// The file that goes from one node to one other without set links.
+    pub(crate) free_bytes: u64,
+    /// The speed of every link, both ways.
+    pub(crate) mbit: u32,
+    pub(crate) peers: Vec<Peer>,
+    pub(crate) runs: usize,
+}
+
+// === impl Plan ===
+
+impl Plan {
+    /// All that is spread over set links.
+    pub(crate) fn systems(&self) -> Vec<System> {
+        let peers = self.peers.iter().copied().map(System::Peer);
+        [System::Nodes, System::Registry].into_iter().chain(peers).collect()
+    }
+
+    /// T: the time in which a link carries the file once.
+    #[expect(clippy::cast_precision_loss, reason = "bytes of one file are far below 2^52")]
+    pub(crate) fn one_copy(&self) -> Duration {
+        Duration::from_secs_f64(self.size_bytes as f64 * 8.0 / (f64::from(self.mbit) * 1e6))
+    }
+
+    /// Bytes that lie on the disk at once at most: the copies of the widest row, the first one's and a file for the
+    /// others; later two copies of what goes over loopback.
+    pub(crate) fn disk_bytes(&self) -> u64 {
+        let widest = self.nodes.iter().copied().max().unwrap_or(0) as u64;
+        let links = self.size_bytes.saturating_mul(widest + 3);
+        links.max(self.size_bytes.saturating_add(self.free_bytes.saturating_mul(4)))
+    }
+
+    /// When a course is given up: a single source sends one copy after the other.
+    pub(crate) fn limit(&self, nodes: usize) -> Duration {
+        let copies = u32::try_from(nodes).unwrap_or(u32::MAX).saturating_add(1);
+        self.one_copy().saturating_mul(copies.saturating_mul(SLOWEST)) + SPARE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_copy_takes_what_the_link_says_and_a_course_ends_some_time() {
+        let plan = Plan {
+            nodes: vec![2],
+            size_bytes: 125_000_000,
+            free_bytes: 1,
+            mbit: 500,
+            peers: vec![Peer::Aria2Bt],
+            runs: 1,
+        };
+        assert_eq!(plan.one_copy(), Duration::from_secs(2));
+        assert_eq!(plan.limit(2), Duration::from_secs(2 * 9 + 60));
+        assert_eq!(plan.disk_bytes(), 5 * 125_000_000);
+        let plan = Plan { free_bytes: 1_000_000_000, ..plan };
+        assert_eq!(plan.disk_bytes(), 4_125_000_000);
+        assert_eq!(plan.systems(), [System::Nodes, System::Registry, System::Peer(Peer::Aria2Bt)]);
+    }
+}
