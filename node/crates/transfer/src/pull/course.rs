@@ -410,6 +410,17 @@ impl Pull {
         }
     }
 
+    /// The same for a file. One whose root is on record comes from whoever has it.
+    async fn until_file_in_vain(&self, wished: &Wished, sha256: Digest) -> PullError {
+        loop {
+            let error = self.until_in_vain(wished).await;
+            if self.means.ledger.bound(sha256).is_none() {
+                return error;
+            }
+            sleep(RECORD_INTERVAL).await;
+        }
+    }
+
     /// Fetches what is missing of a part, and gives the digest of the whole file.
     pub(super) async fn fetch_part(&self, part: &Part, place: &str, chaser: Chaser) -> Result<Digest, PullError> {
         let Course::Wished(wished) = &self.course else { return self.fetch_from_origin(part, place, chaser).await };
@@ -421,8 +432,11 @@ impl Pull {
         let sha256 = part.spec().sha256;
         if wished.is_from_nodes() {
             let proof = self.proof(wished, part.spec()).await?;
-            let came = self.fetch_from_nodes(wished, part, proof, place, chaser);
-            let came = self.unless_in_vain(wished, came).await;
+            let came = tokio::select! {
+                biased;
+                came = self.fetch_from_nodes(wished, part, proof, place, chaser) => came,
+                error = self.until_file_in_vain(wished, sha256) => Err(error),
+            };
             if came.is_ok() {
                 wished.hints.forget(sha256);
             }

@@ -503,11 +503,13 @@ impl Conduct {
     }
 
     /// Whether no node has anything that is missing here, while the file is on its way into the cluster. Whoever brings
-    /// it may wait for a registry or for a time of the week; that it has failed or is gone, the record says.
+    /// it may wait for a registry or for a time of the week; that it has failed or is gone, the record says. One that
+    /// sends damaged chunks is waited for no longer than others.
     fn is_for_others_to_come(&self) -> bool {
         let (proof, have) = (self.shared.proof(), self.swarm.have());
         let is_missing = |index: u32| !have.get(index) && proof.hash_of(index).is_some();
-        proof.told().is_some() && !self.has.values().any(|has| has.runs().flatten().any(is_missing))
+        let is_on_its_way = proof.told().is_some() && !self.distrusted.contains(&self.shared.receiving.ingester);
+        is_on_its_way && !self.has.values().any(|has| has.runs().flatten().any(is_missing))
     }
 }
 
@@ -613,8 +615,9 @@ impl Shared {
             let learned = async {
                 match &hashes {
                     Some(hashes) => self.learn(peer, extent, hashes).await,
-                    None => self.learn_all(peer).await,
+                    None => self.learn_all(peer).await?,
                 }
+                Ok::<(), String>(())
             };
             let learned = tokio::select! {
                 biased;

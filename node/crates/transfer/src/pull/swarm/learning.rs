@@ -1,9 +1,9 @@
 //! How the tasks of one file learn which hash a chunk must have.
 //!
 //! The node that brings the file into the cluster tells it with each chunk that it has; what others tell counts for
-//! nothing. As soon as the root is on record, the tree that it proves takes the place of what was told. Always holds: what
-//! is there of a chunk when its hash becomes known has that hash, or goes. A node that tells what cannot be is left, and
-//! one that tells two things of one chunk ends the file.
+//! nothing. As soon as the root is on record, the tree that it proves takes the place of what was told. Always holds:
+//! what is there of a chunk when its hash becomes known has that hash, or goes. A node that tells what cannot be, or two
+//! things of one chunk, ends the file.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -77,29 +77,31 @@ impl Shared {
         self.tell_known((0..self.count()).collect(), 0..self.count()).await;
     }
 
-    /// Takes in what the node that brings the file says of its chunks. Else why it is left.
-    pub(super) async fn learn(&self, peer: NodeId, extent: Extent, hashes: &[ChunkHash]) -> Result<(), String> {
-        let Some(told) = self.told().filter(|_| peer == self.receiving.ingester && !hashes.is_empty()) else {
-            return Ok(());
-        };
+    /// Takes in what the node that brings the file says of its chunks.
+    pub(super) async fn learn(&self, peer: NodeId, extent: Extent, hashes: &[ChunkHash]) {
+        let Some(told) = self.told().filter(|_| peer == self.receiving.ingester && !hashes.is_empty()) else { return };
         if hashes.len() != extent.count as usize {
-            return Err("it told the hashes of other chunks".to_owned());
+            self.catch(peer, "told the hashes of other chunks").await;
+            return;
         }
         match told.learn(extent, hashes) {
             Ok(new) if new.is_empty() => {}
             Ok(new) => self.tell_known(new, extent.chunks()).await,
-            Err(Contradiction { index }) => {
-                let text = format!("node {peer} told two hashes of chunk {index}");
-                tracing::warn!(%peer, sha256 = %self.blob().sha256, chunk = index, "two hashes were told of a chunk");
-                self.receiving.metrics.struck(peer);
-                let error = PullError::Peers { blob: self.blob().sha256.short(), text };
-                drop(self.news.send(News::Failed(error)).await);
-            }
+            Err(Contradiction { index }) => self.catch(peer, &format!("told two hashes of chunk {index}")).await,
         }
-        Ok(())
     }
 
-    /// Whoever brings the file has all of it, and not each hash was told: it is asked for them.
+    /// What the node that brings the file says cannot be, and nobody else knows: that ends the file.
+    async fn catch(&self, peer: NodeId, what: &str) {
+        let sha256 = self.blob().sha256;
+        tracing::warn!(%peer, %sha256, reason = what, "a node that brings a file tells what cannot be");
+        self.receiving.metrics.struck(peer);
+        let error = PullError::Peers { blob: sha256.short(), text: format!("node {peer} {what}") };
+        // Where nobody listens any more the file ends anyway.
+        drop(self.news.send(News::Failed(error)).await);
+    }
+
+    /// Whoever brings the file has all of it, and not each hash was told: it is asked for them. Else why it is left.
     pub(super) async fn learn_all(&self, peer: NodeId) -> Result<(), String> {
         let is_known = self.told().is_none_or(|told| told.is_full());
         if is_known || peer != self.receiving.ingester {
@@ -107,6 +109,7 @@ impl Shared {
         }
         let asked = tree::hear(&*self.receiving.peers, &[peer], self.blob(), self.patience).await;
         let tree = asked.map_err(|error| error.to_string())?;
-        self.learn(peer, Extent { first: 0, count: self.count() }, tree.hashes()).await
+        self.learn(peer, Extent { first: 0, count: self.count() }, tree.hashes()).await;
+        Ok(())
     }
 }

@@ -549,6 +549,19 @@ async fn hashes_that_are_lies_spoil_no_chunk() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_ingester_that_damages_all_it_sends_is_not_waited_for() {
+    let world = World::new(4, &[]).await;
+    let ((two, part), _three) = (world.join(TWO), world.join(THREE));
+    arrive(&two, &part, 0..4);
+    world.peers.set_fault(TWO, Some(PeerFault::LyingChunks));
+    let _first = two.library.offer_first(part);
+    let begun = Instant::now();
+    let error = world.beside(world.hearing(&[TWO, THREE]), pending::<()>()).await.expect_err("nobody has it");
+    assert!(matches!(error, PullError::Silent { .. }), "{error}");
+    assert!(begun.elapsed() <= Duration::from_secs(302), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_old_ingester_that_tells_no_hashes_is_waited_for() {
     let world = World::new(3, &[]).await;
     let (two, part) = world.join(TWO);
