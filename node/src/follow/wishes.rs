@@ -163,8 +163,8 @@ impl Planner {
         book.look(&*view, &sites, Instant::now())
     }
 
-    /// The same change, or where another node is to bring a model into the cluster, the one that follows from what nodes
-    /// have of it.
+    /// The same change, or where another node is to bring a model into the cluster, the one that follows from what
+    /// nodes have of it.
     async fn with_progress(&self, command: Command) -> Result<Command, Fault> {
         let Some(transfer) = &self.transfer else { return Ok(command) };
         let Some((wish, digest, targets)) = self.moved(&command)? else { return Ok(command) };
@@ -175,8 +175,8 @@ impl Planner {
         Ok(step.map_or(command, |step| step.of(&wish)))
     }
 
-    /// The wish of a plan that gives the place of whoever brings a model to another node, which version that is, and who
-    /// is to have it.
+    /// The wish of a plan that gives the place of whoever brings a model to another node, which version that is, and
+    /// who is to have it.
     fn moved(&self, command: &Command) -> Result<Option<(Wish, Digest, Vec<NodeId>)>, Fault> {
         let Command::PlanPull { name, round, ingester, targets } = command else { return Ok(None) };
         let wish = read::wish(&*self.metadata.view(), name)?.filter(|wish| wish.round == *round);

@@ -3,9 +3,10 @@
 //! Head and first line go out before anybody is asked, so what fails later is told inside HTTP 200, where clients look
 //! for it. What the client wants goes on record, two copies where two nodes can have one, and it is told of the node
 //! that is furthest, of each file by the one that has most of it, with success when the first one has the model. Of a
-//! file the bytes that are told never go back, whatever node starts again or takes another's place meanwhile. A client that leaves stops listening and nothing else. When this node stops,
-//! it tells the client so at once, since its answer could take hours. Who may have models pulled is decided by address,
-//! host and headers, before the body is read: callers have no keys in this release.
+//! file the bytes that are told never go back, whatever node starts again or takes another's place meanwhile. A client
+//! that leaves stops listening and nothing else. When this node stops, it tells the client so at once, since its answer
+//! could take hours. Who may have models pulled is decided by address, host and headers, before the body is read:
+//! callers have no keys in this release.
 
 use std::convert::Infallible;
 use std::future::ready;

@@ -172,7 +172,7 @@ pub(crate) async fn receive(receiving: Receiving, config: &Config, chaser: Chase
     let gone = shared.agree(0..shared.count()).await?.len();
     if gone > 0 {
         let sha256 = shared.blob().sha256;
-        tracing::warn!(%sha256, chunks = gone, "chunks on their way were those of another file; they are fetched again");
+        tracing::warn!(%sha256, chunks = gone, "chunks on their way were those of another file; they come again");
     }
     let mut conduct = Conduct::new(Arc::clone(&shared), config);
     let Receiving { part, place, board, library, .. } = &shared.receiving;

@@ -113,7 +113,7 @@ impl Swarm {
     }
 
     /// While something is wanted and no source is busy with a request, it comes from the owners of other stripes. These
-    /// may be slow or gone, so after a while the sources are asked for one more stripe, if they have had of it for long.
+    /// may be slow or gone, so after a while the sources are asked for one more stripe, if they had of it for long.
     fn widen_stripe(&mut self) {
         let usual_us = self.times.usual_us();
         let is_in_time =
