@@ -2,8 +2,8 @@
 //!
 //! The node that brings the file into the cluster tells it with each chunk that it has; what others tell counts for
 //! nothing. As soon as the root is on record, the tree that it proves takes the place of what was told. Always holds:
-//! what is there of a chunk when its hash becomes known has that hash, or goes. A node that tells what cannot be, or two
-//! things of one chunk, ends the file.
+//! what is there of a chunk when its hash becomes known has that hash, or goes. A node that tells what cannot be, or
+//! two things of one chunk, ends the file.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
