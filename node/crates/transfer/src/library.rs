@@ -161,11 +161,6 @@ impl Library {
         shelves.manifests.push_back((digest, Bytes::copy_from_slice(manifest.bytes())));
     }
 
-    /// The size of a file, and which of its chunks can be had here.
-    pub(crate) fn have(&self, sha256: Digest) -> Option<(u64, Bits)> {
-        self.held(sha256).map(|held| (held.size_bytes, held.bits))
-    }
-
     /// What can be had here of a file, and whether it is on its way into the cluster.
     pub(crate) fn held(&self, sha256: Digest) -> Option<Held> {
         if let Ok(Some((tree, _))) = self.published(sha256) {

@@ -13,9 +13,9 @@ fn read(disk: &Disk, index: u32) -> Result<Vec<u8>, LibraryError> {
 }
 
 fn set(disk: &Disk) -> Option<Vec<u32>> {
-    let (size_bytes, bits) = disk.library.have(disk.spec.sha256)?;
-    assert_eq!(size_bytes, disk.spec.size_bytes);
-    Some(bits.runs().flatten().collect())
+    let held = disk.library.held(disk.spec.sha256)?;
+    assert_eq!(held.size_bytes, disk.spec.size_bytes);
+    Some(held.bits.runs().flatten().collect())
 }
 
 #[test]

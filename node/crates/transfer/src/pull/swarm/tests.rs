@@ -439,7 +439,7 @@ async fn what_has_come_is_offered_to_others_while_the_rest_is_missing() {
         chunk = looking => chunk,
     };
     assert!(chunk == world.own.chunk(3));
-    assert_eq!(world.own.library.have(world.own.spec.sha256), None, "and not longer");
+    assert_eq!(world.own.library.held(world.own.spec.sha256), None, "and not longer");
 }
 
 #[tokio::test(start_paused = true)]
