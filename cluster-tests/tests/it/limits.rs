@@ -14,6 +14,8 @@ use crate::spread::{WEIGHTS_BYTES, is_everywhere, spread, start};
 /// Some chunks at this rate take minutes.
 const RATE: &str = "256KiB/s";
 const RATE_BYTES: u64 = 256 << 10;
+/// What the registry gives of the weights while the limit is looked at: a chunk.
+const HELD_BYTES: u64 = 4 << 20;
 /// Longest wait for a command that waits for nothing.
 const COMMAND_LIMIT: Duration = Duration::from_secs(30);
 
@@ -23,6 +25,8 @@ async fn a_pull_is_slowed_down_wherever_it_goes_and_let_go() -> Result<()> {
     let registry = FakeRegistry::start().await?;
     let model = model(181, WEIGHTS_BYTES);
     let digest = registry.push("slowed", &model);
+    // Whatever the limit does, nobody is done before it is seen.
+    let hold = registry.hold_after(model.weights.sha256(), HELD_BYTES);
     let cluster = start("slowed", &registry).await?;
 
     let lets_go = async {
@@ -41,6 +45,7 @@ async fn a_pull_is_slowed_down_wherever_it_goes_and_let_go() -> Result<()> {
         ensure!(told.status.success(), "{told:?}");
         let page: Value = serde_json::from_slice(&told.stdout).with_context(|| format!("{told:?}"))?;
         ensure!(page["nodes"] == 2 && page["bytesPerSecond"].is_null(), "{page}");
+        hold.release();
         anyhow::Ok(())
     };
     let told = cluster.pull(0, "slowed", &["--node", "n1,n2", "--limit-rate", RATE]);

@@ -174,6 +174,11 @@ impl Ledger for LedgerOverMetadata {
     fn plan(&self, name: &ModelName) -> Option<Wish> {
         read::wish(&*self.metadata.view(), name).ok().flatten()
     }
+
+    fn holders(&self, name: &ModelName, digest: Digest) -> BTreeSet<NodeId> {
+        let copies = read::locations_of(&*self.metadata.view(), name).unwrap_or_default();
+        holders(Some(digest), &copies)
+    }
 }
 
 /// Keeps what this node has to do, until `stop`.

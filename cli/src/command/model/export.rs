@@ -56,11 +56,10 @@ pub(super) async fn run(global: &Global, name: &str, file: &Path) -> Result<(), 
 async fn to_file(global: &Global, name: &str, file: &Path) -> Result<(), Failure> {
     refuse_present(file)?;
     let (head, mut parts, id) = ask(global, name).await?;
-    let draft = Draft::beside(file);
-    let opened = tokio::fs::File::create(&draft.path).await.map_err(|error| unwritten(&draft.path, &error))?;
+    let (draft, opened) = Draft::begin(file)?;
     let bar = if output::may_draw(global.output) { super::bar(head.length_bytes) } else { ProgressBar::hidden() };
     bar.set_message("writing");
-    let written = write(&mut parts, &head, opened, &bar).await;
+    let written = write(&mut parts, &head, tokio::fs::File::from_std(opened), &bar).await;
     bar.finish_and_clear();
     let written = written.map_err(|failure| failure.with_request_id(&id))?;
     draft.keep().map_err(|error| unwritten(file, &error))?;
@@ -137,10 +136,20 @@ fn unwritten(file: &Path, error: &io::Error) -> Failure {
 // === impl Draft ===
 
 impl<'a> Draft<'a> {
-    fn beside(name: &'a Path) -> Self {
+    /// Begins it. One that is there already is that of another export, or somebody else's.
+    fn begin(name: &'a Path) -> Result<(Self, fs::File), Failure> {
         let mut path = OsString::from(name);
         path.push(".part");
-        Self { path: path.into(), name }
+        let path = PathBuf::from(path);
+        match fs::File::create_new(&path) {
+            Ok(opened) => Ok((Self { path, name }, opened)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let what = format!("{} exists", path.display());
+                let why = "another export writes it, or was killed";
+                Err(Failure::new(4, what, why, "another name; where no export runs, remove it"))
+            }
+            Err(error) => Err(unwritten(&path, &error)),
+        }
     }
 
     /// Makes it durable and gives it its name, unless somebody else has it by now.
@@ -163,7 +172,23 @@ impl Drop for Draft<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
+
+    /// Two exports to one name once wrote into one file, and the second that failed removed that of the first.
+    #[test]
+    fn a_draft_that_is_there_is_left_alone() {
+        let folder = tempfile::tempdir().expect("temp");
+        let (file, part) = (folder.path().join("m.ollamax"), folder.path().join("m.ollamax.part"));
+        fs::write(&part, "of another export").expect("room");
+        let refused = Draft::begin(&file).err().expect("it is there");
+        let (why, next) = ("another export writes it, or was killed", "another name; where no export runs, remove it");
+        assert_eq!(refused, Failure::new(4, format!("{} exists", part.display()), why, next));
+        assert_eq!(fs::read_to_string(&part).expect("it is there"), "of another export");
+        let refused = Draft::begin(&folder.path().join("nowhere/m")).err().expect("there is no such folder");
+        assert_eq!(refused.exit(), 1);
+    }
 
     #[test]
     fn a_draft_gets_its_name_or_goes_and_nothing_is_written_over() {
@@ -171,9 +196,9 @@ mod tests {
         let (file, part) = (folder.path().join("m.ollamax"), folder.path().join("m.ollamax.part"));
         assert_eq!(refuse_present(&file), Ok(()));
         let begun = || {
-            let draft = Draft::beside(&file);
+            let (draft, mut opened) = Draft::begin(&file).expect("nobody writes it");
             assert_eq!(draft.path, part);
-            fs::write(&part, "all of it").expect("room");
+            opened.write_all(b"all of it").expect("room");
             draft
         };
         drop(begun());

@@ -53,6 +53,8 @@ const TREES: &str = "ollamamax/trees/sha256-";
 const BLOBS: &str = "blobs/sha256-";
 /// Largest `bundle.json` and `SHA256SUMS` that are read; those of a manifest with the most layers are smaller.
 const PAGE_BYTES_MAX: u64 = 2 << 20;
+/// As much of what a bundle says as an error repeats, characters.
+const TOLD_CHARS_MAX: usize = 300;
 
 /// What a bundle holds: a model, and the BLAKE3 of each of its files.
 #[derive(Debug, Clone)]
@@ -221,7 +223,7 @@ impl Contents {
 
     /// Reads the three small files at the front.
     fn read(page: &[u8], sums: &[u8], manifest: &[u8]) -> Result<Self, BundleError> {
-        let refused = BundleError::Contradiction;
+        let refused = |text: String| BundleError::Contradiction(shown(&text));
         let told: Page = serde_json::from_slice(page).map_err(|error| refused(format!("{PAGE}: {error}")))?;
         let manifest = Manifest::read(manifest).map_err(|error| refused(error.to_string()))?;
         if told.manifest != format!("sha256:{}", manifest.digest()) {
@@ -314,6 +316,11 @@ const fn entry_bytes(size_bytes: u64) -> u64 {
 fn tree_bytes(size_bytes: u64) -> Option<u64> {
     let chunks = u64::from(chunk_count(size_bytes));
     (chunks > 1).then_some(chunks * size_of::<ChunkHash>() as u64)
+}
+
+/// What a bundle says, for people: no more than they read, and nothing that a terminal obeys.
+fn shown(text: &str) -> String {
+    text.chars().take(TOLD_CHARS_MAX).map(|letter| if letter.is_control() { '?' } else { letter }).collect()
 }
 
 /// 64 lower-case hex digits.

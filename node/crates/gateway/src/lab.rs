@@ -128,12 +128,15 @@ pub fn spawn(door: Door, tasks: &TaskTracker, stop: CancellationToken) -> Result
         fetch: config.fetch,
         metrics: Metrics::register(&registry)?,
     };
+    let known = shared.networks.clone();
     let connections_max = usize::try_from(config.connections_max).unwrap_or(usize::MAX);
     let serving = Serving {
         limits: Limits { connections_max, head_timeout: HEAD_TIMEOUT, grace },
         counts: shared.metrics.counts.clone(),
         tls: certificate.as_ref().map(Certificate::acceptors),
         stalled_after: Some(STALLED_AFTER),
+        is_http1_only: true,
+        known: Some(Box::new(move |client: IpAddr| known.iter().any(|network| network.has(client)))),
     };
     let networks = config.allow.join(" ");
     tracing::info!(%listen, tls = shared.has_tls, networks, "the registry for the lab answers");
@@ -266,7 +269,8 @@ fn name_of(namespace: &str, model: &str, tag: &str) -> Result<ModelName, Refusal
 fn is_offered(name: &ModelName) -> bool {
     let (prefix, digits) = OFFERED;
     let is_id = |id: &str| id.len() == digits && id.bytes().all(|byte| byte.is_ascii_hexdigit());
-    name.namespace().strip_prefix(prefix).is_some_and(is_id)
+    // Names are the same in capitals.
+    name.namespace().to_ascii_lowercase().strip_prefix(prefix).is_some_and(is_id)
 }
 
 #[cfg(test)]
@@ -279,6 +283,7 @@ mod tests {
             assert_eq!(is_offered(&name.parse().expect("a name")), expected, "{name}");
         };
         check("ollamax-00112233445566ff/demo:1b", true);
+        check("OllamaX-00112233445566FF/demo", true);
         check("ollamax-00112233445566/demo", false);
         check("ollamax/demo", false);
         check("demo", false);

@@ -238,7 +238,7 @@ mod tests {
         let bad = Config {
             limit_origin: "25:00-26:00".to_owned(),
             limit_receive: "10 B/s".to_owned(),
-            limit_background: "off".to_owned(),
+            limit_background: "1kB/s".to_owned(),
             limit_background_percent: 0,
             ..good()
         };
@@ -246,8 +246,10 @@ mod tests {
             "transfer.limit_background_percent: 0 is not between 1 and 100",
             "transfer.limit_origin: \"25:00-26:00\" is no time of day like 08:00-18:00",
             "transfer.limit_receive: 10 B/s is less than 64 KiB/s; write off",
-            "transfer.limit_background: \"off\" is no rate like 20MB/s",
+            "transfer.limit_background: 1kB/s is less than 64 KiB/s",
         ];
         check(bad, &expected);
+        let off = Config { limit_background: "off".to_owned(), ..good() };
+        check(off, &["transfer.limit_background: \"off\" is no rate like 20MB/s"]);
     }
 }

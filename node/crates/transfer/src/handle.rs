@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use ollamax_blobs::Promises;
 use ollamax_types::limits::PULL_WATCHERS_MAX;
-use ollamax_types::{Clock, Digest, ModelName, NodeId, Rate, Timestamp};
+use ollamax_types::{Clock, Digest, ErrorCode, ModelName, NodeId, Rate, Timestamp};
 
 use crate::adopt::{Adopted, Adoption, Ties, Trees};
 use crate::buffers::Buffers;
@@ -28,7 +28,7 @@ use crate::config::Config;
 use crate::elsewhere::Remote;
 use crate::error::PullError;
 use crate::haves;
-use crate::lab::{CHUNKS_HELD_MAX, Lab};
+use crate::lab::{Lab, Places};
 use crate::library::Library;
 use crate::limits::{ClosedClass, Limits};
 use crate::metrics::Metrics;
@@ -110,8 +110,8 @@ struct Inner {
     serving: Arc<Semaphore>,
     /// Who may watch a wish.
     watching: Arc<Semaphore>,
-    /// Who may hold a chunk for a machine that is no member.
-    lending: Arc<Semaphore>,
+    /// Machines that are no members, and wait.
+    lending: Places,
     metrics: Metrics,
 }
 
@@ -195,7 +195,7 @@ impl Handle {
         // come; it ends with `stop`.
         tasks.spawn(Wishes::new(Arc::clone(&service)).run());
         let watching = Arc::new(Semaphore::new(PULL_WATCHERS_MAX));
-        let lending = Arc::new(Semaphore::new(CHUNKS_HELD_MAX));
+        let lending = Places::new();
         Self(Arc::new(Inner { node, adopted, look, service, others, library, serving, watching, lending, metrics }))
     }
 
@@ -240,8 +240,13 @@ impl Handle {
     /// no more can watch.
     pub async fn ask(&self, ask: Ask) -> Result<OverviewWatch, PullError> {
         let place = self.place_of_watcher().ok_or(PullError::TooManyWatchers(PULL_WATCHERS_MAX))?;
-        let (name, replicas) = (ask.name.clone(), ask.replicas.clone());
-        let round = self.0.service.means.ledger.ask(ask).await.map_err(PullError::Ledger)?;
+        let (name, replicas, ledger) = (ask.name.clone(), ask.replicas.clone(), &self.0.service.means.ledger);
+        let asked = match ledger.ask(ask.clone()).await {
+            // A leader that went away may have put it on record; whoever asks again then joins it.
+            Err(LedgerError::Failed { code: ErrorCode::OutcomeUnknown, .. }) => ledger.ask(ask).await,
+            asked => asked,
+        };
+        let round = asked.map_err(PullError::Ledger)?;
         Ok(self.follow(Follower::new(Arc::clone(&self.0.service), name, round, replicas), place))
     }
 
@@ -338,7 +343,7 @@ impl Handle {
     #[must_use]
     pub fn lab(&self) -> Lab {
         let Inner { service, library, lending, .. } = &*self.0;
-        Lab::new(self.clone(), Arc::clone(service), library.clone(), Arc::clone(lending))
+        Lab::new(self.clone(), Arc::clone(service), library.clone(), lending.clone())
     }
 
     /// Hands out a model of this node's store as one file that proves itself. It answers when all of the model was
@@ -378,7 +383,7 @@ impl Handle {
     }
 
     /// Slows a pull of this node down, or lets it go as fast as it can, until it is over or this node ends. False when
-    /// there is none of that name; `ahead`: then it holds for one that begins within ten minutes.
+    /// there is none of that name, and none that was announced; `ahead`: it is, and begins within ten minutes.
     #[must_use]
     pub fn limit_pull(&self, name: &ModelName, rate: Option<Rate>, ahead: bool) -> bool {
         self.0.service.limit_pull(name, rate, ahead)

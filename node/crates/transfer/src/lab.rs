@@ -3,7 +3,8 @@
 //! A version that this node does not have it makes its own first: from the nodes that have it, else by a wish, for
 //! which the registry is asked once. So there is one way for bytes into a node and one out of it, and whoever asks next
 //! is served from the disk. Always holds: nothing is given that lies neither in the store nor in a file on its way, and
-//! a file that does not come to its end breaks off. Whoever asks and leaves ends nothing.
+//! a file that does not come to its end breaks off. Whoever asks and leaves ends nothing. A wish for what does not
+//! exist is taken back.
 
 use std::fmt;
 use std::io;
@@ -13,11 +14,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 
 use ollamax_blobs::{BlobFile, BlobSpec, Manifest, Part};
 use ollamax_core::catalog::{Replicas, Wish};
+use ollamax_types::limits::PULL_WATCHERS_MAX;
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId};
 
 use crate::error::PullError;
@@ -34,9 +36,15 @@ use self::reading::Reading;
 mod reading;
 
 /// Most chunks of files on their way that are held for machines that read them, of all of them.
-pub(crate) const CHUNKS_HELD_MAX: usize = 32;
+const CHUNKS_HELD_MAX: usize = 32;
+/// Most machines that wait for a wish at once: people who watch wishes have their places, too.
+const WAITING_MAX: usize = PULL_WATCHERS_MAX / 2;
 /// Time between two looks how far a wish is.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// Time between two looks whether a wish came to nothing. Whoever waits for it has seen so by then.
+const IN_VAIN_INTERVAL: Duration = Duration::from_secs(10);
+/// So often it is looked at.
+const IN_VAIN_LOOKS: u32 = 60;
 
 /// What a machine asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,8 +79,16 @@ pub struct Lab {
     handle: Handle,
     service: Arc<Service>,
     library: Library,
+    places: Places,
+}
+
+/// Who may wait, of all machines that ask this node.
+#[derive(Clone)]
+pub(crate) struct Places {
     /// Who may hold a chunk of a file on its way.
-    places: Arc<Semaphore>,
+    chunks: Arc<Semaphore>,
+    /// Who may wait for a wish.
+    wishes: Arc<Semaphore>,
 }
 
 /// Where a file is.
@@ -94,7 +110,7 @@ impl fmt::Debug for Lab {
 // === impl Lab ===
 
 impl Lab {
-    pub(crate) fn new(handle: Handle, service: Arc<Service>, library: Library, places: Arc<Semaphore>) -> Self {
+    pub(crate) fn new(handle: Handle, service: Arc<Service>, library: Library, places: Places) -> Self {
         Self { handle, service, library, places }
     }
 
@@ -122,11 +138,14 @@ impl Lab {
                 return self.ask_nodes(&asked, served, holders).await;
             }
         }
-        let wish = self.service.means.ledger.plan(&asked.name).filter(is_under_way);
+        let waiting = Arc::clone(&self.places.wishes).try_acquire_owned();
+        let waiting = Arc::new(waiting.map_err(|_| PullError::TooMany(WAITING_MAX, WAITING_MAX))?);
+        let goes_on = |wish: &Wish| is_under_way(wish) && !is_lost(&asked, wish);
+        let wish = self.service.means.ledger.plan(&asked.name).filter(goes_on);
         if let Some(wish) = wish.and_then(|wish| self.handle.overview(&wish.name)) {
             return self.of_wish(&asked, wish).await;
         }
-        if asked.fetch { self.ask_outside(&asked).await } else { Err(absent()) }
+        if asked.fetch { self.ask_outside(&asked, &waiting).await } else { Err(absent()) }
     }
 
     /// The size of a file that may be read. `None`: it is not here, or not any more.
@@ -178,14 +197,17 @@ impl Lab {
     }
 
     /// Has the cluster ask the registry. A wish for so many copies wherever they fit stays that.
-    async fn ask_outside(&self, asked: &Asked) -> Result<Offered, PullError> {
+    async fn ask_outside(&self, asked: &Asked, place: &Arc<OwnedSemaphorePermit>) -> Result<Offered, PullError> {
         self.note(asked, "origin");
         let ledger = &self.service.means.ledger;
         let before = ledger.plan(&asked.name);
         let insecure = before.as_ref().is_some_and(|wish| wish.insecure);
         let replicas = match before.map(|wish| wish.replicas) {
             Some(replicas @ (Replicas::Count(_) | Replicas::All)) => replicas,
-            Some(Replicas::Nodes(_)) | None => Replicas::Nodes(vec![self.service.node]),
+            Some(Replicas::Nodes(_)) | None => {
+                self.take_back_in_vain(asked.name.clone(), Arc::clone(place));
+                self.here_alone()
+            }
         };
         let (name, asked_by) = (asked.name.clone(), asked.asked_by.clone());
         match self.handle.ask(Ask { name, replicas, is_said: false, insecure, asked_by }).await {
@@ -201,6 +223,39 @@ impl Lab {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Takes back a wish that comes to nothing, whether or not the machine still waits for it: else the record would
+    /// fill with names that do not exist. Until then it holds the machine's place.
+    fn take_back_in_vain(&self, name: ModelName, place: Arc<OwnedSemaphorePermit>) {
+        let (lab, stop) = (self.clone(), self.service.stop.clone());
+        // It ends with the wish and with the node; if it fails the wish stays on record.
+        self.service.tasks.spawn(async move {
+            stop.run_until_cancelled(lab.until_in_vain(&name)).await;
+            drop(place);
+        });
+    }
+
+    async fn until_in_vain(&self, name: &ModelName) {
+        let is_open = |wish: &Wish| wish.replicas == self.here_alone() && wish.digest.is_none();
+        let mut failed = None;
+        for _ in 0..IN_VAIN_LOOKS {
+            sleep(IN_VAIN_INTERVAL).await;
+            let Some(wish) = self.service.means.ledger.plan(name).filter(is_open) else { return };
+            let round = (!is_under_way(&wish)).then_some(wish.round);
+            if round.is_some() && round == failed {
+                if let Err(error) = self.handle.forget(name).await {
+                    tracing::debug!(model = %name, %error, "take back a wish that came to nothing");
+                }
+                return;
+            }
+            failed = round;
+        }
+    }
+
+    /// One copy, on this node.
+    fn here_alone(&self) -> Replicas {
+        Replicas::Nodes(vec![self.service.node])
     }
 
     /// The version of a wish: what comes to this node as it comes, else when another node has it.
@@ -256,6 +311,15 @@ impl Lab {
     }
 }
 
+// === impl Places ===
+
+impl Places {
+    pub(crate) fn new() -> Self {
+        let [chunks, wishes] = [CHUNKS_HELD_MAX, WAITING_MAX].map(|places| Arc::new(Semaphore::new(places)));
+        Self { chunks, wishes }
+    }
+}
+
 fn spec_of(asked: &Asked) -> PullSpec {
     PullSpec { name: asked.name.clone(), insecure: false, asked_by: asked.asked_by.clone() }
 }
@@ -267,6 +331,12 @@ fn is_under_way(wish: &Wish) -> bool {
         Some(plan) => !has_failed(&plan.ingester) && plan.targets.iter().any(|node| !has_failed(node)),
         None => wish.failures.is_empty(),
     }
+}
+
+/// Whether a wish has spread what the cluster has, where no node that has it is left to ask: nobody may ever tell more
+/// of it.
+fn is_lost(asked: &Asked, wish: &Wish) -> bool {
+    asked.served.is_some() && wish.digest == asked.served
 }
 
 /// The nodes that have a wish done.

@@ -18,7 +18,7 @@ use ollamax_types::{Clock, ModelName, Rate, Timestamp};
 use crate::class::Class;
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::progress::{Board, Stage, Wait, millis};
+use crate::progress::{Board, Wait, millis};
 
 /// Time between two looks at the minute of the week.
 const LOOK_MS: u64 = 1_000;
@@ -148,6 +148,11 @@ impl Limits {
         self.allowed(class) == Allowed::Nothing
     }
 
+    /// What bytes of a class wait for of which nothing moves just now.
+    pub(crate) fn window(&self, class: Class) -> Wait {
+        Wait::Window { until_minute: self.until_minute(class) }
+    }
+
     /// The classes of which nothing moves just now.
     pub(crate) fn closed(&self) -> Vec<ClosedClass> {
         let closed = Class::ALL.into_iter().filter(|class| self.is_closed(*class));
@@ -197,6 +202,12 @@ impl Limits {
         if let Some(slowed) = pulls.get_mut(name) {
             slowed.ahead_since_ms = None;
         }
+    }
+
+    /// Whether a pull of that name is slowed down, or is to be when it begins.
+    pub(crate) fn is_slowed(&self, name: &ModelName) -> bool {
+        let now_ms = self.now_ms();
+        lock(&self.0.pulls).get(name).is_some_and(|slowed| !slowed.is_late(now_ms))
     }
 
     /// To what somebody slowed a pull down.
@@ -316,22 +327,19 @@ impl Gate {
             held();
             sleep(Duration::from_millis(ms)).await;
         }
-        let mut was_closed = false;
         while let Some(hold) = limits.hold(self.class, Urgency::Asked, bytes) {
             held();
             let ms = match hold {
                 Hold::Slowed { ms } => ms,
                 Hold::Closed { ms, until_minute } => {
-                    was_closed = true;
                     self.board.wait_for(Wait::Window { until_minute });
                     ms
                 }
             };
             limits.wait(self.class, ms).await;
         }
-        if was_closed {
-            self.board.begin(Stage::Fetching);
-        }
+        // Whoever waited for it may have left.
+        self.board.window_is_there();
     }
 
     /// The same for bytes of something that has begun, which a closed class does not keep back.

@@ -2,6 +2,7 @@
 //!
 //! What the record says decides: which nodes have a part in it, which version it is, and who has failed. How far each
 //! node is, it says itself, and it is asked again for as long as somebody watches, over lost connections and restarts.
+//! One that is not heard has the model when that is on record.
 //! What was told of a file is not taken back while the version stays the same. It is over when all nodes of the plan
 //! hold the version, when the others have failed for good, or when nobody wishes it any more; a new round of the same
 //! name is followed like the one before.
@@ -23,7 +24,7 @@ use ollamax_types::{Digest, ModelName, NodeId};
 
 use crate::error::PullError;
 use crate::ports::{PeerError, Peers};
-use crate::progress::{PullProgress, Stage, Watch};
+use crate::progress::{BlobProgress, PullProgress, Stage, Watch};
 use crate::pull::course::{PLAN_WAIT, may_be_planned_anew};
 use crate::service::Service;
 
@@ -31,6 +32,10 @@ use crate::service::Service;
 const RECORD_INTERVAL: Duration = Duration::from_millis(250);
 /// How long a node may take to say how far it is, where it is asked once.
 const PERMILLE_WAIT: Duration = Duration::from_secs(1);
+/// How long a wish that was put on record may take to be seen here: this node may be behind the others.
+const SEEN_WAIT: Duration = Duration::from_secs(30);
+/// How long a node says nothing before the record speaks for it.
+const UNHEARD_WAIT: Duration = Duration::from_secs(10);
 /// Longest wait before a node is asked again.
 const ASK_WAIT_MAX: Duration = Duration::from_secs(2);
 
@@ -74,6 +79,8 @@ pub(crate) struct Follower {
     began: Instant,
     /// The record of this node knows the wish.
     is_seen: bool,
+    /// When each node was last heard.
+    heard: BTreeMap<NodeId, Instant>,
     /// Since when nothing more can come unless the leader plans anew.
     failed_at: Option<Instant>,
 }
@@ -198,6 +205,17 @@ impl Overview {
         copy.progress = progress;
     }
 
+    /// A node has the version, whatever it said last.
+    fn take_holder(&mut self, node: NodeId) {
+        let Some(copy) = self.copies.iter_mut().find(|copy| copy.node == node) else { return };
+        let progress = &mut copy.progress;
+        let whole = |told: &BlobProgress| BlobProgress { blob: told.blob, verified_bytes: told.blob.size_bytes };
+        progress.blobs = progress.blobs.iter().map(whole).collect();
+        progress.digest = self.digest;
+        progress.wait = None;
+        progress.stage = Stage::Done;
+    }
+
     /// The nodes that nothing final is known of.
     fn open_nodes(&self) -> BTreeSet<NodeId> {
         let open = self.copies.iter().filter(|copy| !copy.progress.is_over());
@@ -242,7 +260,8 @@ impl OverviewWatch {
 impl Follower {
     pub(crate) fn new(service: Arc<Service>, name: ModelName, round: u64, replicas: Replicas) -> Self {
         let overview = Overview { name, round, digest: None, replicas, copies: Vec::new(), is_over: false };
-        let mut follower = Self { service, overview, began: Instant::now(), is_seen: false, failed_at: None };
+        let (began, heard) = (Instant::now(), BTreeMap::new());
+        let mut follower = Self { service, overview, began, is_seen: false, heard, failed_at: None };
         follower.look();
         follower
     }
@@ -289,7 +308,10 @@ impl Follower {
             }
             tokio::select! {
                 () = sleep(RECORD_INTERVAL) => {}
-                Some((node, progress)) = told.next() => self.overview.take_progress(node, progress),
+                Some((node, progress)) = told.next() => {
+                    self.heard.insert(node, Instant::now());
+                    self.overview.take_progress(node, progress);
+                }
             }
         }
     }
@@ -298,14 +320,14 @@ impl Follower {
     fn look(&mut self) {
         let wish = self.service.means.ledger.plan(&self.overview.name);
         let Some(wish) = wish.filter(|wish| wish.round >= self.overview.round) else {
-            // What was just asked for may take a moment to be seen here.
-            if self.is_seen || self.began.elapsed() >= PLAN_WAIT {
+            if self.is_seen || self.began.elapsed() >= SEEN_WAIT {
                 self.overview.end(&PullError::Cancelled);
             }
             return;
         };
         self.is_seen = true;
         self.overview.take_record(&wish);
+        self.take_holders();
         let Some(plan) = &wish.plan else { return };
         if self.overview.open_nodes().is_empty() {
             let cannot_move = |copy: &NodeCopy| match &copy.progress.stage {
@@ -319,6 +341,20 @@ impl Follower {
             self.end_when(!may_be_planned_anew(error.code()), &error);
         } else {
             self.failed_at = None;
+        }
+    }
+
+    /// Takes in which of the nodes that are not heard have the version by the record.
+    fn take_holders(&mut self) {
+        let Some(digest) = self.overview.digest else { return };
+        let is_silent = |node: &NodeId| self.heard.get(node).unwrap_or(&self.began).elapsed() >= UNHEARD_WAIT;
+        let silent: Vec<NodeId> = self.overview.open_nodes().into_iter().filter(is_silent).collect();
+        if silent.is_empty() {
+            return;
+        }
+        let holders = self.service.means.ledger.holders(&self.overview.name, digest);
+        for node in silent.into_iter().filter(|node| holders.contains(node)) {
+            self.overview.take_holder(node);
         }
     }
 
@@ -429,7 +465,6 @@ mod tests {
     use ollamax_types::{ErrorCode, Timestamp};
 
     use super::*;
-    use crate::progress::BlobProgress;
 
     const ONE: NodeId = NodeId(1);
     const TWO: NodeId = NodeId(2);
@@ -517,6 +552,18 @@ mod tests {
         // A failure that is off the record is none.
         overview.take_record(&wish(1, Some(7), &[TWO]));
         assert_eq!(stages(&overview), [(TWO, Stage::Waiting, 0)]);
+    }
+
+    #[test]
+    fn who_is_not_heard_has_what_the_record_says() {
+        let mut overview = overview();
+        overview.take_record(&wish(1, Some(7), &[ONE, TWO]));
+        overview.take_progress(ONE, told(ONE, Stage::Fetching, 7, 6));
+        for node in [ONE, TWO, NodeId(9)] {
+            overview.take_holder(node);
+        }
+        assert_eq!(stages(&overview), [(ONE, Stage::Done, 10), (TWO, Stage::Done, 0)]);
+        assert!(overview.is_held() && overview.copies.iter().all(|copy| copy.progress.digest == Some(digest(7))));
     }
 
     #[test]

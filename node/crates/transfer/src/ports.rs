@@ -5,6 +5,7 @@
 //! that is on record proves it, or it is not used. Only the node that brings a file into the cluster says which hashes
 //! its chunks have, until the file is on record or its own digest decides.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -272,6 +273,8 @@ pub trait Ledger: Send + Sync + 'static {
     fn forget(&self, name: ModelName) -> BoxFuture<'static, Result<bool, LedgerError>>;
     /// The wish for a model, as this node knows it.
     fn plan(&self, name: &ModelName) -> Option<Wish>;
+    /// Who has this version of a model, as this node knows it.
+    fn holders(&self, name: &ModelName, digest: Digest) -> BTreeSet<NodeId>;
 }
 
 /// What is on record of a file.

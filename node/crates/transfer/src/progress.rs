@@ -313,8 +313,19 @@ impl Board {
         self.enter(Stage::Waiting, Some(wait));
     }
 
-    fn enter(&self, stage: Stage, wait: Option<Wait>) {
+    /// The time of the week is there, if it was that for which it waited.
+    pub(crate) fn window_is_there(&self) {
         let mut sheet = self.lock();
+        if matches!(sheet.wait, Some(Wait::Window { .. })) {
+            self.put(&mut sheet, Stage::Fetching, None);
+        }
+    }
+
+    fn enter(&self, stage: Stage, wait: Option<Wait>) {
+        self.put(&mut self.lock(), stage, wait);
+    }
+
+    fn put(&self, sheet: &mut Sheet, stage: Stage, wait: Option<Wait>) {
         let is_same = sheet.stage == stage && sheet.wait == wait;
         if is_same || matches!(sheet.stage, Stage::Done | Stage::Failed(_)) {
             return;
@@ -323,7 +334,7 @@ impl Board {
         self.metrics.stage_ends(&sheet.stage);
         self.metrics.stage_begins(&stage);
         sheet.stage = stage;
-        self.tell(&mut sheet);
+        self.tell(sheet);
     }
 
     /// It is known what the name stands for.

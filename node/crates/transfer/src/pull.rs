@@ -17,6 +17,7 @@ pub(crate) mod swarm;
 pub(crate) mod told;
 pub(crate) mod tree;
 mod upkeep;
+mod window;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -195,8 +196,7 @@ impl Pull {
             self.keep(&manifest).await?;
         }
         self.await_start(&ground).await?;
-        self.board.begin(Stage::Waiting);
-        let fetcher = self.unless_ended(Fetcher::wait(&self.means)).await?;
+        let fetcher = self.await_place(&ground).await?;
         let (mut round, mut parts) = (0, Vec::new());
         loop {
             round += 1;

@@ -129,15 +129,16 @@ impl Service {
         matches!(watch.now().stage, Stage::Failed(PullError::Cancelled))
     }
 
-    /// Slows a pull down, or lets it go as fast as it can, until it is over. False when there is none; `ahead`: then
-    /// one is about to begin.
+    /// Slows a pull down, or lets it go as fast as it can, until it is over. False when there is none, and none that
+    /// was announced; `ahead`: then one is about to begin.
     pub(crate) fn limit_pull(&self, name: &ModelName, rate: Option<Rate>, ahead: bool) -> bool {
         let pulls = self.lock();
         let runs = pulls.get(name).is_some_and(|entry| entry.failed_at.is_none());
-        if runs || ahead {
+        let is_known = runs || ahead || self.means.limits.is_slowed(name);
+        if is_known {
             self.means.limits.limit_pull(name, rate, runs);
         }
-        runs || ahead
+        is_known
     }
 
     /// The pulls that are not over, and those that failed lately.

@@ -184,7 +184,7 @@ impl Doer {
     async fn work_on(&self, assignment: &Assignment) -> Option<Ended> {
         let cancel = CancellationToken::new();
         let mut work = Box::pin(self.work(assignment, &cancel));
-        let mut known = assignment.clone();
+        let (mut known, mut limit) = (assignment.clone(), None);
         let is_anew = move |now: &Assignment| {
             let goes_on = goes_on(&known, now);
             known.digest = known.digest.or(now.digest);
@@ -195,10 +195,17 @@ impl Doer {
             // The pull sees that itself, and stays for the next start.
             () = self.service.stop.cancelled() => {}
             () = self.gone.cancelled() => cancel.cancel(),
-            () = until(self.assignment.clone(), is_anew) => cancel.cancel(),
+            () = until(self.assignment.clone(), is_anew) => {
+                limit = self.service.means.limits.limit_of_pull(&self.name);
+                cancel.cancel();
+            }
             ended = &mut work => return Some(ended),
         }
         work.await;
+        if limit.is_some() {
+            // It was meant for whatever this node fetches of the model.
+            self.service.means.limits.limit_pull(&self.name, limit, false);
+        }
         None
     }
 

@@ -37,7 +37,7 @@ pub enum RateProblem {
     #[error("{0:?} has a unit that is none of B, kB, MB, GB, KiB, MiB, GiB, kbit, Mbit, Gbit")]
     OtherUnit(String),
     /// So slow that nothing would ever end.
-    #[error("{0} is less than 64 KiB/s; write off")]
+    #[error("{0} is less than 64 KiB/s")]
     TooLittle(String),
     /// Faster than any machine.
     #[error("{0} is more than 1024 GiB/s; leave it out")]
@@ -157,9 +157,9 @@ mod tests {
         check("20mb/s", &format!("\"20mb/s\" {units}"));
         check("20MB/h", &format!("\"20MB/h\" {units}"));
         check("20MBps", &format!("\"20MBps\" {units}"));
-        check("10 B/s", "10 B/s is less than 64 KiB/s; write off");
-        check("0MB/s", "0MB/s is less than 64 KiB/s; write off");
-        check("65535B/s", "65535B/s is less than 64 KiB/s; write off");
+        check("10 B/s", "10 B/s is less than 64 KiB/s");
+        check("0MB/s", "0MB/s is less than 64 KiB/s");
+        check("65535B/s", "65535B/s is less than 64 KiB/s");
         check("1025GiB/s", "1025GiB/s is more than 1024 GiB/s; leave it out");
         check(&format!("{}GiB", "9".repeat(15)), "999999999999999GiB is more than 1024 GiB/s; leave it out");
     }

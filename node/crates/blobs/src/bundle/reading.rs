@@ -21,7 +21,7 @@ use crate::tree::{ChunkHash, Tree, chunk_hash};
 use super::tar::{self, Head, Kind};
 use super::{
     BLOBS, BUNDLE_VERSION, BundleError, Contents, Listed, MANIFEST, OWN, PAGE, PAGE_BYTES_MAX, SUMS, TREES, Versioned,
-    plain_digest,
+    plain_digest, shown,
 };
 
 /// What is passed over is read in pieces of this length.
@@ -313,7 +313,7 @@ impl<R: io::Read> Entries<R> {
         let mut done = 0;
         while done < into.len() {
             match self.from.read(&mut into[done..]) {
-                Ok(0) => return Err(BundleError::Cut { entry: entry.to_owned(), at: self.at }),
+                Ok(0) => return Err(BundleError::Cut { entry: shown(entry), at: self.at }),
                 Ok(read) => {
                     done += read;
                     self.at += read as u64;
@@ -354,7 +354,8 @@ fn front<R: io::Read>(entries: &mut Entries<R>) -> Result<Contents, BundleError>
 /// A `bundle.json` that this release understands. Which version it is of is asked before anything else.
 fn of_this_version(page: Vec<u8>) -> Result<Vec<u8>, BundleError> {
     let told = serde_json::from_slice::<Versioned>(&page);
-    let Versioned { version } = told.map_err(|error| BundleError::Contradiction(format!("{PAGE}: {error}")))?;
+    let refused = |error: serde_json::Error| BundleError::Contradiction(shown(&format!("{PAGE}: {error}")));
+    let Versioned { version } = told.map_err(refused)?;
     if version == BUNDLE_VERSION { Ok(page) } else { Err(BundleError::Version { found: version }) }
 }
 

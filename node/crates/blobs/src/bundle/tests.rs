@@ -394,6 +394,32 @@ fn what_does_not_belong_together_is_refused() {
     check(&changed, "ollamamax/bundle.json has 2097153 bytes; the limit is 2097152");
 }
 
+/// What a bundle said of itself once went to terminals as it was, and was too long to be told at all.
+#[test]
+fn what_a_bundle_says_is_repeated_in_part_and_obeyed_by_no_terminal() {
+    let pieces = || Pieces::of(&Model::new("m", &[9]).written());
+    let check = |bundle: &[u8], wanted: &str| {
+        let told = refusal(bundle);
+        assert!(told.starts_with(wanted) && told.len() < 500 && !told.contains('\u{1b}'), "{told}");
+    };
+    let long = format!("\\u001b[2J{}", "x".repeat(100_000));
+    for (old, new) in [
+        ("\"version\":1,", format!("\"version\":1,\"{long}\":0,")),
+        ("\"version\":1,", format!("\"version\":\"{long}\",")),
+        ("library/m:latest", long.clone()),
+        ("\"manifest\":\"", format!("\"manifest\":\"{long}")),
+        ("\"sha256\":\"", format!("\"sha256\":\"{long}")),
+        ("\"blake3\":\"", format!("\"blake3\":\"{long}")),
+    ] {
+        check(&pieces().paged(old, &new).packed(), "the bundle says of itself what cannot be: ");
+    }
+    let mut stray = pieces();
+    stray.0.insert(3, ("\u{1b}[2J".to_owned(), vec![0; 9]));
+    let bundle = stray.packed();
+    let cut = small(before(&bundle, "\u{1b}")) + 5;
+    check(&bundle[..cut], "the bundle ends too early: ");
+}
+
 #[test]
 fn another_blake3_is_found_where_there_is_no_tree() {
     let model = Model::new("m", &[CHUNK_BYTES + 9]);

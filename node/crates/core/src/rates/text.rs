@@ -19,7 +19,7 @@ const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LimitProblem {
     /// What should be a rate is none.
-    #[error(transparent)]
+    #[error("{0}{instead}", instead = instead_of(.0))]
     Rate(#[from] RateProblem),
     /// What should be a time of day is none.
     #[error("{0:?} is no time of day like 08:00-18:00")]
@@ -62,6 +62,14 @@ impl FromStr for Limit {
         }
         let windows = parts.into_iter().map(window).collect::<Result<_, _>>()?;
         Ok(Self { windows, rest })
+    }
+}
+
+/// What a limit may say in place of such a rate.
+const fn instead_of(problem: &RateProblem) -> &'static str {
+    match problem {
+        RateProblem::TooLittle(_) => "; write off",
+        RateProblem::NoUnit(_) | RateProblem::NoRate(_) | RateProblem::OtherUnit(_) | RateProblem::TooMuch(_) => "",
     }
 }
 

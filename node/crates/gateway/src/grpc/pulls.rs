@@ -203,6 +203,10 @@ fn of_record(error: LedgerError) -> AdminError {
     match error {
         LedgerError::NeedsVersion { actual, .. } => needs_wishes(actual),
         LedgerError::Refused(refusal) => refusal.into(),
+        LedgerError::Failed { code: ErrorCode::OutcomeUnknown, text } => {
+            let next = "repeat the command: it joins what is under way";
+            AdminError::new(ErrorCode::OutcomeUnknown, text, "it may be on record all the same", next)
+        }
         error => {
             let why = "what is wanted goes on record first, and nothing was changed";
             AdminError::new(error.code(), error.to_string(), why, "ollamax status")
@@ -389,6 +393,17 @@ mod tests {
         assert_eq!(too_few.what, "llama3.2:latest cannot come to 3 nodes: there are 2");
         assert_eq!(too_few.next, "ollamax model pull llama3.2:latest --replicas 2");
         assert_eq!(needs_wishes(3).what, "--replicas needs cluster version 4; this cluster runs 3");
+    }
+
+    #[test]
+    fn what_may_be_on_record_is_not_called_unchanged() {
+        let failed = |code| of_record(LedgerError::Failed { code, text: "the leader is gone".to_owned() });
+        let unknown = failed(ErrorCode::OutcomeUnknown);
+        assert_eq!(
+            (unknown.code, unknown.why.as_str()),
+            (ErrorCode::OutcomeUnknown, "it may be on record all the same")
+        );
+        assert!(failed(ErrorCode::DiskFull).why.ends_with("nothing was changed"));
     }
 
     #[tokio::test]

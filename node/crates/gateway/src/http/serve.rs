@@ -1,12 +1,13 @@
 //! The listener: accepts, bounds, keeps alive, and ends in good order.
 //!
 //! Always: at most `connections_max` connections, one more is answered 503 and closed, over TLS just closed; TCP
-//! keep-alive finds clients that vanished; a head or a handshake that does not come in time closes its connection. On
+//! keep-alive finds clients that vanished; a head or a handshake that does not come in time closes its connection.
+//! Where only some addresses are known, all others have a few places of their own, and take none of those. On
 //! `stop` nothing new is accepted, running answers go on within the grace and are then cut, which clients see as a
 //! broken connection, not as an end. Tasks run in the tracked group; one that fails takes its own connection with it.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -38,6 +39,8 @@ use crate::metrics::{Counts, Metrics};
 
 /// Refusals that are written at once; beyond them connections are just closed.
 const REFUSALS_MAX: usize = 256;
+/// Connections at once of addresses that are not known, where that counts.
+const STRANGERS_MAX: usize = 16;
 /// How long one refusal may take.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause after an accept that failed for want of resources.
@@ -71,6 +74,9 @@ pub(crate) struct LocalAddress(pub(crate) SocketAddr);
 #[derive(Debug, Clone)]
 pub struct Stopping(pub CancellationToken);
 
+/// Whether an address is known.
+pub(crate) type Known = Box<dyn Fn(IpAddr) -> bool + Send + Sync>;
+
 /// How a listener is served.
 pub(crate) struct Serving {
     pub(crate) limits: Limits,
@@ -79,6 +85,10 @@ pub(crate) struct Serving {
     pub(crate) tls: Option<watch::Receiver<TlsAcceptor>>,
     /// For how long a client may take none of the bytes that wait for it.
     pub(crate) stalled_after: Option<Duration>,
+    /// One answer at a time on a connection: so the limit of connections is one of answers that nobody takes.
+    pub(crate) is_http1_only: bool,
+    /// For whom all but a few places are; `None`: for everybody.
+    pub(crate) known: Option<Known>,
 }
 
 /// Runs hyper's own tasks in the tracked group.
@@ -130,13 +140,15 @@ where
 
 /// Serves until `stop`, then lets answers finish within the grace, and returns when the last connection is closed.
 pub async fn serve(listener: TcpListener, router: Router, limits: Limits, metrics: Metrics, stop: CancellationToken) {
-    let serving = Serving { limits, counts: metrics.counts(), tls: None, stalled_after: None };
+    let counts = metrics.counts();
+    let serving = Serving { limits, counts, tls: None, stalled_after: None, is_http1_only: false, known: None };
     serve_with(listener, router, serving, stop).await;
 }
 
 /// As [`serve`], also over TLS.
 pub(crate) async fn serve_with(listener: TcpListener, router: Router, serving: Serving, stop: CancellationToken) {
     let free = Arc::new(Semaphore::new(serving.limits.connections_max.min(Semaphore::MAX_PERMITS)));
+    let strangers = Arc::new(Semaphore::new(STRANGERS_MAX));
     let door = Listener {
         router,
         serving,
@@ -151,10 +163,14 @@ pub(crate) async fn serve_with(listener: TcpListener, router: Router, serving: S
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, address)) => match Arc::clone(&free).try_acquire_owned() {
-                Ok(permit) => door.start(stream, ClientAddress(address), permit),
-                Err(_) => door.refuse(stream),
-            },
+            Ok((stream, address)) => {
+                let is_known = door.serving.known.as_ref().is_none_or(|known| known(address.ip()));
+                let places = if is_known { &free } else { &strangers };
+                match Arc::clone(places).try_acquire_owned() {
+                    Ok(permit) => door.start(stream, ClientAddress(address), permit),
+                    Err(_) => door.refuse(stream),
+                }
+            }
             Err(error) => {
                 tracing::warn!(%error, "accept a client");
                 sleep(ACCEPT_PAUSE).await;
@@ -216,7 +232,8 @@ impl Listener {
     }
 
     fn builder(&self) -> auto::Builder<Tracked> {
-        let mut builder = auto::Builder::new(Tracked(self.connections.clone()));
+        let builder = auto::Builder::new(Tracked(self.connections.clone()));
+        let mut builder = if self.serving.is_http1_only { builder.http1_only() } else { builder };
         builder.http1().timer(TokioTimer::new()).header_read_timeout(self.serving.limits.head_timeout);
         builder
             .http2()

@@ -136,8 +136,10 @@ impl Certificate {
                     is_told = true;
                     tracing::warn!(%error, "read a new certificate; the old one stays");
                 }
+                // As it was: what is wrong later is told again.
+                Ok(None) => is_told = false,
                 // Looked at next time.
-                Ok(Some((_, Err(_))) | None) | Err(_) => {}
+                Ok(Some((_, Err(_)))) | Err(_) => {}
             }
         }
     }

@@ -14,6 +14,8 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+#[cfg(target_os = "linux")]
+use tokio::net::TcpSocket;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -38,6 +40,8 @@ const KEY: &[u8] = include_bytes!("lab/key.pem");
 
 const MANIFEST_PLACE: &str = "/v2/library/demo/manifests/1b";
 const WEIGHTS_BYTES: usize = (1 << 20) + 10;
+/// More than any socket holds.
+const LARGE_BYTES: u64 = 64 << 20;
 const WEIGHTS: &str = "7b321e6dd7e316eced16181624655155945bf251553f52d440a2782d138d44fe";
 const SETTINGS: &str = r#"{"model_format":"gguf","model_family":"llama"}"#;
 const SETTINGS_DIGEST: &str = "62083d25e8b1bfb2ab2b60ae52ec1fad997630c8648447f7a37a6b79ff2137f1";
@@ -54,7 +58,7 @@ struct Lab {
     address: SocketAddr,
     metrics: Registry,
     tls: Option<TlsConnector>,
-    _folder: TempDir,
+    folder: TempDir,
     _stop: DropGuard,
 }
 
@@ -81,6 +85,15 @@ fn put_model(store: &Path) {
     fs::write(store.join(format!("blobs/sha256-{WEIGHTS}")), weights()).expect("written");
     fs::write(store.join(format!("blobs/sha256-{SETTINGS_DIGEST}")), SETTINGS).expect("written");
     fs::write(manifests.join("1b"), MANIFEST).expect("written");
+    let manifest = MANIFEST.replace(WEIGHTS, &large()).replace("1048586", &LARGE_BYTES.to_string());
+    fs::write(manifests.join("large"), manifest).expect("written");
+    let file = fs::File::create(store.join(format!("blobs/sha256-{}", large()))).expect("written");
+    file.set_len(LARGE_BYTES).expect("it takes no room");
+}
+
+/// The digest that the file has by its name, which holds nothing.
+fn large() -> String {
+    "ab".repeat(32)
 }
 
 fn digest(text: &str) -> Digest {
@@ -107,7 +120,7 @@ async fn member(folder: &Path, tasks: &TaskTracker, stop: &CancellationToken) ->
     };
     let engine = transfer::Handle::start(transfer::Config::default(), parts, tasks, stop.clone());
     let mut adopted = engine.adopted();
-    let is_read = adopted.wait_for(|adopted| !adopted.models.is_empty());
+    let is_read = adopted.wait_for(|adopted| adopted.models.len() > 1);
     assert!(timeout(Duration::from_secs(60), is_read).await.expect("it is read").is_ok());
     let mut world = World::start(1);
     let record = ModelRecord { digest: digest(MANIFEST_DIGEST), ..model("demo:1b", 1, 5) };
@@ -148,7 +161,7 @@ impl Lab {
         let registry = metrics.clone();
         let door = Door { listener, config, node: Arc::new(node), registry, grace: Duration::ZERO };
         drop(spawn(door, &tasks, stop.clone()).expect("it opens"));
-        Self { address, metrics, tls, _folder: folder, _stop: stop.drop_guard() }
+        Self { address, metrics, tls, folder, _stop: stop.drop_guard() }
     }
 
     async fn plain(is_member: bool) -> Self {
@@ -305,6 +318,41 @@ async fn who_is_in_no_network_gets_nothing() {
     }
 }
 
+/// Other addresses of this machine can be used without being set up on Linux alone.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn who_is_in_no_network_takes_no_place_of_those_who_are() {
+    let (allow, connections_max) = (vec!["127.0.0.1".to_owned()], 1);
+    let lab = Lab::start(RegistryConfig { allow, connections_max, ..RegistryConfig::default() }, false, false).await;
+    let mut strangers = Vec::new();
+    for _ in 0..3 {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind("127.0.0.2:0".parse().expect("an address")).expect("an address of this machine");
+        strangers.push(socket.connect(lab.address).await.expect("it listens"));
+    }
+    assert_eq!(lab.get("/v2/").await.status, 200);
+    drop(strangers);
+}
+
+#[tokio::test]
+async fn a_file_that_breaks_off_never_looks_whole() {
+    let lab = Lab::plain(true).await;
+    let mut stream = TcpStream::connect(lab.address).await.expect("it listens");
+    let asked = format!("GET {}?direct=1 HTTP/1.1\r\nhost: localhost\r\n\r\n", blob_place(&large()));
+    stream.write_all(asked.as_bytes()).await.expect("sent");
+    let mut first = [0; 1 << 10];
+    stream.read_exact(&mut first).await.expect("it begins");
+    let head = String::from_utf8_lossy(&first).into_owned();
+    let length = format!("content-length: {LARGE_BYTES}");
+    assert!(head.starts_with("HTTP/1.1 200") && head.contains(&length), "{head}");
+    let path = lab.folder.path().join(format!("models/blobs/sha256-{}", large()));
+    fs::OpenOptions::new().write(true).open(path).expect("it is there").set_len(1).expect("ours");
+    let mut rest = Vec::new();
+    // Whether the end is told or the connection is cut depends on who is faster.
+    drop(timeout(Duration::from_secs(60), stream.read_to_end(&mut rest)).await.expect("it breaks off"));
+    assert!((rest.len() as u64) < LARGE_BYTES / 2, "{} bytes came", rest.len());
+}
+
 #[tokio::test]
 async fn nothing_can_be_written() {
     let lab = Lab::plain(true).await;
@@ -355,6 +403,19 @@ async fn a_node_of_no_cluster_gives_nothing_yet() {
         assert_eq!(found, (503, Some("not_initialised"), Some("10")), "{path}");
         assert!(answer.text().contains("this node belongs to no cluster yet"), "{}", answer.text());
     }
+}
+
+/// With many answers on one connection, a client that took none of them once held as many files in memory.
+#[tokio::test]
+async fn a_connection_has_one_answer_at_a_time() {
+    let lab = Lab::plain(true).await;
+    let mut stream = TcpStream::connect(lab.address).await.expect("it listens");
+    // What HTTP/2 begins with, and no settings.
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.expect("sent");
+    let mut answer = Vec::new();
+    // Whether the end is told or the connection is cut depends on who is faster.
+    drop(timeout(Duration::from_secs(30), stream.read_to_end(&mut answer)).await.expect("it is not spoken"));
+    assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 4"), "{answer:?}");
 }
 
 #[tokio::test]

@@ -182,3 +182,24 @@ async fn pump(mut pieces: Pieces, to: mpsc::Sender<io::Result<Bytes>>, silence: 
     };
     end.run_until_cancelled(pumped).await;
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::stream;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_sends_and_goes_silent_ends_the_bundle() {
+        let (to, mut from) = mpsc::channel(PIECES_WAITING_MAX);
+        let sent = stream::iter([Ok(Bytes::from_static(b"first"))]).chain(stream::pending()).boxed();
+        let taken = async {
+            let first = from.recv().await.expect("it came").expect("sound");
+            let error = from.recv().await.expect("it is told").expect_err("nothing came");
+            (first, error.to_string(), from.recv().await.is_none())
+        };
+        let pumped = pump(sent, to, Duration::from_secs(30), CancellationToken::new());
+        let ((), (first, error, is_over)) = tokio::join!(pumped, taken);
+        assert_eq!((&first[..], error.as_str(), is_over), (&b"first"[..], "nothing came for 30 s", true));
+    }
+}

@@ -3,11 +3,13 @@
 //! A file of the store was checked when it came and is not hashed again; of a part only chunks are given that are what
 //! was written. A range waits for what is not there yet for as long as a pull fetches it, and goes on with the file of
 //! the store once the pull is over. What ends it early breaks it off: no pull is left, the disk fails, or a chunk stays
-//! damaged. A range that a limit keeps back waits.
+//! damaged. A range that a limit keeps back waits. Readers that take nothing may keep others from a file on its way,
+//! but not from the file of the store.
 
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -115,7 +117,7 @@ impl Reading {
     async fn hold(&mut self, part: Part) -> io::Result<bool> {
         let index = u32::try_from(self.rest.start / CHUNK_BYTES).map_err(io::Error::other)?;
         let Some(wanted) = part.hash_of(index) else { return Ok(false) };
-        let place = Arc::clone(&self.lab.places).acquire_owned().await.expect("it is never closed");
+        let Some(place) = self.place().await? else { return Ok(false) };
         let size_bytes = self.blob.size_bytes;
         let read = blocking(move || {
             let mut bytes = Vec::new();
@@ -129,6 +131,21 @@ impl Reading {
         self.damaged_at = None;
         self.held = Some(Held { bytes, _place: place });
         Ok(true)
+    }
+
+    /// A place for a chunk. `None`: the file is not on its way any more, so none is needed.
+    async fn place(&mut self) -> io::Result<Option<OwnedSemaphorePermit>> {
+        let mut place = pin!(Arc::clone(&self.lab.places.chunks).acquire_owned());
+        loop {
+            tokio::select! {
+                biased;
+                place = &mut place => return Ok(Some(place.expect("it is never closed"))),
+                () = sleep(FILE_INTERVAL) => self.look().await?,
+            }
+            if !matches!(self.kept, Kept::Part(_)) {
+                return Ok(None);
+            }
+        }
     }
 
     /// A chunk is damaged. The pull finds that too and fetches it anew, unless it has passed it.
@@ -145,9 +162,11 @@ impl Reading {
     /// Waits a moment, and looks from time to time where the file is by now.
     async fn wait(&mut self) -> io::Result<()> {
         sleep(CHUNK_INTERVAL).await;
-        if self.looked_at.elapsed() < FILE_INTERVAL {
-            return Ok(());
-        }
+        if self.looked_at.elapsed() < FILE_INTERVAL { Ok(()) } else { self.look().await }
+    }
+
+    /// Looks where the file is by now.
+    async fn look(&mut self) -> io::Result<()> {
         self.looked_at = Instant::now();
         let found = self.lab.kept(self.blob).await;
         self.kept = found.ok_or_else(|| io::Error::other("the file is not here, and no pull fetches it any more"))?;

@@ -5,6 +5,8 @@ use tokio::time::timeout;
 
 use ollamax_types::NodeId;
 
+use crate::progress::Stage;
+
 use super::*;
 
 const CHUNK: u64 = 4 << 20;
@@ -78,6 +80,20 @@ async fn a_closed_class_opens_by_itself_and_what_has_begun_ends() {
     let (passed, ()) = tokio::join!(passed, opened);
     assert!((90_000..=92_000).contains(&passed), "{passed}");
     assert_eq!((gate.board.now().stage.clone(), limits.closed()), (Stage::Fetching, vec![]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn that_a_class_is_open_again_is_told_although_whoever_waited_has_left() {
+    let config = Config { limit_origin: "mon 08:00-18:00 off".to_owned(), ..Config::default() };
+    let clock = Clock::manual(Timestamp(17 * 3_600_000));
+    let limits = limits(&config, &clock, false);
+    let gate = gate(&limits);
+    timeout(Duration::from_secs(5), gate.pass(CHUNK, || ())).await.expect_err("it is closed");
+    assert_eq!(gate.board.now().stage, Stage::Waiting);
+    clock.advance_ms(3_600_000);
+    sleep(Duration::from_secs(2)).await;
+    assert_eq!(took_ms(gate.pass(CHUNK, || ())).await, 0);
+    assert_eq!((gate.board.now().stage.clone(), gate.board.now().wait), (Stage::Fetching, None));
 }
 
 #[tokio::test(start_paused = true)]

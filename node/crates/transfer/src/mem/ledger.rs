@@ -1,7 +1,8 @@
 //! The record of a cluster in memory: wishes, plans and files, as several nodes see them.
 //!
 //! It plans at once what can be planned, in the order in which the members were named, and keeps the rules of the real
-//! one as far as a node can run into them. Nothing is lost, and nobody sees less than all of it.
+//! one as far as a node can run into them. Nothing is lost but an answer where a test says so, and nobody sees less
+//! than all of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -11,7 +12,7 @@ use tokio::sync::watch;
 
 use ollamax_blobs::BlobSpec;
 use ollamax_core::catalog::{Failure, Plan, Refusal, Replicas, Wish};
-use ollamax_types::{Digest, ModelName, NodeId, Root, Timestamp};
+use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, Root, Timestamp};
 
 use crate::error::PullError;
 use crate::ports::{Ask, Assignment, Bound, Duty, Ledger, LedgerError};
@@ -42,6 +43,7 @@ struct State {
     has_quorum: bool,
     version: u32,
     rounds: u64,
+    loses_answer: bool,
     wishes: BTreeMap<ModelName, Wish>,
     blobs: BTreeMap<Digest, Bound>,
     /// Which node has which version of what.
@@ -60,6 +62,7 @@ impl MemCluster {
             has_quorum: true,
             version: WISHES_VERSION,
             rounds: 0,
+            loses_answer: false,
             wishes: BTreeMap::new(),
             blobs: BTreeMap::new(),
             held: BTreeSet::new(),
@@ -77,6 +80,11 @@ impl MemCluster {
     /// Whether changes are taken from now on.
     pub fn set_quorum(&self, has_quorum: bool) {
         self.lock().has_quorum = has_quorum;
+    }
+
+    /// The next wish goes on record, and whoever asked for it does not hear of that.
+    pub fn lose_answer(&self) {
+        self.lock().loses_answer = true;
     }
 
     /// The version that the cluster runs from now on.
@@ -322,7 +330,14 @@ impl Ledger for MemLedger {
     }
 
     fn ask(&self, ask: Ask) -> BoxFuture<'static, Result<u64, LedgerError>> {
-        self.change(|state| state.ask(ask))
+        self.change(|state| {
+            let round = state.ask(ask)?;
+            if std::mem::take(&mut state.loses_answer) {
+                let (code, text) = (ErrorCode::OutcomeUnknown, "the leader went away".to_owned());
+                return Err(LedgerError::Failed { code, text });
+            }
+            Ok(round)
+        })
     }
 
     fn forget(&self, name: ModelName) -> BoxFuture<'static, Result<bool, LedgerError>> {
@@ -334,6 +349,12 @@ impl Ledger for MemLedger {
 
     fn plan(&self, name: &ModelName) -> Option<Wish> {
         self.cluster.wish(name)
+    }
+
+    fn holders(&self, name: &ModelName, digest: Digest) -> BTreeSet<NodeId> {
+        let state = self.cluster.lock();
+        let copies = state.held.iter().filter(|(of, version, _)| of == name && *version == digest);
+        copies.map(|(_, _, node)| *node).collect()
     }
 }
 

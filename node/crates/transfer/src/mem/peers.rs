@@ -64,6 +64,8 @@ struct Node {
     fault: Option<PeerFault>,
     /// Told when all its connections are cut.
     cuts: watch::Sender<()>,
+    /// Told when it stops to tell what it has.
+    hushes: watch::Sender<()>,
     sent_bytes: u64,
     connections: u32,
 }
@@ -104,8 +106,8 @@ impl MemPeers {
     }
 
     fn put(&self, node: NodeId, door: Door) {
-        let (fault, cuts) = (None, watch::Sender::new(()));
-        lock(&self.nodes).insert(node, Node { door, fault, cuts, sent_bytes: 0, connections: 0 });
+        let (fault, cuts, hushes) = (None, watch::Sender::new(()), watch::Sender::new(()));
+        lock(&self.nodes).insert(node, Node { door, fault, cuts, hushes, sent_bytes: 0, connections: 0 });
     }
 
     /// Makes a node unreachable, and cuts its connections.
@@ -117,6 +119,13 @@ impl MemPeers {
     pub fn cut(&self, node: NodeId) {
         if let Some(node) = lock(&self.nodes).get(&node) {
             node.cuts.send_replace(());
+        }
+    }
+
+    /// Ends what a node tells of what it has; it can be asked anew, and its streams of chunks stay.
+    pub fn hush(&self, node: NodeId) {
+        if let Some(node) = lock(&self.nodes).get(&node) {
+            node.hushes.send_replace(());
         }
     }
 
@@ -196,8 +205,18 @@ impl Peers for MemPeers {
             Ok(reached) => reached,
             Err(error) => return stream::once(async { Err(error) }).boxed(),
         };
+        let mut hushes = lock(&self.nodes).get(&from).map(|node| node.hushes.subscribe());
         let cut = Box::pin(async move {
-            let _ = cuts.changed().await;
+            let hushed = async {
+                match &mut hushes {
+                    Some(hushes) => hushes.changed().await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                _ = cuts.changed() => {}
+                _ = hushed => {}
+            }
         });
         let haves = door.haves(blobs).flat_map(move |have| stream::iter(told_as(fault, have)));
         let told = haves.map(Ok::<Have, PeerError>).take_until(cut);

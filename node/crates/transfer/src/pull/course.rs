@@ -103,7 +103,7 @@ impl Wished {
     }
 
     /// Whether the registry is not asked for files.
-    fn is_from_nodes(&self) -> bool {
+    pub(super) fn is_from_nodes(&self) -> bool {
         self.is_spread.load(Ordering::Relaxed) || self.assignment.borrow().duty == Duty::Receive
     }
 }
@@ -542,6 +542,7 @@ impl Pull {
             ingester,
             own: means.node,
             others,
+            has_registry: !wished.is_from_nodes(),
             part: part.clone(),
             proof,
             links: means.links.clone(),

@@ -64,6 +64,8 @@ pub(crate) struct Receiving {
     pub(crate) own: NodeId,
     /// Who has the file or will have it, as far as is known; the record may name more.
     pub(crate) others: Vec<NodeId>,
+    /// The registry is asked when nodes give nothing.
+    pub(crate) has_registry: bool,
     /// What is there of it and is not what it must be goes at once.
     pub(crate) part: Part,
     /// What says which hash a chunk must have. What was only told gives way to the tree, once that can be had.
@@ -158,10 +160,13 @@ struct Conduct {
 }
 
 /// A request that runs.
+#[derive(Clone)]
 struct Asked {
     peer: NodeId,
     extent: Extent,
     cancel: CancellationToken,
+    /// Ends it while it waits for a limit, and not when its node was asked.
+    forget: CancellationToken,
 }
 
 /// Fetches what is missing of a part. `chaser` has hashed its gapless beginning, or less.
@@ -317,7 +322,9 @@ impl Conduct {
                 self.last = format!("node {peer}: {why}");
                 self.linked.remove(&peer);
                 self.has.remove(&peer);
-                // What came of his requests is still written; what the link brings no more ends them.
+                // What came of his requests is still written; what the link brings no more ends them. Those of which
+                // nothing can come yet are made anew.
+                self.asked.values().filter(|asked| asked.peer == peer).for_each(|asked| asked.forget.cancel());
                 self.asked.retain(|_, asked| asked.peer != peer);
                 self.tell(Event::Gone { peer })
             }
@@ -338,8 +345,8 @@ impl Conduct {
                 self.tell(Event::Damaged { request, index })
             }
             News::Over { request, outcome } => {
-                if outcome == Outcome::Closed {
-                    // Its limit is no silence either.
+                if outcome == Outcome::Closed && !self.shared.receiving.has_registry {
+                    // Its limit is no silence either, where nobody else is to be asked.
                     self.heard_at = Instant::now();
                 }
                 if let Some((asked, text)) = self.asked.remove(&request).zip(trouble_of(outcome)) {
@@ -456,9 +463,10 @@ impl Conduct {
         if self.asked.values().any(overlaps) {
             self.shared.receiving.metrics.stolen();
         }
-        let cancel = CancellationToken::new();
-        self.asked.insert(request, Asked { peer, extent, cancel: cancel.clone() });
-        let fetch = Arc::clone(&self.shared).fetch(request, peer, link, extent);
+        let (cancel, forget) = (CancellationToken::new(), CancellationToken::new());
+        let asked = Asked { peer, extent, cancel: cancel.clone(), forget };
+        self.asked.insert(request, asked.clone());
+        let fetch = Arc::clone(&self.shared).fetch(request, link, asked);
         // It ends with the request, with its link, or when it is cancelled; what comes of it is told to this loop.
         self.tasks.spawn(async move {
             cancel.run_until_cancelled(fetch).await;
@@ -508,7 +516,8 @@ impl Conduct {
     fn is_for_others_to_come(&self) -> bool {
         let (proof, have) = (self.shared.proof(), self.swarm.have());
         let is_missing = |index: u32| !have.get(index) && proof.hash_of(index).is_some();
-        let is_on_its_way = proof.told().is_some() && !self.distrusted.contains(&self.shared.receiving.ingester);
+        let Receiving { ingester, has_registry, .. } = &self.shared.receiving;
+        let is_on_its_way = proof.told().is_some() && !has_registry && !self.distrusted.contains(ingester);
         is_on_its_way && !self.has.values().any(|has| has.runs().flatten().any(is_missing))
     }
 }
@@ -634,7 +643,8 @@ impl Shared {
     }
 
     /// Asks a node for chunks and writes them as they come.
-    async fn fetch(self: Arc<Self>, request: u64, peer: NodeId, link: Link, extent: Extent) {
+    async fn fetch(self: Arc<Self>, request: u64, link: Link, asked: Asked) {
+        let Asked { peer, extent, forget, .. } = asked;
         let size_bytes = self.blob().size_bytes;
         let bytes: u64 = extent.chunks().map(|index| length(size_bytes, index)).sum();
         let waiting = Counted::new(&self.at_gate);
@@ -642,6 +652,7 @@ impl Shared {
         let has_passed = tokio::select! {
             biased;
             _ = link.ended() => false,
+            () = forget.cancelled() => false,
             () = self.receiving.gate.pass(bytes, || ()) => true,
         };
         drop(waiting);

@@ -5,18 +5,23 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
-use futures::StreamExt as _;
 use futures::future::join_all;
+use futures::{StreamExt as _, poll};
 use tokio::time::{sleep, timeout};
 
+use ollamax_core::catalog::Replicas;
 use ollamax_transfer::lab::{Asked, Offered, Pieces};
-use ollamax_transfer::{PullError, Stage};
+use ollamax_transfer::mem::MemCluster;
+use ollamax_transfer::{Ask, OriginTrouble, PullError, Stage};
+use ollamax_types::limits::PULL_WATCHERS_MAX;
 use ollamax_types::{Digest, ErrorCode, NodeId};
 
 use crate::world::{LONG, Model, Node, World, chunks, name, result, until_verified};
 
 const ONE: NodeId = NodeId(1);
 const TWO: NodeId = NodeId(2);
+/// So many readers of a file on its way hold a chunk.
+const CHUNKS_HELD_MAX: usize = 32;
 /// Longer than a reader waits for a chunk that is damaged.
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -156,6 +161,31 @@ async fn what_another_node_has_costs_the_origin_nothing() {
     }
 }
 
+/// A machine once waited without end for a node that was off.
+#[tokio::test(start_paused = true)]
+async fn what_only_a_node_has_that_is_off_is_fetched_anew() {
+    let cluster = MemCluster::new([ONE, TWO]);
+    let first = World { cluster: cluster.clone(), ..World::new() };
+    let (peers, origin) = (first.peers.clone(), first.origin.clone());
+    let second = World { node: TWO, peers, origin, cluster: cluster.clone(), ..World::new() };
+    let model = first.model("tiny", 13, chunks(1));
+    let (one, two) = (first.start(), second.start());
+    first.peers.link(ONE, one.handle.clone());
+    first.peers.link(TWO, two.handle.clone());
+    let (name, replicas) = (model.name.clone(), Replicas::Nodes(vec![TWO]));
+    let ask = Ask { name, replicas, is_said: true, insecure: false, asked_by: "a test".to_owned() };
+    let mut wish = two.handle.ask(ask).await.expect("it is on record");
+    while timeout(LONG, wish.changed()).await.expect("it goes on") {}
+    assert!(wish.now().is_held(), "{:?}", wish.now());
+    cluster.hold(TWO, &model.name, model.manifest.digest());
+    two.end().await;
+    first.peers.unlink(TWO);
+    assert_eq!(given(&one, asked_of(&model, &[])).await, model.manifest.digest());
+    assert!(read(&one, &model).await == model.bytes);
+    assert_eq!(first.origin.manifests_asked(), 2);
+    one.end().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_pull_that_ends_early_breaks_the_stream() {
     let world = World::new();
@@ -204,6 +234,53 @@ async fn a_reader_that_leaves_ends_nothing() {
     node.end().await;
 }
 
+/// Machines that waited once kept people from watching their own wishes.
+#[tokio::test(start_paused = true)]
+async fn machines_that_wait_leave_places_for_people() {
+    let world = World::new();
+    let (model, other) = (world.model("tiny", 14, chunks(1)), world.model("other", 15, chunks(1)));
+    world.origin.fail_manifests([OriginTrouble::Busy { after_ms: Some(60_000) }]);
+    let node = world.start();
+    let lab = node.handle.lab();
+    let mut waiting: Vec<_> = (0..PULL_WATCHERS_MAX / 2).map(|_| Box::pin(lab.manifest(asked(&model, true)))).collect();
+    for machine in &mut waiting {
+        assert!(poll!(machine).is_pending());
+    }
+    let error = manifest(&node, asked(&model, true)).await.expect_err("too many wait");
+    assert_eq!(error.code(), ErrorCode::Overloaded, "{error}");
+    let (name, replicas) = (other.name.clone(), Replicas::Nodes(vec![ONE]));
+    let ask = Ask { name, replicas, is_said: true, insecure: false, asked_by: "a person".to_owned() };
+    assert!(node.handle.ask(ask).await.is_ok());
+    drop(waiting);
+    given(&node, asked(&model, true)).await;
+    node.end().await;
+}
+
+/// Machines that stood still with a chunk each once kept others from a file that lay in the store by then.
+#[tokio::test(start_paused = true)]
+async fn readers_that_stand_still_keep_nobody_from_the_file_of_the_store() {
+    let world = World::new();
+    let model = world.model("tiny", 12, chunks(2));
+    world.origin.set_limit(chunks(1));
+    let node = world.start();
+    let mut watch = node.ask(&model.name).await.expect("it begins");
+    until_verified(&mut watch, chunks(1)).await;
+    let mut still = Vec::new();
+    for _ in 0..CHUNKS_HELD_MAX {
+        let mut pieces = open(&node, &model, 0..u64::MAX).await;
+        take(&mut pieces, 1).await.expect("the first bytes");
+        still.push(pieces);
+    }
+    let mut late = open(&node, &model, 0..u64::MAX).await;
+    timeout(MINUTE, late.next()).await.expect_err("all places are taken");
+    world.origin.set_limit(u64::MAX);
+    result(&mut watch).await.expect("it is published");
+    let taken = take(&mut late, model.bytes.len()).await.expect("it comes from the store");
+    assert!(taken == model.bytes);
+    drop(still);
+    node.end().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_nobody_has_does_not_exist_until_somebody_has_it() {
     let world = World::new();
@@ -221,6 +298,31 @@ async fn what_nobody_has_does_not_exist_until_somebody_has_it() {
     sleep(MINUTE).await;
     world.origin.put_manifest(other.name.clone(), other.manifest.bytes().to_vec());
     assert_eq!(given(&node, asked(&other, true)).await, other.manifest.digest(), "it is asked for again");
+    node.end().await;
+}
+
+/// Names that do not exist once stayed on record for good, until nobody could wish for anything.
+#[tokio::test(start_paused = true)]
+async fn a_wish_that_comes_to_nothing_is_taken_back() {
+    let world = World::new();
+    let model = world.model("tiny", 16, chunks(1));
+    let [waits, leaves] = ["waits", "leaves"].map(|text| Model { name: name(text), ..model.clone() });
+    let node = world.start();
+    let error = manifest(&node, asked(&waits, true)).await.expect_err("nobody has it");
+    assert_eq!(error.code(), ErrorCode::ModelNotFound);
+    let lab = node.handle.lab();
+    let mut left = Box::pin(lab.manifest(asked(&leaves, true)));
+    assert!(poll!(&mut left).is_pending());
+    drop(left);
+    given(&node, asked(&model, true)).await;
+    for name in [&waits.name, &leaves.name, &model.name] {
+        assert!(world.cluster.wish(name).is_some(), "{name}");
+    }
+    sleep(MINUTE).await;
+    for name in [&waits.name, &leaves.name] {
+        assert_eq!(world.cluster.wish(name), None, "{name}");
+    }
+    assert!(world.cluster.wish(&model.name).is_some(), "what came is still wished");
     node.end().await;
 }
 

@@ -116,6 +116,14 @@ async fn a_limit_may_be_there_before_its_pull_and_goes_with_it() {
     let begun = Instant::now();
     node.pull(&late.name).await.expect("it comes");
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    // Somebody may take it away before that.
+    let free = world.model("free", 9, chunks(4));
+    assert!(node.handle.limit_pull(&free.name, rate, true));
+    assert!(node.handle.limit_pull(&free.name, None, false), "it was announced");
+    assert!(!node.handle.limit_pull(&free.name, None, false), "it is gone");
+    let begun = Instant::now();
+    node.pull(&free.name).await.expect("it comes");
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     node.end().await;
 }
 

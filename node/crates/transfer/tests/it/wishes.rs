@@ -12,7 +12,7 @@ use ollamax_transfer::{
     Ask, Config, Ledger as _, LedgerError, NodeCopy, OriginTrouble, Overview, OverviewWatch, PullError, PullProgress,
     Source, Stage, Wait, Watch,
 };
-use ollamax_types::{CHUNK_BYTES, Digest, ErrorCode, ModelName, NodeId};
+use ollamax_types::{CHUNK_BYTES, Digest, ErrorCode, ModelName, NodeId, Rate};
 
 use crate::world::{LONG, Model, Node, World, chunks, name, result, until, until_verified};
 
@@ -380,6 +380,77 @@ async fn who_takes_the_place_of_an_ingester_fetches_the_version_that_was_chosen(
     lab.world(TWO).check_published(&model);
     assert_eq!(lab.origin.manifests_asked(), 1);
     two.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_limit_of_a_pull_holds_on_when_its_node_takes_the_place_of_an_ingester() {
+    let lab = Lab::new(2);
+    let model = lab.model("tiny", 20, chunks(6));
+    lab.origin.set_limit(0);
+    let [one, two] = lab.start::<2>();
+    let mut watch = ask(&two, &model.name, Replicas::All).await.expect("it is on record");
+    let mut second = pull_of(&two, &model.name).await;
+    until(&mut second, |progress| progress.digest.is_some() && progress.wait == Some(Wait::FirstCopy)).await;
+    let rate = Rate::of(256 << 10);
+    assert!(two.handle.limit_pull(&model.name, rate, false));
+    one.end().await;
+    lab.peers.unlink(ONE);
+    lab.cluster.plan(&model.name, TWO, vec![TWO]);
+    lab.origin.set_limit(u64::MAX);
+    let begun = Instant::now();
+    held(&mut watch).await;
+    // 24 MiB, but for the burst and a chunk on credit.
+    assert!(begun.elapsed() >= Duration::from_secs(60), "{:?}", begun.elapsed());
+    assert_eq!(two.handle.limit_of_pull(&model.name), None, "it goes with its pull");
+    two.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wish_whose_answer_was_lost_is_asked_for_again_and_joined() {
+    let lab = Lab::new(2);
+    let model = lab.model("tiny", 24, chunks(1));
+    let [one, two] = lab.start::<2>();
+    lab.cluster.lose_answer();
+    let mut watch = ask(&two, &model.name, Replicas::All).await.expect("it is on record");
+    let round = held(&mut watch).await.round;
+    assert_eq!((round, lab.cluster.wish(&model.name).map(|wish| wish.round)), (1, Some(1)), "one round for both");
+    lab.check_published(&model);
+    end_all([one, two]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_is_on_record_counts_although_its_node_is_not_heard() {
+    let lab = Lab::new(2);
+    let model = lab.model("tiny", 23, chunks(2));
+    lab.origin.set_limit(0);
+    let [one, two] = lab.start::<2>();
+    let mut watch = ask(&one, &model.name, Replicas::All).await.expect("it is on record");
+    let mut second = pull_of(&two, &model.name).await;
+    until(&mut second, |progress| progress.digest.is_some()).await;
+    two.end().await;
+    lab.peers.unlink(TWO);
+    lab.hold(&[TWO], &model);
+    lab.origin.set_limit(u64::MAX);
+    held(&mut watch).await;
+    lab.world(ONE).check_published(&model);
+    one.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_for_a_window_keeps_no_other_pull_from_fetching() {
+    let mut lab = Lab::new(2);
+    let config = &mut lab.worlds[1].config;
+    (config.limit_origin, config.pulls_max) = ("off".to_owned(), 1);
+    let (far, near) = (lab.model("far", 21, chunks(2)), lab.model("near", 22, chunks(2)));
+    let [one, two] = lab.start::<2>();
+    let mut waiting = two.ask(&far.name).await.expect("it begins");
+    let closed = Some(Wait::Window { until_minute: None });
+    until(&mut waiting, |progress| progress.wait == closed).await;
+    let mut watch = ask(&one, &near.name, Replicas::All).await.expect("it is on record");
+    held(&mut watch).await;
+    assert_eq!((waiting.now().wait, waiting.now().verified_bytes()), (closed, 0));
+    assert!(two.handle.cancel(&far.name).await);
+    end_all([one, two]).await;
 }
 
 #[tokio::test(start_paused = true)]

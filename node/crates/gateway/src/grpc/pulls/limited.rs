@@ -1,13 +1,14 @@
 //! Pulls that somebody slows down: each node that has a part in it is told.
 //!
-//! A node that cannot be told goes as fast as its own limits say, and the log says so; nothing else fails for that.
+//! A node that cannot be told goes as fast as its own limits say until it can be, and the log says so; nothing else
+//! fails for that.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::{self, BoxStream, StreamExt as _};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use ollamax_transfer as transfer;
 use ollamax_transfer::{Overview, PullLimit};
@@ -19,6 +20,12 @@ use crate::grpc::daemon::AdminError;
 const TELL_WAIT: Duration = Duration::from_secs(5);
 /// How many nodes are told at once.
 const TELL_AT_ONCE: usize = 16;
+/// Time until a node that could not be told is told again.
+const TELL_AGAIN: Duration = Duration::from_secs(20);
+
+/// The nodes that were to be told: `None`: they know; else when they are told again.
+#[derive(Debug, Default)]
+struct Told(BTreeMap<NodeId, Option<Instant>>);
 
 /// A limit as it was asked for, for pulls that are about to begin.
 pub(super) fn limit(name: &ModelName, bytes_per_second: Option<u64>) -> Result<Option<PullLimit>, AdminError> {
@@ -33,9 +40,18 @@ pub(super) fn limit(name: &ModelName, bytes_per_second: Option<u64>) -> Result<O
 
 /// Tells nodes of a limit, and says how many of them pull the model or will.
 pub(super) async fn tell(transfer: &transfer::Handle, nodes: Vec<NodeId>, limit: &PullLimit) -> u32 {
-    let orders: Vec<_> = nodes.into_iter().map(|node| tell_one(transfer.clone(), node, limit.clone())).collect();
-    let heard = stream::iter(orders).buffer_unordered(TELL_AT_ONCE);
-    heard.fold(0, |sum, is_found| async move { sum + u32::from(is_found) }).await
+    let heard = tell_each(transfer, nodes, limit).await;
+    heard.into_iter().map(|(_, is_found)| u32::from(is_found)).sum()
+}
+
+/// What each of them says of it; of one that cannot be told: false.
+async fn tell_each(transfer: &transfer::Handle, nodes: Vec<NodeId>, limit: &PullLimit) -> Vec<(NodeId, bool)> {
+    let tell = |node: NodeId| {
+        let (transfer, limit) = (transfer.clone(), limit.clone());
+        async move { (node, tell_one(transfer, node, limit).await) }
+    };
+    let orders: Vec<_> = nodes.into_iter().map(tell).collect();
+    stream::iter(orders).buffer_unordered(TELL_AT_ONCE).collect().await
 }
 
 async fn tell_one(transfer: transfer::Handle, node: NodeId, limit: PullLimit) -> bool {
@@ -59,23 +75,53 @@ pub(super) fn slowed(
     transfer: transfer::Handle,
     limit: PullLimit,
 ) -> BoxStream<'static, Arc<Overview>> {
-    let begin = (looks, BTreeSet::new());
+    let begin = (looks, Told::default());
     let slowed = stream::unfold(begin, move |(mut looks, mut told)| {
         let (transfer, limit) = (transfer.clone(), limit.clone());
         async move {
             let now = looks.next().await?;
             let copies = now.copies.iter().filter(|copy| !copy.progress.is_over());
-            let new: Vec<NodeId> = copies.map(|copy| copy.node).filter(|node| told.insert(*node)).collect();
-            tell(&transfer, new, &limit).await;
+            let due = told.due(copies.map(|copy| copy.node), Instant::now());
+            for (node, is_told) in tell_each(&transfer, due, &limit).await {
+                told.note(node, is_told, Instant::now());
+            }
             Some((now, (looks, told)))
         }
     });
     slowed.boxed()
 }
 
+// === impl Told ===
+
+impl Told {
+    /// Which of these are to be told now.
+    fn due(&self, nodes: impl Iterator<Item = NodeId>, now: Instant) -> Vec<NodeId> {
+        let is_due = |node: &NodeId| self.0.get(node).is_none_or(|again| again.is_some_and(|at| at <= now));
+        nodes.filter(is_due).collect()
+    }
+
+    fn note(&mut self, node: NodeId, is_told: bool, now: Instant) {
+        self.0.insert(node, (!is_told).then(|| now + TELL_AGAIN));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_could_not_be_told_is_told_again_after_a_while() {
+        let (nodes, begun) = ([NodeId(1), NodeId(2)], Instant::now());
+        let (mut told, later) = (Told::default(), begun + TELL_AGAIN);
+        let due = |told: &Told, now| told.due(nodes.into_iter(), now);
+        assert_eq!(due(&told, begun), nodes);
+        told.note(NodeId(1), true, begun);
+        told.note(NodeId(2), false, begun);
+        assert!(due(&told, begun).is_empty());
+        assert_eq!(due(&told, later), [NodeId(2)]);
+        told.note(NodeId(2), true, later);
+        assert!(due(&told, later + TELL_AGAIN).is_empty());
+    }
 
     #[test]
     fn a_rate_is_one_that_can_be_set() {

@@ -77,6 +77,7 @@ impl World {
             ingester: TWO,
             own: ONE,
             others: Vec::new(),
+            has_registry: false,
             part: self.own.part(),
             proof: Proof::Tree(self.own.tree()),
             links: Links::new(Arc::clone(&peers), Buffers::new(), self.metrics.clone(), &self.config),
@@ -341,6 +342,20 @@ async fn who_hands_out_nothing_at_this_time_is_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_hands_out_nothing_at_this_time_is_not_waited_for_where_the_registry_has_it() {
+    let world = World::new(3, &[TWO]).await;
+    world.peers.set_fault(TWO, Some(PeerFault::Closed));
+    let receiving = Receiving { has_registry: true, ..world.receiving(1) };
+    let begun = Instant::now();
+    let fetched = Box::pin(receive(receiving, &world.config, Chaser::new()));
+    let error = timeout(LONG, fetched).await.expect("it ends").expect_err("it gives nothing");
+    let PullError::Silent { last, .. } = &error else { panic!("{error}") };
+    assert_eq!(last, "node 2: it hands out nothing at this time");
+    assert_eq!(error.code(), ErrorCode::OriginFailed, "then the registry is asked");
+    assert!(begun.elapsed() <= Duration::from_secs(302), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_limit_of_this_node_keeps_back_is_no_silence() {
     let world = World::new(12, &[TWO, THREE]).await;
     // A chunk takes 64 seconds: eleven of them are longer than any silence, and the first is on credit.
@@ -372,6 +387,29 @@ async fn a_time_in_which_nothing_may_come_passes_and_links_may_end_meanwhile() {
         () = later => {}
     }
     assert!(begun.elapsed() >= closed_for, "{:?}", begun.elapsed());
+    let moved = world.metric("ollamax_transfer_moved_bytes_total");
+    assert!(moved <= 2.0 * world.own.spec.size_bytes as f64, "{moved} bytes were let pass");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_a_limit_comes_once_although_its_node_was_left_meanwhile() {
+    let world = World::new(3, &[TWO]).await;
+    let clock = Clock::manual(Timestamp(12 * 3_600_000));
+    let gate = world.gate("mon 08:00-18:00 off", &clock);
+    let later = async {
+        for _ in 0..20 {
+            sleep(Duration::from_secs(60)).await;
+            world.peers.hush(TWO);
+        }
+        sleep(Duration::from_secs(60)).await;
+        clock.advance_ms(6 * 3_600_000);
+        std::future::pending::<()>().await;
+    };
+    let fetched = Box::pin(receive(Receiving { gate, ..world.receiving(1) }, &world.config, Chaser::new()));
+    tokio::select! {
+        fetched = timeout(LONG, fetched) => assert_eq!(fetched.expect("it ends"), Ok(world.own.spec.sha256)),
+        () = later => {}
+    }
     let moved = world.metric("ollamax_transfer_moved_bytes_total");
     assert!(moved <= 2.0 * world.own.spec.size_bytes as f64, "{moved} bytes were let pass");
 }
