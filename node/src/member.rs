@@ -224,6 +224,7 @@ impl Around {
         let planner = Planner {
             metadata: engines.metadata.clone(),
             scheduler: engines.scheduler.clone(),
+            transfer: Some(engines.transfer.clone()),
             metrics: engines.transfer.metrics().clone(),
         };
         tasks.spawn(wishes::follow(planner, stop.clone()));

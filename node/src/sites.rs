@@ -52,6 +52,14 @@ impl Sites {
         Self { sites, are_clear: true }
     }
 
+    /// The same, where it is known how much nodes have of a model on its way, permille.
+    pub(crate) fn with_progress(mut self, permille: &BTreeMap<NodeId, u16>) -> Self {
+        for site in &mut self.sites {
+            site.progress_permille = permille.get(&site.node).copied();
+        }
+        self
+    }
+
     /// As places for a model that these nodes hold.
     pub(crate) fn with_holders(&self, holders: &BTreeSet<NodeId>) -> Vec<Site> {
         let sites = self.sites.iter().cloned();
@@ -76,6 +84,7 @@ fn site(member: &Member, beat: Option<&Beat>, health: Health, is_self: bool) -> 
         disk_free_bytes: beat.and_then(|beat| beat.models_free_bytes.or(beat.disk_free_bytes)),
         holds: false,
         is_self,
+        progress_permille: None,
     }
 }
 

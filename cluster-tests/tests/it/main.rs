@@ -45,6 +45,7 @@ mod pull_from_a_registry;
 mod pull_full_disk;
 mod pull_resumes;
 mod reach_back;
+mod receivers_follow_the_ingester;
 mod registry_for_the_lab;
 mod removed_member;
 mod request_ids;

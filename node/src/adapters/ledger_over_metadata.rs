@@ -228,12 +228,15 @@ fn assignment(node: NodeId, wish: &Wish, copies: &[Location]) -> Option<Assignme
     let plan = wish.plan.as_ref().filter(|plan| plan.names(node))?;
     let holders = holders(wish.digest, copies);
     let holds = |node: &NodeId| wish.digest.is_some() && holders.contains(node);
+    let has_failed = |node: &NodeId| wish.failures.contains_key(node) && !holds(node);
     let ingests = plan.ingester == node;
     let is_done = if ingests { plan.targets.iter().all(holds) } else { holds(&node) };
-    if is_done || (wish.failures.contains_key(&node) && !holds(&node)) {
+    if is_done || has_failed(&node) {
         return None;
     }
-    let receivers: Vec<NodeId> = plan.targets.iter().copied().filter(|target| *target != plan.ingester).collect();
+    let receives = |target: &NodeId| *target != plan.ingester && !has_failed(target);
+    // Whoever has failed gets no stripe.
+    let receivers: Vec<NodeId> = plan.targets.iter().copied().filter(receives).collect();
     let place = receivers.iter().position(|receiver| *receiver == node);
     let whole = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     let (rank, of) = place.map_or((0, 1), |place| (whole(place), whole(receivers.len())));

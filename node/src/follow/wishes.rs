@@ -3,8 +3,9 @@
 //! Facts are gathered at each change of the state and every [`LOOK_INTERVAL`]; what follows from them is decided by
 //! [`plan_pull`]; a step lands only while this node leads in the term in which it was decided. One that fails is
 //! decided anew from fresh facts, and one that the cluster refused only after a while. A leader that has just begun
-//! waits a little for members that it has not heard yet, because what is not known of a node speaks against it. Nobody
-//! else plans, and what was planned goes on without a leader.
+//! waits a little for members that it has not heard yet, because what is not known of a node speaks against it. Before
+//! another node takes the place of one that brought a model into the cluster, those that receive it are asked how much
+//! they have. Nobody else plans, and what was planned goes on without a leader.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -19,7 +20,7 @@ use ollamax_metadata::{Part, ProposeError};
 use ollamax_scheduler as scheduler;
 use ollamax_security::draw_request_id;
 use ollamax_transfer as transfer;
-use ollamax_types::{ErrorCode, NodeId};
+use ollamax_types::{Digest, ErrorCode, NodeId};
 
 use crate::follow::pause_after;
 use crate::sites::{HEAR_TIMEOUT, Sites, holders};
@@ -82,6 +83,8 @@ pub(crate) struct Planner {
     pub(crate) metadata: metadata::Handle,
     /// Who is there, and how much room they have.
     pub(crate) scheduler: scheduler::Handle,
+    /// Asks nodes how much they have of a model; nobody is asked without it.
+    pub(crate) transfer: Option<transfer::Handle>,
     /// What `/metrics` shows of it.
     pub(crate) metrics: transfer::Metrics,
 }
@@ -140,6 +143,7 @@ impl Planner {
         let due = self.due(book, since)?;
         book.took = began.elapsed();
         for command in due {
+            let command = self.with_progress(command).await?;
             match self.take(&command, term).await {
                 Ok(()) => {}
                 Err(ProposeError::Refused(_)) => book.leave_alone(&command, Instant::now()),
@@ -157,6 +161,28 @@ impl Planner {
             return Ok(Vec::new());
         }
         book.look(&*view, &sites, Instant::now())
+    }
+
+    /// The same change, or where another node is to bring a model into the cluster, the one that follows from what
+    /// nodes have of it.
+    async fn with_progress(&self, command: Command) -> Result<Command, Fault> {
+        let Some(transfer) = &self.transfer else { return Ok(command) };
+        let Some((wish, digest, targets)) = self.moved(&command)? else { return Ok(command) };
+        let permille = transfer.permille_of(&wish.name, digest, &targets).await;
+        let view = self.metadata.view();
+        let sites = Sites::now(&*view, &self.scheduler)?.with_progress(&permille);
+        let step = examine(&wish, &sites, &read::locations_of(&*view, &wish.name)?).step;
+        Ok(step.map_or(command, |step| step.of(&wish)))
+    }
+
+    /// The wish of a plan that gives the place of whoever brings a model to another node, which version that is, and
+    /// who is to have it.
+    fn moved(&self, command: &Command) -> Result<Option<(Wish, Digest, Vec<NodeId>)>, Fault> {
+        let Command::PlanPull { name, round, ingester, targets } = command else { return Ok(None) };
+        let wish = read::wish(&*self.metadata.view(), name)?.filter(|wish| wish.round == *round);
+        let is_moved = |wish: &Wish| wish.plan.as_ref().is_some_and(|plan| plan.ingester != *ingester);
+        let moved = wish.filter(is_moved);
+        Ok(moved.and_then(|wish| wish.digest.map(|digest| (wish, digest, targets.clone()))))
     }
 
     /// Makes one change as the leader of this term.
@@ -200,6 +226,16 @@ impl State {
     }
 }
 
+// === impl Step ===
+
+impl Step {
+    /// As a change of this wish.
+    fn of(self, wish: &Wish) -> Command {
+        let Self { ingester, targets } = self;
+        Command::PlanPull { name: wish.name.clone(), round: wish.round, ingester, targets }
+    }
+}
+
 // === impl Book ===
 
 impl Book {
@@ -220,10 +256,10 @@ impl Book {
             let Finding { state, step } = examine(&wish, sites, &copies);
             let is_refused = self.refused.get(&key).is_some_and(|(refused, _)| *refused == round);
             known.insert(key, Known { round, state });
-            if let Some(Step { ingester, targets }) = step
+            if let Some(step) = step
                 && !is_refused
             {
-                commands.push(Command::PlanPull { name: wish.name, round, ingester, targets });
+                commands.push(step.of(&wish));
             }
         }
         self.known = known;

@@ -20,8 +20,8 @@ use crate::{output, text};
 
 /// Most nodes that have a row of their own.
 const ROWS_MAX: usize = 24;
-/// A row: the node, its bar, and what it does.
-const ROW: &str = "{prefix:<12} {bar:24} {bytes}/{total_bytes} {msg}";
+/// A row: the node, its bar, how much it has, and what it does.
+const ROW: &str = "{prefix:<12} {bar:24} {percent:>3} % of {total_bytes} {msg}";
 
 /// What each node said last, by its id.
 type Seen = BTreeMap<u64, PullProgress>;
@@ -30,6 +30,8 @@ type Seen = BTreeMap<u64, PullProgress>;
 pub(super) struct Rows {
     drawn: Option<MultiProgress>,
     bars: BTreeMap<u64, ProgressBar>,
+    /// What the nodes that were heard are called.
+    names: BTreeMap<u64, String>,
 }
 
 /// Asks for a pull and, where it is to wait, follows it to its end.
@@ -268,27 +270,39 @@ fn word(stage: Stage) -> String {
 }
 
 /// What a node does, how fast and from where, as far as it is known.
-fn doing(progress: &PullProgress) -> String {
+fn doing(progress: &PullProgress, names: &BTreeMap<u64, String>) -> String {
     let mut parts = vec![step(progress)];
     parts.extend(progress.bytes_per_second.map(|rate| format!("{}/s", text::bytes(rate))));
     parts.extend(progress.left_ms.map(|left_ms| format!("{} left", text::span(left_ms))));
-    let came = progress.sources.iter().filter(|from| from.bytes > 0 && from.source != "here");
-    let came: Vec<String> = came.map(|from| format!("{} from {}", text::bytes(from.bytes), from.source)).collect();
-    if !came.is_empty() {
-        parts.push(came.join(" and "));
-    }
+    parts.extend(from_where(&progress.sources, names));
     parts.join(", ")
+}
+
+/// Which part of what came is from where; nothing where none came.
+fn from_where(sources: &[SourceProgress], names: &BTreeMap<u64, String>) -> Option<String> {
+    let came: Vec<&SourceProgress> = sources.iter().filter(|from| from.bytes > 0 && from.source != "here").collect();
+    let sum: u128 = came.iter().map(|from| u128::from(from.bytes)).sum();
+    let share = |from: &&SourceProgress| {
+        let id = from.source.strip_prefix("node/").and_then(|id| id.parse::<u64>().ok());
+        let name = id.and_then(|id| names.get(&id)).map_or(from.source.as_str(), String::as_str);
+        // To the nearest percent.
+        let percent = (u128::from(from.bytes) * 200 + sum) / (2 * sum);
+        format!("{name} {percent} %")
+    };
+    let shares: Vec<String> = came.iter().map(share).collect();
+    (!shares.is_empty()).then(|| format!("from {}", shares.join(", ")))
 }
 
 // === impl Rows ===
 
 impl Rows {
     pub(super) fn new(are_drawn: bool) -> Self {
-        Self { drawn: are_drawn.then(MultiProgress::new), bars: BTreeMap::new() }
+        Self { drawn: are_drawn.then(MultiProgress::new), bars: BTreeMap::new(), names: BTreeMap::new() }
     }
 
     pub(super) fn show(&mut self, progress: &PullProgress) {
         let Some(drawn) = &self.drawn else { return };
+        self.names.entry(progress.node_id).or_insert_with(|| progress.node_name.clone());
         let has_room = self.bars.len() < ROWS_MAX;
         let bar = match self.bars.entry(progress.node_id) {
             Entry::Occupied(entry) => entry.into_mut(),
@@ -305,7 +319,7 @@ impl Rows {
         };
         bar.set_length(progress.total_bytes);
         bar.set_position(progress.verified_bytes);
-        bar.set_message(doing(progress));
+        bar.set_message(doing(progress, &self.names));
     }
 
     pub(super) fn clear(&self) {
@@ -411,16 +425,20 @@ mod tests {
     fn a_row_says_what_a_node_does_how_fast_and_from_where() {
         let source = |source: &str, bytes| SourceProgress { source: source.to_owned(), bytes };
         let sources =
-            vec![source("origin", 0), source("here", 9), source("node/1", 700_000_000), source("node/3", 485)];
+            vec![source("origin", 0), source("here", 9), source("node/1", 400_000_000), source("node/3", 98_000_000)];
         let known = PullProgress {
             bytes_per_second: Some(117_000_000),
             left_ms: Some(8_000),
             sources,
             ..pull(Stage::Fetching)
         };
-        let expected = "fetching, 117 MB/s, 8 s left, 700 MB from node/1 and 485 B from node/3";
+        let names = BTreeMap::from([(1, "n1".to_owned()), (2, "n2".to_owned())]);
+        let doing = |progress: &PullProgress| doing(progress, &names);
+        let expected = "fetching, 117 MB/s, 8 s left, from n1 80 %, node/3 20 %";
         assert_eq!(doing(&known), expected);
-        let mut waiting = PullProgress { sources: vec![], ..pull(Stage::Waiting) };
+        let origin = PullProgress { sources: vec![source("origin", 3)], ..pull(Stage::Fetching) };
+        assert_eq!(doing(&origin), "fetching, from origin 100 %");
+        let mut waiting = PullProgress { sources: vec![source("here", 5)], ..pull(Stage::Waiting) };
         assert_eq!(doing(&waiting), "waiting");
         waiting.set_wait(Wait::FirstCopy);
         assert_eq!(doing(&waiting), "waiting for the first copy");

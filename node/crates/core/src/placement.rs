@@ -33,6 +33,8 @@ pub struct Site {
     pub holds: bool,
     /// It is the node that decides.
     pub is_self: bool,
+    /// How much of the version it has on its way, permille; `None` where that is not known.
+    pub progress_permille: Option<u16>,
 }
 
 /// Who pulls a model: whoever has a version of it, else the node that was asked, else the one with the most free disk.
@@ -75,6 +77,7 @@ mod tests {
             disk_free_bytes: Some(100),
             holds: false,
             is_self: false,
+            progress_permille: None,
         }
     }
 

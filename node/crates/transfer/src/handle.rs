@@ -32,7 +32,7 @@ use crate::lab::{Lab, Places};
 use crate::library::Library;
 use crate::limits::{ClosedClass, Limits};
 use crate::metrics::Metrics;
-use crate::overview::{Follower, OverviewWatch};
+use crate::overview::{self, Follower, OverviewWatch};
 use crate::ports::{Ask, ByteStream, Have, Ledger, LedgerError, Origin, Others, Peers, Runtime};
 use crate::progress::{PullProgress, Stage, Watch};
 use crate::pull::{ASKING_MAX, Means, blocking};
@@ -256,6 +256,11 @@ impl Handle {
         let wish = self.0.service.means.ledger.plan(name)?;
         let follower = Follower::new(Arc::clone(&self.0.service), wish.name, wish.round, wish.replicas);
         Some(self.follow(follower, self.place_of_watcher()?))
+    }
+
+    /// How much of a version of a model these nodes have on their way, permille; of those that say it within a second.
+    pub async fn permille_of(&self, name: &ModelName, digest: Digest, nodes: &[NodeId]) -> BTreeMap<NodeId, u16> {
+        overview::permille_of(&self.0.service, name, digest, nodes).await
     }
 
     fn place_of_watcher(&self) -> Option<OwnedSemaphorePermit> {

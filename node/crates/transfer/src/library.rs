@@ -15,7 +15,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use tokio::sync::watch;
 
-use ollamax_blobs::{BlobFile, BlobSpec, Fault, Indexed, Manifest, Part, PartError, Store, Tree, chunk_hash};
+use ollamax_blobs::{
+    BlobFile, BlobSpec, ChunkHash, Fault, Indexed, Manifest, Part, PartError, Store, Tree, chunk_hash,
+};
+use ollamax_core::transfer_plan::Extent;
 use ollamax_types::{Bits, Digest, chunk_count};
 
 use crate::adopt::{Adopted, Trees};
@@ -39,8 +42,8 @@ struct Inner {
 
 #[derive(Default)]
 struct Shelves {
-    /// The parts that are offered, the latest of each file, and how often one of it is.
-    parts: BTreeMap<Digest, (Part, usize)>,
+    /// The parts that are offered.
+    parts: BTreeMap<Digest, Growing>,
     /// The trees of files that were looked at.
     published: BTreeMap<Digest, Indexed>,
     /// The latest last.
@@ -49,10 +52,31 @@ struct Shelves {
     store: Option<Store>,
 }
 
+/// A file on its way.
+struct Growing {
+    /// The latest.
+    part: Part,
+    /// How often one of it is offered.
+    times: usize,
+    /// How often by whoever brings the file into the cluster.
+    firsts: usize,
+}
+
+/// What is here of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub(crate) size_bytes: u64,
+    /// Which of its chunks.
+    pub(crate) bits: Bits,
+    /// This node brings it into the cluster just now: what it says of hashes counts.
+    pub(crate) is_first: bool,
+}
+
 /// A part is offered for as long as this is held.
 pub(crate) struct Offered {
     library: Library,
     sha256: Digest,
+    is_first: bool,
 }
 
 /// Why a chunk is not handed out.
@@ -87,15 +111,27 @@ impl Library {
     /// Offers what is there of a file on its way, and what comes.
     #[must_use]
     pub(crate) fn offer(&self, part: Part) -> Offered {
+        self.put(part, false)
+    }
+
+    /// The same, where this node brings the file into the cluster: what it says of hashes counts.
+    #[must_use]
+    pub(crate) fn offer_first(&self, part: Part) -> Offered {
+        self.put(part, true)
+    }
+
+    fn put(&self, part: Part, is_first: bool) -> Offered {
         let (sha256, mut shelves) = (part.spec().sha256, self.lock());
-        let (known, times) = shelves.parts.entry(sha256).or_insert_with(|| (part.clone(), 0));
-        *times += 1;
+        let new = || Growing { part: part.clone(), times: 0, firsts: 0 };
+        let growing = shelves.parts.entry(sha256).or_insert_with(new);
+        growing.times += 1;
+        growing.firsts += usize::from(is_first);
         // The file may have been begun anew since it was offered first.
-        let before = std::mem::replace(known, part);
+        let before = std::mem::replace(&mut growing.part, part);
         drop(shelves);
         drop(before);
         self.stir();
-        Offered { library: self.clone(), sha256 }
+        Offered { library: self.clone(), sha256, is_first }
     }
 
     /// Chunks of a part came or went.
@@ -125,12 +161,27 @@ impl Library {
         shelves.manifests.push_back((digest, Bytes::copy_from_slice(manifest.bytes())));
     }
 
-    /// The size of a file, and which of its chunks can be had here.
-    pub(crate) fn have(&self, sha256: Digest) -> Option<(u64, Bits)> {
+    /// What can be had here of a file, and whether it is on its way into the cluster.
+    pub(crate) fn held(&self, sha256: Digest) -> Option<Held> {
         if let Ok(Some((tree, _))) = self.published(sha256) {
-            return Some((tree.size_bytes(), Bits::full(chunk_count(tree.size_bytes()))));
+            let (size_bytes, bits) = (tree.size_bytes(), Bits::full(chunk_count(tree.size_bytes())));
+            return Some(Held { size_bytes, bits, is_first: false });
         }
-        self.part(sha256).map(|part| (part.spec().size_bytes, part.have()))
+        let (part, is_first) = {
+            let shelves = self.lock();
+            let growing = shelves.parts.get(&sha256)?;
+            (growing.part.clone(), growing.firsts > 0)
+        };
+        Some(Held { size_bytes: part.spec().size_bytes, bits: part.have(), is_first })
+    }
+
+    /// The hashes of these chunks, all of which are here, of a file that this node brings into the cluster.
+    pub(crate) fn first_hashes(&self, sha256: Digest, extent: Extent) -> Option<Vec<ChunkHash>> {
+        let part = {
+            let shelves = self.lock();
+            shelves.parts.get(&sha256).filter(|growing| growing.firsts > 0)?.part.clone()
+        };
+        extent.chunks().map(|index| part.hash_of(index)).collect()
     }
 
     /// The hashes of a file of which all is here.
@@ -261,7 +312,7 @@ impl Library {
 
     /// A file on its way, for as long as it is offered.
     pub(crate) fn part(&self, sha256: Digest) -> Option<Part> {
-        self.lock().parts.get(&sha256).map(|(part, _)| part.clone())
+        self.lock().parts.get(&sha256).map(|growing| growing.part.clone())
     }
 
     fn lock(&self) -> MutexGuard<'_, Shelves> {
@@ -282,9 +333,10 @@ impl fmt::Debug for Library {
 impl Drop for Offered {
     fn drop(&mut self) {
         let mut shelves = self.library.lock();
-        let is_last = shelves.parts.get_mut(&self.sha256).is_some_and(|(_, times)| {
-            *times -= 1;
-            *times == 0
+        let is_last = shelves.parts.get_mut(&self.sha256).is_some_and(|growing| {
+            growing.times -= 1;
+            growing.firsts -= usize::from(self.is_first);
+            growing.times == 0
         });
         let part = if is_last { shelves.parts.remove(&self.sha256) } else { None };
         // The part goes when nobody waits for the shelves any more.

@@ -12,9 +12,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::join_all;
 use futures::stream::{self, BoxStream, SelectAll, StreamExt as _};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use ollamax_core::catalog::{Plan, Replicas, Wish};
@@ -29,6 +30,8 @@ use crate::service::Service;
 
 /// Time between two looks at the record.
 const RECORD_INTERVAL: Duration = Duration::from_millis(250);
+/// How long a node may take to say how far it is, where it is asked once.
+const PERMILLE_WAIT: Duration = Duration::from_secs(1);
 /// How long a wish that was put on record may take to be seen here: this node may be behind the others.
 const SEEN_WAIT: Duration = Duration::from_secs(30);
 /// How long a node says nothing before the record speaks for it.
@@ -100,6 +103,27 @@ struct Asking {
 enum Open {
     Here(Watch),
     There(BoxStream<'static, Result<PullProgress, PeerError>>),
+}
+
+/// How much of a version of a model these nodes have, permille; of those that say it soon.
+pub(crate) async fn permille_of(
+    service: &Service,
+    name: &ModelName,
+    digest: Digest,
+    nodes: &[NodeId],
+) -> BTreeMap<NodeId, u16> {
+    let ask = |node: NodeId| async move {
+        let told = if node == service.node {
+            service.watch(name).map(|watch| PullProgress::clone(&watch.now()))
+        } else {
+            let mut told = service.means.peers.watch(node, name.clone());
+            timeout(PERMILLE_WAIT, told.next()).await.ok().flatten().and_then(Result::ok)
+        };
+        let told = told.filter(|told| told.digest == Some(digest))?;
+        let permille = told.verified_bytes().saturating_mul(1_000).checked_div(told.total_bytes());
+        Some((node, permille.and_then(|permille| u16::try_from(permille).ok()).unwrap_or(1_000)))
+    };
+    join_all(nodes.iter().copied().map(ask)).await.into_iter().flatten().collect()
 }
 
 // === impl Overview ===

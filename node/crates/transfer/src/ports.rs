@@ -2,7 +2,8 @@
 //!
 //! The in-memory forms are in [`crate::mem`]; the real ones are the assembly's adapters. Every future and every stream
 //! that a port returns is given up by dropping it. What another node answers is believed by nobody: a hash or a digest
-//! that is on record proves it, or it is not used.
+//! that is on record proves it, or it is not used. Only the node that brings a file into the cluster says which hashes
+//! its chunks have, until the file is on record or its own digest decides.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -219,7 +220,7 @@ pub enum Have {
         size_bytes: u64,
         /// The chunks.
         extent: Extent,
-        /// Their hashes, where the file's root is not on record yet; else none.
+        /// Their hashes, where the node that tells it brings the file into the cluster just now; else none.
         hashes: Vec<ChunkHash>,
     },
     /// Nothing of it, whatever was told before.

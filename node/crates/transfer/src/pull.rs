@@ -14,6 +14,7 @@ pub(crate) mod fetch;
 mod loopback;
 pub(crate) mod resume;
 pub(crate) mod swarm;
+pub(crate) mod told;
 pub(crate) mod tree;
 mod upkeep;
 mod window;
@@ -194,12 +195,15 @@ impl Pull {
         if self.chosen.is_none() && self.course.is_kept() {
             self.keep(&manifest).await?;
         }
-        self.await_roots(&ground).await?;
+        self.await_start(&ground).await?;
         let fetcher = self.await_place(&ground).await?;
         let (mut round, mut parts) = (0, Vec::new());
         loop {
             round += 1;
-            let mut fetched = self.fetch_all(&ground).await?;
+            let mut fetched = match self.fetch_all(&ground).await {
+                Ok(fetched) => fetched,
+                Err(error) => return Err(self.let_go(&ground, error).await),
+            };
             // What an earlier round sealed is held, so that it need not be read again; the latest goes first.
             fetched.append(&mut parts);
             parts = fetched;
@@ -221,7 +225,7 @@ impl Pull {
                     return self.settle(manifest.digest()).await;
                 }
             };
-            self.await_roots(&ground).await?;
+            self.await_start(&ground).await?;
         }
         self.index(&ground.store, parts).await?;
         self.withdraw();
@@ -467,7 +471,9 @@ impl Pull {
 
     /// Lets other nodes have what is there of a file.
     fn offer(&self, part: Option<&Part>) {
-        let offered = part.map(|part| self.means.library.offer(part.clone()));
+        let (library, is_first) = (&self.means.library, self.course.brings());
+        let offer = |part: Part| if is_first { library.offer_first(part) } else { library.offer(part) };
+        let offered = part.cloned().map(offer);
         self.offers.lock().unwrap_or_else(PoisonError::into_inner).extend(offered);
     }
 

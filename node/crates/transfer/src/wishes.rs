@@ -28,7 +28,7 @@ use crate::handle::PullSpec;
 use crate::ports::{Assignment, Duty, LedgerError, Place};
 use crate::progress::{Board, PullProgress, Stage};
 use crate::pull::blocking;
-use crate::pull::course::Wished;
+use crate::pull::course::{Hints, Wished};
 use crate::service::{Begun, JOBS_RETRY, PARTS_KEPT_MS, Service};
 
 /// Most files that are put on record at once.
@@ -58,6 +58,8 @@ struct Doer {
     gone: CancellationToken,
     /// The version that an earlier process had chosen.
     kept: Option<Manifest>,
+    /// What nodes told of its files while they brought them.
+    hints: Hints,
     /// When the work of the round before this one ended; milliseconds since 1970.
     ended_ms: u64,
 }
@@ -142,6 +144,7 @@ impl Wishes {
                 assignment: receiver,
                 gone: gone.clone(),
                 kept: kept.remove(&assignment.name),
+                hints: Hints::default(),
                 ended_ms: 0,
             };
             self.doing.insert(assignment.name.clone(), Doing { assignment: sender, gone });
@@ -232,7 +235,7 @@ impl Doer {
         let spec = PullSpec { name: self.name.clone(), insecure: assignment.insecure, asked_by };
         loop {
             let since_ms = asked_at_ms.max(self.ended_ms);
-            let wished = Wished::new(self.assignment.clone(), since_ms, self.kept.clone());
+            let wished = Wished::new(self.assignment.clone(), since_ms, self.kept.clone(), self.hints.clone());
             match self.service.begin_wish(spec.clone(), wished, &self.jobs, halt.clone())? {
                 Begun::Ours(board) => return Ok(board),
                 Begun::Other(board) => {

@@ -94,6 +94,8 @@ fn what_a_node_has_to_do_follows_from_the_plan_and_from_who_has_the_version() {
     };
     check("it has failed", &failed(2, 1), &[], None);
     check("another has", &failed(2, 2), &[], Some((Receive, (0, 1), &[2])));
+    let two_left = Wish { plan: wish(3, &[2, 1, 3], Some(1)).plan, ..failed(3, 2) };
+    check("a stripe less", &two_left, &[], Some((Receive, (0, 1), &[2, 3])));
     check("it has it whatever it told", &failed(1, 1), &[(1, 1)], Some((Ingest, (0, 1), &[2])));
 }
 
@@ -152,6 +154,7 @@ fn a_member_that_is_never_heard_keeps_nobody_waiting() {
         disk_free_bytes: None,
         holds: false,
         is_self: true,
+        progress_permille: None,
     };
     let silent = Site { node: NodeId(2), health: Health::Unknown, runtime_up: false, is_self: false, ..alive.clone() };
     let mut sites = Sites::of(vec![alive, silent]);

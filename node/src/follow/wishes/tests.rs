@@ -29,6 +29,7 @@ fn site(node: u64, free_bytes: u64) -> Site {
         disk_free_bytes: Some(free_bytes),
         holds: false,
         is_self: node == 1,
+        progress_permille: None,
     }
 }
 
@@ -121,6 +122,20 @@ fn where_nobody_else_can_a_failed_wish_is_told_as_such() {
 }
 
 #[test]
+fn who_has_the_most_of_a_model_takes_the_place_of_who_brought_it() {
+    let begun = resolved(planned(1, &[2, 3]));
+    let dead = Site { health: Health::Dead, ..site(1, 900) };
+    let with = |permille: &[(u64, u16)]| {
+        let permille = permille.iter().map(|(node, permille)| (NodeId(*node), *permille)).collect();
+        let sites = Sites::of(vec![dead.clone(), site(2, 900), site(3, 100)]).with_progress(&permille);
+        examine(&begun, &sites, &[]).step.map(|step| (step.ingester.0, step.targets))
+    };
+    assert_eq!(with(&[]), Some((2, nodes(&[2, 3]))), "nobody said how far it is");
+    assert_eq!(with(&[(2, 300), (3, 301)]), Some((3, nodes(&[2, 3]))));
+    assert_eq!(with(&[(3, 0)]), Some((3, nodes(&[2, 3]))), "what is not known is the least");
+}
+
+#[test]
 fn what_is_done_is_looked_at_again_only_now_and_then_unless_it_is_asked_for_anew() {
     let put = |wish: &Wish| Mutation::Put(Key::Wish(wish.name.key()), Record::Wish(Box::new(wish.clone())));
     let at = |node| Key::Location(name().key(), NodeId(node));
@@ -169,7 +184,7 @@ fn a_plan_that_was_refused_is_left_alone_for_a_while_and_a_new_round_is_not() {
 async fn the_leader_plans_a_wish_when_a_node_can_have_the_model() {
     let world = World::start(CLUSTER_VERSION).await;
     let (metadata, scheduler) = (world.metadata.clone(), world.scheduler.clone());
-    let planner = Planner { metadata, scheduler, metrics: transfer::Metrics::default() };
+    let planner = Planner { metadata, scheduler, transfer: None, metrics: transfer::Metrics::default() };
     world.tasks.spawn(follow(planner, world.stop.clone()));
     let ask = Command::AskModel { name: name(), replicas: Replicas::Count(1), insecure: false };
     world.change(ask).await;

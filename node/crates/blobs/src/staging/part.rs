@@ -11,6 +11,7 @@
 use std::collections::BTreeSet;
 use std::fs::{File, Permissions};
 use std::io::{self, ErrorKind};
+use std::ops::Range;
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -238,15 +239,31 @@ impl Part {
         if tree.size_bytes() != inner.spec.size_bytes {
             return Err(disk::fault("agree with a tree", path, ErrorKind::InvalidInput, "it is of another size").into());
         }
-        let mut gone = 0;
-        for (index, wanted) in (0..).zip(tree.hashes()) {
-            if self.hash_of(index).is_none_or(|hash| hash == *wanted) {
+        let gone =
+            self.agree_with_told(0..inner.layout.chunks(), &|index| tree.hashes().get(index as usize).copied())?;
+        Ok(u32::try_from(gone.len()).unwrap_or(u32::MAX))
+    }
+
+    /// Keeps of some chunks those that are there with the hash that they must have, and says which went. A chunk of
+    /// which `told` knows no hash stays.
+    ///
+    /// # Errors
+    /// When the disk does not take that a chunk is gone.
+    pub fn agree_with_told(
+        &self,
+        chunks: Range<u32>,
+        told: &dyn Fn(u32) -> Option<ChunkHash>,
+    ) -> Result<Vec<u32>, PartError> {
+        let (inner, mut gone) = (&*self.0, Vec::new());
+        for index in chunks {
+            let Some(wanted) = told(index) else { continue };
+            if self.hash_of(index).is_none_or(|hash| hash == wanted) {
                 continue;
             }
             let _turn = inner.take_turn(index);
-            if self.hash_of(index).is_some_and(|hash| hash != *wanted) {
+            if self.hash_of(index).is_some_and(|hash| hash != wanted) {
                 inner.withdraw(index)?;
-                gone += 1;
+                gone.push(index);
             }
         }
         Ok(gone)
@@ -387,7 +404,7 @@ impl Inner {
     }
 
     /// The bytes that are this chunk.
-    fn range(&self, index: u32) -> Result<std::ops::Range<u64>, PartError> {
+    fn range(&self, index: u32) -> Result<Range<u64>, PartError> {
         if index < self.layout.chunks() {
             Ok(chunk_range(self.spec.size_bytes, index))
         } else {

@@ -172,15 +172,18 @@ impl Round<'_> {
         targets
     }
 
-    /// Who asks the registry: a node that holds the model, as it needs little of it; else the best target.
+    /// Who asks the registry: a node that holds the model, as it needs little of it; else the target that has the most
+    /// of it, whose room is its own to judge; else the best one.
     fn best_ingester(&self, targets: &[NodeId]) -> Option<NodeId> {
         let may = |site: &Site| {
             let is_holder = site.holds && self.why_unfit(site.node).is_none();
             !self.is_out(site.node) && (is_holder || targets.contains(&site.node))
         };
         let rank = |site: &Site| {
-            let (is_fit, is_target) = (self.why_unfit(site.node).is_none(), targets.contains(&site.node));
-            (site.is_heard(), site.holds, is_fit, is_target, site.disk_free_bytes, Reverse(site.node))
+            let unfit = self.why_unfit(site.node);
+            let is_able = matches!(unfit, None | Some(Unfit::NoRoom { .. }));
+            let first = (site.is_heard(), site.holds, is_able, targets.contains(&site.node));
+            (first, site.progress_permille, unfit.is_none(), site.disk_free_bytes, Reverse(site.node))
         };
         let able = self.sites.values().filter(|site| may(site));
         able.max_by_key(|site| rank(site)).map(|site| site.node)

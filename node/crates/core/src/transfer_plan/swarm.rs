@@ -160,6 +160,8 @@ pub struct Swarm {
     have: Bits,
     /// What anybody ever had.
     seen: Bits,
+    /// When a source was first heard to have each chunk.
+    offered_ms: Vec<u64>,
     prefix: u32,
     wanted: Wanted,
     requests: Requests,
@@ -217,6 +219,7 @@ impl Swarm {
             stripe,
             now_ms,
             seen: Bits::new(have.len()),
+            offered_ms: vec![u64::MAX; have.len() as usize],
             prefix,
             wanted: Wanted::new(own, if stripe.of <= 1 { RUN_ALONE } else { 1 }, rules.window, have.len()),
             have,
@@ -256,6 +259,12 @@ impl Swarm {
         }
         self.proceed();
         std::mem::take(&mut self.actions)
+    }
+
+    /// Others fetch now than before, so another part of the file is this node's to get from the sources.
+    pub fn set_stripe(&mut self, stripe: Stripe) {
+        (self.stripe, self.reach) = (stripe, 0);
+        self.wake_all();
     }
 
     /// The chunks that are there.

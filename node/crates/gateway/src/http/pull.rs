@@ -2,10 +2,11 @@
 //!
 //! Head and first line go out before anybody is asked, so what fails later is told inside HTTP 200, where clients look
 //! for it. What the client wants goes on record, two copies where two nodes can have one, and it is told of the node
-//! that is furthest, with success when the first one has the model. Of a file the bytes that are told never go back,
-//! whatever node starts again meanwhile. A client that leaves stops listening and nothing else. When this node stops,
-//! it tells the client so at once, since its answer could take hours. Who may have models pulled is decided by address,
-//! host and headers, before the body is read: callers have no keys in this release.
+//! that is furthest, of each file by the one that has most of it, with success when the first one has the model. Of a
+//! file the bytes that are told never go back, whatever node starts again or takes another's place meanwhile. A client
+//! that leaves stops listening and nothing else. When this node stops, it tells the client so at once, since its answer
+//! could take hours. Who may have models pulled is decided by address, host and headers, before the body is read:
+//! callers have no keys in this release.
 
 use std::convert::Infallible;
 use std::future::ready;
@@ -268,8 +269,13 @@ fn never_back(before: Option<&Told>, now: Told) -> Told {
     if now.blobs.iter().enumerate().all(|(index, blob)| told(index, blob) <= blob.verified_bytes) {
         return now;
     }
+    raised(before, now)
+}
+
+/// The state with as much of each file as the other one has of it.
+fn raised(other: &Told, now: Told) -> Told {
     let raised = now.blobs.iter().enumerate().map(|(index, blob)| {
-        let verified_bytes = blob.verified_bytes.max(told(index, blob));
+        let verified_bytes = blob.verified_bytes.max(told_of(Some(other), index, blob).unwrap_or(0));
         BlobProgress { verified_bytes, ..*blob }
     });
     Told { blobs: raised.collect(), ..now }
@@ -291,7 +297,8 @@ impl Told {
             let steps = steps_done(&progress.stage, &progress.blobs);
             (progress.stage == Stage::Done, progress.verified_bytes(), steps, progress.total_bytes())
         };
-        let furthest = going.max_by_key(how_far).map(Self::of_job);
+        let furthest = going.clone().max_by_key(how_far).map(Self::of_job);
+        let furthest = furthest.map(|furthest| going.map(Self::of_job).fold(furthest, |told, of| raised(&of, told)));
         let is_there = furthest.as_ref().is_some_and(|told| told.stage == Stage::Done);
         if overview.is_over && !is_there {
             return Self::failed(overview.error().unwrap_or(PullError::Cancelled));
@@ -422,6 +429,10 @@ mod tests {
         check(vec![state(Stage::Waiting, &[]), at(Stage::Fetching, 0)], false, at(Stage::Fetching, 0));
         check(vec![at(Stage::Fetching, 3), at(Stage::Fetching, 5)], false, at(Stage::Fetching, 5));
         check(vec![at(Stage::Done, 9), at(Stage::Verifying, 9)], false, at(Stage::Done, 9));
+        // A receiver had one of two files before, and less of the other than the node that fetches it.
+        let [ingester, receiver] =
+            [[5, 0], [3, 5]].map(|[one, two]| state(Stage::Fetching, &[(1, 9, one), (2, 5, two)]));
+        check(vec![ingester, receiver], false, state(Stage::Fetching, &[(1, 9, 5), (2, 5, 5)]));
         // Else a client would be told of one step twice.
         check(vec![at(Stage::Publishing, 9), at(Stage::Verifying, 9)], false, at(Stage::Publishing, 9));
         // One that fails is no end while others go on or may take its place.

@@ -124,6 +124,7 @@ fn pulling(sites: &[u64]) -> Pulling {
         disk_free_bytes: None,
         holds: false,
         is_self: id == 1,
+        progress_permille: None,
     };
     world.door.set_sites(sites.iter().map(site).collect());
     Pulling { world, cluster, _folder: folder, _stop: stop.drop_guard() }

@@ -13,9 +13,9 @@ fn read(disk: &Disk, index: u32) -> Result<Vec<u8>, LibraryError> {
 }
 
 fn set(disk: &Disk) -> Option<Vec<u32>> {
-    let (size_bytes, bits) = disk.library.have(disk.spec.sha256)?;
-    assert_eq!(size_bytes, disk.spec.size_bytes);
-    Some(bits.runs().flatten().collect())
+    let held = disk.library.held(disk.spec.sha256)?;
+    assert_eq!(held.size_bytes, disk.spec.size_bytes);
+    Some(held.bits.runs().flatten().collect())
 }
 
 #[test]
@@ -60,6 +60,26 @@ fn of_a_file_that_was_begun_anew_the_new_part_is_handed_out() {
     assert_eq!(set(&disk), Some(vec![1]), "it is offered still");
     drop(second);
     assert_eq!(set(&disk), None);
+}
+
+#[test]
+fn hashes_are_told_by_whoever_brings_the_file_and_of_chunks_that_are_there() {
+    let disk = Disk::new(9, 3);
+    let (part, sha256) = (disk.part(), disk.spec.sha256);
+    disk.write(&part, 0);
+    disk.write(&part, 1);
+    let two = Extent { first: 0, count: 2 };
+    let is_first = || disk.library.held(sha256).is_some_and(|held| held.is_first);
+    assert_eq!(disk.library.first_hashes(sha256, two), None);
+    let offered = disk.library.offer(part.clone());
+    assert_eq!((disk.library.first_hashes(sha256, two), is_first()), (None, false), "it only hands on");
+    let first = disk.library.offer_first(part.clone());
+    assert_eq!(disk.library.first_hashes(sha256, two).expect("it brings it"), disk.tree().hashes()[..2]);
+    assert_eq!(disk.library.first_hashes(sha256, Extent { first: 1, count: 2 }), None, "one is not there");
+    assert!(is_first());
+    drop(first);
+    assert_eq!((disk.library.first_hashes(sha256, two), is_first()), (None, false));
+    drop(offered);
 }
 
 #[test]

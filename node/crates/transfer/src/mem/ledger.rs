@@ -238,10 +238,12 @@ impl State {
             Duty::Ingest => !self.is_met(wish),
             Duty::Receive => plan.targets.contains(&node) && !holds(&node),
         };
-        if !is_open || (wish.failures.contains_key(&node) && !holds(&node)) {
+        let has_failed = |node: &NodeId| wish.failures.contains_key(node) && !holds(node);
+        if !is_open || has_failed(&node) {
             return None;
         }
-        let receivers: Vec<NodeId> = plan.targets.iter().copied().filter(|node| *node != plan.ingester).collect();
+        let receives = |node: &NodeId| *node != plan.ingester && !has_failed(node);
+        let receivers: Vec<NodeId> = plan.targets.iter().copied().filter(receives).collect();
         let place = receivers.iter().position(|receiver| *receiver == node).unwrap_or_default();
         let (rank, of) = match duty {
             Duty::Ingest => (0, 1),

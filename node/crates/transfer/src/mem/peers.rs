@@ -37,6 +37,8 @@ pub enum PeerFault {
     LyingChunks,
     /// One bit of the hashes that it tells is another.
     LyingHashes,
+    /// It tells the hash of each chunk twice, and the second time another one.
+    TwoHashes,
     /// After so many bytes of chunks in all, its connections break, and it is not there any more.
     VanishAfter(u64),
     /// It takes connections and says nothing on them.
@@ -199,7 +201,7 @@ impl Peers for MemPeers {
     }
 
     fn haves(&self, from: NodeId, blobs: Vec<Digest>) -> BoxStream<'static, Result<Have, PeerError>> {
-        let (door, _, mut cuts) = match self.reach(from) {
+        let (door, fault, mut cuts) = match self.reach(from) {
             Ok(reached) => reached,
             Err(error) => return stream::once(async { Err(error) }).boxed(),
         };
@@ -216,7 +218,8 @@ impl Peers for MemPeers {
                 _ = hushed => {}
             }
         });
-        let told = door.haves(blobs).map(Ok::<Have, PeerError>).take_until(cut);
+        let haves = door.haves(blobs).flat_map(move |have| stream::iter(told_as(fault, have)));
+        let told = haves.map(Ok::<Have, PeerError>).take_until(cut);
         told.chain(stream::once(async { Err(no_connection()) })).boxed()
     }
 
@@ -390,6 +393,19 @@ async fn next_told((mut watch, is_first): (Watch, bool)) -> Option<(PullProgress
     }
     let now = PullProgress::clone(&watch.now());
     Some((now, (watch, false)))
+}
+
+/// What is told in place of the truth.
+fn told_as(fault: Option<PeerFault>, have: Have) -> Vec<Have> {
+    let Have::Some { sha256, size_bytes, extent, hashes } = have.clone() else { return vec![have] };
+    let mut lies = hashes;
+    lies.iter_mut().for_each(|hash| hash[0] ^= 1);
+    let lie = Have::Some { sha256, size_bytes, extent, hashes: lies };
+    match fault {
+        Some(PeerFault::LyingHashes) => vec![lie],
+        Some(PeerFault::TwoHashes) => vec![have, lie],
+        _ => vec![have],
+    }
 }
 
 fn flipped(bytes: &Bytes) -> Bytes {

@@ -3,12 +3,16 @@
 //! A pull that somebody asked of this node alone takes all from the registry. One that the cluster wishes either finds
 //! out for all what the name stands for, and fetches what no node has, or gets all of it from other nodes and never
 //! asks the registry. One that somebody sent in a bundle asks nobody (`bundled`). Always holds: what comes from nodes
-//! is proved by a root on record before it is written. While there is no root, or no majority to put one on record, it
-//! waits and says for what; it ends when whoever fetches for all has failed and nobody takes its place.
+//! is compared with a hash before it is written; that is proved by a root on record, or while there is none told by the
+//! node that fetches for all, and then the file's own digest decides in the end, here as anywhere. So others receive
+//! while that node still downloads, and need no majority for it. Whoever has nothing to do yet waits and says for what;
+//! it ends when whoever fetches for all has failed and nobody takes its place. Who takes that place keeps what it has,
+//! and asks others before the registry for what they have of the rest.
 
+use std::collections::BTreeMap;
 use std::future::pending;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -26,6 +30,7 @@ use crate::ports::{Assignment, Duty, OriginError, Place};
 use crate::progress::{PullProgress, Stage, Wait};
 
 use super::chase::Chaser;
+use super::told::{Proof, Told};
 use super::{Ground, Pull, blocking, fetch, resume, swarm, tree};
 
 /// Time between two looks whether what is waited for is on record.
@@ -36,6 +41,8 @@ const REASON_INTERVAL: Duration = Duration::from_secs(5);
 const HINT_WAIT: Duration = Duration::from_secs(2);
 /// How long the leader may take to plan anew where another node may do what one could not.
 pub(crate) const PLAN_WAIT: Duration = Duration::from_secs(5);
+/// Most files whose hashes are kept as they were told.
+const HINTS_MAX: usize = 64;
 
 /// On whose behalf a model is pulled.
 pub(crate) enum Course {
@@ -59,9 +66,15 @@ pub(crate) struct Wished {
     pub(crate) is_spread: AtomicBool,
     /// No node had a file whose root is on record; so none is asked for the next one.
     is_alone: AtomicBool,
+    hints: Hints,
 }
 
-/// Why no root is on record.
+/// What was told of the files of a model that are not whole here, for whoever fetches them next on this node. Clones
+/// are the same.
+#[derive(Clone, Default)]
+pub(crate) struct Hints(Arc<Mutex<BTreeMap<Digest, Told>>>);
+
+/// Why no version is on record.
 struct Reason {
     wait: Wait,
     looked_at: Instant,
@@ -70,8 +83,14 @@ struct Reason {
 // === impl Wished ===
 
 impl Wished {
-    pub(crate) fn new(assignment: watch::Receiver<Assignment>, since_ms: u64, kept: Option<Manifest>) -> Self {
-        Self { assignment, since_ms, kept, is_spread: AtomicBool::new(false), is_alone: AtomicBool::new(false) }
+    pub(crate) fn new(
+        assignment: watch::Receiver<Assignment>,
+        since_ms: u64,
+        kept: Option<Manifest>,
+        hints: Hints,
+    ) -> Self {
+        let (is_spread, is_alone) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { assignment, since_ms, kept, is_spread, is_alone, hints }
     }
 
     fn now(&self) -> Assignment {
@@ -89,9 +108,42 @@ impl Wished {
     }
 }
 
+// === impl Hints ===
+
+impl Hints {
+    /// Another node brings this file: what that one tells is kept.
+    fn begin(&self, blob: BlobSpec) -> Told {
+        let (told, mut hints) = (Told::new(blob), self.lock());
+        if hints.len() >= HINTS_MAX && !hints.contains_key(&blob.sha256) {
+            hints.pop_first();
+        }
+        hints.insert(blob.sha256, told.clone());
+        told
+    }
+
+    /// What was told of a file, if anything was.
+    fn of(&self, sha256: Digest) -> Option<Told> {
+        self.lock().get(&sha256).filter(|told| !told.is_empty()).cloned()
+    }
+
+    /// All of it is here, or what was told of it is wrong.
+    fn forget(&self, sha256: Digest) {
+        self.lock().remove(&sha256);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Digest, Told>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 // === impl Course ===
 
 impl Course {
+    /// Whether this node brings the files into the cluster, so that what it says of them counts.
+    pub(super) fn brings(&self) -> bool {
+        matches!(self, Self::Wished(wished) if wished.assignment.borrow().duty == Duty::Ingest)
+    }
+
     /// Whether it goes on after a restart.
     pub(crate) const fn is_kept(&self) -> bool {
         !matches!(self, Self::Bundled(_))
@@ -241,40 +293,87 @@ impl Pull {
         if found == digest { Ok(manifest) } else { Err(PullError::Digest { wanted: digest, found }) }
     }
 
-    /// Waits until whoever fetches for all has found out what the name stands for.
+    /// Waits until whoever fetches for all has found out what the name stands for, and that is on record.
     async fn until_resolved(&self, wished: &Wished) -> Result<Digest, PullError> {
-        self.board.wait_for(Wait::FirstCopy);
         let mut assignment = wished.assignment.clone();
         let resolved = async move {
-            let seen = assignment.wait_for(|assignment| assignment.digest.is_some()).await;
-            let digest = seen.ok().and_then(|assignment| assignment.digest);
-            match digest {
-                Some(digest) => Ok(digest),
-                // It is about to be cancelled.
-                None => pending().await,
+            let mut reason = Reason { wait: Wait::FirstCopy, looked_at: Instant::now() };
+            loop {
+                let digest = assignment.borrow_and_update().digest;
+                if let Some(digest) = digest {
+                    return Ok(digest);
+                }
+                reason.look(self, wished).await;
+                self.board.wait_for(reason.wait);
+                tokio::select! {
+                    changed = assignment.changed() => if changed.is_err() {
+                        // It is about to be cancelled.
+                        pending::<()>().await;
+                    },
+                    () = sleep(RECORD_INTERVAL) => {}
+                }
             }
         };
         self.unless_in_vain(wished, resolved).await
     }
 
-    /// Waits until all files that come from nodes have a root on record. What is waited for is told.
-    pub(super) async fn await_roots(&self, ground: &Ground) -> Result<(), PullError> {
+    /// Waits until there is something to fetch from other nodes, and says so. Whoever fetches may stand in the way of
+    /// another pull here for which others wait, so nobody begins before the node that all wait for.
+    pub(super) async fn await_start(&self, ground: &Ground) -> Result<(), PullError> {
         let Course::Wished(wished) = &self.course else { return Ok(()) };
         if !wished.is_from_nodes() || wished.is_unplanned() {
             return Ok(());
         }
-        let on_record = async {
-            let mut reason = Reason { wait: Wait::FirstCopy, looked_at: Instant::now() };
-            for (blob, _) in &ground.missing {
-                while self.means.ledger.bound(blob.sha256).is_none() {
-                    reason.look(self, wished).await;
-                    self.board.wait_for(reason.wait);
+        let is_on_record = || ground.missing.iter().all(|(blob, _)| self.means.ledger.bound(blob.sha256).is_some());
+        let begun = async {
+            while !is_on_record() {
+                self.board.wait_for(Wait::FirstCopy);
+                let Assignment { ingester, digest, .. } = wished.now();
+                let mut told = self.means.peers.watch(ingester, self.spec.name.clone());
+                let heard = async {
+                    while let Some(Ok(state)) = told.next().await {
+                        if has_begun(&state, digest) {
+                            return true;
+                        }
+                    }
+                    // It is not there, or has not heard of it yet.
                     sleep(RECORD_INTERVAL).await;
+                    false
+                };
+                let recorded = async {
+                    while !is_on_record() {
+                        sleep(RECORD_INTERVAL).await;
+                    }
+                };
+                tokio::select! {
+                    has_begun = heard => if has_begun {
+                        break;
+                    },
+                    () = recorded => {}
                 }
             }
             Ok(())
         };
-        self.unless_ended(self.unless_in_vain(wished, on_record)).await
+        self.unless_ended(self.unless_in_vain(wished, begun)).await
+    }
+
+    /// A file of a wish is not what its name says. Nothing on record says what is right of the others, so all goes.
+    pub(super) async fn let_go(&self, ground: &Ground, error: PullError) -> PullError {
+        let is_wrong =
+            matches!(error, PullError::Digest { .. } | PullError::Elsewhere { code: ErrorCode::DigestMismatch, .. });
+        let Course::Wished(wished) = &self.course else { return error };
+        if !is_wrong {
+            return error;
+        }
+        let all = ground.missing.iter().map(|(blob, _)| blob.sha256);
+        let unproved: Vec<Digest> = all.filter(|sha256| self.means.ledger.bound(*sha256).is_none()).collect();
+        unproved.iter().for_each(|sha256| wished.hints.forget(*sha256));
+        let staging = ground.staging.clone();
+        let gone = blocking(move || unproved.into_iter().try_for_each(|sha256| staging.forget(sha256)));
+        if let Ok(Err(fault)) = gone.await {
+            tracing::warn!(error = %fault, "remove what was fetched of files that are not what their names say");
+        }
+        error
     }
 
     /// Does something for which another node is needed, unless that one has failed.
@@ -311,6 +410,17 @@ impl Pull {
         }
     }
 
+    /// The same for a file. One whose root is on record comes from whoever has it.
+    async fn until_file_in_vain(&self, wished: &Wished, sha256: Digest) -> PullError {
+        loop {
+            let error = self.until_in_vain(wished).await;
+            if self.means.ledger.bound(sha256).is_none() {
+                return error;
+            }
+            sleep(RECORD_INTERVAL).await;
+        }
+    }
+
     /// Fetches what is missing of a part, and gives the digest of the whole file.
     pub(super) async fn fetch_part(&self, part: &Part, place: &str, chaser: Chaser) -> Result<Digest, PullError> {
         let Course::Wished(wished) = &self.course else { return self.fetch_from_origin(part, place, chaser).await };
@@ -319,22 +429,48 @@ impl Pull {
             // Nobody is asked for anything: it is hashed to its end.
             return self.fetch_from_origin(part, place, chaser).await;
         }
+        let sha256 = part.spec().sha256;
         if wished.is_from_nodes() {
-            let tree = self.proved_tree(wished, part.spec()).await?;
-            return self.fetch_from_nodes(wished, part, tree, place, chaser).await;
+            let proof = self.proof(wished, part.spec()).await?;
+            let came = tokio::select! {
+                biased;
+                came = self.fetch_from_nodes(wished, part, proof, place, chaser) => came,
+                error = self.until_file_in_vain(wished, sha256) => Err(error),
+            };
+            if came.is_ok() {
+                wished.hints.forget(sha256);
+            }
+            return came;
         }
-        let Some(tree) = self.tree_soon(wished, part.spec()).await else {
-            return self.fetch_from_origin(part, place, chaser).await;
+        let proof = match self.tree_soon(wished, part.spec()).await {
+            Some(tree) => Proof::Tree(tree),
+            None => match wished.hints.of(sha256) {
+                Some(told) => Proof::Told(told),
+                None => return self.fetch_from_origin(part, place, chaser).await,
+            },
         };
-        let error = match self.fetch_from_nodes(wished, part, tree, place, chaser).await {
+        let is_told = proof.told().is_some();
+        let came = self.fetch_from_nodes(wished, part, proof, place, chaser);
+        let came = tokio::select! {
+            came = came => came,
+            // Of what was only told nobody need have the rest.
+            () = until_no_gain(part), if is_told => Err(self.nothing_came(sha256)),
+        };
+        let error = match came {
             Ok(digest) => return Ok(digest),
             Err(error) if error.code() == ErrorCode::OriginFailed => error,
             Err(error) => return Err(error),
         };
-        let blob = part.spec().sha256.short();
+        wished.hints.forget(sha256);
+        let blob = sha256.short();
         tracing::info!(model = %self.spec.name, blob, %error, "no node has all of a file; the registry is asked");
         let chaser = resume::look_through(part, place, &self.board, &self.means.metrics).await?;
         self.fetch_from_origin(part, place, chaser).await
+    }
+
+    fn nothing_came(&self, sha256: Digest) -> PullError {
+        let last = "nobody has the rest".to_owned();
+        PullError::Silent { blob: sha256.short(), silence: HINT_WAIT, last }
     }
 
     async fn fetch_from_origin(&self, part: &Part, place: &str, chaser: Chaser) -> Result<Digest, PullError> {
@@ -346,11 +482,26 @@ impl Pull {
             part: part.clone(),
             place: place.to_owned(),
             buffers: means.buffers.clone(),
+            library: means.library.clone(),
             board: Arc::clone(&self.board),
             gate: means.limits.gate(Class::Origin, self.spec.name.clone(), Arc::clone(&self.board)),
             metrics: means.metrics.clone(),
         };
         Box::pin(fetch::fetch(source, &means.config, chaser)).await
+    }
+
+    /// What says which hash a chunk must have: the tree, where it is at hand; else the word of whoever fetches for all.
+    async fn proof(&self, wished: &Wished, blob: BlobSpec) -> Result<Proof, PullError> {
+        if wished.is_unplanned() || wished.is_spread.load(Ordering::Relaxed) {
+            return self.proved_tree(wished, blob).await.map(Proof::Tree);
+        }
+        if self.means.ledger.bound(blob.sha256).is_some() {
+            tree::bound(&*self.means.ledger, blob)?;
+            if let Ok(Ok(tree)) = timeout(HINT_WAIT, self.proved_tree(wished, blob)).await {
+                return Ok(Proof::Tree(tree));
+            }
+        }
+        Ok(Proof::Told(wished.hints.begin(blob)))
     }
 
     /// The hash tree of a file whose root is on record. Where none need be, that of whoever has the file: what it leads
@@ -379,7 +530,7 @@ impl Pull {
         &self,
         wished: &Wished,
         part: &Part,
-        tree: Tree,
+        proof: Proof,
         place: &str,
         chaser: Chaser,
     ) -> Result<Digest, PullError> {
@@ -393,7 +544,7 @@ impl Pull {
             others,
             has_registry: !wished.is_from_nodes(),
             part: part.clone(),
-            tree,
+            proof,
             links: means.links.clone(),
             peers: Arc::clone(&means.peers),
             ledger: Arc::clone(&means.ledger),
@@ -411,23 +562,40 @@ impl Pull {
 // === impl Reason ===
 
 impl Reason {
-    /// Asks from time to time whether the first copy is there.
+    /// Asks from time to time whether whoever fetches for all knows the version.
     async fn look(&mut self, pull: &Pull, wished: &Wished) {
         if self.looked_at.elapsed() < REASON_INTERVAL {
             return;
         }
-        let Assignment { ingester, digest, .. } = wished.now();
-        let mut told = pull.means.peers.watch(ingester, pull.spec.name.clone());
+        let mut told = pull.means.peers.watch(wished.now().ingester, pull.spec.name.clone());
         let first = timeout(HINT_WAIT, told.next()).await;
-        let is_there = matches!(first, Ok(Some(Ok(state))) if has_all(&state, digest));
-        self.wait = if is_there { Wait::Quorum } else { Wait::FirstCopy };
+        let is_known = matches!(first, Ok(Some(Ok(state))) if state.digest.is_some());
+        self.wait = if is_known { Wait::Quorum } else { Wait::FirstCopy };
         self.looked_at = Instant::now();
     }
 }
 
-/// Whether a node that tells this has all of a version. It may have had another one before.
-fn has_all(told: &PullProgress, wanted: Option<Digest>) -> bool {
-    told.digest == wanted && matches!(told.stage, Stage::Settling | Stage::Done)
+/// Whether a node that tells this has begun to fetch a version, or has it. It may have had another one before.
+fn has_begun(told: &PullProgress, wanted: Option<Digest>) -> bool {
+    let is_at_it = match &told.stage {
+        Stage::Waiting | Stage::Resolving | Stage::Failed(_) => false,
+        Stage::Checking | Stage::Fetching | Stage::Verifying | Stage::Publishing | Stage::Settling | Stage::Done => {
+            true
+        }
+    };
+    is_at_it && told.digest == wanted
+}
+
+/// Resolves when nothing has come of a file for a while.
+async fn until_no_gain(part: &Part) {
+    let mut before = None;
+    loop {
+        let now = part.have().ones();
+        if before.replace(now) == Some(now) {
+            return;
+        }
+        sleep(HINT_WAIT).await;
+    }
 }
 
 /// What whoever fetches for all told of its failure.
@@ -469,9 +637,10 @@ mod tests {
             bytes_per_second: None,
             left: None,
         };
-        for (stage, expected) in [(Stage::Fetching, false), (Stage::Settling, true), (Stage::Done, true)] {
-            assert_eq!(has_all(&told(one, stage.clone()), one), expected, "{stage:?}");
-            assert!(!has_all(&told(two, stage.clone()), one), "{stage:?}");
+        let stages = [(Stage::Waiting, false), (Stage::Fetching, true), (Stage::Settling, true), (Stage::Done, true)];
+        for (stage, expected) in stages {
+            assert_eq!(has_begun(&told(one, stage.clone()), one), expected, "{stage:?}");
+            assert!(!has_begun(&told(two, stage.clone()), one), "{stage:?}");
         }
     }
 }

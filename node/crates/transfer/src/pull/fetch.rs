@@ -24,6 +24,7 @@ use ollamax_types::{Digest, ErrorCode, ModelName, chunk_range};
 use crate::buffers::{Buffer, Buffers};
 use crate::config::Config;
 use crate::error::PullError;
+use crate::library::Library;
 use crate::limits::Gate;
 use crate::metrics::Metrics;
 use crate::ports::{Opened, Origin, OriginError, OriginTrouble, Wanted};
@@ -48,6 +49,8 @@ pub(crate) struct Source {
     /// The place of the store, for people.
     pub(crate) place: String,
     pub(crate) buffers: Buffers,
+    /// Where others find what has come.
+    pub(crate) library: Library,
     pub(crate) board: Arc<Board>,
     /// What lets bytes pass.
     pub(crate) gate: Gate,
@@ -266,6 +269,7 @@ impl Fetching {
             shared.verified_bytes
         });
         self.source.board.came(self.source.part.spec().sha256, verified_bytes, bytes);
+        self.source.library.stir();
     }
 
     /// Hashes the file in order as it comes, to its end.

@@ -2,15 +2,17 @@
 //!
 //! What to ask of whom is decided by [`Swarm`]; here it is told what happens, and what it answers is done. Each node is
 //! attended by a task: it keeps a link, hears what the node has, and begins again when either breaks off. Each request
-//! is a task: it takes the chunks as they come, and a chunk is written only when the tree holds it. Beside them the
-//! chaser hashes what has come without a gap. Always holds: the loop never waits for a task, so no task waits for long
-//! to be heard; what is written is what the root on record says. It ends with the digest of the whole file, when no
-//! node is left that can be trusted, when nothing new is heard for `transfer.silence_ms`, or when the disk fails.
-//! Dropping it ends all tasks; what came stays.
+//! is a task: it takes the chunks as they come, and a chunk is written only when it has the hash that it must have.
+//! Which one that is, the root on record says; while there is none, the node says it that brings the file into the
+//! cluster, and a chunk that it has told no hash of is not asked of anybody. Beside them the chaser hashes what has
+//! come without a gap. Always holds: the loop never waits for a task, so no task waits for long to be heard. It ends
+//! with the digest of the whole file, when no node is left that can be trusted, when nothing comes of what others have
+//! for `transfer.silence_ms`, or when the disk fails; for what nobody has yet it waits. Dropping it ends all tasks;
+//! what came stays.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -20,7 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use ollamax_blobs::{BlobSpec, Part, Tree};
+use ollamax_blobs::{BlobSpec, Part, chunk_hash};
 use ollamax_core::transfer_plan::swarm::{Action, Event, Rules, Stripe, Swarm};
 use ollamax_core::transfer_plan::{Extent, Patience};
 use ollamax_types::{Bits, Digest, ErrorCode, ModelName, NodeId, chunk_count, chunk_range};
@@ -30,14 +32,18 @@ use crate::bulk::frame::{EXTENT_CHUNKS_MAX, Outcome};
 use crate::bulk::link::{Came, Link, Links};
 use crate::config::Config;
 use crate::error::PullError;
+use crate::haves::runs;
 use crate::library::Library;
 use crate::limits::Gate;
 use crate::metrics::Metrics;
 use crate::ports::{Assignment, Have, Ledger, Peers};
-use crate::progress::{Board, millis};
+use crate::progress::{Board, Stage, Wait, millis};
 
 use super::chase::Chaser;
+use super::told::{Proof, Told};
 use super::{blocking, upkeep};
+
+mod learning;
 
 /// Time between two moments when the swarm is told that time has passed.
 const TICK_INTERVAL: Duration = Duration::from_millis(100);
@@ -60,10 +66,10 @@ pub(crate) struct Receiving {
     pub(crate) others: Vec<NodeId>,
     /// The registry is asked when nodes give nothing.
     pub(crate) has_registry: bool,
-    /// What is there of it and does not belong into `tree` goes at once.
+    /// What is there of it and is not what it must be goes at once.
     pub(crate) part: Part,
-    /// Proved by the root on record.
-    pub(crate) tree: Tree,
+    /// What says which hash a chunk must have. What was only told gives way to the tree, once that can be had.
+    pub(crate) proof: Proof,
     pub(crate) links: Links,
     pub(crate) peers: Arc<dyn Peers>,
     /// Says who else has the file.
@@ -82,10 +88,14 @@ pub(crate) struct Receiving {
 /// What all tasks of one file share.
 struct Shared {
     receiving: Receiving,
+    /// As it is now.
+    proof: Mutex<Proof>,
     patience: Patience,
     news: mpsc::Sender<News>,
     /// Chunks came.
     changes: watch::Sender<()>,
+    /// Chunks went that may have been hashed.
+    is_rewound: AtomicBool,
     /// Requests that a limit of this node may hold back.
     at_gate: AtomicUsize,
     /// Requests that a node was asked.
@@ -101,6 +111,8 @@ enum News {
     Linked { peer: NodeId, links: Vec<Link> },
     /// A node has these chunks.
     Has { peer: NodeId, extent: Extent },
+    /// It is known what these chunks must be, and some that were there were something else.
+    Known { chunks: Vec<u32>, gone: Vec<u32> },
     /// A node is not attended just now, and why.
     Left { peer: NodeId, why: String },
     /// A chunk is written.
@@ -119,6 +131,7 @@ enum News {
 struct Conduct {
     shared: Arc<Shared>,
     swarm: Swarm,
+    stripe: Stripe,
     silence: Duration,
     started: Instant,
     /// When the swarm was last told something.
@@ -133,6 +146,10 @@ struct Conduct {
     distrusted: BTreeSet<NodeId>,
     /// The chunks that any node was heard to have.
     seen: Bits,
+    /// Those that each linked node has, whether or not it is known what they must be.
+    has: BTreeMap<NodeId, Bits>,
+    /// Nobody has told yet what any chunk must be.
+    waits: bool,
     asked: BTreeMap<u64, Asked>,
     tasks: JoinSet<()>,
     verified_bytes: u64,
@@ -154,35 +171,23 @@ struct Asked {
 
 /// Fetches what is missing of a part. `chaser` has hashed its gapless beginning, or less.
 pub(crate) async fn receive(receiving: Receiving, config: &Config, chaser: Chaser) -> Result<Digest, PullError> {
-    let chaser = agree(&receiving, chaser).await?;
-    let _offered = receiving.library.offer(receiving.part.clone());
     let (news, inbox) = mpsc::channel(NEWS_MAX);
-    let (patience, changes) = (config.patience(), watch::Sender::new(()));
-    let (at_gate, on_wire) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    let shared = Arc::new(Shared { receiving, patience, news, changes, at_gate, on_wire });
+    let shared = Arc::new(Shared::new(receiving, config.patience(), news));
+    // What came before may be of another file. Where the chaser has hashed some of it, it begins anew.
+    let gone = shared.agree(0..shared.count()).await?.len();
+    if gone > 0 {
+        let sha256 = shared.blob().sha256;
+        tracing::warn!(%sha256, chunks = gone, "chunks on their way were those of another file; they come again");
+    }
     let mut conduct = Conduct::new(Arc::clone(&shared), config);
-    let Receiving { part, place, board, .. } = &shared.receiving;
+    let Receiving { part, place, board, library, .. } = &shared.receiving;
+    let _offered = library.offer(part.clone());
     tokio::select! {
         biased;
         ended = shared.chase(chaser) => ended,
         error = conduct.run(inbox) => Err(error),
         error = upkeep::keep_durable(part, place) => Err(error),
         () = upkeep::keep_told(board) => Err(PullError::Stopping),
-    }
-}
-
-/// Takes away what came from elsewhere before the tree was known, and is of another file. Then the chaser may have
-/// hashed some of it, and begins anew.
-async fn agree(receiving: &Receiving, chaser: Chaser) -> Result<Chaser, PullError> {
-    let (part, tree) = (receiving.part.clone(), receiving.tree.clone());
-    let gone = blocking(move || part.agree_with(&tree)).await?;
-    match gone.map_err(|error| PullError::of_part(&receiving.place, &error))? {
-        0 => Ok(chaser),
-        chunks => {
-            let sha256 = receiving.part.spec().sha256;
-            tracing::warn!(%sha256, chunks, "chunks on their way were those of another file; they are fetched again");
-            Ok(Chaser::new())
-        }
     }
 }
 
@@ -205,7 +210,10 @@ impl Conduct {
         let (now, assignments) = (Instant::now(), ledger.assignments());
         Self {
             seen: Bits::new(have.len()),
+            has: BTreeMap::new(),
+            waits: shared.told().is_some_and(|told| told.is_empty()),
             swarm: Swarm::new(rules, *own, stripe, have, *seed, 0),
+            stripe,
             silence: Duration::from_millis(config.silence_ms),
             started: now,
             told_at: now,
@@ -227,12 +235,20 @@ impl Conduct {
     /// Runs until it is no use.
     async fn run(&mut self, mut inbox: mpsc::Receiver<News>) -> PullError {
         self.attend_others();
+        if self.shared.told().is_some() {
+            // It ends when it has found the tree, and with the file.
+            self.tasks.spawn(Arc::clone(&self.shared).prove());
+        }
+        if self.waits {
+            self.shared.receiving.board.wait_for(Wait::FirstCopy);
+        }
         loop {
             let news = tokio::select! {
                 biased;
                 () = sleep_until(self.tick_at) => None,
                 Ok(()) = self.assignments.changed() => {
                     self.attend_others();
+                    self.take_stripe();
                     continue;
                 }
                 Some(ended) = self.tasks.join_next() => {
@@ -276,6 +292,20 @@ impl Conduct {
         }
     }
 
+    /// Who receives may be others than before, or fewer.
+    fn take_stripe(&mut self) {
+        let Receiving { name, ingester, .. } = &self.shared.receiving;
+        let assignments = self.assignments.borrow();
+        let planned = assignments.iter().find(|assignment| assignment.name == *name);
+        let Some(planned) = planned.filter(|assignment| assignment.ingester == *ingester) else { return };
+        let stripe = Stripe { rank: planned.rank, of: planned.of, ingester: *ingester };
+        drop(assignments);
+        if stripe != self.stripe {
+            self.stripe = stripe;
+            self.swarm.set_stripe(stripe);
+        }
+    }
+
     /// Takes in what a task tells.
     fn take(&mut self, news: News) -> Vec<Action> {
         match news {
@@ -283,18 +313,15 @@ impl Conduct {
             News::Linked { peer, .. } | News::Has { peer, .. } if self.distrusted.contains(&peer) => Vec::new(),
             News::Linked { peer, links } => {
                 self.linked.insert(peer, links);
+                self.has.insert(peer, Bits::new(self.seen.len()));
                 self.tell(Event::Joined { peer })
             }
-            News::Has { peer, extent } => {
-                let new = extent.chunks().filter(|index| self.seen.set(*index)).count();
-                if new > 0 {
-                    self.heard_at = Instant::now();
-                }
-                self.tell(Event::Has { peer, extent })
-            }
+            News::Has { peer, extent } => self.hear(peer, extent),
+            News::Known { chunks, gone } => self.release(&chunks, &gone),
             News::Left { peer, why } => {
                 self.last = format!("node {peer}: {why}");
                 self.linked.remove(&peer);
+                self.has.remove(&peer);
                 // What came of his requests is still written; what the link brings no more ends them. Those of which
                 // nothing can come yet are made anew.
                 self.asked.values().filter(|asked| asked.peer == peer).for_each(|asked| asked.forget.cancel());
@@ -335,6 +362,45 @@ impl Conduct {
             // The caller has seen to it.
             News::Failed(_) => Vec::new(),
         }
+    }
+
+    /// A node has chunks. Those of which nobody knows what they must be are not asked for yet.
+    fn hear(&mut self, peer: NodeId, extent: Extent) -> Vec<Action> {
+        let new = extent.chunks().filter(|index| self.seen.set(*index)).count();
+        if new > 0 {
+            self.heard_at = Instant::now();
+        }
+        if let Some(has) = self.has.get_mut(&peer) {
+            for index in extent.chunks() {
+                has.set(index);
+            }
+        }
+        let known = self.shared.proof().known_of(extent);
+        if known.len() == extent.count as usize {
+            return self.tell(Event::Has { peer, extent });
+        }
+        let known = runs(known).into_iter();
+        known.flat_map(|extent| self.tell(Event::Has { peer, extent })).collect()
+    }
+
+    /// It is known what chunks must be: whoever has them may be asked. What was something else is missing again.
+    fn release(&mut self, chunks: &[u32], gone: &[u32]) -> Vec<Action> {
+        if self.waits {
+            self.waits = false;
+            self.shared.receiving.board.begin(Stage::Fetching);
+        }
+        let mut actions = Vec::new();
+        for index in gone {
+            actions.extend(self.lose(*index));
+        }
+        let had = |(peer, has): (&NodeId, &Bits)| {
+            let chunks = chunks.iter().copied().filter(|index| has.get(*index)).collect();
+            runs(chunks).into_iter().map(|extent| (*peer, extent)).collect::<Vec<_>>()
+        };
+        for (peer, extent) in self.has.iter().flat_map(had).collect::<Vec<_>>() {
+            actions.extend(self.tell(Event::Has { peer, extent }));
+        }
+        actions
     }
 
     /// A chunk is there.
@@ -413,6 +479,7 @@ impl Conduct {
         tracing::warn!(%peer, %sha256, "a node sent damaged chunks and is not asked for this file any more");
         self.distrusted.insert(peer);
         self.linked.remove(&peer);
+        self.has.remove(&peer);
         for asked in self.asked.values().filter(|asked| asked.peer == peer) {
             asked.cancel.cancel();
         }
@@ -423,8 +490,9 @@ impl Conduct {
     }
 
     /// Why it is no use to go on.
-    fn verdict(&self) -> Option<PullError> {
-        let blob = || self.shared.blob().sha256.short();
+    fn verdict(&mut self) -> Option<PullError> {
+        let sha256 = self.shared.blob().sha256;
+        let blob = || sha256.short();
         if self.swarm.have().is_full() {
             return None;
         }
@@ -432,16 +500,59 @@ impl Conduct {
             let told = self.swarm.strikes().map(|(peer, chunks)| format!("node {peer} sent {chunks} damaged chunks"));
             return Some(PullError::Peers { blob: blob(), text: told.collect::<Vec<_>>().join(", ") });
         }
-        let is_silent = self.heard_at.elapsed() >= self.silence;
-        is_silent.then(|| PullError::Silent { blob: blob(), silence: self.silence, last: self.last.clone() })
+        if self.heard_at.elapsed() < self.silence {
+            return None;
+        }
+        if self.is_for_others_to_come() {
+            self.heard_at = Instant::now();
+            return None;
+        }
+        Some(PullError::Silent { blob: blob(), silence: self.silence, last: self.last.clone() })
+    }
+
+    /// Whether no node has anything that is missing here, while the file is on its way into the cluster. Whoever brings
+    /// it may wait for a registry or for a time of the week; that it has failed or is gone, the record says. One that
+    /// sends damaged chunks is waited for no longer than others.
+    fn is_for_others_to_come(&self) -> bool {
+        let (proof, have) = (self.shared.proof(), self.swarm.have());
+        let is_missing = |index: u32| !have.get(index) && proof.hash_of(index).is_some();
+        let Receiving { ingester, has_registry, .. } = &self.shared.receiving;
+        let is_on_its_way = proof.told().is_some() && !has_registry && !self.distrusted.contains(ingester);
+        is_on_its_way && !self.has.values().any(|has| has.runs().flatten().any(is_missing))
     }
 }
 
 // === impl Shared ===
 
 impl Shared {
+    fn new(receiving: Receiving, patience: Patience, news: mpsc::Sender<News>) -> Self {
+        Self {
+            proof: Mutex::new(receiving.proof.clone()),
+            receiving,
+            patience,
+            news,
+            changes: watch::Sender::new(()),
+            is_rewound: AtomicBool::new(false),
+            at_gate: AtomicUsize::new(0),
+            on_wire: AtomicUsize::new(0),
+        }
+    }
+
     fn blob(&self) -> BlobSpec {
         self.receiving.part.spec()
+    }
+
+    fn count(&self) -> u32 {
+        chunk_count(self.blob().size_bytes)
+    }
+
+    fn proof(&self) -> Proof {
+        self.proof.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What was told, while there is no tree.
+    fn told(&self) -> Option<Told> {
+        self.proof().told().cloned()
     }
 
     /// Whether all requests wait for a limit of this node.
@@ -481,15 +592,20 @@ impl Shared {
         if self.news.send(News::Linked { peer, links: links.clone() }).await.is_err() {
             return String::new();
         }
+        if peer == self.receiving.ingester
+            && let Some(told) = self.told()
+        {
+            told.hear_anew();
+        }
         let mut haves = peers.haves(peer, vec![blob.sha256]);
-        let count = chunk_count(blob.size_bytes);
+        let count = self.count();
         loop {
             let have = tokio::select! {
                 biased;
                 (why, ..) = &mut ended => return why,
                 have = haves.next() => have,
             };
-            let extent = match have {
+            let (extent, hashes) = match have {
                 None => return "it does not tell any more what it has".to_owned(),
                 Some(Err(error)) => return error.to_string(),
                 Some(Ok(Have::Void { .. })) => return "the file is not there any more".to_owned(),
@@ -498,12 +614,27 @@ impl Shared {
                 {
                     return format!("it has {size_bytes} bytes of it, not {}", blob.size_bytes);
                 }
-                Some(Ok(Have::Whole { .. })) => Extent { first: 0, count },
-                Some(Ok(Have::Some { extent, .. })) => extent,
+                Some(Ok(Have::Whole { .. })) => (Extent { first: 0, count }, None),
+                Some(Ok(Have::Some { extent, hashes, .. })) => (extent, Some(hashes)),
             };
             let is_possible = extent.first.checked_add(extent.count).is_some_and(|end| end <= count);
             if !is_possible {
                 return "it says that it has chunks that the file does not have".to_owned();
+            }
+            let learned = async {
+                match &hashes {
+                    Some(hashes) => self.learn(peer, extent, hashes).await,
+                    None => self.learn_all(peer).await?,
+                }
+                Ok::<(), String>(())
+            };
+            let learned = tokio::select! {
+                biased;
+                (why, ..) = &mut ended => return why,
+                learned = learned => learned,
+            };
+            if let Err(why) = learned {
+                return why;
             }
             if self.news.send(News::Has { peer, extent }).await.is_err() {
                 return String::new();
@@ -546,15 +677,18 @@ impl Shared {
         }
     }
 
-    /// Writes a chunk if it is what the tree says. False: it is something else.
+    /// Writes a chunk if it is what it must be. False: it is something else.
     async fn store(&self, index: u32, buffer: Buffer) -> Result<bool, PullError> {
-        let (part, tree) = (self.receiving.part.clone(), self.receiving.tree.clone());
+        let (part, wanted) = (self.receiving.part.clone(), self.proof().hash_of(index));
+        let Some(wanted) = wanted else { return Ok(false) };
         self.receiving.gate.before_write(buffer.bytes().len() as u64).await;
         let stored = blocking(move || {
-            if !tree.holds(index, buffer.bytes()) {
+            let (size_bytes, bytes) = (part.spec().size_bytes, buffer.bytes());
+            let is_whole = bytes.len() as u64 == length(size_bytes, index);
+            if !is_whole || chunk_hash(size_bytes, index, bytes) != wanted {
                 return Ok(false);
             }
-            part.write(index, buffer.bytes(), tree.hashes()[index as usize]).map(|()| true)
+            part.write(index, buffer.bytes(), wanted).map(|()| true)
         });
         stored.await?.map_err(|error| PullError::of_part(&self.receiving.place, &error))
     }
@@ -562,11 +696,18 @@ impl Shared {
     /// Hashes the file in order as it comes, to its end.
     async fn chase(&self, mut chaser: Chaser) -> Result<Digest, PullError> {
         let Receiving { part, place, metrics, .. } = &self.receiving;
-        let (count, mut damaged) = (chunk_count(part.spec().size_bytes), 0);
+        let (count, mut damaged) = (self.count(), 0);
         let mut changes = self.changes.subscribe();
-        while chaser.next() < count {
+        loop {
+            if self.is_rewound.swap(false, Ordering::Relaxed) {
+                chaser = Chaser::new();
+            }
             let index = chaser.next();
-            if part.hash_of(index).is_none() {
+            if index >= count && part.have().is_full() {
+                return Ok(chaser.finish());
+            }
+            // Behind the end: a chunk that was hashed went, and comes again.
+            if index >= count || part.hash_of(index).is_none() {
                 changes.changed().await.expect("the sender is ours");
                 continue;
             }
@@ -591,7 +732,6 @@ impl Shared {
             // Where nobody listens any more the file ends anyway.
             drop(self.news.send(News::Lost { index }).await);
         }
-        Ok(chaser.finish())
     }
 }
 

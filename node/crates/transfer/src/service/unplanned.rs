@@ -17,7 +17,7 @@ use crate::handle::PullSpec;
 use crate::ports::{Assignment, Duty};
 use crate::progress::{Board, PullProgress};
 use crate::pull::blocking;
-use crate::pull::course::Wished;
+use crate::pull::course::{Hints, Wished};
 
 use super::{Begun, Service};
 
@@ -75,7 +75,7 @@ impl Service {
         let since_ms = self.means.clock.now().0.saturating_add(1);
         // Nothing more will be told of it.
         let (_, assignment) = watch::channel(assignment);
-        let wished = Wished::new(assignment, since_ms, None);
+        let wished = Wished::new(assignment, since_ms, None, Hints::default());
         match self.begin_wish(spec, wished, &jobs, CancellationToken::new())? {
             Begun::Ours(board) | Begun::Other(board) => Ok(board),
         }

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
-use ollamax_blobs::{Tree, chunk_hash};
 use ollamax_core::catalog::Replicas;
 use ollamax_transfer::mem::{MemCluster, MemOrigin, MemPeers, PeerFault};
 use ollamax_transfer::{
@@ -228,57 +227,138 @@ async fn another_node_takes_the_place_of_one_that_has_no_room() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_quorum_the_first_copy_comes_and_the_others_wait_and_say_so() {
+async fn receivers_have_what_the_origin_gave_so_far() {
+    let lab = Lab::new(4);
+    let model = lab.model("tiny", 20, chunks(8));
+    lab.origin.set_limit(chunks(4));
+    let nodes: Vec<Node> = (1..=4).map(|id| lab.start_one(NodeId(id))).collect();
+    let mut watch = ask(&nodes[3], &model.name, Replicas::All).await.expect("it is on record");
+    for node in &nodes {
+        until_verified(&mut pull_of(node, &model.name).await, chunks(4)).await;
+    }
+    assert!(!watch.now().has_copy());
+    let (digest, asked) = (model.manifest.digest(), [1, 2, 3, 4, 9].map(NodeId));
+    let permille = nodes[1].handle.permille_of(&model.name, digest, &asked).await;
+    assert_eq!(permille.keys().copied().collect::<Vec<_>>(), asked[..4], "who is not there says nothing");
+    assert!(permille.values().all(|permille| (490..500).contains(permille)), "{permille:?}");
+    assert!(nodes[1].handle.permille_of(&model.name, Digest([0; 32]), &asked).await.is_empty(), "another version");
+    lab.origin.set_limit(u64::MAX);
+    held(&mut watch).await;
+    lab.check_published(&model);
+    assert_eq!(lab.origin.sent(model.weights.sha256), chunks(8));
+    end_all(nodes).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn wrong_bytes_of_the_origin_leave_nothing_anywhere() {
+    let lab = Lab::new(4);
+    let model = lab.model("tiny", 21, chunks(3));
+    let mut wrong = model.bytes.clone();
+    wrong[100] ^= 1;
+    lab.origin.put_file(model.weights.sha256, wrong);
+    let nodes: Vec<Node> = (1..=4).map(|id| lab.start_one(NodeId(id))).collect();
+    let mut watch = ask(&nodes[1], &model.name, Replicas::All).await.expect("it is on record");
+    let error = end(&mut watch).await.error().expect("there is no copy");
+    assert_eq!(error.code(), ErrorCode::DigestMismatch, "{error}");
+    for node in &nodes {
+        let error = result(&mut pull_of(node, &model.name).await).await.expect_err("it is another file");
+        assert_eq!(error.code(), ErrorCode::DigestMismatch, "{error}");
+    }
+    let wish = lab.cluster.wish(&model.name).expect("it is on record");
+    assert_eq!(wish.failures[&ONE].code, ErrorCode::DigestMismatch);
+    end_all(nodes).await;
+    for world in &lab.worlds {
+        world.check_nothing_published();
+        assert_eq!(world.staged(), Vec::<String>::new(), "{}", world.node);
+    }
+}
+
+/// A file that is on its way is told of by whoever brings it, and proved by its own digest in the end.
+#[tokio::test(start_paused = true)]
+async fn without_a_quorum_all_copies_come_of_a_version_that_is_on_record() {
     let lab = Lab::new(2);
     let model = lab.model("tiny", 5, chunks(2));
     lab.origin.set_limit(chunks(1));
     let [one, two] = lab.start::<2>();
     let mut watch = ask(&two, &model.name, Replicas::All).await.expect("it is on record");
-    let mut first = pull_of(&one, &model.name).await;
-    until_verified(&mut first, chunks(1)).await;
     let mut second = pull_of(&two, &model.name).await;
-    until(&mut second, |progress| progress.wait == Some(Wait::FirstCopy)).await;
-    assert_eq!(second.now().stage, Stage::Waiting);
-
+    until_verified(&mut second, chunks(1)).await;
     lab.cluster.set_quorum(false);
     lab.origin.set_limit(u64::MAX);
-    result(&mut first).await.expect("it needs no quorum");
-    lab.world(ONE).check_published(&model);
-    until(&mut second, |progress| progress.wait == Some(Wait::Quorum)).await;
-    sleep(Duration::from_secs(600)).await;
-    assert_eq!((&second.now().stage, second.now().verified_bytes()), (&Stage::Waiting, 0));
-    assert!(watch.now().has_copy() && !watch.now().is_held());
+    for node in [&one, &two] {
+        result(&mut pull_of(node, &model.name).await).await.expect("it needs no quorum");
+    }
+    lab.check_published(&model);
     lab.cluster.set_quorum(true);
     held(&mut watch).await;
-    lab.check_published(&model);
     assert_eq!(lab.origin.sent(model.weights.sha256), chunks(2));
     end_all([one, two]).await;
 }
 
-/// It was there when roots were waited for, and its own cannot be put on record just then.
 #[tokio::test(start_paused = true)]
-async fn the_root_of_a_file_that_the_store_loses_meanwhile_is_waited_for_too() {
+async fn without_a_quorum_for_the_version_the_others_wait_and_say_so() {
     let lab = Lab::new(2);
-    let (old, model) = (lab.model("old", 16, 1_000), lab.model("tiny", 17, chunks(1)));
+    let model = lab.model("tiny", 22, chunks(1));
+    lab.origin.fail_manifests([OriginTrouble::Busy { after_ms: Some(5_000) }]);
+    let [one, two] = lab.start::<2>();
+    let mut watch = ask(&two, &model.name, Replicas::All).await.expect("it is on record");
+    let mut second = pull_of(&two, &model.name).await;
+    until(&mut second, |progress| progress.wait == Some(Wait::FirstCopy)).await;
+    lab.cluster.set_quorum(false);
+    until(&mut second, |progress| progress.wait == Some(Wait::Quorum)).await;
+    sleep(Duration::from_secs(600)).await;
+    assert_eq!((&second.now().stage, second.now().verified_bytes()), (&Stage::Waiting, 0));
+    lab.cluster.set_quorum(true);
+    held(&mut watch).await;
+    lab.check_published(&model);
+    end_all([one, two]).await;
+}
+
+/// It was there when others began, and its root cannot be put on record just then.
+#[tokio::test(start_paused = true)]
+async fn a_file_that_the_store_loses_meanwhile_comes_as_well() {
+    let lab = Lab::new(2);
+    let (old, model) = (lab.model("old", 16, 1_000), lab.model("tiny", 17, chunks(2)));
     let [one, two] = lab.start::<2>();
     two.pull(&old.name).await.expect("it comes");
-    lab.origin.set_limit(chunks(1) / 2);
-    let hash = chunk_hash(model.weights.size_bytes, 0, &model.bytes);
-    let tree = Tree::of(model.weights.size_bytes, vec![hash]).expect("one hash");
-    lab.cluster.put(model.weights, tree.root());
+    // What came of the other model counts too.
+    lab.origin.set_limit(chunks(1) + 2_000);
     let mut watch = ask(&one, &model.name, Replicas::All).await.expect("it is on record");
     let mut second = pull_of(&two, &model.name).await;
-    until(&mut second, |progress| progress.stage == Stage::Fetching).await;
+    until_verified(&mut second, chunks(1)).await;
     // Both have the same configuration.
     let config = model.manifest.config().expect("it has one").sha256;
     fs::remove_file(lab.world(TWO).blob(config)).expect("it is there");
     lab.cluster.set_quorum(false);
     lab.origin.set_limit(u64::MAX);
-    until(&mut second, |progress| progress.wait == Some(Wait::Quorum)).await;
+    result(&mut second).await.expect("it needs no quorum");
     lab.cluster.set_quorum(true);
     held(&mut watch).await;
     lab.check_published(&model);
     end_all([one, two]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_takes_the_place_of_an_ingester_that_died_keeps_what_came() {
+    let lab = Lab::new(3);
+    let model = lab.model("tiny", 23, chunks(6));
+    lab.origin.set_limit(chunks(3));
+    let [one, two, three] = lab.start::<3>();
+    let mut watch = ask(&two, &model.name, Replicas::All).await.expect("it is on record");
+    for node in [&two, &three] {
+        until_verified(&mut pull_of(node, &model.name).await, chunks(3)).await;
+    }
+    one.end().await;
+    lab.peers.unlink(ONE);
+    lab.cluster.plan(&model.name, TWO, vec![TWO, THREE]);
+    lab.origin.set_limit(u64::MAX);
+    let over = held(&mut watch).await;
+    assert_eq!(over.copies.iter().map(|copy| copy.node).collect::<Vec<_>>(), [TWO, THREE]);
+    for node in [TWO, THREE] {
+        lab.world(node).check_published(&model);
+    }
+    assert_eq!(lab.origin.sent(model.weights.sha256), chunks(6), "each byte once");
+    end_all([two, three]).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -126,6 +126,25 @@ fn only_the_chunks_of_the_known_tree_are_kept() {
 }
 
 #[test]
+fn a_chunk_of_which_nothing_is_told_stays_and_one_that_is_told_otherwise_goes() {
+    let (world, sample) = (World::new(), Sample::new(4, 3 * CHUNK_BYTES + 5));
+    let part = world.begin(&sample);
+    for index in 0..3 {
+        sample.write(&part, index);
+    }
+    let told = |index: u32| match index {
+        0 => Some(sample.hash(0)),
+        1 | 3 => Some([7; 32]),
+        _ => None,
+    };
+    let gone = |chunks| part.agree_with_told(chunks, &told).expect("ours");
+    assert_eq!(gone(2..4), Vec::<u32>::new(), "it was not asked for the first ones");
+    assert_eq!(gone(0..4), [1]);
+    assert_eq!(set(&part), [0, 2]);
+    assert_eq!(gone(0..4), Vec::<u32>::new(), "once");
+}
+
+#[test]
 fn an_empty_file_is_whole_at_once() {
     let (world, sample) = (World::new(), Sample::of(vec![]));
     let part = world.begin(&sample);

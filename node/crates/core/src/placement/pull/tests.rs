@@ -17,6 +17,7 @@ fn site(node: u64) -> Site {
         disk_free_bytes: Some(100),
         holds: false,
         is_self: false,
+        progress_permille: None,
     }
 }
 
@@ -185,6 +186,23 @@ fn who_cannot_go_on_gives_way() {
     check("an ingester that is no target stays", &apart, &[one.clone(), two.clone(), site(4)], &Planned::Nothing);
     check("while it is there", &apart, &[one.clone(), two.clone(), dead(4)], &plan(1, &[1, 2]));
     check("where there is room later", &planned(wish(), 1, &[1]), &[one, two], &plan(1, &[1, 2]));
+}
+
+#[test]
+fn the_target_with_the_most_of_the_model_takes_the_place_of_an_ingester_that_died() {
+    let begun = resolved(planned(asked(Replicas::Count(3)), 1, &[1, 2, 3]));
+    let with = |site: Site, permille: u16| Site { progress_permille: Some(permille), ..site };
+    let check_with = |what: &str, two: Site, three: Site, expected: u64| {
+        check(what, &begun, &[dead(1), two, three], &plan(expected, &[1, 2, 3]));
+    };
+    check_with("more of it", with(with_free(2, 900), 400), with(with_free(3, 100), 500), 3);
+    check_with("unknown is the least", with(with_free(2, 900), 0), site(3), 2);
+    check_with("its own bytes need no room", with(with_free(2, 900), 400), with(with_free(3, 10), 500), 3);
+    check_with("a holder before all", holder(2), with(site(3), 999), 2);
+    let silent = Site { health: Health::Suspect, ..with(site(3), 999) };
+    check_with("who is heard before all", with(site(2), 1), silent, 2);
+    let off = Site { runtime_up: false, ..with(site(3), 999) };
+    check_with("who can before who has more", with(site(2), 1), off, 2);
 }
 
 #[test]

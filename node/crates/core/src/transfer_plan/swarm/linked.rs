@@ -39,7 +39,11 @@ impl Swarm {
         }
         let (now_ms, is_source, mut is_useful) = (self.now_ms, self.is_source(id), self.is_endgame());
         for index in fresh {
-            if !is_source {
+            if is_source {
+                if let Some(offered_ms) = self.offered_ms.get_mut(index as usize) {
+                    *offered_ms = now_ms.min(*offered_ms);
+                }
+            } else {
                 self.wanted.spreads(index);
             }
             is_useful |= self.wanted.holds(index);

@@ -142,6 +142,37 @@ fn where_everybody_else_has_the_whole_file_no_stripe_is_left_to_others() {
 }
 
 #[test]
+fn what_a_source_got_just_now_is_left_to_its_owner_however_long_nothing_else_came() {
+    let mut swarm = swarm(Stripe { rank: 0, of: 2, ingester: ONE }, 4);
+    walk(
+        &mut swarm,
+        &[
+            (0, Event::Joined { peer: ONE }, &[]),
+            (0, Event::Joined { peer: TWO }, &[]),
+            (5_000, Event::Tick, &[]),
+            (5_000, has(ONE, 1, 1), &[]),
+            (5_900, Event::Tick, &[]),
+            (6_000, Event::Tick, &[ask(1, ONE, 1, 1)]),
+        ],
+    );
+    assert_eq!(swarm.reach, 1);
+}
+
+#[test]
+fn who_fetches_alone_from_now_on_asks_for_all() {
+    let mut swarm = swarm(Stripe { rank: 0, of: 2, ingester: ONE }, 4);
+    assert_eq!(swarm.apply(0, has(ONE, 0, 4)).len(), 2);
+    swarm.set_stripe(Stripe { rank: 0, of: 1, ingester: ONE });
+    let mut asked: Vec<u32> = Vec::new();
+    for action in swarm.apply(1, Event::Tick) {
+        let Action::Ask { extent, .. } = action else { panic!("{action:?}") };
+        asked.extend(extent.chunks());
+    }
+    asked.sort_unstable();
+    assert_eq!(asked, [1, 3]);
+}
+
+#[test]
 fn what_is_late_is_asked_of_another_and_the_slower_one_is_cancelled() {
     let mut swarm = swarm(ALONE, 2);
     walk(

@@ -9,6 +9,9 @@ use crate::transfer_plan::Extent;
 
 /// No request is late before this, milliseconds.
 const LATE_MS_MIN: u64 = 250;
+/// So many times longer the owner of a chunk may take for it while the sources do not have all of the file: whoever
+/// waits for these is in no hurry.
+const GROWING_PATIENCE: u64 = 4;
 
 // === impl Swarm ===
 
@@ -110,7 +113,7 @@ impl Swarm {
     }
 
     /// While something is wanted and no source is busy with a request, it comes from the owners of other stripes. These
-    /// may be slow or gone, so after a while the sources are asked for one more stripe.
+    /// may be slow or gone, so after a while the sources are asked for one more stripe, if they had of it for long.
     fn widen_stripe(&mut self) {
         let usual_us = self.times.usual_us();
         let is_in_time =
@@ -121,12 +124,24 @@ impl Swarm {
         }
         let starved_ms = self.late_ms(usual_us, 1);
         let widest = self.stripe.of.saturating_sub(1);
-        if self.reach < widest && self.now_ms.saturating_sub(self.fed_ms) >= starved_ms {
+        let is_starved = self.now_ms.saturating_sub(self.fed_ms) >= starved_ms;
+        if self.reach < widest && is_starved && self.is_left_lying(starved_ms) {
             // Where everybody else has the whole file, nobody else has a stripe.
             let is_alone = self.peers.values().all(|peer| peer.is_source);
             self.reach = if is_alone { widest } else { self.reach + 1 };
             self.fed_ms = self.now_ms;
             self.wake_all();
         }
+    }
+
+    /// Whether a source has had something for so long that is wanted here, and that nobody fetches.
+    fn is_left_lying(&self, wait_ms: u64) -> bool {
+        let is_whole = self.peers.values().any(|peer| peer.is_source && peer.has.is_full());
+        let wait_ms = if is_whole { wait_ms } else { wait_ms.saturating_mul(GROWING_PATIENCE) };
+        let lay_ms = |index: u32| {
+            let offered_ms = self.offered_ms.get(index as usize).copied().unwrap_or(u64::MAX);
+            self.now_ms.saturating_sub(offered_ms)
+        };
+        self.wanted.rarest().any(|index| lay_ms(index) >= wait_ms)
     }
 }

@@ -1,6 +1,7 @@
 //! One node that fetches a file, and others that have it, over pipes: with faults, seeds and a paused clock.
 
 use std::fs::File;
+use std::future::pending;
 use std::os::unix::fs::FileExt as _;
 
 use prometheus::Registry;
@@ -78,7 +79,7 @@ impl World {
             others: Vec::new(),
             has_registry: false,
             part: self.own.part(),
-            tree: self.own.tree(),
+            proof: Proof::Tree(self.own.tree()),
             links: Links::new(Arc::clone(&peers), Buffers::new(), self.metrics.clone(), &self.config),
             peers,
             ledger: Arc::new(self.cluster.ledger(ONE)),
@@ -88,6 +89,43 @@ impl World {
             gate: self.gate("", &Clock::system()),
             metrics: self.metrics.clone(),
             seed,
+        }
+    }
+
+    /// The same while no root is on record, from these nodes; the second one brings the file.
+    fn hearing(&self, others: &[NodeId]) -> Receiving {
+        let proof = Proof::Told(Told::new(self.own.spec));
+        Receiving { others: others.to_vec(), proof, ..self.receiving(1) }
+    }
+
+    /// Makes a node reachable that has nothing of the file yet.
+    fn join(&self, node: NodeId) -> (Disk, Part) {
+        let disk = Disk::of(self.own.bytes.clone());
+        self.peers.link_library(node, disk.library.clone(), 16);
+        let part = disk.part();
+        (disk, part)
+    }
+
+    /// What is there of the file.
+    fn came(&self) -> Vec<u32> {
+        self.own.part().have().runs().flatten().collect()
+    }
+
+    async fn until_came(&self, chunks: &[u32]) {
+        let came = async {
+            while self.came() != chunks {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(LONG, came).await.expect("they come");
+    }
+
+    /// Fetches with this until it ends, or until what happens beside it is over.
+    async fn beside<T>(&self, receiving: Receiving, happens: impl Future<Output = T>) -> Result<T, PullError> {
+        let mut fetched = Box::pin(timeout(LONG, receive(receiving, &self.config, Chaser::new())));
+        tokio::select! {
+            ended = &mut fetched => Err(ended.expect("in time").expect_err("it does not end by itself")),
+            over = happens => Ok(over),
         }
     }
 
@@ -219,7 +257,7 @@ async fn connections_that_are_cut_are_opened_again() {
         sleep(Duration::from_secs(100)).await;
         world.peers.set_fault(TWO, None);
         world.peers.cut(TWO);
-        std::future::pending::<()>().await;
+        pending::<()>().await;
     };
     tokio::select! {
         () = world.receive(1) => {}
@@ -274,7 +312,7 @@ async fn who_is_busy_is_asked_again() {
         sleep(Duration::from_secs(20)).await;
         world.peers.set_fault(TWO, None);
         world.peers.cut(TWO);
-        std::future::pending::<()>().await;
+        pending::<()>().await;
     };
     let begun = Instant::now();
     tokio::select! {
@@ -293,7 +331,7 @@ async fn who_hands_out_nothing_at_this_time_is_waited_for() {
         sleep(closed_for).await;
         world.peers.set_fault(TWO, None);
         world.peers.cut(TWO);
-        std::future::pending::<()>().await;
+        pending::<()>().await;
     };
     let begun = Instant::now();
     tokio::select! {
@@ -340,7 +378,7 @@ async fn a_time_in_which_nothing_may_come_passes_and_links_may_end_meanwhile() {
         let until_minute = Some(18 * 60);
         assert_eq!(world.board.now().wait, Some(Wait::Window { until_minute }));
         clock.advance_ms(6 * 3_600_000);
-        std::future::pending::<()>().await;
+        pending::<()>().await;
     };
     let begun = Instant::now();
     let fetched = Box::pin(receive(Receiving { gate, ..world.receiving(1) }, &world.config, Chaser::new()));
@@ -439,16 +477,14 @@ async fn what_has_come_is_offered_to_others_while_the_rest_is_missing() {
         chunk = looking => chunk,
     };
     assert!(chunk == world.own.chunk(3));
-    assert_eq!(world.own.library.have(world.own.spec.sha256), None, "and not longer");
+    assert_eq!(world.own.library.held(world.own.spec.sha256), None, "and not longer");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_chunk_that_the_disk_damaged_before_it_was_heard_of_is_missing() {
     let world = World::new(3, &[TWO]).await;
     let (news, _inbox) = mpsc::channel(NEWS_MAX);
-    let (patience, changes) = (world.config.patience(), watch::Sender::new(()));
-    let (at_gate, on_wire) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    let shared = Arc::new(Shared { receiving: world.receiving(1), patience, news, changes, at_gate, on_wire });
+    let shared = Arc::new(Shared::new(world.receiving(1), world.config.patience(), news));
     let mut conduct = Conduct::new(shared, &world.config);
     let came = || News::Came { peer: TWO, request: 1, index: 1 };
     conduct.take(News::Lost { index: 1 });
@@ -461,4 +497,180 @@ async fn a_chunk_that_the_disk_damaged_before_it_was_heard_of_is_missing() {
     assert_eq!(conduct.verified_bytes, CHUNK_BYTES);
     conduct.take(News::Lost { index: 1 });
     assert_eq!((conduct.swarm.have().get(1), conduct.verified_bytes), (false, 0));
+}
+
+/// Chunks arrive at a node, as if from a registry.
+fn arrive(disk: &Disk, part: &Part, chunks: impl IntoIterator<Item = u32>) {
+    chunks.into_iter().for_each(|index| disk.write(part, index));
+    disk.library.stir();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_into_the_cluster_is_fetched_as_it_comes_and_is_waited_for() {
+    let world = World::new(6, &[]).await;
+    let (two, part) = world.join(TWO);
+    let _first = two.library.offer_first(part.clone());
+    let happens = async {
+        sleep(Duration::from_secs(1_000)).await;
+        assert_eq!(world.board.now().wait, Some(Wait::FirstCopy));
+        arrive(&two, &part, [0, 2, 1]);
+        world.until_came(&[0, 1, 2]).await;
+        assert_eq!(world.board.now().stage, Stage::Fetching);
+        // Nobody has more: that is no silence.
+        sleep(Duration::from_secs(1_000)).await;
+        arrive(&two, &part, 3..6);
+        pending::<()>().await;
+    };
+    tokio::select! {
+        ended = Box::pin(receive(world.hearing(&[TWO]), &world.config, Chaser::new())) => {
+            assert_eq!(ended, Ok(world.own.spec.sha256));
+        }
+        () = happens => {}
+    }
+    assert_eq!(world.peers.sent_bytes(TWO), world.own.spec.size_bytes, "once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_chunk_of_which_nobody_told_a_hash_is_asked_of_nobody() {
+    let world = World::new(4, &[]).await;
+    let ((two, first), (three, whole)) = (world.join(TWO), world.join(THREE));
+    arrive(&two, &first, [2]);
+    arrive(&three, &whole, 0..4);
+    let _offered = (two.library.offer_first(first), three.library.offer(whole));
+    let happens = async {
+        world.until_came(&[2]).await;
+        sleep(Duration::from_secs(100)).await;
+        world.came()
+    };
+    let came = world.beside(world.hearing(&[TWO, THREE]), happens).await.expect("it goes on");
+    assert_eq!(came, [2]);
+    assert!(world.peers.sent_bytes(THREE) <= CHUNK_BYTES, "{}", world.peers.sent_bytes(THREE));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_liar_among_receivers_is_found_by_told_hashes() {
+    let world = World::new(12, &[]).await;
+    let ((two, first), (three, whole)) = (world.join(TWO), world.join(THREE));
+    for (disk, part) in [(&two, &first), (&three, &whole)] {
+        arrive(disk, part, 0..12);
+    }
+    world.peers.set_fault(THREE, Some(PeerFault::LyingChunks));
+    let _offered = (two.library.offer_first(first), three.library.offer(whole));
+    let fetched = Box::pin(receive(world.hearing(&[TWO, THREE]), &world.config, Chaser::new()));
+    assert_eq!(timeout(LONG, fetched).await.expect("it ends"), Ok(world.own.spec.sha256));
+    assert!(world.metric("ollamax_transfer_peer_strikes_total") >= 1.0, "nothing was noticed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ingester_that_tells_two_hashes_for_a_chunk_is_left() {
+    let world = World::new(4, &[]).await;
+    let (two, part) = world.join(TWO);
+    arrive(&two, &part, [1]);
+    world.peers.set_fault(TWO, Some(PeerFault::TwoHashes));
+    let _first = two.library.offer_first(part);
+    let error = world.beside(world.hearing(&[TWO]), pending::<()>()).await.expect_err("it lies");
+    let PullError::Peers { text, .. } = error else { panic!("{error}") };
+    assert_eq!(text, "node 2 told two hashes of chunk 1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn hashes_that_are_lies_spoil_no_chunk() {
+    let world = World::new(4, &[]).await;
+    let (two, part) = world.join(TWO);
+    arrive(&two, &part, 0..4);
+    world.peers.set_fault(TWO, Some(PeerFault::LyingHashes));
+    let _first = two.library.offer_first(part);
+    let error = world.beside(world.hearing(&[TWO]), pending::<()>()).await.expect_err("nothing fits");
+    let PullError::Peers { text, .. } = error else { panic!("{error}") };
+    assert_eq!(text, "node 2 sent 3 damaged chunks");
+    assert_eq!(world.came(), Vec::<u32>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ingester_that_damages_all_it_sends_is_not_waited_for() {
+    let world = World::new(4, &[]).await;
+    let ((two, part), _three) = (world.join(TWO), world.join(THREE));
+    arrive(&two, &part, 0..4);
+    world.peers.set_fault(TWO, Some(PeerFault::LyingChunks));
+    let _first = two.library.offer_first(part);
+    let begun = Instant::now();
+    let error = world.beside(world.hearing(&[TWO, THREE]), pending::<()>()).await.expect_err("nobody has it");
+    assert!(matches!(error, PullError::Silent { .. }), "{error}");
+    assert!(begun.elapsed() <= Duration::from_secs(302), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_old_ingester_that_tells_no_hashes_is_waited_for() {
+    let world = World::new(3, &[]).await;
+    let (two, part) = world.join(TWO);
+    arrive(&two, &part, [0, 1]);
+    let _offered = two.library.offer(part.clone());
+    let happens = async {
+        sleep(Duration::from_secs(1_000)).await;
+        assert_eq!((world.came(), world.board.now().wait), (vec![], Some(Wait::FirstCopy)));
+        arrive(&two, &part, [2]);
+        pending::<()>().await;
+    };
+    tokio::select! {
+        ended = Box::pin(receive(world.hearing(&[TWO]), &world.config, Chaser::new())) => {
+            assert_eq!(ended, Ok(world.own.spec.sha256));
+        }
+        () = happens => {}
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_root_that_comes_on_record_takes_the_place_of_who_told_the_hashes() {
+    let world = World::new(4, &[]).await;
+    let ((two, first), (three, _)) = (world.join(TWO), world.join(THREE));
+    arrive(&two, &first, [0]);
+    let offered = two.library.offer_first(first);
+    three.publish();
+    let happens = async {
+        world.until_came(&[0]).await;
+        world.peers.unlink(TWO);
+        drop(offered);
+        sleep(Duration::from_secs(1_000)).await;
+        assert_eq!(world.came(), [0]);
+        world.cluster.put(world.own.spec, world.own.tree().root());
+        pending::<()>().await;
+    };
+    tokio::select! {
+        ended = Box::pin(receive(world.hearing(&[TWO, THREE]), &world.config, Chaser::new())) => {
+            assert_eq!(ended, Ok(world.own.spec.sha256));
+        }
+        () = happens => {}
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_chunk_that_was_there_and_is_told_to_be_another_comes_again() {
+    let world = World::new(4, &[]).await;
+    let own = world.own.part();
+    world.own.write(&own, 0);
+    let mut other = world.own.chunk(1).to_vec();
+    other[5] ^= 1;
+    own.write(1, &other, chunk_hash(world.own.spec.size_bytes, 1, &other)).expect("there is room");
+    let mut chaser = Chaser::new();
+    for index in [0, 1] {
+        assert!(chaser.take(&own, index).expect("readable"), "it is what was written");
+    }
+    let (two, part) = world.join(TWO);
+    arrive(&two, &part, 0..4);
+    let _first = two.library.offer_first(part);
+    let fetched = Box::pin(receive(world.hearing(&[TWO]), &world.config, chaser));
+    assert_eq!(timeout(LONG, fetched).await.expect("it ends"), Ok(world.own.spec.sha256));
+    assert_eq!(own.tree().expect("it is whole"), world.own.tree());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_brings_the_rest_gets_from_others_that_of_which_was_told() {
+    let world = World::new(5, &[]).await;
+    let (three, part) = world.join(THREE);
+    arrive(&three, &part, [1, 3]);
+    let _offered = three.library.offer(part);
+    let told = Told::new(world.own.spec);
+    told.learn(Extent { first: 0, count: 4 }, &world.own.tree().hashes()[..4]).expect("it is new");
+    let receiving = Receiving { ingester: ONE, proof: Proof::Told(told), ..world.hearing(&[THREE]) };
+    world.beside(receiving, world.until_came(&[1, 3])).await.expect("it goes on");
 }

@@ -29,6 +29,8 @@ struct Spec {
     liar: Option<u64>,
     /// This node vanishes at that moment.
     vanishes: Option<(u64, u64)>,
+    /// The first node gets the file while the others fetch it: a chunk in so many milliseconds.
+    origin: Option<u64>,
 }
 
 #[derive(Clone, Copy)]
@@ -86,7 +88,7 @@ fn no_endgame() -> Rules {
 impl Spec {
     fn new(nodes: u64, chunks: u32, seed: u64) -> Self {
         let (holders, rules) = (1, Rules::default());
-        Self { nodes, holders, chunks, seed, rules, slow: None, liar: None, vanishes: None }
+        Self { nodes, holders, chunks, seed, rules, slow: None, liar: None, vanishes: None, origin: None }
     }
 
     fn receivers(&self) -> impl Iterator<Item = NodeId> + use<> {
@@ -135,8 +137,12 @@ impl World {
             for peer in (1..=self.spec.nodes).map(NodeId).filter(|peer| *peer != node) {
                 self.apply(node, Event::Joined { peer });
             }
-            for peer in (1..=self.spec.holders).map(NodeId) {
-                self.apply(node, Event::Has { peer, extent: Extent { first: 0, count: self.spec.chunks } });
+            if let Some(chunk_ms) = self.spec.origin {
+                self.comes_from_outside(node, chunk_ms);
+            } else {
+                for peer in (1..=self.spec.holders).map(NodeId) {
+                    self.apply(node, Event::Has { peer, extent: Extent { first: 0, count: self.spec.chunks } });
+                }
             }
             self.at(TICK_MS, Happening::Tick { at: node });
         }
@@ -146,6 +152,14 @@ impl World {
             assert!(now_ms < limit_ms, "a chunk does not arrive");
             self.now_ms = now_ms;
             self.happen(happening);
+        }
+    }
+
+    /// A node hears of each chunk a little after the first node has it.
+    fn comes_from_outside(&mut self, to: NodeId, chunk_ms: u64) {
+        for first in 0..self.spec.chunks {
+            let event = Event::Has { peer: INGESTER, extent: Extent { first, count: 1 } };
+            self.at(u64::from(first + 1) * chunk_ms + HAVE_MS, Happening::Told { to, event });
         }
     }
 
@@ -391,4 +405,29 @@ fn many_sources_share_a_large_file() {
     assert!(world.is_everywhere_whole());
     let most = (1..=63).map(|node| world.sent_percent(NodeId(node))).max();
     assert!(world.makespan_percent() <= 115 && most <= Some(5), "{} {most:?}", world.makespan_percent());
+}
+
+/// How long after the first node the last one has all of a file that comes from outside at a quarter of the link.
+fn lag_ms(spec: Spec) -> (World, u64) {
+    let chunk_ms = 4 * CHUNK_MS;
+    let world = Spec { origin: Some(chunk_ms), ..spec }.run();
+    let last_ms = world.done_ms.values().max().copied().expect("somebody is done");
+    let lag_ms = last_ms.saturating_sub(u64::from(spec.chunks) * chunk_ms);
+    (world, lag_ms)
+}
+
+#[test]
+fn while_the_file_comes_into_the_swarm_the_others_follow_and_each_chunk_is_sent_once() {
+    for nodes in [2, 3, 4, 8] {
+        let (world, lag_ms) = lag_ms(Spec::new(nodes, 200, 1));
+        assert!(world.is_everywhere_whole());
+        let sent = world.sent_percent(INGESTER);
+        assert!(lag_ms <= 3_000 && sent <= 110, "{nodes} nodes: {lag_ms} ms, {sent} percent");
+    }
+}
+
+#[test]
+fn while_the_file_comes_into_the_swarm_the_stripe_of_a_node_that_vanished_comes_too() {
+    let (world, lag_ms) = lag_ms(Spec { vanishes: Some((3, 1_000)), rules: no_endgame(), ..Spec::new(4, 200, 1) });
+    assert!(world.is_everywhere_whole() && lag_ms <= 3_000, "{lag_ms} ms");
 }
