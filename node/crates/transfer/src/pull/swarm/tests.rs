@@ -403,7 +403,7 @@ async fn what_waits_for_a_limit_comes_once_although_its_node_was_left_meanwhile(
         }
         sleep(Duration::from_secs(60)).await;
         clock.advance_ms(6 * 3_600_000);
-        std::future::pending::<()>().await;
+        pending::<()>().await;
     };
     let fetched = Box::pin(receive(Receiving { gate, ..world.receiving(1) }, &world.config, Chaser::new()));
     tokio::select! {
