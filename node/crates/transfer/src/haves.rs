@@ -87,7 +87,9 @@ impl Following {
                         match self.library.first_hashes(sha256, extent) {
                             Some(hashes) => self.news.push_back(Have::Some { sha256, size_bytes, extent, hashes }),
                             // One of them went just now: they are told when they are looked at again.
-                            None => extent.chunks().for_each(|index| drop(now.bits.clear(index))),
+                            None => extent.chunks().for_each(|index| {
+                                now.bits.clear(index);
+                            }),
                         }
                     }
                 }
