@@ -281,8 +281,11 @@ async fn a_file_that_is_right_does_not_go_when_another_one_is_wrong() {
     lab.origin.put_file(config.sha256, vec![0; usize::try_from(config.size_bytes).expect("small")]);
     let [one, two] = lab.start::<2>();
     let mut watch = ask(&one, &model.name, Replicas::All).await.expect("it is on record");
-    let error = end(&mut watch).await.error().expect("there is no copy");
-    assert_eq!(error.code(), ErrorCode::DigestMismatch, "{error}");
+    assert!(end(&mut watch).await.error().is_some(), "there is no copy");
+    for node in [&one, &two] {
+        let error = result(&mut pull_of(node, &model.name).await).await.expect_err("a file is another one");
+        assert_eq!(error.code(), ErrorCode::DigestMismatch, "{error}");
+    }
     lab.worlds.iter().for_each(World::check_nothing_published);
 
     // Gives the origin the same model as it should be.
