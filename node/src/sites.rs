@@ -60,6 +60,13 @@ impl Sites {
         self
     }
 
+    /// Those of some nodes that are heard just now.
+    pub(crate) fn heard_of(&self, nodes: &[NodeId]) -> Vec<NodeId> {
+        let is_heard = |site: &&Site| site.is_self || site.health == Health::Alive;
+        let heard = self.sites.iter().filter(is_heard).map(|site| site.node);
+        heard.filter(|node| nodes.contains(node)).collect()
+    }
+
     /// As places for a model that these nodes hold.
     pub(crate) fn with_holders(&self, holders: &BTreeSet<NodeId>) -> Vec<Site> {
         let sites = self.sites.iter().cloned();

@@ -164,11 +164,12 @@ impl Planner {
     }
 
     /// The same change, or where another node is to bring a model into the cluster, the one that follows from what
-    /// nodes have of it.
+    /// nodes have of it. Only those that are heard are asked: one that died would keep every wish waiting.
     async fn with_progress(&self, command: Command) -> Result<Command, Fault> {
         let Some(transfer) = &self.transfer else { return Ok(command) };
         let Some((wish, digest, targets)) = self.moved(&command)? else { return Ok(command) };
-        let permille = transfer.permille_of(&wish.name, digest, &targets).await;
+        let heard = Sites::now(&*self.metadata.view(), &self.scheduler)?.heard_of(&targets);
+        let permille = transfer.permille_of(&wish.name, digest, &heard).await;
         let view = self.metadata.view();
         let sites = Sites::now(&*view, &self.scheduler)?.with_progress(&permille);
         let step = examine(&wish, &sites, &read::locations_of(&*view, &wish.name)?).step;

@@ -78,19 +78,22 @@ impl Following {
         }
     }
 
-    fn take(&mut self, sha256: Digest, now: Option<Held>) {
+    fn take(&mut self, sha256: Digest, mut now: Option<Held>) {
         let news = news_of(sha256, self.told.get(&sha256), now.as_ref());
-        let is_first = now.as_ref().is_some_and(|held| held.is_first);
         for have in news {
-            match have {
-                Have::Some { sha256, size_bytes, extent, .. } if is_first => {
-                    self.news.extend(pieces(extent).map(|extent| {
-                        // Of one that went just now the next look tells.
-                        let hashes = self.library.first_hashes(sha256, extent).unwrap_or_default();
-                        Have::Some { sha256, size_bytes, extent, hashes }
-                    }));
+            match (have, &mut now) {
+                (Have::Some { sha256, size_bytes, extent, .. }, Some(now)) if now.is_first => {
+                    for extent in pieces(extent) {
+                        match self.library.first_hashes(sha256, extent) {
+                            Some(hashes) => self.news.push_back(Have::Some { sha256, size_bytes, extent, hashes }),
+                            // One of them went just now: they are told when they are looked at again.
+                            None => extent.chunks().for_each(|index| {
+                                now.bits.clear(index);
+                            }),
+                        }
+                    }
                 }
-                have => self.news.push_back(have),
+                (have, _) => self.news.push_back(have),
             }
         }
         match now {
@@ -277,6 +280,28 @@ mod tests {
         disk.publish();
         disk.library.stir();
         assert_eq!(told(&[news.next().await.expect("it goes on")]), "*");
+    }
+
+    #[test]
+    fn what_went_before_its_hash_was_told_is_told_when_it_is_there_again() {
+        let disk = Disk::new(8, 3);
+        let part = disk.part();
+        disk.write(&part, 0);
+        let _first = disk.library.offer_first(part.clone());
+        let (library, blobs) = (disk.library.clone(), vec![disk.spec.sha256]);
+        let (changes, adopted) = (library.changes(), library.adopted());
+        let (told, news) = (BTreeMap::new(), VecDeque::new());
+        let mut following = Following { library, blobs, told, news, changes, adopted, is_first: true };
+        let held = || Held { size_bytes: disk.spec.size_bytes, bits: bits(3, &[0, 1]), is_first: true };
+        following.take(disk.spec.sha256, Some(held()));
+        assert!(following.news.is_empty(), "the second chunk went behind the look");
+        disk.write(&part, 1);
+        following.take(disk.spec.sha256, Some(held()));
+        let expected = disk.tree().hashes()[..2].to_vec();
+        match following.news.pop_front() {
+            Some(Have::Some { extent: Extent { first: 0, count: 2 }, hashes, .. }) => assert_eq!(hashes, expected),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[tokio::test(start_paused = true)]

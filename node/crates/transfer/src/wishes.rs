@@ -439,7 +439,8 @@ fn goes_on(known: &Assignment, now: &Assignment) -> bool {
     let is_same_version = known.digest.is_some() && known.digest == now.digest;
     if known.round != now.round {
         // Who receives hears later whether the new round stands for another version.
-        return is_same_version || known.digest.is_some() && now.digest.is_none() && now.duty == Duty::Receive;
+        let is_same = is_same_version && known.ingester == now.ingester;
+        return is_same || known.digest.is_some() && now.digest.is_none() && now.duty == Duty::Receive;
     }
     known.ingester == now.ingester && (is_same_version || known.digest.is_none())
 }
@@ -527,6 +528,10 @@ mod tests {
         check((1, None, Receive), (2, None, Receive), false);
         check((1, Some(7), Ingest), (2, None, Ingest), false);
         check((1, Some(7), Ingest), (2, Some(7), Ingest), true);
+        let known = assignment(1, Some(7), Receive);
+        let now = Assignment { ingester: NodeId(2), ..assignment(2, Some(7), Receive) };
+        assert!(!goes_on(&known, &now), "another node tells the hashes now");
+        assert!(goes_on(&known, &Assignment { digest: None, ..now }), "it may stand for another version");
     }
 
     #[test]

@@ -136,6 +136,15 @@ fn who_has_the_most_of_a_model_takes_the_place_of_who_brought_it() {
 }
 
 #[test]
+fn who_is_not_heard_is_not_asked_how_much_it_has() {
+    let with = |node: u64, health: Health| Site { health, ..site(node, 100) };
+    let own = Site { is_self: true, ..with(1, Health::Unknown) };
+    let others = [with(2, Health::Alive), with(3, Health::Dead), with(4, Health::Suspect), with(5, Health::Alive)];
+    let sites = Sites::of([own].into_iter().chain(others).collect());
+    assert_eq!(sites.heard_of(&nodes(&[1, 2, 3, 4, 9])), nodes(&[1, 2]));
+}
+
+#[test]
 fn what_is_done_is_looked_at_again_only_now_and_then_unless_it_is_asked_for_anew() {
     let put = |wish: &Wish| Mutation::Put(Key::Wish(wish.name.key()), Record::Wish(Box::new(wish.clone())));
     let at = |node| Key::Location(name().key(), NodeId(node));

@@ -31,7 +31,7 @@ use crate::progress::{PullProgress, Stage, Wait};
 
 use super::chase::Chaser;
 use super::told::{Proof, Told};
-use super::{Ground, Pull, blocking, fetch, resume, swarm, tree};
+use super::{Ground, Pull, Turn, blocking, fetch, resume, swarm, tree};
 
 /// Time between two looks whether what is waited for is on record.
 const RECORD_INTERVAL: Duration = Duration::from_millis(250);
@@ -357,7 +357,8 @@ impl Pull {
         self.unless_ended(self.unless_in_vain(wished, begun)).await
     }
 
-    /// A file of a wish is not what its name says. Nothing on record says what is right of the others, so all goes.
+    /// A file of a wish is not what its name says. Nothing says what is right of the others, so all goes that is not
+    /// on record, whole by its own digest, or wanted by another pull here.
     pub(super) async fn let_go(&self, ground: &Ground, error: PullError) -> PullError {
         let is_wrong =
             matches!(error, PullError::Digest { .. } | PullError::Elsewhere { code: ErrorCode::DigestMismatch, .. });
@@ -365,8 +366,12 @@ impl Pull {
         if !is_wrong {
             return error;
         }
-        let all = ground.missing.iter().map(|(blob, _)| blob.sha256);
-        let unproved: Vec<Digest> = all.filter(|sha256| self.means.ledger.bound(*sha256).is_none()).collect();
+        let is_sealed = |sha256: Digest| self.means.library.part(sha256).is_some_and(|part| part.is_sealed());
+        // This pull waits for no file any more, so one share of the turn is its own, and each other that of another.
+        let is_ours = |turn: &Turn| Arc::strong_count(turn) == 1;
+        let all = ground.missing.iter().filter(|(_, turn)| is_ours(turn)).map(|(blob, _)| blob.sha256);
+        let is_unproved = |sha256: &Digest| self.means.ledger.bound(*sha256).is_none() && !is_sealed(*sha256);
+        let unproved: Vec<Digest> = all.filter(is_unproved).collect();
         unproved.iter().for_each(|sha256| wished.hints.forget(*sha256));
         let staging = ground.staging.clone();
         let gone = blocking(move || unproved.into_iter().try_for_each(|sha256| staging.forget(sha256)));

@@ -144,6 +144,8 @@ struct Conduct {
     attended: BTreeMap<NodeId, CancellationToken>,
     linked: BTreeMap<NodeId, Vec<Link>>,
     distrusted: BTreeSet<NodeId>,
+    /// When the link to the node that brings the file broke off last.
+    broke_off_at: Instant,
     /// The chunks that any node was heard to have.
     seen: Bits,
     /// Those that each linked node has, whether or not it is known what they must be.
@@ -223,6 +225,7 @@ impl Conduct {
             attended: BTreeMap::new(),
             linked: BTreeMap::new(),
             distrusted: BTreeSet::new(),
+            broke_off_at: now,
             asked: BTreeMap::new(),
             tasks: JoinSet::new(),
             verified_bytes,
@@ -320,7 +323,9 @@ impl Conduct {
             News::Known { chunks, gone } => self.release(&chunks, &gone),
             News::Left { peer, why } => {
                 self.last = format!("node {peer}: {why}");
-                self.linked.remove(&peer);
+                if self.linked.remove(&peer).is_some() && peer == self.shared.receiving.ingester {
+                    self.broke_off_at = Instant::now();
+                }
                 self.has.remove(&peer);
                 // What came of his requests is still written; what the link brings no more ends them. Those of which
                 // nothing can come yet are made anew.
@@ -512,13 +517,18 @@ impl Conduct {
 
     /// Whether no node has anything that is missing here, while the file is on its way into the cluster. Whoever brings
     /// it may wait for a registry or for a time of the week; that it has failed or is gone, the record says. One that
-    /// sends damaged chunks is waited for no longer than others.
+    /// sends damaged chunks is waited for no longer than others; nor is, once the file is on record, one that was not
+    /// linked for so long or has failed.
     fn is_for_others_to_come(&self) -> bool {
         let (proof, have) = (self.shared.proof(), self.swarm.have());
         let is_missing = |index: u32| !have.get(index) && proof.hash_of(index).is_some();
-        let Receiving { ingester, has_registry, .. } = &self.shared.receiving;
+        let Receiving { name, ingester, has_registry, ledger, .. } = &self.shared.receiving;
+        let has_failed = || ledger.plan(name).is_some_and(|wish| wish.failures.contains_key(ingester));
+        let is_there = || self.linked.contains_key(ingester) || self.broke_off_at.elapsed() < self.silence;
+        let is_at_it = || is_there() && !has_failed();
         let is_on_its_way = proof.told().is_some() && !has_registry && !self.distrusted.contains(ingester);
-        is_on_its_way && !self.has.values().any(|has| has.runs().flatten().any(is_missing))
+        let is_waited_for = is_on_its_way && (ledger.bound(self.shared.blob().sha256).is_none() || is_at_it());
+        is_waited_for && !self.has.values().any(|has| has.runs().flatten().any(is_missing))
     }
 }
 
@@ -565,7 +575,10 @@ impl Shared {
         let mut failures = 0;
         loop {
             let begun = Instant::now();
-            let Some(why) = leave.run_until_cancelled(self.follow(peer)).await else { return };
+            let why = self.follow(peer, &leave).await;
+            if leave.is_cancelled() {
+                return;
+            }
             if begun.elapsed() > Duration::from_millis(self.patience.wait_ms_max) {
                 failures = 0;
             }
@@ -580,15 +593,19 @@ impl Shared {
         }
     }
 
-    /// Links to a node and hears what it has, until one or the other breaks off.
-    async fn follow(&self, peer: NodeId) -> String {
+    /// Links to a node and hears what it has, until one or the other breaks off, or the node is left. What is learned
+    /// of it is told in any case.
+    async fn follow(&self, peer: NodeId, leave: &CancellationToken) -> String {
         let Receiving { links, peers, .. } = &self.receiving;
         let blob = self.blob();
-        let links = match links.to(peer).await {
-            Ok(links) => links,
-            Err(error) => return error.to_string(),
+        let links = match leave.run_until_cancelled(links.to(peer)).await {
+            None => return String::new(),
+            Some(Ok(links)) => links,
+            Some(Err(error)) => return error.to_string(),
         };
-        let mut ended = select_all(links.iter().map(|link| link.ended().boxed()));
+        let ended = select_all(links.iter().map(|link| link.ended().boxed()));
+        let ended = leave.run_until_cancelled(ended).map(|over| over.map_or_else(String::new, |(why, ..)| why));
+        let mut ended = Box::pin(ended);
         if self.news.send(News::Linked { peer, links: links.clone() }).await.is_err() {
             return String::new();
         }
@@ -602,7 +619,7 @@ impl Shared {
         loop {
             let have = tokio::select! {
                 biased;
-                (why, ..) = &mut ended => return why,
+                why = &mut ended => return why,
                 have = haves.next() => have,
             };
             let (extent, hashes) = match have {
@@ -621,20 +638,17 @@ impl Shared {
             if !is_possible {
                 return "it says that it has chunks that the file does not have".to_owned();
             }
-            let learned = async {
-                match &hashes {
-                    Some(hashes) => self.learn(peer, extent, hashes).await,
-                    None => self.learn_all(peer).await?,
-                }
-                Ok::<(), String>(())
+            let hashes = match hashes {
+                Some(hashes) => Ok(hashes),
+                None => tokio::select! {
+                    biased;
+                    why = &mut ended => return why,
+                    asked = self.ask_for_all(peer) => asked,
+                },
             };
-            let learned = tokio::select! {
-                biased;
-                (why, ..) = &mut ended => return why,
-                learned = learned => learned,
-            };
-            if let Err(why) = learned {
-                return why;
+            match hashes {
+                Ok(hashes) => self.learn(peer, extent, &hashes).await,
+                Err(why) => return why,
             }
             if self.news.send(News::Has { peer, extent }).await.is_err() {
                 return String::new();
@@ -690,7 +704,12 @@ impl Shared {
             }
             part.write(index, buffer.bytes(), wanted).map(|()| true)
         });
-        stored.await?.map_err(|error| PullError::of_part(&self.receiving.place, &error))
+        let is_sound = stored.await?.map_err(|error| PullError::of_part(&self.receiving.place, &error))?;
+        // Something else may have become known of it meanwhile, when it was not there yet.
+        if is_sound && self.proof().hash_of(index) != Some(wanted) {
+            self.agree(index..index + 1).await?;
+        }
+        Ok(is_sound)
     }
 
     /// Hashes the file in order as it comes, to its end.

@@ -273,6 +273,30 @@ async fn wrong_bytes_of_the_origin_leave_nothing_anywhere() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_file_that_is_right_does_not_go_when_another_one_is_wrong() {
+    let lab = Lab::new(2);
+    let model = lab.model("tiny", 24, chunks(2));
+    let config = model.manifest.config().expect("it has one");
+    lab.origin.put_file(config.sha256, vec![0; usize::try_from(config.size_bytes).expect("small")]);
+    let [one, two] = lab.start::<2>();
+    let mut watch = ask(&one, &model.name, Replicas::All).await.expect("it is on record");
+    assert!(end(&mut watch).await.error().is_some(), "there is no copy");
+    for node in [&one, &two] {
+        let error = result(&mut pull_of(node, &model.name).await).await.expect_err("a file is another one");
+        assert_eq!(error.code(), ErrorCode::DigestMismatch, "{error}");
+    }
+    lab.worlds.iter().for_each(World::check_nothing_published);
+
+    // Gives the origin the same model as it should be.
+    lab.model("tiny", 24, chunks(2));
+    let mut watch = ask(&one, &model.name, Replicas::All).await.expect("it is on record");
+    held(&mut watch).await;
+    lab.check_published(&model);
+    assert_eq!(lab.origin.sent(model.weights.sha256), chunks(2), "once");
+    end_all([one, two]).await;
+}
+
 /// A file that is on its way is told of by whoever brings it, and proved by its own digest in the end.
 #[tokio::test(start_paused = true)]
 async fn without_a_quorum_all_copies_come_of_a_version_that_is_on_record() {

@@ -77,7 +77,8 @@ impl Shared {
         self.tell_known((0..self.count()).collect(), 0..self.count()).await;
     }
 
-    /// Takes in what the node that brings the file says of its chunks.
+    /// Takes in what the node that brings the file says of its chunks. Once begun it is to be done to its end: what is
+    /// known is told once.
     pub(super) async fn learn(&self, peer: NodeId, extent: Extent, hashes: &[ChunkHash]) {
         let Some(told) = self.told().filter(|_| peer == self.receiving.ingester && !hashes.is_empty()) else { return };
         if hashes.len() != extent.count as usize {
@@ -101,15 +102,13 @@ impl Shared {
         drop(self.news.send(News::Failed(error)).await);
     }
 
-    /// Whoever brings the file has all of it, and not each hash was told: it is asked for them. Else why it is left.
-    pub(super) async fn learn_all(&self, peer: NodeId) -> Result<(), String> {
+    /// Whoever brings the file has all of it: it is asked for the hashes, unless each was told. Else why it is left.
+    pub(super) async fn ask_for_all(&self, peer: NodeId) -> Result<Vec<ChunkHash>, String> {
         let is_known = self.told().is_none_or(|told| told.is_full());
         if is_known || peer != self.receiving.ingester {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let asked = tree::hear(&*self.receiving.peers, &[peer], self.blob(), self.patience).await;
-        let tree = asked.map_err(|error| error.to_string())?;
-        self.learn(peer, Extent { first: 0, count: self.count() }, tree.hashes()).await;
-        Ok(())
+        asked.map(|tree| tree.hashes().to_vec()).map_err(|error| error.to_string())
     }
 }

@@ -644,6 +644,52 @@ async fn a_root_that_comes_on_record_takes_the_place_of_who_told_the_hashes() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_on_record_and_nobody_has_is_waited_for_while_the_node_that_brings_it_is_linked() {
+    let world = World::new(4, &[]).await;
+    world.cluster.put(world.own.spec, world.own.tree().root());
+    let begun = Instant::now();
+    let error = world.beside(world.hearing(&[TWO]), pending::<()>()).await.expect_err("nobody is there");
+    assert!(matches!(error, PullError::Silent { .. }), "{error}");
+    assert!(begun.elapsed() <= Duration::from_secs(302), "{:?}", begun.elapsed());
+
+    let (two, part) = world.join(TWO);
+    let _first = two.library.offer_first(part.clone());
+    let happens = async {
+        sleep(Duration::from_secs(1_000)).await;
+        arrive(&two, &part, [2]);
+        world.until_came(&[2]).await;
+    };
+    world.beside(world.hearing(&[TWO]), happens).await.expect("it goes on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_learned_of_a_node_is_told_although_the_node_is_left() {
+    let world = World::new(4, &[]).await;
+    let (two, part) = world.join(TWO);
+    arrive(&two, &part, [1]);
+    let _first = two.library.offer_first(part);
+    // There is room for one word, so the next one has to wait.
+    let (news, mut inbox) = mpsc::channel(1);
+    let shared = Arc::new(Shared::new(world.hearing(&[TWO]), world.config.patience(), news));
+    let leave = CancellationToken::new();
+    let happens = async {
+        let known = async {
+            while shared.proof().hash_of(1).is_none() {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(LONG, known).await.expect("it is told");
+        leave.cancel();
+        sleep(Duration::from_millis(10)).await;
+        assert!(matches!(inbox.recv().await, Some(News::Linked { peer, .. }) if peer == TWO));
+        let next = timeout(Duration::from_secs(1), inbox.recv()).await.expect("it is told");
+        assert!(matches!(next, Some(News::Known { chunks, .. }) if chunks == [1]));
+    };
+    let attended = Arc::clone(&shared).attend(TWO, leave.clone());
+    tokio::join!(Box::pin(attended), happens);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_chunk_that_was_there_and_is_told_to_be_another_comes_again() {
     let world = World::new(4, &[]).await;
     let own = world.own.part();
