@@ -21,7 +21,7 @@ pub(crate) const HEAR_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Sites {
     sites: Vec<Site>,
-    /// Every one of them was heard, or is known to be dead.
+    /// Every one of them was heard and takes what its record says, or is known to be dead.
     pub(crate) are_clear: bool,
 }
 
@@ -36,14 +36,19 @@ impl Sites {
         let own = scheduler.node();
         let peers = scheduler.peers().into_iter().map(|peer| (peer.beat.node, peer.beat));
         let beats: BTreeMap<NodeId, Arc<Beat>> = peers.chain([(own, Arc::new(scheduler.beat()))]).collect();
-        let members = read::members(view)?.into_iter().filter(Member::is_standing);
-        let sites = members.map(|member| {
+        let members: Vec<Member> = read::members(view)?.into_iter().filter(Member::is_standing).collect();
+        // A node that has just joined says that it takes nothing until it has seen its own record.
+        let is_clear = |member: &Member| {
+            let beat = beats.get(&member.id);
+            let says_so = |beat: &Arc<Beat>| !beat.draining || member.state == MemberState::Drained;
+            scheduler.health(member.id) == Health::Dead || beat.is_some_and(says_so)
+        };
+        let are_clear = members.iter().all(is_clear);
+        let sites = members.iter().map(|member| {
             let (health, is_self) = (scheduler.health(member.id), member.id == own);
-            site(&member, beats.get(&member.id).map(AsRef::as_ref), health, is_self)
+            site(member, beats.get(&member.id).map(AsRef::as_ref), health, is_self)
         });
-        let sites: Vec<Site> = sites.collect();
-        let is_clear = |site: &Site| site.health == Health::Dead || beats.contains_key(&site.node);
-        Ok(Self { are_clear: sites.iter().all(is_clear), sites })
+        Ok(Self { sites: sites.collect(), are_clear })
     }
 
     /// These, all of them known.
@@ -180,6 +185,9 @@ mod tests {
         );
         scheduler.observe(beat(4, None));
         assert!(Sites::now(&view, &scheduler).expect("readable").are_clear);
+        scheduler.observe(Beat { draining: true, sequence: 2, ..beat(2, Some(7)) });
+        let may_change = !Sites::now(&view, &scheduler).expect("readable").are_clear;
+        assert!(may_change, "node 2 may not have seen its own record yet");
         stop.cancel();
         tasks.close();
         tasks.wait().await;
