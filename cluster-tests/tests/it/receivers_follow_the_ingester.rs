@@ -1,7 +1,8 @@
 //! While one node still downloads a model, the others receive what has come; what is wrong in the end is visible
 //! nowhere; and the node that downloads may die in the midst of it, although it leads.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use tokio::time::timeout;
 
 use ollamax_testkit::cluster::received_from;
 use ollamax_testkit::{FakeRegistry, wait};
@@ -28,7 +29,7 @@ async fn peers_have_half_when_the_origin_ends_and_wrong_bytes_are_visible_nowher
     // The last byte stays where it is until everybody has most of the file.
     let hold = registry.hold_after(early.weights.sha256(), WEIGHTS_BYTES - 1);
     let follow = async {
-        hold.reached().await;
+        timeout(PATIENCE, hold.reached()).await.context("the registry does not get so far")?;
         for index in [0, 1, 2] {
             cluster.pulled_up_to(index, "early", WEIGHTS_BYTES / 2, PATIENCE).await?;
         }
@@ -72,7 +73,7 @@ async fn the_leader_is_the_ingester_and_dies_at_half() -> Result<()> {
 
     let hold = registry.hold_after(new.weights.sha256(), LARGE_BYTES / 4 * 3);
     let dies = async {
-        hold.reached().await;
+        timeout(PATIENCE, hold.reached()).await.context("the registry does not get so far")?;
         for index in [1, 2] {
             cluster.pulled_up_to(index, "moved", LARGE_BYTES / 4, PATIENCE).await?;
         }

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
+use tokio::time::timeout;
 
 use ollamax_testkit::cluster::{Builder, clean_environment};
 use ollamax_testkit::fake_ollama::Script;
@@ -137,7 +138,7 @@ async fn three_machines_that_ask_two_nodes_at_once_cost_one_download() -> Result
     let second = machines[1].pull(&hosts[0], "demo", &demo);
     let third = async {
         // The download is under way, and the other node has heard of it.
-        hold.reached().await;
+        timeout(PATIENCE, hold.reached()).await.context("the registry does not get so far")?;
         cluster.converged(PATIENCE).await?;
         let pulled = machines[2].pull(&hosts[1], "demo", &demo);
         let released = async {
@@ -169,7 +170,7 @@ async fn a_node_that_is_killed_in_the_midst_goes_on_where_it_was() -> Result<()>
     let cluster = start(plan).await?;
     let machine = Machine::new().await?;
     let killed = async {
-        hold.reached().await;
+        timeout(PATIENCE, hold.reached()).await.context("the registry does not get so far")?;
         cluster.kill(&[0]).await
     };
     let (last, killed) = tokio::join!(machine.try_pull(&hosts[0], "demo"), killed);
