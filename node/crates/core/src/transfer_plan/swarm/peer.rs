@@ -29,7 +29,8 @@ pub(crate) struct Peer {
     /// Not asked before this moment.
     pub(crate) rests_until_ms: u64,
     pub(crate) pace: Pace,
-    stalls: u32,
+    /// How often in a row it did not answer in time.
+    pub(crate) stalls: u32,
 }
 
 /// How fast a peer answers, and how much it is asked at once.

@@ -97,11 +97,11 @@ impl Swarm {
         self.ask(thief, Extent { first, count: end - first });
     }
 
-    /// Who has this chunk too and is free, no source where that can be.
+    /// Who has this chunk too and is free: who stalled least of late, and no source where that can be.
     fn find_thief(&self, late: NodeId, index: u32) -> Option<NodeId> {
         let may = |id: NodeId, peer: &Peer| id != late && peer.has.get(index) && peer.is_free(self.now_ms, self.share);
         let free = self.peers.iter().filter(|(id, peer)| may(**id, peer));
-        free.min_by_key(|(id, peer)| (peer.is_source, peer.load_us(), **id)).map(|(id, _)| *id)
+        free.min_by_key(|(id, peer)| (peer.stalls, peer.is_source, peer.load_us(), **id)).map(|(id, _)| *id)
     }
 
     /// Gives a late request up. Nothing is released: another request expects the same.
