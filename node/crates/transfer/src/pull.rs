@@ -16,7 +16,7 @@ pub(crate) mod resume;
 pub(crate) mod swarm;
 pub(crate) mod told;
 pub(crate) mod tree;
-mod upkeep;
+pub(crate) mod upkeep;
 mod window;
 
 use std::cmp::Reverse;

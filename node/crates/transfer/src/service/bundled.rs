@@ -15,8 +15,8 @@ use crate::bundle::{self, Bundled, ComeOrder, Incoming, Pieces};
 use crate::error::PullError;
 use crate::handle::PullSpec;
 use crate::progress::{Stage, Watch};
-use crate::pull::Pull;
 use crate::pull::course::Course;
+use crate::pull::{Pull, upkeep};
 
 use super::{Service, forget_old};
 
@@ -45,8 +45,12 @@ impl Service {
         let (buffers, stop) = (self.means.buffers.clone(), self.stop.clone());
         // It ends with the bytes of the bundle and with the node; what is wrong with it is told on the board.
         self.tasks.spawn(async move {
-            let checked = stop.run_until_cancelled(bundle::check(incoming, &board, &buffers)).await;
-            let checked = checked.unwrap_or(Err(PullError::Stopping));
+            let checked = tokio::select! {
+                biased;
+                () = stop.cancelled() => Err(PullError::Stopping),
+                checked = bundle::check(incoming, &board, &buffers) => checked,
+                () = upkeep::keep_told(&board) => Err(PullError::Stopping),
+            };
             board.begin(checked.map_or_else(Stage::Failed, |()| Stage::Done));
         });
         watch
