@@ -4,7 +4,7 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, interval, sleep, timeout};
 
 use ollamax_core::catalog::Replicas;
 use ollamax_transfer::mem::{MemCluster, MemOrigin, MemPeers, PeerFault};
@@ -105,11 +105,12 @@ async fn held(watch: &mut OverviewWatch) -> Arc<Overview> {
 /// The pull of a node, as soon as there is one.
 async fn pull_of(node: &Node, name: &ModelName) -> Watch {
     let begun = async {
+        let mut looks = interval(Duration::from_millis(10));
         loop {
             if let Some(watch) = node.handle.watch(name) {
                 return watch;
             }
-            sleep(Duration::from_millis(10)).await;
+            looks.tick().await;
         }
     };
     timeout(LONG, begun).await.expect("it begins")

@@ -5,7 +5,7 @@ use std::future::pending;
 use std::os::unix::fs::FileExt as _;
 
 use prometheus::Registry;
-use tokio::time::timeout;
+use tokio::time::{interval, timeout};
 
 use ollamax_blobs::chunk_hash;
 use ollamax_core::catalog::Replicas;
@@ -113,8 +113,9 @@ impl World {
 
     async fn until_came(&self, chunks: &[u32]) {
         let came = async {
+            let mut looks = interval(Duration::from_millis(10));
             while self.came() != chunks {
-                sleep(Duration::from_millis(10)).await;
+                looks.tick().await;
             }
         };
         timeout(LONG, came).await.expect("they come");
