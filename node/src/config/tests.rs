@@ -28,7 +28,7 @@ fn every_key_has_a_meaning_and_can_be_set_by_its_environment_variable_and_flag()
         assert!(meanings.get(&key).is_some_and(|text| !text.is_empty()), "{key} has no meaning");
         let text = match &value {
             Value::String(text) => text.clone(),
-            Value::Array(_) => String::new(),
+            Value::Array(words) => words.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(","),
             other => other.to_string(),
         };
         let twin = variables.insert(layers::env_name(&key), key.clone());

@@ -91,7 +91,11 @@ fn ended(lines: BoxStream<'static, Value>, ending: Ending) -> BoxStream<'static,
     match ending {
         Ending::Whole => lines.map(sent).boxed(),
         Ending::CutAfter(count) => {
-            let cut = stream::once(ready(Err(io::Error::other("the script cuts it off"))));
+            let cut = stream::once(async {
+                // What came before is sent while this waits for its turn.
+                tokio::task::yield_now().await;
+                Err(io::Error::other("the script cuts it off"))
+            });
             lines.take(many(count)).map(sent).chain(cut).boxed()
         }
         Ending::ErrorAfter(count) => {
@@ -140,7 +144,11 @@ impl Pulling {
             return Ok(false);
         }
         let url = format!("{place}/blobs/{digest}");
-        let head = self.http.call(Method::HEAD, &url, "").await?;
+        let mut head = self.http.call(Method::HEAD, &url, "").await?;
+        if head.status == 307 {
+            let direct = head.header("location").to_owned();
+            head = self.http.call(Method::HEAD, &direct, "").await?;
+        }
         ensure!(head.status != 404, "file does not exist");
         let size: u64 = head.header("content-length").parse().context("no length")?;
         let asked = self.http.call(Method::GET, &url, "").await?;
