@@ -12,7 +12,7 @@ use crate::health::Health;
 
 mod pull;
 
-pub use pull::{Planned, Unfit, plan_pull};
+pub use pull::{Planned, Unfit, is_of_the_node, plan_pull};
 
 /// A node as a place for a model.
 #[derive(Debug, Clone, PartialEq, Eq)]

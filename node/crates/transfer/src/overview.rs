@@ -19,13 +19,14 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use ollamax_core::catalog::{Plan, Replicas, Wish};
+use ollamax_core::placement::is_of_the_node;
 use ollamax_core::transfer_plan::Patience;
 use ollamax_types::{Digest, ModelName, NodeId};
 
 use crate::error::PullError;
 use crate::ports::{PeerError, Peers};
 use crate::progress::{BlobProgress, PullProgress, Stage, Watch};
-use crate::pull::course::{PLAN_WAIT, may_be_planned_anew};
+use crate::pull::course::PLAN_WAIT;
 use crate::service::Service;
 
 /// Time between two looks at the record.
@@ -331,14 +332,14 @@ impl Follower {
         let Some(plan) = &wish.plan else { return };
         if self.overview.open_nodes().is_empty() {
             let cannot_move = |copy: &NodeCopy| match &copy.progress.stage {
-                Stage::Failed(error) => !may_be_planned_anew(error.code()),
+                Stage::Failed(error) => !is_of_the_node(error.code()),
                 _ => true,
             };
             let are_named = matches!(self.overview.replicas, Replicas::Nodes(_));
             let is_final = are_named || self.overview.copies.iter().all(cannot_move);
             self.end_when(is_final, &PullError::Cancelled);
         } else if let Some(error) = self.in_vain(&wish, plan) {
-            self.end_when(!may_be_planned_anew(error.code()), &error);
+            self.end_when(!is_of_the_node(error.code()), &error);
         } else {
             self.failed_at = None;
         }

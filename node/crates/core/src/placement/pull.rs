@@ -254,8 +254,10 @@ fn needed(count: u32) -> usize {
     if wanted <= COPIES_DEFAULT { 1 } else { wanted }
 }
 
-/// Whether another node may do without this failure. A person who removed the copy or ended the pull there is one.
-const fn is_of_the_node(code: ErrorCode) -> bool {
+/// Whether another node may do without this failure, so that the leader plans anew. A person who removed the copy or
+/// ended the pull there is one.
+#[must_use]
+pub const fn is_of_the_node(code: ErrorCode) -> bool {
     matches!(
         code,
         ErrorCode::DiskFull

@@ -21,6 +21,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use ollamax_blobs::{BlobSpec, Manifest, Part, Store, Tree};
 use ollamax_core::catalog::{Failure, Wish};
+use ollamax_core::placement::is_of_the_node;
 use ollamax_types::{Digest, ErrorCode, NodeId};
 
 use crate::bundle::Bundled;
@@ -404,7 +405,7 @@ impl Pull {
             failed = match found {
                 Some((node, failure)) if node != self.means.node => {
                     let since = failed.filter(|(before, _)| *before == node).map_or_else(Instant::now, |(_, at)| at);
-                    if !may_be_planned_anew(failure.code) || since.elapsed() >= PLAN_WAIT {
+                    if !is_of_the_node(failure.code) || since.elapsed() >= PLAN_WAIT {
                         return PullError::Elsewhere { node, code: failure.code, text: failure.text.clone() };
                     }
                     Some((node, since))
@@ -607,21 +608,6 @@ async fn until_no_gain(part: &Part) {
 fn failure_of_ingester(wish: &Wish) -> Option<(NodeId, &Failure)> {
     let ingester = wish.plan.as_ref()?.ingester;
     Some((ingester, wish.failures.get(&ingester)?))
-}
-
-/// Whether another node may do what one could not, so that the leader plans anew. `core::placement` judges by the same
-/// codes.
-pub(crate) const fn may_be_planned_anew(code: ErrorCode) -> bool {
-    matches!(
-        code,
-        ErrorCode::DiskFull
-            | ErrorCode::StoreNotWritable
-            | ErrorCode::StorageFailed
-            | ErrorCode::StorageCorrupt
-            | ErrorCode::RuntimeUnavailable
-            | ErrorCode::RuntimeFailed
-            | ErrorCode::PullCancelled
-    )
 }
 
 #[cfg(test)]
