@@ -546,19 +546,21 @@ async fn a_new_round_ends_the_work_of_the_one_before() {
     lab.origin.set_limit(chunks(1));
     let [one, two] = lab.start::<2>();
     let mut early = ask(&one, &old.name, Replicas::All).await.expect("it is on record");
-    until_verified(&mut pull_of(&one, &old.name).await, chunks(1)).await;
+    let mut before = pull_of(&one, &old.name).await;
+    until_verified(&mut before, chunks(1)).await;
     while early.now().digest.is_none() {
         assert!(timeout(LONG, early.changed()).await.expect("there are news"));
     }
 
     let new = lab.model("tiny", 11, chunks(2));
     let mut late = ask(&one, &new.name, Replicas::Nodes(vec![ONE, TWO])).await.expect("it is on record");
+    assert_eq!(result(&mut before).await, Err(PullError::Cancelled), "what the new round made moot");
     lab.origin.set_limit(u64::MAX);
     let over = held(&mut late).await;
     assert_eq!(over.digest, Some(new.manifest.digest()));
     let seen = held(&mut early).await;
     assert_eq!((seen.round, seen.digest), (over.round, over.digest), "whoever asked before sees the new round");
-    assert!(lab.origin.sent(old.weights.sha256) <= chunks(2), "{}", lab.origin.sent(old.weights.sha256));
+    assert_eq!(lab.origin.sent(old.weights.sha256), chunks(1), "nobody fetches what nobody asks for");
     for world in &lab.worlds {
         let (_, stored) = world.store().manifest(&new.name).expect("readable").expect("it is published");
         assert_eq!(stored.bytes(), new.manifest.bytes());
