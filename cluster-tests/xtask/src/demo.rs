@@ -1,4 +1,5 @@
-//! `cargo xtask demo`: three nodes on this machine, a real model on two of them, questions through the third.
+//! `cargo xtask demo`: three nodes on this machine, a real model that spreads from one to a second, questions through
+//! the third.
 //!
 //! It uses the built binaries and their public doors only, as a user would. It fails, with exit code 1, unless every
 //! answer came from another node than the one that was asked, equals what that node's runtime says when it is asked
@@ -77,7 +78,8 @@ fn tell(workspace: &Workspace, folder: &Path) -> Result<Cluster> {
     }
     let (holders, asked) = (&cluster.nodes[..2], &cluster.nodes[2]);
     let file = workspace.root().join("config/demo/demo.gguf");
-    cluster.import(&file, MODEL, holders)?;
+    cluster.import(&file, MODEL, &holders[0])?;
+    cluster.spread(MODEL, holders)?;
     println!("\n{} and {} have the model; {} does not, and lists it:", holders[0].name, holders[1].name, asked.name);
     let listed = || Ok(chat::models(asked)?.into_iter().find(|name| name.split(':').next() == Some(MODEL)));
     println!("  {}", waiting::until("the model in the list of another node", PLACEMENT_WAIT, listed)?);

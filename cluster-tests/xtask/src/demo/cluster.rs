@@ -46,17 +46,28 @@ impl Cluster {
         Ok(Self { program: program.to_owned(), nodes })
     }
 
-    /// Creates a model in the runtimes of some nodes.
-    pub(super) fn import(&self, file: &Path, name: &str, holders: &[Node]) -> Result<()> {
-        let first = holders.first().context("no node to import to")?;
+    /// Creates a model in the runtime of one node.
+    pub(super) fn import(&self, file: &Path, name: &str, node: &Node) -> Result<()> {
         let mut command = Command::new(&self.program);
-        command.args(["model", "import"]).arg(file).args(["--name", name]);
-        for node in holders {
-            command.args(["--node", &node.name]);
-        }
-        command.args(["--data-dir", &first.data_dir]);
+        command.args(["model", "import"]).arg(file).args(["--name", name, "--node", &node.name]);
+        command.args(["--data-dir", &node.data_dir]);
         let (text, ok) = output(command)?;
         ensure!(ok, "the model could not be imported");
+        print!("{text}");
+        Ok(())
+    }
+
+    /// Waits until all of these nodes have a model that one of them has: the others get it from there.
+    pub(super) fn spread(&self, name: &str, nodes: &[Node]) -> Result<()> {
+        let asked = nodes.first().context("no node to spread to")?;
+        let mut command = Command::new(&self.program);
+        command.args(["model", "pull", name, "--wait", "--data-dir", &asked.data_dir]);
+        for node in nodes {
+            command.args(["--node", &node.name]);
+        }
+        println!("\n{}", shown(&command));
+        let (text, ok) = output(command)?;
+        ensure!(ok, "the model could not be spread");
         print!("{text}");
         Ok(())
     }
