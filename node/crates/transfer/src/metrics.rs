@@ -6,6 +6,8 @@
 //! | `ollamax_blobs_unhashed_bytes` | bytes | – | of files in that store that are not hashed yet |
 //! | `ollamax_blobs_hashed_bytes_total` | bytes | – | read from that store to hash them |
 //! | `ollamax_blobs_suspect` | files | – | in that store whose bytes are not what their name says |
+//! | `ollamax_blobs_scrubbed_bytes_total` | bytes | – | read from that store again, to see whether they are what they were |
+//! | `ollamax_blobs_repairs_total` | files | `outcome`: done, failed | of that store that were damaged, and were to be replaced |
 //! | `ollamax_transfer_pulls` | pulls | `stage` | pulls of this node that are not over, by what they do |
 //! | `ollamax_transfer_pulls_total` | pulls | `outcome`: done, failed, cancelled | pulls of this node that are over |
 //! | `ollamax_transfer_received_bytes_total` | bytes | `source`: origin, node | of chunks that came |
@@ -46,6 +48,8 @@ pub struct Metrics {
     unhashed: IntGauge,
     hashed: IntCounter,
     suspect: IntGauge,
+    scrubbed: IntCounter,
+    repairs: IntCounterVec,
     pulls: IntGaugeVec,
     pulls_over: IntCounterVec,
     received: IntCounterVec,
@@ -88,7 +92,12 @@ impl Default for Metrics {
         let asks = counters("ollamax_transfer_asks_total", "Requests of other nodes for chunks.", "outcome");
         let lent = "Models that were got because a machine asked that is no member.";
         let lab_fetches = counters("ollamax_transfer_lab_fetches_total", lent, "source");
+        let scrubbed = "Bytes of that store that were read again, to see whether they are what they were.";
+        let mended = "Damaged files of that store that were to be replaced by sound ones.";
+        let repairs = counters("ollamax_blobs_repairs_total", mended, "outcome");
         let first = [
+            (&repairs, "done"),
+            (&repairs, "failed"),
             (&over, "done"),
             (&over, "failed"),
             (&received, "origin"),
@@ -124,6 +133,8 @@ impl Default for Metrics {
             unhashed: gauge("ollamax_blobs_unhashed_bytes", "Bytes of that store that are not hashed yet."),
             hashed: counter("ollamax_blobs_hashed_bytes_total", hashed),
             suspect: gauge("ollamax_blobs_suspect", "Files of that store whose bytes are not what their name says."),
+            scrubbed: counter("ollamax_blobs_scrubbed_bytes_total", scrubbed),
+            repairs,
             pulls,
             pulls_over: over,
             received,
@@ -155,6 +166,8 @@ impl Metrics {
         registry.register(Box::new(self.unhashed.clone()))?;
         registry.register(Box::new(self.hashed.clone()))?;
         registry.register(Box::new(self.suspect.clone()))?;
+        registry.register(Box::new(self.scrubbed.clone()))?;
+        registry.register(Box::new(self.repairs.clone()))?;
         registry.register(Box::new(self.pulls.clone()))?;
         registry.register(Box::new(self.pulls_over.clone()))?;
         registry.register(Box::new(self.received.clone()))?;
@@ -205,6 +218,14 @@ impl Metrics {
 
     pub(crate) fn hashed(&self, bytes: u64) {
         self.hashed.inc_by(bytes);
+    }
+
+    pub(crate) fn scrubbed(&self, bytes: u64) {
+        self.scrubbed.inc_by(bytes);
+    }
+
+    pub(crate) fn repaired(&self, is_done: bool) {
+        self.repairs.with_label_values(&[if is_done { "done" } else { "failed" }]).inc();
     }
 
     pub(crate) fn stage_begins(&self, stage: &Stage) {
@@ -328,9 +349,9 @@ mod tests {
         let registry = Registry::new();
         let metrics = Metrics::default();
         metrics.register(&registry).expect("an empty registry");
-        assert_eq!(registry.gather().len(), 20, "strikes are there from the first one on");
+        assert_eq!(registry.gather().len(), 22, "strikes are there from the first one on");
         metrics.struck(NodeId(2));
-        assert_eq!(registry.gather().len(), 21);
+        assert_eq!(registry.gather().len(), 23);
         metrics.register(&registry).expect_err("taken");
     }
 
