@@ -15,7 +15,7 @@ use tokio::sync::{Notify, OnceCell, OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use ollamax_blobs::Promises;
+use ollamax_blobs::{Aside, Promises};
 use ollamax_types::limits::PULL_WATCHERS_MAX;
 use ollamax_types::{Clock, Digest, ErrorCode, ModelName, NodeId, Rate, Timestamp};
 
@@ -35,8 +35,10 @@ use crate::metrics::Metrics;
 use crate::overview::{self, Follower, OverviewWatch};
 use crate::ports::{Ask, ByteStream, Have, Ledger, LedgerError, Origin, Others, Peers, Runtime};
 use crate::progress::{PullProgress, Stage, Watch};
+use crate::pull::repair::Repairs;
 use crate::pull::{ASKING_MAX, Means, blocking};
 use crate::service::Service;
+use crate::verify::{self, CHECKS_MAX, VerifyOrder, VerifyStream, Verifying};
 use crate::wishes::Wishes;
 
 /// What somebody wants to be pulled.
@@ -104,6 +106,9 @@ struct Inner {
     adopted: watch::Receiver<Arc<Adopted>>,
     look: Arc<Notify>,
     service: Arc<Service>,
+    repairs: Arc<Repairs>,
+    /// Who may have files read again.
+    checking: Arc<Semaphore>,
     others: Arc<dyn Others>,
     library: Library,
     /// Who may be handed something.
@@ -138,6 +143,7 @@ impl Handle {
         let look = Arc::new(Notify::new());
         let trees = Trees::new(folder.join("trees"));
         let ties = Ties {
+            clock: clock.clone(),
             runtime: Arc::clone(&runtime),
             trees: trees.clone(),
             pulling,
@@ -147,7 +153,7 @@ impl Handle {
             look: Arc::clone(&look),
         };
         // If it fails, the last list stays as it was; it ends with `stop`, between two reads.
-        tasks.spawn(Adoption::new(config.hash_bytes_per_second_max, ties).run(stop.clone()));
+        tasks.spawn(Adoption::new(&config, ties).run(stop.clone()));
         let serving = Arc::new(Semaphore::new(config.serve_asks_max as usize));
         let buffers = Buffers::new();
         let library = Library::new(trees.clone(), adopted.clone());
@@ -178,9 +184,15 @@ impl Handle {
             turns: Mutex::default(),
             config,
         };
+        let means = Arc::new(means);
+        let repairs = Arc::new(Repairs::new(Arc::clone(&means), Aside::new(folder.join("damaged"))));
+        if means.config.repair {
+            // If it fails, what is damaged stays so until the next start; it ends with `stop`, in the middle of a file.
+            tasks.spawn(Arc::clone(&repairs).run(stop.clone()));
+        }
         let service = Arc::new(Service {
             node,
-            means: Arc::new(means),
+            means,
             jobs_root: folder.join("jobs"),
             jobs: OnceCell::new(),
             wishes_root: folder.join("wishes"),
@@ -195,8 +207,21 @@ impl Handle {
         // come; it ends with `stop`.
         tasks.spawn(Wishes::new(Arc::clone(&service)).run());
         let watching = Arc::new(Semaphore::new(PULL_WATCHERS_MAX));
-        let lending = Places::new();
-        Self(Arc::new(Inner { node, adopted, look, service, others, library, serving, watching, lending, metrics }))
+        let (lending, checking) = (Places::new(), Arc::new(Semaphore::new(CHECKS_MAX)));
+        Self(Arc::new(Inner {
+            node,
+            adopted,
+            look,
+            service,
+            repairs,
+            checking,
+            others,
+            library,
+            serving,
+            watching,
+            lending,
+            metrics,
+        }))
     }
 
     /// Pulls a model to this node, or joins the pull of that name. It answers when the pull is promised: its name is
@@ -400,6 +425,31 @@ impl Handle {
         } else {
             self.0.others.limit(node, order).await
         }
+    }
+
+    /// Has the files of this node's models read again, from the disk, and tells how far that is and what comes of it.
+    /// The last word on a file is its sight. Dropping the stream ends it between two pieces.
+    #[must_use]
+    pub fn verify(&self, order: VerifyOrder) -> VerifyStream {
+        let Service { means, tasks, stop, .. } = &*self.0.service;
+        let may_repair = order.repair && means.config.repair;
+        let repairs = may_repair.then(|| Arc::clone(&self.0.repairs));
+        let Ok(place) = Arc::clone(&self.0.checking).try_acquire_owned() else {
+            return verify::refused(PullError::TooManyChecks(CHECKS_MAX));
+        };
+        verify::begin(order.name, Verifying { means: Arc::clone(means), repairs, _place: place }, tasks, stop)
+    }
+
+    /// The same on another node, or on this one.
+    #[must_use]
+    pub fn verify_at(&self, node: NodeId, order: VerifyOrder) -> VerifyStream {
+        if node == self.0.node { self.verify(order) } else { self.0.others.verify(node, order) }
+    }
+
+    /// How many files of the store beside this node are not what their name says.
+    #[must_use]
+    pub fn suspect_files(&self) -> u32 {
+        u32::try_from(self.0.adopted.borrow().suspect.len()).unwrap_or(u32::MAX)
     }
 
     /// To what somebody slowed a pull of this node down.

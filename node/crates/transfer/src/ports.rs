@@ -26,6 +26,7 @@ use crate::error::PullError;
 use crate::handle::{PullLimit, PullSpec};
 use crate::progress::PullProgress;
 use crate::shelf::Shelf;
+use crate::verify::{VerifyOrder, VerifyStream};
 
 /// Where models come from.
 pub trait Origin: Send + Sync + 'static {
@@ -179,6 +180,9 @@ pub trait Others: Send + Sync + 'static {
     fn pull(&self, to: NodeId, spec: PullSpec) -> BoxFuture<'static, Result<PullStream, PullError>>;
     /// Ends a pull there; false when there was none.
     fn cancel(&self, to: NodeId, name: ModelName) -> BoxFuture<'static, Result<bool, PullError>>;
+    /// Has files there read again, and tells how far that is. A connection that is lost shows as
+    /// [`ErrorCode::PeerUnreachable`], which is the last thing that comes.
+    fn verify(&self, to: NodeId, order: VerifyOrder) -> VerifyStream;
     /// Slows a pull there down; false when there was none.
     fn limit(&self, to: NodeId, limit: PullLimit) -> BoxFuture<'static, Result<bool, PullError>>;
 }

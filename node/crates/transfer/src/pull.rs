@@ -12,6 +12,7 @@ pub(crate) mod chase;
 pub(crate) mod course;
 pub(crate) mod fetch;
 mod loopback;
+pub(crate) mod repair;
 pub(crate) mod resume;
 pub(crate) mod swarm;
 pub(crate) mod told;

@@ -19,9 +19,7 @@ const NAME: &str = "ollamax-hash";
 pub(crate) struct BrokenDown(String);
 
 /// Does something that blocks on the disk and the processor, and for which nobody waits.
-pub(crate) async fn quietly<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, BrokenDown> {
+pub(crate) async fn quietly<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, BrokenDown> {
     let done = spawn_blocking(move || {
         let stepped_back = move || {
             step_back();
