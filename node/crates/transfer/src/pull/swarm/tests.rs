@@ -721,3 +721,23 @@ async fn who_brings_the_rest_gets_from_others_that_of_which_was_told() {
     let receiving = Receiving { ingester: ONE, proof: Proof::Told(told), ..world.hearing(&[THREE]) };
     world.beside(receiving, world.until_came(&[1, 3])).await.expect("it goes on");
 }
+
+/// Time goes on while a thread hashes, as it does on a slow machine with a large file.
+#[tokio::test(start_paused = true)]
+async fn hashing_for_longer_than_the_silence_ends_no_pull() {
+    let world = World::new(6, &[TWO]).await;
+    let part = world.own.part();
+    (0..world.own.chunks()).for_each(|index| world.own.write(&part, index));
+    let silence = Duration::from_millis(world.config.silence_ms);
+    let mut hashed = Box::pin(receive(world.receiving(1), &world.config, Chaser::new()));
+    let mut silences = 0;
+    let digest = loop {
+        tokio::select! {
+            biased;
+            ended = &mut hashed => break ended.expect("nothing is missing"),
+            () = tokio::time::advance(silence) => silences += 1,
+        }
+    };
+    assert_eq!(digest, world.own.spec.sha256);
+    assert!(silences > 1, "it took no time");
+}
