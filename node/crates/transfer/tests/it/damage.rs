@@ -70,8 +70,14 @@ async fn until_metric(node: &Node, metric: &str, value: f64) {
     assert_eq!(node.metric(metric), value);
 }
 
+async fn until_scanned(node: &Node) {
+    let mut adopted = node.handle.adopted();
+    timeout(LONG, adopted.wait_for(|adopted| adopted.scanned)).await.expect("in time").expect("the node runs");
+}
+
 /// The last word on each file, the weights last.
 async fn verify(node: &Node, repair: bool) -> Vec<VerifyNews> {
+    until_scanned(node).await;
     let order = VerifyOrder { name: Some(name("tiny")), repair };
     let news: Vec<_> = timeout(LONG, node.handle.verify(order).collect()).await.expect("it ends");
     let mut files: Vec<VerifyNews> =
@@ -165,7 +171,7 @@ async fn what_somebody_has_read_again_is_mended_before_it_is_told() {
     assert_eq!(files[1].sight, Some(Sight::Damaged { pieces: vec![1] }));
     assert_eq!(files[1].repaired, Some(true));
     world.check_published(&model);
-    // A file that nobody hashed yet has no tree: all of it comes, since no piece is known to be good.
+    // A file without a tree is hashed instead.
     node.end().await;
     index(&world).remove(model.weights.sha256).expect("ours");
     let node = world.start();
@@ -179,8 +185,7 @@ async fn only_the_models_of_this_node_are_read_and_not_for_too_many_at_once() {
     let world = World::new();
     pulled(&world).await;
     let node = world.start();
-    let mut adopted = node.handle.adopted();
-    timeout(LONG, adopted.wait_for(|adopted| adopted.scanned)).await.expect("in time").expect("the node runs");
+    until_scanned(&node).await;
     let order = |text: &str| VerifyOrder { name: Some(name(text)), repair: false };
     let first = node.handle.verify(order("absent")).next().await;
     assert_eq!(first, Some(Err(PullError::NotHere { name: name("absent") })));
