@@ -18,7 +18,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use ollamax_blobs::{
-    Access, Aside, BlobFile, BlobSpec, Fault, FileIdentity, Part, PartError, Replaced, Staging, Store, Tree, chunk_hash,
+    Access, Aside, BlobFile, BlobSpec, Fault, FileIdentity, Part, PartError, Promise, Replaced, Staging, Store, Tree,
+    chunk_hash,
 };
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, chunk_count};
 
@@ -222,7 +223,7 @@ impl Repairs {
     ) -> Result<Mended, PullError> {
         let Patient { spec, store, identity, place, .. } = patient;
         let (means, setting, spec) = (Arc::clone(&self.means), staging.clone(), *spec);
-        let set = blocking(move || {
+        let set = blocking(move || -> Result<(Vec<Promise>, Part), Unroomy> {
             let room = means.set_room_aside(&setting, &[(spec, turn)], None)?;
             setting.begin(spec).map(|part| (room, part)).map_err(Unroomy::Part)
         });
