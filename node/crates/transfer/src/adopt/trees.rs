@@ -135,3 +135,55 @@ impl Trees {
         self.doubts.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn trees() -> (TempDir, Trees) {
+        let folder = tempfile::tempdir().expect("temp");
+        let trees = Trees::new(folder.path().join("trees"));
+        (folder, trees)
+    }
+
+    fn doubted(ino: u64) -> Doubted {
+        let identity = FileIdentity { dev: 1, ino, size: 0, mtime_ns: 0, ctime_ns: 0 };
+        let tree = Tree::of(0, Vec::new()).expect("an empty file has no chunks");
+        Doubted { identity, tree: Some(tree), what: "damaged".to_owned() }
+    }
+
+    #[test]
+    fn a_flood_of_suspicions_is_bounded_and_each_is_taken_once() {
+        let (_folder, trees) = trees();
+        for _ in 0..2 {
+            (0..=255).for_each(|byte| trees.suspicion(Digest([byte; 32])));
+        }
+        assert_eq!(trees.take_suspicions().len(), SUSPICIONS_MAX);
+        assert_eq!(trees.take_suspicions().len(), 0);
+        trees.suspicion(Digest([255; 32]));
+        assert_eq!(trees.take_suspicions(), BTreeSet::from([Digest([255; 32])]), "there is room again");
+    }
+
+    #[test]
+    fn a_doubt_holds_for_one_file_until_another_takes_its_place() {
+        let (_folder, trees) = trees();
+        let sha256 = Digest([7; 32]);
+        trees.doubt(sha256, doubted(1));
+        let is_doubted = |ino| trees.is_doubted(sha256, doubted(ino).identity);
+        assert_eq!((is_doubted(1), is_doubted(2)), (true, false));
+        assert!(trees.doubted(sha256).is_some_and(|known| known.tree.is_some()));
+        trees.trust_again(sha256);
+        assert_eq!((is_doubted(1), trees.doubted(sha256).is_none()), (false, true));
+    }
+
+    #[test]
+    fn of_many_damaged_files_only_some_trees_are_remembered() {
+        let (_folder, trees) = trees();
+        (0..=255).for_each(|byte| trees.doubt(Digest([byte; 32]), doubted(u64::from(byte))));
+        let doubts = trees.doubts();
+        let with_tree = doubts.values().filter(|doubted| doubted.tree.is_some()).count();
+        assert_eq!((doubts.len(), with_tree), (256, DOUBTED_TREES_MAX));
+    }
+}
