@@ -5,9 +5,9 @@
 //! not what is on record for the very same file; while a model is pulled it rests. A file that a wish of the cluster
 //! names is hashed before all others and at once. When all is hashed, what was not read for long is read again
 //! (`scrub`); what another node doubts is read before anything else. All that runs on threads that have stepped back.
-//! Always holds: nothing in the store is changed here. A file whose bytes are not what its name says is told as suspect;
-//! whether it is mended is decided elsewhere (`pull/repair`). What cannot be read is told once and tried again later;
-//! nothing here can fail the node.
+//! Always holds: nothing in the store is changed here. A file whose bytes are not what its name says is told as
+//! suspect; whether it is mended is decided elsewhere (`pull/repair`). What cannot be read is told once and tried again
+//! later; nothing here can fail the node.
 
 mod files;
 pub(crate) mod job;
@@ -204,8 +204,8 @@ impl Adoption {
         }
     }
 
-    /// What is read next, and when: what somebody doubts, what somebody waits for, then, while nobody pulls, what is not
-    /// hashed yet, and at last what was not read for long.
+    /// What is read next, and when: what somebody doubts, what somebody waits for, then, while nobody pulls, what is
+    /// not hashed yet, and at last what was not read for long.
     fn next(&self, is_pulling: bool) -> Option<(Due, Instant)> {
         self.index.as_ref()?;
         if self.rota.doubted().is_some() {

@@ -15,7 +15,7 @@ use tokio::sync::{Notify, OnceCell, OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use ollamax_blobs::{Aside, Promises};
+use ollamax_blobs::Promises;
 use ollamax_types::limits::PULL_WATCHERS_MAX;
 use ollamax_types::{Clock, Digest, ErrorCode, ModelName, NodeId, Rate, Timestamp};
 
@@ -106,9 +106,6 @@ struct Inner {
     adopted: watch::Receiver<Arc<Adopted>>,
     look: Arc<Notify>,
     service: Arc<Service>,
-    repairs: Arc<Repairs>,
-    /// Who may have files read again.
-    checking: Arc<Semaphore>,
     others: Arc<dyn Others>,
     library: Library,
     /// Who may be handed something.
@@ -185,13 +182,9 @@ impl Handle {
             config,
         };
         let means = Arc::new(means);
-        let repairs = Arc::new(Repairs::new(Arc::clone(&means), Aside::new(folder.join("damaged"))));
-        if means.config.repair {
-            // If it fails, what is damaged stays so until the next start; it ends with `stop`, in the middle of a file.
-            tasks.spawn(Arc::clone(&repairs).run(stop.clone()));
-        }
         let service = Arc::new(Service {
             node,
+            repairs: Repairs::start(&means, &folder, tasks, &stop),
             means,
             jobs_root: folder.join("jobs"),
             jobs: OnceCell::new(),
@@ -207,21 +200,8 @@ impl Handle {
         // come; it ends with `stop`.
         tasks.spawn(Wishes::new(Arc::clone(&service)).run());
         let watching = Arc::new(Semaphore::new(PULL_WATCHERS_MAX));
-        let (lending, checking) = (Places::new(), Arc::new(Semaphore::new(CHECKS_MAX)));
-        Self(Arc::new(Inner {
-            node,
-            adopted,
-            look,
-            service,
-            repairs,
-            checking,
-            others,
-            library,
-            serving,
-            watching,
-            lending,
-            metrics,
-        }))
+        let lending = Places::new();
+        Self(Arc::new(Inner { node, adopted, look, service, others, library, serving, watching, lending, metrics }))
     }
 
     /// Pulls a model to this node, or joins the pull of that name. It answers when the pull is promised: its name is
@@ -431,12 +411,12 @@ impl Handle {
     /// The last word on a file is its sight. Dropping the stream ends it between two pieces.
     #[must_use]
     pub fn verify(&self, order: VerifyOrder) -> VerifyStream {
-        let Service { means, tasks, stop, .. } = &*self.0.service;
-        let may_repair = order.repair && means.config.repair;
-        let repairs = may_repair.then(|| Arc::clone(&self.0.repairs));
-        let Ok(place) = Arc::clone(&self.0.checking).try_acquire_owned() else {
+        let Service { means, repairs, tasks, stop, .. } = &*self.0.service;
+        let Ok(place) = Arc::clone(&repairs.checking).try_acquire_owned() else {
             return verify::refused(PullError::TooManyChecks(CHECKS_MAX));
         };
+        let may_repair = order.repair && means.config.repair;
+        let repairs = may_repair.then(|| Arc::clone(repairs));
         verify::begin(order.name, Verifying { means: Arc::clone(means), repairs, _place: place }, tasks, stop)
     }
 

@@ -6,8 +6,8 @@
 //! | `ollamax_blobs_unhashed_bytes` | bytes | – | of files in that store that are not hashed yet |
 //! | `ollamax_blobs_hashed_bytes_total` | bytes | – | read from that store to hash them |
 //! | `ollamax_blobs_suspect` | files | – | in that store whose bytes are not what their name says |
-//! | `ollamax_blobs_scrubbed_bytes_total` | bytes | – | read from that store again, to see whether they are what they were |
-//! | `ollamax_blobs_repairs_total` | files | `outcome`: done, failed | of that store that were damaged, and were to be replaced |
+//! | `ollamax_blobs_scrubbed_bytes_total` | bytes | – | read from that store again, to compare them |
+//! | `ollamax_blobs_repairs_total` | files | `outcome`: done, failed | damaged, that were to be replaced |
 //! | `ollamax_transfer_pulls` | pulls | `stage` | pulls of this node that are not over, by what they do |
 //! | `ollamax_transfer_pulls_total` | pulls | `outcome`: done, failed, cancelled | pulls of this node that are over |
 //! | `ollamax_transfer_received_bytes_total` | bytes | `source`: origin, node | of chunks that came |
@@ -92,12 +92,7 @@ impl Default for Metrics {
         let asks = counters("ollamax_transfer_asks_total", "Requests of other nodes for chunks.", "outcome");
         let lent = "Models that were got because a machine asked that is no member.";
         let lab_fetches = counters("ollamax_transfer_lab_fetches_total", lent, "source");
-        let scrubbed = "Bytes of that store that were read again, to see whether they are what they were.";
-        let mended = "Damaged files of that store that were to be replaced by sound ones.";
-        let repairs = counters("ollamax_blobs_repairs_total", mended, "outcome");
         let first = [
-            (&repairs, "done"),
-            (&repairs, "failed"),
             (&over, "done"),
             (&over, "failed"),
             (&received, "origin"),
@@ -133,8 +128,8 @@ impl Default for Metrics {
             unhashed: gauge("ollamax_blobs_unhashed_bytes", "Bytes of that store that are not hashed yet."),
             hashed: counter("ollamax_blobs_hashed_bytes_total", hashed),
             suspect: gauge("ollamax_blobs_suspect", "Files of that store whose bytes are not what their name says."),
-            scrubbed: counter("ollamax_blobs_scrubbed_bytes_total", scrubbed),
-            repairs,
+            scrubbed: counter("ollamax_blobs_scrubbed_bytes_total", "Bytes of that store that were read again."),
+            repairs: repairs(),
             pulls,
             pulls_over: over,
             received,
@@ -316,6 +311,17 @@ impl Drop for OpenLink {
     fn drop(&mut self) {
         self.0.dec();
     }
+}
+
+/// Repairs, with a first value for each outcome.
+fn repairs() -> IntCounterVec {
+    let help = "Damaged files of that store that were to be replaced by sound ones.";
+    let repairs = IntCounterVec::new(Opts::new("ollamax_blobs_repairs_total", help), &["outcome"]);
+    let repairs = repairs.expect("a valid name and one label");
+    for outcome in ["done", "failed"] {
+        repairs.with_label_values(&[outcome]);
+    }
+    repairs
 }
 
 /// The label of a stage; none of one in which nothing happens.

@@ -101,8 +101,8 @@ impl Trees {
         self.look();
     }
 
-    /// Another node got other bytes of a file than it should have: it is read before all others. That there are too many
-    /// such files is nobody's trouble: each is read again in its time.
+    /// Another node got other bytes of a file than it should have: it is read before all others. That there are too
+    /// many such files is nobody's trouble: each is read again in its time.
     pub(crate) fn suspicion(&self, sha256: Digest) {
         let mut suspicions = self.doubts.suspicions.lock().unwrap_or_else(PoisonError::into_inner);
         let is_new = suspicions.len() < SUSPICIONS_MAX && suspicions.insert(sha256);

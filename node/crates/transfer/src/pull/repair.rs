@@ -10,12 +10,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use ollamax_blobs::{
     Access, Aside, BlobFile, BlobSpec, Fault, FileIdentity, Part, PartError, Promise, Replaced, Staging, Store, Tree,
@@ -30,6 +32,7 @@ use crate::error::PullError;
 use crate::metrics::Metrics;
 use crate::ports::Place;
 use crate::progress::{Board, Source, Stage};
+use crate::verify::CHECKS_MAX;
 
 use super::chase::Chaser;
 use super::told::Proof;
@@ -56,6 +59,8 @@ pub(crate) struct Repairs {
     config: Config,
     /// Whoever mends.
     one: tokio::sync::Mutex<()>,
+    /// Who may have files read again.
+    pub(crate) checking: Arc<Semaphore>,
 }
 
 /// What became of a file that was to be mended.
@@ -91,19 +96,30 @@ struct Patient {
 // === impl Repairs ===
 
 impl Repairs {
-    pub(crate) fn new(means: Arc<Means>, aside: Aside) -> Self {
+    /// Begins to mend what is damaged, where that is allowed, until `stop`. `folder` is that of transfer.
+    pub(crate) fn start(means: &Arc<Means>, folder: &Path, tasks: &TaskTracker, stop: &CancellationToken) -> Arc<Self> {
+        let repairs = Arc::new(Self::new(Arc::clone(means), Aside::new(folder.join("damaged"))));
+        if means.config.repair {
+            // If it fails, what is damaged stays so until the next start; it ends with `stop`, in the middle of a file.
+            tasks.spawn(Arc::clone(&repairs).run(stop.clone()));
+        }
+        repairs
+    }
+
+    fn new(means: Arc<Means>, aside: Aside) -> Self {
         let before = &means.config;
         let config = Config {
             silence_ms: before.silence_ms.min(SILENCE_MS),
             stall_ms: before.stall_ms.min(STALL_MS),
             ..before.clone()
         };
-        Self { means, aside, config, one: tokio::sync::Mutex::default() }
+        let checking = Arc::new(Semaphore::new(CHECKS_MAX));
+        Self { means, aside, config, one: tokio::sync::Mutex::default(), checking }
     }
 
     /// Mends what adoption finds damaged, until `stop`. Dropping it in the middle leaves a part that the next attempt
     /// goes on with.
-    pub(crate) async fn run(self: Arc<Self>, stop: CancellationToken) {
+    async fn run(self: Arc<Self>, stop: CancellationToken) {
         stop.run_until_cancelled(self.mend_all()).await;
     }
 
