@@ -35,10 +35,10 @@ use crate::metrics::Metrics;
 use crate::overview::{self, Follower, OverviewWatch};
 use crate::ports::{Ask, ByteStream, Have, Ledger, LedgerError, Origin, Others, Peers, Runtime};
 use crate::progress::{PullProgress, Stage, Watch};
-use crate::pull::repair::Repairs;
+use crate::pull::repair::{CHECKS_MAX, Repairs};
 use crate::pull::{ASKING_MAX, Means, blocking};
 use crate::service::Service;
-use crate::verify::{self, CHECKS_MAX, VerifyOrder, VerifyStream, Verifying};
+use crate::verify::{self, VerifyOrder, VerifyStream, Verifying};
 use crate::wishes::Wishes;
 
 /// What somebody wants to be pulled.

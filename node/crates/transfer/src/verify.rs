@@ -27,8 +27,6 @@ use crate::pull::repair::{Mended, Repairs};
 use crate::pull::{Means, blocking};
 use crate::quiet::quietly;
 
-/// Most who may have files of one node read again at once.
-pub(crate) const CHECKS_MAX: usize = 4;
 /// Shortest time between two words on a file that is still being read.
 const NEWS_INTERVAL: Duration = Duration::from_millis(100);
 /// Most news that wait for whoever listens.

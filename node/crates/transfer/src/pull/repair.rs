@@ -32,12 +32,13 @@ use crate::error::PullError;
 use crate::metrics::Metrics;
 use crate::ports::Place;
 use crate::progress::{Board, Source, Stage};
-use crate::verify::CHECKS_MAX;
 
 use super::chase::Chaser;
 use super::told::Proof;
 use super::{Fetcher, Means, Turn, Unroomy, blocking, fetch, put_tree, resume, swarm, tree};
 
+/// Most who may have files of one node read again, and mended, at once.
+pub(crate) const CHECKS_MAX: usize = 4;
 /// Wait before a file is tried again of which nobody had a sound one; each further one is twice as long.
 const FIRST_WAIT: Duration = Duration::from_secs(600);
 /// Longest wait between two attempts.
