@@ -122,8 +122,6 @@ pub fn from_wire(message: v1::VerifyNews) -> Option<VerifyNews> {
 
 #[cfg(test)]
 mod tests {
-    use futures::executor::block_on;
-
     use super::*;
 
     fn news(sight: Option<Sight>) -> VerifyNews {
@@ -164,8 +162,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_node_that_cannot_be_asked_is_told_behind_the_words_of_the_others() {
+    #[tokio::test]
+    async fn a_node_that_cannot_be_asked_is_told_behind_the_words_of_the_others() {
         let lost = PullError::Elsewhere {
             node: NodeId(3),
             code: ErrorCode::PeerUnreachable,
@@ -177,7 +175,7 @@ mod tests {
             (NodeId(1), "n1".to_owned(), Ok(news(Some(Sight::Sound)))),
             (NodeId(2), "n2".to_owned(), Err(absent.clone())),
         ];
-        let heard: Vec<_> = block_on(merged(stream::iter(told)).collect());
+        let heard: Vec<_> = merged(stream::iter(told)).collect().await;
         assert_eq!(heard[0].as_ref().map(|news| news.node_name.clone()).ok(), Some("n1".to_owned()));
         let error = heard[1].as_ref().expect_err("one could not be asked");
         assert_eq!((heard.len(), error.message()), (2, "node 3: no connection"));
