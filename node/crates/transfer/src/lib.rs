@@ -29,6 +29,7 @@ mod library;
 mod limits;
 mod pull;
 mod service;
+mod trust;
 mod wishes;
 
 pub use adopt::Adopted;
