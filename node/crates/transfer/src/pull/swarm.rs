@@ -4,11 +4,11 @@
 //! attended by a task: it keeps a link, hears what the node has, and begins again when either breaks off. Each request
 //! is a task: it takes the chunks as they come, and a chunk is written only when it has the hash that it must have.
 //! Which one that is, the root on record says; while there is none, the node says it that brings the file into the
-//! cluster, and a chunk that it has told no hash of is not asked of anybody. Beside them the chaser hashes what has
-//! come without a gap. Always holds: the loop never waits for a task, so no task waits for long to be heard. It ends
-//! with the digest of the whole file, when no node is left that can be trusted, when nothing comes of what others have
-//! for `transfer.silence_ms`, or when the disk fails; for what nobody has yet it waits. Dropping it ends all tasks;
-//! what came stays.
+//! cluster, and a chunk that it has told no hash of is not asked of anybody. A node in quarantine is asked last. Beside
+//! them the chaser hashes what has come without a gap. Always holds: the loop never waits for a task, so no task waits
+//! for long to be heard. It ends with the digest of the whole file, when no node is left that can be trusted, when
+//! nothing comes of what others have for `transfer.silence_ms`, or when the disk fails; for what nobody has yet it
+//! waits. Dropping it ends all tasks; what came stays.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
