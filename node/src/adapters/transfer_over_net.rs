@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status};
 
 use ollamax_gateway::grpc::pulls::convert::{from_wire, to_wire};
 use ollamax_gateway::grpc::pulls::verified;
-use ollamax_net::{Class, NetHandle};
+use ollamax_net::{Caller, Class, NetHandle};
 use ollamax_proto::v1;
 use ollamax_proto::v1::transfer_client::TransferClient;
 use ollamax_proto::v1::transfer_server::{Transfer, TransferServer};
@@ -198,6 +198,15 @@ impl Transfer for TransferService {
         let name = parsed(&request.into_inner().name)?;
         let watch = transfer.watch(&name).ok_or_else(absent)?;
         Ok(Response::new(messages(watch, placements)))
+    }
+
+    async fn doubt(&self, request: Request<v1::DoubtOrder>) -> Result<Response<v1::DoubtOutcome>, Status> {
+        let transfer = self.engines()?.transfer;
+        let from = request.extensions().get::<Caller>().and_then(|caller| caller.node);
+        let from = from.ok_or_else(|| refusal(ErrorCode::Forbidden, "only members may doubt a file"))?;
+        let v1::DoubtOrder { sha256, index } = request.into_inner();
+        transfer.doubt(from, digest(sha256)?, index);
+        Ok(Response::new(v1::DoubtOutcome {}))
     }
 
     async fn verify(&self, request: Request<v1::VerifyOrder>) -> Result<Response<Self::VerifyStream>, Status> {

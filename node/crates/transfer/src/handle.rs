@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use ollamax_blobs::Promises;
 use ollamax_types::limits::PULL_WATCHERS_MAX;
-use ollamax_types::{Clock, Digest, ErrorCode, ModelName, NodeId, Rate, Timestamp};
+use ollamax_types::{Clock, Digest, ErrorCode, ModelName, NodeId, Quarantine, Rate, Timestamp};
 
 use crate::adopt::{Adopted, Adoption, Ties, Trees};
 use crate::buffers::Buffers;
@@ -38,6 +38,7 @@ use crate::progress::{PullProgress, Stage, Watch};
 use crate::pull::repair::{CHECKS_MAX, Repairs};
 use crate::pull::{ASKING_MAX, Means, blocking};
 use crate::service::Service;
+use crate::trust::Trusting;
 use crate::verify::{self, VerifyOrder, VerifyStream, Verifying};
 use crate::wishes::Wishes;
 
@@ -154,6 +155,7 @@ impl Handle {
         let serving = Arc::new(Semaphore::new(config.serve_asks_max as usize));
         let buffers = Buffers::new();
         let library = Library::new(trees.clone(), adopted.clone());
+        let trust = Trusting::new(Arc::clone(&peers), clock.clone(), metrics.clone());
         let means = Means {
             node,
             clock,
@@ -165,6 +167,7 @@ impl Handle {
             seed,
             library: library.clone(),
             limits,
+            trust,
             metrics: metrics.clone(),
             buffers,
             promises: Promises::default(),
@@ -342,6 +345,23 @@ impl Handle {
     #[must_use]
     pub fn haves(&self, blobs: Vec<Digest>) -> BoxStream<'static, Have> {
         haves::follow(self.0.library.clone(), blobs)
+    }
+
+    /// Another node says that a chunk of a file came from this one damaged: the file is read again before others. Heard
+    /// once a minute from each node; of a file that is not here, or is known to be damaged, nothing is done.
+    pub fn doubt(&self, from: NodeId, sha256: Digest, index: u32) {
+        let Means { trust, trees, .. } = &*self.0.service.means;
+        let is_offered = self.0.adopted.borrow().hashed.contains_key(&sha256);
+        if is_offered && trust.hears(from) {
+            tracing::info!(peer = %from, %sha256, chunk = index, "another node doubts a file of this one");
+            trees.suspicion(sha256);
+        }
+    }
+
+    /// The nodes that this one asks for nothing for a while, since they sent damaged pieces.
+    #[must_use]
+    pub fn quarantined(&self) -> Vec<Quarantine> {
+        self.0.service.means.trust.quarantined()
     }
 
     /// What this node gives to machines that are no members.

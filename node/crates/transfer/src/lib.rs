@@ -32,6 +32,7 @@ mod pull;
 mod quiet;
 mod scrub;
 mod service;
+mod trust;
 mod wishes;
 
 pub use adopt::Adopted;

@@ -204,6 +204,8 @@ pub trait Peers: Send + Sync + 'static {
     fn haves(&self, from: NodeId, blobs: Vec<Digest>) -> BoxStream<'static, Result<Have, PeerError>>;
     /// A pull of another node, as it tells of it. It ends with the pull.
     fn watch(&self, at: NodeId, name: ModelName) -> BoxStream<'static, Result<PullProgress, PeerError>>;
+    /// Tells another node that this chunk of a file came from it and was not what it must be.
+    fn doubt(&self, at: NodeId, sha256: Digest, index: u32) -> BoxFuture<'static, Result<(), PeerError>>;
 }
 
 /// What a node has of a file.

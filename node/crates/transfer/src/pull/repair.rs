@@ -399,6 +399,7 @@ impl Repairs {
             place: patient.place.clone(),
             board: Arc::clone(board),
             gate: means.limits.gate(Class::Receive, name, Arc::clone(board)).in_background(),
+            trust: means.trust.clone(),
             metrics: means.metrics.clone(),
             seed: means.seed,
         })
