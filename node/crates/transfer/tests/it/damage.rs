@@ -17,6 +17,8 @@ use crate::world::{LONG, Model, Node, World, chunks, name};
 
 const ONE: NodeId = NodeId(1);
 const TWO: NodeId = NodeId(2);
+/// Longer than what is due takes.
+const SOON: Duration = Duration::from_secs(300);
 const DAY_MS: u64 = 24 * 3_600_000;
 /// The file of weights has three pieces; the last one is short.
 const WEIGHTS_BYTES: u64 = chunks(2) + 1_000;
@@ -154,7 +156,7 @@ async fn who_forbids_repairs_keeps_the_file_as_it_is() {
     let found = (files[1].sight.clone(), files[1].repaired);
     assert_eq!(found, (Some(Sight::Damaged { pieces: vec![1] }), None));
     assert_eq!((files[0].sight.clone(), files[0].repaired), (Some(Sight::Sound), None));
-    sleep(LONG).await;
+    sleep(SOON).await;
     assert_eq!((node.handle.suspect_files(), node.metric("ollamax_blobs_repairs_total")), (1, 0.0));
     assert!(fs::read(world.blob(model.weights.sha256)).expect("it stays") != model.bytes);
     assert_eq!(world.origin.sent(model.weights.sha256), WEIGHTS_BYTES);
@@ -205,7 +207,7 @@ async fn a_file_is_read_again_after_its_days_and_not_twice_over_a_restart() {
         age(&world, &model, age_days);
         for bytes in [read_bytes, 0] {
             let node = world.start();
-            sleep(LONG).await;
+            sleep(SOON).await;
             let found = node.metric("ollamax_blobs_scrubbed_bytes_total");
             assert_eq!(found, bytes as f64, "{days} days, {age_days} days ago");
             assert_eq!(node.metric("ollamax_blobs_hashed_bytes_total"), 0.0);
