@@ -14,6 +14,7 @@ mod bad_input;
 mod bad_models;
 mod bundle_between_two_clusters;
 mod cut_off_minority;
+mod damaged_models;
 mod dev_cluster;
 mod disaster;
 mod doctor;

@@ -23,8 +23,10 @@ use ollamax_proto::v1;
 use ollamax_proto::v1::liveness_client::LivenessClient;
 use ollamax_proto::v1::liveness_server::{Liveness, LivenessServer};
 use ollamax_scheduler as scheduler;
-use ollamax_types::limits::{BEAT_INTERVAL, GPUS_MAX};
-use ollamax_types::{Applies, Beat, Digest, Gpu, NodeId, Residency, RunnerLoad, RuntimeKind, RuntimeState, Timestamp};
+use ollamax_types::limits::{BEAT_INTERVAL, GPUS_MAX, QUARANTINED_MAX};
+use ollamax_types::{
+    Applies, Beat, Digest, Gpu, NodeId, Quarantine, Residency, RunnerLoad, RuntimeKind, RuntimeState, Timestamp,
+};
 
 /// Wait before a broken watch is opened again.
 const REOPEN_AFTER: Duration = Duration::from_millis(250);
@@ -157,6 +159,8 @@ fn to_wire(beat: &Beat) -> v1::Beat {
         applies_up_to: beat.applies.up_to,
         applies_known: beat.applies.known,
         applied_index: beat.applied_index,
+        quarantined: beat.quarantined.iter().take(QUARANTINED_MAX).map(wire::quarantine).collect(),
+        suspect_files: beat.suspect_files,
     }
 }
 
@@ -190,6 +194,8 @@ fn from_wire(frame: v1::Beat) -> Option<Beat> {
         daemon_version: frame.daemon_version,
         applies: Applies { up_to: frame.applies_up_to, known: frame.applies_known },
         applied_index: frame.applied_index,
+        quarantined: frame.quarantined.into_iter().take(QUARANTINED_MAX).map(quarantine).collect(),
+        suspect_files: frame.suspect_files,
     })
 }
 
@@ -216,6 +222,10 @@ fn gpu(gpu: v1::Gpu) -> Gpu {
         memory_used_bytes: gpu.memory_used_bytes,
         use_permille: gpu.use_permille,
     }
+}
+
+fn quarantine(told: v1::Quarantine) -> Quarantine {
+    Quarantine { node: NodeId(told.node), until: Timestamp(told.until_ms), strikes: told.strikes }
 }
 
 fn runner(load: v1::Runner) -> Option<RunnerLoad> {
@@ -315,6 +325,8 @@ mod tests {
             daemon_version: "0.1.0".to_owned(),
             applies: Applies { up_to: 2, known: 3 },
             applied_index: 11,
+            quarantined: vec![Quarantine { node: NodeId(2), until: Timestamp(78), strikes: 3 }],
+            suspect_files: 1,
         };
         assert_eq!(from_wire(to_wire(&beat)), Some(beat.clone()));
         let mut old = to_wire(&beat);

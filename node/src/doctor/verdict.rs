@@ -402,8 +402,9 @@ fn damaged(Files { path, damaged, .. }: &Files) -> Check {
         })
         .collect();
     let found = format!("{}: not the bytes that the name says: {}", path.display(), files.join("; "));
-    let fix = "remove these models at their runtime and fetch them again: OLLAMA_HOST=<the runtime's address> ollama \
-               rm NAME; ollamax model pull NAME. Then watch that disk";
+    let fix = "ollamax model verify, which replaces them where this node may write there; else remove these models at \
+               their runtime and fetch them again: OLLAMA_HOST=<the runtime's address> ollama rm NAME; ollamax model \
+               pull NAME. Then watch that disk";
     check("model_store", Outcome::Fail, found, fix)
 }
 

@@ -6,6 +6,8 @@
 //! | `ollamax_blobs_unhashed_bytes` | bytes | – | of files in that store that are not hashed yet |
 //! | `ollamax_blobs_hashed_bytes_total` | bytes | – | read from that store to hash them |
 //! | `ollamax_blobs_suspect` | files | – | in that store whose bytes are not what their name says |
+//! | `ollamax_blobs_scrubbed_bytes_total` | bytes | – | read from that store again, to compare them |
+//! | `ollamax_blobs_repairs_total` | files | `outcome`: done, failed | damaged, that were to be replaced |
 //! | `ollamax_transfer_pulls` | pulls | `stage` | pulls of this node that are not over, by what they do |
 //! | `ollamax_transfer_pulls_total` | pulls | `outcome`: done, failed, cancelled | pulls of this node that are over |
 //! | `ollamax_transfer_received_bytes_total` | bytes | `source`: origin, node | of chunks that came |
@@ -14,6 +16,8 @@
 //! | `ollamax_transfer_links` | streams | – | between this node and others, for chunks either way |
 //! | `ollamax_transfer_steals_total` | requests | – | for chunks that another node was asked for already |
 //! | `ollamax_transfer_peer_strikes_total` | chunks | `peer` | that came from a node and were not what they must be |
+//! | `ollamax_transfer_peers_quarantined` | nodes | – | that are asked for nothing for a while |
+//! | `ollamax_transfer_doubts_total` | files | `direction`: told, heard | to be read again, as a node told another |
 //! | `ollamax_transfer_wishes` | wishes | `state`: held, under_way, impossible, failed | of the cluster, if it leads |
 //! | `ollamax_transfer_origin_retries_total` | attempts | `reason`: cut, stalled, busy, refused | in vain |
 //! | `ollamax_transfer_chunks_damaged_total` | chunks | – | that a disk gave back other than they were |
@@ -46,6 +50,8 @@ pub struct Metrics {
     unhashed: IntGauge,
     hashed: IntCounter,
     suspect: IntGauge,
+    scrubbed: IntCounter,
+    repairs: IntCounterVec,
     pulls: IntGaugeVec,
     pulls_over: IntCounterVec,
     received: IntCounterVec,
@@ -57,6 +63,8 @@ pub struct Metrics {
     links: IntGauge,
     steals: IntCounter,
     strikes: IntCounterVec,
+    quarantined: IntGauge,
+    doubts: IntCounterVec,
     wishes: IntGaugeVec,
     moved: IntCounterVec,
     limited: CounterVec,
@@ -86,6 +94,8 @@ impl Default for Metrics {
         let damaged = "Chunks on their way whose bytes on disk were not what was written.";
         // What is shown from the start has a first value for whoever computes rates.
         let asks = counters("ollamax_transfer_asks_total", "Requests of other nodes for chunks.", "outcome");
+        let doubts = "Files that other nodes were told to read again, or told this node to.";
+        let doubts = counters("ollamax_transfer_doubts_total", doubts, "direction");
         let lent = "Models that were got because a machine asked that is no member.";
         let lab_fetches = counters("ollamax_transfer_lab_fetches_total", lent, "source");
         let first = [
@@ -95,6 +105,8 @@ impl Default for Metrics {
             (&received, "node"),
             (&retries, "cut"),
             (&asks, "served"),
+            (&doubts, "told"),
+            (&doubts, "heard"),
             (&lab_fetches, "peers"),
             (&lab_fetches, "origin"),
         ];
@@ -124,6 +136,8 @@ impl Default for Metrics {
             unhashed: gauge("ollamax_blobs_unhashed_bytes", "Bytes of that store that are not hashed yet."),
             hashed: counter("ollamax_blobs_hashed_bytes_total", hashed),
             suspect: gauge("ollamax_blobs_suspect", "Files of that store whose bytes are not what their name says."),
+            scrubbed: counter("ollamax_blobs_scrubbed_bytes_total", "Bytes of that store that were read again."),
+            repairs: repairs(),
             pulls,
             pulls_over: over,
             received,
@@ -135,6 +149,8 @@ impl Default for Metrics {
             links: gauge("ollamax_transfer_links", "Streams for chunks between this node and others."),
             steals: counter("ollamax_transfer_steals_total", steals),
             strikes: counters("ollamax_transfer_peer_strikes_total", strikes, "peer"),
+            quarantined: gauge("ollamax_transfer_peers_quarantined", "Nodes that are asked for nothing for a while."),
+            doubts,
             wishes,
             moved,
             limited,
@@ -155,6 +171,8 @@ impl Metrics {
         registry.register(Box::new(self.unhashed.clone()))?;
         registry.register(Box::new(self.hashed.clone()))?;
         registry.register(Box::new(self.suspect.clone()))?;
+        registry.register(Box::new(self.scrubbed.clone()))?;
+        registry.register(Box::new(self.repairs.clone()))?;
         registry.register(Box::new(self.pulls.clone()))?;
         registry.register(Box::new(self.pulls_over.clone()))?;
         registry.register(Box::new(self.received.clone()))?;
@@ -166,6 +184,8 @@ impl Metrics {
         registry.register(Box::new(self.links.clone()))?;
         registry.register(Box::new(self.steals.clone()))?;
         registry.register(Box::new(self.strikes.clone()))?;
+        registry.register(Box::new(self.quarantined.clone()))?;
+        registry.register(Box::new(self.doubts.clone()))?;
         registry.register(Box::new(self.moved.clone()))?;
         registry.register(Box::new(self.limited.clone()))?;
         registry.register(Box::new(self.strained.clone()))?;
@@ -205,6 +225,14 @@ impl Metrics {
 
     pub(crate) fn hashed(&self, bytes: u64) {
         self.hashed.inc_by(bytes);
+    }
+
+    pub(crate) fn scrubbed(&self, bytes: u64) {
+        self.scrubbed.inc_by(bytes);
+    }
+
+    pub(crate) fn repaired(&self, is_done: bool) {
+        self.repairs.with_label_values(&[if is_done { "done" } else { "failed" }]).inc();
     }
 
     pub(crate) fn stage_begins(&self, stage: &Stage) {
@@ -269,6 +297,18 @@ impl Metrics {
         self.strikes.with_label_values(&[peer.to_string().as_str()]).inc();
     }
 
+    pub(crate) fn show_quarantined(&self, nodes: usize) {
+        self.quarantined.set(i64::try_from(nodes).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn doubt_told(&self) {
+        self.doubts.with_label_values(&["told"]).inc();
+    }
+
+    pub(crate) fn doubt_heard(&self) {
+        self.doubts.with_label_values(&["heard"]).inc();
+    }
+
     pub(crate) fn retried(&self, end: End) {
         let reason = match end {
             End::Whole => return,
@@ -295,6 +335,17 @@ impl Drop for OpenLink {
     fn drop(&mut self) {
         self.0.dec();
     }
+}
+
+/// Repairs, with a first value for each outcome.
+fn repairs() -> IntCounterVec {
+    let help = "Damaged files of that store that were to be replaced by sound ones.";
+    let repairs = IntCounterVec::new(Opts::new("ollamax_blobs_repairs_total", help), &["outcome"]);
+    let repairs = repairs.expect("a valid name and one label");
+    for outcome in ["done", "failed"] {
+        repairs.with_label_values(&[outcome]);
+    }
+    repairs
 }
 
 /// The label of a stage; none of one in which nothing happens.
@@ -328,9 +379,9 @@ mod tests {
         let registry = Registry::new();
         let metrics = Metrics::default();
         metrics.register(&registry).expect("an empty registry");
-        assert_eq!(registry.gather().len(), 20, "strikes are there from the first one on");
+        assert_eq!(registry.gather().len(), 24, "strikes are there from the first one on");
         metrics.struck(NodeId(2));
-        assert_eq!(registry.gather().len(), 21);
+        assert_eq!(registry.gather().len(), 25);
         metrics.register(&registry).expect_err("taken");
     }
 

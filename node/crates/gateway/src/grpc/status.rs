@@ -212,6 +212,8 @@ fn fill_from_beat(node: &mut v1::NodeView, beat: &Beat) {
     node.disk_free_bytes = beat.disk_free_bytes;
     node.cpu_permille = beat.cpu_permille;
     node.gpus = beat.gpus.iter().map(gpu).collect();
+    node.quarantined = beat.quarantined.iter().map(quarantine).collect();
+    node.suspect_files = beat.suspect_files;
 }
 
 /// A beat's runtime in wire form.
@@ -258,6 +260,13 @@ pub fn gpu(gpu: &ollamax_types::Gpu) -> v1::Gpu {
         memory_used_bytes: gpu.memory_used_bytes,
         use_permille: gpu.use_permille,
     }
+}
+
+/// A node that is asked for no files, in wire form.
+#[must_use]
+pub const fn quarantine(quarantine: &ollamax_types::Quarantine) -> v1::Quarantine {
+    let ollamax_types::Quarantine { node, until, strikes } = *quarantine;
+    v1::Quarantine { node: node.0, until_ms: until.0, strikes }
 }
 
 /// A runner's counts in wire form.

@@ -11,7 +11,7 @@ use prometheus::Registry;
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -407,5 +407,26 @@ async fn the_list_is_told_although_there_is_no_room_for_hash_trees() {
 
     fs::remove_file(world.folder.path().join("data/transfer")).expect("it is there");
     node.until(is_hashed).await;
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_doubts_has_one_file_read_once_in_a_minute() {
+    let world = World::new();
+    let put = world.put("large", &vec![7; 100_000]);
+    let mut node = world.start(Config::default());
+    node.until(is_hashed).await;
+    let read = |node: &Node| node.metric("ollamax_blobs_scrubbed_bytes_total");
+    // What is not here costs whoever doubts it nothing.
+    node.handle.doubt(NodeId(2), Digest([9; 32]), 0);
+    for index in 0..100 {
+        node.handle.doubt(NodeId(2), put.weights, index);
+    }
+    sleep(Duration::from_secs(59)).await;
+    assert_eq!(read(&node), 100_000.0);
+    sleep(Duration::from_secs(1)).await;
+    node.handle.doubt(NodeId(2), put.weights, 0);
+    sleep(Duration::from_secs(59)).await;
+    assert_eq!(read(&node), 200_000.0);
     node.end().await;
 }
