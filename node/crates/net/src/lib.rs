@@ -8,6 +8,7 @@ pub mod config;
 mod connections;
 mod dial;
 mod discovery;
+mod door;
 pub mod error;
 mod greeting;
 mod handle;
@@ -20,6 +21,7 @@ mod roster;
 mod service;
 mod stream;
 mod twins;
+mod upgrade;
 
 pub use config::{Config, P2pConfig, PeerConfig};
 pub use error::{BindError, ConnectError, was_never_sent};

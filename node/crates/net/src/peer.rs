@@ -170,7 +170,7 @@ pub struct Caller {
 pub struct Refuser {
     /// The member.
     pub node: NodeId,
-    /// Where it was dialled, `host:port`.
+    /// Where it was dialled, `host:port`; `p2p` over a lane.
     pub address: String,
 }
 

@@ -60,10 +60,13 @@ impl Roster {
         let mut state = self.write();
         state.by_peer = members.iter().map(|entry| (entry.peer_id.clone(), entry.node)).collect();
         let next = members.iter().map(|entry| NodeId(entry.node.0.saturating_add(1))).max();
-        state.by_node = members.into_iter().map(|entry| (entry.node, entry)).collect();
         // The table alone cannot open the door for credentials, but it can close it further.
         state.floor = state.floor.map(|floor| next.map_or(floor, |next| floor.max(next)));
-        self.count_change(state);
+        let table: BTreeMap<NodeId, PeerEntry> = members.into_iter().map(|entry| (entry.node, entry)).collect();
+        if state.by_node != table {
+            state.by_node = table;
+            self.count_change(state);
+        }
     }
 
     pub(crate) fn set_next_node_id(&self, next: NodeId) {
@@ -235,6 +238,8 @@ mod tests {
         roster.set_members(vec![entry(1, in_table.peer_id(), "a")]);
         assert!(changes.has_changed().unwrap());
         assert_eq!(*changes.borrow_and_update(), roster.generation());
+        roster.set_members(vec![entry(1, in_table.peer_id(), "a")]);
+        assert!(!changes.has_changed().unwrap(), "the same table again");
 
         let shown = credential(4, vouched.peer_id(), &key);
         let link = Link { vouched: roster.vouched(&shown, vouched.peer_id()), peer_id: vouched.peer_id().clone() };
