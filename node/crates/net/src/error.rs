@@ -202,17 +202,44 @@ pub fn was_never_sent(status: &tonic::Status) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use ollamax_types::PeerId;
+
     use super::*;
+    use crate::address;
 
     #[test]
     fn the_text_names_node_addresses_and_reasons() {
         let attempt = |address: &str, problem| Attempt { address: address.to_owned(), problem };
-        let attempts = Arc::new(vec![attempt("a:1", Problem::Silent(1_000)), attempt("b:2", Problem::Stuck(2_000))]);
+        let lane = attempt("p2p", NoLane::Unconnected.into());
+        let tried = vec![attempt("a:1", Problem::Silent(1_000)), attempt("b:2", Problem::Stuck(2_000)), lane];
+        let attempts = Arc::new(tried);
         let error = ConnectError::Unreachable { node: Some(NodeId(3)), attempts };
         let text = error.to_string();
         assert!(text.starts_with("node 3 cannot be reached: a:1: no answer within 1000 ms"), "{text}");
         assert!(text.contains("; b:2: connected, but no TLS handshake within 2000 ms"), "{text}");
+        assert!(text.ends_with("; p2p: no libp2p connection to it stands"), "{text}");
         assert_eq!(error.code(), ErrorCode::PeerUnreachable);
+    }
+
+    #[test]
+    fn every_problem_has_a_reason_of_its_own() {
+        let refused = || Arc::new(io::Error::other("refused"));
+        let key = |name: &str| PeerId(name.to_owned());
+        let problems: [Problem; 12] = [
+            address::check("nowhere").unwrap_err().into(),
+            Problem::Tcp(refused()),
+            Problem::Silent(1),
+            Problem::Tls(refused()),
+            Problem::Stuck(1),
+            ProofError::Absent.into(),
+            WrongPeer { expected: key("a"), proved: key("b") }.into(),
+            Problem::Unanswered(refused()),
+            Problem::Full,
+            Problem::OwnTwin,
+            Problem::TheirTwin,
+            NoLane::Unconnected.into(),
+        ];
+        assert_eq!(problems.map(|problem| problem.reason()), Problem::REASONS);
     }
 
     #[test]

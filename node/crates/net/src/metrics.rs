@@ -3,7 +3,7 @@
 //! | name | labels | meaning |
 //! | --- | --- | --- |
 //! | `ollamax_peer_handshakes_total` | `outcome`: ok, failed, timed_out | handshakes at the door, over TCP and lanes |
-//! | `ollamax_peer_refused_total` | `reason`: handshakes, connections, strangers, not_member, twin, lanes | turned away |
+//! | `ollamax_peer_refused_total` | `reason`: handshakes, connections, strangers, not_member, twin, lanes | |
 //! | `ollamax_peer_connections` | `class`, `direction`: in, out | open connections |
 //! | `ollamax_peer_dials_total` | `class`, `outcome`: ok, failed | dials to other nodes, all addresses together |
 //! | `ollamax_peer_dial_failures_total` | `reason`, as [`Problem::reason`] says | addresses and lanes tried in vain |

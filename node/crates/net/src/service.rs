@@ -25,10 +25,10 @@ use ollamax_types::{ErrorCode, PeerId};
 
 use crate::advertise;
 use crate::channels::{Channels, Tracked};
-use crate::config::{Config, PeerConfig};
+use crate::config::{Config, P2pConfig, PeerConfig};
 use crate::connections::Connections;
 use crate::dial::{Dialer, Surroundings};
-use crate::discovery::{self, Discovery, Wires};
+use crate::discovery::{Announcement, Discovery, Wires};
 use crate::door::{Door, Outlets};
 use crate::error::BindError;
 use crate::handle::{Inner, NetHandle};
@@ -36,7 +36,7 @@ use crate::lanes::{Incoming, LANES_WAITING_MAX, Lanes};
 use crate::listener::{self, Listener};
 use crate::membership::ByMembership;
 use crate::metrics::Metrics;
-use crate::peer::{Local, Reach, Way};
+use crate::peer::{Discovered, Local, Reach, Way};
 use crate::roster::Roster;
 use crate::stream::PeerStream;
 use crate::twins::Boot;
@@ -80,6 +80,19 @@ pub struct NetService {
     _close_when_dropped: DropGuard,
 }
 
+/// The `p2p` part, and what the rest of the door has of it.
+struct P2p {
+    discovery: Discovery,
+    /// Nothing where lanes are off.
+    lanes: Option<Lanes>,
+    incoming: mpsc::Receiver<Incoming>,
+    better: mpsc::Receiver<(PeerId, Way)>,
+    announce: watch::Sender<Announcement>,
+    discovered: watch::Receiver<Vec<Discovered>>,
+    told: watch::Receiver<Vec<String>>,
+    reach: watch::Receiver<Reach>,
+}
+
 // === impl NetService ===
 
 impl NetService {
@@ -106,21 +119,12 @@ impl NetService {
         let boot = Boot(ollamax_security::random_bytes()?);
         let seed = u64::from_le_bytes(ollamax_security::random_bytes()?);
         let connections = Arc::new(Connections::new(boot, metrics.clone()));
-        let (announce, announced) = watch::channel(discovery::Announcement::new(&advertise));
-        let (found, discovered) = watch::channel(Vec::new());
-        let (told, told_now) = watch::channel(Vec::new());
-        let (reach, reach_now) = watch::channel(Reach::default());
-        let (lanes, asks) = Lanes::channel();
-        let (incoming, came) = mpsc::channel(LANES_WAITING_MAX);
-        let (better, better_found) = mpsc::channel(BETTER_WAITING_MAX);
-        let (shared, counted) = (Arc::clone(&roster), metrics.clone());
-        let wires = Wires { announced, found, asks, incoming, better, told, reach, roster: shared, metrics: counted };
-        let lanes = p2p.lanes.then_some(lanes);
         let every = Duration::from_millis(p2p.direct_again_ms);
-        let discovery = Discovery::bind(p2p, &key, &advertise, wires, &tasks).await?;
+        let shared = (Arc::clone(&roster), metrics.clone());
+        let p2p = P2p::open(p2p, &key, &advertise, shared, &tasks).await?;
 
         let around = Surroundings {
-            lanes,
+            lanes: p2p.lanes,
             roster: Arc::clone(&roster),
             connections: Arc::clone(&connections),
             metrics: metrics.clone(),
@@ -139,9 +143,9 @@ impl NetService {
             peer_id: key.peer_id().clone(),
             peer: bound,
             peer_port: bound.port(),
-            p2p_addresses: discovery.addresses().to_vec(),
+            p2p_addresses: p2p.discovery.addresses().to_vec(),
             advertise,
-            p2p_advertise: discovery.advertised().to_vec(),
+            p2p_advertise: p2p.discovery.advertised().to_vec(),
         };
         let handle = NetHandle::new(Inner {
             local,
@@ -149,21 +153,21 @@ impl NetService {
             connections: Arc::clone(&connections),
             dialer,
             channels,
-            announce,
-            discovered,
-            told: told_now,
-            reach: reach_now,
+            announce: p2p.announce,
+            discovered: p2p.discovered,
+            told: p2p.told,
+            reach: p2p.reach,
             metrics: metrics.clone(),
         });
         let service = Self {
             config,
             key,
             socket,
-            lanes: came,
-            discovery,
+            lanes: p2p.incoming,
+            discovery: p2p.discovery,
             seed,
             upgrade,
-            better: better_found,
+            better: p2p.better,
             roster,
             connections,
             metrics,
@@ -231,6 +235,41 @@ impl NetService {
         self.closed.cancel();
         self.connections.close_where(|_| true);
         Ok(())
+    }
+}
+
+// === impl P2p ===
+
+impl P2p {
+    /// Opens its listener.
+    async fn open(
+        config: P2pConfig,
+        key: &NodeKey,
+        advertise: &[String],
+        (roster, metrics): (Arc<Roster>, Metrics),
+        tasks: &TaskTracker,
+    ) -> Result<Self, BindError> {
+        let (announce, announced) = watch::channel(Announcement::new(advertise));
+        let (found, discovered) = watch::channel(Vec::new());
+        let (tell, told) = watch::channel(Vec::new());
+        let (reached, reach) = watch::channel(Reach::default());
+        let (lanes, asks) = Lanes::channel();
+        let (came, incoming) = mpsc::channel(LANES_WAITING_MAX);
+        let (found_better, better) = mpsc::channel(BETTER_WAITING_MAX);
+        let lanes = config.lanes.then_some(lanes);
+        let wires = Wires {
+            announced,
+            found,
+            asks,
+            incoming: came,
+            better: found_better,
+            told: tell,
+            reach: reached,
+            roster,
+            metrics,
+        };
+        let discovery = Discovery::bind(config, key, advertise, wires, tasks).await?;
+        Ok(Self { discovery, lanes, incoming, better, announce, discovered, told, reach })
     }
 }
 
