@@ -37,7 +37,7 @@ use crate::roster::{Link, Roster};
 use crate::stream::{Carrier, PeerStream};
 
 /// Longest wait until libp2p has met another node, ms.
-const MEET_TIMEOUT_MS: u64 = 6_000;
+const MEET_TIMEOUT_MS: u64 = 5_000;
 /// What stands for an address where a lane is meant.
 const LANE: &str = "p2p";
 

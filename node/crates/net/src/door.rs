@@ -204,3 +204,35 @@ impl Door {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::time::Instant;
+
+    use ollamax_security::NodeKey;
+
+    use super::*;
+    use crate::twins::Boot;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lane_that_says_nothing_is_closed_in_time_and_gives_its_place_back() {
+        tls::install_crypto_provider();
+        let config = PeerConfig { connections_max: 1, ..PeerConfig::default() };
+        let deadline = config.handshake_timeout();
+        let tls = tls::server_config(&NodeKey::ephemeral().unwrap(), &[Alpn::Grpc]).unwrap();
+        let metrics = Metrics::new();
+        let connections = Arc::new(Connections::new(Boot([1; 16]), metrics.clone()));
+        let door = Door::new(config, tls, Arc::default(), connections, (metrics, CancellationToken::new()));
+        let (mut far, near) = tokio::io::duplex(1 << 10);
+        let (_handshake, place) = door.places().unwrap();
+        assert!(door.places().is_none(), "the only place is taken");
+        let start = Instant::now();
+        assert!(door.shake_hands(near, Way::P2p, "somebody", place).await.is_none());
+        assert!(start.elapsed() >= deadline && start.elapsed() < deadline * 2);
+        let mut bytes = Vec::new();
+        far.read_to_end(&mut bytes).await.unwrap();
+        assert!(bytes.is_empty(), "it ended without a word");
+        assert!(door.places().is_some());
+    }
+}

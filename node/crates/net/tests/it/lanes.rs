@@ -1,5 +1,7 @@
 //! Nodes that TCP does not connect, and the libp2p streams that do it instead.
 
+use std::time::Duration;
+
 use futures::FutureExt;
 use prometheus::Registry;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy, split};
@@ -13,7 +15,7 @@ use ollamax_proto::v1::liveness_client::LivenessClient;
 use ollamax_proto::v1::{HelloRequest, RaftMessage, WatchBeatsRequest};
 use ollamax_types::NodeId;
 
-use crate::harness::{LONG, Node, hidden_config, lane_config, new_key, until};
+use crate::harness::{LONG, Node, closed_port, hidden_config, lane_config, new_key, until};
 
 const BYTES: usize = 8 << 20;
 
@@ -29,7 +31,7 @@ async fn pair() -> [Node; 2] {
 async fn echoing(id: u64) -> Node {
     let (bulk, mut arrived) = mpsc::channel::<PeerStream>(4);
     let mut config = hidden_config();
-    config.peer.drain_ms = 1_000;
+    config.peer.drain_ms = 2_000;
     let node = Node::start_with(id, new_key(), config, Some(bulk)).await;
     let tasks = node.tasks.clone();
     node.tasks.spawn(async move {
@@ -47,7 +49,7 @@ async fn echoing(id: u64) -> Node {
 
 /// Asks again at short intervals until the answer is as wanted; returns it.
 async fn answer(from: &Node, to: &Node, wanted: impl Fn(&Result<u64, Status>) -> bool) -> Result<u64, Status> {
-    let mut again = interval(std::time::Duration::from_millis(50));
+    let mut again = interval(Duration::from_millis(50));
     let asking = async {
         loop {
             again.tick().await;
@@ -66,11 +68,15 @@ async fn reach(from: &Node, to: &Node) {
 }
 
 /// Sends bytes to a node that sends them back.
-async fn echo(stream: &mut (impl AsyncReadExt + AsyncWriteExt + Unpin), count: usize) {
+async fn echo(stream: &mut PeerStream, count: usize) {
     let sent: Vec<u8> = (0..count).map(|at| (at % 251) as u8).collect();
     let mut got = vec![0; count];
     let (mut from, mut to) = split(stream);
-    let both = async { tokio::join!(to.write_all(&sent), from.read_exact(&mut got)) };
+    let writing = async {
+        to.write_all(&sent).await?;
+        to.flush().await
+    };
+    let both = async { tokio::join!(writing, from.read_exact(&mut got)) };
     let (written, read) = timeout(LONG, both).await.expect("the bytes come back");
     written.unwrap();
     read.unwrap();
@@ -139,8 +145,8 @@ async fn a_second_process_with_the_same_key_is_refused_over_a_lane() {
     let nodes = pair().await;
     reach(&nodes[1], &nodes[0]).await;
     let mut original = nodes[1].raft(&nodes[0]);
-    let copy = Node::start_with(2, nodes[1].key.clone(), hidden_config(), None).await;
-    copy.handle.set_members(vec![PeerEntry { addresses: Vec::new(), ..nodes[0].entry() }, copy.hidden_entry()]);
+    let second = Node::start_with(2, nodes[1].key.clone(), hidden_config(), None).await;
+    second.handle.set_members(vec![PeerEntry { addresses: Vec::new(), ..nodes[0].entry() }, second.hidden_entry()]);
     let told = |answer: &Result<u64, Status>| {
         let expected = "another live process has this node's identity";
         answer.as_ref().is_err_and(|status| status.message().contains(expected))
@@ -148,10 +154,10 @@ async fn a_second_process_with_the_same_key_is_refused_over_a_lane() {
     let speaking = async { while original.call(RaftMessage::default()).await.is_ok() {} };
     tokio::select! {
         () = speaking => panic!("the original was cut off"),
-        refused = answer(&copy, &nodes[0], told) => assert!(refused.is_err()),
+        refused = answer(&second, &nodes[0], told) => assert!(refused.is_err()),
     }
     let refuser = Refuser { node: NodeId(1), address: "p2p".to_owned() };
-    assert_eq!(*copy.handle.refused_as_twin().borrow(), Some(refuser));
+    assert_eq!(*second.handle.refused_as_twin().borrow(), Some(refuser));
     assert_eq!(*nodes[1].handle.refused_as_twin().borrow(), None);
 }
 
@@ -200,7 +206,7 @@ async fn bytes_and_failures_are_counted_by_way_and_reason() {
         assert_eq!(Way::ALL.map(|way| bytes(direction, way.as_str())), expected, "{direction}");
     }
 
-    from.handle.probe(&crate::harness::closed_port(), to.peer_id()).await.unwrap_err();
+    from.handle.probe(&closed_port(), to.peer_id()).await.unwrap_err();
     from.handle.probe_lane(new_key().peer_id()).await.unwrap_err();
     let failures = |reason| counted(&registry, "ollamax_peer_dial_failures_total", &[reason]);
     assert!(failures("tcp") >= 1.0 && failures("lane") >= 1.0 && failures("wrong_peer") < 0.5);
