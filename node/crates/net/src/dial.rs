@@ -212,18 +212,27 @@ impl Dialer {
         }
     }
 
-    /// Members that were reached by something else than TCP.
-    pub(crate) fn detours(&self) -> Vec<NodeId> {
+    /// Members that were reached by something else than TCP, and by what.
+    pub(crate) fn detours(&self) -> Vec<(NodeId, Way)> {
         let memory = self.memory();
-        let detours = memory.iter().filter(|(_, known)| known.way.is_some_and(|way| way != Way::Tcp));
-        detours.map(|(node, _)| *node).collect()
+        let ways = memory.iter().filter_map(|(node, known)| Some((*node, known.way?)));
+        ways.filter(|(_, way)| *way != Way::Tcp).collect()
     }
 
-    /// Dials a member by TCP alone and lets the connection go again. What fails here is not held against the node.
-    pub(crate) async fn try_tcp(&self, node: NodeId) -> Option<Path> {
+    /// Dials a member anew by what is better than its present way, and lets the connection go again. What fails here is
+    /// not held against the node.
+    pub(crate) async fn try_better(&self, node: NodeId, now: Way) -> Option<(Path, Way)> {
         let (expected, addresses) = self.roster.member(node)?;
         let paths = addresses.into_iter().map(Path::Address).collect();
-        self.race(paths, &expected, Class::Forward).await.ok().map(|(path, _)| path)
+        if let Ok((path, stream)) = self.race(paths, &expected, Class::Forward).await {
+            return Some((path, stream.way()));
+        }
+        if now < Way::Relayed {
+            return None;
+        }
+        // That libp2p has become direct is told once, and not heard while the first stream is still being opened.
+        let stream = self.over_lane(&expected, Class::Forward).await.ok()?;
+        (stream.way() < now).then(|| (Path::Lane, stream.way()))
     }
 
     /// From now on this path is tried first.

@@ -20,11 +20,6 @@ use crate::connections::Entered;
 use crate::peer::{Class, Way};
 use crate::roster::Link;
 
-/// What bytes can be carried by.
-pub(crate) trait Carrier: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
-
-impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Carrier for T {}
-
 /// Bytes to and from a node whose key TLS has proved.
 pub struct PeerStream {
     /// TLS, whatever is beneath it.
@@ -36,6 +31,11 @@ pub struct PeerStream {
     /// Places on the listener that are given back when the stream is dropped.
     _places: Vec<OwnedSemaphorePermit>,
 }
+
+/// What bytes can be carried by.
+pub(crate) trait Carrier: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Carrier for T {}
 
 // === impl PeerStream ===
 

@@ -1,6 +1,6 @@
 //! Moving up: members that are reached by a detour are tried again by better ways.
 //!
-//! Owns two loops that end with the stop. One dials such members by TCP at intervals, the other hears of direct libp2p
+//! Owns two loops that end with the stop. One tries such members again at intervals, the other hears of direct libp2p
 //! connections that have come about. What is found counts for whatever is opened from then on; no connection is closed,
 //! so nothing that runs is lost. Whoever holds a long stream sees the epoch of the node change, and opens the next
 //! stream when it likes. A try that fails changes nothing.
@@ -29,7 +29,7 @@ pub(crate) struct Upgrade {
     pub(crate) dialer: Arc<Dialer>,
     pub(crate) channels: Arc<Channels>,
     pub(crate) roster: Arc<Roster>,
-    /// Time between two tries by TCP.
+    /// Time between two tries.
     pub(crate) every: Duration,
 }
 
@@ -45,9 +45,7 @@ impl Upgrade {
 
     async fn follow(&self, mut found: mpsc::Receiver<(PeerId, Way)>) {
         while let Some((peer, way)) = found.recv().await {
-            let Some(node) = self.roster.node_of_key(&peer) else { continue };
-            // Ways are ordered, the best first.
-            if self.dialer.way(node).is_some_and(|now| way < now) {
+            if let Some(node) = self.roster.node_of_key(&peer) {
                 self.prefer(node, Path::Lane, way);
             }
         }
@@ -59,18 +57,23 @@ impl Upgrade {
         loop {
             tick.tick().await;
             let detours = futures::stream::iter(self.dialer.detours());
-            detours.for_each_concurrent(TRIES_MAX, |node| self.try_tcp(node)).await;
+            detours.for_each_concurrent(TRIES_MAX, |(node, way)| self.try_better(node, way)).await;
         }
     }
 
-    async fn try_tcp(&self, node: NodeId) {
-        if let Some(path) = self.dialer.try_tcp(node).await {
-            self.prefer(node, path, Way::Tcp);
+    async fn try_better(&self, node: NodeId, now: Way) {
+        if let Some((path, way)) = self.dialer.try_better(node, now).await {
+            self.prefer(node, path, way);
         }
     }
 
-    /// The epoch comes last: who sees it gets the new way.
+    /// Takes a way if it is better than the present one: another may have been found meanwhile. The epoch comes last, so
+    /// that who sees it gets the new way.
     fn prefer(&self, node: NodeId, path: Path, way: Way) {
+        // Ways are ordered, the best first.
+        if self.dialer.way(node).is_none_or(|now| now <= way) {
+            return;
+        }
         self.dialer.prefer(node, path, way);
         self.channels.forget(node);
         self.dialer.begin_epoch(node);

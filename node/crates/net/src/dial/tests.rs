@@ -134,7 +134,7 @@ async fn ways_epochs_and_round_trips_are_kept_while_a_node_is_a_member() {
     dialer.note_rtt(NodeId(9), Duration::from_millis(3));
     assert_eq!((dialer.way(OTHER), dialer.way(NodeId(3))), (Some(Way::Relayed), None));
     assert_eq!((dialer.rtt(OTHER), dialer.rtt(NodeId(9))), (Some(Duration::from_millis(3)), None));
-    assert_eq!(dialer.detours(), [OTHER]);
+    assert_eq!(dialer.detours(), [(OTHER, Way::Relayed)]);
     assert_eq!(dialer.epoch(OTHER), 0, "what is preferred is told apart");
     dialer.begin_epoch(OTHER);
     assert_eq!((dialer.epoch(OTHER), dialer.epoch(NodeId(3))), (1, 0));
@@ -151,9 +151,17 @@ async fn ways_epochs_and_round_trips_are_kept_while_a_node_is_a_member() {
 }
 
 #[tokio::test]
-async fn a_failed_dial_answers_for_a_moment_and_a_try_by_tcp_does_not() {
+async fn a_failed_dial_answers_for_a_moment_and_a_failed_try_does_not() {
     let mut world = World::new(&["no address".to_owned()]);
-    assert_eq!(world.dialer.try_tcp(OTHER).await, None);
+    assert_eq!(world.dialer.try_better(OTHER, Way::P2p).await, None);
+    assert!(world.asked.try_recv().is_err(), "a lane would be no better");
+    let World { dialer, asked, .. } = &mut world;
+    let answering = async {
+        let Some(Ask::Open { answer, .. }) = asked.recv().await else { panic!("a lane is asked for") };
+        answer.send(Err(NoLane::Unconnected)).expect("the try waits for it");
+    };
+    let (better, ()) = tokio::join!(dialer.try_better(OTHER, Way::Relayed), answering);
+    assert_eq!(better, None);
     assert!(world.dialer.recent_failure(OTHER, world.dialer.roster.generation()).is_none());
     world.dial().await;
     assert!(world.dialer.recent_failure(OTHER, world.dialer.roster.generation()).is_some());
