@@ -150,7 +150,7 @@ async fn ways_epochs_and_round_trips_are_kept_while_a_node_is_a_member() {
     assert!(world.ways().iter().all(|(_, count)| *count < 0.5), "nobody is left");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_failed_dial_answers_for_a_moment_and_a_failed_try_does_not() {
     let mut world = World::new(&["no address".to_owned()]);
     assert_eq!(world.dialer.try_better(OTHER, Way::P2p).await, None);
