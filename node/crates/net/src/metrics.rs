@@ -58,7 +58,7 @@ pub struct Metrics {
 impl Metrics {
     pub(crate) fn new() -> Self {
         let metrics = Self {
-            handshakes: counter("ollamax_peer_handshakes_total", "Handshakes at the peers' door.", &["outcome"]),
+            handshakes: counter("ollamax_peer_handshakes_total", "Handshakes on the peer listener.", &["outcome"]),
             refused: counter("ollamax_peer_refused_total", "Connections and requests turned away.", &["reason"]),
             connections: gauge("ollamax_peer_connections", "Open connections between nodes.", &["class", "direction"]),
             dials: counter("ollamax_peer_dials_total", "Dials to other nodes.", &["class", "outcome"]),
