@@ -38,6 +38,27 @@ use swarm::{Behaviour, BehaviourEvent};
 /// How often the loop looks for what is due.
 const TICK: Duration = Duration::from_secs(1);
 
+/// What ties the loop to the rest of the door.
+#[derive(Debug)]
+pub(crate) struct Wires {
+    /// What this node says of itself.
+    pub(crate) announced: watch::Receiver<Announcement>,
+    /// The nodes that are known.
+    pub(crate) found: watch::Sender<Vec<Discovered>>,
+    /// Who wants a lane.
+    pub(crate) asks: mpsc::Receiver<lanes::Ask>,
+    /// Lanes that others have opened.
+    pub(crate) incoming: mpsc::Sender<lanes::Incoming>,
+    /// A member is connected directly that was reached through a relay.
+    pub(crate) better: mpsc::Sender<(ollamax_types::PeerId, Way)>,
+    /// What others shall dial at `p2p`: addresses and circuits.
+    pub(crate) told: watch::Sender<Vec<String>>,
+    /// Whether others can dial this node.
+    pub(crate) reach: watch::Sender<Reach>,
+    pub(crate) roster: Arc<Roster>,
+    pub(crate) metrics: Metrics,
+}
+
 /// The `p2p` listener and what it has learnt.
 pub(crate) struct Discovery {
     config: P2pConfig,
