@@ -26,6 +26,8 @@ pub(crate) use keeper::{Dial, Keeper, Kind, Pace};
 
 /// Most questions that wait for the loop.
 const ASKS_MAX: usize = 256;
+/// Lanes of others that wait for the door.
+pub(crate) const LANES_WAITING_MAX: usize = 64;
 
 /// The bytes of a lane.
 pub(crate) type LaneIo = Compat<libp2p::Stream>;
