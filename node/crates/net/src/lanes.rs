@@ -11,7 +11,6 @@ mod handler;
 mod held;
 mod keeper;
 
-use libp2p::Multiaddr;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::compat::{Compat, FuturesAsyncReadCompatExt};
@@ -20,9 +19,9 @@ use ollamax_types::PeerId;
 
 use crate::peer::Way;
 
-pub(crate) use address::{Target, circuit_through, direct, direct_targets, is_circuit, relays_of, told, without_peer};
+pub(crate) use address::{Target, circuit_through, direct_targets, is_circuit, place_at, relays_of, told_circuit};
 pub(crate) use behaviour::{Behaviour, Event};
-pub(crate) use keeper::{Dial, Keeper, Kind, Pace};
+pub(crate) use keeper::{Dial, Keeper, Kind, Member};
 
 /// Most questions that wait for the loop.
 const ASKS_MAX: usize = 256;

@@ -64,10 +64,7 @@ impl ConnectionHandler for Handler {
         self.is_held
     }
 
-    fn poll(
-        &mut self,
-        _: &mut Context<'_>,
-    ) -> Poll<ConnectionHandlerEvent<ReadyUpgrade<StreamProtocol>, u64, Out>> {
+    fn poll(&mut self, _: &mut Context<'_>) -> Poll<ConnectionHandlerEvent<ReadyUpgrade<StreamProtocol>, u64, Out>> {
         // Nothing has to wake this: the connection polls again after whatever it has handed in.
         if let Some(told) = self.to_tell.pop_front() {
             return Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(told));
