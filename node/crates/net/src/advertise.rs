@@ -107,7 +107,7 @@ pub(crate) fn at_p2p(
     };
     let mut told = Vec::new();
     for host in hosts.into_iter().take(P2P_HOSTS_MAX) {
-        let is_v6 = host.contains("::") || host.starts_with('[');
+        let is_v6 = host.starts_with('[') || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv6());
         if let Some(port) = bound_port(bound, is_v6, false) {
             let (host, port) = split(&address::with_port(host, port)?);
             told.extend(host.map(|host| Multiaddr::empty().with(host).with(Protocol::Tcp(port))));

@@ -77,7 +77,7 @@ impl Lookups {
             for seed in &seeds {
                 match look_up(seed).await {
                     Ok(sockets) => addresses.extend(sockets.into_iter().map(tcp_multiaddr)),
-                    Err(error) => tracing::warn!(%seed, error, "look up a seed (p2p.seeds)"),
+                    Err(error) => tracing::warn!(%seed, %error, "look up a seed (p2p.seeds)"),
                 }
             }
             hand_over(&found, Found::Seeds(addresses)).await;
@@ -115,7 +115,7 @@ async fn resolve(target: Target) -> Vec<Multiaddr> {
     match look_up(&format!("{host}:{port}")).await {
         Ok(sockets) => sockets.into_iter().map(if is_quic { quic_multiaddr } else { tcp_multiaddr }).collect(),
         Err(error) => {
-            tracing::debug!(%host, error, "look up a member");
+            tracing::debug!(%host, %error, "look up a member");
             Vec::new()
         }
     }

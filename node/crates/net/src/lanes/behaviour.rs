@@ -104,6 +104,12 @@ impl Behaviour {
         self.lines.get(peer)?.iter().find(|line| !line.is_relayed).map(|line| &line.address)
     }
 
+    /// Whether this connection to a node leads through a relay.
+    pub(crate) fn is_relayed(&self, peer: &PeerId, id: ConnectionId) -> bool {
+        let lines = self.lines.get(peer).map(Vec::as_slice).unwrap_or_default();
+        lines.iter().any(|line| line.id == id && line.is_relayed)
+    }
+
     /// Everybody with a direct line.
     pub(crate) fn direct_peers(&self) -> impl Iterator<Item = &PeerId> {
         self.lines.iter().filter(|(_, lines)| lines.iter().any(|line| !line.is_relayed)).map(|(peer, _)| peer)
@@ -305,6 +311,8 @@ mod tests {
         assert_eq!(said(&mut behaviour), ["1 Hold(false)"]);
         assert_eq!(behaviour.direct_peers().count(), 1);
         assert!(behaviour.direct_address(&peer).is_some());
+        behaviour.enter(peer, line(2), &relayed());
+        assert!(behaviour.is_relayed(&peer, line(2)) && !behaviour.is_relayed(&peer, line(1)));
     }
 
     #[test]
