@@ -53,7 +53,7 @@ impl Running {
             (*who, Member { direct: lanes::direct_targets(addresses, who), relays })
         };
         let members: BTreeMap<PeerId, Member> = told.iter().map(member).collect();
-        let departed: Vec<PeerId> = self.members.keys().filter(|who| !members.contains_key(who)).copied().collect();
+        let departed: Vec<PeerId> = self.members.keys().copied().filter(|who| !members.contains_key(who)).collect();
         let old = std::mem::replace(&mut self.members, members);
         if !self.config.lanes {
             return;
@@ -62,8 +62,8 @@ impl Running {
             self.part_with(&who);
         }
         let now = Instant::now();
-        let changed: Vec<PeerId> =
-            self.members.iter().filter(|(who, member)| old.get(who) != Some(member)).map(|(who, _)| *who).collect();
+        let is_news = |(who, member): &(&PeerId, &Member)| old.get(*who) != Some(*member);
+        let changed: Vec<PeerId> = self.members.iter().filter(is_news).map(|(who, _)| *who).collect();
         for who in changed {
             self.swarm.behaviour_mut().limits.bypass_peer_id(&who);
             self.keeper.changed(&who, now);
@@ -145,7 +145,7 @@ impl Running {
             () if who == self.own => Some(NoLane::Failed("this is this node itself".to_owned())),
             () if !stands && addresses.is_empty() => Some(NoLane::Unconnected),
             () if !stands && targets.is_empty() => Some(NoLane::Failed("no address to dial was told".to_owned())),
-            () if self.meets.len() >= MEETS_MAX && !self.meets.contains_key(&who) => Some(NoLane::Busy),
+            () if self.meets_no_more(&who) => Some(NoLane::Busy),
             () => None,
         };
         if let Some(problem) = problem {
@@ -160,6 +160,11 @@ impl Running {
             self.lookups.node(Purpose::Meet(who), stops);
         }
         self.hold();
+    }
+
+    fn meets_no_more(&self, who: &PeerId) -> bool {
+        let waiting = self.meets.get(who).map(|meet| meet.waiting.len());
+        waiting.unwrap_or(self.meets.len()) >= MEETS_MAX
     }
 
     /// A direct connection to somebody stands.
@@ -292,13 +297,14 @@ impl Running {
         let offers: Vec<PeerId> = lanes.direct_peers().filter(relays).copied().collect();
         for relay in self.relays.decide(self.judge.now(), &offers, now) {
             let address = self.swarm.behaviour().lanes.as_ref().and_then(|lanes| lanes.direct_address(&relay));
-            let Some(place) = address.map(|address| lanes::place_at(address, &relay)) else { continue };
-            match self.swarm.listen_on(place) {
-                Ok(listener) => {
+            let place = address.map(|address| lanes::place_at(address, &relay));
+            match place.map(|place| self.swarm.listen_on(place)) {
+                Some(Ok(listener)) => {
                     self.places.insert(listener, relay);
                 }
-                Err(error) => {
-                    tracing::debug!(peer = %relay, %error, "ask for a place at a relay");
+                // It has gone meanwhile, or nothing can be listened on there: as if it had refused.
+                failed => {
+                    tracing::debug!(peer = %relay, ?failed, "ask for a place at a relay");
                     self.relays.closed(relay, now);
                 }
             }
