@@ -322,13 +322,14 @@ impl Running {
         }
     }
 
-    /// Tells what others shall dial: the listener's addresses, and the circuits that this node has. Not too often.
+    /// Tells what others shall dial: the circuits that this node has, and the listener's addresses. Not too often. Circuits
+    /// come first, because the catalog takes no more than a few addresses.
     pub(super) fn tell_addresses(&mut self, now: Instant) {
         let pause = self.config.refresh().min(TOLD_PAUSE_MAX);
         if self.told_at.is_some_and(|at| now < at + pause) {
             return;
         }
-        let told = [self.advertised.as_slice(), &self.relays.told()].concat();
+        let told = [self.relays.told().as_slice(), &self.advertised].concat();
         let is_news = self.wires.told.send_if_modified(|known| {
             let is_news = *known != told;
             if is_news {
