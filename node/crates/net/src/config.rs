@@ -82,8 +82,8 @@ pub struct P2pConfig {
     /// What others shall dial here, `host` or `host:port`; empty: the hosts of `peer.advertise` with this port. Since
     /// 0.1.
     pub advertise: Vec<String>,
-    /// `host:port` of `peer` listeners to join by. When any is named, nothing is discovered: no multicast DNS, no seeds.
-    /// Since 0.1.
+    /// `host:port` of `peer` listeners to join by. When any is named, nothing is discovered: no multicast DNS, no
+    /// seeds. Since 0.1.
     pub static_peers: Vec<String>,
     /// Whether libp2p streams carry what TCP cannot: to and from nodes that cannot be dialled. Since 0.1.
     pub lanes: bool,

@@ -4,8 +4,8 @@
 //! they are by libp2p's identify protocol, at once and then regularly. Members are kept connected, so that lanes can be
 //! opened either way; a node that nobody can dial asks members to relay for it. What a node says is a hint: its key is
 //! proved, its cluster and addresses are not, and every connection made after it proves the key again. The loop never
-//! waits for anything but events. From the node's stop on it begins nothing new; what runs ends when the door is closed.
-//! When this part fails, the cluster goes on with the addresses of the catalog over TCP.
+//! waits for anything but events. From the node's stop on it begins nothing new; what runs ends when the door is
+//! closed. When this part fails, the cluster goes on with the addresses of the catalog over TCP.
 
 mod announcement;
 mod book;

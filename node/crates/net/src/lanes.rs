@@ -106,8 +106,8 @@ impl Lanes {
         self.ask(|answer| Ask::Open { to, answer }).await
     }
 
-    /// Dials a node at its `p2p` addresses unless a direct connection stands, and keeps the connection for a while. With
-    /// no address, only keeps what stands.
+    /// Dials a node at its `p2p` addresses unless a direct connection stands, and keeps the connection for a while.
+    /// With no address, only keeps what stands.
     pub(crate) async fn meet(&self, who: &PeerId, addresses: &[String]) -> Result<(), NoLane> {
         let who = parse(who)?;
         self.ask(|answer| Ask::Meet { who, addresses: addresses.to_vec(), answer }).await

@@ -84,10 +84,9 @@ impl Running {
 
     fn learn_who(&mut self, event: identify::Event) {
         let identify::Event::Received { connection_id, peer_id, info } = event else { return };
-        if info.protocols.contains(&relay::HOP_PROTOCOL_NAME) {
-            if self.members.contains_key(&peer_id) {
-                self.relaying.insert(peer_id);
-            }
+        let relays = info.protocols.contains(&relay::HOP_PROTOCOL_NAME);
+        if relays && self.best(&peer_id) == Some(Way::P2p) {
+            self.relaying.insert(peer_id);
         } else {
             self.relaying.remove(&peer_id);
         }

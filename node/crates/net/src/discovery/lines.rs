@@ -81,6 +81,8 @@ impl Running {
             autonat.remove_server(who);
         }
         self.relaying.remove(who);
+        self.guests.remove(who);
+        self.wires.metrics.relay_reservations(self.guests.len());
         if self.swarm.disconnect_peer_id(*who).is_ok() {
             tracing::info!(peer = %who, "libp2p connections of a departed member closed");
         }
@@ -322,8 +324,8 @@ impl Running {
         }
     }
 
-    /// Tells what others shall dial: the circuits that this node has, and the listener's addresses. Not too often. Circuits
-    /// come first, because the catalog takes no more than a few addresses.
+    /// Tells what others shall dial: the circuits that this node has, and the listener's addresses. Not too often.
+    /// Circuits come first, because the catalog takes no more than a few addresses.
     pub(super) fn tell_addresses(&mut self, now: Instant) {
         let pause = self.config.refresh().min(TOLD_PAUSE_MAX);
         if self.told_at.is_some_and(|at| now < at + pause) {

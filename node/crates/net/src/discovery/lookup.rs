@@ -1,7 +1,7 @@
 //! Names become addresses: beside the loop, which must not wait for a resolver while lanes are asked for.
 //!
-//! Each look-up is a task with a deadline that hands its result back over a bounded channel. A name that cannot be looked
-//! up costs its own address and nothing else; tasks whose loop has ended drop what they found.
+//! Each look-up is a task with a deadline that hands its result back over a bounded channel. A name that cannot be
+//! looked up costs its own address and nothing else; tasks whose loop has ended drop what they found.
 
 use std::net::SocketAddr;
 use std::time::Duration;

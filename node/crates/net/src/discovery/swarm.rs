@@ -1,9 +1,9 @@
 //! The libp2p swarm of the `p2p` listener: which protocols it speaks, where it listens, how many connections it takes.
 //!
-//! Strangers are told who this node is, may open lanes (inside which the `peer` listener's rules hold) and have it tried
-//! whether they can be dialled; they have few places. Members have no bound of their own here, and they alone get places
-//! and circuits at this node as a relay. Nothing of it is replaced while connections stand, except identify: libp2p's
-//! behaviours count their connections and stop the process when a count is wrong.
+//! Strangers are told who this node is, may open lanes (inside which the `peer` listener's rules hold) and have it
+//! tried whether they can be dialled; they have few places. Members have no bound of their own here, and they alone get
+//! places and circuits at this node as a relay. Nothing of it is replaced while connections stand, except identify:
+//! libp2p's behaviours count their connections and stop the process when a count is wrong.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;

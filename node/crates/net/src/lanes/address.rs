@@ -1,8 +1,8 @@
 //! Multiaddresses as nodes tell them to each other: which are dialled, which name a relay, what is left out.
 //!
-//! Pure. What others tell is looked at before it is used: a direct address is a host with a TCP port, or with a UDP port
-//! and QUIC; a circuit is told in the short form `/p2p/<relay>/p2p-circuit/p2p/<node>`, and counts only when the relay
-//! is a member and a third node. Anything else is left out without a word.
+//! Pure. What others tell is looked at before it is used: a direct address is a host with a TCP port, or with a UDP
+//! port and QUIC; a circuit is told in the short form `/p2p/<relay>/p2p-circuit/p2p/<node>`, and counts only when the
+//! relay is a member and a third node. Anything else is left out without a word.
 
 use libp2p::multiaddr::Protocol;
 use libp2p::{Multiaddr, PeerId};

@@ -1,8 +1,8 @@
 //! The lanes of all connections: which connection a lane takes, which connections are held, and who came.
 //!
 //! Every connection to a node is a line here from its opening to its end. A lane takes the held direct line, else any
-//! direct one, else a relayed one; the tickets of a line that ends fail. Lines are held only with those who are named by
-//! [`Behaviour::keep`]; all others end when nobody uses them. Lanes being opened are bounded for each line.
+//! direct one, else a relayed one; the tickets of a line that ends fail. Lines are held only with those who are named
+//! by [`Behaviour::keep`]; all others end when nobody uses them. Lanes being opened are bounded for each line.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::task::{Context, Poll};

@@ -1,8 +1,8 @@
 //! One connection's part of the lanes: opens streams, takes streams in, and keeps the connection when told to.
 //!
-//! A stream belongs to whoever it is handed to; as long as it lives, so does the connection. How many are opened at once
-//! is bounded by the behaviour; how many come in at once by libp2p, which negotiates few at a time and waits while what
-//! came is not taken. A stream that cannot be had is told with its ticket.
+//! A stream belongs to whoever it is handed to; as long as it lives, so does the connection. How many are opened at
+//! once is bounded by the behaviour; how many come in at once by libp2p, which negotiates few at a time and waits while
+//! what came is not taken. A stream that cannot be had is told with its ticket.
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll};

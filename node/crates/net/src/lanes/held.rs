@@ -1,8 +1,8 @@
 //! Which of several connections between two nodes is held. Pure.
 //!
-//! Both ends come to the same one: among the direct ones those that the smaller key dialled come first, then the oldest.
-//! If they did not, each end would hold another one and both would end as idle. Relayed ones are never held: they last
-//! as long as somebody uses them.
+//! Both ends come to the same one: among the direct ones those that the smaller key dialled come first, then the
+//! oldest. If they did not, each end would hold another one and both would end as idle. Relayed ones are never held:
+//! they last as long as somebody uses them.
 
 use libp2p::swarm::ConnectionId;
 use libp2p::{Multiaddr, PeerId};

@@ -1,8 +1,8 @@
 //! Whom to dial so that lanes can be had, and when. Pure: time is handed in, jitter comes from a seed.
 //!
 //! Every member is wanted on a direct connection: it is dialled at its direct addresses, and when they fail through a
-//! relay; while only a relayed connection stands, the direct addresses are tried again at intervals. Failures double the
-//! wait up to half a minute. Few dials run at once, so a cluster that comes back does not flood its relays.
+//! relay; while only a relayed connection stands, the direct addresses are tried again at intervals. Failures double
+//! the wait up to half a minute. Few dials run at once, so a cluster that comes back does not flood its relays.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};

@@ -1,7 +1,7 @@
 //! Nodes that nobody can dial: they speak through members that relay for them, and through nobody else.
 //!
-//! All of it on loopback, where everybody could dial everybody: a node that cannot be dialled is one whose addresses the
-//! others have not been told.
+//! All of it on loopback, where everybody could dial everybody: a node that cannot be dialled is one whose addresses
+//! the others have not been told.
 
 use std::time::Duration;
 
