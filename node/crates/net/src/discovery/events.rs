@@ -103,10 +103,8 @@ impl Running {
     }
 
     fn learn_from_ping(&mut self, event: &ping::Event) {
-        let failed = match event.result {
-            Ok(_) | Err(ping::Failure::Unsupported) => false,
-            Err(ping::Failure::Timeout | ping::Failure::Other { .. }) => true,
-        };
+        // A program that does not know pings is alive all the same.
+        let failed = matches!(event.result, Err(ping::Failure::Timeout | ping::Failure::Other { .. }));
         if !failed {
             self.unanswered.remove(&event.connection);
             return;
@@ -147,12 +145,10 @@ impl Running {
             self.relaying.remove(&peer);
         }
         self.ask_it_or_not(&peer);
-        let is_better = before == Some(Way::Relayed) && best == Some(Way::P2p);
-        if is_better && self.members.contains_key(&peer) {
-            // When many are waiting already, streams move up when they are opened anew.
-            if self.wires.better.try_send((lanes::key_of(&peer), Way::P2p)).is_err() {
-                tracing::debug!(%peer, "a better way to a node was not passed on");
-            }
+        let is_better = before == Some(Way::Relayed) && best == Some(Way::P2p) && self.members.contains_key(&peer);
+        // When many are waiting already, streams move up when they are opened anew.
+        if is_better && self.wires.better.try_send((lanes::key_of(&peer), Way::P2p)).is_err() {
+            tracing::debug!(%peer, "a better way to a node was not passed on");
         }
     }
 
