@@ -286,8 +286,8 @@ impl Running {
                 let has_relays = self.members.get(&dial.who).is_some_and(|member| !member.relays.is_empty());
                 self.keeper.failed(dial, self.best(&dial.who), has_relays, now);
             }
-            // The other dial may bring what is waited for.
-            Purpose::Meet(_) if runs_elsewhere => {}
+            // The other dial may bring what is waited for, or has brought it.
+            Purpose::Meet(who) if runs_elsewhere || self.best(&who) == Some(Way::P2p) => {}
             Purpose::Meet(who) => self.not_met(&who, &format!("dial: {error}")),
         }
     }
