@@ -145,6 +145,10 @@ pub(crate) struct KnownMember {
     pub(crate) peer_id: PeerId,
     /// `host:port`, best first.
     pub(crate) addresses: Vec<String>,
+    /// Multiaddresses of its `p2p` listener; only where this node is reached over its own connections alone, so that
+    /// older releases read every other file. Since 0.1.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) p2p: Vec<String>,
 }
 
 impl Membership {

@@ -185,6 +185,7 @@ fn assemble(shared: &Shared, opened: Opened) -> anyhow::Result<(Arc<Node>, JoinH
             shelf: around.shelf.clone(),
             registry: registry.as_ref().map(TcpListener::local_addr).transpose()?,
             registry_config: start.config.registry.clone(),
+            lanes: start.config.p2p.lanes,
         },
         backups: make_backups(shared, &around)?,
         exit: stops.exit.clone(),
@@ -234,7 +235,7 @@ fn around(
         signer: Signer::new(net.clone(), start.data_dir.join("keys").join("cluster.key")),
         addresses: Addresses {
             peer: local.advertise.clone(),
-            p2p: local.p2p_addresses.clone(),
+            p2p: local.p2p_advertise.clone(),
             api: advertised_api(&start.config, bound, &local.advertise),
         },
         slot: Slot::default(),

@@ -328,6 +328,7 @@ fn join() -> JoinReply {
         already: false,
         probes: vec![probe("10.0.0.4:11436", true, ""), probe("10.0.0.4:11437", false, "timed out")],
         node_name: "gpu-2".to_owned(),
+        lane_only: false,
     }
 }
 

@@ -41,6 +41,8 @@ pub(crate) struct Follower {
     pub(crate) incarnation: Incarnation,
     /// Where it can be reached.
     pub(crate) addresses: Addresses,
+    /// What others shall dial at its `p2p` listener, as it changes; before anything is told, what `addresses` says.
+    pub(crate) told: watch::Receiver<Vec<String>>,
     /// The connections.
     pub(crate) net: NetHandle,
     /// The cluster key.
@@ -59,6 +61,7 @@ impl Follower {
     /// Follows until `stop`, or until this node is no member any more.
     pub(crate) async fn run(self, stop: CancellationToken) {
         let mut changes = self.engines.metadata.changes();
+        let mut told = self.told.clone();
         loop {
             changes.borrow_and_update();
             match self.look().await {
@@ -69,6 +72,8 @@ impl Follower {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(LOOK_ANYWAY_AFTER) => {}
+                // Where the p2p part has ended, the last word stands.
+                Ok(()) = told.changed() => self.addresses_refused.store(false, Ordering::Relaxed),
                 changed = changes.changed() => {
                     if changed.is_err() {
                         return;
@@ -125,6 +130,8 @@ impl Follower {
             return;
         }
         let Addresses { peer, p2p, api } = &self.addresses;
+        let told = self.told.borrow().clone();
+        let p2p = if told.is_empty() { p2p } else { &told };
         if own.peer_addresses == *peer && own.p2p_addresses == *p2p && own.api_addresses == *api {
             return;
         }
@@ -145,12 +152,17 @@ impl Follower {
                 self.addresses_refused.store(true, Ordering::Relaxed);
                 tracing::warn!(code = %refusal.code(), error = %refusal, "the cluster refuses this node's addresses");
             }
-            Ok(_) => tracing::info!(?peer, ?api, "told the cluster where this node can be reached"),
+            Ok(_) => tracing::info!(?peer, ?p2p, ?api, "told the cluster where this node can be reached"),
             Err(error) => tracing::debug!(code = %error.code(), %error, "tell addresses; tried again soon"),
         });
     }
 }
 
 fn entry(member: &Member) -> PeerEntry {
-    PeerEntry { node: member.id, peer_id: member.peer_id.clone(), addresses: member.peer_addresses.clone() }
+    PeerEntry {
+        node: member.id,
+        peer_id: member.peer_id.clone(),
+        addresses: member.peer_addresses.clone(),
+        p2p_addresses: member.p2p_addresses.clone(),
+    }
 }
