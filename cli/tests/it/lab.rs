@@ -298,6 +298,9 @@ fn node(id: u64) -> NodeView {
         disk_free_bytes: Some(50_000_000_000),
         cpu_permille: 57,
         gpus: if id == 2 { vec![gpu] } else { vec![] },
+        // The first is the one that is asked.
+        way: if id == 1 { String::new() } else { "tcp".to_owned() },
+        rtt_us: (id != 1).then_some(500),
         ..NodeView::default()
     };
     node.set_health(Health::Alive);
