@@ -18,8 +18,8 @@ use crate::output;
 const READ_BYTES_MAX: u64 = TOKEN_TEXT_BYTES_MAX as u64 + 1;
 
 /// What a node is told that cannot be dialled.
-const LANE_ONLY: &str = "warning: no member can dial this node; it joined over its own connections, as a node without a \
-                         vote: it serves all the same";
+const LANE_ONLY: &str = "warning: no member can dial this node; it joined over its own connections, as a node \
+                         without a vote: it serves all the same";
 
 /// Asks the node, which finds a member, checks it, and redeems the token.
 pub(crate) async fn run(global: &Global, args: JoinArgs) -> Result<(), Failure> {

@@ -127,7 +127,8 @@ impl Room {
     /// When the system does not allow it; ask [`withheld`] before.
     pub async fn star(leaves: u8) -> Result<(Self, Vec<Self>)> {
         let at = |number: u8, end: u8| Ipv4Addr::new(10, 77, number, end);
-        let (holder, pid) = hold(&[], &["--user", "--map-root-user", "--net"], NO_FORWARDING).await.context("the hub")?;
+        let (holder, pid) =
+            hold(&[], &["--user", "--map-root-user", "--net"], NO_FORWARDING).await.context("the hub")?;
         let addresses = (1..=leaves).map(|number| at(number, 1)).collect();
         let hub = Self { _holder: holder, pid, part: Part::Network(addresses) };
         let owner = enter(hub.pid, &["--user"]);

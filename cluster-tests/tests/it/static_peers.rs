@@ -54,12 +54,12 @@ async fn static_peers_are_asked_alone_and_nobody_is_discovered() -> Result<()> {
     // Those that discover find each other, and none of those that do not.
     let other_token = other.create_token("voter", 3).await?;
     let newcomer = cluster.node(OTHERS[1]).admin()?;
-    let refused = newcomer.join(&token, Vec::new(), "n4").await.err().context("it found a node that is not to be found")?;
+    let refused = newcomer.join(&token, Vec::new(), "n4").await.err();
+    let refused = refused.context("it found a node that is not to be found")?;
     ensure!([Some(ErrorCode::PeerUnreachable), Some(ErrorCode::TokenInvalid)].contains(&refused.code), "{refused}");
-    let reply = wait::until("the others to find each other", PATIENCE, || {
-        newcomer.join(&other_token, Vec::new(), "n4")
-    })
-    .await?;
+    let reply =
+        wait::until("the others to find each other", PATIENCE, || newcomer.join(&other_token, Vec::new(), "n4"))
+            .await?;
     ensure!(reply.cluster_name == "other", "{reply:?}");
 
     // It does not go to those that it could find by now.

@@ -2,9 +2,9 @@
 //!
 //! One frame is made each `BEAT_INTERVAL`, and one at once when the runtime's report says something new; all watchers
 //! share it. A watch that breaks is reported at once and opened again after a short wait; silence is judged by the
-//! scheduler's book, not here. When a better way to the member was found, the next stream is opened there before the old
-//! one is dropped, so nothing looks like a loss. Beside the frames the round trip is measured with an empty question on
-//! the same connection; a member of a release that does not know it is not asked again there.
+//! scheduler's book, not here. When a better way to the member was found, the next stream is opened there before the
+//! old one is dropped, so nothing looks like a loss. Beside the frames the round trip is measured with an empty question
+//! on the same connection; a member of a release that does not know it is not asked again there.
 
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -183,12 +183,7 @@ impl Watching {
     }
 
     /// Tells what comes, until the stream ends; or until one on a better way is open, which takes its place.
-    async fn follow(
-        mut self,
-        node: NodeId,
-        way: impl Fn() -> (u64, Channel),
-        tell: impl Fn(Heard),
-    ) -> Option<Self> {
+    async fn follow(mut self, node: NodeId, way: impl Fn() -> (u64, Channel), tell: impl Fn(Heard)) -> Option<Self> {
         let mut next: Option<BoxFuture<'static, Result<Self, Status>>> = None;
         let mut measuring = pin!(measure(self.client.clone(), &tell));
         let mut is_measured = true;

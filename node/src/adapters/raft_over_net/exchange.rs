@@ -3,9 +3,9 @@
 //! Always: each call ends with its own answer or one failure, and what nobody waits for any more is not sent. What was
 //! handed to a stream that then broke counts as lost, because it may have been delivered; the next call opens the next
 //! stream. A member that is about to stop says so, and still answers all that was on its way to it. When a better way to
-//! the member was found, which its epoch tells, the next call opens the next stream there, and the old one runs out: what
-//! is on its way on it is still answered. A member of a release that does not know the exchange is called message by
-//! message, until one of those calls finds it gone, or for a minute: it may be another release by then.
+//! the member was found, which its epoch tells, the next call opens the next stream there, and the old one runs out:
+//! what is on its way on it is still answered. A member of a release that does not know the exchange is called message
+//! by message, until one of those calls finds it gone, or for a minute: it may be another release by then.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -156,8 +156,8 @@ impl Line {
         }
     }
 
-    /// The open stream, or a new one; `None` when the member knows none. One of an earlier epoch is let go: with its last
-    /// call the far end hears that no more will come, and its answers are still read.
+    /// The open stream, or a new one; `None` when the member knows none. One of an earlier epoch is let go: the far end
+    /// hears that no more calls will come, and its answers are still read.
     fn exchange(self: &Arc<Self>, epoch: u64, client: impl Fn() -> RaftClient<Channel>) -> Option<Arc<Exchange>> {
         let mut way = self.way();
         match &*way {
