@@ -153,6 +153,13 @@ async fn chat(cluster: &Cluster, index: usize) -> Result<()> {
     Ok(())
 }
 
+/// What `ollamax doctor` finds at a node.
+async fn checks(cluster: &Cluster, index: usize) -> Result<Vec<Value>> {
+    let told = cluster.node(index).ollamax(&["-o", "json", "doctor"], COMMAND_LIMIT).await?;
+    let page: Value = serde_json::from_slice(&told.stdout).with_context(|| format!("{told:?}"))?;
+    page["checks"].as_array().cloned().with_context(|| format!("no checks: {page}"))
+}
+
 /// The first leaf fetches the model from the registry; only it has it.
 async fn fetch(cluster: &Cluster) -> Result<()> {
     runtimes_up(cluster, LEAVES.len()).await?;
@@ -190,6 +197,18 @@ async fn a_node_that_none_can_dial_joins_fetches_serves_chunks_and_serves_infere
     is_at_least(&cluster, HUB, ("ollamax_relay_circuits", &[]), 1.0).await?;
     for label in ["node=\"2\"", "node=\"3\""] {
         is_at_least(&cluster, HUB, ("ollamax_peer_rtt_seconds", &[label]), f64::MIN_POSITIVE).await?;
+    }
+
+    let found = checks(&cluster, 2).await?;
+    let of_way = "only over this node's own libp2p connections";
+    for (id, outcome, found_so) in [
+        ("reach_back", "warning", of_way),
+        ("reachability", "ok", "n1 at 10.77.2.1:"),
+        ("reachability", "ok", "n2 through a relay"),
+    ] {
+        let is_it = |check: &Value| check["found"].as_str().is_some_and(|found| found.contains(found_so));
+        let is_there = found.iter().any(|check| check["id"] == id && check["outcome"] == outcome && is_it(check));
+        ensure!(is_there, "{id} should say {found_so:?}: {found:?}");
     }
 
     cluster.set(2, "over", b"the relay").await?;

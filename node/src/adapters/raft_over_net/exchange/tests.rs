@@ -202,6 +202,9 @@ async fn a_line_moves_to_a_better_way_without_losing_a_call() {
     tokio::pin!(before);
     // It is on its way, and its answer comes only once this end has ended its half.
     assert!(futures::poll!(&mut before).is_pending());
+    while setup.exchanges() == 0 {
+        tokio::task::yield_now().await;
+    }
     let after = setup.call_in_epoch("after", 1);
     let (before, after) = tokio::join!(before, after);
     assert_eq!((before, after), (Ok("before".to_owned()), Ok("after".to_owned())));
