@@ -503,6 +503,8 @@ fn join_reply(membership: &Membership) -> v1::JoinReply {
         cluster: membership.cluster_id().unwrap_or_default().0.to_vec(),
         cluster_name: membership.cluster_name.clone(),
         node_name: membership.name.clone(),
+        // As it was when it joined.
+        lane_only: membership.known.iter().any(|known| !known.p2p.is_empty()),
         ..v1::JoinReply::default()
     }
 }

@@ -11,6 +11,7 @@ use ollamax_gateway::grpc::Phase;
 use ollamax_metadata::Committed;
 use ollamax_net::{NetHandle, PeerEntry};
 use ollamax_security::draw_request_id;
+use ollamax_types::limits::ADDRESSES_MAX;
 use ollamax_types::{ErrorCode, Incarnation, NodeId};
 
 use crate::adapters::keys_over_net::Signer;
@@ -130,7 +131,8 @@ impl Follower {
             return;
         }
         let Addresses { peer, p2p, api } = &self.addresses;
-        let told = self.told.borrow().clone();
+        let mut told = self.told.borrow().clone();
+        told.truncate(ADDRESSES_MAX);
         let p2p = if told.is_empty() { p2p } else { &told };
         if own.peer_addresses == *peer && own.p2p_addresses == *p2p && own.api_addresses == *api {
             return;
