@@ -607,6 +607,22 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn known_members_are_written_as_before_unless_their_p2p_listeners_are_known() {
+        let known = |p2p: &[&str]| KnownMember {
+            node: NodeId(1),
+            peer_id: PeerId("12D3KooWn1".to_owned()),
+            addresses: vec!["10.0.0.1:11436".to_owned()],
+            p2p: p2p.iter().map(|text| (*text).to_owned()).collect(),
+        };
+        let before = r#"{"node":1,"peer_id":"12D3KooWn1","addresses":["10.0.0.1:11436"]}"#;
+        assert_eq!(serde_json::to_string(&known(&[])).expect("plain fields serialise"), before);
+        assert_eq!(serde_json::from_str::<KnownMember>(before).expect("read"), known(&[]));
+        let told = known(&["/ip4/10.0.0.1/tcp/11437"]);
+        let text = serde_json::to_string(&told).expect("plain fields serialise");
+        assert_eq!(serde_json::from_str::<KnownMember>(&text).expect("read"), told);
+    }
+
+    #[test]
     fn what_a_left_cluster_wrote_goes_at_the_next_start() {
         let temp = tempfile::tempdir().expect("temp");
         let mut dir = DataDir::open(temp.path(), Incarnation([7; 16])).expect("opens");
