@@ -136,7 +136,7 @@ pub(crate) async fn watch_members(
 async fn watch_member(net: NetHandle, scheduler: scheduler::Handle, node: NodeId) {
     // The epoch first: the channel is of it or of a later one.
     let way = || (net.epoch(node), net.channel(node, Class::Liveness));
-    let tell = |heard| match heard {
+    let tell = |heard: Heard| match heard {
         Heard::Frame(beat) => scheduler.observe(*beat),
         Heard::RoundTrip(rtt) => net.note_rtt(node, rtt),
         Heard::Lost => scheduler.lost_link(node),
@@ -454,7 +454,7 @@ mod tests {
             let epoch = now.load(Ordering::Relaxed);
             (epoch, ways[usize::from(epoch > 0)].clone())
         };
-        let tell = move |told| sender.try_send(told).expect("the test reads");
+        let tell = move |told: Heard| sender.try_send(told).expect("the test reads");
         let watching = watch_one((NodeId(1), NodeId(2)), way, tell);
         tasks.spawn(stop.clone().run_until_cancelled_owned(watching));
 
@@ -481,7 +481,7 @@ mod tests {
             let channel = far.open(&tasks, &stop).await;
             let client = LivenessClient::new(channel);
             let (sender, mut heard) = mpsc::channel(64);
-            let tell = move |told| sender.try_send(told).expect("the test reads");
+            let tell = move |told: Heard| sender.try_send(told).expect("the test reads");
             let mut measuring = pin!(measure(client, tell));
             if is_old {
                 measuring.await;
