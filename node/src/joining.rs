@@ -20,7 +20,7 @@ use ollamax_proto::v1::reach_back_reply::Probe;
 use ollamax_security::{Credential, JoinToken};
 use ollamax_types::{ClusterId, ErrorCode, Incarnation, NodeId, PeerId, RequestId, Role};
 
-use crate::adapters::join_over_net::CLOCK_SKEW_MAX;
+use crate::adapters::join_over_net::{CLOCK_SKEW_MAX, lane_problem};
 use crate::adapters::request_id;
 use crate::adapters::status::code_of;
 use crate::config::is_label;
@@ -39,8 +39,6 @@ const GREETED_AT_ONCE: usize = 8;
 const GREET_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the member that was found may take for one step: to try this node's addresses, to admit it.
 const STEP_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long the `p2p` listener of the member that was found may take to answer.
-const MEET_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Who wants to join, and how it can be reached.
 #[derive(Debug, Clone)]
@@ -168,12 +166,9 @@ impl Joiner {
         if !self.lanes || addresses.is_empty() {
             return None;
         }
-        let problem = match tokio::time::timeout(MEET_TIMEOUT, self.net.meet(member, addresses)).await {
-            Ok(Ok(())) => return None,
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("no answer within {} s at {}", MEET_TIMEOUT.as_secs(), addresses.join(", ")),
-        };
-        Some(format!("{problem} (is p2p open on the member?)"))
+        // It has a deadline of its own.
+        let problem = lane_problem(&self.net.meet(member, addresses).await.err()?);
+        Some(format!("{}: {problem} (is p2p open on the member?)", addresses.join(", ")))
     }
 
     /// `unmet` is why no libp2p connection to the member came about, if none did.

@@ -228,7 +228,7 @@ impl Join for JoinService {
 impl JoinService {
     async fn probe(&self, address: String, expected: &PeerId) -> Probe {
         let tried = in_time(self.net.probe(&address, expected)).await;
-        probe_of(address, tried)
+        probe_of(address, tried.map_err(|error| error.map(|error| error.to_string())))
     }
 
     /// Opens a lane over the connection that the caller has made to this node's `p2p` listener.
@@ -238,21 +238,30 @@ impl JoinService {
             // It shall still stand when the caller is a member, so that the leader finds it.
             self.net.meet(expected, &[]).await
         };
-        probe_of(LANE.to_owned(), in_time(probing).await)
+        probe_of(LANE.to_owned(), in_time(probing).await.map_err(|error| error.map(|error| lane_problem(&error))))
     }
 }
 
-/// Why an attempt failed, if it did.
-async fn in_time(attempt: impl Future<Output = Result<(), ConnectError>>) -> Option<String> {
+/// What came of an attempt; an error without words is that nothing came in time.
+async fn in_time(attempt: impl Future<Output = Result<(), ConnectError>>) -> Result<(), Option<ConnectError>> {
     match tokio::time::timeout(PROBE_TIMEOUT, attempt).await {
-        Ok(Ok(())) => None,
-        Ok(Err(error)) => Some(error.to_string()),
-        Err(_) => Some(format!("no answer within {} s", PROBE_TIMEOUT.as_secs())),
+        Ok(tried) => tried.map_err(Some),
+        Err(_) => Err(None),
     }
 }
 
-fn probe_of(address: String, problem: Option<String>) -> Probe {
+fn probe_of(address: String, tried: Result<(), Option<String>>) -> Probe {
+    let silence = || format!("no answer within {} s", PROBE_TIMEOUT.as_secs());
+    let problem = tried.err().map(|problem| problem.unwrap_or_else(silence));
     Probe { address, reached: problem.is_none(), problem: problem.unwrap_or_default() }
+}
+
+/// Why a libp2p connection did not do, in its own words: there is one, so it need not be named.
+pub(crate) fn lane_problem(error: &ConnectError) -> String {
+    match error {
+        ConnectError::Unreachable { attempts, .. } if attempts.len() == 1 => attempts[0].problem.to_string(),
+        error => error.to_string(),
+    }
 }
 
 fn check_clock(ours: u64, theirs: u64) -> Result<(), Status> {
@@ -297,6 +306,10 @@ fn add_member(peer_id: PeerId, role: Role, request: v1::JoinClusterRequest) -> R
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use ollamax_net::error::{Attempt, Problem};
+
     use super::*;
 
     #[test]
@@ -306,6 +319,22 @@ mod tests {
         assert!(refused.message().contains("3600 s behind"), "{}", refused.message());
         let refused = check_clock(10_000_000, 10_000_000 + 3_600_000).expect_err("an hour off");
         assert!(refused.message().contains("3600 s ahead"), "{}", refused.message());
+    }
+
+    #[test]
+    fn an_attempt_is_told_in_its_own_words_and_silence_with_its_length() {
+        let attempt = |address: &str| Attempt { address: address.to_owned(), problem: Problem::Full };
+        let failed = |attempts: Vec<Attempt>| ConnectError::Unreachable { node: None, attempts: Arc::new(attempts) };
+        assert_eq!(lane_problem(&failed(vec![attempt(LANE)])), Problem::Full.to_string());
+        assert!(lane_problem(&failed(vec![attempt("a:1"), attempt("b:1")])).contains("a:1"), "two are named");
+        let rows = [
+            (Ok(()), true, String::new()),
+            (Err(None), false, "no answer within 2 s".to_owned()),
+            (Err(Some("refused".to_owned())), false, "refused".to_owned()),
+        ];
+        for (tried, reached, problem) in rows {
+            assert_eq!(probe_of(LANE.to_owned(), tried), Probe { address: LANE.to_owned(), reached, problem });
+        }
     }
 
     #[test]

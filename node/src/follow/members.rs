@@ -131,8 +131,7 @@ impl Follower {
             return;
         }
         let Addresses { peer, p2p, api } = &self.addresses;
-        let mut told = self.told.borrow().clone();
-        told.truncate(ADDRESSES_MAX);
+        let told = fitting(&self.told.borrow());
         let p2p = if told.is_empty() { p2p } else { &told };
         if own.peer_addresses == *peer && own.p2p_addresses == *p2p && own.api_addresses == *api {
             return;
@@ -160,11 +159,34 @@ impl Follower {
     }
 }
 
+/// As much of what this node may tell as the catalog takes, circuits first: who has none cannot be reached otherwise.
+fn fitting(told: &[String]) -> Vec<String> {
+    let (circuits, direct): (Vec<&String>, Vec<&String>) = told.iter().partition(|text| text.contains("/p2p-circuit"));
+    circuits.into_iter().chain(direct).take(ADDRESSES_MAX).cloned().collect()
+}
+
 fn entry(member: &Member) -> PeerEntry {
     PeerEntry {
         node: member.id,
         peer_id: member.peer_id.clone(),
         addresses: member.peer_addresses.clone(),
         p2p_addresses: member.p2p_addresses.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn circuits_are_told_although_there_are_many_addresses() {
+        let direct = |number: usize| format!("/ip4/10.0.0.{number}/tcp/11437");
+        let circuit = "/p2p/12D3KooWrelay/p2p-circuit/p2p/12D3KooWown".to_owned();
+        let few = [direct(1), circuit.clone()];
+        assert_eq!(fitting(&few), [circuit.clone(), direct(1)]);
+        let many: Vec<String> = (0..2 * ADDRESSES_MAX).map(direct).chain([circuit.clone()]).collect();
+        let told = fitting(&many);
+        assert_eq!((told.len(), &told[0], &told[1]), (ADDRESSES_MAX, &circuit, &direct(0)));
+        assert_eq!(fitting(&many[..2]), [direct(0), direct(1)]);
     }
 }

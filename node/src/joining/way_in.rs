@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn who_is_not_reached_at_all_is_refused_with_every_attempt() {
-        let unmet = || Some("no answer within 5 s at m:1 (is p2p open on the member?)".to_owned());
+        let unmet = || Some("m:1: no answer (is p2p open on the member?)".to_owned());
         let off = Back { lanes: false, ..back() };
         let rows = [
             (said(Some("silent"), None, Role::Voter), off, "a:1: silent; b:1: refused", true),
@@ -154,7 +154,7 @@ mod tests {
             (
                 said(Some("silent"), Some(Some("no libp2p connection to it stands")), Role::Voter),
                 Back { unmet: unmet(), ..back() },
-                "a:1: silent; b:1: refused; p2p: no answer within 5 s at m:1 (is p2p open on the member?)",
+                "a:1: silent; b:1: refused; p2p: m:1: no answer (is p2p open on the member?)",
                 false,
             ),
         ];
