@@ -37,7 +37,8 @@ pub(super) fn way_in(asked: Option<Role>, reply: &ReachBackReply, back: &Back) -
     if reply.probes.iter().any(|probe| probe.reached) {
         return Ok(WayIn { role: asked, lane_only: false });
     }
-    if !reply.lane.as_ref().is_some_and(|lane| lane.reached) {
+    let is_met = reply.lane.as_ref().is_some_and(|lane| lane.reached);
+    if !is_met {
         return Err(unreached(reply, back));
     }
     let role = match asked.or_else(|| reply.token_role.parse().ok()) {
