@@ -300,6 +300,9 @@ fn node(id: u64) -> NodeView {
         disk_free_bytes: Some(50_000_000_000),
         cpu_permille: 57,
         gpus: if id == 2 { vec![gpu] } else { vec![] },
+        // The first is the one that is asked.
+        way: if id == 1 { String::new() } else { "tcp".to_owned() },
+        rtt_us: (id != 1).then_some(500),
         ..NodeView::default()
     };
     node.set_health(Health::Alive);
@@ -330,6 +333,7 @@ fn join() -> JoinReply {
         already: false,
         probes: vec![probe("10.0.0.4:11436", true, ""), probe("10.0.0.4:11437", false, "timed out")],
         node_name: "gpu-2".to_owned(),
+        lane_only: false,
     }
 }
 

@@ -227,7 +227,7 @@ async fn a_damaged_file_that_nobody_mended_is_a_failure_and_one_that_was_mended_
         let mut damaged = VerifyNews { repaired, pieces: vec![3, 17], ..lab::verified(2, 2_000_000_000) };
         damaged.set_sight(Sight::Damaged);
         let news = [lab::verified(1, 485), damaged];
-        script.insert("Verify", Answer::Told(news.iter().map(Message::encode_to_vec).collect()));
+        script.insert("Verify", Answer::Told(news.iter().map(prost::Message::encode_to_vec).collect()));
         let daemon = Daemon::start(script).await;
         let said = run(&daemon, &["model", "verify", "llama3.2", "--node", "n1,n2", "--no-repair"]).await;
         assert_eq!(said.exit, exit, "{said:?}");

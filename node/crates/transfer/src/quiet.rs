@@ -45,7 +45,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_breaks_down_is_told_to_whoever_waits() {
-        let broken = quietly(|| panic!("a defect")).await.map(|()| ());
+        let broken = quietly(|| panic!("a defect")).await;
         assert_eq!(broken.expect_err("it has no end").to_string(), "the thread broke down");
     }
 }
