@@ -739,9 +739,7 @@ impl Refusal {
             Self::SequenceTooOld { .. } => ErrorCode::SequenceTooOld,
             Self::LeaseNotFound(_) => ErrorCode::LeaseNotFound,
             Self::QuotaExceeded { .. } => ErrorCode::QuotaExceeded,
-            Self::RootConflict { .. } | Self::VersionMoved { .. } | Self::NameTaken { .. } => {
-                ErrorCode::DigestConflict
-            }
+            Self::RootConflict { .. } | Self::VersionMoved { .. } | Self::NameTaken { .. } => ErrorCode::DigestConflict,
             Self::WishNotFound(_) | Self::VersionNotFound { .. } => ErrorCode::ModelNotFound,
             Self::Disabled(_) => ErrorCode::Forbidden,
             Self::LastVoter(_)

@@ -365,6 +365,17 @@ pub fn blob(view: &dyn View, sha256: &Digest) -> Result<Option<Blob>, Fault> {
     one(view, &Key::Blob(*sha256), as_blob)
 }
 
+/// Up to `limit` files whose BLAKE3 is on record, behind `after`, by their SHA-256.
+pub(super) fn blobs(view: &dyn View, after: Option<Digest>, limit: usize) -> Result<Vec<(Digest, Blob)>, Fault> {
+    let page = view.scan(&KeyRange::Blobs, after.map(Key::Blob).as_ref(), limit)?;
+    page.into_iter()
+        .map(|(id, record)| {
+            let blob = as_blob(&id, record)?;
+            if let Key::Blob(sha256) = id { Ok((sha256, blob)) } else { Err(mismatch(&id)) }
+        })
+        .collect()
+}
+
 /// The wish for a model; `None`: nobody has asked for it, or nobody does any more.
 ///
 /// # Errors
