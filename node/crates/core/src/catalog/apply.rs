@@ -137,7 +137,6 @@ fn step(view: &dyn View, index: u64, term: u64, entry: &Entry) -> Step {
     }
 }
 
-#[expect(clippy::too_many_lines, reason = "one line or two for each command")]
 fn execute(scene: &Scene<'_>) -> Step {
     match &scene.entry.command {
         Command::InitCluster { .. } => Err(Refusal::AlreadyInitialised.into()),

@@ -3,6 +3,8 @@
 //! Commands are idempotent by their content wherever a retry is natural: a member joins again under its key, a
 //! token is created under an id that its maker drew, a report replaces what the node had said.
 
+mod told;
+
 use std::collections::BTreeMap;
 
 use ollamax_types::{
@@ -12,6 +14,7 @@ use ollamax_types::{
 
 use super::record::{Cordon, How, Migration, PhaseWord, PlanKind, Replicas, Want};
 use super::txn::{Effect, Txn};
+use told::told_since;
 
 /// One log entry: the envelope, version 1 from the first day.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -753,54 +756,5 @@ impl Refusal {
             | Self::LastCopy { .. }
             | Self::BelowWish { .. } => ErrorCode::PreconditionFailed,
         }
-    }
-}
-
-/// The cluster version from which on a code may be told in the log. A code that older members do not know would halt
-/// them, so a new one waits for a version of its own.
-const fn told_since(code: ErrorCode) -> u32 {
-    match code {
-        ErrorCode::ConfigInvalid
-        | ErrorCode::StorageFailed
-        | ErrorCode::StorageCorrupt
-        | ErrorCode::DiskFull
-        | ErrorCode::NoQuorum
-        | ErrorCode::OutcomeUnknown
-        | ErrorCode::NotInitialised
-        | ErrorCode::RuntimeUnavailable
-        | ErrorCode::RuntimeFailed
-        | ErrorCode::PeerUnreachable
-        | ErrorCode::BackupTargetFailed
-        | ErrorCode::OriginFailed
-        | ErrorCode::OriginRefused
-        | ErrorCode::ManifestInvalid
-        | ErrorCode::DigestMismatch
-        | ErrorCode::Internal
-        | ErrorCode::BadRequest
-        | ErrorCode::BodyTooLarge
-        | ErrorCode::ModelNotFound
-        | ErrorCode::NodeNotFound
-        | ErrorCode::TokenNotFound
-        | ErrorCode::SettingNotFound
-        | ErrorCode::LeaseNotFound
-        | ErrorCode::KeyNotFound
-        | ErrorCode::Compacted
-        | ErrorCode::SessionExpired
-        | ErrorCode::SequenceTooOld
-        | ErrorCode::AlreadyMember
-        | ErrorCode::IdentityConflict
-        | ErrorCode::DigestConflict
-        | ErrorCode::StalePlacement
-        | ErrorCode::PreconditionFailed
-        | ErrorCode::StoreNotWritable
-        | ErrorCode::PullCancelled
-        | ErrorCode::NotImplemented
-        | ErrorCode::Forbidden
-        | ErrorCode::TokenInvalid
-        | ErrorCode::NotMember
-        | ErrorCode::Overloaded
-        | ErrorCode::QuotaExceeded
-        | ErrorCode::Draining
-        | ErrorCode::DeadlineExceeded => 4,
     }
 }

@@ -60,6 +60,9 @@ fn member() -> impl Strategy<Value = Member> {
             p2p_addresses: p2ps,
             api_addresses: apis,
             joined_at: Timestamp(joined),
+            labels: Default::default(),
+            own_labels: Default::default(),
+            cordon: Default::default(),
         },
     )
 }
@@ -121,7 +124,7 @@ fn wish() -> impl Strategy<Value = Wish> {
     let plan = (1..u64::MAX, nodes(), any::<u64>()).prop_map(|(ingester, targets, at)| Plan {
         ingester: NodeId(ingester),
         targets,
-        made_at: Timestamp(at),
+        made_at: Timestamp(at), kind: Default::default(),
     });
     let failure = (prop::sample::select(ErrorCode::ALL), ".{0,20}", any::<u64>());
     let failure = failure.prop_map(|(code, text, at)| Failure { code, text, at: Timestamp(at) });
@@ -140,6 +143,8 @@ fn wish() -> impl Strategy<Value = Wish> {
             failures,
             asked_at: Timestamp(asked),
             asked_by,
+            want: Default::default(),
+            declared: false,
         },
     )
 }
@@ -358,6 +363,9 @@ fn golden_samples_of_every_family_have_not_changed() {
         p2p_addresses: vec!["b".to_owned()],
         api_addresses: vec!["c".to_owned()],
         joined_at: Timestamp(3),
+        labels: Default::default(),
+        own_labels: Default::default(),
+        cordon: Default::default(),
     };
     let value = format!("01080112026e311a04313244332210{id16}2802300338094203613a314a01625201635803");
     golden(&Key::Member(NodeId(1)), &Record::Member(member), "020000000000000001", &value);
@@ -449,6 +457,8 @@ fn golden_samples_of_files_and_wishes_have_not_changed() {
         failures: BTreeMap::new(),
         asked_at: Timestamp(9),
         asked_by: "a".to_owned(),
+        want: Default::default(),
+        declared: false,
     };
     let name = "0a2672656769737472792e6f6c6c616d612e61692f6c6962726172792f44656d6f3a6c6174657374";
     let key = Key::Wish("m:t".to_owned());
@@ -465,7 +475,7 @@ fn golden_samples_of_files_and_wishes_have_not_changed() {
         replicas: nodes,
         digest: Some(Digest([7; 32])),
         size_bytes: 300,
-        plan: Some(Plan { ingester: NodeId(1), targets: vec![NodeId(1), NodeId(3)], made_at: Timestamp(6) }),
+        plan: Some(Plan { ingester: NodeId(1), targets: vec![NodeId(1), NodeId(3)], made_at: Timestamp(6), kind: Default::default() }),
         failures: BTreeMap::from([(NodeId(3), failure)]),
         ..asked
     };
