@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use ollamax_core::catalog::{Command, Fault, Location, Plan, View, Wish, read};
+use ollamax_core::catalog::{Command, Fault, Location, Plan, PlanKind, View, Wish, read};
 use ollamax_core::placement::{Planned, Site, plan_pull};
 use ollamax_metadata as metadata;
 use ollamax_metadata::{Part, ProposeError};

@@ -66,8 +66,7 @@ fn version(command: &Command) -> Option<disk::CommandNoteVersion> {
     else {
         return None;
     };
-    let (name, digest, size_bytes, (how, to, from)) =
-        (name.full(), digest.0.to_vec(), *size_bytes, encode_how(how));
+    let (name, digest, size_bytes, (how, to, from)) = (name.full(), digest.0.to_vec(), *size_bytes, encode_how(how));
     Some(disk::CommandNoteVersion { name, digest, size_bytes, how, to, from })
 }
 

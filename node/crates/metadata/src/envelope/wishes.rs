@@ -5,9 +5,7 @@
 use ollamax_core::catalog::command::{BoundBlob, Command};
 use ollamax_proto::disk;
 use ollamax_proto::disk::envelope::Command as Stored;
-use ollamax_store::answer::{
-    decode_kind, decode_replicas, decode_want, encode_kind, encode_replicas, encode_want,
-};
+use ollamax_store::answer::{decode_kind, decode_replicas, decode_want, encode_kind, encode_replicas, encode_want};
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, Root};
 
 use super::{EnvelopeError, array};

@@ -54,12 +54,7 @@ const fn phase(phase: &Phase) -> u32 {
 }
 
 fn drop_row(node: NodeId, dropped: &Drop) -> disk::DropRow {
-    disk::DropRow {
-        node: node.0,
-        digest: dropped.digest.0.to_vec(),
-        at_ms: dropped.at.0,
-        by: dropped.by.clone(),
-    }
+    disk::DropRow { node: node.0, digest: dropped.digest.0.to_vec(), at_ms: dropped.at.0, by: dropped.by.clone() }
 }
 
 pub(super) fn decode(bytes: &[u8]) -> Result<Model, Malformed> {

@@ -220,7 +220,13 @@ fn a_wish_tells_of_its_rounds_plans_failures_and_end() {
     world.applied(0, None, token);
     world.applied(0, None, join("n2", 2, "10.0.0.2:1"));
     let name = || "Lab/Demo".parse::<ModelName>().expect("valid");
-    let ask = |replicas| Command::AskModel { name: name(), replicas, insecure: false, want: Default::default(), declared: false };
+    let ask = |replicas| Command::AskModel {
+        name: name(),
+        replicas,
+        insecure: false,
+        want: Default::default(),
+        declared: false,
+    };
     let rows = [
         (Replicas::Count(1), "on 1 node, by admin"),
         (Replicas::All, "on all nodes, by admin"),

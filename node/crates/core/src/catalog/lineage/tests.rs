@@ -239,7 +239,8 @@ fn wish(model: &str, plan: Parts<'_>, failed: &[u64]) -> Wish {
         plan: plan.map(|(ingester, targets)| Plan {
             ingester: NodeId(ingester),
             targets: targets.iter().copied().map(NodeId).collect(),
-            made_at: Timestamp(2), kind: Default::default(),
+            made_at: Timestamp(2),
+            kind: Default::default(),
         }),
         failures: failed.iter().map(|node| (NodeId(*node), failure())).collect::<BTreeMap<_, _>>(),
         asked_at: Timestamp(1),

@@ -55,7 +55,8 @@ fn asked(replicas: Replicas) -> Wish {
 }
 
 fn planned(wish: Wish, ingester: u64, targets: &[u64]) -> Wish {
-    let plan = Plan { ingester: NodeId(ingester), targets: ids(targets), made_at: Timestamp(1), kind: Default::default() };
+    let plan =
+        Plan { ingester: NodeId(ingester), targets: ids(targets), made_at: Timestamp(1), kind: Default::default() };
     Wish { plan: Some(plan), ..wish }
 }
 
