@@ -6,8 +6,8 @@ use proptest::prelude::*;
 
 use ollamax_core::catalog::txn::Effect;
 use ollamax_core::catalog::{
-    Answer, Blob, Cluster, Counts, Due, Failure, Lease, Location, Member, MemberState, Migration, MigrationStatus,
-    Plan, Refusal, Remembered, Replicas, Session, Setting, Token, Usage, Value, Wish,
+    self, Answer, Blob, Cluster, Counts, Due, Failure, Lease, Location, Member, MemberState, Migration,
+    MigrationStatus, Plan, Refusal, Remembered, Replicas, Session, Setting, Token, Usage, Value, Wish,
 };
 use ollamax_proto::disk;
 use ollamax_types::{
@@ -268,7 +268,7 @@ fn newer_pair() -> impl Strategy<Value = (Key, Record)> {
         }),
         (any::<u64>(), due).prop_map(|(at, due)| (Key::Deadline(Timestamp(at), due), Record::Present)),
         (numbers(), any::<u64>()).prop_map(|((sessions, leases, wishes), blobs)| {
-            (Key::Counts, Record::Counts(Counts { sessions, leases, wishes, blobs }))
+            (Key::Counts, Record::Counts(Counts { sessions, leases, wishes, blobs, models: wishes }))
         }),
         (any::<u32>(), migration())
             .prop_map(|(number, row)| (Key::Migration(number), Record::Migration(Box::new(row)))),
@@ -581,16 +581,11 @@ fn names_and_versions_read_as_they_were_written_and_lie_in_the_order_of_their_ke
     let ((since, by), (pinned_at, pinner), (dropped_at, dropper)) = (at(1), at(2), at(3));
     let model = catalog::Model {
         name: name(),
-        phase: catalog::Phase::Disabled(catalog::Since {
-            at: since,
-            by,
-            note: "old".to_owned(),
-        }),
+        phase: catalog::Phase::Disabled(catalog::Since { at: since, by, note: "old".to_owned() }),
         pin: Some(catalog::Pin { digest: Digest([7; 32]), by: pinner, at: pinned_at }),
         head: 9,
         first: 3,
-        drops: [(NodeId(2), catalog::Drop { digest: Digest([8; 32]), at: dropped_at, by: dropper })]
-            .into(),
+        drops: [(NodeId(2), catalog::Drop { digest: Digest([8; 32]), at: dropped_at, by: dropper })].into(),
         used_on: 20_000,
         noted_at: Timestamp(4),
     };
