@@ -124,6 +124,9 @@ mod tests {
             p2p_addresses: vec![],
             api_addresses: vec![],
             joined_at: Timestamp(0),
+            labels: Default::default(),
+            own_labels: Default::default(),
+            cordon: Default::default(),
         };
         Mutation::Put(Key::Member(member.id), Record::Member(member))
     }

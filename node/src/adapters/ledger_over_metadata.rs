@@ -145,7 +145,7 @@ impl Ledger for LedgerOverMetadata {
         async move {
             let principal = principal_of(ledger.metadata.node(), &ask.asked_by);
             let Ask { name, replicas, insecure, .. } = ask.clone();
-            let command = Command::AskModel { name, replicas, insecure };
+            let command = Command::AskModel { name, replicas, insecure, want: Default::default(), declared: false };
             ledger.check_version(command.least_version())?;
             ledger.check_placement(&ask)?;
             match ledger.propose(&principal, command).await? {
@@ -316,6 +316,8 @@ fn not_asked_yet(ask: &Ask) -> Wish {
         failures: BTreeMap::new(),
         asked_at: Timestamp(0),
         asked_by: ask.asked_by.clone(),
+        want: Default::default(),
+        declared: false,
     }
 }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use ollamax_core::catalog::{Command, Fault, Location, Plan, View, Wish, read};
+use ollamax_core::catalog::{Command, Fault, Location, Plan, PlanKind, View, Wish, read};
 use ollamax_core::placement::{Planned, Site, plan_pull};
 use ollamax_metadata as metadata;
 use ollamax_metadata::{Part, ProposeError};
@@ -179,7 +179,7 @@ impl Planner {
     /// The wish of a plan that gives the place of whoever brings a model to another node, which version that is, and
     /// who is to have it.
     fn moved(&self, command: &Command) -> Result<Option<(Wish, Digest, Vec<NodeId>)>, Fault> {
-        let Command::PlanPull { name, round, ingester, targets } = command else { return Ok(None) };
+        let Command::PlanPull { name, round, ingester, targets, .. } = command else { return Ok(None) };
         let wish = read::wish(&*self.metadata.view(), name)?.filter(|wish| wish.round == *round);
         let is_moved = |wish: &Wish| wish.plan.as_ref().is_some_and(|plan| plan.ingester != *ingester);
         let moved = wish.filter(is_moved);
@@ -233,7 +233,7 @@ impl Step {
     /// As a change of this wish.
     fn of(self, wish: &Wish) -> Command {
         let Self { ingester, targets } = self;
-        Command::PlanPull { name: wish.name.clone(), round: wish.round, ingester, targets }
+        Command::PlanPull { name: wish.name.clone(), round: wish.round, ingester, targets, kind: PlanKind::Asked }
     }
 }
 

@@ -21,8 +21,9 @@ pub use apply::{Applied, CLUSTER_VERSION, apply, bytes_max_of, prefixes, quotas,
 pub use command::{Answer, BoundBlob, CAPABILITIES_VERSION, Command, Entry, NewMember, Refusal, TokenProblem};
 pub use happening::{ClusterEvent, EventKind, events_of, leader_elected, voters_changed};
 pub use record::{
-    Blob, Cluster, Counts, Due, Failure, Fill, Key, KeyRange, Lease, Location, Member, MemberState, Migration,
-    MigrationStatus, Plan, Record, Remembered, Replicas, Session, Setting, Token, Usage, Value, Wish,
+    Blob, Cluster, Cordon, Counts, Drop, Due, Failure, Fill, How, Key, KeyRange, Lease, Location, Member, MemberState,
+    Migration, MigrationStatus, Model, Phase, PhaseWord, Pin, Plan, PlanKind, Record, Remembered, Replicas, Session,
+    Setting, Since, Standing, Token, Usage, Value, Version, Want, Wish,
 };
 pub use txn::Txn;
 pub use view::{Fault, Mutation, View};

@@ -205,10 +205,17 @@ mod tests {
             replicas: Replicas::Count(3),
             digest,
             size_bytes: 0,
-            plan: targets.first().copied().map(|ingester| Plan { ingester, targets, made_at: Timestamp(1) }),
+            plan: targets.first().copied().map(|ingester| Plan {
+                ingester,
+                targets,
+                made_at: Timestamp(1),
+                kind: Default::default(),
+            }),
             failures: failed.iter().map(|node| (NodeId(*node), failure())).collect::<BTreeMap<_, _>>(),
             asked_at: Timestamp(0),
             asked_by: "test".to_owned(),
+            want: Default::default(),
+            declared: false,
         }
     }
 
@@ -251,7 +258,13 @@ mod tests {
 
     #[test]
     fn wishes_are_asked_for_from_their_version_on() {
-        let ask = Command::AskModel { name: name(), replicas: Replicas::Count(REPLICAS), insecure: false };
+        let ask = Command::AskModel {
+            name: name(),
+            replicas: Replicas::Count(REPLICAS),
+            insecure: false,
+            want: Default::default(),
+            declared: false,
+        };
         assert_eq!(ask.least_version(), WISHES_VERSION);
     }
 }

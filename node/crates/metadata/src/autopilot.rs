@@ -342,6 +342,9 @@ mod tests {
             p2p_addresses: Vec::new(),
             api_addresses: Vec::new(),
             joined_at: Timestamp(0),
+            labels: Default::default(),
+            own_labels: Default::default(),
+            cordon: Default::default(),
         }
     }
 

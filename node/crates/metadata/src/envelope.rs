@@ -4,6 +4,7 @@
 //! field of the wrong length gets an [`EnvelopeError`]; whoever applies it turns that into a fault that halts the
 //! node. A new meaning of an old field needs a new schema number or a higher least version.
 
+mod registry;
 mod txn;
 mod wishes;
 
@@ -145,13 +146,23 @@ fn encode_command(command: &Command) -> Stored {
         Command::RaiseVersion { version } => Stored::RaiseVersion(version),
         Command::Migrate { number, down, force } => Stored::Migrate(disk::CommandMigrate { number, down, force }),
         Command::BindBlobs { node, blobs } => wishes::encode_blobs(node, &blobs),
-        Command::AskModel { name, replicas, insecure } => wishes::encode_ask(&name, &replicas, insecure),
-        Command::PlanPull { name, round, ingester, targets } => wishes::encode_plan(&name, round, ingester, &targets),
+        Command::AskModel { .. } | Command::PlanPull { .. } => {
+            wishes::encode_asked(command).expect("both are commands about a wish")
+        }
         Command::ResolveWish { node, name, round, digest, size_bytes } => {
             wishes::encode_resolved(node, &name, round, digest, size_bytes)
         }
         Command::TellPull { node, name, round, code, text } => wishes::encode_told(node, &name, round, code, text),
         Command::ForgetWish { name } => wishes::encode_forgotten(&name),
+        Command::FixVersion { .. }
+        | Command::NoteVersion { .. }
+        | Command::PinModel { .. }
+        | Command::SetPhase { .. }
+        | Command::DropCopies { .. }
+        | Command::NoteUse { .. }
+        | Command::ForgetBlobs { .. }
+        | Command::SetLabels { .. }
+        | Command::SetCordon { .. } => registry::encode(command).expect("all of these are its commands"),
     }
 }
 
@@ -211,6 +222,15 @@ fn decode_command(stored: Stored) -> Result<Command, EnvelopeError> {
         Stored::ResolveWish(stored) => wishes::decode_resolved(stored)?,
         Stored::TellPull(stored) => wishes::decode_told(stored)?,
         Stored::ForgetWish(stored) => wishes::decode_forgotten(&stored)?,
+        Stored::FixVersion(stored) => registry::decode_fixed(stored)?,
+        Stored::NoteVersion(stored) => registry::decode_noted(&stored)?,
+        Stored::PinModel(stored) => registry::decode_pin(&stored)?,
+        Stored::SetPhase(stored) => registry::decode_set_phase(stored)?,
+        Stored::DropCopies(stored) => registry::decode_drops(stored)?,
+        Stored::NoteUse(stored) => registry::decode_used(stored),
+        Stored::ForgetBlobs(stored) => registry::decode_forgotten_blobs(&stored)?,
+        Stored::SetLabels(stored) => registry::decode_set_labels(stored),
+        Stored::SetCordon(stored) => registry::decode_set_cordon(&stored)?,
     })
 }
 

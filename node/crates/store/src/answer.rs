@@ -3,16 +3,18 @@
 //! Numbers of fields are never reused. An answer of a newer release that this one does not know is refused, never
 //! guessed.
 
+use std::collections::BTreeMap;
+
 use ollamax_core::catalog::command::TokenProblem;
 use ollamax_core::catalog::txn::Effect;
-use ollamax_core::catalog::{Answer, Refusal, Replicas};
+use ollamax_core::catalog::{Answer, Cordon, How, PlanKind, Refusal, Replicas, Want};
 use ollamax_proto::disk;
 use ollamax_proto::disk::answer_refused::Refusal as StoredRefusal;
 use ollamax_proto::disk::raft_committed::Answer as Stored;
 use ollamax_proto::disk::txn_effect::Effect as StoredEffect;
 use ollamax_types::{Digest, ModelName, NodeId, Role, TokenId};
 
-use crate::family::{migration, replicas, value};
+use crate::family::{migration, placing, replicas, value};
 
 /// Bytes of something that this release does not know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -120,6 +122,72 @@ pub fn decode_replicas(stored: Option<disk::Replicas>) -> Result<Replicas, Unkno
     replicas::decode(stored).ok_or(Unknown("a number of replicas"))
 }
 
+/// Labels, in commands.
+#[must_use]
+pub fn encode_labels(labels: &BTreeMap<String, String>) -> Vec<disk::Label> {
+    placing::labels(labels)
+}
+
+/// The labels that were stored.
+#[must_use]
+pub fn decode_labels(stored: Vec<disk::Label>) -> BTreeMap<String, String> {
+    placing::labels_of(stored)
+}
+
+/// Which nodes come into question, in commands; `None`: any.
+#[must_use]
+pub fn encode_want(want: &Want) -> Option<disk::Want> {
+    placing::want(want)
+}
+
+/// The nodes that come into question, as they were stored.
+#[must_use]
+pub fn decode_want(stored: Option<disk::Want>) -> Want {
+    placing::want_of(stored)
+}
+
+/// What a plan is made for, in commands.
+#[must_use]
+pub const fn encode_kind(kind: PlanKind) -> u32 {
+    placing::kind(kind)
+}
+
+/// What a plan was made for, as it was stored.
+///
+/// # Errors
+/// When a newer release wrote it.
+pub fn decode_kind(stored: u32) -> Result<PlanKind, Unknown> {
+    placing::kind_of(stored).ok_or(Unknown("a kind of plan"))
+}
+
+/// Whether a node takes new copies, in commands.
+#[must_use]
+pub const fn encode_cordon(cordon: Cordon) -> u32 {
+    placing::cordon(cordon)
+}
+
+/// The cordon that was stored.
+///
+/// # Errors
+/// When a newer release wrote it.
+pub fn decode_cordon(stored: u32) -> Result<Cordon, Unknown> {
+    placing::cordon_of(stored).ok_or(Unknown("a cordon"))
+}
+
+/// How a name comes to a version, in commands: a number, the version that was gone back to, the name that had it.
+#[must_use]
+pub fn encode_how(how: &How) -> (u32, u64, String) {
+    placing::how(how)
+}
+
+/// How a name came to a version, as it was stored.
+///
+/// # Errors
+/// When a newer release wrote it.
+pub fn decode_how(stored: u32, to: u64, from: &str) -> Result<How, Unknown> {
+    placing::how_of(stored, to, from).ok_or(Unknown("a way to a version"))
+}
+
 fn encode_refusal(refusal: Refusal) -> disk::AnswerRefused {
     let refusal = match refusal {
         Refusal::AlreadyInitialised => StoredRefusal::AlreadyInitialised(disk::LogBlank {}),
@@ -167,6 +235,16 @@ fn encode_refusal(refusal: Refusal) -> disk::AnswerRefused {
         Refusal::NotPlanned { name, node } => {
             StoredRefusal::NotPlanned(disk::RefusedPart { name: name.full(), node: node.0 })
         }
+        Refusal::VersionNotFound { name, version } => {
+            StoredRefusal::VersionNotFound(disk::RefusedHistory { name: name.full(), version })
+        }
+        Refusal::Pinned { name, digest } => StoredRefusal::Pinned(refused_digest(&name, digest)),
+        Refusal::LastCopy { name } => StoredRefusal::LastCopy(name.full()),
+        Refusal::BelowWish { name, wanted, left } => {
+            StoredRefusal::BelowWish(disk::RefusedWish { name: name.full(), wanted, left })
+        }
+        Refusal::Disabled(name) => StoredRefusal::Disabled(name.full()),
+        Refusal::NameTaken { name, held } => StoredRefusal::NameTaken(refused_digest(&name, held)),
     };
     disk::AnswerRefused { refusal: Some(refusal) }
 }
@@ -219,7 +297,25 @@ fn decode_refusal(stored: disk::AnswerRefused) -> Result<Refusal, Unknown> {
         StoredRefusal::NotPlanned(disk::RefusedPart { name, node }) => {
             Refusal::NotPlanned { name: decode_name(&name)?, node: NodeId(node) }
         }
+        StoredRefusal::VersionNotFound(disk::RefusedHistory { name, version }) => {
+            Refusal::VersionNotFound { name: decode_name(&name)?, version }
+        }
+        StoredRefusal::Pinned(disk::RefusedDigest { name, digest }) => {
+            Refusal::Pinned { name: decode_name(&name)?, digest: decode_digest(digest)? }
+        }
+        StoredRefusal::LastCopy(name) => Refusal::LastCopy { name: decode_name(&name)? },
+        StoredRefusal::BelowWish(disk::RefusedWish { name, wanted, left }) => {
+            Refusal::BelowWish { name: decode_name(&name)?, wanted, left }
+        }
+        StoredRefusal::Disabled(name) => Refusal::Disabled(decode_name(&name)?),
+        StoredRefusal::NameTaken(disk::RefusedDigest { name, digest }) => {
+            Refusal::NameTaken { name: decode_name(&name)?, held: decode_digest(digest)? }
+        }
     })
+}
+
+fn refused_digest(name: &ModelName, digest: Digest) -> disk::RefusedDigest {
+    disk::RefusedDigest { name: name.full(), digest: digest.0.to_vec() }
 }
 
 fn decode_name(text: &str) -> Result<ModelName, Unknown> {

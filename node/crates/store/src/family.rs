@@ -25,6 +25,8 @@
 //! | 0x10 | the ledger of migrations | `family/migration.rs` |
 //! | 0x11 | what files of models must be | `family/blob.rs` |
 //! | 0x12 | wishes for models | `family/wish.rs` |
+//! | 0x13 | names of models | `family/model.rs` |
+//! | 0x14 | versions of names | `family/version.rs` |
 
 mod blob;
 mod cluster;
@@ -36,8 +38,10 @@ mod location;
 mod member;
 mod member_by_peer;
 pub(crate) mod migration;
+mod model;
 mod node_model;
 mod number;
+pub(crate) mod placing;
 mod present;
 pub(crate) mod replicas;
 mod role;
@@ -48,6 +52,7 @@ mod text;
 mod token;
 mod usage;
 pub(crate) mod value;
+mod version;
 mod wish;
 
 #[cfg(test)]
@@ -80,6 +85,8 @@ pub(crate) fn encode_key(key: &Key) -> Vec<u8> {
         Key::Migration(number) => migration::encode_key(*number),
         Key::Blob(sha256) => blob::encode_key(sha256),
         Key::Wish(model) => wish::encode_key(model),
+        Key::Model(model) => model::encode_key(model),
+        Key::Version(model, number) => version::encode_key(model, *number),
     }
 }
 
@@ -106,6 +113,8 @@ pub(crate) fn decode_key(bytes: &[u8]) -> Result<Key, Malformed> {
         migration::PREFIX => migration::decode_key(rest),
         blob::PREFIX => blob::decode_key(rest),
         wish::PREFIX => wish::decode_key(rest),
+        model::PREFIX => model::decode_key(rest),
+        version::PREFIX => version::decode_key(rest),
         other => Err(Malformed::new("key", format!("family {other:#04x} is not known to this release"))),
     }
 }
@@ -129,6 +138,8 @@ pub(crate) fn encode_record(key: &Key, record: &Record) -> Result<Vec<u8>, Malfo
         (Key::Migration(_), Record::Migration(record)) => Ok(migration::encode(record)),
         (Key::Blob(_), Record::Blob(record)) => Ok(blob::encode(record)),
         (Key::Wish(_), Record::Wish(record)) => Ok(wish::encode(record)),
+        (Key::Model(_), Record::Model(record)) => Ok(model::encode(record)),
+        (Key::Version(_, number), Record::Version(record)) if *number == record.number => Ok(version::encode(record)),
         _ => Err(Malformed::new("record", format!("{key} cannot hold a record of another family"))),
     }
 }
@@ -154,6 +165,8 @@ pub(crate) fn decode_record(key: &Key, bytes: &[u8]) -> Result<Record, Malformed
         Key::Migration(_) => Record::Migration(Box::new(migration::decode(bytes)?)),
         Key::Blob(_) => Record::Blob(blob::decode(bytes)?),
         Key::Wish(_) => Record::Wish(Box::new(wish::decode(bytes)?)),
+        Key::Model(_) => Record::Model(Box::new(model::decode(bytes)?)),
+        Key::Version(_, number) => Record::Version(Box::new(version::decode(*number, bytes)?)),
     })
 }
 
@@ -175,6 +188,8 @@ pub(crate) fn range_prefix(range: &KeyRange) -> Vec<u8> {
         KeyRange::Migrations => vec![migration::PREFIX],
         KeyRange::Blobs => vec![blob::PREFIX],
         KeyRange::Wishes => vec![wish::PREFIX],
+        KeyRange::Models => vec![model::PREFIX],
+        KeyRange::VersionsOf(model) => version::prefix_of_model(model),
     }
 }
 
@@ -199,6 +214,8 @@ pub(crate) fn name_of(key: &[u8]) -> Option<&'static str> {
         migration::PREFIX => "migrations",
         blob::PREFIX => "blobs",
         wish::PREFIX => "wishes",
+        model::PREFIX => "names",
+        version::PREFIX => "versions",
         _ => return None,
     };
     Some(name)

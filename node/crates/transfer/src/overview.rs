@@ -486,10 +486,17 @@ mod tests {
             replicas: Replicas::All,
             digest: version.map(digest),
             size_bytes: 0,
-            plan: Some(Plan { ingester: ONE, targets: targets.to_vec(), made_at: Timestamp(0) }),
+            plan: Some(Plan {
+                ingester: ONE,
+                targets: targets.to_vec(),
+                made_at: Timestamp(0),
+                kind: Default::default(),
+            }),
             failures: BTreeMap::new(),
             asked_at: Timestamp(0),
             asked_by: "a test".to_owned(),
+            want: Default::default(),
+            declared: false,
         }
     }
 

@@ -130,6 +130,18 @@ pub const BIND_BLOBS_MAX: usize = 256;
 pub const BLOBS_MAX: u64 = 262_144;
 /// Most models that are asked for.
 pub const WISHES_MAX: u64 = 4_096;
+/// Names of models with a record of their own.
+pub const MODELS_MAX: u64 = 16_384;
+/// Versions that are kept in the history of one name, beside a pinned one that is older.
+pub const VERSIONS_MAX: usize = 64;
+/// Copies of one model that may wait to be removed.
+pub const DROPS_MAX: usize = 512;
+/// Why a model is in its phase, bytes.
+pub const PHASE_NOTE_BYTES_MAX: usize = 256;
+/// Files that one command forgets.
+pub const FORGET_BLOBS_MAX: usize = 512;
+/// Labels of one kind on one node, and labels that one wish asks for.
+pub const LABELS_MAX: usize = 32;
 /// Most nodes that one wish may have as its targets.
 pub const WISH_TARGETS_MAX: usize = 64;
 /// How long the same question is answered with a round whose ingester has the model already: who receives may be away

@@ -19,7 +19,8 @@ fn nodes(ids: &[u64]) -> Vec<NodeId> {
 
 /// A wish whose round 7 is planned so.
 fn wish(ingester: u64, targets: &[u64], version: Option<u8>) -> Wish {
-    let plan = Plan { ingester: NodeId(ingester), targets: nodes(targets), made_at: Timestamp(1) };
+    let plan =
+        Plan { ingester: NodeId(ingester), targets: nodes(targets), made_at: Timestamp(1), kind: Default::default() };
     Wish {
         name: name(),
         round: 7,
@@ -31,6 +32,8 @@ fn wish(ingester: u64, targets: &[u64], version: Option<u8>) -> Wish {
         failures: BTreeMap::new(),
         asked_at: Timestamp(0),
         asked_by: "test".to_owned(),
+        want: Default::default(),
+        declared: false,
     }
 }
 
@@ -208,7 +211,15 @@ async fn what_is_asked_and_told_is_on_record_and_what_has_to_be_done_follows_it(
 
     let mut assignments = ledger.assignments();
     assert!(assignments.borrow_and_update().is_empty(), "nobody has planned");
-    world.change(Command::PlanPull { name: name(), round, ingester: NODE, targets: vec![NODE] }).await;
+    world
+        .change(Command::PlanPull {
+            name: name(),
+            round,
+            ingester: NODE,
+            targets: vec![NODE],
+            kind: Default::default(),
+        })
+        .await;
     let todo = assignments.wait_for(|todo| !todo.is_empty()).await.expect("followed").to_vec();
     assert_eq!((todo[0].duty, todo[0].digest, todo[0].round), (Duty::Ingest, None, round));
 

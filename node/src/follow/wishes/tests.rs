@@ -45,12 +45,15 @@ fn asked(count: u32) -> Wish {
         failures: BTreeMap::new(),
         asked_at: Timestamp(0),
         asked_by: "test".to_owned(),
+        want: Default::default(),
+        declared: false,
     }
 }
 
 /// For two copies, and planned so.
 fn planned(ingester: u64, targets: &[u64]) -> Wish {
-    let plan = Plan { ingester: NodeId(ingester), targets: nodes(targets), made_at: Timestamp(1) };
+    let plan =
+        Plan { ingester: NodeId(ingester), targets: nodes(targets), made_at: Timestamp(1), kind: Default::default() };
     Wish { plan: Some(plan), ..asked(2) }
 }
 
@@ -195,7 +198,13 @@ async fn the_leader_plans_a_wish_when_a_node_can_have_the_model() {
     let (metadata, scheduler) = (world.metadata.clone(), world.scheduler.clone());
     let planner = Planner { metadata, scheduler, transfer: None, metrics: transfer::Metrics::default() };
     world.tasks.spawn(follow(planner, world.stop.clone()));
-    let ask = Command::AskModel { name: name(), replicas: Replicas::Count(1), insecure: false };
+    let ask = Command::AskModel {
+        name: name(),
+        replicas: Replicas::Count(1),
+        insecure: false,
+        want: Default::default(),
+        declared: false,
+    };
     world.change(ask).await;
     let plan = || read::wish(&*world.metadata.view(), &name()).expect("readable").expect("asked").plan;
     assert_eq!(plan(), None, "no runtime answers");

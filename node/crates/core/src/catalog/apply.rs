@@ -7,13 +7,16 @@
 
 mod blobs;
 mod draft;
+mod drops;
 mod expire;
 mod leases;
 mod limit;
 mod members;
 mod migrations;
 mod models;
+mod places;
 mod reader;
+mod registry;
 mod sessions;
 mod settings;
 mod tokens;
@@ -32,7 +35,8 @@ use reader::Reader;
 
 /// The highest cluster version that this release applies. 1: members, models, tokens, settings. 2: values,
 /// transactions, leases and client sessions. 3: migrations; leases and sessions that end take their deadline along. 4:
-/// wishes for models, the BLAKE3 of their files, and what models can do.
+/// wishes for models, the BLAKE3 of their files, what models can do; versions, phases, removals and placement of
+/// models.
 pub const CLUSTER_VERSION: u32 = 4;
 
 /// The cluster version from which on leases and sessions note where their deadline stands.
@@ -167,9 +171,13 @@ fn execute(scene: &Scene<'_>) -> Step {
             migrations::migrate(scene, migrations::Wish { number: *number, down: *down, force: *force })
         }
         Command::BindBlobs { node, blobs } => blobs::bind(scene, *node, blobs),
-        Command::AskModel { name, replicas, insecure } => wishes::ask(scene, name, replicas, *insecure),
-        Command::PlanPull { name, round, ingester, targets } => {
-            wishes::plan(scene, wishes::Round { name, number: *round }, *ingester, targets)
+        Command::AskModel { name, replicas, insecure, want, declared } => {
+            let asked = wishes::Asked { name, replicas, insecure: *insecure, want, declared: *declared };
+            wishes::ask(scene, asked)
+        }
+        Command::PlanPull { name, round, ingester, targets, kind } => {
+            let planned = wishes::Planned { ingester: *ingester, targets, kind: *kind };
+            wishes::plan(scene, wishes::Round { name, number: *round }, planned)
         }
         Command::ResolveWish { node, name, round, digest, size_bytes } => {
             wishes::resolve(scene, *node, wishes::Round { name, number: *round }, *digest, *size_bytes)
@@ -178,6 +186,22 @@ fn execute(scene: &Scene<'_>) -> Step {
             wishes::tell(scene, *node, wishes::Round { name, number: *round }, *code, text)
         }
         Command::ForgetWish { name } => wishes::forget(scene, name),
+        Command::ForgetBlobs { before, after, limit } => blobs::forget(scene, *before, *after, *limit),
+        Command::SetLabels { node, own, set, unset } => places::set_labels(scene, *node, *own, set, unset),
+        Command::SetCordon { node, cordon } => places::set_cordon(scene, *node, *cordon),
+        Command::FixVersion { name, digest, size_bytes, replicas, how } => {
+            let fixed = registry::Fixed { name, digest: *digest, size_bytes: *size_bytes, how };
+            registry::fix(scene, fixed, replicas.as_ref())
+        }
+        Command::NoteVersion { name, digest, size_bytes, how } => {
+            registry::note(scene, registry::Fixed { name, digest: *digest, size_bytes: *size_bytes, how })
+        }
+        Command::PinModel { name, digest } => registry::pin(scene, name, *digest),
+        Command::SetPhase { name, phase, note } => registry::set_phase(scene, name, *phase, note),
+        Command::NoteUse { node, day, names } => registry::note_use(scene, *node, *day, names),
+        Command::DropCopies { name, nodes, forget, force } => {
+            drops::drop_copies(scene, drops::Order { name, nodes, forget: *forget, force: *force })
+        }
     }
 }
 

@@ -3,13 +3,18 @@
 //! Commands are idempotent by their content wherever a retry is natural: a member joins again under its key, a
 //! token is created under an id that its maker drew, a report replaces what the node had said.
 
+mod told;
+
+use std::collections::BTreeMap;
+
 use ollamax_types::{
     ClusterId, Digest, ErrorCode, Incarnation, ModelName, ModelRecord, NodeId, PeerId, RequestId, Role, Root,
     Timestamp, TokenId,
 };
 
-use super::record::{Migration, Replicas};
+use super::record::{Cordon, How, Migration, PhaseWord, PlanKind, Replicas, Want};
 use super::txn::{Effect, Txn};
+use told::told_since;
 
 /// One log entry: the envelope, version 1 from the first day.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -200,6 +205,10 @@ pub enum Command {
         replicas: Replicas,
         /// The registry may be reached without TLS.
         insecure: bool,
+        /// Which nodes come into question.
+        want: Want,
+        /// The declared file asks for it.
+        declared: bool,
     },
     /// The leader says who does what in a round; the entry is fenced by its term.
     PlanPull {
@@ -211,6 +220,8 @@ pub enum Command {
         ingester: NodeId,
         /// Who shall hold the model; 1 to `WISH_TARGETS_MAX`.
         targets: Vec<NodeId>,
+        /// What it was made for.
+        kind: PlanKind,
     },
     /// The ingester of a round has learned which version it is about. The first one stays.
     ResolveWish {
@@ -242,6 +253,95 @@ pub enum Command {
     ForgetWish {
         /// Which model.
         name: ModelName,
+    },
+    /// A name shall stand for a version that is known. Begins a round with it, as [`Command::AskModel`] does without.
+    /// Answers [`Answer::Wish`].
+    FixVersion {
+        /// Which name.
+        name: ModelName,
+        /// SHA-256 of the manifest.
+        digest: Digest,
+        /// Bytes of all files.
+        size_bytes: u64,
+        /// On which nodes; `None`: where the wish says.
+        replicas: Option<Replicas>,
+        /// How the name comes to it.
+        how: How,
+    },
+    /// A name has come to another version; the leader notes it, fenced by its term.
+    NoteVersion {
+        /// Which name.
+        name: ModelName,
+        /// SHA-256 of the manifest.
+        digest: Digest,
+        /// Bytes of all files.
+        size_bytes: u64,
+        /// How the name came to it.
+        how: How,
+    },
+    /// A name shall stand for one version in the whole cluster, or no longer.
+    PinModel {
+        /// Which name.
+        name: ModelName,
+        /// The version; `None`: whichever is the newest.
+        digest: Option<Digest>,
+    },
+    /// A model goes on to another phase of its life.
+    SetPhase {
+        /// Which model.
+        name: ModelName,
+        /// Which phase.
+        phase: PhaseWord,
+        /// Why, for people; at most `PHASE_NOTE_BYTES_MAX`.
+        note: String,
+    },
+    /// Copies of a model shall go; the nodes that have them do it.
+    DropCopies {
+        /// Which model.
+        name: ModelName,
+        /// Where, at most `WISH_TARGETS_MAX`; none named: everywhere.
+        nodes: Vec<NodeId>,
+        /// The wish goes too.
+        forget: bool,
+        /// Against all guards.
+        force: bool,
+    },
+    /// A node has used models of its own on a day.
+    NoteUse {
+        /// Who.
+        node: NodeId,
+        /// Days since 1970.
+        day: u32,
+        /// Model keys; at most `REPORT_MODELS_MAX`. What has no record is left out.
+        names: Vec<String>,
+    },
+    /// Forgets what files must be that were bound long ago; whoever has one binds it again. Answers [`Answer::More`]
+    /// while files are left behind those that it looked at: whoever asks goes on there.
+    ForgetBlobs {
+        /// Those that were bound before this log time.
+        before: Timestamp,
+        /// Behind this file; `None`: from the first on.
+        after: Option<Digest>,
+        /// At most this many, itself at most `FORGET_BLOBS_MAX`.
+        limit: u32,
+    },
+    /// Labels of a node are set and removed.
+    SetLabels {
+        /// Which node.
+        node: NodeId,
+        /// Those that it gives itself, which only it can change.
+        own: bool,
+        /// To be set.
+        set: BTreeMap<String, String>,
+        /// To be removed.
+        unset: Vec<String>,
+    },
+    /// A node takes new copies, or does not.
+    SetCordon {
+        /// Which node.
+        node: NodeId,
+        /// From now on.
+        cordon: Cordon,
     },
 }
 
@@ -306,6 +406,15 @@ impl Command {
             Self::ResolveWish { .. } => "resolve_wish",
             Self::TellPull { .. } => "tell_pull",
             Self::ForgetWish { .. } => "forget_wish",
+            Self::FixVersion { .. } => "fix_version",
+            Self::NoteVersion { .. } => "note_version",
+            Self::PinModel { .. } => "pin_model",
+            Self::SetPhase { .. } => "set_phase",
+            Self::DropCopies { .. } => "drop_copies",
+            Self::NoteUse { .. } => "note_use",
+            Self::ForgetBlobs { .. } => "forget_blobs",
+            Self::SetLabels { .. } => "set_labels",
+            Self::SetCordon { .. } => "set_cordon",
         }
     }
 
@@ -342,7 +451,16 @@ impl Command {
             | Self::AskModel { .. }
             | Self::PlanPull { .. }
             | Self::ResolveWish { .. }
-            | Self::ForgetWish { .. } => 4,
+            | Self::ForgetWish { .. }
+            | Self::FixVersion { .. }
+            | Self::NoteVersion { .. }
+            | Self::PinModel { .. }
+            | Self::SetPhase { .. }
+            | Self::DropCopies { .. }
+            | Self::NoteUse { .. }
+            | Self::ForgetBlobs { .. }
+            | Self::SetLabels { .. }
+            | Self::SetCordon { .. } => 4,
             Self::TellPull { code, .. } => told_since(*code),
         }
     }
@@ -538,6 +656,49 @@ pub enum Refusal {
         /// Who told it.
         node: NodeId,
     },
+    /// The history of a name has no such version.
+    #[error("{name} has no version {version}")]
+    VersionNotFound {
+        /// Which name.
+        name: ModelName,
+        /// Its number, or the beginning of its digest.
+        version: String,
+    },
+    /// The name is pinned at another version, or too few copies of the pinned one would be left.
+    #[error("{name} is pinned at {}", .digest.short())]
+    Pinned {
+        /// Which name.
+        name: ModelName,
+        /// The pinned version.
+        digest: Digest,
+    },
+    /// A version would be gone under this name.
+    #[error("that would remove the last copy of {name}")]
+    LastCopy {
+        /// Which name.
+        name: ModelName,
+    },
+    /// Fewer copies than the wish says would be left.
+    #[error("{name} is wanted on {wanted} nodes; {left} would be left")]
+    BelowWish {
+        /// Which name.
+        name: ModelName,
+        /// Copies that are wished for.
+        wanted: u32,
+        /// Copies that would be left.
+        left: u32,
+    },
+    /// The model is disabled.
+    #[error("{0} is disabled")]
+    Disabled(ModelName),
+    /// A name has another version than it was to get.
+    #[error("{name} exists already, with version {}", .held.short())]
+    NameTaken {
+        /// Which name.
+        name: ModelName,
+        /// The version that it has.
+        held: Digest,
+    },
 }
 
 /// What is wrong with a token.
@@ -581,64 +742,19 @@ impl Refusal {
             Self::SequenceTooOld { .. } => ErrorCode::SequenceTooOld,
             Self::LeaseNotFound(_) => ErrorCode::LeaseNotFound,
             Self::QuotaExceeded { .. } => ErrorCode::QuotaExceeded,
-            Self::RootConflict { .. } | Self::VersionMoved { .. } => ErrorCode::DigestConflict,
-            Self::WishNotFound(_) => ErrorCode::ModelNotFound,
+            Self::RootConflict { .. } | Self::VersionMoved { .. } | Self::NameTaken { .. } => ErrorCode::DigestConflict,
+            Self::WishNotFound(_) | Self::VersionNotFound { .. } => ErrorCode::ModelNotFound,
+            Self::Disabled(_) => ErrorCode::Forbidden,
             Self::LastVoter(_)
             | Self::ModelsRemain(_)
             | Self::Fenced { .. }
             | Self::VersionTooLow { .. }
             | Self::Migration(_)
             | Self::RoundPassed { .. }
-            | Self::NotPlanned { .. } => ErrorCode::PreconditionFailed,
+            | Self::NotPlanned { .. }
+            | Self::Pinned { .. }
+            | Self::LastCopy { .. }
+            | Self::BelowWish { .. } => ErrorCode::PreconditionFailed,
         }
-    }
-}
-
-/// The cluster version from which on a code may be told in the log. A code that older members do not know would halt
-/// them, so a new one waits for a version of its own.
-const fn told_since(code: ErrorCode) -> u32 {
-    match code {
-        ErrorCode::ConfigInvalid
-        | ErrorCode::StorageFailed
-        | ErrorCode::StorageCorrupt
-        | ErrorCode::DiskFull
-        | ErrorCode::NoQuorum
-        | ErrorCode::OutcomeUnknown
-        | ErrorCode::NotInitialised
-        | ErrorCode::RuntimeUnavailable
-        | ErrorCode::RuntimeFailed
-        | ErrorCode::PeerUnreachable
-        | ErrorCode::BackupTargetFailed
-        | ErrorCode::OriginFailed
-        | ErrorCode::OriginRefused
-        | ErrorCode::ManifestInvalid
-        | ErrorCode::DigestMismatch
-        | ErrorCode::Internal
-        | ErrorCode::BadRequest
-        | ErrorCode::BodyTooLarge
-        | ErrorCode::ModelNotFound
-        | ErrorCode::NodeNotFound
-        | ErrorCode::TokenNotFound
-        | ErrorCode::SettingNotFound
-        | ErrorCode::LeaseNotFound
-        | ErrorCode::KeyNotFound
-        | ErrorCode::Compacted
-        | ErrorCode::SessionExpired
-        | ErrorCode::SequenceTooOld
-        | ErrorCode::AlreadyMember
-        | ErrorCode::IdentityConflict
-        | ErrorCode::DigestConflict
-        | ErrorCode::StalePlacement
-        | ErrorCode::PreconditionFailed
-        | ErrorCode::StoreNotWritable
-        | ErrorCode::PullCancelled
-        | ErrorCode::NotImplemented
-        | ErrorCode::Forbidden
-        | ErrorCode::TokenInvalid
-        | ErrorCode::NotMember
-        | ErrorCode::Overloaded
-        | ErrorCode::QuotaExceeded
-        | ErrorCode::Draining
-        | ErrorCode::DeadlineExceeded => 4,
     }
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use ollamax_types::{ModelName, NodeId, Timestamp, TokenId};
 
 use super::command::{Command, Entry};
-use super::record::{Key, Member, MigrationStatus, Record, Replicas, Wish};
+use super::record::{Cordon, Key, Member, MigrationStatus, Model, Record, Replicas, Wish};
 use super::view::Mutation;
 
 /// Something that happened in the cluster.
@@ -101,6 +101,20 @@ kinds! {
     PullFailed = "pull_failed",
     /// A model is not asked for any more.
     WishForgotten = "wish_forgotten",
+    /// A name has come to another version.
+    VersionNoted = "version_noted",
+    /// A name stands for one version.
+    ModelPinned = "model_pinned",
+    /// A name stands for its newest version again.
+    ModelUnpinned = "model_unpinned",
+    /// A model is in another phase of its life.
+    PhaseSet = "phase_set",
+    /// Copies of a model shall go.
+    CopiesDropped = "copies_dropped",
+    /// A node has other labels.
+    LabelsSet = "labels_set",
+    /// A node takes new copies, or does not.
+    CordonSet = "cordon_set",
 }
 
 /// Kind, subject, text.
@@ -154,7 +168,19 @@ fn told(command: &Command, mutations: &[Mutation]) -> Vec<Told> {
         Command::PlanPull { .. } => wishes(mutations).filter_map(planned).collect(),
         Command::TellPull { node, .. } => wishes(mutations).filter_map(|wish| failed(wish, *node)).collect(),
         Command::ForgetWish { .. } => mutations.iter().filter_map(forgotten).collect(),
-        Command::BindBlobs { .. }
+        Command::FixVersion { .. } => wishes(mutations).map(asked).chain(mutations.iter().filter_map(noted)).collect(),
+        Command::NoteVersion { .. } => mutations.iter().filter_map(noted).collect(),
+        Command::PinModel { .. } => models(mutations).map(pinned).collect(),
+        Command::SetPhase { .. } => models(mutations).map(phased).collect(),
+        Command::DropCopies { nodes, .. } => {
+            let dropped = models(mutations).filter_map(|model| dropped(model, nodes));
+            dropped.chain(mutations.iter().filter_map(forgotten)).collect()
+        }
+        Command::SetLabels { own, .. } => members(mutations).map(|member| labelled(member, *own)).collect(),
+        Command::SetCordon { .. } => members(mutations).map(cordoned).collect(),
+        Command::NoteUse { .. }
+        | Command::ForgetBlobs { .. }
+        | Command::BindBlobs { .. }
         | Command::ResolveWish { .. }
         | Command::Txn(_)
         | Command::OpenSession { .. }
@@ -302,6 +328,58 @@ fn failed(wish: &Wish, teller: NodeId) -> Option<Told> {
 fn forgotten(mutation: &Mutation) -> Option<Told> {
     let Mutation::Delete(Key::Wish(key)) = mutation else { return None };
     Some((EventKind::WishForgotten, model_name(key), "is not asked for any more".to_owned()))
+}
+
+/// What is written of names.
+fn models(mutations: &[Mutation]) -> impl Iterator<Item = &Model> {
+    mutations.iter().filter_map(|mutation| match mutation {
+        Mutation::Put(Key::Model(_), Record::Model(model)) => Some(&**model),
+        Mutation::Put(..) | Mutation::Delete(_) => None,
+    })
+}
+
+fn noted(mutation: &Mutation) -> Option<Told> {
+    let Mutation::Put(Key::Version(key, _), Record::Version(version)) = mutation else { return None };
+    let text = format!("version {}, digest {}, by {}", version.number, version.digest.short(), version.by);
+    Some((EventKind::VersionNoted, model_name(key), text))
+}
+
+fn pinned(model: &Model) -> Told {
+    let name = model.name.to_string();
+    match &model.pin {
+        Some(pin) => (EventKind::ModelPinned, name, format!("at {}, by {}", pin.digest.short(), pin.by)),
+        None => (EventKind::ModelUnpinned, name, "stands for its newest version".to_owned()),
+    }
+}
+
+fn phased(model: &Model) -> Told {
+    let by = model.phase.since().map(|since| format!(", by {}", since.by)).unwrap_or_default();
+    (EventKind::PhaseSet, model.name.to_string(), format!("is {}{by}", model.phase.as_str()))
+}
+
+fn dropped(model: &Model, nodes: &[NodeId]) -> Option<Told> {
+    let meant = |node: &NodeId| nodes.is_empty() || nodes.contains(node);
+    let (holders, by): (Vec<NodeId>, Vec<&String>) =
+        model.drops.iter().filter(|(node, _)| meant(node)).map(|(node, drop)| (*node, &drop.by)).unzip();
+    let by = by.first()?;
+    Some((EventKind::CopiesDropped, model.name.to_string(), format!("from {}, by {by}", those(&holders))))
+}
+
+fn labelled(member: &Member, own: bool) -> Told {
+    let labels = if own { &member.own_labels } else { &member.labels };
+    let listed: Vec<String> = labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let (whose, text) = (if own { "its own" } else { "its" }, listed.join(" "));
+    let text = if text.is_empty() { "none".to_owned() } else { text };
+    (EventKind::LabelsSet, node(member.id), format!("{}: {whose} labels are {text}", member.name))
+}
+
+fn cordoned(member: &Member) -> Told {
+    let text = match member.cordon {
+        Cordon::Open => "takes new copies",
+        Cordon::Cordoned => "takes no new copies",
+        Cordon::Emptying => "takes no new copies, and what it has goes elsewhere",
+    };
+    (EventKind::CordonSet, node(member.id), format!("{} {text}", member.name))
 }
 
 fn those(nodes: &[NodeId]) -> String {

@@ -3,15 +3,17 @@
 //! One member leads alone: a survivor under its id, or a new one. Ids go on well above all that the state knows of:
 //! others were given out after it. All other members have departed; what they held, who may join, and client sessions
 //! go: nobody may believe that an answer of the old cluster still holds. So do the parts that others had in wishes; the
-//! wishes stay, and are planned anew. Values, leases, settings and what is known of files stay as they are.
+//! wishes stay, and are planned anew; copies of others that were to go are nobody's concern. Values, leases, settings and what is known of files stay as they are.
 //! [`Sweep`] is taken step by step, so that no batch grows with the state; [`found`] is the last step.
+
+use std::collections::BTreeMap;
 
 use ollamax_types::limits::MEMBERS_MAX;
 use ollamax_types::{ClusterId, NodeId, Role, Timestamp};
 
 use super::command::NewMember;
 use super::read;
-use super::record::{Cluster, Counts, Due, Key, KeyRange, Member, MemberState, Plan, Record, Wish};
+use super::record::{Cluster, Cordon, Counts, Due, Key, KeyRange, Member, MemberState, Plan, Record, Wish};
 use super::view::{Fault, Mutation, View};
 
 /// Deadlines that one step looks at; each may be of a session with as many answers as its window.
@@ -57,6 +59,7 @@ enum Stage {
     Tokens,
     Locations { after: Option<Key> },
     Wishes { after: Option<Key> },
+    Models { after: Option<Key> },
     Over,
 }
 
@@ -92,6 +95,7 @@ impl Sweep {
                 Stage::Tokens => tokens(view)?,
                 Stage::Locations { after } => locations(view, after.as_ref(), self.survivor)?,
                 Stage::Wishes { after } => wishes(view, after.as_ref(), self.survivor)?,
+                Stage::Models { after } => models(view, after.as_ref(), self.survivor)?,
                 Stage::Over => return Ok(None),
             };
             self.stage = next;
@@ -152,7 +156,7 @@ fn wishes(view: &dyn View, after: Option<&Key>, survivor: Option<NodeId>) -> Res
     let page = view.scan(&KeyRange::Wishes, after, RECORDS_PER_STEP)?;
     let next = match page.last() {
         Some((last, _)) if page.len() == RECORDS_PER_STEP => Stage::Wishes { after: Some(last.clone()) },
-        _ => Stage::Over,
+        _ => Stage::Models { after: None },
     };
     let mut mutations = Vec::new();
     for (key, record) in page {
@@ -162,6 +166,25 @@ fn wishes(view: &dyn View, after: Option<&Key>, survivor: Option<NodeId>) -> Res
         kept.plan = kept.plan.filter(|plan| is_of(plan, survivor));
         if kept != *wish {
             mutations.push(Mutation::Put(key, Record::Wish(Box::new(kept))));
+        }
+    }
+    Ok((mutations, next))
+}
+
+/// What shall go from others is gone with them.
+fn models(view: &dyn View, after: Option<&Key>, survivor: Option<NodeId>) -> Result<(Vec<Mutation>, Stage), Fault> {
+    let page = view.scan(&KeyRange::Models, after, RECORDS_PER_STEP)?;
+    let next = match page.last() {
+        Some((last, _)) if page.len() == RECORDS_PER_STEP => Stage::Models { after: Some(last.clone()) },
+        _ => Stage::Over,
+    };
+    let mut mutations = Vec::new();
+    for (key, record) in page {
+        let Record::Model(mut model) = record else { return Err(Fault::Mismatch { key: key.to_string() }) };
+        let before = model.drops.len();
+        model.drops.retain(|node, _| Some(*node) == survivor);
+        if model.drops.len() < before {
+            mutations.push(Mutation::Put(key, Record::Model(model)));
         }
     }
     Ok((mutations, next))
@@ -211,7 +234,21 @@ pub fn found(view: &dyn View, founder: &Founder, now: Timestamp) -> Result<Found
 fn newcomer(new: &NewMember, id: NodeId, joined_at: Timestamp) -> Member {
     let NewMember { name, peer_id, incarnation, peer_addresses, p2p_addresses, api_addresses } = new.clone();
     let (role, state) = (Role::Voter, MemberState::Active);
-    Member { id, name, peer_id, incarnation, role, state, peer_addresses, p2p_addresses, api_addresses, joined_at }
+    Member {
+        id,
+        name,
+        peer_id,
+        incarnation,
+        role,
+        state,
+        peer_addresses,
+        p2p_addresses,
+        api_addresses,
+        joined_at,
+        labels: BTreeMap::new(),
+        own_labels: BTreeMap::new(),
+        cordon: Cordon::Open,
+    }
 }
 
 #[cfg(test)]

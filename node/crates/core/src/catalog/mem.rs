@@ -84,6 +84,8 @@ fn least(range: &KeyRange) -> Key {
         KeyRange::Migrations => Key::Migration(0),
         KeyRange::Blobs => Key::Blob(Digest([0; 32])),
         KeyRange::Wishes => Key::Wish(String::new()),
+        KeyRange::Models => Key::Model(String::new()),
+        KeyRange::VersionsOf(model) => Key::Version(model.clone(), 0),
     }
 }
 
@@ -98,8 +100,11 @@ pub(super) fn holds(range: &KeyRange, key: &Key) -> bool {
         | (KeyRange::Deadlines, Key::Deadline(..))
         | (KeyRange::Migrations, Key::Migration(_))
         | (KeyRange::Blobs, Key::Blob(_))
-        | (KeyRange::Wishes, Key::Wish(_)) => true,
-        (KeyRange::LocationsOf(model), Key::Location(of, _)) => model == of,
+        | (KeyRange::Wishes, Key::Wish(_))
+        | (KeyRange::Models, Key::Model(_)) => true,
+        (KeyRange::LocationsOf(model), Key::Location(of, _)) | (KeyRange::VersionsOf(model), Key::Version(of, _)) => {
+            model == of
+        }
         (KeyRange::ModelsOf(node), Key::NodeModel(of, _)) => node == of,
         (KeyRange::Settings(prefix), Key::Setting(key)) => key.starts_with(prefix),
         (KeyRange::Values(namespace, prefix), Key::Value(of, key)) => namespace == of && key.starts_with(prefix),

@@ -15,6 +15,13 @@ pub fn served_digest(locations: &[Location]) -> Option<Digest> {
     served(locations).map(|location| location.model.digest)
 }
 
+/// The digest that a name stands for: the pinned one where any node has it, else the one that is served.
+#[must_use]
+pub fn standing_digest(locations: &[Location], pin: Option<Digest>) -> Option<Digest> {
+    let held = pin.filter(|pin| locations.iter().any(|location| location.model.digest == *pin));
+    held.or_else(|| served_digest(locations))
+}
+
 /// The weights behind a version, from whichever copy knows them, because a manifest never changes its weights. While no
 /// copy does, the version's own digest.
 #[must_use]
@@ -131,6 +138,20 @@ mod tests {
         check(&[copy("m", 1, 7, 5), copy("m", 2, 3, 6)], Some(3));
         check(&[copy("m", 1, 7, 5), copy("m", 2, 9, 5)], Some(9));
         check(&[copy("m", 2, 9, 5), copy("m", 1, 7, 5)], Some(9));
+    }
+
+    #[test]
+    fn a_pinned_version_stands_for_its_name_while_a_node_has_it() {
+        let copies = [copy("m", 1, 7, 5), copy("m", 2, 3, 6)];
+        let check = |copies: &[Location], pin: Option<u8>, expected: Option<u8>| {
+            let digest = |byte| Digest([byte; 32]);
+            assert_eq!(standing_digest(copies, pin.map(digest)), expected.map(digest), "{pin:?}");
+        };
+        check(&copies, None, Some(3));
+        check(&copies, Some(3), Some(3));
+        check(&copies, Some(7), Some(7));
+        check(&copies, Some(9), Some(3));
+        check(&[], Some(9), None);
     }
 
     #[test]

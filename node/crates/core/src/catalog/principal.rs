@@ -47,7 +47,7 @@ pub fn stamped(node: NodeId, claimed: &str) -> Result<String, Untrue> {
 }
 
 /// Checks that `node` does not say of another what only that one can know: its addresses, its models, which files it
-/// has read, and how it fares with a wish.
+/// has read, which models it uses, the labels that it gives itself, and how it fares with a wish.
 ///
 /// # Errors
 /// When it does.
@@ -58,6 +58,8 @@ pub fn check_subject(node: NodeId, command: &Command) -> Result<(), Untrue> {
         | Command::BindBlobs { node: subject, .. }
         | Command::ResolveWish { node: subject, .. }
         | Command::TellPull { node: subject, .. }
+        | Command::NoteUse { node: subject, .. }
+        | Command::SetLabels { node: subject, own: true, .. }
             if *subject != node =>
         {
             Err(Untrue::OtherNode { node, claims: *subject })
@@ -104,6 +106,8 @@ mod tests {
                 Command::BindBlobs { node, blobs: Vec::new() },
                 Command::ResolveWish { node, name: name(), round, digest, size_bytes: 1 },
                 Command::TellPull { node, name: name(), round, code, text },
+                Command::NoteUse { node, day: 1, names: Vec::new() },
+                Command::SetLabels { node, own: true, set: Default::default(), unset: Vec::new() },
             ]
         };
         let other = Err(Untrue::OtherNode { node: NodeId(3), claims: NodeId(7) });
@@ -114,7 +118,8 @@ mod tests {
         let (ingester, targets) = (NodeId(7), vec![NodeId(7)]);
         for command in [
             Command::RemoveMember { node: NodeId(7) },
-            Command::PlanPull { name: name(), round: 1, ingester, targets },
+            Command::PlanPull { name: name(), round: 1, ingester, targets, kind: Default::default() },
+            Command::SetLabels { node: NodeId(7), own: false, set: Default::default(), unset: Vec::new() },
             Command::ForgetWish { name: name() },
         ] {
             assert_eq!(check_subject(NodeId(3), &command), Ok(()), "{command:?}");

@@ -6,8 +6,8 @@
 use ollamax_types::{Digest, ModelName, NodeId, PeerId, Timestamp, TokenId};
 
 use super::record::{
-    Blob, Cluster, Counts, Due, Key, KeyRange, Lease, Location, Member, Migration, Record, Remembered, Session,
-    Setting, Token, Usage, Value, Wish,
+    Blob, Cluster, Counts, Due, Key, KeyRange, Lease, Location, Member, Migration, Model, Record, Remembered, Session,
+    Setting, Standing, Token, Usage, Value, Version, Wish,
 };
 use super::view::{Fault, View};
 
@@ -52,6 +52,20 @@ fn as_migration(key: &Key, record: Record) -> Result<Migration, Fault> {
 fn as_wish(key: &Key, record: Record) -> Result<Wish, Fault> {
     match record {
         Record::Wish(wish) => Ok(*wish),
+        _ => Err(mismatch(key)),
+    }
+}
+
+fn as_model(key: &Key, record: Record) -> Result<Model, Fault> {
+    match record {
+        Record::Model(model) => Ok(*model),
+        _ => Err(mismatch(key)),
+    }
+}
+
+fn as_version(key: &Key, record: Record) -> Result<Version, Fault> {
+    match record {
+        Record::Version(version) => Ok(*version),
         _ => Err(mismatch(key)),
     }
 }
@@ -351,6 +365,17 @@ pub fn blob(view: &dyn View, sha256: &Digest) -> Result<Option<Blob>, Fault> {
     one(view, &Key::Blob(*sha256), as_blob)
 }
 
+/// Up to `limit` files whose BLAKE3 is on record, behind `after`, by their SHA-256.
+pub(super) fn blobs(view: &dyn View, after: Option<Digest>, limit: usize) -> Result<Vec<(Digest, Blob)>, Fault> {
+    let page = view.scan(&KeyRange::Blobs, after.map(Key::Blob).as_ref(), limit)?;
+    page.into_iter()
+        .map(|(id, record)| {
+            let blob = as_blob(&id, record)?;
+            if let Key::Blob(sha256) = id { Ok((sha256, blob)) } else { Err(mismatch(&id)) }
+        })
+        .collect()
+}
+
 /// The wish for a model; `None`: nobody has asked for it, or nobody does any more.
 ///
 /// # Errors
@@ -365,6 +390,59 @@ pub fn wish(view: &dyn View, model: &ModelName) -> Result<Option<Wish>, Fault> {
 /// When the state cannot be read.
 pub fn wishes(view: &dyn View) -> Result<Vec<Wish>, Fault> {
     all(view, &KeyRange::Wishes, as_wish)
+}
+
+/// What is kept of a name beside its copies and its wish; `None`: nothing was ever done with it.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn model(view: &dyn View, name: &ModelName) -> Result<Option<Model>, Fault> {
+    model_at(view, &name.key())
+}
+
+/// As [`model`], by model key.
+pub(super) fn model_at(view: &dyn View, model_key: &str) -> Result<Option<Model>, Fault> {
+    one(view, &Key::Model(model_key.to_owned()), as_model)
+}
+
+/// All records of names, by model.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn models(view: &dyn View) -> Result<Vec<Model>, Fault> {
+    all(view, &KeyRange::Models, as_model)
+}
+
+/// One version of a name by its number.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn version(view: &dyn View, name: &ModelName, number: u64) -> Result<Option<Version>, Fault> {
+    one(view, &Key::Version(name.key(), number), as_version)
+}
+
+/// The history of a name, the oldest version first.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn versions(view: &dyn View, name: &ModelName) -> Result<Vec<Version>, Fault> {
+    all(view, &KeyRange::VersionsOf(name.key()), as_version)
+}
+
+/// Why the cluster has a model; `None`: nobody asked for it, and no node has it.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn standing(view: &dyn View, name: &ModelName) -> Result<Option<Standing>, Fault> {
+    if let Some(wish) = wish(view, name)? {
+        return Ok(Some(if wish.declared { Standing::Declared } else { Standing::Asked }));
+    }
+    Ok(has_copy(view, name)?.then_some(Standing::AsFound))
+}
+
+/// Whether any node has a model.
+pub(super) fn has_copy(view: &dyn View, name: &ModelName) -> Result<bool, Fault> {
+    Ok(!first(view, &KeyRange::LocationsOf(name.key()), 1, as_location)?.is_empty())
 }
 
 #[cfg(test)]
@@ -388,6 +466,9 @@ mod tests {
             p2p_addresses: vec![],
             api_addresses: vec![],
             joined_at: Timestamp(0),
+            labels: Default::default(),
+            own_labels: Default::default(),
+            cordon: Default::default(),
         };
         Mutation::Put(Key::Member(member.id), Record::Member(member))
     }

@@ -2,6 +2,8 @@
 //!
 //! Byte forms of both belong to `store`, one file per family.
 
+mod model;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -9,6 +11,8 @@ use ollamax_types::limits::QUOTA_NEARLY_FULL_PERCENT;
 use ollamax_types::{
     ClusterId, Digest, ErrorCode, Incarnation, ModelName, ModelRecord, NodeId, PeerId, Role, Root, Timestamp, TokenId,
 };
+
+pub use model::{Cordon, Drop, How, Model, Phase, PhaseWord, Pin, PlanKind, Since, Standing, Version, Want};
 
 /// Names one record.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,6 +53,10 @@ pub enum Key {
     Blob(Digest),
     /// A [`Wish`] by model key (`ModelName::key`).
     Wish(String),
+    /// A [`Model`] by model key.
+    Model(String),
+    /// A [`Version`] of a name: model key, number.
+    Version(String, u64),
 }
 
 /// What ends by itself.
@@ -81,6 +89,8 @@ impl fmt::Display for Key {
             Self::Migration(number) => write!(f, "migration/{number:03}"),
             Self::Blob(sha256) => write!(f, "blob/{sha256}"),
             Self::Wish(model) => write!(f, "wish/{model}"),
+            Self::Model(model) => write!(f, "model/{model}"),
+            Self::Version(model, number) => write!(f, "version/{model}/{number}"),
         }
     }
 }
@@ -118,6 +128,10 @@ pub enum KeyRange {
     Blobs,
     /// All wishes, by model.
     Wishes,
+    /// All records of names, by model.
+    Models,
+    /// The history of one model key, by number.
+    VersionsOf(String),
 }
 
 /// What a key holds.
@@ -153,6 +167,10 @@ pub enum Record {
     Blob(Blob),
     /// At [`Key::Wish`].
     Wish(Box<Wish>),
+    /// At [`Key::Model`].
+    Model(Box<Model>),
+    /// At [`Key::Version`].
+    Version(Box<Version>),
     /// At [`Key::LeaseValue`] and [`Key::Deadline`]: all is in the key.
     Present,
 }
@@ -211,6 +229,12 @@ pub struct Member {
     pub api_addresses: Vec<String>,
     /// Log time of its first join.
     pub joined_at: Timestamp,
+    /// What people say of it.
+    pub labels: BTreeMap<String, String>,
+    /// What it says of itself.
+    pub own_labels: BTreeMap<String, String>,
+    /// Whether it takes new copies.
+    pub cordon: Cordon,
 }
 
 // === impl Member ===
@@ -368,6 +392,8 @@ pub struct Counts {
     pub wishes: u64,
     /// Files whose BLAKE3 is on record.
     pub blobs: u64,
+    /// Names with a record of their own.
+    pub models: u64,
 }
 
 /// What a file of a model must be, whoever hands out its chunks. Bound once, by a node that read all of it.
@@ -383,7 +409,8 @@ pub struct Blob {
     pub bound_at: Timestamp,
 }
 
-/// That a model shall be on some nodes, and how far that has come in its present round.
+/// That a model shall be on some nodes, and how far that has come in its present round. A model that nodes have and
+/// nobody asked for has none: it is *as found*.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wish {
     /// Which model, as it was asked for.
@@ -407,6 +434,10 @@ pub struct Wish {
     pub asked_at: Timestamp,
     /// Who asked, as in [`super::Entry::principal`].
     pub asked_by: String,
+    /// Which nodes come into question.
+    pub want: Want,
+    /// The declared file asks for it, not a person alone. Stays until the wish is forgotten.
+    pub declared: bool,
 }
 
 /// On which nodes a model shall be.
@@ -429,6 +460,8 @@ pub struct Plan {
     pub targets: Vec<NodeId>,
     /// Log time.
     pub made_at: Timestamp,
+    /// What it was made for.
+    pub kind: PlanKind,
 }
 
 /// Why a node has failed in a round.

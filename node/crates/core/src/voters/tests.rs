@@ -23,6 +23,9 @@ fn member(id: u64, role: Role, departed: bool) -> Member {
         p2p_addresses: vec![],
         api_addresses: vec![],
         joined_at: Timestamp(0),
+        labels: Default::default(),
+        own_labels: Default::default(),
+        cordon: Default::default(),
     }
 }
 

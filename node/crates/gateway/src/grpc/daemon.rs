@@ -238,6 +238,16 @@ impl From<Refusal> for AdminError {
             ),
             Refusal::WishNotFound(_) => ("it was never asked for, or is not any more", "ollamax model pull NAME"),
             Refusal::NotPlanned { .. } => ("the leader has given this to another node", "ollamax model pulls"),
+            Refusal::VersionNotFound { .. } => ("no node ever had it under this name", "ollamax model history NAME"),
+            Refusal::Pinned { .. } => ("somebody wants the name to stand for that version", "ollamax model unpin NAME"),
+            Refusal::LastCopy { .. } => {
+                ("nobody else has this version under this name", "pull it elsewhere, or force it")
+            }
+            Refusal::BelowWish { .. } => ("the model is asked for on that many nodes", "ask for fewer, or force it"),
+            Refusal::Disabled(_) => ("somebody, or a rule, took it out of use", "set it active again"),
+            Refusal::NameTaken { .. } => {
+                ("a tag never replaces another version", "remove that model, or use another name")
+            }
         };
         Self::new(refusal.code(), refusal.to_string(), why, next)
     }

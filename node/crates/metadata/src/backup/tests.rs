@@ -42,6 +42,9 @@ fn member(id: u64) -> Member {
         p2p_addresses: vec![],
         api_addresses: vec![],
         joined_at: Timestamp(3),
+        labels: Default::default(),
+        own_labels: Default::default(),
+        cordon: Default::default(),
     }
 }
 

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use ollamax_core::catalog::command::BoundBlob;
 use ollamax_core::catalog::txn::{Condition, Op, Operand, Relation};
-use ollamax_core::catalog::{Replicas, Txn};
+use ollamax_core::catalog::{Cordon, How, PhaseWord, Replicas, Txn};
 use ollamax_types::{ErrorCode, Role, Root};
 
 use super::*;
@@ -85,7 +85,13 @@ fn commands() -> Vec<Command> {
 
 fn wishes() -> Vec<Command> {
     let name = || "h:5/Me/Mine:Q4".parse::<ModelName>().expect("valid");
-    let ask = |replicas| Command::AskModel { name: name(), replicas, insecure: true };
+    let ask = |replicas| Command::AskModel {
+        name: name(),
+        replicas,
+        insecure: true,
+        want: Default::default(),
+        declared: false,
+    };
     let blob = BoundBlob { sha256: Digest([1; 32]), size_bytes: 1 << 40, root: Root([2; 32]) };
     let mut commands = vec![
         Command::BindBlobs { node: NodeId(3), blobs: vec![blob, BoundBlob { size_bytes: 0, ..blob }] },
@@ -94,10 +100,43 @@ fn wishes() -> Vec<Command> {
         ask(Replicas::All),
         ask(Replicas::Nodes(vec![])),
         ask(Replicas::Nodes(vec![NodeId(2), NodeId(1)])),
-        Command::AskModel { name: name(), replicas: Replicas::Count(2), insecure: false },
-        Command::PlanPull { name: name(), round: 7, ingester: NodeId(1), targets: vec![NodeId(2), NodeId(1)] },
+        Command::AskModel {
+            name: name(),
+            replicas: Replicas::Count(2),
+            insecure: false,
+            want: Default::default(),
+            declared: false,
+        },
+        Command::PlanPull {
+            name: name(),
+            round: 7,
+            ingester: NodeId(1),
+            targets: vec![NodeId(2), NodeId(1)],
+            kind: Default::default(),
+        },
         Command::ResolveWish { node: NodeId(1), name: name(), round: 7, digest: Digest([3; 32]), size_bytes: 5 },
         Command::ForgetWish { name: name() },
+        Command::NoteVersion { name: name(), digest: Digest([4; 32]), size_bytes: 5, how: How::RolledBack { to: 3 } },
+        Command::FixVersion {
+            name: name(),
+            digest: Digest([4; 32]),
+            size_bytes: 5,
+            replicas: Some(Replicas::Count(2)),
+            how: How::Tagged { from: name() },
+        },
+        Command::PinModel { name: name(), digest: Some(Digest([4; 32])) },
+        Command::PinModel { name: name(), digest: None },
+        Command::SetPhase { name: name(), phase: PhaseWord::Disabled, note: "old".into() },
+        Command::DropCopies { name: name(), nodes: vec![NodeId(2)], forget: true, force: false },
+        Command::NoteUse { node: NodeId(2), day: 20_000, names: vec![name().key()] },
+        Command::ForgetBlobs { before: Timestamp(7), after: Some(Digest([4; 32])), limit: 9 },
+        Command::SetLabels {
+            node: NodeId(2),
+            own: true,
+            set: [("room".to_owned(), "a".to_owned())].into(),
+            unset: vec!["os".into()],
+        },
+        Command::SetCordon { node: NodeId(2), cordon: Cordon::Emptying },
     ];
     commands.extend(ErrorCode::ALL.iter().map(|code| {
         let (node, code, text) = (NodeId(2), *code, "no room".to_owned());
@@ -215,11 +254,18 @@ fn golden_samples_of_wishes_and_files() {
     let body = format!("0802 1247 0a20{} 10ac02 1a20{}", "07".repeat(32), "08".repeat(32));
     check(Command::BindBlobs { node, blobs: vec![blob] }, "aa02", &body);
     let nodes = || vec![NodeId(1), NodeId(3)];
-    let ask = |replicas, insecure| Command::AskModel { name: name(), replicas, insecure };
+    let ask = |replicas, insecure| Command::AskModel {
+        name: name(),
+        replicas,
+        insecure,
+        want: Default::default(),
+        declared: false,
+    };
     check(ask(Replicas::Count(2), false), "b202", &format!("0a{named} 12020802"));
     check(ask(Replicas::All, true), "b202", &format!("0a{named} 12021200 1801"));
     check(ask(Replicas::Nodes(nodes()), false), "b202", &format!("0a{named} 1206 1a04 0a020103"));
-    let plan = Command::PlanPull { name: name(), round: 8, ingester: NodeId(1), targets: nodes() };
+    let plan =
+        Command::PlanPull { name: name(), round: 8, ingester: NodeId(1), targets: nodes(), kind: Default::default() };
     check(plan, "ba02", &format!("0a{named} 1008 1801 22020103"));
     let resolve = Command::ResolveWish { node, name: name(), round: 8, digest, size_bytes: 300 };
     check(resolve, "c202", &format!("0802 12{named} 1808 2220{} 28ac02", "07".repeat(32)));

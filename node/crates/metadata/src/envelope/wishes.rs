@@ -2,11 +2,10 @@
 //!
 //! Names are stored whole. A name, a code or a number of replicas that this release does not know is an error.
 
-use ollamax_core::catalog::Replicas;
 use ollamax_core::catalog::command::{BoundBlob, Command};
 use ollamax_proto::disk;
 use ollamax_proto::disk::envelope::Command as Stored;
-use ollamax_store::answer::{decode_replicas, encode_replicas};
+use ollamax_store::answer::{decode_kind, decode_replicas, decode_want, encode_kind, encode_replicas, encode_want};
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, Root};
 
 use super::{EnvelopeError, array};
@@ -29,24 +28,38 @@ pub(super) fn decode_blobs(stored: disk::CommandBindBlobs) -> Result<Command, En
     Ok(Command::BindBlobs { node: NodeId(stored.node), blobs })
 }
 
-pub(super) fn encode_ask(name: &ModelName, replicas: &Replicas, insecure: bool) -> Stored {
-    Stored::AskModel(disk::CommandAskModel { name: name.full(), replicas: Some(encode_replicas(replicas)), insecure })
+/// What somebody asked for, or the leader planned; `None`: it is another command.
+pub(super) fn encode_asked(command: &Command) -> Option<Stored> {
+    Some(match command {
+        Command::AskModel { name, replicas, insecure, want, declared } => Stored::AskModel(disk::CommandAskModel {
+            name: name.full(),
+            replicas: Some(encode_replicas(replicas)),
+            insecure: *insecure,
+            want: encode_want(want),
+            declared: *declared,
+        }),
+        Command::PlanPull { name, round, ingester, targets, kind } => Stored::PlanPull(disk::CommandPlanPull {
+            name: name.full(),
+            round: *round,
+            ingester: ingester.0,
+            targets: targets.iter().map(|node| node.0).collect(),
+            kind: encode_kind(*kind),
+        }),
+        _ => return None,
+    })
 }
 
 pub(super) fn decode_ask(stored: disk::CommandAskModel) -> Result<Command, EnvelopeError> {
     let replicas = decode_replicas(stored.replicas).map_err(|_| EnvelopeError::Field("replicas"))?;
-    Ok(Command::AskModel { name: name(&stored.name)?, replicas, insecure: stored.insecure })
-}
-
-pub(super) fn encode_plan(name: &ModelName, round: u64, ingester: NodeId, targets: &[NodeId]) -> Stored {
-    let targets = targets.iter().map(|node| node.0).collect();
-    Stored::PlanPull(disk::CommandPlanPull { name: name.full(), round, ingester: ingester.0, targets })
+    let (name, want) = (name(&stored.name)?, decode_want(stored.want));
+    Ok(Command::AskModel { name, replicas, insecure: stored.insecure, want, declared: stored.declared })
 }
 
 pub(super) fn decode_plan(stored: disk::CommandPlanPull) -> Result<Command, EnvelopeError> {
+    let kind = decode_kind(stored.kind).map_err(|_| EnvelopeError::Field("kind"))?;
     let targets = stored.targets.into_iter().map(NodeId).collect();
     let (name, ingester) = (name(&stored.name)?, NodeId(stored.ingester));
-    Ok(Command::PlanPull { name, round: stored.round, ingester, targets })
+    Ok(Command::PlanPull { name, round: stored.round, ingester, targets, kind })
 }
 
 pub(super) fn encode_resolved(node: NodeId, name: &ModelName, round: u64, digest: Digest, size_bytes: u64) -> Stored {
@@ -83,6 +96,6 @@ pub(super) fn decode_forgotten(stored: &disk::CommandForgetWish) -> Result<Comma
     Ok(Command::ForgetWish { name: name(&stored.name)? })
 }
 
-fn name(text: &str) -> Result<ModelName, EnvelopeError> {
+pub(super) fn name(text: &str) -> Result<ModelName, EnvelopeError> {
     text.parse().map_err(|_| EnvelopeError::Field("model name"))
 }

@@ -271,6 +271,12 @@ fn every_refusal_reads_back_as_itself() {
         Refusal::VersionMoved { name: name(), wanted: Digest([1; 32]), found: Digest([2; 32]) },
         Refusal::WishNotFound(name()),
         Refusal::NotPlanned { name: name(), node: NodeId(3) },
+        Refusal::VersionNotFound { name: name(), version: "7".into() },
+        Refusal::Pinned { name: name(), digest: Digest([1; 32]) },
+        Refusal::LastCopy { name: name() },
+        Refusal::BelowWish { name: name(), wanted: 2, left: 1 },
+        Refusal::Disabled(name()),
+        Refusal::NameTaken { name: name(), held: Digest([2; 32]) },
     ]);
     for refusal in refusals {
         let reply = Reply::Committed(Committed { revision: 1, term: 1, answer: Answer::Refused(refusal) });

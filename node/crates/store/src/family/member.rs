@@ -7,7 +7,7 @@ use ollamax_core::catalog::{Key, Member, MemberState};
 use ollamax_proto::disk;
 use ollamax_types::{Incarnation, NodeId, PeerId, Timestamp};
 
-use super::{number, role};
+use super::{number, placing, role};
 use crate::framing::{Malformed, fixed, seal, unseal};
 
 pub(super) const PREFIX: u8 = 0x02;
@@ -40,6 +40,9 @@ pub(super) fn encode(record: &Member) -> Vec<u8> {
         p2p_addresses: record.p2p_addresses.clone(),
         api_addresses: record.api_addresses.clone(),
         joined_at_ms: record.joined_at.0,
+        labels: placing::labels(&record.labels),
+        own_labels: placing::labels(&record.own_labels),
+        cordon: placing::cordon(record.cordon),
     };
     seal(VERSION, &message)
 }
@@ -65,5 +68,9 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Member, Malformed> {
         p2p_addresses: message.p2p_addresses,
         api_addresses: message.api_addresses,
         joined_at: Timestamp(message.joined_at_ms),
+        labels: placing::labels_of(message.labels),
+        own_labels: placing::labels_of(message.own_labels),
+        cordon: placing::cordon_of(message.cordon)
+            .ok_or_else(|| Malformed::new(WHAT, format!("cordon {} is not known", message.cordon)))?,
     })
 }

@@ -6,8 +6,8 @@ use proptest::prelude::*;
 
 use ollamax_core::catalog::txn::Effect;
 use ollamax_core::catalog::{
-    Answer, Blob, Cluster, Counts, Due, Failure, Lease, Location, Member, MemberState, Migration, MigrationStatus,
-    Plan, Refusal, Remembered, Replicas, Session, Setting, Token, Usage, Value, Wish,
+    self, Answer, Blob, Cluster, Counts, Due, Failure, Lease, Location, Member, MemberState, Migration,
+    MigrationStatus, Plan, Refusal, Remembered, Replicas, Session, Setting, Token, Usage, Value, Wish,
 };
 use ollamax_proto::disk;
 use ollamax_types::{
@@ -60,6 +60,9 @@ fn member() -> impl Strategy<Value = Member> {
             p2p_addresses: p2ps,
             api_addresses: apis,
             joined_at: Timestamp(joined),
+            labels: Default::default(),
+            own_labels: Default::default(),
+            cordon: Default::default(),
         },
     )
 }
@@ -122,6 +125,7 @@ fn wish() -> impl Strategy<Value = Wish> {
         ingester: NodeId(ingester),
         targets,
         made_at: Timestamp(at),
+        kind: Default::default(),
     });
     let failure = (prop::sample::select(ErrorCode::ALL), ".{0,20}", any::<u64>());
     let failure = failure.prop_map(|(code, text, at)| Failure { code, text, at: Timestamp(at) });
@@ -140,6 +144,8 @@ fn wish() -> impl Strategy<Value = Wish> {
             failures,
             asked_at: Timestamp(asked),
             asked_by,
+            want: Default::default(),
+            declared: false,
         },
     )
 }
@@ -262,7 +268,7 @@ fn newer_pair() -> impl Strategy<Value = (Key, Record)> {
         }),
         (any::<u64>(), due).prop_map(|(at, due)| (Key::Deadline(Timestamp(at), due), Record::Present)),
         (numbers(), any::<u64>()).prop_map(|((sessions, leases, wishes), blobs)| {
-            (Key::Counts, Record::Counts(Counts { sessions, leases, wishes, blobs }))
+            (Key::Counts, Record::Counts(Counts { sessions, leases, wishes, blobs, models: wishes }))
         }),
         (any::<u32>(), migration())
             .prop_map(|(number, row)| (Key::Migration(number), Record::Migration(Box::new(row)))),
@@ -358,6 +364,9 @@ fn golden_samples_of_every_family_have_not_changed() {
         p2p_addresses: vec!["b".to_owned()],
         api_addresses: vec!["c".to_owned()],
         joined_at: Timestamp(3),
+        labels: Default::default(),
+        own_labels: Default::default(),
+        cordon: Default::default(),
     };
     let value = format!("01080112026e311a04313244332210{id16}2802300338094203613a314a01625201635803");
     golden(&Key::Member(NodeId(1)), &Record::Member(member), "020000000000000001", &value);
@@ -449,6 +458,8 @@ fn golden_samples_of_files_and_wishes_have_not_changed() {
         failures: BTreeMap::new(),
         asked_at: Timestamp(9),
         asked_by: "a".to_owned(),
+        want: Default::default(),
+        declared: false,
     };
     let name = "0a2672656769737472792e6f6c6c616d612e61692f6c6962726172792f44656d6f3a6c6174657374";
     let key = Key::Wish("m:t".to_owned());
@@ -465,7 +476,12 @@ fn golden_samples_of_files_and_wishes_have_not_changed() {
         replicas: nodes,
         digest: Some(Digest([7; 32])),
         size_bytes: 300,
-        plan: Some(Plan { ingester: NodeId(1), targets: vec![NodeId(1), NodeId(3)], made_at: Timestamp(6) }),
+        plan: Some(Plan {
+            ingester: NodeId(1),
+            targets: vec![NodeId(1), NodeId(3)],
+            made_at: Timestamp(6),
+            kind: Default::default(),
+        }),
         failures: BTreeMap::from([(NodeId(3), failure)]),
         ..asked
     };
@@ -556,4 +572,41 @@ fn the_end_of_a_prefix_lies_behind_all_its_keys() {
     for (prefix, end) in rows {
         assert_eq!(prefix_end(prefix).as_deref(), *end, "{prefix:?}");
     }
+}
+
+#[test]
+fn names_and_versions_read_as_they_were_written_and_lie_in_the_order_of_their_keys() {
+    let at = |ms| (Timestamp(ms), "node/1 for admin".to_owned());
+    let name = || "m:t".parse::<ModelName>().expect("a name");
+    let ((since, by), (pinned_at, pinner), (dropped_at, dropper)) = (at(1), at(2), at(3));
+    let model = catalog::Model {
+        name: name(),
+        phase: catalog::Phase::Disabled(catalog::Since { at: since, by, note: "old".to_owned() }),
+        pin: Some(catalog::Pin { digest: Digest([7; 32]), by: pinner, at: pinned_at }),
+        head: 9,
+        first: 3,
+        drops: [(NodeId(2), catalog::Drop { digest: Digest([8; 32]), at: dropped_at, by: dropper })].into(),
+        used_on: 20_000,
+        noted_at: Timestamp(4),
+    };
+    let version = |number| catalog::Version {
+        number,
+        digest: Digest([7; 32]),
+        size_bytes: 5,
+        at: Timestamp(6),
+        how: catalog::How::Tagged { from: name() },
+        by: "node/1".to_owned(),
+    };
+    let stored = |number| (Key::Version("m:t".to_owned(), number), Record::Version(Box::new(version(number))));
+    let rows = [(Key::Model("m:t".to_owned()), Record::Model(Box::new(model))), stored(1), stored(256)];
+    let keys: Vec<Vec<u8>> = rows.iter().map(|(key, _)| encode_key(key)).collect();
+    assert!(keys.is_sorted(), "{keys:?}");
+    assert_eq!((keys[0][0], keys[1][0]), (0x13, 0x14));
+    for ((key, record), bytes) in rows.iter().zip(&keys) {
+        assert_eq!(decode_key(bytes), Ok(key.clone()));
+        let value = encode_record(key, record).expect("of its family");
+        assert_eq!(decode_record(key, &value), Ok(record.clone()));
+    }
+    let (_, other) = stored(2);
+    assert!(encode_record(&rows[1].0, &other).is_err(), "a version lies under its own number");
 }

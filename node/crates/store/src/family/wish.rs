@@ -10,7 +10,7 @@ use ollamax_core::catalog::{Failure, Key, Plan, Wish};
 use ollamax_proto::disk;
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, Timestamp};
 
-use super::{replicas, text};
+use super::{placing, replicas, text};
 use crate::framing::{Malformed, fixed, seal, unseal};
 
 pub(super) const PREFIX: u8 = 0x12;
@@ -40,6 +40,9 @@ pub(super) fn encode(record: &Wish) -> Vec<u8> {
         asked_at_ms: record.asked_at.0,
         asked_by: record.asked_by.clone(),
         planned_at_ms: plan.map_or(0, |plan| plan.made_at.0),
+        want: placing::want(&record.want),
+        declared: record.declared,
+        plan_kind: plan.map_or(0, |plan| placing::kind(plan.kind)),
     };
     seal(VERSION, &message)
 }
@@ -54,10 +57,13 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Wish, Malformed> {
     let name: ModelName =
         message.name.parse().map_err(|_| Malformed::new(WHAT, format!("{:?} is not a model name", message.name)))?;
     let digest = if message.digest.is_empty() { None } else { Some(Digest(fixed(WHAT, &message.digest)?)) };
+    let kind = placing::kind_of(message.plan_kind)
+        .ok_or_else(|| Malformed::new(WHAT, format!("plan of kind {} is not known", message.plan_kind)))?;
     let plan = (message.ingester != 0).then(|| Plan {
         ingester: NodeId(message.ingester),
         targets: message.targets.into_iter().map(NodeId).collect(),
         made_at: Timestamp(message.planned_at_ms),
+        kind,
     });
     Ok(Wish {
         name,
@@ -71,6 +77,8 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Wish, Malformed> {
         failures: message.failures.into_iter().map(failure).collect::<Result<BTreeMap<_, _>, _>>()?,
         asked_at: Timestamp(message.asked_at_ms),
         asked_by: message.asked_by,
+        want: placing::want_of(message.want),
+        declared: message.declared,
     })
 }
 

@@ -157,6 +157,7 @@ impl Sums {
             ("leases", self.counts.leases, self.of("leases")),
             ("wishes", self.counts.wishes, self.of("wishes")),
             ("blobs", self.counts.blobs, self.of("blobs")),
+            ("names", self.counts.models, self.of("names")),
             ("locations", self.of("models by node"), self.of("locations")),
         ];
         for (what, kept, there) in pairs.into_iter().filter(|(_, kept, there)| kept != there) {

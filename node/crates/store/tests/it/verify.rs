@@ -186,7 +186,7 @@ fn sums_that_do_not_fit_what_they_are_about_are_told() {
         Mutation::Put(Key::Usage(namespace.clone(), "user/".to_owned()), Record::Usage(usage)),
         Mutation::Put(Key::Lease(7), Record::Lease(lease)),
         Mutation::Put(Key::LeaseValue(7, namespace, key), Record::Present),
-        Mutation::Put(Key::Counts, Record::Counts(Counts { sessions: 1, leases: 1, wishes: 2, blobs: 3 })),
+        Mutation::Put(Key::Counts, Record::Counts(Counts { sessions: 1, leases: 1, wishes: 2, blobs: 3, models: 0 })),
     ];
     commit(&store.state(), 1, mutations);
     store.close().expect("close");

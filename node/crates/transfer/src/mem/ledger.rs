@@ -104,7 +104,7 @@ impl MemCluster {
         let mut state = self.lock();
         if let Some(wish) = state.wishes.get_mut(name) {
             wish.failures.remove(&ingester);
-            wish.plan = Some(Plan { ingester, targets, made_at: Timestamp(0) });
+            wish.plan = Some(Plan { ingester, targets, made_at: Timestamp(0), kind: Default::default() });
         }
         state.tell_all();
     }
@@ -169,6 +169,8 @@ impl State {
             failures: BTreeMap::new(),
             asked_at: Timestamp(0),
             asked_by: ask.asked_by,
+            want: Default::default(),
+            declared: false,
         };
         self.wishes.insert(ask.name, wish);
         Ok(round)
@@ -192,7 +194,7 @@ impl State {
             return Err(LedgerError::Impossible { fits: fit.len(), of, why: Vec::new() });
         }
         fit.truncate(of);
-        Ok(Plan { ingester: fit[0], targets: fit, made_at: Timestamp(0) })
+        Ok(Plan { ingester: fit[0], targets: fit, made_at: Timestamp(0), kind: Default::default() })
     }
 
     fn is_met(&self, wish: &Wish) -> bool {

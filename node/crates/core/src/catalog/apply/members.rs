@@ -3,7 +3,7 @@
 //! Ids come from `Cluster::next_node_id`, which only grows, so an id is never used again even when the record of a
 //! departed member has been forgotten. `MemberByPeer` exists exactly for members that have not departed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ollamax_types::limits::{DEPARTED_MEMBERS_MAX, LABEL_BYTES_MAX, MEMBERS_MAX};
 use ollamax_types::{ClusterId, Incarnation, NodeId, Role, TokenId};
@@ -13,7 +13,7 @@ use super::version::check_version;
 use super::{Applied, Scene, Step, Stop, invalid, put, tokens};
 use crate::catalog::command::{Answer, Entry, NewMember, Refusal};
 use crate::catalog::read;
-use crate::catalog::record::{Cluster, Key, Member, MemberState, Record};
+use crate::catalog::record::{Cluster, Cordon, Key, Member, MemberState, Record};
 use crate::catalog::view::{Fault, Mutation};
 
 /// What a joiner shows at the door.
@@ -186,6 +186,9 @@ fn fresh(entry: &Entry, id: NodeId, role: Role, new: &NewMember) -> Member {
         p2p_addresses: new.p2p_addresses.clone(),
         api_addresses: new.api_addresses.clone(),
         joined_at: entry.log_time,
+        labels: BTreeMap::new(),
+        own_labels: BTreeMap::new(),
+        cordon: Cordon::Open,
     }
 }
 

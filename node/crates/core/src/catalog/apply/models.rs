@@ -12,11 +12,14 @@ use ollamax_types::limits::{
 use ollamax_types::{ModelRecord, NodeId};
 
 use super::limit::{check_bytes, check_count};
-use super::{Applied, Scene, Step, Stop, invalid, members, put, wishes};
+use super::{Applied, Scene, Step, Stop, drops, invalid, members, put, wishes};
 use crate::catalog::command::{Answer, Refusal};
 use crate::catalog::read;
 use crate::catalog::record::{Key, Location, Record};
 use crate::catalog::view::Mutation;
+
+/// The cluster version that keeps which copies shall go.
+const DROPS_VERSION: u32 = 4;
 
 pub(super) fn report(scene: &Scene<'_>, node: NodeId, present: &[ModelRecord], absent: &[String]) -> Step {
     check_count("the list of present models", present.len(), REPORT_MODELS_MAX)?;
@@ -43,7 +46,12 @@ pub(super) fn report(scene: &Scene<'_>, node: NodeId, present: &[ModelRecord], a
             Some(model) if held.as_ref().is_none_or(|held| held.model != *model) => {
                 write(&mut mutations, &key, &Location { node, model: model.clone() });
             }
-            None if held.is_some() => erase(&mut mutations, &key, node),
+            None if held.is_some() => {
+                erase(&mut mutations, &key, node);
+                if scene.cluster.version >= DROPS_VERSION {
+                    mutations.extend(drops::ended(scene, &key, node)?);
+                }
+            }
             Some(_) | None => {}
         }
     }
@@ -72,11 +80,18 @@ pub(super) fn forget(scene: &Scene<'_>, node: NodeId, limit: u32) -> Step {
     if read::member(scene.view, node)?.is_none() {
         return Err(Refusal::NodeNotFound(node).into());
     }
+    // Each model that goes may end a drop, which is one record more to read.
+    let keeps_drops = scene.cluster.version >= DROPS_VERSION;
+    let limit = if keeps_drops { limit.min(COMMAND_KEYS_MAX / 4) } else { limit };
     let found = read::some_models_of(scene.view, node, limit + 1)?;
     let answer = if found.len() > limit { Answer::More } else { Answer::Done };
     let mut mutations = Vec::new();
     for location in found.iter().take(limit) {
-        erase(&mut mutations, &location.model.name.key(), node);
+        let key = location.model.name.key();
+        erase(&mut mutations, &key, node);
+        if keeps_drops {
+            mutations.extend(drops::ended(scene, &key, node)?);
+        }
     }
     Ok(Applied::new(mutations, answer))
 }

@@ -4,6 +4,7 @@ mod blobs;
 mod explored;
 mod ledger;
 mod properties;
+mod registry;
 mod values;
 mod wishes;
 

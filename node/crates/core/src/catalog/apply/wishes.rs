@@ -11,14 +11,39 @@ use std::collections::{BTreeMap, BTreeSet};
 use ollamax_types::limits::{
     FAILURE_TEXT_BYTES_MAX, MODEL_BYTES_MAX, ROUND_KEPT_FOR, WISH_FAILURES_MAX, WISH_TARGETS_MAX, WISHES_MAX,
 };
-use ollamax_types::{Digest, ErrorCode, ModelName, NodeId};
+use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, Role};
 
+use super::draft::Draft;
 use super::limit::{check_count, exceeded};
-use super::{Applied, Scene, Step, Stop, invalid, members, put};
+use super::places::check_want;
+use super::{Applied, Scene, Step, Stop, drops, invalid, members, put, registry};
 use crate::catalog::command::{Answer, Refusal};
 use crate::catalog::read;
-use crate::catalog::record::{Counts, Failure, Key, Location, Member, Plan, Record, Replicas, Wish};
+use crate::catalog::record::{
+    Counts, Failure, Key, Location, Member, Model, Plan, PlanKind, Record, Replicas, Version, Want, Wish,
+};
 use crate::catalog::view::{Fault, Mutation};
+
+/// What is told of a node whose copy a person removed.
+pub(super) const REMOVED_BY_HAND: &str = "it was removed there by hand";
+
+/// What somebody asked for.
+#[derive(Clone, Copy)]
+pub(super) struct Asked<'a> {
+    pub(super) name: &'a ModelName,
+    pub(super) replicas: &'a Replicas,
+    pub(super) insecure: bool,
+    pub(super) want: &'a Want,
+    pub(super) declared: bool,
+}
+
+/// What the leader planned.
+#[derive(Clone, Copy)]
+pub(super) struct Planned<'a> {
+    pub(super) ingester: NodeId,
+    pub(super) targets: &'a [NodeId],
+    pub(super) kind: PlanKind,
+}
 
 /// One round of one wish.
 #[derive(Clone, Copy)]
@@ -27,44 +52,107 @@ pub(super) struct Round<'a> {
     pub(super) number: u64,
 }
 
-pub(super) fn ask(scene: &Scene<'_>, name: &ModelName, replicas: &Replicas, insecure: bool) -> Step {
-    let replicas = checked(scene, replicas)?;
-    let held = read::wish(scene.view, name)?;
+pub(super) fn ask(scene: &Scene<'_>, asked: Asked<'_>) -> Step {
+    let replicas = checked(scene, asked.replicas)?;
+    check_want(asked.want)?;
+    let draft = Draft::new(scene.view);
+    let model = read::model(&draft, asked.name)?;
+    model.as_ref().map_or(Ok(()), registry::check_enabled)?;
+    let pinned = model.as_ref().and_then(Model::pinned);
+    let held = read::wish(&draft, asked.name)?;
+    let declared = asked.declared || held.as_ref().is_some_and(|wish| wish.declared);
     if let Some(wish) = &held
-        && (&wish.replicas, wish.insecure) == (&replicas, insecure)
+        && (&wish.replicas, wish.insecure, &wish.want, wish.declared)
+            == (&replicas, asked.insecure, asked.want, declared)
+        && pinned.is_none_or(|digest| wish.digest == Some(digest))
         && goes_on(scene, wish)?
     {
         return Ok(Applied::new(Vec::new(), Answer::Wish { round: wish.round }));
     }
-    let mut mutations = Vec::new();
     if held.is_none() {
-        let counts = read::counts(scene.view)?;
-        if counts.wishes >= WISHES_MAX {
-            return Err(exceeded("this cluster", counts.wishes + 1, WISHES_MAX, "wishes"));
-        }
-        mutations.push(put(Key::Counts, Record::Counts(Counts { wishes: counts.wishes + 1, ..counts })));
+        count_one_more(&draft)?;
     }
-    mutations.push(written(begun(scene, name, replicas, insecure)));
-    Ok(Applied::new(mutations, Answer::Wish { round: scene.index }))
+    let mut wish = begun(scene, asked.name, replicas, held.as_ref())?;
+    (wish.insecure, wish.want, wish.declared) = (asked.insecure, asked.want.clone(), declared);
+    if let Some(mut model) = model {
+        if let Some(digest) = pinned {
+            let known = read::versions(scene.view, asked.name)?.into_iter().rfind(|version| version.digest == digest);
+            (wish.digest, wish.size_bytes) = (Some(digest), known.map_or(0, |version: Version| version.size_bytes));
+        }
+        let before = model.clone();
+        registry::revive(&mut model);
+        if model != before {
+            registry::write(&draft, model);
+        }
+    }
+    draft.put(Key::Wish(asked.name.key()), Record::Wish(Box::new(wish)));
+    Ok(Applied::new(draft.into_mutations(), Answer::Wish { round: scene.index }))
 }
 
-fn begun(scene: &Scene<'_>, name: &ModelName, replicas: Replicas, insecure: bool) -> Wish {
-    Wish {
+/// A new round. What an earlier one knew of where it shall be, and who has left it, goes along.
+pub(super) fn begun(
+    scene: &Scene<'_>,
+    name: &ModelName,
+    replicas: Replicas,
+    held: Option<&Wish>,
+) -> Result<Wish, Fault> {
+    let failures = held.map_or(Ok(BTreeMap::new()), |held| respected(scene, &replicas, held))?;
+    Ok(Wish {
         name: name.clone(),
         round: scene.index,
-        insecure,
+        insecure: held.is_some_and(|held| held.insecure),
         replicas,
         digest: None,
         size_bytes: 0,
         plan: None,
-        failures: BTreeMap::new(),
+        failures,
         asked_at: scene.entry.log_time,
         asked_by: scene.entry.principal.clone(),
+        want: held.map(|held| held.want.clone()).unwrap_or_default(),
+        declared: held.is_some_and(|held| held.declared),
+    })
+}
+
+/// Who removed a copy by hand is left out of further rounds too, until somebody names that node, or there are too few
+/// nodes without it.
+fn respected(scene: &Scene<'_>, replicas: &Replicas, held: &Wish) -> Result<BTreeMap<NodeId, Failure>, Fault> {
+    let needed = match replicas {
+        Replicas::Nodes(_) => return Ok(BTreeMap::new()),
+        Replicas::Count(count) => *count as usize,
+        Replicas::All => 1,
+    };
+    let by_hand = |failure: &Failure| failure.code == ErrorCode::PullCancelled && failure.text == REMOVED_BY_HAND;
+    let mut kept = held.failures.clone();
+    kept.retain(|_, failure| by_hand(failure));
+    if kept.is_empty() {
+        return Ok(kept);
     }
+    let members = read::members(scene.view)?;
+    let may_hold = |member: &&Member| member.is_standing() && member.role != Role::Gateway;
+    let others = members.iter().filter(may_hold).filter(|member| !kept.contains_key(&member.id)).count();
+    Ok(if others < needed { BTreeMap::new() } else { kept })
+}
+
+/// One wish more is counted.
+pub(super) fn count_one_more(draft: &Draft<'_>) -> Result<(), Stop> {
+    let counts = read::counts(draft)?;
+    if counts.wishes >= WISHES_MAX {
+        return Err(exceeded("this cluster", counts.wishes + 1, WISHES_MAX, "wishes"));
+    }
+    draft.put(Key::Counts, Record::Counts(Counts { wishes: counts.wishes + 1, ..counts }));
+    Ok(())
+}
+
+/// One wish less is counted.
+pub(super) fn count_one_less(draft: &Draft<'_>) -> Result<(), Fault> {
+    let counts = read::counts(draft)?;
+    let wishes = counts.wishes.checked_sub(1).ok_or_else(|| Fault::Invariant("more wishes than counted".to_owned()))?;
+    draft.put(Key::Counts, Record::Counts(Counts { wishes, ..counts }));
+    Ok(())
 }
 
 /// Where a model shall be, within the limits; nodes in order, each once.
-fn checked(scene: &Scene<'_>, replicas: &Replicas) -> Result<Replicas, Stop> {
+pub(super) fn checked(scene: &Scene<'_>, replicas: &Replicas) -> Result<Replicas, Stop> {
     match replicas {
         Replicas::All => Ok(Replicas::All),
         Replicas::Count(count) => {
@@ -90,7 +178,7 @@ fn check_some(nodes: usize) -> Result<(), Stop> {
 /// Whether a round need not begin anew: nothing has happened in it yet, or its ingester can go on and some target
 /// neither holds the model nor has failed. For targets alone it is kept for some time only: one that is away must not
 /// keep everybody from what the registry has today.
-fn goes_on(scene: &Scene<'_>, wish: &Wish) -> Result<bool, Fault> {
+pub(super) fn goes_on(scene: &Scene<'_>, wish: &Wish) -> Result<bool, Fault> {
     let Some(plan) = &wish.plan else {
         return Ok(wish.digest.is_none() && wish.failures.is_empty());
     };
@@ -124,7 +212,8 @@ fn is_standing(scene: &Scene<'_>, node: NodeId) -> Result<bool, Fault> {
     Ok(read::member(scene.view, node)?.as_ref().is_some_and(Member::is_standing))
 }
 
-pub(super) fn plan(scene: &Scene<'_>, round: Round<'_>, ingester: NodeId, targets: &[NodeId]) -> Step {
+pub(super) fn plan(scene: &Scene<'_>, round: Round<'_>, planned: Planned<'_>) -> Step {
+    let Planned { ingester, targets, kind } = planned;
     let mut wish = running(scene, round)?;
     check_plan(scene, round.name, ingester, targets)?;
     let before = wish.plan.as_ref();
@@ -134,8 +223,10 @@ pub(super) fn plan(scene: &Scene<'_>, round: Round<'_>, ingester: NodeId, target
     if before.is_none_or(|plan| plan.ingester != ingester) {
         wish.failures.remove(&ingester);
     }
-    wish.plan = Some(Plan { ingester, targets: targets.to_vec(), made_at: scene.entry.log_time });
-    Ok(Applied::done(vec![written(wish)]))
+    wish.plan = Some(Plan { ingester, targets: targets.to_vec(), made_at: scene.entry.log_time, kind });
+    let mut mutations = vec![written(wish)];
+    mutations.extend(drops::withdrawn(scene, round.name, targets)?);
+    Ok(Applied::done(mutations))
 }
 
 fn check_plan(scene: &Scene<'_>, name: &ModelName, ingester: NodeId, targets: &[NodeId]) -> Result<(), Stop> {
@@ -201,7 +292,7 @@ pub(super) fn given_up(scene: &Scene<'_>, held: &Location) -> Result<Option<Muta
     if !is_planned || wish.digest != Some(model.digest) {
         return Ok(None);
     }
-    let (code, text) = (ErrorCode::PullCancelled, "it was removed there by hand".to_owned());
+    let (code, text) = (ErrorCode::PullCancelled, REMOVED_BY_HAND.to_owned());
     wish.failures.insert(*node, Failure { code, text, at: scene.entry.log_time });
     make_room(&mut wish);
     Ok(Some(written(wish)))
@@ -214,7 +305,7 @@ fn cut(text: &str) -> String {
 }
 
 /// The earliest failures of nodes that have no part any more go first; a plan names fewer nodes than there is room for.
-fn make_room(wish: &mut Wish) {
+pub(super) fn make_room(wish: &mut Wish) {
     let Some(plan) = &wish.plan else { return };
     while wish.failures.len() > WISH_FAILURES_MAX {
         let others = wish.failures.iter().filter(|(node, _)| !plan.names(**node));
@@ -227,11 +318,10 @@ pub(super) fn forget(scene: &Scene<'_>, name: &ModelName) -> Step {
     if read::wish(scene.view, name)?.is_none() {
         return Err(Refusal::WishNotFound(name.clone()).into());
     }
-    let counts = read::counts(scene.view)?;
-    let wishes = counts.wishes.checked_sub(1).ok_or_else(|| Fault::Invariant("more wishes than counted".to_owned()))?;
-    let mutations =
-        vec![put(Key::Counts, Record::Counts(Counts { wishes, ..counts })), Mutation::Delete(Key::Wish(name.key()))];
-    Ok(Applied::done(mutations))
+    let draft = Draft::new(scene.view);
+    count_one_less(&draft)?;
+    draft.delete(Key::Wish(name.key()));
+    Ok(Applied::done(draft.into_mutations()))
 }
 
 /// The wish, if this is its round.

@@ -220,7 +220,13 @@ fn a_wish_tells_of_its_rounds_plans_failures_and_end() {
     world.applied(0, None, token);
     world.applied(0, None, join("n2", 2, "10.0.0.2:1"));
     let name = || "Lab/Demo".parse::<ModelName>().expect("valid");
-    let ask = |replicas| Command::AskModel { name: name(), replicas, insecure: false };
+    let ask = |replicas| Command::AskModel {
+        name: name(),
+        replicas,
+        insecure: false,
+        want: Default::default(),
+        declared: false,
+    };
     let rows = [
         (Replicas::Count(1), "on 1 node, by admin"),
         (Replicas::All, "on all nodes, by admin"),
@@ -233,7 +239,7 @@ fn a_wish_tells_of_its_rounds_plans_failures_and_end() {
     let round = world.index;
     world.check(1, ask(Replicas::Count(2)), &[]);
     let (node, ingester, targets) = (NodeId(1), NodeId(1), vec![NodeId(1), NodeId(2)]);
-    let plan = Command::PlanPull { name: name(), round, ingester, targets };
+    let plan = Command::PlanPull { name: name(), round, ingester, targets, kind: Default::default() };
     let text = "node/1 fetches it, for node/1 node/2";
     world.check(2, plan.clone(), &[("pull_planned", "Lab/Demo:latest", text)]);
     world.check(2, plan, &[]);

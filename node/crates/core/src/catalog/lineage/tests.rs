@@ -127,6 +127,9 @@ fn member(id: u64, role: Role) -> Member {
         p2p_addresses: vec![],
         api_addresses: vec![],
         joined_at: Timestamp(1),
+        labels: Default::default(),
+        own_labels: Default::default(),
+        cordon: Default::default(),
     }
 }
 
@@ -237,10 +240,13 @@ fn wish(model: &str, plan: Parts<'_>, failed: &[u64]) -> Wish {
             ingester: NodeId(ingester),
             targets: targets.iter().copied().map(NodeId).collect(),
             made_at: Timestamp(2),
+            kind: Default::default(),
         }),
         failures: failed.iter().map(|node| (NodeId(*node), failure())).collect::<BTreeMap<_, _>>(),
         asked_at: Timestamp(1),
         asked_by: "node/1".to_owned(),
+        want: Default::default(),
+        declared: false,
     }
 }
 

@@ -49,11 +49,14 @@ fn asked(replicas: Replicas) -> Wish {
         failures: BTreeMap::new(),
         asked_at: Timestamp(0),
         asked_by: "test".to_owned(),
+        want: Default::default(),
+        declared: false,
     }
 }
 
 fn planned(wish: Wish, ingester: u64, targets: &[u64]) -> Wish {
-    let plan = Plan { ingester: NodeId(ingester), targets: ids(targets), made_at: Timestamp(1) };
+    let plan =
+        Plan { ingester: NodeId(ingester), targets: ids(targets), made_at: Timestamp(1), kind: Default::default() };
     Wish { plan: Some(plan), ..wish }
 }
 

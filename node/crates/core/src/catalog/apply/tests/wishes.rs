@@ -13,7 +13,7 @@ fn name(text: &str) -> ModelName {
 }
 
 fn ask(model: &str, replicas: Replicas) -> Command {
-    Command::AskModel { name: name(model), replicas, insecure: false }
+    Command::AskModel { name: name(model), replicas, insecure: false, want: Default::default(), declared: false }
 }
 
 fn ids(nodes: &[u64]) -> Vec<NodeId> {
@@ -25,7 +25,13 @@ fn on(nodes: &[u64]) -> Replicas {
 }
 
 fn plan(model: &str, round: u64, ingester: u64, targets: &[u64]) -> Command {
-    Command::PlanPull { name: name(model), round, ingester: NodeId(ingester), targets: ids(targets) }
+    Command::PlanPull {
+        name: name(model),
+        round,
+        ingester: NodeId(ingester),
+        targets: ids(targets),
+        kind: Default::default(),
+    }
 }
 
 fn resolve(node: u64, model: &str, round: u64, digest: u8) -> Command {
@@ -128,11 +134,14 @@ fn a_round_is_on_record_from_the_question_to_the_version() {
         failures: BTreeMap::new(),
         asked_at: Timestamp(round),
         asked_by: "admin".to_owned(),
+        want: Default::default(),
+        declared: false,
     };
     assert_eq!(world.wish("demo"), begun);
     assert_eq!(world.wish("demo").name.to_string(), "Demo:latest", "spelled as it was asked for");
     world.check(plan("demo", round, 1, &[1, 2]), Answer::Done);
-    let planned = Plan { ingester: NodeId(1), targets: ids(&[1, 2]), made_at: Timestamp(world.index) };
+    let planned =
+        Plan { ingester: NodeId(1), targets: ids(&[1, 2]), made_at: Timestamp(world.index), kind: Default::default() };
     world.check(resolve(1, "demo", round, 9), Answer::Done);
     let resolved = Wish { plan: Some(planned), digest: Some(Digest([9; 32])), size_bytes: 5, ..begun };
     assert_eq!(world.wish("demo"), resolved);
@@ -227,7 +236,13 @@ fn another_wish_for_the_same_model_begins_a_new_round() {
     for (replicas, insecure) in others {
         let mut world = World::new();
         let first = world.ask(ask("m", Replicas::Count(2)));
-        let second = world.ask(Command::AskModel { name: name("m"), replicas: replicas.clone(), insecure });
+        let second = world.ask(Command::AskModel {
+            name: name("m"),
+            replicas: replicas.clone(),
+            insecure,
+            want: Default::default(),
+            declared: false,
+        });
         assert_eq!((second, world.counted()), (first + 1, 1), "{replicas:?}");
         let wish = world.wish("m");
         assert_eq!((wish.round, wish.replicas, wish.insecure), (second, replicas, insecure));

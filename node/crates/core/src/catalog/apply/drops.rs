@@ -1,0 +1,193 @@
+//! Copies that shall go: asked for here, carried out by their nodes, over when a node tells that its copy is gone.
+//!
+//! Unless somebody insists, no version loses its last copy under its name, a pinned one not those that the wish counts
+//! on, and no wish is left with fewer copies than it says. Copies that wait to go do not count as left. A copy of
+//! the same version under another name does not count either: that is the safe side. A disabled model that is
+//! forgotten may lose its last copy, for that is what disabling leads to; a pin holds even then.
+
+use ollamax_types::limits::{DROPS_MAX, WISH_TARGETS_MAX};
+use ollamax_types::{Digest, ErrorCode, ModelName, NodeId};
+
+use super::draft::Draft;
+use super::limit::{check_count, exceeded};
+use super::{Applied, Scene, Step, Stop, registry, wishes};
+use crate::catalog::command::Refusal;
+use crate::catalog::read;
+use crate::catalog::record::{
+    Cordon, Drop, Failure, Key, Location, Member, Model, Phase, Record, Replicas, Since, Wish,
+};
+use crate::catalog::view::{Fault, Mutation};
+
+/// What somebody asked for.
+#[derive(Clone, Copy)]
+pub(super) struct Order<'a> {
+    pub(super) name: &'a ModelName,
+    pub(super) nodes: &'a [NodeId],
+    pub(super) forget: bool,
+    pub(super) force: bool,
+}
+
+/// What goes, and what is left behind it.
+struct Parting {
+    leaving: Vec<Location>,
+    staying: Vec<Location>,
+}
+
+pub(super) fn drop_copies(scene: &Scene<'_>, order: Order<'_>) -> Step {
+    check_count("the list of nodes", order.nodes.len(), WISH_TARGETS_MAX)?;
+    let draft = Draft::new(scene.view);
+    let wish = read::wish(&draft, order.name)?;
+    let held = read::model(&draft, order.name)?;
+    let parting = parted(scene, order, held.as_ref())?;
+    if !order.force {
+        check_last(order, held.as_ref(), &parting)?;
+        check_pinned(order, held.as_ref(), wish.as_ref(), &parting)?;
+        if let Some(wish) = wish.as_ref().filter(|_| !order.forget) {
+            check_wished(scene, wish, &parting)?;
+        }
+    }
+    let ends = order.forget && parting.staying.is_empty();
+    if !parting.leaving.is_empty() || (ends && held.is_some()) {
+        let model = registry::opened(scene, &draft, order.name)?;
+        registry::write(&draft, without(scene, model, &parting, ends)?);
+    }
+    if let Some(wish) = wish {
+        if order.forget {
+            wishes::count_one_less(&draft)?;
+            draft.delete(Key::Wish(order.name.key()));
+        } else if let Some(wish) = shortened(scene, &wish, &parting, order.force) {
+            draft.put(Key::Wish(order.name.key()), Record::Wish(Box::new(wish)));
+        }
+    }
+    Ok(Applied::done(draft.into_mutations()))
+}
+
+fn parted(scene: &Scene<'_>, order: Order<'_>, model: Option<&Model>) -> Result<Parting, Stop> {
+    let waits = |copy: &Location| {
+        let dropped = model.and_then(|model| model.drops.get(&copy.node));
+        dropped.is_some_and(|dropped| dropped.digest == copy.model.digest)
+    };
+    let copies = read::locations_of(scene.view, order.name)?.into_iter().filter(|copy| !waits(copy));
+    let (leaving, staying) = copies.partition(|copy| order.nodes.is_empty() || order.nodes.contains(&copy.node));
+    Ok(Parting { leaving, staying })
+}
+
+fn left_of(parting: &Parting, digest: Digest) -> usize {
+    parting.staying.iter().filter(|copy| copy.model.digest == digest).count()
+}
+
+fn check_last(order: Order<'_>, model: Option<&Model>, parting: &Parting) -> Result<(), Stop> {
+    let is_disabled = model.is_some_and(|model| matches!(model.phase, Phase::Disabled(_)));
+    let is_last = |copy: &Location| left_of(parting, copy.model.digest) == 0;
+    if parting.leaving.iter().any(is_last) && !(order.forget && is_disabled) {
+        return Err(Refusal::LastCopy { name: order.name.clone() }.into());
+    }
+    Ok(())
+}
+
+/// Of a pinned version as many copies stay as the wish counts, and one at least.
+fn check_pinned(order: Order<'_>, model: Option<&Model>, wish: Option<&Wish>, parting: &Parting) -> Result<(), Stop> {
+    let Some(digest) = model.and_then(Model::pinned) else { return Ok(()) };
+    let needed = match wish.map(|wish| &wish.replicas) {
+        Some(Replicas::Count(count)) => *count as usize,
+        Some(Replicas::Nodes(_) | Replicas::All) | None => 1,
+    };
+    let goes = parting.leaving.iter().any(|copy| copy.model.digest == digest);
+    if goes && left_of(parting, digest) < needed.max(1) {
+        return Err(Refusal::Pinned { name: order.name.clone(), digest }.into());
+    }
+    Ok(())
+}
+
+/// Only copies of the version that the wish spreads count for it.
+fn check_wished(scene: &Scene<'_>, wish: &Wish, parting: &Parting) -> Result<(), Stop> {
+    let counts = |copy: &&Location| wish.digest.is_none_or(|digest| digest == copy.model.digest);
+    let leaving: Vec<&Location> = parting.leaving.iter().filter(counts).collect();
+    let staying = parting.staying.iter().filter(counts).count();
+    let is_short = match &wish.replicas {
+        Replicas::Count(count) => !leaving.is_empty() && staying < *count as usize,
+        Replicas::Nodes(nodes) => leaving.iter().any(|copy| nodes.contains(&copy.node)),
+        Replicas::All => takes_a_wished_one(scene, &leaving)?,
+    };
+    if !is_short {
+        return Ok(());
+    }
+    let wanted = match &wish.replicas {
+        Replicas::Count(count) => *count as usize,
+        Replicas::Nodes(nodes) => nodes.len(),
+        Replicas::All => staying + leaving.len(),
+    };
+    let number = |copies: usize| u32::try_from(copies).unwrap_or(u32::MAX);
+    let (name, wanted, left) = (wish.name.clone(), number(wanted), number(staying));
+    Err(Refusal::BelowWish { name, wanted, left }.into())
+}
+
+/// A wish for all nodes does not mean those that are emptied. More nodes than a command may name are not all emptied.
+fn takes_a_wished_one(scene: &Scene<'_>, leaving: &[&Location]) -> Result<bool, Fault> {
+    if leaving.len() > WISH_TARGETS_MAX {
+        return Ok(true);
+    }
+    for copy in leaving {
+        let member = read::member(scene.view, copy.node)?.filter(Member::is_standing);
+        if member.is_some_and(|member| member.cordon != Cordon::Emptying) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn without(scene: &Scene<'_>, mut model: Model, parting: &Parting, ends: bool) -> Result<Model, Stop> {
+    let (at, by) = (scene.entry.log_time, &scene.entry.principal);
+    for copy in &parting.leaving {
+        model.drops.insert(copy.node, Drop { digest: copy.model.digest, at, by: by.clone() });
+    }
+    if model.drops.len() > DROPS_MAX {
+        return Err(exceeded(model.name.to_string(), model.drops.len() as u64, DROPS_MAX as u64, "copies to remove"));
+    }
+    if ends {
+        model.phase = Phase::Deleted(Since { at, by: by.clone(), note: String::new() });
+    }
+    Ok(model)
+}
+
+/// The wish without the nodes that lose their copy; where somebody insisted, it does not come back to them by itself.
+/// `None`: it stays as it is.
+fn shortened(scene: &Scene<'_>, wish: &Wish, parting: &Parting, force: bool) -> Option<Wish> {
+    let leaves = |node: &NodeId| parting.leaving.iter().any(|copy| copy.node == *node);
+    let mut kept = wish.clone();
+    if let Some(plan) = &mut kept.plan {
+        plan.targets.retain(|node| !leaves(node));
+        if leaves(&plan.ingester)
+            && let Some(first) = plan.targets.first()
+        {
+            plan.ingester = *first;
+        }
+    }
+    kept.plan = kept.plan.filter(|plan| !plan.targets.is_empty());
+    if force {
+        for copy in &parting.leaving {
+            let text = wishes::REMOVED_BY_HAND.to_owned();
+            let failure = Failure { code: ErrorCode::PullCancelled, text, at: scene.entry.log_time };
+            kept.failures.insert(copy.node, failure);
+        }
+        wishes::make_room(&mut kept);
+    }
+    (kept != *wish).then_some(kept)
+}
+
+/// The record of a name, without the drop of a node whose copy is gone; `None`: there was none.
+pub(super) fn ended(scene: &Scene<'_>, model_key: &str, node: NodeId) -> Result<Option<Mutation>, Fault> {
+    let Some(mut model) = read::model_at(scene.view, model_key)? else { return Ok(None) };
+    let was_there = model.drops.remove(&node).is_some();
+    let key = Key::Model(model_key.to_owned());
+    Ok(was_there.then(|| Mutation::Put(key, Record::Model(Box::new(model)))))
+}
+
+/// The record of a name, without the drops of nodes that shall hold it again; `None`: there were none.
+pub(super) fn withdrawn(scene: &Scene<'_>, name: &ModelName, nodes: &[NodeId]) -> Result<Option<Mutation>, Fault> {
+    let Some(mut model) = read::model(scene.view, name)? else { return Ok(None) };
+    let before = model.drops.len();
+    model.drops.retain(|node, _| !nodes.contains(node));
+    let is_other = model.drops.len() < before;
+    Ok(is_other.then(|| Mutation::Put(Key::Model(name.key()), Record::Model(Box::new(model)))))
+}

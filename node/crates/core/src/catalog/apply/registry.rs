@@ -1,0 +1,233 @@
+//! The registry of names: which version a name stands for, its history, its phase, and when it was used.
+//!
+//! A name gets a record when something is done with it, never by being held. Its history counts on and never uses a
+//! number twice; beyond `VERSIONS_MAX` the oldest goes that is not pinned. A pinned name cannot be given another
+//! version, and a disabled one none at all. A round that is begun here differs from one that is asked for in that its
+//! version is known from the start.
+
+use ollamax_types::limits::{
+    MODEL_BYTES_MAX, MODEL_KEY_BYTES_MAX, MODELS_MAX, PHASE_NOTE_BYTES_MAX, REPORT_MODELS_MAX, VERSIONS_MAX,
+};
+use ollamax_types::{Digest, ModelName, NodeId};
+
+use super::draft::Draft;
+use super::limit::{check_bytes, check_count, exceeded};
+use super::{Applied, Scene, Step, Stop, invalid, members, wishes};
+use crate::catalog::command::{Answer, Refusal};
+use crate::catalog::models;
+use crate::catalog::read;
+use crate::catalog::record::{Counts, How, Key, Model, Phase, PhaseWord, Pin, Record, Replicas, Since, Version, Wish};
+
+const DAY_MS: u64 = 24 * 3_600_000;
+
+/// A version that a name gets.
+#[derive(Clone, Copy)]
+pub(super) struct Fixed<'a> {
+    pub(super) name: &'a ModelName,
+    pub(super) digest: Digest,
+    pub(super) size_bytes: u64,
+    pub(super) how: &'a How,
+}
+
+pub(super) fn fix(scene: &Scene<'_>, fixed: Fixed<'_>, replicas: Option<&Replicas>) -> Step {
+    check_size(fixed)?;
+    let draft = Draft::new(scene.view);
+    let held = read::wish(&draft, fixed.name)?;
+    let replicas = match (replicas, &held) {
+        (Some(replicas), _) => wishes::checked(scene, replicas)?,
+        (None, Some(wish)) => wish.replicas.clone(),
+        (None, None) => return Err(Refusal::WishNotFound(fixed.name.clone()).into()),
+    };
+    let mut model = opened(scene, &draft, fixed.name)?;
+    check_free(scene, fixed, &model)?;
+    let is_new = is_newer(&draft, &model, fixed.digest)?;
+    if let Some(wish) = &held
+        && (&wish.replicas, wish.digest, is_new) == (&replicas, Some(fixed.digest), false)
+        && wishes::goes_on(scene, wish)?
+    {
+        return Ok(Applied::new(Vec::new(), Answer::Wish { round: wish.round }));
+    }
+    if held.is_none() {
+        wishes::count_one_more(&draft)?;
+    }
+    let wanted = wishes::begun(scene, fixed.name, replicas, held.as_ref())?;
+    let wish = Wish { digest: Some(fixed.digest), size_bytes: fixed.size_bytes, ..wanted };
+    draft.put(Key::Wish(fixed.name.key()), Record::Wish(Box::new(wish)));
+    revive(&mut model);
+    if is_new {
+        add_version(scene, &draft, &mut model, fixed)?;
+    }
+    write(&draft, model);
+    Ok(Applied::new(draft.into_mutations(), Answer::Wish { round: scene.index }))
+}
+
+/// Whether a name may get this version.
+fn check_free(scene: &Scene<'_>, fixed: Fixed<'_>, model: &Model) -> Result<(), Stop> {
+    let name = fixed.name.clone();
+    check_enabled(model)?;
+    if let Some(digest) = model.pinned().filter(|pinned| *pinned != fixed.digest) {
+        return Err(Refusal::Pinned { name, digest }.into());
+    }
+    match fixed.how {
+        How::Found | How::Pulled => Ok(()),
+        How::RolledBack { to } => {
+            let version = read::version(scene.view, &name, *to)?.filter(|version| version.digest == fixed.digest);
+            let missing = || Refusal::VersionNotFound { name, version: to.to_string() };
+            version.map(drop).ok_or_else(|| missing().into())
+        }
+        How::Tagged { .. } => {
+            let served = models::served_digest(&read::locations_of(scene.view, &name)?);
+            match served.filter(|served| *served != fixed.digest) {
+                Some(held) => Err(Refusal::NameTaken { name, held }.into()),
+                None => Ok(()),
+            }
+        }
+    }
+}
+
+pub(super) fn check_enabled(model: &Model) -> Result<(), Stop> {
+    match model.phase {
+        Phase::Disabled(_) => Err(Refusal::Disabled(model.name.clone()).into()),
+        Phase::Active | Phase::Deprecated(_) | Phase::Deleted(_) => Ok(()),
+    }
+}
+
+fn check_size(fixed: Fixed<'_>) -> Result<(), Stop> {
+    let Fixed { name, size_bytes, .. } = fixed;
+    if size_bytes > MODEL_BYTES_MAX {
+        return Err(invalid(format!("{name} has {size_bytes} bytes; the limit is {MODEL_BYTES_MAX}")));
+    }
+    Ok(())
+}
+
+pub(super) fn note(scene: &Scene<'_>, fixed: Fixed<'_>) -> Step {
+    check_size(fixed)?;
+    let draft = Draft::new(scene.view);
+    let mut model = opened(scene, &draft, fixed.name)?;
+    if !is_newer(&draft, &model, fixed.digest)? {
+        return Ok(Applied::done(Vec::new()));
+    }
+    revive(&mut model);
+    add_version(scene, &draft, &mut model, fixed)?;
+    write(&draft, model);
+    Ok(Applied::done(draft.into_mutations()))
+}
+
+pub(super) fn pin(scene: &Scene<'_>, name: &ModelName, digest: Option<Digest>) -> Step {
+    let draft = Draft::new(scene.view);
+    let Some(digest) = digest else {
+        let held = read::model(&draft, name)?;
+        let Some(model) = held.filter(|model| model.pin.is_some()) else { return Ok(Applied::done(Vec::new())) };
+        write(&draft, Model { pin: None, ..model });
+        return Ok(Applied::done(draft.into_mutations()));
+    };
+    if !is_known(scene, name, digest)? {
+        return Err(Refusal::VersionNotFound { name: name.clone(), version: digest.short() }.into());
+    }
+    let model = opened(scene, &draft, name)?;
+    if model.pinned() == Some(digest) {
+        return Ok(Applied::done(Vec::new()));
+    }
+    let pin = Some(Pin { digest, by: scene.entry.principal.clone(), at: scene.entry.log_time });
+    write(&draft, Model { pin, ..model });
+    Ok(Applied::done(draft.into_mutations()))
+}
+
+/// Whether a name has, or had, this version.
+fn is_known(scene: &Scene<'_>, name: &ModelName, digest: Digest) -> Result<bool, Stop> {
+    if read::versions(scene.view, name)?.iter().any(|version| version.digest == digest) {
+        return Ok(true);
+    }
+    Ok(read::locations_of(scene.view, name)?.iter().any(|copy| copy.model.digest == digest))
+}
+
+pub(super) fn set_phase(scene: &Scene<'_>, name: &ModelName, word: PhaseWord, note: &str) -> Step {
+    if note.len() > PHASE_NOTE_BYTES_MAX {
+        let length = note.len();
+        return Err(invalid(format!("the note has {length} bytes; the limit is {PHASE_NOTE_BYTES_MAX}")));
+    }
+    let draft = Draft::new(scene.view);
+    let held = read::model(&draft, name)?;
+    if held.is_none() && read::wish(&draft, name)?.is_none() && !read::has_copy(scene.view, name)? {
+        return Err(Refusal::WishNotFound(name.clone()).into());
+    }
+    let model = opened(scene, &draft, name)?;
+    let since = Since { at: scene.entry.log_time, by: scene.entry.principal.clone(), note: note.to_owned() };
+    let phase = match word {
+        PhaseWord::Active => Phase::Active,
+        PhaseWord::Deprecated => Phase::Deprecated(since),
+        PhaseWord::Disabled => Phase::Disabled(since),
+    };
+    let noted = |phase: &Phase| phase.since().map(|since| since.note.clone());
+    if (phase.as_str(), noted(&phase)) == (model.phase.as_str(), noted(&model.phase)) {
+        return Ok(Applied::done(Vec::new()));
+    }
+    write(&draft, Model { phase, ..model });
+    Ok(Applied::done(draft.into_mutations()))
+}
+
+pub(super) fn note_use(scene: &Scene<'_>, node: NodeId, day: u32, names: &[String]) -> Step {
+    check_count("the list of used models", names.len(), REPORT_MODELS_MAX)?;
+    members::standing(scene, node)?;
+    // Clocks differ by less than a day.
+    let today = scene.entry.log_time.0 / DAY_MS;
+    if u64::from(day) > today + 1 {
+        return Err(invalid(format!("day {day} is not here yet; it is day {today}")));
+    }
+    let draft = Draft::new(scene.view);
+    for key in names {
+        check_bytes("a model key", key, MODEL_KEY_BYTES_MAX)?;
+        if let Some(model) = read::model_at(&draft, key)?
+            && model.used_on < day
+        {
+            write(&draft, Model { used_on: day, ..model });
+        }
+    }
+    Ok(Applied::done(draft.into_mutations()))
+}
+
+/// The record of a name; a new one is counted.
+pub(super) fn opened(scene: &Scene<'_>, draft: &Draft<'_>, name: &ModelName) -> Result<Model, Stop> {
+    if let Some(model) = read::model(draft, name)? {
+        return Ok(model);
+    }
+    let counts = read::counts(draft)?;
+    let models = counts.models + 1;
+    if models > MODELS_MAX {
+        return Err(exceeded("this cluster", models, MODELS_MAX, "models"));
+    }
+    draft.put(Key::Counts, Record::Counts(Counts { models, ..counts }));
+    Ok(Model::new(name.clone(), scene.entry.log_time))
+}
+
+pub(super) fn write(draft: &Draft<'_>, model: Model) {
+    draft.put(Key::Model(model.name.key()), Record::Model(Box::new(model)));
+}
+
+/// Somebody wants it again.
+pub(super) fn revive(model: &mut Model) {
+    if matches!(model.phase, Phase::Deleted(_)) {
+        model.phase = Phase::Active;
+    }
+}
+
+/// Whether the newest version of a name is another one.
+fn is_newer(draft: &Draft<'_>, model: &Model, digest: Digest) -> Result<bool, Stop> {
+    let newest = read::version(draft, &model.name, model.head)?;
+    Ok(newest.is_none_or(|newest| newest.digest != digest))
+}
+
+fn add_version(scene: &Scene<'_>, draft: &Draft<'_>, model: &mut Model, fixed: Fixed<'_>) -> Result<(), Stop> {
+    let mut kept = read::versions(scene.view, fixed.name)?;
+    while kept.len() >= VERSIONS_MAX {
+        let Some(oldest) = kept.iter().position(|version| Some(version.digest) != model.pinned()) else { break };
+        draft.delete(Key::Version(fixed.name.key(), kept.remove(oldest).number));
+    }
+    let (number, at) = (model.head + 1, scene.entry.log_time);
+    let (by, how) = (scene.entry.principal.clone(), fixed.how.clone());
+    let version = Version { number, digest: fixed.digest, size_bytes: fixed.size_bytes, at, how, by };
+    draft.put(Key::Version(fixed.name.key(), number), Record::Version(Box::new(version)));
+    model.first = kept.first().map_or(number, |oldest| oldest.number);
+    (model.head, model.noted_at) = (number, at);
+    Ok(())
+}
