@@ -204,8 +204,9 @@ impl Known {
         }
         let pin = model.pin.as_ref().and_then(|pin| {
             if versions.len() != 1 {
-                let known = if versions.is_empty() { "no version" } else { "several versions" };
-                problems.push(pin.problem(format_args!("{known} of {} begins with {:?}", model.name, pin.text)));
+                let (known, begin) =
+                    if versions.is_empty() { ("no version", "begins") } else { ("several versions", "begin") };
+                problems.push(pin.problem(format_args!("{known} of {} {begin} with {:?}", model.name, pin.text)));
             }
             versions.first().copied()
         });

@@ -89,7 +89,7 @@ fn all_that_is_wrong_with_the_words_is_told_with_its_line() {
 #[test]
 fn a_file_of_another_form_is_refused_with_the_line() {
     for (text, line) in [
-        ("[[model]]\nname = \"m\"\nreplicas = \n", "line 3: "),
+        ("[[model]]\nname = \"m\"\nreplicas = 1 2\n", "line 3: "),
         ("[[model]]\nname = 7\nreplicas = 1\n", "line 2: "),
         ("[[model]]\nname = \"m\"\nreplica = 1\n", "line 3: "),
         ("[[modell]]\nname = \"m\"\n", "line 1: "),
@@ -257,7 +257,7 @@ fn what_the_cluster_does_not_know_is_told_with_its_line() {
     check(&[known("m", OTHER)], pin, &["line 4: no version of m:latest begins with \"a8a8a8a8a8a8\""]);
     let mut alike = PIN;
     alike.0[31] = 0;
-    let several = "line 4: several versions of m:latest begins with \"a8a8a8a8a8a8\"";
+    let several = "line 4: several versions of m:latest begin with \"a8a8a8a8a8a8\"";
     check(&[known("m", PIN), found("m", alike)], pin, &[several]);
 }
 
