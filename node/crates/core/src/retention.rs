@@ -169,7 +169,7 @@ impl Coming {
 impl<'a> Standing<'a> {
     fn of(facts: &'a Facts) -> Self {
         let disks = facts.sites.iter().filter_map(|(node, site)| Some((*node, site.disk?))).collect();
-        let mut sharers = BTreeMap::new();
+        let mut sharers: BTreeMap<(NodeId, Digest), usize> = BTreeMap::new();
         for copy in facts.models.iter().flat_map(|model| &model.copies).filter(|copy| !copy.is_going) {
             *sharers.entry((copy.node, copy.weights)).or_default() += 1;
         }
@@ -203,9 +203,7 @@ impl<'a> Standing<'a> {
         let is_due = match deed {
             Deed::Deprecate => matches!(model.phase, Phase::Active),
             Deed::Disable => matches!(model.phase, Phase::Active | Phase::Deprecated(_)) && !model.is_declared,
-            Deed::Delete => {
-                matches!(model.phase, Phase::Disabled(_)) && !model.is_declared && self.may_be_deleted(model)
-            }
+            Deed::Delete => matches!(model.phase, Phase::Disabled(_)) && self.may_be_deleted(model),
             Deed::Drop => false,
         };
         let is_loaded = model.copies.iter().any(|copy| self.is_loaded(model, copy.node));
@@ -221,12 +219,11 @@ impl<'a> Standing<'a> {
 
     /// The copy that can be done without: of the fullest disk, and there the one that frees most.
     fn spare<'m>(&self, rule: &Rule, model: &'m ModelFacts) -> Option<&'m CopyFacts> {
-        let is_wanted_gone = |copy: &CopyFacts| {
-            let is_full =
-                |limit| self.percent(copy.node).is_some_and(|full| full >= limit) && self.frees_bytes(copy) > 0;
-            rule.disk_percent.is_none_or(is_full)
+        let helps = |copy: &CopyFacts| {
+            let is_full = |limit: u32| self.percent(copy.node).is_some_and(|full| full >= limit);
+            rule.disk_percent.is_none_or(|limit| is_full(limit) && self.frees_bytes(copy) > 0)
         };
-        let spare = model.copies.iter().filter(|copy| self.may_go(model, copy) && is_wanted_gone(copy));
+        let spare = model.copies.iter().filter(|copy| self.may_go(model, copy) && helps(copy));
         spare.max_by_key(|copy| (self.percent(copy.node), self.frees_bytes(copy), Reverse(copy.node)))
     }
 
