@@ -11,6 +11,7 @@ pub mod integrity;
 pub mod placement;
 pub mod rates;
 pub mod recover;
+pub mod retention;
 pub mod routing;
 pub mod stability;
 pub mod transfer_plan;

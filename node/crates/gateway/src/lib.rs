@@ -10,6 +10,8 @@ pub mod mem;
 pub mod metrics;
 pub mod ports;
 pub mod registry;
+pub mod rules;
+pub mod wishfile;
 
 mod order;
 

@@ -1,8 +1,8 @@
 //! Cluster-wide configuration keys: linearizable by default, from this node's own state when asked, unless that is
 //! known to be wrong.
 //!
-//! Keys and values are the caller's, except those of the autopilot: they are checked here, at the door, because the
-//! state of an older release would take any.
+//! Keys and values are the caller's, except those of the autopilot and the rules for models: they are checked here, at
+//! the door, because the state of an older release would take any.
 
 use ollamax_core::catalog::{Command, Setting, read};
 use ollamax_metadata as metadata;
@@ -11,6 +11,7 @@ use ollamax_types::{ErrorCode, Knob, RequestId, autopilot};
 
 use super::daemon::AdminError;
 use super::{Admin, status};
+use crate::rules;
 
 const SETTINGS_PER_PAGE_MAX: u32 = 1_000;
 
@@ -33,6 +34,7 @@ impl Admin {
         let v1::SetSettingRequest { key, value, delete } = request;
         if !delete {
             check_knob(&key, &value)?;
+            check_rules(&key, &value)?;
         }
         let command = if delete { Command::DeleteSetting { key } } else { Command::SetSetting { key, value } };
         let committed = self.change(id, command).await?;
@@ -82,9 +84,36 @@ fn check_knob(key: &str, value: &[u8]) -> Result<(), AdminError> {
     }
 }
 
+/// The rules for models are what the leader acts on: nothing else is taken in their place.
+fn check_rules(key: &str, value: &[u8]) -> Result<(), AdminError> {
+    if key != rules::SETTING {
+        return Ok(());
+    }
+    let Err(problems) = rules::read(value) else { return Ok(()) };
+    let (what, next) = ("these are no rules for models".to_owned(), "ollamax model rules show");
+    Err(AdminError::new(ErrorCode::BadRequest, what, problems.join("; "), next))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_rules_for_models_are_rules_and_other_settings_take_anything() {
+        let check = |key: &str, value: &str, expected: Option<&str>| {
+            let error = check_rules(key, value.as_bytes()).err();
+            let why = error.as_ref().map(|error| error.why.as_str());
+            assert_eq!(why.is_some(), expected.is_some(), "{key} {value}");
+            assert!(why.unwrap_or_default().starts_with(expected.unwrap_or_default()), "{why:?}");
+            assert!(error.is_none_or(|error| error.code == ErrorCode::BadRequest && !error.next.is_empty()));
+        };
+        check("models/rules", "{}", None);
+        check("models/rules.old", "{", None);
+        check("models/rules", r#"{"on": 1}"#, Some("invalid type"));
+        let bare = r#"{"rules": [{"match": "a*", "then": "delete"}]}"#;
+        let no_condition = "rule 1: it has no condition: unused_days, age_days, phase_days or disk_percent";
+        check("models/rules", bare, Some(no_condition));
+    }
 
     #[test]
     fn a_knob_takes_only_what_it_understands_and_other_settings_take_anything() {

@@ -1,0 +1,193 @@
+//! Why a model is where it is: what somebody asked for, what stands in its way, what each node has of it.
+//!
+//! One line a reason, in the order in which people ask: who wants it, what holds it, who has it, who has not. Lines are
+//! made from the state alone. What the rules will do is told by `foretell`, and which old versions a node keeps only
+//! that node knows.
+
+use std::collections::BTreeSet;
+
+use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, Timestamp};
+
+use super::DAY_MS;
+use crate::catalog::models::standing_digest;
+use crate::catalog::{Failure, Fault, Location, Model, Phase, Replicas, Since, View, Wish, read};
+
+const HOUR_MS: u64 = 3_600 * 1_000;
+const MINUTE_MS: u64 = 60 * 1_000;
+/// What is shorter than a minute.
+const A_MOMENT: &str = "a moment";
+
+/// One line of the answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reason {
+    /// The node that it is about; `None`: all of them.
+    pub about: Option<NodeId>,
+    /// For people.
+    pub text: String,
+}
+
+/// Why a model is where it is, at a time and for people who call the nodes by these names. Empty where nothing is on
+/// record of it.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn why(
+    view: &dyn View,
+    name: &ModelName,
+    now: Timestamp,
+    names: &dyn Fn(NodeId) -> String,
+) -> Result<Vec<Reason>, Fault> {
+    let copies = read::locations_of(view, name)?;
+    let (wish, model) = (read::wish(view, name)?, read::model(view, name)?);
+    if copies.is_empty() && wish.is_none() && model.is_none() {
+        return Ok(Vec::new());
+    }
+    let case = Case { copies, wish, model, now, names };
+    let whole = case.of_all().into_iter().map(|text| Reason { about: None, text });
+    let nodes = case.nodes().into_iter().filter_map(|node| {
+        let text = case.of_node(node)?;
+        Some(Reason { about: Some(node), text })
+    });
+    Ok(whole.chain(nodes).collect())
+}
+
+/// What is on record of a model.
+struct Case<'a> {
+    copies: Vec<Location>,
+    wish: Option<Wish>,
+    model: Option<Model>,
+    now: Timestamp,
+    names: &'a dyn Fn(NodeId) -> String,
+}
+
+// === impl Case ===
+
+impl Case<'_> {
+    fn of_all(&self) -> Vec<String> {
+        let mut lines = vec![self.wanted()];
+        let Some(model) = &self.model else { return lines };
+        if let Some(pin) = &model.pin {
+            lines.push(format!("pinned at {} by {}, {}", pin.digest.short(), who(&pin.by), self.ago(pin.at)));
+        }
+        match &model.phase {
+            Phase::Active => {}
+            Phase::Deprecated(since) => lines.push(self.phase("deprecated", since)),
+            Phase::Disabled(since) => lines.push(self.phase("disabled", since)),
+            Phase::Deleted(since) => lines.push(self.phase("deleted", since)),
+        }
+        if model.used_on > 0 {
+            let used = Timestamp(u64::from(model.used_on).saturating_mul(DAY_MS));
+            let days = self.now.ms_since(used) / DAY_MS;
+            lines.push(if days == 0 { "used today".to_owned() } else { format!("used {} ago", count(days, "day")) });
+        }
+        lines
+    }
+
+    fn wanted(&self) -> String {
+        let Some(wish) = &self.wish else {
+            let is_found = !self.copies.is_empty();
+            return if is_found { "nobody asked for it: as found" } else { "nobody asks for it" }.to_owned();
+        };
+        let wanted = match &wish.replicas {
+            Replicas::Count(number) => format!("wanted on {}", count(u64::from(*number), "node")),
+            Replicas::All => "wanted on all nodes".to_owned(),
+            Replicas::Nodes(nodes) => {
+                let names: Vec<String> = nodes.iter().map(|node| (self.names)(*node)).collect();
+                format!("wanted on {}", names.join(", "))
+            }
+        };
+        let how = if wish.declared { "declared" } else { "asked" };
+        format!("{wanted}: {how} by {} {}", who(&wish.asked_by), self.ago(wish.asked_at))
+    }
+
+    fn phase(&self, word: &str, since: &Since) -> String {
+        let line = format!("{word} by {} {}", who(&since.by), self.ago(since.at));
+        if since.note.is_empty() { line } else { format!("{line}: {}", since.note) }
+    }
+
+    /// All that there is something to say about, by id.
+    fn nodes(&self) -> BTreeSet<NodeId> {
+        let mut nodes: BTreeSet<NodeId> = self.copies.iter().map(|copy| copy.node).collect();
+        if let Some(wish) = &self.wish {
+            nodes.extend(wish.plan.iter().flat_map(|plan| &plan.targets));
+            nodes.extend(wish.failures.keys());
+            if let Replicas::Nodes(wanted) = &wish.replicas {
+                nodes.extend(wanted);
+            }
+        }
+        nodes
+    }
+
+    fn of_node(&self, node: NodeId) -> Option<String> {
+        let name = (self.names)(node);
+        match self.copies.iter().find(|copy| copy.node == node) {
+            Some(copy) => Some(self.has(&name, copy)),
+            None => self.has_not(&name, node),
+        }
+    }
+
+    fn has(&self, name: &str, copy: &Location) -> String {
+        let since = self.since(copy.model.modified_at);
+        if let Some(dropped) = self.model.as_ref().and_then(|model| model.drops.get(&copy.node)) {
+            return format!("{name} is to remove it: {} said so {}", who(&dropped.by), self.ago(dropped.at));
+        }
+        let meant = self.wish.as_ref().and_then(|wish| wish.digest).or_else(|| self.standing());
+        if meant.is_none_or(|digest| digest == copy.model.digest) {
+            return format!("{name} has it since {since}");
+        }
+        format!("{name} has another version since {since}: {}", copy.model.digest.short())
+    }
+
+    fn standing(&self) -> Option<Digest> {
+        let pin = self.model.as_ref().and_then(|model| model.pin.as_ref());
+        standing_digest(&self.copies, pin.map(|pin| pin.digest))
+    }
+
+    fn has_not(&self, name: &str, node: NodeId) -> Option<String> {
+        let wish = self.wish.as_ref()?;
+        if let Some(failure) = wish.failures.get(&node) {
+            return Some(format!("{name} has not: {}", reason(failure)));
+        }
+        let is_planned = wish.plan.as_ref().is_some_and(|plan| plan.targets.contains(&node));
+        Some(format!(
+            "{name} has not{}",
+            if is_planned { " yet: it is to fetch it" } else { ": it is not planned yet" }
+        ))
+    }
+
+    fn ago(&self, at: Timestamp) -> String {
+        let since = self.since(at);
+        if since == A_MOMENT { "just now".to_owned() } else { format!("{since} ago") }
+    }
+
+    /// How long ago a time was, in its largest unit.
+    fn since(&self, at: Timestamp) -> String {
+        let ms = self.now.ms_since(at);
+        let units = [(DAY_MS, "day"), (HOUR_MS, "hour"), (MINUTE_MS, "minute")];
+        match units.iter().find(|(unit_ms, _)| ms >= *unit_ms) {
+            Some((unit_ms, unit)) => count(ms / unit_ms, unit),
+            None => A_MOMENT.to_owned(),
+        }
+    }
+}
+
+/// What a node told.
+fn reason(failure: &Failure) -> &str {
+    if !failure.text.is_empty() {
+        &failure.text
+    } else if failure.code == ErrorCode::PullCancelled {
+        "somebody removed it there, or ended the pull"
+    } else {
+        failure.code.as_str()
+    }
+}
+
+/// Who did something; nothing is known of what older releases wrote.
+fn who(by: &str) -> &str {
+    if by.is_empty() { "somebody" } else { by }
+}
+
+/// A number of things.
+pub(super) fn count(number: u64, thing: &str) -> String {
+    if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
+}
