@@ -136,7 +136,7 @@ enum Step {
     /// A plan that was asked for, or a copy that goes.
     Now(Move),
     /// A plan that nobody asked for: repair before emptying, then whoever has the fewest copies.
-    InTurn((PlanKind, usize), Move),
+    InTurn((bool, usize), Move),
     /// There are not nodes enough.
     Impossible(Reasons),
     Nothing,
@@ -214,7 +214,7 @@ impl<'a> Case<'a> {
     /// The members with a copy that is to stay for all that is known.
     fn copies(&self) -> impl Iterator<Item = &'a Site> {
         let staying = self.standing.holders.difference(&self.standing.dropping);
-        staying.filter_map(|node| self.site(*node))
+        staying.filter_map(move |node| self.site(*node))
     }
 
     /// Copies that count: where they belong, and not lost.
@@ -357,7 +357,7 @@ impl<'a> Case<'a> {
         let kind = if self.copies().any(is_emptied) { PlanKind::Emptying } else { PlanKind::Repair };
         let ingester = self.source(plan).unwrap_or(first);
         let targets: Vec<NodeId> = kept.into_iter().chain(fresh).collect();
-        Step::InTurn((kind, copies), self.planned(ingester, targets, kind))
+        Step::InTurn((kind == PlanKind::Emptying, copies), self.planned(ingester, targets, kind))
     }
 
     /// A copy on a named node that is being emptied, or that the wish keeps away from: nobody may have it instead.
