@@ -232,7 +232,8 @@ impl<'a> Case<'a> {
         let wish = self.wish();
         let targets = wish.plan.iter().flat_map(|plan| plan.targets.iter().copied());
         let is_coming = |node: &NodeId| {
-            let can = self.site(*node).filter(|site| site.health != Health::Dead && site.misplaced(&wish.want).is_none());
+            let can =
+                self.site(*node).filter(|site| site.health != Health::Dead && site.misplaced(&wish.want).is_none());
             can.is_some() && !self.is_there(*node) && !wish.failures.contains_key(node)
         };
         targets.filter(is_coming).collect()
@@ -351,7 +352,11 @@ impl<'a> Case<'a> {
         let room = WISH_TARGETS_MAX.saturating_sub(kept.len());
         let fresh: Vec<NodeId> = self.candidates().into_iter().take(missing.min(room)).collect();
         let Some(first) = fresh.first().copied() else {
-            return if is_short && !self.has_somebody_to_wait_for() { Step::Impossible(self.unfit()) } else { Step::Nothing };
+            return if is_short && !self.has_somebody_to_wait_for() {
+                Step::Impossible(self.unfit())
+            } else {
+                Step::Nothing
+            };
         };
         let is_emptied = |site: &Site| site.cordon == Cordon::Emptying && !self.world.is_lost(site);
         let kind = if self.copies().any(is_emptied) { PlanKind::Emptying } else { PlanKind::Repair };
@@ -377,9 +382,8 @@ impl<'a> Case<'a> {
 
     /// A target goes on being one, lost or not, unless it has no copy and will not get one.
     fn keeps_its_place(&self, node: NodeId) -> bool {
-        let is_awaited = |site: &Site| {
-            !self.wish().failures.contains_key(&node) && site.misplaced(&self.wish().want).is_none()
-        };
+        let is_awaited =
+            |site: &Site| !self.wish().failures.contains_key(&node) && site.misplaced(&self.wish().want).is_none();
         self.site(node).is_some_and(|site| self.holds(node) || is_awaited(site))
     }
 
@@ -465,7 +469,9 @@ impl<'a> Case<'a> {
             return None;
         }
         match plan.kind {
-            PlanKind::Rebalance => plan.targets.last().copied().filter(|last| steady.contains(last) && !is_loaded(*last)),
+            PlanKind::Rebalance => {
+                plan.targets.last().copied().filter(|last| steady.contains(last) && !is_loaded(*last))
+            }
             PlanKind::Asked | PlanKind::Repair | PlanKind::Emptying => {
                 targets.into_iter().rev().find(|target| !is_loaded(*target))
             }
