@@ -17,7 +17,6 @@ mod fit;
 mod moves;
 mod presence;
 mod pull;
-mod rebalance;
 
 pub use fit::Unfit;
 pub use moves::{Facts, Move, Outlook, Shortage, Standing, plan_moves};

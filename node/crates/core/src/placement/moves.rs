@@ -17,9 +17,11 @@ use ollamax_types::{ErrorCode, ModelName, NodeId, ReplicaKnobs};
 
 use super::fit::Reasons;
 use super::pull::{COPIES_DEFAULT, wanted};
-use super::{Planned, Presence, Site, Unfit, is_of_the_node, plan_pull, rebalance};
+use super::{Planned, Presence, Site, Unfit, is_of_the_node, plan_pull};
 use crate::catalog::{Cordon, Plan, PlanKind, Replicas, Wish};
 use crate::health::Health;
+
+mod rebalance;
 
 /// What a node keeps free beside a copy that nobody asked for: this, or a twentieth of it, whichever is more.
 const SPARE_BYTES_MIN: u64 = 1 << 30;
@@ -143,17 +145,17 @@ enum Step {
 }
 
 /// The facts, put in order.
-pub(super) struct World<'a> {
-    pub(super) facts: &'a Facts<'a>,
-    pub(super) sites: BTreeMap<NodeId, &'a Site>,
+struct World<'a> {
+    facts: &'a Facts<'a>,
+    sites: BTreeMap<NodeId, &'a Site>,
     /// Room for what is on its way to a node.
     reserved_bytes: BTreeMap<NodeId, u64>,
 }
 
 /// One wish among the facts.
-pub(super) struct Case<'a> {
-    pub(super) world: &'a World<'a>,
-    pub(super) standing: &'a Standing,
+struct Case<'a> {
+    world: &'a World<'a>,
+    standing: &'a Standing,
 }
 
 // === impl World ===
@@ -179,7 +181,7 @@ impl<'a> World<'a> {
     }
 
     /// There for so long that it may get copies and lose them.
-    pub(super) fn is_steady(&self, site: &Site) -> bool {
+    fn is_steady(&self, site: &Site) -> bool {
         site.is_self || self.facts.presence.steady(site.node, self.facts.knobs.steady_for)
     }
 
@@ -193,12 +195,12 @@ impl<'a> World<'a> {
 // === impl Case ===
 
 impl<'a> Case<'a> {
-    pub(super) fn wish(&self) -> &'a Wish {
+    fn wish(&self) -> &'a Wish {
         &self.standing.wish
     }
 
     /// The plan of a round whose version is known: only such a round is repaired, emptied, moved.
-    pub(super) fn resolved(&self) -> Option<&'a Plan> {
+    fn resolved(&self) -> Option<&'a Plan> {
         let wish = self.wish();
         wish.plan.as_ref().filter(|_| wish.digest.is_some())
     }
@@ -223,12 +225,12 @@ impl<'a> Case<'a> {
         self.copies().filter(move |site| site.misplaced(want).is_none() && !self.world.is_lost(site))
     }
 
-    pub(super) fn steady_copies(&self) -> Vec<NodeId> {
+    fn steady_copies(&self) -> Vec<NodeId> {
         self.good().filter(|site| self.world.is_steady(site)).map(|site| site.node).collect()
     }
 
     /// Targets that will have the model if nothing happens.
-    pub(super) fn coming(&self) -> Vec<NodeId> {
+    fn coming(&self) -> Vec<NodeId> {
         let wish = self.wish();
         let targets = wish.plan.iter().flat_map(|plan| plan.targets.iter().copied());
         let is_coming = |node: &NodeId| {
@@ -411,7 +413,7 @@ impl<'a> Case<'a> {
     }
 
     /// What speaks against a copy that nobody asked for, on a node that has none.
-    pub(super) fn why_unfit(&self, site: &Site) -> Option<Unfit> {
+    fn why_unfit(&self, site: &Site) -> Option<Unfit> {
         let told = self.wish().failures.get(&site.node).map(|failure| Unfit::Told(failure.code));
         let unfit = site.unable().or_else(|| site.unsuited(&self.wish().want));
         unfit.or(told).or_else(|| self.no_room(site))
@@ -432,7 +434,7 @@ impl<'a> Case<'a> {
     }
 
     /// From whom copies come: a holder that is heard and serves, the ingester of the plan before others.
-    pub(super) fn source(&self, plan: &Plan) -> Option<NodeId> {
+    fn source(&self, plan: &Plan) -> Option<NodeId> {
         let able = self.copies().filter(|site| site.health != Health::Dead);
         let rank = |site: &&Site| {
             let is_heard = site.is_self || site.health == Health::Alive;
@@ -478,7 +480,7 @@ impl<'a> Case<'a> {
         }
     }
 
-    pub(super) fn planned(&self, ingester: NodeId, targets: Vec<NodeId>, kind: PlanKind) -> Move {
+    fn planned(&self, ingester: NodeId, targets: Vec<NodeId>, kind: PlanKind) -> Move {
         let Wish { name, round, .. } = self.wish();
         Move::Plan { name: name.clone(), round: *round, ingester, targets, kind }
     }

@@ -9,9 +9,9 @@ use std::cmp::Reverse;
 use ollamax_types::NodeId;
 use ollamax_types::limits::WISH_TARGETS_MAX;
 
-use super::Site;
-use super::moves::{Case, Move, World};
-use super::pull::wanted;
+use super::super::Site;
+use super::super::pull::wanted;
+use super::{Case, Move, World};
 use crate::catalog::{Cordon, PlanKind, Replicas};
 
 /// A model is moved for room once in so long.
