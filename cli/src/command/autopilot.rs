@@ -1,5 +1,5 @@
-//! `ollamax autopilot`: the knobs by which the leader keeps voters healthy and models where they shall be, for the whole
-//! cluster at once.
+//! `ollamax autopilot`: the knobs by which the leader keeps voters healthy and models where they shall be, for the
+//! whole cluster at once.
 //!
 //! What is not set has its default. Times are typed and shown as people write them, and stored in milliseconds.
 

@@ -3,8 +3,8 @@
 //! A move is a plan with one target more; when that one holds the model, the copy that is not needed is dropped. So a
 //! crash anywhere leaves one copy too many and never one too few.
 //!
-//! Always holds: a drop leaves as many steady copies as are wanted; a copy that is loaded is not dropped; a node that is
-//! not steady gets nothing new, and nothing is moved because of it before it is lost. A lost target stays in its plan:
+//! Always holds: a drop leaves as many steady copies as are wanted; a copy that is loaded is not dropped; a node that
+//! is not steady gets nothing new, and nothing is moved because of it before it is lost. A lost target stays in its plan:
 //! when it comes back, the newest copy goes. The order of the targets says which copy goes first: the last. Copies that
 //! are no targets count, but only a node that is being emptied loses one. One plan that nobody asked for is made at a
 //! look, and at most `moves_max` are under way. Everything follows from the facts; nothing is remembered here.

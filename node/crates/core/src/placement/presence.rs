@@ -1,8 +1,8 @@
 //! Since when nodes are away or back, as one leader has watched it.
 //!
 //! Always holds: only time counts that the leader watched, from its first look in its term and at a node on, and not
-//! what it slept through itself. So a leader that has just begun takes nobody for lost, and a node that flaps is neither
-//! lost nor steady, however long it does. The shell gives the leader itself as alive.
+//! what it slept through itself. So a leader that has just begun takes nobody for lost, and a node that flaps is
+//! neither lost nor steady, however long it does. The shell gives the leader itself as alive.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -9,10 +9,10 @@ use std::cmp::Reverse;
 use ollamax_types::NodeId;
 use ollamax_types::limits::WISH_TARGETS_MAX;
 
-use super::super::Site;
-use super::super::pull::wanted;
 use super::{Case, Move, World};
 use crate::catalog::{Cordon, PlanKind, Replicas};
+use crate::placement::Site;
+use crate::placement::pull::wanted;
 
 /// A model is moved for room once in so long.
 const MOVED_AGAIN_AFTER_MS: u64 = 24 * 60 * 60 * 1_000;
