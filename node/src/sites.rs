@@ -100,6 +100,7 @@ fn site(member: &Member, beat: Option<&Beat>, health: Health, is_self: bool) -> 
         labels: Arc::new(labels_of(member)),
         gpu_memory_bytes: beat.map_or(0, largest_gpu_bytes),
         cordon: member.cordon,
+        // No beat says how large that disk is; a watermark binds where it is known.
         disk_total_bytes: None,
     }
 }

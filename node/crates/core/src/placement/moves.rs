@@ -4,10 +4,10 @@
 //! crash anywhere leaves one copy too many and never one too few.
 //!
 //! Always holds: a drop leaves as many steady copies as are wanted; a copy that is loaded is not dropped; a node that
-//! is not steady gets nothing new, and nothing is moved because of it before it is lost. A lost target stays in its plan:
-//! when it comes back, the newest copy goes. The order of the targets says which copy goes first: the last. Copies that
-//! are no targets count, but only a node that is being emptied loses one. One plan that nobody asked for is made at a
-//! look, and at most `moves_max` are under way. Everything follows from the facts; nothing is remembered here.
+//! is not steady gets nothing new, and nothing is moved because of it before it is lost. A lost target stays in its
+//! plan: when it comes back, the newest copy goes. The order of the targets says which copy goes first: the last.
+//! Copies that are no targets count, but only a node that is being emptied loses one. One plan that nobody asked for is
+//! made at a look, and at most `moves_max` are under way. Everything follows from the facts; nothing is remembered here.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
