@@ -7,7 +7,7 @@
 //! is not steady gets nothing new, and nothing is moved because of it before it is lost. A lost target stays in its
 //! plan: when it comes back, the newest copy goes. The order of the targets says which copy goes first: the last.
 //! Copies that are no targets count, but only a node that is being emptied loses one. One plan that nobody asked for is
-//! made at a look, and at most `moves_max` are under way. Everything follows from the facts; nothing is remembered here.
+//! made at a look, and at most `moves_max` are under way. Everything follows from the facts; nothing is remembered.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
