@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use ollamax_types::Knob;
+use ollamax_types::{Knob, ReplicaKnob};
 
 use crate::error;
 
@@ -19,8 +19,8 @@ pub(crate) use model::{ImportArgs, ModelCommand, PullArgs, PullRate, Replicas, V
 /// What a node may be, as `Role` of the daemon spells it.
 const ROLES: [&str; 3] = ["voter", "learner", "gateway"];
 
-/// The knobs of the autopilot.
-const KNOBS: [&str; 7] = [
+/// The knobs of the autopilot: for voters, then for copies of models.
+const KNOBS: [&str; 13] = [
     Knob::CleanupDead.name(),
     Knob::LastContact.name(),
     Knob::MaxTrailingLogs.name(),
@@ -28,6 +28,12 @@ const KNOBS: [&str; 7] = [
     Knob::DeadAfter.name(),
     Knob::RemoveAfter.name(),
     Knob::MinQuorum.name(),
+    ReplicaKnob::RepairAfter.name(),
+    ReplicaKnob::SteadyFor.name(),
+    ReplicaKnob::MovesMax.name(),
+    ReplicaKnob::DiskPercentMax.name(),
+    ReplicaKnob::Rebalance.name(),
+    ReplicaKnob::RebalancePercent.name(),
 ];
 
 const EXAMPLES: &str = "Examples:

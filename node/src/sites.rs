@@ -97,7 +97,23 @@ fn site(member: &Member, beat: Option<&Beat>, health: Health, is_self: bool) -> 
         holds: false,
         is_self,
         progress_permille: None,
+        labels: Arc::new(labels_of(member)),
+        gpu_memory_bytes: beat.map_or(0, largest_gpu_bytes),
+        cordon: member.cordon,
+        // No beat says how large that disk is; a watermark binds where it is known.
+        disk_total_bytes: None,
     }
+}
+
+/// What the node says of itself, and over it what people say of it.
+fn labels_of(member: &Member) -> BTreeMap<String, String> {
+    let mut labels = member.own_labels.clone();
+    labels.extend(member.labels.clone());
+    labels
+}
+
+fn largest_gpu_bytes(beat: &Beat) -> u64 {
+    beat.gpus.iter().filter_map(|gpu| gpu.memory_total_bytes).max().unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -2,17 +2,26 @@
 //!
 //! A node that cannot hold models, is being emptied, has no runtime or is dead is never chosen; one that is silent just
 //! now is the last choice. Here is who pulls what somebody asked for without naming a node; [`plan_pull`] decides for
-//! several copies.
+//! several copies, and [`plan_moves`] for all wishes of the cluster while nodes come, go, fill up and are emptied.
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use ollamax_types::NodeId;
 
+use crate::catalog::Cordon;
 use crate::health::Health;
 
+mod fit;
+mod moves;
+mod presence;
 mod pull;
 
-pub use pull::{Planned, Unfit, is_of_the_node, plan_pull};
+pub use fit::Unfit;
+pub use moves::{Facts, Move, Outlook, Shortage, Standing, plan_moves};
+pub use presence::Presence;
+pub use pull::{Planned, is_of_the_node, plan_pull};
 
 /// A node as a place for a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +44,14 @@ pub struct Site {
     pub is_self: bool,
     /// How much of the version it has on its way, permille; `None` where that is not known.
     pub progress_permille: Option<u16>,
+    /// What people and the node itself say of it; what people say wins.
+    pub labels: Arc<BTreeMap<String, String>>,
+    /// Memory of its largest GPU; 0 where there is none, or none is known.
+    pub gpu_memory_bytes: u64,
+    /// Whether it takes new copies, and keeps those it has.
+    pub cordon: Cordon,
+    /// The size of the disk on which its models lie; `None` where that is not known.
+    pub disk_total_bytes: Option<u64>,
 }
 
 /// Who pulls a model: whoever has a version of it, else the node that was asked, else the one with the most free disk.
@@ -49,7 +66,12 @@ pub fn choose_puller(sites: &[Site]) -> Option<NodeId> {
 
 impl Site {
     fn is_fit(&self) -> bool {
-        !self.gateway && !self.drained && self.runtime_up && self.health != Health::Dead
+        let keeps = match self.cordon {
+            Cordon::Open => true,
+            Cordon::Cordoned => self.holds,
+            Cordon::Emptying => false,
+        };
+        keeps && self.unable().is_none()
     }
 
     /// A node hears itself.
@@ -78,6 +100,10 @@ mod tests {
             holds: false,
             is_self: false,
             progress_permille: None,
+            labels: Arc::default(),
+            gpu_memory_bytes: 0,
+            cordon: Cordon::Open,
+            disk_total_bytes: None,
         }
     }
 
@@ -109,7 +135,11 @@ mod tests {
             Site { drained: true, ..here() },
             Site { gateway: true, ..site(3) },
             Site { runtime_up: false, holds: true, ..site(4) },
+            Site { cordon: Cordon::Cordoned, ..site(5) },
+            Site { cordon: Cordon::Emptying, holds: true, ..site(6) },
         ];
         check("nobody is fit", &unfit, None);
+        let cordoned = Site { cordon: Cordon::Cordoned, holds: true, ..site(5) };
+        check("what a cordoned node has it may renew", &[cordoned], Some(5));
     }
 }

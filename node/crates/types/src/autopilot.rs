@@ -53,6 +53,48 @@ pub struct KnobError {
     pub wanted: String,
 }
 
+// === impl Unit ===
+
+impl Unit {
+    /// What the setting of a knob ends with.
+    #[must_use]
+    pub const fn suffix(self) -> &'static str {
+        match self {
+            Self::Millis => "_ms",
+            Self::Switch | Self::Count => "",
+        }
+    }
+
+    /// A number as the text of a setting.
+    #[must_use]
+    pub fn text(self, number: u64) -> String {
+        match self {
+            Self::Switch => (number != 0).to_string(),
+            Self::Millis | Self::Count => number.to_string(),
+        }
+    }
+
+    /// The number that a setting's text holds; `None` when it holds none of these.
+    #[must_use]
+    pub fn parse(self, text: &str, range: &RangeInclusive<u64>) -> Option<u64> {
+        let number = match self {
+            Self::Switch => text.parse::<bool>().ok().map(u64::from),
+            Self::Millis | Self::Count => text.parse().ok(),
+        };
+        number.filter(|number| range.contains(number))
+    }
+
+    /// What a setting takes whose numbers are these, for people.
+    #[must_use]
+    pub fn wanted(self, range: &RangeInclusive<u64>) -> String {
+        match self {
+            Self::Switch => "true or false".to_owned(),
+            Self::Millis => format!("milliseconds between {} and {}", range.start(), range.end()),
+            Self::Count => format!("a number between {} and {}", range.start(), range.end()),
+        }
+    }
+}
+
 // === impl Knob ===
 
 impl Knob {
@@ -90,8 +132,7 @@ impl Knob {
     /// The setting that holds it: prefix, name, and the unit of times.
     #[must_use]
     pub fn setting(self) -> String {
-        let unit = if self.unit() == Unit::Millis { "_ms" } else { "" };
-        format!("{PREFIX}{}{unit}", self.name())
+        format!("{PREFIX}{}{}", self.name(), self.unit().suffix())
     }
 
     /// The knob of a setting.
@@ -127,10 +168,7 @@ impl Knob {
     /// A number as the text of its setting.
     #[must_use]
     pub fn text(self, number: u64) -> String {
-        match self.unit() {
-            Unit::Switch => (number != 0).to_string(),
-            Unit::Millis | Unit::Count => number.to_string(),
-        }
+        self.unit().text(number)
     }
 
     /// The number that a setting's text holds.
@@ -138,22 +176,12 @@ impl Knob {
     /// # Errors
     /// When it holds none that the knob takes.
     pub fn parse(self, text: &str) -> Result<u64, KnobError> {
-        let number = match self.unit() {
-            Unit::Switch => text.parse::<bool>().ok().map(u64::from),
-            Unit::Millis | Unit::Count => text.parse().ok(),
-        };
-        number.filter(|number| self.range().contains(number)).ok_or_else(|| self.refusal())
+        self.unit().parse(text, &self.range()).ok_or_else(|| self.refusal())
     }
 
     /// What it takes, as an error.
     fn refusal(self) -> KnobError {
-        let range = self.range();
-        let wanted = match self.unit() {
-            Unit::Switch => "true or false".to_owned(),
-            Unit::Millis => format!("milliseconds between {} and {}", range.start(), range.end()),
-            Unit::Count => format!("a number between {} and {}", range.start(), range.end()),
-        };
-        KnobError { setting: self.setting(), wanted }
+        KnobError { setting: self.setting(), wanted: self.unit().wanted(&self.range()) }
     }
 }
 

@@ -17,6 +17,7 @@ pub mod model;
 pub mod name;
 pub mod place;
 pub mod rate;
+pub mod replicas;
 pub mod role;
 pub mod root;
 pub mod secret;
@@ -32,6 +33,7 @@ pub use load::{Applies, Beat, Gpu, Quarantine, Residency, RunnerLoad, RuntimeKin
 pub use model::{ModelRecord, capabilities_of};
 pub use name::ModelName;
 pub use rate::{Rate, RateProblem};
+pub use replicas::{Knob as ReplicaKnob, Knobs as ReplicaKnobs};
 pub use role::Role;
 pub use root::Root;
 pub use secret::Secret;

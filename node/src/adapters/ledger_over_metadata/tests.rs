@@ -1,6 +1,6 @@
 //! What follows from the record is a table; what is told is told to a cluster of one.
 
-use ollamax_core::catalog::{CLUSTER_VERSION, Failure, Plan};
+use ollamax_core::catalog::{CLUSTER_VERSION, Cordon, Failure, Plan};
 use ollamax_core::health::Health;
 use ollamax_types::ModelRecord;
 
@@ -158,6 +158,10 @@ fn a_member_that_is_never_heard_keeps_nobody_waiting() {
         holds: false,
         is_self: true,
         progress_permille: None,
+        labels: Arc::default(),
+        gpu_memory_bytes: 0,
+        cordon: Cordon::Open,
+        disk_total_bytes: None,
     };
     let silent = Site { node: NodeId(2), health: Health::Unknown, runtime_up: false, is_self: false, ..alive.clone() };
     let mut sites = Sites::of(vec![alive, silent]);

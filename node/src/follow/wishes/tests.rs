@@ -1,7 +1,9 @@
 //! What follows from the facts of a wish is a table; that it lands is seen in a cluster of one.
 
+use std::sync::Arc;
+
 use ollamax_core::catalog::mem::MemView;
-use ollamax_core::catalog::{CLUSTER_VERSION, Failure, Key, Mutation, Record, Replicas};
+use ollamax_core::catalog::{CLUSTER_VERSION, Cordon, Failure, Key, Mutation, Record, Replicas};
 use ollamax_core::health::Health;
 use ollamax_types::{Digest, ModelName, ModelRecord, Timestamp};
 
@@ -30,6 +32,10 @@ fn site(node: u64, free_bytes: u64) -> Site {
         holds: false,
         is_self: node == 1,
         progress_permille: None,
+        labels: Arc::default(),
+        gpu_memory_bytes: 0,
+        cordon: Cordon::Open,
+        disk_total_bytes: None,
     }
 }
 

@@ -14,12 +14,12 @@ use std::collections::BTreeMap;
 use ollamax_types::limits::WISH_TARGETS_MAX;
 use ollamax_types::{ErrorCode, NodeId};
 
-use super::Site;
+use super::{Site, Unfit};
 use crate::catalog::{Plan, Replicas, Wish};
 use crate::health::Health;
 
 /// Copies where nobody says how many. Where fewer nodes are fit, fewer are made without a word.
-const COPIES_DEFAULT: usize = 2;
+pub(super) const COPIES_DEFAULT: usize = 2;
 
 /// What follows for a wish.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,30 +35,6 @@ pub enum Planned {
     Impossible(Vec<(NodeId, Unfit)>),
     /// What is on record stands.
     Nothing,
-}
-
-/// Why a node cannot have a model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unfit {
-    /// It holds no models.
-    Gateway,
-    /// It is being emptied.
-    Drained,
-    /// Its runtime does not answer.
-    NoRuntime,
-    /// It has been silent for long.
-    Dead,
-    /// Its disk has too little room.
-    NoRoom {
-        /// What the model needs.
-        needed_bytes: u64,
-        /// What is free.
-        free_bytes: u64,
-    },
-    /// It is no member, or not any more.
-    Removed,
-    /// It has told in this round that it cannot.
-    Told(ErrorCode),
 }
 
 /// Plans a round. Of each site is known whether it holds the version of the round, or the one that is served while the
@@ -78,26 +54,6 @@ struct Round<'a> {
     wish: &'a Wish,
     sites: BTreeMap<NodeId, &'a Site>,
     size_bytes: Option<u64>,
-}
-
-// === impl Unfit ===
-
-impl Unfit {
-    /// What is wrong with the node of this name, for people.
-    #[must_use]
-    pub fn of(&self, node: &str) -> String {
-        match self {
-            Self::Gateway => format!("{node} is a gateway"),
-            Self::Drained => format!("{node} is being emptied"),
-            Self::NoRuntime => format!("{node} has no runtime that answers"),
-            Self::Dead => format!("{node} is not heard"),
-            Self::NoRoom { needed_bytes, free_bytes } => {
-                format!("{node}: {} needed, {} free", size_text(*needed_bytes), size_text(*free_bytes))
-            }
-            Self::Removed => format!("{node} is no member"),
-            Self::Told(code) => format!("{node} has failed ({code})"),
-        }
-    }
 }
 
 // === impl Round ===
@@ -203,17 +159,8 @@ impl Round<'_> {
 
     fn why_unfit(&self, node: NodeId) -> Option<Unfit> {
         let Some(site) = self.sites.get(&node) else { return Some(Unfit::Removed) };
-        if site.gateway {
-            Some(Unfit::Gateway)
-        } else if site.drained {
-            Some(Unfit::Drained)
-        } else if site.health == Health::Dead {
-            Some(Unfit::Dead)
-        } else if !site.runtime_up {
-            Some(Unfit::NoRuntime)
-        } else {
-            self.told(node).or_else(|| self.no_room(site))
-        }
+        let unfit = site.unable().or_else(|| site.unsuited(&self.wish.want));
+        unfit.or_else(|| self.told(node)).or_else(|| self.no_room(site))
     }
 
     /// Whether a node that was planned cannot go on.
@@ -244,7 +191,7 @@ impl Round<'_> {
 }
 
 /// Copies that are wanted.
-fn wanted(count: u32) -> usize {
+pub(super) fn wanted(count: u32) -> usize {
     (count as usize).clamp(1, WISH_TARGETS_MAX)
 }
 
@@ -268,22 +215,6 @@ pub const fn is_of_the_node(code: ErrorCode) -> bool {
             | ErrorCode::RuntimeFailed
             | ErrorCode::PullCancelled
     )
-}
-
-/// A size with the unit that fits it, as people read it.
-fn size_text(bytes: u64) -> String {
-    const UNITS: [(&str, u64); 5] = [
-        ("PB", 1_000_000_000_000_000),
-        ("TB", 1_000_000_000_000),
-        ("GB", 1_000_000_000),
-        ("MB", 1_000_000),
-        ("kB", 1_000),
-    ];
-    match UNITS.iter().find(|(_, scale)| bytes >= *scale) {
-        None => format!("{bytes} B"),
-        Some((unit, scale)) if bytes / scale >= 100 => format!("{} {unit}", bytes / scale),
-        Some((unit, scale)) => format!("{}.{} {unit}", bytes / scale, bytes % scale / (scale / 10)),
-    }
 }
 
 #[cfg(test)]

@@ -1,19 +1,21 @@
 //! Cluster-wide configuration keys: linearizable by default, from this node's own state when asked, unless that is
 //! known to be wrong.
 //!
-//! Keys and values are the caller's, except those of the autopilot and the rules for models: they are checked here, at
-//! the door, because the state of an older release would take any.
+//! Keys and values are the caller's, except those of the autopilot, of replication and the rules for models: they are
+//! checked here, at the door, because the state of an older release would take any.
 
 use ollamax_core::catalog::{Command, Setting, read};
 use ollamax_metadata as metadata;
 use ollamax_proto::v1;
-use ollamax_types::{ErrorCode, Knob, RequestId, autopilot};
+use ollamax_types::{ErrorCode, Knob, KnobError, ReplicaKnob, RequestId, autopilot, replicas};
 
 use super::daemon::AdminError;
 use super::{Admin, status};
 use crate::rules;
 
 const SETTINGS_PER_PAGE_MAX: u32 = 1_000;
+/// Where all of them are seen.
+const KNOBS_SHOWN: &str = "ollamax autopilot show";
 
 impl Admin {
     pub(super) async fn setting(&self, key: String, local: bool) -> Result<v1::GetSettingReply, AdminError> {
@@ -67,21 +69,28 @@ fn shown(key: String, setting: Setting) -> v1::Setting {
     v1::Setting { key, value: setting.value, revision: setting.revision }
 }
 
-/// A knob of the autopilot takes only what it understands.
+/// A knob of the autopilot or of replication takes only what it understands.
 fn check_knob(key: &str, value: &[u8]) -> Result<(), AdminError> {
-    if !key.starts_with(autopilot::PREFIX) {
-        return Ok(());
+    let text = String::from_utf8_lossy(value);
+    if key.starts_with(autopilot::PREFIX) {
+        let Some(knob) = Knob::of_setting(key) else { return Err(no_knob(key, &Knob::ALL.map(Knob::setting))) };
+        return checked(knob.parse(&text));
     }
-    let next = "ollamax autopilot show";
-    let Some(knob) = Knob::of_setting(key) else {
-        let known = Knob::ALL.map(Knob::setting).join(", ");
-        let why = format!("the autopilot has {known}");
-        return Err(AdminError::new(ErrorCode::BadRequest, format!("there is no knob {key:?}"), why, next));
-    };
-    match knob.parse(&String::from_utf8_lossy(value)) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(AdminError::new(ErrorCode::BadRequest, error.to_string(), "", next)),
+    if key.starts_with(replicas::PREFIX) && key != rules::SETTING {
+        let known = ReplicaKnob::ALL.map(ReplicaKnob::setting);
+        let Some(knob) = ReplicaKnob::of_setting(key) else { return Err(no_knob(key, &known)) };
+        return checked(knob.parse(&text));
     }
+    Ok(())
+}
+
+fn no_knob(key: &str, known: &[String]) -> AdminError {
+    let why = format!("there are {}", known.join(", "));
+    AdminError::new(ErrorCode::BadRequest, format!("there is no knob {key:?}"), why, KNOBS_SHOWN)
+}
+
+fn checked(parsed: Result<u64, KnobError>) -> Result<(), AdminError> {
+    parsed.map(drop).map_err(|error| AdminError::new(ErrorCode::BadRequest, error.to_string(), "", KNOBS_SHOWN))
 }
 
 /// The rules for models are what the leader acts on: nothing else is taken in their place.
@@ -129,5 +138,9 @@ mod tests {
         let refused = Some("autopilot.cleanup_dead must be true or false");
         check("autopilot.cleanup_dead", b"no", refused);
         check("autopilot.cleanup_dead", b"\xff", refused);
+        check("models/repair_after_ms", b"3000", None);
+        check("models/repair_after", b"3000", Some("there is no knob \"models/repair_after\""));
+        check("models/moves_max", b"0", Some("models/moves_max must be a number between 1 and 64"));
+        check("models/rules", b"{}", None);
     }
 }

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use ollamax_core::catalog::Replicas;
+use ollamax_core::catalog::{Cordon, Replicas};
 use ollamax_core::health::Health;
 use ollamax_core::placement::Site;
 use ollamax_gateway::http::{ClientAddress, Parts, Stopping, router};
@@ -130,6 +130,10 @@ fn pulling(sites: &[u64]) -> Pulling {
         holds: false,
         is_self: id == 1,
         progress_permille: None,
+        labels: Arc::default(),
+        gpu_memory_bytes: 0,
+        cordon: Cordon::Open,
+        disk_total_bytes: None,
     };
     world.door.set_sites(sites.iter().map(site).collect());
     Pulling { world, cluster, _folder: folder, _stop: stop.drop_guard() }

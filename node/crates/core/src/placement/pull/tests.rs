@@ -1,9 +1,11 @@
 //! Plans row by row: who is chosen, who gives way, and what people are told.
 
+use std::sync::Arc;
+
 use ollamax_types::{Digest, Timestamp};
 
 use super::*;
-use crate::catalog::Failure;
+use crate::catalog::{Cordon, Failure, PlanKind, Want};
 
 const SIZE_BYTES: u64 = 50;
 
@@ -18,6 +20,10 @@ fn site(node: u64) -> Site {
         holds: false,
         is_self: false,
         progress_permille: None,
+        labels: Arc::default(),
+        gpu_memory_bytes: 0,
+        cordon: Cordon::Open,
+        disk_total_bytes: None,
     }
 }
 
@@ -43,6 +49,8 @@ fn asked(replicas: Replicas) -> Wish {
         round: 7,
         insecure: false,
         replicas,
+        want: Want::default(),
+        declared: false,
         digest: None,
         size_bytes: 0,
         plan: None,
@@ -55,8 +63,7 @@ fn asked(replicas: Replicas) -> Wish {
 }
 
 fn planned(wish: Wish, ingester: u64, targets: &[u64]) -> Wish {
-    let plan =
-        Plan { ingester: NodeId(ingester), targets: ids(targets), made_at: Timestamp(1), kind: Default::default() };
+    let plan = Plan { ingester: NodeId(ingester), targets: ids(targets), made_at: Timestamp(1), kind: PlanKind::Asked };
     Wish { plan: Some(plan), ..wish }
 }
 
@@ -82,7 +89,7 @@ fn plan(ingester: u64, targets: &[u64]) -> Planned {
 }
 
 fn impossible(unfit: &[(u64, Unfit)]) -> Planned {
-    Planned::Impossible(unfit.iter().map(|(node, why)| (NodeId(*node), *why)).collect())
+    Planned::Impossible(unfit.iter().map(|(node, why)| (NodeId(*node), why.clone())).collect())
 }
 
 #[test]
@@ -168,6 +175,31 @@ fn a_plan_stands_while_its_nodes_can_go_on() {
     for code in [ErrorCode::OriginFailed, ErrorCode::ModelNotFound, ErrorCode::DigestConflict] {
         check("a failure that all would have", &failed(wish(), 1, code), &sites(), &Planned::Nothing);
     }
+}
+
+#[test]
+fn a_wish_says_where() {
+    let labels = |room: &str| Arc::new(BTreeMap::from([("room".to_owned(), room.to_owned())]));
+    let one = Site { labels: labels("a"), gpu_memory_bytes: 16, ..site(1) };
+    let two = Site { labels: labels("b"), gpu_memory_bytes: 24, ..site(2) };
+    let three = Site { cordon: Cordon::Cordoned, ..holder(3) };
+    let with = |want: Want| Wish { want, ..asked(Replicas::Count(1)) };
+    let room = |room: &str| Want { labels: BTreeMap::from([("room".to_owned(), room.to_owned())]), ..Want::default() };
+    let sites = [one, two];
+    check("a label", &with(room("b")), &sites, &plan(2, &[2]));
+    let label = || Unfit::Label { key: "room".to_owned(), wanted: "c".to_owned() };
+    check("that nobody has", &with(room("c")), &sites, &impossible(&[(1, label()), (2, label())]));
+    let gpu = |gpu_memory_bytes_min| with(Want { gpu_memory_bytes_min, ..Want::default() });
+    check("memory of a GPU", &gpu(24), &sites, &plan(2, &[2]));
+    let small = |has_bytes| Unfit::GpuMemory { needed_bytes: 25, has_bytes };
+    check("that nobody has", &gpu(25), &sites, &impossible(&[(1, small(16)), (2, small(24))]));
+    let avoid = Want { avoid: [NodeId(1)].into(), ..Want::default() };
+    check("not there", &with(avoid), &sites, &plan(2, &[2]));
+    check("what a cordoned node has counts", &with(Want::default()), &[site(1), three.clone()], &plan(3, &[3]));
+    let bare = Site { holds: false, ..three.clone() };
+    check("but it gets nothing", &with(Want::default()), &[bare], &impossible(&[(3, Unfit::Cordoned)]));
+    let emptied = Site { cordon: Cordon::Emptying, ..three };
+    check("nor does one that is emptied count", &with(Want::default()), &[site(1), emptied], &plan(1, &[1]));
 }
 
 #[test]
@@ -270,4 +302,12 @@ fn what_people_are_told() {
     assert_eq!(told(Unfit::Dead), "n2 is not heard");
     assert_eq!(told(Unfit::Removed), "n2 is no member");
     assert_eq!(told(Unfit::Told(ErrorCode::DiskFull)), "n2 has failed (disk_full)");
+    assert_eq!(told(Unfit::Cordoned), "n2 takes no new models");
+    assert_eq!(told(Unfit::Avoided), "n2 is to be avoided");
+    let label = Unfit::Label { key: "room".to_owned(), wanted: "a".to_owned() };
+    assert_eq!(told(label), "n2 is not labelled room=a");
+    let gpu = |has_bytes| told(Unfit::GpuMemory { needed_bytes: 16_000_000_000, has_bytes });
+    assert_eq!(gpu(8_000_000_000), "n2: 16.0 GB of GPU memory needed, 8.0 GB there");
+    assert_eq!(gpu(0), "n2: 16.0 GB of GPU memory needed, none known");
+    assert_eq!(told(Unfit::DiskWatermark { percent: 90 }), "n2: its disk would be more than 90 % full");
 }

@@ -1,0 +1,151 @@
+//! What a node must be to have a model, and what is wrong with one that is not.
+//!
+//! Always holds: what may pass by itself (silence, a runtime that starts, a driver that does not answer) speaks against
+//! a new copy only, never against one that lies there. A copy that must go is [`Site::misplaced`] by what people said:
+//! the node is being emptied, or the wish keeps away from it. Room is judged by who plans.
+
+use ollamax_types::{ErrorCode, NodeId};
+
+use super::Site;
+use crate::catalog::{Cordon, Want};
+use crate::health::Health;
+
+/// Why a node cannot have a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unfit {
+    /// It holds no models.
+    Gateway,
+    /// It is being emptied.
+    Drained,
+    /// Its runtime does not answer.
+    NoRuntime,
+    /// It has been silent for long.
+    Dead,
+    /// Its disk has too little room.
+    NoRoom {
+        /// What the model needs.
+        needed_bytes: u64,
+        /// What is free.
+        free_bytes: u64,
+    },
+    /// It is no member, or not any more.
+    Removed,
+    /// It has told in this round that it cannot.
+    Told(ErrorCode),
+    /// It takes no new copies.
+    Cordoned,
+    /// The model is to be kept away from it.
+    Avoided,
+    /// It does not have a label that is wanted.
+    Label {
+        /// Which one.
+        key: String,
+        /// What it would have to say.
+        wanted: String,
+    },
+    /// No GPU of it has memory enough.
+    GpuMemory {
+        /// What the wish says.
+        needed_bytes: u64,
+        /// What the largest has.
+        has_bytes: u64,
+    },
+    /// Its disk would become too full.
+    DiskWatermark {
+        /// How full it may become.
+        percent: u64,
+    },
+}
+
+// === impl Unfit ===
+
+impl Unfit {
+    /// What is wrong with the node of this name, for people.
+    #[must_use]
+    pub fn of(&self, node: &str) -> String {
+        match self {
+            Self::Gateway => format!("{node} is a gateway"),
+            Self::Drained => format!("{node} is being emptied"),
+            Self::NoRuntime => format!("{node} has no runtime that answers"),
+            Self::Dead => format!("{node} is not heard"),
+            Self::NoRoom { needed_bytes, free_bytes } => {
+                format!("{node}: {} needed, {} free", size_text(*needed_bytes), size_text(*free_bytes))
+            }
+            Self::Removed => format!("{node} is no member"),
+            Self::Told(code) => format!("{node} has failed ({code})"),
+            Self::Cordoned => format!("{node} takes no new models"),
+            Self::Avoided => format!("{node} is to be avoided"),
+            Self::Label { key, wanted } => format!("{node} is not labelled {key}={wanted}"),
+            Self::GpuMemory { needed_bytes: needed, has_bytes: 0 } => {
+                format!("{node}: {} of GPU memory needed, none known", size_text(*needed))
+            }
+            Self::GpuMemory { needed_bytes, has_bytes } => {
+                format!("{node}: {} of GPU memory needed, {} there", size_text(*needed_bytes), size_text(*has_bytes))
+            }
+            Self::DiskWatermark { percent } => format!("{node}: its disk would be more than {percent} % full"),
+        }
+    }
+}
+
+// === impl Site ===
+
+impl Site {
+    /// What speaks against the node just now, whatever it is wanted for.
+    pub(super) fn unable(&self) -> Option<Unfit> {
+        if self.gateway {
+            Some(Unfit::Gateway)
+        } else if self.drained {
+            Some(Unfit::Drained)
+        } else if self.health == Health::Dead {
+            Some(Unfit::Dead)
+        } else if !self.runtime_up {
+            Some(Unfit::NoRuntime)
+        } else {
+            None
+        }
+    }
+
+    /// What people said against a copy there, also against one that lies there.
+    pub(super) fn misplaced(&self, want: &Want) -> Option<Unfit> {
+        if self.cordon == Cordon::Emptying {
+            return Some(Unfit::Cordoned);
+        }
+        if want.avoid.contains(&self.node) {
+            return Some(Unfit::Avoided);
+        }
+        let other = want.labels.iter().find(|(key, wanted)| self.labels.get(*key) != Some(*wanted));
+        other.map(|(key, wanted)| Unfit::Label { key: key.clone(), wanted: wanted.clone() })
+    }
+
+    /// What speaks against this model there: more against a new copy than against one that lies there.
+    pub(super) fn unsuited(&self, want: &Want) -> Option<Unfit> {
+        let misplaced = self.misplaced(want);
+        if misplaced.is_some() || self.holds {
+            return misplaced;
+        }
+        if self.cordon == Cordon::Cordoned {
+            return Some(Unfit::Cordoned);
+        }
+        let (needed_bytes, has_bytes) = (want.gpu_memory_bytes_min, self.gpu_memory_bytes);
+        (has_bytes < needed_bytes).then_some(Unfit::GpuMemory { needed_bytes, has_bytes })
+    }
+}
+
+/// Who is not fit, with the reason.
+pub(super) type Reasons = Vec<(NodeId, Unfit)>;
+
+/// A size with the unit that fits it, as people read it.
+fn size_text(bytes: u64) -> String {
+    const UNITS: [(&str, u64); 5] = [
+        ("PB", 1_000_000_000_000_000),
+        ("TB", 1_000_000_000_000),
+        ("GB", 1_000_000_000),
+        ("MB", 1_000_000),
+        ("kB", 1_000),
+    ];
+    match UNITS.iter().find(|(_, scale)| bytes >= *scale) {
+        None => format!("{bytes} B"),
+        Some((unit, scale)) if bytes / scale >= 100 => format!("{} {unit}", bytes / scale),
+        Some((unit, scale)) => format!("{}.{} {unit}", bytes / scale, bytes % scale / (scale / 10)),
+    }
+}

@@ -1,0 +1,490 @@
+//! What the leader does for all wishes at once: plans that are due, copies made anew, nodes emptied, copies too many.
+//!
+//! A move is a plan with one target more; when that one holds the model, the copy that is not needed is dropped. So a
+//! crash anywhere leaves one copy too many and never one too few.
+//!
+//! Always holds: a drop leaves as many steady copies as are wanted; a copy that is loaded is not dropped; a node that
+//! is not steady gets nothing new, and nothing is moved because of it before it is lost. A lost target stays in its
+//! plan: when it comes back, the newest copy goes. The order of the targets says which copy goes first: the last.
+//! Copies that are no targets count, but only a node that is being emptied loses one. One plan that nobody asked for is
+//! made at a look, and at most `moves_max` are under way. Everything follows from the facts; nothing is remembered.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+
+use ollamax_types::limits::WISH_TARGETS_MAX;
+use ollamax_types::{ErrorCode, ModelName, NodeId, ReplicaKnobs};
+
+use super::fit::Reasons;
+use super::pull::{COPIES_DEFAULT, wanted};
+use super::{Planned, Presence, Site, Unfit, is_of_the_node, plan_pull};
+use crate::catalog::{Cordon, Plan, PlanKind, Replicas, Wish};
+use crate::health::Health;
+
+mod rebalance;
+
+/// What a node keeps free beside a copy that nobody asked for: this, or a twentieth of it, whichever is more.
+const SPARE_BYTES_MIN: u64 = 1 << 30;
+
+/// What is decided from.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'a> {
+    /// Log time, milliseconds.
+    pub now_ms: u64,
+    /// All members as places. Whether they hold a model is told by each [`Standing`].
+    pub sites: &'a [Site],
+    /// All wishes.
+    pub wishes: &'a [Standing],
+    /// Who is lost and who is steady.
+    pub presence: &'a Presence,
+    /// The knobs of the cluster.
+    pub knobs: &'a ReplicaKnobs,
+}
+
+/// A wish, and how the cluster stands to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// As it is on record.
+    pub wish: Wish,
+    /// Bytes of the version that is spread; 0 where that is not known.
+    pub size_bytes: u64,
+    /// Who holds the version of the round, or the one that is served while the round has none.
+    pub holders: BTreeSet<NodeId>,
+    /// Who has been told to drop its copy and has not done so yet.
+    pub dropping: BTreeSet<NodeId>,
+    /// The name is pinned: of its targets none goes for being too many, and none is moved for room.
+    pub pinned: bool,
+    /// Where it is in memory.
+    pub loaded_on: BTreeSet<NodeId>,
+}
+
+/// What follows.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outlook {
+    /// What is to be done now, the most urgent first; each a change that may be refused alone.
+    pub moves: Vec<Move>,
+    /// Models with fewer copies than they should have. One that is on its way for the first time is none.
+    pub under: Vec<Shortage>,
+    /// Models for which there are not nodes enough, and what is wrong with the others.
+    pub impossible: Vec<(ModelName, Vec<(NodeId, Unfit)>)>,
+}
+
+/// A model with too few copies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shortage {
+    /// Which model.
+    pub name: ModelName,
+    /// Copies on nodes that are not lost.
+    pub has: u32,
+    /// Copies that it should have.
+    pub wants: u32,
+}
+
+/// One change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Move {
+    /// A plan for a round.
+    Plan {
+        /// Of which model.
+        name: ModelName,
+        /// Of which round.
+        round: u64,
+        /// From whom the copies come, or who asks the registry.
+        ingester: NodeId,
+        /// Who shall hold the model; the last is the first that may lose it.
+        targets: Vec<NodeId>,
+        /// What it is made for.
+        kind: PlanKind,
+    },
+    /// A copy goes.
+    Drop {
+        /// Of which model.
+        name: ModelName,
+        /// Where.
+        node: NodeId,
+    },
+}
+
+/// Decides what is to be done.
+#[must_use]
+pub fn plan_moves(facts: &Facts<'_>) -> Outlook {
+    let world = World::of(facts);
+    let cases: Vec<Case<'_>> = facts.wishes.iter().map(|standing| Case { world: &world, standing }).collect();
+    let mut outlook = Outlook { under: cases.iter().filter_map(Case::shortage).collect(), ..Outlook::default() };
+    let mut repairs = Vec::new();
+    for case in &cases {
+        match case.step() {
+            Step::Now(step) => outlook.moves.push(step),
+            Step::InTurn(urgency, step) => repairs.push((urgency, step)),
+            Step::Impossible(reasons) => outlook.impossible.push((case.wish().name.clone(), reasons)),
+            Step::Nothing => {}
+        }
+    }
+    let under_way = cases.iter().filter(|case| case.is_moving()).count();
+    if under_way >= facts.knobs.moves_max {
+        return outlook;
+    }
+    repairs.sort_by_key(|(urgency, _)| *urgency);
+    match repairs.into_iter().next() {
+        Some((_, step)) => outlook.moves.push(step),
+        None if under_way == 0 && outlook.moves.is_empty() => outlook.moves.extend(rebalance::plan(&world, &cases)),
+        None => {}
+    }
+    outlook
+}
+
+/// What is to be done for one wish.
+enum Step {
+    /// A plan that was asked for, or a copy that goes.
+    Now(Move),
+    /// A plan that nobody asked for: repair before emptying, then whoever has the fewest copies.
+    InTurn((bool, usize), Move),
+    /// There are not nodes enough.
+    Impossible(Reasons),
+    Nothing,
+}
+
+/// The facts, put in order.
+struct World<'a> {
+    facts: &'a Facts<'a>,
+    sites: BTreeMap<NodeId, &'a Site>,
+    /// Room for what is on its way to a node.
+    reserved_bytes: BTreeMap<NodeId, u64>,
+}
+
+/// One wish among the facts.
+struct Case<'a> {
+    world: &'a World<'a>,
+    standing: &'a Standing,
+}
+
+// === impl World ===
+
+impl<'a> World<'a> {
+    fn of(facts: &'a Facts<'a>) -> Self {
+        let sites = facts.sites.iter().map(|site| (site.node, site)).collect();
+        let bare = Self { facts, sites, reserved_bytes: BTreeMap::new() };
+        let mut reserved_bytes: BTreeMap<NodeId, u64> = BTreeMap::new();
+        for standing in facts.wishes {
+            let case = Case { world: &bare, standing };
+            for node in case.coming() {
+                let sum = reserved_bytes.entry(node).or_default();
+                *sum = sum.saturating_add(standing.size_bytes);
+            }
+        }
+        Self { reserved_bytes, ..bare }
+    }
+
+    /// Lost for so long that its copies are made anew.
+    fn is_lost(&self, site: &Site) -> bool {
+        !site.is_self && self.facts.presence.lost(site.node, self.facts.knobs.repair_after)
+    }
+
+    /// There for so long that it may get copies and lose them.
+    fn is_steady(&self, site: &Site) -> bool {
+        site.is_self || self.facts.presence.steady(site.node, self.facts.knobs.steady_for)
+    }
+
+    /// What is free beside what is on its way; `None` where that is not known.
+    fn free_bytes(&self, site: &Site) -> Option<u64> {
+        let reserved = self.reserved_bytes.get(&site.node).copied().unwrap_or(0);
+        site.disk_free_bytes.map(|free| free.saturating_sub(reserved))
+    }
+}
+
+// === impl Case ===
+
+impl<'a> Case<'a> {
+    fn wish(&self) -> &'a Wish {
+        &self.standing.wish
+    }
+
+    /// The plan of a round whose version is known: only such a round is repaired, emptied, moved.
+    fn resolved(&self) -> Option<&'a Plan> {
+        let wish = self.wish();
+        wish.plan.as_ref().filter(|_| wish.digest.is_some())
+    }
+
+    fn site(&self, node: NodeId) -> Option<&'a Site> {
+        self.world.sites.get(&node).copied().filter(|site| !site.gateway)
+    }
+
+    fn holds(&self, node: NodeId) -> bool {
+        self.standing.holders.contains(&node)
+    }
+
+    /// The members with a copy that is to stay for all that is known.
+    fn copies(&self) -> impl Iterator<Item = &'a Site> {
+        let staying = self.standing.holders.difference(&self.standing.dropping);
+        staying.filter_map(move |node| self.site(*node))
+    }
+
+    /// Copies that count: where they belong, and not lost.
+    fn good(&self) -> impl Iterator<Item = &'a Site> {
+        let want = &self.wish().want;
+        self.copies().filter(move |site| site.misplaced(want).is_none() && !self.world.is_lost(site))
+    }
+
+    fn steady_copies(&self) -> Vec<NodeId> {
+        self.good().filter(|site| self.world.is_steady(site)).map(|site| site.node).collect()
+    }
+
+    /// Targets that will have the model if nothing happens.
+    fn coming(&self) -> Vec<NodeId> {
+        let wish = self.wish();
+        let targets = wish.plan.iter().flat_map(|plan| plan.targets.iter().copied());
+        let is_coming = |node: &NodeId| {
+            let can =
+                self.site(*node).filter(|site| site.health != Health::Dead && site.misplaced(&wish.want).is_none());
+            can.is_some() && !self.is_there(*node) && !wish.failures.contains_key(node)
+        };
+        targets.filter(is_coming).collect()
+    }
+
+    /// Has the version of the round.
+    fn is_there(&self, node: NodeId) -> bool {
+        self.wish().digest.is_some() && self.holds(node)
+    }
+
+    /// A copy that nobody asked for just now is on its way.
+    fn is_moving(&self) -> bool {
+        let kind = self.wish().plan.as_ref().map(|plan| plan.kind);
+        kind.is_some_and(|kind| kind != PlanKind::Asked) && !self.coming().is_empty()
+    }
+
+    /// Targets whose copy a person removed, or whose store is not there, too short a time ago to make up for it.
+    fn given_up_lately(&self, plan: &Plan) -> usize {
+        let given_up = plan.targets.iter().filter(|target| !self.holds(**target));
+        let failures = given_up.filter_map(|target| self.wish().failures.get(target));
+        let is_late = |at_ms: u64| {
+            let passed_ms = u128::from(self.world.facts.now_ms.saturating_sub(at_ms));
+            passed_ms < self.world.facts.knobs.repair_after.as_millis()
+        };
+        failures.filter(|failure| failure.code == ErrorCode::PullCancelled && is_late(failure.at.0)).count()
+    }
+
+    fn shortage(&self) -> Option<Shortage> {
+        let plan = self.wish().plan.as_ref()?;
+        if plan.kind == PlanKind::Asked && !self.coming().is_empty() {
+            return None;
+        }
+        let is_wanted = |site: &&Site| match &self.wish().replicas {
+            Replicas::Nodes(nodes) => nodes.contains(&site.node),
+            Replicas::Count(_) | Replicas::All => true,
+        };
+        let has = self.copies().filter(is_wanted).filter(|site| !self.world.is_lost(site)).count();
+        let wants = self.wants();
+        let count = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let name = self.wish().name.clone();
+        (has < wants).then(|| Shortage { name, has: count(has), wants: count(wants) })
+    }
+
+    /// Copies that there should be. Where nobody says how many, no more than there are places.
+    fn wants(&self) -> usize {
+        match &self.wish().replicas {
+            Replicas::Count(count) if wanted(*count) <= COPIES_DEFAULT => wanted(*count).min(self.places().max(1)),
+            Replicas::Count(count) => wanted(*count),
+            Replicas::All => self.places().min(WISH_TARGETS_MAX),
+            Replicas::Nodes(nodes) => nodes.len(),
+        }
+    }
+
+    /// Members that may have it, whatever happens to them just now.
+    fn places(&self) -> usize {
+        let want = &self.wish().want;
+        let may = |site: &&&Site| {
+            let is_open = site.cordon == Cordon::Open || self.holds(site.node);
+            !site.gateway && is_open && site.misplaced(want).is_none()
+        };
+        self.world.sites.values().filter(may).count()
+    }
+
+    fn step(&self) -> Step {
+        match self.asked() {
+            Planned::Plan { ingester, targets } => {
+                let kind = self.wish().plan.as_ref().map_or(PlanKind::Asked, |plan| plan.kind);
+                return Step::Now(self.planned(ingester, targets, kind));
+            }
+            Planned::Impossible(reasons) => return Step::Impossible(reasons),
+            Planned::Nothing => {}
+        }
+        let Some(plan) = self.resolved() else { return Step::Nothing };
+        if let Some(node) = self.superfluous(plan) {
+            return Step::Now(Move::Drop { name: self.wish().name.clone(), node });
+        }
+        self.repair(plan)
+    }
+
+    /// What the round itself needs.
+    fn asked(&self) -> Planned {
+        let wish = self.wish();
+        let is_over = self.resolved().is_some_and(|plan| plan.targets.iter().all(|target| self.holds(*target)));
+        if is_over {
+            return Planned::Nothing;
+        }
+        let sites = self.world.facts.sites.iter().cloned();
+        let places: Vec<Site> = sites.map(|site| Site { holds: self.holds(site.node), ..site }).collect();
+        let planned = plan_pull(wish, &places, wish.digest.map(|_| self.standing.size_bytes));
+        let is_on_record = |ingester: NodeId, targets: &[NodeId]| {
+            wish.plan.as_ref().is_some_and(|plan| plan.ingester == ingester && plan.targets == targets)
+        };
+        match planned {
+            Planned::Plan { ingester, targets } if is_on_record(ingester, &targets) => Planned::Nothing,
+            planned => planned,
+        }
+    }
+
+    /// More copies where there are too few.
+    fn repair(&self, plan: &Plan) -> Step {
+        let coming = self.coming();
+        let (copies, late) = (self.good().count() + coming.len(), self.given_up_lately(plan));
+        let missing = match &self.wish().replicas {
+            Replicas::Count(count) => wanted(*count).saturating_sub(copies + late),
+            Replicas::All => WISH_TARGETS_MAX,
+            Replicas::Nodes(_) => return self.misplaced_by_name(),
+        };
+        if missing == 0 {
+            return Step::Nothing;
+        }
+        let is_short = copies + late < self.wants();
+        if let Some(reasons) = self.hopeless(plan) {
+            return if is_short { Step::Impossible(reasons) } else { Step::Nothing };
+        }
+        let kept: Vec<NodeId> = plan.targets.iter().copied().filter(|target| self.keeps_its_place(*target)).collect();
+        let room = WISH_TARGETS_MAX.saturating_sub(kept.len());
+        let fresh: Vec<NodeId> = self.candidates().into_iter().take(missing.min(room)).collect();
+        let Some(first) = fresh.first().copied() else {
+            return if is_short && !self.has_somebody_to_wait_for() {
+                Step::Impossible(self.unfit())
+            } else {
+                Step::Nothing
+            };
+        };
+        let is_emptied = |site: &Site| site.cordon == Cordon::Emptying && !self.world.is_lost(site);
+        let kind = if self.copies().any(is_emptied) { PlanKind::Emptying } else { PlanKind::Repair };
+        let ingester = self.source(plan).unwrap_or(first);
+        let targets: Vec<NodeId> = kept.into_iter().chain(fresh).collect();
+        Step::InTurn((kind == PlanKind::Emptying, copies), self.planned(ingester, targets, kind))
+    }
+
+    /// A copy on a named node that is being emptied, or that the wish keeps away from: nobody may have it instead.
+    fn misplaced_by_name(&self) -> Step {
+        let misplaced = self.copies().filter_map(|site| Some((site.node, site.misplaced(&self.wish().want)?)));
+        let reasons: Reasons = misplaced.collect();
+        if reasons.is_empty() { Step::Nothing } else { Step::Impossible(reasons) }
+    }
+
+    /// Who has failed with the present plan for a reason that others would have too.
+    fn hopeless(&self, plan: &Plan) -> Option<Reasons> {
+        let failures = self.wish().failures.iter().filter(|(node, _)| !self.holds(**node));
+        let general = failures.filter(|(_, failure)| !is_of_the_node(failure.code) && failure.at >= plan.made_at);
+        let reasons: Reasons = general.map(|(node, failure)| (*node, Unfit::Told(failure.code))).collect();
+        (!reasons.is_empty()).then_some(reasons)
+    }
+
+    /// A target goes on being one, lost or not, unless it has no copy and will not get one.
+    fn keeps_its_place(&self, node: NodeId) -> bool {
+        let is_awaited =
+            |site: &Site| !self.wish().failures.contains_key(&node) && site.misplaced(&self.wish().want).is_none();
+        self.site(node).is_some_and(|site| self.holds(node) || is_awaited(site))
+    }
+
+    /// Who may get a copy, the best first: whoever has the most room.
+    fn candidates(&self) -> Vec<NodeId> {
+        let fit = self.world.sites.values().filter(|site| self.is_new(site) && self.why_unfit(site).is_none());
+        let mut fit: Vec<&Site> = fit.filter(|site| self.world.is_steady(site)).copied().collect();
+        fit.sort_by_key(|site| (Reverse(self.world.free_bytes(site)), site.node));
+        fit.into_iter().map(|site| site.node).collect()
+    }
+
+    fn has_somebody_to_wait_for(&self) -> bool {
+        self.world.sites.values().any(|site| self.is_new(site) && self.why_unfit(site).is_none())
+    }
+
+    fn unfit(&self) -> Reasons {
+        let new = self.world.sites.values().filter(|site| self.is_new(site));
+        new.filter_map(|site| Some((site.node, self.why_unfit(site)?))).collect()
+    }
+
+    /// Neither has it nor is to have it.
+    fn is_new(&self, site: &Site) -> bool {
+        let is_target = self.coming().contains(&site.node);
+        !self.holds(site.node) && !is_target
+    }
+
+    /// What speaks against a copy that nobody asked for, on a node that has none.
+    fn why_unfit(&self, site: &Site) -> Option<Unfit> {
+        let told = self.wish().failures.get(&site.node).map(|failure| Unfit::Told(failure.code));
+        let unfit = site.unable().or_else(|| site.unsuited(&self.wish().want));
+        unfit.or(told).or_else(|| self.no_room(site))
+    }
+
+    fn no_room(&self, site: &Site) -> Option<Unfit> {
+        let size_bytes = self.standing.size_bytes;
+        let free_bytes = self.world.free_bytes(site)?;
+        let needed_bytes = size_bytes.saturating_add(SPARE_BYTES_MIN.max(size_bytes / 20));
+        if free_bytes < needed_bytes {
+            return Some(Unfit::NoRoom { needed_bytes, free_bytes });
+        }
+        let total_bytes = u128::from(site.disk_total_bytes?);
+        let percent = self.world.facts.knobs.disk_percent_max;
+        let left_bytes = u128::from(free_bytes - size_bytes);
+        let used_bytes = total_bytes.saturating_sub(left_bytes);
+        (used_bytes * 100 > total_bytes * u128::from(percent)).then_some(Unfit::DiskWatermark { percent })
+    }
+
+    /// From whom copies come: a holder that is heard and serves, the ingester of the plan before others.
+    fn source(&self, plan: &Plan) -> Option<NodeId> {
+        let able = self.copies().filter(|site| site.health != Health::Dead);
+        let rank = |site: &&Site| {
+            let is_heard = site.is_self || site.health == Health::Alive;
+            (is_heard, site.runtime_up, site.node == plan.ingester, Reverse(site.node))
+        };
+        able.max_by_key(rank).map(|site| site.node)
+    }
+
+    /// A copy that may go: where it does not belong, or one too many.
+    fn superfluous(&self, plan: &Plan) -> Option<NodeId> {
+        if !self.coming().is_empty() || !self.standing.dropping.is_empty() {
+            return None;
+        }
+        let steady = self.steady_copies();
+        let enough = match &self.wish().replicas {
+            Replicas::Count(count) => wanted(*count),
+            Replicas::All if self.candidates().is_empty() => 1,
+            Replicas::All | Replicas::Nodes(_) => return None,
+        };
+        if steady.len() < enough {
+            return None;
+        }
+        let is_loaded = |node: NodeId| self.standing.loaded_on.contains(&node);
+        let is_misplaced = |site: &&Site| {
+            let may_go = plan.targets.contains(&site.node) || site.cordon == Cordon::Emptying;
+            may_go && site.misplaced(&self.wish().want).is_some() && self.world.is_steady(site) && !is_loaded(site.node)
+        };
+        if let Some(site) = self.copies().find(is_misplaced) {
+            return Some(site.node);
+        }
+        let is_count = matches!(self.wish().replicas, Replicas::Count(_));
+        let targets: Vec<NodeId> = plan.targets.iter().copied().filter(|target| steady.contains(target)).collect();
+        if !is_count || self.standing.pinned || targets.len() <= enough {
+            return None;
+        }
+        match plan.kind {
+            PlanKind::Rebalance => {
+                plan.targets.last().copied().filter(|last| steady.contains(last) && !is_loaded(*last))
+            }
+            PlanKind::Asked | PlanKind::Repair | PlanKind::Emptying => {
+                targets.into_iter().rev().find(|target| !is_loaded(*target))
+            }
+        }
+    }
+
+    fn planned(&self, ingester: NodeId, targets: Vec<NodeId>, kind: PlanKind) -> Move {
+        let Wish { name, round, .. } = self.wish();
+        Move::Plan { name: name.clone(), round: *round, ingester, targets, kind }
+    }
+}
+
+#[cfg(test)]
+mod tests;

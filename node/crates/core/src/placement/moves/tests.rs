@@ -1,0 +1,261 @@
+//! Moves row by row; `simulated` has what holds over time.
+
+use std::sync::Arc;
+
+use ollamax_types::{Digest, Timestamp};
+
+use super::*;
+use crate::catalog::{Failure, Want};
+
+mod simulated;
+
+const GB: u64 = 1_000_000_000;
+const NOW_MS: u64 = 100_000_000;
+const TERM: u64 = 1;
+
+fn site(node: u64) -> Site {
+    Site {
+        node: NodeId(node),
+        health: Health::Alive,
+        drained: false,
+        gateway: false,
+        runtime_up: true,
+        disk_free_bytes: Some(100 * GB),
+        holds: false,
+        is_self: false,
+        progress_permille: None,
+        labels: Arc::default(),
+        gpu_memory_bytes: 0,
+        cordon: Cordon::Open,
+        disk_total_bytes: Some(200 * GB),
+    }
+}
+
+fn ids(nodes: &[u64]) -> Vec<NodeId> {
+    nodes.iter().copied().map(NodeId).collect()
+}
+
+/// A wish for so many copies of 10 GB, whose plan was made a long time ago.
+fn standing(count: u32, targets: &[u64], holders: &[u64]) -> Standing {
+    let plan =
+        Plan { ingester: NodeId(targets[0]), targets: ids(targets), made_at: Timestamp(1), kind: PlanKind::Asked };
+    let wish = Wish {
+        name: "m".parse().expect("a name"),
+        round: 7,
+        insecure: false,
+        replicas: Replicas::Count(count),
+        want: Want::default(),
+        declared: false,
+        digest: Some(Digest([1; 32])),
+        size_bytes: 10 * GB,
+        plan: Some(plan),
+        failures: BTreeMap::new(),
+        asked_at: Timestamp(0),
+        asked_by: "test".to_owned(),
+    };
+    Standing {
+        wish,
+        size_bytes: 10 * GB,
+        holders: ids(holders).into_iter().collect(),
+        dropping: BTreeSet::new(),
+        pinned: false,
+        loaded_on: BTreeSet::new(),
+    }
+}
+
+fn of_kind(mut standing: Standing, kind: PlanKind) -> Standing {
+    let plan = standing.wish.plan.take().expect("a plan");
+    standing.wish.plan = Some(Plan { kind, ..plan });
+    standing
+}
+
+/// Who has been alive, or silent, for an hour; `new` came a moment ago.
+fn presence(sites: &[Site], new: &[u64]) -> Presence {
+    let mut presence = Presence::default();
+    for turn in 0..=360 {
+        let known = sites.iter().filter(|site| turn == 360 || !new.contains(&site.node.0));
+        let seen = known.map(|site| (site.node, site.health)).collect();
+        presence.look(turn * 10_000, TERM, &seen);
+    }
+    presence
+}
+
+fn outlook(sites: &[Site], wishes: &[Standing], new: &[u64], knobs: &ReplicaKnobs) -> Outlook {
+    let presence = presence(sites, new);
+    plan_moves(&Facts { now_ms: NOW_MS, sites, wishes, presence: &presence, knobs })
+}
+
+/// Compares the moves for one wish.
+fn check(what: &str, sites: &[Site], standing: Standing, expected: &[Move]) {
+    let found = outlook(sites, &[standing], &[], &ReplicaKnobs::default());
+    assert_eq!(found.moves, expected, "{what}");
+}
+
+fn plan(ingester: u64, targets: &[u64], kind: PlanKind) -> Move {
+    let name = "m".parse().expect("a name");
+    Move::Plan { name, round: 7, ingester: NodeId(ingester), targets: ids(targets), kind }
+}
+
+fn dropped(node: u64) -> Move {
+    Move::Drop { name: "m".parse().expect("a name"), node: NodeId(node) }
+}
+
+fn lost(node: u64) -> Site {
+    Site { health: Health::Dead, runtime_up: false, ..site(node) }
+}
+
+fn emptying(node: u64) -> Site {
+    Site { cordon: Cordon::Emptying, ..site(node) }
+}
+
+#[test]
+fn a_lost_copy_is_made_anew_and_the_lost_node_stays_a_target() {
+    let sites = [site(1), lost(2), site(3)];
+    check("a copy is lost", &sites, standing(2, &[1, 2], &[1, 2]), &[plan(1, &[1, 2, 3], PlanKind::Repair)]);
+    check("the one that there is", &sites, standing(1, &[2], &[2]), &[plan(1, &[2, 1], PlanKind::Repair)]);
+    check("a copy that was found counts", &sites, standing(2, &[1, 2], &[1, 2, 3]), &[]);
+    check("one is on its way already", &sites, of_kind(standing(2, &[1, 2, 3], &[1, 2]), PlanKind::Repair), &[]);
+    let named = |mut standing: Standing| {
+        standing.wish.replicas = Replicas::Nodes(ids(&[1, 2]));
+        standing
+    };
+    check("nobody stands in for a named node", &sites, named(standing(2, &[1, 2], &[1, 2])), &[]);
+    let back = [site(1), site(2), site(3)];
+    check("it came back: the newest goes", &back, standing(2, &[1, 2, 3], &[1, 2, 3]), &[dropped(3)]);
+    let loaded = Standing { loaded_on: BTreeSet::from([NodeId(3)]), ..standing(2, &[1, 2, 3], &[1, 2, 3]) };
+    check("not one that is loaded", &back, loaded, &[dropped(2)]);
+    let pinned = Standing { pinned: true, ..standing(2, &[1, 2, 3], &[1, 2, 3]) };
+    check("nor one of a pinned name", &back, pinned, &[]);
+    let going = Standing { dropping: BTreeSet::from([NodeId(3)]), ..standing(2, &[1, 2], &[1, 2, 3]) };
+    check("one that goes is not dropped twice", &back, going, &[]);
+}
+
+#[test]
+fn who_is_not_steady_gets_nothing_and_loses_nothing() {
+    let sites = [site(1), lost(2), site(3)];
+    let knobs = ReplicaKnobs::default();
+    let found = outlook(&sites, &[standing(2, &[1, 2], &[1, 2])], &[3], &knobs);
+    assert!(found.moves.is_empty() && found.impossible.is_empty(), "node 3 has just come: it is waited for");
+    let found = outlook(&sites, &[standing(2, &[1, 2], &[1, 2])], &[2], &knobs);
+    assert!(found.moves.is_empty() && found.under.is_empty(), "node 2 is silent only since a moment");
+    let back = [site(1), site(2), site(3)];
+    let found = outlook(&back, &[standing(2, &[1, 2, 3], &[1, 2, 3])], &[2], &knobs);
+    assert!(found.moves.is_empty(), "node 2 has just come back");
+}
+
+#[test]
+fn a_node_that_is_emptied_loses_its_copy_when_others_have_it() {
+    let sites = [site(1), emptying(2), site(3)];
+    check("first a new one", &sites, standing(2, &[1, 2], &[1, 2]), &[plan(1, &[1, 2, 3], PlanKind::Emptying)]);
+    let moved = || of_kind(standing(2, &[1, 2, 3], &[1, 2, 3]), PlanKind::Emptying);
+    check("then it goes", &sites, moved(), &[dropped(2)]);
+    let loaded = Standing { loaded_on: BTreeSet::from([NodeId(2)]), ..moved() };
+    check("when it is not in use", &sites, loaded, &[]);
+    let found = outlook(&sites[..2], &[standing(2, &[1, 2], &[1, 2])], &[], &ReplicaKnobs::default());
+    assert!(found.moves.is_empty(), "nobody else is there");
+    let mut all = standing(2, &[1, 2, 3], &[1, 2, 3]);
+    all.wish.replicas = Replicas::All;
+    check("all but it", &sites, all, &[dropped(2)]);
+}
+
+#[test]
+fn all_follows_who_joins() {
+    let mut all = standing(2, &[1, 2], &[1, 2]);
+    all.wish.replicas = Replicas::All;
+    let gateway = Site { gateway: true, ..site(4) };
+    check("one more", &[site(1), site(2), site(3), gateway], all, &[plan(1, &[1, 2, 3], PlanKind::Repair)]);
+}
+
+#[test]
+fn what_cannot_be_is_told_with_the_reasons() {
+    let knobs = ReplicaKnobs::default();
+    let told = |third: Site, standing: Standing| {
+        let found = outlook(&[site(1), lost(2), third], &[standing], &[], &knobs);
+        assert!(found.moves.is_empty());
+        let shortages: Vec<(u32, u32)> = found.under.iter().map(|under| (under.has, under.wants)).collect();
+        assert_eq!(shortages, [(1, 2)]);
+        found.impossible.into_iter().flat_map(|(_, why)| why).collect::<Vec<_>>()
+    };
+    let two = || standing(2, &[1, 2], &[1, 2]);
+    let full = Site { disk_free_bytes: Some(11 * GB), ..site(3) };
+    let no_room = Unfit::NoRoom { needed_bytes: 10 * GB + SPARE_BYTES_MIN, free_bytes: 11 * GB };
+    assert_eq!(told(full, two()), [(NodeId(3), no_room)], "a little stays free");
+    let nearly = Site { disk_free_bytes: Some(29 * GB), ..site(3) };
+    assert_eq!(told(nearly, two()), [(NodeId(3), Unfit::DiskWatermark { percent: 90 })]);
+    let cordoned = Site { cordon: Cordon::Cordoned, ..site(3) };
+    let found = outlook(&[site(1), lost(2), cordoned], &[standing(3, &[1, 2], &[1, 2])], &[], &knobs);
+    assert_eq!(found.impossible[0].1, [(NodeId(3), Unfit::Cordoned)]);
+    let mut failed = two();
+    let failure = Failure { code: ErrorCode::OriginFailed, text: "no".to_owned(), at: Timestamp(2) };
+    failed.wish.failures.insert(NodeId(3), failure);
+    assert_eq!(told(site(3), failed), [(NodeId(3), Unfit::Told(ErrorCode::OriginFailed))], "others would fail too");
+    let alone = outlook(&[site(1)], &[standing(2, &[1], &[1])], &[], &knobs);
+    assert_eq!(alone, Outlook::default(), "two where nobody says how many, on one node");
+}
+
+#[test]
+fn a_copy_that_a_person_removed_is_made_elsewhere_later() {
+    let sites = [site(1), site(2), site(3)];
+    let removed = |ago_ms: u64| {
+        let mut standing = standing(2, &[1, 2], &[1]);
+        let at = Timestamp(NOW_MS - ago_ms);
+        let failure = Failure { code: ErrorCode::PullCancelled, text: "by hand".to_owned(), at };
+        standing.wish.failures.insert(NodeId(2), failure);
+        standing
+    };
+    check("its store may be away", &sites, removed(599_999), &[]);
+    check("it stays away", &sites, removed(600_000), &[plan(1, &[1, 3], PlanKind::Repair)]);
+}
+
+#[test]
+fn one_plan_that_nobody_asked_for_is_made_at_a_look_and_some_are_under_way() {
+    let sites = [site(1), lost(2), site(3), site(4)];
+    let named = |mut standing: Standing, name: &str| {
+        standing.wish.name = name.parse().expect("a name");
+        standing
+    };
+    let lacking = |name: &str| named(standing(2, &[1, 2], &[1, 2]), name);
+    let moving = |name: &str| named(of_kind(standing(2, &[1, 2, 3], &[1, 2]), PlanKind::Repair), name);
+    let planned = |wishes: &[Standing]| outlook(&sites, wishes, &[], &ReplicaKnobs::default()).moves.len();
+    assert_eq!(planned(&[lacking("a"), lacking("b")]), 1);
+    assert_eq!(planned(&[lacking("a"), moving("b")]), 1);
+    assert_eq!(planned(&[lacking("a"), moving("b"), moving("c")]), 0);
+    let mut asked = lacking("d");
+    asked.wish.plan = None;
+    assert_eq!(planned(&[asked, moving("b"), moving("c")]), 1, "what people ask for does not wait");
+}
+
+#[test]
+fn copies_go_from_the_fullest_disk_to_the_emptiest_where_that_is_on() {
+    let used = |node: u64, used_gb: u64| Site { disk_free_bytes: Some((200 - used_gb) * GB), ..site(node) };
+    let sites = [used(1, 150), used(2, 60), used(3, 100)];
+    let sized = |name: &str, size_gb: u64| {
+        let mut standing = Standing { size_bytes: size_gb * GB, ..standing(1, &[1], &[1]) };
+        standing.wish.name = name.parse().expect("a name");
+        standing
+    };
+    let on = ReplicaKnobs { rebalance: true, ..ReplicaKnobs::default() };
+    let moved = |wishes: &[Standing], knobs: &ReplicaKnobs| match outlook(&sites, wishes, &[], knobs).moves.as_slice() {
+        [] => None,
+        [Move::Plan { name, targets, kind: PlanKind::Rebalance, .. }] => Some((name.to_string(), targets.clone())),
+        other => panic!("{other:?}"),
+    };
+    let wishes = || [sized("small", 10), sized("fits", 40), sized("large", 60)];
+    let to = |name: &str| Some((sized(name, 1).wish.name.to_string(), ids(&[2, 1])));
+    assert_eq!(moved(&wishes(), &ReplicaKnobs::default()), None, "it is off");
+    assert_eq!(moved(&wishes(), &on), to("fits"), "the most equal, the source last");
+    assert_eq!(moved(&wishes(), &ReplicaKnobs { rebalance_percent: 46, ..on }), None, "not worth it");
+    let pinned = wishes().map(|standing| Standing { pinned: true, ..standing });
+    assert_eq!(moved(&pinned, &on), None, "pinned");
+    let loaded = wishes().map(|standing| Standing { loaded_on: BTreeSet::from([NodeId(1)]), ..standing });
+    assert_eq!(moved(&loaded, &on), None, "in use");
+    let again = wishes().map(|mut standing| {
+        let plan = standing.wish.plan.take().expect("a plan");
+        let made_at = Timestamp(NOW_MS - 3_600_000);
+        standing.wish.plan = Some(Plan { kind: PlanKind::Rebalance, made_at, ..plan });
+        standing
+    });
+    assert_eq!(moved(&again, &on), None, "moved an hour ago");
+    let arrived = of_kind(standing(1, &[2, 1], &[1, 2]), PlanKind::Rebalance);
+    assert_eq!(outlook(&sites, &[arrived], &[], &on).moves, [dropped(1)], "the source goes");
+}
