@@ -128,7 +128,7 @@ fn wish() -> impl Strategy<Value = Wish> {
         kind: Default::default(),
     });
     let failure = (prop::sample::select(ErrorCode::ALL), ".{0,20}", any::<u64>());
-    let failure = failure.prop_map(|(code, text, at)| Failure { code, text, at: Timestamp(at) });
+    let failure = failure.prop_map(|(code, text, at)| Failure { code, text, at: Timestamp(at), by_hand: false });
     let failures = prop::collection::btree_map(any::<u64>().prop_map(NodeId), failure, 0..3);
     let numbers = (any::<u64>(), any::<u64>(), any::<u64>());
     let version = prop::option::of(any::<[u8; 32]>().prop_map(Digest));
@@ -470,7 +470,7 @@ fn golden_samples_of_files_and_wishes_have_not_changed() {
     check(&asked, "1008 22020802 5009 5a0161");
     check(&Wish { replicas: Replicas::All, ..asked.clone() }, "1008 22021200 5009 5a0161");
     let nodes = Replicas::Nodes(vec![NodeId(1), NodeId(3)]);
-    let failure = Failure { code: ErrorCode::DiskFull, text: "t".to_owned(), at: Timestamp(7) };
+    let failure = Failure { code: ErrorCode::DiskFull, text: "t".to_owned(), at: Timestamp(7), by_hand: false };
     let under_way = Wish {
         insecure: true,
         replicas: nodes,
@@ -497,7 +497,13 @@ fn a_wish_of_a_newer_release_is_refused() {
     let known = disk::WishRecord { name: "m".to_owned(), round: 1, replicas, ..disk::WishRecord::default() };
     let decode = |message: &disk::WishRecord| decode_record(&Key::Wish("m:t".to_owned()), &seal(1, message));
     assert!(decode(&known).is_ok());
-    let code = |code: &str| disk::WishFailure { node: 1, code: code.to_owned(), text: String::new(), at_ms: 1 };
+    let code = |code: &str| disk::WishFailure {
+        node: 1,
+        code: code.to_owned(),
+        text: String::new(),
+        at_ms: 1,
+        by_hand: false,
+    };
     assert!(decode(&disk::WishRecord { failures: vec![code("disk_full")], ..known.clone() }).is_ok());
     for changed in [
         disk::WishRecord { replicas: None, ..known.clone() },

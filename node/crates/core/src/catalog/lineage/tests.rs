@@ -228,7 +228,7 @@ fn of_a_newcomer_no_model_is_on_record_until_it_tells() {
 type Parts<'a> = Option<(u64, &'a [u64])>;
 
 fn wish(model: &str, plan: Parts<'_>, failed: &[u64]) -> Wish {
-    let failure = || Failure { code: ErrorCode::DiskFull, text: String::new(), at: Timestamp(2) };
+    let failure = || Failure { code: ErrorCode::DiskFull, text: String::new(), at: Timestamp(2), by_hand: false };
     Wish {
         name: model.parse().expect("a name"),
         round: 5,

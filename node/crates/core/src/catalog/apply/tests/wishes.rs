@@ -356,7 +356,8 @@ fn a_failure_stays_for_the_round_unless_its_node_becomes_the_ingester() {
     world.check(fail(2, "m", round, ErrorCode::OriginFailed), Answer::Done);
     let told_at = world.index;
     world.check_idle(fail(2, "m", round, ErrorCode::OriginFailed));
-    let failure = |code: ErrorCode, at| Failure { code, text: code.as_str().to_owned(), at: Timestamp(at) };
+    let failure =
+        |code: ErrorCode, at| Failure { code, text: code.as_str().to_owned(), at: Timestamp(at), by_hand: false };
     let expected = BTreeMap::from([(NodeId(2), failure(ErrorCode::OriginFailed, told_at))]);
     assert_eq!(world.wish("m").failures, expected);
     world.check(fail(2, "m", round, ErrorCode::DiskFull), Answer::Done);
