@@ -108,10 +108,14 @@ fn check_pinned(order: Order<'_>, model: Option<&Model>, wish: Option<&Wish>, pa
 fn check_wished(scene: &Scene<'_>, wish: &Wish, parting: &Parting) -> Result<(), Stop> {
     let counts = |copy: &&Location| wish.digest.is_none_or(|digest| digest == copy.model.digest);
     let leaving: Vec<&Location> = parting.leaving.iter().filter(counts).collect();
-    let staying = parting.staying.iter().filter(counts).count();
+    let is_wanted_at = |node: &NodeId| match &wish.replicas {
+        Replicas::Nodes(nodes) => nodes.contains(node),
+        Replicas::Count(_) | Replicas::All => true,
+    };
+    let staying = parting.staying.iter().filter(counts).filter(|copy| is_wanted_at(&copy.node)).count();
     let is_short = match &wish.replicas {
         Replicas::Count(count) => !leaving.is_empty() && staying < *count as usize,
-        Replicas::Nodes(nodes) => leaving.iter().any(|copy| nodes.contains(&copy.node)),
+        Replicas::Nodes(_) => leaving.iter().any(|copy| is_wanted_at(&copy.node)),
         Replicas::All => takes_a_wished_one(scene, &leaving)?,
     };
     if !is_short {
