@@ -159,8 +159,8 @@ fn without(scene: &Scene<'_>, mut model: Model, parting: &Parting, ends: bool) -
     Ok(model)
 }
 
-/// The wish without the nodes that lose their copy; where somebody insisted, it does not come back to them in this round.
-/// `None`: it stays as it is.
+/// The wish without the nodes that lose their copy; where somebody insisted, it does not come back to them in this
+/// round. `None`: it stays as it is.
 fn shortened(scene: &Scene<'_>, wish: &Wish, parting: &Parting, force: bool) -> Option<Wish> {
     let leaves = |node: &NodeId| parting.leaving.iter().any(|copy| copy.node == *node);
     let mut kept = wish.clone();
