@@ -195,7 +195,7 @@ pub enum Command {
         /// At most `BIND_BLOBS_MAX`; all or none are taken.
         blobs: Vec<BoundBlob>,
     },
-    /// A model shall be on some nodes. Begins a round, which forgets what an earlier one has come to but for what people
+    /// A model shall be on some nodes. Begins a round, which forgets what an earlier one has come to, save what people
     /// removed; a round of the same wish that is not planned yet or that somebody is busy with goes on, for receivers
     /// alone as long as `ROUND_KEPT_FOR`. Answers [`Answer::Wish`].
     AskModel {
