@@ -5,7 +5,9 @@
 //! places and its seed; `OLLAMAX_SEED=N cargo test --workspace --test it -- NAME` replays it.
 
 mod a_flipped_byte_on_a_peers_disk;
+mod a_pull_over_power_cuts;
 mod a_receiver_killed_at_half;
+mod a_receivers_disk_fills;
 mod a_store_of_another_user;
 mod acknowledged;
 mod adoption;

@@ -59,7 +59,7 @@ mod tests {
             let found = programs(&named).map_err(|problem| problem.to_string());
             let is_it = match (&found, &expected) {
                 (Ok(found), Ok(expected)) => found == expected,
-                (Err(problem), Err(part)) => problem.contains(part),
+                (Err(problem), Err(part)) => problem.contains(*part),
                 _ => false,
             };
             assert!(is_it, "{named:?}: {found:?}, not {expected:?}");
