@@ -1,6 +1,6 @@
-//! A disk that takes no more in the midst of a transfer, although room was set aside: as file systems do that write
-//! elsewhere what is written, or lie on more than there is. The node says so in numbers, on record; nothing of the model
-//! is visible there, the others finish; and when there is room again, it goes on with what it had.
+//! A disk that takes no more in the midst of a transfer, although room was set aside, as those do that are promised to
+//! more people than they have room for. The node says so in numbers, on record; nothing of the model is visible there,
+//! the others finish; and when there is room again, it goes on with what it had.
 
 use std::time::Duration;
 

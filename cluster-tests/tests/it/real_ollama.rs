@@ -1,4 +1,4 @@
-//! The same against Ollama's own programs, of as many releases as somebody names: their stores are adopted, a model goes
+//! Nodes beside Ollama's own programs, of as many releases as somebody names: their stores are adopted, a model goes
 //! from the store of one to that of another and both answer, what `ollama rm` takes away stays away until it is asked
 //! for again, and `ollama pull` gets models from a node.
 //!

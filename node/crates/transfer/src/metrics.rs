@@ -7,6 +7,7 @@
 //! | `ollamax_blobs_hashed_bytes_total` | bytes | – | read from that store to hash them |
 //! | `ollamax_blobs_suspect` | files | – | in that store whose bytes are not what their name says |
 //! | `ollamax_transfer_pulls` | pulls | `stage` | pulls of this node that are not over, by what they do |
+//! | `ollamax_transfer_pull_bytes` | bytes | `model`, `state`: total, verified | of each pull that is not over |
 //! | `ollamax_transfer_pulls_total` | pulls | `outcome`: done, failed, cancelled | pulls of this node that are over |
 //! | `ollamax_transfer_received_bytes_total` | bytes | `source`: origin, node | of chunks that came |
 //! | `ollamax_transfer_sent_bytes_total` | bytes | – | of chunks that other nodes got |
@@ -24,13 +25,15 @@
 //! | `ollamax_transfer_lab_fetches_total` | models | `source`: peers, origin | got because such a machine asked |
 //! | `ollamax_transfer_staged_bytes` | bytes | – | that files on their way took when a pull ended last |
 
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use prometheus::{CounterVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use ollamax_core::rates::Urgency;
 use ollamax_core::transfer_plan::origin::End;
-use ollamax_types::NodeId;
+use ollamax_types::{ModelName, NodeId};
 
 use crate::bulk::frame::Outcome;
 use crate::class::Class;
@@ -38,6 +41,11 @@ use crate::progress::Stage;
 
 /// The states of wishes.
 const WISH_STATES: [&str; 4] = ["held", "under_way", "impossible", "failed"];
+
+/// The states of bytes of a pull.
+const BYTE_STATES: [&str; 2] = ["total", "verified"];
+/// Most pulls that have rows of their own at once; of more, those that began first.
+const PULLS_SHOWN_MAX: usize = 64;
 
 /// Handles on the metrics; cheap to clone.
 #[derive(Debug, Clone)]
@@ -47,6 +55,9 @@ pub struct Metrics {
     hashed: IntCounter,
     suspect: IntGauge,
     pulls: IntGaugeVec,
+    pull_bytes: IntGaugeVec,
+    /// The models that have rows in `pull_bytes`.
+    pulls_shown: Arc<Mutex<BTreeSet<String>>>,
     pulls_over: IntCounterVec,
     received: IntCounterVec,
     retries: IntCounterVec,
@@ -119,12 +130,16 @@ impl Default for Metrics {
         let strikes = "Chunks that came from a node and were not what they must be.";
         let pulls = IntGaugeVec::new(stages, &["stage"]).expect("a valid name and one label");
         pulls.with_label_values(&["fetching"]);
+        let pull_bytes = Opts::new("ollamax_transfer_pull_bytes", "Bytes of each pull of this node that is not over.");
+        let pull_bytes = IntGaugeVec::new(pull_bytes, &["model", "state"]).expect("a valid name and two labels");
         Self {
             models: gauge("ollamax_blobs_models", "Complete models in the store beside this node."),
             unhashed: gauge("ollamax_blobs_unhashed_bytes", "Bytes of that store that are not hashed yet."),
             hashed: counter("ollamax_blobs_hashed_bytes_total", hashed),
             suspect: gauge("ollamax_blobs_suspect", "Files of that store whose bytes are not what their name says."),
             pulls,
+            pull_bytes,
+            pulls_shown: Arc::default(),
             pulls_over: over,
             received,
             retries,
@@ -156,6 +171,7 @@ impl Metrics {
         registry.register(Box::new(self.hashed.clone()))?;
         registry.register(Box::new(self.suspect.clone()))?;
         registry.register(Box::new(self.pulls.clone()))?;
+        registry.register(Box::new(self.pull_bytes.clone()))?;
         registry.register(Box::new(self.pulls_over.clone()))?;
         registry.register(Box::new(self.received.clone()))?;
         registry.register(Box::new(self.retries.clone()))?;
@@ -217,6 +233,38 @@ impl Metrics {
         if let Some(word) = word_of(stage) {
             self.pulls.with_label_values(&[word]).dec();
         }
+    }
+
+    /// How far a pull is that is not over.
+    pub(crate) fn show_pull(&self, model: &ModelName, total_bytes: u64, verified_bytes: u64) {
+        let model = model.to_string();
+        let mut shown = self.lock_shown();
+        if !shown.contains(&model) {
+            if shown.len() >= PULLS_SHOWN_MAX {
+                return;
+            }
+            shown.insert(model.clone());
+        }
+        for (state, bytes) in BYTE_STATES.into_iter().zip([total_bytes, verified_bytes]) {
+            let row = self.pull_bytes.with_label_values(&[model.as_str(), state]);
+            row.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// A pull is over, and so are its rows.
+    pub(crate) fn forget_pull(&self, model: &ModelName) {
+        let model = model.to_string();
+        let mut shown = self.lock_shown();
+        if shown.remove(&model) {
+            for state in BYTE_STATES {
+                // It was put there when the model was.
+                drop(self.pull_bytes.remove_label_values(&[model.as_str(), state]));
+            }
+        }
+    }
+
+    fn lock_shown(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.pulls_shown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn pull_over(&self, outcome: &str) {
@@ -332,6 +380,30 @@ mod tests {
         metrics.struck(NodeId(2));
         assert_eq!(registry.gather().len(), 21);
         metrics.register(&registry).expect_err("taken");
+    }
+
+    #[test]
+    fn a_pull_has_rows_until_it_is_over_and_never_have_too_many_pulls_some() {
+        let registry = Registry::new();
+        let metrics = Metrics::default();
+        metrics.register(&registry).expect("an empty registry");
+        let name = |number: usize| format!("m{number}").parse::<ModelName>().expect("a name");
+        let rows = || {
+            let families = registry.gather();
+            let found = families.iter().find(|family| family.name() == "ollamax_transfer_pull_bytes");
+            found.map_or(0, |family| family.get_metric().len())
+        };
+        assert_eq!(rows(), 0);
+        metrics.show_pull(&name(0), 100, 7);
+        metrics.show_pull(&name(0), 100, 40);
+        let value = |state: &str| metrics.pull_bytes.with_label_values(&["m0:latest", state]).get();
+        assert_eq!((rows(), value("total"), value("verified")), (2, 100, 40));
+        (1..=PULLS_SHOWN_MAX).for_each(|number| metrics.show_pull(&name(number), 1, 0));
+        assert_eq!(rows(), 2 * PULLS_SHOWN_MAX);
+        metrics.forget_pull(&name(PULLS_SHOWN_MAX));
+        assert_eq!(rows(), 2 * PULLS_SHOWN_MAX, "it had none");
+        (0..PULLS_SHOWN_MAX).for_each(|number| metrics.forget_pull(&name(number)));
+        assert_eq!(rows(), 0);
     }
 
     #[test]

@@ -203,6 +203,19 @@ impl PullProgress {
     }
 }
 
+// === impl Source ===
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Origin => f.write_str("origin"),
+            Self::Here => f.write_str("here"),
+            Self::Node(node) => write!(f, "node/{node}"),
+            Self::Bundle => f.write_str("bundle"),
+        }
+    }
+}
+
 // === impl Wait ===
 
 impl fmt::Display for Wait {
@@ -334,6 +347,9 @@ impl Board {
         self.metrics.stage_ends(&sheet.stage);
         self.metrics.stage_begins(&stage);
         sheet.stage = stage;
+        if matches!(sheet.stage, Stage::Done | Stage::Failed(_)) {
+            self.metrics.forget_pull(&sheet.name);
+        }
         self.tell(sheet);
     }
 
@@ -401,7 +417,11 @@ impl Board {
     fn tell(&self, sheet: &mut Sheet) {
         sheet.told_at = Instant::now();
         sheet.is_stale = false;
-        self.sender.send_replace(Arc::new(sheet.progress()));
+        let progress = sheet.progress();
+        if !progress.is_over() && !progress.blobs.is_empty() {
+            self.metrics.show_pull(&progress.name, progress.total_bytes(), progress.verified_bytes());
+        }
+        self.sender.send_replace(Arc::new(progress));
     }
 
     fn lock(&self) -> MutexGuard<'_, Sheet> {

@@ -343,25 +343,25 @@ impl Service {
 
     /// Writes to the log and counts how a pull ended.
     fn note(&self, progress: &PullProgress, outcome: &Result<(), PullError>, took_ms: u64) {
-        let (model, bytes) = (&progress.name, progress.total_bytes());
+        let (model, bytes, from) = (&progress.name, progress.total_bytes(), from_where(progress));
         let digest = progress.digest.map(|digest| digest.to_string()).unwrap_or_default();
         let metrics = &self.means.metrics;
         match outcome {
             Ok(()) => {
                 metrics.pull_over("done");
-                tracing::info!(%model, digest, bytes, took_ms, "a model was pulled");
+                tracing::info!(%model, digest, bytes, took_ms, from, "a model was pulled");
             }
             Err(PullError::Stopping) => {
-                tracing::info!(%model, digest, bytes, took_ms, "a pull goes on when this node starts again");
+                tracing::info!(%model, digest, bytes, took_ms, from, "a pull goes on when this node starts again");
             }
             Err(PullError::Cancelled) => {
                 metrics.pull_over("cancelled");
-                tracing::info!(%model, digest, bytes, took_ms, "a pull was cancelled");
+                tracing::info!(%model, digest, bytes, took_ms, from, "a pull was cancelled");
             }
             Err(error) => {
                 metrics.pull_over("failed");
                 let code = error.code();
-                tracing::info!(%model, digest, bytes, took_ms, %code, %error, "a pull failed");
+                tracing::info!(%model, digest, bytes, took_ms, from, %code, %error, "a pull failed");
             }
         }
     }
@@ -480,6 +480,12 @@ fn says_more(pull: &PullProgress, stored: Option<&Scanned>) -> bool {
         Stage::Failed(_) => !is_stored && pull.digest.is_some(),
         _ => true,
     }
+}
+
+/// How many bytes of a pull came from where: `origin 500, node/2 200`.
+fn from_where(progress: &PullProgress) -> String {
+    let each = progress.sources.iter().map(|from| format!("{} {}", from.source, from.bytes));
+    each.collect::<Vec<_>>().join(", ")
 }
 
 /// Keeps in mind how a pull goes, in place of one that is long over.
