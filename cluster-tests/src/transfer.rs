@@ -232,7 +232,7 @@ fn notes(plan: &Plan) -> Vec<String> {
         ),
         "memory: most that one process held (VmHWM); the kernel's work for sockets counts where a process asked for it"
             .to_owned(),
-        "not measured: libp2p streams, over which nothing here sends files, rqbit and sendme".to_owned(),
+        "not measured: lanes over libp2p, which carry only what TCP cannot, rqbit and sendme".to_owned(),
     ]
 }
 

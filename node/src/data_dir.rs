@@ -145,6 +145,10 @@ pub(crate) struct KnownMember {
     pub(crate) peer_id: PeerId,
     /// `host:port`, best first.
     pub(crate) addresses: Vec<String>,
+    /// Multiaddresses of its `p2p` listener; only where this node is reached over its own connections alone, so that
+    /// older releases read every other file. Since 0.1.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) p2p: Vec<String>,
 }
 
 impl Membership {
@@ -600,6 +604,22 @@ pub(crate) mod tests {
         let text = serde_json::to_string(&membership()).expect("plain fields serialise");
         assert!(!text.contains("recover"), "{text}");
         assert_eq!(serde_json::from_str::<Membership>(&text).expect("read"), membership());
+    }
+
+    #[test]
+    fn known_members_are_written_as_before_unless_their_p2p_listeners_are_known() {
+        let known = |p2p: &[&str]| KnownMember {
+            node: NodeId(1),
+            peer_id: PeerId("12D3KooWn1".to_owned()),
+            addresses: vec!["10.0.0.1:11436".to_owned()],
+            p2p: p2p.iter().map(|text| (*text).to_owned()).collect(),
+        };
+        let before = r#"{"node":1,"peer_id":"12D3KooWn1","addresses":["10.0.0.1:11436"]}"#;
+        assert_eq!(serde_json::to_string(&known(&[])).expect("plain fields serialise"), before);
+        assert_eq!(serde_json::from_str::<KnownMember>(before).expect("read"), known(&[]));
+        let told = known(&["/ip4/10.0.0.1/tcp/11437"]);
+        let text = serde_json::to_string(&told).expect("plain fields serialise");
+        assert_eq!(serde_json::from_str::<KnownMember>(&text).expect("read"), told);
     }
 
     #[test]

@@ -20,10 +20,11 @@ use ollamax_blobs::{Access, Owner, Store};
 use ollamax_core::catalog::{Member, read};
 use ollamax_core::health::Health;
 use ollamax_gateway::RegistryConfig;
-use ollamax_net::{Class, NetHandle};
+use ollamax_net::{Class, NetHandle, Way};
 use ollamax_outbound::{Environment, Report, RuntimeHandle};
 use ollamax_proto::v1::join_client::JoinClient;
-use ollamax_proto::v1::{Check, DoctorReply, ReachBackRequest};
+use ollamax_proto::v1::reach_back_reply::Probe;
+use ollamax_proto::v1::{Check, DoctorReply, ReachBackReply, ReachBackRequest};
 use ollamax_store::Space;
 use ollamax_transfer::{Adopted, Shelf};
 use ollamax_types::{Digest, Gpu, Role};
@@ -34,7 +35,7 @@ use crate::slot::{MemberEngines, Slot};
 
 mod verdict;
 
-use verdict::{Driver, Files, Lending, ModelStore, Port, Quorum, ReachBack};
+use verdict::{Driver, Files, Lending, ModelStore, Port, Quorum, ReachBack, Reached};
 
 /// Syncs that are measured.
 const FSYNC_PROBES: usize = 11;
@@ -70,6 +71,8 @@ pub(crate) struct Doctor {
     pub(crate) registry: Option<SocketAddr>,
     /// Whom it serves.
     pub(crate) registry_config: RegistryConfig,
+    /// Whether libp2p connections may carry what cannot be dialled.
+    pub(crate) lanes: bool,
 }
 
 // === impl Doctor ===
@@ -133,7 +136,8 @@ impl Doctor {
         })
     }
 
-    /// Has one member that is alive connect back to each address that this node advertises.
+    /// Has one member that is alive connect back to each address that this node advertises, and over the libp2p
+    /// connection between them.
     async fn reach_back(&self, engines: Option<&MemberEngines>) -> ReachBack {
         let Some(engines) = engines else { return ReachBack::Nobody("not a member of a cluster yet") };
         let peers = engines.scheduler.peers();
@@ -145,13 +149,15 @@ impl Doctor {
             peer_addresses: self.net.local().advertise.clone(),
             // Members need none.
             token_id: String::new(),
+            lanes: self.lanes,
         };
         let mut client = JoinClient::new(self.net.channel(by, Class::Forward));
         match timeout(REACH_BACK_TIMEOUT, client.reach_back(request)).await {
             Ok(Ok(reply)) => {
-                let probes = reply.into_inner().probes.into_iter();
-                let found = probes.map(|probe| (probe.address, (!probe.reached).then_some(probe.problem)));
-                ReachBack::Tried { by, port: self.net.local().peer_port, found: found.collect() }
+                let ReachBackReply { probes, lane, .. } = reply.into_inner();
+                let problem = |probe: Probe| (!probe.reached).then_some(probe.problem);
+                let found = probes.into_iter().map(|probe| (probe.address.clone(), problem(probe))).collect();
+                ReachBack::Tried { by, port: self.net.local().peer_port, found, lane: lane.map(problem) }
             }
             Ok(Err(status)) => ReachBack::Failed { by, problem: status.message().to_owned() },
             Err(_) => {
@@ -172,17 +178,21 @@ impl Doctor {
             .await
     }
 
-    /// The first address at which a member answers with its key.
-    async fn reach(&self, member: &Member) -> Result<String, String> {
+    /// The first address at which a member answers with its key, else the libp2p connection that leads to it.
+    async fn reach(&self, member: &Member) -> Result<Reached, String> {
         let mut problem = "it has told no address".to_owned();
         for address in &member.peer_addresses {
             match timeout(REACH_TIMEOUT, self.net.probe(address, &member.peer_id)).await {
-                Ok(Ok(())) => return Ok(address.clone()),
+                Ok(Ok(())) => return Ok(Reached::At(address.clone())),
                 Ok(Err(error)) => problem = error.to_string(),
                 Err(_) => problem = format!("{address}: {}", silence()),
             }
         }
-        Err(problem)
+        match timeout(REACH_TIMEOUT, self.net.probe_lane(&member.peer_id)).await {
+            Ok(Ok(())) if self.net.way(member.id) == Some(Way::Relayed) => Ok(Reached::Relayed),
+            Ok(Ok(())) => Ok(Reached::OverP2p),
+            Ok(Err(_)) | Err(_) => Err(problem),
+        }
     }
 
     async fn fsync(&self) -> Result<Duration, String> {

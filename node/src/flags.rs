@@ -11,6 +11,9 @@ use crate::recovery::{ApplyArgs, PlanArgs};
 use crate::reset::ResetArgs;
 use crate::restore::{Origin, RestoreArgs, VerifyArgs};
 
+/// The key that has a short flag too.
+const STATIC_PEERS: &str = "p2p.static_peers";
+
 /// What the process was asked to do.
 #[derive(Debug)]
 pub(crate) enum Asked {
@@ -224,6 +227,13 @@ fn run() -> Command {
                 .long("print-config")
                 .action(ArgAction::SetTrue)
                 .help("Show the effective configuration with the origin of each value, and exit"),
+        )
+        .arg(
+            Arg::new("static-peers")
+                .long("static-peers")
+                .value_name("HOST:PORT,...")
+                .conflicts_with(STATIC_PEERS)
+                .help("Speak to these members alone and discover nobody; the same as --p2p.static_peers"),
         );
     let meanings = example::meanings();
     for key in key_names() {
@@ -368,7 +378,9 @@ fn key_names() -> Vec<String> {
 }
 
 fn keys(run: &ArgMatches) -> Vec<(String, String)> {
-    key_names().into_iter().filter_map(|key| run.get_one::<String>(&key).cloned().map(|text| (key, text))).collect()
+    let given = |name: &str, key: &str| Some((key.to_owned(), run.get_one::<String>(name).cloned()?));
+    let fixed = given("static-peers", STATIC_PEERS);
+    key_names().iter().filter_map(|key| given(key, key)).chain(fixed).collect()
 }
 
 #[cfg(test)]
@@ -385,6 +397,17 @@ mod tests {
         assert_eq!(data_dir, Some(PathBuf::from("/d")));
         assert_eq!(flags, [("api.listen".to_owned(), "127.0.0.1:0".to_owned())]);
         assert!(print_config);
+    }
+
+    #[test]
+    fn static_peers_have_a_short_flag_and_are_named_once() {
+        let asked = |words: &str| read(format!("ollamax-node run {words}").split(' ').map(OsString::from).collect());
+        for words in ["--static-peers a:1,b:1", "--static-peers=a:1,b:1", "--p2p.static_peers a:1,b:1"] {
+            let Ok(Asked::Run { flags, .. }) = asked(words) else { panic!("{words}") };
+            assert_eq!(flags, [(STATIC_PEERS.to_owned(), "a:1,b:1".to_owned())], "{words}");
+        }
+        let refused = asked("--static-peers a:1 --p2p.static_peers b:1").expect_err("named twice");
+        assert_eq!(refused.kind(), clap::error::ErrorKind::ArgumentConflict);
     }
 
     #[test]

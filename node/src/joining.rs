@@ -2,8 +2,8 @@
 //!
 //! No secret leaves before the member that answers has proved, with a credential signed by the key in the token,
 //! that it belongs to that cluster, before it is sure that this node applies what the cluster writes, and before one of
-//! this node's own addresses was reached back. Nothing is written here: the caller stores the membership that comes
-//! out.
+//! this node's own addresses was reached back, or the libp2p connection that this node made to that member. Nothing is
+//! written here: the caller stores the membership that comes out.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -20,12 +20,16 @@ use ollamax_proto::v1::reach_back_reply::Probe;
 use ollamax_security::{Credential, JoinToken};
 use ollamax_types::{ClusterId, ErrorCode, Incarnation, NodeId, PeerId, RequestId, Role};
 
-use crate::adapters::join_over_net::CLOCK_SKEW_MAX;
+use crate::adapters::join_over_net::{CLOCK_SKEW_MAX, lane_problem};
 use crate::adapters::request_id;
 use crate::adapters::status::code_of;
 use crate::config::is_label;
 use crate::data_dir::{KnownMember, Membership};
 use crate::follow::members::Addresses;
+
+mod way_in;
+
+use way_in::{Back, WayIn, way_in};
 
 /// Most addresses that are tried.
 const SEEDS_MAX: usize = 64;
@@ -51,6 +55,8 @@ pub(crate) struct Joiner {
     pub(crate) role: Option<Role>,
     /// Where it can be reached.
     pub(crate) addresses: Addresses,
+    /// Whether its libp2p connections may carry what cannot be dialled.
+    pub(crate) lanes: bool,
     /// Wall time in milliseconds.
     pub(crate) wall_time_ms: u64,
     /// The highest cluster version that it applies.
@@ -64,6 +70,8 @@ pub(crate) struct Joined {
     pub(crate) membership: Membership,
     /// What the member said of this node's addresses.
     pub(crate) probes: Vec<Probe>,
+    /// No member can dial this node; it is reached over its own libp2p connections.
+    pub(crate) lane_only: bool,
 }
 
 // === impl Joiner ===
@@ -75,8 +83,8 @@ impl Joiner {
     /// When no seed answers, all belong to other clusters, the clock is off, the cluster has gone on to a version that
     /// this node does not apply, this node cannot be reached back, or the token is refused.
     pub(crate) async fn join(&self, token: &JoinToken, seeds: &[String]) -> Result<Joined, AdminError> {
-        let (client, hello) = self.find(token, seeds).await?;
-        self.redeem(client, hello, token).await
+        let found = self.find(token, seeds).await?;
+        self.redeem(found, token).await
     }
 
     async fn find(&self, token: &JoinToken, seeds: &[String]) -> Result<Found, AdminError> {
@@ -112,22 +120,19 @@ impl Joiner {
         let hello = client.hello(v1::HelloRequest { nonce: Vec::new() }).await;
         let hello = hello.map_err(|status| Greeting::Cut(status.message().to_owned()))?.into_inner();
         check_hello(&hello, &proved, token)?;
-        Ok((client, hello))
+        Ok(Found { client, hello, proved })
     }
 
-    async fn redeem(
-        &self,
-        mut client: JoinClient<Channel>,
-        hello: v1::HelloReply,
-        token: &JoinToken,
-    ) -> Result<Joined, AdminError> {
+    async fn redeem(&self, found: Found, token: &JoinToken) -> Result<Joined, AdminError> {
+        let Found { mut client, hello, proved } = found;
         self.check_clock(hello.wall_time_ms)?;
         check_release(self.release, hello.cluster_version)?;
-        let probes = self.reach_back(&mut client, &token.id.0).await?;
+        let unmet = self.meet(&proved, &hello.p2p_addresses).await;
+        let (probes, WayIn { role, lane_only }) = self.reach_back(&mut client, &token.id.0, unmet).await?;
         let request = v1::JoinClusterRequest {
             token_id: token.id.0.clone(),
             token_secret: token.secret.expose().to_owned(),
-            role: self.role.map(|role| role.to_string()).unwrap_or_default(),
+            role: role.map(|role| role.to_string()).unwrap_or_default(),
             name: self.name.clone(),
             incarnation: self.incarnation.0.to_vec(),
             peer_addresses: self.addresses.peer.clone(),
@@ -137,7 +142,7 @@ impl Joiner {
             release: self.release,
         };
         let reply = in_time(client.join(request_id::carry(&self.request, request))).await?;
-        Ok(Joined { membership: self.membership(reply, token)?, probes })
+        Ok(Joined { membership: self.membership(reply, token, lane_only)?, probes, lane_only })
     }
 
     fn check_clock(&self, theirs: u64) -> Result<(), AdminError> {
@@ -154,24 +159,44 @@ impl Joiner {
         ))
     }
 
-    async fn reach_back(&self, client: &mut JoinClient<Channel>, token_id: &str) -> Result<Vec<Probe>, AdminError> {
-        let request =
-            v1::ReachBackRequest { peer_addresses: self.addresses.peer.clone(), token_id: token_id.to_owned() };
-        let probes = in_time(client.reach_back(request)).await?.probes;
-        if probes.iter().any(|probe| probe.reached) {
-            return Ok(probes);
+    /// Makes a libp2p connection to the member that was found, so that it can open lanes over it. Why it did not come
+    /// about counts only where nothing else leads to this node.
+    async fn meet(&self, member: &PeerId, addresses: &[String]) -> Option<String> {
+        // A member of an older release tells none.
+        if !self.lanes || addresses.is_empty() {
+            return None;
         }
-        let tried: Vec<String> = probes.iter().map(|probe| format!("{}: {}", probe.address, probe.problem)).collect();
-        let port = self.net.local().peer_port;
-        Err(AdminError::new(
-            ErrorCode::PeerUnreachable,
-            "the cluster cannot connect back to this machine's peer port",
-            tried.join("; "),
-            format!("sudo ufw allow {port}/tcp (or the same in your firewall), or set peer.advertise; then join again"),
-        ))
+        // It has a deadline of its own.
+        let problem = lane_problem(&self.net.meet(member, addresses).await.err()?);
+        Some(format!("{}: {problem} (is p2p open on the member?)", addresses.join(", ")))
     }
 
-    fn membership(&self, reply: v1::JoinClusterReply, token: &JoinToken) -> Result<Membership, AdminError> {
+    /// `unmet` is why no libp2p connection to the member came about, if none did.
+    async fn reach_back(
+        &self,
+        client: &mut JoinClient<Channel>,
+        token_id: &str,
+        unmet: Option<String>,
+    ) -> Result<(Vec<Probe>, WayIn), AdminError> {
+        let request = v1::ReachBackRequest {
+            peer_addresses: self.addresses.peer.clone(),
+            token_id: token_id.to_owned(),
+            lanes: self.lanes,
+        };
+        let reply = in_time(client.reach_back(request)).await?;
+        let back = Back { lanes: self.lanes, unmet, port: self.net.local().peer_port };
+        let way = way_in(self.role, &reply, &back)?;
+        Ok((reply.probes, way))
+    }
+
+    /// Where no member can dial this node, it has to know before its state has arrived where it finds their `p2p`
+    /// listeners.
+    fn membership(
+        &self,
+        reply: v1::JoinClusterReply,
+        token: &JoinToken,
+        lane_only: bool,
+    ) -> Result<Membership, AdminError> {
         let garbled =
             |what: &str| AdminError::new(ErrorCode::PeerUnreachable, "the answer cannot be read", what, "join again");
         let cluster: [u8; 16] = reply.cluster.try_into().map_err(|_| garbled("cluster id"))?;
@@ -184,6 +209,7 @@ impl Joiner {
             node: NodeId(member.node_id),
             peer_id: PeerId(member.peer_id),
             addresses: member.peer_addresses,
+            p2p: if lane_only { member.p2p_addresses } else { Vec::new() },
         });
         Ok(Membership {
             cluster: ClusterId(cluster).to_string(),
@@ -201,8 +227,15 @@ impl Joiner {
     }
 }
 
-/// A member of the token's cluster, and what it said.
-type Found = (JoinClient<Channel>, v1::HelloReply);
+/// A member of the token's cluster.
+#[derive(Debug)]
+struct Found {
+    client: JoinClient<Channel>,
+    /// What it said.
+    hello: v1::HelloReply,
+    /// Its key.
+    proved: PeerId,
+}
 
 /// Why one seed did not lead into the cluster.
 #[derive(Debug, thiserror::Error)]

@@ -4,6 +4,7 @@
 //! between is finished by the next start: an id without a Raft directory simply goes on joining. What ends a membership
 //! without this node's administrator is in `removal.rs`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,9 +18,9 @@ use tonic::{Status, Streaming};
 use ollamax_core::catalog::command::NewMember;
 use ollamax_core::catalog::{Answer, Command, Refusal, read};
 use ollamax_gateway::grpc::nodes::remove_member;
-use ollamax_gateway::grpc::{AdminError, Daemon, Engines, Facts, Phase};
+use ollamax_gateway::grpc::{AdminError, Daemon, Engines, Facts, Path, Phase};
 use ollamax_metadata::ProposeError;
-use ollamax_net::Discovered;
+use ollamax_net::{Discovered, Way};
 use ollamax_proto::v1;
 use ollamax_security::cluster_key::cluster_id;
 use ollamax_security::{ClusterKey, Credential, JoinToken, draw_request_id};
@@ -223,13 +224,15 @@ impl Node {
             name: label("node name", &request.node_name, &self.name)?,
             role,
             addresses: self.around.addresses.clone(),
+            lanes: self.around.config.p2p.lanes,
             wall_time_ms: self.around.clock.now().0,
             release: self.around.config.raft.release(),
         };
         let around = &self.around;
         let discovered = around.net.discovered().borrow().clone();
         let cluster = cluster_id(&token.cluster_public_key);
-        let seeds = seeds(request.seeds, &around.config.cluster.seeds, discovered, cluster);
+        let named = (around.config.p2p.static_peers.as_slice(), around.config.cluster.seeds.as_slice());
+        let seeds = seeds(request.seeds, named, discovered, cluster);
         let joined = joiner.join(&token, &seeds).await?;
         let membership = joined.membership;
         self.start_member(&mut dir, membership.clone()).await?;
@@ -237,7 +240,7 @@ impl Node {
         self.settle().await?;
         let Membership { cluster, node, name, .. } = &membership;
         tracing::info!(cluster, id = %node, name, wished = joiner.name, "joined the cluster");
-        Ok(v1::JoinReply { probes: joined.probes, ..join_reply(&membership) })
+        Ok(v1::JoinReply { probes: joined.probes, lane_only: joined.lane_only, ..join_reply(&membership) })
     }
 
     /// A member that joins its own cluster again changes nothing; another cluster is refused.
@@ -339,6 +342,13 @@ impl Node {
         self.around.slot.get().ok_or_else(missing)
     }
 
+    /// How this node last reached each member.
+    fn paths(&self) -> BTreeMap<NodeId, Path> {
+        let net = &self.around.net;
+        let path = |node| Path { way: net.way(node).map_or("", Way::as_str), rtt: net.rtt(node) };
+        net.members().into_iter().map(|node| (node, path(node))).collect()
+    }
+
     async fn token(&self, id: RequestId, request: &v1::CreateTokenRequest) -> Result<v1::CreateTokenReply, AdminError> {
         let role = match request.role.as_str() {
             "" => Role::Voter,
@@ -419,6 +429,7 @@ impl Daemon for Node {
             version: env!("CARGO_PKG_VERSION"),
             pid: std::process::id(),
             backup_every_ms: self.backups.every_ms(),
+            paths: self.paths(),
         }
     }
 
@@ -492,14 +503,25 @@ fn join_reply(membership: &Membership) -> v1::JoinReply {
         cluster: membership.cluster_id().unwrap_or_default().0.to_vec(),
         cluster_name: membership.cluster_name.clone(),
         node_name: membership.name.clone(),
+        // As it was when it joined.
+        lane_only: membership.known.iter().any(|known| !known.p2p.is_empty()),
         ..v1::JoinReply::default()
     }
 }
 
-/// What was asked for, else what the configuration names and what the local network shows of this cluster.
-fn seeds(asked: Vec<String>, configured: &[String], discovered: Vec<Discovered>, cluster: ClusterId) -> Vec<String> {
+/// What was asked for, else the static peers, else what the configuration names and what the local network shows of
+/// this cluster.
+fn seeds(
+    asked: Vec<String>,
+    (static_peers, configured): (&[String], &[String]),
+    discovered: Vec<Discovered>,
+    cluster: ClusterId,
+) -> Vec<String> {
     if !asked.is_empty() {
         return asked;
+    }
+    if !static_peers.is_empty() {
+        return static_peers.to_vec();
     }
     let found = discovered.into_iter().filter(|peer| peer.cluster == Some(cluster)).flat_map(|peer| peer.addresses);
     configured.iter().cloned().chain(found).collect()
@@ -552,8 +574,14 @@ mod tests {
         };
         let found =
             || vec![peer(None, "new:1"), peer(Some(ClusterId([2; 16])), "foreign:1"), peer(Some(ours), "ours:1")];
-        let configured = ["named:1".to_owned()];
-        assert_eq!(seeds(Vec::new(), &configured, found(), ours), ["named:1", "ours:1"]);
-        assert_eq!(seeds(vec!["asked:1".to_owned()], &configured, found(), ours), ["asked:1"]);
+        let (configured, fixed) = (["named:1".to_owned()], ["fixed:1".to_owned()]);
+        let seeds = |asked: &[&str], fixed: &[String]| {
+            let asked = asked.iter().map(|text| (*text).to_owned()).collect();
+            super::seeds(asked, (fixed, configured.as_slice()), found(), ours)
+        };
+        assert_eq!(seeds(&[], &[]), ["named:1", "ours:1"]);
+        assert_eq!(seeds(&["asked:1"], &[]), ["asked:1"]);
+        assert_eq!(seeds(&[], &fixed), ["fixed:1"], "with static peers nobody else is asked");
+        assert_eq!(seeds(&["asked:1"], &fixed), ["asked:1"]);
     }
 }

@@ -58,6 +58,8 @@ impl Door {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let mut config = ollamax_net::Config::default();
         (config.peer.listen, config.p2p.listen, config.p2p.mdns) = (any, any, false);
+        // These tests are about what is dialled.
+        config.p2p.lanes = false;
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         let bound = NetService::bind(config, key.clone(), tasks.clone(), stop.clone()).await;
         let (service, net) = bound.expect("the door opens");
@@ -72,7 +74,8 @@ impl Door {
 
     /// Its row in a member table, under any key.
     pub(crate) fn entry(&self, node: u64, key: &PeerId) -> PeerEntry {
-        PeerEntry { node: NodeId(node), peer_id: key.clone(), addresses: vec![self.address()] }
+        let (addresses, p2p_addresses) = (vec![self.address()], Vec::new());
+        PeerEntry { node: NodeId(node), peer_id: key.clone(), addresses, p2p_addresses }
     }
 }
 

@@ -210,6 +210,7 @@ impl Around {
             engines: engines.clone(),
             incarnation: self.incarnation,
             addresses: self.addresses.clone(),
+            told: self.net.p2p_told(),
             net: self.net.clone(),
             signer: self.signer.clone(),
             members,
@@ -252,7 +253,12 @@ pub(crate) fn register(
 fn known_peers(membership: &Membership) -> Vec<PeerEntry> {
     let known = membership.known.iter();
     known
-        .map(|known| PeerEntry { node: known.node, peer_id: known.peer_id.clone(), addresses: known.addresses.clone() })
+        .map(|known| PeerEntry {
+            node: known.node,
+            peer_id: known.peer_id.clone(),
+            addresses: known.addresses.clone(),
+            p2p_addresses: known.p2p.clone(),
+        })
         .collect()
 }
 

@@ -28,6 +28,7 @@ use ollamax_outbound::RuntimeHandle;
 use ollamax_security::NodeKey;
 use ollamax_store::Space;
 use ollamax_transfer as transfer;
+use ollamax_types::limits::ADDRESSES_MAX;
 use ollamax_types::{Clock, ErrorCode, Gpu, Incarnation};
 
 use crate::adapters::clients_over_slot::ClientsOverSlot;
@@ -185,6 +186,7 @@ fn assemble(shared: &Shared, opened: Opened) -> anyhow::Result<(Arc<Node>, JoinH
             shelf: around.shelf.clone(),
             registry: registry.as_ref().map(TcpListener::local_addr).transpose()?,
             registry_config: start.config.registry.clone(),
+            lanes: start.config.p2p.lanes,
         },
         backups: make_backups(shared, &around)?,
         exit: stops.exit.clone(),
@@ -234,7 +236,7 @@ fn around(
         signer: Signer::new(net.clone(), start.data_dir.join("keys").join("cluster.key")),
         addresses: Addresses {
             peer: local.advertise.clone(),
-            p2p: local.p2p_addresses.clone(),
+            p2p: local.p2p_advertise.iter().take(ADDRESSES_MAX).cloned().collect(),
             api: advertised_api(&start.config, bound, &local.advertise),
         },
         slot: Slot::default(),

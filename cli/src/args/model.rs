@@ -60,6 +60,24 @@ pub(crate) enum ModelCommand {
         #[arg(value_name = "RATE|none")]
         rate: PullRate,
     },
+    /// Read the files of models again, from the disk, and replace what is damaged
+    #[command(after_help = "Examples:
+  ollamax model verify
+  ollamax model verify llama3.2 --node a,b
+  ollamax model verify --no-repair -o json | jq .files")]
+    Verify(VerifyArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// Name, for example llama3.2 [default: all models of the node]
+    pub(crate) name: Option<String>,
+    /// Node whose files are read, id or name; repeatable, or several with commas between [default: this node]
+    #[arg(long = "node", value_name = "NODE", value_delimiter = ',')]
+    pub(crate) nodes: Vec<String>,
+    /// Leave what is damaged as it is
+    #[arg(long)]
+    pub(crate) no_repair: bool,
 }
 
 #[derive(Debug, Args)]

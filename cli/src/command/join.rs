@@ -17,6 +17,10 @@ use crate::output;
 /// One byte more than a token has shows that it is none.
 const READ_BYTES_MAX: u64 = TOKEN_TEXT_BYTES_MAX as u64 + 1;
 
+/// What a node is told that cannot be dialled.
+const LANE_ONLY: &str = "warning: no member can dial this node; it joined over its own connections, as a node \
+                         without a vote: it serves all the same";
+
 /// Asks the node, which finds a member, checks it, and redeems the token.
 pub(crate) async fn run(global: &Global, args: JoinArgs) -> Result<(), Failure> {
     let token = token(&args).await?;
@@ -36,6 +40,9 @@ pub(crate) async fn run(global: &Global, args: JoinArgs) -> Result<(), Failure> 
     if let Some(line) = renamed(&asked, &joined) {
         output::talk(global.output, &line);
     }
+    if joined.lane_only {
+        output::talk(global.output, LANE_ONLY);
+    }
     if global.output == Output::Json {
         let unreached: Vec<&str> = unreached.iter().map(|probe| probe.address.as_str()).collect();
         return output::json(
@@ -47,6 +54,7 @@ pub(crate) async fn run(global: &Global, args: JoinArgs) -> Result<(), Failure> 
                 "nodeName": joined.node_name,
                 "already": joined.already,
                 "unreachedAddresses": unreached,
+                "way": if joined.lane_only { "p2p" } else { "tcp" },
             }),
         );
     }

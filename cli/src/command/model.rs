@@ -20,6 +20,7 @@ mod bundle;
 mod export;
 mod limit;
 mod pull;
+mod verify;
 
 /// Bytes of one message.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -38,6 +39,7 @@ pub(crate) async fn run(global: &Global, command: ModelCommand) -> Result<(), Fa
         ModelCommand::Pull(args) => pull::run(global, &args).await,
         ModelCommand::Pulls => pull::list(global).await,
         ModelCommand::Limit { name, rate } => limit::run(global, &name, rate).await,
+        ModelCommand::Verify(args) => verify::run(global, &args).await,
     }
 }
 

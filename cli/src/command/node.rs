@@ -115,12 +115,21 @@ fn page(node: &NodeView) -> String {
         ("peer", node.peer_addresses.join(", ")),
         ("p2p", node.p2p_addresses.join(", ")),
         ("key", node.peer_id.clone()),
+        ("way", way(node)),
         ("release", node.daemon_version.clone()),
         ("applied", node.applied_index.to_string()),
         ("joined", text::time(node.joined_at_ms)),
         ("departed", text::time(node.departed_at_ms)),
     ]);
     rows.iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| format!("{name:<10} {value}\n")).collect()
+}
+
+/// How the node that was asked reaches this one.
+fn way(node: &NodeView) -> String {
+    match (node.way.as_str(), node.rtt_us) {
+        (way, Some(rtt_us)) if !way.is_empty() => format!("{way}, round trip {:.1} ms", f64::from(rtt_us) / 1e3),
+        (way, _) => way.to_owned(),
+    }
 }
 
 fn gpu_text(gpu: &Gpu) -> String {
@@ -222,6 +231,8 @@ pub(crate) fn shown(node: &NodeView) -> Value {
         "diskFreeBytes": node.disk_free_bytes,
         "cpuPermille": node.cpu_permille,
         "gpus": gpus,
+        "way": node.way,
+        "rttMs": node.rtt_us.map(|rtt_us| f64::from(rtt_us) / 1e3),
         "joinedAtMs": node.joined_at_ms,
         "departedAtMs": node.departed_at_ms,
     })
@@ -249,6 +260,8 @@ mod tests {
             disk_free_bytes: Some(0),
             gpus: vec![h100, gb10],
             api_addresses: vec!["http://10.0.0.2:11435".to_owned()],
+            way: "relayed".to_owned(),
+            rtt_us: Some(1_540),
             ..NodeView::default()
         }
     }
@@ -269,6 +282,7 @@ mod tests {
         gpu        NVIDIA H100, 3.0 GB of 80.0 GB, 42 % busy (GPU-8f6a)
         gpu        NVIDIA GB10 (gpu-1)
         api        http://10.0.0.2:11435
+        way        relayed, round trip 1.5 ms
         applied    0
         ");
     }
@@ -292,7 +306,11 @@ mod tests {
             "usePermille": null,
         });
         assert_eq!(shown["gpus"], json!([h100, gb10]));
+        assert_eq!((&shown["way"], &shown["rttMs"]), (&json!("relayed"), &json!(1.54)));
         let unknown = super::shown(&NodeView::default());
+        assert_eq!((&unknown["way"], &unknown["rttMs"]), (&json!(""), &Value::Null));
+        let unmeasured = NodeView { way: "tcp".to_owned(), ..NodeView::default() };
+        assert_eq!((way(&unmeasured), way(&NodeView::default())), ("tcp".to_owned(), String::new()));
         assert_eq!((&unknown["diskFreeBytes"], &unknown["gpus"]), (&Value::Null, &json!([])));
     }
 }

@@ -5,6 +5,7 @@ use prost::Message;
 use ollamax_proto::v1::node_view::{Health, State};
 use ollamax_proto::v1::pull_progress::Stage;
 use ollamax_proto::v1::status_reply::Phase;
+use ollamax_proto::v1::verify_news::Sight;
 use ollamax_proto::v1::{
     Attention, BackupView, BlobProgress, CancelPullReply, Check, CheckUpgradeReply, ClusterEvent, CreateBackupProgress,
     CreateTokenReply, DoctorReply, DrainNodeReply, EventsReply, ExportHead, ExportPart, GetQuotaReply, Gpu,
@@ -13,8 +14,8 @@ use ollamax_proto::v1::{
     ListPullsReply, ListSettingsReply, ListTokensReply, LocalView, LogLine, Migration, ModelCopy, ModelView,
     NewBackupKeyReply, NodeView, PullProgress, RaftMember, RaftStatusReply, RaftView, RangeReply, RemoveNodeReply,
     RenewLeaseReply, Resident, RevokeLeaseReply, RevokeTokenReply, RunMigrationsReply, Runtime, SetSettingReply,
-    Setting, SourceProgress, StatusReply, TakeSnapshotReply, Token, TransferLeadershipReply, TxnReply, check,
-    export_part, kv_effect, migration, raft_status_reply, reach_back_reply, runtime,
+    Setting, SourceProgress, StatusReply, TakeSnapshotReply, Token, TransferLeadershipReply, TxnReply, VerifyNews,
+    check, export_part, kv_effect, migration, raft_status_reply, reach_back_reply, runtime,
 };
 
 use crate::daemon::{Answer, Script, told};
@@ -40,6 +41,7 @@ pub(crate) fn script() -> Script {
         ("ListPulls", told(&ListPullsReply { pulls: vec![fetching(1), failed_pull()] })),
         ("CancelPull", told(&CancelPullReply { found: true })),
         ("LimitPull", told(&LimitPullReply { nodes: 2 })),
+        ("Verify", Answer::Told(all_verified().iter().map(Message::encode_to_vec).collect())),
         ("Export", Answer::Told(exported().iter().map(Message::encode_to_vec).collect())),
         ("Import", told(&came_in_a_bundle())),
         ("Logs", Answer::Told(log_lines().iter().map(Message::encode_to_vec).collect())),
@@ -298,6 +300,9 @@ fn node(id: u64) -> NodeView {
         disk_free_bytes: Some(50_000_000_000),
         cpu_permille: 57,
         gpus: if id == 2 { vec![gpu] } else { vec![] },
+        // The first is the one that is asked.
+        way: if id == 1 { String::new() } else { "tcp".to_owned() },
+        rtt_us: (id != 1).then_some(500),
         ..NodeView::default()
     };
     node.set_health(Health::Alive);
@@ -328,6 +333,7 @@ fn join() -> JoinReply {
         already: false,
         probes: vec![probe("10.0.0.4:11436", true, ""), probe("10.0.0.4:11437", false, "timed out")],
         node_name: "gpu-2".to_owned(),
+        lane_only: false,
     }
 }
 
@@ -432,6 +438,27 @@ pub(crate) fn bundle() -> Vec<u8> {
     let mut bundle = vec![0; 512];
     bundle[257..262].copy_from_slice(b"ustar");
     bundle
+}
+
+/// What is said of a sound file; `file` tells it from others.
+pub(crate) fn verified(file: u8, size_bytes: u64) -> VerifyNews {
+    let mut news = VerifyNews {
+        node_id: 1,
+        node_name: "n1".to_owned(),
+        sha256: vec![file; 32],
+        name: "llama3.2:latest".to_owned(),
+        size_bytes,
+        done_bytes: size_bytes,
+        ..VerifyNews::default()
+    };
+    news.set_sight(Sight::Sound);
+    news
+}
+
+fn all_verified() -> [VerifyNews; 3] {
+    let mut begun = VerifyNews { done_bytes: 0, ..verified(2, 2_000_000_000) };
+    begun.set_sight(Sight::Unspecified);
+    [verified(1, 485), begun, verified(2, 2_000_000_000)]
 }
 
 fn exported() -> [ExportPart; 3] {

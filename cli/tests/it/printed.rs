@@ -7,9 +7,10 @@ use prost::Message as _;
 use serde_json::Value;
 
 use ollamax_proto::v1::check::Outcome;
+use ollamax_proto::v1::verify_news::Sight;
 use ollamax_proto::v1::{
     CancelPullRequest, CheckUpgradeReply, EventsRequest, ExportHead, ExportPart, JoinRequest, PullRequest,
-    RunMigrationsRequest, export_part,
+    RunMigrationsRequest, VerifyNews, VerifyRequest, export_part,
 };
 use ollamax_types::ErrorCode;
 
@@ -40,6 +41,7 @@ const PAGES: &[(&str, &[&str])] = &[
             "model limit llama3.2 20MB/s",
         ],
     ),
+    ("model-verify", &["model verify llama3.2"]),
     (
         "kv",
         &[
@@ -214,6 +216,28 @@ async fn a_bundle_that_breaks_off_leaves_no_file() {
         let said = run(&daemon, &["model", "export", "llama3.2", "out"]).await;
         assert!(said.exit != 0 && said.stdout.is_empty(), "{said:?}");
         assert!(!daemon.data_dir.join("out").exists() && !daemon.data_dir.join("out.part").exists(), "{said:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_file_that_nobody_mended_is_a_failure_and_one_that_was_mended_is_none() {
+    let rows = [(None, 1), (Some(false), 1), (Some(true), 0)];
+    for (repaired, exit) in rows {
+        let mut script = lab::script();
+        let mut damaged = VerifyNews { repaired, pieces: vec![3, 17], ..lab::verified(2, 2_000_000_000) };
+        damaged.set_sight(Sight::Damaged);
+        let news = [lab::verified(1, 485), damaged];
+        script.insert("Verify", Answer::Told(news.iter().map(prost::Message::encode_to_vec).collect()));
+        let daemon = Daemon::start(script).await;
+        let said = run(&daemon, &["model", "verify", "llama3.2", "--node", "n1,n2", "--no-repair"]).await;
+        assert_eq!(said.exit, exit, "{said:?}");
+        let result = if exit == 0 { "replaced by a sound file; pieces 3, 17" } else { "damaged: pieces 3, 17" };
+        assert!(said.stdout.contains(result), "{said:?}");
+        let told = said.stderr.starts_with("error: 1 of 2 files is damaged: sha256-020202020202, pieces 3, 17\n");
+        assert_eq!(told, exit != 0, "{said:?}");
+        let asked = VerifyRequest::decode(&*daemon.last_request("Verify")).expect("a request");
+        let (name, nodes) = ("llama3.2".to_owned(), vec!["n1".to_owned(), "n2".to_owned()]);
+        assert_eq!(asked, VerifyRequest { name, nodes, no_repair: true });
     }
 }
 

@@ -7,6 +7,7 @@ mod admin;
 mod build;
 mod daemon;
 mod inference;
+mod inside;
 mod process;
 mod pulls;
 mod values;
@@ -24,6 +25,7 @@ pub use admin::{Ack, Admin, CallError, request_id};
 pub use build::{Builder, NodePlan, Runtime};
 pub use daemon::Daemon;
 pub use inference::chat_body;
+pub use inside::Answered;
 pub use process::{
     Facts, Node, RuntimeFacts, abort, binary, children, clean_environment, cpu_time, idle_time, run_to_exit,
 };

@@ -25,6 +25,9 @@ pub use lab::Lab;
 const STEP_TIME: Duration = Duration::from_secs(10);
 /// The cable's end in each room. Its name must not look like that of a container's.
 const CABLE: &str = "lab0";
+/// Makes sure that a room passes on nothing of what is not for it.
+const NO_FORWARDING: &str = "forwards=/proc/sys/net/ipv4/ip_forward && ip link set lo up && \
+    { test \"$(cat $forwards)\" = 0 || echo 0 > $forwards; } && test \"$(cat $forwards)\" = 0";
 /// What fills a disk.
 const BALLAST: &str = "ballast";
 /// Bytes of ballast written at once.
@@ -69,7 +72,8 @@ pub async fn withheld(need: Need) -> Result<Option<String>> {
 /// What a room has that others do not have.
 #[derive(Debug)]
 enum Part {
-    Network(Ipv4Addr),
+    /// With its addresses.
+    Network(Vec<Ipv4Addr>),
     Disk(TempDir),
 }
 
@@ -102,10 +106,10 @@ impl Room {
     pub async fn joined_by_a_cable() -> Result<[Self; 2]> {
         let script = "ip link set lo up";
         let (holder, pid) = hold(&[], &["--user", "--map-root-user", "--net"], script).await?;
-        let here = Self { _holder: holder, pid, part: Part::Network(Ipv4Addr::new(10, 77, 0, 1)) };
+        let here = Self { _holder: holder, pid, part: Part::Network(vec![Ipv4Addr::new(10, 77, 0, 1)]) };
         let owner = enter(here.pid, &["--user"]);
         let (holder, pid) = hold(&owner, &["--net"], script).await?;
-        let there = Self { _holder: holder, pid, part: Part::Network(Ipv4Addr::new(10, 77, 0, 2)) };
+        let there = Self { _holder: holder, pid, part: Part::Network(vec![Ipv4Addr::new(10, 77, 0, 2)]) };
         let other = there.pid.to_string();
         here.run(&["ip", "link", "add", CABLE, "type", "veth", "peer", "name", CABLE, "netns", &other]).await?;
         for room in [&here, &there] {
@@ -114,6 +118,33 @@ impl Room {
             room.run(&["ip", "link", "set", CABLE, "up"]).await?;
         }
         Ok([here, there])
+    }
+
+    /// A hub, and so many leaves, each with a cable of its own to the hub. No leaf has a route to another one, and the
+    /// hub passes nothing on: what goes from leaf to leaf is carried by a program in the hub.
+    ///
+    /// # Errors
+    /// When the system does not allow it; ask [`withheld`] before.
+    pub async fn star(leaves: u8) -> Result<(Self, Vec<Self>)> {
+        let at = |number: u8, end: u8| Ipv4Addr::new(10, 77, number, end);
+        let (holder, pid) =
+            hold(&[], &["--user", "--map-root-user", "--net"], NO_FORWARDING).await.context("the hub")?;
+        let addresses = (1..=leaves).map(|number| at(number, 1)).collect();
+        let hub = Self { _holder: holder, pid, part: Part::Network(addresses) };
+        let owner = enter(hub.pid, &["--user"]);
+        let mut rooms = Vec::new();
+        for number in 1..=leaves {
+            let (holder, pid) = hold(&owner, &["--net"], "ip link set lo up").await.context("a leaf")?;
+            let leaf = Self { _holder: holder, pid, part: Part::Network(vec![at(number, 2)]) };
+            let (end, other) = (format!("lab{number}"), pid.to_string());
+            hub.run(&["ip", "link", "add", &end, "type", "veth", "peer", "name", CABLE, "netns", &other]).await?;
+            for (room, end, address) in [(&hub, end.as_str(), at(number, 1)), (&leaf, CABLE, at(number, 2))] {
+                room.run(&["ip", "addr", "add", &format!("{address}/30"), "dev", end]).await?;
+                room.run(&["ip", "link", "set", end, "up"]).await?;
+            }
+            rooms.push(leaf);
+        }
+        Ok((hub, rooms))
     }
 
     /// The words that stand before a program to run it inside. The program keeps the process id it was started with.
@@ -125,12 +156,18 @@ impl Room {
         }
     }
 
-    /// Its address on the cable, if it has a network of its own.
+    /// Its address on the cable, or on its first one, if it has a network of its own.
     #[must_use]
-    pub const fn address(&self) -> Option<Ipv4Addr> {
+    pub fn address(&self) -> Option<Ipv4Addr> {
+        self.addresses().first().copied()
+    }
+
+    /// Its addresses, one for each of its cables; none without a network of its own.
+    #[must_use]
+    pub fn addresses(&self) -> &[Ipv4Addr] {
         match &self.part {
-            Part::Network(address) => Some(*address),
-            Part::Disk(_) => None,
+            Part::Network(addresses) => addresses,
+            Part::Disk(_) => &[],
         }
     }
 

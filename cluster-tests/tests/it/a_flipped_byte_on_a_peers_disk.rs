@@ -10,8 +10,8 @@ use ollamax_testkit::cluster::received_from;
 use ollamax_testkit::{FakeRegistry, wait};
 
 use crate::model_owners::PATIENCE;
-use crate::pull_from_a_registry::{blob, model};
-use crate::spread::{SLOW, WEIGHTS_BYTES, came_once, copy_on, is_everywhere, spread, start};
+use crate::pull_from_a_registry::{blob, model, plan};
+use crate::spread::{SLOW, WEIGHTS_BYTES, all_seen_up, came_once, copy_on, is_everywhere, spread};
 
 const CHUNK_BYTES: u64 = 4 << 20;
 
@@ -26,7 +26,8 @@ fn rot(path: &Path) -> Result<()> {
     file.set_modified(modified).context("keep the time")
 }
 
-fn turn_at(file: &mut File, at: u64) -> Result<()> {
+/// Turns the lowest bit of a byte.
+pub(crate) fn turn_at(file: &mut File, at: u64) -> Result<()> {
     let mut byte = [0];
     file.seek(SeekFrom::Start(at))?;
     file.read_exact(&mut byte)?;
@@ -40,7 +41,10 @@ async fn a_rotten_copy_is_found_by_its_own_node_and_never_spread() -> Result<()>
     let registry = FakeRegistry::start().await?;
     let model = model(131, WEIGHTS_BYTES);
     let digest = registry.push("rotten", &model);
-    let cluster = start("flipped-byte", &registry).await?;
+    // What is mended is seen in `damaged_models`.
+    let plan = plan("flipped-byte", &registry, 3).setting("transfer.repair", false);
+    let cluster = plan.with_links().start().await?;
+    all_seen_up(&cluster).await?;
     spread(&cluster.pull(0, "rotten", &["--node", "n1,n2"]).await?, &["n1", "n2"], digest)?;
 
     let file = blob(&cluster.node(1).store(), model.weights.sha256());

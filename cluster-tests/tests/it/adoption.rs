@@ -116,7 +116,11 @@ async fn models_of_the_store_are_listed_while_their_runtime_is_still_coming_up()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_that_is_not_what_its_name_says_is_told_and_what_is_on_record_is_not_read_again() -> Result<()> {
     let _turn = crate::turn().await;
-    let cluster = start("adoption-suspect", Script::with_models([small("one"), small("two")])).await?;
+    let script = Script::with_models([small("one"), small("two")]);
+    // Nobody else has it, and no registry is asked.
+    let plan = Cluster::builder("adoption-suspect").nodes(1).setting("transfer.repair", false);
+    let plan = plan.setting("runtime.models_interval_ms", 200);
+    let cluster = plan.node(0, |plan| plan.runtime = Runtime::FakeStore(Box::new(script))).start().await?;
     cluster.model_known("one", 1, PATIENCE).await?;
     let models = cluster.fake(0)?.models();
     let bytes: u64 = models.iter().map(|model| model.size_bytes).sum();

@@ -1,4 +1,5 @@
-//! A machine joins only where a member can connect back to it. A closed port is told with the command that opens it.
+//! A machine joins only where a member can connect back to it, or where the machine's own libp2p connection may carry
+//! what the member has to say; then it joins without a vote. A closed port is told with the command that opens it.
 
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 const CLOSED: usize = 1;
 /// Nodes that tell a closed address beside their own.
 const HALF_OPEN: [usize; 2] = [2, 3];
+/// As [`CLOSED`], with lanes.
+const CLOSED_WITH_LANES: usize = 4;
 
 /// How often the token may still be used, as an administrator sees it.
 async fn uses_left(cluster: &Cluster, token: &str) -> Result<u64> {
@@ -37,7 +40,7 @@ async fn is_refused(cluster: &Cluster, token: &str, closed: &str) -> Result<()> 
     let lines: Vec<&str> = said.lines().collect();
     let [error, why, next, id] = lines[..] else { bail!("not error, why, try and id: {said}") };
     ensure!(error.contains("cannot connect back") && why.contains(closed), "{said}");
-    ensure!(next.contains(&opens) && next.contains("peer.advertise"), "{said}");
+    ensure!(next.contains(&opens) && next.contains("peer.advertise") && next.contains("p2p.lanes = true"), "{said}");
     ensure!(id.starts_with("  request_id: "), "{said}");
 
     let told = node.ollamax(&["-o", "json", "join", token, "--peer", &seed], COMMAND_LIMIT).await?;
@@ -54,18 +57,20 @@ async fn who_cannot_be_reached_back_is_refused_and_one_good_address_is_enough() 
     // Nobody listens there, and no other node of this test gets it. An address without a port gets the listener's.
     let closed = format!("127.0.0.1:{}", port::free()?);
     let told = |addresses: String| ("peer.advertise".to_owned(), addresses);
-    let mut plan =
-        Cluster::builder("reach-back").nodes(4).node(CLOSED, |node| node.settings.push(told(closed.clone())));
+    let mut plan = Cluster::builder("reach-back")
+        .nodes(5)
+        .node(CLOSED, |node| node.settings.extend([told(closed.clone()), ("p2p.lanes".to_owned(), "false".to_owned())]))
+        .node(CLOSED_WITH_LANES, |node| node.settings.push(told(closed.clone())));
     for index in HALF_OPEN {
         plan = plan.node(index, |node| node.settings.push(told(format!("{closed},127.0.0.1"))));
     }
     let cluster = plan.unformed().start().await?;
     let home = cluster.node(0).admin()?;
     home.init("home", "n1").await?;
-    let token = home.create_token("voter", 2).await?;
+    let token = home.create_token("voter", 3).await?;
 
     is_refused(&cluster, &token, &closed).await?;
-    ensure!(uses_left(&cluster, &token).await? == 2, "refusals spent the token");
+    ensure!(uses_left(&cluster, &token).await? == 3, "refusals spent the token");
     let (members, phase) = (cluster.status(0).await?.nodes.len(), cluster.status(CLOSED).await?.phase());
     ensure!(members == 1 && phase == Phase::Waiting, "{members} members; the refused node: {phase:?}");
 
@@ -82,10 +87,19 @@ async fn who_cannot_be_reached_back_is_refused_and_one_good_address_is_enough() 
     let joined = by_program.ollamax(&["-o", "json", "join", &token, "--peer", &seed], COMMAND_LIMIT).await?;
     ensure!(joined.status.success() && joined.stderr.is_empty(), "{joined:?}");
     let membership: Value = serde_json::from_slice(&joined.stdout).with_context(|| format!("{joined:?}"))?;
-    ensure!(membership["unreachedAddresses"] == json!([closed]), "{membership}");
-    ensure!(uses_left(&cluster, &token).await? == 0, "two have joined with it");
-    for index in HALF_OPEN {
-        cluster.set(index, "through", b"a node with one good address").await?;
+    ensure!(membership["unreachedAddresses"] == json!([closed]) && membership["way"] == "tcp", "{membership}");
+
+    let hidden = cluster.node(CLOSED_WITH_LANES);
+    let joined = hidden.ollamax(&["-o", "json", "join", &token, "--peer", &seed], COMMAND_LIMIT).await?;
+    ensure!(joined.status.success() && joined.stderr.is_empty(), "{joined:?}");
+    let membership: Value = serde_json::from_slice(&joined.stdout).with_context(|| format!("{joined:?}"))?;
+    ensure!(membership["unreachedAddresses"] == json!([closed]) && membership["way"] == "p2p", "{membership}");
+    ensure!(uses_left(&cluster, &token).await? == 0, "three have joined with it");
+    let status = cluster.status(0).await?;
+    let roles: Vec<&str> = status.nodes.iter().map(|node| node.role.as_str()).collect();
+    ensure!(roles == ["voter", "voter", "voter", "learner"], "{roles:?}");
+    for index in [HALF_OPEN[0], HALF_OPEN[1], CLOSED_WITH_LANES] {
+        cluster.set(index, "through", b"a node with one good way").await?;
     }
     cluster.finish().await
 }

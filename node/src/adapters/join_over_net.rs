@@ -1,20 +1,20 @@
 //! The join service: the only one that a key which is no member reaches.
 //!
 //! `Hello` proves who answers, and tells the cluster's version, before the caller sends a secret; `ReachBack` tells the
-//! caller whether its addresses work; `Join` redeems the token through the replicated state. Nothing is changed before
-//! the token was checked there, and a repeated call of the same key gets the same id. A joiner that says that it does
-//! not apply the cluster's version is not admitted. `Standing` tells a caller with a credential of this cluster whether
-//! it has departed.
+//! caller whether its addresses work, and whether its own libp2p connection does; `Join` redeems the token through the
+//! replicated state. Nothing is changed before the token was checked there, and a repeated call of the same key gets the
+//! same id. A joiner that says that it does not apply the cluster's version is not admitted. `Standing` tells a caller
+//! with a credential of this cluster whether it has departed.
 
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::future::{OptionFuture, join_all};
 use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
 use ollamax_core::catalog::command::NewMember;
 use ollamax_core::catalog::{Answer, Command, Member, read};
-use ollamax_net::{Caller, NetHandle};
+use ollamax_net::{Caller, ConnectError, NetHandle};
 use ollamax_proto::v1;
 use ollamax_proto::v1::join_server::{Join, JoinServer};
 use ollamax_proto::v1::reach_back_reply::Probe;
@@ -29,6 +29,8 @@ use crate::slot::{MemberEngines, Slot};
 
 /// How long one advertised address may take to answer.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Stands for an address where the caller's own libp2p connection was tried.
+const LANE: &str = "p2p";
 /// Clock difference above which a node is not admitted.
 pub(crate) const CLOCK_SKEW_MAX: Duration = Duration::from_secs(300);
 
@@ -157,6 +159,7 @@ impl JoinService {
                     node_id: member.id.0,
                     peer_id: member.peer_id.0,
                     peer_addresses: member.peer_addresses,
+                    p2p_addresses: member.p2p_addresses,
                 })
                 .collect(),
             ..joined
@@ -180,6 +183,7 @@ impl Join for JoinService {
             wall_time_ms: self.clock.now().0,
             daemon_version: env!("CARGO_PKG_VERSION").to_owned(),
             cluster_version,
+            p2p_addresses: self.net.local().p2p_advertise.clone(),
         }))
     }
 
@@ -197,11 +201,16 @@ impl Join for JoinService {
     async fn reach_back(&self, request: Request<v1::ReachBackRequest>) -> Result<Response<v1::ReachBackReply>, Status> {
         let caller = request.extensions().get::<Caller>().cloned();
         let caller = caller.ok_or_else(|| refusal(ErrorCode::NotMember, "the connection proved no key"))?;
-        let v1::ReachBackRequest { peer_addresses: addresses, token_id } = request.into_inner();
-        self.check_token(&self.engines()?, TokenId(token_id), caller.node.is_some()).await?;
+        let v1::ReachBackRequest { peer_addresses: addresses, token_id, lanes } = request.into_inner();
+        let (engines, token) = (self.engines()?, TokenId(token_id));
+        self.check_token(&engines, token.clone(), caller.node.is_some()).await?;
         let probes: Vec<_> =
             addresses.into_iter().take(ADDRESSES_MAX).map(|address| self.probe(address, &caller.peer_id)).collect();
-        Ok(Response::new(v1::ReachBackReply { probes: join_all(probes).await }))
+        let lane = OptionFuture::from(lanes.then(|| self.probe_lane(&caller.peer_id)));
+        let (probes, lane) = tokio::join!(join_all(probes), lane);
+        let token = read::token(&*engines.metadata.view(), &token).ok().flatten();
+        let token_role = token.map(|token| token.role.to_string()).unwrap_or_default();
+        Ok(Response::new(v1::ReachBackReply { probes, lane, token_role }))
     }
 
     async fn standing(&self, request: Request<v1::StandingRequest>) -> Result<Response<v1::StandingReply>, Status> {
@@ -218,12 +227,40 @@ impl Join for JoinService {
 
 impl JoinService {
     async fn probe(&self, address: String, expected: &PeerId) -> Probe {
-        let problem = match tokio::time::timeout(PROBE_TIMEOUT, self.net.probe(&address, expected)).await {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(error.to_string()),
-            Err(_) => Some(format!("no answer within {} s", PROBE_TIMEOUT.as_secs())),
+        let tried = in_time(self.net.probe(&address, expected)).await;
+        probe_of(address, tried.map_err(|error| error.map(|error| error.to_string())))
+    }
+
+    /// Opens a lane over the connection that the caller has made to this node's `p2p` listener.
+    async fn probe_lane(&self, expected: &PeerId) -> Probe {
+        let probing = async {
+            self.net.probe_lane(expected).await?;
+            // It shall still stand when the caller is a member, so that the leader finds it.
+            self.net.meet(expected, &[]).await
         };
-        Probe { address, reached: problem.is_none(), problem: problem.unwrap_or_default() }
+        probe_of(LANE.to_owned(), in_time(probing).await.map_err(|error| error.map(|error| lane_problem(&error))))
+    }
+}
+
+/// What came of an attempt; an error without words is that nothing came in time.
+async fn in_time(attempt: impl Future<Output = Result<(), ConnectError>>) -> Result<(), Option<ConnectError>> {
+    match tokio::time::timeout(PROBE_TIMEOUT, attempt).await {
+        Ok(tried) => tried.map_err(Some),
+        Err(_) => Err(None),
+    }
+}
+
+fn probe_of(address: String, tried: Result<(), Option<String>>) -> Probe {
+    let silence = || format!("no answer within {} s", PROBE_TIMEOUT.as_secs());
+    let problem = tried.err().map(|problem| problem.unwrap_or_else(silence));
+    Probe { address, reached: problem.is_none(), problem: problem.unwrap_or_default() }
+}
+
+/// Why a libp2p connection did not do, in its own words: there is one, so it need not be named.
+pub(crate) fn lane_problem(error: &ConnectError) -> String {
+    match error {
+        ConnectError::Unreachable { attempts, .. } if attempts.len() == 1 => attempts[0].problem.to_string(),
+        error => error.to_string(),
     }
 }
 
@@ -269,6 +306,10 @@ fn add_member(peer_id: PeerId, role: Role, request: v1::JoinClusterRequest) -> R
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use ollamax_net::error::{Attempt, Problem};
+
     use super::*;
 
     #[test]
@@ -278,6 +319,22 @@ mod tests {
         assert!(refused.message().contains("3600 s behind"), "{}", refused.message());
         let refused = check_clock(10_000_000, 10_000_000 + 3_600_000).expect_err("an hour off");
         assert!(refused.message().contains("3600 s ahead"), "{}", refused.message());
+    }
+
+    #[test]
+    fn an_attempt_is_told_in_its_own_words_and_silence_with_its_length() {
+        let attempt = |address: &str| Attempt { address: address.to_owned(), problem: Problem::Full };
+        let failed = |attempts: Vec<Attempt>| ConnectError::Unreachable { node: None, attempts: Arc::new(attempts) };
+        assert_eq!(lane_problem(&failed(vec![attempt(LANE)])), Problem::Full.to_string());
+        assert!(lane_problem(&failed(vec![attempt("a:1"), attempt("b:1")])).contains("a:1"), "two are named");
+        let rows = [
+            (Ok(()), true, String::new()),
+            (Err(None), false, "no answer within 2 s".to_owned()),
+            (Err(Some("refused".to_owned())), false, "refused".to_owned()),
+        ];
+        for (tried, reached, problem) in rows {
+            assert_eq!(probe_of(LANE.to_owned(), tried), Probe { address: LANE.to_owned(), reached, problem });
+        }
     }
 
     #[test]

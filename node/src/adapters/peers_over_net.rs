@@ -105,6 +105,12 @@ impl Peers for PeersOverNet {
         });
         states.boxed()
     }
+
+    fn doubt(&self, at: NodeId, sha256: Digest, index: u32) -> BoxFuture<'static, Result<(), PeerError>> {
+        let mut client = self.client(at);
+        let order = v1::DoubtOrder { sha256: sha256.0.to_vec(), index };
+        async move { client.doubt(order).await.map(|_| ()).map_err(|status| told(&status)) }.boxed()
+    }
 }
 
 fn have(part: Result<v1::HavesPart, Status>) -> Result<Have, PeerError> {

@@ -95,7 +95,9 @@ impl Peers for RaftOverNet {
         async move {
             let client = || own.client(to, class);
             let message = |body| RaftMessage { cluster: own.cluster.0.to_vec(), from: own.node.0, to: to.0, body };
-            line.call(body, deadline, client, message).await
+            // Before the client is made: its channel is of this epoch or a later one.
+            let epoch = own.net.epoch(to);
+            line.call(body, (deadline, epoch), client, message).await
         }
         .boxed()
     }

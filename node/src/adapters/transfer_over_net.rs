@@ -14,12 +14,13 @@ use futures::{FutureExt as _, StreamExt as _, stream};
 use tonic::{Request, Response, Status};
 
 use ollamax_gateway::grpc::pulls::convert::{from_wire, to_wire};
-use ollamax_net::{Class, NetHandle};
+use ollamax_gateway::grpc::pulls::verified;
+use ollamax_net::{Caller, Class, NetHandle};
 use ollamax_proto::v1;
 use ollamax_proto::v1::transfer_client::TransferClient;
 use ollamax_proto::v1::transfer_server::{Transfer, TransferServer};
 use ollamax_transfer::ports::Others;
-use ollamax_transfer::{PullError, PullLimit, PullProgress, PullSpec, Watch};
+use ollamax_transfer::{PullError, PullLimit, PullProgress, PullSpec, VerifyOrder, VerifyStream, Watch};
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, Rate, limits};
 
 use crate::adapters::haves_over_net::bundled;
@@ -78,6 +79,24 @@ impl Others for TransferOverNet {
         .boxed()
     }
 
+    fn verify(&self, to: NodeId, order: VerifyOrder) -> VerifyStream {
+        let mut client = TransferClient::new(self.net.channel(to, Class::Forward));
+        let VerifyOrder { name, repair } = order;
+        let order = v1::VerifyOrder { name: name.map(|name| name.to_string()).unwrap_or_default(), repair };
+        let opened = async move { client.verify(order).await };
+        let news = opened.into_stream().flat_map(move |opened| match opened {
+            Ok(messages) => {
+                let news = messages.into_inner().map(move |message| match message {
+                    Ok(message) => verified::from_wire(message).ok_or_else(|| garbled(to)),
+                    Err(status) => Err(elsewhere(to, &status)),
+                });
+                news.boxed()
+            }
+            Err(status) => stream::iter([Err(elsewhere(to, &status))]).boxed(),
+        });
+        news.boxed()
+    }
+
     fn limit(&self, to: NodeId, limit: PullLimit) -> BoxFuture<'static, Result<bool, PullError>> {
         let mut client = TransferClient::new(self.net.channel(to, Class::Forward));
         let PullLimit { name, rate, ahead } = limit;
@@ -96,9 +115,9 @@ fn elsewhere(node: NodeId, status: &Status) -> PullError {
     PullError::Elsewhere { node, code, text: status.message().to_owned() }
 }
 
-/// Of another release, or defective: what it says of its pull cannot be read.
+/// Of another release, or defective: what it says of its work cannot be read.
 fn garbled(node: NodeId) -> PullError {
-    let text = "what it says of its pull cannot be understood".to_owned();
+    let text = "what it says of its work cannot be understood".to_owned();
     PullError::Elsewhere { node, code: ErrorCode::Internal, text }
 }
 
@@ -128,6 +147,7 @@ impl Transfer for TransferService {
     type PullStream = Messages;
     type HashesStream = BoxStream<'static, Result<v1::HashesPart, Status>>;
     type HavesStream = BoxStream<'static, Result<v1::HavesPart, Status>>;
+    type VerifyStream = BoxStream<'static, Result<v1::VerifyNews, Status>>;
     type WatchStream = Messages;
 
     async fn pull(&self, request: Request<v1::PullOrder>) -> Result<Response<Self::PullStream>, Status> {
@@ -178,6 +198,27 @@ impl Transfer for TransferService {
         let name = parsed(&request.into_inner().name)?;
         let watch = transfer.watch(&name).ok_or_else(absent)?;
         Ok(Response::new(messages(watch, placements)))
+    }
+
+    async fn doubt(&self, request: Request<v1::DoubtOrder>) -> Result<Response<v1::DoubtOutcome>, Status> {
+        let transfer = self.engines()?.transfer;
+        let from = request.extensions().get::<Caller>().and_then(|caller| caller.node);
+        let from = from.ok_or_else(|| refusal(ErrorCode::Forbidden, "only members may doubt a file"))?;
+        let v1::DoubtOrder { sha256, index } = request.into_inner();
+        transfer.doubt(from, digest(sha256)?, index);
+        Ok(Response::new(v1::DoubtOutcome {}))
+    }
+
+    async fn verify(&self, request: Request<v1::VerifyOrder>) -> Result<Response<Self::VerifyStream>, Status> {
+        let transfer = self.engines()?.transfer;
+        let v1::VerifyOrder { name, repair } = request.into_inner();
+        let name = if name.is_empty() { None } else { Some(parsed(&name)?) };
+        let news = transfer.verify(VerifyOrder { name, repair }).map(|news| match news {
+            // Whoever asked knows which node it asked, and what that is called.
+            Ok(news) => Ok(verified::to_wire(&news, (NodeId(0), ""))),
+            Err(error) => Err(refusal(error.code(), &error.to_string())),
+        });
+        Ok(Response::new(news.boxed()))
     }
 }
 

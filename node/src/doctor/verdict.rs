@@ -63,7 +63,20 @@ pub(super) enum ReachBack {
         port: u16,
         /// Address and problem.
         found: Vec<(String, Option<String>)>,
+        /// The same of the libp2p connection between the two; `None`: it was not tried.
+        lane: Option<Option<String>>,
     },
+}
+
+/// How another member answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Reached {
+    /// At this address.
+    At(String),
+    /// Over a libp2p connection that one of the two has dialled.
+    OverP2p,
+    /// Over one through a third node.
+    Relayed,
 }
 
 /// Whether this node knows a leader with its majority, and how old its own state is.
@@ -191,13 +204,13 @@ pub(super) fn ports(ports: &[Port], advertise: &[String]) -> Check {
 }
 
 pub(super) fn reach_back(way: &ReachBack) -> Check {
-    let (by, port, found) = match way {
+    let (by, port, found, lane) = match way {
         ReachBack::Nobody(why) => return skipped("reach_back", why),
         ReachBack::Failed { by, problem } => {
             let found = format!("node {by} could not be asked: {problem}");
             return check("reach_back", Outcome::Warn, found, "ollamax node list; then try again");
         }
-        ReachBack::Tried { by, port, found } => (by, port, found),
+        ReachBack::Tried { by, port, found, lane } => (by, port, found, lane),
     };
     let problems = found.iter().filter_map(|(address, problem)| Some(format!("{address}: {}", problem.as_ref()?)));
     let problems = problems.collect::<Vec<_>>().join("; ");
@@ -205,8 +218,14 @@ pub(super) fn reach_back(way: &ReachBack) -> Check {
         found.iter().filter(|(_, problem)| problem.is_none()).map(|(address, _)| address.as_str()).collect();
     let firewall = format!("sudo ufw allow {port}/tcp (or the same in your firewall), or set peer.advertise");
     match (reached.is_empty(), problems.is_empty()) {
+        (true, _) if *lane == Some(None) => {
+            let found = format!("node {by} reaches this node only over this node's own libp2p connections: {problems}");
+            let fix = format!("{firewall}; it works as it is, slower, and without a vote");
+            check("reach_back", Outcome::Warn, found, &fix)
+        }
         (true, _) => {
-            let found = format!("node {by} reaches none of this node's addresses: {problems}");
+            let lane = lane.iter().flatten().map(|problem| format!("; p2p: {problem}")).collect::<String>();
+            let found = format!("node {by} reaches none of this node's addresses: {problems}{lane}");
             check("reach_back", Outcome::Fail, found, &firewall)
         }
         (false, false) => {
@@ -217,10 +236,17 @@ pub(super) fn reach_back(way: &ReachBack) -> Check {
     }
 }
 
-/// The way to one other member: the address that answered, or why none did.
-pub(super) fn reachability(name: &str, found: &Result<String, String>) -> Check {
+/// The way to one other member: how it answered, or why it did not.
+pub(super) fn reachability(name: &str, found: &Result<Reached, String>) -> Check {
     match found {
-        Ok(address) => check("reachability", Outcome::Ok, format!("{name} at {address}"), ""),
+        Ok(reached) => {
+            let how = match reached {
+                Reached::At(address) => format!("at {address}"),
+                Reached::OverP2p => "over p2p".to_owned(),
+                Reached::Relayed => "through a relay".to_owned(),
+            };
+            check("reachability", Outcome::Ok, format!("{name} {how}"), "")
+        }
         Err(problem) => {
             let fix = format!("start ollamax-node on {name}, and open its peer port in the firewall");
             check("reachability", Outcome::Fail, format!("{name}: {problem}"), &fix)
@@ -402,8 +428,9 @@ fn damaged(Files { path, damaged, .. }: &Files) -> Check {
         })
         .collect();
     let found = format!("{}: not the bytes that the name says: {}", path.display(), files.join("; "));
-    let fix = "remove these models at their runtime and fetch them again: OLLAMA_HOST=<the runtime's address> ollama \
-               rm NAME; ollamax model pull NAME. Then watch that disk";
+    let fix = "ollamax model verify, which replaces them where this node may write there; else remove these models at \
+               their runtime and fetch them again: OLLAMA_HOST=<the runtime's address> ollama rm NAME; ollamax model \
+               pull NAME. Then watch that disk";
     check("model_store", Outcome::Fail, found, fix)
 }
 

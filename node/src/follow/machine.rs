@@ -105,6 +105,8 @@ impl Reader {
             models_free_bytes,
             gpus: self.gpus.borrow().clone(),
             applied_index: engines.metadata.status().applied,
+            quarantined: engines.transfer.quarantined(),
+            suspect_files: engines.transfer.suspect_files(),
             ..Machine::default()
         };
         if let Some(system) = system {

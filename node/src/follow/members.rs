@@ -11,6 +11,7 @@ use ollamax_gateway::grpc::Phase;
 use ollamax_metadata::Committed;
 use ollamax_net::{NetHandle, PeerEntry};
 use ollamax_security::draw_request_id;
+use ollamax_types::limits::ADDRESSES_MAX;
 use ollamax_types::{ErrorCode, Incarnation, NodeId};
 
 use crate::adapters::keys_over_net::Signer;
@@ -41,6 +42,8 @@ pub(crate) struct Follower {
     pub(crate) incarnation: Incarnation,
     /// Where it can be reached.
     pub(crate) addresses: Addresses,
+    /// What others shall dial at its `p2p` listener, as it changes; before anything is told, what `addresses` says.
+    pub(crate) told: watch::Receiver<Vec<String>>,
     /// The connections.
     pub(crate) net: NetHandle,
     /// The cluster key.
@@ -59,6 +62,7 @@ impl Follower {
     /// Follows until `stop`, or until this node is no member any more.
     pub(crate) async fn run(self, stop: CancellationToken) {
         let mut changes = self.engines.metadata.changes();
+        let mut told = self.told.clone();
         loop {
             changes.borrow_and_update();
             match self.look().await {
@@ -69,6 +73,8 @@ impl Follower {
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(LOOK_ANYWAY_AFTER) => {}
+                // Where the p2p part has ended, the last word stands.
+                Ok(()) = told.changed() => self.addresses_refused.store(false, Ordering::Relaxed),
                 changed = changes.changed() => {
                     if changed.is_err() {
                         return;
@@ -125,6 +131,8 @@ impl Follower {
             return;
         }
         let Addresses { peer, p2p, api } = &self.addresses;
+        let told = fitting(&self.told.borrow());
+        let p2p = if told.is_empty() { p2p } else { &told };
         if own.peer_addresses == *peer && own.p2p_addresses == *p2p && own.api_addresses == *api {
             return;
         }
@@ -145,12 +153,40 @@ impl Follower {
                 self.addresses_refused.store(true, Ordering::Relaxed);
                 tracing::warn!(code = %refusal.code(), error = %refusal, "the cluster refuses this node's addresses");
             }
-            Ok(_) => tracing::info!(?peer, ?api, "told the cluster where this node can be reached"),
+            Ok(_) => tracing::info!(?peer, ?p2p, ?api, "told the cluster where this node can be reached"),
             Err(error) => tracing::debug!(code = %error.code(), %error, "tell addresses; tried again soon"),
         });
     }
 }
 
+/// As much of what this node may tell as the catalog takes, circuits first: who has none cannot be reached otherwise.
+fn fitting(told: &[String]) -> Vec<String> {
+    let (circuits, direct): (Vec<&String>, Vec<&String>) = told.iter().partition(|text| text.contains("/p2p-circuit"));
+    circuits.into_iter().chain(direct).take(ADDRESSES_MAX).cloned().collect()
+}
+
 fn entry(member: &Member) -> PeerEntry {
-    PeerEntry { node: member.id, peer_id: member.peer_id.clone(), addresses: member.peer_addresses.clone() }
+    PeerEntry {
+        node: member.id,
+        peer_id: member.peer_id.clone(),
+        addresses: member.peer_addresses.clone(),
+        p2p_addresses: member.p2p_addresses.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn circuits_are_told_although_there_are_many_addresses() {
+        let direct = |number: usize| format!("/ip4/10.0.0.{number}/tcp/11437");
+        let circuit = "/p2p/12D3KooWrelay/p2p-circuit/p2p/12D3KooWown".to_owned();
+        let few = [direct(1), circuit.clone()];
+        assert_eq!(fitting(&few), [circuit.clone(), direct(1)]);
+        let many: Vec<String> = (0..2 * ADDRESSES_MAX).map(direct).chain([circuit.clone()]).collect();
+        let told = fitting(&many);
+        assert_eq!((told.len(), &told[0], &told[1]), (ADDRESSES_MAX, &circuit, &direct(0)));
+        assert_eq!(fitting(&many[..2]), [direct(0), direct(1)]);
+    }
 }

@@ -39,6 +39,7 @@ async fn joiner() -> (Door, Joiner) {
         name: "gpu".to_owned(),
         role: None,
         addresses: Addresses::default(),
+        lanes: false,
         wall_time_ms: 0,
         release: 2,
     };
@@ -79,8 +80,8 @@ async fn one_member_among_addresses_that_lead_nowhere_is_found_at_once() {
     let mut seeds = vec![silent; GREETED_AT_ONCE - 2];
     seeds.extend([foreign.address(), good.address()]);
     let start = Instant::now();
-    let (_, found) = joiner.find(&token, &seeds).await.expect("found");
-    assert_eq!(found, hello(&good.key, &ours));
+    let found = joiner.find(&token, &seeds).await.expect("found");
+    assert_eq!((found.hello, &found.proved), (hello(&good.key, &ours), good.key.peer_id()));
     assert!(start.elapsed() < GREET_TIMEOUT, "it waited for the silent ones");
 }
 
@@ -107,8 +108,28 @@ async fn the_name_that_the_cluster_gave_is_kept() {
         name: name.to_owned(),
         ..v1::JoinClusterReply::default()
     };
-    assert_eq!(joiner.membership(reply("gpu-2"), &token).expect("read").name, "gpu-2");
-    assert!(joiner.membership(reply(""), &token).is_err());
+    assert_eq!(joiner.membership(reply("gpu-2"), &token, false).expect("read").name, "gpu-2");
+    assert!(joiner.membership(reply(""), &token, false).is_err());
+}
+
+#[tokio::test]
+async fn who_is_reached_over_its_own_connections_alone_keeps_where_they_lead() {
+    let (ours, token) = cluster();
+    let (door, joiner) = joiner().await;
+    let told = "/ip4/10.0.0.2/tcp/11437".to_owned();
+    let member = v1::MemberAddress { node_id: 2, p2p_addresses: vec![told.clone()], ..v1::MemberAddress::default() };
+    let reply = v1::JoinClusterReply {
+        node_id: 1,
+        cluster: vec![1; 16],
+        credential: hello(&door.key, &ours).credential,
+        name: "gpu".to_owned(),
+        members: vec![member],
+        ..v1::JoinClusterReply::default()
+    };
+    for (lane_only, expected) in [(true, vec![told]), (false, Vec::new())] {
+        let known = joiner.membership(reply.clone(), &token, lane_only).expect("read").known;
+        assert_eq!(known.into_iter().map(|member| member.p2p).collect::<Vec<_>>(), [expected]);
+    }
 }
 
 #[tokio::test]

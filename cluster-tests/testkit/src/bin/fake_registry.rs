@@ -27,6 +27,9 @@ struct Arguments {
     /// Length of the weights, bytes.
     #[arg(long, default_value_t = 1 << 20)]
     weights_bytes: u64,
+    /// What the model can do, such as `completion`; repeatable.
+    #[arg(long = "capability")]
+    capabilities: Vec<String>,
 }
 
 #[tokio::main]
@@ -35,7 +38,11 @@ async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let registry = FakeRegistry::start_at(arguments.listen).await?;
     if let Some(name) = &arguments.model {
-        registry.push(name, &FakeModel::of(arguments.seed, arguments.weights_bytes));
+        let mut model = FakeModel::of(arguments.seed, arguments.weights_bytes);
+        if !arguments.capabilities.is_empty() {
+            model.config["capabilities"] = serde_json::json!(arguments.capabilities);
+        }
+        registry.push(name, &model);
     }
     println!("{}", serde_json::json!({ "listening": registry.url() }));
     let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;

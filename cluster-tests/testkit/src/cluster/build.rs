@@ -198,6 +198,8 @@ impl Builder {
             // Nobody keeps a key for a cluster that lives for one test.
             ("backup.every_hours".to_owned(), "0".to_owned()),
         ];
+        // What a cut link holds back must not come over a libp2p connection.
+        flags.extend(self.links.then(|| ("p2p.lanes".to_owned(), "false".to_owned())));
         // Most of the time that a cluster takes to form is the wait for this look.
         flags.extend(self.hurried.then(|| ("raft.autopilot_ms".to_owned(), AUTOPILOT_MS.to_string())));
         let gate = match self.links {

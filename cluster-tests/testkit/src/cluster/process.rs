@@ -155,6 +155,10 @@ impl Node {
         &self.log
     }
 
+    pub(crate) fn room(&self) -> Option<&Room> {
+        self.place.room.as_deref()
+    }
+
     /// `host:port` at which others reach it: its gate where there is one.
     #[must_use]
     pub fn advertised(&self) -> String {

@@ -39,7 +39,7 @@ impl Lab {
         ensure!((1..=ROOMS_MAX).contains(&rooms), "a lab has 1 to {ROOMS_MAX} rooms, not {rooms}");
         let script = format!("ip link set lo up && ip link add {SWITCH} type bridge && ip link set {SWITCH} up");
         let (holder, pid) = hold(&[], &["--user", "--map-root-user", "--net"], &script).await.context("the switch")?;
-        let switch = Room { _holder: holder, pid, part: Part::Network(Ipv4Addr::UNSPECIFIED) };
+        let switch = Room { _holder: holder, pid, part: Part::Network(Vec::new()) };
         let mut lab = Self { rooms: Vec::with_capacity(rooms), switch };
         for number in (1..=u8::MAX).take(rooms) {
             let room = lab.join(number, mbit).await.with_context(|| format!("room {number}"))?;
@@ -59,7 +59,7 @@ impl Lab {
         let owner = enter(self.switch.pid, &["--user"]);
         let (holder, pid) = hold(&owner, &["--net"], "ip link set lo up").await?;
         let address = Ipv4Addr::new(10, 77, 0, number);
-        let room = Room { _holder: holder, pid, part: Part::Network(address) };
+        let room = Room { _holder: holder, pid, part: Part::Network(vec![address]) };
         let (port, other) = (format!("port{number}"), pid.to_string());
         self.switch.run(&["ip", "link", "add", &port, "type", "veth", "peer", "name", CABLE, "netns", &other]).await?;
         self.switch.run(&["ip", "link", "set", &port, "master", SWITCH, "up"]).await?;

@@ -12,6 +12,8 @@
 //!      crc32c of all that     4
 //! ```
 //!
+//! When the tree's file was last changed says when the blob was last read and found to be what it was.
+//!
 //! A tree says nothing of today's file: who uses it compares [`FileIdentity`] first. Trees can always be made again by
 //! reading the blob, so they are written whole (temporary file, rename) but not synced, and one that does not fit its
 //! checksum, name or root is removed with a warning and counts as absent.
@@ -22,10 +24,11 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ollamax_types::chunk::chunk_count;
 use ollamax_types::limits::BLOB_BYTES_MAX;
-use ollamax_types::{Digest, Root};
+use ollamax_types::{Digest, Root, Timestamp};
 
 use crate::fault::Fault;
 use crate::store::FileIdentity;
@@ -138,6 +141,33 @@ impl Index {
         remove(&self.path(sha256))
     }
 
+    /// When a blob was last read and found to be what it was: when its tree was put, or when that was noted since.
+    /// `None` where there is no tree.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn checked_at(&self, sha256: Digest) -> Result<Option<Timestamp>, Fault> {
+        let path = self.path(sha256);
+        match fs::metadata(&path).and_then(|found| found.modified()) {
+            Ok(modified) => Ok(Some(moment(modified))),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(Fault::at("look at the hash tree", &path)(error)),
+        }
+    }
+
+    /// A blob was read and is what it was. Where there is no tree there is nothing to note.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn note_checked(&self, sha256: Digest, at: Timestamp) -> Result<(), Fault> {
+        let path = self.path(sha256);
+        let noted = OpenOptions::new().write(true).open(&path);
+        match noted.and_then(|file| file.set_modified(UNIX_EPOCH + Duration::from_millis(at.0))) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(Fault::at("note in the hash tree", &path)(error)),
+            _ => Ok(()),
+        }
+    }
+
     /// The blobs of which there is a tree, in order.
     ///
     /// # Errors
@@ -153,6 +183,11 @@ impl Index {
     fn path(&self, sha256: Digest) -> PathBuf {
         self.root.join(format!("sha256-{sha256}{ENDING}"))
     }
+}
+
+fn moment(time: SystemTime) -> Timestamp {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// The names in a folder; those that are no text are none of ours.
@@ -265,6 +300,25 @@ mod tests {
             let at = at.index(bytes.len() * 8);
             bytes[at / 8] ^= 1 << (at % 8);
             prop_assert!(decode(SHA256, &bytes).is_err());
+        }
+    }
+
+    #[test]
+    fn when_a_file_was_checked_last_outlives_the_process_and_the_tree_tells_nothing_else() {
+        let (folder, index) = index();
+        let (long_ago, later) = (Timestamp(1_000_000_000_000), Timestamp(1_785_578_400_123));
+        assert_eq!(index.checked_at(SHA256).expect("readable"), None);
+        index.note_checked(SHA256, long_ago).expect("there is nothing to note");
+        assert_eq!(index.checked_at(SHA256).expect("readable"), None);
+        let tree = three_chunks();
+        index.put(SHA256, &tree).expect("room");
+        let put_at = index.checked_at(SHA256).expect("readable").expect("it has just been hashed");
+        assert!(put_at > long_ago, "{put_at:?}");
+        for at in [later, long_ago] {
+            index.note_checked(SHA256, at).expect("ours");
+            let again = Index::open(&folder.path().join("transfer/trees")).expect("it opens");
+            assert_eq!(again.checked_at(SHA256).expect("readable"), Some(at));
+            assert_eq!(again.get(SHA256).expect("readable"), Some(tree.clone()));
         }
     }
 

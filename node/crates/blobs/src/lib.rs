@@ -4,6 +4,7 @@
 #![doc = include_str!("../DESIGN.md")]
 #![forbid(unsafe_code)]
 
+pub mod aside;
 pub mod bundle;
 pub mod details;
 pub mod fault;
@@ -11,21 +12,26 @@ pub mod hashing;
 pub mod index;
 pub mod jobs;
 pub mod manifest;
+pub mod priority;
+pub mod scrubbing;
 pub mod space;
 pub mod staging;
 pub mod store;
 pub mod tree;
 
+pub use aside::Aside;
 pub use bundle::{BUNDLE_VERSION, BundleError, BundleReader, BundleWriter, Contents};
 pub use fault::Fault;
 pub use hashing::{Hashed, Hashing, Progress};
 pub use index::{Index, Indexed};
 pub use jobs::{JOB_VERSION, JobFile, Jobs};
 pub use manifest::{Layer, Manifest, ManifestError};
+pub use scrubbing::{Scrubbed, Scrubbing};
 pub use space::{Need, NoRoom, Promise, Promises, Space};
 pub use staging::{Part, PartError, SYNC_BYTES, Staging};
 pub use store::access::{Access, How};
 pub use store::publish::{Publication, PublishError, Published};
+pub use store::replace::Replaced;
 pub use store::scan::{Scan, Scanned};
 pub use store::{BlobFile, BlobSpec, FileIdentity, Owner, ReadError, Store};
 pub use tree::{ChunkHash, Tree, TreeError, chunk_hash};

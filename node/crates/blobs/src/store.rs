@@ -26,6 +26,7 @@ use crate::manifest::{Manifest, ManifestError};
 
 pub mod access;
 pub mod publish;
+pub mod replace;
 pub mod scan;
 
 pub use crate::manifest::BlobSpec;

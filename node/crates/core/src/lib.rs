@@ -14,4 +14,5 @@ pub mod recover;
 pub mod routing;
 pub mod stability;
 pub mod transfer_plan;
+pub mod trust;
 pub mod voters;

@@ -42,7 +42,7 @@ pub mod status;
 mod tokens;
 mod upgrade;
 
-pub use daemon::{AdminError, Daemon, Engines, Facts, Phase};
+pub use daemon::{AdminError, Daemon, Engines, Facts, Path, Phase};
 
 /// gRPC metadata key under which every answer, errors included, carries the id of its call.
 pub const REQUEST_ID_KEY: &str = "ollamax-request-id";

@@ -88,6 +88,13 @@ impl Channels {
         Ok((channel, peer_id))
     }
 
+    /// Forgets the channels of a node, so that the next calls dial anew. Calls that run are left alone: their
+    /// connection ends when the last of them has.
+    pub(crate) fn forget(&self, node: NodeId) {
+        let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
+        cached.retain(|(known, _), _| *known != node);
+    }
+
     /// Forgets the channels of nodes that are no members any more.
     pub(crate) fn forget_departed(&self) {
         let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);

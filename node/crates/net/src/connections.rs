@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use prometheus::IntCounter;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -16,11 +17,11 @@ use tokio_util::sync::CancellationToken;
 use ollamax_types::PeerId;
 
 use crate::metrics::Metrics;
-use crate::peer::Class;
+use crate::peer::{Class, Way};
 use crate::roster::Link;
 use crate::twins::{self, Boot, Verdict};
 
-/// Who dialled.
+/// Who dialled; of bytes, which way they went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Direction {
     In,
@@ -44,6 +45,8 @@ pub(crate) struct Arrival {
     pub(crate) boot: Boot,
     pub(crate) direction: Direction,
     pub(crate) class: Class,
+    /// What carries it.
+    pub(crate) way: Way,
     pub(crate) is_member: bool,
 }
 
@@ -95,6 +98,12 @@ pub(crate) struct Entered {
     class: Class,
     direction: Direction,
     connections: Arc<Connections>,
+    /// What carries it.
+    pub(crate) way: Way,
+    /// Bytes that came.
+    pub(crate) read: IntCounter,
+    /// Bytes that went.
+    pub(crate) written: IntCounter,
     /// To be told of each arrival of bytes.
     pub(crate) heard: Arc<Heard>,
     /// Cancelled when the connection shall end.
@@ -133,7 +142,7 @@ impl Connections {
 
     /// Enters a connection that has just been authenticated.
     pub(crate) fn enter(self: &Arc<Self>, arrival: Arrival) -> Entered {
-        let Arrival { link, boot, direction, class, is_member } = arrival;
+        let Arrival { link, boot, direction, class, way, is_member } = arrival;
         let (close, heard) = (CancellationToken::new(), Arc::new(Heard::new()));
         let since = heard.opened;
         let row = Live {
@@ -151,7 +160,8 @@ impl Connections {
         table.rows.insert(id, row);
         drop(table);
         self.metrics.open_connections(class, direction).inc();
-        Entered { id, class, direction, connections: Arc::clone(self), heard, close }
+        let [read, written] = [Direction::In, Direction::Out].map(|gone| self.metrics.bytes(class, gone, way));
+        Entered { id, class, direction, connections: Arc::clone(self), way, read, written, heard, close }
     }
 
     /// Waits until it is clear that no other process with this key speaks, and closes what a silent one has left. Ends
@@ -225,7 +235,7 @@ mod tests {
 
     fn arrival(name: &str, boot: Boot) -> Arrival {
         let link = Link { peer_id: key(name), vouched: None };
-        Arrival { link, boot, direction: Direction::In, class: Class::Raft, is_member: true }
+        Arrival { link, boot, direction: Direction::In, class: Class::Raft, way: Way::Tcp, is_member: true }
     }
 
     #[tokio::test]

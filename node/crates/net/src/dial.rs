@@ -1,12 +1,15 @@
 //! Dialling: from a node's number or an address to an authenticated stream.
 //!
-//! A node's addresses are tried in order, the one that worked last first; the next is started beside a slow one after a
-//! short wait, so one dead address costs that wait and no more. Only a stream whose proved key is the expected one
-//! counts. A failed dial answers for a short while for further requests to the same node, so that requests that have
-//! queued up do not each wait for a timeout of their own; a change of the table ends that while.
+//! A node's addresses are tried in order and a lane after them, what worked last first; the next is started beside a
+//! slow one after a short wait, so one dead address costs that wait and no more. Only a stream whose proved key is the
+//! expected one counts. A failed dial answers for a short while for further requests to the same node, so that requests
+//! that have queued up do not each wait for a timeout of their own; a change of the table ends that while. A lane is
+//! opened on a libp2p connection that stands or not at all: who keeps these connections is no concern of a dial.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -27,10 +30,16 @@ use crate::config::PeerConfig;
 use crate::connections::{Arrival, Connections, Direction};
 use crate::error::{Attempt, ConnectError, Problem};
 use crate::greeting::{self, Reception};
+use crate::lanes::{Lane, Lanes, NoLane};
 use crate::metrics::Metrics;
-use crate::peer::{Class, Refuser};
+use crate::peer::{Class, Refuser, Way};
 use crate::roster::{Link, Roster};
-use crate::stream::PeerStream;
+use crate::stream::{Carrier, PeerStream};
+
+/// Longest wait until libp2p has met another node, ms.
+const MEET_TIMEOUT_MS: u64 = 5_000;
+/// What stands for an address where a lane is meant.
+const LANE: &str = "p2p";
 
 /// Opens streams to other nodes.
 #[derive(Debug)]
@@ -38,6 +47,9 @@ pub(crate) struct Dialer {
     config: PeerConfig,
     grpc: Arc<ClientConfig>,
     bulk: Arc<ClientConfig>,
+    own: PeerId,
+    /// Nothing where lanes are off.
+    lanes: Option<Lanes>,
     roster: Arc<Roster>,
     connections: Arc<Connections>,
     metrics: Metrics,
@@ -47,10 +59,36 @@ pub(crate) struct Dialer {
     closed: CancellationToken,
 }
 
+/// What a dialler shares with the rest of the door.
+#[derive(Debug, Clone)]
+pub(crate) struct Surroundings {
+    pub(crate) lanes: Option<Lanes>,
+    pub(crate) roster: Arc<Roster>,
+    pub(crate) connections: Arc<Connections>,
+    pub(crate) metrics: Metrics,
+    pub(crate) closed: CancellationToken,
+}
+
+/// One thing to try.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Path {
+    /// TCP to `host:port`.
+    Address(String),
+    /// A libp2p stream.
+    Lane,
+}
+
 /// What earlier dials to a node have taught.
 #[derive(Debug, Default)]
 struct Memory {
-    worked: Option<String>,
+    /// What worked last.
+    worked: Option<Path>,
+    /// What carried the last stream.
+    way: Option<Way>,
+    /// Counts the better ways that have been found.
+    epoch: u64,
+    /// The last round trip that was told.
+    rtt: Option<Duration>,
     failed: Option<Failed>,
 }
 
@@ -61,20 +99,27 @@ struct Failed {
     error: ConnectError,
 }
 
+// === impl Path ===
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => f.write_str(address),
+            Self::Lane => f.write_str(LANE),
+        }
+    }
+}
+
 // === impl Dialer ===
 
 impl Dialer {
-    pub(crate) fn new(
-        config: PeerConfig,
-        key: &NodeKey,
-        roster: Arc<Roster>,
-        connections: Arc<Connections>,
-        (metrics, closed): (Metrics, CancellationToken),
-    ) -> Result<Self, TlsError> {
+    pub(crate) fn new(config: PeerConfig, key: &NodeKey, around: Surroundings) -> Result<Self, TlsError> {
         let grpc = tls::client_config(key, Alpn::Grpc)?;
         let bulk = tls::client_config(key, Alpn::Bulk)?;
+        let own = key.peer_id().clone();
         let (memory, refused_as_twin) = (Mutex::default(), watch::Sender::new(None));
-        Ok(Self { config, grpc, bulk, roster, connections, metrics, memory, refused_as_twin, closed })
+        let Surroundings { lanes, roster, connections, metrics, closed } = around;
+        Ok(Self { config, grpc, bulk, own, lanes, roster, connections, metrics, memory, refused_as_twin, closed })
     }
 
     /// A stream to a member.
@@ -84,13 +129,19 @@ impl Dialer {
         if let Some(error) = self.recent_failure(node, generation) {
             return Err(error);
         }
-        let addresses = self.in_order_of_hope(node, addresses);
-        if addresses.is_empty() {
+        let mut paths: Vec<Path> = addresses.into_iter().map(Path::Address).collect();
+        paths.extend(self.lanes.as_ref().map(|_| Path::Lane));
+        if paths.is_empty() {
             return Err(ConnectError::NoAddress(node));
         }
-        match self.race(addresses, &expected, class).await {
-            Ok((address, stream)) => {
-                self.remember(node, |memory| *memory = Memory { worked: Some(address), failed: None });
+        self.put_in_order_of_hope(node, &mut paths);
+        match self.race(paths, &expected, class).await {
+            Ok((path, stream)) => {
+                self.remember(node, |memory| {
+                    memory.worked = Some(path);
+                    memory.way = Some(stream.way());
+                    memory.failed = None;
+                });
                 Ok(stream)
             }
             Err(attempts) => {
@@ -109,10 +160,26 @@ impl Dialer {
         expected: Option<&PeerId>,
         class: Class,
     ) -> Result<PeerStream, ConnectError> {
-        self.attempt(address.to_owned(), expected, class)
-            .await
-            .map(|(_, stream)| stream)
-            .map_err(|attempt| ConnectError::Unreachable { node: None, attempts: Arc::new(vec![attempt]) })
+        let opened = self.over_tcp(address, expected, class).await;
+        self.judge(address, class, opened).map_err(alone)
+    }
+
+    /// A stream over a lane to a node that need be no member.
+    pub(crate) async fn through_lane(&self, to: &PeerId, class: Class) -> Result<PeerStream, ConnectError> {
+        let opened = self.over_lane(to, class).await;
+        self.judge(LANE, class, opened).map_err(alone)
+    }
+
+    /// Has libp2p connect this node with another and keep the connection for a while.
+    pub(crate) async fn meet(&self, who: &PeerId, addresses: &[String]) -> Result<(), ConnectError> {
+        let met = match &self.lanes {
+            Some(lanes) => match timeout(Duration::from_millis(MEET_TIMEOUT_MS), lanes.meet(who, addresses)).await {
+                Ok(met) => met.map_err(Problem::Lane),
+                Err(_) => Err(Problem::Silent(MEET_TIMEOUT_MS)),
+            },
+            None => Err(Problem::Lane(NoLane::Off)),
+        };
+        met.map_err(|problem| alone(Attempt { address: LANE.to_owned(), problem }))
     }
 
     /// Who refused this node as another process with its key.
@@ -120,25 +187,105 @@ impl Dialer {
         self.refused_as_twin.subscribe()
     }
 
-    /// Forgets nodes that are no members any more.
-    pub(crate) fn forget_departed(&self) {
-        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        memory.retain(|node, _| self.roster.has_member(*node));
+    /// What carried the last stream to a member.
+    pub(crate) fn way(&self, node: NodeId) -> Option<Way> {
+        self.memory().get(&node)?.way
+    }
+
+    /// How often a better way to a node has been found.
+    pub(crate) fn epoch(&self, node: NodeId) -> u64 {
+        self.memory().get(&node).map_or(0, |memory| memory.epoch)
+    }
+
+    /// The last round trip to a member that was told.
+    pub(crate) fn rtt(&self, node: NodeId) -> Option<Duration> {
+        self.memory().get(&node)?.rtt
+    }
+
+    /// Notes a round trip to a member.
+    pub(crate) fn note_rtt(&self, node: NodeId, rtt: Duration) {
+        let mut memory = self.memory();
+        // Asked under the lock: after a departure nothing brings the series back.
+        if self.roster.has_member(node) {
+            memory.entry(node).or_default().rtt = Some(rtt);
+            self.metrics.rtt(node, rtt);
+        }
+    }
+
+    /// Members that were reached by something else than TCP, and by what.
+    pub(crate) fn detours(&self) -> Vec<(NodeId, Way)> {
+        let memory = self.memory();
+        let ways = memory.iter().filter_map(|(node, known)| Some((*node, known.way?)));
+        ways.filter(|(_, way)| *way != Way::Tcp).collect()
+    }
+
+    /// Dials a member anew by what is better than its present way, and lets the connection go again. What fails here is
+    /// not held against the node.
+    pub(crate) async fn try_better(&self, node: NodeId, now: Way) -> Option<(Path, Way)> {
+        let (expected, addresses) = self.roster.member(node)?;
+        let paths = addresses.into_iter().map(Path::Address).collect();
+        if let Ok((path, stream)) = self.race(paths, &expected, Class::Forward).await {
+            return Some((path, stream.way()));
+        }
+        if now < Way::Relayed {
+            return None;
+        }
+        // That libp2p has become direct is told once, and not heard while the first stream is still being opened.
+        let stream = self.over_lane(&expected, Class::Forward).await.ok()?;
+        (stream.way() < now).then(|| (Path::Lane, stream.way()))
+    }
+
+    /// From now on this path is tried first.
+    pub(crate) fn prefer(&self, node: NodeId, path: Path, way: Way) {
+        self.remember(node, |memory| {
+            memory.worked = Some(path);
+            memory.way = Some(way);
+        });
+    }
+
+    /// Tells those who hold long streams that a better way has been found.
+    pub(crate) fn begin_epoch(&self, node: NodeId) {
+        self.remember(node, |memory| memory.epoch += 1);
+    }
+
+    /// The table has changed: forgets nodes that are no members any more, and counts the others.
+    pub(crate) fn follow_table(&self) {
+        let mut memory = self.memory();
+        memory.retain(|node, _| {
+            let stays = self.roster.has_member(*node);
+            if !stays {
+                self.metrics.forget_rtt(*node);
+            }
+            stays
+        });
+        self.show_ways(&memory);
+    }
+
+    fn show_ways(&self, memory: &HashMap<NodeId, Memory>) {
+        let own = self.roster.node_of_key(&self.own);
+        let (mut counts, mut none) = ([0; Way::ALL.len()], 0);
+        for node in self.roster.members().into_iter().filter(|node| Some(*node) != own) {
+            match memory.get(&node).and_then(|memory| memory.way) {
+                Some(way) => counts[way as usize] += 1,
+                None => none += 1,
+            }
+        }
+        self.metrics.ways(&counts, none);
     }
 
     async fn race(
         &self,
-        addresses: Vec<String>,
+        paths: Vec<Path>,
         expected: &PeerId,
         class: Class,
-    ) -> Result<(String, PeerStream), Vec<Attempt>> {
+    ) -> Result<(Path, PeerStream), Vec<Attempt>> {
         let mut failures = Vec::new();
         let mut running = FuturesUnordered::new();
-        let mut waiting = addresses.into_iter();
+        let mut waiting = paths.into_iter();
         let mut next = waiting.next();
         loop {
-            if let Some(address) = next.take() {
-                running.push(self.attempt(address, Some(expected), class));
+            if let Some(path) = next.take() {
+                running.push(self.attempt(path, expected, class));
             }
             if running.is_empty() {
                 return Err(failures);
@@ -156,52 +303,70 @@ impl Dialer {
         }
     }
 
-    async fn attempt(
+    async fn attempt(&self, path: Path, to: &PeerId, class: Class) -> Result<(Path, PeerStream), Attempt> {
+        let opened = match &path {
+            Path::Address(address) => self.over_tcp(address, Some(to), class).await,
+            Path::Lane => self.over_lane(to, class).await,
+        };
+        let stream = self.judge(&path, class, opened)?;
+        Ok((path, stream))
+    }
+
+    fn judge(
         &self,
-        address: String,
-        expected: Option<&PeerId>,
+        path: impl fmt::Display,
         class: Class,
-    ) -> Result<(String, PeerStream), Attempt> {
-        match self.open(&address, expected, class).await {
+        opened: Result<PeerStream, Problem>,
+    ) -> Result<PeerStream, Attempt> {
+        match opened {
             Ok(stream) => {
                 self.metrics.dial(class, "ok");
-                Ok((address, stream))
+                Ok(stream)
             }
             Err(problem) => {
                 self.metrics.dial(class, "failed");
-                tracing::debug!(%address, %class, %problem, "dial");
-                Err(Attempt { address, problem })
+                self.metrics.dial_failed(&problem);
+                tracing::debug!(address = %path, %class, %problem, "dial");
+                Err(Attempt { address: path.to_string(), problem })
             }
         }
     }
 
-    async fn open(&self, address: &str, expected: Option<&PeerId>, class: Class) -> Result<PeerStream, Problem> {
+    async fn over_tcp(&self, address: &str, expected: Option<&PeerId>, class: Class) -> Result<PeerStream, Problem> {
         address::check(address)?;
         let tcp = match timeout(self.config.connect_timeout(), TcpStream::connect(address)).await {
             Ok(connected) => connected.map_err(|error| Problem::Tcp(Arc::new(error)))?,
             Err(_) => return Err(Problem::Silent(self.config.connect_timeout_ms)),
         };
         tcp.set_nodelay(true).map_err(|error| Problem::Tcp(Arc::new(error)))?;
-        let shaken = timeout(self.config.handshake_timeout(), self.shake_hands(tcp, address, expected, class)).await;
+        let there = There { address, way: Way::Tcp, expected };
+        let shaken = timeout(self.config.handshake_timeout(), self.shake_hands(tcp, there, class)).await;
         shaken.unwrap_or(Err(Problem::Stuck(self.config.handshake_timeout_ms)))
     }
 
-    async fn shake_hands(
-        &self,
-        tcp: TcpStream,
-        address: &str,
-        expected: Option<&PeerId>,
-        class: Class,
-    ) -> Result<PeerStream, Problem> {
+    /// The opening has as long as a TCP connection has: where libp2p has not noticed yet that a node is dead, a dial
+    /// shall not take longer for it.
+    async fn over_lane(&self, to: &PeerId, class: Class) -> Result<PeerStream, Problem> {
+        let lanes = self.lanes.as_ref().ok_or(NoLane::Off)?;
+        let Lane { io, way } = match timeout(self.config.connect_timeout(), lanes.open(to)).await {
+            Ok(opened) => opened?,
+            Err(_) => return Err(Problem::Silent(self.config.connect_timeout_ms)),
+        };
+        let there = There { address: LANE, way, expected: Some(to) };
+        let shaken = timeout(self.config.handshake_timeout(), self.shake_hands(io, there, class)).await;
+        shaken.unwrap_or(Err(Problem::Stuck(self.config.handshake_timeout_ms)))
+    }
+
+    async fn shake_hands(&self, io: impl Carrier, there: There<'_>, class: Class) -> Result<PeerStream, Problem> {
         let refused = |error| Problem::Tls(Arc::new(error));
         let config = match class.alpn() {
             Alpn::Grpc => &self.grpc,
             Alpn::Bulk => &self.bulk,
         };
         let connector = TlsConnector::from(Arc::clone(config));
-        let mut io = connector.connect(tls::no_server_name(), tcp).await.map_err(refused)?;
+        let mut io = connector.connect(tls::no_server_name(), io).await.map_err(refused)?;
         let proved = tls::proved_peer(io.get_ref().1.peer_certificates())?;
-        if let Some(expected) = expected {
+        if let Some(expected) = there.expected {
             tls::check_proved_peer(&proved, expected)?;
         }
         let hello = greeting::encode(class, self.connections.boot(), &self.roster.credential());
@@ -214,7 +379,7 @@ impl Dialer {
             Reception::Welcome => {}
             Reception::Full => return Err(Problem::Full),
             Reception::Twin => {
-                self.note_refusal(node, address);
+                self.note_refusal(node, there.address);
                 return Err(Problem::OwnTwin);
             }
         }
@@ -222,12 +387,12 @@ impl Dialer {
             let outlasted = self.connections.outlast_twins(&link.peer_id, answer.boot, self.config.twin_window());
             outlasted.await.map_err(|_| Problem::TheirTwin)?;
         }
-        let (boot, direction, is_member) = (answer.boot, Direction::Out, node.is_some());
-        let entered = self.connections.enter(Arrival { link: link.clone(), boot, direction, class, is_member });
+        let (boot, way, direction, is_member) = (answer.boot, there.way, Direction::Out, node.is_some());
+        let entered = self.connections.enter(Arrival { link: link.clone(), boot, direction, class, way, is_member });
         if self.closed.is_cancelled() {
             entered.close.cancel();
         }
-        Ok(PeerStream::new(io.into(), link, class, entered, Vec::new()))
+        Ok(PeerStream::new(Box::new(io), link, class, entered, Vec::new()))
     }
 
     /// Only a member's word counts: anybody else could say so to stop this node.
@@ -242,23 +407,49 @@ impl Dialer {
         });
     }
 
-    fn in_order_of_hope(&self, node: NodeId, mut addresses: Vec<String>) -> Vec<String> {
-        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+    /// A stable sort: what worked comes first, the others keep their order.
+    fn put_in_order_of_hope(&self, node: NodeId, paths: &mut [Path]) {
+        let memory = self.memory();
         let worked = memory.get(&node).and_then(|memory| memory.worked.as_ref());
-        // A stable sort: the address that worked comes first, the others keep their order.
-        addresses.sort_by_key(|address| Some(address) != worked);
-        addresses
+        paths.sort_by_key(|path| Some(path) != worked);
     }
 
     fn recent_failure(&self, node: NodeId, generation: u64) -> Option<ConnectError> {
-        let memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        let memory = self.memory();
         let failed = memory.get(&node)?.failed.as_ref()?;
         let holds = failed.generation == generation && failed.at.elapsed() < self.config.redial_after();
         holds.then(|| failed.error.clone())
     }
 
     fn remember(&self, node: NodeId, change: impl FnOnce(&mut Memory)) {
-        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
-        change(memory.entry(node).or_default());
+        let mut memory = self.memory();
+        let known = memory.entry(node).or_default();
+        let before = known.way;
+        change(known);
+        if known.way != before {
+            self.show_ways(&memory);
+        }
+    }
+
+    fn memory(&self) -> MutexGuard<'_, HashMap<NodeId, Memory>> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// Where a handshake takes place.
+#[derive(Debug, Clone, Copy)]
+struct There<'a> {
+    /// `host:port`, or the word for a lane.
+    address: &'a str,
+    way: Way,
+    /// Nobody else may answer.
+    expected: Option<&'a PeerId>,
+}
+
+/// One attempt was all that could be tried.
+fn alone(attempt: Attempt) -> ConnectError {
+    ConnectError::Unreachable { node: None, attempts: Arc::new(vec![attempt]) }
+}
+
+#[cfg(test)]
+mod tests;

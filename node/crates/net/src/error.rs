@@ -10,6 +10,8 @@ use ollamax_security::RandomError;
 use ollamax_security::tls::{ProofError, TlsError, WrongPeer};
 use ollamax_types::{ErrorCode, NodeId};
 
+pub use crate::lanes::NoLane;
+
 /// The listeners could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
@@ -40,16 +42,16 @@ pub enum BindError {
     Random(#[from] RandomError),
 }
 
-/// One address was tried in vain.
+/// One address, or a lane, was tried in vain.
 #[derive(Debug, Clone)]
 pub struct Attempt {
-    /// `host:port`.
+    /// `host:port`; `p2p` for a lane.
     pub address: String,
     /// Why it did not work.
     pub problem: Problem,
 }
 
-/// Why one address did not work.
+/// Why one address, or the lane, did not work.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Problem {
     /// The text is no address.
@@ -85,6 +87,9 @@ pub enum Problem {
     /// Another process with the node's key is connected and speaks.
     #[error("this is another process with the identity of a node that is connected and alive")]
     TheirTwin,
+    /// No libp2p stream to the node.
+    #[error("{0}")]
+    Lane(#[from] NoLane),
 }
 
 /// No connection to a node.
@@ -103,6 +108,45 @@ pub enum ConnectError {
     },
     /// The node is stopping.
     Stopping,
+}
+
+// === impl Problem ===
+
+impl Problem {
+    /// Every word of [`Problem::reason`].
+    pub const REASONS: [&'static str; 12] = [
+        "address",
+        "tcp",
+        "silent",
+        "tls",
+        "stuck",
+        "proof",
+        "wrong_peer",
+        "unanswered",
+        "full",
+        "own_twin",
+        "their_twin",
+        "lane",
+    ];
+
+    /// The word in metric labels.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Address(_) => "address",
+            Self::Tcp(_) => "tcp",
+            Self::Silent(_) => "silent",
+            Self::Tls(_) => "tls",
+            Self::Stuck(_) => "stuck",
+            Self::Proof(_) => "proof",
+            Self::WrongPeer(_) => "wrong_peer",
+            Self::Unanswered(_) => "unanswered",
+            Self::Full => "full",
+            Self::OwnTwin => "own_twin",
+            Self::TheirTwin => "their_twin",
+            Self::Lane(_) => "lane",
+        }
+    }
 }
 
 // === impl ConnectError ===
@@ -158,17 +202,44 @@ pub fn was_never_sent(status: &tonic::Status) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use ollamax_types::PeerId;
+
     use super::*;
+    use crate::address;
 
     #[test]
     fn the_text_names_node_addresses_and_reasons() {
         let attempt = |address: &str, problem| Attempt { address: address.to_owned(), problem };
-        let attempts = Arc::new(vec![attempt("a:1", Problem::Silent(1_000)), attempt("b:2", Problem::Stuck(2_000))]);
+        let lane = attempt("p2p", NoLane::Unconnected.into());
+        let tried = vec![attempt("a:1", Problem::Silent(1_000)), attempt("b:2", Problem::Stuck(2_000)), lane];
+        let attempts = Arc::new(tried);
         let error = ConnectError::Unreachable { node: Some(NodeId(3)), attempts };
         let text = error.to_string();
         assert!(text.starts_with("node 3 cannot be reached: a:1: no answer within 1000 ms"), "{text}");
         assert!(text.contains("; b:2: connected, but no TLS handshake within 2000 ms"), "{text}");
+        assert!(text.ends_with("; p2p: no libp2p connection to it stands"), "{text}");
         assert_eq!(error.code(), ErrorCode::PeerUnreachable);
+    }
+
+    #[test]
+    fn every_problem_has_a_reason_of_its_own() {
+        let refused = || Arc::new(io::Error::other("refused"));
+        let key = |name: &str| PeerId(name.to_owned());
+        let problems: [Problem; 12] = [
+            address::check("nowhere").unwrap_err().into(),
+            Problem::Tcp(refused()),
+            Problem::Silent(1),
+            Problem::Tls(refused()),
+            Problem::Stuck(1),
+            ProofError::Absent.into(),
+            WrongPeer { expected: key("a"), proved: key("b") }.into(),
+            Problem::Unanswered(refused()),
+            Problem::Full,
+            Problem::OwnTwin,
+            Problem::TheirTwin,
+            NoLane::Unconnected.into(),
+        ];
+        assert_eq!(problems.map(|problem| problem.reason()), Problem::REASONS);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What the rest of the node holds of this door.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tonic::transport::Channel;
@@ -13,7 +14,7 @@ use crate::dial::Dialer;
 use crate::discovery::Announcement;
 use crate::error::ConnectError;
 use crate::metrics::Metrics;
-use crate::peer::{Class, Discovered, Local, PeerEntry, Refuser};
+use crate::peer::{Class, Discovered, Local, PeerEntry, Reach, Refuser, Way};
 use crate::roster::Roster;
 use crate::stream::PeerStream;
 
@@ -27,9 +28,11 @@ pub(crate) struct Inner {
     pub(crate) roster: Arc<Roster>,
     pub(crate) connections: Arc<Connections>,
     pub(crate) dialer: Arc<Dialer>,
-    pub(crate) channels: Channels,
+    pub(crate) channels: Arc<Channels>,
     pub(crate) announce: watch::Sender<Announcement>,
     pub(crate) discovered: watch::Receiver<Vec<Discovered>>,
+    pub(crate) told: watch::Receiver<Vec<String>>,
+    pub(crate) reach: watch::Receiver<Reach>,
     pub(crate) metrics: Metrics,
 }
 
@@ -44,7 +47,7 @@ impl NetHandle {
     pub fn set_members(&self, members: Vec<PeerEntry>) {
         self.0.roster.set_members(members);
         self.0.channels.forget_departed();
-        self.0.dialer.forget_departed();
+        self.0.dialer.follow_table();
         self.close_departed();
     }
 
@@ -100,6 +103,59 @@ impl NetHandle {
     /// When nobody answers there, or another key does.
     pub async fn probe(&self, address: &str, expected: &PeerId) -> Result<(), ConnectError> {
         self.0.dialer.to_address(address, Some(expected), Class::Forward).await.map(drop)
+    }
+
+    /// Has libp2p connect this node with another, at the other's `p2p` addresses, and keep that connection for a while.
+    /// Neither need be a member. With no address, only keeps a connection that stands.
+    ///
+    /// # Errors
+    /// When lanes are off, or nobody with this key answers there in time.
+    pub async fn meet(&self, who: &PeerId, addresses: &[String]) -> Result<(), ConnectError> {
+        self.0.dialer.meet(who, addresses).await
+    }
+
+    /// Opens a lane once, over a libp2p connection that stands, and checks that this key answers in it.
+    ///
+    /// # Errors
+    /// When lanes are off, no connection stands, or another key answers.
+    pub async fn probe_lane(&self, expected: &PeerId) -> Result<(), ConnectError> {
+        self.0.dialer.through_lane(expected, Class::Forward).await.map(drop)
+    }
+
+    /// What carried the last stream to a member; nothing before there was one.
+    #[must_use]
+    pub fn way(&self, to: NodeId) -> Option<Way> {
+        self.0.dialer.way(to)
+    }
+
+    /// How often a better way to a member has been found. What was opened in an older epoch works on; what is opened
+    /// now takes the better way.
+    #[must_use]
+    pub fn epoch(&self, to: NodeId) -> u64 {
+        self.0.dialer.epoch(to)
+    }
+
+    /// Notes how long an empty question to a member and its answer took. For a node that is no member nothing is noted.
+    pub fn note_rtt(&self, to: NodeId, rtt: Duration) {
+        self.0.dialer.note_rtt(to, rtt);
+    }
+
+    /// The round trip to a member that was noted last.
+    #[must_use]
+    pub fn rtt(&self, to: NodeId) -> Option<Duration> {
+        self.0.dialer.rtt(to)
+    }
+
+    /// Whether others can dial this node's `p2p` listener, as it knows at the moment.
+    #[must_use]
+    pub fn reach(&self) -> watch::Receiver<Reach> {
+        self.0.reach.clone()
+    }
+
+    /// What others shall be told to dial at `p2p`: addresses, and circuits through members that relay for this node.
+    #[must_use]
+    pub fn p2p_told(&self) -> watch::Receiver<Vec<String>> {
+        self.0.told.clone()
     }
 
     /// The members in the table.

@@ -76,6 +76,71 @@ impl fmt::Display for Class {
     }
 }
 
+/// What carries a stream to another node; the best first. What runs inside is the same on each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Way {
+    /// A TCP connection to the `peer` listener, dialled by either side.
+    Tcp,
+    /// A libp2p stream on a connection that the two nodes have with each other.
+    P2p,
+    /// A libp2p stream through a third member.
+    Relayed,
+}
+
+impl Way {
+    /// Every way, the best first.
+    pub const ALL: [Self; 3] = [Self::Tcp, Self::P2p, Self::Relayed];
+
+    /// The word in logs, answers and metric labels.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::P2p => "p2p",
+            Self::Relayed => "relayed",
+        }
+    }
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Whether others can dial this node's `p2p` listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Reach {
+    /// Nobody has said yet; taken for direct.
+    #[default]
+    Unknown,
+    /// They can.
+    Direct,
+    /// They cannot: it asks other members to relay for it.
+    Relayed,
+}
+
+impl Reach {
+    /// Every answer.
+    pub const ALL: [Self; 3] = [Self::Unknown, Self::Direct, Self::Relayed];
+
+    /// The word in logs and metric labels.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Direct => "direct",
+            Self::Relayed => "relayed",
+        }
+    }
+}
+
+impl fmt::Display for Reach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 /// A member, as the applied catalog has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerEntry {
@@ -85,6 +150,8 @@ pub struct PeerEntry {
     pub peer_id: PeerId,
     /// Its `peer` listener, `host:port`, in the order of its wish.
     pub addresses: Vec<String>,
+    /// Its `p2p` listener, as multiaddresses; circuits name the relay without an address of it.
+    pub p2p_addresses: Vec<String>,
 }
 
 /// Who sent a request: found in the request's extensions.
@@ -103,7 +170,7 @@ pub struct Caller {
 pub struct Refuser {
     /// The member.
     pub node: NodeId,
-    /// Where it was dialled, `host:port`.
+    /// Where it was dialled, `host:port`; `p2p` over a lane.
     pub address: String,
 }
 
@@ -131,6 +198,8 @@ pub struct Local {
     pub p2p_addresses: Vec<String>,
     /// What others shall dial to reach the `peer` listener, `host:port`.
     pub advertise: Vec<String>,
+    /// What others shall dial to reach the `p2p` listener, as multiaddresses.
+    pub p2p_advertise: Vec<String>,
 }
 
 #[cfg(test)]
@@ -143,5 +212,11 @@ mod tests {
             assert_eq!(Class::from_number(class.number()), Some(class));
         }
         assert_eq!(Class::from_number(0), None);
+    }
+
+    #[test]
+    fn a_better_way_comes_before_a_worse_one() {
+        assert!(Way::ALL.is_sorted());
+        assert_eq!(Way::ALL.map(Way::as_str), ["tcp", "p2p", "relayed"]);
     }
 }

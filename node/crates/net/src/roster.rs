@@ -8,6 +8,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use tokio::sync::watch;
+
 use ollamax_security::Credential;
 use ollamax_types::{NodeId, PeerId};
 
@@ -22,10 +24,20 @@ pub struct Link {
     pub(crate) vouched: Option<NodeId>,
 }
 
+/// A member, as the `p2p` part needs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Contact {
+    pub(crate) peer_id: PeerId,
+    /// As the member told them: not checked.
+    pub(crate) p2p_addresses: Vec<String>,
+}
+
 /// The shared table.
 #[derive(Debug, Default)]
 pub(crate) struct Roster {
     state: RwLock<State>,
+    /// Shows the generation to whoever waits for a change.
+    changes: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -48,10 +60,13 @@ impl Roster {
         let mut state = self.write();
         state.by_peer = members.iter().map(|entry| (entry.peer_id.clone(), entry.node)).collect();
         let next = members.iter().map(|entry| NodeId(entry.node.0.saturating_add(1))).max();
-        state.by_node = members.into_iter().map(|entry| (entry.node, entry)).collect();
         // The table alone cannot open the door for credentials, but it can close it further.
         state.floor = state.floor.map(|floor| next.map_or(floor, |next| floor.max(next)));
-        state.generation += 1;
+        let table: BTreeMap<NodeId, PeerEntry> = members.into_iter().map(|entry| (entry.node, entry)).collect();
+        if state.by_node != table {
+            state.by_node = table;
+            self.count_change(state);
+        }
     }
 
     pub(crate) fn set_next_node_id(&self, next: NodeId) {
@@ -70,8 +85,20 @@ impl Roster {
         let discovered = found.iter().map(|peer| (peer.peer_id.clone(), peer.addresses.clone())).collect();
         if state.discovered != discovered {
             state.discovered = discovered;
-            state.generation += 1;
+            self.count_change(state);
         }
+    }
+
+    /// The lock is given back before anybody is woken.
+    fn count_change(&self, mut state: RwLockWriteGuard<'_, State>) {
+        state.generation += 1;
+        let generation = state.generation;
+        drop(state);
+        self.changes.send_if_modified(|shown| {
+            let is_newer = *shown < generation;
+            *shown = generation.max(*shown);
+            is_newer
+        });
     }
 
     /// This node's own credential, empty before it has one.
@@ -83,6 +110,11 @@ impl Roster {
         self.read().generation
     }
 
+    /// The generation, told anew after each change.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
     pub(crate) fn has_member(&self, node: NodeId) -> bool {
         self.read().by_node.contains_key(&node)
     }
@@ -90,6 +122,24 @@ impl Roster {
     /// Every member.
     pub(crate) fn members(&self) -> Vec<NodeId> {
         self.read().by_node.keys().copied().collect()
+    }
+
+    /// Every member with its `p2p` addresses.
+    pub(crate) fn contacts(&self) -> Vec<Contact> {
+        let state = self.read();
+        let contact =
+            |entry: &PeerEntry| Contact { peer_id: entry.peer_id.clone(), p2p_addresses: entry.p2p_addresses.clone() };
+        state.by_node.values().map(contact).collect()
+    }
+
+    /// Whether a key belongs to a member of the table; no credential counts here.
+    pub(crate) fn is_member_key(&self, key: &PeerId) -> bool {
+        self.read().by_peer.contains_key(key)
+    }
+
+    /// The member of the table that has this key.
+    pub(crate) fn node_of_key(&self, key: &PeerId) -> Option<NodeId> {
+        self.read().by_peer.get(key).copied()
     }
 
     /// A member's key, and every address to try: the catalog's first, then discovered ones.
@@ -134,7 +184,8 @@ mod tests {
     use super::*;
 
     fn entry(node: u64, peer_id: &PeerId, address: &str) -> PeerEntry {
-        PeerEntry { node: NodeId(node), peer_id: peer_id.clone(), addresses: vec![address.to_owned()] }
+        let p2p_addresses = vec![format!("/dns/{address}/tcp/2")];
+        PeerEntry { node: NodeId(node), peer_id: peer_id.clone(), addresses: vec![address.to_owned()], p2p_addresses }
     }
 
     fn credential(node: u64, peer_id: &PeerId, key: &ClusterKey) -> Vec<u8> {
@@ -173,6 +224,30 @@ mod tests {
         assert_eq!(roster.node_of(&link), None, "departed");
         roster.set_next_node_id(NodeId(2));
         assert_eq!(roster.node_of(&link), None, "the floor never sinks");
+    }
+
+    #[test]
+    fn only_keys_of_the_table_are_members_keys_and_each_change_is_told() {
+        let (in_table, vouched) = (NodeKey::ephemeral().unwrap(), NodeKey::ephemeral().unwrap());
+        let key = ClusterKey::generate().unwrap();
+        let roster = Roster::default();
+        let mut changes = roster.changes();
+        roster.set_credential(Vec::new(), key.public_key());
+        roster.set_next_node_id(NodeId(2));
+        assert!(!changes.has_changed().unwrap(), "the table is as it was");
+        roster.set_members(vec![entry(1, in_table.peer_id(), "a")]);
+        assert!(changes.has_changed().unwrap());
+        assert_eq!(*changes.borrow_and_update(), roster.generation());
+        roster.set_members(vec![entry(1, in_table.peer_id(), "a")]);
+        assert!(!changes.has_changed().unwrap(), "the same table again");
+
+        let shown = credential(4, vouched.peer_id(), &key);
+        let link = Link { vouched: roster.vouched(&shown, vouched.peer_id()), peer_id: vouched.peer_id().clone() };
+        assert_eq!(roster.node_of(&link), Some(NodeId(4)), "its credential counts where it is shown");
+        assert!(!roster.is_member_key(vouched.peer_id()) && roster.is_member_key(in_table.peer_id()));
+        assert_eq!(roster.node_of_key(in_table.peer_id()), Some(NodeId(1)));
+        let contact = Contact { peer_id: in_table.peer_id().clone(), p2p_addresses: vec!["/dns/a/tcp/2".to_owned()] };
+        assert_eq!(roster.contacts(), [contact]);
     }
 
     #[test]

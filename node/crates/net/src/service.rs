@@ -2,12 +2,15 @@
 //!
 //! `bind` opens the sockets, so that a taken port is known before anything else starts. `serve` runs until the node
 //! stops: then no connection is taken any more, open ones may finish their streams for a bounded time, and what is left
-//! is closed. When `serve` returns nothing of this door runs.
+//! is closed. Lanes need the `p2p` part, so it refuses what is new from the stop on and ends with the last stream. When
+//! it ends by a fault, that is told, and TCP goes on. When `serve` returns nothing of this door runs.
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
@@ -18,29 +21,34 @@ use tonic::transport::Server;
 
 use ollamax_security::NodeKey;
 use ollamax_security::tls::{self, Alpn};
-use ollamax_types::ErrorCode;
+use ollamax_types::{ErrorCode, PeerId};
 
 use crate::advertise;
 use crate::channels::{Channels, Tracked};
-use crate::config::{Config, PeerConfig};
+use crate::config::{Config, P2pConfig, PeerConfig};
 use crate::connections::Connections;
-use crate::dial::Dialer;
-use crate::discovery::{self, Discovery};
+use crate::dial::{Dialer, Surroundings};
+use crate::discovery::{Announcement, Discovery, Wires};
+use crate::door::{Door, Outlets};
 use crate::error::BindError;
 use crate::handle::{Inner, NetHandle};
-use crate::listener::{self, Door, Listener, Outlets};
+use crate::lanes::{Incoming, LANES_WAITING_MAX, Lanes};
+use crate::listener::{self, Listener};
 use crate::membership::ByMembership;
 use crate::metrics::Metrics;
-use crate::peer::Local;
+use crate::peer::{Discovered, Local, Reach, Way};
 use crate::roster::Roster;
 use crate::stream::PeerStream;
 use crate::twins::Boot;
+use crate::upgrade::Upgrade;
 
 /// Authenticated connections that wait for the gRPC server to take them.
 const HANDED_ON_MAX: usize = 64;
 /// Streams that a peer may open and cancel before the server has looked at them. A node whose many clients leave at
 /// once cancels as many streams; members are trusted not to do so for harm.
 const PENDING_RESETS_MAX: usize = 4_096;
+/// Better ways that libp2p has found and nobody has looked at yet.
+const BETTER_WAITING_MAX: usize = 64;
 /// Largest header list of a request between nodes, bytes.
 const HEADERS_BYTES_MAX: u32 = 64 << 10;
 
@@ -53,7 +61,14 @@ pub struct NetService {
     config: PeerConfig,
     key: NodeKey,
     socket: tokio::net::TcpListener,
+    /// Lanes that other nodes have opened.
+    lanes: mpsc::Receiver<Incoming>,
     discovery: Discovery,
+    /// Of what the `p2p` part draws by chance.
+    seed: u64,
+    upgrade: Upgrade,
+    /// Members that libp2p is connected with in a better way.
+    better: mpsc::Receiver<(PeerId, Way)>,
     roster: Arc<Roster>,
     connections: Arc<Connections>,
     metrics: Metrics,
@@ -63,6 +78,19 @@ pub struct NetService {
     /// Closes every stream for good.
     closed: CancellationToken,
     _close_when_dropped: DropGuard,
+}
+
+/// The `p2p` part, and what the rest of the door has of it.
+struct P2p {
+    discovery: Discovery,
+    /// Nothing where lanes are off.
+    lanes: Option<Lanes>,
+    incoming: mpsc::Receiver<Incoming>,
+    better: mpsc::Receiver<(PeerId, Way)>,
+    announce: watch::Sender<Announcement>,
+    discovered: watch::Receiver<Vec<Discovered>>,
+    told: watch::Receiver<Vec<String>>,
+    reach: watch::Receiver<Reach>,
 }
 
 // === impl NetService ===
@@ -80,31 +108,44 @@ impl NetService {
         stop: CancellationToken,
     ) -> Result<(Self, NetHandle), BindError> {
         tls::install_crypto_provider();
-        let address = config.peer.listen;
+        let Config { peer: config, p2p } = config;
+        let address = config.listen;
         let at_peer = |source| BindError::Peer { address, source };
         let socket = listener::bind(address).map_err(at_peer)?;
         let bound = socket.local_addr().map_err(at_peer)?;
-        let advertise = advertise::addresses(&config.peer.advertise, bound)?;
-        let (announce, announced) = watch::channel(discovery::Announcement::new(&advertise));
-        let (found, discovered) = watch::channel(Vec::new());
-        let discovery = Discovery::bind(config.p2p, &key, announced, found, &tasks).await?;
+        let advertise = advertise::addresses(&config.advertise, bound)?;
 
-        let closed = CancellationToken::new();
-        let metrics = Metrics::new();
-        let roster = Arc::new(Roster::default());
+        let (closed, metrics, roster) = (CancellationToken::new(), Metrics::new(), Arc::new(Roster::default()));
         let boot = Boot(ollamax_security::random_bytes()?);
+        let seed = u64::from_le_bytes(ollamax_security::random_bytes()?);
         let connections = Arc::new(Connections::new(boot, metrics.clone()));
-        let ends = (metrics.clone(), closed.clone());
-        let dialer = Dialer::new(config.peer.clone(), &key, Arc::clone(&roster), Arc::clone(&connections), ends)?;
-        let dialer = Arc::new(dialer);
+        let every = Duration::from_millis(p2p.direct_again_ms);
+        let shared = (Arc::clone(&roster), metrics.clone());
+        let p2p = P2p::open(p2p, &key, &advertise, shared, &tasks).await?;
+
+        let around = Surroundings {
+            lanes: p2p.lanes,
+            roster: Arc::clone(&roster),
+            connections: Arc::clone(&connections),
+            metrics: metrics.clone(),
+            closed: closed.clone(),
+        };
+        let dialer = Arc::new(Dialer::new(config.clone(), &key, around)?);
         let executor = Tracked { tasks: tasks.clone(), closed: closed.clone() };
-        let channels = Channels::new(&config.peer, Arc::clone(&dialer), Arc::clone(&roster), executor);
+        let channels = Arc::new(Channels::new(&config, Arc::clone(&dialer), Arc::clone(&roster), executor));
+        let upgrade = Upgrade {
+            dialer: Arc::clone(&dialer),
+            channels: Arc::clone(&channels),
+            roster: Arc::clone(&roster),
+            every,
+        };
         let local = Local {
             peer_id: key.peer_id().clone(),
             peer: bound,
             peer_port: bound.port(),
-            p2p_addresses: discovery.addresses().to_vec(),
+            p2p_addresses: p2p.discovery.addresses().to_vec(),
             advertise,
+            p2p_advertise: p2p.discovery.advertised().to_vec(),
         };
         let handle = NetHandle::new(Inner {
             local,
@@ -112,15 +153,21 @@ impl NetService {
             connections: Arc::clone(&connections),
             dialer,
             channels,
-            announce,
-            discovered,
+            announce: p2p.announce,
+            discovered: p2p.discovered,
+            told: p2p.told,
+            reach: p2p.reach,
             metrics: metrics.clone(),
         });
         let service = Self {
-            config: config.peer,
+            config,
             key,
             socket,
-            discovery,
+            lanes: p2p.incoming,
+            discovery: p2p.discovery,
+            seed,
+            upgrade,
+            better: p2p.better,
             roster,
             connections,
             metrics,
@@ -154,10 +201,14 @@ impl NetService {
         let door = Arc::new(Door::new(self.config.clone(), tls, roster, connections, ends));
         let (grpc, streams) = mpsc::channel(HANDED_ON_MAX);
         let outlets = Outlets { grpc, bulk: self.bulk.clone() };
-        let listener = Listener { socket: self.socket, door, tasks: self.tasks.clone(), stop: self.stop.clone() };
-        // Both end when the node stops; neither can fail.
+        let (tasks, stop) = (self.tasks.clone(), self.stop.clone());
+        let listener = Listener { socket: self.socket, lanes: self.lanes, door, tasks, stop };
+        // These end when the node stops; neither can fail.
         self.tasks.spawn(listener.run(outlets));
-        self.tasks.spawn(self.discovery.run(Arc::clone(&self.roster), self.stop.clone()));
+        self.tasks.spawn(self.upgrade.run(self.better, self.stop.clone()));
+        // This one ends when the door is closed. A fault in it is told by the second task.
+        let p2p = self.tasks.spawn(self.discovery.run(self.seed, self.stop.clone(), self.closed.clone()));
+        self.tasks.spawn(tell_of_fault(p2p));
 
         let service = ByMembership {
             members: members.prepare(),
@@ -184,6 +235,51 @@ impl NetService {
         self.closed.cancel();
         self.connections.close_where(|_| true);
         Ok(())
+    }
+}
+
+// === impl P2p ===
+
+impl P2p {
+    /// Opens its listener.
+    async fn open(
+        config: P2pConfig,
+        key: &NodeKey,
+        advertise: &[String],
+        (roster, metrics): (Arc<Roster>, Metrics),
+        tasks: &TaskTracker,
+    ) -> Result<Self, BindError> {
+        let (announce, announced) = watch::channel(Announcement::new(advertise));
+        let (found, discovered) = watch::channel(Vec::new());
+        let (tell, told) = watch::channel(Vec::new());
+        let (reached, reach) = watch::channel(Reach::default());
+        let (lanes, asks) = Lanes::channel();
+        let (came, incoming) = mpsc::channel(LANES_WAITING_MAX);
+        let (found_better, better) = mpsc::channel(BETTER_WAITING_MAX);
+        let lanes = config.lanes.then_some(lanes);
+        let wires = Wires {
+            announced,
+            found,
+            asks,
+            incoming: came,
+            better: found_better,
+            told: tell,
+            reach: reached,
+            roster,
+            metrics,
+        };
+        let discovery = Discovery::bind(config, key, advertise, wires, tasks).await?;
+        Ok(Self { discovery, lanes, incoming, better, announce, discovered, told, reach })
+    }
+}
+
+/// Without the `p2p` part the node goes on, with TCP alone.
+async fn tell_of_fault(p2p: JoinHandle<()>) {
+    if let Err(error) = p2p.await {
+        tracing::error!(
+            code = %ErrorCode::Internal, %error,
+            "the p2p part stopped; nodes behind NAT are not reached until ollamax-node restarts"
+        );
     }
 }
 

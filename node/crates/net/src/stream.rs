@@ -1,7 +1,8 @@
 //! An authenticated byte stream between two nodes.
 //!
-//! TLS over TCP with the proved key beside it. It can be closed from within (its member departed, the node stops):
-//! then reads and writes fail with `ConnectionAborted`, whatever the protocol on top is doing.
+//! TLS over a carrier (TCP, or a libp2p stream) with the proved key beside it. It can be closed from within (its member
+//! departed, the node stops): then reads and writes fail with `ConnectionAborted`, whatever the protocol on top is
+//! doing. The bytes inside TLS are counted by class, direction and way.
 
 use std::fmt;
 use std::io;
@@ -9,21 +10,20 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio_rustls::TlsStream;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::transport::server::Connected;
 
 use ollamax_types::PeerId;
 
 use crate::connections::Entered;
-use crate::peer::Class;
+use crate::peer::{Class, Way};
 use crate::roster::Link;
 
 /// Bytes to and from a node whose key TLS has proved.
 pub struct PeerStream {
-    io: TlsStream<TcpStream>,
+    /// TLS, whatever is beneath it.
+    io: Box<dyn Carrier>,
     link: Link,
     class: Class,
     closed: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -32,11 +32,16 @@ pub struct PeerStream {
     _places: Vec<OwnedSemaphorePermit>,
 }
 
+/// What bytes can be carried by.
+pub(crate) trait Carrier: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send + 'static> Carrier for T {}
+
 // === impl PeerStream ===
 
 impl PeerStream {
     pub(crate) fn new(
-        io: TlsStream<TcpStream>,
+        io: Box<dyn Carrier>,
         link: Link,
         class: Class,
         entered: Entered,
@@ -58,8 +63,20 @@ impl PeerStream {
         self.class
     }
 
+    /// What carries it.
+    #[must_use]
+    pub const fn way(&self) -> Way {
+        self.entered.way
+    }
+
     pub(crate) const fn link(&self) -> &Link {
         &self.link
+    }
+
+    fn count_written(&self, written: &Poll<io::Result<usize>>) {
+        if let Poll::Ready(Ok(count)) = written {
+            self.entered.written.inc_by(*count as u64);
+        }
     }
 
     fn refuse_when_closed(&self) -> io::Result<()> {
@@ -73,7 +90,7 @@ fn closed_from_within() -> io::Error {
 
 impl fmt::Debug for PeerStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PeerStream({}, {})", self.link.peer_id, self.class)
+        write!(f, "PeerStream({}, {}, {})", self.link.peer_id, self.class, self.way())
     }
 }
 
@@ -85,8 +102,10 @@ impl AsyncRead for PeerStream {
         }
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.io).poll_read(cx, buffer);
-        if buffer.filled().len() > before {
+        let count = buffer.filled().len() - before;
+        if count > 0 {
             self.entered.heard.note();
+            self.entered.read.inc_by(count as u64);
         }
         read
     }
@@ -95,7 +114,9 @@ impl AsyncRead for PeerStream {
 impl AsyncWrite for PeerStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.refuse_when_closed()?;
-        Pin::new(&mut self.io).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.io).poll_write(cx, bytes);
+        self.count_written(&written);
+        written
     }
 
     fn poll_write_vectored(
@@ -104,7 +125,9 @@ impl AsyncWrite for PeerStream {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.refuse_when_closed()?;
-        Pin::new(&mut self.io).poll_write_vectored(cx, slices)
+        let written = Pin::new(&mut self.io).poll_write_vectored(cx, slices);
+        self.count_written(&written);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -89,5 +89,7 @@ pub(crate) fn beat(shared: &Shared) -> Beat {
         daemon_version: shared.parts.daemon_version.clone(),
         applies: shared.parts.applies,
         applied_index: machine.applied_index,
+        quarantined: machine.quarantined,
+        suspect_files: machine.suspect_files,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ollamax_types::{Gpu, ModelRecord, Residency, RuntimeKind, RuntimeState};
+use ollamax_types::{Gpu, ModelRecord, Quarantine, Residency, RuntimeKind, RuntimeState};
 
 /// The runtime beside this node, as last polled.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,4 +48,8 @@ pub struct Machine {
     pub gpus: Vec<Gpu>,
     /// Raft index that this node has applied.
     pub applied_index: u64,
+    /// Whom it asks for no files for a while.
+    pub quarantined: Vec<Quarantine>,
+    /// Files of its models that are not what their names say.
+    pub suspect_files: u32,
 }

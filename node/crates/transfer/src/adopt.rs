@@ -3,11 +3,16 @@
 //! The list comes first: of a model only manifest and configuration are read, so it is there while the runtime is still
 //! coming up. The hashes follow: one file at a time, the smallest first, no faster than the configuration allows, and
 //! not what is on record for the very same file; while a model is pulled it rests. A file that a wish of the cluster
-//! names is hashed before all others and at once. Always holds: nothing in the store is changed. A file whose bytes are
-//! not what its name says is told as suspect and stays: it is the user's. What cannot be read is told once and tried
-//! again later; nothing here can fail the node.
+//! names is hashed before all others and at once. When all is hashed, what was not read for long is read again
+//! (`scrub`); what another node doubts is read before anything else. All that runs on threads that have stepped back.
+//! Always holds: nothing in the store is changed here. A file whose bytes are not what its name says is told as
+//! suspect; whether it is mended is decided elsewhere (`pull/repair`). What cannot be read is told once and tried again
+//! later; nothing here can fail the node.
 
-mod trees;
+mod files;
+pub(crate) mod job;
+mod pace;
+pub(crate) mod trees;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -19,13 +24,18 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use ollamax_blobs::{
-    Access, BlobSpec, Fault, FileIdentity, Hashed, Hashing, Index, Indexed, Progress, Scan, Scanned, Store,
-};
-use ollamax_types::{Digest, ErrorCode, Root};
+use ollamax_blobs::{Access, BlobSpec, Fault, FileIdentity, Index, Scan, Scanned, Store};
+use ollamax_types::{Clock, Digest, ErrorCode, Root};
 
+use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::ports::{Place, Runtime};
+use crate::quiet::{BrokenDown, quietly};
+use crate::scrub::Rota;
+
+use files::{Files, Sight};
+use job::{Job, Stepped};
+use pace::Pace;
 
 pub(crate) use trees::Trees;
 
@@ -39,8 +49,6 @@ const SEEK_INTERVAL: Duration = Duration::from_secs(1);
 const NEWS_INTERVAL: Duration = Duration::from_secs(1);
 /// Wait before a file is read again that could not be read to its end.
 const RETRY_WAIT: Duration = Duration::from_secs(600);
-/// Pieces of a file between two looks whether the same file still lies there.
-const CHECK_CHUNKS: u32 = 64;
 /// Most files of a store that are hashed.
 const FILES_MAX: usize = 262_144;
 /// Most troubles with a store that one look writes to the log.
@@ -67,6 +75,8 @@ pub struct Adopted {
 
 /// What adoption is tied to.
 pub(crate) struct Ties {
+    /// Wall time, by which files become old.
+    pub(crate) clock: Clock,
     /// Whose store it is.
     pub(crate) runtime: Arc<dyn Runtime>,
     /// Where hash trees are kept.
@@ -93,6 +103,10 @@ pub(crate) struct Adoption {
     index: Option<Index>,
     files: Files,
     job: Option<Box<Job>>,
+    /// What is read again, and when.
+    rota: Rota,
+    scrub_pace: Pace,
+    scrub: Option<Box<Job>>,
     urgent: BTreeSet<BlobSpec>,
     /// Why there is no store, as last told in the log.
     nowhere: Option<String>,
@@ -111,6 +125,7 @@ pub(crate) struct Adoption {
 enum Due {
     Look,
     Hash,
+    Scrub,
 }
 
 /// What a look at the place of the store showed.
@@ -127,69 +142,17 @@ struct Seen {
     trouble: Option<Fault>,
 }
 
-/// What a look at one file showed.
-#[derive(Debug)]
-enum Sight {
-    /// It is not there, or has another size.
-    Gone,
-    /// It could not be opened.
-    Shut(Fault),
-    /// It is there. The root is what is on record for exactly this file; not asked for where it is known already.
-    There(FileIdentity, Option<Root>),
-}
-
-/// A file that is being hashed.
-struct Job {
-    store: Store,
-    spec: BlobSpec,
-    identity: FileIdentity,
-    hashing: Hashing,
-    chunks: u32,
-    done_bytes: u64,
-}
-
-/// What came of one piece of a file.
-enum Stepped {
-    /// There is more of it.
-    More(Box<Job>),
-    /// It is what its name says.
-    Sound(Root),
-    /// It is this instead.
-    Other(Digest),
-    /// Another file lies there now, or none.
-    Moved,
-    /// It could not be read.
-    Broken(Fault),
-}
-
-/// What is known of the files of a store, and which is hashed next. It does nothing by itself.
-#[derive(Debug, Default)]
-struct Files {
-    /// To be hashed, the smallest first.
-    queue: BTreeMap<(u64, Digest), FileIdentity>,
-    /// Could not be read to the end; not to be tried before then.
-    resting: BTreeMap<BlobSpec, (FileIdentity, Instant)>,
-    /// Not looked at yet, or could not be opened.
-    unseen: BTreeSet<BlobSpec>,
-    sound: BTreeMap<Digest, (FileIdentity, Root)>,
-    suspect: BTreeMap<Digest, (FileIdentity, String)>,
-}
-
-/// When the next bytes may be read, so that no more are than allowed.
-#[derive(Debug)]
-struct Pace {
-    bytes_per_second_max: u64,
-    next: Instant,
-}
-
 // === impl Adoption ===
 
 impl Adoption {
-    pub(crate) fn new(hash_bytes_per_second_max: u64, ties: Ties) -> Self {
+    pub(crate) fn new(config: &Config, ties: Ties) -> Self {
         let now = Instant::now();
         Self {
             ties,
-            pace: Pace { bytes_per_second_max: hash_bytes_per_second_max, next: now },
+            pace: Pace { bytes_per_second_max: config.hash_bytes_per_second_max, next: now },
+            rota: Rota::new(config.scrub_days),
+            scrub_pace: Pace { bytes_per_second_max: config.scrub_bytes_per_second_max, next: now },
+            scrub: None,
             list: Adopted::default(),
             store: None,
             index: None,
@@ -205,15 +168,13 @@ impl Adoption {
         }
     }
 
-    /// Looks and hashes until `stop`. What is on its way then is finished by its thread and forgotten.
+    /// Looks, hashes and reads again until `stop`. What is on its way then is finished by its thread and forgotten.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         loop {
             let is_pulling = *self.ties.pulling.borrow_and_update() > 0;
             self.urgent.clone_from(&self.ties.urgent.borrow_and_update());
-            let is_urgent = self.files.first_of(&self.urgent).is_some();
-            let may_hash = is_urgent || !is_pulling && self.files.first().is_some();
-            let has_work = may_hash && self.index.is_some();
-            let hash_at = if is_urgent { Instant::now() } else { self.pace.next };
+            let next = self.next(is_pulling);
+            let read_at = next.as_ref().map_or_else(Instant::now, |(_, at)| *at);
             let due = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
@@ -222,26 +183,54 @@ impl Adoption {
                     continue;
                 }
                 () = self.ties.trees.told() => {
-                    self.take_doubts();
-                    self.tell();
-                    self.look_at = self.look_at.min(self.looked_at + LOOK_INTERVAL_MIN);
+                    self.hear();
                     continue;
                 }
                 Ok(()) = self.ties.pulling.changed() => continue,
                 Ok(()) = self.ties.urgent.changed() => continue,
                 () = sleep_until(self.look_at) => Due::Look,
-                () = sleep_until(hash_at), if has_work => Due::Hash,
+                () = sleep_until(read_at), if next.is_some() => next.map_or(Due::Look, |(due, _)| due),
             };
             let done = async {
                 match due {
                     Due::Look => self.look().await,
                     Due::Hash => self.hash().await,
+                    Due::Scrub => self.scrub().await,
                 }
             };
             if stop.run_until_cancelled(done).await.is_none() {
                 return;
             }
         }
+    }
+
+    /// What is read next, and when: what somebody doubts, what somebody waits for, then, while nobody pulls, what is
+    /// not hashed yet, and at last what was not read for long.
+    fn next(&self, is_pulling: bool) -> Option<(Due, Instant)> {
+        self.index.as_ref()?;
+        if self.rota.doubted().is_some() {
+            Some((Due::Scrub, Instant::now()))
+        } else if self.files.first_of(&self.urgent).is_some() {
+            Some((Due::Hash, Instant::now()))
+        } else if is_pulling {
+            None
+        } else if self.files.first().is_some() {
+            Some((Due::Hash, self.pace.next))
+        } else {
+            self.rota.due(self.ties.clock.now()).map(|_| (Due::Scrub, self.scrub_pace.next))
+        }
+    }
+
+    /// Somebody found a file damaged, doubts one, or wants the store to be looked at.
+    fn hear(&mut self) {
+        self.take_doubts();
+        for sha256 in self.ties.trees.take_suspicions() {
+            if self.files.sound.contains_key(&sha256) {
+                self.rota.doubt(sha256);
+            }
+        }
+        self.tell();
+        self.look_at = self.look_at.min(self.looked_at + LOOK_INTERVAL_MIN);
     }
 
     async fn look(&mut self) {
@@ -307,7 +296,9 @@ impl Adoption {
         self.list = Adopted::default();
         self.store = None;
         self.files = Files::default();
+        self.rota.keep(&BTreeMap::new());
         self.job = None;
+        self.scrub = None;
         self.troubles.clear();
     }
 
@@ -355,8 +346,26 @@ impl Adoption {
         self.index = Some(index);
         self.files.take(files, Instant::now());
         self.take_doubts();
-        if self.job.as_ref().is_some_and(|job| !self.files.wants(job.spec, job.identity)) {
+        if self.job.as_ref().is_some_and(|job| !self.files.wants(job.spec(), job.identity())) {
             self.job = None;
+        }
+        self.sort_rota().await;
+    }
+
+    /// Finds out when the files were read last that are sound.
+    async fn sort_rota(&mut self) {
+        let unknown = self.rota.keep(&self.files.identities());
+        let Some(index) = self.index.clone().filter(|_| !unknown.is_empty()) else { return };
+        let read = spawn_blocking(move || {
+            let read_at = |(sha256, identity): (Digest, FileIdentity)| {
+                let at = index.checked_at(sha256).ok().flatten()?;
+                Some((sha256, identity, at))
+            };
+            unknown.into_iter().filter_map(read_at).collect::<Vec<_>>()
+        });
+        // What cannot be found out is asked for at the next look.
+        for (sha256, identity, at) in read.await.unwrap_or_default() {
+            self.rota.set(sha256, identity, at);
         }
     }
 
@@ -365,26 +374,19 @@ impl Adoption {
         let (Some(store), Some(index)) = (self.store.clone(), self.index.clone()) else { return };
         let urgent = self.files.first_of(&self.urgent);
         // What nobody waits for begins anew behind what somebody waits for.
-        let job = self.job.take().filter(|job| urgent.is_none() || self.urgent.contains(&job.spec));
-        let next = job.as_ref().map(|job| (job.spec, job.identity)).or(urgent);
+        let job = self.job.take().filter(|job| urgent.is_none() || self.urgent.contains(&job.spec()));
+        let next = job.as_ref().map(|job| (job.spec(), job.identity())).or(urgent);
         let Some((spec, identity)) = next.or_else(|| self.files.first()) else { return };
-        let done_before = job.as_ref().map_or(0, |job| job.done_bytes);
+        let done_before = job.as_ref().map_or(0, |job| job.done_bytes());
         let started = Instant::now();
+        let (trees, now) = (self.ties.trees.clone(), self.ties.clock.now());
         let step = move || match job.map_or_else(|| Job::open(store, spec, identity), |job| Ok(Some(job))) {
-            Ok(Some(job)) => job.step(&index),
+            Ok(Some(job)) => job.step(&index, &trees, now),
             Ok(None) => Stepped::Moved,
             Err(fault) => Stepped::Broken(fault),
         };
-        let stepped = spawn_blocking(step).await.unwrap_or_else(|error| {
-            tracing::error!(code = %ErrorCode::Internal, %error, sha256 = %spec.sha256, "hash a file of the store");
-            Stepped::Moved
-        });
-        let done = match &stepped {
-            Stepped::More(job) => job.done_bytes,
-            Stepped::Sound(_) | Stepped::Other(_) => spec.size_bytes,
-            Stepped::Moved | Stepped::Broken(_) => done_before,
-        };
-        let read_bytes = done.saturating_sub(done_before);
+        let stepped = quietly(step).await.unwrap_or_else(|error| broken_down(spec.sha256, &error));
+        let read_bytes = read_to(&stepped, spec, done_before).saturating_sub(done_before);
         self.ties.metrics.hashed(read_bytes);
         self.pace.spend(started, read_bytes);
         self.take_step(spec, identity, stepped);
@@ -411,8 +413,8 @@ impl Adoption {
                 tracing::warn!(%sha256, %found, size_bytes, "a file of the model store is not what its name says");
                 self.files.set_suspect(spec, identity, format!("its bytes make {found}"));
             }
-            // The next look shows what lies there now.
-            Stepped::Moved => self.files.drop_moved(spec),
+            // The next look shows what lies there now. What was hashed before is not hashed here.
+            Stepped::Moved | Stepped::Damaged(_) => self.files.drop_moved(spec),
             Stepped::Broken(fault) => {
                 tracing::warn!(%sha256, error = %fault, "a file of the model store cannot be read; tried again later");
                 self.files.rest(spec, identity, Instant::now() + RETRY_WAIT);
@@ -421,17 +423,69 @@ impl Adoption {
         self.has_news = true;
     }
 
+    /// Reads the next piece of the file that is read again, or of the next one.
+    async fn scrub(&mut self) {
+        let (Some(store), Some(index)) = (self.store.clone(), self.index.clone()) else { return };
+        let (doubted, now) = (self.rota.doubted(), self.ties.clock.now());
+        let Some(sha256) = doubted.or_else(|| self.rota.due(now)) else { return };
+        let Some(identity) = self.files.sound.get(&sha256).map(|(identity, _)| *identity) else {
+            return self.rota.forget(sha256);
+        };
+        // What is only old begins anew behind what somebody doubts.
+        let job = self.scrub.take().filter(|job| job.spec().sha256 == sha256 && job.identity() == identity);
+        let spec = BlobSpec { sha256, size_bytes: identity.size };
+        let done_before = job.as_ref().map_or(0, |job| job.done_bytes());
+        let started = Instant::now();
+        let trees = self.ties.trees.clone();
+        let step = move || match job.map_or_else(|| Job::again(store, &index, spec, identity), |job| Ok(Some(job))) {
+            Ok(Some(job)) => job.step(&index, &trees, now),
+            Ok(None) => Stepped::Moved,
+            Err(fault) => Stepped::Broken(fault),
+        };
+        let stepped = quietly(step).await.unwrap_or_else(|error| broken_down(sha256, &error));
+        let read_bytes = read_to(&stepped, spec, done_before).saturating_sub(done_before);
+        self.ties.metrics.scrubbed(read_bytes);
+        self.scrub_pace.spend(started, read_bytes);
+        self.take_scrubbed(spec, identity, stepped);
+    }
+
+    fn take_scrubbed(&mut self, spec: BlobSpec, identity: FileIdentity, stepped: Stepped) {
+        let (sha256, now) = (spec.sha256, self.ties.clock.now());
+        match stepped {
+            Stepped::More(job) => self.scrub = Some(job),
+            Stepped::Sound(_) => {
+                tracing::debug!(%sha256, size_bytes = spec.size_bytes, "a file of the model store was read again");
+                self.rota.set(sha256, identity, now);
+            }
+            // Whoever found it has told it already.
+            Stepped::Damaged(_) | Stepped::Other(_) => {
+                self.rota.forget(sha256);
+                self.take_doubts();
+                self.tell();
+            }
+            Stepped::Moved => {
+                self.rota.forget(sha256);
+                self.look_at = self.look_at.min(self.looked_at + LOOK_INTERVAL_MIN);
+            }
+            Stepped::Broken(fault) => {
+                tracing::warn!(%sha256, error = %fault, "a file of the model store cannot be read; tried again later");
+                self.rota.put_off(sha256, identity, now);
+            }
+        }
+    }
+
     /// What others found to be damaged is suspect.
     fn take_doubts(&mut self) {
-        for (sha256, (identity, what)) in self.ties.trees.doubts() {
+        for (sha256, trees::Doubted { identity, what, .. }) in self.ties.trees.doubts() {
             if self.files.doubt(sha256, identity, &what) {
-                tracing::warn!(%sha256, reason = what, "a file of the model store is not what it was");
+                let path = self.store.as_ref().map(|store| store.blob_path(sha256)).unwrap_or_default();
+                tracing::warn!(%sha256, path = %path.display(), reason = what, "a file of the model store is damaged");
             }
         }
     }
 
     fn left_bytes(&self) -> u64 {
-        self.files.left_bytes().saturating_sub(self.job.as_ref().map_or(0, |job| job.done_bytes))
+        self.files.left_bytes().saturating_sub(self.job.as_ref().map_or(0, |job| job.done_bytes()))
     }
 
     /// Tells what is known, where it differs from what was told.
@@ -525,308 +579,17 @@ fn forget_trees(store: &Store, index: &Index, wanted: &BTreeSet<BlobSpec>) -> Re
     Ok(())
 }
 
-// === impl Job ===
-
-impl Job {
-    /// `None` when another file lies there now, or none. Blocks on the disk.
-    fn open(store: Store, spec: BlobSpec, identity: FileIdentity) -> Result<Option<Box<Self>>, Fault> {
-        let file = store.blob(spec)?.filter(|file| file.identity == identity);
-        Ok(file.map(|file| {
-            let hashing = Hashing::new(file.file, spec.size_bytes);
-            Box::new(Self { store, spec, identity, hashing, chunks: 0, done_bytes: 0 })
-        }))
-    }
-
-    /// Reads one piece. Blocks on the disk.
-    fn step(mut self: Box<Self>, index: &Index) -> Stepped {
-        let progress = match self.hashing.step() {
-            Ok(progress) => progress,
-            Err(fault) => return Stepped::Broken(fault),
-        };
-        self.chunks += 1;
-        let is_over = matches!(progress, Progress::Done(_));
-        if is_over || self.chunks.is_multiple_of(CHECK_CHUNKS) {
-            match self.store.blob(self.spec) {
-                Ok(Some(file)) if file.identity == self.identity => {}
-                Ok(_) => return Stepped::Moved,
-                Err(fault) => return Stepped::Broken(fault),
-            }
-        }
-        match progress {
-            Progress::More { done_bytes } => {
-                self.done_bytes = done_bytes;
-                Stepped::More(self)
-            }
-            Progress::Done(hashed) => self.judge(hashed, index),
-        }
-    }
-
-    /// What the bytes are, and puts on record what is sound.
-    fn judge(&self, hashed: Hashed, index: &Index) -> Stepped {
-        let sha256 = self.spec.sha256;
-        if hashed.sha256 != sha256 {
-            return Stepped::Other(hashed.sha256);
-        }
-        let root = hashed.tree.root();
-        // What is not on record is hashed again after a restart.
-        if let Err(error) = index.put(sha256, &Indexed { identity: self.identity, tree: hashed.tree }) {
-            tracing::warn!(%error, %sha256, "keep the hash tree of a file");
-        }
-        Stepped::Sound(root)
-    }
+/// A defect: the file is let go, and the next look finds it again.
+fn broken_down(sha256: Digest, error: &BrokenDown) -> Stepped {
+    tracing::error!(code = %ErrorCode::Internal, %error, %sha256, "read a file of the store");
+    Stepped::Moved
 }
 
-// === impl Files ===
-
-impl Files {
-    /// The next to be hashed.
-    fn first(&self) -> Option<(BlobSpec, FileIdentity)> {
-        let ((size_bytes, sha256), identity) = self.queue.first_key_value()?;
-        Some((BlobSpec { sha256: *sha256, size_bytes: *size_bytes }, *identity))
-    }
-
-    /// The first of these that is to be hashed.
-    fn first_of(&self, urgent: &BTreeSet<BlobSpec>) -> Option<(BlobSpec, FileIdentity)> {
-        urgent.iter().find_map(|spec| Some((*spec, *self.queue.get(&rank(*spec))?)))
-    }
-
-    fn wants(&self, spec: BlobSpec, identity: FileIdentity) -> bool {
-        self.queue.get(&rank(spec)) == Some(&identity)
-    }
-
-    /// The files whose root is known.
-    fn identities(&self) -> BTreeMap<Digest, FileIdentity> {
-        self.sound.iter().map(|(sha256, (identity, _))| (*sha256, *identity)).collect()
-    }
-
-    /// Takes in which files models are made of, before anybody looked at them.
-    fn announce(&mut self, wanted: &BTreeSet<BlobSpec>) {
-        let known = |spec: &BlobSpec| {
-            let is_hashed = self.sound.contains_key(&spec.sha256) || self.suspect.contains_key(&spec.sha256);
-            is_hashed || self.queue.contains_key(&rank(*spec)) || self.resting.contains_key(spec)
-        };
-        self.unseen = wanted.iter().copied().filter(|spec| !known(spec)).collect();
-    }
-
-    /// Takes in a look at all files that models are made of; what was not seen is forgotten.
-    fn take(&mut self, seen: Vec<(BlobSpec, Sight)>, now: Instant) {
-        let before = std::mem::take(self);
-        for (spec, sight) in seen {
-            let sha256 = spec.sha256;
-            let (identity, on_record) = match sight {
-                Sight::Gone => continue,
-                Sight::Shut(_) => {
-                    self.unseen.insert(spec);
-                    continue;
-                }
-                Sight::There(identity, on_record) => (identity, on_record),
-            };
-            let sound = before.sound.get(&sha256).filter(|(sound, _)| *sound == identity);
-            let suspect = before.suspect.get(&sha256).filter(|(suspect, _)| *suspect == identity);
-            let resting = before.resting.get(&spec).filter(|(resting, until)| *resting == identity && now < *until);
-            if let Some(root) = on_record.or(sound.map(|(_, root)| *root)) {
-                self.sound.insert(sha256, (identity, root));
-            } else if let Some(suspect) = suspect {
-                self.suspect.insert(sha256, suspect.clone());
-            } else if let Some(resting) = resting {
-                self.resting.insert(spec, *resting);
-            } else {
-                self.queue.insert(rank(spec), identity);
-            }
-        }
-    }
-
-    fn set_sound(&mut self, spec: BlobSpec, identity: FileIdentity, root: Root) {
-        self.queue.remove(&rank(spec));
-        self.sound.insert(spec.sha256, (identity, root));
-    }
-
-    fn set_suspect(&mut self, spec: BlobSpec, identity: FileIdentity, what: String) {
-        self.queue.remove(&rank(spec));
-        self.suspect.insert(spec.sha256, (identity, what));
-    }
-
-    /// A file is not what it was when it was hashed, if it is still that very file. True: nobody knew.
-    fn doubt(&mut self, sha256: Digest, identity: FileIdentity, what: &str) -> bool {
-        if self.sound.get(&sha256).is_none_or(|(sound, _)| *sound != identity) {
-            return false;
-        }
-        self.sound.remove(&sha256);
-        self.suspect.insert(sha256, (identity, what.to_owned()));
-        true
-    }
-
-    fn drop_moved(&mut self, spec: BlobSpec) {
-        self.queue.remove(&rank(spec));
-    }
-
-    fn rest(&mut self, spec: BlobSpec, identity: FileIdentity, until: Instant) {
-        self.queue.remove(&rank(spec));
-        self.resting.insert(spec, (identity, until));
-    }
-
-    /// Bytes of all files that are not hashed.
-    fn left_bytes(&self) -> u64 {
-        let queued = self.queue.keys().map(|(size_bytes, _)| *size_bytes);
-        let others = self.resting.keys().chain(&self.unseen).map(|spec| spec.size_bytes);
-        queued.chain(others).fold(0, u64::saturating_add)
-    }
-}
-
-/// Where a file stands in the queue.
-const fn rank(spec: BlobSpec) -> (u64, Digest) {
-    (spec.size_bytes, spec.sha256)
-}
-
-// === impl Pace ===
-
-impl Pace {
-    /// Bytes were read from then on.
-    fn spend(&mut self, from: Instant, bytes: u64) {
-        let Some(nanos) = (u128::from(bytes) * 1_000_000_000).checked_div(u128::from(self.bytes_per_second_max)) else {
-            return;
-        };
-        let time = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
-        self.next = self.next.max(from) + time;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use super::*;
-
-    const LATER: Duration = Duration::from_secs(1);
-    // Where a single file is kept, as the numbers of files in each list.
-    const QUEUED: [usize; 5] = [1, 0, 0, 0, 0];
-    const RESTING: [usize; 5] = [0, 1, 0, 0, 0];
-    const UNSEEN: [usize; 5] = [0, 0, 1, 0, 0];
-    const SOUND: [usize; 5] = [0, 0, 0, 1, 0];
-    const SUSPECT: [usize; 5] = [0, 0, 0, 0, 1];
-
-    fn spec(name: u8, size_bytes: u64) -> BlobSpec {
-        BlobSpec { sha256: Digest([name; 32]), size_bytes }
-    }
-
-    fn identity(ino: u64) -> FileIdentity {
-        FileIdentity { dev: 1, ino, size: 1, mtime_ns: 0, ctime_ns: 0 }
-    }
-
-    fn root(byte: u8) -> Root {
-        Root([byte; 32])
-    }
-
-    fn there(ino: u64) -> Sight {
-        Sight::There(identity(ino), None)
-    }
-
-    fn shut() -> Sight {
-        Sight::Shut(Fault::at("open", Path::new("/x"))(std::io::ErrorKind::PermissionDenied.into()))
-    }
-
-    #[test]
-    fn the_smallest_file_is_hashed_first_and_whatever_comes_of_it_takes_it_out() {
-        let now = Instant::now();
-        let mut files = Files::default();
-        let names = [(1, 30), (2, 10), (3, 20), (4, 40)];
-        files.take(names.iter().map(|(name, size)| (spec(*name, *size), there(u64::from(*name)))).collect(), now);
-        let mut order = Vec::new();
-        while let Some((spec, identity)) = files.first() {
-            assert!(files.wants(spec, identity));
-            match order.len() {
-                0 => files.set_sound(spec, identity, root(2)),
-                1 => files.set_suspect(spec, identity, "something else".to_owned()),
-                2 => files.rest(spec, identity, now + LATER),
-                _ => files.drop_moved(spec),
-            }
-            order.push((spec.sha256.0[0], files.left_bytes()));
-        }
-        // What rests is not hashed yet; of what moved only the next look knows.
-        assert_eq!(order, [(2, 90), (3, 70), (1, 70), (4, 30)]);
-    }
-
-    #[test]
-    fn what_is_known_of_a_file_holds_for_that_very_file_alone() {
-        let now = Instant::now();
-        let (file, ino) = (spec(1, 10), identity(1));
-        let sound = || Files { sound: BTreeMap::from([(file.sha256, (ino, root(1)))]), ..Files::default() };
-        let suspect = || {
-            let what = "something else".to_owned();
-            Files { suspect: BTreeMap::from([(file.sha256, (ino, what))]), ..Files::default() }
-        };
-        let resting = || Files { resting: BTreeMap::from([(file, (ino, now + LATER))]), ..Files::default() };
-        let queued = || Files { queue: BTreeMap::from([(rank(file), ino)]), ..Files::default() };
-        let check = |mut files: Files, sight: Sight, after: Duration, expected: [usize; 5]| {
-            let told = format!("{files:?} {sight:?}");
-            files.take(vec![(file, sight)], now + after);
-            let Files { queue, resting, unseen, sound, suspect } = files;
-            let found = [queue.len(), resting.len(), unseen.len(), sound.len(), suspect.len()];
-            assert_eq!(found, expected, "{told}");
-        };
-        let soon = Duration::ZERO;
-        check(Files::default(), there(1), soon, QUEUED);
-        check(Files::default(), Sight::There(ino, Some(root(1))), soon, SOUND);
-        check(queued(), there(1), soon, QUEUED);
-        check(queued(), there(2), soon, QUEUED);
-        check(sound(), there(1), soon, SOUND);
-        check(sound(), there(2), soon, QUEUED);
-        check(sound(), Sight::There(identity(2), Some(root(2))), soon, SOUND);
-        check(suspect(), there(1), soon, SUSPECT);
-        check(suspect(), there(2), soon, QUEUED);
-        check(resting(), there(1), soon, RESTING);
-        check(resting(), there(1), LATER, QUEUED);
-        check(resting(), there(2), soon, QUEUED);
-        for files in [queued(), sound(), suspect(), resting()] {
-            check(files, shut(), soon, UNSEEN);
-        }
-        for files in [queued(), sound(), suspect(), resting()] {
-            check(files, Sight::Gone, soon, [0; 5]);
-        }
-    }
-
-    #[test]
-    fn a_file_that_others_found_damaged_is_suspect_until_another_lies_there() {
-        let now = Instant::now();
-        let file = spec(1, 10);
-        let mut files = Files::default();
-        files.take(vec![(file, Sight::There(identity(1), Some(root(1))))], now);
-        assert!(!files.doubt(file.sha256, identity(2), "damaged") && files.suspect.is_empty(), "another file");
-        assert!(files.doubt(file.sha256, identity(1), "damaged"));
-        assert!(!files.doubt(file.sha256, identity(1), "damaged"), "it is known");
-        assert!(files.sound.is_empty());
-        files.take(vec![(file, there(1))], now);
-        assert_eq!(files.suspect.get(&file.sha256), Some(&(identity(1), "damaged".to_owned())));
-        files.take(vec![(file, there(2))], now);
-        assert_eq!((files.suspect.len(), files.queue.len()), (0, 1), "it was replaced");
-    }
-
-    #[test]
-    fn what_nobody_has_looked_at_is_left_to_do() {
-        let now = Instant::now();
-        let mut files = Files::default();
-        files.take(vec![(spec(1, 10), Sight::There(identity(1), Some(root(1)))), (spec(2, 20), there(2))], now);
-        files.announce(&BTreeSet::from([spec(1, 10), spec(2, 20), spec(3, 40)]));
-        assert_eq!(files.left_bytes(), 60);
-        assert_eq!(files.first(), Some((spec(2, 20), identity(2))), "only what was seen is hashed");
-    }
-
-    #[test]
-    fn no_more_bytes_are_read_than_allowed() {
-        let start = Instant::now();
-        let check = |rate: u64, spent: &[(u64, u64)], expected: u64| {
-            let mut pace = Pace { bytes_per_second_max: rate, next: start };
-            for (from_ms, bytes) in spent {
-                pace.spend(start + Duration::from_millis(*from_ms), *bytes);
-            }
-            assert_eq!(pace.next - start, Duration::from_millis(expected), "{rate} {spent:?}");
-        };
-        check(1_000, &[], 0);
-        check(1_000, &[(0, 500)], 500);
-        check(1_000, &[(0, 500), (500, 250)], 750);
-        check(1_000, &[(0, 500), (200, 250)], 750);
-        // What was not used is not saved up.
-        check(1_000, &[(0, 500), (9_000, 250)], 9_250);
-        check(0, &[(0, u64::MAX)], 0);
+/// How far a file is read behind a step.
+fn read_to(stepped: &Stepped, spec: BlobSpec, before: u64) -> u64 {
+    match stepped {
+        Stepped::More(job) => job.done_bytes(),
+        Stepped::Sound(_) | Stepped::Other(_) | Stepped::Damaged(_) => spec.size_bytes,
+        Stepped::Moved | Stepped::Broken(_) => before,
     }
 }

@@ -39,6 +39,13 @@ pub struct Config {
     pub spare_bytes_min: u64,
     /// Bytes of adopted models that are read each second to hash them in the background; 0 sets no limit. Since 0.1.
     pub hash_bytes_per_second_max: u64,
+    /// Files of the model store that were not read for so many days are read again and compared; 0: none. Since 0.1.
+    pub scrub_days: u32,
+    /// Bytes that are read each second for that; 0 sets no limit. Since 0.1.
+    pub scrub_bytes_per_second_max: u64,
+    /// A damaged file of a store that this node may write is replaced by a sound one, from other nodes or from its
+    /// registry. Since 0.1.
+    pub repair: bool,
     /// How long the runtime, and then the cluster, may take to see a model that was put into the store, milliseconds.
     /// Since 0.1.
     pub settle_ms: u64,
@@ -84,6 +91,9 @@ impl Default for Config {
             spare_percent: 5,
             spare_bytes_min: 1 << 30,
             hash_bytes_per_second_max: 256 << 20,
+            scrub_days: 30,
+            scrub_bytes_per_second_max: 32 << 20,
+            repair: true,
             settle_ms: 15_000,
             serve_asks_max: 16,
             links_per_peer: 1,
@@ -123,6 +133,7 @@ impl Config {
             ("retry_ms_max", self.retry_ms_max, self.retry_ms, 60_000),
             ("spare_percent", u64::from(self.spare_percent), 0, 50),
             ("spare_bytes_min", self.spare_bytes_min, 0, 1 << 40),
+            ("scrub_days", u64::from(self.scrub_days), 0, 3_650),
             ("settle_ms", self.settle_ms, 100, 600_000),
             ("serve_asks_max", u64::from(self.serve_asks_max), 1, 256),
             ("links_per_peer", u64::from(self.links_per_peer), 1, 4),
@@ -137,11 +148,13 @@ impl Config {
             }
         }
         problems.extend(self.limit_problems());
-        let rate = self.hash_bytes_per_second_max;
-        if rate != 0 && rate < HASH_BYTES_PER_SECOND_LEAST {
-            let key = "transfer.hash_bytes_per_second_max";
-            let text = format!("{key}: {rate} is neither 0 (no limit) nor at least {HASH_BYTES_PER_SECOND_LEAST}");
-            problems.push(text);
+        let rates = [
+            ("hash_bytes_per_second_max", self.hash_bytes_per_second_max),
+            ("scrub_bytes_per_second_max", self.scrub_bytes_per_second_max),
+        ];
+        for (key, rate) in rates.into_iter().filter(|(_, rate)| (1..HASH_BYTES_PER_SECOND_LEAST).contains(rate)) {
+            let least = HASH_BYTES_PER_SECOND_LEAST;
+            problems.push(format!("transfer.{key}: {rate} is neither 0 (no limit) nor at least {least}"));
         }
         problems
     }
@@ -184,8 +197,11 @@ mod tests {
     #[test]
     fn no_limit_and_a_usable_one_are_valid() {
         let check = |rate, problems| {
-            let found = Config { hash_bytes_per_second_max: rate, ..Config::default() }.validate();
-            assert_eq!(found.len(), problems, "{rate}: {found:?}");
+            let hashing = Config { hash_bytes_per_second_max: rate, ..Config::default() };
+            let scrubbing = Config { scrub_bytes_per_second_max: rate, ..Config::default() };
+            for found in [hashing, scrubbing].map(|config| config.validate()) {
+                assert_eq!(found.len(), problems, "{rate}: {found:?}");
+            }
         };
         check(Config::default().hash_bytes_per_second_max, 0);
         check(0, 0);
@@ -206,7 +222,8 @@ mod tests {
             check(Config { registry_url: url.to_owned(), ..good() }, &[&text]);
         }
         check(Config { origin_streams: 0, ..good() }, &["transfer.origin_streams: 0 is not between 1 and 64"]);
-        check(Config { pulls_waiting_max: 0, spare_percent: 0, spare_bytes_min: 0, ..good() }, &[]);
+        check(Config { scrub_days: 3_651, ..good() }, &["transfer.scrub_days: 3651 is not between 0 and 3650"]);
+        check(Config { scrub_days: 0, pulls_waiting_max: 0, spare_percent: 0, spare_bytes_min: 0, ..good() }, &[]);
         let impatient = Config { stall_ms: 60_000, silence_ms: 59_999, ..good() };
         check(impatient, &["transfer.silence_ms: 59999 is not between 60000 and 3600000"]);
         let several = Config { pulls_max: 17, spare_percent: 51, settle_ms: 0, retry_ms: 50_000, ..good() };

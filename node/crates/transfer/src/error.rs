@@ -154,6 +154,15 @@ pub enum PullError {
         /// What is wrong.
         text: String,
     },
+    /// The model is not on this node.
+    #[error("{name} is not on this node")]
+    NotHere {
+        /// Which model.
+        name: ModelName,
+    },
+    /// No more can have files read again.
+    #[error("{0} have files read again already, which is the limit")]
+    TooManyChecks(usize),
     /// What another node says.
     #[error("node {node}: {text}")]
     Elsewhere {
@@ -185,7 +194,8 @@ impl PullError {
             Self::Disk(_) => ErrorCode::StorageFailed,
             Self::Cancelled | Self::Overtaken { .. } => ErrorCode::PullCancelled,
             Self::Stopping => ErrorCode::Draining,
-            Self::TooMany(..) | Self::TooManyWatchers(_) => ErrorCode::Overloaded,
+            Self::TooMany(..) | Self::TooManyWatchers(_) | Self::TooManyChecks(_) => ErrorCode::Overloaded,
+            Self::NotHere { .. } => ErrorCode::ModelNotFound,
             Self::NotListed { .. } => ErrorCode::RuntimeFailed,
             Self::OtherVersion { .. } => ErrorCode::DigestConflict,
             Self::Runtime { code, .. } | Self::Bundle { code, .. } | Self::Elsewhere { code, .. } => *code,
@@ -339,6 +349,10 @@ mod tests {
         check(runtime, ErrorCode::DiskFull, text);
         let other = PullError::OtherVersion { wanted: Digest([0; 32]), found: "nothing".to_owned() };
         assert_eq!(other.code(), ErrorCode::DigestConflict);
+        let text = "llama3.2:latest is not on this node";
+        check(PullError::NotHere { name: name.clone() }, ErrorCode::ModelNotFound, text);
+        let text = "4 have files read again already, which is the limit";
+        check(PullError::TooManyChecks(4), ErrorCode::Overloaded, text);
         let text = "another version of llama3.2:latest was put into the store meanwhile; it stays";
         check(PullError::Overtaken { name }, ErrorCode::PullCancelled, text);
         let damaged = PullError::of_bundle(&BundleError::Missing(Digest([0xab; 32])));

@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use ollamax_blobs::Promises;
 use ollamax_types::limits::PULL_WATCHERS_MAX;
-use ollamax_types::{Clock, Digest, ErrorCode, ModelName, NodeId, Rate, Timestamp};
+use ollamax_types::{Clock, Digest, ErrorCode, ModelName, NodeId, Quarantine, Rate, Timestamp};
 
 use crate::adopt::{Adopted, Adoption, Ties, Trees};
 use crate::buffers::Buffers;
@@ -35,8 +35,11 @@ use crate::metrics::Metrics;
 use crate::overview::{self, Follower, OverviewWatch};
 use crate::ports::{Ask, ByteStream, Have, Ledger, LedgerError, Origin, Others, Peers, Runtime};
 use crate::progress::{PullProgress, Stage, Watch};
+use crate::pull::repair::{CHECKS_MAX, Repairs};
 use crate::pull::{ASKING_MAX, Means, blocking};
 use crate::service::Service;
+use crate::trust::Trusting;
+use crate::verify::{self, VerifyOrder, VerifyStream, Verifying};
 use crate::wishes::Wishes;
 
 /// What somebody wants to be pulled.
@@ -138,6 +141,7 @@ impl Handle {
         let look = Arc::new(Notify::new());
         let trees = Trees::new(folder.join("trees"));
         let ties = Ties {
+            clock: clock.clone(),
             runtime: Arc::clone(&runtime),
             trees: trees.clone(),
             pulling,
@@ -147,10 +151,11 @@ impl Handle {
             look: Arc::clone(&look),
         };
         // If it fails, the last list stays as it was; it ends with `stop`, between two reads.
-        tasks.spawn(Adoption::new(config.hash_bytes_per_second_max, ties).run(stop.clone()));
+        tasks.spawn(Adoption::new(&config, ties).run(stop.clone()));
         let serving = Arc::new(Semaphore::new(config.serve_asks_max as usize));
         let buffers = Buffers::new();
         let library = Library::new(trees.clone(), adopted.clone());
+        let trust = Trusting::new(Arc::clone(&peers), clock.clone(), metrics.clone());
         let means = Means {
             node,
             clock,
@@ -162,6 +167,7 @@ impl Handle {
             seed,
             library: library.clone(),
             limits,
+            trust,
             metrics: metrics.clone(),
             buffers,
             promises: Promises::default(),
@@ -178,9 +184,11 @@ impl Handle {
             turns: Mutex::default(),
             config,
         };
+        let means = Arc::new(means);
         let service = Arc::new(Service {
             node,
-            means: Arc::new(means),
+            repairs: Repairs::start(&means, &folder, tasks, &stop),
+            means,
             jobs_root: folder.join("jobs"),
             jobs: OnceCell::new(),
             wishes_root: folder.join("wishes"),
@@ -339,6 +347,23 @@ impl Handle {
         haves::follow(self.0.library.clone(), blobs)
     }
 
+    /// Another node says that a chunk of a file came from this one damaged: the file is read again before others. Heard
+    /// once a minute from each node; of a file that is not here, or is known to be damaged, nothing is done.
+    pub fn doubt(&self, from: NodeId, sha256: Digest, index: u32) {
+        let Means { trust, trees, .. } = &*self.0.service.means;
+        let is_offered = self.0.adopted.borrow().hashed.contains_key(&sha256);
+        if is_offered && trust.hears(from) {
+            tracing::info!(peer = %from, %sha256, chunk = index, "another node doubts a file of this one");
+            trees.suspicion(sha256);
+        }
+    }
+
+    /// The nodes that this one asks for nothing for a while, since they sent damaged pieces.
+    #[must_use]
+    pub fn quarantined(&self) -> Vec<Quarantine> {
+        self.0.service.means.trust.quarantined()
+    }
+
     /// What this node gives to machines that are no members.
     #[must_use]
     pub fn lab(&self) -> Lab {
@@ -400,6 +425,31 @@ impl Handle {
         } else {
             self.0.others.limit(node, order).await
         }
+    }
+
+    /// Has the files of this node's models read again, from the disk, and tells how far that is and what comes of it.
+    /// The last word on a file is its sight. Dropping the stream ends it between two pieces.
+    #[must_use]
+    pub fn verify(&self, order: VerifyOrder) -> VerifyStream {
+        let Service { means, repairs, tasks, stop, .. } = &*self.0.service;
+        let Ok(place) = Arc::clone(&repairs.checking).try_acquire_owned() else {
+            return verify::refused(PullError::TooManyChecks(CHECKS_MAX));
+        };
+        let may_repair = order.repair && means.config.repair;
+        let repairs = may_repair.then(|| Arc::clone(repairs));
+        verify::begin(order.name, Verifying { means: Arc::clone(means), repairs, _place: place }, tasks, stop)
+    }
+
+    /// The same on another node, or on this one.
+    #[must_use]
+    pub fn verify_at(&self, node: NodeId, order: VerifyOrder) -> VerifyStream {
+        if node == self.0.node { self.verify(order) } else { self.0.others.verify(node, order) }
+    }
+
+    /// How many files of the store beside this node are not what their name says.
+    #[must_use]
+    pub fn suspect_files(&self) -> u32 {
+        u32::try_from(self.0.adopted.borrow().suspect.len()).unwrap_or(u32::MAX)
     }
 
     /// To what somebody slowed a pull of this node down.

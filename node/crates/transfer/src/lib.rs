@@ -17,6 +17,7 @@ pub mod overview;
 pub mod ports;
 pub mod progress;
 pub mod shelf;
+pub mod verify;
 
 mod adopt;
 mod buffers;
@@ -28,7 +29,10 @@ mod haves;
 mod library;
 mod limits;
 mod pull;
+mod quiet;
+mod scrub;
 mod service;
+mod trust;
 mod wishes;
 
 pub use adopt::Adopted;
@@ -46,3 +50,4 @@ pub use ports::{
 };
 pub use progress::{BlobProgress, PullProgress, Source, SourceProgress, Stage, Wait, Watch};
 pub use shelf::{Shelf, Ware};
+pub use verify::{Sight, VerifyNews, VerifyOrder, VerifyStream};

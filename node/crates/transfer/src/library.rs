@@ -21,6 +21,7 @@ use ollamax_blobs::{
 use ollamax_core::transfer_plan::Extent;
 use ollamax_types::{Bits, Digest, chunk_count};
 
+use crate::adopt::trees::Doubted;
 use crate::adopt::{Adopted, Trees};
 
 /// Most trees of published files that are kept in memory; when there are more, all are read again.
@@ -240,7 +241,8 @@ impl Library {
         if tree.holds(index, into) {
             return Ok(());
         }
-        self.0.trees.doubt(sha256, file.identity, format!("chunk {index} is not what it was when it was hashed"));
+        let what = format!("chunk {index} is not what it was when it was hashed");
+        self.0.trees.doubt(sha256, Doubted { identity: file.identity, tree: Some(tree), what });
         self.lock().published.remove(&sha256);
         self.stir();
         Err(LibraryError::Damaged { index })

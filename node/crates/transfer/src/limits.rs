@@ -99,6 +99,7 @@ enum Hold {
 pub(crate) struct Gate {
     limits: Limits,
     class: Class,
+    urgency: Urgency,
     name: ModelName,
     board: Arc<Board>,
 }
@@ -140,7 +141,7 @@ impl Limits {
 
     /// The way of the bytes of a class into one pull.
     pub(crate) fn gate(&self, class: Class, name: ModelName, board: Arc<Board>) -> Gate {
-        Gate { limits: self.clone(), class, name, board }
+        Gate { limits: self.clone(), class, urgency: Urgency::Asked, name, board }
     }
 
     /// Whether nothing of a class moves just now.
@@ -320,6 +321,12 @@ impl Calendar {
 // === impl Gate ===
 
 impl Gate {
+    /// The same way for bytes for which nobody waits.
+    #[must_use]
+    pub(crate) fn in_background(self) -> Self {
+        Self { urgency: Urgency::Background, ..self }
+    }
+
     /// Returns when so many bytes may come. `held` is called whenever they have to wait, at least once a second.
     pub(crate) async fn pass(&self, bytes: u64, mut held: impl FnMut()) {
         let limits = &self.limits;
@@ -327,7 +334,7 @@ impl Gate {
             held();
             sleep(Duration::from_millis(ms)).await;
         }
-        while let Some(hold) = limits.hold(self.class, Urgency::Asked, bytes) {
+        while let Some(hold) = limits.hold(self.class, self.urgency, bytes) {
             held();
             let ms = match hold {
                 Hold::Slowed { ms } => ms,
@@ -349,7 +356,7 @@ impl Gate {
             held();
             sleep(Duration::from_millis(ms)).await;
         }
-        while let Some(Hold::Slowed { ms }) = limits.hold(self.class, Urgency::Asked, bytes) {
+        while let Some(Hold::Slowed { ms }) = limits.hold(self.class, self.urgency, bytes) {
             held();
             limits.wait(self.class, ms).await;
         }

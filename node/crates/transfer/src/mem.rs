@@ -25,6 +25,7 @@ use crate::ports::{
 };
 use crate::progress::{PullProgress, Watch};
 use crate::shelf::Shelf;
+use crate::verify::{VerifyOrder, VerifyStream};
 
 use fetching::Fetching;
 
@@ -410,6 +411,13 @@ impl Others for MemOthers {
     fn cancel(&self, to: NodeId, name: ModelName) -> BoxFuture<'static, Result<bool, PullError>> {
         let handle = self.handle(to);
         async move { Ok::<bool, PullError>(handle?.cancel(&name).await) }.boxed()
+    }
+
+    fn verify(&self, to: NodeId, order: VerifyOrder) -> VerifyStream {
+        match self.handle(to) {
+            Ok(handle) => handle.verify(order),
+            Err(error) => stream::once(async { Err(error) }).boxed(),
+        }
     }
 
     fn limit(&self, to: NodeId, limit: PullLimit) -> BoxFuture<'static, Result<bool, PullError>> {

@@ -6,6 +6,8 @@
 //! | `ollamax_blobs_unhashed_bytes` | bytes | – | of files in that store that are not hashed yet |
 //! | `ollamax_blobs_hashed_bytes_total` | bytes | – | read from that store to hash them |
 //! | `ollamax_blobs_suspect` | files | – | in that store whose bytes are not what their name says |
+//! | `ollamax_blobs_scrubbed_bytes_total` | bytes | – | read from that store again, to compare them |
+//! | `ollamax_blobs_repairs_total` | files | `outcome`: done, failed | damaged, that were to be replaced |
 //! | `ollamax_transfer_pulls` | pulls | `stage` | pulls of this node that are not over, by what they do |
 //! | `ollamax_transfer_pull_bytes` | bytes | `model`, `state`: total, verified | of each pull that is not over |
 //! | `ollamax_transfer_pulls_total` | pulls | `outcome`: done, failed, cancelled | pulls of this node that are over |
@@ -15,6 +17,8 @@
 //! | `ollamax_transfer_links` | streams | – | between this node and others, for chunks either way |
 //! | `ollamax_transfer_steals_total` | requests | – | for chunks that another node was asked for already |
 //! | `ollamax_transfer_peer_strikes_total` | chunks | `peer` | that came from a node and were not what they must be |
+//! | `ollamax_transfer_peers_quarantined` | nodes | – | that are asked for nothing for a while |
+//! | `ollamax_transfer_doubts_total` | files | `direction`: told, heard | to be read again, as a node told another |
 //! | `ollamax_transfer_wishes` | wishes | `state`: held, under_way, impossible, failed | of the cluster, if it leads |
 //! | `ollamax_transfer_origin_retries_total` | attempts | `reason`: cut, stalled, busy, refused | in vain |
 //! | `ollamax_transfer_chunks_damaged_total` | chunks | – | that a disk gave back other than they were |
@@ -25,8 +29,8 @@
 //! | `ollamax_transfer_lab_fetches_total` | models | `source`: peers, origin | got because such a machine asked |
 //! | `ollamax_transfer_staged_bytes` | bytes | – | that files on their way took when a pull ended last |
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+mod pull_bytes;
+
 use std::time::Duration;
 
 use prometheus::{CounterVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
@@ -39,13 +43,10 @@ use crate::bulk::frame::Outcome;
 use crate::class::Class;
 use crate::progress::Stage;
 
+use self::pull_bytes::PullBytes;
+
 /// The states of wishes.
 const WISH_STATES: [&str; 4] = ["held", "under_way", "impossible", "failed"];
-
-/// The states of bytes of a pull.
-const BYTE_STATES: [&str; 2] = ["total", "verified"];
-/// Most pulls that have rows of their own at once; of more, those that began first.
-const PULLS_SHOWN_MAX: usize = 64;
 
 /// Handles on the metrics; cheap to clone.
 #[derive(Debug, Clone)]
@@ -54,10 +55,10 @@ pub struct Metrics {
     unhashed: IntGauge,
     hashed: IntCounter,
     suspect: IntGauge,
+    scrubbed: IntCounter,
+    repairs: IntCounterVec,
     pulls: IntGaugeVec,
-    pull_bytes: IntGaugeVec,
-    /// The models that have rows in `pull_bytes`.
-    pulls_shown: Arc<Mutex<BTreeSet<String>>>,
+    pull_bytes: PullBytes,
     pulls_over: IntCounterVec,
     received: IntCounterVec,
     retries: IntCounterVec,
@@ -68,6 +69,8 @@ pub struct Metrics {
     links: IntGauge,
     steals: IntCounter,
     strikes: IntCounterVec,
+    quarantined: IntGauge,
+    doubts: IntCounterVec,
     wishes: IntGaugeVec,
     moved: IntCounterVec,
     limited: CounterVec,
@@ -97,6 +100,8 @@ impl Default for Metrics {
         let damaged = "Chunks on their way whose bytes on disk were not what was written.";
         // What is shown from the start has a first value for whoever computes rates.
         let asks = counters("ollamax_transfer_asks_total", "Requests of other nodes for chunks.", "outcome");
+        let doubts = "Files that other nodes were told to read again, or told this node to.";
+        let doubts = counters("ollamax_transfer_doubts_total", doubts, "direction");
         let lent = "Models that were got because a machine asked that is no member.";
         let lab_fetches = counters("ollamax_transfer_lab_fetches_total", lent, "source");
         let first = [
@@ -106,6 +111,8 @@ impl Default for Metrics {
             (&received, "node"),
             (&retries, "cut"),
             (&asks, "served"),
+            (&doubts, "told"),
+            (&doubts, "heard"),
             (&lab_fetches, "peers"),
             (&lab_fetches, "origin"),
         ];
@@ -130,16 +137,15 @@ impl Default for Metrics {
         let strikes = "Chunks that came from a node and were not what they must be.";
         let pulls = IntGaugeVec::new(stages, &["stage"]).expect("a valid name and one label");
         pulls.with_label_values(&["fetching"]);
-        let pull_bytes = Opts::new("ollamax_transfer_pull_bytes", "Bytes of each pull of this node that is not over.");
-        let pull_bytes = IntGaugeVec::new(pull_bytes, &["model", "state"]).expect("a valid name and two labels");
         Self {
             models: gauge("ollamax_blobs_models", "Complete models in the store beside this node."),
             unhashed: gauge("ollamax_blobs_unhashed_bytes", "Bytes of that store that are not hashed yet."),
             hashed: counter("ollamax_blobs_hashed_bytes_total", hashed),
             suspect: gauge("ollamax_blobs_suspect", "Files of that store whose bytes are not what their name says."),
+            scrubbed: counter("ollamax_blobs_scrubbed_bytes_total", "Bytes of that store that were read again."),
+            repairs: repairs(),
             pulls,
-            pull_bytes,
-            pulls_shown: Arc::default(),
+            pull_bytes: PullBytes::default(),
             pulls_over: over,
             received,
             retries,
@@ -150,6 +156,8 @@ impl Default for Metrics {
             links: gauge("ollamax_transfer_links", "Streams for chunks between this node and others."),
             steals: counter("ollamax_transfer_steals_total", steals),
             strikes: counters("ollamax_transfer_peer_strikes_total", strikes, "peer"),
+            quarantined: gauge("ollamax_transfer_peers_quarantined", "Nodes that are asked for nothing for a while."),
+            doubts,
             wishes,
             moved,
             limited,
@@ -170,8 +178,10 @@ impl Metrics {
         registry.register(Box::new(self.unhashed.clone()))?;
         registry.register(Box::new(self.hashed.clone()))?;
         registry.register(Box::new(self.suspect.clone()))?;
+        registry.register(Box::new(self.scrubbed.clone()))?;
+        registry.register(Box::new(self.repairs.clone()))?;
         registry.register(Box::new(self.pulls.clone()))?;
-        registry.register(Box::new(self.pull_bytes.clone()))?;
+        self.pull_bytes.register(registry)?;
         registry.register(Box::new(self.pulls_over.clone()))?;
         registry.register(Box::new(self.received.clone()))?;
         registry.register(Box::new(self.retries.clone()))?;
@@ -182,6 +192,8 @@ impl Metrics {
         registry.register(Box::new(self.links.clone()))?;
         registry.register(Box::new(self.steals.clone()))?;
         registry.register(Box::new(self.strikes.clone()))?;
+        registry.register(Box::new(self.quarantined.clone()))?;
+        registry.register(Box::new(self.doubts.clone()))?;
         registry.register(Box::new(self.moved.clone()))?;
         registry.register(Box::new(self.limited.clone()))?;
         registry.register(Box::new(self.strained.clone()))?;
@@ -223,6 +235,14 @@ impl Metrics {
         self.hashed.inc_by(bytes);
     }
 
+    pub(crate) fn scrubbed(&self, bytes: u64) {
+        self.scrubbed.inc_by(bytes);
+    }
+
+    pub(crate) fn repaired(&self, is_done: bool) {
+        self.repairs.with_label_values(&[if is_done { "done" } else { "failed" }]).inc();
+    }
+
     pub(crate) fn stage_begins(&self, stage: &Stage) {
         if let Some(word) = word_of(stage) {
             self.pulls.with_label_values(&[word]).inc();
@@ -237,34 +257,12 @@ impl Metrics {
 
     /// How far a pull is that is not over.
     pub(crate) fn show_pull(&self, model: &ModelName, total_bytes: u64, verified_bytes: u64) {
-        let model = model.to_string();
-        let mut shown = self.lock_shown();
-        if !shown.contains(&model) {
-            if shown.len() >= PULLS_SHOWN_MAX {
-                return;
-            }
-            shown.insert(model.clone());
-        }
-        for (state, bytes) in BYTE_STATES.into_iter().zip([total_bytes, verified_bytes]) {
-            let row = self.pull_bytes.with_label_values(&[model.as_str(), state]);
-            row.set(i64::try_from(bytes).unwrap_or(i64::MAX));
-        }
+        self.pull_bytes.show(model, total_bytes, verified_bytes);
     }
 
     /// A pull is over, and so are its rows.
     pub(crate) fn forget_pull(&self, model: &ModelName) {
-        let model = model.to_string();
-        let mut shown = self.lock_shown();
-        if shown.remove(&model) {
-            for state in BYTE_STATES {
-                // It was put there when the model was.
-                drop(self.pull_bytes.remove_label_values(&[model.as_str(), state]));
-            }
-        }
-    }
-
-    fn lock_shown(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        self.pulls_shown.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pull_bytes.forget(model);
     }
 
     pub(crate) fn pull_over(&self, outcome: &str) {
@@ -317,6 +315,18 @@ impl Metrics {
         self.strikes.with_label_values(&[peer.to_string().as_str()]).inc();
     }
 
+    pub(crate) fn show_quarantined(&self, nodes: usize) {
+        self.quarantined.set(i64::try_from(nodes).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn doubt_told(&self) {
+        self.doubts.with_label_values(&["told"]).inc();
+    }
+
+    pub(crate) fn doubt_heard(&self) {
+        self.doubts.with_label_values(&["heard"]).inc();
+    }
+
     pub(crate) fn retried(&self, end: End) {
         let reason = match end {
             End::Whole => return,
@@ -343,6 +353,17 @@ impl Drop for OpenLink {
     fn drop(&mut self) {
         self.0.dec();
     }
+}
+
+/// Repairs, with a first value for each outcome.
+fn repairs() -> IntCounterVec {
+    let help = "Damaged files of that store that were to be replaced by sound ones.";
+    let repairs = IntCounterVec::new(Opts::new("ollamax_blobs_repairs_total", help), &["outcome"]);
+    let repairs = repairs.expect("a valid name and one label");
+    for outcome in ["done", "failed"] {
+        repairs.with_label_values(&[outcome]);
+    }
+    repairs
 }
 
 /// The label of a stage; none of one in which nothing happens.
@@ -376,34 +397,10 @@ mod tests {
         let registry = Registry::new();
         let metrics = Metrics::default();
         metrics.register(&registry).expect("an empty registry");
-        assert_eq!(registry.gather().len(), 20, "strikes are there from the first one on");
+        assert_eq!(registry.gather().len(), 24, "strikes are there from the first one on");
         metrics.struck(NodeId(2));
-        assert_eq!(registry.gather().len(), 21);
+        assert_eq!(registry.gather().len(), 25);
         metrics.register(&registry).expect_err("taken");
-    }
-
-    #[test]
-    fn a_pull_has_rows_until_it_is_over_and_never_have_too_many_pulls_some() {
-        let registry = Registry::new();
-        let metrics = Metrics::default();
-        metrics.register(&registry).expect("an empty registry");
-        let name = |number: usize| format!("m{number}").parse::<ModelName>().expect("a name");
-        let rows = || {
-            let families = registry.gather();
-            let found = families.iter().find(|family| family.name() == "ollamax_transfer_pull_bytes");
-            found.map_or(0, |family| family.get_metric().len())
-        };
-        assert_eq!(rows(), 0);
-        metrics.show_pull(&name(0), 100, 7);
-        metrics.show_pull(&name(0), 100, 40);
-        let value = |state: &str| metrics.pull_bytes.with_label_values(&["m0:latest", state]).get();
-        assert_eq!((rows(), value("total"), value("verified")), (2, 100, 40));
-        (1..=PULLS_SHOWN_MAX).for_each(|number| metrics.show_pull(&name(number), 1, 0));
-        assert_eq!(rows(), 2 * PULLS_SHOWN_MAX);
-        metrics.forget_pull(&name(PULLS_SHOWN_MAX));
-        assert_eq!(rows(), 2 * PULLS_SHOWN_MAX, "it had none");
-        (0..PULLS_SHOWN_MAX).for_each(|number| metrics.forget_pull(&name(number)));
-        assert_eq!(rows(), 0);
     }
 
     #[test]

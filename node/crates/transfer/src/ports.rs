@@ -26,6 +26,7 @@ use crate::error::PullError;
 use crate::handle::{PullLimit, PullSpec};
 use crate::progress::PullProgress;
 use crate::shelf::Shelf;
+use crate::verify::{VerifyOrder, VerifyStream};
 
 /// Where models come from.
 pub trait Origin: Send + Sync + 'static {
@@ -179,6 +180,9 @@ pub trait Others: Send + Sync + 'static {
     fn pull(&self, to: NodeId, spec: PullSpec) -> BoxFuture<'static, Result<PullStream, PullError>>;
     /// Ends a pull there; false when there was none.
     fn cancel(&self, to: NodeId, name: ModelName) -> BoxFuture<'static, Result<bool, PullError>>;
+    /// Has files there read again, and tells how far that is. A connection that is lost shows as
+    /// [`ErrorCode::PeerUnreachable`], which is the last thing that comes.
+    fn verify(&self, to: NodeId, order: VerifyOrder) -> VerifyStream;
     /// Slows a pull there down; false when there was none.
     fn limit(&self, to: NodeId, limit: PullLimit) -> BoxFuture<'static, Result<bool, PullError>>;
 }
@@ -200,6 +204,8 @@ pub trait Peers: Send + Sync + 'static {
     fn haves(&self, from: NodeId, blobs: Vec<Digest>) -> BoxStream<'static, Result<Have, PeerError>>;
     /// A pull of another node, as it tells of it. It ends with the pull.
     fn watch(&self, at: NodeId, name: ModelName) -> BoxStream<'static, Result<PullProgress, PeerError>>;
+    /// Tells another node that this chunk of a file came from it and was not what it must be.
+    fn doubt(&self, at: NodeId, sha256: Digest, index: u32) -> BoxFuture<'static, Result<(), PeerError>>;
 }
 
 /// What a node has of a file.

@@ -12,6 +12,7 @@ pub(crate) mod chase;
 pub(crate) mod course;
 pub(crate) mod fetch;
 mod loopback;
+pub(crate) mod repair;
 pub(crate) mod resume;
 pub(crate) mod swarm;
 pub(crate) mod told;
@@ -52,6 +53,7 @@ use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::ports::{Ledger, Listing, Origin, OriginError, OriginTrouble, Peers, Place, Runtime};
 use crate::progress::{Board, Stage};
+use crate::trust::Trusting;
 
 use self::course::Course;
 use self::loopback::Way;
@@ -86,6 +88,8 @@ pub(crate) struct Means {
     pub(crate) links: Links,
     pub(crate) library: Library,
     pub(crate) limits: Limits,
+    /// Who may be asked.
+    pub(crate) trust: Trusting,
     pub(crate) metrics: Metrics,
     pub(crate) buffers: Buffers,
     pub(crate) promises: Promises,

@@ -25,6 +25,7 @@ use crate::handle::PullSpec;
 use crate::ports::Place;
 use crate::progress::{BlobProgress, Board, PullProgress, Source, SourceProgress, Stage, Watch, millis};
 use crate::pull::course::{Course, Wished};
+use crate::pull::repair::Repairs;
 use crate::pull::{Chosen, Means, Pull, blocking};
 
 mod bundled;
@@ -49,6 +50,7 @@ const URGENT_MAX: usize = 64;
 pub(crate) struct Service {
     pub(crate) node: NodeId,
     pub(crate) means: Arc<Means>,
+    pub(crate) repairs: Arc<Repairs>,
     pub(crate) jobs_root: PathBuf,
     /// Empty until the jobs of before were taken up.
     pub(crate) jobs: OnceCell<Jobs>,

@@ -74,6 +74,8 @@ pub const SUSPECT_AFTER: Duration = Duration::from_millis(800);
 pub const DEAD_AFTER: Duration = Duration::from_secs(30);
 /// GPUs of one node that are told of.
 pub const GPUS_MAX: usize = 64;
+/// Nodes that one node asks for no files for a while, and that are told of.
+pub const QUARANTINED_MAX: usize = 64;
 /// Join token life when no `--ttl` is given.
 pub const TOKEN_TTL_DEFAULT: Duration = Duration::from_secs(3_600);
 /// Longest join token life.

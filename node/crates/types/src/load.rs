@@ -89,6 +89,17 @@ pub struct RunnerLoad {
     pub load_ms: u32,
 }
 
+/// A node that another asks for no files for a while, since it sent damaged pieces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quarantine {
+    /// Who is not asked.
+    pub node: NodeId,
+    /// Until when, on the clock of whoever does not ask.
+    pub until: Timestamp,
+    /// The damaged pieces that it sent.
+    pub strikes: u32,
+}
+
 /// Which cluster versions a node applies; 0: not known, as of a node of an older release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Applies {
@@ -137,4 +148,8 @@ pub struct Beat {
     pub applies: Applies,
     /// Raft index that this node has applied, for lag displays.
     pub applied_index: u64,
+    /// Whom it asks for no files for a while.
+    pub quarantined: Vec<Quarantine>,
+    /// Files of its models that are not what their names say.
+    pub suspect_files: u32,
 }

@@ -2,9 +2,10 @@
 //!
 //! Always: each call ends with its own answer or one failure, and what nobody waits for any more is not sent. What was
 //! handed to a stream that then broke counts as lost, because it may have been delivered; the next call opens the next
-//! stream. A member that is about to stop says so, and still answers all that was on its way to it. A member of a
-//! release that does not know the exchange is called message by message, until one of those calls finds it gone, or for
-//! a minute: it may be another release by then.
+//! stream. A member that is about to stop says so, and still answers all that was on its way to it. When a better way to
+//! the member was found, which its epoch tells, the next call opens the next stream there, and the old one runs out:
+//! what is on its way on it is still answered. A member of a release that does not know the exchange is called message
+//! by message, until one of those calls finds it gone, or for a minute: it may be another release by then.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -45,9 +46,10 @@ pub(super) struct Line {
 enum Way {
     /// No stream is open; the next call opens one.
     Closed,
-    Exchange(Arc<Exchange>),
-    /// Its release knew no exchange then.
-    OneByOne(Instant),
+    /// One is open, since this epoch of the member.
+    Exchange(Arc<Exchange>, u64),
+    /// Its release knew no exchange then, in this epoch.
+    OneByOne(Instant, u64),
 }
 
 /// The sending end of one stream. When the last clone of it goes, the far end hears that no more calls will come.
@@ -100,12 +102,13 @@ impl Line {
         Self { tasks, places: Semaphore::new(CALLS_ON_THEIR_WAY_MAX), way: Mutex::new(Way::Closed) }
     }
 
-    /// Sends one message and waits for its answer, for at most `deadline`. `client` makes a client of this member and
+    /// Sends one message and waits for its answer, for at most `deadline`. `epoch` counts the better ways that were
+    /// found to the member; a stream of an earlier one is not used any more. `client` makes a client of this member and
     /// lane when one is needed, `message` what a member of an older release is sent instead.
     pub(super) async fn call(
         self: &Arc<Self>,
         body: Bytes,
-        deadline: Duration,
+        (deadline, epoch): (Duration, u64),
         client: impl Fn() -> RaftClient<Channel> + Send + Sync,
         message: impl FnOnce(Bytes) -> RaftMessage + Send,
     ) -> Result<Bytes, PeerError> {
@@ -114,7 +117,7 @@ impl Line {
         let Ok(Ok(_on_its_way)) = timeout(deadline / 2, self.places.acquire()).await else {
             return Err(PeerError::Unreachable("too many calls are on their way to it".to_owned()));
         };
-        match timeout_at(until, self.exchanged(&body, until, &client)).await {
+        match timeout_at(until, self.exchanged(&body, until, epoch, &client)).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(Miss::Failed(error))) => Err(error),
             Ok(Err(Miss::NotKnown)) => {
@@ -135,10 +138,11 @@ impl Line {
         self: &Arc<Self>,
         body: &Bytes,
         until: Instant,
+        epoch: u64,
         client: impl Fn() -> RaftClient<Channel>,
     ) -> Result<Bytes, Miss> {
         loop {
-            let Some(exchange) = self.exchange(&client) else { return Err(Miss::NotKnown) };
+            let Some(exchange) = self.exchange(epoch, &client) else { return Err(Miss::NotKnown) };
             // `None`: it had ended before this call was entered, and the next one is open then.
             if let Some(place) = exchange.enter(until) {
                 // The time that is left is told when it is sent.
@@ -152,26 +156,34 @@ impl Line {
         }
     }
 
-    /// The open stream, or a new one; `None` when the member knows none.
-    fn exchange(self: &Arc<Self>, client: impl Fn() -> RaftClient<Channel>) -> Option<Arc<Exchange>> {
+    /// The open stream, or a new one; `None` when the member knows none. One of an earlier epoch is let go: the far end
+    /// hears that no more calls will come, and its answers are still read.
+    fn exchange(self: &Arc<Self>, epoch: u64, client: impl Fn() -> RaftClient<Channel>) -> Option<Arc<Exchange>> {
         let mut way = self.way();
         match &*way {
-            Way::OneByOne(since) if since.elapsed() < ASKED_AGAIN_AFTER => None,
-            Way::Exchange(exchange) => Some(Arc::clone(exchange)),
-            Way::Closed | Way::OneByOne(_) => {
+            Way::OneByOne(since, of) if *of >= epoch && since.elapsed() < ASKED_AGAIN_AFTER => None,
+            // A call that read the epoch before it grew does not go back.
+            Way::Exchange(exchange, of) if *of >= epoch => Some(Arc::clone(exchange)),
+            Way::Closed | Way::OneByOne(..) | Way::Exchange(..) => {
                 let (calls, queued) = mpsc::channel(CALLS_ON_THEIR_WAY_MAX);
                 let book = Arc::new(Book::default());
                 // Ends with its stream, which its connection ends at the latest.
-                self.tasks.spawn(Arc::clone(self).read(client(), queued, Arc::clone(&book)));
+                self.tasks.spawn(Arc::clone(self).read(client(), queued, Arc::clone(&book), epoch));
                 let exchange = Arc::new(Exchange { calls, book });
-                *way = Way::Exchange(Arc::clone(&exchange));
+                *way = Way::Exchange(Arc::clone(&exchange), epoch);
                 Some(exchange)
             }
         }
     }
 
     /// Opens a stream and reads its answers until it ends.
-    async fn read(self: Arc<Self>, mut client: RaftClient<Channel>, queued: mpsc::Receiver<RaftCall>, book: Arc<Book>) {
+    async fn read(
+        self: Arc<Self>,
+        mut client: RaftClient<Channel>,
+        queued: mpsc::Receiver<RaftCall>,
+        book: Arc<Book>,
+        epoch: u64,
+    ) {
         let _ended = Ended { line: Arc::clone(&self), book: Arc::clone(&book) };
         let waited = Arc::clone(&book);
         let queued = ReceiverStream::new(queued);
@@ -182,7 +194,7 @@ impl Line {
                 Miss::Failed(PeerError::Lost(ended))
             }
             Err(status) if status.code() == Code::Unimplemented => {
-                *self.way() = Way::OneByOne(Instant::now());
+                *self.way() = Way::OneByOne(Instant::now(), epoch);
                 Miss::NotKnown
             }
             Err(status) => Miss::Failed(peer_error(&status)),
@@ -206,7 +218,7 @@ impl Line {
     /// Sends no more on this stream; the next call opens another.
     fn close(&self, book: &Arc<Book>) {
         let mut way = self.way();
-        if matches!(&*way, Way::Exchange(open) if Arc::ptr_eq(&open.book, book)) {
+        if matches!(&*way, Way::Exchange(open, _) if Arc::ptr_eq(&open.book, book)) {
             *way = Way::Closed;
         }
     }
@@ -215,7 +227,7 @@ impl Line {
     fn heard(&self, result: Result<Bytes, PeerError>) -> Result<Bytes, PeerError> {
         if matches!(result, Err(PeerError::Unreachable(_) | PeerError::Lost(_))) {
             let mut way = self.way();
-            if matches!(&*way, Way::OneByOne(_)) {
+            if matches!(&*way, Way::OneByOne(..)) {
                 *way = Way::Closed;
             }
         }
@@ -226,8 +238,8 @@ impl Line {
     #[cfg(test)]
     fn waiting(&self) -> Vec<u64> {
         match &*self.way() {
-            Way::Exchange(exchange) => exchange.book.page().waiting.keys().copied().collect(),
-            Way::Closed | Way::OneByOne(_) => Vec::new(),
+            Way::Exchange(exchange, _) => exchange.book.page().waiting.keys().copied().collect(),
+            Way::Closed | Way::OneByOne(..) => Vec::new(),
         }
     }
 

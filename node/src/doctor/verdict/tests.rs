@@ -71,10 +71,12 @@ fn a_registry_for_others_is_off_or_answers() {
 
 #[test]
 fn the_way_back_from_another_node() {
-    let tried = |found: &[(&str, Option<&str>)]| {
+    let tried_all = |found: &[(&str, Option<&str>)], lane: Option<Option<&str>>| {
         let found = found.iter().map(|(address, problem)| ((*address).to_owned(), problem.map(str::to_owned)));
-        reach_back(&ReachBack::Tried { by: NodeId(2), port: 11_436, found: found.collect() })
+        let lane = lane.map(|problem| problem.map(str::to_owned));
+        reach_back(&ReachBack::Tried { by: NodeId(2), port: 11_436, found: found.collect(), lane })
     };
+    let tried = |found: &[(&str, Option<&str>)]| tried_all(found, None);
     expect(&reach_back(&ReachBack::Nobody("alone")), Outcome::Skipped, "alone");
     let failed = ReachBack::Failed { by: NodeId(2), problem: "it is gone".to_owned() };
     expect(&reach_back(&failed), Outcome::Warn, "node 2 could not be asked: it is gone");
@@ -84,11 +86,20 @@ fn the_way_back_from_another_node() {
     expect(&none, Outcome::Fail, "none of this node's addresses: a:1: timed out");
     assert!(none.fix.contains("ufw allow 11436/tcp"), "{none:?}");
     expect(&tried(&[]), Outcome::Fail, "none of this node's addresses");
+    let closed = [("a:1", Some("timed out"))];
+    let lane = tried_all(&closed, Some(None));
+    expect(&lane, Outcome::Warn, "node 2 reaches this node only over this node's own libp2p connections: a:1: timed");
+    assert!(lane.fix.contains("ufw allow 11436/tcp") && lane.fix.contains("without a vote"), "{lane:?}");
+    let deaf = tried_all(&closed, Some(Some("none stands")));
+    expect(&deaf, Outcome::Fail, "none of this node's addresses: a:1: timed out; p2p: none stands");
+    expect(&tried_all(&[("a:1", None)], Some(Some("none stands"))), Outcome::Ok, "node 2 reaches a:1");
 }
 
 #[test]
 fn the_way_to_another_node() {
-    expect(&reachability("b", &Ok("b:1".to_owned())), Outcome::Ok, "b at b:1");
+    expect(&reachability("b", &Ok(Reached::At("b:1".to_owned()))), Outcome::Ok, "b at b:1");
+    expect(&reachability("b", &Ok(Reached::OverP2p)), Outcome::Ok, "b over p2p");
+    expect(&reachability("b", &Ok(Reached::Relayed)), Outcome::Ok, "b through a relay");
     expect(&reachability("b", &Err("refused".to_owned())), Outcome::Fail, "b: refused");
 }
 

@@ -119,10 +119,10 @@ enum Step {
 
 /// Whose the files of a store are, and who may do what to them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Dress {
+pub(super) struct Dress {
     uid: Option<u32>,
     gid: Option<u32>,
-    file_mode: u32,
+    pub(super) file_mode: u32,
     folder_mode: u32,
 }
 
@@ -356,7 +356,7 @@ impl Attempt<'_> {
 
 impl Dress {
     /// What the store's owner needs to replace and delete what this process publishes.
-    fn of(access: Access) -> Result<Self, PublishError> {
+    pub(super) fn of(access: Access) -> Result<Self, PublishError> {
         let plain = Self { uid: None, gid: None, file_mode: 0o644, folder_mode: 0o755 };
         match access {
             Access::Direct { how: How::Owner, .. } => Ok(plain),
@@ -373,7 +373,7 @@ impl Dress {
     }
 
     /// Durable on return, so that a file has all this before it has its name.
-    fn put_on(&self, file: &File, now: Timestamp) -> io::Result<()> {
+    pub(super) fn put_on(&self, file: &File, now: Timestamp) -> io::Result<()> {
         if self.uid.is_some() || self.gid.is_some() {
             fchown(file, self.uid, self.gid)?;
         }
@@ -411,14 +411,14 @@ fn bytes_of_manifest(path: &Path) -> Result<Option<Vec<u8>>, Fault> {
 }
 
 /// What came of giving something its name.
-fn named(renamed: io::Result<()>, path: &Path) -> Result<(), PublishError> {
+pub(super) fn named(renamed: io::Result<()>, path: &Path) -> Result<(), PublishError> {
     renamed.map_err(|error| match error.kind() {
         ErrorKind::CrossesDevices => PublishError::OtherDisk(path.display().to_string()),
         _ => Fault::at("name", path)(error).into(),
     })
 }
 
-fn sync_parent(path: &Path) -> Result<(), Fault> {
+pub(super) fn sync_parent(path: &Path) -> Result<(), Fault> {
     path.parent().map_or(Ok(()), disk::sync_folder)
 }
 

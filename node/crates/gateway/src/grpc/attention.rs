@@ -2,6 +2,8 @@
 //!
 //! Each entry says what, why and the command to type next. A healthy cluster has none.
 
+use std::collections::BTreeMap;
+
 use ollamax_core::backup::Trouble;
 use ollamax_core::catalog::{Fill, Usage};
 use ollamax_metadata as metadata;
@@ -49,6 +51,7 @@ pub fn needs_attention(status: &StatusReply, beside: &Beside<'_>) -> Vec<Attenti
     for node in status.nodes.iter().filter(|node| node.state() != State::Departed) {
         one_node(node, &mut found);
     }
+    peers(status, &mut found);
     if let Some(ballast) = beside.ballast {
         found.push(ballast_released(&status.node_name, ballast));
     }
@@ -148,6 +151,42 @@ fn one_node(node: &NodeView, found: &mut Vec<Attention>) {
         let why = format!("{} MiB are free", free >> 20);
         found.push(entry("disk_low", what, why, format!("on {name}: free some space where its data directory lies")));
     }
+    if node.suspect_files > 0 {
+        let (files, them) = if node.suspect_files == 1 { ("file", "it is") } else { ("files", "they are") };
+        let what = format!("node {name} has {} damaged {files}", node.suspect_files);
+        let why = format!("what its disk gives back is not what was put there; {them} not given to other nodes");
+        found.push(entry("damaged_files", what, why, format!("on {name}: ollamax model verify")));
+    }
+}
+
+/// Nodes that others ask for no files, since they sent damaged pieces. What a silent node said of others is old.
+fn peers(status: &StatusReply, found: &mut Vec<Attention>) {
+    let members = || status.nodes.iter().filter(|node| node.state() != State::Departed);
+    let heard = members().filter(|node| !matches!(node.health(), Health::Suspect | Health::Dead));
+    let mut askers: BTreeMap<u64, Vec<&str>> = BTreeMap::new();
+    for node in heard {
+        for shut in &node.quarantined {
+            askers.entry(shut.node).or_default().push(&node.name);
+        }
+    }
+    for node in members() {
+        let Some(askers) = askers.get(&node.id) else { continue };
+        let (name, verb) = (&node.name, if askers.len() == 1 { "asks" } else { "ask" });
+        found.push(entry(
+            "peer_quarantined",
+            format!("{} {verb} {name} for no files", listed(askers)),
+            "it sent damaged pieces; its memory or disk may fail".to_owned(),
+            format!("on {name}: ollamax model verify"),
+        ));
+    }
+}
+
+/// Names as they are said.
+fn listed(names: &[&str]) -> String {
+    match names.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} and {last}", rest.join(", ")),
+        _ => names.concat(),
+    }
 }
 
 fn ballast_released(name: &str, ballast: metadata::ReleasedBallast) -> Attention {
@@ -244,7 +283,7 @@ fn entry(id: &str, what: String, why: String, next: String) -> Attention {
 
 #[cfg(test)]
 mod tests {
-    use ollamax_proto::v1::{RaftView, Runtime};
+    use ollamax_proto::v1::{Quarantine, RaftView, Runtime};
 
     use super::*;
 
@@ -254,6 +293,10 @@ mod tests {
         let mut status = StatusReply { raft: Some(raft), nodes: (1..=3).map(node).collect(), ..StatusReply::default() };
         status.set_phase(Phase::Member);
         status
+    }
+
+    fn shut(node: u64) -> Quarantine {
+        Quarantine { node, until_ms: 1, strikes: 3 }
     }
 
     fn ids(status: &StatusReply, conflicting: &[String]) -> Vec<String> {
@@ -285,6 +328,8 @@ mod tests {
         check("clock_skew", &|status| status.nodes[1].clock_skew_ms = -3_600_000);
         check("disk_low", &|status| status.nodes[2].disk_free_bytes = Some(1 << 20));
         check("disk_low", &|status| status.nodes[2].disk_free_bytes = Some(0));
+        check("damaged_files", &|status| status.nodes[1].suspect_files = 1);
+        check("peer_quarantined", &|status| status.nodes[0].quarantined = vec![shut(2)]);
         check("runtime_down", &|status| {
             let mut runtime = Runtime { reason: "connection refused".to_owned(), ..Runtime::default() };
             runtime.set_state(RuntimeState::Down);
@@ -309,6 +354,35 @@ mod tests {
         check(720, false, Some(85_680), "not heard for 12 min; it does not vote; it will be removed in 23 h");
         check(300_000, false, None, "not heard for 3 days; it does not vote");
         check(10_000, true, Some(0), "not heard for 2 h; it will be removed in 0 s");
+    }
+
+    #[test]
+    fn damaged_files_are_counted_and_who_asks_a_node_for_nothing_is_named() {
+        let check = |change: &dyn Fn(&mut StatusReply), expected: &[&str]| {
+            let mut status = healthy();
+            change(&mut status);
+            let found = needs_attention(&status, &Beside::default());
+            assert_eq!(found.iter().map(|entry| entry.what.as_str()).collect::<Vec<_>>(), expected);
+            assert!(found.iter().all(|entry| entry.next.contains("ollamax model verify")), "{found:?}");
+        };
+        check(&|status| status.nodes[1].suspect_files = 1, &["node n2 has 1 damaged file"]);
+        check(&|status| status.nodes[1].suspect_files = 7, &["node n2 has 7 damaged files"]);
+        check(&|status| status.nodes[0].quarantined = vec![shut(2)], &["n1 asks n2 for no files"]);
+        let both = |status: &mut StatusReply| {
+            status.nodes[0].quarantined = vec![shut(2), shut(3)];
+            status.nodes[2].quarantined = vec![shut(2)];
+        };
+        check(&both, &["n1 and n3 ask n2 for no files", "n1 asks n3 for no files"]);
+        check(&|status| status.nodes[0].quarantined = vec![shut(9)], &[]);
+        assert_eq!(listed(&["n1", "n2", "n3"]), "n1, n2 and n3");
+    }
+
+    #[test]
+    fn what_a_silent_node_said_of_others_is_not_told() {
+        let mut status = healthy();
+        status.nodes[0].quarantined = vec![shut(2)];
+        status.nodes[0].set_health(Health::Dead);
+        assert_eq!(ids(&status, &[]), ["node_silent"]);
     }
 
     #[test]

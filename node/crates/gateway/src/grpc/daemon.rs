@@ -1,6 +1,8 @@
 //! The port through which the admin API reaches what only the assembly can do: life-cycle, logs, checks, imports.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
@@ -61,6 +63,17 @@ pub struct Facts {
     pub pid: u32,
     /// How often the schedule makes a backup, milliseconds; 0: never.
     pub backup_every_ms: u64,
+    /// How it reaches each member.
+    pub paths: BTreeMap<NodeId, Path>,
+}
+
+/// How this node reaches another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Path {
+    /// What carried the last connection: `tcp`, `p2p`, `relayed`; empty while there was none.
+    pub way: &'static str,
+    /// The last round trip; `None`: not measured.
+    pub rtt: Option<Duration>,
 }
 
 /// What runs once this node has an id.

@@ -121,6 +121,8 @@ mod tests {
             daemon_version: String::new(),
             applies: Applies::default(),
             applied_index: 0,
+            quarantined: Vec::new(),
+            suspect_files: 0,
         }
     }
 

@@ -26,6 +26,7 @@ use crate::order::{self, Order};
 
 pub mod convert;
 mod limited;
+pub mod verified;
 mod wished;
 
 /// Who asked, for people.
@@ -303,6 +304,7 @@ impl Models for Pulls {
     type ExportStream = super::bundles::ExportStream;
     type ImportStream = PullStream;
     type PullStream = PullStream;
+    type VerifyStream = verified::NewsStream;
 
     async fn pull(&self, request: Request<v1::PullRequest>) -> Reply<Self::PullStream> {
         reply(self.start(request.into_inner()).await)
@@ -326,6 +328,10 @@ impl Models for Pulls {
 
     async fn import(&self, request: Request<Streaming<v1::ImportPart>>) -> Reply<Self::ImportStream> {
         reply(self.import_bundle(request.into_inner()).await)
+    }
+
+    async fn verify(&self, request: Request<v1::VerifyRequest>) -> Reply<Self::VerifyStream> {
+        reply(self.verify_files(&request.into_inner()))
     }
 }
 

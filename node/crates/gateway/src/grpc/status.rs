@@ -12,7 +12,7 @@ use ollamax_scheduler::PeerLoad;
 use ollamax_types::{Beat, NodeId, RuntimeKind, RuntimeState};
 
 use super::attention::Beside;
-use super::daemon::{AdminError, Facts, Phase};
+use super::daemon::{AdminError, Facts, Path, Phase};
 use super::{Admin, attention, backup};
 
 impl Admin {
@@ -47,8 +47,11 @@ impl Admin {
                     runtime.url.clone_from(&facts.runtime_url);
                     runtime.pid = facts.runtime_pid;
                 }
-            } else if let Some(heard) = heard {
-                fill_from_peer(&mut node, heard);
+            } else {
+                fill_path(&mut node, facts.paths.get(&member.id).copied().unwrap_or_default());
+                if let Some(heard) = heard {
+                    fill_from_peer(&mut node, heard);
+                }
             }
             reply.nodes.push(node);
         }
@@ -187,6 +190,11 @@ fn node_view(member: &Member, status: &metadata::Status, models: usize) -> v1::N
     node
 }
 
+fn fill_path(node: &mut v1::NodeView, path: Path) {
+    path.way.clone_into(&mut node.way);
+    node.rtt_us = path.rtt.map(|rtt| u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX));
+}
+
 fn fill_from_peer(node: &mut v1::NodeView, heard: &PeerLoad) {
     node.set_health(match heard.health {
         Health::Alive => node_view::Health::Alive,
@@ -212,6 +220,8 @@ fn fill_from_beat(node: &mut v1::NodeView, beat: &Beat) {
     node.disk_free_bytes = beat.disk_free_bytes;
     node.cpu_permille = beat.cpu_permille;
     node.gpus = beat.gpus.iter().map(gpu).collect();
+    node.quarantined = beat.quarantined.iter().map(quarantine).collect();
+    node.suspect_files = beat.suspect_files;
 }
 
 /// A beat's runtime in wire form.
@@ -260,6 +270,13 @@ pub fn gpu(gpu: &ollamax_types::Gpu) -> v1::Gpu {
     }
 }
 
+/// A node that is asked for no files, in wire form.
+#[must_use]
+pub const fn quarantine(quarantine: &ollamax_types::Quarantine) -> v1::Quarantine {
+    let ollamax_types::Quarantine { node, until, strikes } = *quarantine;
+    v1::Quarantine { node: node.0, until_ms: until.0, strikes }
+}
+
 /// A runner's counts in wire form.
 #[must_use]
 pub fn runner(load: &ollamax_types::RunnerLoad) -> v1::Runner {
@@ -275,6 +292,8 @@ pub fn runner(load: &ollamax_types::RunnerLoad) -> v1::Runner {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use ollamax_types::{Digest, ModelRecord, Timestamp};
 
     use super::*;
@@ -284,6 +303,17 @@ mod tests {
         assert_eq!(age_ms(true, Some(40)), 0);
         assert_eq!(age_ms(false, Some(12_000)), 12_000);
         assert_eq!(age_ms(false, None), u64::MAX);
+    }
+
+    #[test]
+    fn the_path_to_a_node_is_told_and_an_unmeasured_one_is_no_quick_one() {
+        let mut node = v1::NodeView::default();
+        fill_path(&mut node, Path::default());
+        assert_eq!((node.way.as_str(), node.rtt_us), ("", None));
+        fill_path(&mut node, Path { way: "relayed", rtt: Some(Duration::from_micros(1_500)) });
+        assert_eq!((node.way.as_str(), node.rtt_us), ("relayed", Some(1_500)));
+        fill_path(&mut node, Path { way: "tcp", rtt: Some(Duration::from_secs(9_000)) });
+        assert_eq!(node.rtt_us, Some(u32::MAX));
     }
 
     #[test]

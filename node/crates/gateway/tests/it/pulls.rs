@@ -90,6 +90,11 @@ impl Others for Other {
         ready(Ok(false)).boxed()
     }
 
+    fn verify(&self, to: NodeId, _: transfer::VerifyOrder) -> transfer::VerifyStream {
+        let (code, text) = (ErrorCode::PeerUnreachable, "no connection".to_owned());
+        stream::iter([Err(PullError::Elsewhere { node: to, code, text })]).boxed()
+    }
+
     fn limit(&self, _: NodeId, _: transfer::PullLimit) -> BoxFuture<'static, Result<bool, PullError>> {
         ready(Ok(false)).boxed()
     }

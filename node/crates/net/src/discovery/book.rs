@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use ollamax_types::ClusterId;
 
 use super::announcement::Said;
+use crate::lanes;
 use crate::peer::Discovered;
 
 /// Most nodes in the book.
@@ -134,8 +135,9 @@ impl Book {
 }
 
 impl Known {
+    /// Circuits are left out: nobody is asked through a relay who it is.
     fn add(&mut self, address: Multiaddr) {
-        if !self.addresses.contains(&address) {
+        if !lanes::is_circuit(&address) && !self.addresses.contains(&address) {
             self.addresses.insert(0, address);
             self.addresses.truncate(PEER_ADDRESSES_MAX);
         }
@@ -209,5 +211,13 @@ mod tests {
             book.heard(one, address(port), start);
         }
         assert_eq!(book.known[&one].addresses.len(), PEER_ADDRESSES_MAX);
+    }
+
+    #[test]
+    fn nobody_is_asked_through_a_relay() {
+        let (mut book, start, peer) = (Book::new(ROUND), Instant::now(), PeerId::random());
+        let circuit = lanes::circuit_through(&address(1), &PeerId::random(), &peer);
+        book.identified(peer, vec![circuit, address(2)], said(None), start);
+        assert_eq!(book.due(start + ROUND), [(peer, vec![address(2)])]);
     }
 }

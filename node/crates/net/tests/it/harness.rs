@@ -22,7 +22,7 @@ use ollamax_types::{ClusterId, Incarnation, NodeId, PeerId, Role};
 /// Longer than anything takes that works.
 pub(crate) const LONG: Duration = Duration::from_secs(20);
 
-/// Numbers for tests: everything on loopback, short patience.
+/// Numbers for tests: everything on loopback, short patience, TCP alone.
 pub(crate) fn config() -> Config {
     let mut config = Config::default();
     config.peer.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
@@ -30,7 +30,41 @@ pub(crate) fn config() -> Config {
     config.peer.drain_ms = 200;
     config.p2p.listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     config.p2p.mdns = false;
+    config.p2p.lanes = false;
     config
+}
+
+/// Numbers for tests of lanes: what is looked for again is looked for soon.
+pub(crate) fn lane_config() -> Config {
+    let mut config = config();
+    config.p2p.lanes = true;
+    config.p2p.refresh_ms = 500;
+    config.p2p.direct_again_ms = 500;
+    config.p2p.ping_interval_ms = 500;
+    config
+}
+
+/// As `lane_config`, for a node that tells nobody where its `peer` listener is: what it tells is a closed port.
+pub(crate) fn hidden_config() -> Config {
+    let mut config = lane_config();
+    config.peer.advertise = vec![closed_port()];
+    config
+}
+
+/// An address at which nobody listens.
+pub(crate) fn closed_port() -> String {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+/// Looks again at short intervals until it is so.
+pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let mut look = tokio::time::interval(Duration::from_millis(20));
+    let looking = async {
+        while !is_so() {
+            look.tick().await;
+        }
+    };
+    assert!(tokio::time::timeout(LONG, looking).await.is_ok(), "not in time: {what}");
 }
 
 /// A running door.
@@ -70,7 +104,13 @@ impl Node {
     }
 
     pub(crate) fn entry(&self) -> PeerEntry {
-        PeerEntry { node: self.id, peer_id: self.peer_id().clone(), addresses: vec![self.address()] }
+        let p2p_addresses = self.handle.local().p2p_advertise.clone();
+        PeerEntry { node: self.id, peer_id: self.peer_id().clone(), addresses: vec![self.address()], p2p_addresses }
+    }
+
+    /// As a member that tells nothing by which it could be dialled.
+    pub(crate) fn hidden_entry(&self) -> PeerEntry {
+        PeerEntry { addresses: Vec::new(), p2p_addresses: Vec::new(), ..self.entry() }
     }
 
     pub(crate) fn raft(&self, to: &Self) -> RaftClient<tonic::transport::Channel> {
@@ -152,6 +192,10 @@ impl Liveness for Seen {
     async fn watch(&self, _: Request<v1::WatchBeatsRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let first = v1::Beat { sequence: 1, ..v1::Beat::default() };
         Ok(Response::new(Box::pin(tokio_stream::once(Ok(first)).chain(tokio_stream::pending()))))
+    }
+
+    async fn echo(&self, _: Request<v1::EchoRequest>) -> Result<Response<v1::EchoReply>, Status> {
+        Ok(Response::new(v1::EchoReply {}))
     }
 }
 

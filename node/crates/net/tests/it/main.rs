@@ -2,6 +2,8 @@
 
 mod harness;
 mod joining;
+mod lanes;
 mod members;
 mod misbehaving;
+mod relayed;
 mod twins;

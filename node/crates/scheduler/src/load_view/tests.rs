@@ -28,6 +28,8 @@ fn beat(node: u64, sent_at_ms: u64) -> Beat {
         daemon_version: String::new(),
         applies: Applies::default(),
         applied_index: 0,
+        quarantined: Vec::new(),
+        suspect_files: 0,
     }
 }
 

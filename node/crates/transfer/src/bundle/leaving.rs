@@ -26,6 +26,7 @@ use ollamax_blobs::{
 use ollamax_types::{ErrorCode, ModelName};
 
 use crate::adopt::Trees;
+use crate::adopt::trees::Doubted;
 use crate::error::PullError;
 use crate::ports::Place;
 use crate::pull::{Means, blocking};
@@ -169,7 +170,8 @@ async fn hashed(trees: &Trees, spec: BlobSpec, file: BlobFile) -> Result<(Tree, 
     blocking(move || {
         if hashed.sha256 != spec.sha256 {
             let error = BundleError::Digest { wanted: spec.sha256, found: hashed.sha256 };
-            trees.doubt(spec.sha256, file.identity, error.to_string());
+            let what = error.to_string();
+            trees.doubt(spec.sha256, Doubted { identity: file.identity, tree: None, what });
             return Err(PullError::of_bundle(&error));
         }
         let found = file.file.metadata().map_err(of_disk)?;
@@ -203,7 +205,8 @@ impl Work {
         if let BundleError::Damaged { sha256, .. } = &error
             && let Some(source) = self.sources.iter().find(|source| source.spec.sha256 == *sha256)
         {
-            self.trees.doubt(*sha256, source.identity, error.to_string());
+            let (identity, tree, what) = (source.identity, Some(source.tree.clone()), error.to_string());
+            self.trees.doubt(*sha256, Doubted { identity, tree, what });
         }
         let model = self.contents.name();
         tracing::warn!(%model, %error, "a model does not leave whole");

@@ -57,6 +57,8 @@ pub struct MemPeers {
     nodes: Arc<Mutex<BTreeMap<NodeId, Node>>>,
     /// The tasks of all streams. They hold the nodes, and not this.
     tasks: Arc<Mutex<JoinSet<()>>>,
+    /// Who was told to doubt which chunk of which file, in order.
+    doubts: Arc<Mutex<Vec<(NodeId, Digest, u32)>>>,
 }
 
 struct Node {
@@ -148,6 +150,12 @@ impl MemPeers {
         lock(&self.nodes).get(&node).map_or(0, |node| node.connections)
     }
 
+    /// Who was told that which chunk of which file came from it damaged, in order.
+    #[must_use]
+    pub fn doubts(&self) -> Vec<(NodeId, Digest, u32)> {
+        lock(&self.doubts).clone()
+    }
+
     /// What answers for a node, what goes wrong with it, and when its connections are cut.
     fn reach(&self, node: NodeId) -> Result<(Door, Option<PeerFault>, watch::Receiver<()>), PeerError> {
         let nodes = lock(&self.nodes);
@@ -237,6 +245,17 @@ impl Peers for MemPeers {
         let told = stream::unfold((watch, true), next_told).map(Ok::<PullProgress, PeerError>);
         told.take_until(cut).boxed()
     }
+
+    /// Whoever is told does not learn who tells it: for all these nodes it is node 0.
+    fn doubt(&self, at: NodeId, sha256: Digest, index: u32) -> BoxFuture<'static, Result<(), PeerError>> {
+        lock(&self.doubts).push((at, sha256, index));
+        let reached = self.reach(at);
+        async move {
+            reached?.0.doubt(sha256, index);
+            Ok(())
+        }
+        .boxed()
+    }
 }
 
 // === impl Door ===
@@ -288,6 +307,14 @@ impl Door {
             Self::Handle(handle) => handle.watch(name),
             #[cfg(test)]
             Self::Library(..) => None,
+        }
+    }
+
+    fn doubt(&self, sha256: Digest, index: u32) {
+        match self {
+            Self::Handle(handle) => handle.doubt(NodeId(0), sha256, index),
+            #[cfg(test)]
+            Self::Library(..) => {}
         }
     }
 }

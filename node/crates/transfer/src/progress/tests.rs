@@ -1,6 +1,7 @@
 //! What is told of a pull, by hand and without a pull.
 
 use futures::FutureExt as _;
+use prometheus::Registry;
 
 use super::*;
 
@@ -32,6 +33,29 @@ async fn progress_is_verified_bytes_and_never_goes_back() {
     }
     board.came(Digest([3; 32]), 7, 0);
     assert_eq!(board.now().sources, [SourceProgress { source: Source::Origin, bytes: 500 }]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_bytes_of_a_pull_are_shown_until_it_is_over_and_never_again() {
+    let (registry, metrics) = (Registry::new(), Metrics::default());
+    metrics.register(&registry).expect("an empty registry");
+    let board = Board::new("tiny".parse().expect("a name"), NodeId(1), Stage::Resolving, metrics);
+    let shown = || {
+        let families = registry.gather();
+        let found = families.iter().find(|family| family.name() == "ollamax_transfer_pull_bytes");
+        let rows = found.map(|family| family.get_metric().iter().map(|row| row.get_gauge().value()).collect());
+        rows.unwrap_or_else(Vec::new)
+    };
+    assert_eq!(shown(), [], "nobody knows how many they are");
+    board.resolved(&manifest());
+    board.came(Digest([1; 32]), 400, 400);
+    board.begin(Stage::Fetching);
+    assert_eq!(shown(), [1_500.0, 400.0]);
+    board.begin(Stage::Failed(PullError::Cancelled));
+    assert_eq!(shown(), []);
+    board.came(Digest([1; 32]), 600, 200);
+    board.refresh();
+    assert_eq!(shown(), []);
 }
 
 #[tokio::test(start_paused = true)]

@@ -575,6 +575,7 @@ impl Pull {
             library: means.library.clone(),
             place: place.to_owned(),
             board: Arc::clone(&self.board),
+            trust: means.trust.clone(),
             gate: means.limits.gate(Class::Receive, self.spec.name.clone(), Arc::clone(&self.board)),
             metrics: means.metrics.clone(),
             seed: means.seed,

@@ -4,11 +4,11 @@
 //! attended by a task: it keeps a link, hears what the node has, and begins again when either breaks off. Each request
 //! is a task: it takes the chunks as they come, and a chunk is written only when it has the hash that it must have.
 //! Which one that is, the root on record says; while there is none, the node says it that brings the file into the
-//! cluster, and a chunk that it has told no hash of is not asked of anybody. Beside them the chaser hashes what has
-//! come without a gap. Always holds: the loop never waits for a task, so no task waits for long to be heard. It ends
-//! with the digest of the whole file, when no node is left that can be trusted, when nothing comes of what others have
-//! for `transfer.silence_ms`, or when the disk fails; for what nobody has yet it waits. Dropping it ends all tasks;
-//! what came stays.
+//! cluster, and a chunk that it has told no hash of is not asked of anybody. A node in quarantine is asked last. Beside
+//! them the chaser hashes what has come without a gap. Always holds: the loop never waits for a task, so no task waits
+//! for long to be heard. It ends with the digest of the whole file, when no node is left that can be trusted, when
+//! nothing comes of what others have for `transfer.silence_ms`, or when the disk fails; for what nobody has yet it
+//! waits. Dropping it ends all tasks; what came stays.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -38,12 +38,16 @@ use crate::limits::Gate;
 use crate::metrics::Metrics;
 use crate::ports::{Assignment, Have, Ledger, Peers};
 use crate::progress::{Board, Stage, Wait, millis};
+use crate::trust::Trusting;
 
+use self::shunned::Shunned;
 use super::chase::Chaser;
 use super::told::{Proof, Told};
 use super::{blocking, upkeep};
 
 mod learning;
+mod shunned;
+mod verdict;
 
 /// Time between two moments when the swarm is told that time has passed.
 const TICK_INTERVAL: Duration = Duration::from_millis(100);
@@ -82,6 +86,8 @@ pub(crate) struct Receiving {
     /// What lets bytes pass.
     pub(crate) gate: Gate,
     pub(crate) metrics: Metrics,
+    /// Who may be asked, as all pulls of this node have found.
+    pub(crate) trust: Trusting,
     pub(crate) seed: u64,
 }
 
@@ -117,14 +123,22 @@ enum News {
     Left { peer: NodeId, why: String },
     /// A chunk is written.
     Came { peer: NodeId, request: u64, index: u32 },
-    /// A chunk is not what it must be, and was dropped.
-    Damaged { peer: NodeId, request: u64, index: u32 },
+    /// A chunk is not what it must be, and was dropped. Whether that is proved, or said by another node.
+    Damaged { peer: NodeId, request: u64, index: u32, is_proved: bool },
     /// A request is over.
     Over { request: u64, outcome: Outcome },
     /// The disk did not keep a chunk.
     Lost { index: u32 },
     /// The disk does not take chunks.
     Failed(PullError),
+}
+
+/// What became of a chunk that came.
+enum Stored {
+    /// It is what it must be, and is written.
+    Sound,
+    /// It is something else, and was dropped. Whether that is proved, or said by another node.
+    Damaged { is_proved: bool },
 }
 
 /// The loop of one file.
@@ -144,6 +158,8 @@ struct Conduct {
     attended: BTreeMap<NodeId, CancellationToken>,
     linked: BTreeMap<NodeId, Vec<Link>>,
     distrusted: BTreeSet<NodeId>,
+    /// Who is left alone for a while.
+    shunned: Shunned,
     /// When the link to the node that brings the file broke off last.
     broke_off_at: Instant,
     /// The chunks that any node was heard to have.
@@ -225,6 +241,7 @@ impl Conduct {
             attended: BTreeMap::new(),
             linked: BTreeMap::new(),
             distrusted: BTreeSet::new(),
+            shunned: Shunned::new(now),
             broke_off_at: now,
             asked: BTreeMap::new(),
             tasks: JoinSet::new(),
@@ -268,6 +285,8 @@ impl Conduct {
                 Some(news) => self.take(news),
                 None => {
                     self.tick_at = Instant::now() + TICK_INTERVAL;
+                    let actions = self.sort_out();
+                    self.perform(actions);
                     self.tell(Event::Tick)
                 }
             };
@@ -317,6 +336,9 @@ impl Conduct {
             News::Linked { peer, links } => {
                 self.linked.insert(peer, links);
                 self.has.insert(peer, Bits::new(self.seen.len()));
+                if self.shunned.keeps_out(peer, &self.shared.receiving.trust) {
+                    return Vec::new();
+                }
                 self.tell(Event::Joined { peer })
             }
             News::Has { peer, extent } => self.hear(peer, extent),
@@ -327,6 +349,7 @@ impl Conduct {
                     self.broke_off_at = Instant::now();
                 }
                 self.has.remove(&peer);
+                self.shunned.forget(peer);
                 // What came of his requests is still written; what the link brings no more ends them. Those of which
                 // nothing can come yet are made anew.
                 self.asked.values().filter(|asked| asked.peer == peer).for_each(|asked| asked.forget.cancel());
@@ -342,10 +365,15 @@ impl Conduct {
                 }
                 actions
             }
-            News::Damaged { peer, request, index } => {
-                let (sha256, metrics) = (self.shared.blob().sha256, &self.shared.receiving.metrics);
+            News::Damaged { peer, request, index, is_proved } => {
+                let (sha256, Receiving { metrics, trust, ingester, .. }) =
+                    (self.shared.blob().sha256, &self.shared.receiving);
                 tracing::warn!(%peer, %sha256, chunk = index, "a chunk from another node is not what it must be");
                 metrics.struck(peer);
+                // What the node that brings the file says may be the lie, unless it contradicts itself.
+                if is_proved || peer == *ingester {
+                    trust.strike(peer, sha256, index);
+                }
                 self.last = format!("node {peer}: chunk {index} was not what it must be");
                 self.tell(Event::Damaged { request, index })
             }
@@ -380,6 +408,9 @@ impl Conduct {
                 has.set(index);
             }
         }
+        if self.shunned.holds(peer) {
+            return Vec::new();
+        }
         let known = self.shared.proof().known_of(extent);
         if known.len() == extent.count as usize {
             return self.tell(Event::Has { peer, extent });
@@ -402,7 +433,8 @@ impl Conduct {
             let chunks = chunks.iter().copied().filter(|index| has.get(*index)).collect();
             runs(chunks).into_iter().map(|extent| (*peer, extent)).collect::<Vec<_>>()
         };
-        for (peer, extent) in self.has.iter().flat_map(had).collect::<Vec<_>>() {
+        let joined = self.has.iter().filter(|(peer, _)| !self.shunned.holds(**peer));
+        for (peer, extent) in joined.flat_map(had).collect::<Vec<_>>() {
             actions.extend(self.tell(Event::Has { peer, extent }));
         }
         actions
@@ -416,6 +448,8 @@ impl Conduct {
             self.verified_bytes += bytes;
             self.heard_at = Instant::now();
         }
+        receiving.trust.good(peer);
+        self.shunned.gave(peer, &receiving.trust);
         receiving.metrics.received_from_node(bytes);
         receiving.board.came_from(peer, blob.sha256, self.verified_bytes, bytes);
         receiving.library.stir();
@@ -437,6 +471,7 @@ impl Conduct {
         if self.shared.is_held_back() {
             self.held_back += now.saturating_duration_since(self.told_at);
             self.heard_at = now;
+            self.shunned.wait();
         }
         self.told_at = now;
         let time = now.saturating_duration_since(self.started).saturating_sub(self.held_back);
@@ -492,43 +527,6 @@ impl Conduct {
         if let Some(leave) = self.attended.get(&peer) {
             leave.cancel();
         }
-    }
-
-    /// Why it is no use to go on.
-    fn verdict(&mut self) -> Option<PullError> {
-        let sha256 = self.shared.blob().sha256;
-        let blob = || sha256.short();
-        if self.swarm.have().is_full() {
-            return None;
-        }
-        if !self.attended.is_empty() && self.attended.keys().all(|peer| self.distrusted.contains(peer)) {
-            let told = self.swarm.strikes().map(|(peer, chunks)| format!("node {peer} sent {chunks} damaged chunks"));
-            return Some(PullError::Peers { blob: blob(), text: told.collect::<Vec<_>>().join(", ") });
-        }
-        if self.heard_at.elapsed() < self.silence {
-            return None;
-        }
-        if self.is_for_others_to_come() {
-            self.heard_at = Instant::now();
-            return None;
-        }
-        Some(PullError::Silent { blob: blob(), silence: self.silence, last: self.last.clone() })
-    }
-
-    /// Whether no node has anything that is missing here, while the file is on its way into the cluster. Whoever brings
-    /// it may wait for a registry or for a time of the week; that it has failed or is gone, the record says. One that
-    /// sends damaged chunks is waited for no longer than others; nor is, once the file is on record, one that was not
-    /// linked for so long or has failed.
-    fn is_for_others_to_come(&self) -> bool {
-        let (proof, have) = (self.shared.proof(), self.swarm.have());
-        let is_missing = |index: u32| !have.get(index) && proof.hash_of(index).is_some();
-        let Receiving { name, ingester, has_registry, ledger, .. } = &self.shared.receiving;
-        let has_failed = || ledger.plan(name).is_some_and(|wish| wish.failures.contains_key(ingester));
-        let is_there = || self.linked.contains_key(ingester) || self.broke_off_at.elapsed() < self.silence;
-        let is_at_it = || is_there() && !has_failed();
-        let is_on_its_way = proof.told().is_some() && !has_registry && !self.distrusted.contains(ingester);
-        let is_waited_for = is_on_its_way && (ledger.bound(self.shared.blob().sha256).is_none() || is_at_it());
-        is_waited_for && !self.has.values().any(|has| has.runs().flatten().any(is_missing))
     }
 }
 
@@ -679,8 +677,8 @@ impl Shared {
         while let Some(came) = answer.next().await {
             let news = match came {
                 Came::Chunk { index, buffer } => match self.store(index, buffer).await {
-                    Ok(true) => News::Came { peer, request, index },
-                    Ok(false) => News::Damaged { peer, request, index },
+                    Ok(Stored::Sound) => News::Came { peer, request, index },
+                    Ok(Stored::Damaged { is_proved }) => News::Damaged { peer, request, index, is_proved },
                     Err(error) => News::Failed(error),
                 },
                 Came::End(outcome) => News::Over { request, outcome },
@@ -691,10 +689,11 @@ impl Shared {
         }
     }
 
-    /// Writes a chunk if it is what it must be. False: it is something else.
-    async fn store(&self, index: u32, buffer: Buffer) -> Result<bool, PullError> {
-        let (part, wanted) = (self.receiving.part.clone(), self.proof().hash_of(index));
-        let Some(wanted) = wanted else { return Ok(false) };
+    /// Writes a chunk if it is what it must be.
+    async fn store(&self, index: u32, buffer: Buffer) -> Result<Stored, PullError> {
+        let Receiving { part, ledger, .. } = &self.receiving;
+        let (part, proof) = (part.clone(), self.proof());
+        let Some(wanted) = proof.hash_of(index) else { return Ok(Stored::Damaged { is_proved: false }) };
         self.receiving.gate.before_write(buffer.bytes().len() as u64).await;
         let stored = blocking(move || {
             let (size_bytes, bytes) = (part.spec().size_bytes, buffer.bytes());
@@ -705,11 +704,15 @@ impl Shared {
             part.write(index, buffer.bytes(), wanted).map(|()| true)
         });
         let is_sound = stored.await?.map_err(|error| PullError::of_part(&self.receiving.place, &error))?;
+        if !is_sound {
+            let is_proved = proof.told().is_none() && ledger.bound(self.blob().sha256).is_some();
+            return Ok(Stored::Damaged { is_proved });
+        }
         // Something else may have become known of it meanwhile, when it was not there yet.
-        if is_sound && self.proof().hash_of(index) != Some(wanted) {
+        if self.proof().hash_of(index) != Some(wanted) {
             self.agree(index..index + 1).await?;
         }
-        Ok(is_sound)
+        Ok(Stored::Sound)
     }
 
     /// Hashes the file in order as it comes, to its end.

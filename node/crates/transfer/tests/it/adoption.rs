@@ -11,7 +11,7 @@ use prometheus::Registry;
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -251,7 +251,7 @@ async fn a_file_that_is_not_what_its_name_says_is_told_and_stays() {
 
     // It is not read at each look, and is forgotten when the user has mended it.
     let read = node.metric("ollamax_blobs_hashed_bytes_total");
-    tokio::time::sleep(LONG).await;
+    sleep(LONG).await;
     assert_eq!(node.metric("ollamax_blobs_hashed_bytes_total"), read);
     let new = world.store().join("new");
     fs::write(&new, b"as announced").expect("room");
@@ -300,7 +300,7 @@ async fn who_knows_of_a_change_need_not_wait_for_the_minute() {
     // Looks are a second apart, and the first one has just been.
     assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
 
-    tokio::time::sleep(LONG + Duration::from_secs(30)).await;
+    sleep(LONG + Duration::from_secs(30)).await;
     world.put("newer", b"newer");
     let started = Instant::now();
     node.handle.look_again();
@@ -315,7 +315,7 @@ async fn a_runtime_that_comes_later_or_moves_is_found() {
     world.put("a", b"a");
     world.runtime.set_place(Place::None("no runtime beside this node".to_owned()));
     let mut node = world.start(Config::default());
-    tokio::time::sleep(LONG).await;
+    sleep(LONG).await;
     assert_eq!(**node.adopted.borrow_and_update(), Adopted::default());
 
     world.runtime.set_place(Place::Store(world.store()));
@@ -358,7 +358,7 @@ async fn a_file_that_goes_while_it_is_hashed_is_let_go() {
     world.remove(&put);
     node.handle.look_again();
     node.until(|adopted| adopted.models.is_empty() && is_hashed(adopted)).await;
-    tokio::time::sleep(LONG).await;
+    sleep(LONG).await;
     assert!(node.metric("ollamax_blobs_hashed_bytes_total") < put.size_bytes as f64);
     assert_eq!(node.metric("ollamax_blobs_suspect"), 0.0);
     node.end().await;
@@ -400,12 +400,33 @@ async fn the_list_is_told_although_there_is_no_room_for_hash_trees() {
     fs::write(world.folder.path().join("data/transfer"), b"in the way").expect("room");
     let mut node = world.start(Config::default());
     node.until(|adopted| adopted.scanned).await;
-    tokio::time::sleep(LONG).await;
+    sleep(LONG).await;
     let told = Arc::clone(&node.adopted.borrow());
     assert_eq!(names(&told), ["a:latest"]);
     assert_eq!((told.hashed.len(), told.left_bytes), (0, put.size_bytes));
 
     fs::remove_file(world.folder.path().join("data/transfer")).expect("it is there");
     node.until(is_hashed).await;
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_doubts_has_one_file_read_once_in_a_minute() {
+    let world = World::new();
+    let put = world.put("large", &vec![7; 100_000]);
+    let mut node = world.start(Config::default());
+    node.until(is_hashed).await;
+    let read = |node: &Node| node.metric("ollamax_blobs_scrubbed_bytes_total");
+    // What is not here costs whoever doubts it nothing.
+    node.handle.doubt(NodeId(2), Digest([9; 32]), 0);
+    for index in 0..100 {
+        node.handle.doubt(NodeId(2), put.weights, index);
+    }
+    sleep(Duration::from_secs(59)).await;
+    assert_eq!(read(&node), 100_000.0);
+    sleep(Duration::from_secs(1)).await;
+    node.handle.doubt(NodeId(2), put.weights, 0);
+    sleep(Duration::from_secs(59)).await;
+    assert_eq!(read(&node), 200_000.0);
     node.end().await;
 }

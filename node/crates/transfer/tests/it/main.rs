@@ -2,6 +2,7 @@
 
 mod adoption;
 mod bundles;
+mod damage;
 mod disks;
 mod elsewhere;
 mod handed;

@@ -29,6 +29,8 @@ enum Script {
     Break,
     /// Says at the first call that it is about to stop, and answers when the sender has ended its half.
     Going,
+    /// Answers when the sender has ended its half.
+    Late,
     Refuse,
     Silent,
     /// Is of a release without exchanges.
@@ -83,6 +85,13 @@ impl Raft for Far {
                 };
                 stream::once(going).flatten().boxed()
             }
+            Script::Late => {
+                let late = async move {
+                    let all: Vec<RaftCall> = calls.collect().await;
+                    stream::iter(all).map(echo)
+                };
+                stream::once(late).flatten().boxed()
+            }
             Script::Unknown => return Err(Status::unimplemented("this release knows no exchange")),
         };
         Ok(Response::new(answers))
@@ -127,10 +136,18 @@ impl Setup {
     }
 
     async fn call_over(&self, over: &Channel, body: &'static str, deadline: Duration) -> Result<String, PeerError> {
+        self.call_in(over, body, (deadline, 0)).await
+    }
+
+    async fn call_in(&self, over: &Channel, body: &'static str, until: (Duration, u64)) -> Result<String, PeerError> {
         let client = || RaftClient::new(over.clone());
         let message = |body| RaftMessage { body, ..RaftMessage::default() };
-        let answer = self.line.call(Bytes::from_static(body.as_bytes()), deadline, client, message).await;
+        let answer = self.line.call(Bytes::from_static(body.as_bytes()), until, client, message).await;
         answer.map(|body| String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    async fn call_in_epoch(&self, body: &'static str, epoch: u64) -> Result<String, PeerError> {
+        self.call_in(&self.channel, body, (LONG, epoch)).await
     }
 
     async fn call(&self, body: &'static str) -> Result<String, PeerError> {
@@ -179,6 +196,33 @@ async fn a_member_that_is_about_to_stop_answers_what_was_sent_and_is_sent_no_mor
 }
 
 #[tokio::test]
+async fn a_line_moves_to_a_better_way_without_losing_a_call() {
+    let setup = Setup::with(&[Script::Late]).await;
+    let before = setup.call_in_epoch("before", 0);
+    tokio::pin!(before);
+    // It is on its way, and its answer comes only once this end has ended its half.
+    assert!(futures::poll!(&mut before).is_pending());
+    while setup.exchanges() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let after = setup.call_in_epoch("after", 1);
+    let (before, after) = tokio::join!(before, after);
+    assert_eq!((before, after), (Ok("before".to_owned()), Ok("after".to_owned())));
+    assert_eq!(setup.exchanges(), 2, "the second call went over a new exchange");
+    assert_eq!(setup.call_in_epoch("late", 0).await, Ok("late".to_owned()));
+    assert_eq!(setup.call_in_epoch("again", 1).await, Ok("again".to_owned()));
+    assert_eq!(setup.exchanges(), 2, "who read the epoch too early does not go back");
+}
+
+#[tokio::test]
+async fn a_member_that_knew_no_exchange_is_asked_again_on_a_better_way() {
+    let setup = Setup::with(&[Script::Unknown]).await;
+    assert_eq!(setup.call_in_epoch("one", 0).await, Ok("one".to_owned()));
+    assert_eq!(setup.call_in_epoch("two", 1).await, Ok("two".to_owned()));
+    assert_eq!((setup.exchanges(), setup.far.messages.load(Ordering::Relaxed)), (2, 1));
+}
+
+#[tokio::test]
 async fn a_refusal_keeps_its_code_and_ends_no_exchange() {
     let setup = Setup::with(&[Script::Refuse]).await;
     let refused = PeerError::Refused { code: ErrorCode::NotMember, message: "go away".to_owned() };
@@ -219,7 +263,7 @@ async fn a_reader_that_ends_in_any_way_leaves_the_line_open_for_the_next() {
     let setup = Setup::with(&[]).await;
     let book = Arc::new(Book::default());
     let (calls, _queued) = mpsc::channel(1);
-    *setup.line.way() = Way::Exchange(Arc::new(Exchange { calls, book: Arc::clone(&book) }));
+    *setup.line.way() = Way::Exchange(Arc::new(Exchange { calls, book: Arc::clone(&book) }), 0);
     let line = Arc::clone(&setup.line);
     let abandoned = setup.call("one");
     tokio::pin!(abandoned);

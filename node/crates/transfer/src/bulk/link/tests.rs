@@ -42,6 +42,10 @@ impl Peers for ByHand {
     fn watch(&self, _at: NodeId, _name: ModelName) -> BoxStream<'static, Result<PullProgress, PeerError>> {
         futures::stream::pending().boxed()
     }
+
+    fn doubt(&self, _at: NodeId, _sha256: Digest, _index: u32) -> BoxFuture<'static, Result<(), PeerError>> {
+        pending().boxed()
+    }
 }
 
 fn links(peers: impl Peers) -> Links {

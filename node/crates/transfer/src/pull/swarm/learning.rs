@@ -82,21 +82,22 @@ impl Shared {
     pub(super) async fn learn(&self, peer: NodeId, extent: Extent, hashes: &[ChunkHash]) {
         let Some(told) = self.told().filter(|_| peer == self.receiving.ingester && !hashes.is_empty()) else { return };
         if hashes.len() != extent.count as usize {
-            self.catch(peer, "told the hashes of other chunks").await;
+            self.catch(peer, extent.first, "told the hashes of other chunks").await;
             return;
         }
         match told.learn(extent, hashes) {
             Ok(new) if new.is_empty() => {}
             Ok(new) => self.tell_known(new, extent.chunks()).await,
-            Err(Contradiction { index }) => self.catch(peer, &format!("told two hashes of chunk {index}")).await,
+            Err(Contradiction { index }) => self.catch(peer, index, &format!("told two hashes of chunk {index}")).await,
         }
     }
 
     /// What the node that brings the file says cannot be, and nobody else knows: that ends the file.
-    async fn catch(&self, peer: NodeId, what: &str) {
+    async fn catch(&self, peer: NodeId, index: u32, what: &str) {
         let sha256 = self.blob().sha256;
         tracing::warn!(%peer, %sha256, reason = what, "a node that brings a file tells what cannot be");
         self.receiving.metrics.struck(peer);
+        self.receiving.trust.strike(peer, sha256, index);
         let error = PullError::Peers { blob: sha256.short(), text: format!("node {peer} {what}") };
         // Where nobody listens any more the file ends anyway.
         drop(self.news.send(News::Failed(error)).await);

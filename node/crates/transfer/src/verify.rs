@@ -1,0 +1,201 @@
+//! Files of this node's models that somebody wants to be read again, now.
+//!
+//! Each file is read from the disk and compared with its tree; one that nobody hashed yet is hashed and compared with
+//! its name, which puts its tree on record. What is damaged is suspect from then on, and is mended where that is
+//! wanted. Always holds: the last word on each file says what it is, and files come one after the other. Whoever stops
+//! to listen ends it between two pieces; a file that cannot be read is told as such and ends nothing.
+
+use std::collections::BTreeMap;
+use std::future::ready;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream::{self, BoxStream};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use ollamax_blobs::{BlobSpec, Store};
+use ollamax_types::ModelName;
+
+use crate::adopt::job::{Job, Stepped};
+use crate::error::PullError;
+use crate::ports::Place;
+use crate::pull::repair::{Mended, Repairs};
+use crate::pull::{Means, blocking};
+use crate::quiet::quietly;
+
+/// Shortest time between two words on a file that is still being read.
+const NEWS_INTERVAL: Duration = Duration::from_millis(100);
+/// Most news that wait for whoever listens.
+const NEWS_MAX: usize = 64;
+
+/// What comes of it, word by word.
+pub type VerifyStream = BoxStream<'static, Result<VerifyNews, PullError>>;
+
+/// What is to be read again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifyOrder {
+    /// The files of this model; `None`: of all models of the node.
+    pub name: Option<ModelName>,
+    /// What is damaged is mended, where the node's configuration allows it.
+    pub repair: bool,
+}
+
+/// How far one file is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifyNews {
+    /// Which file.
+    pub blob: BlobSpec,
+    /// A model that it belongs to.
+    pub name: ModelName,
+    /// Bytes that were read.
+    pub done_bytes: u64,
+    /// What it is, as soon as that is known.
+    pub sight: Option<Sight>,
+    /// Whether a sound one took its place, where it was damaged and that was wanted.
+    pub repaired: Option<bool>,
+}
+
+/// What a file is found to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sight {
+    /// What its name says.
+    Sound,
+    /// Something else.
+    Damaged {
+        /// The pieces of 4 MiB that are not what they were; none where it is not known what they were.
+        pieces: Vec<u32>,
+    },
+    /// Not there, or another one by now.
+    Gone,
+    /// It could not be read.
+    Unread {
+        /// What the system says.
+        reason: String,
+    },
+}
+
+/// One reading of files, with all that it needs.
+pub(crate) struct Verifying {
+    pub(crate) means: Arc<Means>,
+    /// Who mends; `None`: nobody.
+    pub(crate) repairs: Option<Arc<Repairs>>,
+    pub(crate) _place: OwnedSemaphorePermit,
+}
+
+/// Begins to read.
+pub(crate) fn begin(
+    name: Option<ModelName>,
+    verifying: Verifying,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) -> VerifyStream {
+    let files = files_of(&verifying.means, name.as_ref());
+    if let Some(name) = name.filter(|_| files.is_empty()) {
+        return refused(PullError::NotHere { name });
+    }
+    let ((sender, news), stop) = (mpsc::channel(NEWS_MAX), stop.clone());
+    // It ends when nobody listens and with the node; what cannot be read is told.
+    tasks.spawn(async move {
+        stop.run_until_cancelled(verifying.run(files, sender)).await;
+    });
+    stream::unfold(news, |mut news| async move { Some((Ok(news.recv().await?), news)) }).boxed()
+}
+
+/// Nothing is read.
+pub(crate) fn refused(error: PullError) -> VerifyStream {
+    stream::once(ready(Err(error))).boxed()
+}
+
+/// The files of one model or of all, each once.
+fn files_of(means: &Means, name: Option<&ModelName>) -> BTreeMap<BlobSpec, ModelName> {
+    let models = Arc::clone(&means.adopted.borrow().models);
+    let wanted = models.iter().filter(|scanned| name.is_none_or(|name| scanned.model.name == *name));
+    let mut files = BTreeMap::new();
+    for scanned in wanted {
+        for blob in &scanned.blobs {
+            files.entry(*blob).or_insert_with(|| scanned.model.name.clone());
+        }
+    }
+    files
+}
+
+// === impl Verifying ===
+
+impl Verifying {
+    async fn run(self, files: BTreeMap<BlobSpec, ModelName>, sender: mpsc::Sender<VerifyNews>) {
+        for (blob, name) in files {
+            let news = VerifyNews { blob, name, done_bytes: 0, sight: None, repaired: None };
+            if !self.check(news, &sender).await {
+                return;
+            }
+        }
+    }
+
+    /// Reads one file and says what it is. False: nobody listens any more.
+    async fn check(&self, mut news: VerifyNews, sender: &mpsc::Sender<VerifyNews>) -> bool {
+        let Some(sight) = self.read(&mut news, sender).await else { return false };
+        if matches!(sight, Sight::Damaged { .. })
+            && let Some(repairs) = &self.repairs
+        {
+            let mended = repairs.mend(news.blob).await;
+            // That there was nothing to mend any more is as good.
+            news.repaired = Some(matches!(mended, Ok(Mended::Done | Mended::Needless)));
+        }
+        if sight != Sight::Gone {
+            news.done_bytes = news.blob.size_bytes;
+        }
+        news.sight = Some(sight);
+        sender.send(news).await.is_ok()
+    }
+
+    /// Reads a file to its end, and tells how far that is; `None`: nobody listens any more.
+    async fn read(&self, news: &mut VerifyNews, sender: &mpsc::Sender<VerifyNews>) -> Option<Sight> {
+        sender.send(news.clone()).await.ok()?;
+        let mut job = match self.open(news.blob).await {
+            Ok(Some(job)) => job,
+            Ok(None) => return Some(Sight::Gone),
+            Err(reason) => return Some(Sight::Unread { reason }),
+        };
+        let mut told_at = Instant::now();
+        loop {
+            let (trees, now) = (self.means.trees.clone(), self.means.clock.now());
+            let stepped = quietly(move || match trees.open() {
+                Ok(index) => job.step(&index, &trees, now),
+                Err(fault) => Stepped::Broken(fault),
+            });
+            job = match stepped.await {
+                Ok(Stepped::More(job)) => job,
+                Ok(Stepped::Sound(_)) => return Some(Sight::Sound),
+                Ok(Stepped::Other(_)) => return Some(Sight::Damaged { pieces: Vec::new() }),
+                Ok(Stepped::Damaged(pieces)) => return Some(Sight::Damaged { pieces }),
+                Ok(Stepped::Moved) => return Some(Sight::Gone),
+                Ok(Stepped::Broken(fault)) => return Some(Sight::Unread { reason: fault.to_string() }),
+                Err(error) => return Some(Sight::Unread { reason: error.to_string() }),
+            };
+            news.done_bytes = job.done_bytes();
+            if told_at.elapsed() >= NEWS_INTERVAL {
+                told_at = Instant::now();
+                sender.send(news.clone()).await.ok()?;
+            }
+        }
+    }
+
+    /// The file as it lies there; `None` when it does not.
+    async fn open(&self, blob: BlobSpec) -> Result<Option<Box<Job>>, String> {
+        let (runtime, trees) = (Arc::clone(&self.means.runtime), self.means.trees.clone());
+        let opened = blocking(move || {
+            let place = match runtime.place() {
+                Place::Store(place) => place,
+                Place::None(why) => return Err(why),
+            };
+            let store = Store::open(&place).map_err(|fault| fault.to_string())?;
+            let index = trees.open().map_err(|fault| fault.to_string())?;
+            Job::whatever(store, &index, blob).map_err(|fault| fault.to_string())
+        });
+        opened.await.map_err(|error| error.to_string())?
+    }
+}
