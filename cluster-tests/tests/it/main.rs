@@ -4,6 +4,7 @@
 //! the Python clients too, which `cargo xtask setup` installs. A failing test keeps its directory and prints the logs'
 //! places and its seed; `OLLAMAX_SEED=N cargo test --workspace --test it -- NAME` replays it.
 
+mod a_copy_that_its_user_removes;
 mod a_flipped_byte_in_flight;
 mod a_flipped_byte_on_a_peers_disk;
 mod a_pull_over_power_cuts;

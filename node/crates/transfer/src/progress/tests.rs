@@ -40,22 +40,22 @@ async fn the_bytes_of_a_pull_are_shown_until_it_is_over_and_never_again() {
     let (registry, metrics) = (Registry::new(), Metrics::default());
     metrics.register(&registry).expect("an empty registry");
     let board = Board::new("tiny".parse().expect("a name"), NodeId(1), Stage::Resolving, metrics);
-    let shown = || {
+    let shown = || -> Vec<f64> {
         let families = registry.gather();
         let found = families.iter().find(|family| family.name() == "ollamax_transfer_pull_bytes");
         let rows = found.map(|family| family.get_metric().iter().map(|row| row.get_gauge().value()).collect());
-        rows.unwrap_or_else(Vec::new)
+        rows.unwrap_or_default()
     };
-    assert_eq!(shown(), [], "nobody knows how many they are");
+    assert!(shown().is_empty(), "nobody knows how many they are");
     board.resolved(&manifest());
     board.came(Digest([1; 32]), 400, 400);
     board.begin(Stage::Fetching);
-    assert_eq!(shown(), [1_500.0, 400.0]);
+    assert_eq!(shown(), [1_500.0_f64, 400.0]);
     board.begin(Stage::Failed(PullError::Cancelled));
-    assert_eq!(shown(), []);
+    assert!(shown().is_empty());
     board.came(Digest([1; 32]), 600, 200);
     board.refresh();
-    assert_eq!(shown(), []);
+    assert!(shown().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
