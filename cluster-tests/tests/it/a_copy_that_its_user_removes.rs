@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use http::Method;
 use serde_json::json;
 
-use ollamax_testkit::{Cluster, FakeRegistry};
+use ollamax_testkit::{Cluster, FakeRegistry, wait};
 
 use crate::bad_models::files_below;
 use crate::model_owners::PATIENCE;
@@ -43,7 +43,8 @@ fn taken_bytes(cluster: &Cluster, index: usize) -> Result<u64> {
 async fn is_gone(cluster: &Cluster, name: &str, path: &Path) -> Result<()> {
     cluster.model_known(name, 1, PATIENCE).await?;
     ensure!(!path.exists(), "{} was put back", path.display());
-    let pulls = cluster.pulls(REMOVES).await?;
+    // A node that has just started listens before it knows its pulls.
+    let pulls = wait::until("the node to show its pulls", PATIENCE, || cluster.pulls(REMOVES)).await?;
     ensure!(pulls.is_empty(), "it is on its way back: {pulls:?}");
     Ok(())
 }

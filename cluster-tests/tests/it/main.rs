@@ -7,6 +7,7 @@
 mod a_copy_that_its_user_removes;
 mod a_flipped_byte_in_flight;
 mod a_flipped_byte_on_a_peers_disk;
+mod a_hundred_models_at_start;
 mod a_pull_over_power_cuts;
 mod a_receiver_killed_at_half;
 mod a_receivers_disk_fills;
