@@ -358,6 +358,15 @@ impl Pull {
         self.unless_ended(self.unless_in_vain(wished, begun)).await
     }
 
+    /// Writes to the log that a copy begins, and how much there is to fetch for it.
+    pub(super) fn tell_beginning(&self, ground: &Ground) {
+        let (model, now) = (&self.spec.name, self.board.now());
+        let digest = now.digest.map(|digest| digest.to_string()).unwrap_or_default();
+        let bytes = now.total_bytes();
+        let missing_bytes = ground.missing.iter().fold(0_u64, |sum, (blob, _)| sum.saturating_add(blob.size_bytes));
+        tracing::info!(%model, digest, bytes, missing_bytes, "a copy begins");
+    }
+
     /// What becomes of what a pull has when it fails, and what is said of that. Where a file of a wish is not what its
     /// name says, nothing says what is right of the others, so all goes that is not on record, whole by its own digest,
     /// or wanted by another pull here.
