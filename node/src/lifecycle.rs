@@ -577,7 +577,7 @@ mod tests {
         let (configured, fixed) = (["named:1".to_owned()], ["fixed:1".to_owned()]);
         let seeds = |asked: &[&str], fixed: &[String]| {
             let asked = asked.iter().map(|text| (*text).to_owned()).collect();
-            super::seeds(asked, (fixed, configured.as_slice()), found(), ours)
+            seeds(asked, (fixed, configured.as_slice()), found(), ours)
         };
         assert_eq!(seeds(&[], &[]), ["named:1", "ours:1"]);
         assert_eq!(seeds(&["asked:1"], &[]), ["asked:1"]);

@@ -64,7 +64,7 @@ impl Door {
         let bound = NetService::bind(config, key.clone(), tasks.clone(), stop.clone()).await;
         let (service, net) = bound.expect("the door opens");
         let routes = Routes::new(JoinServer::new(words));
-        tasks.spawn(async move { service.serve(routes.clone(), routes).await });
+        tasks.spawn(async move { Box::pin(service.serve(routes.clone(), routes)).await });
         Self { key, net, stop }
     }
 

@@ -359,7 +359,8 @@ mod tests {
 
     #[test]
     fn every_number_of_the_p2p_listener_is_bounded() {
-        let rows: [(&str, fn(&mut P2pConfig)); 12] = [
+        type Row = (&'static str, fn(&mut P2pConfig));
+        let rows: [Row; 12] = [
             ("refresh_ms", |config| config.refresh_ms = 0),
             ("advertise", |config| config.advertise = vec!["a b".to_owned()]),
             ("advertise", |config| config.advertise = vec!["a".to_owned(); limits::ADDRESSES_MAX + 1]),

@@ -62,7 +62,7 @@ pub(crate) struct Wires {
     /// The nodes that are known.
     pub(crate) found: watch::Sender<Vec<Discovered>>,
     /// Who wants a lane.
-    pub(crate) asks: mpsc::Receiver<lanes::Ask>,
+    pub(crate) asks: mpsc::Receiver<Ask>,
     /// Lanes that others have opened.
     pub(crate) incoming: mpsc::Sender<lanes::Incoming>,
     /// A member is connected directly that was reached through a relay.

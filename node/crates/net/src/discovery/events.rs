@@ -164,10 +164,9 @@ impl Running {
             }
             relay::Event::ReservationReqDenied { .. } => metrics.relay_request("reservation", "denied"),
             // This comes for each connection that ends, with a place on it or not.
+            relay::Event::ReservationClosed { src_peer_id } if self.best(src_peer_id) == Some(Way::P2p) => {}
             relay::Event::ReservationClosed { src_peer_id } => {
-                if self.best(src_peer_id) != Some(Way::P2p) {
-                    self.guests.remove(src_peer_id);
-                }
+                self.guests.remove(src_peer_id);
             }
             relay::Event::ReservationTimedOut { src_peer_id } => {
                 self.guests.remove(src_peer_id);

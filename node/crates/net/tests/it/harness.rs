@@ -53,7 +53,8 @@ pub(crate) fn hidden_config() -> Config {
 
 /// An address at which nobody listens.
 pub(crate) fn closed_port() -> String {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("it is bound").to_string()
 }
 
 /// Looks again at short intervals until it is so.
@@ -91,7 +92,9 @@ impl Node {
         };
         let strangers = Routes::new(JoinServer::new(Seen));
         let members = strangers.clone().add_service(RaftServer::new(Seen)).add_service(LivenessServer::new(Seen));
-        tasks.spawn(async move { service.serve(members, strangers).await.expect("the door has a certificate") });
+        tasks.spawn(
+            async move { Box::pin(service.serve(members, strangers)).await.expect("the door has a certificate") },
+        );
         Self { id: NodeId(id), key, handle, tasks, stop }
     }
 

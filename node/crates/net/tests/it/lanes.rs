@@ -64,7 +64,7 @@ async fn answer(from: &Node, to: &Node, wanted: impl Fn(&Result<u64, Status>) ->
 }
 
 async fn reach(from: &Node, to: &Node) {
-    assert_eq!(answer(from, to, Result::is_ok).await.unwrap(), from.id.0);
+    assert_eq!(answer(from, to, Result::is_ok).await.expect("it is reached"), from.id.0);
 }
 
 /// Sends bytes to a node that sends them back.
@@ -78,8 +78,8 @@ async fn echo(stream: &mut PeerStream, count: usize) {
     };
     let both = async { tokio::join!(writing, from.read_exact(&mut got)) };
     let (written, read) = timeout(LONG, both).await.expect("the bytes come back");
-    written.unwrap();
-    read.unwrap();
+    written.expect("it is sent");
+    read.expect("it comes back");
     assert!(got == sent, "other bytes came back");
 }
 

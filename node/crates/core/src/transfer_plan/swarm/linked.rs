@@ -54,6 +54,18 @@ impl Swarm {
         if is_useful {
             self.wake(id);
         }
+        self.take_stripes_of_the_done();
+    }
+
+    /// Who fetched too and has the whole file now has no stripe any more. Where all have it, nothing is waited for.
+    fn take_stripes_of_the_done(&mut self) {
+        let widest = self.stripe.of.saturating_sub(1);
+        let is_done = |(id, peer): &(&NodeId, &Peer)| peer.is_source && **id != self.stripe.ingester;
+        let done = self.peers.iter().filter(is_done).count();
+        if self.reach < widest && u32::try_from(done).is_ok_and(|done| done >= widest) {
+            self.reach = widest;
+            self.wake_all();
+        }
     }
 
     /// Notes what a peer has; the chunks that are new of it.

@@ -142,6 +142,15 @@ fn where_everybody_else_has_the_whole_file_no_stripe_is_left_to_others() {
 }
 
 #[test]
+fn what_all_others_have_is_asked_of_them_at_once() {
+    let mut swarm = swarm(Stripe { rank: 1, of: 2, ingester: ONE }, 1);
+    let actions = [(0, has(ONE, 0, 1), [].as_slice()), (1, Event::Joined { peer: TWO }, [].as_slice())];
+    walk(&mut swarm, &actions);
+    assert_eq!(swarm.apply(2, has(TWO, 0, 1)).len(), 1);
+    walk(&mut swarm, &[(9, arrived(1, 0), &[Action::Complete])]);
+}
+
+#[test]
 fn what_a_source_got_just_now_is_left_to_its_owner_however_long_nothing_else_came() {
     let mut swarm = swarm(Stripe { rank: 0, of: 2, ingester: ONE }, 4);
     walk(
