@@ -18,7 +18,7 @@ use crate::pull_from_a_registry::{blob, is_whole, model, nothing_is_left, plan, 
 const MIB: u64 = 1 << 20;
 /// Less than what makes a part durable on its way.
 const WEIGHTS_BYTES: u64 = 60 * MIB;
-/// What comes before the power goes; of eight ranges of a chunk each at most one is not whole.
+/// What the registry gives before the power goes. Of each of its eight ranges at most one chunk is not whole then.
 const HELD_BYTES: u64 = 44 * MIB;
 /// What of it must be there then.
 const VERIFIED_BYTES: u64 = 8 * MIB;
