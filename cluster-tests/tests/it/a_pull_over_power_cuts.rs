@@ -22,6 +22,7 @@ const WEIGHTS_BYTES: u64 = 60 * MIB;
 const HELD_BYTES: u64 = 44 * MIB;
 /// What of it must be there then.
 const VERIFIED_BYTES: u64 = 8 * MIB;
+const PULL_BYTES: &str = "ollamax_transfer_pull_bytes";
 const ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 
 /// What the disk does with bytes and names that no sync has made last.
@@ -40,7 +41,10 @@ async fn killed_in_the_midst(cluster: &Cluster, registry: &FakeRegistry, name: &
     let hold = registry.hold_after(of.weights.sha256(), HELD_BYTES);
     let begun = cluster.begin_pull(0, name, &[]).await?;
     ensure!(begun.status.success(), "{begun:?}");
-    cluster.pulled_up_to(0, name, VERIFIED_BYTES, PATIENCE).await?;
+    let verified_bytes = cluster.pulled_up_to(0, name, VERIFIED_BYTES, PATIENCE).await?;
+    // All of its bytes and those that are there have a row each.
+    let shown = cluster.metric(0, PULL_BYTES).await?;
+    ensure!(shown >= Some((WEIGHTS_BYTES + verified_bytes) as f64), "{shown:?} bytes are shown");
     cluster.kill(&[0]).await?;
     Ok(hold)
 }
@@ -131,6 +135,11 @@ async fn what_is_on_record_of_a_part_and_not_on_the_disk_is_fetched_again() -> R
     goes_on(&cluster, &hold, "lost", &lost).await?;
     let damaged = cluster.metric(0, "ollamax_transfer_chunks_damaged_total").await?;
     ensure!(damaged.is_some_and(|damaged| damaged >= 2.0), "{damaged:?} chunks were missed");
-    wait::until("nothing to be left", PATIENCE, || async { nothing_is_left(&store, &data_dir) }).await?;
+    wait::until("nothing to be left", PATIENCE, || async {
+        let shown = cluster.metric(0, PULL_BYTES).await?;
+        ensure!(shown.is_none(), "{shown:?} bytes are shown of a pull that is over");
+        nothing_is_left(&store, &data_dir)
+    })
+    .await?;
     cluster.finish().await
 }

@@ -188,6 +188,12 @@ impl PullProgress {
         matches!(self.stage, Stage::Done | Stage::Failed(_))
     }
 
+    /// How many bytes came from where: `origin 500, node/2 200`.
+    pub(crate) fn from_where(&self) -> String {
+        let each = self.sources.iter().map(|from| format!("{} {}", from.source, from.bytes));
+        each.collect::<Vec<_>>().join(", ")
+    }
+
     /// The same, but no file less far than it was told before.
     pub(crate) fn not_before(mut self, before: &Self) -> Self {
         let is_same = self.blobs.len() == before.blobs.len()

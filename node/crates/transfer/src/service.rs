@@ -345,7 +345,7 @@ impl Service {
 
     /// Writes to the log and counts how a pull ended.
     fn note(&self, progress: &PullProgress, outcome: &Result<(), PullError>, took_ms: u64) {
-        let (model, bytes, from) = (&progress.name, progress.total_bytes(), from_where(progress));
+        let (model, bytes, from) = (&progress.name, progress.total_bytes(), progress.from_where());
         let digest = progress.digest.map(|digest| digest.to_string()).unwrap_or_default();
         let metrics = &self.means.metrics;
         match outcome {
@@ -482,12 +482,6 @@ fn says_more(pull: &PullProgress, stored: Option<&Scanned>) -> bool {
         Stage::Failed(_) => !is_stored && pull.digest.is_some(),
         _ => true,
     }
-}
-
-/// How many bytes of a pull came from where: `origin 500, node/2 200`.
-fn from_where(progress: &PullProgress) -> String {
-    let each = progress.sources.iter().map(|from| format!("{} {}", from.source, from.bytes));
-    each.collect::<Vec<_>>().join(", ")
 }
 
 /// Keeps in mind how a pull goes, in place of one that is long over.
