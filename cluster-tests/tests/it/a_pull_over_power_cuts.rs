@@ -23,7 +23,7 @@ const HELD_BYTES: u64 = 44 * MIB;
 /// What of it must be there then.
 const VERIFIED_BYTES: u64 = 8 * MIB;
 const PULL_BYTES: &str = "ollamax_transfer_pull_bytes";
-const ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
 
 /// What the disk does with bytes and names that no sync has made last.
 const CUTS: [Variant; 6] = [

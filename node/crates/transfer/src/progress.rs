@@ -189,7 +189,7 @@ impl PullProgress {
     }
 
     /// How many bytes came from where: `origin 500, node/2 200`.
-    pub(crate) fn from_where(&self) -> String {
+    pub(crate) fn sources_in_words(&self) -> String {
         let each = self.sources.iter().map(|from| format!("{} {}", from.source, from.bytes));
         each.collect::<Vec<_>>().join(", ")
     }

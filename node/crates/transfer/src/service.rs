@@ -345,7 +345,7 @@ impl Service {
 
     /// Writes to the log and counts how a pull ended.
     fn note(&self, progress: &PullProgress, outcome: &Result<(), PullError>, took_ms: u64) {
-        let (model, bytes, from) = (&progress.name, progress.total_bytes(), progress.from_where());
+        let (model, bytes, from) = (&progress.name, progress.total_bytes(), progress.sources_in_words());
         let digest = progress.digest.map(|digest| digest.to_string()).unwrap_or_default();
         let metrics = &self.means.metrics;
         match outcome {

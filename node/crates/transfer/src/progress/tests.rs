@@ -80,7 +80,7 @@ async fn what_each_node_sent_is_told_apart() {
     board.begin(Stage::Fetching);
     let expected = [(Source::Origin, 500), (Source::Node(NodeId(2)), 200), (Source::Node(NodeId(3)), 850)];
     assert_eq!(board.now().sources, expected.map(|(source, bytes)| SourceProgress { source, bytes }));
-    assert_eq!(board.now().from_where(), "origin 500, node/2 200, node/3 850");
+    assert_eq!(board.now().sources_in_words(), "origin 500, node/2 200, node/3 850");
     assert_eq!(board.now().verified_bytes(), 1_500);
 }
 
