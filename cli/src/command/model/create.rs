@@ -321,8 +321,8 @@ mod tests {
         let recipe = of(&args(&[], Some("demo")), "ADAPTER a.gguf\nSYSTEM x").expect("it makes sense");
         assert_eq!((recipe.adapters, &recipe.fields["system"]), (vec![file], &Value::from("x")));
 
-        for (files, from, text) in [
-            (&[][..], None, "SYSTEM x"),
+        let rows: [(&[&str], Option<&str>, &str); 10] = [
+            (&[], None, "SYSTEM x"),
             (&["b.gguf"], None, "FROM demo"),
             (&[], Some("demo"), "FROM demo"),
             (&[], None, "FROM demo\nFROM other"),
@@ -332,7 +332,8 @@ mod tests {
             (&[], None, "FROM weights"),
             (&[], None, "FROM a b"),
             (&[], Some("demo"), "ADAPTER other"),
-        ] {
+        ];
+        for (files, from, text) in rows {
             assert_eq!(made(&args(files, from), text).expect_err(text).exit(), 2, "{text}");
         }
     }
