@@ -122,10 +122,15 @@ async fn work(
 impl<S: ModelStore> Part<'_, S> {
     async fn follow(&mut self) -> Result<(), Status> {
         let name = match self.order().await? {
-            Order::Create(asked) => self.make(asked).await?,
+            Order::Create(asked) => {
+                let name = self.make(asked).await?;
+                tracing::info!(model = %name, "the runtime made a model");
+                name
+            }
             Order::Push(asked) => {
                 let name = parse(&asked.name)?;
                 self.tell_all(self.store.give(&name, asked.insecure)).await?;
+                tracing::info!(model = %name, "the runtime pushed a model");
                 name
             }
             Order::Data(_) => return Err(out_of_order()),

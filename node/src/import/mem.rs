@@ -152,6 +152,7 @@ impl ModelStore for MemStore {
         }
         Ok(())
     }
+
     /// Whatever the body says, the model `mine` is made of it.
     fn make(&self, body: Bytes) -> BoxStream<'static, Result<WorkStep, RuntimeError>> {
         let made = self.change().map(|()| {

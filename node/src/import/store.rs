@@ -69,6 +69,7 @@ impl ModelStore for Client {
             Step::Delete(name) => self.delete(name).await,
         }
     }
+
     fn make(&self, body: Bytes) -> BoxStream<'static, Result<WorkStep, RuntimeError>> {
         self.create_with(body)
     }
