@@ -162,8 +162,7 @@ fn assemble(shared: &Shared, opened: Opened) -> anyhow::Result<(Arc<Node>, JoinH
     tasks.spawn(imports.clone().sweep_leftovers(stops.engines.clone()));
     let disk = spawn_machine(shared, &around)?;
     let management = Management::new(net.clone(), runtime.clone(), tasks.clone());
-    let services =
-        Services { around: Arc::clone(&around), imports: imports.clone(), management: management.clone() };
+    let services = Services { around: Arc::clone(&around), imports: imports.clone(), management: management.clone() };
     let (members, strangers) = services.routes();
     let (bulk, streams) = mpsc::channel(BULK_WAITING_MAX);
     tasks.spawn(service.with_bulk(bulk).serve(members, strangers));

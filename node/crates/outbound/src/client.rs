@@ -44,7 +44,7 @@ pub const TAGS_TIMEOUT: Duration = Duration::from_secs(10);
 pub const CONTROL_BYTES_MAX: usize = 16 << 20;
 /// How long one upload of a model file may take.
 pub const UPLOAD_TIMEOUT: Duration = Duration::from_secs(2 * 3_600);
-/// How long `create` may be silent between two lines of progress.
+/// How long `create` and `push` may be silent between two lines of progress.
 pub const CREATE_IDLE_TIMEOUT: Duration = Duration::from_secs(600);
 /// Longest line of progress.
 const PROGRESS_LINE_BYTES_MAX: usize = 64 << 10;
