@@ -18,6 +18,7 @@ mod backup;
 mod bad_input;
 mod bad_models;
 mod bundle_between_two_clusters;
+mod create_and_push;
 mod cut_off_minority;
 mod damaged_models;
 mod dev_cluster;
