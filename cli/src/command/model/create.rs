@@ -368,7 +368,7 @@ mod tests {
         let files = [write("a", CHUNK_BYTES + 5), write("b", 3)];
         // What is written to a file meanwhile is not of the file that was hashed.
         fs::write(&files[1].path, b"longer").expect("room");
-        let (sender, mut receiver) = mpsc::channel(8);
+        let (sender, mut receiver) = mpsc::channel::<CreatePart>(8);
         let lengths = async {
             let mut lengths = Vec::new();
             while let Some(part) = receiver.recv().await {

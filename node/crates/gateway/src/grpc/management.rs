@@ -30,7 +30,7 @@ use ollamax_transfer::Ask;
 use ollamax_types::limits::{CREATE_BODY_BYTES_MAX, CREATE_FILES_MAX};
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, Role};
 
-use super::bundles::{holders, name_of};
+use super::bundles::holders;
 use super::pulls::{ASKED_BY, Pulls, needs_wishes, parse, wish};
 use super::{AdminError, Engines, NotDone};
 use crate::order;
