@@ -14,7 +14,7 @@ use crate::error;
 
 mod model;
 
-pub(crate) use model::{ImportArgs, ModelCommand, PullArgs, PullRate, Replicas, VerifyArgs};
+pub(crate) use model::{CreateArgs, ImportArgs, ModelCommand, PullArgs, PullRate, PushArgs, Replicas, VerifyArgs};
 
 /// What a node may be, as `Role` of the daemon spells it.
 const ROLES: [&str; 3] = ["voter", "learner", "gateway"];

@@ -21,7 +21,7 @@ use tracing::{Instrument as _, Span};
 
 use ollamax_core::catalog::read;
 use ollamax_gateway::grpc::AdminError;
-use ollamax_metadata as metadata;
+use ollamax_gateway::grpc::management::wait_until_known;
 use ollamax_net::{Class, NetHandle};
 use ollamax_proto::v1;
 use ollamax_proto::v1::import_order::Part as Order;
@@ -33,11 +33,11 @@ use crate::slot::MemberEngines;
 
 mod leg;
 #[cfg(test)]
-mod mem;
+pub(crate) mod mem;
 mod names;
 pub(crate) mod plan;
 pub(crate) mod runtime_side;
-mod store;
+pub(crate) mod store;
 #[cfg(test)]
 mod tests;
 
@@ -49,8 +49,6 @@ use runtime_side::Imports;
 const ORDERS_WAITING_MAX: usize = 4;
 /// Time between two lines of progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
-/// How long an import waits for the catalog to name its copies; without a quorum it never does.
-const KNOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One finished or failed attempt.
 type Outcome = Result<Vec<v1::ImportedCopy>, AdminError>;
@@ -191,24 +189,6 @@ async fn order_all(all: &[mpsc::Sender<v1::ImportOrder>], part: &Order) {
 
 const fn order(part: Order) -> v1::ImportOrder {
     v1::ImportOrder { part: Some(part) }
-}
-
-/// Waits, bounded, until the catalog names every new copy, so that the next command sees what this one did.
-async fn wait_until_known(metadata: &metadata::Handle, name: &ModelName, copies: &[v1::ImportedCopy]) {
-    let mut changes = metadata.changes();
-    let known = async {
-        loop {
-            changes.borrow_and_update();
-            let locations = read::locations_of(&*metadata.view(), name).unwrap_or_default();
-            let holds = |copy: &v1::ImportedCopy| {
-                locations.iter().any(|held| held.node.0 == copy.node_id && held.model.digest.0[..] == copy.digest[..])
-            };
-            if copies.iter().all(holds) || changes.changed().await.is_err() {
-                return;
-            }
-        }
-    };
-    drop(tokio::time::timeout(KNOWN_TIMEOUT, known).await);
 }
 
 async fn report_while(

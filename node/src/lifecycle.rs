@@ -18,7 +18,7 @@ use tonic::{Status, Streaming};
 use ollamax_core::catalog::command::NewMember;
 use ollamax_core::catalog::{Answer, Command, Refusal, read};
 use ollamax_gateway::grpc::nodes::remove_member;
-use ollamax_gateway::grpc::{AdminError, Daemon, Engines, Facts, Path, Phase};
+use ollamax_gateway::grpc::{AdminError, Daemon, Engines, Facts, NotDone, Path, Phase};
 use ollamax_metadata::ProposeError;
 use ollamax_net::{Discovered, Way};
 use ollamax_proto::v1;
@@ -33,6 +33,7 @@ use crate::data_dir::{DataDir, Membership};
 use crate::doctor::Doctor;
 use crate::import::Importer;
 use crate::joining::Joiner;
+use crate::management::Management;
 use crate::member::Around;
 use crate::removal::{forget_cluster_key, wait_until_no_voter};
 use crate::slot::MemberEngines;
@@ -66,6 +67,8 @@ pub(crate) struct Node {
     pub(crate) ring: Ring,
     /// Spreads models.
     pub(crate) importer: Importer,
+    /// Has runtimes make and push models.
+    pub(crate) management: Management,
     /// Checks this machine.
     pub(crate) doctor: Doctor,
     /// Makes backups.
@@ -463,6 +466,15 @@ impl Daemon for Node {
         chunks: Streaming<v1::ImportModelRequest>,
     ) -> BoxFuture<'_, Result<BoxStream<'static, Result<v1::ImportModelProgress, Status>>, AdminError>> {
         self.import(chunks).boxed()
+    }
+
+    fn at_runtime(
+        &self,
+        node: NodeId,
+        orders: BoxStream<'static, v1::RuntimeOrder>,
+    ) -> BoxStream<'static, Result<v1::RuntimeEvent, NotDone>> {
+        let own = self.around.slot.get().map(|engines| engines.node);
+        self.management.at(own, node, orders)
     }
 
     fn create_backup(

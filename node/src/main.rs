@@ -28,6 +28,7 @@ mod lifecycle;
 mod log_stream;
 #[cfg(test)]
 mod loopback;
+mod management;
 mod member;
 mod metrics;
 mod model_place;

@@ -48,6 +48,7 @@ use crate::follow::{gpus, machine};
 use crate::import::Importer;
 use crate::import::runtime_side::Imports;
 use crate::lifecycle::Node;
+use crate::management::Management;
 use crate::member::Around;
 use crate::metrics::{self, GpuMetrics, Metrics};
 use crate::node_file::{self, Ends};
@@ -161,7 +162,8 @@ fn assemble(shared: &Shared, opened: Opened) -> anyhow::Result<(Arc<Node>, JoinH
     // Never fails: it warns and tries again. Ends with the engines.
     tasks.spawn(imports.clone().sweep_leftovers(stops.engines.clone()));
     let disk = spawn_machine(shared, &around)?;
-    let services = Services { around: Arc::clone(&around), imports: imports.clone() };
+    let management = Management::new(net.clone(), runtime.clone(), tasks.clone());
+    let services = Services { around: Arc::clone(&around), imports: imports.clone(), management: management.clone() };
     let (members, strangers) = services.routes();
     let (bulk, streams) = mpsc::channel(BULK_WAITING_MAX);
     tasks.spawn(service.with_bulk(bulk).serve(members, strangers));
@@ -175,6 +177,7 @@ fn assemble(shared: &Shared, opened: Opened) -> anyhow::Result<(Arc<Node>, JoinH
         api_open: start.config.api.allow_unauthenticated && !bound.ip().is_loopback(),
         ring: shared.ring.clone(),
         importer: Importer { net: net.clone(), local: imports, tasks: tasks.clone() },
+        management,
         doctor: Doctor {
             slot: around.slot.clone(),
             net: net.clone(),
@@ -408,6 +411,7 @@ fn sibling(name: &str) -> anyhow::Result<PathBuf> {
 struct Services {
     around: Arc<Around>,
     imports: Imports,
+    management: Management,
 }
 
 impl Services {
@@ -417,7 +421,7 @@ impl Services {
         let join = JoinService::server(slot.clone(), net.clone(), signer.clone(), clock.clone());
         let members = Routes::new(RaftService::server(slot.clone(), stop.clone()))
             .add_service(LivenessService::server(frames.subscribe()))
-            .add_service(InferenceService::server(slot.clone(), self.imports))
+            .add_service(InferenceService::server(slot.clone(), self.imports, self.management))
             .add_service(KeysService::server(slot.clone(), signer.clone()))
             .add_service(TransferService::server(slot.clone()))
             .add_service(join.clone());

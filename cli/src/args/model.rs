@@ -49,6 +49,22 @@ pub(crate) enum ModelCommand {
     /// What this node pulls, and what it could not pull in the last hour
     #[command(after_help = "Examples:\n  ollamax model pulls\n  ollamax model pulls -o json | jq .pulls")]
     Pulls,
+    /// Have the runtime of one node make a model of GGUF files or from another model, and copy it to others
+    ///
+    /// Made on the node that has BASE, else on this one; what had the name there gives way, as with Ollama.
+    #[command(after_help = "Examples:
+  ollamax model create lab/brief --from llama3.2 --modelfile Modelfile
+  ollamax model create lab/mine mine.gguf --quantize q4_K_M --replicas 2
+  ollamax model create lab/mine --modelfile Modelfile -o json")]
+    Create(CreateArgs),
+    /// Have the runtime of a node that holds a model push it to the registry of its name
+    ///
+    /// It signs with the key of that runtime: the account that its machine was signed in to is the one that counts, and
+    /// each node has its own. ollamax-engine does not push.
+    #[command(after_help = "Examples:
+  ollamax model push me/mine
+  ollamax model push registry.lan:5000/team/mine --node gpu-1 --insecure")]
+    Push(PushArgs),
     /// Slow the pulls of a model down on all nodes, or let them go as fast as they can
     #[command(after_help = "Examples:
   ollamax model limit llama3.2 20MB/s
@@ -120,6 +136,39 @@ pub(crate) struct PullArgs {
     /// End the pull; what was fetched is kept for the next one
     #[arg(long)]
     pub(crate) cancel: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CreateArgs {
+    /// Name of the new model; with further copies one that no registry has, like lab/mine
+    pub(crate) name: String,
+    /// GGUF file that it is made of; several where a model has several, an adapter goes into the Modelfile
+    #[arg(value_name = "FILE.gguf", conflicts_with = "from")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Model that it is made from
+    #[arg(long, value_name = "BASE")]
+    pub(crate) from: Option<String>,
+    /// What else it has: FROM, PARAMETER, TEMPLATE, SYSTEM, ADAPTER, LICENSE, MESSAGE
+    #[arg(long, value_name = "FILE")]
+    pub(crate) modelfile: Option<PathBuf>,
+    /// Make the weights smaller, like q4_K_M
+    #[arg(long, value_name = "Q")]
+    pub(crate) quantize: Option<String>,
+    /// How many nodes shall have it in the end [default: the one that makes it]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) replicas: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PushArgs {
+    /// Name, for example me/mine or registry.lan:5000/team/mine:v2
+    pub(crate) name: String,
+    /// Node that holds it and whose runtime pushes it, id or name [default: this one, else another that holds it]
+    #[arg(long, value_name = "NODE")]
+    pub(crate) node: Option<String>,
+    /// Speak to the registry over plain HTTP
+    #[arg(long)]
+    pub(crate) insecure: bool,
 }
 
 /// How fast a pull may be.

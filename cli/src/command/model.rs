@@ -17,10 +17,14 @@ use crate::error::{Failure, request_id};
 use crate::{output, text};
 
 mod bundle;
+mod create;
 mod export;
 mod limit;
+mod modelfile;
 mod pull;
+mod push;
 mod verify;
+mod work;
 
 /// Bytes of one message.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -38,6 +42,8 @@ pub(crate) async fn run(global: &Global, command: ModelCommand) -> Result<(), Fa
         ModelCommand::Pull(args) if args.cancel => pull::cancel(global, &args).await,
         ModelCommand::Pull(args) => pull::run(global, &args).await,
         ModelCommand::Pulls => pull::list(global).await,
+        ModelCommand::Create(args) => create::run(global, &args).await,
+        ModelCommand::Push(args) => push::run(global, args).await,
         ModelCommand::Limit { name, rate } => limit::run(global, &name, rate).await,
         ModelCommand::Verify(args) => verify::run(global, &args).await,
     }
@@ -133,7 +139,7 @@ fn shown(model: &ModelView) -> Value {
 async fn import(global: &Global, args: ImportArgs) -> Result<(), Failure> {
     let ImportArgs { file, name, nodes, replace, check } = args;
     let file = file.as_path();
-    let size_bytes = check_gguf(file)?;
+    let size_bytes = check_gguf(file, "ollamax model import FILE.gguf --name NAME")?;
     let again = format!("ollamax model import {} --name NAME", file.display());
     if check {
         return Err(Failure::usage("a GGUF file cannot be checked: it does not say what it should be", again));
@@ -191,12 +197,10 @@ async fn send(
 }
 
 /// A GGUF begins with its name; anything else is refused before a byte is sent.
-fn check_gguf(file: &Path) -> Result<u64, Failure> {
+fn check_gguf(file: &Path, next: &str) -> Result<u64, Failure> {
     use std::io::Read as _;
 
-    let bad = |why: String| {
-        Failure::usage(format!("{}: {why}", file.display()), "ollamax model import FILE.gguf --name NAME")
-    };
+    let bad = |why: String| Failure::usage(format!("{}: {why}", file.display()), next);
     let mut opened = std::fs::File::open(file).map_err(|error| bad(error.to_string()))?;
     let mut magic = [0; 4];
     opened.read_exact(&mut magic).map_err(|_| bad("is too short for a GGUF".to_owned()))?;
@@ -304,9 +308,9 @@ mod tests {
         for (content, needle) in [(&b"GG"[..], "too short"), (b"<html>", "no GGUF")] {
             let path = temp.path().join("f");
             std::fs::write(&path, content).expect("written");
-            let failure = check_gguf(&path).expect_err("refused");
+            let failure = check_gguf(&path, "another file").expect_err("refused");
             assert!(format!("{failure:?}").contains(needle), "{failure:?}");
         }
-        assert_eq!(check_gguf(&temp.path().join("missing")).expect_err("missing").exit(), 2);
+        assert_eq!(check_gguf(&temp.path().join("missing"), "").expect_err("missing").exit(), 2);
     }
 }

@@ -13,9 +13,9 @@ use ollamax_proto::v1::{
     LeaveReply, LimitPullReply, ListBackupsReply, ListLeasesReply, ListMigrationsReply, ListModelsReply,
     ListPullsReply, ListSettingsReply, ListTokensReply, LocalView, LogLine, Migration, ModelCopy, ModelView,
     NewBackupKeyReply, NodeView, PullProgress, RaftMember, RaftStatusReply, RaftView, RangeReply, RemoveNodeReply,
-    RenewLeaseReply, Resident, RevokeLeaseReply, RevokeTokenReply, RunMigrationsReply, Runtime, SetSettingReply,
-    Setting, SourceProgress, StatusReply, TakeSnapshotReply, Token, TransferLeadershipReply, TxnReply, VerifyNews,
-    check, export_part, kv_effect, migration, raft_status_reply, reach_back_reply, runtime,
+    RenewLeaseReply, Resident, RevokeLeaseReply, RevokeTokenReply, RunMigrationsReply, Runtime, RuntimeProgress,
+    SetSettingReply, Setting, SourceProgress, StatusReply, TakeSnapshotReply, Token, TransferLeadershipReply, TxnReply,
+    VerifyNews, check, export_part, kv_effect, migration, raft_status_reply, reach_back_reply, runtime,
 };
 
 use crate::daemon::{Answer, Script, told};
@@ -44,6 +44,8 @@ pub(crate) fn script() -> Script {
         ("Verify", Answer::Told(all_verified().iter().map(Message::encode_to_vec).collect())),
         ("Export", Answer::Told(exported().iter().map(Message::encode_to_vec).collect())),
         ("Import", told(&came_in_a_bundle())),
+        ("Create", Answer::Told(created().iter().map(Message::encode_to_vec).collect())),
+        ("Push", Answer::Told(pushed().iter().map(Message::encode_to_vec).collect())),
         ("Logs", Answer::Told(log_lines().iter().map(Message::encode_to_vec).collect())),
         ("Follow", Answer::Told(events().iter().map(Message::encode_to_vec).collect())),
         ("Range", told(&RangeReply { header: header(), values: vec![value()], more: false })),
@@ -431,6 +433,35 @@ pub(crate) fn pulled(node_id: u64) -> PullProgress {
 fn came_in_a_bundle() -> PullProgress {
     let source = SourceProgress { source: "bundle".to_owned(), bytes: 2_000_000_485 };
     PullProgress { sources: vec![source], ..pulled(1) }
+}
+
+/// What a runtime says at work, and at the end.
+fn at_work(name: &str, said: &[(&str, u64, u64)]) -> Vec<RuntimeProgress> {
+    let told = |status: &str, digest: Vec<u8>| {
+        let (name, node_name) = (name.to_owned(), "n1".to_owned());
+        RuntimeProgress { name, node_id: 1, node_name, status: status.to_owned(), digest, ..RuntimeProgress::default() }
+    };
+    let steps = said.iter().map(|(status, completed_bytes, total_bytes)| RuntimeProgress {
+        completed_bytes: *completed_bytes,
+        total_bytes: *total_bytes,
+        ..told(status, vec![])
+    });
+    steps.chain([told("", vec![7; 32])]).collect()
+}
+
+/// A model that was made, and its copies.
+fn created() -> Vec<RuntimeProgress> {
+    let copy = |copy: PullProgress| {
+        let copy = PullProgress { name: "lab/mine:latest".to_owned(), ..copy };
+        RuntimeProgress { copy: Some(copy), ..RuntimeProgress::default() }
+    };
+    let mut all = at_work("lab/mine:latest", &[("uploading", 4, 8), ("writing manifest", 0, 0)]);
+    all.extend([copy(fetching(2)), copy(pulled(1)), copy(pulled(2))]);
+    all
+}
+
+fn pushed() -> Vec<RuntimeProgress> {
+    at_work("me/mine:latest", &[("retrieving manifest", 0, 0), ("pushing 070707070707", 4, 8)])
 }
 
 /// The front of a bundle, as far as anybody looks at it here.

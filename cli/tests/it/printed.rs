@@ -9,8 +9,8 @@ use serde_json::Value;
 use ollamax_proto::v1::check::Outcome;
 use ollamax_proto::v1::verify_news::Sight;
 use ollamax_proto::v1::{
-    CancelPullRequest, CheckUpgradeReply, EventsRequest, ExportHead, ExportPart, JoinRequest, PullRequest,
-    RunMigrationsRequest, VerifyNews, VerifyRequest, export_part,
+    CancelPullRequest, CheckUpgradeReply, EventsRequest, ExportHead, ExportPart, JoinRequest, PullRequest, PushRequest,
+    RunMigrationsRequest, RuntimeProgress, VerifyNews, VerifyRequest, export_part,
 };
 use ollamax_types::ErrorCode;
 
@@ -203,6 +203,51 @@ async fn a_model_leaves_in_a_file_and_comes_from_one() {
         said.stderr.starts_with("exported llama3.2:latest (070707070707), 512 B, to standard output\n"),
         "{said:?}"
     );
+}
+
+#[tokio::test]
+async fn a_model_is_made_and_pushed_by_a_runtime() {
+    let daemon = Daemon::start(lab::script()).await;
+    std::fs::write(daemon.data_dir.join("FILE"), b"GGUF and the rest").expect("written");
+    std::fs::write(daemon.data_dir.join("Modelfile"), "FROM ./FILE\nPARAMETER mirostat 1\n").expect("written");
+    std::fs::write(daemon.data_dir.join("wrong"), "FROM demo\nTEMPERATURE 1\n").expect("written");
+    let mut all = Vec::new();
+    for (line, exit) in [
+        ("model create lab/mine FILE --replicas 2", 0),
+        ("model create lab/mine --modelfile Modelfile --replicas 2 -o json", 0),
+        ("model create lab/mine --modelfile Modelfile", 0),
+        ("model create lab/mine --modelfile wrong", 2),
+        ("model create lab/mine", 2),
+        ("model create lab/mine Modelfile", 2),
+        ("model push me/mine", 0),
+        ("model push me/mine -o json", 0),
+    ] {
+        let said = run(&daemon, &line.split(' ').collect::<Vec<_>>()).await;
+        assert_eq!(said.exit, exit, "{line}: {said:?}");
+        all.push((line.to_owned(), said));
+    }
+    compare("model-create", &page(&all));
+    for line in ["model create lab/mine FILE --from demo", "model create lab/mine --from demo --replicas 0"] {
+        let said = run(&daemon, &line.split(' ').collect::<Vec<_>>()).await;
+        assert_eq!((said.exit, said.stdout.as_str()), (2, ""), "{line}: {said:?}");
+    }
+    let said = run(&daemon, &["model", "push", "me/mine", "--node", "n2", "--insecure"]).await;
+    assert_eq!(said.exit, 0, "{said:?}");
+    let asked = PushRequest::decode(&*daemon.last_request("Push")).expect("a request");
+    assert_eq!(asked, PushRequest { name: "me/mine".to_owned(), node: "n2".to_owned(), insecure: true });
+}
+
+#[tokio::test]
+async fn a_work_that_the_daemon_does_not_end_is_not_called_done() {
+    let mut script = lab::script();
+    script.insert("Create", told(&RuntimeProgress::default()));
+    script.insert("Push", told(&RuntimeProgress::default()));
+    let daemon = Daemon::start(script).await;
+    for words in [&["model", "create", "lab/mine", "--from", "demo"][..], &["model", "push", "me/mine"]] {
+        let said = run(&daemon, words).await;
+        assert_eq!((said.exit, said.stdout.as_str()), (7, ""), "{said:?}");
+        assert!(said.stderr.starts_with("error: the daemon ended before the "), "{said:?}");
+    }
 }
 
 #[tokio::test]

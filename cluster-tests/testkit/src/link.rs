@@ -1,10 +1,11 @@
-//! Links between nodes that can be cut, delayed or made deaf in one direction.
+//! Links between nodes that can be cut, delayed, made deaf in one direction, or let spoil a byte.
 //!
 //! A node advertises the address of its [`Gate`], which passes connections on to the node. The gate finds out which
 //! process opened a connection (Linux: `/proc/net/tcp*` and `/proc/<pid>/fd`), so a link is an ordered pair: who
 //! called, who was called. A connection whose caller is unknown belongs to the link from [`OUTSIDE`]. Bytes of a
-//! stalled direction are held back, not lost, as on a cable that is plugged in again; a cut loses everything. What a
-//! mode did to connections is counted, so that a test can prove that its trouble met something.
+//! stalled direction are held back, not lost, as on a cable that is plugged in again; a cut loses everything. A byte is
+//! spoilt once for each time that this was asked for. What a mode did to connections, and which bytes arrived wrong, is
+//! counted, so that a test can prove that its trouble met something.
 
 mod owner;
 
@@ -97,6 +98,17 @@ struct Table {
     processes: Mutex<BTreeMap<u32, usize>>,
     modes: Mutex<BTreeMap<(usize, usize), watch::Sender<Mode>>>,
     touched: AtomicU64,
+    /// How many bytes a piece must have of which one is to arrive wrong, by link.
+    flips: Mutex<BTreeMap<(usize, usize), usize>>,
+    flipped: AtomicU64,
+}
+
+/// The link of one connection.
+#[derive(Debug, Clone, Copy)]
+struct Link<'a> {
+    links: &'a Links,
+    /// Who called, who was called.
+    pair: (usize, usize),
 }
 
 // === impl Links ===
@@ -129,8 +141,22 @@ impl Links {
         }
     }
 
-    /// Opens all links.
+    /// Lets one byte arrive wrong on the link on which `from` calls `to`, whichever way it goes: in the middle of the
+    /// next piece that is read of a connection in one go and has at least so many bytes. A piece of many bytes is of
+    /// those who send much. Once; asked for again before that, it is still once.
+    pub fn flip(&self, from: usize, to: usize, piece_bytes_min: usize) {
+        lock(&self.0.flips).insert((from, to), piece_bytes_min.max(1));
+    }
+
+    /// How many bytes arrived wrong so far.
+    #[must_use]
+    pub fn flipped(&self) -> u64 {
+        self.0.flipped.load(Ordering::Relaxed)
+    }
+
+    /// Opens all links, and lets all bytes arrive as they are.
     pub fn heal(&self) {
+        lock(&self.0.flips).clear();
         for sender in lock(&self.0.modes).values() {
             sender.send_replace(Mode::Open);
         }
@@ -156,6 +182,26 @@ impl Links {
         let find = move || owner::find(source.port(), gate.port(), &processes.keys().copied().collect::<Vec<_>>());
         let pid = tokio::task::spawn_blocking(find).await.ok().flatten();
         pid.and_then(|pid| lock(&self.0.processes).get(&pid).copied()).unwrap_or(OUTSIDE)
+    }
+}
+
+// === impl Link ===
+
+impl Link<'_> {
+    fn touch(self) {
+        self.links.touch();
+    }
+
+    /// Turns a bit of a piece, if that was asked for.
+    fn spoil(self, piece: &mut [u8]) {
+        let (table, middle) = (&self.links.0, piece.len() / 2);
+        let mut flips = lock(&table.flips);
+        let is_meant = flips.get(&self.pair).is_some_and(|bytes_min| piece.len() >= *bytes_min);
+        if let Some(byte) = piece.get_mut(middle).filter(|_| is_meant) {
+            *byte ^= 1;
+            flips.remove(&self.pair);
+            table.flipped.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 
@@ -224,23 +270,29 @@ async fn accept(listener: TcpListener, links: Links, passage: Passage, tasks: Ta
         let (links, passage) = (links.clone(), passage.clone());
         tasks.spawn(async move {
             let from = links.caller(source, passage.address).await;
+            let pair = (from, passage.to);
             let mode = links.sender(from, passage.to).subscribe();
             tokio::select! {
                 () = passage.stop.cancelled() => {}
                 // A broken connection is what links are for; both sides notice by themselves.
-                _ended = pass(stream, passage.target, mode, &links) => {}
+                _ended = pass(stream, passage.target, mode, Link { links: &links, pair }) => {}
             }
         });
     }
 }
 
 /// Carries one connection until an end closes it or the link is cut.
-async fn pass(caller: TcpStream, target: SocketAddr, mut mode: watch::Receiver<Mode>, links: &Links) -> io::Result<()> {
+async fn pass(
+    caller: TcpStream,
+    target: SocketAddr,
+    mut mode: watch::Receiver<Mode>,
+    link: Link<'_>,
+) -> io::Result<()> {
     caller.set_nodelay(true)?;
     let mut cut = mode.clone();
     let carry = async {
         if *mode.borrow() == Mode::Silent {
-            links.touch();
+            link.touch();
         }
         // A silent link does not even carry the connection's first packet.
         if mode.wait_for(|mode| *mode != Mode::Silent).await.is_err() {
@@ -250,14 +302,14 @@ async fn pass(caller: TcpStream, target: SocketAddr, mut mode: watch::Receiver<M
         called.set_nodelay(true)?;
         let (caller_read, caller_write) = caller.into_split();
         let (called_read, called_write) = called.into_split();
-        let there = pump(caller_read, called_write, mode.clone(), Direction::ToCalled, links);
-        let back = pump(called_read, caller_write, mode.clone(), Direction::ToCaller, links);
+        let there = pump(caller_read, called_write, mode.clone(), Direction::ToCalled, link);
+        let back = pump(called_read, caller_write, mode.clone(), Direction::ToCaller, link);
         tokio::try_join!(there, back).map(|_| ())
     };
     tokio::select! {
         biased;
         _ = cut.wait_for(|mode| *mode == Mode::Cut) => {
-            links.touch();
+            link.touch();
             Ok(())
         }
         done = carry => done,
@@ -271,14 +323,14 @@ async fn pump(
     mut to: OwnedWriteHalf,
     mut mode: watch::Receiver<Mode>,
     direction: Direction,
-    links: &Links,
+    link: Link<'_>,
 ) -> io::Result<()> {
     let (send, mut receive) = mpsc::channel::<(Instant, Bytes)>(PIECES_IN_FLIGHT);
     let read = async move {
         let mut buffer = BytesMut::new();
         loop {
             if !mode.borrow().passes(direction) {
-                links.touch();
+                link.touch();
             }
             let Ok(now) = mode.wait_for(|mode| mode.passes(direction)).await.map(|now| *now) else { return Ok(()) };
             buffer.reserve(64 << 10);
@@ -291,8 +343,9 @@ async fn pump(
                         return Ok(());
                     }
                     if now != Mode::Open {
-                        links.touch();
+                        link.touch();
                     }
+                    link.spoil(&mut buffer);
                     // Whoever sends too much has to wait, as before a narrow link.
                     wait::pause(now.time_of(count)).await;
                     if send.send((Instant::now() + now.delay(), buffer.split().freeze())).await.is_err() {

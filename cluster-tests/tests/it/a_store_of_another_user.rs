@@ -25,7 +25,7 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 /// Some ranges of the runtime, and some pieces of the node.
 const WEIGHTS_BYTES: u64 = 24_000_000;
 /// Whom every Linux knows, and who owns nothing.
-const NOBODY: u32 = 65_534;
+pub(crate) const NOBODY: u32 = 65_534;
 /// A disk that every Linux has beside that of its temporary files.
 const OTHER_DISK: &str = "/dev/shm";
 /// A name that a process gave which was killed.
@@ -87,15 +87,19 @@ fn shut_above(program: &Path) -> Option<PathBuf> {
     program.ancestors().skip(1).find(is_shut).map(Path::to_owned)
 }
 
+/// Why no daemon can be started here as another user; `None`: one can.
+pub(crate) fn no_other_user() -> Result<Option<String>> {
+    if !geteuid().is_root() {
+        return Ok(Some("only root starts a daemon as another user".to_owned()));
+    }
+    let shut = shut_above(&binary("ollamax-node")?);
+    Ok(shut.map(|folder| format!("other users do not get through {}", folder.display())))
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_runtime_of_another_user_fetches_what_this_node_pulled() -> Result<()> {
     let _turn = crate::turn().await;
-    let shut = shut_above(&binary("ollamax-node")?);
-    if !geteuid().is_root() || shut.is_some() {
-        let why = shut.map_or_else(
-            || "only root starts a daemon as another user".to_owned(),
-            |folder| format!("other users do not get through {}", folder.display()),
-        );
+    if let Some(why) = no_other_user()? {
         return crate::say_left_out("a_store_of_another_user", &why);
     }
     let registry = FakeRegistry::start().await?;

@@ -21,11 +21,13 @@ use crate::spread::all_seen_up;
 const WEIGHTS_BYTES: u64 = 14_000_000;
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 
-async fn ollamax(cluster: &Cluster, index: usize, words: &[&str]) -> Result<Output> {
+/// Runs a command at a node, in JSON.
+pub(crate) async fn ollamax(cluster: &Cluster, index: usize, words: &[&str]) -> Result<Output> {
     cluster.node(index).ollamax(&[["-o", "json"].as_slice(), words].concat(), COMMAND_LIMIT).await
 }
 
-fn page(told: &Output) -> Result<Value> {
+/// What a command that ended well told.
+pub(crate) fn page(told: &Output) -> Result<Value> {
     ensure!(told.status.success(), "{told:?}");
     serde_json::from_slice(&told.stdout).with_context(|| format!("{told:?}"))
 }

@@ -4,8 +4,13 @@
 //! the Python clients too, which `cargo xtask setup` installs. A failing test keeps its directory and prints the logs'
 //! places and its seed; `OLLAMAX_SEED=N cargo test --workspace --test it -- NAME` replays it.
 
+mod a_copy_that_its_user_removes;
+mod a_flipped_byte_in_flight;
 mod a_flipped_byte_on_a_peers_disk;
+mod a_hundred_models_at_start;
+mod a_pull_over_power_cuts;
 mod a_receiver_killed_at_half;
+mod a_receivers_disk_fills;
 mod a_store_of_another_user;
 mod acknowledged;
 mod adoption;
@@ -13,6 +18,7 @@ mod backup;
 mod bad_input;
 mod bad_models;
 mod bundle_between_two_clusters;
+mod create_and_push;
 mod cut_off_minority;
 mod damaged_models;
 mod dev_cluster;
@@ -36,6 +42,7 @@ mod membership;
 mod met_by_mdns;
 mod model_owners;
 mod no_false_suspicion;
+mod ollama_program;
 mod one_pull_three_nodes;
 mod paused_leader;
 mod paused_node_is_routed_around;
@@ -46,6 +53,7 @@ mod pull_from_a_registry;
 mod pull_full_disk;
 mod pull_resumes;
 mod reach_back;
+mod real_ollama;
 mod receivers_follow_the_ingester;
 mod registry_for_the_lab;
 mod relay_only;

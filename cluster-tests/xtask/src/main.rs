@@ -15,6 +15,7 @@ use anyhow::Result;
 mod bench;
 mod demo;
 mod gates;
+mod ollama;
 mod previous;
 mod soak;
 mod torture;
@@ -35,6 +36,7 @@ usage: cargo xtask COMMAND
   setup                        install what build and tests need (Debian and Ubuntu), or name it
   env                          lines for a shell, so that plain cargo commands share what these build
   test [--keep-going]          every gate: format, house style, lints, documentation, build, tests
+  test ollama                  the suite beside real Ollamas, whose programs OLLAMA_BINS=a:b names
   demo [--once]                a three-node cluster on this machine: ask, kill, ask again
   bench NAME [--check]         measure `gateway`, `metadata` or `node` (-o json); --check: a missed aim is a failure
                                `bench metadata --against etcd [--quick]`: beside etcd, which is fetched where apt is
@@ -76,6 +78,7 @@ fn run(arguments: &[String]) -> Result<ExitCode> {
         }
         ["test"] => gates::run(&Workspace::locate()?, false),
         ["test", "--keep-going"] => gates::run(&Workspace::locate()?, true),
+        ["test", "ollama"] => ollama::run(&Workspace::locate()?),
         ["demo"] => demo::run(&Workspace::locate()?, demo::Stay::UntilStopped),
         ["demo", "--once"] => demo::run(&Workspace::locate()?, demo::Stay::Leave),
         ["bench", name, rest @ ..] if !name.starts_with('-') => bench::run(&Workspace::locate()?, name, rest),

@@ -23,6 +23,7 @@ use ollamax_types::{Api, Digest, ErrorCode, InferenceRequest, NodeId, RequestId}
 
 use crate::adapters::status::{code_of, refusal};
 use crate::import::runtime_side::{Events, Imports};
+use crate::management::{self, Management};
 use crate::slot::Slot;
 
 /// The sending side.
@@ -106,6 +107,7 @@ fn body_of(parts: Streaming<v1::DispatchReply>) -> BoxStream<'static, Result<Byt
 pub(crate) struct InferenceService {
     slot: Slot,
     imports: Imports,
+    management: Management,
 }
 
 // === impl InferenceService ===
@@ -113,8 +115,8 @@ pub(crate) struct InferenceService {
 impl InferenceService {
     /// The service for members' routes.
     #[must_use]
-    pub(crate) fn server(slot: Slot, imports: Imports) -> InferenceServer<Self> {
-        InferenceServer::new(Self { slot, imports })
+    pub(crate) fn server(slot: Slot, imports: Imports, management: Management) -> InferenceServer<Self> {
+        InferenceServer::new(Self { slot, imports, management })
             .max_decoding_message_size(PEER_MESSAGE_BYTES_MAX)
             .max_encoding_message_size(PEER_MESSAGE_BYTES_MAX)
     }
@@ -124,6 +126,7 @@ impl InferenceService {
 impl Inference for InferenceService {
     type DispatchStream = BoxStream<'static, Result<v1::DispatchReply, Status>>;
     type ImportModelStream = Events;
+    type ManageStream = management::Events;
 
     async fn dispatch(&self, request: Request<v1::DispatchRequest>) -> Result<Response<Self::DispatchStream>, Status> {
         let member = self.slot.get().ok_or_else(|| refusal(ErrorCode::NotInitialised, "this node is not ready"))?;
@@ -144,6 +147,13 @@ impl Inference for InferenceService {
         request: Request<Streaming<v1::ImportOrder>>,
     ) -> Result<Response<Self::ImportModelStream>, Status> {
         Ok(Response::new(self.imports.take_part(request.into_inner().boxed())))
+    }
+
+    async fn manage(
+        &self,
+        request: Request<Streaming<v1::RuntimeOrder>>,
+    ) -> Result<Response<Self::ManageStream>, Status> {
+        Ok(Response::new(self.management.take_part(request.into_inner().boxed())))
     }
 }
 

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use futures::StreamExt as _;
-use futures::stream::BoxStream;
+use futures::stream::{self, BoxStream};
 
-use ollamax_outbound::RuntimeError;
+use ollamax_outbound::{RuntimeError, WorkStep};
 use ollamax_types::{Digest, ModelName};
 
 use crate::import::plan::{Listed, Step};
@@ -22,6 +22,8 @@ pub(crate) struct MemStore(Arc<Mutex<State>>);
 struct State {
     models: BTreeMap<ModelName, Digest>,
     files: BTreeSet<[u8; 32]>,
+    /// What it was asked to make, and which models it gave to a registry.
+    asked: Vec<String>,
     salt: u8,
     /// Changes that work before one fails.
     working: Option<usize>,
@@ -45,6 +47,22 @@ impl MemStore {
     pub(crate) fn fail_after(self, working: usize) -> Self {
         self.state().working = Some(working);
         self
+    }
+
+    /// One that has this file.
+    pub(crate) fn holding(self, sha256: Digest) -> Self {
+        self.state().files.insert(sha256.0);
+        self
+    }
+
+    /// The bodies that it was asked to make models of, and the models that it gave to a registry.
+    pub(crate) fn asked(&self) -> Vec<String> {
+        self.state().asked.clone()
+    }
+
+    /// The files that it has.
+    pub(crate) fn files(&self) -> Vec<Digest> {
+        self.state().files.iter().copied().map(Digest).collect()
     }
 
     /// Every model.
@@ -73,6 +91,13 @@ impl MemStore {
             }
         }
     }
+}
+
+/// One step, and then the end.
+fn worked(ended: Result<(), RuntimeError>) -> BoxStream<'static, Result<WorkStep, RuntimeError>> {
+    let (status, layer) = ("at work".to_owned(), String::new());
+    let went = WorkStep::Went { status, layer, total_bytes: 9, completed_bytes: 4 };
+    stream::iter([Ok(went), ended.map(|()| WorkStep::Done)]).boxed()
 }
 
 fn refused(status: u16, message: &str) -> RuntimeError {
@@ -126,5 +151,21 @@ impl ModelStore for MemStore {
             Step::Delete(name) => drop(state.models.remove(name).ok_or_else(missing)?),
         }
         Ok(())
+    }
+
+    /// Whatever the body says, the model `mine` is made of it.
+    fn make(&self, body: Bytes) -> BoxStream<'static, Result<WorkStep, RuntimeError>> {
+        let made = self.change().map(|()| {
+            let mut state = self.state();
+            state.asked.push(String::from_utf8_lossy(&body).into_owned());
+            let digest = Digest([u8::try_from(body.len()).expect("a short one"); 32]);
+            state.models.insert("mine".parse().expect("a name"), digest);
+        });
+        worked(made)
+    }
+
+    fn give(&self, name: &ModelName, insecure: bool) -> BoxStream<'static, Result<WorkStep, RuntimeError>> {
+        let given = self.change().map(|()| self.state().asked.push(format!("{name} insecure {insecure}")));
+        worked(given)
     }
 }

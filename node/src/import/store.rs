@@ -1,16 +1,17 @@
-//! The models of one runtime, as an import changes them: a port, filled by the runtime's client and in memory.
+//! The models of one runtime, as an import and Ollama's management words change them: a port, filled by the runtime's
+//! client and in memory.
 
 use std::io;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
 
-use ollamax_outbound::{Client, RuntimeError};
+use ollamax_outbound::{Client, RuntimeError, WorkStep};
 use ollamax_types::{Digest, ModelName};
 
 use crate::import::plan::{Listed, Step};
 
-/// What an import asks of a runtime.
+/// What is asked of a runtime to change its models.
 pub(crate) trait ModelStore: Send + Sync {
     /// Every model.
     fn list(&self) -> impl Future<Output = Result<Vec<Listed>, RuntimeError>> + Send;
@@ -31,6 +32,12 @@ pub(crate) trait ModelStore: Send + Sync {
 
     /// Changes names.
     fn take_step(&self, step: &Step) -> impl Future<Output = Result<(), RuntimeError>> + Send;
+
+    /// Makes a model as the body of Ollama's `/api/create` says; dropping the stream ends it.
+    fn make(&self, body: Bytes) -> BoxStream<'static, Result<WorkStep, RuntimeError>>;
+
+    /// Gives a model to the registry of its name; dropping the stream ends it.
+    fn give(&self, name: &ModelName, insecure: bool) -> BoxStream<'static, Result<WorkStep, RuntimeError>>;
 }
 
 impl ModelStore for Client {
@@ -61,5 +68,13 @@ impl ModelStore for Client {
             Step::Copy { from, to } => self.copy(from, to).await,
             Step::Delete(name) => self.delete(name).await,
         }
+    }
+
+    fn make(&self, body: Bytes) -> BoxStream<'static, Result<WorkStep, RuntimeError>> {
+        self.create_with(body)
+    }
+
+    fn give(&self, name: &ModelName, insecure: bool) -> BoxStream<'static, Result<WorkStep, RuntimeError>> {
+        self.push(name, insecure)
     }
 }

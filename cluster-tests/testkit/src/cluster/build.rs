@@ -56,12 +56,14 @@ pub struct NodePlan {
     pub daemon: Option<Daemon>,
     /// The user as whom it runs, which only root can plan; `None`: that of the test.
     pub user: Option<u32>,
+    /// Variables of its environment, after those that every node gets.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Default for NodePlan {
     fn default() -> Self {
-        let (role, settings) = ("voter".to_owned(), Vec::new());
-        Self { runtime: Runtime::None, role, settings, room: None, daemon: None, user: None }
+        let (role, settings, environment) = ("voter".to_owned(), Vec::new(), Vec::new());
+        Self { runtime: Runtime::None, role, settings, room: None, daemon: None, user: None, environment }
     }
 }
 
@@ -228,6 +230,7 @@ impl Builder {
         node.set_daemon(plan.daemon.clone());
         // Whatever Ollama this machine has is not to be seen.
         node.set_environment("OLLAMA_MODELS", store.display());
+        plan.environment.iter().for_each(|(name, value)| node.set_environment(name, value));
         Ok(node)
     }
 }

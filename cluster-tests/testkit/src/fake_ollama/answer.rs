@@ -130,6 +130,7 @@ async fn route(shared: Arc<Shared>, method: &Method, mut ask: Ask) -> Response {
         "/api/create" if method == Method::POST => models::create(&shared, &ask),
         "/api/copy" if method == Method::POST => models::copy(&shared, &ask),
         "/api/pull" if method == Method::POST => pull::pull(&shared, &ask),
+        "/api/push" if method == Method::POST => models::push(&shared, &ask),
         "/api/delete" if method == Method::DELETE => models::delete(&shared, &ask),
         "/api/embed" | "/api/embeddings" | "/v1/embeddings" if method == Method::POST => {
             return finish(&path, embedding::embed(&shared, ask).await);

@@ -1,4 +1,4 @@
-//! The store of a fake: lists, details, uploads, creation, second names and deletion of models.
+//! The store of a fake: lists, details, uploads, creation, second names, pushes and deletion of models.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,12 +9,16 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 
+use ollamax_types::name::DEFAULT_NAMESPACE;
 use ollamax_types::{Clock, Digest, ModelName};
 
 use crate::fake_ollama::answer::{Ask, object, respond};
 use crate::fake_ollama::request::{Fields, Refused, name, refuse};
 use crate::fake_ollama::script::{ModelScript, Script};
 use crate::fake_ollama::{Shared, lock, shelf, text};
+
+/// What a registry says whose account is another one.
+const NOT_YOURS: &str = "you are not authorized to push to this namespace, create the model under a namespace you own";
 
 fn details(model: &ModelScript) -> Value {
     json!({
@@ -118,7 +122,8 @@ fn blob(shared: &Shared, method: &Method, text: &str, ask: &Ask) -> Result<Respo
         Ok(digest) if text.starts_with("sha256") => digest,
         _ => return refuse(400, "invalid digest format"),
     };
-    let known = lock(&shared.blobs).contains_key(&wanted);
+    let script = shared.script();
+    let known = blob_size(shared, &script, wanted).is_some();
     match *method {
         Method::HEAD => Ok(respond(if known { 200 } else { 404 }, "text/plain", "")),
         Method::POST if known => Ok(respond(200, "text/plain", "")),
@@ -127,6 +132,11 @@ fn blob(shared: &Shared, method: &Method, text: &str, ask: &Ask) -> Result<Respo
             if found != wanted {
                 return refuse(400, format!("digest mismatch, expected \"sha256:{wanted}\", got \"sha256:{found}\""));
             }
+            if let Some(store) = &script.store
+                && let Err(error) = shelf::take(store, &ask.body)
+            {
+                return refuse(500, format!("{error:#}"));
+            }
             lock(&shared.blobs).insert(found, u64::try_from(ask.body.len()).unwrap_or(0));
             Ok(respond(201, "text/plain", ""))
         }
@@ -134,12 +144,20 @@ fn blob(shared: &Shared, method: &Method, text: &str, ask: &Ask) -> Result<Respo
     }
 }
 
-fn uploaded(shared: &Shared, fields: &Fields) -> Result<Option<(Digest, u64)>, Refused> {
+/// How large an uploaded file is; with a store on disk, one that lies there now.
+fn blob_size(shared: &Shared, script: &Script, digest: Digest) -> Option<u64> {
+    match &script.store {
+        Some(store) => shelf::blob_size(store, digest),
+        None => lock(&shared.blobs).get(&digest).copied(),
+    }
+}
+
+fn uploaded(shared: &Shared, script: &Script, fields: &Fields) -> Result<Option<(Digest, u64)>, Refused> {
     let Some(Value::Object(files)) = fields.get("files") else { return Ok(None) };
     let Some(text) = files.values().find_map(Value::as_str) else { return Ok(None) };
     let Ok(digest) = text.parse::<Digest>() else { return refuse(400, "invalid digest format") };
-    match lock(&shared.blobs).get(&digest) {
-        Some(size) => Ok(Some((digest, *size))),
+    match blob_size(shared, script, digest) {
+        Some(size) => Ok(Some((digest, size))),
         None => refuse(400, format!("blob sha256:{digest} not found")),
     }
 }
@@ -148,9 +166,9 @@ pub(crate) fn create(shared: &Shared, ask: &Ask) -> Result<Response, Refused> {
     let fields = Fields::parse(&ask.body)?;
     let made = name(fields.model_or_name()?)?;
     let script = shared.script();
-    refuse_to_make(&script)?;
     let from = fields.text("from")?;
-    let mut model = match uploaded(shared, &fields)? {
+    let file = uploaded(shared, &script, &fields)?;
+    let mut model = match file {
         Some((digest, size_bytes)) => {
             let content = format!("{digest}{}", script.create_salt);
             ModelScript { content, size_bytes, ..ModelScript::default() }
@@ -161,10 +179,20 @@ pub(crate) fn create(shared: &Shared, ask: &Ask) -> Result<Response, Refused> {
             None => return refuse(404, format!("model '{from}' not found")),
         },
     };
+    let said = ["parsing GGUF", "writing manifest", "success"];
+    if let Some(store) = &script.store {
+        let weights = file.map_or_else(|| model.weights_digest(), |(digest, _)| digest);
+        // Whatever it is told beside its weights makes it another model.
+        model.content = format!("{}{}", String::from_utf8_lossy(&ask.body), script.create_salt);
+        return match shelf::make(store, &made, weights, &model) {
+            Ok(_) => Ok(progress(&fields, &said)),
+            Err(error) => refuse(500, format!("{error:#}")),
+        };
+    }
     model.name = made.to_string();
     model.modified_at = text::now();
     replace(shared, &made, Some(model));
-    Ok(progress(&fields, &["parsing GGUF", "writing manifest", "success"]))
+    Ok(progress(&fields, &said))
 }
 
 pub(crate) fn copy(shared: &Shared, ask: &Ask) -> Result<Response, Refused> {
@@ -204,9 +232,26 @@ pub(crate) fn delete(shared: &Shared, ask: &Ask) -> Result<Response, Refused> {
     Ok(respond(200, "text/plain", ""))
 }
 
-/// A fake with models on disk makes none: a test that asks for it shall see that.
-fn refuse_to_make(script: &Script) -> Result<(), Refused> {
-    if script.store.is_some() { refuse(500, "this fake makes no models in its store") } else { Ok(()) }
+/// Says that it pushes a model, to a namespace that is somebody's; the record has what was asked.
+pub(crate) fn push(shared: &Shared, ask: &Ask) -> Result<Response, Refused> {
+    let fields = Fields::parse(&ask.body)?;
+    let sent = fields.model_or_name()?;
+    let wanted = name(sent)?;
+    let script = shared.script();
+    let Some(model) = script.find(&wanted) else { return refuse(404, format!("model '{sent}' not found")) };
+    if wanted.namespace() == DEFAULT_NAMESPACE {
+        let lines = format!("{}\n{}\n", json!({ "status": "retrieving manifest" }), json!({ "error": NOT_YOURS }));
+        return Ok(respond(200, "application/x-ndjson", lines));
+    }
+    let (weights, size) = (model.weights_digest(), model.size_bytes);
+    let file = json!({
+        "status": format!("pushing {}", weights.short()), "digest": format!("sha256:{weights}"), "total": size,
+        "completed": size,
+    });
+    let said = ["retrieving manifest", "pushing manifest", "success"].map(|status| json!({ "status": status }));
+    let [begun, manifest, success] = said;
+    let lines = [begun, file, manifest, success].map(|line| format!("{line}\n"));
+    Ok(respond(200, "application/x-ndjson", lines.concat()))
 }
 
 fn replace(shared: &Shared, wanted: &ModelName, model: Option<ModelScript>) {

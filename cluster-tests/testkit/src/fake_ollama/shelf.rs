@@ -65,13 +65,23 @@ impl Manifest {
 /// When the name is none, or the disk refuses.
 pub fn shelve(store: &Path, model: &ModelScript) -> Result<Digest> {
     let name = model.parsed().with_context(|| format!("{:?} is no model name", model.name))?;
-    let manifest = manifest_path(store, &name);
-    let folder = manifest.parent().context("a tag has a folder")?;
-    for folder in [folder, &store.join("blobs")] {
-        fs::create_dir_all(folder).with_context(|| format!("make {}", folder.display()))?;
-    }
     let size = usize::try_from(model.size_bytes).context("size of the weights")?;
     let weights: Vec<u8> = model.weights_digest().0.into_iter().cycle().take(size).collect();
+    let weights = put_blob(store, WEIGHTS, &weights)?;
+    put_model(store, &name, weights, model)
+}
+
+/// Makes a model of weights that lie there, as `/api/create` does.
+///
+/// # Errors
+/// When they do not lie there, or the disk refuses.
+pub(crate) fn make(store: &Path, name: &ModelName, weights: Digest, model: &ModelScript) -> Result<Digest> {
+    let size = blob_size(store, weights).with_context(|| format!("blob sha256:{weights} not found"))?;
+    let weights = Layer { media_type: WEIGHTS.to_owned(), digest: format!("sha256:{weights}"), size };
+    put_model(store, name, weights, model)
+}
+
+fn put_model(store: &Path, name: &ModelName, weights: Layer, model: &ModelScript) -> Result<Digest> {
     let config = json!({
         "model_format": "gguf", "model_family": model.family, "model_families": [model.family],
         "model_type": model.parameter_size, "file_type": model.quantization, "capabilities": model.capabilities,
@@ -81,12 +91,25 @@ pub fn shelve(store: &Path, model: &ModelScript) -> Result<Digest> {
     let text = Manifest {
         schema_version: 2,
         media_type: "application/vnd.docker.distribution.manifest.v2+json".to_owned(),
-        layers: vec![put_blob(store, WEIGHTS, &weights)?],
+        layers: vec![weights],
         config: put_blob(store, "application/vnd.docker.container.image.v1+json", config.to_string().as_bytes())?,
     };
     let text = serde_json::to_vec(&text).context("write a manifest as JSON")?;
-    fs::write(&manifest, &text).with_context(|| format!("write {}", manifest.display()))?;
+    put_manifest(store, name, &text).with_context(|| format!("write the manifest of {name}"))?;
     Ok(digest_of(&text))
+}
+
+/// Takes a file that was uploaded.
+///
+/// # Errors
+/// When the disk refuses.
+pub(crate) fn take(store: &Path, bytes: &[u8]) -> Result<()> {
+    put_blob(store, WEIGHTS, bytes).map(drop)
+}
+
+/// How large a file is that lies there.
+pub(crate) fn blob_size(store: &Path, digest: Digest) -> Option<u64> {
+    fs::metadata(blob_path(store, &format!("sha256:{digest}"))).ok().map(|meta| meta.len())
 }
 
 /// The models that lie there now.
@@ -186,6 +209,8 @@ fn read(store: &Path, tag: &Path) -> Option<ModelScript> {
 fn put_blob(store: &Path, media_type: &str, bytes: &[u8]) -> Result<Layer> {
     let digest = format!("sha256:{}", digest_of(bytes));
     let path = blob_path(store, &digest);
+    let folder = store.join("blobs");
+    fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
     fs::write(&path, bytes).with_context(|| format!("write {}", path.display()))?;
     Ok(Layer { media_type: media_type.to_owned(), digest, size: u64::try_from(bytes.len()).unwrap_or(u64::MAX) })
 }
@@ -278,7 +303,20 @@ mod tests {
             answer.status
         };
         assert_eq!(call(Method::POST, "/api/chat", r#"{"model":"b","messages":[]}"#).await, 200);
-        assert_eq!(call(Method::POST, "/api/create", r#"{"model":"c","from":"b"}"#).await, 500);
+        assert_eq!(call(Method::POST, "/api/create", r#"{"model":"d","from":"b","system":"x"}"#).await, 200);
+        let of = |name: &str| models(temp.path()).into_iter().find(|model| model.name == name).expect("there");
+        assert_eq!(of("d:latest").weights_digest(), of("b:latest").weights_digest());
+        assert_ne!(of("d:latest").digest(), of("b:latest").digest());
+        assert_eq!(call(Method::DELETE, "/api/delete", r#"{"model":"d"}"#).await, 200);
+        let file = digest_of(b"GGUF and more");
+        let body = format!(r#"{{"model":"d","files":{{"m.gguf":"sha256:{file}"}}}}"#);
+        assert_eq!(call(Method::POST, "/api/create", &body).await, 400, "it was not uploaded");
+        assert_eq!(call(Method::HEAD, &format!("/api/blobs/sha256:{file}"), "").await, 404);
+        assert_eq!(call(Method::POST, &format!("/api/blobs/sha256:{file}"), "GGUF and more").await, 201);
+        assert_eq!(call(Method::HEAD, &format!("/api/blobs/sha256:{file}"), "").await, 200);
+        assert_eq!(call(Method::POST, "/api/create", &body).await, 200);
+        assert_eq!(of("d:latest").weights_digest(), file);
+        assert_eq!(call(Method::DELETE, "/api/delete", r#"{"model":"d"}"#).await, 200);
         assert_eq!(call(Method::POST, "/api/copy", r#"{"source":"x","destination":"c"}"#).await, 404);
         assert_eq!(call(Method::POST, "/api/copy", r#"{"source":"b","destination":"lab/c:1b"}"#).await, 200);
         assert_eq!(call(Method::DELETE, "/api/delete", r#"{"model":"a"}"#).await, 200);

@@ -246,3 +246,20 @@ async fn embeds_natively_and_for_openai() {
     let openai = ask("/v1/embeddings", json!({ "model": "demo", "input": "a" })).await;
     assert_eq!(openai["data"][0]["embedding"], native["embeddings"][0]);
 }
+
+#[tokio::test]
+async fn a_push_is_told_file_by_file_and_goes_to_a_namespace_that_is_somebodys() {
+    let (fake, http) = fake(|script| script.models.push(ModelScript::named("me/demo"))).await;
+    let url = format!("{}/api/push", fake.url());
+    for (name, status, last) in [
+        ("me/demo", 200, r#"{"status":"success"}"#),
+        ("demo", 200, "namespace you own"),
+        ("me/nope", 404, r#"{"error":"model 'me/nope' not found"}"#),
+    ] {
+        let answer = http.post(&url, &json!({ "model": name })).await.expect("answer");
+        assert_eq!(answer.status, status, "{name}");
+        let text = answer.text().await.expect("text");
+        assert!(text.lines().last().is_some_and(|line| line.contains(last)), "{name}: {text}");
+        assert_eq!(text.contains("\"status\":\"pushing "), name == "me/demo" && status == 200, "{text}");
+    }
+}

@@ -109,3 +109,24 @@ async fn what_a_mode_does_to_a_connection_is_counted_and_an_open_link_counts_not
     assert_eq!(says(&mut wire.caller, &mut wire.called).await, Some(b'x'));
     assert_eq!(wire.links.touched(), before, "another link was cut");
 }
+
+#[tokio::test]
+async fn one_byte_of_a_large_piece_arrives_wrong_and_none_of_a_small_one_or_of_another_link() {
+    let mut wire = wire().await;
+    wire.links.flip(2, 1, 1);
+    wire.links.flip(1, 2, 1_000);
+    assert_eq!(says(&mut wire.caller, &mut wire.called).await, Some(b'x'));
+    assert_eq!(wire.links.flipped(), 0);
+    for expected in [1, 0] {
+        // It may be read in more than one go, of which the largest has enough.
+        wire.called.write_all(&[7; 20_000]).await.expect("write");
+        let mut arrived = vec![0; 20_000];
+        wire.caller.read_exact(&mut arrived).await.expect("read");
+        assert_eq!(arrived.iter().filter(|byte| **byte == 6).count(), expected);
+        assert_eq!(arrived.iter().filter(|byte| **byte == 7).count(), 20_000 - expected);
+    }
+    assert_eq!(wire.links.flipped(), 1);
+    wire.links.flip(1, 2, 1);
+    wire.links.heal();
+    assert_eq!(says(&mut wire.caller, &mut wire.called).await, Some(b'x'));
+}

@@ -32,6 +32,7 @@ mod bundles;
 pub mod daemon;
 mod events;
 mod kv;
+pub mod management;
 mod migrations;
 mod models;
 pub mod nodes;
@@ -42,7 +43,7 @@ pub mod status;
 mod tokens;
 mod upgrade;
 
-pub use daemon::{AdminError, Daemon, Engines, Facts, Path, Phase};
+pub use daemon::{AdminError, Daemon, Engines, Facts, NotDone, Path, Phase};
 
 /// gRPC metadata key under which every answer, errors included, carries the id of its call.
 pub const REQUEST_ID_KEY: &str = "ollamax-request-id";

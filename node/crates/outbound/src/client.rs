@@ -29,8 +29,10 @@ use crate::weights::Told;
 use crate::wire;
 
 mod pull;
+mod work;
 
 pub use pull::PullStep;
+pub use work::WorkStep;
 
 /// The header by which every OllamaMax door names itself.
 pub const NODE_HEADER: &str = "x-ollamamax-node";
@@ -42,7 +44,7 @@ pub const TAGS_TIMEOUT: Duration = Duration::from_secs(10);
 pub const CONTROL_BYTES_MAX: usize = 16 << 20;
 /// How long one upload of a model file may take.
 pub const UPLOAD_TIMEOUT: Duration = Duration::from_secs(2 * 3_600);
-/// How long `create` may be silent between two lines of progress.
+/// How long `create` and `push` may be silent between two lines of progress.
 pub const CREATE_IDLE_TIMEOUT: Duration = Duration::from_secs(600);
 /// Longest line of progress.
 const PROGRESS_LINE_BYTES_MAX: usize = 64 << 10;
@@ -296,20 +298,12 @@ impl Client {
     /// # Errors
     /// When the runtime refuses the file (its own text says why) or breaks off.
     pub async fn create(&self, name: &ModelName, digest: Digest) -> Result<(), RuntimeError> {
-        const PATH: &str = "/api/create";
         let files = BTreeMap::from([("model.gguf", format!("sha256:{digest}"))]);
-        let request =
-            self.request(Method::POST, PATH).json(&wire::Create { model: &name.to_string(), files, stream: true });
-        let send = async { request.send().await.map_err(|error| self.failed(PATH, &error)) };
-        let mut response = self.within(PATH, CREATE_IDLE_TIMEOUT, send).await?;
-        self.refuse_ollamamax(&response)?;
-        if !response.status().is_success() {
-            let status = response.status().as_u16();
-            let body = self.within(PATH, CREATE_IDLE_TIMEOUT, self.read(response, PATH)).await?;
-            return Err(self.refusal(PATH, status, &body));
+        let body = wire::Create { model: &name.to_string(), files, stream: true };
+        let mut steps = self.create_with(work::body(&body));
+        while let Some(step) = steps.next().await {
+            step?;
         }
-        self.follow_progress(&mut response, PATH).await?;
-        self.0.activity.models_changed.notify_one();
         Ok(())
     }
 
@@ -405,44 +399,6 @@ impl Client {
             body.extend_from_slice(&chunk);
         }
         Ok(body.freeze())
-    }
-
-    /// Reads lines of progress until one says `success`.
-    async fn follow_progress(&self, response: &mut Response, path: &str) -> Result<(), RuntimeError> {
-        let mut pending = BytesMut::new();
-        loop {
-            while let Some(end) = pending.iter().position(|byte| *byte == b'\n') {
-                let line = pending.split_to(end + 1);
-                if self.is_success(&line, path)? {
-                    return Ok(());
-                }
-            }
-            if pending.len() > PROGRESS_LINE_BYTES_MAX {
-                return Err(RuntimeError::TooLarge { path: path.to_owned(), limit_bytes: PROGRESS_LINE_BYTES_MAX });
-            }
-            let next = async { response.chunk().await.map_err(|error| Broken { reason: deepest(&error) }.into()) };
-            match self.within(path, CREATE_IDLE_TIMEOUT, next).await? {
-                Some(chunk) => pending.extend_from_slice(&chunk),
-                None if self.is_success(&pending, path)? => return Ok(()),
-                None => return Err(Broken { reason: "the progress ended without success".to_owned() }.into()),
-            }
-        }
-    }
-
-    fn is_success(&self, line: &[u8], path: &str) -> Result<bool, RuntimeError> {
-        if line.trim_ascii().is_empty() {
-            return Ok(false);
-        }
-        let progress: wire::Progress = serde_json::from_slice(line).map_err(|error| RuntimeError::NotOllama {
-            url: self.0.shown.clone(),
-            path: path.to_owned(),
-            status: 200,
-            found: format!("a line that is no progress ({error})"),
-        })?;
-        if !progress.error.is_empty() {
-            return Err(RuntimeError::Refused { path: path.to_owned(), status: 400, message: progress.error });
-        }
-        Ok(progress.status == "success")
     }
 
     // --- errors

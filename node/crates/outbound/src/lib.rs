@@ -18,7 +18,7 @@ pub mod runtime;
 mod weights;
 mod wire;
 
-pub use client::{Client, PullStep, RuntimeResponse, UPLOAD_TIMEOUT};
+pub use client::{Client, PullStep, RuntimeResponse, UPLOAD_TIMEOUT, WorkStep};
 pub use config::{Config, Kind};
 pub use error::{Broken, RuntimeError};
 pub use facts::Environment;

@@ -82,15 +82,6 @@ pub(crate) struct ErrorText {
     pub(crate) error: String,
 }
 
-/// One line of `POST /api/create`.
-#[derive(Debug, Deserialize)]
-pub(crate) struct Progress {
-    #[serde(default)]
-    pub(crate) status: String,
-    #[serde(default)]
-    pub(crate) error: String,
-}
-
 /// `POST /api/create` from one uploaded file.
 #[derive(Debug, Serialize)]
 pub(crate) struct Create<'a> {
@@ -108,13 +99,27 @@ pub(crate) struct Pull<'a> {
     pub(crate) stream: bool,
 }
 
-/// One line of `POST /api/pull`.
+/// `POST /api/push`.
+#[derive(Debug, Serialize)]
+pub(crate) struct Push<'a> {
+    pub(crate) model: &'a str,
+    /// By plain HTTP.
+    pub(crate) insecure: bool,
+    pub(crate) stream: bool,
+}
+
+/// One line of `POST /api/create`, `/api/pull` and `/api/push`.
 #[derive(Debug, Deserialize)]
-pub(crate) struct PullLine {
+pub(crate) struct WorkLine {
     #[serde(default)]
     pub(crate) status: String,
     #[serde(default)]
     pub(crate) error: String,
+    /// The file that it speaks of.
+    #[serde(default)]
+    pub(crate) digest: String,
+    #[serde(default)]
+    pub(crate) total: i64,
     #[serde(default)]
     pub(crate) completed: i64,
 }

@@ -9,6 +9,7 @@
 //! | `ollamax_blobs_scrubbed_bytes_total` | bytes | – | read from that store again, to compare them |
 //! | `ollamax_blobs_repairs_total` | files | `outcome`: done, failed | damaged, that were to be replaced |
 //! | `ollamax_transfer_pulls` | pulls | `stage` | pulls of this node that are not over, by what they do |
+//! | `ollamax_transfer_pull_bytes` | bytes | `model`, `state`: total, verified | of each pull that is not over |
 //! | `ollamax_transfer_pulls_total` | pulls | `outcome`: done, failed, cancelled | pulls of this node that are over |
 //! | `ollamax_transfer_received_bytes_total` | bytes | `source`: origin, node | of chunks that came |
 //! | `ollamax_transfer_sent_bytes_total` | bytes | – | of chunks that other nodes got |
@@ -28,17 +29,21 @@
 //! | `ollamax_transfer_lab_fetches_total` | models | `source`: peers, origin | got because such a machine asked |
 //! | `ollamax_transfer_staged_bytes` | bytes | – | that files on their way took when a pull ended last |
 
+mod pull_bytes;
+
 use std::time::Duration;
 
 use prometheus::{CounterVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use ollamax_core::rates::Urgency;
 use ollamax_core::transfer_plan::origin::End;
-use ollamax_types::NodeId;
+use ollamax_types::{ModelName, NodeId};
 
 use crate::bulk::frame::Outcome;
 use crate::class::Class;
 use crate::progress::Stage;
+
+use self::pull_bytes::PullBytes;
 
 /// The states of wishes.
 const WISH_STATES: [&str; 4] = ["held", "under_way", "impossible", "failed"];
@@ -53,6 +58,7 @@ pub struct Metrics {
     scrubbed: IntCounter,
     repairs: IntCounterVec,
     pulls: IntGaugeVec,
+    pull_bytes: PullBytes,
     pulls_over: IntCounterVec,
     received: IntCounterVec,
     retries: IntCounterVec,
@@ -139,6 +145,7 @@ impl Default for Metrics {
             scrubbed: counter("ollamax_blobs_scrubbed_bytes_total", "Bytes of that store that were read again."),
             repairs: repairs(),
             pulls,
+            pull_bytes: PullBytes::default(),
             pulls_over: over,
             received,
             retries,
@@ -174,6 +181,7 @@ impl Metrics {
         registry.register(Box::new(self.scrubbed.clone()))?;
         registry.register(Box::new(self.repairs.clone()))?;
         registry.register(Box::new(self.pulls.clone()))?;
+        self.pull_bytes.register(registry)?;
         registry.register(Box::new(self.pulls_over.clone()))?;
         registry.register(Box::new(self.received.clone()))?;
         registry.register(Box::new(self.retries.clone()))?;
@@ -245,6 +253,16 @@ impl Metrics {
         if let Some(word) = word_of(stage) {
             self.pulls.with_label_values(&[word]).dec();
         }
+    }
+
+    /// How far a pull is that is not over.
+    pub(crate) fn show_pull(&self, model: &ModelName, total_bytes: u64, verified_bytes: u64) {
+        self.pull_bytes.show(model, total_bytes, verified_bytes);
+    }
+
+    /// A pull is over, and so are its rows.
+    pub(crate) fn forget_pull(&self, model: &ModelName) {
+        self.pull_bytes.forget(model);
     }
 
     pub(crate) fn pull_over(&self, outcome: &str) {

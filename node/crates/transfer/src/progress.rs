@@ -188,6 +188,12 @@ impl PullProgress {
         matches!(self.stage, Stage::Done | Stage::Failed(_))
     }
 
+    /// How many bytes came from where: `origin 500, node/2 200`.
+    pub(crate) fn sources_in_words(&self) -> String {
+        let each = self.sources.iter().map(|from| format!("{} {}", from.source, from.bytes));
+        each.collect::<Vec<_>>().join(", ")
+    }
+
     /// The same, but no file less far than it was told before.
     pub(crate) fn not_before(mut self, before: &Self) -> Self {
         let is_same = self.blobs.len() == before.blobs.len()
@@ -200,6 +206,19 @@ impl PullProgress {
             self.blobs = further.collect();
         }
         self
+    }
+}
+
+// === impl Source ===
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Origin => f.write_str("origin"),
+            Self::Here => f.write_str("here"),
+            Self::Node(node) => write!(f, "node/{node}"),
+            Self::Bundle => f.write_str("bundle"),
+        }
     }
 }
 
@@ -334,6 +353,9 @@ impl Board {
         self.metrics.stage_ends(&sheet.stage);
         self.metrics.stage_begins(&stage);
         sheet.stage = stage;
+        if matches!(sheet.stage, Stage::Done | Stage::Failed(_)) {
+            self.metrics.forget_pull(&sheet.name);
+        }
         self.tell(sheet);
     }
 
@@ -401,7 +423,11 @@ impl Board {
     fn tell(&self, sheet: &mut Sheet) {
         sheet.told_at = Instant::now();
         sheet.is_stale = false;
-        self.sender.send_replace(Arc::new(sheet.progress()));
+        let progress = sheet.progress();
+        if !progress.is_over() && !progress.blobs.is_empty() {
+            self.metrics.show_pull(&progress.name, progress.total_bytes(), progress.verified_bytes());
+        }
+        self.sender.send_replace(Arc::new(progress));
     }
 
     fn lock(&self) -> MutexGuard<'_, Sheet> {

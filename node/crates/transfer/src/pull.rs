@@ -201,6 +201,7 @@ impl Pull {
         }
         self.await_start(&ground).await?;
         let fetcher = self.await_place(&ground).await?;
+        self.tell_beginning(&ground);
         let (mut round, mut parts) = (0, Vec::new());
         loop {
             round += 1;

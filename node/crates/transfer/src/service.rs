@@ -345,25 +345,25 @@ impl Service {
 
     /// Writes to the log and counts how a pull ended.
     fn note(&self, progress: &PullProgress, outcome: &Result<(), PullError>, took_ms: u64) {
-        let (model, bytes) = (&progress.name, progress.total_bytes());
+        let (model, bytes, from) = (&progress.name, progress.total_bytes(), progress.sources_in_words());
         let digest = progress.digest.map(|digest| digest.to_string()).unwrap_or_default();
         let metrics = &self.means.metrics;
         match outcome {
             Ok(()) => {
                 metrics.pull_over("done");
-                tracing::info!(%model, digest, bytes, took_ms, "a model was pulled");
+                tracing::info!(%model, digest, bytes, took_ms, from, "a model was pulled");
             }
             Err(PullError::Stopping) => {
-                tracing::info!(%model, digest, bytes, took_ms, "a pull goes on when this node starts again");
+                tracing::info!(%model, digest, bytes, took_ms, from, "a pull goes on when this node starts again");
             }
             Err(PullError::Cancelled) => {
                 metrics.pull_over("cancelled");
-                tracing::info!(%model, digest, bytes, took_ms, "a pull was cancelled");
+                tracing::info!(%model, digest, bytes, took_ms, from, "a pull was cancelled");
             }
             Err(error) => {
                 metrics.pull_over("failed");
                 let code = error.code();
-                tracing::info!(%model, digest, bytes, took_ms, %code, %error, "a pull failed");
+                tracing::info!(%model, digest, bytes, took_ms, from, %code, %error, "a pull failed");
             }
         }
     }

@@ -118,6 +118,10 @@ pub const MODEL_BYTES_MAX: u64 = 16 << 40;
 pub const CONFIG_BLOB_BYTES_MAX: usize = 1 << 20;
 /// Most manifests of one store that are looked at.
 pub const STORE_MANIFESTS_MAX: usize = 10_000;
+/// Most files that one model is made of, adapters among them.
+pub const CREATE_FILES_MAX: usize = 64;
+/// Largest description of a model that is made, in JSON.
+pub const CREATE_BODY_BYTES_MAX: usize = 1 << 20;
 /// Most watchers of one pull.
 pub const PULL_WATCHERS_MAX: usize = 256;
 /// Most things that a runtime says a model can do.

@@ -239,7 +239,8 @@ fn moved(member: &Member) -> Told {
 fn model(mutation: &Mutation) -> Option<Told> {
     match mutation {
         Mutation::Put(Key::NodeModel(holder, key), Record::Location(location)) => {
-            let text = format!("at {}, digest {}", node(*holder), location.model.digest.short());
+            let (digest, bytes) = (location.model.digest.short(), location.model.size_bytes);
+            let text = format!("at {}, digest {digest}, {bytes} bytes", node(*holder));
             Some((EventKind::ModelAppeared, model_name(key), text))
         }
         Mutation::Delete(Key::NodeModel(holder, key)) => {

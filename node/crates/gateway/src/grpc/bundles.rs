@@ -97,13 +97,13 @@ impl AdminError {
 }
 
 /// What people call a node.
-fn name_of(metadata: &metadata::Handle, node: NodeId) -> String {
+pub(super) fn name_of(metadata: &metadata::Handle, node: NodeId) -> String {
     let member = read::member(&*metadata.view(), node).ok().flatten();
     member.map_or_else(|| node.to_string(), |member| member.name)
 }
 
 /// The nodes that have a model, as people call them.
-fn holders(metadata: &metadata::Handle, name: &ModelName) -> Result<Vec<String>, AdminError> {
+pub(super) fn holders(metadata: &metadata::Handle, name: &ModelName) -> Result<Vec<String>, AdminError> {
     let locations = read::locations_of(&*metadata.view(), name)?;
     Ok(locations.into_iter().map(|location| name_of(metadata, location.node)).collect())
 }

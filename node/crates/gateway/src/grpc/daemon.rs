@@ -1,4 +1,5 @@
-//! The port through which the admin API reaches what only the assembly can do: life-cycle, logs, checks, imports.
+//! The port through which the admin API reaches what only the assembly can do: life-cycle, logs, checks, imports, the
+//! runtimes of other nodes.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -112,6 +113,13 @@ pub trait Daemon: Send + Sync + 'static {
         &self,
         chunks: Streaming<v1::ImportModelRequest>,
     ) -> BoxFuture<'_, Result<BoxStream<'static, Result<v1::ImportModelProgress, Status>>, AdminError>>;
+    /// Has the runtime beside a node do what the first order says. Dropping what is told ends it there; it ends with
+    /// `RuntimeDone`, or with why not.
+    fn at_runtime(
+        &self,
+        node: NodeId,
+        orders: BoxStream<'static, v1::RuntimeOrder>,
+    ) -> BoxStream<'static, Result<v1::RuntimeEvent, NotDone>>;
     /// Writes a backup of this node's state; the last message says what was made.
     fn create_backup(
         &self,
@@ -125,6 +133,15 @@ pub trait Daemon: Send + Sync + 'static {
     fn logs(&self, request: v1::LogsRequest) -> BoxStream<'static, Result<v1::LogLine, Status>>;
     /// Checks of this machine and its way to the others.
     fn doctor(&self) -> BoxFuture<'_, v1::DoctorReply>;
+}
+
+/// Why the runtime beside a node did not do something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotDone {
+    /// Its place in the table of codes.
+    pub code: ErrorCode,
+    /// In the words of that runtime, node or connection.
+    pub text: String,
 }
 
 /// An error for an administrator: what happened, why, what to do.

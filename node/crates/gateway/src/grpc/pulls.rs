@@ -168,7 +168,7 @@ fn replicas_of(asked: &v1::PullRequest) -> Result<Replicas, AdminError> {
 }
 
 /// Puts on record what is wanted, and follows it.
-async fn wish(
+pub(super) async fn wish(
     transfer: transfer::Handle,
     metadata: metadata::Handle,
     ask: Ask,
@@ -229,7 +229,7 @@ fn impossible(name: &ModelName, replicas: &Replicas, (fits, of): (usize, usize),
 }
 
 /// Several copies, in a cluster that makes one.
-fn needs_wishes(actual: u32) -> AdminError {
+pub(super) fn needs_wishes(actual: u32) -> AdminError {
     let what = format!("--replicas needs cluster version {}; this cluster runs {actual}", order::WISHES_VERSION);
     let why = "a member still runs an older release";
     AdminError::new(ErrorCode::PreconditionFailed, what, why, "upgrade all members, or name each node with --node")
@@ -301,10 +301,12 @@ impl AdminError {
 
 #[tonic::async_trait]
 impl Models for Pulls {
+    type CreateStream = super::management::ProgressStream;
     type ExportStream = super::bundles::ExportStream;
     type ImportStream = PullStream;
     type PullStream = PullStream;
     type VerifyStream = verified::NewsStream;
+    type PushStream = super::management::ProgressStream;
 
     async fn pull(&self, request: Request<v1::PullRequest>) -> Reply<Self::PullStream> {
         reply(self.start(request.into_inner()).await)
@@ -332,6 +334,14 @@ impl Models for Pulls {
 
     async fn verify(&self, request: Request<v1::VerifyRequest>) -> Reply<Self::VerifyStream> {
         reply(self.verify_files(&request.into_inner()))
+    }
+
+    async fn create(&self, request: Request<Streaming<v1::CreatePart>>) -> Reply<Self::CreateStream> {
+        reply(self.create_model(request.into_inner()).await)
+    }
+
+    async fn push(&self, request: Request<v1::PushRequest>) -> Reply<Self::PushStream> {
+        reply(self.push_model(&request.into_inner()))
     }
 }
 

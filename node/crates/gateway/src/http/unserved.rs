@@ -41,12 +41,13 @@ pub(crate) async fn answer(request: Request) -> Response<Body> {
 
 fn instead_of(path: &str) -> &'static str {
     match path {
-        "/api/delete" | "/api/copy" | "/api/push" => "the Ollama beside the node that holds the model",
+        "/api/delete" | "/api/copy" => "the Ollama beside the node that holds the model",
+        "/api/push" => "ollamax model push NAME",
         "/api/embeddings" => "/api/embed",
         "/v1/completions" => "/api/generate, or /v1/chat/completions",
         "/v1/responses" | "/v1/messages" => "/v1/chat/completions",
-        "/api/create" => "ollamax model import FILE --name NAME",
-        _ if path.starts_with("/api/blobs/") => "ollamax model import FILE --name NAME",
+        "/api/create" => "ollamax model create NAME --modelfile FILE",
+        _ if path.starts_with("/api/blobs/") => "ollamax model create NAME FILE.gguf",
         _ => "the routes that docs/api/routes.md lists",
     }
 }

@@ -60,8 +60,10 @@ async fn unknown_paths_and_wrong_methods_are_plain_text() {
 async fn what_is_not_served_says_so_and_what_to_use() {
     let router = with_m().router();
     let create =
-        "/api/create: this release serves inference, reads and pulls; use: ollamax model import FILE --name NAME";
+        "/api/create: this release serves inference, reads and pulls; use: ollamax model create NAME --modelfile FILE";
     assert_eq!(text(&router, post("/api/create", "{}")).await, (501, format!(r#"{{"error":"{create}"}}"#)));
+    let push = "/api/push: this release serves inference, reads and pulls; use: ollamax model push NAME";
+    assert_eq!(text(&router, post("/api/push", "{}")).await, (501, format!(r#"{{"error":"{push}"}}"#)));
     let blob = Request::head("/api/blobs/sha256:ab").header("host", "localhost").body(Body::empty());
     assert_eq!(call(&router, blob.expect("a request")).await.status(), 501);
     let (status, body) = text(&router, post("/v1/messages", "{}")).await;

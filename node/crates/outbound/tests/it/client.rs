@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
+use futures::stream::BoxStream;
 use url::Url;
 
-use ollamax_outbound::{Client, PullStep, RuntimeError};
+use ollamax_outbound::{Client, PullStep, RuntimeError, WorkStep};
 use ollamax_types::{Api, Digest, ErrorCode};
 
-use crate::server::{Reply, Server, json, whole};
+use crate::server::{Reply, Seen, Server, json, whole};
 
 fn client(url: &Url) -> Client {
     Client::new(url.clone(), Duration::from_secs(2)).expect("no TLS needed")
@@ -250,4 +251,64 @@ async fn a_pull_is_told_line_by_line_and_ends_with_success_or_with_why_not() {
     assert!(told.is_empty() && matches!(error, Some(RuntimeError::Refused { status: 400, .. })), "{told:?} {error:?}");
     let (told, error) = pulled(lines(&"x".repeat(70_000))).await;
     assert!(told.is_empty() && matches!(error, Some(RuntimeError::TooLarge { .. })), "{told:?} {error:?}");
+}
+
+/// The steps of a work, and how it ended.
+async fn worked(
+    mut steps: BoxStream<'static, Result<WorkStep, RuntimeError>>,
+) -> (Vec<WorkStep>, Option<RuntimeError>) {
+    let (mut told, mut error) = (Vec::new(), None);
+    while let Some(step) = steps.next().await {
+        match step {
+            Ok(step) => told.push(step),
+            Err(broken) => error = Some(broken),
+        }
+    }
+    (told, error)
+}
+
+fn went(status: &str, layer: &str, total_bytes: u64, completed_bytes: u64) -> WorkStep {
+    WorkStep::Went { status: status.to_owned(), layer: layer.to_owned(), total_bytes, completed_bytes }
+}
+
+#[tokio::test]
+async fn a_model_is_made_as_the_body_says_and_told_line_by_line() {
+    let lines = "{\"status\":\"using existing layer sha256:ab\"}\n{\"status\":\"success\"}\n";
+    let server = Server::start(move |_| whole(200, "application/x-ndjson", lines)).await;
+    let body = r#"{"model":"mine","from":"demo","system":"Be brief.","stream":true}"#;
+    let (told, error) = worked(client(&server.url).create_with(Bytes::from_static(body.as_bytes()))).await;
+    assert_eq!((told, error), (vec![went("using existing layer sha256:ab", "", 0, 0), WorkStep::Done], None));
+    let seen = server.last();
+    assert!(seen.head.starts_with("POST /api/create HTTP/1.1\r\n"), "{}", seen.head);
+    assert!(seen.head.to_lowercase().contains("content-type: application/json"), "{}", seen.head);
+    assert_eq!(seen.body, body.as_bytes());
+}
+
+/// What came of a push, and how it was asked for.
+async fn pushed(reply: fn() -> Reply) -> ((Vec<WorkStep>, Option<RuntimeError>), Seen) {
+    let server = Server::start(move |_| reply()).await;
+    let outcome = worked(client(&server.url).push(&"me/mine".parse().expect("valid"), true)).await;
+    (outcome, server.last())
+}
+
+#[tokio::test]
+async fn a_push_tells_of_each_file_and_ends_with_success_or_with_why_not() {
+    let ((told, error), seen) = pushed(|| {
+        let file = r#"{"status":"pushing 0102","digest":"sha256:01","total":9,"completed":4}"#;
+        whole(200, "application/x-ndjson", &format!("{file}\n{{\"status\":\"success\"}}"))
+    })
+    .await;
+    assert_eq!((told, error), (vec![went("pushing 0102", "sha256:01", 9, 4), WorkStep::Done], None));
+    assert!(seen.head.starts_with("POST /api/push HTTP/1.1\r\n"), "{}", seen.head);
+    assert_eq!(seen.body, br#"{"model":"me/mine:latest","insecure":true,"stream":true}"#);
+
+    let ((told, error), _) =
+        pushed(|| whole(200, "application/x-ndjson", "{\"error\":\"you are not authorized\"}\n")).await;
+    let message = "you are not authorized".to_owned();
+    assert_eq!(error, Some(RuntimeError::Refused { path: "/api/push".to_owned(), status: 200, message }));
+    assert!(told.is_empty(), "{told:?}");
+    // A runtime that is no whole Ollama.
+    let ((_, error), _) = pushed(|| whole(404, "text/plain", "404 page not found")).await;
+    let message = "it has no /api/push".to_owned();
+    assert_eq!(error, Some(RuntimeError::Refused { path: "/api/push".to_owned(), status: 501, message }));
 }

@@ -1,6 +1,7 @@
 //! What is told of a pull, by hand and without a pull.
 
 use futures::FutureExt as _;
+use prometheus::Registry;
 
 use super::*;
 
@@ -35,6 +36,29 @@ async fn progress_is_verified_bytes_and_never_goes_back() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_bytes_of_a_pull_are_shown_until_it_is_over_and_never_again() {
+    let (registry, metrics) = (Registry::new(), Metrics::default());
+    metrics.register(&registry).expect("an empty registry");
+    let board = Board::new("tiny".parse().expect("a name"), NodeId(1), Stage::Resolving, metrics);
+    let shown = || -> Vec<f64> {
+        let families = registry.gather();
+        let found = families.iter().find(|family| family.name() == "ollamax_transfer_pull_bytes");
+        let rows = found.map(|family| family.get_metric().iter().map(|row| row.get_gauge().value()).collect());
+        rows.unwrap_or_default()
+    };
+    assert!(shown().is_empty(), "nobody knows how many they are");
+    board.resolved(&manifest());
+    board.came(Digest([1; 32]), 400, 400);
+    board.begin(Stage::Fetching);
+    assert_eq!(shown(), [1_500.0_f64, 400.0]);
+    board.begin(Stage::Failed(PullError::Cancelled));
+    assert!(shown().is_empty());
+    board.came(Digest([1; 32]), 600, 200);
+    board.refresh();
+    assert!(shown().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_was_here_is_told_apart() {
     let board = board();
     board.resolved(&manifest());
@@ -56,6 +80,7 @@ async fn what_each_node_sent_is_told_apart() {
     board.begin(Stage::Fetching);
     let expected = [(Source::Origin, 500), (Source::Node(NodeId(2)), 200), (Source::Node(NodeId(3)), 850)];
     assert_eq!(board.now().sources, expected.map(|(source, bytes)| SourceProgress { source, bytes }));
+    assert_eq!(board.now().sources_in_words(), "origin 500, node/2 200, node/3 850");
     assert_eq!(board.now().verified_bytes(), 1_500);
 }
 

@@ -19,7 +19,7 @@ use futures::StreamExt as _;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-use ollamax_blobs::{BlobSpec, Manifest, Part, Store, Tree};
+use ollamax_blobs::{BlobSpec, Manifest, Part, Space, Store, Tree};
 use ollamax_core::catalog::{Failure, Wish};
 use ollamax_core::placement::is_of_the_node;
 use ollamax_types::{Digest, ErrorCode, NodeId};
@@ -358,9 +358,20 @@ impl Pull {
         self.unless_ended(self.unless_in_vain(wished, begun)).await
     }
 
-    /// A file of a wish is not what its name says. Nothing says what is right of the others, so all goes that is not
-    /// on record, whole by its own digest, or wanted by another pull here.
+    /// Writes to the log that a copy begins, and how much there is to fetch for it.
+    pub(super) fn tell_beginning(&self, ground: &Ground) {
+        let (model, now) = (&self.spec.name, self.board.now());
+        let digest = now.digest.map(|digest| digest.to_string()).unwrap_or_default();
+        let bytes = now.total_bytes();
+        let missing_bytes = ground.missing.iter().fold(0_u64, |sum, (blob, _)| sum.saturating_add(blob.size_bytes));
+        tracing::info!(%model, digest, bytes, missing_bytes, "a copy begins");
+    }
+
+    /// What becomes of what a pull has when it fails, and what is said of that. Where a file of a wish is not what its
+    /// name says, nothing says what is right of the others, so all goes that is not on record, whole by its own digest,
+    /// or wanted by another pull here.
     pub(super) async fn let_go(&self, ground: &Ground, error: PullError) -> PullError {
+        let error = self.in_numbers(ground, error).await;
         let is_wrong =
             matches!(error, PullError::Digest { .. } | PullError::Elsewhere { code: ErrorCode::DigestMismatch, .. });
         let Course::Wished(wished) = &self.course else { return error };
@@ -380,6 +391,22 @@ impl Pull {
             tracing::warn!(error = %fault, "remove what was fetched of files that are not what their names say");
         }
         error
+    }
+
+    /// A disk that is full in the midst is told in numbers, as one that was too small before the first byte.
+    async fn in_numbers(&self, ground: &Ground, error: PullError) -> PullError {
+        let (place, reason) = match error {
+            PullError::DiskFull { place, reason } => (place, reason),
+            error => return error,
+        };
+        self.board.refresh();
+        let now = self.board.now();
+        let missing_bytes = now.total_bytes().saturating_sub(now.verified_bytes());
+        let root = ground.staging.root().to_owned();
+        let space = blocking(move || Space::of(&root)).await.ok().flatten();
+        let free = space.map_or_else(|| "nobody knows how many".to_owned(), |space| space.free_bytes.to_string());
+        let reason = format!("{reason}; {missing_bytes} bytes of {} were still to come, {free} are free", now.name);
+        PullError::DiskFull { place, reason }
     }
 
     /// Does something for which another node is needed, unless that one has failed.

@@ -146,7 +146,7 @@ fn members_come_move_drain_and_go() {
 #[test]
 fn models_appear_and_vanish_under_the_names_that_people_write() {
     let mut world = cluster();
-    let at = "at node/1, digest 070707070707";
+    let at = "at node/1, digest 070707070707, 1 bytes";
     world.check(
         1,
         report(1, &["demo", "Lab/other:Q4"], &[]),

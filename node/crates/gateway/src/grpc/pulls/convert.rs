@@ -30,7 +30,7 @@ pub fn to_wire(progress: &PullProgress, name_of: &dyn Fn(NodeId) -> String) -> v
         size_bytes: blob.blob.size_bytes,
         verified_bytes: blob.verified_bytes,
     };
-    let source = |from: &SourceProgress| v1::SourceProgress { source: source_text(&from.source), bytes: from.bytes };
+    let source = |from: &SourceProgress| v1::SourceProgress { source: from.source.to_string(), bytes: from.bytes };
     let mut message = v1::PullProgress {
         name: progress.name.to_string(),
         node_id: progress.node.0,
@@ -135,15 +135,6 @@ fn stage_of(message: &v1::PullProgress) -> Option<Stage> {
             text: message.error.clone(),
         }),
     })
-}
-
-fn source_text(source: &Source) -> String {
-    match source {
-        Source::Origin => "origin".to_owned(),
-        Source::Here => "here".to_owned(),
-        Source::Node(node) => format!("node/{node}"),
-        Source::Bundle => "bundle".to_owned(),
-    }
 }
 
 fn source_of(text: &str) -> Option<Source> {
