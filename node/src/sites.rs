@@ -100,8 +100,8 @@ fn site(member: &Member, beat: Option<&Beat>, health: Health, is_self: bool) -> 
         labels: Arc::new(labels_of(member)),
         gpu_memory_bytes: beat.map_or(0, largest_gpu_bytes),
         cordon: member.cordon,
-        // No beat says how large that disk is; a watermark binds where it is known.
-        disk_total_bytes: None,
+        // What is free of the data directory's disk is no part of this one.
+        disk_total_bytes: beat.filter(|beat| beat.models_free_bytes.is_some()).and_then(|beat| beat.models_total_bytes),
     }
 }
 
