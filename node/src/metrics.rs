@@ -172,7 +172,8 @@ impl CopyMetrics {
     /// # Errors
     /// When the registry has one of these names already.
     pub(crate) fn register(registry: &Registry) -> prometheus::Result<Self> {
-        let moves = Opts::new("ollamax_model_moves_total", "Copies made or dropped that nobody asked for, by this leader");
+        let moves =
+            Opts::new("ollamax_model_moves_total", "Copies made or dropped that nobody asked for, by this leader");
         let metrics = Self {
             under_replicated: IntGauge::new(
                 "ollamax_models_under_replicated",

@@ -1,17 +1,18 @@
 //! The picture that `ollamax status` draws: consensus, members, runtimes, what needs attention.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ollamax_core::catalog::{Location, Member, MemberState, models, quotas, read};
 use ollamax_core::health::Health;
+use ollamax_core::placement::{self, Shortage};
 use ollamax_core::voters;
 use ollamax_metadata as metadata;
 use ollamax_proto::v1;
 use ollamax_proto::v1::node_view;
 use ollamax_scheduler::PeerLoad;
-use ollamax_types::{Beat, NodeId, RuntimeKind, RuntimeState};
+use ollamax_types::{Beat, ModelName, NodeId, RuntimeKind, RuntimeState};
 
-use super::attention::Beside;
+use super::attention::{Beside, Copies, Few};
 use super::daemon::{AdminError, Facts, Path, Phase};
 use super::{Admin, attention, backup};
 
@@ -61,12 +62,20 @@ impl Admin {
         reply.state_hash = status.state_hash.to_vec();
         reply.log_first_index = status.log_first_index;
         reply.snapshot_index = status.snapshot_index;
+        let shortfall = self.daemon.shortfall()?;
+        let few = few(&shortfall.under, &copies);
         let (conflicting, quotas) = (conflicting(copies), quotas(&*view, "")?);
         let is_member = facts.phase == Phase::Member;
         let backups =
             if is_member { backup::wanting(&*view, engines.metadata.log_time(), facts.backup_every_ms)? } else { None };
         let closed = engines.transfer.closed();
+        let copies = Copies {
+            few: &few,
+            impossible: &shortfall.impossible,
+            repair_after: placement::knobs(&*view)?.repair_after,
+        };
         let beside = Beside {
+            copies,
             conflicting: &conflicting,
             quotas: &quotas,
             ballast: engines.metadata.released_ballast(),
@@ -86,6 +95,21 @@ fn held_by_node(copies: &[Location]) -> BTreeMap<NodeId, usize> {
         *held.entry(copy.node).or_insert(0) += 1;
     }
     held
+}
+
+/// Models with too few copies, each with the nodes that have one.
+fn few(under: &[Shortage], copies: &[Location]) -> Vec<Few> {
+    let holders = |name: &ModelName| {
+        let held = copies.iter().filter(|copy| copy.model.name == *name);
+        held.map(|copy| copy.node).collect::<BTreeSet<NodeId>>()
+    };
+    let few = under.iter().map(|Shortage { name, has, wants }| Few {
+        name: name.clone(),
+        has: *has,
+        wants: *wants,
+        holders: holders(name),
+    });
+    few.collect()
 }
 
 /// The names of which nodes hold different versions, in order.
@@ -332,6 +356,10 @@ mod tests {
         };
         let copies = vec![copy(1, "z", 1), copy(2, "z", 2), copy(1, "b", 3), copy(2, "b", 4), copy(1, "same", 5)];
         assert_eq!(held_by_node(&copies), BTreeMap::from([(NodeId(1), 3), (NodeId(2), 2)]));
+        let short = Shortage { name: "z".parse().expect("a name"), has: 2, wants: 3 };
+        let expected =
+            Few { name: short.name.clone(), has: 2, wants: 3, holders: BTreeSet::from([NodeId(1), NodeId(2)]) };
+        assert_eq!(few(&[short], &copies), [expected]);
         assert_eq!(conflicting(copies), ["b:latest", "z:latest"]);
     }
 }
