@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ollamax_core::catalog::{Location, Member, MemberState, models, quotas, read};
+use ollamax_core::catalog::{Location, Member, MemberState, Model, models, quotas, read};
 use ollamax_core::health::Health;
 use ollamax_core::placement::{self, Shortage};
 use ollamax_core::voters;
@@ -10,7 +10,7 @@ use ollamax_metadata as metadata;
 use ollamax_proto::v1;
 use ollamax_proto::v1::node_view;
 use ollamax_scheduler::PeerLoad;
-use ollamax_types::{Beat, ModelName, NodeId, RuntimeKind, RuntimeState};
+use ollamax_types::{Beat, Digest, ModelName, NodeId, RuntimeKind, RuntimeState};
 
 use super::attention::{Beside, Copies, Few};
 use super::daemon::{AdminError, Facts, Path, Phase};
@@ -64,6 +64,7 @@ impl Admin {
         reply.snapshot_index = status.snapshot_index;
         let shortfall = self.daemon.shortfall()?;
         let few = few(&shortfall.under, &copies);
+        let pinned = not_held(read::models(&*view)?, &copies);
         let (conflicting, quotas) = (conflicting(copies), quotas(&*view, "")?);
         let is_member = facts.phase == Phase::Member;
         let backups =
@@ -72,6 +73,7 @@ impl Admin {
         let copies = Copies {
             few: &few,
             impossible: &shortfall.impossible,
+            pinned: &pinned,
             repair_after: placement::knobs(&*view)?.repair_after,
         };
         let beside = Beside {
@@ -110,6 +112,15 @@ fn few(under: &[Shortage], copies: &[Location]) -> Vec<Few> {
         holders: holders(name),
     });
     few.collect()
+}
+
+/// Models that are pinned to a version that nobody has.
+fn not_held(models: Vec<Model>, copies: &[Location]) -> Vec<ModelName> {
+    let is_held = |model: &Model, digest: Digest| {
+        copies.iter().any(|copy| copy.model.digest == digest && copy.model.name == model.name)
+    };
+    let missed = models.into_iter().filter(|model| model.pinned().is_some_and(|digest| !is_held(model, digest)));
+    missed.map(|model| model.name).collect()
 }
 
 /// The names of which nodes hold different versions, in order.
@@ -318,7 +329,8 @@ pub fn runner(load: &ollamax_types::RunnerLoad) -> v1::Runner {
 mod tests {
     use std::time::Duration;
 
-    use ollamax_types::{Digest, ModelRecord, Timestamp};
+    use ollamax_core::catalog::{Phase as ModelPhase, Pin};
+    use ollamax_types::{ModelRecord, Timestamp};
 
     use super::*;
 
@@ -360,6 +372,19 @@ mod tests {
         let expected =
             Few { name: short.name.clone(), has: 2, wants: 3, holders: BTreeSet::from([NodeId(1), NodeId(2)]) };
         assert_eq!(few(&[short], &copies), [expected]);
+        let pinned = |name: &str, digest: Option<u8>| Model {
+            name: name.parse().expect("a name"),
+            phase: ModelPhase::Active,
+            pin: digest.map(|byte| Pin { digest: Digest([byte; 32]), by: "test".to_owned(), at: Timestamp(1) }),
+            head: 0,
+            first: 0,
+            drops: BTreeMap::new(),
+            used_on: 0,
+            noted_at: Timestamp(1),
+        };
+        let models = vec![pinned("z", Some(2)), pinned("b", Some(1)), pinned("same", None), pinned("gone", Some(5))];
+        let names: Vec<String> = not_held(models, &copies).iter().map(ModelName::to_string).collect();
+        assert_eq!(names, ["b:latest", "gone:latest"]);
         assert_eq!(conflicting(copies), ["b:latest", "z:latest"]);
     }
 }

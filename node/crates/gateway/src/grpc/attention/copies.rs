@@ -15,6 +15,7 @@ use super::{entry, span};
 
 /// Models that are named one by one.
 const NAMED_MAX: usize = 5;
+const PIN_WHY: &str = "no other version may take its place, and no node can give this one";
 
 /// What is known of copies.
 #[derive(Debug, Clone, Copy, Default)]
@@ -23,6 +24,8 @@ pub struct Copies<'a> {
     pub few: &'a [Few],
     /// Models for which there are not nodes enough, and what is wrong with the others.
     pub impossible: &'a [(ModelName, Vec<(NodeId, Unfit)>)],
+    /// Models that are pinned to a version that nobody has.
+    pub pinned: &'a [ModelName],
     /// Silence after which copies are made anew elsewhere.
     pub repair_after: Duration,
 }
@@ -42,21 +45,7 @@ pub struct Few {
 
 /// What wants a decision about copies.
 pub(super) fn missing(status: &StatusReply, copies: Copies<'_>, found: &mut Vec<Attention>) {
-    let is_possible = |few: &&Few| !copies.impossible.iter().any(|(name, _)| *name == few.name);
-    let few: Vec<&Few> = copies.few.iter().filter(is_possible).collect();
-    if few.len() > NAMED_MAX {
-        let what = format!("{} models have too few copies", few.len());
-        let holders = few.iter().flat_map(|few| few.holders.iter().copied()).collect();
-        let why = reason(status, &holders, copies.repair_after);
-        found.push(entry("under_replicated", what, why, "ollamax model wishes".to_owned()));
-    } else {
-        found.extend(few.into_iter().map(|few| {
-            let Few { name, has, wants, holders } = few;
-            let what = format!("{name} has {has} of {wants} copies");
-            let why = reason(status, holders, copies.repair_after);
-            entry("under_replicated", what, why, format!("ollamax model why {name}"))
-        }));
-    }
+    too_few(status, copies, found);
     if copies.impossible.len() > NAMED_MAX {
         let what = format!("{} models fit on fewer nodes than are wanted", copies.impossible.len());
         let why = "labels, GPU memory, disks or silent nodes speak against the others".to_owned();
@@ -64,6 +53,33 @@ pub(super) fn missing(status: &StatusReply, copies: Copies<'_>, found: &mut Vec<
     } else {
         found.extend(copies.impossible.iter().map(|(name, why)| impossible(status, name, why)));
     }
+    if copies.pinned.len() > NAMED_MAX {
+        let what = format!("{} models are pinned to versions that nobody has", copies.pinned.len());
+        found.push(entry("pin_not_held", what, PIN_WHY.to_owned(), "ollamax model list".to_owned()));
+    } else {
+        found.extend(copies.pinned.iter().map(|name| {
+            let what = format!("{name} is pinned and nobody has that version");
+            entry("pin_not_held", what, PIN_WHY.to_owned(), format!("ollamax model history {name}"))
+        }));
+    }
+}
+
+fn too_few(status: &StatusReply, copies: Copies<'_>, found: &mut Vec<Attention>) {
+    let is_possible = |few: &&Few| !copies.impossible.iter().any(|(name, _)| *name == few.name);
+    let few: Vec<&Few> = copies.few.iter().filter(is_possible).collect();
+    if few.len() > NAMED_MAX {
+        let what = format!("{} models have too few copies", few.len());
+        let holders = few.iter().flat_map(|few| few.holders.iter().copied()).collect();
+        let why = reason(status, &holders, copies.repair_after);
+        found.push(entry("under_replicated", what, why, "ollamax model wishes".to_owned()));
+        return;
+    }
+    found.extend(few.into_iter().map(|few| {
+        let Few { name, has, wants, holders } = few;
+        let what = format!("{name} has {has} of {wants} copies");
+        let why = reason(status, holders, copies.repair_after);
+        entry("under_replicated", what, why, format!("ollamax model why {name}"))
+    }));
 }
 
 /// Who is missed, and what will happen; the longest silence first.
@@ -135,7 +151,7 @@ mod tests {
     fn told(status: &StatusReply, few: &[Few], impossible: &[(ModelName, Vec<(NodeId, Unfit)>)]) -> Vec<[String; 4]> {
         let repair_after = Duration::from_secs(600);
         let mut found = Vec::new();
-        missing(status, Copies { few, impossible, repair_after }, &mut found);
+        missing(status, Copies { few, impossible, pinned: &[], repair_after }, &mut found);
         found.into_iter().map(|Attention { id, what, why, next }| [id, what, why, next]).collect()
     }
 
@@ -174,6 +190,22 @@ mod tests {
         check(&all[..2], ["fits on 1 of 3 nodes", "n1 has no runtime that answers; n2 is not heard"], fewer);
         let reasons = "n1 has no runtime that answers; n2 is not heard; node 9 is no member";
         check(&all, ["fits on 0 of 3 nodes", reasons], "ollamax model why NAME");
+    }
+
+    #[test]
+    fn a_pin_that_nobody_holds_is_told() {
+        let told = |models: usize| {
+            let (pinned, mut found): (Vec<ModelName>, _) = ((0..models).map(name).collect(), Vec::new());
+            missing(&status(), Copies { pinned: &pinned, ..Copies::default() }, &mut found);
+            found.into_iter().map(|line| (line.id, line.what, line.next)).collect::<Vec<_>>()
+        };
+        let line = |what: String, next: String| ("pin_not_held".to_owned(), what, next);
+        let m0 = name(0);
+        let what = format!("{m0} is pinned and nobody has that version");
+        assert_eq!(told(1), [line(what, format!("ollamax model history {m0}"))]);
+        assert_eq!(told(NAMED_MAX).len(), NAMED_MAX);
+        let what = "6 models are pinned to versions that nobody has".to_owned();
+        assert_eq!(told(NAMED_MAX + 1), [line(what, "ollamax model list".to_owned())]);
     }
 
     #[test]
