@@ -214,7 +214,8 @@ mod tests {
         check(&known, [false, true], false);
         let model = copy(1, "m", 1, 5).model;
         let record = Model::new(model.name.clone(), Timestamp(1));
-        let pin = |digest: u8| Pin { digest: Digest([digest; 32]), by: "node/1 for admin".to_owned(), at: Timestamp(1) };
+        let pin =
+            |digest: u8| Pin { digest: Digest([digest; 32]), by: "node/1 for admin".to_owned(), at: Timestamp(1) };
         known.records.insert(model.name.key(), Model { pin: Some(pin(1)), ..record.clone() });
         check(&known, [true, false], true);
         // Nobody has it any more.
