@@ -3,8 +3,8 @@
 //!
 //! Works without a leader: routing goes on from what the node knows. Always: what is answered is not older than the
 //! applied index at the time of the question; of a pinned name only the pinned version is seen, where any node has it.
-//! Anything applied empties the memory; what is asked again is read again, piece by piece, so that a request never reads
-//! more than itself needs.
+//! Anything applied empties the memory; what is asked again is read again, piece by piece, so that a request never
+//! reads more than itself needs.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

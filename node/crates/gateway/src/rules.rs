@@ -1,8 +1,8 @@
 //! The rules for models as JSON: the setting `models/rules`, and the file that people write.
 //!
 //! What is read here is what the leader may act on, so a text is taken whole or not at all, and all that is wrong with
-//! it is said at once. What is written reads back as itself. What a rule does is decided in `core`; what the nodes say of
-//! themselves, against which it is held, is put together here, so that what is shown is what the leader does.
+//! it is said at once. What is written reads back as itself. What a rule does is decided in `core`; what the nodes say
+//! of themselves, against which it is held, is put together here, so that what is shown is what the leader does.
 
 use std::collections::BTreeMap;
 

@@ -87,7 +87,10 @@ fn known(text: &str) -> Option<&str> {
 }
 
 fn shown(version: &VersionView, pinned: &[u8]) -> Value {
-    let keeper = |keeper: &Keeper| json!({"node": keeper.node_name, "nodeId": keeper.node_id, "aside": keeper.is_kept, "untilMs": keeper.until_ms});
+    let keeper = |keeper: &Keeper| {
+        let (node, id) = (&keeper.node_name, keeper.node_id);
+        json!({"node": node, "nodeId": id, "aside": keeper.is_kept, "untilMs": keeper.until_ms})
+    };
     json!({
         "version": (version.number > 0).then_some(version.number),
         "digest": hex::encode(&version.digest),

@@ -33,13 +33,16 @@ pub(super) async fn run(global: &Global, command: RulesCommand) -> Result<(), Fa
         return show_plan(global, &told);
     }
     output::line(&told.rules)?;
-    let next = if told.on {
-        "they are on. Next: ollamax model rules plan"
-    } else {
-        "they are off. Next: ollamax model rules plan, then: ollamax model rules on"
-    };
-    output::talk(global.output, &format!("As to these rules, {next}"));
+    output::talk(global.output, switched(told.on));
     Ok(())
+}
+
+fn switched(on: bool) -> &'static str {
+    if on {
+        "The rules are on. Next: ollamax model rules plan"
+    } else {
+        "The rules are off. Next: ollamax model rules plan, then: ollamax model rules on"
+    }
 }
 
 async fn read(file: &Path) -> Result<String, Failure> {
@@ -65,11 +68,7 @@ fn show_plan(global: &Global, told: &RulesReply) -> Result<(), Failure> {
         return Ok(());
     }
     output::text(&table(&plan))?;
-    let now = if told.on {
-        "The rules are on: the leader does this, one act after the other."
-    } else {
-        "The rules are off. Next: ollamax model rules on"
-    };
+    let now = if told.on { "The leader does this, one act after the other." } else { switched(false) };
     output::talk(global.output, now);
     Ok(())
 }
