@@ -4,8 +4,8 @@ use std::os::unix::fs::symlink;
 
 use tempfile::TempDir;
 
-use crate::hashing::{Hashed, Hashing, Progress};
 use crate::staging::samples::Sample;
+use crate::tree::Tree;
 
 use super::*;
 
@@ -150,10 +150,12 @@ fn what_cannot_be_kept_says_why() {
 
 #[test]
 fn a_second_name_makes_no_other_file_of_one_that_was_hashed() {
-    let (world, file) = (World::new(), 0);
-    let (spec, index) = (world.files[file].spec, Index::open(&world.folder.path().join("trees")).expect("ours"));
+    let world = World::new();
+    let (sample, index) = (&world.files[0], Index::open(&world.folder.path().join("trees")).expect("ours"));
+    let spec = sample.spec;
     let blob = || world.store().blob(spec).expect("readable").expect("it is there");
-    let tree = hashed(blob());
+    let hashes = (0..sample.chunks()).map(|index| sample.hash(index)).collect();
+    let tree = Tree::of(spec.size_bytes, hashes).expect("a hash for each chunk");
     index.put(spec.sha256, &Indexed { identity: blob().identity, tree }).expect("there is room");
     index.note_checked(spec.sha256, NOW).expect("it is there");
     let is_known = || index.get(spec.sha256).expect("readable").is_some_and(|known| known.identity == blob().identity);
@@ -167,8 +169,8 @@ fn a_second_name_makes_no_other_file_of_one_that_was_hashed() {
 
     // Other bytes under the same name stay unknown.
     across(&index, &world.store(), &world.manifest.blobs(), || {
-        fs::remove_file(world.blob(&world.files[file])).expect("it was there");
-        fs::write(world.blob(&world.files[file]), vec![7; 70_000]).expect("there is room");
+        fs::remove_file(world.blob(sample)).expect("it was there");
+        fs::write(world.blob(sample), vec![7; 70_000]).expect("there is room");
     });
     assert!(!is_known());
 }

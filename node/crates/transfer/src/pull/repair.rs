@@ -35,7 +35,8 @@ use crate::progress::{Board, Source, Stage};
 
 use super::chase::Chaser;
 use super::told::Proof;
-use super::{Fetcher, Means, Turn, Unroomy, blocking, fetch, put_tree, resume, swarm, tree};
+use super::publishing::put_tree;
+use super::{Fetcher, Means, Turn, Unroomy, blocking, fetch, resume, swarm, tree};
 
 /// Most who may have files of one node read again, and mended, at once.
 pub(crate) const CHECKS_MAX: usize = 4;
