@@ -157,16 +157,8 @@ impl Handle {
         let serving = Arc::new(Semaphore::new(config.serve_asks_max as usize));
         let buffers = Buffers::new();
         let library = Library::new(trees.clone(), adopted.clone());
-        let keeping = Keeping::new(keeping::Ties {
-            clock: clock.clone(),
-            trees: trees.clone(),
-            kept_trees: Trees::new(folder.join("kept")),
-            library: library.clone(),
-            metrics: metrics.clone(),
-            hours: config.keep_previous_hours,
-        });
-        // If it fails, what is kept stays until the next start, and nothing makes way; it ends with `stop`.
-        tasks.spawn(keeping.clone().run(adopted.clone(), stop.clone()));
+        let kept = keeping::Ties::new(&clock, &library, &metrics, folder.join("kept"));
+        let keeping = Keeping::start(&config, kept, tasks, &stop);
         let trust = Trusting::new(Arc::clone(&peers), clock.clone(), metrics.clone());
         let means = Means {
             node,

@@ -8,7 +8,7 @@
 //! and ends no pull.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,13 +16,15 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use ollamax_blobs::keep::across;
 use ollamax_blobs::{Fault, Indexed, Keep, KeepError, Kept, Manifest, PublishError, Scanned, Store};
 use ollamax_core::retention::{Sharing, sharing};
 use ollamax_types::{Clock, Digest, ModelName, Timestamp};
 
-use crate::adopt::{Adopted, Trees};
+use crate::adopt::Trees;
+use crate::config::Config;
 use crate::library::{KeptFile, Library};
 use crate::metrics::Metrics;
 use crate::pull::blocking;
@@ -50,15 +52,13 @@ pub struct KeptVersion {
 
 /// What keeping is tied to.
 pub(crate) struct Ties {
-    pub(crate) clock: Clock,
+    clock: Clock,
     /// The trees of the store's files.
-    pub(crate) trees: Trees,
+    trees: Trees,
     /// The trees of the files of kept versions: those of the store go with its names.
-    pub(crate) kept_trees: Trees,
-    pub(crate) library: Library,
-    pub(crate) metrics: Metrics,
-    /// For how long a version is kept that was replaced, hours.
-    pub(crate) hours: u32,
+    kept_trees: Trees,
+    library: Library,
+    metrics: Metrics,
 }
 
 /// The versions that are kept. Clones are the same.
@@ -67,6 +67,8 @@ pub(crate) struct Keeping(Arc<Inner>);
 
 struct Inner {
     ties: Ties,
+    /// For how long a version is kept that was replaced, hours.
+    hours: u32,
     /// The versions that are pinned; `None` until this node has heard it.
     pins: watch::Sender<Option<BTreeSet<Digest>>>,
     /// Held while names of files change for the sake of a version.
@@ -82,16 +84,31 @@ struct Told {
     trouble: Option<String>,
 }
 
+// === impl Ties ===
+
+impl Ties {
+    /// `kept_trees` is the folder of the trees of kept files.
+    pub(crate) fn new(clock: &Clock, library: &Library, metrics: &Metrics, kept_trees: PathBuf) -> Self {
+        let (clock, library, metrics) = (clock.clone(), library.clone(), metrics.clone());
+        Self { clock, trees: library.trees(), kept_trees: Trees::new(kept_trees), library, metrics }
+    }
+}
+
 // === impl Keeping ===
 
 impl Keeping {
-    pub(crate) fn new(ties: Ties) -> Self {
-        let pins = watch::Sender::new(None);
-        Self(Arc::new(Inner { ties, pins, work: Mutex::default(), told: Mutex::default() }))
+    /// Begins to look after what is kept, until `stop`.
+    pub(crate) fn start(config: &Config, ties: Ties, tasks: &TaskTracker, stop: &CancellationToken) -> Self {
+        let (pins, hours) = (watch::Sender::new(None), config.keep_previous_hours);
+        let keeping = Self(Arc::new(Inner { ties, hours, pins, work: Mutex::default(), told: Mutex::default() }));
+        // If it fails, what is kept stays until the next start, or until room is needed; it ends with `stop`.
+        tasks.spawn(keeping.clone().run(stop.clone()));
+        keeping
     }
 
     /// Looks at what is kept when something changes, until `stop`.
-    pub(crate) async fn run(self, mut adopted: watch::Receiver<Arc<Adopted>>, stop: CancellationToken) {
+    async fn run(self, stop: CancellationToken) {
+        let mut adopted = self.0.ties.library.adopted();
         let mut pins = self.0.pins.subscribe();
         loop {
             let now = Arc::clone(&adopted.borrow_and_update());
@@ -148,7 +165,7 @@ impl Keeping {
     /// files are this caller's to change for as long as the answer is held. Blocks on the disk.
     pub(crate) fn before(&self, store: &Store, name: &ModelName, next: &Manifest) -> Option<MutexGuard<'_, ()>> {
         let (_, stands) = store.manifest(name).ok().flatten()?;
-        let is_wanted = self.0.ties.hours > 0 || self.is_pinned(stands.digest());
+        let is_wanted = self.0.hours > 0 || self.is_pinned(stands.digest());
         if stands.digest() == next.digest() || !is_wanted {
             return None;
         }
@@ -285,7 +302,7 @@ impl Keeping {
         if self.0.pins.borrow().is_none() {
             return Vec::new();
         }
-        let (now, kept_ms) = (self.0.ties.clock.now(), u64::from(self.0.ties.hours) * HOUR_MS);
+        let (now, kept_ms) = (self.0.ties.clock.now(), u64::from(self.0.hours) * HOUR_MS);
         let free = kept.iter().filter(|kept| !self.is_pinned(kept.manifest.digest())).count();
         let mut above = free.saturating_sub(KEPT_MAX);
         let mut is_due = |kept: &Kept| {
@@ -305,7 +322,7 @@ impl Keeping {
 
     fn shown(&self, kept: &Kept) -> KeptVersion {
         let (digest, kept_at) = (kept.manifest.digest(), kept.kept_at);
-        let until = kept_at.plus_ms(u64::from(self.0.ties.hours) * HOUR_MS);
+        let until = kept_at.plus_ms(u64::from(self.0.hours) * HOUR_MS);
         KeptVersion {
             name: kept.name.clone(),
             digest,
@@ -378,7 +395,8 @@ impl Keeping {
 pub(crate) fn sharing_of(models: &[Scanned]) -> Sharing {
     let files = |scanned: &Scanned| scanned.blobs.iter().map(|blob| (blob.sha256, blob.size_bytes)).collect();
     let complete = models.iter().filter(|scanned| scanned.complete);
-    let all: Vec<(Digest, Vec<(Digest, u64)>)> = complete.map(|scanned| (scanned.model.digest, files(scanned))).collect();
+    let all: Vec<(Digest, Vec<(Digest, u64)>)> =
+        complete.map(|scanned| (scanned.model.digest, files(scanned))).collect();
     sharing(&all)
 }
 

@@ -31,6 +31,7 @@ mod library;
 mod limits;
 mod pull;
 mod quiet;
+mod removing;
 mod scrub;
 mod service;
 mod trust;

@@ -169,6 +169,11 @@ impl Library {
         self.0.changes.subscribe()
     }
 
+    /// The trees of files of the store.
+    pub(crate) fn trees(&self) -> Trees {
+        self.0.trees.clone()
+    }
+
     /// Follows what lies in the store.
     pub(crate) fn adopted(&self) -> watch::Receiver<Arc<Adopted>> {
         self.0.adopted.clone()

@@ -112,9 +112,8 @@ fn the_one_that_is_kept_for_the_longest_time_comes_first_and_again_is_from_now_o
     let other = format!(" {}", String::from_utf8(world.manifest.bytes().to_vec()).expect("text"));
     let other = Manifest::read(other.as_bytes()).expect("a manifest");
     world.keep().put(&world.store(), &name(), &other, later).expect("kept");
-    let order = || -> Vec<Digest> {
-        world.keep().all().expect("readable").iter().map(|kept| kept.manifest.digest()).collect()
-    };
+    let order =
+        || -> Vec<Digest> { world.keep().all().expect("readable").iter().map(|kept| kept.manifest.digest()).collect() };
     assert_eq!(order(), [world.digest(), other.digest()]);
     world.put(Timestamp(later.0 + 1_000)).expect("kept anew");
     assert_eq!(order(), [other.digest(), world.digest()]);

@@ -123,6 +123,8 @@ mod tests {
             applied_index: 0,
             quarantined: Vec::new(),
             suspect_files: 0,
+            models_bytes: 0,
+            models_unique_bytes: 0,
         }
     }
 
