@@ -49,7 +49,7 @@ use crate::import::Importer;
 use crate::import::runtime_side::Imports;
 use crate::lifecycle::Node;
 use crate::member::Around;
-use crate::metrics::{self, GpuMetrics, Metrics};
+use crate::metrics::{self, CopyMetrics, GpuMetrics, Metrics};
 use crate::node_file::{self, Ends};
 use crate::removal;
 use crate::shelf;
@@ -233,6 +233,7 @@ fn around(
         origin: registries(&start.config)?,
         shelf: shelf::open(tasks, &stops.engines),
         gpus: spawn_gpus(shared)?,
+        copies: CopyMetrics::register(registry)?,
         signer: Signer::new(net.clone(), start.data_dir.join("keys").join("cluster.key")),
         addresses: Addresses {
             peer: local.advertise.clone(),

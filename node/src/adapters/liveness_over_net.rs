@@ -253,6 +253,7 @@ fn to_wire(beat: &Beat) -> v1::Beat {
         cpu_permille: beat.cpu_permille,
         disk_free_bytes: beat.disk_free_bytes,
         models_free_bytes: beat.models_free_bytes,
+        models_total_bytes: beat.models_total_bytes,
         gpus: beat.gpus.iter().map(wire::gpu).collect(),
         daemon_version: beat.daemon_version.clone(),
         applies_up_to: beat.applies.up_to,
@@ -260,6 +261,8 @@ fn to_wire(beat: &Beat) -> v1::Beat {
         applied_index: beat.applied_index,
         quarantined: beat.quarantined.iter().take(QUARANTINED_MAX).map(wire::quarantine).collect(),
         suspect_files: beat.suspect_files,
+        models_bytes: beat.models_bytes,
+        models_unique_bytes: beat.models_unique_bytes,
     }
 }
 
@@ -289,12 +292,15 @@ fn from_wire(frame: v1::Beat) -> Option<Beat> {
         cpu_permille: frame.cpu_permille,
         disk_free_bytes: frame.disk_free_bytes,
         models_free_bytes: frame.models_free_bytes,
+        models_total_bytes: frame.models_total_bytes,
         gpus: frame.gpus.into_iter().take(GPUS_MAX).map(gpu).collect(),
         daemon_version: frame.daemon_version,
         applies: Applies { up_to: frame.applies_up_to, known: frame.applies_known },
         applied_index: frame.applied_index,
         quarantined: frame.quarantined.into_iter().take(QUARANTINED_MAX).map(quarantine).collect(),
         suspect_files: frame.suspect_files,
+        models_bytes: frame.models_bytes,
+        models_unique_bytes: frame.models_unique_bytes,
     })
 }
 
@@ -540,6 +546,7 @@ mod tests {
             cpu_permille: 3,
             disk_free_bytes: Some(0),
             models_free_bytes: Some(7),
+            models_total_bytes: Some(9),
             gpus: vec![Gpu {
                 uuid: "GPU-1".to_owned(),
                 name: "NVIDIA H100".to_owned(),
@@ -552,6 +559,8 @@ mod tests {
             applied_index: 11,
             quarantined: vec![Quarantine { node: NodeId(2), until: Timestamp(78), strikes: 3 }],
             suspect_files: 1,
+            models_bytes: 9,
+            models_unique_bytes: 8,
         };
         assert_eq!(from_wire(to_wire(&beat)), Some(beat.clone()));
         let mut old = to_wire(&beat);

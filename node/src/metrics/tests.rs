@@ -55,6 +55,7 @@ async fn registry() -> Registry {
     let space = Space { free_bytes: 7, used_bytes: 9 };
     Metrics::register(&registry).expect("new names").show_disk(Some(space));
     GpuMetrics::register(&registry).expect("new names").show(&[], &[gpu()]);
+    CopyMetrics::register(&registry).expect("new names");
     backups::metrics::Metrics::register(&registry).expect("new names");
     outbound::Metrics::new().register(&registry).expect("new names");
     Door::open(new_key(), Words::default()).await.net.metrics().register(&registry).expect("new names");

@@ -44,6 +44,8 @@ pub struct Machine {
     pub disk_free_bytes: Option<u64>,
     /// Free bytes where the runtime's models lie; `None` when that is not known.
     pub models_free_bytes: Option<u64>,
+    /// Size of the disk where they lie, bytes; `None` when that is not known.
+    pub models_total_bytes: Option<u64>,
     /// Its GPUs; empty without a driver.
     pub gpus: Vec<Gpu>,
     /// Raft index that this node has applied.
@@ -52,4 +54,8 @@ pub struct Machine {
     pub quarantined: Vec<Quarantine>,
     /// Files of its models that are not what their names say.
     pub suspect_files: u32,
+    /// Bytes of its models, each counted by itself.
+    pub models_bytes: u64,
+    /// Bytes of their files, each counted once.
+    pub models_unique_bytes: u64,
 }

@@ -141,12 +141,15 @@ mod tests {
             cpu_permille: 0,
             disk_free_bytes: None,
             models_free_bytes: None,
+            models_total_bytes: None,
             gpus: Vec::new(),
             daemon_version: String::new(),
             applies: Applies::default(),
             applied_index: 0,
             quarantined: Vec::new(),
             suspect_files: 0,
+            models_bytes: 0,
+            models_unique_bytes: 0,
         }
     }
 

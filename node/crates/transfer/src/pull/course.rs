@@ -22,12 +22,14 @@ use tokio::time::{Instant, sleep, timeout};
 use ollamax_blobs::{BlobSpec, Manifest, Part, Store, Tree};
 use ollamax_core::catalog::{Failure, Wish};
 use ollamax_core::placement::is_of_the_node;
+use ollamax_core::rates::Urgency;
 use ollamax_types::{Digest, ErrorCode, NodeId};
 
 use crate::bundle::Bundled;
 use crate::class::Class;
 use crate::error::PullError;
-use crate::ports::{Assignment, Duty, OriginError, Place};
+use crate::limits::Gate;
+use crate::ports::{Assignment, Duty, OriginError, OriginTrouble, Place};
 use crate::progress::{PullProgress, Stage, Wait};
 
 use super::chase::Chaser;
@@ -143,6 +145,14 @@ impl Course {
     /// Whether this node brings the files into the cluster, so that what it says of them counts.
     pub(super) fn brings(&self) -> bool {
         matches!(self, Self::Wished(wished) if wished.assignment.borrow().duty == Duty::Ingest)
+    }
+
+    /// Whether somebody waits for it.
+    fn urgency(&self) -> Urgency {
+        match self {
+            Self::Wished(wished) if wished.assignment.borrow().in_background => Urgency::Background,
+            Self::Asked | Self::Wished(_) | Self::Bundled(_) => Urgency::Asked,
+        }
     }
 
     /// Whether it goes on after a restart.
@@ -283,15 +293,32 @@ impl Pull {
         }
     }
 
-    /// Nodes may have the manifest still; the registry may stand for another version by now.
+    /// Nodes may have the manifest still, or keep it; the registry may stand for another version by now, and have this
+    /// one by its digest all the same.
     async fn ask_again(&self, wished: &Wished, digest: Digest) -> Result<Manifest, PullError> {
         if let Some(manifest) = self.manifest_of(&wished.now().others, digest).await {
             return Ok(manifest);
         }
-        let bytes = self.ask_for_manifest().await?;
+        let named = self.ask_for_manifest().await;
+        let named = named.ok().and_then(|bytes| Manifest::read(&bytes).ok());
+        if let Some(named) = named.filter(|named| named.digest() == digest) {
+            return Ok(named);
+        }
+        let origin = &self.means.origin;
+        let bytes = origin.manifest_of(&self.spec.name, digest, self.spec.insecure).await;
+        let bytes = bytes.map_err(|error| PullError::Manifest(self.nobody_keeps(digest, error)))?;
         let manifest = Manifest::read(&bytes).map_err(PullError::BadManifest)?;
         let found = manifest.digest();
         if found == digest { Ok(manifest) } else { Err(PullError::Digest { wanted: digest, found }) }
+    }
+
+    /// No node has a version any more. A registry that does not have it by its digest says no more than that.
+    fn nobody_keeps(&self, digest: Digest, error: OriginError) -> OriginError {
+        if error.kind != OriginTrouble::Absent {
+            return error;
+        }
+        let text = format!("nobody keeps version {} of {}", digest.short(), self.spec.name);
+        OriginError { text, ..error }
     }
 
     /// Waits until whoever fetches for all has found out what the name stands for, and that is on record.
@@ -479,6 +506,12 @@ impl Pull {
         PullError::Silent { blob: sha256.short(), silence: HINT_WAIT, last }
     }
 
+    /// The way of its bytes into this node.
+    fn gate(&self, class: Class) -> Gate {
+        let gate = self.means.limits.gate(class, self.spec.name.clone(), Arc::clone(&self.board));
+        gate.with_urgency(self.course.urgency())
+    }
+
     async fn fetch_from_origin(&self, part: &Part, place: &str, chaser: Chaser) -> Result<Digest, PullError> {
         let means = &self.means;
         let source = fetch::Source {
@@ -490,7 +523,7 @@ impl Pull {
             buffers: means.buffers.clone(),
             library: means.library.clone(),
             board: Arc::clone(&self.board),
-            gate: means.limits.gate(Class::Origin, self.spec.name.clone(), Arc::clone(&self.board)),
+            gate: self.gate(Class::Origin),
             metrics: means.metrics.clone(),
         };
         Box::pin(fetch::fetch(source, &means.config, chaser)).await
@@ -558,7 +591,7 @@ impl Pull {
             place: place.to_owned(),
             board: Arc::clone(&self.board),
             trust: means.trust.clone(),
-            gate: means.limits.gate(Class::Receive, self.spec.name.clone(), Arc::clone(&self.board)),
+            gate: self.gate(Class::Receive),
             metrics: means.metrics.clone(),
             seed: means.seed,
         };
