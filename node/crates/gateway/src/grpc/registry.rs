@@ -2,9 +2,8 @@
 //!
 //! What is shown is read from this node's own state. What changes something is chosen from a state that is not behind
 //! and goes on record, and the guards are those of the state alone. A dry run asks this node's state whether it would
-//! take the change, and changes nothing. Which versions a node
-//! keeps beside its models only that node knows: all are asked at once, for a bounded time, and who does not say it is
-//! named.
+//! take the change, and changes nothing. Which versions a node keeps beside its models only that node knows: all are
+//! asked at once, for a bounded time, and who does not say it is named.
 
 use std::time::Duration;
 
