@@ -156,9 +156,10 @@ impl Pulls {
 
     /// What the state says.
     fn reasons(&self, name: &ModelName) -> Result<Vec<v1::ReasonView>, AdminError> {
-        let view = self.0.metadata()?.view();
+        let metadata = self.0.metadata()?;
+        let view = metadata.view();
         let members = read::members(&*view)?;
-        let reasons = retention::why(&*view, name, self.0.daemon.now(), &|node| name_in(&members, node))?;
+        let reasons = retention::why(&*view, name, metadata.log_time(), &|node| name_in(&members, node))?;
         let shown = |reason: retention::Reason| v1::ReasonView {
             node_id: reason.about.map_or(0, |node| node.0),
             text: reason.text,
@@ -181,8 +182,9 @@ impl Pulls {
     /// What rules are held against just now.
     fn facts(&self) -> Result<Facts, AdminError> {
         let Engines { metadata, scheduler, .. } = self.0.engines()?;
-        let sites = rules::sites(&scheduler.beat(), &scheduler.peers());
-        Ok(Facts::of(&*metadata.view(), self.0.daemon.now(), sites)?)
+        let view = metadata.view();
+        let sites = rules::sites(&*view, &scheduler.beat(), &scheduler.peers())?;
+        Ok(Facts::of(&*view, metadata.log_time(), sites)?)
     }
 
     /// Has nodes remove what they keep and need not.
@@ -265,7 +267,7 @@ impl Admin {
         let (view, index) = metadata.view_at();
         let entry = Entry {
             least_version: command.least_version(),
-            log_time: self.daemon.now(),
+            log_time: metadata.log_time(),
             request: RequestId::default(),
             principal: format!("node/{} for {ASKED_BY}", metadata.node()),
             namespace: String::new(),
