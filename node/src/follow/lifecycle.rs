@@ -1,10 +1,10 @@
 //! The leader carries out what the rules ask, one act at a time, and keeps the record of files within its bounds.
 //!
 //! The plan is that of `core::retention`, which people see too. Always holds: nothing is done while the rules are off;
-//! each act is the first of a plan that was made behind the one before; it lands only while this node leads, and `apply`
-//! keeps the same guards again. A node that a new leader has not heard yet loses nothing. An act that is refused is left out until the next look, since what speaks against it
-//! may pass. Of files that no node has hashed again for long the record forgets some when it is nearly full; whoever
-//! holds one binds it again when it is needed.
+//! each act is the first of a plan that was made behind the one before; it lands only while this node leads, and
+//! `apply` keeps the same guards again. A node that a new leader has not heard yet loses nothing. An act that is
+//! refused is left out until the next look, since what speaks against it may pass. Of files that no node has hashed
+//! again for long the record forgets some when it is nearly full; whoever holds one binds it again when it is needed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
