@@ -1,5 +1,5 @@
-//! Versions that are kept: back without a byte, offered to other nodes, gone when they are due or in the way; and copies
-//! that the cluster removes.
+//! Versions that are kept: back without a byte, offered to other nodes, gone when they are due or in the way; and
+//! copies that the cluster removes.
 
 use std::collections::BTreeSet;
 use std::fs;
