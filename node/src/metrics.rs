@@ -12,7 +12,7 @@
 //! | `ollamax_models_under_replicated` | models | | with too few copies, if it leads |
 //! | `ollamax_models_impossible` | models | | that cannot have the copies that are wanted, if it leads |
 //! | `ollamax_model_moves_under_way` | models | | with copies on their way that nobody asked for, if it leads |
-//! | `ollamax_model_moves_total` | moves | `kind`: repair, rebalance, emptying, drop; `outcome`: done, failed | that it led |
+//! | `ollamax_model_moves_total` | moves | `kind`, `outcome`: done, failed | made by this node as the leader |
 //!
 //! CPU, memory, threads and files of the process are `process_*`, as every Prometheus client library names them. The
 //! page `docs/operations/metrics.md` lists the metrics of all crates; a test here compares it with what is registered.
@@ -172,7 +172,8 @@ impl CopyMetrics {
     /// # Errors
     /// When the registry has one of these names already.
     pub(crate) fn register(registry: &Registry) -> prometheus::Result<Self> {
-        let moves = Opts::new("ollamax_model_moves_total", "Copies made or dropped that nobody asked for, by this leader");
+        let moves =
+            Opts::new("ollamax_model_moves_total", "Copies made or dropped that nobody asked for, by this leader");
         let metrics = Self {
             under_replicated: IntGauge::new(
                 "ollamax_models_under_replicated",

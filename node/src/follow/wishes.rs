@@ -39,6 +39,8 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const LOOK_AT_ALL_INTERVAL: Duration = Duration::from_secs(5);
 /// How long a wish is left alone of which a step was refused: what speaks against it does not pass in a moment.
 const REFUSED_FOR: Duration = Duration::from_secs(5);
+/// The word under which copies count that go.
+const DROP: &str = "drop";
 
 /// How far a wish for a model is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,7 +122,9 @@ pub(crate) async fn follow(planner: Planner, stop: CancellationToken) {
             return;
         }
         changes.borrow_and_update();
-        let watched = planner.prospect.watch();
+        if let Err(fault) = planner.prospect.watch() {
+            tracing::error!(code = %ErrorCode::StorageFailed, error = %fault, "read the members to watch them");
+        }
         let Some(term) = leading_term(&planner.metadata) else {
             leads = None;
             planner.show(&Book::default());
@@ -130,10 +134,7 @@ pub(crate) async fn follow(planner: Planner, stop: CancellationToken) {
             Some(same) => leads.insert(same),
             None => leads.insert((term, Instant::now(), Book::default())),
         };
-        let looking = async {
-            watched?;
-            planner.look(book, term, *since).await
-        };
+        let looking = planner.look(book, term, *since);
         match stop.run_until_cancelled(looking).await {
             Some(Ok(())) => planner.show(book),
             Some(Err(fault)) => {
@@ -337,15 +338,17 @@ impl Book {
         let Command::DropCopies { name, .. } = command else { return None };
         // It goes, which is seen on record.
         self.known.remove(&name.key());
-        Some("drop")
+        Some(DROP)
     }
 
     /// Notes that this change was refused, and gives the word under which it counts.
     fn leave_alone(&mut self, command: &Command, now: Instant) -> Option<&'static str> {
-        let (name, word) = match command {
-            Command::PlanPull { name, kind, .. } => (name, Some(kind.as_str()).filter(|_| *kind != PlanKind::Asked)),
-            Command::DropCopies { name, .. } => (name, Some("drop")),
-            _ => return None,
+        let (name, word) = if let Command::PlanPull { name, kind, .. } = command {
+            (name, Some(kind.as_str()).filter(|_| *kind != PlanKind::Asked))
+        } else if let Command::DropCopies { name, .. } = command {
+            (name, Some(DROP))
+        } else {
+            return None;
         };
         let key = name.key();
         let round = self.known.get(&key).map_or(0, |known| known.standing.wish.round);
@@ -369,7 +372,11 @@ impl Book {
         let outcome = |(key, kind): (String, PlanKind)| {
             let standing = &self.known.get(&key)?.standing;
             let plan = standing.wish.plan.as_ref().filter(|plan| plan.kind == kind)?;
-            let has_failed = |node: &NodeId| standing.wish.failures.contains_key(node) && !holds(standing, *node);
+            // What failed before was the reason for the move, if anything.
+            let has_failed = |node: &NodeId| {
+                let failure = standing.wish.failures.get(node).filter(|_| !holds(standing, *node));
+                failure.is_some_and(|failure| failure.at >= plan.made_at)
+            };
             Some((kind, if plan.targets.iter().any(has_failed) { Moved::Failed } else { Moved::Done }))
         };
         over.filter_map(outcome).collect()
@@ -400,9 +407,8 @@ fn holds(standing: &Standing, node: NodeId) -> bool {
 /// The targets that will have the model if nothing happens. Nobody waits for one that is dead.
 fn coming(standing: &Standing, sites: &[Site]) -> Vec<NodeId> {
     let is_there = |node: NodeId| sites.iter().any(|site| site.node == node && site.health != Health::Dead);
-    let is_coming = |node: &NodeId| {
-        !holds(standing, *node) && !standing.wish.failures.contains_key(node) && is_there(*node)
-    };
+    let is_coming =
+        |node: &NodeId| !holds(standing, *node) && !standing.wish.failures.contains_key(node) && is_there(*node);
     let targets = standing.wish.plan.iter().flat_map(|plan| plan.targets.iter().copied());
     targets.filter(is_coming).collect()
 }

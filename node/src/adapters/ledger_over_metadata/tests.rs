@@ -105,12 +105,9 @@ fn what_a_node_has_to_do_follows_from_the_plan_and_from_who_has_the_version() {
 
 #[test]
 fn who_makes_a_copy_that_nobody_asked_for_makes_it_in_the_background() {
-    for (kind, expected) in [
-        (PlanKind::Asked, false),
-        (PlanKind::Repair, true),
-        (PlanKind::Rebalance, true),
-        (PlanKind::Emptying, true),
-    ] {
+    for (kind, expected) in
+        [(PlanKind::Asked, false), (PlanKind::Repair, true), (PlanKind::Rebalance, true), (PlanKind::Emptying, true)]
+    {
         let wish = wish(2, &[2, 1], Some(1));
         let plan = wish.plan.clone().map(|plan| Plan { kind, ..plan });
         let found = assignment(ME, &Wish { plan, ..wish }, &copies(&[(2, 1)])).expect("it lacks the copy");

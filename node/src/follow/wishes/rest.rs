@@ -30,13 +30,13 @@ pub(super) struct Rest {
 #[derive(Debug, Default)]
 pub(super) struct News(BTreeMap<String, Told>);
 
+/// What is wrong with which node, and until when that need not be told again.
 #[derive(Debug)]
 struct Told {
     why: Reasons,
     rest: Rest,
 }
 
-/// What is wrong with which node.
 type Reasons = Vec<(NodeId, Unfit)>;
 
 // === impl Rest ===
@@ -92,7 +92,7 @@ impl News {
 }
 
 /// Whether these are the same reasons. A disk has a little more or less room at every look.
-fn are_alike(before: &Reasons, now: &Reasons) -> bool {
+fn are_alike(before: &[(NodeId, Unfit)], now: &[(NodeId, Unfit)]) -> bool {
     let is_same = |before: &Unfit, now: &Unfit| match (before, now) {
         (
             Unfit::NoRoom { needed_bytes, free_bytes },
