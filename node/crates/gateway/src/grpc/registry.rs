@@ -146,7 +146,9 @@ impl Pulls {
         let case = self.case(&asked.name)?;
         let keeping = self.keeping(&case.name).await?;
         let mut reasons = self.reasons(&case.name)?;
-        reasons.extend(keeping.kept.iter().map(|(member, kept)| v1::ReasonView {
+        // What lies under the name is no surprise.
+        let aside = keeping.kept.iter().filter(|(member, kept)| !case.has(member.id, kept.digest));
+        reasons.extend(aside.map(|(member, kept)| v1::ReasonView {
             node_id: member.id.0,
             text: kept_text(&member.name, kept, case.number_of(kept.digest)),
         }));
@@ -250,7 +252,7 @@ impl Pulls {
 
 impl Admin {
     /// Makes a change, or only asks this node's state whether it would take it.
-    async fn change_or_try(
+    pub(super) async fn change_or_try(
         &self,
         id: RequestId,
         command: Command,
