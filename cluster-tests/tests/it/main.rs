@@ -56,6 +56,7 @@ mod reach_back;
 mod real_ollama;
 mod receivers_follow_the_ingester;
 mod registry_for_the_lab;
+mod registry_of_models;
 mod relay_only;
 mod removed_member;
 mod request_ids;

@@ -19,6 +19,7 @@ use ollamax_types::{Digest, ErrorCode, ModelName, NodeId};
 
 use crate::error::PullError;
 use crate::handle::{Handle, PullLimit, PullSpec};
+use crate::keeping::KeptVersion;
 use crate::ports::{
     FetchStep, Listing, Opened, Origin, OriginError, OriginTrouble, Others, Place, PullStream, Runtime, RuntimeTrouble,
     Wanted,
@@ -62,6 +63,8 @@ pub struct MemOrigin {
 #[derive(Debug, Default)]
 struct Shop {
     manifests: BTreeMap<ModelName, Bytes>,
+    /// Those that can be had by their digests.
+    versions: BTreeMap<Digest, Bytes>,
     files: BTreeMap<Digest, Bytes>,
     manifest_faults: VecDeque<OriginTrouble>,
     faults: VecDeque<Fault>,
@@ -95,6 +98,7 @@ struct Folder {
     /// `None`: it never lists what is new.
     listing: Option<Listing>,
     is_known: bool,
+    is_down: bool,
     fetching: Fetching,
 }
 
@@ -118,6 +122,11 @@ impl MemOrigin {
     /// Lets a name stand for a manifest.
     pub fn put_manifest(&self, name: ModelName, manifest: impl Into<Bytes>) {
         lock(&self.shop).manifests.insert(name, manifest.into());
+    }
+
+    /// Gives a manifest to whoever asks for it by its digest.
+    pub fn put_version(&self, digest: Digest, manifest: impl Into<Bytes>) {
+        lock(&self.shop).versions.insert(digest, manifest.into());
     }
 
     /// Has these bytes for a file, whatever their digest is.
@@ -207,6 +216,18 @@ impl Origin for MemOrigin {
         async { answer }.boxed()
     }
 
+    fn manifest_of(
+        &self,
+        _name: &ModelName,
+        digest: Digest,
+        _insecure: bool,
+    ) -> BoxFuture<'static, Result<Bytes, OriginError>> {
+        let mut shop = lock(&self.shop);
+        shop.manifests_asked += 1;
+        let answer = shop.versions.get(&digest).cloned().ok_or_else(|| trouble(OriginTrouble::Absent));
+        async { answer }.boxed()
+    }
+
     fn open(&self, wanted: Wanted) -> BoxFuture<'static, Result<Opened, OriginError>> {
         let answer = self.answer(wanted);
         async { answer }.boxed()
@@ -279,8 +300,8 @@ impl MemRuntime {
     /// A runtime that keeps its models there, and lists at once what is new.
     #[must_use]
     pub fn at(place: Place) -> Self {
-        let folder =
-            Folder { place, looks: 0, listing: Some(Listing::Listed), is_known: true, fetching: Fetching::default() };
+        let listing = Some(Listing::Listed);
+        let folder = Folder { place, looks: 0, listing, is_known: true, is_down: false, fetching: Fetching::default() };
         Self { state: Arc::new(Mutex::new(folder)) }
     }
 
@@ -297,6 +318,11 @@ impl MemRuntime {
     /// Whether the cluster knows of new models from now on.
     pub fn set_known(&self, is_known: bool) {
         self.lock().is_known = is_known;
+    }
+
+    /// Whether it says nothing of what it has from now on, and removes nothing: it does not run.
+    pub fn set_down(&self, is_down: bool) {
+        self.lock().is_down = is_down;
     }
 
     /// From which shelf it fetches from now on.
@@ -358,7 +384,8 @@ impl Runtime for MemRuntime {
     }
 
     fn holds(&self, name: &ModelName) -> BoxFuture<'static, Result<Option<Digest>, RuntimeTrouble>> {
-        let held = fetching::holds(&self.lock().place, name);
+        let folder = self.lock();
+        let held = if folder.is_down { Err(fetching::down()) } else { fetching::holds(&folder.place, name) };
         async { held }.boxed()
     }
 
@@ -368,7 +395,8 @@ impl Runtime for MemRuntime {
     }
 
     fn delete(&self, name: &ModelName) -> BoxFuture<'static, Result<(), RuntimeTrouble>> {
-        let deleted = fetching::delete(&self.lock().place, name);
+        let folder = self.lock();
+        let deleted = if folder.is_down { Err(fetching::down()) } else { fetching::delete(&folder.place, name) };
         async { deleted }.boxed()
     }
 }
@@ -423,6 +451,16 @@ impl Others for MemOthers {
     fn limit(&self, to: NodeId, limit: PullLimit) -> BoxFuture<'static, Result<bool, PullError>> {
         let limited = self.handle(to).map(|handle| handle.limit_pull(&limit.name, limit.rate, limit.ahead));
         async { limited }.boxed()
+    }
+
+    fn kept(&self, to: NodeId, name: Option<ModelName>) -> BoxFuture<'static, Result<Vec<KeptVersion>, PullError>> {
+        let kept = self.handle(to).map(|handle| handle.kept_of(name.as_ref()));
+        async { kept }.boxed()
+    }
+
+    fn sweep(&self, to: NodeId, dry_run: bool) -> BoxFuture<'static, Result<Vec<KeptVersion>, PullError>> {
+        let handle = self.handle(to);
+        async move { handle?.sweep(dry_run).await }.boxed()
     }
 }
 

@@ -41,7 +41,8 @@ pub(crate) async fn answer(request: Request) -> Response<Body> {
 
 fn instead_of(path: &str) -> &'static str {
     match path {
-        "/api/delete" | "/api/copy" => "the Ollama beside the node that holds the model",
+        "/api/copy" => "ollamax model tag NAME NEW",
+        "/api/delete" => "ollamax model rm NAME",
         "/api/push" => "ollamax model push NAME",
         "/api/embeddings" => "/api/embed",
         "/v1/completions" => "/api/generate, or /v1/chat/completions",
