@@ -125,6 +125,8 @@ pub trait Daemon: Send + Sync + 'static {
     fn logs(&self, request: v1::LogsRequest) -> BoxStream<'static, Result<v1::LogLine, Status>>;
     /// Checks of this machine and its way to the others.
     fn doctor(&self) -> BoxFuture<'_, v1::DoctorReply>;
+    /// What the leader would do for the wishes of the cluster just now.
+    fn outlook(&self, order: v1::OutlookOrder) -> BoxFuture<'_, Result<v1::OutlookView, AdminError>>;
 }
 
 /// An error for an administrator: what happened, why, what to do.

@@ -20,7 +20,7 @@ use ollamax_transfer::{Ask, LedgerError, PullError, PullLimit, PullProgress, Pul
 use ollamax_types::{ErrorCode, ModelName, NodeId, Rate, Role};
 
 use super::daemon::AdminError;
-use super::{Admin, Engines, Reply, reply};
+use super::{Admin, Engines, Reply, id_of, reply};
 use crate::error::words_of;
 use crate::order::{self, Order};
 
@@ -332,6 +332,29 @@ impl Models for Pulls {
 
     async fn verify(&self, request: Request<v1::VerifyRequest>) -> Reply<Self::VerifyStream> {
         reply(self.verify_files(&request.into_inner()))
+    }
+
+    async fn plan_wishes(&self, request: Request<v1::WishFile>) -> Reply<v1::WishChanges> {
+        reply(self.planned_wishes(&request.into_inner().text))
+    }
+
+    async fn apply_wishes(&self, request: Request<v1::WishFile>) -> Reply<v1::WishChanges> {
+        let (id, request) = (id_of(&request), request.into_inner());
+        reply(self.applied_wishes(id, &request.text).await)
+    }
+
+    async fn list_wishes(&self, request: Request<v1::ListWishesRequest>) -> Reply<v1::ListWishesReply> {
+        reply(self.wishes(&request.into_inner().name).await)
+    }
+
+    async fn outlook(&self, request: Request<v1::OutlookRequest>) -> Reply<v1::OutlookReply> {
+        let (id, request) = (id_of(&request), request.into_inner());
+        reply(self.moves(id, request).await)
+    }
+
+    async fn move_model(&self, request: Request<v1::MoveRequest>) -> Reply<v1::MoveReply> {
+        let (id, request) = (id_of(&request), request.into_inner());
+        reply(self.move_copy(id, request).await)
     }
 }
 

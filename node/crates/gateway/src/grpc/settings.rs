@@ -55,7 +55,7 @@ impl Admin {
     }
 
     /// The state after a linearizable barrier, or as it is here.
-    async fn fresh(&self, local: bool) -> Result<metadata::Handle, AdminError> {
+    pub(super) async fn fresh(&self, local: bool) -> Result<metadata::Handle, AdminError> {
         let metadata = self.metadata()?;
         metadata.check_agreement()?;
         if !local {
