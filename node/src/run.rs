@@ -420,6 +420,7 @@ impl Services {
             .add_service(InferenceService::server(slot.clone(), self.imports))
             .add_service(KeysService::server(slot.clone(), signer.clone()))
             .add_service(TransferService::server(slot.clone()))
+            .add_service(PlacementService::server(slot.clone()))
             .add_service(join.clone());
         (members, Routes::new(join))
     }

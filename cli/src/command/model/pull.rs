@@ -10,7 +10,9 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use ollamax_proto::v1::pull_progress::{Stage, Wait};
-use ollamax_proto::v1::{CancelPullRequest, ListPullsRequest, PullProgress, PullRequest, SourceProgress};
+use ollamax_proto::v1::{
+    CancelPullRequest, ListPullsRequest, NodeLabel, PullProgress, PullRequest, SourceProgress,
+};
 use ollamax_types::Rate;
 
 use crate::args::{Global, Output, PullArgs, Replicas};
@@ -75,7 +77,14 @@ fn request(args: &PullArgs) -> PullRequest {
         replicas,
         on_all: args.replicas == Some(Replicas::All),
         limit_bytes_per_second: args.limit_rate.map(Rate::bytes),
+        labels: labels(&args.places.labels),
+        gpu_memory_bytes_min: args.places.gpu_memory_min.unwrap_or(0),
+        avoid: args.places.avoid.clone(),
     }
+}
+
+fn labels(labels: &[(String, String)]) -> Vec<NodeLabel> {
+    labels.iter().map(|(key, value)| NodeLabel { key: key.clone(), value: value.clone() }).collect()
 }
 
 /// Whether the daemon's stream ended where it should: somebody has the model, and of those that have not nobody is on
@@ -154,6 +163,15 @@ fn next(args: &PullArgs, seen: &Seen) -> String {
     }
     for node in &args.nodes {
         again += &format!(" --node {node}");
+    }
+    for (key, value) in &args.places.labels {
+        again += &format!(" --label {key}={value}");
+    }
+    if let Some(bytes) = args.places.gpu_memory_min {
+        again += &format!(" --gpu-memory-min {bytes}B");
+    }
+    for node in &args.places.avoid {
+        again += &format!(" --avoid {node}");
     }
     if let Some(rate) = args.limit_rate {
         again += &format!(" --limit-rate {rate}");
