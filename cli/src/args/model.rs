@@ -143,7 +143,6 @@ pub(crate) struct PullArgs {
     /// Node that shall have it, id or name; repeatable, or several with commas between
     #[arg(long = "node", value_name = "NODE", value_delimiter = ',')]
     pub(crate) nodes: Vec<String>,
-    /// Which nodes come into question
     #[command(flatten)]
     pub(crate) places: WhereArgs,
     /// Ask the registry over plain HTTP

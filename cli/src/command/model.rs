@@ -19,8 +19,10 @@ use crate::{output, text};
 mod bundle;
 mod export;
 mod limit;
+mod moves;
 mod pull;
 mod verify;
+mod wishes;
 
 /// Bytes of one message.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -40,6 +42,12 @@ pub(crate) async fn run(global: &Global, command: ModelCommand) -> Result<(), Fa
         ModelCommand::Pulls => pull::list(global).await,
         ModelCommand::Limit { name, rate } => limit::run(global, &name, rate).await,
         ModelCommand::Verify(args) => verify::run(global, &args).await,
+        ModelCommand::Plan { file } => wishes::plan(global, &file).await,
+        ModelCommand::Apply(args) => wishes::apply(global, &args).await,
+        ModelCommand::Wishes => wishes::list(global).await,
+        ModelCommand::Move(args) => moves::run(global, &args).await,
+        ModelCommand::Repair { dry_run } => moves::make(global, false, dry_run).await,
+        ModelCommand::Rebalance { dry_run } => moves::make(global, true, dry_run).await,
     }
 }
 

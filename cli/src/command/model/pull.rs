@@ -10,9 +10,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use ollamax_proto::v1::pull_progress::{Stage, Wait};
-use ollamax_proto::v1::{
-    CancelPullRequest, ListPullsRequest, NodeLabel, PullProgress, PullRequest, SourceProgress,
-};
+use ollamax_proto::v1::{CancelPullRequest, ListPullsRequest, NodeLabel, PullProgress, PullRequest, SourceProgress};
 use ollamax_types::Rate;
 
 use crate::args::{Global, Output, PullArgs, Replicas};
@@ -352,6 +350,7 @@ mod tests {
     use ollamax_proto::v1::BlobProgress;
 
     use super::*;
+    use crate::args::WhereArgs;
 
     fn pull(stage: Stage) -> PullProgress {
         let mut pull = PullProgress {
@@ -371,7 +370,8 @@ mod tests {
 
     fn asked() -> PullArgs {
         let (name, nodes) = ("llama3.2".to_owned(), vec![]);
-        PullArgs { name, replicas: None, nodes, insecure: false, wait: false, limit_rate: None, cancel: false }
+        let places = WhereArgs::default();
+        PullArgs { name, replicas: None, nodes, places, insecure: false, wait: false, limit_rate: None, cancel: false }
     }
 
     #[test]
@@ -407,6 +407,10 @@ mod tests {
         check(Stage::Fetching, all, "ollamax model pull llama3.2 --replicas all --wait");
         let slow = PullArgs { limit_rate: "20MB/s".parse().ok(), ..asked() };
         check(Stage::Fetching, slow, "ollamax model pull llama3.2 --limit-rate 20MB/s --wait");
+        let labels = vec![("room".to_owned(), "a".to_owned())];
+        let places = WhereArgs { labels, gpu_memory_min: Some(16), avoid: nodes(&["c"]) };
+        let some = "ollamax model pull llama3.2 --label room=a --gpu-memory-min 16B --avoid c --wait";
+        check(Stage::Fetching, PullArgs { places, ..asked() }, some);
         let one = PullArgs { nodes: nodes(&["a"]), insecure: true, ..asked() };
         check(Stage::Done, one, "ollamax run llama3.2");
     }
