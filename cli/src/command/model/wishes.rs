@@ -290,11 +290,11 @@ mod tests {
         };
         let everywhere = WishView { count: None, all: true, kind: "asked".to_owned(), ..wish(State::UnderWay) };
         insta::assert_snapshot!(rows(&[wish(State::Met), repaired, impossible, everywhere]), @r"
-        NAME             WANTED  HAS  WHERE                        FROM              STATE
-        llama3.2:latest  2       1                                 node/1 for admin  met
-        llama3.2:latest  2       1                                 node/1 for admin  under way (repair)
+        NAME             WANTED  HAS  WHERE                           FROM              STATE
+        llama3.2:latest  2       1                                    node/1 for admin  met
+        llama3.2:latest  2       1                                    node/1 for admin  under way (repair)
         llama3.2:latest  n2, n3  1    room=a, GPU of 16.0 GB, not n4  declared          impossible: n2 is a gateway
-        llama3.2:latest  all     1                                 node/1 for admin  under way
+        llama3.2:latest  all     1                                    node/1 for admin  under way
         ");
         assert_eq!(shown(&wish(State::UnderWay))["state"], "under_way");
         assert_eq!(word(State::Unspecified), "unknown");

@@ -34,7 +34,7 @@ pub(super) async fn label(global: &Global, node: String, words: Vec<LabelWord>) 
         return output::json("NodeLabels", json!({"id": reply.node_id, "labels": labels}));
     }
     let labels = in_words(&reply.labels);
-    output::line(&format!("Node {node} has {}.", if labels.is_empty() { "no labels" } else { &labels }))
+    output::line(&format!("Node {node} has {}.", if labels.is_empty() { "no labels" } else { labels.as_str() }))
 }
 
 /// Gives a node no new models, or gives it some again.
