@@ -50,6 +50,7 @@ mod receivers_follow_the_ingester;
 mod registry_for_the_lab;
 mod relay_only;
 mod removed_member;
+mod replication;
 mod request_ids;
 mod runtime_prunes_meanwhile;
 mod silent_members;
