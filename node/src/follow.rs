@@ -7,9 +7,11 @@ use std::time::Duration;
 
 pub(crate) mod ballast;
 pub(crate) mod gpus;
+pub(crate) mod labels;
 pub(crate) mod machine;
 pub(crate) mod members;
 pub(crate) mod models;
+pub(crate) mod presence;
 pub(crate) mod standing;
 pub(crate) mod strain;
 pub(crate) mod wishes;

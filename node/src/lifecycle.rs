@@ -17,6 +17,7 @@ use tonic::{Status, Streaming};
 
 use ollamax_core::catalog::command::NewMember;
 use ollamax_core::catalog::{Answer, Command, Refusal, read};
+use ollamax_core::placement::Outlook;
 use ollamax_gateway::grpc::nodes::remove_member;
 use ollamax_gateway::grpc::{AdminError, Daemon, Engines, Facts, Path, Phase};
 use ollamax_metadata::ProposeError;
@@ -437,6 +438,13 @@ impl Daemon for Node {
     fn engines(&self) -> Option<Engines> {
         let MemberEngines { metadata, scheduler, transfer, .. } = self.around.slot.get()?;
         Some(Engines { metadata, scheduler, transfer })
+    }
+
+    fn shortfall(&self) -> Result<Outlook, AdminError> {
+        match self.around.slot.get() {
+            Some(engines) => engines.prospect.shortfall().map_err(AdminError::from),
+            None => Ok(Outlook::default()),
+        }
     }
 
     fn init(&self, id: RequestId, request: v1::InitRequest) -> BoxFuture<'_, Result<v1::InitReply, AdminError>> {

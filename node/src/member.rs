@@ -33,10 +33,13 @@ use crate::adapters::transfer_over_net::TransferOverNet;
 use crate::calendar::minute_of_week;
 use crate::config::NodeConfig;
 use crate::data_dir::Membership;
+use crate::follow::labels::Teller;
 use crate::follow::members::{Addresses, Follower};
+use crate::follow::presence::Prospect;
 use crate::follow::standing::Asker;
 use crate::follow::wishes::Planner;
-use crate::follow::{ballast, machine, models, strain, wishes};
+use crate::follow::{ballast, labels, machine, models, strain, wishes};
+use crate::metrics::CopyMetrics;
 use crate::slot::{MemberEngines, Slot};
 use crate::telemetry::Standing;
 
@@ -74,6 +77,8 @@ pub(crate) struct Around {
     pub(crate) shelf: Option<transfer::Shelf>,
     /// The GPUs of this machine.
     pub(crate) gpus: watch::Receiver<Vec<Gpu>>,
+    /// What `/metrics` shows of copies.
+    pub(crate) copies: CopyMetrics,
     /// The cluster key.
     pub(crate) signer: Signer,
     /// Where this node can be reached.
@@ -132,6 +137,7 @@ impl Around {
             node: membership.node,
             name: membership.name.clone(),
             transfer: self.start_transfer(membership.node, metadata.clone(), scheduler.clone()),
+            prospect: Prospect::new(metadata.clone(), scheduler.clone()),
             scheduler,
             placements,
             metadata,
@@ -226,9 +232,13 @@ impl Around {
             metadata: engines.metadata.clone(),
             scheduler: engines.scheduler.clone(),
             transfer: Some(engines.transfer.clone()),
+            prospect: engines.prospect.clone(),
+            copies: self.copies.clone(),
             metrics: engines.transfer.metrics().clone(),
         };
         tasks.spawn(wishes::follow(planner, stop.clone()));
+        let teller = Teller { metadata: engines.metadata.clone(), scheduler: engines.scheduler.clone() };
+        tasks.spawn(labels::follow(teller, stop.clone()));
         tasks.spawn(ballast::follow(engines.metadata.clone(), stop.clone()));
         tasks.spawn(machine::keep_term(engines.metadata.clone(), Arc::clone(&self.standing), stop.clone()));
         let scheduler = engines.scheduler.clone();

@@ -1,4 +1,4 @@
-//! What the assembly itself counts: this build, this machine's disk and GPUs, and the other members.
+//! What the assembly itself counts: this build, this machine's disk and GPUs, the other members, and copies of models.
 //!
 //! | name | unit | labels | meaning |
 //! |---|---|---|---|
@@ -9,12 +9,16 @@
 //! | `ollamax_gpu_memory_total_bytes` | bytes | `uuid`, `name` | memory of a GPU |
 //! | `ollamax_gpu_memory_used_bytes` | bytes | `uuid`, `name` | of it in use |
 //! | `ollamax_gpu_use_ratio` | 0 to 1 | `uuid`, `name` | share of the last moments in which a GPU worked |
+//! | `ollamax_models_under_replicated` | models | | with too few copies, if it leads |
+//! | `ollamax_models_impossible` | models | | that cannot have the copies that are wanted, if it leads |
+//! | `ollamax_model_moves_under_way` | models | | with copies on their way that nobody asked for, if it leads |
+//! | `ollamax_model_moves_total` | moves | `kind`, `outcome`: done, failed | made by this node as the leader |
 //!
 //! CPU, memory, threads and files of the process are `process_*`, as every Prometheus client library names them. The
 //! page `docs/operations/metrics.md` lists the metrics of all crates; a test here compares it with what is registered.
 
 use prometheus::process_collector::ProcessCollector;
-use prometheus::{GaugeVec, IntGaugeVec, Opts, Registry};
+use prometheus::{GaugeVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use ollamax_core::health::Health;
 use ollamax_store::Space;
@@ -40,6 +44,24 @@ pub(crate) struct GpuMetrics {
     memory_total_bytes: IntGaugeVec,
     memory_used_bytes: IntGaugeVec,
     use_ratio: GaugeVec,
+}
+
+/// Copies of models as the leader sees them. A node that does not lead shows none.
+#[derive(Debug, Clone)]
+pub(crate) struct CopyMetrics {
+    under_replicated: IntGauge,
+    impossible: IntGauge,
+    under_way: IntGauge,
+    moves: IntCounterVec,
+}
+
+/// How a move ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Moved {
+    /// The copies are there, or the one that was not needed goes.
+    Done,
+    /// Some are not, or the cluster refused it.
+    Failed,
 }
 
 /// Shows the build and the process.
@@ -138,6 +160,69 @@ impl GpuMetrics {
             if let Some(permille) = gpu.use_permille {
                 self.use_ratio.with_label_values(&labels).set(f64::from(permille) / 1_000.0);
             }
+        }
+    }
+}
+
+// === impl CopyMetrics ===
+
+impl CopyMetrics {
+    /// Makes and registers them.
+    ///
+    /// # Errors
+    /// When the registry has one of these names already.
+    pub(crate) fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let moves =
+            Opts::new("ollamax_model_moves_total", "Copies made or dropped that nobody asked for, by this leader");
+        let metrics = Self {
+            under_replicated: IntGauge::new(
+                "ollamax_models_under_replicated",
+                "On the leader: models with too few copies; 0 elsewhere",
+            )?,
+            impossible: IntGauge::new(
+                "ollamax_models_impossible",
+                "On the leader: models that cannot have the copies that are wanted; 0 elsewhere",
+            )?,
+            under_way: IntGauge::new(
+                "ollamax_model_moves_under_way",
+                "On the leader: models with copies on their way that nobody asked for; 0 elsewhere",
+            )?,
+            moves: IntCounterVec::new(moves, &["kind", "outcome"])?,
+        };
+        // What is shown from the start has a first value for whoever computes rates.
+        for kind in ["repair", "rebalance", "emptying", "drop"] {
+            for outcome in [Moved::Done, Moved::Failed] {
+                metrics.moves.with_label_values(&[kind, outcome.as_str()]);
+            }
+        }
+        registry.register(Box::new(metrics.under_replicated.clone()))?;
+        registry.register(Box::new(metrics.impossible.clone()))?;
+        registry.register(Box::new(metrics.under_way.clone()))?;
+        registry.register(Box::new(metrics.moves.clone()))?;
+        Ok(metrics)
+    }
+
+    pub(crate) fn show(&self, under_replicated: usize, impossible: usize, under_way: usize) {
+        let count = |models: usize| i64::try_from(models).unwrap_or(i64::MAX);
+        self.under_replicated.set(count(under_replicated));
+        self.impossible.set(count(impossible));
+        self.under_way.set(count(under_way));
+    }
+
+    /// A move of this kind has ended.
+    pub(crate) fn moved(&self, kind: &str, outcome: Moved) {
+        self.moves.with_label_values(&[kind, outcome.as_str()]).inc();
+    }
+}
+
+// === impl Moved ===
+
+impl Moved {
+    /// The word in labels.
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Failed => "failed",
         }
     }
 }

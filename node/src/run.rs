@@ -36,6 +36,7 @@ use crate::adapters::inference_over_net::InferenceService;
 use crate::adapters::join_over_net::JoinService;
 use crate::adapters::keys_over_net::{KeysService, Signer};
 use crate::adapters::liveness_over_net::LivenessService;
+use crate::adapters::outlook_over_net::PlacementService;
 use crate::adapters::raft_over_net::RaftService;
 use crate::adapters::transfer_over_net::TransferService;
 use crate::admin_socket;
@@ -49,7 +50,7 @@ use crate::import::Importer;
 use crate::import::runtime_side::Imports;
 use crate::lifecycle::Node;
 use crate::member::Around;
-use crate::metrics::{self, GpuMetrics, Metrics};
+use crate::metrics::{self, CopyMetrics, GpuMetrics, Metrics};
 use crate::node_file::{self, Ends};
 use crate::removal;
 use crate::shelf;
@@ -233,6 +234,7 @@ fn around(
         origin: registries(&start.config)?,
         shelf: shelf::open(tasks, &stops.engines),
         gpus: spawn_gpus(shared)?,
+        copies: CopyMetrics::register(registry)?,
         signer: Signer::new(net.clone(), start.data_dir.join("keys").join("cluster.key")),
         addresses: Addresses {
             peer: local.advertise.clone(),

@@ -65,6 +65,11 @@ impl Sites {
         self
     }
 
+    /// All of them; none is said to hold anything.
+    pub(crate) fn all(&self) -> &[Site] {
+        &self.sites
+    }
+
     /// Those of some nodes that are heard just now.
     pub(crate) fn heard_of(&self, nodes: &[NodeId]) -> Vec<NodeId> {
         let is_heard = |site: &&Site| site.is_self || site.health == Health::Alive;
@@ -100,8 +105,8 @@ fn site(member: &Member, beat: Option<&Beat>, health: Health, is_self: bool) -> 
         labels: Arc::new(labels_of(member)),
         gpu_memory_bytes: beat.map_or(0, largest_gpu_bytes),
         cordon: member.cordon,
-        // No beat says how large that disk is; a watermark binds where it is known.
-        disk_total_bytes: None,
+        // What is free of the data directory's disk is no part of this one.
+        disk_total_bytes: beat.filter(|beat| beat.models_free_bytes.is_some()).and_then(|beat| beat.models_total_bytes),
     }
 }
 
@@ -172,13 +177,14 @@ mod tests {
             member(4, Role::Voter, MemberState::Drained),
             member(5, Role::Voter, MemberState::Departed { at: Timestamp(1) }),
         ]);
-        let beat = |node, models_free_bytes| Beat {
+        let beat = |node, models_free_bytes: Option<u64>| Beat {
             node: NodeId(node),
             sequence: 1,
             draining: false,
             runtime_state: RuntimeState::Up,
             disk_free_bytes: Some(9),
             models_free_bytes,
+            models_total_bytes: Some(20),
             ..scheduler.beat()
         };
         scheduler.observe(beat(2, Some(7)));
@@ -190,16 +196,17 @@ mod tests {
             .into_iter()
             .map(|site| {
                 let fit = (site.gateway, site.drained, site.runtime_up);
-                (site.node.0, site.health, fit, site.disk_free_bytes, site.holds, site.is_self)
+                let disk = (site.disk_free_bytes, site.disk_total_bytes);
+                (site.node.0, site.health, fit, disk, site.holds, site.is_self)
             })
             .collect();
         assert_eq!(
             told,
             [
-                (1, Health::Alive, (false, false, false), None, false, true),
-                (2, Health::Alive, (false, false, true), Some(7), true, false),
-                (3, Health::Alive, (true, false, true), Some(9), false, false),
-                (4, Health::Unknown, (false, true, false), None, false, false),
+                (1, Health::Alive, (false, false, false), (None, None), false, true),
+                (2, Health::Alive, (false, false, true), (Some(7), Some(20)), true, false),
+                (3, Health::Alive, (true, false, true), (Some(9), None), false, false),
+                (4, Health::Unknown, (false, true, false), (None, None), false, false),
             ]
         );
         scheduler.observe(beat(4, None));

@@ -11,6 +11,7 @@ use ollamax_transfer as transfer;
 use ollamax_types::{ClusterId, NodeId};
 
 use crate::adapters::placements_over_metadata::PlacementsOverMetadata;
+use crate::follow::presence::Prospect;
 
 /// This node as a member of a cluster.
 #[derive(Debug, Clone)]
@@ -27,6 +28,8 @@ pub(crate) struct MemberEngines {
     pub(crate) placements: PlacementsOverMetadata,
     /// Load, queues, dispatch.
     pub(crate) scheduler: scheduler::Handle,
+    /// What would be done for wishes, as this node sees it.
+    pub(crate) prospect: Prospect,
     /// Pulls, and what lies in the store of the runtime beside this node.
     pub(crate) transfer: transfer::Handle,
 }

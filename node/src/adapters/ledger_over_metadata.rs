@@ -16,7 +16,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use ollamax_blobs::BlobSpec;
-use ollamax_core::catalog::{Answer, BoundBlob, Command, Fault, Location, Refusal, Replicas, View, Wish, read};
+use ollamax_core::catalog::{
+    Answer, BoundBlob, Command, Fault, Location, PlanKind, Refusal, Replicas, View, Wish, read,
+};
 use ollamax_core::placement::{Planned, Site, Unfit, plan_pull};
 use ollamax_metadata as metadata;
 use ollamax_metadata::ProposeError;
@@ -253,6 +255,7 @@ fn assignment(node: NodeId, wish: &Wish, copies: &[Location]) -> Option<Assignme
         of,
         ingester: plan.ingester,
         others: everybody.into_iter().filter(|other| *other != node).collect(),
+        in_background: plan.kind != PlanKind::Asked,
     })
 }
 

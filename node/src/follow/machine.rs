@@ -79,22 +79,22 @@ pub(crate) async fn follow(reader: Reader, stop: CancellationToken) {
         if let Some(system) = &mut system {
             system.refresh_specifics(kinds);
         }
-        let models_free_bytes = answered(&mut asking, || reader.ask_for_room()).await;
-        reader.read(system.as_ref(), models_free_bytes);
+        let models = answered(&mut asking, || reader.ask_for_room()).await;
+        reader.read(system.as_ref(), models);
     }
 }
 
 // === impl Reader ===
 
 impl Reader {
-    /// Asks how much room models have.
-    fn ask_for_room(&self) -> JoinHandle<Option<u64>> {
+    /// Asks how full the disk is on which models lie.
+    fn ask_for_room(&self) -> JoinHandle<Option<Space>> {
         let report = self.runtime.borrow().clone();
         let (data_dir, environment) = (self.data_dir.clone(), self.environment.clone());
-        spawn_blocking(move || free_for_models(&report, &data_dir, &environment))
+        spawn_blocking(move || space_for_models(&report, &data_dir, &environment))
     }
 
-    fn read(&self, system: Option<&System>, models_free_bytes: Option<u64>) {
+    fn read(&self, system: Option<&System>, models: Option<Space>) {
         let disk = Space::of(&self.data_dir);
         self.disk.send_replace(disk);
         self.metrics.show_disk(disk);
@@ -102,7 +102,8 @@ impl Reader {
         self.metrics.show_members(&engines.scheduler.others());
         let mut machine = Machine {
             disk_free_bytes: disk.map(|space| space.free_bytes),
-            models_free_bytes,
+            models_free_bytes: models.map(|space| space.free_bytes),
+            models_total_bytes: models.map(size_bytes),
             gpus: self.gpus.borrow().clone(),
             applied_index: engines.metadata.status().applied,
             quarantined: engines.transfer.quarantined(),
@@ -121,13 +122,13 @@ impl Reader {
 /// What the disk says on which models lie. It may take its time, or never answer: nothing is known meanwhile, and it is
 /// not asked a second time.
 async fn answered(
-    asking: &mut Option<JoinHandle<Option<u64>>>,
-    ask: impl FnOnce() -> JoinHandle<Option<u64>>,
-) -> Option<u64> {
+    asking: &mut Option<JoinHandle<Option<Space>>>,
+    ask: impl FnOnce() -> JoinHandle<Option<Space>>,
+) -> Option<Space> {
     let mut asked = asking.take().unwrap_or_else(ask);
     let answer = timeout(ROOM_TIMEOUT, &mut asked).await;
     match answer {
-        Ok(Ok(free_bytes)) => free_bytes,
+        Ok(Ok(space)) => space,
         Ok(Err(error)) => {
             tracing::error!(code = %ErrorCode::Internal, %error, "ask how much room models have");
             None
@@ -139,12 +140,17 @@ async fn answered(
     }
 }
 
-/// What is free where the runtime of this report keeps its models; `None` where there is no such place here.
-fn free_for_models(report: &Report, data_dir: &Path, environment: &Environment) -> Option<u64> {
+/// The disk on which the runtime of this report keeps its models; `None` where there is no such place here.
+fn space_for_models(report: &Report, data_dir: &Path, environment: &Environment) -> Option<Space> {
     match model_place(report, data_dir, environment) {
-        ModelPlace::Store(place) => Space::of(&place).map(|space| space.free_bytes),
+        ModelPlace::Store(place) => Space::of(&place),
         ModelPlace::Elsewhere(_) | ModelPlace::NotFound(_) => None,
     }
+}
+
+/// What is kept back from this user counts as little as what is not there.
+const fn size_bytes(space: Space) -> u64 {
+    space.free_bytes.saturating_add(space.used_bytes)
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0..=1000 before the cast")]
@@ -192,26 +198,28 @@ mod tests {
         let tasks = TaskTracker::new();
         let mut disk = Some(tasks.spawn(async { answers.await.ok() }));
         for _ in 0..3 {
-            let free_bytes = answered(&mut asking, || {
+            let space = answered(&mut asking, || {
                 asked += 1;
                 disk.take().expect("it is asked once")
             });
-            assert_eq!(free_bytes.await, None);
+            assert_eq!(space.await, None);
         }
-        answer.send(7).expect("it still waits");
-        assert_eq!(answered(&mut asking, || unreachable!("it was asked")).await, Some(7));
+        let [first, second] = [7, 8].map(|free_bytes| Space { free_bytes, used_bytes: 3 });
+        answer.send(first).expect("it still waits");
+        assert_eq!(answered(&mut asking, || unreachable!("it was asked")).await, Some(first));
         assert_eq!(asked, 1);
-        assert_eq!(answered(&mut asking, || tasks.spawn(async { Some(8) })).await, Some(8));
+        assert_eq!(answered(&mut asking, || tasks.spawn(async move { Some(second) })).await, Some(second));
+        assert_eq!(size_bytes(first), 10);
     }
 
     #[test]
     fn models_have_the_room_of_the_disk_on_which_they_lie() {
         let folder = tempfile::tempdir().expect("temp");
         let environment = Environment { root: folder.path().to_owned(), ..Environment::default() };
-        let free = |kind| free_for_models(&Report::absent(kind), folder.path(), &environment);
-        assert_eq!(free(RuntimeKind::Engine), None, "the engine has no store yet");
-        assert_eq!(free(RuntimeKind::Ollama), None, "there is no Ollama");
+        let space = |kind| space_for_models(&Report::absent(kind), folder.path(), &environment);
+        assert_eq!(space(RuntimeKind::Engine), None, "the engine has no store yet");
+        assert_eq!(space(RuntimeKind::Ollama), None, "there is no Ollama");
         std::fs::create_dir(folder.path().join("models")).expect("made");
-        assert!(free(RuntimeKind::Engine).is_some_and(|bytes| bytes > 0));
+        assert!(space(RuntimeKind::Engine).is_some_and(|space| space.free_bytes > 0));
     }
 }

@@ -1,11 +1,12 @@
 //! The leader plans what wishes need; one step at a time, fenced by its term.
 //!
 //! Facts are gathered at each change of the state and every [`LOOK_INTERVAL`]; what follows from them is decided by
-//! [`plan_pull`]; a step lands only while this node leads in the term in which it was decided. One that fails is
-//! decided anew from fresh facts, and one that the cluster refused only after a while. A leader that has just begun
-//! waits a little for members that it has not heard yet, because what is not known of a node speaks against it. Before
-//! another node takes the place of one that brought a model into the cluster, those that receive it are asked how much
-//! they have. Nobody else plans, and what was planned goes on without a leader.
+//! `plan_moves`; a step lands only while this node leads in the term in which it was decided. One that fails is decided
+//! anew from fresh facts, and one that the cluster refused only after a while, the longer the more often it was
+//! refused; it stands in nobody's way meanwhile. A leader that has just begun waits a little for members that it has
+//! not heard yet, because what is not known of a node speaks against it. Before another node takes the place of one
+//! that brought a model into the cluster, those that receive it are asked how much they have. Nobody else plans, and
+//! what was planned goes on without a leader. Every node watches who is there, so that it can say what is missing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -13,24 +14,33 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use ollamax_core::catalog::{Command, Fault, Location, Plan, PlanKind, View, Wish, read};
-use ollamax_core::placement::{Planned, Site, plan_pull};
+use ollamax_core::catalog::{Command, Fault, PlanKind, View, Wish, read};
+use ollamax_core::health::Health;
+use ollamax_core::placement::{Move, Outlook, Site, Standing};
 use ollamax_metadata as metadata;
-use ollamax_metadata::{Part, ProposeError};
+use ollamax_metadata::ProposeError;
 use ollamax_scheduler as scheduler;
 use ollamax_security::draw_request_id;
 use ollamax_transfer as transfer;
-use ollamax_types::{Digest, ErrorCode, NodeId};
+use ollamax_types::{Digest, ErrorCode, ModelName, NodeId};
 
 use crate::follow::pause_after;
+use crate::follow::presence::{Prospect, Scene, leading_term, standing};
+use crate::metrics::{CopyMetrics, Moved};
 use crate::sites::{HEAR_TIMEOUT, Sites, holders};
+
+use self::rest::{News, Rest};
+
+mod rest;
 
 /// Time between two looks at what is not done yet, although nothing changed: a node may have died.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// Time between two looks at everything, what is done among it.
 const LOOK_AT_ALL_INTERVAL: Duration = Duration::from_secs(5);
-/// How long a plan that was refused is left alone: what speaks against it does not pass in a moment.
+/// How long a wish is left alone of which a step was refused: what speaks against it does not pass in a moment.
 const REFUSED_FOR: Duration = Duration::from_secs(5);
+/// The word under which copies count that go.
+const DROP: &str = "drop";
 
 /// How far a wish for a model is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,30 +60,31 @@ enum State {
 struct Book {
     known: BTreeMap<String, Known>,
     looked_at_all: Option<Instant>,
-    /// Rounds whose plan was refused, and until when they are left alone.
-    refused: BTreeMap<String, (u64, Instant)>,
+    /// Steps that were refused.
+    refused: BTreeMap<String, Refused>,
+    /// Copies on their way that nobody asked for, by what they are made for.
+    moving: BTreeMap<String, PlanKind>,
+    /// What people were told of wishes that cannot be met.
+    news: News,
+    /// Models with too few copies, and those that cannot have enough.
+    short: (usize, usize),
     /// How long the last look took.
     took: Duration,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Known {
+    standing: Standing,
+    state: State,
+}
+
+/// A step that the cluster refused.
+#[derive(Debug)]
+struct Refused {
+    command: Command,
     round: u64,
-    state: State,
-}
-
-/// What follows from the facts of one wish.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Finding {
-    state: State,
-    step: Option<Step>,
-}
-
-/// A plan for a round of a wish.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Step {
-    ingester: NodeId,
-    targets: Vec<NodeId>,
+    at: Instant,
+    rest: Rest,
 }
 
 /// What the loop works with.
@@ -85,11 +96,15 @@ pub(crate) struct Planner {
     pub(crate) scheduler: scheduler::Handle,
     /// Asks nodes how much they have of a model; nobody is asked without it.
     pub(crate) transfer: Option<transfer::Handle>,
-    /// What `/metrics` shows of it.
+    /// Who has been there for how long.
+    pub(crate) prospect: Prospect,
+    /// What `/metrics` shows of wishes.
     pub(crate) metrics: transfer::Metrics,
+    /// What it shows of copies and moves.
+    pub(crate) copies: CopyMetrics,
 }
 
-/// Plans while this node leads, until `stop`.
+/// Watches who is there, and plans while this node leads, until `stop`.
 pub(crate) async fn follow(planner: Planner, stop: CancellationToken) {
     let mut changes = planner.metadata.changes();
     // Since when, and in which term; and what it has seen in it.
@@ -107,6 +122,9 @@ pub(crate) async fn follow(planner: Planner, stop: CancellationToken) {
             return;
         }
         changes.borrow_and_update();
+        if let Err(fault) = planner.prospect.watch() {
+            tracing::error!(code = %ErrorCode::StorageFailed, error = %fault, "read the members to watch them");
+        }
         let Some(term) = leading_term(&planner.metadata) else {
             leads = None;
             planner.show(&Book::default());
@@ -127,12 +145,6 @@ pub(crate) async fn follow(planner: Planner, stop: CancellationToken) {
     }
 }
 
-/// The term in which this node leads, with its majority.
-fn leading_term(metadata: &metadata::Handle) -> Option<u64> {
-    let status = metadata.status();
-    (status.part == Part::Leader && status.has_quorum).then_some(status.term)
-}
-
 // === impl Planner ===
 
 impl Planner {
@@ -145,8 +157,8 @@ impl Planner {
         for command in due {
             let command = self.with_progress(command).await?;
             match self.take(&command, term).await {
-                Ok(()) => {}
-                Err(ProposeError::Refused(_)) => book.leave_alone(&command, Instant::now()),
+                Ok(()) => self.count(book.taken(&command), Moved::Done),
+                Err(ProposeError::Refused(_)) => self.count(book.leave_alone(&command, Instant::now()), Moved::Failed),
                 Err(_) => break,
             }
         }
@@ -160,30 +172,43 @@ impl Planner {
         if !sites.are_clear && since.elapsed() < HEAR_TIMEOUT {
             return Ok(Vec::new());
         }
-        book.look(&*view, &sites, Instant::now())
+        let now = Instant::now();
+        let wishes = book.standings(&*view, &|name| self.scheduler.loaded_on(name), now)?;
+        let scene = self.prospect.scene(&*view, sites, wishes)?;
+        let commands = book.decide(&scene, now);
+        for (kind, outcome) in book.ended(&scene) {
+            self.copies.moved(kind.as_str(), outcome);
+        }
+        Ok(commands)
     }
 
     /// The same change, or where another node is to bring a model into the cluster, the one that follows from what
     /// nodes have of it. Only those that are heard are asked: one that died would keep every wish waiting.
     async fn with_progress(&self, command: Command) -> Result<Command, Fault> {
         let Some(transfer) = &self.transfer else { return Ok(command) };
-        let Some((wish, digest, targets)) = self.moved(&command)? else { return Ok(command) };
+        let Some((wish, digest, targets)) = self.given_over(&command)? else { return Ok(command) };
         let heard = Sites::now(&*self.metadata.view(), &self.scheduler)?.heard_of(&targets);
         let permille = transfer.permille_of(&wish.name, digest, &heard).await;
         let view = self.metadata.view();
         let sites = Sites::now(&*view, &self.scheduler)?.with_progress(&permille);
-        let step = examine(&wish, &sites, &read::locations_of(&*view, &wish.name)?).step;
-        Ok(step.map_or(command, |step| step.of(&wish)))
+        let wishes = vec![standing(&*view, wish, &|_| Vec::new())?];
+        let moves = self.prospect.scene(&*view, sites, wishes)?.outlook().moves;
+        let plan = moves.into_iter().find(|step| matches!(step, Move::Plan { .. }));
+        Ok(plan.map_or(command, command_of))
     }
 
-    /// The wish of a plan that gives the place of whoever brings a model to another node, which version that is, and
-    /// who is to have it.
-    fn moved(&self, command: &Command) -> Result<Option<(Wish, Digest, Vec<NodeId>)>, Fault> {
+    /// The wish of a plan by which another node, that does not have the model, is to bring it; which version that is,
+    /// and who is to have it.
+    fn given_over(&self, command: &Command) -> Result<Option<(Wish, Digest, Vec<NodeId>)>, Fault> {
         let Command::PlanPull { name, round, ingester, targets, .. } = command else { return Ok(None) };
-        let wish = read::wish(&*self.metadata.view(), name)?.filter(|wish| wish.round == *round);
-        let is_moved = |wish: &Wish| wish.plan.as_ref().is_some_and(|plan| plan.ingester != *ingester);
-        let moved = wish.filter(is_moved);
-        Ok(moved.and_then(|wish| wish.digest.map(|digest| (wish, digest, targets.clone()))))
+        let view = self.metadata.view();
+        let is_given_over = |wish: &Wish| wish.plan.as_ref().is_some_and(|plan| plan.ingester != *ingester);
+        let wish = read::wish(&*view, name)?.filter(|wish| wish.round == *round && is_given_over(wish));
+        let Some((wish, digest)) = wish.and_then(|wish| wish.digest.map(|digest| (wish, digest))) else {
+            return Ok(None);
+        };
+        let has_it = holders(Some(digest), &read::locations_of(&*view, name)?).contains(ingester);
+        Ok((!has_it).then(|| (wish, digest, targets.clone())))
     }
 
     /// Makes one change as the leader of this term.
@@ -194,12 +219,18 @@ impl Planner {
         let change = metadata::Change { fence_term: Some(term), ..change };
         let made = self.metadata.propose_change(change).await.and_then(metadata::Committed::accepted);
         span.in_scope(|| match &made {
-            Ok(_) => tracing::info!(plan = ?command, "planned who gets a model from where"),
+            Ok(_) => tracing::info!(plan = ?command, "planned who has a model, and who gets it from where"),
             Err(error) => {
                 tracing::warn!(code = %error.code(), %error, "a plan for a model was not made; decided anew");
             }
         });
         made.map(|_| ())
+    }
+
+    fn count(&self, word: Option<&str>, outcome: Moved) {
+        if let Some(word) = word {
+            self.copies.moved(word, outcome);
+        }
     }
 
     /// A node that does not lead shows none.
@@ -208,6 +239,8 @@ impl Planner {
             let count = book.known.values().filter(|known| known.state == state).count();
             self.metrics.show_wishes(state.as_str(), count);
         }
+        let (under, impossible) = book.short;
+        self.copies.show(under, impossible, book.moving.len());
     }
 }
 
@@ -227,85 +260,163 @@ impl State {
     }
 }
 
-// === impl Step ===
-
-impl Step {
-    /// As a change of this wish.
-    fn of(self, wish: &Wish) -> Command {
-        let Self { ingester, targets } = self;
-        Command::PlanPull { name: wish.name.clone(), round: wish.round, ingester, targets, kind: PlanKind::Asked }
-    }
-}
-
 // === impl Book ===
 
 impl Book {
-    /// Notes how every wish stands, and gives the changes that are due. What was done at the last look is looked at
-    /// again only now and then, unless it is asked for anew.
-    fn look(&mut self, view: &dyn View, sites: &Sites, now: Instant) -> Result<Vec<Command>, Fault> {
+    /// How all wishes stand. What was done at the last look is looked at again only now and then, unless its record is
+    /// another one.
+    fn standings(
+        &mut self,
+        view: &dyn View,
+        loaded: &dyn Fn(&ModelName) -> Vec<NodeId>,
+        now: Instant,
+    ) -> Result<Vec<Standing>, Fault> {
         let at_all = self.looked_at_all.is_none_or(|at| now.saturating_duration_since(at) >= LOOK_AT_ALL_INTERVAL);
-        let (mut known, mut commands) = (BTreeMap::new(), Vec::new());
-        self.refused.retain(|_, (_, until)| *until > now);
+        let mut standings = Vec::new();
         for wish in read::wishes(view)? {
-            let (key, round) = (wish.name.key(), wish.round);
-            let is_done = Known { round, state: State::Held };
-            if !at_all && self.known.get(&key) == Some(&is_done) {
-                known.insert(key, is_done);
-                continue;
-            }
-            let copies = read::locations_of(view, &wish.name)?;
-            let Finding { state, step } = examine(&wish, sites, &copies);
-            let is_refused = self.refused.get(&key).is_some_and(|(refused, _)| *refused == round);
-            known.insert(key, Known { round, state });
-            if let Some(step) = step
-                && !is_refused
-            {
-                commands.push(step.of(&wish));
-            }
+            let known = self.known.get(&wish.name.key()).filter(|known| known.state == State::Held && !at_all);
+            standings.push(match known.filter(|known| known.standing.wish == wish) {
+                Some(known) => {
+                    let loaded_on = loaded(&wish.name).into_iter().collect();
+                    Standing { loaded_on, ..known.standing.clone() }
+                }
+                None => standing(view, wish, loaded)?,
+            });
         }
-        self.known = known;
         if at_all {
             self.looked_at_all = Some(now);
         }
-        Ok(commands)
+        Ok(standings)
     }
 
-    /// Notes that this plan was refused.
-    fn leave_alone(&mut self, command: &Command, now: Instant) {
-        if let Command::PlanPull { name, round, .. } = command {
-            self.refused.insert(name.key(), (*round, now + REFUSED_FOR));
+    /// Notes how every wish stands, and gives the changes that are due.
+    fn decide(&mut self, scene: &Scene, now: Instant) -> Vec<Command> {
+        let outlook = scene.outlook();
+        self.short = (outlook.under.len(), outlook.impossible.len());
+        for (name, why) in self.news.of(&outlook.impossible, now) {
+            let why: Vec<String> = why.iter().map(|(node, unfit)| unfit.of(&format!("node {node}"))).collect();
+            tracing::warn!(model = %name, why = why.join("; "), "a model cannot have the copies that are wanted");
         }
+        let is_impossible = |name: &ModelName| outlook.impossible.iter().any(|(impossible, _)| impossible == name);
+        let known = |standing: &Standing| {
+            let state = state_of(standing, is_impossible(&standing.wish.name));
+            (standing.wish.name.key(), Known { standing: standing.clone(), state })
+        };
+        self.known = scene.wishes.iter().map(known).collect();
+        // Another round is another matter.
+        let known = &self.known;
+        self.refused.retain(|key, refused| {
+            known.get(key).is_some_and(|known| known.standing.wish.round == refused.round) && !refused.rest.is_over(now)
+        });
+        self.steps(scene, outlook, now)
+    }
+
+    /// What is to be done now, without what was refused a short time ago.
+    fn steps(&self, scene: &Scene, outlook: Outlook, now: Instant) -> Vec<Command> {
+        let (mut left_alone, mut moves) = (BTreeSet::new(), outlook.moves);
+        loop {
+            let (resting, due): (Vec<Move>, Vec<Move>) = moves.into_iter().partition(|step| self.rests(step, now));
+            if resting.is_empty() {
+                return due.into_iter().map(command_of).collect();
+            }
+            left_alone.extend(resting.iter().map(|step| name_of(step).key()));
+            // Where one step is made at a time, the next one is somebody else's.
+            moves = scene.without(&left_alone).outlook().moves;
+        }
+    }
+
+    /// Whether a step is left alone: for a moment whatever it is, and longer where the same was refused.
+    fn rests(&self, step: &Move, now: Instant) -> bool {
+        self.refused.get(&name_of(step).key()).is_some_and(|refused| {
+            let is_fresh = now.saturating_duration_since(refused.at) < REFUSED_FOR;
+            is_fresh || (refused.command == command_of(step.clone()) && refused.rest.lasts(now))
+        })
+    }
+
+    /// Notes that this change was made, and gives the word under which it counts, where it is done by that.
+    fn taken(&mut self, command: &Command) -> Option<&'static str> {
+        let Command::DropCopies { name, .. } = command else { return None };
+        // It goes, which is seen on record.
+        self.known.remove(&name.key());
+        Some(DROP)
+    }
+
+    /// Notes that this change was refused, and gives the word under which it counts.
+    fn leave_alone(&mut self, command: &Command, now: Instant) -> Option<&'static str> {
+        let (name, word) = if let Command::PlanPull { name, kind, .. } = command {
+            (name, Some(kind.as_str()).filter(|_| *kind != PlanKind::Asked))
+        } else if let Command::DropCopies { name, .. } = command {
+            (name, Some(DROP))
+        } else {
+            return None;
+        };
+        let key = name.key();
+        let round = self.known.get(&key).map_or(0, |known| known.standing.wish.round);
+        let before = self.refused.remove(&key).filter(|before| before.command == *command);
+        let rest = before.map_or_else(|| Rest::of(REFUSED_FOR, now), |before| before.rest.longer(now));
+        self.refused.insert(key, Refused { command: command.clone(), round, at: now, rest });
+        word
+    }
+
+    /// The moves that have come to an end since the last look.
+    fn ended(&mut self, scene: &Scene) -> Vec<(PlanKind, Moved)> {
+        let moving = scene.wishes.iter().filter_map(|standing| {
+            let kind = standing.wish.plan.as_ref()?.kind;
+            let is_moving = kind != PlanKind::Asked && !coming(standing, scene.sites.all()).is_empty();
+            is_moving.then(|| (standing.wish.name.key(), kind))
+        });
+        let moving: BTreeMap<String, PlanKind> = moving.collect();
+        let before = std::mem::replace(&mut self.moving, moving);
+        let over = before.into_iter().filter(|(key, _)| !self.moving.contains_key(key));
+        // Who asked for it anew, or wants it no more, has ended it; that is neither.
+        let outcome = |(key, kind): (String, PlanKind)| {
+            let standing = &self.known.get(&key)?.standing;
+            let plan = standing.wish.plan.as_ref().filter(|plan| plan.kind == kind)?;
+            let has_failed = |node: &NodeId| standing.wish.failures.contains_key(node) && !holds(standing, *node);
+            Some((kind, if plan.targets.iter().any(has_failed) { Moved::Failed } else { Moved::Done }))
+        };
+        over.filter_map(outcome).collect()
     }
 }
 
-/// How a wish stands, and what is to be done for it.
-fn examine(wish: &Wish, sites: &Sites, copies: &[Location]) -> Finding {
-    let holders = holders(wish.digest, copies);
-    let places: Vec<Site> = sites.with_holders(&holders);
-    // The size is known with the version.
-    let planned = plan_pull(wish, &places, wish.digest.map(|_| wish.size_bytes));
-    let state = state_of(wish, &holders, &planned);
-    let step = match planned {
-        Planned::Plan { ingester, targets } if !is_planned(wish.plan.as_ref(), ingester, &targets) => {
-            Some(Step { ingester, targets })
+/// A step as a change.
+fn command_of(step: Move) -> Command {
+    match step {
+        Move::Plan { name, round, ingester, targets, kind } => {
+            Command::PlanPull { name, round, ingester, targets, kind }
         }
-        Planned::Plan { .. } | Planned::Impossible(_) | Planned::Nothing => None,
-    };
-    Finding { state, step }
+        Move::Drop { name, node } => Command::DropCopies { name, nodes: vec![node], forget: false, force: false },
+    }
 }
 
-/// Whether this is what is on record already.
-fn is_planned(plan: Option<&Plan>, ingester: NodeId, targets: &[NodeId]) -> bool {
-    plan.is_some_and(|plan| plan.ingester == ingester && plan.targets == targets)
+const fn name_of(step: &Move) -> &ModelName {
+    match step {
+        Move::Plan { name, .. } | Move::Drop { name, .. } => name,
+    }
 }
 
-fn state_of(wish: &Wish, holders: &BTreeSet<NodeId>, planned: &Planned) -> State {
+/// Whether a node has the version of the round.
+fn holds(standing: &Standing, node: NodeId) -> bool {
+    standing.wish.digest.is_some() && standing.holders.contains(&node)
+}
+
+/// The targets that will have the model if nothing happens. Nobody waits for one that is dead.
+fn coming(standing: &Standing, sites: &[Site]) -> Vec<NodeId> {
+    let is_there = |node: NodeId| sites.iter().any(|site| site.node == node && site.health != Health::Dead);
+    let is_coming =
+        |node: &NodeId| !holds(standing, *node) && !standing.wish.failures.contains_key(node) && is_there(*node);
+    let targets = standing.wish.plan.iter().flat_map(|plan| plan.targets.iter().copied());
+    targets.filter(is_coming).collect()
+}
+
+/// How far a wish is, and whether there are nodes enough for it.
+fn state_of(standing: &Standing, is_impossible: bool) -> State {
+    let wish = &standing.wish;
     let Some(plan) = &wish.plan else {
-        return if matches!(planned, Planned::Impossible(_)) { State::Impossible } else { State::UnderWay };
+        return if is_impossible { State::Impossible } else { State::UnderWay };
     };
-    let holds = |node: &NodeId| wish.digest.is_some() && holders.contains(node);
-    let has_failed = |node: &NodeId| wish.failures.contains_key(node) && !holds(node);
-    let missing: Vec<&NodeId> = plan.targets.iter().filter(|target| !holds(target)).collect();
+    let has_failed = |node: &NodeId| wish.failures.contains_key(node) && !holds(standing, *node);
+    let missing: Vec<&NodeId> = plan.targets.iter().filter(|target| !holds(standing, **target)).collect();
     if missing.is_empty() {
         State::Held
     } else if has_failed(&plan.ingester) || missing.into_iter().all(has_failed) {

@@ -55,6 +55,7 @@ async fn registry() -> Registry {
     let space = Space { free_bytes: 7, used_bytes: 9 };
     Metrics::register(&registry).expect("new names").show_disk(Some(space));
     GpuMetrics::register(&registry).expect("new names").show(&[], &[gpu()]);
+    CopyMetrics::register(&registry).expect("new names");
     backups::metrics::Metrics::register(&registry).expect("new names");
     outbound::Metrics::new().register(&registry).expect("new names");
     Door::open(new_key(), Words::default()).await.net.metrics().register(&registry).expect("new names");
@@ -140,4 +141,25 @@ fn a_gpu_that_is_gone_leaves_the_metrics() {
     assert_eq!(registry.gather().iter().map(|family| family.get_metric().len()).sum::<usize>(), 3);
     metrics.show(&[gpu()], &[]);
     assert!(registry.gather().iter().all(|family| family.get_metric().is_empty()));
+}
+
+#[test]
+fn copies_and_moves_are_shown_as_the_leader_counts_them() {
+    let registry = Registry::new();
+    let metrics = CopyMetrics::register(&registry).expect("new names");
+    metrics.show(3, 2, 1);
+    metrics.moved("repair", Moved::Done);
+    metrics.moved("drop", Moved::Failed);
+    let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).expect("text");
+    let values: Vec<&str> = text.lines().filter(|line| !line.starts_with('#') && !line.ends_with(" 0")).collect();
+    assert_eq!(
+        values,
+        [
+            r#"ollamax_model_moves_total{kind="drop",outcome="failed"} 1"#,
+            r#"ollamax_model_moves_total{kind="repair",outcome="done"} 1"#,
+            "ollamax_model_moves_under_way 1",
+            "ollamax_models_impossible 2",
+            "ollamax_models_under_replicated 3",
+        ]
+    );
 }

@@ -14,11 +14,13 @@ use crate::catalog::Cordon;
 use crate::health::Health;
 
 mod fit;
+mod knobs;
 mod moves;
 mod presence;
 mod pull;
 
 pub use fit::Unfit;
+pub use knobs::knobs;
 pub use moves::{Facts, Move, Outlook, Shortage, Standing, plan_moves};
 pub use presence::Presence;
 pub use pull::{Planned, is_of_the_node, plan_pull};

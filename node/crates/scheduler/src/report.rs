@@ -44,6 +44,8 @@ pub struct Machine {
     pub disk_free_bytes: Option<u64>,
     /// Free bytes where the runtime's models lie; `None` when that is not known.
     pub models_free_bytes: Option<u64>,
+    /// Size of the disk where they lie, bytes; `None` when that is not known.
+    pub models_total_bytes: Option<u64>,
     /// Its GPUs; empty without a driver.
     pub gpus: Vec<Gpu>,
     /// Raft index that this node has applied.

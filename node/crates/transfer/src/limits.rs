@@ -324,7 +324,18 @@ impl Gate {
     /// The same way for bytes for which nobody waits.
     #[must_use]
     pub(crate) fn in_background(self) -> Self {
-        Self { urgency: Urgency::Background, ..self }
+        self.with_urgency(Urgency::Background)
+    }
+
+    /// The same way for bytes of this urgency.
+    #[must_use]
+    pub(crate) fn with_urgency(self, urgency: Urgency) -> Self {
+        Self { urgency, ..self }
+    }
+
+    /// Whether somebody waits for the bytes.
+    pub(crate) const fn urgency(&self) -> Urgency {
+        self.urgency
     }
 
     /// Returns when so many bytes may come. `held` is called whenever they have to wait, at least once a second.

@@ -330,6 +330,8 @@ pub struct Assignment {
     pub ingester: NodeId,
     /// The other nodes that have the model or will have it.
     pub others: Vec<NodeId>,
+    /// Nobody waits for it: the cluster makes the copy by itself.
+    pub in_background: bool,
 }
 
 /// What a node does for a wish.

@@ -431,9 +431,10 @@ impl Drop for Hurry<'_> {
     }
 }
 
-/// Whether what is done for one assignment is what the other asks for.
+/// Whether what is done for one assignment is what the other asks for. What somebody waits for from now on begins anew
+/// with what has come, and goes faster.
 fn goes_on(known: &Assignment, now: &Assignment) -> bool {
-    if known.duty != now.duty {
+    if known.duty != now.duty || known.in_background && !now.in_background {
         return false;
     }
     let is_same_version = known.digest.is_some() && known.digest == now.digest;
@@ -506,6 +507,7 @@ mod tests {
             of: 1,
             ingester: NodeId(1),
             others: vec![NodeId(1)],
+            in_background: false,
         }
     }
 
@@ -532,6 +534,9 @@ mod tests {
         let now = Assignment { ingester: NodeId(2), ..assignment(2, Some(7), Receive) };
         assert!(!goes_on(&known, &now), "another node tells the hashes now");
         assert!(goes_on(&known, &Assignment { digest: None, ..now }), "it may stand for another version");
+        let quiet = Assignment { in_background: true, ..known.clone() };
+        assert!(goes_on(&quiet, &quiet) && goes_on(&known, &quiet), "it is on its way");
+        assert!(!goes_on(&quiet, &known), "somebody waits for it from now on");
     }
 
     #[test]

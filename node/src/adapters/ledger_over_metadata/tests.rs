@@ -72,6 +72,7 @@ fn what_a_node_has_to_do_follows_from_the_plan_and_from_who_has_the_version() {
             of,
             ingester: wish.plan.as_ref().expect("planned").ingester,
             others: nodes(others),
+            in_background: false,
         });
         assert_eq!(found, expected, "{what}");
     };
@@ -100,6 +101,18 @@ fn what_a_node_has_to_do_follows_from_the_plan_and_from_who_has_the_version() {
     let two_left = Wish { plan: wish(3, &[2, 1, 3], Some(1)).plan, ..failed(3, 2) };
     check("a stripe less", &two_left, &[], Some((Receive, (0, 1), &[2, 3])));
     check("it has it whatever it told", &failed(1, 1), &[(1, 1)], Some((Ingest, (0, 1), &[2])));
+}
+
+#[test]
+fn who_makes_a_copy_that_nobody_asked_for_makes_it_in_the_background() {
+    for (kind, expected) in
+        [(PlanKind::Asked, false), (PlanKind::Repair, true), (PlanKind::Rebalance, true), (PlanKind::Emptying, true)]
+    {
+        let wish = wish(2, &[2, 1], Some(1));
+        let plan = wish.plan.clone().map(|plan| Plan { kind, ..plan });
+        let found = assignment(ME, &Wish { plan, ..wish }, &copies(&[(2, 1)])).expect("it lacks the copy");
+        assert_eq!(found.in_background, expected, "{kind:?}");
+    }
 }
 
 #[test]

@@ -1,11 +1,13 @@
-//! What follows from the facts of a wish is a table; that it lands is seen in a cluster of one.
+//! What follows from the facts of wishes is a table; that it lands is seen in a cluster of one.
 
 use std::sync::Arc;
 
+use prometheus::Registry;
+
 use ollamax_core::catalog::mem::MemView;
-use ollamax_core::catalog::{CLUSTER_VERSION, Cordon, Failure, Key, Mutation, Record, Replicas};
-use ollamax_core::health::Health;
-use ollamax_types::{Digest, ModelName, ModelRecord, Timestamp};
+use ollamax_core::catalog::{CLUSTER_VERSION, Cordon, Failure, Key, Location, Mutation, Plan, Record, Replicas};
+use ollamax_core::placement::Presence;
+use ollamax_types::{ModelRecord, ReplicaKnobs, Timestamp};
 
 use super::*;
 use crate::cluster_of_one::{NODE, World};
@@ -85,29 +87,55 @@ fn copy(node: u64) -> Location {
     Location { node: NodeId(node), model }
 }
 
-fn found(wish: &Wish, sites: &[Site], held: &[u64]) -> Finding {
-    let copies: Vec<Location> = held.iter().copied().map(copy).collect();
-    examine(wish, &Sites::of(sites.to_vec()), &copies)
+fn standing_of(wish: Wish, held: &[u64]) -> Standing {
+    Standing {
+        size_bytes: wish.size_bytes,
+        holders: nodes(held).into_iter().collect(),
+        dropping: BTreeSet::new(),
+        pinned: false,
+        loaded_on: BTreeSet::new(),
+        wish,
+    }
+}
+
+/// Everybody has been as they are for an hour.
+fn scene(sites: &[Site], wishes: &[Standing]) -> Scene {
+    let seen = sites.iter().map(|site| (site.node, site.health)).collect();
+    let mut presence = Presence::default();
+    for turn in 0..=360 {
+        presence.look(turn * 10_000, 1, &seen);
+    }
+    let (sites, wishes) = (Sites::of(sites.to_vec()), wishes.to_vec());
+    Scene { now_ms: 100_000_000, sites, wishes, presence, knobs: ReplicaKnobs::default() }
+}
+
+/// How a wish stands, and what is done for it.
+fn found(wish: &Wish, sites: &[Site], held: &[u64]) -> (State, Vec<Command>) {
+    let mut book = Book::default();
+    let commands = book.decide(&scene(sites, &[standing_of(wish.clone(), held)]), Instant::now());
+    (book.known[&name().key()].state, commands)
+}
+
+/// The only plan among these, as who brings the model, and who is to have it.
+fn plan_of(commands: &[Command]) -> (u64, Vec<NodeId>) {
+    let [Command::PlanPull { ingester, targets, round: 7, .. }] = commands else { panic!("one plan: {commands:?}") };
+    (ingester.0, targets.clone())
 }
 
 #[test]
 fn a_wish_without_a_plan_gets_one_where_that_is_possible() {
     let sites = [site(1, 100), site(2, 900), site(3, 500)];
-    let Finding { state, step } = found(&asked(2), &sites, &[]);
-    let step = step.expect("a plan");
-    assert_eq!((state, step.targets.len()), (State::UnderWay, 2));
-    assert!(step.targets.contains(&step.ingester), "{step:?}");
-    assert!(!step.targets.contains(&NodeId(1)), "it has the least room: {step:?}");
+    let (state, commands) = found(&asked(2), &sites, &[]);
+    assert_eq!((state, plan_of(&commands)), (State::UnderWay, (2, nodes(&[2, 3]))), "node 1 has the least room");
     let nobody = Site { runtime_up: false, ..site(1, 100) };
-    let impossible = Finding { state: State::Impossible, step: None };
-    assert_eq!(found(&asked(2), &[nobody], &[]), impossible);
+    assert_eq!(found(&asked(2), &[nobody], &[]), (State::Impossible, vec![]));
 }
 
 #[test]
 fn a_plan_that_goes_on_is_left_alone_and_one_that_cannot_is_made_anew() {
     let sites = [site(1, 900), site(2, 900), site(3, 900)];
     let check = |what: &str, wish: &Wish, held: &[u64], state: State| {
-        assert_eq!(found(wish, &sites, held), Finding { state, step: None }, "{what}");
+        assert_eq!(found(wish, &sites, held), (state, vec![]), "{what}");
     };
     check("nobody has it yet", &planned(1, &[1, 2]), &[], State::UnderWay);
     check("one has", &resolved(planned(1, &[1, 2])), &[1], State::UnderWay);
@@ -116,32 +144,44 @@ fn a_plan_that_goes_on_is_left_alone_and_one_that_cannot_is_made_anew() {
     check("who has it has not failed", &told, &[1, 2], State::Held);
 
     let dead = [Site { health: Health::Dead, ..site(1, 900) }, site(2, 900), site(3, 900)];
-    let step = found(&planned(1, &[1, 2]), &dead, &[]).step.expect("another plan");
-    assert_ne!(step.ingester, NodeId(1));
+    let (_, commands) = found(&planned(1, &[1, 2]), &dead, &[]);
+    assert_ne!(plan_of(&commands).0, 1);
     let full = failed(planned(1, &[1, 2]), &[(1, ErrorCode::DiskFull)]);
-    let step = found(&full, &sites, &[]).step.expect("another plan");
-    assert_ne!(step.ingester, NodeId(1));
+    let (_, commands) = found(&full, &sites, &[]);
+    assert_ne!(plan_of(&commands).0, 1);
 }
 
 #[test]
 fn where_nobody_else_can_a_failed_wish_is_told_as_such() {
     let all = failed(planned(1, &[1, 2]), &[(1, ErrorCode::DiskFull), (2, ErrorCode::DiskFull)]);
     let sites = [site(1, 900), site(2, 900)];
-    assert_eq!(found(&all, &sites, &[]), Finding { state: State::Failed, step: None });
+    assert_eq!(found(&all, &sites, &[]), (State::Failed, vec![]));
+}
+
+#[test]
+fn a_copy_too_many_goes_and_counts_as_gone_when_that_is_on_record() {
+    let sites = [site(1, 900), site(2, 900), site(3, 900)];
+    let held = [standing_of(resolved(planned(1, &[1, 2, 3])), &[1, 2, 3])];
+    let mut book = Book::default();
+    let due = book.decide(&scene(&sites, &held), Instant::now());
+    let drop = Command::DropCopies { name: name(), nodes: nodes(&[3]), forget: false, force: false };
+    assert_eq!(due, [drop]);
+    assert_eq!((book.taken(&due[0]), book.known.len()), (Some(DROP), 0), "the record is read anew");
 }
 
 #[test]
 fn who_has_the_most_of_a_model_takes_the_place_of_who_brought_it() {
-    let begun = resolved(planned(1, &[2, 3]));
-    let dead = Site { health: Health::Dead, ..site(1, 900) };
+    let begun = standing_of(resolved(planned(1, &[2, 3])), &[]);
+    let sites = [Site { health: Health::Dead, ..site(1, 900) }, site(2, 900), site(3, 100)];
     let with = |permille: &[(u64, u16)]| {
         let permille = permille.iter().map(|(node, permille)| (NodeId(*node), *permille)).collect();
-        let sites = Sites::of(vec![dead.clone(), site(2, 900), site(3, 100)]).with_progress(&permille);
-        examine(&begun, &sites, &[]).step.map(|step| (step.ingester.0, step.targets))
+        let known = Sites::of(sites.to_vec()).with_progress(&permille);
+        let scene = Scene { sites: known, ..scene(&sites, std::slice::from_ref(&begun)) };
+        plan_of(&scene.outlook().moves.into_iter().map(command_of).collect::<Vec<_>>())
     };
-    assert_eq!(with(&[]), Some((2, nodes(&[2, 3]))), "nobody said how far it is");
-    assert_eq!(with(&[(2, 300), (3, 301)]), Some((3, nodes(&[2, 3]))));
-    assert_eq!(with(&[(3, 0)]), Some((3, nodes(&[2, 3]))), "what is not known is the least");
+    assert_eq!(with(&[]), (2, nodes(&[2, 3])), "nobody said how far it is");
+    assert_eq!(with(&[(2, 300), (3, 301)]), (3, nodes(&[2, 3])));
+    assert_eq!(with(&[(3, 0)]), (3, nodes(&[2, 3])), "what is not known is the least");
 }
 
 #[test]
@@ -160,10 +200,16 @@ fn what_is_done_is_looked_at_again_only_now_and_then_unless_it_is_asked_for_anew
     let held = |node| Mutation::Put(at(node), Record::Location(copy(node)));
     let (mut view, mut book) = (MemView::default(), Book::default());
     view.write(&[put(&resolved(planned(1, &[1, 2]))), held(1), held(2)]);
-    let sites = Sites::of(vec![site(1, 900), site(2, 900)]);
+    let sites = [site(1, 900), site(2, 900)];
     let start = Instant::now();
+    let due_at = |book: &mut Book, view: &MemView, seconds: u64| {
+        let now = start + Duration::from_secs(seconds);
+        let wishes = book.standings(view, &|_| nodes(&[2]), now).expect("readable");
+        assert!(wishes.iter().all(|standing| standing.loaded_on.contains(&NodeId(2))), "that is asked each time");
+        book.decide(&scene(&sites, &wishes), now)
+    };
     let state_at = |book: &mut Book, view: &MemView, seconds: u64| {
-        book.look(view, &sites, start + Duration::from_secs(seconds)).expect("readable");
+        due_at(book, view, seconds);
         book.known[&name().key()].state
     };
     assert_eq!(state_at(&mut book, &view, 0), State::Held);
@@ -172,37 +218,99 @@ fn what_is_done_is_looked_at_again_only_now_and_then_unless_it_is_asked_for_anew
     assert_eq!(state_at(&mut book, &view, 5), State::UnderWay);
     view.write(&[held(2)]);
     assert_eq!(state_at(&mut book, &view, 6), State::Held, "what is not done is looked at each time");
-    view.write(&[put(&Wish { round: 8, ..asked(2) })]);
-    let due = book.look(&view, &sites, start + Duration::from_secs(7)).expect("readable");
+    let again = Wish { round: 8, ..asked(2) };
+    view.write(&[put(&again)]);
+    let due = due_at(&mut book, &view, 7);
     assert!(matches!(due.as_slice(), [Command::PlanPull { round: 8, .. }]), "{due:?}");
     view.write(&[Mutation::Delete(Key::Wish(name().key()))]);
-    assert_eq!(book.look(&view, &sites, start + Duration::from_secs(8)), Ok(vec![]));
+    assert_eq!(due_at(&mut book, &view, 8), vec![]);
     assert!(book.known.is_empty(), "what is forgotten is not counted");
 }
 
 #[test]
-fn a_plan_that_was_refused_is_left_alone_for_a_while_and_a_new_round_is_not() {
-    let put = |wish: &Wish| Mutation::Put(Key::Wish(wish.name.key()), Record::Wish(Box::new(wish.clone())));
-    let (mut view, mut book) = (MemView::default(), Book::default());
-    view.write(&[put(&asked(1))]);
-    let sites = Sites::of(vec![site(1, 900)]);
-    let start = Instant::now();
-    let due = book.look(&view, &sites, start).expect("readable");
+fn a_step_that_was_refused_is_left_alone_for_longer_each_time_and_a_new_round_is_not() {
+    let sites = [site(1, 900)];
+    let of_round = |round: u64| scene(&sites, &[standing_of(Wish { round, ..asked(1) }, &[])]);
+    let (mut book, start) = (Book::default(), Instant::now());
+    let due = book.decide(&of_round(7), start);
     assert!(matches!(due.as_slice(), [Command::PlanPull { round: 7, .. }]), "{due:?}");
-    book.leave_alone(&due[0], start);
-    assert_eq!(book.look(&view, &sites, start + REFUSED_FOR / 2), Ok(vec![]));
-    assert_eq!(book.look(&view, &sites, start + REFUSED_FOR), Ok(due.clone()));
-    book.leave_alone(&due[0], start + REFUSED_FOR);
-    view.write(&[put(&Wish { round: 8, ..asked(1) })]);
-    let due = book.look(&view, &sites, start + REFUSED_FOR).expect("readable");
+    let mut now = start;
+    for pause in [REFUSED_FOR, 2 * REFUSED_FOR, 4 * REFUSED_FOR] {
+        assert_eq!(book.leave_alone(&due[0], now), None, "somebody asked for it: it is no move");
+        assert_eq!(book.decide(&of_round(7), now + pause - Duration::from_secs(1)), vec![], "{pause:?}");
+        now += pause;
+        assert_eq!(book.decide(&of_round(7), now), due, "{pause:?}");
+    }
+    book.leave_alone(&due[0], now);
+    let due = book.decide(&of_round(8), now);
     assert!(matches!(due.as_slice(), [Command::PlanPull { round: 8, .. }]), "{due:?}");
+}
+
+#[test]
+fn a_repair_that_was_refused_stands_in_nobodys_way() {
+    let room = 1 << 40;
+    let sites = [site(1, room), Site { health: Health::Dead, ..site(2, room) }, site(3, room)];
+    let short = |name: &str| {
+        let wish = Wish { name: name.parse().expect("a name"), ..resolved(planned(1, &[1, 2])) };
+        standing_of(wish, &[1, 2])
+    };
+    let scene = scene(&sites, &[short("a"), short("b")]);
+    let (mut book, now) = (Book::default(), Instant::now());
+    let repaired = |due: &[Command]| {
+        let [Command::PlanPull { name, targets, kind: PlanKind::Repair, .. }] = due else { panic!("{due:?}") };
+        assert_eq!(*targets, nodes(&[1, 2, 3]));
+        name.clone()
+    };
+    let first = book.decide(&scene, now);
+    let second = {
+        assert_eq!(book.leave_alone(&first[0], now), Some("repair"));
+        book.decide(&scene, now)
+    };
+    assert_eq!([repaired(&first), repaired(&second)], ["a", "b"].map(|name| name.parse().expect("a name")));
+    assert_eq!(book.short, (2, 0), "both are told all the same");
+    book.leave_alone(&second[0], now);
+    assert_eq!(book.decide(&scene, now), vec![]);
+}
+
+#[test]
+fn a_move_counts_when_it_has_come_to_an_end() {
+    let sites = [site(1, 900), site(2, 900), site(3, 900), Site { health: Health::Dead, ..site(4, 900) }];
+    let moving = |kind: PlanKind| {
+        let wish = resolved(planned(1, &[1, 2, 3, 4]));
+        let plan = wish.plan.clone().map(|plan| Plan { kind, ..plan });
+        Wish { plan, ..wish }
+    };
+    let check = |what: &str, then: &[Standing], expected: &[(PlanKind, Moved)]| {
+        let mut book = Book::default();
+        let mut look = |wishes: &[Standing]| {
+            let scene = scene(&sites, wishes);
+            book.decide(&scene, Instant::now());
+            (book.ended(&scene), book.moving.len())
+        };
+        assert_eq!(look(&[standing_of(moving(PlanKind::Repair), &[1, 2])]), (vec![], 1), "{what}: under way");
+        assert_eq!(look(then), (expected.to_vec(), 0), "{what}");
+    };
+    let repair = || moving(PlanKind::Repair);
+    let done = [(PlanKind::Repair, Moved::Done)];
+    check("it is there; nobody waits for the dead", &[standing_of(repair(), &[1, 2, 3])], &done);
+    let full = failed(repair(), &[(3, ErrorCode::DiskFull)]);
+    check("it has failed", &[standing_of(full, &[1, 2])], &[(PlanKind::Repair, Moved::Failed)]);
+    check("it was asked for", &[standing_of(moving(PlanKind::Asked), &[1, 2])], &[]);
+    check("nobody wants it any more", &[], &[]);
 }
 
 #[tokio::test]
 async fn the_leader_plans_a_wish_when_a_node_can_have_the_model() {
     let world = World::start(CLUSTER_VERSION).await;
     let (metadata, scheduler) = (world.metadata.clone(), world.scheduler.clone());
-    let planner = Planner { metadata, scheduler, transfer: None, metrics: transfer::Metrics::default() };
+    let planner = Planner {
+        prospect: Prospect::new(metadata.clone(), scheduler.clone()),
+        metadata,
+        scheduler,
+        transfer: None,
+        metrics: transfer::Metrics::default(),
+        copies: CopyMetrics::register(&Registry::new()).expect("new names"),
+    };
     world.tasks.spawn(follow(planner, world.stop.clone()));
     let ask = Command::AskModel {
         name: name(),

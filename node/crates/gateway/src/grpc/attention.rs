@@ -15,6 +15,10 @@ use ollamax_transfer::ClosedClass;
 
 use super::daemon::AdminError;
 
+mod copies;
+
+pub use copies::{Copies, Few};
+
 /// Clock difference between nodes that is worth a line, milliseconds.
 const CLOCK_SKEW_MS_MAX: u64 = 5_000;
 /// Free disk below which a node is mentioned, bytes.
@@ -23,6 +27,8 @@ const DISK_FREE_BYTES_MIN: u64 = 2 << 30;
 /// What is known beside the picture.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Beside<'a> {
+    /// Models with too few copies, or too few nodes for them.
+    pub copies: Copies<'a>,
     /// Names of the models of which versions differ.
     pub conflicting: &'a [String],
     /// What the values under each prefix take, and may take.
@@ -64,6 +70,7 @@ pub fn needs_attention(status: &StatusReply, beside: &Beside<'_>) -> Vec<Attenti
             format!("ollamax model show {name}"),
         ));
     }
+    copies::missing(status, beside.copies, &mut found);
     found.extend(beside.backups.map(of_backups));
     found.extend(beside.closed.iter().map(|class| transfers_off(&status.node_name, class)));
     if beside.api_open {

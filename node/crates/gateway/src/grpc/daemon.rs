@@ -10,6 +10,7 @@ use tonic::metadata::MetadataValue;
 use tonic::{Code, Status, Streaming};
 
 use ollamax_core::catalog::{Answer, Fault, Refusal};
+use ollamax_core::placement::Outlook;
 use ollamax_metadata as metadata;
 use ollamax_proto::v1;
 use ollamax_scheduler as scheduler;
@@ -95,6 +96,12 @@ pub trait Daemon: Send + Sync + 'static {
     fn facts(&self) -> Facts;
     /// The engines, once this node has an id.
     fn engines(&self) -> Option<Engines>;
+    /// Which models have too few copies and which cannot have enough, as this node sees it; no moves. Nothing before it
+    /// has an id.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    fn shortfall(&self) -> Result<Outlook, AdminError>;
     /// Makes this node the first of a new cluster.
     fn init(&self, id: RequestId, request: v1::InitRequest) -> BoxFuture<'_, Result<v1::InitReply, AdminError>>;
     /// Makes this node a member of an existing cluster.

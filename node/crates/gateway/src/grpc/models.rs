@@ -117,6 +117,7 @@ mod tests {
             cpu_permille: 0,
             disk_free_bytes: None,
             models_free_bytes: None,
+            models_total_bytes: None,
             gpus: Vec::new(),
             daemon_version: String::new(),
             applies: Applies::default(),

@@ -356,7 +356,7 @@ impl Models for Pulls {
     }
 
     async fn list_wishes(&self, request: Request<v1::ListWishesRequest>) -> Reply<v1::ListWishesReply> {
-        reply(self.wishes(&request.into_inner().name).await)
+        reply(self.wishes(&request.into_inner().name))
     }
 
     async fn outlook(&self, request: Request<v1::OutlookRequest>) -> Reply<v1::OutlookReply> {

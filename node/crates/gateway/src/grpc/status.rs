@@ -1,17 +1,18 @@
 //! The picture that `ollamax status` draws: consensus, members, runtimes, what needs attention.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use ollamax_core::catalog::{Location, Member, MemberState, models, quotas, read};
+use ollamax_core::catalog::{Location, Member, MemberState, Model, models, quotas, read};
 use ollamax_core::health::Health;
+use ollamax_core::placement::{self, Shortage};
 use ollamax_core::voters;
 use ollamax_metadata as metadata;
 use ollamax_proto::v1;
 use ollamax_proto::v1::node_view;
 use ollamax_scheduler::PeerLoad;
-use ollamax_types::{Beat, NodeId, RuntimeKind, RuntimeState};
+use ollamax_types::{Beat, Digest, ModelName, NodeId, RuntimeKind, RuntimeState};
 
-use super::attention::Beside;
+use super::attention::{Beside, Copies, Few};
 use super::daemon::{AdminError, Facts, Path, Phase};
 use super::wishes::labels;
 use super::{Admin, attention, backup, cordon};
@@ -62,12 +63,22 @@ impl Admin {
         reply.state_hash = status.state_hash.to_vec();
         reply.log_first_index = status.log_first_index;
         reply.snapshot_index = status.snapshot_index;
+        let shortfall = self.daemon.shortfall()?;
+        let few = few(&shortfall.under, &copies);
+        let pinned = not_held(read::models(&*view)?, &copies);
         let (conflicting, quotas) = (conflicting(copies), quotas(&*view, "")?);
         let is_member = facts.phase == Phase::Member;
         let backups =
             if is_member { backup::wanting(&*view, engines.metadata.log_time(), facts.backup_every_ms)? } else { None };
         let closed = engines.transfer.closed();
+        let copies = Copies {
+            few: &few,
+            impossible: &shortfall.impossible,
+            pinned: &pinned,
+            repair_after: placement::knobs(&*view)?.repair_after,
+        };
         let beside = Beside {
+            copies,
             conflicting: &conflicting,
             quotas: &quotas,
             ballast: engines.metadata.released_ballast(),
@@ -87,6 +98,30 @@ fn held_by_node(copies: &[Location]) -> BTreeMap<NodeId, usize> {
         *held.entry(copy.node).or_insert(0) += 1;
     }
     held
+}
+
+/// Models with too few copies, each with the nodes that have one.
+fn few(under: &[Shortage], copies: &[Location]) -> Vec<Few> {
+    let holders = |name: &ModelName| {
+        let held = copies.iter().filter(|copy| copy.model.name == *name);
+        held.map(|copy| copy.node).collect::<BTreeSet<NodeId>>()
+    };
+    let few = under.iter().map(|Shortage { name, has, wants }| Few {
+        name: name.clone(),
+        has: *has,
+        wants: *wants,
+        holders: holders(name),
+    });
+    few.collect()
+}
+
+/// Models that are pinned to a version that nobody has.
+fn not_held(models: Vec<Model>, copies: &[Location]) -> Vec<ModelName> {
+    let is_held = |model: &Model, digest: Digest| {
+        copies.iter().any(|copy| copy.model.digest == digest && copy.model.name == model.name)
+    };
+    let missed = models.into_iter().filter(|model| model.pinned().is_some_and(|digest| !is_held(model, digest)));
+    missed.map(|model| model.name).collect()
 }
 
 /// The names of which nodes hold different versions, in order.
@@ -298,7 +333,8 @@ pub fn runner(load: &ollamax_types::RunnerLoad) -> v1::Runner {
 mod tests {
     use std::time::Duration;
 
-    use ollamax_types::{Digest, ModelRecord, Timestamp};
+    use ollamax_core::catalog::{Phase as ModelPhase, Pin};
+    use ollamax_types::{ModelRecord, Timestamp};
 
     use super::*;
 
@@ -336,6 +372,23 @@ mod tests {
         };
         let copies = vec![copy(1, "z", 1), copy(2, "z", 2), copy(1, "b", 3), copy(2, "b", 4), copy(1, "same", 5)];
         assert_eq!(held_by_node(&copies), BTreeMap::from([(NodeId(1), 3), (NodeId(2), 2)]));
+        let short = Shortage { name: "z".parse().expect("a name"), has: 2, wants: 3 };
+        let expected =
+            Few { name: short.name.clone(), has: 2, wants: 3, holders: BTreeSet::from([NodeId(1), NodeId(2)]) };
+        assert_eq!(few(&[short], &copies), [expected]);
+        let pinned = |name: &str, digest: Option<u8>| Model {
+            name: name.parse().expect("a name"),
+            phase: ModelPhase::Active,
+            pin: digest.map(|byte| Pin { digest: Digest([byte; 32]), by: "test".to_owned(), at: Timestamp(1) }),
+            head: 0,
+            first: 0,
+            drops: BTreeMap::new(),
+            used_on: 0,
+            noted_at: Timestamp(1),
+        };
+        let models = vec![pinned("z", Some(2)), pinned("b", Some(1)), pinned("same", None), pinned("gone", Some(5))];
+        let names: Vec<String> = not_held(models, &copies).iter().map(ModelName::to_string).collect();
+        assert_eq!(names, ["b:latest", "gone:latest"]);
         assert_eq!(conflicting(copies), ["b:latest", "z:latest"]);
     }
 }

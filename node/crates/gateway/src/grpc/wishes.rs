@@ -1,35 +1,29 @@
 //! What is wished for: a file that says it, compared and applied, and how far each wish is.
 //!
 //! A file is taken whole or not at all; its changes are made one after the other, so that what was done before a
-//! failure stays done and the same file again does the rest. How far a wish is follows from the record; what only the
-//! leader knows, that copies are missing or cannot be made, is left out while no leader can be asked.
+//! failure stays done and the same file again does the rest. How far a wish is follows from the record, and from who is
+//! heard here: no leader is asked.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
-
-use tokio::time::timeout;
 
 use ollamax_core::catalog::models::served_digest;
 use ollamax_core::catalog::{Fault, Refusal, Replicas, View, Wish, read};
+use ollamax_core::placement::{Outlook, Shortage};
 use ollamax_proto::v1;
 use ollamax_proto::v1::wish_view::State;
 use ollamax_types::{ErrorCode, NodeId, RequestId};
 
-use super::Admin;
 use super::daemon::AdminError;
 use super::pulls::{Pulls, parse};
 use crate::wishfile::{self, Change, CompareError, Declared};
 
-/// How long the leader may take to say what it would do.
-const OUTLOOK_WAIT: Duration = Duration::from_secs(3);
-
 /// How the members are called.
 pub(super) struct Names(BTreeMap<NodeId, String>);
 
-/// What the leader knows of wishes, by the name of the model.
+/// What is missing, and what has no place and why, by the name of the model.
 #[derive(Debug, Default)]
-struct Told {
-    short: BTreeMap<String, v1::Shortage>,
+struct Lacking {
+    short: BTreeMap<String, Shortage>,
     impossible: BTreeMap<String, String>,
 }
 
@@ -58,11 +52,11 @@ impl Pulls {
         Ok(v1::WishChanges { changes: made })
     }
 
-    pub(super) async fn wishes(&self, name: &str) -> Result<v1::ListWishesReply, AdminError> {
+    pub(super) fn wishes(&self, name: &str) -> Result<v1::ListWishesReply, AdminError> {
         let wanted = if name.is_empty() { None } else { Some(parse(name)?) };
-        let told = self.0.told().await;
         let view = self.0.metadata()?.view();
         let names = Names::of(&*view)?;
+        let lacking = Lacking::of(&self.0.daemon.shortfall()?, &names);
         let found: Vec<Wish> = match &wanted {
             Some(name) => read::wish(&*view, name)?.into_iter().collect(),
             None => read::wishes(&*view)?,
@@ -70,30 +64,21 @@ impl Pulls {
         if let (Some(name), true) = (wanted, found.is_empty()) {
             return Err(Refusal::WishNotFound(name).into());
         }
-        let wishes = found.iter().map(|wish| Ok(wish_view(wish, &holders(&*view, wish)?, &told, &names)));
+        let wishes = found.iter().map(|wish| Ok(wish_view(wish, &holders(&*view, wish)?, &lacking, &names)));
         Ok(v1::ListWishesReply { wishes: wishes.collect::<Result<_, Fault>>()? })
     }
 }
 
-// === impl Admin ===
+// === impl Lacking ===
 
-impl Admin {
-    /// What the leader knows of wishes; nothing where it does not say it in time.
-    async fn told(&self) -> Told {
-        match timeout(OUTLOOK_WAIT, self.daemon.outlook(v1::OutlookOrder::default())).await {
-            Ok(Ok(view)) => Told::of(view),
-            Ok(Err(_)) | Err(_) => Told::default(),
-        }
-    }
-}
-
-// === impl Told ===
-
-impl Told {
-    fn of(view: v1::OutlookView) -> Self {
-        let short = view.short.into_iter().map(|short| (short.name.clone(), short)).collect();
-        let impossible = view.impossible.into_iter().map(|told| (told.name, told.why.join("; "))).collect();
-        Self { short, impossible }
+impl Lacking {
+    fn of(outlook: &Outlook, names: &Names) -> Self {
+        let short = outlook.under.iter().map(|short| (short.name.to_string(), short.clone()));
+        let impossible = outlook.impossible.iter().map(|(name, reasons)| {
+            let why: Vec<String> = reasons.iter().map(|(node, unfit)| unfit.of(&names.name(*node))).collect();
+            (name.to_string(), why.join("; "))
+        });
+        Self { short: short.collect(), impossible: impossible.collect() }
     }
 }
 
@@ -157,8 +142,8 @@ pub(super) fn holders(view: &dyn View, wish: &Wish) -> Result<BTreeSet<NodeId>, 
     Ok(copies.iter().filter(|copy| Some(copy.model.digest) == version).map(|copy| copy.node).collect())
 }
 
-fn wish_view(wish: &Wish, holders: &BTreeSet<NodeId>, told: &Told, names: &Names) -> v1::WishView {
-    let (state, reason) = state_of(wish, holders, told, names);
+fn wish_view(wish: &Wish, holders: &BTreeSet<NodeId>, lacking: &Lacking, names: &Names) -> v1::WishView {
+    let (state, reason) = state_of(wish, holders, lacking, names);
     let (count, nodes) = match &wish.replicas {
         Replicas::Count(count) => (Some(*count), Vec::new()),
         Replicas::All => (None, Vec::new()),
@@ -191,16 +176,16 @@ pub(super) fn labels(labels: &BTreeMap<String, String>) -> Vec<v1::NodeLabel> {
 }
 
 /// How far a wish is, and where it goes no further, why.
-fn state_of(wish: &Wish, holders: &BTreeSet<NodeId>, told: &Told, names: &Names) -> (State, String) {
+fn state_of(wish: &Wish, holders: &BTreeSet<NodeId>, lacking: &Lacking, names: &Names) -> (State, String) {
     let name = wish.name.to_string();
-    if let Some(why) = told.impossible.get(&name) {
+    if let Some(why) = lacking.impossible.get(&name) {
         return (State::Impossible, why.clone());
     }
     let Some(plan) = &wish.plan else { return (State::UnderWay, String::new()) };
     let holds = |node: &NodeId| wish.digest.is_some() && holders.contains(node);
     let missing: Vec<NodeId> = plan.targets.iter().copied().filter(|target| !holds(target)).collect();
     if missing.is_empty() {
-        return match told.short.get(&name) {
+        return match lacking.short.get(&name) {
             Some(short) => (State::Short, format!("{} of {} copies are there", short.has, short.wants)),
             None => (State::Met, String::new()),
         };
@@ -217,6 +202,7 @@ fn state_of(wish: &Wish, holders: &BTreeSet<NodeId>, told: &Told, names: &Names)
 #[cfg(test)]
 mod tests {
     use ollamax_core::catalog::{Failure, Plan, PlanKind, Want};
+    use ollamax_core::placement::Unfit;
     use ollamax_types::{Digest, Timestamp};
 
     use super::*;
@@ -247,27 +233,30 @@ mod tests {
         }
     }
 
-    fn told(short: bool, impossible: bool) -> Told {
-        let name = || "m:latest".to_owned();
-        let shortage = v1::Shortage { name: name(), has: 1, wants: 2 };
-        let reason = v1::Impossibility { name: name(), why: vec!["n2 is a gateway".to_owned()] };
-        Told::of(v1::OutlookView {
-            short: if short { vec![shortage] } else { vec![] },
-            impossible: if impossible { vec![reason] } else { vec![] },
-            ..v1::OutlookView::default()
-        })
+    fn names() -> Names {
+        Names([1, 2].map(|id| (NodeId(id), format!("n{id}"))).into())
+    }
+
+    fn lacking(short: bool, impossible: bool) -> Lacking {
+        let name = || "m".parse().expect("a name");
+        let (shortage, reasons) = (Shortage { name: name(), has: 1, wants: 2 }, vec![(NodeId(2), Unfit::Gateway)]);
+        let outlook = Outlook {
+            moves: vec![],
+            under: if short { vec![shortage] } else { vec![] },
+            impossible: if impossible { vec![(name(), reasons)] } else { vec![] },
+        };
+        Lacking::of(&outlook, &names())
     }
 
     #[test]
-    fn how_far_a_wish_is_follows_from_the_record_and_from_what_the_leader_knows() {
-        let names = Names([1, 2].map(|id| (NodeId(id), format!("n{id}"))).into());
+    fn how_far_a_wish_is_follows_from_the_record_and_from_what_is_lacking() {
         let known = Some(Digest([1; 32]));
-        let check = |what: &str, wish: Wish, holders: &[u64], told: Told, expected: (State, &str)| {
+        let check = |what: &str, wish: Wish, holders: &[u64], lacking: Lacking, expected: (State, &str)| {
             let holders = holders.iter().copied().map(NodeId).collect();
-            let found = state_of(&wish, &holders, &told, &names);
+            let found = state_of(&wish, &holders, &lacking, &names());
             assert_eq!((found.0, found.1.as_str()), expected, "{what}");
         };
-        let quiet = || told(false, false);
+        let quiet = Lacking::default;
         check("no plan", wish(None, &[], &[]), &[], quiet(), (State::UnderWay, ""));
         check("nobody has it", wish(known, &[1, 2], &[]), &[], quiet(), (State::UnderWay, ""));
         check("another version", wish(None, &[1, 2], &[]), &[1, 2], quiet(), (State::UnderWay, ""));
@@ -277,10 +266,10 @@ mod tests {
         check("one may succeed", wish(known, &[1, 2, 3], &[2]), &[1], quiet(), (State::UnderWay, ""));
         check("who asks failed", wish(None, &[1, 2], &[1]), &[], quiet(), (State::Failed, "n1: full"));
         let short = (State::Short, "1 of 2 copies are there");
-        check("one is lost", wish(known, &[1, 2], &[]), &[1, 2], told(true, false), short);
-        check("it is being made", wish(known, &[1, 2], &[]), &[1], told(true, false), (State::UnderWay, ""));
+        check("one is lost", wish(known, &[1, 2], &[]), &[1, 2], lacking(true, false), short);
+        check("it is being made", wish(known, &[1, 2], &[]), &[1], lacking(true, false), (State::UnderWay, ""));
         let impossible = (State::Impossible, "n2 is a gateway");
-        check("no node", wish(known, &[1, 2], &[]), &[1], told(true, true), impossible);
+        check("no node", wish(known, &[1, 2], &[]), &[1], lacking(true, true), impossible);
     }
 
     #[test]

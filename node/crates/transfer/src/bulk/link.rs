@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use ollamax_blobs::BlobSpec;
+use ollamax_core::rates::Urgency;
 use ollamax_core::transfer_plan::Extent;
 use ollamax_types::{NodeId, chunk_range};
 
@@ -191,7 +192,7 @@ async fn run(
 
 impl Link {
     /// Asks for chunks; at most [`EXTENT_CHUNKS_MAX`] of them. `None`: the link is over.
-    pub(crate) async fn ask(&self, blob: BlobSpec, extent: Extent) -> Option<Answer> {
+    pub(crate) async fn ask(&self, blob: BlobSpec, extent: Extent, urgency: Urgency) -> Option<Answer> {
         debug_assert!((1..=EXTENT_CHUNKS_MAX).contains(&extent.count), "{extent:?}");
         let place = self.0.questions.reserve().await.ok()?;
         // All that can come of it has a place.
@@ -204,7 +205,8 @@ impl Link {
         let request = requests.last;
         let asked_at = Instant::now();
         requests.open.insert(request, Request { blob, next: extent.first, extent, asked_at, asker });
-        place.send(Question::Ask { request, sha256: blob.sha256, extent, is_background: false });
+        let is_background = urgency == Urgency::Background;
+        place.send(Question::Ask { request, sha256: blob.sha256, extent, is_background });
         drop(requests);
         Some(Answer { link: self.clone(), request, came, is_over: false })
     }

@@ -11,7 +11,7 @@ use futures::future::{BoxFuture, FutureExt as _};
 use tokio::sync::watch;
 
 use ollamax_blobs::BlobSpec;
-use ollamax_core::catalog::{Failure, Plan, Refusal, Replicas, Wish};
+use ollamax_core::catalog::{Failure, Plan, PlanKind, Refusal, Replicas, Wish};
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, Root, Timestamp};
 
 use crate::error::PullError;
@@ -262,7 +262,8 @@ impl State {
         let Wish { name, round, insecure, digest, .. } = wish;
         let others = others.into_iter().collect();
         let (name, round, insecure, digest, ingester) = (name.clone(), *round, *insecure, *digest, plan.ingester);
-        Some(Assignment { name, round, insecure, digest, duty, rank, of, ingester, others })
+        let in_background = plan.kind != PlanKind::Asked;
+        Some(Assignment { name, round, insecure, digest, duty, rank, of, ingester, others, in_background })
     }
 
     fn assignments(&self, node: NodeId) -> Arc<Vec<Assignment>> {

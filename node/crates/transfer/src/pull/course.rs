@@ -22,11 +22,13 @@ use tokio::time::{Instant, sleep, timeout};
 use ollamax_blobs::{BlobSpec, Manifest, Part, Store, Tree};
 use ollamax_core::catalog::{Failure, Wish};
 use ollamax_core::placement::is_of_the_node;
+use ollamax_core::rates::Urgency;
 use ollamax_types::{Digest, ErrorCode, NodeId};
 
 use crate::bundle::Bundled;
 use crate::class::Class;
 use crate::error::PullError;
+use crate::limits::Gate;
 use crate::ports::{Assignment, Duty, OriginError, Place};
 use crate::progress::{PullProgress, Stage, Wait};
 
@@ -143,6 +145,14 @@ impl Course {
     /// Whether this node brings the files into the cluster, so that what it says of them counts.
     pub(super) fn brings(&self) -> bool {
         matches!(self, Self::Wished(wished) if wished.assignment.borrow().duty == Duty::Ingest)
+    }
+
+    /// Whether somebody waits for it.
+    fn urgency(&self) -> Urgency {
+        match self {
+            Self::Wished(wished) if wished.assignment.borrow().in_background => Urgency::Background,
+            Self::Asked | Self::Wished(_) | Self::Bundled(_) => Urgency::Asked,
+        }
     }
 
     /// Whether it goes on after a restart.
@@ -479,6 +489,12 @@ impl Pull {
         PullError::Silent { blob: sha256.short(), silence: HINT_WAIT, last }
     }
 
+    /// The way of its bytes into this node.
+    fn gate(&self, class: Class) -> Gate {
+        let gate = self.means.limits.gate(class, self.spec.name.clone(), Arc::clone(&self.board));
+        gate.with_urgency(self.course.urgency())
+    }
+
     async fn fetch_from_origin(&self, part: &Part, place: &str, chaser: Chaser) -> Result<Digest, PullError> {
         let means = &self.means;
         let source = fetch::Source {
@@ -490,7 +506,7 @@ impl Pull {
             buffers: means.buffers.clone(),
             library: means.library.clone(),
             board: Arc::clone(&self.board),
-            gate: means.limits.gate(Class::Origin, self.spec.name.clone(), Arc::clone(&self.board)),
+            gate: self.gate(Class::Origin),
             metrics: means.metrics.clone(),
         };
         Box::pin(fetch::fetch(source, &means.config, chaser)).await
@@ -558,7 +574,7 @@ impl Pull {
             place: place.to_owned(),
             board: Arc::clone(&self.board),
             trust: means.trust.clone(),
-            gate: means.limits.gate(Class::Receive, self.spec.name.clone(), Arc::clone(&self.board)),
+            gate: self.gate(Class::Receive),
             metrics: means.metrics.clone(),
             seed: means.seed,
         };

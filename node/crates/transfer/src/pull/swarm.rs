@@ -672,7 +672,7 @@ impl Shared {
             return;
         }
         let _on_wire = Counted::new(&self.on_wire);
-        let Some(mut answer) = link.ask(self.blob(), extent).await else { return };
+        let Some(mut answer) = link.ask(self.blob(), extent, self.receiving.gate.urgency()).await else { return };
         // A link that ends is seen by whoever attends the node, and all its requests end with it.
         while let Some(came) = answer.next().await {
             let news = match came {

@@ -71,6 +71,7 @@ impl Service {
             of: 1,
             ingester: holders.first().copied().unwrap_or(self.node),
             others: holders,
+            in_background: false,
         };
         let since_ms = self.means.clock.now().0.saturating_add(1);
         // Nothing more will be told of it.

@@ -177,8 +177,8 @@ impl Model {
     /// A record without anything in it.
     #[must_use]
     pub const fn new(name: ModelName, noted_at: Timestamp) -> Self {
-        let (phase, drops) = (Phase::Active, BTreeMap::new());
-        Self { name, phase, pin: None, head: 0, first: 0, drops, used_on: 0, noted_at }
+        let drops = BTreeMap::new();
+        Self { name, phase: Phase::Active, pin: None, head: 0, first: 0, drops, used_on: 0, noted_at }
     }
 
     /// The version that it is pinned at.

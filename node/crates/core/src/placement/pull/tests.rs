@@ -57,8 +57,6 @@ fn asked(replicas: Replicas) -> Wish {
         failures: BTreeMap::new(),
         asked_at: Timestamp(0),
         asked_by: "test".to_owned(),
-        want: Default::default(),
-        declared: false,
     }
 }
 

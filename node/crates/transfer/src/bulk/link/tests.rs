@@ -81,8 +81,8 @@ async fn requests_share_a_link_and_each_gets_its_chunks_in_order() {
     let link = links.to(TWO).await.expect("it is there").remove(0);
     let again = links.to(TWO).await.expect("it is there");
     assert_eq!((again.len(), peers.connections(TWO)), (1, 1));
-    let mut first = link.ask(disk.spec, Extent { first: 0, count: 3 }).await.expect("it is open");
-    let mut second = again[0].ask(disk.spec, Extent { first: 3, count: 1 }).await.expect("it is open");
+    let mut first = link.ask(disk.spec, Extent { first: 0, count: 3 }, Urgency::Asked).await.expect("it is open");
+    let mut second = again[0].ask(disk.spec, Extent { first: 3, count: 1 }, Urgency::Asked).await.expect("it is open");
     for (answer, chunks) in [(&mut first, 0..3), (&mut second, 3..4)] {
         for wanted in chunks {
             let Some(Came::Chunk { index, buffer }) = answer.next().await else { panic!("chunk {wanted} comes") };
@@ -93,9 +93,9 @@ async fn requests_share_a_link_and_each_gets_its_chunks_in_order() {
     }
     peers.cut(TWO);
     assert_eq!(ended(&link).await, "the connection was closed");
-    assert!(link.ask(disk.spec, Extent { first: 0, count: 1 }).await.is_none());
+    assert!(link.ask(disk.spec, Extent { first: 0, count: 1 }, Urgency::Asked).await.is_none());
     let new = links.to(TWO).await.expect("it is there").remove(0);
-    assert!(new.ask(disk.spec, Extent { first: 0, count: 1 }).await.is_some());
+    assert!(new.ask(disk.spec, Extent { first: 0, count: 1 }, Urgency::Asked).await.is_some());
     assert_eq!(peers.connections(TWO), 2);
     peers.unlink(TWO);
     ended(&new).await;
@@ -107,7 +107,7 @@ async fn requests_share_a_link_and_each_gets_its_chunks_in_order() {
 async fn who_leaves_cancels_and_what_still_comes_goes_nowhere() {
     let (_links, link, mut theirs) = by_hand().await;
     let extent = Extent { first: 0, count: 2 };
-    let answer = link.ask(FILE, extent).await.expect("it is open");
+    let answer = link.ask(FILE, extent, Urgency::Asked).await.expect("it is open");
     let ask = Question::Ask { request: 1, sha256: FILE.sha256, extent, is_background: false };
     assert_eq!(question(&mut theirs).await, Some(ask));
     drop(answer);
@@ -116,8 +116,10 @@ async fn who_leaves_cancels_and_what_still_comes_goes_nowhere() {
     theirs.write_all(&Reply::Chunk { request: 1, index: 0, length }.encode()).await.expect("it reads");
     theirs.write_all(&vec![0; length as usize]).await.expect("it reads");
     theirs.write_all(&Reply::End { request: 1, outcome: Outcome::Cancelled }.encode()).await.expect("it reads");
-    let mut other = link.ask(FILE, Extent { first: 1, count: 1 }).await.expect("it is open");
-    let Some(Question::Ask { request, .. }) = question(&mut theirs).await else { panic!("it asks") };
+    let mut other = link.ask(FILE, Extent { first: 1, count: 1 }, Urgency::Background).await.expect("it is open");
+    let Some(Question::Ask { request, is_background: true, .. }) = question(&mut theirs).await else {
+        panic!("it asks in the background")
+    };
     theirs.write_all(&Reply::Chunk { request, index: 1, length: 5 }.encode()).await.expect("it reads");
     theirs.write_all(b"chunk").await.expect("it reads");
     let Some(Came::Chunk { index: 1, buffer }) = other.next().await else { panic!("it comes") };
@@ -141,7 +143,7 @@ async fn what_nobody_asked_for_ends_the_link() {
     ];
     for (reply, why) in rows {
         let (_links, link, mut theirs) = by_hand().await;
-        let mut answer = link.ask(FILE, Extent { first: 1, count: 1 }).await.expect("it is open");
+        let mut answer = link.ask(FILE, Extent { first: 1, count: 1 }, Urgency::Asked).await.expect("it is open");
         theirs.write_all(&reply.encode()).await.expect("it reads");
         assert_eq!(ended(&link).await, why, "{reply:?}");
         assert!(timeout(LONG, answer.next()).await.expect("it ends").is_none(), "{reply:?}");
@@ -154,7 +156,7 @@ async fn a_peer_that_says_nothing_is_given_up_when_it_was_asked() {
     let begun = Instant::now();
     let stall = Duration::from_millis(Config::default().stall_ms);
     assert!(timeout(10 * stall, link.ended()).await.is_err(), "nobody asked");
-    let _answer = link.ask(FILE, Extent { first: 0, count: 1 }).await.expect("it is open");
+    let _answer = link.ask(FILE, Extent { first: 0, count: 1 }, Urgency::Asked).await.expect("it is open");
     assert_eq!(ended(&link).await, "nothing came for 30 s");
     assert!(begun.elapsed() <= 12 * stall, "{:?}", begun.elapsed());
     drop(theirs);

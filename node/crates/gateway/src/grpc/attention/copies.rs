@@ -1,0 +1,225 @@
+//! Models that have too few copies, and models that cannot have enough.
+//!
+//! Always holds: a handful of models is named one by one, and more are one line. A model is told for what can be done
+//! about it: one that has too few nodes is told as that alone.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use ollamax_core::placement::Unfit;
+use ollamax_proto::v1::node_view::{Health, State};
+use ollamax_proto::v1::{Attention, NodeView, StatusReply};
+use ollamax_types::{ModelName, NodeId};
+
+use super::{entry, span};
+
+/// Models that are named one by one.
+const NAMED_MAX: usize = 5;
+const PIN_WHY: &str = "no other version may take its place, and no node can give this one";
+
+/// What is known of copies.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Copies<'a> {
+    /// Models with too few copies, in order.
+    pub few: &'a [Few],
+    /// Models for which there are not nodes enough, and what is wrong with the others.
+    pub impossible: &'a [(ModelName, Vec<(NodeId, Unfit)>)],
+    /// Models that are pinned to a version that nobody has.
+    pub pinned: &'a [ModelName],
+    /// Silence after which copies are made anew elsewhere.
+    pub repair_after: Duration,
+}
+
+/// A model with too few copies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Few {
+    /// Which model.
+    pub name: ModelName,
+    /// Copies on nodes that have not been silent for long.
+    pub has: u32,
+    /// Copies that it should have.
+    pub wants: u32,
+    /// Who has one, silent or not.
+    pub holders: BTreeSet<NodeId>,
+}
+
+/// What wants a decision about copies.
+pub(super) fn missing(status: &StatusReply, copies: Copies<'_>, found: &mut Vec<Attention>) {
+    too_few(status, copies, found);
+    if copies.impossible.len() > NAMED_MAX {
+        let what = format!("{} models fit on fewer nodes than are wanted", copies.impossible.len());
+        let why = "labels, GPU memory, disks or silent nodes speak against the others".to_owned();
+        found.push(entry("wish_impossible", what, why, "ollamax model wishes".to_owned()));
+    } else {
+        found.extend(copies.impossible.iter().map(|(name, why)| impossible(status, name, why)));
+    }
+    if copies.pinned.len() > NAMED_MAX {
+        let what = format!("{} models are pinned to versions that nobody has", copies.pinned.len());
+        found.push(entry("pin_not_held", what, PIN_WHY.to_owned(), "ollamax model list".to_owned()));
+    } else {
+        found.extend(copies.pinned.iter().map(|name| {
+            let what = format!("{name} is pinned and nobody has that version");
+            entry("pin_not_held", what, PIN_WHY.to_owned(), format!("ollamax model history {name}"))
+        }));
+    }
+}
+
+fn too_few(status: &StatusReply, copies: Copies<'_>, found: &mut Vec<Attention>) {
+    let is_possible = |few: &&Few| !copies.impossible.iter().any(|(name, _)| *name == few.name);
+    let few: Vec<&Few> = copies.few.iter().filter(is_possible).collect();
+    if few.len() > NAMED_MAX {
+        let what = format!("{} models have too few copies", few.len());
+        let holders = few.iter().flat_map(|few| few.holders.iter().copied()).collect();
+        let why = reason(status, &holders, copies.repair_after);
+        found.push(entry("under_replicated", what, why, "ollamax model wishes".to_owned()));
+        return;
+    }
+    found.extend(few.into_iter().map(|few| {
+        let Few { name, has, wants, holders } = few;
+        let what = format!("{name} has {has} of {wants} copies");
+        let why = reason(status, holders, copies.repair_after);
+        entry("under_replicated", what, why, format!("ollamax model why {name}"))
+    }));
+}
+
+/// Who is missed, and what will happen; the longest silence first.
+fn reason(status: &StatusReply, holders: &BTreeSet<NodeId>, repair_after: Duration) -> String {
+    let mut silent: Vec<&NodeView> = standing(status).filter(|node| is_silent(node)).collect();
+    silent.retain(|node| holders.contains(&NodeId(node.id)));
+    let Some(node) = silent.into_iter().max_by_key(|node| node.silent_ms) else {
+        return "what is missing comes as soon as a node that has been there for a while has room for it".to_owned();
+    };
+    let after_ms = u64::try_from(repair_after.as_millis()).unwrap_or(u64::MAX);
+    let name = &node.name;
+    if node.silent_ms < after_ms {
+        return format!("{name} is silent for {}; after {} a new copy is made", span(node.silent_ms), span(after_ms));
+    }
+    format!("{name} is silent for {}; a new copy is made where there is room", span(node.silent_ms))
+}
+
+fn impossible(status: &StatusReply, name: &ModelName, why: &[(NodeId, Unfit)]) -> Attention {
+    let of = standing(status).count();
+    let fits = of.saturating_sub(why.len());
+    let word = |node: NodeId| {
+        let known = standing(status).find(|view| view.id == node.0);
+        known.map_or_else(|| format!("node {node}"), |view| view.name.clone())
+    };
+    let reasons: Vec<String> = why.iter().map(|(node, unfit)| unfit.of(&word(*node))).collect();
+    let next = if fits == 0 {
+        format!("ollamax model why {name}")
+    } else {
+        format!("mend that, or want less: ollamax model pull {name} --replicas {fits}")
+    };
+    entry("wish_impossible", format!("{name} fits on {fits} of {of} nodes"), reasons.join("; "), next)
+}
+
+fn standing(status: &StatusReply) -> impl Iterator<Item = &NodeView> {
+    status.nodes.iter().filter(|node| node.state() != State::Departed)
+}
+
+fn is_silent(node: &NodeView) -> bool {
+    matches!(node.health(), Health::Suspect | Health::Dead)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status() -> StatusReply {
+        let node = |id: u64| NodeView { id, name: format!("n{id}"), ..NodeView::default() };
+        let mut status = StatusReply { nodes: (1..=4).map(node).collect(), ..StatusReply::default() };
+        status.nodes[3].set_state(State::Departed);
+        status
+    }
+
+    fn name(number: usize) -> ModelName {
+        format!("m{number}").parse().expect("a name")
+    }
+
+    fn few(number: usize, holders: &[u64]) -> Few {
+        Few { name: name(number), has: 1, wants: 2, holders: holders.iter().copied().map(NodeId).collect() }
+    }
+
+    fn silent(id: usize, silent_ms: u64) -> StatusReply {
+        let mut status = status();
+        status.nodes[id - 1].set_health(Health::Dead);
+        status.nodes[id - 1].silent_ms = silent_ms;
+        status
+    }
+
+    /// Id, what, why and the next command of each line.
+    fn told(status: &StatusReply, few: &[Few], impossible: &[(ModelName, Vec<(NodeId, Unfit)>)]) -> Vec<[String; 4]> {
+        let repair_after = Duration::from_secs(600);
+        let mut found = Vec::new();
+        missing(status, Copies { few, impossible, pinned: &[], repair_after }, &mut found);
+        found.into_iter().map(|Attention { id, what, why, next }| [id, what, why, next]).collect()
+    }
+
+    #[test]
+    fn a_model_with_too_few_copies_is_told_with_who_is_missed_and_what_will_happen() {
+        let check = |status: &StatusReply, holders: &[u64], why: &str| {
+            let [line]: [[String; 4]; 1] = told(status, &[few(1, holders)], &[]).try_into().expect("one line");
+            let name = name(1);
+            let what = format!("{name} has 1 of 2 copies");
+            assert_eq!(
+                line,
+                ["under_replicated".to_owned(), what, why.to_owned(), format!("ollamax model why {name}")]
+            );
+        };
+        let comes = "what is missing comes as soon as a node that has been there for a while has room for it";
+        check(&status(), &[1, 2], comes);
+        let late = "n2 is silent for 4 min; after 10 min a new copy is made";
+        check(&silent(2, 240_000), &[1, 2], late);
+        check(&silent(3, 240_000), &[1, 2], comes);
+        check(&silent(4, 240_000), &[1, 4], comes);
+        let lost = "n2 is silent for 11 min; a new copy is made where there is room";
+        check(&silent(2, 660_000), &[1, 2], lost);
+    }
+
+    #[test]
+    fn a_model_that_cannot_have_enough_copies_is_told_as_that_alone() {
+        let all = vec![(NodeId(1), Unfit::NoRuntime), (NodeId(2), Unfit::Dead), (NodeId(9), Unfit::Removed)];
+        let check = |why: &[(NodeId, Unfit)], expected: [&str; 2], next: &str| {
+            let [line]: [[String; 4]; 1] =
+                told(&status(), &[few(1, &[1])], &[(name(1), why.to_vec())]).try_into().expect("one line");
+            let next = next.replace("NAME", &name(1).to_string());
+            let what = format!("{} {}", name(1), expected[0]);
+            assert_eq!(line, ["wish_impossible".to_owned(), what, expected[1].to_owned(), next]);
+        };
+        let fewer = "mend that, or want less: ollamax model pull NAME --replicas 1";
+        check(&all[..2], ["fits on 1 of 3 nodes", "n1 has no runtime that answers; n2 is not heard"], fewer);
+        let reasons = "n1 has no runtime that answers; n2 is not heard; node 9 is no member";
+        check(&all, ["fits on 0 of 3 nodes", reasons], "ollamax model why NAME");
+    }
+
+    #[test]
+    fn a_pin_that_nobody_holds_is_told() {
+        let told = |models: usize| {
+            let (pinned, mut found): (Vec<ModelName>, _) = ((0..models).map(name).collect(), Vec::new());
+            missing(&status(), Copies { pinned: &pinned, ..Copies::default() }, &mut found);
+            found.into_iter().map(|line| (line.id, line.what, line.next)).collect::<Vec<_>>()
+        };
+        let line = |what: String, next: String| ("pin_not_held".to_owned(), what, next);
+        let m0 = name(0);
+        let what = format!("{m0} is pinned and nobody has that version");
+        assert_eq!(told(1), [line(what, format!("ollamax model history {m0}"))]);
+        assert_eq!(told(NAMED_MAX).len(), NAMED_MAX);
+        let what = "6 models are pinned to versions that nobody has".to_owned();
+        assert_eq!(told(NAMED_MAX + 1), [line(what, "ollamax model list".to_owned())]);
+    }
+
+    #[test]
+    fn more_than_a_handful_are_one_line() {
+        let ids = |models: usize| {
+            let few: Vec<Few> = (0..models).map(|number| few(number, &[2])).collect();
+            let impossible: Vec<_> = (100..100 + models).map(|number| (name(number), Vec::new())).collect();
+            told(&silent(2, 240_000), &few, &impossible)
+        };
+        assert_eq!(ids(0), Vec::<[String; 4]>::new());
+        assert_eq!(ids(NAMED_MAX).len(), 2 * NAMED_MAX);
+        let lines = ids(NAMED_MAX + 1);
+        let whats: Vec<&str> = lines.iter().map(|line| line[1].as_str()).collect();
+        assert_eq!(whats, ["6 models have too few copies", "6 models fit on fewer nodes than are wanted"]);
+        assert!(lines[0][2].contains("n2 is silent") && lines.iter().all(|line| line[3] == "ollamax model wishes"));
+    }
+}
