@@ -13,7 +13,7 @@ use ollamax_proto::v1::pull_progress::{Stage, Wait};
 use ollamax_proto::v1::{CancelPullRequest, ListPullsRequest, NodeLabel, PullProgress, PullRequest, SourceProgress};
 use ollamax_types::Rate;
 
-use crate::args::{Global, Output, PullArgs, Replicas};
+use crate::args::{Global, Output, PullArgs, Replicas, WhereArgs};
 use crate::client;
 use crate::error::{Failure, request_id};
 use crate::{output, text};
@@ -162,19 +162,19 @@ fn next(args: &PullArgs, seen: &Seen) -> String {
     for node in &args.nodes {
         again += &format!(" --node {node}");
     }
-    for (key, value) in &args.places.labels {
-        again += &format!(" --label {key}={value}");
-    }
-    if let Some(bytes) = args.places.gpu_memory_min {
-        again += &format!(" --gpu-memory-min {bytes}B");
-    }
-    for node in &args.places.avoid {
-        again += &format!(" --avoid {node}");
-    }
+    again += &words(&args.places);
     if let Some(rate) = args.limit_rate {
         again += &format!(" --limit-rate {rate}");
     }
     again + if args.insecure { " --insecure --wait" } else { " --wait" }
+}
+
+/// Which nodes come into question, as it is typed.
+fn words(places: &WhereArgs) -> String {
+    let labels = places.labels.iter().map(|(key, value)| format!(" --label {key}={value}"));
+    let memory = places.gpu_memory_min.iter().map(|bytes| format!(" --gpu-memory-min {bytes}B"));
+    let avoid = places.avoid.iter().map(|node| format!(" --avoid {node}"));
+    labels.chain(memory).chain(avoid).collect()
 }
 
 /// Ends a pull on all nodes, or the part of each that is named.
@@ -350,7 +350,6 @@ mod tests {
     use ollamax_proto::v1::BlobProgress;
 
     use super::*;
-    use crate::args::WhereArgs;
 
     fn pull(stage: Stage) -> PullProgress {
         let mut pull = PullProgress {

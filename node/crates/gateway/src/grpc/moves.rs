@@ -48,7 +48,7 @@ impl Pulls {
             (reply.short, reply.impossible) = (seen.short, seen.impossible);
             let mut plans = seen.moves.iter().filter_map(Planned::from_wire).filter(is_meant);
             let Some(planned) = plans.find(|planned| !made.contains(planned)) else { break };
-            reply.moves.push(self.shown(&planned)?);
+            reply.moves.push(self.move_shown(&planned)?);
             if asked.dry_run {
                 break;
             }
@@ -61,15 +61,15 @@ impl Pulls {
     pub(super) async fn move_copy(&self, id: RequestId, asked: v1::MoveRequest) -> Result<v1::MoveReply, AdminError> {
         let name = parse(&asked.name)?;
         let (from, to) = (self.0.find(&asked.from)?, self.0.find(&asked.to)?);
-        let planned = self.planned(&name, &from, &to)?;
-        let shown = Some(self.shown(&planned)?);
+        let planned = self.planned_move(&name, &from, &to)?;
+        let shown = Some(self.move_shown(&planned)?);
         if !asked.dry_run {
             self.0.change(id, planned.command()).await?;
         }
         Ok(v1::MoveReply { shown })
     }
 
-    fn planned(&self, name: &ModelName, from: &Member, to: &Member) -> Result<Planned, AdminError> {
+    fn planned_move(&self, name: &ModelName, from: &Member, to: &Member) -> Result<Planned, AdminError> {
         let engines = self.0.engines()?;
         let view = engines.metadata.view();
         let wish = read::wish(&*view, name)?.ok_or_else(|| Refusal::WishNotFound(name.clone()))?;
@@ -93,7 +93,7 @@ impl Pulls {
         moving.plan()
     }
 
-    fn shown(&self, planned: &Planned) -> Result<v1::MoveView, AdminError> {
+    fn move_shown(&self, planned: &Planned) -> Result<v1::MoveView, AdminError> {
         let view = self.0.metadata()?.view();
         let (names, wish) = (Names::of(&*view)?, read::wish(&*view, &planned.name)?);
         let held = wish.as_ref().map_or_else(|| Ok(BTreeSet::new()), |wish| holders(&*view, wish))?;

@@ -203,7 +203,7 @@ fn state_of(wish: &Wish, holders: &BTreeSet<NodeId>, lacking: &Lacking, names: &
 mod tests {
     use ollamax_core::catalog::{Failure, Plan, PlanKind, Want};
     use ollamax_core::placement::Unfit;
-    use ollamax_types::{Digest, Timestamp};
+    use ollamax_types::{Digest, ModelName, Timestamp};
 
     use super::*;
 
@@ -238,7 +238,7 @@ mod tests {
     }
 
     fn lacking(short: bool, impossible: bool) -> Lacking {
-        let name = || "m".parse().expect("a name");
+        let name = || "m".parse::<ModelName>().expect("a name");
         let (shortage, reasons) = (Shortage { name: name(), has: 1, wants: 2 }, vec![(NodeId(2), Unfit::Gateway)]);
         let outlook = Outlook {
             moves: vec![],
