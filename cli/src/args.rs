@@ -14,10 +14,12 @@ use crate::error;
 
 mod model;
 mod node;
+mod registry;
 mod wishes;
 
 pub(crate) use model::{ImportArgs, ModelCommand, PullArgs, PullRate, Replicas, VerifyArgs};
 pub(crate) use node::{DrainArgs, LabelWord, NodeCommand};
+pub(crate) use registry::{PhaseArgs, RegistryCommand, RemoveArgs, RollbackArgs, RulesCommand};
 pub(crate) use wishes::{ApplyArgs, MoveArgs, WhereArgs};
 
 /// What a node may be, as `Role` of the daemon spells it.

@@ -10,6 +10,7 @@ use clap::{Args, Subcommand};
 
 use ollamax_types::{Rate, RateProblem};
 
+use super::RegistryCommand;
 use super::wishes::{ApplyArgs, MoveArgs, WhereArgs};
 
 #[derive(Debug, Subcommand)]
@@ -101,6 +102,8 @@ pub(crate) enum ModelCommand {
         #[arg(long)]
         dry_run: bool,
     },
+    #[command(flatten)]
+    Registry(RegistryCommand),
 }
 
 #[derive(Debug, Args)]

@@ -261,6 +261,8 @@ fn to_wire(beat: &Beat) -> v1::Beat {
         applied_index: beat.applied_index,
         quarantined: beat.quarantined.iter().take(QUARANTINED_MAX).map(wire::quarantine).collect(),
         suspect_files: beat.suspect_files,
+        models_bytes: beat.models_bytes,
+        models_unique_bytes: beat.models_unique_bytes,
     }
 }
 
@@ -297,6 +299,8 @@ fn from_wire(frame: v1::Beat) -> Option<Beat> {
         applied_index: frame.applied_index,
         quarantined: frame.quarantined.into_iter().take(QUARANTINED_MAX).map(quarantine).collect(),
         suspect_files: frame.suspect_files,
+        models_bytes: frame.models_bytes,
+        models_unique_bytes: frame.models_unique_bytes,
     })
 }
 
@@ -555,6 +559,8 @@ mod tests {
             applied_index: 11,
             quarantined: vec![Quarantine { node: NodeId(2), until: Timestamp(78), strikes: 3 }],
             suspect_files: 1,
+            models_bytes: 9,
+            models_unique_bytes: 8,
         };
         assert_eq!(from_wire(to_wire(&beat)), Some(beat.clone()));
         let mut old = to_wire(&beat);

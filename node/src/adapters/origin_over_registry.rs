@@ -6,7 +6,7 @@ use futures::{FutureExt as _, StreamExt as _};
 
 use ollamax_outbound::registry::{self, Registry, RegistryError};
 use ollamax_transfer::ports::{Opened, Origin, OriginError, OriginTrouble, Wanted};
-use ollamax_types::ModelName;
+use ollamax_types::{Digest, ModelName};
 
 /// Asks the registry that a name stands for.
 #[derive(Debug, Clone)]
@@ -28,6 +28,16 @@ impl Origin for OriginOverRegistry {
     fn manifest(&self, name: &ModelName, insecure: bool) -> BoxFuture<'static, Result<Bytes, OriginError>> {
         let (registry, name) = (self.registry.clone(), name.clone());
         async move { registry.manifest(&name, insecure).await.map_err(|error| trouble(&error)) }.boxed()
+    }
+
+    fn manifest_of(
+        &self,
+        name: &ModelName,
+        digest: Digest,
+        insecure: bool,
+    ) -> BoxFuture<'static, Result<Bytes, OriginError>> {
+        let (registry, name) = (self.registry.clone(), name.clone());
+        async move { registry.manifest_of(&name, digest, insecure).await.map_err(|error| trouble(&error)) }.boxed()
     }
 
     fn open(&self, wanted: Wanted) -> BoxFuture<'static, Result<Opened, OriginError>> {
@@ -69,7 +79,7 @@ fn trouble(error: &RegistryError) -> OriginError {
 mod tests {
     use std::time::Duration;
 
-    use ollamax_types::{Digest, ErrorCode};
+    use ollamax_types::ErrorCode;
 
     use super::*;
 

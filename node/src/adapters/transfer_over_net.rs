@@ -20,8 +20,8 @@ use ollamax_proto::v1;
 use ollamax_proto::v1::transfer_client::TransferClient;
 use ollamax_proto::v1::transfer_server::{Transfer, TransferServer};
 use ollamax_transfer::ports::Others;
-use ollamax_transfer::{PullError, PullLimit, PullProgress, PullSpec, VerifyOrder, VerifyStream, Watch};
-use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, Rate, limits};
+use ollamax_transfer::{KeptVersion, PullError, PullLimit, PullProgress, PullSpec, VerifyOrder, VerifyStream, Watch};
+use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, Rate, Timestamp, limits};
 
 use crate::adapters::haves_over_net::bundled;
 use crate::adapters::placements_over_metadata::PlacementsOverMetadata;
@@ -104,6 +104,25 @@ impl Others for TransferOverNet {
         async move {
             let outcome = client.limit(order).await;
             outcome.map(|outcome| outcome.into_inner().found).map_err(|status| elsewhere(to, &status))
+        }
+        .boxed()
+    }
+
+    fn kept(&self, to: NodeId, name: Option<ModelName>) -> BoxFuture<'static, Result<Vec<KeptVersion>, PullError>> {
+        let mut client = TransferClient::new(self.net.channel(to, Class::Forward));
+        let order = v1::KeptOrder { name: name.map(|name| name.to_string()).unwrap_or_default() };
+        async move {
+            let outcome = client.kept(order).await.map_err(|status| elsewhere(to, &status))?;
+            kept_from_wire(outcome.into_inner()).ok_or_else(|| garbled(to))
+        }
+        .boxed()
+    }
+
+    fn sweep(&self, to: NodeId, dry_run: bool) -> BoxFuture<'static, Result<Vec<KeptVersion>, PullError>> {
+        let mut client = TransferClient::new(self.net.channel(to, Class::Forward));
+        async move {
+            let outcome = client.sweep(v1::SweepOrder { dry_run }).await.map_err(|status| elsewhere(to, &status))?;
+            kept_from_wire(outcome.into_inner()).ok_or_else(|| garbled(to))
         }
         .boxed()
     }
@@ -220,6 +239,45 @@ impl Transfer for TransferService {
         });
         Ok(Response::new(news.boxed()))
     }
+
+    async fn kept(&self, request: Request<v1::KeptOrder>) -> Result<Response<v1::KeptOutcome>, Status> {
+        let transfer = self.engines()?.transfer;
+        let v1::KeptOrder { name } = request.into_inner();
+        let name = if name.is_empty() { None } else { Some(parsed(&name)?) };
+        Ok(Response::new(kept_to_wire(&transfer.kept_of(name.as_ref()))))
+    }
+
+    async fn sweep(&self, request: Request<v1::SweepOrder>) -> Result<Response<v1::KeptOutcome>, Status> {
+        let transfer = self.engines()?.transfer;
+        let swept = transfer.sweep(request.into_inner().dry_run).await;
+        let swept = swept.map_err(|error| refusal(error.code(), &error.to_string()))?;
+        Ok(Response::new(kept_to_wire(&swept)))
+    }
+}
+
+fn kept_to_wire(kept: &[KeptVersion]) -> v1::KeptOutcome {
+    let version = |kept: &KeptVersion| v1::KeptVersion {
+        name: kept.name.to_string(),
+        digest: kept.digest.0.to_vec(),
+        size_bytes: kept.size_bytes,
+        kept_at_ms: kept.kept_at.0,
+        until_ms: kept.until.map(|until| until.0),
+    };
+    v1::KeptOutcome { versions: kept.iter().map(version).collect() }
+}
+
+/// `None` where it cannot be understood.
+fn kept_from_wire(outcome: v1::KeptOutcome) -> Option<Vec<KeptVersion>> {
+    let version = |kept: v1::KeptVersion| {
+        Some(KeptVersion {
+            name: kept.name.parse().ok()?,
+            digest: kept.digest.try_into().map(Digest).ok()?,
+            size_bytes: kept.size_bytes,
+            kept_at: Timestamp(kept.kept_at_ms),
+            until: kept.until_ms.map(Timestamp),
+        })
+    };
+    outcome.versions.into_iter().map(version).collect()
 }
 
 fn digest(bytes: Vec<u8>) -> Result<Digest, Status> {
@@ -313,6 +371,22 @@ mod tests {
         check(Some(1 << 20), Some(Some(1 << 20)));
         check(Some(0), None);
         check(Some(u64::MAX), None);
+    }
+
+    #[test]
+    fn what_is_kept_is_understood_as_it_was_told_and_not_in_part() {
+        let kept = |until: Option<u64>| KeptVersion {
+            name: "llama3.2".parse().expect("a name"),
+            digest: Digest([7; 32]),
+            size_bytes: 9,
+            kept_at: Timestamp(5),
+            until: until.map(Timestamp),
+        };
+        let all = vec![kept(None), kept(Some(8))];
+        assert_eq!(kept_from_wire(kept_to_wire(&all)), Some(all.clone()));
+        let mut short = kept_to_wire(&all);
+        short.versions[1].digest = vec![7; 31];
+        assert_eq!(kept_from_wire(short), None);
     }
 
     #[test]

@@ -100,6 +100,7 @@ impl Reader {
         self.metrics.show_disk(disk);
         let Some(engines) = self.slot.get() else { return };
         self.metrics.show_members(&engines.scheduler.others());
+        let sharing = engines.transfer.sharing();
         let mut machine = Machine {
             disk_free_bytes: disk.map(|space| space.free_bytes),
             models_free_bytes: models.map(|space| space.free_bytes),
@@ -108,6 +109,8 @@ impl Reader {
             applied_index: engines.metadata.status().applied,
             quarantined: engines.transfer.quarantined(),
             suspect_files: engines.transfer.suspect_files(),
+            models_bytes: sharing.apparent_bytes,
+            models_unique_bytes: sharing.unique_bytes,
             ..Machine::default()
         };
         if let Some(system) = system {

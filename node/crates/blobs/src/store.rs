@@ -26,6 +26,7 @@ use crate::manifest::{Manifest, ManifestError};
 
 pub mod access;
 pub mod publish;
+pub mod remove;
 pub mod replace;
 pub mod scan;
 
@@ -246,6 +247,12 @@ impl FileIdentity {
             ctime_ns: nanoseconds(metadata.ctime(), metadata.ctime_nsec()),
         }
     }
+
+    /// Whether this is the same file with the same bytes. It may have got or lost a name meanwhile.
+    #[must_use]
+    pub fn has_bytes_of(&self, other: &Self) -> bool {
+        Self { ctime_ns: other.ctime_ns, ..*self } == *other
+    }
 }
 
 fn nanoseconds(seconds: i64, rest: i64) -> i128 {
@@ -291,7 +298,7 @@ fn read_file(action: &'static str, path: &Path, bytes_max: usize) -> Result<Opti
 
 /// Opens a plain file; `None` where there is none. It is looked at before, since opening a pipe or a device may do
 /// something, and opened without waiting, since it may have become one.
-fn open_file(action: &'static str, path: &Path) -> Result<Option<(fs::File, Metadata)>, Fault> {
+pub(crate) fn open_file(action: &'static str, path: &Path) -> Result<Option<(fs::File, Metadata)>, Fault> {
     let opened = || -> io::Result<Option<(fs::File, Metadata)>> {
         if !fs::metadata(path)?.is_file() {
             return Ok(None);

@@ -40,6 +40,7 @@ pub mod nodes;
 pub mod outlook;
 pub mod pulls;
 mod raft;
+mod registry;
 mod settings;
 pub mod status;
 mod tokens;

@@ -1,14 +1,19 @@
 //! The rules for models as JSON: the setting `models/rules`, and the file that people write.
 //!
 //! What is read here is what the leader may act on, so a text is taken whole or not at all, and all that is wrong with
-//! it is said at once. What is written reads back as itself. What a rule does is decided in `core`.
+//! it is said at once. What is written reads back as itself. What a rule does is decided in `core`; what the nodes say
+//! of themselves, against which it is held, is put together here, so that what is shown is what the leader does.
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use ollamax_core::catalog::{Fault, View, read as state};
-use ollamax_core::retention::{PATTERN_BYTES_MAX, RULES_MAX, Rule, Rules, Then};
-use ollamax_types::ModelName;
+use ollamax_core::health::Health;
+use ollamax_core::retention::{Disk, PATTERN_BYTES_MAX, RULES_MAX, Rule, Rules, SiteFacts, Then};
+use ollamax_scheduler::PeerLoad;
 use ollamax_types::limits::SETTING_VALUE_BYTES_MAX;
+use ollamax_types::{Beat, ModelName, NodeId};
 
 /// The setting that holds them.
 pub const SETTING: &str = "models/rules";
@@ -85,6 +90,22 @@ pub fn write(rules: &Rules) -> String {
 pub fn of(view: &dyn View) -> Result<Rules, Fault> {
     let setting = state::setting(view, SETTING)?;
     Ok(setting.and_then(|setting| read(&setting.value).ok()).unwrap_or_default())
+}
+
+/// What the nodes say of themselves, for a plan: this one, and the others as they were heard.
+#[must_use]
+pub fn sites(own: &Beat, peers: &[PeerLoad]) -> BTreeMap<NodeId, SiteFacts> {
+    let heard = peers.iter().map(|peer| (&*peer.beat, peer.health == Health::Alive));
+    std::iter::once((own, true)).chain(heard).map(|(beat, is_heard)| (beat.node, site(beat, is_heard))).collect()
+}
+
+fn site(beat: &Beat, is_heard: bool) -> SiteFacts {
+    let sizes = beat.models_total_bytes.zip(beat.models_free_bytes);
+    SiteFacts {
+        disk: sizes.map(|(total_bytes, free_bytes)| Disk { total_bytes, free_bytes }),
+        is_heard,
+        loaded: beat.resident.iter().map(|model| model.name.key()).collect(),
+    }
 }
 
 fn problems_of(rule: &Rule) -> Vec<String> {

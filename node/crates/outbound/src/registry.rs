@@ -24,9 +24,9 @@ use reqwest::StatusCode;
 use reqwest::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue, RANGE};
 use url::Url;
 
-use ollamax_types::ModelName;
 use ollamax_types::limits::MANIFEST_BYTES_MAX;
 use ollamax_types::name::DEFAULT_HOST;
+use ollamax_types::{Digest, ModelName};
 
 pub use error::RegistryError;
 pub use range::{Ranged, Wanted};
@@ -94,6 +94,17 @@ impl Registry {
         let source = self.source(name, insecure)?;
         let [.., tag] = name.parts();
         let url = source.url(&format!("manifests/{tag}"));
+        within(MANIFEST_TIMEOUT, &source.host(), self.read_manifest(&source, url)).await
+    }
+
+    /// The manifest with this digest, whatever the name stands for now, byte for byte. A registry need not have it by
+    /// its digest, and whether what comes has it is for the caller to see.
+    ///
+    /// # Errors
+    /// As [`Registry::manifest`].
+    pub async fn manifest_of(&self, name: &ModelName, digest: Digest, insecure: bool) -> Result<Bytes, RegistryError> {
+        let source = self.source(name, insecure)?;
+        let url = source.url(&format!("manifests/sha256:{digest}"));
         within(MANIFEST_TIMEOUT, &source.host(), self.read_manifest(&source, url)).await
     }
 

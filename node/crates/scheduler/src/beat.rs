@@ -92,5 +92,7 @@ pub(crate) fn beat(shared: &Shared) -> Beat {
         applied_index: machine.applied_index,
         quarantined: machine.quarantined,
         suspect_files: machine.suspect_files,
+        models_bytes: machine.models_bytes,
+        models_unique_bytes: machine.models_unique_bytes,
     }
 }

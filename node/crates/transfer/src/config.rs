@@ -46,6 +46,10 @@ pub struct Config {
     /// A damaged file of a store that this node may write is replaced by a sound one, from other nodes or from its
     /// registry. Since 0.1.
     pub repair: bool,
+    /// A version that a pull replaced in a store that this node may write can be rolled back to for so many hours; 0:
+    /// only pinned versions are kept. Its files take no more room than before, and make way when room is needed.
+    /// Since 0.1.
+    pub keep_previous_hours: u32,
     /// How long the runtime, and then the cluster, may take to see a model that was put into the store, milliseconds.
     /// Since 0.1.
     pub settle_ms: u64,
@@ -94,6 +98,7 @@ impl Default for Config {
             scrub_days: 30,
             scrub_bytes_per_second_max: 32 << 20,
             repair: true,
+            keep_previous_hours: 168,
             settle_ms: 15_000,
             serve_asks_max: 16,
             links_per_peer: 1,
@@ -134,6 +139,7 @@ impl Config {
             ("spare_percent", u64::from(self.spare_percent), 0, 50),
             ("spare_bytes_min", self.spare_bytes_min, 0, 1 << 40),
             ("scrub_days", u64::from(self.scrub_days), 0, 3_650),
+            ("keep_previous_hours", u64::from(self.keep_previous_hours), 0, 87_600),
             ("settle_ms", self.settle_ms, 100, 600_000),
             ("serve_asks_max", u64::from(self.serve_asks_max), 1, 256),
             ("links_per_peer", u64::from(self.links_per_peer), 1, 4),

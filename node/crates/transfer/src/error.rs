@@ -154,6 +154,16 @@ pub enum PullError {
         /// What is wrong.
         text: String,
     },
+    /// The runtime was to remove a model, and did not.
+    #[error("{name} was not removed: {text}")]
+    NotRemoved {
+        /// Which model.
+        name: ModelName,
+        /// What that means for others.
+        code: ErrorCode,
+        /// In the runtime's words.
+        text: String,
+    },
     /// The model is not on this node.
     #[error("{name} is not on this node")]
     NotHere {
@@ -198,7 +208,10 @@ impl PullError {
             Self::NotHere { .. } => ErrorCode::ModelNotFound,
             Self::NotListed { .. } => ErrorCode::RuntimeFailed,
             Self::OtherVersion { .. } => ErrorCode::DigestConflict,
-            Self::Runtime { code, .. } | Self::Bundle { code, .. } | Self::Elsewhere { code, .. } => *code,
+            Self::Runtime { code, .. }
+            | Self::NotRemoved { code, .. }
+            | Self::Bundle { code, .. }
+            | Self::Elsewhere { code, .. } => *code,
         }
     }
 
@@ -347,6 +360,10 @@ mod tests {
         let runtime = PullError::Runtime { code: ErrorCode::DiskFull, text: "no space left on device".to_owned() };
         let text = "the runtime does not fetch the model from this node: no space left on device";
         check(runtime, ErrorCode::DiskFull, text);
+        let text = "llama3.2:latest was not removed: it is busy".to_owned();
+        let busy =
+            PullError::NotRemoved { name: name.clone(), code: ErrorCode::RuntimeFailed, text: "it is busy".into() };
+        check(busy, ErrorCode::RuntimeFailed, &text);
         let other = PullError::OtherVersion { wanted: Digest([0; 32]), found: "nothing".to_owned() };
         assert_eq!(other.code(), ErrorCode::DigestConflict);
         let text = "llama3.2:latest is not on this node";

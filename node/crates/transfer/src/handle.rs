@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use ollamax_blobs::Promises;
+use ollamax_core::retention::Sharing;
 use ollamax_types::limits::PULL_WATCHERS_MAX;
 use ollamax_types::{Clock, Digest, ErrorCode, ModelName, NodeId, Quarantine, Rate, Timestamp};
 
@@ -28,6 +29,7 @@ use crate::config::Config;
 use crate::elsewhere::Remote;
 use crate::error::PullError;
 use crate::haves;
+use crate::keeping::{self, Keeping, KeptVersion, sharing_of};
 use crate::lab::{Lab, Places};
 use crate::library::Library;
 use crate::limits::{ClosedClass, Limits};
@@ -155,6 +157,8 @@ impl Handle {
         let serving = Arc::new(Semaphore::new(config.serve_asks_max as usize));
         let buffers = Buffers::new();
         let library = Library::new(trees.clone(), adopted.clone());
+        let kept = keeping::Ties::new(&clock, &library, &metrics, folder.join("kept"));
+        let keeping = Keeping::start(&config, kept, tasks, &stop);
         let trust = Trusting::new(Arc::clone(&peers), clock.clone(), metrics.clone());
         let means = Means {
             node,
@@ -166,6 +170,7 @@ impl Handle {
             ledger,
             seed,
             library: library.clone(),
+            keeping,
             limits,
             trust,
             metrics: metrics.clone(),
@@ -450,6 +455,62 @@ impl Handle {
     #[must_use]
     pub fn suspect_files(&self) -> u32 {
         u32::try_from(self.0.adopted.borrow().suspect.len()).unwrap_or(u32::MAX)
+    }
+
+    /// The versions that are pinned, as the record says. Until the first call nothing that is kept goes.
+    pub fn set_pins(&self, digests: BTreeSet<Digest>) {
+        self.0.service.means.keeping.set_pins(digests);
+    }
+
+    /// The versions that this node keeps although their names mean others, and those that are pinned.
+    #[must_use]
+    pub fn kept(&self) -> Vec<KeptVersion> {
+        self.0.service.means.keeping.list()
+    }
+
+    /// The same for one name, or for all.
+    #[must_use]
+    pub fn kept_of(&self, name: Option<&ModelName>) -> Vec<KeptVersion> {
+        self.kept().into_iter().filter(|kept| name.is_none_or(|name| kept.name == *name)).collect()
+    }
+
+    /// The same on another node, or on this one.
+    ///
+    /// # Errors
+    /// When that node cannot be asked.
+    pub async fn kept_at(&self, node: NodeId, name: Option<ModelName>) -> Result<Vec<KeptVersion>, PullError> {
+        if node == self.0.node { Ok(self.kept_of(name.as_ref())) } else { self.0.others.kept(node, name).await }
+    }
+
+    /// Lets the kept versions go that are due, and tells which; `dry_run`: only tells.
+    ///
+    /// # Errors
+    /// When there is no store, and when the disk refuses.
+    pub async fn sweep(&self, dry_run: bool) -> Result<Vec<KeptVersion>, PullError> {
+        self.0.service.means.sweep(dry_run).await
+    }
+
+    /// The same on another node, or on this one.
+    ///
+    /// # Errors
+    /// As [`Handle::sweep`] there, or when that node cannot be asked.
+    pub async fn sweep_at(&self, node: NodeId, dry_run: bool) -> Result<Vec<KeptVersion>, PullError> {
+        if node == self.0.node { self.sweep(dry_run).await } else { self.0.others.sweep(node, dry_run).await }
+    }
+
+    /// What the models of the store beside this node take, and what is saved since equal files are stored once.
+    #[must_use]
+    pub fn sharing(&self) -> Sharing {
+        sharing_of(&self.0.adopted.borrow().models)
+    }
+
+    /// Removes this version of a model from the runtime beside this node, and what is kept of that name; gives the
+    /// bytes that became free. Where the name stands for another version, or for none, nothing is done.
+    ///
+    /// # Errors
+    /// When the runtime does not do it, or the disk refuses.
+    pub async fn remove(&self, name: &ModelName, digest: Digest) -> Result<u64, PullError> {
+        self.0.service.means.remove(name, digest).await
     }
 
     /// To what somebody slowed a pull of this node down.

@@ -3,7 +3,7 @@
 //!
 //! Owns the pulls of this node, what it does for the cluster's wishes, the list of adopted models and their hash trees.
 //! Always holds: a model is visible when all of it is there and is what its name says, and what the runtime has is
-//! neither changed nor removed. What cannot be read is told, and looked at again later.
+//! neither changed nor removed, unless the cluster has the model removed here. What cannot be read is told, and looked at again later.
 #![doc = include_str!("../DESIGN.md")]
 #![forbid(unsafe_code)]
 
@@ -26,10 +26,12 @@ mod bundle;
 mod class;
 mod elsewhere;
 mod haves;
+mod keeping;
 mod library;
 mod limits;
 mod pull;
 mod quiet;
+mod removing;
 mod scrub;
 mod service;
 mod trust;
@@ -40,6 +42,7 @@ pub use bundle::{ComeOrder, Leaving};
 pub use config::Config;
 pub use error::PullError;
 pub use handle::{Handle, Parts, PullLimit, PullSpec};
+pub use keeping::KeptVersion;
 pub use limits::ClosedClass;
 pub use metrics::Metrics;
 pub use ollamax_blobs::{Access, BlobSpec, ManifestError, NoRoom, Scanned};

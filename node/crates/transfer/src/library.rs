@@ -3,18 +3,20 @@
 //! A part is offered for as long as somebody holds its [`Offered`]: those of its chunks that have a hash on record. A
 //! published file is offered when its tree is on record for the very file that lies there. Always holds: no chunk
 //! leaves that does not hash to what is on record. A published file that is damaged becomes suspect and is not offered
-//! any more; one that was replaced is not offered before it is hashed again. Whatever fails here fails one chunk for
-//! one asker, who gets it elsewhere. Everything blocks on the disk but for offering and learning.
+//! any more; one that was replaced is not offered before it is hashed again. Files of versions that are kept are offered
+//! like published ones. Whatever fails here fails one chunk for one asker, who gets it elsewhere. Everything blocks on
+//! the disk but for offering, showing and learning.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::watch;
 
+use ollamax_blobs::keep::blob_at;
 use ollamax_blobs::{
     BlobFile, BlobSpec, ChunkHash, Fault, Indexed, Manifest, Part, PartError, Store, Tree, chunk_hash,
 };
@@ -49,8 +51,30 @@ struct Shelves {
     published: BTreeMap<Digest, Indexed>,
     /// The latest last.
     manifests: VecDeque<(Digest, Bytes)>,
+    /// The files of versions that are kept, with their trees as soon as somebody wanted them.
+    kept: BTreeMap<Digest, (KeptFile, Option<Indexed>)>,
+    /// Their manifests.
+    kept_manifests: BTreeMap<Digest, Bytes>,
     /// The store that was opened last.
     store: Option<Store>,
+}
+
+/// A file of a version that is kept.
+#[derive(Debug, Clone)]
+pub(crate) struct KeptFile {
+    /// Where it lies.
+    pub(crate) path: PathBuf,
+    pub(crate) blob: BlobSpec,
+    /// Where its tree is.
+    pub(crate) trees: Trees,
+}
+
+/// A file of which all is here.
+struct Whole {
+    tree: Tree,
+    file: BlobFile,
+    /// It is not in the store.
+    kept: Option<KeptFile>,
 }
 
 /// A file on its way.
@@ -145,6 +169,11 @@ impl Library {
         self.0.changes.subscribe()
     }
 
+    /// The trees of files of the store.
+    pub(crate) fn trees(&self) -> Trees {
+        self.0.trees.clone()
+    }
+
     /// Follows what lies in the store.
     pub(crate) fn adopted(&self) -> watch::Receiver<Arc<Adopted>> {
         self.0.adopted.clone()
@@ -162,9 +191,27 @@ impl Library {
         shelves.manifests.push_back((digest, Bytes::copy_from_slice(manifest.bytes())));
     }
 
+    /// What is kept from now on.
+    pub(crate) fn show_kept(&self, files: BTreeMap<Digest, KeptFile>, manifests: BTreeMap<Digest, Bytes>) {
+        let mut shelves = self.lock();
+        let before = std::mem::take(&mut shelves.kept);
+        let is_same = before.keys().eq(files.keys());
+        let with_tree = |(sha256, file): (Digest, KeptFile)| {
+            let known = before.get(&sha256).filter(|(known, _)| known.path == file.path);
+            let indexed = known.and_then(|(_, indexed)| indexed.clone());
+            (sha256, (file, indexed))
+        };
+        shelves.kept = files.into_iter().map(with_tree).collect();
+        shelves.kept_manifests = manifests;
+        drop(shelves);
+        if !is_same {
+            self.stir();
+        }
+    }
+
     /// What can be had here of a file, and whether it is on its way into the cluster.
     pub(crate) fn held(&self, sha256: Digest) -> Option<Held> {
-        if let Ok(Some((tree, _))) = self.published(sha256) {
+        if let Ok(Some(Whole { tree, .. })) = self.whole(sha256) {
             let (size_bytes, bits) = (tree.size_bytes(), Bits::full(chunk_count(tree.size_bytes())));
             return Some(Held { size_bytes, bits, is_first: false });
         }
@@ -187,8 +234,8 @@ impl Library {
 
     /// The hashes of a file of which all is here.
     pub(crate) fn tree(&self, sha256: Digest) -> Option<Tree> {
-        match self.published(sha256) {
-            Ok(Some((tree, _))) => Some(tree),
+        match self.whole(sha256) {
+            Ok(Some(Whole { tree, .. })) => Some(tree),
             _ => self.part(sha256)?.tree().ok(),
         }
     }
@@ -201,7 +248,11 @@ impl Library {
 
     /// The manifest with this digest.
     pub(crate) fn manifest(&self, digest: Digest) -> Option<Bytes> {
-        let known = self.lock().manifests.iter().find(|(known, _)| *known == digest).map(|(_, bytes)| bytes.clone());
+        let known = {
+            let shelves = self.lock();
+            let learnt = shelves.manifests.iter().find(|(known, _)| *known == digest).map(|(_, bytes)| bytes);
+            learnt.or_else(|| shelves.kept_manifests.get(&digest)).cloned()
+        };
         if known.is_some() {
             return known;
         }
@@ -225,7 +276,7 @@ impl Library {
     }
 
     fn read_published(&self, sha256: Digest, index: u32, into: &mut Vec<u8>) -> Result<(), LibraryError> {
-        let (tree, file) = self.published(sha256)?.ok_or(LibraryError::Absent)?;
+        let Whole { tree, file, kept } = self.whole(sha256)?.ok_or(LibraryError::Absent)?;
         if index >= chunk_count(tree.size_bytes()) {
             return Err(LibraryError::Absent);
         }
@@ -241,11 +292,53 @@ impl Library {
         if tree.holds(index, into) {
             return Ok(());
         }
+        if let Some(kept) = kept {
+            self.drop_kept(sha256, &kept)?;
+            return Err(LibraryError::Damaged { index });
+        }
         let what = format!("chunk {index} is not what it was when it was hashed");
         self.0.trees.doubt(sha256, Doubted { identity: file.identity, tree: Some(tree), what });
         self.lock().published.remove(&sha256);
         self.stir();
         Err(LibraryError::Damaged { index })
+    }
+
+    /// A file of the store, else of a version that is kept.
+    fn whole(&self, sha256: Digest) -> Result<Option<Whole>, LibraryError> {
+        let published = self.published(sha256).map(|found| found.map(|(tree, file)| Whole { tree, file, kept: None }));
+        if matches!(published, Ok(Some(_))) {
+            return published;
+        }
+        match self.kept(sha256)? {
+            Some(kept) => Ok(Some(kept)),
+            None => published,
+        }
+    }
+
+    /// A file of a version that is kept, if its tree was made of its bytes. How many names it has changes.
+    fn kept(&self, sha256: Digest) -> Result<Option<Whole>, LibraryError> {
+        let found = self.lock().kept.get(&sha256).cloned();
+        let Some((kept, known)) = found else { return Ok(None) };
+        let indexed = match known {
+            Some(known) => Some(known),
+            None => kept.trees.open()?.get(sha256)?,
+        };
+        let (Some(indexed), Some(file)) = (indexed, blob_at(&kept.path, kept.blob)?) else { return Ok(None) };
+        if !file.identity.has_bytes_of(&indexed.identity) {
+            return Ok(None);
+        }
+        if let Some((_, known)) = self.lock().kept.get_mut(&sha256) {
+            known.get_or_insert_with(|| indexed.clone());
+        }
+        Ok(Some(Whole { tree: indexed.tree, file, kept: Some(kept) }))
+    }
+
+    /// A kept file is damaged: it is not offered any more.
+    fn drop_kept(&self, sha256: Digest, kept: &KeptFile) -> Result<(), LibraryError> {
+        tracing::warn!(path = %kept.path.display(), "a file of a version that is kept is damaged");
+        self.lock().kept.remove(&sha256);
+        self.stir();
+        Ok(kept.trees.open()?.remove(sha256)?)
     }
 
     /// A published file and its tree, if the tree was made of this very file, and nobody found that to be damaged.

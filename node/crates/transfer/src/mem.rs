@@ -19,6 +19,7 @@ use ollamax_types::{Digest, ErrorCode, ModelName, NodeId};
 
 use crate::error::PullError;
 use crate::handle::{Handle, PullLimit, PullSpec};
+use crate::keeping::KeptVersion;
 use crate::ports::{
     FetchStep, Listing, Opened, Origin, OriginError, OriginTrouble, Others, Place, PullStream, Runtime, RuntimeTrouble,
     Wanted,
@@ -62,6 +63,8 @@ pub struct MemOrigin {
 #[derive(Debug, Default)]
 struct Shop {
     manifests: BTreeMap<ModelName, Bytes>,
+    /// Those that can be had by their digests.
+    versions: BTreeMap<Digest, Bytes>,
     files: BTreeMap<Digest, Bytes>,
     manifest_faults: VecDeque<OriginTrouble>,
     faults: VecDeque<Fault>,
@@ -118,6 +121,11 @@ impl MemOrigin {
     /// Lets a name stand for a manifest.
     pub fn put_manifest(&self, name: ModelName, manifest: impl Into<Bytes>) {
         lock(&self.shop).manifests.insert(name, manifest.into());
+    }
+
+    /// Gives a manifest to whoever asks for it by its digest.
+    pub fn put_version(&self, digest: Digest, manifest: impl Into<Bytes>) {
+        lock(&self.shop).versions.insert(digest, manifest.into());
     }
 
     /// Has these bytes for a file, whatever their digest is.
@@ -204,6 +212,18 @@ impl Origin for MemOrigin {
             Some(kind) => Err(trouble(kind)),
             None => shop.manifests.get(name).cloned().ok_or_else(|| trouble(OriginTrouble::Absent)),
         };
+        async { answer }.boxed()
+    }
+
+    fn manifest_of(
+        &self,
+        _name: &ModelName,
+        digest: Digest,
+        _insecure: bool,
+    ) -> BoxFuture<'static, Result<Bytes, OriginError>> {
+        let mut shop = lock(&self.shop);
+        shop.manifests_asked += 1;
+        let answer = shop.versions.get(&digest).cloned().ok_or_else(|| trouble(OriginTrouble::Absent));
         async { answer }.boxed()
     }
 
@@ -423,6 +443,16 @@ impl Others for MemOthers {
     fn limit(&self, to: NodeId, limit: PullLimit) -> BoxFuture<'static, Result<bool, PullError>> {
         let limited = self.handle(to).map(|handle| handle.limit_pull(&limit.name, limit.rate, limit.ahead));
         async { limited }.boxed()
+    }
+
+    fn kept(&self, to: NodeId, name: Option<ModelName>) -> BoxFuture<'static, Result<Vec<KeptVersion>, PullError>> {
+        let kept = self.handle(to).map(|handle| handle.kept_of(name.as_ref()));
+        async { kept }.boxed()
+    }
+
+    fn sweep(&self, to: NodeId, dry_run: bool) -> BoxFuture<'static, Result<Vec<KeptVersion>, PullError>> {
+        let handle = self.handle(to);
+        async move { handle?.sweep(dry_run).await }.boxed()
     }
 }
 

@@ -27,12 +27,16 @@
 //! | `ollamax_transfer_lab_streams` | ranges | – | of files that machines which are no members read just now |
 //! | `ollamax_transfer_lab_fetches_total` | models | `source`: peers, origin | got because such a machine asked |
 //! | `ollamax_transfer_staged_bytes` | bytes | – | that files on their way took when a pull ended last |
+//! | `ollamax_models_bytes` | bytes | – | of the complete models beside this node, each counted by itself |
+//! | `ollamax_models_shared_bytes` | bytes | – | of these that are on the disk once and counted more than once |
+//! | `ollamax_models_kept_bytes` | bytes | – | of kept versions that nothing else on the disk holds |
 
 use std::time::Duration;
 
 use prometheus::{CounterVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use ollamax_core::rates::Urgency;
+use ollamax_core::retention::Sharing;
 use ollamax_core::transfer_plan::origin::End;
 use ollamax_types::NodeId;
 
@@ -58,6 +62,9 @@ pub struct Metrics {
     retries: IntCounterVec,
     damaged: IntCounter,
     staged: IntGauge,
+    models_bytes: IntGauge,
+    shared_bytes: IntGauge,
+    kept_bytes: IntGauge,
     sent: IntCounter,
     asks: IntCounterVec,
     links: IntGauge,
@@ -144,6 +151,9 @@ impl Default for Metrics {
             retries,
             damaged: counter("ollamax_transfer_chunks_damaged_total", damaged),
             staged: gauge("ollamax_transfer_staged_bytes", "Bytes that files on their way take of the disk."),
+            models_bytes: gauge("ollamax_models_bytes", "Bytes of the models beside this node, each by itself."),
+            shared_bytes: gauge("ollamax_models_shared_bytes", "Bytes of them that are stored only once."),
+            kept_bytes: gauge("ollamax_models_kept_bytes", "Bytes of versions that their names do not mean any more."),
             sent: counter("ollamax_transfer_sent_bytes_total", "Bytes of chunks that other nodes got."),
             asks,
             links: gauge("ollamax_transfer_links", "Streams for chunks between this node and others."),
@@ -179,6 +189,9 @@ impl Metrics {
         registry.register(Box::new(self.retries.clone()))?;
         registry.register(Box::new(self.damaged.clone()))?;
         registry.register(Box::new(self.staged.clone()))?;
+        registry.register(Box::new(self.models_bytes.clone()))?;
+        registry.register(Box::new(self.shared_bytes.clone()))?;
+        registry.register(Box::new(self.kept_bytes.clone()))?;
         registry.register(Box::new(self.sent.clone()))?;
         registry.register(Box::new(self.asks.clone()))?;
         registry.register(Box::new(self.links.clone()))?;
@@ -327,6 +340,16 @@ impl Metrics {
     pub(crate) fn show_staged(&self, bytes: u64) {
         self.staged.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
+
+    pub(crate) fn show_sharing(&self, sharing: Sharing) {
+        self.models_bytes.set(i64::try_from(sharing.apparent_bytes).unwrap_or(i64::MAX));
+        let shared = sharing.apparent_bytes.saturating_sub(sharing.unique_bytes);
+        self.shared_bytes.set(i64::try_from(shared).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn show_kept(&self, bytes: u64) {
+        self.kept_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
 }
 
 // === impl OpenLink ===
@@ -379,9 +402,9 @@ mod tests {
         let registry = Registry::new();
         let metrics = Metrics::default();
         metrics.register(&registry).expect("an empty registry");
-        assert_eq!(registry.gather().len(), 24, "strikes are there from the first one on");
+        assert_eq!(registry.gather().len(), 27, "strikes are there from the first one on");
         metrics.struck(NodeId(2));
-        assert_eq!(registry.gather().len(), 25);
+        assert_eq!(registry.gather().len(), 28);
         metrics.register(&registry).expect_err("taken");
     }
 

@@ -24,6 +24,7 @@ use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, Root};
 
 use crate::error::PullError;
 use crate::handle::{PullLimit, PullSpec};
+use crate::keeping::KeptVersion;
 use crate::progress::PullProgress;
 use crate::shelf::Shelf;
 use crate::verify::{VerifyOrder, VerifyStream};
@@ -32,6 +33,13 @@ use crate::verify::{VerifyOrder, VerifyStream};
 pub trait Origin: Send + Sync + 'static {
     /// The manifest for which a name stands now, byte for byte.
     fn manifest(&self, name: &ModelName, insecure: bool) -> BoxFuture<'static, Result<Bytes, OriginError>>;
+    /// The manifest with this digest, byte for byte, whatever the name stands for now. Not every origin has it.
+    fn manifest_of(
+        &self,
+        name: &ModelName,
+        digest: Digest,
+        insecure: bool,
+    ) -> BoxFuture<'static, Result<Bytes, OriginError>>;
     /// Asks for a range of a file, and answers when its first bytes may be read.
     fn open(&self, wanted: Wanted) -> BoxFuture<'static, Result<Opened, OriginError>>;
 }
@@ -185,6 +193,10 @@ pub trait Others: Send + Sync + 'static {
     fn verify(&self, to: NodeId, order: VerifyOrder) -> VerifyStream;
     /// Slows a pull there down; false when there was none.
     fn limit(&self, to: NodeId, limit: PullLimit) -> BoxFuture<'static, Result<bool, PullError>>;
+    /// The versions that are kept there: of one name, or all.
+    fn kept(&self, to: NodeId, name: Option<ModelName>) -> BoxFuture<'static, Result<Vec<KeptVersion>, PullError>>;
+    /// Lets those go there that are due, and tells which; `dry_run`: only tells.
+    fn sweep(&self, to: NodeId, dry_run: bool) -> BoxFuture<'static, Result<Vec<KeptVersion>, PullError>>;
 }
 
 /// Bytes both ways, between two nodes that know each other.

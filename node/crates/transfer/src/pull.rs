@@ -12,6 +12,7 @@ pub(crate) mod chase;
 pub(crate) mod course;
 pub(crate) mod fetch;
 mod loopback;
+mod publishing;
 pub(crate) mod repair;
 pub(crate) mod resume;
 pub(crate) mod swarm;
@@ -29,7 +30,6 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::FutureExt as _;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::spawn_blocking;
@@ -37,8 +37,8 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use ollamax_blobs::{
-    Access, BlobSpec, Fault, FileIdentity, Index, Indexed, JOB_VERSION, JobFile, Jobs, Manifest, Need, NoRoom, Owner,
-    Part, PartError, Promise, Promises, Publication, PublishError, Space, Staging, Store,
+    Access, BlobSpec, Fault, FileIdentity, JOB_VERSION, JobFile, Jobs, Manifest, Need, NoRoom, Owner, Part, PartError,
+    Promise, Promises, PublishError, Space, Staging, Store,
 };
 use ollamax_types::{CHUNK_BYTES, Clock, Digest, ErrorCode, ModelName, NodeId};
 
@@ -48,6 +48,7 @@ use crate::bulk::link::Links;
 use crate::config::Config;
 use crate::error::PullError;
 use crate::handle::PullSpec;
+use crate::keeping::Keeping;
 use crate::library::{Library, Offered};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
@@ -68,8 +69,6 @@ const SEEK_INTERVAL: Duration = Duration::from_secs(1);
 const SEEKS_MAX: u32 = 60;
 /// Most pulls for wishes that ask a registry for a manifest at once.
 pub(crate) const ASKING_MAX: usize = 8;
-/// Time that a runtime which starts may take to remove files that no manifest named when it looked.
-const START_WAIT: Duration = Duration::from_secs(5);
 
 /// The right to work on one file; whoever holds the lock in it works.
 type Turn = Arc<tokio::sync::Mutex<()>>;
@@ -87,6 +86,7 @@ pub(crate) struct Means {
     pub(crate) seed: u64,
     pub(crate) links: Links,
     pub(crate) library: Library,
+    pub(crate) keeping: Keeping,
     pub(crate) limits: Limits,
     /// Who may be asked.
     pub(crate) trust: Trusting,
@@ -160,6 +160,16 @@ struct Ground {
     missing: Vec<(BlobSpec, Turn)>,
     /// Promised to nobody else meanwhile.
     room: Vec<Promise>,
+}
+
+/// Where room is set aside, and for what.
+#[derive(Clone, Copy)]
+struct Target<'a> {
+    store: &'a Store,
+    staging: &'a Staging,
+    /// For people.
+    place: &'a str,
+    manifest: &'a Manifest,
 }
 
 /// A pull that may fetch.
@@ -286,11 +296,15 @@ impl Pull {
     async fn prepare(&self, manifest: &Manifest) -> Result<Prepared, PullError> {
         let store = self.find_store().await?;
         let (name, manifest) = (self.spec.name.clone(), manifest.clone());
-        let (asked, wanted) = (store.clone(), manifest.clone());
+        let (asked, wanted, keeping) = (store.clone(), manifest.clone(), self.means.keeping.clone());
         let asked_at_ms = self.asked_at_ms();
         let found = blocking(move || {
             if asked_at_ms.is_some_and(|asked_at_ms| is_overtaken(&asked, &name, &wanted, asked_at_ms)) {
                 return Err(PullError::Overtaken { name });
+            }
+            // What cannot be brought back is fetched.
+            if let Err(error) = keeping.bring_back(&asked, &wanted) {
+                tracing::warn!(model = %name, %error, "bring back the files of a version that is kept");
             }
             let is_published = is_published(&asked, &name, &wanted);
             let missing = missing_in(&asked, &wanted);
@@ -310,7 +324,8 @@ impl Pull {
         }
         let missing: Vec<(BlobSpec, Turn)> =
             missing.into_iter().map(|blob| (blob, self.means.turn(blob.sha256))).collect();
-        let room = self.set_room_aside(&place, &staging, &missing, way.copied_to(&store)).await?;
+        let target = Target { store: &store, staging: &staging, place: &place, manifest: &manifest };
+        let room = self.set_room_aside(target, &missing, way.copied_to(&store)).await?;
         Ok(Prepared::Missing(Ground { store, staging, way, place, missing, room }))
     }
 
@@ -362,14 +377,26 @@ impl Pull {
     /// Promises room and lets the parts take it, so that a disk that is too small is met before the first byte.
     async fn set_room_aside(
         &self,
-        place: &str,
-        staging: &Staging,
+        target: Target<'_>,
         missing: &[(BlobSpec, Turn)],
         copied_to: Option<PathBuf>,
     ) -> Result<Vec<Promise>, PullError> {
+        let Target { store: kept_beside, staging, place, manifest } = target;
         let (means, staging, missing) = (Arc::clone(&self.means), staging.clone(), missing.to_vec());
         let store = copied_to.as_deref().unwrap_or(Path::new("")).display().to_string();
-        let made = blocking(move || means.set_room_aside(&staging, &missing, copied_to.as_deref())).await?;
+        let (kept_beside, wanted) = (kept_beside.clone(), manifest.digest());
+        let made = blocking(move || {
+            let made = means.set_room_aside(&staging, &missing, copied_to.as_deref());
+            let Err(Unroomy::NoRoom(room) | Unroomy::Twice(room)) = &made else { return made };
+            // What is kept for people to come back to makes way for what somebody wants now.
+            let lacking = room.needed_bytes.saturating_sub(room.free_bytes.saturating_sub(room.promised_bytes));
+            match means.keeping.make_room(&kept_beside, lacking, wanted) {
+                Ok(1..) => means.set_room_aside(&staging, &missing, copied_to.as_deref()),
+                Ok(0) => made,
+                Err(fault) => Err(Unroomy::Fault(fault)),
+            }
+        });
+        let made = made.await?;
         let no_room = |place: String, room: NoRoom| PullError::NoRoom { model: self.spec.name.clone(), place, room };
         made.map_err(|error| match error {
             Unroomy::NoRoom(room) => no_room(place.to_owned(), room),
@@ -499,84 +526,6 @@ impl Pull {
             sealed.map(|()| part)
         });
         sealed.await?.map_err(|error| PullError::of_part(&ground.place, &error))
-    }
-
-    /// Step 7: makes the model visible, for good.
-    async fn publish(
-        &self,
-        ground: &Ground,
-        manifest: &Manifest,
-        parts: Vec<Part>,
-    ) -> Result<Result<(), PublishError>, PullError> {
-        if let Way::Handed(shelf) = &ground.way {
-            return self.hand_over(ground, shelf, manifest, &parts).await;
-        }
-        if let Err(error) = self.publish_once(ground, manifest, parts.clone()).await? {
-            return Ok(Err(error));
-        }
-        let listing = self.means.runtime.lists(&self.spec.name, manifest.digest()).now_or_never();
-        if listing == Some(Listing::Down) && self.stop.run_until_cancelled(sleep(START_WAIT)).await.is_none() {
-            return Err(PullError::Stopping);
-        }
-        self.publish_again(ground, manifest, parts).await
-    }
-
-    /// Puts back what a runtime removed that was starting: it may have looked for files without a manifest before ours
-    /// was there. What is staged goes then. Whoever changed the name meanwhile is left alone.
-    async fn publish_again(
-        &self,
-        ground: &Ground,
-        manifest: &Manifest,
-        parts: Vec<Part>,
-    ) -> Result<Result<(), PublishError>, PullError> {
-        let (store, staging, manifest) = (ground.store.clone(), ground.staging.clone(), manifest.clone());
-        let (name, now) = (self.spec.name.clone(), self.means.clock.now());
-        blocking(move || {
-            let stored = store.manifest(&name).ok().flatten();
-            if stored.is_none_or(|(_, stored)| stored.digest() != manifest.digest()) {
-                forget(&staging, &manifest);
-                return Ok(());
-            }
-            let (name, manifest, parts, staging) = (&name, &manifest, &parts[..], &staging);
-            store.publish(&Publication { name, manifest, parts, staging, now, clears: true }).map(drop)
-        })
-        .await
-    }
-
-    /// Makes the model visible. What is staged of it stays.
-    async fn publish_once(
-        &self,
-        ground: &Ground,
-        manifest: &Manifest,
-        parts: Vec<Part>,
-    ) -> Result<Result<(), PublishError>, PullError> {
-        let (store, staging, manifest) = (ground.store.clone(), ground.staging.clone(), manifest.clone());
-        let (name, now) = (self.spec.name.clone(), self.means.clock.now());
-        let asked_at_ms = self.asked_at_ms();
-        let published = blocking(move || {
-            if asked_at_ms.is_some_and(|asked_at_ms| is_overtaken(&store, &name, &manifest, asked_at_ms)) {
-                return Err(PullError::Overtaken { name });
-            }
-            let (name, manifest, parts, staging) = (&name, &manifest, &parts[..], &staging);
-            Ok(store.publish(&Publication { name, manifest, parts, staging, now, clears: false }).map(drop))
-        });
-        published.await?
-    }
-
-    /// Puts the hash trees on record, so that adoption need not read the files again.
-    async fn index(&self, store: &Store, parts: Vec<Part>) -> Result<(), PullError> {
-        let (trees, store, board) = (self.means.trees.clone(), store.clone(), Arc::clone(&self.board));
-        blocking(move || {
-            for part in parts {
-                if let Ok(tree) = part.tree() {
-                    board.rooted(part.spec().sha256, tree.root());
-                }
-                if let Err(error) = trees.open().and_then(|index| put_tree(&index, &store, &part)) {
-                    tracing::warn!(%error, sha256 = %part.spec().sha256, "keep the hash tree of a file");
-                }
-            }
-        })
-        .await
     }
 
     /// Step 8: until the runtime lists it and the cluster knows. The model is there: nobody cancels it any more.
@@ -783,14 +732,5 @@ fn take_back(staging: &Staging, begun: &[(BlobSpec, Turn)], before: &[u64]) {
         if is_ours && let Err(error) = staging.forget(blob.sha256) {
             tracing::warn!(%error, "remove a file that was begun in vain");
         }
-    }
-}
-
-/// The identity is that of the file after its other name is gone.
-fn put_tree(index: &Index, store: &Store, part: &Part) -> Result<(), Fault> {
-    let (spec, Ok(tree)) = (part.spec(), part.tree()) else { return Ok(()) };
-    match store.blob(spec)? {
-        Some(file) => index.put(spec.sha256, &Indexed { identity: file.identity, tree }),
-        None => Ok(()),
     }
 }

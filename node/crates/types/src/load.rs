@@ -154,4 +154,8 @@ pub struct Beat {
     pub quarantined: Vec<Quarantine>,
     /// Files of its models that are not what their names say.
     pub suspect_files: u32,
+    /// Bytes of its models, each counted by itself.
+    pub models_bytes: u64,
+    /// Bytes of their files, each counted once.
+    pub models_unique_bytes: u64,
 }

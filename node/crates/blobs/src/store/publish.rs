@@ -173,7 +173,7 @@ impl Store {
     }
 
     /// Whether a blob lies there as it should.
-    fn shows(&self, blob: BlobSpec) -> Result<bool, PublishError> {
+    pub(crate) fn shows(&self, blob: BlobSpec) -> Result<bool, PublishError> {
         let path = self.blob_path(blob.sha256);
         let found = match fs::metadata(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
@@ -392,7 +392,7 @@ impl Dress {
 }
 
 /// Why bytes did not get a second name.
-fn refused_link(error: io::Error, path: &Path, sha256: Digest) -> PublishError {
+pub(crate) fn refused_link(error: io::Error, path: &Path, sha256: Digest) -> PublishError {
     let is_refusal = [Errno::EPERM, Errno::EOPNOTSUPP, Errno::ENOSYS].into_iter().any(|errno| disk::is(&error, errno));
     match error.kind() {
         ErrorKind::NotFound => PublishError::Missing { sha256 },

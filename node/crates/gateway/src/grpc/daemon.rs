@@ -194,6 +194,11 @@ impl AdminError {
         Self::new(ErrorCode::Internal, what, "this is a defect of the program", "ollamax logs --level error")
     }
 
+    /// A refusal whose next step names what it is about.
+    fn refused(refusal: &Refusal, why: &str, next: String) -> Self {
+        Self::new(refusal.code(), refusal.to_string(), why, next)
+    }
+
     /// A node name or id that no member has.
     #[must_use]
     pub fn node_not_found(text: &str) -> Self {
@@ -247,15 +252,29 @@ impl From<Refusal> for AdminError {
             ),
             Refusal::WishNotFound(_) => ("it was never asked for, or is not any more", "ollamax model pull NAME"),
             Refusal::NotPlanned { .. } => ("the leader has given this to another node", "ollamax model pulls"),
-            Refusal::VersionNotFound { .. } => ("no node ever had it under this name", "ollamax model history NAME"),
-            Refusal::Pinned { .. } => ("somebody wants the name to stand for that version", "ollamax model unpin NAME"),
-            Refusal::LastCopy { .. } => {
-                ("nobody else has this version under this name", "pull it elsewhere, or force it")
+            Refusal::VersionNotFound { name, .. } => {
+                let next = format!("ollamax model history {name}");
+                return Self::refused(&refusal, "no node ever had it under this name", next);
             }
-            Refusal::BelowWish { .. } => ("the model is asked for on that many nodes", "ask for fewer, or force it"),
-            Refusal::Disabled(_) => ("somebody, or a rule, took it out of use", "set it active again"),
-            Refusal::NameTaken { .. } => {
-                ("a tag never replaces another version", "remove that model, or use another name")
+            Refusal::Pinned { name, .. } => {
+                let next = format!("ollamax model unpin {name}");
+                return Self::refused(&refusal, "somebody wants the name to stand for that version", next);
+            }
+            Refusal::LastCopy { name } => {
+                let next = format!("ollamax model rm {name} --force");
+                return Self::refused(&refusal, "nobody else has this version under this name", next);
+            }
+            Refusal::BelowWish { name, left, .. } => {
+                let next = format!("ollamax model pull {name} --replicas {}", (*left).max(1));
+                return Self::refused(&refusal, "somebody asked for the model on that many nodes", next);
+            }
+            Refusal::Disabled(name) => {
+                let next = format!("ollamax model enable {name}");
+                return Self::refused(&refusal, "somebody, or a rule, took it out of use", next);
+            }
+            Refusal::NameTaken { name, .. } => {
+                let next = format!("ollamax model rm {name}, or use another name");
+                return Self::refused(&refusal, "a tag never replaces another version", next);
             }
         };
         Self::new(refusal.code(), refusal.to_string(), why, next)

@@ -24,8 +24,8 @@ use ollamax_gateway::{Config, Pull};
 use ollamax_transfer as transfer;
 use ollamax_transfer::mem::{MemCluster, MemPeers, MemRuntime};
 use ollamax_transfer::{
-    BlobProgress, BlobSpec, Opened, Origin, OriginError, OriginTrouble, Others, Place, PullError, PullProgress,
-    PullSpec, Stage, Wanted,
+    BlobProgress, BlobSpec, KeptVersion, Opened, Origin, OriginError, OriginTrouble, Others, Place, PullError,
+    PullProgress, PullSpec, Stage, Wanted,
 };
 use ollamax_types::{Clock, Digest, ErrorCode, ModelName, NodeId, Timestamp};
 
@@ -52,6 +52,10 @@ fn absent() -> OriginError {
 
 impl Origin for Empty {
     fn manifest(&self, _: &ModelName, _: bool) -> BoxFuture<'static, Result<Bytes, OriginError>> {
+        ready(Err(absent())).boxed()
+    }
+
+    fn manifest_of(&self, _: &ModelName, _: Digest, _: bool) -> BoxFuture<'static, Result<Bytes, OriginError>> {
         ready(Err(absent())).boxed()
     }
 
@@ -97,6 +101,14 @@ impl Others for Other {
 
     fn limit(&self, _: NodeId, _: transfer::PullLimit) -> BoxFuture<'static, Result<bool, PullError>> {
         ready(Ok(false)).boxed()
+    }
+
+    fn kept(&self, _: NodeId, _: Option<ModelName>) -> BoxFuture<'static, Result<Vec<KeptVersion>, PullError>> {
+        ready(Ok(Vec::new())).boxed()
+    }
+
+    fn sweep(&self, _: NodeId, _: bool) -> BoxFuture<'static, Result<Vec<KeptVersion>, PullError>> {
+        ready(Ok(Vec::new())).boxed()
     }
 }
 

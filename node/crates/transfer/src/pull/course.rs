@@ -29,7 +29,7 @@ use crate::bundle::Bundled;
 use crate::class::Class;
 use crate::error::PullError;
 use crate::limits::Gate;
-use crate::ports::{Assignment, Duty, OriginError, Place};
+use crate::ports::{Assignment, Duty, OriginError, OriginTrouble, Place};
 use crate::progress::{PullProgress, Stage, Wait};
 
 use super::chase::Chaser;
@@ -293,15 +293,32 @@ impl Pull {
         }
     }
 
-    /// Nodes may have the manifest still; the registry may stand for another version by now.
+    /// Nodes may have the manifest still, or keep it; the registry may stand for another version by now, and have this
+    /// one by its digest all the same.
     async fn ask_again(&self, wished: &Wished, digest: Digest) -> Result<Manifest, PullError> {
         if let Some(manifest) = self.manifest_of(&wished.now().others, digest).await {
             return Ok(manifest);
         }
-        let bytes = self.ask_for_manifest().await?;
+        let named = self.ask_for_manifest().await;
+        let named = named.ok().and_then(|bytes| Manifest::read(&bytes).ok());
+        if let Some(named) = named.filter(|named| named.digest() == digest) {
+            return Ok(named);
+        }
+        let origin = &self.means.origin;
+        let bytes = origin.manifest_of(&self.spec.name, digest, self.spec.insecure).await;
+        let bytes = bytes.map_err(|error| PullError::Manifest(self.nobody_keeps(digest, error)))?;
         let manifest = Manifest::read(&bytes).map_err(PullError::BadManifest)?;
         let found = manifest.digest();
         if found == digest { Ok(manifest) } else { Err(PullError::Digest { wanted: digest, found }) }
+    }
+
+    /// No node has a version any more. A registry that does not have it by its digest says no more than that.
+    fn nobody_keeps(&self, digest: Digest, error: OriginError) -> OriginError {
+        if error.kind != OriginTrouble::Absent {
+            return error;
+        }
+        let text = format!("nobody keeps version {} of {}", digest.short(), self.spec.name);
+        OriginError { text, ..error }
     }
 
     /// Waits until whoever fetches for all has found out what the name stands for, and that is on record.

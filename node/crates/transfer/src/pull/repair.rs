@@ -34,8 +34,9 @@ use crate::ports::Place;
 use crate::progress::{Board, Source, Stage};
 
 use super::chase::Chaser;
+use super::publishing::put_tree;
 use super::told::Proof;
-use super::{Fetcher, Means, Turn, Unroomy, blocking, fetch, put_tree, resume, swarm, tree};
+use super::{Fetcher, Means, Turn, Unroomy, blocking, fetch, resume, swarm, tree};
 
 /// Most who may have files of one node read again, and mended, at once.
 pub(crate) const CHECKS_MAX: usize = 4;

@@ -1,0 +1,326 @@
+//! Versions that stay when their name means another: second names of their files, in our own folder.
+//!
+//! ```text
+//! <staging>/keep/<SHA-256 of the manifest>/   0700, of the store's owner where we may
+//!   sha256-<hex>                              a file of the version: the store's own file, and no copy of it
+//!   name                                      the name that stood for the version
+//!   manifest.json                             written last; its time says since when the version is kept
+//! ```
+//!
+//! A runtime may remove its name of a file at any time; the bytes stay for as long as ours is there. Always holds: a
+//! folder without a manifest keeps nothing, and is swept. Nothing here is a way to change a file. What cannot be kept
+//! is not: another disk, a file system without second names, a file that leads elsewhere; whoever wanted it is told
+//! why.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use nix::errno::Errno;
+
+use ollamax_types::limits::MANIFEST_BYTES_MAX;
+use ollamax_types::{Digest, ModelName, Timestamp};
+
+use crate::fault::Fault;
+use crate::index::{Index, Indexed};
+use crate::manifest::Manifest;
+use crate::staging::disk;
+use crate::store::access::Access;
+use crate::store::publish::{PublishError, refused_link};
+use crate::store::{BlobFile, BlobSpec, FileIdentity, Owner, Store, open_file};
+
+const FOLDER: &str = "keep";
+const MANIFEST: &str = "manifest.json";
+const NAME: &str = "name";
+/// What is written under this ending is not there yet.
+const DRAFT_ENDING: &str = ".draft";
+/// A name has four parts, none of which is longer than a file's name.
+const NAME_BYTES_MAX: usize = 4_096;
+
+/// The folder of a store's versions. Cheap to clone; makes nothing until something is kept.
+#[derive(Debug, Clone)]
+pub struct Keep {
+    place: PathBuf,
+    owner: Owner,
+}
+
+/// A version that is kept.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    /// The name that stood for it.
+    pub name: ModelName,
+    /// What it consists of.
+    pub manifest: Manifest,
+    /// Since when.
+    pub kept_at: Timestamp,
+    /// Where its files lie.
+    pub path: PathBuf,
+}
+
+/// Why a version is not kept.
+#[derive(Debug, thiserror::Error)]
+pub enum KeepError {
+    /// A file of it is not in the store.
+    #[error("{sha256} is missing in the store")]
+    Incomplete {
+        /// The file.
+        sha256: Digest,
+    },
+    /// A file cannot have a second name there.
+    #[error("the store's files lie on another disk than {0}")]
+    OtherDisk(String),
+    /// The system lets nobody give that file a second name.
+    #[error("{path}: a file cannot get a second name here: {reason}")]
+    Refused {
+        /// Which file.
+        path: String,
+        /// What the system says.
+        reason: String,
+    },
+    /// The disk did not.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+}
+
+// === impl Keep ===
+
+impl Keep {
+    /// The folder for a store into which this process may link; `None` for any other.
+    #[must_use]
+    pub fn of(store: &Store) -> Option<Self> {
+        match store.access() {
+            Access::Direct { owner, .. } => Some(Self { place: store.staging_place(), owner }),
+            Access::Locked { .. } | Access::Hidden { .. } => None,
+        }
+    }
+
+    /// Keeps a version that is whole in the store, from `now` on; one that is kept already is kept from now on.
+    ///
+    /// # Errors
+    /// When a file of it is missing or cannot have a second name, and when the disk refuses. Then it is not kept, and
+    /// what was made on the way is swept later.
+    pub fn put(&self, store: &Store, name: &ModelName, manifest: &Manifest, now: Timestamp) -> Result<(), KeepError> {
+        let (blobs, folder, owner) = (manifest.blobs(), self.folder(manifest.digest()), Some(self.owner));
+        for blob in &blobs {
+            if store.blob(*blob)?.is_none() {
+                return Err(KeepError::Incomplete { sha256: blob.sha256 });
+            }
+        }
+        disk::hidden_folder(&self.place, owner)?;
+        disk::hidden_folder(&self.place.join(FOLDER), owner)?;
+        disk::hidden_folder(&folder, owner)?;
+        for blob in &blobs {
+            link(&store.blob_path(blob.sha256), &folder.join(file_name(blob.sha256)), *blob)?;
+        }
+        disk::sync_folder(&folder)?;
+        let write = |name: &str, bytes: &[u8]| {
+            let draft = folder.join(format!("{name}{DRAFT_ENDING}"));
+            disk::write_whole(&folder.join(name), &draft, bytes, owner)
+        };
+        write(NAME, name.to_string().as_bytes())?;
+        write(MANIFEST, manifest.bytes())?;
+        Ok(stamp(&folder.join(MANIFEST), now)?)
+    }
+
+    /// A version, if it is kept.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn get(&self, digest: Digest) -> Result<Option<Kept>, Fault> {
+        let path = self.folder(digest);
+        let read = |name: &str, bytes_max: usize| disk::read_small(&path.join(name), bytes_max);
+        let Some(bytes) = read(MANIFEST, MANIFEST_BYTES_MAX)? else { return Ok(None) };
+        let Some(name) = read(NAME, NAME_BYTES_MAX)? else { return Ok(None) };
+        let name = String::from_utf8(name).ok().and_then(|name| name.parse::<ModelName>().ok());
+        let manifest = Manifest::read(&bytes).ok().filter(|manifest| manifest.digest() == digest);
+        let (Some(name), Some(manifest)) = (name, manifest) else { return Ok(None) };
+        let at = path.join(MANIFEST);
+        let kept_at = fs::metadata(&at).and_then(|found| found.modified()).map_err(Fault::at("look at", &at))?;
+        Ok(Some(Kept { name, manifest, kept_at: moment(kept_at), path }))
+    }
+
+    /// All versions that are kept, the one that is kept for the longest time first.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn all(&self) -> Result<Vec<Kept>, Fault> {
+        let mut all = Vec::new();
+        for digest in self.folders()? {
+            all.extend(self.get(digest)?);
+        }
+        all.sort_by_key(|kept| (kept.kept_at, kept.manifest.digest()));
+        Ok(all)
+    }
+
+    /// Lets a version go; that it is not kept is fine. Gives the bytes that became free, which are those of files that
+    /// had no other name.
+    ///
+    /// # Errors
+    /// When the disk refuses: the version is not kept any more, and what is left of it is swept later.
+    pub fn release(&self, digest: Digest) -> Result<u64, Fault> {
+        let folder = self.folder(digest);
+        disk::remove_file(&folder.join(MANIFEST))?;
+        let mut freed_bytes: u64 = 0;
+        for name in disk::names_in(&folder)? {
+            let path = folder.join(name);
+            let found = fs::symlink_metadata(&path).ok().filter(|found| found.is_file() && found.nlink() == 1);
+            disk::remove_file(&path)?;
+            freed_bytes = freed_bytes.saturating_add(found.as_ref().map_or(0, disk::allocated_bytes));
+        }
+        disk::remove(&folder)?;
+        Ok(freed_bytes)
+    }
+
+    /// Removes what is left of versions that were never kept as a whole, or were let go.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn sweep(&self) -> Result<(), Fault> {
+        for digest in self.folders()? {
+            if self.get(digest)?.is_none() {
+                self.release(digest)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn folders(&self) -> Result<Vec<Digest>, Fault> {
+        let names = disk::names_in(&self.place.join(FOLDER))?;
+        Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
+    }
+
+    fn folder(&self, digest: Digest) -> PathBuf {
+        self.place.join(FOLDER).join(digest.to_string())
+    }
+}
+
+// === impl Kept ===
+
+impl Kept {
+    /// Where a file of it lies.
+    #[must_use]
+    pub fn blob_path(&self, sha256: Digest) -> PathBuf {
+        self.path.join(file_name(sha256))
+    }
+
+    /// Opens a file of it; `None` when it is absent, no plain file, or of another size.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn blob(&self, spec: BlobSpec) -> Result<Option<BlobFile>, Fault> {
+        blob_at(&self.blob_path(spec.sha256), spec)
+    }
+
+    /// Bytes on the disk that nothing but this holds.
+    #[must_use]
+    pub fn own_bytes(&self) -> u64 {
+        let files = self.manifest.blobs().into_iter().filter_map(|blob| {
+            let found = fs::symlink_metadata(self.blob_path(blob.sha256)).ok()?;
+            (found.nlink() == 1).then(|| disk::allocated_bytes(&found))
+        });
+        files.fold(0, u64::saturating_add)
+    }
+}
+
+// === impl Store ===
+
+impl Store {
+    /// Gives the files of a version that is kept their names in the store again, where the store lacks them. No byte is
+    /// copied. Visible it is when it is published.
+    ///
+    /// # Errors
+    /// When something else has the name of a file, or the disk refuses. A file that is not kept is missing still.
+    pub fn link_kept(&self, kept: &Kept) -> Result<(), PublishError> {
+        for blob in kept.manifest.blobs() {
+            let (from, to) = (kept.blob_path(blob.sha256), self.blob_path(blob.sha256));
+            if self.shows(blob)? || kept.blob(blob)?.is_none() {
+                continue;
+            }
+            match fs::hard_link(&from, &to) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists && self.shows(blob)? => {}
+                Err(error) => return Err(refused_link(error, &to, blob.sha256)),
+                Ok(()) => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Opens a file as one of a store is opened.
+///
+/// # Errors
+/// When the disk refuses.
+pub fn blob_at(path: &Path, spec: BlobSpec) -> Result<Option<BlobFile>, Fault> {
+    let opened = open_file("open the kept file", path)?;
+    let right = opened.filter(|(_, metadata)| metadata.len() == spec.size_bytes);
+    Ok(right.map(|(file, metadata)| BlobFile {
+        file,
+        size_bytes: spec.size_bytes,
+        identity: FileIdentity::of(&metadata),
+    }))
+}
+
+/// Does something by which files of a store get or lose a second name. That changes how the system tells them, and not
+/// their bytes: what was hashed of them stays on record.
+pub fn across<T>(index: &Index, store: &Store, blobs: &[BlobSpec], change: impl FnOnce() -> T) -> T {
+    let hashed = |blob: &BlobSpec| {
+        let (indexed, file) = (index.get(blob.sha256).ok().flatten()?, store.blob(*blob).ok().flatten()?);
+        (file.identity == indexed.identity).then_some((*blob, indexed))
+    };
+    let before: Vec<(BlobSpec, Indexed)> = blobs.iter().filter_map(hashed).collect();
+    let done = change();
+    for (blob, indexed) in before {
+        let Ok(Some(file)) = store.blob(blob) else { continue };
+        let is_same = file.identity.has_bytes_of(&indexed.identity);
+        if is_same && let Err(error) = put_again(index, blob.sha256, &Indexed { identity: file.identity, ..indexed }) {
+            tracing::warn!(%error, sha256 = %blob.sha256, "keep the hash tree of a file that got another name");
+        }
+    }
+    done
+}
+
+/// Puts a tree on record without saying that the file was read.
+fn put_again(index: &Index, sha256: Digest, indexed: &Indexed) -> Result<(), Fault> {
+    let checked_at = index.checked_at(sha256)?;
+    index.put(sha256, indexed)?;
+    checked_at.map_or(Ok(()), |at| index.note_checked(sha256, at))
+}
+
+fn link(from: &Path, to: &Path, blob: BlobSpec) -> Result<(), KeepError> {
+    let path = || from.display().to_string();
+    // A second name of a link would be one more link.
+    if fs::symlink_metadata(from).is_ok_and(|found| found.is_symlink()) {
+        return Err(KeepError::Refused { path: path(), reason: "it leads elsewhere".to_owned() });
+    }
+    let Err(error) = fs::hard_link(from, to) else { return Ok(()) };
+    let is_refusal = |error: &io::Error| {
+        [Errno::EPERM, Errno::EOPNOTSUPP, Errno::ENOSYS, Errno::EMLINK].iter().any(|errno| disk::is(error, *errno))
+    };
+    match error.kind() {
+        ErrorKind::AlreadyExists if blob_at(to, blob)?.is_some() => Ok(()),
+        ErrorKind::NotFound => Err(KeepError::Incomplete { sha256: blob.sha256 }),
+        ErrorKind::CrossesDevices => Err(KeepError::OtherDisk(to.display().to_string())),
+        _ if is_refusal(&error) => Err(KeepError::Refused { path: path(), reason: error.to_string() }),
+        _ => Err(Fault::at("link", to)(error).into()),
+    }
+}
+
+fn stamp(path: &Path, now: Timestamp) -> Result<(), Fault> {
+    let opened = OpenOptions::new().write(true).open(path);
+    let stamped = opened.and_then(|file| file.set_modified(UNIX_EPOCH + Duration::from_millis(now.0)));
+    stamped.map_err(Fault::at("note the time of", path))
+}
+
+fn moment(time: SystemTime) -> Timestamp {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn file_name(sha256: Digest) -> String {
+    format!("sha256-{sha256}")
+}
+
+#[cfg(test)]
+mod tests;

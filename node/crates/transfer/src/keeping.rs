@@ -1,0 +1,410 @@
+//! Which versions are kept here, until when, and what goes when room is needed.
+//!
+//! A version is kept when this node puts another one under its name, and while it is pinned. It goes when it is old,
+//! when its name stands for it again, when its name is gone, or, the oldest first, when something else needs the room;
+//! a pinned one goes only when nobody pins it any more, or the cluster removes its copy here. Always holds: nothing is
+//! let go before this node has heard what is pinned. What is kept is found on the disk, not remembered, so a restart
+//! changes nothing; it is offered to other nodes like what the store has. What cannot be kept is told once in the log,
+//! and ends no pull.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use ollamax_blobs::keep::across;
+use ollamax_blobs::{Fault, Indexed, Keep, KeepError, Kept, Manifest, PublishError, Scanned, Store};
+use ollamax_core::retention::{Sharing, sharing};
+use ollamax_types::{Clock, Digest, ModelName, Timestamp};
+
+use crate::adopt::Trees;
+use crate::config::Config;
+use crate::library::{KeptFile, Library};
+use crate::metrics::Metrics;
+use crate::pull::blocking;
+
+/// Time between two looks at what is kept although nothing changed: it becomes old.
+const LOOK_INTERVAL: Duration = Duration::from_secs(600);
+/// Most versions that are kept; beyond it the oldest goes that is not pinned.
+const KEPT_MAX: usize = 256;
+const HOUR_MS: u64 = 3_600_000;
+
+/// A version that is kept on a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptVersion {
+    /// The name that stood for it.
+    pub name: ModelName,
+    /// Which version.
+    pub digest: Digest,
+    /// Bytes of all its files.
+    pub size_bytes: u64,
+    /// Since when, by that node's clock.
+    pub kept_at: Timestamp,
+    /// Until when; `None`: for as long as it is pinned.
+    pub until: Option<Timestamp>,
+}
+
+/// What keeping is tied to.
+pub(crate) struct Ties {
+    clock: Clock,
+    /// The trees of the store's files.
+    trees: Trees,
+    /// The trees of the files of kept versions: those of the store go with its names.
+    kept_trees: Trees,
+    library: Library,
+    metrics: Metrics,
+}
+
+/// The versions that are kept. Clones are the same.
+#[derive(Clone)]
+pub(crate) struct Keeping(Arc<Inner>);
+
+struct Inner {
+    ties: Ties,
+    /// For how long a version is kept that was replaced, hours.
+    hours: u32,
+    /// The versions that are pinned; `None` until this node has heard it.
+    pins: watch::Sender<Option<BTreeSet<Digest>>>,
+    /// Held while names of files change for the sake of a version.
+    work: Mutex<()>,
+    told: Mutex<Told>,
+}
+
+/// What was found at the last look.
+#[derive(Default)]
+struct Told {
+    kept: Vec<KeptVersion>,
+    /// Why a version could not be kept, as last told in the log.
+    trouble: Option<String>,
+}
+
+// === impl Ties ===
+
+impl Ties {
+    /// `kept_trees` is the folder of the trees of kept files.
+    pub(crate) fn new(clock: &Clock, library: &Library, metrics: &Metrics, kept_trees: PathBuf) -> Self {
+        let (clock, library, metrics) = (clock.clone(), library.clone(), metrics.clone());
+        Self { clock, trees: library.trees(), kept_trees: Trees::new(kept_trees), library, metrics }
+    }
+}
+
+// === impl Keeping ===
+
+impl Keeping {
+    /// Begins to look after what is kept, until `stop`.
+    pub(crate) fn start(config: &Config, ties: Ties, tasks: &TaskTracker, stop: &CancellationToken) -> Self {
+        let (pins, hours) = (watch::Sender::new(None), config.keep_previous_hours);
+        let keeping = Self(Arc::new(Inner { ties, hours, pins, work: Mutex::default(), told: Mutex::default() }));
+        // If it fails, what is kept stays until the next start, or until room is needed; it ends with `stop`.
+        tasks.spawn(keeping.clone().run(stop.clone()));
+        keeping
+    }
+
+    /// Looks at what is kept when something changes, until `stop`.
+    async fn run(self, stop: CancellationToken) {
+        let mut adopted = self.0.ties.library.adopted();
+        let mut pins = self.0.pins.subscribe();
+        loop {
+            let now = Arc::clone(&adopted.borrow_and_update());
+            pins.borrow_and_update();
+            if let Some(root) = now.store.clone().filter(|_| now.scanned) {
+                let keeping = self.clone();
+                if let Err(error) = blocking(move || keeping.look(&root, &now.models)).await {
+                    tracing::warn!(code = %error.code(), %error, "look at the versions that are kept");
+                }
+            }
+            let woken = async {
+                tokio::select! {
+                    changed = adopted.changed() => changed.is_ok(),
+                    changed = pins.changed() => changed.is_ok(),
+                    () = sleep(LOOK_INTERVAL) => true,
+                }
+            };
+            if stop.run_until_cancelled(woken).await != Some(true) {
+                return;
+            }
+        }
+    }
+
+    pub(crate) fn set_pins(&self, digests: BTreeSet<Digest>) {
+        self.0.pins.send_if_modified(|pins| {
+            let is_other = pins.as_ref() != Some(&digests);
+            if is_other {
+                *pins = Some(digests);
+            }
+            is_other
+        });
+    }
+
+    /// What was kept at the last look.
+    pub(crate) fn list(&self) -> Vec<KeptVersion> {
+        self.told().kept.clone()
+    }
+
+    /// What would go at a look now, or has gone at one.
+    pub(crate) fn sweep(&self, store: &Store, dry_run: bool) -> Result<Vec<KeptVersion>, Fault> {
+        let _work = self.work();
+        let Some(keep) = Keep::of(store) else { return Ok(Vec::new()) };
+        let due = self.due(store, keep.all()?);
+        if !dry_run {
+            for kept in &due {
+                self.let_go(store, &keep, kept)?;
+            }
+            self.tell(&keep, None);
+        }
+        Ok(due.iter().map(|kept| self.shown(kept)).collect())
+    }
+
+    /// Another version is about to get this name: what it stands for is kept, if it is whole and shall be. The names of
+    /// files are this caller's to change for as long as the answer is held. Blocks on the disk.
+    pub(crate) fn before(&self, store: &Store, name: &ModelName, next: &Manifest) -> Option<MutexGuard<'_, ()>> {
+        let (_, stands) = store.manifest(name).ok().flatten()?;
+        let is_wanted = self.0.hours > 0 || self.is_pinned(stands.digest());
+        if stands.digest() == next.digest() || !is_wanted {
+            return None;
+        }
+        let work = self.work();
+        let keep = Keep::of(store)?;
+        let kept = self.put(store, &keep, name, &stands);
+        self.note(kept, name);
+        self.tell(&keep, None);
+        Some(work)
+    }
+
+    /// Gives the files of a version that is kept here their names in the store again. Blocks on the disk.
+    pub(crate) fn bring_back(&self, store: &Store, wanted: &Manifest) -> Result<(), PublishError> {
+        let _work = self.work();
+        let Some(kept) = Keep::of(store).map(|keep| keep.get(wanted.digest())).transpose()?.flatten() else {
+            return Ok(());
+        };
+        let (blobs, trees) = (wanted.blobs(), &self.0.ties.trees);
+        let linked = || store.link_kept(&kept);
+        match trees.open() {
+            Ok(index) => across(&index, store, &blobs, linked)?,
+            Err(_) => linked()?,
+        }
+        if let Err(error) = self.bring_trees_back(store, &kept) {
+            tracing::warn!(%error, "put the hash trees of a kept version on record");
+        }
+        Ok(())
+    }
+
+    /// Lets versions go that are not pinned, the oldest first, until so many bytes are free. Those of `wanted` stay.
+    /// Blocks on the disk.
+    pub(crate) fn make_room(&self, store: &Store, bytes: u64, wanted: Digest) -> Result<u64, Fault> {
+        let _work = self.work();
+        let Some(keep) = Keep::of(store).filter(|_| self.0.pins.borrow().is_some()) else { return Ok(0) };
+        let mut freed_bytes: u64 = 0;
+        for kept in keep.all()? {
+            if freed_bytes >= bytes {
+                break;
+            }
+            let digest = kept.manifest.digest();
+            if digest != wanted && !self.is_pinned(digest) {
+                freed_bytes = freed_bytes.saturating_add(self.let_go(store, &keep, &kept)?);
+            }
+        }
+        self.tell(&keep, None);
+        Ok(freed_bytes)
+    }
+
+    /// The cluster removes a version of a model here: it is not kept, nor is any other of that name that is not pinned.
+    /// Blocks on the disk.
+    pub(crate) fn give_up(&self, store: &Store, name: &ModelName, digest: Digest) -> Result<u64, Fault> {
+        let _work = self.work();
+        let Some(keep) = Keep::of(store) else { return Ok(0) };
+        let mut freed_bytes: u64 = 0;
+        for kept in keep.all()? {
+            let found = kept.manifest.digest();
+            if found == digest || (kept.name == *name && !self.is_pinned(found)) {
+                freed_bytes = freed_bytes.saturating_add(self.let_go(store, &keep, &kept)?);
+            }
+        }
+        self.tell(&keep, None);
+        Ok(freed_bytes)
+    }
+
+    /// Keeps what is pinned, lets go what is due, and tells what there is.
+    fn look(&self, root: &Path, models: &[Scanned]) {
+        let _work = self.work();
+        let shared = sharing_of(models);
+        let Ok(store) = Store::open(root) else { return };
+        let Some(keep) = Keep::of(&store) else {
+            self.show(&[], Vec::new(), Some(shared));
+            return;
+        };
+        let looked = || -> Result<(), Fault> {
+            keep.sweep()?;
+            for scanned in models.iter().filter(|scanned| scanned.complete && self.is_pinned(scanned.model.digest)) {
+                let (name, digest) = (&scanned.model.name, scanned.model.digest);
+                let stands = store.manifest(name).ok().flatten().filter(|(_, stands)| stands.digest() == digest);
+                if let Some((_, stands)) = stands
+                    && keep.get(digest)?.is_none()
+                {
+                    self.note(self.put(&store, &keep, name, &stands), name);
+                }
+            }
+            for kept in self.due(&store, keep.all()?) {
+                self.let_go(&store, &keep, &kept)?;
+            }
+            Ok(())
+        };
+        if let Err(error) = looked() {
+            tracing::warn!(%error, "look after the versions that are kept");
+        }
+        self.tell(&keep, Some(shared));
+    }
+
+    fn put(&self, store: &Store, keep: &Keep, name: &ModelName, manifest: &Manifest) -> Result<(), KeepError> {
+        let (ties, blobs) = (&self.0.ties, manifest.blobs());
+        let kept = || keep.put(store, name, manifest, ties.clock.now());
+        let index = ties.trees.open()?;
+        across(&index, store, &blobs, kept)?;
+        let own = ties.kept_trees.open()?;
+        for blob in blobs {
+            let (Some(indexed), Some(file)) = (index.get(blob.sha256)?, store.blob(blob)?) else { continue };
+            if indexed.identity == file.identity {
+                own.put(blob.sha256, &indexed)?;
+            }
+        }
+        tracing::info!(model = %name, digest = %manifest.digest(), "a version is kept");
+        Ok(())
+    }
+
+    fn bring_trees_back(&self, store: &Store, kept: &Kept) -> Result<(), Fault> {
+        let (index, own) = (self.0.ties.trees.open()?, self.0.ties.kept_trees.open()?);
+        for blob in kept.manifest.blobs() {
+            let (Some(indexed), Some(file)) = (own.get(blob.sha256)?, store.blob(blob)?) else { continue };
+            let is_known = index.get(blob.sha256)?.is_some_and(|known| known.identity == file.identity);
+            if file.identity.has_bytes_of(&indexed.identity) && !is_known {
+                index.put(blob.sha256, &Indexed { identity: file.identity, ..indexed })?;
+            }
+        }
+        Ok(())
+    }
+
+    fn let_go(&self, store: &Store, keep: &Keep, kept: &Kept) -> Result<u64, Fault> {
+        let (digest, blobs) = (kept.manifest.digest(), kept.manifest.blobs());
+        let index = self.0.ties.trees.open()?;
+        let freed_bytes = across(&index, store, &blobs, || keep.release(digest))?;
+        tracing::info!(model = %kept.name, %digest, freed_bytes, "a version is not kept any more");
+        Ok(freed_bytes)
+    }
+
+    /// Those that go now. None before it is known what is pinned.
+    fn due(&self, store: &Store, kept: Vec<Kept>) -> Vec<Kept> {
+        if self.0.pins.borrow().is_none() {
+            return Vec::new();
+        }
+        let (now, kept_ms) = (self.0.ties.clock.now(), u64::from(self.0.hours) * HOUR_MS);
+        let free = kept.iter().filter(|kept| !self.is_pinned(kept.manifest.digest())).count();
+        let mut above = free.saturating_sub(KEPT_MAX);
+        let mut is_due = |kept: &Kept| {
+            if self.is_pinned(kept.manifest.digest()) {
+                return false;
+            }
+            let is_above = above > 0;
+            above = above.saturating_sub(1);
+            is_above || now.ms_since(kept.kept_at) > kept_ms || is_of_no_use(store, kept)
+        };
+        kept.into_iter().filter(|kept| is_due(kept)).collect()
+    }
+
+    fn is_pinned(&self, digest: Digest) -> bool {
+        self.0.pins.borrow().as_ref().is_some_and(|pins| pins.contains(&digest))
+    }
+
+    fn shown(&self, kept: &Kept) -> KeptVersion {
+        let (digest, kept_at) = (kept.manifest.digest(), kept.kept_at);
+        let until = kept_at.plus_ms(u64::from(self.0.hours) * HOUR_MS);
+        KeptVersion {
+            name: kept.name.clone(),
+            digest,
+            size_bytes: kept.manifest.size_bytes(),
+            kept_at,
+            until: (!self.is_pinned(digest)).then_some(until),
+        }
+    }
+
+    /// Tells what is kept now.
+    fn tell(&self, keep: &Keep, shared: Option<Sharing>) {
+        let kept = keep.all().unwrap_or_else(|error| {
+            tracing::warn!(%error, "list the versions that are kept");
+            Vec::new()
+        });
+        let shown = kept.iter().map(|kept| self.shown(kept)).collect();
+        self.show(&kept, shown, shared);
+    }
+
+    fn show(&self, kept: &[Kept], shown: Vec<KeptVersion>, shared: Option<Sharing>) {
+        let ties = &self.0.ties;
+        let manifest = |kept: &Kept| (kept.manifest.digest(), Bytes::copy_from_slice(kept.manifest.bytes()));
+        ties.library.show_kept(self.files(kept), kept.iter().map(manifest).collect());
+        ties.metrics.show_kept(kept.iter().map(Kept::own_bytes).fold(0, u64::saturating_add));
+        if let Some(shared) = shared {
+            ties.metrics.show_sharing(shared);
+        }
+        self.told().kept = shown;
+    }
+
+    /// The files of kept versions. The trees of those that are not kept any more go.
+    fn files(&self, kept: &[Kept]) -> BTreeMap<Digest, KeptFile> {
+        let trees = &self.0.ties.kept_trees;
+        let Ok(own) = trees.open() else { return BTreeMap::new() };
+        let mut files = BTreeMap::new();
+        for kept in kept {
+            for blob in kept.manifest.blobs() {
+                let file = KeptFile { path: kept.blob_path(blob.sha256), blob, trees: trees.clone() };
+                files.insert(blob.sha256, file);
+            }
+        }
+        for sha256 in own.all().unwrap_or_default().into_iter().filter(|sha256| !files.contains_key(sha256)) {
+            if let Err(error) = own.remove(sha256) {
+                tracing::warn!(%error, "forget the hash tree of a file that is not kept any more");
+            }
+        }
+        files
+    }
+
+    /// Writes to the log why a version could not be kept, once.
+    fn note(&self, kept: Result<(), KeepError>, name: &ModelName) {
+        let trouble = kept.err().map(|error| error.to_string());
+        let mut told = self.told();
+        if let Some(reason) = trouble.as_ref().filter(|trouble| told.trouble.as_ref() != Some(*trouble)) {
+            tracing::warn!(model = %name, reason, "a version is not kept; there is no way back to it");
+        }
+        told.trouble = trouble;
+    }
+
+    fn work(&self) -> MutexGuard<'_, ()> {
+        self.0.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.0.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What these models take.
+pub(crate) fn sharing_of(models: &[Scanned]) -> Sharing {
+    let files = |scanned: &Scanned| scanned.blobs.iter().map(|blob| (blob.sha256, blob.size_bytes)).collect();
+    let complete = models.iter().filter(|scanned| scanned.complete);
+    let all: Vec<(Digest, Vec<(Digest, u64)>)> =
+        complete.map(|scanned| (scanned.model.digest, files(scanned))).collect();
+    sharing(&all)
+}
+
+/// Its name stands for it again, or for nothing. What cannot be read is of use.
+fn is_of_no_use(store: &Store, kept: &Kept) -> bool {
+    match store.manifest(&kept.name) {
+        Ok(Some((_, stands))) => stands.digest() == kept.manifest.digest(),
+        Ok(None) => true,
+        Err(_) => false,
+    }
+}

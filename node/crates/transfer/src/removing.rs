@@ -1,0 +1,111 @@
+//! Removes from this node what the cluster has removed here.
+//!
+//! The runtime does it, by its own words, as for a person; only where it does not run, and this node may write its
+//! store, the files are removed by hand. Always holds: only the version that is meant goes. Just before, the runtime is
+//! asked what the name stands for; another version, or none, is left alone. With the model goes what is kept of its
+//! name, so that its room is free at once. Who asks again after a failure does what is left to do.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use ollamax_blobs::{Access, BlobSpec, Store};
+use ollamax_types::{Digest, ModelName};
+
+use crate::error::PullError;
+use crate::keeping::KeptVersion;
+use crate::ports::{Place, RuntimeTrouble};
+use crate::pull::{Means, blocking};
+
+/// What a version takes in a store.
+struct Taken {
+    store: Store,
+    /// Its files, and what the disk gets back when they go.
+    files: Vec<(BlobSpec, u64)>,
+}
+
+// === impl Means ===
+
+impl Means {
+    /// Removes this version of a model, and gives the bytes that became free.
+    pub(crate) async fn remove(&self, name: &ModelName, digest: Digest) -> Result<u64, PullError> {
+        let taken = self.taken(name, digest).await?;
+        match self.runtime.holds(name).await {
+            Ok(Some(held)) if held == digest => {
+                self.runtime.delete(name).await.map_err(|trouble| of_runtime(name, trouble))?
+            }
+            Ok(_) => {}
+            Err(trouble) => match &taken {
+                Some(taken) if trouble.may_pass => remove_by_hand(taken, name, digest, trouble).await?,
+                _ => return Err(of_runtime(name, trouble)),
+            },
+        }
+        let Some(taken) = taken else {
+            self.runtime.look();
+            return Ok(0);
+        };
+        let (keeping, name) = (self.keeping.clone(), name.clone());
+        let freed = blocking(move || {
+            let Taken { store, files } = taken;
+            let gone = files.into_iter().filter(|(blob, _)| matches!(store.blob(*blob), Ok(None)));
+            let gone_bytes = gone.fold(0, |sum: u64, (_, bytes)| sum.saturating_add(bytes));
+            let kept = keeping.give_up(&store, &name, digest);
+            kept.map(|bytes| gone_bytes.saturating_add(bytes))
+                .map_err(|fault| PullError::of_fault(&store.root().display().to_string(), &fault))
+        });
+        let freed = freed.await?;
+        self.look.notify_one();
+        self.runtime.look();
+        freed
+    }
+
+    /// Lets the kept versions go that are due; `dry_run`: only tells which.
+    pub(crate) async fn sweep(&self, dry_run: bool) -> Result<Vec<KeptVersion>, PullError> {
+        let (runtime, keeping) = (Arc::clone(&self.runtime), self.keeping.clone());
+        let swept = blocking(move || {
+            let place = match runtime.place() {
+                Place::Store(place) => place,
+                Place::None(why) => return Err(PullError::NoStore(why)),
+            };
+            let store = Store::open(&place).map_err(|fault| PullError::NoStore(fault.to_string()))?;
+            keeping.sweep(&store, dry_run).map_err(|fault| PullError::of_fault(&place.display().to_string(), &fault))
+        });
+        swept.await?
+    }
+
+    /// What a version takes in the store beside this node, if it is there.
+    async fn taken(&self, name: &ModelName, digest: Digest) -> Result<Option<Taken>, PullError> {
+        let (runtime, name) = (Arc::clone(&self.runtime), name.clone());
+        blocking(move || {
+            let Place::Store(place) = runtime.place() else { return None };
+            let store = Store::open(&place).ok()?;
+            let stands = store.manifest(&name).ok().flatten().filter(|(_, stands)| stands.digest() == digest);
+            let blobs = stands.map(|(_, stands)| stands.blobs()).unwrap_or_default();
+            let files = blobs.into_iter().map(|blob| (blob, store.frees_bytes(blob))).collect();
+            Some(Taken { store, files })
+        })
+        .await
+    }
+}
+
+/// The runtime is not there to do it.
+async fn remove_by_hand(
+    taken: &Taken,
+    name: &ModelName,
+    digest: Digest,
+    trouble: RuntimeTrouble,
+) -> Result<(), PullError> {
+    let (store, gone) = (taken.store.clone(), name.clone());
+    let place: PathBuf = store.root().to_owned();
+    let removed = blocking(move || match store.access() {
+        Access::Direct { .. } => Some(store.remove(&gone, digest)),
+        Access::Locked { .. } | Access::Hidden { .. } => None,
+    });
+    match removed.await? {
+        Some(removed) => removed.map(drop).map_err(|fault| PullError::of_fault(&place.display().to_string(), &fault)),
+        None => Err(of_runtime(name, trouble)),
+    }
+}
+
+fn of_runtime(name: &ModelName, RuntimeTrouble { code, text, .. }: RuntimeTrouble) -> PullError {
+    PullError::NotRemoved { name: name.clone(), code, text }
+}
