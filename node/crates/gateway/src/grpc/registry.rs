@@ -1,7 +1,8 @@
 //! Names, versions and lifecycle, as an administrator asks for them: history, rollback, pin, tag, phase, why.
 //!
-//! What is known is read from this node's own state; what changes goes on record, and the guards are those of the state
-//! alone. A dry run asks the same state whether it would take the change, and changes nothing. Which versions a node
+//! What is shown is read from this node's own state. What changes something is chosen from a state that is not behind
+//! and goes on record, and the guards are those of the state alone. A dry run asks this node's state whether it would
+//! take the change, and changes nothing. Which versions a node
 //! keeps beside its models only that node knows: all are asked at once, for a bounded time, and who does not say it is
 //! named.
 
@@ -31,6 +32,8 @@ use case::{Case, Chosen};
 
 /// How long a node may take to say what it keeps.
 const ASK_WAIT: Duration = Duration::from_secs(3);
+/// How long a node may take to remove what it need not keep.
+const SWEEP_WAIT: Duration = Duration::from_secs(60);
 /// How many nodes are asked at once.
 const ASK_AT_ONCE: usize = 16;
 
@@ -67,6 +70,7 @@ impl Pulls {
         id: RequestId,
         asked: &v1::RollbackRequest,
     ) -> Result<v1::FixedReply, AdminError> {
+        self.0.fresh(asked.dry_run).await?;
         let case = self.case(&asked.name)?;
         let chosen = if asked.to.is_empty() { case.before()? } else { case.noted(&asked.to)? };
         // Where nobody asked for it, it is rolled back where it is.
@@ -77,6 +81,7 @@ impl Pulls {
 
     /// Gives a version another name, where it is.
     pub(super) async fn tag(&self, id: RequestId, asked: &v1::TagModelRequest) -> Result<v1::FixedReply, AdminError> {
+        self.0.fresh(false).await?;
         let (case, name) = (self.case(&asked.name)?, parse(&asked.new_name)?);
         if name == case.name {
             let what = format!("{name} has this name already");
@@ -109,6 +114,7 @@ impl Pulls {
         id: RequestId,
         asked: &v1::PinModelRequest,
     ) -> Result<v1::PinModelReply, AdminError> {
+        self.0.fresh(false).await?;
         let case = self.case(&asked.name)?;
         let (digest, wanted) = if asked.unpin {
             (case.pinned(), None)
@@ -195,7 +201,7 @@ impl Pulls {
             .map(|member| {
                 let transfer = transfer.clone();
                 async move {
-                    let swept = timeout(ASK_WAIT, transfer.sweep_at(member.id, dry_run)).await;
+                    let swept = timeout(SWEEP_WAIT, transfer.sweep_at(member.id, dry_run)).await;
                     (member, swept.ok().and_then(Result::ok))
                 }
             })

@@ -12,6 +12,7 @@ use ollamax_types::{Digest, ErrorCode, ModelName, NodeId};
 
 use super::{Keeping, bounded, name_in, no_version};
 use crate::grpc::daemon::AdminError;
+use crate::order;
 
 /// Fewest digits of a digest that name a version.
 const DIGITS_MIN: usize = 4;
@@ -118,8 +119,11 @@ impl Case {
         bounded(self.copies.iter().filter(|copy| copy.model.digest == digest).map(|copy| copy.node).collect())
     }
 
-    /// The nodes that have the name, whatever it is there.
+    /// The nodes that have the name, whatever it is there; where none has, as many as a pull takes.
     pub(super) fn everywhere(&self) -> Replicas {
+        if self.copies.is_empty() {
+            return Replicas::Count(order::REPLICAS);
+        }
         Replicas::Nodes(bounded(self.copies.iter().map(|copy| copy.node).collect()))
     }
 

@@ -18,7 +18,7 @@ impl Pulls {
         id: RequestId,
         asked: &v1::RemoveModelRequest,
     ) -> Result<v1::RemoveModelReply, AdminError> {
-        let (name, view) = (parse(&asked.name)?, self.0.metadata()?.view());
+        let (name, view) = (parse(&asked.name)?, self.0.fresh(asked.dry_run).await?.view());
         let mut nodes: Vec<NodeId> = Vec::new();
         for node in &asked.nodes {
             let found = self.0.find(node)?.id;

@@ -6,6 +6,7 @@ use ollamax_core::catalog::{Location, Model, Pin, Plan, PlanKind, Version, Wish}
 use ollamax_types::{Digest, ModelRecord};
 
 use super::*;
+use crate::order;
 
 const HOUR_MS: u64 = 3_600_000;
 
@@ -154,6 +155,7 @@ fn a_version_goes_where_it_is_wanted() {
     check(None, None, &[]);
     check(None, Some(&named), &[1]);
     check(None, Some(&case().everywhere()), &[1, 2, 3]);
+    assert_eq!(Case { copies: Vec::new(), ..case() }.everywhere(), Replicas::Count(order::REPLICAS));
     check(Some(Replicas::Count(2)), None, &[4, 5]);
     check(Some(named.clone()), None, &[1]);
     check(Some(Replicas::All), Some(&named), &[1]);
