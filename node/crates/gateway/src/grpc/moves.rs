@@ -60,6 +60,8 @@ impl Pulls {
 
     pub(super) async fn move_copy(&self, id: RequestId, asked: v1::MoveRequest) -> Result<v1::MoveReply, AdminError> {
         let name = parse(&asked.name)?;
+        // What is changed is chosen from a state that is not behind.
+        self.0.fresh(asked.dry_run).await?;
         let (from, to) = (self.0.find(&asked.from)?, self.0.find(&asked.to)?);
         let planned = self.planned_move(&name, &from, &to)?;
         let shown = Some(self.move_shown(&planned)?);
