@@ -31,6 +31,8 @@ const FITNESS: [&str; 6] = ["quorum", "tolerance", "members", "caught_up", "vote
 /// Leases that the release before leaves behind, half of them as deadlines of nothing; the first migration meets all.
 const LEASES: usize = 200;
 const NOTED_DEADLINES: u64 = 1;
+/// What is said of a node for models: the release before has no place for it on record.
+const PLACED: [&[&str]; 2] = [&["node", "label", "1", "room=a"], &["node", "cordon", "1"]];
 
 /// The daemon that is named, if one is.
 async fn previous() -> Result<Option<Daemon>> {
@@ -99,6 +101,28 @@ async fn migrate(cluster: &Cluster, waited: &[Value]) -> Result<()> {
             let met = row["number"] != NOTED_DEADLINES || row["changed"].as_u64() >= Some(LEASES as u64);
             ensure!(met, "it did not meet what the release before left: {row}");
         }
+    }
+    Ok(())
+}
+
+/// Labels and cordons are refused while the version is that of the release before, which would drop them.
+async fn cannot_place(cluster: &Cluster) -> Result<()> {
+    for words in PLACED {
+        let output = cluster.node(0).ollamax(words, COMMAND_LIMIT).await?;
+        ensure!(output.status.code() == Some(4), "{words:?}: {output:?}");
+    }
+    Ok(())
+}
+
+/// Labels and cordons are taken, and every member has them.
+async fn place(cluster: &Cluster) -> Result<()> {
+    for words in PLACED {
+        told(cluster, 0, words, &[0]).await?;
+    }
+    cluster.converged(PATIENCE).await?;
+    for index in MEMBERS {
+        let node = told(cluster, index, &["node", "show", "1"], &[0]).await?;
+        ensure!(node["labels"]["room"] == "a" && node["cordon"] == "cordoned", "as node {index} has it: {node}");
     }
     Ok(())
 }
@@ -224,6 +248,7 @@ async fn members_go_from_the_release_before_to_this_one_and_back_until_the_versi
     world.is_not_raised().await?;
     let held = verdict(&world.cluster, 2, "way_back").await?;
     ensure!(held["found"].as_str().is_some_and(|found| found.contains("raft.version_max holds it")), "{held}");
+    cannot_place(&world.cluster).await?;
     world.roll("held_back", &MEMBERS, Some(&world.previous)).await?;
     world.is_not_raised().await?;
 
@@ -231,6 +256,7 @@ async fn members_go_from_the_release_before_to_this_one_and_back_until_the_versi
     world.roll("forth", &MEMBERS, None).await?;
     world.is_raised(after).await?;
     migrate(&world.cluster, &waited).await?;
+    place(&world.cluster).await?;
     world.is_refused(1, after).await?;
     world.cluster.finish().await
 }

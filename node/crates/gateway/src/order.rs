@@ -197,7 +197,8 @@ mod tests {
     /// For three copies; whoever stands first asks the registry.
     fn wish(digest: Option<Digest>, targets: &[u64], failed: &[u64]) -> Wish {
         let targets: Vec<NodeId> = targets.iter().copied().map(NodeId).collect();
-        let failure = || Failure { code: ErrorCode::DiskFull, text: "full".to_owned(), at: Timestamp(2) };
+        let failure =
+            || Failure { code: ErrorCode::DiskFull, text: "full".to_owned(), at: Timestamp(2), by_hand: false };
         Wish {
             name: name(),
             round: 7,

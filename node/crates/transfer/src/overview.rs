@@ -548,7 +548,7 @@ mod tests {
         overview.take_record(&wish(1, Some(7), &[ONE, TWO]));
         overview.take_progress(TWO, told(TWO, Stage::Failed(PullError::Cancelled), 7, 0));
         assert_eq!(stages(&overview)[1], (TWO, Stage::Waiting, 0), "perhaps of an earlier round");
-        let failure = Failure { code: ErrorCode::DiskFull, text: "full".to_owned(), at: Timestamp(0) };
+        let failure = Failure { code: ErrorCode::DiskFull, text: "full".to_owned(), at: Timestamp(0), by_hand: false };
         let failed = Wish { failures: BTreeMap::from([(TWO, failure)]), ..wish(1, Some(7), &[ONE, TWO]) };
         overview.take_record(&failed);
         let error = PullError::Elsewhere { node: TWO, code: ErrorCode::DiskFull, text: "full".to_owned() };

@@ -91,7 +91,7 @@ fn what_a_node_has_to_do_follows_from_the_plan_and_from_who_has_the_version() {
     check("all targets have it", &wish(1, &[2], Some(1)), &[(2, 1)], None);
     let unplanned = Wish { plan: None, ..wish(1, &[1], None) };
     check("nobody has planned", &unplanned, &[], None);
-    let failure = Failure { code: ErrorCode::DiskFull, text: "full".to_owned(), at: Timestamp(2) };
+    let failure = Failure { code: ErrorCode::DiskFull, text: "full".to_owned(), at: Timestamp(2), by_hand: false };
     let failed = |ingester, node| Wish {
         failures: BTreeMap::from([(NodeId(node), failure.clone())]),
         ..wish(ingester, &[1, 2], Some(1))

@@ -70,7 +70,7 @@ fn resolved(wish: Wish) -> Wish {
 }
 
 fn failed(wish: Wish, failed: &[(u64, ErrorCode)]) -> Wish {
-    let failure = |code| Failure { code, text: "it does not work".to_owned(), at: Timestamp(2) };
+    let failure = |code| Failure { code, text: "it does not work".to_owned(), at: Timestamp(2), by_hand: false };
     Wish { failures: failed.iter().map(|(node, code)| (NodeId(*node), failure(*code))).collect(), ..wish }
 }
 

@@ -195,9 +195,9 @@ pub enum Command {
         /// At most `BIND_BLOBS_MAX`; all or none are taken.
         blobs: Vec<BoundBlob>,
     },
-    /// A model shall be on some nodes. Begins a round, which forgets what an earlier one has come to; a round of the
-    /// same wish that somebody is busy with goes on, for receivers alone as long as `ROUND_KEPT_FOR`. Answers
-    /// [`Answer::Wish`].
+    /// A model shall be on some nodes. Begins a round, which forgets what an earlier one has come to, save what people
+    /// removed; a round of the same wish that is not planned yet or that somebody is busy with goes on, for receivers
+    /// alone as long as `ROUND_KEPT_FOR`. Answers [`Answer::Wish`].
     AskModel {
         /// Which model.
         name: ModelName,
@@ -303,7 +303,7 @@ pub enum Command {
         nodes: Vec<NodeId>,
         /// The wish goes too.
         forget: bool,
-        /// Against all guards.
+        /// Against all guards. Where there is a wish, the nodes are left out of the round that runs.
         force: bool,
     },
     /// A node has used models of its own on a day.

@@ -124,7 +124,7 @@ type Told = (EventKind, String, String);
 #[must_use]
 pub fn events_of(index: u64, entry: &Entry, mutations: &[Mutation]) -> Vec<ClusterEvent> {
     let event = |(kind, subject, text)| ClusterEvent { revision: index, at: entry.log_time, kind, subject, text };
-    told(&entry.command, mutations).into_iter().map(event).collect()
+    told(entry, mutations).into_iter().map(event).collect()
 }
 
 /// The first entry of a leader was committed.
@@ -145,8 +145,8 @@ pub fn voters_changed(index: u64, at: Timestamp, voters: &[BTreeSet<NodeId>], le
     ClusterEvent { revision: index, at, kind: EventKind::VotersChanged, subject: "voters".to_owned(), text }
 }
 
-fn told(command: &Command, mutations: &[Mutation]) -> Vec<Told> {
-    match command {
+fn told(entry: &Entry, mutations: &[Mutation]) -> Vec<Told> {
+    match &entry.command {
         Command::InitCluster { name, .. } => founded(name, mutations),
         Command::AddMember { token, .. } => admitted(token, mutations),
         Command::SetAddresses { .. } => members(mutations).map(moved).collect(),
@@ -172,8 +172,8 @@ fn told(command: &Command, mutations: &[Mutation]) -> Vec<Told> {
         Command::NoteVersion { .. } => mutations.iter().filter_map(noted).collect(),
         Command::PinModel { .. } => models(mutations).map(pinned).collect(),
         Command::SetPhase { .. } => models(mutations).map(phased).collect(),
-        Command::DropCopies { nodes, .. } => {
-            let dropped = models(mutations).filter_map(|model| dropped(model, nodes));
+        Command::DropCopies { .. } => {
+            let dropped = models(mutations).filter_map(|model| dropped(model, entry.log_time));
             dropped.chain(mutations.iter().filter_map(forgotten)).collect()
         }
         Command::SetLabels { own, .. } => members(mutations).map(|member| labelled(member, *own)).collect(),
@@ -357,10 +357,10 @@ fn phased(model: &Model) -> Told {
     (EventKind::PhaseSet, model.name.to_string(), format!("is {}{by}", model.phase.as_str()))
 }
 
-fn dropped(model: &Model, nodes: &[NodeId]) -> Option<Told> {
-    let meant = |node: &NodeId| nodes.is_empty() || nodes.contains(node);
-    let (holders, by): (Vec<NodeId>, Vec<&String>) =
-        model.drops.iter().filter(|(node, _)| meant(node)).map(|(node, drop)| (*node, &drop.by)).unzip();
+/// Copies that were asked to go just now; others may wait since earlier.
+fn dropped(model: &Model, at: Timestamp) -> Option<Told> {
+    let new = model.drops.iter().filter(|(_, drop)| drop.at == at);
+    let (holders, by): (Vec<NodeId>, Vec<&String>) = new.map(|(node, drop)| (*node, &drop.by)).unzip();
     let by = by.first()?;
     Some((EventKind::CopiesDropped, model.name.to_string(), format!("from {}, by {by}", those(&holders))))
 }

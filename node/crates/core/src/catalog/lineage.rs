@@ -3,8 +3,9 @@
 //! One member leads alone: a survivor under its id, or a new one. Ids go on well above all that the state knows of:
 //! others were given out after it. All other members have departed; what they held, who may join, and client sessions
 //! go: nobody may believe that an answer of the old cluster still holds. So do the parts that others had in wishes; the
-//! wishes stay, and are planned anew; copies of others that were to go are nobody's concern. Values, leases, settings and what is known of files stay as they are.
-//! [`Sweep`] is taken step by step, so that no batch grows with the state; [`found`] is the last step.
+//! wishes stay, and are planned anew; copies of others that were to go are nobody's concern. Values, leases, settings
+//! and what is known of files stay as they are. [`Sweep`] is taken step by step, so that no batch grows with the
+//! state; [`found`] is the last step.
 
 use std::collections::BTreeMap;
 

@@ -154,6 +154,11 @@ pub fn find_member(view: &dyn View, text: &str) -> Result<Option<Member>, Fault>
     Ok(members(view)?.into_iter().find(|member| member.name == text && member.is_standing()))
 }
 
+/// The first `limit` members by id, departed ones among them.
+pub(super) fn some_members(view: &dyn View, limit: usize) -> Result<Vec<Member>, Fault> {
+    first(view, &KeyRange::Members, limit, as_member)
+}
+
 /// A join token.
 ///
 /// # Errors

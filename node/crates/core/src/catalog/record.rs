@@ -473,6 +473,9 @@ pub struct Failure {
     pub text: String,
     /// Log time.
     pub at: Timestamp,
+    /// A person removed the copy there, or put another version in its place. Nobody in the cluster did it; the node is
+    /// left out of later rounds too.
+    pub by_hand: bool,
 }
 
 // === impl Plan ===

@@ -210,7 +210,8 @@ mod tests {
     fn wish(digest: Option<Digest>, targets: &[u64], failed: &[u64]) -> Wish {
         let targets: Vec<NodeId> = targets.iter().copied().map(NodeId).collect();
         let failure = |node: &u64| {
-            (NodeId(*node), Failure { code: ErrorCode::DiskFull, text: "full".to_owned(), at: Timestamp(2) })
+            let (code, text) = (ErrorCode::DiskFull, "full".to_owned());
+            (NodeId(*node), Failure { code, text, at: Timestamp(2), by_hand: false })
         };
         Wish {
             name: "m".parse().expect("a name"),

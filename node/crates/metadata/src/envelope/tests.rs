@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use ollamax_core::catalog::command::BoundBlob;
 use ollamax_core::catalog::txn::{Condition, Op, Operand, Relation};
-use ollamax_core::catalog::{Cordon, How, PhaseWord, Replicas, Txn};
+use ollamax_core::catalog::{Cordon, How, PhaseWord, PlanKind, Replicas, Txn, Want};
 use ollamax_types::{ErrorCode, Role, Root};
 
 use super::*;
@@ -237,18 +237,23 @@ fn golden_samples_of_a_model_without_and_with_known_weights() {
     }
 }
 
+/// The bytes of a command: its field in the envelope, and the message in it, shorter than 128 bytes.
+fn golden(command: Command, field: &str, body: &str) {
+    let head = "0801100118fbd095ffbc3122057265712d312a0561646d696e32036c61623a04080510064000";
+    let body = body.replace(' ', "");
+    let expected = format!("{head}{field}{:02x}{body}", body.len() / 2);
+    let sample = entry(command);
+    assert_eq!(hex::encode(encode(&sample)), expected);
+    assert_eq!(decode(&hex::decode(expected).expect("hexadecimal"), 1), Ok(sample));
+}
+
+/// The full name of `m`, with its length.
+const NAMED: &str = "2372656769737472792e6f6c6c616d612e61692f6c6962726172792f6d3a6c6174657374";
+
 #[test]
 fn golden_samples_of_wishes_and_files() {
-    let head = "0801100118fbd095ffbc3122057265712d312a0561646d696e32036c61623a04080510064000";
     let name = || "m".parse::<ModelName>().expect("valid");
-    let named = "2372656769737472792e6f6c6c616d612e61692f6c6962726172792f6d3a6c6174657374";
-    let check = |command: Command, field: &str, body: &str| {
-        let body = body.replace(' ', "");
-        let expected = format!("{head}{field}{:02x}{body}", body.len() / 2);
-        let sample = entry(command);
-        assert_eq!(hex::encode(encode(&sample)), expected);
-        assert_eq!(decode(&hex::decode(expected).expect("hexadecimal"), 1), Ok(sample));
-    };
+    let (named, check) = (NAMED, golden);
     let (node, digest) = (NodeId(2), Digest([7; 32]));
     let blob = BoundBlob { sha256: digest, size_bytes: 300, root: Root([8; 32]) };
     let body = format!("0802 1247 0a20{} 10ac02 1a20{}", "07".repeat(32), "08".repeat(32));
@@ -273,6 +278,61 @@ fn golden_samples_of_wishes_and_files() {
     let tell = Command::TellPull { node, name: name(), round: 8, code, text };
     check(tell, "ca02", &format!("0802 12{named} 1808 2209 6469736b5f66756c6c 2a0174"));
     check(Command::ForgetWish { name: name() }, "d202", &format!("0a{named}"));
+
+    let want = Want {
+        labels: [("room".to_owned(), "a".to_owned())].into(),
+        gpu_memory_bytes_min: 300,
+        avoid: [NodeId(3)].into(),
+    };
+    let (replicas, kind) = (Replicas::Count(2), PlanKind::Rebalance);
+    let ask = Command::AskModel { name: name(), replicas, insecure: false, want, declared: true };
+    let want = "2211 0a09 0a04726f6f6d 120161 10ac02 1a0103";
+    check(ask, "b202", &format!("0a{named} 12020802 {want} 2801"));
+    let plan = Command::PlanPull { name: name(), round: 8, ingester: NodeId(1), targets: nodes(), kind };
+    check(plan, "ba02", &format!("0a{named} 1008 1801 22020103 2802"));
+}
+
+#[test]
+fn golden_samples_of_the_registry() {
+    let name = || "m".parse::<ModelName>().expect("valid");
+    let (node, digest, size_bytes) = (NodeId(2), Digest([7; 32]), 5);
+    let sevens = "07".repeat(32);
+    let noted = format!("0a{NAMED} 1220{sevens} 1805");
+    for (how, how_hex) in [
+        (How::Found, "2001".to_owned()),
+        (How::Pulled, "2002".to_owned()),
+        (How::RolledBack { to: 2 }, "2003 2802".to_owned()),
+        (How::Tagged { from: name() }, format!("2004 32{NAMED}")),
+    ] {
+        let note = Command::NoteVersion { name: name(), digest, size_bytes, how };
+        golden(note, "e202", &format!("{noted} {how_hex}"));
+    }
+    for (replicas, replicas_hex) in [(None, ""), (Some(Replicas::Count(2)), "12020802")] {
+        let how = How::RolledBack { to: 2 };
+        let fix = Command::FixVersion { name: name(), digest, size_bytes, replicas, how };
+        golden(fix, "da02", &format!("0a4d {noted} 2003 2802 {replicas_hex}"));
+    }
+    let pin = |digest| Command::PinModel { name: name(), digest };
+    golden(pin(Some(digest)), "ea02", &format!("0a{NAMED} 1220{sevens}"));
+    golden(pin(None), "ea02", &format!("0a{NAMED}"));
+    let set = |phase, note: &str| Command::SetPhase { name: name(), phase, note: note.to_owned() };
+    golden(set(PhaseWord::Active, ""), "f202", &format!("0a{NAMED}"));
+    golden(set(PhaseWord::Deprecated, "n"), "f202", &format!("0a{NAMED} 1001 1a016e"));
+    golden(set(PhaseWord::Disabled, "n"), "f202", &format!("0a{NAMED} 1002 1a016e"));
+    let dropped = |nodes, forget, force| Command::DropCopies { name: name(), nodes, forget, force };
+    golden(dropped(vec![], false, false), "fa02", &format!("0a{NAMED}"));
+    golden(dropped(vec![NodeId(1), NodeId(3)], true, true), "fa02", &format!("0a{NAMED} 12020103 1801 2001"));
+    golden(Command::NoteUse { node, day: 20_000, names: vec!["m:t".into()] }, "8203", "0802 10a09c01 1a036d3a74");
+    let forget = |after| Command::ForgetBlobs { before: Timestamp(7), after, limit: 9 };
+    golden(forget(None), "8a03", "0807 1809");
+    golden(forget(Some(digest)), "8a03", &format!("0807 1220{sevens} 1809"));
+    let labels = [("room".to_owned(), "a".to_owned())].into();
+    let labelled = Command::SetLabels { node, own: true, set: labels, unset: vec!["os".into()] };
+    golden(labelled, "9203", "0802 1001 1a09 0a04726f6f6d 120161 22026f73");
+    let cordon = |cordon| Command::SetCordon { node, cordon };
+    golden(cordon(Cordon::Open), "9a03", "0802");
+    golden(cordon(Cordon::Cordoned), "9a03", "0802 1001");
+    golden(cordon(Cordon::Emptying), "9a03", "0802 1002");
 }
 
 #[test]
@@ -295,10 +355,26 @@ fn what_this_release_does_not_know_is_an_error() {
     let told = Stored::TellPull(told);
     assert_eq!(with(&|envelope| envelope.command = Some(told.clone())), Err(EnvelopeError::Field("code")));
     let replicas = Some(disk::Replicas { of: None });
-    let asked = Stored::AskModel(disk::CommandAskModel { name: "m".to_owned(), replicas, insecure: false });
+    let asked = Stored::AskModel(disk::CommandAskModel { name: "m".to_owned(), replicas, ..Default::default() });
     assert_eq!(with(&|envelope| envelope.command = Some(asked.clone())), Err(EnvelopeError::Field("replicas")));
     let forgotten = Stored::ForgetWish(disk::CommandForgetWish { name: "no name".to_owned() });
     assert_eq!(with(&|envelope| envelope.command = Some(forgotten.clone())), Err(EnvelopeError::Field("model name")));
+
+    let version = || disk::CommandNoteVersion { name: "m".to_owned(), digest: vec![7; 32], ..Default::default() };
+    let ask = disk::CommandPlanPull { name: "m".to_owned(), kind: 4, ..Default::default() };
+    for (command, field) in [
+        (Stored::PlanPull(ask), "kind"),
+        (Stored::NoteVersion(disk::CommandNoteVersion { how: 5, ..version() }), "how"),
+        (Stored::NoteVersion(disk::CommandNoteVersion { how: 1, digest: vec![7; 31], ..version() }), "digest"),
+        (Stored::FixVersion(disk::CommandFixVersion::default()), "version"),
+        (Stored::SetPhase(disk::CommandSetPhase { name: "m".to_owned(), phase: 3, note: String::new() }), "phase"),
+        (Stored::PinModel(disk::CommandPinModel { name: "m".to_owned(), digest: vec![7; 33] }), "digest"),
+        (Stored::SetCordon(disk::CommandSetCordon { node: 1, cordon: 3 }), "cordon"),
+    ] {
+        let shown = format!("{command:?}");
+        let read = with(&|envelope| envelope.command = Some(command.clone()));
+        assert_eq!(read, Err(EnvelopeError::Field(field)), "{shown}");
+    }
 
     // A command with a field number of the future decodes to "no command": never to something else.
     let mut future = disk::Envelope { command: None, ..known.clone() }.encode_to_vec();

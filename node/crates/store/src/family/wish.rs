@@ -49,7 +49,7 @@ pub(super) fn encode(record: &Wish) -> Vec<u8> {
 
 fn failed(node: NodeId, failure: &Failure) -> disk::WishFailure {
     let (code, text) = (failure.code.as_str().to_owned(), failure.text.clone());
-    disk::WishFailure { node: node.0, code, text, at_ms: failure.at.0 }
+    disk::WishFailure { node: node.0, code, text, at_ms: failure.at.0, by_hand: failure.by_hand }
 }
 
 pub(super) fn decode(bytes: &[u8]) -> Result<Wish, Malformed> {
@@ -85,5 +85,6 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Wish, Malformed> {
 fn failure(message: disk::WishFailure) -> Result<(NodeId, Failure), Malformed> {
     let code = ErrorCode::from_text(&message.code)
         .ok_or_else(|| Malformed::new(WHAT, format!("{:?} is no error code of this release", message.code)))?;
-    Ok((NodeId(message.node), Failure { code, text: message.text, at: Timestamp(message.at_ms) }))
+    let (text, at, by_hand) = (message.text, Timestamp(message.at_ms), message.by_hand);
+    Ok((NodeId(message.node), Failure { code, text, at, by_hand }))
 }

@@ -326,7 +326,7 @@ impl Ledger for MemLedger {
     fn tell(&self, name: ModelName, round: u64, error: PullError) -> BoxFuture<'static, Result<(), LedgerError>> {
         self.change(|state| {
             state.check()?;
-            let failure = Failure { code: error.code(), text: error.to_string(), at: Timestamp(0) };
+            let failure = Failure { code: error.code(), text: error.to_string(), at: Timestamp(0), by_hand: false };
             state.wish(&name, round)?.failures.insert(self.node, failure);
             Ok(())
         })

@@ -1,7 +1,9 @@
 //! Copies that shall go: asked for here, carried out by their nodes, over when a node tells that its copy is gone.
 //!
 //! Unless somebody insists, no version loses its last copy under its name, a pinned one not those that the wish counts
-//! on, and no wish is left with fewer copies than it says. Copies that wait to go do not count as left. A copy of
+//! on, and no wish is left with fewer copies than it says. Where somebody insists, the nodes are left out of the round
+//! that runs, so that the copies do not come back by themselves; a new round knows nothing of it. That a copy which was
+//! to go is gone is nobody's failure. Copies that wait to go do not count as left. A copy of
 //! the same version under another name does not count either: that is the safe side. A disabled model that is
 //! forgotten may lose its last copy, for that is what disabling leads to; a pin holds even then.
 
@@ -17,6 +19,9 @@ use crate::catalog::record::{
     Cordon, Drop, Failure, Key, Location, Member, Model, Phase, Record, Replicas, Since, Wish,
 };
 use crate::catalog::view::{Fault, Mutation};
+
+/// What is told of a node whose copy goes against the guards.
+const INSISTED: &str = "somebody insisted that it goes from there";
 
 /// What somebody asked for.
 #[derive(Clone, Copy)]
@@ -103,10 +108,14 @@ fn check_pinned(order: Order<'_>, model: Option<&Model>, wish: Option<&Wish>, pa
 fn check_wished(scene: &Scene<'_>, wish: &Wish, parting: &Parting) -> Result<(), Stop> {
     let counts = |copy: &&Location| wish.digest.is_none_or(|digest| digest == copy.model.digest);
     let leaving: Vec<&Location> = parting.leaving.iter().filter(counts).collect();
-    let staying = parting.staying.iter().filter(counts).count();
+    let is_wanted_at = |node: &NodeId| match &wish.replicas {
+        Replicas::Nodes(nodes) => nodes.contains(node),
+        Replicas::Count(_) | Replicas::All => true,
+    };
+    let staying = parting.staying.iter().filter(counts).filter(|copy| is_wanted_at(&copy.node)).count();
     let is_short = match &wish.replicas {
         Replicas::Count(count) => !leaving.is_empty() && staying < *count as usize,
-        Replicas::Nodes(nodes) => leaving.iter().any(|copy| nodes.contains(&copy.node)),
+        Replicas::Nodes(_) => leaving.iter().any(|copy| is_wanted_at(&copy.node)),
         Replicas::All => takes_a_wished_one(scene, &leaving)?,
     };
     if !is_short {
@@ -150,8 +159,8 @@ fn without(scene: &Scene<'_>, mut model: Model, parting: &Parting, ends: bool) -
     Ok(model)
 }
 
-/// The wish without the nodes that lose their copy; where somebody insisted, it does not come back to them by itself.
-/// `None`: it stays as it is.
+/// The wish without the nodes that lose their copy; where somebody insisted, it does not come back to them in this
+/// round. `None`: it stays as it is.
 fn shortened(scene: &Scene<'_>, wish: &Wish, parting: &Parting, force: bool) -> Option<Wish> {
     let leaves = |node: &NodeId| parting.leaving.iter().any(|copy| copy.node == *node);
     let mut kept = wish.clone();
@@ -166,8 +175,8 @@ fn shortened(scene: &Scene<'_>, wish: &Wish, parting: &Parting, force: bool) -> 
     kept.plan = kept.plan.filter(|plan| !plan.targets.is_empty());
     if force {
         for copy in &parting.leaving {
-            let text = wishes::REMOVED_BY_HAND.to_owned();
-            let failure = Failure { code: ErrorCode::PullCancelled, text, at: scene.entry.log_time };
+            let (code, text) = (ErrorCode::PullCancelled, INSISTED.to_owned());
+            let failure = Failure { code, text, at: scene.entry.log_time, by_hand: false };
             kept.failures.insert(copy.node, failure);
         }
         wishes::make_room(&mut kept);
@@ -175,12 +184,12 @@ fn shortened(scene: &Scene<'_>, wish: &Wish, parting: &Parting, force: bool) -> 
     (kept != *wish).then_some(kept)
 }
 
-/// The record of a name, without the drop of a node whose copy is gone; `None`: there was none.
-pub(super) fn ended(scene: &Scene<'_>, model_key: &str, node: NodeId) -> Result<Option<Mutation>, Fault> {
+/// The drop of a node whose copy is gone, and the record of the name without it; `None`: there was none.
+pub(super) fn ended(scene: &Scene<'_>, model_key: &str, node: NodeId) -> Result<Option<(Drop, Mutation)>, Fault> {
     let Some(mut model) = read::model_at(scene.view, model_key)? else { return Ok(None) };
-    let was_there = model.drops.remove(&node).is_some();
     let key = Key::Model(model_key.to_owned());
-    Ok(was_there.then(|| Mutation::Put(key, Record::Model(Box::new(model)))))
+    let dropped = model.drops.remove(&node);
+    Ok(dropped.map(|dropped| (dropped, Mutation::Put(key, Record::Model(Box::new(model))))))
 }
 
 /// The record of a name, without the drops of nodes that shall hold it again; `None`: there were none.

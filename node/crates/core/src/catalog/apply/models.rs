@@ -1,7 +1,7 @@
 //! Which node holds which model: reported by nodes, forgotten before a member leaves.
 //!
 //! Each copy is written twice, by model and by node, always both or neither. A node that had the version that a wish
-//! spreads and says that it has it no more was told so by a person: it is left out for the rest of that round.
+//! spreads and says that it has it no more was told so by the cluster, or by a person: then it is left out.
 
 use std::collections::BTreeMap;
 
@@ -16,7 +16,7 @@ use super::{Applied, Scene, Step, Stop, drops, invalid, members, put, wishes};
 use crate::catalog::command::{Answer, Refusal};
 use crate::catalog::read;
 use crate::catalog::record::{Key, Location, Record};
-use crate::catalog::view::Mutation;
+use crate::catalog::view::{Fault, Mutation};
 
 /// The cluster version that keeps which copies shall go.
 const DROPS_VERSION: u32 = 4;
@@ -36,26 +36,31 @@ pub(super) fn report(scene: &Scene<'_>, node: NodeId, present: &[ModelRecord], a
     }
     let mut mutations = Vec::new();
     for (key, model) in wanted {
-        let held = read::node_model(scene.view, node, &key)?;
-        if let Some(held) = &held
-            && model.is_none_or(|model| model.digest != held.model.digest)
-        {
-            mutations.extend(wishes::given_up(scene, held)?);
-        }
-        match model {
-            Some(model) if held.as_ref().is_none_or(|held| held.model != *model) => {
+        match (read::node_model(scene.view, node, &key)?, model) {
+            (Some(held), Some(model)) if held.model == *model => {}
+            (held, Some(model)) => {
+                if let Some(held) = held.filter(|held| held.model.digest != model.digest) {
+                    mutations.extend(wishes::given_up(scene, &held)?);
+                }
                 write(&mut mutations, &key, &Location { node, model: model.clone() });
             }
-            None if held.is_some() => {
-                erase(&mut mutations, &key, node);
-                if scene.cluster.version >= DROPS_VERSION {
-                    mutations.extend(drops::ended(scene, &key, node)?);
-                }
-            }
-            Some(_) | None => {}
+            (Some(held), None) => vanish(scene, &mut mutations, &key, &held)?,
+            (None, None) => {}
         }
     }
     Ok(Applied::done(mutations))
+}
+
+/// A copy is gone. Where it was to go, that is over; else a person removed it.
+fn vanish(scene: &Scene<'_>, mutations: &mut Vec<Mutation>, key: &str, held: &Location) -> Result<(), Fault> {
+    let keeps_drops = scene.cluster.version >= DROPS_VERSION;
+    let ended = if keeps_drops { drops::ended(scene, key, held.node)? } else { None };
+    if ended.as_ref().is_none_or(|(dropped, _)| dropped.digest != held.model.digest) {
+        mutations.extend(wishes::given_up(scene, held)?);
+    }
+    erase(mutations, key, held.node);
+    mutations.extend(ended.map(|(_, without)| without));
+    Ok(())
 }
 
 fn checked_key(model: &ModelRecord) -> Result<String, Stop> {
@@ -90,7 +95,7 @@ pub(super) fn forget(scene: &Scene<'_>, node: NodeId, limit: u32) -> Step {
         let key = location.model.name.key();
         erase(&mut mutations, &key, node);
         if keeps_drops {
-            mutations.extend(drops::ended(scene, &key, node)?);
+            mutations.extend(drops::ended(scene, &key, node)?.map(|(_, without)| without));
         }
     }
     Ok(Applied::new(mutations, answer))

@@ -41,17 +41,19 @@ pub(super) fn fix(scene: &Scene<'_>, fixed: Fixed<'_>, replicas: Option<&Replica
     let mut model = opened(scene, &draft, fixed.name)?;
     check_free(scene, fixed, &model)?;
     let is_new = is_newer(&draft, &model, fixed.digest)?;
+    let left_out = wishes::left_out(scene, &replicas, held.as_ref())?;
     if let Some(wish) = &held
         && (&wish.replicas, wish.digest, is_new) == (&replicas, Some(fixed.digest), false)
-        && wishes::goes_on(scene, wish)?
+        && wishes::goes_on(scene, wish, Some(fixed.digest), &left_out)?
     {
         return Ok(Applied::new(Vec::new(), Answer::Wish { round: wish.round }));
     }
     if held.is_none() {
         wishes::count_one_more(&draft)?;
     }
-    let wanted = wishes::begun(scene, fixed.name, replicas, held.as_ref())?;
-    let wish = Wish { digest: Some(fixed.digest), size_bytes: fixed.size_bytes, ..wanted };
+    let begun = wishes::begun(scene, fixed.name, replicas, held.as_ref());
+    let (digest, size_bytes) = (Some(fixed.digest), fixed.size_bytes);
+    let wish = Wish { digest, size_bytes, failures: left_out, ..begun };
     draft.put(Key::Wish(fixed.name.key()), Record::Wish(Box::new(wish)));
     revive(&mut model);
     if is_new {

@@ -4,7 +4,8 @@
 //! earlier one is refused. Within a round the version stays once it is known, and the plan may change. What a node
 //! failed with stays for the round; only who becomes the ingester has something new to try and begins without. Who
 //! holds the version that is spread has not failed. Which copies there are is told by [`super::models`], never here; a
-//! copy that a person removed or exchanged counts as a failure of its node.
+//! copy that a person removed or exchanged counts as a failure of its node, and as the only one it goes along into
+//! later rounds. The same question is answered with the same round as long as a new one would begin no differently.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,7 +26,13 @@ use crate::catalog::record::{
 use crate::catalog::view::{Fault, Mutation};
 
 /// What is told of a node whose copy a person removed.
-pub(super) const REMOVED_BY_HAND: &str = "it was removed there by hand";
+const REMOVED_BY_HAND: &str = "it was removed there by hand";
+/// So many members are looked at to see whether enough of them are left: a command has other keys to read. Where the
+/// first ones are not enough, nobody is left out.
+const MEMBERS_LOOKED_AT_MAX: usize = 256;
+
+/// Who has failed, and why.
+pub(super) type Failures = BTreeMap<NodeId, Failure>;
 
 /// What somebody asked for.
 #[derive(Clone, Copy)]
@@ -60,19 +67,20 @@ pub(super) fn ask(scene: &Scene<'_>, asked: Asked<'_>) -> Step {
     model.as_ref().map_or(Ok(()), registry::check_enabled)?;
     let pinned = model.as_ref().and_then(Model::pinned);
     let held = read::wish(&draft, asked.name)?;
+    let left_out = left_out(scene, &replicas, held.as_ref())?;
     let declared = asked.declared || held.as_ref().is_some_and(|wish| wish.declared);
     if let Some(wish) = &held
         && (&wish.replicas, wish.insecure, &wish.want, wish.declared)
             == (&replicas, asked.insecure, asked.want, declared)
         && pinned.is_none_or(|digest| wish.digest == Some(digest))
-        && goes_on(scene, wish)?
+        && goes_on(scene, wish, pinned, &left_out)?
     {
         return Ok(Applied::new(Vec::new(), Answer::Wish { round: wish.round }));
     }
     if held.is_none() {
         count_one_more(&draft)?;
     }
-    let mut wish = begun(scene, asked.name, replicas, held.as_ref())?;
+    let mut wish = Wish { failures: left_out, ..begun(scene, asked.name, replicas, held.as_ref()) };
     (wish.insecure, wish.want, wish.declared) = (asked.insecure, asked.want.clone(), declared);
     if let Some(mut model) = model {
         if let Some(digest) = pinned {
@@ -89,15 +97,9 @@ pub(super) fn ask(scene: &Scene<'_>, asked: Asked<'_>) -> Step {
     Ok(Applied::new(draft.into_mutations(), Answer::Wish { round: scene.index }))
 }
 
-/// A new round. What an earlier one knew of where it shall be, and who has left it, goes along.
-pub(super) fn begun(
-    scene: &Scene<'_>,
-    name: &ModelName,
-    replicas: Replicas,
-    held: Option<&Wish>,
-) -> Result<Wish, Fault> {
-    let failures = held.map_or(Ok(BTreeMap::new()), |held| respected(scene, &replicas, held))?;
-    Ok(Wish {
+/// A new round that nobody is left out of. What an earlier one knew of where it shall be goes along.
+pub(super) fn begun(scene: &Scene<'_>, name: &ModelName, replicas: Replicas, held: Option<&Wish>) -> Wish {
+    Wish {
         name: name.clone(),
         round: scene.index,
         insecure: held.is_some_and(|held| held.insecure),
@@ -105,32 +107,31 @@ pub(super) fn begun(
         digest: None,
         size_bytes: 0,
         plan: None,
-        failures,
+        failures: Failures::new(),
         asked_at: scene.entry.log_time,
         asked_by: scene.entry.principal.clone(),
         want: held.map(|held| held.want.clone()).unwrap_or_default(),
         declared: held.is_some_and(|held| held.declared),
-    })
+    }
 }
 
-/// Who removed a copy by hand is left out of further rounds too, until somebody names that node, or there are too few
-/// nodes without it.
-fn respected(scene: &Scene<'_>, replicas: &Replicas, held: &Wish) -> Result<BTreeMap<NodeId, Failure>, Fault> {
+/// Who is left out of a new round from its start: where a person removed the copy, until somebody names that node, or
+/// there are too few nodes without it.
+pub(super) fn left_out(scene: &Scene<'_>, replicas: &Replicas, held: Option<&Wish>) -> Result<Failures, Fault> {
     let needed = match replicas {
-        Replicas::Nodes(_) => return Ok(BTreeMap::new()),
+        Replicas::Nodes(_) => return Ok(Failures::new()),
         Replicas::Count(count) => *count as usize,
         Replicas::All => 1,
     };
-    let by_hand = |failure: &Failure| failure.code == ErrorCode::PullCancelled && failure.text == REMOVED_BY_HAND;
-    let mut kept = held.failures.clone();
-    kept.retain(|_, failure| by_hand(failure));
+    let mut kept = held.map(|held| held.failures.clone()).unwrap_or_default();
+    kept.retain(|_, failure| failure.by_hand);
     if kept.is_empty() {
         return Ok(kept);
     }
-    let members = read::members(scene.view)?;
+    let members = read::some_members(scene.view, MEMBERS_LOOKED_AT_MAX)?;
     let may_hold = |member: &&Member| member.is_standing() && member.role != Role::Gateway;
     let others = members.iter().filter(may_hold).filter(|member| !kept.contains_key(&member.id)).count();
-    Ok(if others < needed { BTreeMap::new() } else { kept })
+    Ok(if others < needed { Failures::new() } else { kept })
 }
 
 /// One wish more is counted.
@@ -175,12 +176,18 @@ fn check_some(nodes: usize) -> Result<(), Stop> {
     }
 }
 
-/// Whether a round need not begin anew: nothing has happened in it yet, or its ingester can go on and some target
-/// neither holds the model nor has failed. For targets alone it is kept for some time only: one that is away must not
-/// keep everybody from what the registry has today.
-pub(super) fn goes_on(scene: &Scene<'_>, wish: &Wish) -> Result<bool, Fault> {
+/// Whether a round need not begin anew: nothing is planned, and a new one would begin with the same version (`fixed`)
+/// and leave out the same nodes; or its ingester can go on and some target neither holds the model nor has failed. For
+/// targets alone it is kept for some time only: one that is away must not keep everybody from what the registry has
+/// today.
+pub(super) fn goes_on(
+    scene: &Scene<'_>,
+    wish: &Wish,
+    fixed: Option<Digest>,
+    left_out: &Failures,
+) -> Result<bool, Fault> {
     let Some(plan) = &wish.plan else {
-        return Ok(wish.digest.is_none() && wish.failures.is_empty());
+        return Ok(wish.digest == fixed && wish.failures == *left_out);
     };
     if !is_standing(scene, plan.ingester)? || has_failed(scene, wish, plan.ingester)? {
         return Ok(false);
@@ -278,7 +285,7 @@ pub(super) fn tell(scene: &Scene<'_>, node: NodeId, round: Round<'_>, code: Erro
     if wish.failures.get(&node).is_some_and(|told| told.code == code && told.text == text) {
         return Ok(Applied::done(Vec::new()));
     }
-    wish.failures.insert(node, Failure { code, text, at: scene.entry.log_time });
+    wish.failures.insert(node, Failure { code, text, at: scene.entry.log_time, by_hand: false });
     make_room(&mut wish);
     Ok(Applied::done(vec![written(wish)]))
 }
@@ -293,7 +300,7 @@ pub(super) fn given_up(scene: &Scene<'_>, held: &Location) -> Result<Option<Muta
         return Ok(None);
     }
     let (code, text) = (ErrorCode::PullCancelled, REMOVED_BY_HAND.to_owned());
-    wish.failures.insert(*node, Failure { code, text, at: scene.entry.log_time });
+    wish.failures.insert(*node, Failure { code, text, at: scene.entry.log_time, by_hand: true });
     make_room(&mut wish);
     Ok(Some(written(wish)))
 }
@@ -306,9 +313,9 @@ fn cut(text: &str) -> String {
 
 /// The earliest failures of nodes that have no part any more go first; a plan names fewer nodes than there is room for.
 pub(super) fn make_room(wish: &mut Wish) {
-    let Some(plan) = &wish.plan else { return };
     while wish.failures.len() > WISH_FAILURES_MAX {
-        let others = wish.failures.iter().filter(|(node, _)| !plan.names(**node));
+        let has_part = |node: &NodeId| wish.plan.as_ref().is_some_and(|plan| plan.names(*node));
+        let others = wish.failures.iter().filter(|(node, _)| !has_part(node));
         let Some((_, earliest)) = others.map(|(node, failure)| (failure.at, *node)).min() else { return };
         wish.failures.remove(&earliest);
     }

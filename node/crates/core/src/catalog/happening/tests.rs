@@ -6,7 +6,7 @@ use super::*;
 use crate::catalog::command::{BoundBlob, NewMember};
 use crate::catalog::mem::MemView;
 use crate::catalog::txn::{Op, Txn};
-use crate::catalog::{CLUSTER_VERSION, apply};
+use crate::catalog::{CLUSTER_VERSION, How, PhaseWord, apply};
 
 /// What nobody may read anywhere.
 const SECRET: &str = "secret";
@@ -255,6 +255,67 @@ fn a_wish_tells_of_its_rounds_plans_failures_and_end() {
     let forget = Command::ForgetWish { name: name() };
     world.check(5, forget.clone(), &[("wish_forgotten", "lab/demo:latest", "is not asked for any more")]);
     world.check(5, forget, &[]);
+}
+
+#[test]
+fn a_name_tells_of_its_versions_its_pin_its_phase_and_copies_that_go() {
+    let mut world = cluster();
+    let (m, name) = ("m:latest", || "m".parse::<ModelName>().expect("valid"));
+    world.applied(1, None, report(1, &["m"], &[]));
+    let note =
+        |byte| Command::NoteVersion { name: name(), digest: Digest([byte; 32]), size_bytes: 1, how: How::Pulled };
+    world.check(2, note(7), &[("version_noted", m, "version 1, digest 070707070707, by admin")]);
+    world.check(2, note(7), &[]);
+    let fix = Command::FixVersion {
+        name: name(),
+        digest: Digest([8; 32]),
+        size_bytes: 1,
+        replicas: Some(Replicas::Nodes(vec![NodeId(1)])),
+        how: How::Found,
+    };
+    let noted = ("version_noted", m, "version 2, digest 080808080808, by admin");
+    world.check(3, fix.clone(), &[("model_asked", m, "on node/1, by admin"), noted]);
+    world.check(3, fix, &[]);
+    let pin = |digest: Option<u8>| Command::PinModel { name: name(), digest: digest.map(|byte| Digest([byte; 32])) };
+    world.check(4, pin(Some(7)), &[("model_pinned", m, "at 070707070707, by admin")]);
+    world.check(4, pin(Some(7)), &[]);
+    world.check(4, pin(None), &[("model_unpinned", m, "stands for its newest version")]);
+    world.check(4, pin(None), &[]);
+    let set = |phase| Command::SetPhase { name: name(), phase, note: "why".to_owned() };
+    world.check(5, set(PhaseWord::Deprecated), &[("phase_set", m, "is deprecated, by admin")]);
+    world.check(5, set(PhaseWord::Deprecated), &[]);
+    world.check(5, set(PhaseWord::Active), &[("phase_set", m, "is active")]);
+    let go = |forget| Command::DropCopies { name: name(), nodes: vec![], forget, force: true };
+    world.check(6, go(false), &[("copies_dropped", m, "from node/1, by admin")]);
+    world.check(6, go(false), &[]);
+    world.check(7, go(true), &[("wish_forgotten", m, "is not asked for any more")]);
+    world.check(8, Command::NoteUse { node: NodeId(1), day: 1, names: vec![name().key()] }, &[]);
+    world.check(8, Command::ForgetBlobs { before: Timestamp(9), after: None, limit: 1 }, &[]);
+}
+
+#[test]
+fn a_node_tells_of_its_labels_and_of_its_cordon() {
+    let mut world = cluster();
+    let set = |own, key: &str, value: &str| Command::SetLabels {
+        node: NodeId(1),
+        own,
+        set: [(key.to_owned(), value.to_owned())].into(),
+        unset: vec![],
+    };
+    world.check(1, set(false, "room", "a"), &[("labels_set", "node/1", "n1: its labels are room=a")]);
+    world.check(1, set(false, "room", "a"), &[]);
+    world.check(1, set(true, "os", "linux"), &[("labels_set", "node/1", "n1: its own labels are os=linux")]);
+    let (node, own, unset) = (NodeId(1), false, vec!["room".to_owned()]);
+    let unset = Command::SetLabels { node, own, set: Default::default(), unset };
+    world.check(1, unset, &[("labels_set", "node/1", "n1: its labels are none")]);
+    for (cordon, text) in [
+        (Cordon::Cordoned, "n1 takes no new copies"),
+        (Cordon::Emptying, "n1 takes no new copies, and what it has goes elsewhere"),
+        (Cordon::Open, "n1 takes new copies"),
+    ] {
+        world.check(2, Command::SetCordon { node, cordon }, &[("cordon_set", "node/1", text)]);
+        world.check(2, Command::SetCordon { node, cordon }, &[]);
+    }
 }
 
 #[test]

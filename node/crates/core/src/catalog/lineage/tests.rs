@@ -7,7 +7,7 @@ use ollamax_types::{Digest, ErrorCode, Incarnation, ModelName, ModelRecord, Peer
 use super::*;
 use crate::catalog::command::{Command, Entry};
 use crate::catalog::mem::MemView;
-use crate::catalog::{Answer, Blob, CLUSTER_VERSION, Failure, Location, Replicas, Setting, Token};
+use crate::catalog::{Answer, Blob, CLUSTER_VERSION, Drop, Failure, Location, Model, Replicas, Setting, Token};
 
 const OLD: ClusterId = ClusterId([1; 16]);
 const NEW: ClusterId = ClusterId([9; 16]);
@@ -228,7 +228,7 @@ fn of_a_newcomer_no_model_is_on_record_until_it_tells() {
 type Parts<'a> = Option<(u64, &'a [u64])>;
 
 fn wish(model: &str, plan: Parts<'_>, failed: &[u64]) -> Wish {
-    let failure = || Failure { code: ErrorCode::DiskFull, text: String::new(), at: Timestamp(2) };
+    let failure = || Failure { code: ErrorCode::DiskFull, text: String::new(), at: Timestamp(2), by_hand: false };
     Wish {
         name: model.parse().expect("a name"),
         round: 5,
@@ -301,6 +301,35 @@ fn many_wishes_are_gone_through_in_steps() {
     let wishes = read::wishes(&view).expect("readable");
     assert_eq!(wishes.len(), RECORDS_PER_STEP + 1);
     assert!(wishes.iter().all(|wish| wish.plan.is_none()), "every one of them");
+}
+
+#[test]
+fn names_go_along_and_of_copies_that_were_to_go_only_the_survivors() {
+    let drop_of = |node: u64| {
+        let by = "node/1".to_owned();
+        (NodeId(node), Drop { digest: Digest([1; 32]), at: Timestamp(2), by })
+    };
+    let model = |number: usize, drops: &[u64]| {
+        let name = format!("m{number}").parse::<ModelName>().expect("a name");
+        Model { head: 3, drops: drops.iter().map(|node| drop_of(*node)).collect(), ..Model::new(name, Timestamp(2)) }
+    };
+    let left_by = |leads: Leads| {
+        let mut view = with_models();
+        // More than one step looks at.
+        for number in 0..=RECORDS_PER_STEP {
+            let model = model(number, if number % 2 == 0 { &[1, 2] } else { &[] });
+            view.write(&[Mutation::Put(Key::Model(model.name.key()), Record::Model(Box::new(model)))]);
+        }
+        go_on(&mut view, &founder(leads));
+        view
+    };
+    for (leads, kept) in [(Leads::Survivor(NodeId(2)), vec![2_u64]), (Leads::Newcomer(new_member(9)), vec![])] {
+        let view = left_by(leads);
+        for number in 0..=RECORDS_PER_STEP {
+            let expected = model(number, if number % 2 == 0 { &kept } else { &[] });
+            assert_eq!(read::model(&view, &expected.name), Ok(Some(expected)), "{number}");
+        }
+    }
 }
 
 #[test]

@@ -186,7 +186,7 @@ fn what_cannot_be_is_told_with_the_reasons() {
     let found = outlook(&[site(1), lost(2), cordoned], &[standing(3, &[1, 2], &[1, 2])], &[], &knobs);
     assert_eq!(found.impossible[0].1, [(NodeId(3), Unfit::Cordoned)]);
     let mut failed = two();
-    let failure = Failure { code: ErrorCode::OriginFailed, text: "no".to_owned(), at: Timestamp(2) };
+    let failure = Failure { code: ErrorCode::OriginFailed, text: "no".to_owned(), at: Timestamp(2), by_hand: false };
     failed.wish.failures.insert(NodeId(3), failure);
     assert_eq!(told(site(3), failed), [(NodeId(3), Unfit::Told(ErrorCode::OriginFailed))], "others would fail too");
     let alone = outlook(&[site(1)], &[standing(2, &[1], &[1])], &[], &knobs);
@@ -199,7 +199,7 @@ fn a_copy_that_a_person_removed_is_made_elsewhere_later() {
     let removed = |ago_ms: u64| {
         let mut standing = standing(2, &[1, 2], &[1]);
         let at = Timestamp(NOW_MS - ago_ms);
-        let failure = Failure { code: ErrorCode::PullCancelled, text: "by hand".to_owned(), at };
+        let failure = Failure { code: ErrorCode::PullCancelled, text: "by hand".to_owned(), at, by_hand: false };
         standing.wish.failures.insert(NodeId(2), failure);
         standing
     };

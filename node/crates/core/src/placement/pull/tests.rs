@@ -70,7 +70,7 @@ fn resolved(wish: Wish) -> Wish {
 }
 
 fn failed(mut wish: Wish, node: u64, code: ErrorCode) -> Wish {
-    wish.failures.insert(NodeId(node), Failure { code, text: "no".to_owned(), at: Timestamp(2) });
+    wish.failures.insert(NodeId(node), Failure { code, text: "no".to_owned(), at: Timestamp(2), by_hand: false });
     wish
 }
 

@@ -88,7 +88,7 @@ fn pin() -> Pin {
 }
 
 fn failure(code: ErrorCode, text: &str) -> Failure {
-    Failure { code, text: text.to_owned(), at: days_ago(1) }
+    Failure { code, text: text.to_owned(), at: days_ago(1), by_hand: false }
 }
 
 fn view(state: State) -> MemView {

@@ -88,3 +88,61 @@ fn files_are_bounded_in_size_number_and_holder() {
     assert_eq!(view.apply(53, 1, &two), Ok(refused(exceeded)));
     assert_eq!(view.apply(54, 1, &entry(1, bind(1, &[blob(1, 1)]))), Ok(Answer::Done), "it is there already");
 }
+
+#[test]
+fn what_was_bound_long_ago_is_forgotten_in_steps() {
+    let mut view = check_in_two(vec![
+        (5, bind(1, &[blob(1, 11), blob(2, 12), blob(4, 14)]), Answer::Done),
+        (6, bind(1, &[blob(3, 13), blob(5, 15)]), Answer::Done),
+    ]);
+    let forget = |before: u64, after: Option<u8>, limit: u32| Command::ForgetBlobs {
+        before: Timestamp(before),
+        after: after.map(|byte| Digest([byte; 32])),
+        limit,
+    };
+    let left = |view: &MemView| {
+        let found = read::blobs(view, None, 9).expect("readable");
+        assert_eq!(read::counts(view).expect("readable").blobs, found.len() as u64, "they are counted");
+        found.into_iter().map(|(sha256, _)| sha256.0[0]).collect::<Vec<_>>()
+    };
+    let rows: [(Command, Answer, &[u8]); 6] = [
+        (forget(5, None, 9), Answer::Done, &[1, 2, 3, 4, 5]),
+        (forget(6, Some(1), 1), Answer::More, &[1, 3, 4, 5]),
+        (forget(6, Some(2), 1), Answer::Done, &[1, 3, 5]),
+        (forget(6, None, 1), Answer::Done, &[3, 5]),
+        (forget(7, Some(3), 9), Answer::Done, &[3]),
+        (forget(7, None, 9), Answer::Done, &[]),
+    ];
+    for (step, (command, answer, expected)) in rows.into_iter().enumerate() {
+        let shown = format!("{command:?}");
+        assert_eq!(view.apply(50 + step as u64, 1, &entry(9, command)), Ok(answer), "{shown}");
+        assert_eq!(left(&view), expected, "{shown}");
+    }
+    assert_eq!(view.apply(60, 1, &entry(9, bind(1, &[blob(1, 99)]))), Ok(Answer::Done), "whoever has it binds it anew");
+    for limit in [0, FORGET_BLOBS_MAX as u32 + 1] {
+        assert_eq!(invalid_text(&view, forget(9, None, limit)), "the limit must be 1 to 512");
+    }
+}
+
+#[test]
+fn many_files_are_looked_at_within_the_keys_of_a_command() {
+    const FILES: u64 = 1_500;
+    let mut view = check_in_two(vec![]);
+    let of = |number: u64| {
+        let mut digest = Digest([0; 32]);
+        digest.0[..8].copy_from_slice(&number.to_be_bytes());
+        digest
+    };
+    for number in 0..FILES {
+        // The old ones lie behind those that the first step looks at.
+        let bound_at = Timestamp(if number < 1_200 { 9 } else { 1 });
+        let blob = Blob { size_bytes: SIZE_BYTES, root: Root([1; 32]), bound_by: NodeId(1), bound_at };
+        view.write(&[put(Key::Blob(of(number)), Record::Blob(blob))]);
+    }
+    view.write(&[put(Key::Counts, Record::Counts(Counts { blobs: FILES, ..Counts::default() }))]);
+    let forget = |after| Command::ForgetBlobs { before: Timestamp(5), after, limit: 512 };
+    let first = apply(&view, 50, 1, &entry(9, forget(None))).expect("no fault");
+    assert_eq!(first, Applied::new(vec![], Answer::More), "nothing old among the first 1,000");
+    assert_eq!(view.apply(51, 1, &entry(9, forget(Some(of(999))))), Ok(Answer::Done));
+    assert_eq!(read::counts(&view).expect("readable").blobs, 1_200);
+}

@@ -9,7 +9,9 @@ use ollamax_types::{ErrorCode, Root};
 
 use super::*;
 use crate::catalog::command::BoundBlob;
-use crate::catalog::record::{Counts, Due, MigrationStatus, Replicas};
+use crate::catalog::record::{
+    Cordon, Counts, Due, How, MigrationStatus, Model, PhaseWord, PlanKind, Replicas, Version, Want,
+};
 use crate::catalog::txn::{Condition, Op, Operand, Relation, Txn};
 
 const NAMES: [&str; 4] = ["a", "B", "b", "c:tag"];
@@ -52,6 +54,7 @@ fn any_command() -> impl Strategy<Value = Command> {
         1 => (0..60_u64).prop_map(|bytes_max| Command::SetQuota { prefix: "user/".to_owned(), bytes_max }),
         1 => (3..=CLUSTER_VERSION).prop_map(|version| Command::RaiseVersion { version }),
         12 => any_wish(),
+        12 => any_registry(),
         4 => (1..3_u32, any::<bool>(), any::<bool>())
             .prop_map(|(number, down, force)| Command::Migrate { number, down, force }),
         1 => (node(), 1..3_u8, 0..3_u8).prop_map(|(node, directory, address)| Command::SetAddresses {
@@ -82,9 +85,14 @@ fn any_wish() -> impl Strategy<Value = Command> {
     });
     prop_oneof![
         4 => (name(), replicas, any::<bool>())
-            .prop_map(|(name, replicas, insecure)| Command::AskModel { name, replicas, insecure, want: Default::default(), declared: false }),
-        4 => (name(), any_id(), node(), vec(node(), 0..3))
-            .prop_map(|(name, round, ingester, targets)| Command::PlanPull { name, round, ingester, targets, kind: Default::default() }),
+            .prop_map(|(name, replicas, insecure)| {
+                let want = Want { gpu_memory_bytes_min: u64::from(insecure), ..Want::default() };
+                Command::AskModel { name, replicas, insecure, want, declared: insecure }
+            }),
+        4 => (name(), any_id(), node(), vec(node(), 0..3)).prop_map(|(name, round, ingester, targets)| {
+            let kind = if targets.len() > 1 { PlanKind::Repair } else { PlanKind::Asked };
+            Command::PlanPull { name, round, ingester, targets, kind }
+        }),
         2 => (node(), name(), any_id(), digest())
             .prop_map(|(node, name, round, digest)| Command::ResolveWish { node, name, round, digest, size_bytes: 1 }),
         2 => (node(), name(), any_id(), code).prop_map(|(node, name, round, code)| {
@@ -92,6 +100,42 @@ fn any_wish() -> impl Strategy<Value = Command> {
         }),
         1 => name().prop_map(|name| Command::ForgetWish { name }),
         1 => (node(), vec(blob, 0..3)).prop_map(|(node, blobs)| Command::BindBlobs { node, blobs }),
+    ]
+}
+
+/// What is done to names, and said of nodes for placement.
+fn any_registry() -> impl Strategy<Value = Command> {
+    let node = || (1..5_u64).prop_map(NodeId);
+    let name = || (0..3_usize).prop_map(|name| model(NAMES[name], 0).name);
+    let digest = || (1..3_u8).prop_map(|byte| Digest([byte; 32]));
+    let how = || {
+        let tagged = name().prop_map(|from| How::Tagged { from });
+        prop_oneof![Just(How::Found), Just(How::Pulled), (1..4_u64).prop_map(|to| How::RolledBack { to }), tagged]
+    };
+    let replicas = prop_oneof![Just(None::<Replicas>), (1..3_u32).prop_map(|count| Some(Replicas::Count(count)))];
+    let phase = prop_oneof![Just(PhaseWord::Active), Just(PhaseWord::Deprecated), Just(PhaseWord::Disabled)];
+    let cordon = prop_oneof![Just(Cordon::Open), Just(Cordon::Cordoned), Just(Cordon::Emptying)];
+    prop_oneof![
+        3 => (name(), digest(), replicas, how()).prop_map(|(name, digest, replicas, how)| {
+            Command::FixVersion { name, digest, size_bytes: 1, replicas, how }
+        }),
+        3 => (name(), digest(), how())
+            .prop_map(|(name, digest, how)| Command::NoteVersion { name, digest, size_bytes: 1, how }),
+        2 => (name(), proptest::option::of(digest())).prop_map(|(name, digest)| Command::PinModel { name, digest }),
+        1 => (name(), phase).prop_map(|(name, phase)| Command::SetPhase { name, phase, note: String::new() }),
+        6 => (name(), vec(node(), 0..3), any::<bool>(), any::<bool>())
+            .prop_map(|(name, nodes, forget, force)| Command::DropCopies { name, nodes, forget, force }),
+        1 => (node(), 0..2_u32, name())
+            .prop_map(|(node, day, name)| Command::NoteUse { node, day, names: vec![name.key()] }),
+        1 => (0..9_000_u64, proptest::option::of(digest()), 1..3_u32).prop_map(|(before, after, limit)| {
+            Command::ForgetBlobs { before: Timestamp(before), after, limit }
+        }),
+        1 => (node(), any::<bool>(), any::<bool>()).prop_map(|(node, own, set)| {
+            let (key, value) = ("k".to_owned(), "v".to_owned());
+            let (set, unset) = if set { ([(key, value)].into(), vec![]) } else { (BTreeMap::new(), vec![key]) };
+            Command::SetLabels { node, own, set, unset }
+        }),
+        2 => (node(), cordon).prop_map(|(node, cordon)| Command::SetCordon { node, cordon }),
     ]
 }
 
@@ -270,6 +314,7 @@ fn check_values(view: &MemView) {
     assert!(ending.is_subset(&deadlines), "what ends by itself has a deadline");
     check_notes(view);
     check_wishes(view);
+    check_names(view);
     for (key, _) in view.records() {
         if let Key::SessionAnswer(session, sequence) = key {
             let of = read::session(view, *session).expect("readable").expect("answers go with their session");
@@ -279,15 +324,20 @@ fn check_values(view: &MemView) {
 }
 
 /// A wish lies under its name; what happened in its round came behind the question, and its plan is one that can be.
+/// Only what a person removed goes along from earlier rounds, and not into one that names its nodes.
 fn check_wishes(view: &MemView) {
     for (key, record) in view.records() {
         let (Key::Wish(key), Record::Wish(wish)) = (key, record) else { continue };
         assert_eq!(*key, wish.name.key());
-        let own = wish.failures.values().filter(|failure| failure.code != ErrorCode::PullCancelled);
+        let came_along = |by_hand: bool| by_hand && !matches!(wish.replicas, Replicas::Nodes(_));
+        let own = wish.failures.values().filter(|failure| !came_along(failure.by_hand));
         let times = own.map(|failure| failure.at).chain(wish.plan.iter().map(|plan| plan.made_at));
         assert!(times.min().is_none_or(|earliest| earliest >= wish.asked_at), "{wish:?}");
         let Some(plan) = &wish.plan else {
-            assert!(wish.digest.is_none(), "nobody has a part: {wish:?}");
+            // A version without a plan was fixed, or the plan went with the copies: either leaves a record of the name.
+            let is_fresh = wish.digest.is_none() && wish.failures.values().all(|failure| came_along(failure.by_hand));
+            let has_record = read::model(view, &wish.name).expect("readable").is_some();
+            assert!(is_fresh || has_record, "nobody has a part: {wish:?}");
             continue;
         };
         let targets: BTreeSet<NodeId> = plan.targets.iter().copied().collect();
@@ -296,6 +346,47 @@ fn check_wishes(view: &MemView) {
             let member = read::member(view, *node).expect("readable").expect("one that was");
             assert_ne!(member.role, Role::Gateway, "{wish:?}");
         }
+    }
+}
+
+/// A name lies under its key; its history is whole, and what shall go is there and no target of a plan.
+fn check_names(view: &MemView) {
+    for (key, record) in view.records() {
+        match (key, record) {
+            (Key::Model(key), Record::Model(model)) => {
+                assert_eq!(*key, model.name.key());
+                check_history(model, &read::versions(view, &model.name).expect("readable"));
+                check_drops(view, model);
+            }
+            (Key::Version(key, number), Record::Version(version)) => {
+                assert_eq!(*number, version.number);
+                assert!(view.get(&Key::Model(key.clone())).expect("readable").is_some(), "a version of nothing: {key}");
+            }
+            (Key::Member(_), Record::Member(member)) => {
+                assert!(member.cordon == Cordon::Open || member.role != Role::Gateway, "{member:?}");
+            }
+            _ => {}
+        }
+    }
+}
+
+fn check_history(model: &Model, versions: &[Version]) {
+    let ends = versions.first().zip(versions.last()).map_or((0, 0), |(first, last)| (first.number, last.number));
+    assert_eq!((model.first, model.head), ends, "{model:?}");
+    assert!(versions.len() <= VERSIONS_MAX);
+    for pair in versions.windows(2) {
+        let is_next = pair[0].number + 1 == pair[1].number;
+        assert!(!is_next || pair[0].digest != pair[1].digest, "noted twice in a row: {pair:?}");
+    }
+}
+
+fn check_drops(view: &MemView, model: &Model) {
+    let wish = read::wish(view, &model.name).expect("readable");
+    let targets = wish.and_then(|wish| wish.plan).map(|plan| plan.targets).unwrap_or_default();
+    for node in model.drops.keys() {
+        assert!(!targets.contains(node), "node {node} shall hold it and remove it: {model:?}");
+        let held = read::node_model(view, *node, &model.name.key()).expect("readable");
+        assert!(held.is_some(), "node {node} shall remove what it has not: {model:?}");
     }
 }
 
@@ -346,4 +437,46 @@ proptest! {
             check_invariants(&view);
         }
     }
+
+    #[test]
+    fn a_question_that_is_repeated_at_once_is_answered_with_the_same_round(log in any_log()) {
+        let mut view = MemView::default();
+        for (index, entry) in log.iter().enumerate() {
+            let index = 2 * index as u64 + 1;
+            let answer = view.apply(index, 1, entry).expect("no fault");
+            let asks = matches!(entry.command, Command::AskModel { .. } | Command::FixVersion { .. });
+            if let (true, Answer::Wish { round }) = (asks && entry.session.is_none(), answer) {
+                let again = apply(&view, index + 1, 1, entry).expect("no fault");
+                prop_assert_eq!(again, Applied::new(vec![], Answer::Wish { round }), "{:?}", entry.command);
+            }
+        }
+    }
+
+    #[test]
+    fn nobody_loses_a_last_copy_who_does_not_insist(log in any_log()) {
+        let mut view = MemView::default();
+        for (index, entry) in log.iter().enumerate() {
+            let before = staying(&view);
+            view.apply(index as u64 + 1, 1, entry).expect("no fault");
+            let Command::DropCopies { name, forget: false, force: false, .. } = &entry.command else { continue };
+            let after = staying(&view);
+            for version in before.iter().filter(|(key, _)| *key == name.key()) {
+                prop_assert!(after.contains(version), "{version:?} went by {:?}", entry.command);
+            }
+        }
+    }
+}
+
+/// Versions under their names with a copy that shall not go.
+fn staying(view: &MemView) -> BTreeSet<(String, Digest)> {
+    let mut staying = BTreeSet::new();
+    for location in read::locations(view).expect("readable") {
+        let (key, digest) = (location.model.name.key(), location.model.digest);
+        let model = read::model(view, &location.model.name).expect("readable");
+        let dropped = model.and_then(|model| model.drops.get(&location.node).map(|dropped| dropped.digest));
+        if dropped != Some(digest) {
+            staying.insert((key, digest));
+        }
+    }
+    staying
 }

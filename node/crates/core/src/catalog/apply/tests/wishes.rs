@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use ollamax_types::{ErrorCode, ModelName};
 
 use super::*;
-use crate::catalog::record::{Counts, Failure, Plan, Replicas, Wish};
+use crate::catalog::record::{Cordon, Counts, Failure, How, PhaseWord, Plan, Replicas, Wish};
 
 fn name(text: &str) -> ModelName {
     text.parse().expect("a name")
@@ -356,7 +356,8 @@ fn a_failure_stays_for_the_round_unless_its_node_becomes_the_ingester() {
     world.check(fail(2, "m", round, ErrorCode::OriginFailed), Answer::Done);
     let told_at = world.index;
     world.check_idle(fail(2, "m", round, ErrorCode::OriginFailed));
-    let failure = |code: ErrorCode, at| Failure { code, text: code.as_str().to_owned(), at: Timestamp(at) };
+    let failure =
+        |code: ErrorCode, at| Failure { code, text: code.as_str().to_owned(), at: Timestamp(at), by_hand: false };
     let expected = BTreeMap::from([(NodeId(2), failure(ErrorCode::OriginFailed, told_at))]);
     assert_eq!(world.wish("m").failures, expected);
     world.check(fail(2, "m", round, ErrorCode::DiskFull), Answer::Done);
@@ -486,13 +487,14 @@ fn wishes_are_counted_and_bounded() {
 }
 
 #[test]
-fn an_older_cluster_takes_no_wish_and_nothing_that_models_can_do() {
+fn an_older_cluster_takes_no_wish_no_version_no_place_and_nothing_that_models_can_do() {
     let Command::InitCluster { cluster, name: lab, public_key, first, .. } = init() else {
         unreachable!("init is one")
     };
     let old = Command::InitCluster { cluster, name: lab, public_key, first, version: 3 };
     let able = ModelRecord { capabilities: vec!["tools".to_owned()], ..model("m", 1) };
     let reported = |present| Command::ReportModels { node: NodeId(1), present, absent: vec![] };
+    let digest = Digest([9; 32]);
     let newer = || {
         [
             ask("m", Replicas::All),
@@ -501,6 +503,15 @@ fn an_older_cluster_takes_no_wish_and_nothing_that_models_can_do() {
             fail(1, "m", 1, ErrorCode::DiskFull),
             forget("m"),
             Command::BindBlobs { node: NodeId(1), blobs: vec![] },
+            Command::NoteVersion { name: name("m"), digest, size_bytes: 5, how: How::Found },
+            Command::FixVersion { name: name("m"), digest, size_bytes: 5, replicas: None, how: How::Found },
+            Command::PinModel { name: name("m"), digest: None },
+            Command::SetPhase { name: name("m"), phase: PhaseWord::Disabled, note: String::new() },
+            Command::DropCopies { name: name("m"), nodes: vec![], forget: false, force: false },
+            Command::NoteUse { node: NodeId(1), day: 0, names: vec![] },
+            Command::ForgetBlobs { before: Timestamp(0), after: None, limit: 1 },
+            Command::SetLabels { node: NodeId(1), own: false, set: BTreeMap::new(), unset: vec![] },
+            Command::SetCordon { node: NodeId(1), cordon: Cordon::Open },
             reported(vec![model("a", 1), able.clone()]),
         ]
     };
