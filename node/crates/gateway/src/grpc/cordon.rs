@@ -24,7 +24,7 @@ impl Admin {
         let node = self.find(&node)?.id;
         if !set.is_empty() || !unset.is_empty() {
             let set = set.into_iter().map(|label| (label.key, label.value)).collect();
-            self.change(id, Command::SetLabels { node, own: false, set, unset }).await?;
+            self.change_here(id, Command::SetLabels { node, own: false, set, unset }).await?;
         }
         let member = read::member(&*self.metadata()?.view(), node)?;
         let labels = member.map(|member| labels(&member.labels)).unwrap_or_default();
@@ -38,10 +38,15 @@ impl Admin {
     ) -> Result<v1::CordonNodeReply, AdminError> {
         let node = self.find(&request.node)?.id;
         let cordon = from_wire(request.cordon()).ok_or_else(|| {
-            AdminError::new(ErrorCode::BadRequest, "open, cordoned or emptying", "", "ollamax node cordon NODE")
+            AdminError::new(
+                ErrorCode::BadRequest,
+                "a node is open, cordoned or emptying",
+                "",
+                "ollamax node cordon NODE",
+            )
         })?;
         if !request.dry_run {
-            self.change(id, Command::SetCordon { node, cordon }).await?;
+            self.change_here(id, Command::SetCordon { node, cordon }).await?;
         }
         let view = self.metadata()?.view();
         let models = if cordon == Cordon::Emptying { left(&*view, node)? } else { Vec::new() };

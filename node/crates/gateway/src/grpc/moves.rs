@@ -52,7 +52,7 @@ impl Pulls {
             if asked.dry_run {
                 break;
             }
-            self.0.change(id.clone(), planned.command()).await?;
+            self.0.change_here(id.clone(), planned.command()).await?;
             made.push(planned);
         }
         Ok(reply)
@@ -66,7 +66,7 @@ impl Pulls {
         let planned = self.planned_move(&name, &from, &to)?;
         let shown = Some(self.move_shown(&planned)?);
         if !asked.dry_run {
-            self.0.change(id, planned.command()).await?;
+            self.0.change_here(id, planned.command()).await?;
         }
         Ok(v1::MoveReply { shown })
     }

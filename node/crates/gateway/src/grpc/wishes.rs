@@ -44,7 +44,7 @@ impl Pulls {
         let commands: Vec<_> = changes.iter().filter_map(|change| Some((change, change.command()?))).collect();
         let (mut made, all) = (Vec::new(), commands.len());
         for (change, command) in commands {
-            if let Err(error) = self.0.change(id.clone(), command).await {
+            if let Err(error) = self.0.change_here(id.clone(), command).await {
                 return Err(half_done(error, change, made.len(), all));
             }
             made.push(shown(change, &names));
