@@ -1,4 +1,5 @@
-//! The loops that keep a member in step: with the catalog, with its runtime, with its machine, with its wishes.
+//! The loops that keep a member in step: with the catalog, with its runtime, with its machine, with its wishes,
+//! with its history.
 //!
 //! Each loop awaits a change, decides with a pure function, and performs. None of them fails the node: what cannot
 //! be done now is tried again at the next change or tick.
@@ -6,14 +7,18 @@
 use std::time::Duration;
 
 pub(crate) mod ballast;
+pub(crate) mod drops;
 pub(crate) mod gpus;
 pub(crate) mod labels;
+pub(crate) mod lifecycle;
 pub(crate) mod machine;
 pub(crate) mod members;
 pub(crate) mod models;
 pub(crate) mod presence;
 pub(crate) mod standing;
 pub(crate) mod strain;
+pub(crate) mod uses;
+pub(crate) mod versions;
 pub(crate) mod wishes;
 
 /// Least time between two looks at all wishes, whatever changes.

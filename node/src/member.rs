@@ -34,11 +34,12 @@ use crate::calendar::minute_of_week;
 use crate::config::NodeConfig;
 use crate::data_dir::Membership;
 use crate::follow::labels::Teller;
+use crate::follow::lifecycle::Warden;
 use crate::follow::members::{Addresses, Follower};
 use crate::follow::presence::Prospect;
 use crate::follow::standing::Asker;
 use crate::follow::wishes::Planner;
-use crate::follow::{ballast, labels, machine, models, strain, wishes};
+use crate::follow::{ballast, drops, labels, lifecycle, machine, models, strain, uses, versions, wishes};
 use crate::metrics::CopyMetrics;
 use crate::slot::{MemberEngines, Slot};
 use crate::telemetry::Standing;
@@ -237,6 +238,7 @@ impl Around {
             metrics: engines.transfer.metrics().clone(),
         };
         tasks.spawn(wishes::follow(planner, stop.clone()));
+        self.follow_registry(engines);
         let teller = Teller { metadata: engines.metadata.clone(), scheduler: engines.scheduler.clone() };
         tasks.spawn(labels::follow(teller, stop.clone()));
         tasks.spawn(ballast::follow(engines.metadata.clone(), stop.clone()));
@@ -244,6 +246,16 @@ impl Around {
         let scheduler = engines.scheduler.clone();
         self.frames.send_replace(Some(liveness_over_net::spawn_frames(scheduler.clone(), tasks, stop.clone())));
         tasks.spawn(liveness_over_net::watch_members(self.net.clone(), scheduler, watched, stop.clone()));
+    }
+
+    /// Starts the loops that keep versions, removals and uses of models in step; they end and fail like those above.
+    fn follow_registry(&self, engines: &MemberEngines) {
+        let (tasks, stop) = (&self.tasks, &self.stop);
+        let (metadata, scheduler) = (engines.metadata.clone(), engines.scheduler.clone());
+        tasks.spawn(drops::follow(engines.clone(), stop.clone()));
+        tasks.spawn(versions::follow(metadata.clone(), stop.clone()));
+        tasks.spawn(uses::follow(metadata.clone(), scheduler.clone(), stop.clone()));
+        tasks.spawn(lifecycle::follow(Warden { metadata, scheduler }, stop.clone()));
     }
 }
 

@@ -372,7 +372,11 @@ impl Book {
         let outcome = |(key, kind): (String, PlanKind)| {
             let standing = &self.known.get(&key)?.standing;
             let plan = standing.wish.plan.as_ref().filter(|plan| plan.kind == kind)?;
-            let has_failed = |node: &NodeId| standing.wish.failures.contains_key(node) && !holds(standing, *node);
+            // What failed before was the reason for the move, if anything.
+            let has_failed = |node: &NodeId| {
+                let failure = standing.wish.failures.get(node).filter(|_| !holds(standing, *node));
+                failure.is_some_and(|failure| failure.at >= plan.made_at)
+            };
             Some((kind, if plan.targets.iter().any(has_failed) { Moved::Failed } else { Moved::Done }))
         };
         over.filter_map(outcome).collect()

@@ -37,13 +37,20 @@ async fn try_admit(shared: &Arc<Shared>, request: InferenceRequest) -> Result<Re
     let mut vigil = shared.local.vigil();
     let place = if request.api.needs_runner() { Some(wait_for_slot(shared, &mut vigil, weights).await?) } else { None };
     let mut working = Working::new(Arc::clone(shared), place);
+    // What only shows a model does not use it.
+    let used = request.api.needs_runner().then(|| request.model.clone());
     let judged = tokio::select! {
         biased;
         detail = vigil.down() => Err(AdmitError::RuntimeLost { node, detail }),
         judged = ask(shared, request) => judged,
     };
     match judged {
-        Ok(response) => Ok(Response { node, body: working.follow(response.body, vigil), ..response }),
+        Ok(response) => {
+            if let Some(model) = used {
+                shared.served.note(&model, shared.parts.clock.now());
+            }
+            Ok(Response { node, body: working.follow(response.body, vigil), ..response })
+        }
         Err(error) => {
             working.refused();
             Err(error)

@@ -4,6 +4,7 @@
 //! are dropped. The one task that is started here notices this process's own stalls; without it liveness would be
 //! judged by beats alone and a stalled node would suspect all others.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,6 +27,7 @@ use crate::metrics::Metrics;
 use crate::ports::{Placements, Remote, Runtime};
 use crate::report::{Machine, RuntimeReport};
 use crate::response::Response;
+use crate::served::Served;
 
 /// How often the process looks at the clock to notice that it stood still: as often as frames come that it may miss.
 const TICK: Duration = limits::BEAT_INTERVAL;
@@ -70,6 +72,7 @@ pub(crate) struct Shared {
     pub(crate) load_view: Arc<LoadView>,
     pub(crate) admission: Arc<Admission>,
     pub(crate) local: Local,
+    pub(crate) served: Served,
     started: Instant,
     chance: AtomicU64,
 }
@@ -90,6 +93,7 @@ impl Handle {
             load_view: Arc::new(LoadView::new(parts.node, &config, TICK)),
             admission: Arc::new(Admission::new(&config, parts.metrics.clone())),
             local: Local::default(),
+            served: Served::default(),
             started: Instant::now(),
             chance: AtomicU64::new(parts.seed),
             config,
@@ -220,6 +224,22 @@ impl Handle {
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.shared.parts.metrics
+    }
+
+    /// The models that the runtime beside this node has answered for since this process began, each with the last day,
+    /// in days since 1970, on which it did.
+    #[must_use]
+    pub fn served(&self) -> BTreeMap<ModelName, u32> {
+        self.shared.served.days()
+    }
+
+    /// Whether requests run, or wait, on this node for what a model is made of.
+    #[must_use]
+    pub fn is_busy(&self, model: &ModelName) -> bool {
+        let report = self.shared.local.runtime();
+        let Some(held) = report.models.iter().find(|held| held.name == *model) else { return false };
+        let loads = self.shared.admission.loads();
+        loads.iter().any(|load| load.weights == held.weights && load.running + load.waiting > 0)
     }
 
     /// Requests that this node's runtime works on or that wait for it; 0 means that stopping cuts nobody off.

@@ -21,6 +21,7 @@ mod candidates;
 mod dispatch;
 mod load_view;
 mod queue;
+mod served;
 mod timings;
 mod vigil;
 

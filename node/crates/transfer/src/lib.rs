@@ -3,7 +3,8 @@
 //!
 //! Owns the pulls of this node, what it does for the cluster's wishes, the list of adopted models and their hash trees.
 //! Always holds: a model is visible when all of it is there and is what its name says, and what the runtime has is
-//! neither changed nor removed, unless the cluster has the model removed here. What cannot be read is told, and looked at again later.
+//! neither changed nor removed, unless the cluster has the model removed here. What cannot be read is told, and looked
+//! at again later.
 #![doc = include_str!("../DESIGN.md")]
 #![forbid(unsafe_code)]
 

@@ -3,7 +3,7 @@
 //! A part is offered for as long as somebody holds its [`Offered`]: those of its chunks that have a hash on record. A
 //! published file is offered when its tree is on record for the very file that lies there. Always holds: no chunk
 //! leaves that does not hash to what is on record. A published file that is damaged becomes suspect and is not offered
-//! any more; one that was replaced is not offered before it is hashed again. Files of versions that are kept are offered
+//! any more; one that was replaced is not offered before it is hashed again. Files of kept versions are offered
 //! like published ones. Whatever fails here fails one chunk for one asker, who gets it elsewhere. Everything blocks on
 //! the disk but for offering, showing and learning.
 

@@ -98,6 +98,7 @@ struct Folder {
     /// `None`: it never lists what is new.
     listing: Option<Listing>,
     is_known: bool,
+    is_down: bool,
     fetching: Fetching,
 }
 
@@ -299,8 +300,8 @@ impl MemRuntime {
     /// A runtime that keeps its models there, and lists at once what is new.
     #[must_use]
     pub fn at(place: Place) -> Self {
-        let folder =
-            Folder { place, looks: 0, listing: Some(Listing::Listed), is_known: true, fetching: Fetching::default() };
+        let listing = Some(Listing::Listed);
+        let folder = Folder { place, looks: 0, listing, is_known: true, is_down: false, fetching: Fetching::default() };
         Self { state: Arc::new(Mutex::new(folder)) }
     }
 
@@ -317,6 +318,11 @@ impl MemRuntime {
     /// Whether the cluster knows of new models from now on.
     pub fn set_known(&self, is_known: bool) {
         self.lock().is_known = is_known;
+    }
+
+    /// Whether it says nothing of what it has from now on, and removes nothing: it does not run.
+    pub fn set_down(&self, is_down: bool) {
+        self.lock().is_down = is_down;
     }
 
     /// From which shelf it fetches from now on.
@@ -378,7 +384,8 @@ impl Runtime for MemRuntime {
     }
 
     fn holds(&self, name: &ModelName) -> BoxFuture<'static, Result<Option<Digest>, RuntimeTrouble>> {
-        let held = fetching::holds(&self.lock().place, name);
+        let folder = self.lock();
+        let held = if folder.is_down { Err(fetching::down()) } else { fetching::holds(&folder.place, name) };
         async { held }.boxed()
     }
 
@@ -388,7 +395,8 @@ impl Runtime for MemRuntime {
     }
 
     fn delete(&self, name: &ModelName) -> BoxFuture<'static, Result<(), RuntimeTrouble>> {
-        let deleted = fetching::delete(&self.lock().place, name);
+        let folder = self.lock();
+        let deleted = if folder.is_down { Err(fetching::down()) } else { fetching::delete(&folder.place, name) };
         async { deleted }.boxed()
     }
 }

@@ -19,6 +19,8 @@ use crate::pull::{Means, blocking};
 /// What a version takes in a store.
 struct Taken {
     store: Store,
+    /// The name stands for another version there.
+    is_other: bool,
     /// Its files, and what the disk gets back when they go.
     files: Vec<(BlobSpec, u64)>,
 }
@@ -29,11 +31,16 @@ impl Means {
     /// Removes this version of a model, and gives the bytes that became free.
     pub(crate) async fn remove(&self, name: &ModelName, digest: Digest) -> Result<u64, PullError> {
         let taken = self.taken(name, digest).await?;
+        if taken.as_ref().is_some_and(|taken| taken.is_other) {
+            return Ok(0);
+        }
         match self.runtime.holds(name).await {
             Ok(Some(held)) if held == digest => {
                 self.runtime.delete(name).await.map_err(|trouble| of_runtime(name, trouble))?
             }
-            Ok(_) => {}
+            Ok(Some(_)) => return Ok(0),
+            // What is kept of it may be left.
+            Ok(None) => {}
             Err(trouble) => match &taken {
                 Some(taken) if trouble.may_pass => remove_by_hand(taken, name, digest, trouble).await?,
                 _ => return Err(of_runtime(name, trouble)),
@@ -45,7 +52,7 @@ impl Means {
         };
         let (keeping, name) = (self.keeping.clone(), name.clone());
         let freed = blocking(move || {
-            let Taken { store, files } = taken;
+            let Taken { store, files, .. } = taken;
             let gone = files.into_iter().filter(|(blob, _)| matches!(store.blob(*blob), Ok(None)));
             let gone_bytes = gone.fold(0, |sum: u64, (_, bytes)| sum.saturating_add(bytes));
             let kept = keeping.give_up(&store, &name, digest);
@@ -78,10 +85,11 @@ impl Means {
         blocking(move || {
             let Place::Store(place) = runtime.place() else { return None };
             let store = Store::open(&place).ok()?;
-            let stands = store.manifest(&name).ok().flatten().filter(|(_, stands)| stands.digest() == digest);
-            let blobs = stands.map(|(_, stands)| stands.blobs()).unwrap_or_default();
+            let stands = store.manifest(&name).ok().flatten().map(|(_, stands)| stands);
+            let is_other = stands.as_ref().is_some_and(|stands| stands.digest() != digest);
+            let blobs = stands.map(|stands| stands.blobs()).unwrap_or_default();
             let files = blobs.into_iter().map(|blob| (blob, store.frees_bytes(blob))).collect();
-            Some(Taken { store, files })
+            Some(Taken { store, is_other, files })
         })
         .await
     }

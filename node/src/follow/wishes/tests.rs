@@ -295,6 +295,9 @@ fn a_move_counts_when_it_has_come_to_an_end() {
     check("it is there; nobody waits for the dead", &[standing_of(repair(), &[1, 2, 3])], &done);
     let full = failed(repair(), &[(3, ErrorCode::DiskFull)]);
     check("it has failed", &[standing_of(full, &[1, 2])], &[(PlanKind::Repair, Moved::Failed)]);
+    let mut left = failed(repair(), &[(2, ErrorCode::PullCancelled)]);
+    left.failures.values_mut().for_each(|failure| failure.at = Timestamp(0));
+    check("a person had removed another copy", &[standing_of(left, &[1, 3])], &done);
     check("it was asked for", &[standing_of(moving(PlanKind::Asked), &[1, 2])], &[]);
     check("nobody wants it any more", &[], &[]);
 }

@@ -371,7 +371,10 @@ pub fn blob(view: &dyn View, sha256: &Digest) -> Result<Option<Blob>, Fault> {
 }
 
 /// Up to `limit` files whose BLAKE3 is on record, behind `after`, by their SHA-256.
-pub(super) fn blobs(view: &dyn View, after: Option<Digest>, limit: usize) -> Result<Vec<(Digest, Blob)>, Fault> {
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn blobs(view: &dyn View, after: Option<Digest>, limit: usize) -> Result<Vec<(Digest, Blob)>, Fault> {
     let page = view.scan(&KeyRange::Blobs, after.map(Key::Blob).as_ref(), limit)?;
     page.into_iter()
         .map(|(id, record)| {

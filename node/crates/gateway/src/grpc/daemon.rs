@@ -346,3 +346,34 @@ impl From<AdminError> for Status {
         status
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ollamax_core::catalog::TokenProblem;
+    use ollamax_types::{Digest, ModelName};
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_about_a_model_names_the_next_command_with_that_model() {
+        let name: ModelName = "llama3.2".parse().expect("a name");
+        let check = |refusal: Refusal, code: ErrorCode, next: &str| {
+            let error = AdminError::from(refusal);
+            assert_eq!((error.code, error.next.as_str()), (code, next), "{}", error.what);
+            assert!(!error.why.is_empty(), "{}", error.what);
+        };
+        let (digest, refused) = (Digest([7; 32]), ErrorCode::PreconditionFailed);
+        let version = Refusal::VersionNotFound { name: name.clone(), version: "7".to_owned() };
+        check(version, ErrorCode::ModelNotFound, "ollamax model history llama3.2:latest");
+        check(Refusal::Pinned { name: name.clone(), digest }, refused, "ollamax model unpin llama3.2:latest");
+        check(Refusal::LastCopy { name: name.clone() }, refused, "ollamax model rm llama3.2:latest --force");
+        let below = |left| Refusal::BelowWish { name: name.clone(), wanted: 3, left };
+        check(below(2), refused, "ollamax model pull llama3.2:latest --replicas 2");
+        check(below(0), refused, "ollamax model pull llama3.2:latest --replicas 1");
+        check(Refusal::Disabled(name.clone()), ErrorCode::Forbidden, "ollamax model enable llama3.2:latest");
+        let taken = Refusal::NameTaken { name, held: digest };
+        check(taken, ErrorCode::DigestConflict, "ollamax model rm llama3.2:latest, or use another name");
+        let token = Refusal::TokenInvalid(TokenProblem::UsedUp);
+        check(token, ErrorCode::TokenInvalid, "ollamax token create");
+    }
+}

@@ -2,9 +2,8 @@
 //!
 //! What is shown is read from this node's own state. What changes something is chosen from a state that is not behind
 //! and goes on record, and the guards are those of the state alone. A dry run asks this node's state whether it would
-//! take the change, and changes nothing. Which versions a node
-//! keeps beside its models only that node knows: all are asked at once, for a bounded time, and who does not say it is
-//! named.
+//! take the change, and changes nothing. Which versions a node keeps beside its models only that node knows: all are
+//! asked at once, for a bounded time, and who does not say it is named.
 
 use std::time::Duration;
 
@@ -147,7 +146,9 @@ impl Pulls {
         let case = self.case(&asked.name)?;
         let keeping = self.keeping(&case.name).await?;
         let mut reasons = self.reasons(&case.name)?;
-        reasons.extend(keeping.kept.iter().map(|(member, kept)| v1::ReasonView {
+        // What lies under the name is no surprise.
+        let aside = keeping.kept.iter().filter(|(member, kept)| !case.has(member.id, kept.digest));
+        reasons.extend(aside.map(|(member, kept)| v1::ReasonView {
             node_id: member.id.0,
             text: kept_text(&member.name, kept, case.number_of(kept.digest)),
         }));
@@ -157,9 +158,10 @@ impl Pulls {
 
     /// What the state says.
     fn reasons(&self, name: &ModelName) -> Result<Vec<v1::ReasonView>, AdminError> {
-        let view = self.0.metadata()?.view();
+        let metadata = self.0.metadata()?;
+        let view = metadata.view();
         let members = read::members(&*view)?;
-        let reasons = retention::why(&*view, name, self.0.daemon.now(), &|node| name_in(&members, node))?;
+        let reasons = retention::why(&*view, name, metadata.log_time(), &|node| name_in(&members, node))?;
         let shown = |reason: retention::Reason| v1::ReasonView {
             node_id: reason.about.map_or(0, |node| node.0),
             text: reason.text,
@@ -182,8 +184,9 @@ impl Pulls {
     /// What rules are held against just now.
     fn facts(&self) -> Result<Facts, AdminError> {
         let Engines { metadata, scheduler, .. } = self.0.engines()?;
-        let sites = rules::sites(&scheduler.beat(), &scheduler.peers());
-        Ok(Facts::of(&*metadata.view(), self.0.daemon.now(), sites)?)
+        let view = metadata.view();
+        let sites = rules::sites(&*view, &scheduler.beat(), &scheduler.peers())?;
+        Ok(Facts::of(&*view, metadata.log_time(), sites)?)
     }
 
     /// Has nodes remove what they keep and need not.
@@ -249,7 +252,7 @@ impl Pulls {
 
 impl Admin {
     /// Makes a change, or only asks this node's state whether it would take it.
-    async fn change_or_try(
+    pub(super) async fn change_or_try(
         &self,
         id: RequestId,
         command: Command,
@@ -266,7 +269,7 @@ impl Admin {
         let (view, index) = metadata.view_at();
         let entry = Entry {
             least_version: command.least_version(),
-            log_time: self.daemon.now(),
+            log_time: metadata.log_time(),
             request: RequestId::default(),
             principal: format!("node/{} for {ASKED_BY}", metadata.node()),
             namespace: String::new(),

@@ -108,7 +108,7 @@ pub(super) fn fetch(
 ) -> BoxStream<'static, Told> {
     let went = |what: &str, bytes| Ok(FetchStep::Went { what: what.to_owned(), bytes });
     match fault {
-        Some(FetchFault::Down) => stream::iter([Err(trouble(true, "it does not run"))]).boxed(),
+        Some(FetchFault::Down) => stream::iter([Err(down())]).boxed(),
         Some(FetchFault::Refused) => stream::iter([Err(trouble(false, "it refuses"))]).boxed(),
         Some(FetchFault::Stuck) => {
             let again = stream::repeat_with(move || went("pulling", 1)).then(|told| async move {
@@ -183,6 +183,11 @@ pub(super) fn copy(place: &Place, from: &ModelName, to: &ModelName) -> Result<()
 pub(super) fn delete(place: &Place, name: &ModelName) -> Result<(), RuntimeTrouble> {
     drop(fs::remove_file(path_of(&open(place)?, name)));
     Ok(())
+}
+
+/// It does not run.
+pub(super) fn down() -> RuntimeTrouble {
+    trouble(true, "it does not run")
 }
 
 fn open(place: &Place) -> Result<Store, RuntimeTrouble> {

@@ -109,6 +109,18 @@ impl MemCluster {
         state.tell_all();
     }
 
+    /// A new round of the wish for a model begins, whose version is known from the start.
+    pub fn fix(&self, name: &ModelName, digest: Digest, size_bytes: u64) {
+        let mut state = self.lock();
+        state.rounds += 1;
+        let round = state.rounds;
+        if let Some(wish) = state.wishes.get_mut(name) {
+            (wish.round, wish.digest, wish.size_bytes) = (round, Some(digest), size_bytes);
+            wish.failures.clear();
+        }
+        state.tell_all();
+    }
+
     /// The wish for a model.
     #[must_use]
     pub fn wish(&self, name: &ModelName) -> Option<Wish> {

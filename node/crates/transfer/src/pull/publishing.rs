@@ -1,8 +1,8 @@
 //! The last steps in which a pull changes the store: the version that goes is kept, the new one becomes visible, its
 //! hash trees go on record.
 //!
-//! Where a runtime may be starting, all of it is done once more a while later. Killed anywhere, the pull begins with its
-//! first step and comes here again.
+//! Where a runtime may be starting, all of it is done once more a while later. Killed anywhere, the pull begins with
+//! its first step and comes here again.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -6,6 +6,7 @@ mod damage;
 mod disks;
 mod elsewhere;
 mod handed;
+mod kept;
 mod lab;
 mod limits;
 mod origins;

@@ -114,6 +114,11 @@ impl Case {
         Some(self.of(digest).number).filter(|number| *number > 0)
     }
 
+    /// Whether a node has a version under this name.
+    pub(super) fn has(&self, node: NodeId, digest: Digest) -> bool {
+        self.copies.iter().any(|copy| copy.node == node && copy.model.digest == digest)
+    }
+
     /// Who has a version under this name, as many as one command may name.
     pub(super) fn holders(&self, digest: Digest) -> Vec<NodeId> {
         bounded(self.copies.iter().filter(|copy| copy.model.digest == digest).map(|copy| copy.node).collect())
@@ -175,12 +180,11 @@ impl Case {
             keepers.entry(copy.model.digest).or_default().push(keeper);
         }
         for (member, kept) in &keeping.kept {
-            let (node_name, until_ms) = (member.name.clone(), kept.until.map(|until| until.0));
-            let keeper = v1::Keeper { node_id: member.id.0, node_name, is_kept: true, until_ms };
-            let known = keepers.entry(kept.digest).or_default();
             // What lies aside and under the name as well is simply there.
-            if !known.iter().any(|known| known.node_id == member.id.0) {
-                known.push(keeper);
+            if !self.has(member.id, kept.digest) {
+                let (node_name, until_ms) = (member.name.clone(), kept.until.map(|until| until.0));
+                let keeper = v1::Keeper { node_id: member.id.0, node_name, is_kept: true, until_ms };
+                keepers.entry(kept.digest).or_default().push(keeper);
             }
         }
         keepers

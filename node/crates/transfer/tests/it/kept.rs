@@ -1,0 +1,229 @@
+//! Versions that are kept: back without a byte, offered to other nodes, gone when they are due or in the way; and
+//! copies that the cluster removes.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+
+use ollamax_core::catalog::Replicas;
+use ollamax_transfer::{Ask, Config, PullError};
+use ollamax_types::{Clock, Digest, ErrorCode, Timestamp};
+
+use crate::world::{LONG, Model, Node, World, chunks};
+
+const HOUR_MS: u64 = 3_600_000;
+
+/// Pulls two versions of a name, one after the other. As a runtime does when it starts, what no manifest names goes.
+async fn replaced(world: &World, node: &Node) -> [Model; 2] {
+    let old = world.model("tiny", 1, chunks(2) + 9);
+    node.pull(&old.name).await.expect("it comes");
+    let new = world.model("tiny", 2, chunks(1));
+    node.pull(&new.name).await.expect("it comes");
+    fs::remove_file(world.blob(old.weights.sha256)).expect("nothing names it");
+    [old, new]
+}
+
+/// The versions that are kept, in the order of their digests.
+fn kept(node: &Node) -> Vec<Digest> {
+    let digests: BTreeSet<Digest> = node.handle.kept().iter().map(|kept| kept.digest).collect();
+    digests.into_iter().collect()
+}
+
+async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let waiting = async {
+        while !is_so() {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    assert!(timeout(LONG, waiting).await.is_ok(), "never: {what}");
+}
+
+fn inode(path: &Path) -> u64 {
+    fs::metadata(path).expect("it is there").ino()
+}
+
+fn stands_for(world: &World, model: &Model) -> bool {
+    let stored = world.store().manifest(&model.name).expect("readable");
+    stored.is_some_and(|(_, stored)| stored.digest() == model.manifest.digest())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_pull_replaced_can_be_rolled_back_to_without_a_byte() {
+    let world = World::new();
+    let node = world.start();
+    node.handle.set_pins(BTreeSet::new());
+    let old = world.model("tiny", 1, chunks(2) + 9);
+    node.pull(&old.name).await.expect("it comes");
+    let before = inode(&world.blob(old.weights.sha256));
+    let new = world.model("tiny", 2, chunks(1));
+    let ask = Ask {
+        name: new.name.clone(),
+        replicas: Replicas::Count(1),
+        is_said: true,
+        insecure: false,
+        asked_by: "a test".to_owned(),
+    };
+    let watch = node.handle.ask(ask).await.expect("it is on record");
+    until("the new version stands", || stands_for(&world, &new)).await;
+    drop(watch);
+    fs::remove_file(world.blob(old.weights.sha256)).expect("nothing names it");
+    assert_eq!(kept(&node), [old.manifest.digest()]);
+
+    let (asked, sent) = (world.origin.manifests_asked(), world.origin.asked().len());
+    world.cluster.fix(&old.name, old.manifest.digest(), old.manifest.size_bytes());
+    until("the old version stands again", || stands_for(&world, &old)).await;
+    assert_eq!(inode(&world.blob(old.weights.sha256)), before, "it is the very file");
+    assert_eq!((world.origin.manifests_asked(), world.origin.asked().len()), (asked, sent));
+    // And forward again, in the same way.
+    until("only the other one is kept", || kept(&node) == [new.manifest.digest()]).await;
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_version_that_nobody_keeps_is_asked_for_by_its_digest_and_else_said_so() {
+    let world = World::new();
+    let node = world.start();
+    let [gone, new] = [world.model("tiny", 1, chunks(1)), world.model("tiny", 2, chunks(1))];
+    let ask = |model: &Model| Ask {
+        name: model.name.clone(),
+        replicas: Replicas::Count(1),
+        is_said: true,
+        insecure: false,
+        asked_by: "a test".to_owned(),
+    };
+    drop(node.handle.ask(ask(&new)).await.expect("it is on record"));
+    until("the new version stands", || stands_for(&world, &new)).await;
+    world.cluster.fix(&gone.name, gone.manifest.digest(), gone.manifest.size_bytes());
+    let failure = || world.cluster.wish(&gone.name).and_then(|wish| wish.failures.values().next().cloned());
+    until("it is told", || failure().is_some()).await;
+    let failure = failure().expect("it is told");
+    let text = format!("nobody keeps version {} of tiny:latest", gone.manifest.digest().short());
+    assert_eq!(failure.code, ErrorCode::ModelNotFound);
+    assert!(failure.text.contains(&text), "{}", failure.text);
+    assert!(stands_for(&world, &new), "nothing was changed");
+
+    world.origin.put_version(gone.manifest.digest(), gone.manifest.bytes().to_vec());
+    world.cluster.fix(&gone.name, gone.manifest.digest(), gone.manifest.size_bytes());
+    until("it comes from the registry", || stands_for(&world, &gone)).await;
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kept_version_is_offered_like_one_of_the_store() {
+    let world = World::new();
+    let node = world.start();
+    let [old, _] = replaced(&world, &node).await;
+    let manifest = node.handle.manifest(old.manifest.digest()).await.expect("it is kept");
+    assert_eq!(manifest, old.manifest.bytes());
+    let (size_bytes, hashes) = node.handle.hashes(old.weights.sha256).await.expect("it was hashed");
+    assert_eq!((size_bytes, hashes.len()), (old.weights.size_bytes, 3 * 32));
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn kept_files_go_when_room_is_needed_but_for_pinned_ones() {
+    for is_pinned in [false, true] {
+        let mut world = World::new();
+        let node = world.start();
+        let [old, _] = replaced(&world, &node).await;
+        node.end().await;
+        // No disk has so much to spare.
+        world.config = Config { spare_bytes_min: 1 << 60, ..world.config };
+        let node = world.start();
+        node.handle.set_pins(if is_pinned { BTreeSet::from([old.manifest.digest()]) } else { BTreeSet::new() });
+        until("it is known what is kept", || kept(&node) == [old.manifest.digest()]).await;
+        let other = world.model("other", 3, chunks(1));
+        let error = node.pull(&other.name).await.expect_err("there is still too little room");
+        assert!(matches!(error, PullError::NoRoom { .. }), "{error}");
+        let left = if is_pinned { vec![old.manifest.digest()] } else { Vec::new() };
+        assert_eq!(kept(&node), left, "pinned: {is_pinned}");
+        assert_eq!(node.metric("ollamax_models_kept_bytes") > 0.0, is_pinned);
+        node.end().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_version_is_kept_for_its_time_or_while_it_is_pinned_and_nothing_goes_before_that_is_known() {
+    let check = async |pins: Option<bool>, hours: u64, stays: bool| {
+        let clock = Clock::manual(Timestamp(1_785_578_400_123));
+        let world = World { clock: clock.clone(), ..World::new() };
+        let node = world.start();
+        let [old, _] = replaced(&world, &node).await;
+        let digest = old.manifest.digest();
+        if let Some(is_pinned) = pins {
+            node.handle.set_pins(if is_pinned { BTreeSet::from([digest]) } else { BTreeSet::new() });
+        }
+        clock.advance_ms(hours * HOUR_MS);
+        sleep(Duration::from_secs(3_600)).await;
+        assert_eq!(kept(&node) == [digest], stays, "{pins:?} after {hours} h");
+        let until = node.handle.kept().first().and_then(|kept| kept.until);
+        let expected = (stays && pins != Some(true)).then_some(Timestamp(1_785_578_400_123 + 168 * HOUR_MS));
+        assert_eq!(until, expected, "{pins:?} after {hours} h");
+        node.end().await;
+    };
+    check(Some(false), 167, true).await;
+    check(Some(false), 169, false).await;
+    check(Some(true), 169, true).await;
+    check(None, 169, true).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_due_is_shown_before_it_goes_and_a_name_that_is_gone_keeps_nothing() {
+    let world = World::new();
+    let node = world.start();
+    let [old, new] = replaced(&world, &node).await;
+    let swept = async |dry_run: bool| {
+        let swept = node.handle.sweep(dry_run).await.expect("there is a store");
+        swept.into_iter().map(|kept| kept.digest).collect::<Vec<_>>()
+    };
+    assert_eq!(swept(false).await, [], "it is not known what is pinned");
+    node.handle.set_pins(BTreeSet::new());
+    assert_eq!(swept(true).await, [], "it is kept still");
+    let (path, _) = world.store().manifest(&new.name).expect("readable").expect("it stands");
+    fs::remove_file(path).expect("as a person does");
+    assert_eq!(swept(true).await, [old.manifest.digest()]);
+    assert_eq!(kept(&node), [old.manifest.digest()], "it was only shown");
+    assert_eq!(swept(false).await, [old.manifest.digest()]);
+    assert_eq!(kept(&node), []);
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_local_rm_frees_the_space_at_once() {
+    let world = World::new();
+    let node = world.start();
+    let [old, new] = replaced(&world, &node).await;
+    node.handle.set_pins(BTreeSet::new());
+    let blocks = |path: &Path| fs::metadata(path).map_or(0, |found| found.blocks() * 512);
+    let config = new.manifest.config().expect("it has one").sha256;
+    let of_store = blocks(&world.blob(new.weights.sha256)) + blocks(&world.blob(config));
+    let folder = world.store().staging_place().join("keep").join(old.manifest.digest().to_string());
+    let of_kept = blocks(&folder.join(format!("sha256-{}", old.weights.sha256)));
+    assert!(of_store >= chunks(1) && of_kept >= chunks(2), "{of_store} {of_kept}");
+
+    // Another version than the one that lies there is not meant.
+    assert_eq!(node.handle.remove(&new.name, Digest([7; 32])).await.expect("nothing to do"), 0);
+    assert!(stands_for(&world, &new) && folder.exists());
+    // The runtime does not run: the files are removed by hand.
+    world.runtime.set_down(true);
+    assert_eq!(node.handle.remove(&new.name, new.manifest.digest()).await.expect("removed"), of_store + of_kept);
+    world.check_nothing_published();
+    assert!(!folder.exists());
+    assert_eq!(node.handle.remove(&new.name, new.manifest.digest()).await.expect("nothing to do"), 0);
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_runtime_that_runs_removes_its_copy_itself() {
+    let world = World::new();
+    let node = world.start();
+    let [_, new] = replaced(&world, &node).await;
+    node.handle.remove(&new.name, new.manifest.digest()).await.expect("removed");
+    assert!(world.store().manifest(&new.name).expect("readable").is_none());
+    assert!(world.blob(new.weights.sha256).exists(), "the files are the runtime's to remove");
+    node.end().await;
+}

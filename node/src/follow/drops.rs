@@ -1,0 +1,232 @@
+//! Removes the copies that the cluster decided to remove here, and tells transfer what is pinned.
+//!
+//! A drop is done when this node's list of models says that the copy is gone, so one that was carried out and not told
+//! is carried out again, which finds nothing to do. Always holds: only the version that is meant goes; what another
+//! process put under the name since stays. A copy that is in use goes in an idle moment, and after [`PATIENCE`] all the
+//! same: files that are open live on. What fails is tried again a while later.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use ollamax_core::catalog::{Fault, Model, View, read};
+use ollamax_types::{Digest, ErrorCode, ModelName, NodeId};
+
+use crate::follow::pause_after;
+use crate::slot::MemberEngines;
+
+/// How long a copy may be in use before it goes all the same.
+const PATIENCE: Duration = Duration::from_secs(600);
+/// Time between two attempts.
+const RETRY_AFTER: Duration = Duration::from_secs(30);
+/// Time between two looks while a copy waits to go.
+const WAIT_INTERVAL: Duration = Duration::from_secs(1);
+/// Time between two looks although nothing changed.
+const LOOK_INTERVAL: Duration = Duration::from_secs(60);
+
+/// What the record asks of a node.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Asked {
+    /// The versions that are pinned.
+    pins: BTreeSet<Digest>,
+    /// The copies that are there and shall go.
+    drops: Vec<(ModelName, Digest)>,
+}
+
+/// A copy that waits to go.
+#[derive(Debug, Clone, Copy)]
+struct Waiting {
+    digest: Digest,
+    since: Instant,
+    tried_at: Option<Instant>,
+}
+
+/// Keeps this node in step until `stop`.
+pub(crate) async fn follow(engines: MemberEngines, stop: CancellationToken) {
+    let mut changes = engines.metadata.changes();
+    let mut waiting: BTreeMap<ModelName, Waiting> = BTreeMap::new();
+    loop {
+        changes.borrow_and_update();
+        let began = Instant::now();
+        match asked_of(&*engines.metadata.view(), engines.node) {
+            Ok(Some(asked)) => {
+                engines.transfer.set_pins(asked.pins);
+                take(&mut waiting, &asked.drops, began);
+            }
+            Ok(None) => {}
+            Err(fault) => {
+                tracing::error!(code = %ErrorCode::StorageFailed, error = %fault, "read which copies shall go");
+            }
+        }
+        let pause = pause_after(began.elapsed());
+        let interval = if waiting.is_empty() { LOOK_INTERVAL } else { WAIT_INTERVAL };
+        let woken = async {
+            remove_due(&engines, &mut waiting).await;
+            sleep(pause).await;
+            tokio::select! {
+                changed = changes.changed() => changed.is_ok(),
+                () = sleep(interval) => true,
+            }
+        };
+        if stop.run_until_cancelled(woken).await != Some(true) {
+            return;
+        }
+    }
+}
+
+/// What the record asks of a node; `None` before its own record has arrived.
+fn asked_of(view: &dyn View, node: NodeId) -> Result<Option<Asked>, Fault> {
+    if read::member(view, node)?.is_none() {
+        return Ok(None);
+    }
+    let mut asked = Asked::default();
+    for model in read::models(view)? {
+        asked.pins.extend(model.pinned());
+        let Model { name, drops, .. } = model;
+        let Some(wanted) = drops.get(&node) else { continue };
+        let held = read::node_model(view, node, &name.key())?;
+        if held.is_some_and(|held| held.model.digest == wanted.digest) {
+            asked.drops.push((name, wanted.digest));
+        }
+    }
+    Ok(Some(asked))
+}
+
+/// What is asked for now waits; what is not any more does not.
+fn take(waiting: &mut BTreeMap<ModelName, Waiting>, drops: &[(ModelName, Digest)], now: Instant) {
+    waiting.retain(|name, known| drops.contains(&(name.clone(), known.digest)));
+    for (name, digest) in drops {
+        waiting.entry(name.clone()).or_insert(Waiting { digest: *digest, since: now, tried_at: None });
+    }
+}
+
+/// Whether a copy goes now.
+fn is_due(waiting: &Waiting, is_busy: bool, now: Instant) -> bool {
+    let is_rested = waiting.tried_at.is_none_or(|at| now.saturating_duration_since(at) >= RETRY_AFTER);
+    is_rested && (!is_busy || now.saturating_duration_since(waiting.since) >= PATIENCE)
+}
+
+async fn remove_due(engines: &MemberEngines, waiting: &mut BTreeMap<ModelName, Waiting>) {
+    for (name, waiting) in waiting {
+        let now = Instant::now();
+        if !is_due(waiting, engines.scheduler.is_busy(name), now) {
+            continue;
+        }
+        waiting.tried_at = Some(now);
+        match engines.transfer.remove(name, waiting.digest).await {
+            Ok(freed_bytes) => {
+                tracing::info!(model = %name, digest = %waiting.digest, freed_bytes, "a copy was removed");
+            }
+            Err(error) => {
+                tracing::warn!(model = %name, code = %error.code(), %error, "remove a copy; tried again later");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ollamax_core::catalog::mem::MemView;
+    use ollamax_core::catalog::{Cordon, Drop, Key, Location, Member, MemberState, Mutation, Pin, Record};
+    use ollamax_types::{Incarnation, ModelRecord, PeerId, Role, Timestamp};
+
+    use super::*;
+
+    fn name(text: &str) -> ModelName {
+        text.parse().expect("a name")
+    }
+
+    fn digest(byte: u8) -> Digest {
+        Digest([byte; 32])
+    }
+
+    fn own_record() -> Mutation {
+        let member = Member {
+            id: NodeId(1),
+            name: "n1".to_owned(),
+            peer_id: PeerId("p1".to_owned()),
+            incarnation: Incarnation([1; 16]),
+            role: Role::Voter,
+            state: MemberState::Active,
+            peer_addresses: vec![],
+            p2p_addresses: vec![],
+            api_addresses: vec![],
+            joined_at: Timestamp(0),
+            labels: BTreeMap::new(),
+            own_labels: BTreeMap::new(),
+            cordon: Cordon::Open,
+        };
+        Mutation::Put(Key::Member(member.id), Record::Member(member))
+    }
+
+    fn held(text: &str, byte: u8) -> Mutation {
+        let model = ModelRecord {
+            name: name(text),
+            digest: digest(byte),
+            weights: digest(byte),
+            size_bytes: 7,
+            modified_at: Timestamp(1),
+            details_json: "{}".to_owned(),
+            capabilities: Vec::new(),
+        };
+        let location = Location { node: NodeId(1), model };
+        Mutation::Put(Key::NodeModel(NodeId(1), name(text).key()), Record::Location(location))
+    }
+
+    fn record(text: &str, dropped: Option<(u64, u8)>, pin: Option<u8>) -> Mutation {
+        let (at, by) = (Timestamp(1), "admin".to_owned());
+        let mut model = Model::new(name(text), at);
+        if let Some((node, byte)) = dropped {
+            model.drops.insert(NodeId(node), Drop { digest: digest(byte), at, by: by.clone() });
+        }
+        model.pin = pin.map(|byte| Pin { digest: digest(byte), by, at });
+        Mutation::Put(Key::Model(name(text).key()), Record::Model(Box::new(model)))
+    }
+
+    #[test]
+    fn only_the_version_that_is_meant_is_to_go_and_only_here() {
+        let mut view = MemView::default();
+        view.write(&[held("a", 1), held("b", 2), held("c", 3), held("d", 4)]);
+        view.write(&[
+            record("a", Some((1, 1)), None),
+            record("b", Some((1, 9)), Some(2)),
+            record("c", Some((2, 3)), Some(3)),
+            record("e", Some((1, 5)), None),
+        ]);
+        assert_eq!(asked_of(&view, NodeId(1)).expect("readable"), None, "its own record has not arrived");
+        view.write(&[own_record()]);
+        let asked = asked_of(&view, NodeId(1)).expect("readable").expect("it has");
+        assert_eq!(asked.drops, [(name("a"), digest(1))]);
+        assert_eq!(asked.pins, BTreeSet::from([digest(2), digest(3)]));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_copy_in_use_waits_for_an_idle_moment_but_not_for_ever_and_a_failure_rests() {
+        let start = Instant::now();
+        let check = |tried_s: Option<u64>, is_busy: bool, now_s: u64, expected: bool| {
+            let at = |seconds| start + Duration::from_secs(seconds);
+            let waiting = Waiting { digest: digest(1), since: start, tried_at: tried_s.map(at) };
+            assert_eq!(is_due(&waiting, is_busy, at(now_s)), expected, "{tried_s:?} {is_busy} {now_s}");
+        };
+        check(None, false, 0, true);
+        check(None, true, 599, false);
+        check(None, true, 600, true);
+        check(Some(600), true, 629, false);
+        check(Some(600), true, 630, true);
+        check(Some(0), false, 29, false);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_asked_for_anew_waits_anew_and_what_is_not_asked_for_any_more_does_not() {
+        let (start, mut waiting) = (Instant::now(), BTreeMap::new());
+        let later = start + Duration::from_secs(5);
+        take(&mut waiting, &[(name("a"), digest(1)), (name("b"), digest(2))], start);
+        take(&mut waiting, &[(name("a"), digest(1)), (name("b"), digest(3))], later);
+        let since = |text: &str| waiting.get(&name(text)).map(|waiting| (waiting.digest, waiting.since));
+        assert_eq!((since("a"), since("b")), (Some((digest(1), start)), Some((digest(3), later))));
+        take(&mut waiting, &[], later);
+        assert!(waiting.is_empty());
+    }
+}
