@@ -3,10 +3,11 @@
 //!
 //! What takes minutes by default takes seconds here.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use tokio::time::Instant;
 
 use ollamax_proto::v1::node_view::Health;
 use ollamax_testkit::fake_registry::FakeModel;
