@@ -13,10 +13,14 @@ use ollamax_types::{Knob, ReplicaKnob};
 use crate::error;
 
 mod model;
+mod node;
 mod registry;
+mod wishes;
 
 pub(crate) use model::{CreateArgs, ImportArgs, ModelCommand, PullArgs, PullRate, PushArgs, Replicas, VerifyArgs};
+pub(crate) use node::{DrainArgs, LabelWord, NodeCommand};
 pub(crate) use registry::{PhaseArgs, RegistryCommand, RemoveArgs, RollbackArgs, RulesCommand};
+pub(crate) use wishes::{ApplyArgs, MoveArgs, WhereArgs};
 
 /// What a node may be, as `Role` of the daemon spells it.
 const ROLES: [&str; 3] = ["voter", "learner", "gateway"];
@@ -242,43 +246,6 @@ pub(crate) enum TokenCommand {
     Revoke {
         /// Its id, from `ollamax token list`
         id: String,
-    },
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum NodeCommand {
-    /// All members
-    #[command(after_help = "Example:\n  ollamax node list")]
-    List,
-    /// One member in full
-    #[command(after_help = "Example:\n  ollamax node show b")]
-    Show {
-        /// Id or name
-        node: String,
-    },
-    /// Send a node no new requests; running ones finish
-    #[command(after_help = "Example:\n  ollamax node drain b")]
-    Drain {
-        /// Id or name
-        node: String,
-    },
-    /// Send a drained node requests again
-    #[command(after_help = "Example:\n  ollamax node undrain b")]
-    Undrain {
-        /// Id or name
-        node: String,
-    },
-    /// Remove a member for good; its id is never used again
-    #[command(after_help = "Example:\n  ollamax node remove c")]
-    Remove {
-        /// Id or name
-        node: String,
-        /// Remove it although it is alive
-        #[arg(long)]
-        force: bool,
-        /// Do not ask; needed where there is no terminal
-        #[arg(short, long)]
-        yes: bool,
     },
 }
 

@@ -11,6 +11,7 @@ pub(crate) mod ledger_over_metadata;
 pub(crate) mod liveness_over_net;
 pub(crate) mod origin_over_registry;
 pub(crate) mod outgoing;
+pub(crate) mod outlook_over_net;
 pub(crate) mod peers_over_net;
 pub(crate) mod placements_over_metadata;
 pub(crate) mod raft_over_net;

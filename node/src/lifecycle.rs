@@ -28,6 +28,7 @@ use ollamax_security::{ClusterKey, Credential, JoinToken, draw_request_id};
 use ollamax_types::limits::{TOKEN_TTL_DEFAULT, TOKEN_TTL_MAX};
 use ollamax_types::{ClusterId, ErrorCode, NodeId, PeerId, RequestId, Role, Timestamp};
 
+use crate::adapters::outlook_over_net;
 use crate::backups::Backups;
 use crate::config::is_label;
 use crate::data_dir::{DataDir, Membership};
@@ -506,6 +507,10 @@ impl Daemon for Node {
 
     fn doctor(&self) -> BoxFuture<'_, v1::DoctorReply> {
         self.doctor.check().boxed()
+    }
+
+    fn outlook(&self, order: v1::OutlookOrder) -> BoxFuture<'_, Result<v1::OutlookView, AdminError>> {
+        async move { outlook_over_net::ask(&self.around.net, &self.engines_or_reason()?, order).await }.boxed()
     }
 }
 

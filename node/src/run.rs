@@ -36,6 +36,7 @@ use crate::adapters::inference_over_net::InferenceService;
 use crate::adapters::join_over_net::JoinService;
 use crate::adapters::keys_over_net::{KeysService, Signer};
 use crate::adapters::liveness_over_net::LivenessService;
+use crate::adapters::outlook_over_net::PlacementService;
 use crate::adapters::raft_over_net::RaftService;
 use crate::adapters::transfer_over_net::TransferService;
 use crate::admin_socket;
@@ -425,6 +426,7 @@ impl Services {
             .add_service(InferenceService::server(slot.clone(), self.imports, self.management))
             .add_service(KeysService::server(slot.clone(), signer.clone()))
             .add_service(TransferService::server(slot.clone()))
+            .add_service(PlacementService::server(slot.clone()))
             .add_service(join.clone());
         (members, Routes::new(join))
     }

@@ -11,6 +11,7 @@ use clap::{Args, Subcommand};
 use ollamax_types::{Rate, RateProblem};
 
 use super::RegistryCommand;
+use super::wishes::{ApplyArgs, MoveArgs, WhereArgs};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ModelCommand {
@@ -84,6 +85,39 @@ pub(crate) enum ModelCommand {
   ollamax model verify llama3.2 --node a,b
   ollamax model verify --no-repair -o json | jq .files")]
     Verify(VerifyArgs),
+    /// What would change if a file said which models are wished for; changes nothing
+    #[command(after_help = "Examples:\n  ollamax model plan wishes.toml\n  ollamax model plan - < wishes.toml")]
+    Plan {
+        /// The file, as docs/operations/replication.md describes it; `-` is standard input
+        file: PathBuf,
+    },
+    /// Have a file say which models are wished for, on how many nodes and on which
+    #[command(after_help = "Examples:
+  ollamax model apply wishes.toml
+  ollamax model apply wishes.toml --yes --wait")]
+    Apply(ApplyArgs),
+    /// What is wished for, and how far it is
+    #[command(after_help = "Examples:\n  ollamax model wishes\n  ollamax model wishes -o json | jq .wishes")]
+    Wishes,
+    /// Have a copy of a model go from one node to another; the new one is there before the old one goes
+    #[command(after_help = "Examples:
+  ollamax model move llama3.2 --from a --to b --dry-run
+  ollamax model move llama3.2 --from a --to b --wait")]
+    Move(MoveArgs),
+    /// Have missing copies made now, also those that lie on nodes which are silent only for a short time
+    #[command(after_help = "Examples:\n  ollamax model repair --dry-run\n  ollamax model repair")]
+    Repair {
+        /// Show the next plan, and change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Have copies go from full disks to empty ones, once; to have it always: `ollamax autopilot set rebalance true`
+    #[command(after_help = "Examples:\n  ollamax model rebalance --dry-run\n  ollamax model rebalance")]
+    Rebalance {
+        /// Show the next plan, and change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
     #[command(flatten)]
     Registry(RegistryCommand),
 }
@@ -128,6 +162,8 @@ pub(crate) struct PullArgs {
     /// Node that shall have it, id or name; repeatable, or several with commas between
     #[arg(long = "node", value_name = "NODE", value_delimiter = ',')]
     pub(crate) nodes: Vec<String>,
+    #[command(flatten)]
+    pub(crate) places: WhereArgs,
     /// Ask the registry over plain HTTP
     #[arg(long, conflicts_with = "cancel")]
     pub(crate) insecure: bool,

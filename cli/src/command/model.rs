@@ -23,10 +23,12 @@ mod create;
 mod export;
 mod limit;
 mod modelfile;
+mod moves;
 mod pull;
 mod push;
 mod registry;
 mod verify;
+mod wishes;
 mod work;
 
 /// Bytes of one message.
@@ -51,6 +53,12 @@ pub(crate) async fn run(global: &Global, command: ModelCommand) -> Result<(), Fa
         ModelCommand::Push(args) => push::run(global, args).await,
         ModelCommand::Limit { name, rate } => limit::run(global, &name, rate).await,
         ModelCommand::Verify(args) => verify::run(global, &args).await,
+        ModelCommand::Plan { file } => wishes::plan(global, &file).await,
+        ModelCommand::Apply(args) => wishes::apply(global, &args).await,
+        ModelCommand::Wishes => wishes::list(global).await,
+        ModelCommand::Move(args) => moves::run(global, &args).await,
+        ModelCommand::Repair { dry_run } => moves::make(global, false, dry_run).await,
+        ModelCommand::Rebalance { dry_run } => moves::make(global, true, dry_run).await,
         ModelCommand::Registry(command) => registry::run(global, command).await,
     }
 }

@@ -3,7 +3,9 @@
 use serde_json::{Value, json};
 
 use ollamax_proto::v1::node_view::{Health, State};
-use ollamax_proto::v1::{DrainNodeRequest, Gpu, NodeView, RemoveNodeRequest, StatusReply, StatusRequest, runtime};
+use ollamax_proto::v1::{
+    Cordon, DrainNodeRequest, Gpu, NodeView, RemoveNodeRequest, StatusReply, StatusRequest, runtime,
+};
 
 use crate::args::{Global, NodeCommand, Output};
 use crate::client;
@@ -12,13 +14,19 @@ use crate::consent;
 use crate::error::Failure;
 use crate::{output, text};
 
+mod placement;
+
 /// Runs one of them.
 pub(crate) async fn run(global: &Global, command: NodeCommand) -> Result<(), Failure> {
     match command {
         NodeCommand::List => list(global).await,
         NodeCommand::Show { node } => show(global, &node).await,
-        NodeCommand::Drain { node } => drain(global, node, false).await,
+        NodeCommand::Drain(args) if args.models => placement::empty(global, &args).await,
+        NodeCommand::Drain(args) => drain(global, args.node, false).await,
         NodeCommand::Undrain { node } => drain(global, node, true).await,
+        NodeCommand::Cordon { node } => placement::cordon(global, node, Cordon::Cordoned).await,
+        NodeCommand::Uncordon { node } => placement::cordon(global, node, Cordon::Open).await,
+        NodeCommand::Label { node, words } => placement::label(global, node, words).await,
         NodeCommand::Remove { node, force, yes } => remove(global, node, force, yes).await,
     }
 }
@@ -100,6 +108,9 @@ fn page(node: &NodeView) -> String {
         ("health", health(node).to_owned()),
         ("removed in", node.removed_in_ms.map_or_else(String::new, text::span)),
         ("state", state(node).to_owned()),
+        ("takes", takes(node).to_owned()),
+        ("labels", placement::in_words(&node.labels)),
+        ("own labels", placement::in_words(&node.own_labels)),
         ("part", part(node).to_owned()),
         ("role", node.role.clone()),
         ("runtime", runtime_text(node)),
@@ -158,6 +169,15 @@ fn state(node: &NodeView) -> &'static str {
         State::Drained => "drained",
         State::Departed => "departed",
         State::Active | State::Unspecified => "active",
+    }
+}
+
+/// What it does not take, or does not keep; nothing where it takes all.
+fn takes(node: &NodeView) -> &'static str {
+    match node.cordon() {
+        Cordon::Open | Cordon::Unspecified => "",
+        Cordon::Cordoned => "no new models",
+        Cordon::Emptying => "no new models; those it has go elsewhere",
     }
 }
 
@@ -233,6 +253,9 @@ pub(crate) fn shown(node: &NodeView) -> Value {
         "gpus": gpus,
         "way": node.way,
         "rttMs": node.rtt_us.map(|rtt_us| f64::from(rtt_us) / 1e3),
+        "cordon": placement::word(node.cordon()),
+        "labels": placement::as_object(&node.labels),
+        "ownLabels": placement::as_object(&node.own_labels),
         "joinedAtMs": node.joined_at_ms,
         "departedAtMs": node.departed_at_ms,
     })
@@ -240,6 +263,8 @@ pub(crate) fn shown(node: &NodeView) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use ollamax_proto::v1::NodeLabel;
+
     use super::*;
 
     fn node() -> NodeView {
@@ -285,6 +310,22 @@ mod tests {
         way        relayed, round trip 1.5 ms
         applied    0
         ");
+    }
+
+    #[test]
+    fn what_a_node_is_for_models_is_shown_where_there_is_something_to_say() {
+        let label = |key: &str| NodeLabel { key: key.to_owned(), value: "1".to_owned() };
+        let (labels, own_labels) = (vec![label("rack"), label("room")], vec![label("os")]);
+        let mut emptied = NodeView { labels, own_labels, ..node() };
+        emptied.set_cordon(Cordon::Emptying);
+        let page = page(&emptied);
+        for line in ["takes      no new models; those it", "labels     rack=1, room=1\n", "own labels os=1\n"] {
+            assert!(page.contains(line), "{page}");
+        }
+        assert_eq!(
+            (&shown(&emptied)["cordon"], &shown(&emptied)["ownLabels"]["os"]),
+            (&json!("emptying"), &json!("1"))
+        );
     }
 
     #[test]

@@ -7,15 +7,17 @@ use ollamax_proto::v1::pull_progress::Stage;
 use ollamax_proto::v1::status_reply::Phase;
 use ollamax_proto::v1::verify_news::Sight;
 use ollamax_proto::v1::{
-    Attention, BackupView, BlobProgress, CancelPullReply, Check, CheckUpgradeReply, ClusterEvent, CreateBackupProgress,
-    CreateTokenReply, DoctorReply, DrainNodeReply, EventsReply, ExportHead, ExportPart, GetQuotaReply, Gpu,
-    GrantLeaseReply, ImportModelProgress, ImportedCopy, InitReply, JoinReply, KvEffect, KvHeader, KvLease, KvValue,
-    LeaveReply, LimitPullReply, ListBackupsReply, ListLeasesReply, ListMigrationsReply, ListModelsReply,
-    ListPullsReply, ListSettingsReply, ListTokensReply, LocalView, LogLine, Migration, ModelCopy, ModelView,
-    NewBackupKeyReply, NodeView, PullProgress, RaftMember, RaftStatusReply, RaftView, RangeReply, RemoveNodeReply,
-    RenewLeaseReply, Resident, RevokeLeaseReply, RevokeTokenReply, RunMigrationsReply, Runtime, RuntimeProgress,
-    SetSettingReply, Setting, SourceProgress, StatusReply, TakeSnapshotReply, Token, TransferLeadershipReply, TxnReply,
-    VerifyNews, check, export_part, kv_effect, migration, raft_status_reply, reach_back_reply, runtime,
+    Attention, BackupView, BlobProgress, CancelPullReply, Check, CheckUpgradeReply, ClusterEvent, CordonNodeReply,
+    CreateBackupProgress, CreateTokenReply, DoctorReply, DrainNodeReply, EventsReply, ExportHead, ExportPart,
+    GetQuotaReply, Gpu, GrantLeaseReply, ImportModelProgress, ImportedCopy, Impossibility, InitReply, JoinReply,
+    KvEffect, KvHeader, KvLease, KvValue, LabelNodeReply, LeaveReply, LimitPullReply, ListBackupsReply,
+    ListLeasesReply, ListMigrationsReply, ListModelsReply, ListPullsReply, ListSettingsReply, ListTokensReply,
+    ListWishesReply, LocalView, LogLine, Migration, ModelCopy, ModelLeft, ModelView, MoveReply, MoveView,
+    NewBackupKeyReply, NodeLabel, NodeView, OutlookReply, PullProgress, RaftMember, RaftStatusReply, RaftView,
+    RangeReply, RemoveNodeReply, RenewLeaseReply, Resident, RevokeLeaseReply, RevokeTokenReply, RunMigrationsReply,
+    Runtime, RuntimeProgress, SetSettingReply, Setting, Shortage, SourceProgress, StatusReply, TakeSnapshotReply,
+    Token, TransferLeadershipReply, TxnReply, VerifyNews, WishChange, WishChanges, WishView, check, export_part,
+    kv_effect, migration, model_left, raft_status_reply, reach_back_reply, runtime, wish_change, wish_view,
 };
 
 use crate::daemon::{Answer, Script, told};
@@ -41,6 +43,13 @@ pub(crate) fn script() -> Script {
         ("ListPulls", told(&ListPullsReply { pulls: vec![fetching(1), failed_pull()] })),
         ("CancelPull", told(&CancelPullReply { found: true })),
         ("LimitPull", told(&LimitPullReply { nodes: 2 })),
+        ("PlanWishes", told(&wish_changes())),
+        ("ApplyWishes", told(&wish_changes())),
+        ("ListWishes", told(&ListWishesReply { wishes: vec![wish()] })),
+        ("MoveModel", told(&MoveReply { shown: Some(moved("rebalance", "n2")) })),
+        ("Outlook", told(&outlook())),
+        ("LabelNode", told(&LabelNodeReply { node_id: 2, labels: vec![label("gpu", "big"), label("room", "a")] })),
+        ("CordonNode", told(&CordonNodeReply { node_id: 2, models: models_left() })),
         ("Verify", Answer::Told(all_verified().iter().map(Message::encode_to_vec).collect())),
         ("FollowWish", Answer::Told(pulls_to_the_end().iter().map(Message::encode_to_vec).collect())),
         ("Export", Answer::Told(exported().iter().map(Message::encode_to_vec).collect())),
@@ -497,6 +506,77 @@ fn all_verified() -> [VerifyNews; 3] {
     let mut begun = VerifyNews { done_bytes: 0, ..verified(2, 2_000_000_000) };
     begun.set_sight(Sight::Unspecified);
     [verified(1, 485), begun, verified(2, 2_000_000_000)]
+}
+
+fn label(key: &str, value: &str) -> NodeLabel {
+    NodeLabel { key: key.to_owned(), value: value.to_owned() }
+}
+
+fn wish_changes() -> WishChanges {
+    let change = |name: &str, kind: wish_change::Kind, text: &str| WishChange {
+        name: name.to_owned(),
+        kind: kind.into(),
+        text: text.to_owned(),
+    };
+    let changes = vec![
+        change("llama3.2:latest", wish_change::Kind::Ask, "+ wanted on 3 nodes"),
+        change("demo:latest", wish_change::Kind::Forget, "- no longer declared; copies stay"),
+        change("mine:latest", wish_change::Kind::Same, "as declared"),
+    ];
+    WishChanges { changes }
+}
+
+/// One copy of it is missing.
+fn wish() -> WishView {
+    let mut wish = WishView {
+        name: "llama3.2:latest".to_owned(),
+        count: Some(3),
+        holders: vec!["n1".to_owned(), "n2".to_owned()],
+        labels: vec![label("room", "a")],
+        gpu_memory_bytes_min: 16_000_000_000,
+        avoid: vec!["n4".to_owned()],
+        declared: true,
+        asked_by: "node/1 for admin".to_owned(),
+        asked_at_ms: THEN_MS,
+        digest: vec![7; 32],
+        size_bytes: 2_000_000_485,
+        reason: "2 of 3 copies are there".to_owned(),
+        kind: "asked".to_owned(),
+        ..WishView::default()
+    };
+    wish.set_state(wish_view::State::Short);
+    wish
+}
+
+/// From node 1 to node 3.
+fn moved(kind: &str, leaves: &str) -> MoveView {
+    MoveView {
+        name: "llama3.2:latest".to_owned(),
+        kind: kind.to_owned(),
+        from: "n1".to_owned(),
+        to: vec!["n3".to_owned()],
+        leaves: leaves.to_owned(),
+        size_bytes: 2_000_000_485,
+    }
+}
+
+fn outlook() -> OutlookReply {
+    let why = vec!["n2: 90.0 GB of GPU memory needed, none known".to_owned()];
+    OutlookReply {
+        moves: vec![moved("repair", "")],
+        short: vec![Shortage { name: "llama3.2:latest".to_owned(), has: 2, wants: 3 }],
+        impossible: vec![Impossibility { name: "big:latest".to_owned(), why }],
+    }
+}
+
+fn models_left() -> Vec<ModelLeft> {
+    let left = |name: &str, elsewhere: u32, fate: model_left::Fate| ModelLeft {
+        name: name.to_owned(),
+        size_bytes: 2_121_280,
+        elsewhere,
+        fate: fate.into(),
+    };
+    vec![left("demo:latest", 1, model_left::Fate::Goes), left("mine:latest", 0, model_left::Fate::Unwished)]
 }
 
 fn exported() -> [ExportPart; 3] {

@@ -9,8 +9,8 @@ use serde_json::Value;
 use ollamax_proto::v1::check::Outcome;
 use ollamax_proto::v1::verify_news::Sight;
 use ollamax_proto::v1::{
-    CancelPullRequest, CheckUpgradeReply, EventsRequest, ExportHead, ExportPart, JoinRequest, PullRequest, PushRequest,
-    RunMigrationsRequest, RuntimeProgress, VerifyNews, VerifyRequest, export_part,
+    CancelPullRequest, CheckUpgradeReply, EventsRequest, ExportHead, ExportPart, JoinRequest, NodeLabel, PullRequest,
+    PushRequest, RunMigrationsRequest, RuntimeProgress, VerifyNews, VerifyRequest, WishChanges, WishFile, export_part,
 };
 use ollamax_types::ErrorCode;
 
@@ -28,6 +28,16 @@ const PAGES: &[(&str, &[&str])] = &[
     ("node-list", &["node list"]),
     ("node-show", &["node show n2"]),
     ("node-changes", &["node drain n2", "node undrain n2", "node remove n3 --yes"]),
+    (
+        "node-placement",
+        &[
+            "node label n2 room=a rack-",
+            "node cordon n2",
+            "node uncordon n2",
+            "node drain n2 --models",
+            "node drain n2 --models --dry-run",
+        ],
+    ),
     ("autopilot", &["autopilot show", "autopilot set dead_after 30m", "autopilot reset cleanup_dead"]),
     (
         "model",
@@ -42,6 +52,16 @@ const PAGES: &[(&str, &[&str])] = &[
         ],
     ),
     ("model-verify", &["model verify llama3.2"]),
+    (
+        "model-wishes",
+        &[
+            "model plan FILE",
+            "model apply FILE --yes",
+            "model wishes",
+            "model move llama3.2 --from n2 --to n3",
+            "model repair",
+        ],
+    ),
     (
         "kv",
         &[
@@ -303,8 +323,8 @@ async fn as_many_copies_are_asked_for_as_the_words_say() {
         assert_eq!(said.exit, 0, "{line}: {said:?}");
         let asked = PullRequest::decode(&*daemon.last_request("Pull")).expect("a request");
         let name = "llama3.2".to_owned();
-        let expected =
-            PullRequest { name, nodes, insecure: false, wait: true, replicas, on_all, limit_bytes_per_second };
+        let asked_for = PullRequest { name, nodes, wait: true, replicas, on_all, ..PullRequest::default() };
+        let expected = PullRequest { limit_bytes_per_second, ..asked_for };
         assert_eq!(asked, expected, "{line}");
     }
     for words in
@@ -314,6 +334,43 @@ async fn as_many_copies_are_asked_for_as_the_words_say() {
         let said = run(&daemon, &line.split(' ').collect::<Vec<_>>()).await;
         assert_eq!(said.exit, 2, "{line}: {said:?}");
     }
+}
+
+#[tokio::test]
+async fn a_pull_says_which_nodes_come_into_question() {
+    let daemon = Daemon::start(lab::script()).await;
+    let words = "model pull llama3.2 --wait --label room=a --label os=linux --gpu-memory-min 16GB --avoid n3,n4";
+    let said = run(&daemon, &words.split(' ').collect::<Vec<_>>()).await;
+    assert_eq!(said.exit, 0, "{said:?}");
+    let asked = PullRequest::decode(&*daemon.last_request("Pull")).expect("a request");
+    let label = |(key, value): (&str, &str)| NodeLabel { key: key.to_owned(), value: value.to_owned() };
+    assert_eq!(asked.labels, [("room", "a"), ("os", "linux")].map(label));
+    assert_eq!((asked.gpu_memory_bytes_min, asked.avoid), (16_000_000_000, vec!["n3".to_owned(), "n4".to_owned()]));
+    for words in ["--label room", "--gpu-memory-min 16", "--avoid n3 --cancel"] {
+        let line = format!("model pull llama3.2 {words}");
+        let said = run(&daemon, &line.split(' ').collect::<Vec<_>>()).await;
+        assert_eq!(said.exit, 2, "{line}: {said:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_file_says_is_done_when_somebody_agreed() {
+    let daemon = Daemon::start(lab::script()).await;
+    std::fs::write(daemon.data_dir.join("wishes.toml"), "a text").expect("written");
+    let said = run(&daemon, &["model", "apply", "wishes.toml"]).await;
+    assert_eq!(said.exit, 2, "{said:?}");
+    assert!(said.stderr.contains("this needs your consent") && said.stderr.contains("--yes"), "{said:?}");
+    let said = run(&daemon, &["model", "apply", "wishes.toml", "--yes"]).await;
+    assert_eq!(said.exit, 0, "{said:?}");
+    let asked = WishFile::decode(&*daemon.last_request("ApplyWishes")).expect("a request");
+    assert_eq!(asked.text, "a text");
+    let mut script = lab::script();
+    script.insert("PlanWishes", told(&WishChanges::default()));
+    let daemon = Daemon::start(script).await;
+    std::fs::write(daemon.data_dir.join("wishes.toml"), "a text").expect("written");
+    let said = run(&daemon, &["model", "apply", "wishes.toml"]).await;
+    let nothing = "Nothing to do: every wish is as the file says it.\n";
+    assert_eq!((said.exit, said.stdout.as_str()), (0, nothing), "{said:?}");
 }
 
 #[tokio::test]

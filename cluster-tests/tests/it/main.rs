@@ -59,6 +59,7 @@ mod registry_for_the_lab;
 mod registry_of_models;
 mod relay_only;
 mod removed_member;
+mod replication;
 mod request_ids;
 mod runtime_prunes_meanwhile;
 mod silent_members;

@@ -146,8 +146,10 @@ impl Ledger for LedgerOverMetadata {
         let ledger = self.clone();
         async move {
             let principal = principal_of(ledger.metadata.node(), &ask.asked_by);
+            let want = ask.want.clone().or_else(|| ledger.plan(&ask.name).map(|wish| wish.want)).unwrap_or_default();
+            let ask = Ask { want: Some(want.clone()), ..ask };
             let Ask { name, replicas, insecure, .. } = ask.clone();
-            let command = Command::AskModel { name, replicas, insecure, want: Default::default(), declared: false };
+            let command = Command::AskModel { name, replicas, insecure, want, declared: false };
             ledger.check_version(command.least_version())?;
             ledger.check_placement(&ask)?;
             match ledger.propose(&principal, command).await? {
@@ -319,7 +321,7 @@ fn not_asked_yet(ask: &Ask) -> Wish {
         failures: BTreeMap::new(),
         asked_at: Timestamp(0),
         asked_by: ask.asked_by.clone(),
-        want: Default::default(),
+        want: ask.want.clone().unwrap_or_default(),
         declared: false,
     }
 }

@@ -12,11 +12,11 @@ use tonic::{Response, Streaming};
 
 use ollamax_proto::v1::pull_progress::{Stage, Wait};
 use ollamax_proto::v1::{
-    CancelPullRequest, FollowWishRequest, ListPullsRequest, PullProgress, PullRequest, SourceProgress,
+    CancelPullRequest, FollowWishRequest, ListPullsRequest, NodeLabel, PullProgress, PullRequest, SourceProgress,
 };
 use ollamax_types::Rate;
 
-use crate::args::{Global, Output, PullArgs, Replicas};
+use crate::args::{Global, Output, PullArgs, Replicas, WhereArgs};
 use crate::client;
 use crate::error::{Failure, request_id};
 use crate::{output, text};
@@ -78,7 +78,14 @@ fn request(args: &PullArgs) -> PullRequest {
         replicas,
         on_all: args.replicas == Some(Replicas::All),
         limit_bytes_per_second: args.limit_rate.map(Rate::bytes),
+        labels: labels(&args.places.labels),
+        gpu_memory_bytes_min: args.places.gpu_memory_min.unwrap_or(0),
+        avoid: args.places.avoid.clone(),
     }
+}
+
+fn labels(labels: &[(String, String)]) -> Vec<NodeLabel> {
+    labels.iter().map(|(key, value)| NodeLabel { key: key.clone(), value: value.clone() }).collect()
 }
 
 /// Whether the daemon's stream ended where it should: somebody has the model, and of those that have not nobody is on
@@ -181,10 +188,19 @@ fn next(args: &PullArgs, seen: &Seen) -> String {
     for node in &args.nodes {
         again += &format!(" --node {node}");
     }
+    again += &words(&args.places);
     if let Some(rate) = args.limit_rate {
         again += &format!(" --limit-rate {rate}");
     }
     again + if args.insecure { " --insecure --wait" } else { " --wait" }
+}
+
+/// Which nodes come into question, as it is typed.
+fn words(places: &WhereArgs) -> String {
+    let labels = places.labels.iter().map(|(key, value)| format!(" --label {key}={value}"));
+    let memory = places.gpu_memory_min.iter().map(|bytes| format!(" --gpu-memory-min {bytes}B"));
+    let avoid = places.avoid.iter().map(|node| format!(" --avoid {node}"));
+    labels.chain(memory).chain(avoid).collect()
 }
 
 /// Ends a pull on all nodes, or the part of each that is named.
@@ -379,7 +395,8 @@ mod tests {
 
     fn asked() -> PullArgs {
         let (name, nodes) = ("llama3.2".to_owned(), vec![]);
-        PullArgs { name, replicas: None, nodes, insecure: false, wait: false, limit_rate: None, cancel: false }
+        let places = WhereArgs::default();
+        PullArgs { name, replicas: None, nodes, places, insecure: false, wait: false, limit_rate: None, cancel: false }
     }
 
     #[test]
@@ -415,6 +432,10 @@ mod tests {
         check(Stage::Fetching, all, "ollamax model pull llama3.2 --replicas all --wait");
         let slow = PullArgs { limit_rate: "20MB/s".parse().ok(), ..asked() };
         check(Stage::Fetching, slow, "ollamax model pull llama3.2 --limit-rate 20MB/s --wait");
+        let labels = vec![("room".to_owned(), "a".to_owned())];
+        let places = WhereArgs { labels, gpu_memory_min: Some(16), avoid: nodes(&["c"]) };
+        let some = "ollamax model pull llama3.2 --label room=a --gpu-memory-min 16B --avoid c --wait";
+        check(Stage::Fetching, PullArgs { places, ..asked() }, some);
         let one = PullArgs { nodes: nodes(&["a"]), insecure: true, ..asked() };
         check(Stage::Done, one, "ollamax run llama3.2");
     }

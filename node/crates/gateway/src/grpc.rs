@@ -29,13 +29,16 @@ use ollamax_types::limits::COMMAND_BYTES_MAX;
 pub mod attention;
 pub mod backup;
 mod bundles;
+mod cordon;
 pub mod daemon;
 mod events;
 mod kv;
 pub mod management;
 mod migrations;
 mod models;
+mod moves;
 pub mod nodes;
+pub mod outlook;
 pub mod pulls;
 mod raft;
 mod registry;
@@ -43,6 +46,7 @@ mod settings;
 pub mod status;
 mod tokens;
 mod upgrade;
+mod wishes;
 
 pub use daemon::{AdminError, Daemon, Engines, Facts, NotDone, Path, Phase};
 
@@ -207,5 +211,15 @@ impl admin_server::Admin for Admin {
 
     async fn transfer_leader(&self, request: Request<v1::TransferLeaderRequest>) -> Reply<v1::TransferLeaderReply> {
         reply(self.transfer(request.into_inner().to).await)
+    }
+
+    async fn label_node(&self, request: Request<v1::LabelNodeRequest>) -> Reply<v1::LabelNodeReply> {
+        let (id, request) = (id_of(&request), request.into_inner());
+        reply(self.label(id, request).await)
+    }
+
+    async fn cordon_node(&self, request: Request<v1::CordonNodeRequest>) -> Reply<v1::CordonNodeReply> {
+        let (id, request) = (id_of(&request), request.into_inner());
+        reply(self.cordon(id, &request).await)
     }
 }

@@ -50,11 +50,11 @@ pub(crate) fn cluster_version(view: &dyn View) -> Result<u32, Fault> {
     Ok(read::cluster(view)?.map_or(0, |cluster| cluster.version))
 }
 
-/// Where copies are wanted when nobody says it: where a wish wants them that nodes are at just now, so that whoever
-/// asked for many does not get fewer; else on [`REPLICAS`] nodes.
+/// Where copies are wanted when nobody says it: where a wish wants them that nodes are at just now or that a file
+/// declares, so that whoever asked for many does not get fewer; else on [`REPLICAS`] nodes.
 pub(crate) fn replicas_unsaid(view: &dyn View, name: &ModelName) -> Result<Replicas, Fault> {
     let replicas = match read::wish(view, name)? {
-        Some(wish) if is_under_way(view, &wish)? => wish.replicas,
+        Some(wish) if wish.declared || is_under_way(view, &wish)? => wish.replicas,
         Some(_) | None => Replicas::Count(REPLICAS),
     };
     Ok(replicas)
@@ -255,6 +255,8 @@ mod tests {
         check("whatever they told before", resolved(&[1, 2]), &both, (true, false));
         check("whoever lacks it has failed", resolved(&[2]), &both[..1], (false, false));
         check("whoever asks the registry has", resolved(&[1]), &[], (false, false));
+        let declared = Wish { declared: true, ..wish(Some(VERSION), &[1, 2], &[]) };
+        check("a file says how many", Some(declared), &both, (true, true));
     }
 
     #[test]

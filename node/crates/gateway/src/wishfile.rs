@@ -12,7 +12,7 @@ use serde::Deserialize;
 use toml::{Spanned, Value};
 
 use ollamax_types::limits::{LABEL_BYTES_MAX, WISH_TARGETS_MAX, WISHES_MAX};
-use ollamax_types::{Digest, ModelName};
+use ollamax_types::{Digest, ModelName, size};
 
 mod compare;
 
@@ -197,7 +197,7 @@ impl Reader<'_> {
 
     fn size_bytes(&mut self, size: Spanned<String>) -> u64 {
         let Word { text, line } = self.word(size);
-        let bytes = size_bytes(&text);
+        let bytes = size::bytes_of(&text);
         if bytes.is_none() {
             self.note(line, format_args!("{text:?} is no size like 16GB"));
         }
@@ -265,24 +265,6 @@ fn in_one_line(text: &str, error: &toml::de::Error) -> String {
 fn is_label(key: &str) -> bool {
     let is_of_labels = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-".contains(&byte);
     (1..=LABEL_BYTES_MAX).contains(&key.len()) && key.bytes().all(is_of_labels)
-}
-
-/// A whole number with a unit, as 16GB or 16GiB.
-fn size_bytes(text: &str) -> Option<u64> {
-    const UNITS: [(&str, u64); 8] = [
-        ("TiB", 1 << 40),
-        ("GiB", 1 << 30),
-        ("MiB", 1 << 20),
-        ("TB", 1_000_000_000_000),
-        ("GB", 1_000_000_000),
-        ("MB", 1_000_000),
-        ("kB", 1_000),
-        ("B", 1),
-    ];
-    let (digits, scale) = UNITS.iter().find_map(|(unit, scale)| Some((text.strip_suffix(unit)?, *scale)))?;
-    let digits = digits.trim_end();
-    let is_number = !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit());
-    if is_number { digits.parse::<u64>().ok()?.checked_mul(scale) } else { None }
 }
 
 #[cfg(test)]

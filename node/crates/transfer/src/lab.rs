@@ -210,7 +210,7 @@ impl Lab {
             }
         };
         let (name, asked_by) = (asked.name.clone(), asked.asked_by.clone());
-        match self.handle.ask(Ask { name, replicas, is_said: false, insecure, asked_by }).await {
+        match self.handle.ask(Ask { name, replicas, is_said: false, want: None, insecure, asked_by }).await {
             Ok(wish) => self.of_wish(asked, wish).await,
             // Nobody knows wishes: this node pulls by itself.
             Err(PullError::Ledger(LedgerError::NeedsVersion { .. })) => {

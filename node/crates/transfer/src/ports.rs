@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
 use ollamax_blobs::{BlobSpec, ChunkHash};
-use ollamax_core::catalog::{Refusal, Replicas, Wish};
+use ollamax_core::catalog::{Refusal, Replicas, Want, Wish};
 use ollamax_core::placement::Unfit;
 use ollamax_core::transfer_plan::Extent;
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, Root};
@@ -313,6 +313,8 @@ pub struct Ask {
     pub replicas: Replicas,
     /// Somebody said so: fewer will not do.
     pub is_said: bool,
+    /// Which nodes come into question; `None`: as it was asked for before.
+    pub want: Option<Want>,
     /// Whether plain HTTP will do.
     pub insecure: bool,
     /// Who asks, for people.

@@ -21,6 +21,7 @@ pub mod replicas;
 pub mod role;
 pub mod root;
 pub mod secret;
+pub mod size;
 
 pub use autopilot::{Knob, KnobError, Knobs};
 pub use chunk::{Bits, CHUNK_BYTES, chunk_count, chunk_range};

@@ -156,7 +156,7 @@ fn whoever_asks_is_one_word_in_the_log() {
 
 fn asked() -> Ask {
     let (replicas, asked_by) = (Replicas::Nodes(vec![NODE]), "admin".to_owned());
-    Ask { name: name(), replicas, is_said: true, insecure: false, asked_by }
+    Ask { name: name(), replicas, is_said: true, want: None, insecure: false, asked_by }
 }
 
 #[test]

@@ -140,6 +140,8 @@ pub trait Daemon: Send + Sync + 'static {
     fn logs(&self, request: v1::LogsRequest) -> BoxStream<'static, Result<v1::LogLine, Status>>;
     /// Checks of this machine and its way to the others.
     fn doctor(&self) -> BoxFuture<'_, v1::DoctorReply>;
+    /// What the leader would do for the wishes of the cluster just now.
+    fn outlook(&self, order: v1::OutlookOrder) -> BoxFuture<'_, Result<v1::OutlookView, AdminError>>;
 }
 
 /// Why the runtime beside a node did not do something.

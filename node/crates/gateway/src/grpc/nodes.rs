@@ -32,13 +32,15 @@ impl Admin {
         let facts = self.daemon.facts();
         let alive = self.peers().iter().any(|peer| peer.beat.node == member.id && peer.health == Health::Alive);
         if !force && (alive || facts.node == Some(member.id)) {
-            let what = format!("node {} ({}) is alive", member.id, member.name);
-            let next = format!("on that node: ollamax leave; or: ollamax node remove {} --force", member.id);
-            return Err(AdminError::new(ErrorCode::PreconditionFailed, what, "a living node leaves by itself", next));
+            return Err(alive_still(&member, self.holds_models(member.id)?));
         }
         let metadata = self.metadata()?;
         remove_member(&metadata, request, member.id).await?;
         Ok(v1::RemoveNodeReply { node_id: member.id.0 })
+    }
+
+    fn holds_models(&self, node: NodeId) -> Result<bool, AdminError> {
+        Ok(!read::models_of(&*self.metadata()?.view(), node)?.is_empty())
     }
 
     /// As `TransferLeadership`, for programs that know ids.
@@ -54,6 +56,20 @@ impl Admin {
     }
 }
 
+/// A living node is not removed by others; what it holds can go elsewhere first.
+fn alive_still(member: &Member, holds_models: bool) -> AdminError {
+    let Member { id, name, .. } = member;
+    let what = format!("node {id} ({name}) is alive");
+    let leave = format!("on that node: ollamax leave; or: ollamax node remove {id} --force");
+    let (why, next) = if holds_models {
+        let why = "a living node leaves by itself, and models are on it that others may not have";
+        (why, format!("ollamax node drain {name} --models --wait; then {leave}"))
+    } else {
+        ("a living node leaves by itself", leave)
+    };
+    AdminError::new(ErrorCode::PreconditionFailed, what, why, next)
+}
+
 /// Removes a member for an administrator. A repeated call goes on where it stopped.
 ///
 /// # Errors
@@ -62,5 +78,38 @@ pub async fn remove_member(metadata: &metadata::Handle, request: &RequestId, nod
     match metadata.remove_member(request, "admin", None, node).await {
         Err(metadata::ProposeError::Refused(refusal)) => Err(refusal.into()),
         removed => Ok(removed?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use ollamax_core::catalog::{Cordon, MemberState};
+    use ollamax_types::{Incarnation, PeerId, Role, Timestamp};
+
+    use super::*;
+
+    #[test]
+    fn who_removes_a_living_node_is_told_to_empty_it_where_it_holds_models() {
+        let member = Member {
+            id: NodeId(3),
+            name: "c".to_owned(),
+            peer_id: PeerId("p".to_owned()),
+            incarnation: Incarnation([1; 16]),
+            role: Role::Voter,
+            state: MemberState::Active,
+            peer_addresses: vec![],
+            p2p_addresses: vec![],
+            api_addresses: vec![],
+            joined_at: Timestamp(0),
+            labels: BTreeMap::new(),
+            own_labels: BTreeMap::new(),
+            cordon: Cordon::Open,
+        };
+        let leave = "on that node: ollamax leave; or: ollamax node remove 3 --force";
+        assert_eq!(alive_still(&member, false).next, leave);
+        let emptied = format!("ollamax node drain c --models --wait; then {leave}");
+        assert_eq!(alive_still(&member, true).next, emptied);
     }
 }

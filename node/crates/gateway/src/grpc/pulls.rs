@@ -11,7 +11,7 @@ use futures::stream::{self, BoxStream, Stream, StreamExt as _};
 use tokio::time::Instant;
 use tonic::{Request, Status, Streaming};
 
-use ollamax_core::catalog::{Member, Refusal, Replicas, read};
+use ollamax_core::catalog::{Member, Refusal, Replicas, Want, read};
 use ollamax_metadata as metadata;
 use ollamax_proto::v1;
 use ollamax_proto::v1::models_server::Models;
@@ -59,11 +59,12 @@ impl Pulls {
             } else {
                 self.named(&metadata, &asked.nodes)?
             };
-            let ask = Ask { name, replicas, is_said, insecure: asked.insecure, asked_by: ASKED_BY.to_owned() };
+            let (want, insecure) = (self.want(&asked)?, asked.insecure);
+            let ask = Ask { name, replicas, is_said, want, insecure, asked_by: ASKED_BY.to_owned() };
             return wish(transfer, metadata, ask, asked.wait, limit).await;
         }
         // One node without a name is this one, as ever.
-        if asked.on_all || asked.replicas.is_some_and(|count| count > 1) {
+        if asked.on_all || self.want(&asked)?.is_some() || asked.replicas.is_some_and(|count| count > 1) {
             return Err(needs_wishes(version));
         }
         let targets = self.targets(metadata.node(), &asked.nodes)?;
@@ -83,6 +84,17 @@ impl Pulls {
     fn named(&self, metadata: &metadata::Handle, names: &[String]) -> Result<Replicas, AdminError> {
         let targets = self.targets(metadata.node(), names)?;
         Ok(Replicas::Nodes(targets.into_iter().map(|target| target.id).collect()))
+    }
+
+    /// Which nodes come into question, where somebody says it.
+    fn want(&self, asked: &v1::PullRequest) -> Result<Option<Want>, AdminError> {
+        if asked.labels.is_empty() && asked.gpu_memory_bytes_min == 0 && asked.avoid.is_empty() {
+            return Ok(None);
+        }
+        let labels = asked.labels.iter().map(|label| (label.key.clone(), label.value.clone())).collect();
+        let avoid = asked.avoid.iter().map(|node| Ok(self.0.find(node)?.id));
+        let avoid = avoid.collect::<Result<_, AdminError>>()?;
+        Ok(Some(Want { labels, gpu_memory_bytes_min: asked.gpu_memory_bytes_min, avoid }))
     }
 
     /// The nodes named, or this one. Each must be meant to hold models.
@@ -407,6 +419,29 @@ impl Models for Pulls {
 
     async fn follow_wish(&self, request: Request<v1::FollowWishRequest>) -> Reply<Self::FollowWishStream> {
         reply(self.follow(&request.into_inner()).await)
+    }
+
+    async fn plan_wishes(&self, request: Request<v1::WishFile>) -> Reply<v1::WishChanges> {
+        reply(self.planned_wishes(&request.into_inner().text))
+    }
+
+    async fn apply_wishes(&self, request: Request<v1::WishFile>) -> Reply<v1::WishChanges> {
+        let (id, request) = (id_of(&request), request.into_inner());
+        reply(self.applied_wishes(id, &request.text).await)
+    }
+
+    async fn list_wishes(&self, request: Request<v1::ListWishesRequest>) -> Reply<v1::ListWishesReply> {
+        reply(self.wishes(&request.into_inner().name))
+    }
+
+    async fn outlook(&self, request: Request<v1::OutlookRequest>) -> Reply<v1::OutlookReply> {
+        let (id, request) = (id_of(&request), request.into_inner());
+        reply(self.moves(id, request).await)
+    }
+
+    async fn move_model(&self, request: Request<v1::MoveRequest>) -> Reply<v1::MoveReply> {
+        let (id, request) = (id_of(&request), request.into_inner());
+        reply(self.move_copy(id, request).await)
     }
 }
 

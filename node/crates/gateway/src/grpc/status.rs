@@ -14,7 +14,8 @@ use ollamax_types::{Beat, Digest, ModelName, NodeId, RuntimeKind, RuntimeState};
 
 use super::attention::{Beside, Copies, Few};
 use super::daemon::{AdminError, Facts, Path, Phase};
-use super::{Admin, attention, backup};
+use super::wishes::labels;
+use super::{Admin, attention, backup, cordon};
 
 impl Admin {
     pub(super) fn status_reply(&self) -> Result<v1::StatusReply, AdminError> {
@@ -212,6 +213,9 @@ fn node_view(member: &Member, status: &metadata::Status, models: usize) -> v1::N
         joined_at_ms: member.joined_at.0,
         leader: status.leader == Some(member.id),
         voter: status.voters.contains(&member.id),
+        labels: labels(&member.labels),
+        own_labels: labels(&member.own_labels),
+        cordon: cordon::to_wire(member.cordon).into(),
         ..v1::NodeView::default()
     };
     node.set_state(match member.state {

@@ -100,18 +100,6 @@ fn a_file_of_another_form_is_refused_with_the_line() {
     assert_eq!(read("[[model]]\nreplicas = 1\n").expect_err("no name").len(), 1);
 }
 
-#[test]
-fn sizes_have_a_unit() {
-    let check = |text: &str, expected: Option<u64>| assert_eq!(size_bytes(text), expected, "{text}");
-    check("16GB", Some(16_000_000_000));
-    check("16 GiB", Some(16 << 30));
-    check("0B", Some(0));
-    check("7kB", Some(7_000));
-    for wrong in ["", "16", "GB", "-1GB", "+1GB", "1.5GB", "16gb", "99999999TB"] {
-        check(wrong, None);
-    }
-}
-
 fn member(id: u64, name: &str, state: MemberState) -> Mutation {
     let member = Member {
         id: NodeId(id),

@@ -181,7 +181,7 @@ impl State {
             failures: BTreeMap::new(),
             asked_at: Timestamp(0),
             asked_by: ask.asked_by,
-            want: Default::default(),
+            want: ask.want.unwrap_or_default(),
             declared: false,
         };
         self.wishes.insert(ask.name, wish);
@@ -390,7 +390,7 @@ mod tests {
     }
 
     fn ask(replicas: Replicas) -> Ask {
-        Ask { name: name(), replicas, is_said: true, insecure: false, asked_by: "a test".to_owned() }
+        Ask { name: name(), replicas, is_said: true, want: None, insecure: false, asked_by: "a test".to_owned() }
     }
 
     fn duties(ledger: &MemLedger) -> Vec<(Duty, u32, u32, Vec<NodeId>)> {

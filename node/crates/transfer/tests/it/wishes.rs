@@ -72,7 +72,8 @@ impl Lab {
 }
 
 async fn ask(node: &Node, name: &ModelName, replicas: Replicas) -> Result<OverviewWatch, PullError> {
-    let ask = Ask { name: name.clone(), replicas, is_said: true, insecure: false, asked_by: "a test".to_owned() };
+    let ask =
+        Ask { name: name.clone(), replicas, is_said: true, want: None, insecure: false, asked_by: "a test".to_owned() };
     timeout(LONG, node.handle.ask(ask)).await.expect("it answers")
 }
 

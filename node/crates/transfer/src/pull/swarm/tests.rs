@@ -61,6 +61,7 @@ impl World {
             name: name(),
             replicas: Replicas::All,
             is_said: true,
+            want: None,
             insecure: false,
             asked_by: "a test".to_owned(),
         };

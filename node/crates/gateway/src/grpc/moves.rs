@@ -1,0 +1,308 @@
+//! Copies that people have made anew, spread or moved: by what the leader would do anyway, only now.
+//!
+//! A plan goes on record as the leader's own do, and the leader goes on from there: who gets a copy fetches it, and a
+//! copy that is too many goes behind that. So nothing is moved here, and a move that is cut off leaves one copy too
+//! many at most.
+
+use std::collections::BTreeSet;
+
+use ollamax_core::catalog::{Cordon, Member, PlanKind, Refusal, Replicas, Wish, read};
+use ollamax_core::health::Health;
+use ollamax_core::placement::Unfit;
+use ollamax_proto::v1;
+use ollamax_types::limits::WISH_TARGETS_MAX;
+use ollamax_types::{ErrorCode, ModelName, NodeId, RequestId, Role};
+
+use super::daemon::AdminError;
+use super::outlook::Planned;
+use super::pulls::{Pulls, parse};
+use super::wishes::{Names, holders};
+
+/// Most plans that one request makes. The leader's own bound on moves under way is smaller.
+const PLANS_MAX: usize = 64;
+
+/// A model that is to leave one node for another, and what is known of all three.
+struct Moving<'a> {
+    wish: &'a Wish,
+    holders: &'a BTreeSet<NodeId>,
+    from: &'a Member,
+    to: &'a Member,
+    is_from_heard: bool,
+    /// What the other node has free; `None` where that is not known.
+    free_bytes: Option<u64>,
+}
+
+// === impl Pulls ===
+
+impl Pulls {
+    pub(super) async fn moves(&self, id: RequestId, asked: v1::OutlookRequest) -> Result<v1::OutlookReply, AdminError> {
+        let is_meant = |planned: &Planned| match planned.kind {
+            PlanKind::Rebalance => asked.rebalance,
+            PlanKind::Repair | PlanKind::Emptying => !asked.rebalance,
+            PlanKind::Asked => false,
+        };
+        let (mut reply, mut made) = (v1::OutlookReply::default(), Vec::new());
+        for _ in 0..PLANS_MAX {
+            let order = v1::OutlookOrder { at_once: !asked.rebalance, rebalance: asked.rebalance };
+            let seen = self.0.daemon.outlook(order).await?;
+            (reply.short, reply.impossible) = (seen.short, seen.impossible);
+            let mut plans = seen.moves.iter().filter_map(Planned::from_wire).filter(is_meant);
+            let Some(planned) = plans.find(|planned| !made.contains(planned)) else { break };
+            reply.moves.push(self.move_shown(&planned)?);
+            if asked.dry_run {
+                break;
+            }
+            self.0.change_here(id.clone(), planned.command()).await?;
+            made.push(planned);
+        }
+        Ok(reply)
+    }
+
+    pub(super) async fn move_copy(&self, id: RequestId, asked: v1::MoveRequest) -> Result<v1::MoveReply, AdminError> {
+        let name = parse(&asked.name)?;
+        // What is changed is chosen from a state that is not behind.
+        self.0.fresh(asked.dry_run).await?;
+        let (from, to) = (self.0.find(&asked.from)?, self.0.find(&asked.to)?);
+        let planned = self.planned_move(&name, &from, &to)?;
+        let shown = Some(self.move_shown(&planned)?);
+        if !asked.dry_run {
+            self.0.change_here(id, planned.command()).await?;
+        }
+        Ok(v1::MoveReply { shown })
+    }
+
+    fn planned_move(&self, name: &ModelName, from: &Member, to: &Member) -> Result<Planned, AdminError> {
+        let engines = self.0.engines()?;
+        let view = engines.metadata.view();
+        let wish = read::wish(&*view, name)?.ok_or_else(|| Refusal::WishNotFound(name.clone()))?;
+        if let Some(digest) = read::model(&*view, name)?.and_then(|model| model.pinned()) {
+            return Err(Refusal::Pinned { name: name.clone(), digest }.into());
+        }
+        let peers = engines.scheduler.peers();
+        let own = engines.scheduler.beat();
+        let mut beats = peers.iter().map(|peer| &*peer.beat).chain([&own]);
+        let beat = beats.find(|beat| beat.node == to.id);
+        let is_from_heard = from.id == engines.metadata.node() || engines.scheduler.health(from.id) == Health::Alive;
+        let held = holders(&*view, &wish)?;
+        let moving = Moving {
+            wish: &wish,
+            holders: &held,
+            from,
+            to,
+            is_from_heard,
+            free_bytes: beat.and_then(|beat| beat.models_free_bytes.or(beat.disk_free_bytes)),
+        };
+        moving.plan()
+    }
+
+    fn move_shown(&self, planned: &Planned) -> Result<v1::MoveView, AdminError> {
+        let view = self.0.metadata()?.view();
+        let (names, wish) = (Names::of(&*view)?, read::wish(&*view, &planned.name)?);
+        let held = wish.as_ref().map_or_else(|| Ok(BTreeSet::new()), |wish| holders(&*view, wish))?;
+        let size_bytes = wish.map_or(0, |wish| wish.size_bytes);
+        Ok(planned.shown(&held, size_bytes, &|node| names.name(node)))
+    }
+}
+
+// === impl Moving ===
+
+impl Moving<'_> {
+    /// One target more, and the one that may lose the model behind all others.
+    fn plan(&self) -> Result<Planned, AdminError> {
+        let Self { wish, from, to, .. } = self;
+        self.check()?;
+        self.check_target()?;
+        let Some(plan) = wish.plan.as_ref().filter(|plan| plan.targets.iter().all(|node| self.holds(*node))) else {
+            let why = "one thing after the other: first it comes to where it is wanted";
+            return Err(forbidden(format!("{} is on its way", wish.name), why, "ollamax model wishes"));
+        };
+        let others = plan.targets.iter().copied().filter(|target| *target != from.id);
+        let targets: Vec<NodeId> = others.chain([to.id, from.id]).collect();
+        if targets.len() > WISH_TARGETS_MAX {
+            let what = format!("{} is on {} nodes", wish.name, plan.targets.len());
+            return Err(forbidden(what, "a plan has no room for one more", "ollamax model wishes"));
+        }
+        let (name, round, kind) = (wish.name.clone(), wish.round, PlanKind::Rebalance);
+        Ok(Planned { name, round, ingester: from.id, targets, kind })
+    }
+
+    fn holds(&self, node: NodeId) -> bool {
+        self.wish.digest.is_some() && self.holders.contains(&node)
+    }
+
+    /// What speaks against a copy that leaves.
+    fn check(&self) -> Result<(), AdminError> {
+        let Self { wish, from, to, .. } = self;
+        let name = &wish.name;
+        let again = match &wish.replicas {
+            Replicas::Count(_) => None,
+            Replicas::All => Some(("all nodes", format!("ollamax model pull {name} --replicas 2"))),
+            Replicas::Nodes(_) => {
+                Some(("nodes by their names", format!("ollamax model pull {name} --node {}", to.name)))
+            }
+        };
+        if let Some((places, next)) = again {
+            let why = "a move leaves what is wished for as it is";
+            return Err(forbidden(format!("{name} is wanted on {places}"), why, next));
+        }
+        if !self.holds(from.id) {
+            let (what, next) = (format!("{} does not have {name}", from.name), "ollamax model wishes");
+            return Err(AdminError::new(ErrorCode::ModelNotFound, what, "only what is there can leave", next));
+        }
+        if !self.is_from_heard {
+            let why = "its copy cannot be removed; when it is away for long, others get one";
+            return Err(forbidden(format!("{} is not heard", from.name), why, "ollamax model repair"));
+        }
+        Ok(())
+    }
+
+    /// What speaks against a copy that comes.
+    fn check_target(&self) -> Result<(), AdminError> {
+        let Self { wish, from, to, .. } = self;
+        if self.holds(to.id) {
+            let next = format!("ollamax model rm {} --node {}", wish.name, from.name);
+            let why = "a move makes one copy there and takes one away here";
+            return Err(forbidden(format!("{} has {} already", to.name, wish.name), why, next));
+        }
+        let Some(unfit) = self.unfit() else { return Ok(()) };
+        let next = match &unfit {
+            Unfit::Cordoned => format!("ollamax node uncordon {}", to.name),
+            Unfit::Label { key, wanted } => format!("ollamax node label {} {key}={wanted}", to.name),
+            _ => "ollamax node list".to_owned(),
+        };
+        Err(forbidden(unfit.of(&to.name), "nothing was changed", next))
+    }
+
+    fn unfit(&self) -> Option<Unfit> {
+        let Self { wish, to, .. } = self;
+        let size_bytes = wish.size_bytes;
+        let labels = |key: &String| to.labels.get(key).or_else(|| to.own_labels.get(key));
+        let missing = wish.want.labels.iter().find(|(key, wanted)| labels(key) != Some(*wanted));
+        if to.role == Role::Gateway {
+            Some(Unfit::Gateway)
+        } else if to.cordon != Cordon::Open {
+            Some(Unfit::Cordoned)
+        } else if wish.want.avoid.contains(&to.id) {
+            Some(Unfit::Avoided)
+        } else if let Some((key, wanted)) = missing {
+            Some(Unfit::Label { key: key.clone(), wanted: wanted.clone() })
+        } else {
+            let too_little = self.free_bytes.filter(|free| *free < size_bytes);
+            too_little.map(|free_bytes| Unfit::NoRoom { needed_bytes: size_bytes, free_bytes })
+        }
+    }
+}
+
+fn forbidden(what: String, why: &str, next: impl Into<String>) -> AdminError {
+    AdminError::new(ErrorCode::PreconditionFailed, what, why, next)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use ollamax_core::catalog::{MemberState, Plan, Want};
+    use ollamax_types::{Digest, Incarnation, PeerId, Timestamp};
+
+    use super::*;
+
+    fn member(id: u64) -> Member {
+        Member {
+            id: NodeId(id),
+            name: format!("n{id}"),
+            peer_id: PeerId(format!("p{id}")),
+            incarnation: Incarnation([1; 16]),
+            role: Role::Voter,
+            state: MemberState::Active,
+            peer_addresses: vec![],
+            p2p_addresses: vec![],
+            api_addresses: vec![],
+            joined_at: Timestamp(0),
+            labels: BTreeMap::new(),
+            own_labels: BTreeMap::new(),
+            cordon: Cordon::Open,
+        }
+    }
+
+    /// On nodes 1 and 2, which have it.
+    fn wish() -> Wish {
+        Wish {
+            name: "m".parse().expect("a name"),
+            round: 7,
+            insecure: false,
+            replicas: Replicas::Count(2),
+            digest: Some(Digest([1; 32])),
+            size_bytes: 100,
+            plan: Some(Plan {
+                ingester: NodeId(1),
+                targets: vec![NodeId(1), NodeId(2)],
+                made_at: Timestamp(1),
+                kind: PlanKind::Asked,
+            }),
+            failures: BTreeMap::new(),
+            asked_at: Timestamp(0),
+            asked_by: "test".to_owned(),
+            want: Want::default(),
+            declared: false,
+        }
+    }
+
+    /// From node 1 to this one.
+    fn planned(wish: &Wish, holders: &[u64], to: &Member, free_bytes: Option<u64>) -> Result<Planned, AdminError> {
+        let holders = holders.iter().copied().map(NodeId).collect();
+        Moving { wish, holders: &holders, from: &member(1), to, is_from_heard: true, free_bytes }.plan()
+    }
+
+    #[test]
+    fn a_move_is_one_target_more_and_the_one_that_loses_its_copy_comes_last() {
+        let planned = planned(&wish(), &[1, 2], &member(3), Some(100)).expect("possible");
+        let targets = [2, 3, 1].map(NodeId).to_vec();
+        let name = "m".parse().expect("a name");
+        let expected = Planned { name, round: 7, ingester: NodeId(1), targets, kind: PlanKind::Rebalance };
+        assert_eq!(planned, expected);
+    }
+
+    #[test]
+    fn what_cannot_move_says_why_and_what_to_do() {
+        let refused = |wish: &Wish, holders: &[u64], to: &Member, free: Option<u64>| {
+            let error = planned(wish, holders, to, free).expect_err("refused");
+            (error.what, error.next)
+        };
+        let check = |found: (String, String), what: &str, next: &str| {
+            assert_eq!((found.0.as_str(), found.1.as_str()), (what, next));
+        };
+        let both: &[u64] = &[1, 2];
+        let all = Wish { replicas: Replicas::All, ..wish() };
+        let again = "ollamax model pull m:latest --replicas 2";
+        check(refused(&all, both, &member(3), None), "m:latest is wanted on all nodes", again);
+        let named = Wish { replicas: Replicas::Nodes(vec![NodeId(1)]), ..wish() };
+        let again = "ollamax model pull m:latest --node n3";
+        check(refused(&named, both, &member(3), None), "m:latest is wanted on nodes by their names", again);
+        check(refused(&wish(), &[2], &member(3), None), "n1 does not have m:latest", "ollamax model wishes");
+        check(refused(&wish(), &[1], &member(3), None), "m:latest is on its way", "ollamax model wishes");
+        let rm = "ollamax model rm m:latest --node n1";
+        check(refused(&wish(), both, &member(2), None), "n2 has m:latest already", rm);
+        let cordoned = Member { cordon: Cordon::Cordoned, ..member(3) };
+        check(refused(&wish(), both, &cordoned, None), "n3 takes no new models", "ollamax node uncordon n3");
+        let gateway = Member { role: Role::Gateway, ..member(3) };
+        check(refused(&wish(), both, &gateway, None), "n3 is a gateway", "ollamax node list");
+        check(refused(&wish(), both, &member(3), Some(99)), "n3: 100 B needed, 99 B free", "ollamax node list");
+        let avoid = Wish { want: Want { avoid: [NodeId(3)].into(), ..Want::default() }, ..wish() };
+        check(refused(&avoid, both, &member(3), None), "n3 is to be avoided", "ollamax node list");
+        let labels = BTreeMap::from([("room".to_owned(), "a".to_owned())]);
+        let labelled = Wish { want: Want { labels: labels.clone(), ..Want::default() }, ..wish() };
+        let label = "ollamax node label n3 room=a";
+        check(refused(&labelled, both, &member(3), None), "n3 is not labelled room=a", label);
+        let fit = Member { own_labels: labels, ..member(3) };
+        assert!(planned(&labelled, both, &fit, None).is_ok());
+    }
+
+    #[test]
+    fn what_lies_on_a_node_that_is_not_heard_stays_there() {
+        let (wish, holders) = (wish(), [1, 2].map(NodeId).into());
+        let (from, to) = (member(1), member(3));
+        let silent =
+            Moving { wish: &wish, holders: &holders, from: &from, to: &to, is_from_heard: false, free_bytes: None };
+        assert_eq!(silent.plan().map_err(|error| error.what), Err("n1 is not heard".to_owned()));
+    }
+}

@@ -1,0 +1,295 @@
+//! What is wished for: a file that says it, compared and applied, and how far each wish is.
+//!
+//! A file is taken whole or not at all; its changes are made one after the other, so that what was done before a
+//! failure stays done and the same file again does the rest. How far a wish is follows from the record, and from who is
+//! heard here: no leader is asked.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ollamax_core::catalog::models::served_digest;
+use ollamax_core::catalog::{Fault, Refusal, Replicas, View, Wish, read};
+use ollamax_core::placement::{Outlook, Shortage};
+use ollamax_proto::v1;
+use ollamax_proto::v1::wish_view::State;
+use ollamax_types::{ErrorCode, NodeId, RequestId};
+
+use super::daemon::AdminError;
+use super::pulls::{Pulls, parse};
+use crate::wishfile::{self, Change, CompareError, Declared};
+
+/// How the members are called.
+pub(super) struct Names(BTreeMap<NodeId, String>);
+
+/// What is missing, and what has no place and why, by the name of the model.
+#[derive(Debug, Default)]
+struct Lacking {
+    short: BTreeMap<String, Shortage>,
+    impossible: BTreeMap<String, String>,
+}
+
+// === impl Pulls ===
+
+impl Pulls {
+    pub(super) fn planned_wishes(&self, text: &str) -> Result<v1::WishChanges, AdminError> {
+        let declared = declared(text)?;
+        let view = self.0.metadata()?.view();
+        let (changes, names) = (compared(&*view, &declared)?, Names::of(&*view)?);
+        Ok(v1::WishChanges { changes: changes.iter().map(|change| shown(change, &names)).collect() })
+    }
+
+    pub(super) async fn applied_wishes(&self, id: RequestId, text: &str) -> Result<v1::WishChanges, AdminError> {
+        let declared = declared(text)?;
+        let view = self.0.fresh(false).await?.view();
+        let (changes, names) = (compared(&*view, &declared)?, Names::of(&*view)?);
+        let commands: Vec<_> = changes.iter().filter_map(|change| Some((change, change.command()?))).collect();
+        let (mut made, all) = (Vec::new(), commands.len());
+        for (change, command) in commands {
+            if let Err(error) = self.0.change_here(id.clone(), command).await {
+                return Err(half_done(error, change, made.len(), all));
+            }
+            made.push(shown(change, &names));
+        }
+        Ok(v1::WishChanges { changes: made })
+    }
+
+    pub(super) fn wishes(&self, name: &str) -> Result<v1::ListWishesReply, AdminError> {
+        let wanted = if name.is_empty() { None } else { Some(parse(name)?) };
+        let view = self.0.metadata()?.view();
+        let names = Names::of(&*view)?;
+        let lacking = Lacking::of(&self.0.daemon.shortfall()?, &names);
+        let found: Vec<Wish> = match &wanted {
+            Some(name) => read::wish(&*view, name)?.into_iter().collect(),
+            None => read::wishes(&*view)?,
+        };
+        if let (Some(name), true) = (wanted, found.is_empty()) {
+            return Err(Refusal::WishNotFound(name).into());
+        }
+        let wishes = found.iter().map(|wish| Ok(wish_view(wish, &holders(&*view, wish)?, &lacking, &names)));
+        Ok(v1::ListWishesReply { wishes: wishes.collect::<Result<_, Fault>>()? })
+    }
+}
+
+// === impl Lacking ===
+
+impl Lacking {
+    fn of(outlook: &Outlook, names: &Names) -> Self {
+        let short = outlook.under.iter().map(|short| (short.name.to_string(), short.clone()));
+        let impossible = outlook.impossible.iter().map(|(name, reasons)| {
+            let why: Vec<String> = reasons.iter().map(|(node, unfit)| unfit.of(&names.name(*node))).collect();
+            (name.to_string(), why.join("; "))
+        });
+        Self { short: short.collect(), impossible: impossible.collect() }
+    }
+}
+
+// === impl Names ===
+
+impl Names {
+    pub(super) fn of(view: &dyn View) -> Result<Self, Fault> {
+        Ok(Self(read::members(view)?.into_iter().map(|member| (member.id, member.name)).collect()))
+    }
+
+    /// Its id, where it is no member any more.
+    pub(super) fn name(&self, node: NodeId) -> String {
+        self.0.get(&node).cloned().unwrap_or_else(|| node.to_string())
+    }
+
+    fn all<'a>(&self, nodes: impl IntoIterator<Item = &'a NodeId>) -> Vec<String> {
+        nodes.into_iter().map(|node| self.name(*node)).collect()
+    }
+}
+
+fn declared(text: &str) -> Result<Vec<Declared>, AdminError> {
+    wishfile::read(text).map_err(|problems| wrong(&problems))
+}
+
+fn compared(view: &dyn View, declared: &[Declared]) -> Result<Vec<Change>, AdminError> {
+    wishfile::compare(view, declared).map_err(|error| match error {
+        CompareError::Problems(problems) => wrong(&problems),
+        CompareError::Fault(fault) => fault.into(),
+    })
+}
+
+/// A file of which nothing was done.
+fn wrong(problems: &[String]) -> AdminError {
+    let next = "correct it; docs/operations/replication.md says what it may hold";
+    AdminError::new(ErrorCode::BadRequest, "the file of wishes is wrong", problems.join("; "), next)
+}
+
+/// Why not all of a file was done.
+fn half_done(error: AdminError, change: &Change, made: usize, all: usize) -> AdminError {
+    let what = format!("{}: {}", change.name(), error.what);
+    let why = format!("{made} of {all} changes were made before; {}", error.why);
+    AdminError { what, why: why.trim_end_matches("; ").to_owned(), ..error }
+}
+
+fn shown(change: &Change, names: &Names) -> v1::WishChange {
+    let kind = match change {
+        Change::Ask { .. } => v1::wish_change::Kind::Ask,
+        Change::Forget { .. } => v1::wish_change::Kind::Forget,
+        Change::Pin { .. } => v1::wish_change::Kind::Pin,
+        Change::Unpin { .. } => v1::wish_change::Kind::Unpin,
+        Change::Same { .. } => v1::wish_change::Kind::Same,
+    };
+    let text = change.text(&|node| names.name(node));
+    v1::WishChange { name: change.name().to_string(), kind: kind.into(), text }
+}
+
+/// Who has the version of a wish, or the one that is served while the round has none.
+pub(super) fn holders(view: &dyn View, wish: &Wish) -> Result<BTreeSet<NodeId>, Fault> {
+    let copies = read::locations_of(view, &wish.name)?;
+    let version = wish.digest.or_else(|| served_digest(&copies));
+    Ok(copies.iter().filter(|copy| Some(copy.model.digest) == version).map(|copy| copy.node).collect())
+}
+
+fn wish_view(wish: &Wish, holders: &BTreeSet<NodeId>, lacking: &Lacking, names: &Names) -> v1::WishView {
+    let (state, reason) = state_of(wish, holders, lacking, names);
+    let (count, nodes) = match &wish.replicas {
+        Replicas::Count(count) => (Some(*count), Vec::new()),
+        Replicas::All => (None, Vec::new()),
+        Replicas::Nodes(nodes) => (None, names.all(nodes)),
+    };
+    v1::WishView {
+        name: wish.name.to_string(),
+        count,
+        all: wish.replicas == Replicas::All,
+        nodes,
+        holders: names.all(holders),
+        labels: labels(&wish.want.labels),
+        gpu_memory_bytes_min: wish.want.gpu_memory_bytes_min,
+        avoid: names.all(&wish.want.avoid),
+        declared: wish.declared,
+        asked_by: wish.asked_by.clone(),
+        asked_at_ms: wish.asked_at.0,
+        digest: wish.digest.map(|digest| digest.0.to_vec()).unwrap_or_default(),
+        size_bytes: wish.size_bytes,
+        state: state.into(),
+        reason,
+        kind: wish.plan.as_ref().map(|plan| plan.kind.as_str().to_owned()).unwrap_or_default(),
+    }
+}
+
+/// Labels in wire form, in order.
+pub(super) fn labels(labels: &BTreeMap<String, String>) -> Vec<v1::NodeLabel> {
+    let label = |(key, value): (&String, &String)| v1::NodeLabel { key: key.clone(), value: value.clone() };
+    labels.iter().map(label).collect()
+}
+
+/// How far a wish is, and where it goes no further, why.
+fn state_of(wish: &Wish, holders: &BTreeSet<NodeId>, lacking: &Lacking, names: &Names) -> (State, String) {
+    let name = wish.name.to_string();
+    if let Some(why) = lacking.impossible.get(&name) {
+        return (State::Impossible, why.clone());
+    }
+    let Some(plan) = &wish.plan else { return (State::UnderWay, String::new()) };
+    let holds = |node: &NodeId| wish.digest.is_some() && holders.contains(node);
+    let missing: Vec<NodeId> = plan.targets.iter().copied().filter(|target| !holds(target)).collect();
+    if missing.is_empty() {
+        return match lacking.short.get(&name) {
+            Some(short) => (State::Short, format!("{} of {} copies are there", short.has, short.wants)),
+            None => (State::Met, String::new()),
+        };
+    }
+    let failed = |node: &NodeId| wish.failures.get(node).filter(|_| !holds(node)).map(|failure| (*node, failure));
+    let first = failed(&plan.ingester).or_else(|| missing.iter().find_map(failed));
+    let is_hopeless = failed(&plan.ingester).is_some() || missing.iter().all(|node| failed(node).is_some());
+    match first.filter(|_| is_hopeless) {
+        Some((node, failure)) => (State::Failed, format!("{}: {}", names.name(node), failure.text)),
+        None => (State::UnderWay, String::new()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ollamax_core::catalog::{Failure, Plan, PlanKind, Want};
+    use ollamax_core::placement::Unfit;
+    use ollamax_types::{Digest, ModelName, Timestamp};
+
+    use super::*;
+
+    fn wish(digest: Option<Digest>, targets: &[u64], failed: &[u64]) -> Wish {
+        let targets: Vec<NodeId> = targets.iter().copied().map(NodeId).collect();
+        let failure = |node: &u64| {
+            let (code, text) = (ErrorCode::DiskFull, "full".to_owned());
+            (NodeId(*node), Failure { code, text, at: Timestamp(2), by_hand: false })
+        };
+        Wish {
+            name: "m".parse().expect("a name"),
+            round: 7,
+            insecure: false,
+            replicas: Replicas::Count(2),
+            digest,
+            size_bytes: 0,
+            plan: targets.first().copied().map(|ingester| Plan {
+                ingester,
+                targets,
+                made_at: Timestamp(1),
+                kind: PlanKind::Asked,
+            }),
+            failures: failed.iter().map(failure).collect(),
+            asked_at: Timestamp(0),
+            asked_by: "test".to_owned(),
+            want: Want::default(),
+            declared: false,
+        }
+    }
+
+    fn names() -> Names {
+        Names([1, 2].map(|id| (NodeId(id), format!("n{id}"))).into())
+    }
+
+    fn lacking(short: bool, impossible: bool) -> Lacking {
+        let name = || "m".parse::<ModelName>().expect("a name");
+        let (shortage, reasons) = (Shortage { name: name(), has: 1, wants: 2 }, vec![(NodeId(2), Unfit::Gateway)]);
+        let outlook = Outlook {
+            moves: vec![],
+            under: if short { vec![shortage] } else { vec![] },
+            impossible: if impossible { vec![(name(), reasons)] } else { vec![] },
+        };
+        Lacking::of(&outlook, &names())
+    }
+
+    #[test]
+    fn how_far_a_wish_is_follows_from_the_record_and_from_what_is_lacking() {
+        let known = Some(Digest([1; 32]));
+        let check = |what: &str, wish: Wish, holders: &[u64], lacking: Lacking, expected: (State, &str)| {
+            let holders = holders.iter().copied().map(NodeId).collect();
+            let found = state_of(&wish, &holders, &lacking, &names());
+            assert_eq!((found.0, found.1.as_str()), expected, "{what}");
+        };
+        let quiet = Lacking::default;
+        check("no plan", wish(None, &[], &[]), &[], quiet(), (State::UnderWay, ""));
+        check("nobody has it", wish(known, &[1, 2], &[]), &[], quiet(), (State::UnderWay, ""));
+        check("another version", wish(None, &[1, 2], &[]), &[1, 2], quiet(), (State::UnderWay, ""));
+        check("all have it", wish(known, &[1, 2], &[]), &[1, 2], quiet(), (State::Met, ""));
+        check("whatever was told", wish(known, &[1, 2], &[1, 2]), &[1, 2], quiet(), (State::Met, ""));
+        check("one failed", wish(known, &[1, 2], &[2]), &[1], quiet(), (State::Failed, "n2: full"));
+        check("one may succeed", wish(known, &[1, 2, 3], &[2]), &[1], quiet(), (State::UnderWay, ""));
+        check("who asks failed", wish(None, &[1, 2], &[1]), &[], quiet(), (State::Failed, "n1: full"));
+        let short = (State::Short, "1 of 2 copies are there");
+        check("one is lost", wish(known, &[1, 2], &[]), &[1, 2], lacking(true, false), short);
+        check("it is being made", wish(known, &[1, 2], &[]), &[1], lacking(true, false), (State::UnderWay, ""));
+        let impossible = (State::Impossible, "n2 is a gateway");
+        check("no node", wish(known, &[1, 2], &[]), &[1], lacking(true, true), impossible);
+    }
+
+    #[test]
+    fn a_file_that_was_done_in_part_says_how_far_it_came() {
+        let change = Change::Forget { name: "m".parse().expect("a name") };
+        let half = |why: &str| {
+            let error = AdminError::new(ErrorCode::NoQuorum, "no quorum", why, "ollamax status");
+            half_done(error, &change, 1, 3)
+        };
+        assert_eq!(half("").what, "m:latest: no quorum");
+        assert_eq!(half("").why, "1 of 3 changes were made before");
+        assert_eq!(half("two are down").why, "1 of 3 changes were made before; two are down");
+        assert_eq!(half("").code, ErrorCode::NoQuorum);
+    }
+
+    #[test]
+    fn a_file_that_is_wrong_says_so_in_all_its_lines() {
+        let refused = declared("[[model]]\nname = \"a b\"\n[[model]]\nname = \"m\"\n").map_err(|error| error.why);
+        let why = refused.expect_err("two things are wrong");
+        assert!(why.contains("line 2: ") && why.contains("; line 4: "), "{why}");
+    }
+}
