@@ -354,7 +354,8 @@ impl Keeping {
         let manifest = |kept: &Kept| (kept.manifest.digest(), Bytes::copy_from_slice(kept.manifest.bytes()));
         ties.library.show_kept(self.files(kept), kept.iter().map(manifest).collect());
         ties.metrics.show_kept(kept.iter().map(Kept::own_bytes).fold(0, u64::saturating_add));
-        let may_go = |kept: &&Kept| self.0.pins.borrow().is_some() && !self.is_pinned(kept.manifest.digest());
+        let knows_pins = self.0.pins.borrow().is_some();
+        let may_go = |kept: &&Kept| knows_pins && !self.is_pinned(kept.manifest.digest());
         let spare_bytes = kept.iter().filter(may_go).map(Kept::own_bytes).fold(0, u64::saturating_add);
         if let Some(shared) = shared {
             ties.metrics.show_sharing(shared);
