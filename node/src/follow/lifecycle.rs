@@ -128,8 +128,8 @@ impl Warden {
         let mut refused = BTreeSet::new();
         for _ in 0..ACTS_MAX {
             let sites = self.sites()?;
-            let view = self.metadata.view();
-            let Some(act) = next_act(&*view, self.metadata.log_time(), sites, &refused)? else { break };
+            let act = next_act(&*self.metadata.view(), self.metadata.log_time(), sites, &refused)?;
+            let Some(act) = act else { break };
             match self.change(act.command(), PRINCIPAL, term).await {
                 Ok(_) => tracing::info!(model = %act.name, node = ?act.node, why = act.why, "a rule was carried out"),
                 Err(ProposeError::Refused(refusal)) => {
@@ -149,14 +149,13 @@ impl Warden {
         let own = self.scheduler.node();
         let peers = self.scheduler.peers().into_iter().map(|peer| (peer.beat.node, peer.beat));
         let beats: BTreeMap<NodeId, Arc<Beat>> = peers.chain([(own, Arc::new(self.scheduler.beat()))]).collect();
-        let is_heard = |node| node == own || self.scheduler.health(node) == Health::Alive;
+        let is_heard = |node: NodeId| node == own || self.scheduler.health(node) == Health::Alive;
         site_facts(&*self.metadata.view(), &beats, &is_heard)
     }
 
     /// Goes once through the record of files where it is nearly full.
     async fn forget_files(&self, term: u64) -> Result<(), Fault> {
-        let view = self.metadata.view();
-        if read::counts(&*view)?.blobs < BLOBS_MAX / 100 * BLOBS_PERCENT_MAX {
+        if read::counts(&*self.metadata.view())?.blobs < BLOBS_MAX / 100 * BLOBS_PERCENT_MAX {
             return Ok(());
         }
         let before = Timestamp(self.metadata.log_time().0.saturating_sub(BLOBS_KEPT_MS));

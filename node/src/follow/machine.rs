@@ -103,7 +103,8 @@ impl Reader {
         let sharing = engines.transfer.sharing();
         let mut machine = Machine {
             disk_free_bytes: disk.map(|space| space.free_bytes),
-            models_free_bytes: models.map(|space| space.free_bytes),
+            // What is kept of old versions makes way for what somebody wants.
+            models_free_bytes: models.map(|space| space.free_bytes.saturating_add(engines.transfer.spare_bytes())),
             models_total_bytes: models.map(size_bytes),
             gpus: self.gpus.borrow().clone(),
             applied_index: engines.metadata.status().applied,

@@ -34,6 +34,8 @@ use crate::store::{BlobFile, BlobSpec, FileIdentity, Owner, Store, open_file};
 const FOLDER: &str = "keep";
 const MANIFEST: &str = "manifest.json";
 const NAME: &str = "name";
+/// Before the digest of a file of a version.
+const FILE_PREFIX: &str = "sha256-";
 /// What is written under this ending is not there yet.
 const DRAFT_ENDING: &str = ".draft";
 /// A name has four parts, none of which is longer than a file's name.
@@ -164,10 +166,12 @@ impl Keep {
         disk::remove_file(&folder.join(MANIFEST))?;
         let mut freed_bytes: u64 = 0;
         for name in disk::names_in(&folder)? {
-            let path = folder.join(name);
+            let path = folder.join(&name);
             let found = fs::symlink_metadata(&path).ok().filter(|found| found.is_file() && found.nlink() == 1);
             disk::remove_file(&path)?;
-            freed_bytes = freed_bytes.saturating_add(found.as_ref().map_or(0, disk::allocated_bytes));
+            if name.starts_with(FILE_PREFIX) {
+                freed_bytes = freed_bytes.saturating_add(found.as_ref().map_or(0, disk::allocated_bytes));
+            }
         }
         disk::remove(&folder)?;
         Ok(freed_bytes)
@@ -319,7 +323,7 @@ fn moment(time: SystemTime) -> Timestamp {
 }
 
 fn file_name(sha256: Digest) -> String {
-    format!("sha256-{sha256}")
+    format!("{FILE_PREFIX}{sha256}")
 }
 
 #[cfg(test)]

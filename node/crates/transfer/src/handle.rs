@@ -482,6 +482,12 @@ impl Handle {
         if node == self.0.node { Ok(self.kept_of(name.as_ref())) } else { self.0.others.kept(node, name).await }
     }
 
+    /// Bytes of kept versions that make way when a pull needs the room.
+    #[must_use]
+    pub fn spare_bytes(&self) -> u64 {
+        self.0.service.means.keeping.spare_bytes()
+    }
+
     /// Lets the kept versions go that are due, and tells which; `dry_run`: only tells.
     ///
     /// # Errors

@@ -80,6 +80,8 @@ struct Inner {
 #[derive(Default)]
 struct Told {
     kept: Vec<KeptVersion>,
+    /// Bytes that would be free if all went that may go.
+    spare_bytes: u64,
     /// Why a version could not be kept, as last told in the log.
     trouble: Option<String>,
 }
@@ -145,6 +147,11 @@ impl Keeping {
     /// What was kept at the last look.
     pub(crate) fn list(&self) -> Vec<KeptVersion> {
         self.told().kept.clone()
+    }
+
+    /// Bytes that make way when room is needed.
+    pub(crate) fn spare_bytes(&self) -> u64 {
+        self.told().spare_bytes
     }
 
     /// What would go at a look now, or has gone at one.
@@ -347,10 +354,14 @@ impl Keeping {
         let manifest = |kept: &Kept| (kept.manifest.digest(), Bytes::copy_from_slice(kept.manifest.bytes()));
         ties.library.show_kept(self.files(kept), kept.iter().map(manifest).collect());
         ties.metrics.show_kept(kept.iter().map(Kept::own_bytes).fold(0, u64::saturating_add));
+        let knows_pins = self.0.pins.borrow().is_some();
+        let may_go = |kept: &&Kept| knows_pins && !self.is_pinned(kept.manifest.digest());
+        let spare_bytes = kept.iter().filter(may_go).map(Kept::own_bytes).fold(0, u64::saturating_add);
         if let Some(shared) = shared {
             ties.metrics.show_sharing(shared);
         }
-        self.told().kept = shown;
+        let mut told = self.told();
+        (told.kept, told.spare_bytes) = (shown, spare_bytes);
     }
 
     /// The files of kept versions. The trees of those that are not kept any more go.

@@ -138,7 +138,7 @@ pub struct Beat {
     pub cpu_permille: u32,
     /// Free bytes where the data directory lies; `None` when they cannot be read.
     pub disk_free_bytes: Option<u64>,
-    /// Free bytes where the runtime's models lie; `None` when that is not known.
+    /// Free bytes where the runtime's models lie, with those that make way; `None` when that is not known.
     pub models_free_bytes: Option<u64>,
     /// Size of the disk where they lie, bytes; `None` when that is not known.
     pub models_total_bytes: Option<u64>,

@@ -1,5 +1,6 @@
 //! The owner's side: slots, bounds, refusals, and what an answer teaches.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -28,6 +29,20 @@ async fn never_more_requests_than_slots_reach_the_runtime_and_all_are_answered()
         assert_eq!(world.nodes[&1].in_flight(), 0);
         assert_eq!(world.counter(1, "ollamax_scheduler_owned_total", "ok"), 10.0);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_at_work_is_busy_and_what_was_answered_was_used_but_not_what_was_only_shown() {
+    let world = one(&Config::default());
+    world.runtimes[&1].set_script(slow_stream());
+    let (node, model) = (&world.nodes[&1], request().model);
+    read(node.admit(InferenceRequest { api: Api::Show, ..request() }).await.expect("it needs no slot")).await;
+    assert!(!node.is_busy(&model) && node.served().is_empty());
+    let running = node.admit(request()).await.expect("a free slot");
+    assert!(node.is_busy(&model));
+    assert_eq!(read(running).await, "xxxxxxxxxx");
+    assert!(!node.is_busy(&model));
+    assert_eq!(node.served(), BTreeMap::from([(model, 0)]));
 }
 
 #[tokio::test(start_paused = true)]

@@ -136,12 +136,15 @@ async fn kept_files_go_when_room_is_needed_but_for_pinned_ones() {
         let node = world.start();
         node.handle.set_pins(if is_pinned { BTreeSet::from([old.manifest.digest()]) } else { BTreeSet::new() });
         until("it is known what is kept", || kept(&node) == [old.manifest.digest()]).await;
+        let spare = || node.handle.spare_bytes() >= chunks(2);
+        until("it is known what makes way", || spare() != is_pinned).await;
         let other = world.model("other", 3, chunks(1));
         let error = node.pull(&other.name).await.expect_err("there is still too little room");
         assert!(matches!(error, PullError::NoRoom { .. }), "{error}");
         let left = if is_pinned { vec![old.manifest.digest()] } else { Vec::new() };
         assert_eq!(kept(&node), left, "pinned: {is_pinned}");
         assert_eq!(node.metric("ollamax_models_kept_bytes") > 0.0, is_pinned);
+        assert_eq!(node.handle.spare_bytes(), 0, "there is nothing more that makes way");
         node.end().await;
     }
 }
