@@ -13,8 +13,10 @@ use ollamax_types::{Knob, ReplicaKnob};
 use crate::error;
 
 mod model;
+mod registry;
 
 pub(crate) use model::{ImportArgs, ModelCommand, PullArgs, PullRate, Replicas, VerifyArgs};
+pub(crate) use registry::{PhaseArgs, RegistryCommand, RemoveArgs, RollbackArgs, RulesCommand};
 
 /// What a node may be, as `Role` of the daemon spells it.
 const ROLES: [&str; 3] = ["voter", "learner", "gateway"];

@@ -10,6 +10,8 @@ use clap::{Args, Subcommand};
 
 use ollamax_types::{Rate, RateProblem};
 
+use super::RegistryCommand;
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum ModelCommand {
     /// All models
@@ -66,6 +68,8 @@ pub(crate) enum ModelCommand {
   ollamax model verify llama3.2 --node a,b
   ollamax model verify --no-repair -o json | jq .files")]
     Verify(VerifyArgs),
+    #[command(flatten)]
+    Registry(RegistryCommand),
 }
 
 #[derive(Debug, Args)]

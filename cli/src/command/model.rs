@@ -9,7 +9,9 @@ use tokio::io::AsyncReadExt as _;
 use tokio::sync::mpsc;
 
 use ollamax_proto::v1::import_model_request::Part;
-use ollamax_proto::v1::{ImportModelHeader, ImportModelProgress, ImportModelRequest, ListModelsRequest, ModelView};
+use ollamax_proto::v1::{
+    ImportModelHeader, ImportModelProgress, ImportModelRequest, ListModelsReply, ListModelsRequest, ModelView,
+};
 
 use crate::args::{Global, ImportArgs, ModelCommand, Output};
 use crate::client;
@@ -20,12 +22,15 @@ mod bundle;
 mod export;
 mod limit;
 mod pull;
+mod registry;
 mod verify;
 
 /// Bytes of one message.
 const CHUNK_BYTES: usize = 1 << 20;
 /// Messages that wait for the daemon.
 const CHUNKS_WAITING_MAX: usize = 4;
+/// The phase of a model that is in use.
+const ACTIVE: &str = "active";
 
 /// Runs one of them.
 pub(crate) async fn run(global: &Global, command: ModelCommand) -> Result<(), Failure> {
@@ -40,6 +45,7 @@ pub(crate) async fn run(global: &Global, command: ModelCommand) -> Result<(), Fa
         ModelCommand::Pulls => pull::list(global).await,
         ModelCommand::Limit { name, rate } => limit::run(global, &name, rate).await,
         ModelCommand::Verify(args) => verify::run(global, &args).await,
+        ModelCommand::Registry(command) => registry::run(global, command).await,
     }
 }
 
@@ -47,12 +53,24 @@ async fn list(global: &Global) -> Result<(), Failure> {
     let listed = client::connect(global).await?.list_models(ListModelsRequest::default()).await?.into_inner();
     if global.output == Output::Json {
         let models: Vec<Value> = listed.models.iter().map(shown).collect();
-        return output::json("ModelList", json!({"models": models}));
+        let (all, unique) = (listed.all_bytes, listed.unique_bytes);
+        return output::json("ModelList", json!({"models": models, "allBytes": all, "uniqueBytes": unique}));
     }
     if listed.models.is_empty() {
         output::talk(global.output, "No node has a model yet. Next: ollamax model pull llama3.2");
     }
-    output::text(&table(&listed.models))
+    output::text(&(table(&listed.models) + &sum(&listed)))
+}
+
+/// What all models take; nothing where no node has said it.
+fn sum(listed: &ListModelsReply) -> String {
+    if listed.all_bytes == 0 {
+        return String::new();
+    }
+    let (models, saved) =
+        (text::count(listed.models.len(), "model"), listed.all_bytes.saturating_sub(listed.unique_bytes));
+    let shared = if saved == 0 { String::new() } else { format!("; shared files save {}", text::bytes(saved)) };
+    format!("\n{models}, {}{shared}\n", text::bytes(listed.unique_bytes))
 }
 
 async fn show(global: &Global, name: String) -> Result<(), Failure> {
@@ -77,10 +95,25 @@ fn table(models: &[ModelView]) -> String {
             text::digest(&model.digest),
             text::bytes(model.size_bytes),
             served.map(|copy| copy.node_name.clone()).collect::<Vec<_>>().join(", "),
-            if model.conflict { "versions differ".to_owned() } else { String::new() },
+            note(model),
         ]
     });
     output::table(&["NAME", "DIGEST", "SIZE", "NODES", "NOTE"], rows.collect())
+}
+
+/// What is special about a model, in few words.
+fn note(model: &ModelView) -> String {
+    let words = [
+        Some(phase(model)).filter(|phase| *phase != ACTIVE),
+        model.pinned.then_some("pinned"),
+        model.conflict.then_some("versions differ"),
+    ];
+    words.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+/// Where it stands in its life; a daemon that does not say it knows of nothing else.
+fn phase(model: &ModelView) -> &str {
+    if model.phase.is_empty() { ACTIVE } else { &model.phase }
 }
 
 fn page(model: &ModelView) -> String {
@@ -94,13 +127,21 @@ fn page(model: &ModelView) -> String {
     if !model.capabilities.is_empty() {
         page += &format!("can        {}\n", model.capabilities.join(", "));
     }
+    if phase(model) != ACTIVE {
+        page += &format!("phase      {}\n", phase(model));
+    }
+    if model.pinned {
+        page += "pinned     at a version\n";
+    }
     page += "\n";
+    let unserved =
+        if model.pinned { "not served: another version is pinned" } else { "not served: another version is newer" };
     let rows = model.copies.iter().map(|copy| {
         vec![
             copy.node_name.clone(),
             text::digest(&copy.digest),
             text::time(copy.modified_at_ms),
-            if copy.served { "served" } else { "not served: another version is newer" }.to_owned(),
+            if copy.served { "served" } else { unserved }.to_owned(),
             if copy.resident { "loaded" } else { "" }.to_owned(),
         ]
     });
@@ -126,6 +167,8 @@ fn shown(model: &ModelView) -> Value {
         "details": details,
         "capabilities": model.capabilities,
         "conflict": model.conflict,
+        "phase": phase(model),
+        "pinned": model.pinned,
         "copies": copies,
     })
 }
@@ -296,6 +339,33 @@ mod tests {
         assert!(page(&model(true)).contains("another version is newer"));
         assert_eq!(shown(&model(true))["details"]["family"], "llama");
         assert_eq!(shown(&model(true))["conflict"], true);
+    }
+
+    #[test]
+    fn what_is_special_about_a_model_is_noted() {
+        let check = |phase: &str, pinned: bool, conflict: bool, expected: &str| {
+            let model = ModelView { phase: phase.to_owned(), pinned, ..model(conflict) };
+            assert_eq!(note(&model), expected);
+        };
+        check("", false, false, "");
+        check("active", false, false, "");
+        check("active", true, true, "pinned, versions differ");
+        check("disabled", true, false, "disabled, pinned");
+        let pinned = ModelView { pinned: true, phase: "deprecated".to_owned(), ..model(true) };
+        let page = page(&pinned);
+        assert!(page.contains("phase      deprecated\npinned     at a version\n"), "{page}");
+        assert!(page.contains("another version is pinned") && !page.contains("is newer"), "{page}");
+    }
+
+    #[test]
+    fn a_list_ends_with_what_all_of_it_takes() {
+        let check = |models: usize, all_bytes: u64, unique_bytes: u64, expected: &str| {
+            let models = vec![model(false); models];
+            assert_eq!(sum(&ListModelsReply { models, view: None, all_bytes, unique_bytes }), expected);
+        };
+        check(0, 0, 0, "");
+        check(1, 5_000, 5_000, "\n1 model, 5.0 kB\n");
+        check(12, 163_300_000_000, 140_200_000_000, "\n12 models, 140 GB; shared files save 23.1 GB\n");
     }
 
     #[test]

@@ -35,13 +35,14 @@ pub(crate) fn script() -> Script {
         ("RevokeToken", told(&RevokeTokenReply {})),
         ("DrainNode", told(&DrainNodeReply { node_id: 2 })),
         ("RemoveNode", told(&RemoveNodeReply { node_id: 3 })),
-        ("ListModels", told(&ListModelsReply { models: vec![model()], view: None })),
+        ("ListModels", told(&models())),
         ("ImportModel", Answer::Told(import().iter().map(Message::encode_to_vec).collect())),
         ("Pull", Answer::Told(pulls_to_the_end().iter().map(Message::encode_to_vec).collect())),
         ("ListPulls", told(&ListPullsReply { pulls: vec![fetching(1), failed_pull()] })),
         ("CancelPull", told(&CancelPullReply { found: true })),
         ("LimitPull", told(&LimitPullReply { nodes: 2 })),
         ("Verify", Answer::Told(all_verified().iter().map(Message::encode_to_vec).collect())),
+        ("FollowWish", Answer::Told(pulls_to_the_end().iter().map(Message::encode_to_vec).collect())),
         ("Export", Answer::Told(exported().iter().map(Message::encode_to_vec).collect())),
         ("Import", told(&came_in_a_bundle())),
         ("Logs", Answer::Told(log_lines().iter().map(Message::encode_to_vec).collect())),
@@ -375,7 +376,13 @@ fn model() -> ModelView {
         copies: vec![copy(1, false), copy(2, true)],
         conflict: false,
         capabilities: vec!["completion".to_owned(), "tools".to_owned()],
+        phase: "active".to_owned(),
+        pinned: false,
     }
+}
+
+fn models() -> ListModelsReply {
+    ListModelsReply { models: vec![model()], view: None, all_bytes: 5_000_000, unique_bytes: 4_242_560 }
 }
 
 fn import() -> [ImportModelProgress; 2] {

@@ -13,4 +13,5 @@ mod printed;
 #[cfg(target_os = "linux")]
 mod raft;
 mod refused;
+mod registry;
 mod terminal;

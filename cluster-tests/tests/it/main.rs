@@ -48,6 +48,7 @@ mod pull_resumes;
 mod reach_back;
 mod receivers_follow_the_ingester;
 mod registry_for_the_lab;
+mod registry_of_models;
 mod relay_only;
 mod removed_member;
 mod request_ids;

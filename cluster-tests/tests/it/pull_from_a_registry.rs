@@ -91,11 +91,12 @@ pub(crate) fn is_whole(store: &Path, model: &FakeModel) -> Result<()> {
     Ok(())
 }
 
-/// Neither a part nor a pull is left of what has ended well.
+/// Neither a part nor a pull is left of what has ended well. A version that was replaced may be kept.
 pub(crate) fn nothing_is_left(store: &Path, data_dir: &Path) -> Result<()> {
     let jobs = ["jobs", "wishes"].map(|folder| data_dir.join("transfer").join(folder));
     let folders = [store.join(".ollamax")].into_iter().chain(jobs);
-    let left = files_below(folders.filter(|folder| folder.exists()).collect())?;
+    let mut left = files_below(folders.filter(|folder| folder.exists()).collect())?;
+    left.retain(|file| !file.starts_with(store.join(".ollamax").join("keep")));
     ensure!(left.is_empty(), "left behind: {left:?}");
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use ollamax_core::catalog::{Fault, View, read};
+use ollamax_core::catalog::{self, Fault, View, read};
 use ollamax_core::health::Health;
 use ollamax_core::integrity::Alarm;
 use ollamax_core::placement::Site;
@@ -156,6 +156,10 @@ impl Node for ClientsOverSlot {
 
     fn view(&self) -> Option<Arc<dyn View + Send + Sync>> {
         self.serving().map(|engines| engines.metadata.view())
+    }
+
+    fn phase(&self, name: &ModelName) -> catalog::Phase {
+        self.serving().map_or(catalog::Phase::Active, |engines| engines.placements.phase(name))
     }
 
     fn transfer(&self) -> Option<transfer::Handle> {

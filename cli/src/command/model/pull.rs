@@ -8,9 +8,12 @@ use std::collections::btree_map::Entry;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
+use tonic::{Response, Streaming};
 
 use ollamax_proto::v1::pull_progress::{Stage, Wait};
-use ollamax_proto::v1::{CancelPullRequest, ListPullsRequest, PullProgress, PullRequest, SourceProgress};
+use ollamax_proto::v1::{
+    CancelPullRequest, FollowWishRequest, ListPullsRequest, PullProgress, PullRequest, SourceProgress,
+};
 use ollamax_types::Rate;
 
 use crate::args::{Global, Output, PullArgs, Replicas};
@@ -24,7 +27,7 @@ const ROWS_MAX: usize = 24;
 const ROW: &str = "{prefix:<12} {bar:24} {percent:>3} % of {total_bytes} {msg}";
 
 /// What each node said last, by its id.
-type Seen = BTreeMap<u64, PullProgress>;
+pub(super) type Seen = BTreeMap<u64, PullProgress>;
 
 /// One row with a bar for each node, where somebody looks.
 pub(super) struct Rows {
@@ -91,6 +94,25 @@ fn is_complete(seen: &Seen, wait: bool) -> bool {
 
 async fn follow(global: &Global, request: PullRequest, seen: &mut Seen, rows: &mut Rows) -> Result<(), Failure> {
     let answer = client::connect_models(global).await?.pull(request).await?;
+    hear(answer, seen, rows).await
+}
+
+/// Follows whatever is wanted of a model, to its end or until somebody is on its way, and says how far each node is.
+pub(super) async fn follow_wish(global: &Global, name: &str, wait: bool) -> Result<Seen, Failure> {
+    let (mut seen, mut rows) = (Seen::new(), Rows::new(wait && output::may_draw(global.output)));
+    let request = FollowWishRequest { name: name.to_owned(), wait };
+    let answer = client::connect_models(global).await?.follow_wish(request).await?;
+    let heard = hear(answer, &mut seen, &mut rows).await;
+    rows.clear();
+    heard?;
+    if !is_complete(&seen, wait) {
+        let next = format!("ollamax model why {name}");
+        return Err(Failure::new(7, "the daemon ended before it was done", "it is stopping; it goes on", next));
+    }
+    Ok(seen)
+}
+
+async fn hear(answer: Response<Streaming<PullProgress>>, seen: &mut Seen, rows: &mut Rows) -> Result<(), Failure> {
     let (id, mut told) = (request_id(answer.metadata()), answer.into_inner());
     while let Some(progress) = told.message().await.map_err(|status| Failure::from(status).with_request_id(&id))? {
         rows.show(&progress);
@@ -101,8 +123,7 @@ async fn follow(global: &Global, request: PullRequest, seen: &mut Seen, rows: &m
 
 /// What is there, and what is on its way. A failure is told by itself.
 fn show(global: &Global, args: &PullArgs, seen: &Seen) -> Result<(), Failure> {
-    let copies: Vec<&PullProgress> =
-        seen.values().filter(|progress| !matches!(progress.stage(), Stage::Failed | Stage::Unspecified)).collect();
+    let copies: Vec<&PullProgress> = seen.values().filter(|progress| is_good(progress)).collect();
     let Some(first) = copies.first() else { return Ok(()) };
     if global.output == Output::Json {
         let name = first.name.clone();
@@ -115,6 +136,11 @@ fn show(global: &Global, args: &PullArgs, seen: &Seen) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Whether a node has it, or is about to.
+pub(super) fn is_good(progress: &PullProgress) -> bool {
+    !matches!(progress.stage(), Stage::Failed | Stage::Unspecified)
 }
 
 /// What a node has, or is about to have.

@@ -15,11 +15,13 @@ use ollamax_types::{Digest, ModelName, NodeId, Timestamp};
 use crate::catalog::{Command, Phase, PhaseWord, Replicas};
 
 mod facts;
+mod removal;
 mod rules;
 mod sharing;
 mod why;
 
 pub use facts::{CopyFacts, Disk, Facts, ModelFacts, SiteFacts};
+pub use removal::{Parting, Removal, removal};
 pub use rules::{PATTERN_BYTES_MAX, RULES_MAX, Rule, Rules, Then};
 pub use sharing::{Sharing, sharing};
 pub use why::{Reason, why};

@@ -176,6 +176,13 @@ impl ApiError {
         }
     }
 
+    /// The model was taken out of use; `sent` is the model as the client wrote it.
+    #[must_use]
+    pub fn disabled(sent: &str, note: &str) -> Self {
+        let why = if note.is_empty() { String::new() } else { format!(": {note}") };
+        Self::new(ErrorCode::Forbidden, format!("{sent} is disabled{why}"))
+    }
+
     /// A pull that did not happen, told at its end: Ollama's status is always 500, the code says more.
     #[must_use]
     pub fn of_pull(error: &PullError) -> Self {

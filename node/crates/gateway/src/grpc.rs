@@ -37,6 +37,7 @@ mod models;
 pub mod nodes;
 pub mod pulls;
 mod raft;
+mod registry;
 mod settings;
 pub mod status;
 mod tokens;

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ollamax_core::catalog::mem::MemView;
-use ollamax_core::catalog::{View, read};
+use ollamax_core::catalog::{Phase, View, read};
 use ollamax_core::placement::Site;
 use ollamax_scheduler as scheduler;
 use ollamax_transfer as transfer;
@@ -94,6 +94,11 @@ impl Node for MemNode {
 
     fn view(&self) -> Option<Arc<dyn View + Send + Sync>> {
         self.parts().view.clone().map(|view| view as Arc<dyn View + Send + Sync>)
+    }
+
+    fn phase(&self, model: &ModelName) -> Phase {
+        let record = self.view().and_then(|view| read::model(&*view, model).ok().flatten());
+        record.map_or(Phase::Active, |record| record.phase)
     }
 
     fn readiness(&self) -> Readiness {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ollamax_core::catalog::View;
+use ollamax_core::catalog::{Phase, View};
 use ollamax_core::placement::Site;
 use ollamax_scheduler as scheduler;
 use ollamax_transfer as transfer;
@@ -27,6 +27,9 @@ pub trait Node: Send + Sync + 'static {
 
     /// The state that this node has applied; `None` until the node is a member of a cluster.
     fn view(&self) -> Option<Arc<dyn View + Send + Sync>>;
+
+    /// Where a model stands in its life, as far as this node knows; active where it does not.
+    fn phase(&self, model: &ModelName) -> Phase;
 
     /// How the node stands.
     fn readiness(&self) -> Readiness;

@@ -1,14 +1,19 @@
 //! The rules for models as JSON: the setting `models/rules`, and the file that people write.
 //!
 //! What is read here is what the leader may act on, so a text is taken whole or not at all, and all that is wrong with
-//! it is said at once. What is written reads back as itself. What a rule does is decided in `core`.
+//! it is said at once. What is written reads back as itself. What a rule does is decided in `core`; what the nodes say
+//! of themselves, against which it is held, is put together here, so that what is shown is what the leader does.
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use ollamax_core::catalog::{Fault, View, read as state};
-use ollamax_core::retention::{PATTERN_BYTES_MAX, RULES_MAX, Rule, Rules, Then};
-use ollamax_types::ModelName;
+use ollamax_core::health::Health;
+use ollamax_core::retention::{Disk, PATTERN_BYTES_MAX, RULES_MAX, Rule, Rules, SiteFacts, Then};
+use ollamax_scheduler::PeerLoad;
 use ollamax_types::limits::SETTING_VALUE_BYTES_MAX;
+use ollamax_types::{Beat, ModelName, NodeId};
 
 /// The setting that holds them.
 pub const SETTING: &str = "models/rules";
@@ -85,6 +90,37 @@ pub fn write(rules: &Rules) -> String {
 pub fn of(view: &dyn View) -> Result<Rules, Fault> {
     let setting = state::setting(view, SETTING)?;
     Ok(setting.and_then(|setting| read(&setting.value).ok()).unwrap_or_default())
+}
+
+/// What the nodes say of themselves, for a plan: this one, and the others as they were heard. A model is loaded where
+/// its weights are, under whatever name.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn sites(view: &dyn View, own: &Beat, peers: &[PeerLoad]) -> Result<BTreeMap<NodeId, SiteFacts>, Fault> {
+    let heard = peers.iter().map(|peer| (&*peer.beat, peer.health == Health::Alive));
+    let beats: BTreeMap<NodeId, (&Beat, bool)> =
+        std::iter::once((own, true)).chain(heard).map(|(beat, is_heard)| (beat.node, (beat, is_heard))).collect();
+    let mut sites: BTreeMap<NodeId, SiteFacts> =
+        beats.iter().map(|(node, (beat, is_heard))| (*node, site(beat, *is_heard))).collect();
+    for location in state::locations(view)? {
+        let (Some((beat, _)), Some(site)) = (beats.get(&location.node), sites.get_mut(&location.node)) else {
+            continue;
+        };
+        if beat.resident.iter().any(|resident| resident.weights == location.model.weights) {
+            site.loaded.insert(location.model.name.key());
+        }
+    }
+    Ok(sites)
+}
+
+fn site(beat: &Beat, is_heard: bool) -> SiteFacts {
+    let sizes = beat.models_total_bytes.zip(beat.models_free_bytes);
+    SiteFacts {
+        disk: sizes.map(|(total_bytes, free_bytes)| Disk { total_bytes, free_bytes }),
+        is_heard,
+        loaded: beat.resident.iter().map(|resident| resident.name.key()).collect(),
+    }
 }
 
 fn problems_of(rule: &Rule) -> Vec<String> {
@@ -167,8 +203,11 @@ impl ThenText {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use ollamax_core::catalog::mem::MemView;
-    use ollamax_core::catalog::{Key, Mutation, Record, Setting};
+    use ollamax_core::catalog::{Key, Location, Mutation, Record, Setting};
+    use ollamax_types::{Applies, Digest, ModelRecord, Residency, RuntimeKind, RuntimeState, Timestamp};
 
     use super::*;
 
@@ -255,6 +294,70 @@ mod tests {
         }
         let long = " ".repeat(SETTING_VALUE_BYTES_MAX) + "{}";
         assert_eq!(read(long.as_bytes()), Err(vec!["65538 bytes are more than 65536".to_owned()]));
+    }
+
+    #[test]
+    fn a_model_is_loaded_where_its_weights_are_and_a_disk_has_a_size_where_it_is_told() {
+        let named = |name: &str| name.parse::<ModelName>().expect("a name");
+        let beat = |node: u64, total_bytes: Option<u64>| Beat {
+            node: NodeId(node),
+            resident: vec![Residency {
+                name: named("m"),
+                digest: Digest([1; 32]),
+                weights: Digest([7; 32]),
+                size_bytes: 1,
+                size_vram_bytes: 0,
+                context_length: 0,
+                expires_at: String::new(),
+                details_json: String::new(),
+            }],
+            models_total_bytes: total_bytes,
+            models_free_bytes: Some(10),
+            sequence: 1,
+            sent_at: Timestamp(1),
+            draining: false,
+            runtime_kind: RuntimeKind::Engine,
+            runtime_version: String::new(),
+            runtime_state: RuntimeState::Up,
+            runners: Vec::new(),
+            memory_used_bytes: 0,
+            memory_total_bytes: 0,
+            cpu_permille: 0,
+            disk_free_bytes: None,
+            gpus: Vec::new(),
+            daemon_version: String::new(),
+            applies: Applies::default(),
+            applied_index: 0,
+            quarantined: Vec::new(),
+            suspect_files: 0,
+            models_bytes: 0,
+            models_unique_bytes: 0,
+        };
+        let mut view = MemView::default();
+        for (node, name, weights) in [(1, "alias", 7), (1, "other", 8), (3, "alias", 7)] {
+            let model = ModelRecord {
+                name: named(name),
+                digest: Digest([2; 32]),
+                weights: Digest([weights; 32]),
+                size_bytes: 1,
+                modified_at: Timestamp(1),
+                details_json: "{}".to_owned(),
+                capabilities: Vec::new(),
+            };
+            let location = Location { node: NodeId(node), model };
+            view.write(&[Mutation::Put(Key::Location(named(name).key(), NodeId(node)), Record::Location(location))]);
+        }
+        let silent = Arc::new(beat(2, None));
+        let peer = PeerLoad { beat: silent, health: Health::Dead, silent_ms: 9, clock_skew_ms: 0 };
+        let sites = sites(&view, &beat(1, Some(100)), &[peer]).expect("readable");
+        let loaded = |names: &[&str]| names.iter().map(|name| named(name).key()).collect();
+        let own = SiteFacts {
+            disk: Some(Disk { total_bytes: 100, free_bytes: 10 }),
+            is_heard: true,
+            loaded: loaded(&["m", "alias"]),
+        };
+        let other = SiteFacts { disk: None, is_heard: false, loaded: loaded(&["m"]) };
+        assert_eq!(sites, BTreeMap::from([(NodeId(1), own), (NodeId(2), other)]));
     }
 
     #[test]

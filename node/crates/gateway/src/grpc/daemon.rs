@@ -192,6 +192,11 @@ impl AdminError {
         Self::new(ErrorCode::Internal, what, "this is a defect of the program", "ollamax logs --level error")
     }
 
+    /// A refusal whose next step names what it is about.
+    fn refused(refusal: &Refusal, why: &str, next: String) -> Self {
+        Self::new(refusal.code(), refusal.to_string(), why, next)
+    }
+
     /// A node name or id that no member has.
     #[must_use]
     pub fn node_not_found(text: &str) -> Self {
@@ -245,15 +250,29 @@ impl From<Refusal> for AdminError {
             ),
             Refusal::WishNotFound(_) => ("it was never asked for, or is not any more", "ollamax model pull NAME"),
             Refusal::NotPlanned { .. } => ("the leader has given this to another node", "ollamax model pulls"),
-            Refusal::VersionNotFound { .. } => ("no node ever had it under this name", "ollamax model history NAME"),
-            Refusal::Pinned { .. } => ("somebody wants the name to stand for that version", "ollamax model unpin NAME"),
-            Refusal::LastCopy { .. } => {
-                ("nobody else has this version under this name", "pull it elsewhere, or force it")
+            Refusal::VersionNotFound { name, .. } => {
+                let next = format!("ollamax model history {name}");
+                return Self::refused(&refusal, "no node ever had it under this name", next);
             }
-            Refusal::BelowWish { .. } => ("the model is asked for on that many nodes", "ask for fewer, or force it"),
-            Refusal::Disabled(_) => ("somebody, or a rule, took it out of use", "set it active again"),
-            Refusal::NameTaken { .. } => {
-                ("a tag never replaces another version", "remove that model, or use another name")
+            Refusal::Pinned { name, .. } => {
+                let next = format!("ollamax model unpin {name}");
+                return Self::refused(&refusal, "somebody wants the name to stand for that version", next);
+            }
+            Refusal::LastCopy { name } => {
+                let next = format!("ollamax model rm {name} --force");
+                return Self::refused(&refusal, "nobody else has this version under this name", next);
+            }
+            Refusal::BelowWish { name, left, .. } => {
+                let next = format!("ollamax model pull {name} --replicas {}", (*left).max(1));
+                return Self::refused(&refusal, "somebody asked for the model on that many nodes", next);
+            }
+            Refusal::Disabled(name) => {
+                let next = format!("ollamax model enable {name}");
+                return Self::refused(&refusal, "somebody, or a rule, took it out of use", next);
+            }
+            Refusal::NameTaken { name, .. } => {
+                let next = format!("ollamax model rm {name}, or use another name");
+                return Self::refused(&refusal, "a tag never replaces another version", next);
             }
         };
         Self::new(refusal.code(), refusal.to_string(), why, next)
@@ -323,5 +342,36 @@ impl From<AdminError> for Status {
             headers.insert_bin(name, MetadataValue::from_bytes(text.as_bytes()));
         }
         status
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ollamax_core::catalog::TokenProblem;
+    use ollamax_types::{Digest, ModelName};
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_about_a_model_names_the_next_command_with_that_model() {
+        let name: ModelName = "llama3.2".parse().expect("a name");
+        let check = |refusal: Refusal, code: ErrorCode, next: &str| {
+            let error = AdminError::from(refusal);
+            assert_eq!((error.code, error.next.as_str()), (code, next), "{}", error.what);
+            assert!(!error.why.is_empty(), "{}", error.what);
+        };
+        let (digest, refused) = (Digest([7; 32]), ErrorCode::PreconditionFailed);
+        let version = Refusal::VersionNotFound { name: name.clone(), version: "7".to_owned() };
+        check(version, ErrorCode::ModelNotFound, "ollamax model history llama3.2:latest");
+        check(Refusal::Pinned { name: name.clone(), digest }, refused, "ollamax model unpin llama3.2:latest");
+        check(Refusal::LastCopy { name: name.clone() }, refused, "ollamax model rm llama3.2:latest --force");
+        let below = |left| Refusal::BelowWish { name: name.clone(), wanted: 3, left };
+        check(below(2), refused, "ollamax model pull llama3.2:latest --replicas 2");
+        check(below(0), refused, "ollamax model pull llama3.2:latest --replicas 1");
+        check(Refusal::Disabled(name.clone()), ErrorCode::Forbidden, "ollamax model enable llama3.2:latest");
+        let taken = Refusal::NameTaken { name, held: digest };
+        check(taken, ErrorCode::DigestConflict, "ollamax model rm llama3.2:latest, or use another name");
+        let token = Refusal::TokenInvalid(TokenProblem::UsedUp);
+        check(token, ErrorCode::TokenInvalid, "ollamax token create");
     }
 }

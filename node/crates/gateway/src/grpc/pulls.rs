@@ -11,16 +11,17 @@ use futures::stream::{self, BoxStream, Stream, StreamExt as _};
 use tokio::time::Instant;
 use tonic::{Request, Status, Streaming};
 
-use ollamax_core::catalog::{Member, Replicas, read};
+use ollamax_core::catalog::{Member, Refusal, Replicas, read};
 use ollamax_metadata as metadata;
 use ollamax_proto::v1;
 use ollamax_proto::v1::models_server::Models;
 use ollamax_transfer as transfer;
 use ollamax_transfer::{Ask, LedgerError, PullError, PullLimit, PullProgress, PullSpec, Stage};
+use ollamax_types::limits::PULL_WATCHERS_MAX;
 use ollamax_types::{ErrorCode, ModelName, NodeId, Rate, Role};
 
 use super::daemon::AdminError;
-use super::{Admin, Engines, Reply, reply};
+use super::{Admin, Engines, Reply, id_of, reply};
 use crate::error::words_of;
 use crate::order::{self, Order};
 
@@ -127,6 +128,24 @@ impl Pulls {
         Ok(v1::LimitPullReply { nodes })
     }
 
+    /// How far all nodes are with what is wanted of a model.
+    async fn follow(&self, asked: &v1::FollowWishRequest) -> Result<PullStream, AdminError> {
+        let Engines { metadata, transfer, .. } = self.0.engines()?;
+        let name = parse(&asked.name)?;
+        // Who asks has just changed it, maybe through another node.
+        metadata.read_barrier().await?;
+        if read::wish(&*metadata.view(), &name)?.is_none() {
+            return Err(Refusal::WishNotFound(name).into());
+        }
+        let name_of = names(metadata.clone());
+        let Some(watch) = transfer.overview(&name) else {
+            let error = PullError::TooManyWatchers(PULL_WATCHERS_MAX);
+            return Err(AdminError::of_pull(&name_of(metadata.node()), &error));
+        };
+        let accept_by = (!asked.wait).then(|| Instant::now() + wished::ACCEPT_WAIT);
+        Ok(wished::told(order::followed(watch).boxed(), accept_by, name_of))
+    }
+
     async fn cancel(&self, asked: v1::CancelPullRequest) -> Result<v1::CancelPullReply, AdminError> {
         let Engines { metadata, transfer, .. } = self.0.engines()?;
         let name = parse(&asked.name)?;
@@ -176,10 +195,7 @@ async fn wish(
     limit: Option<PullLimit>,
 ) -> Result<PullStream, AdminError> {
     let (name, replicas, own) = (ask.name.clone(), ask.replicas.clone(), metadata.node());
-    let name_of = move |node: NodeId| {
-        let member = read::member(&*metadata.view(), node).ok().flatten();
-        member.map_or_else(|| node.to_string(), |member| member.name)
-    };
+    let name_of = names(metadata);
     match order::put_on_record(&transfer, ask).await {
         Ok(watch) => {
             let accept_by = (!wait).then(|| Instant::now() + wished::ACCEPT_WAIT);
@@ -188,7 +204,7 @@ async fn wish(
                 Some(limit) => limited::slowed(looks, transfer, limit),
                 None => looks,
             };
-            Ok(wished::told(looks, accept_by, Arc::new(name_of)))
+            Ok(wished::told(looks, accept_by, name_of))
         }
         Err(PullError::Ledger(LedgerError::Impossible { fits, of, why })) => {
             let why: Vec<String> = why.iter().map(|(node, unfit)| unfit.of(&name_of(*node))).collect();
@@ -197,6 +213,14 @@ async fn wish(
         Err(PullError::Ledger(error)) => Err(of_record(error)),
         Err(error) => Err(AdminError::of_pull(&name_of(own), &error)),
     }
+}
+
+/// What nodes are called.
+fn names(metadata: metadata::Handle) -> wished::NameOf {
+    Arc::new(move |node: NodeId| {
+        let member = read::member(&*metadata.view(), node).ok().flatten();
+        member.map_or_else(|| node.to_string(), |member| member.name)
+    })
 }
 
 /// What somebody wants that did not go on record.
@@ -302,6 +326,7 @@ impl AdminError {
 #[tonic::async_trait]
 impl Models for Pulls {
     type ExportStream = super::bundles::ExportStream;
+    type FollowWishStream = PullStream;
     type ImportStream = PullStream;
     type PullStream = PullStream;
     type VerifyStream = verified::NewsStream;
@@ -332,6 +357,46 @@ impl Models for Pulls {
 
     async fn verify(&self, request: Request<v1::VerifyRequest>) -> Reply<Self::VerifyStream> {
         reply(self.verify_files(&request.into_inner()))
+    }
+
+    async fn history(&self, request: Request<v1::HistoryRequest>) -> Reply<v1::HistoryReply> {
+        reply(self.history_of(&request.into_inner()).await)
+    }
+
+    async fn rollback(&self, request: Request<v1::RollbackRequest>) -> Reply<v1::FixedReply> {
+        reply(self.roll_back(id_of(&request), &request.into_inner()).await)
+    }
+
+    async fn pin_model(&self, request: Request<v1::PinModelRequest>) -> Reply<v1::PinModelReply> {
+        reply(self.pin(id_of(&request), &request.into_inner()).await)
+    }
+
+    async fn tag_model(&self, request: Request<v1::TagModelRequest>) -> Reply<v1::FixedReply> {
+        reply(self.tag(id_of(&request), &request.into_inner()).await)
+    }
+
+    async fn remove_model(&self, request: Request<v1::RemoveModelRequest>) -> Reply<v1::RemoveModelReply> {
+        reply(self.remove_copies(id_of(&request), &request.into_inner()).await)
+    }
+
+    async fn why_model(&self, request: Request<v1::WhyModelRequest>) -> Reply<v1::WhyModelReply> {
+        reply(self.why(&request.into_inner()).await)
+    }
+
+    async fn set_phase(&self, request: Request<v1::SetPhaseRequest>) -> Reply<v1::SetPhaseReply> {
+        reply(self.phase(id_of(&request), request.into_inner()).await)
+    }
+
+    async fn rules(&self, request: Request<v1::RulesRequest>) -> Reply<v1::RulesReply> {
+        reply(self.rules_for_models(id_of(&request), &request.into_inner()).await)
+    }
+
+    async fn collect(&self, request: Request<v1::CollectRequest>) -> Reply<v1::CollectReply> {
+        reply(self.collect_kept(&request.into_inner()).await)
+    }
+
+    async fn follow_wish(&self, request: Request<v1::FollowWishRequest>) -> Reply<Self::FollowWishStream> {
+        reply(self.follow(&request.into_inner()).await)
     }
 }
 

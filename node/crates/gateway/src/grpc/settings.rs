@@ -55,7 +55,7 @@ impl Admin {
     }
 
     /// The state after a linearizable barrier, or as it is here.
-    async fn fresh(&self, local: bool) -> Result<metadata::Handle, AdminError> {
+    pub(super) async fn fresh(&self, local: bool) -> Result<metadata::Handle, AdminError> {
         let metadata = self.metadata()?;
         metadata.check_agreement()?;
         if !local {
@@ -98,9 +98,13 @@ fn check_rules(key: &str, value: &[u8]) -> Result<(), AdminError> {
     if key != rules::SETTING {
         return Ok(());
     }
-    let Err(problems) = rules::read(value) else { return Ok(()) };
-    let (what, next) = ("these are no rules for models".to_owned(), "ollamax model rules show");
-    Err(AdminError::new(ErrorCode::BadRequest, what, problems.join("; "), next))
+    rules::read(value).map(drop).map_err(|problems| no_rules(&problems))
+}
+
+/// All that is wrong with a text.
+pub(super) fn no_rules(problems: &[String]) -> AdminError {
+    let next = "ollamax model rules show";
+    AdminError::new(ErrorCode::BadRequest, "these are no rules for models", problems.join("; "), next)
 }
 
 #[cfg(test)]

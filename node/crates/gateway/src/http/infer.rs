@@ -12,6 +12,7 @@ use bytes::Bytes;
 use futures::future::join_all;
 use futures::stream::{self, StreamExt as _};
 
+use ollamax_core::catalog::Phase;
 use ollamax_scheduler as scheduler;
 use ollamax_types::{Api, ErrorCode, InferenceRequest, ModelName, NodeId, RequestId};
 
@@ -46,6 +47,7 @@ async fn try_answer(
         read_fields(api, &held.bytes).map_err(|error| ApiError::new(ErrorCode::BadRequest, error.to_string()))?;
     fields.model(api).clone_into(asked);
     let model = checked_model(api, &fields)?;
+    check_phase(door, api, &fields, &model)?;
     let scheduler = door.parts.node.scheduler().ok_or_else(ApiError::not_initialised)?;
     let request = InferenceRequest {
         id: id.clone(),
@@ -74,6 +76,18 @@ fn checked_model(api: Api, fields: &Fields) -> Result<ModelName, ApiError> {
         (Api::Chat | Api::Show | Api::OpenAiChat, "") => Err(ApiError::new(ErrorCode::BadRequest, "model is required")),
         (Api::Generate | Api::Embed | Api::OpenAiEmbeddings, "") => Err(ApiError::model_not_found(api, "", "")),
         _ => sent.parse().map_err(|_| ApiError::new(ErrorCode::BadRequest, "invalid model name")),
+    }
+}
+
+/// A disabled model answers nobody; it can be looked at, and be sent out of memory.
+fn check_phase(door: &OpenDoor, api: Api, fields: &Fields, model: &ModelName) -> Result<(), ApiError> {
+    let uses_it = match api {
+        Api::Show => false,
+        Api::Generate | Api::Chat | Api::Embed | Api::OpenAiChat | Api::OpenAiEmbeddings => !fields.is_unload(api),
+    };
+    match door.parts.node.phase(model) {
+        Phase::Disabled(since) if uses_it => Err(ApiError::disabled(fields.model(api), &since.note)),
+        Phase::Active | Phase::Deprecated(_) | Phase::Disabled(_) | Phase::Deleted(_) => Ok(()),
     }
 }
 

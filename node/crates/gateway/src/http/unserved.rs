@@ -41,7 +41,9 @@ pub(crate) async fn answer(request: Request) -> Response<Body> {
 
 fn instead_of(path: &str) -> &'static str {
     match path {
-        "/api/delete" | "/api/copy" | "/api/push" => "the Ollama beside the node that holds the model",
+        "/api/copy" => "ollamax model tag NAME NEW",
+        "/api/delete" => "ollamax model rm NAME",
+        "/api/push" => "the Ollama beside the node that holds the model",
         "/api/embeddings" => "/api/embed",
         "/v1/completions" => "/api/generate, or /v1/chat/completions",
         "/v1/responses" | "/v1/messages" => "/v1/chat/completions",

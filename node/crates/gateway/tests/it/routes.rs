@@ -4,6 +4,7 @@ use axum::body::Body;
 use axum::http::Request;
 use futures::FutureExt as _;
 
+use ollamax_core::catalog::Phase;
 use ollamax_gateway::ports::{Component, Needed, Readiness};
 use ollamax_types::limits;
 
@@ -62,6 +63,10 @@ async fn what_is_not_served_says_so_and_what_to_use() {
     let create =
         "/api/create: this release serves inference, reads and pulls; use: ollamax model import FILE --name NAME";
     assert_eq!(text(&router, post("/api/create", "{}")).await, (501, format!(r#"{{"error":"{create}"}}"#)));
+    for (path, instead) in [("/api/copy", "ollamax model tag NAME NEW"), ("/api/delete", "ollamax model rm NAME")] {
+        let said = format!("{path}: this release serves inference, reads and pulls; use: {instead}");
+        assert_eq!(text(&router, post(path, "{}")).await, (501, format!(r#"{{"error":"{said}"}}"#)));
+    }
     let blob = Request::head("/api/blobs/sha256:ab").header("host", "localhost").body(Body::empty());
     assert_eq!(call(&router, blob.expect("a request")).await.status(), 501);
     let (status, body) = text(&router, post("/v1/messages", "{}")).await;
@@ -219,4 +224,28 @@ async fn metrics_count_by_route_pattern_and_status() {
     ] {
         assert!(metrics.contains(line), "{line} in\n{metrics}");
     }
+}
+
+#[tokio::test]
+async fn a_disabled_model_answers_nobody_and_can_be_looked_at_and_unloaded() {
+    let mut world = with_m();
+    world.set_phase("m", Phase::Disabled, "use llama3.3");
+    let router = world.router();
+    let said = r#"{"error":"m is disabled: use llama3.3"}"#.to_owned();
+    let chat = r#"{"model":"m","messages":[{"role":"user","content":"x"}],"stream":false}"#;
+    let (prompt, input) = (r#"{"model":"m","prompt":"x"}"#, r#"{"model":"m","input":"x"}"#);
+    for (path, body) in [("/api/chat", chat), ("/api/generate", prompt), ("/api/embed", input)] {
+        assert_eq!(text(&router, post(path, body)).await, (403, said.clone()), "{path}");
+    }
+    let (status, body) = text(&router, post("/v1/chat/completions", chat)).await;
+    assert_eq!((status, body.contains("m is disabled: use llama3.3")), (403, true), "{body}");
+    assert!(world.nodes[0].runtime.requests.lock().expect("not poisoned").is_empty());
+    for (path, body) in [("/api/show", r#"{"model":"m"}"#), ("/api/generate", r#"{"model":"m","keep_alive":0}"#)] {
+        world.nodes[0].runtime.answer_whole(200, "application/json", &["{}"]);
+        assert_eq!(text(&router, post(path, body)).await.0, 200, "{path}");
+    }
+    // A deprecated one is served.
+    world.set_phase("m", Phase::Deprecated, "use llama3.3");
+    world.nodes[0].runtime.answer_whole(200, "application/json", &["{}"]);
+    assert_eq!(text(&world.router(), post("/api/chat", chat)).await.0, 200);
 }

@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use ollamax_core::catalog::mem::MemView;
-use ollamax_core::catalog::{Cluster, Key, Location, Member, MemberState, Mutation, Record};
+use ollamax_core::catalog::{Cluster, Key, Location, Member, MemberState, Model, Mutation, Phase, Record, Since};
 use ollamax_gateway::http::{Parts, router};
 use ollamax_gateway::mem::MemNode;
 use ollamax_gateway::{Config, Metrics};
@@ -26,8 +26,8 @@ use ollamax_scheduler as scheduler;
 use ollamax_scheduler::mem::{MemPlacements, MemRemote};
 use ollamax_scheduler::{Broken, Runtime, RuntimeError, RuntimeReport};
 use ollamax_types::{
-    Applies, Clock, ClusterId, Digest, Incarnation, InferenceRequest, ModelRecord, NodeId, PeerId, Residency, Role,
-    RuntimeKind, RuntimeState, Timestamp,
+    Applies, Clock, ClusterId, Digest, Incarnation, InferenceRequest, ModelName, ModelRecord, NodeId, PeerId,
+    Residency, Role, RuntimeKind, RuntimeState, Timestamp,
 };
 
 pub(crate) type Piece = Result<Bytes, Broken>;
@@ -221,6 +221,15 @@ impl World {
             version,
         };
         self.view.write(&[Mutation::Put(Key::Cluster, Record::Cluster(cluster))]);
+        self.join();
+    }
+
+    /// Sets where a model stands in its life.
+    pub(crate) fn set_phase(&mut self, name: &str, phase: fn(Since) -> Phase, note: &str) {
+        let name: ModelName = name.parse().expect("valid");
+        let since = Since { at: Timestamp(1), by: "node/1 for admin".to_owned(), note: note.to_owned() };
+        let model = Model { phase: phase(since), ..Model::new(name.clone(), Timestamp(1)) };
+        self.view.write(&[Mutation::Put(Key::Model(name.key()), Record::Model(Box::new(model)))]);
         self.join();
     }
 

@@ -1,0 +1,142 @@
+//! `ollamax model rm`: copies go, or a model as a whole. The daemon says first what would go, and whether it may.
+
+use serde_json::{Value, json};
+
+use ollamax_proto::v1::{ActView, PlanView, RemoveModelReply, RemoveModelRequest};
+
+use crate::args::{Global, Output, RemoveArgs};
+use crate::client;
+use crate::consent;
+use crate::error::Failure;
+use crate::{output, text};
+
+/// Shows what would go, asks, and has it removed.
+pub(super) async fn run(global: &Global, args: &RemoveArgs) -> Result<(), Failure> {
+    let mut client = client::connect_models(global).await?;
+    let first =
+        RemoveModelRequest { name: args.name.clone(), nodes: args.nodes.clone(), dry_run: true, force: args.force };
+    let foretold = client.remove_model(first.clone()).await?.into_inner();
+    if args.dry_run {
+        if global.output == Output::Json {
+            return output::json("ModelRemoval", shown(&foretold, true));
+        }
+        return output::text(&page(&foretold));
+    }
+    if !args.yes {
+        output::talk(global.output, &page(&foretold));
+        consent::ask(global, &deed(&foretold), &args.name).await?;
+    }
+    let removed = client.remove_model(RemoveModelRequest { dry_run: false, ..first }).await?.into_inner();
+    if global.output == Output::Json {
+        return output::json("ModelRemoval", shown(&removed, false));
+    }
+    output::text(&page(&removed))?;
+    let next = if removed.left.is_empty() {
+        "ollamax model list".to_owned()
+    } else {
+        format!("ollamax model why {}", removed.name)
+    };
+    output::talk(
+        global.output,
+        &format!("Each node does it by itself, one that is away when it is back. Next: {next}"),
+    );
+    Ok(())
+}
+
+fn acts(told: &RemoveModelReply) -> &[ActView] {
+    told.plan.as_ref().map_or(&[], |plan| &plan.acts)
+}
+
+fn frees_bytes(told: &RemoveModelReply) -> u64 {
+    told.plan.as_ref().map_or(0, |plan: &PlanView| plan.frees_bytes)
+}
+
+/// What will happen, for whoever is asked.
+fn deed(told: &RemoveModelReply) -> String {
+    let copies = match acts(told).len() {
+        1 => "1 copy".to_owned(),
+        copies => format!("{copies} copies"),
+    };
+    let rest = if told.left.is_empty() { "; no node is left with it" } else { "" };
+    format!("remove {copies} of {}{rest}", told.name)
+}
+
+fn page(told: &RemoveModelReply) -> String {
+    let rows = acts(told).iter().map(|act| {
+        let note = if act.frees_bytes < act.size_bytes { "another model uses its files" } else { "" };
+        vec![act.node_name.clone(), text::digest(&act.digest), text::bytes(act.frees_bytes), note.to_owned()]
+    });
+    let table = output::table(&["NODE", "DIGEST", "FREES", "NOTE"], rows.collect());
+    let left = if told.left.is_empty() {
+        format!("No node is left with {}", told.name)
+    } else {
+        format!("{} keeps serving on {}", told.name, told.left.join(", "))
+    };
+    let wanted = if told.is_forgotten { "; nobody asks for it then" } else { "" };
+    format!("{table}\n{} go from disks. {left}{wanted}.\n", text::bytes(frees_bytes(told)))
+}
+
+fn shown(told: &RemoveModelReply, dry_run: bool) -> Value {
+    let copies: Vec<Value> = acts(told)
+        .iter()
+        .map(|act| {
+            json!({
+                "node": act.node_name,
+                "nodeId": act.node_id,
+                "digest": hex::encode(&act.digest),
+                "sizeBytes": act.size_bytes,
+                "freesBytes": act.frees_bytes,
+            })
+        })
+        .collect();
+    json!({
+        "name": told.name,
+        "dryRun": dry_run,
+        "copies": copies,
+        "freesBytes": frees_bytes(told),
+        "left": told.left,
+        "forgotten": told.is_forgotten,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(left: &[&str], is_forgotten: bool) -> RemoveModelReply {
+        let act = |node: u64, frees_bytes: u64| ActView {
+            node_id: node,
+            node_name: format!("n{node}"),
+            digest: vec![7; 32],
+            size_bytes: 2_000_000_000,
+            frees_bytes,
+            ..ActView::default()
+        };
+        let acts = vec![act(1, 2_000_000_000), act(2, 0)];
+        RemoveModelReply {
+            name: "m:latest".to_owned(),
+            plan: Some(PlanView { acts, frees_bytes: 2_000_000_000 }),
+            left: left.iter().map(|node| (*node).to_owned()).collect(),
+            is_forgotten,
+        }
+    }
+
+    #[test]
+    fn what_goes_is_shown_with_what_is_left() {
+        insta::assert_snapshot!(page(&reply(&["n3"], false)), @r"
+        NODE  DIGEST        FREES   NOTE
+        n1    070707070707  2.0 GB
+        n2    070707070707  0 B     another model uses its files
+
+        2.0 GB go from disks. m:latest keeps serving on n3.
+        ");
+        let gone = page(&reply(&[], true));
+        assert!(gone.ends_with("No node is left with m:latest; nobody asks for it then.\n"), "{gone}");
+    }
+
+    #[test]
+    fn whoever_is_asked_hears_that_nothing_is_left() {
+        assert_eq!(deed(&reply(&["n3"], false)), "remove 2 copies of m:latest");
+        assert_eq!(deed(&reply(&[], true)), "remove 2 copies of m:latest; no node is left with it");
+    }
+}

@@ -1,0 +1,140 @@
+//! What goes when somebody has copies of a model removed, and what is left: for people, before it is done.
+//!
+//! A picture of the state, not a decision: whether the copies may go is decided when the command is applied. A file
+//! that another model of the same node uses stays there, so it frees nothing; weights are what models share, so they
+//! stand for all files. Copies that are to go already are among neither.
+
+use std::collections::BTreeSet;
+
+use ollamax_types::{Digest, ModelName, NodeId};
+
+use crate::catalog::{Fault, Location, View, read};
+
+/// What goes and what stays.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Removal {
+    /// The copies that go, by node.
+    pub going: Vec<Parting>,
+    /// Who has the model behind that, by id.
+    pub staying: BTreeSet<NodeId>,
+}
+
+/// One copy that goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parting {
+    /// Whose.
+    pub node: NodeId,
+    /// Which version.
+    pub digest: Digest,
+    /// What it takes.
+    pub size_bytes: u64,
+    /// What goes from the disk with it.
+    pub frees_bytes: u64,
+}
+
+/// What goes when these nodes, or all if there are none, lose their copies of a model.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn removal(view: &dyn View, name: &ModelName, nodes: &[NodeId]) -> Result<Removal, Fault> {
+    let model = read::model(view, name)?;
+    let is_going = |copy: &Location| {
+        let dropped = model.as_ref().and_then(|model| model.drops.get(&copy.node));
+        dropped.is_some_and(|dropped| dropped.digest == copy.model.digest)
+    };
+    let mut removal = Removal::default();
+    for copy in read::locations_of(view, name)?.into_iter().filter(|copy| !is_going(copy)) {
+        if !nodes.is_empty() && !nodes.contains(&copy.node) {
+            removal.staying.insert(copy.node);
+            continue;
+        }
+        let size_bytes = copy.model.size_bytes;
+        let frees_bytes = if is_shared(view, &copy)? { 0 } else { size_bytes };
+        removal.going.push(Parting { node: copy.node, digest: copy.model.digest, size_bytes, frees_bytes });
+    }
+    removal.going.sort_by_key(|parting| parting.node);
+    Ok(removal)
+}
+
+/// Whether another model of the node stands on the same weights.
+fn is_shared(view: &dyn View, copy: &Location) -> Result<bool, Fault> {
+    let own = copy.model.name.key();
+    let others = read::models_of(view, copy.node)?;
+    Ok(others.iter().any(|other| other.model.weights == copy.model.weights && other.model.name.key() != own))
+}
+
+// === impl Removal ===
+
+impl Removal {
+    /// What goes from all disks.
+    #[must_use]
+    pub fn frees_bytes(&self) -> u64 {
+        self.going.iter().fold(0, |sum: u64, parting| sum.saturating_add(parting.frees_bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use ollamax_types::{ModelRecord, Timestamp};
+
+    use super::*;
+    use crate::catalog::mem::MemView;
+    use crate::catalog::{Drop, Key, Model, Mutation, Record};
+
+    fn named(name: &str) -> ModelName {
+        name.parse().expect("a name")
+    }
+
+    /// A copy of 10 bytes on a node.
+    fn copy(name: &str, node: u64, weights: u8) -> Location {
+        let model = ModelRecord {
+            name: named(name),
+            digest: Digest([1; 32]),
+            weights: Digest([weights; 32]),
+            size_bytes: 10,
+            modified_at: Timestamp(1),
+            details_json: "{}".to_owned(),
+            capabilities: Vec::new(),
+        };
+        Location { node: NodeId(node), model }
+    }
+
+    /// `m` on nodes 1, 2 and 3, of which 2 has the same weights under another name, and 3 shall lose its copy anyway.
+    fn state() -> MemView {
+        let mut view = MemView::default();
+        for location in [copy("m", 1, 7), copy("m", 2, 7), copy("m", 3, 7), copy("other", 2, 7), copy("other", 1, 8)] {
+            for key in [
+                Key::Location(location.model.name.key(), location.node),
+                Key::NodeModel(location.node, location.model.name.key()),
+            ] {
+                view.write(&[Mutation::Put(key, Record::Location(location.clone()))]);
+            }
+        }
+        let dropped = Drop { digest: Digest([1; 32]), at: Timestamp(1), by: "node/1 for admin".to_owned() };
+        let model = Model { drops: BTreeMap::from([(NodeId(3), dropped)]), ..Model::new(named("m"), Timestamp(1)) };
+        view.write(&[Mutation::Put(Key::Model(named("m").key()), Record::Model(Box::new(model)))]);
+        view
+    }
+
+    #[test]
+    fn shared_files_free_nothing_and_what_goes_already_is_not_counted() {
+        let view = state();
+        let check = |nodes: &[u64], going: &[(u64, u64)], staying: &[u64]| {
+            let nodes: Vec<NodeId> = nodes.iter().copied().map(NodeId).collect();
+            let removal = removal(&view, &named("m"), &nodes).expect("readable");
+            let found: Vec<(u64, u64)> =
+                removal.going.iter().map(|parting| (parting.node.0, parting.frees_bytes)).collect();
+            assert_eq!(found, going, "{nodes:?}");
+            let staying: BTreeSet<NodeId> = staying.iter().copied().map(NodeId).collect();
+            assert_eq!(removal.staying, staying, "{nodes:?}");
+            assert_eq!(removal.frees_bytes(), going.iter().map(|(_, frees)| frees).sum::<u64>(), "{nodes:?}");
+        };
+        check(&[], &[(1, 10), (2, 0)], &[]);
+        check(&[2], &[(2, 0)], &[1]);
+        check(&[1, 3], &[(1, 10)], &[2]);
+        check(&[9], &[], &[1, 2]);
+        assert_eq!(removal(&view, &named("nobody"), &[]), Ok(Removal::default()));
+    }
+}

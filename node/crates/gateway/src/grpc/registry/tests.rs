@@ -1,0 +1,216 @@
+//! Versions that somebody means, and a history as it is told.
+
+use std::collections::BTreeMap;
+
+use ollamax_core::catalog::{Location, Model, Pin, Plan, PlanKind, Version, Wish};
+use ollamax_types::{Digest, ModelRecord};
+
+use super::*;
+use crate::order;
+
+const HOUR_MS: u64 = 3_600_000;
+
+fn named(name: &str) -> ModelName {
+    name.parse().expect("a name")
+}
+
+/// Digests of the versions 1, 2, …: two begin alike.
+fn digest(version: u8) -> Digest {
+    let mut digest = [version; 32];
+    digest[..2].copy_from_slice(if version < 3 { &[0xab, 0xcd] } else { &[0x12, 0x34] });
+    Digest(digest)
+}
+
+fn copy(node: u64, version: u8) -> Location {
+    let model = ModelRecord {
+        name: named("m"),
+        digest: digest(version),
+        weights: digest(version),
+        size_bytes: 10,
+        modified_at: Timestamp(u64::from(version)),
+        details_json: "{}".to_owned(),
+        capabilities: Vec::new(),
+    };
+    Location { node: NodeId(node), model }
+}
+
+fn version(number: u64, of: u8, how: How) -> Version {
+    let by = "node/1 for admin".to_owned();
+    Version { number, digest: digest(of), size_bytes: 10, at: Timestamp(number * HOUR_MS), how, by }
+}
+
+fn kept(of: u8, until: Option<u64>) -> KeptVersion {
+    KeptVersion {
+        name: named("m"),
+        digest: digest(of),
+        size_bytes: 10,
+        kept_at: Timestamp(1),
+        until: until.map(Timestamp),
+    }
+}
+
+fn member(id: u64) -> Member {
+    Member {
+        id: NodeId(id),
+        name: format!("n{id}"),
+        peer_id: ollamax_types::PeerId(format!("p{id}")),
+        incarnation: ollamax_types::Incarnation([1; 16]),
+        role: Role::Voter,
+        state: catalog::MemberState::Active,
+        peer_addresses: Vec::new(),
+        p2p_addresses: Vec::new(),
+        api_addresses: Vec::new(),
+        joined_at: Timestamp(0),
+        labels: BTreeMap::new(),
+        own_labels: BTreeMap::new(),
+        cordon: catalog::Cordon::Open,
+    }
+}
+
+/// Version 1 was pulled, 2 came after it, 3 is 1 again; node 1 has 1, node 2 has 2, and node 3 has what nobody noted.
+fn case() -> Case {
+    let versions =
+        vec![version(1, 1, How::Pulled), version(2, 2, How::Found), version(3, 1, How::RolledBack { to: 1 })];
+    Case {
+        name: named("m"),
+        copies: vec![copy(1, 1), copy(2, 2), copy(3, 7)],
+        wish: None,
+        model: Some(Model { head: 3, first: 1, ..Model::new(named("m"), Timestamp(1)) }),
+        versions,
+    }
+}
+
+#[test]
+fn a_version_is_meant_by_its_number_or_by_digits_that_only_it_has() {
+    let case = case();
+    let check = |text: &str, expected: Result<u64, ErrorCode>| {
+        assert_eq!(case.noted(text).map(|chosen| chosen.number).map_err(|error| error.code), expected, "{text}");
+    };
+    check("1", Ok(1));
+    check("2", Ok(2));
+    check("3", Ok(3));
+    check("4", Err(ErrorCode::ModelNotFound));
+    check("", Err(ErrorCode::ModelNotFound));
+    // The first digits of two versions; and too few of one.
+    check("abcd", Err(ErrorCode::BadRequest));
+    check("abc", Err(ErrorCode::ModelNotFound));
+    check("abcd02", Ok(2));
+    check("sha256:ABCD02", Ok(2));
+    // The newest number of a version that the name had twice.
+    check("abcd01", Ok(3));
+    check(&digest(1).to_string(), Ok(3));
+    // Node 3 has it, and nobody noted it: it can be pinned.
+    check("12340707", Err(ErrorCode::ModelNotFound));
+    assert_eq!(case.chosen("12340707").map(|chosen| (chosen.number, chosen.digest)), Ok((0, digest(7))));
+}
+
+#[test]
+fn the_one_before_is_another_version() {
+    assert_eq!(case().before().map(|chosen| chosen.number), Ok(2));
+    let one = Case { versions: vec![version(1, 1, How::Found), version(2, 1, How::Found)], ..case() };
+    assert_eq!(one.before().map_err(|error| error.code), Err(ErrorCode::ModelNotFound));
+}
+
+#[test]
+fn a_name_stands_for_what_is_pinned_where_anybody_has_it() {
+    let pinned_at = |of: u8| {
+        let pin = Pin { digest: digest(of), by: "node/1 for admin".to_owned(), at: Timestamp(1) };
+        Case { model: case().model.map(|model| Model { pin: Some(pin), ..model }), ..case() }
+    };
+    let standing = |case: &Case| case.standing().map(|chosen| chosen.digest);
+    assert_eq!(standing(&case()), Ok(digest(7)));
+    assert_eq!(standing(&pinned_at(2)), Ok(digest(2)));
+    assert_eq!(standing(&pinned_at(9)), Ok(digest(7)));
+    let gone = Case { copies: Vec::new(), ..case() };
+    assert_eq!(standing(&gone).map_err(|error| error.code), Err(ErrorCode::ModelNotFound));
+}
+
+#[test]
+fn a_version_goes_where_it_is_wanted() {
+    let wish = |replicas: Replicas| Wish {
+        name: named("m"),
+        round: 7,
+        insecure: false,
+        replicas,
+        digest: None,
+        size_bytes: 0,
+        plan: Some(Plan {
+            ingester: NodeId(4),
+            targets: vec![NodeId(4), NodeId(5)],
+            made_at: Timestamp(1),
+            kind: PlanKind::Asked,
+        }),
+        failures: BTreeMap::new(),
+        asked_at: Timestamp(1),
+        asked_by: String::new(),
+        want: catalog::Want::default(),
+        declared: false,
+    };
+    let check = |wished: Option<Replicas>, asked: Option<&Replicas>, expected: &[u64]| {
+        let case = Case { wish: wished.map(wish), ..case() };
+        let expected: Vec<NodeId> = expected.iter().copied().map(NodeId).collect();
+        assert_eq!(case.targets(asked), expected, "{asked:?} {:?}", case.wish);
+    };
+    let named = Replicas::Nodes(vec![NodeId(1)]);
+    check(None, None, &[]);
+    check(None, Some(&named), &[1]);
+    check(None, Some(&case().everywhere()), &[1, 2, 3]);
+    assert_eq!(Case { copies: Vec::new(), ..case() }.everywhere(), Replicas::Count(order::REPLICAS));
+    check(Some(Replicas::Count(2)), None, &[4, 5]);
+    check(Some(named.clone()), None, &[1]);
+    check(Some(Replicas::All), Some(&named), &[1]);
+}
+
+#[test]
+fn a_history_names_who_has_each_version_and_who_keeps_its_files() {
+    let members = [member(1), member(2), member(3)];
+    let keeping = Keeping {
+        kept: vec![
+            (member(2), kept(1, Some(HOUR_MS))),
+            // What it has under the name is not told twice.
+            (member(1), kept(1, None)),
+            (member(3), kept(5, None)),
+        ],
+        silent: vec!["n4".to_owned()],
+    };
+    let told = case().history(&members, &keeping);
+    let shown: Vec<String> = told
+        .versions
+        .iter()
+        .map(|version| {
+            let keepers = version.keepers.iter().map(|keeper| match (keeper.is_kept, keeper.until_ms) {
+                (false, _) => keeper.node_name.clone(),
+                (true, Some(until_ms)) => format!("{} until {until_ms}", keeper.node_name),
+                (true, None) => format!("{} kept", keeper.node_name),
+            });
+            let head = if version.is_head { "*" } else { "" };
+            let (number, how, to) = (version.number, &version.how, version.to);
+            format!("{number}{head} {how} {to}: {}", keepers.collect::<Vec<_>>().join(", "))
+        })
+        .collect();
+    let expected = [
+        "3* rolled_back 1: n1, n2 until 3600000",
+        "2 found 0: n2",
+        "1 pulled 0: n1, n2 until 3600000",
+        "0  0: n3 kept",
+    ];
+    assert_eq!(shown[..4], expected);
+    assert_eq!(shown[4..], ["0  0: n3"]);
+    assert_eq!((told.phase.as_str(), told.silent), ("active", vec!["n4".to_owned()]));
+}
+
+#[test]
+fn what_lies_aside_is_told_with_the_day_on_which_it_goes() {
+    let day_20000 = 20_000 * 24 * HOUR_MS;
+    assert_eq!(kept_text("n2", &kept(1, Some(day_20000)), Some(4)), "kept on n2 until 2024-10-04: version 4");
+    let short = digest(1).short();
+    assert_eq!(kept_text("n2", &kept(1, None), None), format!("kept on n2 as long as it is pinned: version {short}"));
+}
+
+#[test]
+fn who_did_not_answer_is_named_and_the_others_are_in_the_order_of_their_names() {
+    let said = vec![(member(3), None), (member(2), Some(vec![kept(2, None)])), (member(1), Some(vec![kept(1, None)]))];
+    let keeping = gathered(said);
+    let names: Vec<&str> = keeping.kept.iter().map(|(member, _)| member.name.as_str()).collect();
+    assert_eq!((names, keeping.silent), (vec!["n1", "n2"], vec!["n3".to_owned()]));
+}
