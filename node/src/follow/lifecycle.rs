@@ -7,22 +7,20 @@
 //! again for long the record forgets some when it is nearly full; whoever holds one binds it again when it is needed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use ollamax_core::catalog::{Answer, Command, Fault, View, read};
-use ollamax_core::health::Health;
-use ollamax_core::retention::{ACTS_MAX, Act, Disk, Facts, Rules, SiteFacts, plan};
+use ollamax_core::retention::{ACTS_MAX, Act, Facts, Rules, SiteFacts, plan};
 use ollamax_gateway::rules;
 use ollamax_metadata as metadata;
 use ollamax_metadata::ProposeError;
 use ollamax_scheduler as scheduler;
 use ollamax_security::draw_request_id;
 use ollamax_types::limits::{BLOBS_MAX, FORGET_BLOBS_MAX};
-use ollamax_types::{Beat, Digest, ErrorCode, ModelName, NodeId, Timestamp};
+use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, Timestamp};
 
 use crate::follow::presence::leading_term;
 
@@ -98,29 +96,6 @@ fn next_act(
     Ok(plan(&facts, &rules).into_iter().find(|act| !refused.contains(&act.name)))
 }
 
-/// What nodes say of themselves, by their newest beats.
-fn site_facts(
-    view: &dyn View,
-    beats: &BTreeMap<NodeId, Arc<Beat>>,
-    is_heard: &dyn Fn(NodeId) -> bool,
-) -> Result<BTreeMap<NodeId, SiteFacts>, Fault> {
-    let mut sites: BTreeMap<NodeId, SiteFacts> = BTreeMap::new();
-    for (node, beat) in beats {
-        let disk = beat.models_total_bytes.zip(beat.models_free_bytes);
-        let disk = disk.map(|(total_bytes, free_bytes)| Disk { total_bytes, free_bytes });
-        let loaded = beat.resident.iter().map(|resident| resident.name.key()).collect();
-        sites.insert(*node, SiteFacts { disk, is_heard: is_heard(*node), loaded });
-    }
-    // Another name of the same weights is loaded as well.
-    for location in read::locations(view)? {
-        let (Some(beat), Some(site)) = (beats.get(&location.node), sites.get_mut(&location.node)) else { continue };
-        if beat.resident.iter().any(|resident| resident.weights == location.model.weights) {
-            site.loaded.insert(location.model.name.key());
-        }
-    }
-    Ok(sites)
-}
-
 // === impl Warden ===
 
 impl Warden {
@@ -146,11 +121,7 @@ impl Warden {
     }
 
     fn sites(&self) -> Result<BTreeMap<NodeId, SiteFacts>, Fault> {
-        let own = self.scheduler.node();
-        let peers = self.scheduler.peers().into_iter().map(|peer| (peer.beat.node, peer.beat));
-        let beats: BTreeMap<NodeId, Arc<Beat>> = peers.chain([(own, Arc::new(self.scheduler.beat()))]).collect();
-        let is_heard = |node: NodeId| node == own || self.scheduler.health(node) == Health::Alive;
-        site_facts(&*self.metadata.view(), &beats, &is_heard)
+        rules::sites(&*self.metadata.view(), &self.scheduler.beat(), &self.scheduler.peers())
     }
 
     /// Goes once through the record of files where it is nearly full.

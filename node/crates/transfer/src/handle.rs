@@ -511,7 +511,7 @@ impl Handle {
     }
 
     /// Removes this version of a model from the runtime beside this node, and what is kept of that name; gives the
-    /// bytes that became free. Where the name stands for another version, or for none, nothing is done.
+    /// bytes that became free. Where the name stands for another version nothing is done.
     ///
     /// # Errors
     /// When the runtime does not do it, or the disk refuses.

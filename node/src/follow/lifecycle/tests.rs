@@ -1,11 +1,8 @@
-//! Which act comes next, over a state in memory, and what beats say of nodes.
-
-use tokio_util::task::TaskTracker;
+//! Which act comes next, over a state in memory.
 
 use ollamax_core::catalog::mem::MemView;
 use ollamax_core::catalog::{Key, Location, Model, Mutation, Record, Setting};
-use ollamax_scheduler::mem::{MemPlacements, MemRemote, MemRuntime};
-use ollamax_types::{Applies, Clock, ModelRecord, Residency};
+use ollamax_types::ModelRecord;
 
 use super::*;
 
@@ -64,46 +61,4 @@ fn rules_that_are_off_remove_nothing_and_one_that_was_refused_stands_in_no_other
     assert_eq!(act(std::slice::from_ref(&on), &[]).as_deref(), Some("a:latest"));
     assert_eq!(act(std::slice::from_ref(&on), &["a"]).as_deref(), Some("b:latest"));
     assert_eq!(act(std::slice::from_ref(&on), &["a", "b"]), None);
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_is_loaded_under_one_name_is_loaded_under_all_names_of_its_weights() {
-    let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
-    let parts = scheduler::Parts {
-        node: NodeId(1),
-        clock: Clock::manual(Timestamp(0)),
-        daemon_version: "0".to_owned(),
-        applies: Applies::default(),
-        seed: 1,
-        runtime: Arc::new(MemRuntime::default()),
-        remote: Arc::new(MemRemote::default()),
-        placements: Arc::new(MemPlacements::default()),
-        metrics: scheduler::Metrics::default(),
-    };
-    let scheduler = scheduler::Handle::start(scheduler::Config::default(), parts, &tasks, stop.clone());
-    let mut view = MemView::default();
-    view.write(&[idle("a"), idle("b")].concat());
-    let resident = Residency {
-        name: name("a"),
-        digest: Digest([1; 32]),
-        weights: Digest([2; 32]),
-        size_bytes: 1,
-        size_vram_bytes: 0,
-        context_length: 0,
-        expires_at: String::new(),
-        details_json: "{}".to_owned(),
-    };
-    let beat = |node: u64, resident: Vec<Residency>, models_total_bytes: Option<u64>| {
-        let (node, models_free_bytes) = (NodeId(node), Some(4));
-        (node, Arc::new(Beat { node, resident, models_total_bytes, models_free_bytes, ..scheduler.beat() }))
-    };
-    let beats = BTreeMap::from([beat(1, vec![resident], Some(9)), beat(2, vec![], None)]);
-    let sites = site_facts(&view, &beats, &|node| node == NodeId(1)).expect("readable");
-    let expected = SiteFacts {
-        disk: Some(Disk { total_bytes: 9, free_bytes: 4 }),
-        is_heard: true,
-        loaded: BTreeSet::from(["a", "b"].map(|text| name(text).key())),
-    };
-    assert_eq!(sites, BTreeMap::from([(NodeId(1), expected), (NodeId(2), SiteFacts::default())]));
-    stop.cancel();
 }

@@ -116,6 +116,16 @@ fn raw(head: &str, body: &str) -> Reply {
 }
 
 #[tokio::test]
+async fn a_manifest_is_asked_for_by_its_digest_and_a_registry_need_not_have_it() {
+    let (lab, digest) = (Lab::new().await, Digest([0xab; 32]));
+    assert_eq!(lab.registry.manifest_of(&lab.name, digest, true).await, Err(RegistryError::NotFound));
+    lab.fake.push_manifest(&format!("library/tiny:sha256:{digest}"), "{}");
+    assert_eq!(lab.registry.manifest_of(&lab.name, digest, true).await.expect("a manifest"), "{}");
+    let paths: Vec<String> = lab.fake.record().seen.iter().map(|seen| seen.path.clone()).collect();
+    assert_eq!(paths, [(); 2].map(|()| format!("/v2/library/tiny/manifests/sha256:{digest}")));
+}
+
+#[tokio::test]
 async fn a_manifest_comes_byte_for_byte() {
     let lab = Lab::new().await;
     assert_eq!(lab.manifest().await.expect("a manifest"), FakeModel::of(7, SIZE).manifest());
