@@ -19,7 +19,7 @@ mod wishes;
 
 pub(crate) use model::{CreateArgs, ImportArgs, ModelCommand, PullArgs, PullRate, PushArgs, Replicas, VerifyArgs};
 pub(crate) use node::{DrainArgs, LabelWord, NodeCommand};
-pub(crate) use registry::{PhaseArgs, RegistryCommand, RemoveArgs, RollbackArgs, RulesCommand};
+pub(crate) use registry::{LifecycleArgs, RegistryCommand, RemoveArgs, RollbackArgs, RulesCommand};
 pub(crate) use wishes::{ApplyArgs, MoveArgs, WhereArgs};
 
 /// What a node may be, as `Role` of the daemon spells it.

@@ -51,10 +51,10 @@ pub(crate) enum RegistryCommand {
     Rm(RemoveArgs),
     /// Tell people not to use a model any more; it is served still
     #[command(after_help = "Example:\n  ollamax model deprecate llama2 --note \"use llama3.2\"")]
-    Deprecate(PhaseArgs),
+    Deprecate(LifecycleArgs),
     /// Take a model out of use: it answers nobody, and its copies stay
     #[command(after_help = "Example:\n  ollamax model disable llama2 --note \"use llama3.2\"")]
-    Disable(PhaseArgs),
+    Disable(LifecycleArgs),
     /// Put a model into use again
     #[command(after_help = "Example:\n  ollamax model enable llama2")]
     Enable {
@@ -116,7 +116,7 @@ pub(crate) struct RemoveArgs {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct PhaseArgs {
+pub(crate) struct LifecycleArgs {
     /// Name, for example llama3.2
     pub(crate) name: String,
     /// Why, for whoever uses it

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use ollamax_proto::v1::{PullProgress, SetPhaseRequest, TagModelRequest};
 
-use crate::args::{Global, Output, PhaseArgs, RegistryCommand};
+use crate::args::{Global, LifecycleArgs, Output, RegistryCommand};
 use crate::client;
 use crate::error::Failure;
 use crate::output;
@@ -30,7 +30,9 @@ pub(super) async fn run(global: &Global, command: RegistryCommand) -> Result<(),
         RegistryCommand::Rm(args) => remove::run(global, &args).await,
         RegistryCommand::Deprecate(args) => set_phase(global, args, "deprecated").await,
         RegistryCommand::Disable(args) => set_phase(global, args, "disabled").await,
-        RegistryCommand::Enable { name } => set_phase(global, PhaseArgs { name, note: String::new() }, "active").await,
+        RegistryCommand::Enable { name } => {
+            set_phase(global, LifecycleArgs { name, note: String::new() }, "active").await
+        }
         RegistryCommand::Rules(command) => rules::run(global, command).await,
         RegistryCommand::Why { name } => why::run(global, name).await,
         RegistryCommand::Gc { nodes, dry_run } => gc::run(global, nodes, dry_run).await,
@@ -60,8 +62,8 @@ fn tell<'a>(seen: impl Iterator<Item = &'a PullProgress>) -> Result<(), Failure>
     Ok(())
 }
 
-async fn set_phase(global: &Global, args: PhaseArgs, phase: &str) -> Result<(), Failure> {
-    let PhaseArgs { name, note } = args;
+async fn set_phase(global: &Global, args: LifecycleArgs, phase: &str) -> Result<(), Failure> {
+    let LifecycleArgs { name, note } = args;
     let request = SetPhaseRequest { name: name.clone(), phase: phase.to_owned(), note };
     client::connect_models(global).await?.set_phase(request).await?;
     if global.output == Output::Json {

@@ -148,11 +148,10 @@ fn problems_of(rule: &Rule) -> Vec<String> {
 /// A pattern is a name, or has `*` in it and otherwise what names have.
 fn pattern_problem(pattern: &str) -> Option<String> {
     let is_of_names = |c: char| c.is_ascii_alphanumeric() || "_-.:/*".contains(c);
+    let is_pattern = pattern.contains('*') && pattern.chars().all(is_of_names);
     if pattern.len() > PATTERN_BYTES_MAX {
         Some(format!("a pattern has at most {PATTERN_BYTES_MAX} bytes"))
-    } else if pattern.contains('*') && pattern.chars().all(is_of_names) {
-        None
-    } else if pattern.parse::<ModelName>().is_ok() {
+    } else if is_pattern || pattern.parse::<ModelName>().is_ok() {
         None
     } else {
         Some(format!("{pattern:?} is no name of a model and no pattern like llama*"))

@@ -36,7 +36,7 @@ impl Means {
         }
         match self.runtime.holds(name).await {
             Ok(Some(held)) if held == digest => {
-                self.runtime.delete(name).await.map_err(|trouble| of_runtime(name, trouble))?
+                self.runtime.delete(name).await.map_err(|trouble| of_runtime(name, trouble))?;
             }
             Ok(Some(_)) => return Ok(0),
             // What is kept of it may be left.

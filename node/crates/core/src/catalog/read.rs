@@ -200,7 +200,7 @@ pub fn models_of(view: &dyn View, node: NodeId) -> Result<Vec<Location>, Fault> 
 }
 
 /// One node's copy of one model, by model key.
-pub(super) fn node_model(view: &dyn View, node: NodeId, model_key: &str) -> Result<Option<Location>, Fault> {
+pub fn node_model(view: &dyn View, node: NodeId, model_key: &str) -> Result<Option<Location>, Fault> {
     one(view, &Key::NodeModel(node, model_key.to_owned()), as_location)
 }
 

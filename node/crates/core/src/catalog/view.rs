@@ -40,6 +40,7 @@ pub trait View {
 }
 
 /// One change of the state.
+#[expect(clippy::large_enum_variant, reason = "most of them put, and there are few at a time")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Mutation {
     /// Writes a record, replacing what was there.

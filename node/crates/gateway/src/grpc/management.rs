@@ -304,7 +304,8 @@ async fn spread(
     lines: &mpsc::Sender<v1::RuntimeProgress>,
 ) -> Result<(), Status> {
     let (name, asked_by) = (wanted.name.clone(), ASKED_BY.to_owned());
-    let ask = Ask { name, replicas: Replicas::Count(wanted.replicas), is_said: true, insecure: false, asked_by };
+    let ask =
+        Ask { name, replicas: Replicas::Count(wanted.replicas), is_said: true, insecure: false, want: None, asked_by };
     let mut copies = wish(transfer, metadata, ask, true, None).await?;
     while let Some(copy) = copies.next().await {
         let copy = copy?;

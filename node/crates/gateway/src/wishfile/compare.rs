@@ -237,7 +237,7 @@ impl Known {
         let mut changes = Vec::new();
         match (pin, self.pins.get(&key)) {
             (Some(digest), pinned) if pinned != Some(&digest) => {
-                changes.push(Change::Pin { name: name.clone(), digest })
+                changes.push(Change::Pin { name: name.clone(), digest });
             }
             (None, Some(_)) => changes.push(Change::Unpin { name: name.clone() }),
             _ => {}

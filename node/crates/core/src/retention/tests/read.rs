@@ -162,46 +162,53 @@ fn a_copy_that_was_told_to_go_is_going() {
     assert_eq!(going, [false, true]);
 }
 
+fn check_why(what: &str, turn: fn(&mut State), expected: &[&str]) {
+    let mut state = state();
+    turn(&mut state);
+    let reasons = why(&view(state), &named("m"), days_ago(0), &|node| format!("n{node}")).expect("readable");
+    let found: Vec<&str> = reasons.iter().map(|reason| reason.text.as_str()).collect();
+    assert_eq!(found, expected, "{what}");
+    for Reason { about, text } in &reasons {
+        assert!(about.is_none_or(|node| text.starts_with(&format!("n{node} "))), "{text}");
+    }
+}
+
+const ASKED: &str = "wanted on 2 nodes: asked by admin 3 days ago";
+const FIRST: &str = "n1 has it since 3 days";
+const SECOND: &str = "n2 has it since 2 days";
+
 #[test]
-fn why_a_model_is_where_it_is() {
-    let check = |what: &str, turn: fn(&mut State), expected: &[&str]| {
-        let mut state = state();
-        turn(&mut state);
-        let reasons = why(&view(state), &named("m"), days_ago(0), &|node| format!("n{node}")).expect("readable");
-        let found: Vec<&str> = reasons.iter().map(|reason| reason.text.as_str()).collect();
-        assert_eq!(found, expected, "{what}");
-        for Reason { about, text } in &reasons {
-            assert!(about.is_none_or(|node| text.starts_with(&format!("n{node} "))), "{text}");
-        }
-    };
-    let asked = "wanted on 2 nodes: asked by admin 3 days ago";
-    let (first, second) = ("n1 has it since 3 days", "n2 has it since 2 days");
-    check("as it is", |_| {}, &[asked, first, second]);
-    check(
+fn why_a_model_is_wanted_or_not() {
+    check_why("as it is", |_| {}, &[ASKED, FIRST, SECOND]);
+    check_why(
         "nothing is known",
         |state| {
             (state.copies, state.wish, state.model) = (vec![], None, None);
         },
         &[],
     );
-    check("as found", |state| state.wish = None, &["nobody asked for it: as found", first, second]);
-    check("by nobody, nowhere", |state| (state.wish, state.copies) = (None, vec![]), &["nobody asks for it"]);
-    check(
+    check_why("as found", |state| state.wish = None, &["nobody asked for it: as found", FIRST, SECOND]);
+    check_why("by nobody, nowhere", |state| (state.wish, state.copies) = (None, vec![]), &["nobody asks for it"]);
+    check_why(
         "declared",
         |state| {
             let wish = state.wish.as_mut().expect("there");
             (wish.declared, wish.replicas, wish.asked_by) = (true, Replicas::All, String::new());
         },
-        &["wanted on all nodes: declared by somebody 3 days ago", first, second],
+        &["wanted on all nodes: declared by somebody 3 days ago", FIRST, SECOND],
     );
-    check(
+    check_why(
         "on named nodes, of which one is not planned yet",
         |state| {
             state.wish.as_mut().expect("there").replicas = Replicas::Nodes(vec![NodeId(1), NodeId(3)]);
         },
-        &["wanted on n1, n3: asked by admin 3 days ago", first, second, "n3 has not: it is not planned yet"],
+        &["wanted on n1, n3: asked by admin 3 days ago", FIRST, SECOND, "n3 has not: it is not planned yet"],
     );
-    check(
+}
+
+#[test]
+fn why_a_model_stays_goes_or_does_not_come() {
+    check_why(
         "pinned, deprecated and used",
         |state| {
             let model = state.model.as_mut().expect("there");
@@ -209,23 +216,23 @@ fn why_a_model_is_where_it_is() {
             (model.pin, model.phase, model.used_on) = (Some(pin()), Phase::Deprecated(since), TODAY - 5);
         },
         &[
-            asked,
+            ASKED,
             "pinned at 010101010101 by admin, 1 day ago",
             "deprecated by admin 1 day ago: use m2",
             "used 5 days ago",
-            first,
-            second,
+            FIRST,
+            SECOND,
         ],
     );
-    check(
+    check_why(
         "used today, disabled just now",
         |state| {
             let model = state.model.as_mut().expect("there");
             (model.phase, model.used_on) = (Phase::Disabled(since(0)), TODAY);
         },
-        &[asked, "disabled by admin just now", "used today", first, second],
+        &[ASKED, "disabled by admin just now", "used today", FIRST, SECOND],
     );
-    check(
+    check_why(
         "told to go, and another version",
         |state| {
             let dropped =
@@ -234,12 +241,12 @@ fn why_a_model_is_where_it_is() {
             state.copies[1] = location(2, 9, 0);
         },
         &[
-            asked,
+            ASKED,
             "n1 is to remove it: rules said so 2 hours ago",
             "n2 has another version since a moment: 090909090909",
         ],
     );
-    check(
+    check_why(
         "on its way, and failed",
         |state| {
             let wish = state.wish.as_mut().expect("there");
@@ -249,8 +256,8 @@ fn why_a_model_is_where_it_is() {
             state.copies.truncate(1);
         },
         &[
-            asked,
-            first,
+            ASKED,
+            FIRST,
             "n2 has not yet: it is to fetch it",
             "n3 has not: somebody removed it there, or ended the pull",
             "n4 has not: 12.1 GB needed, 3.0 GB free",

@@ -262,7 +262,7 @@ fn the_same_seed_gives_the_same_moves() {
         let mut world = World::new(seed);
         let mut chance = seed;
         for _ in 0..20 {
-            let (node, is_alive) = (2 + draw(&mut chance) % (NODES - 1), draw(&mut chance) % 2 == 0);
+            let (node, is_alive) = (2 + draw(&mut chance) % (NODES - 1), draw(&mut chance).is_multiple_of(2));
             world.set_alive(node, is_alive);
             world.run(1 + draw(&mut chance) % (30 * MINUTE));
         }
