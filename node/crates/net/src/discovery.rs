@@ -160,8 +160,11 @@ impl Discovery {
         let (mut swarm, bound) = swarm::listen(setup).await?;
         let advertised = advertise::at_p2p(&config.advertise, peer, &bound)
             .map_err(|error| BindError::P2p { address: config.listen, reason: format!("p2p.advertise: {error}") })?;
-        // A place at this node as a relay is told with these; without any it would be refused by who got it.
         for address in advertised.iter().filter_map(|text| text.parse::<Multiaddr>().ok()) {
+            // Others are told them when a relayed connection is to become direct: without NAT, behind a firewall alone,
+            // what others see is one of these, and libp2p takes nothing for news that it knows already.
+            swarm.behaviour_mut().punch_at(&address);
+            // A place at this node as a relay is told with these; without any it would be refused by who got it.
             swarm.add_external_address(address);
         }
         let judge = Judge::new(config.reach);

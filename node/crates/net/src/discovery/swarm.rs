@@ -15,7 +15,7 @@ use libp2p::autonat::v1 as autonat;
 use libp2p::connection_limits::{self, ConnectionLimits};
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::behaviour::toggle::Toggle;
-use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
+use libp2p::swarm::{FromSwarm, NetworkBehaviour, NewExternalAddrCandidate, SwarmEvent};
 use libp2p::{Multiaddr, PeerId, Swarm, SwarmBuilder, dcutr, identify, mdns, ping, relay, tcp, tls, yamux};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -66,6 +66,18 @@ pub(super) struct Behaviour {
     relay_client: relay::client::Behaviour,
     dcutr: Toggle<dcutr::Behaviour>,
     pub(super) autonat: Toggle<autonat::Behaviour>,
+}
+
+// === impl Behaviour ===
+
+impl Behaviour {
+    /// One more address that others are told to dial when a relayed connection is to become direct. Names are left out:
+    /// nobody looks them up there, and a message about addresses has little room.
+    pub(super) fn punch_at(&mut self, addr: &Multiaddr) {
+        if matches!(addr.iter().next(), Some(Protocol::Ip4(_) | Protocol::Ip6(_))) {
+            self.dcutr.on_swarm_event(FromSwarm::NewExternalAddrCandidate(NewExternalAddrCandidate { addr }));
+        }
+    }
 }
 
 /// What the swarm is made of.
