@@ -12,6 +12,7 @@ mod book;
 mod events;
 mod lines;
 mod lookup;
+mod observed;
 mod reach;
 mod relays;
 mod swarm;
@@ -297,7 +298,7 @@ impl Running {
     /// while connections stand; they are dialled anew at once.
     fn announce(&mut self) {
         let announcement = self.wires.announced.borrow_and_update().clone();
-        let mut identify = swarm::identify_behaviour(&self.key, &announcement, &self.config);
+        let mut identify = swarm::identify_behaviour(&self.key, &announcement, &self.config, &self.wires.roster);
         for addr in self.swarm.listeners() {
             let listener_id = ListenerId::next();
             identify.on_swarm_event(FromSwarm::NewListenAddr(NewListenAddr { listener_id, addr }));

@@ -13,8 +13,8 @@ use libp2p::swarm::{ConnectionId, DialError};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::Running;
 use super::lookup::{Found, Purpose, Stop};
+use super::{Running, swarm};
 use crate::lanes::{self, Ask, Dial, Kind, Lane, Member, NoLane};
 use crate::peer::{Reach, Way};
 
@@ -69,6 +69,7 @@ impl Running {
             self.keeper.changed(&who, now);
             self.ask_it_or_not(&who);
         }
+        *self.swarm.behaviour_mut().limits.limits_mut() = swarm::limits(self.members.len());
         self.relays.retain(|who| self.members.contains_key(who));
         self.hold();
         self.keep_connected(now);
