@@ -162,9 +162,9 @@ impl Discovery {
         let advertised = advertise::at_p2p(&config.advertise, peer, &bound)
             .map_err(|error| BindError::P2p { address: config.listen, reason: format!("p2p.advertise: {error}") })?;
         for address in advertised.iter().filter_map(|text| text.parse::<Multiaddr>().ok()) {
-            // Others are told them when a relayed connection is to become direct: without NAT, behind a firewall alone,
-            // what others see is one of these, and libp2p takes nothing for news that it knows already.
-            swarm.behaviour_mut().punch_at(&address);
+            // Without NAT, behind a firewall alone, what others see is one of these; libp2p would try none of them, for
+            // it takes nothing for news that it knows already.
+            swarm.behaviour_mut().try_at(&address);
             // A place at this node as a relay is told with these; without any it would be refused by who got it.
             swarm.add_external_address(address);
         }
