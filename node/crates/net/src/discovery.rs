@@ -13,6 +13,7 @@ mod events;
 mod lines;
 mod lookup;
 mod observed;
+mod punching;
 mod reach;
 mod relays;
 mod swarm;

@@ -16,7 +16,7 @@ use libp2p::connection_limits::{self, ConnectionLimits};
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::behaviour::toggle::Toggle;
 use libp2p::swarm::{FromSwarm, NetworkBehaviour, NewExternalAddrCandidate, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, Swarm, SwarmBuilder, dcutr, identify, mdns, ping, relay, tcp, tls, yamux};
+use libp2p::{Multiaddr, PeerId, Swarm, SwarmBuilder, identify, mdns, ping, relay, tcp, tls, yamux};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -25,13 +25,14 @@ use ollamax_security::NodeKey;
 
 use super::announcement::Announcement;
 use super::observed::Identify;
+use super::punching::Punching;
 use crate::config::P2pConfig;
 use crate::error::BindError;
 use crate::lanes;
 use crate::listener;
 use crate::roster::Roster;
 
-/// A connection without use ends after this.
+/// A connection without use ends after this. Each question who the other end is counts as use.
 const IDLE: Duration = Duration::from_secs(5);
 /// Longest wait for the sockets to be open.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -65,7 +66,7 @@ pub(super) struct Behaviour {
     pub(super) relay: Toggle<relay::Behaviour>,
     /// Always there: its half in the transport does not live without it.
     relay_client: relay::client::Behaviour,
-    dcutr: Toggle<dcutr::Behaviour>,
+    dcutr: Toggle<Punching>,
     pub(super) autonat: Toggle<autonat::Behaviour>,
 }
 
@@ -191,7 +192,7 @@ fn behaviour(setup: Setup<'_>, relay_client: relay::client::Behaviour) -> Behavi
         lanes: config.lanes.then(|| lanes::Behaviour::new(own)).into(),
         relay: (config.lanes && config.relay).then(|| relay::Behaviour::new(own, relay_config(setup))).into(),
         relay_client,
-        dcutr: (config.lanes && config.punch).then(|| dcutr::Behaviour::new(own)).into(),
+        dcutr: (config.lanes && config.punch).then(|| Punching::new(own)).into(),
         autonat: config.lanes.then(|| autonat::Behaviour::new(own, autonat_config())).into(),
     }
 }

@@ -132,7 +132,12 @@ async fn two_nodes_that_none_can_dial_speak_through_a_member() {
 
 #[tokio::test]
 async fn a_punched_connection_takes_over() {
-    let star = Star::start(1, 2, |config| config.p2p.punch = true).await.with_circuits(1).await;
+    let punching = |config: &mut Config| {
+        config.p2p.punch = true;
+        // Who is asked again and again who it is has no idle connection.
+        config.p2p.refresh_ms = 30_000;
+    };
+    let star = Star::start(1, 2, punching).await.with_circuits(1).await;
     let leaves = &star.leaves;
     until("an answer over a direct connection", async || {
         is_answered(&leaves[0], &leaves[1], 1).await && leaves[0].handle.way(leaves[1].id) == Some(Way::P2p)
@@ -140,6 +145,11 @@ async fn a_punched_connection_takes_over() {
     .await;
     let punched: f64 = leaves.iter().map(|leaf| counted(leaf, "ollamax_p2p_punches_total", &["ok"])).sum();
     assert!(punched >= 1.0);
+    // What is not used any more is given back to the relay, and the direct connection stays.
+    let circuits = async || counted(&star.hubs[0], "ollamax_relay_circuits", &[]).abs() < f64::EPSILON;
+    until("the circuits end", circuits).await;
+    assert!(is_answered(&leaves[0], &leaves[1], 1).await);
+    assert_eq!(leaves[0].handle.way(leaves[1].id), Some(Way::P2p));
 }
 
 #[tokio::test]
