@@ -131,6 +131,8 @@ struct Running {
     /// Open circuits through this node: from whom to whom, and how many.
     circuits: HashMap<(PeerId, PeerId), u32>,
     told_at: Option<Instant>,
+    /// When a place that this node had at a relay was lost last.
+    place_lost_at: Option<Instant>,
 }
 
 /// What the loop reacts to.
@@ -220,6 +222,7 @@ impl Running {
             guests: HashSet::new(),
             circuits: HashMap::new(),
             told_at: None,
+            place_lost_at: None,
             config,
             key,
             swarm,

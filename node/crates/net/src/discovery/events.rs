@@ -209,7 +209,11 @@ impl Running {
     }
 
     fn place_lost(&mut self, relay: PeerId, error: Option<&std::io::Error>) {
-        let is_first_refusal = self.relays.closed(relay, Instant::now());
+        let (now, held_before) = (Instant::now(), self.relays.held());
+        let is_first_refusal = self.relays.closed(relay, now);
+        if self.relays.held() < held_before {
+            self.place_lost_at = Some(now);
+        }
         match error {
             Some(error) if is_first_refusal => tracing::warn!(peer = %relay, %error, "a relay refused"),
             error => tracing::debug!(peer = %relay, ?error, "a place at a relay is gone"),

@@ -186,6 +186,21 @@ async fn a_removed_member_loses_its_place_and_its_circuits() {
 }
 
 #[tokio::test]
+async fn a_place_that_is_lost_and_found_again_is_told_all_the_while() {
+    let star = Star::start(1, 1, |config| config.p2p.refresh_ms = 30_000).await.with_circuits(1).await;
+    let (hub, leaf) = (&star.hubs[0], &star.leaves[0]);
+    let held = || counted(leaf, "ollamax_relay_held", &[]);
+    let mut told = leaf.handle.p2p_told();
+    let before = told.borrow_and_update().clone();
+    hub.handle.set_members(vec![hub_entry(hub)]);
+    until("the place is lost", async || held() < 0.5).await;
+    star.introduce();
+    until("it is found again", async || held() > 0.5).await;
+    assert!(!told.has_changed().expect("the node runs"), "each change is an entry in the log of the cluster");
+    assert_eq!(*told.borrow(), before);
+}
+
+#[tokio::test]
 async fn a_circuit_ends_at_its_bytes_and_is_opened_again() {
     const LIMIT: u64 = 1 << 20;
     const CALLS: u64 = 12;
