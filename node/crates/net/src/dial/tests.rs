@@ -128,8 +128,7 @@ async fn answering(key: &NodeKey) -> (String, tokio::task::JoinSet<()>) {
     let mut serving = tokio::task::JoinSet::new();
     serving.spawn(async move {
         let mut taken = Vec::new();
-        loop {
-            let (tcp, _) = listener.accept().await.unwrap();
+        while let Ok((tcp, _)) = listener.accept().await {
             let mut io = acceptor.accept(tcp).await.unwrap();
             greeting::read(&mut io).await.unwrap();
             let answer = greeting::Answer { reception: Reception::Welcome, boot: Boot([2; 16]) };
