@@ -141,7 +141,7 @@ async fn answering(key: &NodeKey) -> (String, tokio::task::JoinSet<()>) {
 }
 
 #[tokio::test]
-async fn a_better_way_that_a_dial_finds_begins_an_epoch_and_a_worse_one_does_not() {
+async fn a_better_way_that_a_dial_finds_begins_an_epoch_and_the_same_one_does_not() {
     let world = World::new(&[]);
     let (address, _serving) = answering(&world.key).await;
     let entry =
