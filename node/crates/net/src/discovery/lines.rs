@@ -98,8 +98,8 @@ impl Running {
         }
     }
 
-    /// A member with a direct connection is asked whether it can dial this node; nobody else is, and nobody at all where
-    /// the configuration answers.
+    /// A member with a direct connection is asked whether it can dial this node; nobody else is, and nobody at all
+    /// where the configuration answers.
     pub(super) fn ask_it_or_not(&mut self, who: &PeerId) {
         let is_open = self.config.reach == ReachWish::Auto;
         let is_asked = is_open && self.members.contains_key(who) && self.best(who) == Some(Way::P2p);

@@ -73,9 +73,9 @@ pub(super) struct Behaviour {
 // === impl Behaviour ===
 
 impl Behaviour {
-    /// One more address at which this node may be had: others are asked whether they can dial it there, and told it when
-    /// a relayed connection is to become direct. Names are left out: nobody looks them up there, and the messages about
-    /// addresses have little room.
+    /// One more address at which this node may be had: others are asked whether they can dial it there, and told it
+    /// when a relayed connection is to become direct. Names are left out: nobody looks them up there, and the messages
+    /// about addresses have little room.
     pub(super) fn try_at(&mut self, addr: &Multiaddr) {
         if !matches!(addr.iter().next(), Some(Protocol::Ip4(_) | Protocol::Ip6(_))) {
             return;
