@@ -24,8 +24,9 @@ const WAIT: Duration = Duration::from_secs(1);
 const WAIT_MAX: Duration = Duration::from_secs(30);
 /// Longest wait after a connection that ended, so that not everybody dials a restarted node at once.
 const AFTER_END_MAX: Duration = Duration::from_millis(500);
-/// A direct connection that both ends hold lasts longer; one that is held by one end alone ends as idle before.
-const KEPT_AFTER: Duration = Duration::from_secs(15);
+/// A direct connection that both ends hold lasts longer; one that is held by one end alone ends as idle before, also
+/// where that end relays, which holds it for some seconds more.
+const KEPT_AFTER: Duration = Duration::from_secs(60);
 /// Into how many steps jitter is cut.
 const SHARES: u32 = 64;
 
