@@ -34,7 +34,8 @@ pub(crate) struct Channels {
     dialer: Arc<Dialer>,
     roster: Arc<Roster>,
     endpoint: Endpoint,
-    cached: Mutex<HashMap<(NodeId, Class), Channel>>,
+    /// Each with the epoch of its node in which it was made.
+    cached: Mutex<HashMap<(NodeId, Class), (u64, Channel)>>,
 }
 
 // === impl Channels ===
@@ -52,10 +53,14 @@ impl Channels {
         Self { dialer, roster, endpoint, cached: Mutex::default() }
     }
 
-    /// The channel to a member. For a node that is no member each call on it fails.
+    /// The channel to a member. For a node that is no member each call on it fails. One that was made before a better
+    /// way was found is let go for a new one, which dials that way.
     pub(crate) fn to_node(&self, node: NodeId, class: Class) -> Channel {
+        let epoch = self.dialer.epoch(node);
         let mut cached = self.cached.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(channel) = cached.get(&(node, class)) {
+        if let Some((of, channel)) = cached.get(&(node, class))
+            && *of >= epoch
+        {
             return channel.clone();
         }
         let dialer = Arc::clone(&self.dialer);
@@ -64,7 +69,7 @@ impl Channels {
             async move { dialer.to_node(node, class).await.map(TokioIo::new) }
         }));
         if self.roster.has_member(node) {
-            cached.insert((node, class), channel.clone());
+            cached.insert((node, class), (epoch, channel.clone()));
         }
         channel
     }

@@ -1,7 +1,8 @@
 //! Dialling: from a node's number or an address to an authenticated stream.
 //!
 //! A node's addresses are tried in order and a lane after them, what worked last first; the next is started beside a
-//! slow one after a short wait, so one dead address costs that wait and no more. Only a stream whose proved key is the
+//! slow one after a short wait, so one dead address costs that wait and no more. A lane waits longer, for TCP to
+//! connect, so that it does not outrun an address that is good and slow for once. Only a stream whose proved key is the
 //! expected one counts. A failed dial answers for a short while for further requests to the same node, so that requests
 //! that have queued up do not each wait for a timeout of their own; a change of the table ends that while. A lane is
 //! opened on a libp2p connection that stands or not at all: who keeps these connections is no concern of a dial.
@@ -138,6 +139,10 @@ impl Dialer {
         match self.race(paths, &expected, class).await {
             Ok((path, stream)) => {
                 self.remember(node, |memory| {
+                    // What was opened on the worse way shall move here.
+                    if memory.way.is_some_and(|before| stream.way() < before) {
+                        memory.epoch += 1;
+                    }
                     memory.worked = Some(path);
                     memory.way = Some(stream.way());
                     memory.failed = None;
@@ -295,11 +300,22 @@ impl Dialer {
                     Ok(winner) => return Ok(winner),
                     Err(attempt) => {
                         failures.push(attempt);
-                        next = waiting.next();
+                        if running.is_empty() || waiting.as_slice().first() != Some(&Path::Lane) {
+                            next = waiting.next();
+                        }
                     }
                 },
-                () = sleep(self.config.stagger()), if waiting.len() > 0 => next = waiting.next(),
+                () = sleep(self.patience(waiting.as_slice())), if waiting.len() > 0 => next = waiting.next(),
             }
+        }
+    }
+
+    /// How long what has been started is left alone before the next is started beside it. A lane waits as long as TCP
+    /// may take to connect: it stays slower, so a node that is merely busy shall not be reached over one.
+    fn patience(&self, waiting: &[Path]) -> Duration {
+        match waiting.first() {
+            Some(Path::Lane) => self.config.connect_timeout(),
+            Some(Path::Address(_)) | None => self.config.stagger(),
         }
     }
 

@@ -12,6 +12,8 @@ mod book;
 mod events;
 mod lines;
 mod lookup;
+mod observed;
+mod punching;
 mod reach;
 mod relays;
 mod swarm;
@@ -129,6 +131,8 @@ struct Running {
     /// Open circuits through this node: from whom to whom, and how many.
     circuits: HashMap<(PeerId, PeerId), u32>,
     told_at: Option<Instant>,
+    /// When a place that this node had at a relay was lost last.
+    place_lost_at: Option<Instant>,
 }
 
 /// What the loop reacts to.
@@ -160,8 +164,11 @@ impl Discovery {
         let (mut swarm, bound) = swarm::listen(setup).await?;
         let advertised = advertise::at_p2p(&config.advertise, peer, &bound)
             .map_err(|error| BindError::P2p { address: config.listen, reason: format!("p2p.advertise: {error}") })?;
-        // A place at this node as a relay is told with these; without any it would be refused by who got it.
         for address in advertised.iter().filter_map(|text| text.parse::<Multiaddr>().ok()) {
+            // Without NAT, behind a firewall alone, what others see is one of these; libp2p would try none of them, for
+            // it takes nothing for news that it knows already.
+            swarm.behaviour_mut().try_at(&address);
+            // A place at this node as a relay is told with these; without any it would be refused by who got it.
             swarm.add_external_address(address);
         }
         let judge = Judge::new(config.reach);
@@ -215,6 +222,7 @@ impl Running {
             guests: HashSet::new(),
             circuits: HashMap::new(),
             told_at: None,
+            place_lost_at: None,
             config,
             key,
             swarm,
@@ -294,7 +302,7 @@ impl Running {
     /// while connections stand; they are dialled anew at once.
     fn announce(&mut self) {
         let announcement = self.wires.announced.borrow_and_update().clone();
-        let mut identify = swarm::identify_behaviour(&self.key, &announcement, &self.config);
+        let mut identify = swarm::identify_behaviour(&self.key, &announcement, &self.config, &self.wires.roster);
         for addr in self.swarm.listeners() {
             let listener_id = ListenerId::next();
             identify.on_swarm_event(FromSwarm::NewListenAddr(NewListenAddr { listener_id, addr }));

@@ -67,8 +67,8 @@ impl Upgrade {
         }
     }
 
-    /// Takes a way if it is better than the present one: another may have been found meanwhile. The epoch comes last, so
-    /// that who sees it gets the new way.
+    /// Takes a way if it is better than the present one: another may have been found meanwhile. The epoch comes last,
+    /// so that who sees it gets the new way.
     fn prefer(&self, node: NodeId, path: Path, way: Way) {
         // Ways are ordered, the best first.
         if self.dialer.way(node).is_none_or(|now| now <= way) {

@@ -84,10 +84,13 @@ impl Running {
 
     fn learn_who(&mut self, event: identify::Event) {
         let identify::Event::Received { connection_id, peer_id, info } = event else { return };
+        let lanes = self.swarm.behaviour().lanes.as_ref();
+        let is_relayed = lanes.is_some_and(|lanes| lanes.is_relayed(&peer_id, connection_id));
         let relays = info.protocols.contains(&relay::HOP_PROTOCOL_NAME);
+        // Over a relayed connection nobody relays, so what is not said there says nothing.
         if relays && self.best(&peer_id) == Some(Way::P2p) {
             self.relaying.insert(peer_id);
-        } else {
+        } else if !is_relayed {
             self.relaying.remove(&peer_id);
         }
         if self.config.is_static() {
@@ -95,8 +98,6 @@ impl Running {
         }
         let said = Said::parse(&info.protocol_version, &info.agent_version);
         // Who is reached through a relay says where it listens in a network that may not be this one.
-        let lanes = self.swarm.behaviour().lanes.as_ref();
-        let is_relayed = lanes.is_some_and(|lanes| lanes.is_relayed(&peer_id, connection_id));
         let listens = if is_relayed { Vec::new() } else { info.listen_addrs };
         self.book.identified(peer_id, listens, said, Instant::now());
         self.publish();
@@ -208,7 +209,11 @@ impl Running {
     }
 
     fn place_lost(&mut self, relay: PeerId, error: Option<&std::io::Error>) {
-        let is_first_refusal = self.relays.closed(relay, Instant::now());
+        let (now, held_before) = (Instant::now(), self.relays.held());
+        let is_first_refusal = self.relays.closed(relay, now);
+        if self.relays.held() < held_before {
+            self.place_lost_at = Some(now);
+        }
         match error {
             Some(error) if is_first_refusal => tracing::warn!(peer = %relay, %error, "a relay refused"),
             error => tracing::debug!(peer = %relay, ?error, "a place at a relay is gone"),

@@ -13,8 +13,9 @@ use libp2p::swarm::{ConnectionId, DialError};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::Running;
 use super::lookup::{Found, Purpose, Stop};
+use super::{Running, swarm};
+use crate::config::ReachWish;
 use crate::lanes::{self, Ask, Dial, Kind, Lane, Member, NoLane};
 use crate::peer::{Reach, Way};
 
@@ -69,6 +70,7 @@ impl Running {
             self.keeper.changed(&who, now);
             self.ask_it_or_not(&who);
         }
+        *self.swarm.behaviour_mut().limits.limits_mut() = swarm::limits(self.members.len());
         self.relays.retain(|who| self.members.contains_key(who));
         self.hold();
         self.keep_connected(now);
@@ -96,9 +98,11 @@ impl Running {
         }
     }
 
-    /// A member with a direct connection is asked whether it can dial this node; nobody else is.
+    /// A member with a direct connection is asked whether it can dial this node; nobody else is, and nobody at all
+    /// where the configuration answers.
     pub(super) fn ask_it_or_not(&mut self, who: &PeerId) {
-        let is_asked = self.members.contains_key(who) && self.best(who) == Some(Way::P2p);
+        let is_open = self.config.reach == ReachWish::Auto;
+        let is_asked = is_open && self.members.contains_key(who) && self.best(who) == Some(Way::P2p);
         if let Some(autonat) = self.swarm.behaviour_mut().autonat.as_mut() {
             if is_asked {
                 autonat.add_server(*who, None);
@@ -325,13 +329,16 @@ impl Running {
     }
 
     /// Tells what others shall dial: the circuits that this node has, and the listener's addresses. Not too often.
-    /// Circuits come first, because the catalog takes no more than a few addresses.
+    /// Circuits come first, because the catalog takes no more than a few addresses. That one is gone is told when none
+    /// has come in its place for a while: a relay that restarts is found again sooner than a change is told twice.
     pub(super) fn tell_addresses(&mut self, now: Instant) {
         let pause = self.config.refresh().min(TOLD_PAUSE_MAX);
-        if self.told_at.is_some_and(|at| now < at + pause) {
+        let is_recent = |at: Option<Instant>| at.is_some_and(|at| now < at + pause);
+        let told = [self.relays.told().as_slice(), &self.advertised].concat();
+        let is_less = told.len() < self.wires.told.borrow().len();
+        if is_recent(self.told_at) || is_less && is_recent(self.place_lost_at) {
             return;
         }
-        let told = [self.relays.told().as_slice(), &self.advertised].concat();
         let is_news = self.wires.told.send_if_modified(|known| {
             let is_news = *known != told;
             if is_news {

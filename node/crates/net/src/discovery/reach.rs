@@ -1,7 +1,8 @@
 //! Whether others can dial this node: what the configuration says, else what members found when they tried. Pure.
 //!
-//! Only members are asked, so a stranger can make this node neither dialled nor hidden. Before anybody has answered,
-//! and when answers stop, it stays what it was; unknown counts as direct, so no relay is asked without need.
+//! Only members are asked, and about what members see, so a stranger can make this node neither dialled nor hidden.
+//! Before anybody has answered, and when answers stop, it stays what it was; unknown counts as direct, so no relay is
+//! asked without need.
 
 use libp2p::autonat::v1::NatStatus;
 

@@ -15,8 +15,8 @@ use libp2p::autonat::v1 as autonat;
 use libp2p::connection_limits::{self, ConnectionLimits};
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::behaviour::toggle::Toggle;
-use libp2p::swarm::{NetworkBehaviour, SwarmEvent};
-use libp2p::{Multiaddr, PeerId, Swarm, SwarmBuilder, dcutr, identify, mdns, ping, relay, tcp, tls, yamux};
+use libp2p::swarm::{FromSwarm, NetworkBehaviour, NewExternalAddrCandidate, SwarmEvent};
+use libp2p::{Multiaddr, PeerId, Swarm, SwarmBuilder, identify, mdns, ping, relay, tcp, tls, yamux};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -24,19 +24,21 @@ use tokio_util::task::TaskTracker;
 use ollamax_security::NodeKey;
 
 use super::announcement::Announcement;
+use super::observed::Identify;
+use super::punching::Punching;
 use crate::config::P2pConfig;
 use crate::error::BindError;
 use crate::lanes;
 use crate::listener;
 use crate::roster::Roster;
 
-/// A connection without use ends after this.
+/// A connection without use ends after this. Each question who the other end is counts as use.
 const IDLE: Duration = Duration::from_secs(5);
 /// Longest wait for the sockets to be open.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(5);
-/// Most connections, either way, members not counted.
+/// Most connections, either way, beside those that members may have.
 const CONNECTIONS_MAX: u32 = 256;
-/// Most that others open.
+/// Most that others open, beside those of members.
 const INCOMING_MAX: u32 = 128;
 /// Most handshakes at once that others begin.
 const PENDING_INCOMING_MAX: u32 = 64;
@@ -57,15 +59,32 @@ const CIRCUIT_INTERVAL: Duration = Duration::from_secs(2);
 #[behaviour(prelude = "libp2p::swarm::derive_prelude")]
 pub(super) struct Behaviour {
     pub(super) limits: connection_limits::Behaviour,
-    pub(super) identify: identify::Behaviour,
+    pub(super) identify: Identify,
     mdns: Toggle<mdns::tokio::Behaviour>,
     ping: Toggle<ping::Behaviour>,
     pub(super) lanes: Toggle<lanes::Behaviour>,
     pub(super) relay: Toggle<relay::Behaviour>,
     /// Always there: its half in the transport does not live without it.
     relay_client: relay::client::Behaviour,
-    dcutr: Toggle<dcutr::Behaviour>,
+    dcutr: Toggle<Punching>,
     pub(super) autonat: Toggle<autonat::Behaviour>,
+}
+
+// === impl Behaviour ===
+
+impl Behaviour {
+    /// One more address at which this node may be had: others are asked whether they can dial it there, and told it
+    /// when a relayed connection is to become direct. Names are left out: nobody looks them up there, and the messages
+    /// about addresses have little room.
+    pub(super) fn try_at(&mut self, addr: &Multiaddr) {
+        if !matches!(addr.iter().next(), Some(Protocol::Ip4(_) | Protocol::Ip6(_))) {
+            return;
+        }
+        self.dcutr.on_swarm_event(FromSwarm::NewExternalAddrCandidate(NewExternalAddrCandidate { addr }));
+        if let Some(autonat) = self.autonat.as_mut() {
+            autonat.probe_address(addr.clone());
+        }
+    }
 }
 
 /// What the swarm is made of.
@@ -85,12 +104,13 @@ pub(super) fn identify_behaviour(
     key: &NodeKey,
     announcement: &Announcement,
     config: &P2pConfig,
-) -> identify::Behaviour {
+    roster: &Arc<Roster>,
+) -> Identify {
     let config = identify::Config::new(announcement.protocol_version(), key.keypair().public())
         .with_agent_version(announcement.agent_version())
         .with_interval(config.refresh())
         .with_cache_size(0);
-    identify::Behaviour::new(config)
+    Identify::new(identify::Behaviour::new(config), Arc::clone(roster))
 }
 
 /// Opens the sockets; returns the addresses they got.
@@ -163,23 +183,29 @@ fn build(setup: Setup<'_>) -> Result<Swarm<Behaviour>, String> {
 fn behaviour(setup: Setup<'_>, relay_client: relay::client::Behaviour) -> Behaviour {
     let config = setup.config;
     let own = setup.key.keypair().public().to_peer_id();
-    let limits = ConnectionLimits::default()
-        .with_max_established(Some(CONNECTIONS_MAX))
-        .with_max_established_incoming(Some(INCOMING_MAX))
-        .with_max_pending_incoming(Some(PENDING_INCOMING_MAX))
-        .with_max_established_per_peer(Some(PER_PEER_MAX));
     let ping = ping::Config::new().with_interval(config.ping_interval()).with_timeout(PING_TIMEOUT);
     Behaviour {
-        limits: connection_limits::Behaviour::new(limits),
-        identify: identify_behaviour(setup.key, setup.announcement, config),
+        limits: connection_limits::Behaviour::new(limits(0)),
+        identify: identify_behaviour(setup.key, setup.announcement, config, setup.roster),
         mdns: multicast_dns(config, own).into(),
         ping: config.lanes.then(|| ping::Behaviour::new(ping)).into(),
         lanes: config.lanes.then(|| lanes::Behaviour::new(own)).into(),
         relay: (config.lanes && config.relay).then(|| relay::Behaviour::new(own, relay_config(setup))).into(),
         relay_client,
-        dcutr: (config.lanes && config.punch).then(|| dcutr::Behaviour::new(own)).into(),
+        dcutr: (config.lanes && config.punch).then(|| Punching::new(own)).into(),
         autonat: config.lanes.then(|| autonat::Behaviour::new(own, autonat_config())).into(),
     }
+}
+
+/// Who is let by is counted all the same, so there is room for as many members as there are: in a large cluster they
+/// alone would leave no place for who wants to join.
+pub(super) fn limits(members: usize) -> ConnectionLimits {
+    let of_members = u32::try_from(members).unwrap_or(u32::MAX).saturating_mul(PER_PEER_MAX);
+    ConnectionLimits::default()
+        .with_max_established(Some(of_members.saturating_add(CONNECTIONS_MAX)))
+        .with_max_established_incoming(Some(of_members.saturating_add(INCOMING_MAX)))
+        .with_max_pending_incoming(Some(PENDING_INCOMING_MAX))
+        .with_max_established_per_peer(Some(PER_PEER_MAX))
 }
 
 /// Members alone have places and open circuits; their number and their bytes are bounded, their pace is not.
@@ -259,4 +285,19 @@ pub(super) fn tcp_multiaddr(address: SocketAddr) -> Multiaddr {
 
 pub(super) fn quic_multiaddr(address: SocketAddr) -> Multiaddr {
     Multiaddr::empty().with(Protocol::from(address.ip())).with(Protocol::Udp(address.port())).with(Protocol::QuicV1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_take_no_places_from_others_however_many_they_are() {
+        for (members, incoming) in [(0, INCOMING_MAX), (200, INCOMING_MAX + 200 * PER_PEER_MAX), (usize::MAX, u32::MAX)]
+        {
+            // What is bounded is not to be asked for otherwise.
+            let text = format!("{:?}", limits(members));
+            assert!(text.contains(&format!("max_established_incoming: Some({incoming})")), "{members}: {text}");
+        }
+    }
 }

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 
 use libp2p::core::transport::PortUse;
 use libp2p::core::{ConnectedPoint, Endpoint};
+use libp2p::multiaddr::Protocol;
 use libp2p::swarm::{
     ConnectionDenied, ConnectionId, FromSwarm, NetworkBehaviour, NotifyHandler, THandler, THandlerInEvent,
     THandlerOutEvent, ToSwarm,
@@ -189,9 +190,18 @@ fn way_of(line: &Line) -> Way {
     if line.is_relayed { Way::Relayed } else { Way::P2p }
 }
 
-/// When a connection is punched both ends dial; the one that takes the listener's part counts as dialled.
+/// When a TCP connection is punched both ends dial the same one; the one that takes the listener's part counts as
+/// dialled. Over QUIC, from a port that is reused, libp2p dials all the same, and the other end sees a connection come.
 fn is_dialled(endpoint: &ConnectedPoint) -> bool {
-    matches!(endpoint, ConnectedPoint::Dialer { role_override: Endpoint::Dialer, .. })
+    match endpoint {
+        ConnectedPoint::Dialer { role_override: Endpoint::Dialer, .. } => true,
+        ConnectedPoint::Dialer { address, port_use: PortUse::Reuse, .. } => is_quic(address),
+        ConnectedPoint::Dialer { .. } | ConnectedPoint::Listener { .. } => false,
+    }
+}
+
+fn is_quic(address: &Multiaddr) -> bool {
+    address.iter().any(|part| part == Protocol::QuicV1)
 }
 
 impl NetworkBehaviour for Behaviour {
@@ -330,11 +340,25 @@ mod tests {
 
     #[test]
     fn a_punched_line_was_dialled_by_one_end() {
-        let listening = ConnectedPoint::Dialer {
-            address: "/ip4/10.0.0.7/tcp/1".parse().unwrap(),
+        let listening = |address: &str, port_use| ConnectedPoint::Dialer {
+            address: address.parse().unwrap(),
             role_override: Endpoint::Listener,
-            port_use: PortUse::Reuse,
+            port_use,
         };
-        assert!(is_dialled(&dialled()) && !is_dialled(&listening));
+        let came = ConnectedPoint::Listener {
+            local_addr: "/ip4/10.0.0.1/udp/1/quic-v1".parse().unwrap(),
+            send_back_addr: "/ip4/10.0.0.7/udp/1/quic-v1".parse().unwrap(),
+        };
+        let rows = [
+            (dialled(), true),
+            (listening("/ip4/10.0.0.7/tcp/1", PortUse::Reuse), false),
+            (listening("/ip4/10.0.0.7/udp/1/quic-v1", PortUse::New), false),
+            // The other end has this one as the last row.
+            (listening("/ip4/10.0.0.7/udp/1/quic-v1", PortUse::Reuse), true),
+            (came, false),
+        ];
+        for (endpoint, expected) in rows {
+            assert_eq!(is_dialled(&endpoint), expected, "{endpoint:?}");
+        }
     }
 }

@@ -2,7 +2,9 @@
 //!
 //! Every member is wanted on a direct connection: it is dialled at its direct addresses, and when they fail through a
 //! relay; while only a relayed connection stands, the direct addresses are tried again at intervals. Failures double
-//! the wait up to half a minute. Few dials run at once, so a cluster that comes back does not flood its relays.
+//! the wait up to half a minute, and so do direct connections in a row that the other end did not keep (it speaks no
+//! lanes, or does not take this node for a member). Few dials run at once, so a cluster that comes back does not flood
+//! its relays.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -22,6 +24,9 @@ const WAIT: Duration = Duration::from_secs(1);
 const WAIT_MAX: Duration = Duration::from_secs(30);
 /// Longest wait after a connection that ended, so that not everybody dials a restarted node at once.
 const AFTER_END_MAX: Duration = Duration::from_millis(500);
+/// A direct connection that both ends hold lasts longer; one that is held by one end alone ends as idle before, also
+/// where that end relays, which holds it for some seconds more.
+const KEPT_AFTER: Duration = Duration::from_secs(60);
 /// Into how many steps jitter is cut.
 const SHARES: u32 = 64;
 
@@ -62,6 +67,10 @@ struct Try {
     /// What comes next while no connection stands.
     next: Kind,
     failures: u32,
+    /// Since when a direct connection stands.
+    since: Option<Instant>,
+    /// Direct connections in a row that did not last.
+    brief: u32,
 }
 
 // === impl Keeper ===
@@ -110,11 +119,7 @@ impl Keeper {
             return;
         }
         one.failures = one.failures.saturating_add(1);
-        let doubled = WAIT * 2_u32.saturating_pow(one.failures.saturating_sub(1).min(10));
-        let wait = doubled.min(WAIT_MAX);
-        // Three quarters to all of it.
-        let jitter = wait / 4 * share(self.seed, &dial.who, one.failures) / SHARES;
-        (one.next, one.due) = (Kind::Direct, now + wait - jitter);
+        (one.next, one.due) = (Kind::Direct, now + wait_after(self.seed, &dial.who, one.failures));
     }
 
     /// A dial was not begun, because another one to the same node runs.
@@ -132,22 +137,31 @@ impl Keeper {
                 one.running = None;
             }
             (one.next, one.failures) = (Kind::Direct, 0);
-            one.due = if way == Way::Relayed { now + self.direct_again } else { now };
+            if way == Way::Relayed {
+                (one.since, one.due) = (None, now + self.direct_again);
+            } else {
+                one.since.get_or_insert(now);
+                one.due = now;
+            }
         }
     }
 
-    /// No connection stands any more. That is no failure.
+    /// No connection stands any more. That is no failure, unless direct ones end soon again and again.
     pub(crate) fn ended(&mut self, who: &PeerId, now: Instant) {
-        let wait = AFTER_END_MAX * share(self.seed, who, 0) / SHARES;
-        if let Some(one) = self.tries.get_mut(who) {
-            (one.next, one.failures, one.due) = (Kind::Direct, 0, now + wait);
-        }
+        let Some(one) = self.tries.get_mut(who) else { return };
+        let was_brief = one.since.take().is_some_and(|since| now.duration_since(since) < KEPT_AFTER);
+        let wait = match one.brief {
+            turns @ 1.. if was_brief => wait_after(self.seed, who, turns),
+            _ => AFTER_END_MAX * share(self.seed, who, 0) / SHARES,
+        };
+        one.brief = if was_brief { one.brief.saturating_add(1) } else { 0 };
+        (one.next, one.failures, one.due) = (Kind::Direct, 0, now + wait);
     }
 
     /// The member has told other addresses: what failed at the old ones says nothing.
     pub(crate) fn changed(&mut self, who: &PeerId, now: Instant) {
         if let Some(one) = self.tries.get_mut(who) {
-            (one.next, one.failures, one.due) = (Kind::Direct, 0, now);
+            (one.next, one.failures, one.brief, one.due) = (Kind::Direct, 0, 0, now);
         }
     }
 }
@@ -156,7 +170,7 @@ impl Keeper {
 
 impl Try {
     fn new(now: Instant) -> Self {
-        Self { due: now, running: None, next: Kind::Direct, failures: 0 }
+        Self { due: now, running: None, next: Kind::Direct, failures: 0, since: None, brief: 0 }
     }
 }
 
@@ -169,6 +183,13 @@ fn wanted(best: Option<Way>, member: &Member, next: Kind) -> Option<Kind> {
         (None, Kind::Direct) => direct.or(circuit),
         (None, Kind::Circuit) => circuit.or(direct),
     }
+}
+
+/// Doubles with each turn; three quarters to all of it.
+fn wait_after(seed: u64, who: &PeerId, turns: u32) -> Duration {
+    let doubled = WAIT * 2_u32.saturating_pow(turns.saturating_sub(1).min(10));
+    let wait = doubled.min(WAIT_MAX);
+    wait - wait / 4 * share(seed, who, turns) / SHARES
 }
 
 /// 0 to `SHARES`, the same for the same arguments.
@@ -272,6 +293,52 @@ mod tests {
         keeper.postponed(&who, now + AFTER_END_MAX);
         assert_eq!(kinds(&mut keeper, &members, None, now + AFTER_END_MAX), []);
         assert_eq!(kinds(&mut keeper, &members, None, now + AFTER_END_MAX + WAIT), [Kind::Direct]);
+    }
+
+    #[test]
+    fn who_does_not_keep_its_connections_is_dialled_ever_less_often() {
+        let (mut keeper, mut now) = (Keeper::new(AGAIN, SEED), Instant::now());
+        let (who, members) = one_member(true, false);
+        assert_eq!(kinds(&mut keeper, &members, None, now), [Kind::Direct]);
+        // It takes the connection, and lets it end as idle.
+        let brief = |keeper: &mut Keeper, now: &mut Instant, lasts: Duration| {
+            keeper.connected(&who, Way::P2p, *now);
+            // The second one of two that were dialled at once changes nothing.
+            keeper.connected(&who, Way::P2p, *now + lasts / 2);
+            *now += lasts;
+            keeper.ended(&who, *now);
+        };
+        let idle = Duration::from_secs(5);
+        for wait in [AFTER_END_MAX, WAIT, WAIT * 2, WAIT * 4, WAIT * 8, WAIT * 16, WAIT_MAX, WAIT_MAX] {
+            brief(&mut keeper, &mut now, idle);
+            if wait > AFTER_END_MAX {
+                assert_eq!(kinds(&mut keeper, &members, None, now + wait * 7 / 10), [], "{wait:?}: too early");
+            }
+            now += wait;
+            assert_eq!(kinds(&mut keeper, &members, None, now), [Kind::Direct], "{wait:?}");
+        }
+        // One that has lasted, or other addresses, and all is as at first.
+        brief(&mut keeper, &mut now, KEPT_AFTER);
+        assert_eq!(kinds(&mut keeper, &members, None, now + AFTER_END_MAX), [Kind::Direct]);
+        now += AFTER_END_MAX;
+        for _ in 0..3 {
+            brief(&mut keeper, &mut now, idle);
+        }
+        assert_eq!(kinds(&mut keeper, &members, None, now + WAIT), []);
+        keeper.changed(&who, now);
+        assert_eq!(kinds(&mut keeper, &members, None, now), [Kind::Direct]);
+    }
+
+    #[test]
+    fn a_circuit_that_ends_at_its_bounds_is_made_again_at_once_however_often() {
+        let (mut keeper, mut now) = (Keeper::new(AGAIN, SEED), Instant::now());
+        let (who, members) = one_member(false, true);
+        for _ in 0..4 {
+            assert_eq!(kinds(&mut keeper, &members, None, now), [Kind::Circuit]);
+            keeper.connected(&who, Way::Relayed, now);
+            keeper.ended(&who, now);
+            now += AFTER_END_MAX;
+        }
     }
 
     #[test]

@@ -132,7 +132,12 @@ async fn two_nodes_that_none_can_dial_speak_through_a_member() {
 
 #[tokio::test]
 async fn a_punched_connection_takes_over() {
-    let star = Star::start(1, 2, |config| config.p2p.punch = true).await.with_circuits(1).await;
+    let punching = |config: &mut Config| {
+        config.p2p.punch = true;
+        // Who is asked again and again who it is has no idle connection.
+        config.p2p.refresh_ms = 30_000;
+    };
+    let star = Star::start(1, 2, punching).await.with_circuits(1).await;
     let leaves = &star.leaves;
     until("an answer over a direct connection", async || {
         is_answered(&leaves[0], &leaves[1], 1).await && leaves[0].handle.way(leaves[1].id) == Some(Way::P2p)
@@ -140,6 +145,11 @@ async fn a_punched_connection_takes_over() {
     .await;
     let punched: f64 = leaves.iter().map(|leaf| counted(leaf, "ollamax_p2p_punches_total", &["ok"])).sum();
     assert!(punched >= 1.0);
+    // What is not used any more is given back to the relay, and the direct connection stays.
+    let circuits = async || counted(&star.hubs[0], "ollamax_relay_circuits", &[]).abs() < f64::EPSILON;
+    until("the circuits end", circuits).await;
+    assert!(is_answered(&leaves[0], &leaves[1], 1).await);
+    assert_eq!(leaves[0].handle.way(leaves[1].id), Some(Way::P2p));
 }
 
 #[tokio::test]
@@ -173,6 +183,21 @@ async fn a_removed_member_loses_its_place_and_its_circuits() {
     let told_none = told.wait_for(|told| circuits(told).is_empty());
     timeout(LONG, told_none).await.expect("it is told in time").expect("the node runs");
     assert!(!is_answered(&leaves[0], &leaves[1], 1).await);
+}
+
+#[tokio::test]
+async fn a_place_that_is_lost_and_found_again_is_told_all_the_while() {
+    let star = Star::start(1, 1, |config| config.p2p.refresh_ms = 30_000).await.with_circuits(1).await;
+    let (hub, leaf) = (&star.hubs[0], &star.leaves[0]);
+    let held = || counted(leaf, "ollamax_relay_held", &[]);
+    let mut told = leaf.handle.p2p_told();
+    let before = told.borrow_and_update().clone();
+    hub.handle.set_members(vec![hub_entry(hub)]);
+    until("the place is lost", async || held() < 0.5).await;
+    star.introduce();
+    until("it is found again", async || held() > 0.5).await;
+    assert!(!told.has_changed().expect("the node runs"), "each change is an entry in the log of the cluster");
+    assert_eq!(*told.borrow(), before);
 }
 
 #[tokio::test]
