@@ -1,16 +1,17 @@
 //! One file of a store gives its name to another with the same digest.
 //!
-//! For a file that a disk has damaged. The other one is whole and sealed; it gets the owner, rights and time of what
-//! lies there, and then the name, in one moment. So under the name there is the old file or the new one, never none and
-//! never half of each, wherever this is killed; and whoever has the old one open keeps it. Just before, it is looked
-//! at once more whether the file that lies there is still the one that was found damaged: what somebody else put there
-//! meanwhile stays. A name that leads elsewhere is not replaced: what it leads to is not the store's.
+//! For a file that a disk has damaged. The other one is whole and sealed; it gets the rights of what lies there and the
+//! owner and time of what is published, and then the name, in one moment. So under the name there is the old file or
+//! the new one, never none and never half of each, wherever this is killed; and whoever has the old one open keeps it.
+//! Just before, it is looked at once more whether the file that lies there is still the one that was found damaged: what
+//! somebody else put there meanwhile stays. A name that leads elsewhere is not replaced: what it leads to is not the
+//! store's. That is asked before anything is fetched for it.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use ollamax_types::Timestamp;
+use ollamax_types::{Digest, Timestamp};
 
 use crate::fault::Fault;
 use crate::staging::{Part, disk};
@@ -50,6 +51,12 @@ impl Store {
     /// When the store may not be written, when the part is not sealed, when the disk refuses.
     pub fn replace(&self, part: &Part, was: FileIdentity, now: Timestamp) -> Result<Replaced, PublishError> {
         self.replace_in_steps(part, was, now, &mut |_| {})
+    }
+
+    /// Whether the name of a file is a link, which is never replaced.
+    #[must_use]
+    pub fn leads_elsewhere(&self, sha256: Digest) -> bool {
+        fs::symlink_metadata(self.blob_path(sha256)).is_ok_and(|found| found.is_symlink())
     }
 
     fn replace_in_steps(
@@ -198,8 +205,10 @@ mod tests {
         drop(part);
         let part = world.sample.sealed(&world.staging);
         let elsewhere = world.store.root().join("elsewhere");
+        assert!(!world.store.leads_elsewhere(world.sample.spec.sha256));
         fs::rename(world.path(), &elsewhere).expect("the same disk");
         symlink(&elsewhere, world.path()).expect("there is room");
+        assert!(world.store.leads_elsewhere(world.sample.spec.sha256));
         let refused = world.store.replace(&part, world.identity(), NOW).expect_err("a link");
         assert!(matches!(refused, PublishError::NotWritable(_)), "{refused}");
         assert!(!world.is_sound() && fs::symlink_metadata(world.path()).expect("it is there").is_symlink());

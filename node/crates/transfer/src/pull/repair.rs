@@ -7,7 +7,8 @@
 //! difference, and hashing rests meanwhile. While limits let nothing come from anywhere it takes no place. When nobody
 //! has a sound one the file stays as it is, suspect and not offered, and it is tried again after ten minutes, then after
 //! twice as long each time, a day at most; one that is damaged again as soon as it was mended waits as long. What
-//! somebody else put in its place meanwhile stays. A store that this node may not write is not touched.
+//! somebody else put in its place meanwhile stays. For a store that this node may not write, and for a file that is a
+//! link, nothing is fetched.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
@@ -209,6 +210,11 @@ impl Repairs {
             let on_record = trees.open().and_then(|index| index.get(spec.sha256)).map_err(of_fault)?;
             if doubted.is_none() && on_record.is_some_and(|indexed| indexed.identity == file.identity) {
                 return Ok(None);
+            }
+            if store.leads_elsewhere(spec.sha256) {
+                let reason = format!("sha256-{} is a link, which is not replaced", spec.sha256);
+                let remedy = "put a sound file where it leads to".to_owned();
+                return Err(PullError::NotWritable { place, reason, remedy });
             }
             let (identity, tree, access) = (file.identity, doubted.and_then(|doubted| doubted.tree), store.access());
             Ok(Some(Patient { spec, file: Arc::new(file), identity, tree, store, access, place, names }))

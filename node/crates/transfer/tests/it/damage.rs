@@ -2,7 +2,7 @@
 //! is a sound one.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -183,6 +183,24 @@ async fn while_limits_let_nothing_come_nothing_is_mended_and_then_it_is() {
     world.clock.advance_ms(6 * 3_600_000);
     until_metric(&node, "ollamax_blobs_repairs_total", 2.0).await;
     world.check_published(&model);
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_fetched_for_a_file_that_is_a_link() {
+    let world = World::new();
+    let model = pulled(&world).await;
+    let (path, elsewhere) = (world.blob(model.weights.sha256), world.folder.path().join("elsewhere"));
+    fs::rename(&path, &elsewhere).expect("the same disk");
+    symlink(&elsewhere, &path).expect("room");
+    rot(&world, &model);
+    let node = world.start();
+    let files = verify(&node, true).await;
+    assert_eq!(files[1].sight, Some(Sight::Damaged { pieces: vec![1] }));
+    assert_eq!(files[1].repaired, Some(false));
+    sleep(SOON).await;
+    assert_eq!(world.origin.sent(model.weights.sha256), WEIGHTS_BYTES, "nobody asks it");
+    assert!(fs::symlink_metadata(&path).expect("it is there").is_symlink());
     node.end().await;
 }
 
