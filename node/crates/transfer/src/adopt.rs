@@ -357,6 +357,10 @@ impl Adoption {
         if self.job.as_ref().is_some_and(|job| !self.files.wants(job.spec(), job.identity())) {
             self.job = None;
         }
+        // One that was removed takes its room for as long as it is open.
+        if self.scrub.as_ref().is_some_and(|job| !self.files.is_sound(job.spec().sha256, job.identity())) {
+            self.scrub = None;
+        }
         self.sort_rota().await;
     }
 

@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::path::Path;
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -62,6 +63,13 @@ fn index(world: &World) -> Index {
 fn aside(world: &World) -> Vec<String> {
     let Ok(entries) = fs::read_dir(world.folder.path().join("data/transfer/damaged")) else { return Vec::new() };
     entries.map(|entry| entry.expect("readable").file_name().into_string().expect("text")).collect()
+}
+
+/// Whether this process has the file open, removed or not.
+fn is_open(path: &Path) -> bool {
+    let open = fs::read_dir("/proc/self/fd").expect("the system tells");
+    let mut links = open.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+    links.any(|link| link.to_string_lossy().starts_with(&*path.to_string_lossy()))
 }
 
 async fn until_metric(node: &Node, metric: &str, value: f64) {
@@ -317,5 +325,24 @@ async fn reading_again_keeps_to_its_rate() {
     let took = started.elapsed();
     // The first piece needs no wait.
     assert!((Duration::from_secs(60)..Duration::from_secs(62)).contains(&took), "{took:?}");
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_user_removes_while_it_is_read_again_takes_no_room() {
+    let mut world = World::new();
+    // Five minutes for each piece.
+    world.config.scrub_bytes_per_second_max = chunks(1) / 300;
+    let model = pulled(&world).await;
+    age(&world, &model, 31);
+    let node = world.start();
+    until_metric(&node, "ollamax_blobs_scrubbed_bytes_total", chunks(1) as f64).await;
+    let path = world.blob(model.weights.sha256);
+    assert!(is_open(&path), "it is being read");
+    let (manifest, _) = world.store().manifest(&model.name).expect("readable").expect("it is published");
+    [&manifest, &path].iter().for_each(|path| fs::remove_file(path).expect("ours"));
+    // Two looks at the store.
+    sleep(Duration::from_secs(130)).await;
+    assert!(!is_open(&path));
     node.end().await;
 }
