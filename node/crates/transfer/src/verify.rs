@@ -142,12 +142,7 @@ impl Verifying {
         if matches!(sight, Sight::Damaged { .. })
             && let Some(repairs) = &self.repairs
         {
-            // What came of it stays for the next attempt.
-            let mended = tokio::select! {
-                biased;
-                () = sender.closed() => return false,
-                mended = repairs.mend(news.blob) => mended,
-            };
+            let mended = repairs.mend(news.blob, sender.closed()).await;
             // That there was nothing to mend any more is as good.
             news.repaired = Some(matches!(mended, Ok(Mended::Done | Mended::Needless)));
         }

@@ -13,6 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
 use std::path::Path;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -140,7 +141,7 @@ impl Repairs {
             if let Some(spec) = next.filter(|_| !is_closed) {
                 // Until adoption has seen that it is another file, it is not tried again.
                 rest(&mut rests, spec.sha256);
-                if let Err(error) = self.mend(spec).await {
+                if let Err(error) = self.mend(spec, pending()).await {
                     tracing::debug!(sha256 = %spec.sha256, %error, "mend a file; tried again later");
                 }
                 continue;
@@ -160,15 +161,26 @@ impl Repairs {
         }
     }
 
-    /// Mends a file of which somebody has found that it is damaged, when no other is being mended.
+    /// Mends a file of which somebody has found that it is damaged, when no other is being mended; until whoever waits
+    /// for it `leaves`.
     ///
     /// # Errors
-    /// When nobody has a sound one, when the store may not be written, when there is no room, when the disk fails.
-    pub(crate) async fn mend(&self, spec: BlobSpec) -> Result<Mended, PullError> {
-        let _alone = self.one.lock().await;
+    /// When nobody has a sound one, when the store may not be written, when there is no room, when the disk fails, when
+    /// nobody waits any more.
+    pub(crate) async fn mend(
+        &self,
+        spec: BlobSpec,
+        leaves: impl Future<Output = ()> + Send,
+    ) -> Result<Mended, PullError> {
+        let mut leaves = pin!(leaves);
+        let _alone = tokio::select! {
+            biased;
+            () = &mut leaves => return Err(PullError::Cancelled),
+            alone = self.one.lock() => alone,
+        };
         let Some(patient) = self.examine(spec).await? else { return Ok(Mended::Needless) };
         let board = Arc::new(Board::new(patient.name()?, self.means.node, Stage::Fetching, Metrics::default()));
-        let mended = self.treat(&patient, &board).await;
+        let mended = self.treat(&patient, &board, leaves).await;
         let (sha256, name) = (spec.sha256, &patient.names[0].0);
         match &mended {
             Ok(Mended::Done) => {
@@ -177,7 +189,7 @@ impl Repairs {
                 tracing::info!(%sha256, %name, from = from.join(", "), "a damaged file was replaced by a sound one");
                 self.means.metrics.repaired(true);
             }
-            Ok(Mended::Needless) => {}
+            Ok(Mended::Needless) | Err(PullError::Cancelled) => {}
             Err(error) if error.code() == ErrorCode::OriginFailed || error.code() == ErrorCode::ModelNotFound => {
                 tracing::warn!(%sha256, %name, %error, "no sound copy of a damaged file was found");
                 self.means.metrics.repaired(false);
@@ -230,21 +242,37 @@ impl Repairs {
     }
 
     /// Makes the file anew, and lets it take the name. What is staged of it goes, whatever comes of it.
-    async fn treat(&self, patient: &Patient, board: &Arc<Board>) -> Result<Mended, PullError> {
+    async fn treat(
+        &self,
+        patient: &Patient,
+        board: &Arc<Board>,
+        mut leaves: Pin<&mut (impl Future<Output = ()> + Send)>,
+    ) -> Result<Mended, PullError> {
         let Patient { spec, store, access, place, .. } = patient;
         if self.is_closed() {
             return Err(nobody(patient, true));
         }
-        let fetcher = Fetcher::wait(&self.means).await?;
         let turn = self.means.turn(spec.sha256);
-        let held = Arc::clone(&turn).lock_owned().await;
+        let waiting = async {
+            let fetcher = Fetcher::wait(&self.means).await?;
+            Ok::<_, PullError>((fetcher, Arc::clone(&turn).lock_owned().await))
+        };
+        let held = tokio::select! {
+            biased;
+            () = &mut leaves => return Err(PullError::Cancelled),
+            held = waiting => held?,
+        };
         let staging = self.means.staging(store, access, place).await?;
-        let treated = self.treat_in(patient, board, &staging, turn).await;
+        let treated = tokio::select! {
+            biased;
+            () = &mut leaves => Err(PullError::Cancelled),
+            treated = self.treat_in(patient, board, &staging, Arc::clone(&turn)) => treated,
+        };
         let sha256 = spec.sha256;
         if let Err(error) = blocking(move || staging.forget(sha256)).await? {
             tracing::warn!(%error, %sha256, "remove what was staged of a file that was mended");
         }
-        drop((held, fetcher));
+        drop(held);
         treated
     }
 
