@@ -88,6 +88,8 @@ struct Rest {
 struct Patient {
     spec: BlobSpec,
     file: Arc<BlobFile>,
+    /// Its name leads elsewhere.
+    is_link: bool,
     identity: FileIdentity,
     /// What its pieces were, where that is known.
     tree: Option<Tree>,
@@ -223,13 +225,9 @@ impl Repairs {
             if doubted.is_none() && on_record.is_some_and(|indexed| indexed.identity == file.identity) {
                 return Ok(None);
             }
-            if store.leads_elsewhere(spec.sha256) {
-                let reason = format!("sha256-{} is a link, which is not replaced", spec.sha256);
-                let remedy = "put a sound file where it leads to".to_owned();
-                return Err(PullError::NotWritable { place, reason, remedy });
-            }
             let (identity, tree, access) = (file.identity, doubted.and_then(|doubted| doubted.tree), store.access());
-            Ok(Some(Patient { spec, file: Arc::new(file), identity, tree, store, access, place, names }))
+            let (file, is_link) = (Arc::new(file), store.leads_elsewhere(spec.sha256));
+            Ok(Some(Patient { spec, file, is_link, identity, tree, store, access, place, names }))
         });
         let Some(patient) = found.await?? else { return Ok(None) };
         match &patient.access {
@@ -249,6 +247,11 @@ impl Repairs {
         mut leaves: Pin<&mut (impl Future<Output = ()> + Send)>,
     ) -> Result<Mended, PullError> {
         let Patient { spec, store, access, place, .. } = patient;
+        if patient.is_link {
+            let reason = format!("sha256-{} is a link, which is not replaced", spec.sha256);
+            let remedy = "put a sound file where it leads to".to_owned();
+            return Err(PullError::NotWritable { place: place.clone(), reason, remedy });
+        }
         if self.is_closed() {
             return Err(nobody(patient, true));
         }
