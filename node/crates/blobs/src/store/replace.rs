@@ -3,10 +3,10 @@
 //! For a file that a disk has damaged. The other one is whole and sealed; it gets the rights and the group of what lies
 //! there, as root its owner too, and then the name, in one moment. Where it cannot have that group, everybody may read
 //! it, as all that is published: whoever could read the old one can read the new one. So under the name there is the
-//! old file or the new one, never none and never half of each, wherever this is killed; and whoever has the old one open
-//! keeps it. Just before, it is looked at once more whether the file that lies there is still the one that was found
-//! damaged: what somebody else put there meanwhile stays. A name that leads elsewhere is not replaced: what it leads to
-//! is not the store's. That is asked before anything is fetched for it.
+//! old file or the new one, never none and never half of each, wherever this is killed; and whoever has the old one
+//! open keeps it. Just before, it is looked at once more whether the file that lies there is still the one that was
+//! found damaged: what somebody else put there meanwhile stays. A name that leads elsewhere is not replaced: what it
+//! leads to is not the store's. That is asked before anything is fetched for it.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, fchown};
