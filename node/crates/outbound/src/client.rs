@@ -2,8 +2,8 @@
 //!
 //! Always: no proxy, no redirects, the runtime's own name in `Host`; a bounded answer and a deadline on every control
 //! call, on the silence of an upload; no deadline on inference and on pulls, which end when the caller drops them. A
-//! body that does not end as HTTP says it must is an error, never a short answer. Whatever carries `X-OllamaMax-Node` is
-//! refused before a byte of it is used. On failure nothing is retried here; hyper alone repeats a request that never
+//! body that does not end as HTTP says it must is an error, never a short answer. Whatever carries `X-OllamaMax-Node`
+//! is refused before a byte of it is used. On failure nothing is retried here; hyper alone repeats a request that never
 //! left on a pooled connection.
 
 use std::collections::BTreeMap;

@@ -5,8 +5,8 @@
 //! and only then the new file takes the name (`Store::replace`). Damaged pieces are kept aside. Always holds: under the
 //! name lies the old file or the new one; one file is mended at a time, in the background where limits know the
 //! difference, and hashing rests meanwhile. While limits let nothing come from anywhere it takes no place. When nobody
-//! has a sound one the file stays as it is, suspect and not offered, and it is tried again after ten minutes, then after
-//! twice as long each time, a day at most; one that is damaged again as soon as it was mended waits as long. What
+//! has a sound one the file stays as it is, suspect and not offered, and it is tried again after ten minutes, then
+//! after twice as long each time, a day at most; one that is damaged again as soon as it was mended waits as long. What
 //! somebody else put in its place meanwhile stays. For a store that this node may not write, and for a file that is a
 //! link, nothing is fetched.
 

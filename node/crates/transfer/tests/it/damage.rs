@@ -290,7 +290,7 @@ async fn whoever_stops_to_listen_ends_the_mending_too() {
     for mut news in [(); 4].map(|()| node.handle.verify(order(false))) {
         assert!(matches!(news.next().await, Some(Ok(_))), "its place is free");
     }
-    // Whoever mends it without being asked waits ten minutes behind the first attempt, and nothing lies there till then.
+    // The node gives up by itself too, and nothing lies there until it tries again.
     let gone = async {
         while !world.staged().is_empty() {
             sleep(Duration::from_secs(1)).await;
