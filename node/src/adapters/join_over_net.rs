@@ -2,8 +2,8 @@
 //!
 //! `Hello` proves who answers, and tells the cluster's version, before the caller sends a secret; `ReachBack` tells the
 //! caller whether its addresses work, and whether its own libp2p connection does; `Join` redeems the token through the
-//! replicated state. Nothing is changed before the token was checked there, and a repeated call of the same key gets the
-//! same id. A joiner that says that it does not apply the cluster's version is not admitted. `Standing` tells a caller
+//! replicated state. Nothing is changed before the token was checked there, and a repeated call of the same key gets
+//! the same id. A joiner that says that it does not apply the cluster's version is not admitted. `Standing` tells a caller
 //! with a credential of this cluster whether it has departed.
 
 use std::time::Duration;
