@@ -99,7 +99,14 @@ impl Found {
         entries.sort_unstable();
         for path in entries {
             // A link is followed, as runtimes follow it; no loop is deeper than the levels.
-            let Ok(metadata) = fs::metadata(&path) else { continue };
+            let metadata = match fs::metadata(&path) {
+                Ok(metadata) => metadata,
+                Err(error) if is_absent(&error) => continue,
+                Err(error) => {
+                    self.skip(&path, &error.to_string());
+                    continue;
+                }
+            };
             if levels == 0 && metadata.is_file() {
                 if self.manifests.len() == STORE_MANIFESTS_MAX {
                     self.overflow(folder);
