@@ -483,6 +483,18 @@ fn a_long_history_loses_its_oldest_version_that_is_not_pinned() {
 }
 
 #[test]
+fn a_name_that_comes_back_to_its_pinned_version_again_and_again_has_a_bounded_history() {
+    let mut world = World::after([note(1), pin(1)]);
+    for _ in 0..VERSIONS_MAX {
+        world.check(note(2), Answer::Done);
+        world.check(note(1), Answer::Done);
+    }
+    let numbers: Vec<u64> = world.history().into_iter().map(|(number, _)| number).collect();
+    let last = 1 + 2 * VERSIONS_MAX as u64;
+    assert_eq!(numbers, (last + 1 - VERSIONS_MAX as u64..=last).collect::<Vec<_>>());
+}
+
+#[test]
 fn a_model_goes_through_the_phases_of_its_life() {
     let mut world = World::new();
     let other =
