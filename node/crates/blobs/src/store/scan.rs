@@ -379,6 +379,18 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_looked_at_is_told() {
+        let shelf = Shelf::new();
+        shelf.model("h/n/good/latest", b"w");
+        let round = shelf.store.manifests().join("h/n/good/round");
+        std::os::unix::fs::symlink(&round, &round).expect("room");
+        let scan = shelf.scan();
+        assert_eq!(names(&scan), ["h/n/good:latest"]);
+        let skipped: Vec<&str> = scan.skipped.iter().map(|(path, _)| path.as_str()).collect();
+        assert_eq!(skipped, [round.display().to_string()], "it may name files that are not to go");
+    }
+
+    #[test]
     fn a_folder_of_manifests_that_is_a_file_is_taken_for_none() {
         let shelf = Shelf::new();
         fs::write(shelf.folder.path().join("manifests"), "x").expect("room");
