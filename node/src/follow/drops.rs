@@ -2,8 +2,10 @@
 //!
 //! A drop is done when this node's list of models says that the copy is gone, so one that was carried out and not told
 //! is carried out again, which finds nothing to do. Always holds: only the version that is meant goes; what another
-//! process put under the name since stays. A copy that is in use goes in an idle moment, and after [`PATIENCE`] all the
-//! same: files that are open live on. What fails is tried again a while later.
+//! process put under the name since stays. A node that was away may believe what holds no more, and its copy may be the
+//! last one by now: nothing goes before its state is not behind and asks for it still. A copy that is in use goes in an
+//! idle moment, and after [`PATIENCE`] all the same: files that are open live on. What fails is tried again a while
+//! later.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -12,6 +14,8 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use ollamax_core::catalog::{Fault, Model, View, read};
+use ollamax_metadata as metadata;
+use ollamax_metadata::ReadError;
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId};
 
 use crate::follow::pause_after;
@@ -45,6 +49,9 @@ struct Waiting {
 
 /// Keeps this node in step until `stop`.
 pub(crate) async fn follow(engines: MemberEngines, stop: CancellationToken) {
+    if stop.run_until_cancelled(caught_up(&engines.metadata)).await.is_none() {
+        return;
+    }
     let mut changes = engines.metadata.changes();
     let mut waiting: BTreeMap<ModelName, Waiting> = BTreeMap::new();
     loop {
@@ -73,6 +80,14 @@ pub(crate) async fn follow(engines: MemberEngines, stop: CancellationToken) {
         if stop.run_until_cancelled(woken).await != Some(true) {
             return;
         }
+    }
+}
+
+/// Until the state here is not behind: what was pinned while this node was away is pinned.
+async fn caught_up(metadata: &metadata::Handle) {
+    while let Err(error) = metadata.read_barrier().await {
+        tracing::debug!(code = %error.code(), %error, "hear which copies shall go; tried again soon");
+        sleep(WAIT_INTERVAL).await;
     }
 }
 
@@ -115,6 +130,14 @@ async fn remove_due(engines: &MemberEngines, waiting: &mut BTreeMap<ModelName, W
             continue;
         }
         waiting.tried_at = Some(now);
+        match is_asked_still(engines, name, waiting.digest).await {
+            Ok(true) => {}
+            Ok(false) => continue,
+            Err(error) => {
+                tracing::debug!(code = %error.code(), %error, "hear whether a copy is to go still; tried again later");
+                return;
+            }
+        }
         match engines.transfer.remove(name, waiting.digest).await {
             Ok(freed_bytes) => {
                 tracing::info!(model = %name, digest = %waiting.digest, freed_bytes, "a copy was removed");
@@ -124,6 +147,13 @@ async fn remove_due(engines: &MemberEngines, waiting: &mut BTreeMap<ModelName, W
             }
         }
     }
+}
+
+/// Whether a copy is to go by a state that is not behind. What cannot be read asks for nothing.
+async fn is_asked_still(engines: &MemberEngines, name: &ModelName, digest: Digest) -> Result<bool, ReadError> {
+    engines.metadata.read_barrier().await?;
+    let asked = asked_of(&*engines.metadata.view(), engines.node).ok().flatten();
+    Ok(asked.is_some_and(|asked| asked.drops.iter().any(|(meant, wanted)| (meant, *wanted) == (name, digest))))
 }
 
 #[cfg(test)]

@@ -1,11 +1,11 @@
 //! What may be removed, as a plan: rules, guards, and the reason of each act.
 //!
 //! A plan is data: it is shown, and carried out act by act by whoever leads, and only while the rules are on. Always
-//! holds, whatever the rules say: a model that is pinned, or that some node fetches just now, is in no act. No act
-//! removes the last copy of a version that is heard, nor one that is wanted, nor one that is loaded. Only a model that
-//! was disabled before is deleted, and none that is declared. These guards are kept again when an act is applied, on
-//! the state of then. What is not known removes nothing: a model that is not on record yet, a node that is not heard, a
-//! disk whose size nobody told, a rule without a condition.
+//! holds, whatever the rules say: a model that is pinned, or that some node fetches just now, is in no act. No single
+//! copy goes that is the last one of a version that is heard, nor one that is wanted, nor one that is loaded. Only a
+//! model that was disabled before is deleted as a whole, and none that is declared. When an act is applied, the guards
+//! of copies are kept again on the state of then. What is not known removes nothing: a model that is not on record yet,
+//! a node that is not heard, a disk whose size nobody told, a rule without a condition.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};

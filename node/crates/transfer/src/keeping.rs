@@ -221,15 +221,15 @@ impl Keeping {
         Ok(freed_bytes)
     }
 
-    /// The cluster removes a version of a model here: it is not kept, nor is any other of that name that is not pinned.
-    /// Blocks on the disk.
+    /// The cluster removes a version of a model here: it is not kept for that name, nor is any other of that name that
+    /// is not pinned. What is kept for another name stays, whatever its version. Blocks on the disk.
     pub(crate) fn give_up(&self, store: &Store, name: &ModelName, digest: Digest) -> Result<u64, Fault> {
         let _work = self.work();
         let Some(keep) = Keep::of(store) else { return Ok(0) };
         let mut freed_bytes: u64 = 0;
         for kept in keep.all()? {
             let found = kept.manifest.digest();
-            if found == digest || (kept.name == *name && !self.is_pinned(found)) {
+            if kept.name == *name && (found == digest || !self.is_pinned(found)) {
                 freed_bytes = freed_bytes.saturating_add(self.let_go(store, &keep, &kept)?);
             }
         }

@@ -99,7 +99,14 @@ impl Found {
         entries.sort_unstable();
         for path in entries {
             // A link is followed, as runtimes follow it; no loop is deeper than the levels.
-            let Ok(metadata) = fs::metadata(&path) else { continue };
+            let metadata = match fs::metadata(&path) {
+                Ok(metadata) => metadata,
+                Err(error) if is_absent(&error) => continue,
+                Err(error) => {
+                    self.skip(&path, &error.to_string());
+                    continue;
+                }
+            };
             if levels == 0 && metadata.is_file() {
                 if self.manifests.len() == STORE_MANIFESTS_MAX {
                     self.overflow(folder);
@@ -369,6 +376,18 @@ mod tests {
         assert_eq!(skipped, [dotted, old].map(|path| path.display().to_string()));
         assert_eq!(scan.skipped[0].1, "the path is no name of a model");
         assert_eq!(scan.skipped[1].1, "the manifest has schema version 1; 2 is understood");
+    }
+
+    #[test]
+    fn what_cannot_be_looked_at_is_told() {
+        let shelf = Shelf::new();
+        shelf.model("h/n/good/latest", b"w");
+        let round = shelf.store.manifests().join("h/n/good/round");
+        std::os::unix::fs::symlink(&round, &round).expect("room");
+        let scan = shelf.scan();
+        assert_eq!(names(&scan), ["h/n/good:latest"]);
+        let skipped: Vec<&str> = scan.skipped.iter().map(|(path, _)| path.as_str()).collect();
+        assert_eq!(skipped, [round.display().to_string()], "it may name files that are not to go");
     }
 
     #[test]

@@ -232,3 +232,19 @@ async fn a_runtime_that_runs_removes_its_copy_itself() {
     assert!(world.blob(new.weights.sha256).exists(), "the files are the runtime's to remove");
     node.end().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_kept_for_another_name_stays_when_a_copy_of_the_same_version_goes() {
+    let world = World::new();
+    let node = world.start();
+    let [old, _] = replaced(&world, &node).await;
+    let digest = old.manifest.digest();
+    let alias = world.model("alias", 1, chunks(2) + 9);
+    assert_eq!(alias.manifest.digest(), digest);
+    node.pull(&alias.name).await.expect("it comes");
+    node.handle.set_pins(BTreeSet::from([digest]));
+    node.handle.remove(&alias.name, digest).await.expect("removed");
+    assert!(world.store().manifest(&alias.name).expect("readable").is_none());
+    assert_eq!(kept(&node), [digest], "it is the way back of a pinned name");
+    node.end().await;
+}

@@ -1,7 +1,8 @@
 //! Which node holds which model: reported by nodes, forgotten before a member leaves.
 //!
 //! Each copy is written twice, by model and by node, always both or neither. A node that had the version that a wish
-//! spreads and says that it has it no more was told so by the cluster, or by a person: then it is left out.
+//! spreads and says that it has it no more was told so by the cluster, or by a person: then it is left out. A copy that
+//! was to go and became another version is not meant any more.
 
 use std::collections::BTreeMap;
 
@@ -20,6 +21,10 @@ use crate::catalog::view::{Fault, Mutation};
 
 /// The cluster version that keeps which copies shall go.
 const DROPS_VERSION: u32 = 4;
+/// What a report reads beside its models, and at most for each that is there or gone, in keys.
+const KEYS_BESIDE: usize = 24;
+const KEYS_PRESENT: usize = 2;
+const KEYS_ABSENT: usize = 3;
 
 pub(super) fn report(scene: &Scene<'_>, node: NodeId, present: &[ModelRecord], absent: &[String]) -> Step {
     check_count("the list of present models", present.len(), REPORT_MODELS_MAX)?;
@@ -35,12 +40,17 @@ pub(super) fn report(scene: &Scene<'_>, node: NodeId, present: &[ModelRecord], a
         wanted.insert(checked_key(model)?, Some(model));
     }
     let mut mutations = Vec::new();
+    let mut spare_keys = spare_keys(scene, present.len(), absent.len());
     for (key, model) in wanted {
         match (read::node_model(scene.view, node, &key)?, model) {
             (Some(held), Some(model)) if held.model == *model => {}
             (held, Some(model)) => {
                 if let Some(held) = held.filter(|held| held.model.digest != model.digest) {
                     mutations.extend(wishes::given_up(scene, &held)?);
+                    if let Some(left) = spare_keys.checked_sub(1) {
+                        spare_keys = left;
+                        mutations.extend(drops::ended(scene, &key, node)?.map(|(_, without)| without));
+                    }
                 }
                 write(&mut mutations, &key, &Location { node, model: model.clone() });
             }
@@ -49,6 +59,15 @@ pub(super) fn report(scene: &Scene<'_>, node: NodeId, present: &[ModelRecord], a
         }
     }
     Ok(Applied::done(mutations))
+}
+
+/// How many copies that became other versions may have their drops ended by one report: each is a record more to read.
+/// Beyond that a drop waits until its copy is gone, and does nothing meanwhile.
+fn spare_keys(scene: &Scene<'_>, present: usize, absent: usize) -> usize {
+    if scene.cluster.version < DROPS_VERSION {
+        return 0;
+    }
+    COMMAND_KEYS_MAX.saturating_sub(KEYS_BESIDE + KEYS_PRESENT * present + KEYS_ABSENT * absent)
 }
 
 /// A copy is gone. Where it was to go, that is over; else a person removed it.

@@ -222,7 +222,9 @@ fn is_newer(draft: &Draft<'_>, model: &Model, digest: Digest) -> Result<bool, St
 fn add_version(scene: &Scene<'_>, draft: &Draft<'_>, model: &mut Model, fixed: Fixed<'_>) -> Result<(), Stop> {
     let mut kept = read::versions(scene.view, fixed.name)?;
     while kept.len() >= VERSIONS_MAX {
-        let Some(oldest) = kept.iter().position(|version| Some(version.digest) != model.pinned()) else { break };
+        // A name may come back to its pinned version any number of times; the last time is what stays.
+        let pinned = kept.iter().rposition(|version| Some(version.digest) == model.pinned());
+        let oldest = usize::from(pinned == Some(0));
         draft.delete(Key::Version(fixed.name.key(), kept.remove(oldest).number));
     }
     let (number, at) = (model.head + 1, scene.entry.log_time);

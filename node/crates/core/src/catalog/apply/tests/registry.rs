@@ -241,13 +241,20 @@ fn a_report_ends_the_drop_that_it_fulfils() {
     let dropped = Drop { digest: digest(7), at: Timestamp(START + 1), by: "admin".to_owned() };
     assert_eq!(world.model().drops, BTreeMap::from([(NodeId(1), dropped)]));
     world.check_idle(drop_at(&[1], false, false));
-    world.check(held(1, 8), Answer::Done); // a person has put another version there
-    assert_eq!(world.dropped(), [1], "it waits until the node tells that nothing is there");
     world.check(gone(1), Answer::Done);
     assert_eq!(world.dropped(), [0_u64; 0]);
     let mut world = World::after([drop_at(&[2], false, false)]);
     world.check(Command::ForgetModels { node: NodeId(2), limit: 9 }, Answer::Done);
     assert_eq!(world.dropped(), [0_u64; 0], "it goes with the copies of a member that leaves");
+}
+
+#[test]
+fn a_copy_that_became_another_version_is_not_to_go_any_more() {
+    let mut world = World::after([drop_at(&[1], false, false)]);
+    world.check(held(1, 8), Answer::Done); // a person has put another version there
+    assert_eq!(world.dropped(), [0_u64; 0]);
+    world.check(held(1, 7), Answer::Done); // and goes back
+    assert_eq!(world.dropped(), [0_u64; 0], "nobody asked for that one to go");
 }
 
 #[test]
@@ -473,6 +480,18 @@ fn a_long_history_loses_its_oldest_version_that_is_not_pinned() {
     assert_eq!(numbers(&world), (4..=last + 3).collect::<Vec<_>>());
     assert_eq!((world.model().first, world.model().head), (4, last + 3));
     world.check(fix(1, Some(Replicas::Count(1)), How::RolledBack { to: 1 }), no_version("1"));
+}
+
+#[test]
+fn a_name_that_comes_back_to_its_pinned_version_again_and_again_has_a_bounded_history() {
+    let mut world = World::after([note(1), pin(1)]);
+    for _ in 0..VERSIONS_MAX {
+        world.check(note(2), Answer::Done);
+        world.check(note(1), Answer::Done);
+    }
+    let numbers: Vec<u64> = world.history().into_iter().map(|(number, _)| number).collect();
+    let last = 1 + 2 * VERSIONS_MAX as u64;
+    assert_eq!(numbers, (last + 1 - VERSIONS_MAX as u64..=last).collect::<Vec<_>>());
 }
 
 #[test]
@@ -713,5 +732,5 @@ fn the_largest_report_ends_drops_and_wishes_within_the_keys_of_a_command() {
     assert_eq!((failed(exchanged), failed(removed)), (REPORT_MODELS_MAX, REPORT_MODELS_MAX / 2));
     let models = read::models(&world.view).expect("readable");
     let waiting = models.iter().filter(|model| !model.drops.is_empty()).count();
-    assert_eq!(waiting, REPORT_MODELS_MAX / 2, "only those of versions that were exchanged");
+    assert_eq!(waiting, REPORT_MODELS_MAX / 2, "of versions that were exchanged, as there are no keys left for them");
 }
