@@ -318,8 +318,7 @@ impl<'a> Case<'a> {
     /// What the round itself needs.
     fn asked(&self) -> Planned {
         let wish = self.wish();
-        let is_over = self.resolved().is_some_and(|plan| plan.targets.iter().all(|target| self.holds(*target)));
-        if is_over {
+        if self.resolved().is_some_and(|plan| self.is_over(plan)) {
             return Planned::Nothing;
         }
         let sites = self.world.facts.sites.iter().cloned();
@@ -332,6 +331,21 @@ impl<'a> Case<'a> {
             Planned::Plan { ingester, targets } if is_on_record(ingester, &targets) => Planned::Nothing,
             planned => planned,
         }
+    }
+
+    /// Whether the round itself needs nothing more. What a member had that left is made up for like what is lost, one
+    /// after the other. Where people removed every copy, none is fetched anew at once: a store may be away.
+    fn is_over(&self, plan: &Plan) -> bool {
+        let targets = plan.targets.iter().copied();
+        let members: Vec<NodeId> = targets.filter(|target| self.site(*target).is_some()).collect();
+        let failures = &self.wish().failures;
+        let was_given_up =
+            |node: &NodeId| failures.get(node).is_some_and(|failure| failure.code == ErrorCode::PullCancelled);
+        if members.iter().any(|node| self.holds(*node)) {
+            return members.iter().all(|node| self.holds(*node) || was_given_up(node));
+        }
+        let is_by_hand = |node: &NodeId| failures.get(node).is_some_and(|failure| failure.by_hand);
+        members.iter().all(is_by_hand) && self.given_up_lately(plan) > 0
     }
 
     /// More copies where there are too few.
@@ -408,8 +422,7 @@ impl<'a> Case<'a> {
 
     /// Neither has it nor is to have it.
     fn is_new(&self, site: &Site) -> bool {
-        let is_target = self.coming().contains(&site.node);
-        !self.holds(site.node) && !is_target
+        !self.holds(site.node) && !self.coming().contains(&site.node)
     }
 
     /// What speaks against a copy that nobody asked for, on a node that has none.
