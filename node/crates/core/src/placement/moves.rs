@@ -318,8 +318,8 @@ impl<'a> Case<'a> {
     /// What the round itself needs.
     fn asked(&self) -> Planned {
         let wish = self.wish();
-        if self.resolved().is_some_and(|plan| self.is_over(plan)) {
-            return Planned::Nothing;
+        if let Some(plan) = self.resolved().filter(|plan| self.is_over(plan)) {
+            return self.without_departed(plan);
         }
         let sites = self.world.facts.sites.iter().cloned();
         let places: Vec<Site> = sites.map(|site| Site { holds: self.holds(site.node), ..site }).collect();
@@ -333,11 +333,10 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// Whether the round itself needs nothing more. What a member had that left is made up for like what is lost, one
-    /// after the other. Where people removed every copy, none is fetched anew at once: a store may be away.
+    /// Whether the targets have the model, or had it and a person removed it; what a member had that left is made up for
+    /// like what is lost. Where people removed every copy, none is fetched anew at once: a store may be away.
     fn is_over(&self, plan: &Plan) -> bool {
-        let targets = plan.targets.iter().copied();
-        let members: Vec<NodeId> = targets.filter(|target| self.site(*target).is_some()).collect();
+        let members = self.members_of(plan);
         let failures = &self.wish().failures;
         let was_given_up =
             |node: &NodeId| failures.get(node).is_some_and(|failure| failure.code == ErrorCode::PullCancelled);
@@ -346,6 +345,24 @@ impl<'a> Case<'a> {
         }
         let is_by_hand = |node: &NodeId| failures.get(node).is_some_and(|failure| failure.by_hand);
         members.iter().all(is_by_hand) && self.given_up_lately(plan) > 0
+    }
+
+    /// The targets that are members still.
+    fn members_of(&self, plan: &Plan) -> Vec<NodeId> {
+        plan.targets.iter().copied().filter(|target| self.site(*target).is_some()).collect()
+    }
+
+    /// A plan that is over stands, but nobody waits for members that left.
+    fn without_departed(&self, plan: &Plan) -> Planned {
+        let targets = self.members_of(plan);
+        if targets.is_empty() || targets.len() == plan.targets.len() {
+            return Planned::Nothing;
+        }
+        let kept = Some(plan.ingester).filter(|ingester| targets.contains(ingester));
+        match kept.or_else(|| self.source(plan)) {
+            Some(ingester) => Planned::Plan { ingester, targets },
+            None => Planned::Nothing,
+        }
     }
 
     /// More copies where there are too few.

@@ -224,10 +224,14 @@ fn what_a_member_had_that_left_is_made_anew_in_turn_and_not_twice() {
         standing.wish.name = name.parse().expect("a name");
         standing
     };
-    check("as what is lost", &sites, two("m", &[1, 2], &[1]), &[plan(1, &[1, 3], PlanKind::Repair)]);
-    check("it was made up for before", &sites, two("m", &[1, 2, 3], &[1, 3]), &[]);
+    check("nobody waits for it", &sites, two("m", &[1, 2], &[1]), &[plan(1, &[1], PlanKind::Asked)]);
+    check("it brought the model", &sites, two("m", &[2, 1], &[1]), &[plan(1, &[1], PlanKind::Asked)]);
+    check("then as what is lost", &sites, two("m", &[1], &[1]), &[plan(1, &[1, 3], PlanKind::Repair)]);
+    let made_up = || of_kind(two("m", &[1, 2, 3], &[1, 3]), PlanKind::Repair);
+    check("it was made up for before", &sites, made_up(), &[plan(1, &[1, 3], PlanKind::Repair)]);
+    check("and nothing follows", &sites, of_kind(two("m", &[1, 3], &[1, 3]), PlanKind::Repair), &[]);
     check("nobody else has it", &sites, standing(1, &[2], &[]), &[plan(1, &[1], PlanKind::Asked)]);
-    let wishes = [two("a", &[1, 2], &[1]), two("b", &[1, 2], &[1])];
+    let wishes = [two("a", &[1], &[1]), two("b", &[1], &[1])];
     assert_eq!(outlook(&sites, &wishes, &[], &ReplicaKnobs::default()).moves.len(), 1, "one after the other");
 }
 
