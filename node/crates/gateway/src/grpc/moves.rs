@@ -28,6 +28,8 @@ struct Moving<'a> {
     from: &'a Member,
     to: &'a Member,
     is_from_heard: bool,
+    /// The other node has been silent for so long that the leader would have another one take its place.
+    is_to_dead: bool,
     /// What the other node has free; `None` where that is not known.
     free_bytes: Option<u64>,
 }
@@ -90,6 +92,7 @@ impl Pulls {
             from,
             to,
             is_from_heard,
+            is_to_dead: to.id != engines.metadata.node() && engines.scheduler.health(to.id) == Health::Dead,
             free_bytes: beat.and_then(|beat| beat.models_free_bytes.or(beat.disk_free_bytes)),
         };
         moving.plan()
@@ -180,6 +183,8 @@ impl Moving<'_> {
         let missing = wish.want.labels.iter().find(|(key, wanted)| labels(key) != Some(*wanted));
         if to.role == Role::Gateway {
             Some(Unfit::Gateway)
+        } else if self.is_to_dead {
+            Some(Unfit::Dead)
         } else if to.cordon != Cordon::Open {
             Some(Unfit::Cordoned)
         } else if wish.want.avoid.contains(&to.id) {
@@ -250,7 +255,8 @@ mod tests {
     /// From node 1 to this one.
     fn planned(wish: &Wish, holders: &[u64], to: &Member, free_bytes: Option<u64>) -> Result<Planned, AdminError> {
         let holders = holders.iter().copied().map(NodeId).collect();
-        Moving { wish, holders: &holders, from: &member(1), to, is_from_heard: true, free_bytes }.plan()
+        let (from, is_from_heard, is_to_dead) = (member(1), true, false);
+        Moving { wish, holders: &holders, from: &from, to, is_from_heard, is_to_dead, free_bytes }.plan()
     }
 
     #[test]
@@ -298,11 +304,15 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_on_a_node_that_is_not_heard_stays_there() {
+    fn what_lies_on_a_node_that_is_not_heard_stays_there_and_nothing_goes_to_one() {
         let (wish, holders) = (wish(), [1, 2].map(NodeId).into());
         let (from, to) = (member(1), member(3));
-        let silent =
-            Moving { wish: &wish, holders: &holders, from: &from, to: &to, is_from_heard: false, free_bytes: None };
-        assert_eq!(silent.plan().map_err(|error| error.what), Err("n1 is not heard".to_owned()));
+        let check = |is_from_heard: bool, is_to_dead: bool, expected: &str| {
+            let (wish, holders, from, to) = (&wish, &holders, &from, &to);
+            let silent = Moving { wish, holders, from, to, is_from_heard, is_to_dead, free_bytes: None };
+            assert_eq!(silent.plan().map_err(|error| error.what), Err(expected.to_owned()));
+        };
+        check(false, false, "n1 is not heard");
+        check(true, true, "n3 is not heard");
     }
 }
