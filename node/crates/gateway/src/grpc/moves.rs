@@ -119,8 +119,13 @@ impl Moving<'_> {
             let why = "one thing after the other: first it comes to where it is wanted";
             return Err(forbidden(format!("{} is on its way", wish.name), why, "ollamax model wishes"));
         };
-        let others = plan.targets.iter().copied().filter(|target| *target != from.id);
-        let targets: Vec<NodeId> = others.chain([to.id, from.id]).collect();
+        let others: Vec<NodeId> = plan.targets.iter().copied().filter(|target| *target != from.id).collect();
+        if matches!(wish.replicas, Replicas::Count(count) if others.len() >= count as usize) {
+            let what = format!("{} has copies enough without {}", wish.name, from.name);
+            let next = format!("ollamax model rm {} --node {}", wish.name, from.name);
+            return Err(forbidden(what, "one that is too many goes, and is not moved", next));
+        }
+        let targets: Vec<NodeId> = others.into_iter().chain([to.id, from.id]).collect();
         if targets.len() > WISH_TARGETS_MAX {
             let what = format!("{} is on {} nodes", wish.name, plan.targets.len());
             return Err(forbidden(what, "a plan has no room for one more", "ollamax model wishes"));
@@ -288,6 +293,14 @@ mod tests {
         check(refused(&wish(), &[1], &member(3), None), "m:latest is on its way", "ollamax model wishes");
         let rm = "ollamax model rm m:latest --node n1";
         check(refused(&wish(), both, &member(2), None), "n2 has m:latest already", rm);
+        let elsewhere = Plan {
+            ingester: NodeId(2),
+            targets: [2, 3].map(NodeId).to_vec(),
+            made_at: Timestamp(1),
+            kind: PlanKind::Asked,
+        };
+        let found = Wish { plan: Some(elsewhere), ..wish() };
+        check(refused(&found, &[1, 2, 3], &member(4), None), "m:latest has copies enough without n1", rm);
         let cordoned = Member { cordon: Cordon::Cordoned, ..member(3) };
         check(refused(&wish(), both, &cordoned, None), "n3 takes no new models", "ollamax node uncordon n3");
         let gateway = Member { role: Role::Gateway, ..member(3) };
