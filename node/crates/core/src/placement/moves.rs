@@ -333,15 +333,20 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// Whether the targets have the model, or had it and a person removed it; what a member had that left is made up
-    /// for like what is lost. Where people removed every copy, none is fetched anew at once: a store may be away.
+    /// Whether the targets have the model, or had it and a person removed it. Where there are copies enough, nobody takes
+    /// the place of one that is dead, and what a member had that left is made up for like what is lost. Where people
+    /// removed every copy, none is fetched anew at once: a store may be away.
     fn is_over(&self, plan: &Plan) -> bool {
         let members = self.members_of(plan);
         let failures = &self.wish().failures;
         let was_given_up =
             |node: &NodeId| failures.get(node).is_some_and(|failure| failure.code == ErrorCode::PullCancelled);
+        let is_dead = |node: NodeId| self.site(node).is_some_and(|site| site.health == Health::Dead);
+        // What a member that is about to be removed had is taken off the record before it is.
+        let is_met = || matches!(self.wish().replicas, Replicas::Count(count) if self.good().count() >= wanted(count));
         if members.iter().any(|node| self.holds(*node)) {
-            return members.iter().all(|node| self.holds(*node) || was_given_up(node));
+            let is_done = |node: NodeId| self.holds(node) || was_given_up(&node) || (is_dead(node) && is_met());
+            return members.iter().all(|node| is_done(*node));
         }
         let is_by_hand = |node: &NodeId| failures.get(node).is_some_and(|failure| failure.by_hand);
         members.iter().all(is_by_hand) && self.given_up_lately(plan) > 0

@@ -229,6 +229,8 @@ fn what_a_member_had_that_left_is_made_anew_in_turn_and_not_twice() {
     check("then as what is lost", &sites, two("m", &[1], &[1]), &[plan(1, &[1, 3], PlanKind::Repair)]);
     let made_up = || of_kind(two("m", &[1, 2, 3], &[1, 3]), PlanKind::Repair);
     check("it was made up for before", &sites, made_up(), &[plan(1, &[1, 3], PlanKind::Repair)]);
+    let about_to_leave = [site(1), lost(2), site(3), site(4)];
+    check("nor before it has left", &about_to_leave, made_up(), &[]);
     check("and nothing follows", &sites, of_kind(two("m", &[1, 3], &[1, 3]), PlanKind::Repair), &[]);
     check("nobody else has it", &sites, standing(1, &[2], &[]), &[plan(1, &[1], PlanKind::Asked)]);
     let wishes = [two("a", &[1], &[1]), two("b", &[1], &[1])];
