@@ -333,9 +333,9 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// Whether the targets have the model, or had it and a person removed it. Where there are copies enough, nobody takes
-    /// the place of one that is dead, and what a member had that left is made up for like what is lost. Where people
-    /// removed every copy, none is fetched anew at once: a store may be away.
+    /// Whether the targets have the model, or had it and a person removed it. Where there are copies enough, nobody
+    /// takes the place of one that is dead, and what a member had that left is made up for like what is lost. Where
+    /// people removed every copy, none is fetched anew at once: a store may be away.
     fn is_over(&self, plan: &Plan) -> bool {
         let members = self.members_of(plan);
         let failures = &self.wish().failures;
