@@ -65,6 +65,15 @@ impl Sites {
         self
     }
 
+    /// The same, where a member that was never heard and is lost counts as dead: nobody waits for it any more.
+    pub(crate) fn with_lost(mut self, is_lost: &dyn Fn(NodeId) -> bool) -> Self {
+        let unheard = self.sites.iter_mut().filter(|site| site.health == Health::Unknown && !site.is_self);
+        for site in unheard.filter(|site| is_lost(site.node)) {
+            site.health = Health::Dead;
+        }
+        self
+    }
+
     /// All of them; none is said to hold anything.
     pub(crate) fn all(&self) -> &[Site] {
         &self.sites
@@ -209,6 +218,9 @@ mod tests {
                 (4, Health::Unknown, (false, true, false), (None, None), false, false),
             ]
         );
+        let lost = sites.with_lost(&|node| node != NodeId(3));
+        let health: Vec<Health> = lost.all().iter().map(|site| site.health).collect();
+        assert_eq!(health, [Health::Alive, Health::Alive, Health::Alive, Health::Dead], "only who was never heard");
         scheduler.observe(beat(4, None));
         assert!(Sites::now(&view, &scheduler).expect("readable").are_clear);
         scheduler.observe(Beat { draining: true, sequence: 2, ..beat(2, Some(7)) });

@@ -110,8 +110,9 @@ impl Prospect {
     /// # Errors
     /// When the knobs cannot be read.
     pub(crate) fn scene(&self, view: &dyn View, sites: Sites, wishes: Vec<Standing>) -> Result<Scene, Fault> {
-        let knobs = placement::knobs(view)?;
-        Ok(Scene { now_ms: self.0.metadata.log_time().0, sites, wishes, presence: self.presence().clone(), knobs })
+        let (knobs, presence) = (placement::knobs(view)?, self.presence().clone());
+        let sites = sites.with_lost(&|node| presence.lost(node, knobs.repair_after));
+        Ok(Scene { now_ms: self.0.metadata.log_time().0, sites, wishes, presence, knobs })
     }
 
     /// The scene as it is; `None` while members may not have been heard yet, as what is not known speaks against them.

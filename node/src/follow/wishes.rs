@@ -297,9 +297,9 @@ impl Book {
             let why: Vec<String> = why.iter().map(|(node, unfit)| unfit.of(&format!("node {node}"))).collect();
             tracing::warn!(model = %name, why = why.join("; "), "a model cannot have the copies that are wanted");
         }
-        let is_impossible = |name: &ModelName| outlook.impossible.iter().any(|(impossible, _)| impossible == name);
+        let impossible: BTreeSet<&ModelName> = outlook.impossible.iter().map(|(name, _)| name).collect();
         let known = |standing: &Standing| {
-            let state = state_of(standing, is_impossible(&standing.wish.name));
+            let state = state_of(standing, impossible.contains(&standing.wish.name));
             (standing.wish.name.key(), Known { standing: standing.clone(), state })
         };
         self.known = scene.wishes.iter().map(known).collect();

@@ -79,7 +79,8 @@ pub(super) async fn make(global: &Global, rebalance: bool, dry_run: bool) -> Res
 fn page(reply: &OutlookReply, rebalance: bool) -> String {
     let mut lines: Vec<String> = reply.moves.iter().map(told).collect();
     if lines.is_empty() {
-        let nothing = if rebalance { "No copy is worth a move." } else { "No copy can be made anew just now." };
+        let nothing =
+            if rebalance { "No copy is worth a move just now." } else { "No copy can be made anew just now." };
         lines.push(nothing.to_owned());
     }
     if !rebalance {
@@ -143,7 +144,7 @@ mod tests {
         };
         let lines = "No copy can be made anew just now.\na:latest has 1 of 2 copies\n";
         assert_eq!(page(&reply, false), format!("{lines}b:latest has no place: n2 is a gateway\n"));
-        assert_eq!(page(&reply, true), "No copy is worth a move.\n");
+        assert_eq!(page(&reply, true), "No copy is worth a move just now.\n");
     }
 
     #[test]

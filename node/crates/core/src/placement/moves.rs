@@ -318,9 +318,8 @@ impl<'a> Case<'a> {
     /// What the round itself needs.
     fn asked(&self) -> Planned {
         let wish = self.wish();
-        let is_over = self.resolved().is_some_and(|plan| plan.targets.iter().all(|target| self.holds(*target)));
-        if is_over {
-            return Planned::Nothing;
+        if let Some(plan) = self.resolved().filter(|plan| self.is_over(plan)) {
+            return self.without_departed(plan);
         }
         let sites = self.world.facts.sites.iter().cloned();
         let places: Vec<Site> = sites.map(|site| Site { holds: self.holds(site.node), ..site }).collect();
@@ -331,6 +330,43 @@ impl<'a> Case<'a> {
         match planned {
             Planned::Plan { ingester, targets } if is_on_record(ingester, &targets) => Planned::Nothing,
             planned => planned,
+        }
+    }
+
+    /// Whether the targets have the model, or had it and a person removed it. Where there are copies enough, nobody
+    /// takes the place of one that is dead, and what a member had that left is made up for like what is lost. Where
+    /// people removed every copy, none is fetched anew at once: a store may be away.
+    fn is_over(&self, plan: &Plan) -> bool {
+        let members = self.members_of(plan);
+        let failures = &self.wish().failures;
+        let was_given_up =
+            |node: &NodeId| failures.get(node).is_some_and(|failure| failure.code == ErrorCode::PullCancelled);
+        let is_dead = |node: NodeId| self.site(node).is_some_and(|site| site.health == Health::Dead);
+        // What a member that is about to be removed had is taken off the record before it is.
+        let is_met = || matches!(self.wish().replicas, Replicas::Count(count) if self.good().count() >= wanted(count));
+        if members.iter().any(|node| self.holds(*node)) {
+            let is_done = |node: NodeId| self.holds(node) || was_given_up(&node) || (is_dead(node) && is_met());
+            return members.iter().all(|node| is_done(*node));
+        }
+        let is_by_hand = |node: &NodeId| failures.get(node).is_some_and(|failure| failure.by_hand);
+        members.iter().all(is_by_hand) && self.given_up_lately(plan) > 0
+    }
+
+    /// The targets that are members still.
+    fn members_of(&self, plan: &Plan) -> Vec<NodeId> {
+        plan.targets.iter().copied().filter(|target| self.site(*target).is_some()).collect()
+    }
+
+    /// A plan that is over stands, but nobody waits for members that left.
+    fn without_departed(&self, plan: &Plan) -> Planned {
+        let targets = self.members_of(plan);
+        if targets.is_empty() || targets.len() == plan.targets.len() {
+            return Planned::Nothing;
+        }
+        let kept = Some(plan.ingester).filter(|ingester| targets.contains(ingester));
+        match kept.or_else(|| self.source(plan)) {
+            Some(ingester) => Planned::Plan { ingester, targets },
+            None => Planned::Nothing,
         }
     }
 
@@ -408,8 +444,7 @@ impl<'a> Case<'a> {
 
     /// Neither has it nor is to have it.
     fn is_new(&self, site: &Site) -> bool {
-        let is_target = self.coming().contains(&site.node);
-        !self.holds(site.node) && !is_target
+        !self.holds(site.node) && !self.coming().contains(&site.node)
     }
 
     /// What speaks against a copy that nobody asked for, on a node that has none.

@@ -28,6 +28,8 @@ struct Moving<'a> {
     from: &'a Member,
     to: &'a Member,
     is_from_heard: bool,
+    /// The other node has been silent for so long that the leader would have another one take its place.
+    is_to_dead: bool,
     /// What the other node has free; `None` where that is not known.
     free_bytes: Option<u64>,
 }
@@ -90,6 +92,7 @@ impl Pulls {
             from,
             to,
             is_from_heard,
+            is_to_dead: to.id != engines.metadata.node() && engines.scheduler.health(to.id) == Health::Dead,
             free_bytes: beat.and_then(|beat| beat.models_free_bytes.or(beat.disk_free_bytes)),
         };
         moving.plan()
@@ -116,8 +119,13 @@ impl Moving<'_> {
             let why = "one thing after the other: first it comes to where it is wanted";
             return Err(forbidden(format!("{} is on its way", wish.name), why, "ollamax model wishes"));
         };
-        let others = plan.targets.iter().copied().filter(|target| *target != from.id);
-        let targets: Vec<NodeId> = others.chain([to.id, from.id]).collect();
+        let others: Vec<NodeId> = plan.targets.iter().copied().filter(|target| *target != from.id).collect();
+        if matches!(wish.replicas, Replicas::Count(count) if others.len() >= count as usize) {
+            let what = format!("{} has copies enough without {}", wish.name, from.name);
+            let next = format!("ollamax model rm {} --node {}", wish.name, from.name);
+            return Err(forbidden(what, "one that is too many goes, and is not moved", next));
+        }
+        let targets: Vec<NodeId> = others.into_iter().chain([to.id, from.id]).collect();
         if targets.len() > WISH_TARGETS_MAX {
             let what = format!("{} is on {} nodes", wish.name, plan.targets.len());
             return Err(forbidden(what, "a plan has no room for one more", "ollamax model wishes"));
@@ -180,6 +188,8 @@ impl Moving<'_> {
         let missing = wish.want.labels.iter().find(|(key, wanted)| labels(key) != Some(*wanted));
         if to.role == Role::Gateway {
             Some(Unfit::Gateway)
+        } else if self.is_to_dead {
+            Some(Unfit::Dead)
         } else if to.cordon != Cordon::Open {
             Some(Unfit::Cordoned)
         } else if wish.want.avoid.contains(&to.id) {
@@ -250,7 +260,8 @@ mod tests {
     /// From node 1 to this one.
     fn planned(wish: &Wish, holders: &[u64], to: &Member, free_bytes: Option<u64>) -> Result<Planned, AdminError> {
         let holders = holders.iter().copied().map(NodeId).collect();
-        Moving { wish, holders: &holders, from: &member(1), to, is_from_heard: true, free_bytes }.plan()
+        let (from, is_from_heard, is_to_dead) = (member(1), true, false);
+        Moving { wish, holders: &holders, from: &from, to, is_from_heard, is_to_dead, free_bytes }.plan()
     }
 
     #[test]
@@ -282,6 +293,14 @@ mod tests {
         check(refused(&wish(), &[1], &member(3), None), "m:latest is on its way", "ollamax model wishes");
         let rm = "ollamax model rm m:latest --node n1";
         check(refused(&wish(), both, &member(2), None), "n2 has m:latest already", rm);
+        let elsewhere = Plan {
+            ingester: NodeId(2),
+            targets: [2, 3].map(NodeId).to_vec(),
+            made_at: Timestamp(1),
+            kind: PlanKind::Asked,
+        };
+        let found = Wish { plan: Some(elsewhere), ..wish() };
+        check(refused(&found, &[1, 2, 3], &member(4), None), "m:latest has copies enough without n1", rm);
         let cordoned = Member { cordon: Cordon::Cordoned, ..member(3) };
         check(refused(&wish(), both, &cordoned, None), "n3 takes no new models", "ollamax node uncordon n3");
         let gateway = Member { role: Role::Gateway, ..member(3) };
@@ -298,11 +317,15 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_on_a_node_that_is_not_heard_stays_there() {
+    fn what_lies_on_a_node_that_is_not_heard_stays_there_and_nothing_goes_to_one() {
         let (wish, holders) = (wish(), [1, 2].map(NodeId).into());
         let (from, to) = (member(1), member(3));
-        let silent =
-            Moving { wish: &wish, holders: &holders, from: &from, to: &to, is_from_heard: false, free_bytes: None };
-        assert_eq!(silent.plan().map_err(|error| error.what), Err("n1 is not heard".to_owned()));
+        let check = |is_from_heard: bool, is_to_dead: bool, expected: &str| {
+            let (wish, holders, from, to) = (&wish, &holders, &from, &to);
+            let silent = Moving { wish, holders, from, to, is_from_heard, is_to_dead, free_bytes: None };
+            assert_eq!(silent.plan().map_err(|error| error.what), Err(expected.to_owned()));
+        };
+        check(false, false, "n1 is not heard");
+        check(true, true, "n3 is not heard");
     }
 }

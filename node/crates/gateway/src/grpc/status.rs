@@ -102,15 +102,18 @@ fn held_by_node(copies: &[Location]) -> BTreeMap<NodeId, usize> {
 
 /// Models with too few copies, each with the nodes that have one.
 fn few(under: &[Shortage], copies: &[Location]) -> Vec<Few> {
-    let holders = |name: &ModelName| {
-        let held = copies.iter().filter(|copy| copy.model.name == *name);
-        held.map(|copy| copy.node).collect::<BTreeSet<NodeId>>()
-    };
+    let mut holders: BTreeMap<&ModelName, BTreeSet<NodeId>> =
+        under.iter().map(|short| (&short.name, BTreeSet::new())).collect();
+    for copy in copies {
+        if let Some(held) = holders.get_mut(&copy.model.name) {
+            held.insert(copy.node);
+        }
+    }
     let few = under.iter().map(|Shortage { name, has, wants }| Few {
         name: name.clone(),
         has: *has,
         wants: *wants,
-        holders: holders(name),
+        holders: holders.remove(name).unwrap_or_default(),
     });
     few.collect()
 }

@@ -16,7 +16,7 @@ use super::{Applied, Scene, Step, Stop, registry, wishes};
 use crate::catalog::command::Refusal;
 use crate::catalog::read;
 use crate::catalog::record::{
-    Cordon, Drop, Failure, Key, Location, Member, Model, Phase, Record, Replicas, Since, Wish,
+    Cordon, Drop, Failure, Key, Location, Member, Model, Phase, Record, Replicas, Since, Want, Wish,
 };
 use crate::catalog::view::{Fault, Mutation};
 
@@ -116,7 +116,7 @@ fn check_wished(scene: &Scene<'_>, wish: &Wish, parting: &Parting) -> Result<(),
     let is_short = match &wish.replicas {
         Replicas::Count(count) => !leaving.is_empty() && staying < *count as usize,
         Replicas::Nodes(_) => leaving.iter().any(|copy| is_wanted_at(&copy.node)),
-        Replicas::All => takes_a_wished_one(scene, &leaving)?,
+        Replicas::All => takes_a_wished_one(scene, &wish.want, &leaving)?,
     };
     if !is_short {
         return Ok(());
@@ -131,18 +131,26 @@ fn check_wished(scene: &Scene<'_>, wish: &Wish, parting: &Parting) -> Result<(),
     Err(Refusal::BelowWish { name, wanted, left }.into())
 }
 
-/// A wish for all nodes does not mean those that are emptied. More nodes than a command may name are not all emptied.
-fn takes_a_wished_one(scene: &Scene<'_>, leaving: &[&Location]) -> Result<bool, Fault> {
+/// A wish for all nodes means neither those that are emptied nor those that it keeps away from. Of more nodes than a
+/// command may name some are meant.
+fn takes_a_wished_one(scene: &Scene<'_>, want: &Want, leaving: &[&Location]) -> Result<bool, Fault> {
     if leaving.len() > WISH_TARGETS_MAX {
         return Ok(true);
     }
     for copy in leaving {
         let member = read::member(scene.view, copy.node)?.filter(Member::is_standing);
-        if member.is_some_and(|member| member.cordon != Cordon::Emptying) {
+        if member.is_some_and(|member| is_meant(&member, want)) {
             return Ok(true);
         }
     }
     Ok(false)
+}
+
+/// Whether a copy belongs on a node. What people say of it wins over what it says itself.
+fn is_meant(member: &Member, want: &Want) -> bool {
+    let label = |key: &String| member.labels.get(key).or_else(|| member.own_labels.get(key));
+    let is_labelled = want.labels.iter().all(|(key, wanted)| label(key) == Some(wanted));
+    member.cordon != Cordon::Emptying && !want.avoid.contains(&member.id) && is_labelled
 }
 
 fn without(scene: &Scene<'_>, mut model: Model, parting: &Parting, ends: bool) -> Result<Model, Stop> {

@@ -205,6 +205,36 @@ fn a_copy_that_a_person_removed_is_made_elsewhere_later() {
     };
     check("its store may be away", &sites, removed(599_999), &[]);
     check("it stays away", &sites, removed(600_000), &[plan(1, &[1, 3], PlanKind::Repair)]);
+    let only = |ago_ms: u64| {
+        let mut standing = standing(1, &[2], &[]);
+        let at = Timestamp(NOW_MS - ago_ms);
+        let failure = Failure { code: ErrorCode::PullCancelled, text: "by hand".to_owned(), at, by_hand: true };
+        standing.wish.failures.insert(NodeId(2), failure);
+        standing
+    };
+    check("the only one: nor is that fetched anew at once", &sites, only(599_999), &[]);
+    check("but later", &sites, only(600_000), &[plan(1, &[1], PlanKind::Asked)]);
+}
+
+#[test]
+fn what_a_member_had_that_left_is_made_anew_in_turn_and_not_twice() {
+    let sites = [site(1), site(3), site(4)];
+    let two = |name: &str, targets: &[u64], holders: &[u64]| {
+        let mut standing = standing(2, targets, holders);
+        standing.wish.name = name.parse().expect("a name");
+        standing
+    };
+    check("nobody waits for it", &sites, two("m", &[1, 2], &[1]), &[plan(1, &[1], PlanKind::Asked)]);
+    check("it brought the model", &sites, two("m", &[2, 1], &[1]), &[plan(1, &[1], PlanKind::Asked)]);
+    check("then as what is lost", &sites, two("m", &[1], &[1]), &[plan(1, &[1, 3], PlanKind::Repair)]);
+    let made_up = || of_kind(two("m", &[1, 2, 3], &[1, 3]), PlanKind::Repair);
+    check("it was made up for before", &sites, made_up(), &[plan(1, &[1, 3], PlanKind::Repair)]);
+    let about_to_leave = [site(1), lost(2), site(3), site(4)];
+    check("nor before it has left", &about_to_leave, made_up(), &[]);
+    check("and nothing follows", &sites, of_kind(two("m", &[1, 3], &[1, 3]), PlanKind::Repair), &[]);
+    check("nobody else has it", &sites, standing(1, &[2], &[]), &[plan(1, &[1], PlanKind::Asked)]);
+    let wishes = [two("a", &[1], &[1]), two("b", &[1], &[1])];
+    assert_eq!(outlook(&sites, &wishes, &[], &ReplicaKnobs::default()).moves.len(), 1, "one after the other");
 }
 
 #[test]

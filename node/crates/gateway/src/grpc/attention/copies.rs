@@ -65,7 +65,8 @@ pub(super) fn missing(status: &StatusReply, copies: Copies<'_>, found: &mut Vec<
 }
 
 fn too_few(status: &StatusReply, copies: Copies<'_>, found: &mut Vec<Attention>) {
-    let is_possible = |few: &&Few| !copies.impossible.iter().any(|(name, _)| *name == few.name);
+    let impossible: BTreeSet<&ModelName> = copies.impossible.iter().map(|(name, _)| name).collect();
+    let is_possible = |few: &&Few| !impossible.contains(&few.name);
     let few: Vec<&Few> = copies.few.iter().filter(is_possible).collect();
     if few.len() > NAMED_MAX {
         let what = format!("{} models have too few copies", few.len());

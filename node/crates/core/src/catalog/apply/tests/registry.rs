@@ -231,6 +231,21 @@ fn no_wish_is_left_with_fewer_copies_than_it_says() {
     check(vec![ask(Replicas::All), cordon(2, Cordon::Cordoned)], 2, below(3, 2));
     check(vec![ask(Replicas::All), cordon(2, Cordon::Emptying)], 2, Answer::Done);
     check(vec![ask(Replicas::All), cordon(2, Cordon::Emptying)], 1, below(3, 2));
+    let all_but = |want: Want| Command::AskModel {
+        name: name(),
+        replicas: Replicas::All,
+        insecure: false,
+        want,
+        declared: false,
+    };
+    let avoiding = || all_but(Want { avoid: [NodeId(2)].into(), ..Want::default() });
+    check(vec![avoiding()], 2, Answer::Done);
+    check(vec![avoiding()], 1, below(3, 2));
+    let labels = BTreeMap::from([("room".to_owned(), "a".to_owned())]);
+    let set = Command::SetLabels { node: NodeId(1), own: false, set: labels.clone(), unset: vec![] };
+    let labelled = vec![set, all_but(Want { labels, ..Want::default() })];
+    check(labelled.clone(), 2, Answer::Done);
+    check(labelled, 1, below(3, 2));
     check(vec![pin(7)], 3, Answer::Done);
     check(vec![pin(7), ask(Replicas::Count(2)), drop_at(&[1], false, false)], 2, pinned(7));
 }
