@@ -71,7 +71,7 @@ pub struct Config {
     pub limit_send: String,
     /// What machines that are no members may get from this node; written in the same way. Since 0.1.
     pub limit_lab: String,
-    /// What other nodes may take in the background, where nobody waits, of a limit that holds: so much of it, percent.
+    /// What the cluster may take for itself, where nobody waits, of a limit that holds: so much of it, percent.
     /// Since 0.1.
     pub limit_background_percent: u32,
     /// What the cluster may take for itself where no limit holds, like `200MB`; empty sets no limit. Since 0.1.

@@ -188,6 +188,8 @@ async fn what_is_due_is_shown_before_it_goes_and_a_name_that_is_gone_keeps_nothi
     assert_eq!(swept(false).await, [], "it is not known what is pinned");
     node.handle.set_pins(BTreeSet::new());
     assert_eq!(swept(true).await, [], "it is kept still");
+    // The looks that the pulls asked for are over then, and the next one is far away.
+    sleep(Duration::from_secs(5)).await;
     let (path, _) = world.store().manifest(&new.name).expect("readable").expect("it stands");
     fs::remove_file(path).expect("as a person does");
     assert_eq!(swept(true).await, [old.manifest.digest()]);
