@@ -227,7 +227,7 @@ async fn hash(file: PathBuf, bar: ProgressBar) -> Result<[u8; 32], Failure> {
         }
     });
     let hashed =
-        hashed.await.map_err(|error| Failure::new(1, "hash the file", error.to_string(), "import it again"))?;
+        hashed.await.map_err(|error| Failure::new(1, "hash the file", error.to_string(), "repeat the command"))?;
     hashed.map_err(|error| unread(&path, &error))
 }
 

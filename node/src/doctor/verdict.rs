@@ -428,9 +428,9 @@ fn damaged(Files { path, damaged, .. }: &Files) -> Check {
         })
         .collect();
     let found = format!("{}: not the bytes that the name says: {}", path.display(), files.join("; "));
-    let fix = "ollamax model verify, which replaces them where this node may write there; else remove these models at \
-               their runtime and fetch them again: OLLAMA_HOST=<the runtime's address> ollama rm NAME; ollamax model \
-               pull NAME. Then watch that disk";
+    let fix = "ollamax model verify, which replaces them where this node may write there; else, when another node or a \
+               registry has these models, remove them at their runtime and fetch them again: OLLAMA_HOST=<the \
+               runtime's address> ollama rm NAME; ollamax model pull NAME. Then watch that disk";
     check("model_store", Outcome::Fail, found, fix)
 }
 

@@ -17,6 +17,7 @@ use ollamax_proto::v1::create_part::Part;
 use ollamax_proto::v1::pull_progress::Stage;
 use ollamax_proto::v1::{CreateFile, CreateHead, CreatePart, PullProgress, RuntimeProgress};
 use ollamax_types::ModelName;
+use ollamax_types::limits::{CREATE_BODY_BYTES_MAX, CREATE_FILES_MAX};
 
 use crate::args::{CreateArgs, Global, Output};
 use crate::client;
@@ -91,13 +92,25 @@ async fn make(global: &Global, args: &CreateArgs, recipe: &Recipe, work: &mut Wo
 
 fn read_modelfile(global: &Global, path: &Path) -> Result<Modelfile, Failure> {
     let bad = |why: String| Failure::usage(format!("{}: {why}", path.display()), NEXT);
-    let text = fs::read_to_string(path).map_err(|error| bad(error.to_string()))?;
+    let text = read_text(path).map_err(|error| bad(error.to_string()))?;
     let read = modelfile::read(&text).map_err(|problem| bad(problem.to_string()))?;
     if !read.left_out.is_empty() {
         let left_out = read.left_out.join(", ");
         output::talk(global.output, &format!("Runtimes do not heed these parameters any more: {left_out}"));
     }
     Ok(read)
+}
+
+/// The text of a file, unless it is something else than a Modelfile, such as the weights.
+fn read_text(path: &Path) -> io::Result<String> {
+    use io::Read as _;
+
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(CREATE_BODY_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > CREATE_BODY_BYTES_MAX {
+        return Err(io::Error::other(format!("it is no Modelfile: it has more than {CREATE_BODY_BYTES_MAX} bytes")));
+    }
+    String::from_utf8(bytes).map_err(|_| io::Error::other("it is no Modelfile: it is no text in UTF-8"))
 }
 
 async fn hash_all(paths: &[PathBuf], work: &Work) -> Result<Vec<Hashed>, Failure> {
@@ -226,6 +239,9 @@ fn show(global: &Global, outcome: &Outcome) -> Result<(), Failure> {
 impl Recipe {
     /// What the words and the Modelfile say together; they must not say two things.
     fn of(args: &CreateArgs, modelfile: Modelfile, folder: &Path) -> Result<Self, Failure> {
+        if args.name.parse::<ModelName>().is_err() {
+            return Err(Failure::usage(format!("{:?} is not a model name", args.name), NEXT));
+        }
         let mut recipe = Self { from: args.from.clone(), weights: args.files.clone(), ..Self::default() };
         if !modelfile.from.is_empty() && (recipe.from.is_some() || !recipe.weights.is_empty()) {
             return Err(Failure::usage("the Modelfile has a FROM, and the command says another one", NEXT));
@@ -246,6 +262,9 @@ impl Recipe {
         }
         for written in modelfile.adapters {
             recipe.adapters.extend(place(folder, &written, false)?);
+        }
+        if recipe.weights.len() + recipe.adapters.len() > CREATE_FILES_MAX {
+            return Err(Failure::usage(format!("a model is made of {CREATE_FILES_MAX} files at most"), NEXT));
         }
         recipe.fields = modelfile.fields;
         Ok(recipe)
@@ -336,6 +355,33 @@ mod tests {
         for (files, from, text) in rows {
             assert_eq!(made(&args(files, from), text).expect_err(text).exit(), 2, "{text}");
         }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_told_before_a_file_is_hashed() {
+        let refused = |args: &CreateArgs| Recipe::of(args, Modelfile::default(), Path::new("")).map_err(|it| it.exit());
+        let name = |name: &str| CreateArgs { name: name.to_owned(), ..args(&["a.gguf"], None) };
+        for bad in ["", "a b", "/"] {
+            assert_eq!(refused(&name(bad)).map(|_| ()), Err(2), "{bad:?}");
+        }
+        let files = |count: usize| args(&vec!["a.gguf"; count], None);
+        assert_eq!(refused(&files(CREATE_FILES_MAX)).map(|recipe| recipe.weights.len()), Ok(CREATE_FILES_MAX));
+        assert_eq!(refused(&files(CREATE_FILES_MAX + 1)).map(|_| ()), Err(2));
+    }
+
+    #[test]
+    fn weights_in_the_place_of_a_modelfile_are_not_read_to_their_end() {
+        let folder = tempfile::tempdir().expect("temp");
+        let path = folder.path().join("Modelfile");
+        let check = |bytes: &[u8], expected: Result<&str, &str>| {
+            fs::write(&path, bytes).expect("room");
+            let read = read_text(&path).map_err(|error| error.to_string());
+            assert_eq!(read.as_deref().map_err(String::as_str), expected);
+        };
+        check(b"FROM demo", Ok("FROM demo"));
+        check(b"GGUF\xff\xfe", Err("it is no Modelfile: it is no text in UTF-8"));
+        let large = "it is no Modelfile: it has more than 1048576 bytes";
+        check(&vec![b'#'; CREATE_BODY_BYTES_MAX + 1], Err(large));
     }
 
     #[test]

@@ -73,7 +73,8 @@ type Lines<'a> = dyn Iterator<Item = (usize, &'a str)> + 'a;
 /// Reads it.
 pub(super) fn read(text: &str) -> Result<Modelfile, Problem> {
     let mut file = Modelfile::default();
-    let mut lines = (1..).zip(text.lines());
+    // Some editors begin a text with a mark of its encoding.
+    let mut lines = (1..).zip(text.strip_prefix('\u{feff}').unwrap_or(text).lines());
     while let Some((number, line)) = lines.next() {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
@@ -205,6 +206,7 @@ mod tests {
         check("", &[], json!({}));
         check("# nothing\n\n   # still nothing\r\n", &[], json!({}));
         check("FROM llama3.2", &["llama3.2"], json!({}));
+        check("\u{feff}FROM llama3.2\r\n", &["llama3.2"], json!({}));
         check("  from   ./a b.gguf  \nFROM two.gguf\r\n", &["./a b.gguf", "two.gguf"], json!({}));
         check("SYSTEM Be brief.", &[], json!({"system": "Be brief."}));
         check("SYSTEM one\nsystem two", &[], json!({"system": "two"}));

@@ -146,10 +146,15 @@ fn failure(args: &VerifyArgs, files: &[&VerifyNews]) -> Option<Failure> {
     };
     let (node, name) = (&first.node_name, &first.name);
     let why = format!("{node}'s disk or memory gives back other bytes than it was given");
-    let next = if args.no_repair {
-        format!("ollamax model verify {name} --node {node}, which replaces it by a sound one")
-    } else {
-        format!("remove {name} from the runtime on {node}, then: ollamax model pull {name} --node {node} --wait")
+    let next = match first.repaired {
+        _ if args.no_repair => format!("ollamax model verify {name} --node {node}, which replaces it by a sound one"),
+        None => {
+            format!("allow it on {node} with transfer.repair = true, start the daemon again, and repeat the command")
+        }
+        // What is damaged may be the only one that there is: nobody is told to remove it.
+        Some(_) => {
+            format!("on {node}: ollamax doctor; repeat the command when another node or its registry has {name}")
+        }
     };
     Some(Failure::told(ErrorCode::DigestMismatch, &what, &why, &next))
 }
@@ -246,10 +251,15 @@ mod tests {
         assert_eq!(told(&asked(true), &[&damaged, &damaged, &unread]), Some(two));
         let shut = "1 of 2 files could not be read; the first: sha256-030303030303".to_owned();
         assert_eq!(told(&asked(false), &[&mended, &unread]), Some(shut));
-        let next = |no_repair| failure(&asked(no_repair), &[&damaged]).map(|failure| failure.next().to_owned());
+        let next = |no_repair, repaired| {
+            let damaged = VerifyNews { repaired, ..damaged.clone() };
+            failure(&asked(no_repair), &[&damaged]).map(|failure| failure.next().to_owned()).unwrap_or_default()
+        };
         let again = "ollamax model verify llama3.2:latest --node n2, which replaces it by a sound one";
-        assert_eq!(next(true).as_deref(), Some(again));
-        assert!(next(false).is_some_and(|next| next.starts_with("remove llama3.2:latest from the runtime on n2")));
+        assert_eq!(next(true, None), again);
+        let begins = |repaired, words: &str| assert!(next(false, repaired).starts_with(words), "{words}");
+        begins(None, "allow it on n2 with transfer.repair = true");
+        begins(Some(false), "on n2: ollamax doctor; repeat the command when another node");
     }
 
     #[test]

@@ -1,20 +1,21 @@
 //! Speaks Ollama's protocol to the one runtime beside this node.
 //!
 //! Always: no proxy, no redirects, the runtime's own name in `Host`; a bounded answer and a deadline on every control
-//! call; no deadline on inference and on pulls, which end when the caller drops them. A body that does not end as HTTP
-//! says it must is an error, never a short answer. Whatever carries `X-OllamaMax-Node` is refused before a byte of it
-//! is used. On failure nothing is retried here; hyper alone repeats a request that never left on a pooled connection.
+//! call, on the silence of an upload; no deadline on inference and on pulls, which end when the caller drops them. A
+//! body that does not end as HTTP says it must is an error, never a short answer. Whatever carries `X-OllamaMax-Node`
+//! is refused before a byte of it is used. On failure nothing is retried here; hyper alone repeats a request that never
+//! left on a pooled connection.
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
-use reqwest::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::{Method, RequestBuilder, Response};
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
@@ -29,6 +30,7 @@ use crate::weights::Told;
 use crate::wire;
 
 mod pull;
+mod upload;
 mod work;
 
 pub use pull::PullStep;
@@ -42,7 +44,7 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 pub const TAGS_TIMEOUT: Duration = Duration::from_secs(10);
 /// Largest answer to a control call.
 pub const CONTROL_BYTES_MAX: usize = 16 << 20;
-/// How long one upload of a model file may take.
+/// How long one upload of a model file may stand still.
 pub const UPLOAD_TIMEOUT: Duration = Duration::from_secs(2 * 3_600);
 /// How long `create` and `push` may be silent between two lines of progress.
 pub const CREATE_IDLE_TIMEOUT: Duration = Duration::from_secs(600);
@@ -261,38 +263,6 @@ impl Client {
         Ok(response.status().is_success())
     }
 
-    /// Uploads a model file under its SHA-256, unless the runtime has it.
-    ///
-    /// # Errors
-    /// When the source or the connection breaks, or the bytes do not have this digest.
-    pub async fn push_blob(
-        &self,
-        digest: Digest,
-        size_bytes: u64,
-        bytes: BoxStream<'static, std::io::Result<Bytes>>,
-    ) -> Result<(), RuntimeError> {
-        if self.has_blob(digest).await? {
-            return Ok(());
-        }
-        let path = blob_path(digest);
-        let source_error = Arc::new(OnceLock::new());
-        let noted = Arc::clone(&source_error);
-        let bytes = bytes.inspect(move |chunk| {
-            if let Err(error) = chunk {
-                noted.get_or_init(|| error.to_string());
-            }
-        });
-        let request = self
-            .request(Method::POST, &path)
-            .header(CONTENT_LENGTH, size_bytes)
-            .body(reqwest::Body::wrap_stream(bytes));
-        let answer = self.call(request, &path, UPLOAD_TIMEOUT).await;
-        match source_error.get() {
-            Some(reason) => Err(RuntimeError::UploadFailed { reason: reason.clone() }),
-            None => answer.map(|_| ()),
-        }
-    }
-
     /// Makes a model from an uploaded file.
     ///
     /// # Errors
@@ -360,24 +330,25 @@ impl Client {
 
     /// One control call: a whole, bounded answer of success, or an error.
     async fn call(&self, request: RequestBuilder, path: &str, timeout: Duration) -> Result<Bytes, RuntimeError> {
-        let exchange = async {
-            let response = request.send().await.map_err(|error| self.failed(path, &error))?;
-            self.refuse_ollamamax(&response)?;
-            let status = response.status().as_u16();
-            let is_json = essence(response.headers()) == Some("application/json");
-            let found = described(response.headers());
-            let body = self.read(response, path).await?;
-            self.heard();
-            match (status, is_json) {
-                (200..=299, true) => Ok(body),
-                (200..=299, false) if body.is_empty() => Ok(body),
-                (_, true) => Err(self.refusal(path, status, &body)),
-                (_, false) => {
-                    Err(RuntimeError::NotOllama { url: self.0.shown.clone(), path: path.to_owned(), status, found })
-                }
+        self.within(path, timeout, self.exchange(request, path)).await
+    }
+
+    async fn exchange(&self, request: RequestBuilder, path: &str) -> Result<Bytes, RuntimeError> {
+        let response = request.send().await.map_err(|error| self.failed(path, &error))?;
+        self.refuse_ollamamax(&response)?;
+        let status = response.status().as_u16();
+        let is_json = essence(response.headers()) == Some("application/json");
+        let found = described(response.headers());
+        let body = self.read(response, path).await?;
+        self.heard();
+        match (status, is_json) {
+            (200..=299, true) => Ok(body),
+            (200..=299, false) if body.is_empty() => Ok(body),
+            (_, true) => Err(self.refusal(path, status, &body)),
+            (_, false) => {
+                Err(RuntimeError::NotOllama { url: self.0.shown.clone(), path: path.to_owned(), status, found })
             }
-        };
-        self.within(path, timeout, exchange).await
+        }
     }
 
     async fn within<T>(
@@ -386,8 +357,11 @@ impl Client {
         after: Duration,
         work: impl Future<Output = Result<T, RuntimeError>>,
     ) -> Result<T, RuntimeError> {
-        let timed_out = |_| RuntimeError::TimedOut { url: self.0.shown.clone(), path: path.to_owned(), after };
-        tokio::time::timeout(after, work).await.map_err(timed_out)?
+        tokio::time::timeout(after, work).await.map_err(|_| self.timed_out(path, after))?
+    }
+
+    fn timed_out(&self, path: &str, after: Duration) -> RuntimeError {
+        RuntimeError::TimedOut { url: self.0.shown.clone(), path: path.to_owned(), after }
     }
 
     async fn read(&self, mut response: Response, path: &str) -> Result<Bytes, RuntimeError> {

@@ -4,7 +4,8 @@
 //! coming up. The hashes follow: one file at a time, the smallest first, no faster than the configuration allows, and
 //! not what is on record for the very same file; while a model is pulled it rests. A file that a wish of the cluster
 //! names is hashed before all others and at once. When all is hashed, what was not read for long is read again
-//! (`scrub`); what another node doubts is read before anything else. All that runs on threads that have stepped back.
+//! (`scrub`); what another node doubts is read before anything else, unless it was read and found sound within the last
+//! hour: no member can keep this node busy with large files. All that runs on threads that have stepped back.
 //! Always holds: nothing in the store is changed here. A file whose bytes are not what its name says is told as
 //! suspect; whether it is mended is decided elsewhere (`pull/repair`). What cannot be read is told once and tried again
 //! later; nothing here can fail the node.
@@ -49,6 +50,8 @@ const SEEK_INTERVAL: Duration = Duration::from_secs(1);
 const NEWS_INTERVAL: Duration = Duration::from_secs(1);
 /// Wait before a file is read again that could not be read to its end.
 const RETRY_WAIT: Duration = Duration::from_secs(600);
+/// Time in which nobody's doubt has a file read again that was just read and is sound.
+const DOUBT_INTERVAL: Duration = Duration::from_secs(3_600);
 /// Most files of a store that are hashed.
 const FILES_MAX: usize = 262_144;
 /// Most troubles with a store that one look writes to the log.
@@ -105,6 +108,8 @@ pub(crate) struct Adoption {
     job: Option<Box<Job>>,
     /// What is read again, and when.
     rota: Rota,
+    /// The files that were read again and are sound, and when, for as long as they are not to be doubted.
+    cleared: BTreeMap<Digest, Instant>,
     scrub_pace: Pace,
     scrub: Option<Box<Job>>,
     urgent: BTreeSet<BlobSpec>,
@@ -153,6 +158,7 @@ impl Adoption {
             rota: Rota::new(config.scrub_days),
             scrub_pace: Pace { bytes_per_second_max: config.scrub_bytes_per_second_max, next: now },
             scrub: None,
+            cleared: BTreeMap::new(),
             list: Adopted::default(),
             store: None,
             index: None,
@@ -224,8 +230,9 @@ impl Adoption {
     /// Somebody found a file damaged, doubts one, or wants the store to be looked at.
     fn hear(&mut self) {
         self.take_doubts();
+        self.cleared.retain(|_, at| at.elapsed() < DOUBT_INTERVAL);
         for sha256 in self.ties.trees.take_suspicions() {
-            if self.files.sound.contains_key(&sha256) {
+            if self.files.sound.contains_key(&sha256) && !self.cleared.contains_key(&sha256) {
                 self.rota.doubt(sha256);
             }
         }
@@ -297,6 +304,7 @@ impl Adoption {
         self.store = None;
         self.files = Files::default();
         self.rota.keep(&BTreeMap::new());
+        self.cleared.clear();
         self.job = None;
         self.scrub = None;
         self.troubles.clear();
@@ -348,6 +356,10 @@ impl Adoption {
         self.take_doubts();
         if self.job.as_ref().is_some_and(|job| !self.files.wants(job.spec(), job.identity())) {
             self.job = None;
+        }
+        // One that was removed takes its room for as long as it is open.
+        if self.scrub.as_ref().is_some_and(|job| !self.files.is_sound(job.spec().sha256, job.identity())) {
+            self.scrub = None;
         }
         self.sort_rota().await;
     }
@@ -456,6 +468,8 @@ impl Adoption {
             Stepped::Sound(_) => {
                 tracing::debug!(%sha256, size_bytes = spec.size_bytes, "a file of the model store was read again");
                 self.rota.set(sha256, identity, now);
+                self.cleared.retain(|_, at| at.elapsed() < DOUBT_INTERVAL);
+                self.cleared.insert(sha256, Instant::now());
             }
             // Whoever found it has told it already.
             Stepped::Damaged(_) | Stepped::Other(_) => {

@@ -1,9 +1,10 @@
 //! Files of this node's models that somebody wants to be read again, now.
 //!
 //! Each file is read from the disk and compared with its tree; one that nobody hashed yet is hashed and compared with
-//! its name, which puts its tree on record. What is damaged is suspect from then on, and is mended where that is
-//! wanted. Always holds: the last word on each file says what it is, and files come one after the other. Whoever stops
-//! to listen ends it between two pieces; a file that cannot be read is told as such and ends nothing.
+//! its name, which puts its tree on record. What had a tree and is damaged is suspect from then on, what had none as
+//! soon as adoption has hashed it; either is mended where that is wanted. Always holds: the last word on each file says
+//! what it is, and files come one after the other. Whoever stops to listen ends it between two pieces, and in the midst
+//! of mending; a file that cannot be read is told as such and ends nothing.
 
 use std::collections::BTreeMap;
 use std::future::ready;
@@ -141,7 +142,7 @@ impl Verifying {
         if matches!(sight, Sight::Damaged { .. })
             && let Some(repairs) = &self.repairs
         {
-            let mended = repairs.mend(news.blob).await;
+            let mended = repairs.mend(news.blob, sender.closed()).await;
             // That there was nothing to mend any more is as good.
             news.repaired = Some(matches!(mended, Ok(Mended::Done | Mended::Needless)));
         }

@@ -120,8 +120,8 @@ enum Step {
 /// Whose the files of a store are, and who may do what to them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Dress {
-    uid: Option<u32>,
-    gid: Option<u32>,
+    pub(super) uid: Option<u32>,
+    pub(super) gid: Option<u32>,
     pub(super) file_mode: u32,
     folder_mode: u32,
 }

@@ -1,16 +1,18 @@
 //! One file of a store gives its name to another with the same digest.
 //!
-//! For a file that a disk has damaged. The other one is whole and sealed; it gets the owner, rights and time of what
-//! lies there, and then the name, in one moment. So under the name there is the old file or the new one, never none and
-//! never half of each, wherever this is killed; and whoever has the old one open keeps it. Just before, it is looked
-//! at once more whether the file that lies there is still the one that was found damaged: what somebody else put there
-//! meanwhile stays. A name that leads elsewhere is not replaced: what it leads to is not the store's.
+//! For a file that a disk has damaged. The other one is whole and sealed; it gets the rights and the group of what lies
+//! there, as root its owner too, and then the name, in one moment. Where it cannot have that group, everybody may read
+//! it, as all that is published: whoever could read the old one can read the new one. So under the name there is the
+//! old file or the new one, never none and never half of each, wherever this is killed; and whoever has the old one
+//! open keeps it. Just before, it is looked at once more whether the file that lies there is still the one that was
+//! found damaged: what somebody else put there meanwhile stays. A name that leads elsewhere is not replaced: what it
+//! leads to is not the store's. That is asked before anything is fetched for it.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, fchown};
 use std::path::Path;
 
-use ollamax_types::Timestamp;
+use ollamax_types::{Digest, Timestamp};
 
 use crate::fault::Fault;
 use crate::staging::{Part, disk};
@@ -29,6 +31,14 @@ pub enum Replaced {
     Done,
     /// Nothing: another file lies there than was to be replaced, or none.
     Moved,
+}
+
+/// Whose a file is, and its rights.
+#[derive(Debug, Clone, Copy)]
+struct Worn {
+    uid: u32,
+    gid: u32,
+    mode: u32,
 }
 
 /// What has just happened.
@@ -52,6 +62,12 @@ impl Store {
         self.replace_in_steps(part, was, now, &mut |_| {})
     }
 
+    /// Whether the name of a file is a link, which is never replaced.
+    #[must_use]
+    pub fn leads_elsewhere(&self, sha256: Digest) -> bool {
+        fs::symlink_metadata(self.blob_path(sha256)).is_ok_and(|found| found.is_symlink())
+    }
+
     fn replace_in_steps(
         &self,
         part: &Part,
@@ -64,10 +80,19 @@ impl Store {
             return Err(PublishError::Missing { sha256: spec.sha256 });
         }
         let access = self.access();
-        let Some(mode) = mode_of(&path)? else { return Ok(Replaced::Moved) };
+        let Some(worn) = worn_by(&path)? else { return Ok(Replaced::Moved) };
         let how = if let Access::Direct { how, .. } = &access { Some(*how) } else { None };
         let mut dress = Dress::of(access)?;
-        dress.file_mode = mode_with(how, mode, dress.file_mode);
+        let keeps_group = match how {
+            // The group of the store has more to do with it than read it.
+            Some(How::Group) => false,
+            Some(How::Owner) => fchown(part.data(), None, Some(worn.gid)).is_ok(),
+            Some(How::Root) | None => {
+                (dress.uid, dress.gid) = (Some(worn.uid), Some(worn.gid));
+                true
+            }
+        };
+        dress.file_mode = mode_with(keeps_group, worn.mode, dress.file_mode);
         dress.put_on(part.data(), now).map_err(Fault::at("give the rights of the store to", part.data_path()))?;
         after(Step::Dressed);
         if self.blob(spec)?.is_none_or(|file| file.identity != was) {
@@ -81,8 +106,8 @@ impl Store {
     }
 }
 
-/// The rights of the file that lies there; `None` when there is none.
-fn mode_of(path: &Path) -> Result<Option<u32>, PublishError> {
+/// Whose the file is that lies there, and its rights; `None` when there is none.
+fn worn_by(path: &Path) -> Result<Option<Worn>, PublishError> {
     let found = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         found => found.map_err(Fault::at("look at", path))?,
@@ -90,21 +115,18 @@ fn mode_of(path: &Path) -> Result<Option<u32>, PublishError> {
     if found.is_symlink() {
         return Err(PublishError::NotWritable(format!("{} leads elsewhere; that is not replaced", path.display())));
     }
-    Ok(found.is_file().then_some(found.mode() & RIGHTS))
+    Ok(found.is_file().then(|| Worn { uid: found.uid(), gid: found.gid(), mode: found.mode() & RIGHTS }))
 }
 
-/// The rights that the new file gets. Where it stays this process's own, the group needs those of a published one.
-const fn mode_with(how: Option<How>, mode: u32, published: u32) -> u32 {
-    match how {
-        Some(How::Group) => mode | published,
-        Some(How::Owner | How::Root) | None => mode,
-    }
+/// The rights that the new file gets. Without the group of the old one it needs those of a published one.
+const fn mode_with(keeps_group: bool, mode: u32, published: u32) -> u32 {
+    if keeps_group { mode } else { mode | published }
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs::Permissions;
-    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
     use tempfile::TempDir;
@@ -115,6 +137,8 @@ mod tests {
     use super::*;
 
     const NOW: Timestamp = Timestamp(1_785_578_400_123);
+    /// A group in which nobody is.
+    const OTHER_GROUP: u32 = 54_321;
 
     /// A store with a file in which one bit is another, and a sound one on its way.
     struct World {
@@ -198,8 +222,10 @@ mod tests {
         drop(part);
         let part = world.sample.sealed(&world.staging);
         let elsewhere = world.store.root().join("elsewhere");
+        assert!(!world.store.leads_elsewhere(world.sample.spec.sha256));
         fs::rename(world.path(), &elsewhere).expect("the same disk");
         symlink(&elsewhere, world.path()).expect("there is room");
+        assert!(world.store.leads_elsewhere(world.sample.spec.sha256));
         let refused = world.store.replace(&part, world.identity(), NOW).expect_err("a link");
         assert!(matches!(refused, PublishError::NotWritable(_)), "{refused}");
         assert!(!world.is_sound() && fs::symlink_metadata(world.path()).expect("it is there").is_symlink());
@@ -230,9 +256,27 @@ mod tests {
 
     #[test]
     fn in_a_shared_store_the_group_may_replace_what_we_put_there() {
-        let check = |how, mode, expected| assert_eq!(mode_with(Some(how), mode, 0o664), expected, "{how:?}");
-        check(How::Owner, 0o600, 0o600);
-        check(How::Root, 0o640, 0o640);
-        check(How::Group, 0o644, 0o664);
+        let check = |keeps_group, mode, published, expected| {
+            assert_eq!(mode_with(keeps_group, mode, published), expected, "{mode:o} {published:o}");
+        };
+        check(true, 0o600, 0o644, 0o600);
+        check(true, 0o640, 0o644, 0o640);
+        check(false, 0o640, 0o644, 0o644);
+        check(false, 0o644, 0o664, 0o664);
+    }
+
+    /// Only root may give a file to a group that it is not in; for others the group is their own.
+    #[test]
+    fn who_could_read_the_old_file_through_its_group_can_read_the_new_one() {
+        let world = World::new();
+        let is_given = chown(world.path(), None, Some(OTHER_GROUP)).is_ok();
+        fs::set_permissions(world.path(), Permissions::from_mode(0o640)).expect("ours");
+        let (was, part) = (world.identity(), world.sample.sealed(&world.staging));
+        let before = fs::metadata(world.path()).expect("it is there");
+        assert_eq!(before.gid() == OTHER_GROUP, is_given);
+        assert_eq!(world.store.replace(&part, was, NOW).expect("ours"), Replaced::Done);
+        let after = fs::metadata(world.path()).expect("it is there");
+        assert!(world.is_sound());
+        assert_eq!((after.uid(), after.gid(), after.mode()), (before.uid(), before.gid(), before.mode()));
     }
 }

@@ -51,6 +51,11 @@ impl Files {
         self.queue.get(&rank(spec)) == Some(&identity)
     }
 
+    /// Whether this very file is known to be sound.
+    pub(super) fn is_sound(&self, sha256: Digest, identity: FileIdentity) -> bool {
+        self.sound.get(&sha256).is_some_and(|(sound, _)| *sound == identity)
+    }
+
     /// The files whose root is known.
     pub(super) fn identities(&self) -> BTreeMap<Digest, FileIdentity> {
         self.sound.iter().map(|(sha256, (identity, _))| (*sha256, *identity)).collect()

@@ -68,9 +68,13 @@ impl Trees {
     }
 
     /// Somebody read this very file, and it is not what was hashed. Its tree goes, so that it is hashed anew at the
-    /// next start; until then adoption calls it suspect. Blocks on the disk.
+    /// next start; until then adoption calls it suspect. The tree of a file that lies in its place by now stays. Blocks
+    /// on the disk.
     pub(crate) fn doubt(&self, sha256: Digest, mut doubted: Doubted) {
-        let removed = self.open().and_then(|index| index.remove(sha256));
+        let removed = self.open().and_then(|index| match index.get(sha256)? {
+            Some(other) if other.identity != doubted.identity => Ok(()),
+            _ => index.remove(sha256),
+        });
         if let Err(error) = removed {
             tracing::warn!(%error, %sha256, "forget the hash tree of a file that is damaged");
         }
@@ -140,6 +144,8 @@ impl Trees {
 mod tests {
     use tempfile::TempDir;
 
+    use ollamax_blobs::Indexed;
+
     use super::*;
 
     fn trees() -> (TempDir, Trees) {
@@ -176,6 +182,19 @@ mod tests {
         assert!(trees.doubted(sha256).is_some_and(|known| known.tree.is_some()));
         trees.trust_again(sha256);
         assert_eq!((is_doubted(1), trees.doubted(sha256).is_none()), (false, true));
+    }
+
+    #[test]
+    fn who_was_still_reading_the_old_file_takes_no_tree_from_the_new_one() {
+        let (_folder, trees) = trees();
+        let (sha256, Doubted { identity, tree, .. }) = (Digest([7; 32]), doubted(2));
+        let index = trees.open().expect("ours");
+        index.put(sha256, &Indexed { identity, tree: tree.expect("it has one") }).expect("room");
+        let has_tree = || index.get(sha256).expect("readable").is_some();
+        trees.doubt(sha256, doubted(1));
+        assert!(has_tree());
+        trees.doubt(sha256, doubted(2));
+        assert!(!has_tree());
     }
 
     #[test]

@@ -4,13 +4,16 @@
 //! nodes that have the model, else from the registry of a name that it belongs to. SHA-256 of all of it is what counts,
 //! and only then the new file takes the name (`Store::replace`). Damaged pieces are kept aside. Always holds: under the
 //! name lies the old file or the new one; one file is mended at a time, in the background where limits know the
-//! difference, and hashing rests meanwhile. When nobody has a sound one the file stays as it is, suspect and not
-//! offered, and it is tried again after ten minutes, then after twice as long each time, a day at most. What somebody
-//! else put in its place meanwhile stays. A store that this node may not write is not touched.
+//! difference, and hashing rests meanwhile. While limits let nothing come from anywhere it takes no place. When nobody
+//! has a sound one the file stays as it is, suspect and not offered, and it is tried again after ten minutes, then
+//! after twice as long each time, a day at most; one that is damaged again as soon as it was mended waits as long. What
+//! somebody else put in its place meanwhile stays. For a store that this node may not write, and for a file that is a
+//! link, nothing is fetched.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
 use std::path::Path;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,6 +52,8 @@ const NAMES_MAX: usize = 8;
 const SILENCE_MS: u64 = 30_000;
 /// Silence after which one answer of a registry is given up.
 const STALL_MS: u64 = 10_000;
+/// Time between two looks whether limits let something come.
+const CLOSED_INTERVAL: Duration = Duration::from_secs(60);
 /// How long nodes may take to give the tree of a file of which there is none here.
 const TREE_WAIT: Duration = Duration::from_secs(10);
 
@@ -83,6 +88,8 @@ struct Rest {
 struct Patient {
     spec: BlobSpec,
     file: Arc<BlobFile>,
+    /// Its name leads elsewhere.
+    is_link: bool,
     identity: FileIdentity,
     /// What its pieces were, where that is known.
     tree: Option<Tree>,
@@ -128,19 +135,24 @@ impl Repairs {
         let mut adopted = self.means.adopted.clone();
         let mut rests: BTreeMap<Digest, Rest> = BTreeMap::new();
         loop {
-            let now = Arc::clone(&adopted.borrow_and_update());
-            rests.retain(|sha256, _| now.suspect.contains_key(sha256));
-            if let Some(spec) = next_of(&now, &rests) {
+            let (known, now) = (Arc::clone(&adopted.borrow_and_update()), Instant::now());
+            // A disk that damages what it was just given is not given it again at once.
+            rests.retain(|sha256, rest| known.suspect.contains_key(sha256) || rest.until > now);
+            let next = next_of(&known, &rests, now);
+            let is_closed = next.is_some() && self.is_closed();
+            if let Some(spec) = next.filter(|_| !is_closed) {
                 // Until adoption has seen that it is another file, it is not tried again.
                 rest(&mut rests, spec.sha256);
-                if let Err(error) = self.mend(spec).await {
+                if let Err(error) = self.mend(spec, pending()).await {
                     tracing::debug!(sha256 = %spec.sha256, %error, "mend a file; tried again later");
                 }
                 continue;
             }
-            let wake_at = rests.values().map(|rest| rest.until).min();
+            // What is due and yet not next belongs to no model just now: news of the store show when it does.
+            let due_at = rests.values().map(|rest| rest.until).filter(|until| *until > now).min();
+            let wake_at = if is_closed { Some(now + CLOSED_INTERVAL) } else { due_at };
             let due = async {
-                match wake_at.filter(|_| is_ours(&now)) {
+                match wake_at.filter(|_| is_ours(&known)) {
                     Some(at) => sleep_until(at).await,
                     None => pending().await,
                 }
@@ -151,15 +163,26 @@ impl Repairs {
         }
     }
 
-    /// Mends a file of which somebody has found that it is damaged, when no other is being mended.
+    /// Mends a file of which somebody has found that it is damaged, when no other is being mended; until whoever waits
+    /// for it `leaves`.
     ///
     /// # Errors
-    /// When nobody has a sound one, when the store may not be written, when there is no room, when the disk fails.
-    pub(crate) async fn mend(&self, spec: BlobSpec) -> Result<Mended, PullError> {
-        let _alone = self.one.lock().await;
+    /// When nobody has a sound one, when the store may not be written, when there is no room, when the disk fails, when
+    /// nobody waits any more.
+    pub(crate) async fn mend(
+        &self,
+        spec: BlobSpec,
+        leaves: impl Future<Output = ()> + Send,
+    ) -> Result<Mended, PullError> {
+        let mut leaves = pin!(leaves);
+        let _alone = tokio::select! {
+            biased;
+            () = &mut leaves => return Err(PullError::Cancelled),
+            alone = self.one.lock() => alone,
+        };
         let Some(patient) = self.examine(spec).await? else { return Ok(Mended::Needless) };
         let board = Arc::new(Board::new(patient.name()?, self.means.node, Stage::Fetching, Metrics::default()));
-        let mended = self.treat(&patient, &board).await;
+        let mended = self.treat(&patient, &board, leaves).await;
         let (sha256, name) = (spec.sha256, &patient.names[0].0);
         match &mended {
             Ok(Mended::Done) => {
@@ -168,7 +191,7 @@ impl Repairs {
                 tracing::info!(%sha256, %name, from = from.join(", "), "a damaged file was replaced by a sound one");
                 self.means.metrics.repaired(true);
             }
-            Ok(Mended::Needless) => {}
+            Ok(Mended::Needless) | Err(PullError::Cancelled) => {}
             Err(error) if error.code() == ErrorCode::OriginFailed || error.code() == ErrorCode::ModelNotFound => {
                 tracing::warn!(%sha256, %name, %error, "no sound copy of a damaged file was found");
                 self.means.metrics.repaired(false);
@@ -203,7 +226,8 @@ impl Repairs {
                 return Ok(None);
             }
             let (identity, tree, access) = (file.identity, doubted.and_then(|doubted| doubted.tree), store.access());
-            Ok(Some(Patient { spec, file: Arc::new(file), identity, tree, store, access, place, names }))
+            let (file, is_link) = (Arc::new(file), store.leads_elsewhere(spec.sha256));
+            Ok(Some(Patient { spec, file, is_link, identity, tree, store, access, place, names }))
         });
         let Some(patient) = found.await?? else { return Ok(None) };
         match &patient.access {
@@ -216,18 +240,42 @@ impl Repairs {
     }
 
     /// Makes the file anew, and lets it take the name. What is staged of it goes, whatever comes of it.
-    async fn treat(&self, patient: &Patient, board: &Arc<Board>) -> Result<Mended, PullError> {
+    async fn treat(
+        &self,
+        patient: &Patient,
+        board: &Arc<Board>,
+        mut leaves: Pin<&mut (impl Future<Output = ()> + Send)>,
+    ) -> Result<Mended, PullError> {
         let Patient { spec, store, access, place, .. } = patient;
-        let fetcher = Fetcher::wait(&self.means).await?;
+        if patient.is_link {
+            let reason = format!("sha256-{} is a link, which is not replaced", spec.sha256);
+            let remedy = "put a sound file where it leads to".to_owned();
+            return Err(PullError::NotWritable { place: place.clone(), reason, remedy });
+        }
+        if self.is_closed() {
+            return Err(nobody(patient, true));
+        }
         let turn = self.means.turn(spec.sha256);
-        let held = Arc::clone(&turn).lock_owned().await;
+        let waiting = async {
+            let fetcher = Fetcher::wait(&self.means).await?;
+            Ok::<_, PullError>((fetcher, Arc::clone(&turn).lock_owned().await))
+        };
+        let held = tokio::select! {
+            biased;
+            () = &mut leaves => return Err(PullError::Cancelled),
+            held = waiting => held?,
+        };
         let staging = self.means.staging(store, access, place).await?;
-        let treated = self.treat_in(patient, board, &staging, turn).await;
+        let treated = tokio::select! {
+            biased;
+            () = &mut leaves => Err(PullError::Cancelled),
+            treated = self.treat_in(patient, board, &staging, Arc::clone(&turn)) => treated,
+        };
         let sha256 = spec.sha256;
         if let Err(error) = blocking(move || staging.forget(sha256)).await? {
             tracing::warn!(%error, %sha256, "remove what was staged of a file that was mended");
         }
-        drop((held, fetcher));
+        drop(held);
         treated
     }
 
@@ -271,6 +319,11 @@ impl Repairs {
             Replaced::Done => Mended::Done,
             Replaced::Moved => Mended::Needless,
         })
+    }
+
+    /// Whether limits of this node let nothing come just now, neither from nodes nor from a registry.
+    fn is_closed(&self) -> bool {
+        [Class::Receive, Class::Origin].into_iter().all(|class| self.means.limits.is_closed(class))
     }
 
     /// What its pieces must be: what they were, else what other nodes say. Where no root is on record that is no more
@@ -331,10 +384,11 @@ impl Repairs {
         if part.have().is_full() {
             return Ok(chaser.finish());
         }
-        let others = self.holders(patient);
-        let nobody = || PullError::Peers { blob: patient.spec.sha256.short(), text: "nobody has it".to_owned() };
-        let (mut last, mut chaser) = (nobody(), Some(chaser));
-        if let Some(tree) = tree.filter(|_| !others.is_empty()) {
+        let (others, limits) = (self.holders(patient), &self.means.limits);
+        // Whoever waited for them would keep a place from pulls whose bytes may come.
+        let [no_nodes, no_registry] = [Class::Receive, Class::Origin].map(|class| limits.is_closed(class));
+        let (mut last, mut chaser) = (nobody(patient, no_nodes || no_registry), Some(chaser));
+        if let Some(tree) = tree.filter(|_| !others.is_empty() && !no_nodes) {
             let behind = self.chaser(&mut chaser, patient, part, board).await?;
             let receiving = self.receiving(patient, part, tree, others, board)?;
             match Box::pin(swarm::receive(receiving, &self.config, behind)).await {
@@ -343,7 +397,7 @@ impl Repairs {
                 Err(error) => return Err(error),
             }
         }
-        for (name, _) in patient.names.iter().take(NAMES_MAX) {
+        for (name, _) in patient.names.iter().take(if no_registry { 0 } else { NAMES_MAX }) {
             let behind = self.chaser(&mut chaser, patient, part, board).await?;
             let source = self.source(patient, part, name, board);
             match Box::pin(fetch::fetch(source, &self.config, behind)).await {
@@ -467,20 +521,25 @@ fn copy_one(
     Ok(())
 }
 
+/// Nobody gives a sound file, maybe since nobody was asked.
+fn nobody(patient: &Patient, is_closed: bool) -> PullError {
+    let text = if is_closed { "limits of this node let nothing come just now" } else { "nobody has it" };
+    PullError::Peers { blob: patient.spec.sha256.short(), text: text.to_owned() }
+}
+
 /// Whether this node may replace files of the store.
 fn is_ours(adopted: &Adopted) -> bool {
     matches!(adopted.access, Some(Access::Direct { .. }))
 }
 
 /// The next file that is tried to be mended.
-fn next_of(adopted: &Adopted, rests: &BTreeMap<Digest, Rest>) -> Option<BlobSpec> {
+fn next_of(adopted: &Adopted, rests: &BTreeMap<Digest, Rest>, now: Instant) -> Option<BlobSpec> {
     if !is_ours(adopted) {
         return None;
     }
-    let now = Instant::now();
     let is_due = |sha256: &Digest| rests.get(sha256).is_none_or(|rest| rest.until <= now);
-    let sha256 = adopted.suspect.keys().find(|sha256| is_due(sha256))?;
-    adopted.models.iter().flat_map(|scanned| &scanned.blobs).find(|blob| blob.sha256 == *sha256).copied()
+    let is_next = |blob: &&BlobSpec| adopted.suspect.contains_key(&blob.sha256) && is_due(&blob.sha256);
+    adopted.models.iter().flat_map(|scanned| &scanned.blobs).filter(is_next).min().copied()
 }
 
 /// The file is not tried again for a while, each time for longer.

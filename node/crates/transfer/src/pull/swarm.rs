@@ -371,7 +371,7 @@ impl Conduct {
                 tracing::warn!(%peer, %sha256, chunk = index, "a chunk from another node is not what it must be");
                 metrics.struck(peer);
                 // What the node that brings the file says may be the lie, unless it contradicts itself.
-                if is_proved || peer == *ingester {
+                if is_proved || (peer == *ingester && self.shared.told().is_some()) {
                     trust.strike(peer, sha256, index);
                 }
                 self.last = format!("node {peer}: chunk {index} was not what it must be");
@@ -705,7 +705,9 @@ impl Shared {
         });
         let is_sound = stored.await?.map_err(|error| PullError::of_part(&self.receiving.place, &error))?;
         if !is_sound {
-            let is_proved = proof.told().is_none() && ledger.bound(self.blob().sha256).is_some();
+            // A tree that is not the one on record proves nothing: it may be what another node said.
+            let bound = ledger.bound(self.blob().sha256);
+            let is_proved = bound.is_some_and(|bound| proof.is_proved_by(bound.root));
             return Ok(Stored::Damaged { is_proved });
         }
         // Something else may have become known of it meanwhile, when it was not there yet.

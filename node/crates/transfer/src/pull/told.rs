@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ollamax_blobs::{BlobSpec, ChunkHash, Tree};
 use ollamax_core::transfer_plan::Extent;
-use ollamax_types::{Bits, chunk_count};
+use ollamax_types::{Bits, Root, chunk_count};
 
 /// What says which hash a chunk must have.
 #[derive(Clone)]
@@ -47,6 +47,11 @@ impl Proof {
             Self::Tree(tree) => tree.hashes().get(index as usize).copied(),
             Self::Told(told) => told.hash_of(index),
         }
+    }
+
+    /// Whether it is the tree that this root on record proves.
+    pub(crate) fn is_proved_by(&self, root: Root) -> bool {
+        matches!(self, Self::Tree(tree) if tree.root() == root)
     }
 
     /// Of these chunks those whose hash is known.

@@ -2,7 +2,8 @@
 //! is a sound one.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::path::Path;
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -11,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 use ollamax_blobs::{Index, Indexed};
 use ollamax_transfer::mem::{Fault, MemCluster, MemOrigin, MemPeers};
 use ollamax_transfer::{OriginTrouble, PullError, Sight, VerifyNews, VerifyOrder};
-use ollamax_types::{NodeId, Timestamp};
+use ollamax_types::{Clock, NodeId, Timestamp};
 
 use crate::world::{LONG, Model, Node, World, chunks, name};
 
@@ -22,6 +23,8 @@ const SOON: Duration = Duration::from_secs(300);
 const DAY_MS: u64 = 24 * 3_600_000;
 /// The file of weights has three pieces; the last one is short.
 const WEIGHTS_BYTES: u64 = chunks(2) + 1_000;
+/// Monday, 5 January 1970, noon in UTC.
+const MONDAY_NOON: Timestamp = Timestamp((4 * 24 + 12) * 3_600_000);
 /// In the second piece.
 const AT: u64 = chunks(1) + 77;
 
@@ -60,6 +63,13 @@ fn index(world: &World) -> Index {
 fn aside(world: &World) -> Vec<String> {
     let Ok(entries) = fs::read_dir(world.folder.path().join("data/transfer/damaged")) else { return Vec::new() };
     entries.map(|entry| entry.expect("readable").file_name().into_string().expect("text")).collect()
+}
+
+/// Whether this process has the file open, removed or not.
+fn is_open(path: &Path) -> bool {
+    let open = fs::read_dir("/proc/self/fd").expect("the system tells");
+    let mut links = open.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok());
+    links.any(|link| link.to_string_lossy().starts_with(&*path.to_string_lossy()))
 }
 
 async fn until_metric(node: &Node, metric: &str, value: f64) {
@@ -146,6 +156,63 @@ async fn a_file_that_nobody_has_stays_suspect_and_is_asked_for_again_later() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_damaged_again_as_soon_as_it_was_mended_waits_before_it_is_mended_again() {
+    let world = World::new();
+    let model = pulled(&world).await;
+    rot(&world, &model);
+    age(&world, &model, 31);
+    let node = world.start();
+    until_metric(&node, "ollamax_blobs_repairs_total", 1.0).await;
+    let started = Instant::now();
+    rot(&world, &model);
+    // Two looks at the store.
+    sleep(Duration::from_secs(130)).await;
+    assert_eq!(verify(&node, false).await[1].sight, Some(Sight::Damaged { pieces: vec![1] }));
+    until_metric(&node, "ollamax_blobs_repairs_total", 2.0).await;
+    let took = started.elapsed();
+    assert!((Duration::from_secs(590)..Duration::from_secs(660)).contains(&took), "{took:?}");
+    world.check_published(&model);
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_limits_let_nothing_come_nothing_is_mended_and_then_it_is() {
+    let mut world = World::new();
+    world.clock = Clock::manual(MONDAY_NOON);
+    let model = pulled(&world).await;
+    rot(&world, &model);
+    let closed = "mon-fri 08:00-18:00 off".to_owned();
+    (world.config.limit_origin, world.config.limit_receive) = (closed.clone(), closed);
+    let node = world.start();
+    assert_eq!(verify(&node, true).await[1].repaired, Some(false));
+    sleep(SOON).await;
+    assert_eq!((node.handle.suspect_files(), node.metric("ollamax_blobs_repairs_total")), (1, 1.0));
+    assert_eq!(world.staged(), Vec::<String>::new(), "no room is taken meanwhile");
+    world.clock.advance_ms(6 * 3_600_000);
+    until_metric(&node, "ollamax_blobs_repairs_total", 2.0).await;
+    world.check_published(&model);
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_fetched_for_a_file_that_is_a_link() {
+    let world = World::new();
+    let model = pulled(&world).await;
+    let (path, elsewhere) = (world.blob(model.weights.sha256), world.folder.path().join("elsewhere"));
+    fs::rename(&path, &elsewhere).expect("the same disk");
+    symlink(&elsewhere, &path).expect("room");
+    rot(&world, &model);
+    let node = world.start();
+    let files = verify(&node, true).await;
+    assert_eq!(files[1].sight, Some(Sight::Damaged { pieces: vec![1] }));
+    assert_eq!(files[1].repaired, Some(false));
+    sleep(SOON).await;
+    assert_eq!(world.origin.sent(model.weights.sha256), WEIGHTS_BYTES, "nobody asks it");
+    assert!(fs::symlink_metadata(&path).expect("it is there").is_symlink());
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn who_forbids_repairs_keeps_the_file_as_it_is() {
     let mut world = World::new();
     world.config.repair = false;
@@ -199,6 +266,41 @@ async fn only_the_models_of_this_node_are_read_and_not_for_too_many_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_stops_to_listen_ends_the_mending_too() {
+    let world = World::new();
+    let model = pulled(&world).await;
+    rot(&world, &model);
+    world.origin.set_limit(0);
+    let node = world.start();
+    until_scanned(&node).await;
+    let order = |repair: bool| VerifyOrder { name: Some(name("tiny")), repair };
+    let mending = node.handle.verify(order(true));
+    let begun = async {
+        while world.staged().is_empty() {
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    timeout(LONG, begun).await.expect("it begins");
+    sleep(Duration::from_secs(1)).await;
+    let three = [(); 3].map(|()| node.handle.verify(order(false)));
+    let more = node.handle.verify(order(false)).next().await;
+    assert_eq!(more, Some(Err(PullError::TooManyChecks(4))), "it is at it");
+    drop((three, mending));
+    sleep(Duration::from_secs(1)).await;
+    for mut news in [(); 4].map(|()| node.handle.verify(order(false))) {
+        assert!(matches!(news.next().await, Some(Ok(_))), "its place is free");
+    }
+    // The node gives up by itself too, and nothing lies there until it tries again.
+    let gone = async {
+        while !world.staged().is_empty() {
+            sleep(Duration::from_secs(1)).await;
+        }
+    };
+    timeout(Duration::from_secs(120), gone).await.expect("it goes");
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_file_is_read_again_after_its_days_and_not_twice_over_a_restart() {
     let check = async |days: u32, age_days: u64, read_bytes: u64| {
         let mut world = World::new();
@@ -230,5 +332,24 @@ async fn reading_again_keeps_to_its_rate() {
     let took = started.elapsed();
     // The first piece needs no wait.
     assert!((Duration::from_secs(60)..Duration::from_secs(62)).contains(&took), "{took:?}");
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_user_removes_while_it_is_read_again_takes_no_room() {
+    let mut world = World::new();
+    // Five minutes for each piece.
+    world.config.scrub_bytes_per_second_max = chunks(1) / 300;
+    let model = pulled(&world).await;
+    age(&world, &model, 31);
+    let node = world.start();
+    until_metric(&node, "ollamax_blobs_scrubbed_bytes_total", chunks(1) as f64).await;
+    let path = world.blob(model.weights.sha256);
+    assert!(is_open(&path), "it is being read");
+    let (manifest, _) = world.store().manifest(&model.name).expect("readable").expect("it is published");
+    [&manifest, &path].iter().for_each(|path| fs::remove_file(path).expect("ours"));
+    // Two looks at the store.
+    sleep(Duration::from_secs(130)).await;
+    assert!(!is_open(&path));
     node.end().await;
 }

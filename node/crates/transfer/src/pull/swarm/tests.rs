@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt as _;
 use prometheus::Registry;
 use tokio::time::{interval, timeout};
 
-use ollamax_blobs::chunk_hash;
+use ollamax_blobs::{Tree, chunk_hash};
 use ollamax_core::catalog::Replicas;
 use ollamax_types::{CHUNK_BYTES, Clock, Timestamp};
 
@@ -825,6 +825,24 @@ async fn what_is_only_told_of_a_chunk_strikes_nobody_but_who_told_it() {
     assert!(world.trust.may_ask(THREE), "it sent what it should");
     assert!(!world.trust.may_ask(TWO), "nothing that it sent is what it told");
     assert!(world.peers.doubts().iter().all(|told| told.0 == TWO), "{:?}", world.peers.doubts());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tree_that_is_not_the_one_on_record_strikes_nobody() {
+    for is_on_record in [false, true] {
+        let world = World::new(12, &[TWO]).await;
+        if is_on_record {
+            world.cluster.put(world.own.spec, world.own.tree().root());
+        }
+        let mut hashes = world.own.tree().hashes().to_vec();
+        hashes.iter_mut().for_each(|hash| hash[0] ^= 1);
+        let tree = Tree::of(world.own.spec.size_bytes, hashes).expect("as many as before");
+        let receiving = Receiving { proof: Proof::Tree(tree), ..world.receiving(1) };
+        let fetched = Box::pin(receive(receiving, &world.config, Chaser::new()));
+        timeout(LONG, fetched).await.expect("it ends").expect_err("nothing fits the tree");
+        assert!(world.trust.may_ask(TWO), "it sent what it should; on record: {is_on_record}");
+        assert!(world.peers.doubts().is_empty(), "on record: {is_on_record}");
+    }
 }
 
 /// Time goes on while a thread hashes, as it does on a slow machine with a large file.
