@@ -181,7 +181,8 @@ impl Joiner {
         let request = v1::ReachBackRequest {
             peer_addresses: self.addresses.peer.clone(),
             token_id: token_id.to_owned(),
-            lanes: self.lanes,
+            // What this end could not make is not waited for there.
+            lanes: self.lanes && unmet.is_none(),
         };
         let reply = in_time(client.reach_back(request)).await?;
         let back = Back { lanes: self.lanes, unmet, port: self.net.local().peer_port };

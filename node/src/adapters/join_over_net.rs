@@ -2,9 +2,9 @@
 //!
 //! `Hello` proves who answers, and tells the cluster's version, before the caller sends a secret; `ReachBack` tells the
 //! caller whether its addresses work, and whether its own libp2p connection does; `Join` redeems the token through the
-//! replicated state. Nothing is changed before the token was checked there, and a repeated call of the same key gets the
-//! same id. A joiner that says that it does not apply the cluster's version is not admitted. `Standing` tells a caller
-//! with a credential of this cluster whether it has departed.
+//! replicated state. Nothing is changed before the token was checked there, and a repeated call of the same key gets
+//! the same id. A joiner that says that it does not apply the cluster's version is not admitted. `Standing` tells a
+//! caller with a credential of this cluster whether it has departed.
 
 use std::time::Duration;
 
@@ -206,7 +206,7 @@ impl Join for JoinService {
         self.check_token(&engines, token.clone(), caller.node.is_some()).await?;
         let probes: Vec<_> =
             addresses.into_iter().take(ADDRESSES_MAX).map(|address| self.probe(address, &caller.peer_id)).collect();
-        let lane = OptionFuture::from(lanes.then(|| self.probe_lane(&caller.peer_id)));
+        let lane = OptionFuture::from(lanes.then(|| self.probe_lane(&caller)));
         let (probes, lane) = tokio::join!(join_all(probes), lane);
         let token = read::token(&*engines.metadata.view(), &token).ok().flatten();
         let token_role = token.map(|token| token.role.to_string()).unwrap_or_default();
@@ -231,12 +231,18 @@ impl JoinService {
         probe_of(address, tried.map_err(|error| error.map(|error| error.to_string())))
     }
 
-    /// Opens a lane over the connection that the caller has made to this node's `p2p` listener.
-    async fn probe_lane(&self, expected: &PeerId) -> Probe {
+    /// Opens a lane over the connection that the caller has made to this node's `p2p` listener; to a member, over what
+    /// there is.
+    async fn probe_lane(&self, caller: &Caller) -> Probe {
+        let expected = &caller.peer_id;
         let probing = async {
-            self.net.probe_lane(expected).await?;
-            // It shall still stand when the caller is a member, so that the leader finds it.
-            self.net.meet(expected, &[]).await
+            if caller.node.is_some() && self.net.probe_lane(expected).await.is_ok() {
+                return Ok(());
+            }
+            // Who dials knows of a connection first, so it may still be on its way here. And it shall stand when the
+            // caller is a member, so that the leader finds it.
+            self.net.meet(expected, &[]).await?;
+            self.net.probe_lane(expected).await
         };
         probe_of(LANE.to_owned(), in_time(probing).await.map_err(|error| error.map(|error| lane_problem(&error))))
     }

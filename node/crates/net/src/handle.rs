@@ -106,7 +106,8 @@ impl NetHandle {
     }
 
     /// Has libp2p connect this node with another, at the other's `p2p` addresses, and keep that connection for a while.
-    /// Neither need be a member. With no address, only keeps a connection that stands.
+    /// Neither need be a member. With no address, keeps a connection that stands, or waits a moment for one that the
+    /// other makes: who dials knows of it first.
     ///
     /// # Errors
     /// When lanes are off, or nobody with this key answers there in time.

@@ -56,7 +56,8 @@ pub(crate) struct Lanes(mpsc::Sender<Ask>);
 pub(crate) enum Ask {
     /// A lane over a connection that stands.
     Open { to: libp2p::PeerId, answer: oneshot::Sender<Result<Lane, NoLane>> },
-    /// A direct connection that is kept for a while, dialled at these addresses when none stands.
+    /// A direct connection that is kept for a while, dialled at these addresses when none stands. With no address it is
+    /// the other end that dials.
     Meet { who: libp2p::PeerId, addresses: Vec<String>, answer: oneshot::Sender<Result<(), NoLane>> },
 }
 
@@ -107,7 +108,7 @@ impl Lanes {
     }
 
     /// Dials a node at its `p2p` addresses unless a direct connection stands, and keeps the connection for a while.
-    /// With no address, only keeps what stands.
+    /// With no address, keeps what stands, or waits a moment for what the other end makes.
     pub(crate) async fn meet(&self, who: &PeerId, addresses: &[String]) -> Result<(), NoLane> {
         let who = parse(who)?;
         self.ask(|answer| Ask::Meet { who, addresses: addresses.to_vec(), answer }).await

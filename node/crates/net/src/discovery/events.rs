@@ -229,7 +229,10 @@ impl Running {
     }
 
     fn learn_reach(&mut self, event: &autonat::Event) {
-        let autonat::Event::StatusChanged { new, .. } = event else { return };
+        let autonat::Event::StatusChanged { new, .. } = event else {
+            tracing::debug!(?event, "try whether a node can be dialled");
+            return;
+        };
         if let Some(reach) = self.judge.heard(new) {
             tracing::info!(%reach, by = "members", "whether others can dial this node (p2p.reach)");
             self.wires.metrics.reach(reach);

@@ -25,6 +25,8 @@ const MEETS_MAX: usize = 64;
 const MEET_FOR: Duration = Duration::from_secs(60);
 /// Longest wait for the connection.
 const MEET_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait for one that the other end makes: what stands there already is on its way here.
+const COME_TIMEOUT: Duration = Duration::from_millis(1_500);
 /// Longest pause between two changes of what is told: each is an entry in the log.
 const TOLD_PAUSE_MAX: Duration = Duration::from_secs(10);
 
@@ -149,19 +151,22 @@ impl Running {
             () if !self.config.lanes => Some(NoLane::Off),
             () if self.refusing.is_cancelled() => Some(NoLane::Stopping),
             () if who == self.own => Some(NoLane::Failed("this is this node itself".to_owned())),
-            () if !stands && addresses.is_empty() => Some(NoLane::Unconnected),
-            () if !stands && targets.is_empty() => Some(NoLane::Failed("no address to dial was told".to_owned())),
+            () if !stands && !addresses.is_empty() && targets.is_empty() => {
+                Some(NoLane::Failed("no address to dial was told".to_owned()))
+            }
             () if self.meets_no_more(&who) => Some(NoLane::Busy),
             () => None,
         };
         if let Some(problem) = problem {
             return drop(answer.send(Err(problem)));
         }
-        let meet = self.meets.entry(who).or_insert_with(|| Meet { until: now + MEET_TIMEOUT, waiting: Vec::new() });
+        let end = now + if addresses.is_empty() { COME_TIMEOUT } else { MEET_TIMEOUT };
+        let meet = self.meets.entry(who).or_insert_with(|| Meet { until: end, waiting: Vec::new() });
+        meet.until = meet.until.max(end);
         meet.waiting.push(answer);
         if stands {
             self.met(&who, now);
-        } else {
+        } else if !targets.is_empty() {
             let stops = targets.into_iter().map(|target| Stop { via: None, target }).collect();
             self.lookups.node(Purpose::Meet(who), stops);
         }

@@ -36,6 +36,8 @@ use crate::roster::Roster;
 const IDLE: Duration = Duration::from_secs(5);
 /// Longest wait for the sockets to be open.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest dial, of all addresses together: the time of each runs from the beginning of the dial.
+const DIAL_MAX: Duration = Duration::from_secs(10);
 /// Most connections, either way, beside those that members may have.
 const CONNECTIONS_MAX: u32 = 256;
 /// Most that others open, beside those of members.
@@ -177,7 +179,7 @@ fn build(setup: Setup<'_>) -> Result<Swarm<Behaviour>, String> {
         // Each task is one connection; it ends with the swarm.
         libp2p::swarm::Config::with_executor(move |task| drop(tasks.spawn(task))).with_idle_connection_timeout(IDLE)
     });
-    Ok(swarm.build())
+    Ok(swarm.with_connection_timeout(DIAL_MAX).build())
 }
 
 fn behaviour(setup: Setup<'_>, relay_client: relay::client::Behaviour) -> Behaviour {
@@ -235,12 +237,15 @@ fn relay_config(setup: Setup<'_>) -> relay::Config {
 /// they come from and nowhere else, few of them at a time.
 fn autonat_config() -> autonat::Config {
     autonat::Config {
-        timeout: Duration::from_secs(5),
+        // Nothing answers a dial that a firewall drops, or QUIC to a closed port. So "it cannot be dialled" comes when
+        // the dial runs out; who does not wait for that never hears it.
+        timeout: DIAL_MAX * 2,
         boot_delay: Duration::from_secs(2),
         refresh_interval: Duration::from_secs(60),
         retry_interval: Duration::from_secs(10),
-        // Not zero: a single server that fails would be asked without a pause.
-        throttle_server_period: Duration::from_secs(10),
+        // Not zero: a single server that fails would be asked without a pause. Less than the retry: a single server
+        // shall be asked each time.
+        throttle_server_period: Duration::from_secs(5),
         use_connected: false,
         // A dial of this node's own that fails meanwhile is taken for the answer: one wrong answer must change nothing.
         confidence_max: 2,
@@ -290,6 +295,13 @@ pub(super) fn quic_multiaddr(address: SocketAddr) -> Multiaddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_asks_whether_it_can_be_dialled_waits_longer_than_a_dial_in_vain_and_asks_a_single_member_again() {
+        let config = autonat_config();
+        assert!(config.timeout > DIAL_MAX, "{config:?}");
+        assert!(config.throttle_server_period < config.retry_interval, "{config:?}");
+    }
 
     #[test]
     fn members_take_no_places_from_others_however_many_they_are() {

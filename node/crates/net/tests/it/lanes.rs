@@ -135,9 +135,25 @@ async fn a_stranger_over_a_lane_reaches_join_and_nothing_else() {
     assert_eq!(stranger.handle.way(nodes[0].id), Some(Way::P2p));
 
     // The member reaches back over the connection that the stranger has opened, and nobody else in its place.
+    nodes[0].handle.meet(stranger.peer_id(), &[]).await.unwrap();
     nodes[0].handle.probe_lane(stranger.peer_id()).await.unwrap();
     let nobody = nodes[0].handle.probe_lane(new_key().peer_id()).await.unwrap_err();
     assert_eq!(nobody.to_string(), "no connection: p2p: no libp2p connection to it stands");
+}
+
+#[tokio::test]
+async fn a_connection_that_the_other_end_makes_is_waited_for_a_moment() {
+    let nodes = pair().await;
+    let stranger = Node::start_with(9, new_key(), lane_config(), None).await;
+    let p2p = nodes[0].handle.local().p2p_advertise.clone();
+    // The member waits before the stranger begins to dial.
+    let waiting = nodes[0].handle.meet(stranger.peer_id(), &[]);
+    let (waited, met) = tokio::join!(waiting, stranger.handle.meet(nodes[0].peer_id(), &p2p));
+    met.unwrap();
+    waited.unwrap();
+    nodes[0].handle.probe_lane(stranger.peer_id()).await.unwrap();
+    let nobody = nodes[0].handle.meet(new_key().peer_id(), &[]).await.unwrap_err();
+    assert_eq!(nobody.to_string(), "no connection: p2p: no libp2p connection came about in time");
 }
 
 #[tokio::test]
