@@ -1,5 +1,5 @@
-//! `ollama rm` at one of the nodes that a pull named: the copy is not put back, its room is free at once, and a new pull
-//! that names the node brings it back, without the registry.
+//! `ollama rm` at one of the nodes that a pull named: the copy is not put back, its room is free at once, and a new
+//! pull that names the node brings it back, without the registry.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -3,8 +3,8 @@
 //! One frame is made each `BEAT_INTERVAL`, and one at once when the runtime's report says something new; all watchers
 //! share it. A watch that breaks is reported at once and opened again after a short wait; silence is judged by the
 //! scheduler's book, not here. When a better way to the member was found, the next stream is opened there before the
-//! old one is dropped, so nothing looks like a loss. Beside the frames the round trip is measured with an empty question
-//! on the same connection; a member of a release that does not know it is not asked again there.
+//! old one is dropped, so nothing looks like a loss. Beside the frames the round trip is measured with an empty
+//! question on the same connection; a member of a release that does not know it is not asked again there.
 
 use std::collections::BTreeMap;
 use std::future::pending;

@@ -1,6 +1,7 @@
 //! What the runtime of a node does for a command, as it is shown while it goes on.
 //!
-//! One bar says what the runtime does now; further copies have a row for each node. Nothing is drawn where nobody looks.
+//! One bar says what the runtime does now; further copies have a row for each node. Nothing is drawn where nobody
+//! looks.
 
 use indicatif::ProgressBar;
 

@@ -269,7 +269,11 @@ impl Library {
                 self.drop_changed(sha256);
                 self.published(sha256)
             }
-            Some(_) => Err(LibraryError::Changed),
+            Some(_) => {
+                // Somebody has changed it: what it is now shall be known before the next look in its turn.
+                self.0.trees.suspicion(sha256);
+                Err(LibraryError::Changed)
+            }
             None => Ok(None),
         }
     }

@@ -14,13 +14,14 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::stream::{self, BoxStream};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use ollamax_blobs::{BlobSpec, Store};
 use ollamax_types::ModelName;
 
+use crate::adopt::Adopted;
 use crate::adopt::job::{Job, Stepped};
 use crate::error::PullError;
 use crate::ports::Place;
@@ -30,11 +31,16 @@ use crate::quiet::quietly;
 
 /// Shortest time between two words on a file that is still being read.
 const NEWS_INTERVAL: Duration = Duration::from_millis(100);
+/// Longest wait for a look at the store, where a model is not in the list.
+const LOOK_WAIT: Duration = Duration::from_secs(3);
 /// Most news that wait for whoever listens.
 const NEWS_MAX: usize = 64;
 
 /// What comes of it, word by word.
-pub type VerifyStream = BoxStream<'static, Result<VerifyNews, PullError>>;
+pub type VerifyStream = BoxStream<'static, Told>;
+
+/// One word, or why there is none.
+type Told = Result<VerifyNews, PullError>;
 
 /// What is to be read again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,16 +100,20 @@ pub(crate) fn begin(
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> VerifyStream {
-    let files = files_of(&verifying.means, name.as_ref());
-    if let Some(name) = name.filter(|_| files.is_empty()) {
-        return refused(PullError::NotHere { name });
-    }
     let ((sender, news), stop) = (mpsc::channel(NEWS_MAX), stop.clone());
     // It ends when nobody listens and with the node; what cannot be read is told.
     tasks.spawn(async move {
-        stop.run_until_cancelled(verifying.run(files, sender)).await;
+        let verified = async {
+            let files = files_of(&verifying.means, name.as_ref()).await;
+            match name.filter(|_| files.is_empty()) {
+                // Where nobody listens there is nobody to be told.
+                Some(name) => drop(sender.send(Err(PullError::NotHere { name })).await),
+                None => verifying.run(files, sender).await,
+            }
+        };
+        stop.run_until_cancelled(verified).await;
     });
-    stream::unfold(news, |mut news| async move { Some((Ok(news.recv().await?), news)) }).boxed()
+    stream::unfold(news, |mut news| async move { Some((news.recv().await?, news)) }).boxed()
 }
 
 /// Nothing is read.
@@ -111,9 +121,17 @@ pub(crate) fn refused(error: PullError) -> VerifyStream {
     stream::once(ready(Err(error))).boxed()
 }
 
-/// The files of one model or of all, each once.
-fn files_of(means: &Means, name: Option<&ModelName>) -> BTreeMap<BlobSpec, ModelName> {
-    let models = Arc::clone(&means.adopted.borrow().models);
+/// The files of one model or of all, each once. A model that is not in the list may have come just now, so the store is
+/// looked through again before that is taken for true.
+async fn files_of(means: &Means, name: Option<&ModelName>) -> BTreeMap<BlobSpec, ModelName> {
+    let mut adopted = means.adopted.clone();
+    if let Some(name) = name {
+        means.look.notify_one();
+        let is_there = |adopted: &Arc<Adopted>| adopted.models.iter().any(|scanned| scanned.model.name == *name);
+        // Neither in time nor the end of adoption is a fault: then the list is what is known.
+        drop(timeout(LOOK_WAIT, adopted.wait_for(is_there)).await);
+    }
+    let models = Arc::clone(&adopted.borrow().models);
     let wanted = models.iter().filter(|scanned| name.is_none_or(|name| scanned.model.name == *name));
     let mut files = BTreeMap::new();
     for scanned in wanted {
@@ -127,7 +145,7 @@ fn files_of(means: &Means, name: Option<&ModelName>) -> BTreeMap<BlobSpec, Model
 // === impl Verifying ===
 
 impl Verifying {
-    async fn run(self, files: BTreeMap<BlobSpec, ModelName>, sender: mpsc::Sender<VerifyNews>) {
+    async fn run(self, files: BTreeMap<BlobSpec, ModelName>, sender: mpsc::Sender<Told>) {
         for (blob, name) in files {
             let news = VerifyNews { blob, name, done_bytes: 0, sight: None, repaired: None };
             if !self.check(news, &sender).await {
@@ -137,7 +155,7 @@ impl Verifying {
     }
 
     /// Reads one file and says what it is. False: nobody listens any more.
-    async fn check(&self, mut news: VerifyNews, sender: &mpsc::Sender<VerifyNews>) -> bool {
+    async fn check(&self, mut news: VerifyNews, sender: &mpsc::Sender<Told>) -> bool {
         let Some(sight) = self.read(&mut news, sender).await else { return false };
         if matches!(sight, Sight::Damaged { .. })
             && let Some(repairs) = &self.repairs
@@ -150,12 +168,12 @@ impl Verifying {
             news.done_bytes = news.blob.size_bytes;
         }
         news.sight = Some(sight);
-        sender.send(news).await.is_ok()
+        sender.send(Ok(news)).await.is_ok()
     }
 
     /// Reads a file to its end, and tells how far that is; `None`: nobody listens any more.
-    async fn read(&self, news: &mut VerifyNews, sender: &mpsc::Sender<VerifyNews>) -> Option<Sight> {
-        sender.send(news.clone()).await.ok()?;
+    async fn read(&self, news: &mut VerifyNews, sender: &mpsc::Sender<Told>) -> Option<Sight> {
+        sender.send(Ok(news.clone())).await.ok()?;
         let mut job = match self.open(news.blob).await {
             Ok(Some(job)) => job,
             Ok(None) => return Some(Sight::Gone),
@@ -180,7 +198,7 @@ impl Verifying {
             news.done_bytes = job.done_bytes();
             if told_at.elapsed() >= NEWS_INTERVAL {
                 told_at = Instant::now();
-                sender.send(news.clone()).await.ok()?;
+                sender.send(Ok(news.clone())).await.ok()?;
             }
         }
     }

@@ -2,8 +2,8 @@
 //!
 //! Always: each call ends with its own answer or one failure, and what nobody waits for any more is not sent. What was
 //! handed to a stream that then broke counts as lost, because it may have been delivered; the next call opens the next
-//! stream. A member that is about to stop says so, and still answers all that was on its way to it. When a better way to
-//! the member was found, which its epoch tells, the next call opens the next stream there, and the old one runs out:
+//! stream. A member that is about to stop says so, and still answers all that was on its way to it. When a better way
+//! to the member was found, which its epoch tells, the next call opens the next stream there, and the old one runs out:
 //! what is on its way on it is still answered. A member of a release that does not know the exchange is called message
 //! by message, until one of those calls finds it gone, or for a minute: it may be another release by then.
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, interval, sleep, timeout};
 
 use ollamax_blobs::{Index, Indexed};
 use ollamax_transfer::mem::{Fault, MemCluster, MemOrigin, MemPeers};
@@ -74,8 +74,9 @@ fn is_open(path: &Path) -> bool {
 
 async fn until_metric(node: &Node, metric: &str, value: f64) {
     let reached = async {
+        let mut looks = interval(Duration::from_millis(100));
         while node.metric(metric) < value {
-            sleep(Duration::from_millis(100)).await;
+            looks.tick().await;
         }
     };
     timeout(LONG, reached).await.expect("it comes to that");
