@@ -12,12 +12,15 @@ use std::os::unix::fs::{
     DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown,
 };
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use nix::errno::Errno;
 #[cfg(target_os = "linux")]
 use nix::fcntl::{FallocateFlags, fallocate};
 use nix::fcntl::{OFlag, PosixFadviseAdvice, posix_fadvise};
 use nix::unistd::geteuid;
+
+use ollamax_types::Timestamp;
 
 use crate::fault::Fault;
 use crate::space::Space;
@@ -219,6 +222,12 @@ pub(crate) fn lock(file: &File, path: &Path) -> Result<(), Fault> {
 pub(crate) fn is_at(file: &File, path: &Path) -> bool {
     let (Ok(ours), Ok(named)) = (file.metadata(), fs::symlink_metadata(path)) else { return false };
     (ours.dev(), ours.ino()) == (named.dev(), named.ino())
+}
+
+/// A moment as a file system tells it.
+pub(crate) fn moment(time: SystemTime) -> Timestamp {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// Bytes that a file takes on the disk, holes left out.
