@@ -33,7 +33,6 @@ use crate::class::Class;
 use crate::config::Config;
 use crate::error::PullError;
 use crate::metrics::Metrics;
-use crate::ports::Place;
 use crate::progress::{Board, Source, Stage};
 
 use super::chase::Chaser;
@@ -212,11 +211,7 @@ impl Repairs {
         let names: Vec<_> = named.map(|scanned| (scanned.model.name.clone(), scanned.model.digest)).collect();
         let (runtime, trees) = (Arc::clone(&self.means.runtime), self.means.trees.clone());
         let found = blocking(move || -> Result<Option<Patient>, PullError> {
-            let place = match runtime.place() {
-                Place::Store(place) => place,
-                Place::None(why) => return Err(PullError::NoStore(why)),
-            };
-            let store = Store::open(&place).map_err(|fault| PullError::NoStore(fault.to_string()))?;
+            let store = runtime.place().store().map_err(PullError::NoStore)?;
             let place = store.root().display().to_string();
             let of_fault = |fault: Fault| PullError::of_fault(&place, &fault);
             let Some(file) = store.blob(spec).map_err(of_fault)? else { return Ok(None) };
