@@ -33,7 +33,7 @@ use crate::class::Class;
 use crate::config::Config;
 use crate::error::PullError;
 use crate::metrics::Metrics;
-use crate::progress::{Board, Source, Stage};
+use crate::progress::{Board, Stage};
 
 use super::chase::Chaser;
 use super::told::Proof;
@@ -186,8 +186,8 @@ impl Repairs {
         match &mended {
             Ok(Mended::Done) => {
                 board.refresh();
-                let from: Vec<String> = board.now().sources.iter().map(|told| word_of(&told.source)).collect();
-                tracing::info!(%sha256, %name, from = from.join(", "), "a damaged file was replaced by a sound one");
+                let from = board.now().sources_in_words();
+                tracing::info!(%sha256, %name, from, "a damaged file was replaced by a sound one");
                 self.means.metrics.repaired(true);
             }
             Ok(Mended::Needless) | Err(PullError::Cancelled) => {}
@@ -550,15 +550,6 @@ async fn has_ended(adopted: &mut watch::Receiver<Arc<Adopted>>, due: impl Future
         biased;
         changed = adopted.changed() => changed.is_err(),
         () = due => false,
-    }
-}
-
-fn word_of(source: &Source) -> String {
-    match source {
-        Source::Origin => "registry".to_owned(),
-        Source::Here => "this node".to_owned(),
-        Source::Node(node) => format!("node {node}"),
-        Source::Bundle => "a bundle".to_owned(),
     }
 }
 
