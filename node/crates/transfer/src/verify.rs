@@ -18,13 +18,12 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use ollamax_blobs::{BlobSpec, Store};
+use ollamax_blobs::BlobSpec;
 use ollamax_types::ModelName;
 
 use crate::adopt::Adopted;
 use crate::adopt::job::{Job, Stepped};
 use crate::error::PullError;
-use crate::ports::Place;
 use crate::pull::repair::{Mended, Repairs};
 use crate::pull::{Means, blocking};
 use crate::quiet::quietly;
@@ -207,11 +206,7 @@ impl Verifying {
     async fn open(&self, blob: BlobSpec) -> Result<Option<Box<Job>>, String> {
         let (runtime, trees) = (Arc::clone(&self.means.runtime), self.means.trees.clone());
         let opened = blocking(move || {
-            let place = match runtime.place() {
-                Place::Store(place) => place,
-                Place::None(why) => return Err(why),
-            };
-            let store = Store::open(&place).map_err(|fault| fault.to_string())?;
+            let store = runtime.place().store()?;
             let index = trees.open().map_err(|fault| fault.to_string())?;
             Job::whatever(store, &index, blob).map_err(|fault| fault.to_string())
         });

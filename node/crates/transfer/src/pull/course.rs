@@ -27,7 +27,7 @@ use ollamax_types::{Digest, ErrorCode, NodeId};
 use crate::bundle::Bundled;
 use crate::class::Class;
 use crate::error::PullError;
-use crate::ports::{Assignment, Duty, OriginError, Place};
+use crate::ports::{Assignment, Duty, OriginError};
 use crate::progress::{PullProgress, Stage, Wait};
 
 use super::chase::Chaser;
@@ -234,8 +234,7 @@ impl Pull {
     pub(super) async fn stored(&self) -> Result<Option<(Store, Manifest)>, PullError> {
         let (runtime, name) = (Arc::clone(&self.means.runtime), self.spec.name.clone());
         blocking(move || {
-            let Place::Store(place) = runtime.place() else { return None };
-            let store = Store::open(&place).ok()?;
+            let store = runtime.place().store().ok()?;
             let (_, manifest) = store.manifest(&name).ok().flatten()?;
             Some((store, manifest))
         })
