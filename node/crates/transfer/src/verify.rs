@@ -124,9 +124,11 @@ pub(crate) fn refused(error: PullError) -> VerifyStream {
 /// looked through again before that is taken for true.
 async fn files_of(means: &Means, name: Option<&ModelName>) -> BTreeMap<BlobSpec, ModelName> {
     let mut adopted = means.adopted.clone();
-    if let Some(name) = name {
+    let is_there = |adopted: &Arc<Adopted>| {
+        name.is_none_or(|name| adopted.models.iter().any(|scanned| scanned.model.name == *name))
+    };
+    if !is_there(&adopted.borrow()) {
         means.look.notify_one();
-        let is_there = |adopted: &Arc<Adopted>| adopted.models.iter().any(|scanned| scanned.model.name == *name);
         // Neither in time nor the end of adoption is a fault: then the list is what is known.
         drop(timeout(LOOK_WAIT, adopted.wait_for(is_there)).await);
     }
