@@ -8,14 +8,15 @@
 //! of each file and few in all, written once and never read by this program. That one could not be kept is told to
 //! nobody but the log: the repair goes on.
 
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, ErrorKind, Write as _};
+use std::fs::{DirBuilder, OpenOptions};
+use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use ollamax_types::Digest;
 
 use crate::fault::Fault;
+use crate::staging::disk;
 
 /// Most pieces of one file.
 const OF_ONE_MAX: usize = 16;
@@ -43,7 +44,7 @@ impl Aside {
     /// When the disk refuses.
     pub fn keep(&self, sha256: Digest, index: u32, bytes: &[u8]) -> Result<bool, Fault> {
         let stem = format!("sha256-{sha256}.");
-        let kept = names(&self.root)?;
+        let kept = disk::names_in(&self.root)?;
         let of_this = kept.iter().filter(|name| name.starts_with(&stem)).count();
         if kept.len() >= OF_ALL_MAX || of_this >= OF_ONE_MAX {
             return Ok(false);
@@ -60,18 +61,9 @@ impl Aside {
     }
 }
 
-/// What lies there; nothing where there is no folder.
-fn names(folder: &Path) -> Result<Vec<String>, Fault> {
-    let entries = match fs::read_dir(folder) {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries.and_then(|entries| entries.collect::<io::Result<Vec<fs::DirEntry>>>()),
-    };
-    let entries = entries.map_err(Fault::at("list", folder))?;
-    Ok(entries.into_iter().filter_map(|entry| entry.file_name().into_string().ok()).collect())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;

@@ -7,18 +7,15 @@
 
 use std::fmt;
 use std::fs;
-use std::io;
-use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileExt as _;
-use std::path::PathBuf;
 
-use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use sha2::{Digest as _, Sha256};
 
 use ollamax_types::Digest;
 use ollamax_types::chunk::{chunk_count, chunk_range};
 
 use crate::fault::Fault;
+use crate::staging::disk;
 use crate::tree::{ChunkHash, Tree, chunk_hash};
 
 /// A file that is being hashed.
@@ -84,27 +81,12 @@ impl Hashing {
         let range = chunk_range(self.size_bytes, self.done);
         self.buffer.resize(usize::try_from(range.end - range.start).expect("a chunk fits into memory"), 0);
         let read = self.file.read_exact_at(&mut self.buffer, range.start);
-        read.map_err(|error| self.fault(error))?;
+        read.map_err(|error| Fault::at("hash", &disk::path_of(&self.file))(error))?;
         self.hashes.push(chunk_hash(self.size_bytes, self.done, &self.buffer));
         self.sha256.update(&self.buffer);
         self.done += 1;
-        self.leave_cache(range.start);
+        disk::leave_cache(&self.file, &range);
         Ok(())
-    }
-
-    /// Whoever hashes in the background does not push out what others read. Only advice: nobody minds when it is not
-    /// taken.
-    fn leave_cache(&self, offset: u64) {
-        if let (Ok(offset), Ok(length)) = (i64::try_from(offset), i64::try_from(self.buffer.len())) {
-            let _ = posix_fadvise(&self.file, offset, length, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
-        }
-    }
-
-    /// The system knows an open file's path as long as the file is there.
-    fn fault(&self, error: io::Error) -> Fault {
-        let link = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-        let path = fs::read_link(link).unwrap_or_else(|_| PathBuf::from("an open file"));
-        Fault::at("hash", &path)(error)
     }
 }
 
@@ -116,7 +98,7 @@ impl fmt::Debug for Hashing {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
+    use std::io::{self, Write as _};
 
     use ollamax_types::Root;
     use ollamax_types::chunk::CHUNK_BYTES;

@@ -24,13 +24,14 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use ollamax_types::chunk::chunk_count;
 use ollamax_types::limits::BLOB_BYTES_MAX;
 use ollamax_types::{Digest, Root, Timestamp};
 
 use crate::fault::Fault;
+use crate::staging::disk;
 use crate::store::FileIdentity;
 use crate::tree::{ChunkHash, Tree};
 
@@ -149,7 +150,7 @@ impl Index {
     pub fn checked_at(&self, sha256: Digest) -> Result<Option<Timestamp>, Fault> {
         let path = self.path(sha256);
         match fs::metadata(&path).and_then(|found| found.modified()) {
-            Ok(modified) => Ok(Some(moment(modified))),
+            Ok(modified) => Ok(Some(disk::moment(modified))),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
             Err(error) => Err(Fault::at("look at the hash tree", &path)(error)),
         }
@@ -183,11 +184,6 @@ impl Index {
     fn path(&self, sha256: Digest) -> PathBuf {
         self.root.join(format!("sha256-{sha256}{ENDING}"))
     }
-}
-
-fn moment(time: SystemTime) -> Timestamp {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// The names in a folder; those that are no text are none of ours.

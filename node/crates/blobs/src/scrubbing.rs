@@ -9,12 +9,9 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::ops::Range;
-use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileExt as _;
-use std::path::PathBuf;
 
 use nix::errno::Errno;
-use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
 use ollamax_types::chunk::{chunk_count, chunk_range};
 
@@ -82,31 +79,17 @@ impl Scrubbing {
 
     fn look_at(&mut self, range: &Range<u64>) -> Result<(), Fault> {
         self.buffer.resize(usize::try_from(range.end - range.start).expect("a chunk fits into memory"), 0);
-        self.leave_cache(range);
+        disk::leave_cache(&self.file, range);
         let is_sound = match self.file.read_exact_at(&mut self.buffer, range.start) {
             Ok(()) => self.tree.holds(self.done, &self.buffer),
             Err(error) if is_damage(&error) => false,
-            Err(error) => return Err(self.fault(error)),
+            Err(error) => return Err(Fault::at("read again", &disk::path_of(&self.file))(error)),
         };
-        self.leave_cache(range);
+        disk::leave_cache(&self.file, range);
         if !is_sound {
             self.damaged.push(self.done);
         }
         Ok(())
-    }
-
-    /// Only advice: nobody minds when it is not taken.
-    fn leave_cache(&self, range: &Range<u64>) {
-        if let (Ok(offset), Ok(length)) = (i64::try_from(range.start), i64::try_from(range.end - range.start)) {
-            let _ = posix_fadvise(&self.file, offset, length, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
-        }
-    }
-
-    /// The system knows an open file's path as long as the file is there.
-    fn fault(&self, error: io::Error) -> Fault {
-        let link = format!("/proc/self/fd/{}", self.file.as_raw_fd());
-        let path = fs::read_link(link).unwrap_or_else(|_| PathBuf::from("an open file"));
-        Fault::at("read again", &path)(error)
     }
 }
 

@@ -25,7 +25,6 @@ use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::SystemTime;
 
 use ollamax_types::{Digest, ModelName, Timestamp};
 
@@ -201,7 +200,7 @@ impl Staging {
         let mut latest: Option<Timestamp> = None;
         for path in [data_path, state_path] {
             match fs::symlink_metadata(&path).and_then(|found| found.modified()) {
-                Ok(written) => latest = latest.max(Some(moment(written))),
+                Ok(written) => latest = latest.max(Some(disk::moment(written))),
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => return Err(Fault::at("look at", &path)(error)),
             }
@@ -235,7 +234,7 @@ impl Staging {
         for name in disk::names_in(&folder)? {
             let path = folder.join(name);
             let Ok(found) = fs::symlink_metadata(&path) else { continue };
-            if found.modified().is_ok_and(|made| now.ms_since(moment(made)) > DRAFT_KEPT_MS) {
+            if found.modified().is_ok_and(|made| now.ms_since(disk::moment(made)) > DRAFT_KEPT_MS) {
                 disk::remove(&path)?;
             }
         }
@@ -299,11 +298,6 @@ fn digest_of(name: &str) -> Option<Digest> {
     let stem = name.strip_suffix(DATA_ENDING).or_else(|| name.strip_suffix(STATE_ENDING))?;
     let sha256 = stem.strip_prefix("sha256-")?.parse::<Digest>().ok()?;
     (file_stem(sha256) == stem).then_some(sha256)
-}
-
-fn moment(time: SystemTime) -> Timestamp {
-    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

@@ -293,10 +293,10 @@ mod tests {
     fn a_node_takes_itself_for_one_thing_at_a_time() {
         let (registry, metrics) = (Registry::new(), Metrics::new());
         metrics.register(&registry).unwrap();
-        for now in Reach::ALL {
-            metrics.reach(now);
+        for reach in Reach::ALL {
+            metrics.reach(reach);
             let set = shown(&registry, "ollamax_p2p_reach").into_iter().filter(|(_, value)| *value > 0.5);
-            assert_eq!(set.map(|(reach, _)| reach).collect::<Vec<_>>(), [now.as_str()]);
+            assert_eq!(set.map(|(shown, _)| shown).collect::<Vec<_>>(), [reach.as_str()]);
         }
     }
 }

@@ -26,7 +26,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use ollamax_blobs::{Access, BlobSpec, Fault, FileIdentity, Index, Scan, Scanned, Store};
-use ollamax_types::{Clock, Digest, ErrorCode, Root};
+use ollamax_types::{Clock, Digest, ErrorCode, Root, Timestamp};
 
 use crate::config::Config;
 use crate::metrics::Metrics;
@@ -389,16 +389,10 @@ impl Adoption {
         let job = self.job.take().filter(|job| urgent.is_none() || self.urgent.contains(&job.spec()));
         let next = job.as_ref().map(|job| (job.spec(), job.identity())).or(urgent);
         let Some((spec, identity)) = next.or_else(|| self.files.first()) else { return };
-        let done_before = job.as_ref().map_or(0, |job| job.done_bytes());
         let started = Instant::now();
-        let (trees, now) = (self.ties.trees.clone(), self.ties.clock.now());
-        let step = move || match job.map_or_else(|| Job::open(store, spec, identity), |job| Ok(Some(job))) {
-            Ok(Some(job)) => job.step(&index, &trees, now),
-            Ok(None) => Stepped::Moved,
-            Err(fault) => Stepped::Broken(fault),
-        };
-        let stepped = quietly(step).await.unwrap_or_else(|error| broken_down(spec.sha256, &error));
-        let read_bytes = read_to(&stepped, spec, done_before).saturating_sub(done_before);
+        let open = move |_: &Index| Job::open(store, spec, identity);
+        let at = (self.ties.trees.clone(), self.ties.clock.now());
+        let (stepped, read_bytes) = read_on(spec, job, open, index, at).await;
         self.ties.metrics.hashed(read_bytes);
         self.pace.spend(started, read_bytes);
         self.take_step(spec, identity, stepped);
@@ -446,16 +440,9 @@ impl Adoption {
         // What is only old begins anew behind what somebody doubts.
         let job = self.scrub.take().filter(|job| job.spec().sha256 == sha256 && job.identity() == identity);
         let spec = BlobSpec { sha256, size_bytes: identity.size };
-        let done_before = job.as_ref().map_or(0, |job| job.done_bytes());
         let started = Instant::now();
-        let trees = self.ties.trees.clone();
-        let step = move || match job.map_or_else(|| Job::again(store, &index, spec, identity), |job| Ok(Some(job))) {
-            Ok(Some(job)) => job.step(&index, &trees, now),
-            Ok(None) => Stepped::Moved,
-            Err(fault) => Stepped::Broken(fault),
-        };
-        let stepped = quietly(step).await.unwrap_or_else(|error| broken_down(sha256, &error));
-        let read_bytes = read_to(&stepped, spec, done_before).saturating_sub(done_before);
+        let open = move |index: &Index| Job::again(store, index, spec, identity);
+        let (stepped, read_bytes) = read_on(spec, job, open, index, (self.ties.trees.clone(), now)).await;
         self.ties.metrics.scrubbed(read_bytes);
         self.scrub_pace.spend(started, read_bytes);
         self.take_scrubbed(spec, identity, stepped);
@@ -591,6 +578,26 @@ fn forget_trees(store: &Store, index: &Index, wanted: &BTreeSet<BlobSpec>) -> Re
         }
     }
     Ok(())
+}
+
+/// Reads the next piece of a file, which `open` opens where it is not being read yet. What came of it, and how many
+/// bytes that were.
+async fn read_on(
+    spec: BlobSpec,
+    job: Option<Box<Job>>,
+    open: impl FnOnce(&Index) -> Result<Option<Box<Job>>, Fault> + Send + 'static,
+    index: Index,
+    (trees, now): (Trees, Timestamp),
+) -> (Stepped, u64) {
+    let done_before = job.as_ref().map_or(0, |job| job.done_bytes());
+    let step = move || match job.map_or_else(|| open(&index), |job| Ok(Some(job))) {
+        Ok(Some(job)) => job.step(&index, &trees, now),
+        Ok(None) => Stepped::Moved,
+        Err(fault) => Stepped::Broken(fault),
+    };
+    let stepped = quietly(step).await.unwrap_or_else(|error| broken_down(spec.sha256, &error));
+    let read_bytes = read_to(&stepped, spec, done_before).saturating_sub(done_before);
+    (stepped, read_bytes)
 }
 
 /// A defect: the file is let go, and the next look finds it again.

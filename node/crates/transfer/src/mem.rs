@@ -26,7 +26,7 @@ use crate::ports::{
 };
 use crate::progress::{PullProgress, Watch};
 use crate::shelf::Shelf;
-use crate::verify::{VerifyOrder, VerifyStream};
+use crate::verify::{self, VerifyOrder, VerifyStream};
 
 use fetching::Fetching;
 
@@ -444,7 +444,7 @@ impl Others for MemOthers {
     fn verify(&self, to: NodeId, order: VerifyOrder) -> VerifyStream {
         match self.handle(to) {
             Ok(handle) => handle.verify(order),
-            Err(error) => stream::once(async { Err(error) }).boxed(),
+            Err(error) => verify::refused(error),
         }
     }
 

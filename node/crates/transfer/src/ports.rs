@@ -16,7 +16,7 @@ use futures::stream::BoxStream;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
-use ollamax_blobs::{BlobSpec, ChunkHash};
+use ollamax_blobs::{BlobSpec, ChunkHash, Store};
 use ollamax_core::catalog::{Refusal, Replicas, Want, Wish};
 use ollamax_core::placement::Unfit;
 use ollamax_core::transfer_plan::Extent;
@@ -390,6 +390,18 @@ pub enum LedgerError {
         /// For people.
         text: String,
     },
+}
+
+// === impl Place ===
+
+impl Place {
+    /// Opens the store that is there, else says why there is none. Blocks on the disk.
+    pub(crate) fn store(self) -> Result<Store, String> {
+        match self {
+            Self::Store(place) => Store::open(&place).map_err(|fault| fault.to_string()),
+            Self::None(why) => Err(why),
+        }
+    }
 }
 
 // === impl LedgerError ===

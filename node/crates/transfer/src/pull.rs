@@ -52,7 +52,7 @@ use crate::keeping::Keeping;
 use crate::library::{Library, Offered};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
-use crate::ports::{Ledger, Listing, Origin, OriginError, OriginTrouble, Peers, Place, Runtime};
+use crate::ports::{Ledger, Listing, Origin, OriginError, OriginTrouble, Peers, Runtime};
 use crate::progress::{Board, Stage};
 use crate::trust::Trusting;
 
@@ -340,10 +340,7 @@ impl Pull {
         };
         loop {
             let runtime = Arc::clone(&self.means.runtime);
-            let found = blocking(move || match runtime.place() {
-                Place::Store(place) => Store::open(&place).map_err(|fault| fault.to_string()),
-                Place::None(why) => Err(why),
-            });
+            let found = blocking(move || runtime.place().store());
             match found.await? {
                 Ok(store) => return Ok(store),
                 Err(why) if seeks_left == Some(0) => return Err(PullError::NoStore(why)),

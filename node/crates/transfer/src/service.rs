@@ -17,12 +17,11 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use ollamax_blobs::{BlobSpec, Fault, JobFile, Jobs, Manifest, Scanned, Staging, Store};
+use ollamax_blobs::{BlobSpec, Fault, JobFile, Jobs, Manifest, Scanned, Staging};
 use ollamax_types::{Digest, ModelName, NodeId, Rate, Timestamp};
 
 use crate::error::PullError;
 use crate::handle::PullSpec;
-use crate::ports::Place;
 use crate::progress::{BlobProgress, Board, PullProgress, Source, SourceProgress, Stage, Watch, millis};
 use crate::pull::course::{Course, Wished};
 use crate::pull::repair::Repairs;
@@ -438,10 +437,7 @@ impl Service {
     /// The staging folder for the store beside this node, if it has one already.
     async fn staging(&self) -> Option<Staging> {
         let runtime = Arc::clone(&self.means.runtime);
-        let found = blocking(move || match runtime.place() {
-            Place::Store(place) => Store::open(&place).ok().map(|store| (store.access(), store)),
-            Place::None(_) => None,
-        });
+        let found = blocking(move || runtime.place().store().ok().map(|store| (store.access(), store)));
         let (access, store) = found.await.ok()??;
         let root = self.means.staging_place(&store, &access);
         let is_there = blocking(move || root.is_dir()).await.ok()?;

@@ -18,13 +18,12 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use ollamax_blobs::{BlobSpec, Store};
+use ollamax_blobs::BlobSpec;
 use ollamax_types::ModelName;
 
 use crate::adopt::Adopted;
 use crate::adopt::job::{Job, Stepped};
 use crate::error::PullError;
-use crate::ports::Place;
 use crate::pull::repair::{Mended, Repairs};
 use crate::pull::{Means, blocking};
 use crate::quiet::quietly;
@@ -125,9 +124,11 @@ pub(crate) fn refused(error: PullError) -> VerifyStream {
 /// looked through again before that is taken for true.
 async fn files_of(means: &Means, name: Option<&ModelName>) -> BTreeMap<BlobSpec, ModelName> {
     let mut adopted = means.adopted.clone();
-    if let Some(name) = name {
+    let is_there = |adopted: &Arc<Adopted>| {
+        name.is_none_or(|name| adopted.models.iter().any(|scanned| scanned.model.name == *name))
+    };
+    if !is_there(&adopted.borrow()) {
         means.look.notify_one();
-        let is_there = |adopted: &Arc<Adopted>| adopted.models.iter().any(|scanned| scanned.model.name == *name);
         // Neither in time nor the end of adoption is a fault: then the list is what is known.
         drop(timeout(LOOK_WAIT, adopted.wait_for(is_there)).await);
     }
@@ -207,11 +208,7 @@ impl Verifying {
     async fn open(&self, blob: BlobSpec) -> Result<Option<Box<Job>>, String> {
         let (runtime, trees) = (Arc::clone(&self.means.runtime), self.means.trees.clone());
         let opened = blocking(move || {
-            let place = match runtime.place() {
-                Place::Store(place) => place,
-                Place::None(why) => return Err(why),
-            };
-            let store = Store::open(&place).map_err(|fault| fault.to_string())?;
+            let store = runtime.place().store()?;
             let index = trees.open().map_err(|fault| fault.to_string())?;
             Job::whatever(store, &index, blob).map_err(|fault| fault.to_string())
         });

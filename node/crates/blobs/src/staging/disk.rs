@@ -1,5 +1,5 @@
-//! Files and folders as staging and publishing need them: made with narrow rights, never reached through a link, and
-//! durable when they are said to be.
+//! Files and folders as staging, publishing and whoever reads in the background need them: made with narrow rights,
+//! never reached through a link, and durable when they are said to be.
 //!
 //! A store may belong to a user with fewer rights than this process has, and what lies in it is that user's to change.
 //! So what is opened for writing must be a regular file under its own name, and what is made is new.
@@ -7,16 +7,20 @@
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::ops::Range;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{
     DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown,
 };
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
 #[cfg(target_os = "linux")]
 use nix::fcntl::{FallocateFlags, fallocate};
+use nix::fcntl::{OFlag, PosixFadviseAdvice, posix_fadvise};
 use nix::unistd::geteuid;
+
+use ollamax_types::Timestamp;
 
 use crate::fault::Fault;
 use crate::space::Space;
@@ -137,6 +141,20 @@ pub(crate) fn names_in(folder: &Path) -> Result<Vec<String>, Fault> {
     Ok(names)
 }
 
+/// Tells the system that it need not keep these bytes of a file: whoever reads in the background does not push out what
+/// others read. Only advice: nobody minds when it is not taken.
+pub(crate) fn leave_cache(file: &File, range: &Range<u64>) {
+    if let (Ok(offset), Ok(length)) = (i64::try_from(range.start), i64::try_from(range.end - range.start)) {
+        let _ = posix_fadvise(file, offset, length, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
+    }
+}
+
+/// Where an open file lies. The system knows that as long as the file is there.
+pub(crate) fn path_of(file: &File) -> PathBuf {
+    let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+    fs::read_link(link).unwrap_or_else(|_| PathBuf::from("an open file"))
+}
+
 /// Writes a small file that is there as a whole or not at all, over one that may be there; durable on return. `draft`
 /// lies in the same folder and is nobody else's.
 pub(crate) fn write_whole(path: &Path, draft: &Path, bytes: &[u8], owner: Option<Owner>) -> Result<(), Fault> {
@@ -204,6 +222,12 @@ pub(crate) fn lock(file: &File, path: &Path) -> Result<(), Fault> {
 pub(crate) fn is_at(file: &File, path: &Path) -> bool {
     let (Ok(ours), Ok(named)) = (file.metadata(), fs::symlink_metadata(path)) else { return false };
     (ours.dev(), ours.ino()) == (named.dev(), named.ino())
+}
+
+/// A moment as a file system tells it.
+pub(crate) fn moment(time: SystemTime) -> Timestamp {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// Bytes that a file takes on the disk, holes left out.

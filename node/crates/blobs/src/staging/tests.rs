@@ -391,7 +391,7 @@ fn drafts_that_were_left_behind_go_after_an_hour() {
     let draft = staging.draft_path(&name);
     fs::write(&draft, b"{}").expect("there is room");
     fs::create_dir(folder.join("folder.1")).expect("there is room");
-    let made = fs::metadata(&draft).and_then(|found| found.modified()).map(moment).expect("it is there");
+    let made = fs::metadata(&draft).and_then(|found| found.modified()).map(disk::moment).expect("it is there");
     staging.clear_drafts(made).expect("ours");
     assert_eq!(names(&folder).len(), 2);
     staging.clear_drafts(made.plus_ms(2 * DRAFT_KEPT_MS)).expect("ours");

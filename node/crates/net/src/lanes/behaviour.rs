@@ -1,10 +1,12 @@
 //! The lanes of all connections: which connection a lane takes, which connections are held, and who came.
 //!
 //! Every connection to a node is a line here from its opening to its end. A lane takes the held direct line, else any
-//! direct one, else a relayed one; the tickets of a line that ends fail. Lines are held only with those who are named
-//! by [`Behaviour::keep`]; all others end when nobody uses them. Lanes being opened are bounded for each line.
+//! direct one, else a relayed one. The tickets of a line that ends go to another one of the same kind, if there is one:
+//! of two that were dialled at once one ends at once, and either end may have taken that one. Else they fail. Lines are
+//! held only with those who are named by [`Behaviour::keep`]; all others end when nobody uses them. Lanes being opened
+//! are bounded for each line.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::task::{Context, Poll};
 
 use libp2p::core::transport::PortUse;
@@ -76,14 +78,19 @@ impl Behaviour {
     /// Begins to open a lane; how it ends is told with the ticket.
     pub(crate) fn open(&mut self, to: &PeerId) -> Result<u64, NoLane> {
         let (line, way) = self.line_for(to).ok_or(NoLane::Unconnected)?;
-        if self.tickets.values().filter(|ticket| ticket.line == line).count() >= OPENING_MAX {
+        let ticket = self.next_ticket;
+        self.assign(ticket, to, Ticket { line, way })?;
+        self.next_ticket += 1;
+        Ok(ticket)
+    }
+
+    fn assign(&mut self, ticket: u64, to: &PeerId, taken: Ticket) -> Result<(), NoLane> {
+        if self.tickets.values().filter(|ticket| ticket.line == taken.line).count() >= OPENING_MAX {
             return Err(NoLane::Busy);
         }
-        let ticket = self.next_ticket;
-        self.next_ticket += 1;
-        self.tickets.insert(ticket, Ticket { line, way });
-        self.tell(to, line, In::Open(ticket));
-        Ok(ticket)
+        self.tickets.insert(ticket, taken);
+        self.tell(to, taken.line, In::Open(ticket));
+        Ok(())
     }
 
     /// Holds a direct line with these nodes and with nobody else.
@@ -170,11 +177,18 @@ impl Behaviour {
                 self.lines.remove(&peer);
             }
         }
-        let failing = self.tickets.extract_if(|_, ticket| ticket.line == id);
-        let problem = || NoLane::Failed("the libp2p connection ended".to_owned());
-        let failed = failing.map(|(ticket, _)| ToSwarm::GenerateEvent(Event::Failed { ticket, problem: problem() }));
-        self.queue.extend(failed);
         self.choose_held(&peer);
+        let ended: BTreeMap<u64, Ticket> = self.tickets.extract_if(|_, ticket| ticket.line == id).collect();
+        for (ticket, Ticket { way, .. }) in ended {
+            let other = self.line_for(&peer).filter(|(_, other)| *other == way);
+            let moved = match other {
+                Some((line, way)) => self.assign(ticket, &peer, Ticket { line, way }),
+                None => Err(NoLane::Failed("the libp2p connection ended".to_owned())),
+            };
+            if let Err(problem) = moved {
+                self.queue.push_back(ToSwarm::GenerateEvent(Event::Failed { ticket, problem }));
+            }
+        }
         self.say_ways(peer, before);
     }
 
@@ -307,6 +321,21 @@ mod tests {
         behaviour.leave(peer, line(1));
         assert_eq!(said(&mut behaviour), ["0 the libp2p connection ended", "Some(Relayed) to None"]);
         assert!(behaviour.lines.is_empty() && behaviour.tickets.is_empty() && behaviour.held.is_empty());
+    }
+
+    #[test]
+    fn of_two_lines_that_were_dialled_at_once_the_one_that_stays_takes_the_lane() {
+        let (own, peer) = (PeerId::random(), PeerId::random());
+        let mut behaviour = Behaviour::new(own);
+        behaviour.enter(peer, line(1), &dialled());
+        behaviour.enter(peer, line(2), &dialled());
+        assert_eq!(behaviour.open(&peer), Ok(0));
+        assert_eq!(said(&mut behaviour), ["None to Some(P2p)", "1 Open(0)"]);
+        behaviour.leave(peer, line(1));
+        assert_eq!(said(&mut behaviour), ["2 Open(0)"]);
+        behaviour.leave(peer, line(2));
+        assert_eq!(said(&mut behaviour), ["0 the libp2p connection ended", "Some(P2p) to None"]);
+        assert!(behaviour.tickets.is_empty());
     }
 
     #[test]

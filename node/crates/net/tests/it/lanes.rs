@@ -7,12 +7,12 @@ use prometheus::Registry;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy, split};
 use tokio::sync::mpsc;
 use tokio::time::{interval, timeout};
-use tonic::{Code, Status};
+use tonic::{Code, Status, Streaming};
 
 use ollamax_net::{Class, PeerEntry, PeerStream, Refuser, Way};
 use ollamax_proto::v1::join_client::JoinClient;
 use ollamax_proto::v1::liveness_client::LivenessClient;
-use ollamax_proto::v1::{HelloRequest, RaftMessage, WatchBeatsRequest};
+use ollamax_proto::v1::{Beat, HelloRequest, RaftMessage, WatchBeatsRequest};
 use ollamax_types::NodeId;
 
 use crate::harness::{LONG, Node, closed_port, hidden_config, lane_config, new_key, until};
@@ -67,6 +67,18 @@ async fn reach(from: &Node, to: &Node) {
     assert_eq!(answer(from, to, Result::is_ok).await.expect("it is reached"), from.id.0);
 }
 
+/// A call that goes on, and a stream of bytes.
+async fn running(from: &Node, to: &Node) -> (Streaming<Beat>, PeerStream) {
+    reach(from, to).await;
+    let mut client = LivenessClient::new(from.handle.channel(to.id, Class::Liveness));
+    let watching = client.watch(WatchBeatsRequest::default()).await.expect("it is let in");
+    let mut frames = watching.into_inner();
+    assert!(frames.message().await.expect("it goes on").is_some());
+    let mut stream = from.handle.connect(to.id, Class::Bulk).await.expect("it is reached");
+    echo(&mut stream, 1).await;
+    (frames, stream)
+}
+
 /// Sends bytes to a node that sends them back.
 async fn echo(stream: &mut PeerStream, count: usize) {
     let sent: Vec<u8> = (0..count).map(|at| (at % 251) as u8).collect();
@@ -99,12 +111,7 @@ async fn a_node_without_a_dialable_address_is_reached_over_its_own_connection() 
 async fn a_direct_address_that_appears_is_used_and_what_runs_goes_on() {
     let nodes = pair().await;
     let (from, to) = (&nodes[0], &nodes[1]);
-    reach(from, to).await;
-    let mut client = LivenessClient::new(from.handle.channel(to.id, Class::Liveness));
-    let mut frames = client.watch(WatchBeatsRequest::default()).await.unwrap().into_inner();
-    assert!(frames.message().await.unwrap().is_some());
-    let mut stream = from.handle.connect(to.id, Class::Bulk).await.unwrap();
-    echo(&mut stream, 1).await;
+    let (mut frames, mut stream) = running(from, to).await;
     assert_eq!(from.handle.epoch(to.id), 0);
 
     let dialable = PeerEntry { addresses: vec![to.handle.local().peer.to_string()], ..to.hidden_entry() };
@@ -232,13 +239,8 @@ async fn bytes_and_failures_are_counted_by_way_and_reason() {
 async fn what_runs_over_a_lane_may_finish_while_the_node_stops() {
     let nodes = pair().await;
     let (from, to) = (&nodes[0], &nodes[1]);
-    reach(from, to).await;
     // A call that has not ended keeps the door open until the time for that is over.
-    let mut client = LivenessClient::new(from.handle.channel(to.id, Class::Liveness));
-    let mut frames = client.watch(WatchBeatsRequest::default()).await.unwrap().into_inner();
-    assert!(frames.message().await.unwrap().is_some());
-    let mut stream = from.handle.connect(to.id, Class::Bulk).await.unwrap();
-    echo(&mut stream, 1).await;
+    let (mut frames, mut stream) = running(from, to).await;
     to.stop.cancel();
     echo(&mut stream, 1 << 10).await;
     drop(stream);

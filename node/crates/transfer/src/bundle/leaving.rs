@@ -28,7 +28,6 @@ use ollamax_types::{ErrorCode, ModelName};
 use crate::adopt::Trees;
 use crate::adopt::trees::Doubted;
 use crate::error::PullError;
-use crate::ports::Place;
 use crate::pull::{Means, blocking};
 
 use super::{Leaving, PIECE_BYTES, PIECES_WAITING_MAX, place};
@@ -100,10 +99,7 @@ pub(crate) async fn leave(
 async fn find(means: &Arc<Means>, name: &ModelName) -> Result<(Store, ModelName, Manifest), PullError> {
     let (runtime, wanted) = (Arc::clone(&means.runtime), name.clone());
     let found = blocking(move || {
-        let store = match runtime.place() {
-            Place::Store(place) => Store::open(&place).map_err(|fault| PullError::NoStore(fault.to_string()))?,
-            Place::None(why) => return Err(PullError::NoStore(why)),
-        };
+        let store = runtime.place().store().map_err(PullError::NoStore)?;
         let stored = store.manifest(&wanted).map_err(|error| match error {
             ReadError::Fault(fault) => PullError::of_fault(&store.root().display().to_string(), &fault),
             ReadError::Manifest { problem, .. } => PullError::BadManifest(problem),

@@ -29,7 +29,7 @@ use crate::bundle::Bundled;
 use crate::class::Class;
 use crate::error::PullError;
 use crate::limits::Gate;
-use crate::ports::{Assignment, Duty, OriginError, OriginTrouble, Place};
+use crate::ports::{Assignment, Duty, OriginError, OriginTrouble};
 use crate::progress::{PullProgress, Stage, Wait};
 
 use super::chase::Chaser;
@@ -244,8 +244,7 @@ impl Pull {
     pub(super) async fn stored(&self) -> Result<Option<(Store, Manifest)>, PullError> {
         let (runtime, name) = (Arc::clone(&self.means.runtime), self.spec.name.clone());
         blocking(move || {
-            let Place::Store(place) = runtime.place() else { return None };
-            let store = Store::open(&place).ok()?;
+            let store = runtime.place().store().ok()?;
             let (_, manifest) = store.manifest(&name).ok().flatten()?;
             Some((store, manifest))
         })

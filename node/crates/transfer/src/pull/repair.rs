@@ -33,8 +33,7 @@ use crate::class::Class;
 use crate::config::Config;
 use crate::error::PullError;
 use crate::metrics::Metrics;
-use crate::ports::Place;
-use crate::progress::{Board, Source, Stage};
+use crate::progress::{Board, Stage};
 
 use super::chase::Chaser;
 use super::publishing::put_tree;
@@ -188,8 +187,8 @@ impl Repairs {
         match &mended {
             Ok(Mended::Done) => {
                 board.refresh();
-                let from: Vec<String> = board.now().sources.iter().map(|told| word_of(&told.source)).collect();
-                tracing::info!(%sha256, %name, from = from.join(", "), "a damaged file was replaced by a sound one");
+                let from = board.now().sources_in_words();
+                tracing::info!(%sha256, %name, from, "a damaged file was replaced by a sound one");
                 self.means.metrics.repaired(true);
             }
             Ok(Mended::Needless) | Err(PullError::Cancelled) => {}
@@ -213,11 +212,7 @@ impl Repairs {
         let names: Vec<_> = named.map(|scanned| (scanned.model.name.clone(), scanned.model.digest)).collect();
         let (runtime, trees) = (Arc::clone(&self.means.runtime), self.means.trees.clone());
         let found = blocking(move || -> Result<Option<Patient>, PullError> {
-            let place = match runtime.place() {
-                Place::Store(place) => place,
-                Place::None(why) => return Err(PullError::NoStore(why)),
-            };
-            let store = Store::open(&place).map_err(|fault| PullError::NoStore(fault.to_string()))?;
+            let store = runtime.place().store().map_err(PullError::NoStore)?;
             let place = store.root().display().to_string();
             let of_fault = |fault: Fault| PullError::of_fault(&place, &fault);
             let Some(file) = store.blob(spec).map_err(of_fault)? else { return Ok(None) };
@@ -556,15 +551,6 @@ async fn has_ended(adopted: &mut watch::Receiver<Arc<Adopted>>, due: impl Future
         biased;
         changed = adopted.changed() => changed.is_err(),
         () = due => false,
-    }
-}
-
-fn word_of(source: &Source) -> String {
-    match source {
-        Source::Origin => "registry".to_owned(),
-        Source::Here => "this node".to_owned(),
-        Source::Node(node) => format!("node {node}"),
-        Source::Bundle => "a bundle".to_owned(),
     }
 }
 

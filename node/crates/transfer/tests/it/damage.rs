@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, interval, sleep, timeout};
 
 use ollamax_blobs::{Index, Indexed};
 use ollamax_transfer::mem::{Fault, MemCluster, MemOrigin, MemPeers};
@@ -72,13 +72,19 @@ fn is_open(path: &Path) -> bool {
     links.any(|link| link.to_string_lossy().starts_with(&*path.to_string_lossy()))
 }
 
-async fn until_metric(node: &Node, metric: &str, value: f64) {
-    let reached = async {
-        while node.metric(metric) < value {
-            sleep(Duration::from_millis(100)).await;
+/// Waits until something is so of which nobody gives news.
+async fn until_so(within: Duration, is_so: impl Fn() -> bool) {
+    let seen = async {
+        let mut looks = interval(Duration::from_millis(100));
+        while !is_so() {
+            looks.tick().await;
         }
     };
-    timeout(LONG, reached).await.expect("it comes to that");
+    timeout(within, seen).await.expect("it comes to that");
+}
+
+async fn until_metric(node: &Node, metric: &str, value: f64) {
+    until_so(LONG, || node.metric(metric) >= value).await;
     assert_eq!(node.metric(metric), value);
 }
 
@@ -275,12 +281,7 @@ async fn whoever_stops_to_listen_ends_the_mending_too() {
     until_scanned(&node).await;
     let order = |repair: bool| VerifyOrder { name: Some(name("tiny")), repair };
     let mending = node.handle.verify(order(true));
-    let begun = async {
-        while world.staged().is_empty() {
-            sleep(Duration::from_millis(100)).await;
-        }
-    };
-    timeout(LONG, begun).await.expect("it begins");
+    until_so(LONG, || !world.staged().is_empty()).await;
     sleep(Duration::from_secs(1)).await;
     let three = [(); 3].map(|()| node.handle.verify(order(false)));
     let more = node.handle.verify(order(false)).next().await;
@@ -291,12 +292,7 @@ async fn whoever_stops_to_listen_ends_the_mending_too() {
         assert!(matches!(news.next().await, Some(Ok(_))), "its place is free");
     }
     // The node gives up by itself too, and nothing lies there until it tries again.
-    let gone = async {
-        while !world.staged().is_empty() {
-            sleep(Duration::from_secs(1)).await;
-        }
-    };
-    timeout(Duration::from_secs(120), gone).await.expect("it goes");
+    until_so(Duration::from_secs(120), || world.staged().is_empty()).await;
     node.end().await;
 }
 

@@ -115,7 +115,7 @@ impl Conduct {
     }
 
     /// Whether a node has something that is missing, and of which it is known what it must be.
-    fn is_useful(&self, peer: NodeId) -> bool {
+    pub(super) fn is_useful(&self, peer: NodeId) -> bool {
         let (proof, have) = (self.shared.proof(), self.swarm.have());
         let is_missing = |index: u32| !have.get(index) && proof.hash_of(index).is_some();
         self.has.get(&peer).is_some_and(|has| has.runs().flatten().any(is_missing))

@@ -38,14 +38,12 @@ impl Conduct {
     /// sends damaged chunks is waited for no longer than others; nor is, once the file is on record, one that was not
     /// linked for so long or has failed.
     fn is_for_others_to_come(&self) -> bool {
-        let (proof, have) = (self.shared.proof(), self.swarm.have());
-        let is_missing = |index: u32| !have.get(index) && proof.hash_of(index).is_some();
         let Receiving { name, ingester, has_registry, ledger, .. } = &self.shared.receiving;
         let has_failed = || ledger.plan(name).is_some_and(|wish| wish.failures.contains_key(ingester));
         let is_there = || self.linked.contains_key(ingester) || self.broke_off_at.elapsed() < self.silence;
         let is_at_it = || is_there() && !has_failed();
-        let is_on_its_way = proof.told().is_some() && !has_registry && !self.distrusted.contains(ingester);
+        let is_on_its_way = self.shared.told().is_some() && !has_registry && !self.distrusted.contains(ingester);
         let is_waited_for = is_on_its_way && (ledger.bound(self.shared.blob().sha256).is_none() || is_at_it());
-        is_waited_for && !self.has.values().any(|has| has.runs().flatten().any(is_missing))
+        is_waited_for && !self.has.keys().any(|peer| self.is_useful(*peer))
     }
 }
