@@ -23,7 +23,7 @@ pub(crate) enum RegistryCommand {
         /// Name, for example llama3.2
         name: String,
         /// Number in the history, or the first digits of a digest [default: the one that it stands for]
-        #[arg(value_name = "DIGEST|N")]
+        #[arg(id = "pinned", value_name = "DIGEST|N")]
         version: Option<String>,
     },
     /// Let a pinned name go

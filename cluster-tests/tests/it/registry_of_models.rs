@@ -175,7 +175,9 @@ async fn a_copy_that_a_person_removes_comes_back_elsewhere_and_why_says_so() -> 
     let kept = model(321, FEW_BYTES);
     let digest = registry.push("wanted", &kept);
     let cluster = start("registry-by-hand", &registry).await?;
-    cluster.set(0, "models/repair_after_ms", REPAIR_AFTER_MS).await?;
+    for knob in ["models/repair_after_ms", "models/steady_for_ms"] {
+        cluster.set(0, knob, REPAIR_AFTER_MS).await?;
+    }
     let pulled = cluster.pull(0, "wanted", &["--replicas", "2"]).await?;
     ensure!(pulled.status.success(), "{pulled:?}");
     let holders: Vec<String> = copies(&pulled)?.into_iter().map(|(node, _)| node).collect();

@@ -416,9 +416,10 @@ fn coming(standing: &Standing, sites: &[Site]) -> Vec<NodeId> {
 /// How far a wish is, and whether there are nodes enough for it.
 fn state_of(standing: &Standing, is_impossible: bool) -> State {
     let wish = &standing.wish;
-    let Some(plan) = &wish.plan else {
-        return if is_impossible { State::Impossible } else { State::UnderWay };
-    };
+    if is_impossible {
+        return State::Impossible;
+    }
+    let Some(plan) = &wish.plan else { return State::UnderWay };
     let has_failed = |node: &NodeId| wish.failures.contains_key(node) && !holds(standing, *node);
     let missing: Vec<&NodeId> = plan.targets.iter().filter(|target| !holds(standing, **target)).collect();
     if missing.is_empty() {

@@ -16,7 +16,7 @@ use ollamax_types::limits::WISH_TARGETS_MAX;
 use ollamax_types::{ErrorCode, ModelName, NodeId, ReplicaKnobs};
 
 use super::fit::Reasons;
-use super::pull::{COPIES_DEFAULT, wanted};
+use super::pull::{may_be_fewer, wanted};
 use super::{Planned, Presence, Site, Unfit, is_of_the_node, plan_pull};
 use crate::catalog::{Cordon, Plan, PlanKind, Replicas, Wish};
 use crate::health::Health;
@@ -282,7 +282,7 @@ impl<'a> Case<'a> {
     /// Copies that there should be. Where nobody says how many, no more than there are places.
     fn wants(&self) -> usize {
         match &self.wish().replicas {
-            Replicas::Count(count) if wanted(*count) <= COPIES_DEFAULT => wanted(*count).min(self.places().max(1)),
+            Replicas::Count(count) if may_be_fewer(self.wish()) => wanted(*count).min(self.places().max(1)),
             Replicas::Count(count) => wanted(*count),
             Replicas::All => self.places().min(WISH_TARGETS_MAX),
             Replicas::Nodes(nodes) => nodes.len(),

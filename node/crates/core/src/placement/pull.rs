@@ -18,8 +18,8 @@ use super::{Site, Unfit};
 use crate::catalog::{Plan, Replicas, Wish};
 use crate::health::Health;
 
-/// Copies where nobody says how many. Where fewer nodes are fit, fewer are made without a word.
-pub(super) const COPIES_DEFAULT: usize = 2;
+/// Copies where nobody says how many.
+const COPIES_DEFAULT: usize = 2;
 
 /// What follows for a wish.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,7 +62,7 @@ impl Round<'_> {
     fn first_plan(&self) -> Planned {
         let fit = self.fit();
         let targets: Vec<NodeId> = match &self.wish.replicas {
-            Replicas::Count(count) if fit.len() < needed(*count) => return Planned::Impossible(self.unfit()),
+            Replicas::Count(_) if fit.len() < needed(self.wish) => return Planned::Impossible(self.unfit()),
             Replicas::Count(count) => fit.into_iter().take(wanted(*count)).collect(),
             Replicas::All => fit.into_iter().take(WISH_TARGETS_MAX).collect(),
             Replicas::Nodes(nodes) => {
@@ -195,10 +195,19 @@ pub(super) fn wanted(count: u32) -> usize {
     (count as usize).clamp(1, WISH_TARGETS_MAX)
 }
 
-/// Fit nodes without which a wish is impossible.
-fn needed(count: u32) -> usize {
-    let wanted = wanted(count);
-    if wanted <= COPIES_DEFAULT { 1 } else { wanted }
+/// Fit nodes without which a wish for a number of copies is impossible.
+fn needed(wish: &Wish) -> usize {
+    match wish.replicas {
+        Replicas::Count(_) if may_be_fewer(wish) => 1,
+        Replicas::Count(count) => wanted(count),
+        Replicas::All | Replicas::Nodes(_) => 1,
+    }
+}
+
+/// Whether fewer copies are made without a word where fewer nodes are fit. A file means what it says; a person who
+/// says nothing asks for two, and who says two is told when asking.
+pub(super) fn may_be_fewer(wish: &Wish) -> bool {
+    matches!(wish.replicas, Replicas::Count(count) if !wish.declared && wanted(count) <= COPIES_DEFAULT)
 }
 
 /// Whether another node may do without this failure, so that the leader plans anew. A person who removed the copy or

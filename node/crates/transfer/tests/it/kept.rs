@@ -7,7 +7,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::time::{interval, sleep, timeout};
 
 use ollamax_core::catalog::Replicas;
 use ollamax_transfer::{Ask, Config, PullError};
@@ -35,8 +35,9 @@ fn kept(node: &Node) -> Vec<Digest> {
 
 async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let waiting = async {
+        let mut looks = interval(Duration::from_millis(50));
         while !is_so() {
-            sleep(Duration::from_millis(50)).await;
+            looks.tick().await;
         }
     };
     assert!(timeout(LONG, waiting).await.is_ok(), "never: {what}");

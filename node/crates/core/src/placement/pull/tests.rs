@@ -113,6 +113,9 @@ fn how_many_copies_there_are() {
     let unfit = [(3, Unfit::Gateway), (4, Unfit::Dead)];
     check("two where nobody says how many", &asked(Replicas::Count(2)), &sites, &plan(1, &[1, 2]));
     check("one where only one is fit", &asked(Replicas::Count(2)), &sites[1..], &plan(2, &[2]));
+    let declared = Wish { declared: true, ..asked(Replicas::Count(2)) };
+    check("two that a file declares", &declared, &sites[1..], &impossible(&unfit));
+    check("two that it declares, and there are", &declared, &sites, &plan(1, &[1, 2]));
     check("three that were asked for", &asked(Replicas::Count(3)), &sites, &impossible(&unfit));
     check("all that are fit", &asked(Replicas::All), &sites, &plan(1, &[1, 2]));
     check("none is fit", &asked(Replicas::All), &sites[2..], &impossible(&unfit));
