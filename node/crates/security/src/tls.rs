@@ -19,6 +19,8 @@ use ollamax_types::PeerId;
 use crate::node_key::NodeKey;
 use crate::peer_id;
 
+mod proof;
+
 /// What is spoken on a connection, agreed within the handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Alpn {
@@ -45,10 +47,16 @@ impl Alpn {
     }
 }
 
-/// The node's TLS certificate could not be made.
+/// The node's TLS configuration could not be made.
 #[derive(Debug, thiserror::Error)]
-#[error("make the node's TLS certificate: {0}")]
-pub struct TlsError(#[from] libp2p_tls::certificate::GenError);
+pub enum TlsError {
+    /// No certificate for the key.
+    #[error("make the node's TLS certificate: {0}")]
+    Certificate(#[from] libp2p_tls::certificate::GenError),
+    /// The library takes no such configuration.
+    #[error("set up TLS between nodes: {0}")]
+    Setup(#[from] rustls::Error),
+}
 
 /// A finished handshake proves no node key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -89,7 +97,7 @@ pub fn install_crypto_provider() {
 /// # Errors
 /// When the certificate cannot be made.
 pub fn server_config(key: &NodeKey, offered: &[Alpn]) -> Result<Arc<ServerConfig>, TlsError> {
-    let mut config = libp2p_tls::make_server_config(key.keypair())?;
+    let mut config = proof::server(key)?;
     config.alpn_protocols = offered.iter().map(|alpn| alpn.as_bytes().to_vec()).collect();
     config.key_log = Arc::new(NoKeyLog);
     config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -102,7 +110,7 @@ pub fn server_config(key: &NodeKey, offered: &[Alpn]) -> Result<Arc<ServerConfig
 /// # Errors
 /// When the certificate cannot be made.
 pub fn client_config(key: &NodeKey, spoken: Alpn) -> Result<Arc<ClientConfig>, TlsError> {
-    let mut config = libp2p_tls::make_client_config(key.keypair(), None)?;
+    let mut config = proof::client(key)?;
     config.alpn_protocols = vec![spoken.as_bytes().to_vec()];
     config.key_log = Arc::new(NoKeyLog);
     config.resumption = Resumption::disabled();

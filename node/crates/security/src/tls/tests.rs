@@ -44,6 +44,8 @@ fn both_sides_prove_their_keys_and_agree_on_a_protocol() {
         assert_eq!(proved_peer(server.peer_certificates()).as_ref(), Ok(one.peer_id()));
         assert_eq!(server.alpn_protocol().and_then(Alpn::from_bytes), Some(spoken));
         assert_eq!(server.protocol_version(), Some(rustls::ProtocolVersion::TLSv1_3));
+        let cipher = server.negotiated_cipher_suite().unwrap().suite();
+        assert_eq!(cipher, rustls::CipherSuite::TLS13_AES_256_GCM_SHA384, "the one with instructions of its own");
     }
 }
 
@@ -77,6 +79,42 @@ fn a_client_without_a_key_is_refused() {
     let mut client = ClientConnection::new(Arc::new(config), no_server_name()).unwrap();
     let mut server = ServerConnection::new(server_config(&server_key, &[Alpn::Grpc]).unwrap()).unwrap();
     assert!(shake(&mut client, &mut server).is_err());
+}
+
+/// Shows these certificates, and signs with this key.
+#[derive(Debug)]
+struct Showing(Arc<rustls::sign::CertifiedKey>);
+
+impl rustls::server::ResolvesServerCert for Showing {
+    fn resolve(&self, _: rustls::server::ClientHello<'_>) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+}
+
+#[test]
+fn a_certificate_that_proves_no_key_or_is_not_alone_is_refused() {
+    let (one, two) = (NodeKey::ephemeral().unwrap(), NodeKey::ephemeral().unwrap());
+    let (certificate, private_key) = libp2p_tls::certificate::generate(two.keypair()).unwrap();
+    let signing = rustls::crypto::aws_lc_rs::sign::any_supported_type(&private_key).unwrap();
+    let mut forged = certificate.to_vec();
+    *forged.last_mut().unwrap() ^= 1;
+    let (other, _) = libp2p_tls::certificate::generate(two.keypair()).unwrap();
+    let rows = [
+        (vec![certificate.clone()], true),
+        (vec![CertificateDer::from(forged)], false),
+        (vec![certificate.clone(), certificate], false),
+        // Its signature of the handshake is by the key of another certificate.
+        (vec![other], false),
+    ];
+    for (shown, is_taken) in rows {
+        let count = shown.len();
+        let mut config = (*server_config(&two, &[Alpn::Grpc]).unwrap()).clone();
+        config.cert_resolver = Arc::new(Showing(Arc::new(rustls::sign::CertifiedKey::new(shown, signing.clone()))));
+        let mut client = ClientConnection::new(client_config(&one, Alpn::Grpc).unwrap(), no_server_name()).unwrap();
+        let mut server = ServerConnection::new(Arc::new(config)).unwrap();
+        let ended = shake(&mut client, &mut server);
+        assert_eq!(ended.is_ok(), is_taken, "{count}: {ended:?}");
+    }
 }
 
 #[test]
