@@ -1,9 +1,9 @@
 //! What happened in the cluster, told from what committed entries changed.
 //!
 //! Always holds: the same entry tells the same on every node, for nothing but its command and its mutations is looked
-//! at; what was refused, or changed nothing, tells nothing, but for how far a copy is, whose
-//! wish is written as it was. No secret is told: of tokens their public half, of settings
-//! their names. Values have their own watch, and only what ended by itself is counted here.
+//! at; what was refused, or changed nothing, tells nothing. How far a copy is changes nothing either: its wish is
+//! written as it was, so that it is told. No secret is told: of tokens their public half, of settings their names.
+//! Values have their own watch, and only what ended by itself is counted here.
 
 use std::collections::BTreeSet;
 

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 
-use ollamax_types::limits::COPY_SOURCES_MAX;
 use ollamax_types::{ErrorCode, ModelName};
 
 use super::*;
