@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use ollamax_blobs::BlobSpec;
 use ollamax_core::catalog::{
-    Answer, BoundBlob, Command, Fault, Location, PlanKind, Refusal, Replicas, View, Wish, read,
+    Answer, BoundBlob, Command, CopyCourse, Fault, Location, PlanKind, Refusal, Replicas, View, Wish, read,
 };
 use ollamax_core::placement::{Planned, Site, Unfit, plan_pull};
 use ollamax_metadata as metadata;
@@ -140,6 +140,17 @@ impl Ledger for LedgerOverMetadata {
         let ledger = self.clone();
         let (node, code, text) = (ledger.metadata.node(), error.code(), error.to_string());
         async move { ledger.tell_own(Command::TellPull { node, name, round, code, text }).await }.boxed()
+    }
+
+    fn note_copy(
+        &self,
+        name: ModelName,
+        round: u64,
+        course: CopyCourse,
+    ) -> BoxFuture<'static, Result<(), LedgerError>> {
+        let ledger = self.clone();
+        let command = Command::NoteCopy { node: ledger.metadata.node(), name, round, course: Box::new(course) };
+        async move { ledger.tell_own(command).await }.boxed()
     }
 
     fn ask(&self, ask: Ask) -> BoxFuture<'static, Result<u64, LedgerError>> {

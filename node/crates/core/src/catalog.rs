@@ -18,7 +18,9 @@ pub mod txn;
 pub mod view;
 
 pub use apply::{Applied, CLUSTER_VERSION, apply, bytes_max_of, prefixes, quotas, value_prefix};
-pub use command::{Answer, BoundBlob, CAPABILITIES_VERSION, Command, Entry, NewMember, Refusal, TokenProblem};
+pub use command::{
+    Answer, BoundBlob, CAPABILITIES_VERSION, Command, CopyCourse, Entry, NewMember, Refusal, TokenProblem,
+};
 pub use happening::{ClusterEvent, EventKind, events_of, leader_elected, voters_changed};
 pub use record::{
     Blob, Cluster, Cordon, Counts, Drop, Due, Failure, Fill, How, Key, KeyRange, Lease, Location, Member, MemberState,

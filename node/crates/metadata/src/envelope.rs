@@ -154,6 +154,7 @@ fn encode_command(command: &Command) -> Stored {
         }
         Command::TellPull { node, name, round, code, text } => wishes::encode_told(node, &name, round, code, text),
         Command::ForgetWish { name } => wishes::encode_forgotten(&name),
+        Command::NoteCopy { node, name, round, course } => wishes::encode_course(node, &name, round, *course),
         Command::FixVersion { .. }
         | Command::NoteVersion { .. }
         | Command::PinModel { .. }
@@ -231,6 +232,7 @@ fn decode_command(stored: Stored) -> Result<Command, EnvelopeError> {
         Stored::ForgetBlobs(stored) => registry::decode_forgotten_blobs(&stored)?,
         Stored::SetLabels(stored) => registry::decode_set_labels(stored),
         Stored::SetCordon(stored) => registry::decode_set_cordon(&stored)?,
+        Stored::NoteCopy(stored) => wishes::decode_course(stored)?,
     })
 }
 

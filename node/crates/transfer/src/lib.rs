@@ -30,6 +30,7 @@ mod haves;
 mod keeping;
 mod library;
 mod limits;
+mod milestones;
 mod pull;
 mod quiet;
 mod removing;

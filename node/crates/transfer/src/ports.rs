@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 
 use ollamax_blobs::{BlobSpec, ChunkHash, Store};
-use ollamax_core::catalog::{Refusal, Replicas, Want, Wish};
+use ollamax_core::catalog::{CopyCourse, Refusal, Replicas, Want, Wish};
 use ollamax_core::placement::Unfit;
 use ollamax_core::transfer_plan::Extent;
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, Root};
@@ -285,6 +285,9 @@ pub trait Ledger: Send + Sync + 'static {
     ) -> BoxFuture<'static, Result<(), LedgerError>>;
     /// Puts on record why this node does not do its part of a round.
     fn tell(&self, name: ModelName, round: u64, error: PullError) -> BoxFuture<'static, Result<(), LedgerError>>;
+    /// Tells everybody how far this node is with its copy in a round. Nothing depends on it.
+    fn note_copy(&self, name: ModelName, round: u64, course: CopyCourse)
+    -> BoxFuture<'static, Result<(), LedgerError>>;
     /// Asks for copies of a model, and gives the round in which they are made.
     fn ask(&self, ask: Ask) -> BoxFuture<'static, Result<u64, LedgerError>>;
     /// Ends the wish for a model. False when there is none.

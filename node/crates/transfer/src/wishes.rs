@@ -25,6 +25,7 @@ use ollamax_types::{Digest, ModelName, Root, Timestamp};
 
 use crate::error::PullError;
 use crate::handle::PullSpec;
+use crate::milestones;
 use crate::ports::{Assignment, Duty, LedgerError, Place};
 use crate::progress::{Board, PullProgress, Stage};
 use crate::pull::blocking;
@@ -270,6 +271,9 @@ impl Doer {
             }
             outcome
         };
+        let told = milestones::tell(Arc::clone(&self.service), self.assignment.clone(), board.watch_anyway());
+        // It ends with the pull or with the node; that nobody can be told is no failure.
+        self.service.tasks.spawn(told);
         let (pulled, recorded) = tokio::join!(pulled, recorded);
         recorded.and(pulled)
     }

@@ -153,5 +153,7 @@ pub const WISH_TARGETS_MAX: usize = 64;
 pub const ROUND_KEPT_FOR: Duration = Duration::from_secs(600);
 /// Most failures of nodes that one wish keeps; those without a part in its plan make room.
 pub const WISH_FAILURES_MAX: usize = 128;
+/// Most members that a copy names as those that it came from.
+pub const COPY_SOURCES_MAX: usize = 8;
 /// Longest text of a failure in a wish; a longer one is cut.
 pub const FAILURE_TEXT_BYTES_MAX: usize = 512;

@@ -189,6 +189,9 @@ fn execute(scene: &Scene<'_>) -> Step {
         Command::ForgetBlobs { before, after, limit } => blobs::forget(scene, *before, *after, *limit),
         Command::SetLabels { node, own, set, unset } => places::set_labels(scene, *node, *own, set, unset),
         Command::SetCordon { node, cordon } => places::set_cordon(scene, *node, *cordon),
+        Command::NoteCopy { node, name, round, course } => {
+            wishes::note_copy(scene, *node, wishes::Round { name, number: *round }, course)
+        }
         Command::FixVersion { name, digest, size_bytes, replicas, how } => {
             let fixed = registry::Fixed { name, digest: *digest, size_bytes: *size_bytes, how };
             registry::fix(scene, fixed, replicas.as_ref())

@@ -3,6 +3,7 @@
 //! Commands are idempotent by their content wherever a retry is natural: a member joins again under its key, a
 //! token is created under an id that its maker drew, a report replaces what the node had said.
 
+mod course;
 mod told;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use ollamax_types::{
 
 use super::record::{Cordon, How, Migration, PhaseWord, PlanKind, Replicas, Want};
 use super::txn::{Effect, Txn};
+pub use course::CopyCourse;
 use told::told_since;
 
 /// One log entry: the envelope, version 1 from the first day.
@@ -343,6 +345,17 @@ pub enum Command {
         /// From now on.
         cordon: Cordon,
     },
+    /// How far a node is with its copy in a round. Only an event comes of it; the record stays as it is.
+    NoteCopy {
+        /// Whose copy.
+        node: NodeId,
+        /// Which model.
+        name: ModelName,
+        /// Which round.
+        round: u64,
+        /// How far.
+        course: Box<CopyCourse>,
+    },
 }
 
 /// The BLAKE3 of a file whose SHA-256 is its name.
@@ -415,6 +428,7 @@ impl Command {
             Self::ForgetBlobs { .. } => "forget_blobs",
             Self::SetLabels { .. } => "set_labels",
             Self::SetCordon { .. } => "set_cordon",
+            Self::NoteCopy { .. } => "note_copy",
         }
     }
 
@@ -460,7 +474,8 @@ impl Command {
             | Self::NoteUse { .. }
             | Self::ForgetBlobs { .. }
             | Self::SetLabels { .. }
-            | Self::SetCordon { .. } => 4,
+            | Self::SetCordon { .. }
+            | Self::NoteCopy { .. } => 4,
             Self::TellPull { code, .. } => told_since(*code),
         }
     }

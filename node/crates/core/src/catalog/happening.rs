@@ -1,14 +1,15 @@
 //! What happened in the cluster, told from what committed entries changed.
 //!
 //! Always holds: the same entry tells the same on every node, for nothing but its command and its mutations is looked
-//! at; what was refused, or changed nothing, tells nothing. No secret is told: of tokens their public half, of settings
-//! their names. Values have their own watch, and only what ended by itself is counted here.
+//! at; what was refused, or changed nothing, tells nothing. How far a copy is changes nothing either: its wish is
+//! written as it was, so that it is told. No secret is told: of tokens their public half, of settings their names.
+//! Values have their own watch, and only what ended by itself is counted here.
 
 use std::collections::BTreeSet;
 
 use ollamax_types::{ModelName, NodeId, Timestamp, TokenId};
 
-use super::command::{Command, Entry};
+use super::command::{Command, CopyCourse, Entry};
 use super::record::{Cordon, Key, Member, MigrationStatus, Model, Record, Replicas, Wish};
 use super::view::Mutation;
 
@@ -115,6 +116,10 @@ kinds! {
     LabelsSet = "labels_set",
     /// A node takes new copies, or does not.
     CordonSet = "cordon_set",
+    /// A large copy is a quarter further.
+    CopyProgressed = "copy_progressed",
+    /// A copy is all there.
+    CopyCame = "copy_came",
 }
 
 /// Kind, subject, text.
@@ -178,6 +183,7 @@ fn told(entry: &Entry, mutations: &[Mutation]) -> Vec<Told> {
         }
         Command::SetLabels { own, .. } => members(mutations).map(|member| labelled(member, *own)).collect(),
         Command::SetCordon { .. } => members(mutations).map(cordoned).collect(),
+        Command::NoteCopy { node, course, .. } => wishes(mutations).map(|wish| went(wish, *node, course)).collect(),
         Command::NoteUse { .. }
         | Command::ForgetBlobs { .. }
         | Command::BindBlobs { .. }
@@ -324,6 +330,24 @@ fn failed(wish: &Wish, teller: NodeId) -> Option<Told> {
     let failure = wish.failures.get(&teller)?;
     let text = format!("at {}, {}: {}", node(teller), failure.code, failure.text);
     Some((EventKind::PullFailed, wish.name.to_string(), text))
+}
+
+/// How far a copy is. Its wish is written as it was.
+fn went(wish: &Wish, holder: NodeId, course: &CopyCourse) -> Told {
+    let CopyCourse { verified_bytes, size_bytes, took_ms, bytes_per_second, .. } = course;
+    let (kind, far) = if course.is_whole {
+        (EventKind::CopyCame, format!("{size_bytes} bytes in {}.{:03} s", took_ms / 1000, took_ms % 1000))
+    } else {
+        (EventKind::CopyProgressed, format!("{verified_bytes} of {size_bytes} bytes"))
+    };
+    let members = course.members.iter().map(|(member, bytes)| (node(*member), *bytes));
+    let ends = [("origin", course.origin_bytes), ("here", course.here_bytes), ("others", course.other_bytes)];
+    let all = ends.into_iter().map(|(word, bytes)| (word.to_owned(), bytes)).chain(members);
+    let from: Vec<String> =
+        all.filter(|(_, bytes)| *bytes > 0).map(|(source, bytes)| format!("{source} {bytes}")).collect();
+    let from = if from.is_empty() { "nowhere yet".to_owned() } else { from.join(", ") };
+    let text = format!("at {}: {far}, {bytes_per_second} bytes a second; from {from}", node(holder));
+    (kind, wish.name.to_string(), text)
 }
 
 fn forgotten(mutation: &Mutation) -> Option<Told> {

@@ -59,6 +59,7 @@ pub fn check_subject(node: NodeId, command: &Command) -> Result<(), Untrue> {
         | Command::ResolveWish { node: subject, .. }
         | Command::TellPull { node: subject, .. }
         | Command::NoteUse { node: subject, .. }
+        | Command::NoteCopy { node: subject, .. }
         | Command::SetLabels { node: subject, own: true, .. }
             if *subject != node =>
         {
@@ -107,6 +108,7 @@ mod tests {
                 Command::ResolveWish { node, name: name(), round, digest, size_bytes: 1 },
                 Command::TellPull { node, name: name(), round, code, text },
                 Command::NoteUse { node, day: 1, names: Vec::new() },
+                Command::NoteCopy { node, name: name(), round, course: Box::default() },
                 Command::SetLabels { node, own: true, set: Default::default(), unset: Vec::new() },
             ]
         };

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use ollamax_core::catalog::command::BoundBlob;
 use ollamax_core::catalog::txn::{Condition, Op, Operand, Relation};
-use ollamax_core::catalog::{Cordon, How, PhaseWord, PlanKind, Replicas, Txn, Want};
+use ollamax_core::catalog::{CopyCourse, Cordon, How, PhaseWord, PlanKind, Replicas, Txn, Want};
 use ollamax_types::{ErrorCode, Role, Root};
 
 use super::*;
@@ -137,12 +137,29 @@ fn wishes() -> Vec<Command> {
             unset: vec!["os".into()],
         },
         Command::SetCordon { node: NodeId(2), cordon: Cordon::Emptying },
+        note_copy(name()),
     ];
     commands.extend(ErrorCode::ALL.iter().map(|code| {
         let (node, code, text) = (NodeId(2), *code, "no room".to_owned());
         Command::TellPull { node, name: name(), round: 7, code, text }
     }));
     commands
+}
+
+/// A copy on its way with all fields set.
+fn note_copy(name: ModelName) -> Command {
+    let course = CopyCourse {
+        is_whole: true,
+        verified_bytes: 6,
+        size_bytes: 7,
+        took_ms: 9,
+        bytes_per_second: 10,
+        origin_bytes: 1,
+        here_bytes: 2,
+        members: vec![(NodeId(3), 4)],
+        other_bytes: 5,
+    };
+    Command::NoteCopy { node: NodeId(2), name, round: 8, course: Box::new(course) }
 }
 
 fn transaction() -> Txn {
@@ -333,6 +350,8 @@ fn golden_samples_of_the_registry() {
     golden(cordon(Cordon::Open), "9a03", "0802");
     golden(cordon(Cordon::Cordoned), "9a03", "0802 1001");
     golden(cordon(Cordon::Emptying), "9a03", "0802 1002");
+    let course = "2001 2806 3007 3809 400a 4801 5002 5a04 08031004 6005";
+    golden(note_copy(name()), "a203", &format!("0802 12{NAMED} 1808 {course}"));
 }
 
 #[test]

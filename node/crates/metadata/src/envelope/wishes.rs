@@ -2,7 +2,7 @@
 //!
 //! Names are stored whole. A name, a code or a number of replicas that this release does not know is an error.
 
-use ollamax_core::catalog::command::{BoundBlob, Command};
+use ollamax_core::catalog::command::{BoundBlob, Command, CopyCourse};
 use ollamax_proto::disk;
 use ollamax_proto::disk::envelope::Command as Stored;
 use ollamax_store::answer::{decode_kind, decode_replicas, decode_want, encode_kind, encode_replicas, encode_want};
@@ -86,6 +86,40 @@ pub(super) fn decode_told(stored: disk::CommandTellPull) -> Result<Command, Enve
     let code = ErrorCode::from_text(&stored.code).ok_or(EnvelopeError::Field("code"))?;
     let (node, name) = (NodeId(stored.node), name(&stored.name)?);
     Ok(Command::TellPull { node, name, round: stored.round, code, text: stored.text })
+}
+
+pub(super) fn encode_course(node: NodeId, name: &ModelName, round: u64, course: CopyCourse) -> Stored {
+    let source = |(member, bytes): (NodeId, u64)| disk::CopySource { node: member.0, bytes };
+    Stored::NoteCopy(disk::CommandNoteCopy {
+        node: node.0,
+        name: name.full(),
+        round,
+        is_whole: course.is_whole,
+        verified_bytes: course.verified_bytes,
+        size_bytes: course.size_bytes,
+        took_ms: course.took_ms,
+        bytes_per_second: course.bytes_per_second,
+        origin_bytes: course.origin_bytes,
+        here_bytes: course.here_bytes,
+        members: course.members.into_iter().map(source).collect(),
+        other_bytes: course.other_bytes,
+    })
+}
+
+pub(super) fn decode_course(stored: disk::CommandNoteCopy) -> Result<Command, EnvelopeError> {
+    let (node, name, round) = (NodeId(stored.node), name(&stored.name)?, stored.round);
+    let course = CopyCourse {
+        is_whole: stored.is_whole,
+        verified_bytes: stored.verified_bytes,
+        size_bytes: stored.size_bytes,
+        took_ms: stored.took_ms,
+        bytes_per_second: stored.bytes_per_second,
+        origin_bytes: stored.origin_bytes,
+        here_bytes: stored.here_bytes,
+        members: stored.members.into_iter().map(|source| (NodeId(source.node), source.bytes)).collect(),
+        other_bytes: stored.other_bytes,
+    };
+    Ok(Command::NoteCopy { node, name, round, course: Box::new(course) })
 }
 
 pub(super) fn encode_forgotten(name: &ModelName) -> Stored {

@@ -11,7 +11,7 @@ use futures::future::{BoxFuture, FutureExt as _};
 use tokio::sync::watch;
 
 use ollamax_blobs::BlobSpec;
-use ollamax_core::catalog::{Failure, Plan, PlanKind, Refusal, Replicas, Wish};
+use ollamax_core::catalog::{CopyCourse, Failure, Plan, PlanKind, Refusal, Replicas, Wish};
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, Root, Timestamp};
 
 use crate::error::PullError;
@@ -49,6 +49,8 @@ struct State {
     /// Which node has which version of what.
     held: BTreeSet<(ModelName, Digest, NodeId)>,
     nodes: BTreeMap<NodeId, watch::Sender<Arc<Vec<Assignment>>>>,
+    /// What nodes told of their copies.
+    courses: Vec<(NodeId, CopyCourse)>,
 }
 
 // === impl MemCluster ===
@@ -67,6 +69,7 @@ impl MemCluster {
             blobs: BTreeMap::new(),
             held: BTreeSet::new(),
             nodes: BTreeMap::new(),
+            courses: Vec::new(),
         };
         Self { state: Arc::new(Mutex::new(state)) }
     }
@@ -75,6 +78,12 @@ impl MemCluster {
     #[must_use]
     pub fn ledger(&self, node: NodeId) -> MemLedger {
         MemLedger { cluster: self.clone(), node }
+    }
+
+    /// What nodes told of their copies, in order.
+    #[must_use]
+    pub fn courses(&self) -> Vec<(NodeId, CopyCourse)> {
+        self.lock().courses.clone()
     }
 
     /// Whether changes are taken from now on.
@@ -340,6 +349,20 @@ impl Ledger for MemLedger {
             state.check()?;
             let failure = Failure { code: error.code(), text: error.to_string(), at: Timestamp(0), by_hand: false };
             state.wish(&name, round)?.failures.insert(self.node, failure);
+            Ok(())
+        })
+    }
+
+    fn note_copy(
+        &self,
+        name: ModelName,
+        round: u64,
+        course: CopyCourse,
+    ) -> BoxFuture<'static, Result<(), LedgerError>> {
+        self.change(|state| {
+            state.check()?;
+            state.wish(&name, round)?;
+            state.courses.push((self.node, course));
             Ok(())
         })
     }

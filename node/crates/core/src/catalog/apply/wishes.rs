@@ -10,7 +10,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ollamax_types::limits::{
-    FAILURE_TEXT_BYTES_MAX, MODEL_BYTES_MAX, ROUND_KEPT_FOR, WISH_FAILURES_MAX, WISH_TARGETS_MAX, WISHES_MAX,
+    COPY_SOURCES_MAX, FAILURE_TEXT_BYTES_MAX, MODEL_BYTES_MAX, ROUND_KEPT_FOR, WISH_FAILURES_MAX, WISH_TARGETS_MAX,
+    WISHES_MAX,
 };
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, Role};
 
@@ -18,7 +19,7 @@ use super::draft::Draft;
 use super::limit::{check_count, exceeded};
 use super::places::check_want;
 use super::{Applied, Scene, Step, Stop, drops, invalid, members, put, registry};
-use crate::catalog::command::{Answer, Refusal};
+use crate::catalog::command::{Answer, CopyCourse, Refusal};
 use crate::catalog::read;
 use crate::catalog::record::{
     Counts, Failure, Key, Location, Member, Model, Plan, PlanKind, Record, Replicas, Version, Want, Wish,
@@ -287,6 +288,24 @@ pub(super) fn tell(scene: &Scene<'_>, node: NodeId, round: Round<'_>, code: Erro
     }
     wish.failures.insert(node, Failure { code, text, at: scene.entry.log_time, by_hand: false });
     make_room(&mut wish);
+    Ok(Applied::done(vec![written(wish)]))
+}
+
+/// How far a copy is. The wish is written as it was, which changes nothing; that it is written tells that the round runs
+/// and the node has its part in it.
+pub(super) fn note_copy(scene: &Scene<'_>, node: NodeId, round: Round<'_>, course: &CopyCourse) -> Step {
+    members::standing(scene, node)?;
+    let wish = running(scene, round)?;
+    if !wish.plan.as_ref().is_some_and(|plan| plan.names(node)) {
+        return Err(Refusal::NotPlanned { name: round.name.clone(), node }.into());
+    }
+    check_count("the list of sources", course.members.len(), COPY_SOURCES_MAX)?;
+    if course.verified_bytes > course.size_bytes || course.size_bytes > MODEL_BYTES_MAX {
+        let CopyCourse { verified_bytes, size_bytes, .. } = course;
+        return Err(invalid(format!(
+            "{verified_bytes} of {size_bytes} bytes cannot be; the limit is {MODEL_BYTES_MAX}"
+        )));
+    }
     Ok(Applied::done(vec![written(wish)]))
 }
 

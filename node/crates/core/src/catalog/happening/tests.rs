@@ -252,6 +252,16 @@ fn a_wish_tells_of_its_rounds_plans_failures_and_end() {
     let text = "at node/2, disk_full: 3.0 GB free";
     world.check(4, failed.clone(), &[("pull_failed", "Lab/Demo:latest", text)]);
     world.check(4, failed, &[]);
+    let note = |round, course: CopyCourse| Command::NoteCopy { node, name: name(), round, course: Box::new(course) };
+    let part = CopyCourse { verified_bytes: 3, size_bytes: 9, bytes_per_second: 2, ..Default::default() };
+    let text = "at node/2: 3 of 9 bytes, 2 bytes a second; from nowhere yet";
+    world.check(4, note(round, part.clone()), &[("copy_progressed", "Lab/Demo:latest", text)]);
+    world.check(4, note(round - 1, part.clone()), &[]);
+    let (origin_bytes, here_bytes, members, other_bytes) = (1, 2, vec![(NodeId(1), 5)], 1);
+    let whole = CopyCourse { is_whole: true, verified_bytes: 9, took_ms: 4_050, ..part };
+    let whole = CopyCourse { origin_bytes, here_bytes, members, other_bytes, ..whole };
+    let text = "at node/2: 9 bytes in 4.050 s, 2 bytes a second; from origin 1, here 2, others 1, node/1 5";
+    world.check(4, note(round, whole), &[("copy_came", "Lab/Demo:latest", text)]);
     let forget = Command::ForgetWish { name: name() };
     world.check(5, forget.clone(), &[("wish_forgotten", "lab/demo:latest", "is not asked for any more")]);
     world.check(5, forget, &[]);

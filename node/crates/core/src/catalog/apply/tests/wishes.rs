@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use ollamax_types::{ErrorCode, ModelName};
 
 use super::*;
+use crate::catalog::command::CopyCourse;
 use crate::catalog::record::{Cordon, Counts, Failure, How, PhaseWord, Plan, Replicas, Wish};
 
 fn name(text: &str) -> ModelName {
@@ -153,6 +154,33 @@ fn a_round_is_on_record_from_the_question_to_the_version() {
     world.check(forget("demo"), Answer::Done);
     assert_eq!((read::wish(&world.view, &name("demo")), world.counted()), (Ok(None), 0));
     world.check(forget("demo"), refused(Refusal::WishNotFound(name("demo"))));
+}
+
+#[test]
+fn a_copy_is_told_of_by_who_makes_it_in_its_round_and_leaves_the_record_as_it_is() {
+    let mut world = World::new();
+    let round = world.ask(ask("m", Replicas::Count(2)));
+    let note = |node, round, members: usize, verified_bytes| {
+        let members = vec![(NodeId(1), 1); members];
+        let course = CopyCourse { verified_bytes, size_bytes: 5, members, ..Default::default() };
+        Command::NoteCopy { node: NodeId(node), name: name("m"), round, course: Box::new(course) }
+    };
+    assert_eq!(note(1, round, 0, 1).least_version(), 4);
+    world.check(note(1, round, 0, 1), not_planned("m", 1));
+    world.check(plan("m", round, 1, &[1]), Answer::Done);
+    let before = world.wish("m");
+    for members in [0, COPY_SOURCES_MAX] {
+        world.check(note(1, round, members, 5), Answer::Done);
+    }
+    assert_eq!((world.wish("m"), world.counted()), (before, 1));
+    world.check(note(2, round, 0, 1), not_planned("m", 2));
+    world.check(note(1, round - 1, 0, 1), passed("m", round - 1));
+    for (members, verified_bytes) in [(COPY_SOURCES_MAX + 1, 1), (0, 6)] {
+        let answer = world.apply(note(1, round, members, verified_bytes)).answer;
+        assert!(matches!(answer, Answer::Refused(Refusal::Invalid(_))), "{answer:?}");
+    }
+    world.check(forget("m"), Answer::Done);
+    world.check(note(1, round, 0, 1), refused(Refusal::WishNotFound(name("m"))));
 }
 
 /// Whether the same question is answered with the same round, after some commands about it.
