@@ -1,8 +1,8 @@
 //! One course: a seed sends, nodes receive, and from outside it is seen when each has all of it and what that cost.
 //!
 //! All systems are looked at in the same way. A node has the file when the place where its system puts what is complete
-//! has it, or when the program that fetches it says so or has ended; whether it is the right file is found out afterwards, when no
-//! clock runs. A copy that is not the file counts as none.
+//! has it, or when the program that fetches it says so or has ended; whether it is the right file is found out
+//! afterwards, when no clock runs. A copy that is not the file counts as none.
 
 use std::fs;
 use std::path::{Path, PathBuf};
