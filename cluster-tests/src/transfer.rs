@@ -80,11 +80,11 @@ pub(crate) async fn measure(plan: &Plan) -> Result<Report> {
 }
 
 async fn run(plan: &Plan) -> Result<Report> {
-    check_disk(plan)?;
-    let folder = tempfile::Builder::new().prefix("ollamax-transfer-").tempdir().context("make a folder")?;
-    let mut versions = vec![("ollamax-node".to_owned(), ours::version().await?)];
     let Others { here, mut left_out, absent } = Others::of(&plan.peers, peers::missing);
     let plan = Plan { peers: here, ..plan.clone() };
+    check_disk(&plan)?;
+    let folder = tempfile::Builder::new().prefix("ollamax-transfer-").tempdir().context("make a folder")?;
+    let mut versions = vec![("ollamax-node".to_owned(), ours::version().await?)];
     for &name in VERSIONED {
         if plan.peers.iter().any(|peer| peer.programs().contains(&name)) {
             versions.push((name.to_owned(), peers::version(name).await?));

@@ -41,8 +41,7 @@ pub(super) struct Sender {
 pub(super) async fn send(room: &Room, served: &Path) -> Result<Sender> {
     let (file, said) = (served.join(FILE), served.join(SAID));
     let size_bytes = fs::metadata(&file).context("look at the file")?.len();
-    let OpenptyResult { master, slave } =
-        openpty(None::<&Winsize>, None::<&Termios>).context("make a terminal for sendme")?;
+    let OpenptyResult { master, slave } = terminal()?;
     let mut command = program(Some(room), "sendme")?;
     command.args(send_words(&file)).current_dir(served).stdin(Stdio::from(slave));
     command.stdout(File::create(&said).context("make a file for what sendme says")?);
@@ -53,6 +52,11 @@ pub(super) async fn send(room: &Room, served: &Path) -> Result<Sender> {
         ticket_in(&text).map(str::to_owned).context("no ticket yet")
     });
     Ok(Sender { ticket: ticket.await?, process, terminal: master })
+}
+
+/// One that nobody sees, and no process's own: `slave` is what a program reads, and ends with `master`.
+fn terminal() -> Result<OpenptyResult> {
+    openpty(None::<&Winsize>, None::<&Termios>).context("make a terminal for sendme")
 }
 
 /// One that gets it; it ends when it has.
@@ -95,6 +99,15 @@ mod tests {
         ] {
             assert_eq!(ticket_in(&said), expected, "{said:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_program_takes_what_it_gets_for_a_terminal() {
+        let OpenptyResult { master, slave } = terminal().expect("the system has terminals");
+        let mut command = tokio::process::Command::new("sh");
+        let told = command.args(["-c", "test -t 0"]).stdin(Stdio::from(slave)).status().await.expect("there is sh");
+        assert!(told.success(), "{told}");
+        drop(master);
     }
 
     #[test]
