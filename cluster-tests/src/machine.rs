@@ -13,7 +13,7 @@ pub(crate) struct Machine {
     pub(crate) cores: usize,
     pub(crate) memory_bytes: u64,
     pub(crate) system: String,
-    /// Our benchmarks, tests and demo share one profile.
+    /// How this program was built, and the daemons beside it.
     pub(crate) profile: &'static str,
 }
 
