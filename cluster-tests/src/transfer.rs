@@ -252,8 +252,9 @@ fn notes(plan: &Plan) -> Vec<String> {
          where the node counts less than 99 % as come that way"
             .to_owned(),
         "adopts: READS and WRITES are all bytes of system calls of the node's process (rchar and wchar of \
-         /proc/PID/io; files, sockets and all else), until it has hashed the file and three seconds more; its time \
-         counts from when the file lay there, and the node looks each second; OF THE DISK and TO THE DISK are the parts that were not in memory (read_bytes, write_bytes)"
+         /proc/PID/io; files, sockets and all else), until it has hashed the file and three seconds more; OF THE DISK \
+         and TO THE DISK are the parts that were not in memory (read_bytes, write_bytes); its time counts from when \
+         the file lay there, and the node looks each second"
             .to_owned(),
         "sendme: each node fetches from the first one; it keeps a second copy while it fetches".to_owned(),
     ]
