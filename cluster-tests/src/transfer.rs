@@ -238,8 +238,9 @@ fn notes(plan: &Plan) -> Vec<String> {
             congestion.trim()
         ),
         "times count from the command: ours is planned in the cluster then; torrents were made before".to_owned(),
-        "ours is encrypted, each chunk and the whole are checked, and a runtime sees it in the end; torrents are \
-         checked by SHA-1; the rest is neither encrypted nor checked, but for TLS over loopback"
+        "ours is encrypted, each chunk and the whole are checked, and a runtime sees it in the end; sendme is \
+         encrypted and checked by BLAKE3, torrents are checked by SHA-1; the rest is neither encrypted nor checked, \
+         but for TLS over loopback"
             .to_owned(),
         format!(
             "the copies lie in {} (TMPDIR), and earlier rows are written back before the next begins",
