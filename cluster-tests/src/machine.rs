@@ -13,7 +13,7 @@ pub(crate) struct Machine {
     pub(crate) cores: usize,
     pub(crate) memory_bytes: u64,
     pub(crate) system: String,
-    /// Our benchmarks, tests and demo share one profile.
+    /// How this program was built, and the daemons beside it.
     pub(crate) profile: &'static str,
 }
 
@@ -36,11 +36,17 @@ impl Machine {
     }
 }
 
-/// A program that is installed: in PATH, or where those for administrators are.
+/// A program that is installed: in PATH, where those for administrators are, or where cargo puts what it installs.
 pub(crate) fn program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     let folders = std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin"), PathBuf::from("/usr/local/sbin")]);
-    folders.map(|folder| folder.join(name)).find(|binary| binary.is_file())
+    folders.chain(cargo_folder()).map(|folder| folder.join(name)).find(|binary| binary.is_file())
+}
+
+fn cargo_folder() -> Option<PathBuf> {
+    let own = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo"));
+    Some(own.or_else(home)?.join("bin"))
 }
 
 impl fmt::Display for Machine {

@@ -38,7 +38,7 @@ const SHORT_CLIENTS: &[usize] = &[1, 64];
 const LONG_CLIENTS: &[usize] = &[1, 8, 64, 256];
 /// How many get the file, its size in MiB, the speed of their links in Mbit/s, in the short form and the long one.
 const SHORT_TRANSFER: (&[u8], u64, u32) = (&[2], 64, 200);
-const LONG_TRANSFER: (&[u8], u64, u32) = (&[2, 4, 8], 320, 500);
+const LONG_TRANSFER: (&[u8], u64, u32) = (&[2, 4, 8], 1_024, 1_000);
 /// What goes from one to one without set links, MiB.
 const SHORT_FREE_MIB: u64 = 256;
 const LONG_FREE_MIB: u64 = 1_024;
@@ -63,8 +63,8 @@ enum Bench {
     Node(NodeOptions),
     /// Memory that a large state needs on its way to a new node, and what a cut half-way costs.
     Snapshot(SnapshotOptions),
-    /// One file for many nodes over links of a set speed, beside nginx, aria2 and BitTorrent: how long it takes, what
-    /// the first one sends, what it costs.
+    /// One file for many nodes over links of a set speed, beside nginx, aria2, rqbit and sendme: how long it takes,
+    /// what the first one sends, what it costs; and what a node reads and writes before it offers a file.
     Transfer(TransferOptions),
     /// Clients for an hour while a daemon is killed every minute: how many requests succeed, how slow reads are, and
     /// whether anything acknowledged is lost.
@@ -179,16 +179,16 @@ struct TransferOptions {
     /// Nodes that get the file, a row for each number (default: 2,4,8, with --quick 2).
     #[arg(long, value_delimiter = ',', value_parser = clap::value_parser!(u8).range(1..=32))]
     nodes: Vec<u8>,
-    /// Size of the file, MiB (default: 320, with --quick 64).
+    /// Size of the file, MiB (default: 1024, with --quick 64).
     #[arg(long, value_parser = clap::value_parser!(u64).range(16..=65_536))]
     mib: Option<u64>,
-    /// Speed of each link, both ways, Mbit/s (default: 500, with --quick 200).
+    /// Speed of each link, both ways, Mbit/s (default: 1000, with --quick 200).
     #[arg(long, value_parser = clap::value_parser!(u32).range(10..=40_000))]
     mbit: Option<u32>,
-    /// Beside whom.
+    /// Beside whom. What is not installed is left out, and the report says so.
     #[arg(long, value_enum, value_delimiter = ',', default_values_t = transfer::Peer::ALL)]
     peers: Vec<transfer::Peer>,
-    /// A short form, a minute: figures to look at, not to publish.
+    /// A short form, two minutes: figures to look at, not to publish.
     #[arg(long)]
     quick: bool,
 }
@@ -443,14 +443,14 @@ mod tests {
         };
         let plan = |words: &[&str]| parse(words).expect("valid").plan().expect("valid");
         let long = plan(&[]);
-        assert_eq!((long.nodes, long.size_bytes, long.mbit, long.runs), (vec![2, 4, 8], 320 << 20, 500, 1));
+        assert_eq!((long.nodes, long.size_bytes, long.mbit, long.runs), (vec![2, 4, 8], 1 << 30, 1_000, 1));
         assert_eq!((long.free_bytes, long.peers), (1 << 30, transfer::Peer::ALL.to_vec()));
         let quick = plan(&["--quick"]);
         assert_eq!((quick.nodes, quick.size_bytes, quick.mbit), (vec![2], 64 << 20, 200));
-        let own = ["--nodes", "3,16", "--mib", "1024", "--mbit", "1000", "--peers", "nginx,aria2-bt", "--runs", "3"];
+        let own = ["--nodes", "3,16", "--mib", "2048", "--mbit", "500", "--peers", "nginx,rqbit,sendme", "--runs", "3"];
         let own = plan(&own);
-        assert_eq!((own.nodes, own.size_bytes, own.mbit, own.runs), (vec![3, 16], 1 << 30, 1_000, 3));
-        assert_eq!(own.peers, [transfer::Peer::Nginx, transfer::Peer::Aria2Bt]);
+        assert_eq!((own.nodes, own.size_bytes, own.mbit, own.runs), (vec![3, 16], 2 << 30, 500, 3));
+        assert_eq!(own.peers, [transfer::Peer::Nginx, transfer::Peer::Rqbit, transfer::Peer::Sendme]);
         for words in
             [&["--nodes", "0"][..], &["--nodes", "33"], &["--mib", "1"], &["--mbit", "1"], &["--peers", "rsync"]]
         {

@@ -1,5 +1,5 @@
 //! `bench transfer`: how one file comes to many nodes, over links of a set speed and over loopback, ours and others in
-//! turns on this machine.
+//! turns on this machine; and what a node reads and writes before it offers a file.
 //!
 //! Each row is one cluster, or one set of other programs, in a lab of its own: a namespace for each node, all on one
 //! switch, with every link shaped both ways. The first sends, so many others receive. A row that failed has nodes
@@ -28,7 +28,7 @@ use ollamax_testkit::room::{self, Lab, Need};
 use crate::machine::{self, Machine};
 use crate::report::Report;
 
-use course::Outcome;
+use course::{Adopted, Outcome};
 use peers::Wanted;
 use plan::System;
 use results::{Found, Free};
@@ -38,13 +38,31 @@ pub(crate) use plan::{Peer, Plan};
 /// Which way of all to share a link is used.
 const CONGESTION: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
 /// Programs that say their version.
-const VERSIONED: &[&str] = &["nginx", "curl", "aria2c"];
+const VERSIONED: &[&str] = &["nginx", "curl", "aria2c", "rqbit", "sendme"];
 
 /// A file for the others, where its copies will be.
 #[derive(Debug)]
 struct File {
     path: PathBuf,
     model: FakeModel,
+}
+
+/// What is spread over set links.
+#[derive(Debug)]
+struct Files {
+    whole: File,
+    quarter: FakeModel,
+}
+
+/// What a run has of others.
+#[derive(Debug, Default)]
+struct Others {
+    /// Those of which everything is here.
+    here: Vec<Peer>,
+    /// What the rest lacks, where it counts as not checked.
+    left_out: Vec<String>,
+    /// The same of those that are measured where they are installed.
+    absent: Vec<String>,
 }
 
 /// Measures everything once or several times.
@@ -62,11 +80,11 @@ pub(crate) async fn measure(plan: &Plan) -> Result<Report> {
 }
 
 async fn run(plan: &Plan) -> Result<Report> {
-    check_disk(plan)?;
+    let Others { here, mut left_out, absent } = Others::of(&plan.peers, peers::missing);
+    let plan = Plan { peers: here, ..plan.clone() };
+    check_disk(&plan)?;
     let folder = tempfile::Builder::new().prefix("ollamax-transfer-").tempdir().context("make a folder")?;
     let mut versions = vec![("ollamax-node".to_owned(), ours::version().await?)];
-    let (peers, mut left_out) = usable(&plan.peers);
-    let plan = Plan { peers, ..plan.clone() };
     for &name in VERSIONED {
         if plan.peers.iter().any(|peer| peer.programs().contains(&name)) {
             versions.push((name.to_owned(), peers::version(name).await?));
@@ -93,7 +111,7 @@ async fn run(plan: &Plan) -> Result<Report> {
         rows: results::rows(&plan, &found, &free),
         aims: results::aims(&plan, &found, &free),
         left_out,
-        notes: notes(&plan),
+        notes: notes(&plan).into_iter().chain(absent).collect(),
     })
 }
 
@@ -111,54 +129,31 @@ fn check_disk(plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// Those of which everything is here, and what the others lack.
-fn usable(peers: &[Peer]) -> (Vec<Peer>, Vec<String>) {
-    let (mut here, mut left_out) = (Vec::new(), Vec::new());
-    for &peer in peers {
-        let missing = peers::missing(peer);
-        if missing.is_empty() {
-            here.push(peer);
-        } else {
-            let packages: Vec<&str> = missing.iter().map(|program| package_of(program)).collect();
-            let (missing, packages) = (missing.join(" and no "), packages.join(" "));
-            left_out.push(format!("{}: there is no {missing} (apt-get install {packages})", peer.name()));
-        }
-    }
-    (here, left_out)
-}
-
-fn package_of(program: &str) -> &str {
-    match program {
-        "nginx" => "nginx-light",
-        "aria2c" => "aria2",
-        other => other,
-    }
-}
-
 /// All systems in turns, for each number of nodes.
 async fn over_links(plan: &Plan, folder: &Path) -> Result<Vec<Found>> {
-    let file = File::make(folder, "links", plan.size_bytes, !plan.peers.is_empty()).await?;
-    let mut found = Vec::new();
-    for &nodes in &plan.nodes {
-        found.extend(plan.systems().into_iter().map(|system| Found { system, nodes, outcomes: Vec::new() }));
-    }
+    let whole = File::make(folder, "links", plan.size_bytes, !plan.peers.is_empty()).await?;
+    let files = Files { whole, quarter: ours::model(plan.size_of(System::Quarter)) };
+    let case = |(nodes, system)| Found { system, nodes, outcomes: Vec::new() };
+    let mut found: Vec<Found> = plan.cases().into_iter().map(case).collect();
     for run in 1..=plan.runs {
         for Found { system, nodes, outcomes } in &mut found {
             let what = format!("run {run}, {nodes} nodes, {}", system.name());
             written_back().await?;
-            let outcome = Box::pin(course(plan, *system, *nodes, &file)).await;
+            let outcome = Box::pin(course(plan, *system, *nodes, &files)).await;
             outcomes.push(seen(&what, *nodes, outcome));
         }
     }
     Ok(found)
 }
 
-async fn course(plan: &Plan, system: System, nodes: usize, file: &File) -> Result<Outcome> {
+async fn course(plan: &Plan, system: System, nodes: usize, files: &Files) -> Result<Outcome> {
     let lab = Lab::with_links(nodes + 1, plan.mbit).await.context("make a lab")?;
+    let whole = &files.whole;
     match system {
-        System::Nodes => Box::pin(ours::from_a_node(plan, &lab, &file.model)).await,
-        System::Registry => Box::pin(ours::from_a_registry(plan, &lab, &file.model)).await,
-        System::Peer(peer) => Box::pin(peers::spread(peer, &lab, file.wanted(), plan.limit(nodes))).await,
+        System::Nodes => Box::pin(ours::from_a_node(plan, &lab, &whole.model)).await,
+        System::Quarter => Box::pin(ours::from_a_node(plan, &lab, &files.quarter)).await,
+        System::Registry => Box::pin(ours::from_a_registry(plan, &lab, &whole.model)).await,
+        System::Peer(peer) => Box::pin(peers::spread(peer, &lab, whole.wanted(), plan.limit(nodes))).await,
     }
 }
 
@@ -166,15 +161,26 @@ async fn course(plan: &Plan, system: System, nodes: usize, file: &File) -> Resul
 async fn over_loopback(plan: &Plan, folder: &Path) -> Result<Free> {
     let has_tls = plan.peers.contains(&Peer::Nginx) && machine::program("openssl").is_some();
     let file = File::make(folder, "loopback", plan.free_bytes, has_tls).await?;
+    let quarter = ours::model(plan.free_quarter_bytes());
     let mut free = Free::default();
     for run in 1..=plan.runs {
+        let named = |what: &str| format!("run {run}, {what}");
         written_back().await?;
         let outcome = Box::pin(ours::over_loopback(plan, &file.model)).await;
-        free.ours.push(seen(&format!("run {run}, ollamax over loopback"), 1, outcome));
+        free.ours.push(seen(&named("ollamax over loopback"), 1, outcome));
+        written_back().await?;
+        let outcome = Box::pin(ours::over_lanes(plan, &file.model)).await;
+        free.lanes.push(seen(&named("ollamax over loopback, over libp2p alone"), 1, outcome));
+        written_back().await?;
+        let outcome = Box::pin(ours::over_loopback(plan, &quarter)).await;
+        free.quarter.push(seen(&named("ollamax over loopback, a quarter of the file"), 1, outcome));
+        written_back().await?;
+        let outcome = Box::pin(ours::adopted(&file.model)).await;
+        free.adopted.push(seen_to_adopt(&named("ollamax adopts a file"), outcome));
         if has_tls {
             written_back().await?;
             let outcome = Box::pin(peers::over_tls(file.wanted(), plan.limit(1))).await;
-            free.nginx.push(seen(&format!("run {run}, nginx with TLS over loopback"), 1, outcome));
+            free.nginx.push(seen(&named("nginx with TLS over loopback"), 1, outcome));
         }
     }
     Ok(free)
@@ -197,6 +203,15 @@ fn seen(what: &str, nodes: usize, outcome: Result<Outcome>) -> Outcome {
             Outcome::nothing(nodes)
         }
     }
+}
+
+/// The same for a file that a node is to adopt.
+fn seen_to_adopt(what: &str, outcome: Result<Adopted>) -> Option<Adopted> {
+    match &outcome {
+        Ok(adopted) => eprintln!("{what}: {:.2} s", adopted.time.as_secs_f64()),
+        Err(error) => eprintln!("{what}: {error:#}"),
+    }
+    outcome.ok()
 }
 
 /// When each node had the file, in the order of the nodes.
@@ -223,8 +238,9 @@ fn notes(plan: &Plan) -> Vec<String> {
             congestion.trim()
         ),
         "times count from the command: ours is planned in the cluster then; torrents were made before".to_owned(),
-        "ours is encrypted, each chunk and the whole are checked, and a runtime sees it in the end; torrents are \
-         checked by SHA-1; the rest is neither encrypted nor checked, but for TLS over loopback"
+        "ours is encrypted, each chunk and the whole are checked, and a runtime sees it in the end; sendme is \
+         encrypted and checked by BLAKE3, torrents are checked by SHA-1; the rest is neither encrypted nor checked, \
+         but for TLS over loopback"
             .to_owned(),
         format!(
             "the copies lie in {} (TMPDIR), and earlier rows are written back before the next begins",
@@ -232,8 +248,60 @@ fn notes(plan: &Plan) -> Vec<String> {
         ),
         "memory: most that one process held (VmHWM); the kernel's work for sockets counts where a process asked for it"
             .to_owned(),
-        "not measured: lanes over libp2p, which carry only what TCP cannot, rqbit and sendme".to_owned(),
+        "over libp2p alone: the sender tells an address at which nobody listens, so the other node asks over the \
+         libp2p connection between them; it is TLS within libp2p's own encryption, all on loopback, and the row fails \
+         where the node counts less than 99 % as come that way"
+            .to_owned(),
+        "adopts: READS and WRITES are all bytes of system calls of the node's process (rchar and wchar of \
+         /proc/PID/io; files, sockets and all else), until it has hashed the file and three seconds more; OF THE DISK \
+         and TO THE DISK are the parts that were not in memory (read_bytes, write_bytes); its time counts from when \
+         the file lay there, and the node looks each second"
+            .to_owned(),
+        "sendme: each node fetches from the first one; it keeps a second copy while it fetches".to_owned(),
     ]
+}
+
+// === impl Others ===
+
+impl Others {
+    /// `missing` names the programs that one takes and this machine has not.
+    fn of(peers: &[Peer], missing: impl Fn(Peer) -> Vec<&'static str>) -> Self {
+        let mut others = Self::default();
+        for &peer in peers {
+            let missing = missing(peer);
+            if missing.is_empty() {
+                others.here.push(peer);
+            } else if peer.is_optional() {
+                others.absent.push(format!("not measured: {}", lacks(peer, &missing)));
+            } else {
+                others.left_out.push(lacks(peer, &missing));
+            }
+        }
+        others
+    }
+}
+
+/// What is not there, and how it is had.
+fn lacks(peer: Peer, missing: &[&'static str]) -> String {
+    let from = |installer: &str, wanted: bool| {
+        let of_it = missing.iter().filter(|program| is_of_cargo(program) == wanted).map(|program| package_of(program));
+        let packages: Vec<&str> = of_it.collect();
+        (!packages.is_empty()).then(|| format!("{installer} install {}", packages.join(" ")))
+    };
+    let ways: Vec<String> = [from("cargo", true), from("apt-get", false)].into_iter().flatten().collect();
+    format!("{}: there is no {} ({})", peer.name(), missing.join(" and no "), ways.join("; "))
+}
+
+fn is_of_cargo(program: &str) -> bool {
+    matches!(program, "rqbit" | "sendme")
+}
+
+fn package_of(program: &str) -> &str {
+    match program {
+        "nginx" => "nginx-light",
+        "aria2c" => "aria2",
+        other => other,
+    }
 }
 
 // === impl File ===
@@ -263,11 +331,31 @@ mod tests {
 
     #[test]
     fn what_a_peer_lacks_is_named_with_its_package() {
-        let (here, left_out) = usable(&Peer::ALL);
-        assert_eq!(here.len() + left_out.len(), Peer::ALL.len());
-        for (program, package) in [("nginx", "nginx-light"), ("aria2c", "aria2"), ("mktorrent", "mktorrent")] {
-            assert_eq!(package_of(program), package);
-        }
+        let lacking = |absent: &'static [&'static str]| {
+            let missing = move |peer: Peer| -> Vec<&'static str> {
+                peer.programs().iter().copied().filter(|program| absent.contains(program)).collect()
+            };
+            Others::of(&Peer::ALL, missing)
+        };
+        let none = lacking(&[]);
+        assert_eq!(none.here, Peer::ALL);
+        assert!(none.left_out.is_empty() && none.absent.is_empty(), "{none:?}");
+
+        let some = lacking(&["nginx", "aria2c", "sendme"]);
+        assert_eq!(some.here, [Peer::Rqbit]);
+        let expected = [
+            "nginx and curl: there is no nginx (apt-get install nginx-light)",
+            "aria2, 16 ranges: there is no nginx and no aria2c (apt-get install nginx-light aria2)",
+            "aria2, BitTorrent: there is no nginx and no aria2c (apt-get install nginx-light aria2)",
+        ];
+        assert_eq!(some.left_out, expected);
+        let expected = ["not measured: sendme, QUIC: there is no sendme (cargo install sendme)"];
+        assert_eq!(some.absent, expected);
+
+        let both = lacking(&["rqbit", "mktorrent"]);
+        let expected = ["not measured: rqbit, BitTorrent: there is no rqbit and no mktorrent (cargo install rqbit; \
+                         apt-get install mktorrent)"];
+        assert_eq!(both.absent, expected);
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! One course: a seed sends, nodes receive, and from outside it is seen when each has all of it and what that cost.
 //!
 //! All systems are looked at in the same way. A node has the file when the place where its system puts what is complete
-//! has it, or when the program that fetches it has ended; whether it is the right file is found out afterwards, when no
-//! clock runs. A copy that is not the file counts as none.
+//! has it, or when the program that fetches it says so or has ended; whether it is the right file is found out
+//! afterwards, when no clock runs. A copy that is not the file counts as none.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -15,7 +16,7 @@ use ollamax_testkit::fake_registry::sha256_of_file;
 use ollamax_testkit::{Room, room, wait};
 use ollamax_types::Digest;
 
-use super::watched::{Cost, Watched};
+use super::watched::{Cost, Io, Watched};
 
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Of so many looks one also looks at the memory.
@@ -32,6 +33,8 @@ pub(super) enum Done {
     Ended,
     /// This file is there.
     Appeared(PathBuf),
+    /// These words are in the file into which its program speaks.
+    Said(PathBuf, &'static str),
 }
 
 /// One that gets the file.
@@ -73,6 +76,15 @@ pub(crate) struct Outcome {
     pub(crate) receivers: Vec<Cost>,
 }
 
+/// What it took a node to offer a file that was put into the store of its runtime.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub(crate) struct Adopted {
+    /// From when the file lay there.
+    pub(crate) time: Duration,
+    pub(crate) cost: Cost,
+    pub(crate) io: Io,
+}
+
 // === impl Outcome ===
 
 impl Outcome {
@@ -102,6 +114,7 @@ impl Receiver {
         let is_done = match &self.done {
             Done::Ended => self.process.is_over(),
             Done::Appeared(path) => path.exists(),
+            Done::Said(path, words) => says(path, words),
         };
         if is_done {
             self.finished = Some(now);
@@ -165,6 +178,12 @@ impl Party<'_> {
     }
 }
 
+/// Whether a program has said these words into a file.
+pub(super) fn says(path: &Path, words: &str) -> bool {
+    // What has just been begun may end within a letter; the next look sees all of it.
+    fs::read_to_string(path).is_ok_and(|said| said.contains(words))
+}
+
 /// The process of a child that was started for this course.
 pub(super) fn watched(child: &tokio::process::Child) -> Result<Watched> {
     Watched::from_its_start(child.id().context("it has ended")?)
@@ -188,11 +207,12 @@ mod tests {
     async fn a_copy_counts_when_it_is_complete_and_the_file() {
         let temp = tempfile::tempdir().expect("temp");
         let file = |name: &str, text: &str| {
-            std::fs::write(temp.path().join(name), text).expect("room");
+            fs::write(temp.path().join(name), text).expect("room");
             temp.path().join(name)
         };
         let (good, bad) = (file("good", "whole"), file("bad", "whale"));
         let sha256 = sha256_of_file(&good).expect("written");
+        let said = file("log", "one line\nall of it is here\n");
         let (seed, right, wrong, ends) = (waiting(), waiting(), waiting(), waiting());
         let receiver = |child: &Child, done: Done, copy: &PathBuf| {
             Receiver::new(watched(child).expect("it runs"), done, copy.clone())
@@ -203,6 +223,8 @@ mod tests {
             receiver(&wrong, Done::Appeared(bad.clone()), &bad),
             receiver(&ends, Done::Ended, &good),
             receiver(&right, Done::Appeared(absent.clone()), &absent),
+            receiver(&right, Done::Said(said.clone(), "all of it"), &good),
+            receiver(&right, Done::Said(said, "nothing"), &good),
         ];
         // It ends when nobody writes to it any more.
         drop(ends);
@@ -210,9 +232,9 @@ mod tests {
         let limit = Duration::from_millis(300);
         let outcome = party.follow(Instant::now(), limit, sha256).await.expect("looked at");
         let found: Vec<bool> = outcome.finished.iter().map(Option::is_some).collect();
-        assert_eq!(found, [true, false, true, false]);
-        assert_eq!(outcome.makespan(), None, "two have nothing");
-        assert!(outcome.seed.peak_bytes > 0 && outcome.receivers.len() == 4);
+        assert_eq!(found, [true, false, true, false, true, false]);
+        assert_eq!(outcome.makespan(), None, "three have nothing");
+        assert!(outcome.seed.peak_bytes > 0 && outcome.receivers.len() == 6);
     }
 
     #[test]

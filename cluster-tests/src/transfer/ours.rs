@@ -18,12 +18,12 @@ use ollamax_proto::v1::runtime::State;
 use ollamax_testkit::cluster::{Builder, Node, Runtime, binary};
 use ollamax_testkit::fake_registry::{FakeModel, blob_in, manifest_in};
 use ollamax_testkit::room::Lab;
-use ollamax_testkit::{Cluster, FakeRegistry, Room, wait};
+use ollamax_testkit::{Cluster, FakeRegistry, Room, port, wait};
 use ollamax_types::ModelName;
 
-use super::course::{Done, Outcome, Party, Receiver, Traffic};
+use super::course::{Adopted, Done, Outcome, Party, Receiver, Traffic};
 use super::plan::Plan;
-use super::watched::Watched;
+use super::watched::{Io, Watched};
 
 /// Longest wait for a cluster to form, and for all to be known everywhere.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -36,6 +36,10 @@ const SEED: u64 = 4;
 const REGISTRY_PORT: u16 = 5_000;
 /// Members that vote; all others learn.
 const VOTERS: usize = 3;
+/// How long a node is watched that has hashed its file: whoever reads it again has begun by then.
+const SETTLES: Duration = Duration::from_secs(3);
+/// Of the file: what must have come over libp2p where all of it is said to have.
+const OVER_LANES_MIN: f64 = 0.99;
 
 /// The model that is spread, with weights of this length.
 pub(super) fn model(size_bytes: u64) -> FakeModel {
@@ -90,6 +94,61 @@ pub(super) async fn over_loopback(plan: &Plan, model: &FakeModel) -> Result<Outc
     let outcome = course.run(party, plan.limit(1)).await?;
     cluster.finish().await?;
     Ok(outcome)
+}
+
+/// The same where the one that has it cannot be dialled: it tells an address at which nobody listens. So the other
+/// one asks it over the libp2p connection that it keeps itself, and all of the file comes that way.
+pub(super) async fn over_lanes(plan: &Plan, model: &FakeModel) -> Result<Outcome> {
+    let registry = FakeRegistry::start().await?;
+    let nowhere = format!("127.0.0.1:{}", port::free()?);
+    let builder = described(2, &registry.url()).node(1, |node| {
+        // Who cannot be dialled has no vote.
+        "learner".clone_into(&mut node.role);
+        node.settings.push(("peer.advertise".to_owned(), nowhere));
+    });
+    let cluster = settled(builder).await?;
+    has(&cluster, 1, model).await?;
+    let course = Course { cluster: &cluster, receivers: 0..1, model };
+    let party = Party {
+        seed: Watched::new(cluster.node(1).facts()?.pid)?,
+        receivers: course.receivers()?,
+        traffic: Traffic::Loopback,
+    };
+    let outcome = course.run(party, plan.limit(1)).await?;
+    came_over_lanes(&cluster, model).await?;
+    cluster.finish().await?;
+    Ok(outcome)
+}
+
+/// What would be measured otherwise is something else.
+async fn came_over_lanes(cluster: &Cluster, model: &FakeModel) -> Result<()> {
+    let size_mib = f64::from(u32::try_from(model.weights.size_bytes >> 20).unwrap_or(u32::MAX));
+    let labels = ["class=\"bulk\"", "way=\"p2p\""];
+    wait::until("all of it to be counted as come over libp2p", PATIENCE, || async {
+        let found = cluster.metric_of(0, "ollamax_peer_bytes_total", &labels).await?;
+        let found_mib = found.unwrap_or(0.0) / f64::from(1 << 20);
+        ensure!(found_mib >= size_mib * OVER_LANES_MIN, "{found_mib:.0} MiB of {size_mib:.0} came over libp2p");
+        anyhow::Ok(())
+    })
+    .await
+}
+
+/// One node, into the store of whose runtime a file is put: what that takes until the node offers it to others.
+pub(super) async fn adopted(model: &FakeModel) -> Result<Adopted> {
+    let registry = FakeRegistry::start().await?;
+    let cluster = settled(described(1, &registry.url())).await?;
+    let node = cluster.node(0);
+    let pid = node.facts()?.pid;
+    let (mut process, before) = (Watched::new(pid)?, Io::of(pid)?);
+    shelve(node, model).await?;
+    let begin = Instant::now();
+    offers(&cluster, 0, model).await?;
+    let time = begin.elapsed();
+    wait::pause(SETTLES).await;
+    process.look();
+    let adopted = Adopted { time, cost: process.cost(), io: Io::of(pid)?.since(before) };
+    cluster.finish().await?;
+    Ok(adopted)
 }
 
 /// The release of the nodes.
@@ -217,11 +276,21 @@ async fn settled(builder: Builder) -> Result<Cluster> {
 
 /// Puts the model into the store of a node, and waits until everybody knows it and the node has hashed it.
 async fn has(cluster: &Cluster, index: usize, model: &FakeModel) -> Result<()> {
-    let (node, name) = (cluster.node(index), name()?);
-    let (store, put) = (node.store(), model.clone());
+    shelve(cluster.node(index), model).await?;
+    offers(cluster, index, model).await
+}
+
+/// Puts the model into the store of a node's runtime.
+async fn shelve(node: &Node, model: &FakeModel) -> Result<()> {
+    let (store, put, name) = (node.store(), model.clone(), name()?);
     tokio::task::spawn_blocking(move || put.shelve(&store, &name)).await.context("put the model there")??;
+    Ok(())
+}
+
+/// Waits until everybody knows the model of a node, and the node has hashed it.
+async fn offers(cluster: &Cluster, index: usize, model: &FakeModel) -> Result<()> {
     cluster.model_known(NAME, 1, PATIENCE).await?;
-    let tree = tree_in(&node.data_dir(), model);
+    let tree = tree_in(&cluster.node(index).data_dir(), model);
     let patience = PATIENCE + Duration::from_secs(model.weights.size_bytes / HASHED_BYTES_MIN);
     wait::until_true("the model to be hashed", patience, || async { tree.exists() }).await
 }

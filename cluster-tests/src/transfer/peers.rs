@@ -1,10 +1,15 @@
-//! The others, each as its users would run it: nginx with curl, nginx with aria2, and aria2 over BitTorrent.
+//! The others, each as its users would run it: nginx with curl, nginx with aria2, aria2 and rqbit over BitTorrent, and
+//! sendme.
 //!
 //! Everything runs in the rooms of a lab, or on loopback, from a folder that ends with the course. What was started
 //! ends when its handle is dropped.
 
+mod rqbit;
+mod sendme;
+
 use std::fs::{self, Permissions};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -38,6 +43,9 @@ const TRACKER: &str = "announce";
 const PIECE_POWER: &str = "22";
 /// Seconds after which a client asks again who else is there.
 const ANNOUNCE_SECONDS: u32 = 5;
+
+/// What begins the names of variables that would decide for these programs.
+const FOREIGN: [&str; 3] = ["RUST_LOG", "RQBIT_", "IROH_"];
 
 /// The file that everybody gets.
 #[derive(Debug, Clone, Copy)]
@@ -76,35 +84,84 @@ pub(super) async fn spread(peer: Peer, lab: &Lab, wanted: Wanted<'_>, limit: Dur
     fs::create_dir(&served).context("make the seed's folder")?;
     fs::hard_link(wanted.path, served.join(FILE)).context("link the file")?;
     let (seed, others) = lab.rooms().split_first().context("a lab has rooms")?;
-    let seed: &Room = seed;
-    let at = SocketAddr::from((seed.address().context("a room with a network")?, WEB_PORT));
-    if peer == Peer::Aria2Bt {
-        make_torrent(&served, at, lab).await?;
-    }
-    let mut programs = vec![nginx(Some(seed), at, &served, None).await?];
-    if peer == Peer::Aria2Bt {
-        programs.push(sow(seed, &served).await?);
-    }
-    let seed_process = watched(programs.last().context("the seed runs")?)?;
+    let mut source = Source::start(peer, lab, &served).await?;
+    let seed_process = watched(source.programs.last().context("the seed runs")?)?;
     let (begin, mut receivers) = (Instant::now(), Vec::new());
     for (number, room) in others.iter().enumerate() {
-        let (room, own): (&Room, _) = (room, folder.path().join(number.to_string()));
+        let own = folder.path().join(number.to_string());
         fs::create_dir(&own).context("make a folder")?;
-        let (child, done) = match peer {
-            Peer::Nginx => (curl(Some(room), &format!("http://{at}/{FILE}"), &own)?, Done::Ended),
-            Peer::Aria2 => (ranges(room, &format!("http://{at}/{FILE}"), &own)?, Done::Ended),
-            Peer::Aria2Bt => reap(room, &served, &own)?,
-        };
+        let (child, done) = source.receiver(room, &own)?;
         receivers.push(Receiver::new(watched(&child)?, done, own.join(FILE)));
-        programs.push(child);
+        source.programs.push(child);
     }
     let party = Party { seed: seed_process, receivers, traffic: Traffic::Room(seed) };
     let outcome = party.follow(begin, limit, wanted.sha256).await;
-    for mut program in programs {
+    for mut program in source.programs {
         // It may have ended by itself.
         let _gone = program.kill().await;
     }
     outcome
+}
+
+/// Who gives the file, with all that runs beside it.
+struct Source {
+    peer: Peer,
+    /// The last one that was started before any receiver is the seed.
+    programs: Vec<Child>,
+    /// The seed's folder.
+    served: PathBuf,
+    /// What a receiver has to be told: a URL, or a ticket.
+    link: String,
+    /// The addresses of all rooms.
+    rooms: Vec<Ipv4Addr>,
+    /// Where the seed reads keys.
+    _terminal: Option<OwnedFd>,
+}
+
+// === impl Source ===
+
+impl Source {
+    /// Starts it in the first room. When this returns, it gives.
+    async fn start(peer: Peer, lab: &Lab, served: &Path) -> Result<Self> {
+        let room: &Room = lab.rooms().first().context("a lab has rooms")?;
+        let rooms: Vec<Ipv4Addr> = lab.rooms().iter().filter_map(|room| room.address()).collect();
+        let at = SocketAddr::from((room.address().context("a room with a network")?, WEB_PORT));
+        let (mut link, mut terminal) = (format!("http://{at}/{FILE}"), None);
+        let programs = match peer {
+            Peer::Nginx | Peer::Aria2 => vec![nginx(Some(room), at, served, None).await?],
+            Peer::Aria2Bt => {
+                make_torrent(served, at, &rooms).await?;
+                vec![nginx(Some(room), at, served, None).await?, sow(room, served).await?]
+            }
+            Peer::Rqbit => {
+                make_torrent(served, at, &rooms).await?;
+                vec![rqbit::sow(room, served, &others(&rooms, room)).await?]
+            }
+            Peer::Sendme => {
+                let sender = sendme::send(room, served).await?;
+                (link, terminal) = (sender.ticket, Some(sender.terminal));
+                vec![sender.process]
+            }
+        };
+        Ok(Self { peer, programs, served: served.to_owned(), link, rooms, _terminal: terminal })
+    }
+
+    /// One that gets it, into a folder of its own; how it shows that it has.
+    fn receiver(&self, room: &Room, own: &Path) -> Result<(Child, Done)> {
+        match self.peer {
+            Peer::Nginx => Ok((curl(Some(room), &self.link, own)?, Done::Ended)),
+            Peer::Aria2 => Ok((ranges(room, &self.link, own)?, Done::Ended)),
+            Peer::Aria2Bt => reap(room, &self.served, own),
+            Peer::Rqbit => rqbit::reap(room, &self.served, own, &others(&self.rooms, room)),
+            Peer::Sendme => Ok((sendme::receive(room, &self.link, own)?, Done::Ended)),
+        }
+    }
+}
+
+/// All rooms but this one.
+fn others(rooms: &[Ipv4Addr], own: &Room) -> Vec<Ipv4Addr> {
+    let own = own.address();
+    rooms.iter().copied().filter(|room| Some(*room) != own).collect()
 }
 
 /// From nginx to curl over TLS and loopback, in one turn.
@@ -145,7 +202,16 @@ fn program(room: Option<&Room>, name: &str) -> Result<Command> {
         }
     };
     clean_environment(&mut command);
+    let names = std::env::vars_os().map(|(name, _)| name);
+    for name in names.filter(|name| is_foreign(&name.to_string_lossy())) {
+        command.env_remove(name);
+    }
     Ok(command)
+}
+
+/// Whether a variable of the caller's environment would decide for one of these programs.
+fn is_foreign(name: &str) -> bool {
+    FOREIGN.iter().any(|begin| name.starts_with(begin))
 }
 
 /// nginx with one worker and no master, so that one process is all of it. `keys`: a folder with a certificate. In a
@@ -254,13 +320,12 @@ fn reap(room: &Room, served: &Path, into: &Path) -> Result<(Child, Done)> {
 }
 
 /// The torrent, and what its tracker says to everybody: the address of every room.
-async fn make_torrent(served: &Path, at: SocketAddr, lab: &Lab) -> Result<()> {
+async fn make_torrent(served: &Path, at: SocketAddr, rooms: &[Ipv4Addr]) -> Result<()> {
     let mut command = program(None, "mktorrent")?;
     command.args(["-l", PIECE_POWER, "-a", &format!("http://{at}/{TRACKER}"), "-o"]);
     let made = command.arg(served.join(TORRENT)).arg(served.join(FILE)).status().await.context("start mktorrent")?;
     ensure!(made.success(), "mktorrent: {made}");
-    let peers: Vec<Ipv4Addr> = lab.rooms().iter().filter_map(|room| room.address()).collect();
-    fs::write(served.join(TRACKER), announced(&peers)).context("write the tracker's answer")
+    fs::write(served.join(TRACKER), announced(rooms)).context("write the tracker's answer")
 }
 
 /// The answer of a tracker: four bytes of an address and two of a port for each client.
@@ -295,6 +360,8 @@ mod tests {
             ("nginx version: nginx/1.22.1\n", "1.22.1"),
             ("curl 7.88.1 (x86_64-pc-linux-gnu) libcurl/7.88.1 OpenSSL/3.0.17\nRelease-Date: 2023\n", "7.88.1"),
             ("aria2 version 1.36.0\nCopyright (C) 2006\n", "1.36.0"),
+            ("rqbit 9.0.1\n", "9.0.1"),
+            ("sendme 0.34.0\n", "0.34.0"),
             ("a build of mine\n", "a build of mine"),
             ("", ""),
         ] {
@@ -308,6 +375,15 @@ mod tests {
         let expected =
             [b"d8:intervali5e5:peers12:".as_slice(), &[10_u8, 77, 0, 1, 0x1a, 0xe1, 10, 77, 0, 2, 0x1a, 0xe1]];
         assert_eq!(answer, [expected.concat().as_slice(), b"e"].concat());
+    }
+
+    #[test]
+    fn variables_that_decide_for_these_programs_are_taken_away() {
+        for (name, expected) in
+            [("RUST_LOG", true), ("RQBIT_DHT_DISABLE", true), ("IROH_SECRET", true), ("PATH", false), ("RUST", false)]
+        {
+            assert_eq!(is_foreign(name), expected, "{name}");
+        }
     }
 
     #[test]

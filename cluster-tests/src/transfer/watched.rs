@@ -1,5 +1,5 @@
 //! A process as it is seen from outside: whether it is over, the time of processors that it took, and the most memory
-//! that it held. Of one that ends by itself the memory is known up to the last look before.
+//! that it held, and what it read and wrote. Of one that ends by itself the memory is known up to the last look before.
 
 use std::fs;
 use std::time::Duration;
@@ -18,6 +18,19 @@ pub(crate) struct Cost {
     pub(crate) peak_bytes: u64,
 }
 
+/// What a process has read and written since it began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Io {
+    /// What its system calls read, of files, sockets and all else, wherever the bytes lay.
+    pub(crate) read_bytes: u64,
+    /// What its system calls wrote.
+    pub(crate) written_bytes: u64,
+    /// What the disk had to read for it.
+    pub(crate) from_disk_bytes: u64,
+    /// What the disk has or will have to write for it.
+    pub(crate) to_disk_bytes: u64,
+}
+
 /// A process.
 #[derive(Debug)]
 pub(super) struct Watched {
@@ -26,6 +39,27 @@ pub(super) struct Watched {
     cpu: Duration,
     peak_bytes: u64,
     is_over: bool,
+}
+
+// === impl Io ===
+
+impl Io {
+    /// Of a process that runs as this user.
+    pub(super) fn of(pid: u32) -> Result<Self> {
+        let path = format!("/proc/{pid}/io");
+        let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+        io_in(&text).with_context(|| format!("{path} is not as expected"))
+    }
+
+    /// What came since then.
+    pub(super) const fn since(self, before: Self) -> Self {
+        Self {
+            read_bytes: self.read_bytes.saturating_sub(before.read_bytes),
+            written_bytes: self.written_bytes.saturating_sub(before.written_bytes),
+            from_disk_bytes: self.from_disk_bytes.saturating_sub(before.from_disk_bytes),
+            to_disk_bytes: self.to_disk_bytes.saturating_sub(before.to_disk_bytes),
+        }
+    }
 }
 
 // === impl Watched ===
@@ -90,6 +124,17 @@ fn peak_in(text: &str) -> Option<u64> {
     Some(line.trim().strip_suffix(" kB")?.parse::<u64>().ok()? << 10)
 }
 
+/// The fields of `/proc/PID/io`.
+fn io_in(text: &str) -> Option<Io> {
+    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name))?.trim().parse::<u64>().ok();
+    Some(Io {
+        read_bytes: field("rchar:")?,
+        written_bytes: field("wchar:")?,
+        from_disk_bytes: field("read_bytes:")?,
+        to_disk_bytes: field("write_bytes:")?,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,6 +156,29 @@ mod tests {
         let text = "Name:\tcurl\nVmPeak:\t  99 kB\nVmHWM:\t    2048 kB\nVmRSS:\t    1024 kB\n";
         assert_eq!(peak_in(text), Some(2 << 20));
         assert_eq!(peak_in("Name:\tkthreadd\n"), None);
+    }
+
+    #[test]
+    fn what_was_read_is_told_from_what_the_disk_read() {
+        let text = "rchar: 3000\nwchar: 200\nsyscr: 7\nsyscw: 5\nread_bytes: 4096\nwrite_bytes: 8192\n\
+                    cancelled_write_bytes: 1\n";
+        let io = io_in(text).expect("complete");
+        let expected = Io { read_bytes: 3_000, written_bytes: 200, from_disk_bytes: 4_096, to_disk_bytes: 8_192 };
+        assert_eq!(io, expected);
+        let before = Io { read_bytes: 2_999, written_bytes: 201, ..Io::default() };
+        assert_eq!(io.since(before), Io { read_bytes: 1, written_bytes: 0, ..expected });
+        assert_eq!(io_in("rchar: 1\nwchar: 2\n"), None);
+    }
+
+    #[test]
+    fn this_process_reads_what_it_reads() {
+        let own = std::process::id();
+        let before = Io::of(own).expect("it runs");
+        let path = std::env::current_exe().expect("a program");
+        let mut some = vec![0_u8; 100_000];
+        std::io::Read::read_exact(&mut fs::File::open(path).expect("it is there"), &mut some).expect("so long");
+        let read = Io::of(own).expect("it runs").since(before);
+        assert!(read.read_bytes >= 100_000, "{read:?}");
     }
 
     #[test]

@@ -41,7 +41,7 @@ usage: cargo xtask COMMAND
   bench NAME [--check]         measure `gateway`, `metadata` or `node` (-o json); --check: a missed aim is a failure
                                `bench metadata --against etcd [--quick]`: beside etcd, which is fetched where apt is
                                `bench snapshot [--state-mib N]`: a large state on its way, cut once; aims count
-                               `bench transfer [--quick]`: one file for many nodes, beside nginx, aria2 and BitTorrent
+                               `bench transfer [--quick]`: one file for many nodes, beside nginx, aria2, rqbit, sendme
                                `bench endurance [--minutes N]`: clients for an hour, a kill every minute; a loss counts
   torture [OPTIONS]            random faults against a cluster under load, and a judgement of all that was seen
                                (--help: --seconds, --seed, --nodes, --faults, -o json)

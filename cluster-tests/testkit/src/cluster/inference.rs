@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::cluster::Cluster;
+use crate::cluster::inside::sum_of;
 use crate::http::{Answer, HttpClient};
 use crate::wait;
 
@@ -77,6 +78,16 @@ impl Cluster {
         let answer = self.http.call(http::Method::GET, &self.url(index, "/metrics")?, "").await?;
         let text = answer.text().await.context("read /metrics")?;
         Ok(sum_metric(&text, name))
+    }
+
+    /// As [`Cluster::metric`], of the series whose labels have all of these pieces, such as `class="bulk"`.
+    ///
+    /// # Errors
+    /// As [`Cluster::metric`].
+    pub async fn metric_of(&self, index: usize, name: &str, labels: &[&str]) -> Result<Option<f64>> {
+        let answer = self.http.call(http::Method::GET, &self.url(index, "/metrics")?, "").await?;
+        let text = answer.text().await.context("read /metrics")?;
+        Ok(sum_of(&text, name, labels))
     }
 }
 

@@ -50,7 +50,8 @@ impl Node {
     }
 }
 
-fn sum_of(text: &str, name: &str, labels: &[&str]) -> Option<f64> {
+/// The sum of the series of a metric whose labels have all of these pieces.
+pub(super) fn sum_of(text: &str, name: &str, labels: &[&str]) -> Option<f64> {
     let of_series = |line: &str| {
         let rest = line.strip_prefix(name).filter(|rest| rest.starts_with(['{', ' ']))?;
         let (series, value) = rest.rsplit_once(' ')?;

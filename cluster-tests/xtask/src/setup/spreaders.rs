@@ -1,7 +1,8 @@
 //! What `bench transfer` compares with, and what it makes its networks with. Everything is optional: what cannot be had
 //! is left out of the report, which says so.
 //!
-//! nginx is unpacked and not installed, because installing it would start it as a service.
+//! nginx is unpacked and not installed, because installing it would start it as a service. rqbit and sendme are taken
+//! where somebody has installed them: no package has them.
 
 use std::path::Path;
 use std::process::Command;
