@@ -3,8 +3,8 @@
 //!
 //! It compiles in seconds and depends on nothing heavy, because it installs what the heavy crates need before they are
 //! compiled. It never links against the product: it drives cargo and the built binaries as a user would. Every command
-//! ends with exit code 0 only when all of it worked, 1 when something failed, 2 when it was called wrongly. Who asks for
-//! help gets it before anything is built.
+//! ends with exit code 0 only when all of it worked, 1 when something failed, 2 when it was called wrongly. Help is
+//! shown before anything is built.
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "a program for the terminal: what it prints is its result")]
 
@@ -124,7 +124,8 @@ mod tests {
     #[test]
     fn help_is_asked_for_behind_every_command_too() {
         let check = |words: &[&str], expected: bool| assert_eq!(wants_help(words), expected, "{words:?}");
-        for words in [&[][..], &["help"], &["-h"], &["--help"]] {
+        let alone: [&[&str]; 4] = [&[], &["help"], &["-h"], &["--help"]];
+        for words in alone {
             check(words, true);
         }
         for command in ["setup", "env", "test", "demo", "bench", "torture", "upgrade-test", "soak"] {
