@@ -575,6 +575,7 @@ fn models_left() -> Vec<ModelLeft> {
         size_bytes: 2_121_280,
         elsewhere,
         fate: fate.into(),
+        why: vec![],
     };
     vec![left("demo:latest", 1, model_left::Fate::Goes), left("mine:latest", 0, model_left::Fate::Unwished)]
 }

@@ -42,6 +42,8 @@ async fn a_model_is_made_where_its_base_lies_copied_and_pushed_from_there() -> R
     let folder = tempfile::tempdir()?;
     let modelfile = folder.path().join("Modelfile");
     fs::write(&modelfile, MODELFILE)?;
+    // The registry has a model of this name too, which nobody asks for.
+    registry.push("lab/brief", &model(232, WEIGHTS_BYTES));
     let modelfile = modelfile.to_str().context("a path that is text")?;
 
     let words = ["model", "create", "lab/brief", "--modelfile", modelfile, "--replicas", "2"];

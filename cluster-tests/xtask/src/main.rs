@@ -3,7 +3,8 @@
 //!
 //! It compiles in seconds and depends on nothing heavy, because it installs what the heavy crates need before they are
 //! compiled. It never links against the product: it drives cargo and the built binaries as a user would. Every command
-//! ends with exit code 0 only when all of it worked, 1 when something failed, 2 when it was called wrongly.
+//! ends with exit code 0 only when all of it worked, 1 when something failed, 2 when it was called wrongly. Help is
+//! shown before anything is built.
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "a program for the terminal: what it prints is its result")]
 
@@ -44,7 +45,8 @@ usage: cargo xtask COMMAND
                                `bench transfer [--quick]`: one file for many nodes, beside nginx, aria2, rqbit, sendme
                                `bench endurance [--minutes N]`: clients for an hour, a kill every minute; a loss counts
   torture [OPTIONS]            random faults against a cluster under load, and a judgement of all that was seen
-                               (--help: --seconds, --seed, --nodes, --faults, -o json)
+                               `--seconds N`: no round begins after so many, 180; `--seed S`: a fresh one
+                               `--nodes 3|5`; `--faults F1,F5,…`: all; `-o json`: the report as JSON
                                `torture --planted`: known mistakes, put in to see that each is found
   upgrade-test [--from REV]    a cluster goes from the release before to this one and back, under load; REV: another
                                commit than the last one whose cluster version is lower
@@ -67,7 +69,7 @@ fn main() -> ExitCode {
 fn run(arguments: &[String]) -> Result<ExitCode> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
-        [] | ["-h" | "--help" | "help", ..] => {
+        words if wants_help(words) => {
             print!("{USAGE}");
             Ok(ExitCode::SUCCESS)
         }
@@ -98,6 +100,11 @@ fn run(arguments: &[String]) -> Result<ExitCode> {
     }
 }
 
+/// Whether somebody asks what there is, of whichever command.
+fn wants_help(words: &[&str]) -> bool {
+    words.first().is_none_or(|first| *first == "help") || words.iter().any(|word| matches!(*word, "-h" | "--help"))
+}
+
 /// `export NAME='VALUE'`, quoted for a POSIX shell.
 fn exports(workspace: &Workspace) -> String {
     let quoted = |value: &OsString| value.to_string_lossy().replace('\'', "'\\''");
@@ -108,4 +115,33 @@ fn exports(workspace: &Workspace) -> String {
 fn usage_error(problem: &str) -> ExitCode {
     eprintln!("error: {problem}\n\n{USAGE}");
     ExitCode::from(2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_is_asked_for_behind_every_command_too() {
+        let check = |words: &[&str], expected: bool| assert_eq!(wants_help(words), expected, "{words:?}");
+        let alone: [&[&str]; 4] = [&[], &["help"], &["-h"], &["--help"]];
+        for words in alone {
+            check(words, true);
+        }
+        for command in ["setup", "env", "test", "demo", "bench", "torture", "upgrade-test", "soak"] {
+            check(&[command, "--help"], true);
+            check(&[command, "-h"], true);
+            check(&[command, "--seed", "7"], false);
+            assert!(USAGE.contains(&format!("\n  {command} ")), "{command}");
+        }
+        check(&["torture", "--nodes", "5", "--help"], true);
+        check(&["bench", "gateway", "--check"], false);
+    }
+
+    #[test]
+    fn help_names_the_options_of_torture() {
+        for option in ["--seconds", "--seed", "--nodes", "--faults", "-o json", "--planted"] {
+            assert!(USAGE.contains(option), "{option}");
+        }
+    }
 }

@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use ollamax_blobs::BlobSpec;
 use ollamax_core::catalog::{
-    Answer, BoundBlob, Command, CopyCourse, Fault, Location, PlanKind, Refusal, Replicas, View, Wish, read,
+    Answer, BoundBlob, Command, CopyCourse, Fault, How, Location, PlanKind, Refusal, Replicas, View, Want, Wish, read,
 };
 use ollamax_core::placement::{Planned, Site, Unfit, plan_pull};
 use ollamax_metadata as metadata;
@@ -25,7 +25,7 @@ use ollamax_metadata::ProposeError;
 use ollamax_scheduler as scheduler;
 use ollamax_security::draw_request_id;
 use ollamax_transfer::PullError;
-use ollamax_transfer::ports::{Ask, Assignment, Bound, Duty, Ledger, LedgerError};
+use ollamax_transfer::ports::{Ask, AskedVersion, Assignment, Bound, Duty, Ledger, LedgerError};
 use ollamax_types::limits::{BIND_BLOBS_MAX, IDENTIFIER_BYTES_MAX};
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, Root, Timestamp};
 
@@ -159,8 +159,7 @@ impl Ledger for LedgerOverMetadata {
             let principal = principal_of(ledger.metadata.node(), &ask.asked_by);
             let want = ask.want.clone().or_else(|| ledger.plan(&ask.name).map(|wish| wish.want)).unwrap_or_default();
             let ask = Ask { want: Some(want.clone()), ..ask };
-            let Ask { name, replicas, insecure, .. } = ask.clone();
-            let command = Command::AskModel { name, replicas, insecure, want, declared: false };
+            let command = asking(&ask, want);
             ledger.check_version(command.least_version())?;
             ledger.check_placement(&ask)?;
             match ledger.propose(&principal, command).await? {
@@ -193,6 +192,18 @@ impl Ledger for LedgerOverMetadata {
     fn holders(&self, name: &ModelName, digest: Digest) -> BTreeSet<NodeId> {
         let copies = read::locations_of(&*self.metadata.view(), name).unwrap_or_default();
         holders(Some(digest), &copies)
+    }
+}
+
+/// The change that puts on record what somebody asks for. A version that is known is the round's from its start, and
+/// the registry is not asked; which nodes come into question stays as it was then.
+fn asking(ask: &Ask, want: Want) -> Command {
+    let (name, replicas) = (ask.name.clone(), ask.replicas.clone());
+    match ask.version {
+        None => Command::AskModel { name, replicas, insecure: ask.insecure, want, declared: false },
+        Some(AskedVersion { digest, size_bytes }) => {
+            Command::FixVersion { name, digest, size_bytes, replicas: Some(replicas), how: How::Found }
+        }
     }
 }
 

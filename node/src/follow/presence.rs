@@ -102,7 +102,7 @@ impl Prospect {
         let impossible = scene.outlook().impossible;
         let repair_after = scene.knobs.repair_after.min(MISSED_AFTER);
         let knobs = ReplicaKnobs { repair_after, ..scene.knobs };
-        Ok(Outlook { moves: Vec::new(), under: scene.with_knobs(knobs).outlook().under, impossible })
+        Ok(Outlook { under: scene.with_knobs(knobs).outlook().under, impossible, ..Outlook::default() })
     }
 
     /// What is decided from now on, about these wishes.

@@ -1,7 +1,8 @@
 //! `ollamax node label`, `cordon`, `uncordon` and `drain --models`: what a node is for models.
 //!
 //! A node that is emptied goes on answering with what it still has. What nobody wished for stays on it, and so does
-//! what is wished for on that very node; both are told, with what to do.
+//! what is wished for on that very node; both are told, with what to do. What too few others can have keeps nobody
+//! waiting: when nothing else is left to go, whoever waits is told why, and what to do.
 
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use tokio::time::sleep;
 
 use ollamax_proto::v1::model_left::Fate;
 use ollamax_proto::v1::{Cordon, CordonNodeReply, CordonNodeRequest, LabelNodeRequest, ModelLeft, NodeLabel};
+use ollamax_types::ErrorCode;
 
 use crate::args::{DrainArgs, Global, LabelWord, Output};
 use crate::error::Failure;
@@ -17,6 +19,10 @@ use crate::{client, output, text};
 
 /// Between two looks at a node that somebody waits for.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// So many looks in a row must find that nothing can go any more: a runtime that starts again passes.
+const STUCK_LOOKS: u32 = 10;
+/// So many models that cannot go are named in an error; all are shown before it.
+const NAMED_MAX: usize = 8;
 
 /// Changes labels, or shows them.
 pub(super) async fn label(global: &Global, node: String, words: Vec<LabelWord>) -> Result<(), Failure> {
@@ -51,18 +57,59 @@ pub(super) async fn cordon(global: &Global, node: String, cordon: Cordon) -> Res
 pub(super) async fn empty(global: &Global, args: &DrainArgs) -> Result<(), Failure> {
     let DrainArgs { node, dry_run, wait, .. } = args;
     let mut reply = ask(global, node, Cordon::Emptying, *dry_run).await?;
-    while *wait && reply.models.iter().any(is_going) {
-        sleep(LOOK_INTERVAL).await;
-        reply = ask(global, node, Cordon::Emptying, true).await?;
+    if *wait {
+        reply = settled(reply, || ask(global, node, Cordon::Emptying, true)).await?;
     }
+    show(global, args, &reply)?;
+    stuck(node, &reply).filter(|_| *wait).map_or(Ok(()), Err)
+}
+
+/// What is there when nothing goes any more.
+async fn settled<L>(first: CordonNodeReply, mut look: impl FnMut() -> L) -> Result<CordonNodeReply, Failure>
+where
+    L: Future<Output = Result<CordonNodeReply, Failure>>,
+{
+    let (mut reply, mut stuck_looks) = (first, 0);
+    loop {
+        let goes = reply.models.iter().any(is_going);
+        stuck_looks = if goes { 0 } else { stuck_looks + 1 };
+        if !goes && (stuck_looks > STUCK_LOOKS || !reply.models.iter().any(is_stuck)) {
+            return Ok(reply);
+        }
+        sleep(LOOK_INTERVAL).await;
+        reply = look().await?;
+    }
+}
+
+fn show(global: &Global, args: &DrainArgs, reply: &CordonNodeReply) -> Result<(), Failure> {
+    let DrainArgs { node, dry_run, .. } = args;
     if global.output == Output::Json {
         let models: Vec<Value> = reply.models.iter().map(shown).collect();
         let cordon = (!dry_run).then(|| word(Cordon::Emptying));
         return output::json("Node", json!({"id": reply.node_id, "cordon": cordon, "models": models}));
     }
-    output::text(&page(node, &reply, *dry_run))?;
-    output::talk(global.output, &format!("Next: {}", next(node, &reply, *dry_run)));
+    output::text(&page(node, reply, *dry_run))?;
+    output::talk(global.output, &format!("Next: {}", next(node, reply, *dry_run)));
     Ok(())
+}
+
+/// Why whoever waits need not wait any more.
+fn stuck(node: &str, reply: &CordonNodeReply) -> Option<Failure> {
+    let stuck: Vec<&ModelLeft> = reply.models.iter().filter(|model| is_stuck(model)).collect();
+    if stuck.is_empty() {
+        return None;
+    }
+    let mut why: Vec<String> =
+        stuck.iter().take(NAMED_MAX).map(|model| format!("{}: {}", model.name, why_stuck(model))).collect();
+    if stuck.len() > NAMED_MAX {
+        why.push(format!("{} more", stuck.len() - NAMED_MAX));
+    }
+    let what = format!("{} cannot leave node {node}", text::count(stuck.len(), "model"));
+    Some(Failure::told(ErrorCode::PreconditionFailed, &what, &why.join("; "), &next(node, reply, false)))
+}
+
+fn why_stuck(model: &ModelLeft) -> String {
+    if model.why.is_empty() { "there is no other node".to_owned() } else { model.why.join(", ") }
 }
 
 async fn ask(global: &Global, node: &str, cordon: Cordon, dry_run: bool) -> Result<CordonNodeReply, Failure> {
@@ -72,6 +119,10 @@ async fn ask(global: &Global, node: &str, cordon: Cordon, dry_run: bool) -> Resu
 
 fn is_going(model: &ModelLeft) -> bool {
     model.fate() == Fate::Goes
+}
+
+fn is_stuck(model: &ModelLeft) -> bool {
+    model.fate() == Fate::Stuck
 }
 
 fn page(node: &str, reply: &CordonNodeReply, dry_run: bool) -> String {
@@ -96,6 +147,7 @@ fn fate(model: &ModelLeft) -> &'static str {
         (Fate::Named, _) => "it stays: it is wished for on this node by name",
         (Fate::Unwished, 0) => "it stays: nobody asked for it, and no other node has it",
         (Fate::Unwished, _) => "it stays: nobody asked for it here",
+        (Fate::Stuck, _) => "it stays: too few other nodes can have it",
         (Fate::Unspecified, _) => "",
     }
 }
@@ -109,6 +161,12 @@ fn next(node: &str, reply: &CordonNodeReply, dry_run: bool) -> String {
         return format!("ollamax node drain {node} --models --wait");
     }
     let stays = |fate: Fate| reply.models.iter().find(|model| model.fate() == fate);
+    if let Some(model) = stays(Fate::Stuck) {
+        return match model.elsewhere {
+            0 => format!("ollamax node uncordon {node}, or make room on another node"),
+            copies => format!("ollamax model pull {} --replicas {copies}", model.name),
+        };
+    }
     if let Some(model) = stays(Fate::Named) {
         return format!("ollamax model pull {} --replicas 2", model.name);
     }
@@ -123,7 +181,12 @@ fn shown(model: &ModelLeft) -> Value {
         Fate::Unspecified => "unknown".to_owned(),
         fate => fate.as_str_name().to_lowercase(),
     };
-    json!({"name": model.name, "sizeBytes": model.size_bytes, "elsewhere": model.elsewhere, "fate": fate})
+    let mut shown =
+        json!({"name": model.name, "sizeBytes": model.size_bytes, "elsewhere": model.elsewhere, "fate": fate});
+    if is_stuck(model) {
+        shown["why"] = why_stuck(model).into();
+    }
+    shown
 }
 
 /// The word for it; a daemon of before did not say.
@@ -147,10 +210,39 @@ pub(super) fn as_object(labels: &[NodeLabel]) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use std::future::ready;
+
     use super::*;
 
     fn left(name: &str, fate: Fate, elsewhere: u32) -> ModelLeft {
-        ModelLeft { name: name.to_owned(), size_bytes: 2_000_000_000, elsewhere, fate: fate.into() }
+        ModelLeft { name: name.to_owned(), size_bytes: 2_000_000_000, elsewhere, fate: fate.into(), why: vec![] }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_is_let_go_when_nothing_can_go_any_more_and_told_why() {
+        let reply = |models: &[ModelLeft]| CordonNodeReply { node_id: 2, models: models.to_vec() };
+        let (goes, kept) = (left("a:latest", Fate::Goes, 1), left("b:latest", Fate::Stuck, 1));
+        // One goes on its way, and what looked stuck may go yet.
+        let mut looks = vec![reply(&[goes.clone(), kept.clone()]); 30];
+        looks.extend(vec![reply(&[kept.clone()]); 5]);
+        looks.extend([reply(&[goes]), reply(&[])]);
+        let mut looks = looks.into_iter();
+        let first = looks.next().expect("there are some");
+        let ended = settled(first, || ready(Ok(looks.next().expect("it ends before them"))));
+        assert_eq!(ended.await, Ok(reply(&[])));
+
+        let full =
+            ModelLeft { why: vec!["n3: 12.1 GB needed, 3.0 GB free".to_owned()], ..left("c:latest", Fate::Stuck, 0) };
+        let both = || reply(&[kept.clone(), full.clone()]);
+        let ended = settled(both(), || ready(Ok(both()))).await.expect("it does not wait for ever");
+        let failure = stuck("n2", &ended).expect("they are stuck");
+        assert_eq!((failure.exit(), failure.what()), (4, "2 models cannot leave node n2"));
+        assert_eq!(failure.next(), "ollamax model pull b:latest --replicas 1");
+        let why = "b:latest: there is no other node; c:latest: n3: 12.1 GB needed, 3.0 GB free";
+        assert!(failure.page(false).contains(why), "{}", failure.page(false));
+        let alone = stuck("n2", &reply(&[full])).expect("it is stuck");
+        assert_eq!(alone.next(), "ollamax node uncordon n2, or make room on another node");
+        assert_eq!(stuck("n2", &reply(&[left("d:latest", Fate::Named, 0)])), None);
     }
 
     #[test]

@@ -210,7 +210,8 @@ impl Lab {
             }
         };
         let (name, asked_by) = (asked.name.clone(), asked.asked_by.clone());
-        match self.handle.ask(Ask { name, replicas, is_said: false, want: None, insecure, asked_by }).await {
+        let ask = Ask { name, replicas, is_said: false, want: None, insecure, version: None, asked_by };
+        match self.handle.ask(ask).await {
             Ok(wish) => self.of_wish(asked, wish).await,
             // Nobody knows wishes: this node pulls by itself.
             Err(PullError::Ledger(LedgerError::NeedsVersion { .. })) => {

@@ -50,8 +50,8 @@ pub use metrics::Metrics;
 pub use ollamax_blobs::{Access, BlobSpec, ManifestError, NoRoom, Scanned};
 pub use overview::{NodeCopy, Overview, OverviewWatch};
 pub use ports::{
-    Ask, Assignment, Bound, ByteStream, Duty, FetchStep, Have, Ledger, LedgerError, Listing, Opened, Origin,
-    OriginError, OriginTrouble, Others, PeerError, Peers, Place, PullStream, Runtime, RuntimeTrouble, Wanted,
+    Ask, AskedVersion, Assignment, Bound, ByteStream, Duty, FetchStep, Have, Ledger, LedgerError, Listing, Opened,
+    Origin, OriginError, OriginTrouble, Others, PeerError, Peers, Place, PullStream, Runtime, RuntimeTrouble, Wanted,
 };
 pub use progress::{BlobProgress, PullProgress, Source, SourceProgress, Stage, Wait, Watch};
 pub use shelf::{Shelf, Ware};

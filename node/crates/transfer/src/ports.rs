@@ -320,8 +320,19 @@ pub struct Ask {
     pub want: Option<Want>,
     /// Whether plain HTTP will do.
     pub insecure: bool,
+    /// The version, where it is known; `None`: what the name stands for in its registry.
+    pub version: Option<AskedVersion>,
     /// Who asks, for people.
     pub asked_by: String,
+}
+
+/// A version that some node has, and that shall be spread whatever a registry has of its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AskedVersion {
+    /// SHA-256 of its manifest.
+    pub digest: Digest,
+    /// Bytes of all its files; 0: not known.
+    pub size_bytes: u64,
 }
 
 /// What this node has to do for a wish.

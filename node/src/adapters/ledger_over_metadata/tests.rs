@@ -156,7 +156,7 @@ fn whoever_asks_is_one_word_in_the_log() {
 
 fn asked() -> Ask {
     let (replicas, asked_by) = (Replicas::Nodes(vec![NODE]), "admin".to_owned());
-    Ask { name: name(), replicas, is_said: true, want: None, insecure: false, asked_by }
+    Ask { name: name(), replicas, is_said: true, want: None, insecure: false, version: None, asked_by }
 }
 
 #[test]
@@ -205,6 +205,23 @@ async fn a_cluster_of_an_older_version_is_told_apart_before_anything_else() {
     let blob = BlobSpec { sha256: Digest([1; 32]), size_bytes: 1 };
     assert_eq!(ledger.bind(vec![(blob, Root([2; 32]))]).await, Err(needs));
     assert!(ledger.assignments().borrow().is_empty());
+    drop(ledger);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_version_that_is_asked_for_is_that_of_the_round_from_its_start() {
+    let world = World::start(CLUSTER_VERSION).await;
+    let ledger = ledger_of(&world);
+    world.let_models_in(1 << 40);
+    let before = ledger.ask(asked()).await.expect("asked");
+    let version = AskedVersion { digest: Digest([9; 32]), size_bytes: 5 };
+    let known = Ask { version: Some(version), ..asked() };
+    let round = ledger.ask(known.clone()).await.expect("asked");
+    assert!(round > before, "the one before would ask the registry");
+    let wish = ledger.plan(&name()).expect("on record");
+    assert_eq!((wish.round, wish.digest, wish.size_bytes), (round, Some(version.digest), 5));
+    assert_eq!(ledger.ask(known).await, Ok(round), "it is the same");
     drop(ledger);
     world.finish().await;
 }

@@ -67,6 +67,8 @@ pub struct Outlook {
     pub under: Vec<Shortage>,
     /// Models for which there are not nodes enough, and what is wrong with the others.
     pub impossible: Vec<(ModelName, Vec<(NodeId, Unfit)>)>,
+    /// Models that cannot leave a node that is being emptied, for want of a place, and what is wrong with the others.
+    pub stuck: Vec<(ModelName, Vec<(NodeId, Unfit)>)>,
 }
 
 /// A model with too few copies.
@@ -113,6 +115,7 @@ pub fn plan_moves(facts: &Facts<'_>) -> Outlook {
     let mut outlook = Outlook { under: cases.iter().filter_map(Case::shortage).collect(), ..Outlook::default() };
     let mut repairs = Vec::new();
     for case in &cases {
+        outlook.stuck.extend(case.stuck().map(|reasons| (case.wish().name.clone(), reasons)));
         match case.step() {
             Step::Now(step) => outlook.moves.push(step),
             Step::InTurn(urgency, step) => repairs.push((urgency, step)),
@@ -401,6 +404,28 @@ impl<'a> Case<'a> {
         let ingester = self.source(plan).unwrap_or(first);
         let targets: Vec<NodeId> = kept.into_iter().chain(fresh).collect();
         Step::InTurn((kind == PlanKind::Emptying, copies), self.planned(ingester, targets, kind))
+    }
+
+    /// What keeps a copy on a node that is being emptied: nobody else may have it, and too few others do. `None` also
+    /// while something is on its way, and where there is somebody to wait for.
+    fn stuck(&self) -> Option<Reasons> {
+        if !self.copies().any(|site| site.cordon == Cordon::Emptying) || !self.coming().is_empty() {
+            return None;
+        }
+        let enough = match &self.wish().replicas {
+            Replicas::Count(count) => wanted(*count),
+            Replicas::All => 1,
+            Replicas::Nodes(_) => return None,
+        };
+        let Some(plan) = self.resolved() else {
+            let Planned::Impossible(reasons) = self.asked() else { return None };
+            return Some(reasons);
+        };
+        if self.good().count() + self.given_up_lately(plan) >= enough {
+            return None;
+        }
+        let hopeless = self.hopeless(plan);
+        hopeless.or_else(|| (!self.has_somebody_to_wait_for()).then(|| self.unfit()))
     }
 
     /// A copy on a named node that is being emptied, or that the wish keeps away from: nobody may have it instead.

@@ -1,7 +1,8 @@
 //! What people say of nodes for models: their labels, and whether they take new models and keep those they have.
 //!
 //! A node that is being emptied goes on answering with what it has until that has gone. What nobody wished for, and
-//! what is wished for on that very node, stays there and is told: neither may go without somebody's word.
+//! what is wished for on that very node, stays there and is told: neither may go without somebody's word. What cannot
+//! go because too few others can have it is told with what is wrong with them, as the leader sees it.
 
 use std::collections::BTreeMap;
 
@@ -48,8 +49,13 @@ impl Admin {
         if !request.dry_run {
             self.change_here(id, Command::SetCordon { node, cordon }).await?;
         }
-        let view = self.metadata()?.view();
-        let models = if cordon == Cordon::Emptying { left(&*view, node)? } else { Vec::new() };
+        let mut models = if cordon == Cordon::Emptying { left(&*self.metadata()?.view(), node)? } else { Vec::new() };
+        if models.iter().any(|model| model.fate() == Fate::Goes) {
+            // Without a leader nothing is known to be in the way: whoever waits goes on waiting.
+            if let Ok(seen) = self.daemon.outlook(v1::OutlookOrder::default()).await {
+                mark_stuck(&mut models, &seen.stuck);
+            }
+        }
         Ok(v1::CordonNodeReply { node_id: node.0, models })
     }
 }
@@ -82,6 +88,16 @@ fn left(view: &dyn View, node: NodeId) -> Result<Vec<v1::ModelLeft>, Fault> {
     Ok(left.into_values().collect())
 }
 
+/// What cannot go, as the leader sees it.
+fn mark_stuck(models: &mut [v1::ModelLeft], stuck: &[v1::Impossibility]) {
+    for model in models.iter_mut().filter(|model| model.fate() == Fate::Goes) {
+        if let Some(found) = stuck.iter().find(|found| found.name == model.name) {
+            model.set_fate(Fate::Stuck);
+            model.why.clone_from(&found.why);
+        }
+    }
+}
+
 fn model_left(view: &dyn View, copy: &Location) -> Result<v1::ModelLeft, Fault> {
     let Location { node, model } = copy;
     let others = read::locations_of(view, &model.name)?.into_iter();
@@ -99,6 +115,7 @@ fn model_left(view: &dyn View, copy: &Location) -> Result<v1::ModelLeft, Fault> 
         size_bytes: model.size_bytes,
         elsewhere: u32::try_from(elsewhere).unwrap_or(u32::MAX),
         fate: fate.into(),
+        why: Vec::new(),
     })
 }
 
@@ -177,6 +194,22 @@ mod tests {
             ("strayed:latest", Fate::Unwished, 0),
         ];
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn what_nobody_else_can_have_is_told_with_the_reasons() {
+        let left = |name: &str, fate: Fate| v1::ModelLeft {
+            name: name.to_owned(),
+            fate: fate.into(),
+            ..v1::ModelLeft::default()
+        };
+        let mut models =
+            vec![left("a:latest", Fate::Goes), left("b:latest", Fate::Goes), left("c:latest", Fate::Named)];
+        let stuck = ["b:latest", "c:latest"]
+            .map(|name| v1::Impossibility { name: name.to_owned(), why: vec!["n3 is a gateway".to_owned()] });
+        mark_stuck(&mut models, &stuck);
+        let found: Vec<(Fate, usize)> = models.iter().map(|model| (model.fate(), model.why.len())).collect();
+        assert_eq!(found, [(Fate::Goes, 0), (Fate::Stuck, 1), (Fate::Named, 0)]);
     }
 
     #[test]

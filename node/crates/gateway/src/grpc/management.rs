@@ -26,7 +26,7 @@ use ollamax_proto::v1::pull_progress::Stage;
 use ollamax_proto::v1::runtime_event::Part as Event;
 use ollamax_proto::v1::runtime_order::Part as Order;
 use ollamax_transfer as transfer;
-use ollamax_transfer::Ask;
+use ollamax_transfer::{Ask, AskedVersion};
 use ollamax_types::limits::{CREATE_BODY_BYTES_MAX, CREATE_FILES_MAX};
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, Role};
 
@@ -129,11 +129,14 @@ impl Pulls {
         let pieces = pieces.boxed();
         Ok(told(|lines| async move {
             let copy = make(&wanted, there, pieces, &lines).await?;
-            let digest = copy.digest.clone();
+            let made = copy.digest.clone().try_into().map(Digest);
+            let made = made.map_err(|_| no_digest(&wanted.name, &copy.node_name))?;
             wait_until_known(&metadata, &wanted.name, &[imported(&copy)]).await;
             drop(lines.send(copy).await);
             if wanted.replicas > 1 {
-                spread(transfer, metadata, &wanted, &digest, &lines).await?;
+                let known = read::locations_of(&*metadata.view(), &wanted.name).map_err(AdminError::from)?;
+                let ask = further(&wanted, made, &known);
+                spread(transfer, metadata, ask, made, &lines).await?;
             }
             Ok::<(), Status>(())
         }))
@@ -295,22 +298,28 @@ async fn follow(
     }
 }
 
+/// What is asked of the cluster: copies of the very version that was made, whatever a registry has of its name.
+fn further(wanted: &Wanted, made: Digest, known: &[Location]) -> Ask {
+    let copy = known.iter().find(|copy| copy.model.digest == made);
+    let version = AskedVersion { digest: made, size_bytes: copy.map_or(0, |copy| copy.model.size_bytes) };
+    let (name, replicas, asked_by) = (wanted.name.clone(), Replicas::Count(wanted.replicas), ASKED_BY.to_owned());
+    Ask { name, replicas, is_said: true, insecure: false, want: None, version: Some(version), asked_by }
+}
+
 /// Asks for further copies, and follows them. They must be of the version that was made.
 async fn spread(
     transfer: transfer::Handle,
     metadata: metadata::Handle,
-    wanted: &Wanted,
-    made: &[u8],
+    ask: Ask,
+    made: Digest,
     lines: &mpsc::Sender<v1::RuntimeProgress>,
 ) -> Result<(), Status> {
-    let (name, asked_by) = (wanted.name.clone(), ASKED_BY.to_owned());
-    let ask =
-        Ask { name, replicas: Replicas::Count(wanted.replicas), is_said: true, insecure: false, want: None, asked_by };
+    let name = ask.name.clone();
     let mut copies = wish(transfer, metadata, ask, true, None).await?;
     while let Some(copy) = copies.next().await {
         let copy = copy?;
-        if copy.stage() == Stage::Done && !copy.digest.is_empty() && copy.digest != made {
-            return Err(other_version(&wanted.name, &copy.node_name).into());
+        if copy.stage() == Stage::Done && !copy.digest.is_empty() && copy.digest != made.0 {
+            return Err(other_version(&name, &copy.node_name).into());
         }
         drop(lines.send(v1::RuntimeProgress { copy: Some(copy), ..v1::RuntimeProgress::default() }).await);
     }
@@ -464,13 +473,19 @@ fn not_held(name: &ModelName, node: &str, holders: &[String]) -> AdminError {
     AdminError::new(ErrorCode::ModelNotFound, format!("{name} is not on {node}"), why, next)
 }
 
-/// A copy that came from somewhere else.
+/// A runtime that does not say what it made.
+fn no_digest(name: &ModelName, node: &str) -> AdminError {
+    let what = format!("node {node} made {name}, but does not say which version");
+    AdminError::new(ErrorCode::RuntimeFailed, what, "a version is told by a SHA-256", "ollamax model list")
+}
+
+/// A copy of something else.
 fn other_version(name: &ModelName, node: &str) -> AdminError {
     AdminError::new(
         ErrorCode::DigestConflict,
         format!("node {node} has another {name} than the one that was made"),
-        "the registry of that name has a model of this name too, and that one spread",
-        "make it under a name that no registry has, like LAB/MODEL",
+        "somebody gave the name another version meanwhile, and that one spread",
+        format!("ollamax model history {name}"),
     )
 }
 

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use ollamax_core::catalog::{Command, PlanKind};
-use ollamax_core::placement::{Move, Outlook};
+use ollamax_core::placement::{Move, Outlook, Unfit};
 use ollamax_proto::v1;
 use ollamax_types::{ModelName, NodeId};
 
@@ -22,14 +22,15 @@ pub fn to_wire(outlook: &Outlook, name_of: &dyn Fn(NodeId) -> String) -> v1::Out
         has: short.has,
         wants: short.wants,
     });
-    let impossible = outlook.impossible.iter().map(|(name, reasons)| v1::Impossibility {
+    let lacking = |(name, reasons): &(ModelName, Vec<(NodeId, Unfit)>)| v1::Impossibility {
         name: name.to_string(),
         why: reasons.iter().map(|(node, unfit)| unfit.of(&name_of(*node))).collect(),
-    });
+    };
     v1::OutlookView {
         moves: outlook.moves.iter().map(planned).collect(),
         short: short.collect(),
-        impossible: impossible.collect(),
+        impossible: outlook.impossible.iter().map(lacking).collect(),
+        stuck: outlook.stuck.iter().map(lacking).collect(),
     }
 }
 
@@ -105,7 +106,7 @@ impl Planned {
 
 #[cfg(test)]
 mod tests {
-    use ollamax_core::placement::{Shortage, Unfit};
+    use ollamax_core::placement::Shortage;
 
     use super::*;
 
@@ -149,9 +150,11 @@ mod tests {
             moves: Vec::new(),
             under: vec![Shortage { name: name(), has: 1, wants: 2 }],
             impossible: vec![(name(), vec![(NodeId(2), Unfit::Gateway)])],
+            stuck: vec![(name(), vec![(NodeId(3), Unfit::Cordoned)])],
         };
         let told = to_wire(&outlook, &|node| format!("n{node}"));
         assert_eq!((told.short[0].has, told.short[0].wants), (1, 2));
         assert_eq!(told.impossible[0].why, ["n2 is a gateway"]);
+        assert_eq!(told.stuck[0].why, ["n3 takes no new models"]);
     }
 }

@@ -60,7 +60,8 @@ impl Pulls {
                 self.named(&metadata, &asked.nodes)?
             };
             let (want, insecure) = (self.want(&asked)?, asked.insecure);
-            let ask = Ask { name, replicas, is_said, want, insecure, asked_by: ASKED_BY.to_owned() };
+            let asked_by = ASKED_BY.to_owned();
+            let ask = Ask { name, replicas, is_said, want, insecure, version: None, asked_by };
             return wish(transfer, metadata, ask, asked.wait, limit).await;
         }
         // One node without a name is this one, as ever.

@@ -245,6 +245,7 @@ mod tests {
             moves: vec![],
             under: if short { vec![shortage] } else { vec![] },
             impossible: if impossible { vec![(name(), reasons)] } else { vec![] },
+            stuck: vec![],
         };
         Lacking::of(&outlook, &names())
     }

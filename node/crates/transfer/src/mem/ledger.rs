@@ -172,7 +172,9 @@ impl State {
 
     fn ask(&mut self, ask: Ask) -> Result<u64, LedgerError> {
         self.check()?;
+        let fixed = ask.version.map(|version| version.digest);
         let running = self.wishes.get(&ask.name).filter(|wish| wish.replicas == ask.replicas);
+        let running = running.filter(|wish| fixed.is_none() || wish.digest == fixed);
         if let Some(wish) = running.filter(|wish| wish.failures.is_empty() && !self.is_met(wish)) {
             return Ok(wish.round);
         }
@@ -184,8 +186,8 @@ impl State {
             round,
             insecure: ask.insecure,
             replicas: ask.replicas,
-            digest: None,
-            size_bytes: 0,
+            digest: fixed,
+            size_bytes: ask.version.map_or(0, |version| version.size_bytes),
             plan: Some(plan),
             failures: BTreeMap::new(),
             asked_at: Timestamp(0),
@@ -402,6 +404,8 @@ fn count(number: usize) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use crate::ports::AskedVersion;
+
     use super::*;
 
     const ONE: NodeId = NodeId(1);
@@ -413,7 +417,8 @@ mod tests {
     }
 
     fn ask(replicas: Replicas) -> Ask {
-        Ask { name: name(), replicas, is_said: true, want: None, insecure: false, asked_by: "a test".to_owned() }
+        let asked_by = "a test".to_owned();
+        Ask { name: name(), replicas, is_said: true, want: None, insecure: false, version: None, asked_by }
     }
 
     fn duties(ledger: &MemLedger) -> Vec<(Duty, u32, u32, Vec<NodeId>)> {
@@ -447,6 +452,19 @@ mod tests {
         cluster.hold(THREE, &name(), digest);
         assert_eq!([duties(&one).len(), duties(&three).len()], [0, 0]);
         assert_eq!(one.ask(ask(Replicas::All)).await, Ok(round + 1), "what is done is asked for anew");
+    }
+
+    #[tokio::test]
+    async fn a_version_that_is_asked_for_is_known_from_the_start() {
+        let cluster = MemCluster::new([ONE, TWO]);
+        let one = cluster.ledger(ONE);
+        let round = one.ask(ask(Replicas::All)).await.expect("they fit");
+        let version = AskedVersion { digest: Digest([7; 32]), size_bytes: 5 };
+        let known = Ask { version: Some(version), ..ask(Replicas::All) };
+        assert_eq!(one.ask(known.clone()).await, Ok(round + 1), "the one before is not known to spread it");
+        let wish = cluster.wish(&name()).expect("it is on record");
+        assert_eq!((wish.digest, wish.size_bytes), (Some(version.digest), version.size_bytes));
+        assert_eq!(one.ask(known).await, Ok(round + 1), "it runs");
     }
 
     #[tokio::test]

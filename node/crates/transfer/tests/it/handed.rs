@@ -169,7 +169,8 @@ async fn a_version_that_somebody_put_there_after_the_wish_stays() {
     world.origin.set_limit(chunks(1));
     let node = world.start();
     let (name, asked_by) = (model.name.clone(), "a test".to_owned());
-    let ask = Ask { name, replicas: Replicas::All, is_said: true, want: None, insecure: false, asked_by };
+    let ask =
+        Ask { name, replicas: Replicas::All, is_said: true, want: None, insecure: false, version: None, asked_by };
     let mut watch = timeout(LONG, node.handle.ask(ask)).await.expect("it answers").expect("it is on record");
     while world.origin.sent(model.weights.sha256) < chunks(1) {
         sleep(Duration::from_millis(10)).await;

@@ -67,6 +67,7 @@ async fn what_a_pull_replaced_can_be_rolled_back_to_without_a_byte() {
         is_said: true,
         insecure: false,
         want: None,
+        version: None,
         asked_by: "a test".to_owned(),
     };
     let watch = node.handle.ask(ask).await.expect("it is on record");
@@ -96,6 +97,7 @@ async fn a_version_that_nobody_keeps_is_asked_for_by_its_digest_and_else_said_so
         is_said: true,
         insecure: false,
         want: None,
+        version: None,
         asked_by: "a test".to_owned(),
     };
     drop(node.handle.ask(ask(&new)).await.expect("it is on record"));

@@ -172,8 +172,8 @@ async fn what_only_a_node_has_that_is_off_is_fetched_anew() {
     let (one, two) = (first.start(), second.start());
     first.peers.link(ONE, one.handle.clone());
     first.peers.link(TWO, two.handle.clone());
-    let (name, replicas) = (model.name.clone(), Replicas::Nodes(vec![TWO]));
-    let ask = Ask { name, replicas, is_said: true, want: None, insecure: false, asked_by: "a test".to_owned() };
+    let (name, replicas, asked_by) = (model.name.clone(), Replicas::Nodes(vec![TWO]), "a test".to_owned());
+    let ask = Ask { name, replicas, is_said: true, want: None, insecure: false, version: None, asked_by };
     let mut wish = two.handle.ask(ask).await.expect("it is on record");
     while timeout(LONG, wish.changed()).await.expect("it goes on") {}
     assert!(wish.now().is_held(), "{:?}", wish.now());
@@ -248,8 +248,8 @@ async fn machines_that_wait_leave_places_for_people() {
     }
     let error = manifest(&node, asked(&model, true)).await.expect_err("too many wait");
     assert_eq!(error.code(), ErrorCode::Overloaded, "{error}");
-    let (name, replicas) = (other.name.clone(), Replicas::Nodes(vec![ONE]));
-    let ask = Ask { name, replicas, is_said: true, want: None, insecure: false, asked_by: "a person".to_owned() };
+    let (name, replicas, asked_by) = (other.name.clone(), Replicas::Nodes(vec![ONE]), "a person".to_owned());
+    let ask = Ask { name, replicas, is_said: true, want: None, insecure: false, version: None, asked_by };
     assert!(node.handle.ask(ask).await.is_ok());
     drop(waiting);
     given(&node, asked(&model, true)).await;

@@ -72,8 +72,8 @@ impl Lab {
 }
 
 async fn ask(node: &Node, name: &ModelName, replicas: Replicas) -> Result<OverviewWatch, PullError> {
-    let ask =
-        Ask { name: name.clone(), replicas, is_said: true, want: None, insecure: false, asked_by: "a test".to_owned() };
+    let (name, asked_by) = (name.clone(), "a test".to_owned());
+    let ask = Ask { name, replicas, is_said: true, want: None, insecure: false, version: None, asked_by };
     timeout(LONG, node.handle.ask(ask)).await.expect("it answers")
 }
 

@@ -159,6 +159,42 @@ fn a_node_that_is_emptied_loses_its_copy_when_others_have_it() {
 }
 
 #[test]
+fn what_cannot_leave_a_node_that_is_emptied_is_told_and_what_may_leave_yet_is_not() {
+    let knobs = ReplicaKnobs::default();
+    let stuck = |third: Option<Site>, standing: Standing, new: &[u64]| {
+        let sites: Vec<Site> = [Some(site(1)), Some(emptying(2)), third].into_iter().flatten().collect();
+        let found = outlook(&sites, &[standing], new, &knobs).stuck;
+        found.into_iter().map(|(_, why)| why).next()
+    };
+    let two = || standing(2, &[1, 2], &[1, 2]);
+    assert_eq!(stuck(None, two(), &[]), Some(vec![]), "there is nobody else");
+    assert_eq!(stuck(None, standing(3, &[1, 2], &[1, 2]), &[]), Some(vec![]), "nor where a number was said");
+    let full = Site { disk_free_bytes: Some(11 * GB), ..site(3) };
+    let no_room = Unfit::NoRoom { needed_bytes: 10 * GB + SPARE_BYTES_MIN, free_bytes: 11 * GB };
+    assert_eq!(stuck(Some(full.clone()), two(), &[]), Some(vec![(NodeId(3), no_room.clone())]));
+    let mut failed = two();
+    let failure = Failure { code: ErrorCode::OriginFailed, text: "no".to_owned(), at: Timestamp(2), by_hand: false };
+    failed.wish.failures.insert(NodeId(3), failure);
+    let told = vec![(NodeId(3), Unfit::Told(ErrorCode::OriginFailed))];
+    assert_eq!(stuck(Some(site(3)), failed, &[]), Some(told), "others would fail too");
+    assert_eq!(stuck(Some(site(3)), two(), &[]), None, "there is a place");
+    assert_eq!(stuck(Some(site(3)), two(), &[3]), None, "it is not steady yet");
+    let coming = of_kind(standing(2, &[1, 2, 3], &[1, 2]), PlanKind::Emptying);
+    assert_eq!(stuck(Some(full.clone()), coming, &[]), None, "a copy is on its way");
+    let loaded = Standing { loaded_on: BTreeSet::from([NodeId(2)]), ..standing(1, &[1, 2], &[1, 2]) };
+    assert_eq!(stuck(None, loaded, &[]), None, "one is enough, and this one is only in use");
+    let mut all = standing(2, &[2], &[2]);
+    all.wish.replicas = Replicas::All;
+    let elsewhere = Standing { holders: BTreeSet::from([NodeId(1), NodeId(2)]), ..all.clone() };
+    assert_eq!(stuck(None, elsewhere, &[]), None, "somebody else has it");
+    let site_1_full = Site { node: NodeId(1), ..full };
+    let found = outlook(&[site_1_full, emptying(2)], &[all], &[], &knobs).stuck;
+    assert_eq!(found.into_iter().map(|(_, why)| why).collect::<Vec<_>>(), [vec![(NodeId(1), no_room)]]);
+    let stays = outlook(&[site(1), site(2)], &[two()], &[], &knobs).stuck;
+    assert!(stays.is_empty(), "nothing is to leave");
+}
+
+#[test]
 fn all_follows_who_joins() {
     let mut all = standing(2, &[1, 2], &[1, 2]);
     all.wish.replicas = Replicas::All;

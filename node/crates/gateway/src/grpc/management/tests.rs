@@ -149,6 +149,18 @@ async fn a_node_that_refuses_ends_the_upload() {
 }
 
 #[test]
+fn copies_are_asked_for_of_the_very_version_that_was_made() {
+    let wanted = Wanted { replicas: 3, ..wanted(Vec::new()) };
+    let made = Digest(MADE);
+    // A registry has another one of this name, and another node may have fetched it.
+    for (known, size_bytes) in [(vec![copy(1, 9, 5), copy(2, 7, 6)], 1), (vec![copy(1, 9, 5)], 0)] {
+        let ask = further(&wanted, made, &known);
+        assert_eq!(ask.version, Some(AskedVersion { digest: made, size_bytes }), "{known:?}");
+        assert_eq!((ask.name, ask.replicas, ask.is_said), (name(), Replicas::Count(3), true));
+    }
+}
+
+#[test]
 fn what_the_runtime_is_asked_has_the_name_and_a_stream_whatever_the_caller_wrote() {
     let head = |body: &str| v1::CreateHead {
         name: "Mine".to_owned(),

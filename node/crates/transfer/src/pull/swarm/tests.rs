@@ -63,6 +63,7 @@ impl World {
             is_said: true,
             want: None,
             insecure: false,
+            version: None,
             asked_by: "a test".to_owned(),
         };
         cluster.ledger(ONE).ask(ask).await.expect("it fits");
