@@ -2,7 +2,7 @@
 //!
 //! What is read is what this node has applied, without a leader. What is told goes to the leader and is acknowledged by
 //! a majority; nothing is tried again here, and telling the same twice changes nothing. A wish that no choice of nodes
-//! can meet is refused before it is asked for, unless a member that is not heard yet may change that.
+//! can meet is refused before it is asked for; where a member that is not heard yet may change that, it is waited for.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, interval};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -31,6 +31,9 @@ use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, Root, Timestamp};
 
 use crate::follow::pause_after;
 use crate::sites::{HEAR_TIMEOUT, Sites, holders};
+
+/// How often it is looked whether a member was heard that makes a wish possible.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A cheap handle on the record, for one node.
 #[derive(Debug, Clone)]
@@ -93,12 +96,20 @@ impl LedgerOverMetadata {
         told.filter(|blob| !is_bound(blob)).collect()
     }
 
-    /// Whether the cluster, as this node sees it, has room for what is asked.
-    fn check_placement(&self, ask: &Ask) -> Result<(), LedgerError> {
-        let view = self.metadata.view();
-        let sites = Sites::now(&*view, &self.scheduler).map_err(unreadable)?;
-        let copies = read::locations_of(&*view, &ask.name).map_err(unreadable)?;
-        judge(ask, &sites, &copies, self.since.elapsed())
+    /// Whether the cluster, as this node sees it, has room for what is asked. Soon after a start that may show late.
+    async fn check_placement(&self, ask: &Ask) -> Result<(), LedgerError> {
+        let mut looks = interval(LOOK_INTERVAL);
+        loop {
+            looks.tick().await;
+            let view = self.metadata.view();
+            let sites = Sites::now(&*view, &self.scheduler).map_err(unreadable)?;
+            let copies = read::locations_of(&*view, &ask.name).map_err(unreadable)?;
+            match judge(ask, &sites, &copies, self.since.elapsed()) {
+                Judgement::Fits => return Ok(()),
+                Judgement::Impossible(error) => return Err(error),
+                Judgement::NotKnownYet => {}
+            }
+        }
     }
 }
 
@@ -161,7 +172,7 @@ impl Ledger for LedgerOverMetadata {
             let ask = Ask { want: Some(want.clone()), ..ask };
             let command = asking(&ask, want);
             ledger.check_version(command.least_version())?;
-            ledger.check_placement(&ask)?;
+            ledger.check_placement(&ask).await?;
             match ledger.propose(&principal, command).await? {
                 Answer::Wish { round } => Ok(round),
                 other => Err(LedgerError::Failed {
@@ -281,20 +292,29 @@ fn assignment(node: NodeId, wish: &Wish, copies: &[Location]) -> Option<Assignme
     })
 }
 
+/// What is thought of a wish.
+#[derive(Debug, PartialEq, Eq)]
+enum Judgement {
+    Fits,
+    /// Somebody was not heard yet, and without that one it is impossible.
+    NotKnownYet,
+    Impossible(LedgerError),
+}
+
 /// Whether a wish can be met. Of a member that was not heard in all that time nothing good is known, and nobody is left
 /// to wait for it.
-fn judge(ask: &Ask, sites: &Sites, copies: &[Location], waited: Duration) -> Result<(), LedgerError> {
+fn judge(ask: &Ask, sites: &Sites, copies: &[Location], waited: Duration) -> Judgement {
     let (wish, places) = (not_asked_yet(ask), sites.with_holders(&holders(None, copies)));
     let of = looked_at(&wish.replicas, places.len());
     let why = match plan_pull(&wish, &places, None) {
         Planned::Impossible(why) => why,
         Planned::Plan { targets, .. } if is_too_few(ask, targets.len()) => unfit(wish, &places),
-        Planned::Plan { .. } | Planned::Nothing => return Ok(()),
+        Planned::Plan { .. } | Planned::Nothing => return Judgement::Fits,
     };
     if !sites.are_clear && waited < HEAR_TIMEOUT {
-        return Ok(());
+        return Judgement::NotKnownYet;
     }
-    Err(LedgerError::Impossible { fits: of.saturating_sub(why.len()), of, why })
+    Judgement::Impossible(LedgerError::Impossible { fits: of.saturating_sub(why.len()), of, why })
 }
 
 /// Whether so many copies are fewer than somebody said. The plan would make them without a word.

@@ -224,7 +224,7 @@ mod tests {
         let (goes, kept) = (left("a:latest", Fate::Goes, 1), left("b:latest", Fate::Stuck, 1));
         // One goes on its way, and what looked stuck may go yet.
         let mut looks = vec![reply(&[goes.clone(), kept.clone()]); 30];
-        looks.extend(vec![reply(&[kept.clone()]); 5]);
+        looks.extend(vec![reply(std::slice::from_ref(&kept)); 5]);
         looks.extend([reply(&[goes]), reply(&[])]);
         let mut looks = looks.into_iter();
         let first = looks.next().expect("there are some");

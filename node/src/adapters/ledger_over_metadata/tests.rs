@@ -180,15 +180,18 @@ fn a_member_that_is_never_heard_keeps_nobody_waiting() {
     let mut sites = Sites::of(vec![alive, silent]);
     sites.are_clear = false;
     let both = Ask { replicas: Replicas::Nodes(nodes(&[1, 2])), ..asked() };
-    assert_eq!(judge(&both, &sites, &[], HEAR_TIMEOUT / 2), Ok(()), "it may be heard yet");
-    let impossible = || LedgerError::Impossible { fits: 1, of: 2, why: vec![(NodeId(2), Unfit::NoRuntime)] };
-    assert_eq!(judge(&both, &sites, &[], HEAR_TIMEOUT), Err(impossible()));
+    assert_eq!(judge(&both, &sites, &[], HEAR_TIMEOUT / 2), Judgement::NotKnownYet, "it may be heard yet");
+    let impossible = || {
+        let why = vec![(NodeId(2), Unfit::NoRuntime)];
+        Judgement::Impossible(LedgerError::Impossible { fits: 1, of: 2, why })
+    };
+    assert_eq!(judge(&both, &sites, &[], HEAR_TIMEOUT), impossible());
     // Two that somebody said are two; where nobody says a number, one is better than none.
     let two = Ask { replicas: Replicas::Count(2), ..asked() };
-    assert_eq!(judge(&two, &sites, &[], HEAR_TIMEOUT), Err(impossible()));
-    assert_eq!(judge(&Ask { is_said: false, ..two }, &sites, &[], HEAR_TIMEOUT), Ok(()));
+    assert_eq!(judge(&two, &sites, &[], HEAR_TIMEOUT), impossible());
+    assert_eq!(judge(&Ask { is_said: false, ..two }, &sites, &[], HEAR_TIMEOUT), Judgement::Fits);
     let one = Ask { replicas: Replicas::Count(1), ..asked() };
-    assert_eq!(judge(&one, &sites, &[], HEAR_TIMEOUT), Ok(()));
+    assert_eq!(judge(&one, &sites, &[], HEAR_TIMEOUT), Judgement::Fits);
 }
 
 fn ledger_of(world: &World) -> LedgerOverMetadata {
