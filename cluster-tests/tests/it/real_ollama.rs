@@ -158,8 +158,10 @@ async fn pulls_from_a_node(
         machine.command(&words).await
     })
     .await?;
-    let found = machine.listed(&format!("{name}:latest")).await?;
-    ensure!(found.as_ref() == Some(&made), "{found:?}, not {made:?}");
+    let found = machine.listed(&format!("{name}:latest")).await?.with_context(|| format!("{name} is not listed"))?;
+    ensure!(found.size_bytes == made.size_bytes, "{found:?}, not {made:?}");
+    let (pulled, owned) = (machine.files(&host, MODEL)?, owner.files("registry.ollama.ai", MODEL)?);
+    ensure!(pulled == owned, "{pulled:?}, not {owned:?}");
     machine.answers(&name).await?;
     cluster.finish().await
 }
