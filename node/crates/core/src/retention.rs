@@ -4,7 +4,8 @@
 //! holds, whatever the rules say: a model that is pinned, or that some node fetches just now, is in no act. No single
 //! copy goes that is the last one of a version that is heard, nor one that is wanted, nor one that is loaded. Only a
 //! model that was disabled before is deleted as a whole, and none that is declared. When an act is applied, the guards
-//! of copies are kept again on the state of then. What is not known removes nothing: a model that is not on record yet,
+//! of copies are kept again on the state of then. A copy that was told to go is gone from its disk here, long before the
+//! disk says so. What is not known removes nothing: a model that is not on record yet,
 //! a node that is not heard, a disk whose size nobody told, a rule without a condition.
 
 use std::cmp::Reverse;
@@ -115,7 +116,7 @@ pub fn foretell(facts: &Facts, rules: &Rules, name: &ModelName) -> Option<Coming
 /// The state while acts of one plan are thought to be carried out.
 struct Standing<'a> {
     sites: &'a BTreeMap<NodeId, SiteFacts>,
-    /// The disks behind the acts so far.
+    /// The disks behind the acts so far, and without the copies that were told to go before.
     disks: BTreeMap<NodeId, Disk>,
     /// How many copies of a node stand on the same weights.
     sharers: BTreeMap<(NodeId, Digest), usize>,
@@ -171,11 +172,21 @@ impl Coming {
 impl<'a> Standing<'a> {
     fn of(facts: &'a Facts) -> Self {
         let disks = facts.sites.iter().filter_map(|(node, site)| Some((*node, site.disk?))).collect();
+        let copies = || facts.models.iter().flat_map(|model| &model.copies);
         let mut sharers: BTreeMap<(NodeId, Digest), usize> = BTreeMap::new();
-        for copy in facts.models.iter().flat_map(|model| &model.copies).filter(|copy| !copy.is_going) {
+        for copy in copies().filter(|copy| !copy.is_going) {
             *sharers.entry((copy.node, copy.weights)).or_default() += 1;
         }
-        Self { sites: &facts.sites, disks, sharers }
+        let mut going: BTreeMap<(NodeId, Digest), u64> = BTreeMap::new();
+        for copy in copies().filter(|copy| copy.is_going && !sharers.contains_key(&(copy.node, copy.weights))) {
+            let bytes = going.entry((copy.node, copy.weights)).or_default();
+            *bytes = copy.size_bytes.max(*bytes);
+        }
+        let mut standing = Self { sites: &facts.sites, disks, sharers };
+        for ((node, _), bytes) in going {
+            standing.free(node, bytes);
+        }
+        standing
     }
 
     /// What a rule does to a model at a time.
@@ -287,12 +298,16 @@ impl<'a> Standing<'a> {
         };
         for copy in gone {
             let frees_bytes = self.frees_bytes(copy);
-            if let Some(disk) = self.disks.get_mut(&copy.node) {
-                disk.free_bytes = disk.free_bytes.saturating_add(frees_bytes).min(disk.total_bytes);
-            }
+            self.free(copy.node, frees_bytes);
             if let Some(sharers) = self.sharers.get_mut(&(copy.node, copy.weights)) {
                 *sharers = sharers.saturating_sub(1);
             }
+        }
+    }
+
+    fn free(&mut self, node: NodeId, bytes: u64) {
+        if let Some(disk) = self.disks.get_mut(&node) {
+            disk.free_bytes = disk.free_bytes.saturating_add(bytes).min(disk.total_bytes);
         }
     }
 }
