@@ -2,11 +2,12 @@
 //!
 //! A plan is data: it is shown, and carried out act by act by whoever leads, and only while the rules are on. Always
 //! holds, whatever the rules say: a model that is pinned, or that some node fetches just now, is in no act. No single
-//! copy goes that is the last one of a version that is heard, nor one that is wanted, nor one that is loaded. Only a
-//! model that was disabled before is deleted as a whole, and none that is declared. When an act is applied, the guards
-//! of copies are kept again on the state of then. A copy that was told to go is gone from its disk here, long before the
-//! disk says so. What is not known removes nothing: a model that is not on record yet,
-//! a node that is not heard, a disk whose size nobody told, a rule without a condition.
+//! copy goes that is the last one of a version that is heard, nor one that is wanted, nor one that is loaded. A model
+//! is disabled only while every node with a copy says what it has loaded, and it is not among that. Only a model that
+//! was disabled before is deleted as a whole, and none that is declared. When an act is applied, the guards of copies
+//! are kept again on the state of then. A copy that was told to go is gone from its disk here, long before the disk
+//! says so. What is not known removes nothing: a model that is not on record yet, a node that is not heard, a disk
+//! whose size nobody told, a rule without a condition.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -215,7 +216,7 @@ impl<'a> Standing<'a> {
     fn mark(&self, rule: &Rule, model: &ModelFacts, deed: Deed) -> Option<Deed> {
         let is_due = match deed {
             Deed::Deprecate => matches!(model.phase, Phase::Active),
-            Deed::Disable => matches!(model.phase, Phase::Active | Phase::Deprecated(_)) && !model.is_declared,
+            Deed::Disable => matches!(model.phase, Phase::Active | Phase::Deprecated(_)) && self.may_be_missed(model),
             Deed::Delete => matches!(model.phase, Phase::Disabled(_)) && self.may_be_deleted(model),
             Deed::Drop => false,
         };
@@ -224,10 +225,14 @@ impl<'a> Standing<'a> {
         (is_due && !is_loaded && is_full).then_some(deed)
     }
 
-    /// No file says that it shall be there, every node with a copy is heard, and some copy is not going already.
+    /// No file says that it shall be there, and every node with a copy is heard: what it has loaded is known.
+    fn may_be_missed(&self, model: &ModelFacts) -> bool {
+        !model.is_declared && model.copies.iter().all(|copy| self.is_heard(copy.node))
+    }
+
+    /// The same, and some copy is not going already.
     fn may_be_deleted(&self, model: &ModelFacts) -> bool {
-        let is_heard = model.copies.iter().all(|copy| self.is_heard(copy.node));
-        !model.is_declared && is_heard && model.copies.iter().any(|copy| !copy.is_going)
+        self.may_be_missed(model) && model.copies.iter().any(|copy| !copy.is_going)
     }
 
     /// The copy that can be done without: of the fullest disk, and there the one that frees most.

@@ -227,7 +227,7 @@ fn a_whole_model_goes_only_when_nobody_could_miss_it() {
     check("pinned", |facts| facts.models[0].is_pinned = true, false, false);
     check("under way", |facts| facts.models[0].is_under_way = true, false, false);
     check("loaded somewhere", |facts| loaded(facts, 3), false, false);
-    check("a holder is not heard", |facts| unheard(facts, 3), false, true);
+    check("a holder is not heard", |facts| unheard(facts, 3), false, false);
     check("without a copy", |facts| facts.models[0].copies.clear(), false, true);
     check(
         "on its way out",

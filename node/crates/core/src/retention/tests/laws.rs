@@ -141,7 +141,10 @@ fn judge(seed: u64, facts: &Facts, rules: &Rules, act: &Act) {
             assert!(model.copies.iter().all(|copy| is_heard(copy.node) && !is_loaded(copy.node)), "{told}");
         }
         Deed::Deprecate => assert_eq!((&model.phase, act.frees_bytes), (&Phase::Active, 0), "{told}"),
-        Deed::Disable => assert!(!matches!(model.phase, Phase::Disabled(_)) && !model.is_declared, "{told}"),
+        Deed::Disable => {
+            assert!(!matches!(model.phase, Phase::Disabled(_)) && !model.is_declared, "{told}");
+            assert!(model.copies.iter().all(|copy| is_heard(copy.node) && !is_loaded(copy.node)), "{told}");
+        }
     }
 }
 
