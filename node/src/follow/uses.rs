@@ -1,10 +1,11 @@
 //! Notes which models were served here, a day for each, for whoever wants to know what nobody uses.
 //!
-//! The scheduler knows it from memory; the record keeps the last day of the whole cluster. Only a later day than that
-//! is told, so a model in use costs one change a day, whatever is asked of it. Rules count in log time, which is behind
-//! the clocks when the whole cluster was off: a day that has not come there yet is told as the one that is there, and
-//! the next one when that has come. What is not told for an hour at a stop is lost, and the model counts as unused for
-//! a day longer.
+//! What a runtime has in memory is looked at once a minute and counts as served, since somebody may ask it at its own
+//! port; what comes and goes between two looks is missed. The scheduler knows it from memory; the record keeps the last
+//! day of the whole cluster. Only a later day than that is told, so a model in use costs one change a day, whatever is
+//! asked of it. Rules count in log time, which is behind the clocks when the whole cluster was off: a day that has not
+//! come there yet is told as the one that is there, and the next one when that has come. What is not told for an hour
+//! at a stop is lost, and the model counts as unused for a day longer.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,8 +21,10 @@ use ollamax_security::draw_request_id;
 use ollamax_types::limits::REPORT_MODELS_MAX;
 use ollamax_types::{ErrorCode, ModelName, NodeId};
 
-/// Time between two looks.
-const LOOK_INTERVAL: Duration = Duration::from_secs(3_600);
+/// Time between two looks at what the runtime has in memory.
+const LOOK_INTERVAL: Duration = Duration::from_secs(60);
+/// So many looks for each time that it is told.
+const LOOKS: u32 = 60;
 const DAY_MS: u64 = 24 * 3_600_000;
 
 /// What is to be told of these days, none of them later than `today`: a change for each day, and more where there are
@@ -49,8 +52,11 @@ fn plan_uses(
 /// Tells once an hour, until `stop`.
 pub(crate) async fn follow(metadata: metadata::Handle, scheduler: scheduler::Handle, stop: CancellationToken) {
     loop {
-        if stop.run_until_cancelled(sleep(LOOK_INTERVAL)).await.is_none() {
-            return;
+        for _ in 0..LOOKS {
+            if stop.run_until_cancelled(sleep(LOOK_INTERVAL)).await.is_none() {
+                return;
+            }
+            scheduler.note_loaded();
         }
         if stop.run_until_cancelled(tell(&metadata, &scheduler)).await.is_none() {
             return;
