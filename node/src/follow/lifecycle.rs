@@ -1,10 +1,13 @@
 //! The leader carries out what the rules ask, one act at a time, and keeps the record of files within its bounds.
 //!
 //! The plan is that of `core::retention`, which people see too. Always holds: nothing is done while the rules are off;
-//! each act is the first of a plan that was made behind the one before; it lands only while this node leads, and
-//! `apply` keeps the same guards again. A node that a new leader has not heard yet loses nothing. An act that is
-//! refused is left out until the next look, since what speaks against it may pass. Of files that no node has hashed
-//! again for long the record forgets some when it is nearly full; whoever holds one binds it again when it is needed.
+//! each act is the first of a plan that was made behind the one before; a look does something only to models that its
+//! first plan was about, once to each, so that disks which are told late make it do no more than people were shown. An
+//! act lands only while this node leads, and `apply` keeps the same guards again. A new leader first waits for nodes to
+//! be heard; one that it has not heard loses nothing. An act that is refused is left out until the next look, since
+//! what speaks against it may pass. Plans are made from all that is on record, so the loop rests between two of them.
+//! Of files that no node has hashed again for long the record forgets some when it is nearly full; whoever holds one
+//! binds it again when it is needed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -13,7 +16,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use ollamax_core::catalog::{Answer, Command, Fault, View, read};
-use ollamax_core::retention::{ACTS_MAX, Act, Facts, Rules, SiteFacts, plan};
+use ollamax_core::retention::{Act, Facts, Rules, SiteFacts, plan};
 use ollamax_gateway::rules;
 use ollamax_metadata as metadata;
 use ollamax_metadata::ProposeError;
@@ -22,7 +25,9 @@ use ollamax_security::draw_request_id;
 use ollamax_types::limits::{BLOBS_MAX, FORGET_BLOBS_MAX};
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, Timestamp};
 
+use crate::follow::pause_after;
 use crate::follow::presence::leading_term;
+use crate::sites::HEAR_TIMEOUT;
 
 /// Who does what a rule asks, in the log and in events.
 const PRINCIPAL: &str = "rules";
@@ -46,16 +51,28 @@ pub(crate) struct Warden {
     pub(crate) scheduler: scheduler::Handle,
 }
 
+/// When this node looked, as the leader of one term.
+#[derive(Debug)]
+struct Watch {
+    term: u64,
+    since: Instant,
+    looked: Option<(Rules, Instant)>,
+}
+
 /// Carries the rules out while this node leads, until `stop`.
 pub(crate) async fn follow(warden: Warden, stop: CancellationToken) {
-    let mut looked: Option<(u64, Rules, Instant)> = None;
+    let mut known: Option<Watch> = None;
     loop {
         if stop.run_until_cancelled(sleep(ASK_INTERVAL)).await.is_none() {
             return;
         }
         let Some(term) = leading_term(&warden.metadata) else {
-            looked = None;
+            known = None;
             continue;
+        };
+        let watch = match known.take().filter(|watch| watch.term == term) {
+            Some(same) => known.insert(same),
+            None => known.insert(Watch::begun(term)),
         };
         let rules = match rules::of(&*warden.metadata.view()) {
             Ok(rules) => rules,
@@ -64,13 +81,9 @@ pub(crate) async fn follow(warden: Warden, stop: CancellationToken) {
                 continue;
             }
         };
-        let is_fresh = looked
-            .as_ref()
-            .is_some_and(|(in_term, known, at)| (*in_term, known) == (term, &rules) && at.elapsed() < LOOK_INTERVAL);
-        if is_fresh {
+        if !watch.is_due(rules) {
             continue;
         }
-        looked = Some((term, rules, Instant::now()));
         match stop.run_until_cancelled(warden.look(term)).await {
             Some(Ok(())) => {}
             Some(Err(fault)) => {
@@ -81,47 +94,71 @@ pub(crate) async fn follow(warden: Warden, stop: CancellationToken) {
     }
 }
 
-/// The first act of the plan of now, but for these models; none while the rules are off.
-fn next_act(
-    view: &dyn View,
-    now: Timestamp,
-    sites: BTreeMap<NodeId, SiteFacts>,
-    refused: &BTreeSet<ModelName>,
-) -> Result<Option<Act>, Fault> {
+/// The plan of now; empty while the rules are off.
+fn plan_now(view: &dyn View, now: Timestamp, sites: BTreeMap<NodeId, SiteFacts>) -> Result<Vec<Act>, Fault> {
     let rules = rules::of(view)?;
     if !rules.on {
-        return Ok(None);
+        return Ok(Vec::new());
     }
-    let facts = Facts::of(view, now, sites)?;
-    Ok(plan(&facts, &rules).into_iter().find(|act| !refused.contains(&act.name)))
+    Ok(plan(&Facts::of(view, now, sites)?, &rules))
+}
+
+/// The first act about a model that is still open, which it is not any more then.
+fn next_act(acts: Vec<Act>, open: &mut BTreeSet<ModelName>) -> Option<Act> {
+    acts.into_iter().find(|act| open.remove(&act.name))
+}
+
+// === impl Watch ===
+
+impl Watch {
+    fn begun(term: u64) -> Self {
+        Self { term, since: Instant::now(), looked: None }
+    }
+
+    /// Whether it is time for a look by these rules; one is made then. Nodes have had their time to be heard by then.
+    fn is_due(&mut self, rules: Rules) -> bool {
+        let is_same = |(known, at): &(Rules, Instant)| *known == rules && at.elapsed() < LOOK_INTERVAL;
+        if self.since.elapsed() < HEAR_TIMEOUT || self.looked.as_ref().is_some_and(is_same) {
+            return false;
+        }
+        self.looked = Some((rules, Instant::now()));
+        true
+    }
 }
 
 // === impl Warden ===
 
 impl Warden {
     async fn look(&self, term: u64) -> Result<(), Fault> {
-        let mut refused = BTreeSet::new();
-        for _ in 0..ACTS_MAX {
-            let sites = self.sites()?;
-            let act = next_act(&*self.metadata.view(), self.metadata.log_time(), sites, &refused)?;
-            let Some(act) = act else { break };
+        let (mut acts, mut pause) = self.plan()?;
+        let mut open: BTreeSet<ModelName> = acts.iter().map(|act| act.name.clone()).collect();
+        while let Some(act) = next_act(acts, &mut open) {
             match self.change(act.command(), PRINCIPAL, term).await {
                 Ok(_) => tracing::info!(model = %act.name, node = ?act.node, why = act.why, "a rule was carried out"),
                 Err(ProposeError::Refused(refusal)) => {
                     tracing::info!(model = %act.name, why = act.why, error = %refusal, "a rule was not carried out");
-                    refused.insert(act.name);
                 }
                 Err(error) => {
                     tracing::debug!(code = %error.code(), %error, "carry out a rule; decided anew");
                     return Ok(());
                 }
             }
+            if open.is_empty() {
+                break;
+            }
+            sleep(pause).await;
+            (acts, pause) = self.plan()?;
         }
         self.forget_files(term).await
     }
 
-    fn sites(&self) -> Result<BTreeMap<NodeId, SiteFacts>, Fault> {
-        rules::sites(&*self.metadata.view(), &self.scheduler.beat(), &self.scheduler.peers())
+    /// The plan of now, and how long to rest before the next one.
+    fn plan(&self) -> Result<(Vec<Act>, Duration), Fault> {
+        let began = Instant::now();
+        let view = self.metadata.view();
+        let sites = rules::sites(&*view, &self.scheduler.beat(), &self.scheduler.peers())?;
+        let acts = plan_now(&*view, self.metadata.log_time(), sites)?;
+        Ok((acts, pause_after(began.elapsed())))
     }
 
     /// Goes once through the record of files where it is nearly full.

@@ -2,10 +2,12 @@
 //!
 //! A plan is data: it is shown, and carried out act by act by whoever leads, and only while the rules are on. Always
 //! holds, whatever the rules say: a model that is pinned, or that some node fetches just now, is in no act. No single
-//! copy goes that is the last one of a version that is heard, nor one that is wanted, nor one that is loaded. Only a
-//! model that was disabled before is deleted as a whole, and none that is declared. When an act is applied, the guards
-//! of copies are kept again on the state of then. What is not known removes nothing: a model that is not on record yet,
-//! a node that is not heard, a disk whose size nobody told, a rule without a condition.
+//! copy goes that is the last one of a version that is heard, nor one that is wanted, nor one that is loaded. A model
+//! is disabled only while every node with a copy says what it has loaded, and it is not among that. Only a model that
+//! was disabled before is deleted as a whole, and none that is declared. When an act is applied, the guards of copies
+//! are kept again on the state of then. A copy that was told to go is gone from its disk here, long before the disk
+//! says so. What is not known removes nothing: a model that is not on record yet, a node that is not heard, a disk
+//! whose size nobody told, a rule without a condition.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -115,7 +117,7 @@ pub fn foretell(facts: &Facts, rules: &Rules, name: &ModelName) -> Option<Coming
 /// The state while acts of one plan are thought to be carried out.
 struct Standing<'a> {
     sites: &'a BTreeMap<NodeId, SiteFacts>,
-    /// The disks behind the acts so far.
+    /// The disks behind the acts so far, and without the copies that were told to go before.
     disks: BTreeMap<NodeId, Disk>,
     /// How many copies of a node stand on the same weights.
     sharers: BTreeMap<(NodeId, Digest), usize>,
@@ -171,11 +173,21 @@ impl Coming {
 impl<'a> Standing<'a> {
     fn of(facts: &'a Facts) -> Self {
         let disks = facts.sites.iter().filter_map(|(node, site)| Some((*node, site.disk?))).collect();
+        let copies = || facts.models.iter().flat_map(|model| &model.copies);
         let mut sharers: BTreeMap<(NodeId, Digest), usize> = BTreeMap::new();
-        for copy in facts.models.iter().flat_map(|model| &model.copies).filter(|copy| !copy.is_going) {
+        for copy in copies().filter(|copy| !copy.is_going) {
             *sharers.entry((copy.node, copy.weights)).or_default() += 1;
         }
-        Self { sites: &facts.sites, disks, sharers }
+        let mut going: BTreeMap<(NodeId, Digest), u64> = BTreeMap::new();
+        for copy in copies().filter(|copy| copy.is_going && !sharers.contains_key(&(copy.node, copy.weights))) {
+            let bytes = going.entry((copy.node, copy.weights)).or_default();
+            *bytes = copy.size_bytes.max(*bytes);
+        }
+        let mut standing = Self { sites: &facts.sites, disks, sharers };
+        for ((node, _), bytes) in going {
+            standing.free(node, bytes);
+        }
+        standing
     }
 
     /// What a rule does to a model at a time.
@@ -204,7 +216,7 @@ impl<'a> Standing<'a> {
     fn mark(&self, rule: &Rule, model: &ModelFacts, deed: Deed) -> Option<Deed> {
         let is_due = match deed {
             Deed::Deprecate => matches!(model.phase, Phase::Active),
-            Deed::Disable => matches!(model.phase, Phase::Active | Phase::Deprecated(_)) && !model.is_declared,
+            Deed::Disable => matches!(model.phase, Phase::Active | Phase::Deprecated(_)) && self.may_be_missed(model),
             Deed::Delete => matches!(model.phase, Phase::Disabled(_)) && self.may_be_deleted(model),
             Deed::Drop => false,
         };
@@ -213,10 +225,14 @@ impl<'a> Standing<'a> {
         (is_due && !is_loaded && is_full).then_some(deed)
     }
 
-    /// No file says that it shall be there, every node with a copy is heard, and some copy is not going already.
+    /// No file says that it shall be there, and every node with a copy is heard: what it has loaded is known.
+    fn may_be_missed(&self, model: &ModelFacts) -> bool {
+        !model.is_declared && model.copies.iter().all(|copy| self.is_heard(copy.node))
+    }
+
+    /// The same, and some copy is not going already.
     fn may_be_deleted(&self, model: &ModelFacts) -> bool {
-        let is_heard = model.copies.iter().all(|copy| self.is_heard(copy.node));
-        !model.is_declared && is_heard && model.copies.iter().any(|copy| !copy.is_going)
+        self.may_be_missed(model) && model.copies.iter().any(|copy| !copy.is_going)
     }
 
     /// The copy that can be done without: of the fullest disk, and there the one that frees most.
@@ -287,12 +303,16 @@ impl<'a> Standing<'a> {
         };
         for copy in gone {
             let frees_bytes = self.frees_bytes(copy);
-            if let Some(disk) = self.disks.get_mut(&copy.node) {
-                disk.free_bytes = disk.free_bytes.saturating_add(frees_bytes).min(disk.total_bytes);
-            }
+            self.free(copy.node, frees_bytes);
             if let Some(sharers) = self.sharers.get_mut(&(copy.node, copy.weights)) {
                 *sharers = sharers.saturating_sub(1);
             }
+        }
+    }
+
+    fn free(&mut self, node: NodeId, bytes: u64) {
+        if let Some(disk) = self.disks.get_mut(&node) {
+            disk.free_bytes = disk.free_bytes.saturating_add(bytes).min(disk.total_bytes);
         }
     }
 }

@@ -13,7 +13,7 @@ use ollamax_core::health::Health;
 use ollamax_core::retention::{Disk, PATTERN_BYTES_MAX, RULES_MAX, Rule, Rules, SiteFacts, Then};
 use ollamax_scheduler::PeerLoad;
 use ollamax_types::limits::SETTING_VALUE_BYTES_MAX;
-use ollamax_types::{Beat, ModelName, NodeId};
+use ollamax_types::{Beat, ModelName, NodeId, RuntimeState};
 
 /// The setting that holds them.
 pub const SETTING: &str = "models/rules";
@@ -93,7 +93,8 @@ pub fn of(view: &dyn View) -> Result<Rules, Fault> {
 }
 
 /// What the nodes say of themselves, for a plan: this one, and the others as they were heard. A model is loaded where
-/// its weights are, under whatever name.
+/// its weights are, under whatever name. A node whose runtime does not answer is as one that is not heard: nobody knows
+/// what is loaded there.
 ///
 /// # Errors
 /// When the state cannot be read.
@@ -118,7 +119,7 @@ fn site(beat: &Beat, is_heard: bool) -> SiteFacts {
     let sizes = beat.models_total_bytes.zip(beat.models_free_bytes);
     SiteFacts {
         disk: sizes.map(|(total_bytes, free_bytes)| Disk { total_bytes, free_bytes }),
-        is_heard,
+        is_heard: is_heard && beat.runtime_state == RuntimeState::Up,
         loaded: beat.resident.iter().map(|resident| resident.name.key()).collect(),
     }
 }
@@ -206,7 +207,7 @@ mod tests {
 
     use ollamax_core::catalog::mem::MemView;
     use ollamax_core::catalog::{Key, Location, Mutation, Record, Setting};
-    use ollamax_types::{Applies, Digest, ModelRecord, Residency, RuntimeKind, RuntimeState, Timestamp};
+    use ollamax_types::{Applies, Digest, ModelRecord, Residency, RuntimeKind, Timestamp};
 
     use super::*;
 
@@ -296,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_model_is_loaded_where_its_weights_are_and_a_disk_has_a_size_where_it_is_told() {
+    fn a_model_is_loaded_where_its_weights_are_and_who_has_no_runtime_is_not_heard() {
         let named = |name: &str| name.parse::<ModelName>().expect("a name");
         let beat = |node: u64, total_bytes: Option<u64>| Beat {
             node: NodeId(node),
@@ -346,17 +347,23 @@ mod tests {
             let location = Location { node: NodeId(node), model };
             view.write(&[Mutation::Put(Key::Location(named(name).key(), NodeId(node)), Record::Location(location))]);
         }
-        let silent = Arc::new(beat(2, None));
-        let peer = PeerLoad { beat: silent, health: Health::Dead, silent_ms: 9, clock_skew_ms: 0 };
-        let sites = sites(&view, &beat(1, Some(100)), &[peer]).expect("readable");
+        let down = |node| Beat { runtime_state: RuntimeState::Down("hung".to_owned()), ..beat(node, None) };
+        let peer = |beat, health| PeerLoad { beat: Arc::new(beat), health, silent_ms: 9, clock_skew_ms: 0 };
+        let peers =
+            [peer(beat(2, None), Health::Dead), peer(down(4), Health::Alive), peer(beat(5, None), Health::Alive)];
+        let found = sites(&view, &beat(1, Some(100)), &peers).expect("readable");
         let loaded = |names: &[&str]| names.iter().map(|name| named(name).key()).collect();
         let own = SiteFacts {
             disk: Some(Disk { total_bytes: 100, free_bytes: 10 }),
             is_heard: true,
             loaded: loaded(&["m", "alias"]),
         };
-        let other = SiteFacts { disk: None, is_heard: false, loaded: loaded(&["m"]) };
-        assert_eq!(sites, BTreeMap::from([(NodeId(1), own), (NodeId(2), other)]));
+        let other = |is_heard| SiteFacts { disk: None, is_heard, loaded: loaded(&["m"]) };
+        let others = [(2, false), (4, false), (5, true)].map(|(node, is_heard)| (NodeId(node), other(is_heard)));
+        let expected: BTreeMap<_, _> = std::iter::once((NodeId(1), own)).chain(others).collect();
+        assert_eq!(found, expected);
+        let unknown = sites(&view, &down(1), &[]).expect("readable");
+        assert!(!unknown[&NodeId(1)].is_heard, "not even this one");
     }
 
     #[test]

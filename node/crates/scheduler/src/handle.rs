@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use ollamax_core::health::Health;
-use ollamax_types::{Applies, Beat, Clock, InferenceRequest, ModelName, NodeId, limits};
+use ollamax_types::{Applies, Beat, Clock, InferenceRequest, ModelName, NodeId, RuntimeState, limits};
 
 use crate::admission::Admission;
 use crate::beat::Local;
@@ -226,8 +226,19 @@ impl Handle {
         &self.shared.parts.metrics
     }
 
-    /// The models that the runtime beside this node has answered for since this process began, each with the last day,
-    /// in days since 1970, on which it did.
+    /// What the runtime beside this node has in memory was used, by whomever: also by who asks it at its own port. A
+    /// runtime does not say which of the models it was that share their weights, so all of them were.
+    pub fn note_loaded(&self) {
+        let report = self.shared.local.runtime();
+        let now = self.shared.parts.clock.now();
+        for loaded in report.resident.iter().filter(|_| report.state == RuntimeState::Up) {
+            let sharers = report.models.iter().filter(|held| held.weights == loaded.weights).map(|held| &held.name);
+            sharers.chain([&loaded.name]).for_each(|name| self.shared.served.note(name, now));
+        }
+    }
+
+    /// The models that the runtime beside this node has answered for since this process began, or had in memory, each
+    /// with the last day, in days since 1970, on which it did.
     #[must_use]
     pub fn served(&self) -> BTreeMap<ModelName, u32> {
         self.shared.served.days()

@@ -1,5 +1,6 @@
 //! Which models were served on this node, and when: a day for each name, for whoever keeps which models are in use.
 //!
+//! Served is what was asked for through this node, and what its runtime had in memory, whoever asked for it.
 //! Memory only; a node that starts anew has served nothing. What is forgotten for want of room was served longest ago.
 
 use std::collections::BTreeMap;

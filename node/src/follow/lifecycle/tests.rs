@@ -1,8 +1,9 @@
 //! Which act comes next, over a state in memory.
 
 use ollamax_core::catalog::mem::MemView;
-use ollamax_core::catalog::{Key, Location, Model, Mutation, Record, Setting};
-use ollamax_types::ModelRecord;
+use ollamax_core::catalog::{CLUSTER_VERSION, Cluster, Entry, Key, Location, Model, Mutation, Record, Setting};
+use ollamax_core::retention::Disk;
+use ollamax_types::{ClusterId, ModelRecord, RequestId};
 
 use super::*;
 
@@ -21,7 +22,7 @@ fn idle(text: &str) -> Vec<Mutation> {
         let model = ModelRecord {
             name: name(text),
             digest: Digest([1; 32]),
-            weights: Digest([2; 32]),
+            weights: Digest([text.as_bytes()[0]; 32]),
             size_bytes: 7,
             modified_at: Timestamp(1),
             details_json: "{}".to_owned(),
@@ -39,26 +40,81 @@ fn set(text: &str) -> Mutation {
     Mutation::Put(Key::Setting(rules::SETTING.to_owned()), Record::Setting(setting))
 }
 
-fn heard() -> BTreeMap<NodeId, SiteFacts> {
-    let site = || SiteFacts { is_heard: true, ..SiteFacts::default() };
-    BTreeMap::from([1, 2].map(|node| (NodeId(node), site())))
+fn heard(free_bytes: u64) -> BTreeMap<NodeId, SiteFacts> {
+    let disk = |free_bytes| Some(Disk { total_bytes: 100, free_bytes });
+    let site = |free_bytes| SiteFacts { disk: disk(free_bytes), is_heard: true, ..SiteFacts::default() };
+    BTreeMap::from([(NodeId(1), site(50)), (NodeId(2), site(free_bytes))])
 }
 
 #[test]
-fn rules_that_are_off_remove_nothing_and_one_that_was_refused_stands_in_no_others_way() {
+fn rules_that_are_off_remove_nothing_and_a_look_takes_each_model_once() {
     let rule = r#""rules":[{"match":"*","unused_days":60,"then":"drop_copy"}]"#;
-    let act = |rows: &[Mutation], refused: &[&str]| {
+    let planned = |rows: &[Mutation]| {
         let mut view = MemView::default();
         view.write(&[idle("a"), idle("b")].concat());
         view.write(rows);
-        let refused: BTreeSet<ModelName> = refused.iter().map(|text| name(text)).collect();
-        next_act(&view, NOW, heard(), &refused).expect("readable").map(|act| act.name.to_string())
+        plan_now(&view, NOW, heard(50)).expect("readable")
     };
-    assert_eq!(act(&[], &[]), None, "there are none");
-    assert_eq!(act(&[set(&format!("{{{rule}}}"))], &[]), None, "they are off until somebody turns them on");
-    assert_eq!(act(&[set(&format!(r#"{{"on":false,{rule}}}"#))], &[]), None);
-    let on = set(&format!(r#"{{"on":true,{rule}}}"#));
-    assert_eq!(act(std::slice::from_ref(&on), &[]).as_deref(), Some("a:latest"));
-    assert_eq!(act(std::slice::from_ref(&on), &["a"]).as_deref(), Some("b:latest"));
-    assert_eq!(act(std::slice::from_ref(&on), &["a", "b"]), None);
+    assert_eq!(planned(&[]), [], "there are none");
+    assert_eq!(planned(&[set(&format!("{{{rule}}}"))]), [], "they are off until somebody turns them on");
+    assert_eq!(planned(&[set(&format!(r#"{{"on":false,{rule}}}"#))]), []);
+    let acts = planned(&[set(&format!(r#"{{"on":true,{rule}}}"#))]);
+    let mut open = BTreeSet::from([name("a"), name("b"), name("c")]);
+    for expected in [Some("a:latest"), Some("b:latest"), None] {
+        let next = next_act(acts.clone(), &mut open).map(|act| act.name.to_string());
+        assert_eq!(next.as_deref(), expected);
+    }
+    assert_eq!(next_act(acts, &mut BTreeSet::new()), None, "the plan was about others");
+}
+
+#[test]
+fn a_copy_that_was_told_to_go_makes_room_although_its_disk_does_not_say_so_yet() {
+    let mut view = MemView::default();
+    let cluster = Cluster {
+        id: ClusterId([1; 16]),
+        name: "lab".to_owned(),
+        public_key: [3; 32],
+        created_at: Timestamp(1),
+        next_node_id: 3,
+        version: CLUSTER_VERSION,
+    };
+    view.write(&[Mutation::Put(Key::Cluster, Record::Cluster(cluster))]);
+    view.write(&[idle("a"), idle("b")].concat());
+    view.write(&[set(r#"{"on":true,"rules":[{"match":"*","disk_percent":90,"then":"drop_copy"}]}"#)]);
+    let planned = |view: &MemView| plan_now(view, NOW, heard(5)).expect("readable");
+    let shown = planned(&view);
+    assert_eq!(
+        shown.iter().map(|act| (act.name.clone(), act.node)).collect::<Vec<_>>(),
+        [(name("a"), Some(NodeId(2)))]
+    );
+    let entry = Entry {
+        least_version: 1,
+        log_time: NOW,
+        request: RequestId::default(),
+        principal: PRINCIPAL.to_owned(),
+        namespace: String::new(),
+        session: None,
+        fence_term: None,
+        command: shown[0].command(),
+    };
+    assert_eq!(view.apply(2, 1, &entry).expect("applies"), Answer::Done);
+    assert_eq!(planned(&view), [], "the disk is as full as before, and one copy was enough");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_lets_nodes_be_heard_before_it_looks_and_looks_again_after_a_while_or_by_other_rules() {
+    let mut watch = Watch::begun(1);
+    let (some, others) = (Rules::default(), Rules { on: true, ..Rules::default() });
+    for (wait, rules, expected) in [
+        (Duration::ZERO, &some, false),
+        (HEAR_TIMEOUT - ASK_INTERVAL, &some, false),
+        (ASK_INTERVAL, &some, true),
+        (ASK_INTERVAL, &some, false),
+        (ASK_INTERVAL, &others, true),
+        (LOOK_INTERVAL - ASK_INTERVAL, &others, false),
+        (ASK_INTERVAL, &others, true),
+    ] {
+        tokio::time::advance(wait).await;
+        assert_eq!(watch.is_due(rules.clone()), expected, "{wait:?} later");
+    }
 }

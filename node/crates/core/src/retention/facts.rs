@@ -69,7 +69,7 @@ pub struct CopyFacts {
 pub struct SiteFacts {
     /// The disk of its models; `None` where that is not known.
     pub disk: Option<Disk>,
-    /// It is heard just now.
+    /// It is heard just now, and its runtime answers: what it has loaded is known.
     pub is_heard: bool,
     /// Keys (`ModelName::key`) of the models that its runtime has loaded.
     pub loaded: BTreeSet<String>,

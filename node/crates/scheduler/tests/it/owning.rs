@@ -8,9 +8,9 @@ use futures::future::join_all;
 
 use ollamax_scheduler::mem::Script;
 use ollamax_scheduler::{AdmitError, Config, RuntimeError, RuntimeReport};
-use ollamax_types::{Api, ErrorCode, InferenceRequest, RuntimeState};
+use ollamax_types::{Api, ErrorCode, InferenceRequest, ModelRecord, Residency, RuntimeState};
 
-use crate::world::{NEW, OLD, WEIGHTS, World, alias, known, model, ms, read, report, request, slow_stream};
+use crate::world::{NEW, OLD, WEIGHTS, World, alias, known, model, ms, read, report, request, resident, slow_stream};
 
 fn one(config: &Config) -> World {
     World::new(1, &[1], config)
@@ -43,6 +43,25 @@ async fn what_is_at_work_is_busy_and_what_was_answered_was_used_but_not_what_was
     assert_eq!(read(running).await, "xxxxxxxxxx");
     assert!(!node.is_busy(&model));
     assert_eq!(node.served(), BTreeMap::from([(model, 0)]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_runtime_has_in_memory_is_used_under_each_name_that_it_may_have_been_asked_for() {
+    let world = one(&Config::default());
+    let node = &world.nodes[&1];
+    let other = ModelRecord { name: "other".parse().expect("valid"), ..model(OLD) };
+    let models = Arc::new(vec![known(model(NEW)), alias(), other]);
+    let loaded = Residency { weights: WEIGHTS, ..resident(NEW) };
+    let held = RuntimeReport { models, resident: vec![], ..report(None) };
+    for (what, state, resident, expected) in [
+        ("nothing is loaded", RuntimeState::Up, vec![], vec![]),
+        ("nobody knows", RuntimeState::Down("hung".to_owned()), vec![loaded.clone()], vec![]),
+        ("one runner for two", RuntimeState::Up, vec![loaded], vec![alias().name, model(NEW).name]),
+    ] {
+        node.set_runtime(RuntimeReport { state, resident, ..held.clone() });
+        node.note_loaded();
+        assert_eq!(node.served().into_keys().collect::<Vec<_>>(), expected, "{what}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -34,11 +34,12 @@ impl Chance {
 }
 
 fn any_copy(chance: &mut Chance, node: u64) -> CopyFacts {
+    let weights = chance.byte(6);
     CopyFacts {
         node: NodeId(node),
         digest: digest(if chance.one_in(5) { 2 } else { 1 }),
-        weights: digest(chance.byte(6)),
-        size_bytes: 1 + chance.below(20),
+        weights: digest(weights),
+        size_bytes: 1 + 3 * u64::from(weights),
         is_going: chance.one_in(8),
     }
 }
@@ -95,6 +96,17 @@ fn any_rules(chance: &mut Chance) -> Rules {
     Rules { on: true, rules: (0..1 + chance.below(6)).map(|_| one(chance)).collect() }
 }
 
+/// How full a disk is without the copies that were told to go.
+fn full_at_last(facts: &Facts, node: NodeId) -> Option<u32> {
+    let disk = facts.sites[&node].disk?;
+    let here: Vec<_> = facts.models.iter().flat_map(|model| &model.copies).filter(|copy| copy.node == node).collect();
+    let stays = |weights: Digest| here.iter().any(|copy| copy.weights == weights && !copy.is_going);
+    let leaving: BTreeMap<Digest, u64> = here.iter().map(|copy| (copy.weights, copy.size_bytes)).collect();
+    let freed_bytes: u64 = leaving.iter().filter(|(weights, _)| !stays(**weights)).map(|(_, bytes)| bytes).sum();
+    let free_bytes = (disk.free_bytes + freed_bytes).min(disk.total_bytes);
+    Disk { free_bytes, ..disk }.used_percent()
+}
+
 /// What must be true of an act, said once more and in other words than the plan has.
 fn judge(seed: u64, facts: &Facts, rules: &Rules, act: &Act) {
     let told = format!("seed {seed}: {act:?}");
@@ -120,7 +132,7 @@ fn judge(seed: u64, facts: &Facts, rules: &Rules, act: &Act) {
                 }
             }
             if let Some(limit) = rules.rules[act.rule - 1].disk_percent {
-                let full = facts.sites[&node].disk.as_ref().and_then(Disk::used_percent).expect("a disk that is known");
+                let full = full_at_last(facts, node).expect("a disk that is known");
                 assert!(full >= limit && act.frees_bytes > 0, "{told}: {full} %");
             }
         }
@@ -129,39 +141,38 @@ fn judge(seed: u64, facts: &Facts, rules: &Rules, act: &Act) {
             assert!(model.copies.iter().all(|copy| is_heard(copy.node) && !is_loaded(copy.node)), "{told}");
         }
         Deed::Deprecate => assert_eq!((&model.phase, act.frees_bytes), (&Phase::Active, 0), "{told}"),
-        Deed::Disable => assert!(!matches!(model.phase, Phase::Disabled(_)) && !model.is_declared, "{told}"),
+        Deed::Disable => {
+            assert!(!matches!(model.phase, Phase::Disabled(_)) && !model.is_declared, "{told}");
+            assert!(model.copies.iter().all(|copy| is_heard(copy.node) && !is_loaded(copy.node)), "{told}");
+        }
     }
 }
 
-/// Carries an act out, and says what went from the disks.
+/// Carries an act out as the leader does: copies are told to go, and no disk says anything of it yet. Says what will go
+/// from the disks.
 fn carry_out(facts: &mut Facts, act: &Act) -> u64 {
     let index = facts.models.iter().position(|model| model.name == act.name).expect("a model of the facts");
     let model = &mut facts.models[index];
-    let kept = |copy: &CopyFacts| act.node.is_some_and(|node| copy.node != node);
-    let (left, gone): (Vec<_>, Vec<_>) = match act.deed {
-        Deed::Deprecate | Deed::Disable => (model.copies.clone(), Vec::new()),
-        Deed::Drop | Deed::Delete => model.copies.iter().copied().partition(kept),
-    };
-    model.copies = left;
+    let goes = |copy: &&mut CopyFacts| !copy.is_going && act.node.is_none_or(|node| copy.node == node);
+    let mut gone = Vec::new();
     match act.deed {
         Deed::Deprecate => model.phase = Phase::Deprecated(since(0)),
         Deed::Disable => model.phase = Phase::Disabled(since(0)),
-        Deed::Drop => {}
-        Deed::Delete => (model.phase, model.wanted) = (Phase::Deleted(since(0)), None),
+        Deed::Drop | Deed::Delete => {
+            for copy in model.copies.iter_mut().filter(goes) {
+                copy.is_going = true;
+                gone.push(*copy);
+            }
+        }
     }
-    let mut freed_bytes = 0;
-    for copy in gone.into_iter().filter(|copy| !copy.is_going) {
+    if act.deed == Deed::Delete {
+        (model.phase, model.wanted) = (Phase::Deleted(since(0)), None);
+    }
+    let stays = |copy: &CopyFacts| {
         let mut others = facts.models.iter().flat_map(|model| &model.copies);
-        let is_sharer = |other: &CopyFacts| other.node == copy.node && other.weights == copy.weights && !other.is_going;
-        if others.any(is_sharer) {
-            continue;
-        }
-        freed_bytes += copy.size_bytes;
-        if let Some(disk) = facts.sites.get_mut(&copy.node).and_then(|site| site.disk.as_mut()) {
-            disk.free_bytes = (disk.free_bytes + copy.size_bytes).min(disk.total_bytes);
-        }
-    }
-    freed_bytes
+        others.any(|other| other.node == copy.node && other.weights == copy.weights && !other.is_going)
+    };
+    gone.iter().filter(|copy| !stays(copy)).map(|copy| copy.size_bytes).sum()
 }
 
 #[test]
