@@ -131,6 +131,32 @@ fn a_lost_copy_is_made_anew_and_the_lost_node_stays_a_target() {
 }
 
 #[test]
+fn a_copy_that_was_told_to_go_and_is_missed_is_taken_back() {
+    let going = |targets: &[u64], holders: &[u64], node: u64| Standing {
+        dropping: BTreeSet::from([NodeId(node)]),
+        ..standing(2, targets, holders)
+    };
+    let with_failure = |mut standing: Standing, node: u64| {
+        let (code, text, at) = (ErrorCode::PullCancelled, "no".to_owned(), Timestamp(NOW_MS - 1));
+        standing.wish.failures.insert(NodeId(node), Failure { code, text, at, by_hand: false });
+        standing
+    };
+    let sites = |third: Site| [site(1), lost(2), third, site(4)];
+    let third = || going(&[1, 2], &[1, 2, 3], 3);
+    let (back, anew) = ([plan(1, &[1, 2, 3], PlanKind::Repair)], [plan(1, &[1, 2, 4], PlanKind::Repair)]);
+    check("another one is lost meanwhile", &sites(site(3)), third(), &back);
+    check("it is not there itself", &sites(lost(3)), third(), &anew);
+    check("it does not belong there", &sites(emptying(3)), third(), &anew);
+    check("somebody insisted", &sites(site(3)), with_failure(third(), 3), &anew);
+    let last = [plan(3, &[1, 2, 3], PlanKind::Repair)];
+    check("all others are lost", &[lost(1), lost(2), site(3), site(4)], third(), &last);
+    let by_hand = with_failure(going(&[1, 2], &[1, 3], 3), 2);
+    let sites = [site(1), site(2), site(3), site(4)];
+    check("a person removed another one", &sites, by_hand, &[plan(1, &[1, 3], PlanKind::Repair)]);
+    check("nothing is missing", &sites, third(), &[]);
+}
+
+#[test]
 fn who_is_not_steady_gets_nothing_and_loses_nothing() {
     let sites = [site(1), lost(2), site(3)];
     let knobs = ReplicaKnobs::default();
