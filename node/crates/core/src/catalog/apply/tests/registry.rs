@@ -388,6 +388,32 @@ fn a_person_who_removed_a_model_is_respected_over_rounds() {
 }
 
 #[test]
+fn a_node_whose_copy_is_back_is_not_left_out_any_more() {
+    let removed = || {
+        let (mut world, _) = World::spread(Replicas::Count(2));
+        world.check(gone(2), Answer::Done);
+        assert_eq!(world.failed(), [(2, true)]);
+        world
+    };
+    let mut world = removed();
+    world.check(held(2, 7), Answer::Done); // its store was away, or the person changed their mind
+    assert!(world.failed().is_empty());
+    let mut world = removed();
+    world.check(held(2, 8), Answer::Done); // another version does not meet this round
+    assert_eq!(world.failed(), [(2, true)]);
+    let round = world.ask(ask(Replicas::Count(2)));
+    assert!(world.failed().is_empty(), "but it is to have the newest with the next one");
+    world.check_goes_on(ask(Replicas::Count(2)), round);
+    // What a node has failed with itself stays.
+    let (mut world, round) = World::spread(Replicas::Count(3));
+    world.check(plan(round, 1, &[1, 2, 3]), Answer::Done);
+    let (node, code) = (NodeId(3), ErrorCode::DiskFull);
+    world.check(Command::TellPull { node, name: name(), round, code, text: String::new() }, Answer::Done);
+    world.check(held(3, 7), Answer::Done);
+    assert_eq!(world.failed(), [(3, false)]);
+}
+
+#[test]
 fn a_pin_outlives_pulls() {
     let mut world = World::after([pin(7), note(8)]);
     let round = world.ask(ask(Replicas::Count(1)));
