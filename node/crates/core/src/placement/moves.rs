@@ -229,6 +229,12 @@ impl<'a> Case<'a> {
         going.filter(move |node| !self.was_given_up(**node)).filter_map(move |node| self.site(*node))
     }
 
+    /// A copy is about to go. Nobody waits for a node that is lost.
+    fn is_losing(&self) -> bool {
+        let going = self.standing.holders.intersection(&self.standing.dropping);
+        going.filter_map(|node| self.site(*node)).any(|site| !self.world.is_lost(site))
+    }
+
     /// A person removed its copy, or somebody insisted that it goes.
     fn was_given_up(&self, node: NodeId) -> bool {
         self.wish().failures.get(&node).is_some_and(|failure| failure.code == ErrorCode::PullCancelled)
@@ -537,7 +543,7 @@ impl<'a> Case<'a> {
 
     /// A copy that may go: where it does not belong, or one too many.
     fn superfluous(&self, plan: &Plan) -> Option<NodeId> {
-        if !self.coming().is_empty() || !self.standing.dropping.is_empty() {
+        if !self.coming().is_empty() || self.is_losing() {
             return None;
         }
         let steady = self.steady_copies();

@@ -128,6 +128,9 @@ fn a_lost_copy_is_made_anew_and_the_lost_node_stays_a_target() {
     check("nor one of a pinned name", &back, pinned, &[]);
     let going = Standing { dropping: BTreeSet::from([NodeId(3)]), ..standing(2, &[1, 2], &[1, 2, 3]) };
     check("one that goes is not dropped twice", &back, going, &[]);
+    let away = Standing { dropping: BTreeSet::from([NodeId(4)]), ..standing(2, &[1, 2, 3], &[1, 2, 3, 4]) };
+    check("nobody waits for a lost node", &[site(1), site(2), site(3), lost(4)], away.clone(), &[dropped(3)]);
+    check("one after the other", &[site(1), site(2), site(3), site(4)], away, &[]);
 }
 
 #[test]
@@ -348,6 +351,14 @@ fn copies_go_from_the_fullest_disk_to_the_emptiest_where_that_is_on() {
         standing
     });
     assert_eq!(moved(&again, &on), None, "moved an hour ago");
+    let beside_a_drop_on = |node: u64| {
+        let mut other = Standing { dropping: BTreeSet::from([NodeId(node)]), ..standing(1, &[3], &[3, node]) };
+        other.wish.name = "other".parse().expect("a name");
+        let wishes: Vec<Standing> = wishes().into_iter().chain([other]).collect();
+        let sites = [used(1, 150), used(2, 60), used(3, 100), used(4, 100), lost(5)];
+        outlook(&sites, &wishes, &[], &on).moves.len()
+    };
+    assert_eq!((beside_a_drop_on(4), beside_a_drop_on(5)), (0, 1), "a node that never comes back stops nothing");
     let arrived = of_kind(standing(1, &[2, 1], &[1, 2]), PlanKind::Rebalance);
     assert_eq!(outlook(&sites, &[arrived], &[], &on).moves, [dropped(1)], "the source goes");
 }
