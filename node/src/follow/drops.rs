@@ -24,8 +24,10 @@ use crate::slot::MemberEngines;
 
 /// How long a copy may be in use before it goes all the same.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// Time between two attempts.
+/// Time between the first two attempts; behind each that failed it is twice as long.
 const RETRY_AFTER: Duration = Duration::from_secs(30);
+/// Most time between two attempts.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(900);
 /// Time between two looks while a copy waits to go.
 const WAIT_INTERVAL: Duration = Duration::from_secs(1);
 /// Time between two looks although nothing changed.
@@ -46,6 +48,7 @@ struct Waiting {
     digest: Digest,
     since: Instant,
     tried_at: Option<Instant>,
+    failures: u32,
 }
 
 /// Keeps this node in step until `stop`.
@@ -135,13 +138,15 @@ fn is_kept_elsewhere(
 fn take(waiting: &mut BTreeMap<ModelName, Waiting>, drops: &[(ModelName, Digest)], now: Instant) {
     waiting.retain(|name, known| drops.contains(&(name.clone(), known.digest)));
     for (name, digest) in drops {
-        waiting.entry(name.clone()).or_insert(Waiting { digest: *digest, since: now, tried_at: None });
+        waiting.entry(name.clone()).or_insert(Waiting { digest: *digest, since: now, tried_at: None, failures: 0 });
     }
 }
 
 /// Whether a copy goes now.
 fn is_due(waiting: &Waiting, is_busy: bool, now: Instant) -> bool {
-    let is_rested = waiting.tried_at.is_none_or(|at| now.saturating_duration_since(at) >= RETRY_AFTER);
+    let doubled = 2_u32.saturating_pow(waiting.failures.saturating_sub(1));
+    let rest = RETRY_AFTER.saturating_mul(doubled).min(RETRY_AFTER_MAX);
+    let is_rested = waiting.tried_at.is_none_or(|at| now.saturating_duration_since(at) >= rest);
     is_rested && (!is_busy || now.saturating_duration_since(waiting.since) >= PATIENCE)
 }
 
@@ -165,6 +170,7 @@ async fn remove_due(engines: &MemberEngines, waiting: &mut BTreeMap<ModelName, W
                 tracing::info!(model = %name, digest = %waiting.digest, freed_bytes, "a copy was removed");
             }
             Err(error) => {
+                waiting.failures = waiting.failures.saturating_add(1);
                 tracing::warn!(model = %name, code = %error.code(), %error, "remove a copy; tried again later");
             }
         }
@@ -296,17 +302,24 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_copy_in_use_waits_for_an_idle_moment_but_not_for_ever_and_a_failure_rests() {
         let start = Instant::now();
-        let check = |tried_s: Option<u64>, is_busy: bool, now_s: u64, expected: bool| {
+        let check = |tried: Option<(u64, u32)>, is_busy: bool, now_s: u64, expected: bool| {
             let at = |seconds| start + Duration::from_secs(seconds);
-            let waiting = Waiting { digest: digest(1), since: start, tried_at: tried_s.map(at) };
-            assert_eq!(is_due(&waiting, is_busy, at(now_s)), expected, "{tried_s:?} {is_busy} {now_s}");
+            let (tried_at, failures) =
+                (tried.map(|(tried_s, _)| at(tried_s)), tried.map_or(0, |(_, failures)| failures));
+            let waiting = Waiting { digest: digest(1), since: start, tried_at, failures };
+            assert_eq!(is_due(&waiting, is_busy, at(now_s)), expected, "{tried:?} {is_busy} {now_s}");
         };
         check(None, false, 0, true);
         check(None, true, 599, false);
         check(None, true, 600, true);
-        check(Some(600), true, 629, false);
-        check(Some(600), true, 630, true);
-        check(Some(0), false, 29, false);
+        check(Some((600, 1)), true, 629, false);
+        check(Some((600, 1)), true, 630, true);
+        check(Some((0, 0)), false, 29, false);
+        check(Some((0, 0)), false, 30, true);
+        check(Some((0, 2)), false, 59, false);
+        check(Some((0, 2)), false, 60, true);
+        check(Some((0, 99)), false, 899, false);
+        check(Some((0, 99)), false, 900, true);
     }
 
     #[tokio::test(start_paused = true)]
