@@ -5,7 +5,8 @@
 //!
 //! Always holds: a drop leaves as many steady copies as are wanted; a copy that is loaded is not dropped; a node that
 //! is not steady gets nothing new, and nothing is moved because of it before it is lost. A lost target stays in its
-//! plan: when it comes back, the newest copy goes. The order of the targets says which copy goes first: the last.
+//! plan: when it comes back, the newest copy goes. One that has failed leaves it after a while where there are copies
+//! enough without it. The order of the targets says which copy goes first: the last.
 //! Copies that are no targets count, but only a node that is being emptied loses one. One plan that nobody asked for is
 //! made at a look, and at most `moves_max` are under way. Everything follows from the facts; nothing is remembered.
 
@@ -18,7 +19,7 @@ use ollamax_types::{ErrorCode, ModelName, NodeId, ReplicaKnobs};
 use super::fit::Reasons;
 use super::pull::{may_be_fewer, wanted};
 use super::{Planned, Presence, Site, Unfit, is_of_the_node, plan_pull};
-use crate::catalog::{Cordon, Plan, PlanKind, Replicas, Wish};
+use crate::catalog::{Cordon, Failure, Plan, PlanKind, Replicas, Wish};
 use crate::health::Health;
 
 mod rebalance;
@@ -259,11 +260,13 @@ impl<'a> Case<'a> {
     fn given_up_lately(&self, plan: &Plan) -> usize {
         let given_up = plan.targets.iter().filter(|target| !self.holds(**target));
         let failures = given_up.filter_map(|target| self.wish().failures.get(target));
-        let is_late = |at_ms: u64| {
-            let passed_ms = u128::from(self.world.facts.now_ms.saturating_sub(at_ms));
-            passed_ms < self.world.facts.knobs.repair_after.as_millis()
-        };
-        failures.filter(|failure| failure.code == ErrorCode::PullCancelled && is_late(failure.at.0)).count()
+        failures.filter(|failure| failure.code == ErrorCode::PullCancelled && self.is_recent(failure)).count()
+    }
+
+    /// Whether less than `repair_after` has passed since.
+    fn is_recent(&self, failure: &Failure) -> bool {
+        let passed_ms = u128::from(self.world.facts.now_ms.saturating_sub(failure.at.0));
+        passed_ms < self.world.facts.knobs.repair_after.as_millis()
     }
 
     fn shortage(&self) -> Option<Shortage> {
@@ -303,7 +306,11 @@ impl<'a> Case<'a> {
     }
 
     fn step(&self) -> Step {
-        match self.asked() {
+        let asked = match (self.asked(), self.resolved()) {
+            (Planned::Nothing, Some(plan)) => self.without_failed(plan),
+            (asked, _) => asked,
+        };
+        match asked {
             Planned::Plan { ingester, targets } => {
                 let kind = self.wish().plan.as_ref().map_or(PlanKind::Asked, |plan| plan.kind);
                 return Step::Now(self.planned(ingester, targets, kind));
@@ -346,13 +353,17 @@ impl<'a> Case<'a> {
             |node: &NodeId| failures.get(node).is_some_and(|failure| failure.code == ErrorCode::PullCancelled);
         let is_dead = |node: NodeId| self.site(node).is_some_and(|site| site.health == Health::Dead);
         // What a member that is about to be removed had is taken off the record before it is.
-        let is_met = || matches!(self.wish().replicas, Replicas::Count(count) if self.good().count() >= wanted(count));
         if members.iter().any(|node| self.holds(*node)) {
-            let is_done = |node: NodeId| self.holds(node) || was_given_up(&node) || (is_dead(node) && is_met());
+            let is_done = |node: NodeId| self.holds(node) || was_given_up(&node) || (is_dead(node) && self.is_met());
             return members.iter().all(|node| is_done(*node));
         }
         let is_by_hand = |node: &NodeId| failures.get(node).is_some_and(|failure| failure.by_hand);
         members.iter().all(is_by_hand) && self.given_up_lately(plan) > 0
+    }
+
+    /// Whether there are as many copies as a number says.
+    fn is_met(&self) -> bool {
+        matches!(self.wish().replicas, Replicas::Count(count) if self.good().count() >= wanted(count))
     }
 
     /// The targets that are members still.
@@ -362,7 +373,22 @@ impl<'a> Case<'a> {
 
     /// A plan that is over stands, but nobody waits for members that left.
     fn without_departed(&self, plan: &Plan) -> Planned {
-        let targets = self.members_of(plan);
+        self.only(plan, self.members_of(plan))
+    }
+
+    /// Where there are copies enough, nobody waits for a target that has none and will not get one. What it failed with
+    /// is told for some time before.
+    fn without_failed(&self, plan: &Plan) -> Planned {
+        if !self.is_met() || !self.coming().is_empty() {
+            return Planned::Nothing;
+        }
+        let is_told = |node: &NodeId| self.wish().failures.get(node).is_some_and(|failure| self.is_recent(failure));
+        let members = self.members_of(plan).into_iter();
+        self.only(plan, members.filter(|node| self.keeps_its_place(*node) || is_told(node)).collect())
+    }
+
+    /// The plan with these of its targets alone.
+    fn only(&self, plan: &Plan, targets: Vec<NodeId>) -> Planned {
         if targets.is_empty() || targets.len() == plan.targets.len() {
             return Planned::Nothing;
         }

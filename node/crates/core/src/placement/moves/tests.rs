@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ollamax_types::{Digest, Timestamp};
 
 use super::*;
-use crate::catalog::{Failure, Want};
+use crate::catalog::Want;
 
 mod simulated;
 
@@ -250,6 +250,29 @@ fn a_copy_that_a_person_removed_is_made_elsewhere_later() {
     };
     check("the only one: nor is that fetched anew at once", &sites, only(599_999), &[]);
     check("but later", &sites, only(600_000), &[plan(1, &[1], PlanKind::Asked)]);
+}
+
+#[test]
+fn where_copies_are_enough_nobody_waits_for_a_target_that_has_failed() {
+    let sites = [site(1), site(2), site(3)];
+    let check_after = |what: &str, mut standing: Standing, failed: (u64, ErrorCode), ago_ms: u64, expected: &[Move]| {
+        let (node, code) = failed;
+        let failure = Failure { code, text: "no".to_owned(), at: Timestamp(NOW_MS - ago_ms), by_hand: false };
+        standing.wish.failures.insert(NodeId(node), failure);
+        check(what, &sites, standing, expected);
+    };
+    let moved = |holders: &[u64]| of_kind(standing(2, &[1, 2, 3], holders), PlanKind::Rebalance);
+    let full = (3, ErrorCode::DiskFull);
+    check_after("it is told for a while", moved(&[1, 2]), full, 599_999, &[]);
+    check_after("then no more", moved(&[1, 2]), full, 600_000, &[plan(1, &[1, 2], PlanKind::Rebalance)]);
+    let origin = (3, ErrorCode::OriginFailed);
+    check_after("whatever it was", moved(&[1, 2]), origin, 600_000, &[plan(1, &[1, 2], PlanKind::Rebalance)]);
+    check_after("not while one is missing", moved(&[1]), (2, ErrorCode::OriginFailed), 600_000, &[]);
+    let found = || standing(2, &[1, 2], &[1, 3]);
+    let removed = (2, ErrorCode::PullCancelled);
+    check_after("a person removed it", found(), removed, 599_999, &[]);
+    check_after("and others are enough", found(), removed, 600_000, &[plan(1, &[1], PlanKind::Asked)]);
+    check_after("that one is none", standing(1, &[2], &[1]), (2, ErrorCode::OriginFailed), 600_000, &[]);
 }
 
 #[test]
