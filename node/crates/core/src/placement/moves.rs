@@ -3,12 +3,13 @@
 //! A move is a plan with one target more; when that one holds the model, the copy that is not needed is dropped. So a
 //! crash anywhere leaves one copy too many and never one too few.
 //!
-//! Always holds: a drop leaves as many steady copies as are wanted; a copy that is loaded is not dropped; a node that
-//! is not steady gets nothing new, and nothing is moved because of it before it is lost. A lost target stays in its
-//! plan: when it comes back, the newest copy goes. One that has failed leaves it after a while where there are copies
-//! enough without it. The order of the targets says which copy goes first: the last.
-//! Copies that are no targets count, but only a node that is being emptied loses one. One plan that nobody asked for is
-//! made at a look, and at most `moves_max` are under way. Everything follows from the facts; nothing is remembered.
+//! Always holds: a drop leaves as many steady copies as are wanted, none of them on a node with damaged files; a copy
+//! that is loaded is not dropped; a node that is not steady gets nothing new, and nothing is moved because of it before
+//! it is lost. A lost target stays in its plan: when it comes back, the newest copy goes. One that has failed leaves it
+//! after a while where there are copies enough without it. The order of the targets says which copy goes first: the
+//! last. Copies that are no targets count, but only a node that is being emptied loses one. One plan that nobody asked
+//! for is made at a look, and at most `moves_max` are under way. Everything follows from the facts; nothing is
+//! remembered.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -229,8 +230,10 @@ impl<'a> Case<'a> {
         self.copies().filter(move |site| site.misplaced(want).is_none() && !self.world.is_lost(site))
     }
 
+    /// Copies without which others may be removed: who has damaged files may have damaged this one.
     fn steady_copies(&self) -> Vec<NodeId> {
-        self.good().filter(|site| self.world.is_steady(site)).map(|site| site.node).collect()
+        let steady = self.good().filter(|site| self.world.is_steady(site) && !site.has_damage);
+        steady.map(|site| site.node).collect()
     }
 
     /// Targets that will have the model if nothing happens.

@@ -28,6 +28,7 @@ fn site(node: u64) -> Site {
         gpu_memory_bytes: 0,
         cordon: Cordon::Open,
         disk_total_bytes: Some(200 * GB),
+        has_damage: false,
     }
 }
 
@@ -141,6 +142,20 @@ fn who_is_not_steady_gets_nothing_and_loses_nothing() {
     let back = [site(1), site(2), site(3)];
     let found = outlook(&back, &[standing(2, &[1, 2, 3], &[1, 2, 3])], &[2], &knobs);
     assert!(found.moves.is_empty(), "node 2 has just come back");
+}
+
+#[test]
+fn copies_on_a_node_with_damaged_files_are_nothing_to_rely_on() {
+    let damaged = |node: u64| Site { has_damage: true, ..site(node) };
+    let three = || standing(2, &[1, 2, 3], &[1, 2, 3]);
+    check("the newest stays: another may be damaged", &[site(1), damaged(2), site(3)], three(), &[]);
+    check("and so does the damaged one", &[site(1), site(2), damaged(3)], three(), &[]);
+    let four = [site(1), damaged(2), site(3), site(4)];
+    check("there are enough without it", &four, standing(2, &[1, 2, 3, 4], &[1, 2, 3, 4]), &[dropped(4)]);
+    let moved = || of_kind(standing(2, &[1, 2, 3], &[1, 2, 3]), PlanKind::Emptying);
+    check("nothing leaves because of it", &[damaged(1), emptying(2), site(3)], moved(), &[]);
+    let leaves = Site { has_damage: true, ..emptying(2) };
+    check("but it may leave", &[site(1), leaves, site(3)], moved(), &[dropped(2)]);
 }
 
 #[test]

@@ -24,6 +24,7 @@ fn site(node: u64) -> Site {
         gpu_memory_bytes: 0,
         cordon: Cordon::Open,
         disk_total_bytes: None,
+        has_damage: false,
     }
 }
 
