@@ -435,8 +435,8 @@ impl<'a> Case<'a> {
         Step::InTurn((kind == PlanKind::Emptying, copies), self.planned(ingester, targets, kind))
     }
 
-    /// What keeps a copy on a node that is being emptied: nobody else may have it, and too few others do. `None` also
-    /// while something is on its way, and where there is somebody to wait for.
+    /// What keeps a copy on a node that is being emptied: nobody else may have it, and too few others do, or some of them
+    /// are nothing to rely on. `None` also while something is on its way, and where there is somebody to wait for.
     fn stuck(&self) -> Option<Reasons> {
         if !self.copies().any(|site| site.cordon == Cordon::Emptying) || !self.coming().is_empty() {
             return None;
@@ -450,8 +450,11 @@ impl<'a> Case<'a> {
             let Planned::Impossible(reasons) = self.asked() else { return None };
             return Some(reasons);
         };
-        if self.good().count() + self.given_up_lately(plan) >= enough {
-            return None;
+        let late = self.given_up_lately(plan);
+        if self.good().count() + late >= enough {
+            let (damaged, sound): (Vec<&Site>, Vec<&Site>) = self.good().partition(|site| site.has_damage);
+            let is_short = !damaged.is_empty() && sound.len() + late < enough;
+            return is_short.then(|| damaged.iter().map(|site| (site.node, Unfit::Damaged)).collect());
         }
         let hopeless = self.hopeless(plan);
         hopeless.or_else(|| (!self.has_somebody_to_wait_for()).then(|| self.unfit()))

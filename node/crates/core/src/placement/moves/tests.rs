@@ -154,6 +154,8 @@ fn copies_on_a_node_with_damaged_files_are_nothing_to_rely_on() {
     check("there are enough without it", &four, standing(2, &[1, 2, 3, 4], &[1, 2, 3, 4]), &[dropped(4)]);
     let moved = || of_kind(standing(2, &[1, 2, 3], &[1, 2, 3]), PlanKind::Emptying);
     check("nothing leaves because of it", &[damaged(1), emptying(2), site(3)], moved(), &[]);
+    let found = outlook(&[damaged(1), emptying(2), site(3)], &[moved()], &[], &ReplicaKnobs::default());
+    assert_eq!(found.stuck.into_iter().flat_map(|(_, why)| why).collect::<Vec<_>>(), [(NodeId(1), Unfit::Damaged)]);
     let leaves = Site { has_damage: true, ..emptying(2) };
     check("but it may leave", &[site(1), leaves, site(3)], moved(), &[dropped(2)]);
 }
