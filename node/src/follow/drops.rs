@@ -2,10 +2,10 @@
 //!
 //! A drop is done when this node's list of models says that the copy is gone, so one that was carried out and not told
 //! is carried out again, which finds nothing to do. Always holds: only the version that is meant goes; what another
-//! process put under the name since stays. A node that was away may believe what holds no more, and its copy may be the
-//! last one by now: nothing goes before its state is not behind and asks for it still. A copy that is in use goes in an
-//! idle moment, and after [`PATIENCE`] all the same: files that are open live on. What fails is tried again a while
-//! later.
+//! process put under the name since stays. A node that was away may believe what holds no more: nothing goes before its
+//! state is not behind and asks for it still. Its copy may be the last one by now: unless somebody insisted, nothing
+//! goes as long as no other node is heard that has the same version and keeps it. A copy that is in use goes in an idle
+//! moment, and after [`PATIENCE`] all the same: files that are open live on. What fails is tried again a while later.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -13,7 +13,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use ollamax_core::catalog::{Fault, Model, View, read};
+use ollamax_core::catalog::{Fault, Location, Model, View, read};
+use ollamax_core::health::Health;
 use ollamax_metadata as metadata;
 use ollamax_metadata::ReadError;
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId};
@@ -23,8 +24,10 @@ use crate::slot::MemberEngines;
 
 /// How long a copy may be in use before it goes all the same.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// Time between two attempts.
+/// Time between the first two attempts; behind each that failed it is twice as long.
 const RETRY_AFTER: Duration = Duration::from_secs(30);
+/// Most time between two attempts.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(900);
 /// Time between two looks while a copy waits to go.
 const WAIT_INTERVAL: Duration = Duration::from_secs(1);
 /// Time between two looks although nothing changed.
@@ -45,6 +48,7 @@ struct Waiting {
     digest: Digest,
     since: Instant,
     tried_at: Option<Instant>,
+    failures: u32,
 }
 
 /// Keeps this node in step until `stop`.
@@ -57,7 +61,7 @@ pub(crate) async fn follow(engines: MemberEngines, stop: CancellationToken) {
     loop {
         changes.borrow_and_update();
         let began = Instant::now();
-        match asked_of(&*engines.metadata.view(), engines.node) {
+        match asked_here(&engines) {
             Ok(Some(asked)) => {
                 engines.transfer.set_pins(asked.pins);
                 take(&mut waiting, &asked.drops, began);
@@ -91,35 +95,58 @@ async fn caught_up(metadata: &metadata::Handle) {
     }
 }
 
-/// What the record asks of a node; `None` before its own record has arrived.
-fn asked_of(view: &dyn View, node: NodeId) -> Result<Option<Asked>, Fault> {
+fn asked_here(engines: &MemberEngines) -> Result<Option<Asked>, Fault> {
+    let is_heard = |node: NodeId| engines.scheduler.health(node) == Health::Alive;
+    asked_of(&*engines.metadata.view(), engines.node, &is_heard)
+}
+
+/// What the record asks of a node, as long as it hears these; `None` before its own record has arrived.
+fn asked_of(view: &dyn View, node: NodeId, is_heard: &dyn Fn(NodeId) -> bool) -> Result<Option<Asked>, Fault> {
     if read::member(view, node)?.is_none() {
         return Ok(None);
     }
     let mut asked = Asked::default();
     for model in read::models(view)? {
         asked.pins.extend(model.pinned());
-        let Model { name, drops, .. } = model;
-        let Some(wanted) = drops.get(&node) else { continue };
-        let held = read::node_model(view, node, &name.key())?;
-        if held.is_some_and(|held| held.model.digest == wanted.digest) {
-            asked.drops.push((name, wanted.digest));
+        let Some(wanted) = model.drops.get(&node) else { continue };
+        let held = read::node_model(view, node, &model.name.key())?;
+        let Some(held) = held.filter(|held| held.model.digest == wanted.digest) else { continue };
+        if wanted.insisted || is_kept_elsewhere(view, &model, &held, is_heard)? {
+            asked.drops.push((model.name.clone(), held.model.digest));
         }
     }
     Ok(Some(asked))
+}
+
+/// Whether a node that is heard has the same version and is not to remove it.
+fn is_kept_elsewhere(
+    view: &dyn View,
+    model: &Model,
+    held: &Location,
+    is_heard: &dyn Fn(NodeId) -> bool,
+) -> Result<bool, Fault> {
+    let goes = |copy: &Location| {
+        let dropped = model.drops.get(&copy.node);
+        dropped.is_some_and(|dropped| dropped.digest == copy.model.digest)
+    };
+    let is_other = |copy: &Location| copy.node != held.node && copy.model.digest == held.model.digest;
+    let copies = read::locations_of(view, &model.name)?;
+    Ok(copies.iter().any(|copy| is_other(copy) && is_heard(copy.node) && !goes(copy)))
 }
 
 /// What is asked for now waits; what is not any more does not.
 fn take(waiting: &mut BTreeMap<ModelName, Waiting>, drops: &[(ModelName, Digest)], now: Instant) {
     waiting.retain(|name, known| drops.contains(&(name.clone(), known.digest)));
     for (name, digest) in drops {
-        waiting.entry(name.clone()).or_insert(Waiting { digest: *digest, since: now, tried_at: None });
+        waiting.entry(name.clone()).or_insert(Waiting { digest: *digest, since: now, tried_at: None, failures: 0 });
     }
 }
 
 /// Whether a copy goes now.
 fn is_due(waiting: &Waiting, is_busy: bool, now: Instant) -> bool {
-    let is_rested = waiting.tried_at.is_none_or(|at| now.saturating_duration_since(at) >= RETRY_AFTER);
+    let doubled = 2_u32.saturating_pow(waiting.failures.saturating_sub(1));
+    let rest = RETRY_AFTER.saturating_mul(doubled).min(RETRY_AFTER_MAX);
+    let is_rested = waiting.tried_at.is_none_or(|at| now.saturating_duration_since(at) >= rest);
     is_rested && (!is_busy || now.saturating_duration_since(waiting.since) >= PATIENCE)
 }
 
@@ -143,6 +170,7 @@ async fn remove_due(engines: &MemberEngines, waiting: &mut BTreeMap<ModelName, W
                 tracing::info!(model = %name, digest = %waiting.digest, freed_bytes, "a copy was removed");
             }
             Err(error) => {
+                waiting.failures = waiting.failures.saturating_add(1);
                 tracing::warn!(model = %name, code = %error.code(), %error, "remove a copy; tried again later");
             }
         }
@@ -152,7 +180,7 @@ async fn remove_due(engines: &MemberEngines, waiting: &mut BTreeMap<ModelName, W
 /// Whether a copy is to go by a state that is not behind. What cannot be read asks for nothing.
 async fn is_asked_still(engines: &MemberEngines, name: &ModelName, digest: Digest) -> Result<bool, ReadError> {
     engines.metadata.read_barrier().await?;
-    let asked = asked_of(&*engines.metadata.view(), engines.node).ok().flatten();
+    let asked = asked_here(engines).ok().flatten();
     Ok(asked.is_some_and(|asked| asked.drops.iter().any(|(meant, wanted)| (meant, *wanted) == (name, digest))))
 }
 
@@ -191,7 +219,7 @@ mod tests {
         Mutation::Put(Key::Member(member.id), Record::Member(member))
     }
 
-    fn held(text: &str, byte: u8) -> Mutation {
+    fn location(node: u64, text: &str, byte: u8) -> Location {
         let model = ModelRecord {
             name: name(text),
             digest: digest(byte),
@@ -201,15 +229,22 @@ mod tests {
             details_json: "{}".to_owned(),
             capabilities: Vec::new(),
         };
-        let location = Location { node: NodeId(1), model };
-        Mutation::Put(Key::NodeModel(NodeId(1), name(text).key()), Record::Location(location))
+        Location { node: NodeId(node), model }
+    }
+
+    fn held(text: &str, byte: u8) -> Mutation {
+        Mutation::Put(Key::NodeModel(NodeId(1), name(text).key()), Record::Location(location(1, text, byte)))
+    }
+
+    fn held_by(node: u64, text: &str, byte: u8) -> Mutation {
+        Mutation::Put(Key::Location(name(text).key(), NodeId(node)), Record::Location(location(node, text, byte)))
     }
 
     fn record(text: &str, dropped: Option<(u64, u8)>, pin: Option<u8>) -> Mutation {
         let (at, by) = (Timestamp(1), "admin".to_owned());
         let mut model = Model::new(name(text), at);
         if let Some((node, byte)) = dropped {
-            model.drops.insert(NodeId(node), Drop { digest: digest(byte), at, by: by.clone() });
+            model.drops.insert(NodeId(node), Drop { digest: digest(byte), at, by: by.clone(), insisted: false });
         }
         model.pin = pin.map(|byte| Pin { digest: digest(byte), by, at });
         Mutation::Put(Key::Model(name(text).key()), Record::Model(Box::new(model)))
@@ -219,33 +254,72 @@ mod tests {
     fn only_the_version_that_is_meant_is_to_go_and_only_here() {
         let mut view = MemView::default();
         view.write(&[held("a", 1), held("b", 2), held("c", 3), held("d", 4)]);
+        view.write(&[held_by(2, "a", 1), held_by(2, "b", 2), held_by(3, "c", 3), held_by(2, "e", 5)]);
+        let asked_of = |view: &MemView| asked_of(view, NodeId(1), &|_| true).expect("readable");
         view.write(&[
             record("a", Some((1, 1)), None),
             record("b", Some((1, 9)), Some(2)),
             record("c", Some((2, 3)), Some(3)),
             record("e", Some((1, 5)), None),
         ]);
-        assert_eq!(asked_of(&view, NodeId(1)).expect("readable"), None, "its own record has not arrived");
+        assert_eq!(asked_of(&view), None, "its own record has not arrived");
         view.write(&[own_record()]);
-        let asked = asked_of(&view, NodeId(1)).expect("readable").expect("it has");
+        let asked = asked_of(&view).expect("it has");
         assert_eq!(asked.drops, [(name("a"), digest(1))]);
         assert_eq!(asked.pins, BTreeSet::from([digest(2), digest(3)]));
+    }
+
+    #[test]
+    fn the_last_copy_that_is_heard_of_stays_unless_somebody_insisted() {
+        // Node 4 is not heard.
+        let check = |others: &[(u64, u8)], going: &[u64], insisted: bool, expected: bool| {
+            let mut view = MemView::default();
+            view.write(&[own_record(), held("a", 1), held_by(1, "a", 1)]);
+            let mutations: Vec<Mutation> = others.iter().map(|(node, byte)| held_by(*node, "a", *byte)).collect();
+            view.write(&mutations);
+            let mut model = Model::new(name("a"), Timestamp(1));
+            for node in going {
+                let (at, by) = (Timestamp(1), "admin".to_owned());
+                model.drops.insert(NodeId(*node), Drop { digest: digest(1), at, by, insisted });
+            }
+            view.write(&[Mutation::Put(Key::Model(name("a").key()), Record::Model(Box::new(model)))]);
+            let asked = asked_of(&view, NodeId(1), &|node| node != NodeId(4)).expect("readable").expect("it is there");
+            let told: Vec<(ModelName, Digest)> = if expected { vec![(name("a"), digest(1))] } else { Vec::new() };
+            assert_eq!(asked.drops, told, "{others:?} {going:?} {insisted}");
+        };
+        check(&[], &[1], false, false);
+        check(&[(2, 1)], &[1], false, true);
+        check(&[(4, 1)], &[1], false, false);
+        check(&[(2, 1), (4, 1)], &[1], false, true);
+        check(&[(2, 9)], &[1], false, false);
+        check(&[(2, 1)], &[1, 2], false, false);
+        check(&[(2, 9)], &[1, 2], false, false);
+        check(&[(2, 1), (3, 1)], &[1, 2], false, true);
+        check(&[], &[1], true, true);
+        check(&[(2, 1)], &[1, 2], true, true);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_copy_in_use_waits_for_an_idle_moment_but_not_for_ever_and_a_failure_rests() {
         let start = Instant::now();
-        let check = |tried_s: Option<u64>, is_busy: bool, now_s: u64, expected: bool| {
+        let check = |tried: Option<(u64, u32)>, is_busy: bool, now_s: u64, expected: bool| {
             let at = |seconds| start + Duration::from_secs(seconds);
-            let waiting = Waiting { digest: digest(1), since: start, tried_at: tried_s.map(at) };
-            assert_eq!(is_due(&waiting, is_busy, at(now_s)), expected, "{tried_s:?} {is_busy} {now_s}");
+            let (tried_at, failures) =
+                (tried.map(|(tried_s, _)| at(tried_s)), tried.map_or(0, |(_, failures)| failures));
+            let waiting = Waiting { digest: digest(1), since: start, tried_at, failures };
+            assert_eq!(is_due(&waiting, is_busy, at(now_s)), expected, "{tried:?} {is_busy} {now_s}");
         };
         check(None, false, 0, true);
         check(None, true, 599, false);
         check(None, true, 600, true);
-        check(Some(600), true, 629, false);
-        check(Some(600), true, 630, true);
-        check(Some(0), false, 29, false);
+        check(Some((600, 1)), true, 629, false);
+        check(Some((600, 1)), true, 630, true);
+        check(Some((0, 0)), false, 29, false);
+        check(Some((0, 0)), false, 30, true);
+        check(Some((0, 2)), false, 59, false);
+        check(Some((0, 2)), false, 60, true);
+        check(Some((0, 99)), false, 899, false);
+        check(Some((0, 99)), false, 900, true);
     }
 
     #[tokio::test(start_paused = true)]

@@ -6,10 +6,10 @@
 //! Always holds: a drop leaves as many steady copies as are wanted, none of them on a node with damaged files; a copy
 //! that is loaded is not dropped; a node that is not steady gets nothing new, and nothing is moved because of it before
 //! it is lost. A lost target stays in its plan: when it comes back, the newest copy goes. One that has failed leaves it
-//! after a while where there are copies enough without it. The order of the targets says which copy goes first: the
-//! last. Copies that are no targets count, but only a node that is being emptied loses one. One plan that nobody asked
-//! for is made at a look, and at most `moves_max` are under way. Everything follows from the facts; nothing is
-//! remembered.
+//! after a while where there are copies enough without it. A copy that was told to go and is missed before it has gone
+//! stays. The order of the targets says which copy goes first: the last. Copies that are no targets count, but only a
+//! node that is being emptied loses one. One plan that nobody asked for is made at a look, and at most `moves_max` are
+//! under way. Everything follows from the facts; nothing is remembered.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -224,6 +224,23 @@ impl<'a> Case<'a> {
         staying.filter_map(move |node| self.site(*node))
     }
 
+    /// Members whose copy was told to go and is there still, where nobody insisted on it.
+    fn going(&self) -> impl Iterator<Item = &'a Site> {
+        let going = self.standing.holders.intersection(&self.standing.dropping);
+        going.filter(move |node| !self.was_given_up(**node)).filter_map(move |node| self.site(*node))
+    }
+
+    /// A copy is about to go. Nobody waits for a node that is lost.
+    fn is_losing(&self) -> bool {
+        let going = self.standing.holders.intersection(&self.standing.dropping);
+        going.filter_map(|node| self.site(*node)).any(|site| !self.world.is_lost(site))
+    }
+
+    /// A person removed its copy, or somebody insisted that it goes.
+    fn was_given_up(&self, node: NodeId) -> bool {
+        self.wish().failures.get(&node).is_some_and(|failure| failure.code == ErrorCode::PullCancelled)
+    }
+
     /// Copies that count: where they belong, and not lost.
     fn good(&self) -> impl Iterator<Item = &'a Site> {
         let want = &self.wish().want;
@@ -352,12 +369,11 @@ impl<'a> Case<'a> {
     fn is_over(&self, plan: &Plan) -> bool {
         let members = self.members_of(plan);
         let failures = &self.wish().failures;
-        let was_given_up =
-            |node: &NodeId| failures.get(node).is_some_and(|failure| failure.code == ErrorCode::PullCancelled);
         let is_dead = |node: NodeId| self.site(node).is_some_and(|site| site.health == Health::Dead);
         // What a member that is about to be removed had is taken off the record before it is.
         if members.iter().any(|node| self.holds(*node)) {
-            let is_done = |node: NodeId| self.holds(node) || was_given_up(&node) || (is_dead(node) && self.is_met());
+            let is_done =
+                |node: NodeId| self.holds(node) || self.was_given_up(node) || (is_dead(node) && self.is_met());
             return members.iter().all(|node| is_done(*node));
         }
         let is_by_hand = |node: &NodeId| failures.get(node).is_some_and(|failure| failure.by_hand);
@@ -406,6 +422,9 @@ impl<'a> Case<'a> {
     fn repair(&self, plan: &Plan) -> Step {
         let coming = self.coming();
         let (copies, late) = (self.good().count() + coming.len(), self.given_up_lately(plan));
+        if let Some(step) = self.taken_back(plan, copies) {
+            return Step::Now(step);
+        }
         let missing = match &self.wish().replicas {
             Replicas::Count(count) => wanted(*count).saturating_sub(copies + late),
             Replicas::All => WISH_TARGETS_MAX,
@@ -433,6 +452,24 @@ impl<'a> Case<'a> {
         let ingester = self.source(plan).unwrap_or(first);
         let targets: Vec<NodeId> = kept.into_iter().chain(fresh).collect();
         Step::InTurn((kind == PlanKind::Emptying, copies), self.planned(ingester, targets, kind))
+    }
+
+    /// Where copies are missing, those that were told to go and are there come first: nothing is fetched for them, and
+    /// what a person removed is made up for at once.
+    fn taken_back(&self, plan: &Plan, copies: usize) -> Option<Move> {
+        let missing = match &self.wish().replicas {
+            Replicas::Count(count) => wanted(*count).saturating_sub(copies),
+            Replicas::All => WISH_TARGETS_MAX,
+            Replicas::Nodes(_) => 0,
+        };
+        let kept: Vec<NodeId> = plan.targets.iter().copied().filter(|target| self.keeps_its_place(*target)).collect();
+        let is_heard = |site: &&Site| site.is_self || site.health == Health::Alive;
+        let back = self.going().filter(is_heard).filter(|site| site.misplaced(&self.wish().want).is_none());
+        let back = back.map(|site| site.node).filter(|node| !kept.contains(node));
+        let back: Vec<NodeId> = back.take(missing.min(WISH_TARGETS_MAX.saturating_sub(kept.len()))).collect();
+        let first = back.first().copied()?;
+        let ingester = self.source(plan).unwrap_or(first);
+        Some(self.planned(ingester, kept.into_iter().chain(back).collect(), PlanKind::Repair))
     }
 
     /// What keeps a copy on a node that is being emptied: nobody else may have it, and too few others do, or some of them
@@ -525,19 +562,20 @@ impl<'a> Case<'a> {
         (used_bytes * 100 > total_bytes * u128::from(percent)).then_some(Unfit::DiskWatermark { percent })
     }
 
-    /// From whom copies come: a holder that is heard and serves, the ingester of the plan before others.
+    /// From whom copies come: a holder that is heard, is to stay, and serves, the ingester of the plan before others.
     fn source(&self, plan: &Plan) -> Option<NodeId> {
-        let able = self.copies().filter(|site| site.health != Health::Dead);
+        let able = self.copies().chain(self.going()).filter(|site| site.health != Health::Dead);
         let rank = |site: &&Site| {
             let is_heard = site.is_self || site.health == Health::Alive;
-            (is_heard, site.runtime_up, site.node == plan.ingester, Reverse(site.node))
+            let stays = !self.standing.dropping.contains(&site.node);
+            (is_heard, stays, site.runtime_up, site.node == plan.ingester, Reverse(site.node))
         };
         able.max_by_key(rank).map(|site| site.node)
     }
 
     /// A copy that may go: where it does not belong, or one too many.
     fn superfluous(&self, plan: &Plan) -> Option<NodeId> {
-        if !self.coming().is_empty() || !self.standing.dropping.is_empty() {
+        if !self.coming().is_empty() || self.is_losing() {
             return None;
         }
         let steady = self.steady_copies();

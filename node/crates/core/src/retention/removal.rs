@@ -112,7 +112,8 @@ mod tests {
                 view.write(&[Mutation::Put(key, Record::Location(location.clone()))]);
             }
         }
-        let dropped = Drop { digest: Digest([1; 32]), at: Timestamp(1), by: "node/1 for admin".to_owned() };
+        let (at, by) = (Timestamp(1), "node/1 for admin".to_owned());
+        let dropped = Drop { digest: Digest([1; 32]), at, by, insisted: false };
         let model = Model { drops: BTreeMap::from([(NodeId(3), dropped)]), ..Model::new(named("m"), Timestamp(1)) };
         view.write(&[Mutation::Put(Key::Model(named("m").key()), Record::Model(Box::new(model)))]);
         view

@@ -10,12 +10,15 @@ use ollamax_metadata as metadata;
 use ollamax_proto::v1;
 use ollamax_proto::v1::node_view;
 use ollamax_scheduler::PeerLoad;
-use ollamax_types::{Beat, Digest, ModelName, NodeId, RuntimeKind, RuntimeState};
+use ollamax_types::{Beat, Digest, ModelName, NodeId, RuntimeKind, RuntimeState, Timestamp};
 
-use super::attention::{Beside, Copies, Few};
+use super::attention::{Beside, Copies, Few, Lasting};
 use super::daemon::{AdminError, Facts, Path, Phase};
 use super::wishes::labels;
 use super::{Admin, attention, backup, cordon};
+
+/// How long a copy may wait to go before that is told.
+const LASTING_MS: u64 = 3_600_000;
 
 impl Admin {
     pub(super) fn status_reply(&self) -> Result<v1::StatusReply, AdminError> {
@@ -65,7 +68,9 @@ impl Admin {
         reply.snapshot_index = status.snapshot_index;
         let shortfall = self.daemon.shortfall()?;
         let few = few(&shortfall.under, &copies);
-        let pinned = not_held(read::models(&*view)?, &copies);
+        let models = read::models(&*view)?;
+        let lasting = lasting(&models, &copies, engines.metadata.log_time());
+        let pinned = not_held(models, &copies);
         let (conflicting, quotas) = (conflicting(copies), quotas(&*view, "")?);
         let is_member = facts.phase == Phase::Member;
         let backups =
@@ -75,6 +80,7 @@ impl Admin {
             few: &few,
             impossible: &shortfall.impossible,
             pinned: &pinned,
+            lasting: &lasting,
             repair_after: placement::knobs(&*view)?.repair_after,
         };
         let beside = Beside {
@@ -116,6 +122,22 @@ fn few(under: &[Shortage], copies: &[Location]) -> Vec<Few> {
         holders: holders.remove(name).unwrap_or_default(),
     });
     few.collect()
+}
+
+/// Copies that were told to go so long ago that something must keep them.
+fn lasting(models: &[Model], copies: &[Location], now: Timestamp) -> Vec<Lasting> {
+    let dropping = models.iter().filter(|model| !model.drops.is_empty());
+    let dropping: BTreeMap<String, &Model> = dropping.map(|model| (model.name.key(), model)).collect();
+    if dropping.is_empty() {
+        return Vec::new();
+    }
+    let waits = |copy: &Location| {
+        let model = dropping.get(&copy.model.name.key())?;
+        let dropped = model.drops.get(&copy.node).filter(|dropped| dropped.digest == copy.model.digest)?;
+        let waits_ms = now.ms_since(dropped.at);
+        (waits_ms >= LASTING_MS).then(|| Lasting { name: model.name.clone(), node: copy.node, waits_ms })
+    };
+    copies.iter().filter_map(waits).collect()
 }
 
 /// Models that are pinned to a version that nobody has.
@@ -336,8 +358,8 @@ pub fn runner(load: &ollamax_types::RunnerLoad) -> v1::Runner {
 mod tests {
     use std::time::Duration;
 
-    use ollamax_core::catalog::{Phase as ModelPhase, Pin};
-    use ollamax_types::{ModelRecord, Timestamp};
+    use ollamax_core::catalog::{Drop, Phase as ModelPhase, Pin};
+    use ollamax_types::ModelRecord;
 
     use super::*;
 
@@ -390,6 +412,15 @@ mod tests {
             noted_at: Timestamp(1),
         };
         let models = vec![pinned("z", Some(2)), pinned("b", Some(1)), pinned("same", None), pinned("gone", Some(5))];
+        let told = |at: u64, byte: u8| {
+            let (digest, by) = (Digest([byte; 32]), "test".to_owned());
+            (NodeId(2), Drop { digest, at: Timestamp(at), by, insisted: false })
+        };
+        let dropping = |name: &str, drop| Model { drops: BTreeMap::from([drop]), ..pinned(name, None) };
+        let waiting = [dropping("z", told(5, 2)), dropping("b", told(5, 9)), dropping("gone", told(5, 1))];
+        let lasts = |waits_ms: u64| Lasting { name: waiting[0].name.clone(), node: NodeId(2), waits_ms };
+        assert!(lasting(&waiting, &copies, Timestamp(4 + LASTING_MS)).is_empty());
+        assert_eq!(lasting(&waiting, &copies, Timestamp(5 + LASTING_MS)), [lasts(LASTING_MS)]);
         let names: Vec<String> = not_held(models, &copies).iter().map(ModelName::to_string).collect();
         assert_eq!(names, ["b:latest", "gone:latest"]);
         assert_eq!(conflicting(copies), ["b:latest", "z:latest"]);

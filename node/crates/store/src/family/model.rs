@@ -54,7 +54,8 @@ const fn phase(phase: &Phase) -> u32 {
 }
 
 fn drop_row(node: NodeId, dropped: &Drop) -> disk::DropRow {
-    disk::DropRow { node: node.0, digest: dropped.digest.0.to_vec(), at_ms: dropped.at.0, by: dropped.by.clone() }
+    let Drop { digest, at, by, insisted } = dropped;
+    disk::DropRow { node: node.0, digest: digest.0.to_vec(), at_ms: at.0, by: by.clone(), insisted: *insisted }
 }
 
 pub(super) fn decode(bytes: &[u8]) -> Result<Model, Malformed> {
@@ -82,5 +83,6 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Model, Malformed> {
 
 fn dropped(message: disk::DropRow) -> Result<(NodeId, Drop), Malformed> {
     let digest = Digest(fixed(WHAT, &message.digest)?);
-    Ok((NodeId(message.node), Drop { digest, at: Timestamp(message.at_ms), by: message.by }))
+    let (at, by, insisted) = (Timestamp(message.at_ms), message.by, message.insisted);
+    Ok((NodeId(message.node), Drop { digest, at, by, insisted }))
 }

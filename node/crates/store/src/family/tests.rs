@@ -109,7 +109,8 @@ fn model() -> impl Strategy<Value = Model> {
         _ => Phase::Deleted(since),
     });
     let pin = prop::option::of((digest(), at()).prop_map(|(digest, (at, by))| Pin { digest, by, at }));
-    let dropped = (digest(), at()).prop_map(|(digest, (at, by))| catalog::Drop { digest, at, by });
+    let dropped = (digest(), at(), any::<bool>());
+    let dropped = dropped.prop_map(|(digest, (at, by), insisted)| catalog::Drop { digest, at, by, insisted });
     let drops = prop::collection::btree_map(any::<u64>().prop_map(NodeId), dropped, 0..3);
     let numbers = (any::<u64>(), any::<u64>(), any::<u32>(), any::<u64>());
     (model_name(), phase, pin, drops, numbers).prop_map(|(name, phase, pin, drops, (head, first, used_on, noted))| {
@@ -532,7 +533,8 @@ fn golden_samples_of_names_and_their_versions_have_not_changed() {
     let key = Key::Model("m:t".to_owned());
     let fresh = Model::new(name(), Timestamp(4));
     check(&key, Record::Model(Box::new(fresh.clone())), "136d3a74", &format!("0a{demo} 6804"));
-    let dropped = catalog::Drop { digest: Digest([8; 32]), at: Timestamp(3), by: "c".to_owned() };
+    let (at, by) = (Timestamp(3), "c".to_owned());
+    let dropped = catalog::Drop { digest: Digest([8; 32]), at, by, insisted: true };
     let since = || Since { at: Timestamp(1), by: "a".to_owned(), note: "n".to_owned() };
     let full = |phase| Model {
         phase,
@@ -544,7 +546,7 @@ fn golden_samples_of_names_and_their_versions_have_not_changed() {
         ..fresh.clone()
     };
     let behind = format!(
-        "1801 220161 2a016e 3220{sevens} 3a0162 4002 4809 5003 5a29 0802 1220{eights} 1803 220163 60a09c01 6804"
+        "1801 220161 2a016e 3220{sevens} 3a0162 4002 4809 5003 5a2b 0802 1220{eights} 1803 220163 2801 60a09c01 6804"
     );
     for (phase, number) in
         [(Phase::Deprecated(since()), 1), (Phase::Disabled(since()), 2), (Phase::Deleted(since()), 3)]

@@ -3,9 +3,10 @@
 //! Unless somebody insists, no version loses its last copy under its name, a pinned one not those that the wish counts
 //! on, and no wish is left with fewer copies than it says. Where somebody insists, the nodes are left out of the round
 //! that runs, so that the copies do not come back by themselves; a new round knows nothing of it. That a copy which was
-//! to go is gone is nobody's failure. Copies that wait to go do not count as left. A copy of
-//! the same version under another name does not count either: that is the safe side. A disabled model that is
-//! forgotten may lose its last copy, for that is what disabling leads to; a pin holds even then.
+//! to go is gone is nobody's failure. Copies that wait to go do not count as left. A copy of the same version under
+//! another name does not count either: that is the safe side. A disabled model that is forgotten may lose its last
+//! copy, for that is what disabling leads to; a pin holds even then. A drop says whether it was insisted on, since its
+//! node looks for another copy once more before this one goes.
 
 use ollamax_types::limits::{DROPS_MAX, WISH_TARGETS_MAX};
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId};
@@ -54,7 +55,7 @@ pub(super) fn drop_copies(scene: &Scene<'_>, order: Order<'_>) -> Step {
     let ends = order.forget && parting.staying.is_empty();
     if !parting.leaving.is_empty() || (ends && held.is_some()) {
         let model = registry::opened(scene, &draft, order.name)?;
-        registry::write(&draft, without(scene, model, &parting, ends)?);
+        registry::write(&draft, without(scene, model, &parting, (ends, order.force))?);
     }
     if let Some(wish) = wish {
         if order.forget {
@@ -68,12 +69,15 @@ pub(super) fn drop_copies(scene: &Scene<'_>, order: Order<'_>) -> Step {
 }
 
 fn parted(scene: &Scene<'_>, order: Order<'_>, model: Option<&Model>) -> Result<Parting, Stop> {
+    let is_named = |copy: &Location| order.nodes.is_empty() || order.nodes.contains(&copy.node);
+    // Who insists means also what waits to go as long as no other copy stays.
     let waits = |copy: &Location| {
         let dropped = model.and_then(|model| model.drops.get(&copy.node));
-        dropped.is_some_and(|dropped| dropped.digest == copy.model.digest)
+        let dropped = dropped.filter(|dropped| dropped.digest == copy.model.digest);
+        dropped.is_some_and(|dropped| dropped.insisted || !order.force || !is_named(copy))
     };
     let copies = read::locations_of(scene.view, order.name)?.into_iter().filter(|copy| !waits(copy));
-    let (leaving, staying) = copies.partition(|copy| order.nodes.is_empty() || order.nodes.contains(&copy.node));
+    let (leaving, staying) = copies.partition(is_named);
     Ok(Parting { leaving, staying })
 }
 
@@ -153,15 +157,22 @@ fn is_meant(member: &Member, want: &Want) -> bool {
     member.cordon != Cordon::Emptying && !want.avoid.contains(&member.id) && is_labelled
 }
 
-fn without(scene: &Scene<'_>, mut model: Model, parting: &Parting, ends: bool) -> Result<Model, Stop> {
+/// The record with the drops. Where the whole model goes, that holds for the copies that wait to go too.
+fn without(
+    scene: &Scene<'_>,
+    mut model: Model,
+    parting: &Parting,
+    (ends, insisted): (bool, bool),
+) -> Result<Model, Stop> {
     let (at, by) = (scene.entry.log_time, &scene.entry.principal);
     for copy in &parting.leaving {
-        model.drops.insert(copy.node, Drop { digest: copy.model.digest, at, by: by.clone() });
+        model.drops.insert(copy.node, Drop { digest: copy.model.digest, at, by: by.clone(), insisted });
     }
     if model.drops.len() > DROPS_MAX {
         return Err(exceeded(model.name.to_string(), model.drops.len() as u64, DROPS_MAX as u64, "copies to remove"));
     }
     if ends {
+        model.drops.values_mut().for_each(|dropped| dropped.insisted = true);
         model.phase = Phase::Deleted(Since { at, by: by.clone(), note: String::new() });
     }
     Ok(model)

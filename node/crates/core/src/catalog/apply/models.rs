@@ -1,8 +1,8 @@
 //! Which node holds which model: reported by nodes, forgotten before a member leaves.
 //!
 //! Each copy is written twice, by model and by node, always both or neither. A node that had the version that a wish
-//! spreads and says that it has it no more was told so by the cluster, or by a person: then it is left out. A copy that
-//! was to go and became another version is not meant any more.
+//! spreads and says that it has it no more was told so by the cluster, or by a person: then it is left out until it
+//! says that it has it again. A copy that was to go and became another version is not meant any more.
 
 use std::collections::BTreeMap;
 
@@ -45,14 +45,18 @@ pub(super) fn report(scene: &Scene<'_>, node: NodeId, present: &[ModelRecord], a
         match (read::node_model(scene.view, node, &key)?, model) {
             (Some(held), Some(model)) if held.model == *model => {}
             (held, Some(model)) => {
-                if let Some(held) = held.filter(|held| held.model.digest != model.digest) {
-                    mutations.extend(wishes::given_up(scene, &held)?);
-                    if let Some(left) = spare_keys.checked_sub(1) {
-                        spare_keys = left;
-                        mutations.extend(drops::ended(scene, &key, node)?.map(|(_, without)| without));
-                    }
+                let now = Location { node, model: model.clone() };
+                let is_other = |held: &Location| held.model.digest != model.digest;
+                if held.as_ref().is_none_or(is_other) {
+                    mutations.extend(wishes::appeared(scene, held.as_ref(), &now)?);
                 }
-                write(&mut mutations, &key, &Location { node, model: model.clone() });
+                if held.as_ref().is_some_and(is_other)
+                    && let Some(left) = spare_keys.checked_sub(1)
+                {
+                    spare_keys = left;
+                    mutations.extend(drops::ended(scene, &key, node)?.map(|(_, without)| without));
+                }
+                write(&mut mutations, &key, &now);
             }
             (Some(held), None) => vanish(scene, &mut mutations, &key, &held)?,
             (None, None) => {}

@@ -5,7 +5,8 @@
 //! failed with stays for the round; only who becomes the ingester has something new to try and begins without. Who
 //! holds the version that is spread has not failed. Which copies there are is told by [`super::models`], never here; a
 //! copy that a person removed or exchanged counts as a failure of its node, and as the only one it goes along into
-//! later rounds. The same question is answered with the same round as long as a new one would begin no differently.
+//! later rounds, until the node has a copy of that name again, whoever brought it. The same question is answered with
+//! the same round as long as a new one would begin no differently.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,6 +32,9 @@ const REMOVED_BY_HAND: &str = "it was removed there by hand";
 /// So many members are looked at to see whether enough of them are left: a command has other keys to read. Where the
 /// first ones are not enough, nobody is left out.
 const MEMBERS_LOOKED_AT_MAX: usize = 256;
+/// Of so many nodes where a person removed the copy it is asked whether one is there again, for the same reason. The
+/// others are left out.
+const REMOVED_LOOKED_AT_MAX: usize = 16;
 
 /// Who has failed, and why.
 pub(super) type Failures = BTreeMap<NodeId, Failure>;
@@ -116,16 +120,23 @@ pub(super) fn begun(scene: &Scene<'_>, name: &ModelName, replicas: Replicas, hel
     }
 }
 
-/// Who is left out of a new round from its start: where a person removed the copy, until somebody names that node, or
-/// there are too few nodes without it.
+/// Who is left out of a new round from its start: where a person removed the copy, until one is there again, somebody
+/// names that node, or there are too few nodes without it.
 pub(super) fn left_out(scene: &Scene<'_>, replicas: &Replicas, held: Option<&Wish>) -> Result<Failures, Fault> {
     let needed = match replicas {
         Replicas::Nodes(_) => return Ok(Failures::new()),
         Replicas::Count(count) => *count as usize,
         Replicas::All => 1,
     };
-    let mut kept = held.map(|held| held.failures.clone()).unwrap_or_default();
+    let Some(held) = held else { return Ok(Failures::new()) };
+    let mut kept = held.failures.clone();
     kept.retain(|_, failure| failure.by_hand);
+    let first: Vec<NodeId> = kept.keys().copied().take(REMOVED_LOOKED_AT_MAX).collect();
+    for node in first {
+        if read::node_model(scene.view, node, &held.name.key())?.is_some() {
+            kept.remove(&node);
+        }
+    }
     if kept.is_empty() {
         return Ok(kept);
     }
@@ -312,16 +323,39 @@ pub(super) fn note_copy(scene: &Scene<'_>, node: NodeId, round: Round<'_>, cours
 /// A copy is gone or another version has its name, and nobody here did that: where a wish spreads just that version to
 /// that node, it shall not come back by itself.
 pub(super) fn given_up(scene: &Scene<'_>, held: &Location) -> Result<Option<Mutation>, Fault> {
+    let wish = read::wish(scene.view, &held.model.name)?;
+    Ok(wish.and_then(|wish| without_copy(scene, wish, held)))
+}
+
+/// A copy is there that was not, or not as this version. Where the wish spreads this one, it is not removed by hand any
+/// more; where it spreads what was there before, that one is given up.
+pub(super) fn appeared(
+    scene: &Scene<'_>,
+    before: Option<&Location>,
+    now: &Location,
+) -> Result<Option<Mutation>, Fault> {
+    let Some(mut wish) = read::wish(scene.view, &now.model.name)? else { return Ok(None) };
+    if wish.digest != Some(now.model.digest) {
+        return Ok(before.and_then(|before| without_copy(scene, wish, before)));
+    }
+    let is_by_hand = wish.failures.get(&now.node).is_some_and(|failure| failure.by_hand);
+    if is_by_hand {
+        wish.failures.remove(&now.node);
+    }
+    Ok(is_by_hand.then(|| written(wish)))
+}
+
+/// The wish without a copy that it spread; `None`: it did not.
+fn without_copy(scene: &Scene<'_>, mut wish: Wish, held: &Location) -> Option<Mutation> {
     let Location { node, model } = held;
-    let Some(mut wish) = read::wish(scene.view, &model.name)? else { return Ok(None) };
     let is_planned = wish.plan.as_ref().is_some_and(|plan| plan.names(*node));
     if !is_planned || wish.digest != Some(model.digest) {
-        return Ok(None);
+        return None;
     }
     let (code, text) = (ErrorCode::PullCancelled, REMOVED_BY_HAND.to_owned());
     wish.failures.insert(*node, Failure { code, text, at: scene.entry.log_time, by_hand: true });
     make_room(&mut wish);
-    Ok(Some(written(wish)))
+    Some(written(wish))
 }
 
 /// As much of a text as is kept.

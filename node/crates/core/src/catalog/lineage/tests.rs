@@ -307,7 +307,7 @@ fn many_wishes_are_gone_through_in_steps() {
 fn names_go_along_and_of_copies_that_were_to_go_only_the_survivors() {
     let drop_of = |node: u64| {
         let by = "node/1".to_owned();
-        (NodeId(node), Drop { digest: Digest([1; 32]), at: Timestamp(2), by })
+        (NodeId(node), Drop { digest: Digest([1; 32]), at: Timestamp(2), by, insisted: false })
     };
     let model = |number: usize, drops: &[u64]| {
         let name = format!("m{number}").parse::<ModelName>().expect("a name");

@@ -85,6 +85,8 @@ pub struct Drop {
     pub at: Timestamp,
     /// Who asked for it, as in [`super::super::Entry::principal`].
     pub by: String,
+    /// It goes although it is the last one: somebody insisted, or the whole model goes.
+    pub insisted: bool,
 }
 
 /// One version in the history of a name.

@@ -28,7 +28,7 @@ struct Disk<'a> {
 /// The move that makes the fullest and the emptiest disk most equal; `None` where none is worth it.
 pub(super) fn plan(world: &World<'_>, cases: &[Case<'_>]) -> Option<Move> {
     let knobs = world.facts.knobs;
-    let is_busy = |case: &Case<'_>| !case.standing.dropping.is_empty() || !case.coming().is_empty();
+    let is_busy = |case: &Case<'_>| case.is_losing() || !case.coming().is_empty();
     if !knobs.rebalance || cases.iter().any(is_busy) {
         return None;
     }

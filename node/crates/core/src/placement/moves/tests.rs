@@ -129,6 +129,35 @@ fn a_lost_copy_is_made_anew_and_the_lost_node_stays_a_target() {
     check("nor one of a pinned name", &back, pinned, &[]);
     let going = Standing { dropping: BTreeSet::from([NodeId(3)]), ..standing(2, &[1, 2], &[1, 2, 3]) };
     check("one that goes is not dropped twice", &back, going, &[]);
+    let away = Standing { dropping: BTreeSet::from([NodeId(4)]), ..standing(2, &[1, 2, 3], &[1, 2, 3, 4]) };
+    check("nobody waits for a lost node", &[site(1), site(2), site(3), lost(4)], away.clone(), &[dropped(3)]);
+    check("one after the other", &[site(1), site(2), site(3), site(4)], away, &[]);
+}
+
+#[test]
+fn a_copy_that_was_told_to_go_and_is_missed_is_taken_back() {
+    let going = |targets: &[u64], holders: &[u64], node: u64| Standing {
+        dropping: BTreeSet::from([NodeId(node)]),
+        ..standing(2, targets, holders)
+    };
+    let with_failure = |mut standing: Standing, node: u64| {
+        let (code, text, at) = (ErrorCode::PullCancelled, "no".to_owned(), Timestamp(NOW_MS - 1));
+        standing.wish.failures.insert(NodeId(node), Failure { code, text, at, by_hand: false });
+        standing
+    };
+    let sites = |third: Site| [site(1), lost(2), third, site(4)];
+    let third = || going(&[1, 2], &[1, 2, 3], 3);
+    let (back, anew) = ([plan(1, &[1, 2, 3], PlanKind::Repair)], [plan(1, &[1, 2, 4], PlanKind::Repair)]);
+    check("another one is lost meanwhile", &sites(site(3)), third(), &back);
+    check("it is not there itself", &sites(lost(3)), third(), &anew);
+    check("it does not belong there", &sites(emptying(3)), third(), &anew);
+    check("somebody insisted", &sites(site(3)), with_failure(third(), 3), &anew);
+    let last = [plan(3, &[1, 2, 3], PlanKind::Repair)];
+    check("all others are lost", &[lost(1), lost(2), site(3), site(4)], third(), &last);
+    let by_hand = with_failure(going(&[1, 2], &[1, 3], 3), 2);
+    let sites = [site(1), site(2), site(3), site(4)];
+    check("a person removed another one", &sites, by_hand, &[plan(1, &[1, 3], PlanKind::Repair)]);
+    check("nothing is missing", &sites, third(), &[]);
 }
 
 #[test]
@@ -362,6 +391,14 @@ fn copies_go_from_the_fullest_disk_to_the_emptiest_where_that_is_on() {
         standing
     });
     assert_eq!(moved(&again, &on), None, "moved an hour ago");
+    let beside_a_drop_on = |node: u64| {
+        let mut other = Standing { dropping: BTreeSet::from([NodeId(node)]), ..standing(1, &[3], &[3, node]) };
+        other.wish.name = "other".parse().expect("a name");
+        let wishes: Vec<Standing> = wishes().into_iter().chain([other]).collect();
+        let sites = [used(1, 150), used(2, 60), used(3, 100), used(4, 100), lost(5)];
+        outlook(&sites, &wishes, &[], &on).moves.len()
+    };
+    assert_eq!((beside_a_drop_on(4), beside_a_drop_on(5)), (0, 1), "a node that never comes back stops nothing");
     let arrived = of_kind(standing(1, &[2, 1], &[1, 2]), PlanKind::Rebalance);
     assert_eq!(outlook(&sites, &[arrived], &[], &on).moves, [dropped(1)], "the source goes");
 }

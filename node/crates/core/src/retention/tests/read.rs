@@ -155,7 +155,8 @@ fn a_model_without_a_record_is_not_among_the_facts() {
 #[test]
 fn a_copy_that_was_told_to_go_is_going() {
     let mut state = state();
-    let drop = Drop { digest: digest(1), at: days_ago(1), by: "admin".to_owned() };
+    let (at, by) = (days_ago(1), "admin".to_owned());
+    let drop = Drop { digest: digest(1), at, by, insisted: false };
     state.model.as_mut().expect("there").drops.insert(NodeId(2), drop);
     let facts = Facts::of(&view(state), days_ago(0), BTreeMap::new()).expect("readable");
     let going: Vec<bool> = facts.models.iter().flat_map(|model| &model.copies).map(|copy| copy.is_going).collect();
@@ -235,8 +236,8 @@ fn why_a_model_stays_goes_or_does_not_come() {
     check_why(
         "told to go, and another version",
         |state| {
-            let dropped =
-                Drop { digest: digest(1), at: Timestamp(days_ago(0).0 - 2 * HOUR_MS), by: "rules".to_owned() };
+            let (at, by) = (Timestamp(days_ago(0).0 - 2 * HOUR_MS), "rules".to_owned());
+            let dropped = Drop { digest: digest(1), at, by, insisted: false };
             state.model.as_mut().expect("there").drops.insert(NodeId(1), dropped);
             state.copies[1] = location(2, 9, 0);
         },

@@ -1,9 +1,9 @@
-//! Models that have too few copies, and models that cannot have enough.
+//! Models that have too few copies, models that cannot have enough, and copies that do not go.
 //!
 //! Always holds: a handful of models is named one by one, and more are one line. A model is told for what can be done
 //! about it: one that has too few nodes is told as that alone.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use ollamax_core::placement::Unfit;
@@ -15,6 +15,8 @@ use super::{entry, span};
 
 /// Models that are named one by one.
 const NAMED_MAX: usize = 5;
+const LASTING_WHY: &str =
+    "it is removed only while another node that is heard keeps that version, and when its runtime lets it go";
 const PIN_WHY: &str = "no other version may take its place, and no node can give this one";
 
 /// What is known of copies.
@@ -26,6 +28,8 @@ pub struct Copies<'a> {
     pub impossible: &'a [(ModelName, Vec<(NodeId, Unfit)>)],
     /// Models that are pinned to a version that nobody has.
     pub pinned: &'a [ModelName],
+    /// Copies that were told to go long ago and are still there.
+    pub lasting: &'a [Lasting],
     /// Silence after which copies are made anew elsewhere.
     pub repair_after: Duration,
 }
@@ -41,6 +45,17 @@ pub struct Few {
     pub wants: u32,
     /// Who has one, silent or not.
     pub holders: BTreeSet<NodeId>,
+}
+
+/// A copy that was told to go and is still there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lasting {
+    /// Of which model.
+    pub name: ModelName,
+    /// Where.
+    pub node: NodeId,
+    /// For how long it has been so.
+    pub waits_ms: u64,
 }
 
 /// What wants a decision about copies.
@@ -62,6 +77,25 @@ pub(super) fn missing(status: &StatusReply, copies: Copies<'_>, found: &mut Vec<
             entry("pin_not_held", what, PIN_WHY.to_owned(), format!("ollamax model history {name}"))
         }));
     }
+    not_going(status, copies.lasting, found);
+}
+
+/// Copies that stay although they were told to go. One on a node that is silent waits for that node, which is told.
+fn not_going(status: &StatusReply, lasting: &[Lasting], found: &mut Vec<Attention>) {
+    let heard: BTreeMap<u64, &NodeView> =
+        standing(status).filter(|node| !is_silent(node)).map(|node| (node.id, node)).collect();
+    let lasting: Vec<(&Lasting, &NodeView)> =
+        lasting.iter().filter_map(|lasting| Some((lasting, *heard.get(&lasting.node.0)?))).collect();
+    if lasting.len() > NAMED_MAX {
+        let what = format!("{} copies were told to go and are still there", lasting.len());
+        found.push(entry("copy_stays", what, LASTING_WHY.to_owned(), "ollamax model list".to_owned()));
+        return;
+    }
+    found.extend(lasting.into_iter().map(|(Lasting { name, waits_ms, .. }, node)| {
+        let what = format!("{name} is still on {}, told to go {} ago", node.name, span(*waits_ms));
+        let next = format!("look for `remove a copy` in the log of {}; ollamax model why {name}", node.name);
+        entry("copy_stays", what, LASTING_WHY.to_owned(), next)
+    }));
 }
 
 fn too_few(status: &StatusReply, copies: Copies<'_>, found: &mut Vec<Attention>) {
@@ -152,7 +186,7 @@ mod tests {
     fn told(status: &StatusReply, few: &[Few], impossible: &[(ModelName, Vec<(NodeId, Unfit)>)]) -> Vec<[String; 4]> {
         let repair_after = Duration::from_secs(600);
         let mut found = Vec::new();
-        missing(status, Copies { few, impossible, pinned: &[], repair_after }, &mut found);
+        missing(status, Copies { few, impossible, repair_after, ..Copies::default() }, &mut found);
         found.into_iter().map(|Attention { id, what, why, next }| [id, what, why, next]).collect()
     }
 
@@ -207,6 +241,25 @@ mod tests {
         assert_eq!(told(NAMED_MAX).len(), NAMED_MAX);
         let what = "6 models are pinned to versions that nobody has".to_owned();
         assert_eq!(told(NAMED_MAX + 1), [line(what, "ollamax model list".to_owned())]);
+    }
+
+    #[test]
+    fn a_copy_that_does_not_go_is_told_where_its_node_is_heard() {
+        let told = |status: &StatusReply, copies: usize| {
+            let lasting = |number| Lasting { name: name(number), node: NodeId(2), waits_ms: 7_200_000 };
+            let (lasting, mut found): (Vec<Lasting>, _) = ((0..copies).map(lasting).collect(), Vec::new());
+            missing(status, Copies { lasting: &lasting, ..Copies::default() }, &mut found);
+            found.into_iter().map(|line| (line.id, line.what, line.next)).collect::<Vec<_>>()
+        };
+        let line = |what: String, next: String| ("copy_stays".to_owned(), what, next);
+        let m0 = name(0);
+        let what = format!("{m0} is still on n2, told to go 2 h ago");
+        let next = format!("look for `remove a copy` in the log of n2; ollamax model why {m0}");
+        assert_eq!(told(&status(), 1), [line(what, next)]);
+        assert!(told(&silent(2, 1), 1).is_empty());
+        assert_eq!(told(&status(), NAMED_MAX).len(), NAMED_MAX);
+        let what = "6 copies were told to go and are still there".to_owned();
+        assert_eq!(told(&status(), NAMED_MAX + 1), [line(what, "ollamax model list".to_owned())]);
     }
 
     #[test]

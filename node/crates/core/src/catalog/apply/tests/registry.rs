@@ -218,6 +218,22 @@ fn the_last_copy_stays_unless_forced() {
 }
 
 #[test]
+fn only_where_somebody_insists_or_the_whole_model_goes_the_last_copy_may_go() {
+    let check = |commands: Vec<Command>, expected: &[(u64, bool)]| {
+        let shown = format!("{commands:?}");
+        let drops = World::after(commands).model().drops;
+        let found: Vec<(u64, bool)> = drops.iter().map(|(node, dropped)| (node.0, dropped.insisted)).collect();
+        assert_eq!(found, expected, "{shown}");
+    };
+    let first = || drop_at(&[1], false, false);
+    check(vec![first()], &[(1, false)]);
+    check(vec![first(), drop_at(&[2], false, true)], &[(1, false), (2, true)]);
+    check(vec![first(), drop_at(&[1], false, true)], &[(1, true)]);
+    check(vec![first(), set_phase(PhaseWord::Disabled, ""), drop_at(&[], true, false)], &[(1, true), (2, true)]);
+    check(vec![ask(Replicas::Count(1)), drop_at(&[1], true, false)], &[(1, false)]);
+}
+
+#[test]
 fn no_wish_is_left_with_fewer_copies_than_it_says() {
     let check = |before: Vec<Command>, node: u64, expected: Answer| {
         World::after([vec![held(3, 7)], before].concat()).check(drop_at(&[node], false, false), expected);
@@ -253,7 +269,8 @@ fn no_wish_is_left_with_fewer_copies_than_it_says() {
 #[test]
 fn a_report_ends_the_drop_that_it_fulfils() {
     let mut world = World::after([drop_at(&[1], false, false)]);
-    let dropped = Drop { digest: digest(7), at: Timestamp(START + 1), by: "admin".to_owned() };
+    let (at, by) = (Timestamp(START + 1), "admin".to_owned());
+    let dropped = Drop { digest: digest(7), at, by, insisted: false };
     assert_eq!(world.model().drops, BTreeMap::from([(NodeId(1), dropped)]));
     world.check_idle(drop_at(&[1], false, false));
     world.check(gone(1), Answer::Done);
@@ -368,6 +385,32 @@ fn a_person_who_removed_a_model_is_respected_over_rounds() {
     world.check(Command::TellPull { node, name: name(), round, code, text }, Answer::Done);
     world.ask(ask(Replicas::Count(2)));
     assert!(world.failed().is_empty());
+}
+
+#[test]
+fn a_node_whose_copy_is_back_is_not_left_out_any_more() {
+    let removed = || {
+        let (mut world, _) = World::spread(Replicas::Count(2));
+        world.check(gone(2), Answer::Done);
+        assert_eq!(world.failed(), [(2, true)]);
+        world
+    };
+    let mut world = removed();
+    world.check(held(2, 7), Answer::Done); // its store was away, or the person changed their mind
+    assert!(world.failed().is_empty());
+    let mut world = removed();
+    world.check(held(2, 8), Answer::Done); // another version does not meet this round
+    assert_eq!(world.failed(), [(2, true)]);
+    let round = world.ask(ask(Replicas::Count(2)));
+    assert!(world.failed().is_empty(), "but it is to have the newest with the next one");
+    world.check_goes_on(ask(Replicas::Count(2)), round);
+    // What a node has failed with itself stays.
+    let (mut world, round) = World::spread(Replicas::Count(3));
+    world.check(plan(round, 1, &[1, 2, 3]), Answer::Done);
+    let (node, code) = (NodeId(3), ErrorCode::DiskFull);
+    world.check(Command::TellPull { node, name: name(), round, code, text: String::new() }, Answer::Done);
+    world.check(held(3, 7), Answer::Done);
+    assert_eq!(world.failed(), [(3, false)]);
 }
 
 #[test]
@@ -727,7 +770,8 @@ fn the_largest_report_ends_drops_and_wishes_within_the_keys_of_a_command() {
         let wish = Wish { name: name.clone(), ..wish.clone() };
         // Every other copy that vanishes was to go; the others were a person's.
         let (drop, by) = (number % 2 == 0, "admin".to_owned());
-        let dropped = drop.then(|| (NodeId(1), Drop { digest: digest(7), at: Timestamp(1), by }));
+        let at = Timestamp(1);
+        let dropped = drop.then(|| (NodeId(1), Drop { digest: digest(7), at, by, insisted: false }));
         let kept = Model { drops: dropped.into_iter().collect(), ..Model::new(name.clone(), Timestamp(1)) };
         world.view.write(&[
             put(Key::NodeModel(NodeId(1), name.key()), Record::Location(location.clone())),

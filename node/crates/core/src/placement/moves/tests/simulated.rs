@@ -1,6 +1,7 @@
 //! Eight nodes and fifty models under a clock moved by hand: what holds over time, whatever dies and comes back.
 //!
-//! A copy takes a minute from a living node, a drop one look. The world is decided by its seed alone.
+//! A copy takes a minute from a living node, a drop as long as a test says, on a living node that knows another living
+//! one with a copy that stays. The world is decided by its seed alone.
 
 use super::*;
 
@@ -19,6 +20,10 @@ struct World {
     knobs: ReplicaKnobs,
     /// When a copy that is on its way will be there.
     arriving: BTreeMap<(usize, NodeId), u64>,
+    /// When a copy that is to go will be gone.
+    going: BTreeMap<(usize, NodeId), u64>,
+    /// How long a drop takes.
+    drop_looks: u64,
     trace: Vec<(u64, Move)>,
 }
 
@@ -53,6 +58,8 @@ impl World {
             presence: Presence::default(),
             knobs: ReplicaKnobs::default(),
             arriving: BTreeMap::new(),
+            going: BTreeMap::new(),
+            drop_looks: 1,
             trace: Vec::new(),
         };
         world.run(HOUR);
@@ -87,7 +94,9 @@ impl World {
     }
 
     fn look(&mut self) {
+        let served = self.served();
         self.arrive();
+        assert!(self.served().is_superset(&served), "no living last copy goes");
         for at in 0..self.sites.len() {
             let free = 1_000 * GB - self.used_bytes(self.sites[at].node);
             self.sites[at].disk_free_bytes = Some(free);
@@ -117,11 +126,27 @@ impl World {
                 self.wishes[index].holders.insert(node);
             }
         }
-        for standing in &mut self.wishes {
-            for node in std::mem::take(&mut standing.dropping) {
-                standing.holders.remove(&node);
+        let due: Vec<(usize, NodeId)> =
+            self.going.iter().filter(|(_, at)| **at <= self.looks).map(|(key, _)| *key).collect();
+        for (index, node) in due {
+            if self.is_alive(node) && self.living(index).any(|other| other != node) {
+                self.going.remove(&(index, node));
+                self.wishes[index].dropping.remove(&node);
+                self.wishes[index].holders.remove(&node);
             }
         }
+    }
+
+    /// Who is alive and has a copy that stays.
+    fn living(&self, index: usize) -> impl Iterator<Item = NodeId> {
+        let standing = &self.wishes[index];
+        standing.holders.difference(&standing.dropping).copied().filter(move |node| self.is_alive(*node))
+    }
+
+    /// Models of which a living node has a copy, by their places.
+    fn served(&self) -> BTreeSet<usize> {
+        let is_served = |index: &usize| self.wishes[*index].holders.iter().any(|node| self.is_alive(*node));
+        (0..self.wishes.len()).filter(is_served).collect()
     }
 
     fn take(&mut self, step: &Move) {
@@ -137,6 +162,8 @@ impl World {
                 let made_at = Timestamp(NOW_MS + self.looks * LOOK_MS);
                 let plan = Plan { ingester: *ingester, targets: targets.clone(), made_at, kind: *kind };
                 standing.wish.plan = Some(plan);
+                standing.dropping.retain(|node| !targets.contains(node));
+                self.going.retain(|(of, node), _| *of != index || !targets.contains(node));
             }
             Move::Drop { node, .. } => {
                 let (wanted, steady) = (self.wanted(index), self.steady(index));
@@ -144,6 +171,7 @@ impl World {
                 let standing = &mut self.wishes[index];
                 assert!(standing.holders.contains(node));
                 standing.dropping.insert(*node);
+                self.going.insert((index, *node), self.looks + self.drop_looks);
                 let plan = standing.wish.plan.as_mut().expect("a plan");
                 plan.targets.retain(|target| target != node);
             }
@@ -155,10 +183,11 @@ impl World {
         count as usize
     }
 
-    /// Who holds a model and has been there for long.
+    /// Who has a copy that stays and has been there for long.
     fn steady(&self, index: usize) -> Vec<NodeId> {
         let is_steady = |node: &NodeId| *node == NodeId(1) || self.presence.steady(*node, self.knobs.steady_for);
-        self.wishes[index].holders.iter().copied().filter(is_steady).collect()
+        let standing = &self.wishes[index];
+        standing.holders.difference(&standing.dropping).copied().filter(is_steady).collect()
     }
 
     fn plans(&self) -> usize {
@@ -196,6 +225,54 @@ fn a_node_that_dies_for_nine_minutes_moves_nothing_and_for_longer_exactly_its_co
         assert_eq!((world.plans(), world.trace.len()), (copies, 2 * copies), "the new ones go, no byte is fetched");
         assert_eq!(world.copies_of(3), copies);
         world.assert_met();
+    }
+}
+
+/// Node 3 was lost and is back, so the copies that were made for its own are told to go; how many they are.
+fn with_copies_that_go(seed: u64, drop_looks: u64) -> (World, usize) {
+    let mut world = World::new(seed);
+    world.drop_looks = drop_looks;
+    // One model has its only copy there.
+    let standing = &mut world.wishes[0];
+    standing.wish.replicas = Replicas::Count(1);
+    standing.holders = BTreeSet::from([NodeId(3)]);
+    standing.wish.plan.as_mut().expect("a plan").targets = ids(&[3]);
+    let copies = world.copies_of(3);
+    world.set_alive(3, false);
+    world.run(3 * HOUR);
+    world.set_alive(3, true);
+    world.run(8 * MINUTE);
+    (world, copies)
+}
+
+#[test]
+fn what_is_to_go_and_is_missed_before_it_has_gone_stays_and_nothing_is_fetched() {
+    for seed in 30..=32 {
+        let (mut world, copies) = with_copies_that_go(seed, HOUR);
+        assert_eq!(world.going.len(), copies, "each of them waits to go");
+        let before = world.plans();
+        world.set_alive(3, false);
+        world.run(12 * MINUTE);
+        assert_eq!(world.plans() - before, copies, "the node is lost again");
+        assert!(world.going.is_empty() && world.arriving.is_empty(), "{:?} {:?}", world.going, world.arriving);
+        world.assert_met();
+    }
+}
+
+#[test]
+fn a_last_living_copy_waits_until_another_one_is_there() {
+    for seed in 30..=32 {
+        let (mut world, _) = with_copies_that_go(seed, 6 * MINUTE);
+        let only = *world.wishes[0].dropping.first().expect("a copy is to go");
+        world.set_alive(3, false);
+        world.run(9 * MINUTE);
+        assert!(world.going.contains_key(&(0, only)), "it waits");
+        assert!(world.going.keys().all(|(index, _)| world.wanted(*index) == 1), "the others had copies left");
+        world.run(3 * MINUTE);
+        assert!(world.going.is_empty() && world.wishes[0].holders.contains(&only), "it is taken back");
+        world.set_alive(3, true);
+        world.run(HOUR);
+        assert_eq!(world.wishes[0].holders, BTreeSet::from([NodeId(3)]), "and goes in the end");
     }
 }
 
@@ -260,6 +337,7 @@ fn what_is_rebalanced_comes_to_an_end_and_never_overshoots() {
 fn the_same_seed_gives_the_same_moves() {
     let trace = |seed: u64| {
         let mut world = World::new(seed);
+        world.drop_looks = 10 * MINUTE;
         let mut chance = seed;
         for _ in 0..20 {
             let (node, is_alive) = (2 + draw(&mut chance) % (NODES - 1), draw(&mut chance).is_multiple_of(2));
