@@ -6,7 +6,7 @@
 //! Always holds: a drop leaves as many steady copies as are wanted, none of them on a node with damaged files; a copy
 //! that is loaded is not dropped; a node that is not steady gets nothing new, and nothing is moved because of it before
 //! it is lost. A lost target stays in its plan: when it comes back, the newest copy goes. One that has failed leaves it
-//! after a while where there are copies enough without it. A copy that was told to go and is missed before it has gone
+//! after a while where there are copies enough without it, and one without a copy whose runtime stays away. A copy that was told to go and is missed before it has gone
 //! stays. The order of the targets says which copy goes first: the last. Copies that are no targets count, but only a
 //! node that is being emptied loses one. One plan that nobody asked for is made at a look, and at most `moves_max` are
 //! under way. Everything follows from the facts; nothing is remembered.
@@ -39,6 +39,8 @@ pub struct Facts<'a> {
     pub wishes: &'a [Standing],
     /// Who is lost and who is steady.
     pub presence: &'a Presence,
+    /// Whose runtime answers, and since when others' do not, watched in the same way.
+    pub runtimes: &'a Presence,
     /// The knobs of the cluster.
     pub knobs: &'a ReplicaKnobs,
 }
@@ -185,6 +187,12 @@ impl<'a> World<'a> {
         !site.is_self && self.facts.presence.lost(site.node, self.facts.knobs.repair_after)
     }
 
+    /// There, but its runtime has not answered for so long that nobody waits for what shall come to it.
+    fn is_idle(&self, site: &Site) -> bool {
+        let is_heard = site.is_self || site.health == Health::Alive;
+        is_heard && !site.runtime_up && self.facts.runtimes.lost(site.node, self.facts.knobs.repair_after)
+    }
+
     /// There for so long that it may get copies and lose them.
     fn is_steady(&self, site: &Site) -> bool {
         site.is_self || self.facts.presence.steady(site.node, self.facts.knobs.steady_for)
@@ -257,10 +265,11 @@ impl<'a> Case<'a> {
     fn coming(&self) -> Vec<NodeId> {
         let wish = self.wish();
         let targets = wish.plan.iter().flat_map(|plan| plan.targets.iter().copied());
+        let can = |site: &Site| {
+            site.health != Health::Dead && site.misplaced(&wish.want).is_none() && !self.world.is_idle(site)
+        };
         let is_coming = |node: &NodeId| {
-            let can =
-                self.site(*node).filter(|site| site.health != Health::Dead && site.misplaced(&wish.want).is_none());
-            can.is_some() && !self.is_there(*node) && !wish.failures.contains_key(node)
+            self.site(*node).is_some_and(can) && !self.is_there(*node) && !wish.failures.contains_key(node)
         };
         targets.filter(is_coming).collect()
     }
@@ -472,8 +481,8 @@ impl<'a> Case<'a> {
         Some(self.planned(ingester, kept.into_iter().chain(back).collect(), PlanKind::Repair))
     }
 
-    /// What keeps a copy on a node that is being emptied: nobody else may have it, and too few others do, or some of them
-    /// are nothing to rely on. `None` also while something is on its way, and where there is somebody to wait for.
+    /// What keeps a copy on a node that is being emptied: nobody else may have it, and too few others do, or some of
+    /// them are nothing to rely on. `None` also while something is on its way, and where there is somebody to wait for.
     fn stuck(&self) -> Option<Reasons> {
         if !self.copies().any(|site| site.cordon == Cordon::Emptying) || !self.coming().is_empty() {
             return None;
@@ -514,8 +523,10 @@ impl<'a> Case<'a> {
 
     /// A target goes on being one, lost or not, unless it has no copy and will not get one.
     fn keeps_its_place(&self, node: NodeId) -> bool {
-        let is_awaited =
-            |site: &Site| !self.wish().failures.contains_key(&node) && site.misplaced(&self.wish().want).is_none();
+        let is_awaited = |site: &Site| {
+            let may = site.misplaced(&self.wish().want).is_none() && !self.world.is_idle(site);
+            may && !self.wish().failures.contains_key(&node)
+        };
         self.site(node).is_some_and(|site| self.holds(node) || is_awaited(site))
     }
 

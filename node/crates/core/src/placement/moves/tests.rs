@@ -70,20 +70,21 @@ fn of_kind(mut standing: Standing, kind: PlanKind) -> Standing {
     standing
 }
 
-/// Who has been alive, or silent, for an hour; `new` came a moment ago.
-fn presence(sites: &[Site], new: &[u64]) -> Presence {
+/// What has been so for an hour; with `new` since a moment ago.
+fn watched(sites: &[Site], new: &[u64], health: &dyn Fn(&Site) -> Health) -> Presence {
     let mut presence = Presence::default();
     for turn in 0..=360 {
         let known = sites.iter().filter(|site| turn == 360 || !new.contains(&site.node.0));
-        let seen = known.map(|site| (site.node, site.health)).collect();
+        let seen = known.map(|site| (site.node, health(site))).collect();
         presence.look(turn * 10_000, TERM, &seen);
     }
     presence
 }
 
 fn outlook(sites: &[Site], wishes: &[Standing], new: &[u64], knobs: &ReplicaKnobs) -> Outlook {
-    let presence = presence(sites, new);
-    plan_moves(&Facts { now_ms: NOW_MS, sites, wishes, presence: &presence, knobs })
+    let presence = watched(sites, new, &|site| site.health);
+    let runtimes = watched(sites, new, &|site| if site.runtime_up { Health::Alive } else { Health::Dead });
+    plan_moves(&Facts { now_ms: NOW_MS, sites, wishes, presence: &presence, runtimes: &runtimes, knobs })
 }
 
 /// Compares the moves for one wish.
@@ -171,6 +172,25 @@ fn who_is_not_steady_gets_nothing_and_loses_nothing() {
     let back = [site(1), site(2), site(3)];
     let found = outlook(&back, &[standing(2, &[1, 2, 3], &[1, 2, 3])], &[2], &knobs);
     assert!(found.moves.is_empty(), "node 2 has just come back");
+}
+
+#[test]
+fn a_target_whose_runtime_stays_away_loses_its_place() {
+    let off = |node: u64| Site { runtime_up: false, ..site(node) };
+    let knobs = ReplicaKnobs::default();
+    let asked = || standing(2, &[1, 2], &[1]);
+    let sites = [site(1), off(2), site(3)];
+    check("another one gets the copy", &sites, asked(), &[plan(1, &[1, 3], PlanKind::Repair)]);
+    assert_eq!(outlook(&sites, &[asked()], &[2], &knobs), Outlook::default(), "it may start again in a moment");
+    let found = outlook(&sites[..2], &[asked()], &[], &knobs);
+    assert_eq!((found.moves.len(), found.under.len()), (0, 1), "nobody else is there: it is told");
+    assert_eq!(
+        found.impossible.into_iter().flat_map(|(_, why)| why).collect::<Vec<_>>(),
+        [(NodeId(2), Unfit::NoRuntime)]
+    );
+    let moved = of_kind(standing(2, &[1, 3, 2], &[1, 3]), PlanKind::Rebalance);
+    check("a move to it is given up", &sites, moved, &[plan(1, &[1, 3], PlanKind::Rebalance)]);
+    check("what it has counts", &sites, standing(2, &[1, 2], &[1, 2]), &[]);
 }
 
 #[test]
