@@ -5,8 +5,9 @@
 //! failed with stays for the round; only who becomes the ingester has something new to try and begins without. Who
 //! holds the version that is spread has not failed. Which copies there are is told by [`super::models`], never here; a
 //! copy that a person removed or exchanged counts as a failure of its node, and as the only one it goes along into
-//! later rounds, until the node has a copy of that name again, whoever brought it. The same question is answered with
-//! the same round as long as a new one would begin no differently.
+//! later rounds, until the node has a copy of that name again, whoever brought it. The version goes along where a file
+//! says only where the model shall be, or somebody asks for fewer copies; then those that are too many go along too. The
+//! same question is answered with the same round as long as a new one would begin no differently.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -87,6 +88,9 @@ pub(super) fn ask(scene: &Scene<'_>, asked: Asked<'_>) -> Step {
     }
     let mut wish = Wish { failures: left_out, ..begun(scene, asked.name, replicas, held.as_ref()) };
     (wish.insecure, wish.want, wish.declared) = (asked.insecure, asked.want.clone(), declared);
+    if let Some(held) = held.filter(|held| pinned.is_none_or(|digest| held.digest == Some(digest))) {
+        wish = with_version(scene, wish, &held, asked.declared)?;
+    }
     if let Some(mut model) = model {
         if let Some(digest) = pinned {
             let known = read::versions(scene.view, asked.name)?.into_iter().rfind(|version| version.digest == digest);
@@ -100,6 +104,34 @@ pub(super) fn ask(scene: &Scene<'_>, asked: Asked<'_>) -> Step {
     }
     draft.put(Key::Wish(asked.name.key()), Record::Wish(Box::new(wish)));
     Ok(Applied::new(draft.into_mutations(), Answer::Wish { round: scene.index }))
+}
+
+/// The new round with the version of the one before, where the question is none for what the registry has today, and
+/// somebody has that version: a file says only where it shall be, or there shall be fewer copies. Of fewer copies all
+/// are targets still, so that the leader has those go that are too many.
+fn with_version(scene: &Scene<'_>, mut wish: Wish, held: &Wish, is_from_file: bool) -> Result<Wish, Fault> {
+    let of_places = |wish: &Wish| (wish.replicas.clone(), wish.want.clone(), wish.declared);
+    let count = match (&held.replicas, &wish.replicas) {
+        (Replicas::Count(before), Replicas::Count(count)) if count < before && held.want == wish.want => Some(*count),
+        _ => None,
+    };
+    let is_placing = is_from_file && of_places(held) != of_places(&wish);
+    let Some(digest) = held.digest.filter(|_| held.insecure == wish.insecure && (is_placing || count.is_some())) else {
+        return Ok(wish);
+    };
+    let copies = read::locations_of(scene.view, &wish.name)?.into_iter();
+    let holders: BTreeSet<NodeId> = copies.filter(|copy| copy.model.digest == digest).map(|copy| copy.node).collect();
+    if holders.is_empty() {
+        return Ok(wish);
+    }
+    (wish.digest, wish.size_bytes) = (Some(digest), held.size_bytes);
+    let Some((count, plan)) = count.zip(held.plan.as_ref()) else { return Ok(wish) };
+    let targets: Vec<NodeId> = plan.targets.iter().copied().filter(|node| holders.contains(node)).collect();
+    if targets.len() > count as usize {
+        let ingester = if targets.contains(&plan.ingester) { plan.ingester } else { targets[0] };
+        wish.plan = Some(Plan { ingester, targets, made_at: scene.entry.log_time, kind: PlanKind::Asked });
+    }
+    Ok(wish)
 }
 
 /// A new round that nobody is left out of. What an earlier one knew of where it shall be goes along.
