@@ -7,8 +7,8 @@
 //! that is loaded is not dropped; a node that is not steady gets nothing new, and nothing is moved because of it before
 //! it is lost. A lost target stays in its plan: when it comes back, the newest copy goes. One that has failed leaves it
 //! after a while where there are copies enough without it, and so does one without a copy whose runtime stays away. A
-//! copy that was told to go and is missed before it has gone stays. The order of the targets says which copy goes first:
-//! the last. Copies that are no targets count, but only a node that is being emptied loses one. One plan that nobody
+//! copy that was told to go and is missed before it has gone stays. The order of the targets says which copy goes
+//! first: the last. Copies that are no targets count, but only a node that is being emptied loses one. One plan that nobody
 //! asked for is made at a look, and at most `moves_max` are under way. Everything follows from the facts; nothing is
 //! remembered.
 
