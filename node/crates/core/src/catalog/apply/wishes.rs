@@ -6,8 +6,8 @@
 //! holds the version that is spread has not failed. Which copies there are is told by [`super::models`], never here; a
 //! copy that a person removed or exchanged counts as a failure of its node, and as the only one it goes along into
 //! later rounds, until the node has a copy of that name again, whoever brought it. The version goes along where a file
-//! says only where the model shall be, or somebody asks for fewer copies; then those that are too many go along too. The
-//! same question is answered with the same round as long as a new one would begin no differently.
+//! says only where the model shall be, or somebody asks for fewer copies; then those that are too many go along too.
+//! The same question is answered with the same round as long as a new one would begin no differently.
 
 use std::collections::{BTreeMap, BTreeSet};
 
