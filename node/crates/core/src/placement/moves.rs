@@ -9,8 +9,8 @@
 //! after a while where there are copies enough without it, and so does one without a copy whose runtime stays away. A
 //! copy that was told to go and is missed before it has gone stays. The order of the targets says which copy goes
 //! first: the last. Copies that are no targets count, but only a node that is being emptied loses one. One plan that
-//! nobody asked for is made at a look, and at most `moves_max` are under way. Everything follows from the facts; nothing
-//! is remembered.
+//! nobody asked for is made at a look, and at most `moves_max` are under way. Everything follows from the facts;
+//! nothing is remembered.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};

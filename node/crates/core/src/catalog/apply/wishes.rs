@@ -334,8 +334,8 @@ pub(super) fn tell(scene: &Scene<'_>, node: NodeId, round: Round<'_>, code: Erro
     Ok(Applied::done(vec![written(wish)]))
 }
 
-/// How far a copy is. The wish is written as it was, which changes nothing; that it is written tells that the round runs
-/// and the node has its part in it.
+/// How far a copy is. The wish is written as it was, which changes nothing; that it is written tells that the round
+/// runs and the node has its part in it.
 pub(super) fn note_copy(scene: &Scene<'_>, node: NodeId, round: Round<'_>, course: &CopyCourse) -> Step {
     members::standing(scene, node)?;
     let wish = running(scene, round)?;
