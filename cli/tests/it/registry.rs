@@ -93,7 +93,7 @@ fn removal() -> RemoveModelReply {
         ..ActView::default()
     };
     let plan = Some(PlanView { acts: vec![act], frees_bytes: 2_000_000_485 });
-    RemoveModelReply { name: named(), plan, left: vec!["n1".to_owned()], is_forgotten: false }
+    RemoveModelReply { name: named(), plan, left: vec!["n1".to_owned()], ..RemoveModelReply::default() }
 }
 
 fn rules() -> RulesReply {

@@ -30,6 +30,8 @@ const RETRY_AFTER: Duration = Duration::from_secs(30);
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(900);
 /// Time between two looks while a copy waits to go.
 const WAIT_INTERVAL: Duration = Duration::from_secs(1);
+/// Time between two looks while a copy stays for want of another one that is heard of.
+const HEAR_INTERVAL: Duration = Duration::from_secs(5);
 /// Time between two looks although nothing changed.
 const LOOK_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -40,6 +42,8 @@ struct Asked {
     pins: BTreeSet<Digest>,
     /// The copies that are there and shall go.
     drops: Vec<(ModelName, Digest)>,
+    /// Another copy shall go, and is the last one that is heard of.
+    holds_back: bool,
 }
 
 /// A copy that waits to go.
@@ -58,12 +62,14 @@ pub(crate) async fn follow(engines: MemberEngines, stop: CancellationToken) {
     }
     let mut changes = engines.metadata.changes();
     let mut waiting: BTreeMap<ModelName, Waiting> = BTreeMap::new();
+    let mut holds_back = false;
     loop {
         changes.borrow_and_update();
         let began = Instant::now();
         match asked_here(&engines) {
             Ok(Some(asked)) => {
                 engines.transfer.set_pins(asked.pins);
+                holds_back = asked.holds_back;
                 take(&mut waiting, &asked.drops, began);
             }
             Ok(None) => {}
@@ -72,7 +78,11 @@ pub(crate) async fn follow(engines: MemberEngines, stop: CancellationToken) {
             }
         }
         let pause = pause_after(began.elapsed());
-        let interval = if waiting.is_empty() { LOOK_INTERVAL } else { WAIT_INTERVAL };
+        let interval = match (waiting.is_empty(), holds_back) {
+            (false, _) => WAIT_INTERVAL,
+            (true, true) => HEAR_INTERVAL,
+            (true, false) => LOOK_INTERVAL,
+        };
         let woken = async {
             remove_due(&engines, &mut waiting).await;
             sleep(pause).await;
@@ -113,6 +123,8 @@ fn asked_of(view: &dyn View, node: NodeId, is_heard: &dyn Fn(NodeId) -> bool) ->
         let Some(held) = held.filter(|held| held.model.digest == wanted.digest) else { continue };
         if wanted.insisted || is_kept_elsewhere(view, &model, &held, is_heard)? {
             asked.drops.push((model.name.clone(), held.model.digest));
+        } else {
+            asked.holds_back = true;
         }
     }
     Ok(Some(asked))
@@ -285,7 +297,7 @@ mod tests {
             view.write(&[Mutation::Put(Key::Model(name("a").key()), Record::Model(Box::new(model)))]);
             let asked = asked_of(&view, NodeId(1), &|node| node != NodeId(4)).expect("readable").expect("it is there");
             let told: Vec<(ModelName, Digest)> = if expected { vec![(name("a"), digest(1))] } else { Vec::new() };
-            assert_eq!(asked.drops, told, "{others:?} {going:?} {insisted}");
+            assert_eq!((asked.drops, asked.holds_back), (told, !expected), "{others:?} {going:?} {insisted}");
         };
         check(&[], &[1], false, false);
         check(&[(2, 1)], &[1], false, true);

@@ -51,13 +51,22 @@ fn frees_bytes(told: &RemoveModelReply) -> u64 {
     told.plan.as_ref().map_or(0, |plan: &PlanView| plan.frees_bytes)
 }
 
+/// Who has it behind that and is heard.
+fn serving(told: &RemoveModelReply) -> Vec<&str> {
+    told.left.iter().filter(|node| !told.silent.contains(node)).map(String::as_str).collect()
+}
+
 /// What will happen, for whoever is asked.
 fn deed(told: &RemoveModelReply) -> String {
     let copies = match acts(told).len() {
         1 => "1 copy".to_owned(),
         copies => format!("{copies} copies"),
     };
-    let rest = if told.left.is_empty() { "; no node is left with it" } else { "" };
+    let rest = match (told.left.is_empty(), serving(told).is_empty()) {
+        (true, _) => "; no node is left with it",
+        (false, true) => "; no node that is heard is left with it",
+        (false, false) => "",
+    };
     format!("remove {copies} of {}{rest}", told.name)
 }
 
@@ -67,13 +76,19 @@ fn page(told: &RemoveModelReply) -> String {
         vec![act.node_name.clone(), text::digest(&act.digest), text::bytes(act.frees_bytes), note.to_owned()]
     });
     let table = output::table(&["NODE", "DIGEST", "FREES", "NOTE"], rows.collect());
-    let left = if told.left.is_empty() {
-        format!("No node is left with {}", told.name)
+    let serving = serving(told);
+    let left = match (told.left.is_empty(), serving.is_empty()) {
+        (true, _) => format!("No node is left with {}", told.name),
+        (false, true) => format!("No node that is heard is left with {}", told.name),
+        (false, false) => format!("{} keeps serving on {}", told.name, serving.join(", ")),
+    };
+    let silent = if told.silent.is_empty() {
+        String::new()
     } else {
-        format!("{} keeps serving on {}", told.name, told.left.join(", "))
+        format!("; on {}, not heard, it stays too", told.silent.join(", "))
     };
     let wanted = if told.is_forgotten { "; nobody asks for it then" } else { "" };
-    format!("{table}\n{} go from disks. {left}{wanted}.\n", text::bytes(frees_bytes(told)))
+    format!("{table}\n{} go from disks. {left}{silent}{wanted}.\n", text::bytes(frees_bytes(told)))
 }
 
 fn shown(told: &RemoveModelReply, dry_run: bool) -> Value {
@@ -95,6 +110,7 @@ fn shown(told: &RemoveModelReply, dry_run: bool) -> Value {
         "copies": copies,
         "freesBytes": frees_bytes(told),
         "left": told.left,
+        "silent": told.silent,
         "forgotten": told.is_forgotten,
     })
 }
@@ -118,6 +134,7 @@ mod tests {
             plan: Some(PlanView { acts, frees_bytes: 2_000_000_000 }),
             left: left.iter().map(|node| (*node).to_owned()).collect(),
             is_forgotten,
+            silent: Vec::new(),
         }
     }
 
@@ -132,6 +149,21 @@ mod tests {
         ");
         let gone = page(&reply(&[], true));
         assert!(gone.ends_with("No node is left with m:latest; nobody asks for it then.\n"), "{gone}");
+    }
+
+    #[test]
+    fn who_is_not_heard_does_not_serve() {
+        let silent = |nodes: &[&str]| RemoveModelReply {
+            silent: nodes.iter().map(|node| (*node).to_owned()).collect(),
+            ..reply(&["n3", "n4"], false)
+        };
+        let (some, all) = (silent(&["n4"]), silent(&["n3", "n4"]));
+        let end = "m:latest keeps serving on n3; on n4, not heard, it stays too.\n";
+        assert!(page(&some).ends_with(end), "{}", page(&some));
+        let end = "No node that is heard is left with m:latest; on n3, n4, not heard, it stays too.\n";
+        assert!(page(&all).ends_with(end), "{}", page(&all));
+        assert_eq!(deed(&some), "remove 2 copies of m:latest");
+        assert_eq!(deed(&all), "remove 2 copies of m:latest; no node that is heard is left with it");
     }
 
     #[test]

@@ -2,9 +2,10 @@
 //!
 //! A picture of the state, not a decision: whether the copies may go is decided when the command is applied. A file
 //! that another model of the same node uses stays there, so it frees nothing; weights are what models share, so they
-//! stand for all files. Copies that are to go already are among neither.
+//! stand for all files. Copies that are to go already are among neither, except for whoever insists: then those go too
+//! that would stay as long as they are the last ones.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use ollamax_types::{Digest, ModelName, NodeId};
 
@@ -15,8 +16,8 @@ use crate::catalog::{Fault, Location, View, read};
 pub struct Removal {
     /// The copies that go, by node.
     pub going: Vec<Parting>,
-    /// Who has the model behind that, by id.
-    pub staying: BTreeSet<NodeId>,
+    /// Who has which version behind that, silent or not.
+    pub staying: BTreeMap<NodeId, Digest>,
 }
 
 /// One copy that goes.
@@ -32,20 +33,22 @@ pub struct Parting {
     pub frees_bytes: u64,
 }
 
-/// What goes when these nodes, or all if there are none, lose their copies of a model.
+/// What goes when these nodes, or all if there are none, lose their copies of a model; `force` as in the command.
 ///
 /// # Errors
 /// When the state cannot be read.
-pub fn removal(view: &dyn View, name: &ModelName, nodes: &[NodeId]) -> Result<Removal, Fault> {
+pub fn removal(view: &dyn View, name: &ModelName, nodes: &[NodeId], force: bool) -> Result<Removal, Fault> {
     let model = read::model(view, name)?;
+    let is_named = |copy: &Location| nodes.is_empty() || nodes.contains(&copy.node);
     let is_going = |copy: &Location| {
         let dropped = model.as_ref().and_then(|model| model.drops.get(&copy.node));
-        dropped.is_some_and(|dropped| dropped.digest == copy.model.digest)
+        let dropped = dropped.filter(|dropped| dropped.digest == copy.model.digest);
+        dropped.is_some_and(|dropped| dropped.insisted || !force || !is_named(copy))
     };
     let mut removal = Removal::default();
     for copy in read::locations_of(view, name)?.into_iter().filter(|copy| !is_going(copy)) {
-        if !nodes.is_empty() && !nodes.contains(&copy.node) {
-            removal.staying.insert(copy.node);
+        if !is_named(&copy) {
+            removal.staying.insert(copy.node, copy.model.digest);
             continue;
         }
         let size_bytes = copy.model.size_bytes;
@@ -75,7 +78,7 @@ impl Removal {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::BTreeSet;
 
     use ollamax_types::{ModelRecord, Timestamp};
 
@@ -122,20 +125,22 @@ mod tests {
     #[test]
     fn shared_files_free_nothing_and_what_goes_already_is_not_counted() {
         let view = state();
-        let check = |nodes: &[u64], going: &[(u64, u64)], staying: &[u64]| {
+        let check = |nodes: &[u64], force: bool, going: &[(u64, u64)], staying: &[u64]| {
             let nodes: Vec<NodeId> = nodes.iter().copied().map(NodeId).collect();
-            let removal = removal(&view, &named("m"), &nodes).expect("readable");
+            let removal = removal(&view, &named("m"), &nodes, force).expect("readable");
             let found: Vec<(u64, u64)> =
                 removal.going.iter().map(|parting| (parting.node.0, parting.frees_bytes)).collect();
             assert_eq!(found, going, "{nodes:?}");
             let staying: BTreeSet<NodeId> = staying.iter().copied().map(NodeId).collect();
-            assert_eq!(removal.staying, staying, "{nodes:?}");
+            assert_eq!(removal.staying.keys().copied().collect::<BTreeSet<_>>(), staying, "{nodes:?}");
             assert_eq!(removal.frees_bytes(), going.iter().map(|(_, frees)| frees).sum::<u64>(), "{nodes:?}");
         };
-        check(&[], &[(1, 10), (2, 0)], &[]);
-        check(&[2], &[(2, 0)], &[1]);
-        check(&[1, 3], &[(1, 10)], &[2]);
-        check(&[9], &[], &[1, 2]);
-        assert_eq!(removal(&view, &named("nobody"), &[]), Ok(Removal::default()));
+        check(&[], false, &[(1, 10), (2, 0)], &[]);
+        check(&[2], false, &[(2, 0)], &[1]);
+        check(&[1, 3], false, &[(1, 10)], &[2]);
+        check(&[1, 3], true, &[(1, 10), (3, 10)], &[2]);
+        check(&[2], true, &[(2, 0)], &[1]);
+        check(&[9], false, &[], &[1, 2]);
+        assert_eq!(removal(&view, &named("nobody"), &[], true), Ok(Removal::default()));
     }
 }

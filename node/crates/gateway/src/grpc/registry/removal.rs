@@ -1,9 +1,15 @@
 //! Copies that an administrator has removed: what goes is told before it is done, by the same state that guards it.
+//!
+//! Who is heard is no part of that state, so it is judged here: whoever does not insist leaves each version on a node
+//! that is heard by this one, if it is left at all.
+
+use std::collections::BTreeSet;
 
 use ollamax_core::catalog::{Command, Member, read};
+use ollamax_core::health::Health;
 use ollamax_core::retention::{self, Removal};
 use ollamax_proto::v1;
-use ollamax_types::{ModelName, NodeId, RequestId};
+use ollamax_types::{ErrorCode, ModelName, NodeId, RequestId};
 
 use super::{case, name_in};
 use crate::grpc::daemon::AdminError;
@@ -26,16 +32,50 @@ impl Pulls {
                 nodes.push(found);
             }
         }
-        let removal = retention::removal(&*view, &name, &nodes)?;
+        let removal = retention::removal(&*view, &name, &nodes, asked.force)?;
         let (forget, is_wanted) = (nodes.is_empty(), read::wish(&*view, &name)?.is_some());
         if removal.going.is_empty() && !(forget && is_wanted) {
             return Err(case::unknown(&name));
         }
-        let told = told(&name, &removal, (forget, is_wanted), &read::members(&*view)?);
+        let (heard, members) = (self.heard(&removal)?, read::members(&*view)?);
+        if !asked.force {
+            check_heard(&name, &removal, &heard, &members)?;
+        }
+        let told = told(&name, &removal, (forget, is_wanted), &members, &heard);
         let command = Command::DropCopies { name, nodes, forget, force: asked.force };
         self.0.change_or_try(id, command, asked.dry_run).await?;
         Ok(told)
     }
+
+    /// Who is heard of those that have the model behind that.
+    fn heard(&self, removal: &Removal) -> Result<BTreeSet<NodeId>, AdminError> {
+        let engines = self.0.engines()?;
+        let own = engines.metadata.node();
+        let is_heard = |node: &NodeId| *node == own || engines.scheduler.health(*node) == Health::Alive;
+        Ok(removal.staying.keys().copied().filter(is_heard).collect())
+    }
+}
+
+/// No version is left on silent nodes alone. That none is left at all is judged where the command is applied.
+fn check_heard(
+    name: &ModelName,
+    removal: &Removal,
+    heard: &BTreeSet<NodeId>,
+    members: &[Member],
+) -> Result<(), AdminError> {
+    for parting in &removal.going {
+        let left = removal.staying.iter().filter(|(_, digest)| **digest == parting.digest);
+        let left: Vec<NodeId> = left.map(|(node, _)| *node).collect();
+        if left.is_empty() || left.iter().any(|node| heard.contains(node)) {
+            continue;
+        }
+        let silent: Vec<String> = left.iter().map(|node| name_in(members, *node)).collect();
+        let what = format!("no node that is heard would have {name}");
+        let why = format!("it would be left on {} alone, and that is not heard", silent.join(", "));
+        let next = "ollamax node list; or the same again with --force";
+        return Err(AdminError::new(ErrorCode::PreconditionFailed, what, why, next));
+    }
+    Ok(())
 }
 
 fn told(
@@ -43,6 +83,7 @@ fn told(
     removal: &Removal,
     (forget, is_wanted): (bool, bool),
     members: &[Member],
+    heard: &BTreeSet<NodeId>,
 ) -> v1::RemoveModelReply {
     let act = |parting: &retention::Parting| v1::ActView {
         name: name.to_string(),
@@ -55,17 +96,19 @@ fn told(
         ..v1::ActView::default()
     };
     let acts = removal.going.iter().map(act).collect();
+    let silent = removal.staying.keys().filter(|node| !heard.contains(*node));
     v1::RemoveModelReply {
         name: name.to_string(),
         plan: Some(v1::PlanView { acts, frees_bytes: removal.frees_bytes() }),
-        left: removal.staying.iter().map(|node| name_in(members, *node)).collect(),
+        left: removal.staying.keys().map(|node| name_in(members, *node)).collect(),
         is_forgotten: forget || !is_wanted,
+        silent: silent.map(|node| name_in(members, *node)).collect(),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::BTreeMap;
 
     use ollamax_core::retention::Parting;
     use ollamax_types::Digest;
@@ -80,10 +123,11 @@ mod tests {
             size_bytes: 10,
             frees_bytes,
         };
-        let removal = Removal { going: vec![parting(1, 10), parting(2, 0)], staying: BTreeSet::from([NodeId(3)]) };
+        let staying = BTreeMap::from([(NodeId(3), Digest([7; 32])), (NodeId(4), Digest([8; 32]))]);
+        let removal = Removal { going: vec![parting(1, 10), parting(2, 0)], staying };
         let name: ModelName = "m".parse().expect("a name");
         let check = |known: (bool, bool), is_forgotten: bool| {
-            let reply = told(&name, &removal, known, &[]);
+            let reply = told(&name, &removal, known, &[], &BTreeSet::from([NodeId(4)]));
             let plan = reply.plan.expect("a plan");
             let acts: Vec<(u64, &str, u64, u64)> = plan
                 .acts
@@ -91,10 +135,30 @@ mod tests {
                 .map(|act| (act.node_id, act.node_name.as_str(), act.size_bytes, act.frees_bytes))
                 .collect();
             assert_eq!(acts, [(1, "1", 10, 10), (2, "2", 10, 0)]);
-            assert_eq!((plan.frees_bytes, reply.left, reply.is_forgotten), (10, vec!["3".to_owned()], is_forgotten));
+            let left = vec!["3".to_owned(), "4".to_owned()];
+            assert_eq!((plan.frees_bytes, reply.left, reply.is_forgotten), (10, left, is_forgotten));
+            assert_eq!(reply.silent, ["3"]);
         };
         check((false, true), false);
         check((false, false), true);
         check((true, true), true);
+    }
+
+    #[test]
+    fn no_version_is_left_on_silent_nodes_alone() {
+        let name: ModelName = "m".parse().expect("a name");
+        let check = |staying: &[(u64, u8)], heard: &[u64], expected: Option<&str>| {
+            let going = vec![Parting { node: NodeId(1), digest: Digest([7; 32]), size_bytes: 1, frees_bytes: 1 }];
+            let staying = staying.iter().map(|(node, byte)| (NodeId(*node), Digest([*byte; 32]))).collect();
+            let heard: BTreeSet<NodeId> = heard.iter().copied().map(NodeId).collect();
+            let refused = check_heard(&name, &Removal { going, staying }, &heard, &[]).err();
+            let why = refused.map(|error| error.why);
+            assert_eq!(why.as_deref(), expected, "{heard:?}");
+        };
+        check(&[(2, 7)], &[2], None);
+        check(&[(2, 7), (3, 7)], &[3], None);
+        check(&[(2, 7)], &[], Some("it would be left on 2 alone, and that is not heard"));
+        check(&[(2, 7), (3, 8), (4, 7)], &[3], Some("it would be left on 2, 4 alone, and that is not heard"));
+        check(&[(3, 8)], &[], None);
     }
 }
