@@ -106,9 +106,9 @@ pub(super) fn ask(scene: &Scene<'_>, asked: Asked<'_>) -> Step {
     Ok(Applied::new(draft.into_mutations(), Answer::Wish { round: scene.index }))
 }
 
-/// The new round with the version of the one before, where the question is none for what the registry has today, and
-/// somebody has that version: a file says only where it shall be, or there shall be fewer copies. Of fewer copies all
-/// are targets still, so that the leader has those go that are too many.
+/// The new round with the version of the one before, where the question is none for what the registry has today, and a
+/// node of its plan has that version: a file says only where it shall be, or there shall be fewer copies. Of fewer
+/// copies all are targets still, so that the leader has those go that are too many.
 fn with_version(scene: &Scene<'_>, mut wish: Wish, held: &Wish, is_from_file: bool) -> Result<Wish, Fault> {
     let of_places = |wish: &Wish| (wish.replicas.clone(), wish.want.clone(), wish.declared);
     let count = match (&held.replicas, &wish.replicas) {
@@ -119,17 +119,18 @@ fn with_version(scene: &Scene<'_>, mut wish: Wish, held: &Wish, is_from_file: bo
     let Some(digest) = held.digest.filter(|_| held.insecure == wish.insecure && (is_placing || count.is_some())) else {
         return Ok(wish);
     };
-    let copies = read::locations_of(scene.view, &wish.name)?.into_iter();
-    let holders: BTreeSet<NodeId> = copies.filter(|copy| copy.model.digest == digest).map(|copy| copy.node).collect();
-    if holders.is_empty() {
-        return Ok(wish);
+    let mut targets = Vec::new();
+    for node in held.plan.iter().flat_map(|plan| plan.targets.iter().copied()) {
+        if holds(scene, held, node)? {
+            targets.push(node);
+        }
     }
+    let Some(first) = targets.first().copied() else { return Ok(wish) };
     (wish.digest, wish.size_bytes) = (Some(digest), held.size_bytes);
-    let Some((count, plan)) = count.zip(held.plan.as_ref()) else { return Ok(wish) };
-    let targets: Vec<NodeId> = plan.targets.iter().copied().filter(|node| holders.contains(node)).collect();
-    if targets.len() > count as usize {
-        let ingester = if targets.contains(&plan.ingester) { plan.ingester } else { targets[0] };
-        wish.plan = Some(Plan { ingester, targets, made_at: scene.entry.log_time, kind: PlanKind::Asked });
+    if count.is_some_and(|count| targets.len() > count as usize) {
+        let ingester = held.plan.as_ref().map(|plan| plan.ingester).filter(|node| targets.contains(node));
+        let (ingester, made_at) = (ingester.unwrap_or(first), scene.entry.log_time);
+        wish.plan = Some(Plan { ingester, targets, made_at, kind: PlanKind::Asked });
     }
     Ok(wish)
 }
