@@ -116,6 +116,7 @@ fn site(member: &Member, beat: Option<&Beat>, health: Health, is_self: bool) -> 
         cordon: member.cordon,
         // What is free of the data directory's disk is no part of this one.
         disk_total_bytes: beat.filter(|beat| beat.models_free_bytes.is_some()).and_then(|beat| beat.models_total_bytes),
+        has_damage: beat.is_some_and(|beat| beat.suspect_files > 0),
     }
 }
 
@@ -194,6 +195,7 @@ mod tests {
             disk_free_bytes: Some(9),
             models_free_bytes,
             models_total_bytes: Some(20),
+            suspect_files: u32::from(node == 3),
             ..scheduler.beat()
         };
         scheduler.observe(beat(2, Some(7)));
@@ -205,17 +207,17 @@ mod tests {
             .into_iter()
             .map(|site| {
                 let fit = (site.gateway, site.drained, site.runtime_up);
-                let disk = (site.disk_free_bytes, site.disk_total_bytes);
+                let disk = (site.disk_free_bytes, site.disk_total_bytes, site.has_damage);
                 (site.node.0, site.health, fit, disk, site.holds, site.is_self)
             })
             .collect();
         assert_eq!(
             told,
             [
-                (1, Health::Alive, (false, false, false), (None, None), false, true),
-                (2, Health::Alive, (false, false, true), (Some(7), Some(20)), true, false),
-                (3, Health::Alive, (true, false, true), (Some(9), None), false, false),
-                (4, Health::Unknown, (false, true, false), (None, None), false, false),
+                (1, Health::Alive, (false, false, false), (None, None, false), false, true),
+                (2, Health::Alive, (false, false, true), (Some(7), Some(20), false), true, false),
+                (3, Health::Alive, (true, false, true), (Some(9), None, true), false, false),
+                (4, Health::Unknown, (false, true, false), (None, None, false), false, false),
             ]
         );
         let lost = sites.with_lost(&|node| node != NodeId(3));

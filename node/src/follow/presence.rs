@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use ollamax_core::catalog::{Fault, Location, View, Wish, read};
 use ollamax_core::health::Health;
-use ollamax_core::placement::{self, Facts, Outlook, Presence, Standing, plan_moves};
+use ollamax_core::placement::{self, Facts, Outlook, Presence, Site, Standing, plan_moves};
 use ollamax_metadata as metadata;
 use ollamax_metadata::Part;
 use ollamax_scheduler as scheduler;
@@ -32,7 +32,16 @@ struct Inner {
     metadata: metadata::Handle,
     scheduler: scheduler::Handle,
     began: Instant,
-    presence: Mutex<Presence>,
+    watched: Mutex<Watched>,
+}
+
+/// What this node has seen so far.
+#[derive(Debug, Clone, Default)]
+struct Watched {
+    /// Who is there.
+    presence: Presence,
+    /// Whose runtime answers.
+    runtimes: Presence,
 }
 
 /// What is asked for beside what the cluster has set.
@@ -55,6 +64,8 @@ pub(crate) struct Scene {
     pub(crate) wishes: Vec<Standing>,
     /// Who is lost and who is steady.
     pub(crate) presence: Presence,
+    /// Whose runtime answers, and since when others' do not.
+    pub(crate) runtimes: Presence,
     /// The knobs of the cluster.
     pub(crate) knobs: ReplicaKnobs,
 }
@@ -63,19 +74,23 @@ pub(crate) struct Scene {
 
 impl Prospect {
     pub(crate) fn new(metadata: metadata::Handle, scheduler: scheduler::Handle) -> Self {
-        Self(Arc::new(Inner { metadata, scheduler, began: Instant::now(), presence: Mutex::default() }))
+        Self(Arc::new(Inner { metadata, scheduler, began: Instant::now(), watched: Mutex::default() }))
     }
 
-    /// One look at who is there. Somebody calls this again and again, on every node.
+    /// One look at who is there, and whose runtime answers. Somebody calls this again and again, on every node.
     ///
     /// # Errors
     /// When the members cannot be read.
     pub(crate) fn watch(&self) -> Result<(), Fault> {
         let Inner { metadata, scheduler, began, .. } = &*self.0;
-        let members = read::members(&*metadata.view())?.into_iter().filter(|member| member.is_standing());
-        let seen: BTreeMap<NodeId, Health> = members.map(|member| (member.id, scheduler.health(member.id))).collect();
+        let sites = Sites::now(&*metadata.view(), scheduler)?;
+        let answers = |site: &Site| if site.runtime_up { Health::Alive } else { Health::Dead };
+        let seen: BTreeMap<NodeId, Health> = sites.all().iter().map(|site| (site.node, site.health)).collect();
+        let runtimes: BTreeMap<NodeId, Health> = sites.all().iter().map(|site| (site.node, answers(site))).collect();
         let now_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.presence().look(now_ms, metadata.term(), &seen);
+        let (mut watched, term) = (self.watched(), metadata.term());
+        watched.presence.look(now_ms, term, &seen);
+        watched.runtimes.look(now_ms, term, &runtimes);
         Ok(())
     }
 
@@ -110,9 +125,9 @@ impl Prospect {
     /// # Errors
     /// When the knobs cannot be read.
     pub(crate) fn scene(&self, view: &dyn View, sites: Sites, wishes: Vec<Standing>) -> Result<Scene, Fault> {
-        let (knobs, presence) = (placement::knobs(view)?, self.presence().clone());
+        let (knobs, Watched { presence, runtimes }) = (placement::knobs(view)?, self.watched().clone());
         let sites = sites.with_lost(&|node| presence.lost(node, knobs.repair_after));
-        Ok(Scene { now_ms: self.0.metadata.log_time().0, sites, wishes, presence, knobs })
+        Ok(Scene { now_ms: self.0.metadata.log_time().0, sites, wishes, presence, runtimes, knobs })
     }
 
     /// The scene as it is; `None` while members may not have been heard yet, as what is not known speaks against them.
@@ -129,8 +144,8 @@ impl Prospect {
         self.scene(&*view, sites, wishes).map(Some)
     }
 
-    fn presence(&self) -> MutexGuard<'_, Presence> {
-        self.0.presence.lock().unwrap_or_else(PoisonError::into_inner)
+    fn watched(&self) -> MutexGuard<'_, Watched> {
+        self.0.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -149,16 +164,16 @@ impl Foresight {
 impl Scene {
     /// What follows.
     pub(crate) fn outlook(&self) -> Outlook {
-        let Self { now_ms, sites, wishes, presence, knobs } = self;
-        plan_moves(&Facts { now_ms: *now_ms, sites: sites.all(), wishes, presence, knobs })
+        let Self { now_ms, sites, wishes, presence, runtimes, knobs } = self;
+        plan_moves(&Facts { now_ms: *now_ms, sites: sites.all(), wishes, presence, runtimes, knobs })
     }
 
     /// The same without some models, by their keys.
     pub(crate) fn without(&self, models: &BTreeSet<String>) -> Self {
         let others = self.wishes.iter().filter(|standing| !models.contains(&standing.wish.name.key()));
-        let Self { now_ms, sites, presence, knobs, .. } = self;
-        let (sites, presence) = (sites.clone(), presence.clone());
-        Self { now_ms: *now_ms, sites, wishes: others.cloned().collect(), presence, knobs: *knobs }
+        let (wishes, sites) = (others.cloned().collect(), self.sites.clone());
+        let (presence, runtimes) = (self.presence.clone(), self.runtimes.clone());
+        Self { now_ms: self.now_ms, sites, wishes, presence, runtimes, knobs: self.knobs }
     }
 
     fn with_knobs(self, knobs: ReplicaKnobs) -> Self {

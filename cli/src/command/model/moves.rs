@@ -12,7 +12,7 @@ use crate::args::{Global, MoveArgs, Output};
 use crate::error::Failure;
 use crate::{client, output, text};
 
-use super::wishes::{LOOK_INTERVAL, Looks, all};
+use super::wishes::{LOOK_INTERVAL, LOOKS_IN_VAIN, Looks, all};
 
 /// Has one copy go from one node to another.
 pub(super) async fn run(global: &Global, args: &MoveArgs) -> Result<(), Failure> {
@@ -40,7 +40,7 @@ pub(super) async fn run(global: &Global, args: &MoveArgs) -> Result<(), Failure>
 
 /// Waits until the one copy has come and the other has gone.
 async fn until_moved(global: &Global, planned: &MoveView) -> Result<(), Failure> {
-    let mut looks = Looks::default();
+    let (mut looks, mut looks_in_vain) = (Looks::default(), 0);
     loop {
         let wishes = all(global, &planned.name).await?;
         let Some(wish) = wishes.first() else {
@@ -53,8 +53,19 @@ async fn until_moved(global: &Global, planned: &MoveView) -> Result<(), Failure>
         if let Some(failure) = looks.judge(wish) {
             return Err(failure);
         }
+        looks_in_vain = if is_given_up(wish, planned) { looks_in_vain + 1 } else { 0 };
+        if looks_in_vain >= LOOKS_IN_VAIN {
+            let what = format!("{} did not come to {}", wish.name, planned.to.join(", "));
+            let why = "its copies are where they are wanted without that";
+            return Err(Failure::new(4, what, why, "ollamax model wishes"));
+        }
         sleep(LOOK_INTERVAL).await;
     }
+}
+
+/// Nothing is on its way any more, and the one copy has not come.
+fn is_given_up(wish: &WishView, planned: &MoveView) -> bool {
+    wish.state() == State::Met && !planned.to.iter().all(|node| wish.holders.contains(node))
 }
 
 fn has_moved(wish: &WishView, planned: &MoveView) -> bool {
@@ -158,5 +169,17 @@ mod tests {
         check(&["n1", "n2", "n3"], false);
         check(&["n1"], false);
         check(&["n1", "n3"], true);
+    }
+
+    #[test]
+    fn a_move_is_given_up_where_all_is_done_without_the_copy_that_was_to_come() {
+        let check = |state: State, holders: &[&str], expected: bool| {
+            let holders = holders.iter().map(|node| (*node).to_owned()).collect();
+            let wish = WishView { holders, state: state.into(), ..WishView::default() };
+            assert_eq!(is_given_up(&wish, &planned("n2")), expected, "{wish:?}");
+        };
+        check(State::Met, &["n1", "n2"], true);
+        check(State::UnderWay, &["n1", "n2"], false);
+        check(State::Met, &["n1", "n2", "n3"], false);
     }
 }

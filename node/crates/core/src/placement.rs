@@ -54,6 +54,8 @@ pub struct Site {
     pub cordon: Cordon,
     /// The size of the disk on which its models lie; `None` where that is not known.
     pub disk_total_bytes: Option<u64>,
+    /// Some of the files of its models are not what their names say.
+    pub has_damage: bool,
 }
 
 /// Who pulls a model: whoever has a version of it, else the node that was asked, else the one with the most free disk.
@@ -106,6 +108,7 @@ mod tests {
             gpu_memory_bytes: 0,
             cordon: Cordon::Open,
             disk_total_bytes: None,
+            has_damage: false,
         }
     }
 

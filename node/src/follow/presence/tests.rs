@@ -1,7 +1,8 @@
 //! What a node foresees is what `plan_moves` makes of the facts; here the facts are gathered in a cluster of one.
 
-use ollamax_core::catalog::{CLUSTER_VERSION, Command, Replicas};
-use ollamax_core::placement::Move;
+use ollamax_core::catalog::{Answer, CLUSTER_VERSION, Command, Replicas};
+use ollamax_core::placement::{Move, Unfit};
+use ollamax_scheduler::RuntimeReport;
 use ollamax_types::{Digest, ModelRecord, Timestamp};
 
 use super::*;
@@ -53,6 +54,26 @@ async fn the_leader_foresees_a_plan_and_everybody_what_is_missing() {
     assert_eq!((outlook.moves, outlook.impossible.len()), (vec![], 1), "there is one node");
     let told = prospect.shortfall().expect("readable");
     assert!(told.moves.is_empty() && told.impossible == outlook.impossible, "{told:?}");
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn whose_runtime_does_not_answer_is_watched() {
+    let (world, prospect) = world().await;
+    let Answer::Wish { round } = world.change(ask(Replicas::Count(1))).await else { panic!("a wish") };
+    let (ingester, targets) = (NODE, vec![NODE]);
+    world.change(Command::PlanPull { name: name(), round, ingester, targets, kind: Default::default() }).await;
+    let digest = VERSION;
+    world.change(Command::ResolveWish { node: NODE, name: name(), round, digest, size_bytes: 50 }).await;
+    let seen = || {
+        prospect.watch().expect("readable");
+        let at_once = Foresight { at_once: true, rebalance: false };
+        prospect.outlook(at_once).expect("readable").expect("it leads")
+    };
+    assert_eq!(seen(), Outlook::default(), "it is on its way");
+    world.scheduler.set_runtime(RuntimeReport::default());
+    let why = vec![(NODE, Unfit::NoRuntime)];
+    assert_eq!(seen().impossible, [(name(), why)], "nobody waits any more");
     world.finish().await;
 }
 

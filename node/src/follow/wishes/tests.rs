@@ -38,6 +38,7 @@ fn site(node: u64, free_bytes: u64) -> Site {
         gpu_memory_bytes: 0,
         cordon: Cordon::Open,
         disk_total_bytes: None,
+        has_damage: false,
     }
 }
 
@@ -106,7 +107,8 @@ fn scene(sites: &[Site], wishes: &[Standing]) -> Scene {
         presence.look(turn * 10_000, 1, &seen);
     }
     let (sites, wishes) = (Sites::of(sites.to_vec()), wishes.to_vec());
-    Scene { now_ms: 100_000_000, sites, wishes, presence, knobs: ReplicaKnobs::default() }
+    let (runtimes, knobs) = (Presence::default(), ReplicaKnobs::default());
+    Scene { now_ms: 100_000_000, sites, wishes, presence, runtimes, knobs }
 }
 
 /// How a wish stands, and what is done for it.

@@ -198,8 +198,9 @@ pub enum Command {
         blobs: Vec<BoundBlob>,
     },
     /// A model shall be on some nodes. Begins a round, which forgets what an earlier one has come to, save what people
-    /// removed; a round of the same wish that is not planned yet or that somebody is busy with goes on, for receivers
-    /// alone as long as `ROUND_KEPT_FOR`. Answers [`Answer::Wish`].
+    /// removed, and save the version where a file says only where it shall be or there shall be fewer copies. A round
+    /// of the same wish that is not planned yet or that somebody is busy with goes on, for receivers alone as long as
+    /// `ROUND_KEPT_FOR`. Answers [`Answer::Wish`].
     AskModel {
         /// Which model.
         name: ModelName,

@@ -55,6 +55,8 @@ pub enum Unfit {
         /// How full it may become.
         percent: u64,
     },
+    /// It has a copy, and files that are not what their names say: nobody relies on it.
+    Damaged,
 }
 
 // === impl Unfit ===
@@ -83,6 +85,7 @@ impl Unfit {
                 format!("{node}: {} of GPU memory needed, {} there", size_text(*needed_bytes), size_text(*has_bytes))
             }
             Self::DiskWatermark { percent } => format!("{node}: its disk would be more than {percent} % full"),
+            Self::Damaged => format!("{node} has damaged files"),
         }
     }
 }

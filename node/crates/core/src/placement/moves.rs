@@ -3,12 +3,14 @@
 //! A move is a plan with one target more; when that one holds the model, the copy that is not needed is dropped. So a
 //! crash anywhere leaves one copy too many and never one too few.
 //!
-//! Always holds: a drop leaves as many steady copies as are wanted; a copy that is loaded is not dropped; a node that
-//! is not steady gets nothing new, and nothing is moved because of it before it is lost. A lost target stays in its
-//! plan: when it comes back, the newest copy goes. A copy that was told to go and is missed before it has gone stays.
-//! The order of the targets says which copy goes first: the last. Copies that are no targets count, but only a node
-//! that is being emptied loses one. One plan that nobody asked for is made at a look, and at most `moves_max` are under
-//! way. Everything follows from the facts; nothing is remembered.
+//! Always holds: a drop leaves as many steady copies as are wanted, none of them on a node with damaged files; a copy
+//! that is loaded is not dropped; a node that is not steady gets nothing new, and nothing is moved because of it before
+//! it is lost. A lost target stays in its plan: when it comes back, the newest copy goes. One that has failed leaves it
+//! after a while where there are copies enough without it, and so does one without a copy whose runtime stays away. A
+//! copy that was told to go and is missed before it has gone stays. The order of the targets says which copy goes
+//! first: the last. Copies that are no targets count, but only a node that is being emptied loses one. One plan that
+//! nobody asked for is made at a look, and at most `moves_max` are under way. Everything follows from the facts;
+//! nothing is remembered.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +21,7 @@ use ollamax_types::{ErrorCode, ModelName, NodeId, ReplicaKnobs};
 use super::fit::Reasons;
 use super::pull::{may_be_fewer, wanted};
 use super::{Planned, Presence, Site, Unfit, is_of_the_node, plan_pull};
-use crate::catalog::{Cordon, Plan, PlanKind, Replicas, Wish};
+use crate::catalog::{Cordon, Failure, Plan, PlanKind, Replicas, Wish};
 use crate::health::Health;
 
 mod rebalance;
@@ -38,6 +40,8 @@ pub struct Facts<'a> {
     pub wishes: &'a [Standing],
     /// Who is lost and who is steady.
     pub presence: &'a Presence,
+    /// Whose runtime answers, and since when others' do not, watched in the same way.
+    pub runtimes: &'a Presence,
     /// The knobs of the cluster.
     pub knobs: &'a ReplicaKnobs,
 }
@@ -184,6 +188,12 @@ impl<'a> World<'a> {
         !site.is_self && self.facts.presence.lost(site.node, self.facts.knobs.repair_after)
     }
 
+    /// There, but its runtime has not answered for so long that nobody waits for what shall come to it.
+    fn is_idle(&self, site: &Site) -> bool {
+        let is_heard = site.is_self || site.health == Health::Alive;
+        is_heard && !site.runtime_up && self.facts.runtimes.lost(site.node, self.facts.knobs.repair_after)
+    }
+
     /// There for so long that it may get copies and lose them.
     fn is_steady(&self, site: &Site) -> bool {
         site.is_self || self.facts.presence.steady(site.node, self.facts.knobs.steady_for)
@@ -246,18 +256,21 @@ impl<'a> Case<'a> {
         self.copies().filter(move |site| site.misplaced(want).is_none() && !self.world.is_lost(site))
     }
 
+    /// Copies without which others may be removed: who has damaged files may have damaged this one.
     fn steady_copies(&self) -> Vec<NodeId> {
-        self.good().filter(|site| self.world.is_steady(site)).map(|site| site.node).collect()
+        let steady = self.good().filter(|site| self.world.is_steady(site) && !site.has_damage);
+        steady.map(|site| site.node).collect()
     }
 
     /// Targets that will have the model if nothing happens.
     fn coming(&self) -> Vec<NodeId> {
         let wish = self.wish();
         let targets = wish.plan.iter().flat_map(|plan| plan.targets.iter().copied());
+        let can = |site: &Site| {
+            site.health != Health::Dead && site.misplaced(&wish.want).is_none() && !self.world.is_idle(site)
+        };
         let is_coming = |node: &NodeId| {
-            let can =
-                self.site(*node).filter(|site| site.health != Health::Dead && site.misplaced(&wish.want).is_none());
-            can.is_some() && !self.is_there(*node) && !wish.failures.contains_key(node)
+            self.site(*node).is_some_and(can) && !self.is_there(*node) && !wish.failures.contains_key(node)
         };
         targets.filter(is_coming).collect()
     }
@@ -277,11 +290,13 @@ impl<'a> Case<'a> {
     fn given_up_lately(&self, plan: &Plan) -> usize {
         let given_up = plan.targets.iter().filter(|target| !self.holds(**target));
         let failures = given_up.filter_map(|target| self.wish().failures.get(target));
-        let is_late = |at_ms: u64| {
-            let passed_ms = u128::from(self.world.facts.now_ms.saturating_sub(at_ms));
-            passed_ms < self.world.facts.knobs.repair_after.as_millis()
-        };
-        failures.filter(|failure| failure.code == ErrorCode::PullCancelled && is_late(failure.at.0)).count()
+        failures.filter(|failure| failure.code == ErrorCode::PullCancelled && self.is_recent(failure)).count()
+    }
+
+    /// Whether less than `repair_after` has passed since.
+    fn is_recent(&self, failure: &Failure) -> bool {
+        let passed_ms = u128::from(self.world.facts.now_ms.saturating_sub(failure.at.0));
+        passed_ms < self.world.facts.knobs.repair_after.as_millis()
     }
 
     fn shortage(&self) -> Option<Shortage> {
@@ -321,7 +336,11 @@ impl<'a> Case<'a> {
     }
 
     fn step(&self) -> Step {
-        match self.asked() {
+        let asked = match (self.asked(), self.resolved()) {
+            (Planned::Nothing, Some(plan)) => self.without_failed(plan),
+            (asked, _) => asked,
+        };
+        match asked {
             Planned::Plan { ingester, targets } => {
                 let kind = self.wish().plan.as_ref().map_or(PlanKind::Asked, |plan| plan.kind);
                 return Step::Now(self.planned(ingester, targets, kind));
@@ -362,13 +381,18 @@ impl<'a> Case<'a> {
         let failures = &self.wish().failures;
         let is_dead = |node: NodeId| self.site(node).is_some_and(|site| site.health == Health::Dead);
         // What a member that is about to be removed had is taken off the record before it is.
-        let is_met = || matches!(self.wish().replicas, Replicas::Count(count) if self.good().count() >= wanted(count));
         if members.iter().any(|node| self.holds(*node)) {
-            let is_done = |node: NodeId| self.holds(node) || self.was_given_up(node) || (is_dead(node) && is_met());
+            let is_done =
+                |node: NodeId| self.holds(node) || self.was_given_up(node) || (is_dead(node) && self.is_met());
             return members.iter().all(|node| is_done(*node));
         }
         let is_by_hand = |node: &NodeId| failures.get(node).is_some_and(|failure| failure.by_hand);
         members.iter().all(is_by_hand) && self.given_up_lately(plan) > 0
+    }
+
+    /// Whether there are as many copies as a number says.
+    fn is_met(&self) -> bool {
+        matches!(self.wish().replicas, Replicas::Count(count) if self.good().count() >= wanted(count))
     }
 
     /// The targets that are members still.
@@ -378,7 +402,22 @@ impl<'a> Case<'a> {
 
     /// A plan that is over stands, but nobody waits for members that left.
     fn without_departed(&self, plan: &Plan) -> Planned {
-        let targets = self.members_of(plan);
+        self.only(plan, self.members_of(plan))
+    }
+
+    /// Where there are copies enough, nobody waits for a target that has none and will not get one. What it failed with
+    /// is told for some time before.
+    fn without_failed(&self, plan: &Plan) -> Planned {
+        if !self.is_met() || !self.coming().is_empty() {
+            return Planned::Nothing;
+        }
+        let is_told = |node: &NodeId| self.wish().failures.get(node).is_some_and(|failure| self.is_recent(failure));
+        let members = self.members_of(plan).into_iter();
+        self.only(plan, members.filter(|node| self.keeps_its_place(*node) || is_told(node)).collect())
+    }
+
+    /// The plan with these of its targets alone.
+    fn only(&self, plan: &Plan, targets: Vec<NodeId>) -> Planned {
         if targets.is_empty() || targets.len() == plan.targets.len() {
             return Planned::Nothing;
         }
@@ -443,8 +482,8 @@ impl<'a> Case<'a> {
         Some(self.planned(ingester, kept.into_iter().chain(back).collect(), PlanKind::Repair))
     }
 
-    /// What keeps a copy on a node that is being emptied: nobody else may have it, and too few others do. `None` also
-    /// while something is on its way, and where there is somebody to wait for.
+    /// What keeps a copy on a node that is being emptied: nobody else may have it, and too few others do, or some of
+    /// them are nothing to rely on. `None` also while something is on its way, and where there is somebody to wait for.
     fn stuck(&self) -> Option<Reasons> {
         if !self.copies().any(|site| site.cordon == Cordon::Emptying) || !self.coming().is_empty() {
             return None;
@@ -458,8 +497,11 @@ impl<'a> Case<'a> {
             let Planned::Impossible(reasons) = self.asked() else { return None };
             return Some(reasons);
         };
-        if self.good().count() + self.given_up_lately(plan) >= enough {
-            return None;
+        let late = self.given_up_lately(plan);
+        if self.good().count() + late >= enough {
+            let (damaged, sound): (Vec<&Site>, Vec<&Site>) = self.good().partition(|site| site.has_damage);
+            let is_short = !damaged.is_empty() && sound.len() + late < enough;
+            return is_short.then(|| damaged.iter().map(|site| (site.node, Unfit::Damaged)).collect());
         }
         let hopeless = self.hopeless(plan);
         hopeless.or_else(|| (!self.has_somebody_to_wait_for()).then(|| self.unfit()))
@@ -482,8 +524,10 @@ impl<'a> Case<'a> {
 
     /// A target goes on being one, lost or not, unless it has no copy and will not get one.
     fn keeps_its_place(&self, node: NodeId) -> bool {
-        let is_awaited =
-            |site: &Site| !self.wish().failures.contains_key(&node) && site.misplaced(&self.wish().want).is_none();
+        let is_awaited = |site: &Site| {
+            let may = site.misplaced(&self.wish().want).is_none() && !self.world.is_idle(site);
+            may && !self.wish().failures.contains_key(&node)
+        };
         self.site(node).is_some_and(|site| self.holds(node) || is_awaited(site))
     }
 

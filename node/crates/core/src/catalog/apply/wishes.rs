@@ -5,8 +5,9 @@
 //! failed with stays for the round; only who becomes the ingester has something new to try and begins without. Who
 //! holds the version that is spread has not failed. Which copies there are is told by [`super::models`], never here; a
 //! copy that a person removed or exchanged counts as a failure of its node, and as the only one it goes along into
-//! later rounds, until the node has a copy of that name again, whoever brought it. The same question is answered with
-//! the same round as long as a new one would begin no differently.
+//! later rounds, until the node has a copy of that name again, whoever brought it. The version goes along where a file
+//! says only where the model shall be, or somebody asks for fewer copies; then those that are too many go along too.
+//! The same question is answered with the same round as long as a new one would begin no differently.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -87,6 +88,9 @@ pub(super) fn ask(scene: &Scene<'_>, asked: Asked<'_>) -> Step {
     }
     let mut wish = Wish { failures: left_out, ..begun(scene, asked.name, replicas, held.as_ref()) };
     (wish.insecure, wish.want, wish.declared) = (asked.insecure, asked.want.clone(), declared);
+    if let Some(held) = held.filter(|held| pinned.is_none_or(|digest| held.digest == Some(digest))) {
+        wish = with_version(scene, wish, &held, asked.declared)?;
+    }
     if let Some(mut model) = model {
         if let Some(digest) = pinned {
             let known = read::versions(scene.view, asked.name)?.into_iter().rfind(|version| version.digest == digest);
@@ -100,6 +104,35 @@ pub(super) fn ask(scene: &Scene<'_>, asked: Asked<'_>) -> Step {
     }
     draft.put(Key::Wish(asked.name.key()), Record::Wish(Box::new(wish)));
     Ok(Applied::new(draft.into_mutations(), Answer::Wish { round: scene.index }))
+}
+
+/// The new round with the version of the one before, where the question is none for what the registry has today, and a
+/// node of its plan has that version: a file says only where it shall be, or there shall be fewer copies. Of fewer
+/// copies all are targets still, so that the leader has those go that are too many.
+fn with_version(scene: &Scene<'_>, mut wish: Wish, held: &Wish, is_from_file: bool) -> Result<Wish, Fault> {
+    let of_places = |wish: &Wish| (wish.replicas.clone(), wish.want.clone(), wish.declared);
+    let count = match (&held.replicas, &wish.replicas) {
+        (Replicas::Count(before), Replicas::Count(count)) if count < before && held.want == wish.want => Some(*count),
+        _ => None,
+    };
+    let is_placing = is_from_file && of_places(held) != of_places(&wish);
+    let Some(digest) = held.digest.filter(|_| held.insecure == wish.insecure && (is_placing || count.is_some())) else {
+        return Ok(wish);
+    };
+    let mut targets = Vec::new();
+    for node in held.plan.iter().flat_map(|plan| plan.targets.iter().copied()) {
+        if holds(scene, held, node)? {
+            targets.push(node);
+        }
+    }
+    let Some(first) = targets.first().copied() else { return Ok(wish) };
+    (wish.digest, wish.size_bytes) = (Some(digest), held.size_bytes);
+    if count.is_some_and(|count| targets.len() > count as usize) {
+        let ingester = held.plan.as_ref().map(|plan| plan.ingester).filter(|node| targets.contains(node));
+        let (ingester, made_at) = (ingester.unwrap_or(first), scene.entry.log_time);
+        wish.plan = Some(Plan { ingester, targets, made_at, kind: PlanKind::Asked });
+    }
+    Ok(wish)
 }
 
 /// A new round that nobody is left out of. What an earlier one knew of where it shall be goes along.
@@ -302,8 +335,8 @@ pub(super) fn tell(scene: &Scene<'_>, node: NodeId, round: Round<'_>, code: Erro
     Ok(Applied::done(vec![written(wish)]))
 }
 
-/// How far a copy is. The wish is written as it was, which changes nothing; that it is written tells that the round runs
-/// and the node has its part in it.
+/// How far a copy is. The wish is written as it was, which changes nothing; that it is written tells that the round
+/// runs and the node has its part in it.
 pub(super) fn note_copy(scene: &Scene<'_>, node: NodeId, round: Round<'_>, course: &CopyCourse) -> Step {
     members::standing(scene, node)?;
     let wish = running(scene, round)?;

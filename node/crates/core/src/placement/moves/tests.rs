@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ollamax_types::{Digest, Timestamp};
 
 use super::*;
-use crate::catalog::{Failure, Want};
+use crate::catalog::Want;
 
 mod simulated;
 
@@ -28,6 +28,7 @@ fn site(node: u64) -> Site {
         gpu_memory_bytes: 0,
         cordon: Cordon::Open,
         disk_total_bytes: Some(200 * GB),
+        has_damage: false,
     }
 }
 
@@ -69,20 +70,21 @@ fn of_kind(mut standing: Standing, kind: PlanKind) -> Standing {
     standing
 }
 
-/// Who has been alive, or silent, for an hour; `new` came a moment ago.
-fn presence(sites: &[Site], new: &[u64]) -> Presence {
+/// What has been so for an hour; with `new` since a moment ago.
+fn watched(sites: &[Site], new: &[u64], health: &dyn Fn(&Site) -> Health) -> Presence {
     let mut presence = Presence::default();
     for turn in 0..=360 {
         let known = sites.iter().filter(|site| turn == 360 || !new.contains(&site.node.0));
-        let seen = known.map(|site| (site.node, site.health)).collect();
+        let seen = known.map(|site| (site.node, health(site))).collect();
         presence.look(turn * 10_000, TERM, &seen);
     }
     presence
 }
 
 fn outlook(sites: &[Site], wishes: &[Standing], new: &[u64], knobs: &ReplicaKnobs) -> Outlook {
-    let presence = presence(sites, new);
-    plan_moves(&Facts { now_ms: NOW_MS, sites, wishes, presence: &presence, knobs })
+    let presence = watched(sites, new, &|site| site.health);
+    let runtimes = watched(sites, new, &|site| if site.runtime_up { Health::Alive } else { Health::Dead });
+    plan_moves(&Facts { now_ms: NOW_MS, sites, wishes, presence: &presence, runtimes: &runtimes, knobs })
 }
 
 /// Compares the moves for one wish.
@@ -170,6 +172,41 @@ fn who_is_not_steady_gets_nothing_and_loses_nothing() {
     let back = [site(1), site(2), site(3)];
     let found = outlook(&back, &[standing(2, &[1, 2, 3], &[1, 2, 3])], &[2], &knobs);
     assert!(found.moves.is_empty(), "node 2 has just come back");
+}
+
+#[test]
+fn a_target_whose_runtime_stays_away_loses_its_place() {
+    let off = |node: u64| Site { runtime_up: false, ..site(node) };
+    let knobs = ReplicaKnobs::default();
+    let asked = || standing(2, &[1, 2], &[1]);
+    let sites = [site(1), off(2), site(3)];
+    check("another one gets the copy", &sites, asked(), &[plan(1, &[1, 3], PlanKind::Repair)]);
+    assert_eq!(outlook(&sites, &[asked()], &[2], &knobs), Outlook::default(), "it may start again in a moment");
+    let found = outlook(&sites[..2], &[asked()], &[], &knobs);
+    assert_eq!((found.moves.len(), found.under.len()), (0, 1), "nobody else is there: it is told");
+    assert_eq!(
+        found.impossible.into_iter().flat_map(|(_, why)| why).collect::<Vec<_>>(),
+        [(NodeId(2), Unfit::NoRuntime)]
+    );
+    let moved = of_kind(standing(2, &[1, 3, 2], &[1, 3]), PlanKind::Rebalance);
+    check("a move to it is given up", &sites, moved, &[plan(1, &[1, 3], PlanKind::Rebalance)]);
+    check("what it has counts", &sites, standing(2, &[1, 2], &[1, 2]), &[]);
+}
+
+#[test]
+fn copies_on_a_node_with_damaged_files_are_nothing_to_rely_on() {
+    let damaged = |node: u64| Site { has_damage: true, ..site(node) };
+    let three = || standing(2, &[1, 2, 3], &[1, 2, 3]);
+    check("the newest stays: another may be damaged", &[site(1), damaged(2), site(3)], three(), &[]);
+    check("and so does the damaged one", &[site(1), site(2), damaged(3)], three(), &[]);
+    let four = [site(1), damaged(2), site(3), site(4)];
+    check("there are enough without it", &four, standing(2, &[1, 2, 3, 4], &[1, 2, 3, 4]), &[dropped(4)]);
+    let moved = || of_kind(standing(2, &[1, 2, 3], &[1, 2, 3]), PlanKind::Emptying);
+    check("nothing leaves because of it", &[damaged(1), emptying(2), site(3)], moved(), &[]);
+    let found = outlook(&[damaged(1), emptying(2), site(3)], &[moved()], &[], &ReplicaKnobs::default());
+    assert_eq!(found.stuck.into_iter().flat_map(|(_, why)| why).collect::<Vec<_>>(), [(NodeId(1), Unfit::Damaged)]);
+    let leaves = Site { has_damage: true, ..emptying(2) };
+    check("but it may leave", &[site(1), leaves, site(3)], moved(), &[dropped(2)]);
 }
 
 #[test]
@@ -279,6 +316,29 @@ fn a_copy_that_a_person_removed_is_made_elsewhere_later() {
     };
     check("the only one: nor is that fetched anew at once", &sites, only(599_999), &[]);
     check("but later", &sites, only(600_000), &[plan(1, &[1], PlanKind::Asked)]);
+}
+
+#[test]
+fn where_copies_are_enough_nobody_waits_for_a_target_that_has_failed() {
+    let sites = [site(1), site(2), site(3)];
+    let check_after = |what: &str, mut standing: Standing, failed: (u64, ErrorCode), ago_ms: u64, expected: &[Move]| {
+        let (node, code) = failed;
+        let failure = Failure { code, text: "no".to_owned(), at: Timestamp(NOW_MS - ago_ms), by_hand: false };
+        standing.wish.failures.insert(NodeId(node), failure);
+        check(what, &sites, standing, expected);
+    };
+    let moved = |holders: &[u64]| of_kind(standing(2, &[1, 2, 3], holders), PlanKind::Rebalance);
+    let full = (3, ErrorCode::DiskFull);
+    check_after("it is told for a while", moved(&[1, 2]), full, 599_999, &[]);
+    check_after("then no more", moved(&[1, 2]), full, 600_000, &[plan(1, &[1, 2], PlanKind::Rebalance)]);
+    let origin = (3, ErrorCode::OriginFailed);
+    check_after("whatever it was", moved(&[1, 2]), origin, 600_000, &[plan(1, &[1, 2], PlanKind::Rebalance)]);
+    check_after("not while one is missing", moved(&[1]), (2, ErrorCode::OriginFailed), 600_000, &[]);
+    let found = || standing(2, &[1, 2], &[1, 3]);
+    let removed = (2, ErrorCode::PullCancelled);
+    check_after("a person removed it", found(), removed, 599_999, &[]);
+    check_after("and others are enough", found(), removed, 600_000, &[plan(1, &[1], PlanKind::Asked)]);
+    check_after("that one is none", standing(1, &[2], &[1]), (2, ErrorCode::OriginFailed), 600_000, &[]);
 }
 
 #[test]

@@ -24,6 +24,7 @@ fn site(node: u64) -> Site {
         gpu_memory_bytes: 0,
         cordon: Cordon::Open,
         disk_total_bytes: None,
+        has_damage: false,
     }
 }
 
@@ -311,4 +312,5 @@ fn what_people_are_told() {
     assert_eq!(gpu(8_000_000_000), "n2: 16.0 GB of GPU memory needed, 8.0 GB there");
     assert_eq!(gpu(0), "n2: 16.0 GB of GPU memory needed, none known");
     assert_eq!(told(Unfit::DiskWatermark { percent: 90 }), "n2: its disk would be more than 90 % full");
+    assert_eq!(told(Unfit::Damaged), "n2 has damaged files");
 }

@@ -452,6 +452,41 @@ fn a_fixed_version_is_a_round_that_knows_it_from_the_start() {
 }
 
 #[test]
+fn only_places_or_fewer_copies_are_no_question_for_what_the_registry_has_today() {
+    let declared = |replicas: Replicas| Command::AskModel {
+        name: name(),
+        replicas,
+        insecure: false,
+        want: Want::default(),
+        declared: true,
+    };
+    let check = |what: &str, before: &[Command], command: Command, version: Option<u8>, targets: &[u64]| {
+        let (mut world, first) = World::spread(Replicas::Count(2));
+        for command in before {
+            world.apply(command.clone());
+        }
+        assert!(world.ask(command) > first, "{what}: a new round");
+        let wish = world.wish();
+        let planned = wish.plan.map(|plan| (plan.ingester, plan.targets));
+        assert_eq!(wish.digest, version.map(digest), "{what}");
+        let expected = (!targets.is_empty()).then(|| (ids(targets)[0], ids(targets)));
+        assert_eq!(planned, expected, "{what}");
+    };
+    check("a file wants more", &[], declared(Replicas::Count(3)), Some(7), &[]);
+    check("a file names nodes", &[], declared(on(&[3])), Some(7), &[]);
+    check("a file wants the same", &[], declared(Replicas::Count(2)), Some(7), &[]);
+    check("a file wants fewer: the last is too many", &[], declared(Replicas::Count(1)), Some(7), &[1, 2]);
+    check("a person wants fewer", &[], ask(Replicas::Count(1)), Some(7), &[1, 2]);
+    check("a person wants more", &[], ask(Replicas::Count(3)), None, &[]);
+    check("the same", &[], ask(Replicas::Count(2)), None, &[]);
+    let other = held(1, 8);
+    check("one has another version", std::slice::from_ref(&other), ask(Replicas::Count(1)), Some(7), &[]);
+    check("nobody has it any more", &[other, held(2, 8)], declared(Replicas::Count(1)), None, &[]);
+    check("it is pinned to another", &[held(3, 8), pin(8)], ask(Replicas::Count(1)), Some(8), &[]);
+    check("it is pinned to this one", &[pin(7)], ask(Replicas::Count(1)), Some(7), &[1, 2]);
+}
+
+#[test]
 fn a_round_with_a_version_keeps_how_the_model_is_wished_for() {
     let want = Want { avoid: [NodeId(3)].into(), ..Want::default() };
     let asked = Command::AskModel {

@@ -104,7 +104,8 @@ impl World {
         let seen = self.sites.iter().map(|site| (site.node, site.health)).collect();
         self.presence.look(self.looks * LOOK_MS, TERM, &seen);
         let (now_ms, presence) = (self.now_ms(), &self.presence);
-        let facts = Facts { now_ms, sites: &self.sites, wishes: &self.wishes, presence, knobs: &self.knobs };
+        let (sites, wishes, runtimes) = (&self.sites, &self.wishes, &Presence::default());
+        let facts = Facts { now_ms, sites, wishes, presence, runtimes, knobs: &self.knobs };
         let outlook = plan_moves(&facts);
         for step in outlook.moves {
             self.take(&step);
