@@ -253,7 +253,7 @@ impl Around {
         let (tasks, stop) = (&self.tasks, &self.stop);
         let (metadata, scheduler) = (engines.metadata.clone(), engines.scheduler.clone());
         tasks.spawn(drops::follow(engines.clone(), stop.clone()));
-        tasks.spawn(versions::follow(metadata.clone(), stop.clone()));
+        tasks.spawn(versions::follow(metadata.clone(), self.clock.clone(), stop.clone()));
         tasks.spawn(uses::follow(metadata.clone(), scheduler.clone(), stop.clone()));
         tasks.spawn(lifecycle::follow(Warden { metadata, scheduler }, stop.clone()));
     }

@@ -200,6 +200,10 @@ impl Ledger for LedgerOverMetadata {
         read::wish(&*self.metadata.view(), name).ok().flatten()
     }
 
+    fn log_time(&self) -> Timestamp {
+        self.metadata.log_time()
+    }
+
     fn holders(&self, name: &ModelName, digest: Digest) -> BTreeSet<NodeId> {
         let copies = read::locations_of(&*self.metadata.view(), name).unwrap_or_default();
         holders(Some(digest), &copies)

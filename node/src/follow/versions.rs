@@ -16,7 +16,7 @@ use ollamax_core::catalog::{Command, Fault, How, Location, Model, View, Wish, re
 use ollamax_metadata as metadata;
 use ollamax_metadata::ProposeError;
 use ollamax_security::draw_request_id;
-use ollamax_types::ErrorCode;
+use ollamax_types::{Clock, ErrorCode, Timestamp};
 
 use crate::follow::pause_after;
 use crate::follow::presence::leading_term;
@@ -30,8 +30,29 @@ const NOTES_MAX: usize = 64;
 /// How long a name is left alone whose note was refused.
 const REFUSED_FOR: Duration = Duration::from_secs(600);
 
+/// The record's time beside this node's clock. Files are dated by clocks, which the record's time may be days behind.
+#[derive(Debug, Clone, Copy)]
+struct Now {
+    log: Timestamp,
+    wall: Timestamp,
+}
+
+// === impl Now ===
+
+impl Now {
+    /// A moment of the record, by this node's clock.
+    const fn by_clock(self, moment: Timestamp) -> Timestamp {
+        Timestamp(self.wall.0.saturating_sub(self.log.ms_since(moment)))
+    }
+}
+
 /// The versions that are to be noted, at most so many, but for the names that are left alone.
-fn plan_notes(view: &dyn View, is_left: &dyn Fn(&str) -> bool, notes_max: usize) -> Result<Vec<Command>, Fault> {
+fn plan_notes(
+    view: &dyn View,
+    now: Now,
+    is_left: &dyn Fn(&str) -> bool,
+    notes_max: usize,
+) -> Result<Vec<Command>, Fault> {
     let mut copies: BTreeMap<String, Vec<Location>> = BTreeMap::new();
     for location in read::locations(view)? {
         copies.entry(location.model.name.key()).or_default().push(location);
@@ -44,14 +65,14 @@ fn plan_notes(view: &dyn View, is_left: &dyn Fn(&str) -> bool, notes_max: usize)
             break;
         }
         if !is_left(&key) {
-            notes.extend(note_of(view, &copies, known.get(&key))?);
+            notes.extend(note_of(view, now, &copies, known.get(&key))?);
         }
     }
     Ok(notes)
 }
 
 /// What is to be noted of one name.
-fn note_of(view: &dyn View, copies: &[Location], known: Option<&Model>) -> Result<Option<Command>, Fault> {
+fn note_of(view: &dyn View, now: Now, copies: &[Location], known: Option<&Model>) -> Result<Option<Command>, Fault> {
     let Some(digest) = standing_digest(copies, known.and_then(Model::pinned)) else { return Ok(None) };
     let newest = copies.iter().filter(|copy| copy.model.digest == digest).max_by_key(|copy| copy.model.modified_at);
     let Some(copy) = newest else { return Ok(None) };
@@ -64,7 +85,8 @@ fn note_of(view: &dyn View, copies: &[Location], known: Option<&Model>) -> Resul
     }
     let name = copy.model.name.clone();
     let wish = read::wish(view, &name)?;
-    let is_on_its_way = |wish: &Wish| head.is_some() && wish.digest == head && copy.model.modified_at <= wish.asked_at;
+    let is_of_before = |wish: &Wish| copy.model.modified_at <= now.by_clock(wish.asked_at);
+    let is_on_its_way = |wish: &Wish| head.is_some() && wish.digest == head && is_of_before(wish);
     if wish.as_ref().is_some_and(is_on_its_way) {
         return Ok(None);
     }
@@ -73,7 +95,7 @@ fn note_of(view: &dyn View, copies: &[Location], known: Option<&Model>) -> Resul
 }
 
 /// Notes while this node leads, until `stop`.
-pub(crate) async fn follow(metadata: metadata::Handle, stop: CancellationToken) {
+pub(crate) async fn follow(metadata: metadata::Handle, clock: Clock, stop: CancellationToken) {
     let mut changes = metadata.changes();
     let mut took = Duration::ZERO;
     let mut refused: BTreeMap<String, Instant> = BTreeMap::new();
@@ -93,7 +115,7 @@ pub(crate) async fn follow(metadata: metadata::Handle, stop: CancellationToken) 
         let Some(term) = leading_term(&metadata) else { continue };
         refused.retain(|_, at| at.elapsed() < REFUSED_FOR);
         let began = Instant::now();
-        let planned = due(&metadata, &refused);
+        let planned = due(&metadata, &clock, &refused);
         took = began.elapsed();
         let noting = note(&metadata, planned, term, &mut refused);
         if stop.run_until_cancelled(noting).await.is_none() {
@@ -103,10 +125,11 @@ pub(crate) async fn follow(metadata: metadata::Handle, stop: CancellationToken) 
 }
 
 /// What this cluster lets be noted.
-fn due(metadata: &metadata::Handle, refused: &BTreeMap<String, Instant>) -> Result<Vec<Command>, Fault> {
+fn due(metadata: &metadata::Handle, clock: &Clock, refused: &BTreeMap<String, Instant>) -> Result<Vec<Command>, Fault> {
     let view = metadata.view();
     let Some(cluster) = read::cluster(&*view)? else { return Ok(Vec::new()) };
-    let notes = plan_notes(&*view, &|key| refused.contains_key(key), NOTES_MAX)?;
+    let now = Now { log: metadata.log_time(), wall: clock.now() };
+    let notes = plan_notes(&*view, now, &|key| refused.contains_key(key), NOTES_MAX)?;
     Ok(notes.into_iter().filter(|note| note.least_version() <= cluster.version).collect())
 }
 
@@ -146,7 +169,7 @@ async fn note(
 mod tests {
     use ollamax_core::catalog::mem::MemView;
     use ollamax_core::catalog::{Key, Mutation, Pin, Record, Replicas, Version, Want};
-    use ollamax_types::{Digest, ModelName, ModelRecord, NodeId, Timestamp};
+    use ollamax_types::{Digest, ModelName, ModelRecord, NodeId};
 
     use super::*;
 
@@ -209,8 +232,10 @@ mod tests {
             view.write(&rows.concat());
             let note = |(byte, how)| Command::NoteVersion { name: name(), digest: digest(byte), size_bytes: 7, how };
             let expected: Vec<Command> = expected.map(note).into_iter().collect();
-            assert_eq!(plan_notes(&view, &|_| false, 9).expect("readable"), expected, "{rows:?}");
-            assert_eq!(plan_notes(&view, &|_| true, 9).expect("readable"), []);
+            // The record's time is a second behind this node's clock.
+            let now = Now { log: Timestamp(9), wall: Timestamp(1_009) };
+            assert_eq!(plan_notes(&view, now, &|_| false, 9).expect("readable"), expected, "{rows:?}");
+            assert_eq!(plan_notes(&view, now, &|_| true, 9).expect("readable"), []);
         };
         check(vec![], None);
         check(vec![copy(1, 1, 5)], Some((1, How::Found)));
@@ -221,7 +246,7 @@ mod tests {
         check(vec![copy(1, 1, 5), copy(2, 2, 6), known(1, Some(1))], None);
         check(vec![copy(2, 2, 6), known(1, Some(1))], Some((2, How::Found)));
         // Rolled back to 1: it is on its way while nobody put 2 there since.
-        check(vec![copy(1, 2, 5), known(1, None), wished(1, 5)], None);
-        check(vec![copy(1, 2, 6), known(1, None), wished(1, 5)], Some((2, How::Found)));
+        check(vec![copy(1, 2, 1_005), known(1, None), wished(1, 5)], None);
+        check(vec![copy(1, 2, 1_006), known(1, None), wished(1, 5)], Some((2, How::Found)));
     }
 }

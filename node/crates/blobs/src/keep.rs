@@ -3,7 +3,7 @@
 //! ```text
 //! <staging>/keep/<SHA-256 of the manifest>/   0700, of the store's owner where we may
 //!   sha256-<hex>                              a file of the version: the store's own file, and no copy of it
-//!   name                                      the name that stood for the version
+//!   names                                     the names that stood for the version, one a line
 //!   manifest.json                             written last; its time says since when the version is kept
 //! ```
 //!
@@ -33,13 +33,15 @@ use crate::store::{BlobFile, BlobSpec, FileIdentity, Owner, Store, open_file};
 
 const FOLDER: &str = "keep";
 const MANIFEST: &str = "manifest.json";
-const NAME: &str = "name";
+const NAMES: &str = "names";
 /// Before the digest of a file of a version.
 const FILE_PREFIX: &str = "sha256-";
 /// What is written under this ending is not there yet.
 const DRAFT_ENDING: &str = ".draft";
+/// Most names for which one version is kept; beyond it the first one is forgotten.
+const NAMES_MAX: usize = 64;
 /// A name has four parts, none of which is longer than a file's name.
-const NAME_BYTES_MAX: usize = 4_096;
+const NAMES_BYTES_MAX: usize = NAMES_MAX * 1_024;
 
 /// The folder of a store's versions. Cheap to clone; makes nothing until something is kept.
 #[derive(Debug, Clone)]
@@ -51,8 +53,8 @@ pub struct Keep {
 /// A version that is kept.
 #[derive(Debug, Clone)]
 pub struct Kept {
-    /// The name that stood for it.
-    pub name: ModelName,
+    /// The names that stood for it, the latest last; at least one.
+    pub names: Vec<ModelName>,
     /// What it consists of.
     pub manifest: Manifest,
     /// Since when.
@@ -98,7 +100,8 @@ impl Keep {
         }
     }
 
-    /// Keeps a version that is whole in the store, from `now` on; one that is kept already is kept from now on.
+    /// Keeps a version that is whole in the store, from `now` on; one that is kept already is kept from now on, and for
+    /// this name as well.
     ///
     /// # Errors
     /// When a file of it is missing or cannot have a second name, and when the disk refuses. Then it is not kept, and
@@ -117,13 +120,21 @@ impl Keep {
             link(&store.blob_path(blob.sha256), &folder.join(file_name(blob.sha256)), *blob)?;
         }
         disk::sync_folder(&folder)?;
-        let write = |name: &str, bytes: &[u8]| {
-            let draft = folder.join(format!("{name}{DRAFT_ENDING}"));
-            disk::write_whole(&folder.join(name), &draft, bytes, owner)
-        };
-        write(NAME, name.to_string().as_bytes())?;
-        write(MANIFEST, manifest.bytes())?;
+        let mut names = self.get(manifest.digest())?.map_or_else(Vec::new, |kept| kept.names);
+        names.retain(|known| known != name);
+        names.push(name.clone());
+        self.write_names(&folder, &names[names.len().saturating_sub(NAMES_MAX)..])?;
+        self.write(&folder, MANIFEST, manifest.bytes())?;
         Ok(stamp(&folder.join(MANIFEST), now)?)
+    }
+
+    /// Keeps a version for this name no longer. For the last of its names it is kept still: it is to be let go then.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn forget_name(&self, kept: &Kept, name: &ModelName) -> Result<(), Fault> {
+        let names: Vec<ModelName> = kept.names.iter().filter(|known| *known != name).cloned().collect();
+        if names.is_empty() { Ok(()) } else { self.write_names(&kept.path, &names) }
     }
 
     /// A version, if it is kept.
@@ -134,13 +145,14 @@ impl Keep {
         let path = self.folder(digest);
         let read = |name: &str, bytes_max: usize| disk::read_small(&path.join(name), bytes_max);
         let Some(bytes) = read(MANIFEST, MANIFEST_BYTES_MAX)? else { return Ok(None) };
-        let Some(name) = read(NAME, NAME_BYTES_MAX)? else { return Ok(None) };
-        let name = String::from_utf8(name).ok().and_then(|name| name.parse::<ModelName>().ok());
+        let Some(names) = read(NAMES, NAMES_BYTES_MAX)? else { return Ok(None) };
+        let names = String::from_utf8(names).unwrap_or_default();
+        let names: Vec<ModelName> = names.lines().filter_map(|name| name.parse().ok()).collect();
         let manifest = Manifest::read(&bytes).ok().filter(|manifest| manifest.digest() == digest);
-        let (Some(name), Some(manifest)) = (name, manifest) else { return Ok(None) };
+        let Some(manifest) = manifest.filter(|_| !names.is_empty()) else { return Ok(None) };
         let at = path.join(MANIFEST);
         let kept_at = fs::metadata(&at).and_then(|found| found.modified()).map_err(Fault::at("look at", &at))?;
-        Ok(Some(Kept { name, manifest, kept_at: moment(kept_at), path }))
+        Ok(Some(Kept { names, manifest, kept_at: moment(kept_at), path }))
     }
 
     /// All versions that are kept, the one that is kept for the longest time first.
@@ -188,6 +200,16 @@ impl Keep {
             }
         }
         Ok(())
+    }
+
+    fn write_names(&self, folder: &Path, names: &[ModelName]) -> Result<(), Fault> {
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        self.write(folder, NAMES, names.join("\n").as_bytes())
+    }
+
+    fn write(&self, folder: &Path, name: &str, bytes: &[u8]) -> Result<(), Fault> {
+        let draft = folder.join(format!("{name}{DRAFT_ENDING}"));
+        disk::write_whole(&folder.join(name), &draft, bytes, Some(self.owner))
     }
 
     fn folders(&self) -> Result<Vec<Digest>, Fault> {

@@ -1,11 +1,11 @@
 //! Which versions are kept here, until when, and what goes when room is needed.
 //!
-//! A version is kept when this node puts another one under its name, and while it is pinned. It goes when it is old,
-//! when its name stands for it again, when its name is gone, or, the oldest first, when something else needs the room;
-//! a pinned one goes only when nobody pins it any more, or the cluster removes its copy here. Always holds: nothing is
-//! let go before this node has heard what is pinned. What is kept is found on the disk, not remembered, so a restart
-//! changes nothing; it is offered to other nodes like what the store has. What cannot be kept is told once in the log,
-//! and ends no pull.
+//! A version is kept when this node puts another one under its name, and while it is pinned, for each name that stood
+//! for it. It goes when it is old, when each of its names stands for it again or is gone, or, the oldest first, when
+//! something else needs the room; a pinned one goes only when nobody pins it any more, or the cluster removes it here
+//! for the last of its names. Always holds: nothing is let go before this node has heard what is pinned. What is kept
+//! is found on the disk, not remembered, so a restart changes nothing; it is offered to other nodes like what the store
+//! has. What cannot be kept is told once in the log, and ends no pull.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -165,7 +165,7 @@ impl Keeping {
             }
             self.tell(&keep, None);
         }
-        Ok(due.iter().map(|kept| self.shown(kept)).collect())
+        Ok(due.iter().flat_map(|kept| self.shown(kept)).collect())
     }
 
     /// Another version is about to get this name: what it stands for is kept, if it is whole and shall be. The names of
@@ -222,14 +222,19 @@ impl Keeping {
     }
 
     /// The cluster removes a version of a model here: it is not kept for that name, nor is any other of that name that
-    /// is not pinned. What is kept for another name stays, whatever its version. Blocks on the disk.
+    /// is not pinned. What is kept for another name as well stays for that one. Blocks on the disk.
     pub(crate) fn give_up(&self, store: &Store, name: &ModelName, digest: Digest) -> Result<u64, Fault> {
         let _work = self.work();
         let Some(keep) = Keep::of(store) else { return Ok(0) };
         let mut freed_bytes: u64 = 0;
         for kept in keep.all()? {
             let found = kept.manifest.digest();
-            if kept.name == *name && (found == digest || !self.is_pinned(found)) {
+            if !kept.names.contains(name) || found != digest && self.is_pinned(found) {
+                continue;
+            }
+            if kept.names.len() > 1 {
+                keep.forget_name(&kept, name)?;
+            } else {
                 freed_bytes = freed_bytes.saturating_add(self.let_go(store, &keep, &kept)?);
             }
         }
@@ -252,7 +257,7 @@ impl Keeping {
                 let (name, digest) = (&scanned.model.name, scanned.model.digest);
                 let stands = store.manifest(name).ok().flatten().filter(|(_, stands)| stands.digest() == digest);
                 if let Some((_, stands)) = stands
-                    && keep.get(digest)?.is_none()
+                    && keep.get(digest)?.is_none_or(|kept| !kept.names.contains(name))
                 {
                     self.note(self.put(&store, &keep, name, &stands), name);
                 }
@@ -300,7 +305,9 @@ impl Keeping {
         let (digest, blobs) = (kept.manifest.digest(), kept.manifest.blobs());
         let index = self.0.ties.trees.open()?;
         let freed_bytes = across(&index, store, &blobs, || keep.release(digest))?;
-        tracing::info!(model = %kept.name, %digest, freed_bytes, "a version is not kept any more");
+        for name in &kept.names {
+            tracing::info!(model = %name, %digest, freed_bytes, "a version is not kept any more");
+        }
         Ok(freed_bytes)
     }
 
@@ -327,16 +334,18 @@ impl Keeping {
         self.0.pins.borrow().as_ref().is_some_and(|pins| pins.contains(&digest))
     }
 
-    fn shown(&self, kept: &Kept) -> KeptVersion {
+    /// What is kept, once for each of its names.
+    fn shown(&self, kept: &Kept) -> Vec<KeptVersion> {
         let (digest, kept_at) = (kept.manifest.digest(), kept.kept_at);
         let until = kept_at.plus_ms(u64::from(self.0.hours) * HOUR_MS);
-        KeptVersion {
-            name: kept.name.clone(),
+        let of = |name: &ModelName| KeptVersion {
+            name: name.clone(),
             digest,
             size_bytes: kept.manifest.size_bytes(),
             kept_at,
             until: (!self.is_pinned(digest)).then_some(until),
-        }
+        };
+        kept.names.iter().map(of).collect()
     }
 
     /// Tells what is kept now.
@@ -345,7 +354,7 @@ impl Keeping {
             tracing::warn!(%error, "list the versions that are kept");
             Vec::new()
         });
-        let shown = kept.iter().map(|kept| self.shown(kept)).collect();
+        let shown = kept.iter().flat_map(|kept| self.shown(kept)).collect();
         self.show(&kept, shown, shared);
     }
 
@@ -411,11 +420,11 @@ pub(crate) fn sharing_of(models: &[Scanned]) -> Sharing {
     sharing(&all)
 }
 
-/// Its name stands for it again, or for nothing. What cannot be read is of use.
+/// Each of its names stands for it again, or for nothing. What cannot be read is of use.
 fn is_of_no_use(store: &Store, kept: &Kept) -> bool {
-    match store.manifest(&kept.name) {
+    kept.names.iter().all(|name| match store.manifest(name) {
         Ok(Some((_, stands))) => stands.digest() == kept.manifest.digest(),
         Ok(None) => true,
         Err(_) => false,
-    }
+    })
 }

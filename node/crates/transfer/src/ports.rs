@@ -20,7 +20,7 @@ use ollamax_blobs::{BlobSpec, ChunkHash, Store};
 use ollamax_core::catalog::{CopyCourse, Refusal, Replicas, Want, Wish};
 use ollamax_core::placement::Unfit;
 use ollamax_core::transfer_plan::Extent;
-use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, Root};
+use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, Root, Timestamp};
 
 use crate::error::PullError;
 use crate::handle::{PullLimit, PullSpec};
@@ -294,6 +294,8 @@ pub trait Ledger: Send + Sync + 'static {
     fn forget(&self, name: ModelName) -> BoxFuture<'static, Result<bool, LedgerError>>;
     /// The wish for a model, as this node knows it.
     fn plan(&self, name: &ModelName) -> Option<Wish>;
+    /// The record's own time, in which its moments are told. After an outage of all nodes it is far behind every clock.
+    fn log_time(&self) -> Timestamp;
     /// Who has this version of a model, as this node knows it.
     fn holders(&self, name: &ModelName, digest: Digest) -> BTreeSet<NodeId>;
 }

@@ -16,11 +16,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use ollamax_blobs::{BlobSpec, Fault, Jobs, Manifest, Store};
-use ollamax_core::catalog::Refusal;
+use ollamax_core::catalog::{Refusal, Wish};
 use ollamax_types::{Digest, ModelName, Root, Timestamp};
 
 use crate::error::PullError;
@@ -41,6 +41,8 @@ const ASKED_BY: &str = "the cluster";
 pub(crate) struct Wishes {
     service: Arc<Service>,
     doing: BTreeMap<ModelName, Doing>,
+    /// When this process began with it.
+    started: Instant,
 }
 
 /// A model that this node has to fetch.
@@ -59,6 +61,8 @@ struct Doer {
     gone: CancellationToken,
     /// The version that an earlier process had chosen.
     kept: Option<Manifest>,
+    /// When this process began to do what the cluster wishes.
+    started: Instant,
     /// What nodes told of its files while they brought them.
     hints: Hints,
     /// When the work of the round before this one ended; milliseconds since 1970.
@@ -83,7 +87,7 @@ struct Hurry<'a> {
 
 impl Wishes {
     pub(crate) fn new(service: Arc<Service>) -> Self {
-        Self { service, doing: BTreeMap::new() }
+        Self { service, doing: BTreeMap::new(), started: Instant::now() }
     }
 
     /// Follows what the cluster decides until the node ends.
@@ -145,6 +149,7 @@ impl Wishes {
                 assignment: receiver,
                 gone: gone.clone(),
                 kept: kept.remove(&assignment.name),
+                started: self.started,
                 hints: Hints::default(),
                 ended_ms: 0,
             };
@@ -230,8 +235,7 @@ impl Doer {
     /// Begins the pull. One that runs on another behalf is waited for, so that what it fetched need not come again.
     async fn begin(&self, assignment: &Assignment, halt: &CancellationToken) -> Result<Arc<Board>, PullError> {
         let wish = self.service.means.ledger.plan(&self.name);
-        let asked_at_ms = wish.as_ref().map(|wish| wish.asked_at.0).filter(|asked_at_ms| *asked_at_ms > 0);
-        let asked_at_ms = asked_at_ms.unwrap_or(self.service.means.clock.now().0.saturating_add(1));
+        let asked_at_ms = self.asked_at_ms(wish.as_ref());
         let asked_by = wish.map_or_else(|| ASKED_BY.to_owned(), |wish| wish.asked_by);
         let spec = PullSpec { name: self.name.clone(), insecure: assignment.insecure, asked_by };
         loop {
@@ -245,6 +249,18 @@ impl Doer {
                 }
             }
         }
+    }
+
+    /// When a wish was asked for, by this node's clock, as the times of files are told.
+    fn asked_at_ms(&self, wish: Option<&Wish>) -> u64 {
+        let means = &self.service.means;
+        let now = means.clock.now();
+        let Some(asked_at) = wish.map(|wish| wish.asked_at).filter(|asked_at| asked_at.0 > 0) else {
+            return now.0.saturating_add(1);
+        };
+        let ago_ms = means.ledger.log_time().ms_since(asked_at);
+        let is_of_before = self.kept.is_some() || Duration::from_millis(ago_ms) > self.started.elapsed();
+        by_own_clock(now, asked_at, ago_ms, is_of_before)
     }
 
     /// Waits for the end of the pull, and puts on record what it finds out.
@@ -435,6 +451,15 @@ impl Drop for Hurry<'_> {
     }
 }
 
+/// When something was asked for, by this node's clock: the record's time may be days behind it, and is only asked how
+/// long ago that was. It stands still while all nodes are off, so what an earlier process may have heard of was asked
+/// for at the earlier of both moments: what somebody put there meanwhile stays.
+fn by_own_clock(now: Timestamp, asked_at: Timestamp, ago_ms: u64, is_of_before: bool) -> u64 {
+    // What was put there within this very millisecond was there.
+    let counted_ms = now.0.saturating_sub(ago_ms).saturating_add(1);
+    if is_of_before { counted_ms.min(asked_at.0) } else { counted_ms }
+}
+
 /// Whether what is done for one assignment is what the other asks for. What somebody waits for from now on begins anew
 /// with what has come, and goes faster.
 fn goes_on(known: &Assignment, now: &Assignment) -> bool {
@@ -575,6 +600,22 @@ mod tests {
         assert!(!news.has_changed().expect("it is there"), "once");
         drop(stays);
         assert_eq!(*news.borrow(), BTreeSet::new());
+    }
+
+    #[test]
+    fn when_something_was_asked_for_is_counted_from_the_own_clock() {
+        let day_ms = 24 * 3_600_000;
+        let check = |asked_at_ms: u64, ago_ms: u64, is_of_before: bool, expected_ms: u64| {
+            let counted_ms = by_own_clock(Timestamp(9 * day_ms), Timestamp(asked_at_ms), ago_ms, is_of_before);
+            assert_eq!(counted_ms, expected_ms, "{asked_at_ms} {ago_ms} {is_of_before}");
+        };
+        // The record's time is two days behind, or one ahead.
+        check(7 * day_ms, 5_000, false, 9 * day_ms - 4_999);
+        check(10 * day_ms, 5_000, false, 9 * day_ms - 4_999);
+        // It stood still for two days, as it did while all nodes were off.
+        check(7 * day_ms, 5_000, true, 7 * day_ms);
+        check(10 * day_ms, 5_000, true, 9 * day_ms - 4_999);
+        check(1, u64::MAX, false, 1);
     }
 
     #[test]

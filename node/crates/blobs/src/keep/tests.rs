@@ -78,7 +78,8 @@ fn what_a_runtime_removes_stays_and_gets_its_names_back_without_a_copy() {
     let inodes: Vec<u64> = world.files.iter().map(|file| inode(&world.blob(file))).collect();
     world.put(NOW).expect("kept");
     let kept = world.keep().get(world.digest()).expect("readable").expect("it is kept");
-    assert_eq!((&kept.name, kept.manifest.bytes(), kept.kept_at), (&name(), world.manifest.bytes(), NOW));
+    assert_eq!((&kept.names[..], kept.manifest.bytes()), (&[name()][..], world.manifest.bytes()));
+    assert_eq!(kept.kept_at, NOW);
     assert_eq!(kept.own_bytes(), 0, "the store has the files too");
     world.lose_all();
     assert!(kept.own_bytes() >= 70_300, "{} bytes", kept.own_bytes());
@@ -117,6 +118,30 @@ fn the_one_that_is_kept_for_the_longest_time_comes_first_and_again_is_from_now_o
     assert_eq!(order(), [world.digest(), other.digest()]);
     world.put(Timestamp(later.0 + 1_000)).expect("kept anew");
     assert_eq!(order(), [other.digest(), world.digest()]);
+}
+
+#[test]
+fn a_version_is_kept_for_each_of_its_names_and_not_for_too_many() {
+    let world = World::new();
+    let named = |number: usize| format!("name-{number}").parse::<ModelName>().expect("a name");
+    let put = |name: &ModelName| world.keep().put(&world.store(), name, &world.manifest, NOW).expect("kept");
+    let kept = || world.keep().get(world.digest()).expect("readable").expect("it is kept");
+    for number in [1, 2, 3, 1] {
+        put(&named(number));
+    }
+    assert_eq!(kept().names, [2, 3, 1].map(named), "each once, the latest last");
+    for (forgotten, left) in [(3, vec![2, 1]), (7, vec![2, 1]), (2, vec![1]), (1, vec![1])] {
+        world.keep().forget_name(&kept(), &named(forgotten)).expect("written");
+        assert_eq!(kept().names, left.into_iter().map(named).collect::<Vec<_>>(), "without {forgotten}");
+        assert_eq!(kept().kept_at, NOW);
+    }
+    (100..100 + NAMES_MAX).for_each(|number| put(&named(number)));
+    assert_eq!(kept().names, (100..100 + NAMES_MAX).map(named).collect::<Vec<_>>());
+
+    // What is let go is not remembered.
+    world.keep().release(world.digest()).expect("let go");
+    put(&named(5));
+    assert_eq!(kept().names, [named(5)]);
 }
 
 #[test]

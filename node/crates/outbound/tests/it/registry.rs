@@ -22,6 +22,20 @@ const SIZE: u64 = 300_000;
 const SOON: Duration = Duration::from_millis(60);
 /// Which registry the child process asks beside a far one.
 const NEAR: &str = "OUTBOUND_TEST_NEAR_REGISTRY";
+/// Which registry the child process asks over TLS.
+const FAR: &str = "OUTBOUND_TEST_FAR_REGISTRY";
+/// What says where a proxy is, and whether it may be used.
+const PROXY_VARIABLES: [&str; 9] = [
+    "HTTP_PROXY",
+    "http_proxy",
+    "HTTPS_PROXY",
+    "https_proxy",
+    "ALL_PROXY",
+    "all_proxy",
+    "NO_PROXY",
+    "no_proxy",
+    "REQUEST_METHOD",
+];
 
 /// A registry with one model, and a client of it.
 struct Lab {
@@ -519,18 +533,47 @@ async fn child_asks_a_far_registry_and_a_near_one() {
     }
 }
 
+/// Not a test of its own: what the child process of the last one runs.
+#[tokio::test]
+async fn child_asks_a_far_registry_over_tls() {
+    let Ok(far) = std::env::var(FAR) else { return };
+    let registry = Registry::new(Options::default()).expect("a client");
+    let name = format!("{far}/library/tiny").parse().expect("a name");
+    registry.manifest(&name, false).await.expect_err("nobody speaks TLS behind that proxy");
+}
+
+/// Runs one test of this binary with these variables and no other ones that tell of proxies.
+async fn run_child<const N: usize>(test: &str, environment: [(&str, String); N]) {
+    let mut child = Command::new(std::env::current_exe().expect("this binary"));
+    child.args(["--exact", test, "--nocapture"]);
+    for variable in PROXY_VARIABLES {
+        child.env_remove(variable);
+    }
+    let output = child.envs(environment).stdin(Stdio::null()).kill_on_drop(true).output().await.expect("a child");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
 #[tokio::test]
 async fn the_proxy_of_the_environment_is_used_and_not_for_loopback() {
     let (proxy, near) = (Lab::new().await, Lab::new().await);
-    let mut child = Command::new(std::env::current_exe().expect("this binary"));
-    child.args(["--exact", "registry::child_asks_a_far_registry_and_a_near_one", "--nocapture"]);
-    for variable in ["NO_PROXY", "no_proxy", "http_proxy", "ALL_PROXY", "all_proxy", "REQUEST_METHOD"] {
-        child.env_remove(variable);
-    }
-    child.env("HTTP_PROXY", proxy.fake.url()).env(NEAR, near.fake.host()).stdin(Stdio::null()).kill_on_drop(true);
-    let output = child.output().await.expect("a child");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    let environment = [("HTTP_PROXY", proxy.fake.url()), (NEAR, near.fake.host())];
+    run_child("registry::child_asks_a_far_registry_and_a_near_one", environment).await;
     let hosts = |lab: &Lab| lab.fake.record().seen.into_iter().map(|seen| seen.host).collect::<Vec<_>>();
     assert_eq!(hosts(&proxy), ["models.example"]);
     assert_eq!(hosts(&near), [near.fake.host()]);
+}
+
+/// The way through the proxy is asked for, and nothing of the question is told to it.
+#[tokio::test]
+async fn a_registry_over_tls_is_asked_through_a_tunnel_of_the_proxy() {
+    for answer in ["200 Connection established", "407 Proxy Authentication Required"] {
+        let answer = format!("HTTP/1.1 {answer}\r\n\r\n");
+        let proxy = Server::start(move |_| Reply::Bytes(answer.clone().into_bytes())).await;
+        let environment = [("HTTPS_PROXY", proxy.url.to_string()), (FAR, "models.example".to_owned())];
+        run_child("registry::child_asks_a_far_registry_over_tls", environment).await;
+        let seen = proxy.seen.lock().expect("not poisoned").clone();
+        let lines: Vec<&str> = seen.iter().filter_map(|seen| seen.head.lines().next()).collect();
+        assert_eq!(lines, ["CONNECT models.example:443 HTTP/1.1"]);
+        assert!(!seen[0].head.contains("library"), "{}", seen[0].head);
+    }
 }

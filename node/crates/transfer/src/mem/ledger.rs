@@ -43,6 +43,7 @@ struct State {
     has_quorum: bool,
     version: u32,
     rounds: u64,
+    log_time: Timestamp,
     loses_answer: bool,
     wishes: BTreeMap<ModelName, Wish>,
     blobs: BTreeMap<Digest, Bound>,
@@ -64,6 +65,7 @@ impl MemCluster {
             has_quorum: true,
             version: WISHES_VERSION,
             rounds: 0,
+            log_time: Timestamp(0),
             loses_answer: false,
             wishes: BTreeMap::new(),
             blobs: BTreeMap::new(),
@@ -99,6 +101,11 @@ impl MemCluster {
     /// The version that the cluster runs from now on.
     pub fn set_version(&self, version: u32) {
         self.lock().version = version;
+    }
+
+    /// The record's own time, from now on; it stands still. 0, as at first: no wish says when it was asked for.
+    pub fn set_log_time(&self, now: Timestamp) {
+        self.lock().log_time = now;
     }
 
     /// A node has this version of a model from now on.
@@ -190,7 +197,7 @@ impl State {
             size_bytes: ask.version.map_or(0, |version| version.size_bytes),
             plan: Some(plan),
             failures: BTreeMap::new(),
-            asked_at: Timestamp(0),
+            asked_at: self.log_time,
             asked_by: ask.asked_by,
             want: ask.want.unwrap_or_default(),
             declared: false,
@@ -389,6 +396,10 @@ impl Ledger for MemLedger {
 
     fn plan(&self, name: &ModelName) -> Option<Wish> {
         self.cluster.wish(name)
+    }
+
+    fn log_time(&self) -> Timestamp {
+        self.cluster.lock().log_time
     }
 
     fn holders(&self, name: &ModelName, digest: Digest) -> BTreeSet<NodeId> {

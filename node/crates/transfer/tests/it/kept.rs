@@ -253,3 +253,29 @@ async fn what_is_kept_for_another_name_stays_when_a_copy_of_the_same_version_goe
     assert_eq!(kept(&node), [digest], "it is the way back of a pinned name");
     node.end().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_two_names_stood_for_stays_for_the_one_when_the_other_is_removed() {
+    for is_pinned in [false, true] {
+        let world = World::new();
+        let node = world.start();
+        let old = ["alias", "tiny"].map(|name| world.model(name, 1, chunks(2) + 9));
+        let digest = old[0].manifest.digest();
+        node.handle.set_pins(if is_pinned { BTreeSet::from([digest]) } else { BTreeSet::new() });
+        for model in &old {
+            node.pull(&model.name).await.expect("it comes");
+        }
+        let new = [("alias", 2), ("tiny", 3)].map(|(name, seed)| world.model(name, seed, chunks(1)));
+        for model in &new {
+            node.pull(&model.name).await.expect("it comes");
+        }
+        let names = || node.handle.kept().iter().map(|kept| kept.name.to_string()).collect::<BTreeSet<_>>();
+        assert_eq!(names(), BTreeSet::from(["alias:latest", "tiny:latest"].map(str::to_owned)));
+        // What is pinned stays for both of them.
+        node.handle.remove(&new[1].name, new[1].manifest.digest()).await.expect("removed");
+        assert_eq!(kept(&node), [digest], "pinned: {is_pinned}");
+        assert_eq!(names().contains("tiny:latest"), is_pinned);
+        assert!(names().contains("alias:latest"), "it is the way back of that name");
+        node.end().await;
+    }
+}

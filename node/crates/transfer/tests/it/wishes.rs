@@ -1,8 +1,8 @@
 //! What the cluster wishes: several nodes, one registry, and a record that all of them see.
 
-use std::fs;
+use std::fs::{self, File};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use tokio::time::{Instant, interval, sleep, timeout};
 
@@ -12,7 +12,7 @@ use ollamax_transfer::{
     Ask, Config, Ledger as _, LedgerError, NodeCopy, OriginTrouble, Overview, OverviewWatch, PullError, PullProgress,
     Source, Stage, Wait, Watch,
 };
-use ollamax_types::{CHUNK_BYTES, Digest, ErrorCode, ModelName, NodeId, Rate};
+use ollamax_types::{CHUNK_BYTES, Digest, ErrorCode, ModelName, NodeId, Rate, Timestamp};
 
 use crate::world::{LONG, Model, Node, World, chunks, name, result, until, until_verified};
 
@@ -385,6 +385,26 @@ async fn who_takes_the_place_of_an_ingester_that_died_keeps_what_came() {
     }
     assert_eq!(lab.origin.sent(model.weights.sha256), chunks(6), "each byte once");
     end_all([two, three]).await;
+}
+
+/// As after a weekend off: the times of files are days ahead of the record's.
+#[tokio::test(start_paused = true)]
+async fn what_lay_there_before_a_wish_is_replaced_although_the_records_time_is_behind() {
+    let lab = Lab::new(1);
+    let now = lab.worlds[0].clock.now();
+    lab.cluster.set_log_time(Timestamp(now.0 - 2 * 24 * 3_600_000));
+    let theirs = lab.model("theirs", 70, 1_000);
+    let manifest = lab.worlds[0].store().root().join("manifests/registry.ollama.ai/library/tiny/latest");
+    fs::create_dir_all(manifest.parent().expect("it has one")).expect("there is room");
+    fs::write(&manifest, theirs.manifest.bytes()).expect("there is room");
+    let file = File::options().write(true).open(&manifest).expect("ours");
+    file.set_modified(UNIX_EPOCH + Duration::from_millis(now.0 - 60_000)).expect("ours");
+
+    let model = lab.model("tiny", 71, chunks(1));
+    let [one] = lab.start::<1>();
+    held(&mut ask(&one, &model.name, Replicas::All).await.expect("it is on record")).await;
+    lab.check_published(&model);
+    one.end().await;
 }
 
 #[tokio::test(start_paused = true)]
