@@ -24,10 +24,10 @@ const REPAIR_AFTER: Duration = Duration::from_secs(8);
 /// How long a node is silent that comes and goes: some looks of the leader, which looks each second.
 const SILENCE: Duration = Duration::from_millis(2_500);
 /// The node that is asked; it lives through all of these tests.
-const ASKED: usize = 0;
+pub(crate) const ASKED: usize = 0;
 
 /// Three nodes, and in how short a time they do what they do by default in minutes.
-async fn start(test: &str, registry: &FakeRegistry, repair_after: Duration) -> Result<Cluster> {
+pub(crate) async fn start(test: &str, registry: &FakeRegistry, repair_after: Duration) -> Result<Cluster> {
     let cluster = plan(test, registry, 3).with_links().start().await?;
     all_seen_up(&cluster).await?;
     let admin = cluster.node(ASKED).admin()?;
@@ -37,7 +37,7 @@ async fn start(test: &str, registry: &FakeRegistry, repair_after: Duration) -> R
 }
 
 /// What a command says in JSON; it must end well.
-async fn said(cluster: &Cluster, words: &[&str]) -> Result<Value> {
+pub(crate) async fn said(cluster: &Cluster, words: &[&str]) -> Result<Value> {
     let words: Vec<&str> = ["-o", "json"].iter().chain(words).copied().collect();
     let told = cluster.node(ASKED).ollamax(&words, PATIENCE).await?;
     ensure!(told.status.success(), "{words:?}: {told:?}");
@@ -45,7 +45,7 @@ async fn said(cluster: &Cluster, words: &[&str]) -> Result<Value> {
 }
 
 /// The wish for a model.
-async fn wish(cluster: &Cluster, name: &str) -> Result<Value> {
+pub(crate) async fn wish(cluster: &Cluster, name: &str) -> Result<Value> {
     let page = said(cluster, &["model", "wishes"]).await?;
     let wishes = page["wishes"].as_array().with_context(|| format!("no wishes: {page}"))?;
     let wish = wishes.iter().find(|wish| wish["name"] == format!("{name}:latest"));
@@ -78,7 +78,7 @@ async fn held_by(cluster: &Cluster, (name, model): (&str, &FakeModel), expected:
 }
 
 /// Has two nodes pull a model: which they are, and which one is left.
-async fn on_two(cluster: &Cluster, (name, model): (&str, &FakeModel)) -> Result<([usize; 2], usize)> {
+pub(crate) async fn on_two(cluster: &Cluster, (name, model): (&str, &FakeModel)) -> Result<([usize; 2], usize)> {
     let told = cluster.pull(ASKED, name, &["--replicas", "2"]).await?;
     ensure!(told.status.success(), "{told:?}");
     let two = wait::until("two copies", PATIENCE, || async {
@@ -94,7 +94,7 @@ async fn on_two(cluster: &Cluster, (name, model): (&str, &FakeModel)) -> Result<
 }
 
 /// One of the two that is not asked in these tests.
-fn mortal(two: [usize; 2]) -> usize {
+pub(crate) fn mortal(two: [usize; 2]) -> usize {
     if two[0] == ASKED { two[1] } else { two[0] }
 }
 
@@ -117,7 +117,7 @@ async fn is_heard(cluster: &Cluster, index: usize, heard: bool) -> Result<()> {
 }
 
 /// What `ollamax model repair` would do for a model, as soon as it would do anything.
-async fn repair_of(cluster: &Cluster, name: &str) -> Result<Value> {
+pub(crate) async fn repair_of(cluster: &Cluster, name: &str) -> Result<Value> {
     wait::until(&format!("a repair of {name} to be shown"), PATIENCE, || async {
         let shown = said(cluster, &["model", "repair", "--dry-run"]).await?;
         let steps = shown["moves"].as_array().with_context(|| format!("no moves: {shown}"))?;
@@ -129,7 +129,7 @@ async fn repair_of(cluster: &Cluster, name: &str) -> Result<Value> {
 
 /// Moves with all of these labels that nobody asked for. Whoever led when they ended has counted them; every node
 /// that runs must count.
-async fn moves(cluster: &Cluster, labels: &[&str]) -> Result<f64> {
+pub(crate) async fn moves(cluster: &Cluster, labels: &[&str]) -> Result<f64> {
     let mut sum = 0.0;
     for (index, _) in cluster.nodes().iter().enumerate().filter(|(_, node)| node.is_running()) {
         let counted = cluster.metric_of(index, "ollamax_model_moves_total", labels).await?;
