@@ -78,6 +78,7 @@ mod thirty_kills;
 mod two_pulls_of_one_tag;
 mod two_releases;
 mod upgrade;
+mod upkeep_of_models;
 mod values;
 
 use std::io::Write as _;

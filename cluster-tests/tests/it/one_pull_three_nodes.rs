@@ -1,21 +1,40 @@
 //! One wish, one download: the registry is asked once for each byte, and the other nodes get the model from the first
-//! and from each other, whoever was asked and in whose words.
+//! and from each other, whoever was asked and in whose words; and every node is told of each copy and of its sources.
+
+use std::collections::BTreeSet;
 
 use anyhow::{Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use ollamax_testkit::FakeRegistry;
 use ollamax_testkit::cluster::received_from;
+use ollamax_testkit::{Cluster, FakeRegistry, wait};
 use ollamax_types::ErrorCode;
 
 use crate::model_owners::PATIENCE;
 use crate::pull_from_a_registry::{model, refused};
-use crate::spread::{WEIGHTS_BYTES, came_once, is_everywhere, spread, start};
+use crate::spread::{WEIGHTS_BYTES, came_once, events, is_everywhere, spread, start};
 
 /// A file of one chunk.
 const FEW_BYTES: u64 = 300_000;
 /// A file for which it counts how much its first holder sends; it is pulled where somebody has the time.
 const LARGE_BYTES: u64 = 256 << 20;
+
+/// Waits until a node tells of three copies of a model: of each that it came, and of one that it came from outside.
+async fn three_copies_are_told(cluster: &Cluster, index: usize, name: &str) -> Result<()> {
+    let came = wait::until("three copies to be told of", PATIENCE, || async {
+        let came = events(cluster, index, "copy_came").await?;
+        ensure!(came.len() == 3, "{came:?}");
+        anyhow::Ok(came)
+    })
+    .await?;
+    ensure!(came.iter().all(|event| event["subject"] == format!("{name}:latest")), "{came:?}");
+    let texts: Vec<&str> = came.iter().filter_map(|event: &Value| event["text"].as_str()).collect();
+    let places: BTreeSet<&str> = texts.iter().filter_map(|text| text.split(':').next()).collect();
+    ensure!(places.len() == 3, "{texts:?}");
+    let count = |source: &str| texts.iter().filter(|text| text.contains(source)).count();
+    ensure!((count("origin "), count("; from node/")) == (1, 2), "{texts:?}");
+    Ok(())
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_model_is_downloaded_once_and_comes_to_all_nodes() -> Result<()> {
@@ -34,6 +53,7 @@ async fn a_model_is_downloaded_once_and_comes_to_all_nodes() -> Result<()> {
     ensure!(from_outside == 1, "{from_outside} nodes asked the registry: {copies:?}");
     let from_nodes = copies.iter().filter(|(_, copy)| received_from(copy, "node/") >= size_bytes).count();
     ensure!(from_nodes == 2, "{from_nodes} nodes got it from others: {copies:?}");
+    three_copies_are_told(&cluster, 2, "everywhere").await?;
     if crate::soak() {
         // Both others want all of it, and get most of it from each other.
         let (seed, _) = copies.iter().find(|(_, copy)| received_from(copy, "origin") > 0).expect("there is one");

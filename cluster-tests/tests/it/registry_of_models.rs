@@ -53,7 +53,7 @@ async fn noted(cluster: &Cluster, name: &str, count: usize) -> Result<Vec<Value>
 }
 
 /// Waits until every node shows that version of a name as served, on so many nodes.
-async fn is_served(cluster: &Cluster, name: &str, digest: Digest, nodes: usize) -> Result<()> {
+pub(crate) async fn is_served(cluster: &Cluster, name: &str, digest: Digest, nodes: usize) -> Result<()> {
     wait::until(&format!("{name} to be served on {nodes} nodes"), PATIENCE, || async {
         for node in cluster.nodes().iter().filter(|node| node.is_running()) {
             let models = node.admin()?.models(name).await?;

@@ -1,5 +1,6 @@
 //! The set-up that the suites of spreading share: nodes with an empty store each, of which every one knows that all can
-//! take a model, with links that can be made slow; and what must hold when a model has come to several of them.
+//! take a model, with links that can be made slow; what must hold when a model has come to several of them; and what
+//! nodes tell of it.
 
 use std::process::Output;
 
@@ -78,4 +79,13 @@ pub(crate) fn came_once(registry: &FakeRegistry, model: &FakeModel) -> Result<()
     let (sent, size_bytes) = (registry.sent(model.weights.sha256()), model.weights.size_bytes);
     ensure!(sent == size_bytes, "the registry sent {sent} of {size_bytes} bytes");
     Ok(())
+}
+
+/// The events of a kind that a node keeps, the earliest first.
+pub(crate) async fn events(cluster: &Cluster, index: usize, kind: &str) -> Result<Vec<Value>> {
+    let told = cluster.node(index).ollamax(&["-o", "json", "events", "--kind", kind], PATIENCE).await?;
+    ensure!(told.status.success(), "{told:?}");
+    let page = String::from_utf8_lossy(&told.stdout);
+    let lines: Vec<Value> = page.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+    Ok(lines.into_iter().filter(|line| line["event"] == kind).collect())
 }

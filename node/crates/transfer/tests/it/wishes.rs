@@ -6,7 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use tokio::time::{Instant, interval, sleep, timeout};
 
-use ollamax_core::catalog::Replicas;
+use ollamax_core::catalog::{CopyCourse, Replicas};
 use ollamax_transfer::mem::{MemCluster, MemOrigin, MemPeers, PeerFault};
 use ollamax_transfer::{
     Ask, Config, Ledger as _, LedgerError, NodeCopy, OriginTrouble, Overview, OverviewWatch, PullError, PullProgress,
@@ -127,6 +127,35 @@ fn bytes_from(progress: &PullProgress, is_it: impl Fn(&Source) -> bool) -> u64 {
     progress.sources.iter().filter(|one| is_it(&one.source)).map(|one| one.bytes).sum()
 }
 
+/// What the nodes told of their copies, as soon as that is enough.
+async fn told(cluster: &MemCluster, is_enough: impl Fn(&[(NodeId, CopyCourse)]) -> bool) -> Vec<(NodeId, CopyCourse)> {
+    let telling = async {
+        let mut looks = interval(Duration::from_millis(10));
+        loop {
+            let told = cluster.courses();
+            if is_enough(&told) {
+                return told;
+            }
+            looks.tick().await;
+        }
+    };
+    timeout(LONG, telling).await.expect("it is told")
+}
+
+/// The nodes that told of copies of this kind, in order; one that told so twice is there twice.
+fn tellers(told: &[(NodeId, CopyCourse)], is_whole: bool) -> Vec<NodeId> {
+    let of_kind = told.iter().filter(|(_, course)| course.is_whole == is_whole);
+    let mut nodes: Vec<NodeId> = of_kind.map(|(node, _)| *node).collect();
+    nodes.sort_unstable();
+    nodes
+}
+
+/// All that came, as it is told.
+fn came(course: &CopyCourse) -> u64 {
+    let members: u64 = course.members.iter().map(|(_, bytes)| bytes).sum();
+    course.origin_bytes + course.here_bytes + members + course.other_bytes
+}
+
 #[tokio::test(start_paused = true)]
 async fn one_wish_makes_three_copies_and_the_registry_sends_one() {
     let lab = Lab::new(3);
@@ -154,6 +183,60 @@ async fn one_wish_makes_three_copies_and_the_registry_sends_one() {
     assert!(over_again.round > over.round);
     assert_eq!((lab.origin.sent(model.weights.sha256), lab.origin.manifests_asked()), (chunks(4), 2));
     end_all(nodes).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_copy_tells_its_end_once_and_what_came_from_where() {
+    let lab = Lab::new(3);
+    let model = lab.model("tiny", 25, chunks(4));
+    let nodes = lab.start::<3>();
+    held(&mut ask(&nodes[1], &model.name, Replicas::All).await.expect("it is on record")).await;
+    told(&lab.cluster, |told| tellers(told, true).len() >= 3).await;
+    end_all(nodes).await;
+    let told = lab.cluster.courses();
+    assert_eq!(tellers(&told, true), [ONE, TWO, THREE], "{told:?}");
+    let total = model.manifest.size_bytes();
+    for (node, course) in told.iter().filter(|(_, course)| course.is_whole) {
+        assert_eq!((course.verified_bytes, course.size_bytes), (total, total), "{node}: {course:?}");
+        assert!(came(course) >= total, "{node}: {course:?}");
+        let from_registry = if *node == ONE { total } else { 0 };
+        assert_eq!(course.origin_bytes, from_registry, "{node}: {course:?}");
+        assert!(course.members.iter().all(|(member, _)| member != node), "{node}: {course:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_that_takes_long_tells_how_far_it_is_in_order_and_its_end_last() {
+    let lab = Lab::new(2);
+    let model = lab.model("tiny", 26, chunks(8));
+    lab.origin.set_limit(chunks(5));
+    let [one, two] = lab.start::<2>();
+    let mut watch = ask(&two, &model.name, Replicas::All).await.expect("it is on record");
+    let is_told_of = |told: &[(NodeId, CopyCourse)], is_whole: bool| {
+        let nodes = tellers(told, is_whole);
+        nodes.contains(&ONE) && nodes.contains(&TWO)
+    };
+    let halves = told(&lab.cluster, |told| is_told_of(told, false)).await;
+    assert!(tellers(&halves, true).is_empty(), "nobody has it yet: {halves:?}");
+    for (node, course) in &halves {
+        let verified_bytes = course.verified_bytes;
+        assert!((chunks(2)..=chunks(5)).contains(&verified_bytes), "{node}: {course:?}");
+        assert_eq!(course.size_bytes, model.manifest.size_bytes());
+        assert!(course.took_ms >= 30_000 && came(course) >= verified_bytes, "{node}: {course:?}");
+    }
+
+    lab.origin.set_limit(u64::MAX);
+    held(&mut watch).await;
+    told(&lab.cluster, |told| is_told_of(told, true)).await;
+    end_all([one, two]).await;
+    let told = lab.cluster.courses();
+    for node in [ONE, TWO] {
+        let own: Vec<&CopyCourse> = told.iter().filter(|(teller, _)| *teller == node).map(|(_, own)| own).collect();
+        assert!((2..=4).contains(&own.len()), "{node}: {own:?}");
+        assert!(own.windows(2).all(|pair| pair[0].verified_bytes <= pair[1].verified_bytes), "{node}: {own:?}");
+        assert!(own.windows(2).all(|pair| !pair[0].is_whole), "{node}: {own:?}");
+    }
+    lab.check_published(&model);
 }
 
 #[tokio::test(start_paused = true)]
