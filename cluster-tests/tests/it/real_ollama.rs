@@ -1,6 +1,6 @@
 //! Nodes beside Ollama's own programs, of as many releases as somebody names: their stores are adopted, a model goes
-//! from the store of one to that of another, or of the bundled engine, and both answer, what `ollama rm` takes away stays away until it is asked
-//! for again, and `ollama pull` gets models from a node.
+//! from the store of one to that of another, or of the bundled engine, and both answer, what `ollama rm` takes away
+//! stays away until it is asked for again, and `ollama pull` gets models from a node.
 //!
 //! It runs where `OLLAMA_BINS` names programs; `OLLAMA_BINS=a:b cargo xtask test ollama` runs it alone.
 
