@@ -1,6 +1,6 @@
 //! Nodes beside Ollama's own programs, of as many releases as somebody names: their stores are adopted, a model goes
-//! from the store of one to that of another and both answer, what `ollama rm` takes away stays away until it is asked
-//! for again, and `ollama pull` gets models from a node.
+//! from the store of one to that of another, or of the bundled engine, and both answer, what `ollama rm` takes away
+//! stays away until it is asked for again, and `ollama pull` gets models from a node.
 //!
 //! It runs where `OLLAMA_BINS` names programs; `OLLAMA_BINS=a:b cargo xtask test ollama` runs it alone.
 
@@ -107,6 +107,35 @@ async fn goes_over(from: &Path, to: &Path) -> Result<()> {
     // The registry outside does not know the name.
     let asked = registry.record().count("/v2/library/demo/blobs/");
     ensure!(asked == 0, "it was asked for {asked} files");
+    cluster.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_model_goes_from_the_store_of_each_release_to_the_bundled_engine() -> Result<()> {
+    let _turn = crate::turn().await;
+    for program in programs_or_left_out("a store of Ollama and the bundled engine")? {
+        goes_to_the_engine(&program).await.with_context(|| format!("from {}", program.display()))?;
+    }
+    Ok(())
+}
+
+async fn goes_to_the_engine(from: &Path) -> Result<()> {
+    let (registry, ollama) = (FakeRegistry::start().await?, Ollama::start(from, None).await?);
+    ollama.create(MODEL).await?;
+    let made = has(&ollama).await?;
+    let plan = beside(plan("real-ollama-engine", &registry, 2), 0, &ollama);
+    let cluster = start(plan.node(1, |node| node.runtime = Runtime::Engine)).await?;
+    cluster.model_known(MODEL, 1, PATIENCE).await?;
+    let told = cluster.pull(1, MODEL, &["--node", "n1,n2"]).await?;
+    ensure!(told.status.success(), "{told:?}");
+    cluster.model_known(MODEL, 2, PATIENCE).await?;
+    let at_node = listed_at(cluster.http(), &cluster.url(1, "")?, LISTED).await?;
+    ensure!(at_node.as_ref() == Some(&made), "{at_node:?}, not {made:?}");
+    ollama.answers(MODEL).await?;
+    // Nobody else answers for the engine.
+    cluster.kill(&[0]).await?;
+    answers_at(cluster.http(), &cluster.url(1, "")?, MODEL).await?;
+    cluster.restart(&[0]).await?;
     cluster.finish().await
 }
 
