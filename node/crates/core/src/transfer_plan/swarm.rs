@@ -166,6 +166,9 @@ pub struct Swarm {
     wanted: Wanted,
     requests: Requests,
     peers: BTreeMap<NodeId, Peer>,
+    /// Peers that had a part of the file once. They fetch as this node does, or did, and are no source when they have
+    /// it all, also over another link.
+    fetchers: BTreeSet<NodeId>,
     marks: BTreeMap<NodeId, Marks>,
     /// Peers that may be asked and for which there may be something.
     ready: BTreeSet<NodeId>,
@@ -225,6 +228,7 @@ impl Swarm {
             have,
             requests: Requests::default(),
             peers: BTreeMap::new(),
+            fetchers: BTreeSet::new(),
             marks: BTreeMap::new(),
             ready: BTreeSet::new(),
             resting: BTreeSet::new(),

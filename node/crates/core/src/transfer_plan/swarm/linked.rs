@@ -1,6 +1,8 @@
 //! Who is linked, and what they have.
 //!
-//! Always holds: how far a chunk has spread is the number of linked peers that have it and are no source.
+//! Always holds: how far a chunk has spread is the number of linked peers that have it and are no source. A source had
+//! the file before anybody fetched it: who was seen with a part of it never becomes one, so its stripe is asked of it
+//! to the end.
 
 use ollamax_types::NodeId;
 
@@ -73,7 +75,12 @@ impl Swarm {
         let len = self.have.len();
         let damaged = self.marks.get(&id).map(|marks| &marks.damaged);
         let Some(peer) = self.peers.get_mut(&id) else { return Vec::new() };
-        peer.is_source |= peer.has.ones() == 0 && extent.first == 0 && extent.end() >= len;
+        let is_whole_at_once = peer.has.ones() == 0 && extent.first == 0 && extent.end() >= len;
+        if is_whole_at_once && !self.fetchers.contains(&id) {
+            peer.is_source = true;
+        } else if !peer.is_source {
+            self.fetchers.insert(id);
+        }
         let told = extent.first.min(len)..extent.end().min(len);
         let sound = told.filter(|index| damaged.is_none_or(|damaged| !damaged.contains(index)));
         sound.filter(|index| peer.has.set(*index)).collect()

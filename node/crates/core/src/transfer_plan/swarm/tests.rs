@@ -151,6 +151,27 @@ fn what_all_others_have_is_asked_of_them_at_once() {
 }
 
 #[test]
+fn who_fetched_is_no_source_when_it_has_all_and_is_linked_anew() {
+    let mut swarm = swarm(Stripe { rank: 1, of: 3, ingester: ONE }, 6);
+    assert_eq!(swarm.apply(0, has(TWO, 0, 1)).len(), 1);
+    assert_eq!(swarm.apply(1, Event::Gone { peer: TWO }), []);
+    assert_eq!(swarm.apply(2, Event::Joined { peer: TWO }), []);
+    // All of it, of whichever stripe.
+    let asked = swarm.apply(3, has(TWO, 0, 6)).into_iter().map(|action| match action {
+        Action::Ask { peer: TWO, extent, .. } => extent.count,
+        other => panic!("{other:?}"),
+    });
+    assert!(asked.sum::<u32>() > 2, "more than the own stripe");
+    check_books(&swarm);
+    // Who is first heard of as whole may be another source.
+    let three = NodeId(3);
+    for event in [Event::Joined { peer: three }, has(three, 0, 6)] {
+        let _asked = swarm.apply(5, event);
+    }
+    assert!(swarm.is_source(three) && !swarm.is_source(TWO));
+}
+
+#[test]
 fn what_a_source_got_just_now_is_left_to_its_owner_however_long_nothing_else_came() {
     let mut swarm = swarm(Stripe { rank: 0, of: 2, ingester: ONE }, 4);
     walk(

@@ -11,6 +11,8 @@ const CHUNK_MS: u64 = 8;
 const WORD_MS: u64 = 1;
 const HAVE_MS: u64 = 50;
 const TICK_MS: u64 = 100;
+/// From the end of a link to the next one.
+const RELINK_MS: u64 = 150;
 /// Requests that a node serves at once; others are told that it is busy.
 const PLACES: usize = 16;
 const INGESTER: NodeId = NodeId(1);
@@ -29,6 +31,8 @@ struct Spec {
     liar: Option<u64>,
     /// This node vanishes at that moment.
     vanishes: Option<(u64, u64)>,
+    /// Whoever has all of it breaks off, and is linked anew a little later.
+    relinks: bool,
     /// The first node gets the file while the others fetch it: a chunk in so many milliseconds.
     origin: Option<u64>,
 }
@@ -88,7 +92,7 @@ fn no_endgame() -> Rules {
 impl Spec {
     fn new(nodes: u64, chunks: u32, seed: u64) -> Self {
         let (holders, rules) = (1, Rules::default());
-        Self { nodes, holders, chunks, seed, rules, slow: None, liar: None, vanishes: None, origin: None }
+        Self { nodes, holders, chunks, seed, rules, slow: None, liar: None, vanishes: None, relinks: false, origin: None }
     }
 
     fn receivers(&self) -> impl Iterator<Item = NodeId> + use<> {
@@ -189,10 +193,31 @@ impl World {
             Action::Cancel { request } => self.after(WORD_MS, Happening::Cancelled { by: node, request }),
             Action::Complete => {
                 self.done_ms.insert(node, self.now_ms);
+                if self.spec.relinks {
+                    self.relink(node);
+                }
             }
             Action::Distrust { peer } => assert_eq!(Some(peer.0), self.spec.liar),
             Action::Stuck => panic!("{node} is stuck at {} ms", self.now_ms),
         }
+    }
+
+    /// The others hear of it as a whole when it is linked again, and not of its last chunks before.
+    fn relink(&mut self, node: NodeId) {
+        let whole = Event::Has { peer: node, extent: Extent { first: 0, count: self.spec.chunks } };
+        let others: Vec<NodeId> = self.spec.receivers().filter(|other| *other != node).collect();
+        for to in others {
+            self.after(WORD_MS, Happening::Told { to, event: Event::Gone { peer: node } });
+            for event in [Event::Joined { peer: node }, whole] {
+                self.after(RELINK_MS, Happening::Told { to, event });
+            }
+        }
+    }
+
+    /// Whether this is news of a part of what somebody has all of, who is linked anew.
+    fn is_lost(&self, event: &Event) -> bool {
+        let Event::Has { peer, extent } = event else { return false };
+        self.spec.relinks && self.done_ms.contains_key(peer) && extent.count < self.spec.chunks
     }
 
     fn count(&mut self, node: NodeId, index: u32) {
@@ -213,6 +238,7 @@ impl World {
                 self.after(TICK_MS, Happening::Tick { at });
             }
             Happening::Told { event: Event::Has { peer, .. }, .. } if !self.uplinks.contains_key(&peer) => {}
+            Happening::Told { event, .. } if self.is_lost(&event) => {}
             Happening::Told { to, event } => self.apply(to, event),
             Happening::Asked { of, by, request, extent } => self.asked(of, by, request, extent),
             Happening::Cancelled { by, request } => {
@@ -315,6 +341,18 @@ fn a_swarm_takes_little_longer_than_one_copy_and_the_source_sends_everything_onc
             assert!(world.is_everywhere_whole());
             let numbers = (world.makespan_percent(), world.sent_percent(INGESTER));
             assert!(numbers.0 <= 110 && numbers.1 <= 115, "{nodes} nodes, {chunks} chunks: {numbers:?}");
+        }
+    }
+}
+
+#[test]
+fn who_is_done_and_linked_anew_is_asked_for_what_it_brought() {
+    for nodes in [3, 5, 7, 9] {
+        for (chunks, seed) in [(200, 1), (700, 2)] {
+            let world = Spec { relinks: true, ..Spec::new(nodes, chunks, seed) }.run();
+            assert!(world.is_everywhere_whole());
+            let numbers = (world.makespan_percent(), world.sent_percent(INGESTER));
+            assert!(numbers.0 <= 130 && numbers.1 <= 115, "{nodes} nodes, {chunks} chunks: {numbers:?}");
         }
     }
 }
