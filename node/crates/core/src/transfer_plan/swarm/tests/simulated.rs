@@ -92,7 +92,18 @@ fn no_endgame() -> Rules {
 impl Spec {
     fn new(nodes: u64, chunks: u32, seed: u64) -> Self {
         let (holders, rules) = (1, Rules::default());
-        Self { nodes, holders, chunks, seed, rules, slow: None, liar: None, vanishes: None, relinks: false, origin: None }
+        Self {
+            nodes,
+            holders,
+            chunks,
+            seed,
+            rules,
+            slow: None,
+            liar: None,
+            vanishes: None,
+            relinks: false,
+            origin: None,
+        }
     }
 
     fn receivers(&self) -> impl Iterator<Item = NodeId> + use<> {
