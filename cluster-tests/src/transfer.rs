@@ -9,6 +9,7 @@
 mod plan;
 
 mod course;
+mod memory;
 mod ours;
 mod peers;
 mod results;
@@ -37,10 +38,6 @@ pub(crate) use plan::{Peer, Plan};
 
 /// Which way of all to share a link is used.
 const CONGESTION: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
-/// How much memory there is.
-const MEMORY: &str = "/proc/meminfo";
-/// So much is written to at once before a row.
-const MEMORY_BLOCK_BYTES: u64 = 64 << 20;
 /// Programs that say their version.
 const VERSIONED: &[&str] = &["nginx", "curl", "aria2c", "rqbit", "sendme"];
 
@@ -142,8 +139,7 @@ async fn over_links(plan: &Plan, folder: &Path) -> Result<Vec<Found>> {
     for run in 1..=plan.runs {
         for Found { system, nodes, outcomes } in &mut found {
             let what = format!("run {run}, {nodes} nodes, {}", system.name());
-            let copies = u64::try_from(*nodes).unwrap_or(u64::MAX).saturating_add(1);
-            calm(plan.size_bytes.saturating_mul(copies)).await?;
+            written_back().await?;
             let outcome = Box::pin(course(plan, *system, *nodes, &files)).await;
             outcomes.push(seen(&what, *nodes, outcome));
         }
@@ -168,23 +164,22 @@ async fn over_loopback(plan: &Plan, folder: &Path) -> Result<Free> {
     let file = File::make(folder, "loopback", plan.free_bytes, has_tls).await?;
     let quarter = ours::model(plan.free_quarter_bytes());
     let mut free = Free::default();
-    let beside = plan.free_bytes.saturating_mul(2);
     for run in 1..=plan.runs {
         let named = |what: &str| format!("run {run}, {what}");
-        calm(beside).await?;
+        written_back().await?;
         let outcome = Box::pin(ours::over_loopback(plan, &file.model)).await;
         free.ours.push(seen(&named("ollamax over loopback"), 1, outcome));
-        calm(beside).await?;
+        written_back().await?;
         let outcome = Box::pin(ours::over_lanes(plan, &file.model)).await;
         free.lanes.push(seen(&named("ollamax over loopback, over libp2p alone"), 1, outcome));
-        calm(beside).await?;
+        written_back().await?;
         let outcome = Box::pin(ours::over_loopback(plan, &quarter)).await;
         free.quarter.push(seen(&named("ollamax over loopback, a quarter of the file"), 1, outcome));
-        calm(beside).await?;
+        written_back().await?;
         let outcome = Box::pin(ours::adopted(&file.model)).await;
         free.adopted.push(seen_to_adopt(&named("ollamax adopts a file"), outcome));
         if has_tls {
-            calm(beside).await?;
+            written_back().await?;
             let outcome = Box::pin(peers::over_tls(file.wanted(), plan.limit(1))).await;
             free.nginx.push(seen(&named("nginx with TLS over loopback"), 1, outcome));
         }
@@ -192,31 +187,9 @@ async fn over_loopback(plan: &Plan, folder: &Path) -> Result<Free> {
     Ok(free)
 }
 
-/// What earlier courses wrote is on the disk, and as much memory as the next one fills was just in use: a virtual
-/// machine gives memory back that is not, and has it again page by page, which costs more than all the rest of a copy.
-/// So no row pays for being the first.
-async fn calm(bytes: u64) -> Result<()> {
-    let in_use = bytes.min(memory_available_bytes().await? / 2);
-    let calming = tokio::task::spawn_blocking(move || {
-        nix::unistd::sync();
-        let blocks: Vec<Vec<u8>> = (0..in_use / MEMORY_BLOCK_BYTES).map(|_| filled_block()).collect();
-        drop(blocks);
-    });
-    calming.await.context("write back what was written")
-}
-
-/// Memory that is really there: each page is written to.
-fn filled_block() -> Vec<u8> {
-    let length = usize::try_from(MEMORY_BLOCK_BYTES).unwrap_or(0);
-    vec![std::hint::black_box(1); length]
-}
-
-/// Memory that can be had, bytes: `MemAvailable` of the kernel.
-async fn memory_available_bytes() -> Result<u64> {
-    let text = tokio::fs::read_to_string(MEMORY).await.with_context(|| format!("read {MEMORY}"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
-    let kib = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
-    kib.map(|kib| kib << 10).with_context(|| format!("{MEMORY} says no MemAvailable"))
+/// What earlier courses wrote is on the disk, and slows nobody down.
+async fn written_back() -> Result<()> {
+    tokio::task::spawn_blocking(nix::unistd::sync).await.context("write back what was written")
 }
 
 /// Tells how far the run is. What failed is told, and nobody has the file.

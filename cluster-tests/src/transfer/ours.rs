@@ -22,6 +22,7 @@ use ollamax_testkit::{Cluster, FakeRegistry, Room, port, wait};
 use ollamax_types::ModelName;
 
 use super::course::{Adopted, Done, Outcome, Party, Receiver, Traffic};
+use super::memory;
 use super::plan::Plan;
 use super::watched::{Io, Watched};
 
@@ -187,7 +188,7 @@ impl Course<'_> {
         let targets: Vec<&str> = self.nodes().map(Node::name).collect();
         let (targets, sha256) = (targets.join(","), self.model.weights.sha256());
         let words = ["-o", "json", "model", "pull", NAME, "--insecure", "--wait", "--node", &targets];
-        let begin = Instant::now();
+        let begin = memory::begin(self.receivers.len(), self.model.weights.size_bytes).await?;
         let asked = async {
             let told = self.cluster.node(0).ollamax(&words, limit).await?;
             ensure!(told.status.success(), "{}", String::from_utf8_lossy(&told.stderr).trim());

@@ -19,7 +19,6 @@ use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
-use tokio::time::Instant;
 
 use ollamax_testkit::cluster::clean_environment;
 use ollamax_testkit::room::Lab;
@@ -27,6 +26,7 @@ use ollamax_testkit::{Room, port, wait};
 use ollamax_types::Digest;
 
 use super::course::{Done, Outcome, Party, Receiver, Traffic, watched};
+use super::memory;
 use super::plan::Peer;
 use crate::machine;
 
@@ -86,7 +86,8 @@ pub(super) async fn spread(peer: Peer, lab: &Lab, wanted: Wanted<'_>, limit: Dur
     let (seed, others) = lab.rooms().split_first().context("a lab has rooms")?;
     let mut source = Source::start(peer, lab, &served).await?;
     let seed_process = watched(source.programs.last().context("the seed runs")?)?;
-    let (begin, mut receivers) = (Instant::now(), Vec::new());
+    let size_bytes = fs::metadata(wanted.path).context("look at the file")?.len();
+    let (begin, mut receivers) = (memory::begin(others.len(), size_bytes).await?, Vec::new());
     for (number, room) in others.iter().enumerate() {
         let own = folder.path().join(number.to_string());
         fs::create_dir(&own).context("make a folder")?;
@@ -174,7 +175,8 @@ pub(super) async fn over_tls(wanted: Wanted<'_>, limit: Duration) -> Result<Outc
     certificate(folder.path()).await?;
     let mut web = nginx(None, at, &served, Some(folder.path())).await?;
     let seed = watched(&web)?;
-    let begin = Instant::now();
+    let size_bytes = fs::metadata(wanted.path).context("look at the file")?.len();
+    let begin = memory::begin(1, size_bytes).await?;
     let mut child = curl(None, &format!("https://{at}/{FILE}"), folder.path())?;
     let receivers = vec![Receiver::new(watched(&child)?, Done::Ended, folder.path().join(FILE))];
     let outcome = Party { seed, receivers, traffic: Traffic::Loopback }.follow(begin, limit, wanted.sha256).await;
