@@ -121,11 +121,11 @@ async fn what_rules_would_do_is_shown_while_they_are_off_and_done_and_told_when_
 
     said(&cluster, &["model", "rules", "on"]).await?;
     let text = one_event(&cluster, "phase_set", "worn:latest").await?;
-    ensure!(text == "is deprecated, by rules", "{text}");
+    ensure!(text.starts_with("is deprecated, by node/") && text.ends_with(" for rules"), "{text}");
     let history = said(&cluster, &["model", "history", "worn"]).await?;
     ensure!(history["phase"] == "deprecated" && history["note"] == why, "{history}");
     let text = one_event(&cluster, "copies_dropped", "spare:latest").await?;
-    ensure!(text.starts_with("from node/") && text.ends_with(", by rules"), "{text}");
+    ensure!(text.starts_with("from node/") && text.ends_with(" for rules"), "{text}");
     let goes = spare["node"].as_str().context("a node loses it")?;
     let stays = if goes == "n2" { "n3" } else { "n2" };
     wait::until("one copy to go", PATIENCE, || async {
