@@ -236,7 +236,7 @@ impl<'a> Case<'a> {
     /// Members whose copy was told to go and is there still, where nobody insisted on it.
     fn going(&self) -> impl Iterator<Item = &'a Site> {
         let going = self.standing.holders.intersection(&self.standing.dropping);
-        going.filter(move |node| !self.was_given_up(**node)).filter_map(move |node| self.site(*node))
+        going.filter(move |node| !self.goes_for_good(**node)).filter_map(move |node| self.site(*node))
     }
 
     /// A copy is about to go. Nobody waits for a node that is lost.
@@ -248,6 +248,11 @@ impl<'a> Case<'a> {
     /// A person removed its copy, or somebody insisted that it goes.
     fn was_given_up(&self, node: NodeId) -> bool {
         self.wish().failures.get(&node).is_some_and(|failure| failure.code == ErrorCode::PullCancelled)
+    }
+
+    /// Its copy was told to go and somebody insisted on it: no plan counts on it while it is there still.
+    fn goes_for_good(&self, node: NodeId) -> bool {
+        self.standing.dropping.contains(&node) && self.was_given_up(node)
     }
 
     /// Copies that count: where they belong, and not lost.
@@ -362,7 +367,8 @@ impl<'a> Case<'a> {
             return self.without_departed(plan);
         }
         let sites = self.world.facts.sites.iter().cloned();
-        let places: Vec<Site> = sites.map(|site| Site { holds: self.holds(site.node), ..site }).collect();
+        let holds = |node: NodeId| self.holds(node) && !self.goes_for_good(node);
+        let places: Vec<Site> = sites.map(|site| Site { holds: holds(site.node), ..site }).collect();
         let planned = plan_pull(wish, &places, wish.digest.map(|_| self.standing.size_bytes));
         let is_on_record = |ingester: NodeId, targets: &[NodeId]| {
             wish.plan.as_ref().is_some_and(|plan| plan.ingester == ingester && plan.targets == targets)

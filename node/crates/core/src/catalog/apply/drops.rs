@@ -1,12 +1,13 @@
 //! Copies that shall go: asked for here, carried out by their nodes, over when a node tells that its copy is gone.
 //!
 //! Unless somebody insists, no version loses its last copy under its name, a pinned one not those that the wish counts
-//! on, and no wish is left with fewer copies than it says. Where somebody insists, the nodes are left out of the round
-//! that runs, so that the copies do not come back by themselves; a new round knows nothing of it. That a copy which was
-//! to go is gone is nobody's failure. Copies that wait to go do not count as left. A copy of the same version under
-//! another name does not count either: that is the safe side. A disabled model that is forgotten may lose its last
-//! copy, for that is what disabling leads to; a pin holds even then. A drop says whether it was insisted on, since its
-//! node looks for another copy once more before this one goes.
+//! on, and no wish is left with fewer copies than it says; one that does not belong where it is makes up for none that
+//! does, or the leader would make a copy anew for each that goes. Where somebody insists, the nodes are left out of the
+//! round that runs, so that the copies do not come back by themselves; a new round knows nothing of it. That a copy
+//! which was to go is gone is nobody's failure. Copies that wait to go do not count as left. A copy of the same version
+//! under another name does not count either: that is the safe side. A disabled model that is forgotten may lose its
+//! last copy, for that is what disabling leads to; a pin holds even then. A drop says whether it was insisted on, since
+//! its node looks for another copy once more before this one goes.
 
 use ollamax_types::limits::{DROPS_MAX, WISH_TARGETS_MAX};
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId};
@@ -23,6 +24,9 @@ use crate::catalog::view::{Fault, Mutation};
 
 /// What is told of a node whose copy goes against the guards.
 const INSISTED: &str = "somebody insisted that it goes from there";
+/// Of so many copies that stay it is asked whether they belong where they are: a command has other keys to read. The
+/// others count.
+const STAYING_LOOKED_AT_MAX: usize = 128;
 
 /// What somebody asked for.
 #[derive(Clone, Copy)]
@@ -116,7 +120,12 @@ fn check_wished(scene: &Scene<'_>, wish: &Wish, parting: &Parting) -> Result<(),
         Replicas::Nodes(nodes) => nodes.contains(node),
         Replicas::Count(_) | Replicas::All => true,
     };
-    let staying = parting.staying.iter().filter(counts).filter(|copy| is_wanted_at(&copy.node)).count();
+    let others: Vec<&Location> =
+        parting.staying.iter().filter(counts).filter(|copy| is_wanted_at(&copy.node)).collect();
+    let mut staying = others.len();
+    if matches!(wish.replicas, Replicas::Count(_)) && takes_a_wished_one(scene, &wish.want, &leaving)? {
+        staying = belonging(scene, &wish.want, &others)?;
+    }
     let is_short = match &wish.replicas {
         Replicas::Count(count) => !leaving.is_empty() && staying < *count as usize,
         Replicas::Nodes(_) => leaving.iter().any(|copy| is_wanted_at(&copy.node)),
@@ -135,19 +144,32 @@ fn check_wished(scene: &Scene<'_>, wish: &Wish, parting: &Parting) -> Result<(),
     Err(Refusal::BelowWish { name, wanted, left }.into())
 }
 
-/// A wish for all nodes means neither those that are emptied nor those that it keeps away from. Of more nodes than a
-/// command may name some are meant.
+/// A wish means neither the nodes that are emptied nor those that it keeps away from. Of more nodes than a command may
+/// name some are meant.
 fn takes_a_wished_one(scene: &Scene<'_>, want: &Want, leaving: &[&Location]) -> Result<bool, Fault> {
     if leaving.len() > WISH_TARGETS_MAX {
         return Ok(true);
     }
     for copy in leaving {
-        let member = read::member(scene.view, copy.node)?.filter(Member::is_standing);
-        if member.is_some_and(|member| is_meant(&member, want)) {
+        if belongs(scene, want, copy)? {
             return Ok(true);
         }
     }
     Ok(false)
+}
+
+/// How many of the copies that stay belong where they are.
+fn belonging(scene: &Scene<'_>, want: &Want, staying: &[&Location]) -> Result<usize, Fault> {
+    let mut count = staying.len().saturating_sub(STAYING_LOOKED_AT_MAX);
+    for copy in staying.iter().take(STAYING_LOOKED_AT_MAX) {
+        count += usize::from(belongs(scene, want, copy)?);
+    }
+    Ok(count)
+}
+
+fn belongs(scene: &Scene<'_>, want: &Want, copy: &Location) -> Result<bool, Fault> {
+    let member = read::member(scene.view, copy.node)?.filter(Member::is_standing);
+    Ok(member.is_some_and(|member| is_meant(&member, want)))
 }
 
 /// Whether a copy belongs on a node. What people say of it wins over what it says itself.

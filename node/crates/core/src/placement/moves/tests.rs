@@ -162,6 +162,29 @@ fn a_copy_that_was_told_to_go_and_is_missed_is_taken_back() {
 }
 
 #[test]
+fn a_copy_that_somebody_insisted_must_go_is_chosen_by_no_plan() {
+    let failed = |mut standing: Standing, node: u64, code: ErrorCode| {
+        let failure = Failure { code, text: "no".to_owned(), at: Timestamp(NOW_MS - 1), by_hand: false };
+        standing.wish.failures.insert(NodeId(node), failure);
+        standing
+    };
+    let insisted = |standing: Standing, node: u64| {
+        let dropping = BTreeSet::from([NodeId(node)]);
+        failed(Standing { dropping, ..standing }, node, ErrorCode::PullCancelled)
+    };
+    let only = || {
+        let mut only = insisted(standing(1, &[1], &[1]), 1);
+        only.wish.plan = None;
+        only
+    };
+    check("it was the only target", &[site(1), site(2)], only(), &[plan(2, &[2], PlanKind::Asked)]);
+    check("and there is nobody else", &[site(1)], only(), &[]);
+    let full = failed(insisted(standing(2, &[1, 2], &[1, 3]), 3), 2, ErrorCode::DiskFull);
+    let sites = [site(1), site(2), site(3), site(4)];
+    check("a target has no room", &sites, full, &[plan(1, &[1, 4], PlanKind::Asked)]);
+}
+
+#[test]
 fn who_is_not_steady_gets_nothing_and_loses_nothing() {
     let sites = [site(1), lost(2), site(3)];
     let knobs = ReplicaKnobs::default();

@@ -262,6 +262,15 @@ fn no_wish_is_left_with_fewer_copies_than_it_says() {
     let labelled = vec![set, all_but(Want { labels, ..Want::default() })];
     check(labelled.clone(), 2, Answer::Done);
     check(labelled, 1, below(3, 2));
+    // A copy that does not belong there makes up for none that does.
+    let emptied = |count: u32, nodes: &[u64]| {
+        let cordons = nodes.iter().map(|node| cordon(*node, Cordon::Emptying));
+        std::iter::once(ask(Replicas::Count(count))).chain(cordons).collect::<Vec<_>>()
+    };
+    check(emptied(2, &[3]), 3, Answer::Done);
+    check(emptied(2, &[3]), 1, below(2, 1));
+    check(emptied(1, &[3]), 1, Answer::Done);
+    check(emptied(2, &[2, 3]), 3, Answer::Done);
     check(vec![pin(7)], 3, Answer::Done);
     check(vec![pin(7), ask(Replicas::Count(2)), drop_at(&[1], false, false)], 2, pinned(7));
 }
