@@ -211,16 +211,26 @@ impl Library {
 
     /// What can be had here of a file, and whether it is on its way into the cluster.
     pub(crate) fn held(&self, sha256: Digest) -> Option<Held> {
-        if let Ok(Some(Whole { tree, .. })) = self.whole(sha256) {
+        let (growing, tree) = self.look(sha256, || {});
+        if let Some(tree) = tree {
             let (size_bytes, bits) = (tree.size_bytes(), Bits::full(chunk_count(tree.size_bytes())));
             return Some(Held { size_bytes, bits, is_first: false });
         }
-        let (part, is_first) = {
-            let shelves = self.lock();
-            let growing = shelves.parts.get(&sha256)?;
-            (growing.part.clone(), growing.firsts > 0)
-        };
+        let (part, is_first) = growing?;
         Some(Held { size_bytes: part.spec().size_bytes, bits: part.have(), is_first })
+    }
+
+    /// What is on its way of a file, and whether it is so into the cluster; and the tree of what is published or kept.
+    /// In this order: a pull withdraws what it offers when all of it can be had from the store, so whoever does not
+    /// find the one finds the other. `between` is done between the two looks.
+    fn look(&self, sha256: Digest, between: impl FnOnce()) -> (Option<(Part, bool)>, Option<Tree>) {
+        let growing = {
+            let shelves = self.lock();
+            shelves.parts.get(&sha256).map(|growing| (growing.part.clone(), growing.firsts > 0))
+        };
+        between();
+        let whole = self.whole(sha256).ok().flatten();
+        (growing, whole.map(|Whole { tree, .. }| tree))
     }
 
     /// The hashes of these chunks, all of which are here, of a file that this node brings into the cluster.
@@ -234,10 +244,8 @@ impl Library {
 
     /// The hashes of a file of which all is here.
     pub(crate) fn tree(&self, sha256: Digest) -> Option<Tree> {
-        match self.whole(sha256) {
-            Ok(Some(Whole { tree, .. })) => Some(tree),
-            _ => self.part(sha256)?.tree().ok(),
-        }
+        let (growing, tree) = self.look(sha256, || {});
+        tree.or_else(|| growing?.0.tree().ok())
     }
 
     /// The size of a file of which all is here, and the hashes of its chunks, one behind the other.

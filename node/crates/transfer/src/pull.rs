@@ -243,7 +243,7 @@ impl Pull {
             self.await_start(&ground).await?;
         }
         self.index(&ground.store, parts).await?;
-        self.withdraw();
+        self.hand_on(&ground.store).await;
         drop((ground, fetcher));
         self.settle(manifest.digest()).await
     }

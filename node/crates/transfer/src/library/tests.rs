@@ -45,6 +45,25 @@ fn of_a_part_the_chunks_are_handed_out_that_are_there_for_as_long_as_it_is_offer
 }
 
 #[test]
+fn a_file_that_is_published_and_withdrawn_between_two_looks_is_found_all_the_same() {
+    let disk = Disk::new(10, 3);
+    let part = disk.part();
+    for index in 0..3 {
+        disk.write(&part, index);
+    }
+    let offered = disk.library.offer(part);
+    let (growing, tree) = disk.library.look(disk.spec.sha256, || {
+        disk.publish();
+        drop(offered);
+    });
+    assert!(growing.is_some_and(|(part, is_first)| part.have().is_full() && !is_first), "it was offered");
+    assert_eq!(tree, Some(disk.tree()), "it lies in the store by now");
+    let (growing, tree) = disk.library.look(disk.spec.sha256, || {});
+    assert!(growing.is_none(), "nobody offers it any more");
+    assert_eq!(tree, Some(disk.tree()));
+}
+
+#[test]
 fn of_a_file_that_was_begun_anew_the_new_part_is_handed_out() {
     let disk = Disk::new(8, 2);
     let old = disk.part();

@@ -1,6 +1,8 @@
 //! The last steps in which a pull changes the store: the version that goes is kept, the new one becomes visible, its
 //! hash trees go on record.
 //!
+//! What is offered to other nodes on its way is withdrawn when they can have it from the store, and not before.
+//!
 //! Where a runtime may be starting, all of it is done once more a while later. Killed anywhere, the pull begins with
 //! its first step and comes here again.
 
@@ -8,10 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::FutureExt as _;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use ollamax_blobs::{Fault, Index, Indexed, Manifest, Part, Publication, PublishError, Store};
 
+use crate::adopt::Adopted;
 use crate::error::PullError;
 use crate::ports::Listing;
 
@@ -20,6 +23,8 @@ use super::{Ground, Pull, blocking, forget, is_overtaken};
 
 /// Time that a runtime which starts may take to remove files that no manifest named when it looked.
 const START_WAIT: Duration = Duration::from_secs(5);
+/// Longest wait for adoption to find the store into which a model was published.
+const FOUND_WAIT: Duration = Duration::from_secs(5);
 
 // === impl Pull ===
 
@@ -102,6 +107,24 @@ impl Pull {
             }
         })
         .await
+    }
+
+    /// Other nodes have the files from the store from here on. Of a store that is new nothing is handed out before
+    /// adoption has found it: what came is offered until then.
+    pub(super) async fn hand_on(&self, store: &Store) {
+        let mut adopted = self.means.adopted.clone();
+        let is_found = |adopted: &Adopted| adopted.store.as_deref() == Some(store.root());
+        let is_found_already = is_found(&adopted.borrow());
+        if !is_found_already {
+            self.means.look.notify_one();
+            let found = async { adopted.wait_for(|adopted| is_found(adopted)).await.is_ok() };
+            let found = self.stop.run_until_cancelled(timeout(FOUND_WAIT, found)).await;
+            if !matches!(found, Some(Ok(true))) {
+                let store = store.root().display();
+                tracing::debug!(%store, "others have what was pulled when adoption has found its store");
+            }
+        }
+        self.withdraw();
     }
 }
 

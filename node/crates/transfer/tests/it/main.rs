@@ -6,6 +6,7 @@ mod damage;
 mod disks;
 mod elsewhere;
 mod handed;
+mod haves;
 mod kept;
 mod lab;
 mod limits;
