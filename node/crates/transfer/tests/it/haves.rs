@@ -14,6 +14,9 @@ use ollamax_types::{Digest, NodeId};
 
 use crate::world::{LONG, Node, World, chunks};
 
+/// Nothing is said any more that a pull has caused.
+const MORE: Duration = Duration::from_secs(60);
+
 /// What nodes say of a file.
 type Words = BoxStream<'static, (NodeId, Have)>;
 
@@ -23,12 +26,8 @@ fn words<'a>(nodes: impl IntoIterator<Item = (NodeId, &'a Node)>, sha256: Digest
     stream::select_all(nodes.into_iter().map(of)).boxed()
 }
 
-/// All that is said until something is over, and for a minute behind it.
+/// All that is said until something is over.
 async fn said(words: Words, over: impl Future<Output = ()>) -> BTreeMap<NodeId, Vec<Have>> {
-    let over = async {
-        over.await;
-        sleep(Duration::from_secs(60)).await;
-    };
     let mut said: BTreeMap<NodeId, Vec<Have>> = BTreeMap::new();
     for (node, have) in words.take_until(Box::pin(over)).collect::<Vec<_>>().await {
         said.entry(node).or_default().push(have);
@@ -67,6 +66,7 @@ async fn what_nodes_fetch_is_never_void_while_their_pulls_end() {
             let changed = timeout(LONG, watch.changed()).await;
             assert_eq!(changed, Ok(true), "news after {:?}", watch.now());
         }
+        sleep(MORE).await;
     };
     let said = said(words, over).await;
     assert_eq!(said.keys().copied().collect::<Vec<_>>(), ids);
@@ -93,6 +93,7 @@ async fn what_is_published_into_a_store_that_is_new_is_never_void() {
     world.runtime.set_place(Place::Store(world.folder.path().join("models")));
     let pulled = async {
         node.pull(&model.name).await.expect("it comes");
+        sleep(MORE).await;
     };
     let said = said(words, pulled).await;
     check_never_void(&said[&world.node], sha256, size_bytes);
