@@ -215,7 +215,7 @@ impl Swarm {
     pub fn new(rules: Rules, own: NodeId, stripe: Stripe, have: Bits, seed: u64, now_ms: u64) -> Self {
         let extent_max = rules.extent_max.clamp(1, REQUEST_CHUNKS_MAX);
         let rules = Rules { extent_max, per_peer_max: rules.per_peer_max.max(1), ..rules };
-        let prefix = have.prefix();
+        let (prefix, stripe) = (have.prefix(), of_file(stripe, have.len()));
         Self {
             rules,
             own,
@@ -267,7 +267,7 @@ impl Swarm {
 
     /// Others fetch now than before, so another part of the file is this node's to get from the sources.
     pub fn set_stripe(&mut self, stripe: Stripe) {
-        (self.stripe, self.reach) = (stripe, 0);
+        (self.stripe, self.reach) = (of_file(stripe, self.have.len()), 0);
         self.wake_all();
     }
 
@@ -287,6 +287,11 @@ impl Swarm {
         self.chance = mix(self.chance);
         self.chance
     }
+}
+
+/// A file of one chunk is in nobody's stripe: whoever has it has it at once, and nobody can be seen to fetch it.
+const fn of_file(stripe: Stripe, chunks: u32) -> Stripe {
+    if chunks <= 1 { Stripe { of: 1, ..stripe } } else { stripe }
 }
 
 /// Whether a chunk belongs to this stripe.
