@@ -144,8 +144,7 @@ fn where_everybody_else_has_the_whole_file_no_stripe_is_left_to_others() {
 #[test]
 fn what_all_others_have_is_asked_of_them_at_once() {
     let mut swarm = swarm(Stripe { rank: 1, of: 2, ingester: ONE }, 2);
-    let joined = [(0, has(ONE, 0, 2), [ask(1, ONE, 1, 1)].as_slice()), (1, Event::Joined { peer: TWO }, [].as_slice())];
-    walk(&mut swarm, &joined);
+    walk(&mut swarm, &[(0, has(ONE, 0, 2), &[ask(1, ONE, 1, 1)]), (1, Event::Joined { peer: TWO }, &[])]);
     assert_eq!(swarm.apply(2, has(TWO, 0, 2)).len(), 1);
     walk(&mut swarm, &[(9, arrived(1, 1), &[]), (9, arrived(2, 0), &[Action::Complete])]);
 }
