@@ -1,6 +1,5 @@
 //! One node that fetches a file, and others that have it, over pipes: with faults, seeds and a paused clock.
 
-use std::cell::Cell;
 use std::fs::File;
 use std::future::pending;
 use std::os::unix::fs::FileExt as _;
@@ -8,7 +7,7 @@ use std::os::unix::fs::FileExt as _;
 use prometheus::Registry;
 use tokio::time::{interval, timeout};
 
-use ollamax_blobs::{Tree, chunk_hash};
+use ollamax_blobs::chunk_hash;
 use ollamax_core::catalog::Replicas;
 use ollamax_types::{CHUNK_BYTES, Clock, Timestamp};
 
@@ -21,6 +20,9 @@ use crate::ports::Ask;
 use crate::progress::{Source, Stage, Wait};
 
 use super::*;
+
+mod quarantine;
+mod told;
 
 const ONE: NodeId = NodeId(1);
 const TWO: NodeId = NodeId(2);
@@ -180,6 +182,12 @@ impl World {
         let family = families.iter().find(|family| family.name() == name);
         family.map_or(0.0, |family| family.get_metric().iter().map(|metric| metric.get_counter().value()).sum())
     }
+}
+
+/// Chunks arrive at a node, as if from a registry.
+fn arrive(disk: &Disk, part: &Part, chunks: impl IntoIterator<Item = u32>) {
+    chunks.into_iter().for_each(|index| disk.write(part, index));
+    disk.library.stir();
 }
 
 #[tokio::test(start_paused = true)]
@@ -504,347 +512,6 @@ async fn a_chunk_that_the_disk_damaged_before_it_was_heard_of_is_missing() {
     assert_eq!(conduct.verified_bytes, CHUNK_BYTES);
     conduct.take(News::Lost { index: 1 });
     assert_eq!((conduct.swarm.have().get(1), conduct.verified_bytes), (false, 0));
-}
-
-/// Chunks arrive at a node, as if from a registry.
-fn arrive(disk: &Disk, part: &Part, chunks: impl IntoIterator<Item = u32>) {
-    chunks.into_iter().for_each(|index| disk.write(part, index));
-    disk.library.stir();
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_comes_into_the_cluster_is_fetched_as_it_comes_and_is_waited_for() {
-    let world = World::new(6, &[]).await;
-    let (two, part) = world.join(TWO);
-    let _first = two.library.offer_first(part.clone());
-    let happens = async {
-        sleep(Duration::from_secs(1_000)).await;
-        assert_eq!(world.board.now().wait, Some(Wait::FirstCopy));
-        arrive(&two, &part, [0, 2, 1]);
-        world.until_came(&[0, 1, 2]).await;
-        assert_eq!(world.board.now().stage, Stage::Fetching);
-        // Nobody has more: that is no silence.
-        sleep(Duration::from_secs(1_000)).await;
-        arrive(&two, &part, 3..6);
-        pending::<()>().await;
-    };
-    tokio::select! {
-        ended = Box::pin(receive(world.hearing(&[TWO]), &world.config, Chaser::new())) => {
-            assert_eq!(ended, Ok(world.own.spec.sha256));
-        }
-        () = happens => {}
-    }
-    assert_eq!(world.peers.sent_bytes(TWO), world.own.spec.size_bytes, "once");
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_chunk_of_which_nobody_told_a_hash_is_asked_of_nobody() {
-    let world = World::new(4, &[]).await;
-    let ((two, first), (three, whole)) = (world.join(TWO), world.join(THREE));
-    arrive(&two, &first, [2]);
-    arrive(&three, &whole, 0..4);
-    let _offered = (two.library.offer_first(first), three.library.offer(whole));
-    let happens = async {
-        world.until_came(&[2]).await;
-        sleep(Duration::from_secs(100)).await;
-        world.came()
-    };
-    let came = world.beside(world.hearing(&[TWO, THREE]), happens).await.expect("it goes on");
-    assert_eq!(came, [2]);
-    assert!(world.peers.sent_bytes(THREE) <= CHUNK_BYTES, "{}", world.peers.sent_bytes(THREE));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_liar_among_receivers_is_found_by_told_hashes() {
-    let world = World::new(12, &[]).await;
-    let ((two, first), (three, whole)) = (world.join(TWO), world.join(THREE));
-    for (disk, part) in [(&two, &first), (&three, &whole)] {
-        arrive(disk, part, 0..12);
-    }
-    world.peers.set_fault(THREE, Some(PeerFault::LyingChunks));
-    let _offered = (two.library.offer_first(first), three.library.offer(whole));
-    let fetched = Box::pin(receive(world.hearing(&[TWO, THREE]), &world.config, Chaser::new()));
-    assert_eq!(timeout(LONG, fetched).await.expect("it ends"), Ok(world.own.spec.sha256));
-    assert!(world.metric("ollamax_transfer_peer_strikes_total") >= 1.0, "nothing was noticed");
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_ingester_that_tells_two_hashes_for_a_chunk_is_left() {
-    let world = World::new(4, &[]).await;
-    let (two, part) = world.join(TWO);
-    arrive(&two, &part, [1]);
-    world.peers.set_fault(TWO, Some(PeerFault::TwoHashes));
-    let _first = two.library.offer_first(part);
-    let error = world.beside(world.hearing(&[TWO]), pending::<()>()).await.expect_err("it lies");
-    let PullError::Peers { text, .. } = error else { panic!("{error}") };
-    assert_eq!(text, "node 2 told two hashes of chunk 1");
-}
-
-#[tokio::test(start_paused = true)]
-async fn hashes_that_are_lies_spoil_no_chunk() {
-    let world = World::new(4, &[]).await;
-    let (two, part) = world.join(TWO);
-    arrive(&two, &part, 0..4);
-    world.peers.set_fault(TWO, Some(PeerFault::LyingHashes));
-    let _first = two.library.offer_first(part);
-    let error = world.beside(world.hearing(&[TWO]), pending::<()>()).await.expect_err("nothing fits");
-    let PullError::Peers { text, .. } = error else { panic!("{error}") };
-    assert_eq!(text, "node 2 sent 3 damaged chunks");
-    assert_eq!(world.came(), Vec::<u32>::new());
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_ingester_that_damages_all_it_sends_is_not_waited_for() {
-    let world = World::new(4, &[]).await;
-    let ((two, part), _three) = (world.join(TWO), world.join(THREE));
-    arrive(&two, &part, 0..4);
-    world.peers.set_fault(TWO, Some(PeerFault::LyingChunks));
-    let _first = two.library.offer_first(part);
-    let begun = Instant::now();
-    let error = world.beside(world.hearing(&[TWO, THREE]), pending::<()>()).await.expect_err("nobody has it");
-    assert!(matches!(error, PullError::Silent { .. }), "{error}");
-    assert!(begun.elapsed() <= Duration::from_secs(302), "{:?}", begun.elapsed());
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_old_ingester_that_tells_no_hashes_is_waited_for() {
-    let world = World::new(3, &[]).await;
-    let (two, part) = world.join(TWO);
-    arrive(&two, &part, [0, 1]);
-    let _offered = two.library.offer(part.clone());
-    let happens = async {
-        sleep(Duration::from_secs(1_000)).await;
-        assert_eq!((world.came(), world.board.now().wait), (vec![], Some(Wait::FirstCopy)));
-        arrive(&two, &part, [2]);
-        pending::<()>().await;
-    };
-    tokio::select! {
-        ended = Box::pin(receive(world.hearing(&[TWO]), &world.config, Chaser::new())) => {
-            assert_eq!(ended, Ok(world.own.spec.sha256));
-        }
-        () = happens => {}
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_root_that_comes_on_record_takes_the_place_of_who_told_the_hashes() {
-    let world = World::new(4, &[]).await;
-    let ((two, first), (three, _)) = (world.join(TWO), world.join(THREE));
-    arrive(&two, &first, [0]);
-    let offered = two.library.offer_first(first);
-    three.publish();
-    let happens = async {
-        world.until_came(&[0]).await;
-        world.peers.unlink(TWO);
-        drop(offered);
-        sleep(Duration::from_secs(1_000)).await;
-        assert_eq!(world.came(), [0]);
-        world.cluster.put(world.own.spec, world.own.tree().root());
-        pending::<()>().await;
-    };
-    tokio::select! {
-        ended = Box::pin(receive(world.hearing(&[TWO, THREE]), &world.config, Chaser::new())) => {
-            assert_eq!(ended, Ok(world.own.spec.sha256));
-        }
-        () = happens => {}
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_is_on_record_and_nobody_has_is_waited_for_while_the_node_that_brings_it_is_linked() {
-    let world = World::new(4, &[]).await;
-    world.cluster.put(world.own.spec, world.own.tree().root());
-    let begun = Instant::now();
-    let error = world.beside(world.hearing(&[TWO]), pending::<()>()).await.expect_err("nobody is there");
-    assert!(matches!(error, PullError::Silent { .. }), "{error}");
-    assert!(begun.elapsed() <= Duration::from_secs(302), "{:?}", begun.elapsed());
-
-    let (two, part) = world.join(TWO);
-    let _first = two.library.offer_first(part.clone());
-    let happens = async {
-        sleep(Duration::from_secs(1_000)).await;
-        arrive(&two, &part, [2]);
-        world.until_came(&[2]).await;
-    };
-    world.beside(world.hearing(&[TWO]), happens).await.expect("it goes on");
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_was_learned_of_a_node_is_told_although_the_node_is_left() {
-    let world = World::new(4, &[]).await;
-    let (two, part) = world.join(TWO);
-    arrive(&two, &part, [1]);
-    let _first = two.library.offer_first(part);
-    // There is room for one word, so the next one has to wait.
-    let (news, mut inbox) = mpsc::channel(1);
-    let shared = Arc::new(Shared::new(world.hearing(&[TWO]), world.config.patience(), news));
-    let leave = CancellationToken::new();
-    let happens = async {
-        let known = async {
-            while shared.proof().hash_of(1).is_none() {
-                sleep(Duration::from_millis(10)).await;
-            }
-        };
-        timeout(LONG, known).await.expect("it is told");
-        leave.cancel();
-        sleep(Duration::from_millis(10)).await;
-        assert!(matches!(inbox.recv().await, Some(News::Linked { peer, .. }) if peer == TWO));
-        let next = timeout(Duration::from_secs(1), inbox.recv()).await.expect("it is told");
-        assert!(matches!(next, Some(News::Known { chunks, .. }) if chunks == [1]));
-    };
-    let attended = Arc::clone(&shared).attend(TWO, leave.clone());
-    tokio::join!(Box::pin(attended), happens);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_chunk_that_was_there_and_is_told_to_be_another_comes_again() {
-    let world = World::new(4, &[]).await;
-    let own = world.own.part();
-    world.own.write(&own, 0);
-    let mut other = world.own.chunk(1).to_vec();
-    other[5] ^= 1;
-    own.write(1, &other, chunk_hash(world.own.spec.size_bytes, 1, &other)).expect("there is room");
-    let mut chaser = Chaser::new();
-    for index in [0, 1] {
-        assert!(chaser.take(&own, index).expect("readable"), "it is what was written");
-    }
-    let (two, part) = world.join(TWO);
-    arrive(&two, &part, 0..4);
-    let _first = two.library.offer_first(part);
-    let fetched = Box::pin(receive(world.hearing(&[TWO]), &world.config, chaser));
-    assert_eq!(timeout(LONG, fetched).await.expect("it ends"), Ok(world.own.spec.sha256));
-    assert_eq!(own.tree().expect("it is whole"), world.own.tree());
-}
-
-#[tokio::test(start_paused = true)]
-async fn who_brings_the_rest_gets_from_others_that_of_which_was_told() {
-    let world = World::new(5, &[]).await;
-    let (three, part) = world.join(THREE);
-    arrive(&three, &part, [1, 3]);
-    let _offered = three.library.offer(part);
-    let told = Told::new(world.own.spec);
-    told.learn(Extent { first: 0, count: 4 }, &world.own.tree().hashes()[..4]).expect("it is new");
-    let receiving = Receiving { ingester: ONE, proof: Proof::Told(told), ..world.hearing(&[THREE]) };
-    world.beside(receiving, world.until_came(&[1, 3])).await.expect("it goes on");
-}
-
-/// Nodes that are in quarantine here, as other pulls have found.
-fn shut_out(world: &World, nodes: &[NodeId]) {
-    for node in nodes {
-        (0..3).for_each(|index| world.trust.strike(*node, Digest([9; 32]), index));
-        assert!(!world.trust.may_ask(*node), "node {node}");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_peer_that_lies_three_times_is_left_for_ten_minutes_by_every_pull_and_is_asked_again_afterwards() {
-    for seed in SEEDS {
-        let world = World::new(12, &[TWO]).await;
-        world.cluster.put(world.own.spec, world.own.tree().root());
-        world.peers.set_fault(TWO, Some(PeerFault::LyingChunks));
-        let error = world.try_receive(seed).await.expect_err("nobody has it");
-        assert!(matches!(error, PullError::Peers { .. }), "seed {seed}: {error}");
-        assert!(!world.trust.may_ask(TWO), "seed {seed}");
-        sleep(Duration::from_secs(1)).await;
-        let told: Vec<(NodeId, Digest)> = world.peers.doubts().iter().map(|told| (told.0, told.1)).collect();
-        assert_eq!(told, [(TWO, world.own.spec.sha256)], "seed {seed}: once for a file");
-
-        // It would be right from now on; another pull has somebody else to ask.
-        world.peers.set_fault(TWO, None);
-        let other = World::new(6, &[TWO, THREE]).await;
-        let other = World { trust: world.trust.clone(), ..other };
-        other.receive(seed).await;
-        assert_eq!(other.peers.sent_bytes(TWO), 0, "seed {seed}");
-        sleep(Duration::from_secs(600)).await;
-        let later = World::new(6, &[TWO]).await;
-        let later = World { trust: world.trust.clone(), ..later };
-        let begun = Instant::now();
-        later.receive(seed).await;
-        assert!(begun.elapsed() < shunned::LAST_CHOICE_AFTER, "seed {seed}: {:?}", begun.elapsed());
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_only_holder_is_asked_although_it_is_in_quarantine() {
-    for seed in SEEDS {
-        let world = World::new(6, &[TWO]).await;
-        shut_out(&world, &[TWO]);
-        let begun = Instant::now();
-        world.receive(seed).await;
-        assert!(begun.elapsed() >= shunned::LAST_CHOICE_AFTER, "seed {seed}: {:?}", begun.elapsed());
-        assert_eq!(world.peers.sent_bytes(TWO), world.own.spec.size_bytes, "seed {seed}");
-        assert!(!world.trust.may_ask(TWO), "seed {seed}: it is the last choice still");
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn who_has_the_file_and_gives_nothing_does_not_keep_a_node_in_quarantine_from_being_asked() {
-    let world = World::new(4, &[TWO, THREE]).await;
-    world.peers.set_fault(THREE, Some(PeerFault::Busy));
-    shut_out(&world, &[TWO]);
-    let begun = Instant::now();
-    world.receive(1).await;
-    assert!(begun.elapsed() >= Duration::from_secs(30), "{:?}", begun.elapsed());
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_peer_that_comes_into_quarantine_meanwhile_is_left_and_another_gives_the_rest() {
-    let world = World::new(8, &[TWO]).await;
-    let (three, part) = world.join(THREE);
-    arrive(&three, &part, 0..8);
-    // Whoever is asked alone is slow, so that the rest is still missing.
-    let gate = world.gate("1MiB/s", &Clock::system());
-    let receiving = Receiving { gate, others: vec![THREE], ..world.receiving(1) };
-    let _offered = three.library.offer(part);
-    let sent = Cell::new(None);
-    let happens = async {
-        sleep(Duration::from_secs(6)).await;
-        shut_out(&world, &[TWO]);
-        sent.set(Some(world.peers.sent_bytes(TWO)));
-        pending::<()>().await;
-    };
-    let fetched = Box::pin(receive(receiving, &world.config, Chaser::new()));
-    tokio::select! {
-        fetched = timeout(LONG, fetched) => assert_eq!(fetched.expect("it ends"), Ok(world.own.spec.sha256)),
-        () = happens => {}
-    }
-    let before = sent.get().expect("it was left before all was there");
-    // What was on its way may still have come.
-    assert!(world.peers.sent_bytes(TWO) <= before + CHUNK_BYTES, "{} after {before}", world.peers.sent_bytes(TWO));
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_is_only_told_of_a_chunk_strikes_nobody_but_who_told_it() {
-    let world = World::new(12, &[]).await;
-    let ((two, first), (three, whole)) = (world.join(TWO), world.join(THREE));
-    for (disk, part) in [(&two, &first), (&three, &whole)] {
-        arrive(disk, part, 0..12);
-    }
-    world.peers.set_fault(TWO, Some(PeerFault::LyingHashes));
-    let _offered = (two.library.offer_first(first), three.library.offer(whole));
-    let fetched = Box::pin(receive(world.hearing(&[TWO, THREE]), &world.config, Chaser::new()));
-    timeout(LONG, fetched).await.expect("it ends").expect_err("nothing fits what was told");
-    assert!(world.trust.may_ask(THREE), "it sent what it should");
-    assert!(!world.trust.may_ask(TWO), "nothing that it sent is what it told");
-    assert!(world.peers.doubts().iter().all(|told| told.0 == TWO), "{:?}", world.peers.doubts());
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_tree_that_is_not_the_one_on_record_strikes_nobody() {
-    for is_on_record in [false, true] {
-        let world = World::new(12, &[TWO]).await;
-        if is_on_record {
-            world.cluster.put(world.own.spec, world.own.tree().root());
-        }
-        let mut hashes = world.own.tree().hashes().to_vec();
-        hashes.iter_mut().for_each(|hash| hash[0] ^= 1);
-        let tree = Tree::of(world.own.spec.size_bytes, hashes).expect("as many as before");
-        let receiving = Receiving { proof: Proof::Tree(tree), ..world.receiving(1) };
-        let fetched = Box::pin(receive(receiving, &world.config, Chaser::new()));
-        timeout(LONG, fetched).await.expect("it ends").expect_err("nothing fits the tree");
-        assert!(world.trust.may_ask(TWO), "it sent what it should; on record: {is_on_record}");
-        assert!(world.peers.doubts().is_empty(), "on record: {is_on_record}");
-    }
 }
 
 /// Time goes on while a thread hashes, as it does on a slow machine with a large file.
