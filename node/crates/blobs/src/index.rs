@@ -24,7 +24,6 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, UNIX_EPOCH};
 
 use ollamax_types::chunk::chunk_count;
 use ollamax_types::limits::BLOB_BYTES_MAX;
@@ -162,8 +161,7 @@ impl Index {
     /// When the disk refuses.
     pub fn note_checked(&self, sha256: Digest, at: Timestamp) -> Result<(), Fault> {
         let path = self.path(sha256);
-        let noted = OpenOptions::new().write(true).open(&path);
-        match noted.and_then(|file| file.set_modified(UNIX_EPOCH + Duration::from_millis(at.0))) {
+        match disk::stamp(&path, at) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(Fault::at("note in the hash tree", &path)(error)),
             _ => Ok(()),
         }

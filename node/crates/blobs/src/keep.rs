@@ -12,11 +12,9 @@
 //! is not: another disk, a file system without second names, a file that leads elsewhere; whoever wanted it is told
 //! why.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 
@@ -29,7 +27,7 @@ use crate::manifest::Manifest;
 use crate::staging::disk;
 use crate::store::access::Access;
 use crate::store::publish::{PublishError, refused_link};
-use crate::store::{BlobFile, BlobSpec, FileIdentity, Owner, Store, open_file};
+use crate::store::{BlobFile, BlobSpec, Owner, Store, open_blob};
 
 const FOLDER: &str = "keep";
 const MANIFEST: &str = "manifest.json";
@@ -125,7 +123,8 @@ impl Keep {
         names.push(name.clone());
         self.write_names(&folder, &names[names.len().saturating_sub(NAMES_MAX)..])?;
         self.write(&folder, MANIFEST, manifest.bytes())?;
-        Ok(stamp(&folder.join(MANIFEST), now)?)
+        let path = folder.join(MANIFEST);
+        Ok(disk::stamp(&path, now).map_err(Fault::at("note the time of", &path))?)
     }
 
     /// Keeps a version for this name no longer. For the last of its names it is kept still: it is to be let go then.
@@ -152,7 +151,7 @@ impl Keep {
         let Some(manifest) = manifest.filter(|_| !names.is_empty()) else { return Ok(None) };
         let at = path.join(MANIFEST);
         let kept_at = fs::metadata(&at).and_then(|found| found.modified()).map_err(Fault::at("look at", &at))?;
-        Ok(Some(Kept { names, manifest, kept_at: moment(kept_at), path }))
+        Ok(Some(Kept { names, manifest, kept_at: disk::moment(kept_at), path }))
     }
 
     /// All versions that are kept, the one that is kept for the longest time first.
@@ -179,11 +178,9 @@ impl Keep {
         let mut freed_bytes: u64 = 0;
         for name in disk::names_in(&folder)? {
             let path = folder.join(&name);
-            let found = fs::symlink_metadata(&path).ok().filter(|found| found.is_file() && found.nlink() == 1);
+            let bytes = if name.starts_with(FILE_PREFIX) { disk::frees_bytes(&path) } else { 0 };
             disk::remove_file(&path)?;
-            if name.starts_with(FILE_PREFIX) {
-                freed_bytes = freed_bytes.saturating_add(found.as_ref().map_or(0, disk::allocated_bytes));
-            }
+            freed_bytes = freed_bytes.saturating_add(bytes);
         }
         disk::remove(&folder)?;
         Ok(freed_bytes)
@@ -242,11 +239,8 @@ impl Kept {
     /// Bytes on the disk that nothing but this holds.
     #[must_use]
     pub fn own_bytes(&self) -> u64 {
-        let files = self.manifest.blobs().into_iter().filter_map(|blob| {
-            let found = fs::symlink_metadata(self.blob_path(blob.sha256)).ok()?;
-            (found.nlink() == 1).then(|| disk::allocated_bytes(&found))
-        });
-        files.fold(0, u64::saturating_add)
+        let blobs = self.manifest.blobs().into_iter();
+        blobs.map(|blob| disk::frees_bytes(&self.blob_path(blob.sha256))).fold(0, u64::saturating_add)
     }
 }
 
@@ -279,13 +273,7 @@ impl Store {
 /// # Errors
 /// When the disk refuses.
 pub fn blob_at(path: &Path, spec: BlobSpec) -> Result<Option<BlobFile>, Fault> {
-    let opened = open_file("open the kept file", path)?;
-    let right = opened.filter(|(_, metadata)| metadata.len() == spec.size_bytes);
-    Ok(right.map(|(file, metadata)| BlobFile {
-        file,
-        size_bytes: spec.size_bytes,
-        identity: FileIdentity::of(&metadata),
-    }))
+    open_blob("open the kept file", path, spec)
 }
 
 /// Does something by which files of a store get or lose a second name. That changes how the system tells them, and not
@@ -331,17 +319,6 @@ fn link(from: &Path, to: &Path, blob: BlobSpec) -> Result<(), KeepError> {
         _ if is_refusal(&error) => Err(KeepError::Refused { path: path(), reason: error.to_string() }),
         _ => Err(Fault::at("link", to)(error).into()),
     }
-}
-
-fn stamp(path: &Path, now: Timestamp) -> Result<(), Fault> {
-    let opened = OpenOptions::new().write(true).open(path);
-    let stamped = opened.and_then(|file| file.set_modified(UNIX_EPOCH + Duration::from_millis(now.0)));
-    stamped.map_err(Fault::at("note the time of", path))
-}
-
-fn moment(time: SystemTime) -> Timestamp {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn file_name(sha256: Digest) -> String {

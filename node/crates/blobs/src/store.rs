@@ -129,13 +129,7 @@ impl Store {
     /// # Errors
     /// When the disk refuses.
     pub fn blob(&self, spec: BlobSpec) -> Result<Option<BlobFile>, Fault> {
-        let opened = open_file("open the blob", &self.blob_path(spec.sha256))?;
-        let right = opened.filter(|(_, metadata)| metadata.len() == spec.size_bytes);
-        Ok(right.map(|(file, metadata)| BlobFile {
-            file,
-            size_bytes: spec.size_bytes,
-            identity: FileIdentity::of(&metadata),
-        }))
+        open_blob("open the blob", &self.blob_path(spec.sha256), spec)
     }
 
     /// The manifest of a model and where it lies, however the store spells its name.
@@ -296,9 +290,20 @@ fn read_file(action: &'static str, path: &Path, bytes_max: usize) -> Result<Opti
     Ok(Some((bytes, metadata)))
 }
 
+/// Opens a file with these bytes, wherever it lies; `None` when it is absent, no plain file, or of another size.
+pub(crate) fn open_blob(action: &'static str, path: &Path, spec: BlobSpec) -> Result<Option<BlobFile>, Fault> {
+    let opened = open_file(action, path)?;
+    let right = opened.filter(|(_, metadata)| metadata.len() == spec.size_bytes);
+    Ok(right.map(|(file, metadata)| BlobFile {
+        file,
+        size_bytes: spec.size_bytes,
+        identity: FileIdentity::of(&metadata),
+    }))
+}
+
 /// Opens a plain file; `None` where there is none. It is looked at before, since opening a pipe or a device may do
 /// something, and opened without waiting, since it may have become one.
-pub(crate) fn open_file(action: &'static str, path: &Path) -> Result<Option<(fs::File, Metadata)>, Fault> {
+fn open_file(action: &'static str, path: &Path) -> Result<Option<(fs::File, Metadata)>, Fault> {
     let opened = || -> io::Result<Option<(fs::File, Metadata)>> {
         if !fs::metadata(path)?.is_file() {
             return Ok(None);

@@ -1,6 +1,6 @@
 //! Keeping in real folders: what a runtime removes stays, what is let go is free, what was cut off is swept.
 
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt as _, symlink};
 
 use tempfile::TempDir;
 

@@ -12,7 +12,7 @@ use std::os::unix::fs::{
     DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown,
 };
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
 #[cfg(target_os = "linux")]
@@ -228,6 +228,18 @@ pub(crate) fn is_at(file: &File, path: &Path) -> bool {
 pub(crate) fn moment(time: SystemTime) -> Timestamp {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     Timestamp(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Gives a file that is there this moment as the one when it was last changed.
+pub(crate) fn stamp(path: &Path, at: Timestamp) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).open(path)?;
+    file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_millis(at.0))
+}
+
+/// The bytes that a file gives back when its name goes: none where it has another.
+pub(crate) fn frees_bytes(path: &Path) -> u64 {
+    let last = fs::symlink_metadata(path).ok().filter(|found| found.is_file() && found.nlink() == 1);
+    last.as_ref().map_or(0, allocated_bytes)
 }
 
 /// Bytes that a file takes on the disk, holes left out.

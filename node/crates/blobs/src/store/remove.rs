@@ -5,14 +5,13 @@
 //! store could be read. Killed in between, files stay that nobody names; a runtime removes those when it starts.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::os::unix::fs::MetadataExt as _;
 
 use ollamax_types::{Digest, ModelName};
 
 use crate::fault::Fault;
 use crate::staging::disk;
 
+use super::publish::sync_parent;
 use super::{BlobSpec, ReadError, Store};
 
 impl Store {
@@ -30,7 +29,7 @@ impl Store {
         };
         let Some((path, manifest)) = found.filter(|(_, manifest)| manifest.digest() == digest) else { return Ok(0) };
         disk::remove_file(&path)?;
-        path.parent().map_or(Ok(()), disk::sync_folder)?;
+        sync_parent(&path)?;
         let scan = self.scan()?;
         if !scan.skipped.is_empty() {
             tracing::warn!(model = %name, "files of a removed model stay: not every manifest of the store can be read");
@@ -45,9 +44,7 @@ impl Store {
     /// The bytes that a file gives back when its name goes: none where it has another.
     #[must_use]
     pub fn frees_bytes(&self, blob: BlobSpec) -> u64 {
-        let found = fs::symlink_metadata(self.blob_path(blob.sha256)).ok();
-        let last = found.filter(|found| found.is_file() && found.nlink() == 1);
-        last.as_ref().map_or(0, disk::allocated_bytes)
+        disk::frees_bytes(&self.blob_path(blob.sha256))
     }
 
     fn remove_blob(&self, blob: BlobSpec) -> Result<u64, Fault> {
@@ -59,6 +56,7 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::path::Path;
 
     use tempfile::TempDir;
