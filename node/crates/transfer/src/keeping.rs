@@ -163,7 +163,7 @@ impl Keeping {
             for kept in &due {
                 self.let_go(store, &keep, kept)?;
             }
-            self.tell(&keep, None);
+            self.tell(&keep);
         }
         Ok(due.iter().flat_map(|kept| self.shown(kept)).collect())
     }
@@ -180,7 +180,7 @@ impl Keeping {
         let keep = Keep::of(store)?;
         let kept = self.put(store, &keep, name, &stands);
         self.note(kept, name);
-        self.tell(&keep, None);
+        self.tell(&keep);
         Some(work)
     }
 
@@ -217,7 +217,7 @@ impl Keeping {
                 freed_bytes = freed_bytes.saturating_add(self.let_go(store, &keep, &kept)?);
             }
         }
-        self.tell(&keep, None);
+        self.tell(&keep);
         Ok(freed_bytes)
     }
 
@@ -238,17 +238,17 @@ impl Keeping {
                 freed_bytes = freed_bytes.saturating_add(self.let_go(store, &keep, &kept)?);
             }
         }
-        self.tell(&keep, None);
+        self.tell(&keep);
         Ok(freed_bytes)
     }
 
     /// Keeps what is pinned, lets go what is due, and tells what there is.
     fn look(&self, root: &Path, models: &[Scanned]) {
         let _work = self.work();
-        let shared = sharing_of(models);
         let Ok(store) = Store::open(root) else { return };
+        self.0.ties.metrics.show_sharing(sharing_of(models));
         let Some(keep) = Keep::of(&store) else {
-            self.show(&[], Vec::new(), Some(shared));
+            self.show(&[]);
             return;
         };
         let looked = || -> Result<(), Fault> {
@@ -270,7 +270,7 @@ impl Keeping {
         if let Err(error) = looked() {
             tracing::warn!(%error, "look after the versions that are kept");
         }
-        self.tell(&keep, Some(shared));
+        self.tell(&keep);
     }
 
     fn put(&self, store: &Store, keep: &Keep, name: &ModelName, manifest: &Manifest) -> Result<(), KeepError> {
@@ -349,26 +349,29 @@ impl Keeping {
     }
 
     /// Tells what is kept now.
-    fn tell(&self, keep: &Keep, shared: Option<Sharing>) {
+    fn tell(&self, keep: &Keep) {
         let kept = keep.all().unwrap_or_else(|error| {
             tracing::warn!(%error, "list the versions that are kept");
             Vec::new()
         });
-        let shown = kept.iter().flat_map(|kept| self.shown(kept)).collect();
-        self.show(&kept, shown, shared);
+        self.show(&kept);
     }
 
-    fn show(&self, kept: &[Kept], shown: Vec<KeptVersion>, shared: Option<Sharing>) {
+    fn show(&self, kept: &[Kept]) {
         let ties = &self.0.ties;
         let manifest = |kept: &Kept| (kept.manifest.digest(), Bytes::copy_from_slice(kept.manifest.bytes()));
         ties.library.show_kept(self.files(kept), kept.iter().map(manifest).collect());
-        ties.metrics.show_kept(kept.iter().map(Kept::own_bytes).fold(0, u64::saturating_add));
         let knows_pins = self.0.pins.borrow().is_some();
-        let may_go = |kept: &&Kept| knows_pins && !self.is_pinned(kept.manifest.digest());
-        let spare_bytes = kept.iter().filter(may_go).map(Kept::own_bytes).fold(0, u64::saturating_add);
-        if let Some(shared) = shared {
-            ties.metrics.show_sharing(shared);
+        let (mut own_bytes, mut spare_bytes) = (0_u64, 0_u64);
+        for kept in kept {
+            let bytes = kept.own_bytes();
+            own_bytes = own_bytes.saturating_add(bytes);
+            if knows_pins && !self.is_pinned(kept.manifest.digest()) {
+                spare_bytes = spare_bytes.saturating_add(bytes);
+            }
         }
+        ties.metrics.show_kept(own_bytes);
+        let shown = kept.iter().flat_map(|kept| self.shown(kept)).collect();
         let mut told = self.told();
         (told.kept, told.spare_bytes) = (shown, spare_bytes);
     }
