@@ -5,15 +5,14 @@
 //! asked what the name stands for; another version, or none, is left alone. With the model goes what is kept of its
 //! name, so that its room is free at once. Who asks again after a failure does what is left to do.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use ollamax_blobs::{Access, BlobSpec, Store};
+use ollamax_blobs::{Access, BlobSpec, Fault, Store};
 use ollamax_types::{Digest, ModelName};
 
 use crate::error::PullError;
 use crate::keeping::KeptVersion;
-use crate::ports::{Place, RuntimeTrouble};
+use crate::ports::RuntimeTrouble;
 use crate::pull::{Means, blocking};
 
 /// What a version takes in a store.
@@ -56,8 +55,7 @@ impl Means {
             let gone = files.into_iter().filter(|(blob, _)| matches!(store.blob(*blob), Ok(None)));
             let gone_bytes = gone.fold(0, |sum: u64, (_, bytes)| sum.saturating_add(bytes));
             let kept = keeping.give_up(&store, &name, digest);
-            kept.map(|bytes| gone_bytes.saturating_add(bytes))
-                .map_err(|fault| PullError::of_fault(&store.root().display().to_string(), &fault))
+            kept.map(|bytes| gone_bytes.saturating_add(bytes)).map_err(|fault| of_fault(&store, &fault))
         });
         let freed = freed.await?;
         self.look.notify_one();
@@ -69,12 +67,8 @@ impl Means {
     pub(crate) async fn sweep(&self, dry_run: bool) -> Result<Vec<KeptVersion>, PullError> {
         let (runtime, keeping) = (Arc::clone(&self.runtime), self.keeping.clone());
         let swept = blocking(move || {
-            let place = match runtime.place() {
-                Place::Store(place) => place,
-                Place::None(why) => return Err(PullError::NoStore(why)),
-            };
-            let store = Store::open(&place).map_err(|fault| PullError::NoStore(fault.to_string()))?;
-            keeping.sweep(&store, dry_run).map_err(|fault| PullError::of_fault(&place.display().to_string(), &fault))
+            let store = runtime.place().store().map_err(PullError::NoStore)?;
+            keeping.sweep(&store, dry_run).map_err(|fault| of_fault(&store, &fault))
         });
         swept.await?
     }
@@ -83,8 +77,7 @@ impl Means {
     async fn taken(&self, name: &ModelName, digest: Digest) -> Result<Option<Taken>, PullError> {
         let (runtime, name) = (Arc::clone(&self.runtime), name.clone());
         blocking(move || {
-            let Place::Store(place) = runtime.place() else { return None };
-            let store = Store::open(&place).ok()?;
+            let store = runtime.place().store().ok()?;
             let stands = store.manifest(&name).ok().flatten().map(|(_, stands)| stands);
             let is_other = stands.as_ref().is_some_and(|stands| stands.digest() != digest);
             let blobs = stands.map(|stands| stands.blobs()).unwrap_or_default();
@@ -103,15 +96,18 @@ async fn remove_by_hand(
     trouble: RuntimeTrouble,
 ) -> Result<(), PullError> {
     let (store, gone) = (taken.store.clone(), name.clone());
-    let place: PathBuf = store.root().to_owned();
     let removed = blocking(move || match store.access() {
         Access::Direct { .. } => Some(store.remove(&gone, digest)),
         Access::Locked { .. } | Access::Hidden { .. } => None,
     });
     match removed.await? {
-        Some(removed) => removed.map(drop).map_err(|fault| PullError::of_fault(&place.display().to_string(), &fault)),
+        Some(removed) => removed.map(drop).map_err(|fault| of_fault(&taken.store, &fault)),
         None => Err(of_runtime(name, trouble)),
     }
+}
+
+fn of_fault(store: &Store, fault: &Fault) -> PullError {
+    PullError::of_fault(&store.root().display().to_string(), fault)
 }
 
 fn of_runtime(name: &ModelName, RuntimeTrouble { code, text, .. }: RuntimeTrouble) -> PullError {
