@@ -13,10 +13,10 @@ use tokio::time::{Instant, sleep, timeout};
 
 use ollamax_core::catalog::Replicas;
 use ollamax_transfer::mem::FetchFault;
-use ollamax_transfer::{Ask, Config, PullError, Shelf, Stage};
+use ollamax_transfer::{Config, PullError, Shelf, Stage};
 use ollamax_types::{Clock, ErrorCode};
 
-use crate::world::{LONG, Model, World, chunks, result, until, until_verified};
+use crate::world::{LONG, Model, World, ask_for, chunks, result, until, until_verified};
 
 /// A disk that every Linux has beside that of its temporary files.
 const OTHER_DISK: &str = "/dev/shm";
@@ -168,9 +168,7 @@ async fn a_version_that_somebody_put_there_after_the_wish_stays() {
     let (model, newer) = (world.model("tiny", 12, chunks(2)), world.model("newer", 13, chunks(1)));
     world.origin.set_limit(chunks(1));
     let node = world.start();
-    let (name, asked_by) = (model.name.clone(), "a test".to_owned());
-    let ask =
-        Ask { name, replicas: Replicas::All, is_said: true, want: None, insecure: false, version: None, asked_by };
+    let ask = ask_for(&model.name, Replicas::All);
     let mut watch = timeout(LONG, node.handle.ask(ask)).await.expect("it answers").expect("it is on record");
     while world.origin.sent(model.weights.sha256) < chunks(1) {
         sleep(Duration::from_millis(10)).await;

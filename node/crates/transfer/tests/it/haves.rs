@@ -9,10 +9,10 @@ use tokio::time::{sleep, timeout};
 
 use ollamax_core::catalog::Replicas;
 use ollamax_transfer::mem::{MemCluster, MemOrigin, MemPeers};
-use ollamax_transfer::{Ask, Have, Place};
+use ollamax_transfer::{Have, Place};
 use ollamax_types::{Digest, NodeId};
 
-use crate::world::{LONG, Node, World, chunks};
+use crate::world::{LONG, Node, World, ask_for, chunks};
 
 /// Nothing is said any more that a pull has caused.
 const MORE: Duration = Duration::from_secs(60);
@@ -57,9 +57,7 @@ async fn what_nodes_fetch_is_never_void_while_their_pulls_end() {
         peers.link(id, node.handle.clone());
     }
     let words = words(ids.into_iter().zip(&nodes), sha256);
-    let (name, asked_by) = (model.name.clone(), "a test".to_owned());
-    let ask =
-        Ask { name, replicas: Replicas::All, is_said: true, want: None, insecure: false, version: None, asked_by };
+    let ask = ask_for(&model.name, Replicas::All);
     let mut watch = timeout(LONG, nodes[3].handle.ask(ask)).await.expect("it answers").expect("it is on record");
     let over = async {
         while !watch.now().is_over {

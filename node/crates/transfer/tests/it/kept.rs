@@ -10,10 +10,10 @@ use std::time::Duration;
 use tokio::time::{interval, sleep, timeout};
 
 use ollamax_core::catalog::Replicas;
-use ollamax_transfer::{Ask, Config, PullError};
+use ollamax_transfer::{Config, PullError};
 use ollamax_types::{Clock, Digest, ErrorCode, Timestamp};
 
-use crate::world::{LONG, Model, Node, World, chunks};
+use crate::world::{LONG, Model, Node, World, ask_for, chunks};
 
 const HOUR_MS: u64 = 3_600_000;
 
@@ -31,6 +31,11 @@ async fn replaced(world: &World, node: &Node) -> [Model; 2] {
 fn kept(node: &Node) -> Vec<Digest> {
     let digests: BTreeSet<Digest> = node.handle.kept().iter().map(|kept| kept.digest).collect();
     digests.into_iter().collect()
+}
+
+/// This version is pinned, or none is.
+fn pinned(is_pinned: bool, digest: Digest) -> BTreeSet<Digest> {
+    is_pinned.then_some(digest).into_iter().collect()
 }
 
 async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
@@ -61,16 +66,7 @@ async fn what_a_pull_replaced_can_be_rolled_back_to_without_a_byte() {
     node.pull(&old.name).await.expect("it comes");
     let before = inode(&world.blob(old.weights.sha256));
     let new = world.model("tiny", 2, chunks(1));
-    let ask = Ask {
-        name: new.name.clone(),
-        replicas: Replicas::Count(1),
-        is_said: true,
-        insecure: false,
-        want: None,
-        version: None,
-        asked_by: "a test".to_owned(),
-    };
-    let watch = node.handle.ask(ask).await.expect("it is on record");
+    let watch = node.handle.ask(ask_for(&new.name, Replicas::Count(1))).await.expect("it is on record");
     until("the new version stands", || stands_for(&world, &new)).await;
     drop(watch);
     fs::remove_file(world.blob(old.weights.sha256)).expect("nothing names it");
@@ -91,16 +87,7 @@ async fn a_version_that_nobody_keeps_is_asked_for_by_its_digest_and_else_said_so
     let world = World::new();
     let node = world.start();
     let [gone, new] = [world.model("tiny", 1, chunks(1)), world.model("tiny", 2, chunks(1))];
-    let ask = |model: &Model| Ask {
-        name: model.name.clone(),
-        replicas: Replicas::Count(1),
-        is_said: true,
-        insecure: false,
-        want: None,
-        version: None,
-        asked_by: "a test".to_owned(),
-    };
-    drop(node.handle.ask(ask(&new)).await.expect("it is on record"));
+    drop(node.handle.ask(ask_for(&new.name, Replicas::Count(1))).await.expect("it is on record"));
     until("the new version stands", || stands_for(&world, &new)).await;
     world.cluster.fix(&gone.name, gone.manifest.digest(), gone.manifest.size_bytes());
     let failure = || world.cluster.wish(&gone.name).and_then(|wish| wish.failures.values().next().cloned());
@@ -139,7 +126,7 @@ async fn kept_files_go_when_room_is_needed_but_for_pinned_ones() {
         // No disk has so much to spare.
         world.config = Config { spare_bytes_min: 1 << 60, ..world.config };
         let node = world.start();
-        node.handle.set_pins(if is_pinned { BTreeSet::from([old.manifest.digest()]) } else { BTreeSet::new() });
+        node.handle.set_pins(pinned(is_pinned, old.manifest.digest()));
         until("it is known what is kept", || kept(&node) == [old.manifest.digest()]).await;
         let spare = || node.handle.spare_bytes() >= chunks(2);
         until("it is known what makes way", || spare() != is_pinned).await;
@@ -163,7 +150,7 @@ async fn a_version_is_kept_for_its_time_or_while_it_is_pinned_and_nothing_goes_b
         let [old, _] = replaced(&world, &node).await;
         let digest = old.manifest.digest();
         if let Some(is_pinned) = pins {
-            node.handle.set_pins(if is_pinned { BTreeSet::from([digest]) } else { BTreeSet::new() });
+            node.handle.set_pins(pinned(is_pinned, digest));
         }
         clock.advance_ms(hours * HOUR_MS);
         sleep(Duration::from_secs(3_600)).await;
@@ -261,7 +248,7 @@ async fn what_two_names_stood_for_stays_for_the_one_when_the_other_is_removed() 
         let node = world.start();
         let old = ["alias", "tiny"].map(|name| world.model(name, 1, chunks(2) + 9));
         let digest = old[0].manifest.digest();
-        node.handle.set_pins(if is_pinned { BTreeSet::from([digest]) } else { BTreeSet::new() });
+        node.handle.set_pins(pinned(is_pinned, digest));
         for model in &old {
             node.pull(&model.name).await.expect("it comes");
         }

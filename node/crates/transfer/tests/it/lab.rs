@@ -16,7 +16,7 @@ use ollamax_transfer::{Ask, OriginTrouble, PullError, Stage};
 use ollamax_types::limits::PULL_WATCHERS_MAX;
 use ollamax_types::{Digest, ErrorCode, NodeId};
 
-use crate::world::{LONG, Model, Node, World, chunks, name, result, until_verified};
+use crate::world::{LONG, Model, Node, World, ask_for, chunks, name, result, until_verified};
 
 const ONE: NodeId = NodeId(1);
 const TWO: NodeId = NodeId(2);
@@ -172,8 +172,7 @@ async fn what_only_a_node_has_that_is_off_is_fetched_anew() {
     let (one, two) = (first.start(), second.start());
     first.peers.link(ONE, one.handle.clone());
     first.peers.link(TWO, two.handle.clone());
-    let (name, replicas, asked_by) = (model.name.clone(), Replicas::Nodes(vec![TWO]), "a test".to_owned());
-    let ask = Ask { name, replicas, is_said: true, want: None, insecure: false, version: None, asked_by };
+    let ask = ask_for(&model.name, Replicas::Nodes(vec![TWO]));
     let mut wish = two.handle.ask(ask).await.expect("it is on record");
     while timeout(LONG, wish.changed()).await.expect("it goes on") {}
     assert!(wish.now().is_held(), "{:?}", wish.now());
@@ -248,8 +247,7 @@ async fn machines_that_wait_leave_places_for_people() {
     }
     let error = manifest(&node, asked(&model, true)).await.expect_err("too many wait");
     assert_eq!(error.code(), ErrorCode::Overloaded, "{error}");
-    let (name, replicas, asked_by) = (other.name.clone(), Replicas::Nodes(vec![ONE]), "a person".to_owned());
-    let ask = Ask { name, replicas, is_said: true, want: None, insecure: false, version: None, asked_by };
+    let ask = Ask { asked_by: "a person".to_owned(), ..ask_for(&other.name, Replicas::Nodes(vec![ONE])) };
     assert!(node.handle.ask(ask).await.is_ok());
     drop(waiting);
     given(&node, asked(&model, true)).await;

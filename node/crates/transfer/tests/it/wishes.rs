@@ -9,12 +9,12 @@ use tokio::time::{Instant, interval, sleep, timeout};
 use ollamax_core::catalog::{CopyCourse, Replicas};
 use ollamax_transfer::mem::{MemCluster, MemOrigin, MemPeers, PeerFault};
 use ollamax_transfer::{
-    Ask, Config, Ledger as _, LedgerError, NodeCopy, OriginTrouble, Overview, OverviewWatch, PullError, PullProgress,
+    Config, Ledger as _, LedgerError, NodeCopy, OriginTrouble, Overview, OverviewWatch, PullError, PullProgress,
     Source, Stage, Wait, Watch,
 };
 use ollamax_types::{CHUNK_BYTES, Digest, ErrorCode, ModelName, NodeId, Rate, Timestamp};
 
-use crate::world::{LONG, Model, Node, World, chunks, name, result, until, until_verified};
+use crate::world::{LONG, Model, Node, World, ask_for, chunks, name, result, until, until_verified};
 
 const ONE: NodeId = NodeId(1);
 const TWO: NodeId = NodeId(2);
@@ -72,9 +72,7 @@ impl Lab {
 }
 
 async fn ask(node: &Node, name: &ModelName, replicas: Replicas) -> Result<OverviewWatch, PullError> {
-    let (name, asked_by) = (name.clone(), "a test".to_owned());
-    let ask = Ask { name, replicas, is_said: true, want: None, insecure: false, version: None, asked_by };
-    timeout(LONG, node.handle.ask(ask)).await.expect("it answers")
+    timeout(LONG, node.handle.ask(ask_for(name, replicas))).await.expect("it answers")
 }
 
 /// How a wish ends. What was verified anywhere never goes back meanwhile.

@@ -14,8 +14,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use ollamax_blobs::{BlobSpec, Jobs, Manifest, Store};
+use ollamax_core::catalog::Replicas;
 use ollamax_transfer::mem::{MemCluster, MemOrigin, MemOthers, MemPeers, MemRuntime};
-use ollamax_transfer::{Config, Handle, Metrics, Parts, Place, PullError, PullProgress, PullSpec, Stage, Watch};
+use ollamax_transfer::{Ask, Config, Handle, Metrics, Parts, Place, PullError, PullProgress, PullSpec, Stage, Watch};
 use ollamax_types::{CHUNK_BYTES, Clock, Digest, ModelName, NodeId, Timestamp};
 
 /// Longer than any wait of a pull.
@@ -59,6 +60,12 @@ pub(crate) fn digest(bytes: &[u8]) -> Digest {
 
 pub(crate) fn name(text: &str) -> ModelName {
     text.parse().expect("a name")
+}
+
+/// What asks for copies of a model.
+pub(crate) fn ask_for(name: &ModelName, replicas: Replicas) -> Ask {
+    let (name, asked_by) = (name.clone(), "a test".to_owned());
+    Ask { name, replicas, is_said: true, want: None, insecure: false, version: None, asked_by }
 }
 
 /// The minute of the week in UTC; 1970 began on a Thursday.
