@@ -84,15 +84,14 @@ impl Pulls {
         let own = engines.scheduler.beat();
         let mut beats = peers.iter().map(|peer| &*peer.beat).chain([&own]);
         let beat = beats.find(|beat| beat.node == to.id);
-        let is_from_heard = from.id == engines.metadata.node() || engines.scheduler.health(from.id) == Health::Alive;
         let held = holders(&*view, &wish)?;
         let moving = Moving {
             wish: &wish,
             holders: &held,
             from,
             to,
-            is_from_heard,
-            is_to_dead: to.id != engines.metadata.node() && engines.scheduler.health(to.id) == Health::Dead,
+            is_from_heard: engines.scheduler.health(from.id) == Health::Alive,
+            is_to_dead: engines.scheduler.health(to.id) == Health::Dead,
             free_bytes: beat.and_then(|beat| beat.models_free_bytes.or(beat.disk_free_bytes)),
         };
         moving.plan()

@@ -49,9 +49,8 @@ impl Pulls {
 
     /// Who is heard of those that have the model behind that.
     fn heard(&self, removal: &Removal) -> Result<BTreeSet<NodeId>, AdminError> {
-        let engines = self.0.engines()?;
-        let own = engines.metadata.node();
-        let is_heard = |node: &NodeId| *node == own || engines.scheduler.health(*node) == Health::Alive;
+        let scheduler = self.0.engines()?.scheduler;
+        let is_heard = |node: &NodeId| scheduler.health(*node) == Health::Alive;
         Ok(removal.staying.keys().copied().filter(is_heard).collect())
     }
 }
