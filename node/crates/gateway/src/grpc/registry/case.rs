@@ -146,20 +146,22 @@ impl Case {
     /// Its versions, the newest first, with who has each.
     pub(super) fn history(&self, members: &[Member], keeping: &Keeping) -> v1::HistoryReply {
         let keepers = self.keepers(members, keeping);
-        let of = |digest: Digest| keepers.get(&digest).cloned().unwrap_or_default();
-        let mut versions: Vec<v1::VersionView> = self.versions.iter().rev().map(shown).collect();
+        let noted = self.versions.iter().rev().map(|version| {
+            let keepers = keepers.get(&version.digest).cloned().unwrap_or_default();
+            v1::VersionView { keepers, ..shown(version) }
+        });
+        let mut versions: Vec<v1::VersionView> = noted.collect();
         if let Some(newest) = versions.first_mut() {
             newest.is_head = true;
         }
         let is_noted = |digest: &Digest| self.versions.iter().any(|version| version.digest == *digest);
-        versions.extend(keepers.keys().filter(|digest| !is_noted(digest)).map(|digest| {
-            let size_bytes = self.of(*digest).size_bytes;
-            v1::VersionView { digest: digest.0.to_vec(), size_bytes, ..v1::VersionView::default() }
+        let others = keepers.iter().filter(|(digest, _)| !is_noted(digest));
+        versions.extend(others.map(|(digest, keepers)| v1::VersionView {
+            digest: digest.0.to_vec(),
+            size_bytes: self.of(*digest).size_bytes,
+            keepers: keepers.clone(),
+            ..v1::VersionView::default()
         }));
-        for version in &mut versions {
-            let digest = <[u8; 32]>::try_from(version.digest.as_slice()).map(Digest);
-            version.keepers = digest.map(of).unwrap_or_default();
-        }
         let phase = self.model.as_ref().map(|model| &model.phase);
         v1::HistoryReply {
             name: self.name.to_string(),
