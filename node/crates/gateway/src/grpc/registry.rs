@@ -20,6 +20,7 @@ use ollamax_types::{ErrorCode, ModelName, NodeId, RequestId, Role, Timestamp};
 
 use super::daemon::AdminError;
 use super::pulls::{ASKED_BY, Pulls, parse};
+use super::wishes::Names;
 use super::{Admin, Engines};
 use crate::rules;
 
@@ -59,8 +60,8 @@ impl Pulls {
     pub(super) async fn history_of(&self, asked: &v1::HistoryRequest) -> Result<v1::HistoryReply, AdminError> {
         let case = self.case(&asked.name)?;
         let keeping = self.keeping(&case.name).await?;
-        let members = read::members(&*self.0.metadata()?.view())?;
-        Ok(case.history(&members, &keeping))
+        let names = Names::of(&*self.0.metadata()?.view())?;
+        Ok(case.history(&names, &keeping))
     }
 
     /// Gives a name an earlier version again.
@@ -102,8 +103,8 @@ impl Pulls {
             Some(other) => return Err(AdminError::unexpected(&other)),
             None => 0,
         };
-        let members = read::members(&*self.0.metadata()?.view())?;
-        let nodes = nodes.into_iter().map(|node| name_in(&members, node)).collect();
+        let names = Names::of(&*self.0.metadata()?.view())?;
+        let nodes = nodes.into_iter().map(|node| names.name(node)).collect();
         Ok(v1::FixedReply { name: told, number, digest: digest.0.to_vec(), size_bytes, round, nodes })
     }
 
@@ -160,8 +161,8 @@ impl Pulls {
     fn reasons(&self, name: &ModelName) -> Result<Vec<v1::ReasonView>, AdminError> {
         let metadata = self.0.metadata()?;
         let view = metadata.view();
-        let members = read::members(&*view)?;
-        let reasons = retention::why(&*view, name, metadata.log_time(), &|node| name_in(&members, node))?;
+        let names = Names::of(&*view)?;
+        let reasons = retention::why(&*view, name, metadata.log_time(), &|node| names.name(node))?;
         let shown = |reason: retention::Reason| v1::ReasonView {
             node_id: reason.about.map_or(0, |node| node.0),
             text: reason.text,
@@ -176,9 +177,9 @@ impl Pulls {
         if !rules.on {
             return Ok(None);
         }
-        let (members, facts) = (read::members(&*view)?, self.facts()?);
+        let (names, facts) = (Names::of(&*view)?, self.facts()?);
         let coming = retention::foretell(&facts, &rules, name);
-        Ok(coming.map(|coming| v1::ReasonView { node_id: 0, text: coming.text(&|node| name_in(&members, node)) }))
+        Ok(coming.map(|coming| v1::ReasonView { node_id: 0, text: coming.text(&|node| names.name(node)) }))
     }
 
     /// What rules are held against just now.
@@ -295,12 +296,6 @@ fn gathered(mut said: Vec<(Member, Option<Vec<KeptVersion>>)>) -> Keeping {
         }
     }
     keeping
-}
-
-/// What a node is called.
-fn name_in(members: &[Member], node: NodeId) -> String {
-    let member = members.iter().find(|member| member.id == node);
-    member.map_or_else(|| node.to_string(), |member| member.name.clone())
 }
 
 const fn word_of(phase: PhaseWord) -> &'static str {

@@ -6,12 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ollamax_core::catalog::models::standing_digest;
-use ollamax_core::catalog::{How, Location, Member, Model, Phase, Replicas, Version, View, Wish, read};
+use ollamax_core::catalog::{How, Location, Model, Phase, Replicas, Version, View, Wish, read};
 use ollamax_proto::v1;
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId};
 
-use super::{Keeping, bounded, name_in, no_version};
+use super::{Keeping, bounded, no_version};
 use crate::grpc::daemon::AdminError;
+use crate::grpc::wishes::Names;
 use crate::order;
 
 /// Fewest digits of a digest that name a version.
@@ -144,8 +145,8 @@ impl Case {
     }
 
     /// Its versions, the newest first, with who has each.
-    pub(super) fn history(&self, members: &[Member], keeping: &Keeping) -> v1::HistoryReply {
-        let keepers = self.keepers(members, keeping);
+    pub(super) fn history(&self, names: &Names, keeping: &Keeping) -> v1::HistoryReply {
+        let keepers = self.keepers(names, keeping);
         let noted = self.versions.iter().rev().map(|version| {
             let keepers = keepers.get(&version.digest).cloned().unwrap_or_default();
             v1::VersionView { keepers, ..shown(version) }
@@ -174,10 +175,10 @@ impl Case {
     }
 
     /// Who has which version under this name, and then who keeps its files.
-    fn keepers(&self, members: &[Member], keeping: &Keeping) -> BTreeMap<Digest, Vec<v1::Keeper>> {
+    fn keepers(&self, names: &Names, keeping: &Keeping) -> BTreeMap<Digest, Vec<v1::Keeper>> {
         let mut keepers: BTreeMap<Digest, Vec<v1::Keeper>> = BTreeMap::new();
         for copy in &self.copies {
-            let (node_id, node_name) = (copy.node.0, name_in(members, copy.node));
+            let (node_id, node_name) = (copy.node.0, names.name(copy.node));
             let keeper = v1::Keeper { node_id, node_name, is_kept: false, until_ms: None };
             keepers.entry(copy.model.digest).or_default().push(keeper);
         }

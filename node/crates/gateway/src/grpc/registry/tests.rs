@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use ollamax_core::catalog::{Location, Model, Pin, Plan, PlanKind, Version, Wish};
+use ollamax_core::catalog::mem::MemView;
+use ollamax_core::catalog::{Key, Location, Model, Mutation, Pin, Plan, PlanKind, Record, Version, Wish};
 use ollamax_types::{Digest, ModelRecord};
 
 use super::*;
@@ -163,7 +164,9 @@ fn a_version_goes_where_it_is_wanted() {
 
 #[test]
 fn a_history_names_who_has_each_version_and_who_keeps_its_files() {
-    let members = [member(1), member(2), member(3)];
+    let mut view = MemView::default();
+    view.write(&[1, 2, 3].map(|id| Mutation::Put(Key::Member(NodeId(id)), Record::Member(member(id)))));
+    let names = Names::of(&view).expect("readable");
     let keeping = Keeping {
         kept: vec![
             (member(2), kept(1, Some(HOUR_MS))),
@@ -173,7 +176,7 @@ fn a_history_names_who_has_each_version_and_who_keeps_its_files() {
         ],
         silent: vec!["n4".to_owned()],
     };
-    let told = case().history(&members, &keeping);
+    let told = case().history(&names, &keeping);
     let shown: Vec<String> = told
         .versions
         .iter()
