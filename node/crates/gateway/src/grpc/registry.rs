@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use ollamax_core::catalog::{self, Answer, Command, Entry, How, Member, PhaseWord, Refusal, Replicas, read};
 use ollamax_core::retention::{self, Facts};
 use ollamax_proto::v1;
-use ollamax_transfer::KeptVersion;
+use ollamax_transfer::{KeptVersion, PullError};
 use ollamax_types::limits::WISH_TARGETS_MAX;
 use ollamax_types::{ErrorCode, ModelName, NodeId, RequestId, Role, Timestamp};
 
@@ -200,17 +200,11 @@ impl Pulls {
         if members.is_empty() {
             members = self.holders_of_models()?;
         }
-        let orders: Vec<_> = members
-            .into_iter()
-            .map(|member| {
-                let transfer = transfer.clone();
-                async move {
-                    let swept = timeout(SWEEP_WAIT, transfer.sweep_at(member.id, dry_run)).await;
-                    (member, swept.ok().and_then(Result::ok))
-                }
-            })
-            .collect();
-        let Keeping { kept, silent } = gathered(stream::iter(orders).buffer_unordered(ASK_AT_ONCE).collect().await);
+        let swept = ask_all(members, SWEEP_WAIT, move |node| {
+            let transfer = transfer.clone();
+            async move { transfer.sweep_at(node, dry_run).await }
+        });
+        let Keeping { kept, silent } = swept.await;
         let kept = kept.into_iter().map(|(member, kept)| v1::CollectedView {
             node_id: member.id.0,
             node_name: member.name,
@@ -224,18 +218,11 @@ impl Pulls {
     /// What the members keep of a model beside the version that its name stands for.
     async fn keeping(&self, name: &ModelName) -> Result<Keeping, AdminError> {
         let transfer = self.0.engines()?.transfer;
-        let questions: Vec<_> = self
-            .holders_of_models()?
-            .into_iter()
-            .map(|member| {
-                let (transfer, name) = (transfer.clone(), name.clone());
-                async move {
-                    let kept = timeout(ASK_WAIT, transfer.kept_at(member.id, Some(name))).await;
-                    (member, kept.ok().and_then(Result::ok))
-                }
-            })
-            .collect();
-        Ok(gathered(stream::iter(questions).buffer_unordered(ASK_AT_ONCE).collect().await))
+        let kept = ask_all(self.holders_of_models()?, ASK_WAIT, move |node| {
+            let (transfer, name) = (transfer.clone(), name.clone());
+            async move { transfer.kept_at(node, Some(name)).await }
+        });
+        Ok(kept.await)
     }
 
     /// The members that may hold models.
@@ -283,6 +270,21 @@ impl Admin {
             _ => Ok(()),
         }
     }
+}
+
+/// Asks all of these, some at once, each for so long.
+async fn ask_all<A>(members: Vec<Member>, wait: Duration, ask: impl Fn(NodeId) -> A) -> Keeping
+where
+    A: Future<Output = Result<Vec<KeptVersion>, PullError>>,
+{
+    let answers: Vec<_> = members
+        .into_iter()
+        .map(|member| {
+            let answer = ask(member.id);
+            async move { (member, timeout(wait, answer).await.ok().and_then(Result::ok)) }
+        })
+        .collect();
+    gathered(stream::iter(answers).buffer_unordered(ASK_AT_ONCE).collect().await)
 }
 
 /// What was said, in the order of the nodes' names.
