@@ -210,28 +210,11 @@ fn forbidden(what: String, why: &str, next: impl Into<String>) -> AdminError {
 mod tests {
     use std::collections::BTreeMap;
 
-    use ollamax_core::catalog::{MemberState, Plan, Want};
-    use ollamax_types::{Digest, Incarnation, PeerId, Timestamp};
+    use ollamax_core::catalog::{Plan, Want};
+    use ollamax_types::{Digest, Timestamp};
 
     use super::*;
-
-    fn member(id: u64) -> Member {
-        Member {
-            id: NodeId(id),
-            name: format!("n{id}"),
-            peer_id: PeerId(format!("p{id}")),
-            incarnation: Incarnation([1; 16]),
-            role: Role::Voter,
-            state: MemberState::Active,
-            peer_addresses: vec![],
-            p2p_addresses: vec![],
-            api_addresses: vec![],
-            joined_at: Timestamp(0),
-            labels: BTreeMap::new(),
-            own_labels: BTreeMap::new(),
-            cordon: Cordon::Open,
-        }
-    }
+    use crate::samples::member;
 
     /// On nodes 1 and 2, which have it.
     fn wish() -> Wish {

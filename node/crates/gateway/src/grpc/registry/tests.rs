@@ -8,6 +8,7 @@ use ollamax_types::{Digest, ModelRecord};
 
 use super::*;
 use crate::order;
+use crate::samples::member;
 
 const HOUR_MS: u64 = 3_600_000;
 
@@ -47,24 +48,6 @@ fn kept(of: u8, until: Option<u64>) -> KeptVersion {
         size_bytes: 10,
         kept_at: Timestamp(1),
         until: until.map(Timestamp),
-    }
-}
-
-fn member(id: u64) -> Member {
-    Member {
-        id: NodeId(id),
-        name: format!("n{id}"),
-        peer_id: ollamax_types::PeerId(format!("p{id}")),
-        incarnation: ollamax_types::Incarnation([1; 16]),
-        role: Role::Voter,
-        state: catalog::MemberState::Active,
-        peer_addresses: Vec::new(),
-        p2p_addresses: Vec::new(),
-        api_addresses: Vec::new(),
-        joined_at: Timestamp(0),
-        labels: BTreeMap::new(),
-        own_labels: BTreeMap::new(),
-        cordon: catalog::Cordon::Open,
     }
 }
 
