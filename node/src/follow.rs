@@ -6,6 +6,11 @@
 
 use std::time::Duration;
 
+use ollamax_core::catalog::Command;
+use ollamax_metadata as metadata;
+use ollamax_metadata::{Committed, ProposeError};
+use ollamax_types::RequestId;
+
 pub(crate) mod ballast;
 pub(crate) mod drops;
 pub(crate) mod gpus;
@@ -29,6 +34,19 @@ const LOOK_SHARE: u32 = 10;
 /// The time between a look at all wishes that took so long and the next one.
 pub(crate) fn pause_after(took: Duration) -> Duration {
     LOOK_AGAIN_AFTER.max(took.saturating_mul(LOOK_SHARE - 1))
+}
+
+/// Makes one change as the leader of this term. It is refused where another one leads by then.
+pub(crate) async fn change_in_term(
+    metadata: &metadata::Handle,
+    request: RequestId,
+    principal: &str,
+    command: Command,
+    term: u64,
+) -> Result<Committed, ProposeError> {
+    let change = metadata::Change::new(request, principal, command);
+    let change = metadata::Change { fence_term: Some(term), ..change };
+    metadata.propose_change(change).await.and_then(Committed::accepted)
 }
 
 #[cfg(test)]

@@ -137,10 +137,7 @@ fn is_kept_elsewhere(
     held: &Location,
     is_heard: &dyn Fn(NodeId) -> bool,
 ) -> Result<bool, Fault> {
-    let goes = |copy: &Location| {
-        let dropped = model.drops.get(&copy.node);
-        dropped.is_some_and(|dropped| dropped.digest == copy.model.digest)
-    };
+    let goes = |copy: &Location| model.drop_of(copy.node, copy.model.digest).is_some();
     let is_other = |copy: &Location| copy.node != held.node && copy.model.digest == held.model.digest;
     let copies = read::locations_of(view, &model.name)?;
     Ok(copies.iter().any(|copy| is_other(copy) && is_heard(copy.node) && !goes(copy)))

@@ -25,8 +25,8 @@ use ollamax_security::draw_request_id;
 use ollamax_types::limits::{BLOBS_MAX, FORGET_BLOBS_MAX};
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, Timestamp};
 
-use crate::follow::pause_after;
 use crate::follow::presence::leading_term;
+use crate::follow::{change_in_term, pause_after};
 use crate::sites::HEAR_TIMEOUT;
 
 /// Who does what a rule asks, in the log and in events.
@@ -190,9 +190,7 @@ impl Warden {
 
     /// Makes one change as the leader of this term.
     async fn change(&self, command: Command, principal: &str, term: u64) -> Result<Answer, ProposeError> {
-        let change = metadata::Change::new(draw_request_id(), principal, command);
-        let change = metadata::Change { fence_term: Some(term), ..change };
-        let made = self.metadata.propose_change(change).await.and_then(metadata::Committed::accepted);
+        let made = change_in_term(&self.metadata, draw_request_id(), principal, command, term).await;
         made.map(|committed| committed.answer)
     }
 }

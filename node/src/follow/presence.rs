@@ -199,8 +199,8 @@ pub(crate) fn standing(
     let copies = read::locations_of(view, &wish.name)?;
     let model = read::model(view, &wish.name)?;
     let goes = |copy: &&Location| {
-        let drop = model.as_ref().and_then(|model| model.drops.get(&copy.node));
-        drop.is_some_and(|drop| drop.digest == copy.model.digest)
+        let dropped = model.as_ref().and_then(|model| model.drop_of(copy.node, copy.model.digest));
+        dropped.is_some()
     };
     Ok(Standing {
         size_bytes: wish.size_bytes,

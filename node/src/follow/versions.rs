@@ -18,8 +18,8 @@ use ollamax_metadata::ProposeError;
 use ollamax_security::draw_request_id;
 use ollamax_types::{Clock, ErrorCode, Timestamp};
 
-use crate::follow::pause_after;
 use crate::follow::presence::leading_term;
+use crate::follow::{change_in_term, pause_after};
 
 /// Time between two looks although nothing changed.
 const LOOK_INTERVAL: Duration = Duration::from_secs(60);
@@ -143,11 +143,9 @@ async fn note(
         tracing::error!(code = %ErrorCode::StorageFailed, error = %fault, "read which versions are to be noted");
         Vec::new()
     });
+    let principal = format!("node/{}", metadata.node());
     for command in notes {
-        let id = draw_request_id();
-        let change = metadata::Change::new(id, &format!("node/{}", metadata.node()), command.clone());
-        let change = metadata::Change { fence_term: Some(term), ..change };
-        let made = metadata.propose_change(change).await.and_then(metadata::Committed::accepted);
+        let made = change_in_term(metadata, draw_request_id(), &principal, command.clone(), term).await;
         match (made, command) {
             (Ok(_), Command::NoteVersion { name, digest, .. }) => {
                 tracing::info!(model = %name, %digest, "a name stands for another version");

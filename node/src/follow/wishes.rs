@@ -24,8 +24,8 @@ use ollamax_security::draw_request_id;
 use ollamax_transfer as transfer;
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId};
 
-use crate::follow::pause_after;
 use crate::follow::presence::{Prospect, Scene, leading_term, standing};
+use crate::follow::{change_in_term, pause_after};
 use crate::metrics::{CopyMetrics, Moved};
 use crate::sites::{HEAR_TIMEOUT, Sites, holders};
 
@@ -215,9 +215,8 @@ impl Planner {
     async fn take(&self, command: &Command, term: u64) -> Result<(), ProposeError> {
         let id = draw_request_id();
         let span = tracing::error_span!("wishes", request_id = id.0);
-        let change = metadata::Change::new(id, &format!("node/{}", self.metadata.node()), command.clone());
-        let change = metadata::Change { fence_term: Some(term), ..change };
-        let made = self.metadata.propose_change(change).await.and_then(metadata::Committed::accepted);
+        let principal = format!("node/{}", self.metadata.node());
+        let made = change_in_term(&self.metadata, id, &principal, command.clone(), term).await;
         span.in_scope(|| match &made {
             Ok(_) => tracing::info!(plan = ?command, "planned who has a model, and who gets it from where"),
             Err(error) => {

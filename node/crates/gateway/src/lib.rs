@@ -14,6 +14,8 @@ pub mod rules;
 pub mod wishfile;
 
 mod order;
+#[cfg(test)]
+mod samples;
 
 pub use config::{Config, Pull};
 pub use error::{ApiError, Shape};

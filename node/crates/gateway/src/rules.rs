@@ -207,9 +207,10 @@ mod tests {
 
     use ollamax_core::catalog::mem::MemView;
     use ollamax_core::catalog::{Key, Location, Mutation, Record, Setting};
-    use ollamax_types::{Applies, Digest, ModelRecord, Residency, RuntimeKind, Timestamp};
+    use ollamax_types::{Digest, ModelRecord, Residency, Timestamp};
 
     use super::*;
+    use crate::samples;
 
     const EXAMPLE: &str = r#"{
   "on": true,
@@ -300,7 +301,6 @@ mod tests {
     fn a_model_is_loaded_where_its_weights_are_and_who_has_no_runtime_is_not_heard() {
         let named = |name: &str| name.parse::<ModelName>().expect("a name");
         let beat = |node: u64, total_bytes: Option<u64>| Beat {
-            node: NodeId(node),
             resident: vec![Residency {
                 name: named("m"),
                 digest: Digest([1; 32]),
@@ -313,25 +313,7 @@ mod tests {
             }],
             models_total_bytes: total_bytes,
             models_free_bytes: Some(10),
-            sequence: 1,
-            sent_at: Timestamp(1),
-            draining: false,
-            runtime_kind: RuntimeKind::Engine,
-            runtime_version: String::new(),
-            runtime_state: RuntimeState::Up,
-            runners: Vec::new(),
-            memory_used_bytes: 0,
-            memory_total_bytes: 0,
-            cpu_permille: 0,
-            disk_free_bytes: None,
-            gpus: Vec::new(),
-            daemon_version: String::new(),
-            applies: Applies::default(),
-            applied_index: 0,
-            quarantined: Vec::new(),
-            suspect_files: 0,
-            models_bytes: 0,
-            models_unique_bytes: 0,
+            ..samples::beat(node)
         };
         let mut view = MemView::default();
         for (node, name, weights) in [(1, "alias", 7), (1, "other", 8), (3, "alias", 7)] {

@@ -119,7 +119,7 @@ impl ModelFacts {
             digest: copy.model.digest,
             weights: copy.model.weights,
             size_bytes: copy.model.size_bytes,
-            is_going: model.drops.get(&copy.node).is_some_and(|drop| drop.digest == copy.model.digest),
+            is_going: model.drop_of(copy.node, copy.model.digest).is_some(),
         };
         Self {
             is_pinned: pin.is_some(),

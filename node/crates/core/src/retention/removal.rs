@@ -41,8 +41,7 @@ pub fn removal(view: &dyn View, name: &ModelName, nodes: &[NodeId], force: bool)
     let model = read::model(view, name)?;
     let is_named = |copy: &Location| nodes.is_empty() || nodes.contains(&copy.node);
     let is_going = |copy: &Location| {
-        let dropped = model.as_ref().and_then(|model| model.drops.get(&copy.node));
-        let dropped = dropped.filter(|dropped| dropped.digest == copy.model.digest);
+        let dropped = model.as_ref().and_then(|model| model.drop_of(copy.node, copy.model.digest));
         dropped.is_some_and(|dropped| dropped.insisted || !force || !is_named(copy))
     };
     let mut removal = Removal::default();

@@ -128,8 +128,8 @@ impl Case<'_> {
 
     fn has(&self, name: &str, copy: &Location) -> String {
         let since = self.since(copy.model.modified_at);
-        let dropped = self.model.as_ref().and_then(|model| model.drops.get(&copy.node));
-        if let Some(dropped) = dropped.filter(|dropped| dropped.digest == copy.model.digest) {
+        let dropped = self.model.as_ref().and_then(|model| model.drop_of(copy.node, copy.model.digest));
+        if let Some(dropped) = dropped {
             return format!("{name} is to remove it: {} said so {}", who(&dropped.by), self.ago(dropped.at));
         }
         let meant = self.wish.as_ref().and_then(|wish| wish.digest).or_else(|| self.standing());

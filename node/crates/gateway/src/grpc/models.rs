@@ -111,9 +111,10 @@ mod tests {
     use std::sync::Arc;
 
     use ollamax_core::catalog::Pin;
-    use ollamax_types::{Applies, ModelRecord, Residency, RuntimeKind, RuntimeState, Timestamp};
+    use ollamax_types::{ModelRecord, Residency, Timestamp};
 
     use super::*;
+    use crate::samples;
 
     fn beat(node: u64, loaded: &[u8]) -> Beat {
         let residency = |digest: &u8| Residency {
@@ -126,31 +127,7 @@ mod tests {
             expires_at: String::new(),
             details_json: "{}".to_owned(),
         };
-        Beat {
-            node: NodeId(node),
-            sequence: 1,
-            sent_at: Timestamp(1),
-            draining: false,
-            runtime_kind: RuntimeKind::Engine,
-            runtime_version: String::new(),
-            runtime_state: RuntimeState::Up,
-            resident: loaded.iter().map(residency).collect(),
-            runners: Vec::new(),
-            memory_used_bytes: 0,
-            memory_total_bytes: 0,
-            cpu_permille: 0,
-            disk_free_bytes: None,
-            models_free_bytes: None,
-            models_total_bytes: None,
-            gpus: Vec::new(),
-            daemon_version: String::new(),
-            applies: Applies::default(),
-            applied_index: 0,
-            quarantined: Vec::new(),
-            suspect_files: 0,
-            models_bytes: 0,
-            models_unique_bytes: 0,
-        }
+        Beat { resident: loaded.iter().map(residency).collect(), ..samples::beat(node) }
     }
 
     fn copy(node: u64, name: &str, digest: u8, modified_ms: u64) -> Location {

@@ -84,15 +84,14 @@ impl Pulls {
         let own = engines.scheduler.beat();
         let mut beats = peers.iter().map(|peer| &*peer.beat).chain([&own]);
         let beat = beats.find(|beat| beat.node == to.id);
-        let is_from_heard = from.id == engines.metadata.node() || engines.scheduler.health(from.id) == Health::Alive;
         let held = holders(&*view, &wish)?;
         let moving = Moving {
             wish: &wish,
             holders: &held,
             from,
             to,
-            is_from_heard,
-            is_to_dead: to.id != engines.metadata.node() && engines.scheduler.health(to.id) == Health::Dead,
+            is_from_heard: engines.scheduler.health(from.id) == Health::Alive,
+            is_to_dead: engines.scheduler.health(to.id) == Health::Dead,
             free_bytes: beat.and_then(|beat| beat.models_free_bytes.or(beat.disk_free_bytes)),
         };
         moving.plan()
@@ -211,28 +210,11 @@ fn forbidden(what: String, why: &str, next: impl Into<String>) -> AdminError {
 mod tests {
     use std::collections::BTreeMap;
 
-    use ollamax_core::catalog::{MemberState, Plan, Want};
-    use ollamax_types::{Digest, Incarnation, PeerId, Timestamp};
+    use ollamax_core::catalog::{Plan, Want};
+    use ollamax_types::{Digest, Timestamp};
 
     use super::*;
-
-    fn member(id: u64) -> Member {
-        Member {
-            id: NodeId(id),
-            name: format!("n{id}"),
-            peer_id: PeerId(format!("p{id}")),
-            incarnation: Incarnation([1; 16]),
-            role: Role::Voter,
-            state: MemberState::Active,
-            peer_addresses: vec![],
-            p2p_addresses: vec![],
-            api_addresses: vec![],
-            joined_at: Timestamp(0),
-            labels: BTreeMap::new(),
-            own_labels: BTreeMap::new(),
-            cordon: Cordon::Open,
-        }
-    }
+    use crate::samples::member;
 
     /// On nodes 1 and 2, which have it.
     fn wish() -> Wish {

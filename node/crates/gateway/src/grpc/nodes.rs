@@ -83,30 +83,12 @@ pub async fn remove_member(metadata: &metadata::Handle, request: &RequestId, nod
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
-    use ollamax_core::catalog::{Cordon, MemberState};
-    use ollamax_types::{Incarnation, PeerId, Role, Timestamp};
-
     use super::*;
+    use crate::samples;
 
     #[test]
     fn who_removes_a_living_node_is_told_to_empty_it_where_it_holds_models() {
-        let member = Member {
-            id: NodeId(3),
-            name: "c".to_owned(),
-            peer_id: PeerId("p".to_owned()),
-            incarnation: Incarnation([1; 16]),
-            role: Role::Voter,
-            state: MemberState::Active,
-            peer_addresses: vec![],
-            p2p_addresses: vec![],
-            api_addresses: vec![],
-            joined_at: Timestamp(0),
-            labels: BTreeMap::new(),
-            own_labels: BTreeMap::new(),
-            cordon: Cordon::Open,
-        };
+        let member = Member { name: "c".to_owned(), ..samples::member(3) };
         let leave = "on that node: ollamax leave; or: ollamax node remove 3 --force";
         assert_eq!(alive_still(&member, false).next, leave);
         let emptied = format!("ollamax node drain c --models --wait; then {leave}");

@@ -21,7 +21,7 @@ use ollamax_types::limits::PULL_WATCHERS_MAX;
 use ollamax_types::{ErrorCode, ModelName, NodeId, Rate, Role};
 
 use super::daemon::AdminError;
-use super::{Admin, Engines, Reply, id_of, reply};
+use super::{Admin, Engines, Reply, bundles, id_of, reply};
 use crate::error::words_of;
 use crate::order::{self, Order};
 
@@ -230,10 +230,7 @@ pub(super) async fn wish(
 
 /// What nodes are called.
 fn names(metadata: metadata::Handle) -> wished::NameOf {
-    Arc::new(move |node: NodeId| {
-        let member = read::member(&*metadata.view(), node).ok().flatten();
-        member.map_or_else(|| node.to_string(), |member| member.name)
-    })
+    Arc::new(move |node: NodeId| bundles::name_of(&metadata, node))
 }
 
 /// What somebody wants that did not go on record.

@@ -14,12 +14,13 @@ use tokio::time::timeout;
 use ollamax_core::catalog::{self, Answer, Command, Entry, How, Member, PhaseWord, Refusal, Replicas, read};
 use ollamax_core::retention::{self, Facts};
 use ollamax_proto::v1;
-use ollamax_transfer::KeptVersion;
+use ollamax_transfer::{KeptVersion, PullError};
 use ollamax_types::limits::WISH_TARGETS_MAX;
 use ollamax_types::{ErrorCode, ModelName, NodeId, RequestId, Role, Timestamp};
 
 use super::daemon::AdminError;
 use super::pulls::{ASKED_BY, Pulls, parse};
+use super::wishes::Names;
 use super::{Admin, Engines};
 use crate::rules;
 
@@ -59,8 +60,8 @@ impl Pulls {
     pub(super) async fn history_of(&self, asked: &v1::HistoryRequest) -> Result<v1::HistoryReply, AdminError> {
         let case = self.case(&asked.name)?;
         let keeping = self.keeping(&case.name).await?;
-        let members = read::members(&*self.0.metadata()?.view())?;
-        Ok(case.history(&members, &keeping))
+        let names = Names::of(&*self.0.metadata()?.view())?;
+        Ok(case.history(&names, &keeping))
     }
 
     /// Gives a name an earlier version again.
@@ -102,8 +103,8 @@ impl Pulls {
             Some(other) => return Err(AdminError::unexpected(&other)),
             None => 0,
         };
-        let members = read::members(&*self.0.metadata()?.view())?;
-        let nodes = nodes.into_iter().map(|node| name_in(&members, node)).collect();
+        let names = Names::of(&*self.0.metadata()?.view())?;
+        let nodes = nodes.into_iter().map(|node| names.name(node)).collect();
         Ok(v1::FixedReply { name: told, number, digest: digest.0.to_vec(), size_bytes, round, nodes })
     }
 
@@ -160,8 +161,8 @@ impl Pulls {
     fn reasons(&self, name: &ModelName) -> Result<Vec<v1::ReasonView>, AdminError> {
         let metadata = self.0.metadata()?;
         let view = metadata.view();
-        let members = read::members(&*view)?;
-        let reasons = retention::why(&*view, name, metadata.log_time(), &|node| name_in(&members, node))?;
+        let names = Names::of(&*view)?;
+        let reasons = retention::why(&*view, name, metadata.log_time(), &|node| names.name(node))?;
         let shown = |reason: retention::Reason| v1::ReasonView {
             node_id: reason.about.map_or(0, |node| node.0),
             text: reason.text,
@@ -176,9 +177,9 @@ impl Pulls {
         if !rules.on {
             return Ok(None);
         }
-        let (members, facts) = (read::members(&*view)?, self.facts()?);
+        let (names, facts) = (Names::of(&*view)?, self.facts()?);
         let coming = retention::foretell(&facts, &rules, name);
-        Ok(coming.map(|coming| v1::ReasonView { node_id: 0, text: coming.text(&|node| name_in(&members, node)) }))
+        Ok(coming.map(|coming| v1::ReasonView { node_id: 0, text: coming.text(&|node| names.name(node)) }))
     }
 
     /// What rules are held against just now.
@@ -199,17 +200,11 @@ impl Pulls {
         if members.is_empty() {
             members = self.holders_of_models()?;
         }
-        let orders: Vec<_> = members
-            .into_iter()
-            .map(|member| {
-                let transfer = transfer.clone();
-                async move {
-                    let swept = timeout(SWEEP_WAIT, transfer.sweep_at(member.id, dry_run)).await;
-                    (member, swept.ok().and_then(Result::ok))
-                }
-            })
-            .collect();
-        let Keeping { kept, silent } = gathered(stream::iter(orders).buffer_unordered(ASK_AT_ONCE).collect().await);
+        let swept = ask_all(members, SWEEP_WAIT, move |node| {
+            let transfer = transfer.clone();
+            async move { transfer.sweep_at(node, dry_run).await }
+        });
+        let Keeping { kept, silent } = swept.await;
         let kept = kept.into_iter().map(|(member, kept)| v1::CollectedView {
             node_id: member.id.0,
             node_name: member.name,
@@ -223,18 +218,11 @@ impl Pulls {
     /// What the members keep of a model beside the version that its name stands for.
     async fn keeping(&self, name: &ModelName) -> Result<Keeping, AdminError> {
         let transfer = self.0.engines()?.transfer;
-        let questions: Vec<_> = self
-            .holders_of_models()?
-            .into_iter()
-            .map(|member| {
-                let (transfer, name) = (transfer.clone(), name.clone());
-                async move {
-                    let kept = timeout(ASK_WAIT, transfer.kept_at(member.id, Some(name))).await;
-                    (member, kept.ok().and_then(Result::ok))
-                }
-            })
-            .collect();
-        Ok(gathered(stream::iter(questions).buffer_unordered(ASK_AT_ONCE).collect().await))
+        let kept = ask_all(self.holders_of_models()?, ASK_WAIT, move |node| {
+            let (transfer, name) = (transfer.clone(), name.clone());
+            async move { transfer.kept_at(node, Some(name)).await }
+        });
+        Ok(kept.await)
     }
 
     /// The members that may hold models.
@@ -284,6 +272,21 @@ impl Admin {
     }
 }
 
+/// Asks all of these, some at once, each for so long.
+async fn ask_all<A>(members: Vec<Member>, wait: Duration, ask: impl Fn(NodeId) -> A) -> Keeping
+where
+    A: Future<Output = Result<Vec<KeptVersion>, PullError>>,
+{
+    let answers: Vec<_> = members
+        .into_iter()
+        .map(|member| {
+            let answer = ask(member.id);
+            async move { (member, timeout(wait, answer).await.ok().and_then(Result::ok)) }
+        })
+        .collect();
+    gathered(stream::iter(answers).buffer_unordered(ASK_AT_ONCE).collect().await)
+}
+
 /// What was said, in the order of the nodes' names.
 fn gathered(mut said: Vec<(Member, Option<Vec<KeptVersion>>)>) -> Keeping {
     said.sort_by(|(one, _), (other, _)| one.name.cmp(&other.name));
@@ -295,12 +298,6 @@ fn gathered(mut said: Vec<(Member, Option<Vec<KeptVersion>>)>) -> Keeping {
         }
     }
     keeping
-}
-
-/// What a node is called.
-fn name_in(members: &[Member], node: NodeId) -> String {
-    let member = members.iter().find(|member| member.id == node);
-    member.map_or_else(|| node.to_string(), |member| member.name.clone())
 }
 
 const fn word_of(phase: PhaseWord) -> &'static str {

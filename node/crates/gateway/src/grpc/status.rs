@@ -133,7 +133,7 @@ fn lasting(models: &[Model], copies: &[Location], now: Timestamp) -> Vec<Lasting
     }
     let waits = |copy: &Location| {
         let model = dropping.get(&copy.model.name.key())?;
-        let dropped = model.drops.get(&copy.node).filter(|dropped| dropped.digest == copy.model.digest)?;
+        let dropped = model.drop_of(copy.node, copy.model.digest)?;
         let waits_ms = now.ms_since(dropped.at);
         (waits_ms >= LASTING_MS).then(|| Lasting { name: model.name.clone(), node: copy.node, waits_ms })
     };

@@ -18,6 +18,7 @@ use super::pulls::{Pulls, parse};
 use crate::wishfile::{self, Change, CompareError, Declared};
 
 /// How the members are called.
+#[derive(Debug, Default)]
 pub(super) struct Names(BTreeMap<NodeId, String>);
 
 /// What is missing, and what has no place and why, by the name of the model.

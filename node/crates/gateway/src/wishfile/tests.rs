@@ -5,9 +5,10 @@ use ollamax_core::catalog::{
     Command, How, Key, Location, Member, MemberState, Model, Mutation, Phase, Pin, Record, Replicas, Version, Want,
     Wish,
 };
-use ollamax_types::{Incarnation, ModelRecord, NodeId, PeerId, Role, Timestamp};
+use ollamax_types::{ModelRecord, NodeId, Timestamp};
 
 use super::*;
+use crate::samples;
 
 const EXAMPLE: &str = r#"# What the lab has.
 [[model]]
@@ -101,21 +102,7 @@ fn a_file_of_another_form_is_refused_with_the_line() {
 }
 
 fn member(id: u64, name: &str, state: MemberState) -> Mutation {
-    let member = Member {
-        id: NodeId(id),
-        name: name.to_owned(),
-        peer_id: PeerId(format!("p{id}")),
-        incarnation: Incarnation([1; 16]),
-        role: Role::Voter,
-        state,
-        peer_addresses: vec![],
-        p2p_addresses: vec![],
-        api_addresses: vec![],
-        joined_at: Timestamp(0),
-        labels: BTreeMap::new(),
-        own_labels: BTreeMap::new(),
-        cordon: ollamax_core::catalog::Cordon::Open,
-    };
+    let member = Member { name: name.to_owned(), state, ..samples::member(id) };
     Mutation::Put(Key::Member(member.id), Record::Member(member))
 }
 

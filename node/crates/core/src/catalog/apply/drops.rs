@@ -76,8 +76,7 @@ fn parted(scene: &Scene<'_>, order: Order<'_>, model: Option<&Model>) -> Result<
     let is_named = |copy: &Location| order.nodes.is_empty() || order.nodes.contains(&copy.node);
     // Who insists means also what waits to go as long as no other copy stays.
     let waits = |copy: &Location| {
-        let dropped = model.and_then(|model| model.drops.get(&copy.node));
-        let dropped = dropped.filter(|dropped| dropped.digest == copy.model.digest);
+        let dropped = model.and_then(|model| model.drop_of(copy.node, copy.model.digest));
         dropped.is_some_and(|dropped| dropped.insisted || !order.force || !is_named(copy))
     };
     let copies = read::locations_of(scene.view, order.name)?.into_iter().filter(|copy| !waits(copy));

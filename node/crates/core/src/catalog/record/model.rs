@@ -188,6 +188,12 @@ impl Model {
     pub fn pinned(&self) -> Option<Digest> {
         self.pin.as_ref().map(|pin| pin.digest)
     }
+
+    /// Why the copy of this version on a node shall go; nothing where it stays.
+    #[must_use]
+    pub fn drop_of(&self, node: NodeId, digest: Digest) -> Option<&Drop> {
+        self.drops.get(&node).filter(|dropped| dropped.digest == digest)
+    }
 }
 
 // === impl Phase ===

@@ -6,12 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ollamax_core::catalog::models::standing_digest;
-use ollamax_core::catalog::{How, Location, Member, Model, Phase, Replicas, Version, View, Wish, read};
+use ollamax_core::catalog::{How, Location, Model, Phase, Replicas, Version, View, Wish, read};
 use ollamax_proto::v1;
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId};
 
-use super::{Keeping, bounded, name_in, no_version};
+use super::{Keeping, bounded, no_version};
 use crate::grpc::daemon::AdminError;
+use crate::grpc::wishes::Names;
 use crate::order;
 
 /// Fewest digits of a digest that name a version.
@@ -144,22 +145,24 @@ impl Case {
     }
 
     /// Its versions, the newest first, with who has each.
-    pub(super) fn history(&self, members: &[Member], keeping: &Keeping) -> v1::HistoryReply {
-        let keepers = self.keepers(members, keeping);
-        let of = |digest: Digest| keepers.get(&digest).cloned().unwrap_or_default();
-        let mut versions: Vec<v1::VersionView> = self.versions.iter().rev().map(shown).collect();
+    pub(super) fn history(&self, names: &Names, keeping: &Keeping) -> v1::HistoryReply {
+        let keepers = self.keepers(names, keeping);
+        let noted = self.versions.iter().rev().map(|version| {
+            let keepers = keepers.get(&version.digest).cloned().unwrap_or_default();
+            v1::VersionView { keepers, ..shown(version) }
+        });
+        let mut versions: Vec<v1::VersionView> = noted.collect();
         if let Some(newest) = versions.first_mut() {
             newest.is_head = true;
         }
         let is_noted = |digest: &Digest| self.versions.iter().any(|version| version.digest == *digest);
-        versions.extend(keepers.keys().filter(|digest| !is_noted(digest)).map(|digest| {
-            let size_bytes = self.of(*digest).size_bytes;
-            v1::VersionView { digest: digest.0.to_vec(), size_bytes, ..v1::VersionView::default() }
+        let others = keepers.iter().filter(|(digest, _)| !is_noted(digest));
+        versions.extend(others.map(|(digest, keepers)| v1::VersionView {
+            digest: digest.0.to_vec(),
+            size_bytes: self.of(*digest).size_bytes,
+            keepers: keepers.clone(),
+            ..v1::VersionView::default()
         }));
-        for version in &mut versions {
-            let digest = <[u8; 32]>::try_from(version.digest.as_slice()).map(Digest);
-            version.keepers = digest.map(of).unwrap_or_default();
-        }
         let phase = self.model.as_ref().map(|model| &model.phase);
         v1::HistoryReply {
             name: self.name.to_string(),
@@ -172,10 +175,10 @@ impl Case {
     }
 
     /// Who has which version under this name, and then who keeps its files.
-    fn keepers(&self, members: &[Member], keeping: &Keeping) -> BTreeMap<Digest, Vec<v1::Keeper>> {
+    fn keepers(&self, names: &Names, keeping: &Keeping) -> BTreeMap<Digest, Vec<v1::Keeper>> {
         let mut keepers: BTreeMap<Digest, Vec<v1::Keeper>> = BTreeMap::new();
         for copy in &self.copies {
-            let (node_id, node_name) = (copy.node.0, name_in(members, copy.node));
+            let (node_id, node_name) = (copy.node.0, names.name(copy.node));
             let keeper = v1::Keeper { node_id, node_name, is_kept: false, until_ms: None };
             keepers.entry(copy.model.digest).or_default().push(keeper);
         }

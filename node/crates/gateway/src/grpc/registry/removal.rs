@@ -5,15 +5,16 @@
 
 use std::collections::BTreeSet;
 
-use ollamax_core::catalog::{Command, Member, read};
+use ollamax_core::catalog::{Command, read};
 use ollamax_core::health::Health;
 use ollamax_core::retention::{self, Removal};
 use ollamax_proto::v1;
 use ollamax_types::{ErrorCode, ModelName, NodeId, RequestId};
 
-use super::{case, name_in};
+use super::case;
 use crate::grpc::daemon::AdminError;
 use crate::grpc::pulls::{Pulls, parse};
+use crate::grpc::wishes::Names;
 
 // === impl Pulls ===
 
@@ -37,11 +38,11 @@ impl Pulls {
         if removal.going.is_empty() && !(forget && is_wanted) {
             return Err(case::unknown(&name));
         }
-        let (heard, members) = (self.heard(&removal)?, read::members(&*view)?);
+        let (heard, names) = (self.heard(&removal)?, Names::of(&*view)?);
         if !asked.force {
-            check_heard(&name, &removal, &heard, &members)?;
+            check_heard(&name, &removal, &heard, &names)?;
         }
-        let told = told(&name, &removal, (forget, is_wanted), &members, &heard);
+        let told = told(&name, &removal, (forget, is_wanted), &names, &heard);
         let command = Command::DropCopies { name, nodes, forget, force: asked.force };
         self.0.change_or_try(id, command, asked.dry_run).await?;
         Ok(told)
@@ -49,27 +50,21 @@ impl Pulls {
 
     /// Who is heard of those that have the model behind that.
     fn heard(&self, removal: &Removal) -> Result<BTreeSet<NodeId>, AdminError> {
-        let engines = self.0.engines()?;
-        let own = engines.metadata.node();
-        let is_heard = |node: &NodeId| *node == own || engines.scheduler.health(*node) == Health::Alive;
+        let scheduler = self.0.engines()?.scheduler;
+        let is_heard = |node: &NodeId| scheduler.health(*node) == Health::Alive;
         Ok(removal.staying.keys().copied().filter(is_heard).collect())
     }
 }
 
 /// No version is left on silent nodes alone. That none is left at all is judged where the command is applied.
-fn check_heard(
-    name: &ModelName,
-    removal: &Removal,
-    heard: &BTreeSet<NodeId>,
-    members: &[Member],
-) -> Result<(), AdminError> {
+fn check_heard(name: &ModelName, removal: &Removal, heard: &BTreeSet<NodeId>, names: &Names) -> Result<(), AdminError> {
     for parting in &removal.going {
         let left = removal.staying.iter().filter(|(_, digest)| **digest == parting.digest);
         let left: Vec<NodeId> = left.map(|(node, _)| *node).collect();
         if left.is_empty() || left.iter().any(|node| heard.contains(node)) {
             continue;
         }
-        let silent: Vec<String> = left.iter().map(|node| name_in(members, *node)).collect();
+        let silent: Vec<String> = left.iter().map(|node| names.name(*node)).collect();
         let what = format!("no node that is heard would have {name}");
         let why = format!("it would be left on {} alone, and that is not heard", silent.join(", "));
         let next = "ollamax node list; or the same again with --force";
@@ -82,13 +77,13 @@ fn told(
     name: &ModelName,
     removal: &Removal,
     (forget, is_wanted): (bool, bool),
-    members: &[Member],
+    names: &Names,
     heard: &BTreeSet<NodeId>,
 ) -> v1::RemoveModelReply {
     let act = |parting: &retention::Parting| v1::ActView {
         name: name.to_string(),
         node_id: parting.node.0,
-        node_name: name_in(members, parting.node),
+        node_name: names.name(parting.node),
         deed: "drop".to_owned(),
         digest: parting.digest.0.to_vec(),
         size_bytes: parting.size_bytes,
@@ -100,9 +95,9 @@ fn told(
     v1::RemoveModelReply {
         name: name.to_string(),
         plan: Some(v1::PlanView { acts, frees_bytes: removal.frees_bytes() }),
-        left: removal.staying.keys().map(|node| name_in(members, *node)).collect(),
+        left: removal.staying.keys().map(|node| names.name(*node)).collect(),
         is_forgotten: forget || !is_wanted,
-        silent: silent.map(|node| name_in(members, *node)).collect(),
+        silent: silent.map(|node| names.name(*node)).collect(),
     }
 }
 
@@ -127,7 +122,7 @@ mod tests {
         let removal = Removal { going: vec![parting(1, 10), parting(2, 0)], staying };
         let name: ModelName = "m".parse().expect("a name");
         let check = |known: (bool, bool), is_forgotten: bool| {
-            let reply = told(&name, &removal, known, &[], &BTreeSet::from([NodeId(4)]));
+            let reply = told(&name, &removal, known, &Names::default(), &BTreeSet::from([NodeId(4)]));
             let plan = reply.plan.expect("a plan");
             let acts: Vec<(u64, &str, u64, u64)> = plan
                 .acts
@@ -151,7 +146,7 @@ mod tests {
             let going = vec![Parting { node: NodeId(1), digest: Digest([7; 32]), size_bytes: 1, frees_bytes: 1 }];
             let staying = staying.iter().map(|(node, byte)| (NodeId(*node), Digest([*byte; 32]))).collect();
             let heard: BTreeSet<NodeId> = heard.iter().copied().map(NodeId).collect();
-            let refused = check_heard(&name, &Removal { going, staying }, &heard, &[]).err();
+            let refused = check_heard(&name, &Removal { going, staying }, &heard, &Names::default()).err();
             let why = refused.map(|error| error.why);
             assert_eq!(why.as_deref(), expected, "{heard:?}");
         };

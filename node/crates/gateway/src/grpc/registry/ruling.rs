@@ -3,15 +3,15 @@
 //! They are a setting like any other. Whatever is shown as their plan is made by the function by which the leader acts.
 //! Two administrators who set them at the same moment overwrite each other, as with any setting.
 
-use ollamax_core::catalog::{Command, Member, read};
+use ollamax_core::catalog::Command;
 use ollamax_core::retention::{self, Act, Deed, Rules};
 use ollamax_proto::v1;
 use ollamax_types::RequestId;
 
-use super::name_in;
 use crate::grpc::daemon::AdminError;
 use crate::grpc::pulls::Pulls;
 use crate::grpc::settings;
+use crate::grpc::wishes::Names;
 use crate::rules;
 
 // === impl Pulls ===
@@ -38,9 +38,9 @@ impl Pulls {
     /// What they would do now, whether they are on or not.
     fn planned(&self, rules: &Rules) -> Result<v1::PlanView, AdminError> {
         let acts = retention::plan(&self.facts()?, rules);
-        let members = read::members(&*self.0.metadata()?.view())?;
+        let names = Names::of(&*self.0.metadata()?.view())?;
         let frees_bytes = acts.iter().fold(0, |sum: u64, act| sum.saturating_add(act.frees_bytes));
-        Ok(v1::PlanView { acts: acts.iter().map(|act| shown(act, &members)).collect(), frees_bytes })
+        Ok(v1::PlanView { acts: acts.iter().map(|act| shown(act, &names)).collect(), frees_bytes })
     }
 }
 
@@ -53,11 +53,11 @@ fn wanted(asked: &v1::RulesRequest, held: Rules) -> Result<Rules, AdminError> {
     Ok(Rules { on: asked.on.unwrap_or(rules.on), ..rules })
 }
 
-fn shown(act: &Act, members: &[Member]) -> v1::ActView {
+fn shown(act: &Act, names: &Names) -> v1::ActView {
     v1::ActView {
         name: act.name.to_string(),
         node_id: act.node.map_or(0, |node| node.0),
-        node_name: act.node.map(|node| name_in(members, node)).unwrap_or_default(),
+        node_name: act.node.map(|node| names.name(node)).unwrap_or_default(),
         deed: word(act.deed).to_owned(),
         frees_bytes: act.frees_bytes,
         why: act.why.clone(),

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use ollamax_core::catalog::{Location, Model, Pin, Plan, PlanKind, Version, Wish};
+use ollamax_core::catalog::mem::MemView;
+use ollamax_core::catalog::{Key, Location, Model, Mutation, Pin, Plan, PlanKind, Record, Version, Wish};
 use ollamax_types::{Digest, ModelRecord};
 
 use super::*;
 use crate::order;
+use crate::samples::member;
 
 const HOUR_MS: u64 = 3_600_000;
 
@@ -46,24 +48,6 @@ fn kept(of: u8, until: Option<u64>) -> KeptVersion {
         size_bytes: 10,
         kept_at: Timestamp(1),
         until: until.map(Timestamp),
-    }
-}
-
-fn member(id: u64) -> Member {
-    Member {
-        id: NodeId(id),
-        name: format!("n{id}"),
-        peer_id: ollamax_types::PeerId(format!("p{id}")),
-        incarnation: ollamax_types::Incarnation([1; 16]),
-        role: Role::Voter,
-        state: catalog::MemberState::Active,
-        peer_addresses: Vec::new(),
-        p2p_addresses: Vec::new(),
-        api_addresses: Vec::new(),
-        joined_at: Timestamp(0),
-        labels: BTreeMap::new(),
-        own_labels: BTreeMap::new(),
-        cordon: catalog::Cordon::Open,
     }
 }
 
@@ -163,7 +147,9 @@ fn a_version_goes_where_it_is_wanted() {
 
 #[test]
 fn a_history_names_who_has_each_version_and_who_keeps_its_files() {
-    let members = [member(1), member(2), member(3)];
+    let mut view = MemView::default();
+    view.write(&[1, 2, 3].map(|id| Mutation::Put(Key::Member(NodeId(id)), Record::Member(member(id)))));
+    let names = Names::of(&view).expect("readable");
     let keeping = Keeping {
         kept: vec![
             (member(2), kept(1, Some(HOUR_MS))),
@@ -173,7 +159,7 @@ fn a_history_names_who_has_each_version_and_who_keeps_its_files() {
         ],
         silent: vec!["n4".to_owned()],
     };
-    let told = case().history(&members, &keeping);
+    let told = case().history(&names, &keeping);
     let shown: Vec<String> = told
         .versions
         .iter()
