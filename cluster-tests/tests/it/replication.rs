@@ -3,6 +3,7 @@
 //!
 //! What takes minutes by default takes seconds here.
 
+use std::process::Output;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -36,10 +37,15 @@ pub(crate) async fn start(test: &str, registry: &FakeRegistry, repair_after: Dur
     Ok(cluster)
 }
 
+/// Runs a command at the node that is asked, in JSON.
+async fn asked(cluster: &Cluster, words: &[&str]) -> Result<Output> {
+    let words: Vec<&str> = ["-o", "json"].iter().chain(words).copied().collect();
+    cluster.node(ASKED).ollamax(&words, PATIENCE).await
+}
+
 /// What a command says in JSON; it must end well.
 pub(crate) async fn said(cluster: &Cluster, words: &[&str]) -> Result<Value> {
-    let words: Vec<&str> = ["-o", "json"].iter().chain(words).copied().collect();
-    let told = cluster.node(ASKED).ollamax(&words, PATIENCE).await?;
+    let told = asked(cluster, words).await?;
     ensure!(told.status.success(), "{words:?}: {told:?}");
     serde_json::from_slice(&told.stdout).with_context(|| format!("{words:?}: {told:?}"))
 }
@@ -216,8 +222,7 @@ async fn a_node_is_emptied_and_then_taken_out() -> Result<()> {
     let stays = if two[0] == leaves { two[1] } else { two[0] };
     let name = cluster.node(leaves).name().to_owned();
 
-    let told = cluster.node(ASKED).ollamax(&["-o", "json", "node", "remove", &name, "--yes"], PATIENCE).await?;
-    let (code, error) = refused(&told)?;
+    let (code, error) = refused(&asked(&cluster, &["node", "remove", &name, "--yes"]).await?)?;
     let next = format!("ollamax node drain {name} --models --wait");
     ensure!(
         code == "precondition_failed" && error["next"].as_str().is_some_and(|text| text.starts_with(&next)),
@@ -245,8 +250,8 @@ async fn a_wish_without_a_place_says_why_and_is_met_when_there_is_one() -> Resul
     registry.push("placed", &model);
     let cluster = start("replication-placed", &registry, REPAIR_AFTER).await?;
     said(&cluster, &["node", "label", "n2", "room=a"]).await?;
-    let words = ["-o", "json", "model", "pull", "placed", "--replicas", "2", "--label", "room=a"];
-    let (code, error) = refused(&cluster.node(ASKED).ollamax(&words, PATIENCE).await?)?;
+    let words = ["model", "pull", "placed", "--replicas", "2", "--label", "room=a"];
+    let (code, error) = refused(&asked(&cluster, &words).await?)?;
     let why = error["why"].as_str().unwrap_or_default();
     ensure!(code == "precondition_failed" && why.contains("n3 is not labelled room=a"), "{error}");
 
@@ -281,8 +286,7 @@ async fn a_file_says_what_is_wished_for_once() -> Result<()> {
     let path = cluster.directory().join("wishes.toml");
     let file = path.to_string_lossy().into_owned();
     std::fs::write(&path, "[[model]]\nname = \"declared\"\nnodes = [\"n1\", \"n4\"]\n")?;
-    let (code, error) =
-        refused(&cluster.node(ASKED).ollamax(&["-o", "json", "model", "plan", &file], PATIENCE).await?)?;
+    let (code, error) = refused(&asked(&cluster, &["model", "plan", &file]).await?)?;
     let why = error["why"].as_str().unwrap_or_default();
     ensure!(code == "bad_request" && why == "line 3: there is no node \"n4\"", "{error}");
 
