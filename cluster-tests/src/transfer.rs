@@ -323,7 +323,8 @@ impl File {
     }
 
     fn wanted(&self) -> Wanted<'_> {
-        Wanted { path: &self.path, sha256: self.model.weights.sha256() }
+        let weights = &self.model.weights;
+        Wanted { path: &self.path, size_bytes: weights.size_bytes, sha256: weights.sha256() }
     }
 }
 

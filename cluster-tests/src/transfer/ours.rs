@@ -49,18 +49,14 @@ pub(super) fn model(size_bytes: u64) -> FakeModel {
 
 /// The node in the first room has the model; those in the others get it.
 pub(super) async fn from_a_node(plan: &Plan, lab: &Lab, model: &FakeModel) -> Result<Outcome> {
-    let (room, others) = lab.rooms().split_first().context("a lab has rooms")?;
+    let room = lab.rooms().first().context("a lab has rooms")?;
     // It has nothing: what the cluster has is spread.
     let registry = Registry::start(room, None).await?;
     let cluster = in_rooms(lab.rooms(), &registry.url).await?;
     has(&cluster, 0, model).await?;
     let course = Course { cluster: &cluster, receivers: 1..cluster.size(), model };
-    let party = Party {
-        seed: Watched::new(cluster.node(0).facts()?.pid)?,
-        receivers: course.receivers()?,
-        traffic: Traffic::Room(room),
-    };
-    let outcome = course.run(party, plan.limit(others.len())).await?;
+    let seed = Watched::new(cluster.node(0).facts()?.pid)?;
+    let outcome = course.run(plan, seed, Traffic::Room(room)).await?;
     cluster.finish().await?;
     Ok(outcome)
 }
@@ -71,12 +67,8 @@ pub(super) async fn from_a_registry(plan: &Plan, lab: &Lab, model: &FakeModel) -
     let registry = Registry::start(room, Some(model)).await?;
     let cluster = in_rooms(others, &registry.url).await?;
     let course = Course { cluster: &cluster, receivers: 0..cluster.size(), model };
-    let party = Party {
-        seed: Watched::new(registry.process.id().context("the registry has ended")?)?,
-        receivers: course.receivers()?,
-        traffic: Traffic::Room(room),
-    };
-    let outcome = course.run(party, plan.limit(others.len())).await?;
+    let seed = Watched::new(registry.process.id().context("the registry has ended")?)?;
+    let outcome = course.run(plan, seed, Traffic::Room(room)).await?;
     cluster.finish().await?;
     Ok(outcome)
 }
@@ -87,12 +79,8 @@ pub(super) async fn over_loopback(plan: &Plan, model: &FakeModel) -> Result<Outc
     let cluster = settled(described(2, &registry.url())).await?;
     has(&cluster, 0, model).await?;
     let course = Course { cluster: &cluster, receivers: 1..2, model };
-    let party = Party {
-        seed: Watched::new(cluster.node(0).facts()?.pid)?,
-        receivers: course.receivers()?,
-        traffic: Traffic::Loopback,
-    };
-    let outcome = course.run(party, plan.limit(1)).await?;
+    let seed = Watched::new(cluster.node(0).facts()?.pid)?;
+    let outcome = course.run(plan, seed, Traffic::Loopback).await?;
     cluster.finish().await?;
     Ok(outcome)
 }
@@ -110,12 +98,8 @@ pub(super) async fn over_lanes(plan: &Plan, model: &FakeModel) -> Result<Outcome
     let cluster = settled(builder).await?;
     has(&cluster, 1, model).await?;
     let course = Course { cluster: &cluster, receivers: 0..1, model };
-    let party = Party {
-        seed: Watched::new(cluster.node(1).facts()?.pid)?,
-        receivers: course.receivers()?,
-        traffic: Traffic::Loopback,
-    };
-    let outcome = course.run(party, plan.limit(1)).await?;
+    let seed = Watched::new(cluster.node(1).facts()?.pid)?;
+    let outcome = course.run(plan, seed, Traffic::Loopback).await?;
     came_over_lanes(&cluster, model).await?;
     cluster.finish().await?;
     Ok(outcome)
@@ -184,7 +168,9 @@ impl Course<'_> {
     }
 
     /// Types the command, and looks until all have the model. A command that fails ends it.
-    async fn run(&self, party: Party<'_>, limit: Duration) -> Result<Outcome> {
+    async fn run(&self, plan: &Plan, seed: Watched, traffic: Traffic<'_>) -> Result<Outcome> {
+        let party = Party { seed, receivers: self.receivers()?, traffic };
+        let limit = plan.limit(self.receivers.len());
         let targets: Vec<&str> = self.nodes().map(Node::name).collect();
         let (targets, sha256) = (targets.join(","), self.model.weights.sha256());
         let words = ["-o", "json", "model", "pull", NAME, "--insecure", "--wait", "--node", &targets];

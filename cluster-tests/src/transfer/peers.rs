@@ -31,6 +31,8 @@ use super::plan::Peer;
 use crate::machine;
 
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How fast a program reads its file again before it gives it, at least.
+const HASHED_BYTES_MIN: u64 = 32 << 20;
 /// Ports in rooms, where nothing else has them.
 const WEB_PORT: u16 = 8_080;
 const TORRENT_PORT: u16 = 6_881;
@@ -52,6 +54,7 @@ const FOREIGN: [&str; 3] = ["RUST_LOG", "RQBIT_", "IROH_"];
 pub(super) struct Wanted<'a> {
     /// Where it lies, on the disk on which the copies will.
     pub(super) path: &'a Path,
+    pub(super) size_bytes: u64,
     pub(super) sha256: Digest,
 }
 
@@ -84,10 +87,9 @@ pub(super) async fn spread(peer: Peer, lab: &Lab, wanted: Wanted<'_>, limit: Dur
     fs::create_dir(&served).context("make the seed's folder")?;
     fs::hard_link(wanted.path, served.join(FILE)).context("link the file")?;
     let (seed, others) = lab.rooms().split_first().context("a lab has rooms")?;
-    let mut source = Source::start(peer, lab, &served).await?;
+    let mut source = Source::start(peer, lab, &served, wanted.size_bytes).await?;
     let seed_process = watched(source.programs.last().context("the seed runs")?)?;
-    let size_bytes = fs::metadata(wanted.path).context("look at the file")?.len();
-    let (begin, mut receivers) = (memory::begin(others.len(), size_bytes).await?, Vec::new());
+    let (begin, mut receivers) = (memory::begin(others.len(), wanted.size_bytes).await?, Vec::new());
     for (number, room) in others.iter().enumerate() {
         let own = folder.path().join(number.to_string());
         fs::create_dir(&own).context("make a folder")?;
@@ -123,11 +125,12 @@ struct Source {
 
 impl Source {
     /// Starts it in the first room. When this returns, it gives.
-    async fn start(peer: Peer, lab: &Lab, served: &Path) -> Result<Self> {
+    async fn start(peer: Peer, lab: &Lab, served: &Path, size_bytes: u64) -> Result<Self> {
         let room: &Room = lab.rooms().first().context("a lab has rooms")?;
         let rooms: Vec<Ipv4Addr> = lab.rooms().iter().filter_map(|room| room.address()).collect();
         let at = SocketAddr::from((room.address().context("a room with a network")?, WEB_PORT));
         let (mut link, mut terminal) = (format!("http://{at}/{FILE}"), None);
+        let hashed = PATIENCE + Duration::from_secs(size_bytes / HASHED_BYTES_MIN);
         let programs = match peer {
             Peer::Nginx | Peer::Aria2 => vec![nginx(Some(room), at, served, None).await?],
             Peer::Aria2Bt => {
@@ -136,10 +139,10 @@ impl Source {
             }
             Peer::Rqbit => {
                 make_torrent(served, at, &rooms).await?;
-                vec![rqbit::sow(room, served, &others(&rooms, room)).await?]
+                vec![rqbit::sow(room, served, &others(&rooms, room), hashed).await?]
             }
             Peer::Sendme => {
-                let sender = sendme::send(room, served).await?;
+                let sender = sendme::send(room, served, hashed).await?;
                 (link, terminal) = (sender.ticket, Some(sender.terminal));
                 vec![sender.process]
             }
@@ -175,8 +178,7 @@ pub(super) async fn over_tls(wanted: Wanted<'_>, limit: Duration) -> Result<Outc
     certificate(folder.path()).await?;
     let mut web = nginx(None, at, &served, Some(folder.path())).await?;
     let seed = watched(&web)?;
-    let size_bytes = fs::metadata(wanted.path).context("look at the file")?.len();
-    let begin = memory::begin(1, size_bytes).await?;
+    let begin = memory::begin(1, wanted.size_bytes).await?;
     let mut child = curl(None, &format!("https://{at}/{FILE}"), folder.path())?;
     let receivers = vec![Receiver::new(watched(&child)?, Done::Ended, folder.path().join(FILE))];
     let outcome = Party { seed, receivers, traffic: Traffic::Loopback }.follow(begin, limit, wanted.sha256).await;

@@ -3,6 +3,7 @@
 //!
 //! What takes minutes by default takes seconds here.
 
+use std::process::Output;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -36,10 +37,15 @@ pub(crate) async fn start(test: &str, registry: &FakeRegistry, repair_after: Dur
     Ok(cluster)
 }
 
+/// Runs a command at the node that is asked, in JSON.
+async fn asked(cluster: &Cluster, words: &[&str]) -> Result<Output> {
+    let words: Vec<&str> = ["-o", "json"].iter().chain(words).copied().collect();
+    cluster.node(ASKED).ollamax(&words, PATIENCE).await
+}
+
 /// What a command says in JSON; it must end well.
 pub(crate) async fn said(cluster: &Cluster, words: &[&str]) -> Result<Value> {
-    let words: Vec<&str> = ["-o", "json"].iter().chain(words).copied().collect();
-    let told = cluster.node(ASKED).ollamax(&words, PATIENCE).await?;
+    let told = asked(cluster, words).await?;
     ensure!(told.status.success(), "{words:?}: {told:?}");
     serde_json::from_slice(&told.stdout).with_context(|| format!("{words:?}: {told:?}"))
 }
@@ -93,9 +99,9 @@ pub(crate) async fn on_two(cluster: &Cluster, (name, model): (&str, &FakeModel))
     Ok((two, other))
 }
 
-/// One of the two that is not asked in these tests.
-pub(crate) fn mortal(two: [usize; 2]) -> usize {
-    if two[0] == ASKED { two[1] } else { two[0] }
+/// One of the two that is not asked in these tests, and the other one.
+pub(crate) const fn mortal(two: [usize; 2]) -> (usize, usize) {
+    if two[0] == ASKED { (two[1], two[0]) } else { (two[0], two[1]) }
 }
 
 /// In order.
@@ -129,13 +135,23 @@ pub(crate) async fn repair_of(cluster: &Cluster, name: &str) -> Result<Value> {
 
 /// Moves with all of these labels that nobody asked for. Whoever led when they ended has counted them; every node
 /// that runs must count.
-pub(crate) async fn moves(cluster: &Cluster, labels: &[&str]) -> Result<f64> {
+async fn moves(cluster: &Cluster, labels: &[&str]) -> Result<f64> {
     let mut sum = 0.0;
     for (index, _) in cluster.nodes().iter().enumerate().filter(|(_, node)| node.is_running()) {
         let counted = cluster.metric_of(index, "ollamax_model_moves_total", labels).await?;
         sum += counted.with_context(|| format!("node {index} does not count moves with {labels:?}"))?;
     }
     Ok(sum)
+}
+
+/// Waits until a repair that has come to its end is counted.
+pub(crate) async fn a_repair_is_counted(cluster: &Cluster, patience: Duration) -> Result<()> {
+    wait::until("the repair to be counted", patience, || async {
+        let done = moves(cluster, &["kind=\"repair\"", "outcome=\"done\""]).await?;
+        ensure!(done >= 1.0, "{done} repairs");
+        anyhow::Ok(())
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -147,20 +163,14 @@ async fn a_lost_copy_is_made_anew_after_a_while_and_the_surplus_goes_when_the_no
     let cluster = start("replication-lost", &registry, REPAIR_AFTER).await?;
     make_it_lead(&cluster, ASKED).await?;
     let (two, other) = on_two(&cluster, ("lost", &model)).await?;
-    let dies = mortal(two);
-    let stays = if two[0] == dies { two[1] } else { two[0] };
+    let (dies, stays) = mortal(two);
 
     let killed_at = Instant::now();
     cluster.kill(&[dies]).await?;
     wait::until("a new copy", PATIENCE, || async { is_whole(&cluster.node(other).store(), &model) }).await?;
     let after = killed_at.elapsed();
     ensure!(after >= REPAIR_AFTER, "it was made after {after:?}");
-    wait::until("the repair to be counted", PATIENCE, || async {
-        let done = moves(&cluster, &["kind=\"repair\"", "outcome=\"done\""]).await?;
-        ensure!(done >= 1.0, "{done} repairs");
-        anyhow::Ok(())
-    })
-    .await?;
+    a_repair_is_counted(&cluster, PATIENCE).await?;
     wait::until("the wish to be met", PATIENCE, || async {
         let found = holders(&cluster, "lost").await?;
         ensure!(found.contains(&other) && found.contains(&stays), "it is on {found:?}");
@@ -183,7 +193,7 @@ async fn a_node_that_comes_and_goes_moves_nothing() -> Result<()> {
     let cluster = start("replication-flaps", &registry, PATIENCE).await?;
     make_it_lead(&cluster, ASKED).await?;
     let (two, other) = on_two(&cluster, ("flaps", &model)).await?;
-    let flaps = mortal(two);
+    let (flaps, _) = mortal(two);
     for _ in 0..3 {
         cluster.node(flaps).pause()?;
         is_heard(&cluster, flaps, false).await?;
@@ -212,12 +222,10 @@ async fn a_node_is_emptied_and_then_taken_out() -> Result<()> {
     registry.push("emptied", &model);
     let cluster = start("replication-emptied", &registry, REPAIR_AFTER).await?;
     let (two, other) = on_two(&cluster, ("emptied", &model)).await?;
-    let leaves = mortal(two);
-    let stays = if two[0] == leaves { two[1] } else { two[0] };
+    let (leaves, stays) = mortal(two);
     let name = cluster.node(leaves).name().to_owned();
 
-    let told = cluster.node(ASKED).ollamax(&["-o", "json", "node", "remove", &name, "--yes"], PATIENCE).await?;
-    let (code, error) = refused(&told)?;
+    let (code, error) = refused(&asked(&cluster, &["node", "remove", &name, "--yes"]).await?)?;
     let next = format!("ollamax node drain {name} --models --wait");
     ensure!(
         code == "precondition_failed" && error["next"].as_str().is_some_and(|text| text.starts_with(&next)),
@@ -245,8 +253,8 @@ async fn a_wish_without_a_place_says_why_and_is_met_when_there_is_one() -> Resul
     registry.push("placed", &model);
     let cluster = start("replication-placed", &registry, REPAIR_AFTER).await?;
     said(&cluster, &["node", "label", "n2", "room=a"]).await?;
-    let words = ["-o", "json", "model", "pull", "placed", "--replicas", "2", "--label", "room=a"];
-    let (code, error) = refused(&cluster.node(ASKED).ollamax(&words, PATIENCE).await?)?;
+    let words = ["model", "pull", "placed", "--replicas", "2", "--label", "room=a"];
+    let (code, error) = refused(&asked(&cluster, &words).await?)?;
     let why = error["why"].as_str().unwrap_or_default();
     ensure!(code == "precondition_failed" && why.contains("n3 is not labelled room=a"), "{error}");
 
@@ -281,8 +289,7 @@ async fn a_file_says_what_is_wished_for_once() -> Result<()> {
     let path = cluster.directory().join("wishes.toml");
     let file = path.to_string_lossy().into_owned();
     std::fs::write(&path, "[[model]]\nname = \"declared\"\nnodes = [\"n1\", \"n4\"]\n")?;
-    let (code, error) =
-        refused(&cluster.node(ASKED).ollamax(&["-o", "json", "model", "plan", &file], PATIENCE).await?)?;
+    let (code, error) = refused(&asked(&cluster, &["model", "plan", &file]).await?)?;
     let why = error["why"].as_str().unwrap_or_default();
     ensure!(code == "bad_request" && why == "line 3: there is no node \"n4\"", "{error}");
 

@@ -16,7 +16,7 @@ use ollamax_types::Digest;
 use crate::model_owners::{PATIENCE, make_it_lead};
 use crate::pull_from_a_registry::{blob, is_whole, model, plan};
 use crate::registry_of_models::is_served;
-use crate::replication::{ASKED, mortal, moves, on_two, repair_of, said, start, wish};
+use crate::replication::{ASKED, a_repair_is_counted, mortal, on_two, repair_of, said, start, wish};
 use crate::spread::{WEIGHTS_BYTES, all_seen_up, came_once, events, is_everywhere, spread};
 
 /// A file of one chunk, and another one.
@@ -199,8 +199,7 @@ async fn a_repair_that_somebody_asks_for_is_shown_first_and_waits_for_nothing() 
     let cluster = start("upkeep-repair", &registry, 20 * PATIENCE).await?;
     make_it_lead(&cluster, ASKED).await?;
     let (two, other) = on_two(&cluster, ("mended", &model)).await?;
-    let dies = mortal(two);
-    let stays = if two[0] == dies { two[1] } else { two[0] };
+    let (dies, stays) = mortal(two);
     // All nodes share one disk here.
     let even = said(&cluster, &["model", "rebalance", "--dry-run"]).await?;
     ensure!(even["moves"].as_array().is_some_and(Vec::is_empty) && even["dryRun"] == true, "{even}");
@@ -216,12 +215,7 @@ async fn a_repair_that_somebody_asks_for_is_shown_first_and_waits_for_nothing() 
     let made = said(&cluster, &["model", "repair"]).await?;
     ensure!(made["moves"][0] == step && made["dryRun"] == false, "{made} instead of {step}");
     wait::until("the new copy", PATIENCE, || async { is_whole(&cluster.node(other).store(), &model) }).await?;
-    wait::until("the repair to be counted", PATIENCE, || async {
-        let done = moves(&cluster, &["kind=\"repair\"", "outcome=\"done\""]).await?;
-        ensure!(done >= 1.0, "{done} repairs");
-        anyhow::Ok(())
-    })
-    .await?;
+    a_repair_is_counted(&cluster, PATIENCE).await?;
     came_once(&registry, &model)?;
     cluster.finish().await
 }

@@ -4,7 +4,7 @@
 //! what it has, until it is ended. What it says stands in a file. The words are those of its release 9.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
+use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use tokio::process::Child;
 
 use ollamax_testkit::{Room, wait};
 
-use super::{FILE, PATIENCE, TORRENT, TORRENT_PORT, program};
+use super::{TORRENT, TORRENT_PORT, program};
 use crate::transfer::course::{Done, says};
 
 /// What it says once, when it has got all of it.
@@ -23,14 +23,10 @@ const COMPLETE: &str = "torrent finished downloading";
 const GIVES: &str = "]: 100.00%";
 /// Where it says so.
 const LOG: &str = "rqbit.log";
-/// How fast it reads its file again before it gives it, at least.
-const HASHED_BYTES_MIN: u64 = 32 << 20;
 
-/// The client that has the file. It reads it again first.
-pub(super) async fn sow(room: &Room, served: &Path, others: &[Ipv4Addr]) -> Result<Child> {
+/// The client that has the file. It reads it again first, which may take so long.
+pub(super) async fn sow(room: &Room, served: &Path, others: &[Ipv4Addr], patience: Duration) -> Result<Child> {
     let (child, log) = start(room, &served.join(TORRENT), served, others)?;
-    let size_bytes = fs::metadata(served.join(FILE)).context("look at the file")?.len();
-    let patience = PATIENCE + Duration::from_secs(size_bytes / HASHED_BYTES_MIN);
     wait::until_true("rqbit to give the file", patience, || async { says(&log, GIVES) }).await?;
     Ok(child)
 }
@@ -92,7 +88,7 @@ mod tests {
             ("INFO rqbit: [0]: 100.00% (1 / 1), down 0.00 MiB/s\n", true, false),
             ("INFO librqbit: torrent finished downloading id=0\n", false, true),
         ] {
-            fs::write(&log, said).expect("room");
+            std::fs::write(&log, said).expect("room");
             assert_eq!((says(&log, GIVES), says(&log, COMPLETE)), (gives, has), "{said}");
         }
     }

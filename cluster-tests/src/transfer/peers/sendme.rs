@@ -18,10 +18,8 @@ use tokio::process::Child;
 
 use ollamax_testkit::{Room, wait};
 
-use super::{FILE, PATIENCE, program};
+use super::{FILE, program};
 
-/// How fast it hashes its file before it gives it, at least.
-const HASHED_BYTES_MIN: u64 = 32 << 20;
 /// Where it says the ticket.
 const SAID: &str = "sendme.out";
 /// What stands before a ticket.
@@ -37,16 +35,14 @@ pub(super) struct Sender {
     pub(super) terminal: OwnedFd,
 }
 
-/// Has a file given from a room. It hashes it first.
-pub(super) async fn send(room: &Room, served: &Path) -> Result<Sender> {
+/// Has a file given from a room. It hashes it first, which may take so long.
+pub(super) async fn send(room: &Room, served: &Path, patience: Duration) -> Result<Sender> {
     let (file, said) = (served.join(FILE), served.join(SAID));
-    let size_bytes = fs::metadata(&file).context("look at the file")?.len();
     let OpenptyResult { master, slave } = terminal()?;
     let mut command = program(Some(room), "sendme")?;
     command.args(send_words(&file)).current_dir(served).stdin(Stdio::from(slave));
     command.stdout(File::create(&said).context("make a file for what sendme says")?);
     let process = command.spawn().context("start sendme")?;
-    let patience = PATIENCE + Duration::from_secs(size_bytes / HASHED_BYTES_MIN);
     let ticket = wait::until("sendme to say a ticket", patience, || async {
         let text = fs::read_to_string(&said).unwrap_or_default();
         ticket_in(&text).map(str::to_owned).context("no ticket yet")

@@ -75,9 +75,7 @@ impl Cluster {
     /// # Errors
     /// When the node does not answer.
     pub async fn metric(&self, index: usize, name: &str) -> Result<Option<f64>> {
-        let answer = self.http.call(http::Method::GET, &self.url(index, "/metrics")?, "").await?;
-        let text = answer.text().await.context("read /metrics")?;
-        Ok(sum_metric(&text, name))
+        self.metric_of(index, name, &[]).await
     }
 
     /// As [`Cluster::metric`], of the series whose labels have all of these pieces, such as `class="bulk"`.
@@ -88,29 +86,5 @@ impl Cluster {
         let answer = self.http.call(http::Method::GET, &self.url(index, "/metrics")?, "").await?;
         let text = answer.text().await.context("read /metrics")?;
         Ok(sum_of(&text, name, labels))
-    }
-}
-
-fn sum_metric(text: &str, name: &str) -> Option<f64> {
-    let of_name = text.lines().filter_map(|line| {
-        let rest = line.strip_prefix(name)?;
-        if !rest.starts_with(['{', ' ']) {
-            return None;
-        }
-        rest.rsplit(' ').next()?.parse::<f64>().ok()
-    });
-    of_name.fold(None, |sum, value| Some(sum.unwrap_or(0.0) + value))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sums_a_metric_over_its_labels_and_only_that_metric() {
-        let text = "# HELP a x\na 2\na_total 9\nb{x=\"1\"} 1\nb{x=\"2\"} 2.5\n";
-        assert_eq!(sum_metric(text, "a"), Some(2.0));
-        assert_eq!(sum_metric(text, "b"), Some(3.5));
-        assert_eq!(sum_metric(text, "c"), None);
     }
 }

@@ -80,4 +80,12 @@ mod tests {
             assert_eq!(sum_of(text, name, labels), expected, "{name} {labels:?}");
         }
     }
+
+    #[test]
+    fn sums_a_metric_over_its_labels_and_only_that_metric() {
+        let text = "# HELP a x\na 2\na_total 9\nb{x=\"1\"} 1\nb{x=\"2\"} 2.5\n";
+        assert_eq!(sum_of(text, "a", &[]), Some(2.0));
+        assert_eq!(sum_of(text, "b", &[]), Some(3.5));
+        assert_eq!(sum_of(text, "c", &[]), None);
+    }
 }
