@@ -12,7 +12,7 @@ use ollamax_types::{
     ClusterId, Digest, ErrorCode, Incarnation, ModelName, ModelRecord, NodeId, PeerId, Role, Root, Timestamp, TokenId,
 };
 
-pub use model::{Cordon, Drop, How, Model, Phase, PhaseWord, Pin, PlanKind, Since, Standing, Version, Want};
+pub use model::{Cordon, Drop, How, Model, Phase, PhaseWord, Pin, PlanKind, Since, Version, Want};
 
 /// Names one record.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
