@@ -245,6 +245,12 @@ impl Member {
     pub const fn is_standing(&self) -> bool {
         !matches!(self.state, MemberState::Departed { .. })
     }
+
+    /// What a label says. What people say of the member wins over what it says itself.
+    #[must_use]
+    pub fn label(&self, key: &str) -> Option<&String> {
+        self.labels.get(key).or_else(|| self.own_labels.get(key))
+    }
 }
 
 /// A permission to join.
