@@ -25,7 +25,7 @@ pub use happening::{ClusterEvent, EventKind, events_of, leader_elected, voters_c
 pub use record::{
     Blob, Cluster, Cordon, Counts, Drop, Due, Failure, Fill, How, Key, KeyRange, Lease, Location, Member, MemberState,
     Migration, MigrationStatus, Model, Phase, PhaseWord, Pin, Plan, PlanKind, Record, Remembered, Replicas, Session,
-    Setting, Since, Standing, Token, Usage, Value, Version, Want, Wish,
+    Setting, Since, Token, Usage, Value, Version, Want, Wish,
 };
 pub use txn::Txn;
 pub use view::{Fault, Mutation, View};

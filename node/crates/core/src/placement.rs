@@ -93,7 +93,8 @@ impl Site {
 mod tests {
     use super::*;
 
-    fn site(node: u64) -> Site {
+    /// A node that may have any model; it has none yet.
+    pub(super) fn site(node: u64) -> Site {
         Site {
             node: NodeId(node),
             health: Health::Alive,

@@ -418,8 +418,7 @@ impl Keeping {
 pub(crate) fn sharing_of(models: &[Scanned]) -> Sharing {
     let files = |scanned: &Scanned| scanned.blobs.iter().map(|blob| (blob.sha256, blob.size_bytes)).collect();
     let complete = models.iter().filter(|scanned| scanned.complete);
-    let all: Vec<(Digest, Vec<(Digest, u64)>)> =
-        complete.map(|scanned| (scanned.model.digest, files(scanned))).collect();
+    let all: Vec<Vec<(Digest, u64)>> = complete.map(files).collect();
     sharing(&all)
 }
 

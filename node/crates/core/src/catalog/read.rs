@@ -7,7 +7,7 @@ use ollamax_types::{Digest, ModelName, NodeId, PeerId, Timestamp, TokenId};
 
 use super::record::{
     Blob, Cluster, Counts, Due, Key, KeyRange, Lease, Location, Member, Migration, Model, Record, Remembered, Session,
-    Setting, Standing, Token, Usage, Value, Version, Wish,
+    Setting, Token, Usage, Value, Version, Wish,
 };
 use super::view::{Fault, View};
 
@@ -435,17 +435,6 @@ pub fn version(view: &dyn View, name: &ModelName, number: u64) -> Result<Option<
 /// When the state cannot be read.
 pub fn versions(view: &dyn View, name: &ModelName) -> Result<Vec<Version>, Fault> {
     all(view, &KeyRange::VersionsOf(name.key()), as_version)
-}
-
-/// Why the cluster has a model; `None`: nobody asked for it, and no node has it.
-///
-/// # Errors
-/// When the state cannot be read.
-pub fn standing(view: &dyn View, name: &ModelName) -> Result<Option<Standing>, Fault> {
-    if let Some(wish) = wish(view, name)? {
-        return Ok(Some(if wish.declared { Standing::Declared } else { Standing::Asked }));
-    }
-    Ok(has_copy(view, name)?.then_some(Standing::AsFound))
 }
 
 /// Whether any node has a model.

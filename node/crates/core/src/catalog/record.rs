@@ -12,7 +12,7 @@ use ollamax_types::{
     ClusterId, Digest, ErrorCode, Incarnation, ModelName, ModelRecord, NodeId, PeerId, Role, Root, Timestamp, TokenId,
 };
 
-pub use model::{Cordon, Drop, How, Model, Phase, PhaseWord, Pin, PlanKind, Since, Standing, Version, Want};
+pub use model::{Cordon, Drop, How, Model, Phase, PhaseWord, Pin, PlanKind, Since, Version, Want};
 
 /// Names one record.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -244,6 +244,12 @@ impl Member {
     #[must_use]
     pub const fn is_standing(&self) -> bool {
         !matches!(self.state, MemberState::Departed { .. })
+    }
+
+    /// What a label says. What people say of the member wins over what it says itself.
+    #[must_use]
+    pub fn label(&self, key: &str) -> Option<&String> {
+        self.labels.get(key).or_else(|| self.own_labels.get(key))
     }
 }
 

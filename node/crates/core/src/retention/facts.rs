@@ -113,7 +113,7 @@ impl Facts {
 
 impl ModelFacts {
     fn of(model: Model, version_at: Option<Timestamp>, wish: Option<&Wish>, copies: &[Location]) -> Self {
-        let pin = model.pin.as_ref().map(|pin| pin.digest);
+        let pin = model.pinned();
         let fact = |copy: &Location| CopyFacts {
             node: copy.node,
             digest: copy.model.digest,

@@ -140,8 +140,7 @@ impl Case<'_> {
     }
 
     fn standing(&self) -> Option<Digest> {
-        let pin = self.model.as_ref().and_then(|model| model.pin.as_ref());
-        standing_digest(&self.copies, pin.map(|pin| pin.digest))
+        standing_digest(&self.copies, self.model.as_ref().and_then(Model::pinned))
     }
 
     fn has_not(&self, name: &str, node: NodeId) -> Option<String> {

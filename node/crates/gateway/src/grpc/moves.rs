@@ -183,8 +183,7 @@ impl Moving<'_> {
     fn unfit(&self) -> Option<Unfit> {
         let Self { wish, to, .. } = self;
         let size_bytes = wish.size_bytes;
-        let labels = |key: &String| to.labels.get(key).or_else(|| to.own_labels.get(key));
-        let missing = wish.want.labels.iter().find(|(key, wanted)| labels(key) != Some(*wanted));
+        let missing = wish.want.labels.iter().find(|(key, wanted)| to.label(key) != Some(*wanted));
         if to.role == Role::Gateway {
             Some(Unfit::Gateway)
         } else if self.is_to_dead {

@@ -171,10 +171,9 @@ fn belongs(scene: &Scene<'_>, want: &Want, copy: &Location) -> Result<bool, Faul
     Ok(member.is_some_and(|member| is_meant(&member, want)))
 }
 
-/// Whether a copy belongs on a node. What people say of it wins over what it says itself.
+/// Whether a copy belongs on a node.
 fn is_meant(member: &Member, want: &Want) -> bool {
-    let label = |key: &String| member.labels.get(key).or_else(|| member.own_labels.get(key));
-    let is_labelled = want.labels.iter().all(|(key, wanted)| label(key) == Some(wanted));
+    let is_labelled = want.labels.iter().all(|(key, wanted)| member.label(key) == Some(wanted));
     member.cordon != Cordon::Emptying && !want.avoid.contains(&member.id) && is_labelled
 }
 

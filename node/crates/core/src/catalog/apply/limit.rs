@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use ollamax_types::limits::{ADDRESS_BYTES_MAX, ADDRESSES_MAX, IDENTIFIER_BYTES_MAX, LABEL_BYTES_MAX};
+use ollamax_types::ModelName;
+use ollamax_types::limits::{ADDRESS_BYTES_MAX, ADDRESSES_MAX, IDENTIFIER_BYTES_MAX, LABEL_BYTES_MAX, MODEL_BYTES_MAX};
 
 use super::{Stop, invalid};
 use crate::catalog::command::Refusal;
@@ -40,6 +41,14 @@ pub(super) fn check_bytes(field: &str, text: &str, max: usize) -> Result<(), Sto
 pub(super) fn check_count(field: &str, count: usize, max: usize) -> Result<(), Stop> {
     if count > max {
         return Err(invalid(format!("{field} has {count} items; the limit is {max}")));
+    }
+    Ok(())
+}
+
+/// The files of a model, together.
+pub(super) fn check_size(name: &ModelName, size_bytes: u64) -> Result<(), Stop> {
+    if size_bytes > MODEL_BYTES_MAX {
+        return Err(invalid(format!("{name} has {size_bytes} bytes; the limit is {MODEL_BYTES_MAX}")));
     }
     Ok(())
 }

@@ -6,13 +6,11 @@
 //! none at all. A round that is begun here differs from one that is asked for in that its version is known from the
 //! start.
 
-use ollamax_types::limits::{
-    MODEL_BYTES_MAX, MODEL_KEY_BYTES_MAX, MODELS_MAX, PHASE_NOTE_BYTES_MAX, REPORT_MODELS_MAX, VERSIONS_MAX,
-};
+use ollamax_types::limits::{MODEL_KEY_BYTES_MAX, MODELS_MAX, PHASE_NOTE_BYTES_MAX, REPORT_MODELS_MAX, VERSIONS_MAX};
 use ollamax_types::{Digest, ModelName, NodeId};
 
 use super::draft::Draft;
-use super::limit::{check_bytes, check_count, exceeded};
+use super::limit::{check_bytes, check_count, check_size, exceeded};
 use super::{Applied, Scene, Step, Stop, invalid, members, wishes};
 use crate::catalog::command::{Answer, Refusal};
 use crate::catalog::models;
@@ -31,7 +29,7 @@ pub(super) struct Fixed<'a> {
 }
 
 pub(super) fn fix(scene: &Scene<'_>, fixed: Fixed<'_>, replicas: Option<&Replicas>) -> Step {
-    check_size(fixed)?;
+    check_size(fixed.name, fixed.size_bytes)?;
     let draft = Draft::new(scene.view);
     let held = read::wish(&draft, fixed.name)?;
     let replicas = match (replicas, &held) {
@@ -95,16 +93,8 @@ pub(super) fn check_enabled(model: &Model) -> Result<(), Stop> {
     }
 }
 
-fn check_size(fixed: Fixed<'_>) -> Result<(), Stop> {
-    let Fixed { name, size_bytes, .. } = fixed;
-    if size_bytes > MODEL_BYTES_MAX {
-        return Err(invalid(format!("{name} has {size_bytes} bytes; the limit is {MODEL_BYTES_MAX}")));
-    }
-    Ok(())
-}
-
 pub(super) fn note(scene: &Scene<'_>, fixed: Fixed<'_>) -> Step {
-    check_size(fixed)?;
+    check_size(fixed.name, fixed.size_bytes)?;
     let draft = Draft::new(scene.view);
     let mut model = opened(scene, &draft, fixed.name)?;
     if !is_newer(&draft, &model, fixed.digest)? {

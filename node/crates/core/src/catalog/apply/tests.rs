@@ -7,6 +7,7 @@ mod properties;
 mod registry;
 mod values;
 mod wishes;
+mod world;
 
 use ollamax_types::limits::*;
 use ollamax_types::{ClusterId, Digest, Incarnation, ModelRecord, NodeId, PeerId, RequestId, Role, Timestamp, TokenId};

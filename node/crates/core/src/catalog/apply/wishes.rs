@@ -18,7 +18,7 @@ use ollamax_types::limits::{
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, Role};
 
 use super::draft::Draft;
-use super::limit::{check_count, exceeded};
+use super::limit::{check_count, check_size, exceeded};
 use super::places::check_want;
 use super::{Applied, Scene, Step, Stop, drops, invalid, members, put, registry};
 use crate::catalog::command::{Answer, CopyCourse, Refusal};
@@ -309,10 +309,7 @@ pub(super) fn resolve(scene: &Scene<'_>, node: NodeId, round: Round<'_>, digest:
     if wish.plan.as_ref().is_none_or(|plan| plan.ingester != node) {
         return Err(Refusal::NotPlanned { name: round.name.clone(), node }.into());
     }
-    if size_bytes > MODEL_BYTES_MAX {
-        let name = round.name;
-        return Err(invalid(format!("{name} has {size_bytes} bytes; the limit is {MODEL_BYTES_MAX}")));
-    }
+    check_size(round.name, size_bytes)?;
     match wish.digest {
         Some(known) if known == digest => Ok(Applied::done(Vec::new())),
         Some(wanted) => Err(Refusal::VersionMoved { name: round.name.clone(), wanted, found: digest }.into()),
@@ -321,11 +318,7 @@ pub(super) fn resolve(scene: &Scene<'_>, node: NodeId, round: Round<'_>, digest:
 }
 
 pub(super) fn tell(scene: &Scene<'_>, node: NodeId, round: Round<'_>, code: ErrorCode, text: &str) -> Step {
-    members::standing(scene, node)?;
-    let mut wish = running(scene, round)?;
-    if !wish.plan.as_ref().is_some_and(|plan| plan.names(node)) {
-        return Err(Refusal::NotPlanned { name: round.name.clone(), node }.into());
-    }
+    let mut wish = taken_part(scene, node, round)?;
     let text = cut(text);
     if wish.failures.get(&node).is_some_and(|told| told.code == code && told.text == text) {
         return Ok(Applied::done(Vec::new()));
@@ -338,11 +331,7 @@ pub(super) fn tell(scene: &Scene<'_>, node: NodeId, round: Round<'_>, code: Erro
 /// How far a copy is. The wish is written as it was, which changes nothing; that it is written tells that the round
 /// runs and the node has its part in it.
 pub(super) fn note_copy(scene: &Scene<'_>, node: NodeId, round: Round<'_>, course: &CopyCourse) -> Step {
-    members::standing(scene, node)?;
-    let wish = running(scene, round)?;
-    if !wish.plan.as_ref().is_some_and(|plan| plan.names(node)) {
-        return Err(Refusal::NotPlanned { name: round.name.clone(), node }.into());
-    }
+    let wish = taken_part(scene, node, round)?;
     check_count("the list of sources", course.members.len(), COPY_SOURCES_MAX)?;
     if course.verified_bytes > course.size_bytes || course.size_bytes > MODEL_BYTES_MAX {
         let CopyCourse { verified_bytes, size_bytes, .. } = course;
@@ -423,6 +412,16 @@ fn running(scene: &Scene<'_>, round: Round<'_>) -> Result<Wish, Stop> {
     let wish = read::wish(scene.view, name)?.ok_or_else(|| Refusal::WishNotFound(name.clone()))?;
     if wish.round != round.number {
         return Err(Refusal::RoundPassed { name: name.clone(), round: round.number }.into());
+    }
+    Ok(wish)
+}
+
+/// The wish, if this is its round and the node has a part in it.
+fn taken_part(scene: &Scene<'_>, node: NodeId, round: Round<'_>) -> Result<Wish, Stop> {
+    members::standing(scene, node)?;
+    let wish = running(scene, round)?;
+    if !wish.plan.as_ref().is_some_and(|plan| plan.names(node)) {
+        return Err(Refusal::NotPlanned { name: round.name.clone(), node }.into());
     }
     Ok(wish)
 }

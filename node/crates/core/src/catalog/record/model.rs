@@ -162,17 +162,6 @@ pub enum Cordon {
     Emptying,
 }
 
-/// Why the cluster has a model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Standing {
-    /// A person asked for it.
-    Asked,
-    /// The declared file asks for it.
-    Declared,
-    /// Nodes have it, and nobody asked for it.
-    AsFound,
-}
-
 // === impl Model ===
 
 impl Model {
@@ -245,20 +234,6 @@ impl Cordon {
             Self::Open => "open",
             Self::Cordoned => "cordoned",
             Self::Emptying => "emptying",
-        }
-    }
-}
-
-// === impl Standing ===
-
-impl Standing {
-    /// The word for it.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Asked => "asked",
-            Self::Declared => "declared",
-            Self::AsFound => "as_found",
         }
     }
 }

@@ -1,11 +1,10 @@
 //! Moves row by row; `simulated` has what holds over time.
 
-use std::sync::Arc;
-
 use ollamax_types::{Digest, Timestamp};
 
 use super::*;
 use crate::catalog::Want;
+use crate::placement::tests as sample;
 
 mod simulated;
 
@@ -14,22 +13,7 @@ const NOW_MS: u64 = 100_000_000;
 const TERM: u64 = 1;
 
 fn site(node: u64) -> Site {
-    Site {
-        node: NodeId(node),
-        health: Health::Alive,
-        drained: false,
-        gateway: false,
-        runtime_up: true,
-        disk_free_bytes: Some(100 * GB),
-        holds: false,
-        is_self: false,
-        progress_permille: None,
-        labels: Arc::default(),
-        gpu_memory_bytes: 0,
-        cordon: Cordon::Open,
-        disk_total_bytes: Some(200 * GB),
-        has_damage: false,
-    }
+    Site { disk_free_bytes: Some(100 * GB), disk_total_bytes: Some(200 * GB), ..sample::site(node) }
 }
 
 fn ids(nodes: &[u64]) -> Vec<NodeId> {

@@ -6,27 +6,9 @@ use ollamax_types::{Digest, Timestamp};
 
 use super::*;
 use crate::catalog::{Cordon, Failure, PlanKind, Want};
+use crate::placement::tests::site;
 
 const SIZE_BYTES: u64 = 50;
-
-fn site(node: u64) -> Site {
-    Site {
-        node: NodeId(node),
-        health: Health::Alive,
-        drained: false,
-        gateway: false,
-        runtime_up: true,
-        disk_free_bytes: Some(100),
-        holds: false,
-        is_self: false,
-        progress_permille: None,
-        labels: Arc::default(),
-        gpu_memory_bytes: 0,
-        cordon: Cordon::Open,
-        disk_total_bytes: None,
-        has_damage: false,
-    }
-}
 
 fn dead(node: u64) -> Site {
     Site { health: Health::Dead, ..site(node) }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use ollamax_types::{ErrorCode, ModelName};
 
+use super::world::{World, ids, on};
 use super::*;
 use crate::catalog::command::CopyCourse;
 use crate::catalog::record::{Cordon, Counts, Failure, How, PhaseWord, Plan, Replicas, Wish};
@@ -15,14 +16,6 @@ fn name(text: &str) -> ModelName {
 
 fn ask(model: &str, replicas: Replicas) -> Command {
     Command::AskModel { name: name(model), replicas, insecure: false, want: Default::default(), declared: false }
-}
-
-fn ids(nodes: &[u64]) -> Vec<NodeId> {
-    nodes.iter().copied().map(NodeId).collect()
-}
-
-fn on(nodes: &[u64]) -> Replicas {
-    Replicas::Nodes(ids(nodes))
 }
 
 fn plan(model: &str, round: u64, ingester: u64, targets: &[u64]) -> Command {
@@ -60,60 +53,7 @@ fn no_node(node: u64) -> Answer {
     refused(Refusal::NodeNotFound(NodeId(node)))
 }
 
-/// Nodes 1 to 3, and node 4, a gateway. Log time goes with the index.
-struct World {
-    view: MemView,
-    index: u64,
-}
-
 impl World {
-    fn new() -> Self {
-        let view = check_in_cluster(vec![
-            (0, join("t", "n2", 2), member_answer(2, "n2", false)),
-            (0, join("t", "n3", 3), member_answer(3, "n3", false)),
-            (0, token_with("g", Role::Gateway, 1, HOUR_MS), Answer::Done),
-            (0, join_as("g", Role::Gateway, newcomer("n4", 4, 4)), member_answer(4, "n4", false)),
-        ]);
-        Self { view, index: 6 }
-    }
-
-    fn apply(&mut self, command: Command) -> Applied {
-        self.apply_at(self.index + 1, command)
-    }
-
-    fn apply_at(&mut self, log_time: u64, command: Command) -> Applied {
-        self.index += 1;
-        let applied = apply(&self.view, self.index, 1, &entry(log_time, command)).expect("no fault");
-        if matches!(applied.answer, Answer::Refused(_)) {
-            assert_eq!(applied.mutations, vec![], "a refusal changes nothing");
-        }
-        self.view.write(&applied.mutations);
-        applied
-    }
-
-    fn check(&mut self, command: Command, expected: Answer) {
-        let shown = format!("{command:?}");
-        assert_eq!(self.apply(command).answer, expected, "{shown}");
-    }
-
-    /// It is done, and changes nothing.
-    fn check_idle(&mut self, command: Command) {
-        let shown = format!("{command:?}");
-        assert_eq!(self.apply(command), Applied::done(vec![]), "{shown}");
-    }
-
-    /// Asks, and gives the round.
-    fn ask(&mut self, command: Command) -> u64 {
-        match self.apply(command).answer {
-            Answer::Wish { round } => round,
-            other => unreachable!("{other:?}"),
-        }
-    }
-
-    fn wish(&self, model: &str) -> Wish {
-        read::wish(&self.view, &name(model)).expect("readable").expect("asked for")
-    }
-
     fn counted(&self) -> u64 {
         read::counts(&self.view).expect("readable").wishes
     }
@@ -187,11 +127,7 @@ fn a_copy_is_told_of_by_who_makes_it_in_its_round_and_leaves_the_record_as_it_is
 fn goes_on(story: &dyn Fn(u64) -> Vec<Command>) -> bool {
     let mut world = World::new();
     let round = world.ask(ask("m", Replicas::Count(2)));
-    for command in story(round) {
-        let shown = format!("{command:?}");
-        let answer = world.apply(command).answer;
-        assert!(!matches!(answer, Answer::Refused(_)), "{shown}: {answer:?}");
-    }
+    world.check_taken(story(round));
     let before = world.wish("m");
     let again = world.ask(ask("M", Replicas::Count(2)));
     if again == round {

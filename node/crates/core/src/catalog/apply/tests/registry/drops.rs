@@ -1,0 +1,235 @@
+//! Copies that go: told to, with the guards that hold them back, or removed by a person.
+
+use std::collections::BTreeMap;
+
+use ollamax_types::ErrorCode;
+
+use super::*;
+use crate::catalog::record::{Drop, Failure, Want};
+
+#[test]
+fn the_last_copy_stays_unless_forced() {
+    let check = |before: Vec<Command>, command: Command, expected: Answer| {
+        World::after(before).check(command, expected);
+    };
+    check(vec![], drop_at(&[1], false, false), Answer::Done);
+    check(vec![], drop_at(&[], false, false), last_copy());
+    check(vec![], drop_at(&[1, 2], true, false), last_copy());
+    check(vec![drop_at(&[1], false, false)], drop_at(&[2], false, false), last_copy());
+    check(vec![held(3, 8)], drop_at(&[3], false, false), last_copy());
+    check(vec![], drop_at(&[], false, true), Answer::Done);
+    check(vec![ask(Replicas::Count(2))], drop_at(&[1], true, false), Answer::Done);
+    let disabled = || set_phase(PhaseWord::Disabled, "");
+    check(vec![disabled()], drop_at(&[], false, false), last_copy());
+    check(vec![disabled()], drop_at(&[], true, false), Answer::Done);
+    check(vec![disabled()], ask(Replicas::Count(1)), refused(Refusal::Disabled(name())));
+    check(vec![pin(7), disabled()], drop_at(&[], true, false), pinned(7));
+    let crowd: Vec<u64> = (1..=WISH_TARGETS_MAX as u64 + 1).collect();
+    let text = invalid_text(&World::with_copies().view, drop_at(&crowd, false, false));
+    assert_eq!(text, "the list of nodes has 65 items; the limit is 64");
+}
+
+#[test]
+fn only_where_somebody_insists_or_the_whole_model_goes_the_last_copy_may_go() {
+    let check = |commands: Vec<Command>, expected: &[(u64, bool)]| {
+        let shown = format!("{commands:?}");
+        let drops = World::after(commands).model().drops;
+        let found: Vec<(u64, bool)> = drops.iter().map(|(node, dropped)| (node.0, dropped.insisted)).collect();
+        assert_eq!(found, expected, "{shown}");
+    };
+    let first = || drop_at(&[1], false, false);
+    check(vec![first()], &[(1, false)]);
+    check(vec![first(), drop_at(&[2], false, true)], &[(1, false), (2, true)]);
+    check(vec![first(), drop_at(&[1], false, true)], &[(1, true)]);
+    check(vec![first(), set_phase(PhaseWord::Disabled, ""), drop_at(&[], true, false)], &[(1, true), (2, true)]);
+    check(vec![ask(Replicas::Count(1)), drop_at(&[1], true, false)], &[(1, false)]);
+}
+
+#[test]
+fn no_wish_is_left_with_fewer_copies_than_it_says() {
+    let check = |before: Vec<Command>, node: u64, expected: Answer| {
+        World::after([vec![held(3, 7)], before].concat()).check(drop_at(&[node], false, false), expected);
+    };
+    check(vec![ask(Replicas::Count(2))], 3, Answer::Done);
+    check(vec![ask(Replicas::Count(3))], 3, below(3, 2));
+    check(vec![ask(Replicas::Count(2)), drop_at(&[1], false, false)], 2, below(2, 1));
+    check(vec![ask(on(&[1, 2]))], 3, Answer::Done);
+    check(vec![ask(on(&[1, 2]))], 2, below(2, 1));
+    check(vec![ask(Replicas::All)], 2, below(3, 2));
+    check(vec![ask(Replicas::All), cordon(2, Cordon::Cordoned)], 2, below(3, 2));
+    check(vec![ask(Replicas::All), cordon(2, Cordon::Emptying)], 2, Answer::Done);
+    check(vec![ask(Replicas::All), cordon(2, Cordon::Emptying)], 1, below(3, 2));
+    let all_but = |want: Want| Command::AskModel {
+        name: name(),
+        replicas: Replicas::All,
+        insecure: false,
+        want,
+        declared: false,
+    };
+    let avoiding = || all_but(Want { avoid: [NodeId(2)].into(), ..Want::default() });
+    check(vec![avoiding()], 2, Answer::Done);
+    check(vec![avoiding()], 1, below(3, 2));
+    let labels = BTreeMap::from([("room".to_owned(), "a".to_owned())]);
+    let set = Command::SetLabels { node: NodeId(1), own: false, set: labels.clone(), unset: vec![] };
+    let labelled = vec![set, all_but(Want { labels, ..Want::default() })];
+    check(labelled.clone(), 2, Answer::Done);
+    check(labelled, 1, below(3, 2));
+    // A copy that does not belong there makes up for none that does.
+    let emptied = |count: u32, nodes: &[u64]| {
+        let cordons = nodes.iter().map(|node| cordon(*node, Cordon::Emptying));
+        std::iter::once(ask(Replicas::Count(count))).chain(cordons).collect::<Vec<_>>()
+    };
+    check(emptied(2, &[3]), 3, Answer::Done);
+    check(emptied(2, &[3]), 1, below(2, 1));
+    check(emptied(1, &[3]), 1, Answer::Done);
+    check(emptied(2, &[2, 3]), 3, Answer::Done);
+    check(vec![pin(7)], 3, Answer::Done);
+    check(vec![pin(7), ask(Replicas::Count(2)), drop_at(&[1], false, false)], 2, pinned(7));
+}
+
+#[test]
+fn a_report_ends_the_drop_that_it_fulfils() {
+    let mut world = World::after([drop_at(&[1], false, false)]);
+    let (at, by) = (Timestamp(START + 1), "admin".to_owned());
+    let dropped = Drop { digest: digest(7), at, by, insisted: false };
+    assert_eq!(world.model().drops, BTreeMap::from([(NodeId(1), dropped)]));
+    world.check_idle(drop_at(&[1], false, false));
+    world.check(gone(1), Answer::Done);
+    assert_eq!(world.dropped(), [0_u64; 0]);
+    let mut world = World::after([drop_at(&[2], false, false)]);
+    world.check(Command::ForgetModels { node: NodeId(2), limit: 9 }, Answer::Done);
+    assert_eq!(world.dropped(), [0_u64; 0], "it goes with the copies of a member that leaves");
+}
+
+#[test]
+fn a_copy_that_became_another_version_is_not_to_go_any_more() {
+    let mut world = World::after([drop_at(&[1], false, false)]);
+    world.check(held(1, 8), Answer::Done); // a person has put another version there
+    assert_eq!(world.dropped(), [0_u64; 0]);
+    world.check(held(1, 7), Answer::Done); // and goes back
+    assert_eq!(world.dropped(), [0_u64; 0], "nobody asked for that one to go");
+}
+
+#[test]
+fn a_plan_ends_the_drops_of_its_targets() {
+    let mut world = World::after([held(3, 7), drop_at(&[2, 3], false, false)]);
+    assert_eq!(world.dropped(), [2, 3]);
+    let round = world.ask(ask(Replicas::Count(2)));
+    world.check(plan(round, 1, &[1, 2]), Answer::Done);
+    assert_eq!(world.dropped(), [3]);
+    assert_eq!(world.wish("m").plan.map(|plan| plan.targets), Some(ids(&[1, 2])));
+}
+
+#[test]
+fn a_drop_takes_its_node_out_of_the_plan() {
+    let check = |targets: &[u64], ingester: u64, dropped: u64, expected: Option<(u64, &[u64])>| {
+        let mut world = World::after([held(3, 7)]);
+        let round = world.ask(ask(Replicas::Count(1)));
+        world.check(plan(round, ingester, targets), Answer::Done);
+        world.check(resolve(round, ingester, 7), Answer::Done);
+        world.check(drop_at(&[dropped], false, false), Answer::Done);
+        let left = world.wish("m").plan.map(|plan| (plan.ingester.0, plan.targets));
+        assert_eq!(left, expected.map(|(ingester, targets)| (ingester, ids(targets))), "{targets:?} {dropped}");
+        assert!(world.failed().is_empty(), "nobody insisted");
+    };
+    check(&[1, 2], 1, 2, Some((1, &[1])));
+    check(&[1, 2], 1, 1, Some((2, &[2])));
+    check(&[1, 2], 3, 3, Some((1, &[1, 2])));
+    check(&[1, 2], 1, 3, Some((1, &[1, 2])));
+    check(&[1], 1, 1, None);
+}
+
+#[test]
+fn who_insists_leaves_the_node_out_of_that_round_only() {
+    let (mut world, round) = World::spread(Replicas::Count(2));
+    world.check(drop_at(&[2], false, false), below(2, 1));
+    world.check(drop_at(&[2], false, true), Answer::Done);
+    let (code, at) = (ErrorCode::PullCancelled, Timestamp(world.index));
+    let text = "somebody insisted that it goes from there".to_owned();
+    let failures = || BTreeMap::from([(NodeId(2), Failure { code, text: text.clone(), at, by_hand: false })]);
+    assert_eq!(world.wish("m").failures, failures());
+    assert_eq!(world.wish("m").plan.map(|plan| plan.targets), Some(ids(&[1])));
+    world.check(gone(2), Answer::Done);
+    assert_eq!((world.wish("m").failures, world.dropped()), (failures(), vec![]), "the cluster did it, not a person");
+    let next = world.ask(ask(Replicas::Count(2)));
+    assert_ne!(next, round);
+    assert!(world.failed().is_empty(), "somebody wants it again, wherever there is room");
+}
+
+#[test]
+fn a_copy_that_was_to_go_is_nobodys_failure() {
+    // Node 3 is no target, so its copy is to go still when it is asked for the bytes.
+    let mut world = World::after([held(3, 7), drop_at(&[3], false, false)]);
+    let round = world.ask(ask(Replicas::Count(1)));
+    world.check(plan(round, 3, &[1]), Answer::Done);
+    world.check(resolve(round, 3, 7), Answer::Done);
+    world.check(gone(3), Answer::Done);
+    assert_eq!((world.failed(), world.dropped()), (vec![], vec![]));
+    // Another version than the one that was to go is a person's.
+    let mut world = World::after([held(3, 8), held(2, 8), drop_at(&[3], false, false), held(3, 7)]);
+    let round = world.ask(ask(Replicas::Count(1)));
+    world.check(plan(round, 3, &[1]), Answer::Done);
+    world.check(resolve(round, 3, 7), Answer::Done);
+    world.check(gone(3), Answer::Done);
+    assert_eq!((world.failed(), world.dropped()), (vec![(3, true)], vec![]));
+}
+
+#[test]
+fn a_person_who_removed_a_model_is_respected_over_rounds() {
+    let removed = || {
+        let (mut world, _) = World::spread(Replicas::Count(2));
+        world.check(gone(2), Answer::Done);
+        assert_eq!(world.failed(), [(2, true)]);
+        world
+    };
+    for (replicas, expected) in [
+        (Replicas::Count(2), vec![(2, true)]),
+        (Replicas::All, vec![(2, true)]),
+        (Replicas::Count(3), vec![]), // too few are left
+        (on(&[1, 2]), vec![]),        // somebody names it
+    ] {
+        let mut world = removed();
+        let round = world.ask(ask(replicas.clone()));
+        assert_eq!((round, world.failed()), (world.index, expected), "{replicas:?}");
+        world.check_goes_on(ask(replicas.clone()), round);
+        world.check_goes_on(ask(replicas), round);
+    }
+    let mut world = removed();
+    world.ask(ask(Replicas::Count(2)));
+    world.check(Command::RemoveMember { node: NodeId(3) }, Answer::Done);
+    world.ask(ask(Replicas::Count(2)));
+    assert!(world.failed().is_empty(), "node 1 alone is not enough");
+    // What a node merely says is not a person's doing, whatever its words.
+    let (mut world, round) = World::spread(Replicas::Count(2));
+    let text = removed().wish("m").failures[&NodeId(2)].text.clone();
+    let (node, code) = (NodeId(2), ErrorCode::PullCancelled);
+    world.check(Command::TellPull { node, name: name(), round, code, text }, Answer::Done);
+    world.ask(ask(Replicas::Count(2)));
+    assert!(world.failed().is_empty());
+}
+
+#[test]
+fn a_node_whose_copy_is_back_is_not_left_out_any_more() {
+    let removed = || {
+        let (mut world, _) = World::spread(Replicas::Count(2));
+        world.check(gone(2), Answer::Done);
+        assert_eq!(world.failed(), [(2, true)]);
+        world
+    };
+    let mut world = removed();
+    world.check(held(2, 7), Answer::Done); // its store was away, or the person changed their mind
+    assert!(world.failed().is_empty());
+    let mut world = removed();
+    world.check(held(2, 8), Answer::Done); // another version does not meet this round
+    assert_eq!(world.failed(), [(2, true)]);
+    let round = world.ask(ask(Replicas::Count(2)));
+    assert!(world.failed().is_empty(), "but it is to have the newest with the next one");
+    world.check_goes_on(ask(Replicas::Count(2)), round);
+    // What a node has failed with itself stays.
+    let (mut world, round) = World::spread(Replicas::Count(3));
+    world.check(plan(round, 1, &[1, 2, 3]), Answer::Done);
+    let (node, code) = (NodeId(3), ErrorCode::DiskFull);
+    world.check(Command::TellPull { node, name: name(), round, code, text: String::new() }, Answer::Done);
+    world.check(held(3, 7), Answer::Done);
+    assert_eq!(world.failed(), [(3, false)]);
+}

@@ -1,0 +1,178 @@
+//! Versions of a name: pinned, fixed, gone back to, and their history.
+
+use super::*;
+use crate::catalog::record::{Counts, Version, Want};
+
+#[test]
+fn a_pin_outlives_pulls() {
+    let mut world = World::after([pin(7), note(8)]);
+    let round = world.ask(ask(Replicas::Count(1)));
+    assert_eq!((world.wish("m").digest, world.wish("m").size_bytes), (Some(digest(7)), 0));
+    world.check_goes_on(ask(Replicas::Count(1)), round);
+    world.check(unpin(), Answer::Done);
+    world.check_idle(unpin());
+    assert_eq!(world.ask(ask(Replicas::Count(1))), world.index, "whatever the registry has");
+    assert_eq!(world.wish("m").digest, None);
+    world.check(pin(9), no_version(&digest(9).short()));
+    world.check(pin(8), Answer::Done); // it had that one
+    world.check_idle(pin(8));
+    world.ask(ask(Replicas::Count(1)));
+    assert_eq!((world.wish("m").digest, world.wish("m").size_bytes), (Some(digest(8)), 5));
+}
+
+#[test]
+fn a_fixed_version_is_a_round_that_knows_it_from_the_start() {
+    let mut world = World::with_copies();
+    world.check(fix(7, None, How::Found), refused(Refusal::WishNotFound(name())));
+    let round = world.ask(fix(7, Some(on(&[2, 1])), How::Found));
+    let wish = world.wish("m");
+    assert_eq!((wish.round, wish.replicas, wish.plan), (round, on(&[1, 2]), None));
+    assert_eq!((wish.digest, wish.size_bytes), (Some(digest(7)), 5));
+    assert_eq!(read::counts(&world.view), Ok(Counts { wishes: 1, models: 1, ..Counts::default() }));
+    world.check_goes_on(fix(7, Some(on(&[1, 2])), How::Found), round);
+    world.check_goes_on(fix(7, None, How::Found), round);
+    world.check(plan(round, 1, &[1, 2, 3]), Answer::Done);
+    world.check_goes_on(fix(7, None, How::Found), round); // node 3 is busy
+    let next = world.ask(fix(8, None, How::Pulled));
+    assert_eq!((next, world.wish("m").digest), (world.index, Some(digest(8))));
+    world.ask(fix(7, None, How::RolledBack { to: 1 }));
+    assert_eq!(world.history(), [(1, 7), (2, 8), (3, 7)]);
+    assert_eq!(world.ask(ask(on(&[1, 2]))), world.index, "a question without a version wants what there is today");
+    assert_eq!(world.wish("m").digest, None);
+}
+
+#[test]
+fn only_places_or_fewer_copies_are_no_question_for_what_the_registry_has_today() {
+    let declared = |replicas: Replicas| Command::AskModel {
+        name: name(),
+        replicas,
+        insecure: false,
+        want: Want::default(),
+        declared: true,
+    };
+    let check = |what: &str, before: &[Command], command: Command, version: Option<u8>, targets: &[u64]| {
+        let (mut world, first) = World::spread(Replicas::Count(2));
+        for command in before {
+            world.apply(command.clone());
+        }
+        assert!(world.ask(command) > first, "{what}: a new round");
+        let wish = world.wish("m");
+        let planned = wish.plan.map(|plan| (plan.ingester, plan.targets));
+        assert_eq!(wish.digest, version.map(digest), "{what}");
+        let expected = (!targets.is_empty()).then(|| (ids(targets)[0], ids(targets)));
+        assert_eq!(planned, expected, "{what}");
+    };
+    check("a file wants more", &[], declared(Replicas::Count(3)), Some(7), &[]);
+    check("a file names nodes", &[], declared(on(&[3])), Some(7), &[]);
+    check("a file wants the same", &[], declared(Replicas::Count(2)), Some(7), &[]);
+    check("a file wants fewer: the last is too many", &[], declared(Replicas::Count(1)), Some(7), &[1, 2]);
+    check("a person wants fewer", &[], ask(Replicas::Count(1)), Some(7), &[1, 2]);
+    check("a person wants more", &[], ask(Replicas::Count(3)), None, &[]);
+    check("the same", &[], ask(Replicas::Count(2)), None, &[]);
+    let other = held(1, 8);
+    check("one has another version", std::slice::from_ref(&other), ask(Replicas::Count(1)), Some(7), &[]);
+    check("nobody has it any more", &[other, held(2, 8)], declared(Replicas::Count(1)), None, &[]);
+    check("it is pinned to another", &[held(3, 8), pin(8)], ask(Replicas::Count(1)), Some(8), &[]);
+    check("it is pinned to this one", &[pin(7)], ask(Replicas::Count(1)), Some(7), &[1, 2]);
+}
+
+#[test]
+fn a_round_with_a_version_keeps_how_the_model_is_wished_for() {
+    let want = Want { avoid: [NodeId(3)].into(), ..Want::default() };
+    let asked = Command::AskModel {
+        name: name(),
+        replicas: Replicas::Count(2),
+        insecure: true,
+        want: want.clone(),
+        declared: true,
+    };
+    let mut world = World::after([asked]);
+    world.ask(fix(7, None, How::Found));
+    let wish = world.wish("m");
+    assert_eq!((wish.insecure, wish.want, wish.declared), (true, want, true));
+    world.ask(ask(Replicas::Count(2)));
+    let wish = world.wish("m");
+    assert_eq!((wish.insecure, wish.want, wish.declared), (false, Want::default(), true), "the file says it still");
+}
+
+#[test]
+fn not_every_version_can_be_given_to_a_name() {
+    let tagged = || How::Tagged { from: "other".parse().expect("a name") };
+    let taken = refused(Refusal::NameTaken { name: name(), held: digest(7) });
+    let one = || Some(Replicas::Count(1));
+    let huge = Command::FixVersion {
+        name: name(),
+        digest: digest(7),
+        size_bytes: MODEL_BYTES_MAX + 1,
+        replicas: one(),
+        how: How::Found,
+    };
+    let text = format!("m:latest has {} bytes; the limit is {MODEL_BYTES_MAX}", MODEL_BYTES_MAX + 1);
+    let gateway = refused(Refusal::Invalid("node 4 is a gateway and holds no models".to_owned()));
+    let rows = [
+        (vec![note(8)], fix(8, one(), How::RolledBack { to: 2 }), no_version("2")),
+        (vec![note(8)], fix(7, one(), How::RolledBack { to: 1 }), no_version("1")),
+        (vec![], fix(8, one(), tagged()), taken),
+        (vec![pin(7)], fix(8, one(), How::Found), pinned(7)),
+        (vec![set_phase(PhaseWord::Disabled, "")], fix(7, one(), How::Found), refused(Refusal::Disabled(name()))),
+        (vec![], huge, refused(Refusal::Invalid(text))),
+        (vec![], fix(7, Some(on(&[4])), How::Found), gateway),
+    ];
+    for (before, command, expected) in rows {
+        World::after(before).check(command, expected);
+    }
+    let mut world = World::after([note(8), pin(7)]);
+    world.ask(fix(7, one(), tagged()));
+    world.ask(fix(7, one(), How::Found));
+}
+
+#[test]
+fn a_history_counts_on_and_notes_no_version_twice_in_a_row() {
+    let mut world = World::with_copies();
+    for (byte, is_new) in [(7, true), (7, false), (8, true), (8, false), (7, true)] {
+        let applied = world.apply(note(byte));
+        assert_eq!((applied.answer, applied.mutations.is_empty()), (Answer::Done, !is_new), "{byte}");
+    }
+    assert_eq!(world.history(), [(1, 7), (2, 8), (3, 7)]);
+    assert_eq!((world.model().first, world.model().head, world.model().noted_at), (1, 3, Timestamp(world.index)));
+    let noted = Version {
+        number: 2,
+        digest: digest(8),
+        size_bytes: 5,
+        at: Timestamp(START + 3),
+        how: How::Pulled,
+        by: "admin".to_owned(),
+    };
+    assert_eq!(read::version(&world.view, &name(), 2), Ok(Some(noted)));
+}
+
+#[test]
+fn a_long_history_loses_its_oldest_version_that_is_not_pinned() {
+    let most = u8::try_from(VERSIONS_MAX).expect("few");
+    let mut world = World::after((1..=most).map(note));
+    world.check(pin(1), Answer::Done);
+    let numbers = |world: &World| world.history().into_iter().map(|(number, _)| number).collect::<Vec<_>>();
+    let last = u64::from(most);
+    assert_eq!(numbers(&world), (1..=last).collect::<Vec<_>>());
+    world.check(note(most + 1), Answer::Done);
+    world.check(note(most + 2), Answer::Done);
+    assert_eq!(numbers(&world), std::iter::once(1).chain(4..=last + 2).collect::<Vec<_>>());
+    assert_eq!((world.model().first, world.model().head), (1, last + 2));
+    world.check(unpin(), Answer::Done);
+    world.check(note(most + 3), Answer::Done);
+    assert_eq!(numbers(&world), (4..=last + 3).collect::<Vec<_>>());
+    assert_eq!((world.model().first, world.model().head), (4, last + 3));
+    world.check(fix(1, Some(Replicas::Count(1)), How::RolledBack { to: 1 }), no_version("1"));
+}
+
+#[test]
+fn a_name_that_comes_back_to_its_pinned_version_again_and_again_has_a_bounded_history() {
+    let mut world = World::after([note(1), pin(1)]);
+    for _ in 0..VERSIONS_MAX {
+        world.check(note(2), Answer::Done);
+        world.check(note(1), Answer::Done);
+    }
+    let numbers: Vec<u64> = world.history().into_iter().map(|(number, _)| number).collect();
+    let last = 1 + 2 * VERSIONS_MAX as u64;
+    assert_eq!(numbers, (last + 1 - VERSIONS_MAX as u64..=last).collect::<Vec<_>>());
+}
