@@ -25,7 +25,6 @@ use ollamax_types::{ErrorCode, ModelName, NodeId};
 const LOOK_INTERVAL: Duration = Duration::from_secs(60);
 /// So many looks for each time that it is told.
 const LOOKS: u32 = 60;
-const DAY_MS: u64 = 24 * 3_600_000;
 
 /// What is to be told of these days, none of them later than `today`: a change for each day, and more where there are
 /// many names. A name without a record of its own is told when it has one.
@@ -92,7 +91,7 @@ async fn tell(metadata: &metadata::Handle, scheduler: &scheduler::Handle) {
 fn due(metadata: &metadata::Handle, scheduler: &scheduler::Handle) -> Result<Vec<Command>, Fault> {
     let view = metadata.view();
     let Some(cluster) = read::cluster(&*view)? else { return Ok(Vec::new()) };
-    let today = u32::try_from(metadata.log_time().0 / DAY_MS).unwrap_or(u32::MAX);
+    let today = metadata.log_time().day();
     let uses = plan_uses(&*view, metadata.node(), &scheduler.served(), today)?;
     Ok(uses.into_iter().filter(|told| told.least_version() <= cluster.version).collect())
 }

@@ -12,7 +12,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
-use ollamax_types::{Digest, ModelName, NodeId, Timestamp};
+use ollamax_types::{DAY_MS, Digest, ModelName, NodeId, Timestamp};
 
 use crate::catalog::{Command, Phase, PhaseWord, Replicas};
 
@@ -34,8 +34,6 @@ use rules::Held;
 pub const ACTS_MAX: usize = 16;
 /// How far [`foretell`] looks ahead, in days.
 const DAYS_AHEAD_MAX: u32 = 366;
-
-const DAY_MS: u64 = 24 * 3_600 * 1_000;
 
 /// One thing that a rule would do.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,7 +10,6 @@ use ollamax_types::{ModelName, Timestamp};
 
 /// Most names that are remembered.
 const NAMES_MAX: usize = 4_096;
-const DAY_MS: u64 = 24 * 3_600_000;
 
 /// The last day on which each name was served, in days since 1970.
 #[derive(Debug, Default)]
@@ -20,7 +19,7 @@ pub(crate) struct Served(Mutex<BTreeMap<ModelName, u32>>);
 
 impl Served {
     pub(crate) fn note(&self, model: &ModelName, now: Timestamp) {
-        let day = u32::try_from(now.0 / DAY_MS).unwrap_or(u32::MAX);
+        let day = now.day();
         let mut days = self.lock();
         if let Some(known) = days.get_mut(model) {
             *known = day.max(*known);
@@ -46,6 +45,8 @@ impl Served {
 
 #[cfg(test)]
 mod tests {
+    use ollamax_types::DAY_MS;
+
     use super::*;
 
     fn name(text: &str) -> ModelName {

@@ -361,8 +361,7 @@ impl Metrics {
 
     pub(crate) fn show_sharing(&self, sharing: Sharing) {
         self.models_bytes.set(i64::try_from(sharing.apparent_bytes).unwrap_or(i64::MAX));
-        let shared = sharing.apparent_bytes.saturating_sub(sharing.unique_bytes);
-        self.shared_bytes.set(i64::try_from(shared).unwrap_or(i64::MAX));
+        self.shared_bytes.set(i64::try_from(sharing.saved_bytes()).unwrap_or(i64::MAX));
     }
 
     pub(crate) fn show_kept(&self, bytes: u64) {

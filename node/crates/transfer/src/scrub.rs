@@ -7,12 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ollamax_blobs::FileIdentity;
-use ollamax_types::{Digest, Timestamp};
+use ollamax_types::{DAY_MS, Digest, Timestamp};
 
 /// Wait before a file is read again that could not be read to its end.
 const RETRY_MS: u64 = 600_000;
-/// A day.
-const DAY_MS: u64 = 24 * 3_600_000;
 /// Most files that are read because somebody doubts them; one more is not.
 const DOUBTED_MAX: usize = 64;
 

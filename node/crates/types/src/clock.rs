@@ -10,6 +10,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+/// Milliseconds of a day.
+pub const DAY_MS: u64 = 24 * 3_600_000;
+
 /// Milliseconds since 1970-01-01T00:00:00Z.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -26,6 +29,12 @@ impl Timestamp {
     #[must_use]
     pub const fn ms_since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
+    }
+
+    /// The day that it is on, from 1970 on, in UTC.
+    #[must_use]
+    pub fn day(self) -> u32 {
+        u32::try_from(self.0 / DAY_MS).unwrap_or(u32::MAX)
     }
 }
 

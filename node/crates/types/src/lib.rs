@@ -25,7 +25,7 @@ pub mod size;
 
 pub use autopilot::{Knob, KnobError, Knobs};
 pub use chunk::{Bits, CHUNK_BYTES, chunk_count, chunk_range};
-pub use clock::{Clock, Timestamp};
+pub use clock::{Clock, DAY_MS, Timestamp};
 pub use digest::Digest;
 pub use error::{ErrorClass, ErrorCode};
 pub use id::{ClusterId, Incarnation, NodeId, PeerId, RequestId, TokenId};

@@ -7,12 +7,12 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::autopilot::{KnobError, Unit};
+use crate::clock::DAY_MS;
 
 /// What the names of the settings begin with.
 pub const PREFIX: &str = "models/";
 
 const MINUTE_MS: u64 = 60_000;
-const DAY_MS: u64 = 24 * 60 * MINUTE_MS;
 
 /// One knob.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

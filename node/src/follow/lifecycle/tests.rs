@@ -3,11 +3,10 @@
 use ollamax_core::catalog::mem::MemView;
 use ollamax_core::catalog::{CLUSTER_VERSION, Cluster, Entry, Key, Location, Model, Mutation, Record, Setting};
 use ollamax_core::retention::Disk;
-use ollamax_types::{ClusterId, ModelRecord, RequestId};
+use ollamax_types::{ClusterId, DAY_MS, ModelRecord, RequestId};
 
 use super::*;
 
-const DAY_MS: u64 = 24 * 3_600_000;
 const NOW: Timestamp = Timestamp(100 * DAY_MS);
 
 fn name(text: &str) -> ModelName {

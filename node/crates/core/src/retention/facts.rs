@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ollamax_types::{Digest, ModelName, NodeId, Timestamp};
 
-use super::DAY_MS;
 use crate::catalog::models::standing_digest;
 use crate::catalog::{Fault, Location, Model, Phase, Replicas, View, Wish, read};
 
@@ -139,7 +138,7 @@ impl ModelFacts {
     /// Day since 1970 on which it was used last, or came to be known where no use is.
     #[must_use]
     pub fn used_on(&self) -> u32 {
-        if self.used_on == 0 { day_of(self.noted_at) } else { self.used_on }
+        if self.used_on == 0 { self.noted_at.day() } else { self.used_on }
     }
 }
 
@@ -148,11 +147,6 @@ fn is_under_way(wish: &Wish, copies: &[Location]) -> bool {
     let (Some(plan), Some(digest)) = (&wish.plan, wish.digest) else { return true };
     let has = |node: NodeId| copies.iter().any(|copy| copy.node == node && copy.model.digest == digest);
     !plan.targets.iter().all(|node| has(*node) || wish.failures.contains_key(node))
-}
-
-/// The day since 1970 of a time.
-pub(super) fn day_of(at: Timestamp) -> u32 {
-    u32::try_from(at.0 / DAY_MS).unwrap_or(u32::MAX)
 }
 
 // === impl Disk ===

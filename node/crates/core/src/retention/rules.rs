@@ -3,10 +3,9 @@
 //! All conditions of a rule must hold together. A rule without any is about nothing, so that none is ever written by
 //! leaving something out.
 
-use ollamax_types::{ModelName, Timestamp};
+use ollamax_types::{DAY_MS, ModelName, Timestamp};
 
-use super::facts::day_of;
-use super::{DAY_MS, ModelFacts, why};
+use super::{ModelFacts, why};
 use crate::catalog::Phase;
 
 /// Most rules.
@@ -96,7 +95,7 @@ impl Rule {
     pub(super) fn held(&self, model: &ModelFacts, now: Timestamp) -> Option<Vec<Held>> {
         let mut held = Vec::new();
         if let Some(limit) = self.unused_days {
-            let days = day_of(now).saturating_sub(model.used_on());
+            let days = now.day().saturating_sub(model.used_on());
             held.push(since("not used", days, limit)?);
         }
         if let Some(limit) = self.age_days {

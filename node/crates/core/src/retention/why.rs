@@ -6,9 +6,8 @@
 
 use std::collections::BTreeSet;
 
-use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, Timestamp};
+use ollamax_types::{DAY_MS, Digest, ErrorCode, ModelName, NodeId, Timestamp};
 
-use super::DAY_MS;
 use crate::catalog::models::standing_digest;
 use crate::catalog::{Failure, Fault, Location, Model, Phase, Replicas, Since, View, Wish, read};
 

@@ -3,11 +3,12 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use ollamax_types::DAY_MS;
+
 use super::*;
 
 const TWO: NodeId = NodeId(2);
 const MINUTE_MS: u64 = 60_000;
-const DAY_MS: u64 = 86_400_000;
 
 /// What happens to one node.
 #[derive(Debug, Clone, Copy)]

@@ -12,7 +12,7 @@ use tokio::time::{Instant, interval, sleep, timeout};
 use ollamax_blobs::{Index, Indexed};
 use ollamax_transfer::mem::{Fault, MemCluster, MemOrigin, MemPeers};
 use ollamax_transfer::{OriginTrouble, PullError, Sight, VerifyNews, VerifyOrder};
-use ollamax_types::{Clock, NodeId, Timestamp};
+use ollamax_types::{Clock, DAY_MS, NodeId, Timestamp};
 
 use crate::world::{LONG, Model, Node, World, chunks, name};
 
@@ -20,7 +20,6 @@ const ONE: NodeId = NodeId(1);
 const TWO: NodeId = NodeId(2);
 /// Longer than what is due takes.
 const SOON: Duration = Duration::from_secs(300);
-const DAY_MS: u64 = 24 * 3_600_000;
 /// The file of weights has three pieces; the last one is short.
 const WEIGHTS_BYTES: u64 = chunks(2) + 1_000;
 /// Monday, 5 January 1970, noon in UTC.

@@ -17,8 +17,6 @@ use crate::catalog::models;
 use crate::catalog::read;
 use crate::catalog::record::{Counts, How, Key, Model, Phase, PhaseWord, Pin, Record, Replicas, Since, Version, Wish};
 
-const DAY_MS: u64 = 24 * 3_600_000;
-
 /// A version that a name gets.
 #[derive(Clone, Copy)]
 pub(super) struct Fixed<'a> {
@@ -163,8 +161,8 @@ pub(super) fn note_use(scene: &Scene<'_>, node: NodeId, day: u32, names: &[Strin
     check_count("the list of used models", names.len(), REPORT_MODELS_MAX)?;
     members::standing(scene, node)?;
     // Clocks differ by less than a day.
-    let today = scene.entry.log_time.0 / DAY_MS;
-    if u64::from(day) > today + 1 {
+    let today = scene.entry.log_time.day();
+    if day > today.saturating_add(1) {
         return Err(invalid(format!("day {day} is not here yet; it is day {today}")));
     }
     let draft = Draft::new(scene.view);
