@@ -3,9 +3,14 @@
 //!
 //! The leader's word and the applied index arrive one after the other, so a few words wait until the state has reached
 //! them. The age counts from when the word arrived; the way from the leader is not known and not counted.
+//!
+//! Always holds: a leader's word counts only when an entry of its own term is committed. Until then it does not know
+//! how far those before it had come, and may miss what was acknowledged.
 
 use std::collections::VecDeque;
 use std::time::Duration;
+
+use crate::raft::{LogId, term_of};
 
 /// Words that wait; a follower that is behind by more keeps the older ones, which are reached first.
 const WAITING_MAX: usize = 64;
@@ -17,6 +22,11 @@ pub(crate) struct Freshness {
     waiting: VecDeque<(u64, Duration)>,
     /// When the last word was heard that the state has reached.
     reached: Option<Duration>,
+}
+
+/// Up to where all is known, from what the leader of this term has committed: nothing, while that is of an earlier one.
+pub(crate) fn known_by_leader(term: u64, committed: Option<&LogId>) -> Option<u64> {
+    committed.filter(|id| term_of(id) == term).map(|id| id.index)
 }
 
 // === impl Freshness ===
@@ -52,9 +62,18 @@ impl Freshness {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::raft::log_id;
 
     const fn ms(millis: u64) -> Duration {
         Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn a_leader_that_has_committed_nothing_of_its_own_term_knows_nothing() {
+        for (term, committed, expected) in [(3, None, None), (3, Some((2, 9)), None), (3, Some((3, 10)), Some(10))] {
+            let committed = committed.map(|(term, index)| log_id(term, index));
+            assert_eq!(known_by_leader(term, committed.as_ref()), expected, "term {term}, {committed:?}");
+        }
     }
 
     #[test]

@@ -26,7 +26,7 @@ use crate::config::Config;
 use crate::error::{ChangeError, ProposeError};
 use crate::feed::{Feeds, Filter, Watcher};
 use crate::followers;
-use crate::freshness::Freshness;
+use crate::freshness::{Freshness, known_by_leader};
 use crate::gauges::Gauges;
 use crate::integrity::Integrity;
 use crate::logtime::Stamper;
@@ -257,7 +257,8 @@ impl Handle {
     #[must_use]
     pub fn age_ms(&self) -> Option<u64> {
         let metrics = self.raft_metrics();
-        if metrics.state.is_leader() {
+        let knows_all = known_by_leader(metrics.current_term, metrics.last_applied.as_ref()).is_some();
+        if metrics.state.is_leader() && knows_all {
             return self.contact_ms(&metrics);
         }
         self.0.contact.age_ms(*self.0.changes.borrow())

@@ -11,6 +11,7 @@ use openraft::vote::RaftLeaderId;
 use ollamax_types::NodeId;
 
 use crate::error::ServeError;
+use crate::freshness::known_by_leader;
 use crate::handle::Handle;
 use crate::raft::Vote;
 use crate::wire::{self, Reply, Request};
@@ -30,7 +31,7 @@ impl Handle {
                 if !is_heartbeat {
                     self.0.store.check_room()?;
                 }
-                let committed = append.leader_commit.map(|id| id.index);
+                let committed = known_by_leader(append.vote.leader_id().term(), append.leader_commit.as_ref());
                 let reply = self.0.raft.append_entries(append).await.map_err(fatal)?;
                 let mut marks = Vec::new();
                 if !matches!(reply, openraft::raft::AppendEntriesResponse::HigherVote(_)) {

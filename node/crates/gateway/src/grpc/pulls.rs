@@ -336,7 +336,7 @@ impl AdminError {
 #[tonic::async_trait]
 impl Models for Pulls {
     type CreateStream = super::management::ProgressStream;
-    type ExportStream = super::bundles::ExportStream;
+    type ExportStream = bundles::ExportStream;
     type FollowWishStream = PullStream;
     type ImportStream = PullStream;
     type PullStream = PullStream;
