@@ -1,7 +1,9 @@
 //! The nodes that discovery has heard of, and when each is to be asked again. Pure: time is handed in.
 //!
 //! Bounded: when it is full, newcomers are not entered until somebody leaves. A node that has not answered for three
-//! rounds is not listed any more; one that is silent for longer is forgotten, unless multicast DNS still names it.
+//! rounds is not listed any more; one that is silent for longer is forgotten, unless multicast DNS still names it. Who
+//! gave no answer is asked again before the round is over, after pauses that grow: a node ends its connections when what
+//! it says of itself changes, and the question may have been in one of them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -23,6 +25,8 @@ const PEER_ADDRESSES_MAX: usize = 16;
 const LISTED_ROUNDS: u32 = 3;
 /// Rounds without an answer after which it is forgotten.
 const KEPT_ROUNDS: u32 = 10;
+/// Pause after the first question without an answer; each one more doubles it, up to a round.
+const AGAIN: Duration = Duration::from_secs(2);
 /// Rounds between two questions to a program that is not ours.
 const FOREIGN_ROUNDS: u32 = 20;
 
@@ -44,6 +48,8 @@ struct Known {
     /// It answered as something else than a node.
     is_foreign: bool,
     asked_at: Option<Instant>,
+    /// Questions since its last answer.
+    unanswered: u32,
 }
 
 // === impl Book ===
@@ -73,7 +79,7 @@ impl Book {
     pub(super) fn identified(&mut self, peer: PeerId, listens: Vec<Multiaddr>, said: Option<Said>, now: Instant) {
         let Some(known) = self.enter(peer, now) else { return };
         known.is_foreign = said.is_none();
-        known.asked_at = Some(now);
+        (known.asked_at, known.unanswered) = (Some(now), 0);
         known.said = said.map(|said| (said, now));
         for address in listens {
             known.add(address);
@@ -86,10 +92,11 @@ impl Book {
         self.known.retain(|_, known| known.named_by_mdns || now.duration_since(known.last_sign()) < kept);
         let mut due = Vec::new();
         for (peer, known) in &mut self.known {
-            let pause = if known.is_foreign { self.round * FOREIGN_ROUNDS } else { self.round };
+            let pause = known.pause(self.round);
             let is_due = known.asked_at.is_none_or(|asked| now.duration_since(asked) >= pause);
             if is_due && !known.addresses.is_empty() {
                 known.asked_at = Some(now);
+                known.unanswered = known.unanswered.saturating_add(1);
                 due.push((*peer, known.addresses.clone()));
             }
         }
@@ -127,6 +134,7 @@ impl Book {
             said: None,
             is_foreign: false,
             asked_at: None,
+            unanswered: 0,
         };
         let known = self.known.entry(peer).or_insert_with(new);
         known.heard_at = now;
@@ -141,6 +149,16 @@ impl Known {
             self.addresses.insert(0, address);
             self.addresses.truncate(PEER_ADDRESSES_MAX);
         }
+    }
+
+    /// How long after one question the next one comes.
+    fn pause(&self, round: Duration) -> Duration {
+        if self.is_foreign {
+            return round * FOREIGN_ROUNDS;
+        }
+        let Some(doublings) = self.unanswered.checked_sub(1) else { return round };
+        let again = 2_u32.checked_pow(doublings).and_then(|times| AGAIN.checked_mul(times));
+        again.map_or(round, |again| again.min(round))
     }
 
     fn last_sign(&self) -> Instant {
@@ -167,10 +185,23 @@ mod tests {
         let (mut book, start, peer) = (Book::new(ROUND), Instant::now(), PeerId::random());
         book.heard(peer, address(1), start);
         assert_eq!(book.due(start), [(peer, vec![address(1)])]);
+        book.identified(peer, Vec::new(), said(None), start);
         assert_eq!(book.due(start + ROUND / 2), []);
         assert_eq!(book.due(start + ROUND).len(), 1);
         book.ask_all_again();
         assert_eq!(book.due(start + ROUND).len(), 1);
+    }
+
+    #[test]
+    fn who_gave_no_answer_is_asked_again_soon_and_then_ever_less_often_down_to_once_a_round() {
+        let (mut book, start, peer) = (Book::new(ROUND), Instant::now(), PeerId::random());
+        book.heard(peer, address(1), start);
+        let is_asked = |book: &mut Book, second: &u64| !book.due(start + Duration::from_secs(*second)).is_empty();
+        let asked: Vec<u64> = (0..100).filter(|second| is_asked(&mut book, second)).collect();
+        assert_eq!(asked, [0, 2, 6, 14, 30, 60, 90]);
+        book.identified(peer, Vec::new(), said(None), start + Duration::from_secs(100));
+        let asked: Vec<u64> = (100..150).filter(|second| is_asked(&mut book, second)).collect();
+        assert_eq!(asked, [130, 132, 136, 144], "an answer begins it anew");
     }
 
     #[test]
