@@ -6,6 +6,7 @@
 //! mended. Dropping it ends all streams; what a thread was writing then is still written. Always holds: no more is read
 //! than there are buffers, and no lock is held across an await.
 
+use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -277,25 +278,28 @@ impl Fetching {
         let (source, mut damaged) = (&self.source, 0);
         let count = source.part.have().len();
         let mut changes = self.changes.subscribe();
-        while chaser.next() < count {
+        loop {
             let index = chaser.next();
-            if self.lock().plan.prefix() <= index {
-                changes.changed().await.expect("the sender is ours");
-                continue;
-            }
-            let part = source.part.clone();
-            let checked = blocking(move || {
-                let is_sound = chaser.take(&part, index);
-                (chaser, is_sound)
-            });
-            let (back, is_sound) = checked.await?;
-            chaser = back;
-            if !is_sound.map_err(|error| PullError::of_part(&source.place, &error))? {
+            let lost = if index >= count {
+                match mem::replace(&mut chaser, Chaser::new()).verdict(&source.part, &source.place).await? {
+                    Ok(digest) => return Ok(digest),
+                    Err(lost) => lost,
+                }
+            } else {
+                let end = self.lock().plan.prefix();
+                if end <= index {
+                    changes.changed().await.expect("the sender is ours");
+                    continue;
+                }
+                let (back, lost) = chaser.follow(&source.part, end, &source.place).await?;
+                chaser = back;
+                lost.into_iter().collect()
+            };
+            for index in lost {
                 damaged += 1;
                 self.lose(index, damaged)?;
             }
         }
-        Ok(chaser.finish())
     }
 
     /// A chunk is not what was written. A disk that goes on like this is not written to for ever.

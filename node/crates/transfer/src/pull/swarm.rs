@@ -11,6 +11,7 @@
 //! waits. Dropping it ends all tasks; what came stays.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::mem;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -719,7 +720,7 @@ impl Shared {
 
     /// Hashes the file in order as it comes, to its end.
     async fn chase(&self, mut chaser: Chaser) -> Result<Digest, PullError> {
-        let Receiving { part, place, metrics, .. } = &self.receiving;
+        let Receiving { part, place, .. } = &self.receiving;
         let (count, mut damaged) = (self.count(), 0);
         let mut changes = self.changes.subscribe();
         loop {
@@ -727,35 +728,40 @@ impl Shared {
                 chaser = Chaser::new();
             }
             let index = chaser.next();
-            if index >= count && part.have().is_full() {
-                return Ok(chaser.finish());
-            }
-            // Behind the end: a chunk that was hashed went, and comes again.
-            if index >= count || part.hash_of(index).is_none() {
+            let lost = if index >= count && part.have().is_full() {
+                match mem::replace(&mut chaser, Chaser::new()).verdict(part, place).await? {
+                    Ok(digest) => return Ok(digest),
+                    Err(lost) => lost,
+                }
+            } else if index >= count || part.hash_of(index).is_none() {
+                // Behind the end: a chunk that was hashed went, and comes again.
                 changes.changed().await.expect("the sender is ours");
                 continue;
+            } else {
+                let (back, lost) = chaser.follow(part, count, place).await?;
+                chaser = back;
+                lost.into_iter().collect()
+            };
+            for index in lost {
+                damaged += 1;
+                self.lose(index, damaged).await?;
             }
-            let read = part.clone();
-            let checked = blocking(move || {
-                let is_sound = chaser.take(&read, index);
-                (chaser, is_sound)
-            });
-            let (back, is_sound) = checked.await?;
-            chaser = back;
-            if is_sound.map_err(|error| PullError::of_part(place, &error))? {
-                continue;
-            }
-            damaged += 1;
-            metrics.damaged();
-            if damaged > DAMAGED_MAX {
-                let blob = self.blob().sha256.short();
-                return Err(PullError::Disk(format!(
-                    "{place}: {damaged} chunks of {blob} were not what had been written; chunk {index} was the last"
-                )));
-            }
-            // Where nobody listens any more the file ends anyway.
-            drop(self.news.send(News::Lost { index }).await);
         }
+    }
+
+    /// A chunk is not what was written. A disk that goes on like this is not written to for ever.
+    async fn lose(&self, index: u32, damaged: u32) -> Result<(), PullError> {
+        let Receiving { place, metrics, .. } = &self.receiving;
+        metrics.damaged();
+        if damaged > DAMAGED_MAX {
+            let blob = self.blob().sha256.short();
+            return Err(PullError::Disk(format!(
+                "{place}: {damaged} chunks of {blob} were not what had been written; chunk {index} was the last"
+            )));
+        }
+        // Where nobody listens any more the file ends anyway.
+        drop(self.news.send(News::Lost { index }).await);
+        Ok(())
     }
 }
 
