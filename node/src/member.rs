@@ -33,6 +33,7 @@ use crate::adapters::transfer_over_net::TransferOverNet;
 use crate::calendar::minute_of_week;
 use crate::config::NodeConfig;
 use crate::data_dir::Membership;
+use crate::follow::drops::CarriedOut;
 use crate::follow::labels::Teller;
 use crate::follow::lifecycle::Warden;
 use crate::follow::members::{Addresses, Follower};
@@ -139,6 +140,7 @@ impl Around {
             name: membership.name.clone(),
             transfer: self.start_transfer(membership.node, metadata.clone(), scheduler.clone()),
             prospect: Prospect::new(metadata.clone(), scheduler.clone()),
+            carried_out: CarriedOut::default(),
             scheduler,
             placements,
             metadata,

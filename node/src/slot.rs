@@ -11,6 +11,7 @@ use ollamax_transfer as transfer;
 use ollamax_types::{ClusterId, NodeId};
 
 use crate::adapters::placements_over_metadata::PlacementsOverMetadata;
+use crate::follow::drops::CarriedOut;
 use crate::follow::presence::Prospect;
 
 /// This node as a member of a cluster.
@@ -32,6 +33,8 @@ pub(crate) struct MemberEngines {
     pub(crate) prospect: Prospect,
     /// Pulls, and what lies in the store of the runtime beside this node.
     pub(crate) transfer: transfer::Handle,
+    /// Copies that this node removed for the cluster.
+    pub(crate) carried_out: CarriedOut,
 }
 
 /// A cheap handle on the place.

@@ -369,6 +369,7 @@ fn not_asked_yet(ask: &Ask) -> Wish {
         asked_by: ask.asked_by.clone(),
         want: ask.want.clone().unwrap_or_default(),
         declared: false,
+        surplus: Default::default(),
     }
 }
 

@@ -153,6 +153,10 @@ mod tests {
         }
     }
 
+    fn reported(present: Vec<ModelRecord>, absent: Vec<String>) -> Command {
+        Command::ReportModels { node: NODE, present, absent, removed: vec![] }
+    }
+
     #[tokio::test]
     async fn what_is_asked_twice_is_read_once_and_again_after_each_change() {
         let world = World::start(CLUSTER_VERSION).await;
@@ -161,7 +165,7 @@ mod tests {
         assert!(copies().is_empty());
         for manifest in [1, 2] {
             let present = vec![model(manifest)];
-            world.change(Command::ReportModels { node: NODE, present, absent: vec![] }).await;
+            world.change(reported(present, vec![])).await;
             let found = copies();
             assert_eq!(*found, [Location { node: NODE, model: model(manifest) }]);
             assert!(Arc::ptr_eq(&found, &copies()), "nothing was applied since");
@@ -173,7 +177,7 @@ mod tests {
         }
         assert!(placements.drained(NodeId(2)), "an unknown node takes no requests");
         let absent = vec![model(2).name.key()];
-        world.change(Command::ReportModels { node: NODE, present: vec![], absent }).await;
+        world.change(reported(vec![], absent)).await;
         assert!(copies().is_empty());
         world.finish().await;
     }
@@ -185,7 +189,7 @@ mod tests {
         let seen = || placements.locations(&name).expect("readable").len();
         let report = async |manifest: u8| {
             let present = vec![model(manifest)];
-            world.change(Command::ReportModels { node: NODE, present, absent: vec![] }).await;
+            world.change(reported(present, vec![])).await;
         };
         report(1).await;
         world.change(Command::PinModel { name: name.clone(), digest: Some(model(1).digest) }).await;
@@ -214,7 +218,7 @@ mod tests {
         let placements = PlacementsOverMetadata::new(world.metadata.clone());
         let name = model(1).name;
         assert_eq!(placements.phase(&name), Phase::Active);
-        world.change(Command::ReportModels { node: NODE, present: vec![model(1)], absent: vec![] }).await;
+        world.change(reported(vec![model(1)], vec![])).await;
         for phase in [PhaseWord::Disabled, PhaseWord::Active, PhaseWord::Deprecated] {
             world.change(Command::SetPhase { name: name.clone(), phase, note: "old".to_owned() }).await;
             let is_as_set = match placements.phase(&name) {

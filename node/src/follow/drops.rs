@@ -3,11 +3,15 @@
 //! A drop is done when this node's list of models says that the copy is gone, so one that was carried out and not told
 //! is carried out again, which finds nothing to do. Always holds: only the version that is meant goes; what another
 //! process put under the name since stays. A node that was away may believe what holds no more: nothing goes before its
-//! state is not behind and asks for it still. Its copy may be the last one by now: unless somebody insisted, nothing
-//! goes as long as no other node is heard that has the same version and keeps it. A copy that is in use goes in an idle
-//! moment, and after [`PATIENCE`] all the same: files that are open live on. What fails is tried again a while later.
+//! state is not behind and asks for it still. It may be taken back all the same before the copy is gone, so what goes is
+//! noted first, and told as [`CarriedOut`]: nobody takes it for a person's removal. A restart in these seconds forgets
+//! that. Its copy may be the last one by now: unless somebody insisted, nothing goes as long as no other node is heard
+//! that has the same version and keeps it, or where an earlier round had too many copies of it, enough that have the
+//! version of now. A copy that is in use goes in an idle moment, and after [`PATIENCE`] all the same: files that are
+//! open live on. What fails is tried again a while later.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -53,6 +57,45 @@ struct Waiting {
     since: Instant,
     tried_at: Option<Instant>,
     failures: u32,
+}
+
+/// The copies that this node removes for the cluster, by key, until the record does not have them any more. Clones are
+/// the same.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct CarriedOut(Arc<Mutex<BTreeMap<String, Digest>>>);
+
+// === impl CarriedOut ===
+
+impl CarriedOut {
+    /// Whether this node removed a copy that it has by the record, or is at it.
+    pub(crate) fn has(&self, held: &Location) -> bool {
+        self.lock().get(&held.model.name.key()) == Some(&held.model.digest)
+    }
+
+    fn begin(&self, name: &ModelName, digest: Digest) {
+        self.lock().insert(name.key(), digest);
+    }
+
+    /// It was not removed.
+    fn take_back(&self, name: &ModelName) {
+        self.lock().remove(&name.key());
+    }
+
+    /// Forgets what the record does not have any more.
+    fn settle(&self, view: &dyn View, node: NodeId) -> Result<(), Fault> {
+        let noted = self.lock().clone();
+        for (key, digest) in noted {
+            let held = read::node_model(view, node, &key)?;
+            if held.is_none_or(|held| held.model.digest != digest) {
+                self.lock().remove(&key);
+            }
+        }
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Digest>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Keeps this node in step until `stop`.
@@ -107,7 +150,9 @@ async fn caught_up(metadata: &metadata::Handle) {
 
 fn asked_here(engines: &MemberEngines) -> Result<Option<Asked>, Fault> {
     let is_heard = |node: NodeId| engines.scheduler.health(node) == Health::Alive;
-    asked_of(&*engines.metadata.view(), engines.node, &is_heard)
+    let view = engines.metadata.view();
+    engines.carried_out.settle(&*view, engines.node)?;
+    asked_of(&*view, engines.node, &is_heard)
 }
 
 /// What the record asks of a node, as long as it hears these; `None` before its own record has arrived.
@@ -121,7 +166,7 @@ fn asked_of(view: &dyn View, node: NodeId, is_heard: &dyn Fn(NodeId) -> bool) ->
         let Some(wanted) = model.drops.get(&node) else { continue };
         let held = read::node_model(view, node, &model.name.key())?;
         let Some(held) = held.filter(|held| held.model.digest == wanted.digest) else { continue };
-        if wanted.insisted || is_kept_elsewhere(view, &model, &held, is_heard)? {
+        if wanted.insisted || may_be_missed(view, &model, &held, is_heard)? {
             asked.drops.push((model.name.clone(), held.model.digest));
         } else {
             asked.holds_back = true;
@@ -130,17 +175,25 @@ fn asked_of(view: &dyn View, node: NodeId, is_heard: &dyn Fn(NodeId) -> bool) ->
     Ok(Some(asked))
 }
 
-/// Whether a node that is heard has the same version and is not to remove it.
-fn is_kept_elsewhere(
+/// Whether a node that is heard has the same version and is not to remove it; or of a copy that was too many in an
+/// earlier round, whether enough of them have the version of this one.
+fn may_be_missed(
     view: &dyn View,
     model: &Model,
     held: &Location,
     is_heard: &dyn Fn(NodeId) -> bool,
 ) -> Result<bool, Fault> {
-    let goes = |copy: &Location| model.drop_of(copy.node, copy.model.digest).is_some();
-    let is_other = |copy: &Location| copy.node != held.node && copy.model.digest == held.model.digest;
     let copies = read::locations_of(view, &model.name)?;
-    Ok(copies.iter().any(|copy| is_other(copy) && is_heard(copy.node) && !goes(copy)))
+    let stays = |copy: &&Location| {
+        let goes = model.drop_of(copy.node, copy.model.digest).is_some();
+        copy.node != held.node && is_heard(copy.node) && !goes
+    };
+    let kept = |digest: Digest| copies.iter().filter(stays).filter(|copy| copy.model.digest == digest).count();
+    if kept(held.model.digest) > 0 {
+        return Ok(true);
+    }
+    let wish = read::wish(view, &model.name)?;
+    Ok(wish.is_some_and(|wish| wish.digest.is_some_and(|digest| wish.has_replaced(held, kept(digest)))))
 }
 
 /// What is asked for now waits; what is not any more does not.
@@ -174,11 +227,13 @@ async fn remove_due(engines: &MemberEngines, waiting: &mut BTreeMap<ModelName, W
                 return;
             }
         }
+        engines.carried_out.begin(name, waiting.digest);
         match engines.transfer.remove(name, waiting.digest).await {
             Ok(freed_bytes) => {
                 tracing::info!(model = %name, digest = %waiting.digest, freed_bytes, "a copy was removed");
             }
             Err(error) => {
+                engines.carried_out.take_back(name);
                 waiting.failures = waiting.failures.saturating_add(1);
                 tracing::warn!(model = %name, code = %error.code(), %error, "remove a copy; tried again later");
             }
@@ -196,7 +251,9 @@ async fn is_asked_still(engines: &MemberEngines, name: &ModelName, digest: Diges
 #[cfg(test)]
 mod tests {
     use ollamax_core::catalog::mem::MemView;
-    use ollamax_core::catalog::{Cordon, Drop, Key, Location, Member, MemberState, Mutation, Pin, Record};
+    use ollamax_core::catalog::{
+        Cordon, Drop, Key, Location, Member, MemberState, Mutation, Pin, Record, Replicas, Wish,
+    };
     use ollamax_types::{Incarnation, ModelRecord, PeerId, Role, Timestamp};
 
     use super::*;
@@ -306,6 +363,62 @@ mod tests {
         check(&[(2, 1), (3, 1)], &[1, 2], false, true);
         check(&[], &[1], true, true);
         check(&[(2, 1)], &[1, 2], true, true);
+    }
+
+    #[test]
+    fn the_last_copy_of_what_an_earlier_round_had_too_many_of_goes_when_enough_have_the_version_of_now() {
+        // This node has version 1, and is to remove it. Node 4 is not heard.
+        let check = |surplus: &[u64], wanted: Option<(u32, u8)>, others: &[(u64, u8)], expected: bool| {
+            let mut view = MemView::default();
+            view.write(&[own_record(), held("a", 1), held_by(1, "a", 1), record("a", Some((1, 1)), None)]);
+            let copies: Vec<Mutation> = others.iter().map(|(node, byte)| held_by(*node, "a", *byte)).collect();
+            view.write(&copies);
+            let wish = Wish {
+                name: name("a"),
+                round: 7,
+                insecure: false,
+                replicas: Replicas::Count(wanted.map_or(1, |(count, _)| count)),
+                digest: wanted.map(|(_, byte)| digest(byte)),
+                size_bytes: 7,
+                plan: None,
+                failures: BTreeMap::new(),
+                asked_at: Timestamp(0),
+                asked_by: "test".to_owned(),
+                want: Default::default(),
+                declared: false,
+                surplus: surplus.iter().copied().map(NodeId).collect(),
+            };
+            view.write(&[Mutation::Put(Key::Wish(name("a").key()), Record::Wish(Box::new(wish)))]);
+            let asked = asked_of(&view, NodeId(1), &|node| node != NodeId(4)).expect("readable").expect("it is there");
+            let goes = (asked.drops.len() == 1, asked.holds_back);
+            assert_eq!(goes, (expected, !expected), "{surplus:?} {wanted:?} {others:?}");
+        };
+        check(&[1], Some((1, 2)), &[(2, 2)], true);
+        check(&[1], Some((2, 2)), &[(2, 2)], false);
+        check(&[1], Some((2, 2)), &[(2, 2), (3, 2)], true);
+        check(&[1], Some((1, 2)), &[(4, 2)], false);
+        check(&[1], Some((1, 1)), &[(2, 2)], false);
+        check(&[1], None, &[(2, 2)], false);
+        check(&[], Some((1, 2)), &[(2, 2)], false);
+    }
+
+    #[test]
+    fn what_this_node_removed_for_the_cluster_is_known_until_the_record_does_not_have_it() {
+        let (carried_out, mut view) = (CarriedOut::default(), MemView::default());
+        let has = |byte| carried_out.has(&location(1, "a", byte));
+        view.write(&[held("a", 1), held("b", 1)]);
+        carried_out.begin(&name("a"), digest(1));
+        assert_eq!((has(1), has(2)), (true, false), "another version is a person's");
+        carried_out.settle(&view, NodeId(1)).expect("readable");
+        assert!(has(1), "nobody was told yet");
+        carried_out.take_back(&name("a"));
+        assert!(!has(1));
+        for change in [Mutation::Delete(Key::NodeModel(NodeId(1), name("a").key())), held("a", 2)] {
+            carried_out.begin(&name("a"), digest(1));
+            view.write(&[change]);
+            carried_out.settle(&view, NodeId(1)).expect("readable");
+            assert!(!has(1), "it is told");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,10 +3,11 @@
 //! The scheduler hears at once, whatever the cluster does: requests that wait for a runtime that went down depend on
 //! it. What the cluster is told is decided by [`plan_report`]: what the runtime lists against what the catalog records
 //! for this node. As long as the runtime has listed nothing, what lies in its store speaks for it, and only adds.
-//! What a model can do is told by its configuration in the store, else by the runtime, once the cluster keeps it.
+//! What a model can do is told by its configuration in the store, else by the runtime, once the cluster keeps it. Of
+//! what is gone it is said what this node removed for the cluster.
 //! Reports are idempotent, so a report whose outcome is unknown is simply made again from fresh facts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -80,7 +81,21 @@ pub(crate) fn plan_report(
         }
         Listed::Store(_) => Vec::new(),
     };
-    (!present.is_empty() || !absent.is_empty()).then_some(Command::ReportModels { node, present, absent })
+    let removed = Vec::new();
+    (!present.is_empty() || !absent.is_empty()).then_some(Command::ReportModels { node, present, absent, removed })
+}
+
+/// The same report, with those of the models that are gone which this node removed for the cluster.
+fn with_removed(report: Command, recorded: &[Location], was_removed: &dyn Fn(&Location) -> bool) -> Command {
+    match report {
+        Command::ReportModels { node, present, absent, .. } => {
+            let removed: BTreeSet<String> =
+                recorded.iter().filter(|held| was_removed(held)).map(|held| held.model.name.key()).collect();
+            let removed = absent.iter().filter(|key| removed.contains(*key)).cloned().collect();
+            Command::ReportModels { node, present, absent, removed }
+        }
+        other => other,
+    }
 }
 
 /// What the catalog shall say of a model. Details that are too large to record are left out. Weights that were recorded
@@ -174,6 +189,7 @@ async fn settle(engines: &MemberEngines, report: &Report, store: &Adopted) -> bo
     };
     let Ok(Some(cluster)) = read::cluster(&*view) else { return false };
     let Some(command) = plan(engines.node, report, store, &recorded, cluster.version) else { return true };
+    let command = with_removed(command, &recorded, &|held| engines.carried_out.has(held));
     let principal = format!("node/{}", engines.node);
     let id = draw_request_id();
     let span = tracing::error_span!("models", request_id = id.0);
@@ -270,6 +286,24 @@ mod tests {
         check(&[], &[("a", 1)], &[], &["a"]);
         let unfinished = "unfinished.00112233445566ff.import.ollamax.registry.ollama.ai/library/a";
         check(&[(unfinished, 1), ("unfinished", 1)], &[], &["unfinished:latest"], &[]);
+    }
+
+    #[test]
+    fn what_this_node_removed_for_the_cluster_is_told_as_such() {
+        let recorded: Vec<Location> =
+            ["a", "b", "c"].map(|name| Location { node: NodeId(1), model: model(name, 1) }).to_vec();
+        let key = |name: &str| model(name, 1).name.key();
+        let told = |listed: &[ModelRecord]| {
+            let report = plan_report(NodeId(1), Listed::Runtime(listed), &recorded, None).expect("some are gone");
+            let was_removed = |held: &Location| held.model.name.key() != key("b");
+            match with_removed(report, &recorded, &was_removed) {
+                Command::ReportModels { absent, removed, .. } => (absent, removed),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(told(&[]), (vec![key("a"), key("b"), key("c")], vec![key("a"), key("c")]));
+        assert_eq!(told(&[model("a", 1)]), (vec![key("b"), key("c")], vec![key("c")]), "it is there still");
+        assert_eq!(told(&[model("a", 1), model("c", 1)]), (vec![key("b")], vec![]));
     }
 
     /// What is reported of models that lie in the store, when these are recorded.

@@ -208,6 +208,7 @@ pub(crate) fn standing(
         dropping: copies.iter().filter(goes).map(|copy| copy.node).collect(),
         pinned: model.as_ref().is_some_and(|model| model.pin.is_some()),
         loaded_on: loaded(&wish.name).into_iter().collect(),
+        surplus: copies.iter().map(|copy| copy.node).filter(|node| wish.surplus.contains(node)).collect(),
         wish,
     })
 }

@@ -219,6 +219,7 @@ mod tests {
             asked_by: "admin".to_owned(),
             want: Want::default(),
             declared: false,
+            surplus: Default::default(),
         };
         vec![Mutation::Put(Key::Wish(name().key()), Record::Wish(Box::new(wish)))]
     }

@@ -361,7 +361,7 @@ impl Book {
     fn ended(&mut self, scene: &Scene) -> Vec<(PlanKind, Moved)> {
         let moving = scene.wishes.iter().filter_map(|standing| {
             let kind = standing.wish.plan.as_ref()?.kind;
-            let is_moving = kind != PlanKind::Asked && !coming(standing, scene.sites.all()).is_empty();
+            let is_moving = kind != PlanKind::Asked && !coming(standing, scene).is_empty();
             is_moving.then(|| (standing.wish.name.key(), kind))
         });
         let moving: BTreeMap<String, PlanKind> = moving.collect();
@@ -403,9 +403,11 @@ fn holds(standing: &Standing, node: NodeId) -> bool {
     standing.wish.digest.is_some() && standing.holders.contains(&node)
 }
 
-/// The targets that will have the model if nothing happens. Nobody waits for one that is dead.
-fn coming(standing: &Standing, sites: &[Site]) -> Vec<NodeId> {
-    let is_there = |node: NodeId| sites.iter().any(|site| site.node == node && site.health != Health::Dead);
+/// The targets that will have the model if nothing happens. Nobody waits for one that is lost.
+fn coming(standing: &Standing, scene: &Scene) -> Vec<NodeId> {
+    let is_awaited =
+        |site: &Site| site.health != Health::Dead || !scene.presence.lost(site.node, scene.knobs.repair_after);
+    let is_there = |node: NodeId| scene.sites.all().iter().any(|site| site.node == node && is_awaited(site));
     let is_coming =
         |node: &NodeId| !holds(standing, *node) && !standing.wish.failures.contains_key(node) && is_there(*node);
     let targets = standing.wish.plan.iter().flat_map(|plan| plan.targets.iter().copied());

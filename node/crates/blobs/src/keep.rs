@@ -12,13 +12,14 @@
 //! is not: another disk, a file system without second names, a file that leads elsewhere; whoever wanted it is told
 //! why.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 
-use ollamax_types::limits::MANIFEST_BYTES_MAX;
+use ollamax_types::limits::{MANIFEST_BYTES_MAX, MODELS_MAX};
 use ollamax_types::{Digest, ModelName, Timestamp};
 
 use crate::fault::Fault;
@@ -36,8 +37,8 @@ const NAMES: &str = "names";
 const FILE_PREFIX: &str = "sha256-";
 /// What is written under this ending is not there yet.
 const DRAFT_ENDING: &str = ".draft";
-/// Most names for which one version is kept; beyond it the first one is forgotten.
-const NAMES_MAX: usize = 64;
+/// Most names for which one version is kept: as many as a cluster may pin. Beyond it the first one is forgotten.
+const NAMES_MAX: usize = MODELS_MAX as usize;
 /// A name has four parts, none of which is longer than a file's name.
 const NAMES_BYTES_MAX: usize = NAMES_MAX * 1_024;
 
@@ -99,12 +100,18 @@ impl Keep {
     }
 
     /// Keeps a version that is whole in the store, from `now` on; one that is kept already is kept from now on, and for
-    /// this name as well.
+    /// these names as well.
     ///
     /// # Errors
     /// When a file of it is missing or cannot have a second name, and when the disk refuses. Then it is not kept, and
     /// what was made on the way is swept later.
-    pub fn put(&self, store: &Store, name: &ModelName, manifest: &Manifest, now: Timestamp) -> Result<(), KeepError> {
+    pub fn put(
+        &self,
+        store: &Store,
+        names: &[ModelName],
+        manifest: &Manifest,
+        now: Timestamp,
+    ) -> Result<(), KeepError> {
         let (blobs, folder, owner) = (manifest.blobs(), self.folder(manifest.digest()), Some(self.owner));
         for blob in &blobs {
             if store.blob(*blob)?.is_none() {
@@ -118,10 +125,11 @@ impl Keep {
             link(&store.blob_path(blob.sha256), &folder.join(file_name(blob.sha256)), *blob)?;
         }
         disk::sync_folder(&folder)?;
-        let mut names = self.get(manifest.digest())?.map_or_else(Vec::new, |kept| kept.names);
-        names.retain(|known| known != name);
-        names.push(name.clone());
-        self.write_names(&folder, &names[names.len().saturating_sub(NAMES_MAX)..])?;
+        let latest: BTreeSet<&ModelName> = names.iter().collect();
+        let mut all = self.get(manifest.digest())?.map_or_else(Vec::new, |kept| kept.names);
+        all.retain(|known| !latest.contains(known));
+        all.extend_from_slice(names);
+        self.write_names(&folder, &all[all.len().saturating_sub(NAMES_MAX)..])?;
         self.write(&folder, MANIFEST, manifest.bytes())?;
         let path = folder.join(MANIFEST);
         Ok(disk::stamp(&path, now).map_err(Fault::at("note the time of", &path))?)

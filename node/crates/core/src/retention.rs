@@ -2,7 +2,9 @@
 //!
 //! A plan is data: it is shown, and carried out act by act by whoever leads, and only while the rules are on. Always
 //! holds, whatever the rules say: a model that is pinned, or that some node fetches just now, is in no act. No single
-//! copy goes that is the last one of a version that is heard, nor one that is wanted, nor one that is loaded. A model
+//! copy goes that is the last one of a version that is heard, nor one that is wanted, nor one that is loaded. As the
+//! last one any copy counts, wherever it lies: its bytes are there. For the number that is wanted only those count that
+//! belong where they are: the leader takes the others away as soon as it can. A model
 //! is disabled only while every node with a copy says what it has loaded, and it is not among that. Only a model that
 //! was disabled before is deleted as a whole, and none that is declared. When an act is applied, the guards of copies
 //! are kept again on the state of then. A copy that was told to go is gone from its disk here, long before the disk
@@ -243,20 +245,24 @@ impl<'a> Standing<'a> {
         spare.max_by_key(|copy| (self.percent(copy.node), self.frees_bytes(copy), Reverse(copy.node)))
     }
 
-    /// Whether the others are enough when this copy goes.
+    /// Whether the others are enough when this copy goes. One that does not belong where it is goes, too, only behind
+    /// as many as are wanted that do: until those are made, it stands in for one of them.
     fn may_go(&self, model: &ModelFacts, copy: &CopyFacts) -> bool {
         if copy.is_going || !self.is_heard(copy.node) || self.is_loaded(model, copy.node) {
             return false;
         }
         let stay = |other: &&CopyFacts| other.node != copy.node && !other.is_going && self.is_heard(other.node);
-        let of = |digest: Digest| model.copies.iter().filter(stay).filter(|other| other.digest == digest).count();
+        let of = |digest: Digest| model.copies.iter().filter(stay).filter(move |other| other.digest == digest);
+        let wanted_of = |digest: Digest| of(digest).filter(|other| other.belongs).count();
         let is_wanted = match &model.wanted {
             None => false,
             Some(Replicas::All) => true,
             Some(Replicas::Nodes(nodes)) => nodes.contains(&copy.node),
-            Some(Replicas::Count(count)) => model.digest.is_none_or(|digest| of(digest) < (*count).max(1) as usize),
+            Some(Replicas::Count(count)) => {
+                model.digest.is_none_or(|digest| wanted_of(digest) < (*count).max(1) as usize)
+            }
         };
-        !is_wanted && of(copy.digest) > 0
+        !is_wanted && of(copy.digest).next().is_some()
     }
 
     /// How full the disk is that a rule is about: that of the node of the act, else the fullest that has a copy.

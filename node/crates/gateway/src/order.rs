@@ -217,6 +217,7 @@ mod tests {
             asked_by: "test".to_owned(),
             want: Default::default(),
             declared: false,
+            surplus: Default::default(),
         }
     }
 

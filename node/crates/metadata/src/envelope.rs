@@ -128,10 +128,11 @@ fn encode_command(command: &Command) -> Stored {
             })
         }
         Command::RevokeToken { id } => Stored::RevokeToken(disk::CommandRevokeToken { id: id.0 }),
-        Command::ReportModels { node, present, absent } => Stored::ReportModels(disk::CommandReportModels {
+        Command::ReportModels { node, present, absent, removed } => Stored::ReportModels(disk::CommandReportModels {
             node: node.0,
             present: present.into_iter().map(encode_model).collect(),
             absent,
+            removed,
         }),
         Command::SetSetting { key, value } => Stored::SetSetting(disk::CommandSetSetting { key, value }),
         Command::DeleteSetting { key } => Stored::DeleteSetting(disk::CommandDeleteSetting { key }),
@@ -204,6 +205,7 @@ fn decode_command(stored: Stored) -> Result<Command, EnvelopeError> {
             node: NodeId(stored.node),
             present: stored.present.into_iter().map(decode_model).collect::<Result<_, _>>()?,
             absent: stored.absent,
+            removed: stored.removed,
         },
         Stored::SetSetting(stored) => Command::SetSetting { key: stored.key, value: stored.value },
         Stored::DeleteSetting(stored) => Command::DeleteSetting { key: stored.key },

@@ -7,8 +7,10 @@
 //! is found on the disk, not remembered, so a restart changes nothing; it is offered to other nodes like what the store
 //! has. What cannot be kept is told once in the log, and ends no pull.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::slice;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -178,8 +180,8 @@ impl Keeping {
         }
         let work = self.work();
         let keep = Keep::of(store)?;
-        let kept = self.put(store, &keep, name, &stands);
-        self.note(kept, name);
+        let kept = self.put(store, &keep, slice::from_ref(name), &stands);
+        self.note(kept, Some(name));
         self.tell(&keep);
         Some(work)
     }
@@ -253,14 +255,8 @@ impl Keeping {
         };
         let looked = || -> Result<(), Fault> {
             keep.sweep()?;
-            for scanned in models.iter().filter(|scanned| scanned.complete && self.is_pinned(scanned.model.digest)) {
-                let (name, digest) = (&scanned.model.name, scanned.model.digest);
-                let stands = store.manifest(name).ok().flatten().filter(|(_, stands)| stands.digest() == digest);
-                if let Some((_, stands)) = stands
-                    && keep.get(digest)?.is_none_or(|kept| !kept.names.contains(name))
-                {
-                    self.note(self.put(&store, &keep, name, &stands), name);
-                }
+            for (manifest, names) in self.unkept(&store, &keep, models)? {
+                self.note(self.put(&store, &keep, &names, &manifest), names.first());
             }
             for kept in self.due(&store, keep.all()?) {
                 self.let_go(&store, &keep, &kept)?;
@@ -273,9 +269,32 @@ impl Keeping {
         self.tell(&keep);
     }
 
-    fn put(&self, store: &Store, keep: &Keep, name: &ModelName, manifest: &Manifest) -> Result<(), KeepError> {
+    /// The pinned versions that are not kept yet for names that stand for them: of each all these names, as one change
+    /// of what is kept.
+    fn unkept(&self, store: &Store, keep: &Keep, models: &[Scanned]) -> Result<Vec<(Manifest, Vec<ModelName>)>, Fault> {
+        let mut known: BTreeMap<Digest, BTreeSet<ModelName>> = BTreeMap::new();
+        let mut unkept: BTreeMap<Digest, (Manifest, Vec<ModelName>)> = BTreeMap::new();
+        for scanned in models.iter().filter(|scanned| scanned.complete && self.is_pinned(scanned.model.digest)) {
+            let (name, digest) = (&scanned.model.name, scanned.model.digest);
+            let stands = store.manifest(name).ok().flatten().filter(|(_, stands)| stands.digest() == digest);
+            let Some((_, manifest)) = stands else { continue };
+            let names = match known.entry(digest) {
+                Entry::Occupied(names) => names.into_mut(),
+                Entry::Vacant(place) => {
+                    let kept = keep.get(digest)?.map(|kept| kept.names).unwrap_or_default();
+                    place.insert(kept.into_iter().collect())
+                }
+            };
+            if names.insert(name.clone()) {
+                unkept.entry(digest).or_insert_with(|| (manifest, Vec::new())).1.push(name.clone());
+            }
+        }
+        Ok(unkept.into_values().collect())
+    }
+
+    fn put(&self, store: &Store, keep: &Keep, names: &[ModelName], manifest: &Manifest) -> Result<(), KeepError> {
         let (ties, blobs) = (&self.0.ties, manifest.blobs());
-        let kept = || keep.put(store, name, manifest, ties.clock.now());
+        let kept = || keep.put(store, names, manifest, ties.clock.now());
         let index = ties.trees.open()?;
         across(&index, store, &blobs, kept)?;
         let own = ties.kept_trees.open()?;
@@ -285,7 +304,9 @@ impl Keeping {
                 own.put(blob.sha256, &indexed)?;
             }
         }
-        tracing::info!(model = %name, digest = %manifest.digest(), "a version is kept");
+        for name in names {
+            tracing::info!(model = %name, digest = %manifest.digest(), "a version is kept");
+        }
         Ok(())
     }
 
@@ -396,11 +417,12 @@ impl Keeping {
     }
 
     /// Writes to the log why a version could not be kept, once.
-    fn note(&self, kept: Result<(), KeepError>, name: &ModelName) {
+    fn note(&self, kept: Result<(), KeepError>, name: Option<&ModelName>) {
         let trouble = kept.err().map(|error| error.to_string());
         let mut told = self.told();
         if let Some(reason) = trouble.as_ref().filter(|trouble| told.trouble.as_ref() != Some(*trouble)) {
-            tracing::warn!(model = %name, reason, "a version is not kept; there is no way back to it");
+            let model = name.map(ToString::to_string).unwrap_or_default();
+            tracing::warn!(%model, reason, "a version is not kept; there is no way back to it");
         }
         told.trouble = trouble;
     }

@@ -497,6 +497,7 @@ mod tests {
             asked_by: "a test".to_owned(),
             want: Default::default(),
             declared: false,
+            surplus: Default::default(),
         }
     }
 

@@ -151,6 +151,8 @@ pub const WISH_TARGETS_MAX: usize = 64;
 /// How long the same question is answered with a round whose ingester has the model already: who receives may be away
 /// for long, and the registry must be asked again some day.
 pub const ROUND_KEPT_FOR: Duration = Duration::from_secs(600);
+/// Most nodes that one wish keeps as those with a copy too many; beyond them copies stay as they were found.
+pub const WISH_SURPLUS_MAX: usize = 64;
 /// Most failures of nodes that one wish keeps; those without a part in its plan make room.
 pub const WISH_FAILURES_MAX: usize = 128;
 /// Most members that a copy names as those that it came from.

@@ -34,6 +34,7 @@ fn wish(ingester: u64, targets: &[u64], version: Option<u8>) -> Wish {
         asked_by: "test".to_owned(),
         want: Default::default(),
         declared: false,
+        surplus: Default::default(),
     }
 }
 

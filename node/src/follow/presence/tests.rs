@@ -80,7 +80,10 @@ async fn whose_runtime_does_not_answer_is_watched() {
 #[tokio::test]
 async fn a_standing_says_who_holds_the_version_and_who_is_about_to_drop_it() {
     let (world, _) = world().await;
-    let told = |digest: Digest| Command::ReportModels { node: NODE, present: vec![record(digest)], absent: vec![] };
+    let told = |digest: Digest| {
+        let (present, absent, removed) = (vec![record(digest)], vec![], vec![]);
+        Command::ReportModels { node: NODE, present, absent, removed }
+    };
     world.change(told(VERSION)).await;
     world.change(ask(Replicas::Count(1))).await;
     let now = |loaded: &[NodeId]| {

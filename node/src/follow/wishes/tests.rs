@@ -56,6 +56,7 @@ fn asked(count: u32) -> Wish {
         asked_by: "test".to_owned(),
         want: Default::default(),
         declared: false,
+        surplus: Default::default(),
     }
 }
 
@@ -95,6 +96,7 @@ fn standing_of(wish: Wish, held: &[u64]) -> Standing {
         dropping: BTreeSet::new(),
         pinned: false,
         loaded_on: BTreeSet::new(),
+        surplus: BTreeSet::new(),
         wish,
     }
 }
@@ -277,6 +279,7 @@ fn a_repair_that_was_refused_stands_in_nobodys_way() {
 #[test]
 fn a_move_counts_when_it_has_come_to_an_end() {
     let sites = [site(1, 900), site(2, 900), site(3, 900), Site { health: Health::Dead, ..site(4, 900) }];
+    let away = [site(1, 900), site(2, 900), Site { health: Health::Dead, ..site(3, 900) }];
     let moving = |kind: PlanKind| {
         let wish = resolved(planned(1, &[1, 2, 3, 4]));
         let plan = wish.plan.clone().map(|plan| Plan { kind, ..plan });
@@ -302,6 +305,11 @@ fn a_move_counts_when_it_has_come_to_an_end() {
     check("a person had removed another copy", &[standing_of(left, &[1, 3])], &done);
     check("it was asked for", &[standing_of(moving(PlanKind::Asked), &[1, 2])], &[]);
     check("nobody wants it any more", &[], &[]);
+    let watched = scene(&away, &[standing_of(repair(), &[1, 2])]);
+    let just_now = Presence::default();
+    let lost = coming(&watched.wishes[0], &watched);
+    let starts_again = coming(&watched.wishes[0], &Scene { presence: just_now, ..watched });
+    assert_eq!((lost, starts_again), (vec![], nodes(&[3])), "who starts again has what had come");
 }
 
 #[tokio::test]

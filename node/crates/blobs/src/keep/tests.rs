@@ -52,7 +52,7 @@ impl World {
     }
 
     fn put(&self, now: Timestamp) -> Result<(), KeepError> {
-        self.keep().put(&self.store(), &name(), &self.manifest, now)
+        self.keep().put(&self.store(), &[name()], &self.manifest, now)
     }
 
     fn lose_all(&self) {
@@ -112,7 +112,7 @@ fn the_one_that_is_kept_for_the_longest_time_comes_first_and_again_is_from_now_o
     world.put(NOW).expect("kept");
     let other = format!(" {}", String::from_utf8(world.manifest.bytes().to_vec()).expect("text"));
     let other = Manifest::read(other.as_bytes()).expect("a manifest");
-    world.keep().put(&world.store(), &name(), &other, later).expect("kept");
+    world.keep().put(&world.store(), &[name()], &other, later).expect("kept");
     let order =
         || -> Vec<Digest> { world.keep().all().expect("readable").iter().map(|kept| kept.manifest.digest()).collect() };
     assert_eq!(order(), [world.digest(), other.digest()]);
@@ -124,7 +124,8 @@ fn the_one_that_is_kept_for_the_longest_time_comes_first_and_again_is_from_now_o
 fn a_version_is_kept_for_each_of_its_names_and_not_for_too_many() {
     let world = World::new();
     let named = |number: usize| format!("name-{number}").parse::<ModelName>().expect("a name");
-    let put = |name: &ModelName| world.keep().put(&world.store(), name, &world.manifest, NOW).expect("kept");
+    let put_all = |names: &[ModelName]| world.keep().put(&world.store(), names, &world.manifest, NOW).expect("kept");
+    let put = |name: &ModelName| put_all(std::slice::from_ref(name));
     let kept = || world.keep().get(world.digest()).expect("readable").expect("it is kept");
     for number in [1, 2, 3, 1] {
         put(&named(number));
@@ -135,8 +136,13 @@ fn a_version_is_kept_for_each_of_its_names_and_not_for_too_many() {
         assert_eq!(kept().names, left.into_iter().map(named).collect::<Vec<_>>(), "without {forgotten}");
         assert_eq!(kept().kept_at, NOW);
     }
-    (100..100 + NAMES_MAX).for_each(|number| put(&named(number)));
-    assert_eq!(kept().names, (100..100 + NAMES_MAX).map(named).collect::<Vec<_>>());
+    put_all(&[3, 1].map(named));
+    assert_eq!(kept().names, [3, 1].map(named), "several at once");
+    let many: Vec<ModelName> = (100..100 + NAMES_MAX).map(named).collect();
+    put_all(&many);
+    assert!(kept().names == many, "as many as can be pinned");
+    put(&named(9));
+    assert!(kept().names.len() == NAMES_MAX && !kept().names.contains(&named(100)), "the first is forgotten");
 
     // What is let go is not remembered.
     world.keep().release(world.digest()).expect("let go");

@@ -155,7 +155,9 @@ fn execute(scene: &Scene<'_>) -> Step {
             tokens::create(scene, &wish)
         }
         Command::RevokeToken { id } => tokens::revoke(scene, id),
-        Command::ReportModels { node, present, absent } => models::report(scene, *node, present, absent),
+        Command::ReportModels { node, present, absent, removed } => {
+            models::report(scene, *node, models::Told { present, absent, removed })
+        }
         Command::SetSetting { key, value } => settings::set(scene, key, value),
         Command::DeleteSetting { key } => settings::delete(scene, key),
         Command::Txn(txn) => values::txn(scene, txn),

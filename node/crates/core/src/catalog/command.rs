@@ -124,6 +124,9 @@ pub enum Command {
         present: Vec<ModelRecord>,
         /// Keys (`ModelName::key`) that are gone; at most `REPORT_MODELS_MAX`.
         absent: Vec<String>,
+        /// Those of them that the node removed because the cluster said so, whatever it says by now. Since cluster
+        /// version 4.
+        removed: Vec<String>,
     },
     /// Sets a configuration key.
     SetSetting {
@@ -450,8 +453,9 @@ impl Command {
             // Every member said that it knows the command before it is asked for.
             | Self::RaiseVersion { .. } => 1,
             // An older member would drop what it does not know, and its state would differ.
-            Self::ReportModels { present, .. } => {
-                if present.iter().all(|model| model.capabilities.is_empty()) { 1 } else { CAPABILITIES_VERSION }
+            Self::ReportModels { present, removed, .. } => {
+                let is_able = present.iter().any(|model| !model.capabilities.is_empty());
+                if is_able || !removed.is_empty() { CAPABILITIES_VERSION } else { 1 }
             }
             Self::Txn(_)
             | Self::OpenSession { .. }

@@ -151,8 +151,8 @@ fn locations(view: &dyn View, after: Option<&Key>, survivor: Option<NodeId>) -> 
     Ok((mutations, next))
 }
 
-/// A plan that gives a part to anybody but the survivor is none any more, and what others failed with is nobody's
-/// concern.
+/// A plan that gives a part to anybody but the survivor is none any more, what others failed with is nobody's concern,
+/// and no copy is too many.
 fn wishes(view: &dyn View, after: Option<&Key>, survivor: Option<NodeId>) -> Result<(Vec<Mutation>, Stage), Fault> {
     let page = view.scan(&KeyRange::Wishes, after, RECORDS_PER_STEP)?;
     let next = match page.last() {
@@ -165,6 +165,7 @@ fn wishes(view: &dyn View, after: Option<&Key>, survivor: Option<NodeId>) -> Res
         let mut kept: Wish = *wish.clone();
         kept.failures.retain(|node, _| Some(*node) == survivor);
         kept.plan = kept.plan.filter(|plan| is_of(plan, survivor));
+        kept.surplus.clear();
         if kept != *wish {
             mutations.push(Mutation::Put(key, Record::Wish(Box::new(kept))));
         }

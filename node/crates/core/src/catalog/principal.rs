@@ -102,7 +102,7 @@ mod tests {
             let name = || "m".parse::<ModelName>().expect("a name");
             let (round, digest, code, text) = (1, Digest([1; 32]), ErrorCode::DiskFull, String::new());
             [
-                Command::ReportModels { node, present, absent },
+                Command::ReportModels { node, present, absent, removed: Vec::new() },
                 Command::SetAddresses { node, incarnation, peer_addresses, p2p_addresses, api_addresses },
                 Command::BindBlobs { node, blobs: Vec::new() },
                 Command::ResolveWish { node, name: name(), round, digest, size_bytes: 1 },

@@ -4,7 +4,7 @@
 
 mod model;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use ollamax_types::limits::QUOTA_NEARLY_FULL_PERCENT;
@@ -251,6 +251,15 @@ impl Member {
     pub fn label(&self, key: &str) -> Option<&String> {
         self.labels.get(key).or_else(|| self.own_labels.get(key))
     }
+
+    /// Whether a copy belongs there, by what people said: it is a member that is not being emptied, and the wish does
+    /// not keep away from it.
+    #[must_use]
+    pub fn suits(&self, want: &Want) -> bool {
+        let is_labelled = want.labels.iter().all(|(key, wanted)| self.label(key) == Some(wanted));
+        let is_open = self.is_standing() && self.cordon != Cordon::Emptying;
+        is_open && is_labelled && !want.avoid.contains(&self.id)
+    }
 }
 
 /// A permission to join.
@@ -444,6 +453,9 @@ pub struct Wish {
     pub want: Want,
     /// The declared file asks for it, not a person alone. Stays until the wish is forgotten.
     pub declared: bool,
+    /// Nodes with a copy of the name, whichever version, among which an earlier round had some too many. None of them
+    /// is a target. Each loses its copy when this round has its own.
+    pub surplus: BTreeSet<NodeId>,
 }
 
 /// On which nodes a model shall be.
@@ -482,6 +494,23 @@ pub struct Failure {
     /// A person removed the copy there, or put another version in its place. Nobody in the cluster did it; the node is
     /// left out of later rounds too.
     pub by_hand: bool,
+}
+
+// === impl Wish ===
+
+impl Wish {
+    /// Whether a copy of which an earlier round had too many may go although it is the last of its version: this round
+    /// spreads another one, of which so many copies stay, and those are as many as are wanted.
+    #[must_use]
+    pub fn has_replaced(&self, copy: &Location, staying: usize) -> bool {
+        let wanted = match &self.replicas {
+            Replicas::Count(count) => *count as usize,
+            Replicas::Nodes(nodes) => nodes.len(),
+            Replicas::All => 1,
+        };
+        let is_other = self.digest.is_some_and(|digest| digest != copy.model.digest);
+        is_other && self.surplus.contains(&copy.node) && staying >= wanted.max(1)
+    }
 }
 
 // === impl Plan ===

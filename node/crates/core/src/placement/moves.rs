@@ -8,9 +8,11 @@
 //! it is lost. A lost target stays in its plan: when it comes back, the newest copy goes. One that has failed leaves it
 //! after a while where there are copies enough without it, and so does one without a copy whose runtime stays away. A
 //! copy that was told to go and is missed before it has gone stays. The order of the targets says which copy goes
-//! first: the last. Copies that are no targets count, but only a node that is being emptied loses one. One plan that
-//! nobody asked for is made at a look, and at most `moves_max` are under way. Everything follows from the facts;
-//! nothing is remembered.
+//! first: the last. Copies that are no targets count, but only a node that is being emptied loses one, or one on which
+//! an earlier round had a copy too many; that one goes whichever version it is of. A copy on its way that nobody asked
+//! for waits for its node as long as a copy that is there, so that what has come is gone on with. One plan that nobody
+//! asked for is made at a look, and at most `moves_max` are under way. Everything follows from the facts; nothing is
+//! remembered.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -61,6 +63,8 @@ pub struct Standing {
     pub pinned: bool,
     /// Where it is in memory.
     pub loaded_on: BTreeSet<NodeId>,
+    /// Who has a copy, of whichever version, of which an earlier round had too many.
+    pub surplus: BTreeSet<NodeId>,
 }
 
 /// What follows.
@@ -241,7 +245,8 @@ impl<'a> Case<'a> {
 
     /// A copy is about to go. Nobody waits for a node that is lost.
     fn is_losing(&self) -> bool {
-        let going = self.standing.holders.intersection(&self.standing.dropping);
+        let having = self.standing.holders.union(&self.standing.surplus);
+        let going = having.filter(|node| self.standing.dropping.contains(*node));
         going.filter_map(|node| self.site(*node)).any(|site| !self.world.is_lost(site))
     }
 
@@ -272,12 +277,21 @@ impl<'a> Case<'a> {
         let wish = self.wish();
         let targets = wish.plan.iter().flat_map(|plan| plan.targets.iter().copied());
         let can = |site: &Site| {
-            site.health != Health::Dead && site.misplaced(&wish.want).is_none() && !self.world.is_idle(site)
+            let is_there = site.health != Health::Dead || self.waits_for(site);
+            is_there && site.misplaced(&wish.want).is_none() && !self.world.is_idle(site)
         };
         let is_coming = |node: &NodeId| {
             self.site(*node).is_some_and(can) && !self.is_there(*node) && !wish.failures.contains_key(node)
         };
         targets.filter(is_coming).collect()
+    }
+
+    /// A target that is away and has no copy yet, in a plan that nobody asked for: what has come to it is there when it
+    /// is back, so nobody takes its place before it is lost. Who brings the model is not waited for.
+    fn waits_for(&self, site: &Site) -> bool {
+        let plan = self.wish().plan.as_ref().filter(|plan| plan.kind != PlanKind::Asked);
+        let is_receiver = plan.is_some_and(|plan| plan.ingester != site.node && plan.targets.contains(&site.node));
+        is_receiver && !self.holds(site.node) && !self.world.is_lost(site)
     }
 
     /// Has the version of the round.
@@ -366,9 +380,13 @@ impl<'a> Case<'a> {
         if let Some(plan) = self.resolved().filter(|plan| self.is_over(plan)) {
             return self.without_departed(plan);
         }
-        let sites = self.world.facts.sites.iter().cloned();
         let holds = |node: NodeId| self.holds(node) && !self.goes_for_good(node);
-        let places: Vec<Site> = sites.map(|site| Site { holds: holds(site.node), ..site }).collect();
+        let health = |site: &Site| match site.health {
+            Health::Dead if self.waits_for(site) => Health::Suspect,
+            told => told,
+        };
+        let place = |site: &Site| Site { holds: holds(site.node), health: health(site), ..site.clone() };
+        let places: Vec<Site> = self.world.facts.sites.iter().map(place).collect();
         let planned = plan_pull(wish, &places, wish.digest.map(|_| self.standing.size_bytes));
         let is_on_record = |ingester: NodeId, targets: &[NodeId]| {
             wish.plan.as_ref().is_some_and(|plan| plan.ingester == ingester && plan.targets == targets)
@@ -600,6 +618,9 @@ impl<'a> Case<'a> {
         let enough = match &self.wish().replicas {
             Replicas::Count(count) => wanted(*count),
             Replicas::All if self.candidates().is_empty() => 1,
+            Replicas::Nodes(nodes) if nodes.iter().all(|node| steady.contains(node)) => {
+                return self.left_over(plan, &steady, nodes.len());
+            }
             Replicas::All | Replicas::Nodes(_) => return None,
         };
         if steady.len() < enough {
@@ -612,6 +633,9 @@ impl<'a> Case<'a> {
         };
         if let Some(site) = self.copies().find(is_misplaced) {
             return Some(site.node);
+        }
+        if let Some(node) = self.left_over(plan, &steady, enough) {
+            return Some(node);
         }
         let is_count = matches!(self.wish().replicas, Replicas::Count(_));
         let targets: Vec<NodeId> = plan.targets.iter().copied().filter(|target| steady.contains(target)).collect();
@@ -626,6 +650,18 @@ impl<'a> Case<'a> {
                 targets.into_iter().rev().find(|target| !is_loaded(*target))
             }
         }
+    }
+
+    /// A copy of which an earlier round had too many, and this one wants none there. Enough others are steady.
+    fn left_over(&self, plan: &Plan, steady: &[NodeId], enough: usize) -> Option<NodeId> {
+        let Standing { surplus, dropping, loaded_on, pinned, .. } = self.standing;
+        let may_go = |node: &NodeId| {
+            let others = steady.iter().filter(|other| *other != node).count();
+            let is_sound = self.site(*node).is_some_and(|site| self.world.is_steady(site) && !site.has_damage);
+            is_sound && others >= enough && !loaded_on.contains(node) && !(*pinned && self.holds(*node))
+        };
+        let left = surplus.difference(dropping).copied().filter(|node| !plan.targets.contains(node));
+        left.filter(may_go).last()
     }
 
     fn planned(&self, ingester: NodeId, targets: Vec<NodeId>, kind: PlanKind) -> Move {

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ollamax_types::{Digest, ModelName, NodeId, Timestamp};
 
 use crate::catalog::models::standing_digest;
-use crate::catalog::{Fault, Location, Model, Phase, Replicas, View, Wish, read};
+use crate::catalog::{Fault, Location, Member, Model, Phase, Replicas, View, Wish, read};
 
 /// Everything that a plan is made from.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -61,6 +61,9 @@ pub struct CopyFacts {
     pub size_bytes: u64,
     /// The node was told to remove it.
     pub is_going: bool,
+    /// Nobody asked for the model, or the node is one on which it may be: not one that is being emptied, nor one that
+    /// the wish keeps away from.
+    pub belongs: bool,
 }
 
 /// What a node says of itself.
@@ -97,12 +100,18 @@ impl Facts {
         }
         let wishes: BTreeMap<String, Wish> =
             read::wishes(view)?.into_iter().map(|wish| (wish.name.key(), wish)).collect();
+        let members: BTreeMap<NodeId, Member> =
+            read::members(view)?.into_iter().map(|member| (member.id, member)).collect();
         let mut models = Vec::new();
         for model in read::models(view)? {
             let key = model.name.key();
             let version_at = read::version(view, &model.name, model.head)?.map(|version| version.at);
             let copies = copies.remove(&key).unwrap_or_default();
-            models.push(ModelFacts::of(model, version_at, wishes.get(&key), &copies));
+            let wish = wishes.get(&key);
+            let suits = |node: NodeId| {
+                wish.is_none_or(|wish| members.get(&node).is_some_and(|member| member.suits(&wish.want)))
+            };
+            models.push(ModelFacts::of(model, version_at, wish, (&copies, &suits)));
         }
         Ok(Self { now, models, sites })
     }
@@ -111,7 +120,13 @@ impl Facts {
 // === impl ModelFacts ===
 
 impl ModelFacts {
-    fn of(model: Model, version_at: Option<Timestamp>, wish: Option<&Wish>, copies: &[Location]) -> Self {
+    /// `suits` says whether a copy belongs on a node.
+    fn of(
+        model: Model,
+        version_at: Option<Timestamp>,
+        wish: Option<&Wish>,
+        (copies, suits): (&[Location], &dyn Fn(NodeId) -> bool),
+    ) -> Self {
         let pin = model.pinned();
         let fact = |copy: &Location| CopyFacts {
             node: copy.node,
@@ -119,6 +134,7 @@ impl ModelFacts {
             weights: copy.model.weights,
             size_bytes: copy.model.size_bytes,
             is_going: model.drop_of(copy.node, copy.model.digest).is_some(),
+            belongs: suits(copy.node),
         };
         Self {
             is_pinned: pin.is_some(),

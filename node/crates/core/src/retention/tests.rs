@@ -22,7 +22,14 @@ fn since(days: u32) -> Since {
 }
 
 fn copy(node: u64) -> CopyFacts {
-    CopyFacts { node: NodeId(node), digest: digest(1), weights: digest(100), size_bytes: 10, is_going: false }
+    CopyFacts {
+        node: NodeId(node),
+        digest: digest(1),
+        weights: digest(100),
+        size_bytes: 10,
+        is_going: false,
+        belongs: true,
+    }
 }
 
 /// Not used for 63 days, at its version for 80, known for 90; nobody asked for it, and nodes 1 to 3 have it.
@@ -208,6 +215,26 @@ fn a_copy_goes_only_where_the_others_are_enough() {
         let found = only(&facts, &unused(1, Then::DropCopy)).and_then(|(_, node, _)| node);
         assert_eq!(found, expected, "{wanted:?}");
     }
+}
+
+#[test]
+fn for_what_is_wanted_count_copies_that_belong_and_as_the_last_one_any_copy() {
+    let check = |what: &str, wanted: Option<u32>, misplaced: &[usize], others: &[usize], expected: Option<u64>| {
+        let mut model = ModelFacts { wanted: wanted.map(Replicas::Count), ..model("m") };
+        misplaced.iter().for_each(|at| model.copies[*at].belongs = false);
+        others.iter().for_each(|at| model.copies[*at].digest = digest(2));
+        let found = only(&facts(vec![model]), &unused(1, Then::DropCopy)).and_then(|(_, node, _)| node);
+        assert_eq!(found, expected, "{what}");
+    };
+    check("all belong: of the fullest disk", Some(2), &[], &[], Some(2));
+    check("the one that does not makes up for none", Some(2), &[2], &[], Some(3));
+    check("nor two of them", Some(1), &[0, 2], &[], Some(3));
+    check("which go only behind enough that do", Some(2), &[0, 2], &[], None);
+    check("and not all of them", Some(1), &[0, 1, 2], &[], None);
+    check("without a wish each is as good", None, &[0, 1, 2], &[], Some(2));
+    check("of another version another one is left, wherever", Some(1), &[1, 2], &[1, 2], Some(2));
+    check("the last of a version stays, although it does not belong", Some(1), &[1], &[1], Some(3));
+    check("and so it does where nothing else could go", Some(2), &[1], &[1], None);
 }
 
 #[test]

@@ -157,6 +157,7 @@ mod tests {
             asked_by: "test".to_owned(),
             want: Want::default(),
             declared: false,
+            surplus: Default::default(),
         };
         Mutation::Put(Key::Wish(wish.name.key()), Record::Wish(Box::new(wish)))
     }

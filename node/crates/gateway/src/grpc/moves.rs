@@ -235,6 +235,7 @@ mod tests {
             asked_by: "test".to_owned(),
             want: Want::default(),
             declared: false,
+            surplus: Default::default(),
         }
     }
 

@@ -120,6 +120,7 @@ fn wish(text: &str, replicas: Replicas, declared: bool) -> Wish {
         asked_by: "admin".to_owned(),
         want: Want::default(),
         declared,
+        surplus: Default::default(),
     }
 }
 

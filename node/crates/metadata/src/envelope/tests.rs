@@ -65,7 +65,12 @@ fn commands() -> Vec<Command> {
             ttl_ms: 3_600_000,
         },
         Command::RevokeToken { id: TokenId("t".into()) },
-        Command::ReportModels { node: NodeId(2), present: vec![model, unknown, able], absent: vec!["x/y/z:t".into()] },
+        Command::ReportModels {
+            node: NodeId(2),
+            present: vec![model, unknown, able],
+            absent: vec!["x/y/z:t".into(), "x/y/z:u".into()],
+            removed: vec!["x/y/z:u".into()],
+        },
         Command::SetSetting { key: "a.b".into(), value: vec![0, 255] },
         Command::DeleteSetting { key: "a.b".into() },
         Command::Txn(transaction()),
@@ -248,10 +253,18 @@ fn golden_samples_of_a_model_without_and_with_known_weights() {
             format!("{head}c2017c08021278{fields}3220{}3a0261623a0163", "08".repeat(32)),
         ),
     ] {
-        let sample = entry(Command::ReportModels { node: NodeId(2), present: vec![model], absent: vec![] });
+        let (node, present, absent, removed) = (NodeId(2), vec![model], vec![], vec![]);
+        let sample = entry(Command::ReportModels { node, present, absent, removed });
         assert_eq!(hex::encode(encode(&sample)), expected);
         assert_eq!(decode(&hex::decode(expected).expect("hexadecimal"), 1), Ok(sample));
     }
+}
+
+#[test]
+fn golden_sample_of_copies_that_are_gone() {
+    let (absent, removed) = (vec!["ab".to_owned(), "c".to_owned()], vec!["c".to_owned()]);
+    let report = Command::ReportModels { node: NodeId(2), present: vec![], absent, removed };
+    golden(report, "c201", "0802 1a026162 1a0163 220163");
 }
 
 /// The bytes of a command: its field in the envelope, and the message in it, shorter than 128 bytes.

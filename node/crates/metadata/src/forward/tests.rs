@@ -72,7 +72,7 @@ async fn the_log_names_the_node_whose_key_was_proved() {
 async fn a_member_cannot_ask_in_the_name_of_another_node() {
     let alone = Alone::cluster_of_one().await;
     let before = alone.handle.0.log.state().last;
-    let report = Command::ReportModels { node: NodeId(1), present: vec![], absent: vec!["m".into()] };
+    let report = Command::ReportModels { node: NodeId(1), present: vec![], absent: vec!["m".into()], removed: vec![] };
     let impostor = Err(ServeError::Impostor { from: NodeId(3), claims: NodeId(1) });
     assert_eq!(from_node_3(&alone, proposal("node/1", setting(), 60_000)).await, impostor);
     assert_eq!(from_node_3(&alone, proposal("node/3", report, 60_000)).await, impostor);

@@ -199,7 +199,8 @@ fn wish() -> impl Strategy<Value = Wish> {
     let failure = failure.prop_map(|(code, text, at, by_hand)| Failure { code, text, at: Timestamp(at), by_hand });
     let failures = prop::collection::btree_map(any::<u64>().prop_map(NodeId), failure, 0..3);
     let numbers = (any::<u64>(), any::<u64>(), any::<u64>());
-    let (version, asker) = (prop::option::of(digest()), (".{0,20}", want(), any::<bool>()));
+    let surplus = prop::collection::btree_set(any::<u64>().prop_map(NodeId), 0..3);
+    let (version, asker) = (prop::option::of(digest()), (".{0,20}", want(), any::<bool>(), surplus));
     (model_name(), numbers, any::<bool>(), replicas, version, prop::option::of(plan), failures, asker).prop_map(
         |(name, (round, size_bytes, asked), insecure, replicas, digest, plan, failures, asker)| Wish {
             name,
@@ -214,6 +215,7 @@ fn wish() -> impl Strategy<Value = Wish> {
             asked_by: asker.0,
             want: asker.1,
             declared: asker.2,
+            surplus: asker.3,
         },
     )
 }
@@ -627,6 +629,7 @@ fn golden_samples_of_files_and_wishes_have_not_changed() {
         asked_by: "a".to_owned(),
         want: Default::default(),
         declared: false,
+        surplus: BTreeSet::new(),
     };
     let name = "0a2672656769737472792e6f6c6c616d612e61692f6c6962726172792f44656d6f3a6c6174657374";
     let key = Key::Wish("m:t".to_owned());
@@ -671,7 +674,10 @@ fn golden_samples_of_files_and_wishes_have_not_changed() {
     };
     let failed = "4a14 0803 1209 6469736b5f66756c6c 1a0174 2007 2801";
     let want = "6a11 0a09 0a04726f6f6d 120161 10ac02 1a0104";
-    check(&placed, &format!("{head} {failed} 5009 5a0161 6006 {want} 7001 7802"));
+    let placed_hex = format!("{head} {failed} 5009 5a0161 6006 {want} 7001 7802");
+    check(&placed, &placed_hex);
+    let surplus = BTreeSet::from([NodeId(2), NodeId(5)]);
+    check(&Wish { surplus, ..placed }, &format!("{placed_hex} 8201020205"));
 }
 
 #[test]

@@ -42,6 +42,7 @@ pub(super) fn encode(record: &Wish) -> Vec<u8> {
         planned_at_ms: plan.map_or(0, |plan| plan.made_at.0),
         want: placing::want(&record.want),
         declared: record.declared,
+        surplus: record.surplus.iter().map(|node| node.0).collect(),
         plan_kind: plan.map_or(0, |plan| placing::kind(plan.kind)),
     };
     seal(VERSION, &message)
@@ -79,6 +80,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Wish, Malformed> {
         asked_by: message.asked_by,
         want: placing::want_of(message.want),
         declared: message.declared,
+        surplus: message.surplus.into_iter().map(NodeId).collect(),
     })
 }
 

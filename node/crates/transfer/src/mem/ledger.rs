@@ -117,10 +117,19 @@ impl MemCluster {
 
     /// Another plan takes the place of the one that there is.
     pub fn plan(&self, name: &ModelName, ingester: NodeId, targets: Vec<NodeId>) {
+        self.plan_for(name, ingester, targets, PlanKind::Asked);
+    }
+
+    /// The same, where copies are missing and nobody asked for the plan just now.
+    pub fn repair(&self, name: &ModelName, ingester: NodeId, targets: Vec<NodeId>) {
+        self.plan_for(name, ingester, targets, PlanKind::Repair);
+    }
+
+    fn plan_for(&self, name: &ModelName, ingester: NodeId, targets: Vec<NodeId>, kind: PlanKind) {
         let mut state = self.lock();
         if let Some(wish) = state.wishes.get_mut(name) {
             wish.failures.remove(&ingester);
-            wish.plan = Some(Plan { ingester, targets, made_at: Timestamp(0), kind: Default::default() });
+            wish.plan = Some(Plan { ingester, targets, made_at: Timestamp(0), kind });
         }
         state.tell_all();
     }
@@ -201,6 +210,7 @@ impl State {
             asked_by: ask.asked_by,
             want: ask.want.unwrap_or_default(),
             declared: false,
+            surplus: Default::default(),
         };
         self.wishes.insert(ask.name, wish);
         Ok(round)

@@ -167,6 +167,32 @@ async fn a_version_is_kept_for_its_time_or_while_it_is_pinned_and_nothing_goes_b
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pinned_version_is_kept_for_all_of_very_many_names_and_no_look_keeps_it_anew() {
+    const NAMES: usize = 100;
+    let clock = Clock::manual(Timestamp(1_785_578_400_123));
+    let world = World { clock: clock.clone(), ..World::new() };
+    let node = world.start();
+    let model = world.model("tiny", 1, chunks(1));
+    node.pull(&model.name).await.expect("it comes");
+    let (path, _) = world.store().manifest(&model.name).expect("readable").expect("it stands");
+    let library = path.parent().and_then(Path::parent).expect("it has one");
+    for number in 1..NAMES {
+        let folder = library.join(format!("alias-{number}"));
+        fs::create_dir(&folder).expect("ours");
+        fs::copy(&path, folder.join("latest")).expect("there is room");
+    }
+    node.handle.look_again();
+    node.handle.set_pins(pinned(true, model.manifest.digest()));
+    let names = || node.handle.kept().iter().map(|kept| kept.name.to_string()).collect::<BTreeSet<_>>();
+    until("it is kept for each of them", || names().len() == NAMES).await;
+    let since = node.handle.kept().first().map(|kept| kept.kept_at);
+    clock.advance_ms(HOUR_MS);
+    sleep(Duration::from_secs(3_600)).await;
+    assert_eq!((names().len(), node.handle.kept().first().map(|kept| kept.kept_at)), (NAMES, since));
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_due_is_shown_before_it_goes_and_a_name_that_is_gone_keeps_nothing() {
     let world = World::new();
     let node = world.start();

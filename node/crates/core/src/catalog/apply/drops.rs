@@ -2,7 +2,9 @@
 //!
 //! Unless somebody insists, no version loses its last copy under its name, a pinned one not those that the wish counts
 //! on, and no wish is left with fewer copies than it says; one that does not belong where it is makes up for none that
-//! does, or the leader would make a copy anew for each that goes. Where somebody insists, the nodes are left out of the
+//! does, or the leader would make a copy anew for each that goes. Only what an earlier round had too many of may be the
+//! last of its version: where as many copies as wanted stay of the one that the wish spreads now, it goes like a copy
+//! that a pull replaces. Where somebody insists, the nodes are left out of the
 //! round that runs, so that the copies do not come back by themselves; a new round knows nothing of it. That a copy
 //! which was to go is gone is nobody's failure. Copies that wait to go do not count as left. A copy of the same version
 //! under another name does not count either: that is the safe side. A disabled model that is forgotten may lose its
@@ -17,9 +19,7 @@ use super::limit::{check_count, exceeded};
 use super::{Applied, Scene, Step, Stop, registry, wishes};
 use crate::catalog::command::Refusal;
 use crate::catalog::read;
-use crate::catalog::record::{
-    Cordon, Drop, Failure, Key, Location, Member, Model, Phase, Record, Replicas, Since, Want, Wish,
-};
+use crate::catalog::record::{Drop, Failure, Key, Location, Model, Phase, Record, Replicas, Since, Want, Wish};
 use crate::catalog::view::{Fault, Mutation};
 
 /// What is told of a node whose copy goes against the guards.
@@ -50,7 +50,7 @@ pub(super) fn drop_copies(scene: &Scene<'_>, order: Order<'_>) -> Step {
     let held = read::model(&draft, order.name)?;
     let parting = parted(scene, order, held.as_ref())?;
     if !order.force {
-        check_last(order, held.as_ref(), &parting)?;
+        check_last(order, held.as_ref(), wish.as_ref(), &parting)?;
         check_pinned(order, held.as_ref(), wish.as_ref(), &parting)?;
         if let Some(wish) = wish.as_ref().filter(|_| !order.forget) {
             check_wished(scene, wish, &parting)?;
@@ -88,9 +88,11 @@ fn left_of(parting: &Parting, digest: Digest) -> usize {
     parting.staying.iter().filter(|copy| copy.model.digest == digest).count()
 }
 
-fn check_last(order: Order<'_>, model: Option<&Model>, parting: &Parting) -> Result<(), Stop> {
+fn check_last(order: Order<'_>, model: Option<&Model>, wish: Option<&Wish>, parting: &Parting) -> Result<(), Stop> {
     let is_disabled = model.is_some_and(|model| matches!(model.phase, Phase::Disabled(_)));
-    let is_last = |copy: &Location| left_of(parting, copy.model.digest) == 0;
+    let spread = |wish: &Wish| wish.digest.map_or(0, |digest| left_of(parting, digest));
+    let is_replaced = |copy: &Location| wish.is_some_and(|wish| wish.has_replaced(copy, spread(wish)));
+    let is_last = |copy: &Location| left_of(parting, copy.model.digest) == 0 && !is_replaced(copy);
     if parting.leaving.iter().any(is_last) && !(order.forget && is_disabled) {
         return Err(Refusal::LastCopy { name: order.name.clone() }.into());
     }
@@ -167,14 +169,8 @@ fn belonging(scene: &Scene<'_>, want: &Want, staying: &[&Location]) -> Result<us
 }
 
 fn belongs(scene: &Scene<'_>, want: &Want, copy: &Location) -> Result<bool, Fault> {
-    let member = read::member(scene.view, copy.node)?.filter(Member::is_standing);
-    Ok(member.is_some_and(|member| is_meant(&member, want)))
-}
-
-/// Whether a copy belongs on a node.
-fn is_meant(member: &Member, want: &Want) -> bool {
-    let is_labelled = want.labels.iter().all(|(key, wanted)| member.label(key) == Some(wanted));
-    member.cordon != Cordon::Emptying && !want.avoid.contains(&member.id) && is_labelled
+    let member = read::member(scene.view, copy.node)?;
+    Ok(member.is_some_and(|member| member.suits(want)))
 }
 
 /// The record with the drops. Where the whole model goes, that holds for the copies that wait to go too.
@@ -199,11 +195,14 @@ fn without(
 }
 
 /// The wish without the nodes that lose their copy; where somebody insisted, it does not come back to them in this
-/// round. `None`: it stays as it is.
+/// round, else the next one knows as well that theirs are too many. `None`: it stays as it is.
 fn shortened(scene: &Scene<'_>, wish: &Wish, parting: &Parting, force: bool) -> Option<Wish> {
     let leaves = |node: &NodeId| parting.leaving.iter().any(|copy| copy.node == *node);
     let mut kept = wish.clone();
     if let Some(plan) = &mut kept.plan {
+        if !force {
+            wishes::note_surplus(&mut kept.surplus, plan.targets.iter().copied().filter(leaves));
+        }
         plan.targets.retain(|node| !leaves(node));
         if leaves(&plan.ingester)
             && let Some(first) = plan.targets.first()

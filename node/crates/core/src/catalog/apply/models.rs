@@ -2,9 +2,11 @@
 //!
 //! Each copy is written twice, by model and by node, always both or neither. A node that had the version that a wish
 //! spreads and says that it has it no more was told so by the cluster, or by a person: then it is left out until it
-//! says that it has it again. A copy that was to go and became another version is not meant any more.
+//! says that it has it again. It was the cluster where the copy was to go, and where the node says that it removed it
+//! for the cluster: what was to go may have been taken back while the node was at it. A copy that was to go and became
+//! another version is not meant any more.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ollamax_types::limits::{
     CAPABILITIES_MAX, CAPABILITY_BYTES_MAX, COMMAND_KEYS_MAX, MODEL_DETAILS_BYTES_MAX, MODEL_KEY_BYTES_MAX,
@@ -26,9 +28,21 @@ const KEYS_BESIDE: usize = 24;
 const KEYS_PRESENT: usize = 2;
 const KEYS_ABSENT: usize = 3;
 
-pub(super) fn report(scene: &Scene<'_>, node: NodeId, present: &[ModelRecord], absent: &[String]) -> Step {
+/// What a node tells of the models that its runtime has.
+#[derive(Clone, Copy)]
+pub(super) struct Told<'a> {
+    pub(super) present: &'a [ModelRecord],
+    pub(super) absent: &'a [String],
+    /// Those of the absent ones that it removed for the cluster.
+    pub(super) removed: &'a [String],
+}
+
+pub(super) fn report(scene: &Scene<'_>, node: NodeId, told: Told<'_>) -> Step {
+    let Told { present, absent, removed } = told;
     check_count("the list of present models", present.len(), REPORT_MODELS_MAX)?;
     check_count("the list of absent models", absent.len(), REPORT_MODELS_MAX)?;
+    check_count("the list of removed models", removed.len(), REPORT_MODELS_MAX)?;
+    let removed: BTreeSet<&str> = removed.iter().map(String::as_str).collect();
     let member = if present.is_empty() { members::standing(scene, node) } else { members::holder(scene, node) };
     member?;
     let mut wanted: BTreeMap<String, Option<&ModelRecord>> = BTreeMap::new();
@@ -58,7 +72,7 @@ pub(super) fn report(scene: &Scene<'_>, node: NodeId, present: &[ModelRecord], a
                 }
                 write(&mut mutations, &key, &now);
             }
-            (Some(held), None) => vanish(scene, &mut mutations, &key, &held)?,
+            (Some(held), None) => vanish(scene, &mut mutations, &key, (&held, removed.contains(key.as_str())))?,
             (None, None) => {}
         }
     }
@@ -74,13 +88,17 @@ fn spare_keys(scene: &Scene<'_>, present: usize, absent: usize) -> usize {
     COMMAND_KEYS_MAX.saturating_sub(KEYS_BESIDE + KEYS_PRESENT * present + KEYS_ABSENT * absent)
 }
 
-/// A copy is gone. Where it was to go, that is over; else a person removed it.
-fn vanish(scene: &Scene<'_>, mutations: &mut Vec<Mutation>, key: &str, held: &Location) -> Result<(), Fault> {
+/// A copy is gone. Where it was to go, that is over; where its node did not remove it for the cluster, a person did.
+fn vanish(
+    scene: &Scene<'_>,
+    mutations: &mut Vec<Mutation>,
+    key: &str,
+    (held, was_removed): (&Location, bool),
+) -> Result<(), Fault> {
     let keeps_drops = scene.cluster.version >= DROPS_VERSION;
     let ended = if keeps_drops { drops::ended(scene, key, held.node)? } else { None };
-    if ended.as_ref().is_none_or(|(dropped, _)| dropped.digest != held.model.digest) {
-        mutations.extend(wishes::given_up(scene, held)?);
-    }
+    let was_to_go = ended.as_ref().is_some_and(|(dropped, _)| dropped.digest == held.model.digest);
+    mutations.extend(wishes::vanished(scene, held, was_removed || was_to_go)?);
     erase(mutations, key, held.node);
     mutations.extend(ended.map(|(_, without)| without));
     Ok(())

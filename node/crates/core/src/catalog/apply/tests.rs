@@ -84,6 +84,7 @@ fn report(node: u64, present: &[(&str, u8)], absent: &[&str]) -> Command {
         node: NodeId(node),
         present: present.iter().map(|(name, digest)| model(name, *digest)).collect(),
         absent: absent.iter().map(key).collect(),
+        removed: vec![],
     }
 }
 
@@ -395,7 +396,8 @@ fn every_field_has_its_limit() {
     check(&|member| member.p2p_addresses = vec!["a".repeat(257)], "p2p addresses has 257 bytes; the limit is 256");
     check(&|member| member.api_addresses = vec![String::new()], "api addresses is empty");
     let long = ModelRecord { details_json: "x".repeat(MODEL_DETAILS_BYTES_MAX + 1), ..model("m", 1) };
-    let present = |present: Vec<ModelRecord>| Command::ReportModels { node: NodeId(1), present, absent: vec![] };
+    let report = |present, absent, removed| Command::ReportModels { node: NodeId(1), present, absent, removed };
+    let present = |present: Vec<ModelRecord>| report(present, vec![], vec![]);
     assert!(invalid_text(&view, present(vec![long])).starts_with("details of m:latest have 4097 bytes"));
     assert!(invalid_text(&view, present(vec![model("m", 1); 201])).contains("201 items; the limit is 200"));
     let able = |words: Vec<String>| present(vec![ModelRecord { capabilities: words, ..model("m", 1) }]);
@@ -406,8 +408,10 @@ fn every_field_has_its_limit() {
         "what a model can do has 33 bytes; the limit is 32"
     );
     assert_eq!(invalid_text(&view, able(vec![String::new()])), "what a model can do is empty");
-    let absent = Command::ReportModels { node: NodeId(1), present: vec![], absent: vec!["k".repeat(641)] };
+    let absent = report(vec![], vec!["k".repeat(641)], vec![]);
     assert!(invalid_text(&view, absent).contains("641 bytes; the limit is 640"));
+    let removed = report(vec![], vec![], vec!["k".to_owned(); REPORT_MODELS_MAX + 1]);
+    assert_eq!(invalid_text(&view, removed), "the list of removed models has 201 items; the limit is 200");
 }
 
 #[test]

@@ -7,13 +7,13 @@
 //! copy that a person removed or exchanged counts as a failure of its node, and as the only one it goes along into
 //! later rounds, until the node has a copy of that name again, whoever brought it. The version goes along where a file
 //! says only where the model shall be, or somebody asks for fewer copies; then those that are too many go along too.
-//! The same question is answered with the same round as long as a new one would begin no differently.
+//! Copies that are too many when a new round begins are noted with it, whichever version that will spread. The same question is answered with the same round as long as a new one would begin no differently.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use ollamax_types::limits::{
-    COPY_SOURCES_MAX, FAILURE_TEXT_BYTES_MAX, MODEL_BYTES_MAX, ROUND_KEPT_FOR, WISH_FAILURES_MAX, WISH_TARGETS_MAX,
-    WISHES_MAX,
+    COPY_SOURCES_MAX, FAILURE_TEXT_BYTES_MAX, MODEL_BYTES_MAX, ROUND_KEPT_FOR, WISH_FAILURES_MAX, WISH_SURPLUS_MAX,
+    WISH_TARGETS_MAX, WISHES_MAX,
 };
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, Role};
 
@@ -86,7 +86,7 @@ pub(super) fn ask(scene: &Scene<'_>, asked: Asked<'_>) -> Step {
     if held.is_none() {
         count_one_more(&draft)?;
     }
-    let mut wish = Wish { failures: left_out, ..begun(scene, asked.name, replicas, held.as_ref()) };
+    let mut wish = Wish { failures: left_out, ..begun(scene, asked.name, replicas, held.as_ref())? };
     (wish.insecure, wish.want, wish.declared) = (asked.insecure, asked.want.clone(), declared);
     if let Some(held) = held.filter(|held| pinned.is_none_or(|digest| held.digest == Some(digest))) {
         wish = with_version(scene, wish, &held, asked.declared)?;
@@ -130,14 +130,21 @@ fn with_version(scene: &Scene<'_>, mut wish: Wish, held: &Wish, is_from_file: bo
     if count.is_some_and(|count| targets.len() > count as usize) {
         let ingester = held.plan.as_ref().map(|plan| plan.ingester).filter(|node| targets.contains(node));
         let (ingester, made_at) = (ingester.unwrap_or(first), scene.entry.log_time);
+        wish.surplus.retain(|node| !targets.contains(node));
         wish.plan = Some(Plan { ingester, targets, made_at, kind: PlanKind::Asked });
     }
     Ok(wish)
 }
 
 /// A new round that nobody is left out of. What an earlier one knew of where it shall be goes along.
-pub(super) fn begun(scene: &Scene<'_>, name: &ModelName, replicas: Replicas, held: Option<&Wish>) -> Wish {
-    Wish {
+pub(super) fn begun(
+    scene: &Scene<'_>,
+    name: &ModelName,
+    replicas: Replicas,
+    held: Option<&Wish>,
+) -> Result<Wish, Fault> {
+    let surplus = surplus(scene, &replicas, held)?;
+    Ok(Wish {
         name: name.clone(),
         round: scene.index,
         insecure: held.is_some_and(|held| held.insecure),
@@ -150,6 +157,38 @@ pub(super) fn begun(scene: &Scene<'_>, name: &ModelName, replicas: Replicas, hel
         asked_by: scene.entry.principal.clone(),
         want: held.map(|held| held.want.clone()).unwrap_or_default(),
         declared: held.is_some_and(|held| held.declared),
+        surplus,
+    })
+}
+
+/// Who may lose its copy in a new round: who was to lose it before, and where more targets have the model than there
+/// should be, all of them: which of them stay is planned anew. A wish for all nodes has none too many.
+fn surplus(scene: &Scene<'_>, replicas: &Replicas, held: Option<&Wish>) -> Result<BTreeSet<NodeId>, Fault> {
+    let Some(held) = held.filter(|_| *replicas != Replicas::All) else { return Ok(BTreeSet::new()) };
+    let mut surplus = BTreeSet::new();
+    for node in held.surplus.iter().copied().take(WISH_SURPLUS_MAX) {
+        if read::node_model(scene.view, node, &held.name.key())?.is_some() {
+            surplus.insert(node);
+        }
+    }
+    let mut having = Vec::new();
+    for node in held.plan.iter().flat_map(|plan| plan.targets.iter().copied()) {
+        if holds(scene, held, node)? {
+            having.push(node);
+        }
+    }
+    if matches!(held.replicas, Replicas::Count(count) if having.len() > count as usize) {
+        note_surplus(&mut surplus, having);
+    }
+    Ok(surplus)
+}
+
+/// Takes these among those that are too many, as far as there is room.
+pub(super) fn note_surplus(surplus: &mut BTreeSet<NodeId>, nodes: impl IntoIterator<Item = NodeId>) {
+    for node in nodes {
+        if surplus.len() < WISH_SURPLUS_MAX {
+            surplus.insert(node);
+        }
     }
 }
 
@@ -275,6 +314,7 @@ pub(super) fn plan(scene: &Scene<'_>, round: Round<'_>, planned: Planned<'_>) ->
     if before.is_none_or(|plan| plan.ingester != ingester) {
         wish.failures.remove(&ingester);
     }
+    wish.surplus.retain(|node| !targets.contains(node));
     wish.plan = Some(Plan { ingester, targets: targets.to_vec(), made_at: scene.entry.log_time, kind });
     let mut mutations = vec![written(wish)];
     mutations.extend(drops::withdrawn(scene, round.name, targets)?);
@@ -342,42 +382,46 @@ pub(super) fn note_copy(scene: &Scene<'_>, node: NodeId, round: Round<'_>, cours
     Ok(Applied::done(vec![written(wish)]))
 }
 
-/// A copy is gone or another version has its name, and nobody here did that: where a wish spreads just that version to
-/// that node, it shall not come back by itself.
-pub(super) fn given_up(scene: &Scene<'_>, held: &Location) -> Result<Option<Mutation>, Fault> {
-    let wish = read::wish(scene.view, &held.model.name)?;
-    Ok(wish.and_then(|wish| without_copy(scene, wish, held)))
+/// A copy is gone, so that it is none too many any more. Where the cluster did not do that and a wish spreads just that
+/// version to that node, it shall not come back by itself.
+pub(super) fn vanished(scene: &Scene<'_>, held: &Location, was_told: bool) -> Result<Option<Mutation>, Fault> {
+    let Some(wish) = read::wish(scene.view, &held.model.name)? else { return Ok(None) };
+    let mut kept = wish.clone();
+    kept.surplus.remove(&held.node);
+    if !was_told {
+        give_up(scene, &mut kept, held);
+    }
+    Ok((kept != wish).then(|| written(kept)))
 }
 
-/// A copy is there that was not, or not as this version. Where the wish spreads this one, it is not removed by hand any
-/// more; where it spreads what was there before, that one is given up.
+/// A copy is there that was not, or not as this version, so that nobody had one of it too many. Where the wish spreads
+/// this one, it is not removed by hand any more; where it spreads what was there before, that one is given up.
 pub(super) fn appeared(
     scene: &Scene<'_>,
     before: Option<&Location>,
     now: &Location,
 ) -> Result<Option<Mutation>, Fault> {
-    let Some(mut wish) = read::wish(scene.view, &now.model.name)? else { return Ok(None) };
-    if wish.digest != Some(now.model.digest) {
-        return Ok(before.and_then(|before| without_copy(scene, wish, before)));
+    let Some(wish) = read::wish(scene.view, &now.model.name)? else { return Ok(None) };
+    let mut kept = wish.clone();
+    kept.surplus.remove(&now.node);
+    if wish.digest == Some(now.model.digest) {
+        kept.failures.retain(|node, failure| *node != now.node || !failure.by_hand);
+    } else if let Some(before) = before {
+        give_up(scene, &mut kept, before);
     }
-    let is_by_hand = wish.failures.get(&now.node).is_some_and(|failure| failure.by_hand);
-    if is_by_hand {
-        wish.failures.remove(&now.node);
-    }
-    Ok(is_by_hand.then(|| written(wish)))
+    Ok((kept != wish).then(|| written(kept)))
 }
 
-/// The wish without a copy that it spread; `None`: it did not.
-fn without_copy(scene: &Scene<'_>, mut wish: Wish, held: &Location) -> Option<Mutation> {
+/// Where the wish spread a copy that is gone, a person removed it.
+fn give_up(scene: &Scene<'_>, wish: &mut Wish, held: &Location) {
     let Location { node, model } = held;
     let is_planned = wish.plan.as_ref().is_some_and(|plan| plan.names(*node));
     if !is_planned || wish.digest != Some(model.digest) {
-        return None;
+        return;
     }
     let (code, text) = (ErrorCode::PullCancelled, REMOVED_BY_HAND.to_owned());
     wish.failures.insert(*node, Failure { code, text, at: scene.entry.log_time, by_hand: true });
-    make_room(&mut wish);
-    Some(written(wish))
+    make_room(wish);
 }
 
 /// As much of a text as is kept.

@@ -49,7 +49,7 @@ fn report(node: u64, present: &[&str], absent: &[&str]) -> Command {
     };
     let key = |name: &&str| name.parse::<ModelName>().expect("valid").key();
     let (present, absent) = (present.iter().map(model).collect(), absent.iter().map(key).collect());
-    Command::ReportModels { node: NodeId(node), present, absent }
+    Command::ReportModels { node: NodeId(node), present, absent, removed: vec![] }
 }
 
 fn drain(drained: bool) -> Command {

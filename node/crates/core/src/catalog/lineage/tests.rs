@@ -247,6 +247,7 @@ fn wish(model: &str, plan: Parts<'_>, failed: &[u64]) -> Wish {
         asked_by: "node/1".to_owned(),
         want: Default::default(),
         declared: false,
+        surplus: Default::default(),
     }
 }
 
@@ -265,7 +266,7 @@ fn wishes_and_files_go_along_without_the_parts_of_others() {
         let mut view = with_models();
         view.write(&[Mutation::Put(Key::Blob(Digest([2; 32])), Record::Blob(blob))]);
         for (model, plan, failed) in rows {
-            let wish = wish(model, plan, failed);
+            let wish = Wish { surplus: [NodeId(1), NodeId(2)].into(), ..wish(model, plan, failed) };
             view.write(&[Mutation::Put(Key::Wish(wish.name.key()), Record::Wish(Box::new(wish)))]);
         }
         go_on(&mut view, &founder(leads));

@@ -31,6 +31,7 @@ fn standing(count: u32, targets: &[u64], holders: &[u64]) -> Standing {
         replicas: Replicas::Count(count),
         want: Want::default(),
         declared: false,
+        surplus: Default::default(),
         digest: Some(Digest([1; 32])),
         size_bytes: 10 * GB,
         plan: Some(plan),
@@ -45,6 +46,7 @@ fn standing(count: u32, targets: &[u64], holders: &[u64]) -> Standing {
         dropping: BTreeSet::new(),
         pinned: false,
         loaded_on: BTreeSet::new(),
+        surplus: BTreeSet::new(),
     }
 }
 
@@ -179,6 +181,60 @@ fn who_is_not_steady_gets_nothing_and_loses_nothing() {
     let back = [site(1), site(2), site(3)];
     let found = outlook(&back, &[standing(2, &[1, 2, 3], &[1, 2, 3])], &[2], &knobs);
     assert!(found.moves.is_empty(), "node 2 has just come back");
+}
+
+#[test]
+fn a_copy_on_its_way_waits_for_its_node_as_long_as_one_that_is_there() {
+    let knobs = ReplicaKnobs::default();
+    let moves = |sites: &[Site], standing: Standing, new: &[u64]| outlook(sites, &[standing], new, &knobs).moves;
+    let sites = [site(1), lost(2), lost(3), site(4)];
+    for kind in [PlanKind::Repair, PlanKind::Rebalance, PlanKind::Emptying] {
+        let begun = || of_kind(standing(2, &[1, 2, 3], &[1, 2]), kind);
+        assert_eq!(moves(&sites, begun(), &[3]), [], "{kind:?}: node 3 starts again, and has what had come");
+        assert_eq!(moves(&sites, begun(), &[]), [plan(1, &[1, 2, 4], kind)], "{kind:?}: it is lost");
+    }
+    let source_died = of_kind(standing(3, &[1, 2, 3], &[1, 2]), PlanKind::Repair);
+    let away = [lost(1), site(2), lost(3), site(4)];
+    assert_eq!(moves(&away, source_died, &[1, 3]), [plan(2, &[1, 2, 3], PlanKind::Repair)], "another brings the rest");
+    let asked = standing(2, &[1, 3], &[1]);
+    assert_eq!(moves(&sites, asked, &[3]), [plan(1, &[1, 4], PlanKind::Asked)], "people wait for what they asked for");
+    let alone = of_kind(standing(1, &[3], &[]), PlanKind::Repair);
+    assert_eq!(moves(&sites, alone, &[3]), [plan(1, &[1], PlanKind::Repair)], "nor is who brings the model awaited");
+}
+
+#[test]
+fn what_an_earlier_round_had_too_many_of_goes_when_this_one_has_its_copies() {
+    let left = |count: u32, targets: &[u64], holders: &[u64], surplus: &[u64]| Standing {
+        surplus: ids(surplus).into_iter().collect(),
+        ..standing(count, targets, holders)
+    };
+    let sites = [site(1), site(2), site(3)];
+    // Nodes 2 and 3 have an older version, or this one.
+    check("of an older version", &sites, left(1, &[1], &[1], &[2, 3]), &[dropped(3)]);
+    check("of the same", &sites, left(1, &[1], &[1, 2, 3], &[2, 3]), &[dropped(3)]);
+    check("not before this round has its own", &sites, left(1, &[1], &[], &[2, 3]), &[]);
+    let anew = [plan(2, &[1, 2], PlanKind::Repair)];
+    check("nor where that is away", &[lost(1), site(2), site(3)], left(1, &[1], &[1], &[2, 3]), &anew);
+    let damaged = Site { has_damage: true, ..site(1) };
+    check("nor where nobody relies on that", &[damaged, site(2), site(3)], left(1, &[1], &[1], &[2, 3]), &[]);
+    check("nor of one who makes up for it", &[lost(1), site(2), site(3)], left(1, &[1], &[1, 3], &[3]), &[]);
+    check("not of a target", &sites, left(2, &[1, 2], &[1, 2], &[2]), &[]);
+    check("not of who is away itself", &[site(1), site(2), lost(3)], left(1, &[1], &[1], &[2, 3]), &[dropped(2)]);
+    let loaded = Standing { loaded_on: ids(&[3]).into_iter().collect(), ..left(1, &[1], &[1], &[2, 3]) };
+    check("not one that is loaded", &sites, loaded, &[dropped(2)]);
+    let one_goes = Standing { dropping: ids(&[3]).into_iter().collect(), ..left(1, &[1], &[1], &[2, 3]) };
+    check("one after the other", &sites, one_goes, &[]);
+    let pinned = |holders: &[u64]| Standing { pinned: true, ..left(1, &[1], holders, &[3]) };
+    check("an older one of a pinned name", &sites, pinned(&[1]), &[dropped(3)]);
+    check("but not the pinned one", &sites, pinned(&[1, 3]), &[]);
+    let named = |holders: &[u64]| {
+        let mut standing = left(1, &[1, 2], holders, &[3]);
+        standing.wish.replicas = Replicas::Nodes(ids(&[1, 2]));
+        standing
+    };
+    check("beside named nodes that have it", &sites, named(&[1, 2]), &[dropped(3)]);
+    check("and not before", &sites, named(&[1]), &[]);
+    check("what was found stays", &sites, standing(1, &[1], &[1, 2, 3]), &[]);
 }
 
 #[test]

@@ -34,6 +34,7 @@ fn asked(replicas: Replicas) -> Wish {
         replicas,
         want: Want::default(),
         declared: false,
+        surplus: Default::default(),
         digest: None,
         size_bytes: 0,
         plan: None,

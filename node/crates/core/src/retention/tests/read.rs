@@ -1,11 +1,12 @@
 //! What is read from the state: the facts of a plan, and the lines of `why`.
 
-use ollamax_types::{ErrorCode, ModelRecord};
+use ollamax_types::{ErrorCode, Incarnation, ModelRecord, PeerId, Role};
 
 use super::*;
 use crate::catalog::mem::MemView;
 use crate::catalog::{
-    Drop, Failure, How, Key, Location, Model, Mutation, Pin, Plan, PlanKind, Record, Version, Want, Wish,
+    Cordon, Drop, Failure, How, Key, Location, Member, MemberState, Model, Mutation, Pin, Plan, PlanKind, Record,
+    Version, Want, Wish,
 };
 
 const HOUR_MS: u64 = 3_600 * 1_000;
@@ -51,6 +52,7 @@ fn wish(replicas: Replicas) -> Wish {
         asked_by: "admin".to_owned(),
         want: Want::default(),
         declared: false,
+        surplus: Default::default(),
     }
 }
 
@@ -91,9 +93,28 @@ fn failure(code: ErrorCode, text: &str) -> Failure {
     Failure { code, text: text.to_owned(), at: days_ago(1), by_hand: false }
 }
 
+fn member(id: u64, cordon: Cordon) -> Mutation {
+    let member = Member {
+        id: NodeId(id),
+        name: format!("n{id}"),
+        peer_id: PeerId(format!("p{id}")),
+        incarnation: Incarnation([1; 16]),
+        role: Role::Voter,
+        state: MemberState::Active,
+        peer_addresses: vec![],
+        p2p_addresses: vec![],
+        api_addresses: vec![],
+        joined_at: Timestamp(0),
+        labels: BTreeMap::new(),
+        own_labels: BTreeMap::new(),
+        cordon,
+    };
+    Mutation::Put(Key::Member(member.id), Record::Member(member))
+}
+
 fn view(state: State) -> MemView {
     let key = named("m").key();
-    let mut puts = Vec::new();
+    let mut puts = vec![member(1, Cordon::Open), member(2, Cordon::Open), member(3, Cordon::Emptying)];
     for copy in state.copies {
         puts.push(Mutation::Put(Key::Location(key.clone(), copy.node), Record::Location(copy)));
     }
@@ -150,6 +171,27 @@ fn a_model_without_a_record_is_not_among_the_facts() {
     assert!(facts.models.is_empty());
     let facts = Facts::of(&view(State { versions: vec![], ..state() }), days_ago(0), BTreeMap::new());
     assert_eq!(facts.expect("readable").models.first().map(|model| model.version_at), Some(days_ago(10)));
+}
+
+#[test]
+fn a_copy_belongs_where_the_wish_may_have_it_and_anywhere_without_one() {
+    let check = |what: &str, turn: fn(&mut State), expected: [bool; 4]| {
+        let mut state = State { copies: (1..=4).map(|node| location(node, 1, 3)).collect(), ..state() };
+        turn(&mut state);
+        let facts = Facts::of(&view(state), days_ago(0), BTreeMap::new()).expect("readable");
+        let belongs: Vec<bool> = facts.models.iter().flat_map(|model| &model.copies).map(|copy| copy.belongs).collect();
+        assert_eq!(belongs, expected, "{what}");
+    };
+    check("node 3 is being emptied, and 4 is no member", |_| {}, [true, true, false, false]);
+    let avoiding = |state: &mut State| {
+        state.wish.as_mut().expect("there").want.avoid.insert(NodeId(2));
+    };
+    check("the wish keeps away from node 2", avoiding, [true, false, false, false]);
+    let labelled = |state: &mut State| {
+        state.wish.as_mut().expect("there").want.labels.insert("room".to_owned(), "a".to_owned());
+    };
+    check("and from all that are not labelled so", labelled, [false; 4]);
+    check("nobody asked", |state| state.wish = None, [true; 4]);
 }
 
 #[test]

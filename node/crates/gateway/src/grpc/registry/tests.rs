@@ -129,6 +129,7 @@ fn a_version_goes_where_it_is_wanted() {
         asked_by: String::new(),
         want: catalog::Want::default(),
         declared: false,
+        surplus: Default::default(),
     };
     let check = |wished: Option<Replicas>, asked: Option<&Replicas>, expected: &[u64]| {
         let case = Case { wish: wished.map(wish), ..case() };

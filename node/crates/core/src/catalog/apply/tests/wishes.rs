@@ -77,6 +77,7 @@ fn a_round_is_on_record_from_the_question_to_the_version() {
         asked_by: "admin".to_owned(),
         want: Default::default(),
         declared: false,
+        surplus: Default::default(),
     };
     assert_eq!(world.wish("demo"), begun);
     assert_eq!(world.wish("demo").name.to_string(), "Demo:latest", "spelled as it was asked for");
@@ -457,7 +458,7 @@ fn an_older_cluster_takes_no_wish_no_version_no_place_and_nothing_that_models_ca
     };
     let old = Command::InitCluster { cluster, name: lab, public_key, first, version: 3 };
     let able = ModelRecord { capabilities: vec!["tools".to_owned()], ..model("m", 1) };
-    let reported = |present| Command::ReportModels { node: NodeId(1), present, absent: vec![] };
+    let reported = |present| Command::ReportModels { node: NodeId(1), present, absent: vec![], removed: vec![] };
     let digest = Digest([9; 32]);
     let newer = || {
         [
@@ -477,6 +478,12 @@ fn an_older_cluster_takes_no_wish_no_version_no_place_and_nothing_that_models_ca
             Command::SetLabels { node: NodeId(1), own: false, set: BTreeMap::new(), unset: vec![] },
             Command::SetCordon { node: NodeId(1), cordon: Cordon::Open },
             reported(vec![model("a", 1), able.clone()]),
+            Command::ReportModels {
+                node: NodeId(1),
+                present: vec![],
+                absent: vec![],
+                removed: vec![name("gone").key()],
+            },
         ]
     };
     let too_low = |command| (0, command, refused(Refusal::VersionTooLow { needed: 4, actual: 3 }));

@@ -48,6 +48,7 @@ fn crowded() -> World {
         replicas: Replicas::Count(64),
         failures: (300..300 + WISH_FAILURES_MAX as u64).map(|id| (NodeId(id), failure.clone())).collect(),
         plan: Some(Plan { ingester, targets, made_at, kind }),
+        surplus: (101..=100 + WISH_SURPLUS_MAX as u64).map(NodeId).collect(),
         ..wish
     };
     world.view.write(&[put(Key::Wish(name().key()), Record::Wish(Box::new(wish)))]);

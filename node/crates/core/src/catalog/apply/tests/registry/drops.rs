@@ -175,6 +175,102 @@ fn a_copy_that_was_to_go_is_nobodys_failure() {
 }
 
 #[test]
+fn a_copy_that_was_taken_back_while_its_node_removed_it_is_missing_and_no_more() {
+    let gone = |is_told_so: bool| Command::ReportModels {
+        node: NodeId(3),
+        present: vec![],
+        absent: vec![name().key()],
+        removed: is_told_so.then(|| name().key()).into_iter().collect(),
+    };
+    for (is_told_so, failed) in [(true, vec![]), (false, vec![(3, true)])] {
+        let (mut world, round) = World::spread(Replicas::Count(2));
+        world.check_taken([held(3, 7), drop_at(&[3], false, false)]);
+        world.check(plan(round, 1, &[1, 3]), Answer::Done); // node 2 is lost, and node 3 has looked a moment before
+        assert_eq!(world.dropped(), [0_u64; 0]);
+        world.check(gone(is_told_so), Answer::Done);
+        assert_eq!(world.failed(), failed, "{is_told_so}");
+        assert_eq!(world.wish("m").plan.map(|plan| plan.targets), Some(ids(&[1, 3])), "it may come back");
+        world.ask(ask(Replicas::Count(2)));
+        assert_eq!(world.failed(), failed, "{is_told_so}: in the next round");
+    }
+}
+
+/// Three copies that were wished for, of which two are too many by now.
+fn lowered() -> (World, u64) {
+    let mut world = World::after([held(3, 7)]);
+    let round = world.ask(ask(Replicas::Count(3)));
+    world.check_taken([plan(round, 1, &[1, 2, 3]), resolve(round, 1, 7)]);
+    let round = world.ask(ask(Replicas::Count(1)));
+    assert_eq!(surplus(&world), [0_u64; 0], "all are targets still: the last ones go");
+    (world, round)
+}
+
+fn surplus(world: &World) -> Vec<u64> {
+    world.wish("m").surplus.into_iter().map(|node| node.0).collect()
+}
+
+#[test]
+fn copies_that_are_too_many_are_known_as_such_in_later_rounds() {
+    let check = |what: &str, commands: &[Command], expected: &[u64]| {
+        let (mut world, _) = lowered();
+        world.check_taken(commands.to_vec());
+        assert_eq!(surplus(&world), expected, "{what}");
+    };
+    let again = || ask(Replicas::Count(1));
+    check("which of them stay is planned anew", &[again()], &[1, 2, 3]);
+    check("whatever is asked for", &[ask(on(&[2]))], &[1, 2, 3]);
+    check("also a version of before", &[note(8), fix(8, None, How::RolledBack { to: 1 })], &[1, 2, 3]);
+    check("more of them", &[ask(Replicas::Count(2))], &[1, 2, 3]);
+    check("all of them", &[again(), ask(Replicas::All)], &[]);
+    check("one has gone", &[drop_at(&[3], false, false), gone(3), again()], &[1, 2]);
+    check("one is about to go", &[drop_at(&[3], false, false), again()], &[1, 2, 3]);
+    check("for good", &[drop_at(&[3], false, true), again()], &[1, 2]);
+    check("over rounds", &[again(), ask(Replicas::Count(2)), again()], &[1, 2, 3]);
+    check("as long as it is there", &[again(), gone(2), again()], &[1, 3]);
+    check("and as it was", &[again(), held(3, 9)], &[1, 2]);
+    check("not one that was found", &[drop_at(&[3], false, false), gone(3), held(3, 7), again()], &[1, 2]);
+    let (mut world, _) = lowered();
+    let round = world.ask(again());
+    world.check(plan(round, 2, &[2]), Answer::Done);
+    assert_eq!(surplus(&world), [1, 3], "a target is none too many");
+    let (mut world, _) = World::spread(Replicas::Count(2));
+    world.ask(ask(Replicas::Count(2)));
+    assert_eq!(surplus(&world), [0_u64; 0], "there are no more than are wanted");
+}
+
+#[test]
+fn the_last_copy_of_a_version_goes_where_it_is_too_many_and_enough_have_the_one_of_now() {
+    // Node 1 has got version 8; nodes 2 and 3 have version 7 and are too many.
+    let moved_on = |replicas: Replicas| {
+        let (mut world, _) = lowered();
+        let round = world.ask(ask(replicas));
+        world.check_taken([plan(round, 1, &[1]), resolve(round, 1, 8), held(1, 8)]);
+        world
+    };
+    let mut world = moved_on(Replicas::Count(1));
+    assert_eq!(surplus(&world), [2, 3]);
+    world.check(drop_at(&[3], false, false), Answer::Done);
+    world.check(drop_at(&[2], false, false), Answer::Done);
+    assert_eq!(world.dropped(), [2, 3]);
+    world.check_taken([gone(2), gone(3)]);
+    assert_eq!((surplus(&world), world.failed()), (vec![], vec![]));
+    world.check(drop_at(&[1], false, false), last_copy());
+    // What nobody had too many of is the last of its version still.
+    let mut world = moved_on(Replicas::Count(1));
+    world.check_taken([gone(2), gone(3), held(3, 7)]);
+    world.check(drop_at(&[3], false, false), last_copy());
+    // Nor does it go while this round lacks copies, or they are about to go themselves.
+    let mut world = moved_on(Replicas::Count(2));
+    world.check(drop_at(&[2, 3], false, false), last_copy());
+    world.check(drop_at(&[3], false, false), Answer::Done);
+    world.check(drop_at(&[2], false, false), last_copy());
+    let mut world = moved_on(Replicas::Count(1));
+    world.check(drop_at(&[1, 2, 3], false, false), last_copy());
+    world.check(drop_at(&[1], false, true), Answer::Done);
+    world.check(drop_at(&[2, 3], false, false), last_copy());
+}
+
+#[test]
 fn a_person_who_removed_a_model_is_respected_over_rounds() {
     let removed = || {
         let (mut world, _) = World::spread(Replicas::Count(2));
