@@ -89,8 +89,8 @@ impl HttpClient {
     }
 }
 
-/// One call over a unix socket in HTTP/1.1, on a connection of its own: status and body. What is sent goes in chunks, as
-/// Ollama's own client sends files.
+/// One call over a unix socket in HTTP/1.1, on a connection of its own: status and body. What is sent goes in chunks,
+/// as Ollama's own client sends files.
 ///
 /// # Errors
 /// When the connection fails or the answer does not come.

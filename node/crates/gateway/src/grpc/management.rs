@@ -1,5 +1,5 @@
-//! Ollama's management words for the cluster: a model that a runtime makes, a model that a runtime pushes. Both doors of
-//! the administrator ask here: `grpc::pulls` and, over HTTP, `grpc::ollama`.
+//! Ollama's management words for the cluster: a model that a runtime makes, a model that a runtime pushes. Who asks is
+//! `grpc::pulls` and, over HTTP, `grpc::ollama`.
 //!
 //! Only a runtime makes models of files and only a runtime has an account at a registry, so one node is chosen and its
 //! runtime does it: the one that holds what is needed, this one where it does. Its words are handed through. What it

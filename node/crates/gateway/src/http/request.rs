@@ -1,5 +1,5 @@
-//! What routing reads of a request body, which itself goes on as the client sent it; and what a call that changes models
-//! is asked with.
+//! What routing reads of a request body, which itself goes on as the client sent it; and what a call that changes
+//! models is asked with.
 //!
 //! Reads as Go's decoder does, because Ollama's clients rely on it: keys match without regard to case, the last
 //! duplicate wins, unknown keys are skipped, text behind the first value is ignored. Nothing is kept of what is

@@ -1,5 +1,5 @@
-//! Routes of Ollama, OpenAI and Anthropic that this door does not serve: 501, and what to use instead. Those that change
-//! models are served on the administrator's socket, which they name.
+//! Routes of Ollama, OpenAI and Anthropic that this door does not serve: 501, and what to use instead. Those that
+//! change models are served on the administrator's socket, which they name.
 
 use axum::body::Body;
 use axum::extract::Request;
