@@ -5,9 +5,11 @@
 //! without this node's administrator is in `removal.rs`.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{FutureExt as _, StreamExt as _};
@@ -26,7 +28,7 @@ use ollamax_proto::v1;
 use ollamax_security::cluster_key::cluster_id;
 use ollamax_security::{ClusterKey, Credential, JoinToken, draw_request_id};
 use ollamax_types::limits::{TOKEN_TTL_DEFAULT, TOKEN_TTL_MAX};
-use ollamax_types::{ClusterId, ErrorCode, NodeId, PeerId, RequestId, Role, Timestamp};
+use ollamax_types::{ClusterId, Digest, ErrorCode, NodeId, PeerId, RequestId, Role, Timestamp};
 
 use crate::adapters::outlook_over_net;
 use crate::backups::Backups;
@@ -484,6 +486,19 @@ impl Daemon for Node {
     ) -> BoxStream<'static, Result<v1::RuntimeEvent, NotDone>> {
         let own = self.around.slot.get().map(|engines| engines.node);
         self.management.at(own, node, orders)
+    }
+
+    fn has_file(&self, sha256: Digest) -> BoxFuture<'_, Result<bool, NotDone>> {
+        self.management.has_file(sha256)
+    }
+
+    fn take_file(
+        &self,
+        sha256: Digest,
+        size_bytes: Option<u64>,
+        bytes: BoxStream<'static, io::Result<Bytes>>,
+    ) -> BoxFuture<'_, Result<(), NotDone>> {
+        self.management.take_file(sha256, size_bytes, bytes)
     }
 
     fn create_backup(

@@ -1,4 +1,5 @@
-//! What Ollama's management words do beside one runtime: a model that it makes, a model that it pushes.
+//! What Ollama's management words do beside one runtime: a file that it takes, a model that it makes, a model that it
+//! pushes.
 //!
 //! The stream of orders is the hold of whoever asked: when nobody listens any more the work ends at the runtime. Files
 //! that came whole stay in its store, as with Ollama's own client. Nothing is repeated and nothing is undone: a name
@@ -7,8 +8,9 @@
 use std::io;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
@@ -17,7 +19,7 @@ use tonic::{Code, Response, Status};
 
 use ollamax_gateway::grpc::NotDone;
 use ollamax_net::{Class, NetHandle};
-use ollamax_outbound::{RuntimeError, RuntimeHandle, UPLOAD_TIMEOUT, WorkStep};
+use ollamax_outbound::{Client, RuntimeError, RuntimeHandle, UPLOAD_TIMEOUT, WorkStep};
 use ollamax_proto::v1;
 use ollamax_proto::v1::inference_client::InferenceClient;
 use ollamax_proto::v1::runtime_event::Part as Event;
@@ -39,6 +41,8 @@ pub(crate) type Events = BoxStream<'static, Result<v1::RuntimeEvent, Status>>;
 const EVENTS_WAITING_MAX: usize = 16;
 /// Chunks that wait for the runtime.
 const CHUNKS_WAITING_MAX: usize = 1;
+/// What is said where nothing can be done.
+const NO_RUNTIME: &str = "there is no runtime beside this node; run ollamax doctor there";
 
 /// The runtimes of the cluster, for what only a runtime can do.
 #[derive(Debug, Clone)]
@@ -88,6 +92,29 @@ impl Management {
         events.map(|event| event.map_err(|status| not_done(&status))).boxed()
     }
 
+    /// Whether the runtime beside this node has a file.
+    pub(crate) fn has_file(&self, sha256: Digest) -> BoxFuture<'static, Result<bool, NotDone>> {
+        let client = self.client();
+        async move { client?.has_file(sha256).await.map_err(not_taken) }.boxed()
+    }
+
+    /// Hands a file to the runtime beside this node, unless it has it. What breaks off, and what is dropped, leaves
+    /// nothing there.
+    pub(crate) fn take_file(
+        &self,
+        sha256: Digest,
+        size_bytes: Option<u64>,
+        bytes: BoxStream<'static, io::Result<Bytes>>,
+    ) -> BoxFuture<'static, Result<(), NotDone>> {
+        let client = self.client();
+        async move { client?.take_file(sha256, size_bytes, bytes).await.map_err(not_taken) }.boxed()
+    }
+
+    fn client(&self) -> Result<Client, NotDone> {
+        let none = || NotDone { code: ErrorCode::RuntimeUnavailable, text: NO_RUNTIME.to_owned() };
+        self.runtime.client().ok_or_else(none)
+    }
+
     /// Does what the first order says.
     pub(crate) fn take_part(&self, orders: Orders) -> Events {
         let (events, receiver) = mpsc::channel(EVENTS_WAITING_MAX);
@@ -112,8 +139,7 @@ async fn work(
     orders: Orders,
     events: &mpsc::Sender<Result<v1::RuntimeEvent, Status>>,
 ) -> Result<(), Status> {
-    let none = "there is no runtime beside this node; run ollamax doctor there";
-    let client = runtime.client().ok_or_else(|| refusal(ErrorCode::RuntimeUnavailable, none))?;
+    let client = runtime.client().ok_or_else(|| refusal(ErrorCode::RuntimeUnavailable, NO_RUNTIME))?;
     Part { store: &client, orders, events }.follow().await
 }
 
@@ -163,7 +189,7 @@ impl<S: ModelStore> Part<'_, S> {
     /// Hands the bytes of one file on; they must be as many as were said.
     async fn take_file(&mut self, file: Piece) -> Result<(), Status> {
         let (body, chunks) = mpsc::channel(CHUNKS_WAITING_MAX);
-        let taking = self.store.take_file(file.sha256, file.size_bytes, ReceiverStream::new(chunks).boxed());
+        let taking = self.store.take_file(file.sha256, Some(file.size_bytes), ReceiverStream::new(chunks).boxed());
         let (taken, handed) = tokio::join!(taking, hand_on(&mut self.orders, file.size_bytes, body));
         let mut left = handed?;
         taken.map_err(|error| runtime_status(&error))?;
@@ -265,6 +291,15 @@ fn not_done(status: &Status) -> NotDone {
             NotDone { code: ErrorCode::NotImplemented, text }
         }
         None => NotDone { code: ErrorCode::PeerUnreachable, text: status.message().to_owned() },
+    }
+}
+
+/// Why the runtime beside this node did not take a file, in its own words where it has some.
+fn not_taken(error: RuntimeError) -> NotDone {
+    let code = error.code();
+    match error {
+        RuntimeError::Refused { message, .. } => NotDone { code, text: message },
+        other => NotDone { code, text: other.to_string() },
     }
 }
 
@@ -379,6 +414,15 @@ mod tests {
         for name in ["", "a b", "unfinished.00112233445566ff.import.ollamax.h/me/demo"] {
             assert_eq!(told(&store, &[push(name)]).await, (vec![], Err(ErrorCode::BadRequest)), "{name}");
         }
+    }
+
+    #[test]
+    fn why_a_file_was_not_taken_is_told_in_the_runtimes_words() {
+        let (path, message) = ("/api/blobs/sha256:07".to_owned(), "digest mismatch".to_owned());
+        let told = not_taken(RuntimeError::Refused { path, status: 400, message: message.clone() });
+        assert_eq!(told, NotDone { code: ErrorCode::BadRequest, text: message });
+        let told = not_taken(RuntimeError::UploadFailed { reason: "the client left".to_owned() });
+        assert_eq!((told.code, told.text.as_str()), (ErrorCode::BadRequest, "the upload broke off: the client left"));
     }
 
     #[test]

@@ -443,7 +443,9 @@ async fn hand_out_chunks(mut streams: mpsc::Receiver<PeerStream>, slot: Slot, st
 }
 
 async fn serve_admin(listener: UnixListener, node: Arc<Node>, stop: CancellationToken) {
+    // Ollama's own words come over HTTP/1.1.
     let served = Server::builder()
+        .accept_http1(true)
         .add_routes(Admin::routes(node))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.cancelled_owned())
         .await;

@@ -1,20 +1,32 @@
-//! A small HTTP client for tests: no proxy variables, no retries, no redirects, lines with the time they arrived.
+//! A small HTTP client for tests: no proxy variables, no retries, no redirects, lines with the time they arrived; and
+//! calls over a unix socket.
 
+use std::convert::Infallible;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use bytes::{Bytes, BytesMut};
+use futures::stream;
 use http::{HeaderMap, Method, Request};
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::client::conn::http1;
 use hyper_util::client::legacy::Client as Legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::Value;
+use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout};
 
 /// Longest wait for a head or for the next piece of a body.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Longest wait for an answer over a socket: some changes are waited for there.
+const SOCKET_PATIENCE: Duration = Duration::from_secs(60);
+/// Bytes of a chunk.
+const CHUNK_BYTES: usize = 64 << 10;
 
 /// A client; clones share its connections.
 #[derive(Debug, Clone)]
@@ -75,6 +87,39 @@ impl HttpClient {
     pub async fn post(&self, url: &str, body: &Value) -> Result<Answer> {
         self.call(Method::POST, url, body.to_string()).await
     }
+}
+
+/// One call over a unix socket in HTTP/1.1, on a connection of its own: status and body. What is sent goes in chunks,
+/// as Ollama's own client sends files.
+///
+/// # Errors
+/// When the connection fails or the answer does not come.
+pub async fn over_socket(socket: &Path, method: Method, path: &str, body: impl Into<Bytes>) -> Result<(u16, String)> {
+    let what = format!("{method} {path} over {}", socket.display());
+    let stream = UnixStream::connect(socket).await.with_context(|| what.clone())?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.with_context(|| what.clone())?;
+    let request = Request::builder().method(method).uri(path).header("host", "localhost");
+    let request = request.body(in_chunks(body.into())).context("build the request")?;
+    let call = async move {
+        let response = sender.send_request(request).await?;
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await?.to_bytes();
+        anyhow::Ok((status, String::from_utf8_lossy(&body).into_owned()))
+    };
+    // The connection ends when nobody can call any more.
+    let (said, _) = tokio::join!(timeout(SOCKET_PATIENCE, call), connection);
+    said.with_context(|| format!("{what}: no answer"))?.context(what)
+}
+
+fn in_chunks(mut rest: Bytes) -> BoxBody<Bytes, Infallible> {
+    if rest.is_empty() {
+        return Full::<Bytes>::default().boxed();
+    }
+    let mut chunks: Vec<Result<Frame<Bytes>, Infallible>> = Vec::new();
+    while !rest.is_empty() {
+        chunks.push(Ok(Frame::data(rest.split_to(rest.len().min(CHUNK_BYTES)))));
+    }
+    StreamBody::new(stream::iter(chunks)).boxed()
 }
 
 /// A head that has come, and a body that may still be on its way. Dropping it closes the connection.

@@ -203,7 +203,7 @@ impl<S: ModelStore> Participant<'_, S> {
     /// Hands the bytes on until all are there.
     async fn take_file(&mut self, wanted: &Wanted) -> Result<(), Status> {
         let (body, chunks) = mpsc::channel(CHUNKS_WAITING_MAX);
-        let taking = self.store.take_file(wanted.sha256, wanted.size_bytes, ReceiverStream::new(chunks).boxed());
+        let taking = self.store.take_file(wanted.sha256, Some(wanted.size_bytes), ReceiverStream::new(chunks).boxed());
         let (taken, handed) = tokio::join!(taking, hand_on(&mut self.orders, body));
         let complete = handed?;
         taken.map_err(|error| runtime_status(&error))?;

@@ -19,11 +19,11 @@ pub(crate) trait ModelStore: Send + Sync {
     /// Whether the file with this SHA-256 is there.
     fn has_file(&self, sha256: Digest) -> impl Future<Output = Result<bool, RuntimeError>> + Send;
 
-    /// Takes a file; a source that breaks off, or other bytes, leave nothing.
+    /// Takes a file, of a size that may not be known; a source that breaks off, or other bytes, leave nothing.
     fn take_file(
         &self,
         sha256: Digest,
-        size_bytes: u64,
+        size_bytes: Option<u64>,
         bytes: BoxStream<'static, io::Result<Bytes>>,
     ) -> impl Future<Output = Result<(), RuntimeError>> + Send;
 
@@ -53,7 +53,7 @@ impl ModelStore for Client {
     async fn take_file(
         &self,
         sha256: Digest,
-        size_bytes: u64,
+        size_bytes: Option<u64>,
         bytes: BoxStream<'static, io::Result<Bytes>>,
     ) -> Result<(), RuntimeError> {
         self.push_blob(sha256, size_bytes, bytes).await

@@ -1,5 +1,6 @@
 //! The administrator's door: the admin API, the values', the events', the backups', that of consensus, that of versions
-//! and that of pulls over gRPC, on the node's unix socket.
+//! and that of pulls over gRPC, on the node's unix socket; and beside them Ollama's words that change models, over
+//! HTTP.
 //!
 //! Handlers only translate: parse, ask an engine, translate back. Reads answer from this node's own state and say
 //! how old it is, so they work without a leader and before a cluster exists; changes go through
@@ -26,6 +27,8 @@ use ollamax_scheduler as scheduler;
 use ollamax_types::RequestId;
 use ollamax_types::limits::COMMAND_BYTES_MAX;
 
+use crate::error::ERROR_HEADER;
+
 pub mod attention;
 pub mod backup;
 mod bundles;
@@ -38,6 +41,7 @@ mod migrations;
 mod models;
 mod moves;
 pub mod nodes;
+mod ollama;
 pub mod outlook;
 pub mod pulls;
 mod raft;
@@ -71,7 +75,7 @@ impl std::fmt::Debug for Admin {
 // === impl Admin ===
 
 impl Admin {
-    /// The routes for a tonic server.
+    /// The routes for a tonic server that takes HTTP/1.1 too.
     #[must_use]
     pub fn routes(daemon: Arc<dyn Daemon>) -> Routes {
         let admin = Self { daemon };
@@ -87,8 +91,8 @@ impl Admin {
         let routes = routes.add_service(kv_server::KvServer::new(values).max_decoding_message_size(REQUEST_BYTES_MAX));
         let routes = routes.add_service(raft_admin_server::RaftAdminServer::new(consensus));
         let routes = routes.add_service(versions_server::VersionsServer::new(upkeep));
-        let routes = routes.add_service(models_server::ModelsServer::new(pulls));
-        routes.into_axum_router().layer(middleware::from_fn(identify)).into()
+        let routes = routes.add_service(models_server::ModelsServer::new(pulls.clone()));
+        ollama::with_routes(routes.into_axum_router(), pulls).layer(middleware::from_fn(identify)).into()
     }
 
     /// The engines, or the error that says how to get some.
@@ -115,7 +119,8 @@ async fn identify(mut request: axum::extract::Request, next: Next) -> axum::resp
     let (call, started_at) = (request.uri().path().to_owned(), Instant::now());
     let mut response = next.run(request).instrument(span.clone()).await;
     let took_ms = u64::try_from(started_at.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let code = response.headers().get(daemon::CODE_KEY).and_then(|code| code.to_str().ok());
+    let code = response.headers().get(daemon::CODE_KEY).or_else(|| response.headers().get(ERROR_HEADER));
+    let code = code.and_then(|code| code.to_str().ok());
     span.in_scope(|| tracing::debug!(call, code, took_ms, "answered an administrator"));
     if let Ok(id) = HeaderValue::from_str(&id.0) {
         response.headers_mut().insert(REQUEST_ID_KEY, id);

@@ -31,15 +31,16 @@ use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::ports::Node;
 
-mod body;
+pub(crate) mod body;
 pub(crate) mod edge;
 mod ending;
 mod health;
 mod infer;
 mod lists;
 mod observe;
+pub(crate) mod progress;
 pub(crate) mod pull;
-mod request;
+pub(crate) mod request;
 mod serve;
 mod unserved;
 

@@ -2,9 +2,11 @@
 //! runtimes of other nodes.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use tonic::metadata::MetadataValue;
@@ -16,10 +18,14 @@ use ollamax_metadata as metadata;
 use ollamax_proto::v1;
 use ollamax_scheduler as scheduler;
 use ollamax_transfer as transfer;
-use ollamax_types::{ErrorCode, Incarnation, NodeId, PeerId, RequestId, Timestamp};
+use ollamax_types::{Digest, ErrorCode, Incarnation, NodeId, PeerId, RequestId, Timestamp};
 
 /// gRPC metadata key that carries the error code's text form.
 pub const CODE_KEY: &str = "ollamax-code";
+/// gRPC metadata key under which an error says why.
+const WHY_KEY: &str = "ollamax-why-bin";
+/// gRPC metadata key under which an error says what to do.
+const NEXT_KEY: &str = "ollamax-next-bin";
 
 /// Where a node stands in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,6 +133,16 @@ pub trait Daemon: Send + Sync + 'static {
         node: NodeId,
         orders: BoxStream<'static, v1::RuntimeOrder>,
     ) -> BoxStream<'static, Result<v1::RuntimeEvent, NotDone>>;
+    /// Whether the runtime beside this node has a file.
+    fn has_file(&self, sha256: Digest) -> BoxFuture<'_, Result<bool, NotDone>>;
+    /// Hands a file of a size that may not be known to the runtime beside this node, unless it has it. What breaks off,
+    /// and what is dropped, leaves nothing there.
+    fn take_file(
+        &self,
+        sha256: Digest,
+        size_bytes: Option<u64>,
+        bytes: BoxStream<'static, io::Result<Bytes>>,
+    ) -> BoxFuture<'_, Result<(), NotDone>>;
     /// Writes a backup of this node's state; the last message says what was made.
     fn create_backup(
         &self,
@@ -357,19 +373,40 @@ impl From<AdminError> for Status {
         let mut status = Self::new(Code::from_i32(error.code.grpc_status()), error.what);
         let headers = status.metadata_mut();
         headers.insert(CODE_KEY, MetadataValue::from_static(error.code.as_str()));
-        for (name, text) in [("ollamax-why-bin", error.why), ("ollamax-next-bin", error.next)] {
+        for (name, text) in [(WHY_KEY, error.why), (NEXT_KEY, error.next)] {
             headers.insert_bin(name, MetadataValue::from_bytes(text.as_bytes()));
         }
         status
     }
 }
 
+impl From<&Status> for AdminError {
+    /// What one of them was before it became a status; another status is a defect of the program.
+    fn from(status: &Status) -> Self {
+        let code = status.metadata().get(CODE_KEY).and_then(|code| ErrorCode::from_text(code.to_str().ok()?));
+        let said = |key: &str| {
+            let bytes = status.metadata().get_bin(key).and_then(|text| text.to_bytes().ok()).unwrap_or_default();
+            String::from_utf8_lossy(&bytes).into_owned()
+        };
+        Self::new(code.unwrap_or(ErrorCode::Internal), status.message(), said(WHY_KEY), said(NEXT_KEY))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use ollamax_core::catalog::TokenProblem;
-    use ollamax_types::{Digest, ModelName};
+    use ollamax_types::ModelName;
 
     use super::*;
+
+    #[test]
+    fn an_error_is_the_same_behind_a_stream() {
+        let error =
+            AdminError::new(ErrorCode::RuntimeFailed, "node n2 could not push m", "it said: nö", "ollamax doctor");
+        assert_eq!(AdminError::from(&Status::from(error.clone())), error);
+        let bare = AdminError::from(&Status::internal("odd"));
+        assert_eq!(bare, AdminError::new(ErrorCode::Internal, "odd", "", ""));
+    }
 
     #[test]
     fn a_refusal_about_a_model_names_the_next_command_with_that_model() {

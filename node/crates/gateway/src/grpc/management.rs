@@ -1,4 +1,5 @@
-//! Ollama's management words for the cluster: a model that a runtime makes, a model that a runtime pushes.
+//! Ollama's management words for the cluster: a model that a runtime makes, a model that a runtime pushes. Who asks is
+//! `grpc::pulls` and, over HTTP, `grpc::ollama`.
 //!
 //! Only a runtime makes models of files and only a runtime has an account at a registry, so one node is chosen and its
 //! runtime does it: the one that holds what is needed, this one where it does. Its words are handed through. What it
@@ -6,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::future::ready;
+use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -35,8 +37,12 @@ use super::pulls::{ASKED_BY, Pulls, needs_wishes, parse, wish};
 use super::{AdminError, Engines, NotDone};
 use crate::order;
 
+mod files;
+
 /// What is told of a work.
 pub(super) type ProgressStream = BoxStream<'static, Result<v1::RuntimeProgress, Status>>;
+/// The bytes of one file, as they come from the caller.
+pub(super) type FileBytes = BoxStream<'static, io::Result<Bytes>>;
 /// The bytes of the files, as they come from the caller; or why no more do.
 type Pieces = BoxStream<'static, Result<Bytes, String>>;
 
@@ -87,20 +93,34 @@ struct Telling {
 
 /// Waits, bounded, until the catalog names every new copy, so that the next command sees what this one did.
 pub async fn wait_until_known(metadata: &metadata::Handle, name: &ModelName, copies: &[v1::ImportedCopy]) {
+    let are_known = |locations: &[Location]| {
+        copies.iter().all(|copy| {
+            locations.iter().any(|held| held.node.0 == copy.node_id && held.model.digest.0[..] == copy.digest[..])
+        })
+    };
+    wait_for_copies(metadata, name, KNOWN_TIMEOUT, are_known).await;
+}
+
+/// Waits so long until the copies that the catalog names of a model are as they should be, and says whether they are.
+pub(super) async fn wait_for_copies(
+    metadata: &metadata::Handle,
+    name: &ModelName,
+    limit: Duration,
+    are_right: impl Fn(&[Location]) -> bool,
+) -> bool {
     let mut changes = metadata.changes();
-    let known = async {
+    let right = async {
         loop {
             changes.borrow_and_update();
-            let locations = read::locations_of(&*metadata.view(), name).unwrap_or_default();
-            let holds = |copy: &v1::ImportedCopy| {
-                locations.iter().any(|held| held.node.0 == copy.node_id && held.model.digest.0[..] == copy.digest[..])
-            };
-            if copies.iter().all(holds) || changes.changed().await.is_err() {
-                return;
+            if read::locations_of(&*metadata.view(), name).is_ok_and(|copies| are_right(&copies)) {
+                return true;
+            }
+            if changes.changed().await.is_err() {
+                return false;
             }
         }
     };
-    drop(tokio::time::timeout(KNOWN_TIMEOUT, known).await);
+    tokio::time::timeout(limit, right).await.unwrap_or(false)
 }
 
 // === impl Pulls ===
@@ -111,7 +131,7 @@ impl Pulls {
         &self,
         mut parts: Streaming<v1::CreatePart>,
     ) -> Result<ProgressStream, AdminError> {
-        let Engines { metadata, transfer, .. } = self.0.engines()?;
+        let metadata = self.0.metadata()?;
         let first = parts.message().await.ok().flatten().and_then(|part| part.part);
         let Some(create_part::Part::Head(head)) = first else { return Err(bad("a model that is made has no head")) };
         let wanted = Wanted::read(head)?;
@@ -120,13 +140,18 @@ impl Pulls {
             return Err(needs_wishes(version));
         }
         let maker = self.maker(&metadata, wanted.from.as_ref())?;
-        let there = self.there(&wanted.name, &maker, "make", wanted.order());
         let pieces = parts.map(|part| match part.map(|part| part.part) {
             Ok(Some(create_part::Part::Data(data))) => Ok(data),
             Ok(_) => Err("a part of it has no bytes".to_owned()),
             Err(status) => Err(status.message().to_owned()),
         });
-        let pieces = pieces.boxed();
+        self.make_at(&maker, wanted, pieces.boxed())
+    }
+
+    /// Has the runtime of a node make it, and then as many copies as are wanted.
+    fn make_at(&self, maker: &Member, wanted: Wanted, pieces: Pieces) -> Result<ProgressStream, AdminError> {
+        let Engines { metadata, transfer, .. } = self.0.engines()?;
+        let there = self.there(&wanted.name, maker, "make", wanted.order());
         Ok(told(|lines| async move {
             let copy = make(&wanted, there, pieces, &lines).await?;
             let made = copy.digest.clone().try_into().map(Digest);
@@ -197,7 +222,7 @@ impl Pulls {
     }
 
     /// The other nodes that answer.
-    fn alive(&self) -> BTreeSet<NodeId> {
+    pub(super) fn alive(&self) -> BTreeSet<NodeId> {
         let peers = self.0.peers();
         peers.iter().filter(|peer| peer.health == Health::Alive).map(|peer| peer.beat.node).collect()
     }

@@ -27,6 +27,7 @@ use crate::rules;
 mod case;
 mod removal;
 mod ruling;
+mod seen;
 
 use case::{Case, Chosen};
 

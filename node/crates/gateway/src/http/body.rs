@@ -1,9 +1,13 @@
-//! Reads a request body: whole, once, bounded in size, in time between two pieces, and in what all requests hold.
+//! Reads a request body: whole, once, bounded in size, in time between two pieces, and in what all requests hold; or a
+//! small one of an administrator, bounded in size and time.
+
+use std::fmt::Display;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
-use http_body_util::BodyExt as _;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
@@ -11,6 +15,12 @@ use ollamax_types::{ErrorCode, limits};
 
 use crate::error::ApiError;
 use crate::http::OpenDoor;
+
+/// How long a small body may take as a whole.
+const SMALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// How much of what is not wanted is read, and for how long.
+const SWALLOW_BYTES_MAX: usize = 64 << 20;
+const SWALLOW_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A body, and its share of the memory for bodies until it is dropped.
 #[derive(Debug)]
@@ -24,14 +34,10 @@ pub(crate) struct Held {
 /// # Errors
 /// When it is too large, encoded, too slow, cut off, or when no memory for bodies is left.
 pub(crate) async fn read(door: &OpenDoor, headers: &HeaderMap, mut body: Body) -> Result<Held, ApiError> {
-    let encoding = headers.get(header::CONTENT_ENCODING).map(|value| value.to_str().unwrap_or("?"));
-    if let Some(encoding) = encoding.filter(|encoding| !encoding.eq_ignore_ascii_case("identity")) {
-        let text = format!("request bodies in content-encoding {encoding} are not read; send it unencoded");
-        return Err(ApiError { status: 415, ..ApiError::new(ErrorCode::BadRequest, text) });
-    }
+    check_encoding(headers)?;
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     if announced.is_some_and(|bytes| bytes > limits::GATEWAY_BODY_BYTES_MAX) {
-        return Err(too_large());
+        return Err(too_large(limits::GATEWAY_BODY_BYTES_MAX));
     }
     let mut memory = None;
     let mut bytes = BytesMut::with_capacity(announced.unwrap_or(0).min(64 << 10));
@@ -40,17 +46,61 @@ pub(crate) async fn read(door: &OpenDoor, headers: &HeaderMap, mut body: Body) -
         let data = match frame {
             None => break,
             Some(Err(error)) => {
-                return Err(ApiError::new(ErrorCode::BadRequest, format!("the request body broke off: {error}")));
+                return Err(broken_off(&error));
             }
             Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
         };
         if bytes.len() + data.len() > limits::GATEWAY_BODY_BYTES_MAX {
-            return Err(too_large());
+            return Err(too_large(limits::GATEWAY_BODY_BYTES_MAX));
         }
         bytes.extend_from_slice(&data);
         reserve(door, &mut memory, bytes.len())?;
     }
     Ok(Held { bytes: bytes.freeze(), _memory: memory })
+}
+
+/// Reads a body of a few fields.
+///
+/// # Errors
+/// When it is too large, encoded, too slow or cut off.
+pub(crate) async fn read_small(headers: &HeaderMap, body: Body, bytes_max: usize) -> Result<Bytes, ApiError> {
+    check_encoding(headers)?;
+    let Ok(read) = timeout(SMALL_TIMEOUT, Limited::new(body, bytes_max).collect()).await else {
+        let text = format!("the request body did not come within {} s", SMALL_TIMEOUT.as_secs());
+        return Err(ApiError { status: 408, ..ApiError::new(ErrorCode::DeadlineExceeded, text) });
+    };
+    match read {
+        Ok(whole) => Ok(whole.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(too_large(bytes_max)),
+        Err(error) => Err(broken_off(&error)),
+    }
+}
+
+/// Throws away some of what is still coming: a client that is cut off while it sends never reads its answer.
+pub(crate) async fn swallow(mut body: Body) {
+    let mut left = SWALLOW_BYTES_MAX;
+    let some = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    if timeout(SWALLOW_TIMEOUT, some).await.is_err() {
+        tracing::debug!("a client goes on sending what is not wanted");
+    }
+}
+
+/// What is encoded is not read.
+///
+/// # Errors
+/// When the headers say that it is.
+pub(crate) fn check_encoding(headers: &HeaderMap) -> Result<(), ApiError> {
+    let encoding = headers.get(header::CONTENT_ENCODING).map(|value| value.to_str().unwrap_or("?"));
+    let Some(encoding) = encoding.filter(|encoding| !encoding.eq_ignore_ascii_case("identity")) else { return Ok(()) };
+    let text = format!("request bodies in content-encoding {encoding} are not read; send it unencoded");
+    Err(ApiError { status: 415, ..ApiError::new(ErrorCode::BadRequest, text) })
 }
 
 /// Takes the share for this many bytes, growing what was taken before.
@@ -70,9 +120,13 @@ fn reserve(door: &OpenDoor, memory: &mut Option<OwnedSemaphorePermit>, bytes: us
     Ok(())
 }
 
-fn too_large() -> ApiError {
-    let text = format!("the request body is larger than {} MiB", limits::GATEWAY_BODY_BYTES_MAX >> 20);
+fn too_large(bytes_max: usize) -> ApiError {
+    let text = format!("the request body is larger than {} MiB", bytes_max >> 20);
     ApiError::new(ErrorCode::BodyTooLarge, text)
+}
+
+fn broken_off(error: &dyn Display) -> ApiError {
+    ApiError::new(ErrorCode::BadRequest, format!("the request body broke off: {error}"))
 }
 
 fn too_slow(door: &OpenDoor) -> ApiError {

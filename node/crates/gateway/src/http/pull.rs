@@ -8,17 +8,13 @@
 //! could take hours. Who may have models pulled is decided by address, host and headers, before the body is read:
 //! callers have no keys in this release.
 
-use std::convert::Infallible;
 use std::future::ready;
 use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Response};
-use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt as _};
-use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use ollamax_core::placement::choose_puller;
@@ -28,17 +24,16 @@ use ollamax_types::{ErrorCode, ModelName, NodeId};
 
 use crate::config::Pull;
 use crate::error::{ApiError, Shape, words_of};
-use crate::http::request::read_pull_fields;
+use crate::http::progress::{Line, SUCCESS, text};
+use crate::http::request::{Change, read_change_fields};
 use crate::http::serve::{ClientAddress, Stopping};
-use crate::http::{NODE_HEADER, OpenDoor, body, edge};
+use crate::http::{NODE_HEADER, OpenDoor, body, edge, progress};
 use crate::order::{self, Order};
 
 /// What is told first.
 const BEGIN: &str = "pulling manifest";
 /// What is told behind the files, in this order.
 const LAST_STEPS: &[&str] = &["verifying sha256 digest", "writing manifest", SUCCESS];
-/// The last one.
-const SUCCESS: &str = "success";
 /// What proxies add: with one of them the caller is somebody behind this machine.
 const FORWARDED: [&str; 9] = [
     "forwarded",
@@ -63,31 +58,6 @@ struct Told {
 
 type States = BoxStream<'static, Told>;
 
-/// One line of the answer, its keys in Ollama's order.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(untagged)]
-enum Line {
-    Step {
-        status: &'static str,
-    },
-    Blob {
-        status: String,
-        digest: String,
-        #[serde(skip_serializing_if = "is_zero")]
-        total: u64,
-        #[serde(skip_serializing_if = "is_zero")]
-        completed: u64,
-    },
-    Error {
-        error: String,
-    },
-}
-
-/// Go leaves such numbers out.
-fn is_zero(number: &u64) -> bool {
-    *number == 0
-}
-
 /// `POST /api/pull`
 pub(crate) async fn answer(State(door): State<Arc<OpenDoor>>, request: Request) -> Response<Body> {
     try_answer(&door, request).await.unwrap_or_else(|error| error.into_response(Shape::Ollama))
@@ -102,7 +72,7 @@ async fn try_answer(door: &OpenDoor, request: Request) -> Result<Response<Body>,
     check_caller(door.parts.config.pull, client, &head.headers)?;
     let held = body::read(door, &head.headers, client_body).await?;
     let bad = |text: String| ApiError::new(ErrorCode::BadRequest, text);
-    let fields = read_pull_fields(&held.bytes).map_err(|error| bad(error.to_string()))?;
+    let fields = read_change_fields(Change::Pull, &held.bytes).map_err(|error| bad(error.to_string()))?;
     drop(held);
     // Ollama says the same where no model is named.
     let name: ModelName = fields.model().parse().map_err(|_| bad("invalid model name".to_owned()))?;
@@ -200,32 +170,17 @@ fn streamed(states: States) -> Response<Body> {
     });
     // A look at which nothing is new must not end up as an empty piece.
     let pieces = first.chain(rest.filter(|text| ready(!text.is_empty())));
-    let pieces = pieces.map(|text| Ok::<_, Infallible>(Bytes::from(text)));
-    answered(Body::from_stream(pieces), "application/x-ndjson")
+    progress::streamed(pieces)
 }
 
 /// One answer at the end.
 async fn whole(states: States) -> Result<Response<Body>, ApiError> {
     let last = states.fold(None, |_, now| ready(Some(now))).await;
     match last.as_ref().map(|last| &last.stage) {
-        Some(Stage::Done) => {
-            let done = text(&[Line::Step { status: SUCCESS }]);
-            Ok(answered(Body::from(done.trim_end().to_owned()), "application/json; charset=utf-8"))
-        }
+        Some(Stage::Done) => Ok(progress::succeeded()),
         Some(Stage::Failed(error)) => Err(ApiError::of_pull(error)),
         _ => Err(ApiError::of_pull(&PullError::Stopping)),
     }
-}
-
-fn answered(body: Body, content_type: &'static str) -> Response<Body> {
-    let mut response = Response::new(body);
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response
-}
-
-fn text(lines: &[Line]) -> String {
-    let line = |line: &Line| serde_json::to_string(line).expect("texts and numbers can be written") + "\n";
-    lines.iter().map(line).collect()
 }
 
 /// What is new since the state that was told last.

@@ -1,4 +1,5 @@
-//! What routing reads of a request body, which itself goes on as the client sent it; and what a pull is asked with.
+//! What routing reads of a request body, which itself goes on as the client sent it; and what a call that changes
+//! models is asked with.
 //!
 //! Reads as Go's decoder does, because Ollama's clients rely on it: keys match without regard to case, the last
 //! duplicate wins, unknown keys are skipped, text behind the first value is ignored. Nothing is kept of what is
@@ -30,11 +31,25 @@ pub(crate) struct Fields {
     pub(crate) has_messages: bool,
 }
 
-/// What a pull is asked with.
+/// A call that changes models. Of its body what counts is checked: no runtime judges it after us, or not alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Change {
+    Pull,
+    Push,
+    Copy,
+    Delete,
+    /// The rest of it is the runtime's to judge.
+    Create,
+}
+
+/// What such a call is asked with; what does not count for it is there and means nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(crate) struct PullFields {
+pub(crate) struct ChangeFields {
     model: Text,
     name: Text,
+    from: Text,
+    source: Text,
+    destination: Text,
     insecure: Flag,
     stream: Flag,
 }
@@ -94,21 +109,21 @@ pub(crate) fn read_fields(api: Api, body: &[u8]) -> Result<Fields, BodyError> {
     Ok(*fields)
 }
 
-/// Reads what a pull is asked with. No runtime judges it after us, so every field that counts is checked.
+/// Reads what a call that changes models is asked with.
 ///
 /// # Errors
-/// When the body is empty, no JSON, or no object; or when a field is of another type.
-pub(crate) fn read_pull_fields(body: &[u8]) -> Result<PullFields, BodyError> {
-    const REQUEST: &str = "PullRequest";
-    let fields: Box<PullFields> = read_object(body, "missing request body", || format!("api.{REQUEST}"))?;
-    for (field, text) in [("model", &fields.model), ("name", &fields.name)] {
-        if let Text::Wrong(found) = text {
-            return Err(BodyError::WrongField { found, request: REQUEST, field, wanted: "string" });
+/// When the body is empty, no JSON, or no object; or when a field that counts is of another type.
+pub(crate) fn read_change_fields(change: Change, body: &[u8]) -> Result<ChangeFields, BodyError> {
+    let request = change.request();
+    let fields: Box<ChangeFields> = read_object(body, "missing request body", || format!("api.{request}"))?;
+    for &field in change.texts() {
+        if let Text::Wrong(found) = fields.text_of(field) {
+            return Err(BodyError::WrongField { found, request, field, wanted: "string" });
         }
     }
     for (field, flag) in [("insecure", fields.insecure), ("stream", fields.stream)] {
-        if let Flag::Wrong(found) = flag {
-            return Err(BodyError::WrongField { found, request: REQUEST, field, wanted: "bool" });
+        if let (Flag::Wrong(found), true) = (flag, change.flags().contains(&field)) {
+            return Err(BodyError::WrongField { found, request, field, wanted: "bool" });
         }
     }
     Ok(*fields)
@@ -180,9 +195,42 @@ impl Fields {
     }
 }
 
-// === impl PullFields ===
+// === impl Change ===
 
-impl PullFields {
+impl Change {
+    /// What Go calls its body.
+    pub(crate) const fn request(self) -> &'static str {
+        match self {
+            Self::Pull => "PullRequest",
+            Self::Push => "PushRequest",
+            Self::Copy => "CopyRequest",
+            Self::Delete => "DeleteRequest",
+            Self::Create => "CreateRequest",
+        }
+    }
+
+    /// The texts that count.
+    const fn texts(self) -> &'static [&'static str] {
+        match self {
+            Self::Pull | Self::Push | Self::Delete => &["model", "name"],
+            Self::Copy => &["source", "destination"],
+            Self::Create => &["model", "name", "from"],
+        }
+    }
+
+    /// The flags that count.
+    const fn flags(self) -> &'static [&'static str] {
+        match self {
+            Self::Pull | Self::Push => &["insecure", "stream"],
+            Self::Copy | Self::Delete => &[],
+            Self::Create => &["stream"],
+        }
+    }
+}
+
+// === impl ChangeFields ===
+
+impl ChangeFields {
     /// The model as the client wrote it; empty when it wrote none. The old key `name` counts too.
     pub(crate) fn model(&self) -> &str {
         match (&self.model, &self.name) {
@@ -190,6 +238,21 @@ impl PullFields {
             (_, Text::Is(name)) => name,
             _ => "",
         }
+    }
+
+    /// What a model is made from, as the client wrote it; empty when it wrote nothing.
+    pub(crate) fn from(&self) -> &str {
+        self.from.as_str()
+    }
+
+    /// The model that gets another name, as the client wrote it.
+    pub(crate) fn source(&self) -> &str {
+        self.source.as_str()
+    }
+
+    /// The other name, as the client wrote it.
+    pub(crate) fn destination(&self) -> &str {
+        self.destination.as_str()
     }
 
     /// Whether the registry is asked over plain HTTP.
@@ -200,6 +263,28 @@ impl PullFields {
     /// Whether the answer is a stream.
     pub(crate) fn streams(&self) -> bool {
         self.stream != Flag::Is(false)
+    }
+
+    fn text_of(&self, field: &str) -> &Text {
+        match field {
+            "name" => &self.name,
+            "from" => &self.from,
+            "source" => &self.source,
+            "destination" => &self.destination,
+            _ => &self.model,
+        }
+    }
+}
+
+// === impl Text ===
+
+impl Text {
+    /// Empty where there is none.
+    fn as_str(&self) -> &str {
+        match self {
+            Self::Is(text) => text,
+            Self::Missing | Self::Wrong(_) => "",
+        }
     }
 }
 
@@ -232,12 +317,18 @@ impl Keys for Fields {
     }
 }
 
-impl Keys for PullFields {
+impl Keys for ChangeFields {
     fn read_key<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<bool, A::Error> {
         if key.eq_ignore_ascii_case("model") {
             self.model = map.next_value::<Seen>()?.into_text();
         } else if key.eq_ignore_ascii_case("name") {
             self.name = map.next_value::<Seen>()?.into_text();
+        } else if key.eq_ignore_ascii_case("from") {
+            self.from = map.next_value::<Seen>()?.into_text();
+        } else if key.eq_ignore_ascii_case("source") {
+            self.source = map.next_value::<Seen>()?.into_text();
+        } else if key.eq_ignore_ascii_case("destination") {
+            self.destination = map.next_value::<Seen>()?.into_text();
         } else if key.eq_ignore_ascii_case("insecure") {
             self.insecure = map.next_value::<Seen>()?.into_flag();
         } else if key.eq_ignore_ascii_case("stream") {

@@ -1,4 +1,5 @@
-//! Routes of Ollama, OpenAI and Anthropic that this release does not serve: 501, and what to use instead.
+//! Routes of Ollama, OpenAI and Anthropic that this door does not serve: 501, and what to use instead. Those that
+//! change models are served on the administrator's socket, which they name.
 
 use axum::body::Body;
 use axum::extract::Request;
@@ -35,8 +36,21 @@ pub(crate) const PATHS: [&str; 20] = [
 /// Says so.
 pub(crate) async fn answer(request: Request) -> Response<Body> {
     let path = request.uri().path();
-    let text = format!("{path}: this release serves inference, reads and pulls; use: {}", instead_of(path));
+    let instead = instead_of(path);
+    let text = if is_on_the_socket(path) {
+        format!(
+            "{path}: this is for administrators; use: {instead}; or send it to the admin socket: \
+             curl --unix-socket DATA_DIR/admin.sock http://localhost{path}"
+        )
+    } else {
+        format!("{path}: this release serves inference, reads and pulls; use: {instead}")
+    };
     ApiError::new(ErrorCode::NotImplemented, text).into_response(Shape::of_path(path))
+}
+
+/// Whether the administrator's door has it.
+fn is_on_the_socket(path: &str) -> bool {
+    matches!(path, "/api/push" | "/api/create" | "/api/copy" | "/api/delete") || path.starts_with("/api/blobs/")
 }
 
 fn instead_of(path: &str) -> &'static str {

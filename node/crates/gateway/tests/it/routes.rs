@@ -60,15 +60,21 @@ async fn unknown_paths_and_wrong_methods_are_plain_text() {
 #[tokio::test]
 async fn what_is_not_served_says_so_and_what_to_use() {
     let router = with_m().router();
-    let create =
-        "/api/create: this release serves inference, reads and pulls; use: ollamax model create NAME --modelfile FILE";
-    assert_eq!(text(&router, post("/api/create", "{}")).await, (501, format!(r#"{{"error":"{create}"}}"#)));
-    let push = "/api/push: this release serves inference, reads and pulls; use: ollamax model push NAME";
-    assert_eq!(text(&router, post("/api/push", "{}")).await, (501, format!(r#"{{"error":"{push}"}}"#)));
-    for (path, instead) in [("/api/copy", "ollamax model tag NAME NEW"), ("/api/delete", "ollamax model rm NAME")] {
-        let said = format!("{path}: this release serves inference, reads and pulls; use: {instead}");
+    let blob = format!("/api/blobs/sha256:{}", "ab".repeat(32));
+    for (path, instead) in [
+        ("/api/create", "ollamax model create NAME --modelfile FILE"),
+        (blob.as_str(), "ollamax model create NAME FILE.gguf"),
+        ("/api/push", "ollamax model push NAME"),
+        ("/api/copy", "ollamax model tag NAME NEW"),
+        ("/api/delete", "ollamax model rm NAME"),
+    ] {
+        let socket = format!("curl --unix-socket DATA_DIR/admin.sock http://localhost{path}");
+        let said =
+            format!("{path}: this is for administrators; use: {instead}; or send it to the admin socket: {socket}");
         assert_eq!(text(&router, post(path, "{}")).await, (501, format!(r#"{{"error":"{said}"}}"#)));
     }
+    let said = "/api/embeddings: this release serves inference, reads and pulls; use: /api/embed";
+    assert_eq!(text(&router, post("/api/embeddings", "{}")).await, (501, format!(r#"{{"error":"{said}"}}"#)));
     let blob = Request::head("/api/blobs/sha256:ab").header("host", "localhost").body(Body::empty());
     assert_eq!(call(&router, blob.expect("a request")).await.status(), 501);
     let (status, body) = text(&router, post("/v1/messages", "{}")).await;

@@ -24,14 +24,14 @@ use crate::error::RuntimeError;
 use super::{Client, UPLOAD_TIMEOUT, blob_path};
 
 impl Client {
-    /// Uploads a model file under its SHA-256, unless the runtime has it.
+    /// Uploads a model file under its SHA-256, unless the runtime has it. Without a size it goes in chunks.
     ///
     /// # Errors
     /// When the source or the connection breaks, or the bytes do not have this digest.
     pub async fn push_blob(
         &self,
         digest: Digest,
-        size_bytes: u64,
+        size_bytes: Option<u64>,
         bytes: BoxStream<'static, io::Result<Bytes>>,
     ) -> Result<(), RuntimeError> {
         if self.has_blob(digest).await? {
@@ -47,10 +47,11 @@ impl Client {
                 noted.get_or_init(|| error.to_string());
             }
         });
-        let request = self
-            .request(Method::POST, &path)
-            .header(CONTENT_LENGTH, size_bytes)
-            .body(reqwest::Body::wrap_stream(bytes));
+        let request = self.request(Method::POST, &path).body(reqwest::Body::wrap_stream(bytes));
+        let request = match size_bytes {
+            Some(size_bytes) => request.header(CONTENT_LENGTH, size_bytes),
+            None => request,
+        };
         let answer = while_it_moves(moves, UPLOAD_TIMEOUT, self.exchange(request, &path)).await;
         match (source_error.get(), answer) {
             (Some(reason), _) => Err(RuntimeError::UploadFailed { reason: reason.clone() }),

@@ -144,12 +144,23 @@ async fn a_model_file_is_uploaded_once_and_created() {
     let client = client(&server.url);
     let digest = Digest([7; 32]);
     let parts = [Ok(Bytes::from_static(b"GG")), Ok(Bytes::from_static(b"UF"))];
-    client.push_blob(digest, 4, futures::stream::iter(parts).boxed()).await.expect("uploaded");
+    client.push_blob(digest, Some(4), futures::stream::iter(parts).boxed()).await.expect("uploaded");
     assert_eq!(server.last().body, b"GGUF");
     client.create(&"demo".parse().expect("valid"), digest).await.expect("created");
     let body = String::from_utf8(server.last().body).expect("text");
     let expected = format!(r#"{{"model":"demo:latest","files":{{"model.gguf":"sha256:{digest}"}},"stream":true}}"#);
     assert_eq!(body, expected);
+}
+
+#[tokio::test]
+async fn a_model_file_of_a_size_that_nobody_knows_goes_in_chunks() {
+    let server = Server::start(|line| whole(if line.starts_with("HEAD") { 404 } else { 201 }, "text/plain", "")).await;
+    let parts = [Ok(Bytes::from_static(b"GG")), Ok(Bytes::from_static(b"UF"))];
+    let parts = futures::stream::iter(parts).boxed();
+    client(&server.url).push_blob(Digest([7; 32]), None, parts).await.expect("uploaded");
+    let sent = server.last();
+    assert!(!sent.head.to_lowercase().contains("content-length"), "{}", sent.head);
+    assert_eq!(String::from_utf8(sent.body).expect("text"), "2\r\nGG\r\n2\r\nUF\r\n0\r\n\r\n");
 }
 
 #[tokio::test]
@@ -168,7 +179,7 @@ async fn a_copy_names_source_and_destination() {
 async fn a_blob_that_is_there_is_not_sent_again() {
     let server = Server::start(|_| whole(200, "text/plain", "")).await;
     let source = futures::stream::iter([Err(std::io::Error::other("must not be read"))]).boxed();
-    client(&server.url).push_blob(Digest([7; 32]), 4, source).await.expect("there already");
+    client(&server.url).push_blob(Digest([7; 32]), Some(4), source).await.expect("there already");
 }
 
 #[tokio::test]
@@ -189,10 +200,10 @@ async fn refusals_carry_the_runtimes_own_text() {
     let error = client.delete(&name).await.expect_err("not there");
     assert_eq!(error.code(), ErrorCode::ModelNotFound);
     let source = futures::stream::iter([Ok(Bytes::from_static(b"GGUF"))]).boxed();
-    let error = client.push_blob(Digest([7; 32]), 4, source).await.expect_err("mismatch");
+    let error = client.push_blob(Digest([7; 32]), Some(4), source).await.expect_err("mismatch");
     assert!(error.to_string().contains("digest mismatch"), "{error}");
     let source = futures::stream::iter([Err(std::io::Error::other("disk on fire"))]).boxed();
-    let error = client.push_blob(Digest([7; 32]), 4, source).await.expect_err("no source");
+    let error = client.push_blob(Digest([7; 32]), Some(4), source).await.expect_err("no source");
     assert!(matches!(&error, RuntimeError::UploadFailed { reason } if reason == "disk on fire"), "{error}");
 }
 

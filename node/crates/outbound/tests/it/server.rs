@@ -75,6 +75,13 @@ async fn answer(mut stream: TcpStream, script: Script, noted: Arc<Mutex<Vec<Seen
             break;
         }
     }
+    // Chunks are kept as they came.
+    let is_chunked = head.to_lowercase().contains("transfer-encoding: chunked");
+    while is_chunked && !bytes.ends_with(b"0\r\n\r\n") {
+        if stream.read_buf(&mut bytes).await.unwrap_or(0) == 0 {
+            break;
+        }
+    }
     let body = bytes.split_off(head_end);
     let reply = script(head.lines().next().unwrap_or_default());
     noted.lock().expect("not poisoned").push(Seen { head, body });

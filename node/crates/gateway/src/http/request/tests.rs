@@ -84,7 +84,7 @@ fn every_body_of_the_papers_is_refused_as_they_say() {
 #[test]
 fn a_pull_takes_both_keys_of_its_model_and_streams_unless_told_not_to() {
     let check = |body: &str, model: &str, streams: bool, insecure: bool| {
-        let fields = read_pull_fields(body.as_bytes()).expect("readable");
+        let fields = read_change_fields(Change::Pull, body.as_bytes()).expect("readable");
         assert_eq!((fields.model(), fields.streams(), fields.is_insecure()), (model, streams, insecure), "{body}");
     };
     check(r#"{"model":"a"}"#, "a", true, false);
@@ -99,7 +99,8 @@ fn a_pull_takes_both_keys_of_its_model_and_streams_unless_told_not_to() {
 #[test]
 fn a_pull_that_makes_no_sense_is_refused_in_gos_words() {
     let check = |body: &str, expected: &str| {
-        let text = read_pull_fields(body.as_bytes()).map_or_else(|error| error.to_string(), |_| "none".to_owned());
+        let text = read_change_fields(Change::Pull, body.as_bytes())
+            .map_or_else(|error| error.to_string(), |_| "none".to_owned());
         assert_eq!(text, expected, "{body}");
     };
     check("", "missing request body");
@@ -112,6 +113,41 @@ fn a_pull_that_makes_no_sense_is_refused_in_gos_words() {
     check(r#"{"model":"a","name":[]}"#, &wrong("array", "name", "string"));
     check(r#"{"model":"a","stream":"no"}"#, &wrong("string", "stream", "bool"));
     check(r#"{"model":"a","insecure":{}}"#, &wrong("object", "insecure", "bool"));
+}
+
+#[test]
+fn of_each_change_of_models_only_what_counts_for_it_is_checked() {
+    let check = |change: Change, body: &str, expected: &str| {
+        let read = read_change_fields(change, body.as_bytes());
+        let text = read.map_or_else(|error| error.to_string(), |_| "taken".to_owned());
+        assert_eq!(text, expected, "{change:?} {body}");
+    };
+    let wrong = |change: Change, found: &str, field: &str, wanted: &str| {
+        let request = change.request();
+        format!("json: cannot unmarshal {found} into Go struct field {request}.{field} of type {wanted}")
+    };
+    let (texts, flags) = (["model", "name", "from", "source", "destination"], ["insecure", "stream"]);
+    let rows: [(Change, &[&str]); 5] = [
+        (Change::Pull, &["model", "name", "insecure", "stream"]),
+        (Change::Push, &["model", "name", "insecure", "stream"]),
+        (Change::Copy, &["source", "destination"]),
+        (Change::Delete, &["model", "name"]),
+        (Change::Create, &["model", "name", "from", "stream"]),
+    ];
+    for (change, counting) in rows {
+        let fields = texts.map(|field| (field, "string")).into_iter().chain(flags.map(|field| (field, "bool")));
+        for (field, wanted) in fields {
+            let expected =
+                if counting.contains(&field) { wrong(change, "array", field, wanted) } else { "taken".into() };
+            check(change, &format!(r#"{{"{field}":[]}}"#), &expected);
+        }
+        check(change, "", "missing request body");
+        check(change, "7", &format!("json: cannot unmarshal number into Go value of type api.{}", change.request()));
+    }
+    let fields = read_change_fields(Change::Copy, br#"{"Source":"a","DESTINATION":"b"}"#).expect("readable");
+    assert_eq!((fields.source(), fields.destination(), fields.from()), ("a", "b", ""));
+    let fields = read_change_fields(Change::Create, br#"{"name":"a","FROM":"b","stream":false}"#).expect("readable");
+    assert_eq!((fields.model(), fields.from(), fields.streams()), ("a", "b", false));
 }
 
 #[test]
@@ -132,7 +168,7 @@ proptest::proptest! {
     #[test]
     fn no_body_makes_it_panic_and_skipped_values_change_nothing(body: Vec<u8>, junk: String) {
         drop(read_fields(Api::Chat, &body));
-        drop(read_pull_fields(&body));
+        drop(read_change_fields(Change::Create, &body));
         let junk = serde_json::to_string(&junk).expect("a text");
         let fields = read(&format!(r#"{{"x":{junk},"model":"a","y":[{{"model":{junk}}}]}}"#));
         assert_eq!(fields.model(Api::Chat), "a");

@@ -1,0 +1,163 @@
+//! What a model is made of, out of a body of `/api/create`.
+//!
+//! The body goes on to the runtime as it came, but for what a node must know or would read otherwise than the runtime:
+//! names of fields are written in lower case, one `model`, no empty `from`, nothing that is `null`. What a runtime does
+//! not support it refuses in its own words. What makes no sense whatever the runtime is refused here, in Ollama's.
+
+use std::collections::BTreeSet;
+use std::iter;
+
+use serde::Deserialize as _;
+use serde_json::{Map, Value};
+
+use ollamax_proto::v1;
+use ollamax_types::limits::CREATE_FILES_MAX;
+use ollamax_types::{Digest, ModelName};
+
+use super::{bad, unread};
+use crate::error::ApiError;
+use crate::http::request::{BodyError, Change, read_change_fields};
+
+/// The fields that name files by their digests.
+const FILES: [&str; 3] = ["files", "adapters", "draft_files"];
+
+/// A model that is to be made.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Recipe {
+    /// For the cluster.
+    pub(super) head: v1::CreateHead,
+    /// The files that it is made of.
+    pub(super) files: BTreeSet<Digest>,
+    /// Whether it is told line by line.
+    pub(super) streams: bool,
+}
+
+// === impl Recipe ===
+
+impl Recipe {
+    /// Reads a body.
+    ///
+    /// # Errors
+    /// When it makes no sense.
+    pub(super) fn read(body: &[u8]) -> Result<Self, ApiError> {
+        let fields = read_change_fields(Change::Create, body).map_err(unread)?;
+        let from = Some(fields.from()).filter(|from| !from.is_empty());
+        for name in iter::once(fields.model()).chain(from) {
+            name.parse::<ModelName>().map_err(|_| bad("invalid model name"))?;
+        }
+        let mut object = object(body)?;
+        object.remove("name");
+        if from.is_none() {
+            object.remove("from");
+        }
+        if !object.contains_key("from") && !object.contains_key("files") {
+            return Err(bad("neither 'from' or 'files' was specified"));
+        }
+        let files = files(&object)?;
+        if files.len() > CREATE_FILES_MAX {
+            return Err(bad(format!("a model is made of {CREATE_FILES_MAX} files at most")));
+        }
+        let body = Value::Object(object).to_string().into();
+        let head = v1::CreateHead { name: fields.model().to_owned(), body, files: Vec::new(), replicas: 0 };
+        Ok(Self { head, files, streams: fields.streams() })
+    }
+}
+
+/// The fields, as Go reads them: names in any case, of equal ones the last; text behind the object is not read.
+fn object(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
+    let object = Option::<Map<String, Value>>::deserialize(&mut serde_json::Deserializer::from_slice(body));
+    let object = object.map_err(|error| bad(format!("JSON that this node cannot read: {error}")))?;
+    let fields = object.unwrap_or_default().into_iter().filter(|(_, value)| !value.is_null());
+    Ok(fields.map(|(name, value)| (name.to_lowercase(), value)).collect())
+}
+
+/// The digests of all files.
+fn files(object: &Map<String, Value>) -> Result<BTreeSet<Digest>, ApiError> {
+    let mut files = BTreeSet::new();
+    for (field, named) in FILES.iter().filter_map(|field| Some((*field, object.get(*field)?))) {
+        let Value::Object(named) = named else { return Err(wrong(field, named, "map[string]string")) };
+        for digest in named.values() {
+            let Value::String(text) = digest else { return Err(wrong(field, digest, "string")) };
+            files.insert(digest_of(text).ok_or_else(|| bad("invalid digest format"))?);
+        }
+    }
+    Ok(files)
+}
+
+/// A digest as Ollama takes it: `sha256`, a colon or a dash, 64 digits.
+pub(super) fn digest_of(text: &str) -> Option<Digest> {
+    let is_prefixed = text.starts_with("sha256:") || text.starts_with("sha256-");
+    text.parse().ok().filter(|_| is_prefixed)
+}
+
+fn wrong(field: &'static str, found: &Value, wanted: &'static str) -> ApiError {
+    let found = match found {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    };
+    unread(BodyError::WrongField { found, request: Change::Create.request(), field, wanted })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(body: &str) -> Result<(String, Value, usize, bool), String> {
+        let recipe = Recipe::read(body.as_bytes()).map_err(|error| format!("{} {error}", error.status))?;
+        assert_eq!((recipe.head.files.len(), recipe.head.replicas), (0, 0));
+        let body = serde_json::from_slice(&recipe.head.body).expect("JSON");
+        Ok((recipe.head.name, body, recipe.files.len(), recipe.streams))
+    }
+
+    #[test]
+    fn what_a_runtime_needs_goes_on_in_names_that_every_runtime_reads_alike() {
+        let made = |name: &str, body: Value, files: usize, streams: bool| Ok((name.to_owned(), body, files, streams));
+        let from = r#"{"model":"mine","from":"base","system":"Be brief.","parameters":{"Stop":["x"]}}"#;
+        let expected = json!({"model": "mine", "from": "base", "system": "Be brief.", "parameters": {"Stop": ["x"]}});
+        assert_eq!(read(from), made("mine", expected, 0, true));
+        let old = r#"{"Name":"Mine","FROM":"base","stream":false,"template":null} and more"#;
+        assert_eq!(read(old), made("Mine", json!({"from": "base", "stream": false}), 0, false));
+        let (one, two) = ("0a".repeat(32), "0B".repeat(32));
+        let files = json!({"a.gguf": format!("sha256:{one}"), "b.gguf": format!("sha256-{two}")});
+        let adapters = json!({"c.gguf": format!("sha256:{one}")});
+        let body = json!({"model": "mine", "files": files, "adapters": adapters, "quantize": "q4_K_M"});
+        assert_eq!(read(&body.to_string()), made("mine", body, 2, true));
+        // Nothing is known of a base, which is not there, in text that is empty.
+        let body = json!({"model": "mine", "from": "", "files": {}});
+        assert_eq!(read(&body.to_string()), made("mine", json!({"model": "mine", "files": {}}), 0, true));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_in_ollamas_words() {
+        let check = |body: &str, expected: &str| assert_eq!(read(body), Err(format!("400 {expected}")), "{body}");
+        let wrong = |found: &str, field: &str, wanted: &str| {
+            format!("json: cannot unmarshal {found} into Go struct field CreateRequest.{field} of type {wanted}")
+        };
+        check("", "missing request body");
+        check("{", "unexpected EOF");
+        check("[]", "json: cannot unmarshal array into Go value of type api.CreateRequest");
+        check(r#"{"model":7}"#, &wrong("number", "model", "string"));
+        check(r#"{"model":"mine","from":[]}"#, &wrong("array", "from", "string"));
+        check(r#"{"model":"mine","files":["a"]}"#, &wrong("array", "files", "map[string]string"));
+        check(r#"{"model":"mine","files":{"a":1}}"#, &wrong("number", "files", "string"));
+        check("{}", "invalid model name");
+        check(r#"{"from":"base"}"#, "invalid model name");
+        check(r#"{"model":"a b","from":"base"}"#, "invalid model name");
+        check(r#"{"model":"mine","from":"a b"}"#, "invalid model name");
+        check(r#"{"model":"mine"}"#, "neither 'from' or 'files' was specified");
+        check(r#"{"model":"mine","from":"","files":null}"#, "neither 'from' or 'files' was specified");
+        for digest in ["", "sha256:12", &"ab".repeat(32), "sha512:12"] {
+            check(&format!(r#"{{"model":"mine","files":{{"a":"{digest}"}}}}"#), "invalid digest format");
+        }
+        let many: Map<String, Value> =
+            (0..=CREATE_FILES_MAX).map(|at| (format!("{at}.gguf"), format!("sha256:{at:064x}").into())).collect();
+        let many = json!({"model": "mine", "files": many}).to_string();
+        check(&many, &format!("a model is made of {CREATE_FILES_MAX} files at most"));
+    }
+}

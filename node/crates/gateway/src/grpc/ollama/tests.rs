@@ -1,0 +1,405 @@
+//! Each route by call, with a cluster that says what a test wants: statuses, texts, lines, and what it is asked.
+
+use std::collections::BTreeSet;
+use std::future::pending;
+use std::sync::{Mutex, MutexGuard};
+
+use axum::http::Method;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use http_body_util::BodyExt as _;
+use tokio::sync::mpsc;
+use tower::ServiceExt as _;
+
+use ollamax_types::Digest;
+
+use super::*;
+use crate::grpc::{REQUEST_ID_KEY, identify};
+
+/// A cluster that a test speaks for. Clones are the same one.
+#[derive(Clone, Default)]
+struct TestCluster(Arc<Mutex<Script>>);
+
+#[derive(Default)]
+struct Script {
+    /// What it was asked, in order.
+    asked: Vec<String>,
+    /// What it tells of work.
+    told: Vec<Result<v1::RuntimeProgress, AdminError>>,
+    /// What it says to everything.
+    refusal: Option<AdminError>,
+    /// Whether changes are carried out in time.
+    is_slow: bool,
+    /// What the runtime has.
+    blobs: BTreeSet<Digest>,
+}
+
+// === impl TestCluster ===
+
+impl TestCluster {
+    fn script(&self) -> MutexGuard<'_, Script> {
+        self.0.lock().expect("no test panics with it")
+    }
+
+    fn telling(self, told: Vec<Result<v1::RuntimeProgress, AdminError>>) -> Self {
+        self.script().told = told;
+        self
+    }
+
+    fn refusing(self, code: ErrorCode, what: &str) -> Self {
+        self.script().refusal = Some(AdminError::new(code, what, "", ""));
+        self
+    }
+
+    fn asked(&self) -> Vec<String> {
+        std::mem::take(&mut self.script().asked)
+    }
+
+    fn hears(&self, asked: String) -> Result<(), AdminError> {
+        let mut script = self.script();
+        script.asked.push(asked);
+        script.refusal.clone().map_or(Ok(()), Err)
+    }
+
+    fn tells(&self, asked: String) -> Result<ProgressStream, AdminError> {
+        self.hears(asked)?;
+        let told = self.script().told.clone();
+        Ok(stream::iter(told).map(|line| line.map_err(Status::from)).boxed())
+    }
+
+    fn changes(&self, asked: String) -> BoxFuture<'static, Result<bool, AdminError>> {
+        let changed = self.hears(asked).map(|()| !self.script().is_slow);
+        ready(changed).boxed()
+    }
+
+    fn router(&self) -> Router {
+        router(Arc::new(self.clone())).layer(middleware::from_fn(identify))
+    }
+}
+
+impl Cluster for TestCluster {
+    fn place(&self) -> Place {
+        Place { name: "n1".to_owned(), api_url: "http://127.0.0.1:11435".to_owned() }
+    }
+
+    fn create(&self, recipe: Recipe) -> BoxFuture<'_, Result<ProgressStream, AdminError>> {
+        let body = String::from_utf8_lossy(&recipe.head.body).into_owned();
+        ready(self.tells(format!("create {} of {} files: {body}", recipe.head.name, recipe.files.len()))).boxed()
+    }
+
+    fn push(&self, name: &ModelName, insecure: bool) -> Result<ProgressStream, AdminError> {
+        self.tells(format!("push {name} insecure {insecure}"))
+    }
+
+    fn copy<'a>(
+        &'a self,
+        _: RequestId,
+        from: &'a ModelName,
+        to: &'a ModelName,
+    ) -> BoxFuture<'a, Result<bool, AdminError>> {
+        self.changes(format!("copy {from} to {to}"))
+    }
+
+    fn delete<'a>(&'a self, _: RequestId, name: &'a ModelName) -> BoxFuture<'a, Result<bool, AdminError>> {
+        self.changes(format!("delete {name}"))
+    }
+
+    fn has_blob(&self, sha256: Digest) -> BoxFuture<'_, Result<bool, AdminError>> {
+        ready(Ok(self.script().blobs.contains(&sha256))).boxed()
+    }
+
+    fn take_blob(
+        &self,
+        sha256: Digest,
+        size_bytes: Option<u64>,
+        mut bytes: FileBytes,
+    ) -> BoxFuture<'_, Result<(), AdminError>> {
+        let taking = async move {
+            let mut whole = Vec::new();
+            while let Some(piece) = bytes.next().await {
+                let broken = |error: io::Error| AdminError::new(ErrorCode::BadRequest, error.to_string(), "", "");
+                whole.extend_from_slice(&piece.map_err(broken)?);
+            }
+            self.hears(format!("take {size_bytes:?}: {}", String::from_utf8_lossy(&whole)))?;
+            self.script().blobs.insert(sha256);
+            Ok::<(), AdminError>(())
+        };
+        taking.boxed()
+    }
+}
+
+/// A cluster where all goes well at once.
+fn good() -> TestCluster {
+    TestCluster::default().telling(vec![Ok(step("parsing GGUF")), Ok(done())])
+}
+
+fn step(status: &str) -> v1::RuntimeProgress {
+    v1::RuntimeProgress { status: status.to_owned(), ..v1::RuntimeProgress::default() }
+}
+
+fn done() -> v1::RuntimeProgress {
+    v1::RuntimeProgress { digest: vec![7; 32], ..v1::RuntimeProgress::default() }
+}
+
+fn request(method: &Method, path: &str, body: impl Into<Body>) -> Request {
+    axum::http::Request::builder().method(method.clone()).uri(path).body(body.into()).expect("a request")
+}
+
+async fn call(cluster: &TestCluster, request: Request) -> Response<Body> {
+    cluster.router().oneshot(request).await.expect("a router never fails")
+}
+
+async fn text_of(response: Response<Body>) -> (u16, String) {
+    let status = response.status().as_u16();
+    let bytes = response.into_body().collect().await.expect("whole").to_bytes();
+    (status, String::from_utf8(bytes.to_vec()).expect("text"))
+}
+
+/// Status and text.
+async fn said(cluster: &TestCluster, method: Method, path: &str, body: &str) -> (u16, String) {
+    text_of(call(cluster, request(&method, path, body.to_owned())).await).await
+}
+
+fn header<'a>(response: &'a Response<Body>, name: &str) -> &'a str {
+    response.headers().get(name).map_or("", |value| value.to_str().expect("text"))
+}
+
+fn error(text: &str) -> String {
+    serde_json::json!({ "error": text }).to_string()
+}
+
+#[tokio::test]
+async fn a_model_is_made_and_told_line_by_line_or_by_its_end() {
+    let cluster = good();
+    let body = r#"{"name":"mine","from":"base","system":"Be brief."}"#;
+    let response = call(&cluster, request(&Method::POST, "/api/create", body)).await;
+    assert_eq!(header(&response, "content-type"), "application/x-ndjson");
+    assert_eq!((header(&response, NODE_HEADER), header(&response, REQUEST_ID_HEADER).is_empty()), ("n1", false));
+    assert_eq!(header(&response, REQUEST_ID_HEADER), header(&response, REQUEST_ID_KEY));
+    let lines = "{\"status\":\"parsing GGUF\"}\n{\"status\":\"success\"}\n";
+    assert_eq!(text_of(response).await, (200, lines.to_owned()));
+    assert_eq!(cluster.asked(), [r#"create mine of 0 files: {"from":"base","system":"Be brief."}"#]);
+
+    let file = format!("sha256:{}", "ab".repeat(32));
+    let body = format!(r#"{{"model":"mine","files":{{"a.gguf":"{file}"}},"stream":false}}"#);
+    let response = call(&cluster, request(&Method::POST, "/api/create", body.clone())).await;
+    assert_eq!(header(&response, "content-type"), "application/json; charset=utf-8");
+    assert_eq!(text_of(response).await, (200, r#"{"status":"success"}"#.to_owned()));
+    assert_eq!(cluster.asked(), [format!("create mine of 1 files: {body}")]);
+}
+
+#[tokio::test]
+async fn a_create_that_makes_no_sense_is_asked_of_nobody() {
+    let cluster = good();
+    for (body, text) in [
+        ("", "missing request body"),
+        (r#"{"model":"mine""#, "unexpected EOF"),
+        (r#"{"model":"mine"}"#, "neither 'from' or 'files' was specified"),
+        (r#"{"model":"mine","files":{"a":"ab"}}"#, "invalid digest format"),
+        (r#"{"model":"a b","from":"base"}"#, "invalid model name"),
+    ] {
+        assert_eq!(said(&cluster, Method::POST, "/api/create", body).await, (400, error(text)), "{body}");
+    }
+    let large = "x".repeat(CREATE_BODY_BYTES_MAX + 1);
+    let expected = (413, error("the request body is larger than 1 MiB"));
+    assert_eq!(said(&cluster, Method::POST, "/api/create", &large).await, expected);
+    let mut encoded = request(&Method::POST, "/api/create", "x");
+    encoded.headers_mut().insert("content-encoding", HeaderValue::from_static("zstd"));
+    assert_eq!(call(&cluster, encoded).await.status(), 415);
+    assert!(cluster.asked().is_empty());
+}
+
+#[tokio::test]
+async fn what_fails_at_once_has_its_status_and_what_fails_later_is_the_last_line() {
+    let (streamed, whole) = (r#"{"model":"m","from":"b"}"#, r#"{"model":"m","from":"b","stream":false}"#);
+    let refusal = || AdminError::new(ErrorCode::BadRequest, "node n2 could not make m:latest", "invalid file", "");
+    let text = "node n2 could not make m:latest: invalid file";
+    let early = TestCluster::default().telling(vec![Err(refusal())]);
+    let late = TestCluster::default().telling(vec![Ok(step("parsing GGUF")), Err(refusal())]);
+    for (cluster, body, expected) in [
+        (&early, streamed, (400, error(text))),
+        (&early, whole, (400, error(text))),
+        (&late, streamed, (200, format!("{{\"status\":\"parsing GGUF\"}}\n{}\n", error(text)))),
+        (&late, whole, (400, error(text))),
+    ] {
+        assert_eq!(said(cluster, Method::POST, "/api/create", body).await, expected, "{body}");
+    }
+    // Nothing that ends without a word looks done.
+    let silent = TestCluster::default().telling(vec![Ok(step("parsing GGUF"))]);
+    let expected = (500, error("it ended before it had done it"));
+    assert_eq!(said(&silent, Method::POST, "/api/create", whole).await, expected);
+    let nothing = TestCluster::default();
+    assert_eq!(said(&nothing, Method::POST, "/api/create", streamed).await, expected);
+    let alone = TestCluster::default().refusing(ErrorCode::NotInitialised, "no cluster");
+    let response = call(&alone, request(&Method::POST, "/api/create", streamed)).await;
+    assert_eq!((response.status().as_u16(), header(&response, "x-ollamamax-error")), (503, "not_initialised"));
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_ends_the_work() {
+    let (held, mut watched) = mpsc::channel::<()>(1);
+    let told = stream::once(ready(Ok(step("parsing GGUF")))).chain(stream::once(async move {
+        let _held = held;
+        pending().await
+    }));
+    let response = tell(told.boxed(), true).await.expect("it begins");
+    let mut body = response.into_body();
+    let first = body.frame().await.expect("a line").expect("whole").into_data().expect("bytes");
+    assert_eq!(first, "{\"status\":\"parsing GGUF\"}\n");
+    drop(body);
+    assert_eq!(watched.recv().await, None, "what the work held is gone");
+}
+
+#[tokio::test]
+async fn a_model_is_pushed_with_what_the_runtime_says_of_each_file() {
+    let layer = v1::RuntimeProgress {
+        layer: "sha256:0a0b".to_owned(),
+        total_bytes: 9,
+        completed_bytes: 4,
+        ..step("pushing 0a0b")
+    };
+    let cluster = TestCluster::default().telling(vec![Ok(step("retrieving manifest")), Ok(layer), Ok(done())]);
+    let expected = "{\"status\":\"retrieving manifest\"}\n\
+                    {\"status\":\"pushing 0a0b\",\"digest\":\"sha256:0a0b\",\"total\":9,\"completed\":4}\n\
+                    {\"status\":\"success\"}\n";
+    let body = r#"{"model":"me/mine","insecure":true}"#;
+    assert_eq!(said(&cluster, Method::POST, "/api/push", body).await, (200, expected.to_owned()));
+    let body = r#"{"name":"me/mine","stream":false}"#;
+    let expected = (200, r#"{"status":"success"}"#.to_owned());
+    assert_eq!(said(&cluster, Method::POST, "/api/push", body).await, expected);
+    assert_eq!(cluster.asked(), ["push me/mine:latest insecure true", "push me/mine:latest insecure false"]);
+
+    for (body, text) in [
+        ("", "missing request body"),
+        ("{}", "model is required"),
+        (r#"{"model":"a b"}"#, "invalid model name"),
+        (
+            r#"{"model":"m","stream":1}"#,
+            "json: cannot unmarshal number into Go struct field PushRequest.stream of type bool",
+        ),
+    ] {
+        assert_eq!(said(&cluster, Method::POST, "/api/push", body).await, (400, error(text)), "{body}");
+    }
+    assert!(cluster.asked().is_empty());
+    let missing = TestCluster::default().refusing(ErrorCode::ModelNotFound, "m:latest is not on any node");
+    let expected = (404, error("model 'M' not found"));
+    assert_eq!(said(&missing, Method::POST, "/api/push", r#"{"model":"M"}"#).await, expected);
+    let failed = AdminError::new(ErrorCode::RuntimeFailed, "node n2 could not push m", "not yours", "ollamax doctor");
+    let failed = TestCluster::default().telling(vec![Err(failed)]);
+    let expected = (500, error("node n2 could not push m: not yours; try: ollamax doctor"));
+    assert_eq!(said(&failed, Method::POST, "/api/push", r#"{"model":"m"}"#).await, expected);
+}
+
+#[tokio::test]
+async fn a_copy_is_answered_when_a_node_has_it() {
+    let cluster = good();
+    let body = r#"{"source":"base","destination":"lab/mine:1"}"#;
+    assert_eq!(said(&cluster, Method::POST, "/api/copy", body).await, (200, String::new()));
+    assert_eq!(cluster.asked(), ["copy base:latest to lab/mine:1"]);
+    cluster.script().is_slow = true;
+    assert_eq!(said(&cluster, Method::POST, "/api/copy", body).await, (202, String::new()));
+    cluster.asked();
+    for (body, text) in [
+        ("", "missing request body"),
+        ("{", "unexpected EOF"),
+        (r#"{"destination":"b"}"#, r#"source "" is invalid"#),
+        (r#"{"source":"a b","destination":"b"}"#, r#"source "a b" is invalid"#),
+        (r#"{"source":"a","destination":"b c"}"#, r#"destination "b c" is invalid"#),
+    ] {
+        assert_eq!(said(&cluster, Method::POST, "/api/copy", body).await, (400, error(text)), "{body}");
+    }
+    assert!(cluster.asked().is_empty());
+    let missing = TestCluster::default().refusing(ErrorCode::ModelNotFound, "model base:latest not found");
+    assert_eq!(said(&missing, Method::POST, "/api/copy", body).await, (404, error(r#"model "base" not found"#)));
+    let taken = TestCluster::default().refusing(ErrorCode::DigestConflict, "lab/mine:1 is another version");
+    assert_eq!(said(&taken, Method::POST, "/api/copy", body).await, (409, error("lab/mine:1 is another version")));
+}
+
+#[tokio::test]
+async fn a_model_is_deleted_by_either_key_of_its_name() {
+    let cluster = good();
+    for body in [r#"{"model":"base"}"#, r#"{"name":"base"}"#] {
+        assert_eq!(said(&cluster, Method::DELETE, "/api/delete", body).await, (200, String::new()), "{body}");
+        assert_eq!(cluster.asked(), ["delete base:latest"]);
+    }
+    cluster.script().is_slow = true;
+    assert_eq!(said(&cluster, Method::DELETE, "/api/delete", r#"{"model":"base"}"#).await, (202, String::new()));
+    cluster.asked();
+    for (body, text) in [
+        ("", "missing request body"),
+        ("{}", r#"name "" is invalid"#),
+        (r#"{"model":"a b"}"#, r#"name "a b" is invalid"#),
+    ] {
+        assert_eq!(said(&cluster, Method::DELETE, "/api/delete", body).await, (400, error(text)), "{body}");
+    }
+    assert!(cluster.asked().is_empty());
+    let missing = TestCluster::default().refusing(ErrorCode::ModelNotFound, "model base:latest not found");
+    let expected = (404, error("model 'Base' not found"));
+    assert_eq!(said(&missing, Method::DELETE, "/api/delete", r#"{"model":"Base"}"#).await, expected);
+}
+
+#[tokio::test]
+async fn a_file_is_taken_once_in_chunks_or_with_its_length() {
+    let cluster = good();
+    let sha256 = Digest([0xab; 32]);
+    let path = format!("/api/blobs/sha256:{sha256}");
+    assert_eq!(said(&cluster, Method::HEAD, &path, "").await, (404, String::new()));
+    let chunks = ["GG", "UF"].map(|chunk| Ok::<_, io::Error>(Bytes::from_static(chunk.as_bytes())));
+    let chunked = request(&Method::POST, &path, Body::from_stream(stream::iter(chunks)));
+    assert_eq!(text_of(call(&cluster, chunked).await).await, (201, String::new()));
+    assert_eq!(cluster.asked(), ["take None: GGUF"]);
+    assert_eq!(said(&cluster, Method::HEAD, &path.replace(':', "-"), "").await, (200, String::new()));
+    assert_eq!(said(&cluster, Method::POST, &path, "GGUF").await, (200, String::new()));
+    assert!(cluster.asked().is_empty(), "it is there already");
+
+    let path = format!("/api/blobs/sha256:{}", Digest([0xcd; 32]));
+    let mut sized = request(&Method::POST, &path, "GGUF");
+    sized.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(4));
+    assert_eq!(text_of(call(&cluster, sized).await).await, (201, String::new()));
+    assert_eq!(cluster.asked(), ["take Some(4): GGUF"]);
+}
+
+#[tokio::test]
+async fn a_file_that_is_another_one_or_breaks_off_is_refused() {
+    let cluster = good();
+    for digest in ["ab", "sha256:ab", &"ab".repeat(32), &format!("sha512:{}", "ab".repeat(32))] {
+        for method in [Method::HEAD, Method::POST] {
+            let (status, text) = said(&cluster, method.clone(), &format!("/api/blobs/{digest}"), "").await;
+            let expected = if method == Method::HEAD { String::new() } else { error("invalid digest format") };
+            assert_eq!((status, text), (400, expected), "{method} {digest}");
+        }
+    }
+    let path = format!("/api/blobs/sha256:{}", Digest([0xab; 32]));
+    let chunks = [Ok(Bytes::from_static(b"GG")), Err(io::Error::other("the client left"))];
+    let broken = request(&Method::POST, &path, Body::from_stream(stream::iter(chunks)));
+    assert_eq!(text_of(call(&cluster, broken).await).await, (400, error("the client left")));
+    let mut endless = request(&Method::POST, &path, "");
+    endless.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(BLOB_BYTES_MAX + 1));
+    let expected = (413, error("a file of a model has 16 TiB at most"));
+    assert_eq!(text_of(call(&cluster, endless).await).await, expected);
+    assert!(cluster.asked().is_empty() && cluster.script().blobs.is_empty());
+    let mismatch = "digest mismatch, expected \"sha256:ab\", got \"sha256:cd\"";
+    let cluster = good().refusing(ErrorCode::BadRequest, mismatch);
+    assert_eq!(said(&cluster, Method::POST, &path, "GGUF").await, (400, error(mismatch)));
+    assert!(cluster.script().blobs.is_empty());
+}
+
+#[tokio::test]
+async fn another_method_is_405_and_another_path_says_where_it_is() {
+    let cluster = good();
+    for (method, path) in [(Method::GET, "/api/create"), (Method::POST, "/api/delete"), (Method::PUT, "/api/push")] {
+        let expected = (405, "405 method not allowed".to_owned());
+        assert_eq!(said(&cluster, method, path, "").await, expected, "{path}");
+    }
+    let place = cluster.place();
+    let response = elsewhere(&place, &request(&Method::GET, "/api/tags", ""));
+    assert_eq!(header(&response, "content-type"), "application/json; charset=utf-8");
+    let (status, text) = text_of(response).await;
+    let expected = "/api/tags is not on the admin socket, which has gRPC and /api/create, /api/blobs/DIGEST, /api/copy, \
+                    /api/delete and /api/push; the rest is at http://127.0.0.1:11435";
+    assert_eq!((status, text), (404, error(expected)));
+    let mut grpc = request(&Method::POST, "/ollamax.v9.Admin/Status", "");
+    grpc.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    let response = elsewhere(&place, &grpc);
+    assert_eq!((response.status().as_u16(), header(&response, "grpc-status")), (200, "12"));
+}
