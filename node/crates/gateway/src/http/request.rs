@@ -241,7 +241,7 @@ impl ChangeFields {
     }
 
     /// What a model is made from, as the client wrote it; empty when it wrote nothing.
-    pub(crate) fn from(&self) -> &str {
+    pub(crate) fn base(&self) -> &str {
         self.from.as_str()
     }
 

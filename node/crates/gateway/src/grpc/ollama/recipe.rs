@@ -41,15 +41,12 @@ impl Recipe {
     /// When it makes no sense.
     pub(super) fn read(body: &[u8]) -> Result<Self, ApiError> {
         let fields = read_change_fields(Change::Create, body).map_err(unread)?;
-        let from = Some(fields.from()).filter(|from| !from.is_empty());
+        let from = Some(fields.base()).filter(|from| !from.is_empty());
         for name in iter::once(fields.model()).chain(from) {
             name.parse::<ModelName>().map_err(|_| bad("invalid model name"))?;
         }
-        let mut object = object(body)?;
-        object.remove("name");
-        if from.is_none() {
-            object.remove("from");
-        }
+        let goes_on = |field: &str| field != "name" && (field != "from" || from.is_some());
+        let object: Map<String, Value> = object(body)?.into_iter().filter(|(field, _)| goes_on(field)).collect();
         if !object.contains_key("from") && !object.contains_key("files") {
             return Err(bad("neither 'from' or 'files' was specified"));
         }

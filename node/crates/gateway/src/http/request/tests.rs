@@ -145,9 +145,9 @@ fn of_each_change_of_models_only_what_counts_for_it_is_checked() {
         check(change, "7", &format!("json: cannot unmarshal number into Go value of type api.{}", change.request()));
     }
     let fields = read_change_fields(Change::Copy, br#"{"Source":"a","DESTINATION":"b"}"#).expect("readable");
-    assert_eq!((fields.source(), fields.destination(), fields.from()), ("a", "b", ""));
+    assert_eq!((fields.source(), fields.destination(), fields.base()), ("a", "b", ""));
     let fields = read_change_fields(Change::Create, br#"{"name":"a","FROM":"b","stream":false}"#).expect("readable");
-    assert_eq!((fields.model(), fields.from(), fields.streams()), ("a", "b", false));
+    assert_eq!((fields.model(), fields.base(), fields.streams()), ("a", "b", false));
 }
 
 #[test]
