@@ -3,12 +3,12 @@
 //! A drop is done when this node's list of models says that the copy is gone, so one that was carried out and not told
 //! is carried out again, which finds nothing to do. Always holds: only the version that is meant goes; what another
 //! process put under the name since stays. A node that was away may believe what holds no more: nothing goes before its
-//! state is not behind and asks for it still. It may be taken back all the same before the copy is gone, so what goes is
-//! noted first, and told as such: nobody takes it for a person's removal. Its copy may be the last one by now: unless
-//! somebody insisted, nothing goes as long as no other node is heard that has the same version and keeps it; of a copy
-//! that was too many in an earlier round, as long as not enough are heard that have the version of now. A copy that is
-//! in use goes in an idle moment, and after [`PATIENCE`] all the same: files that are open live on. What fails is tried
-//! again a while later.
+//! state is not behind and asks for it still. It may be taken back all the same before the copy is gone, so what goes
+//! is noted first, and told as such: nobody takes it for a person's removal. Its copy may be the last one by now:
+//! unless somebody insisted, nothing goes as long as no other node is heard that has the same version and keeps it; of
+//! a copy that was too many in an earlier round, as long as not enough are heard that have the version of now. A copy
+//! that is in use goes in an idle moment, and after [`PATIENCE`] all the same: files that are open live on. What fails
+//! is tried again a while later.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
