@@ -12,6 +12,7 @@ use ollamax_metadata::{Committed, ProposeError};
 use ollamax_types::RequestId;
 
 pub(crate) mod ballast;
+pub(crate) mod carried_out;
 pub(crate) mod drops;
 pub(crate) mod gpus;
 pub(crate) mod labels;

@@ -33,7 +33,7 @@ use crate::adapters::transfer_over_net::TransferOverNet;
 use crate::calendar::minute_of_week;
 use crate::config::NodeConfig;
 use crate::data_dir::Membership;
-use crate::follow::drops::CarriedOut;
+use crate::follow::carried_out::CarriedOut;
 use crate::follow::labels::Teller;
 use crate::follow::lifecycle::Warden;
 use crate::follow::members::{Addresses, Follower};

@@ -11,7 +11,7 @@ use ollamax_transfer as transfer;
 use ollamax_types::{ClusterId, NodeId};
 
 use crate::adapters::placements_over_metadata::PlacementsOverMetadata;
-use crate::follow::drops::CarriedOut;
+use crate::follow::carried_out::CarriedOut;
 use crate::follow::presence::Prospect;
 
 /// This node as a member of a cluster.

@@ -3,15 +3,14 @@
 //! A drop is done when this node's list of models says that the copy is gone, so one that was carried out and not told
 //! is carried out again, which finds nothing to do. Always holds: only the version that is meant goes; what another
 //! process put under the name since stays. A node that was away may believe what holds no more: nothing goes before its
-//! state is not behind and asks for it still. It may be taken back all the same before the copy is gone, so what goes is
-//! noted first, and told as [`CarriedOut`]: nobody takes it for a person's removal. A restart in these seconds forgets
-//! that. Its copy may be the last one by now: unless somebody insisted, nothing goes as long as no other node is heard
-//! that has the same version and keeps it, or where an earlier round had too many copies of it, enough that have the
-//! version of now. A copy that is in use goes in an idle moment, and after [`PATIENCE`] all the same: files that are
-//! open live on. What fails is tried again a while later.
+//! state is not behind and asks for it still. It may be taken back all the same before the copy is gone, so what goes
+//! is noted first, and told as such: nobody takes it for a person's removal. Its copy may be the last one by now:
+//! unless somebody insisted, nothing goes as long as no other node is heard that has the same version and keeps it; of
+//! a copy that was too many in an earlier round, as long as not enough are heard that have the version of now. A copy
+//! that is in use goes in an idle moment, and after [`PATIENCE`] all the same: files that are open live on. What fails
+//! is tried again a while later.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -57,45 +56,6 @@ struct Waiting {
     since: Instant,
     tried_at: Option<Instant>,
     failures: u32,
-}
-
-/// The copies that this node removes for the cluster, by key, until the record does not have them any more. Clones are
-/// the same.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct CarriedOut(Arc<Mutex<BTreeMap<String, Digest>>>);
-
-// === impl CarriedOut ===
-
-impl CarriedOut {
-    /// Whether this node removed a copy that it has by the record, or is at it.
-    pub(crate) fn has(&self, held: &Location) -> bool {
-        self.lock().get(&held.model.name.key()) == Some(&held.model.digest)
-    }
-
-    fn begin(&self, name: &ModelName, digest: Digest) {
-        self.lock().insert(name.key(), digest);
-    }
-
-    /// It was not removed.
-    fn take_back(&self, name: &ModelName) {
-        self.lock().remove(&name.key());
-    }
-
-    /// Forgets what the record does not have any more.
-    fn settle(&self, view: &dyn View, node: NodeId) -> Result<(), Fault> {
-        let noted = self.lock().clone();
-        for (key, digest) in noted {
-            let held = read::node_model(view, node, &key)?;
-            if held.is_none_or(|held| held.model.digest != digest) {
-                self.lock().remove(&key);
-            }
-        }
-        Ok(())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Digest>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// Keeps this node in step until `stop`.
@@ -400,25 +360,6 @@ mod tests {
         check(&[1], Some((1, 1)), &[(2, 2)], false);
         check(&[1], None, &[(2, 2)], false);
         check(&[], Some((1, 2)), &[(2, 2)], false);
-    }
-
-    #[test]
-    fn what_this_node_removed_for_the_cluster_is_known_until_the_record_does_not_have_it() {
-        let (carried_out, mut view) = (CarriedOut::default(), MemView::default());
-        let has = |byte| carried_out.has(&location(1, "a", byte));
-        view.write(&[held("a", 1), held("b", 1)]);
-        carried_out.begin(&name("a"), digest(1));
-        assert_eq!((has(1), has(2)), (true, false), "another version is a person's");
-        carried_out.settle(&view, NodeId(1)).expect("readable");
-        assert!(has(1), "nobody was told yet");
-        carried_out.take_back(&name("a"));
-        assert!(!has(1));
-        for change in [Mutation::Delete(Key::NodeModel(NodeId(1), name("a").key())), held("a", 2)] {
-            carried_out.begin(&name("a"), digest(1));
-            view.write(&[change]);
-            carried_out.settle(&view, NodeId(1)).expect("readable");
-            assert!(!has(1), "it is told");
-        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,10 +2,10 @@
 //!
 //! The scheduler hears at once, whatever the cluster does: requests that wait for a runtime that went down depend on
 //! it. What the cluster is told is decided by [`plan_report`]: what the runtime lists against what the catalog records
-//! for this node. As long as the runtime has listed nothing, what lies in its store speaks for it, and only adds.
-//! What a model can do is told by its configuration in the store, else by the runtime, once the cluster keeps it. Of
-//! what is gone it is said what this node removed for the cluster.
-//! Reports are idempotent, so a report whose outcome is unknown is simply made again from fresh facts.
+//! for this node. As long as the runtime has listed nothing, what lies in its store speaks for it, and only adds. What
+//! a model can do is told by its configuration in the store, else by the runtime, once the cluster keeps it. Of what is
+//! gone it is said what this node removed for the cluster. Reports are idempotent, so a report whose outcome is unknown
+//! is simply made again from fresh facts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

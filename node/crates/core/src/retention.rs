@@ -4,12 +4,12 @@
 //! holds, whatever the rules say: a model that is pinned, or that some node fetches just now, is in no act. No single
 //! copy goes that is the last one of a version that is heard, nor one that is wanted, nor one that is loaded. As the
 //! last one any copy counts, wherever it lies: its bytes are there. For the number that is wanted only those count that
-//! belong where they are: the leader takes the others away as soon as it can. A model
-//! is disabled only while every node with a copy says what it has loaded, and it is not among that. Only a model that
-//! was disabled before is deleted as a whole, and none that is declared. When an act is applied, the guards of copies
-//! are kept again on the state of then. A copy that was told to go is gone from its disk here, long before the disk
-//! says so. What is not known removes nothing: a model that is not on record yet, a node that is not heard, a disk
-//! whose size nobody told, a rule without a condition.
+//! belong where they are: the leader takes the others away as soon as it can. A model is disabled only while every node
+//! with a copy says what it has loaded, and it is not among that. Only a model that was disabled before is deleted as a
+//! whole, and none that is declared. When an act is applied, the guards of copies are kept again on the state of then.
+//! A copy that was told to go is gone from its disk here, long before the disk says so. What is not known removes
+//! nothing: a model that is not on record yet, a node that is not heard, a disk whose size nobody told, a rule without
+//! a condition.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};

@@ -305,11 +305,11 @@ fn a_move_counts_when_it_has_come_to_an_end() {
     check("a person had removed another copy", &[standing_of(left, &[1, 3])], &done);
     check("it was asked for", &[standing_of(moving(PlanKind::Asked), &[1, 2])], &[]);
     check("nobody wants it any more", &[], &[]);
-    let watched = scene(&away, &[standing_of(repair(), &[1, 2])]);
-    let just_now = Presence::default();
-    let lost = coming(&watched.wishes[0], &watched);
-    let starts_again = coming(&watched.wishes[0], &Scene { presence: just_now, ..watched });
-    assert_eq!((lost, starts_again), (vec![], nodes(&[3])), "who starts again has what had come");
+    let begun = standing_of(repair(), &[1, 2]);
+    let watched = scene(&away, std::slice::from_ref(&begun));
+    assert_eq!(coming(&begun, &watched), []);
+    let just_now = Scene { presence: Presence::default(), ..watched };
+    assert_eq!(coming(&begun, &just_now), nodes(&[3]), "who starts again has what had come");
 }
 
 #[tokio::test]

@@ -299,10 +299,11 @@ impl<'a> Case<'a> {
         self.wish().digest.is_some() && self.holds(node)
     }
 
-    /// A copy that nobody asked for just now is on its way.
+    /// A copy that nobody asked for just now is on its way. One whose node is away keeps no other from its turn.
     fn is_moving(&self) -> bool {
         let kind = self.wish().plan.as_ref().map(|plan| plan.kind);
-        kind.is_some_and(|kind| kind != PlanKind::Asked) && !self.coming().is_empty()
+        let is_there = |node: NodeId| self.site(node).is_some_and(|site| site.health != Health::Dead);
+        kind.is_some_and(|kind| kind != PlanKind::Asked) && self.coming().into_iter().any(is_there)
     }
 
     /// Targets whose copy a person removed, or whose store is not there, too short a time ago to make up for it.

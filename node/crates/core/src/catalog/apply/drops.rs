@@ -4,12 +4,12 @@
 //! on, and no wish is left with fewer copies than it says; one that does not belong where it is makes up for none that
 //! does, or the leader would make a copy anew for each that goes. Only what an earlier round had too many of may be the
 //! last of its version: where as many copies as wanted stay of the one that the wish spreads now, it goes like a copy
-//! that a pull replaces. Where somebody insists, the nodes are left out of the
-//! round that runs, so that the copies do not come back by themselves; a new round knows nothing of it. That a copy
-//! which was to go is gone is nobody's failure. Copies that wait to go do not count as left. A copy of the same version
-//! under another name does not count either: that is the safe side. A disabled model that is forgotten may lose its
-//! last copy, for that is what disabling leads to; a pin holds even then. A drop says whether it was insisted on, since
-//! its node looks for another copy once more before this one goes.
+//! that a pull replaces. Where somebody insists, the nodes are left out of the round that runs, so that the copies do
+//! not come back by themselves; a new round knows nothing of it. That a copy which was to go is gone is nobody's
+//! failure. Copies that wait to go do not count as left. A copy of the same version under another name does not count
+//! either: that is the safe side. A disabled model that is forgotten may lose its last copy, for that is what disabling
+//! leads to; a pin holds even then. A drop says whether it was insisted on, since its node looks for another copy once
+//! more before this one goes.
 
 use ollamax_types::limits::{DROPS_MAX, WISH_TARGETS_MAX};
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId};

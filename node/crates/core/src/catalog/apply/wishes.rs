@@ -7,7 +7,8 @@
 //! copy that a person removed or exchanged counts as a failure of its node, and as the only one it goes along into
 //! later rounds, until the node has a copy of that name again, whoever brought it. The version goes along where a file
 //! says only where the model shall be, or somebody asks for fewer copies; then those that are too many go along too.
-//! Copies that are too many when a new round begins are noted with it, whichever version that will spread. The same question is answered with the same round as long as a new one would begin no differently.
+//! Copies that are too many when a new round begins are noted with it, whichever version that will spread. The same
+//! question is answered with the same round as long as a new one would begin no differently.
 
 use std::collections::{BTreeMap, BTreeSet};
 

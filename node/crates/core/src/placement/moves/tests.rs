@@ -438,6 +438,10 @@ fn one_plan_that_nobody_asked_for_is_made_at_a_look_and_some_are_under_way() {
     assert_eq!(planned(&[lacking("a"), lacking("b")]), 1);
     assert_eq!(planned(&[lacking("a"), moving("b")]), 1);
     assert_eq!(planned(&[lacking("a"), moving("b"), moving("c")]), 0);
+    let away = [site(1), lost(2), lost(3), site(4)];
+    let wishes = [lacking("a"), moving("b"), moving("c")];
+    let found = outlook(&away, &wishes, &[3], &ReplicaKnobs::default()).moves;
+    assert!(matches!(found.as_slice(), [Move::Plan { .. }]), "who starts again is waited for by its own: {found:?}");
     let mut asked = lacking("d");
     asked.wish.plan = None;
     assert_eq!(planned(&[asked, moving("b"), moving("c")]), 1, "what people ask for does not wait");
