@@ -107,7 +107,7 @@ pub(crate) struct RemoveArgs {
     /// Only show what would go
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Also the last copy, copies of a pinned version, and copies that somebody asked for
+    /// Also the last copy that is there or heard of, copies of a pinned version, and copies that somebody asked for
     #[arg(long)]
     pub(crate) force: bool,
     /// Do not ask; needed where there is no terminal

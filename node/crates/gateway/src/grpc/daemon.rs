@@ -298,8 +298,14 @@ impl From<Refusal> for AdminError {
                 return Self::refused(&refusal, "nobody else has this version under this name", next);
             }
             Refusal::BelowWish { name, left, .. } => {
-                let next = format!("ollamax model pull {name} --replicas {}", (*left).max(1));
-                return Self::refused(&refusal, "somebody asked for the model on that many nodes", next);
+                let next = match left {
+                    // Others have it, and not where it is wanted: fewer of it do not make them enough.
+                    0 => "ollamax model wishes shows where it is wanted; or the same again with --force".to_owned(),
+                    left => format!("ollamax model pull {name} --replicas {left}"),
+                };
+                let why = "somebody asked for the model on that many nodes; a copy where it is not wanted is none of \
+                           them";
+                return Self::refused(&refusal, why, next);
             }
             Refusal::Disabled(name) => {
                 let next = format!("ollamax model enable {name}");
@@ -323,7 +329,11 @@ impl From<Fault> for AdminError {
 
 impl From<metadata::ProposeError> for AdminError {
     fn from(error: metadata::ProposeError) -> Self {
-        Self::of_engine(error.code(), &error)
+        match error {
+            // The leader sees it before the state is asked, which would say the same.
+            metadata::ProposeError::Refused(refusal @ Refusal::VersionTooLow { .. }) => refusal.into(),
+            error => Self::of_engine(error.code(), &error),
+        }
     }
 }
 
@@ -423,11 +433,20 @@ mod tests {
         check(Refusal::LastCopy { name: name.clone() }, refused, "ollamax model rm llama3.2:latest --force");
         let below = |left| Refusal::BelowWish { name: name.clone(), wanted: 3, left };
         check(below(2), refused, "ollamax model pull llama3.2:latest --replicas 2");
-        check(below(0), refused, "ollamax model pull llama3.2:latest --replicas 1");
+        let where_it_is = "ollamax model wishes shows where it is wanted; or the same again with --force";
+        check(below(0), refused, where_it_is);
         check(Refusal::Disabled(name.clone()), ErrorCode::Forbidden, "ollamax model enable llama3.2:latest");
         let taken = Refusal::NameTaken { name, held: digest };
         check(taken, ErrorCode::DigestConflict, "ollamax model rm llama3.2:latest, or use another name");
         let token = Refusal::TokenInvalid(TokenProblem::UsedUp);
         check(token, ErrorCode::TokenInvalid, "ollamax token create");
+    }
+
+    #[test]
+    fn a_cluster_that_is_too_old_is_told_in_the_same_words_by_the_leader_and_by_the_state() {
+        let refusal = Refusal::VersionTooLow { needed: 4, actual: 3 };
+        let error = AdminError::from(metadata::ProposeError::Refused(refusal.clone()));
+        assert_eq!(error, AdminError::from(refusal));
+        assert_eq!(error.next, "upgrade all members first");
     }
 }

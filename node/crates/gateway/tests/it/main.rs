@@ -1,10 +1,16 @@
-//! The clients' door with the scheduler behind it and scripted runtimes, by call and over real sockets.
+//! The clients' door with the scheduler behind it and scripted runtimes, by call and over real sockets; the
+//! administrators' door with consensus behind it and other members in memory.
+mod desk;
 mod lab;
 mod lists;
+mod names;
 mod overload;
+mod places;
 mod pulls;
 mod registry;
+mod removing;
 mod routes;
 mod socket;
 mod streams;
+mod wanted;
 mod world;
