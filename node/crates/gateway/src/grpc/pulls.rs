@@ -89,13 +89,14 @@ impl Pulls {
 
     /// Which nodes come into question, where somebody says it.
     fn want(&self, asked: &v1::PullRequest) -> Result<Option<Want>, AdminError> {
-        if asked.labels.is_empty() && asked.gpu_memory_bytes_min == 0 && asked.avoid.is_empty() {
+        let (gpu_memory_bytes_min, disk_free_bytes_min) = (asked.gpu_memory_bytes_min, asked.disk_free_bytes_min);
+        if asked.labels.is_empty() && asked.avoid.is_empty() && (gpu_memory_bytes_min, disk_free_bytes_min) == (0, 0) {
             return Ok(None);
         }
         let labels = asked.labels.iter().map(|label| (label.key.clone(), label.value.clone())).collect();
         let avoid = asked.avoid.iter().map(|node| Ok(self.0.find(node)?.id));
         let avoid = avoid.collect::<Result<_, AdminError>>()?;
-        Ok(Some(Want { labels, gpu_memory_bytes_min: asked.gpu_memory_bytes_min, avoid }))
+        Ok(Some(Want { labels, gpu_memory_bytes_min, avoid, disk_free_bytes_min }))
     }
 
     /// The nodes named, or this one. Each must be meant to hold models.

@@ -300,11 +300,15 @@ fn golden_samples_of_wishes_and_files() {
         labels: [("room".to_owned(), "a".to_owned())].into(),
         gpu_memory_bytes_min: 300,
         avoid: [NodeId(3)].into(),
+        disk_free_bytes_min: 0,
     };
-    let (replicas, kind) = (Replicas::Count(2), PlanKind::Rebalance);
-    let ask = Command::AskModel { name: name(), replicas, insecure: false, want, declared: true };
-    let want = "2211 0a09 0a04726f6f6d 120161 10ac02 1a0103";
-    check(ask, "b202", &format!("0a{named} 12020802 {want} 2801"));
+    let keeping = Want { disk_free_bytes_min: 300, ..want.clone() };
+    let (count, kind) = (Replicas::Count(2), PlanKind::Rebalance);
+    let ask = |want| Command::AskModel { name: name(), replicas: count.clone(), insecure: false, want, declared: true };
+    let words = "2211 0a09 0a04726f6f6d 120161 10ac02 1a0103";
+    check(ask(want), "b202", &format!("0a{named} 12020802 {words} 2801"));
+    let words = "2214 0a09 0a04726f6f6d 120161 10ac02 1a0103 20ac02";
+    check(ask(keeping), "b202", &format!("0a{named} 12020802 {words} 2801"));
     let plan = Command::PlanPull { name: name(), round: 8, ingester: NodeId(1), targets: nodes(), kind };
     check(plan, "ba02", &format!("0a{named} 1008 1801 22020103 2802"));
 }

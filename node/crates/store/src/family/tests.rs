@@ -79,10 +79,12 @@ fn cordon() -> impl Strategy<Value = Cordon> {
 
 fn want() -> impl Strategy<Value = Want> {
     let avoid = prop::collection::btree_set(any::<u64>().prop_map(NodeId), 0..3);
-    (labels(), any::<u64>(), avoid).prop_map(|(labels, gpu_memory_bytes_min, avoid)| Want {
+    let bytes = (any::<u64>(), any::<u64>());
+    (labels(), bytes, avoid).prop_map(|(labels, (gpu_memory_bytes_min, disk_free_bytes_min), avoid)| Want {
         labels,
         gpu_memory_bytes_min,
         avoid,
+        disk_free_bytes_min,
     })
 }
 
@@ -665,6 +667,7 @@ fn golden_samples_of_files_and_wishes_have_not_changed() {
             labels: BTreeMap::from([("room".to_owned(), "a".to_owned())]),
             gpu_memory_bytes_min: 300,
             avoid: BTreeSet::from([NodeId(4)]),
+            disk_free_bytes_min: 0,
         },
         declared: true,
         ..under_way
@@ -672,6 +675,10 @@ fn golden_samples_of_files_and_wishes_have_not_changed() {
     let failed = "4a14 0803 1209 6469736b5f66756c6c 1a0174 2007 2801";
     let want = "6a11 0a09 0a04726f6f6d 120161 10ac02 1a0104";
     check(&placed, &format!("{head} {failed} 5009 5a0161 6006 {want} 7001 7802"));
+
+    let keeping = Wish { want: Want { disk_free_bytes_min: 300, ..placed.want.clone() }, ..placed };
+    let want = "6a14 0a09 0a04726f6f6d 120161 10ac02 1a0104 20ac02";
+    check(&keeping, &format!("{head} {failed} 5009 5a0161 6006 {want} 7001 7802"));
 }
 
 #[test]

@@ -134,6 +134,8 @@ pub struct Want {
     pub gpu_memory_bytes_min: u64,
     /// Nodes that are not taken.
     pub avoid: BTreeSet<NodeId>,
+    /// What of a node's disk stays free beside a copy that comes; 0: nothing is said. Since cluster version 5.
+    pub disk_free_bytes_min: u64,
 }
 
 /// What a plan was made for.
