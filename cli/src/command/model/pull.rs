@@ -436,7 +436,8 @@ mod tests {
         check(Stage::Fetching, slow, "ollamax model pull llama3.2 --limit-rate 20MB/s --wait");
         let labels = vec![("room".to_owned(), "a".to_owned())];
         let places = WhereArgs { labels, gpu_memory_min: Some(16), disk_free_min: Some(50), avoid: nodes(&["c"]) };
-        let some = "ollamax model pull llama3.2 --label room=a --gpu-memory-min 16B --disk-free-min 50B --avoid c --wait";
+        let some =
+            "ollamax model pull llama3.2 --label room=a --gpu-memory-min 16B --disk-free-min 50B --avoid c --wait";
         check(Stage::Fetching, PullArgs { places, ..asked() }, some);
         let one = PullArgs { nodes: nodes(&["a"]), insecure: true, ..asked() };
         check(Stage::Done, one, "ollamax run llama3.2");
