@@ -161,7 +161,7 @@ impl Site {
 pub(super) type Reasons = Vec<(NodeId, Unfit)>;
 
 /// A size with the unit that fits it, as people read it.
-fn size_text(bytes: u64) -> String {
+pub(crate) fn size_text(bytes: u64) -> String {
     const UNITS: [(&str, u64); 5] = [
         ("PB", 1_000_000_000_000_000),
         ("TB", 1_000_000_000_000),

@@ -480,6 +480,7 @@ mod tests {
             drops: BTreeMap::new(),
             used_on: 0,
             noted_at: Timestamp(1),
+            unheld_since: None,
         };
         let models = vec![pinned("z", Some(2)), pinned("b", Some(1)), pinned("same", None), pinned("gone", Some(5))];
         let told = |at: u64, byte: u8| {

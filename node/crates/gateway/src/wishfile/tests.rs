@@ -149,6 +149,7 @@ fn pinned(text: &str, digest: Digest) -> Mutation {
         drops: BTreeMap::new(),
         used_on: 0,
         noted_at: Timestamp(0),
+        unheld_since: None,
     };
     Mutation::Put(Key::Model(model.name.key()), Record::Model(Box::new(model)))
 }

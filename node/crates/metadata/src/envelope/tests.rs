@@ -130,6 +130,7 @@ fn wishes() -> Vec<Command> {
         Command::DropCopies { name: name(), nodes: vec![NodeId(2)], forget: true, force: false },
         Command::NoteUse { node: NodeId(2), day: 20_000, names: vec![name().key()] },
         Command::ForgetBlobs { before: Timestamp(7), after: Some(Digest([4; 32])), limit: 9 },
+        Command::ForgetNames { before: Timestamp(7), names: vec!["m".to_owned(), "n".to_owned()] },
         Command::SetLabels {
             node: NodeId(2),
             own: true,
@@ -347,6 +348,8 @@ fn golden_samples_of_the_registry() {
     let forget = |after| Command::ForgetBlobs { before: Timestamp(7), after, limit: 9 };
     golden(forget(None), "8a03", "0807 1809");
     golden(forget(Some(digest)), "8a03", &format!("0807 1220{sevens} 1809"));
+    let names = Command::ForgetNames { before: Timestamp(7), names: vec!["m:t".into()] };
+    golden(names, "aa03", "0807 12036d3a74");
     let labels = [("room".to_owned(), "a".to_owned())].into();
     let labelled = Command::SetLabels { node, own: true, set: labels, unset: vec!["os".into()] };
     golden(labelled, "9203", "0802 1001 1a09 0a04726f6f6d 120161 22026f73");

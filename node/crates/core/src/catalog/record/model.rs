@@ -28,6 +28,9 @@ pub struct Model {
     pub used_on: u32,
     /// Log time at which the newest version was noted, else at which this record was made.
     pub noted_at: Timestamp,
+    /// Log time since which no node has it, nobody asks for it, and it is not pinned, as the leader noted it. Since
+    /// cluster version 5; `None`: nobody looked yet, or somebody has it.
+    pub unheld_since: Option<Timestamp>,
 }
 
 /// Where a model stands in its life.
@@ -171,7 +174,8 @@ impl Model {
     #[must_use]
     pub const fn new(name: ModelName, noted_at: Timestamp) -> Self {
         let drops = BTreeMap::new();
-        Self { name, phase: Phase::Active, pin: None, head: 0, first: 0, drops, used_on: 0, noted_at }
+        let (phase, pin, unheld_since) = (Phase::Active, None, None);
+        Self { name, phase, pin, head: 0, first: 0, drops, used_on: 0, noted_at, unheld_since }
     }
 
     /// The version that it is pinned at.
