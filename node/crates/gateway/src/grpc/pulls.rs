@@ -237,6 +237,11 @@ fn names(metadata: metadata::Handle) -> wished::NameOf {
 /// What somebody wants that did not go on record.
 fn of_record(error: LedgerError) -> AdminError {
     match error {
+        LedgerError::NeedsVersion { needed, actual } if needed > order::WISHES_VERSION => {
+            let what = format!("--disk-free-min needs cluster version {needed}; this cluster runs {actual}");
+            let why = "a member still runs an older release, which would not keep it";
+            AdminError::new(ErrorCode::PreconditionFailed, what, why, "upgrade all members: ollamax upgrade check")
+        }
         LedgerError::NeedsVersion { actual, .. } => needs_wishes(actual),
         LedgerError::Refused(refusal) => refusal.into(),
         LedgerError::Failed { code: ErrorCode::OutcomeUnknown, text } => {
@@ -413,7 +418,7 @@ impl Models for Pulls {
     }
 
     async fn collect(&self, request: Request<v1::CollectRequest>) -> Reply<v1::CollectReply> {
-        reply(self.collect_kept(&request.into_inner()).await)
+        reply(self.collect_kept(id_of(&request), &request.into_inner()).await)
     }
 
     async fn follow_wish(&self, request: Request<v1::FollowWishRequest>) -> Reply<Self::FollowWishStream> {
@@ -508,6 +513,9 @@ mod tests {
         assert_eq!(too_few.what, "llama3.2:latest cannot come to 3 nodes: there are 2");
         assert_eq!(too_few.next, "ollamax model pull llama3.2:latest --replicas 2");
         assert_eq!(needs_wishes(3).what, "--replicas needs cluster version 4; this cluster runs 3");
+        let old = |needed, actual| of_record(LedgerError::NeedsVersion { needed, actual }).what;
+        assert_eq!(old(4, 3), "--replicas needs cluster version 4; this cluster runs 3");
+        assert_eq!(old(5, 4), "--disk-free-min needs cluster version 5; this cluster runs 4");
     }
 
     #[test]
