@@ -3,7 +3,8 @@
 //!
 //! Always holds: a name that somebody merely has needs no record here. A name with copies and no wish is *as found*:
 //! nobody asked for it through the cluster, and nothing but a person or a rule touches it. The history of a name
-//! counts from 1 without a number used twice, and keeps the newest `VERSIONS_MAX` and the pinned one.
+//! counts from 1 without a number used twice, and keeps the newest `VERSIONS_MAX` and the pinned one; it goes with the
+//! record, when nobody has had the name for long.
 
 use std::collections::{BTreeMap, BTreeSet};
 
