@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use ollamax_core::catalog::{Answer, Command, Fault, NAMES_VERSION, View, read};
-use ollamax_core::placement::knobs;
+use ollamax_core::placement;
 use ollamax_core::retention::{Act, Facts, NamesPlan, Rules, SiteFacts, plan, plan_names};
 use ollamax_gateway::rules;
 use ollamax_metadata as metadata;
@@ -111,7 +111,7 @@ fn names_now(view: &dyn View, now: Timestamp) -> Result<NamesPlan, Fault> {
     if read::cluster(view)?.is_none_or(|cluster| cluster.version < NAMES_VERSION) {
         return Ok(NamesPlan::default());
     }
-    plan_names(view, now, knobs(view)?.forget_after)
+    plan_names(view, now, placement::knobs(view)?.forget_after)
 }
 
 /// The first act about a model that is still open, which it is not any more then.

@@ -2,8 +2,8 @@
 //!
 //! Always holds: what may pass by itself (silence, a runtime that starts, a driver that does not answer) speaks against
 //! a new copy only, never against one that lies there. A copy that must go is [`Site::misplaced`] by what people said:
-//! the node is being emptied, or the wish keeps away from it. Room is judged by who plans; so is what the wish wants left
-//! of a disk, of which nothing is known where the node does not tell what it has free.
+//! the node is being emptied, or the wish keeps away from it. Room is judged by who plans; so is what the wish wants
+//! left of a disk, and a node that does not tell what it has free keeps nothing free for all that is known.
 
 use ollamax_types::{ErrorCode, NodeId};
 

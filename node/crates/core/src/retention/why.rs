@@ -12,7 +12,7 @@ use ollamax_types::{DAY_MS, Digest, ErrorCode, ModelName, NodeId, Timestamp};
 use crate::catalog::models::standing_digest;
 use crate::catalog::names::{Fate, fate, unheld_since};
 use crate::catalog::{Failure, Fault, Location, Model, Phase, Replicas, Since, View, Wish, read};
-use crate::placement::{knobs, size_text};
+use crate::placement::{self, size_text};
 
 const HOUR_MS: u64 = 3_600 * 1_000;
 const MINUTE_MS: u64 = 60 * 1_000;
@@ -44,7 +44,7 @@ pub fn why(
     if copies.is_empty() && wish.is_none() && model.is_none() {
         return Ok(Vec::new());
     }
-    let case = Case { copies, wish, model, now, names, forget_after: knobs(view)?.forget_after };
+    let case = Case { copies, wish, model, now, names, forget_after: placement::knobs(view)?.forget_after };
     let whole = case.of_all().into_iter().map(|text| Reason { about: None, text });
     let nodes = case.nodes().into_iter().filter_map(|node| {
         let text = case.of_node(node)?;
