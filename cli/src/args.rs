@@ -26,7 +26,7 @@ pub(crate) use wishes::{ApplyArgs, MoveArgs, WhereArgs};
 const ROLES: [&str; 3] = ["voter", "learner", "gateway"];
 
 /// The knobs of the autopilot: for voters, then for copies of models.
-const KNOBS: [&str; 13] = [
+const KNOBS: [&str; 14] = [
     Knob::CleanupDead.name(),
     Knob::LastContact.name(),
     Knob::MaxTrailingLogs.name(),
@@ -40,6 +40,7 @@ const KNOBS: [&str; 13] = [
     ReplicaKnob::DiskPercentMax.name(),
     ReplicaKnob::Rebalance.name(),
     ReplicaKnob::RebalancePercent.name(),
+    ReplicaKnob::ForgetAfter.name(),
 ];
 
 const EXAMPLES: &str = "Examples:

@@ -70,10 +70,11 @@ pub(crate) enum RegistryCommand {
         /// Name, for example llama3.2
         name: String,
     },
-    /// Have nodes remove the versions that they keep longer than they must; each does that by itself, too
+    /// Have nodes remove the versions that they keep longer than they must, and names go that nobody has for long; all
+    /// of that is done by itself, too
     #[command(after_help = "Examples:\n  ollamax model gc --dry-run\n  ollamax model gc --node gpu-3")]
     Gc {
-        /// Node that does it, id or name; repeatable, or several with commas between [default: all]
+        /// Node that does it, id or name; repeatable, or several with commas between; names stay [default: all]
         #[arg(long = "node", value_name = "NODE", value_delimiter = ',')]
         nodes: Vec<String>,
         /// Only show what would go

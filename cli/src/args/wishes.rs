@@ -45,13 +45,16 @@ pub(crate) struct WhereArgs {
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label, conflicts_with = "cancel")]
     pub(crate) labels: Vec<(String, String)>,
     /// Only nodes with a GPU of so much memory, like 16GB
-    #[arg(long, value_name = "SIZE", value_parser = gpu_memory_bytes, conflicts_with = "cancel")]
+    #[arg(long, value_name = "SIZE", value_parser = size_bytes, conflicts_with = "cancel")]
     pub(crate) gpu_memory_min: Option<u64>,
+    /// Only nodes whose disk has so much free beside the copy, like 50GB
+    #[arg(long, value_name = "SIZE", value_parser = size_bytes, conflicts_with = "cancel")]
+    pub(crate) disk_free_min: Option<u64>,
     /// Not on this node, id or name; repeatable, or several with commas between
     #[arg(long = "avoid", value_name = "NODE", value_delimiter = ',', conflicts_with = "cancel")]
     pub(crate) avoid: Vec<String>,
 }
 
-fn gpu_memory_bytes(text: &str) -> Result<u64, String> {
+fn size_bytes(text: &str) -> Result<u64, String> {
     size::bytes_of(text).ok_or_else(|| "it is a whole number with a unit, like 16GB".to_owned())
 }

@@ -89,6 +89,7 @@ impl Any {
             Self::Models(ReplicaKnob::DiskPercentMax) => "how full such a copy may make a disk, percent",
             Self::Models(ReplicaKnob::Rebalance) => "whether copies go from full disks to empty ones",
             Self::Models(ReplicaKnob::RebalancePercent) => "difference of disk use that is worth a move, percent",
+            Self::Models(ReplicaKnob::ForgetAfter) => "how long names stay on record that nobody has any more",
         }
     }
 }

@@ -27,7 +27,7 @@ pub(crate) async fn run(global: &Global) -> Result<(), Failure> {
 }
 
 fn is_degraded(reply: &StatusReply) -> bool {
-    let harmless = ["two_voters", "digest_conflict", "api_open", "transfers_off", "not_initialised"];
+    let harmless = ["two_voters", "digest_conflict", "copy_left_out", "api_open", "transfers_off", "not_initialised"];
     reply.attention.iter().any(|entry| !harmless.contains(&entry.id.as_str()))
 }
 

@@ -534,6 +534,7 @@ fn wish() -> WishView {
         holders: vec!["n1".to_owned(), "n2".to_owned()],
         labels: vec![label("room", "a")],
         gpu_memory_bytes_min: 16_000_000_000,
+        disk_free_bytes_min: 50_000_000_000,
         avoid: vec!["n4".to_owned()],
         declared: true,
         asked_by: "node/1 for admin".to_owned(),

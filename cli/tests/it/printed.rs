@@ -339,14 +339,16 @@ async fn as_many_copies_are_asked_for_as_the_words_say() {
 #[tokio::test]
 async fn a_pull_says_which_nodes_come_into_question() {
     let daemon = Daemon::start(lab::script()).await;
-    let words = "model pull llama3.2 --wait --label room=a --label os=linux --gpu-memory-min 16GB --avoid n3,n4";
+    let words = "model pull llama3.2 --wait --label room=a --label os=linux --gpu-memory-min 16GB --disk-free-min 50GB \
+                 --avoid n3,n4";
     let said = run(&daemon, &words.split(' ').collect::<Vec<_>>()).await;
     assert_eq!(said.exit, 0, "{said:?}");
     let asked = PullRequest::decode(&*daemon.last_request("Pull")).expect("a request");
     let label = |(key, value): (&str, &str)| NodeLabel { key: key.to_owned(), value: value.to_owned() };
     assert_eq!(asked.labels, [("room", "a"), ("os", "linux")].map(label));
     assert_eq!((asked.gpu_memory_bytes_min, asked.avoid), (16_000_000_000, vec!["n3".to_owned(), "n4".to_owned()]));
-    for words in ["--label room", "--gpu-memory-min 16", "--avoid n3 --cancel"] {
+    assert_eq!(asked.disk_free_bytes_min, 50_000_000_000);
+    for words in ["--label room", "--gpu-memory-min 16", "--disk-free-min 10%", "--avoid n3 --cancel"] {
         let line = format!("model pull llama3.2 {words}");
         let said = run(&daemon, &line.split(' ').collect::<Vec<_>>()).await;
         assert_eq!(said.exit, 2, "{line}: {said:?}");

@@ -4,8 +4,9 @@ use prost::Message as _;
 
 use ollamax_proto::v1::{
     ActView, CollectReply, CollectRequest, CollectedView, FixedReply, FollowWishRequest, HistoryReply, Keeper,
-    PinModelReply, PinModelRequest, PlanView, ReasonView, RemoveModelReply, RemoveModelRequest, RollbackRequest,
-    RulesReply, RulesRequest, SetPhaseReply, SetPhaseRequest, TagModelRequest, VersionView, WhyModelReply,
+    OldNameView, PinModelReply, PinModelRequest, PlanView, ReasonView, RemoveModelReply, RemoveModelRequest,
+    RollbackRequest, RulesReply, RulesRequest, SetPhaseReply, SetPhaseRequest, TagModelRequest, VersionView,
+    WhyModelReply,
 };
 use ollamax_types::ErrorCode;
 
@@ -129,7 +130,9 @@ fn collected(silent: &[&str]) -> CollectReply {
         digest: vec![7; 32],
         size_bytes: 2_000_000_485,
     };
-    CollectReply { kept: vec![kept], silent: silent.iter().map(|node| (*node).to_owned()).collect() }
+    let names = vec![OldNameView { name: "old:latest".to_owned(), since_ms: THEN_MS }];
+    let silent = silent.iter().map(|node| (*node).to_owned()).collect();
+    CollectReply { kept: vec![kept], silent, names, names_left: 0 }
 }
 
 #[tokio::test]
@@ -240,7 +243,7 @@ async fn a_version_that_is_nowhere_and_a_node_that_is_silent_are_told() {
     let mut script = script();
     let words = ["file does not exist", "on node n1", "look at its spelling"];
     script.insert("FollowWish", refused(ErrorCode::ModelNotFound, words));
-    script.insert("Collect", told(&collected(&["n3"])));
+    script.insert("Collect", told(&CollectReply { names_left: 1, ..collected(&["n3"]) }));
     let daemon = Daemon::start(script).await;
     let said = run(&daemon, &["model", "rollback", "llama3.2"]).await;
     assert_eq!(said.exit, 3, "{said:?}");
@@ -248,4 +251,5 @@ async fn a_version_that_is_nowhere_and_a_node_that_is_silent_are_told() {
     let said = run(&daemon, &["model", "gc"]).await;
     assert_eq!(said.exit, 7, "{said:?}");
     assert!(said.stdout.contains("n2") && said.stderr.contains("not heard: n3"), "{said:?}");
+    assert!(said.stderr.contains("1 of the names stay for now"), "{said:?}");
 }

@@ -50,6 +50,12 @@ async fn is_gone(cluster: &Cluster, name: &str, path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// What `ollamax status` says of nodes that are left out: the command that brings each copy back.
+async fn left_out(cluster: &Cluster) -> Result<Vec<String>> {
+    let attention = cluster.status(0).await?.attention;
+    Ok(attention.into_iter().filter(|entry| entry.id == "copy_left_out").map(|entry| entry.next).collect())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_user_removes_is_not_put_back_and_its_room_is_free_at_once() -> Result<()> {
     let _turn = crate::turn().await;
@@ -74,6 +80,13 @@ async fn what_a_user_removes_is_not_put_back_and_its_room_is_free_at_once() -> R
     ensure!(without_it <= before + REST_BYTES, "{before} bytes were taken before, {without_it} after it was removed");
     let path = blob(&cluster.node(REMOVES).store(), removed.weights.sha256());
     is_gone(&cluster, "removed", &path).await?;
+    wait::until("the node to be told as left out", PATIENCE, || async {
+        let told = left_out(&cluster).await?;
+        let again = "to have it there again: ollamax model pull removed:latest --node n1,n2";
+        ensure!(told == [again], "{told:?}");
+        anyhow::Ok(())
+    })
+    .await?;
 
     // Neither a plan for another model nor a start of the node changes that.
     spread(&cluster.pull(2, "other", &named).await?, &["n1", "n2"], digest_of_other)?;
@@ -89,6 +102,8 @@ async fn what_a_user_removes_is_not_put_back_and_its_room_is_free_at_once() -> R
     is_everywhere(&cluster, &[0, REMOVES], &removed).await?;
     cluster.model_known("removed", 2, PATIENCE).await?;
     came_once(&registry, &removed)?;
+    let told = left_out(&cluster).await?;
+    ensure!(told.is_empty(), "it is back: {told:?}");
     let answer = cluster.chat(2, "removed", "hello", false).await?;
     ensure!(answer.status == 200, "{}", answer.text().await?);
     cluster.finish().await

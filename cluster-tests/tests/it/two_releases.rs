@@ -31,8 +31,9 @@ const FITNESS: [&str; 6] = ["quorum", "tolerance", "members", "caught_up", "vote
 /// Leases that the release before leaves behind, half of them as deadlines of nothing; the first migration meets all.
 const LEASES: usize = 200;
 const NOTED_DEADLINES: u64 = 1;
-/// What is said of a node for models: the release before has no place for it on record.
-const PLACED: [&[&str]; 2] = [&["node", "label", "1", "room=a"], &["node", "cordon", "1"]];
+/// A wish that says what stays free of disks: the release before has no place for it on record.
+const KEEPING: &str = "[[model]]\nname = \"keeping\"\nreplicas = 1\ndisk_free_min = \"1GB\"\n";
+const KEPT_BYTES: u64 = 1_000_000_000;
 
 /// The daemon that is named, if one is.
 async fn previous() -> Result<Option<Daemon>> {
@@ -105,25 +106,29 @@ async fn migrate(cluster: &Cluster, waited: &[Value]) -> Result<()> {
     Ok(())
 }
 
-/// Labels and cordons are refused while the version is that of the release before, which would drop them.
-async fn cannot_place(cluster: &Cluster) -> Result<()> {
-    for words in PLACED {
-        let output = cluster.node(0).ollamax(words, COMMAND_LIMIT).await?;
-        ensure!(output.status.code() == Some(4), "{words:?}: {output:?}");
-    }
+/// Has a file say what is wished for.
+fn applied<'a>(file: &'a Path, text: &str) -> Result<[&'a str; 4]> {
+    std::fs::write(file, text).context("write the file of wishes")?;
+    Ok(["model", "apply", file.to_str().context("a path that is no text")?, "--yes"])
+}
+
+/// What the wish says is refused while the version is that of the release before, which would drop it.
+async fn cannot_keep_free(cluster: &Cluster, file: &Path) -> Result<()> {
+    let output = cluster.node(0).ollamax(&applied(file, KEEPING)?, COMMAND_LIMIT).await?;
+    ensure!(output.status.code() == Some(4), "{output:?}");
     Ok(())
 }
 
-/// Labels and cordons are taken, and every member has them.
-async fn place(cluster: &Cluster) -> Result<()> {
-    for words in PLACED {
-        told(cluster, 0, words, &[0]).await?;
-    }
+/// It is taken, and every member has it, until nobody wishes for it any more.
+async fn keep_free(cluster: &Cluster, file: &Path) -> Result<()> {
+    told(cluster, 0, &applied(file, KEEPING)?, &[0]).await?;
     cluster.converged(PATIENCE).await?;
     for index in MEMBERS {
-        let node = told(cluster, index, &["node", "show", "1"], &[0]).await?;
-        ensure!(node["labels"]["room"] == "a" && node["cordon"] == "cordoned", "as node {index} has it: {node}");
+        let listed = told(cluster, index, &["model", "wishes"], &[0]).await?;
+        let kept = &listed["wishes"][0]["diskFreeBytesMin"];
+        ensure!(*kept == KEPT_BYTES, "as node {index} has it: {listed}");
     }
+    told(cluster, 0, &applied(file, "")?, &[0]).await?;
     Ok(())
 }
 
@@ -248,7 +253,8 @@ async fn members_go_from_the_release_before_to_this_one_and_back_until_the_versi
     world.is_not_raised().await?;
     let held = verdict(&world.cluster, 2, "way_back").await?;
     ensure!(held["found"].as_str().is_some_and(|found| found.contains("raft.version_max holds it")), "{held}");
-    cannot_place(&world.cluster).await?;
+    let wishes = folder.path().join("wishes.toml");
+    cannot_keep_free(&world.cluster, &wishes).await?;
     world.roll("held_back", &MEMBERS, Some(&world.previous)).await?;
     world.is_not_raised().await?;
 
@@ -256,7 +262,7 @@ async fn members_go_from_the_release_before_to_this_one_and_back_until_the_versi
     world.roll("forth", &MEMBERS, None).await?;
     world.is_raised(after).await?;
     migrate(&world.cluster, &waited).await?;
-    place(&world.cluster).await?;
+    keep_free(&world.cluster, &wishes).await?;
     world.is_refused(1, after).await?;
     world.cluster.finish().await
 }

@@ -117,7 +117,7 @@ async fn members_go_to_the_next_version_one_by_one_and_migrate_once_although_the
     roll(&cluster).await?;
     wait::until("the version to go up", PATIENCE, || async {
         let (row, version) = ledger(&cluster, 1).await?;
-        ensure!(version == 4 && row["status"] == "pending", "version {version}: {row}");
+        ensure!(version == 5 && row["status"] == "pending", "version {version}: {row}");
         Ok::<_, anyhow::Error>(())
     })
     .await?;

@@ -293,6 +293,7 @@ fn assignment(node: NodeId, wish: &Wish, copies: &[Location]) -> Option<Assignme
         ingester: plan.ingester,
         others: everybody.into_iter().filter(|other| *other != node).collect(),
         in_background: plan.kind != PlanKind::Asked,
+        disk_free_bytes_min: wish.want.disk_free_bytes_min,
     })
 }
 

@@ -1,4 +1,5 @@
-//! The leader carries out what the rules ask, one act at a time, and keeps the record of files within its bounds.
+//! The leader carries out what the rules ask, one act at a time, and keeps the records of files and of names within
+//! their bounds.
 //!
 //! The plan is that of `core::retention`, which people see too. Always holds: nothing is done while the rules are off;
 //! each act is the first of a plan that was made behind the one before; a look does something only to models that its
@@ -7,7 +8,8 @@
 //! be heard; one that it has not heard loses nothing. An act that is refused is left out until the next look, since
 //! what speaks against it may pass. Plans are made from all that is on record, so the loop rests between two of them.
 //! Of files that no node has hashed again for long the record forgets some when it is nearly full; whoever holds one
-//! binds it again when it is needed.
+//! binds it again when it is needed. Names that nobody has for long go whatever the rules say, some at each look; one
+//! that comes back meanwhile stays, since each step is judged again when it is applied.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -15,8 +17,9 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use ollamax_core::catalog::{Answer, Command, Fault, View, read};
-use ollamax_core::retention::{Act, Facts, Rules, SiteFacts, plan};
+use ollamax_core::catalog::{Answer, Command, Fault, NAMES_VERSION, View, read};
+use ollamax_core::placement;
+use ollamax_core::retention::{Act, Facts, NamesPlan, Rules, SiteFacts, plan, plan_names};
 use ollamax_gateway::rules;
 use ollamax_metadata as metadata;
 use ollamax_metadata::ProposeError;
@@ -103,6 +106,14 @@ fn plan_now(view: &dyn View, now: Timestamp, sites: BTreeMap<NodeId, SiteFacts>)
     Ok(plan(&Facts::of(view, now, sites)?, &rules))
 }
 
+/// Names that go, and of which something is to be noted; none in a cluster that forgets no names yet.
+fn names_now(view: &dyn View, now: Timestamp) -> Result<NamesPlan, Fault> {
+    if read::cluster(view)?.is_none_or(|cluster| cluster.version < NAMES_VERSION) {
+        return Ok(NamesPlan::default());
+    }
+    plan_names(view, now, placement::knobs(view)?.forget_after)
+}
+
 /// The first act about a model that is still open, which it is not any more then.
 fn next_act(acts: Vec<Act>, open: &mut BTreeSet<ModelName>) -> Option<Act> {
     acts.into_iter().find(|act| open.remove(&act.name))
@@ -149,7 +160,8 @@ impl Warden {
             sleep(pause).await;
             (acts, pause) = self.plan()?;
         }
-        self.forget_files(term).await
+        self.forget_files(term).await?;
+        self.forget_names(term).await
     }
 
     /// The plan of now, and how long to rest before the next one.
@@ -184,6 +196,25 @@ impl Warden {
             }
             let Some((last, _)) = page.last() else { return Ok(()) };
             after = Some(*last);
+        }
+        Ok(())
+    }
+
+    /// Has names go that nobody has for long, step by step. Events tell of each; so does this node's log.
+    async fn forget_names(&self, term: u64) -> Result<(), Fault> {
+        let plan = names_now(&*self.metadata.view(), self.metadata.log_time())?;
+        let principal = format!("node/{}", self.metadata.node());
+        for command in plan.commands() {
+            if let Err(error) = self.change(command, &principal, term).await {
+                tracing::debug!(code = %error.code(), %error, "forget names on record; tried again later");
+                return Ok(());
+            }
+        }
+        let view = self.metadata.view();
+        for old in &plan.going {
+            if read::model(&*view, &old.name)?.is_none() {
+                tracing::info!(model = %old.name, since_ms = old.since.0, "a name that nobody has was forgotten");
+            }
         }
         Ok(())
     }

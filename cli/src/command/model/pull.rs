@@ -81,6 +81,7 @@ fn request(args: &PullArgs) -> PullRequest {
         labels: labels(&args.places.labels),
         gpu_memory_bytes_min: args.places.gpu_memory_min.unwrap_or(0),
         avoid: args.places.avoid.clone(),
+        disk_free_bytes_min: args.places.disk_free_min.unwrap_or(0),
     }
 }
 
@@ -199,8 +200,9 @@ fn next(args: &PullArgs, seen: &Seen) -> String {
 fn words(places: &WhereArgs) -> String {
     let labels = places.labels.iter().map(|(key, value)| format!(" --label {key}={value}"));
     let memory = places.gpu_memory_min.iter().map(|bytes| format!(" --gpu-memory-min {bytes}B"));
+    let disk = places.disk_free_min.iter().map(|bytes| format!(" --disk-free-min {bytes}B"));
     let avoid = places.avoid.iter().map(|node| format!(" --avoid {node}"));
-    labels.chain(memory).chain(avoid).collect()
+    labels.chain(memory).chain(disk).chain(avoid).collect()
 }
 
 /// Ends a pull on all nodes, or the part of each that is named.
@@ -433,8 +435,9 @@ mod tests {
         let slow = PullArgs { limit_rate: "20MB/s".parse().ok(), ..asked() };
         check(Stage::Fetching, slow, "ollamax model pull llama3.2 --limit-rate 20MB/s --wait");
         let labels = vec![("room".to_owned(), "a".to_owned())];
-        let places = WhereArgs { labels, gpu_memory_min: Some(16), avoid: nodes(&["c"]) };
-        let some = "ollamax model pull llama3.2 --label room=a --gpu-memory-min 16B --avoid c --wait";
+        let places = WhereArgs { labels, gpu_memory_min: Some(16), disk_free_min: Some(50), avoid: nodes(&["c"]) };
+        let some =
+            "ollamax model pull llama3.2 --label room=a --gpu-memory-min 16B --disk-free-min 50B --avoid c --wait";
         check(Stage::Fetching, PullArgs { places, ..asked() }, some);
         let one = PullArgs { nodes: nodes(&["a"]), insecure: true, ..asked() };
         check(Stage::Done, one, "ollamax run llama3.2");

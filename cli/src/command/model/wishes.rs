@@ -206,6 +206,9 @@ fn places(wish: &WishView) -> String {
     if wish.gpu_memory_bytes_min > 0 {
         parts.push(format!("GPU of {}", text::bytes(wish.gpu_memory_bytes_min)));
     }
+    if wish.disk_free_bytes_min > 0 {
+        parts.push(format!("{} of disk left free", text::bytes(wish.disk_free_bytes_min)));
+    }
     parts.extend(wish.avoid.iter().map(|node| format!("not {node}")));
     parts.join(", ")
 }
@@ -246,6 +249,7 @@ fn shown(wish: &WishView) -> Value {
         "holders": wish.holders,
         "labels": labels,
         "gpuMemoryBytesMin": wish.gpu_memory_bytes_min,
+        "diskFreeBytesMin": wish.disk_free_bytes_min,
         "avoid": wish.avoid,
         "declared": wish.declared,
         "askedBy": wish.asked_by,

@@ -99,6 +99,17 @@ fn what_needs_attention_comes_first_with_its_next_command() {
 }
 
 #[test]
+fn what_is_only_advice_degrades_nothing() {
+    let check = |id: &str, expected: bool| {
+        let mut reply = healthy();
+        reply.attention = vec![Attention { id: id.to_owned(), ..Attention::default() }];
+        assert_eq!(is_degraded(&reply), expected, "{id}");
+    };
+    check("copy_left_out", false);
+    check("under_replicated", true);
+}
+
+#[test]
 fn a_view_without_a_leader_says_how_old_it_is_as_far_as_that_is_known() {
     let mut reply = healthy();
     reply.raft.as_mut().expect("there").has_quorum = false;

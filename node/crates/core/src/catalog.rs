@@ -11,6 +11,7 @@ pub mod lineage;
 pub mod mem;
 pub mod migrations;
 pub mod models;
+pub mod names;
 pub mod principal;
 pub mod read;
 pub mod record;
@@ -19,7 +20,8 @@ pub mod view;
 
 pub use apply::{Applied, CLUSTER_VERSION, apply, bytes_max_of, prefixes, quotas, value_prefix};
 pub use command::{
-    Answer, BoundBlob, CAPABILITIES_VERSION, Command, CopyCourse, Entry, NewMember, Refusal, TokenProblem,
+    Answer, BoundBlob, CAPABILITIES_VERSION, Command, CopyCourse, Entry, NAMES_VERSION, NewMember, Refusal,
+    TokenProblem,
 };
 pub use happening::{ClusterEvent, EventKind, events_of, leader_elected, voters_changed};
 pub use record::{

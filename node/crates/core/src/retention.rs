@@ -19,12 +19,14 @@ use ollamax_types::{DAY_MS, Digest, ModelName, NodeId, Timestamp};
 use crate::catalog::{Command, Phase, PhaseWord, Replicas};
 
 mod facts;
+mod names;
 mod removal;
 mod rules;
 mod sharing;
 mod why;
 
 pub use facts::{CopyFacts, Disk, Facts, ModelFacts, SiteFacts};
+pub use names::{FORGOTTEN_NAMES_MAX, NamesPlan, OldName, plan_names};
 pub use removal::{Parting, Removal, removal};
 pub use rules::{PATTERN_BYTES_MAX, RULES_MAX, Rule, Rules, Then};
 pub use sharing::{Sharing, sharing};

@@ -39,6 +39,8 @@ pub struct Declared {
     pub labels: BTreeMap<String, String>,
     /// Memory that the GPUs of a node must have.
     pub gpu_memory_bytes_min: u64,
+    /// What stays free of the disk of a node that gets it.
+    pub disk_free_bytes_min: u64,
     /// Nodes that do not get it.
     pub avoid: Vec<Word>,
     /// The version for which it stands: a digest, or the beginning of one.
@@ -81,6 +83,7 @@ struct Row {
     #[serde(default)]
     labels: BTreeMap<String, Spanned<String>>,
     gpu_memory_min: Option<Spanned<String>>,
+    disk_free_min: Option<Spanned<String>>,
     #[serde(default)]
     avoid: Vec<Spanned<String>>,
     pin: Option<Spanned<String>>,
@@ -122,7 +125,7 @@ struct Reader<'a> {
 impl Reader<'_> {
     /// One model; `None` where even its name is none. What is wrong is noted.
     fn declared(&mut self, row: Row) -> Option<Declared> {
-        let Row { name, replicas, nodes, labels, gpu_memory_min, avoid, pin } = row;
+        let Row { name, replicas, nodes, labels, gpu_memory_min, disk_free_min, avoid, pin } = row;
         let name = self.word(name);
         let line = name.line;
         let Ok(name) = name.text.parse::<ModelName>() else {
@@ -132,9 +135,10 @@ impl Reader<'_> {
         let replicas = self.wanted(&name, line, replicas, nodes);
         let labels = self.labels(line, labels);
         let gpu_memory_bytes_min = gpu_memory_min.map_or(0, |size| self.size_bytes(size));
+        let disk_free_bytes_min = disk_free_min.map_or(0, |size| self.size_bytes(size));
         let avoid = self.words(avoid);
         let pin = pin.and_then(|pin| self.pin(pin));
-        Some(Declared { name, line, replicas, labels, gpu_memory_bytes_min, avoid, pin })
+        Some(Declared { name, line, replicas, labels, gpu_memory_bytes_min, disk_free_bytes_min, avoid, pin })
     }
 
     fn wanted(

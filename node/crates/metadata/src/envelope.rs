@@ -163,6 +163,7 @@ fn encode_command(command: &Command) -> Stored {
         | Command::DropCopies { .. }
         | Command::NoteUse { .. }
         | Command::ForgetBlobs { .. }
+        | Command::ForgetNames { .. }
         | Command::SetLabels { .. }
         | Command::SetCordon { .. } => registry::encode(command).expect("all of these are its commands"),
     }
@@ -232,6 +233,7 @@ fn decode_command(stored: Stored) -> Result<Command, EnvelopeError> {
         Stored::DropCopies(stored) => registry::decode_drops(stored)?,
         Stored::NoteUse(stored) => registry::decode_used(stored),
         Stored::ForgetBlobs(stored) => registry::decode_forgotten_blobs(&stored)?,
+        Stored::ForgetNames(stored) => registry::decode_forgotten_names(stored),
         Stored::SetLabels(stored) => registry::decode_set_labels(stored),
         Stored::SetCordon(stored) => registry::decode_set_cordon(&stored)?,
         Stored::NoteCopy(stored) => wishes::decode_course(stored)?,

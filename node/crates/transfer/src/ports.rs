@@ -360,6 +360,8 @@ pub struct Assignment {
     pub others: Vec<NodeId>,
     /// Nobody waits for it: the cluster makes the copy by itself.
     pub in_background: bool,
+    /// What of the disk stays free beside the copy, as the wish says; 0: it says nothing.
+    pub disk_free_bytes_min: u64,
 }
 
 /// What a node does for a wish.

@@ -383,13 +383,15 @@ impl Pull {
         let (means, staging, missing) = (Arc::clone(&self.means), staging.clone(), missing.to_vec());
         let store = copied_to.as_deref().unwrap_or(Path::new("")).display().to_string();
         let (kept_beside, wanted) = (kept_beside.clone(), manifest.digest());
+        let spare_bytes_min = self.course.disk_free_bytes_min();
         let made = blocking(move || {
-            let made = means.set_room_aside(&staging, &missing, copied_to.as_deref());
+            let take = || means.set_room_aside(&staging, &missing, copied_to.as_deref(), spare_bytes_min);
+            let made = take();
             let Err(Unroomy::NoRoom(room) | Unroomy::Twice(room)) = &made else { return made };
             // What is kept for people to come back to makes way for what somebody wants now.
             let lacking = room.needed_bytes.saturating_sub(room.free_bytes.saturating_sub(room.promised_bytes));
             match means.keeping.make_room(&kept_beside, lacking, wanted) {
-                Ok(1..) => means.set_room_aside(&staging, &missing, copied_to.as_deref()),
+                Ok(1..) => take(),
                 Ok(0) => made,
                 Err(fault) => Err(Unroomy::Fault(fault)),
             }
@@ -602,12 +604,14 @@ impl Means {
         turn
     }
 
-    /// Blocks on the disk. What the runtime will write stays promised until all of it is over.
+    /// Blocks on the disk. What the runtime will write stays promised until all of it is over. On the disk of the store
+    /// so much stays free at least.
     fn set_room_aside(
         &self,
         staging: &Staging,
         missing: &[(BlobSpec, Turn)],
         copied_to: Option<&Path>,
+        spare_bytes_min: u64,
     ) -> Result<Vec<Promise>, Unroomy> {
         let before: Vec<u64> = missing.iter().map(|(blob, _)| staging.allocated_bytes(*blob)).collect();
         let sizes = missing.iter().map(|(blob, _)| blob.size_bytes);
@@ -618,8 +622,11 @@ impl Means {
             let place = staging.root().display();
             tracing::warn!(%place, "the disk of the model store does not say what is free; the pull goes on");
         }
-        let copy = copied_to.map(|place| self.set_copy_aside(missing, place, device)).transpose()?.unwrap_or_default();
-        let need = self.need(bytes.saturating_add(copy.here_bytes));
+        let copy = copied_to.map(|place| self.set_copy_aside(missing, place, device, spare_bytes_min));
+        let copy = copy.transpose()?.unwrap_or_default();
+        let is_of_store = copy.elsewhere.is_none();
+        let spare_bytes_min = if is_of_store { spare_bytes_min } else { 0 };
+        let need = self.need(bytes.saturating_add(copy.here_bytes), spare_bytes_min);
         let refused = if copy.here_bytes > 0 { Unroomy::Twice } else { Unroomy::NoRoom };
         let mut room = self.promises.take(device, space, need).map_err(refused)?;
         for (at, (blob, _)) in missing.iter().enumerate() {
@@ -635,10 +642,11 @@ impl Means {
         Ok([Some(room), copy.elsewhere].into_iter().flatten().collect())
     }
 
-    /// So many bytes, and what stays free beside them.
-    fn need(&self, bytes: u64) -> Need {
-        let Config { spare_percent, spare_bytes_min, .. } = self.config;
-        Need { bytes, spare_percent, spare_bytes_min }
+    /// So many bytes, and what stays free beside them: so much at least.
+    fn need(&self, bytes: u64, spare_bytes_min: u64) -> Need {
+        let config = &self.config;
+        let spare_bytes_min = config.spare_bytes_min.max(spare_bytes_min);
+        Need { bytes, spare_percent: config.spare_percent, spare_bytes_min }
     }
 }
 

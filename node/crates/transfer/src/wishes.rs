@@ -537,6 +537,7 @@ mod tests {
             ingester: NodeId(1),
             others: vec![NodeId(1)],
             in_background: false,
+            disk_free_bytes_min: 0,
         }
     }
 

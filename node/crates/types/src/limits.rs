@@ -144,6 +144,8 @@ pub const DROPS_MAX: usize = 512;
 pub const PHASE_NOTE_BYTES_MAX: usize = 256;
 /// Files that one command forgets.
 pub const FORGET_BLOBS_MAX: usize = 512;
+/// Names that one command looks at, each with its history.
+pub const FORGET_NAMES_MAX: usize = 12;
 /// Labels of one kind on one node, and labels that one wish asks for.
 pub const LABELS_MAX: usize = 32;
 /// Most nodes that one wish may have as its targets.

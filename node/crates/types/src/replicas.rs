@@ -1,4 +1,5 @@
-//! The knobs of replication: how patient the leader is with copies of models, and how much it moves at once.
+//! The knobs of replication: how patient the leader is with copies of models, how much it moves at once, and how long
+//! it remembers names that nobody has any more.
 //!
 //! Every knob is one setting of the whole cluster, as those of [`crate::autopilot`] are, and read as strictly. What is
 //! not set has its default; a text in the state that is no value of its knob changes nothing.
@@ -29,6 +30,8 @@ pub enum Knob {
     Rebalance,
     /// Difference of disk use between two nodes that is worth a move, percent.
     RebalancePercent,
+    /// How long the record of a name stays that nobody has, asks for or pins any more.
+    ForgetAfter,
 }
 
 /// All knobs as they are set.
@@ -46,6 +49,8 @@ pub struct Knobs {
     pub rebalance: bool,
     /// [`Knob::RebalancePercent`].
     pub rebalance_percent: u64,
+    /// [`Knob::ForgetAfter`].
+    pub forget_after: Duration,
 }
 
 impl Default for Knobs {
@@ -57,6 +62,7 @@ impl Default for Knobs {
             disk_percent_max: 90,
             rebalance: false,
             rebalance_percent: 20,
+            forget_after: Duration::from_millis(30 * DAY_MS),
         }
     }
 }
@@ -65,13 +71,14 @@ impl Default for Knobs {
 
 impl Knob {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::RepairAfter,
         Self::SteadyFor,
         Self::MovesMax,
         Self::DiskPercentMax,
         Self::Rebalance,
         Self::RebalancePercent,
+        Self::ForgetAfter,
     ];
 
     /// The word that people type. No knob of [`crate::autopilot`] has the same.
@@ -84,6 +91,7 @@ impl Knob {
             Self::DiskPercentMax => "disk_percent_max",
             Self::Rebalance => "rebalance",
             Self::RebalancePercent => "rebalance_percent",
+            Self::ForgetAfter => "forget_after",
         }
     }
 
@@ -109,7 +117,7 @@ impl Knob {
     #[must_use]
     pub const fn unit(self) -> Unit {
         match self {
-            Self::RepairAfter | Self::SteadyFor => Unit::Millis,
+            Self::RepairAfter | Self::SteadyFor | Self::ForgetAfter => Unit::Millis,
             Self::Rebalance => Unit::Switch,
             Self::MovesMax | Self::DiskPercentMax | Self::RebalancePercent => Unit::Count,
         }
@@ -125,6 +133,7 @@ impl Knob {
             Self::DiskPercentMax => 1..=100,
             Self::Rebalance => 0..=1,
             Self::RebalancePercent => 1..=100,
+            Self::ForgetAfter => MINUTE_MS..=365 * DAY_MS,
         }
     }
 
@@ -162,6 +171,7 @@ impl Knobs {
             Knob::DiskPercentMax => self.disk_percent_max,
             Knob::Rebalance => u64::from(self.rebalance),
             Knob::RebalancePercent => self.rebalance_percent,
+            Knob::ForgetAfter => millis(self.forget_after),
         }
     }
 
@@ -180,6 +190,7 @@ impl Knobs {
             Knob::DiskPercentMax => self.disk_percent_max = number,
             Knob::Rebalance => self.rebalance = number != 0,
             Knob::RebalancePercent => self.rebalance_percent = number,
+            Knob::ForgetAfter => self.forget_after = Duration::from_millis(number),
         }
         Ok(())
     }
@@ -198,6 +209,7 @@ mod tests {
             disk_percent_max: 0,
             rebalance: true,
             rebalance_percent: 0,
+            forget_after: Duration::ZERO,
         };
         for knob in Knob::ALL {
             assert_eq!(Knob::of_name(knob.name()), Some(knob));

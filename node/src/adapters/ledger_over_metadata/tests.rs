@@ -74,6 +74,7 @@ fn what_a_node_has_to_do_follows_from_the_plan_and_from_who_has_the_version() {
             ingester: wish.plan.as_ref().expect("planned").ingester,
             others: nodes(others),
             in_background: false,
+            disk_free_bytes_min: 0,
         });
         assert_eq!(found, expected, "{what}");
     };
@@ -114,6 +115,13 @@ fn who_makes_a_copy_that_nobody_asked_for_makes_it_in_the_background() {
         let found = assignment(ME, &Wish { plan, ..wish }, &copies(&[(2, 1)])).expect("it lacks the copy");
         assert_eq!(found.in_background, expected, "{kind:?}");
     }
+}
+
+#[test]
+fn who_makes_a_copy_keeps_free_of_its_disk_what_the_wish_says() {
+    let want = Want { disk_free_bytes_min: 5, ..Want::default() };
+    let found = assignment(ME, &Wish { want, ..wish(2, &[2, 1], Some(1)) }, &copies(&[(2, 1)]));
+    assert_eq!(found.map(|found| found.disk_free_bytes_min), Some(5));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Which act comes next, over a state in memory.
 
 use ollamax_core::catalog::mem::MemView;
-use ollamax_core::catalog::{CLUSTER_VERSION, Cluster, Entry, Key, Location, Model, Mutation, Record, Setting};
+use ollamax_core::catalog::{CLUSTER_VERSION, Cluster, Counts, Entry, Key, Location, Model, Mutation, Record, Setting};
 use ollamax_core::retention::Disk;
 use ollamax_types::{ClusterId, DAY_MS, ModelRecord, RequestId};
 
@@ -66,18 +66,64 @@ fn rules_that_are_off_remove_nothing_and_a_look_takes_each_model_once() {
     assert_eq!(next_act(acts, &mut BTreeSet::new()), None, "the plan was about others");
 }
 
-#[test]
-fn a_copy_that_was_told_to_go_makes_room_although_its_disk_does_not_say_so_yet() {
-    let mut view = MemView::default();
+fn cluster(version: u32) -> Mutation {
     let cluster = Cluster {
         id: ClusterId([1; 16]),
         name: "lab".to_owned(),
         public_key: [3; 32],
         created_at: Timestamp(1),
         next_node_id: 3,
-        version: CLUSTER_VERSION,
+        version,
     };
-    view.write(&[Mutation::Put(Key::Cluster, Record::Cluster(cluster))]);
+    Mutation::Put(Key::Cluster, Record::Cluster(cluster))
+}
+
+fn entry(command: Command) -> Entry {
+    Entry {
+        least_version: 1,
+        log_time: NOW,
+        request: RequestId::default(),
+        principal: PRINCIPAL.to_owned(),
+        namespace: String::new(),
+        session: None,
+        fence_term: None,
+        command,
+    }
+}
+
+#[test]
+fn a_name_that_comes_back_behind_the_plan_stays_and_the_others_go() {
+    let gone = |text: &str| {
+        let model = Model { unheld_since: Some(Timestamp(60 * DAY_MS)), ..Model::new(name(text), Timestamp(DAY_MS)) };
+        Mutation::Put(Key::Model(name(text).key()), Record::Model(Box::new(model)))
+    };
+    let counts = Counts { models: 3, ..Counts::default() };
+    let rows = |version| {
+        let counted = Mutation::Put(Key::Counts, Record::Counts(counts));
+        [idle("held"), vec![cluster(version), gone("a"), gone("b"), counted]].concat()
+    };
+    let mut view = MemView::default();
+    view.write(&rows(NAMES_VERSION - 1));
+    assert_eq!(names_now(&view, NOW).expect("readable").commands(), [], "it forgets no names yet");
+    view.write(&rows(NAMES_VERSION));
+    let plan = names_now(&view, NOW).expect("readable");
+    assert_eq!(plan.going.iter().map(|old| old.name.clone()).collect::<Vec<_>>(), [name("a"), name("b")]);
+    // Somebody has it again before the leader's change is on record.
+    view.write(&idle("b"));
+    view.write(&[gone("b")]);
+    for command in plan.commands() {
+        assert_eq!(view.apply(2, 1, &entry(command)).expect("applies"), Answer::Done);
+    }
+    let left: Vec<ModelName> = read::models(&view).expect("readable").into_iter().map(|model| model.name).collect();
+    assert_eq!(left, [name("b"), name("held")]);
+    assert_eq!(read::counts(&view), Ok(Counts { models: 2, ..counts }));
+    assert_eq!(names_now(&view, NOW).expect("readable").commands(), [], "what is held is left alone");
+}
+
+#[test]
+fn a_copy_that_was_told_to_go_makes_room_although_its_disk_does_not_say_so_yet() {
+    let mut view = MemView::default();
+    view.write(&[cluster(CLUSTER_VERSION)]);
     view.write(&[idle("a"), idle("b")].concat());
     view.write(&[set(r#"{"on":true,"rules":[{"match":"*","disk_percent":90,"then":"drop_copy"}]}"#)]);
     let planned = |view: &MemView| plan_now(view, NOW, heard(5)).expect("readable");
@@ -86,17 +132,7 @@ fn a_copy_that_was_told_to_go_makes_room_although_its_disk_does_not_say_so_yet()
         shown.iter().map(|act| (act.name.clone(), act.node)).collect::<Vec<_>>(),
         [(name("a"), Some(NodeId(2)))]
     );
-    let entry = Entry {
-        least_version: 1,
-        log_time: NOW,
-        request: RequestId::default(),
-        principal: PRINCIPAL.to_owned(),
-        namespace: String::new(),
-        session: None,
-        fence_term: None,
-        command: shown[0].command(),
-    };
-    assert_eq!(view.apply(2, 1, &entry).expect("applies"), Answer::Done);
+    assert_eq!(view.apply(2, 1, &entry(shown[0].command())).expect("applies"), Answer::Done);
     assert_eq!(planned(&view), [], "the disk is as full as before, and one copy was enough");
 }
 

@@ -98,6 +98,10 @@ fn are_alike(before: &[(NodeId, Unfit)], now: &[(NodeId, Unfit)]) -> bool {
             Unfit::NoRoom { needed_bytes, free_bytes },
             Unfit::NoRoom { needed_bytes: needed_now, free_bytes: free_now },
         ) => needed_bytes == needed_now && free_bytes.abs_diff(*free_now) <= ROOM_BYTES,
+        (
+            Unfit::DiskFree { kept_bytes, left_bytes: Some(left_bytes) },
+            Unfit::DiskFree { kept_bytes: kept_now, left_bytes: Some(left_now) },
+        ) => kept_bytes == kept_now && left_bytes.abs_diff(*left_now) <= ROOM_BYTES,
         _ => before == now,
     };
     let mut pairs = before.iter().zip(now);
@@ -128,6 +132,10 @@ mod tests {
         assert!(is_told(62, room(2 << 30)));
         assert!(!is_told(62, room(3 << 30)), "hardly more");
         assert!(is_told(62, room((4 << 30) + 1)));
+        let left = |left_bytes| Some(Unfit::DiskFree { kept_bytes: 9 << 30, left_bytes });
+        assert!(is_told(63, left(Some(2 << 30))));
+        assert!(!is_told(63, left(Some(3 << 30))), "hardly more");
+        assert!(is_told(63, left(None)), "another reason");
     }
 
     #[test]

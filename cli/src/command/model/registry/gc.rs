@@ -1,8 +1,8 @@
-//! `ollamax model gc`: versions that nodes keep longer than they must.
+//! `ollamax model gc`: versions that nodes keep longer than they must, and names on record that nobody has for long.
 
 use serde_json::{Value, json};
 
-use ollamax_proto::v1::{CollectReply, CollectRequest, CollectedView};
+use ollamax_proto::v1::{CollectReply, CollectRequest, CollectedView, OldNameView};
 use ollamax_types::ErrorCode;
 
 use crate::args::{Global, Output};
@@ -14,6 +14,10 @@ use crate::{output, text};
 pub(super) async fn run(global: &Global, nodes: Vec<String>, dry_run: bool) -> Result<(), Failure> {
     let told = client::connect_models(global).await?.collect(CollectRequest { nodes, dry_run }).await?.into_inner();
     show(global, &told, dry_run)?;
+    if told.names_left > 0 {
+        let left = format!("{} of the names stay for now; the leader has them go by itself.", told.names_left);
+        output::talk(global.output, &left);
+    }
     if told.silent.is_empty() {
         return Ok(());
     }
@@ -24,13 +28,29 @@ pub(super) async fn run(global: &Global, nodes: Vec<String>, dry_run: bool) -> R
 fn show(global: &Global, told: &CollectReply, dry_run: bool) -> Result<(), Failure> {
     if global.output == Output::Json {
         let kept: Vec<Value> = told.kept.iter().map(shown).collect();
-        return output::json("ModelGc", json!({"dryRun": dry_run, "versions": kept, "silent": told.silent}));
+        let name = |old: &OldNameView| json!({"name": old.name, "sinceMs": old.since_ms});
+        let names: Vec<Value> = told.names.iter().map(name).collect();
+        let fields = json!({
+            "dryRun": dry_run,
+            "versions": kept,
+            "names": names,
+            "namesLeft": told.names_left,
+            "silent": told.silent,
+        });
+        return output::json("ModelGc", fields);
     }
-    if told.kept.is_empty() {
+    if told.kept.is_empty() && told.names.is_empty() {
         output::talk(global.output, "Nothing is kept longer than it must be.");
         return Ok(());
     }
-    output::text(&table(&told.kept))
+    let parts = [(!told.kept.is_empty()).then(|| table(&told.kept)), names_table(&told.names)];
+    output::text(&parts.into_iter().flatten().collect::<Vec<String>>().join("\n"))
+}
+
+/// Nothing where none goes.
+fn names_table(names: &[OldNameView]) -> Option<String> {
+    let rows = names.iter().map(|old| vec![old.name.clone(), text::time(old.since_ms)]);
+    (!names.is_empty()).then(|| output::table(&["NAME", "NOBODY HAS IT SINCE"], rows.collect()))
 }
 
 fn table(kept: &[CollectedView]) -> String {

@@ -14,6 +14,7 @@ mod limit;
 mod members;
 mod migrations;
 mod models;
+mod names;
 mod places;
 mod reader;
 mod registry;
@@ -36,8 +37,8 @@ use reader::Reader;
 /// The highest cluster version that this release applies. 1: members, models, tokens, settings. 2: values,
 /// transactions, leases and client sessions. 3: migrations; leases and sessions that end take their deadline along. 4:
 /// wishes for models, the BLAKE3 of their files, what models can do; versions, phases, removals and placement of
-/// models.
-pub const CLUSTER_VERSION: u32 = 4;
+/// models. 5: names that nobody has any more are forgotten; wishes say what stays free of disks.
+pub const CLUSTER_VERSION: u32 = 5;
 
 /// The cluster version from which on leases and sessions note where their deadline stands.
 const NOTED_DEADLINES_VERSION: u32 = 3;
@@ -189,6 +190,7 @@ fn execute(scene: &Scene<'_>) -> Step {
         }
         Command::ForgetWish { name } => wishes::forget(scene, name),
         Command::ForgetBlobs { before, after, limit } => blobs::forget(scene, *before, *after, *limit),
+        Command::ForgetNames { before, names } => names::forget(scene, *before, names),
         Command::SetLabels { node, own, set, unset } => places::set_labels(scene, *node, *own, set, unset),
         Command::SetCordon { node, cordon } => places::set_cordon(scene, *node, *cordon),
         Command::NoteCopy { node, name, round, course } => {

@@ -331,6 +331,14 @@ pub enum Command {
         /// At most this many, itself at most `FORGET_BLOBS_MAX`.
         limit: u32,
     },
+    /// Looks whether nobody has, asks for or pins these names: notes since when, or forgets those for which that holds
+    /// since long ago, with their history. [`super::names`] says which. Since cluster version 5.
+    ForgetNames {
+        /// Those of which nobody did since before this log time.
+        before: Timestamp,
+        /// Model keys; at most `FORGET_NAMES_MAX`. What has no record is left out.
+        names: Vec<String>,
+    },
     /// Labels of a node are set and removed.
     SetLabels {
         /// Which node.
@@ -377,6 +385,10 @@ pub struct BoundBlob {
 const SESSIONS_VERSION: u32 = 2;
 /// The cluster version that keeps what a model can do.
 pub const CAPABILITIES_VERSION: u32 = 4;
+/// The cluster version that forgets names.
+pub const NAMES_VERSION: u32 = 5;
+/// The cluster version that keeps what a wish leaves free of disks.
+const DISK_FREE_VERSION: u32 = 5;
 
 // === impl Entry ===
 
@@ -430,6 +442,7 @@ impl Command {
             Self::DropCopies { .. } => "drop_copies",
             Self::NoteUse { .. } => "note_use",
             Self::ForgetBlobs { .. } => "forget_blobs",
+            Self::ForgetNames { .. } => "forget_names",
             Self::SetLabels { .. } => "set_labels",
             Self::SetCordon { .. } => "set_cordon",
             Self::NoteCopy { .. } => "note_copy",
@@ -466,6 +479,7 @@ impl Command {
             | Self::Expire
             | Self::SetQuota { .. } => 2,
             Self::Migrate { .. } => 3,
+            Self::AskModel { want, .. } if want.disk_free_bytes_min > 0 => DISK_FREE_VERSION,
             Self::BindBlobs { .. }
             | Self::AskModel { .. }
             | Self::PlanPull { .. }
@@ -482,6 +496,7 @@ impl Command {
             | Self::SetCordon { .. }
             | Self::NoteCopy { .. } => 4,
             Self::TellPull { code, .. } => told_since(*code),
+            Self::ForgetNames { .. } => NAMES_VERSION,
         }
     }
 }

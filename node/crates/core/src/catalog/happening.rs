@@ -110,6 +110,8 @@ kinds! {
     ModelUnpinned = "model_unpinned",
     /// A model is in another phase of its life.
     PhaseSet = "phase_set",
+    /// The record of a name that nobody has any more is gone.
+    NameForgotten = "name_forgotten",
     /// Copies of a model shall go.
     CopiesDropped = "copies_dropped",
     /// A node has other labels.
@@ -181,6 +183,7 @@ fn told(entry: &Entry, mutations: &[Mutation]) -> Vec<Told> {
             let dropped = models(mutations).filter_map(|model| dropped(model, entry.log_time));
             dropped.chain(mutations.iter().filter_map(forgotten)).collect()
         }
+        Command::ForgetNames { .. } => unknown_again(mutations),
         Command::SetLabels { own, .. } => members(mutations).map(|member| labelled(member, *own)).collect(),
         Command::SetCordon { .. } => members(mutations).map(cordoned).collect(),
         Command::NoteCopy { node, course, .. } => wishes(mutations).map(|wish| went(wish, *node, course)).collect(),
@@ -388,6 +391,22 @@ fn dropped(model: &Model, at: Timestamp) -> Option<Told> {
     let (holders, by): (Vec<NodeId>, Vec<&String>) = new.map(|(node, drop)| (*node, &drop.by)).unzip();
     let by = by.first()?;
     Some((EventKind::CopiesDropped, model.name.to_string(), format!("from {}, by {by}", those(&holders))))
+}
+
+/// Names without a record, each with how many versions its history had.
+fn unknown_again(mutations: &[Mutation]) -> Vec<Told> {
+    let deleted =
+        || mutations.iter().filter_map(|mutation| if let Mutation::Delete(key) = mutation { Some(key) } else { None });
+    let versions_of = |name: &String| deleted().filter(|key| matches!(key, Key::Version(of, _) if of == name)).count();
+    let names = deleted().filter_map(|key| if let Key::Model(name) = key { Some(name) } else { None });
+    let told = names.map(|name| {
+        let text = match versions_of(name) {
+            1 => "nobody had it for long; its history had 1 version".to_owned(),
+            versions => format!("nobody had it for long; its history had {versions} versions"),
+        };
+        (EventKind::NameForgotten, model_name(name), text)
+    });
+    told.collect()
 }
 
 fn labelled(member: &Member, own: bool) -> Told {

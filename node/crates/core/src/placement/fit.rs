@@ -2,7 +2,8 @@
 //!
 //! Always holds: what may pass by itself (silence, a runtime that starts, a driver that does not answer) speaks against
 //! a new copy only, never against one that lies there. A copy that must go is [`Site::misplaced`] by what people said:
-//! the node is being emptied, or the wish keeps away from it. Room is judged by who plans.
+//! the node is being emptied, or the wish keeps away from it. Room is judged by who plans; so is what the wish wants
+//! left of a disk, and a node that does not tell what it has free keeps nothing free for all that is known.
 
 use ollamax_types::{ErrorCode, NodeId};
 
@@ -55,6 +56,13 @@ pub enum Unfit {
         /// How full it may become.
         percent: u64,
     },
+    /// Its disk would not keep free what the wish says.
+    DiskFree {
+        /// What the wish says.
+        kept_bytes: u64,
+        /// What would be left; `None` where it is not known what is free.
+        left_bytes: Option<u64>,
+    },
     /// It has a copy, and files that are not what their names say: nobody relies on it.
     Damaged,
 }
@@ -62,6 +70,14 @@ pub enum Unfit {
 // === impl Unfit ===
 
 impl Unfit {
+    /// What a disk with so much free space lacks for a copy of this size, where so much is to stay free beside it.
+    #[must_use]
+    pub fn of_disk(kept_bytes: u64, size_bytes: u64, free_bytes: Option<u64>) -> Option<Self> {
+        let left_bytes = free_bytes.map(|free_bytes| free_bytes.saturating_sub(size_bytes));
+        let is_enough = kept_bytes == 0 || left_bytes.is_some_and(|left_bytes| left_bytes >= kept_bytes);
+        (!is_enough).then_some(Self::DiskFree { kept_bytes, left_bytes })
+    }
+
     /// What is wrong with the node of this name, for people.
     #[must_use]
     pub fn of(&self, node: &str) -> String {
@@ -85,6 +101,13 @@ impl Unfit {
                 format!("{node}: {} of GPU memory needed, {} there", size_text(*needed_bytes), size_text(*has_bytes))
             }
             Self::DiskWatermark { percent } => format!("{node}: its disk would be more than {percent} % full"),
+            Self::DiskFree { kept_bytes, left_bytes: None } => {
+                format!("{node}: {} of its disk to stay free, what is free is not known", size_text(*kept_bytes))
+            }
+            Self::DiskFree { kept_bytes, left_bytes: Some(left_bytes) } => {
+                let (kept, left) = (size_text(*kept_bytes), size_text(*left_bytes));
+                format!("{node}: {kept} of its disk to stay free, {left} would be")
+            }
             Self::Damaged => format!("{node} has damaged files"),
         }
     }
@@ -138,7 +161,7 @@ impl Site {
 pub(super) type Reasons = Vec<(NodeId, Unfit)>;
 
 /// A size with the unit that fits it, as people read it.
-fn size_text(bytes: u64) -> String {
+pub(crate) fn size_text(bytes: u64) -> String {
     const UNITS: [(&str, u64); 5] = [
         ("PB", 1_000_000_000_000_000),
         ("TB", 1_000_000_000_000),

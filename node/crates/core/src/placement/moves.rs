@@ -586,8 +586,15 @@ impl<'a> Case<'a> {
     }
 
     fn no_room(&self, site: &Site) -> Option<Unfit> {
+        let free_bytes = self.world.free_bytes(site);
+        let (kept_bytes, size_bytes) = (self.wish().want.disk_free_bytes_min, self.standing.size_bytes);
+        let cramped = free_bytes.and_then(|free_bytes| self.cramped(site, free_bytes));
+        cramped.or_else(|| Unfit::of_disk(kept_bytes, size_bytes, free_bytes))
+    }
+
+    /// What speaks against a copy on a disk with so much free space, whatever the wish says of it.
+    fn cramped(&self, site: &Site, free_bytes: u64) -> Option<Unfit> {
         let size_bytes = self.standing.size_bytes;
-        let free_bytes = self.world.free_bytes(site)?;
         let needed_bytes = size_bytes.saturating_add(SPARE_BYTES_MIN.max(size_bytes / 20));
         if free_bytes < needed_bytes {
             return Some(Unfit::NoRoom { needed_bytes, free_bytes });

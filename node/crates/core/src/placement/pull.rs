@@ -38,7 +38,8 @@ pub enum Planned {
 }
 
 /// Plans a round. Of each site is known whether it holds the version of the round, or the one that is served while the
-/// round has none yet. Room is judged where the size is known.
+/// round has none yet. Room is judged where the size is known; what the wish wants left of a disk also without it, as
+/// if nothing came, and then again by the node.
 #[must_use]
 pub fn plan_pull(wish: &Wish, sites: &[Site], size_bytes: Option<u64>) -> Planned {
     let sites = sites.iter().map(|site| (site.node, site)).collect();
@@ -137,7 +138,7 @@ impl Round<'_> {
         };
         let rank = |site: &Site| {
             let unfit = self.why_unfit(site.node);
-            let is_able = matches!(unfit, None | Some(Unfit::NoRoom { .. }));
+            let is_able = matches!(unfit, None | Some(Unfit::NoRoom { .. } | Unfit::DiskFree { .. }));
             let first = (site.is_heard(), site.holds, is_able, targets.contains(&site.node));
             (first, site.progress_permille, unfit.is_none(), site.disk_free_bytes, Reverse(site.node))
         };
@@ -185,8 +186,15 @@ impl Round<'_> {
     }
 
     fn no_room(&self, site: &Site) -> Option<Unfit> {
-        let (needed_bytes, free_bytes) = (self.size_bytes?, site.disk_free_bytes?);
-        (!site.holds && free_bytes < needed_bytes).then_some(Unfit::NoRoom { needed_bytes, free_bytes })
+        if site.holds {
+            return None;
+        }
+        let known = self.size_bytes.zip(site.disk_free_bytes);
+        if let Some((needed_bytes, free_bytes)) = known.filter(|(needed, free)| free < needed) {
+            return Some(Unfit::NoRoom { needed_bytes, free_bytes });
+        }
+        let (kept_bytes, size_bytes) = (self.wish.want.disk_free_bytes_min, self.size_bytes.unwrap_or(0));
+        Unfit::of_disk(kept_bytes, size_bytes, site.disk_free_bytes)
     }
 }
 

@@ -5,11 +5,14 @@
 //! that node knows.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use ollamax_types::{DAY_MS, Digest, ErrorCode, ModelName, NodeId, Timestamp};
 
 use crate::catalog::models::standing_digest;
+use crate::catalog::names::{Fate, fate, unheld_since};
 use crate::catalog::{Failure, Fault, Location, Model, Phase, Replicas, Since, View, Wish, read};
+use crate::placement::{self, size_text};
 
 const HOUR_MS: u64 = 3_600 * 1_000;
 const MINUTE_MS: u64 = 60 * 1_000;
@@ -41,7 +44,7 @@ pub fn why(
     if copies.is_empty() && wish.is_none() && model.is_none() {
         return Ok(Vec::new());
     }
-    let case = Case { copies, wish, model, now, names };
+    let case = Case { copies, wish, model, now, names, forget_after: placement::knobs(view)?.forget_after };
     let whole = case.of_all().into_iter().map(|text| Reason { about: None, text });
     let nodes = case.nodes().into_iter().filter_map(|node| {
         let text = case.of_node(node)?;
@@ -57,6 +60,8 @@ struct Case<'a> {
     model: Option<Model>,
     now: Timestamp,
     names: &'a dyn Fn(NodeId) -> String,
+    /// How long a name stays on record that nobody has.
+    forget_after: Duration,
 }
 
 // === impl Case ===
@@ -64,6 +69,7 @@ struct Case<'a> {
 impl Case<'_> {
     fn of_all(&self) -> Vec<String> {
         let mut lines = vec![self.wanted()];
+        lines.extend(self.placed());
         let Some(model) = &self.model else { return lines };
         if let Some(pin) = &model.pin {
             lines.push(format!("pinned at {} by {}, {}", pin.digest.short(), who(&pin.by), self.ago(pin.at)));
@@ -79,7 +85,37 @@ impl Case<'_> {
             let days = self.now.ms_since(used) / DAY_MS;
             lines.push(if days == 0 { "used today".to_owned() } else { format!("used {} ago", count(days, "day")) });
         }
+        lines.extend(self.fading(model));
         lines
+    }
+
+    /// Which nodes come into question, where the wish says it.
+    fn placed(&self) -> Option<String> {
+        let want = &self.wish.as_ref()?.want;
+        let mut words: Vec<String> = want.labels.iter().map(|(key, value)| format!("labelled {key}={value}")).collect();
+        if want.gpu_memory_bytes_min > 0 {
+            words.push(format!("with a GPU of {}", size_text(want.gpu_memory_bytes_min)));
+        }
+        if want.disk_free_bytes_min > 0 {
+            words.push(format!("that keep {} of their disk free", size_text(want.disk_free_bytes_min)));
+        }
+        if !want.avoid.is_empty() {
+            let others: Vec<String> = want.avoid.iter().map(|node| (self.names)(*node)).collect();
+            words.push(format!("other than {}", others.join(", ")));
+        }
+        (!words.is_empty()).then(|| format!("only on nodes {}", words.join(", ")))
+    }
+
+    /// Since when nobody has it, and that it is forgotten then.
+    fn fading(&self, model: &Model) -> Option<String> {
+        let is_held = self.wish.is_some() || !self.copies.is_empty();
+        // Whatever goes later goes some day.
+        if is_held || fate(model, is_held, Timestamp(u64::MAX)) != Fate::Goes {
+            return None;
+        }
+        let since = self.since(unheld_since(model)?);
+        let after = span(u64::try_from(self.forget_after.as_millis()).unwrap_or(u64::MAX));
+        Some(format!("nobody has it since {since}: after {after} it is forgotten with its history"))
     }
 
     fn wanted(&self) -> String {
@@ -161,12 +197,16 @@ impl Case<'_> {
 
     /// How long ago a time was, in its largest unit.
     fn since(&self, at: Timestamp) -> String {
-        let ms = self.now.ms_since(at);
-        let units = [(DAY_MS, "day"), (HOUR_MS, "hour"), (MINUTE_MS, "minute")];
-        match units.iter().find(|(unit_ms, _)| ms >= *unit_ms) {
-            Some((unit_ms, unit)) => count(ms / unit_ms, unit),
-            None => A_MOMENT.to_owned(),
-        }
+        span(self.now.ms_since(at))
+    }
+}
+
+/// A span of time in its largest unit.
+fn span(ms: u64) -> String {
+    let units = [(DAY_MS, "day"), (HOUR_MS, "hour"), (MINUTE_MS, "minute")];
+    match units.iter().find(|(unit_ms, _)| ms >= *unit_ms) {
+        Some((unit_ms, unit)) => count(ms / unit_ms, unit),
+        None => A_MOMENT.to_owned(),
     }
 }
 

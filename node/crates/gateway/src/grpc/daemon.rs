@@ -26,6 +26,9 @@ pub const CODE_KEY: &str = "ollamax-code";
 const WHY_KEY: &str = "ollamax-why-bin";
 /// gRPC metadata key under which an error says what to do.
 const NEXT_KEY: &str = "ollamax-next-bin";
+/// What makes room where no more names fit on record.
+const NAMES_FULL: &str = "ollamax model rm NAME for those that nobody needs; to have names go sooner that nobody has: \
+                          ollamax autopilot set forget_after 1h, and after that hour ollamax model gc";
 
 /// Where a node stands in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -270,6 +273,9 @@ impl From<Refusal> for AdminError {
                 ("more commands came since than the session keeps answers for", "look what became of the change")
             }
             Refusal::LeaseNotFound(_) => ("it was never granted, or has ended", "ollamax kv lease grant"),
+            Refusal::QuotaExceeded { unit, .. } if unit == "models" => {
+                ("names stay on record for a while when nobody has them any more", NAMES_FULL)
+            }
             Refusal::QuotaExceeded { .. } => {
                 ("a bound keeps the replicated state small", "delete what is not needed, or raise it: ollamax kv quota")
             }
@@ -438,6 +444,13 @@ mod tests {
         check(Refusal::Disabled(name.clone()), ErrorCode::Forbidden, "ollamax model enable llama3.2:latest");
         let taken = Refusal::NameTaken { name, held: digest };
         check(taken, ErrorCode::DigestConflict, "ollamax model rm llama3.2:latest, or use another name");
+        let full = |unit: &str| {
+            let (what, unit) = ("this cluster".to_owned(), unit.to_owned());
+            Refusal::QuotaExceeded { what, needed: 2, limit: 1, unit }
+        };
+        check(full("models"), ErrorCode::QuotaExceeded, NAMES_FULL);
+        let quota = "delete what is not needed, or raise it: ollamax kv quota";
+        check(full("bytes"), ErrorCode::QuotaExceeded, quota);
         let token = Refusal::TokenInvalid(TokenProblem::UsedUp);
         check(token, ErrorCode::TokenInvalid, "ollamax token create");
     }

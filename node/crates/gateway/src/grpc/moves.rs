@@ -196,7 +196,8 @@ impl Moving<'_> {
             Some(Unfit::Label { key: key.clone(), wanted: wanted.clone() })
         } else {
             let too_little = self.free_bytes.filter(|free| *free < size_bytes);
-            too_little.map(|free_bytes| Unfit::NoRoom { needed_bytes: size_bytes, free_bytes })
+            let no_room = too_little.map(|free_bytes| Unfit::NoRoom { needed_bytes: size_bytes, free_bytes });
+            no_room.or_else(|| Unfit::of_disk(wish.want.disk_free_bytes_min, size_bytes, self.free_bytes))
         }
     }
 }
@@ -288,6 +289,10 @@ mod tests {
         let gateway = Member { role: Role::Gateway, ..member(3) };
         check(refused(&wish(), both, &gateway, None), "n3 is a gateway", "ollamax node list");
         check(refused(&wish(), both, &member(3), Some(99)), "n3: 100 B needed, 99 B free", "ollamax node list");
+        let keeping = Wish { want: Want { disk_free_bytes_min: 100, ..Want::default() }, ..wish() };
+        let disk = "n3: 100 B of its disk to stay free, 99 B would be";
+        check(refused(&keeping, both, &member(3), Some(199)), disk, "ollamax node list");
+        assert!(planned(&keeping, both, &member(3), Some(200)).is_ok());
         let avoid = Wish { want: Want { avoid: [NodeId(3)].into(), ..Want::default() }, ..wish() };
         check(refused(&avoid, both, &member(3), None), "n3 is to be avoided", "ollamax node list");
         let labels = BTreeMap::from([("room".to_owned(), "a".to_owned())]);

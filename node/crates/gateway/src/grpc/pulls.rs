@@ -89,13 +89,14 @@ impl Pulls {
 
     /// Which nodes come into question, where somebody says it.
     fn want(&self, asked: &v1::PullRequest) -> Result<Option<Want>, AdminError> {
-        if asked.labels.is_empty() && asked.gpu_memory_bytes_min == 0 && asked.avoid.is_empty() {
+        let (gpu_memory_bytes_min, disk_free_bytes_min) = (asked.gpu_memory_bytes_min, asked.disk_free_bytes_min);
+        if asked.labels.is_empty() && asked.avoid.is_empty() && (gpu_memory_bytes_min, disk_free_bytes_min) == (0, 0) {
             return Ok(None);
         }
         let labels = asked.labels.iter().map(|label| (label.key.clone(), label.value.clone())).collect();
         let avoid = asked.avoid.iter().map(|node| Ok(self.0.find(node)?.id));
         let avoid = avoid.collect::<Result<_, AdminError>>()?;
-        Ok(Some(Want { labels, gpu_memory_bytes_min: asked.gpu_memory_bytes_min, avoid }))
+        Ok(Some(Want { labels, gpu_memory_bytes_min, avoid, disk_free_bytes_min }))
     }
 
     /// The nodes named, or this one. Each must be meant to hold models.
@@ -236,6 +237,11 @@ fn names(metadata: metadata::Handle) -> wished::NameOf {
 /// What somebody wants that did not go on record.
 fn of_record(error: LedgerError) -> AdminError {
     match error {
+        LedgerError::NeedsVersion { needed, actual } if needed > order::WISHES_VERSION => {
+            let what = format!("--disk-free-min needs cluster version {needed}; this cluster runs {actual}");
+            let why = "a member still runs an older release, which would not keep it";
+            AdminError::new(ErrorCode::PreconditionFailed, what, why, "upgrade all members: ollamax upgrade check")
+        }
         LedgerError::NeedsVersion { actual, .. } => needs_wishes(actual),
         LedgerError::Refused(refusal) => refusal.into(),
         LedgerError::Failed { code: ErrorCode::OutcomeUnknown, text } => {
@@ -412,7 +418,7 @@ impl Models for Pulls {
     }
 
     async fn collect(&self, request: Request<v1::CollectRequest>) -> Reply<v1::CollectReply> {
-        reply(self.collect_kept(&request.into_inner()).await)
+        reply(self.collect_kept(id_of(&request), &request.into_inner()).await)
     }
 
     async fn follow_wish(&self, request: Request<v1::FollowWishRequest>) -> Reply<Self::FollowWishStream> {
@@ -507,6 +513,9 @@ mod tests {
         assert_eq!(too_few.what, "llama3.2:latest cannot come to 3 nodes: there are 2");
         assert_eq!(too_few.next, "ollamax model pull llama3.2:latest --replicas 2");
         assert_eq!(needs_wishes(3).what, "--replicas needs cluster version 4; this cluster runs 3");
+        let old = |needed, actual| of_record(LedgerError::NeedsVersion { needed, actual }).what;
+        assert_eq!(old(4, 3), "--replicas needs cluster version 4; this cluster runs 3");
+        assert_eq!(old(5, 4), "--disk-free-min needs cluster version 5; this cluster runs 4");
     }
 
     #[test]

@@ -25,11 +25,13 @@ use super::{Admin, Engines};
 use crate::rules;
 
 mod case;
+mod forgetting;
 mod removal;
 mod ruling;
 mod seen;
 
 use case::{Case, Chosen};
+use forgetting::Forgotten;
 
 /// How long a node may take to say what it keeps.
 const ASK_WAIT: Duration = Duration::from_secs(3);
@@ -191,8 +193,12 @@ impl Pulls {
         Ok(Facts::of(&*view, metadata.log_time(), sites)?)
     }
 
-    /// Has nodes remove what they keep and need not.
-    pub(super) async fn collect_kept(&self, asked: &v1::CollectRequest) -> Result<v1::CollectReply, AdminError> {
+    /// Has nodes remove what they keep and need not. Where none is named, names go too that nobody has.
+    pub(super) async fn collect_kept(
+        &self,
+        id: RequestId,
+        asked: &v1::CollectRequest,
+    ) -> Result<v1::CollectReply, AdminError> {
         let (transfer, dry_run) = (self.0.engines()?.transfer, asked.dry_run);
         let mut members = Vec::new();
         for node in &asked.nodes {
@@ -213,7 +219,10 @@ impl Pulls {
             digest: kept.digest.0.to_vec(),
             size_bytes: kept.size_bytes,
         });
-        Ok(v1::CollectReply { kept: kept.collect(), silent })
+        let kept = kept.collect();
+        let is_of_all = asked.nodes.is_empty();
+        let forgotten = if is_of_all { self.forget_names(id, dry_run).await? } else { Forgotten::default() };
+        Ok(v1::CollectReply { kept, silent, names: forgotten.names, names_left: forgotten.left })
     }
 
     /// What the members keep of a model beside the version that its name stands for.

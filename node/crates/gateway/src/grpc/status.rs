@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ollamax_core::catalog::{Location, Member, MemberState, Model, models, quotas, read};
+use ollamax_core::catalog::{Failure, Location, Member, MemberState, Model, Replicas, Wish, models, quotas, read};
 use ollamax_core::health::Health;
 use ollamax_core::placement::{self, Shortage};
 use ollamax_core::voters;
@@ -12,7 +12,7 @@ use ollamax_proto::v1::node_view;
 use ollamax_scheduler::PeerLoad;
 use ollamax_types::{Beat, Digest, ModelName, NodeId, RuntimeKind, RuntimeState, Timestamp};
 
-use super::attention::{Beside, Copies, Few, Lasting};
+use super::attention::{Beside, Copies, Few, Lasting, LeftOut};
 use super::daemon::{AdminError, Facts, Path, Phase};
 use super::wishes::labels;
 use super::{Admin, attention, backup, cordon};
@@ -71,6 +71,7 @@ impl Admin {
         let models = read::models(&*view)?;
         let lasting = lasting(&models, &copies, engines.metadata.log_time());
         let pinned = not_held(models, &copies);
+        let left_out = left_out(&read::wishes(&*view)?, &copies, engines.metadata.log_time());
         let (conflicting, quotas) = (conflicting(copies), quotas(&*view, "")?);
         let is_member = facts.phase == Phase::Member;
         let backups =
@@ -81,6 +82,7 @@ impl Admin {
             impossible: &shortfall.impossible,
             pinned: &pinned,
             lasting: &lasting,
+            left_out: &left_out,
             repair_after: placement::knobs(&*view)?.repair_after,
         };
         let beside = Beside {
@@ -147,6 +149,31 @@ fn not_held(models: Vec<Model>, copies: &[Location]) -> Vec<ModelName> {
     };
     let missed = models.into_iter().filter(|model| model.pinned().is_some_and(|digest| !is_held(model, digest)));
     missed.map(|model| model.name).collect()
+}
+
+/// Copies that a person removed and nobody brought back: what is wanted does not come to their nodes by itself. Where
+/// somebody said since that it is to be kept away from there, that is no news.
+fn left_out(wishes: &[Wish], copies: &[Location], now: Timestamp) -> Vec<LeftOut> {
+    let mut left_out = Vec::new();
+    for wish in wishes {
+        let by_hand = wish.failures.iter().filter(|(node, failure)| failure.by_hand && !wish.want.avoid.contains(node));
+        let by_hand: Vec<(NodeId, &Failure)> = by_hand.map(|(node, failure)| (*node, failure)).collect();
+        if by_hand.is_empty() {
+            continue;
+        }
+        let holders = copies.iter().filter(|copy| copy.model.name == wish.name).map(|copy| copy.node);
+        let holders: BTreeSet<NodeId> = holders.collect();
+        for (node, failure) in by_hand.into_iter().filter(|(node, _)| !holders.contains(node)) {
+            let named = match &wish.replicas {
+                Replicas::All => None,
+                Replicas::Count(_) => Some(holders.clone()),
+                Replicas::Nodes(nodes) => Some(nodes.iter().copied().collect()),
+            };
+            let named = named.map(|named| named.into_iter().chain([node]).collect());
+            left_out.push(LeftOut { name: wish.name.clone(), node, since_ms: now.ms_since(failure.at), named });
+        }
+    }
+    left_out
 }
 
 /// The names of which nodes hold different versions, in order.
@@ -358,8 +385,8 @@ pub fn runner(load: &ollamax_types::RunnerLoad) -> v1::Runner {
 mod tests {
     use std::time::Duration;
 
-    use ollamax_core::catalog::{Drop, Phase as ModelPhase, Pin};
-    use ollamax_types::ModelRecord;
+    use ollamax_core::catalog::{Drop, Phase as ModelPhase, Pin, Want};
+    use ollamax_types::{ErrorCode, ModelRecord};
 
     use super::*;
 
@@ -381,9 +408,8 @@ mod tests {
         assert_eq!(node.rtt_us, Some(u32::MAX));
     }
 
-    #[test]
-    fn one_walk_tells_how_many_models_each_node_holds_and_which_differ() {
-        let copy = |node: u64, name: &str, digest: u8| Location {
+    fn copy(node: u64, name: &str, digest: u8) -> Location {
+        Location {
             node: NodeId(node),
             model: ModelRecord {
                 name: name.parse().expect("a name"),
@@ -394,7 +420,51 @@ mod tests {
                 details_json: "{}".to_owned(),
                 capabilities: Vec::new(),
             },
+        }
+    }
+
+    #[test]
+    fn copies_that_people_removed_are_told_until_they_are_back_or_are_to_be_kept_away() {
+        let nodes = |ids: &[u64]| ids.iter().copied().map(NodeId).collect::<BTreeSet<NodeId>>();
+        let failure = |by_hand| {
+            let (code, text) = (ErrorCode::PullCancelled, "it was removed there by hand".to_owned());
+            Failure { code, text, at: Timestamp(5), by_hand }
         };
+        let wish = |replicas: Replicas, avoid: &[u64]| Wish {
+            name: "m".parse().expect("a name"),
+            round: 7,
+            insecure: false,
+            replicas,
+            digest: Some(Digest([1; 32])),
+            size_bytes: 1,
+            plan: None,
+            failures: BTreeMap::from([(NodeId(2), failure(true)), (NodeId(3), failure(false))]),
+            asked_at: Timestamp(0),
+            asked_by: "test".to_owned(),
+            want: Want { avoid: nodes(avoid), ..Want::default() },
+            declared: false,
+        };
+        let check = |wish: Wish, copies: &[Location], expected: Option<Option<&[u64]>>| {
+            let expected = expected.map(|named| LeftOut {
+                name: wish.name.clone(),
+                node: NodeId(2),
+                since_ms: 95,
+                named: named.map(nodes),
+            });
+            let found = left_out(std::slice::from_ref(&wish), copies, Timestamp(100));
+            assert_eq!(found, Vec::from_iter(expected), "{wish:?} {copies:?}");
+        };
+        let copies = [copy(1, "m", 1), copy(2, "other", 1)];
+        check(wish(Replicas::Count(2), &[]), &copies, Some(Some(&[1, 2])));
+        check(wish(Replicas::Nodes(vec![NodeId(2), NodeId(4)]), &[]), &copies, Some(Some(&[2, 4])));
+        check(wish(Replicas::All, &[]), &copies, Some(None));
+        check(wish(Replicas::Count(2), &[2]), &copies, None);
+        check(wish(Replicas::Count(2), &[]), &[copy(1, "m", 1), copy(2, "M", 9)], None);
+        check(wish(Replicas::Count(2), &[]), &[], Some(Some(&[2])));
+    }
+
+    #[test]
+    fn one_walk_tells_how_many_models_each_node_holds_and_which_differ() {
         let copies = vec![copy(1, "z", 1), copy(2, "z", 2), copy(1, "b", 3), copy(2, "b", 4), copy(1, "same", 5)];
         assert_eq!(held_by_node(&copies), BTreeMap::from([(NodeId(1), 3), (NodeId(2), 2)]));
         let short = Shortage { name: "z".parse().expect("a name"), has: 2, wants: 3 };
@@ -410,6 +480,7 @@ mod tests {
             drops: BTreeMap::new(),
             used_on: 0,
             noted_at: Timestamp(1),
+            unheld_since: None,
         };
         let models = vec![pinned("z", Some(2)), pinned("b", Some(1)), pinned("same", None), pinned("gone", Some(5))];
         let told = |at: u64, byte: u8| {

@@ -158,6 +158,7 @@ fn wish_view(wish: &Wish, holders: &BTreeSet<NodeId>, lacking: &Lacking, names: 
         holders: names.all(holders),
         labels: labels(&wish.want.labels),
         gpu_memory_bytes_min: wish.want.gpu_memory_bytes_min,
+        disk_free_bytes_min: wish.want.disk_free_bytes_min,
         avoid: names.all(&wish.want.avoid),
         declared: wish.declared,
         asked_by: wish.asked_by.clone(),

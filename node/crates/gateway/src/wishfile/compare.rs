@@ -210,7 +210,12 @@ impl Known {
             }
             versions.first().copied()
         });
-        let want = Want { labels: model.labels.clone(), gpu_memory_bytes_min: model.gpu_memory_bytes_min, avoid };
+        let want = Want {
+            labels: model.labels.clone(),
+            gpu_memory_bytes_min: model.gpu_memory_bytes_min,
+            avoid,
+            disk_free_bytes_min: model.disk_free_bytes_min,
+        };
         if problems.is_empty() { Ok(Meaning { replicas, want, pin }) } else { Err(problems) }
     }
 

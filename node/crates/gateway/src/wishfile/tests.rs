@@ -16,6 +16,7 @@ name = "llama3.2"
 replicas = 3
 labels = { room = "a" }
 gpu_memory_min = "16GB"
+disk_free_min = "50GB"
 avoid = ["n4"]
 pin = "sha256:A80C4F17ACD5"
 
@@ -40,17 +41,27 @@ fn name(text: &str) -> ModelName {
 fn a_file_says_what_each_model_shall_have() {
     let bare = |text: &str, line, replicas| {
         let (labels, avoid) = (BTreeMap::new(), Vec::new());
-        Declared { name: name(text), line, replicas, labels, gpu_memory_bytes_min: 0, avoid, pin: None }
+        Declared {
+            name: name(text),
+            line,
+            replicas,
+            labels,
+            gpu_memory_bytes_min: 0,
+            disk_free_bytes_min: 0,
+            avoid,
+            pin: None,
+        }
     };
     let first = Declared {
         labels: BTreeMap::from([("room".to_owned(), "a".to_owned())]),
         gpu_memory_bytes_min: 16_000_000_000,
-        avoid: vec![word("n4", 7)],
-        pin: Some(word("a80c4f17acd5", 8)),
+        disk_free_bytes_min: 50_000_000_000,
+        avoid: vec![word("n4", 8)],
+        pin: Some(word("a80c4f17acd5", 9)),
         ..bare("llama3.2", 3, Wanted::Count(3))
     };
-    let second = bare("me/mine:q4", 11, Wanted::Nodes(vec![word("n1", 12), word("2", 12)]));
-    assert_eq!(read(EXAMPLE), Ok(vec![first, second, bare("all", 15, Wanted::All)]));
+    let second = bare("me/mine:q4", 12, Wanted::Nodes(vec![word("n1", 13), word("2", 13)]));
+    assert_eq!(read(EXAMPLE), Ok(vec![first, second, bare("all", 16, Wanted::All)]));
     assert_eq!(read(""), Ok(vec![]));
 }
 
@@ -73,6 +84,7 @@ fn all_that_is_wrong_with_the_words_is_told_with_its_line() {
     check("[[model]]\nname = \"m\"\nnodes = []", &["line 3: nodes are between 1 and 64"]);
     let rest = |line: &str| format!("[[model]]\nname = \"m\"\nreplicas = 1\n{line}");
     check(&rest("gpu_memory_min = \"much\""), &["line 4: \"much\" is no size like 16GB"]);
+    check(&rest("disk_free_min = \"10 %\""), &["line 4: \"10 %\" is no size like 16GB"]);
     let short = "line 4: \"a80c4f17acd\" is no digest and no beginning of one, 12 digits long";
     check(&rest("pin = \"a80c4f17acd\""), &[short]);
     check(
@@ -138,6 +150,7 @@ fn pinned(text: &str, digest: Digest) -> Mutation {
         drops: BTreeMap::new(),
         used_on: 0,
         noted_at: Timestamp(0),
+        unheld_since: None,
     };
     Mutation::Put(Key::Model(model.name.key()), Record::Model(Box::new(model)))
 }
@@ -205,6 +218,10 @@ fn what_follows_is_what_differs() {
     check(&[m(three(), false)], "replicas = 3", &["~ wanted on 3 nodes as declared"]);
     check(&[m(three(), true)], "replicas = 3\navoid = [\"n2\"]", &["~ wanted on 3 nodes as declared"]);
     check(&[m(three(), true)], "replicas = 3\nlabels = { room = \"a\" }", &["~ wanted on 3 nodes as declared"]);
+    check(&[m(three(), true)], "replicas = 3\ndisk_free_min = \"1GB\"", &["~ wanted on 3 nodes as declared"]);
+    let keeping = Want { disk_free_bytes_min: 1_000_000_000, ..Want::default() };
+    let kept = asked(Wish { want: keeping, ..wish("m", three(), true) });
+    check(&[kept], "replicas = 3\ndisk_free_min = \"1GB\"", &["as declared"]);
     // Of those that are not listed, only what was declared is forgotten.
     let (declared, by_hand) = (asked(wish("old", three(), true)), asked(wish("mine", three(), false)));
     let forgotten = "- no longer declared; copies stay";

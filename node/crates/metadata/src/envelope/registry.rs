@@ -46,6 +46,9 @@ pub(super) fn encode(command: &Command) -> Option<Stored> {
             after: after.map(|after| after.0.to_vec()).unwrap_or_default(),
             limit: *limit,
         }),
+        Command::ForgetNames { before, names } => {
+            Stored::ForgetNames(disk::CommandForgetNames { before_ms: before.0, names: names.clone() })
+        }
         Command::SetLabels { node, own, set, unset } => Stored::SetLabels(disk::CommandSetLabels {
             node: node.0,
             own: *own,
@@ -121,6 +124,10 @@ pub(super) fn decode_used(stored: disk::CommandNoteUse) -> Command {
 pub(super) fn decode_forgotten_blobs(stored: &disk::CommandForgetBlobs) -> Result<Command, EnvelopeError> {
     let (before, after) = (Timestamp(stored.before_ms), digest(&stored.after)?);
     Ok(Command::ForgetBlobs { before, after, limit: stored.limit })
+}
+
+pub(super) fn decode_forgotten_names(stored: disk::CommandForgetNames) -> Command {
+    Command::ForgetNames { before: Timestamp(stored.before_ms), names: stored.names }
 }
 
 pub(super) fn decode_set_labels(stored: disk::CommandSetLabels) -> Command {

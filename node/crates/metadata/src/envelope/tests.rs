@@ -135,6 +135,7 @@ fn wishes() -> Vec<Command> {
         Command::DropCopies { name: name(), nodes: vec![NodeId(2)], forget: true, force: false },
         Command::NoteUse { node: NodeId(2), day: 20_000, names: vec![name().key()] },
         Command::ForgetBlobs { before: Timestamp(7), after: Some(Digest([4; 32])), limit: 9 },
+        Command::ForgetNames { before: Timestamp(7), names: vec!["m".to_owned(), "n".to_owned()] },
         Command::SetLabels {
             node: NodeId(2),
             own: true,
@@ -313,11 +314,15 @@ fn golden_samples_of_wishes_and_files() {
         labels: [("room".to_owned(), "a".to_owned())].into(),
         gpu_memory_bytes_min: 300,
         avoid: [NodeId(3)].into(),
+        disk_free_bytes_min: 0,
     };
-    let (replicas, kind) = (Replicas::Count(2), PlanKind::Rebalance);
-    let ask = Command::AskModel { name: name(), replicas, insecure: false, want, declared: true };
-    let want = "2211 0a09 0a04726f6f6d 120161 10ac02 1a0103";
-    check(ask, "b202", &format!("0a{named} 12020802 {want} 2801"));
+    let keeping = Want { disk_free_bytes_min: 300, ..want.clone() };
+    let (count, kind) = (Replicas::Count(2), PlanKind::Rebalance);
+    let ask = |want| Command::AskModel { name: name(), replicas: count.clone(), insecure: false, want, declared: true };
+    let words = "2211 0a09 0a04726f6f6d 120161 10ac02 1a0103";
+    check(ask(want), "b202", &format!("0a{named} 12020802 {words} 2801"));
+    let words = "2214 0a09 0a04726f6f6d 120161 10ac02 1a0103 20ac02";
+    check(ask(keeping), "b202", &format!("0a{named} 12020802 {words} 2801"));
     let plan = Command::PlanPull { name: name(), round: 8, ingester: NodeId(1), targets: nodes(), kind };
     check(plan, "ba02", &format!("0a{named} 1008 1801 22020103 2802"));
 }
@@ -356,6 +361,8 @@ fn golden_samples_of_the_registry() {
     let forget = |after| Command::ForgetBlobs { before: Timestamp(7), after, limit: 9 };
     golden(forget(None), "8a03", "0807 1809");
     golden(forget(Some(digest)), "8a03", &format!("0807 1220{sevens} 1809"));
+    let names = Command::ForgetNames { before: Timestamp(7), names: vec!["m:t".into()] };
+    golden(names, "aa03", "0807 12036d3a74");
     let labels = [("room".to_owned(), "a".to_owned())].into();
     let labelled = Command::SetLabels { node, own: true, set: labels, unset: vec!["os".into()] };
     golden(labelled, "9203", "0802 1001 1a09 0a04726f6f6d 120161 22026f73");

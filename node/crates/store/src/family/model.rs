@@ -1,7 +1,7 @@
 //! What is kept of names, by model.
 //!
 //! Key: `13`, model key (open text). Value: version 1, `ModelRow`. Made when something is first done with a name,
-//! replaced ever after.
+//! replaced ever after, gone when nobody has had the name for long.
 
 use std::collections::BTreeMap;
 
@@ -40,6 +40,7 @@ pub(super) fn encode(record: &Model) -> Vec<u8> {
         drops: record.drops.iter().map(|(node, dropped)| drop_row(*node, dropped)).collect(),
         used_on: record.used_on,
         noted_at_ms: record.noted_at.0,
+        unheld_since_ms: record.unheld_since.map_or(0, |since| since.0),
     };
     seal(VERSION, &message)
 }
@@ -78,7 +79,9 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Model, Malformed> {
     };
     let (head, first, used_on) = (message.head, message.first, message.used_on);
     let drops = message.drops.into_iter().map(dropped).collect::<Result<BTreeMap<_, _>, _>>()?;
-    Ok(Model { name, phase, pin, head, first, drops, used_on, noted_at: Timestamp(message.noted_at_ms) })
+    let (noted_at, unheld) = (Timestamp(message.noted_at_ms), Timestamp(message.unheld_since_ms));
+    let unheld_since = Some(unheld).filter(|since| since.0 > 0);
+    Ok(Model { name, phase, pin, head, first, drops, used_on, noted_at, unheld_since })
 }
 
 fn dropped(message: disk::DropRow) -> Result<(NodeId, Drop), Malformed> {

@@ -22,12 +22,14 @@ pub(crate) fn want(want: &Want) -> Option<disk::Want> {
         labels: labels(&want.labels),
         gpu_memory_bytes_min: want.gpu_memory_bytes_min,
         avoid: want.avoid.iter().map(|node| node.0).collect(),
+        disk_free_bytes_min: want.disk_free_bytes_min,
     })
 }
 
 pub(crate) fn want_of(stored: Option<disk::Want>) -> Want {
-    let disk::Want { labels, gpu_memory_bytes_min, avoid } = stored.unwrap_or_default();
-    Want { labels: labels_of(labels), gpu_memory_bytes_min, avoid: avoid.into_iter().map(NodeId).collect() }
+    let disk::Want { labels, gpu_memory_bytes_min, avoid, disk_free_bytes_min } = stored.unwrap_or_default();
+    let (labels, avoid) = (labels_of(labels), avoid.into_iter().map(NodeId).collect());
+    Want { labels, gpu_memory_bytes_min, avoid, disk_free_bytes_min }
 }
 
 pub(crate) const fn kind(kind: PlanKind) -> u32 {

@@ -79,10 +79,12 @@ fn cordon() -> impl Strategy<Value = Cordon> {
 
 fn want() -> impl Strategy<Value = Want> {
     let avoid = prop::collection::btree_set(any::<u64>().prop_map(NodeId), 0..3);
-    (labels(), any::<u64>(), avoid).prop_map(|(labels, gpu_memory_bytes_min, avoid)| Want {
+    let bytes = (any::<u64>(), any::<u64>());
+    (labels(), bytes, avoid).prop_map(|(labels, (gpu_memory_bytes_min, disk_free_bytes_min), avoid)| Want {
         labels,
         gpu_memory_bytes_min,
         avoid,
+        disk_free_bytes_min,
     })
 }
 
@@ -112,9 +114,12 @@ fn model() -> impl Strategy<Value = Model> {
     let dropped = (digest(), at(), any::<bool>());
     let dropped = dropped.prop_map(|(digest, (at, by), insisted)| catalog::Drop { digest, at, by, insisted });
     let drops = prop::collection::btree_map(any::<u64>().prop_map(NodeId), dropped, 0..3);
-    let numbers = (any::<u64>(), any::<u64>(), any::<u32>(), any::<u64>());
-    (model_name(), phase, pin, drops, numbers).prop_map(|(name, phase, pin, drops, (head, first, used_on, noted))| {
-        Model { name, phase, pin, head, first, drops, used_on, noted_at: Timestamp(noted) }
+    let numbers = (any::<u64>(), any::<u64>(), any::<u32>());
+    let times = (any::<u64>(), prop::option::of(1..=u64::MAX));
+    (model_name(), phase, pin, drops, numbers, times).prop_map(|(name, phase, pin, drops, numbers, times)| {
+        let (head, first, used_on) = numbers;
+        let (noted_at, unheld_since) = (Timestamp(times.0), times.1.map(Timestamp));
+        Model { name, phase, pin, head, first, drops, used_on, noted_at, unheld_since }
     })
 }
 
@@ -535,6 +540,8 @@ fn golden_samples_of_names_and_their_versions_have_not_changed() {
     let key = Key::Model("m:t".to_owned());
     let fresh = Model::new(name(), Timestamp(4));
     check(&key, Record::Model(Box::new(fresh.clone())), "136d3a74", &format!("0a{demo} 6804"));
+    let unheld = Model { unheld_since: Some(Timestamp(5)), ..fresh.clone() };
+    check(&key, Record::Model(Box::new(unheld)), "136d3a74", &format!("0a{demo} 6804 7005"));
     let (at, by) = (Timestamp(3), "c".to_owned());
     let dropped = catalog::Drop { digest: Digest([8; 32]), at, by, insisted: true };
     let since = || Since { at: Timestamp(1), by: "a".to_owned(), note: "n".to_owned() };
@@ -668,6 +675,7 @@ fn golden_samples_of_files_and_wishes_have_not_changed() {
             labels: BTreeMap::from([("room".to_owned(), "a".to_owned())]),
             gpu_memory_bytes_min: 300,
             avoid: BTreeSet::from([NodeId(4)]),
+            disk_free_bytes_min: 0,
         },
         declared: true,
         ..under_way
@@ -677,7 +685,11 @@ fn golden_samples_of_files_and_wishes_have_not_changed() {
     let placed_hex = format!("{head} {failed} 5009 5a0161 6006 {want} 7001 7802");
     check(&placed, &placed_hex);
     let surplus = BTreeSet::from([NodeId(2), NodeId(5)]);
-    check(&Wish { surplus, ..placed }, &format!("{placed_hex} 8201020205"));
+    check(&Wish { surplus, ..placed.clone() }, &format!("{placed_hex} 8201020205"));
+
+    let keeping = Wish { want: Want { disk_free_bytes_min: 300, ..placed.want.clone() }, ..placed };
+    let want = "6a14 0a09 0a04726f6f6d 120161 10ac02 1a0104 20ac02";
+    check(&keeping, &format!("{head} {failed} 5009 5a0161 6006 {want} 7001 7802"));
 }
 
 #[test]

@@ -302,8 +302,19 @@ impl State {
         let Wish { name, round, insecure, digest, .. } = wish;
         let others = others.into_iter().collect();
         let (name, round, insecure, digest, ingester) = (name.clone(), *round, *insecure, *digest, plan.ingester);
-        let in_background = plan.kind != PlanKind::Asked;
-        Some(Assignment { name, round, insecure, digest, duty, rank, of, ingester, others, in_background })
+        Some(Assignment {
+            name,
+            round,
+            insecure,
+            digest,
+            duty,
+            rank,
+            of,
+            ingester,
+            others,
+            in_background: plan.kind != PlanKind::Asked,
+            disk_free_bytes_min: wish.want.disk_free_bytes_min,
+        })
     }
 
     fn assignments(&self, node: NodeId) -> Arc<Vec<Assignment>> {

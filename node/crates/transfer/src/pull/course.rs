@@ -155,6 +155,14 @@ impl Course {
         }
     }
 
+    /// What of the disk stays free beside the model, whatever this node is configured to keep.
+    pub(super) fn disk_free_bytes_min(&self) -> u64 {
+        match self {
+            Self::Wished(wished) => wished.assignment.borrow().disk_free_bytes_min,
+            Self::Asked | Self::Bundled(_) => 0,
+        }
+    }
+
     /// Whether it goes on after a restart.
     pub(crate) const fn is_kept(&self) -> bool {
         !matches!(self, Self::Bundled(_))

@@ -232,13 +232,15 @@ impl Means {
         missing: &[(BlobSpec, Turn)],
         copied_to: &Path,
         staging_device: u64,
+        spare_bytes_min: u64,
     ) -> Result<CopyRoom, Unroomy> {
         let bytes = missing.iter().fold(0_u64, |sum, (blob, _)| sum.saturating_add(blob.size_bytes));
         let device = device_of(copied_to).map_err(Unroomy::Fault)?;
         if device == staging_device {
             return Ok(CopyRoom { here_bytes: bytes, elsewhere: None });
         }
-        let promise = self.promises.take(device, Space::of(copied_to), self.need(bytes)).map_err(Unroomy::Copy)?;
+        let (space, need) = (Space::of(copied_to), self.need(bytes, spare_bytes_min));
+        let promise = self.promises.take(device, space, need).map_err(Unroomy::Copy)?;
         Ok(CopyRoom { here_bytes: 0, elsewhere: Some(promise) })
     }
 }

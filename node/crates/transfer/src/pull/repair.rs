@@ -285,7 +285,7 @@ impl Repairs {
         let Patient { spec, store, identity, place, .. } = patient;
         let (means, setting, spec) = (Arc::clone(&self.means), staging.clone(), *spec);
         let set = blocking(move || -> Result<(Vec<Promise>, Part), Unroomy> {
-            let room = means.set_room_aside(&setting, &[(spec, turn)], None)?;
+            let room = means.set_room_aside(&setting, &[(spec, turn)], None, 0)?;
             setting.begin(spec).map(|part| (room, part)).map_err(Unroomy::Part)
         });
         let (room, part) = set.await?.map_err(|error| patient.of_unroomy(error))?;

@@ -72,6 +72,7 @@ impl Service {
             ingester: holders.first().copied().unwrap_or(self.node),
             others: holders,
             in_background: false,
+            disk_free_bytes_min: 0,
         };
         let since_ms = self.means.clock.now().0.saturating_add(1);
         // Nothing more will be told of it.

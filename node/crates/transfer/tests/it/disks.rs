@@ -4,12 +4,13 @@ use std::fs::{self, OpenOptions, Permissions};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _};
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
-use ollamax_transfer::{Config, Listing, PullError, Stage};
+use ollamax_core::catalog::{Replicas, Want};
+use ollamax_transfer::{Ask, Config, Listing, PullError, Stage};
 use ollamax_types::{Clock, ErrorCode};
 
-use crate::world::{World, chunks, result, until, until_verified};
+use crate::world::{LONG, World, ask_for, chunks, result, until, until_verified};
 
 #[tokio::test(start_paused = true)]
 async fn no_room_is_told_in_numbers_before_a_byte() {
@@ -29,6 +30,31 @@ async fn no_room_is_told_in_numbers_before_a_byte() {
     assert!(error.to_string().starts_with("not enough room for tiny:latest at /"), "{error}");
     assert_eq!(world.origin.asked(), []);
     assert_eq!((world.staged(), world.jobs()), (vec![], vec![]));
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wish_that_wants_more_of_the_disk_left_than_there_is_fails_before_a_byte() {
+    let world = World::new();
+    let model = world.model("tiny", 1, chunks(1));
+    let node = world.start();
+    // No disk has so much to spare, and this node is configured to keep nothing free.
+    let want = Want { disk_free_bytes_min: 1 << 60, ..Want::default() };
+    let ask = Ask { want: Some(want), ..ask_for(&model.name, Replicas::All) };
+    let mut watch = timeout(LONG, node.handle.ask(ask)).await.expect("it answers").expect("it is on record");
+    let over = async { while watch.changed().await {} };
+    timeout(LONG, over).await.expect("it ends");
+    let error = watch.now().error().expect("there is no copy");
+    assert_eq!(error.code(), ErrorCode::DiskFull, "{error}");
+    assert!(error.to_string().contains(&(1_u64 << 60).to_string()), "{error}");
+    assert_eq!((world.origin.asked(), world.staged()), (vec![], vec![]));
+
+    // The same wish without that word is met.
+    let ask = Ask { want: Some(Want::default()), ..ask_for(&model.name, Replicas::All) };
+    let mut watch = timeout(LONG, node.handle.ask(ask)).await.expect("it answers").expect("it is on record");
+    let over = async { while watch.changed().await {} };
+    timeout(LONG, over).await.expect("it ends");
+    assert!(watch.now().is_held(), "{:?}", watch.now());
     node.end().await;
 }
 

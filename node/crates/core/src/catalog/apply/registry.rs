@@ -1,10 +1,10 @@
 //! The registry of names: which version a name stands for, its history, its phase, and when it was used.
 //!
 //! A name gets a record when something is done with it. That a node holds it makes none; that the leader notes which
-//! version it stands for does, and such a record stays. Its history counts on and never uses a number twice; beyond
-//! `VERSIONS_MAX` the oldest goes that is not pinned. A pinned name cannot be given another version, and a disabled one
-//! none at all. A round that is begun here differs from one that is asked for in that its version is known from the
-//! start.
+//! version it stands for does, and such a record stays until nobody has had the name for long ([`super::names`]). Until
+//! then its history counts on and never uses a number twice; beyond `VERSIONS_MAX` the oldest goes that is not pinned.
+//! A pinned name cannot be given another version, and a disabled one none at all. A round that is begun here differs
+//! from one that is asked for in that its version is known from the start.
 
 use ollamax_types::limits::{MODEL_KEY_BYTES_MAX, MODELS_MAX, PHASE_NOTE_BYTES_MAX, REPORT_MODELS_MAX, VERSIONS_MAX};
 use ollamax_types::{Digest, ModelName, NodeId};

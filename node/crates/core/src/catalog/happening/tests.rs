@@ -301,6 +301,12 @@ fn a_name_tells_of_its_versions_its_pin_its_phase_and_copies_that_go() {
     world.check(7, go(true), &[("wish_forgotten", m, "is not asked for any more")]);
     world.check(8, Command::NoteUse { node: NodeId(1), day: 1, names: vec![name().key()] }, &[]);
     world.check(8, Command::ForgetBlobs { before: Timestamp(9), after: None, limit: 1 }, &[]);
+    let forget = |before| Command::ForgetNames { before: Timestamp(before), names: vec![name().key()] };
+    world.check(9, forget(9), &[]);
+    world.applied(9, None, report(1, &[], &[m]));
+    let forgotten = ("name_forgotten", m, "nobody had it for long; its history had 2 versions");
+    world.check(9, forget(8), &[forgotten]);
+    world.check(9, forget(9), &[]);
 }
 
 #[test]

@@ -3,7 +3,8 @@
 //!
 //! Always holds: a name that somebody merely has needs no record here. A name with copies and no wish is *as found*:
 //! nobody asked for it through the cluster, and nothing but a person or a rule touches it. The history of a name
-//! counts from 1 without a number used twice, and keeps the newest `VERSIONS_MAX` and the pinned one.
+//! counts from 1 without a number used twice, and keeps the newest `VERSIONS_MAX` and the pinned one; it goes with the
+//! record, when nobody has had the name for long.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -28,6 +29,9 @@ pub struct Model {
     pub used_on: u32,
     /// Log time at which the newest version was noted, else at which this record was made.
     pub noted_at: Timestamp,
+    /// Log time since which no node has it, nobody asks for it, and it is not pinned, as the leader noted it. Since
+    /// cluster version 5; `None`: nobody looked yet, or somebody has it.
+    pub unheld_since: Option<Timestamp>,
 }
 
 /// Where a model stands in its life.
@@ -134,6 +138,8 @@ pub struct Want {
     pub gpu_memory_bytes_min: u64,
     /// Nodes that are not taken.
     pub avoid: BTreeSet<NodeId>,
+    /// What of a node's disk stays free beside a copy that comes; 0: nothing is said. Since cluster version 5.
+    pub disk_free_bytes_min: u64,
 }
 
 /// What a plan was made for.
@@ -169,7 +175,8 @@ impl Model {
     #[must_use]
     pub const fn new(name: ModelName, noted_at: Timestamp) -> Self {
         let drops = BTreeMap::new();
-        Self { name, phase: Phase::Active, pin: None, head: 0, first: 0, drops, used_on: 0, noted_at }
+        let (phase, pin, unheld_since) = (Phase::Active, None, None);
+        Self { name, phase, pin, head: 0, first: 0, drops, used_on: 0, noted_at, unheld_since }
     }
 
     /// The version that it is pinned at.

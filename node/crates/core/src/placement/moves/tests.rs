@@ -347,6 +347,18 @@ fn what_cannot_be_is_told_with_the_reasons() {
     assert_eq!(told(full, two()), [(NodeId(3), no_room)], "a little stays free");
     let nearly = Site { disk_free_bytes: Some(29 * GB), ..site(3) };
     assert_eq!(told(nearly, two()), [(NodeId(3), Unfit::DiskWatermark { percent: 90 })]);
+    let keeping = |disk_free_bytes_min: u64| {
+        let mut two = two();
+        two.wish.want.disk_free_bytes_min = disk_free_bytes_min;
+        two
+    };
+    let disk = Unfit::DiskFree { kept_bytes: 91 * GB, left_bytes: Some(90 * GB) };
+    assert_eq!(told(site(3), keeping(91 * GB)), [(NodeId(3), disk)], "the wish wants more of the disk left");
+    let unknown = Site { disk_free_bytes: None, ..site(3) };
+    let disk = Unfit::DiskFree { kept_bytes: 1, left_bytes: None };
+    assert_eq!(told(unknown, keeping(1)), [(NodeId(3), disk)]);
+    let sites = [site(1), lost(2), site(3)];
+    check("just so much", &sites, keeping(90 * GB), &[plan(1, &[1, 2, 3], PlanKind::Repair)]);
     let cordoned = Site { cordon: Cordon::Cordoned, ..site(3) };
     let found = outlook(&[site(1), lost(2), cordoned], &[standing(3, &[1, 2], &[1, 2])], &[], &knobs);
     assert_eq!(found.impossible[0].1, [(NodeId(3), Unfit::Cordoned)]);

@@ -180,6 +180,25 @@ fn a_wish_says_where() {
     check("that nobody has", &gpu(25), &sites, &impossible(&[(1, small(16)), (2, small(24))]));
     let avoid = Want { avoid: [NodeId(1)].into(), ..Want::default() };
     check("not there", &with(avoid), &sites, &plan(2, &[2]));
+    let kept = |disk_free_bytes_min| with(Want { disk_free_bytes_min, ..Want::default() });
+    let disks = [site(1), with_free(2, 900)];
+    check("what stays free of a disk", &kept(101), &disks, &plan(2, &[2]));
+    check("just so much", &kept(900), &disks, &plan(2, &[2]));
+    let short = |kept_bytes, left_bytes| Unfit::DiskFree { kept_bytes, left_bytes };
+    let lacking = impossible(&[(1, short(901, Some(100))), (2, short(901, Some(900)))]);
+    check("that nobody has", &kept(901), &disks, &lacking);
+    check("beside the copy", &resolved(kept(850)), &disks, &plan(2, &[2]));
+    let lacking = impossible(&[(1, short(851, Some(50))), (2, short(851, Some(850)))]);
+    check("which takes its part", &resolved(kept(851)), &disks, &lacking);
+    let tight = Unfit::NoRoom { needed_bytes: SIZE_BYTES, free_bytes: 9 };
+    check("room comes first", &resolved(kept(1)), &[with_free(1, 9)], &impossible(&[(1, tight)]));
+    let unknown = Site { disk_free_bytes: None, ..site(1) };
+    check("not known", &kept(1), std::slice::from_ref(&unknown), &impossible(&[(1, short(1, None))]));
+    check("where nothing is said", &kept(0), &[unknown], &plan(1, &[1]));
+    check("what lies there stays", &kept(901), &[site(1), holder(2)], &plan(2, &[2]));
+    check("and what is on its way", &resolved(planned(kept(901), 1, &[1])), &disks, &Planned::Nothing);
+    let named = Wish { replicas: Replicas::Nodes(ids(&[1])), ..kept(101) };
+    check("a node by its name too", &named, &disks, &impossible(&[(1, short(101, Some(100)))]));
     check("what a cordoned node has counts", &with(Want::default()), &[site(1), three.clone()], &plan(3, &[3]));
     let bare = Site { holds: false, ..three.clone() };
     check("but it gets nothing", &with(Want::default()), &[bare], &impossible(&[(3, Unfit::Cordoned)]));
@@ -295,5 +314,8 @@ fn what_people_are_told() {
     assert_eq!(gpu(8_000_000_000), "n2: 16.0 GB of GPU memory needed, 8.0 GB there");
     assert_eq!(gpu(0), "n2: 16.0 GB of GPU memory needed, none known");
     assert_eq!(told(Unfit::DiskWatermark { percent: 90 }), "n2: its disk would be more than 90 % full");
+    let kept = |left_bytes| told(Unfit::DiskFree { kept_bytes: 50_000_000_000, left_bytes });
+    assert_eq!(kept(Some(12_300_000_000)), "n2: 50.0 GB of its disk to stay free, 12.3 GB would be");
+    assert_eq!(kept(None), "n2: 50.0 GB of its disk to stay free, what is free is not known");
     assert_eq!(told(Unfit::Damaged), "n2 has damaged files");
 }

@@ -67,6 +67,7 @@ fn record() -> Model {
         drops: BTreeMap::new(),
         used_on: 0,
         noted_at: days_ago(10),
+        unheld_since: None,
     }
 }
 
@@ -241,6 +242,23 @@ fn why_a_model_is_wanted_or_not() {
         &["wanted on all nodes: declared by somebody 3 days ago", FIRST, SECOND],
     );
     check_why(
+        "on certain nodes",
+        |state| {
+            state.wish.as_mut().expect("there").want = Want {
+                labels: BTreeMap::from([("room".to_owned(), "a".to_owned())]),
+                gpu_memory_bytes_min: 16_000_000_000,
+                disk_free_bytes_min: 50_000_000_000,
+                avoid: BTreeSet::from([NodeId(3)]),
+            };
+        },
+        &[
+            ASKED,
+            "only on nodes labelled room=a, with a GPU of 16.0 GB, that keep 50.0 GB of their disk free, other than n3",
+            FIRST,
+            SECOND,
+        ],
+    );
+    check_why(
         "on named nodes, of which one is not planned yet",
         |state| {
             state.wish.as_mut().expect("there").replicas = Replicas::Nodes(vec![NodeId(1), NodeId(3)]);
@@ -306,5 +324,26 @@ fn why_a_model_stays_goes_or_does_not_come() {
             "n4 has not: 12.1 GB needed, 3.0 GB free",
             "n5 has not: disk_full",
         ],
+    );
+}
+
+#[test]
+fn why_a_name_is_forgotten_one_day() {
+    check_why(
+        "had by nobody, so far",
+        |state| {
+            (state.wish, state.copies) = (None, vec![]);
+            state.model.as_mut().expect("there").unheld_since = Some(days_ago(2));
+        },
+        &["nobody asks for it", "nobody has it since 2 days: after 30 days it is forgotten with its history"],
+    );
+    check_why(
+        "had by nobody, and pinned",
+        |state| {
+            (state.wish, state.copies) = (None, vec![]);
+            let model = state.model.as_mut().expect("there");
+            (model.unheld_since, model.pin) = (Some(days_ago(2)), Some(pin()));
+        },
+        &["nobody asks for it", "pinned at 010101010101 by admin, 1 day ago"],
     );
 }

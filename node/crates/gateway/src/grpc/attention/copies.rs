@@ -1,4 +1,5 @@
-//! Models that have too few copies, models that cannot have enough, and copies that do not go.
+//! Models that have too few copies, models that cannot have enough, copies that do not go, and copies that do not come
+//! because a person removed them.
 //!
 //! Always holds: a handful of models is named one by one, and more are one line. A model is told for what can be done
 //! about it: one that has too few nodes is told as that alone.
@@ -17,6 +18,7 @@ use super::{entry, span};
 const NAMED_MAX: usize = 5;
 const LASTING_WHY: &str =
     "it is removed only while another node that is heard keeps that version, and when its runtime lets it go";
+const LEFT_OUT_WHY: &str = "it was removed there by hand, so nothing puts it back there; others may get it instead";
 const PIN_WHY: &str = "no other version may take its place, and no node can give this one";
 
 /// What is known of copies.
@@ -30,6 +32,8 @@ pub struct Copies<'a> {
     pub pinned: &'a [ModelName],
     /// Copies that were told to go long ago and are still there.
     pub lasting: &'a [Lasting],
+    /// Copies that a person removed.
+    pub left_out: &'a [LeftOut],
     /// Silence after which copies are made anew elsewhere.
     pub repair_after: Duration,
 }
@@ -58,6 +62,19 @@ pub struct Lasting {
     pub waits_ms: u64,
 }
 
+/// A copy that a person removed, whose node is left out since.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Of which model.
+    pub name: ModelName,
+    /// Where.
+    pub node: NodeId,
+    /// For how long it has been so.
+    pub since_ms: u64,
+    /// The nodes that are to be named for it to be there again as well, itself among them; `None`: it is wanted on all.
+    pub named: Option<BTreeSet<NodeId>>,
+}
+
 /// What wants a decision about copies.
 pub(super) fn missing(status: &StatusReply, copies: Copies<'_>, found: &mut Vec<Attention>) {
     too_few(status, copies, found);
@@ -78,6 +95,35 @@ pub(super) fn missing(status: &StatusReply, copies: Copies<'_>, found: &mut Vec<
         }));
     }
     not_going(status, copies.lasting, found);
+    not_coming(status, copies.left_out, found);
+}
+
+/// Copies that nothing puts back, because a person removed them. That is what was wanted, unless somebody says
+/// otherwise; a model that has too few copies for it is told besides.
+fn not_coming(status: &StatusReply, left_out: &[LeftOut], found: &mut Vec<Attention>) {
+    let members: BTreeMap<u64, &str> = standing(status).map(|node| (node.id, node.name.as_str())).collect();
+    let name_of = |node: &NodeId| members.get(&node.0).copied();
+    let left_out: Vec<(&LeftOut, &str)> =
+        left_out.iter().filter_map(|left_out| Some((left_out, name_of(&left_out.node)?))).collect();
+    if left_out.len() > NAMED_MAX {
+        let first: Vec<String> =
+            left_out.iter().take(NAMED_MAX).map(|(LeftOut { name, .. }, node)| format!("{name} on {node}")).collect();
+        let what = format!("{} copies are left out: {}, and more", left_out.len(), first.join(", "));
+        let next = "ollamax model why NAME; to have it there again: ollamax model pull NAME --node NODE,NODE";
+        found.push(entry("copy_left_out", what, LEFT_OUT_WHY.to_owned(), next.to_owned()));
+        return;
+    }
+    found.extend(left_out.into_iter().map(|(LeftOut { name, since_ms, named, .. }, node)| {
+        let what = format!("{node} is left out of who gets {name}, for {}", span(*since_ms));
+        let again = match named {
+            None => format!("on {node}: ollama pull {name}"),
+            Some(named) => {
+                let named: Vec<&str> = named.iter().filter_map(name_of).collect();
+                format!("ollamax model pull {name} --node {}", named.join(","))
+            }
+        };
+        entry("copy_left_out", what, LEFT_OUT_WHY.to_owned(), format!("to have it there again: {again}"))
+    }));
 }
 
 /// Copies that stay although they were told to go. One on a node that is silent waits for that node, which is told.
@@ -260,6 +306,37 @@ mod tests {
         assert_eq!(told(&status(), NAMED_MAX).len(), NAMED_MAX);
         let what = "6 copies were told to go and are still there".to_owned();
         assert_eq!(told(&status(), NAMED_MAX + 1), [line(what, "ollamax model list".to_owned())]);
+    }
+
+    #[test]
+    fn a_copy_that_a_person_removed_is_told_with_what_brings_it_back() {
+        let told = |status: &StatusReply, copies: usize, node: u64, named: Option<&[u64]>| {
+            let named: Option<BTreeSet<NodeId>> = named.map(|ids| ids.iter().copied().map(NodeId).collect());
+            let left_out = |number| {
+                let (name, named) = (name(number), named.clone());
+                LeftOut { name, node: NodeId(node), since_ms: 7_200_000, named }
+            };
+            let (left_out, mut found): (Vec<LeftOut>, _) = ((0..copies).map(left_out).collect(), Vec::new());
+            missing(status, Copies { left_out: &left_out, ..Copies::default() }, &mut found);
+            assert!(found.iter().all(|line| line.id == "copy_left_out" && line.why == LEFT_OUT_WHY), "{found:?}");
+            found.into_iter().map(|line| (line.what, line.next)).collect::<Vec<_>>()
+        };
+        let m0 = name(0);
+        let line = |again: &str| {
+            let what = format!("n2 is left out of who gets {m0}, for 2 h");
+            (what, format!("to have it there again: {again}"))
+        };
+        let named: Option<&[u64]> = Some(&[1, 2, 4]);
+        let again = format!("ollamax model pull {m0} --node n1,n2");
+        assert_eq!(told(&status(), 1, 2, named), [line(&again)], "who is no member any more is not named");
+        assert_eq!(told(&silent(2, 1), 1, 2, named), [line(&again)], "whether it is heard says nothing");
+        assert_eq!(told(&status(), 1, 2, None), [line(&format!("on n2: ollama pull {m0}"))]);
+        assert!(told(&status(), 1, 4, named).is_empty(), "it is no member any more");
+        assert_eq!(told(&status(), NAMED_MAX, 2, named).len(), NAMED_MAX);
+        let first: Vec<String> = (0..NAMED_MAX).map(|number| format!("{} on n2", name(number))).collect();
+        let what = format!("60 copies are left out: {}, and more", first.join(", "));
+        let next = "ollamax model why NAME; to have it there again: ollamax model pull NAME --node NODE,NODE";
+        assert_eq!(told(&status(), 60, 2, named), [(what, next.to_owned())]);
     }
 
     #[test]

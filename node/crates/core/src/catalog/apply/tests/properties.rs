@@ -86,7 +86,8 @@ fn any_wish() -> impl Strategy<Value = Command> {
     prop_oneof![
         4 => (name(), replicas, any::<bool>())
             .prop_map(|(name, replicas, insecure)| {
-                let want = Want { gpu_memory_bytes_min: u64::from(insecure), ..Want::default() };
+                let bytes = u64::from(insecure);
+                let want = Want { gpu_memory_bytes_min: bytes, disk_free_bytes_min: bytes, ..Want::default() };
                 Command::AskModel { name, replicas, insecure, want, declared: insecure }
             }),
         4 => (name(), any_id(), node(), vec(node(), 0..3)).prop_map(|(name, round, ingester, targets)| {
@@ -129,6 +130,10 @@ fn any_registry() -> impl Strategy<Value = Command> {
             .prop_map(|(node, day, name)| Command::NoteUse { node, day, names: vec![name.key()] }),
         1 => (0..9_000_u64, proptest::option::of(digest()), 1..3_u32).prop_map(|(before, after, limit)| {
             Command::ForgetBlobs { before: Timestamp(before), after, limit }
+        }),
+        4 => (0..9_000_u64, vec(name(), 0..3)).prop_map(|(before, names)| {
+            let names = names.iter().map(|name| name.key()).collect();
+            Command::ForgetNames { before: Timestamp(before), names }
         }),
         1 => (node(), any::<bool>(), any::<bool>()).prop_map(|(node, own, set)| {
             let (key, value) = ("k".to_owned(), "v".to_owned());

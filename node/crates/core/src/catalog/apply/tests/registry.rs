@@ -2,6 +2,7 @@
 
 mod bounds;
 mod drops;
+mod forgotten;
 mod places;
 mod versions;
 
