@@ -64,7 +64,8 @@ enum Bench {
     /// Memory that a large state needs on its way to a new node, and what a cut half-way costs.
     Snapshot(SnapshotOptions),
     /// One file for many nodes over links of a set speed, beside nginx, aria2, rqbit and sendme: how long it takes,
-    /// what the first one sends, what it costs; and what a node reads and writes before it offers a file.
+    /// what the first one sends, what it costs; what a node reads and writes before it offers a file, and how soon
+    /// after its start it lists a hundred models.
     Transfer(TransferOptions),
     /// Clients for an hour while a daemon is killed every minute: how many requests succeed, how slow reads are, and
     /// whether anything acknowledged is lost.

@@ -29,7 +29,7 @@ use ollamax_testkit::room::{self, Lab, Need};
 use crate::machine::{self, Machine};
 use crate::report::Report;
 
-use course::{Adopted, Outcome};
+use course::Outcome;
 use peers::Wanted;
 use plan::System;
 use results::{Found, Free};
@@ -177,7 +177,11 @@ async fn over_loopback(plan: &Plan, folder: &Path) -> Result<Free> {
         free.quarter.push(seen(&named("ollamax over loopback, a quarter of the file"), 1, outcome));
         written_back().await?;
         let outcome = Box::pin(ours::adopted(&file.model)).await;
-        free.adopted.push(seen_to_adopt(&named("ollamax adopts a file"), outcome));
+        free.adopted.push(seen_alone(&named("ollamax adopts a file"), outcome, |adopted| adopted.time));
+        written_back().await?;
+        let outcome = Box::pin(ours::catalogued()).await;
+        let what = format!("ollamax lists {} models from its start on", ours::CATALOG_MODELS);
+        free.catalogued.push(seen_alone(&named(&what), outcome, |time| *time));
         if has_tls {
             written_back().await?;
             let outcome = Box::pin(peers::over_tls(file.wanted(), plan.limit(1))).await;
@@ -206,10 +210,10 @@ fn seen(what: &str, nodes: usize, outcome: Result<Outcome>) -> Outcome {
     }
 }
 
-/// The same for a file that a node is to adopt.
-fn seen_to_adopt(what: &str, outcome: Result<Adopted>) -> Option<Adopted> {
+/// The same for what a node does by itself, in some time.
+fn seen_alone<T>(what: &str, outcome: Result<T>, time: fn(&T) -> Duration) -> Option<T> {
     match &outcome {
-        Ok(adopted) => eprintln!("{what}: {:.2} s", adopted.time.as_secs_f64()),
+        Ok(done) => eprintln!("{what}: {:.2} s", time(done).as_secs_f64()),
         Err(error) => eprintln!("{what}: {error:#}"),
     }
     outcome.ok()
@@ -259,6 +263,12 @@ fn notes(plan: &Plan) -> Vec<String> {
          and TO THE DISK are the parts that were not in memory (read_bytes, write_bytes); its time counts from when \
          the file lay there, and the node looks each second"
             .to_owned(),
+        format!(
+            "lists {} models: they lie in the store of its runtime, which answers, when the node starts, and are on no \
+             record; from the start of the process on, until `ollamax model list` has all of them with version, size \
+             and details, looked at 50 times a second",
+            ours::CATALOG_MODELS
+        ),
         "sendme: each node fetches from the first one; it keeps a second copy while it fetches".to_owned(),
     ]
 }

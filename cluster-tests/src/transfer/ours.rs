@@ -14,8 +14,10 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Child;
 use tokio::time::{Instant, timeout};
 
+use ollamax_proto::v1::ModelView;
 use ollamax_proto::v1::runtime::State;
 use ollamax_testkit::cluster::{Builder, Node, Runtime, binary};
+use ollamax_testkit::fake_ollama::{self, ModelScript};
 use ollamax_testkit::fake_registry::{FakeModel, blob_in, manifest_in};
 use ollamax_testkit::room::Lab;
 use ollamax_testkit::{Cluster, FakeRegistry, Room, port, wait};
@@ -39,6 +41,9 @@ const REGISTRY_PORT: u16 = 5_000;
 const VOTERS: usize = 3;
 /// How long a node is watched that has hashed its file: whoever reads it again has begun by then.
 const SETTLES: Duration = Duration::from_secs(3);
+/// Models that a node finds at its start, and bytes of the weights of each.
+pub(super) const CATALOG_MODELS: usize = 100;
+const CATALOG_WEIGHTS_BYTES: u64 = 10_000;
 /// Of the file: what must have come over libp2p where all of it is said to have.
 const OVER_LANES_MIN: f64 = 0.99;
 
@@ -134,6 +139,44 @@ pub(super) async fn adopted(model: &FakeModel) -> Result<Adopted> {
     let adopted = Adopted { time, cost: process.cost(), io: Io::of(pid)?.since(before) };
     cluster.finish().await?;
     Ok(adopted)
+}
+
+/// One node, into the store of whose runtime many small models are put while its daemon does not run: the time from its
+/// start until it lists all of them.
+pub(super) async fn catalogued() -> Result<Duration> {
+    let registry = FakeRegistry::start().await?;
+    let cluster = settled(described(1, &registry.url())).await?;
+    let node = cluster.node(0);
+    node.stop(PATIENCE).await?;
+    let store = node.store();
+    tokio::task::spawn_blocking(move || shelve_many(&store)).await.context("put the models there")??;
+    let begin = Instant::now();
+    cluster.restart(&[0]).await?;
+    wait::until("all models to be listed", PATIENCE, || async {
+        let listed = node.admin()?.models("").await?;
+        let count = listed.iter().filter(|model| is_catalogued(model)).count();
+        ensure!(count == CATALOG_MODELS, "{count} of {CATALOG_MODELS} are");
+        anyhow::Ok(())
+    })
+    .await?;
+    let time = begin.elapsed();
+    cluster.finish().await?;
+    Ok(time)
+}
+
+/// As Ollama puts models there.
+fn shelve_many(store: &Path) -> Result<()> {
+    for number in 0..CATALOG_MODELS {
+        let name = format!("lab/m{number}:1b");
+        let model = ModelScript { size_bytes: CATALOG_WEIGHTS_BYTES, ..ModelScript::named(&name) };
+        fake_ollama::shelve(store, &model).with_context(|| format!("shelve {name}"))?;
+    }
+    Ok(())
+}
+
+/// Whether a node says which version a model is, what it takes, and what kind it is.
+fn is_catalogued(model: &ModelView) -> bool {
+    !model.digest.is_empty() && model.size_bytes >= CATALOG_WEIGHTS_BYTES && model.details_json.contains("\"family\"")
 }
 
 /// The release of the nodes.

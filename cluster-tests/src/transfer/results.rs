@@ -5,6 +5,7 @@ mod aims;
 use std::time::Duration;
 
 use super::course::{Adopted, BEGUN_BYTES, Outcome};
+use super::ours::CATALOG_MODELS;
 use super::plan::{Plan, System};
 use super::watched::Cost;
 use crate::report::{Row, Spread};
@@ -30,6 +31,8 @@ pub(super) struct Free {
     pub(super) nginx: Vec<Outcome>,
     /// Of a node whose runtime gets the file; `None`: it did not come to offer it.
     pub(super) adopted: Vec<Option<Adopted>>,
+    /// From the start of a node until it lists all models that it finds; `None`: it never did.
+    pub(super) catalogued: Vec<Option<Duration>>,
 }
 
 // === impl Found ===
@@ -97,7 +100,19 @@ impl Free {
             ];
             row(case.to_owned(), 1, outcomes, values)
         };
-        measured.map(line).chain(self.adoption(plan)).collect()
+        measured.map(line).chain(self.adoption(plan)).chain(self.catalog()).collect()
+    }
+
+    /// When a node lists what it finds at its start.
+    fn catalog(&self) -> Option<Row> {
+        let times: Vec<f64> = self.catalogued.iter().flatten().map(Duration::as_secs_f64).collect();
+        let row = Row {
+            case: format!("ollamax, lists {CATALOG_MODELS} models from its start on"),
+            clients: 1,
+            success_rate: share(times.len(), self.catalogued.len()),
+            values: told_of([("listed after s", times)]),
+        };
+        (!self.catalogued.is_empty()).then_some(row)
     }
 
     /// What a node needs before it offers what was put into its runtime's store.

@@ -1,6 +1,10 @@
 //! What is wanted, beside what was found. What was not measured is no aim; what failed is one that is missed.
 
-use super::{Adopted, Found, Free, Outcome, Plan, System, gigabytes, largest, median, megabytes, rates};
+use std::time::Duration;
+
+use super::{
+    Adopted, CATALOG_MODELS, Found, Free, Outcome, Plan, System, gigabytes, largest, median, megabytes, rates,
+};
 use crate::report::Aim;
 
 /// Of the time of one copy: when the last node has it.
@@ -17,6 +21,8 @@ const LANES_RATE_MIN: f64 = 3.0;
 const READ_MAX: f64 = 1.05;
 /// Of the file's size: what it writes meanwhile.
 const WRITTEN_MAX: f64 = 0.01;
+/// From the start of a node until it lists what it finds, seconds.
+const LISTED_S_MAX: f64 = 0.5;
 
 /// All of them, in the order in which they are read.
 pub(in crate::transfer) fn aims(plan: &Plan, found: &[Found], free: &Free) -> Vec<Aim> {
@@ -25,6 +31,7 @@ pub(in crate::transfer) fn aims(plan: &Plan, found: &[Found], free: &Free) -> Ve
     aims.extend(beside_tls(plan, free));
     aims.extend(beside_lanes(plan, free));
     aims.extend(adoption(plan, free));
+    aims.extend(catalog(free));
     aims
 }
 
@@ -99,6 +106,14 @@ fn adoption(plan: &Plan, free: &Free) -> Vec<Aim> {
         at_most(format!("bytes written {of_a_file}"), WRITTEN_MAX, written),
     ];
     if free.adopted.is_empty() { Vec::new() } else { aims.into() }
+}
+
+/// A run in which they did not all come says nothing; where no run does, it is missed.
+fn catalog(free: &Free) -> Option<Aim> {
+    let time = median(free.catalogued.iter().flatten().map(Duration::as_secs_f64));
+    let aim = at_most(format!("until a node lists {CATALOG_MODELS} models from its start on, s"), LISTED_S_MAX, time);
+    let found = time.map_or_else(|| "nothing: they were never all listed".to_owned(), |time| told(Some(time)));
+    (!free.catalogued.is_empty()).then_some(Aim { found, ..aim })
 }
 
 fn at_most(what: String, wanted: f64, found: Option<f64>) -> Aim {

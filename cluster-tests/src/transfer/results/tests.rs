@@ -64,6 +64,7 @@ fn free(ours_ms: u64) -> Free {
         quarter: vec![outcome(1, 400, 0)],
         nginx: vec![outcome(1, 1_100, 0)],
         adopted: vec![Some(adopted(1_010_000_000, 2_000_000))],
+        catalogued: vec![Some(Duration::from_millis(450))],
     }
 }
 
@@ -80,7 +81,7 @@ fn missed(found: &[Found], free: &Free) -> Vec<&'static str> {
 }
 
 /// Words of each aim, in the order of the aims.
-const NAMES: [&str; 10] = [
+const NAMES: [&str; 11] = [
     "in times of one copy",
     "beside nginx and curl",
     "beside aria2, BitTorrent",
@@ -91,6 +92,7 @@ const NAMES: [&str; 10] = [
     "beside libp2p alone",
     "bytes read",
     "bytes written",
+    "lists 100 models",
 ];
 
 #[test]
@@ -121,6 +123,8 @@ fn each_aim_is_missed_by_itself() {
     check("beside libp2p alone", |_, free| free.lanes = vec![Outcome::nothing(1)]);
     check("bytes read", |_, free| free.adopted = vec![Some(adopted(1_060_000_000, 0))]);
     check("bytes written", |_, free| free.adopted.push(Some(adopted(1, 11_000_000))));
+    check("lists 100 models", |_, free| free.catalogued = vec![Some(Duration::from_millis(501))]);
+    check("lists 100 models", |_, free| free.catalogued = vec![None]);
 }
 
 #[test]
@@ -192,16 +196,19 @@ fn a_row_counts_in_times_of_a_copy_and_in_sizes_of_the_file() {
 #[test]
 fn loopback_stands_in_rows_of_its_own_and_counts_from_the_first_bytes() {
     let rows = rows(&plan(), &good(), &free(1_100));
-    let over_loopback = &rows[good().len()..];
-    assert_eq!(over_loopback.len(), 5);
-    let (adoption, courses) = over_loopback.split_last().expect("five rows");
+    let [courses @ .., adoption, catalog] = &rows[good().len()..] else { panic!("two rows at least: {rows:?}") };
+    assert_eq!(courses.len(), 4);
     let shaped = &rows[0].values;
     for (row, expected) in courses.iter().zip([1.0, 0.25, 0.822, 1.0]) {
         let (name, rate) = row.values[0];
         assert!(name == "GB/s" && (rate.median - expected).abs() < 1e-2, "{row:?}");
         assert!(row.values.iter().all(|(name, _)| shaped.iter().all(|(other, _)| other != name)), "{row:?}");
     }
-    let is_there =
-        |wanted: &str| rows[..rows.len() - 1].iter().flat_map(|row| &row.values).any(|(it, _)| *it == wanted);
-    assert!(adoption.values.iter().all(|(name, _)| !is_there(name)), "{adoption:?}");
+    for row in [adoption, catalog] {
+        let others = || rows.iter().filter(|other| other.case != row.case).flat_map(|other| &other.values);
+        let is_there = |wanted: &str| others().any(|(it, _)| *it == wanted);
+        assert!(!row.values.is_empty() && row.values.iter().all(|(name, _)| !is_there(name)), "{row:?}");
+    }
+    let [(name, listed)] = catalog.values[..] else { panic!("one column: {catalog:?}") };
+    assert!(name == "listed after s" && (listed.median - 0.45).abs() < 1e-9, "{catalog:?}");
 }
