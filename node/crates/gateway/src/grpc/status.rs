@@ -443,6 +443,7 @@ mod tests {
             asked_by: "test".to_owned(),
             want: Want { avoid: nodes(avoid), ..Want::default() },
             declared: false,
+            surplus: BTreeSet::new(),
         };
         let check = |wish: Wish, copies: &[Location], expected: Option<Option<&[u64]>>| {
             let expected = expected.map(|named| LeftOut {

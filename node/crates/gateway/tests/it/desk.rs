@@ -242,7 +242,8 @@ impl Desk {
             details_json: "{}".to_owned(),
             capabilities: Vec::new(),
         };
-        self.change(Command::ReportModels { node: NodeId(node), present: vec![model], absent: Vec::new() }).await;
+        let (present, absent, removed) = (vec![model], Vec::new(), Vec::new());
+        self.change(Command::ReportModels { node: NodeId(node), present, absent, removed }).await;
     }
 
     /// A version is in the history of a name from now on.

@@ -39,6 +39,9 @@ fn why(name: &str) -> v1::WhyModelRequest {
     v1::WhyModelRequest { name: name.to_owned() }
 }
 
+/// The name of a node, and whether it keeps the version beside its models.
+type Keeper<'a> = (&'a str, bool);
+
 impl Desk {
     /// Numbers and versions of the history of a name, and how it came to the newest.
     fn noted(&self, name: &str) -> (Vec<(u64, u8)>, Option<How>) {
@@ -53,7 +56,7 @@ async fn a_history_tells_who_has_each_version_who_keeps_it_and_who_does_not_answ
     let desk = Desk::with_history().await;
     desk.elsewhere.keeps(2, vec![kept("m", 3), kept("other", 4)]);
     let told = desk.models().history(history("m")).await.expect("told").into_inner();
-    let shown: Vec<(u64, u8, bool, Vec<(&str, bool)>)> = told
+    let shown: Vec<(u64, u8, bool, Vec<Keeper<'_>>)> = told
         .versions
         .iter()
         .map(|version| {

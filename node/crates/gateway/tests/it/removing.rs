@@ -214,12 +214,13 @@ async fn each_node_lets_go_what_it_keeps_and_who_does_not_say_so_is_named() {
         size_bytes: SIZE_BYTES,
     };
     let told = desk.models().collect(collect(&["n2"], true)).await.expect("told").into_inner();
-    assert_eq!(told, v1::CollectReply { kept: vec![expected.clone()], silent: Vec::new() });
+    assert_eq!(told, v1::CollectReply { kept: vec![expected.clone()], ..Default::default() });
     assert_eq!(desk.elsewhere.asked(), ["n2: what would go"]);
 
     // All but the gateway; this node has no store, and node 3 cannot be reached.
     let told = desk.models().collect(collect(&[], false)).await.expect("told").into_inner();
-    assert_eq!(told, v1::CollectReply { kept: vec![expected], silent: vec!["n1".to_owned(), "n3".to_owned()] });
+    let silent = vec!["n1".to_owned(), "n3".to_owned()];
+    assert_eq!(told, v1::CollectReply { kept: vec![expected], silent, ..Default::default() });
     assert_eq!(desk.elsewhere.asked(), ["n2: let go", "n2: what would go", "n3: let go"]);
 
     let (what, next) = ("there is no node \"n9\"", "ollamax node list");

@@ -49,12 +49,7 @@ impl Chaser {
 
     /// Hashes what is there from the next chunk on, before the chunk `end` and up to the first gap, and not for long.
     /// `Some`: this chunk cannot be read any more, and is gone. `place`: where the part lies.
-    pub(crate) async fn follow(
-        mut self,
-        part: &Part,
-        end: u32,
-        place: &str,
-    ) -> Result<(Self, Option<u32>), PullError> {
+    pub(crate) async fn follow(mut self, part: &Part, end: u32, place: &str) -> Result<(Self, Option<u32>), PullError> {
         let read = part.clone();
         let hashed = blocking(move || {
             let lost = self.run(&read, end);

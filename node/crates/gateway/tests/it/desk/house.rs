@@ -1,9 +1,11 @@
 //! What the assembly would do, as a test says it: the leader's plans, and runtimes that do what they are told at once.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt as _, ready};
 use futures::stream::{self, BoxStream, StreamExt as _};
 use tonic::service::Routes;
@@ -14,7 +16,7 @@ use ollamax_gateway::grpc::{Admin, AdminError, Daemon, Engines, Facts, NotDone, 
 use ollamax_proto::v1;
 use ollamax_proto::v1::models_client::ModelsClient;
 use ollamax_proto::v1::runtime_event::Part;
-use ollamax_types::{NodeId, PeerId, RequestId, Timestamp};
+use ollamax_types::{Digest, ErrorCode, NodeId, PeerId, RequestId, Timestamp};
 
 use super::{digest, incarnation};
 
@@ -35,6 +37,10 @@ struct Words {
 
 fn not_at_this_door<T: Send + 'static>() -> BoxFuture<'static, Result<T, AdminError>> {
     ready(Err(AdminError::not_initialised())).boxed()
+}
+
+fn no_runtime_here() -> NotDone {
+    NotDone { code: ErrorCode::RuntimeUnavailable, text: "no runtime stands beside this desk".to_owned() }
 }
 
 // === impl House ===
@@ -131,6 +137,19 @@ impl Daemon for House {
         self.words().worked_at.push(node);
         let done = Part::Done(v1::RuntimeDone { digest: digest(1).0.to_vec() });
         stream::iter([Ok(v1::RuntimeEvent { part: Some(done) })]).boxed()
+    }
+
+    fn has_file(&self, _: Digest) -> BoxFuture<'_, Result<bool, NotDone>> {
+        ready(Err(no_runtime_here())).boxed()
+    }
+
+    fn take_file(
+        &self,
+        _: Digest,
+        _: Option<u64>,
+        _: BoxStream<'static, io::Result<Bytes>>,
+    ) -> BoxFuture<'_, Result<(), NotDone>> {
+        ready(Err(no_runtime_here())).boxed()
     }
 
     fn create_backup(
