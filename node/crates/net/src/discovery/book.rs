@@ -1,9 +1,9 @@
 //! The nodes that discovery has heard of, and when each is to be asked again. Pure: time is handed in.
 //!
 //! Bounded: when it is full, newcomers are not entered until somebody leaves. A node that has not answered for three
-//! rounds is not listed any more; one that is silent for longer is forgotten, unless multicast DNS still names it. Who
-//! gave no answer is asked again before the round is over, after pauses that grow: a node ends its connections when what
-//! it says of itself changes, and the question may have been in one of them.
+//! rounds is not listed any more; one that is silent for longer is forgotten, unless multicast DNS still names it.
+//! Who gave no answer is asked again before the round is over, after pauses that grow: a node ends its connections
+//! when what it says of itself changes, and the question may have been in one of them.
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,8 +1,8 @@
 //! Follows a growing file with SHA-256, without a gap.
 //!
-//! A chunk is read back from disk and goes on into the digest, so that what is published is what the disk has. Only when
-//! the digest is not the promised one, each chunk is compared with its own hash, and those that the disk changed go. The
-//! state of SHA-256 cannot be kept over a restart: a new chaser begins with the first chunk.
+//! A chunk is read back from disk and goes on into the digest, so that what is published is what the disk has. Only
+//! when the digest is not the promised one, each chunk is compared with its own hash, and those that the disk changed
+//! go. The state of SHA-256 cannot be kept over a restart: a new chaser begins with the first chunk.
 
 use std::ops::Range;
 
