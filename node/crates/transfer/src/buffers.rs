@@ -2,8 +2,8 @@
 //!
 //! All pulls of a node share it. Who reads from an origin has a buffer before he asks, so what comes in is never more
 //! than there is memory for; who gets none waits. A buffer that is dropped, wherever that is, is the next one's. What
-//! comes from outside may be slow for long and keeps its buffers meanwhile, so it never has all of them: what comes from
-//! other nodes goes on beside it.
+//! comes from outside may be slow for long and keeps its buffers meanwhile, so it never has all of them: what comes
+//! from other nodes goes on beside it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
