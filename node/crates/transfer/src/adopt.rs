@@ -74,6 +74,9 @@ pub struct Adopted {
     pub left_bytes: u64,
     /// The files that are not what their name says, and what they are.
     pub suspect: BTreeMap<Digest, String>,
+    /// The files that could not be read to their end and are not tried again for a while, which ones those are, and
+    /// why.
+    pub unreadable: BTreeMap<Digest, (FileIdentity, String)>,
 }
 
 /// What adoption is tied to.
@@ -423,7 +426,7 @@ impl Adoption {
             Stepped::Moved | Stepped::Damaged(_) => self.files.drop_moved(spec),
             Stepped::Broken(fault) => {
                 tracing::warn!(%sha256, error = %fault, "a file of the model store cannot be read; tried again later");
-                self.files.rest(spec, identity, Instant::now() + RETRY_WAIT);
+                self.files.rest(spec, identity, Instant::now() + RETRY_WAIT, fault.to_string());
             }
         }
         self.has_news = true;
@@ -499,6 +502,7 @@ impl Adoption {
             hashed: sound.collect(),
             left_bytes: self.left_bytes(),
             suspect: suspect.collect(),
+            unreadable: self.files.unreadable(),
             ..self.list.clone()
         };
         let complete = told.models.iter().filter(|model| model.complete).count();

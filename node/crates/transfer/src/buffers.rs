@@ -1,7 +1,9 @@
 //! The memory that chunks on their way may take, counted.
 //!
 //! All pulls of a node share it. Who reads from an origin has a buffer before he asks, so what comes in is never more
-//! than there is memory for; who gets none waits. A buffer that is dropped, wherever that is, is the next one's.
+//! than there is memory for; who gets none waits. A buffer that is dropped, wherever that is, is the next one's. What
+//! comes from outside may be slow for long and keeps its buffers meanwhile, so it never has all of them: what comes
+//! from other nodes goes on beside it.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -11,11 +13,14 @@ use ollamax_types::CHUNK_BYTES;
 
 /// Most buffers of one node, each of the length of a chunk: 64 MiB.
 pub(crate) const BUFFERS_MAX: usize = 16;
+/// Most of them that what comes from outside has at a time.
+const OUTSIDE_MAX: usize = 12;
 
 /// The buffers of a node. Clones are the same.
 #[derive(Debug, Clone)]
 pub(crate) struct Buffers {
     places: Arc<Semaphore>,
+    outside: Arc<Semaphore>,
     free: Arc<Mutex<Vec<Vec<u8>>>>,
 }
 
@@ -25,22 +30,34 @@ pub(crate) struct Buffer {
     bytes: Vec<u8>,
     free: Arc<Mutex<Vec<Vec<u8>>>>,
     _place: OwnedSemaphorePermit,
+    _outside: Option<OwnedSemaphorePermit>,
 }
 
 // === impl Buffers ===
 
 impl Buffers {
     pub(crate) fn new() -> Self {
-        Self { places: Arc::new(Semaphore::new(BUFFERS_MAX)), free: Arc::default() }
+        let [places, outside] = [BUFFERS_MAX, OUTSIDE_MAX].map(|places| Arc::new(Semaphore::new(places)));
+        Self { places, outside, free: Arc::default() }
     }
 
-    /// An empty buffer, as soon as there is one.
+    /// An empty buffer for what comes from another node, as soon as there is one.
     pub(crate) async fn take(&self) -> Buffer {
+        self.take_within(None).await
+    }
+
+    /// The same for what comes from outside, a registry or a bundle.
+    pub(crate) async fn take_for_outside(&self) -> Buffer {
+        let outside = Arc::clone(&self.outside).acquire_owned().await.expect("it is never closed");
+        self.take_within(Some(outside)).await
+    }
+
+    async fn take_within(&self, outside: Option<OwnedSemaphorePermit>) -> Buffer {
         let place = Arc::clone(&self.places).acquire_owned().await.expect("it is never closed");
         let mut bytes = lock(&self.free).pop().unwrap_or_default();
         bytes.clear();
         bytes.reserve_exact(usize::try_from(CHUNK_BYTES).expect("a chunk fits into memory"));
-        Buffer { bytes, free: Arc::clone(&self.free), _place: place }
+        Buffer { bytes, free: Arc::clone(&self.free), _place: place, _outside: outside }
     }
 }
 
@@ -88,5 +105,23 @@ mod tests {
         assert_eq!((again.bytes().len(), again.bytes().as_ptr()), (0, place), "empty, and the same memory");
         drop((held, again));
         assert_eq!(lock(&buffers.free).len(), BUFFERS_MAX);
+    }
+
+    #[tokio::test]
+    async fn what_comes_from_outside_leaves_some_for_what_comes_from_other_nodes() {
+        let buffers = Buffers::new();
+        let mut outside = Vec::new();
+        while let Some(buffer) = buffers.take_for_outside().now_or_never() {
+            outside.push(buffer);
+        }
+        let mut links = Vec::new();
+        while let Some(buffer) = buffers.take().now_or_never() {
+            links.push(buffer);
+        }
+        assert_eq!((outside.len(), links.len()), (OUTSIDE_MAX, BUFFERS_MAX - OUTSIDE_MAX));
+        links.clear();
+        assert!(buffers.take_for_outside().now_or_never().is_none(), "those are not for it");
+        outside.pop();
+        assert!(buffers.take_for_outside().now_or_never().is_some(), "it has its own again");
     }
 }

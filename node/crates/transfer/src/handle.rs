@@ -38,6 +38,7 @@ use crate::overview::{self, Follower, OverviewWatch};
 use crate::ports::{Ask, ByteStream, Have, Ledger, LedgerError, Origin, Others, Peers, Runtime};
 use crate::progress::{PullProgress, Stage, Watch};
 use crate::pull::repair::{CHECKS_MAX, Repairs};
+use crate::pull::turns::Turns;
 use crate::pull::{ASKING_MAX, Means, blocking};
 use crate::service::Service;
 use crate::trust::Trusting;
@@ -186,7 +187,7 @@ impl Handle {
             fetching,
             own_staging: folder.join("staging"),
             staging: tokio::sync::Mutex::default(),
-            turns: Mutex::default(),
+            turns: Turns::default(),
             config,
         };
         let means = Arc::new(means);

@@ -18,6 +18,7 @@ pub(crate) mod resume;
 pub(crate) mod swarm;
 pub(crate) mod told;
 pub(crate) mod tree;
+pub(crate) mod turns;
 pub(crate) mod upkeep;
 mod window;
 
@@ -26,7 +27,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -58,6 +59,7 @@ use crate::trust::Trusting;
 
 use self::course::Course;
 use self::loopback::Way;
+use self::turns::{Turn, Turns};
 
 /// How often a manifest is asked for.
 const MANIFEST_TRIES_MAX: u32 = 3;
@@ -69,9 +71,6 @@ const SEEK_INTERVAL: Duration = Duration::from_secs(1);
 const SEEKS_MAX: u32 = 60;
 /// Most pulls for wishes that ask a registry for a manifest at once.
 pub(crate) const ASKING_MAX: usize = 8;
-
-/// The right to work on one file; whoever holds the lock in it works.
-type Turn = Arc<tokio::sync::Mutex<()>>;
 
 /// What all pulls of a node share.
 pub(crate) struct Means {
@@ -113,7 +112,7 @@ pub(crate) struct Means {
     /// The staging folders that were opened, by their place. One of each for all, since a part is open once in it.
     pub(crate) staging: tokio::sync::Mutex<BTreeMap<PathBuf, Staging>>,
     /// The turns of the files that somebody wants.
-    pub(crate) turns: Mutex<BTreeMap<Digest, Weak<tokio::sync::Mutex<()>>>>,
+    pub(crate) turns: Turns,
 }
 
 /// One pull.
@@ -324,7 +323,7 @@ impl Pull {
             self.board.found(blob.sha256, blob.size_bytes);
         }
         let missing: Vec<(BlobSpec, Turn)> =
-            missing.into_iter().map(|blob| (blob, self.means.turn(blob.sha256))).collect();
+            missing.into_iter().map(|blob| (blob, self.means.turns.of(blob.sha256))).collect();
         let target = Target { store: &store, staging: &staging, place: &place, manifest: &manifest };
         let room = self.set_room_aside(target, &missing, way.copied_to(&store)).await?;
         Ok(Prepared::Missing(Ground { store, staging, way, place, missing, room }))
@@ -592,18 +591,6 @@ impl Means {
         if is_there { self.open_staging(self.own_staging.clone(), None, &place).await.ok() } else { None }
     }
 
-    /// The turn of a file, the same for all who want it now.
-    fn turn(&self, sha256: Digest) -> Turn {
-        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-        turns.retain(|_, turn| turn.strong_count() > 0);
-        if let Some(turn) = turns.get(&sha256).and_then(Weak::upgrade) {
-            return turn;
-        }
-        let turn = Turn::default();
-        turns.insert(sha256, Arc::downgrade(&turn));
-        turn
-    }
-
     /// Blocks on the disk. What the runtime will write stays promised until all of it is over. On the disk of the store
     /// so much stays free at least.
     fn set_room_aside(
@@ -613,6 +600,7 @@ impl Means {
         copied_to: Option<&Path>,
         spare_bytes_min: u64,
     ) -> Result<Vec<Promise>, Unroomy> {
+        let _setting = self.turns.setting_aside();
         let before: Vec<u64> = missing.iter().map(|(blob, _)| staging.allocated_bytes(*blob)).collect();
         let sizes = missing.iter().map(|(blob, _)| blob.size_bytes);
         let bytes = sizes.zip(&before).fold(0_u64, |sum, (size, held)| sum.saturating_add(size.saturating_sub(*held)));
@@ -730,7 +718,7 @@ fn closed_to_us(place: String, folder: &Path) -> PullError {
     PullError::NotWritable { place, reason, remedy }
 }
 
-/// Removes parts that were begun in vain, as far as nobody else wants them.
+/// Removes parts that were begun in vain, as far as nobody else wants them. Who comes now waits to set room aside.
 fn take_back(staging: &Staging, begun: &[(BlobSpec, Turn)], before: &[u64]) {
     for ((blob, turn), held) in begun.iter().zip(before) {
         // One is `begun` itself, and one the list that it was cloned from.

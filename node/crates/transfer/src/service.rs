@@ -25,6 +25,7 @@ use crate::handle::PullSpec;
 use crate::progress::{BlobProgress, Board, PullProgress, Source, SourceProgress, Stage, Watch, millis};
 use crate::pull::course::{Course, Wished};
 use crate::pull::repair::Repairs;
+use crate::pull::turns::Turns;
 use crate::pull::{Chosen, Means, Pull, blocking};
 
 mod bundled;
@@ -398,8 +399,11 @@ impl Service {
             return;
         }
         let Some(staging) = self.staging().await else { return };
+        let means = Arc::clone(&self.means);
         let given = blocking(move || {
-            for error in left.into_iter().filter_map(|blob| staging.give_back_room(blob).err()) {
+            // Another pull may have begun one meanwhile.
+            let give = |blob: BlobSpec| means.turns.unless_wanted(blob.sha256, 0, || staging.give_back_room(blob));
+            for error in left.into_iter().filter_map(give).filter_map(Result::err) {
                 tracing::warn!(%error, "give back the room of a file that did not come");
             }
         });
@@ -429,7 +433,9 @@ impl Service {
         let wanted: BTreeSet<Digest> =
             boards.iter().flat_map(|progress| progress.blobs.iter().map(|blob| blob.blob.sha256)).collect();
         let now = self.means.clock.now();
-        if blocking(move || folders.iter().for_each(|staging| clear(staging, &wanted, now))).await.is_ok() {
+        let means = Arc::clone(&self.means);
+        let cleared = blocking(move || folders.iter().for_each(|staging| clear(staging, &means.turns, &wanted, now)));
+        if cleared.await.is_ok() {
             self.show_staged().await;
         }
     }
@@ -508,7 +514,7 @@ fn forget_old(pulls: &mut BTreeMap<ModelName, Entry>) {
 }
 
 /// Removes old parts. Blocks on the disk.
-fn clear(staging: &Staging, wanted: &BTreeSet<Digest>, now: Timestamp) {
+fn clear(staging: &Staging, turns: &Turns, wanted: &BTreeSet<Digest>, now: Timestamp) {
     let parts = staging.parts().unwrap_or_else(|error| {
         tracing::warn!(%error, "look for files on their way that nobody wants");
         Vec::new()
@@ -518,12 +524,14 @@ fn clear(staging: &Staging, wanted: &BTreeSet<Digest>, now: Timestamp) {
         if written_at.is_none_or(|written_at| now.ms_since(written_at) <= PARTS_KEPT_MS) {
             continue;
         }
-        match staging.forget(part.sha256) {
-            Ok(()) => {
+        match turns.unless_wanted(part.sha256, 0, || staging.forget(part.sha256)) {
+            Some(Ok(())) => {
                 let (sha256, bytes) = (part.sha256, part.size_bytes);
                 tracing::info!(%sha256, bytes, "a file on its way was removed that nobody asked for any more");
             }
-            Err(error) => tracing::warn!(%error, "remove a file on its way that nobody wants"),
+            Some(Err(error)) => tracing::warn!(%error, "remove a file on its way that nobody wants"),
+            // Somebody has begun it just now.
+            None => {}
         }
     }
 }

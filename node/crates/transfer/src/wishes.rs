@@ -23,6 +23,7 @@ use ollamax_blobs::{BlobSpec, Fault, Jobs, Manifest, Store};
 use ollamax_core::catalog::{Refusal, Wish};
 use ollamax_types::{Digest, ModelName, Root, Timestamp};
 
+use crate::adopt::Adopted;
 use crate::error::PullError;
 use crate::handle::PullSpec;
 use crate::milestones;
@@ -34,6 +35,8 @@ use crate::service::{Begun, JOBS_RETRY, PARTS_KEPT_MS, Service};
 
 /// Most files that are put on record at once.
 const BIND_MAX: usize = 256;
+/// Time between two looks whether the files that are being hashed are still there.
+const STORE_INTERVAL: Duration = Duration::from_secs(10);
 /// Who asked, where that is not on record any more.
 const ASKED_BY: &str = "the cluster";
 
@@ -387,7 +390,7 @@ impl Doer {
         .await
     }
 
-    /// Has files of the store hashed at once.
+    /// Has files of the store hashed at once. One that has gone or cannot be read is waited for by nobody.
     async fn hashed(&self, missing: &[BlobSpec]) -> Result<BTreeMap<Digest, Root>, PullError> {
         let means = &self.service.means;
         let hurry = Hurry::new(&means.urgent, missing);
@@ -404,15 +407,28 @@ impl Doer {
                 drop(hurry);
                 return Ok(roots);
             }
+            let unhashed = missing.iter().copied().filter(|blob| !roots.contains_key(&blob.sha256)).collect();
+            self.look_for(unhashed, known).await?;
             let changed = tokio::select! {
                 changed = adopted.changed() => changed,
                 changed = urgent.changed() => changed,
+                () = sleep(STORE_INTERVAL) => Ok(()),
             };
             if changed.is_err() {
                 return Err(PullError::Stopping);
             }
             hurry.renew();
         }
+    }
+
+    /// An error where one of these files will not be hashed. While there is no store it is waited for.
+    async fn look_for(&self, unhashed: Vec<BlobSpec>, known: Arc<Adopted>) -> Result<(), PullError> {
+        let runtime = Arc::clone(&self.service.means.runtime);
+        let why = blocking(move || {
+            let store = runtime.place().store().ok()?;
+            unhashed.into_iter().find_map(|blob| out_of_reach(&store, blob, &known))
+        });
+        why.await?.map_or(Ok(()), |why| Err(PullError::Disk(why)))
     }
 
     /// Tells the cluster why this node does not do its part.
@@ -493,6 +509,18 @@ async fn until(mut assignment: watch::Receiver<Assignment>, is_so: impl FnMut(&A
     }
 }
 
+/// Why a file of the store will not be hashed: it is not there any more, or cannot be read. Blocks on the disk.
+fn out_of_reach(store: &Store, blob: BlobSpec, known: &Adopted) -> Option<String> {
+    let short = blob.sha256.short();
+    let file = match store.blob(blob) {
+        Ok(Some(file)) => file,
+        Ok(None) => return Some(format!("{short} is not in the store any more")),
+        Err(fault) => return Some(format!("{short} in the store cannot be read: {fault}")),
+    };
+    let (_, why) = known.unreadable.get(&blob.sha256).filter(|(identity, _)| *identity == file.identity)?;
+    Some(format!("{short} in the store cannot be read: {why}"))
+}
+
 /// Waits until a pull is so, or over.
 async fn until_state(board: &Board, is_so: impl Fn(&PullProgress) -> bool) -> Arc<PullProgress> {
     let mut watch = board.watch_anyway();
@@ -521,6 +549,9 @@ fn read_jobs(root: &Path, now: Timestamp) -> Result<(Jobs, BTreeMap<ModelName, M
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
+    use ollamax_blobs::FileIdentity;
     use ollamax_types::NodeId;
 
     use super::*;
@@ -601,6 +632,31 @@ mod tests {
         assert!(!news.has_changed().expect("it is there"), "once");
         drop(stays);
         assert_eq!(*news.borrow(), BTreeSet::new());
+    }
+
+    #[test]
+    fn a_file_that_has_gone_or_cannot_be_read_is_not_waited_for() {
+        let folder = tempfile::tempdir().expect("temp");
+        for place in ["blobs", "manifests"] {
+            fs::create_dir(folder.path().join(place)).expect("a folder");
+        }
+        let store = Store::open(folder.path()).expect("it is there");
+        let blob = BlobSpec { sha256: Digest([7; 32]), size_bytes: 4 };
+        let check = |known: &Adopted, expected: Option<&str>| {
+            let expected = expected.map(|end| format!("{} {end}", blob.sha256.short()));
+            assert_eq!(out_of_reach(&store, blob, known), expected);
+        };
+        check(&Adopted::default(), Some("is not in the store any more"));
+        fs::write(store.blob_path(blob.sha256), b"here").expect("room");
+        check(&Adopted::default(), None);
+        let identity = store.blob(blob).expect("readable").expect("it is there").identity;
+        let unreadable = |identity: FileIdentity| Adopted {
+            unreadable: BTreeMap::from([(blob.sha256, (identity, "no sector".to_owned()))]),
+            ..Adopted::default()
+        };
+        check(&unreadable(identity), Some("in the store cannot be read: no sector"));
+        // That was the file before this one.
+        check(&unreadable(FileIdentity { ino: identity.ino + 1, ..identity }), None);
     }
 
     #[test]

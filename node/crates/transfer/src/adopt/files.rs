@@ -14,12 +14,21 @@ use ollamax_types::{Digest, Root};
 pub(super) struct Files {
     /// To be hashed, the smallest first.
     queue: BTreeMap<(u64, Digest), FileIdentity>,
-    /// Could not be read to the end; not to be tried before then.
-    resting: BTreeMap<BlobSpec, (FileIdentity, Instant)>,
+    /// Could not be read to the end.
+    resting: BTreeMap<BlobSpec, Resting>,
     /// Not looked at yet, or could not be opened.
     unseen: BTreeSet<BlobSpec>,
     pub(super) sound: BTreeMap<Digest, (FileIdentity, Root)>,
     pub(super) suspect: BTreeMap<Digest, (FileIdentity, String)>,
+}
+
+/// A file that could not be read to its end.
+#[derive(Debug, Clone)]
+struct Resting {
+    identity: FileIdentity,
+    /// It is not tried again before then.
+    until: Instant,
+    why: String,
 }
 
 /// What a look at one file showed.
@@ -85,13 +94,14 @@ impl Files {
             };
             let sound = before.sound.get(&sha256).filter(|(sound, _)| *sound == identity);
             let suspect = before.suspect.get(&sha256).filter(|(suspect, _)| *suspect == identity);
-            let resting = before.resting.get(&spec).filter(|(resting, until)| *resting == identity && now < *until);
+            let rests = |resting: &&Resting| resting.identity == identity && now < resting.until;
+            let resting = before.resting.get(&spec).filter(rests);
             if let Some(root) = on_record.or(sound.map(|(_, root)| *root)) {
                 self.sound.insert(sha256, (identity, root));
             } else if let Some(suspect) = suspect {
                 self.suspect.insert(sha256, suspect.clone());
             } else if let Some(resting) = resting {
-                self.resting.insert(spec, *resting);
+                self.resting.insert(spec, resting.clone());
             } else {
                 self.queue.insert(rank(spec), identity);
             }
@@ -122,9 +132,15 @@ impl Files {
         self.queue.remove(&rank(spec));
     }
 
-    pub(super) fn rest(&mut self, spec: BlobSpec, identity: FileIdentity, until: Instant) {
+    pub(super) fn rest(&mut self, spec: BlobSpec, identity: FileIdentity, until: Instant, why: String) {
         self.queue.remove(&rank(spec));
-        self.resting.insert(spec, (identity, until));
+        self.resting.insert(spec, Resting { identity, until, why });
+    }
+
+    /// The files that rest, which ones those are, and why.
+    pub(super) fn unreadable(&self) -> BTreeMap<Digest, (FileIdentity, String)> {
+        let told = |(spec, resting): (&BlobSpec, &Resting)| (spec.sha256, (resting.identity, resting.why.clone()));
+        self.resting.iter().map(told).collect()
     }
 
     /// Bytes of all files that are not hashed.
@@ -187,13 +203,17 @@ mod tests {
             match order.len() {
                 0 => files.set_sound(spec, identity, root(2)),
                 1 => files.set_suspect(spec, identity, "something else".to_owned()),
-                2 => files.rest(spec, identity, now + LATER),
+                2 => files.rest(spec, identity, now + LATER, "no sector".to_owned()),
                 _ => files.drop_moved(spec),
             }
             order.push((spec.sha256.0[0], files.left_bytes()));
         }
         // What rests is not hashed yet; of what moved only the next look knows.
         assert_eq!(order, [(2, 90), (3, 70), (1, 70), (4, 30)]);
+        let unreadable = BTreeMap::from([(spec(1, 30).sha256, (identity(1), "no sector".to_owned()))]);
+        assert_eq!(files.unreadable(), unreadable);
+        files.take(vec![(spec(1, 30), there(1))], now + LATER);
+        assert_eq!((files.unreadable(), files.first()), (BTreeMap::new(), Some((spec(1, 30), identity(1)))));
     }
 
     #[test]
@@ -205,7 +225,10 @@ mod tests {
             let what = "something else".to_owned();
             Files { suspect: BTreeMap::from([(file.sha256, (ino, what))]), ..Files::default() }
         };
-        let resting = || Files { resting: BTreeMap::from([(file, (ino, now + LATER))]), ..Files::default() };
+        let resting = || {
+            let resting = Resting { identity: ino, until: now + LATER, why: "no sector".to_owned() };
+            Files { resting: BTreeMap::from([(file, resting)]), ..Files::default() }
+        };
         let queued = || Files { queue: BTreeMap::from([(rank(file), ino)]), ..Files::default() };
         let check = |mut files: Files, sight: Sight, after: Duration, expected: [usize; 5]| {
             let told = format!("{files:?} {sight:?}");

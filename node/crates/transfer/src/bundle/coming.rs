@@ -145,7 +145,7 @@ impl io::Read for Feed {
 pub(crate) async fn check(mut incoming: Incoming, board: &Arc<Board>, buffers: &Buffers) -> Result<(), PullError> {
     board.resolved(incoming.contents.manifest());
     board.begin(Stage::Fetching);
-    let mut buffer = buffers.take().await;
+    let mut buffer = buffers.take_for_outside().await;
     while let Some(spec) = incoming.next_file().await? {
         loop {
             let stepped = incoming.with(move |reader| {

@@ -94,7 +94,7 @@ impl Pull {
         mut incoming: Incoming,
         parts: &BTreeMap<Digest, Part>,
     ) -> Result<(), PullError> {
-        let mut buffer = self.means.buffers.take().await;
+        let mut buffer = self.means.buffers.take_for_outside().await;
         while let Some(spec) = incoming.next_file().await? {
             let Some(part) = parts.get(&spec.sha256).filter(|part| !part.is_sealed()) else { continue };
             let taken = tokio::select! {

@@ -419,8 +419,10 @@ impl Pull {
         let is_unproved = |sha256: &Digest| self.means.ledger.bound(*sha256).is_none() && !is_sealed(*sha256);
         let unproved: Vec<Digest> = all.filter(is_unproved).collect();
         unproved.iter().for_each(|sha256| wished.hints.forget(*sha256));
-        let staging = ground.staging.clone();
-        let gone = blocking(move || unproved.into_iter().try_for_each(|sha256| staging.forget(sha256)));
+        let (staging, means) = (ground.staging.clone(), Arc::clone(&self.means));
+        // Another may begin one meanwhile.
+        let forget = move |sha256| means.turns.unless_wanted(sha256, 1, || staging.forget(sha256)).unwrap_or(Ok(()));
+        let gone = blocking(move || unproved.into_iter().try_for_each(forget));
         if let Ok(Err(fault)) = gone.await {
             tracing::warn!(error = %fault, "remove what was fetched of files that are not what their names say");
         }

@@ -200,7 +200,7 @@ impl Fetching {
         let spec = source.part.spec();
         // Who waits for a time of the week holds no buffer.
         source.gate.pass(0, || self.held_back()).await;
-        let mut buffer = source.buffers.take().await;
+        let mut buffer = source.buffers.take_for_outside().await;
         let wanted = Wanted {
             name: source.name.clone(),
             insecure: source.insecure,

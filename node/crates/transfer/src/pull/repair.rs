@@ -251,7 +251,7 @@ impl Repairs {
         if self.is_closed() {
             return Err(nobody(patient, true));
         }
-        let turn = self.means.turn(spec.sha256);
+        let turn = self.means.turns.of(spec.sha256);
         let waiting = async {
             let fetcher = Fetcher::wait(&self.means).await?;
             Ok::<_, PullError>((fetcher, Arc::clone(&turn).lock_owned().await))

@@ -193,7 +193,7 @@ async fn memory_is_bounded_by_the_buffers() {
         result(watch).await.expect("it comes");
     }
     let most = world.origin.open_max();
-    assert!(most > 1 && most <= 16, "{most}");
+    assert!(most > 1 && most <= 12, "{most}");
     models.iter().for_each(|model| world.check_published(model));
     node.end().await;
 }

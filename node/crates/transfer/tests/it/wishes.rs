@@ -9,8 +9,8 @@ use tokio::time::{Instant, interval, sleep, timeout};
 use ollamax_core::catalog::{CopyCourse, Replicas};
 use ollamax_transfer::mem::{MemCluster, MemOrigin, MemPeers, PeerFault};
 use ollamax_transfer::{
-    Config, Ledger as _, LedgerError, NodeCopy, OriginTrouble, Overview, OverviewWatch, PullError, PullProgress,
-    Source, Stage, Wait, Watch,
+    Adopted, Config, Ledger as _, LedgerError, NodeCopy, OriginTrouble, Overview, OverviewWatch, PullError,
+    PullProgress, Source, Stage, Wait, Watch,
 };
 use ollamax_types::{CHUNK_BYTES, Digest, ErrorCode, ModelName, NodeId, Rate, Timestamp};
 
@@ -779,6 +779,38 @@ async fn a_file_that_another_node_asks_for_is_hashed_next() {
     assert_eq!((size_bytes, hashes.len()), (chunks(2), 64));
     assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
     one.end().await;
+}
+
+/// It lay there before the wish, and what it is was not on record yet.
+#[tokio::test(start_paused = true)]
+async fn a_file_that_goes_before_its_hash_is_on_record_ends_the_wish_of_all() {
+    let lab = Lab::new(2);
+    let model = lab.model("tiny", 28, chunks(1));
+    let weights = model.weights.sha256;
+    let one = lab.start_one(ONE);
+    one.pull(&model.name).await.expect("it comes");
+    one.end().await;
+    lab.origin.fail_manifests([OriginTrouble::Busy { after_ms: Some(5_000) }]);
+    let [one, two] = lab.start::<2>();
+    let mut adopted = one.handle.adopted();
+    let known = |adopted: &Arc<Adopted>| adopted.hashed.contains_key(&weights);
+    timeout(LONG, adopted.wait_for(known)).await.expect("in time").expect("it runs");
+    let _watch = ask(&two, &model.name, Replicas::All).await.expect("it is on record");
+    // The version cannot be put on record, so nothing is said of the file while it is there.
+    lab.cluster.set_quorum(false);
+    let mut second = pull_of(&two, &model.name).await;
+    result(&mut pull_of(&one, &model.name).await).await.expect("it needs no quorum");
+    fs::remove_file(lab.world(ONE).blob(weights)).expect("it is there");
+    one.handle.look_again();
+    timeout(LONG, adopted.wait_for(|adopted| !known(adopted))).await.expect("in time").expect("it runs");
+
+    lab.cluster.set_quorum(true);
+    let error = result(&mut second).await.expect_err("nobody has it");
+    assert_eq!(error.code(), ErrorCode::StorageFailed, "{error}");
+    let wish = lab.cluster.wish(&model.name).expect("it is on record");
+    let text = format!("{} is not in the store any more", weights.short());
+    assert!(wish.failures[&ONE].text.contains(&text), "{:?}", wish.failures);
+    end_all([one, two]).await;
 }
 
 #[tokio::test(start_paused = true)]
