@@ -203,7 +203,7 @@ impl Store {
         let (_, bytes) = self.manifest(&from)?;
         let replaced = self.manifest(&to).map(|(old, _)| old.digests()).unwrap_or_default();
         write_atomically(&self.manifest_path(&to), &bytes)?;
-        self.forget(replaced)
+        Ok(self.forget(replaced))
     }
 
     /// Removes a model and the layers that nobody else uses; gives the digest of its weights if they went too.
@@ -218,14 +218,20 @@ impl Store {
                 break;
             }
         }
-        self.forget(layers)
+        Ok(self.forget(layers))
     }
 
-    /// Removes those of a model's layers that nobody else uses; gives the digest of its weights if they went too.
-    fn forget(&self, layers: Vec<Digest>) -> Result<Option<Digest>, StoreError> {
+    /// Removes those of a model's layers that nobody else uses; gives the digest of its weights if they went too. The
+    /// manifest is gone by then, so what goes wrong with a layer is told in the log and fails nothing.
+    fn forget(&self, layers: Vec<Digest>) -> Option<Digest> {
         let weights = layers.first().cloned();
-        let removed = self.remove_unused(layers)?;
-        Ok(weights.filter(|digest| removed.contains(digest)))
+        match self.remove_unused(layers) {
+            Ok(removed) => weights.filter(|digest| removed.contains(digest)),
+            Err(error) => {
+                tracing::warn!(%error, "layers of a removed model stay on disk");
+                None
+            }
+        }
     }
 
     /// Removes those of the blobs that no manifest names; none at all if a manifest cannot be read.

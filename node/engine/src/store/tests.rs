@@ -79,6 +79,21 @@ fn deleting_keeps_what_another_model_uses() {
 }
 
 #[test]
+fn a_damaged_manifest_of_another_model_keeps_all_layers_and_fails_nothing() {
+    let (_folder, store) = store();
+    let digest = put(&store, &demo());
+    store.create(&spec("one", Source::Blob(digest.clone()))).expect("create");
+    store.create(&spec("two", Source::Model(name("one")))).expect("create");
+    fs::write(store.manifest_path(&name("two")), r#"{"schemaVersion":2,"lay"#).expect("write");
+    assert_eq!(store.copy(&name("one"), &name("three")).expect("copy"), None);
+    for gone in ["one", "three"] {
+        assert_eq!(store.delete(&name(gone)).expect("delete"), None);
+        assert!(matches!(store.delete(&name(gone)), Err(StoreError::NotFound)));
+    }
+    assert!(store.has_blob(&digest), "the damaged one may name it");
+}
+
+#[test]
 fn a_damaged_upload_leaves_nothing() {
     let (_folder, store) = store();
     let mut upload = store.upload(Digest::of(b"right")).expect("start");
