@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ollamax_core::catalog::models::served_digest;
+use ollamax_core::catalog::models::standing_digest;
 use ollamax_core::catalog::{Fault, Location, Member, MemberState, View, read};
 use ollamax_core::health::Health;
 use ollamax_core::placement::Site;
@@ -93,9 +93,9 @@ impl Sites {
     }
 }
 
-/// Who holds this version of a model; `None`: the version that is served.
-pub(crate) fn holders(version: Option<Digest>, copies: &[Location]) -> BTreeSet<NodeId> {
-    let version = version.or_else(|| served_digest(copies));
+/// Who holds this version of a model; `None`: the version that the name stands for, with this pin.
+pub(crate) fn holders(version: Option<Digest>, pin: Option<Digest>, copies: &[Location]) -> BTreeSet<NodeId> {
+    let version = version.or_else(|| standing_digest(copies, pin));
     copies.iter().filter(|copy| Some(copy.model.digest) == version).map(|copy| copy.node).collect()
 }
 
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn holders_have_the_version_that_is_meant_or_else_the_one_that_is_served() {
+    fn holders_have_the_version_that_is_meant_or_else_the_one_that_the_name_stands_for() {
         let copy = |node, digest, modified_ms| Location {
             node: NodeId(node),
             model: ModelRecord {
@@ -247,15 +247,18 @@ mod tests {
                 capabilities: vec![],
             },
         };
-        let check = |version: Option<u8>, copies: &[Location], expected: &[u64]| {
-            let found = holders(version.map(|byte| Digest([byte; 32])), copies);
-            assert_eq!(found, expected.iter().copied().map(NodeId).collect(), "{version:?}");
+        let check = |version: Option<u8>, pin: Option<u8>, copies: &[Location], expected: &[u64]| {
+            let digest = |byte| Digest([byte; 32]);
+            let found = holders(version.map(digest), pin.map(digest), copies);
+            assert_eq!(found, expected.iter().copied().map(NodeId).collect(), "{version:?} {pin:?}");
         };
         let copies = [copy(1, 1, 5), copy(2, 2, 6), copy(3, 1, 5)];
-        check(Some(1), &copies, &[1, 3]);
-        check(Some(2), &copies, &[2]);
-        check(Some(3), &copies, &[]);
-        check(None, &copies, &[2]);
-        check(None, &[], &[]);
+        check(Some(1), None, &copies, &[1, 3]);
+        check(Some(2), Some(1), &copies, &[2]);
+        check(Some(3), None, &copies, &[]);
+        check(None, None, &copies, &[2]);
+        check(None, Some(1), &copies, &[1, 3]);
+        check(None, Some(3), &copies, &[2]);
+        check(None, None, &[], &[]);
     }
 }

@@ -151,7 +151,7 @@ fn not_held(models: Vec<Model>, copies: &[Location]) -> Vec<ModelName> {
 
 /// The names of which nodes hold different versions, in order.
 fn conflicting(copies: Vec<Location>) -> Vec<String> {
-    let differing = models::listing(copies).into_iter().filter(|listed| listed.conflict.is_some());
+    let differing = models::listing(copies, &BTreeMap::new()).into_iter().filter(|listed| listed.conflict.is_some());
     let mut names: Vec<String> = differing.map(|listed| listed.model.name.to_string()).collect();
     names.sort_unstable();
     names
