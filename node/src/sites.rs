@@ -12,7 +12,7 @@ use ollamax_core::catalog::{Fault, Location, Member, MemberState, View, read};
 use ollamax_core::health::Health;
 use ollamax_core::placement::Site;
 use ollamax_scheduler as scheduler;
-use ollamax_types::{Beat, Digest, NodeId, Role, RuntimeState};
+use ollamax_types::{Beat, Digest, NodeId};
 
 /// How long members that were not heard yet are waited for. Behind that they count as what is known of them: nothing.
 pub(crate) const HEAR_TIMEOUT: Duration = Duration::from_secs(5);
@@ -46,7 +46,7 @@ impl Sites {
         let are_clear = members.iter().all(is_clear);
         let sites = members.iter().map(|member| {
             let (health, is_self) = (scheduler.health(member.id), member.id == own);
-            site(member, beats.get(&member.id).map(AsRef::as_ref), health, is_self)
+            Site::of(member, beats.get(&member.id).map(AsRef::as_ref), health, is_self)
         });
         Ok(Self { sites: sites.collect(), are_clear })
     }
@@ -99,38 +99,6 @@ pub(crate) fn holders(version: Option<Digest>, pin: Option<Digest>, copies: &[Lo
     copies.iter().filter(|copy| Some(copy.model.digest) == version).map(|copy| copy.node).collect()
 }
 
-fn site(member: &Member, beat: Option<&Beat>, health: Health, is_self: bool) -> Site {
-    Site {
-        node: member.id,
-        health,
-        drained: member.state != MemberState::Active || beat.is_some_and(|beat| beat.draining),
-        gateway: member.role == Role::Gateway,
-        runtime_up: beat.is_some_and(|beat| beat.runtime_state == RuntimeState::Up),
-        // A node of an older release does not say where its models lie.
-        disk_free_bytes: beat.and_then(|beat| beat.models_free_bytes.or(beat.disk_free_bytes)),
-        holds: false,
-        is_self,
-        progress_permille: None,
-        labels: Arc::new(labels_of(member)),
-        gpu_memory_bytes: beat.map_or(0, largest_gpu_bytes),
-        cordon: member.cordon,
-        // What is free of the data directory's disk is no part of this one.
-        disk_total_bytes: beat.filter(|beat| beat.models_free_bytes.is_some()).and_then(|beat| beat.models_total_bytes),
-        has_damage: beat.is_some_and(|beat| beat.suspect_files > 0),
-    }
-}
-
-/// What the node says of itself, and over it what people say of it.
-fn labels_of(member: &Member) -> BTreeMap<String, String> {
-    let mut labels = member.own_labels.clone();
-    labels.extend(member.labels.clone());
-    labels
-}
-
-fn largest_gpu_bytes(beat: &Beat) -> u64 {
-    beat.gpus.iter().filter_map(|gpu| gpu.memory_total_bytes).max().unwrap_or(0)
-}
-
 #[cfg(test)]
 mod tests {
     use tokio_util::sync::CancellationToken;
@@ -139,7 +107,7 @@ mod tests {
     use ollamax_core::catalog::mem::MemView;
     use ollamax_core::catalog::{Key, Mutation, Record};
     use ollamax_scheduler::mem::{MemPlacements, MemRemote, MemRuntime};
-    use ollamax_types::{Applies, Clock, Incarnation, ModelRecord, PeerId, Timestamp};
+    use ollamax_types::{Applies, Clock, Incarnation, ModelRecord, PeerId, Role, RuntimeState, Timestamp};
 
     use super::*;
 
