@@ -7,12 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ollamax_core::catalog::models::served_digest;
+use ollamax_core::catalog::models::standing_digest;
 use ollamax_core::catalog::{Fault, Location, Member, MemberState, View, read};
 use ollamax_core::health::Health;
 use ollamax_core::placement::Site;
 use ollamax_scheduler as scheduler;
-use ollamax_types::{Beat, Digest, NodeId, Role, RuntimeState};
+use ollamax_types::{Beat, Digest, NodeId};
 
 /// How long members that were not heard yet are waited for. Behind that they count as what is known of them: nothing.
 pub(crate) const HEAR_TIMEOUT: Duration = Duration::from_secs(5);
@@ -46,7 +46,7 @@ impl Sites {
         let are_clear = members.iter().all(is_clear);
         let sites = members.iter().map(|member| {
             let (health, is_self) = (scheduler.health(member.id), member.id == own);
-            site(member, beats.get(&member.id).map(AsRef::as_ref), health, is_self)
+            Site::of(member, beats.get(&member.id).map(AsRef::as_ref), health, is_self)
         });
         Ok(Self { sites: sites.collect(), are_clear })
     }
@@ -93,42 +93,10 @@ impl Sites {
     }
 }
 
-/// Who holds this version of a model; `None`: the version that is served.
-pub(crate) fn holders(version: Option<Digest>, copies: &[Location]) -> BTreeSet<NodeId> {
-    let version = version.or_else(|| served_digest(copies));
+/// Who holds this version of a model; `None`: the version that the name stands for, with this pin.
+pub(crate) fn holders(version: Option<Digest>, pin: Option<Digest>, copies: &[Location]) -> BTreeSet<NodeId> {
+    let version = version.or_else(|| standing_digest(copies, pin));
     copies.iter().filter(|copy| Some(copy.model.digest) == version).map(|copy| copy.node).collect()
-}
-
-fn site(member: &Member, beat: Option<&Beat>, health: Health, is_self: bool) -> Site {
-    Site {
-        node: member.id,
-        health,
-        drained: member.state != MemberState::Active || beat.is_some_and(|beat| beat.draining),
-        gateway: member.role == Role::Gateway,
-        runtime_up: beat.is_some_and(|beat| beat.runtime_state == RuntimeState::Up),
-        // A node of an older release does not say where its models lie.
-        disk_free_bytes: beat.and_then(|beat| beat.models_free_bytes.or(beat.disk_free_bytes)),
-        holds: false,
-        is_self,
-        progress_permille: None,
-        labels: Arc::new(labels_of(member)),
-        gpu_memory_bytes: beat.map_or(0, largest_gpu_bytes),
-        cordon: member.cordon,
-        // What is free of the data directory's disk is no part of this one.
-        disk_total_bytes: beat.filter(|beat| beat.models_free_bytes.is_some()).and_then(|beat| beat.models_total_bytes),
-        has_damage: beat.is_some_and(|beat| beat.suspect_files > 0),
-    }
-}
-
-/// What the node says of itself, and over it what people say of it.
-fn labels_of(member: &Member) -> BTreeMap<String, String> {
-    let mut labels = member.own_labels.clone();
-    labels.extend(member.labels.clone());
-    labels
-}
-
-fn largest_gpu_bytes(beat: &Beat) -> u64 {
-    beat.gpus.iter().filter_map(|gpu| gpu.memory_total_bytes).max().unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -139,7 +107,7 @@ mod tests {
     use ollamax_core::catalog::mem::MemView;
     use ollamax_core::catalog::{Key, Mutation, Record};
     use ollamax_scheduler::mem::{MemPlacements, MemRemote, MemRuntime};
-    use ollamax_types::{Applies, Clock, Incarnation, ModelRecord, PeerId, Timestamp};
+    use ollamax_types::{Applies, Clock, Incarnation, ModelRecord, PeerId, Role, RuntimeState, Timestamp};
 
     use super::*;
 
@@ -234,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn holders_have_the_version_that_is_meant_or_else_the_one_that_is_served() {
+    fn holders_have_the_version_that_is_meant_or_else_the_one_that_the_name_stands_for() {
         let copy = |node, digest, modified_ms| Location {
             node: NodeId(node),
             model: ModelRecord {
@@ -247,15 +215,18 @@ mod tests {
                 capabilities: vec![],
             },
         };
-        let check = |version: Option<u8>, copies: &[Location], expected: &[u64]| {
-            let found = holders(version.map(|byte| Digest([byte; 32])), copies);
-            assert_eq!(found, expected.iter().copied().map(NodeId).collect(), "{version:?}");
+        let check = |version: Option<u8>, pin: Option<u8>, copies: &[Location], expected: &[u64]| {
+            let digest = |byte| Digest([byte; 32]);
+            let found = holders(version.map(digest), pin.map(digest), copies);
+            assert_eq!(found, expected.iter().copied().map(NodeId).collect(), "{version:?} {pin:?}");
         };
         let copies = [copy(1, 1, 5), copy(2, 2, 6), copy(3, 1, 5)];
-        check(Some(1), &copies, &[1, 3]);
-        check(Some(2), &copies, &[2]);
-        check(Some(3), &copies, &[]);
-        check(None, &copies, &[2]);
-        check(None, &[], &[]);
+        check(Some(1), None, &copies, &[1, 3]);
+        check(Some(2), Some(1), &copies, &[2]);
+        check(Some(3), None, &copies, &[]);
+        check(None, None, &copies, &[2]);
+        check(None, Some(1), &copies, &[1, 3]);
+        check(None, Some(3), &copies, &[2]);
+        check(None, None, &[], &[]);
     }
 }

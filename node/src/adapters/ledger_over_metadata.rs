@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use ollamax_blobs::BlobSpec;
 use ollamax_core::catalog::{
-    Answer, BoundBlob, Command, CopyCourse, Fault, How, Location, PlanKind, Refusal, Replicas, View, Want, Wish, read,
+    Answer, BoundBlob, Command, CopyCourse, Fault, How, Model, PlanKind, Refusal, Replicas, View, Want, Wish, read,
 };
 use ollamax_core::placement::{Planned, Site, Unfit, plan_pull};
 use ollamax_metadata as metadata;
@@ -104,7 +104,8 @@ impl LedgerOverMetadata {
             let view = self.metadata.view();
             let sites = Sites::now(&*view, &self.scheduler).map_err(unreadable)?;
             let copies = read::locations_of(&*view, &ask.name).map_err(unreadable)?;
-            match judge(ask, &sites, &copies, self.since.elapsed()) {
+            let pin = pin_of(&*view, &ask.name).map_err(unreadable)?;
+            match judge(ask, &sites, &holders(None, pin, &copies), self.since.elapsed()) {
                 Judgement::Fits => return Ok(()),
                 Judgement::Impossible(error) => return Err(error),
                 Judgement::NotKnownYet => {}
@@ -206,7 +207,7 @@ impl Ledger for LedgerOverMetadata {
 
     fn holders(&self, name: &ModelName, digest: Digest) -> BTreeSet<NodeId> {
         let copies = read::locations_of(&*self.metadata.view(), name).unwrap_or_default();
-        holders(Some(digest), &copies)
+        holders(Some(digest), None, &copies)
     }
 }
 
@@ -257,17 +258,22 @@ fn assignments(view: &dyn View, node: NodeId) -> Result<Vec<Assignment>, Fault> 
     let mut found = Vec::new();
     for wish in read::wishes(view)? {
         if wish.plan.as_ref().is_some_and(|plan| plan.names(node)) {
-            found.extend(assignment(node, &wish, &read::locations_of(view, &wish.name)?));
+            let (copies, pin) = (read::locations_of(view, &wish.name)?, pin_of(view, &wish.name)?);
+            found.extend(assignment(node, &wish, &holders(wish.digest, pin, &copies)));
         }
     }
     Ok(found)
 }
 
+/// The version that a name is pinned at.
+fn pin_of(view: &dyn View, name: &ModelName) -> Result<Option<Digest>, Fault> {
+    Ok(read::model(view, name)?.as_ref().and_then(Model::pinned))
+}
+
 /// What a node has to do for a wish; `None`: nothing, or nothing more in this round. Who brings the model into the
 /// cluster is done when all that shall have it do; whoever receives it, when it has it; both, when they have failed.
-fn assignment(node: NodeId, wish: &Wish, copies: &[Location]) -> Option<Assignment> {
+fn assignment(node: NodeId, wish: &Wish, holders: &BTreeSet<NodeId>) -> Option<Assignment> {
     let plan = wish.plan.as_ref().filter(|plan| plan.names(node))?;
-    let holders = holders(wish.digest, copies);
     let holds = |node: &NodeId| wish.digest.is_some() && holders.contains(node);
     let has_failed = |node: &NodeId| wish.failures.contains_key(node) && !holds(node);
     let ingests = plan.ingester == node;
@@ -281,7 +287,7 @@ fn assignment(node: NodeId, wish: &Wish, copies: &[Location]) -> Option<Assignme
     let place = receivers.iter().position(|receiver| *receiver == node);
     let whole = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
     let (rank, of) = place.map_or((0, 1), |place| (whole(place), whole(receivers.len())));
-    let everybody: BTreeSet<NodeId> = plan.targets.iter().chain([&plan.ingester]).chain(&holders).copied().collect();
+    let everybody: BTreeSet<NodeId> = plan.targets.iter().chain([&plan.ingester]).chain(holders).copied().collect();
     Some(Assignment {
         name: wish.name.clone(),
         round: wish.round,
@@ -308,8 +314,8 @@ enum Judgement {
 
 /// Whether a wish can be met. Of a member that was not heard in all that time nothing good is known, and nobody is left
 /// to wait for it.
-fn judge(ask: &Ask, sites: &Sites, copies: &[Location], waited: Duration) -> Judgement {
-    let (wish, places) = (not_asked_yet(ask), sites.with_holders(&holders(None, copies)));
+fn judge(ask: &Ask, sites: &Sites, holders: &BTreeSet<NodeId>, waited: Duration) -> Judgement {
+    let (wish, places) = (not_asked_yet(ask), sites.with_holders(holders));
     let of = looked_at(&wish.replicas, places.len());
     let why = match plan_pull(&wish, &places, None) {
         Planned::Impossible(why) => why,

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use ollamax_core::catalog::{Fault, Location, View, Wish, read};
+use ollamax_core::catalog::{Fault, Location, Model, View, Wish, read};
 use ollamax_core::health::Health;
 use ollamax_core::placement::{self, Facts, Outlook, Presence, Site, Standing, plan_moves};
 use ollamax_metadata as metadata;
@@ -204,7 +204,7 @@ pub(crate) fn standing(
     };
     Ok(Standing {
         size_bytes: wish.size_bytes,
-        holders: holders(wish.digest, &copies),
+        holders: holders(wish.digest, model.as_ref().and_then(Model::pinned), &copies),
         dropping: copies.iter().filter(goes).map(|copy| copy.node).collect(),
         pinned: model.as_ref().is_some_and(|model| model.pin.is_some()),
         loaded_on: loaded(&wish.name).into_iter().collect(),

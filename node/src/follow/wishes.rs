@@ -207,7 +207,7 @@ impl Planner {
         let Some((wish, digest)) = wish.and_then(|wish| wish.digest.map(|digest| (wish, digest))) else {
             return Ok(None);
         };
-        let has_it = holders(Some(digest), &read::locations_of(&*view, name)?).contains(ingester);
+        let has_it = holders(Some(digest), None, &read::locations_of(&*view, name)?).contains(ingester);
         Ok((!has_it).then(|| (wish, digest, targets.clone())))
     }
 

@@ -8,9 +8,9 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ollamax_types::NodeId;
+use ollamax_types::{Beat, NodeId, Role, RuntimeState};
 
-use crate::catalog::Cordon;
+use crate::catalog::{Cordon, Member, MemberState};
 use crate::health::Health;
 
 mod fit;
@@ -70,6 +70,32 @@ pub fn choose_puller(sites: &[Site]) -> Option<NodeId> {
 // === impl Site ===
 
 impl Site {
+    /// The place that a member is, by its record and what it says of itself; it is said to hold nothing. What is not
+    /// known speaks against it.
+    #[must_use]
+    pub fn of(member: &Member, beat: Option<&Beat>, health: Health, is_self: bool) -> Self {
+        Self {
+            node: member.id,
+            health,
+            drained: member.state != MemberState::Active || beat.is_some_and(|beat| beat.draining),
+            gateway: member.role == Role::Gateway,
+            runtime_up: beat.is_some_and(|beat| beat.runtime_state == RuntimeState::Up),
+            // A node of an older release does not say where its models lie.
+            disk_free_bytes: beat.and_then(|beat| beat.models_free_bytes.or(beat.disk_free_bytes)),
+            holds: false,
+            is_self,
+            progress_permille: None,
+            labels: Arc::new(labels_of(member)),
+            gpu_memory_bytes: beat.map_or(0, largest_gpu_bytes),
+            cordon: member.cordon,
+            // What is free of the data directory's disk is no part of this one.
+            disk_total_bytes: beat
+                .filter(|beat| beat.models_free_bytes.is_some())
+                .and_then(|beat| beat.models_total_bytes),
+            has_damage: beat.is_some_and(|beat| beat.suspect_files > 0),
+        }
+    }
+
     fn is_fit(&self) -> bool {
         let keeps = match self.cordon {
             Cordon::Open => true,
@@ -88,6 +114,17 @@ impl Site {
     fn rank(&self) -> (bool, bool, bool, Option<u64>, Reverse<NodeId>) {
         (self.is_heard(), self.holds, self.is_self, self.disk_free_bytes, Reverse(self.node))
     }
+}
+
+/// What the node says of itself, and over it what people say of it.
+fn labels_of(member: &Member) -> BTreeMap<String, String> {
+    let mut labels = member.own_labels.clone();
+    labels.extend(member.labels.clone());
+    labels
+}
+
+fn largest_gpu_bytes(beat: &Beat) -> u64 {
+    beat.gpus.iter().filter_map(|gpu| gpu.memory_total_bytes).max().unwrap_or(0)
 }
 
 #[cfg(test)]

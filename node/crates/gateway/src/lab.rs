@@ -23,7 +23,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use ollamax_core::catalog::models::served_digest;
+use ollamax_core::catalog::models::standing_of;
 use ollamax_core::catalog::read;
 use ollamax_core::health::Health;
 use ollamax_transfer::lab::{Asked, Lab, Pieces};
@@ -212,7 +212,7 @@ impl Shared {
     fn served(&self, name: &ModelName) -> Result<(Option<Digest>, Vec<NodeId>), Refusal> {
         let view = self.node.view().ok_or_else(Refusal::no_member)?;
         let locations = read::locations_of(&*view, name)?;
-        let served = served_digest(&locations);
+        let served = standing_of(&*view, name, &locations)?;
         let holding = locations.iter().filter(|location| Some(location.model.digest) == served);
         let dead = self.node.sites(name).into_iter().filter(|site| site.health == Health::Dead);
         let dead: Vec<NodeId> = dead.map(|site| site.node).collect();

@@ -1,6 +1,6 @@
 //! What follows from the record is a table; what is told is told to a cluster of one.
 
-use ollamax_core::catalog::{CLUSTER_VERSION, Cordon, Failure, Plan};
+use ollamax_core::catalog::{CLUSTER_VERSION, Cordon, Failure, Location, Plan};
 use ollamax_core::health::Health;
 use ollamax_types::ModelRecord;
 
@@ -62,7 +62,7 @@ type Todo<'a> = (Duty, (u32, u32), &'a [u64]);
 fn what_a_node_has_to_do_follows_from_the_plan_and_from_who_has_the_version() {
     use Duty::{Ingest, Receive};
     let check = |what: &str, wish: &Wish, held: &[(u64, u8)], expected: Option<Todo<'_>>| {
-        let found = assignment(ME, wish, &copies(held));
+        let found = assignment(ME, wish, &holders(wish.digest, None, &copies(held)));
         let expected = expected.map(|(duty, (rank, of), others)| Assignment {
             name: name(),
             round: 7,
@@ -112,7 +112,7 @@ fn who_makes_a_copy_that_nobody_asked_for_makes_it_in_the_background() {
     {
         let wish = wish(2, &[2, 1], Some(1));
         let plan = wish.plan.clone().map(|plan| Plan { kind, ..plan });
-        let found = assignment(ME, &Wish { plan, ..wish }, &copies(&[(2, 1)])).expect("it lacks the copy");
+        let found = assignment(ME, &Wish { plan, ..wish }, &[NodeId(2)].into()).expect("it lacks the copy");
         assert_eq!(found.in_background, expected, "{kind:?}");
     }
 }
@@ -120,7 +120,7 @@ fn who_makes_a_copy_that_nobody_asked_for_makes_it_in_the_background() {
 #[test]
 fn who_makes_a_copy_keeps_free_of_its_disk_what_the_wish_says() {
     let want = Want { disk_free_bytes_min: 5, ..Want::default() };
-    let found = assignment(ME, &Wish { want, ..wish(2, &[2, 1], Some(1)) }, &copies(&[(2, 1)]));
+    let found = assignment(ME, &Wish { want, ..wish(2, &[2, 1], Some(1)) }, &[NodeId(2)].into());
     assert_eq!(found.map(|found| found.disk_free_bytes_min), Some(5));
 }
 
@@ -190,18 +190,18 @@ fn a_member_that_is_never_heard_keeps_nobody_waiting() {
     let mut sites = Sites::of(vec![alive, silent]);
     sites.are_clear = false;
     let both = Ask { replicas: Replicas::Nodes(nodes(&[1, 2])), ..asked() };
-    assert_eq!(judge(&both, &sites, &[], HEAR_TIMEOUT / 2), Judgement::NotKnownYet, "it may be heard yet");
+    assert_eq!(judge(&both, &sites, &BTreeSet::new(), HEAR_TIMEOUT / 2), Judgement::NotKnownYet, "it may be heard yet");
     let impossible = || {
         let why = vec![(NodeId(2), Unfit::NoRuntime)];
         Judgement::Impossible(LedgerError::Impossible { fits: 1, of: 2, why })
     };
-    assert_eq!(judge(&both, &sites, &[], HEAR_TIMEOUT), impossible());
+    assert_eq!(judge(&both, &sites, &BTreeSet::new(), HEAR_TIMEOUT), impossible());
     // Two that somebody said are two; where nobody says a number, one is better than none.
     let two = Ask { replicas: Replicas::Count(2), ..asked() };
-    assert_eq!(judge(&two, &sites, &[], HEAR_TIMEOUT), impossible());
-    assert_eq!(judge(&Ask { is_said: false, ..two }, &sites, &[], HEAR_TIMEOUT), Judgement::Fits);
+    assert_eq!(judge(&two, &sites, &BTreeSet::new(), HEAR_TIMEOUT), impossible());
+    assert_eq!(judge(&Ask { is_said: false, ..two }, &sites, &BTreeSet::new(), HEAR_TIMEOUT), Judgement::Fits);
     let one = Ask { replicas: Replicas::Count(1), ..asked() };
-    assert_eq!(judge(&one, &sites, &[], HEAR_TIMEOUT), Judgement::Fits);
+    assert_eq!(judge(&one, &sites, &BTreeSet::new(), HEAR_TIMEOUT), Judgement::Fits);
 }
 
 fn ledger_of(world: &World) -> LedgerOverMetadata {

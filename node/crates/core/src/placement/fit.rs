@@ -2,14 +2,17 @@
 //!
 //! Always holds: what may pass by itself (silence, a runtime that starts, a driver that does not answer) speaks against
 //! a new copy only, never against one that lies there. A copy that must go is [`Site::misplaced`] by what people said:
-//! the node is being emptied, or the wish keeps away from it. Room is judged by who plans; so is what the wish wants
-//! left of a disk, and a node that does not tell what it has free keeps nothing free for all that is known.
+//! the node is being emptied, or the wish keeps away from it. How much is free is said by who plans; where the wish
+//! wants some of a disk left, a node that does not tell what it has free keeps nothing free for all that is known.
 
 use ollamax_types::{ErrorCode, NodeId};
 
 use super::Site;
 use crate::catalog::{Cordon, Want};
 use crate::health::Health;
+
+/// What a node keeps free beside a copy that nobody asked for: this, or a twentieth of it, whichever is more.
+pub(super) const SPARE_BYTES_MIN: u64 = 1 << 30;
 
 /// Why a node cannot have a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -141,6 +144,31 @@ impl Site {
         }
         let other = want.labels.iter().find(|(key, wanted)| self.labels.get(*key) != Some(*wanted));
         other.map(|(key, wanted)| Unfit::Label { key: key.clone(), wanted: wanted.clone() })
+    }
+
+    /// What speaks against one copy more there that nobody needs, of a model of this size.
+    #[must_use]
+    pub fn unfit_for(&self, want: &Want, size_bytes: u64, disk_percent_max: u64) -> Option<Unfit> {
+        let unfit = self.unable().or_else(|| self.unsuited(want));
+        unfit.or_else(|| self.no_room(want, size_bytes, self.disk_free_bytes, disk_percent_max))
+    }
+
+    /// What so much free space lacks for such a copy: something stays free beside it, the disk does not become fuller
+    /// than people want, and what the wish wants left is left.
+    pub(super) fn no_room(&self, want: &Want, size_bytes: u64, free_bytes: Option<u64>, percent: u64) -> Option<Unfit> {
+        let too_full = free_bytes.and_then(|free_bytes| self.too_full(size_bytes, free_bytes, percent));
+        too_full.or_else(|| Unfit::of_disk(want.disk_free_bytes_min, size_bytes, free_bytes))
+    }
+
+    fn too_full(&self, size_bytes: u64, free_bytes: u64, percent: u64) -> Option<Unfit> {
+        let needed_bytes = size_bytes.saturating_add(SPARE_BYTES_MIN.max(size_bytes / 20));
+        if free_bytes < needed_bytes {
+            return Some(Unfit::NoRoom { needed_bytes, free_bytes });
+        }
+        let total_bytes = u128::from(self.disk_total_bytes?);
+        let left_bytes = u128::from(free_bytes - size_bytes);
+        let used_bytes = total_bytes.saturating_sub(left_bytes);
+        (used_bytes * 100 > total_bytes * u128::from(percent)).then_some(Unfit::DiskWatermark { percent })
     }
 
     /// What speaks against this model there: more against a new copy than against one that lies there.

@@ -28,9 +28,6 @@ use crate::health::Health;
 
 mod rebalance;
 
-/// What a node keeps free beside a copy that nobody asked for: this, or a twentieth of it, whichever is more.
-const SPARE_BYTES_MIN: u64 = 1 << 30;
-
 /// What is decided from.
 #[derive(Debug, Clone, Copy)]
 pub struct Facts<'a> {
@@ -586,24 +583,8 @@ impl<'a> Case<'a> {
     }
 
     fn no_room(&self, site: &Site) -> Option<Unfit> {
-        let free_bytes = self.world.free_bytes(site);
-        let (kept_bytes, size_bytes) = (self.wish().want.disk_free_bytes_min, self.standing.size_bytes);
-        let cramped = free_bytes.and_then(|free_bytes| self.cramped(site, free_bytes));
-        cramped.or_else(|| Unfit::of_disk(kept_bytes, size_bytes, free_bytes))
-    }
-
-    /// What speaks against a copy on a disk with so much free space, whatever the wish says of it.
-    fn cramped(&self, site: &Site, free_bytes: u64) -> Option<Unfit> {
-        let size_bytes = self.standing.size_bytes;
-        let needed_bytes = size_bytes.saturating_add(SPARE_BYTES_MIN.max(size_bytes / 20));
-        if free_bytes < needed_bytes {
-            return Some(Unfit::NoRoom { needed_bytes, free_bytes });
-        }
-        let total_bytes = u128::from(site.disk_total_bytes?);
         let percent = self.world.facts.knobs.disk_percent_max;
-        let left_bytes = u128::from(free_bytes - size_bytes);
-        let used_bytes = total_bytes.saturating_sub(left_bytes);
-        (used_bytes * 100 > total_bytes * u128::from(percent)).then_some(Unfit::DiskWatermark { percent })
+        site.no_room(&self.wish().want, self.standing.size_bytes, self.world.free_bytes(site), percent)
     }
 
     /// From whom copies come: a holder that is heard, is to stay, and serves, the ingester of the plan before others.

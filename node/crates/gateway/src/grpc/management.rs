@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-use ollamax_core::catalog::{Location, Member, Replicas, models, read};
+use ollamax_core::catalog::{Fault, Location, Member, Replicas, View, models, read};
 use ollamax_core::health::Health;
 use ollamax_metadata as metadata;
 use ollamax_proto::v1;
@@ -184,11 +184,11 @@ impl Pulls {
     /// Where a model is made: where what it is made from lies, else here, where the runtime may fetch it.
     fn maker(&self, metadata: &metadata::Handle, from: Option<&ModelName>) -> Result<Member, AdminError> {
         let own = metadata.node();
-        let copies = match from {
-            Some(from) => read::locations_of(&*metadata.view(), from)?,
-            None => Vec::new(),
+        let held = match from {
+            Some(from) => choose(&*metadata.view(), from, own, &self.alive())?,
+            None => None,
         };
-        let chosen = choose(&copies, own, &self.alive()).unwrap_or(own);
+        let chosen = held.unwrap_or(own);
         let maker = self.0.find(&chosen.to_string())?;
         if maker.role == Role::Gateway {
             let what = format!("node {} is a gateway", maker.name);
@@ -200,13 +200,12 @@ impl Pulls {
 
     /// Who pushes a model: the node that is named, which must hold it, else this one where it does, else another one.
     fn giver(&self, metadata: &metadata::Handle, name: &ModelName, named: &str) -> Result<Member, AdminError> {
-        let copies = read::locations_of(&*metadata.view(), name)?;
         if named.is_empty() {
-            let chosen = choose(&copies, metadata.node(), &self.alive());
+            let chosen = choose(&*metadata.view(), name, metadata.node(), &self.alive())?;
             let chosen = chosen.ok_or_else(|| not_held(name, "any node", &[]))?;
             return self.0.find(&chosen.to_string());
         }
-        let giver = self.0.find(named)?;
+        let (giver, copies) = (self.0.find(named)?, read::locations_of(&*metadata.view(), name)?);
         if copies.iter().any(|copy| copy.node == giver.id) {
             return Ok(giver);
         }
@@ -228,13 +227,14 @@ impl Pulls {
     }
 }
 
-/// Which holder of the version that is served does it: this node, else the first that answers, else the first.
-fn choose(copies: &[Location], own: NodeId, alive: &BTreeSet<NodeId>) -> Option<NodeId> {
-    let served = models::served_digest(copies)?;
+/// Which holder of the version that a name stands for does it: this node, else the first that answers, else the first.
+fn choose(view: &dyn View, name: &ModelName, own: NodeId, alive: &BTreeSet<NodeId>) -> Result<Option<NodeId>, Fault> {
+    let copies = read::locations_of(view, name)?;
+    let served = models::standing_of(view, name, &copies)?;
     let holders: BTreeSet<NodeId> =
-        copies.iter().filter(|copy| copy.model.digest == served).map(|copy| copy.node).collect();
+        copies.iter().filter(|copy| Some(copy.model.digest) == served).map(|copy| copy.node).collect();
     let answers = || holders.iter().find(|node| alive.contains(*node));
-    holders.get(&own).or_else(answers).or_else(|| holders.first()).copied()
+    Ok(holders.get(&own).or_else(answers).or_else(|| holders.first()).copied())
 }
 
 /// Sends what the runtime lacks, and follows it until the model is there.

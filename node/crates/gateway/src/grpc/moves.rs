@@ -6,12 +6,12 @@
 
 use std::collections::BTreeSet;
 
-use ollamax_core::catalog::{Cordon, Member, PlanKind, Refusal, Replicas, Wish, read};
+use ollamax_core::catalog::{Member, PlanKind, Refusal, Replicas, Wish, read};
 use ollamax_core::health::Health;
-use ollamax_core::placement::Unfit;
+use ollamax_core::placement::{self, Site, Unfit};
 use ollamax_proto::v1;
 use ollamax_types::limits::WISH_TARGETS_MAX;
-use ollamax_types::{ErrorCode, ModelName, NodeId, RequestId, Role};
+use ollamax_types::{ErrorCode, ModelName, NodeId, RequestId};
 
 use super::daemon::AdminError;
 use super::outlook::Planned;
@@ -28,10 +28,10 @@ struct Moving<'a> {
     from: &'a Member,
     to: &'a Member,
     is_from_heard: bool,
-    /// The other node has been silent for so long that the leader would have another one take its place.
-    is_to_dead: bool,
-    /// What the other node has free; `None` where that is not known.
-    free_bytes: Option<u64>,
+    /// The other node as a place.
+    site: &'a Site,
+    /// How full its disk may become.
+    disk_percent_max: u64,
 }
 
 // === impl Pulls ===
@@ -85,14 +85,15 @@ impl Pulls {
         let mut beats = peers.iter().map(|peer| &*peer.beat).chain([&own]);
         let beat = beats.find(|beat| beat.node == to.id);
         let held = holders(&*view, &wish)?;
+        let site = Site::of(to, beat, engines.scheduler.health(to.id), to.id == own.node);
         let moving = Moving {
             wish: &wish,
             holders: &held,
             from,
             to,
             is_from_heard: engines.scheduler.health(from.id) == Health::Alive,
-            is_to_dead: engines.scheduler.health(to.id) == Health::Dead,
-            free_bytes: beat.and_then(|beat| beat.models_free_bytes.or(beat.disk_free_bytes)),
+            site: &site,
+            disk_percent_max: placement::knobs(&*view)?.disk_percent_max,
         };
         moving.plan()
     }
@@ -171,34 +172,15 @@ impl Moving<'_> {
             let why = "a move makes one copy there and takes one away here";
             return Err(forbidden(format!("{} has {} already", to.name, wish.name), why, next));
         }
-        let Some(unfit) = self.unfit() else { return Ok(()) };
+        let Some(unfit) = self.site.unfit_for(&wish.want, wish.size_bytes, self.disk_percent_max) else {
+            return Ok(());
+        };
         let next = match &unfit {
             Unfit::Cordoned => format!("ollamax node uncordon {}", to.name),
             Unfit::Label { key, wanted } => format!("ollamax node label {} {key}={wanted}", to.name),
             _ => "ollamax node list".to_owned(),
         };
         Err(forbidden(unfit.of(&to.name), "nothing was changed", next))
-    }
-
-    fn unfit(&self) -> Option<Unfit> {
-        let Self { wish, to, .. } = self;
-        let size_bytes = wish.size_bytes;
-        let missing = wish.want.labels.iter().find(|(key, wanted)| to.label(key) != Some(*wanted));
-        if to.role == Role::Gateway {
-            Some(Unfit::Gateway)
-        } else if self.is_to_dead {
-            Some(Unfit::Dead)
-        } else if to.cordon != Cordon::Open {
-            Some(Unfit::Cordoned)
-        } else if wish.want.avoid.contains(&to.id) {
-            Some(Unfit::Avoided)
-        } else if let Some((key, wanted)) = missing {
-            Some(Unfit::Label { key: key.clone(), wanted: wanted.clone() })
-        } else {
-            let too_little = self.free_bytes.filter(|free| *free < size_bytes);
-            let no_room = too_little.map(|free_bytes| Unfit::NoRoom { needed_bytes: size_bytes, free_bytes });
-            no_room.or_else(|| Unfit::of_disk(wish.want.disk_free_bytes_min, size_bytes, self.free_bytes))
-        }
     }
 }
 
@@ -210,11 +192,11 @@ fn forbidden(what: String, why: &str, next: impl Into<String>) -> AdminError {
 mod tests {
     use std::collections::BTreeMap;
 
-    use ollamax_core::catalog::{Plan, Want};
-    use ollamax_types::{Digest, Timestamp};
+    use ollamax_core::catalog::{Cordon, Plan, Want};
+    use ollamax_types::{Beat, Digest, Role, RuntimeState, Timestamp};
 
     use super::*;
-    use crate::samples::member;
+    use crate::samples::{beat, member};
 
     /// On nodes 1 and 2, which have it.
     fn wish() -> Wish {
@@ -242,14 +224,19 @@ mod tests {
 
     /// From node 1 to this one.
     fn planned(wish: &Wish, holders: &[u64], to: &Member, free_bytes: Option<u64>) -> Result<Planned, AdminError> {
-        let holders = holders.iter().copied().map(NodeId).collect();
-        let (from, is_from_heard, is_to_dead) = (member(1), true, false);
-        Moving { wish, holders: &holders, from: &from, to, is_from_heard, is_to_dead, free_bytes }.plan()
+        planned_with(wish, holders, to, &Beat { models_free_bytes: free_bytes, ..beat(to.id.0) })
+    }
+
+    /// The same, by what that one says of itself.
+    fn planned_with(wish: &Wish, holders: &[u64], to: &Member, said: &Beat) -> Result<Planned, AdminError> {
+        let (holders, from) = (holders.iter().copied().map(NodeId).collect(), member(1));
+        let site = &Site::of(to, Some(said), Health::Alive, false);
+        Moving { wish, holders: &holders, from: &from, to, is_from_heard: true, site, disk_percent_max: 90 }.plan()
     }
 
     #[test]
     fn a_move_is_one_target_more_and_the_one_that_loses_its_copy_comes_last() {
-        let planned = planned(&wish(), &[1, 2], &member(3), Some(100)).expect("possible");
+        let planned = planned(&wish(), &[1, 2], &member(3), Some(2 << 30)).expect("possible");
         let targets = [2, 3, 1].map(NodeId).to_vec();
         let name = "m".parse().expect("a name");
         let expected = Planned { name, round: 7, ingester: NodeId(1), targets, kind: PlanKind::Rebalance };
@@ -288,11 +275,11 @@ mod tests {
         check(refused(&wish(), both, &cordoned, None), "n3 takes no new models", "ollamax node uncordon n3");
         let gateway = Member { role: Role::Gateway, ..member(3) };
         check(refused(&wish(), both, &gateway, None), "n3 is a gateway", "ollamax node list");
-        check(refused(&wish(), both, &member(3), Some(99)), "n3: 100 B needed, 99 B free", "ollamax node list");
-        let keeping = Wish { want: Want { disk_free_bytes_min: 100, ..Want::default() }, ..wish() };
-        let disk = "n3: 100 B of its disk to stay free, 99 B would be";
-        check(refused(&keeping, both, &member(3), Some(199)), disk, "ollamax node list");
-        assert!(planned(&keeping, both, &member(3), Some(200)).is_ok());
+        check(refused(&wish(), both, &member(3), Some(99)), "n3: 1.0 GB needed, 99 B free", "ollamax node list");
+        let keeping = Wish { want: Want { disk_free_bytes_min: 2 << 30, ..Want::default() }, ..wish() };
+        let disk = "n3: 2.1 GB of its disk to stay free, 2.1 GB would be";
+        check(refused(&keeping, both, &member(3), Some((2 << 30) + 99)), disk, "ollamax node list");
+        assert!(planned(&keeping, both, &member(3), Some((2 << 30) + 100)).is_ok());
         let avoid = Wish { want: Want { avoid: [NodeId(3)].into(), ..Want::default() }, ..wish() };
         check(refused(&avoid, both, &member(3), None), "n3 is to be avoided", "ollamax node list");
         let labels = BTreeMap::from([("room".to_owned(), "a".to_owned())]);
@@ -304,12 +291,29 @@ mod tests {
     }
 
     #[test]
+    fn a_move_goes_only_where_a_plan_would_go() {
+        let refused = |want: Want, said: Beat| {
+            let planned = planned_with(&Wish { want, ..wish() }, &[1, 2], &member(3), &said);
+            planned.expect_err("refused").what
+        };
+        let gpu = Want { gpu_memory_bytes_min: 24, ..Want::default() };
+        assert_eq!(refused(gpu, beat(3)), "n3: 24 B of GPU memory needed, none known");
+        let down = Beat { runtime_state: RuntimeState::Down("hung".to_owned()), ..beat(3) };
+        assert_eq!(refused(Want::default(), down), "n3 has no runtime that answers");
+        let (models_free_bytes, models_total_bytes) = (Some(2 << 30), Some(100 << 30));
+        let full = Beat { models_free_bytes, models_total_bytes, ..beat(3) };
+        assert_eq!(refused(Want::default(), full), "n3: its disk would be more than 90 % full");
+    }
+
+    #[test]
     fn what_lies_on_a_node_that_is_not_heard_stays_there_and_nothing_goes_to_one() {
         let (wish, holders) = (wish(), [1, 2].map(NodeId).into());
         let (from, to) = (member(1), member(3));
         let check = |is_from_heard: bool, is_to_dead: bool, expected: &str| {
+            let health = if is_to_dead { Health::Dead } else { Health::Alive };
+            let site = &Site::of(&to, Some(&beat(3)), health, false);
             let (wish, holders, from, to) = (&wish, &holders, &from, &to);
-            let silent = Moving { wish, holders, from, to, is_from_heard, is_to_dead, free_bytes: None };
+            let silent = Moving { wish, holders, from, to, is_from_heard, site, disk_percent_max: 90 };
             assert_eq!(silent.plan().map_err(|error| error.what), Err(expected.to_owned()));
         };
         check(false, false, "n1 is not heard");

@@ -178,7 +178,7 @@ fn left_out(wishes: &[Wish], copies: &[Location], now: Timestamp) -> Vec<LeftOut
 
 /// The names of which nodes hold different versions, in order.
 fn conflicting(copies: Vec<Location>) -> Vec<String> {
-    let differing = models::listing(copies).into_iter().filter(|listed| listed.conflict.is_some());
+    let differing = models::listing(copies, &BTreeMap::new()).into_iter().filter(|listed| listed.conflict.is_some());
     let mut names: Vec<String> = differing.map(|listed| listed.model.name.to_string()).collect();
     names.sort_unstable();
     names

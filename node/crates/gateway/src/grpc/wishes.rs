@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ollamax_core::catalog::models::served_digest;
+use ollamax_core::catalog::models::standing_of;
 use ollamax_core::catalog::{Fault, Refusal, Replicas, View, Wish, read};
 use ollamax_core::placement::{Outlook, Shortage};
 use ollamax_proto::v1;
@@ -136,10 +136,13 @@ fn shown(change: &Change, names: &Names) -> v1::WishChange {
     v1::WishChange { name: change.name().to_string(), kind: kind.into(), text }
 }
 
-/// Who has the version of a wish, or the one that is served while the round has none.
+/// Who has the version of a wish, or the one that the name stands for while the round has none.
 pub(super) fn holders(view: &dyn View, wish: &Wish) -> Result<BTreeSet<NodeId>, Fault> {
     let copies = read::locations_of(view, &wish.name)?;
-    let version = wish.digest.or_else(|| served_digest(&copies));
+    let version = match wish.digest {
+        Some(digest) => Some(digest),
+        None => standing_of(view, &wish.name, &copies)?,
+    };
     Ok(copies.iter().filter(|copy| Some(copy.model.digest) == version).map(|copy| copy.node).collect())
 }
 

@@ -11,7 +11,7 @@ use jiff::Timestamp as Moment;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use ollamax_core::catalog::models::{Listed, listing};
+use ollamax_core::catalog::models::{Listed, listing, pins};
 use ollamax_core::catalog::read;
 use ollamax_core::health::Health;
 use ollamax_scheduler as scheduler;
@@ -138,7 +138,7 @@ fn no_runtime() -> ApiError {
 fn listed(door: &OpenDoor) -> Result<(Vec<Listed>, BTreeMap<NodeId, String>), ApiError> {
     let view = door.parts.node.view().ok_or_else(ApiError::not_initialised)?;
     let names = read::members(&*view)?.into_iter().map(|member| (member.id, member.name)).collect();
-    Ok((listing(read::locations(&*view)?), names))
+    Ok((listing(read::locations(&*view)?, &pins(&*view)?), names))
 }
 
 fn read_tags(door: &OpenDoor) -> Result<Tags, ApiError> {

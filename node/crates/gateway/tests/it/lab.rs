@@ -100,8 +100,8 @@ fn digest(text: &str) -> Digest {
     text.parse().expect("a digest")
 }
 
-/// A member with the model.
-async fn member(folder: &Path, tasks: &TaskTracker, stop: &CancellationToken) -> MemNode {
+/// A member with the model; where that is pinned, another node has a newer version of it.
+async fn member(folder: &Path, tasks: &TaskTracker, stop: &CancellationToken, is_pinned: bool) -> MemNode {
     let store = folder.join("models");
     put_model(&store);
     let parts = transfer::Parts {
@@ -122,9 +122,13 @@ async fn member(folder: &Path, tasks: &TaskTracker, stop: &CancellationToken) ->
     let mut adopted = engine.adopted();
     let is_read = adopted.wait_for(|adopted| adopted.models.len() > 1);
     assert!(timeout(Duration::from_secs(60), is_read).await.expect("it is read").is_ok());
-    let mut world = World::start(1);
+    let mut world = World::start(if is_pinned { 2 } else { 1 });
     let record = ModelRecord { digest: digest(MANIFEST_DIGEST), ..model("demo:1b", 1, 5) };
     world.set(1, "0.12.0", &[record], &[]);
+    if is_pinned {
+        world.set(2, "0.12.0", &[model("demo:1b", 9, 6)], &[]);
+        world.pin("demo:1b", digest(MANIFEST_DIGEST));
+    }
     world.door.set_transfer(engine);
     world.door.clone()
 }
@@ -147,8 +151,12 @@ fn with_tls(folder: &Path, config: RegistryConfig) -> (RegistryConfig, TlsConnec
 
 impl Lab {
     async fn start(config: RegistryConfig, has_tls: bool, is_member: bool) -> Self {
+        Self::start_with(config, has_tls, is_member, false).await
+    }
+
+    async fn start_with(config: RegistryConfig, has_tls: bool, is_member: bool, is_pinned: bool) -> Self {
         let (folder, tasks, stop) = (tempfile::tempdir().expect("temp"), TaskTracker::new(), CancellationToken::new());
-        let node = if is_member { member(folder.path(), &tasks, &stop).await } else { MemNode::new("n1") };
+        let node = if is_member { member(folder.path(), &tasks, &stop, is_pinned).await } else { MemNode::new("n1") };
         let (config, tls) = if has_tls {
             let (config, tls) = with_tls(folder.path(), config);
             (config, Some(tls))
@@ -295,6 +303,14 @@ async fn it_is_pulled_over_tls_too_and_by_nobody_who_speaks_plainly() {
     // Whether the end is told or the connection is cut depends on who is faster.
     drop(stream.read_to_end(&mut answer).await);
     assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn what_is_pinned_is_given_where_another_node_has_a_newer_version() {
+    let config = RegistryConfig { fetch: false, ..RegistryConfig::default() };
+    let lab = Lab::start_with(config, false, true, true).await;
+    let manifest = lab.get(MANIFEST_PLACE).await;
+    assert_eq!((manifest.status, manifest.text().as_str()), (200, MANIFEST));
 }
 
 #[tokio::test]

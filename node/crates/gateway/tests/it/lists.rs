@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use ollamax_types::ModelRecord;
+use ollamax_types::{Digest, ModelRecord};
 
 use crate::world::{World, get, model, resident, text};
 
@@ -20,6 +20,23 @@ async fn tags_are_merged_newest_first_with_the_holders() {
     let (status, body) = text(&two_nodes().router(), get("/api/tags")).await;
     let expected = include_str!("expected/tags.json").trim_end();
     assert_eq!((status, body.as_str()), (200, expected));
+}
+
+#[tokio::test]
+async fn tags_show_the_pinned_version_where_another_node_has_a_newer_one() {
+    let mut world = World::start(2);
+    world.set(1, "0.12.3", &[model("a", 1, 5_000)], &[]);
+    world.set(2, "0.12.3", &[model("a", 2, 9_000)], &[]);
+    let shown = async |world: &World| {
+        let (_, body) = text(&world.router(), get("/api/tags")).await;
+        let tags: Value = serde_json::from_str(&body).expect("JSON");
+        (tags["models"][0]["digest"].clone(), tags["models"][0]["node"].clone())
+    };
+    assert_eq!(shown(&world).await, (json!("02".repeat(32)), json!(["n2"])));
+    world.pin("a", Digest([1; 32]));
+    assert_eq!(shown(&world).await, (json!("01".repeat(32)), json!(["n1"])));
+    let (_, body) = text(&world.router(), get("/v1/models/a")).await;
+    assert_eq!(body, r#"{"id":"a","object":"model","created":5,"owned_by":"library"}"#);
 }
 
 #[tokio::test]

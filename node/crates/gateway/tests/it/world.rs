@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 use ollamax_core::catalog::mem::MemView;
-use ollamax_core::catalog::{Cluster, Key, Location, Member, MemberState, Model, Mutation, Phase, Record, Since};
+use ollamax_core::catalog::{Cluster, Key, Location, Member, MemberState, Model, Mutation, Phase, Pin, Record, Since};
 use ollamax_gateway::http::{Parts, router};
 use ollamax_gateway::mem::MemNode;
 use ollamax_gateway::{Config, Metrics};
@@ -229,6 +229,15 @@ impl World {
         let name: ModelName = name.parse().expect("valid");
         let since = Since { at: Timestamp(1), by: "node/1 for admin".to_owned(), note: note.to_owned() };
         let model = Model { phase: phase(since), ..Model::new(name.clone(), Timestamp(1)) };
+        self.view.write(&[Mutation::Put(Key::Model(name.key()), Record::Model(Box::new(model)))]);
+        self.join();
+    }
+
+    /// Pins a name.
+    pub(crate) fn pin(&mut self, name: &str, digest: Digest) {
+        let name: ModelName = name.parse().expect("valid");
+        let pin = Pin { digest, by: "node/1 for admin".to_owned(), at: Timestamp(1) };
+        let model = Model { pin: Some(pin), ..Model::new(name.clone(), Timestamp(1)) };
         self.view.write(&[Mutation::Put(Key::Model(name.key()), Record::Model(Box::new(model)))]);
         self.join();
     }

@@ -4,6 +4,7 @@ use ollamax_types::{Digest, Timestamp};
 
 use super::*;
 use crate::catalog::Want;
+use crate::placement::fit::SPARE_BYTES_MIN;
 use crate::placement::tests as sample;
 
 mod simulated;

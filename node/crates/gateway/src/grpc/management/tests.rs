@@ -2,6 +2,8 @@
 
 use std::future::pending;
 
+use ollamax_core::catalog::mem::MemView;
+use ollamax_core::catalog::{Key, Model, Mutation, Pin, Record};
 use ollamax_types::{ModelRecord, Timestamp};
 
 use super::*;
@@ -82,17 +84,29 @@ async fn made(
 }
 
 #[test]
-fn a_holder_of_the_version_that_is_served_does_it_and_best_this_node() {
+fn a_holder_of_the_version_that_the_name_stands_for_does_it_and_best_this_node() {
+    let chosen = |pin: Option<u8>, copies: &[Location], alive: &[u64]| {
+        let mut view = MemView::default();
+        for copy in copies {
+            view.write(&[Mutation::Put(Key::Location(name().key(), copy.node), Record::Location(copy.clone()))]);
+        }
+        let pin = pin.map(|byte| Pin { digest: Digest([byte; 32]), by: "test".to_owned(), at: Timestamp(1) });
+        let model = Model { pin, ..Model::new(name(), Timestamp(1)) };
+        view.write(&[Mutation::Put(Key::Model(name().key()), Record::Model(Box::new(model)))]);
+        choose(&view, &name(), NodeId(1), &alive.iter().copied().map(NodeId).collect()).expect("readable")
+    };
     let check = |copies: &[Location], alive: &[u64], expected: Option<u64>| {
-        let alive = alive.iter().copied().map(NodeId).collect();
-        assert_eq!(choose(copies, NodeId(1), &alive), expected.map(NodeId), "{copies:?} {alive:?}");
+        assert_eq!(chosen(None, copies, alive), expected.map(NodeId), "{copies:?} {alive:?}");
     };
     check(&[], &[2, 3], None);
     check(&[copy(1, 1, 5), copy(2, 1, 5)], &[2], Some(1));
     check(&[copy(2, 1, 5), copy(3, 1, 5)], &[3], Some(3));
     check(&[copy(2, 1, 5), copy(3, 1, 5)], &[], Some(2));
     // What lies here is not what the cluster serves.
-    check(&[copy(1, 1, 5), copy(3, 2, 6)], &[3], Some(3));
+    let newer_elsewhere = [copy(1, 1, 5), copy(3, 2, 6)];
+    check(&newer_elsewhere, &[3], Some(3));
+    assert_eq!(chosen(Some(1), &newer_elsewhere, &[3]), Some(NodeId(1)), "the older one is pinned");
+    assert_eq!(chosen(Some(9), &newer_elsewhere, &[3]), Some(NodeId(3)), "nobody has what is pinned");
 }
 
 #[tokio::test]
