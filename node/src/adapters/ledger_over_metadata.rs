@@ -201,6 +201,10 @@ impl Ledger for LedgerOverMetadata {
         read::wish(&*self.metadata.view(), name).ok().flatten()
     }
 
+    fn wishes(&self) -> Vec<Wish> {
+        read::wishes(&*self.metadata.view()).unwrap_or_default()
+    }
+
     fn log_time(&self) -> Timestamp {
         self.metadata.log_time()
     }

@@ -4,7 +4,7 @@
 //! which the registry is asked once. So there is one way for bytes into a node and one out of it, and whoever asks next
 //! is served from the disk. Always holds: nothing is given that lies neither in the store nor in a file on its way, and
 //! a file that does not come to its end breaks off. Whoever asks and leaves ends nothing. A wish for what does not
-//! exist is taken back.
+//! exist is taken back, and of those that stay machines have so many at most that people have room for theirs.
 
 use std::fmt;
 use std::io;
@@ -18,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::sleep;
 
 use ollamax_blobs::{BlobFile, BlobSpec, Manifest, Part};
-use ollamax_core::catalog::{Replicas, Wish};
+use ollamax_core::catalog::{Refusal, Replicas, Wish};
 use ollamax_types::limits::PULL_WATCHERS_MAX;
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId};
 
@@ -39,6 +39,10 @@ mod reading;
 const CHUNKS_HELD_MAX: usize = 32;
 /// Most machines that wait for a wish at once: people who watch wishes have their places, too.
 const WAITING_MAX: usize = PULL_WATCHERS_MAX / 2;
+/// Most wishes of the cluster that stand because a machine asked: people have room for theirs.
+const LENT_MAX: usize = 256;
+/// What the name of a machine begins with where it is told who asked.
+const MACHINE: &str = "registry/";
 /// Time between two looks how far a wish is.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 /// Time between two looks whether a wish came to nothing. Whoever waits for it has seen so by then.
@@ -204,7 +208,10 @@ impl Lab {
         let insecure = before.as_ref().is_some_and(|wish| wish.insecure);
         let replicas = match before.map(|wish| wish.replicas) {
             Some(replicas @ (Replicas::Count(_) | Replicas::All)) => replicas,
-            Some(Replicas::Nodes(_)) | None => {
+            held @ (Some(Replicas::Nodes(_)) | None) => {
+                if held.is_none() {
+                    self.check_lent()?;
+                }
                 self.take_back_in_vain(asked.name.clone(), Arc::clone(place));
                 self.here_alone()
             }
@@ -224,6 +231,17 @@ impl Lab {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether machines may have one wish more.
+    fn check_lent(&self) -> Result<(), PullError> {
+        let lent = self.service.means.ledger.wishes().iter().filter(|wish| is_lent(wish)).count();
+        if lent < LENT_MAX {
+            return Ok(());
+        }
+        let (what, unit) = ("what machines of the lab have asked for".to_owned(), "wishes".to_owned());
+        let (needed, limit) = (lent as u64 + 1, LENT_MAX as u64);
+        Err(LedgerError::Refused(Refusal::QuotaExceeded { what, needed, limit, unit }).into())
     }
 
     /// Takes back a wish that comes to nothing, whether or not the machine still waits for it: else the record would
@@ -323,6 +341,11 @@ impl Places {
 
 fn spec_of(asked: &Asked) -> PullSpec {
     PullSpec { name: asked.name.clone(), insecure: false, asked_by: asked.asked_by.clone() }
+}
+
+/// Whether a wish stands because a machine asked.
+fn is_lent(wish: &Wish) -> bool {
+    wish.asked_by.split_whitespace().last().is_some_and(|by| by.starts_with(MACHINE))
 }
 
 /// Whether something may still come of a wish.

@@ -294,6 +294,8 @@ pub trait Ledger: Send + Sync + 'static {
     fn forget(&self, name: ModelName) -> BoxFuture<'static, Result<bool, LedgerError>>;
     /// The wish for a model, as this node knows it.
     fn plan(&self, name: &ModelName) -> Option<Wish>;
+    /// All wishes, as this node knows them; none where that cannot be read.
+    fn wishes(&self) -> Vec<Wish>;
     /// The record's own time, in which its moments are told. After an outage of all nodes it is far behind every clock.
     fn log_time(&self) -> Timestamp;
     /// Who has this version of a model, as this node knows it.

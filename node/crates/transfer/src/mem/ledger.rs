@@ -419,6 +419,10 @@ impl Ledger for MemLedger {
         self.cluster.wish(name)
     }
 
+    fn wishes(&self) -> Vec<Wish> {
+        self.cluster.lock().wishes.values().cloned().collect()
+    }
+
     fn log_time(&self) -> Timestamp {
         self.cluster.lock().log_time
     }

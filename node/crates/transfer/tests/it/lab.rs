@@ -12,7 +12,7 @@ use tokio::time::{sleep, timeout};
 use ollamax_core::catalog::Replicas;
 use ollamax_transfer::lab::{Asked, Offered, Pieces};
 use ollamax_transfer::mem::MemCluster;
-use ollamax_transfer::{Ask, OriginTrouble, PullError, Stage};
+use ollamax_transfer::{Ask, Ledger as _, OriginTrouble, PullError, Stage};
 use ollamax_types::limits::PULL_WATCHERS_MAX;
 use ollamax_types::{Digest, ErrorCode, NodeId};
 
@@ -22,6 +22,8 @@ const ONE: NodeId = NodeId(1);
 const TWO: NodeId = NodeId(2);
 /// So many readers of a file on its way hold a chunk.
 const CHUNKS_HELD_MAX: usize = 32;
+/// So many wishes stand because machines asked.
+const LENT_MAX: usize = 256;
 /// Longer than a reader waits for a chunk that is damaged.
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -321,6 +323,27 @@ async fn a_wish_that_comes_to_nothing_is_taken_back() {
         assert_eq!(world.cluster.wish(name), None, "{name}");
     }
     assert!(world.cluster.wish(&model.name).is_some(), "what came is still wished");
+    node.end().await;
+}
+
+/// A machine that asked for one name after the other once left no wish for people.
+#[tokio::test(start_paused = true)]
+async fn machines_leave_wishes_for_people() {
+    let cluster = MemCluster::new([ONE, TWO]);
+    let world = World { cluster: cluster.clone(), ..World::new() };
+    let (model, other) = (world.model("tiny", 18, chunks(1)), world.model("other", 19, chunks(1)));
+    let (node, elsewhere) = (world.start(), cluster.ledger(TWO));
+    for number in 0..LENT_MAX {
+        let ask = ask_for(&name(&format!("m{number}")), Replicas::Nodes(vec![TWO]));
+        let ask = Ask { asked_by: "registry/10.0.0.8".to_owned(), ..ask };
+        elsewhere.ask(ask).await.expect("it is on record");
+    }
+    let error = manifest(&node, asked(&model, true)).await.expect_err("that is one too many");
+    assert_eq!(error.code(), ErrorCode::QuotaExceeded, "{error}");
+    assert_eq!(cluster.wish(&model.name), None);
+    node.pull(&other.name).await.expect("people may have more");
+    assert!(elsewhere.forget(name("m0")).await.expect("it is taken back"));
+    assert_eq!(given(&node, asked(&model, true)).await, model.manifest.digest());
     node.end().await;
 }
 
