@@ -1,10 +1,11 @@
 //! A disk that takes no more in the midst of a transfer, although room was set aside, as those do that are promised to
-//! more people than they have room for. The node says so in numbers, on record; nothing of the model is visible there,
-//! the others finish; and when there is room again, it goes on with what it had.
+//! more people than they have room for, or when all came and the manifest is to be written. The node says so in
+//! numbers, on record; nothing of the model is visible there, the others finish; and when there is room again, it goes
+//! on with what it had.
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use nix::errno::Errno;
 
 use ollamax_testkit::FakeRegistry;
@@ -70,6 +71,13 @@ async fn a_disk_that_fills_in_the_midst_is_told_in_numbers_and_the_pull_goes_on_
     ensure!(!blob(&cluster.node(FULL).store(), model.weights.sha256()).exists(), "half a file is visible");
     let tags = cluster.http().get_json(&format!("{}/api/tags", cluster.fake(FULL)?.url())).await?;
     ensure!(tags["models"].as_array().is_some_and(Vec::is_empty), "half a model is visible: {tags}");
+
+    // All of it comes, and there is no room for its manifest, which is written under a name that ends with the process.
+    let process = disk.processes()?.pop().context("no process writes there")?;
+    disk.only(&format!("*.{}", process.pid))?;
+    let (code, error) = refused(&cluster.pull(0, "filling", &["--node", "n1,n2,n3"]).await?)?;
+    ensure!(code == ErrorCode::DiskFull.as_str(), "{error}");
+    ensure!(error.to_string().contains("; 0 bytes of filling:latest were still to come, "), "{error}");
 
     // Somebody made room.
     disk.fail_writes(Errno::ENOSPC, 0)?;

@@ -222,13 +222,18 @@ impl Pull {
             fetched.append(&mut parts);
             parts = fetched;
             self.board.begin(Stage::Publishing);
-            match self.publish(&ground, &manifest, parts.clone()).await? {
-                Ok(()) => break,
+            let error = match self.publish(&ground, &manifest, parts.clone()).await {
+                Ok(Ok(())) => break,
                 // What was in the store at the start was removed from it meanwhile.
-                Err(PublishError::Missing { sha256 }) if round < PRUNED_ROUNDS_MAX => {
+                Ok(Err(PublishError::Missing { sha256 })) if round < PRUNED_ROUNDS_MAX => {
                     tracing::warn!(model = %self.spec.name, %sha256, "the store lost a file of a model on its way");
+                    None
                 }
-                Err(error) => return Err(PullError::of_publish(&ground.place, &error)),
+                Ok(Err(error)) => Some(PullError::of_publish(&ground.place, &error)),
+                Err(error) => Some(error),
+            };
+            if let Some(error) = error {
+                return Err(self.let_go(&ground, error).await);
             }
             // It is asked for anew.
             ground.room.clear();
