@@ -9,9 +9,8 @@
 //!
 //! A runtime may remove its name of a file at any time; the bytes stay for as long as ours is there. Not every runtime
 //! does: with a version go the names in the store that no model there names. Always holds: a folder without a manifest
-//! keeps nothing, and is swept. Nothing here is a way to change a file. What cannot be kept
-//! is not: another disk, a file system without second names, a file that leads elsewhere; whoever wanted it is told
-//! why.
+//! keeps nothing, and is swept. Nothing here is a way to change a file. What cannot be kept is not: another disk, a
+//! file system without second names, a file that leads elsewhere; whoever wanted it is told why.
 
 use std::collections::BTreeSet;
 use std::fs;

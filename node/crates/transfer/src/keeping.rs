@@ -1,11 +1,12 @@
 //! Which versions are kept here, until when, and what goes when room is needed.
 //!
 //! A version is kept when this node puts another one under its name, and while it is pinned, for each name that stood
-//! for it. With it go the files in the store that only it named. It goes when it is old, when each of its names stands for it again or is gone, or, the oldest first, when
+//! for it. It goes when it is old, when each of its names stands for it again or is gone, or, the oldest first, when
 //! something else needs the room; a pinned one goes only when nobody pins it any more, or the cluster removes it here
-//! for the last of its names. Always holds: nothing is let go before this node has heard what is pinned. What is kept
-//! is found on the disk, not remembered, so a restart changes nothing; it is offered to other nodes like what the store
-//! has. What cannot be kept is told once in the log, and ends no pull.
+//! for the last of its names. With it go the files in the store that only it named. Always holds: nothing is let go
+//! before this node has heard what is pinned. What is kept is found on the disk, not remembered, so a restart changes
+//! nothing; it is offered to other nodes like what the store has. What cannot be kept is told once in the log, and ends
+//! no pull.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
