@@ -3,8 +3,8 @@
 //!
 //! Each row is one cluster, or one set of other programs, in a lab of its own: a namespace for each node, all on one
 //! switch, with every link shaped both ways. The first sends, so many others receive. A row that failed has nodes
-//! without the file, which is a fault; the others are measured all the same. Whatever ends a run ends its processes and
-//! its networks too: nothing of them has a name in the system.
+//! without the file, which is a fault, and a note says why; the others are measured all the same. Whatever ends a run
+//! ends its processes and its networks too: nothing of them has a name in the system.
 
 mod plan;
 
@@ -14,6 +14,7 @@ mod ours;
 mod peers;
 mod results;
 mod watched;
+mod words;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -112,7 +113,7 @@ async fn run(plan: &Plan) -> Result<Report> {
         rows: results::rows(&plan, &found, &free),
         aims: results::aims(&plan, &found, &free),
         left_out,
-        notes: notes(&plan).into_iter().chain(absent).collect(),
+        notes: notes(&plan).into_iter().chain(absent).chain(results::failures(&found, &free)).collect(),
     })
 }
 
@@ -196,18 +197,16 @@ async fn written_back() -> Result<()> {
     tokio::task::spawn_blocking(nix::unistd::sync).await.context("write back what was written")
 }
 
-/// Tells how far the run is. What failed is told, and nobody has the file.
+/// Tells how far the run is. What failed is told, here and in the report. Where there was no course, nobody has the
+/// file.
 fn seen(what: &str, nodes: usize, outcome: Result<Outcome>) -> Outcome {
-    match outcome {
-        Ok(outcome) => {
-            eprintln!("{what}: {}", told(&outcome.finished));
-            outcome
-        }
-        Err(error) => {
-            eprintln!("{what}: {error:#}");
-            Outcome::nothing(nodes)
-        }
+    let mut outcome = outcome.unwrap_or_else(|error| Outcome::nothing(nodes, format!("{error:#}")));
+    eprintln!("{what}: {}", told(&outcome.finished));
+    for failure in &mut outcome.failures {
+        *failure = format!("{what}: {failure}");
+        eprintln!("{failure}");
     }
+    outcome
 }
 
 /// The same for what a node does by itself, in some time.
@@ -373,8 +372,9 @@ mod tests {
 
     #[test]
     fn a_course_that_failed_leaves_everybody_without_the_file() {
-        let failed = seen("x", 2, Err(anyhow::anyhow!("no")));
-        assert_eq!(failed, Outcome::nothing(2));
+        let error = anyhow::anyhow!("it ended").context("start rqbit");
+        let failed = seen("run 1, 2 nodes, rqbit", 2, Err(error));
+        assert_eq!(failed, Outcome::nothing(2, "run 1, 2 nodes, rqbit: start rqbit: it ended".to_owned()));
         assert_eq!(told(&failed.finished), "never, never");
         assert_eq!(told(&[Some(Duration::from_millis(1_250)), None]), "1.25 s, never");
     }

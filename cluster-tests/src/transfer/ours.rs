@@ -212,7 +212,8 @@ impl Course<'_> {
 
     /// Types the command, and looks until all have the model. A command that fails ends it.
     async fn run(&self, plan: &Plan, seed: Watched, traffic: Traffic<'_>) -> Result<Outcome> {
-        let party = Party { seed, receivers: self.receivers()?, traffic };
+        // A command that fails says why, and nodes have logs of their own.
+        let party = Party { seed, seed_said: None, receivers: self.receivers()?, traffic, silence: None };
         let limit = plan.limit(self.receivers.len());
         let targets: Vec<&str> = self.nodes().map(Node::name).collect();
         let (targets, sha256) = (targets.join(","), self.model.weights.sha256());

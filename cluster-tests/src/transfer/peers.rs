@@ -2,7 +2,8 @@
 //! sendme.
 //!
 //! Everything runs in the rooms of a lab, or on loopback, from a folder that ends with the course. What was started
-//! ends when its handle is dropped.
+//! ends when its handle is dropped. No release of a program is taken for granted: one that ends too early, or with
+//! which nothing goes on, ends its course, and what it said last is told.
 
 mod rqbit;
 mod sendme;
@@ -19,15 +20,17 @@ use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
+use tokio::time::timeout;
 
 use ollamax_testkit::cluster::clean_environment;
 use ollamax_testkit::room::Lab;
 use ollamax_testkit::{Room, port, wait};
 use ollamax_types::Digest;
 
-use super::course::{Done, Outcome, Party, Receiver, Traffic, watched};
+use super::course::{Done, Outcome, Party, Receiver, Silence, Traffic, watched};
 use super::memory;
 use super::plan::Peer;
+use super::words::said_in;
 use crate::machine;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -67,7 +70,9 @@ pub(super) fn missing(peer: Peer) -> Vec<&'static str> {
 pub(super) async fn version(program: &str) -> Result<String> {
     let path = machine::program(program).with_context(|| format!("no {program}"))?;
     let word = if program == "nginx" { "-v" } else { "--version" };
-    let output = Command::new(path).arg(word).stdin(Stdio::null()).output().await;
+    let mut command = Command::new(path);
+    command.arg(word).stdin(Stdio::null()).kill_on_drop(true);
+    let output = timeout(PATIENCE, command.output()).await.with_context(|| format!("{program} {word} does not end"))?;
     let output = output.with_context(|| format!("ask {program} for its version"))?;
     let said = if output.stdout.is_empty() { output.stderr } else { output.stdout };
     Ok(first_line(&String::from_utf8_lossy(&said)))
@@ -94,10 +99,12 @@ pub(super) async fn spread(peer: Peer, lab: &Lab, wanted: Wanted<'_>, limit: Dur
         let own = folder.path().join(number.to_string());
         fs::create_dir(&own).context("make a folder")?;
         let (child, done) = source.receiver(room, &own)?;
-        receivers.push(Receiver::new(watched(&child)?, done, own.join(FILE)));
+        receivers.push(Receiver::new(watched(&child)?, done, own.join(FILE)).speaking(said_in(&own)));
         source.programs.push(child);
     }
-    let party = Party { seed: seed_process, receivers, traffic: Traffic::Room(seed) };
+    let silence = Some(Silence { rooms: lab.rooms(), longest: quiet(wanted.size_bytes) });
+    let seed_said = Some(said_in(&served));
+    let party = Party { seed: seed_process, seed_said, receivers, traffic: Traffic::Room(seed), silence };
     let outcome = party.follow(begin, limit, wanted.sha256).await;
     for mut program in source.programs {
         // It may have ended by itself.
@@ -130,7 +137,7 @@ impl Source {
         let rooms: Vec<Ipv4Addr> = lab.rooms().iter().filter_map(|room| room.address()).collect();
         let at = SocketAddr::from((room.address().context("a room with a network")?, WEB_PORT));
         let (mut link, mut terminal) = (format!("http://{at}/{FILE}"), None);
-        let hashed = PATIENCE + Duration::from_secs(size_bytes / HASHED_BYTES_MIN);
+        let hashed = quiet(size_bytes);
         let programs = match peer {
             Peer::Nginx | Peer::Aria2 => vec![nginx(Some(room), at, served, None).await?],
             Peer::Aria2Bt => {
@@ -162,6 +169,11 @@ impl Source {
     }
 }
 
+/// How long a program may be busy with a file of its own: it hashes or copies all of it.
+const fn quiet(size_bytes: u64) -> Duration {
+    PATIENCE.saturating_add(Duration::from_secs(size_bytes / HASHED_BYTES_MIN))
+}
+
 /// All rooms but this one.
 fn others(rooms: &[Ipv4Addr], own: &Room) -> Vec<Ipv4Addr> {
     let own = own.address();
@@ -181,7 +193,8 @@ pub(super) async fn over_tls(wanted: Wanted<'_>, limit: Duration) -> Result<Outc
     let begin = memory::begin(1, wanted.size_bytes).await?;
     let mut child = curl(None, &format!("https://{at}/{FILE}"), folder.path())?;
     let receivers = vec![Receiver::new(watched(&child)?, Done::Ended, folder.path().join(FILE))];
-    let outcome = Party { seed, receivers, traffic: Traffic::Loopback }.follow(begin, limit, wanted.sha256).await;
+    let party = Party { seed, seed_said: None, receivers, traffic: Traffic::Loopback, silence: None };
+    let outcome = party.follow(begin, limit, wanted.sha256).await;
     for program in [&mut child, &mut web] {
         let _gone = program.kill().await;
     }

@@ -144,6 +144,13 @@ pub(super) fn rows(plan: &Plan, found: &[Found], free: &Free) -> Vec<Row> {
     found.iter().map(|found| found.row(plan)).chain(free.rows(plan)).collect()
 }
 
+/// Why not all had the file, run for run.
+pub(super) fn failures(found: &[Found], free: &Free) -> Vec<String> {
+    let linked = found.iter().flat_map(|found| &found.outcomes);
+    let others = [&free.ours, &free.lanes, &free.quarter, &free.nginx].into_iter().flatten();
+    linked.chain(others).flat_map(|outcome| outcome.failures.iter().cloned()).collect()
+}
+
 fn row<const COLUMNS: usize>(
     case: String,
     nodes: usize,

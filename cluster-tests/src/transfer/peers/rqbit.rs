@@ -1,10 +1,10 @@
 //! rqbit, a BitTorrent client: what it is told, and what it says.
 //!
 //! It is told who the others are, so it asks no tracker, no DHT, no router and nobody on the network. It goes on giving
-//! what it has, until it is ended. What it says stands in a file. The words are those of its release 9.
+//! what it has, until it is ended. What it says stands in a file. The words are those of its release 9; another one
+//! that says it otherwise is given up, and its own words are told.
 
 use std::ffi::OsString;
-use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,39 +12,38 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tokio::process::Child;
 
-use ollamax_testkit::{Room, wait};
+use ollamax_testkit::Room;
 
 use super::{TORRENT, TORRENT_PORT, program};
-use crate::transfer::course::{Done, says};
+use crate::transfer::course::Done;
+use crate::transfer::words::{speak, until_said};
 
 /// What it says once, when it has got all of it.
 const COMPLETE: &str = "torrent finished downloading";
 /// What it says each second of a torrent that it has and gives.
 const GIVES: &str = "]: 100.00%";
-/// Where it says so.
-const LOG: &str = "rqbit.log";
 
 /// The client that has the file. It reads it again first, which may take so long.
 pub(super) async fn sow(room: &Room, served: &Path, others: &[Ipv4Addr], patience: Duration) -> Result<Child> {
-    let (child, log) = start(room, &served.join(TORRENT), served, others)?;
-    wait::until_true("rqbit to give the file", patience, || async { says(&log, GIVES) }).await?;
+    let (mut child, said) = start(room, &served.join(TORRENT), served, others)?;
+    let gives = |said: &str| said.contains(GIVES).then_some(());
+    until_said("rqbit to give the file", &mut child, &said, patience, gives).await?;
     Ok(child)
 }
 
 /// A client that has not.
 pub(super) fn reap(room: &Room, served: &Path, into: &Path, others: &[Ipv4Addr]) -> Result<(Child, Done)> {
-    let (child, log) = start(room, &served.join(TORRENT), into, others)?;
-    Ok((child, Done::Said(log, COMPLETE)))
+    let (child, said) = start(room, &served.join(TORRENT), into, others)?;
+    Ok((child, Done::Said(said, COMPLETE)))
 }
 
 fn start(room: &Room, torrent: &Path, into: &Path, others: &[Ipv4Addr]) -> Result<(Child, PathBuf)> {
-    let log = into.join(LOG);
-    let said = File::create(&log).context("make a file for what rqbit says")?;
     let mut command = program(Some(room), "rqbit")?;
     command.args(words(torrent, into, others)).env("NO_COLOR", "1");
     // What it might keep for the next time ends with the course.
-    command.env("HOME", into).current_dir(into).stdout(said);
-    Ok((command.spawn().context("start rqbit")?, log))
+    command.env("HOME", into).current_dir(into);
+    let said = speak(&mut command, into)?;
+    Ok((command.spawn().context("start rqbit")?, said))
 }
 
 fn words(torrent: &Path, into: &Path, others: &[Ipv4Addr]) -> Vec<OsString> {
@@ -80,16 +79,13 @@ mod tests {
 
     #[test]
     fn who_gives_is_told_from_who_still_reads() {
-        let folder = tempfile::tempdir().expect("temp");
-        let log = folder.path().join(LOG);
         for (said, gives, has) in [
             ("INFO rqbit: [0] initializing 100.00%\n", false, false),
             ("INFO rqbit: [0]: 99.98% (1 / 1), down 1.00 MiB/s\n", false, false),
             ("INFO rqbit: [0]: 100.00% (1 / 1), down 0.00 MiB/s\n", true, false),
             ("INFO librqbit: torrent finished downloading id=0\n", false, true),
         ] {
-            std::fs::write(&log, said).expect("room");
-            assert_eq!((says(&log, GIVES), says(&log, COMPLETE)), (gives, has), "{said}");
+            assert_eq!((said.contains(GIVES), said.contains(COMPLETE)), (gives, has), "{said}");
         }
     }
 }

@@ -2,10 +2,10 @@
 //!
 //! A ticket names the addresses of the one that has the file, so nobody asks a relay or a name server. All fetch from
 //! that one. It reads keys of its terminal while it gives, and aborts where it has none: it gets one that nobody sees.
-//! The words are those of its release 0.34.
+//! The words are those of its release 0.34; another one that says no such ticket is given up, and its own words are
+//! told.
 
 use std::ffi::OsString;
-use std::fs::{self, File};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::Stdio;
@@ -16,12 +16,11 @@ use nix::pty::{OpenptyResult, Winsize, openpty};
 use nix::sys::termios::Termios;
 use tokio::process::Child;
 
-use ollamax_testkit::{Room, wait};
+use ollamax_testkit::Room;
 
 use super::{FILE, program};
+use crate::transfer::words::{speak, until_said};
 
-/// Where it says the ticket.
-const SAID: &str = "sendme.out";
 /// What stands before a ticket.
 const BEFORE_TICKET: &str = "sendme receive ";
 /// How a ticket begins.
@@ -37,17 +36,14 @@ pub(super) struct Sender {
 
 /// Has a file given from a room. It hashes it first, which may take so long.
 pub(super) async fn send(room: &Room, served: &Path, patience: Duration) -> Result<Sender> {
-    let (file, said) = (served.join(FILE), served.join(SAID));
     let OpenptyResult { master, slave } = terminal()?;
     let mut command = program(Some(room), "sendme")?;
-    command.args(send_words(&file)).current_dir(served).stdin(Stdio::from(slave));
-    command.stdout(File::create(&said).context("make a file for what sendme says")?);
-    let process = command.spawn().context("start sendme")?;
-    let ticket = wait::until("sendme to say a ticket", patience, || async {
-        let text = fs::read_to_string(&said).unwrap_or_default();
-        ticket_in(&text).map(str::to_owned).context("no ticket yet")
-    });
-    Ok(Sender { ticket: ticket.await?, process, terminal: master })
+    command.args(send_words(&served.join(FILE))).current_dir(served).stdin(Stdio::from(slave));
+    let said = speak(&mut command, served)?;
+    let mut process = command.spawn().context("start sendme")?;
+    let find = |said: &str| ticket_in(said).map(str::to_owned);
+    let ticket = until_said("sendme to say a ticket", &mut process, &said, patience, find).await?;
+    Ok(Sender { ticket, process, terminal: master })
 }
 
 /// One that nobody sees, and no process's own: `slave` is what a program reads, and ends with `master`.
@@ -59,6 +55,8 @@ fn terminal() -> Result<OpenptyResult> {
 pub(super) fn receive(room: &Room, ticket: &str, into: &Path) -> Result<Child> {
     let mut command = program(Some(room), "sendme")?;
     command.args(receive_words(ticket)).current_dir(into);
+    // It says there why it fails; that it has the file is its end.
+    let _said = speak(&mut command, into)?;
     command.spawn().context("start sendme")
 }
 

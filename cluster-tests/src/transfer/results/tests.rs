@@ -31,6 +31,7 @@ fn outcome(nodes: usize, makespan_ms: u64, sent_bytes: u64) -> Outcome {
         sent_bytes,
         seed: cost(50, 90),
         receivers: vec![cost(80, 120); nodes],
+        failures: Vec::new(),
     }
 }
 
@@ -120,7 +121,7 @@ fn each_aim_is_missed_by_itself() {
     check("beside nginx with TLS", |_, free| free.ours = vec![outcome(1, 1_220, 0)]);
     // 2.9 s for what takes ours 1.1 over TCP.
     check("beside libp2p alone", |_, free| free.lanes = vec![outcome(1, 3_000, 0)]);
-    check("beside libp2p alone", |_, free| free.lanes = vec![Outcome::nothing(1)]);
+    check("beside libp2p alone", |_, free| free.lanes = vec![Outcome::nothing(1, "no".to_owned())]);
     check("bytes read", |_, free| free.adopted = vec![Some(adopted(1_060_000_000, 0))]);
     check("bytes written", |_, free| free.adopted.push(Some(adopted(1, 11_000_000))));
     check("lists 100 models", |_, free| free.catalogued = vec![Some(Duration::from_millis(501))]);
@@ -211,4 +212,15 @@ fn loopback_stands_in_rows_of_its_own_and_counts_from_the_first_bytes() {
     }
     let [(name, listed)] = catalog.values[..] else { panic!("one column: {catalog:?}") };
     assert!(name == "listed after s" && (listed.median - 0.45).abs() < 1e-9, "{catalog:?}");
+}
+
+#[test]
+fn why_a_course_failed_is_told_wherever_it_ran() {
+    let (plan, mut found, mut free) = (plan(), good(), free(1_100));
+    assert_eq!(failures(&found, &free), Vec::<String>::new());
+    found[4].outcomes.push(Outcome::nothing(4, "run 2: a".to_owned()));
+    free.quarter = vec![Outcome::nothing(1, "run 1: b".to_owned())];
+    assert_eq!(failures(&found, &free), ["run 2: a", "run 1: b"]);
+    let row = rows(&plan, &found, &free).into_iter().find(|row| row.case == "nginx and curl").expect("it was run");
+    assert!(row.success_rate < 1.0, "{row:?}");
 }
