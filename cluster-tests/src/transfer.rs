@@ -247,8 +247,8 @@ fn notes(plan: &Plan) -> Vec<String> {
          but for TLS over loopback"
             .to_owned(),
         format!(
-            "the copies lie in {} (TMPDIR), and earlier rows are written back, and as much memory \
-             as the next one fills is in use, before it begins",
+            "the copies lie in {} (TMPDIR); before a row begins, earlier ones are written back, and a file as large as \
+             what it writes has come and gone, so that its memory is there",
             std::env::temp_dir().display()
         ),
         "memory: most that one process held (VmHWM); the kernel's work for sockets counts where a process asked for it"
