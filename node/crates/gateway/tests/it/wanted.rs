@@ -236,6 +236,7 @@ async fn a_file_that_is_wrong_changes_nothing_and_one_that_is_refused_half_way_s
 #[tokio::test]
 async fn a_move_is_shown_first_and_goes_on_record_as_one_target_more() {
     let desk = Desk::with_wish().await;
+    desk.hear(3);
     let expected = v1::MoveView {
         name: "m:latest".to_owned(),
         kind: "rebalance".to_owned(),
