@@ -76,8 +76,6 @@ struct Inner {
     pins: watch::Sender<Option<BTreeSet<Digest>>>,
     /// Held while names of files change for the sake of a version.
     work: Mutex<()>,
-    /// The versions whose files got their names back for a pull that has not published them yet, and when.
-    brought: Mutex<BTreeMap<Digest, Timestamp>>,
     told: Mutex<Told>,
 }
 
@@ -107,8 +105,7 @@ impl Keeping {
     /// Begins to look after what is kept, until `stop`.
     pub(crate) fn start(config: &Config, ties: Ties, tasks: &TaskTracker, stop: &CancellationToken) -> Self {
         let (pins, hours) = (watch::Sender::new(None), config.keep_previous_hours);
-        let (work, brought, told) = (Mutex::default(), Mutex::default(), Mutex::default());
-        let keeping = Self(Arc::new(Inner { ties, hours, pins, work, brought, told }));
+        let keeping = Self(Arc::new(Inner { ties, hours, pins, work: Mutex::default(), told: Mutex::default() }));
         // If it fails, what is kept stays until the next start, or until room is needed; it ends with `stop`.
         tasks.spawn(keeping.clone().run(stop.clone()));
         keeping
@@ -179,7 +176,6 @@ impl Keeping {
     /// nothing goes that is about to be named. Blocks on the disk.
     pub(crate) fn before(&self, store: &Store, name: &ModelName, next: &Manifest) -> MutexGuard<'_, ()> {
         let work = self.work();
-        self.brought().remove(&next.digest());
         let stands = store.manifest(name).ok().flatten().filter(|(_, stands)| stands.digest() != next.digest());
         if let (Some((_, stands)), Some(keep)) = (stands, Keep::of(store)) {
             let kept = self.put(store, &keep, slice::from_ref(name), &stands);
@@ -195,7 +191,6 @@ impl Keeping {
         let Some(kept) = Keep::of(store).map(|keep| keep.get(wanted.digest())).transpose()?.flatten() else {
             return Ok(());
         };
-        self.brought().insert(wanted.digest(), self.0.ties.clock.now());
         let (blobs, trees) = (wanted.blobs(), &self.0.ties.trees);
         let linked = || store.link_kept(&kept);
         match trees.open() {
@@ -330,10 +325,7 @@ impl Keeping {
     fn let_go(&self, store: &Store, keep: &Keep, kept: &Kept, spared: &[BlobSpec]) -> Result<u64, Fault> {
         let (digest, blobs) = (kept.manifest.digest(), kept.manifest.blobs());
         let index = self.0.ties.trees.open()?;
-        // Nothing names yet what a pull has just been given back.
-        let is_awaited = self.brought().contains_key(&digest);
-        let spared = if is_awaited { &blobs[..] } else { spared };
-        let released = || -> Result<u64, Fault> {
+        let released = || {
             store.unlink_unnamed(kept, spared)?;
             keep.release(digest)
         };
@@ -443,14 +435,6 @@ impl Keeping {
 
     fn work(&self) -> MutexGuard<'_, ()> {
         self.0.work.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Those of the last hour: a pull that takes longer brings its files anew.
-    fn brought(&self) -> MutexGuard<'_, BTreeMap<Digest, Timestamp>> {
-        let now = self.0.ties.clock.now();
-        let mut brought = self.0.brought.lock().unwrap_or_else(PoisonError::into_inner);
-        brought.retain(|_, at| now.ms_since(*at) < HOUR_MS);
-        brought
     }
 
     fn told(&self) -> MutexGuard<'_, Told> {

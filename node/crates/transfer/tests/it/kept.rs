@@ -10,10 +10,10 @@ use std::time::Duration;
 use tokio::time::{interval, sleep, timeout};
 
 use ollamax_core::catalog::Replicas;
-use ollamax_transfer::{Config, PullError, Stage};
+use ollamax_transfer::{Config, PullError};
 use ollamax_types::{Clock, Digest, ErrorCode, Timestamp};
 
-use crate::world::{self, LONG, Model, Node, World, ask_for, chunks, result, until_verified};
+use crate::world::{LONG, Model, Node, World, ask_for, chunks};
 
 const HOUR_MS: u64 = 3_600_000;
 
@@ -164,35 +164,6 @@ async fn a_version_is_kept_for_its_time_or_while_it_is_pinned_and_nothing_goes_b
     check(Some(false), 169, false).await;
     check(Some(true), 169, true).await;
     check(None, 169, true).await;
-}
-
-#[tokio::test(start_paused = true)]
-async fn what_a_pull_got_back_stays_in_the_store_until_it_is_published_although_it_is_due() {
-    let clock = Clock::manual(Timestamp(1_785_578_400_123));
-    let mut world = World { clock: clock.clone(), ..World::new() };
-    world.config = Config { pulls_max: 1, ..world.config };
-    let node = world.start();
-    let [old, _] = replaced(&world, &node).await;
-    let sent = world.origin.sent(old.weights.sha256);
-    clock.advance_ms(169 * HOUR_MS);
-    // It takes the only place, so that the next one waits with nothing left to fetch.
-    let other = world.model("other", 3, chunks(1));
-    world.origin.set_limit(0);
-    let mut first = node.ask(&other.name).await.expect("it begins");
-    world::until(&mut first, |progress| progress.stage == Stage::Fetching).await;
-    let alias = world.model("alias", 1, chunks(2) + 9);
-    let mut second = node.ask(&alias.name).await.expect("it begins");
-    until_verified(&mut second, alias.manifest.size_bytes()).await;
-    node.handle.set_pins(BTreeSet::new());
-    until("it is let go", || kept(&node).is_empty()).await;
-    assert!(world.blob(old.weights.sha256).exists(), "a pull waits with it");
-
-    world.origin.set_limit(u64::MAX);
-    result(&mut first).await.expect("it comes");
-    result(&mut second).await.expect("it comes");
-    assert!(stands_for(&world, &alias));
-    assert_eq!(world.origin.sent(old.weights.sha256), sent, "no byte came again");
-    node.end().await;
 }
 
 #[tokio::test(start_paused = true)]
