@@ -7,10 +7,10 @@
 //!   manifest.json                             written last; its time says since when the version is kept
 //! ```
 //!
-//! A runtime may remove its name of a file at any time; the bytes stay for as long as ours is there. Not every runtime
-//! does: with a version go the names in the store that no model there names. Always holds: a folder without a manifest
-//! keeps nothing, and is swept. Nothing here is a way to change a file. What cannot be kept is not: another disk, a
-//! file system without second names, a file that leads elsewhere; whoever wanted it is told why.
+//! A runtime may remove its name of a file at any time; the bytes stay for as long as ours is there. Always holds: a
+//! folder without a manifest keeps nothing, and is swept. Nothing here is a way to change a file. What cannot be kept
+//! is not: another disk, a file system without second names, a file that leads elsewhere; whoever wanted it is told
+//! why.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -27,7 +27,7 @@ use crate::index::{Index, Indexed};
 use crate::manifest::Manifest;
 use crate::staging::disk;
 use crate::store::access::Access;
-use crate::store::publish::{PublishError, refused_link, sync_parent};
+use crate::store::publish::{PublishError, refused_link};
 use crate::store::{BlobFile, BlobSpec, Owner, Store, open_blob};
 
 const FOLDER: &str = "keep";
@@ -186,7 +186,7 @@ impl Keep {
         let mut freed_bytes: u64 = 0;
         for name in disk::names_in(&folder)? {
             let path = folder.join(&name);
-            let bytes = if name.starts_with(FILE_PREFIX) { disk::frees_bytes(&path, 1) } else { 0 };
+            let bytes = if name.starts_with(FILE_PREFIX) { disk::frees_bytes(&path) } else { 0 };
             disk::remove_file(&path)?;
             freed_bytes = freed_bytes.saturating_add(bytes);
         }
@@ -244,16 +244,11 @@ impl Kept {
         blob_at(&self.blob_path(spec.sha256), spec)
     }
 
-    /// Bytes on the disk that nothing but this holds. What lies in the store and is not among the files that models
-    /// there name ([`Store::named`]) holds nothing.
+    /// Bytes on the disk that nothing but this holds.
     #[must_use]
-    pub fn own_bytes(&self, store: &Store, named: Option<&BTreeSet<Digest>>) -> u64 {
-        let bytes = |blob: BlobSpec| {
-            let (path, beside) = (self.blob_path(blob.sha256), store.blob_path(blob.sha256));
-            let is_left = named.is_some_and(|named| !named.contains(&blob.sha256)) && disk::is_same(&path, &beside);
-            disk::frees_bytes(&path, if is_left { 2 } else { 1 })
-        };
-        self.manifest.blobs().into_iter().map(bytes).fold(0, u64::saturating_add)
+    pub fn own_bytes(&self) -> u64 {
+        let blobs = self.manifest.blobs().into_iter();
+        blobs.map(|blob| disk::frees_bytes(&self.blob_path(blob.sha256))).fold(0, u64::saturating_add)
     }
 }
 
@@ -276,33 +271,6 @@ impl Store {
                 Err(error) => return Err(refused_link(error, &to, blob.sha256)),
                 Ok(()) => {}
             }
-        }
-        Ok(())
-    }
-
-    /// Takes the names in the store from those files of a kept version that no model there names, but for these: not
-    /// every runtime does so itself. To be called before the version is let go, so that a crash in between leaves
-    /// nothing that nobody knows. A file that somebody put there anew is another one, and stays.
-    ///
-    /// # Errors
-    /// When the disk refuses.
-    pub fn unlink_unnamed(&self, kept: &Kept, spared: &[BlobSpec]) -> Result<(), Fault> {
-        let is_left = |blob: &BlobSpec| {
-            !spared.contains(blob) && disk::is_same(&kept.blob_path(blob.sha256), &self.blob_path(blob.sha256))
-        };
-        let left: Vec<BlobSpec> = kept.manifest.blobs().into_iter().filter(is_left).collect();
-        if left.is_empty() {
-            return Ok(());
-        }
-        let Some(named) = self.named()? else {
-            let digest = kept.manifest.digest();
-            tracing::warn!(%digest, "files of a version stay: not every manifest of the store can be read");
-            return Ok(());
-        };
-        for blob in left.iter().filter(|blob| !named.contains(&blob.sha256)) {
-            let path = self.blob_path(blob.sha256);
-            disk::remove_file(&path)?;
-            sync_parent(&path)?;
         }
         Ok(())
     }

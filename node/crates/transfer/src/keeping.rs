@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use ollamax_blobs::keep::across;
-use ollamax_blobs::{BlobSpec, Fault, Indexed, Keep, KeepError, Kept, Manifest, PublishError, Scanned, Store};
+use ollamax_blobs::{Fault, Indexed, Keep, KeepError, Kept, Manifest, PublishError, Scanned, Store};
 use ollamax_core::retention::{Sharing, sharing};
 use ollamax_types::{Clock, Digest, ModelName, Timestamp};
 
@@ -164,25 +164,27 @@ impl Keeping {
         let due = self.due(store, keep.all()?);
         if !dry_run {
             for kept in &due {
-                self.let_go(store, &keep, kept, &[])?;
+                self.let_go(store, &keep, kept)?;
             }
-            self.tell(store, &keep);
+            self.tell(&keep);
         }
         Ok(due.iter().flat_map(|kept| self.shown(kept)).collect())
     }
 
-    /// Another version is about to get this name: what it stands for is kept, if it is whole; with no hours to keep it,
-    /// until the next look. The names of files are this caller's to change for as long as the answer is held, so that
-    /// nothing goes that is about to be named. Blocks on the disk.
-    pub(crate) fn before(&self, store: &Store, name: &ModelName, next: &Manifest) -> MutexGuard<'_, ()> {
-        let work = self.work();
-        let stands = store.manifest(name).ok().flatten().filter(|(_, stands)| stands.digest() != next.digest());
-        if let (Some((_, stands)), Some(keep)) = (stands, Keep::of(store)) {
-            let kept = self.put(store, &keep, slice::from_ref(name), &stands);
-            self.note(kept, Some(name));
-            self.tell(store, &keep);
+    /// Another version is about to get this name: what it stands for is kept, if it is whole and shall be. The names of
+    /// files are this caller's to change for as long as the answer is held. Blocks on the disk.
+    pub(crate) fn before(&self, store: &Store, name: &ModelName, next: &Manifest) -> Option<MutexGuard<'_, ()>> {
+        let (_, stands) = store.manifest(name).ok().flatten()?;
+        let is_wanted = self.0.hours > 0 || self.is_pinned(stands.digest());
+        if stands.digest() == next.digest() || !is_wanted {
+            return None;
         }
-        work
+        let work = self.work();
+        let keep = Keep::of(store)?;
+        let kept = self.put(store, &keep, slice::from_ref(name), &stands);
+        self.note(kept, Some(name));
+        self.tell(&keep);
+        Some(work)
     }
 
     /// Gives the files of a version that is kept here their names in the store again. Blocks on the disk.
@@ -203,22 +205,22 @@ impl Keeping {
         Ok(())
     }
 
-    /// Lets versions go that are not pinned, the oldest first, until so many bytes are free. The files of `wanted`
-    /// stay. Blocks on the disk.
-    pub(crate) fn make_room(&self, store: &Store, bytes: u64, wanted: &Manifest) -> Result<u64, Fault> {
+    /// Lets versions go that are not pinned, the oldest first, until so many bytes are free. Those of `wanted` stay.
+    /// Blocks on the disk.
+    pub(crate) fn make_room(&self, store: &Store, bytes: u64, wanted: Digest) -> Result<u64, Fault> {
         let _work = self.work();
         let Some(keep) = Keep::of(store).filter(|_| self.0.pins.borrow().is_some()) else { return Ok(0) };
-        let (mut freed_bytes, spared): (u64, _) = (0, wanted.blobs());
+        let mut freed_bytes: u64 = 0;
         for kept in keep.all()? {
             if freed_bytes >= bytes {
                 break;
             }
             let digest = kept.manifest.digest();
-            if digest != wanted.digest() && !self.is_pinned(digest) {
-                freed_bytes = freed_bytes.saturating_add(self.let_go(store, &keep, &kept, &spared)?);
+            if digest != wanted && !self.is_pinned(digest) {
+                freed_bytes = freed_bytes.saturating_add(self.let_go(store, &keep, &kept)?);
             }
         }
-        self.tell(store, &keep);
+        self.tell(&keep);
         Ok(freed_bytes)
     }
 
@@ -236,10 +238,10 @@ impl Keeping {
             if kept.names.len() > 1 {
                 keep.forget_name(&kept, name)?;
             } else {
-                freed_bytes = freed_bytes.saturating_add(self.let_go(store, &keep, &kept, &[])?);
+                freed_bytes = freed_bytes.saturating_add(self.let_go(store, &keep, &kept)?);
             }
         }
-        self.tell(store, &keep);
+        self.tell(&keep);
         Ok(freed_bytes)
     }
 
@@ -249,7 +251,7 @@ impl Keeping {
         let Ok(store) = Store::open(root) else { return };
         self.0.ties.metrics.show_sharing(sharing_of(models));
         let Some(keep) = Keep::of(&store) else {
-            self.show(&store, &[]);
+            self.show(&[]);
             return;
         };
         let looked = || -> Result<(), Fault> {
@@ -258,14 +260,14 @@ impl Keeping {
                 self.note(self.put(&store, &keep, &names, &manifest), names.first());
             }
             for kept in self.due(&store, keep.all()?) {
-                self.let_go(&store, &keep, &kept, &[])?;
+                self.let_go(&store, &keep, &kept)?;
             }
             Ok(())
         };
         if let Err(error) = looked() {
             tracing::warn!(%error, "look after the versions that are kept");
         }
-        self.tell(&store, &keep);
+        self.tell(&keep);
     }
 
     /// The pinned versions that are not kept yet for names that stand for them: of each all these names, as one change
@@ -321,15 +323,10 @@ impl Keeping {
         Ok(())
     }
 
-    /// Lets a version go, and with it what the store has of it that no model there names, but for these files.
-    fn let_go(&self, store: &Store, keep: &Keep, kept: &Kept, spared: &[BlobSpec]) -> Result<u64, Fault> {
+    fn let_go(&self, store: &Store, keep: &Keep, kept: &Kept) -> Result<u64, Fault> {
         let (digest, blobs) = (kept.manifest.digest(), kept.manifest.blobs());
         let index = self.0.ties.trees.open()?;
-        let released = || {
-            store.unlink_unnamed(kept, spared)?;
-            keep.release(digest)
-        };
-        let freed_bytes = across(&index, store, &blobs, released)?;
+        let freed_bytes = across(&index, store, &blobs, || keep.release(digest))?;
         for name in &kept.names {
             tracing::info!(model = %name, %digest, freed_bytes, "a version is not kept any more");
         }
@@ -350,7 +347,7 @@ impl Keeping {
             }
             let is_above = above > 0;
             above = above.saturating_sub(1);
-            is_above || kept_ms == 0 || now.ms_since(kept.kept_at) > kept_ms || is_of_no_use(store, kept)
+            is_above || now.ms_since(kept.kept_at) > kept_ms || is_of_no_use(store, kept)
         };
         kept.into_iter().filter(|kept| is_due(kept)).collect()
     }
@@ -374,24 +371,22 @@ impl Keeping {
     }
 
     /// Tells what is kept now.
-    fn tell(&self, store: &Store, keep: &Keep) {
+    fn tell(&self, keep: &Keep) {
         let kept = keep.all().unwrap_or_else(|error| {
             tracing::warn!(%error, "list the versions that are kept");
             Vec::new()
         });
-        self.show(store, &kept);
+        self.show(&kept);
     }
 
-    fn show(&self, store: &Store, kept: &[Kept]) {
+    fn show(&self, kept: &[Kept]) {
         let ties = &self.0.ties;
-        // While that is not known, what lies in the store counts as the store's.
-        let named = if kept.is_empty() { None } else { store.named().ok().flatten() };
         let manifest = |kept: &Kept| (kept.manifest.digest(), Bytes::copy_from_slice(kept.manifest.bytes()));
         ties.library.show_kept(self.files(kept), kept.iter().map(manifest).collect());
         let knows_pins = self.0.pins.borrow().is_some();
         let (mut own_bytes, mut spare_bytes) = (0_u64, 0_u64);
         for kept in kept {
-            let bytes = kept.own_bytes(store, named.as_ref());
+            let bytes = kept.own_bytes();
             own_bytes = own_bytes.saturating_add(bytes);
             if knows_pins && !self.is_pinned(kept.manifest.digest()) {
                 spare_bytes = spare_bytes.saturating_add(bytes);

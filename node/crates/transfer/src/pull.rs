@@ -386,7 +386,7 @@ impl Pull {
         let Target { store: kept_beside, staging, place, manifest } = target;
         let (means, staging, missing) = (Arc::clone(&self.means), staging.clone(), missing.to_vec());
         let store = copied_to.as_deref().unwrap_or(Path::new("")).display().to_string();
-        let (kept_beside, wanted) = (kept_beside.clone(), manifest.clone());
+        let (kept_beside, wanted) = (kept_beside.clone(), manifest.digest());
         let spare_bytes_min = self.course.disk_free_bytes_min();
         let made = blocking(move || {
             let take = || means.set_room_aside(&staging, &missing, copied_to.as_deref(), spare_bytes_min);
@@ -394,7 +394,7 @@ impl Pull {
             let Err(Unroomy::NoRoom(room) | Unroomy::Twice(room)) = &made else { return made };
             // What is kept for people to come back to makes way for what somebody wants now.
             let lacking = room.needed_bytes.saturating_sub(room.free_bytes.saturating_sub(room.promised_bytes));
-            match means.keeping.make_room(&kept_beside, lacking, &wanted) {
+            match means.keeping.make_room(&kept_beside, lacking, wanted) {
                 Ok(1..) => take(),
                 Ok(0) => made,
                 Err(fault) => Err(Unroomy::Fault(fault)),

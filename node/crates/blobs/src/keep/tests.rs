@@ -80,15 +80,9 @@ fn what_a_runtime_removes_stays_and_gets_its_names_back_without_a_copy() {
     let kept = world.keep().get(world.digest()).expect("readable").expect("it is kept");
     assert_eq!((&kept.names[..], kept.manifest.bytes()), (&[name()][..], world.manifest.bytes()));
     assert_eq!(kept.kept_at, NOW);
-    let own_bytes = |named: Option<&[Digest]>| {
-        let named = named.map(|named| named.iter().copied().collect::<BTreeSet<_>>());
-        kept.own_bytes(&world.store(), named.as_ref())
-    };
-    assert_eq!(own_bytes(None), 0, "the store has the files too");
-    let small = world.files[1].spec.sha256;
-    assert!((70_000..75_000).contains(&own_bytes(Some(&[small]))), "a model names the other");
+    assert_eq!(kept.own_bytes(), 0, "the store has the files too");
     world.lose_all();
-    assert!(own_bytes(None) >= 70_300, "{} bytes", own_bytes(None));
+    assert!(kept.own_bytes() >= 70_300, "{} bytes", kept.own_bytes());
     let mut read = Vec::new();
     let file = kept.blob(world.files[0].spec).expect("readable").expect("it is kept");
     file.read_chunk(0, &mut read).expect("it is there");
@@ -110,37 +104,6 @@ fn what_is_let_go_gives_back_what_nothing_else_holds() {
     assert!(world.blob(&world.files[1]).exists());
     assert_eq!(world.keep().all().expect("readable").len(), 0);
     assert_eq!(world.keep().release(world.digest()).expect("nothing to do"), 0);
-}
-
-#[test]
-fn what_no_model_names_loses_its_name_in_the_store_before_its_version_is_let_go() {
-    let world = World::new();
-    world.put(NOW).expect("kept");
-    let kept = world.keep().get(world.digest()).expect("readable").expect("it is kept");
-    let is_there = || world.files.iter().map(|file| world.blob(file).exists()).collect::<Vec<_>>();
-    let [large, small] = [&world.files[0], &world.files[1]];
-
-    let place = world.store().root().join("manifests/registry.ollama.ai/library/llama3.2/latest");
-    fs::create_dir_all(place.parent().expect("a folder")).expect("there is room");
-    fs::write(&place, r#"{"schemaVersion":2,"lay"#).expect("there is room");
-    world.store().unlink_unnamed(&kept, &[]).expect("looked");
-    assert_eq!(is_there(), [true, true], "the garbled one may name them");
-
-    let BlobSpec { sha256, size_bytes } = small.spec;
-    let layer = format!(r#"{{"mediaType":"x","digest":"sha256:{sha256}","size":{size_bytes}}}"#);
-    fs::write(&place, format!(r#"{{"schemaVersion":2,"layers":[{layer}]}}"#)).expect("there is room");
-    world.store().unlink_unnamed(&kept, &[large.spec]).expect("looked");
-    assert_eq!(is_there(), [true, true], "one is wanted, and a model names the other");
-
-    world.store().unlink_unnamed(&kept, &[]).expect("looked");
-    assert_eq!(is_there(), [false, true]);
-    world.store().link_kept(&kept).expect("it is kept still");
-    assert_eq!(is_there(), [true, true]);
-
-    fs::remove_file(world.blob(large)).expect("it was there");
-    fs::write(world.blob(large), &large.bytes).expect("there is room");
-    world.store().unlink_unnamed(&kept, &[]).expect("looked");
-    assert_eq!(is_there(), [true, true], "somebody brought it anew");
 }
 
 #[test]

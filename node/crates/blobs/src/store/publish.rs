@@ -12,7 +12,7 @@
 //! 6. what staging holds of the blobs goes, unless the caller wants to do all of this once more a while later.
 //!
 //! Killed anywhere, the store shows the model as it was before or as it is now, and the same call does the rest. Layers
-//! that only a replaced manifest named stay: whoever keeps the replaced version lets them go with it.
+//! that only a replaced manifest named stay: a runtime may be fetching a model right now that will name them.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Write as _};
@@ -418,7 +418,7 @@ pub(super) fn named(renamed: io::Result<()>, path: &Path) -> Result<(), PublishE
     })
 }
 
-pub(crate) fn sync_parent(path: &Path) -> Result<(), Fault> {
+pub(super) fn sync_parent(path: &Path) -> Result<(), Fault> {
     path.parent().map_or(Ok(()), disk::sync_folder)
 }
 

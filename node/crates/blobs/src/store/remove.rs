@@ -1,4 +1,4 @@
-//! Takes a model out of a store whose runtime is not there to do it, and tells which files models name.
+//! Takes a model out of a store whose runtime is not there to do it.
 //!
 //! As a runtime does it: the manifest goes first, so that nothing is visible that is not whole; then the files that no
 //! other manifest names, found by a new look at all of them. Always holds: a file goes only when every manifest of the
@@ -30,28 +30,21 @@ impl Store {
         let Some((path, manifest)) = found.filter(|(_, manifest)| manifest.digest() == digest) else { return Ok(0) };
         disk::remove_file(&path)?;
         sync_parent(&path)?;
-        let Some(named) = self.named()? else {
+        let scan = self.scan()?;
+        if !scan.skipped.is_empty() {
             tracing::warn!(model = %name, "files of a removed model stay: not every manifest of the store can be read");
             return Ok(0);
-        };
+        }
+        let named: BTreeSet<Digest> =
+            scan.models.iter().flat_map(|model| model.blobs.iter().map(|blob| blob.sha256)).collect();
         let left = manifest.blobs().into_iter().filter(|blob| !named.contains(&blob.sha256));
         left.map(|blob| self.remove_blob(blob)).try_fold(0, |sum: u64, freed| Ok(sum.saturating_add(freed?)))
-    }
-
-    /// The files that the models of the store name; `None` while not every manifest can be read.
-    ///
-    /// # Errors
-    /// When the disk refuses.
-    pub fn named(&self) -> Result<Option<BTreeSet<Digest>>, Fault> {
-        let scan = self.scan()?;
-        let blobs = scan.models.iter().flat_map(|model| model.blobs.iter().map(|blob| blob.sha256));
-        Ok(scan.skipped.is_empty().then(|| blobs.collect()))
     }
 
     /// The bytes that a file gives back when its name goes: none where it has another.
     #[must_use]
     pub fn frees_bytes(&self, blob: BlobSpec) -> u64 {
-        disk::frees_bytes(&self.blob_path(blob.sha256), 1)
+        disk::frees_bytes(&self.blob_path(blob.sha256))
     }
 
     fn remove_blob(&self, blob: BlobSpec) -> Result<u64, Fault> {
