@@ -202,13 +202,16 @@ pub(crate) fn standing(
         let dropped = model.as_ref().and_then(|model| model.drop_of(copy.node, copy.model.digest));
         dropped.is_some()
     };
+    let pinned = model.as_ref().and_then(Model::pinned);
+    // What is pinned goes from nowhere, so it is nowhere too much.
+    let is_surplus = |copy: &&Location| wish.surplus.contains(&copy.node) && Some(copy.model.digest) != pinned;
     Ok(Standing {
         size_bytes: wish.size_bytes,
-        holders: holders(wish.digest, model.as_ref().and_then(Model::pinned), &copies),
+        holders: holders(wish.digest, pinned, &copies),
         dropping: copies.iter().filter(goes).map(|copy| copy.node).collect(),
-        pinned: model.as_ref().is_some_and(|model| model.pin.is_some()),
+        pinned: pinned.is_some(),
         loaded_on: loaded(&wish.name).into_iter().collect(),
-        surplus: copies.iter().map(|copy| copy.node).filter(|node| wish.surplus.contains(node)).collect(),
+        surplus: copies.iter().filter(is_surplus).map(|copy| copy.node).collect(),
         wish,
     })
 }

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-use ollamax_core::catalog::{Fault, Location, Member, Replicas, View, models, read};
+use ollamax_core::catalog::{Fault, Location, Member, Phase, Refusal, Replicas, View, models, read};
 use ollamax_core::health::Health;
 use ollamax_metadata as metadata;
 use ollamax_proto::v1;
@@ -32,7 +32,7 @@ use ollamax_transfer::{Ask, AskedVersion};
 use ollamax_types::limits::{CREATE_BODY_BYTES_MAX, CREATE_FILES_MAX};
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, Role};
 
-use super::bundles::holders;
+use super::bundles::name_of;
 use super::pulls::{ASKED_BY, Pulls, needs_wishes, parse, wish};
 use super::{AdminError, Engines, NotDone};
 use crate::order;
@@ -151,6 +151,9 @@ impl Pulls {
     /// Has the runtime of a node make it, and then as many copies as are wanted.
     fn make_at(&self, maker: &Member, wanted: Wanted, pieces: Pieces) -> Result<ProgressStream, AdminError> {
         let Engines { metadata, transfer, .. } = self.0.engines()?;
+        if let Some(refusal) = closed_name(&*metadata.view(), &wanted.name)? {
+            return Err(refusal.into());
+        }
         let there = self.there(&wanted.name, maker, "make", wanted.order());
         Ok(told(|lines| async move {
             let copy = make(&wanted, there, pieces, &lines).await?;
@@ -205,11 +208,15 @@ impl Pulls {
             let chosen = chosen.ok_or_else(|| not_held(name, "any node", &[]))?;
             return self.0.find(&chosen.to_string());
         }
-        let (giver, copies) = (self.0.find(named)?, read::locations_of(&*metadata.view(), name)?);
+        let (giver, view) = (self.0.find(named)?, metadata.view());
+        let pinned = read::model(&*view, name)?.and_then(|model| model.pinned());
+        let mut copies = read::locations_of(&*view, name)?;
+        copies.retain(|copy| pinned.is_none_or(|pinned| copy.model.digest == pinned));
         if copies.iter().any(|copy| copy.node == giver.id) {
             return Ok(giver);
         }
-        Err(not_held(name, &giver.name, &holders(metadata, name)?))
+        let holders: Vec<String> = copies.iter().map(|copy| name_of(metadata, copy.node)).collect();
+        Err(not_held(name, &giver.name, &holders))
     }
 
     /// Begins a work at a node.
@@ -225,6 +232,14 @@ impl Pulls {
         let peers = self.0.peers();
         peers.iter().filter(|peer| peer.health == Health::Alive).map(|peer| peer.beat.node).collect()
     }
+}
+
+/// Why nothing can be made under a name: the name is pinned, and what would be made is another version, or disabled.
+fn closed_name(view: &dyn View, name: &ModelName) -> Result<Option<Refusal>, Fault> {
+    let Some(model) = read::model(view, name)? else { return Ok(None) };
+    let pinned = model.pinned().map(|digest| Refusal::Pinned { name: name.clone(), digest });
+    let disabled = matches!(model.phase, Phase::Disabled(_)).then(|| Refusal::Disabled(name.clone()));
+    Ok(pinned.or(disabled))
 }
 
 /// Which holder of the version that a name stands for does it: this node, else the first that answers, else the first.

@@ -165,8 +165,7 @@ fn left_out(wishes: &[Wish], copies: &[Location], now: Timestamp) -> Vec<LeftOut
         let holders: BTreeSet<NodeId> = holders.collect();
         for (node, failure) in by_hand.into_iter().filter(|(node, _)| !holders.contains(node)) {
             let named = match &wish.replicas {
-                Replicas::All => None,
-                Replicas::Count(_) => Some(holders.clone()),
+                Replicas::All | Replicas::Count(_) => None,
                 Replicas::Nodes(nodes) => Some(nodes.iter().copied().collect()),
             };
             let named = named.map(|named| named.into_iter().chain([node]).collect());
@@ -456,12 +455,12 @@ mod tests {
             assert_eq!(found, Vec::from_iter(expected), "{wish:?} {copies:?}");
         };
         let copies = [copy(1, "m", 1), copy(2, "other", 1)];
-        check(wish(Replicas::Count(2), &[]), &copies, Some(Some(&[1, 2])));
+        check(wish(Replicas::Count(2), &[]), &copies, Some(None));
         check(wish(Replicas::Nodes(vec![NodeId(2), NodeId(4)]), &[]), &copies, Some(Some(&[2, 4])));
         check(wish(Replicas::All, &[]), &copies, Some(None));
         check(wish(Replicas::Count(2), &[2]), &copies, None);
         check(wish(Replicas::Count(2), &[]), &[copy(1, "m", 1), copy(2, "M", 9)], None);
-        check(wish(Replicas::Count(2), &[]), &[], Some(Some(&[2])));
+        check(wish(Replicas::Count(2), &[]), &[], Some(None));
     }
 
     #[test]

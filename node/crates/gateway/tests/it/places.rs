@@ -3,14 +3,14 @@
 
 use futures::stream;
 
-use ollamax_core::catalog::{Cordon, Member, read};
+use ollamax_core::catalog::{Command, Cordon, Member, PhaseWord, read};
 use ollamax_gateway::grpc::AdminError;
 use ollamax_proto::v1;
 use ollamax_proto::v1::model_left::Fate;
 use ollamax_proto::v1::{create_part, import_part};
 use ollamax_types::{ErrorCode, NodeId};
 
-use crate::desk::{Desk, check_refused, digest, refused};
+use crate::desk::{Desk, check_refused, digest, named, refused};
 
 const NO_NODE: (ErrorCode, &str, &str) = (ErrorCode::NodeNotFound, "there is no node \"n9\"", "ollamax node list");
 
@@ -147,6 +147,30 @@ async fn a_model_is_pushed_from_a_node_that_has_it() {
     let (code, what, next) = NO_NODE;
     check_refused(desk.models().push(push("m", "n9")).await, code, what, next);
     assert_eq!(desk.house.worked_at().len(), 2, "no runtime was asked");
+    desk.finish().await;
+}
+
+#[tokio::test]
+async fn a_pinned_name_is_pushed_from_where_its_version_is_and_nothing_is_made_under_it() {
+    let desk = Desk::with_history().await;
+    desk.has(3, "m", 2).await;
+    desk.change(Command::PinModel { name: named("m"), digest: Some(digest(1)) }).await;
+    let (code, next) = (ErrorCode::ModelNotFound, "ollamax model push m:latest --node n2");
+    check_refused(desk.models().push(push("m", "n3")).await, code, "m:latest is not on n3", next);
+
+    let create = |name: &str| {
+        let body = bytes::Bytes::from_static(br#"{"from":"m"}"#);
+        let head = v1::CreateHead { name: name.to_owned(), body, ..v1::CreateHead::default() };
+        stream::iter([v1::CreatePart { part: Some(create_part::Part::Head(head)) }])
+    };
+    let told = refused(desk.models().create(create("m")).await);
+    assert_eq!(told.next, "ollamax model unpin m:latest", "{told:?}");
+    desk.note("off", 3).await;
+    let phase = PhaseWord::Disabled;
+    desk.change(Command::SetPhase { name: named("off"), phase, note: String::new() }).await;
+    let told = refused(desk.models().create(create("off")).await);
+    assert_eq!(told.next, "ollamax model enable off:latest", "{told:?}");
+    assert_eq!(desk.house.worked_at(), [], "no runtime was asked");
     desk.finish().await;
 }
 

@@ -71,7 +71,7 @@ pub struct LeftOut {
     pub node: NodeId,
     /// For how long it has been so.
     pub since_ms: u64,
-    /// The nodes that are to be named for it to be there again as well, itself among them; `None`: it is wanted on all.
+    /// The nodes that are to be named for it to be there again as well, itself among them; `None`: the wish names none.
     pub named: Option<BTreeSet<NodeId>>,
 }
 

@@ -27,7 +27,9 @@ impl Shared {
             let index = chaser.next();
             let lost = if index >= count && part.have().is_full() {
                 match mem::replace(&mut chaser, Chaser::new()).verdict(part, place).await? {
-                    Ok(digest) => return Ok(digest),
+                    Ok(digest) if !self.is_rewound.load(Ordering::Relaxed) => return Ok(digest),
+                    // Meanwhile chunks went that are not those of the file; they come again.
+                    Ok(_) => Vec::new(),
                     Err(lost) => lost,
                 }
             } else if index >= count || part.hash_of(index).is_none() {
