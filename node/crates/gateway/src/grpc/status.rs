@@ -166,9 +166,8 @@ fn left_out(wishes: &[Wish], copies: &[Location], now: Timestamp) -> Vec<LeftOut
         for (node, failure) in by_hand.into_iter().filter(|(node, _)| !holders.contains(node)) {
             let named = match &wish.replicas {
                 Replicas::All | Replicas::Count(_) => None,
-                Replicas::Nodes(nodes) => Some(nodes.iter().copied().collect()),
+                Replicas::Nodes(nodes) => Some(nodes.iter().copied().chain([node]).collect()),
             };
-            let named = named.map(|named| named.into_iter().chain([node]).collect());
             left_out.push(LeftOut { name: wish.name.clone(), node, since_ms: now.ms_since(failure.at), named });
         }
     }
