@@ -7,12 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ollamax_core::catalog::models::standing_digest;
-use ollamax_core::catalog::{Fault, Location, Member, MemberState, View, read};
+use ollamax_core::catalog::{Fault, Member, MemberState, View, read};
 use ollamax_core::health::Health;
 use ollamax_core::placement::Site;
 use ollamax_scheduler as scheduler;
-use ollamax_types::{Beat, Digest, NodeId};
+use ollamax_types::{Beat, NodeId};
 
 /// How long members that were not heard yet are waited for. Behind that they count as what is known of them: nothing.
 pub(crate) const HEAR_TIMEOUT: Duration = Duration::from_secs(5);
@@ -93,12 +92,6 @@ impl Sites {
     }
 }
 
-/// Who holds this version of a model; `None`: the version that the name stands for, with this pin.
-pub(crate) fn holders(version: Option<Digest>, pin: Option<Digest>, copies: &[Location]) -> BTreeSet<NodeId> {
-    let version = version.or_else(|| standing_digest(copies, pin));
-    copies.iter().filter(|copy| Some(copy.model.digest) == version).map(|copy| copy.node).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use tokio_util::sync::CancellationToken;
@@ -107,7 +100,7 @@ mod tests {
     use ollamax_core::catalog::mem::MemView;
     use ollamax_core::catalog::{Key, Mutation, Record};
     use ollamax_scheduler::mem::{MemPlacements, MemRemote, MemRuntime};
-    use ollamax_types::{Applies, Clock, Incarnation, ModelRecord, PeerId, Role, RuntimeState, Timestamp};
+    use ollamax_types::{Applies, Clock, Incarnation, PeerId, Role, RuntimeState, Timestamp};
 
     use super::*;
 
@@ -199,34 +192,5 @@ mod tests {
         stop.cancel();
         tasks.close();
         tasks.wait().await;
-    }
-
-    #[test]
-    fn holders_have_the_version_that_is_meant_or_else_the_one_that_the_name_stands_for() {
-        let copy = |node, digest, modified_ms| Location {
-            node: NodeId(node),
-            model: ModelRecord {
-                name: "m".parse().expect("a name"),
-                digest: Digest([digest; 32]),
-                weights: Digest([digest; 32]),
-                size_bytes: 1,
-                modified_at: Timestamp(modified_ms),
-                details_json: "{}".to_owned(),
-                capabilities: vec![],
-            },
-        };
-        let check = |version: Option<u8>, pin: Option<u8>, copies: &[Location], expected: &[u64]| {
-            let digest = |byte| Digest([byte; 32]);
-            let found = holders(version.map(digest), pin.map(digest), copies);
-            assert_eq!(found, expected.iter().copied().map(NodeId).collect(), "{version:?} {pin:?}");
-        };
-        let copies = [copy(1, 1, 5), copy(2, 2, 6), copy(3, 1, 5)];
-        check(Some(1), None, &copies, &[1, 3]);
-        check(Some(2), Some(1), &copies, &[2]);
-        check(Some(3), None, &copies, &[]);
-        check(None, None, &copies, &[2]);
-        check(None, Some(1), &copies, &[1, 3]);
-        check(None, Some(3), &copies, &[2]);
-        check(None, None, &[], &[]);
     }
 }

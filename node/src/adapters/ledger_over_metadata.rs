@@ -16,8 +16,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use ollamax_blobs::BlobSpec;
+use ollamax_core::catalog::models::{holders, pin_of};
 use ollamax_core::catalog::{
-    Answer, BoundBlob, Command, CopyCourse, Fault, How, Model, PlanKind, Refusal, Replicas, View, Want, Wish, read,
+    Answer, BoundBlob, Command, CopyCourse, Fault, How, PlanKind, Refusal, Replicas, View, Want, Wish, read,
 };
 use ollamax_core::placement::{Planned, Site, Unfit, plan_pull};
 use ollamax_metadata as metadata;
@@ -30,7 +31,7 @@ use ollamax_types::limits::{BIND_BLOBS_MAX, IDENTIFIER_BYTES_MAX};
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, Root, Timestamp};
 
 use crate::follow::pause_after;
-use crate::sites::{HEAR_TIMEOUT, Sites, holders};
+use crate::sites::{HEAR_TIMEOUT, Sites};
 
 /// How often it is looked whether a member was heard that makes a wish possible.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -267,11 +268,6 @@ fn assignments(view: &dyn View, node: NodeId) -> Result<Vec<Assignment>, Fault> 
         }
     }
     Ok(found)
-}
-
-/// The version that a name is pinned at.
-fn pin_of(view: &dyn View, name: &ModelName) -> Result<Option<Digest>, Fault> {
-    Ok(read::model(view, name)?.as_ref().and_then(Model::pinned))
 }
 
 /// What a node has to do for a wish; `None`: nothing, or nothing more in this round. Who brings the model into the

@@ -17,9 +17,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
-use ollamax_core::catalog::{Answer, Command, Fault, NAMES_VERSION, View, read};
-use ollamax_core::placement;
-use ollamax_core::retention::{Act, Facts, NamesPlan, Rules, SiteFacts, plan, plan_names};
+use ollamax_core::catalog::{Answer, Command, Fault, View, read};
+use ollamax_core::retention::{Act, Facts, Rules, SiteFacts, names_now, plan};
 use ollamax_gateway::rules;
 use ollamax_metadata as metadata;
 use ollamax_metadata::ProposeError;
@@ -104,14 +103,6 @@ fn plan_now(view: &dyn View, now: Timestamp, sites: BTreeMap<NodeId, SiteFacts>)
         return Ok(Vec::new());
     }
     Ok(plan(&Facts::of(view, now, sites)?, &rules))
-}
-
-/// Names that go, and of which something is to be noted; none in a cluster that forgets no names yet.
-fn names_now(view: &dyn View, now: Timestamp) -> Result<NamesPlan, Fault> {
-    if read::cluster(view)?.is_none_or(|cluster| cluster.version < NAMES_VERSION) {
-        return Ok(NamesPlan::default());
-    }
-    plan_names(view, now, placement::knobs(view)?.forget_after)
 }
 
 /// The first act about a model that is still open, which it is not any more then.

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use ollamax_core::catalog::models::holders;
 use ollamax_core::catalog::{Fault, Location, Model, View, Wish, read};
 use ollamax_core::health::Health;
 use ollamax_core::placement::{self, Facts, Outlook, Presence, Site, Standing, plan_moves};
@@ -18,7 +19,7 @@ use ollamax_metadata::Part;
 use ollamax_scheduler as scheduler;
 use ollamax_types::{ModelName, NodeId, ReplicaKnobs};
 
-use crate::sites::{HEAR_TIMEOUT, Sites, holders};
+use crate::sites::{HEAR_TIMEOUT, Sites};
 
 /// Silence after which people are told that copies are missing, although none is made anew yet.
 const MISSED_AFTER: Duration = Duration::from_secs(60);

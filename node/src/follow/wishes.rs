@@ -14,6 +14,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use ollamax_core::catalog::models::holders;
 use ollamax_core::catalog::{Command, Fault, PlanKind, View, Wish, read};
 use ollamax_core::health::Health;
 use ollamax_core::placement::{Move, Outlook, Site, Standing};
@@ -27,7 +28,7 @@ use ollamax_types::{Digest, ErrorCode, ModelName, NodeId};
 use crate::follow::presence::{Prospect, Scene, leading_term, standing};
 use crate::follow::{change_in_term, pause_after};
 use crate::metrics::{CopyMetrics, Moved};
-use crate::sites::{HEAR_TIMEOUT, Sites, holders};
+use crate::sites::{HEAR_TIMEOUT, Sites};
 
 use self::rest::{News, Rest};
 

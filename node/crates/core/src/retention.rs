@@ -26,7 +26,7 @@ mod sharing;
 mod why;
 
 pub use facts::{CopyFacts, Disk, Facts, ModelFacts, SiteFacts};
-pub use names::{FORGOTTEN_NAMES_MAX, NamesPlan, OldName, plan_names};
+pub use names::{FORGOTTEN_NAMES_MAX, NamesPlan, OldName, names_now};
 pub use removal::{Parting, Removal, removal};
 pub use rules::{PATTERN_BYTES_MAX, RULES_MAX, Rule, Rules, Then};
 pub use sharing::{Sharing, sharing};

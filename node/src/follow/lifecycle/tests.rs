@@ -1,7 +1,9 @@
 //! Which act comes next, over a state in memory.
 
 use ollamax_core::catalog::mem::MemView;
-use ollamax_core::catalog::{CLUSTER_VERSION, Cluster, Counts, Entry, Key, Location, Model, Mutation, Record, Setting};
+use ollamax_core::catalog::{
+    CLUSTER_VERSION, Cluster, Counts, Entry, Key, Location, Model, Mutation, NAMES_VERSION, Record, Setting,
+};
 use ollamax_core::retention::Disk;
 use ollamax_types::{ClusterId, DAY_MS, ModelRecord, RequestId};
 

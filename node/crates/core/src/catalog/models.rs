@@ -4,7 +4,7 @@
 //! the larger digest, so that every node decides alike. A pinned name stands for its pinned version instead, while any
 //! node has that. Copies of other digests are shown as conflicts, never mixed in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ollamax_types::{Digest, ModelName, ModelRecord, NodeId, Timestamp};
 
@@ -29,7 +29,22 @@ pub fn standing_digest(locations: &[Location], pin: Option<Digest>) -> Option<Di
 /// # Errors
 /// When the state cannot be read.
 pub fn standing_of(view: &dyn View, name: &ModelName, locations: &[Location]) -> Result<Option<Digest>, Fault> {
-    Ok(standing_digest(locations, read::model(view, name)?.as_ref().and_then(Model::pinned)))
+    Ok(standing_digest(locations, pin_of(view, name)?))
+}
+
+/// Who holds this version of a model; `None`: the version that the name stands for, with this pin.
+#[must_use]
+pub fn holders(version: Option<Digest>, pin: Option<Digest>, locations: &[Location]) -> BTreeSet<NodeId> {
+    let version = version.or_else(|| standing_digest(locations, pin));
+    locations.iter().filter(|copy| Some(copy.model.digest) == version).map(|copy| copy.node).collect()
+}
+
+/// The version that a name is pinned at.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn pin_of(view: &dyn View, name: &ModelName) -> Result<Option<Digest>, Fault> {
+    Ok(read::model(view, name)?.as_ref().and_then(Model::pinned))
 }
 
 /// The versions that names are pinned at, by model key.
@@ -156,6 +171,24 @@ mod tests {
             capabilities: Vec::new(),
         };
         Location { node: NodeId(node), model }
+    }
+
+    #[test]
+    fn holders_have_the_version_that_is_meant_or_else_the_one_that_the_name_stands_for() {
+        let copy = |node, digest, modified_ms| copy("m", node, digest, modified_ms);
+        let check = |version: Option<u8>, pin: Option<u8>, copies: &[Location], expected: &[u64]| {
+            let digest = |byte| Digest([byte; 32]);
+            let found = holders(version.map(digest), pin.map(digest), copies);
+            assert_eq!(found, expected.iter().copied().map(NodeId).collect(), "{version:?} {pin:?}");
+        };
+        let copies = [copy(1, 1, 5), copy(2, 2, 6), copy(3, 1, 5)];
+        check(Some(1), None, &copies, &[1, 3]);
+        check(Some(2), Some(1), &copies, &[2]);
+        check(Some(3), None, &copies, &[]);
+        check(None, None, &copies, &[2]);
+        check(None, Some(1), &copies, &[1, 3]);
+        check(None, Some(3), &copies, &[2]);
+        check(None, None, &[], &[]);
     }
 
     #[test]

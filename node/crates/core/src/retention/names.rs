@@ -11,7 +11,8 @@ use ollamax_types::limits::FORGET_NAMES_MAX;
 use ollamax_types::{ModelName, Timestamp};
 
 use crate::catalog::names::{Fate, fate, unheld_since};
-use crate::catalog::{Command, Fault, View, read};
+use crate::catalog::{Command, Fault, NAMES_VERSION, View, read};
+use crate::placement::knobs;
 
 /// Most steps of one plan.
 const STEPS_MAX: usize = 64;
@@ -38,11 +39,19 @@ pub struct OldName {
     pub since: Timestamp,
 }
 
-/// What is to be done now, where names stay on record for so long; at most [`FORGOTTEN_NAMES_MAX`] names.
+/// What is to be done now, of at most [`FORGOTTEN_NAMES_MAX`] names; nothing in a cluster that forgets no names yet.
 ///
 /// # Errors
 /// When the state cannot be read.
-pub fn plan_names(view: &dyn View, now: Timestamp, forget_after: Duration) -> Result<NamesPlan, Fault> {
+pub fn names_now(view: &dyn View, now: Timestamp) -> Result<NamesPlan, Fault> {
+    if read::cluster(view)?.is_none_or(|cluster| cluster.version < NAMES_VERSION) {
+        return Ok(NamesPlan::default());
+    }
+    plan_names(view, now, knobs(view)?.forget_after)
+}
+
+/// The same, where names stay on record for so long.
+fn plan_names(view: &dyn View, now: Timestamp, forget_after: Duration) -> Result<NamesPlan, Fault> {
     let forget_after_ms = u64::try_from(forget_after.as_millis()).unwrap_or(u64::MAX);
     let before = Timestamp(now.0.saturating_sub(forget_after_ms));
     let wished = read::wishes(view)?.into_iter().map(|wish| wish.name.key());

@@ -34,6 +34,7 @@ use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, Role};
 
 use super::bundles::name_of;
 use super::pulls::{ASKED_BY, Pulls, needs_wishes, parse, wish};
+use super::registry::check_not_pinned;
 use super::{AdminError, Engines, NotDone};
 use crate::order;
 
@@ -151,9 +152,7 @@ impl Pulls {
     /// Has the runtime of a node make it, and then as many copies as are wanted.
     fn make_at(&self, maker: &Member, wanted: Wanted, pieces: Pieces) -> Result<ProgressStream, AdminError> {
         let Engines { metadata, transfer, .. } = self.0.engines()?;
-        if let Some(refusal) = closed_name(&*metadata.view(), &wanted.name)? {
-            return Err(refusal.into());
-        }
+        check_open(&*metadata.view(), &wanted.name)?;
         let there = self.there(&wanted.name, maker, "make", wanted.order());
         Ok(told(|lines| async move {
             let copy = make(&wanted, there, pieces, &lines).await?;
@@ -209,7 +208,7 @@ impl Pulls {
             return self.0.find(&chosen.to_string());
         }
         let (giver, view) = (self.0.find(named)?, metadata.view());
-        let pinned = read::model(&*view, name)?.and_then(|model| model.pinned());
+        let pinned = models::pin_of(&*view, name)?;
         let mut copies = read::locations_of(&*view, name)?;
         copies.retain(|copy| pinned.is_none_or(|pinned| copy.model.digest == pinned));
         if copies.iter().any(|copy| copy.node == giver.id) {
@@ -234,20 +233,20 @@ impl Pulls {
     }
 }
 
-/// Why nothing can be made under a name: the name is pinned, and what would be made is another version, or disabled.
-fn closed_name(view: &dyn View, name: &ModelName) -> Result<Option<Refusal>, Fault> {
-    let Some(model) = read::model(view, name)? else { return Ok(None) };
-    let pinned = model.pinned().map(|digest| Refusal::Pinned { name: name.clone(), digest });
-    let disabled = matches!(model.phase, Phase::Disabled(_)).then(|| Refusal::Disabled(name.clone()));
-    Ok(pinned.or(disabled))
+/// Nothing is made under a name that is pinned, since what would be made is another version, or disabled.
+fn check_open(view: &dyn View, name: &ModelName) -> Result<(), AdminError> {
+    let Some(model) = read::model(view, name)? else { return Ok(()) };
+    check_not_pinned(name, model.pinned())?;
+    match model.phase {
+        Phase::Disabled(_) => Err(Refusal::Disabled(name.clone()).into()),
+        _ => Ok(()),
+    }
 }
 
 /// Which holder of the version that a name stands for does it: this node, else the first that answers, else the first.
 fn choose(view: &dyn View, name: &ModelName, own: NodeId, alive: &BTreeSet<NodeId>) -> Result<Option<NodeId>, Fault> {
     let copies = read::locations_of(view, name)?;
-    let served = models::standing_of(view, name, &copies)?;
-    let holders: BTreeSet<NodeId> =
-        copies.iter().filter(|copy| Some(copy.model.digest) == served).map(|copy| copy.node).collect();
+    let holders = models::holders(None, models::pin_of(view, name)?, &copies);
     let answers = || holders.iter().find(|node| alive.contains(*node));
     Ok(holders.get(&own).or_else(answers).or_else(|| holders.first()).copied())
 }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use ollamax_core::catalog::{Member, PlanKind, Refusal, Replicas, Wish, read};
+use ollamax_core::catalog::{Member, PlanKind, Refusal, Replicas, Wish, models, read};
 use ollamax_core::health::Health;
 use ollamax_core::placement::{self, Site, Unfit};
 use ollamax_proto::v1;
@@ -16,6 +16,7 @@ use ollamax_types::{ErrorCode, ModelName, NodeId, RequestId};
 use super::daemon::AdminError;
 use super::outlook::Planned;
 use super::pulls::{Pulls, parse};
+use super::registry::check_not_pinned;
 use super::wishes::{Names, holders};
 
 /// Most plans that one request makes. The leader's own bound on moves under way is smaller.
@@ -77,9 +78,7 @@ impl Pulls {
         let engines = self.0.engines()?;
         let view = engines.metadata.view();
         let wish = read::wish(&*view, name)?.ok_or_else(|| Refusal::WishNotFound(name.clone()))?;
-        if let Some(digest) = read::model(&*view, name)?.and_then(|model| model.pinned()) {
-            return Err(Refusal::Pinned { name: name.clone(), digest }.into());
-        }
+        check_not_pinned(name, models::pin_of(&*view, name)?)?;
         let peers = engines.scheduler.peers();
         let own = engines.scheduler.beat();
         let mut beats = peers.iter().map(|peer| &*peer.beat).chain([&own]);

@@ -16,7 +16,7 @@ use ollamax_core::retention::{self, Facts};
 use ollamax_proto::v1;
 use ollamax_transfer::{KeptVersion, PullError};
 use ollamax_types::limits::WISH_TARGETS_MAX;
-use ollamax_types::{ErrorCode, ModelName, NodeId, RequestId, Role, Timestamp};
+use ollamax_types::{Digest, ErrorCode, ModelName, NodeId, RequestId, Role, Timestamp};
 
 use super::daemon::AdminError;
 use super::pulls::{ASKED_BY, Pulls, parse};
@@ -55,6 +55,14 @@ struct Fix {
     replicas: Option<Replicas>,
     how: How,
     dry_run: bool,
+}
+
+/// Changes that would take the pinned version away are refused.
+pub(super) fn check_not_pinned(name: &ModelName, pin: Option<Digest>) -> Result<(), AdminError> {
+    match pin {
+        Some(digest) => Err(Refusal::Pinned { name: name.clone(), digest }.into()),
+        None => Ok(()),
+    }
 }
 
 // === impl Pulls ===

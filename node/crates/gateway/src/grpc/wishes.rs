@@ -6,8 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ollamax_core::catalog::models::standing_of;
-use ollamax_core::catalog::{Fault, Refusal, Replicas, View, Wish, read};
+use ollamax_core::catalog::{Fault, Refusal, Replicas, View, Wish, models, read};
 use ollamax_core::placement::{Outlook, Shortage};
 use ollamax_proto::v1;
 use ollamax_proto::v1::wish_view::State;
@@ -139,11 +138,7 @@ fn shown(change: &Change, names: &Names) -> v1::WishChange {
 /// Who has the version of a wish, or the one that the name stands for while the round has none.
 pub(super) fn holders(view: &dyn View, wish: &Wish) -> Result<BTreeSet<NodeId>, Fault> {
     let copies = read::locations_of(view, &wish.name)?;
-    let version = match wish.digest {
-        Some(digest) => Some(digest),
-        None => standing_of(view, &wish.name, &copies)?,
-    };
-    Ok(copies.iter().filter(|copy| Some(copy.model.digest) == version).map(|copy| copy.node).collect())
+    Ok(models::holders(wish.digest, models::pin_of(view, &wish.name)?, &copies))
 }
 
 fn wish_view(wish: &Wish, holders: &BTreeSet<NodeId>, lacking: &Lacking, names: &Names) -> v1::WishView {

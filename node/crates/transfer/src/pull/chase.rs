@@ -17,6 +17,9 @@ use crate::error::PullError;
 /// Most chunks that one thread takes before it looks whether it is still wanted.
 const RUN_CHUNKS: u32 = 16;
 
+/// Most chunks of one file that a disk may damage while it is fetched.
+const DAMAGED_MAX: u32 = 16;
+
 /// How far a file is hashed.
 #[derive(Clone)]
 pub(crate) struct Chaser {
@@ -90,6 +93,18 @@ impl Chaser {
     pub(crate) fn finish(self) -> Digest {
         Digest(self.sha256.finalize().into())
     }
+}
+
+/// A chunk of a part is not what was written, and so many were not by now. A disk that goes on like this is not written
+/// to for ever. `place`: where the part lies.
+pub(crate) fn check_damage(part: &Part, place: &str, index: u32, damaged: u32) -> Result<(), PullError> {
+    if damaged <= DAMAGED_MAX {
+        return Ok(());
+    }
+    let blob = part.spec().sha256.short();
+    Err(PullError::Disk(format!(
+        "{place}: {damaged} chunks of {blob} were not what had been written; chunk {index} was the last"
+    )))
 }
 
 /// Which of some chunks are not what was written; they are gone.

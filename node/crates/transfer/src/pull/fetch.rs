@@ -31,15 +31,13 @@ use crate::metrics::Metrics;
 use crate::ports::{Opened, Origin, OriginError, OriginTrouble, Wanted};
 use crate::progress::{Board, millis};
 
-use super::chase::Chaser;
+use super::chase::{Chaser, check_damage};
 use super::{blocking, upkeep};
 
 /// Most chunks that are asked for at once by one stream: 64 MiB.
 const EXTENT_CHUNKS_MAX: u32 = 16;
 /// Time between two looks whether limits let enough pass for one more stream.
 const TURN_INTERVAL: Duration = Duration::from_secs(1);
-/// Most chunks of one file that a disk may damage while it is fetched.
-const DAMAGED_MAX: u32 = 16;
 
 /// What is fetched, from where, and into what.
 pub(crate) struct Source {
@@ -302,15 +300,10 @@ impl Fetching {
         }
     }
 
-    /// A chunk is not what was written. A disk that goes on like this is not written to for ever.
+    /// A chunk is not what was written: it is fetched again, if the disk is not too bad.
     fn lose(&self, index: u32, damaged: u32) -> Result<(), PullError> {
         self.source.metrics.damaged();
-        if damaged > DAMAGED_MAX {
-            let (place, blob) = (&self.source.place, self.blob());
-            return Err(PullError::Disk(format!(
-                "{place}: {damaged} chunks of {blob} were not what had been written; chunk {index} was the last"
-            )));
-        }
+        check_damage(&self.source.part, &self.source.place, index, damaged)?;
         self.change(|shared, _| {
             shared.verified_bytes =
                 shared.verified_bytes.saturating_sub(length(self.source.part.spec().size_bytes, index));

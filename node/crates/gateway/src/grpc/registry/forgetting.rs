@@ -3,16 +3,13 @@
 //! The plan is the leader's own, and each of its steps is judged again when it is applied. What cannot be changed just
 //! now stays, and is no error: the leader does it by itself.
 
-use ollamax_core::catalog::{NAMES_VERSION, View, read};
-use ollamax_core::placement;
+use ollamax_core::catalog::{View, read};
 use ollamax_core::retention::{self, NamesPlan};
-use ollamax_metadata as metadata;
 use ollamax_proto::v1;
 use ollamax_types::RequestId;
 
 use crate::grpc::daemon::AdminError;
 use crate::grpc::pulls::Pulls;
-use crate::order;
 
 /// Names that go, and how many of them stay for now.
 #[derive(Debug, Default)]
@@ -27,7 +24,7 @@ impl Pulls {
     /// Has them go, or only says which would.
     pub(super) async fn forget_names(&self, id: RequestId, dry_run: bool) -> Result<Forgotten, AdminError> {
         let metadata = self.0.metadata()?;
-        let plan = planned(&metadata)?;
+        let plan = retention::names_now(&*metadata.view(), metadata.log_time())?;
         let names = plan.going.iter().map(|old| v1::OldNameView { name: old.name.to_string(), since_ms: old.since.0 });
         let names = names.collect();
         if dry_run {
@@ -42,16 +39,6 @@ impl Pulls {
         let left = left_of(&*metadata.view(), &plan)?;
         Ok(Forgotten { names, left })
     }
-}
-
-/// What the leader would do now; nothing in a cluster that forgets no names yet.
-fn planned(metadata: &metadata::Handle) -> Result<NamesPlan, AdminError> {
-    let view = metadata.view();
-    if order::cluster_version(&*view)? < NAMES_VERSION {
-        return Ok(NamesPlan::default());
-    }
-    let forget_after = placement::knobs(&*view)?.forget_after;
-    Ok(retention::plan_names(&*view, metadata.log_time(), forget_after)?)
 }
 
 /// How many of those that were to go are there still.

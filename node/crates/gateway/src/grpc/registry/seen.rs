@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use ollamax_core::catalog::{Location, Model, Refusal, read};
+use ollamax_core::catalog::{Location, models};
 use ollamax_metadata as metadata;
 use ollamax_proto::v1;
 use ollamax_types::{Digest, ModelName, NodeId, RequestId};
@@ -14,6 +14,7 @@ use ollamax_types::{Digest, ModelName, NodeId, RequestId};
 use crate::grpc::daemon::AdminError;
 use crate::grpc::management::wait_for_copies;
 use crate::grpc::pulls::Pulls;
+use crate::grpc::registry::check_not_pinned;
 
 /// How long nodes are given to carry it out.
 const SEEN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -37,7 +38,8 @@ impl Pulls {
     /// Removes a model as a whole, its last copy too but not a pinned one, and says whether it is gone by now.
     pub(in crate::grpc) async fn delete_until_seen(&self, id: RequestId, name: &ModelName) -> Result<bool, AdminError> {
         let metadata = self.0.fresh(false).await?;
-        check_not_pinned(name, read::model(&*metadata.view(), name)?.as_ref())?;
+        // Who pins a name wants it to stay, whoever deletes it in Ollama's words: they have none for insisting.
+        check_not_pinned(name, models::pin_of(&*metadata.view(), name)?)?;
         let asked = v1::RemoveModelRequest { name: name.to_string(), force: true, ..v1::RemoveModelRequest::default() };
         let removed = self.remove_copies(id, &asked).await?;
         let going = going(&removed, &self.heard_now(&metadata));
@@ -53,14 +55,6 @@ impl Pulls {
     }
 }
 
-/// Who pins a name wants it to stay, whoever deletes it in Ollama's words: they have none for insisting.
-fn check_not_pinned(name: &ModelName, model: Option<&Model>) -> Result<(), AdminError> {
-    match model.and_then(Model::pinned) {
-        Some(digest) => Err(Refusal::Pinned { name: name.clone(), digest }.into()),
-        None => Ok(()),
-    }
-}
-
 /// The copies that go, on nodes that are heard.
 fn going(removed: &v1::RemoveModelReply, heard: &BTreeSet<NodeId>) -> BTreeSet<(NodeId, Digest)> {
     let acts = removed.plan.iter().flat_map(|plan| &plan.acts);
@@ -70,25 +64,7 @@ fn going(removed: &v1::RemoveModelReply, heard: &BTreeSet<NodeId>) -> BTreeSet<(
 
 #[cfg(test)]
 mod tests {
-    use ollamax_core::catalog::Pin;
-    use ollamax_types::{ErrorCode, Timestamp};
-
     use super::*;
-
-    fn name() -> ModelName {
-        "m".parse().expect("a name")
-    }
-
-    #[test]
-    fn a_pinned_model_is_not_deleted_in_ollamas_words() {
-        let free = Model::new(name(), Timestamp(1));
-        assert_eq!(check_not_pinned(&name(), None), Ok(()));
-        assert_eq!(check_not_pinned(&name(), Some(&free)), Ok(()));
-        let pin = Pin { digest: Digest([7; 32]), by: "node/1 for admin".to_owned(), at: Timestamp(1) };
-        let refused = check_not_pinned(&name(), Some(&Model { pin: Some(pin), ..free })).expect_err("pinned");
-        assert_eq!(refused.code, ErrorCode::PreconditionFailed);
-        assert_eq!(refused.next, "ollamax model unpin m:latest");
-    }
 
     #[test]
     fn only_copies_of_nodes_that_are_heard_are_waited_for() {

@@ -201,3 +201,12 @@ fn who_did_not_answer_is_named_and_the_others_are_in_the_order_of_their_names() 
     let names: Vec<&str> = keeping.kept.iter().map(|(member, _)| member.name.as_str()).collect();
     assert_eq!((names, keeping.silent), (vec!["n1", "n2"], vec!["n3".to_owned()]));
 }
+
+#[test]
+fn a_pinned_version_is_refused_to_go_with_what_unpins_it() {
+    let name: ModelName = "m".parse().expect("a name");
+    assert_eq!(check_not_pinned(&name, None), Ok(()));
+    let refused = check_not_pinned(&name, Some(Digest([7; 32]))).expect_err("pinned");
+    assert_eq!(refused.code, ErrorCode::PreconditionFailed);
+    assert_eq!(refused.next, "ollamax model unpin m:latest");
+}

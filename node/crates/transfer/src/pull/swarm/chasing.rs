@@ -7,10 +7,7 @@ use ollamax_types::Digest;
 
 use super::{News, Receiving, Shared};
 use crate::error::PullError;
-use crate::pull::chase::Chaser;
-
-/// Most chunks of one file that a disk may damage while it is fetched.
-const DAMAGED_MAX: u32 = 16;
+use crate::pull::chase::{Chaser, check_damage};
 
 // === impl Shared ===
 
@@ -48,16 +45,11 @@ impl Shared {
         }
     }
 
-    /// A chunk is not what was written. A disk that goes on like this is not written to for ever.
+    /// A chunk is not what was written: it is fetched again, if the disk is not too bad.
     async fn lose(&self, index: u32, damaged: u32) -> Result<(), PullError> {
-        let Receiving { place, metrics, .. } = &self.receiving;
+        let Receiving { part, place, metrics, .. } = &self.receiving;
         metrics.damaged();
-        if damaged > DAMAGED_MAX {
-            let blob = self.blob().sha256.short();
-            return Err(PullError::Disk(format!(
-                "{place}: {damaged} chunks of {blob} were not what had been written; chunk {index} was the last"
-            )));
-        }
+        check_damage(part, place, index, damaged)?;
         // Where nobody listens any more the file ends anyway.
         drop(self.news.send(News::Lost { index }).await);
         Ok(())
