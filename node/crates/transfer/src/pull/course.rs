@@ -259,6 +259,20 @@ impl Pull {
         .await
     }
 
+    /// The version, if any name of the store beside this node stands for it now. The runtime tells the cluster of what
+    /// somebody made there before adoption has looked, and then another name is wished for it.
+    async fn stored_as(&self, digest: Digest) -> Result<Option<Manifest>, PullError> {
+        let runtime = Arc::clone(&self.means.runtime);
+        blocking(move || {
+            let store = runtime.place().store().ok()?;
+            let models = store.scan().ok()?.models;
+            let name = &models.iter().find(|scanned| scanned.model.digest == digest)?.model.name;
+            let (_, manifest) = store.manifest(name).ok().flatten()?;
+            (manifest.digest() == digest).then_some(manifest)
+        })
+        .await
+    }
+
     /// Which version of the model another node says it has.
     async fn had_by(&self, node: NodeId) -> Option<Digest> {
         let mut told = self.means.peers.watch(node, self.spec.name.clone());
@@ -288,6 +302,9 @@ impl Pull {
         let known = blocking(move || library.manifest(digest)).await?;
         if let Some(known) = known.and_then(|bytes| Manifest::read(&bytes).ok()) {
             return Ok(known);
+        }
+        if let Some(stored) = self.stored_as(digest).await? {
+            return Ok(stored);
         }
         match duty {
             Duty::Ingest => self.unless_ended(self.ask_again(wished, digest)).await,

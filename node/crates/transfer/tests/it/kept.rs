@@ -104,6 +104,28 @@ async fn a_version_that_nobody_keeps_is_asked_for_by_its_digest_and_else_said_so
     node.end().await;
 }
 
+/// What `POST /api/create` and then `POST /api/copy` ask for, one right after the other.
+#[tokio::test(start_paused = true)]
+async fn a_version_that_was_made_here_a_moment_ago_gets_another_name_without_a_registry() {
+    let world = World::new();
+    let node = world.start();
+    let other = world.model("other", 1, chunks(1));
+    drop(node.handle.ask(ask_for(&other.name, Replicas::Count(1))).await.expect("it is on record"));
+    until("the other model is there", || stands_for(&world, &other)).await;
+    // Somebody makes a model with the runtime, which tells it before the store is looked at again.
+    let made = world.model("made", 2, chunks(2));
+    fs::write(world.blob(made.weights.sha256), &made.bytes).expect("the other files are there");
+    let folder = world.store().root().join("manifests/registry.ollama.ai/library/made");
+    fs::create_dir_all(&folder).expect("a folder");
+    fs::write(folder.join("latest"), made.manifest.bytes()).expect("a manifest");
+    let asked = world.origin.manifests_asked();
+    world.cluster.fix(&other.name, made.manifest.digest(), made.manifest.size_bytes());
+    let made = Model { name: other.name, ..made };
+    until("it has that name as well", || stands_for(&world, &made)).await;
+    assert_eq!(world.origin.manifests_asked(), asked, "nobody else was asked");
+    node.end().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_kept_version_is_offered_like_one_of_the_store() {
     let world = World::new();
