@@ -6,9 +6,10 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};
 
-use ollamax_types::{Rate, RateProblem};
+use ollamax_types::{Capability, Rate, RateProblem};
 
 use super::RegistryCommand;
 use super::wishes::{ApplyArgs, MoveArgs, WhereArgs};
@@ -16,8 +17,12 @@ use super::wishes::{ApplyArgs, MoveArgs, WhereArgs};
 #[derive(Debug, Subcommand)]
 pub(crate) enum ModelCommand {
     /// All models
-    #[command(after_help = "Example:\n  ollamax model list")]
-    List,
+    #[command(after_help = "Examples:\n  ollamax model list\n  ollamax model list --capability embedding")]
+    List {
+        /// Only models that can do this, as far as it is known; repeatable, or several with commas between: all of it
+        #[arg(long = "capability", value_name = "WORD", value_delimiter = ',', value_parser = capability())]
+        capabilities: Vec<Capability>,
+    },
     /// One model and its copies
     #[command(after_help = "Example:\n  ollamax model show demo")]
     Show {
@@ -229,6 +234,11 @@ pub(crate) enum Replicas {
     All,
 }
 
+/// Reads one of the words for what a model can do, and names them all to completions.
+fn capability() -> impl TypedValueParser<Value = Capability> {
+    PossibleValuesParser::new(Capability::ALL.map(Capability::as_str)).try_map(|word| word.parse::<Capability>())
+}
+
 // === impl PullRate ===
 
 impl FromStr for PullRate {
@@ -273,6 +283,27 @@ mod tests {
         let problem = "20".parse::<PullRate>().unwrap_err();
         assert_eq!(problem.to_string(), "\"20\" has no unit; write it like 20MB/s");
         assert!("off".parse::<PullRate>().is_err());
+    }
+
+    #[test]
+    fn each_word_for_what_a_model_can_do_is_taken_and_no_other() {
+        use clap::Parser as _;
+
+        let read = |words: &[&str]| {
+            let cli = crate::args::Cli::try_parse_from([&["ollamax", "model", "list"][..], words].concat());
+            cli.map(|cli| match cli.command {
+                crate::args::Command::Model(ModelCommand::List { capabilities }) => capabilities,
+                other => panic!("{other:?}"),
+            })
+        };
+        assert!(read(&[]).expect("all models").is_empty());
+        for one in Capability::ALL {
+            assert_eq!(read(&["--capability", one.as_str()]).expect("a word"), [one]);
+        }
+        let several = read(&["--capability", "vision,tools", "--capability", "thinking"]).expect("three words");
+        assert_eq!(several, [Capability::Vision, Capability::Tools, Capability::Thinking]);
+        let error = read(&["--capability", "embeding"]).expect_err("misspelt").to_string();
+        assert!(error.contains("'embedding'"), "{error}");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use ollamax_proto::v1::import_model_request::Part;
 use ollamax_proto::v1::{
     ImportModelHeader, ImportModelProgress, ImportModelRequest, ListModelsReply, ListModelsRequest, ModelView,
 };
+use ollamax_types::Capability;
 
 use crate::args::{Global, ImportArgs, ModelCommand, Output};
 use crate::client;
@@ -41,7 +42,7 @@ const ACTIVE: &str = "active";
 /// Runs one of them.
 pub(crate) async fn run(global: &Global, command: ModelCommand) -> Result<(), Failure> {
     match command {
-        ModelCommand::List => list(global).await,
+        ModelCommand::List { capabilities } => list(global, &capabilities).await,
         ModelCommand::Show { name } => show(global, name).await,
         ModelCommand::Export { name, file } => export::run(global, &name, &file).await,
         ModelCommand::Import(args) if bundle::is_one(&args.file) => bundle::run(global, args).await,
@@ -63,17 +64,32 @@ pub(crate) async fn run(global: &Global, command: ModelCommand) -> Result<(), Fa
     }
 }
 
-async fn list(global: &Global) -> Result<(), Failure> {
-    let listed = client::connect(global).await?.list_models(ListModelsRequest::default()).await?.into_inner();
+async fn list(global: &Global, wanted: &[Capability]) -> Result<(), Failure> {
+    let mut listed = client::connect(global).await?.list_models(ListModelsRequest::default()).await?.into_inner();
+    let silent = keep_able(&mut listed.models, wanted);
     if global.output == Output::Json {
         let models: Vec<Value> = listed.models.iter().map(shown).collect();
         let (all, unique) = (listed.all_bytes, listed.unique_bytes);
         return output::json("ModelList", json!({"models": models, "allBytes": all, "uniqueBytes": unique}));
     }
+    if !wanted.is_empty() {
+        if silent > 0 {
+            let silent = text::count(silent, "model");
+            output::talk(global.output, &format!("What it can do is not known of {silent}."));
+        }
+        return output::text(&table(&listed.models));
+    }
     if listed.models.is_empty() {
         output::talk(global.output, "No node has a model yet. Next: ollamax model pull llama3.2");
     }
     output::text(&(table(&listed.models) + &sum(&listed)))
+}
+
+/// Leaves those that can do all of this. Of how many it is not known what they can do.
+fn keep_able(models: &mut Vec<ModelView>, wanted: &[Capability]) -> usize {
+    let silent = models.iter().filter(|model| model.capabilities.is_empty()).count();
+    models.retain(|model| wanted.iter().all(|one| one.is_told_by(&model.capabilities)));
+    silent
 }
 
 /// What all models take; nothing where no node has said it.
@@ -367,6 +383,31 @@ mod tests {
         let page = page(&pinned);
         assert!(page.contains("phase      deprecated\npinned     at a version\n"), "{page}");
         assert!(page.contains("another version is pinned") && !page.contains("is newer"), "{page}");
+    }
+
+    #[test]
+    fn a_list_is_of_the_models_that_can_do_all_that_is_asked_for() {
+        let able = |name: &str, words: &[&str]| ModelView {
+            name: name.to_owned(),
+            capabilities: words.iter().map(|word| (*word).to_owned()).collect(),
+            ..model(false)
+        };
+        let all = [
+            able("a", &["completion", "tools", "vision"]),
+            able("b", &["embedding"]),
+            able("c", &["tools"]),
+            able("d", &[]),
+        ];
+        let check = |wanted: &[Capability], expected: &[&str]| {
+            let mut models = all.to_vec();
+            assert_eq!(keep_able(&mut models, wanted), 1, "nothing is known of d");
+            assert_eq!(models.iter().map(|model| model.name.as_str()).collect::<Vec<_>>(), expected);
+        };
+        check(&[], &["a", "b", "c", "d"]);
+        check(&[Capability::Embedding], &["b"]);
+        check(&[Capability::Tools], &["a", "c"]);
+        check(&[Capability::Tools, Capability::Multimodal], &["a"]);
+        check(&[Capability::Audio], &[]);
     }
 
     #[test]

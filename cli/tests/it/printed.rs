@@ -43,6 +43,7 @@ const PAGES: &[(&str, &[&str])] = &[
         "model",
         &[
             "model list",
+            "model list --capability tools",
             "model show demo",
             "model import FILE --name demo --node n1 --node n2",
             "model pull llama3.2 --node n1 --node n2 --wait",

@@ -10,6 +10,7 @@
 //! | `ollamax_blobs_repairs_total` | files | `outcome`: done, failed | damaged, that were to be replaced |
 //! | `ollamax_transfer_pulls` | pulls | `stage` | pulls of this node that are not over, by what they do |
 //! | `ollamax_transfer_pull_bytes` | bytes | `model`, `state`: total, verified | of each pull that is not over |
+//! | `ollamax_transfer_pull_source_bytes` | bytes | `model`, `source` | of each such pull, by where they are from |
 //! | `ollamax_transfer_pulls_total` | pulls | `outcome`: done, failed, cancelled | pulls of this node that are over |
 //! | `ollamax_transfer_received_bytes_total` | bytes | `source`: origin, node | of chunks that came |
 //! | `ollamax_transfer_sent_bytes_total` | bytes | – | of chunks that other nodes got |
@@ -45,7 +46,7 @@ use ollamax_types::{ModelName, NodeId};
 
 use crate::bulk::frame::Outcome;
 use crate::class::Class;
-use crate::progress::Stage;
+use crate::progress::{PullProgress, Stage};
 
 use self::pull_bytes::PullBytes;
 
@@ -268,9 +269,10 @@ impl Metrics {
         }
     }
 
-    /// How far a pull is that is not over.
-    pub(crate) fn show_pull(&self, model: &ModelName, total_bytes: u64, verified_bytes: u64) {
-        self.pull_bytes.show(model, total_bytes, verified_bytes);
+    /// How far a pull is that is not over, and what came from where.
+    pub(crate) fn show_pull(&self, pull: &PullProgress) {
+        let (total_bytes, verified_bytes) = (pull.total_bytes(), pull.verified_bytes());
+        self.pull_bytes.show(&pull.name, total_bytes, verified_bytes, pull.bytes_by_kind());
     }
 
     /// A pull is over, and so are its rows.

@@ -194,6 +194,14 @@ impl PullProgress {
         each.collect::<Vec<_>>().join(", ")
     }
 
+    /// How many bytes came from each kind of source, whichever node it was.
+    pub(crate) fn bytes_by_kind(&self) -> [(&'static str, u64); Source::KINDS.len()] {
+        Source::KINDS.map(|kind| {
+            let of_kind = self.sources.iter().filter(|from| from.source.kind() == kind);
+            (kind, of_kind.fold(0, |sum: u64, from| sum.saturating_add(from.bytes)))
+        })
+    }
+
     /// The same, but no file less far than it was told before.
     pub(crate) fn not_before(mut self, before: &Self) -> Self {
         let is_same = self.blobs.len() == before.blobs.len()
@@ -211,13 +219,26 @@ impl PullProgress {
 
 // === impl Source ===
 
+impl Source {
+    /// All kinds, in words.
+    pub(crate) const KINDS: [&'static str; 4] = ["origin", "node", "here", "bundle"];
+
+    /// Its kind, in a word: one for all nodes.
+    pub(crate) const fn kind(&self) -> &'static str {
+        match self {
+            Self::Origin => "origin",
+            Self::Here => "here",
+            Self::Node(_) => "node",
+            Self::Bundle => "bundle",
+        }
+    }
+}
+
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Origin => f.write_str("origin"),
-            Self::Here => f.write_str("here"),
             Self::Node(node) => write!(f, "node/{node}"),
-            Self::Bundle => f.write_str("bundle"),
+            Self::Origin | Self::Here | Self::Bundle => f.write_str(self.kind()),
         }
     }
 }
@@ -425,7 +446,7 @@ impl Board {
         sheet.is_stale = false;
         let progress = sheet.progress();
         if !progress.is_over() && !progress.blobs.is_empty() {
-            self.metrics.show_pull(&progress.name, progress.total_bytes(), progress.verified_bytes());
+            self.metrics.show_pull(&progress);
         }
         self.sender.send_replace(Arc::new(progress));
     }

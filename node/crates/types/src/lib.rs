@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod autopilot;
+pub mod capability;
 pub mod chunk;
 pub mod clock;
 pub mod digest;
@@ -24,6 +25,7 @@ pub mod secret;
 pub mod size;
 
 pub use autopilot::{Knob, KnobError, Knobs};
+pub use capability::Capability;
 pub use chunk::{Bits, CHUNK_BYTES, chunk_count, chunk_range};
 pub use clock::{Clock, DAY_MS, Timestamp};
 pub use digest::Digest;

@@ -85,6 +85,28 @@ async fn what_each_node_sent_is_told_apart() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn sources_of_one_kind_count_together_and_kinds_without_bytes_are_there() {
+    let (registry, metrics) = (Registry::new(), Metrics::default());
+    metrics.register(&registry).expect("an empty registry");
+    let board = Board::new("tiny".parse().expect("a name"), NodeId(1), Stage::Resolving, metrics);
+    board.resolved(&manifest());
+    board.came(Digest([2; 32]), 500, 500);
+    board.came_from(NodeId(2), Digest([1; 32]), 200, 200);
+    board.came_from(NodeId(3), Digest([1; 32]), 1_000, 850);
+    board.begin(Stage::Fetching);
+    let families = registry.gather();
+    let found = families.iter().find(|family| family.name() == "ollamax_transfer_pull_source_bytes");
+    let rows = found.into_iter().flat_map(|family| family.get_metric().iter());
+    let label = |row: &prometheus::proto::Metric| {
+        let source = row.get_label().iter().find(|label| label.name() == "source");
+        source.map(|label| label.value().to_owned()).expect("the label of each row")
+    };
+    let shown: BTreeMap<String, f64> = rows.map(|row| (label(row), row.get_gauge().value())).collect();
+    let expected = [("bundle", 0.0), ("here", 0.0), ("node", 1_050.0), ("origin", 500.0_f64)];
+    assert_eq!(shown, BTreeMap::from(expected.map(|(source, bytes)| (source.to_owned(), bytes))));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_waited_for_is_told_until_it_is_there() {
     let board = board();
     let mut watch = board.watch().expect("the first");
