@@ -1,6 +1,6 @@
 //! A hundred models that lie in the store of a node when its daemon starts: all of them are on record before their
 //! runtime answers. How long that takes is printed, and judged by a bound that any machine keeps; 500 ms for them are
-//! judged where nothing else runs, by `cargo xtask bench node`.
+//! judged where nothing else runs, by `cargo xtask bench transfer`.
 
 use std::time::Duration;
 
