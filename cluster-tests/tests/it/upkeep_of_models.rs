@@ -1,6 +1,6 @@
-//! What is done for models without a pull: rules, versions that were kept for too long, copies that are missing or lie on
-//! the fuller disk. People are shown first what would be done; then it is done, nothing else is, and it is told who did
-//! it.
+//! What is done for models without a pull: rules, versions that were kept for too long, copies that are missing or lie
+//! on the fuller disk. People are shown first what would be done; then it is done, nothing else is, and it is told who
+//! did it.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
