@@ -183,9 +183,10 @@ impl Around {
     ) -> transfer::Handle {
         let (sender, metrics) = (watch::Sender::new(false), transfer::Metrics::default());
         let slow = Duration::from_millis(self.config.transfer.yield_sync_ms);
-        let strained = sender.subscribe();
+        let (strained, log) = (sender.subscribe(), metadata.clone());
+        let slowest = move || log.slowest_sync();
         // It ends with the engines; if it fails, transfers go on as they are.
-        self.tasks.spawn(strain::follow(metadata.clone(), slow, sender, metrics.clone(), self.stop.clone()));
+        self.tasks.spawn(strain::follow(slowest, slow, sender, metrics.clone(), self.stop.clone()));
         let ledger = LedgerOverMetadata::start(metadata.clone(), scheduler, &self.tasks, self.stop.clone());
         let runtime = StoreOverRuntime {
             runtime: self.runtime.clone(),

@@ -27,7 +27,7 @@ pub use daemon::Daemon;
 pub use inference::chat_body;
 pub use inside::Answered;
 pub use process::{
-    Facts, Node, RuntimeFacts, abort, binary, children, clean_environment, cpu_time, idle_time, run_to_exit,
+    Facts, Node, RuntimeFacts, abort, binary, children, clean_environment, cpu_time, idle_time, run_to_exit, shut_above,
 };
 pub use pulls::{copies, received_from};
 

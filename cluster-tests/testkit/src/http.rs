@@ -1,36 +1,49 @@
-//! A small HTTP client for tests: no proxy variables, no retries, no redirects, lines with the time they arrived; and
-//! calls over a unix socket.
+//! A small HTTP client for tests: no proxy variables, no retries, no redirects, lines with the time they arrived; TLS
+//! where it is given a root; and calls over a unix socket.
 
 use std::convert::Infallible;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use bytes::{Bytes, BytesMut};
 use futures::stream;
-use http::{HeaderMap, Method, Request};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::client::conn::http1;
+use hyper::rt::Executor as _;
 use hyper_util::client::legacy::Client as Legacy;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
 use serde_json::Value;
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsConnector;
 
 /// Longest wait for a head or for the next piece of a body.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Longest wait for an answer over a socket: some changes are waited for there.
 const SOCKET_PATIENCE: Duration = Duration::from_secs(60);
+/// Where TLS is spoken if an address names no port.
+const TLS_PORT: u16 = 443;
 /// Bytes of a chunk.
 const CHUNK_BYTES: usize = 64 << 10;
 
 /// A client; clones share its connections.
 #[derive(Debug, Clone)]
-pub struct HttpClient(Legacy<HttpConnector, Full<Bytes>>);
+pub struct HttpClient {
+    plain: Legacy<HttpConnector, Full<Bytes>>,
+    /// Whom it trusts; `None`: it speaks no TLS.
+    trust: Option<Arc<ClientConfig>>,
+}
 
 impl Default for HttpClient {
     fn default() -> Self {
@@ -46,7 +59,21 @@ impl HttpClient {
     pub fn new() -> Self {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
-        Self(Legacy::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector))
+        let plain = Legacy::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
+        Self { plain, trust: None }
+    }
+
+    /// One that speaks TLS too, with whomever this root vouches for, which is a certificate in PEM.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn that_trusts(root: &[u8]) -> Result<Self> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(root).context("read a root")?).context("trust a root")?;
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let config = builder.context("versions of TLS")?.with_root_certificates(roots).with_no_client_auth();
+        Ok(Self { trust: Some(Arc::new(config)), ..Self::new() })
     }
 
     /// Sends a request as built by the caller and returns when the head has come.
@@ -56,11 +83,18 @@ impl HttpClient {
     pub async fn send(&self, request: Request<Full<Bytes>>) -> Result<Answer> {
         let begin = Instant::now();
         let what = format!("{} {}", request.method(), request.uri());
-        let response = timeout(PATIENCE, self.0.request(request)).await.with_context(|| format!("{what}: no head"))?;
+        let response = timeout(PATIENCE, self.ask(request)).await.with_context(|| format!("{what}: no head"))?;
         let response = response.with_context(|| what.clone())?;
         let (parts, body) = response.into_parts();
         let head_time = begin.elapsed();
         Ok(Answer { what, status: parts.status.as_u16(), headers: parts.headers, body, begin, head_time })
+    }
+
+    async fn ask(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>> {
+        match &self.trust {
+            Some(trust) if request.uri().scheme_str() == Some("https") => Box::pin(over_tls(trust, request)).await,
+            _ => Ok(self.plain.request(request).await?),
+        }
     }
 
     /// A request with a JSON body (or any text that a test wants sent).
@@ -87,6 +121,23 @@ impl HttpClient {
     pub async fn post(&self, url: &str, body: &Value) -> Result<Answer> {
         self.call(Method::POST, url, body.to_string()).await
     }
+}
+
+/// Sends a request over TLS, on a connection that ends with the answer's body.
+async fn over_tls(trust: &Arc<ClientConfig>, request: Request<Full<Bytes>>) -> Result<Response<Incoming>> {
+    let (mut parts, body) = request.into_parts();
+    let authority = parts.uri.authority().context("an address without a host")?.clone();
+    let name = ServerName::try_from(authority.host().to_owned()).context("no certificate is for such a host")?;
+    let at = (authority.host(), authority.port_u16().unwrap_or(TLS_PORT));
+    let stream = TcpStream::connect(at).await.context("connect")?;
+    let stream = TlsConnector::from(Arc::clone(trust)).connect(name, stream).await.context("agree on TLS")?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.context("begin HTTP")?;
+    // How it ends is seen at the answer.
+    TokioExecutor::new().execute(async move { drop(connection.await) });
+    // As a server itself is asked, and not a proxy.
+    parts.headers.insert(header::HOST, HeaderValue::from_str(authority.as_str()).context("name the host")?);
+    parts.uri = parts.uri.path_and_query().cloned().map_or_else(|| Uri::from_static("/"), Uri::from);
+    Ok(sender.send_request(Request::from_parts(parts, body)).await?)
 }
 
 /// One call over a unix socket in HTTP/1.1, on a connection of its own: status and body. What is sent goes in chunks,

@@ -1,6 +1,8 @@
 //! A hundred models that lie in the store of a node when its daemon starts: all of them are on record before their
-//! runtime answers. How long that takes from the start of the process on is printed and not judged: it is the
-//! machine's.
+//! runtime answers. How long that takes is printed, and judged by a bound that any machine keeps; 500 ms for them are
+//! judged where nothing else runs, by `cargo xtask bench transfer`.
+
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use tokio::time::Instant;
@@ -15,6 +17,9 @@ use crate::model_owners::{PATIENCE, runtimes_up};
 const MODELS: usize = 100;
 /// Bytes of the weights of each.
 const WEIGHTS_BYTES: u64 = 10_000;
+/// Longest time from the moment in which the node listens until all are on record. What is looked at again only by the
+/// clock takes longer.
+const RECORDED_WITHIN: Duration = Duration::from_secs(5);
 
 /// How many models are on record, as the node has applied it.
 async fn on_record(cluster: &Cluster) -> Result<usize> {
@@ -47,6 +52,8 @@ async fn all_models_of_a_store_are_on_record_before_their_runtime_answers() -> R
     .await?;
     let recorded = began.elapsed();
     eprintln!("{MODELS} models: the node listens {listens:?} after its start, all are on record after {recorded:?}");
+    let took = recorded.saturating_sub(listens);
+    ensure!(took <= RECORDED_WITHIN, "it took {took:?} from then on, allowed {RECORDED_WITHIN:?}");
     let runtime = cluster.status(0).await?.nodes.into_iter().find_map(|node| node.runtime);
     ensure!(runtime.as_ref().is_none_or(|runtime| runtime.state() != State::Up), "{runtime:?}");
 

@@ -199,8 +199,9 @@ async fn pulls_from_a_node(
 async fn an_ollama_whose_store_its_node_may_only_read_fetches_from_that_node() -> Result<()> {
     let _turn = crate::turn().await;
     let programs = programs_or_left_out("a store of another user")?;
-    if let Some(why) = no_other_user()?.filter(|_| !programs.is_empty()) {
-        return crate::say_left_out("real_ollama: a store of another user", &why);
+    let test = "real_ollama: a store of another user";
+    if let Some(why) = no_other_user(test)?.filter(|_| !programs.is_empty()) {
+        return crate::say_left_out(test, &why);
     }
     for (from, to) in pairs(&programs) {
         let registry = FakeRegistry::start().await?;

@@ -19,7 +19,7 @@ use ollamax_testkit::http::HttpClient;
 use ollamax_testkit::{FakeOllama, FakeRegistry, port, wait};
 
 use crate::model_owners::PATIENCE;
-use crate::pull_from_a_registry::{is_whole, model, plan, start};
+use crate::pull_from_a_registry::{blob, is_whole, model, plan, start};
 use crate::spread::{WEIGHTS_BYTES, all_seen_up, came_once};
 
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
@@ -31,23 +31,31 @@ struct Machine {
     store: TempDir,
     ollama: FakeOllama,
     http: HttpClient,
+    /// It pulls by plain HTTP.
+    is_plain: bool,
 }
 
 // === impl Machine ===
 
 impl Machine {
     async fn new() -> Result<Self> {
+        Self::trusting(None).await
+    }
+
+    /// One that pulls over TLS, if it trusts a root.
+    async fn trusting(root: Option<&Path>) -> Result<Self> {
         let store = tempfile::tempdir().context("a store")?;
         for folder in ["blobs", "manifests"] {
             fs::create_dir(store.path().join(folder)).context("a folder of a store")?;
         }
-        let script = Script { store: Some(store.path().to_owned()), ..Script::default() };
-        Ok(Self { ollama: FakeOllama::start(script).await?, store, http: HttpClient::new() })
+        let (trusts, is_plain) = (root.map(Path::to_owned), root.is_none());
+        let script = Script { store: Some(store.path().to_owned()), trusts, ..Script::default() };
+        Ok(Self { ollama: FakeOllama::start(script).await?, store, http: HttpClient::new(), is_plain })
     }
 
-    /// `ollama pull --insecure HOST/library/NAME`, and its last word.
+    /// `ollama pull HOST/library/NAME`, by plain HTTP with `--insecure`, and its last word.
     async fn try_pull(&self, host: &str, name: &str) -> Result<Value> {
-        let body = json!({ "model": format!("{host}/library/{name}"), "insecure": true });
+        let body = json!({ "model": format!("{host}/library/{name}"), "insecure": self.is_plain });
         let answer = self.http.post(&format!("{}/api/pull", self.ollama.url()), &body).await?;
         let (lines, _) = answer.lines().await;
         let last = lines.last().context("no line came")?;
@@ -185,6 +193,26 @@ async fn a_node_that_is_killed_in_the_midst_goes_on_where_it_was() -> Result<()>
     cluster.finish().await
 }
 
+/// What a client of its own asks for and gets over TLS, if there is one on this machine.
+async fn by_curl(host: &str, root: &Path, demo: &FakeModel) -> Result<()> {
+    if Command::new("curl").arg("--version").output().await.is_err() {
+        return crate::say_left_out("registry_for_the_lab, by curl", "there is no curl on this machine");
+    }
+    let place = format!("https://{host}/v2/library/demo");
+    let manifest = curl(root, &[&format!("{place}/manifests/latest")]).await?;
+    let manifest: Value = serde_json::from_slice(&manifest).context("a manifest")?;
+    let digest = format!("sha256:{}", demo.weights.sha256());
+    let mut layers = manifest["layers"].as_array().into_iter().flatten();
+    ensure!(layers.any(|layer| layer["digest"] == digest.as_str()), "{manifest}");
+    // It follows to the other name, whose certificate it checks too.
+    let url = format!("{place}/blobs/{digest}");
+    let store = tempfile::tempdir()?;
+    fs::create_dir(store.path().join("blobs"))?;
+    let to = blob(store.path(), demo.weights.sha256());
+    curl(root, &["--location", "--output", &to.display().to_string(), &url]).await?;
+    is_whole(store.path(), demo)
+}
+
 /// `curl` with the root of these certificates; what it wrote.
 async fn curl(root: &Path, words: &[&str]) -> Result<Vec<u8>> {
     let mut command = Command::new("curl");
@@ -198,9 +226,6 @@ async fn curl(root: &Path, words: &[&str]) -> Result<Vec<u8>> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_is_given_over_tls_where_there_is_a_certificate() -> Result<()> {
     let _turn = crate::turn().await;
-    if Command::new("curl").arg("--version").output().await.is_err() {
-        return crate::say_left_out("registry_for_the_lab over TLS", "there is no curl on this machine");
-    }
     let papers = Path::new(env!("CARGO_MANIFEST_DIR")).join("../node/crates/gateway/tests/it/lab");
     let folder = tempfile::tempdir()?;
     let copied = |name: &str| -> Result<PathBuf> {
@@ -218,19 +243,11 @@ async fn it_is_given_over_tls_where_there_is_a_certificate() -> Result<()> {
         plan.setting("registry.certificate_file", certificate.display()).setting("registry.key_file", key.display());
     let cluster = start(plan).await?;
 
-    let place = format!("https://{}/v2/library/demo", hosts[0]);
-    let manifest = curl(&root, &[&format!("{place}/manifests/latest")]).await?;
-    let manifest: Value = serde_json::from_slice(&manifest).context("a manifest")?;
-    let digest = format!("sha256:{}", demo.weights.sha256());
-    let mut layers = manifest["layers"].as_array().into_iter().flatten();
-    ensure!(layers.any(|layer| layer["digest"] == digest.as_str()), "{manifest}");
-    // It follows to the other name, whose certificate it checks too.
-    let url = format!("{place}/blobs/{digest}");
-    let name = format!("sha256-{}", demo.weights.sha256());
-    let to = folder.path().join("blobs").join(&name);
-    fs::create_dir(folder.path().join("blobs"))?;
-    curl(&root, &["--location", "--output", &to.display().to_string(), &url]).await?;
-    is_whole(folder.path(), &demo)?;
+    // An Ollama checks the certificate at both names, and goes away where somebody else vouches for it.
+    Machine::trusting(Some(&root)).await?.pull(&hosts[0], "demo", &demo).await?;
+    let stranger = Machine::trusting(Some(&certificate)).await?.try_pull(&hosts[0], "demo").await?;
+    ensure!(stranger["error"].is_string(), "it trusts another root: {stranger}");
+    by_curl(&hosts[0], &root, &demo).await?;
     came_once(&upstream, &demo)?;
     let plain = Machine::new().await?.try_pull(&hosts[0], "demo").await?;
     ensure!(plain["error"].is_string(), "who speaks plainly gets nothing: {plain}");

@@ -28,11 +28,11 @@ use crate::spread::copy_on;
 /// Longest wait: what a node takes itself for is found out with some pauses.
 const PATIENCE: Duration = Duration::from_secs(60);
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
-/// Where the registry listens in the hub.
+/// Where the registry listens in its room.
 const REGISTRY_PORT: u16 = 5_000;
-const NAME: &str = "hidden";
+pub(crate) const NAME: &str = "hidden";
 /// Two chunks and a part of one.
-const WEIGHTS_BYTES: u32 = 9_000_000;
+pub(crate) const WEIGHTS_BYTES: u32 = 9_000_000;
 /// The nodes: the hub, and the two leaves.
 const HUB: usize = 0;
 const LEAVES: [usize; 2] = [1, 2];
@@ -55,13 +55,13 @@ fn plan(test: &str, nodes: usize, hub: &Arc<Room>) -> Builder {
         .unformed()
 }
 
-/// A registry in the hub that has one model. It ends with its process.
-async fn registry(hub: &Room) -> Result<(String, Child)> {
-    let address = hub.address().context("the hub has addresses")?;
-    let mut command = hub.command(&binary("fake-registry")?);
+/// A registry in a room that has one model, and where it listens. It ends with its process.
+pub(crate) async fn registry(room: &Room) -> Result<(String, Child)> {
+    let address = room.address().context("a room with a network")?;
+    let mut command = room.command(&binary("fake-registry")?);
     command.args(["--listen", &format!("{address}:{REGISTRY_PORT}"), "--model", NAME, "--capability", "completion"]);
     command.args(["--weights-bytes", &WEIGHTS_BYTES.to_string()]).stdout(Stdio::piped());
-    let mut process = command.spawn().context("start a registry in the hub")?;
+    let mut process = command.spawn().context("start a registry in a room")?;
     let said = process.stdout.take().context("its standard output")?;
     let line = timeout(PATIENCE, BufReader::new(said).lines().next_line()).await.context("it does not listen")??;
     let line: Value = serde_json::from_str(&line.context("it ended at once")?).context("read its line")?;

@@ -1,22 +1,51 @@
 //! Static peers: a node that is told whom to speak to asks them alone, discovers nobody and is discovered by nobody.
+//! What such nodes have of a model they give each other.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use ollamax_testkit::cluster::run_to_exit;
+use ollamax_testkit::cluster::{Runtime, copies, received_from, run_to_exit};
+use ollamax_testkit::fake_registry::FakeModel;
 use ollamax_testkit::room::Need;
 use ollamax_testkit::{Cluster, Room, port, wait};
 use ollamax_types::ErrorCode;
 
+use crate::model_owners::runtimes_up;
+use crate::pull_from_a_registry::is_whole;
+use crate::relay_only::{NAME, WEIGHTS_BYTES, registry};
+use crate::spread::copy_on;
+
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The number of which a registry in a room makes the weights of its model.
+const SEED: u64 = 1;
 /// The nodes: two that form a cluster by static peers, two that find each other by themselves, and one with a static
 /// peer that nobody is.
 const HOME: usize = 0;
 const JOINER: usize = 1;
 const OTHERS: [usize; 2] = [2, 3];
 const MISLED: usize = 4;
+
+/// One of the two fetches a model from the registry, and the other one, which reaches no registry, from that one.
+async fn a_model_goes_from_one_to_the_other(cluster: &Cluster) -> Result<()> {
+    runtimes_up(cluster, 2).await?;
+    let told = cluster.pull(HOME, NAME, &["--node", "n1"]).await?;
+    ensure!(told.status.success(), "{told:?}");
+    wait::until("the other to know of the copy", PATIENCE, || async {
+        let models = cluster.node(JOINER).admin()?.models(NAME).await?;
+        ensure!(models.len() == 1 && models[0].copies.len() == 1, "{models:?}");
+        anyhow::Ok(())
+    })
+    .await?;
+    let told = cluster.pull(JOINER, NAME, &["--node", "n2"]).await?;
+    ensure!(told.status.success(), "{told:?}");
+    let copies = copies(&told)?;
+    let copy = copy_on(&copies, "n2")?;
+    let (from_peer, from_origin) = (received_from(copy, "node/1"), received_from(copy, "origin"));
+    ensure!(from_peer >= u64::from(WEIGHTS_BYTES) && from_origin == 0, "{copy}");
+    is_whole(&cluster.node(JOINER).store(), &FakeModel::of(SEED, WEIGHTS_BYTES.into()))
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn static_peers_are_asked_alone_and_nobody_is_discovered() -> Result<()> {
@@ -29,9 +58,21 @@ async fn static_peers_are_asked_alone_and_nobody_is_discovered() -> Result<()> {
     let home_peer = format!("{}:{home_port}", here.address().context("a room with a network")?);
     let nobody = format!("127.0.0.1:{}", port::free()?);
     let fixed = |peer: &str| ("static-peers".to_owned(), peer.to_owned());
-    let mut plan = Cluster::builder("static-peers").nodes(5);
+    let (registry_url, _registry) = registry(&here).await?;
+    let asked = |url: &str| ("transfer.registry_url".to_owned(), url.to_owned());
+    let mut plan = Cluster::builder("static-peers")
+        .nodes(5)
+        .setting("transfer.spare_bytes_min", 0)
+        .setting("transfer.spare_percent", 0)
+        .setting("runtime.models_interval_ms", 200);
     for (index, room) in [&here, &there, &there, &here, &there].into_iter().enumerate() {
         plan = plan.node(index, |node| node.room = Some(Arc::clone(room)));
+    }
+    for (index, url) in [(HOME, registry_url.as_str()), (JOINER, "http://127.0.0.1:9")] {
+        plan = plan.node(index, |node| {
+            node.runtime = Runtime::FakeStore(Box::default());
+            node.settings.push(asked(url));
+        });
     }
     let cluster = plan
         .node(HOME, |node| node.settings.push(("peer.listen".to_owned(), format!("0.0.0.0:{home_port}"))))
@@ -50,6 +91,7 @@ async fn static_peers_are_asked_alone_and_nobody_is_discovered() -> Result<()> {
     let reply = cluster.node(JOINER).admin()?.join(&token, Vec::new(), "n2").await?;
     ensure!(reply.cluster_name == "home" && reply.node_id == 2, "{reply:?}");
     cluster.set(JOINER, "over", b"static peers").await?;
+    a_model_goes_from_one_to_the_other(&cluster).await?;
 
     // Those that discover find each other, and none of those that do not.
     let other_token = other.create_token("voter", 3).await?;

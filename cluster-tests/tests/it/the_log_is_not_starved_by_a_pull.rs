@@ -1,4 +1,9 @@
 //! The cluster's log shares its disk with models: while one comes to all nodes, changes go on under the same leader.
+//!
+//! The short form shows that alone: its bounds are for a busy machine, and on a quick disk they may hold without any
+//! control of the writing. The strict form is that of `OLLAMAX_SOAK=1`. That a slow sync of the log slows a pull down
+//! is shown on clocks that stand: what a sync took in `node/crates/store/src/sync.rs`, that it is told in
+//! `node/src/follow/strain.rs`, and that a pull then writes more slowly in `node/crates/transfer/tests/it/limits.rs`.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,8 +1,10 @@
-//! What is done for models without a pull: rules, versions that were kept for too long, copies that are missing. People
-//! are shown first what would be done; then it is done, nothing else is, and it is told who did it.
+//! What is done for models without a pull: rules, versions that were kept for too long, copies that are missing or lie
+//! on the fuller disk. People are shown first what would be done; then it is done, nothing else is, and it is told who
+//! did it.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -10,7 +12,8 @@ use serde_json::Value;
 
 use ollamax_testkit::cluster::Runtime;
 use ollamax_testkit::fake_ollama::{ModelScript, Script};
-use ollamax_testkit::{Cluster, FakeRegistry, wait};
+use ollamax_testkit::room::Need;
+use ollamax_testkit::{Cluster, FakeRegistry, Room, wait};
 use ollamax_types::Digest;
 
 use crate::model_owners::{PATIENCE, make_it_lead};
@@ -22,6 +25,10 @@ use crate::spread::{WEIGHTS_BYTES, all_seen_up, came_once, events, is_everywhere
 /// A file of one chunk, and another one.
 const FEW_BYTES: u64 = 300_000;
 const OTHER_BYTES: u64 = 200_000;
+/// Disks of nodes; only what lies on them takes memory. Beside a copy a node keeps 1 GiB free.
+const DISK_BYTES: u64 = 2 << 30;
+/// What lies on one disk besides models: more than the part of a disk that is worth a move here, 5 percent.
+const BALLAST_BYTES: u64 = 192 << 20;
 /// Longer than a version is kept by default.
 const TOO_LONG: Duration = Duration::from_secs(8 * 24 * 3_600);
 /// No day need pass for them.
@@ -217,5 +224,61 @@ async fn a_repair_that_somebody_asks_for_is_shown_first_and_waits_for_nothing() 
     wait::until("the new copy", PATIENCE, || async { is_whole(&cluster.node(other).store(), &model) }).await?;
     a_repair_is_counted(&cluster, PATIENCE).await?;
     came_once(&registry, &model)?;
+    cluster.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_goes_from_the_fuller_disk_to_the_emptier_one_as_it_was_shown() -> Result<()> {
+    let _turn = crate::turn().await;
+    if crate::left_out("upkeep_of_models, copies that go to another disk", Need::Disk).await? {
+        return Ok(());
+    }
+    let registry = FakeRegistry::start().await?;
+    let model = model(344, WEIGHTS_BYTES);
+    let (digest, weights) = (registry.push("weighed", &model), model.weights.sha256());
+    let (full, empty) = (Arc::new(Room::with_disk(DISK_BYTES).await?), Arc::new(Room::with_disk(DISK_BYTES).await?));
+    let mut plan = plan("upkeep-rebalance", &registry, 2).setting("store.write_buffer_bytes", 4 << 20);
+    for (index, room) in [&full, &empty].into_iter().enumerate() {
+        // The engine keeps its models in the data directory.
+        plan = plan.node(index, |node| {
+            node.runtime = Runtime::Engine;
+            node.room = Some(Arc::clone(room));
+        });
+    }
+    let cluster = plan.start().await?;
+    all_seen_up(&cluster).await?;
+    let admin = cluster.node(ASKED).admin()?;
+    admin.set("models/steady_for_ms", b"1000").await?;
+    admin.set("models/rebalance_percent", b"5").await?;
+    let stores = [0, 1].map(|index| cluster.node(index).data_dir().join("models"));
+    spread(&cluster.pull(ASKED, "weighed", &["--node", "n1"]).await?, &["n1"], digest)?;
+    // The same one, chosen by the cluster: named nodes are not left by a move.
+    let told = cluster.pull(ASKED, "weighed", &["--replicas", "1"]).await?;
+    ensure!(told.status.success(), "{told:?}");
+
+    full.fill(full.free_bytes()?.saturating_sub(BALLAST_BYTES))?;
+    let step = wait::until("a move to be shown", PATIENCE, || async {
+        let shown = said(&cluster, &["model", "rebalance", "--dry-run"]).await?;
+        let first = shown["moves"].as_array().and_then(|moves| moves.first().cloned());
+        first.with_context(|| format!("no move: {shown}"))
+    })
+    .await?;
+    ensure!(step["name"] == "weighed:latest" && step["kind"] == "rebalance", "{step}");
+    ensure!(step["from"] == "n1" && step["leaves"] == "n1" && step["to"][0] == "n2", "{step}");
+    is_whole(&stores[0], &model)?;
+    ensure!(!blob(&stores[1], weights).exists(), "nothing was to be moved yet");
+
+    let made = said(&cluster, &["model", "rebalance"]).await?;
+    ensure!(made["moves"][0] == step && made["dryRun"] == false, "{made} instead of {step}");
+    wait::until("the copy to be on the other disk alone", 2 * PATIENCE, || async {
+        is_whole(&stores[1], &model)?;
+        ensure!(!blob(&stores[0], weights).exists(), "it lies on both disks");
+        anyhow::Ok(())
+    })
+    .await?;
+    is_served(&cluster, "weighed", digest, 1).await?;
+    came_once(&registry, &model)?;
+    let again = said(&cluster, &["model", "rebalance", "--dry-run"]).await?;
+    ensure!(again["moves"].as_array().is_some_and(Vec::is_empty), "{again}");
     cluster.finish().await
 }

@@ -40,8 +40,12 @@ const OWNERSHIPS: &[Ownership] = &[
     one("libp2p-identity", &["node/crates/security", "node/crates/net"]),
     one("libp2p-tls", &["node/crates/security", "node/crates/net"]),
     family("libp2p", NET),
-    family("rustls", &["node/crates/security", "node/crates/net", "node/crates/gateway", "node"]),
-    one("tokio-rustls", &["node/crates/net", "node/crates/gateway"]),
+    // The test kit plays a client that trusts a root.
+    family(
+        "rustls",
+        &["node/crates/security", "node/crates/net", "node/crates/gateway", "node", "cluster-tests/testkit"],
+    ),
+    one("tokio-rustls", &["node/crates/net", "node/crates/gateway", "cluster-tests/testkit"]),
     one("age", SECURITY),
     one("rcgen", SECURITY),
     one("x509-parser", SECURITY),

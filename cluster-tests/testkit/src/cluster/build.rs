@@ -3,14 +3,14 @@
 use std::fs::Permissions;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::unix::fs::{PermissionsExt as _, chown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
 use futures::future::try_join_all;
 
 use crate::cluster::daemon::Daemon;
-use crate::cluster::process::{Beside, Node, Place, binary, store_of};
+use crate::cluster::process::{Beside, Node, Place, binary, shut_above, store_of};
 use crate::cluster::{Cluster, PATIENCE};
 use crate::fake_ollama::Script;
 use crate::http::HttpClient;
@@ -222,11 +222,15 @@ impl Builder {
             flags.retain(|(known, _)| known != key);
             flags.push((key.clone(), value.clone()));
         }
-        if let Some(user) = plan.user {
-            move_in(&home, &name, user)?;
-        }
+        let lent = match plan.user {
+            Some(user) => {
+                move_in(&home, &name, user)?;
+                lend(&home)?
+            }
+            None => None,
+        };
         let (room, user) = (plan.room.clone(), plan.user);
-        let node = Node::new(Place { index, name, home, flags, advertised, room, user }, beside, gate);
+        let node = Node::new(Place { index, name, home, flags, advertised, room, user, lent }, beside, gate);
         node.set_daemon(plan.daemon.clone());
         // Whatever Ollama this machine has is not to be seen.
         node.set_environment("OLLAMA_MODELS", store.display());
@@ -242,6 +246,27 @@ fn move_in(home: &Path, name: &str, user: u32) -> Result<()> {
         .and_then(|()| std::fs::create_dir(&data_dir))
         .and_then(|()| chown(&data_dir, Some(user), Some(user)));
     made.with_context(|| format!("make {} for user {user}", data_dir.display()))
+}
+
+/// Puts the daemon into a folder to which every user gets, if other users do not get to where it was built.
+fn lend(home: &Path) -> Result<Option<PathBuf>> {
+    let program = binary("ollamax-node")?;
+    if shut_above(&program).is_none() {
+        return Ok(None);
+    }
+    let folder = home.join("programs");
+    let lent = folder.join("ollamax-node");
+    let put = || -> std::io::Result<()> {
+        std::fs::create_dir_all(&folder)?;
+        std::fs::set_permissions(&folder, Permissions::from_mode(0o755))?;
+        // It is large; on one disk a second name for it will do.
+        if !lent.exists() && std::fs::hard_link(&program, &lent).is_err() {
+            std::fs::copy(&program, &lent)?;
+        }
+        Ok(())
+    };
+    put().with_context(|| format!("lend {} to another user", program.display()))?;
+    Ok(Some(lent))
 }
 
 /// Starts what stands beside a node, as far as it is not the node's to start; with the flags by which the node finds

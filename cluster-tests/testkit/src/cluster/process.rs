@@ -1,6 +1,7 @@
 //! One `ollamax-node` process: start, signals, end, and what it writes into `node.json`.
 
 use std::fs::File;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
@@ -69,6 +70,8 @@ pub(crate) struct Place {
     pub(crate) advertised: String,
     pub(crate) room: Option<Arc<Room>>,
     pub(crate) user: Option<u32>,
+    /// The daemon of this workspace where its user gets to it; `None`: where it was built.
+    pub(crate) lent: Option<PathBuf>,
 }
 
 impl Place {
@@ -227,7 +230,8 @@ impl Node {
     /// The command that starts it. A daemon of another release is not told what it does not know.
     fn command(&self) -> Result<Command> {
         let daemon = lock(&self.daemon).clone();
-        let node = daemon.as_ref().map_or_else(|| binary("ollamax-node"), |daemon| Ok(daemon.program().to_owned()))?;
+        let own = || self.place.lent.clone().map_or_else(|| binary("ollamax-node"), Ok);
+        let node = daemon.as_ref().map_or_else(own, |daemon| Ok(daemon.program().to_owned()))?;
         let entrance = self.place.room.as_ref().map(|room| room.entrance()).unwrap_or_default();
         let mut command = match entrance.split_first() {
             Some((program, words)) => {
@@ -513,6 +517,13 @@ pub fn binary(name: &str) -> Result<PathBuf> {
     found.with_context(|| {
         format!("{name} is not beside {} (build it: cargo build -p {name}; or set {variable})", own.display())
     })
+}
+
+/// The first folder above a file through which other users do not get.
+#[must_use]
+pub fn shut_above(file: &Path) -> Option<PathBuf> {
+    let is_shut = |folder: &&Path| std::fs::metadata(folder).is_ok_and(|found| found.mode() & 0o001 == 0);
+    file.ancestors().skip(1).find(is_shut).map(Path::to_owned)
 }
 
 /// Runs a program of this workspace with these arguments until it exits by itself.

@@ -1,15 +1,16 @@
 //! `/api/pull`, from a registry as Ollama's client goes: the manifest; of each file that the store lacks its length,
 //! the address at another host name from where it comes, ranges of it at once, and its SHA-256; the manifest last.
 //!
-//! A fake fetches only by plain HTTP, from the host that the name says, and only into a store on disk. Of all other
-//! names it says that it has them or that they do not exist. A caller who leaves ends the pull.
+//! A fake fetches from the host that the name says, and only into a store on disk: by plain HTTP where it is told
+//! `insecure`, else over TLS where its script names a root. Of all other names it says that it has them or that they do
+//! not exist. A caller who leaves ends the pull.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::future::ready;
 use std::io;
 use std::os::unix::fs::FileExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use axum::body::Body;
@@ -43,6 +44,7 @@ struct Pulling {
     store: PathBuf,
     name: ModelName,
     http: HttpClient,
+    scheme: &'static str,
     lines: mpsc::Sender<Value>,
 }
 
@@ -53,11 +55,16 @@ pub(crate) fn pull(shared: &Shared, ask: &Ask) -> Result<Response, Refused> {
     let (streams, insecure) = (fields.flag("stream", true)?, fields.flag("insecure", false)?);
     let script = shared.script();
     let [host, ..] = wanted.parts();
-    if let Some(store) = script.store.as_ref().filter(|_| insecure && host.contains(':')) {
+    let may_fetch = host.contains(':') && (insecure || script.trusts.is_some());
+    if let Some(store) = script.store.as_ref().filter(|_| may_fetch) {
         if !streams {
             return refuse(500, "this fake tells of what it fetches line by line alone");
         }
-        let lines = fetched(store.clone(), wanted.clone());
+        let (scheme, http) = match client(script.trusts.as_deref().filter(|_| !insecure)) {
+            Ok(found) => found,
+            Err(error) => return Ok(fail(&ask.path, 500, &format!("{error:#}"))),
+        };
+        let lines = fetched(|lines| Pulling { store: store.clone(), name: wanted.clone(), http, scheme, lines });
         return Ok(respond(200, "application/x-ndjson", Body::from_stream(ended(lines, ask.ending))));
     }
     if script.find(&wanted).is_some() {
@@ -70,11 +77,18 @@ pub(crate) fn pull(shared: &Shared, ask: &Ask) -> Result<Response, Refused> {
     Ok(fail(&ask.path, 500, ABSENT))
 }
 
+/// By what a registry is asked, over TLS where there is a root.
+fn client(root: Option<&Path>) -> Result<(&'static str, HttpClient)> {
+    let Some(root) = root else { return Ok(("http", HttpClient::new())) };
+    let text = fs::read(root).with_context(|| format!("read {}", root.display()))?;
+    Ok(("https", HttpClient::that_trusts(&text)?))
+}
+
 /// The lines of a pull, which goes on while they are read.
-fn fetched(store: PathBuf, name: ModelName) -> BoxStream<'static, Value> {
+fn fetched(begin: impl FnOnce(mpsc::Sender<Value>) -> Pulling) -> BoxStream<'static, Value> {
     let (lines, told) = mpsc::channel(LINES_WAITING_MAX);
+    let pulling = begin(lines);
     let work = async move {
-        let pulling = Pulling { store, name, http: HttpClient::new(), lines };
         if let Err(error) = pulling.run().await {
             pulling.tell(json!({ "error": format!("{error:#}") })).await;
         }
@@ -111,7 +125,7 @@ impl Pulling {
     async fn run(&self) -> Result<()> {
         self.status("pulling manifest").await;
         let [host, namespace, model, tag] = self.name.parts();
-        let place = format!("http://{host}/v2/{namespace}/{model}");
+        let place = format!("{}://{host}/v2/{namespace}/{model}", self.scheme);
         let answer = self.http.call(Method::GET, &format!("{place}/manifests/{tag}"), "").await?;
         ensure!(answer.status != 404, ABSENT);
         ensure!(answer.status == 200, "pull model manifest: status {}", answer.status);

@@ -19,6 +19,8 @@ pub struct Script {
     /// A folder in which the models lie, in Ollama's layout. `models` are put there when the fake starts; from then on
     /// what lies there counts, and nothing else.
     pub store: Option<PathBuf>,
+    /// A file with the root certificate that its machine trusts, in PEM. With it, it pulls over TLS.
+    pub trusts: Option<PathBuf>,
     /// Requests that one runner works on at once (`OLLAMA_NUM_PARALLEL`); more wait.
     pub slots: usize,
     /// Requests that may wait for a load before the instant 503 (`OLLAMA_MAX_QUEUE`).
@@ -49,6 +51,7 @@ impl Default for Script {
             version: "0.24.0".to_owned(),
             models: Vec::new(),
             store: None,
+            trusts: None,
             slots: 1,
             max_queue: 512,
             vram_bytes: 8 << 30,

@@ -29,6 +29,29 @@ async fn a_pull_takes_as_long_as_its_limit_says() {
     node.end().await;
 }
 
+/// How long a pull takes while the cluster's log waits for its disk, or does not.
+async fn time_beside_the_log(seed: u64, is_strained: bool) -> f64 {
+    let world = World::new();
+    world.strain.send_replace(is_strained);
+    let model = world.model("tiny", seed, chunks(12));
+    let node = world.start();
+    let begun = Instant::now();
+    node.pull(&model.name).await.expect("it comes");
+    let took = begun.elapsed().as_secs_f64();
+    world.check_published(&model);
+    node.end().await;
+    took
+}
+
+/// Nothing else in a pull knows of the log.
+#[tokio::test(start_paused = true)]
+async fn a_pull_is_written_slowly_while_the_log_waits_for_its_disk() {
+    let (usual, beside) = (time_beside_the_log(10, false).await, time_beside_the_log(11, true).await);
+    assert!(usual < 0.5, "{usual}");
+    // 48 MiB at 32 MiB/s, but for the burst and for a piece on credit.
+    assert!((1.0..2.0).contains(&beside), "{beside}, {usual} without it");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_closed_window_ends_no_pull() {
     let mut world = World::new();
