@@ -4,7 +4,8 @@
 //! Whoever may open the socket may ask, as over gRPC beside it, and the same pieces do it (`port`). Paths, bodies,
 //! statuses and texts are Ollama's. Making and pushing end when the caller leaves, and so does a file on its way; a
 //! change that is on record does not. What fails before the first line has its own status, what fails behind it is the
-//! last line. A change that is on record and that no node has carried out in time is answered 202.
+//! last line. A change that is on record and that no node has carried out in time is answered 202. Whatever is answered
+//! before its body is read reaches a client that is still sending.
 
 use std::future::ready;
 use std::io;
@@ -35,9 +36,11 @@ use crate::http::{NODE_HEADER, REQUEST_ID_HEADER, body, plain};
 
 mod port;
 mod recipe;
+mod unread;
 
 use port::{Cluster, Place};
 use recipe::{Recipe, digest_of};
+use unread::{read_rest, with_rest_read};
 
 /// The routes, in the order in which people are told of them.
 const ROUTES: &str = "/api/create, /api/blobs/DIGEST, /api/copy, /api/delete and /api/push";
@@ -49,8 +52,11 @@ type Reply = Result<Response<Body>, ApiError>;
 /// Adds these routes to those of gRPC, and what is said of all other paths.
 pub(super) fn with_routes(grpc: Router, pulls: Pulls) -> Router {
     let cluster: Arc<dyn Cluster> = Arc::new(pulls);
-    let here = Arc::clone(&cluster);
-    grpc.merge(router(cluster)).fallback(move |request: Request| ready(elsewhere(&here.place(), &request)))
+    with_elsewhere(grpc.merge(router(Arc::clone(&cluster))), cluster)
+}
+
+fn with_elsewhere(routes: Router, cluster: Arc<dyn Cluster>) -> Router {
+    routes.fallback(move |request: Request| answer_elsewhere(cluster.place(), request))
 }
 
 fn router(cluster: Arc<dyn Cluster>) -> Router {
@@ -61,6 +67,7 @@ fn router(cluster: Arc<dyn Cluster>) -> Router {
         .route("/api/delete", delete(remove))
         .route("/api/push", post(push))
         .method_not_allowed_fallback(|| ready(plain(StatusCode::METHOD_NOT_ALLOWED, "405 method not allowed")))
+        .layer(middleware::from_fn(read_rest))
         .layer(middleware::from_fn_with_state(Arc::clone(&cluster), name_node))
         .with_state(cluster)
 }
@@ -77,15 +84,27 @@ async fn name_node(State(cluster): State<Arc<dyn Cluster>>, request: Request, ne
     response
 }
 
+async fn answer_elsewhere(place: Place, request: Request) -> Response<Body> {
+    // Over HTTP/2 a call that is refused ends by itself.
+    if speaks_grpc(&request) {
+        return elsewhere(&place, &request);
+    }
+    with_rest_read(request, move |request| ready(elsewhere(&place, &request))).await
+}
+
 /// All other paths: gRPC's answer to who speaks it, else where the rest of Ollama's API is.
 fn elsewhere(place: &Place, request: &Request) -> Response<Body> {
-    let kind = request.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
-    if kind.starts_with(b"application/grpc") {
+    if speaks_grpc(request) {
         return Status::unimplemented("").into_http();
     }
     let (path, Place { api_url, .. }) = (request.uri().path(), place);
     let text = format!("{path} is not on the admin socket, which has gRPC and {ROUTES}; the rest is at {api_url}");
     ApiError { status: 404, ..ApiError::new(ErrorCode::NotImplemented, text) }.into_response(Shape::Ollama)
+}
+
+fn speaks_grpc(request: &Request) -> bool {
+    let kind = request.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    kind.starts_with(b"application/grpc")
 }
 
 async fn create(State(cluster): State<Arc<dyn Cluster>>, request: Request) -> Response<Body> {
@@ -172,7 +191,6 @@ async fn try_take_blob(cluster: &dyn Cluster, digest: &str, request: Request) ->
         return Err(ApiError::new(ErrorCode::BodyTooLarge, too_large()));
     }
     if cluster.has_blob(sha256).await.map_err(|error| of_admin(&error))? {
-        body::swallow(body).await;
         return Ok(empty(StatusCode::OK));
     }
     cluster.take_blob(sha256, size_bytes, pieces(body)).await.map_err(|error| of_admin(&error))?;

@@ -8,6 +8,11 @@ use axum::http::Method;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use http_body_util::BodyExt as _;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tower::ServiceExt as _;
 
@@ -32,6 +37,8 @@ struct Script {
     is_slow: bool,
     /// What the runtime has.
     blobs: BTreeSet<Digest>,
+    /// Whether it refuses files before it reads a byte of them.
+    is_full: bool,
 }
 
 // === impl TestCluster ===
@@ -73,7 +80,8 @@ impl TestCluster {
     }
 
     fn router(&self) -> Router {
-        router(Arc::new(self.clone())).layer(middleware::from_fn(identify))
+        let cluster: Arc<dyn Cluster> = Arc::new(self.clone());
+        with_elsewhere(router(Arc::clone(&cluster)), cluster).layer(middleware::from_fn(identify))
     }
 }
 
@@ -115,6 +123,9 @@ impl Cluster for TestCluster {
         mut bytes: FileBytes,
     ) -> BoxFuture<'_, Result<(), AdminError>> {
         let taking = async move {
+            if self.script().is_full {
+                return Err(AdminError::new(ErrorCode::DiskFull, "the disk is full", "", "free some space"));
+            }
             let mut whole = Vec::new();
             while let Some(piece) = bytes.next().await {
                 let broken = |error: io::Error| AdminError::new(ErrorCode::BadRequest, error.to_string(), "", "");
@@ -158,6 +169,21 @@ async fn text_of(response: Response<Body>) -> (u16, String) {
 /// Status and text.
 async fn said(cluster: &TestCluster, method: Method, path: &str, body: &str) -> (u16, String) {
     text_of(call(cluster, request(&method, path, body.to_owned())).await).await
+}
+
+/// What a client reads that sends all of a request before it reads a byte, over a socket.
+async fn read_behind(cluster: &TestCluster, sent: Vec<u8>) -> String {
+    let (mut client, server) = UnixStream::pair().expect("two ends");
+    let service = TowerToHyperService::new(cluster.router());
+    let served = http1::Builder::new().serve_connection(TokioIo::new(server), service);
+    let spoken = async move {
+        client.write_all(&sent).await.expect("all of it is taken");
+        let mut read = Vec::new();
+        client.read_to_end(&mut read).await.expect("an answer and its end");
+        String::from_utf8(read).expect("text")
+    };
+    let (_, read) = tokio::join!(served, spoken);
+    read
 }
 
 fn header<'a>(response: &'a Response<Body>, name: &str) -> &'a str {
@@ -357,6 +383,43 @@ async fn a_file_is_taken_once_in_chunks_or_with_its_length() {
     sized.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(4));
     assert_eq!(text_of(call(&cluster, sized).await).await, (201, String::new()));
     assert_eq!(cluster.asked(), ["take Some(4): GGUF"]);
+}
+
+#[tokio::test]
+async fn a_client_that_is_answered_before_its_body_is_read_gets_its_answer() {
+    let cluster = good();
+    let here = Digest([0xab; 32]);
+    cluster.script().blobs.insert(here);
+    cluster.script().is_full = true;
+    let (here, other) =
+        (format!("POST /api/blobs/sha256:{here}"), format!("POST /api/blobs/sha256-{}", Digest([7; 32])));
+    // More than all buffers between the two ends.
+    let body = vec![b'x'; 8 << 20];
+    for (line, field, status, text) in [
+        (here.as_str(), "", 200, ""),
+        ("POST /api/blobs/ab", "", 400, "invalid digest format"),
+        (other.as_str(), "content-encoding: zstd\r\n", 415, "send it unencoded"),
+        (other.as_str(), "", 507, "the disk is full; try: free some space"),
+        ("POST /api/create", "", 413, "larger than 1 MiB"),
+        ("PUT /api/push", "", 405, "405 method not allowed"),
+        ("POST /api/generate", "", 404, "the rest is at http://127.0.0.1:11435"),
+    ] {
+        let head = format!("{line} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{field}");
+        let (begin, end) = (format!("{:x}\r\n", body.len()), b"\r\n0\r\n\r\n");
+        let chunks = [begin.as_bytes(), body.as_slice(), end.as_slice()].concat();
+        for (length, body) in
+            [(format!("content-length: {}", body.len()), &body), ("transfer-encoding: chunked".to_owned(), &chunks)]
+        {
+            let read =
+                read_behind(&cluster, [format!("{head}{length}\r\n\r\n").as_bytes(), body.as_slice()].concat()).await;
+            let is_right = read.starts_with(&format!("HTTP/1.1 {status} ")) && read.contains(text);
+            assert!(is_right, "{line} {length}: {read}");
+        }
+    }
+    // Who waits to be asked for a file that is there is not asked for it.
+    let head = format!("{here} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nexpect: 100-continue\r\n");
+    let read = read_behind(&cluster, format!("{head}content-length: 9\r\n\r\n").into_bytes()).await;
+    assert!(read.starts_with("HTTP/1.1 200 "), "{read}");
 }
 
 #[tokio::test]
