@@ -130,7 +130,7 @@ async fn try_push(cluster: &dyn Cluster, request: Request) -> Reply {
         return Err(bad("model is required"));
     }
     let name: ModelName = sent.parse().map_err(|_| bad("invalid model name"))?;
-    let told = cluster.push(&name, fields.is_insecure());
+    let told = cluster.push(&name, fields.is_insecure()).await;
     let told = told.map_err(|error| or_not_found(&error, || format!("model '{sent}' not found")))?;
     tell(told, fields.streams()).await
 }

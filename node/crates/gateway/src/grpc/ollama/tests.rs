@@ -95,8 +95,8 @@ impl Cluster for TestCluster {
         ready(self.tells(format!("create {} of {} files: {body}", recipe.head.name, recipe.files.len()))).boxed()
     }
 
-    fn push(&self, name: &ModelName, insecure: bool) -> Result<ProgressStream, AdminError> {
-        self.tells(format!("push {name} insecure {insecure}"))
+    fn push(&self, name: &ModelName, insecure: bool) -> BoxFuture<'_, Result<ProgressStream, AdminError>> {
+        ready(self.tells(format!("push {name} insecure {insecure}"))).boxed()
     }
 
     fn copy<'a>(
