@@ -5,7 +5,8 @@
 //! statuses and texts are Ollama's. Making and pushing end when the caller leaves, and so does a file on its way; a
 //! change that is on record does not. What fails before the first line has its own status, what fails behind it is the
 //! last line. A change that is on record and that no node has carried out in time is answered 202. Whatever is answered
-//! before its body is read reaches a client that is still sending.
+//! before its body is read reaches a client that is still sending. When this node stops, what is under way ends with
+//! that word.
 
 use std::future::ready;
 use std::io;
@@ -15,11 +16,12 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use axum::middleware::{self, Next};
 use axum::routing::{delete, head, post};
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt as _};
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use ollamax_proto::v1;
@@ -32,15 +34,15 @@ use super::pulls::Pulls;
 use crate::error::{ApiError, Shape};
 use crate::http::progress::{Line, SUCCESS, streamed, succeeded, text};
 use crate::http::request::{BodyError, Change, ChangeFields, read_change_fields};
-use crate::http::{NODE_HEADER, REQUEST_ID_HEADER, body, plain};
+use crate::http::{NODE_HEADER, REQUEST_ID_HEADER, Stopping, body, plain};
 
 mod port;
 mod recipe;
-mod unread;
+mod rest;
 
 use port::{Cluster, Place};
 use recipe::{Recipe, digest_of};
-use unread::{read_rest, with_rest_read};
+use rest::{read_rest, with_rest_read};
 
 /// The routes, in the order in which people are told of them.
 const ROUTES: &str = "/api/create, /api/blobs/DIGEST, /api/copy, /api/delete and /api/push";
@@ -112,11 +114,12 @@ async fn create(State(cluster): State<Arc<dyn Cluster>>, request: Request) -> Re
 }
 
 async fn try_create(cluster: &dyn Cluster, request: Request) -> Reply {
+    let stop = stop_of(request.extensions());
     let (_, body) = read(request).await?;
     let recipe = Recipe::read(&body)?;
     let streams = recipe.streams;
     let told = cluster.create(recipe).await.map_err(|error| of_admin(&error))?;
-    tell(told, streams).await
+    tell(told, streams, stop).await
 }
 
 async fn push(State(cluster): State<Arc<dyn Cluster>>, request: Request) -> Response<Body> {
@@ -124,6 +127,7 @@ async fn push(State(cluster): State<Arc<dyn Cluster>>, request: Request) -> Resp
 }
 
 async fn try_push(cluster: &dyn Cluster, request: Request) -> Reply {
+    let stop = stop_of(request.extensions());
     let (_, fields) = asked(Change::Push, request).await?;
     let sent = fields.model();
     if sent.is_empty() {
@@ -132,7 +136,7 @@ async fn try_push(cluster: &dyn Cluster, request: Request) -> Reply {
     let name: ModelName = sent.parse().map_err(|_| bad("invalid model name"))?;
     let told = cluster.push(&name, fields.is_insecure()).await;
     let told = told.map_err(|error| or_not_found(&error, || format!("model '{sent}' not found")))?;
-    tell(told, fields.streams()).await
+    tell(told, fields.streams(), stop).await
 }
 
 async fn copy(State(cluster): State<Arc<dyn Cluster>>, request: Request) -> Response<Body> {
@@ -193,7 +197,9 @@ async fn try_take_blob(cluster: &dyn Cluster, digest: &str, request: Request) ->
     if cluster.has_blob(sha256).await.map_err(|error| of_admin(&error))? {
         return Ok(empty(StatusCode::OK));
     }
-    cluster.take_blob(sha256, size_bytes, pieces(body)).await.map_err(|error| of_admin(&error))?;
+    let taking = cluster.take_blob(sha256, size_bytes, pieces(body));
+    let taken = stop_of(&head.extensions).run_until_cancelled(taking).await.ok_or_else(stopping)?;
+    taken.map_err(|error| of_admin(&error))?;
     Ok(empty(StatusCode::CREATED))
 }
 
@@ -231,12 +237,12 @@ async fn asked(change: Change, request: Request) -> Result<(RequestId, ChangeFie
 }
 
 /// Tells a work line by line, or its end alone.
-async fn tell(told: ProgressStream, streams: bool) -> Reply {
+async fn tell(told: ProgressStream, streams: bool, stop: CancellationToken) -> Reply {
     let lines = told.map(|line| match line {
         Ok(progress) => Ok(line_of(progress)),
         Err(status) => Err(of_admin(&AdminError::from(&status))),
     });
-    let mut lines: Lines = lines.boxed();
+    let mut lines = while_serving(lines.boxed(), stop);
     if !streams {
         return whole(lines).await;
     }
@@ -244,6 +250,27 @@ async fn tell(told: ProgressStream, streams: bool) -> Reply {
     let first = lines.next().await.ok_or_else(unfinished)??;
     let rest = lines.map(|line| line.unwrap_or_else(|error| Line::Error { error: error.message }));
     Ok(streamed(stream::once(ready(first)).chain(rest).map(|line| text(&[line]))))
+}
+
+/// The lines, and when this node stops, that it does so in place of the next one.
+fn while_serving(lines: Lines, stop: CancellationToken) -> Lines {
+    let lines = stream::unfold(Some((lines, stop)), |serving| async move {
+        let (mut lines, stop) = serving?;
+        tokio::select! {
+            biased;
+            line = lines.next() => {
+                let line = line?;
+                Some((line, Some((lines, stop))))
+            }
+            () = stop.cancelled() => Some((Err(stopping()), None)),
+        }
+    });
+    lines.boxed()
+}
+
+/// Cancelled when this node stops.
+fn stop_of(extensions: &Extensions) -> CancellationToken {
+    extensions.get::<Stopping>().map(|Stopping(stop)| stop.clone()).unwrap_or_default()
 }
 
 async fn whole(mut lines: Lines) -> Reply {
@@ -286,6 +313,12 @@ fn bad(text: impl Into<String>) -> ApiError {
 /// A body that cannot be read.
 fn unread(error: BodyError) -> ApiError {
     bad(error.to_string())
+}
+
+/// A work that this node does not live to see.
+fn stopping() -> ApiError {
+    let text = "this node is stopping; repeat it when it runs again, or over the socket of another node";
+    ApiError::new(ErrorCode::Draining, text)
 }
 
 /// A work that ended without saying how.

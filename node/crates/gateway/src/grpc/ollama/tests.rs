@@ -39,6 +39,8 @@ struct Script {
     blobs: BTreeSet<Digest>,
     /// Whether it refuses files before it reads a byte of them.
     is_full: bool,
+    /// Whether work goes on for ever behind what is told of it.
+    is_endless: bool,
 }
 
 // === impl TestCluster ===
@@ -70,8 +72,9 @@ impl TestCluster {
 
     fn tells(&self, asked: String) -> Result<ProgressStream, AdminError> {
         self.hears(asked)?;
-        let told = self.script().told.clone();
-        Ok(stream::iter(told).map(|line| line.map_err(Status::from)).boxed())
+        let (told, is_endless) = (self.script().told.clone(), self.script().is_endless);
+        let told = stream::iter(told).map(|line| line.map_err(Status::from));
+        Ok(if is_endless { told.chain(stream::pending()).boxed() } else { told.boxed() })
     }
 
     fn changes(&self, asked: String) -> BoxFuture<'static, Result<bool, AdminError>> {
@@ -268,12 +271,49 @@ async fn a_client_that_leaves_ends_the_work() {
         let _held = held;
         pending().await
     }));
-    let response = tell(told.boxed(), true).await.expect("it begins");
+    let response = tell(told.boxed(), true, CancellationToken::new()).await.expect("it begins");
     let mut body = response.into_body();
     let first = body.frame().await.expect("a line").expect("whole").into_data().expect("bytes");
     assert_eq!(first, "{\"status\":\"parsing GGUF\"}\n");
     drop(body);
     assert_eq!(watched.recv().await, None, "what the work held is gone");
+}
+
+#[tokio::test]
+async fn what_is_under_way_when_the_node_stops_ends_with_that_word() {
+    let cluster = TestCluster::default().telling(vec![Ok(step("pushing manifest"))]);
+    cluster.script().is_endless = true;
+    let text = "this node is stopping; repeat it when it runs again, or over the socket of another node";
+    let cases = [
+        ("/api/create", r#"{"model":"m","from":"b"}"#, r#"{"model":"m","from":"b","stream":false}"#),
+        ("/api/push", r#"{"model":"m"}"#, r#"{"model":"m","stream":false}"#),
+    ];
+    for (path, streamed, whole) in cases {
+        let stop = CancellationToken::new();
+        let router = cluster.router().layer(axum::Extension(Stopping(stop.clone())));
+        let response = router.clone().oneshot(request(&Method::POST, path, streamed)).await.expect("answered");
+        let late = router.oneshot(request(&Method::POST, path, whole));
+        stop.cancel();
+        let lines = format!("{{\"status\":\"pushing manifest\"}}\n{}\n", error(text));
+        assert_eq!(text_of(response).await, (200, lines), "{path}");
+        let response = late.await.expect("answered");
+        assert_eq!(header(&response, "x-ollamamax-error"), "draining");
+        assert_eq!(text_of(response).await, (503, error(text)), "{path}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_is_under_way_when_the_node_stops_ends_with_that_word() {
+    let (cluster, stop) = (good(), CancellationToken::new());
+    let router = cluster.router().layer(axum::Extension(Stopping(stop.clone())));
+    let begun = stream::once(ready(Ok::<_, io::Error>(Bytes::from_static(b"GG")))).chain(stream::pending());
+    let path = format!("/api/blobs/sha256:{}", Digest([7; 32]));
+    let mut upload = router.oneshot(request(&Method::POST, &path, Body::from_stream(begun))).boxed();
+    assert!(futures::poll!(&mut upload).is_pending(), "it waits for more");
+    stop.cancel();
+    let (status, text) = text_of(upload.await.expect("answered")).await;
+    assert!(status == 503 && text.contains("this node is stopping"), "{status} {text}");
+    assert!(cluster.asked().is_empty() && cluster.script().blobs.is_empty());
 }
 
 #[tokio::test]

@@ -2,7 +2,8 @@
 //!
 //! A client that still sends while its connection is closed meets a broken pipe, and many never read their answer then.
 //! So what nobody has read of a body is read and thrown away before the answer goes out: as long as its bytes come, and
-//! no more of them than a file of a model has. A client that waits to be asked for its body is not asked for it.
+//! no more of them than a file of a model has, and a moment longer when this node stops. A client that waits to be
+//! asked for its body is not asked for it.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -17,11 +18,14 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
 use ollamax_types::limits::BLOB_BYTES_MAX;
 
-/// How long what is left may stand still.
+use super::stop_of;
+
+/// How long what is left may stand still, and how long it may come yet when this node stops.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
 
 /// A body that comes back when it is dropped before its end.
@@ -44,14 +48,23 @@ where
     A: Future<Output = Response<Body>>,
 {
     let (head, body) = request.into_parts();
+    let stop = stop_of(&head.extensions);
     let (back, left) = oneshot::channel();
     let lent = Lent { body, back: Some(back), is_unasked: head.headers.contains_key(EXPECT) };
     let response = answer(Request::from_parts(head, Body::new(lent))).await;
     // Where a runtime still takes it, it is read there.
     if let Ok(Ok(body)) = timeout(SILENCE_MAX, left).await {
-        swallow(body).await;
+        tokio::select! {
+            () = swallow(body) => {}
+            () = stopped(&stop) => {}
+        }
     }
     response
+}
+
+async fn stopped(stop: &CancellationToken) {
+    stop.cancelled().await;
+    sleep(SILENCE_MAX).await;
 }
 
 async fn swallow(mut body: Body) {
