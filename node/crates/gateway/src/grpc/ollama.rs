@@ -6,26 +6,29 @@
 //! change that is on record does not. What fails before the first line has its own status, what fails behind it is the
 //! last line. A change that is on record and that no node has carried out in time is answered 202. Whatever is answered
 //! before its body is read reaches a client that is still sending. When this node stops, what is under way ends with
-//! that word.
+//! that word. Files on their way are bounded in number, and one of which nothing comes any more ends.
 
 use std::future::ready;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Path, Request, State};
+use axum::extract::{FromRef, Path, Request, State};
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use axum::middleware::{self, Next};
 use axum::routing::{delete, head, post};
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt as _};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use ollamax_proto::v1;
-use ollamax_types::limits::{BLOB_BYTES_MAX, CREATE_BODY_BYTES_MAX};
+use ollamax_types::limits::{BLOB_BYTES_MAX, CREATE_BODY_BYTES_MAX, UPLOADS_MAX};
 use ollamax_types::{ErrorCode, ModelName, RequestId};
 
 use super::AdminError;
@@ -47,6 +50,17 @@ use rest::{read_rest, with_rest_read};
 /// The routes, in the order in which people are told of them.
 const ROUTES: &str = "/api/create, /api/blobs/DIGEST, /api/copy, /api/delete and /api/push";
 
+/// How long a client that sends a file may be silent: as long as one at the clients' door, where nobody sets that.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// What the routes work with.
+#[derive(Clone)]
+struct Door {
+    cluster: Arc<dyn Cluster>,
+    /// Places for files on their way.
+    uploads: Arc<Semaphore>,
+}
+
 /// What a work tells.
 type Lines = BoxStream<'static, Result<Line, ApiError>>;
 type Reply = Result<Response<Body>, ApiError>;
@@ -61,7 +75,14 @@ fn with_elsewhere(routes: Router, cluster: Arc<dyn Cluster>) -> Router {
     routes.fallback(move |request: Request| answer_elsewhere(cluster.place(), request))
 }
 
+impl FromRef<Door> for Arc<dyn Cluster> {
+    fn from_ref(door: &Door) -> Self {
+        Self::clone(&door.cluster)
+    }
+}
+
 fn router(cluster: Arc<dyn Cluster>) -> Router {
+    let door = Door { cluster: Arc::clone(&cluster), uploads: Arc::new(Semaphore::new(UPLOADS_MAX)) };
     Router::new()
         .route("/api/create", post(create))
         .route("/api/blobs/{digest}", head(find_blob).post(take_blob))
@@ -70,8 +91,8 @@ fn router(cluster: Arc<dyn Cluster>) -> Router {
         .route("/api/push", post(push))
         .method_not_allowed_fallback(|| ready(plain(StatusCode::METHOD_NOT_ALLOWED, "405 method not allowed")))
         .layer(middleware::from_fn(read_rest))
-        .layer(middleware::from_fn_with_state(Arc::clone(&cluster), name_node))
-        .with_state(cluster)
+        .layer(middleware::from_fn_with_state(cluster, name_node))
+        .with_state(door)
 }
 
 /// Says on every answer which node gave it, and to which request.
@@ -178,15 +199,11 @@ async fn try_find_blob(cluster: &dyn Cluster, digest: &str) -> Reply {
     Ok(empty(if is_here { StatusCode::OK } else { StatusCode::NOT_FOUND }))
 }
 
-async fn take_blob(
-    State(cluster): State<Arc<dyn Cluster>>,
-    Path(digest): Path<String>,
-    request: Request,
-) -> Response<Body> {
-    answered(try_take_blob(&*cluster, &digest, request).await)
+async fn take_blob(State(door): State<Door>, Path(digest): Path<String>, request: Request) -> Response<Body> {
+    answered(try_take_blob(&door, &digest, request).await)
 }
 
-async fn try_take_blob(cluster: &dyn Cluster, digest: &str, request: Request) -> Reply {
+async fn try_take_blob(Door { cluster, uploads }: &Door, digest: &str, request: Request) -> Reply {
     let sha256 = digest_of(digest).ok_or_else(|| bad("invalid digest format"))?;
     let (head, body) = request.into_parts();
     body::check_encoding(&head.headers)?;
@@ -197,6 +214,8 @@ async fn try_take_blob(cluster: &dyn Cluster, digest: &str, request: Request) ->
     if cluster.has_blob(sha256).await.map_err(|error| of_admin(&error))? {
         return Ok(empty(StatusCode::OK));
     }
+    // The runtime throws away what it has of a file when this is dropped.
+    let _place = uploads.try_acquire().map_err(|_| crowded())?;
     let taking = cluster.take_blob(sha256, size_bytes, pieces(body));
     let taken = stop_of(&head.extensions).run_until_cancelled(taking).await.ok_or_else(stopping)?;
     taken.map_err(|error| of_admin(&error))?;
@@ -208,19 +227,35 @@ fn announced(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-/// The bytes of a file; an error where there is no end to them.
+/// The bytes of a file; an error where there is no end to them, or where none comes.
 fn pieces(body: Body) -> FileBytes {
-    let mut taken_bytes: u64 = 0;
-    let pieces = body.into_data_stream().map(move |piece| {
-        let piece: Bytes = piece.map_err(io::Error::other)?;
-        taken_bytes = taken_bytes.saturating_add(piece.len() as u64);
-        if taken_bytes > BLOB_BYTES_MAX { Err(io::Error::other(too_large())) } else { Ok(piece) }
+    let begin = Some((body.into_data_stream(), 0_u64));
+    let pieces = stream::unfold(begin, |coming| async move {
+        let (mut pieces, taken_bytes) = coming?;
+        let piece = match timeout(SILENCE_MAX, pieces.next()).await {
+            Ok(piece) => piece?.map_err(io::Error::other),
+            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, silent())),
+        };
+        let taken_bytes = taken_bytes.saturating_add(piece.as_ref().map_or(0, |piece| piece.len() as u64));
+        let piece = if taken_bytes > BLOB_BYTES_MAX { Err(io::Error::other(too_large())) } else { piece };
+        let rest = piece.is_ok().then_some((pieces, taken_bytes));
+        Some((piece, rest))
     });
     pieces.boxed()
 }
 
 fn too_large() -> String {
     format!("a file of a model has {} TiB at most", BLOB_BYTES_MAX >> 40)
+}
+
+fn silent() -> String {
+    format!("no byte of it came for {} s", SILENCE_MAX.as_secs())
+}
+
+/// A file that this node has no place for now.
+fn crowded() -> ApiError {
+    let text = format!("this node takes {UPLOADS_MAX} files at once; send this one again when another is there");
+    ApiError::overloaded(text)
 }
 
 /// The id of a request, and its body, whole.

@@ -14,6 +14,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
 use tower::ServiceExt as _;
 
 use ollamax_types::Digest;
@@ -306,9 +307,7 @@ async fn what_is_under_way_when_the_node_stops_ends_with_that_word() {
 async fn a_file_that_is_under_way_when_the_node_stops_ends_with_that_word() {
     let (cluster, stop) = (good(), CancellationToken::new());
     let router = cluster.router().layer(axum::Extension(Stopping(stop.clone())));
-    let begun = stream::once(ready(Ok::<_, io::Error>(Bytes::from_static(b"GG")))).chain(stream::pending());
-    let path = format!("/api/blobs/sha256:{}", Digest([7; 32]));
-    let mut upload = router.oneshot(request(&Method::POST, &path, Body::from_stream(begun))).boxed();
+    let mut upload = router.oneshot(stuck(7)).boxed();
     assert!(futures::poll!(&mut upload).is_pending(), "it waits for more");
     stop.cancel();
     let (status, text) = text_of(upload.await.expect("answered")).await;
@@ -423,6 +422,58 @@ async fn a_file_is_taken_once_in_chunks_or_with_its_length() {
     sized.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(4));
     assert_eq!(text_of(call(&cluster, sized).await).await, (201, String::new()));
     assert_eq!(cluster.asked(), ["take Some(4): GGUF"]);
+}
+
+/// A file that has begun and goes no further.
+fn stuck(byte: u8) -> Request {
+    let begun = stream::once(ready(Ok::<_, io::Error>(Bytes::from_static(b"GG")))).chain(stream::pending());
+    request(&Method::POST, &format!("/api/blobs/sha256:{}", Digest([byte; 32])), Body::from_stream(begun))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_of_which_nothing_comes_any_more_is_given_up() {
+    let (cluster, begun) = (good(), Instant::now());
+    let told = text_of(call(&cluster, stuck(7)).await).await;
+    assert_eq!(told, (400, error("no byte of it came for 30 s")));
+    assert!(begun.elapsed() >= SILENCE_MAX, "{:?}", begun.elapsed());
+    assert!(cluster.asked().is_empty() && cluster.script().blobs.is_empty());
+    // One that comes slowly is no such file.
+    let slow = stream::iter(["GG", "U", "F"]).then(|piece| async move {
+        sleep(SILENCE_MAX / 10 * 9).await;
+        Ok::<_, io::Error>(Bytes::from_static(piece.as_bytes()))
+    });
+    let path = format!("/api/blobs/sha256:{}", Digest([7; 32]));
+    let slow = request(&Method::POST, &path, Body::from_stream(slow));
+    assert_eq!(text_of(call(&cluster, slow).await).await, (201, String::new()));
+    assert_eq!(cluster.asked(), ["take None: GGUF"]);
+}
+
+#[tokio::test]
+async fn a_file_too_many_is_refused_until_one_has_ended_or_its_client_has_left() {
+    let (cluster, sha256) = (good(), Digest([0xab; 32]));
+    let router = cluster.router();
+    let mut held = Vec::new();
+    for _ in 0..UPLOADS_MAX {
+        let mut upload = router.clone().oneshot(stuck(7)).boxed();
+        assert!(futures::poll!(&mut upload).is_pending(), "it waits for more");
+        held.push(upload);
+    }
+    let send = async || {
+        let request = request(&Method::POST, &format!("/api/blobs/sha256:{sha256}"), "GGUF");
+        let response = router.clone().oneshot(request).await.expect("answered");
+        let after = header(&response, "retry-after").to_owned();
+        (text_of(response).await, after)
+    };
+    let text = "this node takes 128 files at once; send this one again when another is there";
+    assert_eq!(send().await, ((503, error(text)), "10".to_owned()));
+    // One client leaves, and with it what the runtime was told of its file.
+    drop(held.pop());
+    assert_eq!(send().await, ((201, String::new()), String::new()));
+    assert_eq!(cluster.asked(), ["take None: GGUF"]);
+    // What is there already needs no place.
+    held.push(router.clone().oneshot(stuck(7)).boxed());
+    assert!(futures::poll!(held.last_mut().expect("one")).is_pending(), "it waits for more");
+    assert_eq!(send().await.0, (200, String::new()));
 }
 
 #[tokio::test]
