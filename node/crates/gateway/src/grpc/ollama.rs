@@ -19,7 +19,7 @@ use axum::extract::{FromRef, Path, Request, State};
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use axum::middleware::{self, Next};
-use axum::routing::{delete, head, post};
+use axum::routing::{delete, get, head, post};
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt as _};
 use tokio::sync::Semaphore;
@@ -84,6 +84,8 @@ impl FromRef<Door> for Arc<dyn Cluster> {
 fn router(cluster: Arc<dyn Cluster>) -> Router {
     let door = Door { cluster: Arc::clone(&cluster), uploads: Arc::new(Semaphore::new(UPLOADS_MAX)) };
     Router::new()
+        // Ollama's own command asks for this before anything else.
+        .route("/", get(|| ready(plain(StatusCode::OK, "Ollama is running"))))
         .route("/api/create", post(create))
         .route("/api/blobs/{digest}", head(find_blob).post(take_blob))
         .route("/api/copy", post(copy))
@@ -121,7 +123,8 @@ fn elsewhere(place: &Place, request: &Request) -> Response<Body> {
         return Status::unimplemented("").into_http();
     }
     let (path, Place { api_url, .. }) = (request.uri().path(), place);
-    let text = format!("{path} is not on the admin socket, which has gRPC and {ROUTES}; the rest is at {api_url}");
+    // Ollama's own command goes on where something is not found before it deletes.
+    let text = format!("{path} not found: the admin socket has gRPC and {ROUTES}; the rest is at {api_url}");
     ApiError { status: 404, ..ApiError::new(ErrorCode::NotImplemented, text) }.into_response(Shape::Ollama)
 }
 

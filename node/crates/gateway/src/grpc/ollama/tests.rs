@@ -539,6 +539,16 @@ async fn a_file_that_is_another_one_or_breaks_off_is_refused() {
 }
 
 #[tokio::test]
+async fn ollamas_own_command_finds_a_server_that_runs() {
+    let cluster = good();
+    assert_eq!(said(&cluster, Method::HEAD, "/", "").await, (200, String::new()));
+    assert_eq!(said(&cluster, Method::GET, "/", "").await, (200, "Ollama is running".to_owned()));
+    // What it asks for besides, to unload a model before it deletes it, may be missing.
+    let (status, text) = said(&cluster, Method::POST, "/api/generate", r#"{"model":"m","keep_alive":0}"#).await;
+    assert!(status == 404 && text.contains("/api/generate not found"), "{status} {text}");
+}
+
+#[tokio::test]
 async fn another_method_is_405_and_another_path_says_where_it_is() {
     let cluster = good();
     for (method, path) in [(Method::GET, "/api/create"), (Method::POST, "/api/delete"), (Method::PUT, "/api/push")] {
@@ -549,7 +559,7 @@ async fn another_method_is_405_and_another_path_says_where_it_is() {
     let response = elsewhere(&place, &request(&Method::GET, "/api/tags", ""));
     assert_eq!(header(&response, "content-type"), "application/json; charset=utf-8");
     let (status, text) = text_of(response).await;
-    let expected = "/api/tags is not on the admin socket, which has gRPC and /api/create, /api/blobs/DIGEST, /api/copy, \
+    let expected = "/api/tags not found: the admin socket has gRPC and /api/create, /api/blobs/DIGEST, /api/copy, \
                     /api/delete and /api/push; the rest is at http://127.0.0.1:11435";
     assert_eq!((status, text), (404, error(expected)));
     let mut grpc = request(&Method::POST, "/ollamax.v9.Admin/Status", "");
