@@ -44,6 +44,9 @@ const CHUNKS_WAITING_MAX: usize = 1;
 /// What is said where nothing can be done.
 const NO_RUNTIME: &str = "there is no runtime beside this node; run ollamax doctor there";
 
+/// How an Ollama on a full disk ends what it says.
+const NO_SPACE: &str = "no space left on device";
+
 /// The runtimes of the cluster, for what only a runtime can do.
 #[derive(Debug, Clone)]
 pub(crate) struct Management {
@@ -298,6 +301,10 @@ fn not_done(status: &Status) -> NotDone {
 fn not_taken(error: RuntimeError) -> NotDone {
     let code = error.code();
     match error {
+        // Ollama has no status of its own for it.
+        RuntimeError::Refused { message, .. } if message.ends_with(NO_SPACE) => {
+            NotDone { code: ErrorCode::DiskFull, text: message }
+        }
         RuntimeError::Refused { message, .. } => NotDone { code, text: message },
         other => NotDone { code, text: other.to_string() },
     }
@@ -421,6 +428,9 @@ mod tests {
         let (path, message) = ("/api/blobs/sha256:07".to_owned(), "digest mismatch".to_owned());
         let told = not_taken(RuntimeError::Refused { path, status: 400, message: message.clone() });
         assert_eq!(told, NotDone { code: ErrorCode::BadRequest, text: message });
+        let (path, message) = (String::new(), "write /models/blobs/sha256-12: no space left on device".to_owned());
+        let told = not_taken(RuntimeError::Refused { path, status: 500, message: message.clone() });
+        assert_eq!(told, NotDone { code: ErrorCode::DiskFull, text: message });
         let told = not_taken(RuntimeError::UploadFailed { reason: "the client left".to_owned() });
         assert_eq!((told.code, told.text.as_str()), (ErrorCode::BadRequest, "the upload broke off: the client left"));
     }

@@ -209,7 +209,7 @@ fn assemble(shared: &Shared, opened: Opened) -> anyhow::Result<(Arc<Node>, JoinH
         grace: Duration::from_secs(start.config.shutdown.grace_s),
     };
     let serving = gateway::http::spawn(door, tasks, stops.api.clone())?;
-    tasks.spawn(serve_admin(admin, Arc::clone(&node), stops.net.clone()));
+    tasks.spawn(serve_admin(admin, Arc::clone(&node), stops.api.clone(), stops.net.clone()));
     let local = net.local();
     let ends = Ends { api: api_url, peer: local.peer.to_string(), p2p: local.p2p_addresses.join(","), name };
     let slot = node.around.slot.clone();
@@ -442,11 +442,11 @@ async fn hand_out_chunks(mut streams: mpsc::Receiver<PeerStream>, slot: Slot, st
     }
 }
 
-async fn serve_admin(listener: UnixListener, node: Arc<Node>, stop: CancellationToken) {
+async fn serve_admin(listener: UnixListener, node: Arc<Node>, draining: CancellationToken, stop: CancellationToken) {
     // Ollama's own words come over HTTP/1.1.
     let served = Server::builder()
         .accept_http1(true)
-        .add_routes(Admin::routes(node))
+        .add_routes(Admin::routes_until(node, draining))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.cancelled_owned())
         .await;
     if let Err(error) = served {

@@ -10,10 +10,12 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::http::HeaderValue;
 use axum::middleware::{self, Next};
 use futures::stream::BoxStream;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument as _;
@@ -28,6 +30,7 @@ use ollamax_types::RequestId;
 use ollamax_types::limits::COMMAND_BYTES_MAX;
 
 use crate::error::ERROR_HEADER;
+use crate::http::Stopping;
 
 pub mod attention;
 pub mod backup;
@@ -93,6 +96,12 @@ impl Admin {
         let routes = routes.add_service(versions_server::VersionsServer::new(upkeep));
         let routes = routes.add_service(models_server::ModelsServer::new(pulls.clone()));
         ollama::with_routes(routes.into_axum_router(), pulls).layer(middleware::from_fn(identify)).into()
+    }
+
+    /// As [`Admin::routes`], where what may take hours in Ollama's words ends when `stop` is cancelled, and says so.
+    #[must_use]
+    pub fn routes_until(daemon: Arc<dyn Daemon>, stop: CancellationToken) -> Routes {
+        Self::routes(daemon).into_axum_router().layer(Extension(Stopping(stop))).into()
     }
 
     /// The engines, or the error that says how to get some.

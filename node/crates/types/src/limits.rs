@@ -120,6 +120,8 @@ pub const CONFIG_BLOB_BYTES_MAX: usize = 1 << 20;
 pub const STORE_MANIFESTS_MAX: usize = 10_000;
 /// Most files that one model is made of, adapters among them.
 pub const CREATE_FILES_MAX: usize = 64;
+/// Most files of models that a node takes at once in Ollama's words: all those of two models.
+pub const UPLOADS_MAX: usize = 2 * CREATE_FILES_MAX;
 /// Largest description of a model that is made, in JSON.
 pub const CREATE_BODY_BYTES_MAX: usize = 1 << 20;
 /// Most watchers of one pull.

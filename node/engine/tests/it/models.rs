@@ -3,6 +3,8 @@
 use anyhow::Result;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 
 use crate::server::{Server, demo, digest};
 
@@ -125,6 +127,22 @@ async fn an_upload_that_is_not_what_it_says_leaves_nothing() -> Result<()> {
     let bad = server.raw(Method::POST, "/api/blobs/sha256:12", &[], Vec::new()).await?;
     assert_eq!(bad.text().await?, r#"{"error":"invalid digest format"}"#);
     assert!(server.files("").is_empty());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_whose_client_leaves_leaves_nothing() -> Result<()> {
+    let server = Server::start().await?;
+    let address = server.url.trim_start_matches("http://");
+    let mut client = TcpStream::connect(address).await?;
+    let path = format!("/api/blobs/{}", digest(b"whole"));
+    let half = format!("POST {path} HTTP/1.1\r\nhost: {address}\r\ncontent-length: 5\r\n\r\nwho");
+    client.write_all(half.as_bytes()).await?;
+    server.has_files(1).await?;
+    drop(client);
+    server.has_files(0).await?;
+    let response = server.raw(Method::HEAD, &path, &[], Vec::new()).await?;
+    assert_eq!(response.status(), StatusCode::NOT_FOUND);
     Ok(())
 }
 

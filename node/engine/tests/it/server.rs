@@ -146,6 +146,17 @@ impl Server {
         timeout(PATIENCE, wait).await?
     }
 
+    /// Waits until so many files lie in its folder.
+    pub(crate) async fn has_files(&self, count: usize) -> Result<()> {
+        let mut again = interval(Duration::from_millis(20));
+        let wait = async {
+            while self.files("").len() != count {
+                again.tick().await;
+            }
+        };
+        timeout(PATIENCE, wait).await.with_context(|| format!("{:?}, not {count} files", self.files("")))
+    }
+
     /// Process ids of its runners.
     pub(crate) fn runners(&self) -> Vec<u32> {
         children(self.process.id().unwrap_or(0))

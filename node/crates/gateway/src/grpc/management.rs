@@ -140,7 +140,7 @@ impl Pulls {
         if wanted.replicas > 1 && version < order::WISHES_VERSION {
             return Err(needs_wishes(version));
         }
-        let maker = self.maker(&metadata, wanted.from.as_ref())?;
+        let maker = self.maker_of(&metadata, wanted.from.as_ref()).await?;
         let pieces = parts.map(|part| match part.map(|part| part.part) {
             Ok(Some(create_part::Part::Data(data))) => Ok(data),
             Ok(_) => Err("a part of it has no bytes".to_owned()),
@@ -170,10 +170,16 @@ impl Pulls {
     }
 
     /// A model that the runtime of a node that holds it gives to its registry.
-    pub(super) fn push_model(&self, asked: &v1::PushRequest) -> Result<ProgressStream, AdminError> {
+    pub(super) async fn push_model(&self, asked: &v1::PushRequest) -> Result<ProgressStream, AdminError> {
         let Engines { metadata, .. } = self.0.engines()?;
         let name = parse(&asked.name)?;
-        let giver = self.giver(&metadata, &name, &asked.node)?;
+        let giver = match self.giver(&metadata, &name, &asked.node) {
+            // It may have been made a moment ago, through another node.
+            Err(error) if error.code == ErrorCode::ModelNotFound => {
+                self.giver(&self.0.fresh(false).await?, &name, &asked.node)?
+            }
+            giver => giver?,
+        };
         let push = v1::RuntimePush { name: name.to_string(), insecure: asked.insecure };
         let there = self.there(&name, &giver, "push", Order::Push(push));
         Ok(told(|lines| async move {
@@ -181,6 +187,19 @@ impl Pulls {
             drop(lines.send(given).await);
             Ok::<(), Status>(())
         }))
+    }
+
+    /// As [`Pulls::maker`], of a base that may have been made a moment ago, through another node.
+    async fn maker_of(&self, metadata: &metadata::Handle, from: Option<&ModelName>) -> Result<Member, AdminError> {
+        let is_seen = match from {
+            Some(from) => !read::locations_of(&*metadata.view(), from)?.is_empty(),
+            None => true,
+        };
+        if !is_seen {
+            // Where no majority answers, what is seen here holds.
+            drop(self.0.fresh(false).await);
+        }
+        self.maker(metadata, from)
     }
 
     /// Where a model is made: where what it is made from lies, else here, where the runtime may fetch it.

@@ -382,7 +382,7 @@ impl Models for Pulls {
     }
 
     async fn push(&self, request: Request<v1::PushRequest>) -> Reply<Self::PushStream> {
-        reply(self.push_model(&request.into_inner()))
+        reply(self.push_model(&request.into_inner()).await)
     }
 
     async fn history(&self, request: Request<v1::HistoryRequest>) -> Reply<v1::HistoryReply> {

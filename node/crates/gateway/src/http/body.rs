@@ -18,9 +18,6 @@ use crate::http::OpenDoor;
 
 /// How long a small body may take as a whole.
 const SMALL_TIMEOUT: Duration = Duration::from_secs(60);
-/// How much of what is not wanted is read, and for how long.
-const SWALLOW_BYTES_MAX: usize = 64 << 20;
-const SWALLOW_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A body, and its share of the memory for bodies until it is dropped.
 #[derive(Debug)]
@@ -73,22 +70,6 @@ pub(crate) async fn read_small(headers: &HeaderMap, body: Body, bytes_max: usize
         Ok(whole) => Ok(whole.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(too_large(bytes_max)),
         Err(error) => Err(broken_off(&error)),
-    }
-}
-
-/// Throws away some of what is still coming: a client that is cut off while it sends never reads its answer.
-pub(crate) async fn swallow(mut body: Body) {
-    let mut left = SWALLOW_BYTES_MAX;
-    let some = async {
-        while let Some(Ok(frame)) = body.frame().await {
-            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
-            if left == 0 {
-                break;
-            }
-        }
-    };
-    if timeout(SWALLOW_TIMEOUT, some).await.is_err() {
-        tracing::debug!("a client goes on sending what is not wanted");
     }
 }
 

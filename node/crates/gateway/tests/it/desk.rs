@@ -52,6 +52,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const NEVER_MS: u64 = 3_600_000;
 /// Time between two looks of a leader that is to take in another node.
 const LOOK_MS: u64 = 50;
+/// How much later a node hears what it hears late: less than any election waits.
+const LATE_BY: Duration = Duration::from_millis(200);
 
 /// One node of a cluster. The folder goes last.
 pub(crate) struct Desk {
@@ -304,6 +306,11 @@ impl Desk {
     /// Lets no message of this node through any more, in either direction.
     pub(crate) fn cut_off(&self) {
         self.network.set_all(self.metadata.node(), Link::Cut);
+    }
+
+    /// Another node hears all that this one says a moment later.
+    pub(crate) fn is_heard_late_by(&self, other: &Self) {
+        self.network.set(self.metadata.node(), other.metadata.node(), Link::Delayed(LATE_BY));
     }
 
     /// Ends it in good order, so that nothing is written into a folder that is gone.

@@ -151,6 +151,25 @@ async fn a_model_is_pushed_from_a_node_that_has_it() {
 }
 
 #[tokio::test]
+async fn what_was_made_a_moment_ago_through_another_node_is_pushed_and_is_a_base() {
+    let leader = Desk::start_to_lead().await;
+    let follower = leader.follower().await;
+    leader.is_heard_late_by(&follower);
+    leader.has(1, "m", 1).await;
+    let mut lines = follower.models().push(push("m", "")).await.expect("it is found").into_inner();
+    let line = lines.message().await.expect("no failure").expect("a line");
+    assert_eq!((line.node_name.as_str(), line.name.as_str()), ("n1", "m:latest"));
+    leader.has(1, "base", 2).await;
+    let body = bytes::Bytes::from_static(br#"{"from":"base"}"#);
+    let head = v1::CreateHead { name: "mine".to_owned(), body, ..v1::CreateHead::default() };
+    let parts = stream::iter([v1::CreatePart { part: Some(create_part::Part::Head(head)) }]);
+    drop(follower.models().create(parts).await.expect("begun"));
+    assert_eq!(follower.house.worked_at(), [1, 1].map(NodeId), "where its base lies");
+    follower.finish().await;
+    leader.finish().await;
+}
+
+#[tokio::test]
 async fn a_pinned_name_is_pushed_from_where_its_version_is_and_nothing_is_made_under_it() {
     let desk = Desk::with_history().await;
     desk.has(3, "m", 2).await;

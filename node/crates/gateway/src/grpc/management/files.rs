@@ -27,7 +27,7 @@ impl Pulls {
     ) -> Result<ProgressStream, AdminError> {
         let metadata = self.0.metadata()?;
         let wanted = Wanted::read(head)?;
-        let maker = self.maker(&metadata, wanted.from.as_ref())?;
+        let maker = self.maker_of(&metadata, wanted.from.as_ref()).await?;
         if let (Some(from), false) = (&wanted.from, files.is_empty() || maker.id == metadata.node()) {
             return Err(lies_elsewhere(&wanted.name, from, &maker.name));
         }

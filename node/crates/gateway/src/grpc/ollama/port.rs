@@ -29,7 +29,7 @@ pub(super) trait Cluster: Send + Sync + 'static {
     fn create(&self, recipe: Recipe) -> BoxFuture<'_, Result<ProgressStream, AdminError>>;
 
     /// Has a model pushed. Dropping what is told ends it.
-    fn push(&self, name: &ModelName, insecure: bool) -> Result<ProgressStream, AdminError>;
+    fn push(&self, name: &ModelName, insecure: bool) -> BoxFuture<'_, Result<ProgressStream, AdminError>>;
 
     /// Gives a model another name, and says whether a node has it under that one by now.
     fn copy<'a>(
@@ -64,8 +64,9 @@ impl Cluster for Pulls {
         async move { self.create_of_files(recipe.head, &recipe.files).await }.boxed()
     }
 
-    fn push(&self, name: &ModelName, insecure: bool) -> Result<ProgressStream, AdminError> {
-        self.push_model(&v1::PushRequest { name: name.to_string(), node: String::new(), insecure })
+    fn push(&self, name: &ModelName, insecure: bool) -> BoxFuture<'_, Result<ProgressStream, AdminError>> {
+        let asked = v1::PushRequest { name: name.to_string(), node: String::new(), insecure };
+        async move { self.push_model(&asked).await }.boxed()
     }
 
     fn copy<'a>(

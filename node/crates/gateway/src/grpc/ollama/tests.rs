@@ -8,7 +8,13 @@ use axum::http::Method;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use http_body_util::BodyExt as _;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixStream;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
 use tower::ServiceExt as _;
 
 use ollamax_types::Digest;
@@ -32,6 +38,10 @@ struct Script {
     is_slow: bool,
     /// What the runtime has.
     blobs: BTreeSet<Digest>,
+    /// Whether it refuses files before it reads a byte of them.
+    is_full: bool,
+    /// Whether work goes on for ever behind what is told of it.
+    is_endless: bool,
 }
 
 // === impl TestCluster ===
@@ -63,8 +73,9 @@ impl TestCluster {
 
     fn tells(&self, asked: String) -> Result<ProgressStream, AdminError> {
         self.hears(asked)?;
-        let told = self.script().told.clone();
-        Ok(stream::iter(told).map(|line| line.map_err(Status::from)).boxed())
+        let (told, is_endless) = (self.script().told.clone(), self.script().is_endless);
+        let told = stream::iter(told).map(|line| line.map_err(Status::from));
+        Ok(if is_endless { told.chain(stream::pending()).boxed() } else { told.boxed() })
     }
 
     fn changes(&self, asked: String) -> BoxFuture<'static, Result<bool, AdminError>> {
@@ -73,7 +84,8 @@ impl TestCluster {
     }
 
     fn router(&self) -> Router {
-        router(Arc::new(self.clone())).layer(middleware::from_fn(identify))
+        let cluster: Arc<dyn Cluster> = Arc::new(self.clone());
+        with_elsewhere(router(Arc::clone(&cluster)), cluster).layer(middleware::from_fn(identify))
     }
 }
 
@@ -87,8 +99,8 @@ impl Cluster for TestCluster {
         ready(self.tells(format!("create {} of {} files: {body}", recipe.head.name, recipe.files.len()))).boxed()
     }
 
-    fn push(&self, name: &ModelName, insecure: bool) -> Result<ProgressStream, AdminError> {
-        self.tells(format!("push {name} insecure {insecure}"))
+    fn push(&self, name: &ModelName, insecure: bool) -> BoxFuture<'_, Result<ProgressStream, AdminError>> {
+        ready(self.tells(format!("push {name} insecure {insecure}"))).boxed()
     }
 
     fn copy<'a>(
@@ -115,6 +127,9 @@ impl Cluster for TestCluster {
         mut bytes: FileBytes,
     ) -> BoxFuture<'_, Result<(), AdminError>> {
         let taking = async move {
+            if self.script().is_full {
+                return Err(AdminError::new(ErrorCode::DiskFull, "the disk is full", "", "free some space"));
+            }
             let mut whole = Vec::new();
             while let Some(piece) = bytes.next().await {
                 let broken = |error: io::Error| AdminError::new(ErrorCode::BadRequest, error.to_string(), "", "");
@@ -158,6 +173,21 @@ async fn text_of(response: Response<Body>) -> (u16, String) {
 /// Status and text.
 async fn said(cluster: &TestCluster, method: Method, path: &str, body: &str) -> (u16, String) {
     text_of(call(cluster, request(&method, path, body.to_owned())).await).await
+}
+
+/// What a client reads that sends all of a request before it reads a byte, over a socket.
+async fn read_behind(cluster: &TestCluster, sent: Vec<u8>) -> String {
+    let (mut client, server) = UnixStream::pair().expect("two ends");
+    let service = TowerToHyperService::new(cluster.router());
+    let served = http1::Builder::new().serve_connection(TokioIo::new(server), service);
+    let spoken = async move {
+        client.write_all(&sent).await.expect("all of it is taken");
+        let mut read = Vec::new();
+        client.read_to_end(&mut read).await.expect("an answer and its end");
+        String::from_utf8(read).expect("text")
+    };
+    let (_, read) = tokio::join!(served, spoken);
+    read
 }
 
 fn header<'a>(response: &'a Response<Body>, name: &str) -> &'a str {
@@ -242,12 +272,47 @@ async fn a_client_that_leaves_ends_the_work() {
         let _held = held;
         pending().await
     }));
-    let response = tell(told.boxed(), true).await.expect("it begins");
+    let response = tell(told.boxed(), true, CancellationToken::new()).await.expect("it begins");
     let mut body = response.into_body();
     let first = body.frame().await.expect("a line").expect("whole").into_data().expect("bytes");
     assert_eq!(first, "{\"status\":\"parsing GGUF\"}\n");
     drop(body);
     assert_eq!(watched.recv().await, None, "what the work held is gone");
+}
+
+#[tokio::test]
+async fn what_is_under_way_when_the_node_stops_ends_with_that_word() {
+    let cluster = TestCluster::default().telling(vec![Ok(step("pushing manifest"))]);
+    cluster.script().is_endless = true;
+    let text = "this node is stopping; repeat it when it runs again, or over the socket of another node";
+    let cases = [
+        ("/api/create", r#"{"model":"m","from":"b"}"#, r#"{"model":"m","from":"b","stream":false}"#),
+        ("/api/push", r#"{"model":"m"}"#, r#"{"model":"m","stream":false}"#),
+    ];
+    for (path, streamed, whole) in cases {
+        let stop = CancellationToken::new();
+        let router = cluster.router().layer(axum::Extension(Stopping(stop.clone())));
+        let response = router.clone().oneshot(request(&Method::POST, path, streamed)).await.expect("answered");
+        let late = router.oneshot(request(&Method::POST, path, whole));
+        stop.cancel();
+        let lines = format!("{{\"status\":\"pushing manifest\"}}\n{}\n", error(text));
+        assert_eq!(text_of(response).await, (200, lines), "{path}");
+        let response = late.await.expect("answered");
+        assert_eq!(header(&response, "x-ollamamax-error"), "draining");
+        assert_eq!(text_of(response).await, (503, error(text)), "{path}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_is_under_way_when_the_node_stops_ends_with_that_word() {
+    let (cluster, stop) = (good(), CancellationToken::new());
+    let router = cluster.router().layer(axum::Extension(Stopping(stop.clone())));
+    let mut upload = router.oneshot(stuck(7)).boxed();
+    assert!(futures::poll!(&mut upload).is_pending(), "it waits for more");
+    stop.cancel();
+    let (status, text) = text_of(upload.await.expect("answered")).await;
+    assert!(status == 503 && text.contains("this node is stopping"), "{status} {text}");
+    assert!(cluster.asked().is_empty() && cluster.script().blobs.is_empty());
 }
 
 #[tokio::test]
@@ -359,6 +424,95 @@ async fn a_file_is_taken_once_in_chunks_or_with_its_length() {
     assert_eq!(cluster.asked(), ["take Some(4): GGUF"]);
 }
 
+/// A file that has begun and goes no further.
+fn stuck(byte: u8) -> Request {
+    let begun = stream::once(ready(Ok::<_, io::Error>(Bytes::from_static(b"GG")))).chain(stream::pending());
+    request(&Method::POST, &format!("/api/blobs/sha256:{}", Digest([byte; 32])), Body::from_stream(begun))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_of_which_nothing_comes_any_more_is_given_up() {
+    let (cluster, begun) = (good(), Instant::now());
+    let told = text_of(call(&cluster, stuck(7)).await).await;
+    assert_eq!(told, (400, error("no byte of it came for 30 s")));
+    assert!(begun.elapsed() >= SILENCE_MAX, "{:?}", begun.elapsed());
+    assert!(cluster.asked().is_empty() && cluster.script().blobs.is_empty());
+    // One that comes slowly is no such file.
+    let slow = stream::iter(["GG", "U", "F"]).then(|piece| async move {
+        sleep(SILENCE_MAX / 10 * 9).await;
+        Ok::<_, io::Error>(Bytes::from_static(piece.as_bytes()))
+    });
+    let path = format!("/api/blobs/sha256:{}", Digest([7; 32]));
+    let slow = request(&Method::POST, &path, Body::from_stream(slow));
+    assert_eq!(text_of(call(&cluster, slow).await).await, (201, String::new()));
+    assert_eq!(cluster.asked(), ["take None: GGUF"]);
+}
+
+#[tokio::test]
+async fn a_file_too_many_is_refused_until_one_has_ended_or_its_client_has_left() {
+    let (cluster, sha256) = (good(), Digest([0xab; 32]));
+    let router = cluster.router();
+    let mut held = Vec::new();
+    for _ in 0..UPLOADS_MAX {
+        let mut upload = router.clone().oneshot(stuck(7)).boxed();
+        assert!(futures::poll!(&mut upload).is_pending(), "it waits for more");
+        held.push(upload);
+    }
+    let send = async || {
+        let request = request(&Method::POST, &format!("/api/blobs/sha256:{sha256}"), "GGUF");
+        let response = router.clone().oneshot(request).await.expect("answered");
+        let after = header(&response, "retry-after").to_owned();
+        (text_of(response).await, after)
+    };
+    let text = "this node takes 128 files at once; send this one again when another is there";
+    assert_eq!(send().await, ((503, error(text)), "10".to_owned()));
+    // One client leaves, and with it what the runtime was told of its file.
+    drop(held.pop());
+    assert_eq!(send().await, ((201, String::new()), String::new()));
+    assert_eq!(cluster.asked(), ["take None: GGUF"]);
+    // What is there already needs no place.
+    held.push(router.clone().oneshot(stuck(7)).boxed());
+    assert!(futures::poll!(held.last_mut().expect("one")).is_pending(), "it waits for more");
+    assert_eq!(send().await.0, (200, String::new()));
+}
+
+#[tokio::test]
+async fn a_client_that_is_answered_before_its_body_is_read_gets_its_answer() {
+    let cluster = good();
+    let here = Digest([0xab; 32]);
+    cluster.script().blobs.insert(here);
+    cluster.script().is_full = true;
+    let (here, other) =
+        (format!("POST /api/blobs/sha256:{here}"), format!("POST /api/blobs/sha256-{}", Digest([7; 32])));
+    // More than all buffers between the two ends.
+    let body = vec![b'x'; 8 << 20];
+    for (line, field, status, text) in [
+        (here.as_str(), "", 200, ""),
+        ("POST /api/blobs/ab", "", 400, "invalid digest format"),
+        (other.as_str(), "content-encoding: zstd\r\n", 415, "send it unencoded"),
+        (other.as_str(), "", 507, "the disk is full; try: free some space"),
+        ("POST /api/create", "", 413, "larger than 1 MiB"),
+        ("PUT /api/push", "", 405, "405 method not allowed"),
+        ("POST /api/generate", "", 404, "the rest is at http://127.0.0.1:11435"),
+    ] {
+        let head = format!("{line} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{field}");
+        let (begin, end) = (format!("{:x}\r\n", body.len()), b"\r\n0\r\n\r\n");
+        let chunks = [begin.as_bytes(), body.as_slice(), end.as_slice()].concat();
+        for (length, body) in
+            [(format!("content-length: {}", body.len()), &body), ("transfer-encoding: chunked".to_owned(), &chunks)]
+        {
+            let read =
+                read_behind(&cluster, [format!("{head}{length}\r\n\r\n").as_bytes(), body.as_slice()].concat()).await;
+            let is_right = read.starts_with(&format!("HTTP/1.1 {status} ")) && read.contains(text);
+            assert!(is_right, "{line} {length}: {read}");
+        }
+    }
+    // Who waits to be asked for a file that is there is not asked for it.
+    let head = format!("{here} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nexpect: 100-continue\r\n");
+    let read = read_behind(&cluster, format!("{head}content-length: 9\r\n\r\n").into_bytes()).await;
+    assert!(read.starts_with("HTTP/1.1 200 "), "{read}");
+}
+
 #[tokio::test]
 async fn a_file_that_is_another_one_or_breaks_off_is_refused() {
     let cluster = good();
@@ -385,6 +539,16 @@ async fn a_file_that_is_another_one_or_breaks_off_is_refused() {
 }
 
 #[tokio::test]
+async fn ollamas_own_command_finds_a_server_that_runs() {
+    let cluster = good();
+    assert_eq!(said(&cluster, Method::HEAD, "/", "").await, (200, String::new()));
+    assert_eq!(said(&cluster, Method::GET, "/", "").await, (200, "Ollama is running".to_owned()));
+    // What it asks for besides, to unload a model before it deletes it, may be missing.
+    let (status, text) = said(&cluster, Method::POST, "/api/generate", r#"{"model":"m","keep_alive":0}"#).await;
+    assert!(status == 404 && text.contains("/api/generate not found"), "{status} {text}");
+}
+
+#[tokio::test]
 async fn another_method_is_405_and_another_path_says_where_it_is() {
     let cluster = good();
     for (method, path) in [(Method::GET, "/api/create"), (Method::POST, "/api/delete"), (Method::PUT, "/api/push")] {
@@ -395,7 +559,7 @@ async fn another_method_is_405_and_another_path_says_where_it_is() {
     let response = elsewhere(&place, &request(&Method::GET, "/api/tags", ""));
     assert_eq!(header(&response, "content-type"), "application/json; charset=utf-8");
     let (status, text) = text_of(response).await;
-    let expected = "/api/tags is not on the admin socket, which has gRPC and /api/create, /api/blobs/DIGEST, /api/copy, \
+    let expected = "/api/tags not found: the admin socket has gRPC and /api/create, /api/blobs/DIGEST, /api/copy, \
                     /api/delete and /api/push; the rest is at http://127.0.0.1:11435";
     assert_eq!((status, text), (404, error(expected)));
     let mut grpc = request(&Method::POST, "/ollamax.v9.Admin/Status", "");
