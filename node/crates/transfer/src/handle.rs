@@ -37,6 +37,7 @@ use crate::metrics::Metrics;
 use crate::overview::{self, Follower, OverviewWatch};
 use crate::ports::{Ask, ByteStream, Have, Ledger, LedgerError, Origin, Others, Peers, Runtime};
 use crate::progress::{PullProgress, Stage, Watch};
+use crate::pull::aside::Aside;
 use crate::pull::repair::{CHECKS_MAX, Repairs};
 use crate::pull::turns::Turns;
 use crate::pull::{ASKING_MAX, Means, blocking};
@@ -177,6 +178,7 @@ impl Handle {
             metrics: metrics.clone(),
             buffers,
             promises: Promises::default(),
+            aside: Aside::default(),
             places: Arc::new(Semaphore::new(config.pulls_max as usize)),
             asking: Semaphore::new(ASKING_MAX),
             bundles: Arc::new(Semaphore::new(BUNDLES_MAX)),
@@ -487,6 +489,12 @@ impl Handle {
     #[must_use]
     pub fn spare_bytes(&self) -> u64 {
         self.0.service.means.keeping.spare_bytes()
+    }
+
+    /// Bytes of the models that the cluster sends here, whole, of those for which room is set aside.
+    #[must_use]
+    pub fn aside_bytes(&self) -> u64 {
+        self.0.service.means.aside.bytes()
     }
 
     /// Lets the kept versions go that are due, and tells which; `dry_run`: only tells.

@@ -38,6 +38,7 @@ fn site(node: u64, free_bytes: u64) -> Site {
         gpu_memory_bytes: 0,
         cordon: Cordon::Open,
         disk_total_bytes: None,
+        aside_bytes: None,
         has_damage: false,
     }
 }

@@ -372,6 +372,49 @@ fn what_cannot_be_is_told_with_the_reasons() {
 }
 
 #[test]
+fn room_is_given_once_and_what_is_set_aside_counts_once() {
+    let knobs = ReplicaKnobs::default();
+    let of = |name: &str, standing: Standing| {
+        let wish = Wish { name: name.parse().expect("a name"), size_bytes: 60 * GB, ..standing.wish };
+        Standing { wish, size_bytes: 60 * GB, ..standing }
+    };
+    let fresh = |name: &str| {
+        let mut standing = of(name, standing(1, &[1], &[]));
+        standing.wish.plan = None;
+        standing
+    };
+    let under_way = |name: &str| of(name, standing(1, &[1], &[]));
+    let larger = |node: u64, gb: u64| Site { disk_free_bytes: Some(gb * GB), disk_total_bytes: None, ..site(node) };
+    let aside = |site: Site, gb: u64| Site { aside_bytes: Some(gb * GB), ..site };
+    let targets = |sites: &[Site], wishes: &[Standing]| -> Vec<(String, Option<u64>)> {
+        let moves = outlook(sites, wishes, &[], &knobs).moves.into_iter();
+        let target = |step: Move| match step {
+            Move::Plan { name, targets, .. } => (name.to_string(), targets.first().map(|node| node.0)),
+            Move::Drop { .. } => panic!("{step:?}"),
+        };
+        moves.map(target).map(|(name, node)| (name.split(':').next().unwrap_or_default().to_owned(), node)).collect()
+    };
+    let check = |what: &str, sites: &[Site], wishes: &[Standing], expected: &[(&str, u64)]| {
+        let found = targets(sites, wishes);
+        let expected: Vec<_> = expected.iter().map(|(name, node)| ((*name).to_owned(), Some(*node))).collect();
+        assert_eq!(found, expected, "{what}");
+    };
+    let both = [larger(1, 100), larger(2, 90)];
+    check("two at one look", &both, &[fresh("a"), fresh("b")], &[("a", 1), ("b", 2)]);
+    check("no room for both", &both[..1], &[fresh("a"), fresh("b")], &[("a", 1)]);
+    check("one is on its way", &both, &[under_way("a"), fresh("b")], &[("b", 2)]);
+    let not_told = outlook(&both[..1], &[under_way("a"), fresh("b")], &[], &knobs).impossible;
+    let no_room = Unfit::NoRoom { needed_bytes: 63 * GB, free_bytes: 40 * GB };
+    assert_eq!(not_told.into_iter().map(|(_, why)| why).collect::<Vec<_>>(), [vec![(NodeId(1), no_room)]]);
+    let set_aside = [aside(larger(1, 100), 60), larger(2, 90)];
+    check("its room is set aside", &set_aside, &[under_way("a"), fresh("b")], &[("b", 1)]);
+    let of_both = [aside(larger(1, 70), 60), larger(2, 65)];
+    check("of one of two", &of_both, &[under_way("a"), under_way("b"), fresh("c")], &[("c", 2)]);
+    let no_more = [aside(larger(1, 100), 600), larger(2, 90)];
+    check("more than is on its way", &no_more, &[under_way("a"), fresh("b")], &[("b", 1)]);
+}
+
+#[test]
 fn a_copy_that_a_person_removed_is_made_elsewhere_later() {
     let sites = [site(1), site(2), site(3)];
     let removed = |ago_ms: u64| {
