@@ -37,11 +37,14 @@ use reader::Reader;
 /// The highest cluster version that this release applies. 1: members, models, tokens, settings. 2: values,
 /// transactions, leases and client sessions. 3: migrations; leases and sessions that end take their deadline along. 4:
 /// wishes for models, the BLAKE3 of their files, what models can do; versions, phases, removals and placement of
-/// models. 5: names that nobody has any more are forgotten; wishes say what stays free of disks.
+/// models. 5: names that nobody has any more are forgotten; wishes say what stays free of disks; a pinned name that gets
+/// the version of another stands for its pinned one.
 pub const CLUSTER_VERSION: u32 = 5;
 
 /// The cluster version from which on leases and sessions note where their deadline stands.
 const NOTED_DEADLINES_VERSION: u32 = 3;
+/// The cluster version from which on a pin says what a name stands for that gets the version of another.
+const PINS_VERSION: u32 = 5;
 
 /// What an entry does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,6 +91,11 @@ impl Scene<'_> {
     /// What a lease or session notes of its deadline.
     fn noted(&self, due_at: Timestamp) -> Option<Timestamp> {
         (self.cluster.version >= NOTED_DEADLINES_VERSION).then_some(due_at)
+    }
+
+    /// Whether pins count here where they did not before.
+    const fn minds_pins(&self) -> bool {
+        self.cluster.version >= PINS_VERSION
     }
 }
 

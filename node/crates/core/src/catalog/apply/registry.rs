@@ -75,8 +75,9 @@ fn check_free(scene: &Scene<'_>, fixed: Fixed<'_>, model: &Model) -> Result<(), 
             version.map(drop).ok_or_else(|| missing().into())
         }
         How::Tagged { .. } => {
-            let served = models::served_digest(&read::locations_of(scene.view, &name)?);
-            match served.filter(|served| *served != fixed.digest) {
+            let pin = model.pinned().filter(|_| scene.minds_pins());
+            let standing = models::standing_digest(&read::locations_of(scene.view, &name)?, pin);
+            match standing.filter(|standing| *standing != fixed.digest) {
                 Some(held) => Err(Refusal::NameTaken { name, held }.into()),
                 None => Ok(()),
             }

@@ -105,6 +105,13 @@ impl World {
         world
     }
 
+    /// The same in a cluster of this version.
+    fn at_version(mut self, version: u32) -> Self {
+        let cluster = read::cluster(&self.view).expect("readable").expect("a cluster");
+        self.view.write(&[put(Key::Cluster, Record::Cluster(Cluster { version, ..cluster }))]);
+        self
+    }
+
     /// The same question is answered with the same round, and changes nothing.
     fn check_goes_on(&mut self, command: Command, round: u64) {
         let shown = format!("{command:?}");
