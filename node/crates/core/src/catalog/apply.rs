@@ -38,13 +38,15 @@ use reader::Reader;
 /// transactions, leases and client sessions. 3: migrations; leases and sessions that end take their deadline along. 4:
 /// wishes for models, the BLAKE3 of their files, what models can do; versions, phases, removals and placement of
 /// models. 5: names that nobody has any more are forgotten; wishes say what stays free of disks; a pinned name that gets
-/// the version of another stands for its pinned one.
+/// the version of another stands for its pinned one; where a wish names nodes, only copies there count for it.
 pub const CLUSTER_VERSION: u32 = 5;
 
 /// The cluster version from which on leases and sessions note where their deadline stands.
 const NOTED_DEADLINES_VERSION: u32 = 3;
 /// The cluster version from which on a pin says what a name stands for that gets the version of another.
 const PINS_VERSION: u32 = 5;
+/// The cluster version from which on copies count for a wish that names nodes only there.
+const NAMED_VERSION: u32 = 5;
 
 /// What an entry does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,6 +98,11 @@ impl Scene<'_> {
     /// Whether pins count here where they did not before.
     const fn minds_pins(&self) -> bool {
         self.cluster.version >= PINS_VERSION
+    }
+
+    /// Whether nodes that a wish names are told from the others.
+    const fn minds_named(&self) -> bool {
+        self.cluster.version >= NAMED_VERSION
     }
 }
 

@@ -50,7 +50,7 @@ pub(super) fn drop_copies(scene: &Scene<'_>, order: Order<'_>) -> Step {
     let held = read::model(&draft, order.name)?;
     let parting = parted(scene, order, held.as_ref())?;
     if !order.force {
-        check_last(order, held.as_ref(), wish.as_ref(), &parting)?;
+        check_last(order, held.as_ref(), wish.as_ref(), &parting, scene.minds_named())?;
         check_pinned(order, held.as_ref(), wish.as_ref(), &parting)?;
         if let Some(wish) = wish.as_ref().filter(|_| !order.forget) {
             check_wished(scene, wish, &parting)?;
@@ -88,9 +88,19 @@ fn left_of(parting: &Parting, digest: Digest) -> usize {
     parting.staying.iter().filter(|copy| copy.model.digest == digest).count()
 }
 
-fn check_last(order: Order<'_>, model: Option<&Model>, wish: Option<&Wish>, parting: &Parting) -> Result<(), Stop> {
+/// `minds_named`: where the wish names nodes, only copies there replace one that is too many.
+fn check_last(
+    order: Order<'_>,
+    model: Option<&Model>,
+    wish: Option<&Wish>,
+    parting: &Parting,
+    minds_named: bool,
+) -> Result<(), Stop> {
     let is_disabled = model.is_some_and(|model| matches!(model.phase, Phase::Disabled(_)));
-    let spread = |wish: &Wish| wish.digest.map_or(0, |digest| left_of(parting, digest));
+    let counts = |wish: &Wish, copy: &Location| {
+        wish.digest == Some(copy.model.digest) && (!minds_named || wish.counts_at(copy.node))
+    };
+    let spread = |wish: &Wish| parting.staying.iter().filter(|copy| counts(wish, copy)).count();
     let is_replaced = |copy: &Location| wish.is_some_and(|wish| wish.has_replaced(copy, spread(wish)));
     let is_last = |copy: &Location| left_of(parting, copy.model.digest) == 0 && !is_replaced(copy);
     if parting.leaving.iter().any(is_last) && !(order.forget && is_disabled) {

@@ -48,7 +48,7 @@ pub(super) fn fix(scene: &Scene<'_>, fixed: Fixed<'_>, replicas: Option<&Replica
     if held.is_none() {
         wishes::count_one_more(&draft)?;
     }
-    let begun = wishes::begun(scene, fixed.name, replicas, held.as_ref())?;
+    let begun = wishes::begun(scene, fixed.name, replicas, held.as_ref(), false)?;
     let (digest, size_bytes) = (Some(fixed.digest), fixed.size_bytes);
     let wish = Wish { digest, size_bytes, failures: left_out, ..begun };
     draft.put(Key::Wish(fixed.name.key()), Record::Wish(Box::new(wish)));
