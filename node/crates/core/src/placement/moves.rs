@@ -13,6 +13,13 @@
 //! for waits for its node as long as a copy that is there, so that what has come is gone on with. One plan that nobody
 //! asked for is made at a look, and at most `moves_max` are under way. Everything follows from the facts; nothing is
 //! remembered.
+//!
+//! A copy on a node that is silent and not lost counts as there, also where it is the only one: most nodes that fall
+//! silent are back in a moment with what they had, and a node that comes and goes must move nothing. It counts to one
+//! side only. Nothing is made anew for it before it is lost, and no other copy goes on its account, as only steady ones
+//! make up for that; nor does anybody fetch from it while one is heard. What people are told follows the same rule with
+//! a shorter time ([`Facts::knobs`] with a smaller `repair_after`), so a model that only silent nodes have is told as
+//! one with too few copies long before a copy is made.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};

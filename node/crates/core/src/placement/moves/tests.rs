@@ -1,5 +1,7 @@
 //! Moves row by row; `simulated` has what holds over time.
 
+use std::time::Duration;
+
 use ollamax_types::{Digest, Timestamp};
 
 use super::*;
@@ -182,6 +184,22 @@ fn who_is_not_steady_gets_nothing_and_loses_nothing() {
     let back = [site(1), site(2), site(3)];
     let found = outlook(&back, &[standing(2, &[1, 2, 3], &[1, 2, 3])], &[2], &knobs);
     assert!(found.moves.is_empty(), "node 2 has just come back");
+}
+
+#[test]
+fn a_silent_copy_that_is_not_lost_counts_and_makes_up_for_no_other() {
+    let knobs = ReplicaKnobs::default();
+    let told_soon = ReplicaKnobs { repair_after: Duration::ZERO, ..knobs };
+    let sites = [site(1), lost(2), site(3)];
+    let check = |what: &str, standing: Standing, short: Option<(u32, u32)>| {
+        let found = outlook(&sites, std::slice::from_ref(&standing), &[2], &knobs);
+        assert_eq!((found.moves, found.under, found.impossible), (vec![], vec![], vec![]), "{what}");
+        let told = outlook(&sites, &[standing], &[2], &told_soon).under;
+        assert_eq!(told.first().map(|short| (short.has, short.wants)), short, "{what}");
+    };
+    check("the only copy", standing(1, &[2], &[2]), Some((0, 1)));
+    check("one of two", standing(2, &[1, 2], &[1, 2]), Some((1, 2)));
+    check("one of three where two are wanted", standing(2, &[1, 2, 3], &[1, 2, 3]), None);
 }
 
 #[test]
