@@ -380,13 +380,14 @@ impl Handle {
     }
 
     /// Hands out a model of this node's store as one file that proves itself. It answers when all of the model was
-    /// found and hashed; what is damaged is found on the way.
+    /// found and hashed; what is damaged is found on the way. `wanted`: this version and no other.
     ///
     /// # Errors
-    /// When the model is not here as a whole, and when too many bundles are under way.
-    pub async fn leave(&self, name: &ModelName) -> Result<Leaving, PullError> {
+    /// When the model is not here as a whole, or as another version than is wanted, and when too many bundles are under
+    /// way.
+    pub async fn leave(&self, name: &ModelName, wanted: Option<Digest>) -> Result<Leaving, PullError> {
         let Service { means, tasks, stop, .. } = &*self.0.service;
-        bundle::leave(means, name, tasks, stop).await
+        bundle::leave(means, (name, wanted), tasks, stop).await
     }
 
     /// Takes a model from such a file, and asks nobody else. It answers when it is known what the file promises; the
