@@ -194,18 +194,25 @@ async fn remove_due(engines: &MemberEngines, waiting: &mut BTreeMap<ModelName, W
                 return;
             }
         }
-        engines.carried_out.begin(name, waiting.digest);
+        let Some(held) = held_here(engines, name, waiting.digest) else { continue };
+        engines.carried_out.begin(&held);
         match engines.transfer.remove(name, waiting.digest).await {
             Ok(freed_bytes) => {
                 tracing::info!(model = %name, digest = %waiting.digest, freed_bytes, "a copy was removed");
             }
             Err(error) => {
-                engines.carried_out.take_back(name);
+                engines.carried_out.failed(name, engines.transfer.is_gone(name, waiting.digest).await);
                 waiting.failures = waiting.failures.saturating_add(1);
                 tracing::warn!(model = %name, code = %error.code(), %error, "remove a copy; tried again later");
             }
         }
     }
+}
+
+/// The copy of this version that is on record here. What cannot be read is none.
+fn held_here(engines: &MemberEngines, name: &ModelName, digest: Digest) -> Option<Location> {
+    let held = read::node_model(&*engines.metadata.view(), engines.node, &name.key()).ok().flatten();
+    held.filter(|held| held.model.digest == digest)
 }
 
 /// Whether a copy is to go by a state that is not behind. What cannot be read asks for nothing.

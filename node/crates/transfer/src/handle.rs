@@ -529,6 +529,12 @@ impl Handle {
         self.0.service.means.remove(name, digest).await
     }
 
+    /// Whether the runtime beside this node says that it does not have this version of a model; false where it does not
+    /// answer.
+    pub async fn is_gone(&self, name: &ModelName, digest: Digest) -> bool {
+        self.0.service.means.is_gone(name, digest).await
+    }
+
     /// To what somebody slowed a pull of this node down.
     #[must_use]
     pub fn limit_of_pull(&self, name: &ModelName) -> Option<Rate> {
