@@ -38,7 +38,8 @@ use reader::Reader;
 /// transactions, leases and client sessions. 3: migrations; leases and sessions that end take their deadline along. 4:
 /// wishes for models, the BLAKE3 of their files, what models can do; versions, phases, removals and placement of
 /// models. 5: names that nobody has any more are forgotten; wishes say what stays free of disks; a pinned name that gets
-/// the version of another stands for its pinned one; where a wish names nodes, only copies there count for it.
+/// the version of another stands for its pinned one; where a wish names nodes, only copies there count for it; copies
+/// go unless their name is pinned.
 pub const CLUSTER_VERSION: u32 = 5;
 
 /// The cluster version from which on leases and sessions note where their deadline stands.
@@ -221,8 +222,9 @@ fn execute(scene: &Scene<'_>) -> Step {
         Command::PinModel { name, digest } => registry::pin(scene, name, *digest),
         Command::SetPhase { name, phase, note } => registry::set_phase(scene, name, *phase, note),
         Command::NoteUse { node, day, names } => registry::note_use(scene, *node, *day, names),
-        Command::DropCopies { name, nodes, forget, force } => {
-            drops::drop_copies(scene, drops::Order { name, nodes, forget: *forget, force: *force })
+        Command::DropCopies { name, nodes, forget, force, unless_pinned } => {
+            let (forget, force, unless_pinned) = (*forget, *force, *unless_pinned);
+            drops::drop_copies(scene, drops::Order { name, nodes, forget, force, unless_pinned })
         }
     }
 }

@@ -8,7 +8,8 @@
 //! not come back by themselves; a new round knows nothing of it. That a copy which was to go is gone is nobody's
 //! failure. Copies that wait to go do not count as left. A copy of the same version under another name does not count
 //! either: that is the safe side. A disabled model that is forgotten may lose its last copy, for that is what disabling
-//! leads to; a pin holds even then. A drop says whether it was insisted on, since its node looks for another copy once
+//! leads to; a pin holds even then, and also against who insists, where that is asked for: it may have gone on record since
+//! somebody looked. A drop says whether it was insisted on, since its node looks for another copy once
 //! more before this one goes.
 
 use ollamax_types::limits::{DROPS_MAX, WISH_TARGETS_MAX};
@@ -35,6 +36,7 @@ pub(super) struct Order<'a> {
     pub(super) nodes: &'a [NodeId],
     pub(super) forget: bool,
     pub(super) force: bool,
+    pub(super) unless_pinned: bool,
 }
 
 /// What goes, and what is left behind it.
@@ -48,6 +50,9 @@ pub(super) fn drop_copies(scene: &Scene<'_>, order: Order<'_>) -> Step {
     let draft = Draft::new(scene.view);
     let wish = read::wish(&draft, order.name)?;
     let held = read::model(&draft, order.name)?;
+    if let Some(digest) = held.as_ref().and_then(Model::pinned).filter(|_| order.unless_pinned) {
+        return Err(Refusal::Pinned { name: order.name.clone(), digest }.into());
+    }
     let parting = parted(scene, order, held.as_ref())?;
     if !order.force {
         check_last(order, held.as_ref(), wish.as_ref(), &parting, scene.minds_named())?;

@@ -52,7 +52,7 @@ fn set_phase(phase: PhaseWord, note: &str) -> Command {
 }
 
 fn drop_at(nodes: &[u64], forget: bool, force: bool) -> Command {
-    Command::DropCopies { name: name(), nodes: ids(nodes), forget, force }
+    Command::DropCopies { name: name(), nodes: ids(nodes), forget, force, unless_pinned: false }
 }
 
 fn ask(replicas: Replicas) -> Command {

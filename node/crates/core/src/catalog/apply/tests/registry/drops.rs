@@ -195,6 +195,24 @@ fn a_copy_that_was_taken_back_while_its_node_removed_it_is_missing_and_no_more()
     }
 }
 
+#[test]
+fn a_pin_that_went_on_record_meanwhile_holds_also_against_who_insists_where_that_is_asked_for() {
+    let drop = |unless_pinned: bool| {
+        let (nodes, forget, force) = (vec![], true, true);
+        Command::DropCopies { name: name(), nodes, forget, force, unless_pinned }
+    };
+    assert_eq!((drop(true).least_version(), drop(false).least_version()), (5, 4));
+    let mut world = World::after([pin(7)]);
+    world.check(drop(true), pinned(7));
+    world.check(unpin(), Answer::Done);
+    world.check(drop(true), Answer::Done);
+    assert_eq!(world.dropped(), [1, 2]);
+    World::after([pin(7)]).check(drop(false), Answer::Done);
+    let too_low = refused(Refusal::VersionTooLow { needed: 5, actual: 4 });
+    World::with_copies().at_version(4).check(drop(true), too_low);
+    World::with_copies().at_version(4).check(drop(false), Answer::Done);
+}
+
 /// Three copies that were wished for, of which two are too many by now.
 fn lowered() -> (World, u64) {
     let mut world = World::after([held(3, 7)]);
