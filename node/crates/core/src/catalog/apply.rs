@@ -37,9 +37,9 @@ use reader::Reader;
 /// The highest cluster version that this release applies. 1: members, models, tokens, settings. 2: values,
 /// transactions, leases and client sessions. 3: migrations; leases and sessions that end take their deadline along. 4:
 /// wishes for models, the BLAKE3 of their files, what models can do; versions, phases, removals and placement of
-/// models. 5: names that nobody has any more are forgotten; wishes say what stays free of disks; a pinned name that gets
-/// the version of another stands for its pinned one; where a wish names nodes, only copies there count for it; copies
-/// go unless their name is pinned.
+/// models. 5: names that nobody has any more are forgotten; wishes say what stays free of disks; a pinned name that
+/// gets the version of another stands for its pinned one; where a wish names nodes, only copies there count for it;
+/// copies go unless their name is pinned.
 pub const CLUSTER_VERSION: u32 = 5;
 
 /// The cluster version from which on leases and sessions note where their deadline stands.

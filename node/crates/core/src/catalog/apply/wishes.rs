@@ -137,8 +137,8 @@ fn with_version(scene: &Scene<'_>, mut wish: Wish, held: &Wish, is_from_file: bo
     Ok(wish)
 }
 
-/// A new round that nobody is left out of. What an earlier one knew of where it shall be goes along. `is_said`: somebody
-/// says where it shall be, and not where a version is.
+/// A new round that nobody is left out of. What an earlier one knew of where it shall be goes along. `is_said`:
+/// somebody says where it shall be, and not where a version is.
 pub(super) fn begun(
     scene: &Scene<'_>,
     name: &ModelName,

@@ -1,8 +1,8 @@
 //! What a model is made of, out of a body of `/api/create`.
 //!
 //! The body goes on to the runtime as it came, but for what a node must know or would read otherwise than the runtime:
-//! names of fields are written in lower case and each once, no empty `from`, nothing that is `null`. What a runtime does
-//! not support it refuses in its own words. What makes no sense whatever the runtime is refused here, in Ollama's.
+//! names of fields are written in lower case and each once, no empty `from`, nothing that is `null`. What a runtime
+//! does not support it refuses in its own words. What makes no sense whatever the runtime is refused here, in Ollama's.
 
 use std::collections::BTreeSet;
 use std::{fmt, iter};

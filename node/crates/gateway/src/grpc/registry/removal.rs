@@ -19,8 +19,8 @@ use crate::grpc::wishes::Names;
 // === impl Pulls ===
 
 impl Pulls {
-    /// Removes copies, or only says which would go. Without nodes the wish for the model goes along. `unless_pinned`: not
-    /// when the name is pinned by then, whoever insists; a cluster of an older version does not ask that.
+    /// Removes copies, or only says which would go. Without nodes the wish for the model goes along. `unless_pinned`:
+    /// not when the name is pinned by then, whoever insists; a cluster of an older version does not ask that.
     pub(in crate::grpc) async fn remove_copies(
         &self,
         id: RequestId,
