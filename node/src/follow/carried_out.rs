@@ -3,8 +3,8 @@
 //! A drop may be taken back between its node's last look and the end of the removal. The record then says nothing of it
 //! any more, and only the node knows why its copy is gone. Always holds: a copy is noted before it goes, in the version
 //! that goes and as of when it was put there, and until the record does not have it so. The same version may be put
-//! there again before anybody was told that it had gone: that is another copy, by its time, and whoever removes that one
-//! is a person. A removal that failed is taken back unless the copy is known to be gone. Nothing is kept on disk: a
+//! there again before anybody was told that it had gone: that is another copy, by its time, and whoever removes that
+//! one is a person. A removal that failed is taken back unless the copy is known to be gone. Nothing is kept on disk: a
 //! restart in between makes it a person's removal, if the drop was taken back just then.
 
 use std::collections::BTreeMap;

@@ -9,8 +9,8 @@
 //! failure. Copies that wait to go do not count as left. A copy of the same version under another name does not count
 //! either: that is the safe side. A disabled model that is forgotten may lose its last copy, for that is what disabling
 //! leads to; a pin holds even then, and also against who insists, where that is asked for: it may have gone on record
-//! since somebody looked. A drop says whether it was insisted on, since its node looks for another copy once more before
-//! this one goes.
+//! since somebody looked. A drop says whether it was insisted on, since its node looks for another copy once more
+//! before this one goes.
 
 use ollamax_types::limits::{DROPS_MAX, WISH_TARGETS_MAX};
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId};
