@@ -103,12 +103,16 @@ impl Object {
     /// Takes one more field as Go does: what maps names to values grows, `null` leaves a text as it was and takes
     /// anything else away, and every other value stands for the one before.
     fn take(&mut self, name: String, value: Value) {
-        match (self.0.get_mut(&name), value) {
-            (Some(Value::Object(before)), Value::Object(more)) => before.extend(more),
-            (Some(Value::String(_)), Value::Null) if name != "license" => {}
-            (_, Value::Null) => drop(self.0.remove(&name)),
-            (_, value) => drop(self.0.insert(name, value)),
-        }
+        let taken = match (self.0.remove(&name), value) {
+            (Some(Value::Object(mut before)), Value::Object(more)) => {
+                before.extend(more);
+                Value::Object(before)
+            }
+            (Some(before @ Value::String(_)), Value::Null) if name != "license" => before,
+            (_, Value::Null) => return,
+            (_, value) => value,
+        };
+        self.0.insert(name, taken);
     }
 }
 
