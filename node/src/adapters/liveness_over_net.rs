@@ -254,6 +254,7 @@ fn to_wire(beat: &Beat) -> v1::Beat {
         disk_free_bytes: beat.disk_free_bytes,
         models_free_bytes: beat.models_free_bytes,
         models_total_bytes: beat.models_total_bytes,
+        models_aside_bytes: beat.models_aside_bytes,
         gpus: beat.gpus.iter().map(wire::gpu).collect(),
         daemon_version: beat.daemon_version.clone(),
         applies_up_to: beat.applies.up_to,
@@ -293,6 +294,7 @@ fn from_wire(frame: v1::Beat) -> Option<Beat> {
         disk_free_bytes: frame.disk_free_bytes,
         models_free_bytes: frame.models_free_bytes,
         models_total_bytes: frame.models_total_bytes,
+        models_aside_bytes: frame.models_aside_bytes,
         gpus: frame.gpus.into_iter().take(GPUS_MAX).map(gpu).collect(),
         daemon_version: frame.daemon_version,
         applies: Applies { up_to: frame.applies_up_to, known: frame.applies_known },
@@ -547,6 +549,7 @@ mod tests {
             disk_free_bytes: Some(0),
             models_free_bytes: Some(7),
             models_total_bytes: Some(9),
+            models_aside_bytes: Some(6),
             gpus: vec![Gpu {
                 uuid: "GPU-1".to_owned(),
                 name: "NVIDIA H100".to_owned(),

@@ -389,7 +389,10 @@ fn command_of(step: Move) -> Command {
         Move::Plan { name, round, ingester, targets, kind } => {
             Command::PlanPull { name, round, ingester, targets, kind }
         }
-        Move::Drop { name, node } => Command::DropCopies { name, nodes: vec![node], forget: false, force: false },
+        Move::Drop { name, node } => {
+            let nodes = vec![node];
+            Command::DropCopies { name, nodes, forget: false, force: false, unless_pinned: false }
+        }
     }
 }
 

@@ -55,6 +55,8 @@ pub struct Site {
     pub cordon: Cordon,
     /// The size of the disk on which its models lie; `None` where that is not known.
     pub disk_total_bytes: Option<u64>,
+    /// Bytes of the models on their way to it that what is free lacks already; `None` where that is not known.
+    pub aside_bytes: Option<u64>,
     /// Some of the files of its models are not what their names say.
     pub has_damage: bool,
 }
@@ -92,6 +94,7 @@ impl Site {
             disk_total_bytes: beat
                 .filter(|beat| beat.models_free_bytes.is_some())
                 .and_then(|beat| beat.models_total_bytes),
+            aside_bytes: beat.filter(|beat| beat.models_free_bytes.is_some()).and_then(|beat| beat.models_aside_bytes),
             has_damage: beat.is_some_and(|beat| beat.suspect_files > 0),
         }
     }
@@ -147,6 +150,7 @@ mod tests {
             gpu_memory_bytes: 0,
             cordon: Cordon::Open,
             disk_total_bytes: None,
+            aside_bytes: None,
             has_damage: false,
         }
     }

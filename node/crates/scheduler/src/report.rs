@@ -46,6 +46,8 @@ pub struct Machine {
     pub models_free_bytes: Option<u64>,
     /// Size of the disk where they lie, bytes; `None` when that is not known.
     pub models_total_bytes: Option<u64>,
+    /// Bytes of the models that the cluster sends it for which room is set aside; `None` when that is not known.
+    pub models_aside_bytes: Option<u64>,
     /// Its GPUs; empty without a driver.
     pub gpus: Vec<Gpu>,
     /// Raft index that this node has applied.

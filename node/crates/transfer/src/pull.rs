@@ -7,6 +7,7 @@
 //! the job is kept nothing was promised to anybody; from then on only its end, told to whoever asks, takes it away.
 //! Nothing of a model is visible before all of it is there and is what its name says.
 
+pub(crate) mod aside;
 mod bundled;
 pub(crate) mod chase;
 pub(crate) mod course;
@@ -57,6 +58,7 @@ use crate::ports::{Ledger, Listing, Origin, OriginError, OriginTrouble, Peers, R
 use crate::progress::{Board, Stage};
 use crate::trust::Trusting;
 
+use self::aside::{Aside, SetAside};
 use self::course::Course;
 use self::loopback::Way;
 use self::turns::{Turn, Turns};
@@ -92,6 +94,8 @@ pub(crate) struct Means {
     pub(crate) metrics: Metrics,
     pub(crate) buffers: Buffers,
     pub(crate) promises: Promises,
+    /// What has its room of what the cluster sends here.
+    pub(crate) aside: Aside,
     /// Who may fetch.
     pub(crate) places: Arc<Semaphore>,
     /// Who may read or write a bundle.
@@ -159,6 +163,8 @@ struct Ground {
     missing: Vec<(BlobSpec, Turn)>,
     /// Promised to nobody else meanwhile.
     room: Vec<Promise>,
+    /// That the model has its room, where the cluster counts what is on its way.
+    aside: Option<SetAside>,
 }
 
 /// Where room is set aside, and for what.
@@ -237,6 +243,7 @@ impl Pull {
             }
             // It is asked for anew.
             ground.room.clear();
+            drop(ground.aside.take());
             ground = match self.prepare(&manifest).await? {
                 Prepared::Missing(ground) => ground,
                 Prepared::Published => {
@@ -331,7 +338,9 @@ impl Pull {
             missing.into_iter().map(|blob| (blob, self.means.turns.of(blob.sha256))).collect();
         let target = Target { store: &store, staging: &staging, place: &place, manifest: &manifest };
         let room = self.set_room_aside(target, &missing, way.copied_to(&store)).await?;
-        Ok(Prepared::Missing(Ground { store, staging, way, place, missing, room }))
+        let is_counted = matches!(self.course, Course::Wished(_));
+        let aside = is_counted.then(|| self.means.aside.add(target.manifest.size_bytes()));
+        Ok(Prepared::Missing(Ground { store, staging, way, place, missing, room, aside }))
     }
 
     /// The store beside this node. A job that was taken on waits for one that is not there: at boot the runtime may be

@@ -63,6 +63,11 @@ impl Means {
         freed
     }
 
+    /// Whether the runtime says that a name does not stand for this version, or for none.
+    pub(crate) async fn is_gone(&self, name: &ModelName, digest: Digest) -> bool {
+        matches!(self.runtime.holds(name).await, Ok(held) if held != Some(digest))
+    }
+
     /// Lets the kept versions go that are due; `dry_run`: only tells which.
     pub(crate) async fn sweep(&self, dry_run: bool) -> Result<Vec<KeptVersion>, PullError> {
         let (runtime, keeping) = (Arc::clone(&self.runtime), self.keeping.clone());

@@ -142,6 +142,9 @@ pub struct Beat {
     pub models_free_bytes: Option<u64>,
     /// Size of the disk where they lie, bytes; `None` when that is not known.
     pub models_total_bytes: Option<u64>,
+    /// Bytes of the models that the cluster sends it, whole, of those for which it has set room aside: what is free
+    /// lacks them already. `None` when that is not known.
+    pub models_aside_bytes: Option<u64>,
     /// The machine's GPUs; empty without a driver.
     pub gpus: Vec<Gpu>,
     /// Release of the daemon.

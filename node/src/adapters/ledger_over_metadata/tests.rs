@@ -184,6 +184,7 @@ fn a_member_that_is_never_heard_keeps_nobody_waiting() {
         gpu_memory_bytes: 0,
         cordon: Cordon::Open,
         disk_total_bytes: None,
+        aside_bytes: None,
         has_damage: false,
     };
     let silent = Site { node: NodeId(2), health: Health::Unknown, runtime_up: false, is_self: false, ..alive.clone() };

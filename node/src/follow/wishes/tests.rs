@@ -38,6 +38,7 @@ fn site(node: u64, free_bytes: u64) -> Site {
         gpu_memory_bytes: 0,
         cordon: Cordon::Open,
         disk_total_bytes: None,
+        aside_bytes: None,
         has_damage: false,
     }
 }
@@ -168,7 +169,8 @@ fn a_copy_too_many_goes_and_counts_as_gone_when_that_is_on_record() {
     let held = [standing_of(resolved(planned(1, &[1, 2, 3])), &[1, 2, 3])];
     let mut book = Book::default();
     let due = book.decide(&scene(&sites, &held), Instant::now());
-    let drop = Command::DropCopies { name: name(), nodes: nodes(&[3]), forget: false, force: false };
+    let (nodes, unless_pinned) = (nodes(&[3]), false);
+    let drop = Command::DropCopies { name: name(), nodes, forget: false, force: false, unless_pinned };
     assert_eq!(due, [drop]);
     assert_eq!((book.taken(&due[0]), book.known.len()), (Some(DROP), 0), "the record is read anew");
 }

@@ -402,7 +402,7 @@ impl Models for Pulls {
     }
 
     async fn remove_model(&self, request: Request<v1::RemoveModelRequest>) -> Reply<v1::RemoveModelReply> {
-        reply(self.remove_copies(id_of(&request), &request.into_inner()).await)
+        reply(self.remove_copies(id_of(&request), &request.into_inner(), false).await)
     }
 
     async fn why_model(&self, request: Request<v1::WhyModelRequest>) -> Reply<v1::WhyModelReply> {

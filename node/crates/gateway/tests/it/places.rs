@@ -222,6 +222,18 @@ async fn a_node_without_a_store_gives_no_bundle_and_what_has_no_head_is_none() {
     let (what, next) = ("\"a b\" is not a model name", "ollamax model pull llama3.2");
     check_refused(desk.models().export(export("a b")).await, ErrorCode::BadRequest, what, next);
 
+    // Of a pinned name the pinned version leaves, or none.
+    for (node, version) in [(1, 2), (2, 1)] {
+        desk.has(node, "m", version).await;
+    }
+    let pin = |version: u8| Command::PinModel { name: named("m"), digest: Some(digest(version)) };
+    desk.change(pin(1)).await;
+    let what = format!("m:latest is pinned at {}, and this node has another version", digest(1).short());
+    let next = "on n2: ollamax model export m:latest FILE";
+    check_refused(desk.models().export(export("m")).await, ErrorCode::PreconditionFailed, &what, next);
+    desk.change(pin(2)).await;
+    assert_eq!(refused(desk.models().export(export("m")).await).code, "runtime_unavailable", "it is this version");
+
     let data = || import_part::Part::Data(bytes::Bytes::from_static(b"tar"));
     for parts in [vec![], vec![v1::ImportPart { part: None }], vec![v1::ImportPart { part: Some(data()) }]] {
         let told = desk.models().import(stream::iter(parts)).await;

@@ -146,6 +146,7 @@ fn pulling(sites: &[u64]) -> Pulling {
         gpu_memory_bytes: 0,
         cordon: Cordon::Open,
         disk_total_bytes: None,
+        aside_bytes: None,
         has_damage: false,
     };
     world.door.set_sites(sites.iter().map(site).collect());

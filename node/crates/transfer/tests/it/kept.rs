@@ -258,6 +258,7 @@ async fn a_local_rm_frees_the_space_at_once() {
     // The runtime does not run: the files are removed by hand.
     world.runtime.set_down(true);
     assert_eq!(node.handle.remove(&new.name, new.manifest.digest()).await.expect("removed"), of_store + of_kept);
+    assert!(!node.handle.is_gone(&new.name, new.manifest.digest()).await, "nobody says so");
     world.check_nothing_published();
     assert!(!folder.exists());
     assert_eq!(node.handle.remove(&new.name, new.manifest.digest()).await.expect("nothing to do"), 0);
@@ -268,8 +269,11 @@ async fn a_local_rm_frees_the_space_at_once() {
 async fn a_runtime_that_runs_removes_its_copy_itself() {
     let world = World::new();
     let node = world.start();
-    let [_, new] = replaced(&world, &node).await;
+    let [old, new] = replaced(&world, &node).await;
+    let is_gone = |digest| node.handle.is_gone(&new.name, digest);
+    assert!(is_gone(old.manifest.digest()).await && !is_gone(new.manifest.digest()).await);
     node.handle.remove(&new.name, new.manifest.digest()).await.expect("removed");
+    assert!(is_gone(new.manifest.digest()).await);
     assert!(world.store().manifest(&new.name).expect("readable").is_none());
     assert!(world.blob(new.weights.sha256).exists(), "the files are the runtime's to remove");
     node.end().await;

@@ -87,7 +87,7 @@ pub(super) fn ask(scene: &Scene<'_>, asked: Asked<'_>) -> Step {
     if held.is_none() {
         count_one_more(&draft)?;
     }
-    let mut wish = Wish { failures: left_out, ..begun(scene, asked.name, replicas, held.as_ref())? };
+    let mut wish = Wish { failures: left_out, ..begun(scene, asked.name, replicas, held.as_ref(), true)? };
     (wish.insecure, wish.want, wish.declared) = (asked.insecure, asked.want.clone(), declared);
     if let Some(held) = held.filter(|held| pinned.is_none_or(|digest| held.digest == Some(digest))) {
         wish = with_version(scene, wish, &held, asked.declared)?;
@@ -137,14 +137,16 @@ fn with_version(scene: &Scene<'_>, mut wish: Wish, held: &Wish, is_from_file: bo
     Ok(wish)
 }
 
-/// A new round that nobody is left out of. What an earlier one knew of where it shall be goes along.
+/// A new round that nobody is left out of. What an earlier one knew of where it shall be goes along. `is_said`:
+/// somebody says where it shall be, and not where a version is.
 pub(super) fn begun(
     scene: &Scene<'_>,
     name: &ModelName,
     replicas: Replicas,
     held: Option<&Wish>,
+    is_said: bool,
 ) -> Result<Wish, Fault> {
-    let surplus = surplus(scene, &replicas, held)?;
+    let surplus = surplus(scene, &replicas, held, is_said)?;
     Ok(Wish {
         name: name.clone(),
         round: scene.index,
@@ -163,8 +165,18 @@ pub(super) fn begun(
 }
 
 /// Who may lose its copy in a new round: who was to lose it before, and where more targets have the model than there
-/// should be, all of them: which of them stay is planned anew. A wish for all nodes has none too many.
-fn surplus(scene: &Scene<'_>, replicas: &Replicas, held: Option<&Wish>) -> Result<BTreeSet<NodeId>, Fault> {
+/// should be, all of them: which of them stay is planned anew. Whoever had it for the sake of a number is one of them
+/// too where somebody names nodes instead; who is named is none. A wish for all nodes has none too many.
+fn surplus(
+    scene: &Scene<'_>,
+    replicas: &Replicas,
+    held: Option<&Wish>,
+    is_said: bool,
+) -> Result<BTreeSet<NodeId>, Fault> {
+    let named: &[NodeId] = match replicas {
+        Replicas::Nodes(nodes) if scene.minds_named() => nodes,
+        Replicas::Nodes(_) | Replicas::Count(_) | Replicas::All => &[],
+    };
     let Some(held) = held.filter(|_| *replicas != Replicas::All) else { return Ok(BTreeSet::new()) };
     let mut surplus = BTreeSet::new();
     for node in held.surplus.iter().copied().take(WISH_SURPLUS_MAX) {
@@ -178,8 +190,10 @@ fn surplus(scene: &Scene<'_>, replicas: &Replicas, held: Option<&Wish>) -> Resul
             having.push(node);
         }
     }
-    if matches!(held.replicas, Replicas::Count(count) if having.len() > count as usize) {
-        note_surplus(&mut surplus, having);
+    surplus.retain(|node| !named.contains(node));
+    let are_instead = is_said && !named.is_empty();
+    if matches!(held.replicas, Replicas::Count(count) if are_instead || having.len() > count as usize) {
+        note_surplus(&mut surplus, having.into_iter().filter(|node| !named.contains(node)));
     }
     Ok(surplus)
 }

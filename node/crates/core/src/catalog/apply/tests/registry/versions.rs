@@ -127,6 +127,21 @@ fn not_every_version_can_be_given_to_a_name() {
 }
 
 #[test]
+fn a_pinned_name_gets_its_version_from_another_although_somebody_has_a_newer_one() {
+    let tag = || fix(7, Some(Replicas::Count(1)), How::Tagged { from: "other".parse().expect("a name") });
+    let taken = || refused(Refusal::NameTaken { name: name(), held: digest(8) });
+    let newer = || vec![held(3, 8)];
+    let pinned = || vec![pin(7), held(3, 8)];
+    let without_a_copy = || vec![pin(7), held(1, 8), held(2, 8)];
+    for (before, version) in [(newer(), 5), (newer(), 4), (pinned(), 4), (without_a_copy(), 5)] {
+        World::after(before).at_version(version).check(tag(), taken());
+    }
+    let mut world = World::after(pinned()).at_version(5);
+    world.ask(tag());
+    assert_eq!(world.wish("m").digest, Some(digest(7)));
+}
+
+#[test]
 fn a_history_counts_on_and_notes_no_version_twice_in_a_row() {
     let mut world = World::with_copies();
     for (byte, is_new) in [(7, true), (7, false), (8, true), (8, false), (7, true)] {
