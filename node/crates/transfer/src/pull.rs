@@ -113,6 +113,9 @@ pub(crate) struct Means {
     pub(crate) staging: tokio::sync::Mutex<BTreeMap<PathBuf, Staging>>,
     /// The turns of the files that somebody wants.
     pub(crate) turns: Turns,
+    /// Held by whoever of this process gives a name another version, or takes a version away: between the look at
+    /// what a name stands for and the change nobody else changes it.
+    pub(crate) changing: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// One pull.

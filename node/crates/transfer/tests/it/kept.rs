@@ -5,15 +5,16 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::pin::pin;
 use std::time::Duration;
 
 use tokio::time::{interval, sleep, timeout};
 
 use ollamax_core::catalog::Replicas;
-use ollamax_transfer::{Config, PullError};
+use ollamax_transfer::{Config, PullError, Stage};
 use ollamax_types::{Clock, Digest, ErrorCode, Timestamp};
 
-use crate::world::{LONG, Model, Node, World, ask_for, chunks};
+use crate::world::{self, LONG, Model, Node, World, ask_for, chunks, result};
 
 const HOUR_MS: u64 = 3_600_000;
 
@@ -250,6 +251,28 @@ async fn a_runtime_that_runs_removes_its_copy_itself() {
     node.handle.remove(&new.name, new.manifest.digest()).await.expect("removed");
     assert!(world.store().manifest(&new.name).expect("readable").is_none());
     assert!(world.blob(new.weights.sha256).exists(), "the files are the runtime's to remove");
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pull_that_comes_while_its_name_is_removed_publishes_behind_that() {
+    let world = World::new();
+    let node = world.start();
+    let old = world.model("tiny", 1, chunks(1));
+    node.pull(&old.name).await.expect("it comes");
+    world.runtime.set_deleting(false);
+    let mut removing = pin!(node.handle.remove(&old.name, old.manifest.digest()));
+    assert!(timeout(Duration::from_secs(60), &mut removing).await.is_err(), "the runtime was asked and takes its time");
+
+    let new = world.model("tiny", 2, chunks(1));
+    let mut pulling = node.ask(&new.name).await.expect("it begins");
+    world::until(&mut pulling, |progress| progress.stage == Stage::Publishing).await;
+    sleep(Duration::from_secs(60)).await;
+    assert!(stands_for(&world, &old), "what is about to be deleted is what was looked at");
+    world.runtime.set_deleting(true);
+    removing.await.expect("removed");
+    result(&mut pulling).await.expect("it comes");
+    assert!(stands_for(&world, &new), "nobody meant this one");
     node.end().await;
 }
 
