@@ -205,6 +205,8 @@ impl Pull {
     /// All of it. What is kept of the job is the caller's to remove.
     pub(crate) async fn run(&self) -> Result<(), PullError> {
         let manifest = self.resolve().await?;
+        // Before it is looked what is there.
+        let _counted = self.means.keeping.count_on(&manifest);
         let Prepared::Missing(mut ground) = self.prepare(&manifest).await? else {
             return self.settle(manifest.digest()).await;
         };
