@@ -380,6 +380,9 @@ impl Keeping {
             if !is_urgent {
                 stay.extend(kept.restless(now));
             }
+            if !blobs.is_empty() && blobs.iter().all(|blob| stay.contains(&blob.sha256)) {
+                continue;
+            }
             let index = self.0.ties.trees.open()?;
             let bytes = across(&index, store, &blobs, || keep.release(&kept, &stay))?;
             if bytes > 0 {

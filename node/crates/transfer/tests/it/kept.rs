@@ -160,6 +160,25 @@ async fn kept_files_go_when_room_is_needed_but_for_pinned_ones() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_version_with_which_no_byte_becomes_free_stays_when_room_is_needed() {
+    let mut world = still_world();
+    let node = world.start();
+    let [old, _] = pulled_twice(&world, &node).await;
+    node.end().await;
+    // No disk has so much to spare.
+    world.config = Config { spare_bytes_min: 1 << 60, ..world.config };
+    let node = world.start();
+    node.handle.set_pins(BTreeSet::new());
+    until("it is known what is kept", || kept(&node) == [old.manifest.digest()]).await;
+    let other = world.model("other", 3, chunks(1));
+    let error = node.pull(&other.name).await.expect_err("there is too little room");
+    assert!(matches!(error, PullError::NoRoom { .. }), "{error}");
+    assert_eq!((kept(&node), node.handle.spare_bytes()), (vec![old.manifest.digest()], 0));
+    assert!(world.blob(old.weights.sha256).exists(), "it was changed just now");
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_version_is_kept_for_its_time_or_while_it_is_pinned_and_nothing_goes_before_that_is_known() {
     let check = async |pins: Option<bool>, hours: u64, stays: bool| {
         let world = still_world();
@@ -356,7 +375,8 @@ async fn a_pull_that_comes_while_its_name_is_removed_publishes_behind_that() {
     let old = world.model("tiny", 1, chunks(1));
     node.pull(&old.name).await.expect("it comes");
     world.runtime.set_deleting(false);
-    let mut removing = pin!(node.handle.remove(&old.name, old.manifest.digest()));
+    let handle = node.handle.clone();
+    let mut removing = pin!(handle.remove(&old.name, old.manifest.digest()));
     assert!(timeout(Duration::from_secs(60), &mut removing).await.is_err(), "the runtime was asked and takes its time");
 
     let new = world.model("tiny", 2, chunks(1));
