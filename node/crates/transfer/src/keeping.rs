@@ -217,8 +217,8 @@ impl Keeping {
         Ok(())
     }
 
-    /// Lets versions go that are not pinned, the oldest first, until so many bytes are free. The version `wanted` stays,
-    /// and so does one with which no byte becomes free just now. Blocks on the disk.
+    /// Lets versions go that are not pinned, the oldest first, until so many bytes are free. The version `wanted`
+    /// stays, and so does one with which no byte becomes free just now. Blocks on the disk.
     pub(crate) fn make_room(&self, store: &Store, bytes: u64, wanted: Digest) -> Result<u64, Fault> {
         let _work = self.work();
         let Some(keep) = Keep::of(store).filter(|_| self.0.pins.borrow().is_some()) else { return Ok(0) };

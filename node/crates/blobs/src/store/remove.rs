@@ -44,8 +44,8 @@ impl Store {
         left.map(|blob| self.remove_blob(blob)).try_fold(0, |sum: u64, freed| Ok(sum.saturating_add(freed?)))
     }
 
-    /// The files that the models of the store name. `None` while that is not sure: a manifest cannot be read, or came or
-    /// went just now; a link leads nowhere; or there is no model at all, as where the disk of manifests is away.
+    /// The files that the models of the store name. `None` while that is not sure: a manifest cannot be read, or came
+    /// or went just now; a link leads nowhere; or there is no model at all, as where the disk of manifests is away.
     ///
     /// # Errors
     /// When the disk refuses.

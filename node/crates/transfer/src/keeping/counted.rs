@@ -1,4 +1,4 @@
-//! Files on which pulls of this node count: those of the version that each brings, whether they are there already or not.
+//! Files on which pulls of this node count: those of the version that each brings, whether they are there or not.
 //!
 //! A pull counts on its files before it looks what is there, and until it has published or given up. Always holds: what
 //! is counted on loses its name in the store by nobody of this process. Lost with the process, which does no harm: a
