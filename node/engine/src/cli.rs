@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use clap::{Parser, Subcommand};
 use tokio::io::AsyncReadExt as _;
@@ -53,6 +54,9 @@ struct ServeArgs {
     /// Folder of the models, in Ollama's layout.
     #[arg(long)]
     models: PathBuf,
+    /// Leave files that no model names where they are when it starts. So does OLLAMA_NOPRUNE=1 in the environment.
+    #[arg(long)]
+    no_prune: bool,
     /// End when standard input is closed.
     #[arg(long)]
     exit_with_parent: bool,
@@ -120,6 +124,9 @@ fn serve(args: ServeArgs) -> Result<(), ServeError> {
 async fn serve_until_told(args: ServeArgs) -> Result<(), ServeError> {
     let program = std::env::current_exe().map_err(ServeError::Program)?;
     let store = Arc::new(Store::open(args.models)?);
+    if !args.no_prune && !is_told_not_to_prune() {
+        prune(&store);
+    }
     let listen = |source| ServeError::Listen { address: args.host, source };
     let listener = TcpListener::bind(args.host).await.map_err(listen)?;
     let address = listener.local_addr().map_err(listen)?;
@@ -153,6 +160,20 @@ async fn serve_until_told(args: ServeArgs) -> Result<(), ServeError> {
         tracing::warn!("tasks are cut off");
     }
     Ok(())
+}
+
+/// Ollama's own word for it.
+fn is_told_not_to_prune() -> bool {
+    std::env::var("OLLAMA_NOPRUNE").is_ok_and(|value| !["", "0", "false"].contains(&value.as_str()))
+}
+
+/// What stays is cleared away at another start.
+fn prune(store: &Store) {
+    match store.prune(SystemTime::from(jiff::Timestamp::now())) {
+        Ok(removed) if removed.is_empty() => {}
+        Ok(removed) => tracing::info!(files = removed.len(), "files that no model names are gone"),
+        Err(error) => tracing::warn!(%error, "files that no model names stay"),
+    }
 }
 
 async fn told_to_stop(with_parent: bool) -> &'static str {

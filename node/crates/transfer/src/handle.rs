@@ -190,6 +190,7 @@ impl Handle {
             own_staging: folder.join("staging"),
             staging: tokio::sync::Mutex::default(),
             turns: Turns::default(),
+            changing: Arc::default(),
             config,
         };
         let means = Arc::new(means);

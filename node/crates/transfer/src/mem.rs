@@ -99,6 +99,8 @@ struct Folder {
     listing: Option<Listing>,
     is_known: bool,
     is_down: bool,
+    /// Whether it does what it is asked to delete; else it takes its time.
+    deletes: watch::Sender<bool>,
     fetching: Fetching,
 }
 
@@ -301,7 +303,8 @@ impl MemRuntime {
     #[must_use]
     pub fn at(place: Place) -> Self {
         let listing = Some(Listing::Listed);
-        let folder = Folder { place, looks: 0, listing, is_known: true, is_down: false, fetching: Fetching::default() };
+        let (deletes, fetching) = (watch::Sender::new(true), Fetching::default());
+        let folder = Folder { place, looks: 0, listing, is_known: true, is_down: false, deletes, fetching };
         Self { state: Arc::new(Mutex::new(folder)) }
     }
 
@@ -323,6 +326,11 @@ impl MemRuntime {
     /// Whether it says nothing of what it has from now on, and removes nothing: it does not run.
     pub fn set_down(&self, is_down: bool) {
         self.lock().is_down = is_down;
+    }
+
+    /// Whether it does what it is asked to delete; until it does, it does not answer.
+    pub fn set_deleting(&self, deletes: bool) {
+        self.lock().deletes.send_replace(deletes);
     }
 
     /// From which shelf it fetches from now on.
@@ -395,9 +403,14 @@ impl Runtime for MemRuntime {
     }
 
     fn delete(&self, name: &ModelName) -> BoxFuture<'static, Result<(), RuntimeTrouble>> {
-        let folder = self.lock();
-        let deleted = if folder.is_down { Err(fetching::down()) } else { fetching::delete(&folder.place, name) };
-        async { deleted }.boxed()
+        let (runtime, name) = (self.clone(), name.clone());
+        let mut deletes = self.lock().deletes.subscribe();
+        async move {
+            let is_gone = deletes.wait_for(|deletes| *deletes).await.is_err();
+            let folder = runtime.lock();
+            if is_gone || folder.is_down { Err(fetching::down()) } else { fetching::delete(&folder.place, &name) }
+        }
+        .boxed()
     }
 }
 

@@ -117,6 +117,9 @@ pub(crate) struct Means {
     pub(crate) staging: tokio::sync::Mutex<BTreeMap<PathBuf, Staging>>,
     /// The turns of the files that somebody wants.
     pub(crate) turns: Turns,
+    /// Held by whoever of this process gives a name another version, or takes a version away: between the look at
+    /// what a name stands for and the change nobody else changes it.
+    pub(crate) changing: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// One pull.
@@ -208,6 +211,8 @@ impl Pull {
     /// All of it. What is kept of the job is the caller's to remove.
     pub(crate) async fn run(&self) -> Result<(), PullError> {
         let manifest = self.resolve().await?;
+        // Before it is looked what is there.
+        let _counted = self.means.keeping.count_on(&manifest);
         let Prepared::Missing(mut ground) = self.prepare(&manifest).await? else {
             return self.settle(manifest.digest()).await;
         };

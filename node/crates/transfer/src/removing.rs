@@ -2,8 +2,8 @@
 //!
 //! The runtime does it, by its own words, as for a person; only where it does not run, and this node may write its
 //! store, the files are removed by hand. Always holds: only the version that is meant goes. Just before, the runtime is
-//! asked what the name stands for; another version, or none, is left alone. With the model goes what is kept of its
-//! name, so that its room is free at once. Who asks again after a failure does what is left to do.
+//! asked what the name stands for; another version, or none, is left alone, and no pull of this node puts one there in
+//! between. With the model goes what is kept of its name. Who asks again after a failure does what is left to do.
 
 use std::sync::Arc;
 
@@ -29,6 +29,7 @@ struct Taken {
 impl Means {
     /// Removes this version of a model, and gives the bytes that became free.
     pub(crate) async fn remove(&self, name: &ModelName, digest: Digest) -> Result<u64, PullError> {
+        let _changing = self.changing.lock().await;
         let taken = self.taken(name, digest).await?;
         if taken.as_ref().is_some_and(|taken| taken.is_other) {
             return Ok(0);

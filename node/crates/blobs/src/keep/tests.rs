@@ -1,4 +1,5 @@
-//! Keeping in real folders: what a runtime removes stays, what is let go is free, what was cut off is swept.
+//! Keeping in real folders: what a runtime removes stays, what is let go is free, what was cut off is swept; what only
+//! a kept version names loses its name in the store, and nothing else does.
 
 use std::os::unix::fs::{MetadataExt as _, symlink};
 
@@ -62,6 +63,46 @@ impl World {
     fn digest(&self) -> Digest {
         self.manifest.digest()
     }
+
+    fn kept(&self) -> Kept {
+        self.keep().get(self.digest()).expect("readable").expect("it is kept")
+    }
+
+    /// Lets the version go, and its files with it.
+    fn release(&self) -> u64 {
+        self.keep().let_go(self.digest()).expect("let go");
+        let going = self.keep().going().expect("readable");
+        going.iter().map(|kept| self.keep().release(kept, &BTreeSet::new()).expect("released")).sum()
+    }
+
+    /// Whether its files have their names in the store.
+    fn shown(&self) -> Vec<bool> {
+        self.files.iter().map(|file| self.blob(file).exists()).collect()
+    }
+
+    /// A model of another name names these files.
+    fn name_files(&self, name: &str, files: &[&Sample]) -> PathBuf {
+        let layer = |file: &&Sample| {
+            let BlobSpec { sha256, size_bytes } = file.spec;
+            format!(r#"{{"mediaType":"x","digest":"sha256:{sha256}","size":{size_bytes}}}"#)
+        };
+        let layers: Vec<String> = files.iter().map(layer).collect();
+        let place = self.store().root().join("manifests/registry.ollama.ai/library").join(name);
+        fs::create_dir_all(&place).expect("there is room");
+        fs::write(place.join("latest"), format!(r#"{{"schemaVersion":2,"layers":[{}]}}"#, layers.join(",")))
+            .expect("there is room");
+        place.join("latest")
+    }
+
+    /// Two hours after the last change of the large file.
+    fn later(&self) -> Timestamp {
+        let found = fs::metadata(self.kept().blob_path(self.files[0].spec.sha256)).expect("it is kept");
+        Timestamp(u64::try_from(found.ctime()).expect("after 1970") * 1_000).plus_ms(7_200_000)
+    }
+
+    fn withdraw(&self, now: Timestamp) -> BTreeSet<Digest> {
+        self.store().withdraw(&[self.kept()], now, &|_| false).expect("looked")
+    }
 }
 
 fn name() -> ModelName {
@@ -77,18 +118,18 @@ fn what_a_runtime_removes_stays_and_gets_its_names_back_without_a_copy() {
     let world = World::new();
     let inodes: Vec<u64> = world.files.iter().map(|file| inode(&world.blob(file))).collect();
     world.put(NOW).expect("kept");
-    let kept = world.keep().get(world.digest()).expect("readable").expect("it is kept");
+    let kept = world.kept();
     assert_eq!((&kept.names[..], kept.manifest.bytes()), (&[name()][..], world.manifest.bytes()));
     assert_eq!(kept.kept_at, NOW);
-    assert_eq!(kept.own_bytes(), 0, "the store has the files too");
+    assert_eq!((held_bytes(&[&kept]), first_that_frees(&[&kept])), (0, None), "the store has the files too");
     world.lose_all();
-    assert!(kept.own_bytes() >= 70_300, "{} bytes", kept.own_bytes());
+    assert!(held_bytes(&[&kept]) >= 70_300, "{} bytes", held_bytes(&[&kept]));
     let mut read = Vec::new();
     let file = kept.blob(world.files[0].spec).expect("readable").expect("it is kept");
     file.read_chunk(0, &mut read).expect("it is there");
     assert_eq!(read, world.files[0].bytes);
     for _ in 0..2 {
-        world.store().link_kept(&kept).expect("linked");
+        world.store().link_kept(&kept, &kept.manifest.blobs()).expect("linked");
         let again: Vec<u64> = world.files.iter().map(|file| inode(&world.blob(file))).collect();
         assert_eq!(again, inodes);
     }
@@ -99,11 +140,146 @@ fn what_is_let_go_gives_back_what_nothing_else_holds() {
     let world = World::new();
     world.put(NOW).expect("kept");
     fs::remove_file(world.blob(&world.files[0])).expect("it was there");
-    let freed_bytes = world.keep().release(world.digest()).expect("let go");
+    let freed_bytes = world.release();
     assert!((70_000..75_000).contains(&freed_bytes), "the other file is in the store: {freed_bytes}");
     assert!(world.blob(&world.files[1]).exists());
     assert_eq!(world.keep().all().expect("readable").len(), 0);
-    assert_eq!(world.keep().release(world.digest()).expect("nothing to do"), 0);
+    assert_eq!(world.release(), 0, "there is nothing to do");
+}
+
+#[test]
+fn a_version_that_was_let_go_has_its_files_until_they_are_released_or_it_is_kept_again() {
+    let world = World::new();
+    let going = || world.keep().going().expect("readable").len();
+    world.put(NOW).expect("kept");
+    world.lose_all();
+    let before = inode(&world.kept().blob_path(world.files[0].spec.sha256));
+    world.keep().let_go(world.digest()).expect("let go");
+    world.keep().sweep().expect("swept");
+    assert_eq!((world.keep().all().expect("readable").len(), going()), (0, 1));
+    let kept = world.keep().going().expect("readable").remove(0);
+    assert!(held_bytes(&[&kept]) >= 70_300);
+    world.store().link_kept(&kept, &world.manifest.blobs()).expect("linked");
+    assert_eq!(inode(&world.blob(&world.files[0])), before);
+
+    world.put(NOW).expect("kept anew");
+    world.keep().sweep().expect("swept");
+    assert_eq!(going(), 0);
+    assert_eq!(world.kept().names, [name()]);
+}
+
+#[test]
+fn what_two_versions_share_is_counted_once_and_only_when_both_go() {
+    let world = World::new();
+    let other = format!(" {}", String::from_utf8(world.manifest.bytes().to_vec()).expect("text"));
+    let other = Manifest::read(other.as_bytes()).expect("a manifest");
+    world.put(NOW).expect("kept");
+    world.keep().put(&world.store(), &[name()], &other, NOW).expect("kept");
+    world.lose_all();
+    let other = world.keep().get(other.digest()).expect("readable").expect("it is kept");
+    let kept = world.kept();
+    assert_eq!((held_bytes(&[&kept]), first_that_frees(&[&kept])), (0, None));
+    let together = held_bytes(&[&kept, &other]);
+    assert!((70_300..80_000).contains(&together), "{together}");
+    assert_eq!(first_that_frees(&[&kept, &other]), Some(0));
+    assert_eq!(world.release(), 0);
+    assert_eq!(held_bytes(&[&other]), together);
+}
+
+#[test]
+fn what_no_model_names_loses_its_name_in_the_store_and_gets_it_back() {
+    let world = World::new();
+    world.put(NOW).expect("kept");
+    let [large, small] = [&world.files[0], &world.files[1]];
+    world.name_files("phi", &[small]);
+    assert_eq!(world.withdraw(world.later()), BTreeSet::new());
+    assert_eq!(world.shown(), [false, true]);
+    assert!((70_000..75_000).contains(&held_bytes(&[&world.kept()])));
+    world.store().link_kept(&world.kept(), &[large.spec]).expect("linked");
+    assert_eq!(world.shown(), [true, true]);
+}
+
+#[test]
+fn nothing_loses_its_name_before_it_is_safe() {
+    let world = World::new();
+    world.put(NOW).expect("kept");
+    let [large, small] = [0, 1].map(|file: usize| world.files[file].spec.sha256);
+    let stays = |why: &str, left: &[Digest], now: Timestamp| {
+        let left: BTreeSet<Digest> = left.iter().copied().collect();
+        assert_eq!(world.withdraw(now), left, "{why}");
+        assert_eq!(world.shown(), [true, true], "{why}");
+    };
+    stays("there is no manifest", &[large, small], world.later());
+    let place = world.name_files("phi", &[&world.files[1]]);
+    stays("it was changed an hour ago, but for a moment", &[large], Timestamp(world.later().0 - 3_600_001));
+    stays("it was changed in the future", &[large], NOW);
+
+    let folder = world.store().root().join("manifests/registry.ollama.ai/library");
+    symlink("nowhere", folder.join("away")).expect("ours");
+    stays("a link leads nowhere", &[large, small], world.later());
+    fs::remove_file(folder.join("away")).expect("ours");
+    let garbled = place.with_file_name("garbled");
+    fs::write(&garbled, r#"{"schemaVersion":2,"lay"#).expect("there is room");
+    stays("a manifest cannot be read", &[large, small], world.later());
+    fs::remove_file(garbled).expect("ours");
+
+    // A runtime fetches: its file grows, or it is there and has no model yet.
+    let brought = Sample::new(9, 50);
+    for name in [format!("sha256-{}-partial", brought.spec.sha256), format!("sha256-{}", brought.spec.sha256)] {
+        let path = world.store().root().join("blobs").join(name);
+        fs::write(&path, &brought.bytes).expect("there is room");
+        disk::stamp(&path, world.later()).expect("ours");
+        stays("a runtime brings a model", &[large], world.later());
+        fs::remove_file(path).expect("ours");
+    }
+
+    let is_wanted = |sha256: Digest| sha256 == large;
+    let left = world.store().withdraw(&[world.kept()], world.later(), &is_wanted).expect("looked");
+    assert_eq!((left, world.shown()), (BTreeSet::from([large]), vec![true, true]), "a pull counts on it");
+    // Somebody brought it anew: that one is not ours.
+    fs::remove_file(world.blob(&world.files[0])).expect("ours");
+    fs::write(world.blob(&world.files[0]), &world.files[0].bytes).expect("there is room");
+    stays("it is another file", &[], world.later());
+}
+
+#[test]
+fn what_a_model_names_in_between_gets_its_name_back_at_once() {
+    for is_garbled in [false, true] {
+        let world = World::new();
+        world.put(NOW).expect("kept");
+        world.name_files("phi", &[&world.files[1]]);
+        let before = inode(&world.blob(&world.files[0]));
+        let meanwhile = || {
+            assert_eq!(world.shown(), [false, true]);
+            let place = world.name_files("llama", &[&world.files[0]]);
+            if is_garbled {
+                fs::write(place, "{").expect("ours");
+            }
+        };
+        let kept = [world.kept()];
+        world.store().withdraw_with(&kept, world.later(), &|_| false, meanwhile).expect("looked");
+        assert_eq!((world.shown(), inode(&world.blob(&world.files[0]))), (vec![true, true], before));
+    }
+}
+
+#[test]
+fn a_file_that_lost_its_name_within_an_hour_is_restless_and_goes_later_than_the_others() {
+    let world = World::new();
+    world.put(NOW).expect("kept");
+    let large = world.files[0].spec.sha256;
+    assert_eq!(world.kept().restless(NOW), BTreeSet::new(), "all of it is in the store still");
+    fs::remove_file(world.blob(&world.files[0])).expect("it was there");
+    assert_eq!(world.kept().restless(world.later()), BTreeSet::new());
+    let restless = world.kept().restless(Timestamp(world.later().0 - 3_600_001));
+    assert_eq!(restless, BTreeSet::from([large]));
+
+    world.keep().let_go(world.digest()).expect("let go");
+    let going = || world.keep().going().expect("readable");
+    assert_eq!(world.keep().release(&going()[0], &restless).expect("released"), 0);
+    assert!(going()[0].blob_path(large).exists() && !going()[0].blob_path(world.files[1].spec.sha256).exists());
+    let freed_bytes = world.keep().release(&going()[0], &BTreeSet::new()).expect("released");
+    assert!((70_000..75_000).contains(&freed_bytes), "{freed_bytes}");
+    assert!(going().is_empty());
 }
 
 #[test]
@@ -145,7 +321,7 @@ fn a_version_is_kept_for_each_of_its_names_and_not_for_too_many() {
     assert!(kept().names.len() == NAMES_MAX && !kept().names.contains(&named(100)), "the first is forgotten");
 
     // What is let go is not remembered.
-    world.keep().release(world.digest()).expect("let go");
+    world.release();
     put(&named(5));
     assert_eq!(kept().names, [named(5)]);
 }
@@ -192,8 +368,7 @@ fn a_second_name_makes_no_other_file_of_one_that_was_hashed() {
     assert!(is_known());
     across(&index, &world.store(), &world.manifest.blobs(), || world.put(NOW)).expect("kept");
     assert!(is_known());
-    let freed = across(&index, &world.store(), &world.manifest.blobs(), || world.keep().release(world.digest()));
-    assert_eq!(freed.expect("let go"), 0);
+    assert_eq!(across(&index, &world.store(), &world.manifest.blobs(), || world.release()), 0);
     assert!(is_known());
     assert_eq!(index.checked_at(spec.sha256).expect("readable"), Some(NOW), "nobody has read it");
 

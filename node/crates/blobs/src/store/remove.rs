@@ -1,10 +1,12 @@
-//! Takes a model out of a store whose runtime is not there to do it.
+//! Takes a model out of a store whose runtime is not there to do it, and tells which files models name.
 //!
 //! As a runtime does it: the manifest goes first, so that nothing is visible that is not whole; then the files that no
 //! other manifest names, found by a new look at all of them. Always holds: a file goes only when every manifest of the
 //! store could be read. Killed in between, files stay that nobody names; a runtime removes those when it starts.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
 
 use ollamax_types::{Digest, ModelName};
 
@@ -12,6 +14,7 @@ use crate::fault::Fault;
 use crate::staging::disk;
 
 use super::publish::sync_parent;
+use super::scan::FOLDERS_DEEP;
 use super::{BlobSpec, ReadError, Store};
 
 impl Store {
@@ -41,6 +44,21 @@ impl Store {
         left.map(|blob| self.remove_blob(blob)).try_fold(0, |sum: u64, freed| Ok(sum.saturating_add(freed?)))
     }
 
+    /// The files that the models of the store name. `None` while that is not sure: a manifest cannot be read, or came
+    /// or went just now; a link leads nowhere; or there is no model at all, as where the disk of manifests is away.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn named(&self) -> Result<Option<BTreeSet<Digest>>, Fault> {
+        let scan = self.scan()?;
+        let is_whole = scan.skipped.is_empty() && !scan.models.is_empty();
+        if !is_whole || count(&self.manifests(), FOLDERS_DEEP) != Some(scan.models.len()) {
+            return Ok(None);
+        }
+        let blobs = scan.models.iter().flat_map(|model| model.blobs.iter().map(|blob| blob.sha256));
+        Ok(Some(blobs.collect()))
+    }
+
     /// The bytes that a file gives back when its name goes: none where it has another.
     #[must_use]
     pub fn frees_bytes(&self, blob: BlobSpec) -> u64 {
@@ -54,10 +72,25 @@ impl Store {
     }
 }
 
+/// How many manifests lie there, with so many levels of folders above them; `None` where something on the way to one
+/// cannot be looked at.
+fn count(folder: &Path, levels: usize) -> Option<usize> {
+    let mut manifests: usize = 0;
+    for entry in fs::read_dir(folder).ok()? {
+        let path = entry.ok()?.path();
+        let found = fs::metadata(&path).ok()?;
+        if levels > 0 && found.is_dir() {
+            manifests = manifests.saturating_add(count(&path, levels - 1)?);
+        } else if levels == 0 && found.is_file() {
+            manifests = manifests.saturating_add(1);
+        }
+    }
+    Some(manifests)
+}
+
 #[cfg(test)]
 mod tests {
-    use std::fs;
-    use std::path::Path;
+    use std::os::unix::fs::symlink;
 
     use tempfile::TempDir;
 
@@ -117,6 +150,32 @@ mod tests {
         assert_eq!((world.has(&shared), world.has(&own)), (true, false));
         assert!(store.manifest(&one).expect("readable").is_none());
         assert_eq!(store.remove(&one, digest).expect("nothing to do"), 0);
+    }
+
+    #[test]
+    fn what_models_name_is_told_only_when_all_of_them_were_read() {
+        let (world, file) = (World::new(), Sample::new(1, 100));
+        let named = || world.store().named().expect("readable");
+        let manifests = world.0.path().join("manifests");
+        assert_eq!(named(), None, "no folder of manifests");
+        fs::create_dir(&manifests).expect("there is room");
+        assert_eq!(named(), None, "no manifest: the disk with them may be away");
+        world.put("one", &[&file]);
+        assert_eq!(named(), Some(BTreeSet::from([file.spec.sha256])));
+        for place in ["elsewhere", "registry.ollama.ai/library/two", "registry.ollama.ai/library/one/other"] {
+            let link = manifests.join(place);
+            symlink("nowhere", &link).expect("ours");
+            assert_eq!(named(), None, "{place} leads nowhere");
+            fs::remove_file(link).expect("ours");
+        }
+        let garbled = manifests.join("registry.ollama.ai/library/one/other");
+        fs::write(&garbled, r#"{"schemaVersion":2,"lay"#).expect("there is room");
+        assert_eq!(named(), None, "it may name any file");
+        fs::remove_file(garbled).expect("ours");
+        assert!(named().is_some());
+        fs::rename(&manifests, world.0.path().join("away")).expect("ours");
+        symlink(world.0.path().join("gone"), &manifests).expect("ours");
+        assert_eq!(named(), None, "the folder itself leads nowhere");
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::manifest::{Manifest, ManifestError};
 use crate::store::{BlobSpec, FileIdentity, ReadError, Store, is_absent, read_file, read_manifest};
 
 /// Folders between the place of manifests and a manifest: host, namespace, model.
-const FOLDERS_DEEP: usize = 3;
+pub(super) const FOLDERS_DEEP: usize = 3;
 /// Most entries of all folders that are looked at to find manifests.
 const ENTRIES_MAX: usize = 4 * STORE_MANIFESTS_MAX;
 /// Most files that the models of one list may name together.

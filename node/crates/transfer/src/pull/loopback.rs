@@ -149,6 +149,7 @@ impl Pull {
             let found = found.map_or_else(|| "nothing".to_owned(), |digest| digest.to_string());
             return Err(PullError::OtherVersion { wanted, found });
         }
+        let _changing = self.may_change().await?;
         self.refuse_overtaken(ground, manifest).await?;
         let copied = self.stop.run_until_cancelled(runtime.copy(offered, &self.spec.name)).await;
         copied.ok_or(PullError::Stopping)?.map_err(of_runtime)
