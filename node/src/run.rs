@@ -443,10 +443,11 @@ async fn hand_out_chunks(mut streams: mpsc::Receiver<PeerStream>, slot: Slot, st
 }
 
 async fn serve_admin(listener: UnixListener, node: Arc<Node>, draining: CancellationToken, stop: CancellationToken) {
+    let tasks = node.around.tasks.clone();
     // Ollama's own words come over HTTP/1.1.
     let served = Server::builder()
         .accept_http1(true)
-        .add_routes(Admin::routes_until(node, draining))
+        .add_routes(Admin::routes_until(node, &tasks, draining))
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.cancelled_owned())
         .await;
     if let Err(error) = served {

@@ -16,6 +16,7 @@ use axum::middleware::{self, Next};
 use futures::stream::BoxStream;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument as _;
@@ -98,10 +99,12 @@ impl Admin {
         ollama::with_routes(routes.into_axum_router(), pulls).layer(middleware::from_fn(identify)).into()
     }
 
-    /// As [`Admin::routes`], where what may take hours in Ollama's words ends when `stop` is cancelled, and says so.
+    /// As [`Admin::routes`], where what may take hours in Ollama's words ends when `stop` is cancelled, and says so;
+    /// what still comes of a request that is answered is read among `tasks`, and seconds longer.
     #[must_use]
-    pub fn routes_until(daemon: Arc<dyn Daemon>, stop: CancellationToken) -> Routes {
-        Self::routes(daemon).into_axum_router().layer(Extension(Stopping(stop))).into()
+    pub fn routes_until(daemon: Arc<dyn Daemon>, tasks: &TaskTracker, stop: CancellationToken) -> Routes {
+        let routes = Self::routes(daemon).into_axum_router().layer(Extension(Stopping(stop)));
+        routes.layer(Extension(ollama::Beside(tasks.clone()))).into()
     }
 
     /// The engines, or the error that says how to get some.
