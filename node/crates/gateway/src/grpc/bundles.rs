@@ -40,7 +40,10 @@ impl Pulls {
             Ok(leaving) => leaving,
             Err(error) => {
                 return Err(match (error.code(), pin) {
-                    (ErrorCode::ModelNotFound, _) => not_here(&name, &own, &holders(&metadata, &name)?),
+                    (ErrorCode::ModelNotFound, None) => not_here(&name, &own, &holders(&metadata, &name)?),
+                    (ErrorCode::ModelNotFound, Some(pin)) => {
+                        pinned_elsewhere(&name, &have_pinned(&metadata, &name, pin)?)
+                    }
                     // The record is behind the store.
                     (ErrorCode::DigestConflict, Some(pin)) => {
                         not_the_pinned(&name, pin, &have_pinned(&metadata, &name, pin)?)
@@ -138,15 +141,26 @@ fn have_pinned(metadata: &metadata::Handle, name: &ModelName, pin: Digest) -> Re
 /// A pinned model of which another version lies here.
 fn not_the_pinned(name: &ModelName, pin: Digest, holders: &[String]) -> AdminError {
     let what = format!("{name} is pinned at {}, and this node has another version", pin.short());
-    let (why, next) = match holders {
+    let (why, next) = where_pinned(name, holders);
+    AdminError::new(ErrorCode::PreconditionFailed, what, why, next)
+}
+
+/// A pinned model of which no version lies here.
+fn pinned_elsewhere(name: &ModelName, holders: &[String]) -> AdminError {
+    let (why, next) = where_pinned(name, holders);
+    AdminError::new(ErrorCode::ModelNotFound, format!("{name} is not on this node"), why, next)
+}
+
+/// Who has the pinned version, and what to do then.
+fn where_pinned(name: &ModelName, holders: &[String]) -> (String, String) {
+    match holders {
         [] => ("no node has the pinned one".to_owned(), format!("ollamax model unpin {name}")),
         [one] => (format!("{one} has the pinned one"), format!("on {one}: ollamax model export {name} FILE")),
         [first, ..] => (
             format!("{} have the pinned one", holders.join(" and ")),
             format!("on {first}: ollamax model export {name} FILE"),
         ),
-    };
-    AdminError::new(ErrorCode::PreconditionFailed, what, why, next)
+    }
 }
 
 /// A model that lies elsewhere, or nowhere.

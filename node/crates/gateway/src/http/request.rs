@@ -276,6 +276,17 @@ impl ChangeFields {
     }
 }
 
+// === impl Flag ===
+
+impl Flag {
+    /// Takes one more value of the same field: what was of another type once stays so.
+    fn take(&mut self, value: Seen) {
+        if !matches!(self, Self::Wrong(_)) {
+            *self = value.into_flag();
+        }
+    }
+}
+
 // === impl Text ===
 
 impl Text {
@@ -337,9 +348,13 @@ impl Keys for ChangeFields {
         } else if key.eq_ignore_ascii_case("destination") {
             self.destination.take(map.next_value()?);
         } else if key.eq_ignore_ascii_case("insecure") {
-            self.insecure = map.next_value::<Seen>()?.into_flag();
+            // In Go this is a bool, which `null` leaves as it was, and `stream` a pointer to one, which it takes away.
+            match map.next_value::<Seen>()? {
+                Seen::Null => {}
+                value => self.insecure.take(value),
+            }
         } else if key.eq_ignore_ascii_case("stream") {
-            self.stream = map.next_value::<Seen>()?.into_flag();
+            self.stream.take(map.next_value()?);
         } else {
             return Ok(false);
         }
