@@ -101,9 +101,11 @@ impl<'de> Visitor<'de> for ObjectVisitor {
 
 impl Object {
     /// Takes one more field as Go does: what maps names to values grows, `null` leaves a text as it was and takes
-    /// anything else away, and every other value stands for the one before.
+    /// anything else away, and every other value stands for the one before. What names no files where it should is
+    /// refused, whatever comes behind it.
     fn take(&mut self, name: String, value: Value) {
         let taken = match (self.0.remove(&name), value) {
+            (Some(before), _) if FILES.contains(&name.as_str()) && !before.is_object() => before,
             (Some(Value::Object(mut before)), Value::Object(more)) => {
                 before.extend(more);
                 Value::Object(before)
@@ -215,6 +217,8 @@ mod tests {
         check(r#"{"model":"mine","files":{"a":1}}"#, &wrong("number", "files", "string"));
         check(r#"{"model":7,"model":"mine","from":"base"}"#, &wrong("number", "model", "string"));
         check(r#"{"model":"mine","from":"base","files":{},"files":7}"#, &wrong("number", "files", "map[string]string"));
+        check(r#"{"model":"mine","from":"base","files":7,"files":{}}"#, &wrong("number", "files", "map[string]string"));
+        check(r#"{"model":"mine","from":"base","files":7,"Files":null}"#, &wrong("number", "files", "map[string]string"));
         check("{}", "invalid model name");
         check(r#"{"from":"base"}"#, "invalid model name");
         check(r#"{"model":"a b","from":"base"}"#, "invalid model name");
