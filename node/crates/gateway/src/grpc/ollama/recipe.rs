@@ -216,9 +216,10 @@ mod tests {
         check(r#"{"model":"mine","files":["a"]}"#, &wrong("array", "files", "map[string]string"));
         check(r#"{"model":"mine","files":{"a":1}}"#, &wrong("number", "files", "string"));
         check(r#"{"model":7,"model":"mine","from":"base"}"#, &wrong("number", "model", "string"));
-        check(r#"{"model":"mine","from":"base","files":{},"files":7}"#, &wrong("number", "files", "map[string]string"));
-        check(r#"{"model":"mine","from":"base","files":7,"files":{}}"#, &wrong("number", "files", "map[string]string"));
-        check(r#"{"model":"mine","from":"base","files":7,"Files":null}"#, &wrong("number", "files", "map[string]string"));
+        let wrong_files = wrong("number", "files", "map[string]string");
+        check(r#"{"model":"mine","from":"base","files":{},"files":7}"#, &wrong_files);
+        check(r#"{"model":"mine","from":"base","files":7,"files":{}}"#, &wrong_files);
+        check(r#"{"model":"mine","from":"base","files":7,"Files":null}"#, &wrong_files);
         check("{}", "invalid model name");
         check(r#"{"from":"base"}"#, "invalid model name");
         check(r#"{"model":"a b","from":"base"}"#, "invalid model name");
