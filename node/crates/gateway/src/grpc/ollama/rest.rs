@@ -3,8 +3,8 @@
 //! A client that still sends while its connection is closed meets a broken pipe, and many never read their answer then.
 //! One that reads beside its sending ends by itself when it has its answer. So the answer goes out at once, and what
 //! nobody has read of a body is read and thrown away beside it: as long as its bytes come, and no more of them than a
-//! file of a model has, and a moment longer when this node stops. Then the connection ends. A client that waits to be
-//! asked for its body is not asked for it.
+//! file of a model has, and a moment longer when this node stops; where the body goes on behind that, the connection
+//! ends. A client that waits to be asked for its body is not asked for it.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
