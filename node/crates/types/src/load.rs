@@ -151,8 +151,8 @@ pub struct Beat {
     pub models_free_bytes: Option<u64>,
     /// Size of the disk where they lie, bytes; `None` when that is not known.
     pub models_total_bytes: Option<u64>,
-    /// Bytes of the models that the cluster sends it, whole, of those for which it has set room aside: what is free
-    /// lacks them already. `None` when that is not known.
+    /// Bytes of the models that the cluster sends it, whole, of those that have their room where models lie: what is
+    /// free there lacks them already. `None` when that is not known.
     pub models_aside_bytes: Option<u64>,
     /// What it keeps free beside a model that comes to it, as it is set; `None` when that is not known.
     pub models_spare: Option<SpareRule>,
