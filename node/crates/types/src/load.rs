@@ -198,7 +198,7 @@ mod tests {
 
     #[test]
     fn the_larger_of_a_share_and_a_least_stays_free() {
-        let check = |(percent, bytes_min), size_bytes, expected| {
+        let check = |(percent, bytes_min): (u32, u64), size_bytes: u64, expected: u64| {
             assert_eq!(SpareRule { percent, bytes_min }.beside(size_bytes), expected, "{percent} % of {size_bytes}");
         };
         check((5, 10), 100, 10);
