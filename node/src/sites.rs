@@ -100,7 +100,7 @@ mod tests {
     use ollamax_core::catalog::mem::MemView;
     use ollamax_core::catalog::{Key, Mutation, Record};
     use ollamax_scheduler::mem::{MemPlacements, MemRemote, MemRuntime};
-    use ollamax_types::{Applies, Clock, Incarnation, PeerId, Role, RuntimeState, Timestamp};
+    use ollamax_types::{Applies, Clock, Incarnation, PeerId, Role, RuntimeState, SpareRule, Timestamp};
 
     use super::*;
 
@@ -157,6 +157,7 @@ mod tests {
             models_free_bytes,
             models_total_bytes: Some(20),
             models_aside_bytes: Some(5),
+            models_spare: (node == 2).then_some(SpareRule { percent: 20, bytes_min: 0 }),
             suspect_files: u32::from(node == 3),
             ..scheduler.beat()
         };
@@ -182,6 +183,8 @@ mod tests {
                 (4, Health::Unknown, (false, true, false), (None, None, None, false), false, false),
             ]
         );
+        let percents: Vec<u32> = sites.all().iter().map(|site| site.spare.percent).collect();
+        assert_eq!(percents, [5, 20, 5, 5], "who does not say what it keeps free keeps what is kept where nobody says");
         let lost = sites.with_lost(&|node| node != NodeId(3));
         let health: Vec<Health> = lost.all().iter().map(|site| site.health).collect();
         assert_eq!(health, [Health::Alive, Health::Alive, Health::Alive, Health::Dead], "only who was never heard");

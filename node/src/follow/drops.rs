@@ -157,6 +157,8 @@ fn may_be_missed(
         return Ok(false);
     }
     let wish = read::wish(view, &model.name)?;
+    // Below cluster version 5 whoever told it to go counted copies on other nodes than the named ones too. Such a copy
+    // waits here until there are enough on these.
     Ok(wish.is_some_and(|wish| {
         let counts = |copy: &&Location| wish.digest == Some(copy.model.digest) && wish.counts_at(copy.node);
         wish.has_replaced(held, copies.iter().filter(stays).filter(counts).count())

@@ -107,6 +107,7 @@ impl Reader {
             models_free_bytes: models.map(|space| space.free_bytes.saturating_add(engines.transfer.spare_bytes())),
             models_total_bytes: models.map(size_bytes),
             models_aside_bytes: Some(aside_bytes),
+            models_spare: Some(engines.transfer.spare_rule()),
             gpus: self.gpus.borrow().clone(),
             applied_index: engines.metadata.status().applied,
             quarantined: engines.transfer.quarantined(),

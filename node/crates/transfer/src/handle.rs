@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use ollamax_blobs::Promises;
 use ollamax_core::retention::Sharing;
 use ollamax_types::limits::PULL_WATCHERS_MAX;
-use ollamax_types::{Clock, Digest, ErrorCode, ModelName, NodeId, Quarantine, Rate, Timestamp};
+use ollamax_types::{Clock, Digest, ErrorCode, ModelName, NodeId, Quarantine, Rate, SpareRule, Timestamp};
 
 use crate::adopt::{Adopted, Adoption, Ties, Trees};
 use crate::buffers::Buffers;
@@ -491,6 +491,12 @@ impl Handle {
     #[must_use]
     pub fn spare_bytes(&self) -> u64 {
         self.0.service.means.keeping.spare_bytes()
+    }
+
+    /// What stays free beside a model that comes here.
+    #[must_use]
+    pub fn spare_rule(&self) -> SpareRule {
+        self.0.service.means.config.spare_rule()
     }
 
     /// Bytes of the models that the cluster sends here, whole, of those for which room is set aside.

@@ -39,7 +39,7 @@ use reader::Reader;
 /// wishes for models, the BLAKE3 of their files, what models can do; versions, phases, removals and placement of
 /// models. 5: names that nobody has any more are forgotten; wishes say what stays free of disks; a pinned name that
 /// gets the version of another stands for its pinned one; where a wish names nodes, only copies there count for it;
-/// copies go unless their name is pinned.
+/// copies go unless their name is pinned; a round for more copies goes on with those that are on their way.
 pub const CLUSTER_VERSION: u32 = 5;
 
 /// The cluster version from which on leases and sessions note where their deadline stands.
@@ -48,6 +48,8 @@ const NOTED_DEADLINES_VERSION: u32 = 3;
 const PINS_VERSION: u32 = 5;
 /// The cluster version from which on copies count for a wish that names nodes only there.
 const NAMED_VERSION: u32 = 5;
+/// The cluster version from which on a round for more copies of a version keeps the targets that are at it.
+const COMING_VERSION: u32 = 5;
 
 /// What an entry does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,6 +101,11 @@ impl Scene<'_> {
     /// Whether pins count here where they did not before.
     const fn minds_pins(&self) -> bool {
         self.cluster.version >= PINS_VERSION
+    }
+
+    /// Whether a round for more copies of a version goes on with those that are on their way.
+    const fn minds_coming(&self) -> bool {
+        self.cluster.version >= COMING_VERSION
     }
 
     /// Whether nodes that a wish names are told from the others.

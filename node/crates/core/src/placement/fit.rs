@@ -5,14 +5,11 @@
 //! the node is being emptied, or the wish keeps away from it. How much is free is said by who plans; where the wish
 //! wants some of a disk left, a node that does not tell what it has free keeps nothing free for all that is known.
 
-use ollamax_types::{ErrorCode, NodeId};
+use ollamax_types::{ErrorCode, NodeId, SpareRule};
 
 use super::Site;
 use crate::catalog::{Cordon, Want};
 use crate::health::Health;
-
-/// What a node keeps free beside a copy: this, or a twentieth of it, whichever is more.
-pub(super) const SPARE_BYTES_MIN: u64 = 1 << 30;
 
 /// Why a node cannot have a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,9 +70,9 @@ pub enum Unfit {
 // === impl Unfit ===
 
 impl Unfit {
-    /// What so much free space lacks for a copy of this size, as something stays free beside it.
-    pub(super) fn of_room(size_bytes: u64, free_bytes: u64) -> Option<Self> {
-        let needed_bytes = size_bytes.saturating_add(SPARE_BYTES_MIN.max(size_bytes / 20));
+    /// What so much free space lacks for a copy of this size, as by this rule something stays free beside it.
+    pub(super) fn of_room(size_bytes: u64, free_bytes: u64, spare: SpareRule) -> Option<Self> {
+        let needed_bytes = size_bytes.saturating_add(spare.beside(size_bytes));
         (free_bytes < needed_bytes).then_some(Self::NoRoom { needed_bytes, free_bytes })
     }
 
@@ -167,7 +164,7 @@ impl Site {
     }
 
     fn too_full(&self, size_bytes: u64, free_bytes: u64, percent: u64) -> Option<Unfit> {
-        let no_room = Unfit::of_room(size_bytes, free_bytes);
+        let no_room = Unfit::of_room(size_bytes, free_bytes, self.spare);
         if no_room.is_some() {
             return no_room;
         }

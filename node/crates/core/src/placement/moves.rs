@@ -50,6 +50,8 @@ pub struct Facts<'a> {
     pub runtimes: &'a Presence,
     /// The knobs of the cluster.
     pub knobs: &'a ReplicaKnobs,
+    /// Of which models nothing is decided, by their keys: what is on its way of them takes its room all the same.
+    pub resting: &'a BTreeSet<String>,
 }
 
 /// A wish, and how the cluster stands to it.
@@ -69,6 +71,8 @@ pub struct Standing {
     pub loaded_on: BTreeSet<NodeId>,
     /// Who has a copy, of whichever version, of which an earlier round had too many.
     pub surplus: BTreeSet<NodeId>,
+    /// Who has the files of the version of the round, or may have them, whatever its copy of the name is.
+    pub at_hand: BTreeSet<NodeId>,
 }
 
 /// What follows.
@@ -125,7 +129,8 @@ pub enum Move {
 pub fn plan_moves(facts: &Facts<'_>) -> Outlook {
     let mut world = World::of(facts);
     let (mut outlook, mut repairs) = (Outlook::default(), Vec::new());
-    for standing in facts.wishes {
+    let is_due = |standing: &&Standing| !facts.resting.contains(&standing.wish.name.key());
+    for standing in facts.wishes.iter().filter(is_due) {
         let (case, name) = (Case { world: &world, standing }, &standing.wish.name);
         outlook.under.extend(case.shortage());
         outlook.stuck.extend(case.stuck().map(|reasons| (name.clone(), reasons)));
@@ -134,19 +139,25 @@ pub fn plan_moves(facts: &Facts<'_>) -> Outlook {
                 world.reserve(standing, &step);
                 outlook.moves.push(step);
             }
-            Step::InTurn(urgency, step) => repairs.push((urgency, step)),
+            Step::InTurn(urgency, _) => repairs.push((urgency, standing)),
             Step::Impossible(reasons) => outlook.impossible.push((name.clone(), reasons)),
             Step::Nothing => {}
         }
     }
-    let cases: Vec<Case<'_>> = facts.wishes.iter().map(|standing| Case { world: &world, standing }).collect();
+    let due = facts.wishes.iter().filter(is_due);
+    let cases: Vec<Case<'_>> = due.map(|standing| Case { world: &world, standing }).collect();
     let under_way = cases.iter().filter(|case| case.is_moving()).count();
     if under_way >= facts.knobs.moves_max {
         return outlook;
     }
     repairs.sort_by_key(|(urgency, _)| *urgency);
-    match repairs.into_iter().next() {
-        Some((_, step)) => outlook.moves.push(step),
+    // What people asked for has taken its room, of whichever wish it is.
+    let again = |standing| match (Case { world: &world, standing }).step() {
+        Step::InTurn(_, step) => Some(step),
+        Step::Now(_) | Step::Impossible(_) | Step::Nothing => None,
+    };
+    match repairs.into_iter().find_map(|(_, standing)| again(standing)) {
+        Some(step) => outlook.moves.push(step),
         None if under_way == 0 && outlook.moves.is_empty() => outlook.moves.extend(rebalance::plan(&world, &cases)),
         None => {}
     }
@@ -205,7 +216,7 @@ impl<'a> World<'a> {
         let Move::Plan { targets, .. } = step else { return };
         let has_part = |node: &NodeId| {
             let is_target = standing.wish.plan.as_ref().is_some_and(|plan| plan.targets.contains(node));
-            is_target || standing.holders.contains(node)
+            is_target || standing.holders.contains(node) || standing.at_hand.contains(node)
         };
         for node in targets.iter().filter(|node| !has_part(node)) {
             let sum = self.reserved_bytes.entry(*node).or_default();
@@ -415,6 +426,7 @@ impl<'a> Case<'a> {
         };
         let place = |site: &Site| Site {
             holds: holds(site.node),
+            at_hand: self.standing.at_hand.contains(&site.node),
             health: health(site),
             disk_free_bytes: self.world.free_bytes(site),
             ..site.clone()

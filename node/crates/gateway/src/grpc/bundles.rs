@@ -182,7 +182,7 @@ fn not_whole(own: &str, name: &ModelName, error: &PullError) -> AdminError {
     let (why, next) = match code {
         ErrorCode::DigestMismatch | ErrorCode::StorageCorrupt | ErrorCode::StorageFailed => (
             "what lies in the store is damaged; what was written of the bundle is none",
-            format!("remove it from the runtime there, then: ollamax model pull {name} --node {own} --wait"),
+            format!("remove it from the runtime there, then on {own}: ollama pull {name}"),
         ),
         ErrorCode::Overloaded => ("it has a bound", "repeat the command when one of them is over".to_owned()),
         _ => return AdminError::of_pull(own, error),
@@ -224,6 +224,6 @@ mod tests {
         let name: ModelName = "m".parse().expect("a name");
         let error = PullError::Bundle { code: ErrorCode::DigestMismatch, text: "piece 3 is damaged".to_owned() };
         let next = not_whole("n1", &name, &error).next;
-        assert_eq!(next, "remove it from the runtime there, then: ollamax model pull m:latest --node n1 --wait");
+        assert_eq!(next, "remove it from the runtime there, then on n1: ollama pull m:latest");
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Whoever plans counts what is on its way to a node against what is free there, and must not count what the disk has
 //! given already. So a model counts here with all its bytes, as in a plan, from the moment its room is set aside until
-//! its pull ends, whatever the way.
+//! its pull ends, which is when the record has the copy. What a runtime writes into its store by itself has no room
+//! there before: such a model counts from the moment it is in the store.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -109,7 +109,8 @@ pub(super) fn ask(scene: &Scene<'_>, asked: Asked<'_>) -> Step {
 
 /// The new round with the version of the one before, where the question is none for what the registry has today, and a
 /// node of its plan has that version: a file says only where it shall be, or there shall be fewer copies. Of fewer
-/// copies all are targets still, so that the leader has those go that are too many.
+/// copies all are targets still, so that the leader has those go that are too many. Of more, so are those that are on
+/// their way: what has come takes room there already, which a first plan would ask for once more.
 fn with_version(scene: &Scene<'_>, mut wish: Wish, held: &Wish, is_from_file: bool) -> Result<Wish, Fault> {
     let of_places = |wish: &Wish| (wish.replicas.clone(), wish.want.clone(), wish.declared);
     let count = match (&held.replicas, &wish.replicas) {
@@ -120,15 +121,25 @@ fn with_version(scene: &Scene<'_>, mut wish: Wish, held: &Wish, is_from_file: bo
     let Some(digest) = held.digest.filter(|_| held.insecure == wish.insecure && (is_placing || count.is_some())) else {
         return Ok(wish);
     };
-    let mut targets = Vec::new();
+    let is_more = match (&held.replicas, &wish.replicas) {
+        (Replicas::Count(before), Replicas::Count(count)) => count > before,
+        (Replicas::Count(_), Replicas::All) => true,
+        _ => false,
+    };
+    let keeps_coming = is_more && held.want == wish.want && scene.minds_coming();
+    let (mut targets, mut coming) = (Vec::new(), Vec::new());
     for node in held.plan.iter().flat_map(|plan| plan.targets.iter().copied()) {
         if holds(scene, held, node)? {
             targets.push(node);
+        } else if keeps_coming && !held.failures.contains_key(&node) {
+            coming.push(node);
         }
     }
     let Some(first) = targets.first().copied() else { return Ok(wish) };
     (wish.digest, wish.size_bytes) = (Some(digest), held.size_bytes);
-    if count.is_some_and(|count| targets.len() > count as usize) {
+    let are_too_many = count.is_some_and(|count| targets.len() > count as usize);
+    if are_too_many || !coming.is_empty() {
+        targets.extend(coming);
         let ingester = held.plan.as_ref().map(|plan| plan.ingester).filter(|node| targets.contains(node));
         let (ingester, made_at) = (ingester.unwrap_or(first), scene.entry.log_time);
         wish.surplus.retain(|node| !targets.contains(node));

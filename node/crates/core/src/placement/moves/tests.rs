@@ -6,7 +6,6 @@ use ollamax_types::{Digest, Timestamp};
 
 use super::*;
 use crate::catalog::Want;
-use crate::placement::fit::SPARE_BYTES_MIN;
 use crate::placement::tests as sample;
 
 mod simulated;
@@ -14,6 +13,8 @@ mod simulated;
 const GB: u64 = 1_000_000_000;
 const NOW_MS: u64 = 100_000_000;
 const TERM: u64 = 1;
+/// What stays free beside a copy at least.
+const SPARE_BYTES_MIN: u64 = 1 << 30;
 
 fn site(node: u64) -> Site {
     Site { disk_free_bytes: Some(100 * GB), disk_total_bytes: Some(200 * GB), ..sample::site(node) }
@@ -50,6 +51,7 @@ fn standing(count: u32, targets: &[u64], holders: &[u64]) -> Standing {
         pinned: false,
         loaded_on: BTreeSet::new(),
         surplus: BTreeSet::new(),
+        at_hand: BTreeSet::new(),
     }
 }
 
@@ -71,9 +73,19 @@ fn watched(sites: &[Site], new: &[u64], health: &dyn Fn(&Site) -> Health) -> Pre
 }
 
 fn outlook(sites: &[Site], wishes: &[Standing], new: &[u64], knobs: &ReplicaKnobs) -> Outlook {
+    outlook_beside(&BTreeSet::new(), sites, wishes, new, knobs)
+}
+
+fn outlook_beside(
+    resting: &BTreeSet<String>,
+    sites: &[Site],
+    wishes: &[Standing],
+    new: &[u64],
+    knobs: &ReplicaKnobs,
+) -> Outlook {
     let presence = watched(sites, new, &|site| site.health);
     let runtimes = watched(sites, new, &|site| if site.runtime_up { Health::Alive } else { Health::Dead });
-    plan_moves(&Facts { now_ms: NOW_MS, sites, wishes, presence: &presence, runtimes: &runtimes, knobs })
+    plan_moves(&Facts { now_ms: NOW_MS, sites, wishes, presence: &presence, runtimes: &runtimes, knobs, resting })
 }
 
 /// Compares the moves for one wish.
@@ -430,6 +442,21 @@ fn room_is_given_once_and_what_is_set_aside_counts_once() {
     check("of one of two", &of_both, &[under_way("a"), under_way("b"), fresh("c")], &[("c", 2)]);
     let no_more = [aside(larger(1, 100), 600), larger(2, 90)];
     check("more than is on its way", &no_more, &[under_way("a"), fresh("b")], &[("b", 1)]);
+    let at_hand = |name: &str| Standing { at_hand: BTreeSet::from([NodeId(1)]), ..fresh(name) };
+    let full = [larger(1, 1)];
+    check("the files are there", &full, &[at_hand("a"), at_hand("b")], &[("a", 1), ("b", 1)]);
+    check("and take no room", &[larger(1, 70)], &[at_hand("a"), fresh("b")], &[("a", 1), ("b", 1)]);
+    let repaired = || of("r", standing(2, &[1, 2], &[1, 2]));
+    let short = [larger(1, 10), lost(2), larger(3, 100)];
+    check("a repair", &short, &[repaired()], &[("r", 1)]);
+    check("a repair and a first plan", &short, &[repaired(), fresh("a")], &[("a", 3)]);
+    let beside = |resting: &str| {
+        let key = under_way(resting).wish.name.key();
+        outlook_beside(&BTreeSet::from([key]), &both[..1], &[under_way("a"), fresh("b")], &[], &knobs)
+    };
+    let found = beside("a");
+    assert_eq!((found.moves.len(), found.impossible.len()), (0, 1), "what rests takes its room");
+    assert_eq!(beside("b"), Outlook::default(), "and nothing is decided of it");
 }
 
 #[test]

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use ollamax_types::{Digest, Timestamp};
+use ollamax_types::{Digest, SpareRule, Timestamp};
 
 use super::*;
 use crate::catalog::{Cordon, Failure, PlanKind, Want};
-use crate::placement::fit::SPARE_BYTES_MIN;
 use crate::placement::tests as sample;
 
 const GB: u64 = 1_000_000_000;
@@ -149,10 +148,23 @@ fn room_is_judged_when_the_size_is_known_and_only_of_who_would_be_new() {
     let of_nothing = Wish { size_bytes: 0, ..resolved(three()) };
     check("a size of nothing is none", &of_nothing, &sites_of(with_free(2, 9)), &plan(1, &[1, 3, 2]));
     let of_few = Wish { size_bytes: 9, ..resolved(three()) };
-    let no_spare = Unfit::NoRoom { needed_bytes: 9 + SPARE_BYTES_MIN, free_bytes: GB };
+    let no_spare = Unfit::NoRoom { needed_bytes: 9 + (1 << 30), free_bytes: GB };
     check("few bytes", &of_few, &sites_of(with_free(2, GB)), &impossible(&[(2, no_spare)]));
     let has = [site(1), Site { holds: true, ..small() }, site(3)];
     check("a holder needs none", &resolved(three()), &has, &plan(2, &[2, 1, 3]));
+    let at_hand = |free_bytes: u64| Site { at_hand: true, ..with_free(2, free_bytes) };
+    check("nor who has the files", &resolved(three()), &[site(1), at_hand(9), site(3)], &plan(1, &[1, 3, 2]));
+    let named = Wish { replicas: Replicas::Nodes(ids(&[2])), ..resolved(three()) };
+    check("a node by its name too", &named, &[site(1), at_hand(9)], &plan(2, &[2]));
+    let mut keeping = named.clone();
+    keeping.want.disk_free_bytes_min = 10;
+    let disk = Unfit::DiskFree { kept_bytes: 10, left_bytes: Some(9) };
+    check("but for what is to stay free", &keeping, &[at_hand(9)], &impossible(&[(2, disk)]));
+    check("which is there", &keeping, &[at_hand(10)], &plan(2, &[2]));
+    let set = |percent, free_bytes| Site { spare: SpareRule { percent, bytes_min: 0 }, ..with_free(2, free_bytes) };
+    check("a node that keeps nothing free", &named, &[set(0, SIZE_BYTES)], &plan(2, &[2]));
+    let fifth = Unfit::NoRoom { needed_bytes: 60 * GB, free_bytes: 59 * GB };
+    check("one that keeps a fifth", &named, &[set(20, 59 * GB)], &impossible(&[(2, fifth)]));
     let under_way = resolved(planned(asked(Replicas::Count(2)), 1, &[1, 2]));
     check("half of it has come to the disk", &under_way, &sites, &Planned::Nothing);
     let full = failed(under_way, 1, ErrorCode::DiskFull);
