@@ -417,26 +417,40 @@ fn put_again(index: &Index, sha256: Digest, indexed: &Indexed) -> Result<(), Fau
 }
 
 fn link(from: &Path, to: &Path, blob: BlobSpec) -> Result<(), KeepError> {
-    let path = || from.display().to_string();
     // A second name of a link would be one more link.
     if fs::symlink_metadata(from).is_ok_and(|found| found.is_symlink()) {
-        return Err(KeepError::Refused { path: path(), reason: "it leads elsewhere".to_owned() });
+        let path = from.display().to_string();
+        return Err(KeepError::Refused { path, reason: "it leads elsewhere".to_owned() });
     }
-    let Err(error) = fs::hard_link(from, to) else { return Ok(()) };
-    let is_refusal = |error: &io::Error| {
-        [Errno::EPERM, Errno::EOPNOTSUPP, Errno::ENOSYS, Errno::EMLINK].iter().any(|errno| disk::is(error, *errno))
-    };
+    match fs::hard_link(from, to) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && !disk::is_same(from, to) => link_anew(from, to, blob),
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(unlinked(error, from, to, blob)),
+        _ => Ok(()),
+    }
+}
+
+/// The store has got the file anew since. What is kept stays until the new one has taken its place.
+fn link_anew(from: &Path, to: &Path, blob: BlobSpec) -> Result<(), KeepError> {
+    let draft = to.with_file_name(format!("{}{DRAFT_ENDING}", file_name(blob.sha256)));
+    disk::remove_file(&draft)?;
+    let linked = fs::hard_link(from, &draft).and_then(|()| fs::rename(&draft, to));
+    if let Err(error) = linked {
+        disk::remove_file(&draft)?;
+        return Err(unlinked(error, from, to, blob));
+    }
+    Ok(())
+}
+
+/// Why a file got no second name.
+fn unlinked(error: io::Error, from: &Path, to: &Path, blob: BlobSpec) -> KeepError {
+    let is_refusal = [Errno::EPERM, Errno::EOPNOTSUPP, Errno::ENOSYS, Errno::EMLINK];
     match error.kind() {
-        ErrorKind::AlreadyExists if disk::is_same(from, to) => Ok(()),
-        // The store has got it anew since.
-        ErrorKind::AlreadyExists => {
-            disk::remove_file(to)?;
-            Ok(fs::hard_link(from, to).map_err(Fault::at("link", to))?)
+        ErrorKind::NotFound => KeepError::Incomplete { sha256: blob.sha256 },
+        ErrorKind::CrossesDevices => KeepError::OtherDisk(to.display().to_string()),
+        _ if is_refusal.iter().any(|errno| disk::is(&error, *errno)) => {
+            KeepError::Refused { path: from.display().to_string(), reason: error.to_string() }
         }
-        ErrorKind::NotFound => Err(KeepError::Incomplete { sha256: blob.sha256 }),
-        ErrorKind::CrossesDevices => Err(KeepError::OtherDisk(to.display().to_string())),
-        _ if is_refusal(&error) => Err(KeepError::Refused { path: path(), reason: error.to_string() }),
-        _ => Err(Fault::at("link", to)(error).into()),
+        _ => Fault::at("link", to)(error).into(),
     }
 }
 

@@ -355,6 +355,27 @@ fn what_cannot_be_kept_says_why() {
 }
 
 #[test]
+fn what_the_store_got_anew_takes_the_place_of_what_is_kept_only_when_it_can() {
+    let world = World::new();
+    world.put(NOW).expect("kept");
+    let (sample, folder) = (&world.files[0], world.kept().path);
+    let path = world.kept().blob_path(sample.spec.sha256);
+    // Nobody may give this one a second name.
+    let anew = world.folder.path().join("anew");
+    fs::create_dir(&anew).expect("ours");
+    let refused = link(&anew, &path, sample.spec).expect_err("it gets none");
+    assert!(matches!(refused, KeepError::Refused { .. }), "{refused}");
+    assert!(fs::read(&path).expect("it is kept") == sample.bytes, "other bytes");
+
+    fs::remove_file(world.blob(sample)).expect("it was there");
+    fs::write(world.blob(sample), &sample.bytes).expect("there is room");
+    assert_ne!(inode(&path), inode(&world.blob(sample)));
+    world.put(NOW).expect("kept anew");
+    assert_eq!(inode(&path), inode(&world.blob(sample)));
+    assert_eq!(disk::names_in(&folder).expect("readable").len(), 4, "two files, the names, the manifest");
+}
+
+#[test]
 fn a_second_name_makes_no_other_file_of_one_that_was_hashed() {
     let world = World::new();
     let (sample, index) = (&world.files[0], Index::open(&world.folder.path().join("trees")).expect("ours"));
