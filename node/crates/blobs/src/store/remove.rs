@@ -5,8 +5,6 @@
 //! store could be read. Killed in between, files stay that nobody names; a runtime removes those when it starts.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::path::Path;
 
 use ollamax_types::{Digest, ModelName};
 
@@ -14,7 +12,6 @@ use crate::fault::Fault;
 use crate::staging::disk;
 
 use super::publish::sync_parent;
-use super::scan::FOLDERS_DEEP;
 use super::{BlobSpec, ReadError, Store};
 
 impl Store {
@@ -34,7 +31,7 @@ impl Store {
         disk::remove_file(&path)?;
         sync_parent(&path)?;
         let scan = self.scan()?;
-        if !scan.skipped.is_empty() {
+        if !scan.is_whole() {
             tracing::warn!(model = %name, "files of a removed model stay: not every manifest of the store can be read");
             return Ok(0);
         }
@@ -44,15 +41,14 @@ impl Store {
         left.map(|blob| self.remove_blob(blob)).try_fold(0, |sum: u64, freed| Ok(sum.saturating_add(freed?)))
     }
 
-    /// The files that the models of the store name. `None` while that is not sure: a manifest cannot be read, or came
-    /// or went just now; a link leads nowhere; or there is no model at all, as where the disk of manifests is away.
+    /// The files that the models of the store name. `None` while that is not sure: a manifest cannot be read, a link
+    /// leads nowhere, or there is no model at all, as where the disk of manifests is away.
     ///
     /// # Errors
     /// When the disk refuses.
     pub fn named(&self) -> Result<Option<BTreeSet<Digest>>, Fault> {
         let scan = self.scan()?;
-        let is_whole = scan.skipped.is_empty() && !scan.models.is_empty();
-        if !is_whole || count(&self.manifests(), FOLDERS_DEEP) != Some(scan.models.len()) {
+        if !scan.is_whole() || scan.models.is_empty() {
             return Ok(None);
         }
         let blobs = scan.models.iter().flat_map(|model| model.blobs.iter().map(|blob| blob.sha256));
@@ -72,25 +68,11 @@ impl Store {
     }
 }
 
-/// How many manifests lie there, with so many levels of folders above them; `None` where something on the way to one
-/// cannot be looked at.
-fn count(folder: &Path, levels: usize) -> Option<usize> {
-    let mut manifests: usize = 0;
-    for entry in fs::read_dir(folder).ok()? {
-        let path = entry.ok()?.path();
-        let found = fs::metadata(&path).ok()?;
-        if levels > 0 && found.is_dir() {
-            manifests = manifests.saturating_add(count(&path, levels - 1)?);
-        } else if levels == 0 && found.is_file() {
-            manifests = manifests.saturating_add(1);
-        }
-    }
-    Some(manifests)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::symlink;
+    use std::path::Path;
 
     use tempfile::TempDir;
 
@@ -172,7 +154,8 @@ mod tests {
         fs::write(&garbled, r#"{"schemaVersion":2,"lay"#).expect("there is room");
         assert_eq!(named(), None, "it may name any file");
         fs::remove_file(garbled).expect("ours");
-        assert!(named().is_some());
+        fs::write(manifests.join("registry.ollama.ai/library/one/.DS_Store"), "x").expect("there is room");
+        assert!(named().is_some(), "no runtime takes that for a model");
         fs::rename(&manifests, world.0.path().join("away")).expect("ours");
         symlink(world.0.path().join("gone"), &manifests).expect("ours");
         assert_eq!(named(), None, "the folder itself leads nowhere");
