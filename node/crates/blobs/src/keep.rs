@@ -15,6 +15,8 @@
 
 mod withdrawing;
 
+pub use withdrawing::{Clearing, Haste};
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Metadata};
 use std::io::{self, ErrorKind};
@@ -178,12 +180,12 @@ impl Keep {
     /// When the disk refuses: then it is kept still.
     pub fn let_go(&self, digest: Digest) -> Result<(), Fault> {
         let (from, to) = (self.folder(digest), self.going_folder(digest));
-        clear(&to)?;
-        if let Err(error) = fs::rename(&from, &to)
-            && error.kind() != ErrorKind::NotFound
-        {
-            return Err(Fault::at("name", &to)(error));
+        // What waits there from before waits on.
+        if fs::symlink_metadata(&from).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+            return Ok(());
         }
+        clear(&to)?;
+        fs::rename(&from, &to).map_err(Fault::at("name", &to))?;
         disk::sync_folder(&self.place.join(FOLDER))
     }
 
@@ -284,14 +286,6 @@ impl Kept {
     /// When the disk refuses.
     pub fn blob(&self, spec: BlobSpec) -> Result<Option<BlobFile>, Fault> {
         blob_at(&self.blob_path(spec.sha256), spec)
-    }
-
-    /// The files that nothing but this has, and that for less than an hour. A runtime may have found such a file just
-    /// before it lost its name in the store, and name it now.
-    #[must_use]
-    pub fn restless(&self, now: Timestamp) -> BTreeSet<Digest> {
-        let restless = self.files().filter(|(_, found)| found.nlink() == 1 && !withdrawing::is_at_rest(found, now));
-        restless.map(|(sha256, _)| sha256).collect()
     }
 
     /// Its files, and what the system says of each.
