@@ -143,6 +143,19 @@ impl Keep {
         Ok(disk::stamp(&path, now).map_err(Fault::at("note the time of", &path))?)
     }
 
+    /// A file of the store was damaged, and another one has its name now: the versions that have it get that one.
+    ///
+    /// # Errors
+    /// As [`Keep::put`]: the versions that have not got it keep the old one.
+    pub fn renew(&self, store: &Store, blob: BlobSpec) -> Result<(), KeepError> {
+        for kept in self.all()?.into_iter().chain(self.going()?) {
+            if kept.manifest.blobs().contains(&blob) {
+                link(&store.blob_path(blob.sha256), &kept.blob_path(blob.sha256), blob)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Keeps a version for this name no longer. For the last of its names it is kept still: it is to be let go then.
     ///
     /// # Errors

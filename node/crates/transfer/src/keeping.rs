@@ -217,6 +217,15 @@ impl Keeping {
         Ok(())
     }
 
+    /// A damaged file of the store was mended: the versions that have it get the sound one. Blocks on the disk.
+    pub(crate) fn renew(&self, store: &Store, blob: BlobSpec) {
+        let _work = self.work();
+        let renewed = Keep::of(store).map_or(Ok(()), |keep| keep.renew(store, blob));
+        if let Err(error) = renewed {
+            tracing::warn!(%error, sha256 = %blob.sha256, "a version keeps a file that is damaged");
+        }
+    }
+
     /// Lets versions go that are not pinned, the oldest first, until so many bytes are free; none where all of them
     /// together would not be enough. The version `wanted` stays, and so does one with which no byte becomes free just
     /// now. Blocks on the disk.
@@ -289,7 +298,8 @@ impl Keeping {
             return;
         };
         let looked = || -> Result<(), Fault> {
-            keep.sweep()?;
+            let going: Vec<BlobSpec> = keep.going()?.iter().flat_map(|kept| kept.manifest.blobs()).collect();
+            across(&self.0.ties.trees.open()?, &store, &going, || keep.sweep())?;
             self.put_back(&store, &keep, models);
             for (manifest, names) in self.unkept(&store, &keep, models)? {
                 self.keep_for(&store, &keep, &names, &manifest);
@@ -493,7 +503,7 @@ impl Keeping {
     fn show(&self, kept: &[Kept], going: &[Kept]) {
         let ties = &self.0.ties;
         let manifest = |kept: &Kept| (kept.manifest.digest(), Bytes::copy_from_slice(kept.manifest.bytes()));
-        ties.library.show_kept(self.files(kept), kept.iter().map(manifest).collect());
+        ties.library.show_kept(self.files(kept, going), kept.iter().map(manifest).collect());
         let knows_pins = self.0.pins.borrow().is_some();
         let all: Vec<&Kept> = kept.iter().chain(going).collect();
         let is_spare = |kept: &&Kept| !self.is_pinned(kept.manifest.digest());
@@ -505,8 +515,8 @@ impl Keeping {
         (told.kept, told.spare_bytes) = (shown, spare_bytes);
     }
 
-    /// The files of kept versions. The trees of those that are not kept any more go.
-    fn files(&self, kept: &[Kept]) -> BTreeMap<Digest, KeptFile> {
+    /// The files of kept versions. The trees of those that are not here any more go.
+    fn files(&self, kept: &[Kept], going: &[Kept]) -> BTreeMap<Digest, KeptFile> {
         let trees = &self.0.ties.kept_trees;
         let Ok(own) = trees.open() else { return BTreeMap::new() };
         let mut files = BTreeMap::new();
@@ -516,7 +526,9 @@ impl Keeping {
                 files.insert(blob.sha256, file);
             }
         }
-        for sha256 in own.all().unwrap_or_default().into_iter().filter(|sha256| !files.contains_key(sha256)) {
+        let going: BTreeSet<Digest> = digests(going).collect();
+        let is_here = |sha256: &Digest| files.contains_key(sha256) || going.contains(sha256);
+        for sha256 in own.all().unwrap_or_default().into_iter().filter(|sha256| !is_here(sha256)) {
             if let Err(error) = own.remove(sha256) {
                 tracing::warn!(%error, "forget the hash tree of a file that is not kept any more");
             }
@@ -567,6 +579,11 @@ fn has_unnamed(store: &Store, kept: &[Kept], models: &[Scanned]) -> bool {
     let named: BTreeSet<Digest> = models.iter().flat_map(|model| model.blobs.iter().map(|blob| blob.sha256)).collect();
     let is_unnamed = |blob: BlobSpec| !named.contains(&blob.sha256) && matches!(store.blob(blob), Ok(Some(_)));
     kept.iter().any(|kept| kept.manifest.blobs().into_iter().any(is_unnamed))
+}
+
+/// The files of versions.
+fn digests(kept: &[Kept]) -> impl Iterator<Item = Digest> {
+    kept.iter().flat_map(|kept| kept.manifest.blobs()).map(|blob| blob.sha256)
 }
 
 /// Bytes that became free with all of these versions.

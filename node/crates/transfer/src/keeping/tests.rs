@@ -5,6 +5,8 @@ use std::fs;
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
+use ollamax_blobs::{Tree, chunk_hash};
+
 use crate::adopt::Adopted;
 use crate::library::samples::bytes;
 
@@ -99,4 +101,22 @@ async fn a_removal_tells_the_bytes_of_the_versions_that_it_let_go() {
     let freed_bytes = world.keeping.give_up(&world.store, &name, meant, Haste::Calm).expect("given up");
     assert!((100_000..150_000).contains(&freed_bytes), "{freed_bytes}");
     assert!(world.all().is_empty() && world.keep().going().expect("readable").is_empty(), "the other one went as well");
+}
+
+#[tokio::test]
+async fn the_hash_trees_of_what_waits_to_go_are_there_for_as_long_as_its_files() {
+    let world = World::new();
+    let digest = world.kept("tiny", 2, 100_000);
+    let kept = world.keep().get(digest).expect("readable").expect("it is kept");
+    let blob = kept.manifest.blobs()[0];
+    let tree = Tree::of(blob.size_bytes, vec![chunk_hash(blob.size_bytes, 0, &bytes(2, 100_000))]);
+    let identity = kept.blob(blob).expect("readable").expect("it is there").identity;
+    let trees = world.keeping.0.ties.kept_trees.open().expect("ours");
+    let is_there = || trees.get(blob.sha256).expect("readable").is_some();
+    trees.put(blob.sha256, &Indexed { identity, tree: tree.expect("one piece") }).expect("there is room");
+    world.keep().let_go(digest).expect("let go");
+    world.keeping.tell(&world.keep());
+    assert!(is_there(), "it may be brought back");
+    world.room(1, Digest([0; 32]));
+    assert!(!is_there());
 }
