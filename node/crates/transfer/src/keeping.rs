@@ -99,6 +99,8 @@ struct Told {
     spare_bytes: u64,
     /// Why a version could not be kept, as last told in the log.
     trouble: Option<String>,
+    /// Why files that no model seems to name keep their room, as last told in the log.
+    unsure: Option<String>,
 }
 
 // === impl Ties ===
@@ -417,7 +419,8 @@ impl Keeping {
         let going = keep.going()?;
         let versions: Vec<Kept> = self.making_way(keep)?.into_iter().chain(going.iter().cloned()).collect();
         let is_wanted = |sha256: Digest| self.0.counts.has(sha256);
-        let clearing = Clearing { now: self.0.ties.clock.now(), haste, is_wanted: &is_wanted };
+        let unsure = |why: String| self.note_unsure(why);
+        let clearing = Clearing { now: self.0.ties.clock.now(), haste, is_wanted: &is_wanted, unsure: &unsure };
         let left = store.withdraw(&versions, &clearing)?;
         let stay = store.staying(&going, left, &clearing)?;
         let mut freed = BTreeMap::new();
@@ -545,6 +548,15 @@ impl Keeping {
             tracing::warn!(%model, reason, "a version is not kept; there is no way back to it");
         }
         told.trouble = trouble;
+    }
+
+    /// Writes to the log why nothing becomes free, once.
+    fn note_unsure(&self, reason: String) {
+        let mut told = self.told();
+        if told.unsure.as_ref() != Some(&reason) {
+            tracing::warn!(reason, "files of replaced versions keep their room: it is not sure what models name");
+            told.unsure = Some(reason);
+        }
     }
 
     fn work(&self) -> MutexGuard<'_, ()> {

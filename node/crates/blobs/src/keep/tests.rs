@@ -1,6 +1,7 @@
 //! Keeping in real folders: what a runtime removes stays, what is let go is free, what was cut off is swept; what only
 //! a kept version names loses its name in the store, and nothing else does.
 
+use std::cell::RefCell;
 use std::os::unix::fs::{MetadataExt as _, symlink};
 
 use tempfile::TempDir;
@@ -107,7 +108,7 @@ impl World {
 
 /// Nobody of this process counts on a file.
 fn at(now: Timestamp, haste: Haste) -> Clearing<'static> {
-    Clearing { now, haste, is_wanted: &nobody }
+    Clearing { now, haste, is_wanted: &nobody, unsure: &drop }
 }
 
 fn nobody(_: Digest) -> bool {
@@ -250,6 +251,27 @@ fn nothing_loses_its_name_before_it_is_safe() {
     fs::remove_file(world.blob(&world.files[0])).expect("ours");
     fs::write(world.blob(&world.files[0]), &world.files[0].bytes).expect("there is room");
     stays("it is another file", &[], world.later());
+}
+
+#[test]
+fn why_nothing_goes_is_told() {
+    let world = World::new();
+    world.put(NOW).expect("kept");
+    let heard = RefCell::new(Vec::new());
+    let unsure = |why: String| heard.borrow_mut().push(why);
+    let withdraw = || {
+        let clearing = Clearing { unsure: &unsure, ..at(world.later(), Haste::Calm) };
+        world.store().withdraw(&[world.kept()], &clearing).expect("looked");
+        heard.take()
+    };
+    let manifests = world.store().root().join("manifests");
+    assert_eq!(withdraw(), [format!("{}: there is no model", manifests.display())]);
+    let place = world.name_files("phi", &[&world.files[1]]);
+    let link = place.with_file_name("away");
+    symlink("nowhere", &link).expect("ours");
+    assert_eq!(withdraw(), [format!("{}: the link leads nowhere", link.display())]);
+    fs::remove_file(link).expect("ours");
+    assert_eq!((withdraw(), world.shown()), (vec![], vec![false, true]));
 }
 
 #[test]

@@ -49,6 +49,8 @@ pub struct Clearing<'a> {
     pub haste: Haste,
     /// Whether somebody of this process counts on a file.
     pub is_wanted: &'a dyn Fn(Digest) -> bool,
+    /// Hears why it is not sure what models name, while nothing goes for that.
+    pub unsure: &'a dyn Fn(String),
 }
 
 // === impl Clearing ===
@@ -171,7 +173,8 @@ impl Store {
     }
 
     fn named_now(&self, clearing: &Clearing<'_>) -> Result<Option<BTreeSet<Digest>>, Fault> {
-        self.named_with(clearing.haste == Haste::Alone)
+        let named = self.named_with(clearing.haste == Haste::Alone)?;
+        Ok(named.map_err(clearing.unsure).ok())
     }
 
     /// The files of these versions whose names in the store are names of the same files, and where they are kept.

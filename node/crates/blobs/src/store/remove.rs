@@ -39,20 +39,21 @@ impl Store {
     /// # Errors
     /// When the disk refuses.
     pub fn named(&self) -> Result<Option<BTreeSet<Digest>>, Fault> {
-        self.named_with(false)
+        Ok(self.named_with(false)?.ok())
     }
 
-    /// As [`Store::named`]; `may_be_none`: a model was taken out just now, so that there is none is sure as well while
-    /// the folders of models are there.
-    pub(crate) fn named_with(&self, may_be_none: bool) -> Result<Option<BTreeSet<Digest>>, Fault> {
+    /// As [`Store::named`], or why it is not sure; `may_be_none`: a model was taken out just now, so that there is none
+    /// is sure as well while the folders of models are there.
+    pub(crate) fn named_with(&self, may_be_none: bool) -> Result<Result<BTreeSet<Digest>, String>, Fault> {
         let scan = self.scan()?;
-        let is_there = || fs::read_dir(self.manifests()).is_ok_and(|mut folders| folders.next().is_some());
-        let is_sure = !scan.models.is_empty() || may_be_none && is_there();
-        if !scan.is_whole() || !is_sure {
-            return Ok(None);
+        if let Some(unread) = scan.unread() {
+            return Ok(Err(unread));
         }
-        let blobs = scan.models.iter().flat_map(|model| model.blobs.iter().map(|blob| blob.sha256));
-        Ok(Some(blobs.collect()))
+        let is_there = || fs::read_dir(self.manifests()).is_ok_and(|mut folders| folders.next().is_some());
+        if scan.models.is_empty() && !(may_be_none && is_there()) {
+            return Ok(Err(format!("{}: there is no model", self.manifests().display())));
+        }
+        Ok(Ok(scan.models.iter().flat_map(|model| model.blobs.iter().map(|blob| blob.sha256)).collect()))
     }
 
     /// The bytes that a file gives back when its name goes: none where it has another.

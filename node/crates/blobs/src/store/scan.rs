@@ -49,9 +49,10 @@ pub struct Scan {
 // === impl Scan ===
 
 impl Scan {
-    /// Whether all was read that a runtime may take for a model.
-    pub(super) fn is_whole(&self) -> bool {
-        self.skipped.iter().all(|(_, why)| why == NO_NAME)
+    /// What a runtime may take for a model and was not read, and why; `None`: all was.
+    pub(super) fn unread(&self) -> Option<String> {
+        let unread = self.skipped.iter().find(|(_, why)| why != NO_NAME);
+        unread.map(|(path, why)| format!("{path}: {why}"))
     }
 }
 
@@ -391,12 +392,13 @@ mod tests {
         let scan = shelf.scan();
         assert_eq!(names(&scan), ["h/n/good:latest"]);
         let skipped: Vec<&str> = scan.skipped.iter().map(|(path, _)| path.as_str()).collect();
-        assert_eq!(skipped, [dangling, dotted.clone(), old].map(|path| path.display().to_string()));
+        assert_eq!(skipped, [dangling.clone(), dotted.clone(), old].map(|path| path.display().to_string()));
         let why: Vec<&str> = scan.skipped.iter().map(|(_, why)| why.as_str()).collect();
         assert_eq!(why, ["the link leads nowhere", NO_NAME, "the manifest has schema version 1; 2 is understood"]);
-        assert!(!scan.is_whole(), "what was left out may name files");
+        let unread = format!("{}: the link leads nowhere", dangling.display());
+        assert_eq!(scan.unread(), Some(unread), "what was left out may name files");
         let of_no_model = Scan { skipped: vec![(dotted.display().to_string(), NO_NAME.to_owned())], ..scan };
-        assert!(of_no_model.is_whole(), "no runtime reads that either");
+        assert_eq!(of_no_model.unread(), None, "no runtime reads that either");
     }
 
     #[test]
