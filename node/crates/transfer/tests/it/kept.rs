@@ -520,6 +520,27 @@ async fn a_pull_that_comes_while_its_name_is_removed_publishes_behind_that() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_cancels_a_pull_that_waits_for_a_removal_sees_nothing_published() {
+    let world = World::new();
+    let node = world.start();
+    let old = world.model("tiny", 1, chunks(1));
+    node.pull(&old.name).await.expect("it comes");
+    world.runtime.set_deleting(false);
+    let handle = node.handle.clone();
+    let mut removing = pin!(handle.remove(&old.name, old.manifest.digest()));
+    assert!(timeout(Duration::from_secs(60), &mut removing).await.is_err(), "the runtime was asked and takes its time");
+    let new = world.model("tiny", 2, chunks(1));
+    let mut pulling = node.ask(&new.name).await.expect("it begins");
+    world::until(&mut pulling, |progress| progress.stage == Stage::Publishing).await;
+    assert!(node.handle.cancel(&new.name).await, "it is under way");
+    world.runtime.set_deleting(true);
+    removing.await.expect("removed");
+    assert_eq!(result(&mut pulling).await.expect_err("it was cancelled"), PullError::Cancelled);
+    assert!(world.store().manifest(&new.name).expect("readable").is_none());
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_removal_waits_for_a_runtime_that_deletes_later_than_it_answers() {
     let world = World::new();
     let node = world.start();
