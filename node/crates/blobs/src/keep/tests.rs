@@ -108,7 +108,7 @@ impl World {
 
 /// Nobody of this process counts on a file.
 fn at(now: Timestamp, haste: Haste) -> Clearing<'static> {
-    Clearing { now, haste, is_wanted: &nobody, unsure: &drop }
+    Clearing { now, haste, is_wanted: &nobody, unsure: &drop::<String> }
 }
 
 fn nobody(_: Digest) -> bool {
