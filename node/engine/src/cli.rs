@@ -164,7 +164,13 @@ async fn serve_until_told(args: ServeArgs) -> Result<(), ServeError> {
 
 /// Ollama's own word for it.
 fn is_told_not_to_prune() -> bool {
-    std::env::var("OLLAMA_NOPRUNE").is_ok_and(|value| !["", "0", "false"].contains(&value.as_str()))
+    std::env::var("OLLAMA_NOPRUNE").is_ok_and(|value| is_yes(&value))
+}
+
+/// As Ollama reads it: whatever does not say no says yes.
+fn is_yes(value: &str) -> bool {
+    let value = value.trim().trim_matches(['"', '\'']);
+    !["", "0", "f", "F", "false", "False", "FALSE"].contains(&value)
 }
 
 /// What stays is cleared away at another start.
@@ -192,4 +198,19 @@ async fn end_of_input() {
     let mut input = tokio::io::stdin();
     let mut scrap = [0; 256];
     while matches!(input.read(&mut scrap).await, Ok(count) if count > 0) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_of_the_environment_is_read_as_ollama_reads_it() {
+        for no in ["", " ", "0", "f", "F", "false", "False", " FALSE ", "\"false\"", "'0'"] {
+            assert!(!is_yes(no), "{no:?}");
+        }
+        for yes in ["1", "t", "true", "TRUE", "no", "off"] {
+            assert!(is_yes(yes), "{yes:?}");
+        }
+    }
 }

@@ -15,6 +15,8 @@
 
 mod withdrawing;
 
+pub use withdrawing::{Clearing, Haste};
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Metadata};
 use std::io::{self, ErrorKind};
@@ -141,6 +143,19 @@ impl Keep {
         Ok(disk::stamp(&path, now).map_err(Fault::at("note the time of", &path))?)
     }
 
+    /// A file of the store was damaged, and another one has its name now: the versions that have it get that one.
+    ///
+    /// # Errors
+    /// As [`Keep::put`]: the versions that have not got it keep the old one.
+    pub fn renew(&self, store: &Store, blob: BlobSpec) -> Result<(), KeepError> {
+        for kept in self.all()?.into_iter().chain(self.going()?) {
+            if kept.manifest.blobs().contains(&blob) {
+                link(&store.blob_path(blob.sha256), &kept.blob_path(blob.sha256), blob)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Keeps a version for this name no longer. For the last of its names it is kept still: it is to be let go then.
     ///
     /// # Errors
@@ -178,12 +193,12 @@ impl Keep {
     /// When the disk refuses: then it is kept still.
     pub fn let_go(&self, digest: Digest) -> Result<(), Fault> {
         let (from, to) = (self.folder(digest), self.going_folder(digest));
-        clear(&to)?;
-        if let Err(error) = fs::rename(&from, &to)
-            && error.kind() != ErrorKind::NotFound
-        {
-            return Err(Fault::at("name", &to)(error));
+        // What waits there from before waits on.
+        if fs::symlink_metadata(&from).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+            return Ok(());
         }
+        clear(&to)?;
+        fs::rename(&from, &to).map_err(Fault::at("name", &to))?;
         disk::sync_folder(&self.place.join(FOLDER))
     }
 
@@ -284,14 +299,6 @@ impl Kept {
     /// When the disk refuses.
     pub fn blob(&self, spec: BlobSpec) -> Result<Option<BlobFile>, Fault> {
         blob_at(&self.blob_path(spec.sha256), spec)
-    }
-
-    /// The files that nothing but this has, and that for less than an hour. A runtime may have found such a file just
-    /// before it lost its name in the store, and name it now.
-    #[must_use]
-    pub fn restless(&self, now: Timestamp) -> BTreeSet<Digest> {
-        let restless = self.files().filter(|(_, found)| found.nlink() == 1 && !withdrawing::is_at_rest(found, now));
-        restless.map(|(sha256, _)| sha256).collect()
     }
 
     /// Its files, and what the system says of each.
@@ -417,26 +424,40 @@ fn put_again(index: &Index, sha256: Digest, indexed: &Indexed) -> Result<(), Fau
 }
 
 fn link(from: &Path, to: &Path, blob: BlobSpec) -> Result<(), KeepError> {
-    let path = || from.display().to_string();
     // A second name of a link would be one more link.
     if fs::symlink_metadata(from).is_ok_and(|found| found.is_symlink()) {
-        return Err(KeepError::Refused { path: path(), reason: "it leads elsewhere".to_owned() });
+        let path = from.display().to_string();
+        return Err(KeepError::Refused { path, reason: "it leads elsewhere".to_owned() });
     }
-    let Err(error) = fs::hard_link(from, to) else { return Ok(()) };
-    let is_refusal = |error: &io::Error| {
-        [Errno::EPERM, Errno::EOPNOTSUPP, Errno::ENOSYS, Errno::EMLINK].iter().any(|errno| disk::is(error, *errno))
-    };
+    match fs::hard_link(from, to) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && !disk::is_same(from, to) => link_anew(from, to, blob),
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(unlinked(error, from, to, blob)),
+        _ => Ok(()),
+    }
+}
+
+/// The store has got the file anew since. What is kept stays until the new one has taken its place.
+fn link_anew(from: &Path, to: &Path, blob: BlobSpec) -> Result<(), KeepError> {
+    let draft = to.with_file_name(format!("{}{DRAFT_ENDING}", file_name(blob.sha256)));
+    disk::remove_file(&draft)?;
+    let linked = fs::hard_link(from, &draft).and_then(|()| fs::rename(&draft, to));
+    if let Err(error) = linked {
+        disk::remove_file(&draft)?;
+        return Err(unlinked(error, from, to, blob));
+    }
+    Ok(())
+}
+
+/// Why a file got no second name.
+fn unlinked(error: io::Error, from: &Path, to: &Path, blob: BlobSpec) -> KeepError {
+    let is_refusal = [Errno::EPERM, Errno::EOPNOTSUPP, Errno::ENOSYS, Errno::EMLINK];
     match error.kind() {
-        ErrorKind::AlreadyExists if disk::is_same(from, to) => Ok(()),
-        // The store has got it anew since.
-        ErrorKind::AlreadyExists => {
-            disk::remove_file(to)?;
-            Ok(fs::hard_link(from, to).map_err(Fault::at("link", to))?)
+        ErrorKind::NotFound => KeepError::Incomplete { sha256: blob.sha256 },
+        ErrorKind::CrossesDevices => KeepError::OtherDisk(to.display().to_string()),
+        _ if is_refusal.iter().any(|errno| disk::is(&error, *errno)) => {
+            KeepError::Refused { path: from.display().to_string(), reason: error.to_string() }
         }
-        ErrorKind::NotFound => Err(KeepError::Incomplete { sha256: blob.sha256 }),
-        ErrorKind::CrossesDevices => Err(KeepError::OtherDisk(to.display().to_string())),
-        _ if is_refusal(&error) => Err(KeepError::Refused { path: path(), reason: error.to_string() }),
-        _ => Err(Fault::at("link", to)(error).into()),
+        _ => Fault::at("link", to)(error).into(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Keeping in real folders: what a runtime removes stays, what is let go is free, what was cut off is swept; what only
 //! a kept version names loses its name in the store, and nothing else does.
 
+use std::cell::RefCell;
 use std::os::unix::fs::{MetadataExt as _, symlink};
 
 use tempfile::TempDir;
@@ -101,8 +102,17 @@ impl World {
     }
 
     fn withdraw(&self, now: Timestamp) -> BTreeSet<Digest> {
-        self.store().withdraw(&[self.kept()], now, &|_| false).expect("looked")
+        self.store().withdraw(&[self.kept()], &at(now, Haste::Calm)).expect("looked")
     }
+}
+
+/// Nobody of this process counts on a file.
+fn at(now: Timestamp, haste: Haste) -> Clearing<'static> {
+    Clearing { now, haste, is_wanted: &nobody, unsure: &drop::<String> }
+}
+
+fn nobody(_: Digest) -> bool {
+    false
 }
 
 fn name() -> ModelName {
@@ -211,8 +221,8 @@ fn nothing_loses_its_name_before_it_is_safe() {
     };
     stays("there is no manifest", &[large, small], world.later());
     let place = world.name_files("phi", &[&world.files[1]]);
-    stays("it was changed an hour ago, but for a moment", &[large], Timestamp(world.later().0 - 3_600_001));
-    stays("it was changed in the future", &[large], NOW);
+    stays("they were changed an hour ago, but for a moment", &[large, small], Timestamp(world.later().0 - 3_600_001));
+    stays("they were changed in the future", &[large, small], Timestamp(0));
 
     let folder = world.store().root().join("manifests/registry.ollama.ai/library");
     symlink("nowhere", folder.join("away")).expect("ours");
@@ -234,12 +244,34 @@ fn nothing_loses_its_name_before_it_is_safe() {
     }
 
     let is_wanted = |sha256: Digest| sha256 == large;
-    let left = world.store().withdraw(&[world.kept()], world.later(), &is_wanted).expect("looked");
+    let clearing = Clearing { is_wanted: &is_wanted, ..at(world.later(), Haste::Calm) };
+    let left = world.store().withdraw(&[world.kept()], &clearing).expect("looked");
     assert_eq!((left, world.shown()), (BTreeSet::from([large]), vec![true, true]), "a pull counts on it");
     // Somebody brought it anew: that one is not ours.
     fs::remove_file(world.blob(&world.files[0])).expect("ours");
     fs::write(world.blob(&world.files[0]), &world.files[0].bytes).expect("there is room");
     stays("it is another file", &[], world.later());
+}
+
+#[test]
+fn why_nothing_goes_is_told() {
+    let world = World::new();
+    world.put(NOW).expect("kept");
+    let heard = RefCell::new(Vec::new());
+    let unsure = |why: String| heard.borrow_mut().push(why);
+    let withdraw = || {
+        let clearing = Clearing { unsure: &unsure, ..at(world.later(), Haste::Calm) };
+        world.store().withdraw(&[world.kept()], &clearing).expect("looked");
+        heard.take()
+    };
+    let manifests = world.store().root().join("manifests");
+    assert_eq!(withdraw(), [format!("{}: there is no model", manifests.display())]);
+    let place = world.name_files("phi", &[&world.files[1]]);
+    let link = place.with_file_name("away");
+    symlink("nowhere", &link).expect("ours");
+    assert_eq!(withdraw(), [format!("{}: the link leads nowhere", link.display())]);
+    fs::remove_file(link).expect("ours");
+    assert_eq!((withdraw(), world.shown()), (vec![], vec![false, true]));
 }
 
 #[test]
@@ -257,9 +289,31 @@ fn what_a_model_names_in_between_gets_its_name_back_at_once() {
             }
         };
         let kept = [world.kept()];
-        world.store().withdraw_with(&kept, world.later(), &|_| false, meanwhile).expect("looked");
+        world.store().withdraw_with(&kept, &at(world.later(), Haste::Calm), meanwhile).expect("looked");
         assert_eq!((world.shown(), inode(&world.blob(&world.files[0]))), (vec![true, true], before));
     }
+}
+
+#[test]
+fn where_no_runtime_runs_and_a_model_was_taken_out_names_go_at_once() {
+    let world = World::new();
+    world.put(NOW).expect("kept");
+    let place = world.name_files("phi", &[&world.files[1]]);
+    let withdraw = |haste: Haste| world.store().withdraw(&[world.kept()], &at(Timestamp(0), haste)).expect("looked");
+    let all: BTreeSet<Digest> = world.files.iter().map(|file| file.spec.sha256).collect();
+    for haste in [Haste::Calm, Haste::Room] {
+        assert_eq!((withdraw(haste), world.shown()), (all.clone(), vec![true, true]), "{haste:?}");
+    }
+    assert_eq!((withdraw(Haste::Alone), world.shown()), (BTreeSet::new(), vec![false, true]));
+    let manifests = world.store().root().join("manifests");
+    fs::rename(&manifests, world.folder.path().join("away")).expect("ours");
+    fs::create_dir(&manifests).expect("ours");
+    withdraw(Haste::Alone);
+    assert_eq!(world.shown(), [false, true], "the disk with them is away");
+    fs::remove_dir(&manifests).expect("ours");
+    fs::rename(world.folder.path().join("away"), &manifests).expect("ours");
+    fs::remove_file(place).expect("ours");
+    assert_eq!((withdraw(Haste::Alone), world.shown()), (BTreeSet::new(), vec![false, false]), "it was the last");
 }
 
 #[test]
@@ -267,19 +321,58 @@ fn a_file_that_lost_its_name_within_an_hour_is_restless_and_goes_later_than_the_
     let world = World::new();
     world.put(NOW).expect("kept");
     let large = world.files[0].spec.sha256;
-    assert_eq!(world.kept().restless(NOW), BTreeSet::new(), "all of it is in the store still");
+    world.name_files("phi", &[&world.files[1]]);
+    let staying = |kept: Kept, now: Timestamp, haste: Haste| {
+        world.store().staying(&[kept], BTreeSet::new(), &at(now, haste)).expect("looked")
+    };
+    assert_eq!(staying(world.kept(), Timestamp(0), Haste::Calm), BTreeSet::new(), "all of it is in the store still");
     fs::remove_file(world.blob(&world.files[0])).expect("it was there");
-    assert_eq!(world.kept().restless(world.later()), BTreeSet::new());
-    let restless = world.kept().restless(Timestamp(world.later().0 - 3_600_001));
+    assert_eq!(staying(world.kept(), world.later(), Haste::Calm), BTreeSet::new());
+    let early = Timestamp(world.later().0 - 3_600_001);
+    assert_eq!(staying(world.kept(), early, Haste::Room), BTreeSet::new(), "room is needed");
+    let restless = staying(world.kept(), early, Haste::Calm);
     assert_eq!(restless, BTreeSet::from([large]));
 
     world.keep().let_go(world.digest()).expect("let go");
     let going = || world.keep().going().expect("readable");
     assert_eq!(world.keep().release(&going()[0], &restless).expect("released"), 0);
     assert!(going()[0].blob_path(large).exists() && !going()[0].blob_path(world.files[1].spec.sha256).exists());
+    world.keep().let_go(world.digest()).expect("it is not kept");
+    assert!(going()[0].blob_path(large).exists(), "it waits still");
     let freed_bytes = world.keep().release(&going()[0], &BTreeSet::new()).expect("released");
     assert!((70_000..75_000).contains(&freed_bytes), "{freed_bytes}");
     assert!(going().is_empty());
+}
+
+#[test]
+fn nothing_goes_for_good_that_a_model_may_name_by_now() {
+    let world = World::new();
+    world.put(NOW).expect("kept");
+    let large = world.files[0].spec.sha256;
+    fs::remove_file(world.blob(&world.files[0])).expect("it was there");
+    let later = world.later();
+    let stays = |why: &str, expected: [bool; 3]| {
+        let check = |haste: Haste| {
+            let stay = world.store().staying(&[world.kept()], BTreeSet::new(), &at(later, haste)).expect("looked");
+            assert!(stay.iter().all(|sha256| *sha256 == large), "{why}: the store has the other one");
+            !stay.is_empty()
+        };
+        assert_eq!([Haste::Calm, Haste::Room, Haste::Alone].map(check), expected, "{why}");
+    };
+    stays("there is no manifest", [true; 3]);
+    let place = world.name_files("phi", &[&world.files[1]]);
+    stays("no model names it", [false; 3]);
+    fs::write(&place, "{").expect("ours");
+    stays("a manifest cannot be read", [true; 3]);
+    let place = world.name_files("phi", &[&world.files[0], &world.files[1]]);
+    stays("a model names it", [true; 3]);
+    fs::remove_file(place).expect("ours");
+    stays("there is no manifest any more", [true, true, false]);
+    world.name_files("phi", &[&world.files[1]]);
+    let partial = world.store().root().join(format!("blobs/sha256-{}-partial", Sample::new(9, 50).spec.sha256));
+    fs::write(&partial, "x").expect("there is room");
+    disk::stamp(&partial, later).expect("ours");
+    stays("a runtime brings a model", [true, false, false]);
 }
 
 #[test]
@@ -352,6 +445,27 @@ fn what_cannot_be_kept_says_why() {
     let refused = world.put(NOW).expect_err("it is a link");
     assert!(matches!(refused, KeepError::Refused { .. }), "{refused}");
     assert!(world.keep().get(world.digest()).expect("readable").is_none());
+}
+
+#[test]
+fn what_the_store_got_anew_takes_the_place_of_what_is_kept_only_when_it_can() {
+    let world = World::new();
+    world.put(NOW).expect("kept");
+    let (sample, folder) = (&world.files[0], world.kept().path);
+    let path = world.kept().blob_path(sample.spec.sha256);
+    // Nobody may give this one a second name.
+    let anew = world.folder.path().join("anew");
+    fs::create_dir(&anew).expect("ours");
+    let refused = link(&anew, &path, sample.spec).expect_err("it gets none");
+    assert!(matches!(refused, KeepError::Refused { .. }), "{refused}");
+    assert!(fs::read(&path).expect("it is kept") == sample.bytes, "other bytes");
+
+    fs::remove_file(world.blob(sample)).expect("it was there");
+    fs::write(world.blob(sample), &sample.bytes).expect("there is room");
+    assert_ne!(inode(&path), inode(&world.blob(sample)));
+    world.put(NOW).expect("kept anew");
+    assert_eq!(inode(&path), inode(&world.blob(sample)));
+    assert_eq!(disk::names_in(&folder).expect("readable").len(), 4, "two files, the names, the manifest");
 }
 
 #[test]

@@ -86,7 +86,8 @@ impl Pull {
         let (store, staging, manifest) = (ground.store.clone(), ground.staging.clone(), manifest.clone());
         let (name, now) = (self.spec.name.clone(), self.means.clock.now());
         let (asked_at_ms, keeping) = (self.asked_at_ms(), self.means.keeping.clone());
-        let changing = self.may_change().await?;
+        // Who cancels while a model is removed wants nothing to become visible.
+        let changing = self.unless_ended(self.may_change()).await?;
         let published = blocking(move || {
             let _changing = changing;
             if asked_at_ms.is_some_and(|asked_at_ms| is_overtaken(&store, &name, &manifest, asked_at_ms)) {
