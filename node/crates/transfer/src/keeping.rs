@@ -251,8 +251,8 @@ impl Keeping {
     }
 
     /// Takes the manifest of this version out of a store whose runtime is not there to do it. Its files are kept, for
-    /// [`Keeping::give_up`] to let go as those of any version. False where the name does not stand for it. Blocks on the
-    /// disk.
+    /// [`Keeping::give_up`] to let go as those of any version. False where the name does not stand for it. Blocks on
+    /// the disk.
     pub(crate) fn take_out(&self, store: &Store, name: &ModelName, digest: Digest) -> Result<bool, Fault> {
         let _work = self.work();
         let stands = store.manifest(name).ok().flatten().filter(|(_, stands)| stands.digest() == digest);

@@ -6,8 +6,8 @@
 //! ([`Store::named`]), when it is a name of the very file that is kept, when nobody of this process counts on it, when
 //! nothing has changed the file for an hour, and when no other file without a model was changed within an hour: by such
 //! a file it shows that a runtime brings a model, which may have found others here and names them at its end. Where no
-//! runtime runs, and a model was taken out just now, the file itself need not rest ([`Haste::Alone`]). What remains: one
-//! that found all files here names them a moment later, and misses them until then.
+//! runtime runs, and a model was taken out just now, the file itself need not rest ([`Haste::Alone`]). What remains:
+//! one that found all files here names them a moment later, and misses them until then.
 //!
 //! And tells which files of versions that were let go are to stay for now ([`Store::staying`]). Always holds: a file
 //! that the store does not have goes for good only when it is sure that no model names it.
