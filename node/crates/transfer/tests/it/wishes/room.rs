@@ -42,6 +42,7 @@ async fn what_ends_early_counts_no_more_and_what_a_person_asks_the_node_for_neve
     assert_eq!(result(&mut pull).await, Err(PullError::Cancelled));
     assert_eq!(one.handle.aside_bytes(), 0, "it was cancelled");
 
+    lab.origin.set_limit(chunks(2));
     let mut pull = one.ask(&own.name).await.expect("it begins");
     until_verified(&mut pull, chunks(1)).await;
     assert_eq!(one.handle.aside_bytes(), 0, "the cluster does not count on it");
