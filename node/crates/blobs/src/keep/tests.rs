@@ -275,6 +275,35 @@ fn why_nothing_goes_is_told() {
 }
 
 #[test]
+fn where_the_manifests_lie_in_another_folder_than_when_a_version_was_kept_nothing_goes() {
+    let world = World::new();
+    let is_sure = || world.store().named().expect("readable").is_ok();
+    world.name_files("phi", &[&world.files[1]]);
+    world.put(NOW).expect("kept");
+    assert!(is_sure());
+    let [manifests, away] = ["models/manifests", "away"].map(|name| world.folder.path().join(name));
+    fs::rename(&manifests, &away).expect("ours");
+    world.name_files("other", &[&world.files[1]]);
+    assert_eq!((world.withdraw(world.later()).len(), world.shown()), (2, vec![true, true]));
+    world.put(NOW).expect("kept");
+    world.keep().sweep().expect("swept");
+    assert!(!is_sure(), "the disk with them may be away");
+    fs::remove_dir_all(&manifests).expect("ours");
+    fs::rename(&away, &manifests).expect("ours");
+    assert!(is_sure());
+
+    // A runtime that finds no model there makes the folder anew.
+    fs::rename(&manifests, &away).expect("ours");
+    world.keep().sweep().expect("swept");
+    world.name_files("other", &[&world.files[1]]);
+    assert!(is_sure());
+    world.put(NOW).expect("kept");
+    world.release();
+    world.keep().sweep().expect("swept");
+    assert!(!world.store().manifests_note().exists(), "nothing is kept");
+}
+
+#[test]
 fn what_a_model_names_in_between_gets_its_name_back_at_once() {
     for is_garbled in [false, true] {
         let world = World::new();
@@ -373,6 +402,10 @@ fn nothing_goes_for_good_that_a_model_may_name_by_now() {
     fs::write(&partial, "x").expect("there is room");
     disk::stamp(&partial, later).expect("ours");
     stays("a runtime brings a model", [true, false, false]);
+    let is_wanted = |sha256: Digest| sha256 == large;
+    let clearing = Clearing { is_wanted: &is_wanted, ..at(later, Haste::Room) };
+    let stay = world.store().staying(&[world.kept()], BTreeSet::new(), &clearing).expect("looked");
+    assert_eq!(stay, BTreeSet::from([large]), "a pull counts on it");
 }
 
 #[test]

@@ -10,7 +10,8 @@
 //! one that found all files here names them a moment later, and misses them until then.
 //!
 //! And tells which files of versions that were let go are to stay for now ([`Store::staying`]). Always holds: a file
-//! that the store does not have goes for good only when it is sure that no model names it.
+//! that the store does not have goes for good only when it is sure that no model names it, and when nobody of this
+//! process counts on it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -117,7 +118,8 @@ impl Store {
     }
 
     /// Which files of versions that were let go stay for now: those that are `left` their names in the store, and of
-    /// the others, which the store does not have any more, those that a model may name by now.
+    /// the others, which the store does not have any more, those on which somebody counts, and those that a model may
+    /// name by now.
     ///
     /// # Errors
     /// When the disk refuses: then all of them are to stay.
@@ -132,7 +134,7 @@ impl Store {
         let files = going.iter().flat_map(|kept| kept.files());
         for (sha256, found) in files.filter(|(sha256, _)| fs::symlink_metadata(self.blob_path(*sha256)).is_err()) {
             // A runtime may have found it just before it lost its name, and name it now.
-            if is_calm && !is_at_rest(&found, clearing.now) {
+            if (clearing.is_wanted)(sha256) || is_calm && !is_at_rest(&found, clearing.now) {
                 stay.insert(sha256);
             } else {
                 last.insert(sha256);
