@@ -159,12 +159,15 @@ impl Keep {
     /// # Errors
     /// As [`Keep::put`]: the versions that have not got it keep the old one.
     pub fn renew(&self, store: &Store, blob: BlobSpec) -> Result<(), KeepError> {
+        let mut renewed = Ok(());
         for kept in self.all()?.into_iter().chain(self.going()?) {
             if kept.manifest.blobs().contains(&blob) {
-                link(&store.blob_path(blob.sha256), &kept.blob_path(blob.sha256), blob)?;
+                // One that refuses keeps no other from it.
+                let linked = link(&store.blob_path(blob.sha256), &kept.blob_path(blob.sha256), blob);
+                renewed = renewed.and(linked);
             }
         }
-        Ok(())
+        renewed
     }
 
     /// Keeps a version for this name no longer. For the last of its names it is kept still: it is to be let go then.

@@ -31,7 +31,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use ollamax_blobs::keep::{Clearing, Haste, across, first_that_frees, held_bytes};
-use ollamax_blobs::{BlobSpec, Fault, Indexed, Keep, KeepError, Kept, Manifest, PublishError, Scanned, Store};
+use ollamax_blobs::{
+    BlobSpec, Fault, Indexed, Keep, KeepError, Kept, Manifest, Part, PublishError, Replaced, Scanned, Store,
+};
 use ollamax_core::retention::{Sharing, sharing};
 use ollamax_types::{Clock, Digest, ModelName, Timestamp};
 
@@ -40,6 +42,7 @@ use crate::config::Config;
 use crate::library::{KeptFile, Library};
 use crate::metrics::Metrics;
 use crate::pull::blocking;
+use crate::pull::publishing::put_tree;
 
 use self::counted::{Counted, Counts};
 
@@ -219,13 +222,28 @@ impl Keeping {
         Ok(())
     }
 
-    /// A damaged file of the store was mended: the versions that have it get the sound one. Blocks on the disk.
-    pub(crate) fn renew(&self, store: &Store, blob: BlobSpec) {
+    /// Lets `replace` give the name of a damaged file of the store to this part; the versions that have the damaged one
+    /// get the sound one, and its tree. Blocks on the disk.
+    pub(crate) fn mend(
+        &self,
+        store: &Store,
+        part: &Part,
+        replace: impl FnOnce() -> Result<Replaced, PublishError>,
+    ) -> Result<Replaced, PublishError> {
         let _work = self.work();
-        let renewed = Keep::of(store).map_or(Ok(()), |keep| keep.renew(store, blob));
-        if let Err(error) = renewed {
-            tracing::warn!(%error, sha256 = %blob.sha256, "a version keeps a file that is damaged");
+        let replaced = replace()?;
+        if replaced == Replaced::Done
+            && let Some(keep) = Keep::of(store)
+        {
+            let sha256 = part.spec().sha256;
+            if let Err(error) = keep.renew(store, part.spec()) {
+                tracing::warn!(%error, %sha256, "a version keeps a file that is damaged");
+            }
+            if let Err(error) = self.0.ties.kept_trees.open().and_then(|own| put_tree(&own, store, part)) {
+                tracing::warn!(%error, %sha256, "keep the hash tree of a kept file that was mended");
+            }
         }
+        Ok(replaced)
     }
 
     /// Lets versions go that are not pinned, the oldest first, until so many bytes are free; none where all of them
