@@ -344,20 +344,26 @@ impl Store {
     /// No byte is copied. Visible is only what is published.
     ///
     /// # Errors
-    /// When something else has the name of a file, or the disk refuses. A file that is not kept is missing still.
+    /// When something else has the name of a file, or the disk refuses: the others have theirs all the same. A file
+    /// that is not kept is missing still.
     pub fn link_kept(&self, kept: &Kept, blobs: &[BlobSpec]) -> Result<(), PublishError> {
+        let mut linked = Ok(());
         for blob in kept.manifest.blobs().into_iter().filter(|blob| blobs.contains(blob)) {
-            let (from, to) = (kept.blob_path(blob.sha256), self.blob_path(blob.sha256));
-            if self.shows(blob)? || kept.blob(blob)?.is_none() {
-                continue;
-            }
-            match fs::hard_link(&from, &to) {
-                Err(error) if error.kind() == ErrorKind::AlreadyExists && self.shows(blob)? => {}
-                Err(error) => return Err(refused_link(error, &to, blob.sha256)),
-                Ok(()) => {}
-            }
+            linked = linked.and(self.link_one(kept, blob));
         }
-        Ok(())
+        linked
+    }
+
+    fn link_one(&self, kept: &Kept, blob: BlobSpec) -> Result<(), PublishError> {
+        let (from, to) = (kept.blob_path(blob.sha256), self.blob_path(blob.sha256));
+        if self.shows(blob)? || kept.blob(blob)?.is_none() {
+            return Ok(());
+        }
+        match fs::hard_link(&from, &to) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists && self.shows(blob)? => Ok(()),
+            Err(error) => Err(refused_link(error, &to, blob.sha256)),
+            Ok(()) => Ok(()),
+        }
     }
 }
 

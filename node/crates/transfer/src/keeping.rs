@@ -442,13 +442,14 @@ impl Keeping {
         if missing.is_empty() {
             return Ok(());
         }
+        let mut linked = Ok(());
         for kept in keep.all()?.into_iter().chain(keep.going()?) {
             if kept.manifest.blobs().iter().any(|blob| missing.contains(blob)) {
-                store.link_kept(&kept, &missing)?;
+                linked = linked.and(store.link_kept(&kept, &missing));
                 self.bring_trees_back(store, &kept);
             }
         }
-        Ok(())
+        linked
     }
 
     fn bring_trees_back(&self, store: &Store, kept: &Kept) {

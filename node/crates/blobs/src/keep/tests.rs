@@ -210,6 +210,23 @@ fn what_no_model_names_loses_its_name_in_the_store_and_gets_it_back() {
 }
 
 #[test]
+fn something_else_that_has_the_name_of_one_file_keeps_no_other_from_its_name() {
+    let world = World::new();
+    world.put(NOW).expect("kept");
+    let specs: Vec<BlobSpec> = world.files.iter().map(|file| file.spec).collect();
+    for [spoilt, other] in [[0, 1], [1, 0]].map(|order| order.map(|at: usize| world.blob(&world.files[at]))) {
+        for path in [&spoilt, &other] {
+            fs::remove_file(path).expect("it was there");
+        }
+        fs::write(&spoilt, "of another size").expect("there is room");
+        world.store().link_kept(&world.kept(), &specs).expect_err("something else is there");
+        assert!(other.exists());
+        fs::remove_file(&spoilt).expect("ours");
+        world.store().link_kept(&world.kept(), &specs).expect("linked");
+    }
+}
+
+#[test]
 fn nothing_loses_its_name_before_it_is_safe() {
     let world = World::new();
     world.put(NOW).expect("kept");
