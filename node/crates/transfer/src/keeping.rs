@@ -17,6 +17,7 @@
 
 mod counted;
 
+use std::cell::RefCell;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -104,6 +105,8 @@ struct Told {
     trouble: Option<String>,
     /// Why files that no model seems to name keep their room, as last told in the log.
     unsure: Option<String>,
+    /// The file by which a runtime seems to bring a model, as last told in the log.
+    restless: Option<PathBuf>,
 }
 
 // === impl Ties ===
@@ -312,8 +315,10 @@ impl Keeping {
     pub(crate) fn take_out(&self, store: &Store, name: &ModelName, digest: Digest) -> Result<bool, Fault> {
         let _work = self.work();
         let stands = store.manifest(name).ok().flatten().filter(|(_, stands)| stands.digest() == digest);
+        // What is kept for another name is kept from when it was.
         if let Some((_, manifest)) = stands
             && let Some(keep) = Keep::of(store)
+            && keep.get(digest)?.is_none()
             && let Err(error) = self.put(store, &keep, slice::from_ref(name), &manifest)
         {
             tracing::warn!(model = %name, %digest, %error, "files of a removed model stay until its runtime starts");
@@ -481,11 +486,15 @@ impl Keeping {
         let is_wanted = |sha256: Digest| self.0.counts.has(sha256);
         let keeps_name = |sha256: Digest| pinned.contains(&sha256) || is_wanted(sha256);
         let unsure = |why: String| self.note_unsure(why);
-        let clearing = Clearing { now: self.0.ties.clock.now(), haste, is_wanted: &is_wanted, unsure: &unsure };
+        let restless = RefCell::new(None);
+        let hear = |path: &Path| drop(restless.replace(Some(path.to_owned())));
+        let now = self.0.ties.clock.now();
+        let clearing = Clearing { now, haste, is_wanted: &is_wanted, unsure: &unsure, restless: &hear };
         let mut left = store.withdraw(&versions, &Clearing { is_wanted: &keeps_name, ..clearing })?;
         // The pinned version has them still.
         left.retain(|sha256| !pinned.contains(sha256));
         let stay = store.staying(&going, left, &clearing)?;
+        self.note_restless(restless.take());
         let mut freed = BTreeMap::new();
         for kept in going {
             let (digest, blobs) = (kept.manifest.digest(), kept.manifest.blobs());
@@ -622,6 +631,16 @@ impl Keeping {
             tracing::warn!(reason, "files of replaced versions keep their room: it is not sure what models name");
             told.unsure = Some(reason);
         }
+    }
+
+    /// Writes to the log by which file a runtime seems to bring a model, once for as long as it does.
+    fn note_restless(&self, path: Option<PathBuf>) {
+        let mut told = self.told();
+        if let Some(path) = path.as_ref().filter(|path| told.restless.as_ref() != Some(*path)) {
+            let path = path.display();
+            tracing::info!(%path, "files of replaced versions keep their room: a runtime seems to bring a model");
+        }
+        told.restless = path;
     }
 
     fn work(&self) -> MutexGuard<'_, ()> {

@@ -108,7 +108,7 @@ impl World {
 
 /// Nobody of this process counts on a file.
 fn at(now: Timestamp, haste: Haste) -> Clearing<'static> {
-    Clearing { now, haste, is_wanted: &nobody, unsure: &drop::<String> }
+    Clearing { now, haste, is_wanted: &nobody, unsure: &drop::<String>, restless: &|_| {} }
 }
 
 fn nobody(_: Digest) -> bool {
@@ -276,8 +276,9 @@ fn why_nothing_goes_is_told() {
     world.put(NOW).expect("kept");
     let heard = RefCell::new(Vec::new());
     let unsure = |why: String| heard.borrow_mut().push(why);
+    let restless = |path: &Path| heard.borrow_mut().push(path.display().to_string());
     let withdraw = || {
-        let clearing = Clearing { unsure: &unsure, ..at(world.later(), Haste::Calm) };
+        let clearing = Clearing { unsure: &unsure, restless: &restless, ..at(world.later(), Haste::Calm) };
         world.store().withdraw(&[world.kept()], &clearing).expect("looked");
         heard.take()
     };
@@ -288,6 +289,11 @@ fn why_nothing_goes_is_told() {
     symlink("nowhere", &link).expect("ours");
     assert_eq!(withdraw(), [format!("{}: the link leads nowhere", link.display())]);
     fs::remove_file(link).expect("ours");
+    let brought = world.store().root().join("blobs/sha256-half-partial");
+    fs::write(&brought, "half").expect("there is room");
+    disk::stamp(&brought, world.later()).expect("ours");
+    assert_eq!(withdraw(), [world.store().blobs_folder().join("sha256-half-partial").display().to_string()]);
+    fs::remove_file(brought).expect("ours");
     assert_eq!((withdraw(), world.shown()), (vec![], vec![false, true]));
 }
 

@@ -53,6 +53,8 @@ pub struct Clearing<'a> {
     pub is_wanted: &'a dyn Fn(Digest) -> bool,
     /// Hears why it is not sure what models name, while nothing goes for that.
     pub unsure: &'a dyn Fn(String),
+    /// Hears which file shows that a runtime brings a model, while nothing goes for that.
+    pub restless: &'a dyn Fn(&Path),
 }
 
 // === impl Clearing ===
@@ -99,7 +101,7 @@ impl Store {
         let Some(named) = self.named_now(clearing)? else { return Ok(left.into_keys().collect()) };
         left.retain(|sha256, _| !named.contains(sha256));
         let is_known = |sha256: Digest| named.contains(&sha256) || left.contains_key(&sha256);
-        if left.is_empty() || !self.is_quiet(&is_known, clearing.now)? {
+        if left.is_empty() || !self.is_quiet(&is_known, clearing)? {
             return Ok(left.into_keys().collect());
         }
         let (mut taken, mut removed) = (Vec::new(), Ok(()));
@@ -149,7 +151,7 @@ impl Store {
             return Ok(stay);
         };
         let is_known = |sha256: Digest| named.contains(&sha256) || stay.contains(&sha256);
-        let waits = is_calm && !self.is_quiet(&is_known, clearing.now)?;
+        let waits = is_calm && !self.is_quiet(&is_known, clearing)?;
         stay.extend(last.into_iter().filter(|sha256| waits || named.contains(sha256)));
         Ok(stay)
     }
@@ -188,13 +190,14 @@ impl Store {
     }
 
     /// Whether no other file in the store than these shows that a runtime brings a model just now.
-    fn is_quiet(&self, is_known: &dyn Fn(Digest) -> bool, now: Timestamp) -> Result<bool, Fault> {
+    fn is_quiet(&self, is_known: &dyn Fn(Digest) -> bool, clearing: &Clearing<'_>) -> Result<bool, Fault> {
         let folder = self.blobs_folder();
         for entry in fs::read_dir(folder).map_err(Fault::at("list", folder))? {
             let path = entry.map_err(Fault::at("list", folder))?.path();
             let sha256 = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<Digest>().ok());
             let is_known = sha256.is_some_and(is_known);
-            if !is_known && !fs::symlink_metadata(&path).is_ok_and(|found| is_at_rest(&found, now)) {
+            if !is_known && !fs::symlink_metadata(&path).is_ok_and(|found| is_at_rest(&found, clearing.now)) {
+                (clearing.restless)(&path);
                 return Ok(false);
             }
         }

@@ -160,6 +160,24 @@ async fn a_file_of_a_pinned_version_keeps_its_name_whatever_else_has_it() {
 }
 
 #[tokio::test]
+async fn what_is_kept_for_another_name_is_kept_no_longer_for_a_removal_by_hand() {
+    let world = World::new();
+    let old = world.kept("tiny", 2, 100_000);
+    let manifest = world.manifest(2, 100_000);
+    let place = world.folder.path().join("models/manifests/registry.ollama.ai/library/alias");
+    fs::create_dir_all(&place).expect("there is room");
+    fs::write(place.join("latest"), manifest.bytes()).expect("there is room");
+    let kept = || world.keep().get(old).expect("readable").map(|kept| (kept.kept_at, kept.names));
+    let before = kept();
+    world.clock.advance_ms(HOUR_MS);
+    let alias = "alias".parse().expect("a name");
+    assert!(world.keeping.take_out(&world.store, &alias, old).expect("taken out"));
+    world.keeping.give_up(&world.store, &alias, old, Haste::Calm).expect("given up");
+    assert!(before.is_some());
+    assert_eq!(kept(), before);
+}
+
+#[tokio::test]
 async fn a_removal_tells_the_bytes_of_the_versions_that_it_let_go() {
     let world = World::new();
     let [meant, other] =
