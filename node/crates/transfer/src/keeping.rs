@@ -3,8 +3,8 @@
 //! A version is kept when this node puts another one under its name, and while it is pinned, for each name that stood
 //! for it. It goes when it is old, when each of its names stands for it again or is gone, or, the oldest first, when
 //! something else needs the room; a pinned one goes only when nobody pins it any more, or the cluster removes it here
-//! for the last of its names. Where it is not sure what the models of the store are, no name counts as gone, and nothing
-//! makes way.
+//! for the last of its names. Where it is not sure what the models of the store are, no name counts as gone, and
+//! nothing makes way.
 //!
 //! The files of a version that no model of the store names lose their names there while it is kept and not pinned, as
 //! soon as that is safe ([`Store::withdraw`]): so its room is free when it goes. A model that names one later gets it
