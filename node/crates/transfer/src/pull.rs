@@ -13,7 +13,7 @@ pub(crate) mod chase;
 pub(crate) mod course;
 pub(crate) mod fetch;
 mod loopback;
-mod publishing;
+pub(crate) mod publishing;
 pub(crate) mod repair;
 pub(crate) mod resume;
 pub(crate) mod swarm;

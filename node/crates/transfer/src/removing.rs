@@ -10,7 +10,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use ollamax_blobs::keep::Haste;
 use ollamax_blobs::{Access, BlobSpec, Fault, Store};
@@ -21,9 +21,9 @@ use crate::keeping::{Keeping, KeptVersion};
 use crate::ports::RuntimeTrouble;
 use crate::pull::{Means, blocking};
 
-/// Looks whether a runtime that did not answer has taken a name away after all.
-const LATE_LOOKS: u32 = 6;
-/// Time between two of them.
+/// How long it is waited for that a runtime that did not answer takes a name away after all.
+const LATE: Duration = Duration::from_secs(30);
+/// Time between two looks at that.
 const LATE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What a version takes in a store.
@@ -83,11 +83,14 @@ impl Means {
     async fn delete(&self, name: &ModelName, digest: Digest) -> Result<(), PullError> {
         let Err(trouble) = self.runtime.delete(name).await else { return Ok(()) };
         if trouble.may_pass && !trouble.is_down {
-            for _ in 0..LATE_LOOKS {
+            let gone = async {
                 sleep(LATE_INTERVAL).await;
-                if self.is_gone(name, digest).await {
-                    return Ok(());
+                while !self.is_gone(name, digest).await {
+                    sleep(LATE_INTERVAL).await;
                 }
+            };
+            if timeout(LATE, gone).await.is_ok() {
+                return Ok(());
             }
         }
         Err(of_runtime(name, trouble))
