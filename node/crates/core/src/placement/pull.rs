@@ -133,7 +133,7 @@ impl Round<'_> {
     }
 
     /// Who asks the registry: a node that holds the model, as it needs little of it; else the target that has the most
-    /// of it, whose room is its own to judge; else the best one.
+    /// of it, whose room is its own to judge, or has the files at hand; else the best one.
     fn best_ingester(&self, targets: &[NodeId]) -> Option<NodeId> {
         let may = |site: &Site| {
             let is_holder = site.holds && self.why_unfit(site.node).is_none();
@@ -143,17 +143,20 @@ impl Round<'_> {
             let unfit = self.why_unfit(site.node);
             let is_able = matches!(unfit, None | Some(Unfit::NoRoom { .. } | Unfit::DiskFree { .. }));
             let first = (site.is_heard(), site.holds, is_able, targets.contains(&site.node));
-            (first, site.progress_permille, unfit.is_none(), site.disk_free_bytes, Reverse(site.node))
+            let part = (site.progress_permille, site.at_hand);
+            (first, part, unfit.is_none(), site.disk_free_bytes, Reverse(site.node))
         };
         let able = self.sites.values().filter(|site| may(site));
         able.max_by_key(|site| rank(site)).map(|site| site.node)
     }
 
-    /// Who may be chosen, the best first: holders, then who is heard, then who has the most room.
+    /// Who may be chosen, the best first: holders, then who is heard, then who has the files at hand, as little or
+    /// nothing comes to it, then who has the most room.
     fn fit(&self) -> Vec<NodeId> {
         let fit = self.sites.values().filter(|site| self.why_unfit(site.node).is_none());
         let mut fit: Vec<&Site> = fit.copied().collect();
-        fit.sort_by_key(|site| Reverse((site.holds, site.is_heard(), site.disk_free_bytes, Reverse(site.node))));
+        let rank = |site: &&Site| (site.holds, site.is_heard(), site.at_hand, site.disk_free_bytes, Reverse(site.node));
+        fit.sort_by_key(|site| Reverse(rank(site)));
         fit.into_iter().map(|site| site.node).collect()
     }
 

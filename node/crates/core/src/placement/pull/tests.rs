@@ -99,6 +99,22 @@ fn a_first_plan_takes_holders_then_who_is_heard_then_who_has_the_most_room() {
 }
 
 #[test]
+fn who_has_the_files_at_hand_comes_before_who_has_more_room() {
+    let two = resolved(asked(Replicas::Count(2)));
+    let at_hand = |node: u64| Site { at_hand: true, ..site(node) };
+    let empty = || with_free(3, 900 * GB);
+    check("a version that two keep", &two, &[at_hand(1), at_hand(2), empty()], &plan(1, &[1, 2]));
+    check("one keeps it, and asks", &two, &[at_hand(1), site(2), empty()], &plan(1, &[1, 3]));
+    check("a holder comes first", &two, &[at_hand(1), holder(2), empty()], &plan(2, &[2, 1]));
+    let silent = Site { health: Health::Suspect, ..at_hand(1) };
+    check("a silent one last", &two, &[silent, site(2), empty()], &plan(3, &[3, 2]));
+    let with = |site: Site, permille: u16| Site { progress_permille: Some(permille), ..site };
+    let begun = planned(two, 4, &[1, 2]);
+    let known = [with(at_hand(1), 400), with(site(2), 500), dead(4)];
+    check("more of it is better", &begun, &known, &plan(2, &[1, 2]));
+}
+
+#[test]
 fn how_many_copies_there_are() {
     let sites = [site(1), site(2), Site { gateway: true, ..site(3) }, dead(4)];
     let unfit = [(3, Unfit::Gateway), (4, Unfit::Dead)];
@@ -153,7 +169,7 @@ fn room_is_judged_when_the_size_is_known_and_only_of_who_would_be_new() {
     let has = [site(1), Site { holds: true, ..small() }, site(3)];
     check("a holder needs none", &resolved(three()), &has, &plan(2, &[2, 1, 3]));
     let at_hand = |free_bytes: u64| Site { at_hand: true, ..with_free(2, free_bytes) };
-    check("nor who has the files", &resolved(three()), &[site(1), at_hand(9), site(3)], &plan(1, &[1, 3, 2]));
+    check("nor who has the files", &resolved(three()), &[site(1), at_hand(9), site(3)], &plan(2, &[2, 1, 3]));
     let named = |nodes: &[u64]| Wish { replicas: Replicas::Nodes(ids(nodes)), ..resolved(three()) };
     check("a node by its name too", &named(&[2]), &[site(1), at_hand(9)], &plan(2, &[2]));
     check("one that has half of it", &named(&[1, 2]), &sites_of(with_free(2, 9)), &plan(1, &[1, 2]));
