@@ -4,9 +4,9 @@
 //! is dead, or told a failure that another node may not have, gives way to a fit one where the wish leaves the choice;
 //! where nobody else is fit it stays, and so do the others. What passes by itself moves nothing: a runtime that starts
 //! again, a node that is being emptied. The room of a planned node is its own to judge, as what has come already lies
-//! on its disk. A node that told such a failure is not planned again in its round. A round is over when its
-//! targets have the model: a node that falls silent afterwards makes no new copy, and neither does a copy that a person
-//! removed, or that went with a store which is not there just now.
+//! on its disk. A node that told such a failure is not planned again in its round. A round is over when its targets
+//! have the model, unless more were asked for than it began with: a node that falls silent afterwards makes no new copy,
+//! and neither does a copy that a person removed, or that went with a store which is not there just now.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use ollamax_types::limits::WISH_TARGETS_MAX;
 use ollamax_types::{ErrorCode, NodeId};
 
 use super::{Site, Unfit};
-use crate::catalog::{Plan, Replicas, Wish};
+use crate::catalog::{Plan, PlanKind, Replicas, Wish};
 use crate::health::Health;
 
 /// Copies where nobody says how many.
@@ -104,6 +104,9 @@ impl Round<'_> {
     /// Whether all targets have the version of the round, or had it and a person removed it. That a node is away says
     /// nothing: what it held is on record.
     fn is_over(&self, plan: &Plan) -> bool {
+        if is_begun_short(self.wish, plan) {
+            return false;
+        }
         let mut targets = plan.targets.iter().copied();
         targets.clone().any(|node| self.has(node)) && targets.all(|node| self.has(node) || self.was_given_up(node))
     }
@@ -224,6 +227,14 @@ fn needed(wish: &Wish) -> usize {
 /// says nothing asks for two, and who says two is told when asking.
 pub(super) fn may_be_fewer(wish: &Wish) -> bool {
     matches!(wish.replicas, Replicas::Count(count) if !wish.declared && wanted(count) <= COPIES_DEFAULT)
+}
+
+/// Whether the round began with this plan, as copies were on their way then, and more were asked for: the others are
+/// found as for a first plan, whenever nodes are fit for them, and not as for copies that nobody asked for.
+pub(super) fn is_begun_short(wish: &Wish, plan: &Plan) -> bool {
+    let is_short = matches!(wish.replicas, Replicas::Count(count) if plan.targets.len() < wanted(count));
+    let is_begun = plan.kind == PlanKind::Asked && plan.made_at == wish.asked_at;
+    is_short && is_begun && !may_be_fewer(wish) && wish.failures.is_empty()
 }
 
 /// Whether another node may do without this failure, so that the leader plans anew. A person who removed the copy or

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ollamax_types::{Digest, SpareRule, Timestamp};
 
 use super::*;
-use crate::catalog::{Cordon, Failure, PlanKind, Want};
+use crate::catalog::{Cordon, Failure, Want};
 use crate::placement::tests as sample;
 
 const GB: u64 = 1_000_000_000;
