@@ -5,8 +5,8 @@
 //! where nobody else is fit it stays, and so do the others. What passes by itself moves nothing: a runtime that starts
 //! again, a node that is being emptied. The room of a planned node is its own to judge, as what has come already lies
 //! on its disk. A node that told such a failure is not planned again in its round. A round is over when its targets
-//! have the model, unless more were asked for than it began with: a node that falls silent afterwards makes no new copy,
-//! and neither does a copy that a person removed, or that went with a store which is not there just now.
+//! have the model, unless more were asked for than it began with: a node that falls silent afterwards makes no new
+//! copy, and neither does a copy that a person removed, or that went with a store which is not there just now.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
