@@ -127,8 +127,10 @@ impl HttpClient {
 async fn over_tls(trust: &Arc<ClientConfig>, request: Request<Full<Bytes>>) -> Result<Response<Incoming>> {
     let (mut parts, body) = request.into_parts();
     let authority = parts.uri.authority().context("an address without a host")?.clone();
-    let name = ServerName::try_from(authority.host().to_owned()).context("no certificate is for such a host")?;
-    let at = (authority.host(), authority.port_u16().unwrap_or(TLS_PORT));
+    // An address of IPv6 stands in brackets there, and nowhere else.
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+    let name = ServerName::try_from(host.to_owned()).context("no certificate is for such a host")?;
+    let at = (host, authority.port_u16().unwrap_or(TLS_PORT));
     let stream = TcpStream::connect(at).await.context("connect")?;
     let stream = TlsConnector::from(Arc::clone(trust)).connect(name, stream).await.context("agree on TLS")?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.context("begin HTTP")?;
