@@ -32,7 +32,7 @@ pub enum CallError {
 
 /// A tool that contradicts itself; found when the process starts, and by every test that makes a catalogue.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("tool {tool}: {}", problems.join("; "))]
+#[error("tool {tool}: {}", .problems.join("; "))]
 pub struct DeclarationError {
     /// Which one.
     pub tool: String,

@@ -5,6 +5,7 @@
 pub mod catalogue;
 pub mod error;
 pub mod mem;
+pub mod page;
 pub mod ports;
 pub mod principal;
 pub mod schema;

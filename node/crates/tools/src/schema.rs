@@ -147,9 +147,7 @@ mod tests {
         /// Which one.
         #[schemars(length(min = 1, max = 8))]
         name: String,
-        #[serde(default)]
         count: Option<u32>,
-        #[serde(default)]
         #[schemars(extend("x-ollamax-secret" = true))]
         token: Option<String>,
         #[serde(default)]
