@@ -27,6 +27,7 @@ use ollamax_outbound as outbound;
 use ollamax_outbound::RuntimeHandle;
 use ollamax_security::NodeKey;
 use ollamax_store::Space;
+use ollamax_tools::Lab;
 use ollamax_transfer as transfer;
 use ollamax_types::limits::ADDRESSES_MAX;
 use ollamax_types::{Clock, ErrorCode, Gpu, Incarnation};
@@ -35,6 +36,7 @@ use crate::adapters::clients_over_slot::ClientsOverSlot;
 use crate::adapters::inference_over_net::InferenceService;
 use crate::adapters::join_over_net::JoinService;
 use crate::adapters::keys_over_net::{KeysService, Signer};
+use crate::adapters::lab_over_admin::LabOverAdmin;
 use crate::adapters::liveness_over_net::LivenessService;
 use crate::adapters::outlook_over_net::PlacementService;
 use crate::adapters::raft_over_net::RaftService;
@@ -58,6 +60,7 @@ use crate::shelf;
 use crate::shutdown;
 use crate::slot::Slot;
 use crate::telemetry::{self, Ring, Standing};
+use crate::toolbox;
 use crate::unattended;
 
 /// Streams for chunks that members have opened and that nobody has taken yet.
@@ -201,10 +204,12 @@ fn assemble(shared: &Shared, opened: Opened) -> anyhow::Result<(Arc<Node>, JoinH
     if let Some(registry) = registry {
         spawn_registry(shared, registry, Arc::clone(&clients))?;
     }
+    let lab: Arc<dyn Lab> = Arc::new(LabOverAdmin::new(Admin::of(Arc::clone(&node) as _), Arc::clone(&clients) as _));
     let door = gateway::http::Door {
         listener: api,
         config: start.config.api.clone(),
         node: clients,
+        tools: Arc::new(toolbox::fill(&lab)?),
         registry: shared.registry.clone(),
         grace: Duration::from_secs(start.config.shutdown.grace_s),
     };

@@ -78,10 +78,24 @@ impl std::fmt::Debug for Admin {
 // === impl Admin ===
 
 impl Admin {
+    /// The API for who tells what it says in other words than gRPC's.
+    #[must_use]
+    pub fn of(daemon: Arc<dyn Daemon>) -> Self {
+        Self { daemon }
+    }
+
+    /// The pulls of the cluster, as this node hears of them.
+    ///
+    /// # Errors
+    /// When this node has no engines, or its state cannot be read.
+    pub fn pulls(&self) -> Result<v1::ListPullsReply, AdminError> {
+        pulls::Pulls(self.clone()).list()
+    }
+
     /// The routes for a tonic server that takes HTTP/1.1 too.
     #[must_use]
     pub fn routes(daemon: Arc<dyn Daemon>) -> Routes {
-        let admin = Self { daemon };
+        let admin = Self::of(daemon);
         let values = kv::Values::new(admin.clone());
         let consensus = raft::Consensus::new(admin.clone());
         let happenings = events::Happenings::new(admin.clone());

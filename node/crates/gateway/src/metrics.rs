@@ -8,6 +8,8 @@
 //! | `ollamax_gateway_duration_seconds` | seconds | `route` | until the answer ended or the client left |
 //! | `ollamax_gateway_connections` | connections | | open client connections |
 //! | `ollamax_gateway_connections_refused_total` | connections | | refused because of `api.connections_max` |
+//! | `ollamax_gateway_tool_calls_total` | calls | `tool`, `outcome` | calls of tools, by how they ended |
+//! | `ollamax_gateway_tool_duration_seconds` | seconds | `tool` | until a call ended |
 
 use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
@@ -24,7 +26,12 @@ pub struct Metrics {
     pub(crate) duration: HistogramVec,
     pub(crate) connections: IntGauge,
     pub(crate) refused: IntCounter,
+    pub(crate) tool_calls: IntCounterVec,
+    pub(crate) tool_duration: HistogramVec,
 }
+
+/// What a tool is called here that does not exist: callers' words are no labels.
+pub(crate) const UNKNOWN_TOOL: &str = "unknown";
 
 /// Where the connections of a listener are counted.
 #[derive(Debug, Clone)]
@@ -43,9 +50,10 @@ impl Metrics {
     /// # Errors
     /// When the registry holds metrics of these names already.
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let seconds = |name: &str, help: &str| {
-            HistogramVec::new(HistogramOpts::new(name, help).buckets(SECONDS.to_vec()), &["route"])
+        let seconds_by = |label: &str, name: &str, help: &str| {
+            HistogramVec::new(HistogramOpts::new(name, help).buckets(SECONDS.to_vec()), &[label])
         };
+        let seconds = |name: &str, help: &str| seconds_by("route", name, help);
         let metrics = Self {
             requests: IntCounterVec::new(
                 Opts::new("ollamax_gateway_requests_total", "Answered client requests"),
@@ -62,13 +70,27 @@ impl Metrics {
                 "ollamax_gateway_connections_refused_total",
                 "Client connections refused because of api.connections_max",
             )?,
+            tool_calls: IntCounterVec::new(
+                Opts::new("ollamax_gateway_tool_calls_total", "Calls of tools"),
+                &["tool", "outcome"],
+            )?,
+            tool_duration: seconds_by(
+                "tool",
+                "ollamax_gateway_tool_duration_seconds",
+                "Time until a call of a tool ended",
+            )?,
         };
+        // They are there before the first call.
+        metrics.tool_calls.with_label_values(&[UNKNOWN_TOOL, UNKNOWN_TOOL]);
+        metrics.tool_duration.with_label_values(&[UNKNOWN_TOOL]);
         registry.register(Box::new(metrics.requests.clone()))?;
         registry.register(Box::new(metrics.in_flight.clone()))?;
         registry.register(Box::new(metrics.first_byte.clone()))?;
         registry.register(Box::new(metrics.duration.clone()))?;
         registry.register(Box::new(metrics.connections.clone()))?;
         registry.register(Box::new(metrics.refused.clone()))?;
+        registry.register(Box::new(metrics.tool_calls.clone()))?;
+        registry.register(Box::new(metrics.tool_duration.clone()))?;
         Ok(metrics)
     }
 

@@ -265,6 +265,25 @@ impl Tool {
         &self.output
     }
 
+    /// As lists show it to a model.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let Spec { name, title, description, hints, .. } = self.spec;
+        json!({
+            "name": name,
+            "title": title,
+            "description": description,
+            "inputSchema": self.input.shown(),
+            "outputSchema": self.output.shown(),
+            "annotations": {
+                "readOnlyHint": hints.read_only,
+                "destructiveHint": hints.destructive,
+                "idempotentHint": hints.idempotent,
+                "openWorldHint": hints.open_world,
+            },
+        })
+    }
+
     /// Runs it. Who calls this has admitted the call.
     pub(crate) fn run(&self, caller: Caller, arguments: Value) -> BoxFuture<'static, Result<Value, ToolError>> {
         (self.run)(caller, arguments)

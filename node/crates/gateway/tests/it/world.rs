@@ -273,6 +273,7 @@ impl World {
         let metrics = Metrics::register(&registry).expect("an empty registry");
         Parts {
             node: Arc::new(self.door.clone()),
+            tools: Arc::default(),
             config,
             bound: "127.0.0.1:11435".parse().expect("an address"),
             hostname: "gpu-1".to_owned(),

@@ -1,0 +1,135 @@
+//! `/mcp`: the door for assistants, by the protocol of 2026-07-28 and by the handshake of 2025-06-18 and 2025-11-25.
+//!
+//! rmcp speaks the protocol; what is decided here is who gets to it. Always: no sessions, so that any node answers any
+//! request of either era and nothing is left of a client that goes; only programs on this machine are let in, as long as
+//! callers have no keys; host, origin, size and form are checked before the protocol sees a message. No event store is
+//! set: with one, a call would go on after its caller has left.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::request::Parts as Head;
+use axum::http::{HeaderMap, Method, Response, StatusCode, header};
+use bytes::Bytes;
+use http_body_util::Full;
+use rmcp::transport::streamable_http_server::session::never::NeverSessionManager;
+use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
+
+use ollamax_tools::{Caller, Principal};
+use ollamax_types::RequestId;
+
+use crate::http::loopback::is_of_this_machine;
+use crate::http::{ClientAddress, OpenDoor, body, edge};
+
+mod refusal;
+mod rules;
+mod server;
+
+use self::refusal::Refusal;
+use self::server::Server;
+
+/// Bytes of one message: as many as a call's arguments may have, and what frames them.
+const MESSAGE_BYTES_MAX: usize = 1 << 20;
+
+/// The protocol, ready for requests.
+pub(crate) type Service = StreamableHttpService<Server, NeverSessionManager>;
+
+/// A message that was let in.
+struct Admitted {
+    request: axum::http::Request<Full<Bytes>>,
+    is_json: bool,
+    _held: Option<body::Held>,
+}
+
+/// Makes the protocol's part of a door.
+pub(crate) fn service(door: &Arc<OpenDoor>) -> Service {
+    let server = Server::new(Arc::clone(door));
+    let config = StreamableHttpServerConfig::default()
+        .with_legacy_session_mode(false)
+        .with_json_response(true)
+        .with_sse_retry(None)
+        .with_max_request_body_bytes(MESSAGE_BYTES_MAX)
+        .with_allowed_hosts(rules::hosts(&door.parts.hostname, door.parts.bound))
+        .with_allowed_origins(rules::origins(&door.parts.config.origins, &door.parts.hostname, door.parts.bound))
+        .enforce_origin_validation();
+    StreamableHttpService::new(move || Ok(server.clone()), Arc::new(NeverSessionManager::default()), config)
+}
+
+/// Answers one request.
+pub(crate) async fn answer(door: &OpenDoor, service: &Service, request: Request) -> Response<Body> {
+    let Admitted { request, is_json, _held } = match admit(door, request).await {
+        Ok(admitted) => admitted,
+        Err(refusal) => return refusal.into_response(),
+    };
+    // What the protocol remembers of a request is large.
+    let response = Box::pin(service.handle(request)).await;
+    if is_json && response.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE {
+        // It is JSON, so it is the message that cannot be read.
+        return Refusal::no_request().into_response();
+    }
+    response.map(Body::new)
+}
+
+/// Decides who calls, and reads the message.
+async fn admit(door: &OpenDoor, request: Request) -> Result<Admitted, Refusal> {
+    let host = edge::host_of(&request);
+    let (mut head, client_body) = request.into_parts();
+    let principal = principal_of(door, &head, &host).ok_or_else(Refusal::not_local)?;
+    let request_id = head.extensions.get::<RequestId>().cloned().unwrap_or_default();
+    head.extensions.insert(Caller { principal, request: request_id });
+    let is_json = is_json(&head.headers);
+    // Without a message there is nothing to check; the protocol refuses what is no POST.
+    let (bytes, held) = if head.method == Method::POST && is_json {
+        let held = body::read_up_to(door, &head.headers, client_body, MESSAGE_BYTES_MAX).await?;
+        check_message(&held.bytes)?;
+        (held.bytes.clone(), Some(held))
+    } else {
+        (Bytes::new(), None)
+    };
+    Ok(Admitted { request: axum::http::Request::from_parts(head, Full::new(bytes)), is_json, _held: held })
+}
+
+/// Who calls; `None`: nobody whom this release lets in.
+fn principal_of(door: &OpenDoor, head: &Head, host: &str) -> Option<Principal> {
+    let client = head.extensions.get::<ClientAddress>().copied();
+    // A browser on this machine calls from here for any page, but by the page's own name where that was pointed here.
+    let client = client.filter(|_| edge::names_this_machine(door, host));
+    is_of_this_machine(client, &head.headers).then(Principal::loopback)
+}
+
+/// One message, which is JSON.
+fn check_message(bytes: &[u8]) -> Result<(), Refusal> {
+    let first = bytes.iter().find(|byte| !byte.is_ascii_whitespace());
+    match serde_json::from_slice::<serde::de::IgnoredAny>(bytes) {
+        Err(error) => Err(Refusal::no_json(&error)),
+        Ok(_) if first == Some(&b'[') => Err(Refusal::batch()),
+        Ok(_) if first != Some(&b'{') => Err(Refusal::no_request()),
+        Ok(_) => Ok(()),
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_message_of_json_is_let_in_and_nothing_else() {
+        let check = |text: &str, expected: Option<i32>| {
+            assert_eq!(check_message(text.as_bytes()).err().map(|refusal| refusal.json_rpc), expected, "{text}");
+        };
+        check(r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#, None);
+        check(" \n{}", None);
+        check(r#"[{"jsonrpc":"2.0","id":1,"method":"ping"}]"#, Some(refusal::INVALID_REQUEST));
+        check("[]", Some(refusal::INVALID_REQUEST));
+        check("7", Some(refusal::INVALID_REQUEST));
+        check("", Some(refusal::PARSE_ERROR));
+        check("{", Some(refusal::PARSE_ERROR));
+        check(&"[".repeat(100_000), Some(refusal::PARSE_ERROR));
+    }
+}

@@ -1,0 +1,86 @@
+//! All tools of this node: the families, put together over what they see of it.
+
+use std::sync::Arc;
+
+use ollamax_family_cluster as cluster;
+use ollamax_family_models as models;
+use ollamax_tools::{Catalogue, DeclarationError, Families, Lab};
+
+/// The catalogue with every family.
+///
+/// # Errors
+/// When a declaration contradicts itself or another one; every test of this file would have said so.
+pub(crate) fn fill(lab: &Arc<dyn Lab>) -> Result<Catalogue, DeclarationError> {
+    let mut tools = cluster::tools(lab)?;
+    tools.extend(models::tools(lab)?);
+    Catalogue::new(tools, &Families::All)
+}
+
+#[cfg(test)]
+mod tests {
+    use ollamax_tools::mem::MemLab;
+    use ollamax_tools::{Class, Principal};
+    use serde_json::json;
+
+    use super::*;
+
+    /// What a list may cost an assistant before it has asked anything.
+    const TOKENS_MAX: usize = 10_000;
+    /// Bytes of JSON that make a token, at least: what is measured is too much rather than too little.
+    const BYTES_PER_TOKEN: usize = 3;
+
+    fn catalogue() -> Catalogue {
+        let lab: Arc<dyn Lab> = Arc::new(MemLab::default());
+        fill(&lab).expect("declared well")
+    }
+
+    #[test]
+    fn the_catalogue_is_small_enough_for_an_assistant() {
+        let catalogue = catalogue();
+        let everybody = Principal::of_socket(0);
+        let listed: Vec<String> = catalogue.listed(&everybody).map(|tool| tool.to_json().to_string()).collect();
+        let tokens = listed.iter().map(String::len).sum::<usize>().div_ceil(BYTES_PER_TOKEN);
+        assert!(listed.len() <= 40, "{} tools", listed.len());
+        assert!(tokens <= TOKENS_MAX, "{} tools of about {tokens} tokens", listed.len());
+    }
+
+    #[test]
+    fn every_tool_is_seen_over_loopback_and_reads() {
+        let catalogue = catalogue();
+        let names: Vec<&str> = catalogue.listed(&Principal::loopback()).map(|tool| tool.spec().name).collect();
+        assert_eq!(
+            names,
+            [
+                "cluster_status",
+                "get_health_status",
+                "get_model_info_extended",
+                "health_check",
+                "list_models_detailed",
+                "list_nodes",
+                "list_transfers",
+            ]
+        );
+        assert!(catalogue.listed(&Principal::of_socket(0)).all(|tool| tool.spec().class == Class::Read));
+    }
+
+    #[test]
+    fn two_catalogues_are_the_same_bytes_and_those_that_were_agreed() {
+        let written = || {
+            let rows = catalogue();
+            let rows = rows.listed(&Principal::of_socket(0)).map(|tool| {
+                let spec = tool.spec();
+                json!({
+                    "family": spec.family,
+                    "class": spec.class.as_str(),
+                    "permission": spec.permission.as_str(),
+                    "tool": tool.to_json(),
+                })
+            });
+            serde_json::to_string_pretty(&rows.collect::<Vec<_>>()).expect("JSON")
+        };
+        assert_eq!(written(), written());
+        insta::with_settings!({snapshot_path => "expected", prepend_module_to_snapshot => false, omit_expression => true}, {
+            insta::assert_snapshot!("tools", written());
+        });
+    }
+}
