@@ -66,8 +66,8 @@ mod tests {
     #[test]
     fn two_catalogues_are_the_same_bytes_and_those_that_were_agreed() {
         let written = || {
-            let rows = catalogue();
-            let rows = rows.listed(&Principal::of_socket(0)).map(|tool| {
+            let (catalogue, everybody) = (catalogue(), Principal::of_socket(0));
+            let rows = catalogue.listed(&everybody).map(|tool| {
                 let spec = tool.spec();
                 json!({
                     "family": spec.family,

@@ -11,6 +11,7 @@ use ollamax_proto::v1;
 use ollamax_proto::v1::status_reply;
 use ollamax_tools::views::{Attention, Cluster, Gpu, Model, ModelCopy, Node, NodeHealth, Part, Runtime, Transfer};
 use ollamax_tools::{Lab, ToolError};
+use ollamax_types::ErrorCode;
 
 /// The administrator's picture, and what the clients' door knows of its node.
 pub(crate) struct LabOverAdmin {
@@ -73,8 +74,7 @@ impl Lab for LabOverAdmin {
         // The empty name is that of all.
         let asked = if name.is_empty() { " " } else { name };
         let found = self.admin.models(asked).map_err(refused)?.models.into_iter().next();
-        let missing =
-            || AdminError::new(ollamax_types::ErrorCode::ModelNotFound, "no node has it", "", "ollamax model list");
+        let missing = || AdminError::new(ErrorCode::ModelNotFound, "no node has it", "", "ollamax model list");
         found.map(model).ok_or_else(|| refused(missing()))
     }
 }
@@ -201,8 +201,6 @@ fn details(text: &str) -> Map<String, Value> {
 
 #[cfg(test)]
 mod tests {
-    use ollamax_types::ErrorCode;
-
     use super::*;
 
     #[test]

@@ -37,7 +37,7 @@ pub fn page<T: Serialize, K: Ord + Display + FromStr>(
         let after: K = cursor.parse().map_err(|_| wrong())?;
         rows.retain(|row| key(row) > after);
     }
-    rows.sort_by_key(|row| key(row));
+    rows.sort_by_cached_key(&key);
     let limit = usize::try_from(limit.unwrap_or(ROWS).clamp(1, ROWS_MAX)).unwrap_or(usize::MAX);
     let fitting = limit.min(fitting(&rows));
     let goes_on = rows.len() > fitting;

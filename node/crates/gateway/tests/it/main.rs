@@ -3,6 +3,7 @@
 mod desk;
 mod lab;
 mod lists;
+mod mcp;
 mod names;
 mod overload;
 mod places;

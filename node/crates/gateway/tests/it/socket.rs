@@ -31,7 +31,8 @@ pub(crate) fn serve(config: Config, grace: Duration) -> Served {
     let address = listener.local_addr().expect("bound");
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let node = std::sync::Arc::new(world.door.clone());
-    let door = Door { listener, config, node, registry: Registry::new(), grace };
+    let (tools, registry) = (std::sync::Arc::default(), Registry::new());
+    let door = Door { listener, config, node, tools, registry, grace };
     let task = spawn(door, &tasks, stop.clone()).expect("an empty registry");
     Served { world, address, stop, task, _tasks: tasks }
 }
