@@ -209,7 +209,7 @@ fn assemble(shared: &Shared, opened: Opened) -> anyhow::Result<(Arc<Node>, JoinH
         listener: api,
         config: start.config.api.clone(),
         node: clients,
-        tools: Arc::new(toolbox::fill(&lab)?),
+        tools: gateway::Toolbox::new(toolbox::fill(&lab)?, &shared.registry)?,
         registry: shared.registry.clone(),
         grace: Duration::from_secs(start.config.shutdown.grace_s),
     };

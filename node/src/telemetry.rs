@@ -243,7 +243,7 @@ mod tests {
         let registry = prometheus::Registry::new();
         let mut router = gateway::http::router(gateway::http::Parts {
             node: Arc::new(gateway::mem::MemNode::new("n1")),
-            tools: Arc::default(),
+            tools: gateway::Toolbox::default(),
             config: gateway::Config::default(),
             bound: "127.0.0.1:11435".parse().expect("an address"),
             hostname: String::new(),

@@ -25,15 +25,14 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use ollamax_tools::Catalogue;
 use ollamax_types::Api;
 
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::ports::Node;
+use crate::toolbox::Toolbox;
 
 pub(crate) mod body;
-mod called;
 pub(crate) mod edge;
 mod ending;
 mod health;
@@ -61,7 +60,7 @@ pub struct Parts {
     /// The node behind it.
     pub node: Arc<dyn Node>,
     /// What assistants can call.
-    pub tools: Arc<Catalogue>,
+    pub tools: Toolbox,
     /// `api.*`.
     pub config: Config,
     /// Where the door is bound: on loopback, hosts are checked.
@@ -85,7 +84,7 @@ pub struct Door {
     /// The node behind it.
     pub node: Arc<dyn Node>,
     /// What assistants can call.
-    pub tools: Arc<Catalogue>,
+    pub tools: Toolbox,
     /// What `/metrics` shows; the door registers its own in it.
     pub registry: Registry,
     /// How long running answers may go on after the stop.

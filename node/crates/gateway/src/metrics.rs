@@ -26,12 +26,17 @@ pub struct Metrics {
     pub(crate) duration: HistogramVec,
     pub(crate) connections: IntGauge,
     pub(crate) refused: IntCounter,
-    pub(crate) tool_calls: IntCounterVec,
-    pub(crate) tool_duration: HistogramVec,
 }
 
 /// What a tool is called here that does not exist: callers' words are no labels.
 pub(crate) const UNKNOWN_TOOL: &str = "unknown";
+
+/// Where calls of tools are counted, through whatever door they come.
+#[derive(Debug, Clone)]
+pub(crate) struct ToolMetrics {
+    pub(crate) calls: IntCounterVec,
+    pub(crate) duration: HistogramVec,
+}
 
 /// Where the connections of a listener are counted.
 #[derive(Debug, Clone)]
@@ -42,6 +47,31 @@ pub(crate) struct Counts {
     pub(crate) refused: IntCounter,
 }
 
+// === impl ToolMetrics ===
+
+impl Default for ToolMetrics {
+    fn default() -> Self {
+        let calls = Opts::new("ollamax_gateway_tool_calls_total", "Calls of tools");
+        let duration = HistogramOpts::new("ollamax_gateway_tool_duration_seconds", "Time until a call of a tool ended");
+        let metrics = Self {
+            calls: IntCounterVec::new(calls, &["tool", "outcome"]).expect("names and labels are sane"),
+            duration: HistogramVec::new(duration.buckets(SECONDS.to_vec()), &["tool"])
+                .expect("names and labels are sane"),
+        };
+        // They are there before the first call.
+        metrics.calls.with_label_values(&[UNKNOWN_TOOL, UNKNOWN_TOOL]);
+        metrics.duration.with_label_values(&[UNKNOWN_TOOL]);
+        metrics
+    }
+}
+
+impl ToolMetrics {
+    pub(crate) fn register(&self, registry: &Registry) -> Result<(), prometheus::Error> {
+        registry.register(Box::new(self.calls.clone()))?;
+        registry.register(Box::new(self.duration.clone()))
+    }
+}
+
 // === impl Metrics ===
 
 impl Metrics {
@@ -50,10 +80,9 @@ impl Metrics {
     /// # Errors
     /// When the registry holds metrics of these names already.
     pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let seconds_by = |label: &str, name: &str, help: &str| {
-            HistogramVec::new(HistogramOpts::new(name, help).buckets(SECONDS.to_vec()), &[label])
+        let seconds = |name: &str, help: &str| {
+            HistogramVec::new(HistogramOpts::new(name, help).buckets(SECONDS.to_vec()), &["route"])
         };
-        let seconds = |name: &str, help: &str| seconds_by("route", name, help);
         let metrics = Self {
             requests: IntCounterVec::new(
                 Opts::new("ollamax_gateway_requests_total", "Answered client requests"),
@@ -70,27 +99,13 @@ impl Metrics {
                 "ollamax_gateway_connections_refused_total",
                 "Client connections refused because of api.connections_max",
             )?,
-            tool_calls: IntCounterVec::new(
-                Opts::new("ollamax_gateway_tool_calls_total", "Calls of tools"),
-                &["tool", "outcome"],
-            )?,
-            tool_duration: seconds_by(
-                "tool",
-                "ollamax_gateway_tool_duration_seconds",
-                "Time until a call of a tool ended",
-            )?,
         };
-        // They are there before the first call.
-        metrics.tool_calls.with_label_values(&[UNKNOWN_TOOL, UNKNOWN_TOOL]);
-        metrics.tool_duration.with_label_values(&[UNKNOWN_TOOL]);
         registry.register(Box::new(metrics.requests.clone()))?;
         registry.register(Box::new(metrics.in_flight.clone()))?;
         registry.register(Box::new(metrics.first_byte.clone()))?;
         registry.register(Box::new(metrics.duration.clone()))?;
         registry.register(Box::new(metrics.connections.clone()))?;
         registry.register(Box::new(metrics.refused.clone()))?;
-        registry.register(Box::new(metrics.tool_calls.clone()))?;
-        registry.register(Box::new(metrics.tool_duration.clone()))?;
         Ok(metrics)
     }
 

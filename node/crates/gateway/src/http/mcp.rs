@@ -9,18 +9,13 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::request::Parts as Head;
 use axum::http::{HeaderMap, Method, Response, StatusCode, header};
 use bytes::Bytes;
 use http_body_util::Full;
 use rmcp::transport::streamable_http_server::session::never::NeverSessionManager;
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
 
-use ollamax_tools::{Caller, Principal};
-use ollamax_types::RequestId;
-
-use crate::http::loopback::is_of_this_machine;
-use crate::http::{ClientAddress, OpenDoor, body, edge};
+use crate::http::{OpenDoor, body, edge, loopback};
 
 mod refusal;
 mod rules;
@@ -30,7 +25,7 @@ use self::refusal::Refusal;
 use self::server::Server;
 
 /// Bytes of one message: as many as a call's arguments may have, and what frames them.
-const MESSAGE_BYTES_MAX: usize = 1 << 20;
+pub(crate) const MESSAGE_BYTES_MAX: usize = 1 << 20;
 
 /// The protocol, ready for requests.
 pub(crate) type Service = StreamableHttpService<Server, NeverSessionManager>;
@@ -43,8 +38,8 @@ struct Admitted {
 }
 
 /// Makes the protocol's part of a door.
-pub(crate) fn service(door: &Arc<OpenDoor>) -> Service {
-    let server = Server::new(Arc::clone(door));
+pub(crate) fn service(door: &OpenDoor) -> Service {
+    let server = Server::new(door.parts.tools.clone());
     let config = StreamableHttpServerConfig::default()
         .with_legacy_session_mode(false)
         .with_json_response(true)
@@ -75,9 +70,8 @@ pub(crate) async fn answer(door: &OpenDoor, service: &Service, request: Request)
 async fn admit(door: &OpenDoor, request: Request) -> Result<Admitted, Refusal> {
     let host = edge::host_of(&request);
     let (mut head, client_body) = request.into_parts();
-    let principal = principal_of(door, &head, &host).ok_or_else(Refusal::not_local)?;
-    let request_id = head.extensions.get::<RequestId>().cloned().unwrap_or_default();
-    head.extensions.insert(Caller { principal, request: request_id });
+    let caller = loopback::caller_of(door, &head, &host).ok_or_else(Refusal::not_local)?;
+    head.extensions.insert(caller);
     let is_json = is_json(&head.headers);
     // Without a message there is nothing to check; the protocol refuses what is no POST.
     let (bytes, held) = if head.method == Method::POST && is_json {
@@ -88,14 +82,6 @@ async fn admit(door: &OpenDoor, request: Request) -> Result<Admitted, Refusal> {
         (Bytes::new(), None)
     };
     Ok(Admitted { request: axum::http::Request::from_parts(head, Full::new(bytes)), is_json, _held: held })
-}
-
-/// Who calls; `None`: nobody whom this release lets in.
-fn principal_of(door: &OpenDoor, head: &Head, host: &str) -> Option<Principal> {
-    let client = head.extensions.get::<ClientAddress>().copied();
-    // A browser on this machine calls from here for any page, but by the page's own name where that was pointed here.
-    let client = client.filter(|_| edge::names_this_machine(door, host));
-    is_of_this_machine(client, &head.headers).then(Principal::loopback)
 }
 
 /// One message, which is JSON.

@@ -22,8 +22,8 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use ollamax_gateway::Config;
 use ollamax_gateway::http::{ClientAddress, Door, Parts, bind, router, spawn};
+use ollamax_gateway::{Config, Toolbox};
 use ollamax_tools::{
     Caller, Catalogue, Class, Families, Hints, Idempotency, Limits, Permission, Principal, Spec, Tool, ToolError,
 };
@@ -89,7 +89,8 @@ fn door() -> Router {
 }
 
 fn door_of(world: &World, tools: Catalogue, config: Config) -> Router {
-    router(Parts { tools: Arc::new(tools), ..world.parts(config) })
+    let parts = world.parts(config);
+    router(Parts { tools: Toolbox::new(tools, &parts.registry).expect("new names"), ..parts })
 }
 
 /// A message from this machine.
@@ -318,7 +319,8 @@ async fn only_programs_on_this_machine_get_in() {
 }
 
 fn router_at(config: Config, bound: SocketAddr) -> Router {
-    router(Parts { tools: Arc::new(tools(None)), bound, ..with_m().parts(config) })
+    let parts = with_m().parts(config);
+    router(Parts { tools: Toolbox::new(tools(None), &parts.registry).expect("new names"), bound, ..parts })
 }
 
 #[tokio::test]
@@ -387,12 +389,13 @@ async fn rmcps_own_client_lists_and_calls_in_both_eras() {
     let listener = bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
     let address = listener.local_addr().expect("bound");
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+    let registry = Registry::new();
     let door = Door {
         listener,
         config: Config::default(),
         node: Arc::new(world.door.clone()),
-        tools: Arc::new(tools(None)),
-        registry: Registry::new(),
+        tools: Toolbox::new(tools(None), &registry).expect("new names"),
+        registry,
         grace: Duration::from_secs(1),
     };
     let served = spawn(door, &tasks, stop.clone()).expect("an empty registry");

@@ -40,10 +40,7 @@ impl Refusal {
     }
 
     pub(crate) fn not_local() -> Self {
-        let text = "/mcp serves programs on this machine alone, over the loopback address and without a proxy: callers \
-                    have no keys in this release; run the assistant on the node, or forward the port: ssh -L \
-                    11435:127.0.0.1:11435 NODE";
-        Self::of(ApiError::new(ErrorCode::Forbidden, text))
+        Self::of(ApiError::not_local())
     }
 
     pub(crate) fn no_json(error: &serde_json::Error) -> Self {

@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use ollamax_tools::{CallError, Caller, Tool};
 
-use crate::http::{OpenDoor, called};
+use crate::toolbox::Toolbox;
 
 /// How long a list may be thought to hold: it changes with the release and the configuration alone.
 const TTL_MS: u64 = 60_000;
@@ -31,10 +31,10 @@ const INSTRUCTIONS: &str = "This is one node of an OllamaMax cluster: machines t
                             node answers for all. Call health_check when something does not work; errors say under \
                             next what to do.";
 
-/// One protocol's view of a door. Clones are the same view.
+/// The protocol's view of the tools. Clones are the same view.
 #[derive(Clone)]
 pub(crate) struct Server {
-    door: Arc<OpenDoor>,
+    tools: Toolbox,
     /// By name, in the protocol's words.
     shown: Arc<BTreeMap<&'static str, Shown>>,
 }
@@ -42,10 +42,10 @@ pub(crate) struct Server {
 // === impl Server ===
 
 impl Server {
-    pub(crate) fn new(door: Arc<OpenDoor>) -> Self {
+    pub(crate) fn new(tools: Toolbox) -> Self {
         let everybody = ollamax_tools::Principal::of_socket(0);
-        let shown = door.parts.tools.listed(&everybody).map(|tool| (tool.spec().name, shown(tool))).collect();
-        Self { door, shown: Arc::new(shown) }
+        let shown = tools.catalogue().listed(&everybody).map(|tool| (tool.spec().name, shown(tool))).collect();
+        Self { tools, shown: Arc::new(shown) }
     }
 }
 
@@ -108,7 +108,7 @@ impl ServerHandler for Server {
         if request.is_some_and(|request| request.cursor.is_some()) {
             return Err(ErrorData::invalid_params("the list has one page; ask without a cursor", None));
         }
-        let listed = self.door.parts.tools.listed(&caller.principal);
+        let listed = self.tools.catalogue().listed(&caller.principal);
         let listed = listed.filter_map(|tool| self.shown.get(tool.spec().name).cloned()).collect();
         // Another caller may see another list.
         Ok(ListToolsResult::with_all_items(listed).with_ttl_ms(TTL_MS).with_cache_scope(CacheScope::Private))
@@ -125,7 +125,7 @@ impl ServerHandler for Server {
             biased;
             // A caller who left has no use for the answer; dropping the call ends it.
             () = context.ct.cancelled() => Err(ErrorData::internal_error("the caller left", None)),
-            answer = called::call(&self.door, caller, &request.name, arguments) => told(answer),
+            answer = self.tools.call(caller, &request.name, arguments) => told(answer),
         }
     }
 
