@@ -19,8 +19,7 @@ pub(crate) fn fill(lab: &Arc<dyn Lab>) -> Result<Catalogue, DeclarationError> {
 #[cfg(test)]
 mod tests {
     use ollamax_tools::mem::MemLab;
-    use ollamax_tools::{Class, Principal};
-    use serde_json::json;
+    use ollamax_tools::{Class, Principal, Tool};
 
     use super::*;
 
@@ -67,15 +66,7 @@ mod tests {
     fn two_catalogues_are_the_same_bytes_and_those_that_were_agreed() {
         let written = || {
             let (catalogue, everybody) = (catalogue(), Principal::of_socket(0));
-            let rows = catalogue.listed(&everybody).map(|tool| {
-                let spec = tool.spec();
-                json!({
-                    "family": spec.family,
-                    "class": spec.class.as_str(),
-                    "permission": spec.permission.as_str(),
-                    "tool": tool.to_json(),
-                })
-            });
+            let rows = catalogue.listed(&everybody).map(Tool::describe);
             serde_json::to_string_pretty(&rows.collect::<Vec<_>>()).expect("JSON")
         };
         assert_eq!(written(), written());

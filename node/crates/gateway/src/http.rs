@@ -45,6 +45,7 @@ pub(crate) mod progress;
 pub(crate) mod pull;
 pub(crate) mod request;
 mod serve;
+mod tools;
 mod unserved;
 
 pub use serve::{ClientAddress, Limits, Stopping, serve};
@@ -201,7 +202,9 @@ pub fn router(parts: Parts) -> Router {
         .route("/v1/models", get(lists::models))
         .route("/v1/models/{model}", get(lists::model))
         .route("/metrics", get(health::metrics))
-        .route("/mcp", assistants);
+        .route("/mcp", assistants)
+        .route("/tools", get(tools::list))
+        .route("/tools/{name}", post(tools::call));
     for api in Api::ALL {
         router = router.route(api.path(), inference(api));
     }

@@ -139,6 +139,20 @@ impl Class {
     }
 }
 
+// === impl Idempotency ===
+
+impl Idempotency {
+    /// Its name, as people and programs read it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Natural => "natural",
+            Self::ByKey => "by_key",
+            Self::None => "none",
+        }
+    }
+}
+
 // === impl Hints ===
 
 impl Hints {
@@ -282,6 +296,33 @@ impl Tool {
                 "openWorldHint": hints.open_world,
             },
         })
+    }
+
+    /// All that is said of it.
+    #[must_use]
+    pub fn describe(&self) -> Value {
+        let Spec { family, class, permission, idempotency, limits, examples, .. } = self.spec;
+        let examples: Vec<Value> = examples
+            .iter()
+            .map(|example| {
+                let arguments = serde_json::from_str::<Value>(example.arguments).unwrap_or_default();
+                json!({"title": example.title, "arguments": arguments})
+            })
+            .collect();
+        let mut told = self.to_json();
+        for (key, value) in [
+            ("family", json!(family)),
+            ("class", json!(class.as_str())),
+            ("permission", json!(permission.as_str())),
+            ("idempotency", json!(idempotency.as_str())),
+            ("timeoutMs", json!(u64::try_from(limits.timeout.as_millis()).unwrap_or(u64::MAX))),
+            ("outputBytesMax", json!(limits.output_bytes_max)),
+            ("callsPerMinute", json!(limits.calls_per_minute)),
+            ("examples", json!(examples)),
+        ] {
+            told[key] = value;
+        }
+        told
     }
 
     /// Runs it. Who calls this has admitted the call.

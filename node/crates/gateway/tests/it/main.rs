@@ -13,5 +13,6 @@ mod removing;
 mod routes;
 mod socket;
 mod streams;
+mod tools;
 mod wanted;
 mod world;

@@ -44,7 +44,7 @@ struct Words {
 }
 
 /// What is told when a call of a tool that hangs begins, and, by being dropped, when it ends.
-type Signal = (oneshot::Sender<()>, oneshot::Sender<()>);
+pub(crate) type Signal = (oneshot::Sender<()>, oneshot::Sender<()>);
 
 fn spec(name: &'static str) -> Spec {
     Spec {
@@ -61,7 +61,7 @@ fn spec(name: &'static str) -> Spec {
     }
 }
 
-fn tools(signal: Option<Signal>) -> Catalogue {
+pub(crate) fn tools(signal: Option<Signal>) -> Catalogue {
     let signal = Mutex::new(signal);
     let fails = |_: Words| Err::<Words, _>(ToolError::new(ErrorCode::ModelNotFound, "nobody has it", "list_models"));
     let hints = Hints { read_only: false, ..Hints::READ };
@@ -84,7 +84,7 @@ fn tools(signal: Option<Signal>) -> Catalogue {
     Catalogue::new(all.map(|tool| tool.expect("declared well")).into(), &Families::All).expect("names differ")
 }
 
-fn door() -> Router {
+pub(crate) fn door() -> Router {
     door_of(&with_m(), tools(None), Config::default())
 }
 
