@@ -117,8 +117,6 @@ codes! {
     ModelNotFound = "model_not_found", NotFound, 404, 5, false, true;
     /// No member has this id or name.
     NodeNotFound = "node_not_found", NotFound, 404, 5, false, true;
-    /// No tool has this name.
-    ToolNotFound = "tool_not_found", NotFound, 404, 5, false, true;
     /// No join token has this id.
     TokenNotFound = "token_not_found", NotFound, 404, 5, false, true;
     /// No configuration key has this name.

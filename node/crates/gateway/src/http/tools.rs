@@ -61,7 +61,7 @@ impl From<CallError> for ApiError {
         match error {
             CallError::UnknownTool(name) => {
                 let text = format!("there is no tool {name:?}; GET /tools lists what there is");
-                Self::new(ErrorCode::ToolNotFound, text)
+                Self { status: 404, ..Self::new(ErrorCode::BadRequest, text) }
             }
             CallError::Failed(ToolError { code, message, next }) => {
                 let text = if next.is_empty() { message } else { format!("{message}; {next}") };

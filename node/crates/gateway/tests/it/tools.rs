@@ -41,7 +41,7 @@ async fn a_tool_answers_with_its_result_or_with_its_codes_status() {
     let said = r#"{"error":"nobody has it; list_models"}"#;
     assert_eq!(asked("fails", r#"{"words": "x"}"#).await, answer(404, "model_not_found", said));
     let said = r#"{"error":"there is no tool \"nothing\"; GET /tools lists what there is"}"#;
-    assert_eq!(asked("nothing", "{}").await, answer(404, "tool_not_found", said));
+    assert_eq!(asked("nothing", "{}").await, answer(404, "bad_request", said));
     for (name, body, status, code) in [
         ("says", "", 400, "bad_request"),
         ("says", "[]", 400, "bad_request"),
