@@ -205,16 +205,21 @@ fn assemble(shared: &Shared, opened: Opened) -> anyhow::Result<(Arc<Node>, JoinH
         spawn_registry(shared, registry, Arc::clone(&clients))?;
     }
     let lab: Arc<dyn Lab> = Arc::new(LabOverAdmin::new(Admin::of(Arc::clone(&node) as _), Arc::clone(&clients) as _));
+    let tools = gateway::Toolbox::new(toolbox::fill(&lab)?, &shared.registry)?;
     let door = gateway::http::Door {
         listener: api,
         config: start.config.api.clone(),
         node: clients,
-        tools: gateway::Toolbox::new(toolbox::fill(&lab)?, &shared.registry)?,
+        tools: tools.clone(),
         registry: shared.registry.clone(),
         grace: Duration::from_secs(start.config.shutdown.grace_s),
     };
     let serving = gateway::http::spawn(door, tasks, stops.api.clone())?;
-    tasks.spawn(serve_admin(admin, Arc::clone(&node), stops.api.clone(), stops.net.clone()));
+    tasks.spawn(serve_admin(
+        admin,
+        Admin::routes_until(Arc::clone(&node) as _, tools, stops.api.clone()),
+        stops.net.clone(),
+    ));
     let local = net.local();
     let ends = Ends { api: api_url, peer: local.peer.to_string(), p2p: local.p2p_addresses.join(","), name };
     let slot = node.around.slot.clone();
@@ -447,11 +452,11 @@ async fn hand_out_chunks(mut streams: mpsc::Receiver<PeerStream>, slot: Slot, st
     }
 }
 
-async fn serve_admin(listener: UnixListener, node: Arc<Node>, draining: CancellationToken, stop: CancellationToken) {
+async fn serve_admin(listener: UnixListener, routes: Routes, stop: CancellationToken) {
     // Ollama's own words come over HTTP/1.1.
     let served = Server::builder()
         .accept_http1(true)
-        .add_routes(Admin::routes_until(node, draining))
+        .add_routes(routes)
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.cancelled_owned())
         .await;
     if let Err(error) = served {

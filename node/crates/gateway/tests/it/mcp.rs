@@ -36,17 +36,17 @@ const LEGACY: &str = "2025-06-18";
 
 #[derive(Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Words {
-    words: String,
+pub(crate) struct Words {
+    pub(crate) words: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-ollamax-secret" = true))]
-    token: Option<String>,
+    pub(crate) token: Option<String>,
 }
 
 /// What is told when a call of a tool that hangs begins, and, by being dropped, when it ends.
 pub(crate) type Signal = (oneshot::Sender<()>, oneshot::Sender<()>);
 
-fn spec(name: &'static str) -> Spec {
+pub(crate) fn spec(name: &'static str) -> Spec {
     Spec {
         name,
         title: "A tool",

@@ -1,13 +1,31 @@
-//! Tools over plain HTTP: as scripts list and call them.
+//! Tools over plain HTTP, as scripts list and call them, and on the administrator's socket.
+
+use std::future::ready;
+use std::os::unix::fs::MetadataExt as _;
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::Request;
+use futures::FutureExt as _;
+use hyper_util::rt::TokioIo;
+use prometheus::Registry;
 use serde_json::{Value, json};
+use tokio::net::{UnixListener, UnixStream};
+use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::task::TaskTracker;
+use tonic::Status;
+use tonic::transport::{Endpoint, Server, Uri};
 
+use ollamax_gateway::Toolbox;
+use ollamax_gateway::grpc::daemon::CODE_KEY;
+use ollamax_gateway::grpc::{Admin, SocketUser};
 use ollamax_gateway::http::ClientAddress;
-use ollamax_tools::{Principal, Tool};
+use ollamax_proto::v1::tools_client::ToolsClient;
+use ollamax_proto::v1::{CallToolRequest, ListToolsRequest};
+use ollamax_tools::{Caller, Catalogue, Families, Principal, Tool};
 
-use crate::mcp::{door, tools};
+use crate::desk::House;
+use crate::mcp::{Words, door, spec, tools};
 use crate::world::{call, get, header, post, text};
 
 fn local(mut request: Request<Body>) -> Request<Body> {
@@ -63,4 +81,74 @@ async fn who_is_not_on_this_machine_neither_lists_nor_calls() {
     let mut forwarded = local(post("/tools/says", r#"{"words": "x"}"#));
     forwarded.headers_mut().insert("x-forwarded-for", "10.0.0.9".parse().expect("a value"));
     assert_eq!(text(&router, forwarded).await.0, 403);
+}
+
+fn by_root<T>(message: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.extensions_mut().insert(SocketUser(0));
+    request
+}
+
+fn calls(name: &str, arguments_json: &str) -> CallToolRequest {
+    CallToolRequest { name: name.to_owned(), arguments_json: arguments_json.to_owned() }
+}
+
+fn code(status: &Status) -> &str {
+    status.metadata().get(CODE_KEY).and_then(|code| code.to_str().ok()).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn an_administrator_has_every_tool_on_the_socket_and_nobody_has_none() {
+    let toolbox = Toolbox::new(tools(None), &Registry::new()).expect("new names");
+    let mut client = ToolsClient::new(Admin::routes_with(Arc::new(House::default()), toolbox));
+    let listed = client.list_tools(by_root(ListToolsRequest::default())).await.expect("listed").into_inner().tools;
+    let names: Vec<&str> = listed.iter().map(|tool| tool.name.as_str()).collect();
+    assert_eq!(names, ["fails", "hangs", "manages", "says"]);
+    assert_eq!(listed[2].permission, "manage");
+    let declared: Value = serde_json::from_str(&listed[2].declared_json).expect("JSON");
+    assert_eq!(declared["class"], "leader_write");
+    let told = client.call_tool(by_root(calls("manages", r#"{"words": "x"}"#))).await.expect("called").into_inner();
+    assert_eq!(told.result_json, r#"{"words":"x"}"#);
+    let nobody = client.call_tool(calls("says", r#"{"words": "x"}"#)).await.expect_err("no user");
+    assert_eq!(code(&nobody), "forbidden");
+    let nobody = client.list_tools(ListToolsRequest::default()).await.expect_err("no user");
+    assert_eq!(code(&nobody), "forbidden");
+    for (name, arguments, expected) in [
+        ("nothing", "", "bad_request"),
+        ("says", "", "bad_request"),
+        ("says", "{", "bad_request"),
+        ("fails", r#"{"words": "x"}"#, "model_not_found"),
+    ] {
+        let refused = client.call_tool(by_root(calls(name, arguments))).await.expect_err("refused");
+        assert_eq!(code(&refused), expected, "{name} {arguments}");
+    }
+    let missing = client.list_tools(by_root(ListToolsRequest { name: "nothing".to_owned() })).await;
+    assert_eq!(code(&missing.expect_err("there is none")), "bad_request");
+}
+
+#[tokio::test]
+async fn who_opened_the_socket_is_who_calls() {
+    let folder = tempfile::tempdir().expect("temp");
+    let path = folder.path().join("admin.sock");
+    let listener = UnixListener::bind(&path).expect("bound");
+    let own = std::fs::metadata(&path).expect("there").uid();
+    let tells = Tool::new(spec("tells"), |caller: Caller, _: Words| {
+        let words = caller.principal.subject().to_string();
+        ready(Ok(Words { words, token: None })).boxed()
+    });
+    let all = Catalogue::new(vec![tells.expect("declared well")], &Families::All).expect("one");
+    let routes =
+        Admin::routes_with(Arc::new(House::default()), Toolbox::new(all, &Registry::new()).expect("new names"));
+    let tasks = TaskTracker::new();
+    let served = Server::builder().add_routes(routes).serve_with_incoming(UnixListenerStream::new(listener));
+    let server = tasks.spawn(served);
+    let connector = tower::service_fn(move |_: Uri| {
+        let path = path.clone();
+        async move { Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(path).await?)) }
+    });
+    let channel = Endpoint::from_static("http://admin.sock").connect_with_connector(connector).await;
+    let mut client = ToolsClient::new(channel.expect("connected"));
+    let told = client.call_tool(calls("tells", r#"{"words": "who?"}"#)).await.expect("called").into_inner();
+    assert_eq!(told.result_json, format!(r#"{{"words":"uid/{own}"}}"#));
+    server.abort();
 }
