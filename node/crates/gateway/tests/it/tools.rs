@@ -98,7 +98,7 @@ fn code(status: &Status) -> &str {
 }
 
 #[tokio::test]
-async fn an_administrator_has_every_tool_on_the_socket_and_nobody_has_none() {
+async fn an_administrator_has_every_tool_on_the_socket_and_a_call_of_nobody_is_refused() {
     let toolbox = Toolbox::new(tools(None), &Registry::new()).expect("new names");
     let mut client = ToolsClient::new(Admin::routes_with(Arc::new(House::default()), toolbox));
     let listed = client.list_tools(by_root(ListToolsRequest::default())).await.expect("listed").into_inner().tools;
