@@ -13,6 +13,7 @@ use http_body_util::BodyExt as _;
 use prometheus::Registry;
 use rmcp::model::{CallToolRequestParams, ProtocolVersion};
 use rmcp::transport::StreamableHttpClientTransport;
+use rmcp::transport::streamable_http_client::StreamableHttpClientTransportConfig;
 use rmcp::{ClientLifecycleMode, ClientServiceExt as _};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -123,7 +124,7 @@ fn modern(method: &str, mut params: Value) -> Request<Body> {
     let body = json!({"jsonrpc": "2.0", "id": 7, "method": method, "params": params});
     let request = with(message(body.to_string()), &[("mcp-protocol-version", MODERN), ("mcp-method", method)]);
     match name {
-        Some(name) => with(request, &[("mcp-name", &name)]),
+        Some(name) => with(request, &[("mcp-name", name.as_str())]),
         None => request,
     }
 }
@@ -339,6 +340,11 @@ async fn foreign_hosts_and_pages_are_refused_and_those_of_this_machine_are_serve
     check(&[("origin", "https://chat.lab")], 200).await;
     check(&[("origin", "https://chat.lab:8443")], 403).await;
     check(&[("host", "evil.example"), ("origin", "http://localhost:3000")], 403).await;
+    // A page asks first whether it may send the protocol's headers.
+    let question = Request::options("/mcp").header("host", "localhost").header("origin", "http://localhost:3000");
+    let told = call(&router, question.body(Body::empty()).expect("a request")).await;
+    let allowed: Vec<_> = told.headers().get_all("access-control-allow-headers").iter().collect();
+    assert!(allowed.iter().any(|line| *line == "MCP-Protocol-Version,Mcp-Method,Mcp-Name"), "{allowed:?}");
 }
 
 #[tokio::test]
@@ -401,7 +407,10 @@ async fn rmcps_own_client_lists_and_calls_in_both_eras() {
     let served = spawn(door, &tasks, stop.clone()).expect("an empty registry");
     let today = ClientLifecycleMode::Discover { preferred_versions: vec![ProtocolVersion::V_2026_07_28] };
     for lifecycle in [today, ClientLifecycleMode::Initialize] {
-        let transport = StreamableHttpClientTransport::from_uri(format!("http://{address}/mcp"));
+        // What the environment says of proxies is not for this machine's own address.
+        let plain = reqwest::Client::builder().no_proxy().build().expect("a client");
+        let config = StreamableHttpClientTransportConfig::with_uri(format!("http://{address}/mcp"));
+        let transport = StreamableHttpClientTransport::with_client(plain, config);
         let era = format!("{lifecycle:?}");
         let client =
             ().serve_with_lifecycle(transport, lifecycle).await.unwrap_or_else(|error| panic!("{era}: {error}"));
