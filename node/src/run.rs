@@ -205,7 +205,7 @@ fn assemble(shared: &Shared, opened: Opened) -> anyhow::Result<(Arc<Node>, JoinH
         spawn_registry(shared, registry, Arc::clone(&clients))?;
     }
     let lab: Arc<dyn Lab> = Arc::new(LabOverAdmin::new(Admin::of(Arc::clone(&node) as _), Arc::clone(&clients) as _));
-    let tools = gateway::Toolbox::new(toolbox::fill(&lab)?, &shared.registry)?;
+    let tools = gateway::Toolbox::new(toolbox::fill(&lab, &start.config.tools.families)?, &shared.registry)?;
     let door = gateway::http::Door {
         listener: api,
         config: start.config.api.clone(),

@@ -6,14 +6,18 @@ use ollamax_family_cluster as cluster;
 use ollamax_family_models as models;
 use ollamax_tools::{Catalogue, DeclarationError, Families, Lab};
 
-/// The catalogue with every family.
+/// The families there are.
+pub(crate) const FAMILIES: [&str; 3] = ["cluster", "health", "models"];
+
+/// The catalogue of the families that are named; of all where none is.
 ///
 /// # Errors
 /// When a declaration contradicts itself or another one; every test of this file would have said so.
-pub(crate) fn fill(lab: &Arc<dyn Lab>) -> Result<Catalogue, DeclarationError> {
+pub(crate) fn fill(lab: &Arc<dyn Lab>, named: &[String]) -> Result<Catalogue, DeclarationError> {
     let mut tools = cluster::tools(lab)?;
     tools.extend(models::tools(lab)?);
-    Catalogue::new(tools, &Families::All)
+    let families = if named.is_empty() { Families::All } else { Families::Only(named.iter().cloned().collect()) };
+    Catalogue::new(tools, &families)
 }
 
 #[cfg(test)]
@@ -30,7 +34,21 @@ mod tests {
 
     fn catalogue() -> Catalogue {
         let lab: Arc<dyn Lab> = Arc::new(MemLab::default());
-        fill(&lab).expect("declared well")
+        fill(&lab, &[]).expect("declared well")
+    }
+
+    #[test]
+    fn every_tool_belongs_to_a_family_that_can_be_switched_and_every_family_has_tools() {
+        let lab: Arc<dyn Lab> = Arc::new(MemLab::default());
+        let everybody = Principal::of_socket(0);
+        let mut count = 0;
+        for family in FAMILIES {
+            let some = fill(&lab, &[family.to_owned()]).expect("declared well");
+            let families: Vec<&str> = some.listed(&everybody).map(|tool| tool.spec().family).collect();
+            assert!(!families.is_empty() && families.iter().all(|found| *found == family), "{families:?}");
+            count += families.len();
+        }
+        assert_eq!(count, catalogue().listed(&everybody).count());
     }
 
     #[test]
