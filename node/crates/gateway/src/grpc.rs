@@ -132,7 +132,8 @@ impl Admin {
         ollama::with_routes(routes.into_axum_router(), pulls).layer(middleware::from_fn(identify)).into()
     }
 
-    /// As [`Admin::routes_with`], where what may take hours in Ollama's words ends when `stop` is cancelled, and says so.
+    /// As [`Admin::routes_with`], where what may take hours in Ollama's words ends when `stop` is cancelled, and says
+    /// so.
     #[must_use]
     pub fn routes_until(daemon: Arc<dyn Daemon>, tools: Toolbox, stop: CancellationToken) -> Routes {
         Self::routes_with(daemon, tools).into_axum_router().layer(Extension(Stopping(stop))).into()
@@ -154,7 +155,8 @@ impl Admin {
     }
 }
 
-/// Gives a call its id and its user, and writes its line in the log. Where no id can be drawn, the call goes on without.
+/// Gives a call its id and its user, and writes its line in the log. Where no id can be drawn, the call goes on
+/// without.
 async fn identify(mut request: axum::extract::Request, next: Next) -> axum::response::Response {
     let id = ollamax_security::draw_request_id();
     request.extensions_mut().insert(id.clone());

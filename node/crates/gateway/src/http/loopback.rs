@@ -22,8 +22,8 @@ pub(crate) const FORWARDED: [&str; 9] = [
     "true-client-ip",
 ];
 
-/// Whether the caller is on this machine. Who asks has checked that the host names it, too: a browser here calls for any
-/// page whose name was pointed here.
+/// Whether the caller is on this machine. Who asks has checked that the host names it, too: a browser here calls for
+/// any page whose name was pointed here.
 pub(crate) fn is_of_this_machine(client: Option<ClientAddress>, headers: &HeaderMap) -> bool {
     let is_loopback = client.is_some_and(|ClientAddress(address)| address.ip().to_canonical().is_loopback());
     is_loopback && !FORWARDED.iter().any(|name| headers.contains_key(*name))

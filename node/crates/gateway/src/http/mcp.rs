@@ -1,8 +1,8 @@
 //! `/mcp`: the door for assistants, by the protocol of 2026-07-28 and by the handshake of 2025-06-18 and 2025-11-25.
 //!
 //! rmcp speaks the protocol; what is decided here is who gets to it. Always: no sessions, so that any node answers any
-//! request of either era and nothing is left of a client that goes; only programs on this machine are let in, as long as
-//! callers have no keys; host, origin, size and form are checked before the protocol sees a message. No event store is
+//! request of either era and nothing is left of a client that goes; only programs on this machine are let in, as long
+//! as callers have no keys; host, origin, size and form are checked before the protocol sees a message. No event store is
 //! set: with one, a call would go on after its caller has left.
 
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! What a caller is told whose message does not get to the protocol: an error of JSON-RPC without an id, since no id was
-//! read, under the HTTP status that says the same.
+//! What a caller is told whose message does not get to the protocol: an error of JSON-RPC without an id, since no id
+//! was read, under the HTTP status that says the same.
 
 use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};

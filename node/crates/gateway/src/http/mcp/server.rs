@@ -69,7 +69,8 @@ fn caller_of(context: &RequestContext<RoleServer>) -> Result<Caller, ErrorData> 
     caller.cloned().ok_or_else(|| ErrorData::internal_error("the request has no caller", None))
 }
 
-/// A tool's own refusal is an answer, which the assistant reads; a tool that does not exist is an error of the protocol.
+/// A tool's own refusal is an answer, which the assistant reads; a tool that does not exist is an error of the
+/// protocol.
 fn told(answer: Result<Value, CallError>) -> Result<CallToolResponse, ErrorData> {
     match answer {
         Ok(value) => Ok(CallToolResult::structured(value).into()),
