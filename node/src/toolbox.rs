@@ -88,6 +88,7 @@ mod tests {
             serde_json::to_string_pretty(&rows.collect::<Vec<_>>()).expect("JSON")
         };
         assert_eq!(written(), written());
+        // After a wanted change: INSTA_UPDATE=always cargo test --package ollamax-node toolbox; read the difference.
         insta::with_settings!({snapshot_path => "expected", prepend_module_to_snapshot => false, omit_expression => true}, {
             insta::assert_snapshot!("tools", written());
         });

@@ -253,6 +253,9 @@ async fn header_and_body_must_agree() {
         request.headers_mut().remove(missing);
         check(request, -32_020).await;
     }
+    let mut twice = asked();
+    twice.headers_mut().append("mcp-name", "says".parse().expect("a value"));
+    check(twice, -32_020).await;
     let bare = json!({"jsonrpc": "2.0", "id": 7, "method": "tools/list", "params": {}}).to_string();
     let headers = [("mcp-protocol-version", MODERN), ("mcp-method", "tools/list")];
     check(with(message(bare), &headers), -32_602).await;
