@@ -75,7 +75,7 @@ impl Catalogue {
 
     /// What a caller sees, in the order of names.
     pub fn listed(&self, principal: &Principal) -> impl Iterator<Item = &Tool> {
-        self.tools.values().filter(|tool| principal.may(tool.spec().permission))
+        self.tools.values().filter(move |tool| principal.may(tool.spec().permission))
     }
 
     /// A tool, whoever may call it.
