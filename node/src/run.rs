@@ -215,11 +215,8 @@ fn assemble(shared: &Shared, opened: Opened) -> anyhow::Result<(Arc<Node>, JoinH
         grace: Duration::from_secs(start.config.shutdown.grace_s),
     };
     let serving = gateway::http::spawn(door, tasks, stops.api.clone())?;
-    tasks.spawn(serve_admin(
-        admin,
-        Admin::routes_until(Arc::clone(&node) as _, tools, stops.api.clone()),
-        stops.net.clone(),
-    ));
+    let routes = Admin::routes_until(Arc::clone(&node) as _, tools, tasks, stops.api.clone());
+    tasks.spawn(serve_admin(admin, routes, stops.net.clone()));
     let local = net.local();
     let ends = Ends { api: api_url, peer: local.peer.to_string(), p2p: local.p2p_addresses.join(","), name };
     let slot = node.around.slot.clone();

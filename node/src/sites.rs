@@ -100,7 +100,7 @@ mod tests {
     use ollamax_core::catalog::mem::MemView;
     use ollamax_core::catalog::{Key, Mutation, Record};
     use ollamax_scheduler::mem::{MemPlacements, MemRemote, MemRuntime};
-    use ollamax_types::{Applies, Clock, Incarnation, PeerId, Role, RuntimeState, Timestamp};
+    use ollamax_types::{Applies, Clock, Incarnation, PeerId, Role, RuntimeState, SpareRule, Timestamp};
 
     use super::*;
 
@@ -156,6 +156,8 @@ mod tests {
             disk_free_bytes: Some(9),
             models_free_bytes,
             models_total_bytes: Some(20),
+            models_aside_bytes: Some(5),
+            models_spare: (node == 2).then_some(SpareRule { percent: 20, bytes_min: 0 }),
             suspect_files: u32::from(node == 3),
             ..scheduler.beat()
         };
@@ -168,19 +170,21 @@ mod tests {
             .into_iter()
             .map(|site| {
                 let fit = (site.gateway, site.drained, site.runtime_up);
-                let disk = (site.disk_free_bytes, site.disk_total_bytes, site.has_damage);
+                let disk = (site.disk_free_bytes, site.disk_total_bytes, site.aside_bytes, site.has_damage);
                 (site.node.0, site.health, fit, disk, site.holds, site.is_self)
             })
             .collect();
         assert_eq!(
             told,
             [
-                (1, Health::Alive, (false, false, false), (None, None, false), false, true),
-                (2, Health::Alive, (false, false, true), (Some(7), Some(20), false), true, false),
-                (3, Health::Alive, (true, false, true), (Some(9), None, true), false, false),
-                (4, Health::Unknown, (false, true, false), (None, None, false), false, false),
+                (1, Health::Alive, (false, false, false), (None, None, None, false), false, true),
+                (2, Health::Alive, (false, false, true), (Some(7), Some(20), Some(5), false), true, false),
+                (3, Health::Alive, (true, false, true), (Some(9), None, None, true), false, false),
+                (4, Health::Unknown, (false, true, false), (None, None, None, false), false, false),
             ]
         );
+        let percents: Vec<u32> = sites.all().iter().map(|site| site.spare.percent).collect();
+        assert_eq!(percents, [5, 20, 5, 5], "who does not say what it keeps free keeps what is kept where nobody says");
         let lost = sites.with_lost(&|node| node != NodeId(3));
         let health: Vec<Health> = lost.all().iter().map(|site| site.health).collect();
         assert_eq!(health, [Health::Alive, Health::Alive, Health::Alive, Health::Dead], "only who was never heard");

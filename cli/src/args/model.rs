@@ -164,7 +164,8 @@ pub(crate) struct PullArgs {
     /// How many nodes shall have it, or `all` that can [default: two, or one where no two can]
     #[arg(long, value_name = "N|all", conflicts_with_all = ["nodes", "cancel"])]
     pub(crate) replicas: Option<Replicas>,
-    /// Node that shall have it, id or name; repeatable, or several with commas between
+    /// Node that shall have it, id or name; repeatable, or several with commas between. These alone: a node that
+    /// has it because a number of copies was asked for loses its copy when they have theirs
     #[arg(long = "node", value_name = "NODE", value_delimiter = ',')]
     pub(crate) nodes: Vec<String>,
     #[command(flatten)]

@@ -70,7 +70,13 @@ async fn list(global: &Global, wanted: &[Capability]) -> Result<(), Failure> {
     if global.output == Output::Json {
         let models: Vec<Value> = listed.models.iter().map(shown).collect();
         let (all, unique) = (listed.all_bytes, listed.unique_bytes);
-        return output::json("ModelList", json!({"models": models, "allBytes": all, "uniqueBytes": unique}));
+        let fields = if wanted.is_empty() {
+            json!({"models": models, "allBytes": all, "uniqueBytes": unique})
+        } else {
+            // The sums are those of the whole list.
+            json!({"models": models, "capabilitiesUnknown": silent})
+        };
+        return output::json("ModelList", fields);
     }
     if !wanted.is_empty() {
         if silent > 0 {

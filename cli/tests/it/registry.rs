@@ -248,8 +248,10 @@ async fn a_version_that_is_nowhere_and_a_node_that_is_silent_are_told() {
     let said = run(&daemon, &["model", "rollback", "llama3.2"]).await;
     assert_eq!(said.exit, 3, "{said:?}");
     assert!(said.stderr.starts_with("error: nobody keeps version 1 of llama3.2:latest\n"), "{said:?}");
+    let said = run(&daemon, &["model", "gc", "--dry-run"]).await;
+    assert!(said.stderr.contains("1 more names would go; the leader has them go by itself."), "{said:?}");
     let said = run(&daemon, &["model", "gc"]).await;
     assert_eq!(said.exit, 7, "{said:?}");
     assert!(said.stdout.contains("n2") && said.stderr.contains("not heard: n3"), "{said:?}");
-    assert!(said.stderr.contains("1 of the names stay for now"), "{said:?}");
+    assert!(said.stderr.contains("1 names stay for now; the leader has them go by itself."), "{said:?}");
 }

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use clap::{Parser, Subcommand};
 use tokio::io::AsyncReadExt as _;
@@ -53,6 +54,9 @@ struct ServeArgs {
     /// Folder of the models, in Ollama's layout.
     #[arg(long)]
     models: PathBuf,
+    /// Leave files that no model names where they are when it starts. So does OLLAMA_NOPRUNE=1 in the environment.
+    #[arg(long)]
+    no_prune: bool,
     /// End when standard input is closed.
     #[arg(long)]
     exit_with_parent: bool,
@@ -120,6 +124,9 @@ fn serve(args: ServeArgs) -> Result<(), ServeError> {
 async fn serve_until_told(args: ServeArgs) -> Result<(), ServeError> {
     let program = std::env::current_exe().map_err(ServeError::Program)?;
     let store = Arc::new(Store::open(args.models)?);
+    if !args.no_prune && !is_told_not_to_prune() {
+        prune(&store);
+    }
     let listen = |source| ServeError::Listen { address: args.host, source };
     let listener = TcpListener::bind(args.host).await.map_err(listen)?;
     let address = listener.local_addr().map_err(listen)?;
@@ -155,6 +162,26 @@ async fn serve_until_told(args: ServeArgs) -> Result<(), ServeError> {
     Ok(())
 }
 
+/// Ollama's own word for it.
+fn is_told_not_to_prune() -> bool {
+    std::env::var("OLLAMA_NOPRUNE").is_ok_and(|value| is_yes(&value))
+}
+
+/// As Ollama reads it: whatever does not say no says yes.
+fn is_yes(value: &str) -> bool {
+    let value = value.trim().trim_matches(['"', '\'']);
+    !["", "0", "f", "F", "false", "False", "FALSE"].contains(&value)
+}
+
+/// What stays is cleared away at another start.
+fn prune(store: &Store) {
+    match store.prune(SystemTime::from(jiff::Timestamp::now())) {
+        Ok(removed) if removed.is_empty() => {}
+        Ok(removed) => tracing::info!(files = removed.len(), "files that no model names are gone"),
+        Err(error) => tracing::warn!(%error, "files that no model names stay"),
+    }
+}
+
 async fn told_to_stop(with_parent: bool) -> &'static str {
     let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
         return "signals cannot be received";
@@ -171,4 +198,19 @@ async fn end_of_input() {
     let mut input = tokio::io::stdin();
     let mut scrap = [0; 256];
     while matches!(input.read(&mut scrap).await, Ok(count) if count > 0) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_of_the_environment_is_read_as_ollama_reads_it() {
+        for no in ["", " ", "0", "f", "F", "false", "False", " FALSE ", "\"false\"", "'0'"] {
+            assert!(!is_yes(no), "{no:?}");
+        }
+        for yes in ["1", "t", "true", "TRUE", "no", "off"] {
+            assert!(is_yes(yes), "{yes:?}");
+        }
+    }
 }

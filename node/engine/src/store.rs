@@ -8,6 +8,7 @@
 
 mod create;
 mod manifest;
+mod prune;
 mod upload;
 
 use std::fs;

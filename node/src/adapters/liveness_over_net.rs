@@ -31,7 +31,8 @@ use ollamax_proto::v1::liveness_server::{Liveness, LivenessServer};
 use ollamax_scheduler as scheduler;
 use ollamax_types::limits::{BEAT_INTERVAL, GPUS_MAX, QUARANTINED_MAX};
 use ollamax_types::{
-    Applies, Beat, Digest, Gpu, NodeId, Quarantine, Residency, RunnerLoad, RuntimeKind, RuntimeState, Timestamp,
+    Applies, Beat, Digest, Gpu, NodeId, Quarantine, Residency, RunnerLoad, RuntimeKind, RuntimeState, SpareRule,
+    Timestamp,
 };
 
 /// Wait before a broken watch is opened again.
@@ -254,6 +255,9 @@ fn to_wire(beat: &Beat) -> v1::Beat {
         disk_free_bytes: beat.disk_free_bytes,
         models_free_bytes: beat.models_free_bytes,
         models_total_bytes: beat.models_total_bytes,
+        models_aside_bytes: beat.models_aside_bytes,
+        models_spare_bytes_min: beat.models_spare.map(|spare| spare.bytes_min),
+        models_spare_percent: beat.models_spare.map(|spare| spare.percent),
         gpus: beat.gpus.iter().map(wire::gpu).collect(),
         daemon_version: beat.daemon_version.clone(),
         applies_up_to: beat.applies.up_to,
@@ -274,6 +278,8 @@ fn from_wire(frame: v1::Beat) -> Option<Beat> {
         v1::runtime::State::Up => RuntimeState::Up,
         v1::runtime::State::Down => RuntimeState::Down(runtime.reason.clone()),
     };
+    let spare = frame.models_spare_percent.zip(frame.models_spare_bytes_min);
+    let models_spare = spare.map(|(percent, bytes_min)| SpareRule { percent, bytes_min });
     Some(Beat {
         node: NodeId(frame.node),
         sequence: frame.sequence,
@@ -293,6 +299,8 @@ fn from_wire(frame: v1::Beat) -> Option<Beat> {
         disk_free_bytes: frame.disk_free_bytes,
         models_free_bytes: frame.models_free_bytes,
         models_total_bytes: frame.models_total_bytes,
+        models_aside_bytes: frame.models_aside_bytes,
+        models_spare,
         gpus: frame.gpus.into_iter().take(GPUS_MAX).map(gpu).collect(),
         daemon_version: frame.daemon_version,
         applies: Applies { up_to: frame.applies_up_to, known: frame.applies_known },
@@ -547,6 +555,8 @@ mod tests {
             disk_free_bytes: Some(0),
             models_free_bytes: Some(7),
             models_total_bytes: Some(9),
+            models_aside_bytes: Some(6),
+            models_spare: Some(SpareRule { percent: 20, bytes_min: 0 }),
             gpus: vec![Gpu {
                 uuid: "GPU-1".to_owned(),
                 name: "NVIDIA H100".to_owned(),

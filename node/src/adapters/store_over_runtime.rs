@@ -127,6 +127,7 @@ impl StoreOverRuntime {
     fn client(&self) -> Result<Client, RuntimeTrouble> {
         self.runtime.client().ok_or_else(|| RuntimeTrouble {
             may_pass: true,
+            is_down: false,
             code: ErrorCode::RuntimeUnavailable,
             text: "no runtime has an address yet".to_owned(),
         })
@@ -175,7 +176,7 @@ fn trouble(error: &RuntimeError) -> RuntimeTrouble {
         ErrorCode::BadRequest | ErrorCode::ModelNotFound => ErrorCode::RuntimeFailed,
         code => code,
     };
-    RuntimeTrouble { may_pass, code, text }
+    RuntimeTrouble { may_pass, is_down: matches!(error, RuntimeError::Unreachable { .. }), code, text }
 }
 
 /// What a report says of a model; `None` when the runtime answers and does not list it yet.

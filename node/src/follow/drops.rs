@@ -157,7 +157,12 @@ fn may_be_missed(
         return Ok(false);
     }
     let wish = read::wish(view, &model.name)?;
-    Ok(wish.is_some_and(|wish| wish.digest.is_some_and(|digest| wish.has_replaced(held, kept(digest)))))
+    // Below cluster version 5 whoever told it to go counted copies on other nodes than the named ones too. Such a copy
+    // waits here until there are enough on these.
+    Ok(wish.is_some_and(|wish| {
+        let counts = |copy: &&Location| wish.digest == Some(copy.model.digest) && wish.counts_at(copy.node);
+        wish.has_replaced(held, copies.iter().filter(stays).filter(counts).count())
+    }))
 }
 
 /// What is asked for now waits; what is not any more does not.
@@ -191,18 +196,25 @@ async fn remove_due(engines: &MemberEngines, waiting: &mut BTreeMap<ModelName, W
                 return;
             }
         }
-        engines.carried_out.begin(name, waiting.digest);
+        let Some(held) = held_here(engines, name, waiting.digest) else { continue };
+        engines.carried_out.begin(&held);
         match engines.transfer.remove(name, waiting.digest).await {
             Ok(freed_bytes) => {
                 tracing::info!(model = %name, digest = %waiting.digest, freed_bytes, "a copy was removed");
             }
             Err(error) => {
-                engines.carried_out.take_back(name);
+                engines.carried_out.failed(name, engines.transfer.is_gone(name, waiting.digest).await);
                 waiting.failures = waiting.failures.saturating_add(1);
                 tracing::warn!(model = %name, code = %error.code(), %error, "remove a copy; tried again later");
             }
         }
     }
+}
+
+/// The copy of this version that is on record here. What cannot be read is none.
+fn held_here(engines: &MemberEngines, name: &ModelName, digest: Digest) -> Option<Location> {
+    let held = read::node_model(&*engines.metadata.view(), engines.node, &name.key()).ok().flatten();
+    held.filter(|held| held.model.digest == digest)
 }
 
 /// Whether a copy is to go by a state that is not behind. What cannot be read asks for nothing.
@@ -332,7 +344,7 @@ mod tests {
     #[test]
     fn the_last_copy_of_what_an_earlier_round_had_too_many_of_goes_when_enough_have_the_version_of_now() {
         // This node has version 1, and is to remove it. Node 4 is not heard.
-        let goes = |pin: Option<u8>, surplus: &[u64], wanted: Option<(u32, u8)>, others: &[(u64, u8)]| {
+        let goes = |pin: Option<u8>, surplus: &[u64], wanted: (Replicas, Option<u8>), others: &[(u64, u8)]| {
             let mut view = MemView::default();
             view.write(&[own_record(), held("a", 1), held_by(1, "a", 1), record("a", Some((1, 1)), pin)]);
             let copies: Vec<Mutation> = others.iter().map(|(node, byte)| held_by(*node, "a", *byte)).collect();
@@ -341,8 +353,8 @@ mod tests {
                 name: name("a"),
                 round: 7,
                 insecure: false,
-                replicas: Replicas::Count(wanted.map_or(1, |(count, _)| count)),
-                digest: wanted.map(|(_, byte)| digest(byte)),
+                replicas: wanted.0,
+                digest: wanted.1.map(digest),
                 size_bytes: 7,
                 plan: None,
                 failures: BTreeMap::new(),
@@ -357,18 +369,24 @@ mod tests {
             assert_ne!(asked.drops.len() == 1, asked.holds_back);
             asked.drops.len() == 1
         };
+        let counted = |wanted: Option<(u32, u8)>| {
+            (Replicas::Count(wanted.map_or(1, |(count, _)| count)), wanted.map(|(_, byte)| byte))
+        };
         let check = |surplus: &[u64], wanted: Option<(u32, u8)>, others: &[(u64, u8)], expected: bool| {
-            assert_eq!(goes(None, surplus, wanted, others), expected, "{surplus:?} {wanted:?} {others:?}");
+            assert_eq!(goes(None, surplus, counted(wanted), others), expected, "{surplus:?} {wanted:?} {others:?}");
         };
         check(&[1], Some((1, 2)), &[(2, 2)], true);
-        assert!(!goes(Some(1), &[1], Some((1, 2)), &[(2, 2)]), "it was pinned meanwhile");
-        assert!(goes(Some(2), &[1], Some((1, 2)), &[(2, 2)]), "another one is pinned");
+        assert!(!goes(Some(1), &[1], counted(Some((1, 2))), &[(2, 2)]), "it was pinned meanwhile");
+        assert!(goes(Some(2), &[1], counted(Some((1, 2))), &[(2, 2)]), "another one is pinned");
         check(&[1], Some((2, 2)), &[(2, 2)], false);
         check(&[1], Some((2, 2)), &[(2, 2), (3, 2)], true);
         check(&[1], Some((1, 2)), &[(4, 2)], false);
         check(&[1], Some((1, 1)), &[(2, 2)], false);
         check(&[1], None, &[(2, 2)], false);
         check(&[], Some((1, 2)), &[(2, 2)], false);
+        let on_3 = || (Replicas::Nodes(vec![NodeId(3)]), Some(2));
+        assert!(!goes(None, &[1], on_3(), &[(2, 2)]), "not where it is wanted");
+        assert!(goes(None, &[1], on_3(), &[(3, 2)]), "there");
     }
 
     #[tokio::test(start_paused = true)]

@@ -100,12 +100,14 @@ impl Reader {
         self.metrics.show_disk(disk);
         let Some(engines) = self.slot.get() else { return };
         self.metrics.show_members(&engines.scheduler.others());
-        let sharing = engines.transfer.sharing();
+        let (sharing, aside_bytes) = (engines.transfer.sharing(), engines.transfer.aside_bytes());
         let mut machine = Machine {
             disk_free_bytes: disk.map(|space| space.free_bytes),
             // What is kept of old versions makes way for what somebody wants.
             models_free_bytes: models.map(|space| space.free_bytes.saturating_add(engines.transfer.spare_bytes())),
             models_total_bytes: models.map(size_bytes),
+            models_aside_bytes: Some(aside_bytes),
+            models_spare: Some(engines.transfer.spare_rule()),
             gpus: self.gpus.borrow().clone(),
             applied_index: engines.metadata.status().applied,
             quarantined: engines.transfer.quarantined(),

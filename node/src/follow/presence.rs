@@ -10,8 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use ollamax_core::catalog::models::holders;
-use ollamax_core::catalog::{Fault, Location, Model, View, Wish, read};
+use ollamax_core::catalog::{Fault, How, Location, Model, View, Wish, models, read};
 use ollamax_core::health::Health;
 use ollamax_core::placement::{self, Facts, Outlook, Presence, Site, Standing, plan_moves};
 use ollamax_metadata as metadata;
@@ -165,16 +164,13 @@ impl Foresight {
 impl Scene {
     /// What follows.
     pub(crate) fn outlook(&self) -> Outlook {
-        let Self { now_ms, sites, wishes, presence, runtimes, knobs } = self;
-        plan_moves(&Facts { now_ms: *now_ms, sites: sites.all(), wishes, presence, runtimes, knobs })
+        self.outlook_beside(&BTreeSet::new())
     }
 
-    /// The same without some models, by their keys.
-    pub(crate) fn without(&self, models: &BTreeSet<String>) -> Self {
-        let others = self.wishes.iter().filter(|standing| !models.contains(&standing.wish.name.key()));
-        let (wishes, sites) = (others.cloned().collect(), self.sites.clone());
-        let (presence, runtimes) = (self.presence.clone(), self.runtimes.clone());
-        Self { now_ms: self.now_ms, sites, wishes, presence, runtimes, knobs: self.knobs }
+    /// What follows where nothing is decided of some models, by their keys. What is on its way of them takes its room.
+    pub(crate) fn outlook_beside(&self, resting: &BTreeSet<String>) -> Outlook {
+        let Self { now_ms, sites, wishes, presence, runtimes, knobs } = self;
+        plan_moves(&Facts { now_ms: *now_ms, sites: sites.all(), wishes, presence, runtimes, knobs, resting })
     }
 
     fn with_knobs(self, knobs: ReplicaKnobs) -> Self {
@@ -206,14 +202,39 @@ pub(crate) fn standing(
     let pinned = model.as_ref().and_then(Model::pinned);
     // What is pinned goes from nowhere, so it is nowhere too much.
     let is_surplus = |copy: &&Location| wish.surplus.contains(&copy.node) && Some(copy.model.digest) != pinned;
+    let holders = models::holders(wish.digest, pinned, &copies);
     Ok(Standing {
         size_bytes: wish.size_bytes,
-        holders: holders(wish.digest, pinned, &copies),
+        at_hand: at_hand(view, &wish, &holders, &copies)?,
+        holders,
         dropping: copies.iter().filter(goes).map(|copy| copy.node).collect(),
         pinned: pinned.is_some(),
         loaded_on: loaded(&wish.name).into_iter().collect(),
         surplus: copies.iter().filter(is_surplus).map(|copy| copy.node).collect(),
         wish,
+    })
+}
+
+/// Who has the files of the version of the round, or may have them, although the name is not this version there: who
+/// has the name that it was given from, and where the name had it before, who has the name and so may keep it. Nobody
+/// is looked for where nobody is to get it, or where it is not known which it is.
+fn at_hand(
+    view: &dyn View,
+    wish: &Wish,
+    holders: &BTreeSet<NodeId>,
+    copies: &[Location],
+) -> Result<BTreeSet<NodeId>, Fault> {
+    let is_held = wish.plan.as_ref().is_some_and(|plan| plan.targets.iter().all(|target| holders.contains(target)));
+    let Some(digest) = wish.digest.filter(|_| !is_held) else { return Ok(BTreeSet::new()) };
+    let versions = read::versions(view, &wish.name)?;
+    let Some(version) = versions.iter().rfind(|version| version.digest == digest) else { return Ok(BTreeSet::new()) };
+    let is_latest = versions.last().is_some_and(|latest| latest.number == version.number);
+    Ok(match &version.how {
+        How::Tagged { from } if is_latest => models::holders(Some(digest), None, &read::locations_of(view, from)?),
+        How::Found | How::Pulled if is_latest => BTreeSet::new(),
+        How::Found | How::Pulled | How::Tagged { .. } | How::RolledBack { .. } => {
+            copies.iter().map(|copy| copy.node).collect()
+        }
     })
 }
 

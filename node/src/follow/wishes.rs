@@ -192,8 +192,11 @@ impl Planner {
         let permille = transfer.permille_of(&wish.name, digest, &heard).await;
         let view = self.metadata.view();
         let sites = Sites::now(&*view, &self.scheduler)?.with_progress(&permille);
-        let wishes = vec![standing(&*view, wish, &|_| Vec::new())?];
-        let moves = self.prospect.scene(&*view, sites, wishes)?.outlook().moves;
+        let wishes = read::wishes(&*view)?.into_iter().map(|wish| standing(&*view, wish, &|_| Vec::new()));
+        let wishes = wishes.collect::<Result<Vec<Standing>, Fault>>()?;
+        let keys = wishes.iter().map(|standing| standing.wish.name.key());
+        let others: BTreeSet<String> = keys.filter(|key| *key != wish.name.key()).collect();
+        let moves = self.prospect.scene(&*view, sites, wishes)?.outlook_beside(&others).moves;
         let plan = moves.into_iter().find(|step| matches!(step, Move::Plan { .. }));
         Ok(plan.map_or(command, command_of))
     }
@@ -321,7 +324,7 @@ impl Book {
             }
             left_alone.extend(resting.iter().map(|step| name_of(step).key()));
             // Where one step is made at a time, the next one is somebody else's.
-            moves = scene.without(&left_alone).outlook().moves;
+            moves = scene.outlook_beside(&left_alone).moves;
         }
     }
 
@@ -389,7 +392,10 @@ fn command_of(step: Move) -> Command {
         Move::Plan { name, round, ingester, targets, kind } => {
             Command::PlanPull { name, round, ingester, targets, kind }
         }
-        Move::Drop { name, node } => Command::DropCopies { name, nodes: vec![node], forget: false, force: false },
+        Move::Drop { name, node } => {
+            let nodes = vec![node];
+            Command::DropCopies { name, nodes, forget: false, force: false, unless_pinned: false }
+        }
     }
 }
 

@@ -3,8 +3,8 @@
 //! What is wanted is on record in the cluster, and each copy is a job of the node that gets it. This command asks for
 //! it, shows how far each node is, and may leave at any time.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
@@ -61,8 +61,30 @@ pub(super) async fn run(global: &Global, args: &PullArgs) -> Result<(), Failure>
         let until = "until it is over or a node starts again";
         output::talk(global.output, &format!("Each node fetches at {rate} at most, {until}."));
     }
+    if let Some(told) = lost(args, &leaving(&seen)) {
+        output::talk(global.output, &told);
+    }
     output::talk(global.output, &format!("Next: {}", next(args, &seen)));
     Ok(())
+}
+
+/// Who loses its copy when all have it that are to.
+fn leaving(seen: &Seen) -> BTreeSet<&str> {
+    seen.values().flat_map(|progress| &progress.leaving).map(String::as_str).collect()
+}
+
+/// Which copies go because nodes are named, and how they stay; `None` where none does.
+fn lost(args: &PullArgs, leaving: &BTreeSet<&str>) -> Option<String> {
+    if args.nodes.is_empty() || leaving.is_empty() {
+        return None;
+    }
+    let from: Vec<&str> = leaving.iter().copied().collect();
+    let named: Vec<&str> = args.nodes.iter().map(String::as_str).chain(from.iter().copied()).collect();
+    let (from, named, name) = (from.join(", "), named.join(","), &args.name);
+    Some(format!(
+        "Copies go from {from}: there it was for the sake of a number, and now nodes are named. To keep them: ollamax \
+         model pull {name} --node {named}"
+    ))
 }
 
 fn request(args: &PullArgs) -> PullRequest {
@@ -136,7 +158,7 @@ fn show(global: &Global, args: &PullArgs, seen: &Seen) -> Result<(), Failure> {
     if global.output == Output::Json {
         let name = first.name.clone();
         let copies: Vec<Value> = copies.into_iter().map(copy).collect();
-        return output::json("ModelPull", json!({"name": name, "copies": copies}));
+        return output::json("ModelPull", json!({"name": name, "copies": copies, "leaving": leaving(seen)}));
     }
     for progress in copies {
         if progress.stage() == Stage::Done || !args.wait {
@@ -441,6 +463,18 @@ mod tests {
         check(Stage::Fetching, PullArgs { places, ..asked() }, some);
         let one = PullArgs { nodes: nodes(&["a"]), insecure: true, ..asked() };
         check(Stage::Done, one, "ollamax run llama3.2");
+    }
+
+    #[test]
+    fn which_copies_go_is_said_where_nodes_are_named() {
+        let leaving = vec!["n3".to_owned(), "n1".to_owned()];
+        let seen = Seen::from([(2, PullProgress { leaving, ..pull(Stage::Done) }), (4, pull(Stage::Done))]);
+        let named = PullArgs { nodes: vec!["n2".to_owned()], ..asked() };
+        let told = "Copies go from n1, n3: there it was for the sake of a number, and now nodes are named. To keep \
+                    them: ollamax model pull llama3.2 --node n2,n1,n3";
+        assert_eq!(lost(&named, &super::leaving(&seen)).as_deref(), Some(told));
+        assert_eq!(lost(&asked(), &super::leaving(&seen)), None, "a number is wanted");
+        assert_eq!(lost(&named, &super::leaving(&Seen::from([(1, pull(Stage::Done))]))), None);
     }
 
     #[test]

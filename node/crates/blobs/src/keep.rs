@@ -5,16 +5,22 @@
 //!   sha256-<hex>                              a file of the version: the store's own file, and no copy of it
 //!   names                                     the names that stood for the version, one a line
 //!   manifest.json                             written last; its time says since when the version is kept
+//! <staging>/keep/<SHA-256>.going/             the same of a version that was let go: its files go when that is safe
 //! ```
 //!
-//! A runtime may remove its name of a file at any time; the bytes stay for as long as ours is there. Always holds: a
-//! folder without a manifest keeps nothing, and is swept. Nothing here is a way to change a file. What cannot be kept
-//! is not: another disk, a file system without second names, a file that leads elsewhere; whoever wanted it is told
-//! why.
+//! A runtime may remove its name of a file at any time; the bytes stay for as long as ours is there. Where it does not,
+//! the name goes by [`Store::withdraw`]. Always holds: a folder without a manifest keeps nothing, and is swept. Nothing
+//! here is a way to change a file. What cannot be kept is not: another disk, a file system without second names, a file
+//! that leads elsewhere; whoever wanted it is told why.
 
-use std::collections::BTreeSet;
-use std::fs;
+mod withdrawing;
+
+pub use withdrawing::{Clearing, Haste};
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, Metadata};
 use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -35,6 +41,8 @@ const MANIFEST: &str = "manifest.json";
 const NAMES: &str = "names";
 /// Before the digest of a file of a version.
 const FILE_PREFIX: &str = "sha256-";
+/// After the digest of a version that was let go.
+const GOING_ENDING: &str = ".going";
 /// What is written under this ending is not there yet.
 const DRAFT_ENDING: &str = ".draft";
 /// Most names for which one version is kept: as many as a cluster may pin. Beyond it the first one is forgotten.
@@ -135,6 +143,19 @@ impl Keep {
         Ok(disk::stamp(&path, now).map_err(Fault::at("note the time of", &path))?)
     }
 
+    /// A file of the store was damaged, and another one has its name now: the versions that have it get that one.
+    ///
+    /// # Errors
+    /// As [`Keep::put`]: the versions that have not got it keep the old one.
+    pub fn renew(&self, store: &Store, blob: BlobSpec) -> Result<(), KeepError> {
+        for kept in self.all()?.into_iter().chain(self.going()?) {
+            if kept.manifest.blobs().contains(&blob) {
+                link(&store.blob_path(blob.sha256), &kept.blob_path(blob.sha256), blob)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Keeps a version for this name no longer. For the last of its names it is kept still: it is to be let go then.
     ///
     /// # Errors
@@ -149,17 +170,7 @@ impl Keep {
     /// # Errors
     /// When the disk refuses.
     pub fn get(&self, digest: Digest) -> Result<Option<Kept>, Fault> {
-        let path = self.folder(digest);
-        let read = |name: &str, bytes_max: usize| disk::read_small(&path.join(name), bytes_max);
-        let Some(bytes) = read(MANIFEST, MANIFEST_BYTES_MAX)? else { return Ok(None) };
-        let Some(names) = read(NAMES, NAMES_BYTES_MAX)? else { return Ok(None) };
-        let names = String::from_utf8(names).unwrap_or_default();
-        let names: Vec<ModelName> = names.lines().filter_map(|name| name.parse().ok()).collect();
-        let manifest = Manifest::read(&bytes).ok().filter(|manifest| manifest.digest() == digest);
-        let Some(manifest) = manifest.filter(|_| !names.is_empty()) else { return Ok(None) };
-        let at = path.join(MANIFEST);
-        let kept_at = fs::metadata(&at).and_then(|found| found.modified()).map_err(Fault::at("look at", &at))?;
-        Ok(Some(Kept { names, manifest, kept_at: disk::moment(kept_at), path }))
+        version_in(self.folder(digest), digest)
     }
 
     /// All versions that are kept, the one that is kept for the longest time first.
@@ -175,33 +186,70 @@ impl Keep {
         Ok(all)
     }
 
-    /// Lets a version go; that it is not kept is fine. Gives the bytes that became free, which are those of files that
-    /// had no other name.
+    /// Lets a version go: it is kept no longer. Its files are there until [`Keep::release`], whoever starts meanwhile.
+    /// That it is not kept is fine.
     ///
     /// # Errors
-    /// When the disk refuses: the version is not kept any more, and what is left of it is swept later.
-    pub fn release(&self, digest: Digest) -> Result<u64, Fault> {
-        let folder = self.folder(digest);
-        disk::remove_file(&folder.join(MANIFEST))?;
+    /// When the disk refuses: then it is kept still.
+    pub fn let_go(&self, digest: Digest) -> Result<(), Fault> {
+        let (from, to) = (self.folder(digest), self.going_folder(digest));
+        // What waits there from before waits on.
+        if fs::symlink_metadata(&from).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+            return Ok(());
+        }
+        clear(&to)?;
+        fs::rename(&from, &to).map_err(Fault::at("name", &to))?;
+        disk::sync_folder(&self.place.join(FOLDER))
+    }
+
+    /// The versions that were let go and whose files are there still.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn going(&self) -> Result<Vec<Kept>, Fault> {
+        let mut going = Vec::new();
+        for digest in self.going_folders()? {
+            going.extend(version_in(self.going_folder(digest), digest)?);
+        }
+        Ok(going)
+    }
+
+    /// Removes the files of a version that was let go, but for those that are to stay for a while. Gives the bytes that
+    /// became free, which are those of files that had no other name.
+    ///
+    /// # Errors
+    /// When the disk refuses: what is left of it goes later.
+    pub fn release(&self, going: &Kept, stay: &BTreeSet<Digest>) -> Result<u64, Fault> {
+        let mut blobs = going.manifest.blobs();
+        blobs.retain(|blob| !stay.contains(&blob.sha256));
+        if blobs.len() == going.manifest.blobs().len() {
+            return clear(&going.path);
+        }
         let mut freed_bytes: u64 = 0;
-        for name in disk::names_in(&folder)? {
-            let path = folder.join(&name);
-            let bytes = if name.starts_with(FILE_PREFIX) { disk::frees_bytes(&path) } else { 0 };
+        for blob in blobs {
+            let path = going.blob_path(blob.sha256);
+            let bytes = disk::frees_bytes(&path);
             disk::remove_file(&path)?;
             freed_bytes = freed_bytes.saturating_add(bytes);
         }
-        disk::remove(&folder)?;
         Ok(freed_bytes)
     }
 
-    /// Removes what is left of versions that were never kept as a whole, or were let go.
+    /// Removes what is left of versions that were never kept as a whole, or were released, and of those that were let
+    /// go and are kept again.
     ///
     /// # Errors
     /// When the disk refuses.
     pub fn sweep(&self) -> Result<(), Fault> {
         for digest in self.folders()? {
             if self.get(digest)?.is_none() {
-                self.release(digest)?;
+                clear(&self.folder(digest))?;
+            }
+        }
+        for digest in self.going_folders()? {
+            let folder = self.going_folder(digest);
+            if self.get(digest)?.is_some() || version_in(folder.clone(), digest)?.is_none() {
+                clear(&folder)?;
             }
         }
         Ok(())
@@ -220,6 +268,15 @@ impl Keep {
     fn folders(&self) -> Result<Vec<Digest>, Fault> {
         let names = disk::names_in(&self.place.join(FOLDER))?;
         Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
+    }
+
+    fn going_folders(&self) -> Result<Vec<Digest>, Fault> {
+        let names = disk::names_in(&self.place.join(FOLDER))?;
+        Ok(names.iter().filter_map(|name| name.strip_suffix(GOING_ENDING)?.parse().ok()).collect())
+    }
+
+    fn going_folder(&self, digest: Digest) -> PathBuf {
+        self.place.join(FOLDER).join(format!("{digest}{GOING_ENDING}"))
     }
 
     fn folder(&self, digest: Digest) -> PathBuf {
@@ -244,24 +301,24 @@ impl Kept {
         blob_at(&self.blob_path(spec.sha256), spec)
     }
 
-    /// Bytes on the disk that nothing but this holds.
-    #[must_use]
-    pub fn own_bytes(&self) -> u64 {
-        let blobs = self.manifest.blobs().into_iter();
-        blobs.map(|blob| disk::frees_bytes(&self.blob_path(blob.sha256))).fold(0, u64::saturating_add)
+    /// Its files, and what the system says of each.
+    fn files(&self) -> impl Iterator<Item = (Digest, Metadata)> {
+        let paths = self.manifest.blobs().into_iter().map(move |blob| (blob.sha256, self.blob_path(blob.sha256)));
+        let found = paths.filter_map(|(sha256, path)| Some((sha256, fs::symlink_metadata(path).ok()?)));
+        found.filter(|(_, found)| found.is_file())
     }
 }
 
 // === impl Store ===
 
 impl Store {
-    /// Gives the files of a version that is kept their names in the store again, where the store lacks them. No byte is
-    /// copied. Visible it is when it is published.
+    /// Gives those of these files that a kept version has their names in the store again, where the store lacks them.
+    /// No byte is copied. Visible is only what is published.
     ///
     /// # Errors
     /// When something else has the name of a file, or the disk refuses. A file that is not kept is missing still.
-    pub fn link_kept(&self, kept: &Kept) -> Result<(), PublishError> {
-        for blob in kept.manifest.blobs() {
+    pub fn link_kept(&self, kept: &Kept, blobs: &[BlobSpec]) -> Result<(), PublishError> {
+        for blob in kept.manifest.blobs().into_iter().filter(|blob| blobs.contains(blob)) {
             let (from, to) = (kept.blob_path(blob.sha256), self.blob_path(blob.sha256));
             if self.shows(blob)? || kept.blob(blob)?.is_none() {
                 continue;
@@ -274,6 +331,62 @@ impl Store {
         }
         Ok(())
     }
+}
+
+/// Bytes on the disk that nothing but these versions holds, each counted once.
+#[must_use]
+pub fn held_bytes(versions: &[&Kept]) -> u64 {
+    held(versions).values().map(disk::allocated_bytes).fold(0, u64::saturating_add)
+}
+
+/// The first of these versions without which bytes become free, if all of them go.
+#[must_use]
+pub fn first_that_frees(versions: &[&Kept]) -> Option<usize> {
+    let held = held(versions);
+    versions.iter().position(|kept| kept.files().any(|(_, found)| held.contains_key(&number_of(&found))))
+}
+
+/// The files that have no other names than those that these versions give them.
+fn held(versions: &[&Kept]) -> BTreeMap<(u64, u64), Metadata> {
+    let mut all: BTreeMap<(u64, u64), (u64, Metadata)> = BTreeMap::new();
+    for (_, found) in versions.iter().flat_map(|kept| kept.files()) {
+        all.entry(number_of(&found)).or_insert((0, found)).0 += 1;
+    }
+    let held = all.into_iter().filter(|(_, (names, found))| found.nlink() <= *names);
+    held.map(|(number, (_, found))| (number, found)).collect()
+}
+
+/// Device, and number on it.
+fn number_of(found: &Metadata) -> (u64, u64) {
+    (found.dev(), found.ino())
+}
+
+/// The version whose folder this is, if it is whole.
+fn version_in(path: PathBuf, digest: Digest) -> Result<Option<Kept>, Fault> {
+    let read = |name: &str, bytes_max: usize| disk::read_small(&path.join(name), bytes_max);
+    let Some(bytes) = read(MANIFEST, MANIFEST_BYTES_MAX)? else { return Ok(None) };
+    let Some(names) = read(NAMES, NAMES_BYTES_MAX)? else { return Ok(None) };
+    let names = String::from_utf8(names).unwrap_or_default();
+    let names: Vec<ModelName> = names.lines().filter_map(|name| name.parse().ok()).collect();
+    let manifest = Manifest::read(&bytes).ok().filter(|manifest| manifest.digest() == digest);
+    let Some(manifest) = manifest.filter(|_| !names.is_empty()) else { return Ok(None) };
+    let at = path.join(MANIFEST);
+    let kept_at = fs::metadata(&at).and_then(|found| found.modified()).map_err(Fault::at("look at", &at))?;
+    Ok(Some(Kept { names, manifest, kept_at: disk::moment(kept_at), path }))
+}
+
+/// Removes the folder of a version, its manifest first, and gives the bytes that became free.
+fn clear(folder: &Path) -> Result<u64, Fault> {
+    disk::remove_file(&folder.join(MANIFEST))?;
+    let mut freed_bytes: u64 = 0;
+    for name in disk::names_in(folder)? {
+        let path = folder.join(&name);
+        let bytes = if name.starts_with(FILE_PREFIX) { disk::frees_bytes(&path) } else { 0 };
+        disk::remove_file(&path)?;
+        freed_bytes = freed_bytes.saturating_add(bytes);
+    }
+    disk::remove(folder)?;
+    Ok(freed_bytes)
 }
 
 /// Opens a file as one of a store is opened.
@@ -311,21 +424,40 @@ fn put_again(index: &Index, sha256: Digest, indexed: &Indexed) -> Result<(), Fau
 }
 
 fn link(from: &Path, to: &Path, blob: BlobSpec) -> Result<(), KeepError> {
-    let path = || from.display().to_string();
     // A second name of a link would be one more link.
     if fs::symlink_metadata(from).is_ok_and(|found| found.is_symlink()) {
-        return Err(KeepError::Refused { path: path(), reason: "it leads elsewhere".to_owned() });
+        let path = from.display().to_string();
+        return Err(KeepError::Refused { path, reason: "it leads elsewhere".to_owned() });
     }
-    let Err(error) = fs::hard_link(from, to) else { return Ok(()) };
-    let is_refusal = |error: &io::Error| {
-        [Errno::EPERM, Errno::EOPNOTSUPP, Errno::ENOSYS, Errno::EMLINK].iter().any(|errno| disk::is(error, *errno))
-    };
+    match fs::hard_link(from, to) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && !disk::is_same(from, to) => link_anew(from, to, blob),
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(unlinked(error, from, to, blob)),
+        _ => Ok(()),
+    }
+}
+
+/// The store has got the file anew since. What is kept stays until the new one has taken its place.
+fn link_anew(from: &Path, to: &Path, blob: BlobSpec) -> Result<(), KeepError> {
+    let draft = to.with_file_name(format!("{}{DRAFT_ENDING}", file_name(blob.sha256)));
+    disk::remove_file(&draft)?;
+    let linked = fs::hard_link(from, &draft).and_then(|()| fs::rename(&draft, to));
+    if let Err(error) = linked {
+        disk::remove_file(&draft)?;
+        return Err(unlinked(error, from, to, blob));
+    }
+    Ok(())
+}
+
+/// Why a file got no second name.
+fn unlinked(error: io::Error, from: &Path, to: &Path, blob: BlobSpec) -> KeepError {
+    let is_refusal = [Errno::EPERM, Errno::EOPNOTSUPP, Errno::ENOSYS, Errno::EMLINK];
     match error.kind() {
-        ErrorKind::AlreadyExists if blob_at(to, blob)?.is_some() => Ok(()),
-        ErrorKind::NotFound => Err(KeepError::Incomplete { sha256: blob.sha256 }),
-        ErrorKind::CrossesDevices => Err(KeepError::OtherDisk(to.display().to_string())),
-        _ if is_refusal(&error) => Err(KeepError::Refused { path: path(), reason: error.to_string() }),
-        _ => Err(Fault::at("link", to)(error).into()),
+        ErrorKind::NotFound => KeepError::Incomplete { sha256: blob.sha256 },
+        ErrorKind::CrossesDevices => KeepError::OtherDisk(to.display().to_string()),
+        _ if is_refusal.iter().any(|errno| disk::is(&error, *errno)) => {
+            KeepError::Refused { path: from.display().to_string(), reason: error.to_string() }
+        }
+        _ => Fault::at("link", to)(error).into(),
     }
 }
 

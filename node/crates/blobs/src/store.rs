@@ -191,6 +191,11 @@ impl Store {
         self.blobs.parent().unwrap_or(&self.root).join(".ollamax")
     }
 
+    /// The real folder of the blobs.
+    pub(crate) fn blobs_folder(&self) -> &Path {
+        &self.blobs
+    }
+
     fn manifests(&self) -> PathBuf {
         self.root.join("manifests")
     }

@@ -21,7 +21,7 @@ pub mod view;
 pub use apply::{Applied, CLUSTER_VERSION, apply, bytes_max_of, prefixes, quotas, value_prefix};
 pub use command::{
     Answer, BoundBlob, CAPABILITIES_VERSION, Command, CopyCourse, Entry, NAMES_VERSION, NewMember, Refusal,
-    TokenProblem,
+    TokenProblem, UNLESS_PINNED_VERSION,
 };
 pub use happening::{ClusterEvent, EventKind, events_of, leader_elected, voters_changed};
 pub use record::{

@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ollamax_types::{Beat, NodeId, Role, RuntimeState};
+use ollamax_types::{Beat, NodeId, Role, RuntimeState, SpareRule};
 
 use crate::catalog::{Cordon, Member, MemberState};
 use crate::health::Health;
@@ -55,6 +55,12 @@ pub struct Site {
     pub cordon: Cordon,
     /// The size of the disk on which its models lie; `None` where that is not known.
     pub disk_total_bytes: Option<u64>,
+    /// Bytes of the models on their way to it that what is free lacks already; `None` where that is not known.
+    pub aside_bytes: Option<u64>,
+    /// What it keeps free beside a model that comes to it.
+    pub spare: SpareRule,
+    /// It has the files of the version that is meant, or may have them: under another name, or of before.
+    pub at_hand: bool,
     /// Some of the files of its models are not what their names say.
     pub has_damage: bool,
 }
@@ -92,6 +98,10 @@ impl Site {
             disk_total_bytes: beat
                 .filter(|beat| beat.models_free_bytes.is_some())
                 .and_then(|beat| beat.models_total_bytes),
+            aside_bytes: beat.filter(|beat| beat.models_free_bytes.is_some()).and_then(|beat| beat.models_aside_bytes),
+            // A node of an older release does not say how it is set.
+            spare: beat.and_then(|beat| beat.models_spare).unwrap_or_default(),
+            at_hand: false,
             has_damage: beat.is_some_and(|beat| beat.suspect_files > 0),
         }
     }
@@ -147,6 +157,9 @@ mod tests {
             gpu_memory_bytes: 0,
             cordon: Cordon::Open,
             disk_total_bytes: None,
+            aside_bytes: None,
+            spare: SpareRule::default(),
+            at_hand: false,
             has_damage: false,
         }
     }

@@ -137,9 +137,12 @@ impl Act {
             Deed::Disable => Command::SetPhase { name, phase: PhaseWord::Disabled, note: self.why.clone() },
             Deed::Drop => {
                 let nodes = self.node.into_iter().collect();
-                Command::DropCopies { name, nodes, forget: false, force: false }
+                Command::DropCopies { name, nodes, forget: false, force: false, unless_pinned: false }
             }
-            Deed::Delete => Command::DropCopies { name, nodes: Vec::new(), forget: true, force: false },
+            Deed::Delete => {
+                let (nodes, forget) = (Vec::new(), true);
+                Command::DropCopies { name, nodes, forget, force: false, unless_pinned: false }
+            }
         }
     }
 

@@ -16,6 +16,7 @@ use axum::middleware::{self, Next};
 use futures::stream::BoxStream;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Response, Status, Streaming};
@@ -133,10 +134,16 @@ impl Admin {
     }
 
     /// As [`Admin::routes_with`], where what may take hours in Ollama's words ends when `stop` is cancelled, and says
-    /// so.
+    /// so; what still comes of a request that is answered is read among `tasks`, and seconds longer.
     #[must_use]
-    pub fn routes_until(daemon: Arc<dyn Daemon>, tools: Toolbox, stop: CancellationToken) -> Routes {
-        Self::routes_with(daemon, tools).into_axum_router().layer(Extension(Stopping(stop))).into()
+    pub fn routes_until(
+        daemon: Arc<dyn Daemon>,
+        tools: Toolbox,
+        tasks: &TaskTracker,
+        stop: CancellationToken,
+    ) -> Routes {
+        let routes = Self::routes_with(daemon, tools).into_axum_router().layer(Extension(Stopping(stop)));
+        routes.layer(Extension(ollama::Beside(tasks.clone()))).into()
     }
 
     /// The engines, or the error that says how to get some.

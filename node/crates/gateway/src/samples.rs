@@ -42,6 +42,8 @@ pub(crate) fn beat(node: u64) -> Beat {
         disk_free_bytes: None,
         models_free_bytes: None,
         models_total_bytes: None,
+        models_aside_bytes: None,
+        models_spare: None,
         gpus: Vec::new(),
         daemon_version: String::new(),
         applies: Applies::default(),

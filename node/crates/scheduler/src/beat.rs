@@ -86,6 +86,8 @@ pub(crate) fn beat(shared: &Shared) -> Beat {
         disk_free_bytes: machine.disk_free_bytes,
         models_free_bytes: machine.models_free_bytes,
         models_total_bytes: machine.models_total_bytes,
+        models_aside_bytes: machine.models_aside_bytes,
+        models_spare: machine.models_spare,
         gpus: machine.gpus.clone(),
         daemon_version: shared.parts.daemon_version.clone(),
         applies: shared.parts.applies,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ollamax_types::{Gpu, ModelRecord, Quarantine, Residency, RuntimeKind, RuntimeState};
+use ollamax_types::{Gpu, ModelRecord, Quarantine, Residency, RuntimeKind, RuntimeState, SpareRule};
 
 /// The runtime beside this node, as last polled.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +46,10 @@ pub struct Machine {
     pub models_free_bytes: Option<u64>,
     /// Size of the disk where they lie, bytes; `None` when that is not known.
     pub models_total_bytes: Option<u64>,
+    /// Bytes of the models that the cluster sends it for which room is set aside; `None` when that is not known.
+    pub models_aside_bytes: Option<u64>,
+    /// What stays free beside a model that comes here; `None` when that is not known.
+    pub models_spare: Option<SpareRule>,
     /// Its GPUs; empty without a driver.
     pub gpus: Vec<Gpu>,
     /// Raft index that this node has applied.

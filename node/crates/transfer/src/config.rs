@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use ollamax_core::rates::Limit;
 use ollamax_core::transfer_plan::Patience;
-use ollamax_types::Rate;
+use ollamax_types::{Rate, SpareRule};
 
 use crate::class::Class;
 
@@ -118,6 +118,11 @@ impl Default for Config {
 // === impl Config ===
 
 impl Config {
+    /// What stays free beside a model that comes here.
+    pub(crate) const fn spare_rule(&self) -> SpareRule {
+        SpareRule { percent: self.spare_percent, bytes_min: self.spare_bytes_min }
+    }
+
     /// Everything that is wrong, one sentence each; empty when nothing is.
     #[must_use]
     pub fn validate(&self) -> Vec<String> {
@@ -222,6 +227,7 @@ mod tests {
         let check = |config: Config, expected: &[&str]| assert_eq!(config.validate(), expected);
         let good = Config::default;
         check(good(), &[]);
+        assert_eq!(good().spare_rule(), SpareRule::default(), "a node that tells none is taken for such a one");
         check(Config { registry_url: "http://models.lan:5000".to_owned(), ..good() }, &[]);
         for url in ["models.lan", "ftp://models.lan", "https://", "http:///v2"] {
             let text = format!("transfer.registry_url: {url:?} is no address of HTTP or HTTPS");

@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use ollamax_blobs::Promises;
 use ollamax_core::retention::Sharing;
 use ollamax_types::limits::PULL_WATCHERS_MAX;
-use ollamax_types::{Clock, Digest, ErrorCode, ModelName, NodeId, Quarantine, Rate, Timestamp};
+use ollamax_types::{Clock, Digest, ErrorCode, ModelName, NodeId, Quarantine, Rate, SpareRule, Timestamp};
 
 use crate::adopt::{Adopted, Adoption, Ties, Trees};
 use crate::buffers::Buffers;
@@ -37,6 +37,7 @@ use crate::metrics::Metrics;
 use crate::overview::{self, Follower, OverviewWatch};
 use crate::ports::{Ask, ByteStream, Have, Ledger, LedgerError, Origin, Others, Peers, Runtime};
 use crate::progress::{PullProgress, Stage, Watch};
+use crate::pull::aside::Aside;
 use crate::pull::repair::{CHECKS_MAX, Repairs};
 use crate::pull::turns::Turns;
 use crate::pull::{ASKING_MAX, Means, blocking};
@@ -177,6 +178,7 @@ impl Handle {
             metrics: metrics.clone(),
             buffers,
             promises: Promises::default(),
+            aside: Aside::default(),
             places: Arc::new(Semaphore::new(config.pulls_max as usize)),
             asking: Semaphore::new(ASKING_MAX),
             bundles: Arc::new(Semaphore::new(BUNDLES_MAX)),
@@ -188,6 +190,7 @@ impl Handle {
             own_staging: folder.join("staging"),
             staging: tokio::sync::Mutex::default(),
             turns: Turns::default(),
+            changing: Arc::default(),
             config,
         };
         let means = Arc::new(means);
@@ -378,13 +381,14 @@ impl Handle {
     }
 
     /// Hands out a model of this node's store as one file that proves itself. It answers when all of the model was
-    /// found and hashed; what is damaged is found on the way.
+    /// found and hashed; what is damaged is found on the way. `wanted`: this version and no other.
     ///
     /// # Errors
-    /// When the model is not here as a whole, and when too many bundles are under way.
-    pub async fn leave(&self, name: &ModelName) -> Result<Leaving, PullError> {
+    /// When the model is not here as a whole, or as another version than is wanted, and when too many bundles are under
+    /// way.
+    pub async fn leave(&self, name: &ModelName, wanted: Option<Digest>) -> Result<Leaving, PullError> {
         let Service { means, tasks, stop, .. } = &*self.0.service;
-        bundle::leave(means, name, tasks, stop).await
+        bundle::leave(means, (name, wanted), tasks, stop).await
     }
 
     /// Takes a model from such a file, and asks nobody else. It answers when it is known what the file promises; the
@@ -489,6 +493,18 @@ impl Handle {
         self.0.service.means.keeping.spare_bytes()
     }
 
+    /// What stays free beside a model that comes here.
+    #[must_use]
+    pub fn spare_rule(&self) -> SpareRule {
+        self.0.service.means.config.spare_rule()
+    }
+
+    /// Bytes of the models that the cluster sends here, whole, of those for which room is set aside.
+    #[must_use]
+    pub fn aside_bytes(&self) -> u64 {
+        self.0.service.means.aside.bytes()
+    }
+
     /// Lets the kept versions go that are due, and tells which; `dry_run`: only tells.
     ///
     /// # Errors
@@ -518,6 +534,12 @@ impl Handle {
     /// When the runtime does not do it, or the disk refuses.
     pub async fn remove(&self, name: &ModelName, digest: Digest) -> Result<u64, PullError> {
         self.0.service.means.remove(name, digest).await
+    }
+
+    /// Whether the runtime beside this node says that it does not have this version of a model; false where it does not
+    /// answer.
+    pub async fn is_gone(&self, name: &ModelName, digest: Digest) -> bool {
+        self.0.service.means.is_gone(name, digest).await
     }
 
     /// To what somebody slowed a pull of this node down.

@@ -3,10 +3,19 @@
 //! A version is kept when this node puts another one under its name, and while it is pinned, for each name that stood
 //! for it. It goes when it is old, when each of its names stands for it again or is gone, or, the oldest first, when
 //! something else needs the room; a pinned one goes only when nobody pins it any more, or the cluster removes it here
-//! for the last of its names. With it go the files in the store that only it named. Always holds: nothing is let go
-//! before this node has heard what is pinned. What is kept is found on the disk, not remembered, so a restart changes
-//! nothing; it is offered to other nodes like what the store has. What cannot be kept is told once in the log, and ends
-//! no pull.
+//! for the last of its names. Where it is not sure what the models of the store are, no name counts as gone.
+//!
+//! The files of a version that no model of the store names lose their names there while it is kept and not pinned, as
+//! soon as that is safe ([`Store::withdraw`]): so its room is free when it goes. A model that names one later gets it
+//! back at the next look. What is let go before that waits with its files until it is, and so does what a model may
+//! name by then ([`Store::staying`]).
+//!
+//! Always holds: nothing is let go before this node has heard what is pinned; nothing loses its name on which a pull of
+//! this node counts ([`counted`]). What is kept, and what waits, is found on the disk, not remembered, so a restart
+//! changes nothing; what is kept is offered to other nodes like what the store has. What cannot be kept is told once in
+//! the log, and ends no pull.
+
+mod counted;
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,8 +30,8 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use ollamax_blobs::keep::across;
-use ollamax_blobs::{Fault, Indexed, Keep, KeepError, Kept, Manifest, PublishError, Scanned, Store};
+use ollamax_blobs::keep::{Clearing, Haste, across, first_that_frees, held_bytes};
+use ollamax_blobs::{BlobSpec, Fault, Indexed, Keep, KeepError, Kept, Manifest, PublishError, Scanned, Store};
 use ollamax_core::retention::{Sharing, sharing};
 use ollamax_types::{Clock, Digest, ModelName, Timestamp};
 
@@ -31,6 +40,8 @@ use crate::config::Config;
 use crate::library::{KeptFile, Library};
 use crate::metrics::Metrics;
 use crate::pull::blocking;
+
+use self::counted::{Counted, Counts};
 
 /// Time between two looks at what is kept although nothing changed: it becomes old.
 const LOOK_INTERVAL: Duration = Duration::from_secs(600);
@@ -76,6 +87,7 @@ struct Inner {
     pins: watch::Sender<Option<BTreeSet<Digest>>>,
     /// Held while names of files change for the sake of a version.
     work: Mutex<()>,
+    counts: Counts,
     told: Mutex<Told>,
 }
 
@@ -87,6 +99,8 @@ struct Told {
     spare_bytes: u64,
     /// Why a version could not be kept, as last told in the log.
     trouble: Option<String>,
+    /// Why files that no model seems to name keep their room, as last told in the log.
+    unsure: Option<String>,
 }
 
 // === impl Ties ===
@@ -105,7 +119,8 @@ impl Keeping {
     /// Begins to look after what is kept, until `stop`.
     pub(crate) fn start(config: &Config, ties: Ties, tasks: &TaskTracker, stop: &CancellationToken) -> Self {
         let (pins, hours) = (watch::Sender::new(None), config.keep_previous_hours);
-        let keeping = Self(Arc::new(Inner { ties, hours, pins, work: Mutex::default(), told: Mutex::default() }));
+        let (work, counts, told) = (Mutex::default(), Counts::default(), Mutex::default());
+        let keeping = Self(Arc::new(Inner { ties, hours, pins, work, counts, told }));
         // If it fails, what is kept stays until the next start, or until room is needed; it ends with `stop`.
         tasks.spawn(keeping.clone().run(stop.clone()));
         keeping
@@ -164,72 +179,99 @@ impl Keeping {
         let due = self.due(store, keep.all()?);
         if !dry_run {
             for kept in &due {
-                self.let_go(store, &keep, kept)?;
+                let_go(&keep, kept)?;
             }
+            self.clear_up(store, &keep, Haste::Calm)?;
             self.tell(&keep);
         }
         Ok(due.iter().flat_map(|kept| self.shown(kept)).collect())
     }
 
-    /// Another version is about to get this name: what it stands for is kept, if it is whole and shall be. The names of
-    /// files are this caller's to change for as long as the answer is held. Blocks on the disk.
+    /// From now on a pull counts on the files of this version, until the answer is dropped.
+    pub(crate) fn count_on(&self, wanted: &Manifest) -> Counted {
+        self.0.counts.on(wanted)
+    }
+
+    /// Another version is about to get this name: what it stands for is kept, if it is whole. That it is not to be kept
+    /// for any time changes nothing: its files go in the same way. The names of files are this caller's to change for
+    /// as long as the answer is held. Blocks on the disk.
     pub(crate) fn before(&self, store: &Store, name: &ModelName, next: &Manifest) -> Option<MutexGuard<'_, ()>> {
         let (_, stands) = store.manifest(name).ok().flatten()?;
-        let is_wanted = self.0.hours > 0 || self.is_pinned(stands.digest());
-        if stands.digest() == next.digest() || !is_wanted {
+        if stands.digest() == next.digest() {
             return None;
         }
         let work = self.work();
         let keep = Keep::of(store)?;
-        let kept = self.put(store, &keep, slice::from_ref(name), &stands);
-        self.note(kept, Some(name));
+        self.keep_for(store, &keep, slice::from_ref(name), &stands);
         self.tell(&keep);
         Some(work)
     }
 
-    /// Gives the files of a version that is kept here their names in the store again. Blocks on the disk.
+    /// Gives the files of a version that are kept here, with it or with another one, their names in the store again.
+    /// Blocks on the disk.
     pub(crate) fn bring_back(&self, store: &Store, wanted: &Manifest) -> Result<(), PublishError> {
         let _work = self.work();
-        let Some(kept) = Keep::of(store).map(|keep| keep.get(wanted.digest())).transpose()?.flatten() else {
-            return Ok(());
-        };
-        let (blobs, trees) = (wanted.blobs(), &self.0.ties.trees);
-        let linked = || store.link_kept(&kept);
-        match trees.open() {
-            Ok(index) => across(&index, store, &blobs, linked)?,
-            Err(_) => linked()?,
-        }
-        if let Err(error) = self.bring_trees_back(store, &kept) {
-            tracing::warn!(%error, "put the hash trees of a kept version on record");
+        let Some(keep) = Keep::of(store) else { return Ok(()) };
+        self.link_back(store, &keep, &wanted.blobs())?;
+        if let Some(kept) = keep.get(wanted.digest())? {
+            self.bring_trees_back(store, &kept);
         }
         Ok(())
     }
 
-    /// Lets versions go that are not pinned, the oldest first, until so many bytes are free. Those of `wanted` stay.
-    /// Blocks on the disk.
+    /// A damaged file of the store was mended: the versions that have it get the sound one. Blocks on the disk.
+    pub(crate) fn renew(&self, store: &Store, blob: BlobSpec) {
+        let _work = self.work();
+        let renewed = Keep::of(store).map_or(Ok(()), |keep| keep.renew(store, blob));
+        if let Err(error) = renewed {
+            tracing::warn!(%error, sha256 = %blob.sha256, "a version keeps a file that is damaged");
+        }
+    }
+
+    /// Lets versions go that are not pinned, the oldest first, until so many bytes are free; none where all of them
+    /// together would not be enough. The version `wanted` stays, and so does one with which no byte becomes free just
+    /// now. Blocks on the disk.
     pub(crate) fn make_room(&self, store: &Store, bytes: u64, wanted: Digest) -> Result<u64, Fault> {
         let _work = self.work();
         let Some(keep) = Keep::of(store).filter(|_| self.0.pins.borrow().is_some()) else { return Ok(0) };
-        let mut freed_bytes: u64 = 0;
-        for kept in keep.all()? {
-            if freed_bytes >= bytes {
-                break;
-            }
-            let digest = kept.manifest.digest();
-            if digest != wanted && !self.is_pinned(digest) {
-                freed_bytes = freed_bytes.saturating_add(self.let_go(store, &keep, &kept)?);
+        let mut freed_bytes = sum(&self.clear_up(store, &keep, Haste::Calm)?);
+        let (mut spare, going) = (keep.all()?, keep.going()?);
+        spare.retain(|kept| kept.manifest.digest() != wanted && self.may_go(kept.manifest.digest()));
+        let in_all = held_bytes(&spare.iter().chain(&going).collect::<Vec<_>>());
+        if freed_bytes.saturating_add(in_all) >= bytes {
+            freed_bytes = freed_bytes.saturating_add(sum(&self.clear_up(store, &keep, Haste::Room)?));
+            while freed_bytes < bytes {
+                let Some(at) = first_that_frees(&spare.iter().collect::<Vec<_>>()) else { break };
+                let_go(&keep, &spare.remove(at))?;
+                freed_bytes = freed_bytes.saturating_add(sum(&self.clear_up(store, &keep, Haste::Room)?));
             }
         }
         self.tell(&keep);
         Ok(freed_bytes)
     }
 
+    /// Takes the manifest of this version out of a store whose runtime is not there to do it. Its files are kept, for
+    /// [`Keeping::give_up`] to let go as those of any version. False where the name does not stand for it. Blocks on the
+    /// disk.
+    pub(crate) fn take_out(&self, store: &Store, name: &ModelName, digest: Digest) -> Result<bool, Fault> {
+        let _work = self.work();
+        let stands = store.manifest(name).ok().flatten().filter(|(_, stands)| stands.digest() == digest);
+        if let Some((_, manifest)) = stands
+            && let Some(keep) = Keep::of(store)
+            && let Err(error) = self.put(store, &keep, slice::from_ref(name), &manifest)
+        {
+            tracing::warn!(model = %name, %digest, %error, "files of a removed model stay until its runtime starts");
+        }
+        store.remove(name, digest)
+    }
+
     /// The cluster removes a version of a model here: it is not kept for that name, nor is any other of that name that
-    /// is not pinned. What is kept for another name as well stays for that one. Blocks on the disk.
-    pub(crate) fn give_up(&self, store: &Store, name: &ModelName, digest: Digest) -> Result<u64, Fault> {
+    /// is not pinned. What is kept for another name as well stays for that one. Gives the bytes that these versions
+    /// gave back. Blocks on the disk.
+    pub(crate) fn give_up(&self, store: &Store, name: &ModelName, digest: Digest, haste: Haste) -> Result<u64, Fault> {
         let _work = self.work();
         let Some(keep) = Keep::of(store) else { return Ok(0) };
-        let mut freed_bytes: u64 = 0;
+        let mut gone = BTreeSet::new();
         for kept in keep.all()? {
             let found = kept.manifest.digest();
             if !kept.names.contains(name) || found != digest && self.is_pinned(found) {
@@ -238,11 +280,14 @@ impl Keeping {
             if kept.names.len() > 1 {
                 keep.forget_name(&kept, name)?;
             } else {
-                freed_bytes = freed_bytes.saturating_add(self.let_go(store, &keep, &kept)?);
+                let_go(&keep, &kept)?;
+                gone.insert(found);
             }
         }
+        let mut freed = self.clear_up(store, &keep, haste)?;
+        freed.retain(|digest, _| gone.contains(digest));
         self.tell(&keep);
-        Ok(freed_bytes)
+        Ok(sum(&freed))
     }
 
     /// Keeps what is pinned, lets go what is due, and tells what there is.
@@ -251,16 +296,21 @@ impl Keeping {
         let Ok(store) = Store::open(root) else { return };
         self.0.ties.metrics.show_sharing(sharing_of(models));
         let Some(keep) = Keep::of(&store) else {
-            self.show(&[]);
+            self.show(&[], &[]);
             return;
         };
         let looked = || -> Result<(), Fault> {
-            keep.sweep()?;
+            let going: Vec<BlobSpec> = keep.going()?.iter().flat_map(|kept| kept.manifest.blobs()).collect();
+            across(&self.0.ties.trees.open()?, &store, &going, || keep.sweep())?;
+            self.put_back(&store, &keep, models);
             for (manifest, names) in self.unkept(&store, &keep, models)? {
-                self.note(self.put(&store, &keep, &names, &manifest), names.first());
+                self.keep_for(&store, &keep, &names, &manifest);
             }
             for kept in self.due(&store, keep.all()?) {
-                self.let_go(&store, &keep, &kept)?;
+                let_go(&keep, &kept)?;
+            }
+            if !keep.going()?.is_empty() || has_unnamed(&store, &self.making_way(&keep)?, models) {
+                self.clear_up(&store, &keep, Haste::Calm)?;
             }
             Ok(())
         };
@@ -305,13 +355,53 @@ impl Keeping {
                 own.put(blob.sha256, &indexed)?;
             }
         }
-        for name in names {
+        Ok(())
+    }
+
+    /// Keeps a version for these names, and says so, or why not, where somebody wants to come back to it.
+    fn keep_for(&self, store: &Store, keep: &Keep, names: &[ModelName], manifest: &Manifest) {
+        let kept = self.put(store, keep, names, manifest);
+        if self.0.hours == 0 && !self.is_pinned(manifest.digest()) {
+            return;
+        }
+        for name in names.iter().filter(|_| kept.is_ok()) {
             tracing::info!(model = %name, digest = %manifest.digest(), "a version is kept");
+        }
+        self.note(kept, names.first());
+    }
+
+    /// Gives what models name and the store lacks its names again: a runtime found it before it lost them.
+    fn put_back(&self, store: &Store, keep: &Keep, models: &[Scanned]) {
+        for scanned in models.iter().filter(|scanned| !scanned.complete) {
+            if let Err(error) = self.link_back(store, keep, &scanned.blobs) {
+                tracing::warn!(model = %scanned.model.name, %error, "put back the files of a model that are kept");
+            }
+        }
+    }
+
+    /// Gives those of these files that the store lacks and a version has here their names in the store.
+    fn link_back(&self, store: &Store, keep: &Keep, blobs: &[BlobSpec]) -> Result<(), PublishError> {
+        let is_missing = |blob: &BlobSpec| matches!(store.blob(*blob), Ok(None));
+        let missing: Vec<BlobSpec> = blobs.iter().copied().filter(is_missing).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        for kept in keep.all()?.into_iter().chain(keep.going()?) {
+            if kept.manifest.blobs().iter().any(|blob| missing.contains(blob)) {
+                store.link_kept(&kept, &missing)?;
+                self.bring_trees_back(store, &kept);
+            }
         }
         Ok(())
     }
 
-    fn bring_trees_back(&self, store: &Store, kept: &Kept) -> Result<(), Fault> {
+    fn bring_trees_back(&self, store: &Store, kept: &Kept) {
+        if let Err(error) = self.record_trees(store, kept) {
+            tracing::warn!(%error, "put the hash trees of a kept version on record");
+        }
+    }
+
+    fn record_trees(&self, store: &Store, kept: &Kept) -> Result<(), Fault> {
         let (index, own) = (self.0.ties.trees.open()?, self.0.ties.kept_trees.open()?);
         for blob in kept.manifest.blobs() {
             let (Some(indexed), Some(file)) = (own.get(blob.sha256)?, store.blob(blob)?) else { continue };
@@ -323,14 +413,38 @@ impl Keeping {
         Ok(())
     }
 
-    fn let_go(&self, store: &Store, keep: &Keep, kept: &Kept) -> Result<u64, Fault> {
-        let (digest, blobs) = (kept.manifest.digest(), kept.manifest.blobs());
-        let index = self.0.ties.trees.open()?;
-        let freed_bytes = across(&index, store, &blobs, || keep.release(digest))?;
-        for name in &kept.names {
-            tracing::info!(model = %name, %digest, freed_bytes, "a version is not kept any more");
+    /// Takes from the store what only versions name that make way or were let go, and removes the files of the latter,
+    /// as far as that is safe. Gives the bytes that became free with each.
+    fn clear_up(&self, store: &Store, keep: &Keep, haste: Haste) -> Result<BTreeMap<Digest, u64>, Fault> {
+        let going = keep.going()?;
+        let versions: Vec<Kept> = self.making_way(keep)?.into_iter().chain(going.iter().cloned()).collect();
+        let is_wanted = |sha256: Digest| self.0.counts.has(sha256);
+        let unsure = |why: String| self.note_unsure(why);
+        let clearing = Clearing { now: self.0.ties.clock.now(), haste, is_wanted: &is_wanted, unsure: &unsure };
+        let left = store.withdraw(&versions, &clearing)?;
+        let stay = store.staying(&going, left, &clearing)?;
+        let mut freed = BTreeMap::new();
+        for kept in going {
+            let (digest, blobs) = (kept.manifest.digest(), kept.manifest.blobs());
+            if !blobs.is_empty() && blobs.iter().all(|blob| stay.contains(&blob.sha256)) {
+                continue;
+            }
+            let index = self.0.ties.trees.open()?;
+            let bytes = across(&index, store, &blobs, || keep.release(&kept, &stay))?;
+            if bytes > 0 {
+                tracing::info!(%digest, freed_bytes = bytes, "files of a version that was let go are gone");
+            }
+            freed.insert(digest, bytes);
         }
-        Ok(freed_bytes)
+        Ok(freed)
+    }
+
+    /// The versions that are kept and may go. That a pinned one has names in the store takes no room from anybody, and
+    /// a runtime that is asked for it finds its files there.
+    fn making_way(&self, keep: &Keep) -> Result<Vec<Kept>, Fault> {
+        let mut kept = keep.all()?;
+        kept.retain(|kept| self.may_go(kept.manifest.digest()));
+        Ok(kept)
     }
 
     /// Those that go now. None before it is known what is pinned.
@@ -341,19 +455,28 @@ impl Keeping {
         let (now, kept_ms) = (self.0.ties.clock.now(), u64::from(self.0.hours) * HOUR_MS);
         let free = kept.iter().filter(|kept| !self.is_pinned(kept.manifest.digest())).count();
         let mut above = free.saturating_sub(KEPT_MAX);
+        // Where the manifests are away no name stands for anything, as it seems.
+        let mut is_sure = None;
+        let mut is_sure = || *is_sure.get_or_insert_with(|| matches!(store.named(), Ok(Some(_))));
         let mut is_due = |kept: &Kept| {
             if self.is_pinned(kept.manifest.digest()) {
                 return false;
             }
             let is_above = above > 0;
             above = above.saturating_sub(1);
-            is_above || now.ms_since(kept.kept_at) > kept_ms || is_of_no_use(store, kept)
+            let is_old = kept_ms == 0 || now.ms_since(kept.kept_at) > kept_ms;
+            is_above || is_old || is_of_no_use(store, kept) && is_sure()
         };
         kept.into_iter().filter(|kept| is_due(kept)).collect()
     }
 
     fn is_pinned(&self, digest: Digest) -> bool {
         self.0.pins.borrow().as_ref().is_some_and(|pins| pins.contains(&digest))
+    }
+
+    /// Whether it is known that nobody pins it.
+    fn may_go(&self, digest: Digest) -> bool {
+        self.0.pins.borrow().as_ref().is_some_and(|pins| !pins.contains(&digest))
     }
 
     /// What is kept, once for each of its names.
@@ -372,34 +495,31 @@ impl Keeping {
 
     /// Tells what is kept now.
     fn tell(&self, keep: &Keep) {
-        let kept = keep.all().unwrap_or_else(|error| {
+        let listed = keep.all().and_then(|kept| Ok((kept, keep.going()?)));
+        let (kept, going) = listed.unwrap_or_else(|error| {
             tracing::warn!(%error, "list the versions that are kept");
-            Vec::new()
+            (Vec::new(), Vec::new())
         });
-        self.show(&kept);
+        self.show(&kept, &going);
     }
 
-    fn show(&self, kept: &[Kept]) {
+    fn show(&self, kept: &[Kept], going: &[Kept]) {
         let ties = &self.0.ties;
         let manifest = |kept: &Kept| (kept.manifest.digest(), Bytes::copy_from_slice(kept.manifest.bytes()));
-        ties.library.show_kept(self.files(kept), kept.iter().map(manifest).collect());
+        ties.library.show_kept(self.files(kept, going), kept.iter().map(manifest).collect());
         let knows_pins = self.0.pins.borrow().is_some();
-        let (mut own_bytes, mut spare_bytes) = (0_u64, 0_u64);
-        for kept in kept {
-            let bytes = kept.own_bytes();
-            own_bytes = own_bytes.saturating_add(bytes);
-            if knows_pins && !self.is_pinned(kept.manifest.digest()) {
-                spare_bytes = spare_bytes.saturating_add(bytes);
-            }
-        }
-        ties.metrics.show_kept(own_bytes);
+        let all: Vec<&Kept> = kept.iter().chain(going).collect();
+        let is_spare = |kept: &&Kept| !self.is_pinned(kept.manifest.digest());
+        let spare: Vec<&Kept> = kept.iter().filter(is_spare).chain(going).collect();
+        let spare_bytes = if knows_pins { held_bytes(&spare) } else { 0 };
+        ties.metrics.show_kept(held_bytes(&all));
         let shown = kept.iter().flat_map(|kept| self.shown(kept)).collect();
         let mut told = self.told();
         (told.kept, told.spare_bytes) = (shown, spare_bytes);
     }
 
-    /// The files of kept versions. The trees of those that are not kept any more go.
-    fn files(&self, kept: &[Kept]) -> BTreeMap<Digest, KeptFile> {
+    /// The files of kept versions. The trees of those that are not here any more go.
+    fn files(&self, kept: &[Kept], going: &[Kept]) -> BTreeMap<Digest, KeptFile> {
         let trees = &self.0.ties.kept_trees;
         let Ok(own) = trees.open() else { return BTreeMap::new() };
         let mut files = BTreeMap::new();
@@ -409,7 +529,9 @@ impl Keeping {
                 files.insert(blob.sha256, file);
             }
         }
-        for sha256 in own.all().unwrap_or_default().into_iter().filter(|sha256| !files.contains_key(sha256)) {
+        let going: BTreeSet<Digest> = digests(going).collect();
+        let is_here = |sha256: &Digest| files.contains_key(sha256) || going.contains(sha256);
+        for sha256 in own.all().unwrap_or_default().into_iter().filter(|sha256| !is_here(sha256)) {
             if let Err(error) = own.remove(sha256) {
                 tracing::warn!(%error, "forget the hash tree of a file that is not kept any more");
             }
@@ -426,6 +548,15 @@ impl Keeping {
             tracing::warn!(%model, reason, "a version is not kept; there is no way back to it");
         }
         told.trouble = trouble;
+    }
+
+    /// Writes to the log why nothing becomes free, once.
+    fn note_unsure(&self, reason: String) {
+        let mut told = self.told();
+        if told.unsure.as_ref() != Some(&reason) {
+            tracing::warn!(reason, "files of replaced versions keep their room: it is not sure what models name");
+            told.unsure = Some(reason);
+        }
     }
 
     fn work(&self) -> MutexGuard<'_, ()> {
@@ -445,7 +576,35 @@ pub(crate) fn sharing_of(models: &[Scanned]) -> Sharing {
     sharing(&all)
 }
 
-/// Each of its names stands for it again, or for nothing. What cannot be read is of use.
+/// It is kept no longer; its files go when that is safe.
+fn let_go(keep: &Keep, kept: &Kept) -> Result<(), Fault> {
+    let digest = kept.manifest.digest();
+    keep.let_go(digest)?;
+    for name in &kept.names {
+        tracing::info!(model = %name, %digest, "a version is not kept any more");
+    }
+    Ok(())
+}
+
+/// Whether the store has a file of one of these versions that none of these models names.
+fn has_unnamed(store: &Store, kept: &[Kept], models: &[Scanned]) -> bool {
+    let named: BTreeSet<Digest> = models.iter().flat_map(|model| model.blobs.iter().map(|blob| blob.sha256)).collect();
+    let is_unnamed = |blob: BlobSpec| !named.contains(&blob.sha256) && matches!(store.blob(blob), Ok(Some(_)));
+    kept.iter().any(|kept| kept.manifest.blobs().into_iter().any(is_unnamed))
+}
+
+/// The files of versions.
+fn digests(kept: &[Kept]) -> impl Iterator<Item = Digest> {
+    kept.iter().flat_map(|kept| kept.manifest.blobs()).map(|blob| blob.sha256)
+}
+
+/// Bytes that became free with all of these versions.
+fn sum(freed: &BTreeMap<Digest, u64>) -> u64 {
+    freed.values().fold(0, |sum: u64, bytes| sum.saturating_add(*bytes))
+}
+
+/// Each of its names stands for it again, or for nothing, as far as the manifests are there. What cannot be read is of
+/// use.
 fn is_of_no_use(store: &Store, kept: &Kept) -> bool {
     kept.names.iter().all(|name| match store.manifest(name) {
         Ok(Some((_, stands))) => stands.digest() == kept.manifest.digest(),
@@ -453,3 +612,6 @@ fn is_of_no_use(store: &Store, kept: &Kept) -> bool {
         Err(_) => false,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -99,6 +99,12 @@ struct Folder {
     listing: Option<Listing>,
     is_known: bool,
     is_down: bool,
+    /// It runs, and does not say in time what it has.
+    is_mute: bool,
+    /// It is asked to delete, and does not do so in time.
+    is_late: bool,
+    /// Whether it does what it is asked to delete; else it takes its time.
+    deletes: watch::Sender<bool>,
     fetching: Fetching,
 }
 
@@ -301,7 +307,9 @@ impl MemRuntime {
     #[must_use]
     pub fn at(place: Place) -> Self {
         let listing = Some(Listing::Listed);
-        let folder = Folder { place, looks: 0, listing, is_known: true, is_down: false, fetching: Fetching::default() };
+        let (deletes, fetching) = (watch::Sender::new(true), Fetching::default());
+        let (is_down, is_mute, is_late) = (false, false, false);
+        let folder = Folder { place, looks: 0, listing, is_known: true, is_down, is_mute, is_late, deletes, fetching };
         Self { state: Arc::new(Mutex::new(folder)) }
     }
 
@@ -323,6 +331,21 @@ impl MemRuntime {
     /// Whether it says nothing of what it has from now on, and removes nothing: it does not run.
     pub fn set_down(&self, is_down: bool) {
         self.lock().is_down = is_down;
+    }
+
+    /// Whether it runs from now on and does not say in time what it has.
+    pub fn set_mute(&self, is_mute: bool) {
+        self.lock().is_mute = is_mute;
+    }
+
+    /// Whether from now on it does not do in time what it is asked to delete.
+    pub fn set_late(&self, is_late: bool) {
+        self.lock().is_late = is_late;
+    }
+
+    /// Whether it does what it is asked to delete; until it does, it does not answer.
+    pub fn set_deleting(&self, deletes: bool) {
+        self.lock().deletes.send_replace(deletes);
     }
 
     /// From which shelf it fetches from now on.
@@ -385,7 +408,11 @@ impl Runtime for MemRuntime {
 
     fn holds(&self, name: &ModelName) -> BoxFuture<'static, Result<Option<Digest>, RuntimeTrouble>> {
         let folder = self.lock();
-        let held = if folder.is_down { Err(fetching::down()) } else { fetching::holds(&folder.place, name) };
+        let held = match (folder.is_down, folder.is_mute) {
+            (true, _) => Err(fetching::down()),
+            (false, true) => Err(fetching::mute()),
+            (false, false) => fetching::holds(&folder.place, name),
+        };
         async { held }.boxed()
     }
 
@@ -395,9 +422,18 @@ impl Runtime for MemRuntime {
     }
 
     fn delete(&self, name: &ModelName) -> BoxFuture<'static, Result<(), RuntimeTrouble>> {
-        let folder = self.lock();
-        let deleted = if folder.is_down { Err(fetching::down()) } else { fetching::delete(&folder.place, name) };
-        async { deleted }.boxed()
+        let (runtime, name) = (self.clone(), name.clone());
+        let mut deletes = self.lock().deletes.subscribe();
+        async move {
+            let is_gone = deletes.wait_for(|deletes| *deletes).await.is_err();
+            let folder = runtime.lock();
+            match (is_gone || folder.is_down, folder.is_late) {
+                (true, _) => Err(fetching::down()),
+                (false, true) => Err(fetching::mute()),
+                (false, false) => fetching::delete(&folder.place, &name),
+            }
+        }
+        .boxed()
     }
 }
 

@@ -7,6 +7,7 @@
 //! the job is kept nothing was promised to anybody; from then on only its end, told to whoever asks, takes it away.
 //! Nothing of a model is visible before all of it is there and is what its name says.
 
+pub(crate) mod aside;
 mod bundled;
 pub(crate) mod chase;
 pub(crate) mod course;
@@ -57,6 +58,7 @@ use crate::ports::{Ledger, Listing, Origin, OriginError, OriginTrouble, Peers, R
 use crate::progress::{Board, Stage};
 use crate::trust::Trusting;
 
+use self::aside::{Aside, SetAside};
 use self::course::Course;
 use self::loopback::Way;
 use self::turns::{Turn, Turns};
@@ -92,6 +94,8 @@ pub(crate) struct Means {
     pub(crate) metrics: Metrics,
     pub(crate) buffers: Buffers,
     pub(crate) promises: Promises,
+    /// What has its room of what the cluster sends here.
+    pub(crate) aside: Aside,
     /// Who may fetch.
     pub(crate) places: Arc<Semaphore>,
     /// Who may read or write a bundle.
@@ -113,6 +117,9 @@ pub(crate) struct Means {
     pub(crate) staging: tokio::sync::Mutex<BTreeMap<PathBuf, Staging>>,
     /// The turns of the files that somebody wants.
     pub(crate) turns: Turns,
+    /// Held by whoever of this process gives a name another version, or takes a version away: between the look at
+    /// what a name stands for and the change nobody else changes it.
+    pub(crate) changing: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// One pull.
@@ -159,6 +166,8 @@ struct Ground {
     missing: Vec<(BlobSpec, Turn)>,
     /// Promised to nobody else meanwhile.
     room: Vec<Promise>,
+    /// That the disk has given the model its room, where the cluster counts what is on its way.
+    aside: Option<SetAside>,
 }
 
 /// Where room is set aside, and for what.
@@ -202,8 +211,10 @@ impl Pull {
     /// All of it. What is kept of the job is the caller's to remove.
     pub(crate) async fn run(&self) -> Result<(), PullError> {
         let manifest = self.resolve().await?;
+        // Before it is looked what is there.
+        let _counted = self.means.keeping.count_on(&manifest);
         let Prepared::Missing(mut ground) = self.prepare(&manifest).await? else {
-            return self.settle(manifest.digest()).await;
+            return self.settle(&manifest, None).await;
         };
         if self.chosen.is_none() && self.course.is_kept() {
             self.keep(&manifest).await?;
@@ -237,19 +248,24 @@ impl Pull {
             }
             // It is asked for anew.
             ground.room.clear();
+            let aside = ground.aside.take();
             ground = match self.prepare(&manifest).await? {
-                Prepared::Missing(ground) => ground,
+                Prepared::Missing(ground) => {
+                    drop(aside);
+                    ground
+                }
                 Prepared::Published => {
                     drop((ground, fetcher, parts));
-                    return self.settle(manifest.digest()).await;
+                    return self.settle(&manifest, aside).await;
                 }
             };
             self.await_start(&ground).await?;
         }
         self.index(&ground.store, parts).await?;
         self.hand_on(&ground.store).await;
+        let aside = ground.aside.take();
         drop((ground, fetcher));
-        self.settle(manifest.digest()).await
+        self.settle(&manifest, aside).await
     }
 
     /// Ends with the node and with whoever cancels; only what may be left at any moment runs in here.
@@ -331,7 +347,14 @@ impl Pull {
             missing.into_iter().map(|blob| (blob, self.means.turns.of(blob.sha256))).collect();
         let target = Target { store: &store, staging: &staging, place: &place, manifest: &manifest };
         let room = self.set_room_aside(target, &missing, way.copied_to(&store)).await?;
-        Ok(Prepared::Missing(Ground { store, staging, way, place, missing, room }))
+        // What a runtime writes into its store is promised only, and the disk shows it when it comes.
+        let aside = if matches!(way, Way::Linked) { self.set_aside(&manifest) } else { None };
+        Ok(Prepared::Missing(Ground { store, staging, way, place, missing, room, aside }))
+    }
+
+    /// What is free where models lie lacks this one, as far as the cluster counts what is on its way.
+    fn set_aside(&self, manifest: &Manifest) -> Option<SetAside> {
+        matches!(self.course, Course::Wished(_)).then(|| self.means.aside.add(manifest.size_bytes()))
     }
 
     /// The store beside this node. A job that was taken on waits for one that is not there: at boot the runtime may be
@@ -533,8 +556,11 @@ impl Pull {
     }
 
     /// Step 8: until the runtime lists it and the cluster knows. The model is there: nobody cancels it any more.
-    async fn settle(&self, digest: Digest) -> Result<(), PullError> {
+    async fn settle(&self, manifest: &Manifest, aside: Option<SetAside>) -> Result<(), PullError> {
         self.board.begin(Stage::Settling);
+        // It lies in the store. Until that is on record, whoever plans takes it for one that comes.
+        let _aside = aside.or_else(|| self.set_aside(manifest));
+        let digest = manifest.digest();
         let (means, name) = (&self.means, &self.spec.name);
         means.look.notify_one();
         means.runtime.look();

@@ -1,19 +1,30 @@
 //! Removes from this node what the cluster has removed here.
 //!
-//! The runtime does it, by its own words, as for a person; only where it does not run, and this node may write its
-//! store, the files are removed by hand. Always holds: only the version that is meant goes. Just before, the runtime is
-//! asked what the name stands for; another version, or none, is left alone. With the model goes what is kept of its
-//! name, so that its room is free at once. Who asks again after a failure does what is left to do.
+//! The runtime does it, by its own words, as for a person; only where it does not answer, and this node may write its
+//! store, the manifest is taken out by hand. The files go then as those of a version do that is let go: at once where no
+//! runtime runs at all, and else when that is safe. Always holds: only the version that is meant goes. Just before, the
+//! runtime is asked what the name stands for; another version, or none, is left alone, and no pull of this node puts one
+//! there in between. A runtime that was asked and does not answer may do it later: for a while that is waited for. With
+//! the model goes what is kept of its name. Who asks again after a failure does what is left to do.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::time::sleep;
+
+use ollamax_blobs::keep::Haste;
 use ollamax_blobs::{Access, BlobSpec, Fault, Store};
 use ollamax_types::{Digest, ModelName};
 
 use crate::error::PullError;
-use crate::keeping::KeptVersion;
+use crate::keeping::{Keeping, KeptVersion};
 use crate::ports::RuntimeTrouble;
 use crate::pull::{Means, blocking};
+
+/// Looks whether a runtime that did not answer has taken a name away after all.
+const LATE_LOOKS: u32 = 6;
+/// Time between two of them.
+const LATE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What a version takes in a store.
 struct Taken {
@@ -29,38 +40,61 @@ struct Taken {
 impl Means {
     /// Removes this version of a model, and gives the bytes that became free.
     pub(crate) async fn remove(&self, name: &ModelName, digest: Digest) -> Result<u64, PullError> {
+        let _changing = self.changing.lock().await;
         let taken = self.taken(name, digest).await?;
         if taken.as_ref().is_some_and(|taken| taken.is_other) {
             return Ok(0);
         }
-        match self.runtime.holds(name).await {
+        let silent = match self.runtime.holds(name).await {
             Ok(Some(held)) if held == digest => {
-                self.runtime.delete(name).await.map_err(|trouble| of_runtime(name, trouble))?;
+                self.delete(name, digest).await?;
+                None
             }
             Ok(Some(_)) => return Ok(0),
             // What is kept of it may be left.
-            Ok(None) => {}
-            Err(trouble) => match &taken {
-                Some(taken) if trouble.may_pass => remove_by_hand(taken, name, digest, trouble).await?,
-                _ => return Err(of_runtime(name, trouble)),
-            },
-        }
+            Ok(None) => None,
+            Err(trouble) if trouble.may_pass && taken.is_some() => Some(trouble),
+            Err(trouble) => return Err(of_runtime(name, trouble)),
+        };
         let Some(taken) = taken else {
             self.runtime.look();
             return Ok(0);
         };
         let (keeping, name) = (self.keeping.clone(), name.clone());
         let freed = blocking(move || {
+            let haste = match silent {
+                Some(trouble) => take_out_by_hand(&keeping, &taken.store, &name, digest, trouble)?,
+                None => Haste::Calm,
+            };
             let Taken { store, files, .. } = taken;
             let gone = files.into_iter().filter(|(blob, _)| matches!(store.blob(*blob), Ok(None)));
             let gone_bytes = gone.fold(0, |sum: u64, (_, bytes)| sum.saturating_add(bytes));
-            let kept = keeping.give_up(&store, &name, digest);
+            let kept = keeping.give_up(&store, &name, digest, haste);
             kept.map(|bytes| gone_bytes.saturating_add(bytes)).map_err(|fault| of_fault(&store, &fault))
         });
         let freed = freed.await?;
         self.look.notify_one();
         self.runtime.look();
         freed
+    }
+
+    /// The runtime takes the name away. Where it does not answer it may do so yet, whatever the name stands for by then.
+    async fn delete(&self, name: &ModelName, digest: Digest) -> Result<(), PullError> {
+        let Err(trouble) = self.runtime.delete(name).await else { return Ok(()) };
+        if trouble.may_pass && !trouble.is_down {
+            for _ in 0..LATE_LOOKS {
+                sleep(LATE_INTERVAL).await;
+                if self.is_gone(name, digest).await {
+                    return Ok(());
+                }
+            }
+        }
+        Err(of_runtime(name, trouble))
+    }
+
+    /// Whether the runtime says that a name does not stand for this version, or for none.
+    pub(crate) async fn is_gone(&self, name: &ModelName, digest: Digest) -> bool {
+        matches!(self.runtime.holds(name).await, Ok(held) if held != Some(digest))
     }
 
     /// Lets the kept versions go that are due; `dry_run`: only tells which.
@@ -88,22 +122,21 @@ impl Means {
     }
 }
 
-/// The runtime is not there to do it.
-async fn remove_by_hand(
-    taken: &Taken,
+/// The runtime is not there to do it. Gives how fast the files may go. Blocks on the disk.
+fn take_out_by_hand(
+    keeping: &Keeping,
+    store: &Store,
     name: &ModelName,
     digest: Digest,
     trouble: RuntimeTrouble,
-) -> Result<(), PullError> {
-    let (store, gone) = (taken.store.clone(), name.clone());
-    let removed = blocking(move || match store.access() {
-        Access::Direct { .. } => Some(store.remove(&gone, digest)),
-        Access::Locked { .. } | Access::Hidden { .. } => None,
-    });
-    match removed.await? {
-        Some(removed) => removed.map(drop).map_err(|fault| of_fault(&taken.store, &fault)),
-        None => Err(of_runtime(name, trouble)),
+) -> Result<Haste, PullError> {
+    let is_down = trouble.is_down;
+    match store.access() {
+        Access::Direct { .. } => {}
+        Access::Locked { .. } | Access::Hidden { .. } => return Err(of_runtime(name, trouble)),
     }
+    let is_out = keeping.take_out(store, name, digest).map_err(|fault| of_fault(store, &fault))?;
+    Ok(if is_out && is_down { Haste::Alone } else { Haste::Calm })
 }
 
 fn of_fault(store: &Store, fault: &Fault) -> PullError {

@@ -32,7 +32,7 @@ pub use digest::Digest;
 pub use error::{ErrorClass, ErrorCode};
 pub use id::{ClusterId, Incarnation, NodeId, PeerId, RequestId, TokenId};
 pub use inference::{Api, InferenceRequest};
-pub use load::{Applies, Beat, Gpu, Quarantine, Residency, RunnerLoad, RuntimeKind, RuntimeState};
+pub use load::{Applies, Beat, Gpu, Quarantine, Residency, RunnerLoad, RuntimeKind, RuntimeState, SpareRule};
 pub use model::{ModelRecord, capabilities_of};
 pub use name::ModelName;
 pub use rate::{Rate, RateProblem};

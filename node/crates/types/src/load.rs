@@ -109,6 +109,15 @@ pub struct Applies {
     pub known: u32,
 }
 
+/// What stays free of a disk beside a model that comes to it: the larger of the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpareRule {
+    /// So much of the model, percent.
+    pub percent: u32,
+    /// So many bytes at least.
+    pub bytes_min: u64,
+}
+
 /// One frame of a liveness stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Beat {
@@ -142,6 +151,11 @@ pub struct Beat {
     pub models_free_bytes: Option<u64>,
     /// Size of the disk where they lie, bytes; `None` when that is not known.
     pub models_total_bytes: Option<u64>,
+    /// Bytes of the models that the cluster sends it, whole, of those that have their room where models lie: what is
+    /// free there lacks them already. `None` when that is not known.
+    pub models_aside_bytes: Option<u64>,
+    /// What it keeps free beside a model that comes to it, as it is set; `None` when that is not known.
+    pub models_spare: Option<SpareRule>,
     /// The machine's GPUs; empty without a driver.
     pub gpus: Vec<Gpu>,
     /// Release of the daemon.
@@ -158,4 +172,39 @@ pub struct Beat {
     pub models_bytes: u64,
     /// Bytes of their files, each counted once.
     pub models_unique_bytes: u64,
+}
+
+// === impl SpareRule ===
+
+impl SpareRule {
+    /// What stays free beside a model of this size.
+    #[must_use]
+    pub fn beside(self, size_bytes: u64) -> u64 {
+        let share = u128::from(size_bytes) * u128::from(self.percent) / 100;
+        u64::try_from(share).unwrap_or(u64::MAX).max(self.bytes_min)
+    }
+}
+
+/// Where nobody set another one.
+impl Default for SpareRule {
+    fn default() -> Self {
+        Self { percent: 5, bytes_min: 1 << 30 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_larger_of_a_share_and_a_least_stays_free() {
+        let check = |(percent, bytes_min): (u32, u64), size_bytes: u64, expected: u64| {
+            assert_eq!(SpareRule { percent, bytes_min }.beside(size_bytes), expected, "{percent} % of {size_bytes}");
+        };
+        check((5, 10), 100, 10);
+        check((5, 10), 1_000, 50);
+        check((0, 0), u64::MAX, 0);
+        check((100, 1), u64::MAX, u64::MAX);
+        check((u32::MAX, 1), u64::MAX, u64::MAX);
+    }
 }

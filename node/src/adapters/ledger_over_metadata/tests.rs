@@ -2,7 +2,7 @@
 
 use ollamax_core::catalog::{CLUSTER_VERSION, Cordon, Failure, Location, Plan};
 use ollamax_core::health::Health;
-use ollamax_types::ModelRecord;
+use ollamax_types::{ModelRecord, SpareRule};
 
 use super::*;
 use crate::cluster_of_one::{NODE, World};
@@ -184,6 +184,9 @@ fn a_member_that_is_never_heard_keeps_nobody_waiting() {
         gpu_memory_bytes: 0,
         cordon: Cordon::Open,
         disk_total_bytes: None,
+        aside_bytes: None,
+        spare: SpareRule::default(),
+        at_hand: false,
         has_damage: false,
     };
     let silent = Site { node: NodeId(2), health: Health::Unknown, runtime_up: false, is_self: false, ..alive.clone() };

@@ -97,7 +97,8 @@ async fn a_standing_says_who_holds_the_version_and_who_is_about_to_drop_it() {
     world.change(Command::PinModel { name: name(), digest: Some(VERSION) }).await;
     assert!(now(&[]).pinned);
     world.change(Command::PinModel { name: name(), digest: None }).await;
-    let drop = Command::DropCopies { name: name(), nodes: vec![NODE], forget: false, force: true };
+    let drop =
+        Command::DropCopies { name: name(), nodes: vec![NODE], forget: false, force: true, unless_pinned: false };
     world.change(drop).await;
     let found = now(&[]);
     assert_eq!((found.dropping, found.pinned), (BTreeSet::from([NODE]), false));

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use prometheus::Registry;
 
 use ollamax_core::catalog::mem::MemView;
-use ollamax_core::catalog::{CLUSTER_VERSION, Cordon, Failure, Key, Location, Mutation, Plan, Record, Replicas};
+use ollamax_core::catalog::{
+    CLUSTER_VERSION, Cordon, Failure, How, Key, Location, Mutation, Plan, Record, Replicas, Version,
+};
 use ollamax_core::placement::Presence;
-use ollamax_types::{ModelRecord, ReplicaKnobs, Timestamp};
+use ollamax_types::{ModelRecord, ReplicaKnobs, SpareRule, Timestamp};
 
 use super::*;
 use crate::cluster_of_one::{NODE, World};
@@ -38,6 +40,9 @@ fn site(node: u64, free_bytes: u64) -> Site {
         gpu_memory_bytes: 0,
         cordon: Cordon::Open,
         disk_total_bytes: None,
+        aside_bytes: None,
+        spare: SpareRule::default(),
+        at_hand: false,
         has_damage: false,
     }
 }
@@ -97,6 +102,7 @@ fn standing_of(wish: Wish, held: &[u64]) -> Standing {
         pinned: false,
         loaded_on: BTreeSet::new(),
         surplus: BTreeSet::new(),
+        at_hand: BTreeSet::new(),
         wish,
     }
 }
@@ -168,7 +174,8 @@ fn a_copy_too_many_goes_and_counts_as_gone_when_that_is_on_record() {
     let held = [standing_of(resolved(planned(1, &[1, 2, 3])), &[1, 2, 3])];
     let mut book = Book::default();
     let due = book.decide(&scene(&sites, &held), Instant::now());
-    let drop = Command::DropCopies { name: name(), nodes: nodes(&[3]), forget: false, force: false };
+    let (nodes, unless_pinned) = (nodes(&[3]), false);
+    let drop = Command::DropCopies { name: name(), nodes, forget: false, force: false, unless_pinned };
     assert_eq!(due, [drop]);
     assert_eq!((book.taken(&due[0]), book.known.len()), (Some(DROP), 0), "the record is read anew");
 }
@@ -229,6 +236,41 @@ fn what_is_done_is_looked_at_again_only_now_and_then_unless_it_is_asked_for_anew
     view.write(&[Mutation::Delete(Key::Wish(name().key()))]);
     assert_eq!(due_at(&mut book, &view, 8), vec![]);
     assert!(book.known.is_empty(), "what is forgotten is not counted");
+}
+
+#[test]
+fn who_may_have_the_files_is_known_by_how_the_name_came_to_its_version() {
+    let other: ModelName = "other".parse().expect("a name");
+    let mut view = MemView::default();
+    let held = |name: &ModelName, node: u64, digest: u8| {
+        let model = ModelRecord { name: name.clone(), digest: Digest([digest; 32]), ..copy(node).model };
+        let location = Location { node: NodeId(node), model };
+        Mutation::Put(Key::Location(name.key(), NodeId(node)), Record::Location(location))
+    };
+    view.write(&[held(&other, 1, VERSION), held(&other, 2, 9), held(&name(), 3, 9), held(&name(), 4, VERSION)]);
+    let mut number = 0;
+    let mut came = |view: &mut MemView, digest: u8, how: How| {
+        number += 1;
+        let (digest, at, by) = (Digest([digest; 32]), Timestamp(1), "test".to_owned());
+        let version = Version { number, digest, size_bytes: 50, at, how, by };
+        view.write(&[Mutation::Put(Key::Version(name().key(), number), Record::Version(Box::new(version)))]);
+    };
+    let at_hand = |view: &MemView, wish: Wish| {
+        let found = standing(view, wish, &|_| Vec::new()).expect("readable");
+        found.at_hand.into_iter().collect::<Vec<NodeId>>()
+    };
+    assert_eq!(at_hand(&view, resolved(asked(2))), [], "nothing is known of it");
+    came(&mut view, VERSION, How::Pulled);
+    assert_eq!(at_hand(&view, resolved(asked(2))), [], "it is new");
+    came(&mut view, 9, How::Pulled);
+    assert_eq!(at_hand(&view, resolved(asked(2))), nodes(&[3, 4]), "the name had it before, and a pin brings it back");
+    came(&mut view, VERSION, How::RolledBack { to: 1 });
+    assert_eq!(at_hand(&view, resolved(asked(2))), nodes(&[3, 4]), "who has the name may keep it");
+    came(&mut view, VERSION, How::Tagged { from: other });
+    assert_eq!(at_hand(&view, resolved(asked(2))), nodes(&[1]), "who has the other name with that version has it");
+    assert_eq!(at_hand(&view, resolved(planned(4, &[4, 5]))), nodes(&[1]), "one of them does not have it yet");
+    assert_eq!(at_hand(&view, resolved(planned(4, &[4]))), [], "nobody has to get it");
+    assert_eq!(at_hand(&view, asked(2)), [], "which version it will be is not known");
 }
 
 #[test]

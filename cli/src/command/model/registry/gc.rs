@@ -15,8 +15,9 @@ pub(super) async fn run(global: &Global, nodes: Vec<String>, dry_run: bool) -> R
     let told = client::connect_models(global).await?.collect(CollectRequest { nodes, dry_run }).await?.into_inner();
     show(global, &told, dry_run)?;
     if told.names_left > 0 {
-        let left = format!("{} of the names stay for now; the leader has them go by itself.", told.names_left);
-        output::talk(global.output, &left);
+        let left = told.names_left;
+        let what = if dry_run { format!("{left} more names would go") } else { format!("{left} names stay for now") };
+        output::talk(global.output, &format!("{what}; the leader has them go by itself."));
     }
     if told.silent.is_empty() {
         return Ok(());

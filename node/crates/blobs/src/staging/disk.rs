@@ -236,6 +236,12 @@ pub(crate) fn stamp(path: &Path, at: Timestamp) -> io::Result<()> {
     file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_millis(at.0))
 }
 
+/// Whether these are names of one file.
+pub(crate) fn is_same(one: &Path, other: &Path) -> bool {
+    let (Ok(one), Ok(other)) = (fs::symlink_metadata(one), fs::symlink_metadata(other)) else { return false };
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
+}
+
 /// The bytes that a file gives back when its name goes: none where it has another.
 pub(crate) fn frees_bytes(path: &Path) -> u64 {
     let last = fs::symlink_metadata(path).ok().filter(|found| found.is_file() && found.nlink() == 1);

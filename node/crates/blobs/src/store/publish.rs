@@ -12,7 +12,8 @@
 //! 6. what staging holds of the blobs goes, unless the caller wants to do all of this once more a while later.
 //!
 //! Killed anywhere, the store shows the model as it was before or as it is now, and the same call does the rest. Layers
-//! that only a replaced manifest named stay: a runtime may be fetching a model right now that will name them.
+//! that only a replaced manifest named stay: a runtime may be fetching a model right now that will name them. Whoever
+//! keeps the replaced version takes their names away later ([`Store::withdraw`]).
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Write as _};

@@ -23,6 +23,8 @@ const FOLDERS_DEEP: usize = 3;
 const ENTRIES_MAX: usize = 4 * STORE_MANIFESTS_MAX;
 /// Most files that the models of one list may name together.
 const BLOBS_MAX: usize = 1 << 20;
+/// Why a file is left out that no runtime takes for a manifest either.
+const NO_NAME: &str = "the path is no name of a model";
 
 /// One model of a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +44,16 @@ pub struct Scan {
     pub models: Vec<Scanned>,
     /// What was left out: path and why.
     pub skipped: Vec<(String, String)>,
+}
+
+// === impl Scan ===
+
+impl Scan {
+    /// What a runtime may take for a model and was not read, and why; `None`: all was.
+    pub(super) fn unread(&self) -> Option<String> {
+        let unread = self.skipped.iter().find(|(_, why)| why != NO_NAME);
+        unread.map(|(path, why)| format!("{path}: {why}"))
+    }
 }
 
 pub(super) fn scan(store: &Store) -> Result<Scan, Fault> {
@@ -101,7 +113,13 @@ impl Found {
             // A link is followed, as runtimes follow it; no loop is deeper than the levels.
             let metadata = match fs::metadata(&path) {
                 Ok(metadata) => metadata,
-                Err(error) if is_absent(&error) => continue,
+                // It has gone since, or it is a link that leads nowhere: what it led to may name any file.
+                Err(error) if is_absent(&error) => {
+                    if fs::symlink_metadata(&path).is_ok_and(|found| found.is_symlink()) {
+                        self.skip(&path, "the link leads nowhere");
+                    }
+                    continue;
+                }
                 Err(error) => {
                     self.skip(&path, &error.to_string());
                     continue;
@@ -159,7 +177,7 @@ impl Scanner<'_> {
     /// When its bytes have not the shape of a manifest: the caller knows whether to look again.
     fn look(&mut self, path: &Path) -> Result<(), ManifestError> {
         let Some(name) = name_of(path) else {
-            self.skip(path, "the path is no name of a model");
+            self.skip(path, NO_NAME);
             return Ok(());
         };
         match read_manifest(path) {
@@ -369,13 +387,18 @@ mod tests {
         shelf.file("h/n/good/deep/er", b"x");
         let dotted = shelf.file("h/n/good/.DS_Store", b"x");
         let old = shelf.file("h/n/old/latest", br#"{"schemaVersion":1}"#);
-        std::os::unix::fs::symlink("nowhere", shelf.store.manifests().join("h/n/good/dangling")).expect("room");
+        let dangling = shelf.store.manifests().join("h/n/good/dangling");
+        std::os::unix::fs::symlink("nowhere", &dangling).expect("room");
         let scan = shelf.scan();
         assert_eq!(names(&scan), ["h/n/good:latest"]);
         let skipped: Vec<&str> = scan.skipped.iter().map(|(path, _)| path.as_str()).collect();
-        assert_eq!(skipped, [dotted, old].map(|path| path.display().to_string()));
-        assert_eq!(scan.skipped[0].1, "the path is no name of a model");
-        assert_eq!(scan.skipped[1].1, "the manifest has schema version 1; 2 is understood");
+        assert_eq!(skipped, [dangling.clone(), dotted.clone(), old].map(|path| path.display().to_string()));
+        let why: Vec<&str> = scan.skipped.iter().map(|(_, why)| why.as_str()).collect();
+        assert_eq!(why, ["the link leads nowhere", NO_NAME, "the manifest has schema version 1; 2 is understood"]);
+        let unread = format!("{}: the link leads nowhere", dangling.display());
+        assert_eq!(scan.unread(), Some(unread), "what was left out may name files");
+        let of_no_model = Scan { skipped: vec![(dotted.display().to_string(), NO_NAME.to_owned())], ..scan };
+        assert_eq!(of_no_model.unread(), None, "no runtime reads that either");
     }
 
     #[test]

@@ -37,11 +37,19 @@ use reader::Reader;
 /// The highest cluster version that this release applies. 1: members, models, tokens, settings. 2: values,
 /// transactions, leases and client sessions. 3: migrations; leases and sessions that end take their deadline along. 4:
 /// wishes for models, the BLAKE3 of their files, what models can do; versions, phases, removals and placement of
-/// models. 5: names that nobody has any more are forgotten; wishes say what stays free of disks.
+/// models. 5: names that nobody has any more are forgotten; wishes say what stays free of disks; a pinned name that
+/// gets the version of another stands for its pinned one; where a wish names nodes, only copies there count for it;
+/// copies go unless their name is pinned; a round for more copies goes on with those that are on their way.
 pub const CLUSTER_VERSION: u32 = 5;
 
 /// The cluster version from which on leases and sessions note where their deadline stands.
 const NOTED_DEADLINES_VERSION: u32 = 3;
+/// The cluster version from which on a pin says what a name stands for that gets the version of another.
+const PINS_VERSION: u32 = 5;
+/// The cluster version from which on copies count for a wish that names nodes only there.
+const NAMED_VERSION: u32 = 5;
+/// The cluster version from which on a round for more copies of a version keeps the targets that are at it.
+const COMING_VERSION: u32 = 5;
 
 /// What an entry does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,6 +96,21 @@ impl Scene<'_> {
     /// What a lease or session notes of its deadline.
     fn noted(&self, due_at: Timestamp) -> Option<Timestamp> {
         (self.cluster.version >= NOTED_DEADLINES_VERSION).then_some(due_at)
+    }
+
+    /// Whether pins count here where they did not before.
+    const fn minds_pins(&self) -> bool {
+        self.cluster.version >= PINS_VERSION
+    }
+
+    /// Whether a round for more copies of a version goes on with those that are on their way.
+    const fn minds_coming(&self) -> bool {
+        self.cluster.version >= COMING_VERSION
+    }
+
+    /// Whether nodes that a wish names are told from the others.
+    const fn minds_named(&self) -> bool {
+        self.cluster.version >= NAMED_VERSION
     }
 }
 
@@ -206,8 +229,9 @@ fn execute(scene: &Scene<'_>) -> Step {
         Command::PinModel { name, digest } => registry::pin(scene, name, *digest),
         Command::SetPhase { name, phase, note } => registry::set_phase(scene, name, *phase, note),
         Command::NoteUse { node, day, names } => registry::note_use(scene, *node, *day, names),
-        Command::DropCopies { name, nodes, forget, force } => {
-            drops::drop_copies(scene, drops::Order { name, nodes, forget: *forget, force: *force })
+        Command::DropCopies { name, nodes, forget, force, unless_pinned } => {
+            let (forget, force, unless_pinned) = (*forget, *force, *unless_pinned);
+            drops::drop_copies(scene, drops::Order { name, nodes, forget, force, unless_pinned })
         }
     }
 }

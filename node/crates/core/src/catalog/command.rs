@@ -311,6 +311,8 @@ pub enum Command {
         forget: bool,
         /// Against all guards. Where there is a wish, the nodes are left out of the round that runs.
         force: bool,
+        /// Nothing of it is done while the name is pinned, whoever insists. Since cluster version 5.
+        unless_pinned: bool,
     },
     /// A node has used models of its own on a day.
     NoteUse {
@@ -389,6 +391,8 @@ pub const CAPABILITIES_VERSION: u32 = 4;
 pub const NAMES_VERSION: u32 = 5;
 /// The cluster version that keeps what a wish leaves free of disks.
 const DISK_FREE_VERSION: u32 = 5;
+/// The cluster version that asks for a pin when copies are to go against all other guards.
+pub const UNLESS_PINNED_VERSION: u32 = 5;
 
 // === impl Entry ===
 
@@ -480,6 +484,7 @@ impl Command {
             | Self::SetQuota { .. } => 2,
             Self::Migrate { .. } => 3,
             Self::AskModel { want, .. } if want.disk_free_bytes_min > 0 => DISK_FREE_VERSION,
+            Self::DropCopies { unless_pinned: true, .. } => UNLESS_PINNED_VERSION,
             Self::BindBlobs { .. }
             | Self::AskModel { .. }
             | Self::PlanPull { .. }

@@ -499,8 +499,17 @@ pub struct Failure {
 // === impl Wish ===
 
 impl Wish {
+    /// Whether a copy on this node is one of those that are wanted: where nodes are named, on these alone.
+    #[must_use]
+    pub fn counts_at(&self, node: NodeId) -> bool {
+        match &self.replicas {
+            Replicas::Nodes(nodes) => nodes.contains(&node),
+            Replicas::Count(_) | Replicas::All => true,
+        }
+    }
+
     /// Whether a copy of which an earlier round had too many may go although it is the last of its version: this round
-    /// spreads another one, of which so many copies stay, and those are as many as are wanted.
+    /// spreads another one, of which so many copies stay where they count, and those are as many as are wanted.
     #[must_use]
     pub fn has_replaced(&self, copy: &Location, staying: usize) -> bool {
         let wanted = match &self.replicas {

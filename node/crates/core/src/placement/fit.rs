@@ -5,14 +5,11 @@
 //! the node is being emptied, or the wish keeps away from it. How much is free is said by who plans; where the wish
 //! wants some of a disk left, a node that does not tell what it has free keeps nothing free for all that is known.
 
-use ollamax_types::{ErrorCode, NodeId};
+use ollamax_types::{ErrorCode, NodeId, SpareRule};
 
 use super::Site;
 use crate::catalog::{Cordon, Want};
 use crate::health::Health;
-
-/// What a node keeps free beside a copy that nobody asked for: this, or a twentieth of it, whichever is more.
-pub(super) const SPARE_BYTES_MIN: u64 = 1 << 30;
 
 /// Why a node cannot have a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +70,12 @@ pub enum Unfit {
 // === impl Unfit ===
 
 impl Unfit {
+    /// What so much free space lacks for a copy of this size, as by this rule something stays free beside it.
+    pub(super) fn of_room(size_bytes: u64, free_bytes: u64, spare: SpareRule) -> Option<Self> {
+        let needed_bytes = size_bytes.saturating_add(spare.beside(size_bytes));
+        (free_bytes < needed_bytes).then_some(Self::NoRoom { needed_bytes, free_bytes })
+    }
+
     /// What a disk with so much free space lacks for a copy of this size, where so much is to stay free beside it.
     #[must_use]
     pub fn of_disk(kept_bytes: u64, size_bytes: u64, free_bytes: Option<u64>) -> Option<Self> {
@@ -161,9 +164,9 @@ impl Site {
     }
 
     fn too_full(&self, size_bytes: u64, free_bytes: u64, percent: u64) -> Option<Unfit> {
-        let needed_bytes = size_bytes.saturating_add(SPARE_BYTES_MIN.max(size_bytes / 20));
-        if free_bytes < needed_bytes {
-            return Some(Unfit::NoRoom { needed_bytes, free_bytes });
+        let no_room = Unfit::of_room(size_bytes, free_bytes, self.spare);
+        if no_room.is_some() {
+            return no_room;
         }
         let total_bytes = u128::from(self.disk_total_bytes?);
         let left_bytes = u128::from(free_bytes - size_bytes);

@@ -13,6 +13,13 @@
 //! for waits for its node as long as a copy that is there, so that what has come is gone on with. One plan that nobody
 //! asked for is made at a look, and at most `moves_max` are under way. Everything follows from the facts; nothing is
 //! remembered.
+//!
+//! A copy on a node that is silent and not lost counts as there, also where it is the only one: most nodes that fall
+//! silent are back in a moment with what they had, and a node that comes and goes must move nothing. It counts to one
+//! side only. Nothing is made anew for it before it is lost, and no other copy goes on its account, as only steady ones
+//! make up for that; nor does anybody fetch from it while one is heard. What people are told follows the same rule with
+//! a shorter time ([`Facts::knobs`] with a smaller `repair_after`), so a model that only silent nodes have is told as
+//! one with too few copies long before a copy is made.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,6 +50,8 @@ pub struct Facts<'a> {
     pub runtimes: &'a Presence,
     /// The knobs of the cluster.
     pub knobs: &'a ReplicaKnobs,
+    /// Of which models nothing is decided, by their keys: what is on its way of them takes its room all the same.
+    pub resting: &'a BTreeSet<String>,
 }
 
 /// A wish, and how the cluster stands to it.
@@ -62,6 +71,8 @@ pub struct Standing {
     pub loaded_on: BTreeSet<NodeId>,
     /// Who has a copy, of whichever version, of which an earlier round had too many.
     pub surplus: BTreeSet<NodeId>,
+    /// Who has the files of the version of the round, or may have them, whatever its copy of the name is.
+    pub at_hand: BTreeSet<NodeId>,
 }
 
 /// What follows.
@@ -116,26 +127,37 @@ pub enum Move {
 /// Decides what is to be done.
 #[must_use]
 pub fn plan_moves(facts: &Facts<'_>) -> Outlook {
-    let world = World::of(facts);
-    let cases: Vec<Case<'_>> = facts.wishes.iter().map(|standing| Case { world: &world, standing }).collect();
-    let mut outlook = Outlook { under: cases.iter().filter_map(Case::shortage).collect(), ..Outlook::default() };
-    let mut repairs = Vec::new();
-    for case in &cases {
-        outlook.stuck.extend(case.stuck().map(|reasons| (case.wish().name.clone(), reasons)));
+    let mut world = World::of(facts);
+    let (mut outlook, mut repairs) = (Outlook::default(), Vec::new());
+    let is_due = |standing: &&Standing| !facts.resting.contains(&standing.wish.name.key());
+    for standing in facts.wishes.iter().filter(is_due) {
+        let (case, name) = (Case { world: &world, standing }, &standing.wish.name);
+        outlook.under.extend(case.shortage());
+        outlook.stuck.extend(case.stuck().map(|reasons| (name.clone(), reasons)));
         match case.step() {
-            Step::Now(step) => outlook.moves.push(step),
-            Step::InTurn(urgency, step) => repairs.push((urgency, step)),
-            Step::Impossible(reasons) => outlook.impossible.push((case.wish().name.clone(), reasons)),
+            Step::Now(step) => {
+                world.reserve(standing, &step);
+                outlook.moves.push(step);
+            }
+            Step::InTurn(urgency, _) => repairs.push((urgency, standing)),
+            Step::Impossible(reasons) => outlook.impossible.push((name.clone(), reasons)),
             Step::Nothing => {}
         }
     }
+    let due = facts.wishes.iter().filter(is_due);
+    let cases: Vec<Case<'_>> = due.map(|standing| Case { world: &world, standing }).collect();
     let under_way = cases.iter().filter(|case| case.is_moving()).count();
     if under_way >= facts.knobs.moves_max {
         return outlook;
     }
     repairs.sort_by_key(|(urgency, _)| *urgency);
-    match repairs.into_iter().next() {
-        Some((_, step)) => outlook.moves.push(step),
+    // What people asked for has taken its room, of whichever wish it is.
+    let again = |standing| match (Case { world: &world, standing }).step() {
+        Step::InTurn(_, step) => Some(step),
+        Step::Now(_) | Step::Impossible(_) | Step::Nothing => None,
+    };
+    match repairs.into_iter().find_map(|(_, standing)| again(standing)) {
+        Some(step) => outlook.moves.push(step),
         None if under_way == 0 && outlook.moves.is_empty() => outlook.moves.extend(rebalance::plan(&world, &cases)),
         None => {}
     }
@@ -157,7 +179,7 @@ enum Step {
 struct World<'a> {
     facts: &'a Facts<'a>,
     sites: BTreeMap<NodeId, &'a Site>,
-    /// Room for what is on its way to a node.
+    /// Room for what is on its way to a node and is not set aside there yet.
     reserved_bytes: BTreeMap<NodeId, u64>,
 }
 
@@ -181,7 +203,25 @@ impl<'a> World<'a> {
                 *sum = sum.saturating_add(standing.size_bytes);
             }
         }
+        // What a node has set aside is free no more by its own word, and would count twice.
+        for (node, sum) in &mut reserved_bytes {
+            let aside_bytes = bare.sites.get(node).and_then(|site| site.aside_bytes);
+            *sum = sum.saturating_sub(aside_bytes.unwrap_or(0));
+        }
         Self { reserved_bytes, ..bare }
+    }
+
+    /// Who gets a copy by this step has less room for the next one.
+    fn reserve(&mut self, standing: &Standing, step: &Move) {
+        let Move::Plan { targets, .. } = step else { return };
+        let has_part = |node: &NodeId| {
+            let is_target = standing.wish.plan.as_ref().is_some_and(|plan| plan.targets.contains(node));
+            is_target || standing.holders.contains(node) || standing.at_hand.contains(node)
+        };
+        for node in targets.iter().filter(|node| !has_part(node)) {
+            let sum = self.reserved_bytes.entry(*node).or_default();
+            *sum = sum.saturating_add(standing.size_bytes);
+        }
     }
 
     /// Lost for so long that its copies are made anew.
@@ -200,7 +240,8 @@ impl<'a> World<'a> {
         site.is_self || self.facts.presence.steady(site.node, self.facts.knobs.steady_for)
     }
 
-    /// What is free beside what is on its way; `None` where that is not known.
+    /// What is free beside what is on its way; `None` where that is not known. A node that does not say what it has set
+    /// aside has set nothing aside for all that is known.
     fn free_bytes(&self, site: &Site) -> Option<u64> {
         let reserved = self.reserved_bytes.get(&site.node).copied().unwrap_or(0);
         site.disk_free_bytes.map(|free| free.saturating_sub(reserved))
@@ -383,7 +424,13 @@ impl<'a> Case<'a> {
             Health::Dead if self.waits_for(site) => Health::Suspect,
             told => told,
         };
-        let place = |site: &Site| Site { holds: holds(site.node), health: health(site), ..site.clone() };
+        let place = |site: &Site| Site {
+            holds: holds(site.node),
+            at_hand: self.standing.at_hand.contains(&site.node),
+            health: health(site),
+            disk_free_bytes: self.world.free_bytes(site),
+            ..site.clone()
+        };
         let places: Vec<Site> = self.world.facts.sites.iter().map(place).collect();
         let planned = plan_pull(wish, &places, wish.digest.map(|_| self.standing.size_bytes));
         let is_on_record = |ingester: NodeId, targets: &[NodeId]| {

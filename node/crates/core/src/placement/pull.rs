@@ -38,8 +38,10 @@ pub enum Planned {
 }
 
 /// Plans a round. Of each site is known whether it holds the version of the round, or the one that is served while the
-/// round has none yet. Room is judged where the size is known; what the wish wants left of a disk also without it, as
-/// if nothing came, and then again by the node.
+/// round has none yet, and what is free beside that which is on its way to it. Room is judged where the size is known,
+/// by what the node keeps free beside a copy, but not by how full a disk may become: that is for copies that nobody
+/// asked for. Of who has the files at hand the node alone knows what it lacks. What the wish wants left of a disk is
+/// judged also without the size, as if nothing came, and then again by the node.
 #[must_use]
 pub fn plan_pull(wish: &Wish, sites: &[Site], size_bytes: Option<u64>) -> Planned {
     let sites = sites.iter().map(|site| (site.node, site)).collect();
@@ -189,12 +191,13 @@ impl Round<'_> {
         if site.holds {
             return None;
         }
-        let known = self.size_bytes.zip(site.disk_free_bytes);
-        if let Some((needed_bytes, free_bytes)) = known.filter(|(needed, free)| free < needed) {
-            return Some(Unfit::NoRoom { needed_bytes, free_bytes });
-        }
-        let (kept_bytes, size_bytes) = (self.wish.want.disk_free_bytes_min, self.size_bytes.unwrap_or(0));
-        Unfit::of_disk(kept_bytes, size_bytes, site.disk_free_bytes)
+        // Nothing comes to who has the files at hand, or as much as it alone knows.
+        let size_bytes = self.size_bytes.filter(|_| !site.at_hand).unwrap_or(0);
+        let kept_bytes = self.wish.want.disk_free_bytes_min;
+        // A size of nothing is not known.
+        let free_bytes = site.disk_free_bytes.filter(|_| size_bytes > 0);
+        let no_room = free_bytes.and_then(|free_bytes| Unfit::of_room(size_bytes, free_bytes, site.spare));
+        no_room.or_else(|| Unfit::of_disk(kept_bytes, size_bytes, site.disk_free_bytes))
     }
 }
 

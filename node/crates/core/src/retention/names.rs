@@ -2,7 +2,7 @@
 //!
 //! A plan is data: it is shown, and carried out in steps of bounded size by whoever leads. It says which names are
 //! looked at, and nothing more: what becomes of each is asked again when a step is applied, so that one that came back
-//! meanwhile stays. What is left is for the next plan.
+//! meanwhile stays. What is left is for the next plan, and is counted.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -24,6 +24,8 @@ pub const FORGOTTEN_NAMES_MAX: usize = STEPS_MAX * FORGET_NAMES_MAX;
 pub struct NamesPlan {
     /// Those that go, the one that nobody had for longest first.
     pub going: Vec<OldName>,
+    /// How many more would go; the next plan has them.
+    pub left: usize,
     /// Keys of those of which it is to be noted that nobody has them since now, or that somebody has them again.
     pub noted: Vec<String>,
     /// Who goes was had by nobody since before this log time.
@@ -70,6 +72,7 @@ fn plan_names(view: &dyn View, now: Timestamp, forget_after: Duration) -> Result
         }
     }
     plan.going.sort_by_key(|old| (old.since, old.name.key()));
+    plan.left = plan.going.len().saturating_sub(FORGOTTEN_NAMES_MAX);
     plan.going.truncate(FORGOTTEN_NAMES_MAX);
     plan.noted.truncate(FORGOTTEN_NAMES_MAX - plan.going.len());
     Ok(plan)
@@ -170,6 +173,11 @@ mod tests {
         assert_eq!(sizes(&many(FORGET_NAMES_MAX + 1, Some(20))), [FORGET_NAMES_MAX, 1]);
         for since in [None, Some(20)] {
             assert_eq!(sizes(&many(FORGOTTEN_NAMES_MAX + 1, since)), [FORGET_NAMES_MAX; STEPS_MAX]);
+        }
+        for (count, since, left) in [(0, Some(20), 0), (3, Some(20), 3), (3, Some(90), 0), (3, None, 0)] {
+            let (plan, going) = planned(&many(FORGOTTEN_NAMES_MAX + count, since));
+            assert_eq!(plan.left, left, "{count} {since:?}");
+            assert!(left == 0 || going.len() == FORGOTTEN_NAMES_MAX, "{}", going.len());
         }
     }
 

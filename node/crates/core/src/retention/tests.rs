@@ -370,7 +370,8 @@ fn an_act_is_one_change_of_the_state_and_never_insists() {
     };
     let name: ModelName = "m".parse().expect("a name");
     let phase = |phase| Command::SetPhase { name: name.clone(), phase, note: "because".to_owned() };
-    let drop = |nodes, forget| Command::DropCopies { name: name.clone(), nodes, forget, force: false };
+    let (force, unless_pinned) = (false, false);
+    let drop = |nodes, forget| Command::DropCopies { name: name.clone(), nodes, forget, force, unless_pinned };
     assert_eq!(act(Deed::Deprecate, None).command(), phase(PhaseWord::Deprecated));
     assert_eq!(act(Deed::Disable, None).command(), phase(PhaseWord::Disabled));
     assert_eq!(act(Deed::Drop, Some(2)).command(), drop(vec![NodeId(2)], false));

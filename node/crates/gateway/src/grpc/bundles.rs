@@ -10,12 +10,12 @@ use std::io::{self, ErrorKind};
 use futures::stream::{self, BoxStream, StreamExt as _};
 use tonic::{Status, Streaming};
 
-use ollamax_core::catalog::read;
+use ollamax_core::catalog::{Location, models, read};
 use ollamax_metadata as metadata;
 use ollamax_proto::v1;
 use ollamax_proto::v1::{export_part, import_part};
 use ollamax_transfer::{ComeOrder, PullError};
-use ollamax_types::{ErrorCode, ModelName, NodeId};
+use ollamax_types::{Digest, ErrorCode, ModelName, NodeId};
 
 use super::pulls::{ASKED_BY, PullStream, Pulls, merged, parse};
 use super::{AdminError, Engines};
@@ -27,17 +27,30 @@ pub(super) type ExportStream = BoxStream<'static, Result<v1::ExportPart, Status>
 // === impl Pulls ===
 
 impl Pulls {
-    /// A model of this node as one file.
+    /// A model of this node as one file; of a pinned name the pinned version, or nothing.
     pub(super) async fn export_bundle(&self, asked: v1::ExportRequest) -> Result<ExportStream, AdminError> {
         let Engines { metadata, transfer, .. } = self.0.engines()?;
         let name = parse(&asked.name)?;
         let own = name_of(&metadata, metadata.node());
-        let leaving = match transfer.leave(&name).await {
+        let pin = models::pin_of(&*metadata.view(), &name)?;
+        if let Some(pin) = pin {
+            check_pinned(&metadata, &name, pin)?;
+        }
+        let leaving = match transfer.leave(&name, pin).await {
             Ok(leaving) => leaving,
-            Err(error) if error.code() == ErrorCode::ModelNotFound => {
-                return Err(not_here(&name, &own, &holders(&metadata, &name)?));
+            Err(error) => {
+                return Err(match (error.code(), pin) {
+                    (ErrorCode::ModelNotFound, None) => not_here(&name, &own, &holders(&metadata, &name)?),
+                    (ErrorCode::ModelNotFound, Some(pin)) => {
+                        pinned_elsewhere(&name, &have_pinned(&metadata, &name, pin)?)
+                    }
+                    // The record is behind the store.
+                    (ErrorCode::DigestConflict, Some(pin)) => {
+                        not_the_pinned(&name, pin, &have_pinned(&metadata, &name, pin)?)
+                    }
+                    _ => not_whole(&own, &name, &error),
+                });
             }
-            Err(error) => return Err(not_whole(&own, &name, &error)),
         };
         let digest = leaving.digest.0.to_vec();
         let head = v1::ExportHead { digest, length_bytes: leaving.length_bytes, name: leaving.name.to_string() };
@@ -108,6 +121,48 @@ pub(super) fn holders(metadata: &metadata::Handle, name: &ModelName) -> Result<V
     Ok(locations.into_iter().map(|location| name_of(metadata, location.node)).collect())
 }
 
+/// That this node has no other version of a pinned name, as far as that is on record.
+fn check_pinned(metadata: &metadata::Handle, name: &ModelName, pin: Digest) -> Result<(), AdminError> {
+    let own = metadata.node();
+    let is_other = |copy: &Location| copy.node == own && copy.model.digest != pin;
+    if read::locations_of(&*metadata.view(), name)?.iter().any(is_other) {
+        return Err(not_the_pinned(name, pin, &have_pinned(metadata, name, pin)?));
+    }
+    Ok(())
+}
+
+/// The nodes that have the pinned version of a name, as people call them.
+fn have_pinned(metadata: &metadata::Handle, name: &ModelName, pin: Digest) -> Result<Vec<String>, AdminError> {
+    let locations = read::locations_of(&*metadata.view(), name)?;
+    let holders = models::holders(Some(pin), None, &locations);
+    Ok(holders.into_iter().map(|node| name_of(metadata, node)).collect())
+}
+
+/// A pinned model of which another version lies here.
+fn not_the_pinned(name: &ModelName, pin: Digest, holders: &[String]) -> AdminError {
+    let what = format!("{name} is pinned at {}, and this node has another version", pin.short());
+    let (why, next) = where_pinned(name, holders);
+    AdminError::new(ErrorCode::PreconditionFailed, what, why, next)
+}
+
+/// A pinned model of which no version lies here.
+fn pinned_elsewhere(name: &ModelName, holders: &[String]) -> AdminError {
+    let (why, next) = where_pinned(name, holders);
+    AdminError::new(ErrorCode::ModelNotFound, format!("{name} is not on this node"), why, next)
+}
+
+/// Who has the pinned version, and what to do then.
+fn where_pinned(name: &ModelName, holders: &[String]) -> (String, String) {
+    match holders {
+        [] => ("no node has the pinned one".to_owned(), format!("ollamax model unpin {name}")),
+        [one] => (format!("{one} has the pinned one"), format!("on {one}: ollamax model export {name} FILE")),
+        [first, ..] => (
+            format!("{} have the pinned one", holders.join(" and ")),
+            format!("on {first}: ollamax model export {name} FILE"),
+        ),
+    }
+}
+
 /// A model that lies elsewhere, or nowhere.
 fn not_here(name: &ModelName, own: &str, holders: &[String]) -> AdminError {
     let what = format!("{name} is not on this node");
@@ -127,7 +182,7 @@ fn not_whole(own: &str, name: &ModelName, error: &PullError) -> AdminError {
     let (why, next) = match code {
         ErrorCode::DigestMismatch | ErrorCode::StorageCorrupt | ErrorCode::StorageFailed => (
             "what lies in the store is damaged; what was written of the bundle is none",
-            format!("remove it from the runtime there, then: ollamax model pull {name} --node {own} --wait"),
+            format!("remove it from the runtime there, then on {own}: ollama pull {name}"),
         ),
         ErrorCode::Overloaded => ("it has a bound", "repeat the command when one of them is over".to_owned()),
         _ => return AdminError::of_pull(own, error),
@@ -169,6 +224,6 @@ mod tests {
         let name: ModelName = "m".parse().expect("a name");
         let error = PullError::Bundle { code: ErrorCode::DigestMismatch, text: "piece 3 is damaged".to_owned() };
         let next = not_whole("n1", &name, &error).next;
-        assert_eq!(next, "remove it from the runtime there, then: ollamax model pull m:latest --node n1 --wait");
+        assert_eq!(next, "remove it from the runtime there, then on n1: ollama pull m:latest");
     }
 }

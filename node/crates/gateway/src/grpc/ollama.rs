@@ -4,9 +4,9 @@
 //! Whoever may open the socket may ask, as over gRPC beside it, and the same pieces do it (`port`). Paths, bodies,
 //! statuses and texts are Ollama's. Making and pushing end when the caller leaves, and so does a file on its way; a
 //! change that is on record does not. What fails before the first line has its own status, what fails behind it is the
-//! last line. A change that is on record and that no node has carried out in time is answered 202. Whatever is answered
-//! before its body is read reaches a client that is still sending. When this node stops, what is under way ends with
-//! that word. Files on their way are bounded in number, and one of which nothing comes any more ends.
+//! last line. A change that is on record and that no node has carried out in time is answered 202. No answer waits for a
+//! body that nobody reads, and each reaches a client that is still sending. When this node stops, what is under way ends
+//! with that word. Files on their way are bounded in number, and one of which nothing comes any more ends.
 
 use std::future::ready;
 use std::io;
@@ -25,6 +25,7 @@ use futures::stream::{self, BoxStream, StreamExt as _};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::Status;
 
 use ollamax_proto::v1;
@@ -60,6 +61,10 @@ struct Door {
     /// Places for files on their way.
     uploads: Arc<Semaphore>,
 }
+
+/// Where what goes on beside an answer is tracked.
+#[derive(Clone, Default)]
+pub(super) struct Beside(pub(super) TaskTracker);
 
 /// What a work tells.
 type Lines = BoxStream<'static, Result<Line, ApiError>>;

@@ -11,7 +11,7 @@ use futures::stream::{self, BoxStream, Stream, StreamExt as _};
 use tokio::time::Instant;
 use tonic::{Request, Status, Streaming};
 
-use ollamax_core::catalog::{Member, Refusal, Replicas, Want, read};
+use ollamax_core::catalog::{Fault, Member, Refusal, Replicas, View, Want, Wish, models, read};
 use ollamax_metadata as metadata;
 use ollamax_proto::v1;
 use ollamax_proto::v1::models_server::Models;
@@ -209,7 +209,7 @@ pub(super) async fn wish(
     limit: Option<PullLimit>,
 ) -> Result<PullStream, AdminError> {
     let (name, replicas, own) = (ask.name.clone(), ask.replicas.clone(), metadata.node());
-    let name_of = names(metadata);
+    let name_of = names(metadata.clone());
     match order::put_on_record(&transfer, ask).await {
         Ok(watch) => {
             let accept_by = (!wait).then(|| Instant::now() + wished::ACCEPT_WAIT);
@@ -218,7 +218,14 @@ pub(super) async fn wish(
                 Some(limit) => limited::slowed(looks, transfer, limit),
                 None => looks,
             };
-            Ok(wished::told(looks, accept_by, name_of))
+            let told = wished::told(looks, accept_by, Arc::clone(&name_of));
+            let with_leaving = move |told: Result<v1::PullProgress, Status>| {
+                // Of a record that cannot be read nothing is known here; whoever changes it says so.
+                let nodes = leaving(&*metadata.view(), &name).unwrap_or_default();
+                let leaving = nodes.into_iter().map(|node| name_of(node)).collect();
+                told.map(|progress| v1::PullProgress { leaving, ..progress })
+            };
+            Ok(told.map(with_leaving).boxed())
         }
         Err(PullError::Ledger(LedgerError::Impossible { fits, of, why })) => {
             let why: Vec<String> = why.iter().map(|(node, unfit)| unfit.of(&name_of(*node))).collect();
@@ -227,6 +234,16 @@ pub(super) async fn wish(
         Err(PullError::Ledger(error)) => Err(of_record(error)),
         Err(error) => Err(AdminError::of_pull(&name_of(own), &error)),
     }
+}
+
+/// Who loses its copy when all have it that are to: who had it for the sake of a number, and is not among those that
+/// were named since. What is pinned goes from nowhere.
+fn leaving(view: &dyn View, name: &ModelName) -> Result<Vec<NodeId>, Fault> {
+    let Some(Wish { plan: Some(plan), surplus, .. }) = read::wish(view, name)? else { return Ok(Vec::new()) };
+    if models::pin_of(view, name)?.is_some() {
+        return Ok(Vec::new());
+    }
+    Ok(surplus.into_iter().filter(|node| !plan.targets.contains(node)).collect())
 }
 
 /// What nodes are called.
@@ -402,7 +419,7 @@ impl Models for Pulls {
     }
 
     async fn remove_model(&self, request: Request<v1::RemoveModelRequest>) -> Reply<v1::RemoveModelReply> {
-        reply(self.remove_copies(id_of(&request), &request.into_inner()).await)
+        reply(self.remove_copies(id_of(&request), &request.into_inner(), false).await)
     }
 
     async fn why_model(&self, request: Request<v1::WhyModelRequest>) -> Reply<v1::WhyModelReply> {
@@ -453,7 +470,10 @@ impl Models for Pulls {
 mod tests {
     use std::future::ready;
 
+    use ollamax_core::catalog::mem::MemView;
+    use ollamax_core::catalog::{Key, Model, Mutation, Pin, Plan, PlanKind, Record};
     use ollamax_proto::v1::pull_progress::Stage as Step;
+    use ollamax_types::{Digest, Timestamp};
 
     use super::*;
     use crate::grpc::daemon::CODE_KEY;
@@ -499,6 +519,49 @@ mod tests {
         {
             assert_eq!(asked(replicas, on_all, nodes), Err(ErrorCode::BadRequest), "{replicas:?} {on_all} {nodes:?}");
         }
+    }
+
+    #[test]
+    fn who_had_it_for_a_number_and_is_not_named_is_told_before_its_copy_goes() {
+        let name: ModelName = "m".parse().expect("a name");
+        let check = |what: &str, targets: Option<&[u64]>, surplus: &[u64], is_pinned: bool, expected: &[u64]| {
+            let ids = |nodes: &[u64]| nodes.iter().copied().map(NodeId).collect::<Vec<NodeId>>();
+            let plan = |targets: &[u64]| Plan {
+                ingester: NodeId(1),
+                targets: ids(targets),
+                made_at: Timestamp(1),
+                kind: PlanKind::Asked,
+            };
+            let wish = Wish {
+                name: name.clone(),
+                round: 7,
+                insecure: false,
+                replicas: Replicas::Nodes(ids(&[2])),
+                digest: None,
+                size_bytes: 0,
+                plan: targets.map(plan),
+                failures: BTreeMap::new(),
+                asked_at: Timestamp(0),
+                asked_by: "test".to_owned(),
+                want: Want::default(),
+                declared: false,
+                surplus: ids(surplus).into_iter().collect(),
+            };
+            let pin = is_pinned.then(|| Pin { digest: Digest([1; 32]), by: "test".to_owned(), at: Timestamp(1) });
+            let model = Model { pin, ..Model::new(name.clone(), Timestamp(1)) };
+            let mut view = MemView::default();
+            view.write(&[
+                Mutation::Put(Key::Wish(name.key()), Record::Wish(Box::new(wish))),
+                Mutation::Put(Key::Model(name.key()), Record::Model(Box::new(model))),
+            ]);
+            assert_eq!(leaving(&view, &name), Ok(ids(expected)), "{what}");
+        };
+        check("two are not named", Some(&[2]), &[1, 3], false, &[1, 3]);
+        check("nobody", Some(&[2]), &[], false, &[]);
+        check("who is to have it stays", Some(&[2, 3]), &[1, 3], false, &[1]);
+        check("it is not planned yet", None, &[1, 3], false, &[]);
+        check("it is pinned", Some(&[2]), &[1, 3], true, &[]);
+        assert_eq!(leaving(&MemView::default(), &name), Ok(vec![]), "nothing is wished");
     }
 
     #[test]

@@ -276,9 +276,27 @@ impl ChangeFields {
     }
 }
 
+// === impl Flag ===
+
+impl Flag {
+    /// Takes one more value of the same field: what was of another type once stays so.
+    fn take(&mut self, value: Seen) {
+        if !matches!(self, Self::Wrong(_)) {
+            *self = value.into_flag();
+        }
+    }
+}
+
 // === impl Text ===
 
 impl Text {
+    /// Takes one more value of the same field: `null` changes nothing, and what was of another type once stays so.
+    fn take(&mut self, value: Seen) {
+        if !matches!((&*self, &value), (Self::Wrong(_), _) | (_, Seen::Null)) {
+            *self = value.into_text();
+        }
+    }
+
     /// Empty where there is none.
     fn as_str(&self) -> &str {
         match self {
@@ -320,19 +338,23 @@ impl Keys for Fields {
 impl Keys for ChangeFields {
     fn read_key<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<bool, A::Error> {
         if key.eq_ignore_ascii_case("model") {
-            self.model = map.next_value::<Seen>()?.into_text();
+            self.model.take(map.next_value()?);
         } else if key.eq_ignore_ascii_case("name") {
-            self.name = map.next_value::<Seen>()?.into_text();
+            self.name.take(map.next_value()?);
         } else if key.eq_ignore_ascii_case("from") {
-            self.from = map.next_value::<Seen>()?.into_text();
+            self.from.take(map.next_value()?);
         } else if key.eq_ignore_ascii_case("source") {
-            self.source = map.next_value::<Seen>()?.into_text();
+            self.source.take(map.next_value()?);
         } else if key.eq_ignore_ascii_case("destination") {
-            self.destination = map.next_value::<Seen>()?.into_text();
+            self.destination.take(map.next_value()?);
         } else if key.eq_ignore_ascii_case("insecure") {
-            self.insecure = map.next_value::<Seen>()?.into_flag();
+            // In Go this is a bool, which `null` leaves as it was, and `stream` a pointer to one, which it takes away.
+            match map.next_value::<Seen>()? {
+                Seen::Null => {}
+                value => self.insecure.take(value),
+            }
         } else if key.eq_ignore_ascii_case("stream") {
-            self.stream = map.next_value::<Seen>()?.into_flag();
+            self.stream.take(map.next_value()?);
         } else {
             return Ok(false);
         }

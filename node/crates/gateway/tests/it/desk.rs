@@ -31,7 +31,7 @@ use ollamax_scheduler as scheduler;
 use ollamax_scheduler::RuntimeReport;
 use ollamax_scheduler::mem::{MemPlacements, MemRemote};
 use ollamax_transfer as transfer;
-use ollamax_transfer::mem::{MemCluster, MemOrigin, MemPeers};
+use ollamax_transfer::mem::{MemCluster, MemOrigin, MemPeers, MemRuntime};
 use ollamax_transfer::{KeptVersion, Place};
 use ollamax_types::{
     Applies, Beat, Clock, ClusterId, Digest, ErrorCode, Incarnation, ModelName, ModelRecord, NodeId, PeerId, RequestId,
@@ -62,6 +62,8 @@ pub(crate) struct Desk {
     /// What its transfer has on record.
     pub(crate) wished: MemCluster,
     pub(crate) elsewhere: Elsewhere,
+    /// The one beside it, which has no store.
+    pub(crate) runtime: MemRuntime,
     pub(crate) house: Arc<House>,
     network: Network,
     tasks: TaskTracker,
@@ -196,13 +198,14 @@ impl Desk {
         };
         let metadata = metadata::Service::open(parts).await.expect("opens");
         let scheduler = scheduler_of(node, &tasks, &stop);
+        let runtime = MemRuntime::at(Place::None("no runtime".to_owned()));
         let (wished, elsewhere) = (MemCluster::new([1, 2, 3].map(NodeId)), Elsewhere::default());
         let parts = transfer::Parts {
             node,
             clock: Clock::manual(Timestamp(1)),
             data_dir: folder.path().to_owned(),
             origin: Arc::new(MemOrigin::default()),
-            runtime: Arc::new(transfer::mem::MemRuntime::at(Place::None("no runtime".to_owned()))),
+            runtime: Arc::new(runtime.clone()),
             others: Arc::new(elsewhere.clone()),
             peers: Arc::new(MemPeers::default()),
             ledger: Arc::new(wished.ledger(node)),
@@ -214,7 +217,7 @@ impl Desk {
         let transfer = transfer::Handle::start(transfer::Config::default(), parts, &tasks, stop.clone());
         let engines = Engines { metadata: metadata.clone(), scheduler: scheduler.clone(), transfer };
         let house = House::of(engines);
-        Self { metadata, scheduler, wished, elsewhere, house, network, tasks, stop, _folder: folder }
+        Self { metadata, scheduler, wished, elsewhere, runtime, house, network, tasks, stop, _folder: folder }
     }
 
     /// What an administrator asks of models.

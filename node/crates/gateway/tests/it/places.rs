@@ -8,6 +8,7 @@ use ollamax_gateway::grpc::AdminError;
 use ollamax_proto::v1;
 use ollamax_proto::v1::model_left::Fate;
 use ollamax_proto::v1::{create_part, import_part};
+use ollamax_transfer::Place;
 use ollamax_types::{ErrorCode, NodeId};
 
 use crate::desk::{Desk, check_refused, digest, named, refused};
@@ -214,13 +215,34 @@ async fn files_are_read_again_on_nodes_that_hold_models() {
 }
 
 #[tokio::test]
-async fn a_node_without_a_store_gives_no_bundle_and_what_has_no_head_is_none() {
+async fn what_this_node_cannot_give_is_no_bundle_and_what_has_no_head_is_none() {
     let desk = Desk::start().await;
     let export = |name: &str| v1::ExportRequest { name: name.to_owned() };
     let told = refused(desk.models().export(export("m")).await);
     assert_eq!((told.code.as_str(), told.next.as_str()), ("runtime_unavailable", "on that node: ollamax doctor"));
     let (what, next) = ("\"a b\" is not a model name", "ollamax model pull llama3.2");
     check_refused(desk.models().export(export("a b")).await, ErrorCode::BadRequest, what, next);
+
+    // Of a pinned name the pinned version leaves, or none.
+    for (node, version) in [(1, 2), (2, 1)] {
+        desk.has(node, "m", version).await;
+    }
+    let pin = |version: u8| Command::PinModel { name: named("m"), digest: Some(digest(version)) };
+    desk.change(pin(1)).await;
+    let what = format!("m:latest is pinned at {}, and this node has another version", digest(1).short());
+    let next = "on n2: ollamax model export m:latest FILE";
+    check_refused(desk.models().export(export("m")).await, ErrorCode::PreconditionFailed, &what, next);
+    desk.change(pin(2)).await;
+    assert_eq!(refused(desk.models().export(export("m")).await).code, "runtime_unavailable", "it is this version");
+    // Who has another version is no help.
+    let store = tempfile::tempdir().expect("temp");
+    desk.runtime.set_place(Place::Store(store.path().to_owned()));
+    for (node, version) in [(2, 1), (3, 2)] {
+        desk.has(node, "away", version).await;
+    }
+    desk.change(Command::PinModel { name: named("away"), digest: Some(digest(2)) }).await;
+    let (what, next) = ("away:latest is not on this node", "on n3: ollamax model export away:latest FILE");
+    check_refused(desk.models().export(export("away")).await, ErrorCode::ModelNotFound, what, next);
 
     let data = || import_part::Part::Data(bytes::Bytes::from_static(b"tar"));
     for parts in [vec![], vec![v1::ImportPart { part: None }], vec![v1::ImportPart { part: Some(data()) }]] {

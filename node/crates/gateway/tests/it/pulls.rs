@@ -27,7 +27,7 @@ use ollamax_transfer::{
     BlobProgress, BlobSpec, KeptVersion, Opened, Origin, OriginError, OriginTrouble, Others, Place, PullError,
     PullProgress, PullSpec, Stage, Wanted,
 };
-use ollamax_types::{Clock, Digest, ErrorCode, ModelName, NodeId, Timestamp};
+use ollamax_types::{Clock, Digest, ErrorCode, ModelName, NodeId, SpareRule, Timestamp};
 
 use crate::world::{World, call, header, post, text};
 
@@ -146,6 +146,9 @@ fn pulling(sites: &[u64]) -> Pulling {
         gpu_memory_bytes: 0,
         cordon: Cordon::Open,
         disk_total_bytes: None,
+        aside_bytes: None,
+        spare: SpareRule::default(),
+        at_hand: false,
         has_damage: false,
     };
     world.door.set_sites(sites.iter().map(site).collect());

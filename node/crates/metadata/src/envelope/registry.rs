@@ -32,12 +32,15 @@ pub(super) fn encode(command: &Command) -> Option<Stored> {
             phase: encode_phase(*phase),
             note: note.clone(),
         }),
-        Command::DropCopies { name, nodes, forget, force } => Stored::DropCopies(disk::CommandDropCopies {
-            name: name.full(),
-            nodes: nodes.iter().map(|node| node.0).collect(),
-            forget: *forget,
-            force: *force,
-        }),
+        Command::DropCopies { name, nodes, forget, force, unless_pinned } => {
+            Stored::DropCopies(disk::CommandDropCopies {
+                name: name.full(),
+                nodes: nodes.iter().map(|node| node.0).collect(),
+                forget: *forget,
+                force: *force,
+                unless_pinned: *unless_pinned,
+            })
+        }
         Command::NoteUse { node, day, names } => {
             Stored::NoteUse(disk::CommandNoteUse { node: node.0, day: *day, names: names.clone() })
         }
@@ -114,7 +117,8 @@ const fn encode_phase(phase: PhaseWord) -> u32 {
 
 pub(super) fn decode_drops(stored: disk::CommandDropCopies) -> Result<Command, EnvelopeError> {
     let nodes = stored.nodes.into_iter().map(NodeId).collect();
-    Ok(Command::DropCopies { name: name(&stored.name)?, nodes, forget: stored.forget, force: stored.force })
+    let disk::CommandDropCopies { forget, force, unless_pinned, .. } = stored;
+    Ok(Command::DropCopies { name: name(&stored.name)?, nodes, forget, force, unless_pinned })
 }
 
 pub(super) fn decode_used(stored: disk::CommandNoteUse) -> Command {

@@ -132,7 +132,7 @@ fn wishes() -> Vec<Command> {
         Command::PinModel { name: name(), digest: Some(Digest([4; 32])) },
         Command::PinModel { name: name(), digest: None },
         Command::SetPhase { name: name(), phase: PhaseWord::Disabled, note: "old".into() },
-        Command::DropCopies { name: name(), nodes: vec![NodeId(2)], forget: true, force: false },
+        Command::DropCopies { name: name(), nodes: vec![NodeId(2)], forget: true, force: false, unless_pinned: true },
         Command::NoteUse { node: NodeId(2), day: 20_000, names: vec![name().key()] },
         Command::ForgetBlobs { before: Timestamp(7), after: Some(Digest([4; 32])), limit: 9 },
         Command::ForgetNames { before: Timestamp(7), names: vec!["m".to_owned(), "n".to_owned()] },
@@ -354,9 +354,12 @@ fn golden_samples_of_the_registry() {
     golden(set(PhaseWord::Active, ""), "f202", &format!("0a{NAMED}"));
     golden(set(PhaseWord::Deprecated, "n"), "f202", &format!("0a{NAMED} 1001 1a016e"));
     golden(set(PhaseWord::Disabled, "n"), "f202", &format!("0a{NAMED} 1002 1a016e"));
-    let dropped = |nodes, forget, force| Command::DropCopies { name: name(), nodes, forget, force };
-    golden(dropped(vec![], false, false), "fa02", &format!("0a{NAMED}"));
-    golden(dropped(vec![NodeId(1), NodeId(3)], true, true), "fa02", &format!("0a{NAMED} 12020103 1801 2001"));
+    let dropped =
+        |nodes, forget, force, unless_pinned| Command::DropCopies { name: name(), nodes, forget, force, unless_pinned };
+    golden(dropped(vec![], false, false, false), "fa02", &format!("0a{NAMED}"));
+    let some = vec![NodeId(1), NodeId(3)];
+    golden(dropped(some, true, true, false), "fa02", &format!("0a{NAMED} 12020103 1801 2001"));
+    golden(dropped(vec![], true, true, true), "fa02", &format!("0a{NAMED} 1801 2001 2801"));
     golden(Command::NoteUse { node, day: 20_000, names: vec!["m:t".into()] }, "8203", "0802 10a09c01 1a036d3a74");
     let forget = |after| Command::ForgetBlobs { before: Timestamp(7), after, limit: 9 };
     golden(forget(None), "8a03", "0807 1809");

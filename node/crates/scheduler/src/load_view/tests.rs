@@ -25,6 +25,8 @@ fn beat(node: u64, sent_at_ms: u64) -> Beat {
         disk_free_bytes: None,
         models_free_bytes: None,
         models_total_bytes: None,
+        models_aside_bytes: None,
+        models_spare: None,
         gpus: Vec::new(),
         daemon_version: String::new(),
         applies: Applies::default(),

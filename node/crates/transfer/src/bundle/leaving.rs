@@ -23,7 +23,7 @@ use ollamax_blobs::{
     BlobFile, BlobSpec, BundleError, BundleWriter, Contents, Fault, FileIdentity, Hashing, Indexed, Manifest, Progress,
     ReadError, Store, Tree,
 };
-use ollamax_types::{ErrorCode, ModelName};
+use ollamax_types::{Digest, ErrorCode, ModelName};
 
 use crate::adopt::Trees;
 use crate::adopt::trees::Doubted;
@@ -64,15 +64,20 @@ struct Sink {
     piece: Vec<u8>,
 }
 
-/// Looks up all of a model and begins to hand it out.
+/// Looks up all of a model and begins to hand it out; where a version is wanted, that one alone.
 pub(crate) async fn leave(
     means: &Arc<Means>,
-    name: &ModelName,
+    (name, wanted): (&ModelName, Option<Digest>),
     tasks: &TaskTracker,
     stop: &CancellationToken,
 ) -> Result<Leaving, PullError> {
     let held = place(&means.bundles)?;
     let (store, name, manifest) = find(means, name).await?;
+    if let Some(wanted) = wanted.filter(|wanted| *wanted != manifest.digest()) {
+        let text =
+            format!("version {} of {name} is on this node, and not {}", manifest.digest().short(), wanted.short());
+        return Err(PullError::Bundle { code: ErrorCode::DigestConflict, text });
+    }
     let (mut sources, mut roots) = (Vec::new(), BTreeMap::new());
     let kept_open = largest(&manifest);
     for spec in manifest.blobs() {

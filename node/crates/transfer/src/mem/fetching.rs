@@ -187,7 +187,12 @@ pub(super) fn delete(place: &Place, name: &ModelName) -> Result<(), RuntimeTroub
 
 /// It does not run.
 pub(super) fn down() -> RuntimeTrouble {
-    trouble(true, "it does not run")
+    RuntimeTrouble { is_down: true, ..trouble(true, "it does not run") }
+}
+
+/// It runs, and does not answer in time.
+pub(super) fn mute() -> RuntimeTrouble {
+    trouble(true, "it does not answer")
 }
 
 fn open(place: &Place) -> Result<Store, RuntimeTrouble> {
@@ -208,5 +213,5 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), RuntimeTrouble> {
 }
 
 fn trouble(may_pass: bool, text: &str) -> RuntimeTrouble {
-    RuntimeTrouble { may_pass, code: ErrorCode::RuntimeFailed, text: text.to_owned() }
+    RuntimeTrouble { may_pass, is_down: false, code: ErrorCode::RuntimeFailed, text: text.to_owned() }
 }

@@ -149,6 +149,7 @@ impl Pull {
             let found = found.map_or_else(|| "nothing".to_owned(), |digest| digest.to_string());
             return Err(PullError::OtherVersion { wanted, found });
         }
+        let _changing = self.unless_ended(self.may_change()).await?;
         self.refuse_overtaken(ground, manifest).await?;
         let copied = self.stop.run_until_cancelled(runtime.copy(offered, &self.spec.name)).await;
         copied.ok_or(PullError::Stopping)?.map_err(of_runtime)
@@ -189,7 +190,8 @@ impl Pull {
                 Ok(Some(Err(trouble))) => return Err(Ended::Told(trouble)),
                 Ok(None) => {
                     let text = "it ended without its last word".to_owned();
-                    return Err(Ended::Told(RuntimeTrouble { may_pass: true, code: ErrorCode::RuntimeFailed, text }));
+                    let (may_pass, is_down, code) = (true, false, ErrorCode::RuntimeFailed);
+                    return Err(Ended::Told(RuntimeTrouble { may_pass, is_down, code, text }));
                 }
                 Err(_) => return Err(Ended::Silent),
             }

@@ -1,6 +1,8 @@
 //! The last steps in which a pull changes the store: the version that goes is kept, the new one becomes visible, its
 //! hash trees go on record.
 //!
+//! One at a time in this process, and never while a model is removed: what a removal looks at is what it removes.
+//!
 //! What is offered to other nodes on its way is withdrawn when they can have it from the store, and not before.
 //!
 //! Where a runtime may be starting, all of it is done once more a while later. Killed anywhere, the pull begins with
@@ -10,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::FutureExt as _;
+use tokio::sync::OwnedMutexGuard;
 use tokio::time::{sleep, timeout};
 
 use ollamax_blobs::{Fault, Index, Indexed, Manifest, Part, Publication, PublishError, Store};
@@ -59,7 +62,9 @@ impl Pull {
     ) -> Result<Result<(), PublishError>, PullError> {
         let (store, staging, manifest) = (ground.store.clone(), ground.staging.clone(), manifest.clone());
         let (name, now) = (self.spec.name.clone(), self.means.clock.now());
+        let changing = self.may_change().await?;
         blocking(move || {
+            let _changing = changing;
             let stored = store.manifest(&name).ok().flatten();
             if stored.is_none_or(|(_, stored)| stored.digest() != manifest.digest()) {
                 forget(&staging, &manifest);
@@ -81,7 +86,10 @@ impl Pull {
         let (store, staging, manifest) = (ground.store.clone(), ground.staging.clone(), manifest.clone());
         let (name, now) = (self.spec.name.clone(), self.means.clock.now());
         let (asked_at_ms, keeping) = (self.asked_at_ms(), self.means.keeping.clone());
+        // Who cancels while a model is removed wants nothing to become visible.
+        let changing = self.unless_ended(self.may_change()).await?;
         let published = blocking(move || {
+            let _changing = changing;
             if asked_at_ms.is_some_and(|asked_at_ms| is_overtaken(&store, &name, &manifest, asked_at_ms)) {
                 return Err(PullError::Overtaken { name });
             }
@@ -91,6 +99,12 @@ impl Pull {
             Ok(store.publish(&Publication { name, manifest, parts, staging, now, clears: false }).map(drop))
         });
         published.await?
+    }
+
+    /// Waits until nobody else of this process changes what names stand for.
+    pub(super) async fn may_change(&self) -> Result<OwnedMutexGuard<()>, PullError> {
+        let changing = Arc::clone(&self.means.changing).lock_owned();
+        self.stop.run_until_cancelled(changing).await.ok_or(PullError::Stopping)
     }
 
     /// Puts the hash trees on record, so that adoption need not read the files again.

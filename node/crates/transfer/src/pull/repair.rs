@@ -296,10 +296,12 @@ impl Repairs {
         let digest = Box::pin(self.complete(patient, &part, tree, board)).await?;
         let (store, was, now) = (store.clone(), *identity, self.means.clock.now());
         let (trees, sealed, at) = (self.means.trees.clone(), part.clone(), place.clone());
+        let keeping = self.means.keeping.clone();
         let replaced = blocking(move || -> Result<Replaced, PullError> {
             sealed.seal(digest).map_err(|error| PullError::of_part(&at, &error))?;
             let replaced = store.replace(&sealed, was, now).map_err(|error| PullError::of_publish(&at, &error))?;
             if replaced == Replaced::Done {
+                keeping.renew(&store, spec);
                 // Without its tree it is hashed again.
                 if let Err(error) = trees.open().and_then(|index| put_tree(&index, &store, &sealed)) {
                     tracing::warn!(%error, sha256 = %spec.sha256, "keep the hash tree of a file");

@@ -10,12 +10,12 @@ use futures::stream::{self, BoxStream};
 use tokio::time::timeout;
 
 use ollamax_transfer::{ComeOrder, Config, Leaving, PullError, PullProgress, Source};
-use ollamax_types::{ErrorCode, ModelName};
+use ollamax_types::{Digest, ErrorCode, ModelName};
 
 use crate::world::{LONG, Model, Node, World, chunks, name, result, until_verified};
 
 async fn leave(node: &Node, name: &ModelName) -> Result<Leaving, PullError> {
-    timeout(LONG, node.handle.leave(name)).await.expect("it answers")
+    timeout(LONG, node.handle.leave(name, None)).await.expect("it answers")
 }
 
 async fn rest(leaving: &mut Leaving) -> Result<Vec<u8>, PullError> {
@@ -80,6 +80,21 @@ async fn a_model_goes_from_one_site_to_another_and_no_registry_is_asked() {
     // What is here already costs nothing.
     let again = import(&node, &bundle, order()).await.expect("it is here");
     assert_eq!(again.sources[0].source, Source::Here);
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_version_that_is_not_the_wanted_one_does_not_leave() {
+    let world = World::new();
+    let model = world.model("tiny", 1, chunks(1) + 9);
+    let node = world.start();
+    node.pull(&model.name).await.expect("it comes");
+    let (here, wanted) = (model.manifest.digest(), Digest([7; 32]));
+    let left = |wanted| timeout(LONG, node.handle.leave(&model.name, Some(wanted)));
+    assert_eq!(left(here).await.expect("it answers").expect("it is here").digest, here);
+    let error = left(wanted).await.expect("it answers").expect_err("it is another");
+    let text = format!("version {} of tiny:latest is on this node, and not {}", here.short(), wanted.short());
+    assert_eq!(told(&error), (ErrorCode::DigestConflict, text));
     node.end().await;
 }
 

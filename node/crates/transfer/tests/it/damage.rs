@@ -1,6 +1,7 @@
 //! Disks that give back other bytes than they were given: found when a file is read again, and mended from where there
 //! is a sound one.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::Path;
@@ -252,6 +253,24 @@ async fn what_somebody_has_read_again_is_mended_before_it_is_told() {
     assert_eq!(verify(&node, true).await[1].sight, Some(Sight::Sound));
     node.end().await;
     assert!(index(&world).get(model.weights.sha256).expect("readable").is_some(), "its tree is on record");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_kept_of_a_file_is_mended_with_it() {
+    let world = World::new();
+    let model = pulled(&world).await;
+    let digest = model.manifest.digest();
+    let node = world.start();
+    node.handle.set_pins(BTreeSet::from([digest]));
+    until_so(LONG, || !node.handle.kept().is_empty()).await;
+    node.end().await;
+    rot(&world, &model);
+    let kept = world.store().staging_place().join(format!("keep/{digest}/sha256-{}", model.weights.sha256));
+    assert!(fs::read(&kept).expect("it is kept") != model.bytes, "it is the same file");
+    let node = world.start();
+    assert_eq!(verify(&node, true).await[1].repaired, Some(true));
+    assert!(fs::read(&kept).expect("it is kept") == model.bytes, "other bytes");
+    node.end().await;
 }
 
 #[tokio::test(start_paused = true)]

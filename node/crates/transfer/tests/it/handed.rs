@@ -190,6 +190,30 @@ async fn a_version_that_somebody_put_there_after_the_wish_stays() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_runtime_will_write_has_no_room_before_it_is_in_the_store() {
+    let (parted, _shelf) = Parted::new();
+    let world = &parted.world;
+    let model = world.model("tiny", 14, chunks(2));
+    world.origin.set_limit(chunks(1));
+    world.runtime.set_known(false);
+    let node = world.start();
+    let asked = timeout(LONG, node.handle.ask(ask_for(&model.name, Replicas::All))).await.expect("it answers");
+    drop(asked.expect("it is on record"));
+    while world.origin.sent(model.weights.sha256) < chunks(1) {
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(node.handle.aside_bytes(), 0, "its room is promised, and the disk shows it as free");
+    let mut pull = node.handle.watch(&model.name).expect("it is under way");
+    world.origin.set_limit(u64::MAX);
+    until(&mut pull, |progress| progress.stage == Stage::Settling).await;
+    assert_eq!(node.handle.aside_bytes(), model.manifest.size_bytes(), "it is there, and not on record yet");
+    world.cluster.hold(world.node, &model.name, model.manifest.digest());
+    result(&mut pull).await.expect("it is there");
+    assert_eq!(node.handle.aside_bytes(), 0);
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_file_that_the_store_loses_before_its_runtime_fetches_comes_too() {
     let (parted, _shelf) = Parted::new();
     let world = &parted.world;

@@ -5,26 +5,45 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::pin::pin;
 use std::time::Duration;
 
 use tokio::time::{interval, sleep, timeout};
 
 use ollamax_core::catalog::Replicas;
-use ollamax_transfer::{Config, PullError};
+use ollamax_transfer::{Config, PullError, Stage};
 use ollamax_types::{Clock, Digest, ErrorCode, Timestamp};
 
-use crate::world::{LONG, Model, Node, World, ask_for, chunks};
+use crate::world::{self, LONG, Model, Node, World, ask_for, chunks, result, until_verified};
 
 const HOUR_MS: u64 = 3_600_000;
 
-/// Pulls two versions of a name, one after the other. As a runtime does when it starts, what no manifest names goes.
-async fn replaced(world: &World, node: &Node) -> [Model; 2] {
+/// A world whose clock stands still: what is changed on its disk is changed now.
+fn still_world() -> World {
+    World { clock: Clock::manual(Clock::system().now()), ..World::new() }
+}
+
+/// Pulls two versions of a name, one after the other.
+async fn pulled_twice(world: &World, node: &Node) -> [Model; 2] {
     let old = world.model("tiny", 1, chunks(2) + 9);
     node.pull(&old.name).await.expect("it comes");
     let new = world.model("tiny", 2, chunks(1));
     node.pull(&new.name).await.expect("it comes");
-    fs::remove_file(world.blob(old.weights.sha256)).expect("nothing names it");
     [old, new]
+}
+
+/// As before, and nothing is pinned; two hours later what only the old one named has no name in the store any more.
+async fn replaced(world: &World, node: &Node) -> [Model; 2] {
+    node.handle.set_pins(BTreeSet::new());
+    let models = pulled_twice(world, node).await;
+    world.clock.advance_ms(2 * HOUR_MS);
+    until("nothing names it", || !world.blob(models[0].weights.sha256).exists()).await;
+    models
+}
+
+/// The folder of what is kept has these entries.
+fn aside(world: &World) -> usize {
+    fs::read_dir(world.store().staging_place().join("keep")).map_or(0, Iterator::count)
 }
 
 /// The versions that are kept, in the order of their digests.
@@ -128,7 +147,7 @@ async fn a_version_that_was_made_here_a_moment_ago_gets_another_name_without_a_r
 
 #[tokio::test(start_paused = true)]
 async fn a_kept_version_is_offered_like_one_of_the_store() {
-    let world = World::new();
+    let world = still_world();
     let node = world.start();
     let [old, _] = replaced(&world, &node).await;
     let manifest = node.handle.manifest(old.manifest.digest()).await.expect("it is kept");
@@ -139,9 +158,9 @@ async fn a_kept_version_is_offered_like_one_of_the_store() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn kept_files_go_when_room_is_needed_but_for_pinned_ones() {
+async fn kept_files_stay_where_all_of_them_are_too_little_room_and_pinned_ones_make_no_way() {
     for is_pinned in [false, true] {
-        let mut world = World::new();
+        let mut world = still_world();
         let node = world.start();
         let [old, _] = replaced(&world, &node).await;
         node.end().await;
@@ -153,32 +172,51 @@ async fn kept_files_go_when_room_is_needed_but_for_pinned_ones() {
         let spare = || node.handle.spare_bytes() >= chunks(2);
         until("it is known what makes way", || spare() != is_pinned).await;
         let other = world.model("other", 3, chunks(1));
-        let error = node.pull(&other.name).await.expect_err("there is still too little room");
+        let error = node.pull(&other.name).await.expect_err("there is too little room");
         assert!(matches!(error, PullError::NoRoom { .. }), "{error}");
-        let left = if is_pinned { vec![old.manifest.digest()] } else { Vec::new() };
-        assert_eq!(kept(&node), left, "pinned: {is_pinned}");
-        assert_eq!(node.metric("ollamax_models_kept_bytes") > 0.0, is_pinned);
-        assert_eq!(node.handle.spare_bytes(), 0, "there is nothing more that makes way");
+        assert_eq!(kept(&node), [old.manifest.digest()], "pinned: {is_pinned}; it would be in vain");
+        assert!(node.metric("ollamax_models_kept_bytes") > 0.0);
+        assert_eq!(spare(), !is_pinned);
         node.end().await;
     }
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_version_with_which_no_byte_becomes_free_stays_when_room_is_needed() {
+    let mut world = still_world();
+    let node = world.start();
+    let [old, _] = pulled_twice(&world, &node).await;
+    node.end().await;
+    // No disk has so much to spare.
+    world.config = Config { spare_bytes_min: 1 << 60, ..world.config };
+    let node = world.start();
+    node.handle.set_pins(BTreeSet::new());
+    until("it is known what is kept", || kept(&node) == [old.manifest.digest()]).await;
+    let other = world.model("other", 3, chunks(1));
+    let error = node.pull(&other.name).await.expect_err("there is too little room");
+    assert!(matches!(error, PullError::NoRoom { .. }), "{error}");
+    assert_eq!((kept(&node), node.handle.spare_bytes()), (vec![old.manifest.digest()], 0));
+    assert!(world.blob(old.weights.sha256).exists(), "it was changed just now");
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_version_is_kept_for_its_time_or_while_it_is_pinned_and_nothing_goes_before_that_is_known() {
     let check = async |pins: Option<bool>, hours: u64, stays: bool| {
-        let clock = Clock::manual(Timestamp(1_785_578_400_123));
-        let world = World { clock: clock.clone(), ..World::new() };
-        let node = world.start();
+        let world = still_world();
+        let (node, start) = (world.start(), world.clock.now());
         let [old, _] = replaced(&world, &node).await;
+        node.end().await;
+        let node = world.start();
         let digest = old.manifest.digest();
         if let Some(is_pinned) = pins {
             node.handle.set_pins(pinned(is_pinned, digest));
         }
-        clock.advance_ms(hours * HOUR_MS);
+        world.clock.advance_ms((hours - 2) * HOUR_MS);
         sleep(Duration::from_secs(3_600)).await;
         assert_eq!(kept(&node) == [digest], stays, "{pins:?} after {hours} h");
         let until = node.handle.kept().first().and_then(|kept| kept.until);
-        let expected = (stays && pins != Some(true)).then_some(Timestamp(1_785_578_400_123 + 168 * HOUR_MS));
+        let expected = (stays && pins != Some(true)).then_some(start.plus_ms(168 * HOUR_MS));
         assert_eq!(until, expected, "{pins:?} after {hours} h");
         node.end().await;
     };
@@ -186,6 +224,102 @@ async fn a_version_is_kept_for_its_time_or_while_it_is_pinned_and_nothing_goes_b
     check(Some(false), 169, false).await;
     check(Some(true), 169, true).await;
     check(None, 169, true).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_hours_to_keep_it_what_was_replaced_goes_from_the_disk_when_that_is_safe_whoever_starts_meanwhile() {
+    for is_pinned in [false, true] {
+        let mut world = still_world();
+        world.config = Config { keep_previous_hours: 0, ..world.config };
+        let node = world.start();
+        let [old, new] = pulled_twice(&world, &node).await;
+        let (digest, weights) = (old.manifest.digest(), world.blob(old.weights.sha256));
+        node.handle.set_pins(pinned(is_pinned, digest));
+        sleep(Duration::from_secs(3_600)).await;
+        assert_eq!(kept(&node) == [digest], is_pinned);
+        assert!(weights.exists(), "it was changed just now");
+        node.end().await;
+
+        world.clock.advance_ms(2 * HOUR_MS);
+        let node = world.start();
+        node.handle.set_pins(pinned(is_pinned, digest));
+        until("it is kept or gone", || aside(&world) == usize::from(is_pinned)).await;
+        sleep(Duration::from_secs(3_600)).await;
+        // What is pinned takes no more room for having its name in the store as well.
+        assert_eq!(weights.exists(), is_pinned);
+        assert_eq!(kept(&node) == [digest], is_pinned);
+        assert!(world.blob(new.weights.sha256).exists(), "its name stands for it");
+        assert!(world.blob(new.manifest.config().expect("it has one").sha256).exists(), "both have it");
+        node.end().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_runtime_took_the_name_of_just_now_waits_an_hour_when_its_version_goes() {
+    let mut world = still_world();
+    world.config = Config { keep_previous_hours: 0, ..world.config };
+    let node = world.start();
+    let [old, _] = pulled_twice(&world, &node).await;
+    fs::remove_file(world.blob(old.weights.sha256)).expect("as one does that clears up");
+    node.handle.set_pins(BTreeSet::new());
+    sleep(Duration::from_secs(3_600)).await;
+    assert_eq!((kept(&node), aside(&world)), (vec![], 1), "it may have found the file before");
+    world.clock.advance_ms(2 * HOUR_MS);
+    until("it is gone", || aside(&world) == 0).await;
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_on_which_a_pull_counts_keeps_its_name_until_that_is_over() {
+    let mut world = still_world();
+    world.config = Config { pulls_max: 1, ..world.config };
+    let node = world.start();
+    let [old, _] = replaced(&world, &node).await;
+    let [witness, newer] = [5, 6].map(|seed| world.model("phi", seed, chunks(1)));
+    for model in [&witness, &newer] {
+        world.origin.put_manifest(model.name.clone(), model.manifest.bytes().to_vec());
+        node.pull(&model.name).await.expect("it comes");
+    }
+    let sent = world.origin.sent(old.weights.sha256);
+    // It takes the only place, so that the next one waits, with nothing left to fetch.
+    let other = world.model("other", 3, chunks(1));
+    world.origin.set_limit(0);
+    let mut first = node.ask(&other.name).await.expect("it begins");
+    world::until(&mut first, |progress| progress.stage == Stage::Fetching).await;
+    let alias = world.model("alias", 1, chunks(2) + 9);
+    let mut second = node.ask(&alias.name).await.expect("it begins");
+    until_verified(&mut second, alias.manifest.size_bytes()).await;
+    assert!(world.blob(old.weights.sha256).exists(), "it was brought back");
+    world.clock.advance_ms(2 * HOUR_MS);
+    // Now it looks, and no look is under way when that was answered.
+    node.handle.set_pins(BTreeSet::from([Digest([7; 32])]));
+    until("the other one has lost its name", || !world.blob(witness.weights.sha256).exists()).await;
+    assert_eq!(node.handle.sweep(true).await.expect("there is a store"), []);
+    assert!(world.blob(old.weights.sha256).exists(), "a pull waits with it");
+
+    world.origin.set_limit(u64::MAX);
+    result(&mut first).await.expect("it comes");
+    result(&mut second).await.expect("it comes");
+    assert!(stands_for(&world, &alias));
+    assert_eq!(world.origin.sent(old.weights.sha256), sent, "no byte came again");
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_runtime_names_after_it_lost_its_name_gets_it_back_while_it_is_kept() {
+    let world = still_world();
+    let node = world.start();
+    let [old, _] = replaced(&world, &node).await;
+    let folder = world.store().staging_place().join("keep").join(old.manifest.digest().to_string());
+    let before = inode(&folder.join(format!("sha256-{}", old.weights.sha256)));
+    // It had found all files when it began.
+    let place = world.store().root().join("manifests/registry.ollama.ai/library/other");
+    fs::create_dir_all(&place).expect("ours");
+    fs::write(place.join("latest"), old.manifest.bytes()).expect("there is room");
+    node.handle.look_again();
+    until("it is there again", || world.blob(old.weights.sha256).exists()).await;
+    assert_eq!(inode(&world.blob(old.weights.sha256)), before, "it is the very file");
+    node.end().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -216,9 +350,13 @@ async fn a_pinned_version_is_kept_for_all_of_very_many_names_and_no_look_keeps_i
 
 #[tokio::test(start_paused = true)]
 async fn what_is_due_is_shown_before_it_goes_and_a_name_that_is_gone_keeps_nothing() {
-    let world = World::new();
+    let world = still_world();
     let node = world.start();
     let [old, new] = replaced(&world, &node).await;
+    let other = world.model("other", 3, chunks(1));
+    node.pull(&other.name).await.expect("it comes");
+    node.end().await;
+    let node = world.start();
     let swept = async |dry_run: bool| {
         let swept = node.handle.sweep(dry_run).await.expect("there is a store");
         swept.into_iter().map(|kept| kept.digest).collect::<Vec<_>>()
@@ -238,46 +376,194 @@ async fn what_is_due_is_shown_before_it_goes_and_a_name_that_is_gone_keeps_nothi
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_local_rm_frees_the_space_at_once() {
-    let world = World::new();
+async fn where_the_manifests_are_away_nothing_that_is_kept_goes() {
+    let world = still_world();
     let node = world.start();
-    let [old, new] = replaced(&world, &node).await;
-    node.handle.set_pins(BTreeSet::new());
-    // The looks that all this asked for are over then: one that saw the name gone would free what is counted here.
-    sleep(Duration::from_secs(5)).await;
-    let blocks = |path: &Path| fs::metadata(path).map_or(0, |found| found.blocks() * 512);
-    let config = new.manifest.config().expect("it has one").sha256;
-    let of_store = blocks(&world.blob(new.weights.sha256)) + blocks(&world.blob(config));
+    let [old, _] = replaced(&world, &node).await;
+    let manifests = world.store().root().join("manifests");
+    fs::rename(&manifests, world.folder.path().join("away")).expect("ours");
+    // As a place where a disk belongs.
+    fs::create_dir(&manifests).expect("ours");
+    node.handle.look_again();
+    sleep(Duration::from_secs(3_600)).await;
+    world.clock.advance_ms(2 * HOUR_MS);
+    assert_eq!(node.handle.sweep(false).await.expect("there is a store"), []);
+    assert_eq!(kept(&node), [old.manifest.digest()]);
     let folder = world.store().staging_place().join("keep").join(old.manifest.digest().to_string());
-    let of_kept = blocks(&folder.join(format!("sha256-{}", old.weights.sha256)));
-    assert!(of_store >= chunks(1) && of_kept >= chunks(2), "{of_store} {of_kept}");
+    assert!(folder.join(format!("sha256-{}", old.weights.sha256)).exists(), "nobody else has it");
+    node.end().await;
+}
 
-    // Another version than the one that lies there is not meant.
-    assert_eq!(node.handle.remove(&new.name, Digest([7; 32])).await.expect("nothing to do"), 0);
-    assert!(stands_for(&world, &new) && folder.exists());
-    // The runtime does not run: the files are removed by hand.
+#[tokio::test(start_paused = true)]
+async fn a_local_rm_frees_the_space_at_once_and_with_the_last_model_all_of_it() {
+    for is_last in [false, true] {
+        let world = still_world();
+        let node = world.start();
+        let [old, new] = replaced(&world, &node).await;
+        if !is_last {
+            let other = world.model("other", 3, chunks(1));
+            node.pull(&other.name).await.expect("it comes");
+        }
+        // The looks that all this asked for are over then: one that saw the name gone would free what is counted here.
+        sleep(Duration::from_secs(5)).await;
+        let blocks = |path: &Path| fs::metadata(path).map_or(0, |found| found.blocks() * 512);
+        // All models here have one configuration.
+        let config = world.blob(new.manifest.config().expect("it has one").sha256);
+        let of_store = blocks(&world.blob(new.weights.sha256)) + if is_last { blocks(&config) } else { 0 };
+        let folder = world.store().staging_place().join("keep").join(old.manifest.digest().to_string());
+        let of_kept = blocks(&folder.join(format!("sha256-{}", old.weights.sha256)));
+        assert!(of_store >= chunks(1) && of_kept >= chunks(2), "{of_store} {of_kept}");
+
+        // Another version than the one that lies there is not meant.
+        assert_eq!(node.handle.remove(&new.name, Digest([7; 32])).await.expect("nothing to do"), 0);
+        assert!(stands_for(&world, &new) && folder.exists());
+        // The runtime does not run: the manifest is taken out by hand.
+        world.runtime.set_down(true);
+        assert_eq!(node.handle.remove(&new.name, new.manifest.digest()).await.expect("removed"), of_store + of_kept);
+        assert!(!node.handle.is_gone(&new.name, new.manifest.digest()).await, "nobody says so");
+        assert!(!stands_for(&world, &new) && !world.blob(new.weights.sha256).exists() && aside(&world) == 0);
+        assert_eq!(config.exists(), !is_last);
+        if is_last {
+            world.check_nothing_published();
+        }
+        assert_eq!(node.handle.remove(&new.name, new.manifest.digest()).await.expect("nothing to do"), 0);
+        node.end().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_a_runtime_is_only_slow_the_files_of_a_removed_model_wait_until_it_is_safe() {
+    let world = still_world();
+    let node = world.start();
+    node.handle.set_pins(BTreeSet::new());
+    let [gone, other] = [("gone", 1), ("other", 2)].map(|(name, seed)| world.model(name, seed, chunks(1)));
+    for model in [&gone, &other] {
+        node.pull(&model.name).await.expect("it comes");
+    }
+    world.runtime.set_mute(true);
+    assert_eq!(node.handle.remove(&gone.name, gone.manifest.digest()).await.expect("removed"), 0);
+    assert!(!stands_for(&world, &gone) && world.blob(gone.weights.sha256).exists());
+    // It found the file before, and names it now.
+    let place = world.store().root().join("manifests/registry.ollama.ai/library/found");
+    fs::create_dir_all(&place).expect("ours");
+    fs::write(place.join("latest"), gone.manifest.bytes()).expect("there is room");
+    world.clock.advance_ms(2 * HOUR_MS);
+    assert_eq!(node.handle.sweep(false).await.expect("there is a store"), []);
+    assert!(world.blob(gone.weights.sha256).exists(), "a model names it");
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_on_which_a_pull_counts_stays_when_its_model_is_removed_by_hand() {
+    let mut world = still_world();
+    world.config = Config { pulls_max: 1, ..world.config };
+    let node = world.start();
+    node.handle.set_pins(BTreeSet::new());
+    let gone = world.model("gone", 1, chunks(2));
+    node.pull(&gone.name).await.expect("it comes");
+    let sent = world.origin.sent(gone.weights.sha256);
+    // It takes the only place, so that the next one waits, with nothing left to fetch.
+    let other = world.model("other", 3, chunks(1));
+    world.origin.set_limit(0);
+    let mut first = node.ask(&other.name).await.expect("it begins");
+    world::until(&mut first, |progress| progress.stage == Stage::Fetching).await;
+    let alias = world.model("alias", 1, chunks(2));
+    let mut second = node.ask(&alias.name).await.expect("it begins");
+    until_verified(&mut second, alias.manifest.size_bytes()).await;
     world.runtime.set_down(true);
-    assert_eq!(node.handle.remove(&new.name, new.manifest.digest()).await.expect("removed"), of_store + of_kept);
-    world.check_nothing_published();
-    assert!(!folder.exists());
-    assert_eq!(node.handle.remove(&new.name, new.manifest.digest()).await.expect("nothing to do"), 0);
+    node.handle.remove(&gone.name, gone.manifest.digest()).await.expect("removed");
+    assert!(!stands_for(&world, &gone) && world.blob(gone.weights.sha256).exists(), "a pull waits with it");
+
+    world.origin.set_limit(u64::MAX);
+    result(&mut first).await.expect("it comes");
+    result(&mut second).await.expect("it comes");
+    assert!(stands_for(&world, &alias));
+    assert_eq!(world.origin.sent(gone.weights.sha256), sent, "no byte came again");
     node.end().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_runtime_that_runs_removes_its_copy_itself() {
-    let world = World::new();
+    let world = still_world();
     let node = world.start();
-    let [_, new] = replaced(&world, &node).await;
+    let [old, new] = replaced(&world, &node).await;
+    let is_gone = |digest| node.handle.is_gone(&new.name, digest);
+    assert!(is_gone(old.manifest.digest()).await && !is_gone(new.manifest.digest()).await);
     node.handle.remove(&new.name, new.manifest.digest()).await.expect("removed");
+    assert!(is_gone(new.manifest.digest()).await);
     assert!(world.store().manifest(&new.name).expect("readable").is_none());
     assert!(world.blob(new.weights.sha256).exists(), "the files are the runtime's to remove");
     node.end().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_kept_for_another_name_stays_when_a_copy_of_the_same_version_goes() {
+async fn a_pull_that_comes_while_its_name_is_removed_publishes_behind_that() {
     let world = World::new();
+    let node = world.start();
+    let old = world.model("tiny", 1, chunks(1));
+    node.pull(&old.name).await.expect("it comes");
+    world.runtime.set_deleting(false);
+    let handle = node.handle.clone();
+    let mut removing = pin!(handle.remove(&old.name, old.manifest.digest()));
+    assert!(timeout(Duration::from_secs(60), &mut removing).await.is_err(), "the runtime was asked and takes its time");
+
+    let new = world.model("tiny", 2, chunks(1));
+    let mut pulling = node.ask(&new.name).await.expect("it begins");
+    world::until(&mut pulling, |progress| progress.stage == Stage::Publishing).await;
+    sleep(Duration::from_secs(60)).await;
+    assert!(stands_for(&world, &old), "what is about to be deleted is what was looked at");
+    world.runtime.set_deleting(true);
+    removing.await.expect("removed");
+    result(&mut pulling).await.expect("it comes");
+    assert!(stands_for(&world, &new), "nobody meant this one");
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_cancels_a_pull_that_waits_for_a_removal_sees_nothing_published() {
+    let world = World::new();
+    let node = world.start();
+    let old = world.model("tiny", 1, chunks(1));
+    node.pull(&old.name).await.expect("it comes");
+    world.runtime.set_deleting(false);
+    let handle = node.handle.clone();
+    let mut removing = pin!(handle.remove(&old.name, old.manifest.digest()));
+    assert!(timeout(Duration::from_secs(60), &mut removing).await.is_err(), "the runtime was asked and takes its time");
+    let new = world.model("tiny", 2, chunks(1));
+    let mut pulling = node.ask(&new.name).await.expect("it begins");
+    world::until(&mut pulling, |progress| progress.stage == Stage::Publishing).await;
+    assert!(node.handle.cancel(&new.name).await, "it is under way");
+    world.runtime.set_deleting(true);
+    removing.await.expect("removed");
+    assert_eq!(result(&mut pulling).await.expect_err("it was cancelled"), PullError::Cancelled);
+    assert!(world.store().manifest(&new.name).expect("readable").is_none());
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_removal_waits_for_a_runtime_that_deletes_later_than_it_answers() {
+    let world = World::new();
+    let node = world.start();
+    let old = world.model("tiny", 1, chunks(1));
+    node.pull(&old.name).await.expect("it comes");
+    world.runtime.set_late(true);
+    let handle = node.handle.clone();
+    let mut removing = pin!(handle.remove(&old.name, old.manifest.digest()));
+    assert!(timeout(Duration::from_secs(7), &mut removing).await.is_err(), "it was asked, and has not done it");
+    let (path, _) = world.store().manifest(&old.name).expect("readable").expect("it stands");
+    fs::remove_file(path).expect("as the runtime does at last");
+    removing.await.expect("removed");
+
+    node.pull(&old.name).await.expect("it comes");
+    let error = handle.remove(&old.name, old.manifest.digest()).await.expect_err("it never does");
+    assert!(matches!(error, PullError::NotRemoved { .. }), "{error}");
+    assert!(stands_for(&world, &old));
+    node.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_kept_for_another_name_stays_when_a_copy_of_the_same_version_goes() {
+    let world = still_world();
     let node = world.start();
     let [old, _] = replaced(&world, &node).await;
     let digest = old.manifest.digest();

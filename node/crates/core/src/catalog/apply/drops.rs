@@ -8,8 +8,9 @@
 //! not come back by themselves; a new round knows nothing of it. That a copy which was to go is gone is nobody's
 //! failure. Copies that wait to go do not count as left. A copy of the same version under another name does not count
 //! either: that is the safe side. A disabled model that is forgotten may lose its last copy, for that is what disabling
-//! leads to; a pin holds even then. A drop says whether it was insisted on, since its node looks for another copy once
-//! more before this one goes.
+//! leads to; a pin holds even then, and also against who insists, where that is asked for: it may have gone on record
+//! since somebody looked. A drop says whether it was insisted on, since its node looks for another copy once more
+//! before this one goes.
 
 use ollamax_types::limits::{DROPS_MAX, WISH_TARGETS_MAX};
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId};
@@ -35,6 +36,7 @@ pub(super) struct Order<'a> {
     pub(super) nodes: &'a [NodeId],
     pub(super) forget: bool,
     pub(super) force: bool,
+    pub(super) unless_pinned: bool,
 }
 
 /// What goes, and what is left behind it.
@@ -48,9 +50,12 @@ pub(super) fn drop_copies(scene: &Scene<'_>, order: Order<'_>) -> Step {
     let draft = Draft::new(scene.view);
     let wish = read::wish(&draft, order.name)?;
     let held = read::model(&draft, order.name)?;
+    if let Some(digest) = held.as_ref().and_then(Model::pinned).filter(|_| order.unless_pinned) {
+        return Err(Refusal::Pinned { name: order.name.clone(), digest }.into());
+    }
     let parting = parted(scene, order, held.as_ref())?;
     if !order.force {
-        check_last(order, held.as_ref(), wish.as_ref(), &parting)?;
+        check_last(order, held.as_ref(), wish.as_ref(), &parting, scene.minds_named())?;
         check_pinned(order, held.as_ref(), wish.as_ref(), &parting)?;
         if let Some(wish) = wish.as_ref().filter(|_| !order.forget) {
             check_wished(scene, wish, &parting)?;
@@ -88,9 +93,19 @@ fn left_of(parting: &Parting, digest: Digest) -> usize {
     parting.staying.iter().filter(|copy| copy.model.digest == digest).count()
 }
 
-fn check_last(order: Order<'_>, model: Option<&Model>, wish: Option<&Wish>, parting: &Parting) -> Result<(), Stop> {
+/// `minds_named`: where the wish names nodes, only copies there replace one that is too many.
+fn check_last(
+    order: Order<'_>,
+    model: Option<&Model>,
+    wish: Option<&Wish>,
+    parting: &Parting,
+    minds_named: bool,
+) -> Result<(), Stop> {
     let is_disabled = model.is_some_and(|model| matches!(model.phase, Phase::Disabled(_)));
-    let spread = |wish: &Wish| wish.digest.map_or(0, |digest| left_of(parting, digest));
+    let counts = |wish: &Wish, copy: &Location| {
+        wish.digest == Some(copy.model.digest) && (!minds_named || wish.counts_at(copy.node))
+    };
+    let spread = |wish: &Wish| parting.staying.iter().filter(|copy| counts(wish, copy)).count();
     let is_replaced = |copy: &Location| wish.is_some_and(|wish| wish.has_replaced(copy, spread(wish)));
     let is_last = |copy: &Location| left_of(parting, copy.model.digest) == 0 && !is_replaced(copy);
     if parting.leaving.iter().any(is_last) && !(order.forget && is_disabled) {

@@ -48,7 +48,7 @@ pub(super) fn fix(scene: &Scene<'_>, fixed: Fixed<'_>, replicas: Option<&Replica
     if held.is_none() {
         wishes::count_one_more(&draft)?;
     }
-    let begun = wishes::begun(scene, fixed.name, replicas, held.as_ref())?;
+    let begun = wishes::begun(scene, fixed.name, replicas, held.as_ref(), false)?;
     let (digest, size_bytes) = (Some(fixed.digest), fixed.size_bytes);
     let wish = Wish { digest, size_bytes, failures: left_out, ..begun };
     draft.put(Key::Wish(fixed.name.key()), Record::Wish(Box::new(wish)));
@@ -75,8 +75,9 @@ fn check_free(scene: &Scene<'_>, fixed: Fixed<'_>, model: &Model) -> Result<(), 
             version.map(drop).ok_or_else(|| missing().into())
         }
         How::Tagged { .. } => {
-            let served = models::served_digest(&read::locations_of(scene.view, &name)?);
-            match served.filter(|served| *served != fixed.digest) {
+            let pin = model.pinned().filter(|_| scene.minds_pins());
+            let standing = models::standing_digest(&read::locations_of(scene.view, &name)?, pin);
+            match standing.filter(|standing| *standing != fixed.digest) {
                 Some(held) => Err(Refusal::NameTaken { name, held }.into()),
                 None => Ok(()),
             }

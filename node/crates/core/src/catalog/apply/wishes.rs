@@ -87,7 +87,7 @@ pub(super) fn ask(scene: &Scene<'_>, asked: Asked<'_>) -> Step {
     if held.is_none() {
         count_one_more(&draft)?;
     }
-    let mut wish = Wish { failures: left_out, ..begun(scene, asked.name, replicas, held.as_ref())? };
+    let mut wish = Wish { failures: left_out, ..begun(scene, asked.name, replicas, held.as_ref(), true)? };
     (wish.insecure, wish.want, wish.declared) = (asked.insecure, asked.want.clone(), declared);
     if let Some(held) = held.filter(|held| pinned.is_none_or(|digest| held.digest == Some(digest))) {
         wish = with_version(scene, wish, &held, asked.declared)?;
@@ -109,7 +109,8 @@ pub(super) fn ask(scene: &Scene<'_>, asked: Asked<'_>) -> Step {
 
 /// The new round with the version of the one before, where the question is none for what the registry has today, and a
 /// node of its plan has that version: a file says only where it shall be, or there shall be fewer copies. Of fewer
-/// copies all are targets still, so that the leader has those go that are too many.
+/// copies all are targets still, so that the leader has those go that are too many. Of more, so are those that are on
+/// their way: what has come takes room there already, which a first plan would ask for once more.
 fn with_version(scene: &Scene<'_>, mut wish: Wish, held: &Wish, is_from_file: bool) -> Result<Wish, Fault> {
     let of_places = |wish: &Wish| (wish.replicas.clone(), wish.want.clone(), wish.declared);
     let count = match (&held.replicas, &wish.replicas) {
@@ -120,15 +121,25 @@ fn with_version(scene: &Scene<'_>, mut wish: Wish, held: &Wish, is_from_file: bo
     let Some(digest) = held.digest.filter(|_| held.insecure == wish.insecure && (is_placing || count.is_some())) else {
         return Ok(wish);
     };
-    let mut targets = Vec::new();
+    let is_more = match (&held.replicas, &wish.replicas) {
+        (Replicas::Count(before), Replicas::Count(count)) => count > before,
+        (Replicas::Count(_), Replicas::All) => true,
+        _ => false,
+    };
+    let keeps_coming = is_more && held.want == wish.want && scene.minds_coming();
+    let (mut targets, mut coming) = (Vec::new(), Vec::new());
     for node in held.plan.iter().flat_map(|plan| plan.targets.iter().copied()) {
         if holds(scene, held, node)? {
             targets.push(node);
+        } else if keeps_coming && !held.failures.contains_key(&node) {
+            coming.push(node);
         }
     }
     let Some(first) = targets.first().copied() else { return Ok(wish) };
     (wish.digest, wish.size_bytes) = (Some(digest), held.size_bytes);
-    if count.is_some_and(|count| targets.len() > count as usize) {
+    let are_too_many = count.is_some_and(|count| targets.len() > count as usize);
+    if are_too_many || !coming.is_empty() {
+        targets.extend(coming);
         let ingester = held.plan.as_ref().map(|plan| plan.ingester).filter(|node| targets.contains(node));
         let (ingester, made_at) = (ingester.unwrap_or(first), scene.entry.log_time);
         wish.surplus.retain(|node| !targets.contains(node));
@@ -137,14 +148,16 @@ fn with_version(scene: &Scene<'_>, mut wish: Wish, held: &Wish, is_from_file: bo
     Ok(wish)
 }
 
-/// A new round that nobody is left out of. What an earlier one knew of where it shall be goes along.
+/// A new round that nobody is left out of. What an earlier one knew of where it shall be goes along. `is_said`:
+/// somebody says where it shall be, and not where a version is.
 pub(super) fn begun(
     scene: &Scene<'_>,
     name: &ModelName,
     replicas: Replicas,
     held: Option<&Wish>,
+    is_said: bool,
 ) -> Result<Wish, Fault> {
-    let surplus = surplus(scene, &replicas, held)?;
+    let surplus = surplus(scene, &replicas, held, is_said)?;
     Ok(Wish {
         name: name.clone(),
         round: scene.index,
@@ -163,8 +176,18 @@ pub(super) fn begun(
 }
 
 /// Who may lose its copy in a new round: who was to lose it before, and where more targets have the model than there
-/// should be, all of them: which of them stay is planned anew. A wish for all nodes has none too many.
-fn surplus(scene: &Scene<'_>, replicas: &Replicas, held: Option<&Wish>) -> Result<BTreeSet<NodeId>, Fault> {
+/// should be, all of them: which of them stay is planned anew. Whoever had it for the sake of a number is one of them
+/// too where somebody names nodes instead; who is named is none. A wish for all nodes has none too many.
+fn surplus(
+    scene: &Scene<'_>,
+    replicas: &Replicas,
+    held: Option<&Wish>,
+    is_said: bool,
+) -> Result<BTreeSet<NodeId>, Fault> {
+    let named: &[NodeId] = match replicas {
+        Replicas::Nodes(nodes) if scene.minds_named() => nodes,
+        Replicas::Nodes(_) | Replicas::Count(_) | Replicas::All => &[],
+    };
     let Some(held) = held.filter(|_| *replicas != Replicas::All) else { return Ok(BTreeSet::new()) };
     let mut surplus = BTreeSet::new();
     for node in held.surplus.iter().copied().take(WISH_SURPLUS_MAX) {
@@ -178,8 +201,10 @@ fn surplus(scene: &Scene<'_>, replicas: &Replicas, held: Option<&Wish>) -> Resul
             having.push(node);
         }
     }
-    if matches!(held.replicas, Replicas::Count(count) if having.len() > count as usize) {
-        note_surplus(&mut surplus, having);
+    surplus.retain(|node| !named.contains(node));
+    let are_instead = is_said && !named.is_empty();
+    if matches!(held.replicas, Replicas::Count(count) if are_instead || having.len() > count as usize) {
+        note_surplus(&mut surplus, having.into_iter().filter(|node| !named.contains(node)));
     }
     Ok(surplus)
 }

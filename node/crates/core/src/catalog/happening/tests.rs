@@ -295,7 +295,7 @@ fn a_name_tells_of_its_versions_its_pin_its_phase_and_copies_that_go() {
     world.check(5, set(PhaseWord::Deprecated), &[("phase_set", m, "is deprecated, by admin")]);
     world.check(5, set(PhaseWord::Deprecated), &[]);
     world.check(5, set(PhaseWord::Active), &[("phase_set", m, "is active")]);
-    let go = |forget| Command::DropCopies { name: name(), nodes: vec![], forget, force: true };
+    let go = |forget| Command::DropCopies { name: name(), nodes: vec![], forget, force: true, unless_pinned: false };
     world.check(6, go(false), &[("copies_dropped", m, "from node/1, by admin")]);
     world.check(6, go(false), &[]);
     world.check(7, go(true), &[("wish_forgotten", m, "is not asked for any more")]);

@@ -1,10 +1,11 @@
 //! Moves row by row; `simulated` has what holds over time.
 
+use std::time::Duration;
+
 use ollamax_types::{Digest, Timestamp};
 
 use super::*;
 use crate::catalog::Want;
-use crate::placement::fit::SPARE_BYTES_MIN;
 use crate::placement::tests as sample;
 
 mod simulated;
@@ -12,6 +13,8 @@ mod simulated;
 const GB: u64 = 1_000_000_000;
 const NOW_MS: u64 = 100_000_000;
 const TERM: u64 = 1;
+/// What stays free beside a copy at least.
+const SPARE_BYTES_MIN: u64 = 1 << 30;
 
 fn site(node: u64) -> Site {
     Site { disk_free_bytes: Some(100 * GB), disk_total_bytes: Some(200 * GB), ..sample::site(node) }
@@ -48,6 +51,7 @@ fn standing(count: u32, targets: &[u64], holders: &[u64]) -> Standing {
         pinned: false,
         loaded_on: BTreeSet::new(),
         surplus: BTreeSet::new(),
+        at_hand: BTreeSet::new(),
     }
 }
 
@@ -69,9 +73,19 @@ fn watched(sites: &[Site], new: &[u64], health: &dyn Fn(&Site) -> Health) -> Pre
 }
 
 fn outlook(sites: &[Site], wishes: &[Standing], new: &[u64], knobs: &ReplicaKnobs) -> Outlook {
+    outlook_beside(&BTreeSet::new(), sites, wishes, new, knobs)
+}
+
+fn outlook_beside(
+    resting: &BTreeSet<String>,
+    sites: &[Site],
+    wishes: &[Standing],
+    new: &[u64],
+    knobs: &ReplicaKnobs,
+) -> Outlook {
     let presence = watched(sites, new, &|site| site.health);
     let runtimes = watched(sites, new, &|site| if site.runtime_up { Health::Alive } else { Health::Dead });
-    plan_moves(&Facts { now_ms: NOW_MS, sites, wishes, presence: &presence, runtimes: &runtimes, knobs })
+    plan_moves(&Facts { now_ms: NOW_MS, sites, wishes, presence: &presence, runtimes: &runtimes, knobs, resting })
 }
 
 /// Compares the moves for one wish.
@@ -182,6 +196,22 @@ fn who_is_not_steady_gets_nothing_and_loses_nothing() {
     let back = [site(1), site(2), site(3)];
     let found = outlook(&back, &[standing(2, &[1, 2, 3], &[1, 2, 3])], &[2], &knobs);
     assert!(found.moves.is_empty(), "node 2 has just come back");
+}
+
+#[test]
+fn a_silent_copy_that_is_not_lost_counts_and_makes_up_for_no_other() {
+    let knobs = ReplicaKnobs::default();
+    let told_soon = ReplicaKnobs { repair_after: Duration::ZERO, ..knobs };
+    let sites = [site(1), lost(2), site(3)];
+    let check = |what: &str, standing: Standing, short: Option<(u32, u32)>| {
+        let found = outlook(&sites, std::slice::from_ref(&standing), &[2], &knobs);
+        assert_eq!((found.moves, found.under, found.impossible), (vec![], vec![], vec![]), "{what}");
+        let told = outlook(&sites, &[standing], &[2], &told_soon).under;
+        assert_eq!(told.first().map(|short| (short.has, short.wants)), short, "{what}");
+    };
+    check("the only copy", standing(1, &[2], &[2]), Some((0, 1)));
+    check("one of two", standing(2, &[1, 2], &[1, 2]), Some((1, 2)));
+    check("one of three where two are wanted", standing(2, &[1, 2, 3], &[1, 2, 3]), None);
 }
 
 #[test]
@@ -369,6 +399,64 @@ fn what_cannot_be_is_told_with_the_reasons() {
     assert_eq!(told(site(3), failed), [(NodeId(3), Unfit::Told(ErrorCode::OriginFailed))], "others would fail too");
     let alone = outlook(&[site(1)], &[standing(2, &[1], &[1])], &[], &knobs);
     assert_eq!(alone, Outlook::default(), "two where nobody says how many, on one node");
+}
+
+#[test]
+fn room_is_given_once_and_what_is_set_aside_counts_once() {
+    let knobs = ReplicaKnobs::default();
+    let of = |name: &str, standing: Standing| {
+        let wish = Wish { name: name.parse().expect("a name"), size_bytes: 60 * GB, ..standing.wish };
+        Standing { wish, size_bytes: 60 * GB, ..standing }
+    };
+    let fresh = |name: &str| {
+        let mut standing = of(name, standing(1, &[1], &[]));
+        standing.wish.plan = None;
+        standing
+    };
+    let under_way = |name: &str| of(name, standing(1, &[1], &[]));
+    let larger = |node: u64, gb: u64| Site { disk_free_bytes: Some(gb * GB), disk_total_bytes: None, ..site(node) };
+    let aside = |site: Site, gb: u64| Site { aside_bytes: Some(gb * GB), ..site };
+    let targets = |sites: &[Site], wishes: &[Standing]| -> Vec<(String, Option<u64>)> {
+        let moves = outlook(sites, wishes, &[], &knobs).moves.into_iter();
+        let target = |step: Move| match step {
+            Move::Plan { name, targets, .. } => (name.to_string(), targets.first().map(|node| node.0)),
+            Move::Drop { .. } => panic!("{step:?}"),
+        };
+        moves.map(target).map(|(name, node)| (name.split(':').next().unwrap_or_default().to_owned(), node)).collect()
+    };
+    let check = |what: &str, sites: &[Site], wishes: &[Standing], expected: &[(&str, u64)]| {
+        let found = targets(sites, wishes);
+        let expected: Vec<_> = expected.iter().map(|(name, node)| ((*name).to_owned(), Some(*node))).collect();
+        assert_eq!(found, expected, "{what}");
+    };
+    let both = [larger(1, 100), larger(2, 90)];
+    check("two at one look", &both, &[fresh("a"), fresh("b")], &[("a", 1), ("b", 2)]);
+    check("no room for both", &both[..1], &[fresh("a"), fresh("b")], &[("a", 1)]);
+    check("one is on its way", &both, &[under_way("a"), fresh("b")], &[("b", 2)]);
+    let not_told = outlook(&both[..1], &[under_way("a"), fresh("b")], &[], &knobs).impossible;
+    let no_room = Unfit::NoRoom { needed_bytes: 63 * GB, free_bytes: 40 * GB };
+    assert_eq!(not_told.into_iter().map(|(_, why)| why).collect::<Vec<_>>(), [vec![(NodeId(1), no_room)]]);
+    let set_aside = [aside(larger(1, 100), 60), larger(2, 90)];
+    check("its room is set aside", &set_aside, &[under_way("a"), fresh("b")], &[("b", 1)]);
+    let of_both = [aside(larger(1, 70), 60), larger(2, 65)];
+    check("of one of two", &of_both, &[under_way("a"), under_way("b"), fresh("c")], &[("c", 2)]);
+    let no_more = [aside(larger(1, 100), 600), larger(2, 90)];
+    check("more than is on its way", &no_more, &[under_way("a"), fresh("b")], &[("b", 1)]);
+    let at_hand = |name: &str| Standing { at_hand: BTreeSet::from([NodeId(1)]), ..fresh(name) };
+    let full = [larger(1, 1)];
+    check("the files are there", &full, &[at_hand("a"), at_hand("b")], &[("a", 1), ("b", 1)]);
+    check("and take no room", &[larger(1, 70)], &[at_hand("a"), fresh("b")], &[("a", 1), ("b", 1)]);
+    let repaired = || of("r", standing(2, &[1, 2], &[1, 2]));
+    let short = [larger(1, 10), lost(2), larger(3, 100)];
+    check("a repair", &short, &[repaired()], &[("r", 1)]);
+    check("a repair and a first plan", &short, &[repaired(), fresh("a")], &[("a", 3)]);
+    let beside = |resting: &str| {
+        let key = under_way(resting).wish.name.key();
+        outlook_beside(&BTreeSet::from([key]), &both[..1], &[under_way("a"), fresh("b")], &[], &knobs)
+    };
+    let found = beside("a");
+    assert_eq!((found.moves.len(), found.impossible.len()), (0, 1), "what rests takes its room");
+    assert_eq!(beside("b"), Outlook::default(), "and nothing is decided of it");
 }
 
 #[test]

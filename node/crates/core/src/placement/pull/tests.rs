@@ -2,13 +2,20 @@
 
 use std::sync::Arc;
 
-use ollamax_types::{Digest, Timestamp};
+use ollamax_types::{Digest, SpareRule, Timestamp};
 
 use super::*;
 use crate::catalog::{Cordon, Failure, PlanKind, Want};
-use crate::placement::tests::site;
+use crate::placement::tests as sample;
 
-const SIZE_BYTES: u64 = 50;
+const GB: u64 = 1_000_000_000;
+const SIZE_BYTES: u64 = 50 * GB;
+/// Room for it, and for what stays free beside it.
+const NEEDED_BYTES: u64 = SIZE_BYTES + SIZE_BYTES / 20;
+
+fn site(node: u64) -> Site {
+    with_free(node, 100 * GB)
+}
 
 fn dead(node: u64) -> Site {
     Site { health: Health::Dead, ..site(node) }
@@ -19,7 +26,7 @@ fn holder(node: u64) -> Site {
 }
 
 fn with_free(node: u64, free_bytes: u64) -> Site {
-    Site { disk_free_bytes: Some(free_bytes), ..site(node) }
+    Site { disk_free_bytes: Some(free_bytes), ..sample::site(node) }
 }
 
 fn ids(nodes: &[u64]) -> Vec<NodeId> {
@@ -78,10 +85,10 @@ fn impossible(unfit: &[(u64, Unfit)]) -> Planned {
 fn a_first_plan_takes_holders_then_who_is_heard_then_who_has_the_most_room() {
     let two = asked(Replicas::Count(2));
     let here = || Site { is_self: true, health: Health::Unknown, ..site(1) };
-    let silent = || Site { health: Health::Suspect, ..with_free(2, 900) };
-    check("most room", &two, &[site(1), with_free(2, 900), with_free(3, 500)], &plan(2, &[2, 3]));
+    let silent = || Site { health: Health::Suspect, ..with_free(2, 900 * GB) };
+    check("most room", &two, &[site(1), with_free(2, 900 * GB), with_free(3, 500 * GB)], &plan(2, &[2, 3]));
     check("the lowest of equals", &two, &[site(3), site(1), site(2)], &plan(1, &[1, 2]));
-    check("a holder before room", &two, &[with_free(1, 900), holder(2), site(3)], &plan(2, &[2, 1]));
+    check("a holder before room", &two, &[with_free(1, 900 * GB), holder(2), site(3)], &plan(2, &[2, 1]));
     check("a silent one last", &two, &[here(), silent(), site(3)], &plan(1, &[1, 3]));
     check("but a choice", &two, &[here(), silent()], &plan(1, &[1, 2]));
     let old = Site { holds: true, ..silent() };
@@ -115,7 +122,7 @@ fn named_nodes_are_taken_or_it_is_said_why_not() {
     let named = |nodes: &[u64]| asked(Replicas::Nodes(ids(nodes)));
     let drained = Site { drained: true, ..site(3) };
     let down = Site { runtime_up: false, ..site(4) };
-    let sites = [site(1), with_free(2, 900), drained, down, dead(5)];
+    let sites = [site(1), with_free(2, 900 * GB), drained, down, dead(5)];
     check("they alone", &named(&[1]), &sites, &plan(1, &[1]));
     check("the better one asks", &named(&[1, 2]), &sites, &plan(2, &[1, 2]));
     let unfit = [(3, Unfit::Drained), (4, Unfit::NoRuntime), (5, Unfit::Dead), (9, Unfit::Removed)];
@@ -127,16 +134,37 @@ fn named_nodes_are_taken_or_it_is_said_why_not() {
 
 #[test]
 fn room_is_judged_when_the_size_is_known_and_only_of_who_would_be_new() {
-    let small = || with_free(2, SIZE_BYTES - 1);
-    let no_room = Unfit::NoRoom { needed_bytes: SIZE_BYTES, free_bytes: SIZE_BYTES - 1 };
+    let small = || with_free(2, NEEDED_BYTES - 1);
+    let no_room = Unfit::NoRoom { needed_bytes: NEEDED_BYTES, free_bytes: NEEDED_BYTES - 1 };
     let three = || asked(Replicas::Count(3));
     check("not known yet", &three(), &[site(1), small(), site(3)], &plan(1, &[1, 3, 2]));
     let sites = [site(1), small(), site(3)];
     check("too little", &resolved(three()), &sites, &impossible(&[(2, no_room)]));
-    let enough = [site(1), with_free(2, SIZE_BYTES), Site { disk_free_bytes: None, ..site(3) }];
+    let enough = [site(1), with_free(2, NEEDED_BYTES), Site { disk_free_bytes: None, ..site(3) }];
     check("just enough, and not known", &resolved(three()), &enough, &plan(1, &[1, 2, 3]));
+    let nearly_full = Site { disk_total_bytes: Some(1000 * GB), ..with_free(2, NEEDED_BYTES) };
+    let sites_of = |second: Site| [site(1), second, site(3)];
+    check("how full it may be is for others", &resolved(three()), &sites_of(nearly_full), &plan(1, &[1, 3, 2]));
+    let of_nothing = Wish { size_bytes: 0, ..resolved(three()) };
+    check("a size of nothing is none", &of_nothing, &sites_of(with_free(2, 9)), &plan(1, &[1, 3, 2]));
+    let of_few = Wish { size_bytes: 9, ..resolved(three()) };
+    let no_spare = Unfit::NoRoom { needed_bytes: 9 + (1 << 30), free_bytes: GB };
+    check("few bytes", &of_few, &sites_of(with_free(2, GB)), &impossible(&[(2, no_spare)]));
     let has = [site(1), Site { holds: true, ..small() }, site(3)];
     check("a holder needs none", &resolved(three()), &has, &plan(2, &[2, 1, 3]));
+    let at_hand = |free_bytes: u64| Site { at_hand: true, ..with_free(2, free_bytes) };
+    check("nor who has the files", &resolved(three()), &[site(1), at_hand(9), site(3)], &plan(1, &[1, 3, 2]));
+    let named = Wish { replicas: Replicas::Nodes(ids(&[2])), ..resolved(three()) };
+    check("a node by its name too", &named, &[site(1), at_hand(9)], &plan(2, &[2]));
+    let mut keeping = named.clone();
+    keeping.want.disk_free_bytes_min = 10;
+    let disk = Unfit::DiskFree { kept_bytes: 10, left_bytes: Some(9) };
+    check("but for what is to stay free", &keeping, &[at_hand(9)], &impossible(&[(2, disk)]));
+    check("which is there", &keeping, &[at_hand(10)], &plan(2, &[2]));
+    let set = |percent, free_bytes| Site { spare: SpareRule { percent, bytes_min: 0 }, ..with_free(2, free_bytes) };
+    check("a node that keeps nothing free", &named, &[set(0, SIZE_BYTES)], &plan(2, &[2]));
+    let fifth = Unfit::NoRoom { needed_bytes: 60 * GB, free_bytes: 59 * GB };
+    check("one that keeps a fifth", &named, &[set(20, 59 * GB)], &impossible(&[(2, fifth)]));
     let under_way = resolved(planned(asked(Replicas::Count(2)), 1, &[1, 2]));
     check("half of it has come to the disk", &under_way, &sites, &Planned::Nothing);
     let full = failed(under_way, 1, ErrorCode::DiskFull);
@@ -146,7 +174,7 @@ fn room_is_judged_when_the_size_is_known_and_only_of_who_would_be_new() {
 #[test]
 fn a_plan_stands_while_its_nodes_can_go_on() {
     let wish = || planned(asked(Replicas::Count(2)), 1, &[1, 2]);
-    let sites = || [site(1), site(2), with_free(3, 900)];
+    let sites = || [site(1), site(2), with_free(3, 900 * GB)];
     check("nothing has happened", &wish(), &sites(), &Planned::Nothing);
     let [one, two, three] = sites();
     let silent = Site { health: Health::Suspect, ..one.clone() };
@@ -181,24 +209,24 @@ fn a_wish_says_where() {
     let avoid = Want { avoid: [NodeId(1)].into(), ..Want::default() };
     check("not there", &with(avoid), &sites, &plan(2, &[2]));
     let kept = |disk_free_bytes_min| with(Want { disk_free_bytes_min, ..Want::default() });
-    let disks = [site(1), with_free(2, 900)];
-    check("what stays free of a disk", &kept(101), &disks, &plan(2, &[2]));
-    check("just so much", &kept(900), &disks, &plan(2, &[2]));
+    let disks = [site(1), with_free(2, 900 * GB)];
+    check("what stays free of a disk", &kept(101 * GB), &disks, &plan(2, &[2]));
+    check("just so much", &kept(900 * GB), &disks, &plan(2, &[2]));
     let short = |kept_bytes, left_bytes| Unfit::DiskFree { kept_bytes, left_bytes };
-    let lacking = impossible(&[(1, short(901, Some(100))), (2, short(901, Some(900)))]);
-    check("that nobody has", &kept(901), &disks, &lacking);
-    check("beside the copy", &resolved(kept(850)), &disks, &plan(2, &[2]));
-    let lacking = impossible(&[(1, short(851, Some(50))), (2, short(851, Some(850)))]);
-    check("which takes its part", &resolved(kept(851)), &disks, &lacking);
-    let tight = Unfit::NoRoom { needed_bytes: SIZE_BYTES, free_bytes: 9 };
+    let lacking = impossible(&[(1, short(901 * GB, Some(100 * GB))), (2, short(901 * GB, Some(900 * GB)))]);
+    check("that nobody has", &kept(901 * GB), &disks, &lacking);
+    check("beside the copy", &resolved(kept(850 * GB)), &disks, &plan(2, &[2]));
+    let lacking = impossible(&[(1, short(851 * GB, Some(50 * GB))), (2, short(851 * GB, Some(850 * GB)))]);
+    check("which takes its part", &resolved(kept(851 * GB)), &disks, &lacking);
+    let tight = Unfit::NoRoom { needed_bytes: NEEDED_BYTES, free_bytes: 9 };
     check("room comes first", &resolved(kept(1)), &[with_free(1, 9)], &impossible(&[(1, tight)]));
     let unknown = Site { disk_free_bytes: None, ..site(1) };
     check("not known", &kept(1), std::slice::from_ref(&unknown), &impossible(&[(1, short(1, None))]));
     check("where nothing is said", &kept(0), &[unknown], &plan(1, &[1]));
-    check("what lies there stays", &kept(901), &[site(1), holder(2)], &plan(2, &[2]));
-    check("and what is on its way", &resolved(planned(kept(901), 1, &[1])), &disks, &Planned::Nothing);
-    let named = Wish { replicas: Replicas::Nodes(ids(&[1])), ..kept(101) };
-    check("a node by its name too", &named, &disks, &impossible(&[(1, short(101, Some(100)))]));
+    check("what lies there stays", &kept(901 * GB), &[site(1), holder(2)], &plan(2, &[2]));
+    check("and what is on its way", &resolved(planned(kept(901 * GB), 1, &[1])), &disks, &Planned::Nothing);
+    let named = Wish { replicas: Replicas::Nodes(ids(&[1])), ..kept(101 * GB) };
+    check("a node by its name too", &named, &disks, &impossible(&[(1, short(101 * GB, Some(100 * GB)))]));
     check("what a cordoned node has counts", &with(Want::default()), &[site(1), three.clone()], &plan(3, &[3]));
     let bare = Site { holds: false, ..three.clone() };
     check("but it gets nothing", &with(Want::default()), &[bare], &impossible(&[(3, Unfit::Cordoned)]));
@@ -234,9 +262,9 @@ fn the_target_with_the_most_of_the_model_takes_the_place_of_an_ingester_that_die
     let check_with = |what: &str, two: Site, three: Site, expected: u64| {
         check(what, &begun, &[dead(1), two, three], &plan(expected, &[1, 2, 3]));
     };
-    check_with("more of it", with(with_free(2, 900), 400), with(with_free(3, 100), 500), 3);
-    check_with("unknown is the least", with(with_free(2, 900), 0), site(3), 2);
-    check_with("its own bytes need no room", with(with_free(2, 900), 400), with(with_free(3, 10), 500), 3);
+    check_with("more of it", with(with_free(2, 900 * GB), 400), with(with_free(3, 100 * GB), 500), 3);
+    check_with("unknown is the least", with(with_free(2, 900 * GB), 0), site(3), 2);
+    check_with("its own bytes need no room", with(with_free(2, 900 * GB), 400), with(with_free(3, 10), 500), 3);
     check_with("a holder before all", holder(2), with(site(3), 999), 2);
     let silent = Site { health: Health::Suspect, ..with(site(3), 999) };
     check_with("who is heard before all", with(site(2), 1), silent, 2);

@@ -1,13 +1,14 @@
 //! What a model is made of, out of a body of `/api/create`.
 //!
 //! The body goes on to the runtime as it came, but for what a node must know or would read otherwise than the runtime:
-//! names of fields are written in lower case, one `model`, no empty `from`, nothing that is `null`. What a runtime does
-//! not support it refuses in its own words. What makes no sense whatever the runtime is refused here, in Ollama's.
+//! names of fields are written in lower case and each once, no empty `from`, nothing that is `null`. What a runtime
+//! does not support it refuses in its own words. What makes no sense whatever the runtime is refused here, in Ollama's.
 
 use std::collections::BTreeSet;
-use std::iter;
+use std::{fmt, iter};
 
-use serde::Deserialize as _;
+use serde::Deserialize;
+use serde::de::{self, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
 use ollamax_proto::v1;
@@ -60,12 +61,61 @@ impl Recipe {
     }
 }
 
-/// The fields, as Go reads them: names in any case, of equal ones the last; text behind the object is not read.
+/// The fields, as Go reads them; text behind the object is not read.
 fn object(body: &[u8]) -> Result<Map<String, Value>, ApiError> {
-    let object = Option::<Map<String, Value>>::deserialize(&mut serde_json::Deserializer::from_slice(body));
+    let object = Option::<Object>::deserialize(&mut serde_json::Deserializer::from_slice(body));
     let object = object.map_err(|error| bad(format!("JSON that this node cannot read: {error}")))?;
-    let fields = object.unwrap_or_default().into_iter().filter(|(_, value)| !value.is_null());
-    Ok(fields.map(|(name, value)| (name.to_lowercase(), value)).collect())
+    Ok(object.unwrap_or_default().0)
+}
+
+/// Fields by their names in lower case, each taken in its turn: the last of equal ones wins, in whatever case each is
+/// written. The node and the runtime must not read two of them.
+#[derive(Default)]
+struct Object(Map<String, Value>);
+
+impl<'de> Deserialize<'de> for Object {
+    fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(ObjectVisitor)
+    }
+}
+
+struct ObjectVisitor;
+
+impl<'de> Visitor<'de> for ObjectVisitor {
+    type Value = Object;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object, A::Error> {
+        let mut object = Object::default();
+        while let Some((name, value)) = map.next_entry::<String, Value>()? {
+            object.take(name.to_lowercase(), value);
+        }
+        Ok(object)
+    }
+}
+
+// === impl Object ===
+
+impl Object {
+    /// Takes one more field as Go does: what maps names to values grows, `null` leaves a text as it was and takes
+    /// anything else away, and every other value stands for the one before. What names no files where it should is
+    /// refused, whatever comes behind it.
+    fn take(&mut self, name: String, value: Value) {
+        let taken = match (self.0.remove(&name), value) {
+            (Some(before), _) if FILES.contains(&name.as_str()) && !before.is_object() => before,
+            (Some(Value::Object(mut before)), Value::Object(more)) => {
+                before.extend(more);
+                Value::Object(before)
+            }
+            (Some(before @ Value::String(_)), Value::Null) if name != "license" => before,
+            (_, Value::Null) => return,
+            (_, value) => value,
+        };
+        self.0.insert(name, taken);
+    }
 }
 
 /// The digests of all files.
@@ -131,6 +181,28 @@ mod tests {
     }
 
     #[test]
+    fn a_field_that_is_written_twice_is_read_as_go_reads_it() {
+        let check = |fields: &str, expected: Value| {
+            let (name, body, ..) = read(&format!(r#"{{{fields}}}"#)).expect(fields);
+            assert_eq!((name.as_str(), body), ("mine", expected), "{fields}");
+        };
+        let from_b = || json!({"model": "mine", "from": "b"});
+        check(r#""model":"mine","from":"a","from":"b""#, from_b());
+        check(r#""model":"mine","FROM":"a","from":"b""#, from_b());
+        check(r#""model":"mine","from":"a","FROM":"x","from":"b""#, from_b());
+        check(r#""model":"mine","from":"b","From":null"#, from_b());
+        check(r#""model":"yours","from":"b","Model":"mine","model":null"#, from_b());
+        let (one, two) = (format!("sha256:{}", "0a".repeat(32)), format!("sha256:{}", "0b".repeat(32)));
+        let twice = format!(r#""model":"mine","files":{{"a":"{one}"}},"Files":{{"b":"{two}"}}"#);
+        check(&twice, json!({"model": "mine", "files": {"a": one, "b": two}}));
+        let gone = format!(r#""model":"mine","from":"b","files":{{"a":"{one}"}},"files":null"#);
+        check(&gone, from_b());
+        let once =
+            r#""model":"mine","from":"b","parameters":{"stop":"x"},"license":"l","license":null,"parameters":null"#;
+        check(once, from_b());
+    }
+
+    #[test]
     fn what_makes_no_sense_is_refused_in_ollamas_words() {
         let check = |body: &str, expected: &str| assert_eq!(read(body), Err(format!("400 {expected}")), "{body}");
         let wrong = |found: &str, field: &str, wanted: &str| {
@@ -143,6 +215,11 @@ mod tests {
         check(r#"{"model":"mine","from":[]}"#, &wrong("array", "from", "string"));
         check(r#"{"model":"mine","files":["a"]}"#, &wrong("array", "files", "map[string]string"));
         check(r#"{"model":"mine","files":{"a":1}}"#, &wrong("number", "files", "string"));
+        check(r#"{"model":7,"model":"mine","from":"base"}"#, &wrong("number", "model", "string"));
+        let wrong_files = wrong("number", "files", "map[string]string");
+        check(r#"{"model":"mine","from":"base","files":{},"files":7}"#, &wrong_files);
+        check(r#"{"model":"mine","from":"base","files":7,"files":{}}"#, &wrong_files);
+        check(r#"{"model":"mine","from":"base","files":7,"Files":null}"#, &wrong_files);
         check("{}", "invalid model name");
         check(r#"{"from":"base"}"#, "invalid model name");
         check(r#"{"model":"a b","from":"base"}"#, "invalid model name");

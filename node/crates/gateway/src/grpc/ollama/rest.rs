@@ -1,9 +1,10 @@
 //! What is left of a body when its request is answered.
 //!
 //! A client that still sends while its connection is closed meets a broken pipe, and many never read their answer then.
-//! So what nobody has read of a body is read and thrown away before the answer goes out: as long as its bytes come, and
-//! no more of them than a file of a model has, and a moment longer when this node stops. A client that waits to be
-//! asked for its body is not asked for it.
+//! One that reads beside its sending ends by itself when it has its answer. So the answer goes out at once, and what
+//! nobody has read of a body is read and thrown away beside it: as long as its bytes come, and no more of them than a
+//! file of a model has, and a moment longer when this node stops; where the body goes on behind that, the connection
+//! ends. A client that waits to be asked for its body is not asked for it.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -23,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use ollamax_types::limits::BLOB_BYTES_MAX;
 
-use super::stop_of;
+use super::{Beside, stop_of};
 
 /// How long what is left may stand still, and how long it may come yet when this node stops.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
@@ -42,23 +43,29 @@ pub(super) async fn read_rest(request: Request, next: Next) -> Response<Body> {
     with_rest_read(request, move |request| next.run(request)).await
 }
 
-/// Answers a request, and reads what the answer left of its body.
+/// Answers a request, and reads beside the answer what that left of the body.
 pub(super) async fn with_rest_read<A>(request: Request, answer: impl FnOnce(Request) -> A) -> Response<Body>
 where
     A: Future<Output = Response<Body>>,
 {
     let (head, body) = request.into_parts();
     let stop = stop_of(&head.extensions);
+    let Beside(tasks) = head.extensions.get().cloned().unwrap_or_default();
     let (back, left) = oneshot::channel();
     let lent = Lent { body, back: Some(back), is_unasked: head.headers.contains_key(EXPECT) };
     let response = answer(Request::from_parts(head, Body::new(lent))).await;
-    // Where a runtime still takes it, it is read there.
-    if let Ok(Ok(body)) = timeout(SILENCE_MAX, left).await {
+    let rest = async move {
+        // Where a runtime still takes it, it is read there.
+        if let Ok(Ok(body)) = timeout(SILENCE_MAX, left).await {
+            swallow(body).await;
+        }
+    };
+    tasks.spawn(async move {
         tokio::select! {
-            () = swallow(body) => {}
+            () = rest => {}
             () = stopped(&stop) => {}
         }
-    }
+    });
     response
 }
 

@@ -190,6 +190,15 @@ async fn read_behind(cluster: &TestCluster, sent: Vec<u8>) -> String {
     read
 }
 
+/// The head of the next answer, which has no body; less where the connection ends before.
+async fn read_head(client: &mut UnixStream) -> String {
+    let (mut head, mut byte) = (Vec::new(), [0; 1]);
+    while !head.ends_with(b"\r\n\r\n") && client.read(&mut byte).await.is_ok_and(|read| read > 0) {
+        head.extend_from_slice(&byte);
+    }
+    String::from_utf8(head).expect("text")
+}
+
 fn header<'a>(response: &'a Response<Body>, name: &str) -> &'a str {
     response.headers().get(name).map_or("", |value| value.to_str().expect("text"))
 }
@@ -309,10 +318,43 @@ async fn a_file_that_is_under_way_when_the_node_stops_ends_with_that_word() {
     let router = cluster.router().layer(axum::Extension(Stopping(stop.clone())));
     let mut upload = router.oneshot(stuck(7)).boxed();
     assert!(futures::poll!(&mut upload).is_pending(), "it waits for more");
+    let begun = Instant::now();
     stop.cancel();
     let (status, text) = text_of(upload.await.expect("answered")).await;
     assert!(status == 503 && text.contains("this node is stopping"), "{status} {text}");
+    assert_eq!(begun.elapsed(), Duration::ZERO, "what still comes of it is not waited for");
     assert!(cluster.asked().is_empty() && cluster.script().blobs.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_still_comes_of_an_answered_file_is_read_until_it_ends_falls_silent_or_the_node_stops() {
+    let (cluster, here) = (good(), Digest([7; 32]));
+    cluster.script().blobs.insert(here);
+    let (second, limit) = (Duration::from_secs(1), Duration::from_secs(3_600));
+    let coming = |pieces: usize| {
+        let pieces = stream::iter(0..pieces).then(move |_| async move {
+            sleep(second).await;
+            Ok::<_, io::Error>(Bytes::from_static(b"GG"))
+        });
+        request(&Method::POST, &format!("/api/blobs/sha256:{here}"), Body::from_stream(pieces))
+    };
+    for (upload, stops, expected_s) in
+        [(coming(20), false, 20), (stuck(7), false, 5), (coming(1_000_000), true, 5), (stuck(7), true, 5)]
+    {
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let router = cluster.router().layer(axum::Extension(Stopping(stop.clone())));
+        let router = router.layer(axum::Extension(Beside(tasks.clone())));
+        let begun = Instant::now();
+        assert_eq!(text_of(router.oneshot(upload).await.expect("answered")).await, (200, String::new()));
+        assert_eq!(begun.elapsed(), Duration::ZERO, "its answer waits for nothing");
+        if stops {
+            stop.cancel();
+        }
+        tasks.close();
+        timeout(limit, tasks.wait()).await.expect("it ends");
+        assert_eq!(begun.elapsed().as_secs(), expected_s, "stops {stops}");
+    }
+    assert!(cluster.asked().is_empty());
 }
 
 #[tokio::test]
@@ -511,6 +553,28 @@ async fn a_client_that_is_answered_before_its_body_is_read_gets_its_answer() {
     let head = format!("{here} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\nexpect: 100-continue\r\n");
     let read = read_behind(&cluster, format!("{head}content-length: 9\r\n\r\n").into_bytes()).await;
     assert!(read.starts_with("HTTP/1.1 200 "), "{read}");
+}
+
+#[tokio::test]
+async fn a_client_that_reads_first_has_its_answer_before_it_sends_its_body() {
+    let (cluster, here) = (good(), Digest([0xab; 32]));
+    cluster.script().blobs.insert(here);
+    let (mut client, server) = UnixStream::pair().expect("two ends");
+    let served =
+        http1::Builder::new().serve_connection(TokioIo::new(server), TowerToHyperService::new(cluster.router()));
+    let head = format!("POST /api/blobs/sha256:{here} HTTP/1.1\r\nhost: localhost\r\n");
+    let spoken = async move {
+        client.write_all(format!("{head}content-length: 4\r\n\r\n").as_bytes()).await.expect("the head is taken");
+        let first = read_head(&mut client).await;
+        // It may send the file all the same, and go on over the same connection.
+        client.write_all(b"GGUF").await.expect("the body is taken");
+        let next = format!("{head}connection: close\r\ncontent-length: 0\r\n\r\n");
+        client.write_all(next.as_bytes()).await.expect("the next head is taken");
+        let second = read_head(&mut client).await;
+        [first, second]
+    };
+    let (_, read) = tokio::join!(served, spoken);
+    assert!(read.iter().all(|head| head.starts_with("HTTP/1.1 200 ")), "{read:?}");
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ use ollamax_types::RequestId;
 use crate::grpc::daemon::AdminError;
 use crate::grpc::pulls::Pulls;
 
-/// Names that go, and how many of them stay for now.
+/// Names that go, as many as one plan has; and how many stay for now, of these and of those behind them.
 #[derive(Debug, Default)]
 pub(super) struct Forgotten {
     pub(super) names: Vec<v1::OldNameView>,
@@ -27,8 +27,9 @@ impl Pulls {
         let plan = retention::names_now(&*metadata.view(), metadata.log_time())?;
         let names = plan.going.iter().map(|old| v1::OldNameView { name: old.name.to_string(), since_ms: old.since.0 });
         let names = names.collect();
+        let more = u32::try_from(plan.left).unwrap_or(u32::MAX);
         if dry_run {
-            return Ok(Forgotten { names, left: 0 });
+            return Ok(Forgotten { names, left: more });
         }
         for command in plan.commands() {
             if let Err(error) = self.0.change_here(id.clone(), command).await {
@@ -37,7 +38,7 @@ impl Pulls {
             }
         }
         let left = left_of(&*metadata.view(), &plan)?;
-        Ok(Forgotten { names, left })
+        Ok(Forgotten { names, left: left.saturating_add(more) })
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use ollamax_core::catalog::{Command, read};
+use ollamax_core::catalog::{Command, UNLESS_PINNED_VERSION, read};
 use ollamax_core::health::Health;
 use ollamax_core::retention::{self, Removal};
 use ollamax_proto::v1;
@@ -19,11 +19,13 @@ use crate::grpc::wishes::Names;
 // === impl Pulls ===
 
 impl Pulls {
-    /// Removes copies, or only says which would go. Without nodes the wish for the model goes along.
+    /// Removes copies, or only says which would go. Without nodes the wish for the model goes along. `unless_pinned`:
+    /// not when the name is pinned by then, whoever insists; a cluster of an older version does not ask that.
     pub(in crate::grpc) async fn remove_copies(
         &self,
         id: RequestId,
         asked: &v1::RemoveModelRequest,
+        unless_pinned: bool,
     ) -> Result<v1::RemoveModelReply, AdminError> {
         let (name, view) = (parse(&asked.name)?, self.0.fresh(asked.dry_run).await?.view());
         let mut nodes: Vec<NodeId> = Vec::new();
@@ -43,7 +45,9 @@ impl Pulls {
             check_heard(&name, &removal, &heard, &names)?;
         }
         let told = told(&name, &removal, (forget, is_wanted), &names, &heard);
-        let command = Command::DropCopies { name, nodes, forget, force: asked.force };
+        let knows_it = read::cluster(&*view)?.is_some_and(|cluster| cluster.version >= UNLESS_PINNED_VERSION);
+        let unless_pinned = unless_pinned && knows_it;
+        let command = Command::DropCopies { name, nodes, forget, force: asked.force, unless_pinned };
         self.0.change_or_try(id, command, asked.dry_run).await?;
         Ok(told)
     }

@@ -38,10 +38,11 @@ impl Pulls {
     /// Removes a model as a whole, its last copy too but not a pinned one, and says whether it is gone by now.
     pub(in crate::grpc) async fn delete_until_seen(&self, id: RequestId, name: &ModelName) -> Result<bool, AdminError> {
         let metadata = self.0.fresh(false).await?;
-        // Who pins a name wants it to stay, whoever deletes it in Ollama's words: they have none for insisting.
+        // Who pins a name wants it to stay, whoever deletes it in Ollama's words: they have none for insisting. It is
+        // asked once more when the change is applied.
         check_not_pinned(name, models::pin_of(&*metadata.view(), name)?)?;
         let asked = v1::RemoveModelRequest { name: name.to_string(), force: true, ..v1::RemoveModelRequest::default() };
-        let removed = self.remove_copies(id, &asked).await?;
+        let removed = self.remove_copies(id, &asked, true).await?;
         let going = going(&removed, &self.heard_now(&metadata));
         let is_gone = |copies: &[Location]| !copies.iter().any(|copy| going.contains(&(copy.node, copy.model.digest)));
         Ok(wait_for_copies(&metadata, name, SEEN_TIMEOUT, is_gone).await)

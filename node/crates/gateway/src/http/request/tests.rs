@@ -92,6 +92,10 @@ fn a_pull_takes_both_keys_of_its_model_and_streams_unless_told_not_to() {
     check(r#"{"name":"old","model":"new","stream":false}"#, "new", false, false);
     check(r#"{"name":"old","model":"","stream":true,"username":7}"#, "old", true, false);
     check(r#"{"model":"a","model":"b","stream":null,"insecure":null}"#, "b", true, false);
+    check(r#"{"model":"a","MODEL":null}"#, "a", true, false);
+    check(r#"{"model":"a","insecure":true,"insecure":null}"#, "a", true, true);
+    check(r#"{"model":"a","insecure":true,"insecure":false}"#, "a", true, false);
+    check(r#"{"model":"a","stream":false,"stream":null}"#, "a", true, false);
     check("{}", "", true, false);
     check("null", "", true, false);
 }
@@ -110,9 +114,12 @@ fn a_pull_that_makes_no_sense_is_refused_in_gos_words() {
         format!("json: cannot unmarshal {found} into Go struct field PullRequest.{field} of type {wanted}")
     };
     check(r#"{"model":7}"#, &wrong("number", "model", "string"));
+    check(r#"{"model":7,"model":"a"}"#, &wrong("number", "model", "string"));
     check(r#"{"model":"a","name":[]}"#, &wrong("array", "name", "string"));
     check(r#"{"model":"a","stream":"no"}"#, &wrong("string", "stream", "bool"));
     check(r#"{"model":"a","insecure":{}}"#, &wrong("object", "insecure", "bool"));
+    check(r#"{"model":"a","insecure":7,"insecure":true}"#, &wrong("number", "insecure", "bool"));
+    check(r#"{"model":"a","stream":7,"stream":null}"#, &wrong("number", "stream", "bool"));
 }
 
 #[test]

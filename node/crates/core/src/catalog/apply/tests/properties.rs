@@ -124,8 +124,9 @@ fn any_registry() -> impl Strategy<Value = Command> {
             .prop_map(|(name, digest, how)| Command::NoteVersion { name, digest, size_bytes: 1, how }),
         2 => (name(), proptest::option::of(digest())).prop_map(|(name, digest)| Command::PinModel { name, digest }),
         1 => (name(), phase).prop_map(|(name, phase)| Command::SetPhase { name, phase, note: String::new() }),
-        6 => (name(), vec(node(), 0..3), any::<bool>(), any::<bool>())
-            .prop_map(|(name, nodes, forget, force)| Command::DropCopies { name, nodes, forget, force }),
+        6 => (name(), vec(node(), 0..3), any::<[bool; 3]>()).prop_map(|(name, nodes, [forget, force, unless_pinned])| {
+            Command::DropCopies { name, nodes, forget, force, unless_pinned }
+        }),
         1 => (node(), 0..2_u32, name())
             .prop_map(|(node, day, name)| Command::NoteUse { node, day, names: vec![name.key()] }),
         1 => (0..9_000_u64, proptest::option::of(digest()), 1..3_u32).prop_map(|(before, after, limit)| {

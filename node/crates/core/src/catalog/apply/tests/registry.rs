@@ -52,7 +52,7 @@ fn set_phase(phase: PhaseWord, note: &str) -> Command {
 }
 
 fn drop_at(nodes: &[u64], forget: bool, force: bool) -> Command {
-    Command::DropCopies { name: name(), nodes: ids(nodes), forget, force }
+    Command::DropCopies { name: name(), nodes: ids(nodes), forget, force, unless_pinned: false }
 }
 
 fn ask(replicas: Replicas) -> Command {
@@ -103,6 +103,13 @@ impl World {
         let mut world = Self::with_copies();
         world.check_taken(commands);
         world
+    }
+
+    /// The same in a cluster of this version.
+    fn at_version(mut self, version: u32) -> Self {
+        let cluster = read::cluster(&self.view).expect("readable").expect("a cluster");
+        self.view.write(&[put(Key::Cluster, Record::Cluster(Cluster { version, ..cluster }))]);
+        self
     }
 
     /// The same question is answered with the same round, and changes nothing.

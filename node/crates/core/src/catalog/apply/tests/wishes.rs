@@ -472,7 +472,7 @@ fn an_older_cluster_takes_no_wish_no_version_no_place_and_nothing_that_models_ca
             Command::FixVersion { name: name("m"), digest, size_bytes: 5, replicas: None, how: How::Found },
             Command::PinModel { name: name("m"), digest: None },
             Command::SetPhase { name: name("m"), phase: PhaseWord::Disabled, note: String::new() },
-            Command::DropCopies { name: name("m"), nodes: vec![], forget: false, force: false },
+            Command::DropCopies { name: name("m"), nodes: vec![], forget: false, force: false, unless_pinned: false },
             Command::NoteUse { node: NodeId(1), day: 0, names: vec![] },
             Command::ForgetBlobs { before: Timestamp(0), after: None, limit: 1 },
             Command::SetLabels { node: NodeId(1), own: false, set: BTreeMap::new(), unset: vec![] },

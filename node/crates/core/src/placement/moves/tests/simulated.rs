@@ -105,7 +105,8 @@ impl World {
         self.presence.look(self.looks * LOOK_MS, TERM, &seen);
         let (now_ms, presence) = (self.now_ms(), &self.presence);
         let (sites, wishes, runtimes) = (&self.sites, &self.wishes, &Presence::default());
-        let facts = Facts { now_ms, sites, wishes, presence, runtimes, knobs: &self.knobs };
+        let resting = &BTreeSet::new();
+        let facts = Facts { now_ms, sites, wishes, presence, runtimes, knobs: &self.knobs, resting };
         let outlook = plan_moves(&facts);
         for step in outlook.moves {
             self.take(&step);

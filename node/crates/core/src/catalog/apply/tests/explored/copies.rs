@@ -115,7 +115,8 @@ impl Model for Copies {
             }
             CopiesAct::Pin => drop(state.world.apply(None, Command::PinModel { name, digest: Some(digest) })),
             CopiesAct::Drop(node) => {
-                let go = Command::DropCopies { name, nodes: vec![NodeId(node)], forget: false, force: false };
+                let nodes = vec![NodeId(node)];
+                let go = Command::DropCopies { name, nodes, forget: false, force: false, unless_pinned: false };
                 let answer = state.world.apply(None, go).answer;
                 state.guarded |= matches!(answer, Answer::Refused(Refusal::LastCopy { .. }));
             }

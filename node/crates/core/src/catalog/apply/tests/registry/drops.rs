@@ -195,6 +195,24 @@ fn a_copy_that_was_taken_back_while_its_node_removed_it_is_missing_and_no_more()
     }
 }
 
+#[test]
+fn a_pin_that_went_on_record_meanwhile_holds_also_against_who_insists_where_that_is_asked_for() {
+    let drop = |unless_pinned: bool| {
+        let (nodes, forget, force) = (vec![], true, true);
+        Command::DropCopies { name: name(), nodes, forget, force, unless_pinned }
+    };
+    assert_eq!((drop(true).least_version(), drop(false).least_version()), (5, 4));
+    let mut world = World::after([pin(7)]);
+    world.check(drop(true), pinned(7));
+    world.check(unpin(), Answer::Done);
+    world.check(drop(true), Answer::Done);
+    assert_eq!(world.dropped(), [1, 2]);
+    World::after([pin(7)]).check(drop(false), Answer::Done);
+    let too_low = refused(Refusal::VersionTooLow { needed: 5, actual: 4 });
+    World::with_copies().at_version(4).check(drop(true), too_low);
+    World::with_copies().at_version(4).check(drop(false), Answer::Done);
+}
+
 /// Three copies that were wished for, of which two are too many by now.
 fn lowered() -> (World, u64) {
     let mut world = World::after([held(3, 7)]);
@@ -218,7 +236,7 @@ fn copies_that_are_too_many_are_known_as_such_in_later_rounds() {
     };
     let again = || ask(Replicas::Count(1));
     check("which of them stay is planned anew", &[again()], &[1, 2, 3]);
-    check("whatever is asked for", &[ask(on(&[2]))], &[1, 2, 3]);
+    check("whatever is asked for", &[ask(on(&[2]))], &[1, 3]);
     check("also a version of before", &[note(8), fix(8, None, How::RolledBack { to: 1 })], &[1, 2, 3]);
     check("more of them", &[ask(Replicas::Count(2))], &[1, 2, 3]);
     check("all of them", &[again(), ask(Replicas::All)], &[]);
@@ -236,6 +254,42 @@ fn copies_that_are_too_many_are_known_as_such_in_later_rounds() {
     let (mut world, _) = World::spread(Replicas::Count(2));
     world.ask(ask(Replicas::Count(2)));
     assert_eq!(surplus(&world), [0_u64; 0], "there are no more than are wanted");
+}
+
+#[test]
+fn who_had_a_model_for_a_number_and_is_not_named_instead_has_a_copy_too_many() {
+    let check = |what: &str, version: u32, commands: &[Command], expected: &[u64]| {
+        let mut world = World::spread(Replicas::Count(2)).0.at_version(version);
+        world.check_taken(commands.to_vec());
+        assert_eq!(surplus(&world), expected, "{what}");
+    };
+    check("another", 5, &[ask(on(&[3]))], &[1, 2]);
+    check("one of them, and another", 5, &[ask(on(&[2, 3]))], &[1]);
+    check("both", 5, &[ask(on(&[1, 2]))], &[]);
+    check("it is named later", 5, &[ask(on(&[3])), ask(on(&[1, 3]))], &[2]);
+    check("it was named before", 5, &[ask(on(&[1])), ask(on(&[3]))], &[2]);
+    check("what was found is nobody's", 5, &[held(3, 7), ask(on(&[2]))], &[1]);
+    check("nor is another version", 5, &[held(1, 8), ask(on(&[3]))], &[2]);
+    check("a number names nobody", 5, &[ask(Replicas::Count(1))], &[]);
+    check("where a version is names nobody", 5, &[fix(7, Some(on(&[1])), How::Found)], &[]);
+    check("in an older cluster", 4, &[ask(on(&[2, 3]))], &[]);
+}
+
+#[test]
+fn what_is_too_many_stays_until_the_named_nodes_have_the_version_of_now() {
+    // Node 3 has the last copy of version 7, and node 1 has version 8, which node 2 is to have.
+    let named = |version: u32| {
+        let mut world = lowered().0.at_version(version);
+        let round = world.ask(ask(on(&[2])));
+        world.check_taken([plan(round, 2, &[2]), resolve(round, 2, 8), held(1, 8), gone(2)]);
+        assert_eq!(surplus(&world), [3]);
+        world
+    };
+    named(4).check(drop_at(&[3], false, false), Answer::Done);
+    let mut world = named(5);
+    world.check(drop_at(&[3], false, false), last_copy());
+    world.check(held(2, 8), Answer::Done);
+    world.check(drop_at(&[3], false, false), Answer::Done);
 }
 
 #[test]

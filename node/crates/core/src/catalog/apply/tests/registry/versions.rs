@@ -77,6 +77,39 @@ fn only_places_or_fewer_copies_are_no_question_for_what_the_registry_has_today()
 }
 
 #[test]
+fn a_file_that_wants_more_copies_keeps_those_that_are_on_their_way() {
+    let declared = |replicas: Replicas, want: Want| Command::AskModel {
+        name: name(),
+        replicas,
+        insecure: false,
+        want,
+        declared: true,
+    };
+    let more = || declared(Replicas::Count(3), Want::default());
+    // Node 1 has the version, and node 2 is at it.
+    let check = |what: &str, version: u32, before: &[Command], command: Command, targets: &[u64]| {
+        let mut world = World::new().at_version(version);
+        world.check_taken([held(1, 7)]);
+        let round = world.ask(ask(Replicas::Count(2)));
+        world.check_taken([plan(round, 1, &[1, 2]), resolve(round, 1, 7)]);
+        world.check_taken(before.to_vec());
+        assert!(world.ask(command) > round, "{what}: a new round");
+        let wish = world.wish("m");
+        let planned = wish.plan.map(|plan| (plan.ingester, plan.targets));
+        let expected = (!targets.is_empty()).then(|| (ids(targets)[0], ids(targets)));
+        assert_eq!((wish.digest, planned), (Some(digest(7)), expected), "{what}");
+    };
+    check("one more", 5, &[], more(), &[1, 2]);
+    check("all", 5, &[], declared(Replicas::All, Want::default()), &[1, 2]);
+    check("it has come", 5, &[held(2, 7)], more(), &[]);
+    check("a person removed it", 5, &[held(2, 7), gone(2)], more(), &[]);
+    let elsewhere = Want { avoid: [NodeId(2)].into(), ..Want::default() };
+    check("it shall not be there", 5, &[], declared(Replicas::Count(3), elsewhere), &[]);
+    check("named nodes are planned anew", 5, &[], declared(on(&[1, 2, 3]), Want::default()), &[]);
+    check("in an older cluster", 4, &[], more(), &[]);
+}
+
+#[test]
 fn a_round_with_a_version_keeps_how_the_model_is_wished_for() {
     let want = Want { avoid: [NodeId(3)].into(), ..Want::default() };
     let asked = Command::AskModel {
@@ -124,6 +157,21 @@ fn not_every_version_can_be_given_to_a_name() {
     let mut world = World::after([note(8), pin(7)]);
     world.ask(fix(7, one(), tagged()));
     world.ask(fix(7, one(), How::Found));
+}
+
+#[test]
+fn a_pinned_name_gets_its_version_from_another_although_somebody_has_a_newer_one() {
+    let tag = || fix(7, Some(Replicas::Count(1)), How::Tagged { from: "other".parse().expect("a name") });
+    let taken = || refused(Refusal::NameTaken { name: name(), held: digest(8) });
+    let newer = || vec![held(3, 8)];
+    let pinned = || vec![pin(7), held(3, 8)];
+    let without_a_copy = || vec![pin(7), held(1, 8), held(2, 8)];
+    for (before, version) in [(newer(), 5), (newer(), 4), (pinned(), 4), (without_a_copy(), 5)] {
+        World::after(before).at_version(version).check(tag(), taken());
+    }
+    let mut world = World::after(pinned()).at_version(5);
+    world.ask(tag());
+    assert_eq!(world.wish("m").digest, Some(digest(7)));
 }
 
 #[test]

@@ -1,0 +1,122 @@
+//! Room that versions make, and give back, in a real folder.
+
+use std::fs;
+
+use sha2::{Digest as _, Sha256};
+use tempfile::TempDir;
+
+use ollamax_blobs::{Tree, chunk_hash};
+
+use crate::adopt::Adopted;
+use crate::library::samples::bytes;
+
+use super::*;
+
+/// A store with a model, and what is kept beside it. Nobody looks but who is asked to.
+struct World {
+    keeping: Keeping,
+    store: Store,
+    clock: Clock,
+    folder: TempDir,
+}
+
+// === impl World ===
+
+impl World {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("temp");
+        fs::create_dir_all(folder.path().join("models/blobs")).expect("a folder");
+        let store = Store::open(&folder.path().join("models")).expect("a folder");
+        let (adopted, clock) = (watch::Sender::new(Arc::new(Adopted::default())), Clock::manual(Clock::system().now()));
+        let library = Library::new(Trees::new(folder.path().join("trees")), adopted.subscribe());
+        let ties = Ties::new(&clock, &library, &Metrics::default(), folder.path().join("kept"));
+        let keeping = Keeping::start(&Config::default(), ties, &TaskTracker::new(), &CancellationToken::new());
+        keeping.set_pins(BTreeSet::new());
+        let world = Self { keeping, store, clock, folder };
+        let manifest = world.manifest(1, 100);
+        let place = world.folder.path().join("models/manifests/registry.ollama.ai/library/phi");
+        fs::create_dir_all(&place).expect("there is room");
+        fs::write(place.join("latest"), manifest.bytes()).expect("there is room");
+        world
+    }
+
+    /// The manifest of a version of one file, which is in the store.
+    fn manifest(&self, seed: u64, size_bytes: u64) -> Manifest {
+        let bytes = bytes(seed, size_bytes);
+        let sha256 = Digest(Sha256::digest(&bytes).into());
+        fs::write(self.store.blob_path(sha256), bytes).expect("there is room");
+        let layer = format!(r#"{{"mediaType":"x","digest":"sha256:{sha256}","size":{size_bytes}}}"#);
+        Manifest::read(format!(r#"{{"schemaVersion":2,"layers":[{layer}]}}"#).as_bytes()).expect("a manifest")
+    }
+
+    /// A version of so many bytes that is kept, and that a runtime has cleared away just now.
+    fn kept(&self, name: &str, seed: u64, size_bytes: u64) -> Digest {
+        let manifest = self.manifest(seed, size_bytes);
+        // It is kept for a shorter time than those before.
+        self.clock.advance_ms(1);
+        let name: ModelName = name.parse().expect("a name");
+        self.keep().put(&self.store, &[name], &manifest, self.clock.now()).expect("kept");
+        for blob in manifest.blobs() {
+            fs::remove_file(self.store.blob_path(blob.sha256)).expect("it was there");
+        }
+        manifest.digest()
+    }
+
+    fn keep(&self) -> Keep {
+        Keep::of(&self.store).expect("this process's own")
+    }
+
+    fn all(&self) -> Vec<Digest> {
+        self.keep().all().expect("readable").iter().map(|kept| kept.manifest.digest()).collect()
+    }
+
+    fn room(&self, bytes: u64, wanted: Digest) -> u64 {
+        self.keeping.make_room(&self.store, bytes, wanted).expect("looked")
+    }
+}
+
+#[tokio::test]
+async fn versions_make_way_when_that_is_enough_the_oldest_first_and_at_once() {
+    let (world, nobody) = (World::new(), Digest([0; 32]));
+    let [old, new] = [(2, 100_000), (3, 200_000)].map(|(seed, size_bytes)| world.kept("tiny", seed, size_bytes));
+    assert_eq!((world.room(1 << 40, nobody), world.all()), (0, vec![old, new]), "it would be in vain");
+    world.keeping.set_pins(BTreeSet::from([old, new]));
+    assert_eq!((world.room(1, nobody), world.all()), (0, vec![old, new]), "they are pinned");
+    world.keeping.set_pins(BTreeSet::new());
+    assert_eq!((world.room(150_000, new), world.all()), (0, vec![old, new]), "one of them is wanted");
+    let freed_bytes = world.room(50_000, nobody);
+    assert!((100_000..150_000).contains(&freed_bytes), "{freed_bytes}");
+    assert_eq!(world.all(), [new]);
+    assert!(world.keep().going().expect("readable").is_empty(), "it waits for nothing");
+}
+
+#[tokio::test]
+async fn a_removal_tells_the_bytes_of_the_versions_that_it_let_go() {
+    let world = World::new();
+    let [meant, other] =
+        [("tiny", 2, 100_000), ("other", 3, 200_000)].map(|(name, seed, bytes)| world.kept(name, seed, bytes));
+    world.keep().let_go(other).expect("let go");
+    world.clock.advance_ms(2 * HOUR_MS);
+    let name = "tiny".parse().expect("a name");
+    let freed_bytes = world.keeping.give_up(&world.store, &name, meant, Haste::Calm).expect("given up");
+    assert!((100_000..150_000).contains(&freed_bytes), "{freed_bytes}");
+    assert!(world.all().is_empty() && world.keep().going().expect("readable").is_empty(), "the other one went as well");
+}
+
+#[tokio::test]
+async fn the_hash_trees_of_what_waits_to_go_are_there_for_as_long_as_its_files() {
+    let world = World::new();
+    let digest = world.kept("tiny", 2, 100_000);
+    let kept = world.keep().get(digest).expect("readable").expect("it is kept");
+    let blob = kept.manifest.blobs()[0];
+    let tree = Tree::of(blob.size_bytes, vec![chunk_hash(blob.size_bytes, 0, &bytes(2, 100_000))]);
+    let identity = kept.blob(blob).expect("readable").expect("it is there").identity;
+    let trees = world.keeping.0.ties.kept_trees.open().expect("ours");
+    let is_there = || trees.get(blob.sha256).expect("readable").is_some();
+    trees.put(blob.sha256, &Indexed { identity, tree: tree.expect("one piece") }).expect("there is room");
+    world.keep().let_go(digest).expect("let go");
+    world.keeping.tell(&world.keep());
+    assert!(is_there(), "it may be brought back");
+    world.room(1, Digest([0; 32]));
+    assert!(!is_there());
+}
