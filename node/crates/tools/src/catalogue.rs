@@ -1,12 +1,14 @@
 //! All tools of a node: who sees which, and what becomes of a call.
 //!
 //! Always: names are unique and in order, so that every node shows the same bytes; what a caller may not call it does
-//! not see; a call is checked before its tool runs, and bounded while it does. A tool that fails, hangs, floods or lies
-//! about its schema spoils its own call and no other.
+//! not see; a call is checked before its tool runs, and bounded while it does. A tool that fails, hangs, floods, panics
+//! or lies about its schema spoils its own call and no other, and every call is answered.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use serde_json::Value;
 use tokio::time::{Instant, timeout};
 
@@ -93,8 +95,10 @@ impl Catalogue {
         let tool = self.find(name).ok_or_else(|| CallError::UnknownTool(shortened(name)))?;
         self.admit(tool, &caller.principal, &arguments, Instant::now())?;
         let limits = tool.spec().limits;
-        let answer = timeout(limits.timeout, tool.run(caller, arguments)).await;
-        let answer = answer.map_err(|_| too_slow(limits.timeout))??;
+        // What a panic leaves behind is this call's alone. Who speaks to the caller may wait for an answer for ever.
+        let run = AssertUnwindSafe(async move { tool.run(caller, arguments).await }).catch_unwind();
+        let answer = timeout(limits.timeout, run).await.map_err(|_| too_slow(limits.timeout))?;
+        let answer = answer.unwrap_or_else(|_panic| Err(panicked(tool)))?;
         check_answer(tool, &answer)?;
         Ok(answer)
     }
@@ -138,6 +142,16 @@ fn too_slow(limit: Duration) -> ToolError {
     ToolError::new(ErrorCode::DeadlineExceeded, message, "try again, or ask for less")
 }
 
+/// The process's panic hook has told the log why.
+fn panicked(tool: &Tool) -> ToolError {
+    let message = format!("{} broke off", tool.spec().name);
+    ToolError::new(
+        ErrorCode::Internal,
+        message,
+        "this is a defect of the program: please report it, with the node's log",
+    )
+}
+
 /// What every answer must be. The schema is compared where programs are tested: in production a lie is the family's.
 fn check_answer(tool: &Tool, answer: &Value) -> Result<(), ToolError> {
     let spec = tool.spec();
@@ -163,7 +177,6 @@ fn shortened(name: &str) -> String {
 mod tests {
     use std::future::{pending, ready};
 
-    use futures::FutureExt as _;
     use schemars::JsonSchema;
     use serde::{Deserialize, Serialize};
     use serde_json::json;
@@ -279,15 +292,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_tool_that_hangs_floods_or_lies_spoils_its_own_call() {
+    async fn a_tool_that_hangs_floods_panics_or_lies_spoils_its_own_call() {
         let hangs = Tool::new(spec("hangs", "a"), |_, _: Asked| pending::<Result<Asked, ToolError>>().boxed());
         let floods = Tool::reading(spec("floods", "a"), |_: Asked| Ok(Asked { name: "x".repeat(64 << 10) }));
         let lies = Tool::new(spec("lies", "a"), |_, _: Asked| ready(Ok(Liar { name: 1 })).boxed());
-        let all = catalogue([hangs, floods, lies].map(|tool| tool.expect("declared well")).into());
+        let panics = Tool::reading(spec("panics", "a"), |asked: Asked| match asked.name.as_str() {
+            "m" => panic!("a defect"),
+            _ => Ok(asked),
+        });
+        let all = catalogue([hangs, floods, lies, panics].map(|tool| tool.expect("declared well")).into());
         let asked = || json!({"name": "m"});
         assert_eq!(code(&all, "hangs", asked()).await, Err(ErrorCode::DeadlineExceeded));
         assert_eq!(code(&all, "floods", asked()).await, Err(ErrorCode::BodyTooLarge));
         assert_eq!(code(&all, "lies", asked()).await, Err(ErrorCode::Internal));
+        assert_eq!(code(&all, "panics", asked()).await, Err(ErrorCode::Internal));
+        assert_eq!(code(&all, "panics", json!({"name": "n"})).await, Ok(json!({"name": "n"})));
     }
 
     #[tokio::test(start_paused = true)]

@@ -103,8 +103,15 @@ fn without_noise(schema: &mut Value) {
     }
 }
 
+/// Whether a schema, or one of those that it is made of, marks its value.
+fn is_secret(schema: &Map<String, Value>) -> bool {
+    let is_marked = schema.get(SECRET_MARK).and_then(Value::as_bool) == Some(true);
+    let mut parts = ["anyOf", "oneOf", "allOf"].into_iter().filter_map(|key| schema.get(key)?.as_array()).flatten();
+    is_marked || parts.any(|part| part.as_object().is_some_and(is_secret))
+}
+
 fn redact(schema: &Map<String, Value>, value: &Value) -> Value {
-    if schema.get(SECRET_MARK).and_then(Value::as_bool) == Some(true) {
+    if is_secret(schema) {
         return Value::from(HIDDEN);
     }
     let below = |schema: Option<&Value>, value: &Value| match schema.and_then(Value::as_object) {
@@ -207,5 +214,10 @@ mod tests {
             "name": "a", "token": "***", "rows": [{"id": 1, "password": "***"}, "***"], "stray": "***",
         });
         assert_eq!(schema.redact(&sent), shown);
+        for key in ["anyOf", "oneOf", "allOf"] {
+            let composed = json!({"properties": {"token": {key: [{"type": "null"}, {"x-ollamax-secret": true}]}}});
+            let Value::Object(composed) = composed else { panic!("{composed}") };
+            assert_eq!(redact(&composed, &json!({"token": "hunter2"})), json!({"token": "***"}), "{key}");
+        }
     }
 }

@@ -256,7 +256,7 @@ impl Tool {
         }
         let run: Run = Arc::new(move |caller: Caller, arguments: Value| match serde_json::from_value(arguments) {
             Ok(asked) => finished(answer(caller, asked)).boxed(),
-            Err(error) => ready(Err(ToolError::new(ErrorCode::BadRequest, error.to_string(), ""))).boxed(),
+            Err(_) => ready(Err(unreadable(&spec))).boxed(),
         });
         Ok(Self { spec, input, output, run })
     }
@@ -329,6 +329,13 @@ impl Tool {
     pub(crate) fn run(&self, caller: Caller, arguments: Value) -> BoxFuture<'static, Result<Value, ToolError>> {
         (self.run)(caller, arguments)
     }
+}
+
+/// The schema takes them and the type does not: JSON Schema counts 1.0 among the whole numbers. The decoder's own words
+/// would repeat the value.
+fn unreadable(spec: &Spec) -> ToolError {
+    let message = format!("the arguments of {} fit its input schema and cannot be read", spec.name);
+    ToolError::new(ErrorCode::BadRequest, message, "write whole numbers without a fraction")
 }
 
 async fn finished<O: Serialize + Send>(answer: BoxFuture<'static, Result<O, ToolError>>) -> Result<Value, ToolError> {

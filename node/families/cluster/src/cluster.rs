@@ -238,6 +238,7 @@ mod tests {
             ("list_nodes", json!({"health": "Dead"})),
             ("list_nodes", json!({"limit": 0})),
             ("list_nodes", json!({"limit": 201})),
+            ("list_nodes", json!({"limit": 2.0})),
             ("list_nodes", json!({"cursor": "not a number"})),
             ("list_transfers", json!({"model": ""})),
             ("list_transfers", json!({"models": "m"})),

@@ -14,11 +14,14 @@ use bytes::Bytes;
 use http_body_util::Full;
 use rmcp::transport::streamable_http_server::session::never::NeverSessionManager;
 use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::Value;
 
 use crate::http::{OpenDoor, body, edge, loopback};
 
 mod refusal;
-mod rules;
+pub(crate) mod rules;
 mod server;
 
 use self::refusal::Refusal;
@@ -26,6 +29,9 @@ use self::server::Server;
 
 /// Bytes of one message: as many as a call's arguments may have, and what frames them.
 pub(crate) const MESSAGE_BYTES_MAX: usize = 1 << 20;
+
+/// In which header clients say which revision they speak.
+const VERSION_HEADER: &str = "mcp-protocol-version";
 
 /// The protocol, ready for requests.
 pub(crate) type Service = StreamableHttpService<Server, NeverSessionManager>;
@@ -35,6 +41,14 @@ struct Admitted {
     request: axum::http::Request<Full<Bytes>>,
     is_json: bool,
     _held: Option<body::Held>,
+}
+
+/// What is read of a message in a revision that is not spoken.
+#[derive(Deserialize)]
+struct Opening {
+    method: String,
+    #[serde(default)]
+    id: Value,
 }
 
 /// Makes the protocol's part of a door.
@@ -77,6 +91,7 @@ async fn admit(door: &OpenDoor, request: Request) -> Result<Admitted, Refusal> {
     let (bytes, held) = if head.method == Method::POST && is_json {
         let held = body::read_up_to(door, &head.headers, client_body, MESSAGE_BYTES_MAX).await?;
         check_message(&held.bytes)?;
+        check_version(&head.headers, &held.bytes)?;
         (held.bytes.clone(), Some(held))
     } else {
         (Bytes::new(), None)
@@ -87,11 +102,31 @@ async fn admit(door: &OpenDoor, request: Request) -> Result<Admitted, Refusal> {
 /// One message, which is JSON.
 fn check_message(bytes: &[u8]) -> Result<(), Refusal> {
     let first = bytes.iter().find(|byte| !byte.is_ascii_whitespace());
-    match serde_json::from_slice::<serde::de::IgnoredAny>(bytes) {
+    match serde_json::from_slice::<IgnoredAny>(bytes) {
         Err(error) => Err(Refusal::no_json(&error)),
         Ok(_) if first == Some(&b'[') => Err(Refusal::batch()),
         Ok(_) if first != Some(&b'{') => Err(Refusal::no_request()),
         Ok(_) => Ok(()),
+    }
+}
+
+/// One revision at most, which is not one of those that the protocol left behind. rmcp takes requests of every handshake
+/// that it knows, also of one that it would not agree on here; of what it does not know, and of what a message says of
+/// itself, it decides.
+fn check_version(headers: &HeaderMap, bytes: &[u8]) -> Result<(), Refusal> {
+    let mut sent = headers.get_all(VERSION_HEADER).iter();
+    let version = sent.next().and_then(|version| version.to_str().ok()).unwrap_or_default();
+    if sent.next().is_some() {
+        return Err(Refusal::two_versions());
+    }
+    if !server::is_known_and_not_spoken(version) {
+        return Ok(());
+    }
+    match serde_json::from_slice::<Opening>(bytes) {
+        // Here the answer says what is spoken.
+        Ok(Opening { method, .. }) if method == "initialize" => Ok(()),
+        Ok(Opening { id, .. }) => Err(Refusal::unsupported(id, version, server::spoken())),
+        Err(_) => Err(Refusal::no_request()),
     }
 }
 
@@ -117,5 +152,27 @@ mod tests {
         check("", Some(refusal::PARSE_ERROR));
         check("{", Some(refusal::PARSE_ERROR));
         check(&"[".repeat(100_000), Some(refusal::PARSE_ERROR));
+    }
+
+    #[test]
+    fn one_revision_is_named_and_none_that_was_left_behind() {
+        let check = |versions: &[&'static str], method: &str, expected: Option<i32>| {
+            let mut headers = HeaderMap::new();
+            for version in versions {
+                headers.append(VERSION_HEADER, header::HeaderValue::from_static(version));
+            }
+            let text = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}"}}"#);
+            let found = check_version(&headers, text.as_bytes()).err().map(|refusal| refusal.json_rpc);
+            assert_eq!(found, expected, "{versions:?} {method}");
+        };
+        for spoken in server::spoken() {
+            check(&[spoken], "tools/list", None);
+        }
+        check(&[], "tools/list", None);
+        check(&["2099-01-01"], "tools/list", None);
+        check(&["2025-03-26"], "tools/list", Some(refusal::UNSUPPORTED_VERSION));
+        check(&["2025-03-26"], "initialize", None);
+        check(&["2026-07-28", "2026-07-28"], "tools/list", Some(refusal::HEADER_MISMATCH));
+        check(&["2025-11-25", "2026-07-28"], "initialize", Some(refusal::HEADER_MISMATCH));
     }
 }

@@ -1,13 +1,14 @@
 //! The tools over plain HTTP: `GET /tools` shows them, `POST /tools/NAME` calls one. For scripts, and for programs that
 //! speak no MCP.
 //!
-//! Handlers only translate. Who may call, what is checked and what is written down is the same as at `/mcp`; a refusal
-//! has its code's HTTP status and says what to do next.
+//! Handlers only translate. Who may call, from which pages, what is checked and what is written down is the same as at
+//! `/mcp`; a refusal has its code's HTTP status and says what to do next.
 
 use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Path, Request, State};
+use axum::http::request::Parts as Head;
 use axum::http::{HeaderValue, Response, header};
 use serde_json::{Value, json};
 
@@ -15,14 +16,14 @@ use ollamax_tools::{CallError, Caller, Tool, ToolError};
 use ollamax_types::ErrorCode;
 
 use crate::error::{ApiError, Shape};
-use crate::http::mcp::MESSAGE_BYTES_MAX;
+use crate::http::mcp::{MESSAGE_BYTES_MAX, rules};
 use crate::http::{OpenDoor, body, edge, loopback};
 
 /// `GET /tools`
 pub(crate) async fn list(State(door): State<Arc<OpenDoor>>, request: Request) -> Response<Body> {
     let host = edge::host_of(&request);
     let (head, _) = request.into_parts();
-    let listed = loopback::caller_of(&door, &head, &host).ok_or_else(ApiError::not_local).map(|caller| {
+    let listed = caller_of(&door, &head, &host).map(|caller| {
         let tools = door.parts.tools.catalogue().listed(&caller.principal);
         json!({"tools": tools.map(Tool::describe).collect::<Vec<_>>()})
     });
@@ -41,10 +42,20 @@ pub(crate) async fn call(
 async fn try_call(door: &OpenDoor, name: &str, request: Request) -> Result<Value, ApiError> {
     let host = edge::host_of(&request);
     let (head, client_body) = request.into_parts();
-    let caller: Caller = loopback::caller_of(door, &head, &host).ok_or_else(ApiError::not_local)?;
+    let caller = caller_of(door, &head, &host)?;
     let held = body::read_up_to(door, &head.headers, client_body, MESSAGE_BYTES_MAX).await?;
     let arguments = read_arguments(&held.bytes)?;
     Ok(door.parts.tools.call(caller, name, arguments).await?)
+}
+
+fn caller_of(door: &OpenDoor, head: &Head, host: &str) -> Result<Caller, ApiError> {
+    let (hostname, bound) = (&door.parts.hostname, door.parts.bound);
+    let hosts = rules::hosts(hostname, bound);
+    let origins = rules::origins(&door.parts.config.origins, hostname, bound);
+    // What cannot be read is no origin that is taken.
+    let origin = head.headers.get(header::ORIGIN).map(|origin| origin.to_str().unwrap_or_default());
+    let caller = loopback::caller_of(door, head, host);
+    caller.filter(|_| rules::take(&hosts, &origins, host, origin)).ok_or_else(ApiError::not_local)
 }
 
 /// Without a body, a call without arguments.

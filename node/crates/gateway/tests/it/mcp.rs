@@ -235,6 +235,12 @@ async fn a_tools_refusal_is_an_answer_and_a_tool_that_does_not_exist_an_error() 
     assert_eq!((status, &found["error"]["code"]), (404, &json!(-32_601)), "{found}");
     let (_, found) = ask(&router, modern("tools/list", json!({"cursor": "x"}))).await;
     assert_eq!(found["error"]["code"], json!(-32_602), "{found}");
+    // A method that is known, with params that are not its own.
+    let odd = json!({"name": "says", "arguments": ["x"]});
+    for request in [modern("tools/call", odd.clone()), legacy("tools/call", odd)] {
+        let (_, found) = ask(&router, request).await;
+        assert_eq!((&found["error"]["code"], &found["id"]), (&json!(-32_602), &json!(7)), "{found}");
+    }
 }
 
 #[tokio::test]
@@ -256,9 +262,26 @@ async fn header_and_body_must_agree() {
     let mut twice = asked();
     twice.headers_mut().append("mcp-name", "says".parse().expect("a value"));
     check(twice, -32_020).await;
+    let mut twice = asked();
+    twice.headers_mut().append("mcp-protocol-version", MODERN.parse().expect("a value"));
+    check(twice, -32_020).await;
     let bare = json!({"jsonrpc": "2.0", "id": 7, "method": "tools/list", "params": {}}).to_string();
     let headers = [("mcp-protocol-version", MODERN), ("mcp-method", "tools/list")];
     check(with(message(bare), &headers), -32_602).await;
+}
+
+#[tokio::test]
+async fn a_handshake_of_an_older_revision_ends_in_one_that_is_spoken_and_its_requests_are_refused() {
+    let router = door();
+    let old = [("mcp-protocol-version", "2025-03-26")];
+    let hello =
+        json!({"protocolVersion": "2025-03-26", "capabilities": {}, "clientInfo": {"name": "test", "version": "1"}});
+    let (status, found) = ask(&router, with(legacy("initialize", hello), &old)).await;
+    assert_eq!((status, &found["result"]["protocolVersion"]), (200, &json!("2025-11-25")), "{found}");
+    let (status, found) = ask(&router, with(legacy("tools/list", json!({})), &old)).await;
+    assert_eq!((status, &found["error"]["code"], &found["id"]), (400, &json!(-32_022), &json!(7)), "{found}");
+    let data = &found["error"]["data"];
+    assert_eq!((&data["requested"], &data["supported"][0]), (&json!("2025-03-26"), &json!(LEGACY)), "{found}");
 }
 
 #[tokio::test]

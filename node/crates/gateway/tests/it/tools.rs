@@ -81,6 +81,17 @@ async fn who_is_not_on_this_machine_neither_lists_nor_calls() {
     let mut forwarded = local(post("/tools/says", r#"{"words": "x"}"#));
     forwarded.headers_mut().insert("x-forwarded-for", "10.0.0.9".parse().expect("a value"));
     assert_eq!(text(&router, forwarded).await.0, 403);
+    // Hosts and pages are those of `/mcp`: not every name that a name server of the local network may tell.
+    for (name, value, expected) in [
+        ("host", "printer.local", 403),
+        ("host", "gpu-1:11435", 200),
+        ("origin", "http://localhost:3000", 200),
+        ("origin", "app://desk", 403),
+    ] {
+        let mut request = local(get("/tools"));
+        request.headers_mut().insert(name, value.parse().expect("a value"));
+        assert_eq!(text(&router, request).await.0, expected, "{name}: {value}");
+    }
 }
 
 fn by_root<T>(message: T) -> tonic::Request<T> {

@@ -1,9 +1,12 @@
-//! Which hosts and origins `/mcp` takes, in the form in which rmcp reads them.
+//! Which hosts and origins `/mcp` takes, in the form in which rmcp reads them; `/tools` takes the same.
 //!
 //! The door has decided on both before (`http::edge`); what gets here must pass this narrower list, too: pages of this
 //! machine and those that `api.origins` names in full. A pattern with `*` is no name.
 
 use std::net::SocketAddr;
+
+use axum::http::Uri;
+use axum::http::uri::Authority;
 
 /// What programs on this machine call it by.
 const LOCAL: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
@@ -23,14 +26,37 @@ pub(crate) fn origins(configured: &[String], hostname: &str, bound: SocketAddr) 
     local.chain(own).chain(configured.iter().filter_map(|origin| with_port(origin))).collect()
 }
 
+/// Whether these lists take a request to a host, from a page of an origin where it comes from a page. What rmcp decides
+/// at `/mcp`, for doors that it does not see.
+pub(crate) fn take(hosts: &[String], origins: &[String], host: &str, origin: Option<&str>) -> bool {
+    let is_named = host.parse::<Authority>().is_ok_and(|host| {
+        let name = host.host().trim_matches(['[', ']']);
+        hosts.iter().any(|host| host.eq_ignore_ascii_case(name))
+    });
+    is_named && origin.is_none_or(|origin| is_among(origins, origin))
+}
+
+fn is_among(origins: &[String], origin: &str) -> bool {
+    let Ok(origin) = origin.parse::<Uri>() else { return false };
+    let (Some(scheme), Some(host)) = (origin.scheme_str(), origin.host()) else { return false };
+    let Some(port) = origin.port_u16().or_else(|| port_of(scheme)) else { return false };
+    let forms = [format!("{scheme}://{host}:*"), format!("{scheme}://{host}:{port}")];
+    forms.iter().any(|form| origins.iter().any(|one| one.eq_ignore_ascii_case(form)))
+}
+
+/// The port where none is written.
+fn port_of(scheme: &str) -> Option<u16> {
+    match scheme {
+        "http" => Some(80),
+        "https" => Some(443),
+        _ => None,
+    }
+}
+
 /// An origin with its port, which is the scheme's where none is written.
 fn with_port(origin: &str) -> Option<String> {
     let (scheme, authority) = origin.split_once("://")?;
-    let port = match scheme {
-        "http" => 80,
-        "https" => 443,
-        _ => return None,
-    };
+    let port = port_of(scheme)?;
     if authority.is_empty() || origin.contains('*') {
         return None;
     }
@@ -65,5 +91,26 @@ mod tests {
         let origins = origins(&["*".to_owned(), "https://chat.lab".to_owned()], "gpu-1", bound("127.0.0.1:11435"));
         assert_eq!(origins.len(), 8, "{origins:?}");
         assert_eq!(origins[6..], ["http://gpu-1:11435", "https://chat.lab:443"]);
+    }
+
+    #[test]
+    fn a_host_and_an_origin_are_taken_where_the_lists_name_them() {
+        let bound = "127.0.0.1:11435".parse().expect("an address");
+        let (hosts, origins) = (hosts("GPU-1", bound), origins(&["https://*".to_owned()], "GPU-1", bound));
+        let check = |host: &str, origin: Option<&str>, expected: bool| {
+            assert_eq!(take(&hosts, &origins, host, origin), expected, "{host} {origin:?}");
+        };
+        for host in ["localhost", "LOCALHOST:1", "127.0.0.1:11435", "[::1]:11435", "gpu-1:11435"] {
+            check(host, None, true);
+        }
+        for host in ["", "evil.example", "evil.local", "a.internal:11435", "10.0.0.9", "localhost.evil.example"] {
+            check(host, None, false);
+        }
+        for origin in ["http://localhost", "https://localhost:3000", "http://[::1]:3000", "http://gpu-1:11435"] {
+            check("localhost", Some(origin), true);
+        }
+        for origin in ["", "null", "https://evil.example", "http://gpu-1", "http://localhost.evil.example", "file://"] {
+            check("localhost", Some(origin), false);
+        }
     }
 }

@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use axum::http::request::Parts as Head;
 use rmcp::model::{
-    CacheScope, CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, DiscoverResult, Implementation,
-    ListToolsResult, PaginatedRequestParams, ProtocolVersion, ServerCapabilities, ServerConfig, Tool as Shown,
-    ToolAnnotations,
+    CacheScope, CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, CustomRequest, CustomResult,
+    DiscoverResult, ErrorCode, Implementation, ListToolsResult, PaginatedRequestParams, ProtocolVersion,
+    ServerCapabilities, ServerConfig, Tool as Shown, ToolAnnotations,
 };
 use rmcp::service::RequestContext;
 use rmcp::{ErrorData, RoleServer, ServerHandler};
@@ -26,6 +26,8 @@ const TTL_MS: u64 = 60_000;
 /// Protocols that are spoken.
 const VERSIONS: &[ProtocolVersion] =
     &[ProtocolVersion::V_2025_06_18, ProtocolVersion::V_2025_11_25, ProtocolVersion::V_2026_07_28];
+/// Methods that rmcp reads into types of their own. What it hands over under one of these names has other params.
+const TYPED: [&str; 5] = ["initialize", "ping", "server/discover", "tools/call", "tools/list"];
 /// What an assistant reads before it calls anything.
 const INSTRUCTIONS: &str = "This is one node of an OllamaMax cluster: machines that serve language models as one. Every \
                             node answers for all. Call health_check when something does not work; errors say under \
@@ -47,6 +49,17 @@ impl Server {
         let shown = tools.catalogue().listed(&everybody).map(|tool| (tool.spec().name, shown(tool))).collect();
         Self { tools, shown: Arc::new(shown) }
     }
+}
+
+/// The revisions that are spoken, oldest first.
+pub(crate) fn spoken() -> Vec<&'static str> {
+    VERSIONS.iter().map(ProtocolVersion::as_str).collect()
+}
+
+/// Whether the protocol has this revision, and it is not spoken here.
+pub(crate) fn is_known_and_not_spoken(version: &str) -> bool {
+    let is_in = |versions: &[ProtocolVersion]| versions.iter().any(|one| one.as_str() == version);
+    is_in(ProtocolVersion::KNOWN_VERSIONS) && !is_in(VERSIONS)
 }
 
 /// A tool in the protocol's words.
@@ -132,5 +145,17 @@ impl ServerHandler for Server {
 
     fn get_tool(&self, name: &str) -> Option<Shown> {
         self.shown.get(name).cloned()
+    }
+
+    async fn on_custom_request(
+        &self,
+        request: CustomRequest,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<CustomResult, ErrorData> {
+        let method = request.method;
+        if TYPED.contains(&method.as_str()) {
+            return Err(ErrorData::invalid_params(format!("these are no params of {method}"), None));
+        }
+        Err(ErrorData::new(ErrorCode::METHOD_NOT_FOUND, method, None))
     }
 }
