@@ -110,9 +110,9 @@ fn check_message(bytes: &[u8]) -> Result<(), Refusal> {
     }
 }
 
-/// One revision at most, which is not one of those that the protocol left behind. rmcp takes requests of every handshake
-/// that it knows, also of one that it would not agree on here; of what it does not know, and of what a message says of
-/// itself, it decides.
+/// One revision at most, and none that is known and not spoken. rmcp takes requests of every handshake that it knows,
+/// also of one that it would not agree on here; of what it does not know, and of what a message says of itself, it
+/// decides.
 fn check_version(headers: &HeaderMap, bytes: &[u8]) -> Result<(), Refusal> {
     let mut sent = headers.get_all(VERSION_HEADER).iter();
     let version = sent.next().and_then(|version| version.to_str().ok()).unwrap_or_default();
