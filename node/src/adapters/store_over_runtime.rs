@@ -176,7 +176,9 @@ fn trouble(error: &RuntimeError) -> RuntimeTrouble {
         ErrorCode::BadRequest | ErrorCode::ModelNotFound => ErrorCode::RuntimeFailed,
         code => code,
     };
-    RuntimeTrouble { may_pass, is_down: matches!(error, RuntimeError::Unreachable { .. }), code, text }
+    // One behind a way that is closed runs, and may be about to name any file.
+    let is_down = matches!(error, RuntimeError::Unreachable { is_refused: true, .. });
+    RuntimeTrouble { may_pass, is_down, code, text }
 }
 
 /// What a report says of a model; `None` when the runtime answers and does not list it yet.
@@ -212,9 +214,13 @@ mod tests {
         check(refused(200, "file does not exist"), false, ErrorCode::RuntimeFailed, "file does not exist");
         check(refused(400, "invalid model name"), false, ErrorCode::RuntimeFailed, "invalid model name");
         check(refused(404, "model 'm' not found"), false, ErrorCode::RuntimeFailed, "model 'm' not found");
-        let gone = RuntimeError::Unreachable { url: "http://h:1".to_owned(), reason: "refused".to_owned() };
-        let text = "the runtime at http://h:1 cannot be reached: refused";
-        check(gone, true, ErrorCode::RuntimeUnavailable, text);
+        for is_refused in [true, false] {
+            let (url, reason) = ("http://h:1".to_owned(), "as it is".to_owned());
+            let gone = RuntimeError::Unreachable { url, reason, is_refused };
+            assert_eq!(trouble(&gone).is_down, is_refused, "a name that is not found or silence is not down");
+            let text = "the runtime at http://h:1 cannot be reached: as it is";
+            check(gone, true, ErrorCode::RuntimeUnavailable, text);
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -63,40 +64,56 @@ pub(crate) async fn follow(engines: MemberEngines, stop: CancellationToken) {
     if stop.run_until_cancelled(caught_up(&engines.metadata)).await.is_none() {
         return;
     }
+    let (drops, told) = watch::channel(Vec::new());
+    let both = async {
+        tokio::select! {
+            () = listen(&engines, &drops) => {}
+            () = carry_out(&engines, told) => {}
+        }
+    };
+    stop.run_until_cancelled(both).await;
+}
+
+/// Tells what is pinned, and which copies shall go, as often as that may be other than before.
+async fn listen(engines: &MemberEngines, drops: &watch::Sender<Vec<(ModelName, Digest)>>) {
     let mut changes = engines.metadata.changes();
-    let mut waiting: BTreeMap<ModelName, Waiting> = BTreeMap::new();
-    let mut holds_back = false;
+    let mut interval = LOOK_INTERVAL;
     loop {
         changes.borrow_and_update();
         let began = Instant::now();
-        match asked_here(&engines) {
+        match asked_here(engines) {
             Ok(Some(asked)) => {
                 engines.transfer.set_pins(asked.pins);
-                holds_back = asked.holds_back;
-                take(&mut waiting, &asked.drops, began);
+                interval = match (asked.drops.is_empty(), asked.holds_back) {
+                    (false, _) => WAIT_INTERVAL,
+                    (true, true) => HEAR_INTERVAL,
+                    (true, false) => LOOK_INTERVAL,
+                };
+                drops.send_replace(asked.drops);
             }
             Ok(None) => {}
             Err(fault) => {
                 tracing::error!(code = %ErrorCode::StorageFailed, error = %fault, "read which copies shall go");
             }
         }
-        let pause = pause_after(began.elapsed());
-        let interval = match (waiting.is_empty(), holds_back) {
-            (false, _) => WAIT_INTERVAL,
-            (true, true) => HEAR_INTERVAL,
-            (true, false) => LOOK_INTERVAL,
+        sleep(pause_after(began.elapsed())).await;
+        let is_open = tokio::select! {
+            changed = changes.changed() => changed.is_ok(),
+            () = sleep(interval) => true,
         };
-        let woken = async {
-            remove_due(&engines, &mut waiting).await;
-            sleep(pause).await;
-            tokio::select! {
-                changed = changes.changed() => changed.is_ok(),
-                () = sleep(interval) => true,
-            }
-        };
-        if stop.run_until_cancelled(woken).await != Some(true) {
+        if !is_open {
             return;
         }
+    }
+}
+
+/// Removes what is told to go. A runtime may take its time for that; what is pinned is told meanwhile. As long as
+/// something waits it is told each second.
+async fn carry_out(engines: &MemberEngines, mut drops: watch::Receiver<Vec<(ModelName, Digest)>>) {
+    let mut waiting: BTreeMap<ModelName, Waiting> = BTreeMap::new();
+    while drops.changed().await.is_ok() {
+        take(&mut waiting, &drops.borrow_and_update(), Instant::now());
+        remove_due(engines, &mut waiting).await;
     }
 }
 

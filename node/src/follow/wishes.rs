@@ -154,11 +154,19 @@ impl Planner {
     async fn look(&self, book: &mut Book, term: u64, since: Instant) -> Result<(), Fault> {
         let began = Instant::now();
         let due = self.due(book, since)?;
+        // How all wishes stand at this look: those that it changes are read anew, and no others.
+        let known = book.known.values().filter(|_| !due.is_empty());
+        let mut wishes: Vec<Standing> = known.map(|known| known.standing.clone()).collect();
         book.took = began.elapsed();
         for command in due {
-            let command = self.with_progress(command).await?;
+            let command = self.with_progress(command, &mut wishes, &mut book.took).await?;
             match self.take(&command, term).await {
-                Ok(()) => self.count(book.taken(&command), Moved::Done),
+                Ok(()) => {
+                    if let Command::PlanPull { name, .. } | Command::DropCopies { name, .. } = &command {
+                        renew(&*self.metadata.view(), &mut wishes, name)?;
+                    }
+                    self.count(book.taken(&command), Moved::Done);
+                }
                 Err(ProposeError::Refused(_)) => self.count(book.leave_alone(&command, Instant::now()), Moved::Failed),
                 Err(_) => break,
             }
@@ -184,19 +192,28 @@ impl Planner {
     }
 
     /// The same change, or where another node is to bring a model into the cluster, the one that follows from what
-    /// nodes have of it. Only those that are heard are asked: one that died would keep every wish waiting.
-    async fn with_progress(&self, command: Command) -> Result<Command, Fault> {
+    /// nodes have of it. Only those that are heard are asked: one that died would keep every wish waiting. `wishes` are
+    /// all, and to `took` is added what the decision takes.
+    async fn with_progress(
+        &self,
+        command: Command,
+        wishes: &mut Vec<Standing>,
+        took: &mut Duration,
+    ) -> Result<Command, Fault> {
         let Some(transfer) = &self.transfer else { return Ok(command) };
         let Some((wish, digest, targets)) = self.given_over(&command)? else { return Ok(command) };
         let heard = Sites::now(&*self.metadata.view(), &self.scheduler)?.heard_of(&targets);
         let permille = transfer.permille_of(&wish.name, digest, &heard).await;
+        let began = Instant::now();
         let view = self.metadata.view();
         let sites = Sites::now(&*view, &self.scheduler)?.with_progress(&permille);
-        let wishes = read::wishes(&*view)?.into_iter().map(|wish| standing(&*view, wish, &|_| Vec::new()));
-        let wishes = wishes.collect::<Result<Vec<Standing>, Fault>>()?;
+        renew(&*view, wishes, &wish.name)?;
         let keys = wishes.iter().map(|standing| standing.wish.name.key());
         let others: BTreeSet<String> = keys.filter(|key| *key != wish.name.key()).collect();
-        let moves = self.prospect.scene(&*view, sites, wishes)?.outlook_beside(&others).moves;
+        let scene = self.prospect.scene(&*view, sites, std::mem::take(wishes))?;
+        let moves = scene.outlook_beside(&others).moves;
+        *wishes = scene.wishes;
+        *took += began.elapsed();
         let plan = moves.into_iter().find(|step| matches!(step, Move::Plan { .. }));
         Ok(plan.map_or(command, command_of))
     }
@@ -384,6 +401,15 @@ impl Book {
         };
         over.filter_map(outcome).collect()
     }
+}
+
+/// Reads anew how one wish stands, and leaves the others as they are.
+fn renew(view: &dyn View, wishes: &mut Vec<Standing>, name: &ModelName) -> Result<(), Fault> {
+    wishes.retain(|known| known.wish.name.key() != name.key());
+    if let Some(wish) = read::wish(view, name)? {
+        wishes.push(standing(view, wish, &|_| Vec::new())?);
+    }
+    Ok(())
 }
 
 /// A step as a change.

@@ -6,9 +6,10 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures::{Stream, StreamExt as _};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
-use tonic::{Response, Streaming};
+use tonic::Status;
 
 use ollamax_proto::v1::pull_progress::{Stage, Wait};
 use ollamax_proto::v1::{
@@ -47,7 +48,7 @@ pub(super) async fn run(global: &Global, args: &PullArgs) -> Result<(), Failure>
         _ = tokio::signal::ctrl_c(), if args.wait => {
             Err(Failure::new(130, "interrupted", "a pull that was taken on goes on", "ollamax model pulls"))
         }
-        outcome = follow(global, request(args), &mut seen, &mut rows) => outcome,
+        outcome = follow(global, args, &mut seen, &mut rows) => outcome,
     };
     rows.clear();
     // What came of some nodes is shown, whatever became of the others.
@@ -61,9 +62,6 @@ pub(super) async fn run(global: &Global, args: &PullArgs) -> Result<(), Failure>
         let until = "until it is over or a node starts again";
         output::talk(global.output, &format!("Each node fetches at {rate} at most, {until}."));
     }
-    if let Some(told) = lost(args, &leaving(&seen)) {
-        output::talk(global.output, &told);
-    }
     output::talk(global.output, &format!("Next: {}", next(args, &seen)));
     Ok(())
 }
@@ -73,17 +71,20 @@ fn leaving(seen: &Seen) -> BTreeSet<&str> {
     seen.values().flat_map(|progress| &progress.leaving).map(String::as_str).collect()
 }
 
-/// Which copies go because nodes are named, and how they stay; `None` where none does.
-fn lost(args: &PullArgs, leaving: &BTreeSet<&str>) -> Option<String> {
-    if args.nodes.is_empty() || leaving.is_empty() {
+/// Which copies go because nodes are named, and how they stay; `None` where none does. It is said with the first news
+/// of it: when all have theirs that are to, the others go, and nothing is there to keep.
+fn lost(args: &PullArgs, seen: &Seen, progress: &PullProgress) -> Option<String> {
+    let leaving: BTreeSet<&str> = progress.leaving.iter().map(String::as_str).collect();
+    if args.nodes.is_empty() || leaving.is_empty() || !self::leaving(seen).is_empty() {
         return None;
     }
     let from: Vec<&str> = leaving.iter().copied().collect();
     let named: Vec<&str> = args.nodes.iter().map(String::as_str).chain(from.iter().copied()).collect();
     let (from, named, name) = (from.join(", "), named.join(","), &args.name);
+    let insecure = if args.insecure { " --insecure" } else { "" };
     Some(format!(
         "Copies go from {from}: there it was for the sake of a number, and now nodes are named. To keep them: ollamax \
-         model pull {name} --node {named}"
+         model pull {name} --node {named}{insecure}"
     ))
 }
 
@@ -122,9 +123,15 @@ fn is_complete(seen: &Seen, wait: bool) -> bool {
     }
 }
 
-async fn follow(global: &Global, request: PullRequest, seen: &mut Seen, rows: &mut Rows) -> Result<(), Failure> {
-    let answer = client::connect_models(global).await?.pull(request).await?;
-    hear(answer, seen, rows).await
+async fn follow(global: &Global, args: &PullArgs, seen: &mut Seen, rows: &mut Rows) -> Result<(), Failure> {
+    let answer = client::connect_models(global).await?.pull(request(args)).await?;
+    let id = request_id(answer.metadata());
+    let say = |seen: &Seen, rows: &Rows, progress: &PullProgress| {
+        if let Some(told) = lost(args, seen, progress) {
+            rows.beside(|| output::talk(global.output, &told));
+        }
+    };
+    hear(answer.into_inner(), seen, rows, say).await.map_err(|failure| failure.with_request_id(&id))
 }
 
 /// Follows whatever is wanted of a model, to its end or until somebody is on its way, and says how far each node is.
@@ -132,9 +139,10 @@ pub(super) async fn follow_wish(global: &Global, name: &str, wait: bool) -> Resu
     let (mut seen, mut rows) = (Seen::new(), Rows::new(wait && output::may_draw(global.output)));
     let request = FollowWishRequest { name: name.to_owned(), wait };
     let answer = client::connect_models(global).await?.follow_wish(request).await?;
-    let heard = hear(answer, &mut seen, &mut rows).await;
+    let id = request_id(answer.metadata());
+    let heard = hear(answer.into_inner(), &mut seen, &mut rows, |_, _, _| ()).await;
     rows.clear();
-    heard?;
+    heard.map_err(|failure| failure.with_request_id(&id))?;
     if !is_complete(&seen, wait) {
         let next = format!("ollamax model why {name}");
         return Err(Failure::new(7, "the daemon ended before it was done", "it is stopping; it goes on", next));
@@ -142,9 +150,15 @@ pub(super) async fn follow_wish(global: &Global, name: &str, wait: bool) -> Resu
     Ok(seen)
 }
 
-async fn hear(answer: Response<Streaming<PullProgress>>, seen: &mut Seen, rows: &mut Rows) -> Result<(), Failure> {
-    let (id, mut told) = (request_id(answer.metadata()), answer.into_inner());
-    while let Some(progress) = told.message().await.map_err(|status| Failure::from(status).with_request_id(&id))? {
+/// Notes what each node says last. Each word is given to `say` first, with what was heard before it.
+async fn hear(
+    mut told: impl Stream<Item = Result<PullProgress, Status>> + Unpin,
+    seen: &mut Seen,
+    rows: &mut Rows,
+    mut say: impl FnMut(&Seen, &Rows, &PullProgress),
+) -> Result<(), Failure> {
+    while let Some(progress) = told.next().await.transpose()? {
+        say(seen, rows, &progress);
         rows.show(&progress);
         seen.insert(progress.node_id, progress);
     }
@@ -388,6 +402,14 @@ impl Rows {
         bar.set_message(doing(progress, &self.names));
     }
 
+    /// Lets something be written where the rows are drawn.
+    fn beside(&self, write: impl FnOnce()) {
+        match &self.drawn {
+            Some(drawn) => drawn.suspend(write),
+            None => write(),
+        }
+    }
+
     pub(super) fn clear(&self) {
         if let Some(drawn) = &self.drawn {
             drop(drawn.clear());
@@ -465,16 +487,26 @@ mod tests {
         check(Stage::Done, one, "ollamax run llama3.2");
     }
 
-    #[test]
-    fn which_copies_go_is_said_where_nodes_are_named() {
-        let leaving = vec!["n3".to_owned(), "n1".to_owned()];
-        let seen = Seen::from([(2, PullProgress { leaving, ..pull(Stage::Done) }), (4, pull(Stage::Done))]);
-        let named = PullArgs { nodes: vec!["n2".to_owned()], ..asked() };
+    #[tokio::test]
+    async fn whose_copies_go_is_said_once_while_they_are_there_whatever_comes_of_the_pull() {
+        async fn said(args: PullArgs, leaving: &[&str]) -> Vec<String> {
+            let leaving: Vec<String> = leaving.iter().map(|node| (*node).to_owned()).collect();
+            let begun = || PullProgress { leaving: leaving.clone(), ..pull(Stage::Fetching) };
+            let other = PullProgress { node_id: 2, ..begun() };
+            let told = futures::stream::iter([Ok(begun()), Ok(other), Err(Status::unavailable("it is stopping"))]);
+            let (mut seen, mut rows, mut said) = (Seen::new(), Rows::new(false), Vec::new());
+            let heard = hear(told, &mut seen, &mut rows, |seen, _, progress| said.extend(lost(&args, seen, progress)));
+            assert!(heard.await.is_err(), "it fails");
+            said
+        }
         let told = "Copies go from n1, n3: there it was for the sake of a number, and now nodes are named. To keep \
                     them: ollamax model pull llama3.2 --node n2,n1,n3";
-        assert_eq!(lost(&named, &super::leaving(&seen)).as_deref(), Some(told));
-        assert_eq!(lost(&asked(), &super::leaving(&seen)), None, "a number is wanted");
-        assert_eq!(lost(&named, &super::leaving(&Seen::from([(1, pull(Stage::Done))]))), None);
+        let named = || PullArgs { nodes: vec!["n2".to_owned()], ..asked() };
+        assert_eq!(said(named(), &["n3", "n1"]).await, [told]);
+        let insecure = PullArgs { insecure: true, ..named() };
+        assert_eq!(said(insecure, &["n3", "n1"]).await, [format!("{told} --insecure")]);
+        assert_eq!(said(asked(), &["n3", "n1"]).await, [""; 0], "a number is wanted");
+        assert_eq!(said(named(), &[]).await, [""; 0]);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //!   names                                     the names that stood for the version, one a line
 //!   manifest.json                             written last; its time says since when the version is kept
 //! <staging>/keep/<SHA-256>.going/             the same of a version that was let go: its files go when that is safe
+//! <staging>/keep/manifests                    the number of the store's folder of manifests while anything is there
 //! ```
 //!
 //! A runtime may remove its name of a file at any time; the bytes stay for as long as ours is there. Where it does not,
@@ -34,6 +35,7 @@ use crate::manifest::Manifest;
 use crate::staging::disk;
 use crate::store::access::Access;
 use crate::store::publish::{PublishError, refused_link};
+use crate::store::remove::folder_number;
 use crate::store::{BlobFile, BlobSpec, Owner, Store, open_blob};
 
 const FOLDER: &str = "keep";
@@ -55,6 +57,9 @@ const NAMES_BYTES_MAX: usize = NAMES_MAX * 1_024;
 pub struct Keep {
     place: PathBuf,
     owner: Owner,
+    /// The folder of the store's manifests, and where its number is noted.
+    manifests: PathBuf,
+    note: PathBuf,
 }
 
 /// A version that is kept.
@@ -102,7 +107,12 @@ impl Keep {
     #[must_use]
     pub fn of(store: &Store) -> Option<Self> {
         match store.access() {
-            Access::Direct { owner, .. } => Some(Self { place: store.staging_place(), owner }),
+            Access::Direct { owner, .. } => Some(Self {
+                place: store.staging_place(),
+                owner,
+                manifests: store.manifests(),
+                note: store.manifests_note(),
+            }),
             Access::Locked { .. } | Access::Hidden { .. } => None,
         }
     }
@@ -128,6 +138,7 @@ impl Keep {
         }
         disk::hidden_folder(&self.place, owner)?;
         disk::hidden_folder(&self.place.join(FOLDER), owner)?;
+        self.note_manifests()?;
         disk::hidden_folder(&folder, owner)?;
         for blob in &blobs {
             link(&store.blob_path(blob.sha256), &folder.join(file_name(blob.sha256)), *blob)?;
@@ -148,12 +159,15 @@ impl Keep {
     /// # Errors
     /// As [`Keep::put`]: the versions that have not got it keep the old one.
     pub fn renew(&self, store: &Store, blob: BlobSpec) -> Result<(), KeepError> {
+        let mut renewed = Ok(());
         for kept in self.all()?.into_iter().chain(self.going()?) {
             if kept.manifest.blobs().contains(&blob) {
-                link(&store.blob_path(blob.sha256), &kept.blob_path(blob.sha256), blob)?;
+                // One that refuses keeps no other from it.
+                let linked = link(&store.blob_path(blob.sha256), &kept.blob_path(blob.sha256), blob);
+                renewed = renewed.and(linked);
             }
         }
-        Ok(())
+        renewed
     }
 
     /// Keeps a version for this name no longer. For the last of its names it is kept still: it is to be let go then.
@@ -252,7 +266,21 @@ impl Keep {
                 clear(&folder)?;
             }
         }
-        Ok(())
+        let is_empty = self.folders()?.is_empty() && self.going_folders()?.is_empty();
+        // A runtime that finds no model in that folder removes it, and makes another one. Of a disk that is away the
+        // place is there.
+        let is_gone = || fs::symlink_metadata(&self.manifests).is_err_and(|error| error.kind() == ErrorKind::NotFound);
+        if is_empty || is_gone() { disk::remove_file(&self.note) } else { Ok(()) }
+    }
+
+    /// Notes in which folder the manifests lie, unless that was noted before.
+    fn note_manifests(&self) -> Result<(), Fault> {
+        match folder_number(&self.manifests) {
+            Some(number) if !self.note.exists() => {
+                disk::write_whole(&self.note, &self.note.with_extension("draft"), number.as_bytes(), Some(self.owner))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn write_names(&self, folder: &Path, names: &[ModelName]) -> Result<(), Fault> {
@@ -316,20 +344,26 @@ impl Store {
     /// No byte is copied. Visible is only what is published.
     ///
     /// # Errors
-    /// When something else has the name of a file, or the disk refuses. A file that is not kept is missing still.
+    /// When something else has the name of a file, or the disk refuses: the others have theirs all the same. A file
+    /// that is not kept is missing still.
     pub fn link_kept(&self, kept: &Kept, blobs: &[BlobSpec]) -> Result<(), PublishError> {
+        let mut linked = Ok(());
         for blob in kept.manifest.blobs().into_iter().filter(|blob| blobs.contains(blob)) {
-            let (from, to) = (kept.blob_path(blob.sha256), self.blob_path(blob.sha256));
-            if self.shows(blob)? || kept.blob(blob)?.is_none() {
-                continue;
-            }
-            match fs::hard_link(&from, &to) {
-                Err(error) if error.kind() == ErrorKind::AlreadyExists && self.shows(blob)? => {}
-                Err(error) => return Err(refused_link(error, &to, blob.sha256)),
-                Ok(()) => {}
-            }
+            linked = linked.and(self.link_one(kept, blob));
         }
-        Ok(())
+        linked
+    }
+
+    fn link_one(&self, kept: &Kept, blob: BlobSpec) -> Result<(), PublishError> {
+        let (from, to) = (kept.blob_path(blob.sha256), self.blob_path(blob.sha256));
+        if self.shows(blob)? || kept.blob(blob)?.is_none() {
+            return Ok(());
+        }
+        match fs::hard_link(&from, &to) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists && self.shows(blob)? => Ok(()),
+            Err(error) => Err(refused_link(error, &to, blob.sha256)),
+            Ok(()) => Ok(()),
+        }
     }
 }
 

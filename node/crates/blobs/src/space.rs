@@ -123,6 +123,12 @@ impl Promises {
 // === impl Promise ===
 
 impl Promise {
+    /// What of it the disk has not given yet.
+    #[must_use]
+    pub const fn left_bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// So much of it was taken from the disk, whose free room shows it from now on.
     pub fn allocated(&mut self, bytes: u64) {
         let taken = bytes.min(self.bytes);
@@ -162,6 +168,7 @@ mod tests {
         assert!(promises.take(HERE, free(100), need(1)).is_err());
         // The first begins to write: the disk shows it, so the promise no longer does.
         first.allocated(50);
+        assert_eq!((first.left_bytes(), second.left_bytes()), (10, 40));
         assert_eq!(promises.take(HERE, free(50), need(1)).expect_err("the rest is promised").promised_bytes, 50);
         first.allocated(1_000);
         drop(second);

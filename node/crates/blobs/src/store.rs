@@ -196,7 +196,8 @@ impl Store {
         &self.blobs
     }
 
-    fn manifests(&self) -> PathBuf {
+    /// The folder of the manifests.
+    pub(crate) fn manifests(&self) -> PathBuf {
         self.root.join("manifests")
     }
 

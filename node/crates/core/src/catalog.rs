@@ -18,7 +18,7 @@ pub mod record;
 pub mod txn;
 pub mod view;
 
-pub use apply::{Applied, CLUSTER_VERSION, apply, bytes_max_of, prefixes, quotas, value_prefix};
+pub use apply::{Applied, CLUSTER_VERSION, NAMED_VERSION, apply, bytes_max_of, prefixes, quotas, value_prefix};
 pub use command::{
     Answer, BoundBlob, CAPABILITIES_VERSION, Command, CopyCourse, Entry, NAMES_VERSION, NewMember, Refusal,
     TokenProblem, UNLESS_PINNED_VERSION,

@@ -24,7 +24,7 @@ use url::Url;
 
 use ollamax_types::{Api, Digest, ModelName, ModelRecord, Residency};
 
-use crate::cause::deepest;
+use crate::cause::{deepest, is_refused};
 use crate::error::{Broken, RuntimeError};
 use crate::weights::Told;
 use crate::wire;
@@ -120,9 +120,10 @@ impl Client {
         if base.scheme() == "http" {
             builder = builder.tls_certs_only([]);
         }
-        let http = builder
-            .build()
-            .map_err(|error| RuntimeError::Unreachable { url: shown.clone(), reason: deepest(&error) })?;
+        let http = builder.build().map_err(|error| {
+            let (url, reason) = (shown.clone(), deepest(&error));
+            RuntimeError::Unreachable { url, reason, is_refused: false }
+        })?;
         let activity = Activity {
             in_flight: AtomicU32::new(0),
             since: Instant::now(),
@@ -380,7 +381,7 @@ impl Client {
     fn failed(&self, path: &str, error: &reqwest::Error) -> RuntimeError {
         let (url, reason) = (self.0.shown.clone(), deepest(error));
         if error.is_connect() {
-            RuntimeError::Unreachable { url, reason }
+            RuntimeError::Unreachable { url, reason, is_refused: is_refused(error) }
         } else if error.is_timeout() {
             RuntimeError::TimedOut { url, path: path.to_owned(), after: CONNECT_TIMEOUT }
         } else {

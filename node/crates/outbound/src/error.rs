@@ -25,6 +25,8 @@ pub enum RuntimeError {
         url: String,
         /// What the connection said.
         reason: String,
+        /// Whether the machine refused it: nothing listens there. Else it may be that only the way is closed.
+        is_refused: bool,
     },
     /// The connection stood, and the runtime went away before it answered.
     #[error("the runtime at {url} closed the connection before it answered: {reason}")]

@@ -357,7 +357,8 @@ mod tests {
     }
 
     fn refused(in_flight: u32) -> Event {
-        let error = RuntimeError::Unreachable { url: String::new(), reason: "Connection refused".to_owned() };
+        let (url, reason) = (String::new(), "Connection refused".to_owned());
+        let error = RuntimeError::Unreachable { url, reason, is_refused: true };
         Event::Failed { error, in_flight, quiet_for: Duration::ZERO }
     }
 

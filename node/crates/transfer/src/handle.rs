@@ -499,7 +499,8 @@ impl Handle {
         self.0.service.means.config.spare_rule()
     }
 
-    /// Bytes of the models that the cluster sends here, whole, of those for which room is set aside.
+    /// Bytes of the models that the cluster sends here, as far as the disk has given their room and the record does not
+    /// have them yet.
     #[must_use]
     pub fn aside_bytes(&self) -> u64 {
         self.0.service.means.aside.bytes()

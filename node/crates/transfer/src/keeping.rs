@@ -3,7 +3,8 @@
 //! A version is kept when this node puts another one under its name, and while it is pinned, for each name that stood
 //! for it. It goes when it is old, when each of its names stands for it again or is gone, or, the oldest first, when
 //! something else needs the room; a pinned one goes only when nobody pins it any more, or the cluster removes it here
-//! for the last of its names. Where it is not sure what the models of the store are, no name counts as gone.
+//! for the last of its names. Where it is not sure what the models of the store are, no name counts as gone, and
+//! nothing makes way.
 //!
 //! The files of a version that no model of the store names lose their names there while it is kept and not pinned, as
 //! soon as that is safe ([`Store::withdraw`]): so its room is free when it goes. A model that names one later gets it
@@ -17,6 +18,7 @@
 
 mod counted;
 
+use std::cell::RefCell;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -31,7 +33,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use ollamax_blobs::keep::{Clearing, Haste, across, first_that_frees, held_bytes};
-use ollamax_blobs::{BlobSpec, Fault, Indexed, Keep, KeepError, Kept, Manifest, PublishError, Scanned, Store};
+use ollamax_blobs::{
+    BlobSpec, Fault, Indexed, Keep, KeepError, Kept, Manifest, Part, PublishError, Replaced, Scanned, Store,
+};
 use ollamax_core::retention::{Sharing, sharing};
 use ollamax_types::{Clock, Digest, ModelName, Timestamp};
 
@@ -40,6 +44,7 @@ use crate::config::Config;
 use crate::library::{KeptFile, Library};
 use crate::metrics::Metrics;
 use crate::pull::blocking;
+use crate::pull::publishing::put_tree;
 
 use self::counted::{Counted, Counts};
 
@@ -101,6 +106,8 @@ struct Told {
     trouble: Option<String>,
     /// Why files that no model seems to name keep their room, as last told in the log.
     unsure: Option<String>,
+    /// The file by which a runtime seems to bring a model, as last told in the log.
+    restless: Option<PathBuf>,
 }
 
 // === impl Ties ===
@@ -182,7 +189,7 @@ impl Keeping {
                 let_go(&keep, kept)?;
             }
             self.clear_up(store, &keep, Haste::Calm)?;
-            self.tell(&keep);
+            self.tell(store, &keep);
         }
         Ok(due.iter().flat_map(|kept| self.shown(kept)).collect())
     }
@@ -203,7 +210,7 @@ impl Keeping {
         let work = self.work();
         let keep = Keep::of(store)?;
         self.keep_for(store, &keep, slice::from_ref(name), &stands);
-        self.tell(&keep);
+        self.tell(store, &keep);
         Some(work)
     }
 
@@ -219,45 +226,100 @@ impl Keeping {
         Ok(())
     }
 
-    /// A damaged file of the store was mended: the versions that have it get the sound one. Blocks on the disk.
-    pub(crate) fn renew(&self, store: &Store, blob: BlobSpec) {
+    /// Lets `replace` give the name of a damaged file of the store to this part; the versions that have the damaged one
+    /// get the sound one, and its tree. Blocks on the disk.
+    pub(crate) fn mend(
+        &self,
+        store: &Store,
+        part: &Part,
+        replace: impl FnOnce() -> Result<Replaced, PublishError>,
+    ) -> Result<Replaced, PublishError> {
         let _work = self.work();
-        let renewed = Keep::of(store).map_or(Ok(()), |keep| keep.renew(store, blob));
-        if let Err(error) = renewed {
-            tracing::warn!(%error, sha256 = %blob.sha256, "a version keeps a file that is damaged");
+        let replaced = replace()?;
+        if replaced == Replaced::Done
+            && let Some(keep) = Keep::of(store)
+        {
+            let sha256 = part.spec().sha256;
+            if let Err(error) = keep.renew(store, part.spec()) {
+                tracing::warn!(%error, %sha256, "a version keeps a file that is damaged");
+            }
+            if let Err(error) = self.0.ties.kept_trees.open().and_then(|own| put_tree(&own, store, part)) {
+                tracing::warn!(%error, %sha256, "keep the hash tree of a kept file that was mended");
+            }
         }
+        Ok(replaced)
     }
 
     /// Lets versions go that are not pinned, the oldest first, until so many bytes are free; none where all of them
-    /// together would not be enough. The version `wanted` stays, and so does one with which no byte becomes free just
-    /// now. Blocks on the disk.
+    /// together would not be enough, or while it is not sure what models name. The version `wanted` stays, and so does
+    /// one that a pull brings, one that a model lacks, and one with which no byte becomes free just now. Blocks on the
+    /// disk.
     pub(crate) fn make_room(&self, store: &Store, bytes: u64, wanted: Digest) -> Result<u64, Fault> {
         let _work = self.work();
         let Some(keep) = Keep::of(store).filter(|_| self.0.pins.borrow().is_some()) else { return Ok(0) };
         let mut freed_bytes = sum(&self.clear_up(store, &keep, Haste::Calm)?);
         let (mut spare, going) = (keep.all()?, keep.going()?);
         spare.retain(|kept| kept.manifest.digest() != wanted && self.may_go(kept.manifest.digest()));
-        let in_all = held_bytes(&spare.iter().chain(&going).collect::<Vec<_>>());
-        if freed_bytes.saturating_add(in_all) >= bytes {
-            freed_bytes = freed_bytes.saturating_add(sum(&self.clear_up(store, &keep, Haste::Room)?));
-            while freed_bytes < bytes {
-                let Some(at) = first_that_frees(&spare.iter().collect::<Vec<_>>()) else { break };
-                let_go(&keep, &spare.remove(at))?;
-                freed_bytes = freed_bytes.saturating_add(sum(&self.clear_up(store, &keep, Haste::Room)?));
+        let held = |spare: &[Kept]| held_bytes(&spare.iter().chain(&going).collect::<Vec<_>>());
+        let named = if held(&spare) > 0 { self.named(store)? } else { None };
+        if let Some(named) = named {
+            spare.retain(|kept| !self.is_needed(store, kept, &named));
+            if freed_bytes.saturating_add(held(&spare)) >= bytes {
+                let missing_bytes = bytes.saturating_sub(freed_bytes);
+                freed_bytes = freed_bytes.saturating_add(self.free(store, &keep, spare, missing_bytes)?);
             }
         }
-        self.tell(&keep);
+        self.tell(store, &keep);
         Ok(freed_bytes)
     }
 
+    /// Lets so many of these versions go, the oldest first, that these bytes become free, after what waits.
+    fn free(&self, store: &Store, keep: &Keep, mut spare: Vec<Kept>, bytes: u64) -> Result<u64, Fault> {
+        let mut freed_bytes = sum(&self.clear_up(store, keep, Haste::Room)?);
+        while freed_bytes < bytes {
+            let chosen = choose(&mut spare, bytes - freed_bytes);
+            if chosen.is_empty() {
+                break;
+            }
+            for kept in &chosen {
+                let_go(keep, kept)?;
+            }
+            freed_bytes = freed_bytes.saturating_add(sum(&self.clear_up(store, keep, Haste::Room)?));
+        }
+        Ok(freed_bytes)
+    }
+
+    /// Whether a pull brings a version, or a model names a file of it that the store lacks.
+    fn is_needed(&self, store: &Store, kept: &Kept, named: &BTreeSet<Digest>) -> bool {
+        let is_missing = |blob: &BlobSpec| named.contains(&blob.sha256) && matches!(store.blob(*blob), Ok(None));
+        let blobs = kept.manifest.blobs();
+        blobs.iter().all(|blob| self.0.counts.has(blob.sha256)) || blobs.iter().any(is_missing)
+    }
+
+    /// What models name, as far as that is sure; else the log says why not.
+    fn named(&self, store: &Store) -> Result<Option<BTreeSet<Digest>>, Fault> {
+        match store.named()? {
+            Ok(named) => {
+                self.told().unsure = None;
+                Ok(Some(named))
+            }
+            Err(reason) => {
+                self.note_unsure(reason);
+                Ok(None)
+            }
+        }
+    }
+
     /// Takes the manifest of this version out of a store whose runtime is not there to do it. Its files are kept, for
-    /// [`Keeping::give_up`] to let go as those of any version. False where the name does not stand for it. Blocks on the
-    /// disk.
+    /// [`Keeping::give_up`] to let go as those of any version. False where the name does not stand for it. Blocks on
+    /// the disk.
     pub(crate) fn take_out(&self, store: &Store, name: &ModelName, digest: Digest) -> Result<bool, Fault> {
         let _work = self.work();
         let stands = store.manifest(name).ok().flatten().filter(|(_, stands)| stands.digest() == digest);
+        // What is kept for another name is kept from when it was.
         if let Some((_, manifest)) = stands
             && let Some(keep) = Keep::of(store)
+            && keep.get(digest)?.is_none()
             && let Err(error) = self.put(store, &keep, slice::from_ref(name), &manifest)
         {
             tracing::warn!(model = %name, %digest, %error, "files of a removed model stay until its runtime starts");
@@ -286,7 +348,7 @@ impl Keeping {
         }
         let mut freed = self.clear_up(store, &keep, haste)?;
         freed.retain(|digest, _| gone.contains(digest));
-        self.tell(&keep);
+        self.tell(store, &keep);
         Ok(sum(&freed))
     }
 
@@ -296,7 +358,7 @@ impl Keeping {
         let Ok(store) = Store::open(root) else { return };
         self.0.ties.metrics.show_sharing(sharing_of(models));
         let Some(keep) = Keep::of(&store) else {
-            self.show(&[], &[]);
+            self.show(&store, &[], &[]);
             return;
         };
         let looked = || -> Result<(), Fault> {
@@ -317,7 +379,7 @@ impl Keeping {
         if let Err(error) = looked() {
             tracing::warn!(%error, "look after the versions that are kept");
         }
-        self.tell(&keep);
+        self.tell(&store, &keep);
     }
 
     /// The pinned versions that are not kept yet for names that stand for them: of each all these names, as one change
@@ -386,13 +448,14 @@ impl Keeping {
         if missing.is_empty() {
             return Ok(());
         }
+        let mut linked = Ok(());
         for kept in keep.all()?.into_iter().chain(keep.going()?) {
             if kept.manifest.blobs().iter().any(|blob| missing.contains(blob)) {
-                store.link_kept(&kept, &missing)?;
+                linked = linked.and(store.link_kept(&kept, &missing));
                 self.bring_trees_back(store, &kept);
             }
         }
-        Ok(())
+        linked
     }
 
     fn bring_trees_back(&self, store: &Store, kept: &Kept) {
@@ -417,12 +480,22 @@ impl Keeping {
     /// as far as that is safe. Gives the bytes that became free with each.
     fn clear_up(&self, store: &Store, keep: &Keep, haste: Haste) -> Result<BTreeMap<Digest, u64>, Fault> {
         let going = keep.going()?;
-        let versions: Vec<Kept> = self.making_way(keep)?.into_iter().chain(going.iter().cloned()).collect();
+        let (mut versions, stays): (Vec<Kept>, Vec<Kept>) =
+            keep.all()?.into_iter().partition(|kept| self.may_go(kept.manifest.digest()));
+        versions.extend(going.iter().cloned());
+        let pinned: BTreeSet<Digest> = digests(&stays).collect();
         let is_wanted = |sha256: Digest| self.0.counts.has(sha256);
+        let keeps_name = |sha256: Digest| pinned.contains(&sha256) || is_wanted(sha256);
         let unsure = |why: String| self.note_unsure(why);
-        let clearing = Clearing { now: self.0.ties.clock.now(), haste, is_wanted: &is_wanted, unsure: &unsure };
-        let left = store.withdraw(&versions, &clearing)?;
+        let restless = RefCell::new(None);
+        let hear = |path: &Path| drop(restless.replace(Some(path.to_owned())));
+        let now = self.0.ties.clock.now();
+        let clearing = Clearing { now, haste, is_wanted: &is_wanted, unsure: &unsure, restless: &hear };
+        let mut left = store.withdraw(&versions, &Clearing { is_wanted: &keeps_name, ..clearing })?;
+        // The pinned version has them still.
+        left.retain(|sha256| !pinned.contains(sha256));
         let stay = store.staying(&going, left, &clearing)?;
+        self.note_restless(restless.take());
         let mut freed = BTreeMap::new();
         for kept in going {
             let (digest, blobs) = (kept.manifest.digest(), kept.manifest.blobs());
@@ -439,8 +512,8 @@ impl Keeping {
         Ok(freed)
     }
 
-    /// The versions that are kept and may go. That a pinned one has names in the store takes no room from anybody, and
-    /// a runtime that is asked for it finds its files there.
+    /// The versions that are kept and may go. That the files of a pinned one have names in the store takes no room from
+    /// anybody, and a runtime that is asked for it finds them there.
     fn making_way(&self, keep: &Keep) -> Result<Vec<Kept>, Fault> {
         let mut kept = keep.all()?;
         kept.retain(|kept| self.may_go(kept.manifest.digest()));
@@ -457,7 +530,7 @@ impl Keeping {
         let mut above = free.saturating_sub(KEPT_MAX);
         // Where the manifests are away no name stands for anything, as it seems.
         let mut is_sure = None;
-        let mut is_sure = || *is_sure.get_or_insert_with(|| matches!(store.named(), Ok(Some(_))));
+        let mut is_sure = || *is_sure.get_or_insert_with(|| matches!(self.named(store), Ok(Some(_))));
         let mut is_due = |kept: &Kept| {
             if self.is_pinned(kept.manifest.digest()) {
                 return false;
@@ -494,16 +567,16 @@ impl Keeping {
     }
 
     /// Tells what is kept now.
-    fn tell(&self, keep: &Keep) {
+    fn tell(&self, store: &Store, keep: &Keep) {
         let listed = keep.all().and_then(|kept| Ok((kept, keep.going()?)));
         let (kept, going) = listed.unwrap_or_else(|error| {
             tracing::warn!(%error, "list the versions that are kept");
             (Vec::new(), Vec::new())
         });
-        self.show(&kept, &going);
+        self.show(store, &kept, &going);
     }
 
-    fn show(&self, kept: &[Kept], going: &[Kept]) {
+    fn show(&self, store: &Store, kept: &[Kept], going: &[Kept]) {
         let ties = &self.0.ties;
         let manifest = |kept: &Kept| (kept.manifest.digest(), Bytes::copy_from_slice(kept.manifest.bytes()));
         ties.library.show_kept(self.files(kept, going), kept.iter().map(manifest).collect());
@@ -512,10 +585,12 @@ impl Keeping {
         let is_spare = |kept: &&Kept| !self.is_pinned(kept.manifest.digest());
         let spare: Vec<&Kept> = kept.iter().filter(is_spare).chain(going).collect();
         let spare_bytes = if knows_pins { held_bytes(&spare) } else { 0 };
+        // While it is not sure what models name nothing makes way.
+        let makes_way = spare_bytes > 0 && matches!(self.named(store), Ok(Some(_)));
         ties.metrics.show_kept(held_bytes(&all));
         let shown = kept.iter().flat_map(|kept| self.shown(kept)).collect();
         let mut told = self.told();
-        (told.kept, told.spare_bytes) = (shown, spare_bytes);
+        (told.kept, told.spare_bytes) = (shown, if makes_way { spare_bytes } else { 0 });
     }
 
     /// The files of kept versions. The trees of those that are not here any more go.
@@ -559,6 +634,16 @@ impl Keeping {
         }
     }
 
+    /// Writes to the log by which file a runtime seems to bring a model, once for as long as it does.
+    fn note_restless(&self, path: Option<PathBuf>) {
+        let mut told = self.told();
+        if let Some(path) = path.as_ref().filter(|path| told.restless.as_ref() != Some(*path)) {
+            let path = path.display();
+            tracing::info!(%path, "files of replaced versions keep their room: a runtime seems to bring a model");
+        }
+        told.restless = path;
+    }
+
     fn work(&self) -> MutexGuard<'_, ()> {
         self.0.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -584,6 +669,16 @@ fn let_go(keep: &Keep, kept: &Kept) -> Result<(), Fault> {
         tracing::info!(model = %name, %digest, "a version is not kept any more");
     }
     Ok(())
+}
+
+/// Takes the oldest of these versions, until together they free so many bytes.
+fn choose(spare: &mut Vec<Kept>, bytes: u64) -> Vec<Kept> {
+    let mut chosen: Vec<Kept> = Vec::new();
+    while held_bytes(&chosen.iter().collect::<Vec<_>>()) < bytes {
+        let Some(at) = first_that_frees(&spare.iter().collect::<Vec<_>>()) else { break };
+        chosen.push(spare.remove(at));
+    }
+    chosen
 }
 
 /// Whether the store has a file of one of these versions that none of these models names.

@@ -327,16 +327,18 @@ impl Library {
     fn kept(&self, sha256: Digest) -> Result<Option<Whole>, LibraryError> {
         let found = self.lock().kept.get(&sha256).cloned();
         let Some((kept, known)) = found else { return Ok(None) };
-        let indexed = match known {
+        let Some(file) = blob_at(&kept.path, kept.blob)? else { return Ok(None) };
+        let fits = |indexed: &Indexed| file.identity.has_bytes_of(&indexed.identity);
+        let indexed = match known.filter(fits) {
             Some(known) => Some(known),
-            None => kept.trees.open()?.get(sha256)?,
+            // Another file may have taken its place since.
+            None => kept.trees.open()?.get(sha256)?.filter(fits),
         };
-        let (Some(indexed), Some(file)) = (indexed, blob_at(&kept.path, kept.blob)?) else { return Ok(None) };
-        if !file.identity.has_bytes_of(&indexed.identity) {
-            return Ok(None);
-        }
-        if let Some((_, known)) = self.lock().kept.get_mut(&sha256) {
-            known.get_or_insert_with(|| indexed.clone());
+        let Some(indexed) = indexed else { return Ok(None) };
+        if let Some((_, known)) = self.lock().kept.get_mut(&sha256)
+            && !known.as_ref().is_some_and(fits)
+        {
+            *known = Some(indexed.clone());
         }
         Ok(Some(Whole { tree: indexed.tree, file, kept: Some(kept) }))
     }

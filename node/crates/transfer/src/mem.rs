@@ -9,11 +9,13 @@ mod peers;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt as _, pending};
 use futures::stream::{self, BoxStream, StreamExt as _};
 use tokio::sync::watch;
+use tokio::time::sleep;
 
 use ollamax_types::{Digest, ErrorCode, ModelName, NodeId};
 
@@ -36,6 +38,8 @@ pub use peers::{MemPeers, PeerFault};
 
 /// Longest piece of a body.
 const PIECE_BYTES: u64 = 256 << 10;
+/// How long a call to a runtime takes that says nothing.
+const SILENCE: Duration = Duration::from_secs(10);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -408,12 +412,19 @@ impl Runtime for MemRuntime {
 
     fn holds(&self, name: &ModelName) -> BoxFuture<'static, Result<Option<Digest>, RuntimeTrouble>> {
         let folder = self.lock();
+        let is_silent = folder.is_mute && !folder.is_down;
         let held = match (folder.is_down, folder.is_mute) {
             (true, _) => Err(fetching::down()),
             (false, true) => Err(fetching::mute()),
             (false, false) => fetching::holds(&folder.place, name),
         };
-        async { held }.boxed()
+        async move {
+            if is_silent {
+                sleep(SILENCE).await;
+            }
+            held
+        }
+        .boxed()
     }
 
     fn copy(&self, from: &ModelName, to: &ModelName) -> BoxFuture<'static, Result<(), RuntimeTrouble>> {

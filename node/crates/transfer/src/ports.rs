@@ -154,7 +154,7 @@ pub enum FetchStep {
 pub struct RuntimeTrouble {
     /// Whether it may be asked again: it does not run, or broke off.
     pub may_pass: bool,
-    /// Whether it does not run, as far as one sees from outside: nothing takes a connection there.
+    /// Whether it does not run, as far as one sees from outside: its machine refuses the connection.
     pub is_down: bool,
     /// The code that leaves the node.
     pub code: ErrorCode,

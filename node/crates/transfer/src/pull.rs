@@ -13,7 +13,7 @@ pub(crate) mod chase;
 pub(crate) mod course;
 pub(crate) mod fetch;
 mod loopback;
-mod publishing;
+pub(crate) mod publishing;
 pub(crate) mod repair;
 pub(crate) mod resume;
 pub(crate) mod swarm;
@@ -28,10 +28,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::{Either, FutureExt as _, select};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::spawn_blocking;
@@ -58,7 +60,7 @@ use crate::ports::{Ledger, Listing, Origin, OriginError, OriginTrouble, Peers, R
 use crate::progress::{Board, Stage};
 use crate::trust::Trusting;
 
-use self::aside::{Aside, SetAside};
+use self::aside::{Aside, SetAside, given_bytes};
 use self::course::Course;
 use self::loopback::Way;
 use self::turns::{Turn, Turns};
@@ -166,7 +168,7 @@ struct Ground {
     missing: Vec<(BlobSpec, Turn)>,
     /// Promised to nobody else meanwhile.
     room: Vec<Promise>,
-    /// That the disk has given the model its room, where the cluster counts what is on its way.
+    /// What the disk has given of the model's room, where the cluster counts what is on its way.
     aside: Option<SetAside>,
 }
 
@@ -348,13 +350,15 @@ impl Pull {
         let target = Target { store: &store, staging: &staging, place: &place, manifest: &manifest };
         let room = self.set_room_aside(target, &missing, way.copied_to(&store)).await?;
         // What a runtime writes into its store is promised only, and the disk shows it when it comes.
-        let aside = if matches!(way, Way::Linked) { self.set_aside(&manifest) } else { None };
+        let aside = if matches!(way, Way::Linked) { self.set_aside(&manifest, &room) } else { None };
         Ok(Prepared::Missing(Ground { store, staging, way, place, missing, room, aside }))
     }
 
-    /// What is free where models lie lacks this one, as far as the cluster counts what is on its way.
-    fn set_aside(&self, manifest: &Manifest) -> Option<SetAside> {
-        matches!(self.course, Course::Wished(_)).then(|| self.means.aside.add(manifest.size_bytes()))
+    /// What is free where models lie lacks this one but for what is promised still, as far as the cluster counts what
+    /// is on its way.
+    fn set_aside(&self, manifest: &Manifest, room: &[Promise]) -> Option<SetAside> {
+        let bytes = given_bytes(manifest.size_bytes(), room);
+        matches!(self.course, Course::Wished(_)).then(|| self.means.aside.add(bytes))
     }
 
     /// The store beside this node. A job that was taken on waits for one that is not there: at boot the runtime may be
@@ -558,21 +562,30 @@ impl Pull {
     /// Step 8: until the runtime lists it and the cluster knows. The model is there: nobody cancels it any more.
     async fn settle(&self, manifest: &Manifest, aside: Option<SetAside>) -> Result<(), PullError> {
         self.board.begin(Stage::Settling);
-        // It lies in the store. Until that is on record, whoever plans takes it for one that comes.
-        let _aside = aside.or_else(|| self.set_aside(manifest));
+        // It lies in the store, all of it. Until that is on record, whoever plans takes it for one that comes.
+        drop(aside);
+        let aside = self.set_aside(manifest, &[]);
         let digest = manifest.digest();
         let (means, name) = (&self.means, &self.spec.name);
         means.look.notify_one();
         means.runtime.look();
         let wait = Duration::from_millis(means.config.settle_ms);
         let settled = async {
-            match timeout(wait, means.runtime.lists(name, digest)).await {
+            let listed = pin!(timeout(wait, means.runtime.lists(name, digest)));
+            let known = means.runtime.known(name, digest).map(move |()| drop(aside)).boxed();
+            let (listed, known) = match select(listed, known).await {
+                Either::Left((listed, known)) => (listed, Some(known)),
+                Either::Right(((), listed)) => (listed.await, None),
+            };
+            match listed {
                 Ok(Listing::Listed) => {}
                 // It lists it when it is up again.
                 Ok(Listing::Down) => return Ok(()),
                 Err(_) => return Err(PullError::NotListed { name: name.clone() }),
             }
-            if timeout(wait, means.runtime.known(name, digest)).await.is_err() {
+            if let Some(known) = known
+                && timeout(wait, known).await.is_err()
+            {
                 tracing::warn!(model = %name, %digest, "a model was pulled, and the cluster does not know of it yet");
             }
             Ok(())

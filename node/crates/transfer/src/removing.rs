@@ -1,16 +1,16 @@
 //! Removes from this node what the cluster has removed here.
 //!
 //! The runtime does it, by its own words, as for a person; only where it does not answer, and this node may write its
-//! store, the manifest is taken out by hand. The files go then as those of a version do that is let go: at once where no
-//! runtime runs at all, and else when that is safe. Always holds: only the version that is meant goes. Just before, the
-//! runtime is asked what the name stands for; another version, or none, is left alone, and no pull of this node puts one
-//! there in between. A runtime that was asked and does not answer may do it later: for a while that is waited for. With
-//! the model goes what is kept of its name. Who asks again after a failure does what is left to do.
+//! store, the manifest is taken out by hand. The files go then as those of a version do that is let go: at once where
+//! no runtime runs at all, and else when that is safe. Always holds: only the version that is meant goes. Just before,
+//! the runtime is asked what the name stands for; another version, or none, is left alone, and no pull of this node
+//! puts one there in between. A runtime that was asked and does not answer may do it later: for a while that is waited
+//! for. With the model goes what is kept of its name. Who asks again after a failure does what is left to do.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use ollamax_blobs::keep::Haste;
 use ollamax_blobs::{Access, BlobSpec, Fault, Store};
@@ -21,9 +21,9 @@ use crate::keeping::{Keeping, KeptVersion};
 use crate::ports::RuntimeTrouble;
 use crate::pull::{Means, blocking};
 
-/// Looks whether a runtime that did not answer has taken a name away after all.
-const LATE_LOOKS: u32 = 6;
-/// Time between two of them.
+/// How long it is waited for that a runtime that did not answer takes a name away after all.
+const LATE: Duration = Duration::from_secs(30);
+/// Time between two looks at that.
 const LATE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What a version takes in a store.
@@ -78,15 +78,19 @@ impl Means {
         freed
     }
 
-    /// The runtime takes the name away. Where it does not answer it may do so yet, whatever the name stands for by then.
+    /// The runtime takes the name away. Where it does not answer it may do so yet, whatever the name stands for by
+    /// then.
     async fn delete(&self, name: &ModelName, digest: Digest) -> Result<(), PullError> {
         let Err(trouble) = self.runtime.delete(name).await else { return Ok(()) };
         if trouble.may_pass && !trouble.is_down {
-            for _ in 0..LATE_LOOKS {
+            let gone = async {
                 sleep(LATE_INTERVAL).await;
-                if self.is_gone(name, digest).await {
-                    return Ok(());
+                while !self.is_gone(name, digest).await {
+                    sleep(LATE_INTERVAL).await;
                 }
+            };
+            if timeout(LATE, gone).await.is_ok() {
+                return Ok(());
             }
         }
         Err(of_runtime(name, trouble))

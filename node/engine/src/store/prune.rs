@@ -7,10 +7,13 @@
 //! that is still needed after all is fetched again by whoever counts on it. Only what has the name of a blob goes.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::PoisonError;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::name::Name;
 
 use super::manifest::Manifest;
 use super::{Digest, Store, StoreError, read_bounded};
@@ -55,7 +58,11 @@ impl Store {
         let mut folders = vec![(self.root.join("manifests"), 0)];
         while let Some((folder, depth)) = folders.pop() {
             for entry in fs::read_dir(&folder).map_err(StoreError::io("list", &folder))? {
-                let path = entry.map_err(StoreError::io("list", &folder))?.path();
+                let entry = entry.map_err(StoreError::io("list", &folder))?;
+                if !is_part(&entry.file_name(), depth) {
+                    continue;
+                }
+                let path = entry.path();
                 // Of a link that leads nowhere nobody knows what it names.
                 let found = fs::metadata(&path).map_err(StoreError::io("look at", &path))?;
                 if depth < FOLDERS_DEEP && found.is_dir() {
@@ -73,6 +80,14 @@ impl Store {
         }
         Ok((manifests > 0).then_some(named))
     }
+}
+
+/// Whether a model's name can have this part, so many folders deep. What else lies there, as `.DS_Store`, is no model.
+fn is_part(part: &OsStr, depth: usize) -> bool {
+    let mut parts = ["x"; FOLDERS_DEEP + 1];
+    let (Some(place), Some(part)) = (parts.get_mut(depth), part.to_str()) else { return false };
+    *place = part;
+    Name::from_parts(parts).is_some()
 }
 
 /// Whether nothing has changed a file or its names for an hour. What was changed in the future was changed just now.
@@ -150,6 +165,15 @@ mod tests {
     }
 
     #[test]
+    fn what_has_a_name_that_no_model_can_have_is_nothing_to_wait_for() {
+        let (_folder, store) = store();
+        let place = write_manifest(&store);
+        fs::write(place.with_file_name(".DS_Store"), "of a desktop").expect("write");
+        symlink("nowhere", store.root.join("manifests/.away")).expect("ours");
+        assert_eq!(store.prune(later(&store)).expect("pruned"), [Digest::of(LEFT)]);
+    }
+
+    #[test]
     fn nothing_goes_while_a_manifest_cannot_be_read() {
         let (_folder, store) = store();
         let place = write_manifest(&store);
@@ -157,7 +181,7 @@ mod tests {
             assert!(store.prune(later(&store)).is_err(), "{why}");
             assert!(store.has_blob(&Digest::of(LEFT)), "{why}");
         };
-        let garbled = place.with_file_name("no name");
+        let garbled = place.with_file_name("half");
         fs::write(&garbled, r#"{"schemaVersion":2,"lay"#).expect("write");
         refused("half a manifest may name it");
         fs::remove_file(&garbled).expect("ours");

@@ -196,6 +196,26 @@ fn who_has_the_most_of_a_model_takes_the_place_of_who_brought_it() {
 }
 
 #[test]
+fn a_look_reads_anew_how_that_wish_stands_which_it_has_changed_and_no_other() {
+    let of = |text: &str, wish: Wish| Wish { name: text.parse().expect("a name"), ..wish };
+    let before = ["a", "b"].map(|text| standing_of(of(text, asked(2)), &[]));
+    let mut view = MemView::default();
+    let put = |wish: Wish| Mutation::Put(Key::Wish(wish.name.key()), Record::Wish(Box::new(wish)));
+    view.write(&["a", "b"].map(|text| put(of(text, planned(1, &[1, 2])))));
+    let mut wishes = before.to_vec();
+    let mut targets_of = |view: &MemView, text: &str| {
+        renew(view, &mut wishes, &text.parse::<ModelName>().expect("a name")).expect("readable");
+        let targets = |known: &Standing| known.wish.plan.clone().map(|plan| plan.targets);
+        wishes.iter().map(|known| (known.wish.name.key(), targets(known))).collect::<BTreeMap<_, _>>()
+    };
+    let key = |text: &str| text.parse::<ModelName>().expect("a name").key();
+    let of_b = Some(nodes(&[1, 2]));
+    assert_eq!(targets_of(&view, "b"), BTreeMap::from([(key("a"), None), (key("b"), of_b.clone())]));
+    view.write(&[Mutation::Delete(Key::Wish(key("a")))]);
+    assert_eq!(targets_of(&view, "a"), BTreeMap::from([(key("b"), of_b)]), "nobody wants it any more");
+}
+
+#[test]
 fn who_is_not_heard_is_not_asked_how_much_it_has() {
     let with = |node: u64, health: Health| Site { health, ..site(node, 100) };
     let own = Site { is_self: true, ..with(1, Health::Unknown) };

@@ -108,7 +108,7 @@ impl World {
 
 /// Nobody of this process counts on a file.
 fn at(now: Timestamp, haste: Haste) -> Clearing<'static> {
-    Clearing { now, haste, is_wanted: &nobody, unsure: &drop::<String> }
+    Clearing { now, haste, is_wanted: &nobody, unsure: &drop::<String>, restless: &|_| {} }
 }
 
 fn nobody(_: Digest) -> bool {
@@ -210,6 +210,23 @@ fn what_no_model_names_loses_its_name_in_the_store_and_gets_it_back() {
 }
 
 #[test]
+fn something_else_that_has_the_name_of_one_file_keeps_no_other_from_its_name() {
+    let world = World::new();
+    world.put(NOW).expect("kept");
+    let specs: Vec<BlobSpec> = world.files.iter().map(|file| file.spec).collect();
+    for [spoilt, other] in [[0, 1], [1, 0]].map(|order| order.map(|at: usize| world.blob(&world.files[at]))) {
+        for path in [&spoilt, &other] {
+            fs::remove_file(path).expect("it was there");
+        }
+        fs::write(&spoilt, "of another size").expect("there is room");
+        world.store().link_kept(&world.kept(), &specs).expect_err("something else is there");
+        assert!(other.exists());
+        fs::remove_file(&spoilt).expect("ours");
+        world.store().link_kept(&world.kept(), &specs).expect("linked");
+    }
+}
+
+#[test]
 fn nothing_loses_its_name_before_it_is_safe() {
     let world = World::new();
     world.put(NOW).expect("kept");
@@ -259,8 +276,9 @@ fn why_nothing_goes_is_told() {
     world.put(NOW).expect("kept");
     let heard = RefCell::new(Vec::new());
     let unsure = |why: String| heard.borrow_mut().push(why);
+    let restless = |path: &Path| heard.borrow_mut().push(path.display().to_string());
     let withdraw = || {
-        let clearing = Clearing { unsure: &unsure, ..at(world.later(), Haste::Calm) };
+        let clearing = Clearing { unsure: &unsure, restless: &restless, ..at(world.later(), Haste::Calm) };
         world.store().withdraw(&[world.kept()], &clearing).expect("looked");
         heard.take()
     };
@@ -271,7 +289,41 @@ fn why_nothing_goes_is_told() {
     symlink("nowhere", &link).expect("ours");
     assert_eq!(withdraw(), [format!("{}: the link leads nowhere", link.display())]);
     fs::remove_file(link).expect("ours");
+    let brought = world.store().root().join("blobs/sha256-half-partial");
+    fs::write(&brought, "half").expect("there is room");
+    disk::stamp(&brought, world.later()).expect("ours");
+    assert_eq!(withdraw(), [world.store().blobs_folder().join("sha256-half-partial").display().to_string()]);
+    fs::remove_file(brought).expect("ours");
     assert_eq!((withdraw(), world.shown()), (vec![], vec![false, true]));
+}
+
+#[test]
+fn where_the_manifests_lie_in_another_folder_than_when_a_version_was_kept_nothing_goes() {
+    let world = World::new();
+    let is_sure = || world.store().named().expect("readable").is_ok();
+    world.name_files("phi", &[&world.files[1]]);
+    world.put(NOW).expect("kept");
+    assert!(is_sure());
+    let [manifests, away] = ["models/manifests", "away"].map(|name| world.folder.path().join(name));
+    fs::rename(&manifests, &away).expect("ours");
+    world.name_files("other", &[&world.files[1]]);
+    assert_eq!((world.withdraw(world.later()).len(), world.shown()), (2, vec![true, true]));
+    world.put(NOW).expect("kept");
+    world.keep().sweep().expect("swept");
+    assert!(!is_sure(), "the disk with them may be away");
+    fs::remove_dir_all(&manifests).expect("ours");
+    fs::rename(&away, &manifests).expect("ours");
+    assert!(is_sure());
+
+    // A runtime that finds no model there makes the folder anew.
+    fs::rename(&manifests, &away).expect("ours");
+    world.keep().sweep().expect("swept");
+    world.name_files("other", &[&world.files[1]]);
+    assert!(is_sure());
+    world.put(NOW).expect("kept");
+    world.release();
+    world.keep().sweep().expect("swept");
+    assert!(!world.store().manifests_note().exists(), "nothing is kept");
 }
 
 #[test]
@@ -373,6 +425,10 @@ fn nothing_goes_for_good_that_a_model_may_name_by_now() {
     fs::write(&partial, "x").expect("there is room");
     disk::stamp(&partial, later).expect("ours");
     stays("a runtime brings a model", [true, false, false]);
+    let is_wanted = |sha256: Digest| sha256 == large;
+    let clearing = Clearing { is_wanted: &is_wanted, ..at(later, Haste::Room) };
+    let stay = world.store().staying(&[world.kept()], BTreeSet::new(), &clearing).expect("looked");
+    assert_eq!(stay, BTreeSet::from([large]), "a pull counts on it");
 }
 
 #[test]

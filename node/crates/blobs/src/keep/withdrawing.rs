@@ -6,11 +6,12 @@
 //! ([`Store::named`]), when it is a name of the very file that is kept, when nobody of this process counts on it, when
 //! nothing has changed the file for an hour, and when no other file without a model was changed within an hour: by such
 //! a file it shows that a runtime brings a model, which may have found others here and names them at its end. Where no
-//! runtime runs, and a model was taken out just now, the file itself need not rest ([`Haste::Alone`]). What remains: one
-//! that found all files here names them a moment later, and misses them until then.
+//! runtime runs, and a model was taken out just now, the file itself need not rest ([`Haste::Alone`]). What remains:
+//! one that found all files here names them a moment later, and misses them until then.
 //!
 //! And tells which files of versions that were let go are to stay for now ([`Store::staying`]). Always holds: a file
-//! that the store does not have goes for good only when it is sure that no model names it.
+//! that the store does not have goes for good only when it is sure that no model names it, and when nobody of this
+//! process counts on it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -52,6 +53,8 @@ pub struct Clearing<'a> {
     pub is_wanted: &'a dyn Fn(Digest) -> bool,
     /// Hears why it is not sure what models name, while nothing goes for that.
     pub unsure: &'a dyn Fn(String),
+    /// Hears which file shows that a runtime brings a model, while nothing goes for that.
+    pub restless: &'a dyn Fn(&Path),
 }
 
 // === impl Clearing ===
@@ -98,7 +101,7 @@ impl Store {
         let Some(named) = self.named_now(clearing)? else { return Ok(left.into_keys().collect()) };
         left.retain(|sha256, _| !named.contains(sha256));
         let is_known = |sha256: Digest| named.contains(&sha256) || left.contains_key(&sha256);
-        if left.is_empty() || !self.is_quiet(&is_known, clearing.now)? {
+        if left.is_empty() || !self.is_quiet(&is_known, clearing)? {
             return Ok(left.into_keys().collect());
         }
         let (mut taken, mut removed) = (Vec::new(), Ok(()));
@@ -117,7 +120,8 @@ impl Store {
     }
 
     /// Which files of versions that were let go stay for now: those that are `left` their names in the store, and of
-    /// the others, which the store does not have any more, those that a model may name by now.
+    /// the others, which the store does not have any more, those on which somebody counts, and those that a model may
+    /// name by now.
     ///
     /// # Errors
     /// When the disk refuses: then all of them are to stay.
@@ -132,7 +136,7 @@ impl Store {
         let files = going.iter().flat_map(|kept| kept.files());
         for (sha256, found) in files.filter(|(sha256, _)| fs::symlink_metadata(self.blob_path(*sha256)).is_err()) {
             // A runtime may have found it just before it lost its name, and name it now.
-            if is_calm && !is_at_rest(&found, clearing.now) {
+            if (clearing.is_wanted)(sha256) || is_calm && !is_at_rest(&found, clearing.now) {
                 stay.insert(sha256);
             } else {
                 last.insert(sha256);
@@ -147,7 +151,7 @@ impl Store {
             return Ok(stay);
         };
         let is_known = |sha256: Digest| named.contains(&sha256) || stay.contains(&sha256);
-        let waits = is_calm && !self.is_quiet(&is_known, clearing.now)?;
+        let waits = is_calm && !self.is_quiet(&is_known, clearing)?;
         stay.extend(last.into_iter().filter(|sha256| waits || named.contains(sha256)));
         Ok(stay)
     }
@@ -186,13 +190,14 @@ impl Store {
     }
 
     /// Whether no other file in the store than these shows that a runtime brings a model just now.
-    fn is_quiet(&self, is_known: &dyn Fn(Digest) -> bool, now: Timestamp) -> Result<bool, Fault> {
+    fn is_quiet(&self, is_known: &dyn Fn(Digest) -> bool, clearing: &Clearing<'_>) -> Result<bool, Fault> {
         let folder = self.blobs_folder();
         for entry in fs::read_dir(folder).map_err(Fault::at("list", folder))? {
             let path = entry.map_err(Fault::at("list", folder))?.path();
             let sha256 = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<Digest>().ok());
             let is_known = sha256.is_some_and(is_known);
-            if !is_known && !fs::symlink_metadata(&path).is_ok_and(|found| is_at_rest(&found, now)) {
+            if !is_known && !fs::symlink_metadata(&path).is_ok_and(|found| is_at_rest(&found, clearing.now)) {
+                (clearing.restless)(&path);
                 return Ok(false);
             }
         }

@@ -5,6 +5,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 
 use ollamax_types::{Digest, ModelName};
 
@@ -13,6 +15,9 @@ use crate::staging::disk;
 
 use super::publish::sync_parent;
 use super::{BlobSpec, ReadError, Store};
+
+/// A number in digits is shorter.
+const NOTE_BYTES_MAX: usize = 64;
 
 impl Store {
     /// Removes the manifest of this version of a model. False where the name stands for another version, or for none:
@@ -33,18 +38,22 @@ impl Store {
         Ok(true)
     }
 
-    /// The files that the models of the store name. `None` while that is not sure: a manifest cannot be read, a link
-    /// leads nowhere, or there is no model at all, as where the disk of manifests is away.
+    /// The files that the models of the store name. While that is not sure, why: a manifest cannot be read, a link
+    /// leads nowhere, there is no model at all, as where the disk of manifests is away, or the folder of manifests is
+    /// another one than when versions were kept.
     ///
     /// # Errors
     /// When the disk refuses.
-    pub fn named(&self) -> Result<Option<BTreeSet<Digest>>, Fault> {
-        Ok(self.named_with(false)?.ok())
+    pub fn named(&self) -> Result<Result<BTreeSet<Digest>, String>, Fault> {
+        self.named_with(false)
     }
 
-    /// As [`Store::named`], or why it is not sure; `may_be_none`: a model was taken out just now, so that there is none
+    /// As [`Store::named`]; `may_be_none`: a model was taken out just now, so that there is none
     /// is sure as well while the folders of models are there.
     pub(crate) fn named_with(&self, may_be_none: bool) -> Result<Result<BTreeSet<Digest>, String>, Fault> {
+        if let Some(other) = self.other_manifests()? {
+            return Ok(Err(other));
+        }
         let scan = self.scan()?;
         if let Some(unread) = scan.unread() {
             return Ok(Err(unread));
@@ -56,11 +65,32 @@ impl Store {
         Ok(Ok(scan.models.iter().flat_map(|model| model.blobs.iter().map(|blob| blob.sha256)).collect()))
     }
 
+    /// Where the number of the folder of manifests is noted while versions are kept.
+    pub(crate) fn manifests_note(&self) -> PathBuf {
+        self.staging_place().join("keep").join("manifests")
+    }
+
+    /// That the folder of manifests is not the one that was noted, as where a disk belongs that is away. Its device is
+    /// no sign: the number of that changes when the machine starts.
+    fn other_manifests(&self) -> Result<Option<String>, Fault> {
+        let (folder, note) = (self.manifests(), self.manifests_note());
+        let Some(noted) = disk::read_small(&note, NOTE_BYTES_MAX)? else { return Ok(None) };
+        let is_other = folder_number(&folder).is_some_and(|number| number.into_bytes() != noted);
+        let (folder, note) = (folder.display(), note.display());
+        let told = || format!("{folder} is not the folder that it was; if it is the right one, remove the file {note}");
+        Ok(is_other.then(told))
+    }
+
     /// The bytes that a file gives back when its name goes: none where it has another.
     #[must_use]
     pub fn frees_bytes(&self, blob: BlobSpec) -> u64 {
         disk::frees_bytes(&self.blob_path(blob.sha256))
     }
+}
+
+/// What tells a folder from others of its disk; `None` where there is none.
+pub(crate) fn folder_number(folder: &Path) -> Option<String> {
+    fs::metadata(folder).ok().map(|found| found.ino().to_string())
 }
 
 #[cfg(test)]
@@ -124,7 +154,7 @@ mod tests {
     #[test]
     fn what_models_name_is_told_only_when_all_of_them_were_read() {
         let (world, file) = (World::new(), Sample::new(1, 100));
-        let named = || world.store().named().expect("readable");
+        let named = || world.store().named().expect("readable").ok();
         let manifests = world.0.path().join("manifests");
         assert_eq!(named(), None, "no folder of manifests");
         fs::create_dir(&manifests).expect("there is room");

@@ -47,7 +47,7 @@ const NOTED_DEADLINES_VERSION: u32 = 3;
 /// The cluster version from which on a pin says what a name stands for that gets the version of another.
 const PINS_VERSION: u32 = 5;
 /// The cluster version from which on copies count for a wish that names nodes only there.
-const NAMED_VERSION: u32 = 5;
+pub const NAMED_VERSION: u32 = 5;
 /// The cluster version from which on a round for more copies of a version keeps the targets that are at it.
 const COMING_VERSION: u32 = 5;
 

@@ -28,7 +28,7 @@ use ollamax_types::limits::WISH_TARGETS_MAX;
 use ollamax_types::{ErrorCode, ModelName, NodeId, ReplicaKnobs};
 
 use super::fit::Reasons;
-use super::pull::{may_be_fewer, wanted};
+use super::pull::{is_begun_short, may_be_fewer, wanted};
 use super::{Planned, Presence, Site, Unfit, is_of_the_node, plan_pull};
 use crate::catalog::{Cordon, Failure, Plan, PlanKind, Replicas, Wish};
 use crate::health::Health;
@@ -446,6 +446,9 @@ impl<'a> Case<'a> {
     /// takes the place of one that is dead, and what a member had that left is made up for like what is lost. Where
     /// people removed every copy, none is fetched anew at once: a store may be away.
     fn is_over(&self, plan: &Plan) -> bool {
+        if is_begun_short(self.wish(), plan) {
+            return false;
+        }
         let members = self.members_of(plan);
         let failures = &self.wish().failures;
         let is_dead = |node: NodeId| self.site(node).is_some_and(|site| site.health == Health::Dead);

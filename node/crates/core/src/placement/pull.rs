@@ -4,9 +4,9 @@
 //! is dead, or told a failure that another node may not have, gives way to a fit one where the wish leaves the choice;
 //! where nobody else is fit it stays, and so do the others. What passes by itself moves nothing: a runtime that starts
 //! again, a node that is being emptied. The room of a planned node is its own to judge, as what has come already lies
-//! on its disk. A node that told such a failure is not planned again in its round. A round is over when its
-//! targets have the model: a node that falls silent afterwards makes no new copy, and neither does a copy that a person
-//! removed, or that went with a store which is not there just now.
+//! on its disk. A node that told such a failure is not planned again in its round. A round is over when its targets
+//! have the model, unless more were asked for than it began with: a node that falls silent afterwards makes no new
+//! copy, and neither does a copy that a person removed, or that went with a store which is not there just now.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -15,7 +15,7 @@ use ollamax_types::limits::WISH_TARGETS_MAX;
 use ollamax_types::{ErrorCode, NodeId};
 
 use super::{Site, Unfit};
-use crate::catalog::{Plan, Replicas, Wish};
+use crate::catalog::{Plan, PlanKind, Replicas, Wish};
 use crate::health::Health;
 
 /// Copies where nobody says how many.
@@ -40,8 +40,9 @@ pub enum Planned {
 /// Plans a round. Of each site is known whether it holds the version of the round, or the one that is served while the
 /// round has none yet, and what is free beside that which is on its way to it. Room is judged where the size is known,
 /// by what the node keeps free beside a copy, but not by how full a disk may become: that is for copies that nobody
-/// asked for. Of who has the files at hand the node alone knows what it lacks. What the wish wants left of a disk is
-/// judged also without the size, as if nothing came, and then again by the node.
+/// asked for. Of who has the files at hand the node alone knows what it lacks, and so does one that is named: nobody
+/// could take its place, part of it may lie there, and where it has no room it says so without keeping others from it.
+/// What the wish wants left of a disk is judged also without the size, as if nothing came, and then again by the node.
 #[must_use]
 pub fn plan_pull(wish: &Wish, sites: &[Site], size_bytes: Option<u64>) -> Planned {
     let sites = sites.iter().map(|site| (site.node, site)).collect();
@@ -103,6 +104,9 @@ impl Round<'_> {
     /// Whether all targets have the version of the round, or had it and a person removed it. That a node is away says
     /// nothing: what it held is on record.
     fn is_over(&self, plan: &Plan) -> bool {
+        if is_begun_short(self.wish, plan) {
+            return false;
+        }
         let mut targets = plan.targets.iter().copied();
         targets.clone().any(|node| self.has(node)) && targets.all(|node| self.has(node) || self.was_given_up(node))
     }
@@ -132,7 +136,7 @@ impl Round<'_> {
     }
 
     /// Who asks the registry: a node that holds the model, as it needs little of it; else the target that has the most
-    /// of it, whose room is its own to judge; else the best one.
+    /// of it, whose room is its own to judge, or has the files at hand; else the best one.
     fn best_ingester(&self, targets: &[NodeId]) -> Option<NodeId> {
         let may = |site: &Site| {
             let is_holder = site.holds && self.why_unfit(site.node).is_none();
@@ -142,17 +146,20 @@ impl Round<'_> {
             let unfit = self.why_unfit(site.node);
             let is_able = matches!(unfit, None | Some(Unfit::NoRoom { .. } | Unfit::DiskFree { .. }));
             let first = (site.is_heard(), site.holds, is_able, targets.contains(&site.node));
-            (first, site.progress_permille, unfit.is_none(), site.disk_free_bytes, Reverse(site.node))
+            let part = (site.progress_permille, site.at_hand);
+            (first, part, unfit.is_none(), site.disk_free_bytes, Reverse(site.node))
         };
         let able = self.sites.values().filter(|site| may(site));
         able.max_by_key(|site| rank(site)).map(|site| site.node)
     }
 
-    /// Who may be chosen, the best first: holders, then who is heard, then who has the most room.
+    /// Who may be chosen, the best first: holders, then who is heard, then who has the files at hand, as little or
+    /// nothing comes to it, then who has the most room.
     fn fit(&self) -> Vec<NodeId> {
         let fit = self.sites.values().filter(|site| self.why_unfit(site.node).is_none());
         let mut fit: Vec<&Site> = fit.copied().collect();
-        fit.sort_by_key(|site| Reverse((site.holds, site.is_heard(), site.disk_free_bytes, Reverse(site.node))));
+        let rank = |site: &&Site| (site.holds, site.is_heard(), site.at_hand, site.disk_free_bytes, Reverse(site.node));
+        fit.sort_by_key(|site| Reverse(rank(site)));
         fit.into_iter().map(|site| site.node).collect()
     }
 
@@ -194,8 +201,9 @@ impl Round<'_> {
         // Nothing comes to who has the files at hand, or as much as it alone knows.
         let size_bytes = self.size_bytes.filter(|_| !site.at_hand).unwrap_or(0);
         let kept_bytes = self.wish.want.disk_free_bytes_min;
+        let is_named = matches!(&self.wish.replicas, Replicas::Nodes(nodes) if nodes.contains(&site.node));
         // A size of nothing is not known.
-        let free_bytes = site.disk_free_bytes.filter(|_| size_bytes > 0);
+        let free_bytes = site.disk_free_bytes.filter(|_| size_bytes > 0 && !is_named);
         let no_room = free_bytes.and_then(|free_bytes| Unfit::of_room(size_bytes, free_bytes, site.spare));
         no_room.or_else(|| Unfit::of_disk(kept_bytes, size_bytes, site.disk_free_bytes))
     }
@@ -219,6 +227,14 @@ fn needed(wish: &Wish) -> usize {
 /// says nothing asks for two, and who says two is told when asking.
 pub(super) fn may_be_fewer(wish: &Wish) -> bool {
     matches!(wish.replicas, Replicas::Count(count) if !wish.declared && wanted(count) <= COPIES_DEFAULT)
+}
+
+/// Whether the round began with this plan, as copies were on their way then, and more were asked for: the others are
+/// found as for a first plan, whenever nodes are fit for them, and not as for copies that nobody asked for.
+pub(super) fn is_begun_short(wish: &Wish, plan: &Plan) -> bool {
+    let is_short = matches!(wish.replicas, Replicas::Count(count) if plan.targets.len() < wanted(count));
+    let is_begun = plan.kind == PlanKind::Asked && plan.made_at == wish.asked_at;
+    is_short && is_begun && !may_be_fewer(wish) && wish.failures.is_empty()
 }
 
 /// Whether another node may do without this failure, so that the leader plans anew. A person who removed the copy or

@@ -48,7 +48,7 @@ impl Pulls {
                     (ErrorCode::DigestConflict, Some(pin)) => {
                         not_the_pinned(&name, pin, &have_pinned(&metadata, &name, pin)?)
                     }
-                    _ => not_whole(&own, &name, &error),
+                    _ => not_whole(&own, &name, pin, &error),
                 });
             }
         };
@@ -57,7 +57,7 @@ impl Pulls {
         let first = v1::ExportPart { part: Some(export_part::Part::Head(head)) };
         let rest = leaving.bytes.map(move |piece| match piece {
             Ok(data) => Ok(v1::ExportPart { part: Some(export_part::Part::Data(data)) }),
-            Err(error) => Err(Status::from(not_whole(&own, &name, &error))),
+            Err(error) => Err(Status::from(not_whole(&own, &name, pin, &error))),
         });
         Ok(stream::once(ready(Ok(first))).chain(rest).boxed())
     }
@@ -176,13 +176,16 @@ fn not_here(name: &ModelName, own: &str, holders: &[String]) -> AdminError {
     AdminError::new(ErrorCode::ModelNotFound, what, why, next)
 }
 
-/// A model that does not leave.
-fn not_whole(own: &str, name: &ModelName, error: &PullError) -> AdminError {
+/// A model that does not leave. What a registry has today need not be what a name is pinned at.
+fn not_whole(own: &str, name: &ModelName, pin: Option<Digest>, error: &PullError) -> AdminError {
     let code = error.code();
     let (why, next) = match code {
         ErrorCode::DigestMismatch | ErrorCode::StorageCorrupt | ErrorCode::StorageFailed => (
             "what lies in the store is damaged; what was written of the bundle is none",
-            format!("remove it from the runtime there, then on {own}: ollama pull {name}"),
+            match pin {
+                Some(_) => format!("ollamax model verify {name} --node {own}"),
+                None => format!("remove it from the runtime there, then on {own}: ollama pull {name}"),
+            },
         ),
         ErrorCode::Overloaded => ("it has a bound", "repeat the command when one of them is over".to_owned()),
         _ => return AdminError::of_pull(own, error),
@@ -223,7 +226,8 @@ mod tests {
         assert_eq!(told(ErrorCode::DigestConflict).next, "ollamax model import FILE --replace, or --name NAME");
         let name: ModelName = "m".parse().expect("a name");
         let error = PullError::Bundle { code: ErrorCode::DigestMismatch, text: "piece 3 is damaged".to_owned() };
-        let next = not_whole("n1", &name, &error).next;
-        assert_eq!(next, "remove it from the runtime there, then on n1: ollama pull m:latest");
+        let next = |pin| not_whole("n1", &name, pin, &error).next;
+        assert_eq!(next(None), "remove it from the runtime there, then on n1: ollama pull m:latest");
+        assert_eq!(next(Some(Digest([1; 32]))), "ollamax model verify m:latest --node n1");
     }
 }

@@ -4,9 +4,9 @@
 //! Whoever may open the socket may ask, as over gRPC beside it, and the same pieces do it (`port`). Paths, bodies,
 //! statuses and texts are Ollama's. Making and pushing end when the caller leaves, and so does a file on its way; a
 //! change that is on record does not. What fails before the first line has its own status, what fails behind it is the
-//! last line. A change that is on record and that no node has carried out in time is answered 202. No answer waits for a
-//! body that nobody reads, and each reaches a client that is still sending. When this node stops, what is under way ends
-//! with that word. Files on their way are bounded in number, and one of which nothing comes any more ends.
+//! last line. A change that is on record and that no node has carried out in time is answered 202. No answer waits for
+//! a body that nobody reads, and each reaches a client that is still sending. When this node stops, what is under way
+//! ends with that word. Files on their way are bounded in number, and one of which nothing comes any more ends.
 
 use std::future::ready;
 use std::io;

@@ -237,13 +237,15 @@ pub(super) async fn wish(
 }
 
 /// Who loses its copy when all have it that are to: who had it for the sake of a number, and is not among those that
-/// were named since. What is pinned goes from nowhere.
+/// were named since. The pinned version of a name goes from nowhere.
 fn leaving(view: &dyn View, name: &ModelName) -> Result<Vec<NodeId>, Fault> {
     let Some(Wish { plan: Some(plan), surplus, .. }) = read::wish(view, name)? else { return Ok(Vec::new()) };
-    if models::pin_of(view, name)?.is_some() {
-        return Ok(Vec::new());
+    let mut staying = plan.targets;
+    if let Some(pin) = models::pin_of(view, name)? {
+        let copies = read::locations_of(view, name)?.into_iter();
+        staying.extend(copies.filter(|copy| copy.model.digest == pin).map(|copy| copy.node));
     }
-    Ok(surplus.into_iter().filter(|node| !plan.targets.contains(node)).collect())
+    Ok(surplus.into_iter().filter(|node| !staying.contains(node)).collect())
 }
 
 /// What nodes are called.
@@ -471,9 +473,9 @@ mod tests {
     use std::future::ready;
 
     use ollamax_core::catalog::mem::MemView;
-    use ollamax_core::catalog::{Key, Model, Mutation, Pin, Plan, PlanKind, Record};
+    use ollamax_core::catalog::{Key, Location, Model, Mutation, Pin, Plan, PlanKind, Record};
     use ollamax_proto::v1::pull_progress::Stage as Step;
-    use ollamax_types::{Digest, Timestamp};
+    use ollamax_types::{Digest, ModelRecord, Timestamp};
 
     use super::*;
     use crate::grpc::daemon::CODE_KEY;
@@ -549,8 +551,23 @@ mod tests {
             };
             let pin = is_pinned.then(|| Pin { digest: Digest([1; 32]), by: "test".to_owned(), at: Timestamp(1) });
             let model = Model { pin, ..Model::new(name.clone(), Timestamp(1)) };
+            let copy = |node: u64, version: u8| {
+                let model = ModelRecord {
+                    name: name.clone(),
+                    digest: Digest([version; 32]),
+                    weights: Digest([version; 32]),
+                    size_bytes: 1,
+                    modified_at: Timestamp(0),
+                    details_json: "{}".to_owned(),
+                    capabilities: vec![],
+                };
+                let location = Location { node: NodeId(node), model };
+                Mutation::Put(Key::Location(name.key(), NodeId(node)), Record::Location(location))
+            };
             let mut view = MemView::default();
             view.write(&[
+                copy(1, 2),
+                copy(3, 1),
                 Mutation::Put(Key::Wish(name.key()), Record::Wish(Box::new(wish))),
                 Mutation::Put(Key::Model(name.key()), Record::Model(Box::new(model))),
             ]);
@@ -560,7 +577,7 @@ mod tests {
         check("nobody", Some(&[2]), &[], false, &[]);
         check("who is to have it stays", Some(&[2, 3]), &[1, 3], false, &[1]);
         check("it is not planned yet", None, &[1, 3], false, &[]);
-        check("it is pinned", Some(&[2]), &[1, 3], true, &[]);
+        check("what is pinned stays, and no other version", Some(&[2]), &[1, 3], true, &[1]);
         assert_eq!(leaving(&MemView::default(), &name), Ok(vec![]), "nothing is wished");
     }
 

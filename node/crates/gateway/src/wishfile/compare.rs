@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ollamax_core::catalog::{Command, Fault, Member, Replicas, View, Want, Wish, read as state};
+use ollamax_core::catalog::{Command, Fault, Member, NAMED_VERSION, Replicas, View, Want, Wish, read as state};
 use ollamax_types::{Digest, ModelName, NodeId};
 
 use super::{Declared, Wanted, Word};
@@ -26,6 +26,8 @@ pub enum Change {
         insecure: bool,
         /// On which nodes it was wanted; `None`: on none.
         before: Option<Replicas>,
+        /// Who loses its copy when those have theirs that are named now.
+        leaving: BTreeSet<NodeId>,
     },
     /// It was declared and is not any more: nobody asks for it, its copies stay as found.
     Forget {
@@ -75,7 +77,10 @@ pub fn compare(view: &dyn View, declared: &[Declared]) -> Result<Vec<Change>, Co
             None => BTreeSet::new(),
         };
         match known.meaning(model, &versions) {
-            Ok(meaning) => changes.extend(known.changes(model, meaning)),
+            Ok(meaning) => {
+                let leaving = known.leaving(view, &model.name, &meaning)?;
+                changes.extend(known.changes(model, meaning, leaving));
+            }
             Err(unclear) => problems.extend(unclear),
         }
     }
@@ -150,8 +155,9 @@ impl Change {
             Self::Ask { replicas, before: Some(before), .. } if before == replicas => {
                 format!("~ wanted on {} as declared", places(replicas, names))
             }
-            Self::Ask { replicas, before: Some(before), .. } => {
-                format!("~ {} → {}", short(before, names), short(replicas, names))
+            Self::Ask { replicas, before: Some(before), leaving, .. } => {
+                let change = format!("~ {} → {}", short(before, names), short(replicas, names));
+                if leaving.is_empty() { change } else { format!("{change}; copies go from {}", all(leaving, names)) }
             }
             Self::Forget { .. } => "- no longer declared; copies stay".to_owned(),
             Self::Pin { digest, .. } => format!("+ pinned at {}", digest.short()),
@@ -173,8 +179,12 @@ fn short(replicas: &Replicas, names: &dyn Fn(NodeId) -> String) -> String {
     match replicas {
         Replicas::Count(count) => count.to_string(),
         Replicas::All => "all".to_owned(),
-        Replicas::Nodes(nodes) => nodes.iter().map(|node| names(*node)).collect::<Vec<_>>().join(", "),
+        Replicas::Nodes(nodes) => all(nodes, names),
     }
+}
+
+fn all<'a>(nodes: impl IntoIterator<Item = &'a NodeId>, names: &dyn Fn(NodeId) -> String) -> String {
+    nodes.into_iter().map(|node| names(*node)).collect::<Vec<_>>().join(", ")
 }
 
 // === impl Known ===
@@ -235,8 +245,24 @@ impl Known {
         nodes
     }
 
+    /// Who has a model for the sake of a number where nodes are named now, and is none of them. What is pinned goes
+    /// from nowhere, and older clusters leave such copies.
+    fn leaving(&self, view: &dyn View, name: &ModelName, meaning: &Meaning) -> Result<BTreeSet<NodeId>, Fault> {
+        let (Some(wish), Replicas::Nodes(named), None) = (self.wishes.get(&name.key()), &meaning.replicas, meaning.pin)
+        else {
+            return Ok(BTreeSet::new());
+        };
+        let (Replicas::Count(_), Some(plan)) = (&wish.replicas, &wish.plan) else { return Ok(BTreeSet::new()) };
+        if state::cluster(view)?.is_none_or(|cluster| cluster.version < NAMED_VERSION) {
+            return Ok(BTreeSet::new());
+        }
+        let copies = state::locations_of(view, name)?.into_iter();
+        let holders = copies.filter(|copy| Some(copy.model.digest) == wish.digest).map(|copy| copy.node);
+        Ok(holders.filter(|node| plan.targets.contains(node) && !named.contains(node)).collect())
+    }
+
     /// What follows for a model. Its pin comes first, so that a new round spreads what the file says.
-    fn changes(&self, model: &Declared, meaning: Meaning) -> Vec<Change> {
+    fn changes(&self, model: &Declared, meaning: Meaning, leaving: BTreeSet<NodeId>) -> Vec<Change> {
         let Meaning { replicas, want, pin } = meaning;
         let (name, key) = (model.name.clone(), model.name.key());
         let mut changes = Vec::new();
@@ -251,7 +277,7 @@ impl Known {
         let is_so = |wish: &Wish| wish.declared && wish.replicas == replicas && wish.want == want;
         if !wish.is_some_and(is_so) {
             let (insecure, before) = (wish.is_some_and(|wish| wish.insecure), wish.map(|wish| wish.replicas.clone()));
-            changes.push(Change::Ask { name, replicas, want, insecure, before });
+            changes.push(Change::Ask { name, replicas, want, insecure, before, leaving });
         } else if changes.is_empty() {
             changes.push(Change::Same { name });
         }

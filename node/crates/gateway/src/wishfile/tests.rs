@@ -2,10 +2,10 @@
 
 use ollamax_core::catalog::mem::MemView;
 use ollamax_core::catalog::{
-    Command, How, Key, Location, Member, MemberState, Model, Mutation, Phase, Pin, Record, Replicas, Version, Want,
-    Wish,
+    Cluster, Command, How, Key, Location, Member, MemberState, Model, Mutation, NAMED_VERSION, Phase, Pin, Plan,
+    PlanKind, Record, Replicas, Version, Want, Wish,
 };
-use ollamax_types::{ModelRecord, NodeId, Timestamp};
+use ollamax_types::{ClusterId, ModelRecord, NodeId, Timestamp};
 
 use super::*;
 use crate::samples;
@@ -232,6 +232,28 @@ fn what_follows_is_what_differs() {
     check(&[m(three(), true), found("m", PIN), pinned("m", PIN)], pin, &["as declared"]);
     check(&[m(three(), true), found("m", PIN), pinned("m", OTHER)], pin, &["+ pinned at a8a8a8a8a8a8"]);
     check(&[m(three(), true), pinned("m", PIN)], "replicas = 3", &["- not pinned any more"]);
+}
+
+#[test]
+fn whose_copies_go_is_told_where_nodes_are_named_instead_of_a_number() {
+    let check = |what: &str, version: u32, replicas: Replicas, lines: &str, expected: &[&str]| {
+        let (id, name, created_at) = (ClusterId([1; 16]), "lab".to_owned(), Timestamp(0));
+        let cluster = Cluster { id, name, public_key: [0; 32], created_at, next_node_id: 5, version };
+        let targets = vec![NodeId(1), NodeId(2)];
+        let plan = Plan { ingester: NodeId(1), targets, made_at: Timestamp(1), kind: PlanKind::Asked };
+        let wish = Wish { digest: Some(PIN), plan: Some(plan), ..wish("m", replicas, true) };
+        let cluster = Mutation::Put(Key::Cluster, Record::Cluster(cluster));
+        let changes = compare(&view(&[cluster, asked(wish), found("m", PIN)]), &file(lines)).expect("clear");
+        assert_eq!(told(&changes), expected, "{what}");
+    };
+    let (two, to_n2, five) = (|| Replicas::Count(2), "nodes = [\"n2\"]", NAMED_VERSION);
+    check("one has it and is not named", five, two(), to_n2, &["~ 2 → n2; copies go from n1"]);
+    check("in an older cluster", five - 1, two(), to_n2, &["~ 2 → n2"]);
+    check("who has it is named", five, two(), "nodes = [\"n1\"]", &["~ 2 → n1"]);
+    check("other nodes were named before", five, Replicas::Nodes(vec![NodeId(1)]), to_n2, &["~ n1 → n2"]);
+    check("a number", five, two(), "replicas = 3", &["~ 2 → 3"]);
+    let pinned = "nodes = [\"n2\"]\npin = \"a8a8a8a8a8a8\"";
+    check("what is pinned", five, two(), pinned, &["+ pinned at a8a8a8a8a8a8", "~ 2 → n2"]);
 }
 
 #[test]

@@ -87,7 +87,7 @@ async fn nothing_listening_is_unreachable_and_has_not_started() {
     let url = Url::parse(&format!("http://{}/", listener.local_addr().expect("bound"))).expect("a URL");
     drop(listener);
     let error = client(&url).infer(Api::Chat, Bytes::new()).await.map(|_| ()).expect_err("refused");
-    assert!(matches!(error, RuntimeError::Unreachable { .. }), "{error}");
+    assert!(matches!(error, RuntimeError::Unreachable { is_refused: true, .. }), "{error}");
     assert!(!error.has_started());
     assert!(error.to_string().to_lowercase().contains("refused"), "{error}");
 }

@@ -1,8 +1,8 @@
 //! Files on which pulls of this node count: those of the version that each brings, whether they are there or not.
 //!
 //! A pull counts on its files before it looks what is there, and until it has published or given up. Always holds: what
-//! is counted on loses its name in the store by nobody of this process. Lost with the process, which does no harm: a
-//! pull that goes on after a start looks anew.
+//! is counted on loses neither its name in the store nor its last name by anybody of this process. Lost with the
+//! process, which does no harm: a pull that goes on after a start looks anew.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

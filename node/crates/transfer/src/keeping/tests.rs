@@ -1,6 +1,7 @@
 //! Room that versions make, and give back, in a real folder.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
@@ -91,6 +92,92 @@ async fn versions_make_way_when_that_is_enough_the_oldest_first_and_at_once() {
 }
 
 #[tokio::test]
+async fn what_a_pull_brings_does_not_make_way_for_another_one_whether_it_is_kept_or_waits_to_go() {
+    let (world, nobody) = (World::new(), Digest([0; 32]));
+    let [old, _] = [(2, 100_000), (3, 200_000)].map(|(seed, size_bytes)| world.kept("tiny", seed, size_bytes));
+    let kept = world.keep().get(old).expect("readable").expect("it is kept");
+    let counted = world.keeping.count_on(&kept.manifest);
+    let freed_bytes = world.room(50_000, nobody);
+    assert!((200_000..250_000).contains(&freed_bytes), "{freed_bytes}");
+    assert_eq!(world.all(), [old]);
+    world.keep().let_go(old).expect("let go");
+    world.clock.advance_ms(2 * HOUR_MS);
+    assert_eq!(world.room(50_000, nobody), 0);
+    let going = world.keep().going().expect("readable");
+    assert!(going[0].blob_path(kept.manifest.blobs()[0].sha256).exists(), "it may be brought back");
+    drop(counted);
+    let freed_bytes = world.room(50_000, nobody);
+    assert!((100_000..150_000).contains(&freed_bytes), "{freed_bytes}");
+}
+
+#[tokio::test]
+async fn while_it_is_not_sure_what_models_name_nothing_makes_way() {
+    let (world, nobody) = (World::new(), Digest([0; 32]));
+    let [old, new] = [(2, 100_000), (3, 200_000)].map(|(seed, size_bytes)| world.kept("tiny", seed, size_bytes));
+    let link = world.folder.path().join("models/manifests/registry.ollama.ai/library/phi/away");
+    symlink("nowhere", &link).expect("ours");
+    assert_eq!((world.room(50_000, nobody), world.all()), (0, vec![old, new]));
+    assert_eq!(world.keeping.spare_bytes(), 0);
+    assert!(world.keeping.told().unsure.is_some(), "the log says why");
+    fs::remove_file(link).expect("ours");
+    let freed_bytes = world.room(50_000, nobody);
+    assert!((100_000..150_000).contains(&freed_bytes), "{freed_bytes}");
+    assert!(world.keeping.spare_bytes() >= 200_000);
+    assert_eq!((world.all(), world.keeping.told().unsure.clone()), (vec![new], None), "it is told when it comes again");
+}
+
+#[tokio::test]
+async fn a_version_of_which_a_model_lacks_a_file_does_not_make_way() {
+    let (world, nobody) = (World::new(), Digest([0; 32]));
+    let old = world.kept("tiny", 2, 100_000);
+    let kept = world.keep().get(old).expect("readable").expect("it is kept");
+    let place = world.folder.path().join("models/manifests/registry.ollama.ai/library/phi");
+    fs::write(place.join("other"), kept.manifest.bytes()).expect("there is room");
+    assert_eq!((world.room(50_000, nobody), world.all()), (0, vec![old]));
+}
+
+#[tokio::test]
+async fn a_file_of_a_pinned_version_keeps_its_name_whatever_else_has_it() {
+    let world = World::new();
+    let one = world.manifest(2, 100_000);
+    let text = String::from_utf8(one.bytes().to_vec()).expect("text").replace(r#""x""#, r#""y""#);
+    let other = Manifest::read(text.as_bytes()).expect("a manifest");
+    for (name, manifest) in [("one", &one), ("other", &other)] {
+        let names = [name.parse().expect("a name")];
+        world.keep().put(&world.store, &names, manifest, world.clock.now()).expect("kept");
+    }
+    world.keeping.set_pins(BTreeSet::from([one.digest()]));
+    world.clock.advance_ms(2 * HOUR_MS);
+    let is_there = || {
+        world.keeping.look(world.store.root(), &[]);
+        world.store.blob_path(one.blobs()[0].sha256).exists()
+    };
+    assert!(is_there());
+    assert_eq!(world.all(), [one.digest()], "nothing stands for the other one");
+    assert!(world.keep().going().expect("readable").is_empty(), "it waits for nothing");
+    world.keeping.set_pins(BTreeSet::new());
+    assert!(!is_there());
+}
+
+#[tokio::test]
+async fn what_is_kept_for_another_name_is_kept_no_longer_for_a_removal_by_hand() {
+    let world = World::new();
+    let old = world.kept("tiny", 2, 100_000);
+    let manifest = world.manifest(2, 100_000);
+    let place = world.folder.path().join("models/manifests/registry.ollama.ai/library/alias");
+    fs::create_dir_all(&place).expect("there is room");
+    fs::write(place.join("latest"), manifest.bytes()).expect("there is room");
+    let kept = || world.keep().get(old).expect("readable").map(|kept| (kept.kept_at, kept.names));
+    let before = kept();
+    world.clock.advance_ms(HOUR_MS);
+    let alias = "alias".parse().expect("a name");
+    assert!(world.keeping.take_out(&world.store, &alias, old).expect("taken out"));
+    world.keeping.give_up(&world.store, &alias, old, Haste::Calm).expect("given up");
+    assert!(before.is_some());
+    assert_eq!(kept(), before);
+}
+
+#[tokio::test]
 async fn a_removal_tells_the_bytes_of_the_versions_that_it_let_go() {
     let world = World::new();
     let [meant, other] =
@@ -115,7 +202,7 @@ async fn the_hash_trees_of_what_waits_to_go_are_there_for_as_long_as_its_files()
     let is_there = || trees.get(blob.sha256).expect("readable").is_some();
     trees.put(blob.sha256, &Indexed { identity, tree: tree.expect("one piece") }).expect("there is room");
     world.keep().let_go(digest).expect("let go");
-    world.keeping.tell(&world.keep());
+    world.keeping.tell(&world.store, &world.keep());
     assert!(is_there(), "it may be brought back");
     world.room(1, Digest([0; 32]));
     assert!(!is_there());

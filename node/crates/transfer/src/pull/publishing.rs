@@ -143,7 +143,7 @@ impl Pull {
 }
 
 /// The identity is that of the file after its other name is gone.
-pub(super) fn put_tree(index: &Index, store: &Store, part: &Part) -> Result<(), Fault> {
+pub(crate) fn put_tree(index: &Index, store: &Store, part: &Part) -> Result<(), Fault> {
     let (spec, Ok(tree)) = (part.spec(), part.tree()) else { return Ok(()) };
     match store.blob(spec)? {
         Some(file) => index.put(spec.sha256, &Indexed { identity: file.identity, tree }),

@@ -299,9 +299,10 @@ impl Repairs {
         let keeping = self.means.keeping.clone();
         let replaced = blocking(move || -> Result<Replaced, PullError> {
             sealed.seal(digest).map_err(|error| PullError::of_part(&at, &error))?;
-            let replaced = store.replace(&sealed, was, now).map_err(|error| PullError::of_publish(&at, &error))?;
+            let replace = || store.replace(&sealed, was, now);
+            let replaced = keeping.mend(&store, &sealed, replace);
+            let replaced = replaced.map_err(|error| PullError::of_publish(&at, &error))?;
             if replaced == Replaced::Done {
-                keeping.renew(&store, spec);
                 // Without its tree it is hashed again.
                 if let Err(error) = trees.open().and_then(|index| put_tree(&index, &store, &sealed)) {
                     tracing::warn!(%error, sha256 = %spec.sha256, "keep the hash tree of a file");

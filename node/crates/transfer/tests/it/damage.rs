@@ -268,8 +268,15 @@ async fn what_is_kept_of_a_file_is_mended_with_it() {
     let kept = world.store().staging_place().join(format!("keep/{digest}/sha256-{}", model.weights.sha256));
     assert!(fs::read(&kept).expect("it is kept") != model.bytes, "it is the same file");
     let node = world.start();
+    until_so(LONG, || !node.handle.kept().is_empty()).await;
     assert_eq!(verify(&node, true).await[1].repaired, Some(true));
     assert!(fs::read(&kept).expect("it is kept") == model.bytes, "other bytes");
+    // Its name stands for it no more, and it is offered as it was before.
+    let (path, _) = world.store().manifest(&model.name).expect("readable").expect("it stands");
+    fs::remove_file(path).expect("as a person does");
+    fs::remove_file(world.blob(model.weights.sha256)).expect("as a runtime does");
+    let (size_bytes, hashes) = node.handle.hashes(model.weights.sha256).await.expect("its tree is there");
+    assert_eq!((size_bytes, hashes.len()), (WEIGHTS_BYTES, 3 * 32));
     node.end().await;
 }
 

@@ -41,9 +41,10 @@ async fn replaced(world: &World, node: &Node) -> [Model; 2] {
     models
 }
 
-/// The folder of what is kept has these entries.
+/// The folder of what is kept has so many versions.
 fn aside(world: &World) -> usize {
-    fs::read_dir(world.store().staging_place().join("keep")).map_or(0, Iterator::count)
+    let entries = fs::read_dir(world.store().staging_place().join("keep"));
+    entries.map_or(0, |entries| entries.flatten().filter(|entry| entry.path().is_dir()).count())
 }
 
 /// The versions that are kept, in the order of their digests.
@@ -380,6 +381,8 @@ async fn where_the_manifests_are_away_nothing_that_is_kept_goes() {
     let world = still_world();
     let node = world.start();
     let [old, _] = replaced(&world, &node).await;
+    // The looks that all this asked for are over then: one just now would see that there is no such folder at all.
+    sleep(Duration::from_secs(5)).await;
     let manifests = world.store().root().join("manifests");
     fs::rename(&manifests, world.folder.path().join("away")).expect("ours");
     // As a place where a disk belongs.
@@ -387,10 +390,22 @@ async fn where_the_manifests_are_away_nothing_that_is_kept_goes() {
     node.handle.look_again();
     sleep(Duration::from_secs(3_600)).await;
     world.clock.advance_ms(2 * HOUR_MS);
-    assert_eq!(node.handle.sweep(false).await.expect("there is a store"), []);
-    assert_eq!(kept(&node), [old.manifest.digest()]);
+    let stays = async || {
+        assert_eq!(node.handle.sweep(false).await.expect("there is a store"), []);
+        assert_eq!((kept(&node), node.handle.spare_bytes()), (vec![old.manifest.digest()], 0));
+    };
+    stays().await;
+    let other = world.model("other", 3, chunks(1));
+    node.pull(&other.name).await.expect("it comes");
+    world.clock.advance_ms(2 * HOUR_MS);
+    // There is a model, and it is none of those that were there.
+    stays().await;
     let folder = world.store().staging_place().join("keep").join(old.manifest.digest().to_string());
     assert!(folder.join(format!("sha256-{}", old.weights.sha256)).exists(), "nobody else has it");
+    fs::remove_dir_all(&manifests).expect("ours");
+    fs::rename(world.folder.path().join("away"), &manifests).expect("ours");
+    assert_eq!(node.handle.sweep(false).await.expect("there is a store"), []);
+    assert!(node.handle.spare_bytes() >= chunks(2), "it is sure again");
     node.end().await;
 }
 
@@ -555,7 +570,12 @@ async fn a_removal_waits_for_a_runtime_that_deletes_later_than_it_answers() {
     removing.await.expect("removed");
 
     node.pull(&old.name).await.expect("it comes");
-    let error = handle.remove(&old.name, old.manifest.digest()).await.expect_err("it never does");
+    let mut removing = pin!(handle.remove(&old.name, old.manifest.digest()));
+    assert!(timeout(Duration::from_secs(1), &mut removing).await.is_err(), "it was asked");
+    // From now on it does not even say in time what it has.
+    world.runtime.set_mute(true);
+    let ended = timeout(Duration::from_secs(45), &mut removing).await.expect("half a minute is enough");
+    let error = ended.expect_err("it never does");
     assert!(matches!(error, PullError::NotRemoved { .. }), "{error}");
     assert!(stands_for(&world, &old));
     node.end().await;

@@ -355,6 +355,24 @@ fn what_cannot_leave_a_node_that_is_emptied_is_told_and_what_may_leave_yet_is_no
 }
 
 #[test]
+fn a_third_copy_that_is_asked_for_is_none_that_nobody_asked_for_although_the_second_has_come_first() {
+    let begun = |holders: &[u64]| {
+        let mut begun = standing(3, &[1, 2], holders);
+        begun.wish.asked_at = Timestamp(1);
+        begun
+    };
+    let nearly_full = Site { disk_free_bytes: Some(15 * GB), ..site(3) };
+    let sites = [site(1), site(2), nearly_full.clone()];
+    check("one is on its way", &sites, begun(&[1]), &[plan(1, &[1, 2, 3], PlanKind::Asked)]);
+    check("it has come", &sites, begun(&[1, 2]), &[plan(1, &[1, 2, 3], PlanKind::Asked)]);
+    let off = Site { runtime_up: false, ..nearly_full };
+    check("nobody is fit", &[site(1), site(2), off], begun(&[1, 2]), &[]);
+    check("a plan of later", &sites, standing(3, &[1, 2], &[1, 2]), &[]);
+    let repaired = [plan(1, &[1, 2, 3], PlanKind::Repair)];
+    check("a repair where there is room", &[site(1), site(2), site(3)], standing(3, &[1, 2], &[1, 2]), &repaired);
+}
+
+#[test]
 fn all_follows_who_joins() {
     let mut all = standing(2, &[1, 2], &[1, 2]);
     all.wish.replicas = Replicas::All;

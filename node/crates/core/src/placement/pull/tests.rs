@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ollamax_types::{Digest, SpareRule, Timestamp};
 
 use super::*;
-use crate::catalog::{Cordon, Failure, PlanKind, Want};
+use crate::catalog::{Cordon, Failure, Want};
 use crate::placement::tests as sample;
 
 const GB: u64 = 1_000_000_000;
@@ -99,6 +99,22 @@ fn a_first_plan_takes_holders_then_who_is_heard_then_who_has_the_most_room() {
 }
 
 #[test]
+fn who_has_the_files_at_hand_comes_before_who_has_more_room() {
+    let two = resolved(asked(Replicas::Count(2)));
+    let at_hand = |node: u64| Site { at_hand: true, ..site(node) };
+    let empty = || with_free(3, 900 * GB);
+    check("a version that two keep", &two, &[at_hand(1), at_hand(2), empty()], &plan(1, &[1, 2]));
+    check("one keeps it, and asks", &two, &[at_hand(1), site(2), empty()], &plan(1, &[1, 3]));
+    check("a holder comes first", &two, &[at_hand(1), holder(2), empty()], &plan(2, &[2, 1]));
+    let silent = Site { health: Health::Suspect, ..at_hand(1) };
+    check("a silent one last", &two, &[silent, site(2), empty()], &plan(3, &[3, 2]));
+    let with = |site: Site, permille: u16| Site { progress_permille: Some(permille), ..site };
+    let begun = planned(two, 4, &[1, 2]);
+    let known = [with(at_hand(1), 400), with(site(2), 500), dead(4)];
+    check("more of it is better", &begun, &known, &plan(2, &[1, 2]));
+}
+
+#[test]
 fn how_many_copies_there_are() {
     let sites = [site(1), site(2), Site { gateway: true, ..site(3) }, dead(4)];
     let unfit = [(3, Unfit::Gateway), (4, Unfit::Dead)];
@@ -153,18 +169,23 @@ fn room_is_judged_when_the_size_is_known_and_only_of_who_would_be_new() {
     let has = [site(1), Site { holds: true, ..small() }, site(3)];
     check("a holder needs none", &resolved(three()), &has, &plan(2, &[2, 1, 3]));
     let at_hand = |free_bytes: u64| Site { at_hand: true, ..with_free(2, free_bytes) };
-    check("nor who has the files", &resolved(three()), &[site(1), at_hand(9), site(3)], &plan(1, &[1, 3, 2]));
-    let named = Wish { replicas: Replicas::Nodes(ids(&[2])), ..resolved(three()) };
-    check("a node by its name too", &named, &[site(1), at_hand(9)], &plan(2, &[2]));
-    let mut keeping = named.clone();
+    check("nor who has the files", &resolved(three()), &[site(1), at_hand(9), site(3)], &plan(2, &[2, 1, 3]));
+    let named = |nodes: &[u64]| Wish { replicas: Replicas::Nodes(ids(nodes)), ..resolved(three()) };
+    check("a node by its name too", &named(&[2]), &[site(1), at_hand(9)], &plan(2, &[2]));
+    check("one that has half of it", &named(&[1, 2]), &sites_of(with_free(2, 9)), &plan(1, &[1, 2]));
+    check("or had it by another name", &named(&[1, 2]), &[holder(1), with_free(2, 9)], &plan(1, &[1, 2]));
+    let mut keeping = named(&[2]);
     keeping.want.disk_free_bytes_min = 10;
     let disk = Unfit::DiskFree { kept_bytes: 10, left_bytes: Some(9) };
     check("but for what is to stay free", &keeping, &[at_hand(9)], &impossible(&[(2, disk)]));
     check("which is there", &keeping, &[at_hand(10)], &plan(2, &[2]));
+    let beside = Unfit::DiskFree { kept_bytes: 10, left_bytes: Some(0) };
+    check("beside all of it", &keeping, &[with_free(2, SIZE_BYTES)], &impossible(&[(2, beside)]));
     let set = |percent, free_bytes| Site { spare: SpareRule { percent, bytes_min: 0 }, ..with_free(2, free_bytes) };
-    check("a node that keeps nothing free", &named, &[set(0, SIZE_BYTES)], &plan(2, &[2]));
+    let bare = sites_of(set(0, SIZE_BYTES));
+    check("a node that keeps nothing free", &resolved(three()), &bare, &plan(1, &[1, 3, 2]));
     let fifth = Unfit::NoRoom { needed_bytes: 60 * GB, free_bytes: 59 * GB };
-    check("one that keeps a fifth", &named, &[set(20, 59 * GB)], &impossible(&[(2, fifth)]));
+    check("one that keeps a fifth", &resolved(three()), &sites_of(set(20, 59 * GB)), &impossible(&[(2, fifth)]));
     let under_way = resolved(planned(asked(Replicas::Count(2)), 1, &[1, 2]));
     check("half of it has come to the disk", &under_way, &sites, &Planned::Nothing);
     let full = failed(under_way, 1, ErrorCode::DiskFull);

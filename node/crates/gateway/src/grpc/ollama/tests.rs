@@ -73,7 +73,10 @@ impl TestCluster {
 
     fn tells(&self, asked: String) -> Result<ProgressStream, AdminError> {
         self.hears(asked)?;
-        let (told, is_endless) = (self.script().told.clone(), self.script().is_endless);
+        let (told, is_endless) = {
+            let script = self.script();
+            (script.told.clone(), script.is_endless)
+        };
         let told = stream::iter(told).map(|line| line.map_err(Status::from));
         Ok(if is_endless { told.chain(stream::pending()).boxed() } else { told.boxed() })
     }

@@ -42,6 +42,7 @@ async fn what_ends_early_counts_no_more_and_what_a_person_asks_the_node_for_neve
     assert_eq!(result(&mut pull).await, Err(PullError::Cancelled));
     assert_eq!(one.handle.aside_bytes(), 0, "it was cancelled");
 
+    lab.origin.set_limit(chunks(2));
     let mut pull = one.ask(&own.name).await.expect("it begins");
     until_verified(&mut pull, chunks(1)).await;
     assert_eq!(one.handle.aside_bytes(), 0, "the cluster does not count on it");
@@ -51,5 +52,18 @@ async fn what_ends_early_counts_no_more_and_what_a_person_asks_the_node_for_neve
     ask(&one, &wrong.name, Replicas::All).await.expect("it is on record");
     let error = result(&mut pull_of(&one, &wrong.name).await).await.expect_err("it is another file");
     assert_eq!((error.code(), one.handle.aside_bytes()), (ErrorCode::DigestMismatch, 0));
+    one.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_on_record_counts_no_more_although_the_runtime_does_not_list_it_yet() {
+    let lab = Lab::new(1);
+    let model = lab.model("tiny", 35, chunks(2));
+    lab.world(ONE).runtime.set_listing(None);
+    let one = lab.start_one(ONE);
+    ask(&one, &model.name, Replicas::All).await.expect("it is on record");
+    let mut pull = pull_of(&one, &model.name).await;
+    until(&mut pull, |progress| progress.stage == Stage::Settling).await;
+    assert_eq!(one.handle.aside_bytes(), 0, "what is reserved for others must not become less by it");
     one.end().await;
 }
