@@ -12,6 +12,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "ollamax/v1/backup.proto",
         "ollamax/v1/migrate.proto",
         "ollamax/v1/models.proto",
+        "ollamax/v1/tools.proto",
         "ollamax/v1/transfer.proto",
         "ollamax/disk/v1/disk.proto",
     ];

@@ -134,6 +134,9 @@ pub(crate) enum Command {
     /// Before another release is installed
     #[command(subcommand)]
     Upgrade(UpgradeCommand),
+    /// What assistants can do with the cluster, by hand
+    #[command(subcommand)]
+    Tool(ToolCommand),
     /// Which models are in memory, and where
     #[command(after_help = "Examples:\n  ollamax ps\n  ollamax ps --api http://a.lan:11435")]
     Ps(ApiArgs),
@@ -535,6 +538,31 @@ pub(crate) enum UpgradeCommand {
     /// Whether the members can be restarted one after another; exit code 10 for a warning, 1 for a failure
     #[command(after_help = "Examples:\n  ollamax upgrade check\n  ollamax upgrade check -o json | jq .checks")]
     Check,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ToolCommand {
+    /// The tools there are
+    #[command(after_help = "Examples:\n  ollamax tool list\n  ollamax tool list -o json | jq .tools")]
+    List,
+    /// What a tool does, and which arguments it takes
+    #[command(after_help = "Example:\n  ollamax tool describe list_nodes")]
+    Describe {
+        /// Its name
+        name: String,
+    },
+    /// Call a tool and show its result
+    #[command(after_help = "Examples:
+  ollamax tool call health_check
+  ollamax tool call list_nodes '{\"health\": \"dead\"}'
+  ollamax tool call list_models_detailed - < arguments.json")]
+    Call {
+        /// Its name
+        name: String,
+        /// The arguments as a JSON object; `-` is standard input [default: none]
+        #[arg(value_name = "JSON")]
+        arguments: Option<String>,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -25,6 +25,7 @@ pub(crate) mod raft;
 pub(crate) mod run;
 pub(crate) mod status;
 pub(crate) mod token;
+pub(crate) mod tool;
 pub(crate) mod upgrade;
 pub(crate) mod wait;
 
@@ -59,6 +60,7 @@ async fn dispatch(global: &Global, command: Command) -> Result<(), Failure> {
         Command::Backup(command) => backup::run(global, command).await,
         Command::Migrate(command) => migrate::run(global, command).await,
         Command::Upgrade(UpgradeCommand::Check) => upgrade::check(global).await,
+        Command::Tool(command) => tool::run(global, command).await,
         Command::Ps(args) => ps::run(global, &args).await,
         Command::Run(args) => run::run(global, args).await,
         Command::Logs(args) => logs::run(global, args).await,

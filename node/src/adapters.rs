@@ -7,6 +7,7 @@ pub(crate) mod haves_over_net;
 pub(crate) mod inference_over_net;
 pub(crate) mod join_over_net;
 pub(crate) mod keys_over_net;
+pub(crate) mod lab_over_admin;
 pub(crate) mod ledger_over_metadata;
 pub(crate) mod liveness_over_net;
 pub(crate) mod origin_over_registry;

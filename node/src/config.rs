@@ -20,6 +20,7 @@ use ollamax_types::limits::{LABEL_BYTES_MAX, TOKEN_TEXT_BYTES_MAX};
 
 use crate::backups::place::Place;
 use crate::telemetry;
+use crate::toolbox;
 
 pub(crate) mod example;
 pub(crate) mod layers;
@@ -73,6 +74,8 @@ pub(crate) struct NodeConfig {
     pub(crate) transfer: transfer::Config,
     /// The registry for machines that are no members.
     pub(crate) registry: gateway::RegistryConfig,
+    /// Tools for assistants and scripts.
+    pub(crate) tools: ToolsSection,
     /// Joining without an administrator.
     pub(crate) cluster: ClusterSection,
     /// Backups of the replicated state.
@@ -91,6 +94,14 @@ pub(crate) struct NodeSection {
     pub(crate) name: String,
     /// Group that may use the admin socket besides root and the daemon's user; empty: none. Since 0.1.
     pub(crate) admin_group: String,
+}
+
+/// Tools for assistants and scripts.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct ToolsSection {
+    /// Families that are switched on: cluster, health, models; empty: all. Since 0.1.
+    pub(crate) families: Vec<String>,
 }
 
 /// Joining without an administrator, for unattended set-ups. Ignored once the node is a member.
@@ -269,6 +280,9 @@ impl NodeConfig {
             problems.push(
                 "cluster.init: cannot stand beside cluster.token_file; a node makes a cluster or joins one".to_owned(),
             );
+        }
+        for family in self.tools.families.iter().filter(|family| !toolbox::FAMILIES.contains(&family.as_str())) {
+            problems.push(format!("tools.families: {family:?} is none of {}", toolbox::FAMILIES.join(", ")));
         }
         for seed in &self.cluster.seeds {
             if let Err(error) = net::address::check(seed) {

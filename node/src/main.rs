@@ -44,6 +44,7 @@ mod shutdown;
 mod sites;
 mod slot;
 mod telemetry;
+mod toolbox;
 mod unattended;
 mod verify;
 

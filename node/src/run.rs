@@ -27,6 +27,7 @@ use ollamax_outbound as outbound;
 use ollamax_outbound::RuntimeHandle;
 use ollamax_security::NodeKey;
 use ollamax_store::Space;
+use ollamax_tools::Lab;
 use ollamax_transfer as transfer;
 use ollamax_types::limits::ADDRESSES_MAX;
 use ollamax_types::{Clock, ErrorCode, Gpu, Incarnation};
@@ -35,6 +36,7 @@ use crate::adapters::clients_over_slot::ClientsOverSlot;
 use crate::adapters::inference_over_net::InferenceService;
 use crate::adapters::join_over_net::JoinService;
 use crate::adapters::keys_over_net::{KeysService, Signer};
+use crate::adapters::lab_over_admin::LabOverAdmin;
 use crate::adapters::liveness_over_net::LivenessService;
 use crate::adapters::outlook_over_net::PlacementService;
 use crate::adapters::raft_over_net::RaftService;
@@ -58,6 +60,7 @@ use crate::shelf;
 use crate::shutdown;
 use crate::slot::Slot;
 use crate::telemetry::{self, Ring, Standing};
+use crate::toolbox;
 use crate::unattended;
 
 /// Streams for chunks that members have opened and that nobody has taken yet.
@@ -201,15 +204,19 @@ fn assemble(shared: &Shared, opened: Opened) -> anyhow::Result<(Arc<Node>, JoinH
     if let Some(registry) = registry {
         spawn_registry(shared, registry, Arc::clone(&clients))?;
     }
+    let lab: Arc<dyn Lab> = Arc::new(LabOverAdmin::new(Admin::of(Arc::clone(&node) as _), Arc::clone(&clients) as _));
+    let tools = gateway::Toolbox::new(toolbox::fill(&lab, &start.config.tools.families)?, &shared.registry)?;
     let door = gateway::http::Door {
         listener: api,
         config: start.config.api.clone(),
         node: clients,
+        tools: tools.clone(),
         registry: shared.registry.clone(),
         grace: Duration::from_secs(start.config.shutdown.grace_s),
     };
     let serving = gateway::http::spawn(door, tasks, stops.api.clone())?;
-    tasks.spawn(serve_admin(admin, Arc::clone(&node), stops.api.clone(), stops.net.clone()));
+    let routes = Admin::routes_until(Arc::clone(&node) as _, tools, tasks, stops.api.clone());
+    tasks.spawn(serve_admin(admin, routes, stops.net.clone()));
     let local = net.local();
     let ends = Ends { api: api_url, peer: local.peer.to_string(), p2p: local.p2p_addresses.join(","), name };
     let slot = node.around.slot.clone();
@@ -442,12 +449,11 @@ async fn hand_out_chunks(mut streams: mpsc::Receiver<PeerStream>, slot: Slot, st
     }
 }
 
-async fn serve_admin(listener: UnixListener, node: Arc<Node>, draining: CancellationToken, stop: CancellationToken) {
-    let tasks = node.around.tasks.clone();
+async fn serve_admin(listener: UnixListener, routes: Routes, stop: CancellationToken) {
     // Ollama's own words come over HTTP/1.1.
     let served = Server::builder()
         .accept_http1(true)
-        .add_routes(Admin::routes_until(node, &tasks, draining))
+        .add_routes(routes)
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop.cancelled_owned())
         .await;
     if let Err(error) = served {

@@ -109,9 +109,12 @@ pub(crate) enum InitError {
 /// When a part of it is not understood, or asks for `trace`.
 pub(crate) fn parse_level(level: &str) -> Result<EnvFilter, InitError> {
     let mut filter = EnvFilter::default().add_directive(LevelFilter::WARN.into());
-    // A peer that cannot be reached is our own state change, logged once; openraft would say it with every message.
-    let quiet = "openraft=error".parse().map_err(|_| InitError::Level("openraft=error".to_owned()))?;
-    filter = filter.add_directive(quiet);
+    // A peer that cannot be reached is our own state change, logged once; openraft would say it with every message. A
+    // request that makes no sense is its caller's, whose call has its line; rmcp would warn of each.
+    for text in ["openraft=error", "rmcp=error"] {
+        let quiet = text.parse().map_err(|_| InitError::Level(text.to_owned()))?;
+        filter = filter.add_directive(quiet);
+    }
     for part in level.split(',').map(str::trim).filter(|part| !part.is_empty()) {
         let word = part.rsplit('=').next().unwrap_or(part);
         if !["error", "warn", "info", "debug"].contains(&word) {
@@ -214,9 +217,11 @@ mod tests {
 
     use ollamax_gateway as gateway;
     use ollamax_proto::v1;
+    use ollamax_tools::Lab;
+    use ollamax_tools::mem::MemLab;
     use ollamax_types::Timestamp;
 
-    use crate::run;
+    use crate::{run, toolbox};
 
     use super::*;
 
@@ -243,6 +248,7 @@ mod tests {
         let registry = prometheus::Registry::new();
         let mut router = gateway::http::router(gateway::http::Parts {
             node: Arc::new(gateway::mem::MemNode::new("n1")),
+            tools: gateway::Toolbox::default(),
             config: gateway::Config::default(),
             bound: "127.0.0.1:11435".parse().expect("an address"),
             hostname: String::new(),
@@ -266,6 +272,48 @@ mod tests {
         for (key, expected) in
             [("msg", Value::from("answered")), ("model", "m".into()), ("node", "n1".into()), ("status", 503.into())]
         {
+            assert_eq!(line[key], expected, "{key}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_call_of_a_tool_is_one_line_that_hides_what_its_schema_does_not_know() {
+        let lab: Arc<dyn Lab> = Arc::new(MemLab::default());
+        let (catalogue, registry) = (toolbox::fill(&lab, &[]).expect("declared well"), prometheus::Registry::new());
+        let mut router = gateway::http::router(gateway::http::Parts {
+            node: Arc::new(gateway::mem::MemNode::new("n1")),
+            tools: gateway::Toolbox::new(catalogue, &registry).expect("new names"),
+            config: gateway::Config::default(),
+            bound: "127.0.0.1:11435".parse().expect("an address"),
+            hostname: String::new(),
+            metrics: gateway::Metrics::register(&registry).expect("a new registry"),
+            registry,
+            seed: 1,
+        });
+        let (ring, subscriber) = to_ring();
+        let guard = tracing::subscriber::set_default(subscriber);
+        let request =
+            http::Request::post("/tools/list_nodes").header("host", "localhost").header("x-request-id", "r-8");
+        let body = r#"{"health": "dead", "password": "hunter2"}"#.to_owned();
+        let mut request = request.body(body).expect("a request");
+        let client = "127.0.0.1:4711".parse().expect("an address");
+        request.extensions_mut().insert(gateway::http::ClientAddress(client));
+        drop(router.call(request).await.expect("infallible"));
+        drop(guard);
+        let request = v1::LogsRequest { request_id: "r-8".to_owned(), ..v1::LogsRequest::default() };
+        let lines: Vec<_> = crate::log_stream::lines(&ring, request).collect().await;
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        let line: Value = serde_json::from_str(&lines[0].as_ref().expect("a line").json).expect("one JSON object");
+        for (key, expected) in [
+            ("msg", "called a tool"),
+            ("level", "info"),
+            ("mcp.method.name", "tools/call"),
+            ("gen_ai.tool.name", "list_nodes"),
+            ("principal", "loopback"),
+            ("arguments", r#"{"health":"dead","password":"***"}"#),
+            ("outcome", "refused"),
+            ("code", "bad_request"),
+        ] {
             assert_eq!(line[key], expected, "{key}");
         }
     }

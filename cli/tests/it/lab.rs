@@ -7,17 +7,18 @@ use ollamax_proto::v1::pull_progress::Stage;
 use ollamax_proto::v1::status_reply::Phase;
 use ollamax_proto::v1::verify_news::Sight;
 use ollamax_proto::v1::{
-    Attention, BackupView, BlobProgress, CancelPullReply, Check, CheckUpgradeReply, ClusterEvent, CordonNodeReply,
-    CreateBackupProgress, CreateTokenReply, DoctorReply, DrainNodeReply, EventsReply, ExportHead, ExportPart,
-    GetQuotaReply, Gpu, GrantLeaseReply, ImportModelProgress, ImportedCopy, Impossibility, InitReply, JoinReply,
-    KvEffect, KvHeader, KvLease, KvValue, LabelNodeReply, LeaveReply, LimitPullReply, ListBackupsReply,
+    Attention, BackupView, BlobProgress, CallToolReply, CancelPullReply, Check, CheckUpgradeReply, ClusterEvent,
+    CordonNodeReply, CreateBackupProgress, CreateTokenReply, DoctorReply, DrainNodeReply, EventsReply, ExportHead,
+    ExportPart, GetQuotaReply, Gpu, GrantLeaseReply, ImportModelProgress, ImportedCopy, Impossibility, InitReply,
+    JoinReply, KvEffect, KvHeader, KvLease, KvValue, LabelNodeReply, LeaveReply, LimitPullReply, ListBackupsReply,
     ListLeasesReply, ListMigrationsReply, ListModelsReply, ListPullsReply, ListSettingsReply, ListTokensReply,
-    ListWishesReply, LocalView, LogLine, Migration, ModelCopy, ModelLeft, ModelView, MoveReply, MoveView,
-    NewBackupKeyReply, NodeLabel, NodeView, OutlookReply, PullProgress, RaftMember, RaftStatusReply, RaftView,
-    RangeReply, RemoveNodeReply, RenewLeaseReply, Resident, RevokeLeaseReply, RevokeTokenReply, RunMigrationsReply,
-    Runtime, RuntimeProgress, SetSettingReply, Setting, Shortage, SourceProgress, StatusReply, TakeSnapshotReply,
-    Token, TransferLeadershipReply, TxnReply, VerifyNews, WishChange, WishChanges, WishView, check, export_part,
-    kv_effect, migration, model_left, raft_status_reply, reach_back_reply, runtime, wish_change, wish_view,
+    ListToolsReply, ListWishesReply, LocalView, LogLine, Migration, ModelCopy, ModelLeft, ModelView, MoveReply,
+    MoveView, NewBackupKeyReply, NodeLabel, NodeView, OutlookReply, PullProgress, RaftMember, RaftStatusReply,
+    RaftView, RangeReply, RemoveNodeReply, RenewLeaseReply, Resident, RevokeLeaseReply, RevokeTokenReply,
+    RunMigrationsReply, Runtime, RuntimeProgress, SetSettingReply, Setting, Shortage, SourceProgress, StatusReply,
+    TakeSnapshotReply, Token, ToolView, TransferLeadershipReply, TxnReply, VerifyNews, WishChange, WishChanges,
+    WishView, check, export_part, kv_effect, migration, model_left, raft_status_reply, reach_back_reply, runtime,
+    wish_change, wish_view,
 };
 
 use crate::daemon::{Answer, Script, told};
@@ -70,6 +71,8 @@ pub(crate) fn script() -> Script {
         ("NewBackupKey", told(&backup_key())),
         ("ListSettings", told(&ListSettingsReply { settings: vec![knob()], more: false, view: None })),
         ("SetSetting", told(&SetSettingReply { revision: 45, term: 2 })),
+        ("ListTools", told(&ListToolsReply { tools: vec![tool()] })),
+        ("CallTool", told(&CallToolReply { result_json: r#"{"status":"ok","node":"n1","problems":[]}"#.to_owned() })),
         ("Doctor", told(&DoctorReply { checks: vec![clock(), ports()] })),
         ("GetRaftStatus", told(&raft_status())),
         ("TransferLeadership", told(&leader_given())),
@@ -78,6 +81,19 @@ pub(crate) fn script() -> Script {
         ("RunMigrations", run_of(migration(migration::Status::Applied))),
         ("CheckUpgrade", told(&CheckUpgradeReply { checks: vec![quorum(), way_back()], view: status().view })),
     ])
+}
+
+fn tool() -> ToolView {
+    let declared = r#"{"name":"health_check","title":"Check health","inputSchema":{"type":"object"},"examples":[{"title":"Is all well?","arguments":{}}]}"#;
+    ToolView {
+        name: "health_check".to_owned(),
+        title: "Check health".to_owned(),
+        description: "Says in one word whether all is well.".to_owned(),
+        family: "health".to_owned(),
+        class: "read".to_owned(),
+        permission: "read".to_owned(),
+        declared_json: declared.to_owned(),
+    }
 }
 
 /// The ledger: one was applied, nobody has asked for the other.

@@ -9,8 +9,9 @@ use serde_json::Value;
 use ollamax_proto::v1::check::Outcome;
 use ollamax_proto::v1::verify_news::Sight;
 use ollamax_proto::v1::{
-    CancelPullRequest, CheckUpgradeReply, EventsRequest, ExportHead, ExportPart, JoinRequest, NodeLabel, PullRequest,
-    PushRequest, RunMigrationsRequest, RuntimeProgress, VerifyNews, VerifyRequest, WishChanges, WishFile, export_part,
+    CallToolRequest, CancelPullRequest, CheckUpgradeReply, EventsRequest, ExportHead, ExportPart, JoinRequest,
+    NodeLabel, PullRequest, PushRequest, RunMigrationsRequest, RuntimeProgress, VerifyNews, VerifyRequest, WishChanges,
+    WishFile, export_part,
 };
 use ollamax_types::ErrorCode;
 
@@ -90,6 +91,7 @@ const PAGES: &[(&str, &[&str])] = &[
             "wait --for members=3",
         ],
     ),
+    ("tool", &["tool list", "tool describe health_check", "tool call health_check"]),
     ("ps", &["ps"]),
     ("run", &["run demo hello", "run demo hello --verbose"]),
     ("logs", &["logs -n 2"]),
@@ -157,6 +159,26 @@ async fn a_stream_of_events_is_asked_for_as_the_words_say_and_says_how_to_go_on(
     // The daemon ended it.
     assert_eq!(said.exit, 7, "{said:?}");
     assert!(said.stderr.contains("try: ollamax events --follow --since 45 --kind quota_set"), "{said:?}");
+}
+
+#[tokio::test]
+async fn a_tool_is_called_with_the_arguments_as_they_were_written() {
+    let daemon = Daemon::start(lab::script()).await;
+    std::fs::write(daemon.data_dir.join("arguments"), r#"{"limit": 2}"#).expect("written");
+    let asked = async |words: &[&str]| {
+        let mut command = command(Path::new(env!("CARGO_BIN_EXE_ollamax")), &daemon.data_dir, words);
+        command.stdin(File::open(daemon.data_dir.join("arguments")).expect("opened"));
+        let said = finish(command, &daemon).await;
+        assert_eq!(said.exit, 0, "{words:?}: {said:?}");
+        let asked = CallToolRequest::decode(&*daemon.last_request("CallTool")).expect("a request");
+        (asked.name, asked.arguments_json)
+    };
+    let check = async |words: &[&str], expected: &str| {
+        assert_eq!(asked(words).await, ("list_nodes".to_owned(), expected.to_owned()), "{words:?}");
+    };
+    check(&["tool", "call", "list_nodes"], "").await;
+    check(&["tool", "call", "list_nodes", r#"{"health": "dead"}"#], r#"{"health": "dead"}"#).await;
+    check(&["tool", "call", "list_nodes", "-"], r#"{"limit": 2}"#).await;
 }
 
 #[tokio::test]

@@ -115,8 +115,8 @@ fn a_half_written_file_is_one_clear_line_with_its_place() {
 fn bad_values_of_all_crates_are_reported_at_once() {
     let toml = "[node]\nname = \"a b\"\n[raft]\nheartbeat_ms = 1\n[peer]\nconnect_timeout_ms = 0\n[log]\nlevel = \"trace\"\n\
                 [shutdown]\ngrace_s = 99999\n[cluster]\nrole = \"boss\"\nseeds = [\"b.lan\"]\n\
-                [registry]\nallow = [\"lab\"]\n";
-    let problems = load(toml).expect_err("eight problems");
+                [registry]\nallow = [\"lab\"]\n[tools]\nfamilies = [\"memory\"]\n";
+    let problems = load(toml).expect_err("nine problems");
     let subjects: Vec<&str> = problems.iter().map(|problem| problem.subject.as_str()).collect();
     for key in [
         "node.name",
@@ -127,6 +127,7 @@ fn bad_values_of_all_crates_are_reported_at_once() {
         "cluster.role",
         "cluster.seeds",
         "registry.allow",
+        "tools.families",
     ] {
         assert!(subjects.contains(&key), "{key} in {problems:?}");
     }

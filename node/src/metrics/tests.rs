@@ -36,6 +36,7 @@ fn gpu() -> Gpu {
 async fn answer_a_client(registry: &Registry) {
     let mut router = gateway::http::router(gateway::http::Parts {
         node: Arc::new(gateway::mem::MemNode::new("n1")),
+        tools: gateway::Toolbox::new(ollamax_tools::Catalogue::default(), registry).expect("new names"),
         config: gateway::Config::default(),
         bound: "127.0.0.1:11435".parse().expect("an address"),
         hostname: String::new(),

@@ -155,6 +155,15 @@ impl ApiError {
         Self { status: 503, retry_after: Some(Duration::from_secs(30)), ..Self::new(ErrorCode::NotInitialised, text) }
     }
 
+    /// Tools are for programs on this machine, as long as callers have no keys.
+    #[must_use]
+    pub fn not_local() -> Self {
+        let text = "tools are called by programs on this machine alone, over the loopback address and without a proxy: \
+                    callers have no keys in this release; run yours on the node, or forward the port: ssh -L \
+                    11435:127.0.0.1:11435 NODE";
+        Self::new(ErrorCode::Forbidden, text)
+    }
+
     /// A bound of this door was reached.
     #[must_use]
     pub fn overloaded(message: impl Into<String>) -> Self {

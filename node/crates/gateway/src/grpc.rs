@@ -18,20 +18,24 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
+use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::Instrument as _;
 
 use ollamax_metadata as metadata;
 use ollamax_proto::v1;
 use ollamax_proto::v1::{
-    admin_server, backup_server, events_server, kv_server, models_server, raft_admin_server, versions_server,
+    admin_server, backup_server, events_server, kv_server, models_server, raft_admin_server, tools_server,
+    versions_server,
 };
 use ollamax_scheduler as scheduler;
+use ollamax_tools::catalogue::ARGUMENTS_BYTES_MAX;
 use ollamax_types::RequestId;
 use ollamax_types::limits::COMMAND_BYTES_MAX;
 
 use crate::error::ERROR_HEADER;
 use crate::http::Stopping;
+use crate::toolbox::Toolbox;
 
 pub mod attention;
 pub mod backup;
@@ -53,6 +57,7 @@ mod registry;
 mod settings;
 pub mod status;
 mod tokens;
+mod tools;
 mod upgrade;
 mod wishes;
 
@@ -63,6 +68,13 @@ pub const REQUEST_ID_KEY: &str = "ollamax-request-id";
 
 /// Largest request about values: one command and what frames it.
 const REQUEST_BYTES_MAX: usize = 2 * COMMAND_BYTES_MAX;
+
+/// Largest call of a tool: as many arguments as one may have, and what frames them.
+const TOOL_REQUEST_BYTES_MAX: usize = 2 * ARGUMENTS_BYTES_MAX;
+
+/// The user whose program opened the socket; an extension of every call that came over it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SocketUser(pub u32);
 
 /// The admin API of one node.
 #[derive(Clone)]
@@ -79,10 +91,30 @@ impl std::fmt::Debug for Admin {
 // === impl Admin ===
 
 impl Admin {
-    /// The routes for a tonic server that takes HTTP/1.1 too.
+    /// The API for who tells what it says in other words than gRPC's.
+    #[must_use]
+    pub fn of(daemon: Arc<dyn Daemon>) -> Self {
+        Self { daemon }
+    }
+
+    /// The pulls of the cluster, as this node hears of them.
+    ///
+    /// # Errors
+    /// When this node has no engines, or its state cannot be read.
+    pub fn pulls(&self) -> Result<v1::ListPullsReply, AdminError> {
+        pulls::Pulls(self.clone()).list()
+    }
+
+    /// The routes for a tonic server that takes HTTP/1.1 too, of a node without tools.
     #[must_use]
     pub fn routes(daemon: Arc<dyn Daemon>) -> Routes {
-        let admin = Self { daemon };
+        Self::routes_with(daemon, Toolbox::default())
+    }
+
+    /// As [`Admin::routes`], with tools.
+    #[must_use]
+    pub fn routes_with(daemon: Arc<dyn Daemon>, tools: Toolbox) -> Routes {
+        let admin = Self::of(daemon);
         let values = kv::Values::new(admin.clone());
         let consensus = raft::Consensus::new(admin.clone());
         let happenings = events::Happenings::new(admin.clone());
@@ -96,14 +128,21 @@ impl Admin {
         let routes = routes.add_service(raft_admin_server::RaftAdminServer::new(consensus));
         let routes = routes.add_service(versions_server::VersionsServer::new(upkeep));
         let routes = routes.add_service(models_server::ModelsServer::new(pulls.clone()));
+        let tools = tools_server::ToolsServer::new(tools::Tools(tools));
+        let routes = routes.add_service(tools.max_decoding_message_size(TOOL_REQUEST_BYTES_MAX));
         ollama::with_routes(routes.into_axum_router(), pulls).layer(middleware::from_fn(identify)).into()
     }
 
-    /// As [`Admin::routes`], where what may take hours in Ollama's words ends when `stop` is cancelled, and says so;
-    /// what still comes of a request that is answered is read among `tasks`, and seconds longer.
+    /// As [`Admin::routes_with`], where what may take hours in Ollama's words ends when `stop` is cancelled, and says
+    /// so; what still comes of a request that is answered is read among `tasks`, and seconds longer.
     #[must_use]
-    pub fn routes_until(daemon: Arc<dyn Daemon>, tasks: &TaskTracker, stop: CancellationToken) -> Routes {
-        let routes = Self::routes(daemon).into_axum_router().layer(Extension(Stopping(stop)));
+    pub fn routes_until(
+        daemon: Arc<dyn Daemon>,
+        tools: Toolbox,
+        tasks: &TaskTracker,
+        stop: CancellationToken,
+    ) -> Routes {
+        let routes = Self::routes_with(daemon, tools).into_axum_router().layer(Extension(Stopping(stop)));
         routes.layer(Extension(ollama::Beside(tasks.clone()))).into()
     }
 
@@ -123,10 +162,15 @@ impl Admin {
     }
 }
 
-/// Gives a call its id, and writes its line in the log. Where no id can be drawn, the call goes on without.
+/// Gives a call its id and its user, and writes its line in the log. Where no id can be drawn, the call goes on
+/// without.
 async fn identify(mut request: axum::extract::Request, next: Next) -> axum::response::Response {
     let id = ollamax_security::draw_request_id();
     request.extensions_mut().insert(id.clone());
+    let peer = request.extensions().get::<UdsConnectInfo>().and_then(|info| info.peer_cred);
+    if let Some(peer) = peer {
+        request.extensions_mut().insert(SocketUser(peer.uid()));
+    }
     let span = tracing::error_span!("admin", request_id = id.0);
     let (call, started_at) = (request.uri().path().to_owned(), Instant::now());
     let mut response = next.run(request).instrument(span.clone()).await;

@@ -1,4 +1,4 @@
-//! The clients' door over HTTP: Ollama's routes, OpenAI's, pulls, health, metrics.
+//! The clients' door over HTTP: Ollama's routes, OpenAI's, pulls, tools, health, metrics.
 //!
 //! Handlers only translate. Always: a request body is read once, bounded, and goes on as it came; an answer's bytes go
 //! out as they arrive; an error has the shape of its route's protocol; an answer that broke never looks whole. What
@@ -30,6 +30,7 @@ use ollamax_types::Api;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::ports::Node;
+use crate::toolbox::Toolbox;
 
 pub(crate) mod body;
 pub(crate) mod edge;
@@ -37,11 +38,14 @@ mod ending;
 mod health;
 mod infer;
 mod lists;
+pub(crate) mod loopback;
+mod mcp;
 mod observe;
 pub(crate) mod progress;
 pub(crate) mod pull;
 pub(crate) mod request;
 mod serve;
+mod tools;
 mod unserved;
 
 pub use serve::{ClientAddress, Limits, Stopping, serve};
@@ -56,6 +60,8 @@ pub const REQUEST_ID_HEADER: &str = "x-request-id";
 pub struct Parts {
     /// The node behind it.
     pub node: Arc<dyn Node>,
+    /// What assistants can call.
+    pub tools: Toolbox,
     /// `api.*`.
     pub config: Config,
     /// Where the door is bound: on loopback, hosts are checked.
@@ -78,6 +84,8 @@ pub struct Door {
     pub config: Config,
     /// The node behind it.
     pub node: Arc<dyn Node>,
+    /// What assistants can call.
+    pub tools: Toolbox,
     /// What `/metrics` shows; the door registers its own in it.
     pub registry: Registry,
     /// How long running answers may go on after the stop.
@@ -135,12 +143,13 @@ pub fn bind(listen: SocketAddr) -> io::Result<TcpListener> {
 /// # Errors
 /// When metrics or the seed of request ids cannot be had.
 pub fn spawn(door: Door, tasks: &TaskTracker, stop: CancellationToken) -> Result<JoinHandle<()>, OpenError> {
-    let Door { listener, config, node, registry, grace } = door;
+    let Door { listener, config, node, tools, registry, grace } = door;
     let metrics = Metrics::register(&registry)?;
     let limits = Limits::of(&config, grace);
     let bound = listener.local_addr()?;
     let seed = u64::from_le_bytes(ollamax_security::random_bytes()?);
-    let parts = Parts { node, config, bound, hostname: edge::hostname(), registry, metrics: metrics.clone(), seed };
+    let hostname = edge::hostname();
+    let parts = Parts { node, tools, config, bound, hostname, registry, metrics: metrics.clone(), seed };
     let router = router(parts);
     Ok(tasks.spawn(serve(listener, router, limits, metrics, stop)))
 }
@@ -179,6 +188,11 @@ pub fn router(parts: Parts) -> Router {
             infer::answer(&door, api, request).await
         })
     };
+    let mcp = mcp::service(&door);
+    let assistants = any(move |State(door): State<Arc<OpenDoor>>, request: Request| {
+        let mcp = mcp.clone();
+        async move { mcp::answer(&door, &mcp, request).await }
+    });
     let mut router = Router::new()
         .route("/", get(|| ready("Ollama is running")))
         .route("/api/version", get(lists::version))
@@ -187,7 +201,10 @@ pub fn router(parts: Parts) -> Router {
         .route("/api/pull", post(pull::answer))
         .route("/v1/models", get(lists::models))
         .route("/v1/models/{model}", get(lists::model))
-        .route("/metrics", get(health::metrics));
+        .route("/metrics", get(health::metrics))
+        .route("/mcp", assistants)
+        .route("/tools", get(tools::list))
+        .route("/tools/{name}", post(tools::call));
     for api in Api::ALL {
         router = router.route(api.path(), inference(api));
     }

@@ -16,8 +16,10 @@ pub mod wishfile;
 mod order;
 #[cfg(test)]
 mod samples;
+mod toolbox;
 
 pub use config::{Config, Pull};
 pub use error::{ApiError, Shape};
 pub use lab::Config as RegistryConfig;
 pub use metrics::Metrics;
+pub use toolbox::Toolbox;

@@ -8,6 +8,8 @@
 //! | `ollamax_gateway_duration_seconds` | seconds | `route` | until the answer ended or the client left |
 //! | `ollamax_gateway_connections` | connections | | open client connections |
 //! | `ollamax_gateway_connections_refused_total` | connections | | refused because of `api.connections_max` |
+//! | `ollamax_gateway_tool_calls_total` | calls | `tool`, `outcome` | calls of tools, by how they ended |
+//! | `ollamax_gateway_tool_duration_seconds` | seconds | `tool` | until a call ended |
 
 use prometheus::{HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
@@ -26,6 +28,16 @@ pub struct Metrics {
     pub(crate) refused: IntCounter,
 }
 
+/// What a tool is called here that does not exist: callers' words are no labels.
+pub(crate) const UNKNOWN_TOOL: &str = "unknown";
+
+/// Where calls of tools are counted, through whatever door they come.
+#[derive(Debug, Clone)]
+pub(crate) struct ToolMetrics {
+    pub(crate) calls: IntCounterVec,
+    pub(crate) duration: HistogramVec,
+}
+
 /// Where the connections of a listener are counted.
 #[derive(Debug, Clone)]
 pub(crate) struct Counts {
@@ -33,6 +45,31 @@ pub(crate) struct Counts {
     pub(crate) connections: IntGauge,
     /// Those too many.
     pub(crate) refused: IntCounter,
+}
+
+// === impl ToolMetrics ===
+
+impl Default for ToolMetrics {
+    fn default() -> Self {
+        let calls = Opts::new("ollamax_gateway_tool_calls_total", "Calls of tools");
+        let duration = HistogramOpts::new("ollamax_gateway_tool_duration_seconds", "Time until a call of a tool ended");
+        let metrics = Self {
+            calls: IntCounterVec::new(calls, &["tool", "outcome"]).expect("names and labels are sane"),
+            duration: HistogramVec::new(duration.buckets(SECONDS.to_vec()), &["tool"])
+                .expect("names and labels are sane"),
+        };
+        // They are there before the first call.
+        metrics.calls.with_label_values(&[UNKNOWN_TOOL, UNKNOWN_TOOL]);
+        metrics.duration.with_label_values(&[UNKNOWN_TOOL]);
+        metrics
+    }
+}
+
+impl ToolMetrics {
+    pub(crate) fn register(&self, registry: &Registry) -> Result<(), prometheus::Error> {
+        registry.register(Box::new(self.calls.clone()))?;
+        registry.register(Box::new(self.duration.clone()))
+    }
 }
 
 // === impl Metrics ===

@@ -12,7 +12,11 @@ use super::daemon::AdminError;
 use super::{Admin, Engines, status};
 
 impl Admin {
-    pub(super) fn models(&self, name: &str) -> Result<v1::ListModelsReply, AdminError> {
+    /// All models, or that of one name.
+    ///
+    /// # Errors
+    /// When this node has no engines, its state cannot be read, or nobody has the model.
+    pub fn models(&self, name: &str) -> Result<v1::ListModelsReply, AdminError> {
         let Engines { metadata, scheduler, .. } = self.engines()?;
         let view = metadata.view();
         let copies =

@@ -118,7 +118,7 @@ impl Pulls {
         Ok(targets)
     }
 
-    fn list(&self) -> Result<v1::ListPullsReply, AdminError> {
+    pub(super) fn list(&self) -> Result<v1::ListPullsReply, AdminError> {
         let Engines { metadata, transfer, .. } = self.0.engines()?;
         let members = read::members(&*metadata.view())?;
         let names: BTreeMap<NodeId, String> = members.into_iter().map(|member| (member.id, member.name)).collect();

@@ -21,7 +21,11 @@ use super::{Admin, attention, backup, cordon};
 const LASTING_MS: u64 = 3_600_000;
 
 impl Admin {
-    pub(super) fn status_reply(&self) -> Result<v1::StatusReply, AdminError> {
+    /// The picture; before there is a cluster, of this node alone.
+    ///
+    /// # Errors
+    /// When the state cannot be read.
+    pub fn status_reply(&self) -> Result<v1::StatusReply, AdminError> {
         let facts = self.daemon.facts();
         let mut reply = of_facts(&facts);
         let Some(engines) = self.daemon.engines() else {

@@ -30,11 +30,24 @@ pub(crate) struct Held {
 ///
 /// # Errors
 /// When it is too large, encoded, too slow, cut off, or when no memory for bodies is left.
-pub(crate) async fn read(door: &OpenDoor, headers: &HeaderMap, mut body: Body) -> Result<Held, ApiError> {
+pub(crate) async fn read(door: &OpenDoor, headers: &HeaderMap, body: Body) -> Result<Held, ApiError> {
+    read_up_to(door, headers, body, limits::GATEWAY_BODY_BYTES_MAX).await
+}
+
+/// Reads a body of another limit.
+///
+/// # Errors
+/// As [`read`].
+pub(crate) async fn read_up_to(
+    door: &OpenDoor,
+    headers: &HeaderMap,
+    mut body: Body,
+    bytes_max: usize,
+) -> Result<Held, ApiError> {
     check_encoding(headers)?;
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
-    if announced.is_some_and(|bytes| bytes > limits::GATEWAY_BODY_BYTES_MAX) {
-        return Err(too_large(limits::GATEWAY_BODY_BYTES_MAX));
+    if announced.is_some_and(|bytes| bytes > bytes_max) {
+        return Err(too_large(bytes_max));
     }
     let mut memory = None;
     let mut bytes = BytesMut::with_capacity(announced.unwrap_or(0).min(64 << 10));
@@ -47,8 +60,8 @@ pub(crate) async fn read(door: &OpenDoor, headers: &HeaderMap, mut body: Body) -
             }
             Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
         };
-        if bytes.len() + data.len() > limits::GATEWAY_BODY_BYTES_MAX {
-            return Err(too_large(limits::GATEWAY_BODY_BYTES_MAX));
+        if bytes.len() + data.len() > bytes_max {
+            return Err(too_large(bytes_max));
         }
         bytes.extend_from_slice(&data);
         reserve(door, &mut memory, bytes.len())?;

@@ -20,6 +20,8 @@ use self::callers::Verdict;
 
 /// What of our own a page may send and read.
 const SENT: &str = "X-Request-Id";
+/// What a page that speaks MCP sends.
+const SENT_TO_TOOLS: &str = "MCP-Protocol-Version,Mcp-Method,Mcp-Name";
 const READ: &str = "X-OllamaMax-Node,X-OllamaMax-Error,X-Request-Id";
 
 /// Lets a request in, or answers it.
@@ -41,6 +43,7 @@ pub(crate) async fn check(State(door): State<Arc<OpenDoor>>, request: Request, n
         }
         if asks {
             headers.append(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(SENT));
+            headers.append(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static(SENT_TO_TOOLS));
         }
     }
     response

@@ -171,6 +171,7 @@ mod tests {
         let registry = prometheus::Registry::new();
         let door = Arc::new(OpenDoor::new(Parts {
             node: Arc::new(MemNode::new("n1")),
+            tools: crate::Toolbox::default(),
             config: crate::config::Config::default(),
             bound: ([127, 0, 0, 1], 11_435).into(),
             hostname: "gpu-1".to_owned(),

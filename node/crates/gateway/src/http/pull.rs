@@ -24,6 +24,7 @@ use ollamax_types::{ErrorCode, ModelName, NodeId};
 
 use crate::config::Pull;
 use crate::error::{ApiError, Shape, words_of};
+use crate::http::loopback::is_of_this_machine;
 use crate::http::progress::{Line, SUCCESS, text};
 use crate::http::request::{Change, read_change_fields};
 use crate::http::serve::{ClientAddress, Stopping};
@@ -34,18 +35,6 @@ use crate::order::{self, Order};
 const BEGIN: &str = "pulling manifest";
 /// What is told behind the files, in this order.
 const LAST_STEPS: &[&str] = &["verifying sha256 digest", "writing manifest", SUCCESS];
-/// What proxies add: with one of them the caller is somebody behind this machine.
-const FORWARDED: [&str; 9] = [
-    "forwarded",
-    "via",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-proto",
-    "x-forwarded-server",
-    "x-real-ip",
-    "cf-connecting-ip",
-    "true-client-ip",
-];
 /// Who asked, for people.
 const ASKED_BY: &str = "api";
 
@@ -99,11 +88,6 @@ fn check_caller(pull: Pull, client: Option<ClientAddress>, headers: &HeaderMap) 
         Pull::Nobody => "pulls are not taken here: api.pull is \"nobody\"; run ollamax model pull NAME on the node",
     };
     Err(ApiError::new(ErrorCode::Forbidden, text))
-}
-
-fn is_of_this_machine(client: Option<ClientAddress>, headers: &HeaderMap) -> bool {
-    let is_loopback = client.is_some_and(|ClientAddress(address)| address.ip().to_canonical().is_loopback());
-    is_loopback && !FORWARDED.iter().any(|name| headers.contains_key(*name))
 }
 
 /// Has the model pulled as the cluster knows to, with the node that pulls where it is known before.
@@ -293,6 +277,7 @@ mod tests {
     use ollamax_types::Digest;
 
     use super::*;
+    use crate::http::loopback::FORWARDED;
 
     const GIB: u64 = 1 << 30;
 

@@ -10,7 +10,7 @@ use ollamax_types::ErrorCode;
 use crate::error::{ApiError, Shape};
 
 /// Their paths.
-pub(crate) const PATHS: [&str; 20] = [
+pub(crate) const PATHS: [&str; 19] = [
     "/api/push",
     "/api/create",
     "/api/copy",
@@ -30,7 +30,6 @@ pub(crate) const PATHS: [&str; 20] = [
     "/v1/audio/transcriptions",
     "/v1/images/generations",
     "/v1/images/edits",
-    "/mcp",
 ];
 
 /// Says so.

@@ -3,6 +3,7 @@
 mod desk;
 mod lab;
 mod lists;
+mod mcp;
 mod names;
 mod overload;
 mod places;
@@ -12,5 +13,6 @@ mod removing;
 mod routes;
 mod socket;
 mod streams;
+mod tools;
 mod wanted;
 mod world;

@@ -12,8 +12,8 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use ollamax_gateway::Config;
 use ollamax_gateway::http::{Door, bind, spawn};
+use ollamax_gateway::{Config, Toolbox};
 
 use crate::world::{World, with_m};
 
@@ -31,7 +31,8 @@ pub(crate) fn serve(config: Config, grace: Duration) -> Served {
     let address = listener.local_addr().expect("bound");
     let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
     let node = std::sync::Arc::new(world.door.clone());
-    let door = Door { listener, config, node, registry: Registry::new(), grace };
+    let (tools, registry) = (Toolbox::default(), Registry::new());
+    let door = Door { listener, config, node, tools, registry, grace };
     let task = spawn(door, &tasks, stop.clone()).expect("an empty registry");
     Served { world, address, stop, task, _tasks: tasks }
 }

@@ -21,7 +21,7 @@ use ollamax_core::catalog::mem::MemView;
 use ollamax_core::catalog::{Cluster, Key, Location, Member, MemberState, Model, Mutation, Phase, Pin, Record, Since};
 use ollamax_gateway::http::{Parts, router};
 use ollamax_gateway::mem::MemNode;
-use ollamax_gateway::{Config, Metrics};
+use ollamax_gateway::{Config, Metrics, Toolbox};
 use ollamax_scheduler as scheduler;
 use ollamax_scheduler::mem::{MemPlacements, MemRemote};
 use ollamax_scheduler::{Broken, Runtime, RuntimeError, RuntimeReport};
@@ -273,6 +273,7 @@ impl World {
         let metrics = Metrics::register(&registry).expect("an empty registry");
         Parts {
             node: Arc::new(self.door.clone()),
+            tools: Toolbox::default(),
             config,
             bound: "127.0.0.1:11435".parse().expect("an address"),
             hostname: "gpu-1".to_owned(),

@@ -1,0 +1,118 @@
+//! `ollamax tool`: what assistants can do with the lab, for people and scripts.
+//!
+//! A tool's result is data: it is shown as JSON either way, with `-o json` in an object that says whose it is.
+
+use serde_json::{Value, json};
+use tokio::io::AsyncReadExt as _;
+
+use ollamax_proto::v1::{CallToolRequest, ListToolsRequest, ToolView};
+
+use crate::args::{Global, Output, ToolCommand};
+use crate::client;
+use crate::error::Failure;
+use crate::output;
+
+/// Bytes of arguments from standard input.
+const ARGUMENTS_BYTES_MAX: usize = 256 << 10;
+
+/// Runs one of them.
+pub(crate) async fn run(global: &Global, command: ToolCommand) -> Result<(), Failure> {
+    match command {
+        ToolCommand::List => list(global).await,
+        ToolCommand::Describe { name } => describe(global, name).await,
+        ToolCommand::Call { name, arguments } => call(global, name, arguments).await,
+    }
+}
+
+async fn list(global: &Global) -> Result<(), Failure> {
+    let tools = asked(global, String::new()).await?;
+    if global.output == Output::Json {
+        return output::json("ToolList", json!({"tools": tools.iter().map(declared).collect::<Vec<_>>()}));
+    }
+    output::text(&table(&tools))
+}
+
+async fn describe(global: &Global, name: String) -> Result<(), Failure> {
+    let tools = asked(global, name.clone()).await?;
+    let Some(tool) = tools.first() else {
+        return Err(Failure::usage(format!("there is no tool {name:?}"), "ollamax tool list"));
+    };
+    if global.output == Output::Json {
+        return output::json("Tool", declared(tool));
+    }
+    output::text(&page(tool))
+}
+
+async fn call(global: &Global, name: String, arguments: Option<String>) -> Result<(), Failure> {
+    let arguments_json = given(arguments.unwrap_or_default()).await?;
+    let request = CallToolRequest { name: name.clone(), arguments_json };
+    let told = client::connect_tools(global).await?.call_tool(request).await?.into_inner();
+    let result: Value = serde_json::from_str(&told.result_json).unwrap_or(Value::String(told.result_json));
+    if global.output == Output::Json {
+        return output::json("ToolResult", json!({"tool": name, "result": result}));
+    }
+    output::line(&pretty(&result))
+}
+
+async fn asked(global: &Global, name: String) -> Result<Vec<ToolView>, Failure> {
+    Ok(client::connect_tools(global).await?.list_tools(ListToolsRequest { name }).await?.into_inner().tools)
+}
+
+/// The words, or what comes on standard input.
+async fn given(arguments: String) -> Result<String, Failure> {
+    if arguments != "-" {
+        return Ok(arguments);
+    }
+    let mut text = String::new();
+    let room = ARGUMENTS_BYTES_MAX as u64 + 1;
+    let read = tokio::io::stdin().take(room).read_to_string(&mut text).await;
+    read.map_err(|error| Failure::usage(format!("standard input: {error}"), "ollamax tool call NAME - < FILE"))?;
+    if text.len() > ARGUMENTS_BYTES_MAX {
+        let what = format!("standard input has more than {ARGUMENTS_BYTES_MAX} bytes, which is the limit of arguments");
+        return Err(Failure::usage(what, "send less"));
+    }
+    Ok(text)
+}
+
+/// All that the daemon says of a tool.
+fn declared(tool: &ToolView) -> Value {
+    serde_json::from_str(&tool.declared_json).unwrap_or_else(|_| json!({"name": tool.name}))
+}
+
+fn table(tools: &[ToolView]) -> String {
+    let rows = tools
+        .iter()
+        .map(|tool| vec![tool.name.clone(), tool.family.clone(), tool.permission.clone(), tool.title.clone()]);
+    output::table(&["NAME", "FAMILY", "NEEDS", "WHAT IT DOES"], rows.collect())
+}
+
+fn page(tool: &ToolView) -> String {
+    let declared = declared(tool);
+    let mut page = format!("{}: {}\n\n{}\n\n", tool.name, tool.title, tool.description);
+    page += &format!("family  {}\nclass   {}\nneeds   {}\n", tool.family, tool.class, tool.permission);
+    page += &format!("\nArguments:\n{}\n", pretty(&declared["inputSchema"]));
+    let examples = declared["examples"].as_array().cloned().unwrap_or_default();
+    if !examples.is_empty() {
+        page += "\nExamples:\n";
+    }
+    for example in examples {
+        page += &format!("  ollamax tool call {} '{}'\n", tool.name, example["arguments"]);
+    }
+    page
+}
+
+fn pretty(value: &Value) -> String {
+    serde_json::to_string_pretty(value).unwrap_or_else(|_| value.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tool_that_a_later_release_says_more_of_is_shown_with_what_is_known() {
+        let tool = ToolView { name: "look".to_owned(), title: "Look".to_owned(), ..ToolView::default() };
+        assert_eq!(declared(&tool), json!({"name": "look"}));
+        assert!(page(&tool).starts_with("look: Look\n"), "{}", page(&tool));
+    }
+}

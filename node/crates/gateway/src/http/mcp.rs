@@ -1,0 +1,178 @@
+//! `/mcp`: the door for assistants, by the protocol of 2026-07-28 and by the handshake of 2025-06-18 and 2025-11-25.
+//!
+//! rmcp speaks the protocol; what is decided here is who gets to it. Always: no sessions, so that any node answers any
+//! request of either era and nothing is left of a client that goes; only programs on this machine are let in, as long
+//! as callers have no keys; host, origin, size and form are checked before the protocol sees a message. No event store
+//! is set: with one, a call would go on after its caller has left.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::{HeaderMap, Method, Response, StatusCode, header};
+use bytes::Bytes;
+use http_body_util::Full;
+use rmcp::transport::streamable_http_server::session::never::NeverSessionManager;
+use rmcp::transport::streamable_http_server::{StreamableHttpServerConfig, StreamableHttpService};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::Value;
+
+use crate::http::{OpenDoor, body, edge, loopback};
+
+mod refusal;
+pub(crate) mod rules;
+mod server;
+
+use self::refusal::Refusal;
+use self::server::Server;
+
+/// Bytes of one message: as many as a call's arguments may have, and what frames them.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 1 << 20;
+
+/// In which header clients say which revision they speak.
+const VERSION_HEADER: &str = "mcp-protocol-version";
+
+/// The protocol, ready for requests.
+pub(crate) type Service = StreamableHttpService<Server, NeverSessionManager>;
+
+/// A message that was let in.
+struct Admitted {
+    request: axum::http::Request<Full<Bytes>>,
+    is_json: bool,
+    _held: Option<body::Held>,
+}
+
+/// What is read of a message in a revision that is not spoken.
+#[derive(Deserialize)]
+struct Opening {
+    method: String,
+    #[serde(default)]
+    id: Value,
+}
+
+/// Makes the protocol's part of a door.
+pub(crate) fn service(door: &OpenDoor) -> Service {
+    let server = Server::new(door.parts.tools.clone());
+    let config = StreamableHttpServerConfig::default()
+        .with_legacy_session_mode(false)
+        .with_json_response(true)
+        .with_sse_retry(None)
+        .with_max_request_body_bytes(MESSAGE_BYTES_MAX)
+        .with_allowed_hosts(rules::hosts(&door.parts.hostname, door.parts.bound))
+        .with_allowed_origins(rules::origins(&door.parts.config.origins, &door.parts.hostname, door.parts.bound))
+        .enforce_origin_validation();
+    StreamableHttpService::new(move || Ok(server.clone()), Arc::new(NeverSessionManager::default()), config)
+}
+
+/// Answers one request.
+pub(crate) async fn answer(door: &OpenDoor, service: &Service, request: Request) -> Response<Body> {
+    let Admitted { request, is_json, _held } = match admit(door, request).await {
+        Ok(admitted) => admitted,
+        Err(refusal) => return refusal.into_response(),
+    };
+    // What the protocol remembers of a request is large.
+    let response = Box::pin(service.handle(request)).await;
+    if is_json && response.status() == StatusCode::UNSUPPORTED_MEDIA_TYPE {
+        // It is JSON, so it is the message that cannot be read.
+        return Refusal::no_request().into_response();
+    }
+    response.map(Body::new)
+}
+
+/// Decides who calls, and reads the message.
+async fn admit(door: &OpenDoor, request: Request) -> Result<Admitted, Refusal> {
+    let host = edge::host_of(&request);
+    let (mut head, client_body) = request.into_parts();
+    let caller = loopback::caller_of(door, &head, &host).ok_or_else(Refusal::not_local)?;
+    head.extensions.insert(caller);
+    let is_json = is_json(&head.headers);
+    // Without a message there is nothing to check; the protocol refuses what is no POST.
+    let (bytes, held) = if head.method == Method::POST && is_json {
+        let held = body::read_up_to(door, &head.headers, client_body, MESSAGE_BYTES_MAX).await?;
+        check_message(&held.bytes)?;
+        check_version(&head.headers, &held.bytes)?;
+        (held.bytes.clone(), Some(held))
+    } else {
+        (Bytes::new(), None)
+    };
+    Ok(Admitted { request: axum::http::Request::from_parts(head, Full::new(bytes)), is_json, _held: held })
+}
+
+/// One message, which is JSON.
+fn check_message(bytes: &[u8]) -> Result<(), Refusal> {
+    let first = bytes.iter().find(|byte| !byte.is_ascii_whitespace());
+    match serde_json::from_slice::<IgnoredAny>(bytes) {
+        Err(error) => Err(Refusal::no_json(&error)),
+        Ok(_) if first == Some(&b'[') => Err(Refusal::batch()),
+        Ok(_) if first != Some(&b'{') => Err(Refusal::no_request()),
+        Ok(_) => Ok(()),
+    }
+}
+
+/// One revision at most, and none that is known and not spoken. rmcp takes requests of every handshake that it knows,
+/// also of one that it would not agree on here; of what it does not know, and of what a message says of itself, it
+/// decides.
+fn check_version(headers: &HeaderMap, bytes: &[u8]) -> Result<(), Refusal> {
+    let mut sent = headers.get_all(VERSION_HEADER).iter();
+    let version = sent.next().and_then(|version| version.to_str().ok()).unwrap_or_default();
+    if sent.next().is_some() {
+        return Err(Refusal::two_versions());
+    }
+    if !server::is_known_and_not_spoken(version) {
+        return Ok(());
+    }
+    match serde_json::from_slice::<Opening>(bytes) {
+        // Here the answer says what is spoken.
+        Ok(Opening { method, .. }) if method == "initialize" => Ok(()),
+        Ok(Opening { id, .. }) => Err(Refusal::unsupported(id, version, server::spoken())),
+        Err(_) => Err(Refusal::no_request()),
+    }
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_message_of_json_is_let_in_and_nothing_else() {
+        let check = |text: &str, expected: Option<i32>| {
+            assert_eq!(check_message(text.as_bytes()).err().map(|refusal| refusal.json_rpc), expected, "{text}");
+        };
+        check(r#"{"jsonrpc":"2.0","id":1,"method":"ping"}"#, None);
+        check(" \n{}", None);
+        check(r#"[{"jsonrpc":"2.0","id":1,"method":"ping"}]"#, Some(refusal::INVALID_REQUEST));
+        check("[]", Some(refusal::INVALID_REQUEST));
+        check("7", Some(refusal::INVALID_REQUEST));
+        check("", Some(refusal::PARSE_ERROR));
+        check("{", Some(refusal::PARSE_ERROR));
+        check(&"[".repeat(100_000), Some(refusal::PARSE_ERROR));
+    }
+
+    #[test]
+    fn one_revision_is_named_and_none_that_was_left_behind() {
+        let check = |versions: &[&'static str], method: &str, expected: Option<i32>| {
+            let mut headers = HeaderMap::new();
+            for version in versions {
+                headers.append(VERSION_HEADER, header::HeaderValue::from_static(version));
+            }
+            let text = format!(r#"{{"jsonrpc":"2.0","id":1,"method":"{method}"}}"#);
+            let found = check_version(&headers, text.as_bytes()).err().map(|refusal| refusal.json_rpc);
+            assert_eq!(found, expected, "{versions:?} {method}");
+        };
+        for spoken in server::spoken() {
+            check(&[spoken], "tools/list", None);
+        }
+        check(&[], "tools/list", None);
+        check(&["2099-01-01"], "tools/list", None);
+        check(&["2025-03-26"], "tools/list", Some(refusal::UNSUPPORTED_VERSION));
+        check(&["2025-03-26"], "initialize", None);
+        check(&["2026-07-28", "2026-07-28"], "tools/list", Some(refusal::HEADER_MISMATCH));
+        check(&["2025-11-25", "2026-07-28"], "initialize", Some(refusal::HEADER_MISMATCH));
+    }
+}

@@ -1,0 +1,61 @@
+//! The port in memory: a lab that is what it was set to be.
+
+use ollamax_types::ErrorCode;
+
+use crate::error::ToolError;
+use crate::ports::Lab;
+use crate::views::{Cluster, Model, Node, NodeHealth, Transfer};
+
+/// A lab in memory.
+#[derive(Debug, Clone, Default)]
+pub struct MemLab {
+    /// How the node stands.
+    pub health: NodeHealth,
+    /// The cluster.
+    pub cluster: Cluster,
+    /// Its members; `None`: the node belongs to no cluster.
+    pub nodes: Option<Vec<Node>>,
+    /// What is on its way.
+    pub transfers: Vec<Transfer>,
+    /// The models.
+    pub models: Vec<Model>,
+}
+
+// === impl MemLab ===
+
+impl MemLab {
+    fn members(&self) -> Result<&Vec<Node>, ToolError> {
+        let alone = || ToolError::new(ErrorCode::NotInitialised, "this node belongs to no cluster", "ollamax init");
+        self.nodes.as_ref().ok_or_else(alone)
+    }
+}
+
+impl Lab for MemLab {
+    fn health(&self) -> NodeHealth {
+        self.health.clone()
+    }
+
+    fn cluster(&self) -> Result<Cluster, ToolError> {
+        Ok(self.cluster.clone())
+    }
+
+    fn nodes(&self) -> Result<Vec<Node>, ToolError> {
+        self.members().cloned()
+    }
+
+    fn transfers(&self) -> Result<Vec<Transfer>, ToolError> {
+        self.members()?;
+        Ok(self.transfers.clone())
+    }
+
+    fn models(&self) -> Result<Vec<Model>, ToolError> {
+        self.members()?;
+        Ok(self.models.clone())
+    }
+
+    fn model(&self, name: &str) -> Result<Model, ToolError> {
+        let found = self.models()?.into_iter().find(|model| model.name == name);
+        let missing = || ToolError::new(ErrorCode::ModelNotFound, format!("model {name:?} not found"), "list_models");
+        found.ok_or_else(missing)
+    }
+}

@@ -1,0 +1,250 @@
+//! What the lab is: its consensus, its members, what is on its way between them.
+
+use std::sync::Arc;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use ollamax_tools::page::page;
+use ollamax_tools::views::{Node, Transfer};
+use ollamax_tools::{
+    Class, DeclarationError, Example, Hints, Idempotency, Lab, Limits, Permission, Spec, Tool, ToolError,
+};
+
+use crate::Nothing;
+
+const FAMILY: &str = "cluster";
+
+const CLUSTER_STATUS: Spec = Spec {
+    name: "cluster_status",
+    title: "Get cluster status",
+    description: "Tells the cluster's name, who leads, whether changes can be made, how many failures it still \
+                  bears, and what wants attention with the command that mends it.",
+    family: FAMILY,
+    class: Class::Read,
+    permission: Permission::Read,
+    hints: Hints::READ,
+    idempotency: Idempotency::Natural,
+    limits: Limits::READ,
+    examples: &[Example { title: "Who leads?", arguments: "{}" }],
+};
+
+const LIST_NODES: Spec = Spec {
+    name: "list_nodes",
+    title: "List nodes",
+    description: "Lists the machines of the cluster: role, health, model runtime, loaded models, memory, free disk, \
+                  graphics cards, labels. Ask with health suspect or dead for those that are unwell.",
+    examples: &[
+        Example { title: "All nodes", arguments: "{}" },
+        Example { title: "Those that are not heard", arguments: r#"{"health": "dead"}"# },
+    ],
+    ..CLUSTER_STATUS
+};
+
+const LIST_TRANSFERS: Spec = Spec {
+    name: "list_transfers",
+    title: "List transfers",
+    description: "Lists the models that nodes are fetching now: how far each is, how fast, how long it will take, and \
+                  why one failed.",
+    examples: &[
+        Example { title: "All transfers", arguments: "{}" },
+        Example { title: "Those of one model", arguments: r#"{"model": "llama3.2:latest"}"# },
+    ],
+    ..CLUSTER_STATUS
+};
+
+// Which nodes.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct NodesAsked {
+    /// Those of this health alone.
+    health: Option<HealthAsked>,
+    /// How many at once; 50 where it is not said.
+    #[schemars(range(min = 1, max = 200))]
+    limit: Option<u32>,
+    /// The next_cursor of the page before.
+    #[schemars(length(max = 64))]
+    cursor: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+enum HealthAsked {
+    Alive,
+    Suspect,
+    Dead,
+    Unknown,
+}
+
+// Nodes, and where the next page begins.
+#[derive(Debug, Serialize, JsonSchema)]
+struct Nodes {
+    /// In the order of their ids.
+    nodes: Vec<Node>,
+    /// Where the next page begins; null: this was the last.
+    next_cursor: Option<String>,
+}
+
+// Which transfers.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct TransfersAsked {
+    /// Those of this model alone.
+    #[schemars(length(min = 1, max = 512))]
+    model: Option<String>,
+}
+
+// Transfers.
+#[derive(Debug, Serialize, JsonSchema)]
+struct Transfers {
+    /// In the order of models and nodes.
+    transfers: Vec<Transfer>,
+    /// How many there are beside those that are listed.
+    omitted: usize,
+}
+
+/// Transfers that are listed at once.
+const TRANSFERS_MAX: usize = 100;
+
+/// The family's tools.
+pub(crate) fn tools(lab: &Arc<dyn Lab>) -> Result<Vec<Tool>, DeclarationError> {
+    let (status, nodes, transfers) = (Arc::clone(lab), Arc::clone(lab), Arc::clone(lab));
+    Ok(vec![
+        Tool::reading(CLUSTER_STATUS, move |_: Nothing| status.cluster())?,
+        Tool::reading(LIST_NODES, move |asked: NodesAsked| list_nodes(&*nodes, &asked))?,
+        Tool::reading(LIST_TRANSFERS, move |asked: TransfersAsked| list_transfers(&*transfers, &asked))?,
+    ])
+}
+
+// === impl HealthAsked ===
+
+impl HealthAsked {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Alive => "alive",
+            Self::Suspect => "suspect",
+            Self::Dead => "dead",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+fn list_nodes(lab: &dyn Lab, asked: &NodesAsked) -> Result<Nodes, ToolError> {
+    let mut nodes = lab.nodes()?;
+    if let Some(health) = asked.health {
+        nodes.retain(|node| node.health == health.as_str());
+    }
+    let (nodes, next_cursor) = page(nodes, |node: &Node| node.id, asked.cursor.as_deref(), asked.limit)?;
+    Ok(Nodes { nodes, next_cursor })
+}
+
+fn list_transfers(lab: &dyn Lab, asked: &TransfersAsked) -> Result<Transfers, ToolError> {
+    let mut transfers = lab.transfers()?;
+    if let Some(model) = &asked.model {
+        transfers.retain(|transfer| transfer.model == *model);
+    }
+    transfers.sort_by(|a, b| (&a.model, &a.node).cmp(&(&b.model, &b.node)));
+    let omitted = transfers.len().saturating_sub(TRANSFERS_MAX);
+    transfers.truncate(TRANSFERS_MAX);
+    Ok(Transfers { transfers, omitted })
+}
+
+#[cfg(test)]
+mod tests {
+    use ollamax_tools::mem::MemLab;
+    use ollamax_tools::{Caller, Catalogue, Families, Principal};
+    use ollamax_types::ErrorCode;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn lab() -> MemLab {
+        let node = |id, name: &str, health: &str| Node {
+            id,
+            name: name.to_owned(),
+            health: health.to_owned(),
+            ..Node::default()
+        };
+        let transfer = |model: &str, node: &str| Transfer {
+            model: model.to_owned(),
+            node: node.to_owned(),
+            stage: "fetching".to_owned(),
+            ..Transfer::default()
+        };
+        MemLab {
+            nodes: Some(vec![node(10, "j", "alive"), node(2, "b", "dead"), node(9, "i", "alive")]),
+            transfers: vec![transfer("m", "i"), transfer("k", "j"), transfer("m", "b")],
+            ..MemLab::default()
+        }
+    }
+
+    async fn call(lab: MemLab, tool: &str, arguments: Value) -> Result<Value, ErrorCode> {
+        let lab: Arc<dyn Lab> = Arc::new(lab);
+        let all = Catalogue::new(crate::tools(&lab).expect("declared well"), &Families::All).expect("names differ");
+        let caller = Caller { principal: Principal::loopback(), request: Default::default() };
+        match all.call(caller, tool, arguments).await {
+            Ok(value) => Ok(value),
+            Err(ollamax_tools::CallError::Failed(error)) => Err(error.code),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn told(value: &Value, list: &str, key: &str) -> Vec<Value> {
+        value[list].as_array().expect("a list").iter().map(|row| row[key].clone()).collect()
+    }
+
+    #[tokio::test]
+    async fn nodes_are_listed_by_id_by_health_and_page_by_page() {
+        let names = async |arguments: Value| {
+            let value = call(lab(), "list_nodes", arguments).await.expect("listed");
+            (told(&value, "nodes", "name"), value["next_cursor"].clone())
+        };
+        assert_eq!(names(json!({})).await, (vec![json!("b"), json!("i"), json!("j")], Value::Null));
+        assert_eq!(names(json!({"health": "dead"})).await, (vec![json!("b")], Value::Null));
+        assert_eq!(names(json!({"limit": 2})).await, (vec![json!("b"), json!("i")], json!("9")));
+        assert_eq!(names(json!({"limit": 2, "cursor": "9"})).await, (vec![json!("j")], Value::Null));
+    }
+
+    #[tokio::test]
+    async fn transfers_are_listed_by_model_and_node() {
+        let nodes = async |arguments: Value| {
+            told(&call(lab(), "list_transfers", arguments).await.expect("listed"), "transfers", "node")
+        };
+        assert_eq!(nodes(json!({})).await, [json!("j"), json!("b"), json!("i")]);
+        assert_eq!(nodes(json!({"model": "m"})).await, [json!("b"), json!("i")]);
+        assert_eq!(nodes(json!({"model": "x"})).await, Vec::<Value>::new());
+    }
+
+    #[tokio::test]
+    async fn transfers_beyond_what_is_listed_are_counted() {
+        let many = (0..TRANSFERS_MAX + 3).map(|at| Transfer { node: format!("n{at}"), ..Transfer::default() });
+        let lab = MemLab { transfers: many.collect(), ..lab() };
+        let value = call(lab, "list_transfers", json!({})).await.expect("listed");
+        assert_eq!((told(&value, "transfers", "node").len(), &value["omitted"]), (TRANSFERS_MAX, &json!(3)));
+    }
+
+    #[tokio::test]
+    async fn a_node_without_a_cluster_tells_its_status_and_refuses_lists() {
+        let status = call(MemLab::default(), "cluster_status", json!({})).await.expect("told");
+        assert_eq!(status["leader"], Value::Null);
+        for tool in ["list_nodes", "list_transfers"] {
+            assert_eq!(call(MemLab::default(), tool, json!({})).await, Err(ErrorCode::NotInitialised), "{tool}");
+        }
+    }
+
+    #[tokio::test]
+    async fn wrong_arguments_are_refused_before_anything_is_read() {
+        for (tool, arguments) in [
+            ("list_nodes", json!({"health": "Dead"})),
+            ("list_nodes", json!({"limit": 0})),
+            ("list_nodes", json!({"limit": 201})),
+            ("list_nodes", json!({"limit": 2.0})),
+            ("list_nodes", json!({"cursor": "not a number"})),
+            ("list_transfers", json!({"model": ""})),
+            ("list_transfers", json!({"models": "m"})),
+            ("cluster_status", json!({"verbose": true})),
+        ] {
+            assert_eq!(call(lab(), tool, arguments.clone()).await, Err(ErrorCode::BadRequest), "{tool} {arguments}");
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! All tools of this node: the families, put together over what they see of it.
+
+use std::sync::Arc;
+
+use ollamax_family_cluster as cluster;
+use ollamax_family_models as models;
+use ollamax_tools::{Catalogue, DeclarationError, Families, Lab};
+
+/// The families there are.
+pub(crate) const FAMILIES: [&str; 3] = ["cluster", "health", "models"];
+
+/// The catalogue of the families that are named; of all where none is.
+///
+/// # Errors
+/// When a declaration contradicts itself or another one; every test of this file would have said so.
+pub(crate) fn fill(lab: &Arc<dyn Lab>, named: &[String]) -> Result<Catalogue, DeclarationError> {
+    let mut tools = cluster::tools(lab)?;
+    tools.extend(models::tools(lab)?);
+    let families = if named.is_empty() { Families::All } else { Families::Only(named.iter().cloned().collect()) };
+    Catalogue::new(tools, &families)
+}
+
+#[cfg(test)]
+mod tests {
+    use ollamax_tools::mem::MemLab;
+    use ollamax_tools::{Class, Principal, Tool};
+
+    use super::*;
+
+    /// What a list may cost an assistant before it has asked anything.
+    const TOKENS_MAX: usize = 10_000;
+    /// Bytes of JSON that make a token, at least: what is measured is too much rather than too little.
+    const BYTES_PER_TOKEN: usize = 3;
+
+    fn catalogue() -> Catalogue {
+        let lab: Arc<dyn Lab> = Arc::new(MemLab::default());
+        fill(&lab, &[]).expect("declared well")
+    }
+
+    #[test]
+    fn every_tool_belongs_to_a_family_that_can_be_switched_and_every_family_has_tools() {
+        let lab: Arc<dyn Lab> = Arc::new(MemLab::default());
+        let everybody = Principal::of_socket(0);
+        let mut count = 0;
+        for family in FAMILIES {
+            let some = fill(&lab, &[family.to_owned()]).expect("declared well");
+            let families: Vec<&str> = some.listed(&everybody).map(|tool| tool.spec().family).collect();
+            assert!(!families.is_empty() && families.iter().all(|found| *found == family), "{families:?}");
+            count += families.len();
+        }
+        assert_eq!(count, catalogue().listed(&everybody).count());
+    }
+
+    #[test]
+    fn the_catalogue_is_small_enough_for_an_assistant() {
+        let catalogue = catalogue();
+        let everybody = Principal::of_socket(0);
+        let listed: Vec<String> = catalogue.listed(&everybody).map(|tool| tool.to_json().to_string()).collect();
+        let tokens = listed.iter().map(String::len).sum::<usize>().div_ceil(BYTES_PER_TOKEN);
+        assert!(listed.len() <= 40, "{} tools", listed.len());
+        assert!(tokens <= TOKENS_MAX, "{} tools of about {tokens} tokens", listed.len());
+    }
+
+    #[test]
+    fn every_tool_is_seen_over_loopback_and_reads() {
+        let catalogue = catalogue();
+        let names: Vec<&str> = catalogue.listed(&Principal::loopback()).map(|tool| tool.spec().name).collect();
+        assert_eq!(
+            names,
+            [
+                "cluster_status",
+                "get_health_status",
+                "get_model_info_extended",
+                "health_check",
+                "list_models_detailed",
+                "list_nodes",
+                "list_transfers",
+            ]
+        );
+        assert!(catalogue.listed(&Principal::of_socket(0)).all(|tool| tool.spec().class == Class::Read));
+    }
+
+    #[test]
+    fn two_catalogues_are_the_same_bytes_and_those_that_were_agreed() {
+        let written = || {
+            let (catalogue, everybody) = (catalogue(), Principal::of_socket(0));
+            let rows = catalogue.listed(&everybody).map(Tool::describe);
+            serde_json::to_string_pretty(&rows.collect::<Vec<_>>()).expect("JSON")
+        };
+        assert_eq!(written(), written());
+        // After a wanted change: INSTA_UPDATE=always cargo test --package ollamax-node toolbox; read the difference.
+        insta::with_settings!({snapshot_path => "expected", prepend_module_to_snapshot => false, omit_expression => true}, {
+            insta::assert_snapshot!("tools", written());
+        });
+    }
+}
