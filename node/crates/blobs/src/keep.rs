@@ -6,7 +6,7 @@
 //!   names                                     the names that stood for the version, one a line
 //!   manifest.json                             written last; its time says since when the version is kept
 //! <staging>/keep/<SHA-256>.going/             the same of a version that was let go: its files go when that is safe
-//! <staging>/keep/manifests                    the number of the store's folder of manifests while anything is there
+//! <staging>/keep/manifests                    the number of the folder of manifests where it has a disk of its own
 //! ```
 //!
 //! A runtime may remove its name of a file at any time; the bytes stay for as long as ours is there. Where it does not,
@@ -35,7 +35,7 @@ use crate::manifest::Manifest;
 use crate::staging::disk;
 use crate::store::access::Access;
 use crate::store::publish::{PublishError, refused_link};
-use crate::store::remove::folder_number;
+use crate::store::remove::{folder_number, is_of_another_disk};
 use crate::store::{BlobFile, BlobSpec, Owner, Store, open_blob};
 
 const FOLDER: &str = "keep";
@@ -267,16 +267,16 @@ impl Keep {
             }
         }
         let is_empty = self.folders()?.is_empty() && self.going_folders()?.is_empty();
-        // A runtime that finds no model in that folder removes it, and makes another one. Of a disk that is away the
-        // place is there.
+        // Of a disk that is away the place is there.
         let is_gone = || fs::symlink_metadata(&self.manifests).is_err_and(|error| error.kind() == ErrorKind::NotFound);
         if is_empty || is_gone() { disk::remove_file(&self.note) } else { Ok(()) }
     }
 
-    /// Notes in which folder the manifests lie, unless that was noted before.
+    /// Notes in which folder the manifests lie where that is on a disk of its own, unless that was noted before. A
+    /// runtime makes a folder on the disk of the store anew as it likes.
     fn note_manifests(&self) -> Result<(), Fault> {
         match folder_number(&self.manifests) {
-            Some(number) if !self.note.exists() => {
+            Some(number) if !self.note.exists() && is_of_another_disk(&self.manifests) => {
                 disk::write_whole(&self.note, &self.note.with_extension("draft"), number.as_bytes(), Some(self.owner))
             }
             _ => Ok(()),

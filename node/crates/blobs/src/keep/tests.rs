@@ -298,13 +298,16 @@ fn why_nothing_goes_is_told() {
 }
 
 #[test]
-fn where_the_manifests_lie_in_another_folder_than_when_a_version_was_kept_nothing_goes() {
+fn where_the_manifests_had_a_disk_of_their_own_and_lie_in_another_folder_nothing_goes() {
     let world = World::new();
     let is_sure = || world.store().named().expect("readable").is_ok();
     world.name_files("phi", &[&world.files[1]]);
     world.put(NOW).expect("kept");
+    let (note, [manifests, away]) =
+        (world.store().manifests_note(), ["models/manifests", "away"].map(|name| world.folder.path().join(name)));
+    assert!(is_sure() && !note.exists(), "on the disk of the store it may be made anew");
+    fs::write(&note, inode(&manifests).to_string()).expect("ours");
     assert!(is_sure());
-    let [manifests, away] = ["models/manifests", "away"].map(|name| world.folder.path().join(name));
     fs::rename(&manifests, &away).expect("ours");
     world.name_files("other", &[&world.files[1]]);
     assert_eq!((world.withdraw(world.later()).len(), world.shown()), (2, vec![true, true]));
@@ -315,15 +318,16 @@ fn where_the_manifests_lie_in_another_folder_than_when_a_version_was_kept_nothin
     fs::rename(&away, &manifests).expect("ours");
     assert!(is_sure());
 
-    // A runtime that finds no model there makes the folder anew.
+    // No disk and no place for one: nothing is remembered of them.
     fs::rename(&manifests, &away).expect("ours");
     world.keep().sweep().expect("swept");
+    assert!(!note.exists());
     world.name_files("other", &[&world.files[1]]);
     assert!(is_sure());
-    world.put(NOW).expect("kept");
+    fs::write(&note, inode(&manifests).to_string()).expect("ours");
     world.release();
     world.keep().sweep().expect("swept");
-    assert!(!world.store().manifests_note().exists(), "nothing is kept");
+    assert!(!note.exists(), "nothing is kept");
 }
 
 #[test]

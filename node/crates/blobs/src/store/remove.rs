@@ -39,8 +39,8 @@ impl Store {
     }
 
     /// The files that the models of the store name. While that is not sure, why: a manifest cannot be read, a link
-    /// leads nowhere, there is no model at all, as where the disk of manifests is away, or the folder of manifests is
-    /// another one than when versions were kept.
+    /// leads nowhere, there is no model at all, as where the disk of manifests is away, or the folder of manifests, on a
+    /// disk of its own, is another one than when versions were kept.
     ///
     /// # Errors
     /// When the disk refuses.
@@ -91,6 +91,12 @@ impl Store {
 /// What tells a folder from others of its disk; `None` where there is none.
 pub(crate) fn folder_number(folder: &Path) -> Option<String> {
     fs::metadata(folder).ok().map(|found| found.ino().to_string())
+}
+
+/// Whether a folder lies on another disk than the one above it.
+pub(crate) fn is_of_another_disk(folder: &Path) -> bool {
+    let disk = |folder: &Path| fs::metadata(folder).ok().map(|found| found.dev());
+    folder.parent().is_some_and(|above| disk(above) != disk(folder))
 }
 
 #[cfg(test)]

@@ -384,6 +384,9 @@ async fn where_the_manifests_are_away_nothing_that_is_kept_goes() {
     // The looks that all this asked for are over then: one just now would see that there is no such folder at all.
     sleep(Duration::from_secs(5)).await;
     let manifests = world.store().root().join("manifests");
+    // As it is noted where they have a disk of their own.
+    let note = world.store().staging_place().join("keep/manifests");
+    fs::write(note, inode(&manifests).to_string()).expect("ours");
     fs::rename(&manifests, world.folder.path().join("away")).expect("ours");
     // As a place where a disk belongs.
     fs::create_dir(&manifests).expect("ours");
