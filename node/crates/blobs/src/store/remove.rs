@@ -39,8 +39,8 @@ impl Store {
     }
 
     /// The files that the models of the store name. While that is not sure, why: a manifest cannot be read, a link
-    /// leads nowhere, there is no model at all, as where the disk of manifests is away, or the folder of manifests, on a
-    /// disk of its own, is another one than when versions were kept.
+    /// leads nowhere, there is no model at all, as where the disk of manifests is away, or the folder of manifests, on
+    /// a disk of its own, is another one than when versions were kept.
     ///
     /// # Errors
     /// When the disk refuses.
