@@ -33,7 +33,7 @@ pub mod scan;
 pub use crate::manifest::BlobSpec;
 
 use access::Access;
-use scan::Scan;
+use scan::{Scan, Scanned};
 
 /// A folder of models. Cheap to clone; holds nothing open.
 #[derive(Debug, Clone)]
@@ -139,6 +139,14 @@ impl Store {
     pub fn manifest(&self, name: &ModelName) -> Result<Option<(PathBuf, Manifest)>, ReadError> {
         let Some(path) = self.stored_manifest(name)? else { return Ok(None) };
         Ok(read_manifest(&path)?.map(|(manifest, _)| (path, manifest)))
+    }
+
+    /// The manifest with this digest, by the name of one of these models that had it when they were listed.
+    #[must_use]
+    pub fn manifest_among(&self, models: &[Scanned], digest: Digest) -> Option<Manifest> {
+        let name = &models.iter().find(|scanned| scanned.model.digest == digest)?.model.name;
+        let (_, manifest) = self.manifest(name).ok().flatten()?;
+        (manifest.digest() == digest).then_some(manifest)
     }
 
     /// Lists what is there by its files alone.

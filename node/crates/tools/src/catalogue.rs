@@ -183,7 +183,7 @@ mod tests {
 
     use super::*;
     use crate::principal::Permission;
-    use crate::tool::{Class, Example, Hints, Idempotency, Limits, Spec};
+    use crate::tool::{Class, Example, Hints, Limits, Spec};
 
     #[derive(Deserialize, Serialize, JsonSchema)]
     #[serde(deny_unknown_fields)]
@@ -210,12 +210,8 @@ mod tests {
             title: "A tool",
             description: "Does it.",
             family,
-            class: Class::Read,
-            permission: Permission::Read,
-            hints: Hints::READ,
-            idempotency: Idempotency::Natural,
-            limits: Limits::READ,
             examples: &[Example { title: "m", arguments: r#"{"name": "m"}"# }],
+            ..Spec::READ
         }
     }
 

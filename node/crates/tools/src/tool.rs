@@ -170,6 +170,20 @@ impl Limits {
 // === impl Spec ===
 
 impl Spec {
+    /// What all tools have in common that only look at what the node has; the rest is empty and must be said.
+    pub const READ: Self = Self {
+        name: "",
+        title: "",
+        description: "",
+        family: "",
+        class: Class::Read,
+        permission: Permission::Read,
+        hints: Hints::READ,
+        idempotency: Idempotency::Natural,
+        limits: Limits::READ,
+        examples: &[],
+    };
+
     /// Everything in which it contradicts itself or the protocol.
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
@@ -361,12 +375,8 @@ mod tests {
         title: "Look",
         description: "Looks.",
         family: "tests",
-        class: Class::Read,
-        permission: Permission::Read,
-        hints: Hints::READ,
-        idempotency: Idempotency::Natural,
-        limits: Limits::READ,
         examples: &[Example { title: "Look at m", arguments: r#"{"name": "m"}"# }],
+        ..Spec::READ
     };
 
     #[test]

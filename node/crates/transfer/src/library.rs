@@ -265,9 +265,8 @@ impl Library {
             return known;
         }
         let models = Arc::clone(&self.0.adopted.borrow().models);
-        let name = &models.iter().find(|scanned| scanned.model.digest == digest)?.model.name;
-        let (_, manifest) = self.store()?.manifest(name).ok()??;
-        (manifest.digest() == digest).then(|| Bytes::copy_from_slice(manifest.bytes()))
+        let manifest = self.store()?.manifest_among(&models, digest)?;
+        Some(Bytes::copy_from_slice(manifest.bytes()))
     }
 
     /// A file of the store, whether or not it was hashed.

@@ -7,9 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use ollamax_tools::page::page;
 use ollamax_tools::views::{Node, Transfer};
-use ollamax_tools::{
-    Class, DeclarationError, Example, Hints, Idempotency, Lab, Limits, Permission, Spec, Tool, ToolError,
-};
+use ollamax_tools::{DeclarationError, Example, Lab, Spec, Tool, ToolError};
 
 use crate::Nothing;
 
@@ -21,12 +19,8 @@ const CLUSTER_STATUS: Spec = Spec {
     description: "Tells the cluster's name, who leads, whether changes can be made, how many failures it still \
                   bears, and what wants attention with the command that mends it.",
     family: FAMILY,
-    class: Class::Read,
-    permission: Permission::Read,
-    hints: Hints::READ,
-    idempotency: Idempotency::Natural,
-    limits: Limits::READ,
     examples: &[Example { title: "Who leads?", arguments: "{}" }],
+    ..Spec::READ
 };
 
 const LIST_NODES: Spec = Spec {

@@ -6,9 +6,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use ollamax_tools::views::{Attention, Cluster, Node, NodeHealth};
-use ollamax_tools::{
-    Class, DeclarationError, Example, Hints, Idempotency, Lab, Limits, Permission, Spec, Tool, ToolError,
-};
+use ollamax_tools::{DeclarationError, Example, Lab, Spec, Tool, ToolError};
 use ollamax_types::ErrorCode;
 
 use crate::Nothing;
@@ -21,12 +19,8 @@ const HEALTH_CHECK: Spec = Spec {
     description: "Says in one word whether this node and its cluster are well (ok, degraded, unavailable), and lists \
                   what is wrong. Call it first when something does not work.",
     family: FAMILY,
-    class: Class::Read,
-    permission: Permission::Read,
-    hints: Hints::READ,
-    idempotency: Idempotency::Natural,
-    limits: Limits::READ,
     examples: &[Example { title: "Is everything well?", arguments: "{}" }],
+    ..Spec::READ
 };
 
 const GET_HEALTH_STATUS: Spec = Spec {

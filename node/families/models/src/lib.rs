@@ -10,9 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use ollamax_tools::page::page;
 use ollamax_tools::views::{Model, Transfer};
-use ollamax_tools::{
-    Class, DeclarationError, Example, Hints, Idempotency, Lab, Limits, Permission, Spec, Tool, ToolError,
-};
+use ollamax_tools::{DeclarationError, Example, Lab, Spec, Tool, ToolError};
 
 const FAMILY: &str = "models";
 
@@ -22,16 +20,12 @@ const LIST_MODELS_DETAILED: Spec = Spec {
     description: "Lists the models of the cluster: size, family and parameters, what each can do, which nodes have it, \
                   where it is loaded, and whether versions differ. Narrow it by name, capability or node.",
     family: FAMILY,
-    class: Class::Read,
-    permission: Permission::Read,
-    hints: Hints::READ,
-    idempotency: Idempotency::Natural,
-    limits: Limits::READ,
     examples: &[
         Example { title: "All models", arguments: "{}" },
         Example { title: "Those that call tools", arguments: r#"{"capability": "tools"}"# },
         Example { title: "Those of one node", arguments: r#"{"node": "gpu-1", "limit": 20}"# },
     ],
+    ..Spec::READ
 };
 
 const GET_MODEL_INFO_EXTENDED: Spec = Spec {

@@ -25,9 +25,7 @@ use tokio_util::task::TaskTracker;
 
 use ollamax_gateway::http::{ClientAddress, Door, Parts, bind, router, spawn};
 use ollamax_gateway::{Config, Toolbox};
-use ollamax_tools::{
-    Caller, Catalogue, Class, Families, Hints, Idempotency, Limits, Permission, Principal, Spec, Tool, ToolError,
-};
+use ollamax_tools::{Caller, Catalogue, Class, Families, Hints, Permission, Principal, Spec, Tool, ToolError};
 use ollamax_types::ErrorCode;
 
 use crate::world::{World, call, get, text, with_m};
@@ -48,18 +46,7 @@ pub(crate) struct Words {
 pub(crate) type Signal = (oneshot::Sender<()>, oneshot::Sender<()>);
 
 pub(crate) fn spec(name: &'static str) -> Spec {
-    Spec {
-        name,
-        title: "A tool",
-        description: "Says what it was told.",
-        family: "tests",
-        class: Class::Read,
-        permission: Permission::Read,
-        hints: Hints::READ,
-        idempotency: Idempotency::Natural,
-        limits: Limits::READ,
-        examples: &[],
-    }
+    Spec { name, title: "A tool", description: "Says what it was told.", family: "tests", ..Spec::READ }
 }
 
 pub(crate) fn tools(signal: Option<Signal>) -> Catalogue {

@@ -265,10 +265,7 @@ impl Pull {
         let runtime = Arc::clone(&self.means.runtime);
         blocking(move || {
             let store = runtime.place().store().ok()?;
-            let models = store.scan().ok()?.models;
-            let name = &models.iter().find(|scanned| scanned.model.digest == digest)?.model.name;
-            let (_, manifest) = store.manifest(name).ok().flatten()?;
-            (manifest.digest() == digest).then_some(manifest)
+            store.manifest_among(&store.scan().ok()?.models, digest)
         })
         .await
     }
