@@ -137,12 +137,17 @@ impl Ollama {
         listed_at(&self.http, &self.url(), name).await
     }
 
+    /// The manifest of a model, byte for byte.
+    pub(crate) fn manifest(&self, host: &str, name: &str) -> Result<Vec<u8>> {
+        let path = self.store().join("manifests").join(host).join("library").join(name).join("latest");
+        fs::read(&path).with_context(|| format!("read {}", path.display()))
+    }
+
     /// The files that the manifest of a model names, in its words and their order: the kind, the digest, the size.
     /// Ollama writes a manifest that it pulls anew, so that of an older one may say less around them.
     pub(crate) fn files(&self, host: &str, name: &str) -> Result<Vec<Value>> {
-        let path = self.store().join("manifests").join(host).join("library").join(name).join("latest");
-        let text = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
-        let manifest: Value = serde_json::from_slice(&text).with_context(|| format!("read {}", path.display()))?;
+        let text = self.manifest(host, name)?;
+        let manifest: Value = serde_json::from_slice(&text).with_context(|| format!("the manifest of {name}"))?;
         let layers = manifest["layers"].as_array().with_context(|| format!("no layers: {manifest}"))?;
         let told = |file: &Value| json!([file["mediaType"], file["digest"], file["size"]]);
         Ok([&manifest["config"]].into_iter().chain(layers).map(told).collect())
