@@ -105,7 +105,7 @@ pub(crate) struct RemoveArgs {
     /// Node that loses its copy, id or name; repeatable, or several with commas between [default: all that have it]
     #[arg(long = "node", value_name = "NODE", value_delimiter = ',')]
     pub(crate) nodes: Vec<String>,
-    /// Only show what would go
+    /// Only show what would go; where that would be refused, say so below it and exit as the real one would
     #[arg(long)]
     pub(crate) dry_run: bool,
     /// Also the last copy that is there or heard of, copies of a pinned version, and copies that somebody asked for
