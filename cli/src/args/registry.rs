@@ -22,7 +22,7 @@ pub(crate) enum RegistryCommand {
     Pin {
         /// Name, for example llama3.2
         name: String,
-        /// Number in the history, or the first digits of a digest [default: the one that it stands for]
+        /// Number in the history, or the first digits of a digest, four or more [default: the one that it stands for]
         #[arg(id = "pinned", value_name = "DIGEST|N")]
         version: Option<String>,
     },
@@ -87,7 +87,7 @@ pub(crate) enum RegistryCommand {
 pub(crate) struct RollbackArgs {
     /// Name, for example llama3.2
     pub(crate) name: String,
-    /// Number in the history, or the first digits of a digest [default: the one before the newest]
+    /// Number in the history, or the first digits of a digest, four or more [default: the one before the newest]
     #[arg(long, value_name = "N|DIGEST")]
     pub(crate) to: Option<String>,
     /// Only show what would be done
