@@ -44,6 +44,7 @@ pub(crate) enum RegistryCommand {
         wait: bool,
     },
     /// Remove a model from nodes, or from the cluster; shows first what goes
+    #[command(visible_alias = "delete")]
     #[command(after_help = "Examples:
   ollamax model rm llama3.2 --dry-run
   ollamax model rm llama3.2 --node gpu-3
