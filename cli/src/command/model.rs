@@ -276,10 +276,10 @@ fn check_gguf(file: &Path, no_gguf: &str, next: &str) -> Result<u64, Failure> {
     use std::io::Read as _;
 
     let what = |what: &str| format!("{}: {what}", file.display());
-    let unread = |error: std::io::Error| Failure::usage(what(&error.to_string()), next);
+    let bad = |error: std::io::Error| Failure::usage(what(&error.to_string()), next);
     let other = |why: &str| Failure::new(2, what(no_gguf), why, next);
-    let mut opened = std::fs::File::open(file).map_err(unread)?;
-    let meta = opened.metadata().map_err(unread)?;
+    let mut opened = std::fs::File::open(file).map_err(bad)?;
+    let meta = opened.metadata().map_err(bad)?;
     if meta.is_dir() {
         return Err(other("it is a folder"));
     }
