@@ -28,7 +28,7 @@ use ollamax_proto::v1;
 use ollamax_security::cluster_key::cluster_id;
 use ollamax_security::{ClusterKey, Credential, JoinToken, draw_request_id};
 use ollamax_types::limits::{TOKEN_TTL_DEFAULT, TOKEN_TTL_MAX};
-use ollamax_types::{ClusterId, Digest, ErrorCode, NodeId, PeerId, RequestId, Role, Timestamp};
+use ollamax_types::{ClusterId, Digest, ErrorCode, NodeId, PeerId, RequestId, Role};
 
 use crate::adapters::outlook_over_net;
 use crate::backups::Backups;
@@ -385,15 +385,20 @@ impl Node {
         if let Answer::Refused(refusal) = committed.answer {
             return Err(refusal.into());
         }
-        let now = self.around.clock.now();
+        // Its times are those on record, by which it is judged; where they do not come here in time, as they would be.
+        let noted = match engines.metadata.reach(committed.revision).await {
+            Ok(_) => read::token(&*engines.metadata.view(), &token.id)?,
+            Err(_) => None,
+        };
+        let created_at = noted.map_or_else(|| engines.metadata.log_time(), |noted| noted.created_at);
         Ok(v1::CreateTokenReply {
             token: token.text().expose().to_owned(),
             record: Some(v1::Token {
                 id: token.id.0,
                 role: role.to_string(),
                 uses_left: uses,
-                created_at_ms: now.0,
-                expires_at_ms: now.plus_ms(ttl_ms).0,
+                created_at_ms: created_at.0,
+                expires_at_ms: created_at.plus_ms(ttl_ms).0,
                 revoked: false,
                 expired: false,
             }),
@@ -415,10 +420,6 @@ impl Node {
 }
 
 impl Daemon for Node {
-    fn now(&self) -> Timestamp {
-        self.around.clock.now()
-    }
-
     fn facts(&self) -> Facts {
         let runtime = self.around.runtime.report().borrow().clone();
         let engines = self.around.slot.get();
