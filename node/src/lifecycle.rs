@@ -139,7 +139,7 @@ impl Node {
     /// Refuses to begin what there is no room to end.
     fn check_room(&self, dir: &DataDir) -> Result<(), AdminError> {
         let checked = self.around.config.store.check_room(dir.root());
-        checked.map_err(|full| ProposeError::from(full).into())
+        checked.map_err(|full| no_room(full.into()))
     }
 
     /// A new cluster with this node as its first: the key is stored, nothing else is touched.
@@ -593,6 +593,12 @@ fn bad_request(what: &str) -> AdminError {
     AdminError::new(ErrorCode::BadRequest, what, "", "correct it and repeat the command")
 }
 
+/// Too little room for the state of a member. No other one is concerned yet.
+fn no_room(error: ProposeError) -> AdminError {
+    let next = "free some space on that disk and repeat the command".to_owned();
+    AdminError { next, ..AdminError::from(error) }
+}
+
 fn internal(what: &str, error: &dyn std::error::Error) -> AdminError {
     AdminError::new(ErrorCode::StorageFailed, what, error.to_string(), "ollamax logs --level error")
 }
@@ -603,7 +609,16 @@ fn millis(duration: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use ollamax_store::NoRoom;
+
     use super::*;
+
+    #[test]
+    fn a_node_without_room_is_told_of_no_others_before_it_is_a_member() {
+        let told = no_room(NoRoom { free_bytes: 64 << 20, reserve_bytes: 256 << 20 }.into());
+        assert_eq!(told.code, ErrorCode::DiskFull);
+        assert_eq!(told.next, "free some space on that disk and repeat the command");
+    }
 
     #[test]
     fn only_members_of_the_tokens_cluster_are_asked_unless_others_are_named() {
