@@ -239,7 +239,7 @@ impl Planner {
         let principal = format!("node/{}", self.metadata.node());
         let made = change_in_term(&self.metadata, id, &principal, command.clone(), term).await;
         span.in_scope(|| match &made {
-            Ok(_) => tracing::info!(plan = planned(command), "planned who has a model, and who gets it from where"),
+            Ok(_) => tracing::info!(plan = in_words(command), "planned who has a model, and who gets it from where"),
             Err(error) => {
                 tracing::warn!(code = %error.code(), %error, "a plan for a model was not made; decided anew");
             }
@@ -426,7 +426,7 @@ fn command_of(step: Move) -> Command {
 }
 
 /// A change in the words of the log.
-fn planned(command: &Command) -> String {
+fn in_words(command: &Command) -> String {
     let listed = |nodes: &[NodeId]| nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     match command {
         Command::PlanPull { name, ingester, targets, kind, .. } => {
