@@ -55,7 +55,7 @@ pub(super) fn drop_copies(scene: &Scene<'_>, order: Order<'_>) -> Step {
     }
     let parting = parted(scene, order, held.as_ref())?;
     if !order.force {
-        // Before that version the last copy hid the pin.
+        // In a cluster of an older version the last copy is told first.
         if scene.minds_pins() {
             check_pinned(order, held.as_ref(), wish.as_ref(), &parting)?;
         }
