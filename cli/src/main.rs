@@ -27,7 +27,10 @@ fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().collect();
     let cli = match Cli::try_parse_from(&words) {
         Ok(cli) => cli,
-        Err(error) => return refuse(&error, &words),
+        Err(mut error) => {
+            usage::point_to_models(&mut error, &words);
+            return refuse(&error, &words);
+        }
     };
     let (form, verbose) = (cli.global.output, cli.global.verbose);
     let outcome = match tokio::runtime::Builder::new_current_thread().enable_all().build() {

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 
 use clap::CommandFactory as _;
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 use crate::args::Cli;
 use crate::error::Failure;
@@ -32,6 +32,20 @@ pub(crate) fn failure(error: &clap::Error, words: &[OsString]) -> Failure {
     let what = parts.next().unwrap_or_default();
     let tip = parts.find_map(|part| part.strip_prefix("tip: ").map(str::to_owned)).unwrap_or_default();
     Failure::new(2, what.trim_start_matches("error: "), tip, next)
+}
+
+/// Points a word that Ollama has at the top, and that stands under `model` here, to its place.
+pub(crate) fn point_to_models(error: &mut clap::Error, words: &[OsString]) {
+    let Some(ContextValue::String(unknown)) = error.get(ContextKind::InvalidSubcommand) else { return };
+    let top = Cli::command();
+    let mut before = words.iter().skip(1).filter_map(|word| word.to_str()).take_while(|word| word != unknown);
+    let is_at_the_top = before.all(|word| top.find_subcommand(word).is_none());
+    let meant = top.find_subcommand("model").and_then(|model| model.find_subcommand(unknown));
+    let Some(meant) = meant.filter(|_| is_at_the_top) else { return };
+    let tip = format!("the words for models begin with model: 'ollamax model {}'", meant.get_name());
+    // What only looks alike would lead away.
+    error.remove(ContextKind::SuggestedSubcommand);
+    error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
 }
 
 /// The command that was meant, as far as its words are known.
@@ -78,7 +92,8 @@ mod tests {
     fn clap_s_words_fill_the_three_lines() {
         let check = |line: &str, expected: [&str; 3]| {
             let words: Vec<OsString> = line.split(' ').map(OsString::from).collect();
-            let error = Cli::try_parse_from(&words).expect_err("refused");
+            let mut error = Cli::try_parse_from(&words).expect_err("refused");
+            point_to_models(&mut error, &words);
             assert_eq!(
                 failure(&error, &words),
                 Failure::new(2, expected[0], expected[1], expected[2]),
@@ -99,6 +114,17 @@ mod tests {
                 "ollamax status --help",
             ],
         );
+        let tip = |word: &str| format!("the words for models begin with model: 'ollamax model {word}'");
+        for (line, word, meant) in [
+            ("ollamax list", "list", "list"),
+            ("ollamax -o json ls", "ls", "list"),
+            ("ollamax pull llama3.2", "pull", "pull"),
+            ("ollamax rm llama3.2 --yes", "rm", "rm"),
+            ("ollamax --data-dir d show llama3.2", "show", "show"),
+        ] {
+            check(line, [&format!("unrecognized subcommand '{word}'"), &tip(meant), "ollamax --help"]);
+        }
+        check("ollamax dev pull", ["unrecognized subcommand 'pull'", "", "ollamax dev --help"]);
         check("ollamax", ["no command was given", "", "ollamax --help"]);
     }
 }

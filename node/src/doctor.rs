@@ -96,6 +96,7 @@ impl Doctor {
             verdict::ports(&ports, &self.net.local().advertise),
             verdict::reach_back(&back),
             verdict::disk(Space::of(&self.data_dir).map(|space| space.free_bytes), &self.data_dir),
+            verdict::data_dir(modes(&self.data_dir).as_deref().ok(), &self.data_dir),
             verdict::fsync(&fsync),
             verdict::runtime(&report),
             verdict::gpu(&self.driver(), &report),
@@ -335,6 +336,11 @@ fn median_sync(path: &Path) -> std::io::Result<Duration> {
     })
 }
 
+/// The rights to a folder and to those above it, the innermost first.
+fn modes(folder: &Path) -> std::io::Result<Vec<u32>> {
+    folder.canonicalize()?.ancestors().map(|folder| Ok(folder.metadata()?.mode())).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
@@ -397,6 +403,17 @@ mod tests {
             set(0o700);
             assert!(matches!(&found, ModelStore::Shut { folder, .. } if *folder == place), "{found:?}");
         }
+    }
+
+    #[test]
+    fn the_rights_to_a_folder_come_with_those_to_the_folders_above() {
+        let temp = tempfile::tempdir().expect("temp");
+        let place = temp.path().join("data");
+        std::fs::create_dir(&place).expect("made");
+        std::fs::set_permissions(&place, std::fs::Permissions::from_mode(0o751)).expect("ours");
+        let found: Vec<u32> = modes(&place).expect("ours").into_iter().map(|mode| mode & 0o777).collect();
+        assert_eq!(found[..2], [0o751, 0o700]);
+        assert!(modes(&temp.path().join("gone")).is_err());
     }
 
     #[test]

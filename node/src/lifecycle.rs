@@ -28,7 +28,7 @@ use ollamax_proto::v1;
 use ollamax_security::cluster_key::cluster_id;
 use ollamax_security::{ClusterKey, Credential, JoinToken, draw_request_id};
 use ollamax_types::limits::{TOKEN_TTL_DEFAULT, TOKEN_TTL_MAX};
-use ollamax_types::{ClusterId, Digest, ErrorCode, NodeId, PeerId, RequestId, Role, Timestamp};
+use ollamax_types::{ClusterId, Digest, ErrorCode, NodeId, PeerId, RequestId, Role};
 
 use crate::adapters::outlook_over_net;
 use crate::backups::Backups;
@@ -139,7 +139,7 @@ impl Node {
     /// Refuses to begin what there is no room to end.
     fn check_room(&self, dir: &DataDir) -> Result<(), AdminError> {
         let checked = self.around.config.store.check_room(dir.root());
-        checked.map_err(|full| ProposeError::from(full).into())
+        checked.map_err(|full| no_room(full.into()))
     }
 
     /// A new cluster with this node as its first: the key is stored, nothing else is touched.
@@ -385,15 +385,20 @@ impl Node {
         if let Answer::Refused(refusal) = committed.answer {
             return Err(refusal.into());
         }
-        let now = self.around.clock.now();
+        // Its times are those on record, by which it is judged; where they do not come here in time, as they would be.
+        let noted = match engines.metadata.reach(committed.revision).await {
+            Ok(_) => read::token(&*engines.metadata.view(), &token.id)?,
+            Err(_) => None,
+        };
+        let created_at = noted.map_or_else(|| engines.metadata.log_time(), |noted| noted.created_at);
         Ok(v1::CreateTokenReply {
             token: token.text().expose().to_owned(),
             record: Some(v1::Token {
                 id: token.id.0,
                 role: role.to_string(),
                 uses_left: uses,
-                created_at_ms: now.0,
-                expires_at_ms: now.plus_ms(ttl_ms).0,
+                created_at_ms: created_at.0,
+                expires_at_ms: created_at.plus_ms(ttl_ms).0,
                 revoked: false,
                 expired: false,
             }),
@@ -415,10 +420,6 @@ impl Node {
 }
 
 impl Daemon for Node {
-    fn now(&self) -> Timestamp {
-        self.around.clock.now()
-    }
-
     fn facts(&self) -> Facts {
         let runtime = self.around.runtime.report().borrow().clone();
         let engines = self.around.slot.get();
@@ -592,6 +593,12 @@ fn bad_request(what: &str) -> AdminError {
     AdminError::new(ErrorCode::BadRequest, what, "", "correct it and repeat the command")
 }
 
+/// Too little room for the state of a member. No other one is concerned yet.
+fn no_room(error: ProposeError) -> AdminError {
+    let next = "free some space on that disk and repeat the command".to_owned();
+    AdminError { next, ..AdminError::from(error) }
+}
+
 fn internal(what: &str, error: &dyn std::error::Error) -> AdminError {
     AdminError::new(ErrorCode::StorageFailed, what, error.to_string(), "ollamax logs --level error")
 }
@@ -602,7 +609,16 @@ fn millis(duration: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use ollamax_store::NoRoom;
+
     use super::*;
+
+    #[test]
+    fn a_node_without_room_is_told_of_no_others_before_it_is_a_member() {
+        let told = no_room(NoRoom { free_bytes: 64 << 20, reserve_bytes: 256 << 20 }.into());
+        assert_eq!(told.code, ErrorCode::DiskFull);
+        assert_eq!(told.next, "free some space on that disk and repeat the command");
+    }
 
     #[test]
     fn only_members_of_the_tokens_cluster_are_asked_unless_others_are_named() {

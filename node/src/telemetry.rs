@@ -243,19 +243,24 @@ mod tests {
         (ring, tracing_subscriber::registry().with(filter).with(layer))
     }
 
-    #[tokio::test]
-    async fn a_clients_request_is_found_by_its_id() {
-        let registry = prometheus::Registry::new();
-        let mut router = gateway::http::router(gateway::http::Parts {
+    /// A door with these tools.
+    fn parts(tools: gateway::Toolbox, registry: prometheus::Registry) -> gateway::http::Parts {
+        gateway::http::Parts {
             node: Arc::new(gateway::mem::MemNode::new("n1")),
-            tools: gateway::Toolbox::default(),
+            tools,
             config: gateway::Config::default(),
             bound: "127.0.0.1:11435".parse().expect("an address"),
             hostname: String::new(),
             metrics: gateway::Metrics::register(&registry).expect("a new registry"),
             registry,
             seed: 1,
-        });
+        }
+    }
+
+    #[tokio::test]
+    async fn a_clients_request_is_found_by_its_id() {
+        let parts = parts(gateway::Toolbox::default(), prometheus::Registry::new());
+        let mut router = gateway::http::router(parts);
         let (ring, subscriber) = to_ring();
         let guard = tracing::subscriber::set_default(subscriber);
         let request = http::Request::post("/api/chat").header("host", "localhost").header("x-request-id", "r-7");
@@ -280,16 +285,8 @@ mod tests {
     async fn a_call_of_a_tool_is_one_line_that_hides_what_its_schema_does_not_know() {
         let lab: Arc<dyn Lab> = Arc::new(MemLab::default());
         let (catalogue, registry) = (toolbox::fill(&lab, &[]).expect("declared well"), prometheus::Registry::new());
-        let mut router = gateway::http::router(gateway::http::Parts {
-            node: Arc::new(gateway::mem::MemNode::new("n1")),
-            tools: gateway::Toolbox::new(catalogue, &registry).expect("new names"),
-            config: gateway::Config::default(),
-            bound: "127.0.0.1:11435".parse().expect("an address"),
-            hostname: String::new(),
-            metrics: gateway::Metrics::register(&registry).expect("a new registry"),
-            registry,
-            seed: 1,
-        });
+        let tools = gateway::Toolbox::new(catalogue, &registry).expect("new names");
+        let mut router = gateway::http::router(parts(tools, registry));
         let (ring, subscriber) = to_ring();
         let guard = tracing::subscriber::set_default(subscriber);
         let request =

@@ -17,6 +17,7 @@ use super::wishes::{ApplyArgs, MoveArgs, WhereArgs};
 #[derive(Debug, Subcommand)]
 pub(crate) enum ModelCommand {
     /// All models
+    #[command(visible_alias = "ls")]
     #[command(after_help = "Examples:\n  ollamax model list\n  ollamax model list --capability embedding")]
     List {
         /// Only models that can do this, as far as it is known; repeatable, or several with commas between: all of it
@@ -44,7 +45,7 @@ pub(crate) enum ModelCommand {
     #[command(after_help = "Examples:
   ollamax model import llama3.2.ollamax
   ollamax model import llama3.2.ollamax --check
-  ollamax model import model.gguf --name mine --node a --node b")]
+  ollamax model import model.gguf --name mine --node a,b")]
     Import(ImportArgs),
     /// Have one node fetch a model from its registry and the others from it; they go on whether this command waits or
     /// not
@@ -63,7 +64,7 @@ pub(crate) enum ModelCommand {
     #[command(after_help = "Examples:
   ollamax model create lab/brief --from llama3.2 --modelfile Modelfile
   ollamax model create lab/mine mine.gguf --quantize q4_K_M --replicas 2
-  ollamax model create lab/mine --modelfile Modelfile -o json")]
+  ollamax model create lab/mine -f Modelfile -o json")]
     Create(CreateArgs),
     /// Have the runtime of a node that holds a model push it to the registry of its name
     ///
@@ -146,8 +147,9 @@ pub(crate) struct ImportArgs {
     /// Name of the model; a GGUF file needs one [default: the bundle's]
     #[arg(long)]
     pub(crate) name: Option<String>,
-    /// Node that shall have what a GGUF file makes, id or name; repeatable [default: this node]
-    #[arg(long = "node", value_name = "NODE")]
+    /// Node that shall have what a GGUF file makes, id or name; repeatable, or several with commas between [default:
+    /// this node]
+    #[arg(long = "node", value_name = "NODE", value_delimiter = ',')]
     pub(crate) nodes: Vec<String>,
     /// Replace another model of this name
     #[arg(long)]
@@ -195,7 +197,7 @@ pub(crate) struct CreateArgs {
     #[arg(long, value_name = "BASE")]
     pub(crate) from: Option<String>,
     /// What else it has: FROM, PARAMETER, TEMPLATE, SYSTEM, ADAPTER, LICENSE, MESSAGE
-    #[arg(long, value_name = "FILE")]
+    #[arg(short = 'f', long, visible_alias = "file", value_name = "FILE")]
     pub(crate) modelfile: Option<PathBuf>,
     /// Make the weights smaller, like q4_K_M
     #[arg(long, value_name = "Q")]
@@ -305,6 +307,32 @@ mod tests {
         assert_eq!(several, [Capability::Vision, Capability::Tools, Capability::Thinking]);
         let error = read(&["--capability", "embeding"]).expect_err("misspelt").to_string();
         assert!(error.contains("'embedding'"), "{error}");
+    }
+
+    /// The command under `model` that these words are.
+    fn parsed(line: &str) -> ModelCommand {
+        use clap::Parser as _;
+
+        let cli = crate::args::Cli::try_parse_from(format!("ollamax model {line}").split(' ')).expect(line);
+        match cli.command {
+            crate::args::Command::Model(command) => command,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn ollama_s_own_words_and_lists_with_commas_are_understood() {
+        assert!(matches!(parsed("ls"), ModelCommand::List { .. }));
+        for line in ["delete m --yes", "rm m --yes"] {
+            let ModelCommand::Registry(RegistryCommand::Rm(args)) = parsed(line) else { panic!("{line}") };
+            assert_eq!((args.name.as_str(), args.yes), ("m", true), "{line}");
+        }
+        for flag in ["-f", "--file", "--modelfile"] {
+            let ModelCommand::Create(args) = parsed(&format!("create m {flag} Modelfile")) else { panic!("{flag}") };
+            assert_eq!(args.modelfile, Some(PathBuf::from("Modelfile")), "{flag}");
+        }
+        let ModelCommand::Import(args) = parsed("import f.gguf --name m --node a,b --node c") else { panic!("import") };
+        assert_eq!(args.nodes, ["a", "b", "c"]);
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub(crate) enum RegistryCommand {
     Pin {
         /// Name, for example llama3.2
         name: String,
-        /// Number in the history, or the first digits of a digest [default: the one that it stands for]
+        /// Number in the history, or the first digits of a digest, four or more [default: the one that it stands for]
         #[arg(id = "pinned", value_name = "DIGEST|N")]
         version: Option<String>,
     },
@@ -44,6 +44,7 @@ pub(crate) enum RegistryCommand {
         wait: bool,
     },
     /// Remove a model from nodes, or from the cluster; shows first what goes
+    #[command(visible_alias = "delete")]
     #[command(after_help = "Examples:
   ollamax model rm llama3.2 --dry-run
   ollamax model rm llama3.2 --node gpu-3
@@ -87,7 +88,7 @@ pub(crate) enum RegistryCommand {
 pub(crate) struct RollbackArgs {
     /// Name, for example llama3.2
     pub(crate) name: String,
-    /// Number in the history, or the first digits of a digest [default: the one before the newest]
+    /// Number in the history, or the first digits of a digest, four or more [default: the one before the newest]
     #[arg(long, value_name = "N|DIGEST")]
     pub(crate) to: Option<String>,
     /// Only show what would be done
@@ -105,7 +106,7 @@ pub(crate) struct RemoveArgs {
     /// Node that loses its copy, id or name; repeatable, or several with commas between [default: all that have it]
     #[arg(long = "node", value_name = "NODE", value_delimiter = ',')]
     pub(crate) nodes: Vec<String>,
-    /// Only show what would go
+    /// Only show what would go; where that would be refused, say so below it and exit as the real one would
     #[arg(long)]
     pub(crate) dry_run: bool,
     /// Also the last copy that is there or heard of, copies of a pinned version, and copies that somebody asked for

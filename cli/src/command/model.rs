@@ -36,6 +36,8 @@ mod work;
 const CHUNK_BYTES: usize = 1 << 20;
 /// Messages that wait for the daemon.
 const CHUNKS_WAITING_MAX: usize = 4;
+/// What can be imported.
+const NEXT: &str = "ollamax model import FILE.ollamax; or ollamax model import FILE.gguf --name NAME";
 /// The phase of a model that is in use.
 const ACTIVE: &str = "active";
 
@@ -212,7 +214,7 @@ fn shown(model: &ModelView) -> Value {
 async fn import(global: &Global, args: ImportArgs) -> Result<(), Failure> {
     let ImportArgs { file, name, nodes, replace, check } = args;
     let file = file.as_path();
-    let size_bytes = check_gguf(file, "ollamax model import FILE.gguf --name NAME")?;
+    let size_bytes = check_gguf(file, "this is no bundle and no GGUF file", NEXT)?;
     let again = format!("ollamax model import {} --name NAME", file.display());
     if check {
         return Err(Failure::usage("a GGUF file cannot be checked: it does not say what it should be", again));
@@ -269,18 +271,24 @@ async fn send(
     Ok(last)
 }
 
-/// A GGUF begins with its name; anything else is refused before a byte is sent.
-fn check_gguf(file: &Path, next: &str) -> Result<u64, Failure> {
+/// A GGUF begins with its name; anything else is refused before a byte is sent, in the words of `no_gguf`.
+fn check_gguf(file: &Path, no_gguf: &str, next: &str) -> Result<u64, Failure> {
     use std::io::Read as _;
 
-    let bad = |why: String| Failure::usage(format!("{}: {why}", file.display()), next);
-    let mut opened = std::fs::File::open(file).map_err(|error| bad(error.to_string()))?;
-    let mut magic = [0; 4];
-    opened.read_exact(&mut magic).map_err(|_| bad("is too short for a GGUF".to_owned()))?;
-    if magic != *b"GGUF" {
-        return Err(bad("is no GGUF file".to_owned()));
+    let what = |what: &str| format!("{}: {what}", file.display());
+    let bad = |error: std::io::Error| Failure::usage(what(&error.to_string()), next);
+    let other = |why: &str| Failure::new(2, what(no_gguf), why, next);
+    let mut opened = std::fs::File::open(file).map_err(bad)?;
+    let meta = opened.metadata().map_err(bad)?;
+    if meta.is_dir() {
+        return Err(other("it is a folder"));
     }
-    opened.metadata().map(|meta| meta.len()).map_err(|error| bad(error.to_string()))
+    let mut magic = [0; 4];
+    opened.read_exact(&mut magic).map_err(|_| other("it is too short for one"))?;
+    if magic != *b"GGUF" {
+        return Err(other("it is another file, or its front is damaged"));
+    }
+    Ok(meta.len())
 }
 
 async fn hash(file: PathBuf, bar: ProgressBar) -> Result<[u8; 32], Failure> {
@@ -430,12 +438,23 @@ mod tests {
     #[test]
     fn what_is_no_gguf_is_refused_before_a_byte_is_sent() {
         let temp = tempfile::tempdir().expect("temp");
-        for (content, needle) in [(&b"GG"[..], "too short"), (b"<html>", "no GGUF")] {
-            let path = temp.path().join("f");
+        let path = temp.path().join("f");
+        let check = |path: &Path, why: &str| {
+            let failure = check_gguf(path, "this is none", "another file").expect_err("refused");
+            let expected = Failure::new(2, format!("{}: this is none", path.display()), why, "another file");
+            assert_eq!(failure, expected);
+        };
+        for (content, why) in [
+            (&b""[..], "it is too short for one"),
+            (b"GG", "it is too short for one"),
+            (b"<html>", "it is another file, or its front is damaged"),
+        ] {
             std::fs::write(&path, content).expect("written");
-            let failure = check_gguf(&path, "another file").expect_err("refused");
-            assert!(format!("{failure:?}").contains(needle), "{failure:?}");
+            check(&path, why);
         }
-        assert_eq!(check_gguf(&temp.path().join("missing"), "").expect_err("missing").exit(), 2);
+        check(temp.path(), "it is a folder");
+        assert_eq!(check_gguf(&temp.path().join("missing"), "", "").expect_err("missing").exit(), 2);
+        std::fs::write(&path, b"GGUF3").expect("written");
+        assert_eq!(check_gguf(&path, "", ""), Ok(5));
     }
 }

@@ -1,10 +1,11 @@
 //! The words for names, versions and lifecycle: what each prints, and what the daemon is asked.
 
 use prost::Message as _;
+use serde_json::{Value, json};
 
 use ollamax_proto::v1::{
-    ActView, CollectReply, CollectRequest, CollectedView, FixedReply, FollowWishRequest, HistoryReply, Keeper,
-    OldNameView, PinModelReply, PinModelRequest, PlanView, ReasonView, RemoveModelReply, RemoveModelRequest,
+    ActView, CollectReply, CollectRequest, CollectedView, FixedReply, FollowWishRequest, GuardView, HistoryReply,
+    Keeper, OldNameView, PinModelReply, PinModelRequest, PlanView, ReasonView, RemoveModelReply, RemoveModelRequest,
     RollbackRequest, RulesReply, RulesRequest, SetPhaseReply, SetPhaseRequest, TagModelRequest, VersionView,
     WhyModelReply,
 };
@@ -236,6 +237,29 @@ async fn nothing_is_removed_without_consent_nor_where_the_daemon_says_no() {
     let said = run(&daemon, &["model", "rm", "llama3.2", "--yes"]).await;
     assert_eq!(said.exit, 4, "{said:?}");
     assert!(said.stderr.contains("try: ollamax model rm llama3.2 --force"), "{said:?}");
+}
+
+#[tokio::test]
+async fn a_dry_run_shows_what_would_go_and_below_it_what_speaks_against_it() {
+    let [what, why, next] = ["m:latest is pinned at 07", "somebody wants that", "ollamax model unpin m:latest"];
+    let code = ErrorCode::PreconditionFailed.as_str().to_owned();
+    let guard = GuardView { code, what: what.to_owned(), why: why.to_owned(), next: next.to_owned() };
+    let mut script = script();
+    let reply = RemoveModelReply { pinned: vec![7; 32], refusal: Some(guard), ..removal() };
+    script.insert("RemoveModel", told(&reply));
+    let daemon = Daemon::start(script).await;
+    let said = run(&daemon, &["model", "rm", "llama3.2", "--dry-run"]).await;
+    assert_eq!(said.exit, 4, "{said:?}");
+    assert!(said.stdout.contains("n2    070707070707  2.0 GB  pinned\n"), "{said:?}");
+    let error = format!("error: {what}\n  why: {why}\n  try: {next}\n");
+    assert!(said.stderr.starts_with(&error), "{said:?}");
+    let said = run(&daemon, &["model", "rm", "llama3.2", "--dry-run", "-o", "json"]).await;
+    let shown: Value = serde_json::from_str(&said.stdout).expect("an object");
+    assert_eq!((said.exit, &shown["refusal"]["what"], &shown["copies"][0]["node"]), (4, &json!(what), &json!("n2")));
+    // Without it nobody is asked for a consent that would be worth nothing.
+    let said = run(&daemon, &["model", "rm", "llama3.2"]).await;
+    assert_eq!((said.exit, said.stdout.as_str()), (4, ""), "{said:?}");
+    assert!(said.stderr.starts_with(&error), "{said:?}");
 }
 
 #[tokio::test]

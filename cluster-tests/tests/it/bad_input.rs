@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use http::Method;
 
 use ollamax_proto::v1;
-use ollamax_testkit::cluster::{CallError, run_to_exit};
+use ollamax_testkit::cluster::{Admin, CallError, run_to_exit};
 use ollamax_testkit::fake_ollama::{Fault, FaultRule, On};
 use ollamax_testkit::{Cluster, copy_directory, wait};
 use ollamax_types::ErrorCode;
@@ -93,6 +93,11 @@ fn refused<T>(answer: Result<T, CallError>, code: ErrorCode, says: &str, next: &
     Ok(())
 }
 
+/// What is on record of a token.
+async fn token_of(home: &Admin, text: &str) -> Result<v1::Token> {
+    home.tokens().await?.into_iter().find(|token| text.contains(&token.id)).context("a token on record")
+}
+
 /// `ollamax join` at a node, with all that it says.
 async fn join_by_command(cluster: &Cluster, index: usize, token: &str) -> Result<Output> {
     let (data_dir, peer) = (cluster.node(index).data_dir().display().to_string(), cluster.node(0).advertised());
@@ -115,6 +120,9 @@ async fn bad_tokens_and_foreign_clusters_are_refused_and_change_nothing() -> Res
     refused(join(&foreign.create_token("voter", 1).await?).await, invalid, "for another cluster", create)?;
     let short = v1::CreateTokenRequest { role: "voter".to_owned(), ttl_ms: 1, uses: 1 };
     let short = home.create_token_as(short).await?;
+    let (made, noted) = (short.record.clone().context("its record")?, token_of(&home, &short.token).await?);
+    let times = |token: &v1::Token| (token.created_at_ms, token.expires_at_ms);
+    ensure!(times(&made) == times(&noted), "{made:?} instead of {noted:?}");
     wait::until("the token to expire", PATIENCE, || async {
         // Log time moves with the log.
         home.set("log time", b"moves on").await?;
@@ -138,7 +146,7 @@ async fn bad_tokens_and_foreign_clusters_are_refused_and_change_nothing() -> Res
     refused(answer, ErrorCode::AlreadyMember, "foreign", "ollamax leave")?;
     ensure!(cluster.status(0).await?.nodes.len() == 2, "two members, nobody else");
     ensure!(cluster.status(1).await?.cluster_name == "foreign", "the other cluster stands as it was");
-    let spare = home.tokens().await?.into_iter().find(|token| other.contains(&token.id)).context("the last token")?;
+    let spare = token_of(&home, &other).await?;
     ensure!(spare.uses_left == 1, "a refused join used the token up");
 
     // The state of one cluster in the directory of the other's node.

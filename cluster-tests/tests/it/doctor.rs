@@ -13,8 +13,9 @@ use crate::model_owners::PATIENCE;
 
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 /// Every check. What `disk`, `gpu` and `model_store` find depends on the machine.
-const CHECKS: [&str; 11] = [
+const CHECKS: [&str; 12] = [
     "clock",
+    "data_dir",
     "disk",
     "fsync",
     "gpu",

@@ -23,6 +23,10 @@ const CLOCK_SKEW_FAIL_MS: u64 = 300_000;
 const DISK_FREE_WARN_BYTES: u64 = 10 << 30;
 /// Free disk below which the check fails, bytes.
 const DISK_FREE_FAIL_BYTES: u64 = 2 << 30;
+/// Rights by which everybody looks into a folder.
+const OTHERS_LOOK: u32 = 0o005;
+/// The right by which everybody passes through one.
+const OTHERS_PASS: u32 = 0o001;
 /// Median sync above which the check warns.
 const FSYNC_WARN: Duration = Duration::from_millis(20);
 /// The first Ollama whose `/api/create` takes an uploaded file, which `ollamax model import` needs.
@@ -267,6 +271,22 @@ pub(super) fn disk(free_bytes: Option<u64>, data_dir: &Path) -> Check {
     };
     let found = format!("{} MiB free at {place}", free >> 20);
     check("disk", outcome, found, "free some space, or move the data directory to a larger disk")
+}
+
+/// Who may look into the data directory, by its mode and those of the folders above it. Keys have modes of their own.
+pub(super) fn data_dir(modes: Option<&[u32]>, data_dir: &Path) -> Check {
+    let place = data_dir.display();
+    let Some([mode, above @ ..]) = modes else {
+        let found = format!("the rights to {place} cannot be read");
+        return check("data_dir", Outcome::Warn, found, "check the rights of the data directory");
+    };
+    if mode & OTHERS_LOOK == 0 || above.iter().any(|mode| mode & OTHERS_PASS == 0) {
+        return check("data_dir", Outcome::Ok, format!("{place} is for its user and group alone"), "");
+    }
+    let mode = mode & 0o7777;
+    let found =
+        format!("everybody on this machine may look into {place} (mode {mode:04o}), where the cluster's state lies");
+    check("data_dir", Outcome::Warn, found, &format!("chmod o-rwx {place}"))
 }
 
 /// The median of some syncs in the data directory.

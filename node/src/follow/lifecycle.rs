@@ -136,7 +136,10 @@ impl Warden {
         let mut open: BTreeSet<ModelName> = acts.iter().map(|act| act.name.clone()).collect();
         while let Some(act) = next_act(acts, &mut open) {
             match self.change(act.command(), PRINCIPAL, term).await {
-                Ok(_) => tracing::info!(model = %act.name, node = ?act.node, why = act.why, "a rule was carried out"),
+                Ok(_) => {
+                    let node = act.node.map(|node| node.0);
+                    tracing::info!(model = %act.name, node, why = act.why, "a rule was carried out");
+                }
                 Err(ProposeError::Refused(refusal)) => {
                     tracing::info!(model = %act.name, why = act.why, error = %refusal, "a rule was not carried out");
                 }

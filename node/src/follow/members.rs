@@ -153,7 +153,10 @@ impl Follower {
                 self.addresses_refused.store(true, Ordering::Relaxed);
                 tracing::warn!(code = %refusal.code(), error = %refusal, "the cluster refuses this node's addresses");
             }
-            Ok(_) => tracing::info!(?peer, ?p2p, ?api, "told the cluster where this node can be reached"),
+            Ok(_) => {
+                let (peer, p2p, api) = (peer.join(", "), p2p.join(", "), api.join(", "));
+                tracing::info!(peer, p2p, api, "told the cluster where this node can be reached");
+            }
             Err(error) => tracing::debug!(code = %error.code(), %error, "tell addresses; tried again soon"),
         });
     }

@@ -239,7 +239,7 @@ impl Planner {
         let principal = format!("node/{}", self.metadata.node());
         let made = change_in_term(&self.metadata, id, &principal, command.clone(), term).await;
         span.in_scope(|| match &made {
-            Ok(_) => tracing::info!(plan = ?command, "planned who has a model, and who gets it from where"),
+            Ok(_) => tracing::info!(plan = in_words(command), "planned who has a model, and who gets it from where"),
             Err(error) => {
                 tracing::warn!(code = %error.code(), %error, "a plan for a model was not made; decided anew");
             }
@@ -422,6 +422,18 @@ fn command_of(step: Move) -> Command {
             let nodes = vec![node];
             Command::DropCopies { name, nodes, forget: false, force: false, unless_pinned: false }
         }
+    }
+}
+
+/// A change in the words of the log.
+fn in_words(command: &Command) -> String {
+    let listed = |nodes: &[NodeId]| nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    match command {
+        Command::PlanPull { name, ingester, targets, kind, .. } => {
+            format!("{name}: on node {}, from node {ingester}; {}", listed(targets), kind.as_str())
+        }
+        Command::DropCopies { name, nodes, .. } => format!("{name}: goes from node {}", listed(nodes)),
+        other => other.word().to_owned(),
     }
 }
 

@@ -4,6 +4,8 @@
 //! then listed leads to the state before the import, until the first step of [`finish`]; from there on it leads to the
 //! state after it. A final name is taken back only if it still means what the import gave it.
 
+use std::fmt;
+
 use ollamax_transfer::Shelf;
 use ollamax_types::{Digest, ModelName};
 
@@ -21,6 +23,15 @@ pub(crate) enum Step {
     },
     /// Remove a name, and the bytes that no other name needs.
     Delete(ModelName),
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Copy { from, to } => write!(f, "copy {from} to {to}"),
+            Self::Delete(name) => write!(f, "delete {name}"),
+        }
+    }
 }
 
 /// A model as a runtime lists it.

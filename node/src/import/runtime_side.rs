@@ -147,7 +147,7 @@ pub(crate) async fn take_part<S: ModelStore>(
 /// Undoes one import, or all that left something.
 pub(crate) async fn undo<S: ModelStore>(store: &S, only: Option<&str>) -> Result<(), RuntimeError> {
     for step in plan::undo(&store.list().await?, only) {
-        tracing::info!(?step, "undo an unfinished import");
+        tracing::info!(%step, "undo an unfinished import");
         store.take_step(&step).await?;
     }
     Ok(())
@@ -157,7 +157,7 @@ pub(crate) async fn undo<S: ModelStore>(store: &S, only: Option<&str>) -> Result
 async fn forget_offers<S: ModelStore>(store: &S, shelf: Option<&Shelf>) -> Result<(), RuntimeError> {
     let is_offered = |name: &ModelName| shelf.is_some_and(|shelf| shelf.has(name));
     for step in plan::forget_offers(&store.list().await?, is_offered) {
-        tracing::info!(?step, "forget what was offered to the runtime");
+        tracing::info!(%step, "forget what was offered to the runtime");
         match store.take_step(&step).await {
             // The pull that offered it was just at that too.
             Err(error) if error.code() == ErrorCode::ModelNotFound => {}
@@ -254,7 +254,7 @@ async fn finish<S: ModelStore>(store: &S, names: &Names) -> Result<(), Status> {
     for (at, step) in plan::finish(names, &listed).iter().enumerate() {
         match store.take_step(step).await {
             Err(error) if at == 0 => return Err(runtime_status(&error)),
-            Err(error) => tracing::warn!(?step, %error, "forget what an import kept; swept later"),
+            Err(error) => tracing::warn!(%step, %error, "forget what an import kept; swept later"),
             Ok(()) => {}
         }
     }

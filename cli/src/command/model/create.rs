@@ -116,7 +116,7 @@ fn read_text(path: &Path) -> io::Result<String> {
 async fn hash_all(paths: &[PathBuf], work: &Work) -> Result<Vec<Hashed>, Failure> {
     let mut all = Vec::new();
     for path in paths {
-        let size_bytes = check_gguf(path, NEXT)?;
+        let size_bytes = check_gguf(path, "this is no GGUF file", NEXT)?;
         work.bar().set_length(size_bytes);
         work.bar().set_position(0);
         work.bar().set_message("hashing");

@@ -8,6 +8,7 @@
 //! first.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::PoisonError;
 use std::time::Duration;
 
@@ -62,6 +63,27 @@ pub(crate) enum Step {
     Expire,
     /// All members apply a higher cluster version than the cluster uses.
     RaiseVersion(u32),
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::FinishJoint(voters) => {
+                let voters: Vec<String> = voters.iter().map(ToString::to_string).collect();
+                write!(f, "finish the change to the voters {}", voters.join(", "))
+            }
+            Self::HandOver => f.write_str("have another node lead"),
+            Self::HandOverTo(node) => write!(f, "have node {node} lead"),
+            Self::AddLearner(node) => write!(f, "node {node} follows"),
+            Self::RemoveLearner(node) => write!(f, "node {node} follows no more"),
+            Self::Promote(node) => write!(f, "node {node} votes"),
+            Self::Demote(node) => write!(f, "node {node} votes no more"),
+            Self::Replace { silent, by } => write!(f, "node {by} votes in the place of node {silent}"),
+            Self::Remove(node) => write!(f, "node {node} is no member any more"),
+            Self::Expire => f.write_str("end what has passed its time"),
+            Self::RaiseVersion(version) => write!(f, "raise the cluster's version to {version}"),
+        }
+    }
 }
 
 /// What the decision needs to know.
@@ -219,7 +241,7 @@ pub(crate) async fn run(handle: Handle, stop: CancellationToken) {
             Err(_) => None,
         };
         let Some(step) = step else { continue };
-        tracing::info!(?step, term = metrics.current_term, "changing the raft group");
+        tracing::info!(%step, term = metrics.current_term, "changing the raft group");
         tokio::select! {
             () = stop.cancelled() => return,
             result = tokio::time::timeout(STEP_DEADLINE, perform(&handle, step, &metrics)) => match result {
@@ -329,6 +351,14 @@ mod tests {
     use ollamax_types::{Incarnation, PeerId, Role, Timestamp};
 
     use super::*;
+
+    #[test]
+    fn the_log_has_a_step_in_words() {
+        let check = |step: Step, expected: &str| assert_eq!(step.to_string(), expected);
+        check(Step::FinishJoint([NodeId(1), NodeId(3)].into()), "finish the change to the voters 1, 3");
+        check(Step::Promote(NodeId(3)), "node 3 votes");
+        check(Step::Replace { silent: NodeId(2), by: NodeId(4) }, "node 4 votes in the place of node 2");
+    }
 
     fn member(id: u64, role: Role, state: MemberState) -> Member {
         Member {

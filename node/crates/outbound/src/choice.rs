@@ -5,6 +5,8 @@
 //! administrator's explicit `runtime.kind` or `runtime.url` overrides what was stored; `OLLAMA_HOST`, which a shell may
 //! set for its clients, counts at the first choice alone, and never where a node of OllamaMax answers.
 
+use std::fmt;
+
 use url::Url;
 
 use crate::address;
@@ -71,6 +73,31 @@ pub enum Choice {
         /// Why it is expected, for `status` and the log.
         reason: String,
     },
+}
+
+// === impl Probe ===
+
+impl fmt::Display for Probe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ollama => f.write_str("an Ollama"),
+            Self::OllamaMax => f.write_str("a node of OllamaMax"),
+            Self::Nothing(text) => f.write_str(text),
+        }
+    }
+}
+
+// === impl Choice ===
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::None => f.write_str("none: this node only routes"),
+            Self::Ollama { url } => write!(f, "the Ollama at {url}"),
+            Self::Engine => f.write_str("the bundled engine"),
+            Self::Wait { url, reason } => write!(f, "the Ollama that is expected at {url}: {reason}"),
+        }
+    }
 }
 
 // === impl Facts ===
@@ -163,6 +190,16 @@ mod tests {
 
     fn url(text: &str) -> Url {
         address::parse(text).expect("readable")
+    }
+
+    #[test]
+    fn the_log_has_a_choice_in_words() {
+        let at = || url("http://127.0.0.1:11434");
+        let reason = "a unit exists".to_owned();
+        assert_eq!(Choice::Ollama { url: at() }.to_string(), "the Ollama at http://127.0.0.1:11434/");
+        let waiting = Choice::Wait { url: at(), reason }.to_string();
+        assert_eq!(waiting, "the Ollama that is expected at http://127.0.0.1:11434/: a unit exists");
+        assert_eq!(Probe::Nothing("connection refused".to_owned()).to_string(), "connection refused");
     }
 
     fn bare() -> Facts {

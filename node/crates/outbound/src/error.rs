@@ -67,7 +67,7 @@ pub enum RuntimeError {
         node: String,
     },
     /// The runtime understood the call and refused it.
-    #[error("the runtime refused {path} with status {status}: {message}")]
+    #[error("the runtime refused {path}{}: {message}", with_status(*status))]
     Refused {
         /// Which call.
         path: String,
@@ -93,6 +93,11 @@ pub enum RuntimeError {
         /// What the source said.
         reason: String,
     },
+}
+
+/// A refusal in the midst of the work has the status of its beginning, which says nothing.
+fn with_status(status: u16) -> String {
+    if status == 200 { String::new() } else { format!(" with status {status}") }
 }
 
 // === impl RuntimeError ===

@@ -112,7 +112,7 @@ impl RuntimeService {
             facts = self.gather() => facts,
         };
         let choice = choose(&facts);
-        tracing::info!(?choice, probe = ?facts.probe, "chose the model runtime");
+        tracing::info!(%choice, probe = %facts.probe, "chose the model runtime");
         match choice {
             Choice::None => {}
             Choice::Ollama { url } => {

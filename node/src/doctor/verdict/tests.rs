@@ -34,6 +34,20 @@ fn a_quorum_and_its_absence_with_the_age_of_what_is_left() {
     expect(&quorum(Some(never)), Outcome::Fail, "no leader was heard since this daemon started");
 }
 
+#[test]
+fn a_data_directory_that_everybody_may_look_into() {
+    let place = Path::new("/srv/ollamax");
+    let found = |modes: &[u32]| data_dir(Some(modes), place);
+    let alone = "/srv/ollamax is for its user and group alone";
+    expect(&found(&[0o40_750, 0o755, 0o755]), Outcome::Ok, alone);
+    expect(&found(&[0o40_755, 0o700, 0o755]), Outcome::Ok, alone);
+    let open = found(&[0o40_755, 0o755, 0o755]);
+    expect(&open, Outcome::Warn, "everybody on this machine may look into /srv/ollamax (mode 0755)");
+    assert_eq!(open.fix, "chmod o-rwx /srv/ollamax");
+    expect(&found(&[0o41_777]), Outcome::Warn, "(mode 1777)");
+    expect(&data_dir(None, place), Outcome::Warn, "cannot be read");
+}
+
 fn port(name: &'static str, problem: Option<&str>) -> Port {
     Port { name, address: format!("127.0.0.1:{}", name.len()), problem: problem.map(str::to_owned) }
 }

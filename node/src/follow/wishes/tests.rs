@@ -24,6 +24,14 @@ fn nodes(ids: &[u64]) -> Vec<NodeId> {
     ids.iter().copied().map(NodeId).collect()
 }
 
+#[test]
+fn the_log_has_a_plan_in_words() {
+    let (ingester, targets, kind) = (NodeId(1), nodes(&[1, 2]), PlanKind::Repair);
+    let plan = command_of(Move::Plan { name: name(), round: 7, ingester, targets, kind });
+    assert_eq!(in_words(&plan), "m:latest: on node 1, 2, from node 1; repair");
+    assert_eq!(in_words(&command_of(Move::Drop { name: name(), node: NodeId(3) })), "m:latest: goes from node 3");
+}
+
 /// A node that may hold models, with so much room.
 fn site(node: u64, free_bytes: u64) -> Site {
     Site {

@@ -1,13 +1,16 @@
 //! `ollamax model rm`: copies go, or a model as a whole. The daemon says first what would go, and whether it may.
+//!
+//! A dry run shows what would go also where it may not, and then fails as the real one would.
 
 use serde_json::{Value, json};
 
-use ollamax_proto::v1::{ActView, PlanView, RemoveModelReply, RemoveModelRequest};
+use ollamax_proto::v1::{ActView, GuardView, PlanView, RemoveModelReply, RemoveModelRequest};
+use ollamax_types::ErrorCode;
 
 use crate::args::{Global, Output, RemoveArgs};
 use crate::client;
 use crate::consent;
-use crate::error::Failure;
+use crate::error::{Failure, request_id};
 use crate::{output, text};
 
 /// Shows what would go, asks, and has it removed.
@@ -15,12 +18,19 @@ pub(super) async fn run(global: &Global, args: &RemoveArgs) -> Result<(), Failur
     let mut client = client::connect_models(global).await?;
     let first =
         RemoveModelRequest { name: args.name.clone(), nodes: args.nodes.clone(), dry_run: true, force: args.force };
-    let foretold = client.remove_model(first.clone()).await?.into_inner();
+    let answer = client.remove_model(first.clone()).await?;
+    let (id, foretold) = (request_id(answer.metadata()), answer.into_inner());
+    let refused = foretold.refusal.as_ref().map(|guard| failure(guard).with_request_id(&id));
     if args.dry_run {
         if global.output == Output::Json {
-            return output::json("ModelRemoval", shown(&foretold, true));
+            output::json("ModelRemoval", shown(&foretold, true))?;
+        } else {
+            output::text(&page(&foretold))?;
         }
-        return output::text(&page(&foretold));
+        return refused.map_or(Ok(()), Err);
+    }
+    if let Some(refused) = refused {
+        return Err(refused);
     }
     if !args.yes {
         output::talk(global.output, &page(&foretold));
@@ -36,11 +46,20 @@ pub(super) async fn run(global: &Global, args: &RemoveArgs) -> Result<(), Failur
     } else {
         format!("ollamax model why {}", removed.name)
     };
-    output::talk(
-        global.output,
-        &format!("Each node does it by itself, one that is away when it is back. Next: {next}"),
-    );
+    let how =
+        if acts(&removed).is_empty() { "" } else { "Each node does it by itself, one that is away when it is back. " };
+    output::talk(global.output, &format!("{how}Next: {next}"));
     Ok(())
+}
+
+/// How the command ends where a guard speaks against it.
+fn failure(guard: &GuardView) -> Failure {
+    let GuardView { code, what, why, next } = guard;
+    match ErrorCode::from_text(code) {
+        Some(code) => Failure::told(code, what, why, next),
+        // A code of a later release.
+        None => Failure::new(1, what, why, next),
+    }
 }
 
 fn acts(told: &RemoveModelReply) -> &[ActView] {
@@ -56,8 +75,16 @@ fn serving(told: &RemoveModelReply) -> Vec<&str> {
     told.left.iter().filter(|node| !told.silent.contains(node)).map(String::as_str).collect()
 }
 
+/// Whether a copy of the pinned version is this one.
+fn is_pinned(told: &RemoveModelReply, act: &ActView) -> bool {
+    !told.pinned.is_empty() && act.digest == told.pinned
+}
+
 /// What will happen, for whoever is asked.
 fn deed(told: &RemoveModelReply) -> String {
+    if acts(told).is_empty() {
+        return format!("have nobody ask for {} any more", told.name);
+    }
     let copies = match acts(told).len() {
         1 => "1 copy".to_owned(),
         copies => format!("{copies} copies"),
@@ -67,13 +94,22 @@ fn deed(told: &RemoveModelReply) -> String {
         (false, true) => "; no node that is heard is left with it",
         (false, false) => "",
     };
-    format!("remove {copies} of {}{rest}", told.name)
+    let takes_pinned = acts(told).iter().any(|act| is_pinned(told, act));
+    let pinned = if takes_pinned { format!(", pinned at {}", text::digest(&told.pinned)) } else { String::new() };
+    format!("remove {copies} of {}{pinned}{rest}", told.name)
 }
 
 fn page(told: &RemoveModelReply) -> String {
+    if acts(told).is_empty() {
+        return format!("{} has no copy that could go; nobody asks for it then.\n", told.name);
+    }
     let rows = acts(told).iter().map(|act| {
-        let note = if act.frees_bytes < act.size_bytes { "another model uses its files" } else { "" };
-        vec![act.node_name.clone(), text::digest(&act.digest), text::bytes(act.frees_bytes), note.to_owned()]
+        let notes = [
+            is_pinned(told, act).then_some("pinned"),
+            (act.frees_bytes < act.size_bytes).then_some("another model uses its files"),
+        ];
+        let note = notes.into_iter().flatten().collect::<Vec<_>>().join(", ");
+        vec![act.node_name.clone(), text::digest(&act.digest), text::bytes(act.frees_bytes), note]
     });
     let table = output::table(&["NODE", "DIGEST", "FREES", "NOTE"], rows.collect());
     let serving = serving(told);
@@ -112,6 +148,10 @@ fn shown(told: &RemoveModelReply, dry_run: bool) -> Value {
         "left": told.left,
         "silent": told.silent,
         "forgotten": told.is_forgotten,
+        "pinned": (!told.pinned.is_empty()).then(|| hex::encode(&told.pinned)),
+        "refusal": told.refusal.as_ref().map(|guard| {
+            json!({"code": guard.code, "what": guard.what, "why": guard.why, "next": guard.next})
+        }),
     })
 }
 
@@ -134,7 +174,7 @@ mod tests {
             plan: Some(PlanView { acts, frees_bytes: 2_000_000_000 }),
             left: left.iter().map(|node| (*node).to_owned()).collect(),
             is_forgotten,
-            silent: Vec::new(),
+            ..RemoveModelReply::default()
         }
     }
 
@@ -164,6 +204,25 @@ mod tests {
         assert!(page(&all).ends_with(end), "{}", page(&all));
         assert_eq!(deed(&some), "remove 2 copies of m:latest");
         assert_eq!(deed(&all), "remove 2 copies of m:latest; no node that is heard is left with it");
+    }
+
+    #[test]
+    fn a_pin_is_named_in_the_table_and_to_whoever_is_asked() {
+        let told = RemoveModelReply { pinned: vec![7; 32], ..reply(&["n3"], false) };
+        let page = page(&told);
+        assert!(page.contains("n1    070707070707  2.0 GB  pinned\n"), "{page}");
+        assert!(page.contains("n2    070707070707  0 B     pinned, another model uses its files\n"), "{page}");
+        assert_eq!(deed(&told), "remove 2 copies of m:latest, pinned at 070707070707");
+        assert_eq!(shown(&told, true)["pinned"], "07".repeat(32));
+        let other = RemoveModelReply { pinned: vec![8; 32], ..reply(&["n3"], false) };
+        assert_eq!(deed(&other), "remove 2 copies of m:latest", "another version is pinned, and stays");
+    }
+
+    #[test]
+    fn a_wish_without_a_copy_has_no_table() {
+        let told = RemoveModelReply { name: "m:latest".to_owned(), is_forgotten: true, ..RemoveModelReply::default() };
+        assert_eq!(page(&told), "m:latest has no copy that could go; nobody asks for it then.\n");
+        assert_eq!(deed(&told), "have nobody ask for m:latest any more");
     }
 
     #[test]

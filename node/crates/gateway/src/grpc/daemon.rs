@@ -18,7 +18,7 @@ use ollamax_metadata as metadata;
 use ollamax_proto::v1;
 use ollamax_scheduler as scheduler;
 use ollamax_transfer as transfer;
-use ollamax_types::{Digest, ErrorCode, Incarnation, NodeId, PeerId, RequestId, Timestamp};
+use ollamax_types::{Digest, ErrorCode, Incarnation, NodeId, PeerId, RequestId};
 
 /// gRPC metadata key that carries the error code's text form.
 pub const CODE_KEY: &str = "ollamax-code";
@@ -100,8 +100,6 @@ pub struct Engines {
 
 /// What the assembly does for the admin API.
 pub trait Daemon: Send + Sync + 'static {
-    /// Wall time.
-    fn now(&self) -> Timestamp;
     /// What it knows of this node.
     fn facts(&self) -> Facts;
     /// The engines, once this node has an id.

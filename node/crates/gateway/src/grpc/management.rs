@@ -443,12 +443,31 @@ impl There {
             ErrorCode::DiskFull => format!("free some space on {node_name} and repeat the command"),
             ErrorCode::NotImplemented => format!("upgrade {node_name}, or run it on a node of this release"),
             ErrorCode::PeerUnreachable => "ollamax node list".to_owned(),
-            ErrorCode::RuntimeFailed if *verb == "push" => {
-                format!("look whether the account of the runtime on {node_name} may write there")
-            }
+            ErrorCode::RuntimeFailed if *verb == "push" => after_push(&error.text, node_name),
             _ => format!("on {node_name}: ollamax doctor"),
         };
         AdminError::new(error.code, format!("node {node_name} could not {verb} {name}"), &*error.text, next)
+    }
+}
+
+/// What to try where a runtime could not push, by what it said.
+fn after_push(said: &str, node: &str) -> String {
+    const PLAIN: [&str; 2] = ["server gave HTTP response to HTTPS client", "first record does not look like a TLS"];
+    const AWAY: [&str; 6] = [
+        "no such host",
+        "connection refused",
+        "no route to host",
+        "network is unreachable",
+        "i/o timeout",
+        "server misbehaving",
+    ];
+    let says = |words: &[&str]| words.iter().any(|word| said.contains(word));
+    if says(&PLAIN) {
+        "the registry speaks plain HTTP: repeat the command with --insecure".to_owned()
+    } else if says(&AWAY) {
+        format!("look at the registry in the name, and whether {node} reaches it")
+    } else {
+        format!("look whether the account of the runtime on {node} may write there")
     }
 }
 

@@ -96,6 +96,7 @@ fn router(cluster: Arc<dyn Cluster>) -> Router {
         .route("/api/copy", post(copy))
         .route("/api/delete", delete(remove))
         .route("/api/push", post(push))
+        .route("/api/me", post(|| ready(nobody())))
         .method_not_allowed_fallback(|| ready(plain(StatusCode::METHOD_NOT_ALLOWED, "405 method not allowed")))
         .layer(middleware::from_fn(read_rest))
         .layer(middleware::from_fn_with_state(cluster, name_node))
@@ -166,6 +167,14 @@ async fn try_push(cluster: &dyn Cluster, request: Request) -> Reply {
     let told = cluster.push(&name, fields.is_insecure()).await;
     let told = told.map_err(|error| or_not_found(&error, || format!("model '{sent}' not found")))?;
     tell(told, fields.streams(), stop).await
+}
+
+/// Who is signed in, which Ollama's own command asks before it pushes to Ollama's registry: nobody is here. The account
+/// that counts is that of the runtime that pushes, and that one says by itself where it is none.
+fn nobody() -> Response<Body> {
+    let mut response = Response::new(Body::from("{}"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json; charset=utf-8"));
+    response
 }
 
 async fn copy(State(cluster): State<Arc<dyn Cluster>>, request: Request) -> Response<Body> {

@@ -271,6 +271,11 @@ impl Admin {
     }
 
     fn tried(&self, command: Command) -> Result<(), AdminError> {
+        self.refusal_of(command)?.map_or(Ok(()), |refusal| Err(refusal.into()))
+    }
+
+    /// What this node's state says against a change; `None`: it would take it.
+    fn refusal_of(&self, command: Command) -> Result<Option<Refusal>, AdminError> {
         let metadata = self.metadata()?;
         let (view, index) = metadata.view_at();
         let entry = Entry {
@@ -284,8 +289,8 @@ impl Admin {
             command,
         };
         match catalog::apply(&*view, index.saturating_add(1), 0, &entry)?.answer {
-            Answer::Refused(refusal) => Err(refusal.into()),
-            _ => Ok(()),
+            Answer::Refused(refusal) => Ok(Some(refusal)),
+            _ => Ok(None),
         }
     }
 }

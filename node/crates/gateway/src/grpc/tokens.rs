@@ -10,7 +10,8 @@ use super::{Admin, status};
 impl Admin {
     pub(super) fn tokens(&self) -> Result<v1::ListTokensReply, AdminError> {
         let metadata = self.metadata()?;
-        let now = self.daemon.now();
+        // By log time it is judged whether a token still admits.
+        let now = metadata.log_time();
         let tokens = read::tokens(&*metadata.view())?.into_iter().map(|token| v1::Token {
             expired: token.expires_at <= now,
             id: token.id.0,

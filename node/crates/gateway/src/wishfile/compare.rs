@@ -6,7 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ollamax_core::catalog::{Command, Fault, Member, NAMED_VERSION, Replicas, View, Want, Wish, read as state};
+use ollamax_core::catalog::{
+    Command, Fault, Location, Member, NAMED_VERSION, Replicas, View, Want, Wish, read as state,
+};
 use ollamax_types::{Digest, ModelName, NodeId};
 
 use super::{Declared, Wanted, Word};
@@ -245,20 +247,27 @@ impl Known {
         nodes
     }
 
-    /// Who has a model for the sake of a number where nodes are named now, and is none of them. What is pinned goes
-    /// from nowhere, and older clusters leave such copies.
+    /// Who has a model for the sake of a number where nodes are named now, or since an earlier round had too many, and
+    /// is none of them. The pinned version goes from nowhere, and older clusters leave such copies.
     fn leaving(&self, view: &dyn View, name: &ModelName, meaning: &Meaning) -> Result<BTreeSet<NodeId>, Fault> {
-        let (Some(wish), Replicas::Nodes(named), None) = (self.wishes.get(&name.key()), &meaning.replicas, meaning.pin)
-        else {
+        let (Some(wish), Replicas::Nodes(named)) = (self.wishes.get(&name.key()), &meaning.replicas) else {
             return Ok(BTreeSet::new());
         };
-        let (Replicas::Count(_), Some(plan)) = (&wish.replicas, &wish.plan) else { return Ok(BTreeSet::new()) };
         if state::cluster(view)?.is_none_or(|cluster| cluster.version < NAMED_VERSION) {
             return Ok(BTreeSet::new());
         }
-        let copies = state::locations_of(view, name)?.into_iter();
-        let holders = copies.filter(|copy| Some(copy.model.digest) == wish.digest).map(|copy| copy.node);
-        Ok(holders.filter(|node| plan.targets.contains(node) && !named.contains(node)).collect())
+        let counted: &[NodeId] = match (&wish.replicas, &wish.plan) {
+            (Replicas::Count(_), Some(plan)) => &plan.targets,
+            _ => &[],
+        };
+        let is_one_of_a_number =
+            |copy: &Location| Some(copy.model.digest) == wish.digest && counted.contains(&copy.node);
+        let goes = |copy: &Location| {
+            let stays = Some(copy.model.digest) == meaning.pin || named.contains(&copy.node);
+            !stays && (is_one_of_a_number(copy) || wish.surplus.contains(&copy.node))
+        };
+        let copies = state::locations_of(view, name)?;
+        Ok(copies.iter().filter(|copy| goes(copy)).map(|copy| copy.node).collect())
     }
 
     /// What follows for a model. Its pin comes first, so that a new round spreads what the file says.

@@ -234,15 +234,19 @@ fn what_follows_is_what_differs() {
     check(&[m(three(), true), pinned("m", PIN)], "replicas = 3", &["- not pinned any more"]);
 }
 
+fn cluster(version: u32) -> Mutation {
+    let (id, name, created_at) = (ClusterId([1; 16]), "lab".to_owned(), Timestamp(0));
+    let cluster = Cluster { id, name, public_key: [0; 32], created_at, next_node_id: 5, version };
+    Mutation::Put(Key::Cluster, Record::Cluster(cluster))
+}
+
 #[test]
 fn whose_copies_go_is_told_where_nodes_are_named_instead_of_a_number() {
     let check = |what: &str, version: u32, replicas: Replicas, lines: &str, expected: &[&str]| {
-        let (id, name, created_at) = (ClusterId([1; 16]), "lab".to_owned(), Timestamp(0));
-        let cluster = Cluster { id, name, public_key: [0; 32], created_at, next_node_id: 5, version };
+        let cluster = cluster(version);
         let targets = vec![NodeId(1), NodeId(2)];
         let plan = Plan { ingester: NodeId(1), targets, made_at: Timestamp(1), kind: PlanKind::Asked };
         let wish = Wish { digest: Some(PIN), plan: Some(plan), ..wish("m", replicas, true) };
-        let cluster = Mutation::Put(Key::Cluster, Record::Cluster(cluster));
         let changes = compare(&view(&[cluster, asked(wish), found("m", PIN)]), &file(lines)).expect("clear");
         assert_eq!(told(&changes), expected, "{what}");
     };
@@ -254,6 +258,23 @@ fn whose_copies_go_is_told_where_nodes_are_named_instead_of_a_number() {
     check("a number", five, two(), "replicas = 3", &["~ 2 → 3"]);
     let pinned = "nodes = [\"n2\"]\npin = \"a8a8a8a8a8a8\"";
     check("what is pinned", five, two(), pinned, &["+ pinned at a8a8a8a8a8a8", "~ 2 → n2"]);
+}
+
+#[test]
+fn copies_of_another_version_than_the_pinned_one_and_of_an_earlier_round_are_told_too() {
+    let check = |what: &str, wish: Wish, copy: Digest, lines: &str, expected: &[&str]| {
+        let more = [cluster(NAMED_VERSION), asked(wish), found("m", copy), known("m", PIN)];
+        assert_eq!(told(&compare(&view(&more), &file(lines)).expect("clear")), expected, "{what}");
+    };
+    let plan = Plan { ingester: NodeId(1), targets: vec![NodeId(1)], made_at: Timestamp(1), kind: PlanKind::Asked };
+    let of_a_number = Wish { digest: Some(OTHER), plan: Some(plan), ..wish("m", Replicas::Count(2), true) };
+    let pinned = "nodes = [\"n2\"]\npin = \"a8a8a8a8a8a8\"";
+    let (pin, going) = ("+ pinned at a8a8a8a8a8a8", "~ 2 → n2; copies go from n1");
+    check("another version is pinned", of_a_number, OTHER, pinned, &[pin, going]);
+    let earlier = || Wish { surplus: [NodeId(1)].into(), ..wish("m", Replicas::Nodes(vec![NodeId(4)]), true) };
+    check("too many before", earlier(), OTHER, "nodes = [\"n2\"]", &["~ n4 → n2; copies go from n1"]);
+    check("it is named now", earlier(), OTHER, "nodes = [\"n1\"]", &["~ n4 → n1"]);
+    check("it has the pinned one", earlier(), PIN, pinned, &[pin, "~ n4 → n2"]);
 }
 
 #[test]

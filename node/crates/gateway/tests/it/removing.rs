@@ -35,6 +35,12 @@ impl Desk {
         desk
     }
 
+    /// What would go.
+    async fn look(&self, asked: v1::RemoveModelRequest) -> v1::RemoveModelReply {
+        let asked = v1::RemoveModelRequest { dry_run: true, ..asked };
+        self.models().remove_model(asked).await.expect("told").into_inner()
+    }
+
     /// Whose copies of `m` shall go, and whether somebody insisted.
     fn going(&self) -> Vec<(u64, bool, String)> {
         let drops = self.model("m").map(|model| model.drops).unwrap_or_default();
@@ -46,6 +52,11 @@ impl Desk {
         let setting = read::setting(&*self.metadata.view(), "models/rules").expect("readable");
         setting.map(|setting| String::from_utf8(setting.value).expect("text"))
     }
+}
+
+/// Whose copies a removal takes.
+fn going_of(told: &v1::RemoveModelReply) -> Vec<&str> {
+    told.plan.iter().flat_map(|plan| &plan.acts).map(|act| act.node_name.as_str()).collect()
 }
 
 #[tokio::test]
@@ -70,7 +81,7 @@ async fn a_removal_is_told_before_it_is_done_and_then_stands_on_record() {
         left: vec!["n1".to_owned(), "n3".to_owned()],
         // Nobody asked for it.
         is_forgotten: true,
-        silent: Vec::new(),
+        ..v1::RemoveModelReply::default()
     };
     assert_eq!((shown, desk.revision(), desk.going()), (expected.clone(), before, Vec::new()));
 
@@ -84,11 +95,15 @@ async fn a_removal_is_told_before_it_is_done_and_then_stands_on_record() {
 async fn the_last_copy_goes_when_somebody_insists_or_the_model_was_disabled() {
     let desk = Desk::with_copies(&[1, 2]).await;
     let (code, what) = (ErrorCode::PreconditionFailed, "that would remove the last copy of m:latest");
+    let next = "ollamax model rm m:latest --force";
     for nodes in [&["n1", "n2"][..], &[]] {
-        for dry_run in [true, false] {
-            let asked = v1::RemoveModelRequest { dry_run, ..remove(nodes) };
-            check_refused(desk.models().remove_model(asked).await, code, what, "ollamax model rm m:latest --force");
-        }
+        check_refused(desk.models().remove_model(remove(nodes)).await, code, what, next);
+        // What would go is shown all the same, and what speaks against it.
+        let told = desk.look(remove(nodes)).await;
+        assert_eq!(going_of(&told), ["n1", "n2"]);
+        let guard = told.refusal.expect("a guard");
+        assert_eq!((guard.code.as_str(), guard.what.as_str(), guard.next.as_str()), (code.as_str(), what, next));
+        assert_eq!(desk.look(insist(nodes)).await.refusal, None);
     }
     assert!(desk.going().is_empty());
     desk.models().remove_model(insist(&["n1"])).await.expect("insisted");
@@ -118,7 +133,8 @@ async fn a_version_is_not_left_on_nodes_alone_that_are_not_heard() {
     );
     assert_eq!(told.why, "it would be left on n2 alone, and that is not heard");
     assert_eq!(told.next, "ollamax node list; or the same again with --force");
-    assert_eq!(desk.revision(), before);
+    let guard = desk.look(remove(&["n1"])).await.refusal.map(|guard| guard.what);
+    assert_eq!((guard, desk.revision()), (Some(told.what), before));
 
     desk.hear(2);
     let told = desk.models().remove_model(remove(&["n1"])).await.expect("n2 is heard").into_inner();
@@ -167,11 +183,18 @@ async fn copies_of_a_pinned_version_stay_and_what_is_not_there_cannot_go() {
     desk.hear(2);
     desk.change(Command::PinModel { name: named("m"), digest: Some(digest(1)) }).await;
     let before = desk.revision();
-    let (pinned, next) = ("m:latest is pinned at 010101010101", "ollamax model unpin m:latest");
+    let (pinned, unpin) = ("m:latest is pinned at 010101010101", "ollamax model unpin m:latest");
+    for nodes in [&["n1"][..], &[]] {
+        let told = desk.look(remove(nodes)).await;
+        let guard = told.refusal.expect("a guard");
+        assert_eq!((told.pinned, guard.what.as_str(), guard.next.as_str()), (vec![1; 32], pinned, unpin));
+        check_refused(desk.models().remove_model(remove(nodes)).await, ErrorCode::PreconditionFailed, pinned, unpin);
+    }
+    let told = desk.look(insist(&[])).await;
+    assert_eq!((told.pinned, told.refusal), (vec![1; 32], None), "whoever insists is told of the pin too");
     for (asked, (code, what, next)) in [
-        (remove(&["n1"]), (ErrorCode::PreconditionFailed, pinned, next)),
         (remove(&["n9"]), (ErrorCode::NodeNotFound, "there is no node \"n9\"", "ollamax node list")),
-        (remove(&["n3"]), (ErrorCode::ModelNotFound, "model m:latest not found", "ollamax model pull m:latest")),
+        (remove(&["n3"]), (ErrorCode::ModelNotFound, "n3 does not have m:latest", "ollamax model show m:latest")),
         (
             v1::RemoveModelRequest { name: "nothing".to_owned(), ..remove(&[]) },
             (ErrorCode::ModelNotFound, "model nothing:latest not found", "ollamax model pull nothing:latest"),

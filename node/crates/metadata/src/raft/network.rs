@@ -231,7 +231,8 @@ impl Link {
         };
         if !after.is_empty() {
             self.wiring.metrics.snapshots_resumed.inc();
-            tracing::info!(to = %self.target, reaches = ?applied.last, "a snapshot goes on where it broke off");
+            let reaches = applied.last.map(|id| id.index);
+            tracing::info!(to = %self.target, reaches, "a snapshot goes on where it broke off");
         }
         let export = export.behind(&after);
         let header = Request::Snapshot(SnapshotPart::Header { vote, applied, after });

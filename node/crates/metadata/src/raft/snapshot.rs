@@ -98,7 +98,7 @@ impl RaftSnapshotBuilder<Types> for Builder {
         let built = label(on_disk(move || state.export()).await?)?;
         self.slot.set(built.meta.clone());
         self.metrics.snapshots_built.inc();
-        tracing::info!(reaches = ?built.meta.last_log_id, "snapshot taken");
+        tracing::info!(reaches = built.meta.last_log_id.map(|id| id.index), "snapshot taken");
         Ok(built)
     }
 }

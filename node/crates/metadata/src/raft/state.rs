@@ -223,7 +223,7 @@ impl RaftStateMachine<Types> for Machine {
         self.integrity.restart();
         self.changes.send_replace(index);
         self.metrics.snapshots_installed.inc();
-        tracing::info!(reaches = ?meta.last_log_id, "snapshot installed");
+        tracing::info!(reaches = meta.last_log_id.map(|id| id.index), "snapshot installed");
         Ok(())
     }
 

@@ -316,6 +316,8 @@ async fn a_push_tells_of_each_file_and_ends_with_success_or_with_why_not() {
     let ((told, error), _) =
         pushed(|| whole(200, "application/x-ndjson", "{\"error\":\"you are not authorized\"}\n")).await;
     let message = "you are not authorized".to_owned();
+    let shown = error.as_ref().map(ToString::to_string);
+    assert_eq!(shown.as_deref(), Some("the runtime refused /api/push: you are not authorized"));
     assert_eq!(error, Some(RuntimeError::Refused { path: "/api/push".to_owned(), status: 200, message }));
     assert!(told.is_empty(), "{told:?}");
     // A runtime that is no whole Ollama.

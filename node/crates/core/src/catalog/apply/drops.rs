@@ -55,6 +55,10 @@ pub(super) fn drop_copies(scene: &Scene<'_>, order: Order<'_>) -> Step {
     }
     let parting = parted(scene, order, held.as_ref())?;
     if !order.force {
+        // In a cluster of an older version the last copy is told first.
+        if scene.minds_pins() {
+            check_pinned(order, held.as_ref(), wish.as_ref(), &parting)?;
+        }
         check_last(order, held.as_ref(), wish.as_ref(), &parting, scene.minds_named())?;
         check_pinned(order, held.as_ref(), wish.as_ref(), &parting)?;
         if let Some(wish) = wish.as_ref().filter(|_| !order.forget) {

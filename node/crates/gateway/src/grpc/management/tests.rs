@@ -163,6 +163,18 @@ async fn a_node_that_refuses_ends_the_upload() {
 }
 
 #[test]
+fn what_to_try_after_a_push_goes_by_what_the_runtime_said() {
+    let check = |said: &str, expected: &str| assert_eq!(after_push(said, "n2"), expected, "{said}");
+    let plain = "the registry speaks plain HTTP: repeat the command with --insecure";
+    check("Head \"https://127.0.0.1:1/v2/\": http: server gave HTTP response to HTTPS client", plain);
+    let away = "look at the registry in the name, and whether n2 reaches it";
+    check("Head \"https://x.lan/v2/\": dial tcp: lookup x.lan: no such host", away);
+    check("dial tcp 127.0.0.1:1: connect: connection refused", away);
+    let account = "look whether the account of the runtime on n2 may write there";
+    check("you are not authorized to push to this namespace", account);
+}
+
+#[test]
 fn copies_are_asked_for_of_the_very_version_that_was_made() {
     let wanted = Wanted { replicas: 3, ..wanted(Vec::new()) };
     let made = Digest(MADE);

@@ -610,6 +610,8 @@ async fn ollamas_own_command_finds_a_server_that_runs() {
     let cluster = good();
     assert_eq!(said(&cluster, Method::HEAD, "/", "").await, (200, String::new()));
     assert_eq!(said(&cluster, Method::GET, "/", "").await, (200, "Ollama is running".to_owned()));
+    // Before it pushes it asks who is signed in: no name is one that it goes on with.
+    assert_eq!(said(&cluster, Method::POST, "/api/me", "").await, (200, "{}".to_owned()));
     // What it asks for besides, to unload a model before it deletes it, may be missing.
     let (status, text) = said(&cluster, Method::POST, "/api/generate", r#"{"model":"m","keep_alive":0}"#).await;
     assert!(status == 404 && text.contains("/api/generate not found"), "{status} {text}");

@@ -89,8 +89,12 @@ impl Case {
         let digits = text.strip_prefix("sha256:").unwrap_or(text).to_lowercase();
         let known = self.versions.iter().map(|version| version.digest);
         let known = known.chain(self.copies.iter().map(|copy| copy.model.digest));
-        let meant: BTreeSet<Digest> =
-            known.filter(|digest| digits.len() >= DIGITS_MIN && digest.to_string().starts_with(&digits)).collect();
+        let meant: BTreeSet<Digest> = known.filter(|digest| digest.to_string().starts_with(&digits)).collect();
+        if digits.len() < DIGITS_MIN {
+            // What may be a number was meant as one, and nothing at all begins every digest.
+            let is_digits = number.is_none() && !digits.is_empty() && !meant.is_empty();
+            return Err(if is_digits { too_few_digits(&self.name, text) } else { no_version(&self.name, text) });
+        }
         match (meant.first(), meant.len()) {
             (Some(digest), 1) => Ok(self.of(*digest)),
             (Some(_), count) => {
@@ -200,6 +204,13 @@ impl Chosen {
     fn of(version: &Version) -> Self {
         Self { number: version.number, digest: version.digest, size_bytes: version.size_bytes }
     }
+}
+
+/// The beginning of a digest that is too short to mean it.
+fn too_few_digits(name: &ModelName, text: &str) -> AdminError {
+    let what = format!("{text} has too few digits for a version of {name}");
+    let why = format!("it takes its number in the history, or {DIGITS_MIN} digits of its digest or more");
+    AdminError::new(ErrorCode::BadRequest, what, why, format!("ollamax model history {name}"))
 }
 
 /// Nothing is on record of it.

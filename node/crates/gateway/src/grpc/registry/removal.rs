@@ -1,11 +1,12 @@
 //! Copies that an administrator has removed: what goes is told before it is done, by the same state that guards it.
 //!
 //! Who is heard is no part of that state, so it is judged here: whoever does not insist leaves each version on a node
-//! that is heard by this one, if it is left at all.
+//! that is heard by this one, if it is left at all. A dry run tells what would go also where a guard speaks against it,
+//! and then which one.
 
 use std::collections::BTreeSet;
 
-use ollamax_core::catalog::{Command, UNLESS_PINNED_VERSION, read};
+use ollamax_core::catalog::{Command, Model, Refusal, UNLESS_PINNED_VERSION, read};
 use ollamax_core::health::Health;
 use ollamax_core::retention::{self, Removal};
 use ollamax_proto::v1;
@@ -37,19 +38,36 @@ impl Pulls {
         }
         let removal = retention::removal(&*view, &name, &nodes, asked.force)?;
         let (forget, is_wanted) = (nodes.is_empty(), read::wish(&*view, &name)?.is_some());
+        let names = Names::of(&*view)?;
         if removal.going.is_empty() && !(forget && is_wanted) {
-            return Err(case::unknown(&name));
+            let holders: Vec<NodeId> = read::locations_of(&*view, &name)?.iter().map(|copy| copy.node).collect();
+            return Err(nothing_goes(&holders, &name, &nodes, &names));
         }
-        let (heard, names) = (self.heard(&removal)?, Names::of(&*view)?);
-        if !asked.force {
-            check_heard(&name, &removal, &heard, &names)?;
-        }
-        let told = told(&name, &removal, (forget, is_wanted), &names, &heard);
+        let heard = self.heard(&removal)?;
+        let unheard = if asked.force { None } else { check_heard(&name, &removal, &heard, &names).err() };
+        let pinned = read::model(&*view, &name)?.as_ref().and_then(Model::pinned);
+        let mut told = told(&name, &removal, (forget, is_wanted), &names, &heard);
+        told.pinned = pinned.map(|digest| digest.0.to_vec()).unwrap_or_default();
         let knows_it = read::cluster(&*view)?.is_some_and(|cluster| cluster.version >= UNLESS_PINNED_VERSION);
         let unless_pinned = unless_pinned && knows_it;
         let command = Command::DropCopies { name, nodes, forget, force: asked.force, unless_pinned };
-        self.0.change_or_try(id, command, asked.dry_run).await?;
+        if asked.dry_run {
+            let guard = self.guard_against(command)?;
+            return Ok(v1::RemoveModelReply { refusal: unheard.or(guard).map(shown), ..told });
+        }
+        if let Some(unheard) = unheard {
+            return Err(unheard);
+        }
+        self.0.change(id, command).await?;
         Ok(told)
+    }
+
+    /// The guard that would hold copies back; an error where it is no guard that speaks against it.
+    fn guard_against(&self, command: Command) -> Result<Option<AdminError>, AdminError> {
+        let Some(refusal) = self.0.refusal_of(command)? else { return Ok(None) };
+        let is_guard = matches!(refusal, Refusal::Pinned { .. } | Refusal::LastCopy { .. } | Refusal::BelowWish { .. });
+        let error = AdminError::from(refusal);
+        if is_guard { Ok(Some(error)) } else { Err(error) }
     }
 
     /// Who is heard of those that have the model behind that.
@@ -58,6 +76,25 @@ impl Pulls {
         let is_heard = |node: &NodeId| scheduler.health(*node) == Health::Alive;
         Ok(removal.staying.keys().copied().filter(is_heard).collect())
     }
+}
+
+/// Why nothing would go: nobody has the model, these nodes do not, or theirs is to go already.
+fn nothing_goes(holders: &[NodeId], name: &ModelName, nodes: &[NodeId], names: &Names) -> AdminError {
+    let listed = |nodes: &[NodeId]| nodes.iter().map(|node| names.name(*node)).collect::<Vec<_>>().join(", ");
+    let is_named = |node: &NodeId| nodes.is_empty() || nodes.contains(node);
+    let waiting: Vec<NodeId> = holders.iter().copied().filter(is_named).collect();
+    if !waiting.is_empty() {
+        let what = format!("{name} is to go from {} already", listed(&waiting));
+        let why = "each node does it by itself, one that is away when it is back";
+        return AdminError::new(ErrorCode::ModelNotFound, what, why, format!("ollamax model why {name}"));
+    }
+    if holders.is_empty() {
+        return case::unknown(name);
+    }
+    let verb = if nodes.len() == 1 { "does" } else { "do" };
+    let what = format!("{} {verb} not have {name}", listed(nodes));
+    let why = format!("it is on {}", listed(holders));
+    AdminError::new(ErrorCode::ModelNotFound, what, why, format!("ollamax model show {name}"))
 }
 
 /// No version is left on silent nodes alone. That none is left at all is judged where the command is applied.
@@ -102,7 +139,13 @@ fn told(
         left: removal.staying.keys().map(|node| names.name(*node)).collect(),
         is_forgotten: forget || !is_wanted,
         silent: silent.map(|node| names.name(*node)).collect(),
+        ..v1::RemoveModelReply::default()
     }
+}
+
+fn shown(error: AdminError) -> v1::GuardView {
+    let AdminError { code, what, why, next } = error;
+    v1::GuardView { code: code.as_str().to_owned(), what, why, next }
 }
 
 #[cfg(test)]
@@ -141,6 +184,26 @@ mod tests {
         check((false, true), false);
         check((false, false), true);
         check((true, true), true);
+    }
+
+    #[test]
+    fn where_nothing_would_go_it_is_said_why() {
+        let name: ModelName = "m".parse().expect("a name");
+        let ids = |nodes: &[u64]| nodes.iter().copied().map(NodeId).collect::<Vec<_>>();
+        let check = |holders: &[u64], nodes: &[u64], what: &str, why: &str, next: &str| {
+            let error = nothing_goes(&ids(holders), &name, &ids(nodes), &Names::default());
+            assert_eq!((error.what.as_str(), error.why.as_str(), error.next.as_str()), (what, why, next));
+            assert_eq!(error.code, ErrorCode::ModelNotFound);
+        };
+        let (pull, show) = ("ollamax model pull m:latest", "ollamax model show m:latest");
+        check(&[], &[], "model m:latest not found", "no node has it", pull);
+        check(&[], &[3], "model m:latest not found", "no node has it", pull);
+        check(&[1, 2], &[3], "3 does not have m:latest", "it is on 1, 2", show);
+        check(&[1], &[3, 4], "3, 4 do not have m:latest", "it is on 1", show);
+        let (why, next) =
+            ("each node does it by itself, one that is away when it is back", "ollamax model why m:latest");
+        check(&[1, 2], &[], "m:latest is to go from 1, 2 already", why, next);
+        check(&[1, 2], &[2, 3], "m:latest is to go from 2 already", why, next);
     }
 
     #[test]

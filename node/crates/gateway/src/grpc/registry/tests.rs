@@ -77,7 +77,13 @@ fn a_version_is_meant_by_its_number_or_by_digits_that_only_it_has() {
     check("", Err(ErrorCode::ModelNotFound));
     // The first digits of two versions; and too few of one.
     check("abcd", Err(ErrorCode::BadRequest));
-    check("abc", Err(ErrorCode::ModelNotFound));
+    check("abc", Err(ErrorCode::BadRequest));
+    check("sha256:a", Err(ErrorCode::BadRequest));
+    check("12", Err(ErrorCode::ModelNotFound));
+    check("abd", Err(ErrorCode::ModelNotFound));
+    let short = case.noted("abc").expect_err("too short");
+    assert_eq!(short.what, "abc has too few digits for a version of m:latest");
+    assert_eq!(short.why, "it takes its number in the history, or 4 digits of its digest or more");
     check("abcd02", Ok(2));
     check("sha256:ABCD02", Ok(2));
     // The newest number of a version that the name had twice.

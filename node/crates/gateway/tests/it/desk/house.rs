@@ -16,7 +16,7 @@ use ollamax_gateway::grpc::{Admin, AdminError, Daemon, Engines, Facts, NotDone, 
 use ollamax_proto::v1;
 use ollamax_proto::v1::models_client::ModelsClient;
 use ollamax_proto::v1::runtime_event::Part;
-use ollamax_types::{Digest, ErrorCode, NodeId, PeerId, RequestId, Timestamp};
+use ollamax_types::{Digest, ErrorCode, NodeId, PeerId, RequestId};
 
 use super::{digest, incarnation};
 
@@ -71,10 +71,6 @@ impl House {
 }
 
 impl Daemon for House {
-    fn now(&self) -> Timestamp {
-        Timestamp(1)
-    }
-
     fn facts(&self) -> Facts {
         Facts {
             phase: if self.engines.is_some() { Phase::Member } else { Phase::Waiting },

@@ -88,6 +88,17 @@ fn no_wish_is_left_with_fewer_copies_than_it_says() {
 }
 
 #[test]
+fn a_pin_is_told_before_the_last_copy() {
+    let check = |version: u32, command: Command, expected: Answer| {
+        World::after([pin(7), held(3, 8)]).at_version(version).check(command, expected);
+    };
+    check(CLUSTER_VERSION, drop_at(&[], true, false), pinned(7));
+    check(4, drop_at(&[], true, false), last_copy());
+    check(CLUSTER_VERSION, drop_at(&[3], false, false), last_copy());
+    check(CLUSTER_VERSION, drop_at(&[], true, true), Answer::Done);
+}
+
+#[test]
 fn a_report_ends_the_drop_that_it_fulfils() {
     let mut world = World::after([drop_at(&[1], false, false)]);
     let (at, by) = (Timestamp(START + 1), "admin".to_owned());
