@@ -65,7 +65,7 @@ async fn a_closed_window_ends_no_pull() {
     assert_eq!(watch.now().stage, Stage::Waiting);
     // Longer than any silence.
     sleep(Duration::from_secs(900)).await;
-    assert_eq!((watch.now().wait, watch.now().verified_bytes()), (closed, 0));
+    assert_eq!((watch.now().wait.clone(), watch.now().verified_bytes()), (closed, 0));
     assert_eq!(node.handle.closed().len(), 1);
     world.clock.advance_ms(6 * 3_600_000);
     result(&mut watch).await.expect("it comes");
