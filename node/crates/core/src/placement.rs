@@ -1,8 +1,9 @@
 //! Which nodes should hold which model.
 //!
 //! A node that cannot hold models, is being emptied, has no runtime or is dead is never chosen; one that is silent just
-//! now is the last choice, and before it comes one whose model store is not there. Here is who pulls what somebody asked for without naming a node; [`plan_pull`] decides for
-//! several copies, and [`plan_moves`] for all wishes of the cluster while nodes come, go, fill up and are emptied.
+//! now is the last choice, and before it comes one whose model store is not there. Here is who pulls what somebody
+//! asked for without naming a node; [`plan_pull`] decides for several copies, and [`plan_moves`] for all wishes of the
+//! cluster while nodes come, go, fill up and are emptied.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
