@@ -369,7 +369,7 @@ impl Pull {
             (None, Course::Asked | Course::Bundled(_)) => Some(0),
             (None, Course::Wished(_)) => Some(SEEKS_MAX),
         };
-        let mut told = None;
+        let mut told: Option<String> = None;
         loop {
             let runtime = Arc::clone(&self.means.runtime);
             let found = blocking(move || runtime.place().store());
