@@ -52,11 +52,17 @@ fn choose(places: &[PathBuf], exists: impl Fn(&Path) -> io::Result<bool>) -> Opt
 /// That there is no store at these places, for people.
 #[must_use]
 pub(crate) fn none_at(places: &[PathBuf]) -> String {
+    format!("none at {}", listed(places))
+}
+
+/// These places, for people.
+#[must_use]
+pub(crate) fn listed(places: &[PathBuf]) -> String {
     if places.is_empty() {
-        return "none at any known place".to_owned();
+        return "any known place".to_owned();
     }
     let places: Vec<String> = places.iter().map(|place| place.display().to_string()).collect();
-    format!("none at {}", places.join(", "))
+    places.join(", ")
 }
 
 #[cfg(test)]

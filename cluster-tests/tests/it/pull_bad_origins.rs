@@ -90,8 +90,8 @@ async fn what_stays_wrong_is_told_and_can_be_pulled_when_it_is_right() -> Result
     let rows = [
         ("down", On::Direct, Fault::Status(503, None), ErrorCode::OriginFailed, "busy (status 503)"),
         ("forbidden", On::Direct, Fault::Status(403, None), ErrorCode::OriginRefused, "status 403"),
-        ("absent", On::Blob, Fault::Status(404, None), ErrorCode::ModelNotFound, "does not have"),
-        ("other-length", On::Direct, Fault::WrongTotal, ErrorCode::ManifestInvalid, "something else"),
+        ("absent", On::Blob, Fault::Status(404, None), ErrorCode::OriginFailed, "does not have"),
+        ("other-length", On::Direct, Fault::WrongTotal, ErrorCode::ManifestInvalid, "bytes instead of"),
         ("astray", On::Blob, Fault::NoLocation, ErrorCode::ManifestInvalid, "redirects"),
         ("a-page", On::Manifest, Fault::Html, ErrorCode::ManifestInvalid, "no manifest"),
         ("no-manifest", On::Manifest, Fault::Status(404, None), ErrorCode::ModelNotFound, "file does not exist"),

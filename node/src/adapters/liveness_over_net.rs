@@ -258,6 +258,7 @@ fn to_wire(beat: &Beat) -> v1::Beat {
         models_aside_bytes: beat.models_aside_bytes,
         models_spare_bytes_min: beat.models_spare.map(|spare| spare.bytes_min),
         models_spare_percent: beat.models_spare.map(|spare| spare.percent),
+        no_store_at: beat.no_store_at.clone(),
         gpus: beat.gpus.iter().map(wire::gpu).collect(),
         daemon_version: beat.daemon_version.clone(),
         applies_up_to: beat.applies.up_to,
@@ -301,6 +302,7 @@ fn from_wire(frame: v1::Beat) -> Option<Beat> {
         models_total_bytes: frame.models_total_bytes,
         models_aside_bytes: frame.models_aside_bytes,
         models_spare,
+        no_store_at: frame.no_store_at,
         gpus: frame.gpus.into_iter().take(GPUS_MAX).map(gpu).collect(),
         daemon_version: frame.daemon_version,
         applies: Applies { up_to: frame.applies_up_to, known: frame.applies_known },
@@ -557,6 +559,7 @@ mod tests {
             models_total_bytes: Some(9),
             models_aside_bytes: Some(6),
             models_spare: Some(SpareRule { percent: 20, bytes_min: 0 }),
+            no_store_at: Some("/models".to_owned()),
             gpus: vec![Gpu {
                 uuid: "GPU-1".to_owned(),
                 name: "NVIDIA H100".to_owned(),

@@ -68,9 +68,10 @@ fn trouble(error: &RegistryError) -> OriginError {
         RegistryError::Cut { .. } => OriginTrouble::Cut,
         RegistryError::Stalled { .. } => OriginTrouble::Stalled,
         RegistryError::Unreachable { .. } => OriginTrouble::Unreachable,
-        RegistryError::Garbled { .. } | RegistryError::Redirect { .. } | RegistryError::TooLarge { .. } => {
-            OriginTrouble::Garbled
-        }
+        RegistryError::Garbled { .. }
+        | RegistryError::Redirect { .. }
+        | RegistryError::TooLarge { .. }
+        | RegistryError::PlainHttp { .. } => OriginTrouble::Garbled,
     };
     OriginError { kind, code: error.code(), text: error.to_string() }
 }
@@ -96,7 +97,8 @@ mod tests {
         let unreachable = RegistryError::Unreachable { host: host(), reason: "refused".to_owned() };
         let absent = RegistryError::BlobNotFound { host: host(), sha256: Digest([7; 32]) };
         check(RegistryError::NotFound, OriginTrouble::Absent, ErrorCode::ModelNotFound);
-        check(absent, OriginTrouble::Absent, ErrorCode::ModelNotFound);
+        check(absent, OriginTrouble::Absent, ErrorCode::OriginFailed);
+        check(RegistryError::PlainHttp { host: host() }, OriginTrouble::Garbled, ErrorCode::ManifestInvalid);
         check(refused, OriginTrouble::Refused, ErrorCode::OriginRefused);
         check(RegistryError::Unauthorized { host: host() }, OriginTrouble::Refused, ErrorCode::OriginRefused);
         check(busy(None), OriginTrouble::Busy { after_ms: None }, ErrorCode::OriginFailed);

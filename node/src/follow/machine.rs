@@ -21,7 +21,7 @@ use ollamax_store::Space;
 use ollamax_types::{ErrorCode, Gpu};
 
 use crate::metrics::Metrics;
-use crate::model_place::{ModelPlace, model_place};
+use crate::model_place::{ModelPlace, listed, model_place};
 use crate::slot::Slot;
 use crate::telemetry::Standing;
 
@@ -47,6 +47,15 @@ pub(crate) struct Reader {
     pub(crate) disk: watch::Sender<Option<Space>>,
     /// What `/metrics` shows of it.
     pub(crate) metrics: Metrics,
+}
+
+/// What is known of the place where models lie.
+#[derive(Debug, Default)]
+struct Room {
+    /// How full its disk is; `None` where there is no such place here, or it does not say.
+    space: Option<Space>,
+    /// Where the store was looked for, if it is not there.
+    no_store_at: Option<String>,
 }
 
 /// Keeps the term that log lines carry, from the moment in which it changes, until `stop`.
@@ -79,8 +88,8 @@ pub(crate) async fn follow(reader: Reader, stop: CancellationToken) {
         if let Some(system) = &mut system {
             system.refresh_specifics(kinds);
         }
-        let models = answered(&mut asking, || reader.ask_for_room()).await;
-        reader.read(system.as_ref(), models);
+        let room = answered(&mut asking, || reader.ask_for_room()).await;
+        reader.read(system.as_ref(), room);
     }
 }
 
@@ -88,13 +97,14 @@ pub(crate) async fn follow(reader: Reader, stop: CancellationToken) {
 
 impl Reader {
     /// Asks how full the disk is on which models lie.
-    fn ask_for_room(&self) -> JoinHandle<Option<Space>> {
+    fn ask_for_room(&self) -> JoinHandle<Room> {
         let report = self.runtime.borrow().clone();
         let (data_dir, environment) = (self.data_dir.clone(), self.environment.clone());
-        spawn_blocking(move || space_for_models(&report, &data_dir, &environment))
+        spawn_blocking(move || room_for_models(&report, &data_dir, &environment))
     }
 
-    fn read(&self, system: Option<&System>, models: Option<Space>) {
+    fn read(&self, system: Option<&System>, room: Room) {
+        let Room { space: models, no_store_at } = room;
         let disk = Space::of(&self.data_dir);
         self.disk.send_replace(disk);
         self.metrics.show_disk(disk);
@@ -108,6 +118,7 @@ impl Reader {
             models_total_bytes: models.map(size_bytes),
             models_aside_bytes: Some(aside_bytes),
             models_spare: Some(engines.transfer.spare_rule()),
+            no_store_at,
             gpus: self.gpus.borrow().clone(),
             applied_index: engines.metadata.status().applied,
             quarantined: engines.transfer.quarantined(),
@@ -127,30 +138,28 @@ impl Reader {
 
 /// What the disk says on which models lie. It may take its time, or never answer: nothing is known meanwhile, and it is
 /// not asked a second time.
-async fn answered(
-    asking: &mut Option<JoinHandle<Option<Space>>>,
-    ask: impl FnOnce() -> JoinHandle<Option<Space>>,
-) -> Option<Space> {
+async fn answered<T: Default>(asking: &mut Option<JoinHandle<T>>, ask: impl FnOnce() -> JoinHandle<T>) -> T {
     let mut asked = asking.take().unwrap_or_else(ask);
     let answer = timeout(ROOM_TIMEOUT, &mut asked).await;
     match answer {
-        Ok(Ok(space)) => space,
+        Ok(Ok(answer)) => answer,
         Ok(Err(error)) => {
             tracing::error!(code = %ErrorCode::Internal, %error, "ask how much room models have");
-            None
+            T::default()
         }
         Err(_) => {
             *asking = Some(asked);
-            None
+            T::default()
         }
     }
 }
 
-/// The disk on which the runtime of this report keeps its models; `None` where there is no such place here.
-fn space_for_models(report: &Report, data_dir: &Path, environment: &Environment) -> Option<Space> {
+/// What there is where the runtime of this report keeps its models.
+fn room_for_models(report: &Report, data_dir: &Path, environment: &Environment) -> Room {
     match model_place(report, data_dir, environment) {
-        ModelPlace::Store(place) => Space::of(&place),
-        ModelPlace::Elsewhere(_) | ModelPlace::NotFound(_) => None,
+        ModelPlace::Store(place) => Room { space: Space::of(&place), no_store_at: None },
+        ModelPlace::Elsewhere(_) => Room::default(),
+        ModelPlace::NotFound(places) => Room { space: None, no_store_at: Some(listed(&places)) },
     }
 }
 
@@ -222,9 +231,15 @@ mod tests {
     fn models_have_the_room_of_the_disk_on_which_they_lie() {
         let folder = tempfile::tempdir().expect("temp");
         let environment = Environment { root: folder.path().to_owned(), ..Environment::default() };
-        let space = |kind| space_for_models(&Report::absent(kind), folder.path(), &environment);
+        let room = |report: &Report| room_for_models(report, folder.path(), &environment);
+        let space = |kind| room(&Report::absent(kind)).space;
         assert_eq!(space(RuntimeKind::Engine), None, "the engine has no store yet");
         assert_eq!(space(RuntimeKind::Ollama), None, "there is no Ollama");
+        let mut other = Report::absent(RuntimeKind::Ollama);
+        other.url = "http://127.0.0.1:11434/".to_owned();
+        let looked_at = listed(&environment.model_stores());
+        assert_eq!(room(&other).no_store_at, Some(looked_at), "it keeps its models where nobody looks");
+        assert_eq!(room(&Report::absent(RuntimeKind::Ollama)).no_store_at, None, "it is not known whose store it is");
         std::fs::create_dir(folder.path().join("models")).expect("made");
         assert!(space(RuntimeKind::Engine).is_some_and(|space| space.free_bytes > 0));
     }

@@ -294,10 +294,19 @@ fn table(pulls: &[PullProgress]) -> String {
     output::table(&["NAME", "NODE", "STAGE", "DONE", "RATE", "LEFT", "NOTE"], rows.collect())
 }
 
-/// Why it failed, else to what somebody slowed it down.
+/// Why it failed, else what it lacks, else to what somebody slowed it down.
 fn note(pull: &PullProgress) -> String {
-    let limit = pull.limit_bytes_per_second.and_then(Rate::of).filter(|_| pull.error.is_empty());
-    limit.map_or_else(|| text::in_one_line(pull.error.as_bytes()), |rate| format!("at {rate} at most"))
+    let trouble = if pull.error.is_empty() { lacking(pull) } else { pull.error.clone() };
+    let limit = pull.limit_bytes_per_second.and_then(Rate::of).filter(|_| trouble.is_empty());
+    limit.map_or_else(|| text::in_one_line(trouble.as_bytes()), |rate| format!("at {rate} at most"))
+}
+
+/// What a node waits for that does not come by itself; empty where it does.
+fn lacking(pull: &PullProgress) -> String {
+    match pull.wait() {
+        Wait::Store => format!("waits for the model store: {}", pull.wait_reason),
+        Wait::Unspecified | Wait::FirstCopy | Wait::Quorum | Wait::Window => String::new(),
+    }
 }
 
 fn shown(pull: &PullProgress) -> Value {
@@ -334,6 +343,7 @@ fn step(progress: &PullProgress) -> String {
         Wait::Unspecified => what,
         Wait::FirstCopy => what + " for the first copy",
         Wait::Quorum => what + " for a quorum",
+        Wait::Store => what + " for the model store",
         Wait::Window => match progress.wait_until_minute {
             Some(minute) => format!("{what} until {:02}:{:02}", minute / 60, minute % 60),
             None => what + " for a limit that is off",
@@ -352,6 +362,7 @@ fn word(stage: Stage) -> String {
 /// What a node does, how fast and from where, as far as it is known.
 fn doing(progress: &PullProgress, names: &BTreeMap<u64, String>) -> String {
     let mut parts = vec![step(progress)];
+    parts.extend(Some(text::in_one_line(progress.wait_reason.as_bytes())).filter(|reason| !reason.is_empty()));
     parts.extend(progress.bytes_per_second.map(|rate| format!("{}/s", text::bytes(rate))));
     parts.extend(progress.left_ms.map(|left_ms| format!("{} left", text::span(left_ms))));
     parts.extend(from_where(&progress.sources, names));
@@ -562,6 +573,10 @@ mod tests {
         assert_eq!(doing(&waiting), "waiting for a limit that is off");
         waiting.wait_until_minute = Some(18 * 60 + 5);
         assert_eq!(doing(&waiting), "waiting until 18:05");
+        waiting.set_wait(Wait::Store);
+        waiting.wait_reason = "none at /models".to_owned();
+        assert_eq!(doing(&waiting), "waiting for the model store, none at /models");
+        assert_eq!(note(&waiting), "waits for the model store: none at /models");
     }
 
     #[test]

@@ -370,20 +370,27 @@ impl Store {
 /// Bytes on the disk that nothing but these versions holds, each counted once.
 #[must_use]
 pub fn held_bytes(versions: &[&Kept]) -> u64 {
-    held(versions).values().map(disk::allocated_bytes).fold(0, u64::saturating_add)
+    held_bytes_but(versions, &|_| false)
 }
 
-/// The first of these versions without which bytes become free, if all of them go.
+/// The same without the files that stay although their versions go.
 #[must_use]
-pub fn first_that_frees(versions: &[&Kept]) -> Option<usize> {
-    let held = held(versions);
+pub fn held_bytes_but(versions: &[&Kept], stays: &dyn Fn(Digest) -> bool) -> u64 {
+    held(versions, stays).values().map(disk::allocated_bytes).fold(0, u64::saturating_add)
+}
+
+/// The first of these versions without which bytes become free, if all of them go but for the files that stay.
+#[must_use]
+pub fn first_that_frees(versions: &[&Kept], stays: &dyn Fn(Digest) -> bool) -> Option<usize> {
+    let held = held(versions, stays);
     versions.iter().position(|kept| kept.files().any(|(_, found)| held.contains_key(&number_of(&found))))
 }
 
-/// The files that have no other names than those that these versions give them.
-fn held(versions: &[&Kept]) -> BTreeMap<(u64, u64), Metadata> {
+/// The files that have no other names than those that these versions give them, but for those that stay.
+fn held(versions: &[&Kept], stays: &dyn Fn(Digest) -> bool) -> BTreeMap<(u64, u64), Metadata> {
     let mut all: BTreeMap<(u64, u64), (u64, Metadata)> = BTreeMap::new();
-    for (_, found) in versions.iter().flat_map(|kept| kept.files()) {
+    let files = versions.iter().flat_map(|kept| kept.files());
+    for (_, found) in files.filter(|(sha256, _)| !stays(*sha256)) {
         all.entry(number_of(&found)).or_insert((0, found)).0 += 1;
     }
     let held = all.into_iter().filter(|(_, (names, found))| found.nlink() <= *names);

@@ -1,8 +1,9 @@
 //! Which nodes should hold which model.
 //!
 //! A node that cannot hold models, is being emptied, has no runtime or is dead is never chosen; one that is silent just
-//! now is the last choice. Here is who pulls what somebody asked for without naming a node; [`plan_pull`] decides for
-//! several copies, and [`plan_moves`] for all wishes of the cluster while nodes come, go, fill up and are emptied.
+//! now is the last choice, and before it comes one whose model store is not there. Here is who pulls what somebody
+//! asked for without naming a node; [`plan_pull`] decides for several copies, and [`plan_moves`] for all wishes of the
+//! cluster while nodes come, go, fill up and are emptied.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -63,6 +64,8 @@ pub struct Site {
     pub at_hand: bool,
     /// Some of the files of its models are not what their names say.
     pub has_damage: bool,
+    /// Where it looks for its model store, which is not there; `None` where there is one, or that is not known.
+    pub no_store_at: Option<String>,
 }
 
 /// Who pulls a model: whoever has a version of it, else the node that was asked, else the one with the most free disk.
@@ -103,6 +106,7 @@ impl Site {
             spare: beat.and_then(|beat| beat.models_spare).unwrap_or_default(),
             at_hand: false,
             has_damage: beat.is_some_and(|beat| beat.suspect_files > 0),
+            no_store_at: beat.and_then(|beat| beat.no_store_at.clone()),
         }
     }
 
@@ -120,9 +124,14 @@ impl Site {
         self.is_self || self.health == Health::Alive
     }
 
+    /// Where there is no store, a copy waits until there is one.
+    const fn has_store(&self) -> bool {
+        self.no_store_at.is_none()
+    }
+
     /// What is larger is better. Free room that is not known counts as the least.
-    fn rank(&self) -> (bool, bool, bool, Option<u64>, Reverse<NodeId>) {
-        (self.is_heard(), self.holds, self.is_self, self.disk_free_bytes, Reverse(self.node))
+    fn rank(&self) -> (bool, bool, bool, bool, Option<u64>, Reverse<NodeId>) {
+        (self.is_heard(), self.has_store(), self.holds, self.is_self, self.disk_free_bytes, Reverse(self.node))
     }
 }
 
@@ -161,6 +170,7 @@ mod tests {
             spare: SpareRule::default(),
             at_hand: false,
             has_damage: false,
+            no_store_at: None,
         }
     }
 
@@ -186,6 +196,9 @@ mod tests {
         let silent = Site { health: Health::Suspect, holds: true, ..site(1) };
         check("a silent one is the last choice", &[silent.clone(), site(9)], Some(9));
         check("but a choice", &[silent], Some(1));
+        let storeless = || Site { no_store_at: Some("/models".to_owned()), ..here() };
+        check("one without a store comes behind the others", &[storeless(), site(9)], Some(9));
+        check("and is a choice", &[storeless(), Site { gateway: true, ..site(9) }], Some(2));
         check("this node hears itself", &[Site { health: Health::Unknown, ..here() }, large()], Some(2));
         let unfit = [
             Site { health: Health::Dead, ..site(1) },

@@ -26,6 +26,11 @@ pub(crate) fn is_refused(error: &reqwest::Error) -> bool {
     false
 }
 
+/// Whether what was asked over TLS answered in something else, most likely plain HTTP.
+pub(crate) fn is_no_tls(error: &reqwest::Error) -> bool {
+    deepest(error).contains("InvalidContentType")
+}
+
 /// What the operating system or the HTTP parser said, without the address: a signed one is as good as a key.
 pub(crate) fn without_address(error: reqwest::Error) -> String {
     deepest(&error.without_url())

@@ -53,6 +53,9 @@ const PROGRESS_LINE_BYTES_MAX: usize = 64 << 10;
 /// Response headers that are handed on; all others speak of the connection to the runtime.
 const HEADERS_KEPT: [&str; 3] = ["content-type", "content-length", "retry-after"];
 
+/// The status of a runtime whose handler broke down. It says nothing beside it, as nobody is left to say it.
+const BROKE_DOWN: u16 = 500;
+
 /// The head of an answer, and its body as it arrives.
 pub struct RuntimeResponse {
     /// HTTP status.
@@ -236,6 +239,9 @@ impl Client {
         self.heard();
         self.stirred().notify_one();
         let status = response.status().as_u16();
+        if status == BROKE_DOWN && !response.headers().contains_key(CONTENT_TYPE) {
+            return Err(broke_down(path));
+        }
         if !matches!(
             essence(response.headers()),
             Some("application/json" | "application/x-ndjson" | "text/event-stream")
@@ -339,10 +345,12 @@ impl Client {
         self.refuse_ollamamax(&response)?;
         let status = response.status().as_u16();
         let is_json = essence(response.headers()) == Some("application/json");
+        let says_nothing = !response.headers().contains_key(CONTENT_TYPE);
         let found = described(response.headers());
         let body = self.read(response, path).await?;
         self.heard();
         match (status, is_json) {
+            (BROKE_DOWN, false) if says_nothing && body.is_empty() => Err(broke_down(path)),
             (200..=299, true) => Ok(body),
             (200..=299, false) if body.is_empty() => Ok(body),
             (_, true) => Err(self.refusal(path, status, &body)),
@@ -438,6 +446,12 @@ fn blob_path(digest: Digest) -> String {
 fn essence(headers: &HeaderMap) -> Option<&str> {
     let value = headers.get(CONTENT_TYPE)?.to_str().ok()?;
     Some(value.split(';').next().unwrap_or(value).trim())
+}
+
+/// What a runtime means by an empty answer of [`BROKE_DOWN`].
+fn broke_down(path: &str) -> RuntimeError {
+    let message = "it broke down at the question; the log of the runtime says why".to_owned();
+    RuntimeError::Refused { path: path.to_owned(), status: BROKE_DOWN, message }
 }
 
 fn described(headers: &HeaderMap) -> String {

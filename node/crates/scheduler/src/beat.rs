@@ -88,6 +88,7 @@ pub(crate) fn beat(shared: &Shared) -> Beat {
         models_total_bytes: machine.models_total_bytes,
         models_aside_bytes: machine.models_aside_bytes,
         models_spare: machine.models_spare,
+        no_store_at: machine.no_store_at,
         gpus: machine.gpus.clone(),
         daemon_version: shared.parts.daemon_version.clone(),
         applies: shared.parts.applies,

@@ -50,6 +50,8 @@ pub struct Machine {
     pub models_aside_bytes: Option<u64>,
     /// What stays free beside a model that comes here; `None` when that is not known.
     pub models_spare: Option<SpareRule>,
+    /// Where the model store is looked for and is not; `None` where there is one, or that is not known.
+    pub no_store_at: Option<String>,
     /// Its GPUs; empty without a driver.
     pub gpus: Vec<Gpu>,
     /// Raft index that this node has applied.

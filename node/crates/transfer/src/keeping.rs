@@ -18,7 +18,6 @@
 
 mod counted;
 
-use std::cell::RefCell;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -32,7 +31,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use ollamax_blobs::keep::{Clearing, Haste, across, first_that_frees, held_bytes};
+use ollamax_blobs::keep::{Clearing, Haste, across, first_that_frees, held_bytes, held_bytes_but};
 use ollamax_blobs::{
     BlobSpec, Fault, Indexed, Keep, KeepError, Kept, Manifest, Part, PublishError, Replaced, Scanned, Store,
 };
@@ -251,19 +250,22 @@ impl Keeping {
     }
 
     /// Lets versions go that are not pinned, the oldest first, until so many bytes are free; none where all of them
-    /// together would not be enough, or while it is not sure what models name. The version `wanted` stays, and so does
-    /// one that a pull brings, one that a model lacks, and one with which no byte becomes free just now. Blocks on the
-    /// disk.
+    /// together would not be enough, or while it is not sure what models name. A file on which a pull counts makes no
+    /// room. The version `wanted` stays, and so does one that a model lacks, and one with which no byte becomes free
+    /// just now, as one that a pull brings. Blocks on the disk.
     pub(crate) fn make_room(&self, store: &Store, bytes: u64, wanted: Digest) -> Result<u64, Fault> {
         let _work = self.work();
         let Some(keep) = Keep::of(store).filter(|_| self.0.pins.borrow().is_some()) else { return Ok(0) };
         let mut freed_bytes = sum(&self.clear_up(store, &keep, Haste::Calm)?);
         let (mut spare, going) = (keep.all()?, keep.going()?);
         spare.retain(|kept| kept.manifest.digest() != wanted && self.may_go(kept.manifest.digest()));
-        let held = |spare: &[Kept]| held_bytes(&spare.iter().chain(&going).collect::<Vec<_>>());
+        let held = |spare: &[Kept]| {
+            let all: Vec<&Kept> = spare.iter().chain(&going).collect();
+            held_bytes_but(&all, &|sha256| self.0.counts.has(sha256))
+        };
         let named = if held(&spare) > 0 { self.named(store)? } else { None };
         if let Some(named) = named {
-            spare.retain(|kept| !self.is_needed(store, kept, &named));
+            spare.retain(|kept| !is_missed(store, kept, &named));
             if freed_bytes.saturating_add(held(&spare)) >= bytes {
                 let missing_bytes = bytes.saturating_sub(freed_bytes);
                 freed_bytes = freed_bytes.saturating_add(self.free(store, &keep, spare, missing_bytes)?);
@@ -277,7 +279,7 @@ impl Keeping {
     fn free(&self, store: &Store, keep: &Keep, mut spare: Vec<Kept>, bytes: u64) -> Result<u64, Fault> {
         let mut freed_bytes = sum(&self.clear_up(store, keep, Haste::Room)?);
         while freed_bytes < bytes {
-            let chosen = choose(&mut spare, bytes - freed_bytes);
+            let chosen = choose(&mut spare, bytes - freed_bytes, &|sha256| self.0.counts.has(sha256));
             if chosen.is_empty() {
                 break;
             }
@@ -289,22 +291,15 @@ impl Keeping {
         Ok(freed_bytes)
     }
 
-    /// Whether a pull brings a version, or a model names a file of it that the store lacks.
-    fn is_needed(&self, store: &Store, kept: &Kept, named: &BTreeSet<Digest>) -> bool {
-        let is_missing = |blob: &BlobSpec| named.contains(&blob.sha256) && matches!(store.blob(*blob), Ok(None));
-        let blobs = kept.manifest.blobs();
-        blobs.iter().all(|blob| self.0.counts.has(blob.sha256)) || blobs.iter().any(is_missing)
-    }
-
     /// What models name, as far as that is sure; else the log says why not.
     fn named(&self, store: &Store) -> Result<Option<BTreeSet<Digest>>, Fault> {
         match store.named()? {
             Ok(named) => {
-                self.told().unsure = None;
+                self.note_unsure(None);
                 Ok(Some(named))
             }
             Err(reason) => {
-                self.note_unsure(reason);
+                self.note_unsure(Some(reason));
                 Ok(None)
             }
         }
@@ -316,11 +311,9 @@ impl Keeping {
     pub(crate) fn take_out(&self, store: &Store, name: &ModelName, digest: Digest) -> Result<bool, Fault> {
         let _work = self.work();
         let stands = store.manifest(name).ok().flatten().filter(|(_, stands)| stands.digest() == digest);
-        // What is kept for another name is kept from when it was.
         if let Some((_, manifest)) = stands
             && let Some(keep) = Keep::of(store)
-            && keep.get(digest)?.is_none()
-            && let Err(error) = self.put(store, &keep, slice::from_ref(name), &manifest)
+            && let Err(error) = self.take(store, &keep, name, &manifest)
         {
             tracing::warn!(model = %name, %digest, %error, "files of a removed model stay until its runtime starts");
         }
@@ -408,11 +401,39 @@ impl Keeping {
     fn put(&self, store: &Store, keep: &Keep, names: &[ModelName], manifest: &Manifest) -> Result<(), KeepError> {
         let (ties, blobs) = (&self.0.ties, manifest.blobs());
         let kept = || keep.put(store, names, manifest, ties.clock.now());
-        let index = ties.trees.open()?;
-        across(&index, store, &blobs, kept)?;
-        let own = ties.kept_trees.open()?;
+        across(&ties.trees.open()?, store, &blobs, kept)?;
+        Ok(self.keep_trees(store, &blobs)?)
+    }
+
+    /// Keeps a version as the store has it. What is kept for another name is kept from when it was.
+    fn take(&self, store: &Store, keep: &Keep, name: &ModelName, manifest: &Manifest) -> Result<(), KeepError> {
+        match keep.get(manifest.digest())? {
+            Some(_) => self.renew(store, keep, manifest),
+            None => self.put(store, keep, slice::from_ref(name), manifest),
+        }
+    }
+
+    /// What is kept of a version becomes what the store has: a runtime may have brought its files anew since, and what
+    /// is kept may be damaged.
+    fn renew(&self, store: &Store, keep: &Keep, manifest: &Manifest) -> Result<(), KeepError> {
+        let blobs = manifest.blobs();
+        let renewed = || {
+            let mut renewed = Ok(());
+            for blob in blobs.iter().filter(|blob| matches!(store.blob(**blob), Ok(Some(_)))) {
+                // One that refuses keeps no other from it.
+                renewed = renewed.and(keep.renew(store, *blob));
+            }
+            renewed
+        };
+        across(&self.0.ties.trees.open()?, store, &blobs, renewed)?;
+        Ok(self.keep_trees(store, &blobs)?)
+    }
+
+    /// Keeps the trees of these files of the store.
+    fn keep_trees(&self, store: &Store, blobs: &[BlobSpec]) -> Result<(), Fault> {
+        let (index, own) = (self.0.ties.trees.open()?, self.0.ties.kept_trees.open()?);
         for blob in blobs {
-            let (Some(indexed), Some(file)) = (index.get(blob.sha256)?, store.blob(blob)?) else { continue };
+            let (Some(indexed), Some(file)) = (index.get(blob.sha256)?, store.blob(*blob)?) else { continue };
             if indexed.identity == file.identity {
                 own.put(blob.sha256, &indexed)?;
             }
@@ -486,16 +507,15 @@ impl Keeping {
         let pinned: BTreeSet<Digest> = digests(&stays).collect();
         let is_wanted = |sha256: Digest| self.0.counts.has(sha256);
         let keeps_name = |sha256: Digest| pinned.contains(&sha256) || is_wanted(sha256);
-        let unsure = |why: String| self.note_unsure(why);
-        let restless = RefCell::new(None);
-        let hear = |path: &Path| drop(restless.replace(Some(path.to_owned())));
+        let unsure = |why: Option<String>| self.note_unsure(why);
+        let restless = |path: Option<&Path>| self.note_restless(path);
         let now = self.0.ties.clock.now();
-        let clearing = Clearing { now, haste, is_wanted: &is_wanted, unsure: &unsure, restless: &hear };
+        let is_kept = &keeps_name;
+        let clearing = Clearing { now, haste, is_wanted: &is_wanted, is_kept, unsure: &unsure, restless: &restless };
         let mut left = store.withdraw(&versions, &Clearing { is_wanted: &keeps_name, ..clearing })?;
         // The pinned version has them still.
         left.retain(|sha256| !pinned.contains(sha256));
         let stay = store.staying(&going, left, &clearing)?;
-        self.note_restless(restless.take());
         let mut freed = BTreeMap::new();
         for kept in going {
             let (digest, blobs) = (kept.manifest.digest(), kept.manifest.blobs());
@@ -585,6 +605,10 @@ impl Keeping {
         let is_spare = |kept: &&Kept| !self.is_pinned(kept.manifest.digest());
         let spare: Vec<&Kept> = kept.iter().filter(is_spare).chain(going).collect();
         let spare_bytes = if knows_pins { held_bytes(&spare) } else { 0 };
+        if all.is_empty() {
+            self.note_unsure(None);
+            self.note_restless(None);
+        }
         // While it is not sure what models name nothing makes way.
         let makes_way = spare_bytes > 0 && matches!(self.named(store), Ok(Some(_)));
         ties.metrics.show_kept(held_bytes(&all));
@@ -625,23 +649,28 @@ impl Keeping {
         told.trouble = trouble;
     }
 
-    /// Writes to the log why nothing becomes free, once.
-    fn note_unsure(&self, reason: String) {
+    /// Writes to the log why nothing becomes free, once until it is sure again.
+    fn note_unsure(&self, reason: Option<String>) {
         let mut told = self.told();
-        if told.unsure.as_ref() != Some(&reason) {
+        if let Some(reason) = reason.as_ref().filter(|reason| told.unsure.as_ref() != Some(*reason)) {
             tracing::warn!(reason, "files of replaced versions keep their room: it is not sure what models name");
-            told.unsure = Some(reason);
         }
+        told.unsure = reason;
     }
 
-    /// Writes to the log by which file a runtime seems to bring a model, once for as long as it does.
-    fn note_restless(&self, path: Option<PathBuf>) {
+    /// Writes to the log by which file a runtime seems to bring a model, once for as long as it does: which of several
+    /// files shows it may be another one at each look.
+    fn note_restless(&self, path: Option<&Path>) {
         let mut told = self.told();
-        if let Some(path) = path.as_ref().filter(|path| told.restless.as_ref() != Some(*path)) {
-            let path = path.display();
-            tracing::info!(%path, "files of replaced versions keep their room: a runtime seems to bring a model");
+        match path {
+            None => told.restless = None,
+            Some(path) if told.restless.is_none() => {
+                told.restless = Some(path.to_owned());
+                let path = path.display();
+                tracing::info!(%path, "files of replaced versions keep their room: a runtime seems to bring a model");
+            }
+            Some(_) => {}
         }
-        told.restless = path;
     }
 
     fn work(&self) -> MutexGuard<'_, ()> {
@@ -671,11 +700,17 @@ fn let_go(keep: &Keep, kept: &Kept) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Takes the oldest of these versions, until together they free so many bytes.
-fn choose(spare: &mut Vec<Kept>, bytes: u64) -> Vec<Kept> {
+/// Whether a model names a file of a version that the store lacks.
+fn is_missed(store: &Store, kept: &Kept, named: &BTreeSet<Digest>) -> bool {
+    let is_missing = |blob: &BlobSpec| named.contains(&blob.sha256) && matches!(store.blob(*blob), Ok(None));
+    kept.manifest.blobs().iter().any(is_missing)
+}
+
+/// Takes the oldest of these versions, until together they free so many bytes beside the files that stay.
+fn choose(spare: &mut Vec<Kept>, bytes: u64, stays: &dyn Fn(Digest) -> bool) -> Vec<Kept> {
     let mut chosen: Vec<Kept> = Vec::new();
-    while held_bytes(&chosen.iter().collect::<Vec<_>>()) < bytes {
-        let Some(at) = first_that_frees(&spare.iter().collect::<Vec<_>>()) else { break };
+    while held_bytes_but(&chosen.iter().collect::<Vec<_>>(), stays) < bytes {
+        let Some(at) = first_that_frees(&spare.iter().collect::<Vec<_>>(), stays) else { break };
         chosen.push(spare.remove(at));
     }
     chosen

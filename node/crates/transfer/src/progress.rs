@@ -41,7 +41,7 @@ pub struct PullProgress {
     pub node: NodeId,
     /// What is being done.
     pub stage: Stage,
-    /// What it waits for, where it waits for other nodes or for a time of the week.
+    /// What it waits for, where it waits for other nodes, for a time of the week or for a store.
     pub wait: Option<Wait>,
     /// Which version of the model; `None` while it is not known.
     pub digest: Option<Digest>,
@@ -110,7 +110,7 @@ pub enum Stage {
 }
 
 /// What a pull waits for, beside its turn.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wait {
     /// No node has all of it yet.
     FirstCopy,
@@ -120,6 +120,11 @@ pub enum Wait {
     Window {
         /// The minute of the day in which that is over; `None`: never.
         until_minute: Option<u16>,
+    },
+    /// There is no model store beside that node.
+    Store {
+        /// Why, for people.
+        reason: String,
     },
 }
 
@@ -254,6 +259,7 @@ impl fmt::Display for Wait {
                 write!(f, "waiting until {:02}:{:02}", minute / 60, minute % 60)
             }
             Self::Window { until_minute: None } => f.write_str("waiting for a limit that is off"),
+            Self::Store { reason } => write!(f, "waiting for the model store: {reason}"),
         }
     }
 }
@@ -484,7 +490,7 @@ impl Sheet {
             name: self.name.clone(),
             node: self.node,
             stage: self.stage.clone(),
-            wait: self.wait,
+            wait: self.wait.clone(),
             digest: self.manifest.as_ref().map(Manifest::digest),
             blobs: self.blobs.as_slice().into(),
             sources: sources.map(|(source, bytes)| SourceProgress { source, bytes }).collect(),

@@ -57,7 +57,7 @@ use crate::library::{Library, Offered};
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::ports::{Ledger, Listing, Origin, OriginError, OriginTrouble, Peers, Runtime};
-use crate::progress::{Board, Stage};
+use crate::progress::{Board, Stage, Wait};
 use crate::trust::Trusting;
 
 use self::aside::{Aside, SetAside, given_bytes};
@@ -369,15 +369,25 @@ impl Pull {
             (None, Course::Asked | Course::Bundled(_)) => Some(0),
             (None, Course::Wished(_)) => Some(SEEKS_MAX),
         };
+        let mut told: Option<String> = None;
         loop {
             let runtime = Arc::clone(&self.means.runtime);
             let found = blocking(move || runtime.place().store());
             match found.await? {
-                Ok(store) => return Ok(store),
+                Ok(store) => {
+                    if told.is_some() {
+                        self.board.begin(Stage::Resolving);
+                    }
+                    return Ok(store);
+                }
                 Err(why) if seeks_left == Some(0) => return Err(PullError::NoStore(why)),
                 Err(why) => {
                     seeks_left = seeks_left.map(|left| left - 1);
-                    tracing::debug!(model = %self.spec.name, reason = why, "a pull waits for the model store");
+                    if told.as_ref() != Some(&why) {
+                        tracing::info!(model = %self.spec.name, reason = why, "a pull waits for the model store");
+                        self.board.wait_for(Wait::Store { reason: why.clone() });
+                        told = Some(why);
+                    }
                     let wait = async {
                         sleep(SEEK_INTERVAL).await;
                         Ok(())

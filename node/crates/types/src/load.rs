@@ -156,6 +156,8 @@ pub struct Beat {
     pub models_aside_bytes: Option<u64>,
     /// What it keeps free beside a model that comes to it, as it is set; `None` when that is not known.
     pub models_spare: Option<SpareRule>,
+    /// Where it looks for its model store, which is not there; `None` where there is one, or that is not known.
+    pub no_store_at: Option<String>,
     /// The machine's GPUs; empty without a driver.
     pub gpus: Vec<Gpu>,
     /// Release of the daemon.

@@ -188,6 +188,7 @@ fn a_member_that_is_never_heard_keeps_nobody_waiting() {
         spare: SpareRule::default(),
         at_hand: false,
         has_damage: false,
+        no_store_at: None,
     };
     let silent = Site { node: NodeId(2), health: Health::Unknown, runtime_up: false, is_self: false, ..alive.clone() };
     let mut sites = Sites::of(vec![alive, silent]);

@@ -52,6 +52,7 @@ fn site(node: u64, free_bytes: u64) -> Site {
         spare: SpareRule::default(),
         at_hand: false,
         has_damage: false,
+        no_store_at: None,
     }
 }
 

@@ -108,7 +108,7 @@ impl World {
 
 /// Nobody of this process counts on a file.
 fn at(now: Timestamp, haste: Haste) -> Clearing<'static> {
-    Clearing { now, haste, is_wanted: &nobody, unsure: &drop::<String>, restless: &|_| {} }
+    Clearing { now, haste, is_wanted: &nobody, is_kept: &nobody, unsure: &drop::<Option<String>>, restless: &|_| {} }
 }
 
 fn nobody(_: Digest) -> bool {
@@ -131,7 +131,7 @@ fn what_a_runtime_removes_stays_and_gets_its_names_back_without_a_copy() {
     let kept = world.kept();
     assert_eq!((&kept.names[..], kept.manifest.bytes()), (&[name()][..], world.manifest.bytes()));
     assert_eq!(kept.kept_at, NOW);
-    assert_eq!((held_bytes(&[&kept]), first_that_frees(&[&kept])), (0, None), "the store has the files too");
+    assert_eq!((held_bytes(&[&kept]), first_that_frees(&[&kept], &nobody)), (0, None), "the store has the files too");
     world.lose_all();
     assert!(held_bytes(&[&kept]) >= 70_300, "{} bytes", held_bytes(&[&kept]));
     let mut read = Vec::new();
@@ -188,12 +188,15 @@ fn what_two_versions_share_is_counted_once_and_only_when_both_go() {
     world.lose_all();
     let other = world.keep().get(other.digest()).expect("readable").expect("it is kept");
     let kept = world.kept();
-    assert_eq!((held_bytes(&[&kept]), first_that_frees(&[&kept])), (0, None));
+    assert_eq!((held_bytes(&[&kept]), first_that_frees(&[&kept], &nobody)), (0, None));
     let together = held_bytes(&[&kept, &other]);
     assert!((70_300..80_000).contains(&together), "{together}");
-    assert_eq!(first_that_frees(&[&kept, &other]), Some(0));
+    assert_eq!(first_that_frees(&[&kept, &other], &nobody), Some(0));
     assert_eq!(world.release(), 0);
     assert_eq!(held_bytes(&[&other]), together);
+    let stays = |sha256: Digest| sha256 == world.files[0].spec.sha256;
+    let rest = held_bytes_but(&[&other], &stays);
+    assert!((300..70_000).contains(&rest), "{rest}");
 }
 
 #[test]
@@ -275,8 +278,8 @@ fn why_nothing_goes_is_told() {
     let world = World::new();
     world.put(NOW).expect("kept");
     let heard = RefCell::new(Vec::new());
-    let unsure = |why: String| heard.borrow_mut().push(why);
-    let restless = |path: &Path| heard.borrow_mut().push(path.display().to_string());
+    let unsure = |why: Option<String>| heard.borrow_mut().extend(why);
+    let restless = |path: Option<&Path>| heard.borrow_mut().extend(path.map(|path| path.display().to_string()));
     let withdraw = || {
         let clearing = Clearing { unsure: &unsure, restless: &restless, ..at(world.later(), Haste::Calm) };
         world.store().withdraw(&[world.kept()], &clearing).expect("looked");
@@ -295,6 +298,30 @@ fn why_nothing_goes_is_told() {
     assert_eq!(withdraw(), [world.store().blobs_folder().join("sha256-half-partial").display().to_string()]);
     fs::remove_file(brought).expect("ours");
     assert_eq!((withdraw(), world.shown()), (vec![], vec![false, true]));
+}
+
+#[test]
+fn a_file_that_is_kept_for_another_version_shows_nothing_of_a_runtime() {
+    let world = World::new();
+    world.put(NOW).expect("kept");
+    world.name_files("phi", &[&world.files[1]]);
+    let other = Sample::new(9, 50);
+    fs::write(world.blob(&other), &other.bytes).expect("there is room");
+    let now = world.later();
+    disk::stamp(&world.blob(&other), now).expect("ours");
+    let is_other = |sha256: Digest| sha256 == other.spec.sha256;
+    let withdraw = |is_kept: &dyn Fn(Digest) -> bool| {
+        world.store().withdraw(&[world.kept()], &Clearing { is_kept, ..at(now, Haste::Calm) }).expect("looked");
+        world.shown()
+    };
+    assert_eq!(withdraw(&nobody), [true, true]);
+    assert_eq!(withdraw(&is_other), [false, true]);
+    let later = Timestamp(now.0 + 1);
+    let staying = |is_kept: &dyn Fn(Digest) -> bool| {
+        let clearing = Clearing { is_kept, ..at(later, Haste::Calm) };
+        world.store().staying(&[world.kept()], BTreeSet::new(), &clearing).expect("looked").len()
+    };
+    assert_eq!((staying(&nobody), staying(&is_other)), (1, 0));
 }
 
 #[test]

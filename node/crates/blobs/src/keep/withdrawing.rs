@@ -51,10 +51,13 @@ pub struct Clearing<'a> {
     pub haste: Haste,
     /// Whether somebody of this process counts on a file.
     pub is_wanted: &'a dyn Fn(Digest) -> bool,
-    /// Hears why it is not sure what models name, while nothing goes for that.
-    pub unsure: &'a dyn Fn(String),
-    /// Hears which file shows that a runtime brings a model, while nothing goes for that.
-    pub restless: &'a dyn Fn(&Path),
+    /// Whether a file that no model names has its name in the store for the sake of this process: that it changed shows
+    /// nothing of a runtime.
+    pub is_kept: &'a dyn Fn(Digest) -> bool,
+    /// Hears why it is not sure what models name, while nothing goes for that; `None` when it is sure.
+    pub unsure: &'a dyn Fn(Option<String>),
+    /// Hears which file shows that a runtime brings a model, while nothing goes for that; `None` when none does.
+    pub restless: &'a dyn Fn(Option<&Path>),
 }
 
 // === impl Clearing ===
@@ -100,7 +103,8 @@ impl Store {
         }
         let Some(named) = self.named_now(clearing)? else { return Ok(left.into_keys().collect()) };
         left.retain(|sha256, _| !named.contains(sha256));
-        let is_known = |sha256: Digest| named.contains(&sha256) || left.contains_key(&sha256);
+        let is_known =
+            |sha256: Digest| named.contains(&sha256) || left.contains_key(&sha256) || (clearing.is_kept)(sha256);
         if left.is_empty() || !self.is_quiet(&is_known, clearing)? {
             return Ok(left.into_keys().collect());
         }
@@ -150,7 +154,7 @@ impl Store {
             stay.append(&mut last);
             return Ok(stay);
         };
-        let is_known = |sha256: Digest| named.contains(&sha256) || stay.contains(&sha256);
+        let is_known = |sha256: Digest| named.contains(&sha256) || stay.contains(&sha256) || (clearing.is_kept)(sha256);
         let waits = is_calm && !self.is_quiet(&is_known, clearing)?;
         stay.extend(last.into_iter().filter(|sha256| waits || named.contains(sha256)));
         Ok(stay)
@@ -178,8 +182,16 @@ impl Store {
     }
 
     fn named_now(&self, clearing: &Clearing<'_>) -> Result<Option<BTreeSet<Digest>>, Fault> {
-        let named = self.named_with(clearing.haste == Haste::Alone)?;
-        Ok(named.map_err(clearing.unsure).ok())
+        match self.named_with(clearing.haste == Haste::Alone)? {
+            Ok(named) => {
+                (clearing.unsure)(None);
+                Ok(Some(named))
+            }
+            Err(why) => {
+                (clearing.unsure)(Some(why));
+                Ok(None)
+            }
+        }
     }
 
     /// The files of these versions whose names in the store are names of the same files, and where they are kept.
@@ -197,10 +209,11 @@ impl Store {
             let sha256 = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse::<Digest>().ok());
             let is_known = sha256.is_some_and(is_known);
             if !is_known && !fs::symlink_metadata(&path).is_ok_and(|found| is_at_rest(&found, clearing.now)) {
-                (clearing.restless)(&path);
+                (clearing.restless)(Some(&path));
                 return Ok(false);
             }
         }
+        (clearing.restless)(None);
         Ok(true)
     }
 }

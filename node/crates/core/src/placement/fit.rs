@@ -65,6 +65,11 @@ pub enum Unfit {
     },
     /// It has a copy, and files that are not what their names say: nobody relies on it.
     Damaged,
+    /// Its model store is not there.
+    NoStore {
+        /// Where it looks for it.
+        place: String,
+    },
 }
 
 // === impl Unfit ===
@@ -115,6 +120,7 @@ impl Unfit {
                 format!("{node}: {kept} of its disk to stay free, {left} would be")
             }
             Self::Damaged => format!("{node} has damaged files"),
+            Self::NoStore { place } => format!("{node} has no model store at {place}"),
         }
     }
 }
@@ -152,8 +158,14 @@ impl Site {
     /// What speaks against one copy more there that nobody needs, of a model of this size.
     #[must_use]
     pub fn unfit_for(&self, want: &Want, size_bytes: u64, disk_percent_max: u64) -> Option<Unfit> {
-        let unfit = self.unable().or_else(|| self.unsuited(want));
+        let unfit = self.unable().or_else(|| self.unsuited(want)).or_else(|| self.without_store());
         unfit.or_else(|| self.no_room(want, size_bytes, self.disk_free_bytes, disk_percent_max))
+    }
+
+    /// What speaks against a copy that need not be there just now, and not against one that people wait for: a store
+    /// that is not there may come.
+    pub(super) fn without_store(&self) -> Option<Unfit> {
+        self.no_store_at.clone().map(|place| Unfit::NoStore { place })
     }
 
     /// What so much free space lacks for such a copy: something stays free beside it, the disk does not become fuller

@@ -628,7 +628,7 @@ impl<'a> Case<'a> {
     /// What speaks against a copy that nobody asked for, on a node that has none.
     fn why_unfit(&self, site: &Site) -> Option<Unfit> {
         let told = self.wish().failures.get(&site.node).map(|failure| Unfit::Told(failure.code));
-        let unfit = site.unable().or_else(|| site.unsuited(&self.wish().want));
+        let unfit = site.unable().or_else(|| site.unsuited(&self.wish().want)).or_else(|| site.without_store());
         unfit.or(told).or_else(|| self.no_room(site))
     }
 

@@ -145,7 +145,7 @@ impl Round<'_> {
         let rank = |site: &Site| {
             let unfit = self.why_unfit(site.node);
             let is_able = matches!(unfit, None | Some(Unfit::NoRoom { .. } | Unfit::DiskFree { .. }));
-            let first = (site.is_heard(), site.holds, is_able, targets.contains(&site.node));
+            let first = (site.is_heard(), site.has_store(), site.holds, is_able, targets.contains(&site.node));
             let part = (site.progress_permille, site.at_hand);
             (first, part, unfit.is_none(), site.disk_free_bytes, Reverse(site.node))
         };
@@ -153,12 +153,15 @@ impl Round<'_> {
         able.max_by_key(|site| rank(site)).map(|site| site.node)
     }
 
-    /// Who may be chosen, the best first: holders, then who is heard, then who has the files at hand, as little or
-    /// nothing comes to it, then who has the most room.
+    /// Who may be chosen, the best first: holders, then who is heard, then who has a store, then who has the files at
+    /// hand, as little or nothing comes to it, then who has the most room.
     fn fit(&self) -> Vec<NodeId> {
         let fit = self.sites.values().filter(|site| self.why_unfit(site.node).is_none());
         let mut fit: Vec<&Site> = fit.copied().collect();
-        let rank = |site: &&Site| (site.holds, site.is_heard(), site.at_hand, site.disk_free_bytes, Reverse(site.node));
+        let rank = |site: &&Site| {
+            let first = (site.holds, site.is_heard(), site.has_store());
+            (first, site.at_hand, site.disk_free_bytes, Reverse(site.node))
+        };
         fit.sort_by_key(|site| Reverse(rank(site)));
         fit.into_iter().map(|site| site.node).collect()
     }

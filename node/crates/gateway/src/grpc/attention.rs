@@ -158,6 +158,12 @@ fn one_node(node: &NodeView, found: &mut Vec<Attention>) {
         let why = format!("{} MiB are free", free >> 20);
         found.push(entry("disk_low", what, why, format!("on {name}: free some space where its data directory lies")));
     }
+    if let Some(place) = &node.no_store_at {
+        let what = format!("node {name} has no model store at {place}");
+        let why = "it is the last to get a model, and what it is to have waits for the store".to_owned();
+        let next = format!("on {name}: ollamax doctor; OLLAMA_MODELS in /etc/ollamax/node.env names a store elsewhere");
+        found.push(entry("no_model_store", what, why, next));
+    }
     if node.suspect_files > 0 {
         let (files, them) = if node.suspect_files == 1 { ("file", "it is") } else { ("files", "they are") };
         let what = format!("node {name} has {} damaged {files}", node.suspect_files);
@@ -336,6 +342,7 @@ mod tests {
         check("disk_low", &|status| status.nodes[2].disk_free_bytes = Some(1 << 20));
         check("disk_low", &|status| status.nodes[2].disk_free_bytes = Some(0));
         check("damaged_files", &|status| status.nodes[1].suspect_files = 1);
+        check("no_model_store", &|status| status.nodes[1].no_store_at = Some("/models".to_owned()));
         check("peer_quarantined", &|status| status.nodes[0].quarantined = vec![shut(2)]);
         check("runtime_down", &|status| {
             let mut runtime = Runtime { reason: "connection refused".to_owned(), ..Runtime::default() };

@@ -325,8 +325,15 @@ impl AdminError {
         if let PullError::Bundle { code, text } = error {
             return Self::of_bundle(node, *code, text);
         }
-        let code = error.code();
+        let (code, words) = (error.code(), words_of(error));
         let (why, next) = match code {
+            ErrorCode::ManifestInvalid if words.contains("--insecure") => {
+                ("registries are asked over TLS", "if that one is to be asked in plain HTTP: repeat it with --insecure")
+            }
+            ErrorCode::OriginFailed if words.contains("does not have its file") => (
+                "a manifest is there, and a file that it names is not",
+                "have the model pushed there anew; repeat it then",
+            ),
             ErrorCode::ModelNotFound => {
                 ("the registry has no such model or tag", "look at its spelling: [host/][namespace/]model[:tag]")
             }
@@ -335,9 +342,10 @@ impl AdminError {
                 "the registry does not let this node in",
                 "pull a model that is open to everybody, or: ollamax model import FILE --name NAME",
             ),
-            ErrorCode::ManifestInvalid => {
-                ("no file was asked for", "look whether the name leads to a registry of models")
-            }
+            ErrorCode::ManifestInvalid => (
+                "what came is not what was asked for",
+                "look whether the name leads to a registry of models, and whether the model is whole there",
+            ),
             ErrorCode::DigestMismatch => ("the file was thrown away", "repeat the command: it is fetched anew"),
             ErrorCode::DiskFull => {
                 ("a model is fetched where it fits", "free some space there, or name another node with --node")
@@ -354,7 +362,7 @@ impl AdminError {
             ErrorCode::PeerUnreachable => ("what was begun there may go on", "ollamax node list"),
             _ => ("see its log", "on that node: ollamax logs --level warn"),
         };
-        Self::new(code, words_of(error), format!("on node {node}: {why}"), next)
+        Self::new(code, words, format!("on node {node}: {why}"), next)
     }
 }
 
@@ -492,6 +500,24 @@ mod tests {
             left: None,
             wait: None,
         })
+    }
+
+    #[test]
+    fn what_a_registry_did_wrong_has_a_next_step_of_its_own() {
+        let check = |code: ErrorCode, text: &str, next: &str| {
+            let error = PullError::Elsewhere { node: NodeId(2), code, text: text.to_owned() };
+            let told = AdminError::of_pull("n2", &error);
+            assert_eq!((told.code, told.what.as_str()), (code, text));
+            assert!(told.next.contains(next), "{text}: {}", told.next);
+        };
+        let plain = "pull model manifest: a.lan answers, and not over TLS; in plain HTTP it is asked with --insecure";
+        check(ErrorCode::ManifestInvalid, plain, "repeat it with --insecure");
+        let absent = "pull abc: a.lan has the model and does not have its file abcabc";
+        check(ErrorCode::OriginFailed, absent, "pushed there anew");
+        let length = "pull abc: a.lan answers something else than was asked for: a file of 4 bytes instead of 10";
+        check(ErrorCode::ManifestInvalid, length, "whether the model is whole there");
+        check(ErrorCode::OriginFailed, "a.lan cannot be reached", "it goes on where it stopped");
+        check(ErrorCode::ModelNotFound, "file does not exist", "look at its spelling");
     }
 
     #[tokio::test]

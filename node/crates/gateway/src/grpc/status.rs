@@ -315,6 +315,7 @@ fn fill_from_beat(node: &mut v1::NodeView, beat: &Beat) {
     node.gpus = beat.gpus.iter().map(gpu).collect();
     node.quarantined = beat.quarantined.iter().map(quarantine).collect();
     node.suspect_files = beat.suspect_files;
+    node.no_store_at.clone_from(&beat.no_store_at);
 }
 
 /// A beat's runtime in wire form.

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use ollamax_core::placement::choose_puller;
 use ollamax_transfer as transfer;
-use ollamax_transfer::{Ask, BlobProgress, Overview, PullError, PullProgress, PullSpec, Stage};
+use ollamax_transfer::{Ask, BlobProgress, Overview, PullError, PullProgress, PullSpec, Stage, Wait};
 use ollamax_types::{ErrorCode, ModelName, NodeId};
 
 use crate::config::Pull;
@@ -43,6 +43,8 @@ const ASKED_BY: &str = "api";
 struct Told {
     stage: Stage,
     blobs: Arc<[BlobProgress]>,
+    /// What it waits for that does not come by itself.
+    lacks: Option<String>,
 }
 
 type States = BoxStream<'static, Told>;
@@ -175,6 +177,10 @@ fn lines(before: Option<&Told>, now: &Told) -> Vec<Line> {
     let steps = |told: &Told| steps_done(&told.stage, &told.blobs);
     let steps = LAST_STEPS.get(before.map_or(0, steps)..steps(now)).unwrap_or_default();
     lines.extend(steps.iter().copied().map(|status| Line::Step { status }));
+    let known = before.and_then(|told| told.lacks.as_ref());
+    if let Some(lacks) = now.lacks.as_ref().filter(|lacks| known != Some(*lacks)) {
+        lines.push(Line::of_wait(lacks));
+    }
     if let Stage::Failed(error) = &now.stage {
         lines.push(Line::Error { error: words_of(error) });
     }
@@ -225,7 +231,9 @@ fn raised(other: &Told, now: Told) -> Told {
 impl Told {
     /// Of a node that pulls for itself.
     fn of_job(progress: &PullProgress) -> Self {
-        Self { stage: progress.stage.clone(), blobs: Arc::clone(&progress.blobs) }
+        let lacks = progress.wait.as_ref().filter(|wait| matches!(wait, Wait::Store { .. }));
+        let lacks = lacks.map(ToString::to_string);
+        Self { stage: progress.stage.clone(), blobs: Arc::clone(&progress.blobs), lacks }
     }
 
     /// Of all nodes that are to have the model: of the one that is furthest. With the first that has it, it is there.
@@ -242,11 +250,11 @@ impl Told {
         if overview.is_over && !is_there {
             return Self::failed(overview.error().unwrap_or(PullError::Cancelled));
         }
-        furthest.unwrap_or_else(|| Self { stage: Stage::Waiting, blobs: Arc::default() })
+        furthest.unwrap_or_else(|| Self { stage: Stage::Waiting, blobs: Arc::default(), lacks: None })
     }
 
     fn failed(error: PullError) -> Self {
-        Self { stage: Stage::Failed(error), blobs: Arc::default() }
+        Self { stage: Stage::Failed(error), blobs: Arc::default(), lacks: None }
     }
 
     const fn is_over(&self) -> bool {
@@ -265,6 +273,11 @@ impl Line {
             total: blob.blob.size_bytes,
             completed: blob.verified_bytes,
         }
+    }
+
+    /// A status alone.
+    fn of_wait(status: &str) -> Self {
+        Self::Blob { status: status.to_owned(), digest: String::new(), total: 0, completed: 0 }
     }
 }
 
@@ -286,13 +299,13 @@ mod tests {
             let blob = BlobSpec { sha256: Digest([byte; 32]), size_bytes };
             BlobProgress { blob, verified_bytes }
         });
-        Told { stage, blobs: blobs.collect() }
+        Told { stage, blobs: blobs.collect(), lacks: None }
     }
 
     /// Nodes 1, 2, … of a wish.
     fn overview(states: Vec<Told>, is_over: bool) -> Overview {
         let name: ModelName = "m".parse().expect("a name");
-        let copies = (1..).zip(states).map(|(id, Told { stage, blobs })| {
+        let copies = (1..).zip(states).map(|(id, Told { stage, blobs, .. })| {
             let (node, digest, sources) = (NodeId(id), None, Vec::new());
             let (name, bytes_per_second, left, wait) = (name.clone(), None, None, None);
             let progress = PullProgress { name, node, stage, digest, blobs, sources, bytes_per_second, left, wait };
@@ -339,6 +352,11 @@ mod tests {
         check(None, &state(Stage::Done, &[]), &[verifying, writing, success]);
         let failed = state(Stage::Failed(PullError::Cancelled), &[(0xaa, 9, 9), (0xbb, 5, 0)]);
         check(Some(&one), &failed, &[r#"{"error":"the pull was cancelled"}"#]);
+        let mut overview = overview(vec![begun.clone()], false);
+        overview.copies[0].progress.wait = Some(Wait::Store { reason: "none at /models".to_owned() });
+        let waiting = Told::of_wish(&overview);
+        check(Some(&begun), &waiting, &[r#"{"status":"waiting for the model store: none at /models"}"#]);
+        check(Some(&waiting), &waiting, &[]);
     }
 
     #[test]

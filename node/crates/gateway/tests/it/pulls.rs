@@ -150,6 +150,7 @@ fn pulling(sites: &[u64]) -> Pulling {
         spare: SpareRule::default(),
         at_hand: false,
         has_damage: false,
+        no_store_at: None,
     };
     world.door.set_sites(sites.iter().map(site).collect());
     Pulling { world, cluster, _folder: folder, _stop: stop.drop_guard() }

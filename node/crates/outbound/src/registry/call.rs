@@ -14,7 +14,7 @@ use ollamax_types::ModelName;
 use ollamax_types::name::DEFAULT_HOST;
 
 use crate::address::is_loopback;
-use crate::cause::without_address;
+use crate::cause::{is_no_tls, without_address};
 
 use super::RegistryError;
 use super::auth::Tokens;
@@ -216,6 +216,7 @@ impl Caller {
         }
         match timeout(self.patience, request.send()).await {
             Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) if url.scheme() == "https" && is_no_tls(&error) => Err(RegistryError::PlainHttp { host }),
             Ok(Err(error)) => Err(RegistryError::Unreachable { host, reason: without_address(error) }),
             Err(_) => Err(RegistryError::Stalled { host, after: self.patience }),
         }

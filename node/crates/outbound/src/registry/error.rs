@@ -19,8 +19,8 @@ pub enum RegistryError {
     /// No model of this name is there; the words are Ollama's.
     #[error("file does not exist")]
     NotFound,
-    /// A file that a manifest names is not there.
-    #[error("{host} does not have {sha256}")]
+    /// A file that a manifest names is not there. That the model is, is known by then.
+    #[error("{host} has the model and does not have its file {sha256}")]
     BlobNotFound {
         /// Who was asked.
         host: String,
@@ -34,6 +34,12 @@ pub enum RegistryError {
         host: String,
         /// The innermost cause.
         reason: String,
+    },
+    /// It was asked over TLS, and speaks none.
+    #[error("{host} answers, and not over TLS; in plain HTTP it is asked with --insecure")]
+    PlainHttp {
+        /// Who was asked.
+        host: String,
     },
     /// It says no.
     #[error("{host} answers status {status}: {message}")]
@@ -52,7 +58,7 @@ pub enum RegistryError {
         host: String,
     },
     /// It has too much to do, or a fault that may pass: status 408, 429 or 5xx.
-    #[error("{host} is busy (status {status})")]
+    #[error("{host} {} (status {status})", trouble(*status))]
     Busy {
         /// Who was asked.
         host: String,
@@ -110,15 +116,26 @@ impl RegistryError {
     #[must_use]
     pub const fn code(&self) -> ErrorCode {
         match self {
-            Self::NotFound | Self::BlobNotFound { .. } => ErrorCode::ModelNotFound,
+            Self::NotFound => ErrorCode::ModelNotFound,
             Self::Refused { status: 401 | 403, .. } | Self::Unauthorized { .. } => ErrorCode::OriginRefused,
-            Self::Garbled { .. } | Self::Redirect { .. } | Self::TooLarge { .. } => ErrorCode::ManifestInvalid,
-            Self::Unreachable { .. }
+            Self::Garbled { .. } | Self::Redirect { .. } | Self::TooLarge { .. } | Self::PlainHttp { .. } => {
+                ErrorCode::ManifestInvalid
+            }
+            Self::BlobNotFound { .. }
+            | Self::Unreachable { .. }
             | Self::Refused { .. }
             | Self::Busy { .. }
             | Self::Stalled { .. }
             | Self::Cut { .. } => ErrorCode::OriginFailed,
         }
+    }
+}
+
+/// What a status means that may pass.
+const fn trouble(status: u16) -> &'static str {
+    match status {
+        408 | 429 | 503 => "is busy",
+        _ => "has a fault of its own",
     }
 }
 
@@ -189,7 +206,8 @@ mod tests {
         let check = |error: RegistryError, expected: ErrorCode| assert_eq!(error.code(), expected, "{error}");
         let refused = |status| RegistryError::Refused { host: host(), status, message: String::new() };
         check(RegistryError::NotFound, ErrorCode::ModelNotFound);
-        check(RegistryError::BlobNotFound { host: host(), sha256: Digest([7; 32]) }, ErrorCode::ModelNotFound);
+        check(RegistryError::BlobNotFound { host: host(), sha256: Digest([7; 32]) }, ErrorCode::OriginFailed);
+        check(RegistryError::PlainHttp { host: host() }, ErrorCode::ManifestInvalid);
         check(refused(401), ErrorCode::OriginRefused);
         check(refused(403), ErrorCode::OriginRefused);
         check(refused(400), ErrorCode::OriginFailed);
@@ -209,6 +227,9 @@ mod tests {
         check(RegistryError::NotFound, "file does not exist");
         let stalled = RegistryError::Stalled { host: host(), after: Duration::from_secs(30) };
         check(stalled, "models.lan:5000 sent no byte for 30 s");
+        let passing = |status| RegistryError::Busy { host: host(), status, after: None };
+        check(passing(503), "models.lan:5000 is busy (status 503)");
+        check(passing(500), "models.lan:5000 has a fault of its own (status 500)");
         let cut = RegistryError::Cut { host: host(), got: 3, wanted: 9 };
         check(cut, "models.lan:5000 broke off after 3 of 9 bytes");
         let redirect = RegistryError::Redirect { host: host(), what: "to plain HTTP at cdn.lan".to_owned() };

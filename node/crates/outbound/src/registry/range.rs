@@ -90,7 +90,11 @@ fn judge(status: StatusCode, headers: &HeaderMap, length: Option<u64>, wanted: &
         (StatusCode::PARTIAL_CONTENT, length) => {
             let told = headers.get(CONTENT_RANGE).ok_or("a part without saying which")?;
             let told = String::from_utf8_lossy(told.as_bytes());
-            if content_range(&told) != Some((from, until, size_bytes)) {
+            let found = content_range(&told);
+            if let Some((_, _, total)) = found.filter(|(_, _, total)| *total != size_bytes) {
+                return Err(of_other_length(total, size_bytes));
+            }
+            if found != Some((from, until, size_bytes)) {
                 return Err(format!("{told:?} for bytes {from}-{} of {size_bytes}", until - 1));
             }
             match length {
@@ -99,10 +103,15 @@ fn judge(status: StatusCode, headers: &HeaderMap, length: Option<u64>, wanted: &
             }
         }
         (StatusCode::OK, Some(length)) if length == size_bytes => Ok(true),
-        (StatusCode::OK, Some(length)) => Err(format!("a file of {length} bytes instead of {size_bytes}")),
+        (StatusCode::OK, Some(length)) => Err(of_other_length(length, size_bytes)),
         (StatusCode::OK, None) => Err("a file that does not say its length".to_owned()),
         (other, _) => Err(format!("status {}", other.as_u16())),
     }
+}
+
+/// What came where the manifest says another length.
+fn of_other_length(found: u64, wanted: u64) -> String {
+    format!("a file of {found} bytes instead of {wanted}")
 }
 
 /// `bytes FROM-LAST/TOTAL` as the first byte, the first byte behind the last one, and the total.
@@ -169,7 +178,8 @@ mod tests {
         check(206, Some("bytes 2-5/10"), Some(4), Ok(false));
         check(206, Some("Bytes 2-5/10"), None, Ok(false));
         check(206, Some("bytes 2-5/10"), Some(5), Err("5 bytes for bytes 2-5"));
-        for other in ["bytes 2-4/10", "bytes 0-5/10", "bytes 2-5/11", "bytes 2-5/*", "items 2-5/10", "bytes 2-5", "x"] {
+        check(206, Some("bytes 2-5/11"), Some(4), Err("a file of 11 bytes instead of 10"));
+        for other in ["bytes 2-4/10", "bytes 0-5/10", "bytes 2-5/*", "items 2-5/10", "bytes 2-5", "x"] {
             check(206, Some(other), Some(4), Err(format!("{other:?} for bytes 2-5 of 10").as_str()));
         }
         let highest = format!("bytes 2-{}/10", u64::MAX);

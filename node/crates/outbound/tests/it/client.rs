@@ -70,6 +70,20 @@ async fn html_and_garbage_are_no_ollama_and_the_error_names_the_content_type() {
 }
 
 #[tokio::test]
+async fn a_runtime_that_breaks_down_at_a_question_is_one_all_the_same() {
+    let bare = "HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+    let server = Server::start(move |_| Reply::Bytes(bare.as_bytes().to_vec())).await;
+    for error in [
+        client(&server.url).version().await.expect_err("it broke down"),
+        client(&server.url).infer(Api::Chat, Bytes::new()).await.map(|_| ()).expect_err("it broke down"),
+    ] {
+        assert!(matches!(error, RuntimeError::Refused { status: 500, .. }), "{error}");
+        assert!(error.to_string().contains("the log of the runtime"), "{error}");
+        assert_eq!(error.code(), ErrorCode::RuntimeFailed);
+    }
+}
+
+#[tokio::test]
 async fn another_ollamax_is_refused() {
     let reply =
         "HTTP/1.1 200 OK\r\nx-ollamamax-node: n2\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}";

@@ -4,7 +4,9 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use futures::TryStreamExt as _;
-use futures::future::{join, join_all};
+use futures::future::{join, join_all, pending};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 use tokio::process::Command;
 use url::Url;
 
@@ -176,7 +178,27 @@ async fn what_does_not_exist_is_told_in_ollamas_words() {
     lab.sha256 = Digest([7; 32]);
     let error = lab.range(0, 10).await.expect_err("no such file");
     let expected = RegistryError::BlobNotFound { host: lab.fake.host(), sha256: lab.sha256 };
-    assert_eq!((&error, error.code()), (&expected, ErrorCode::ModelNotFound));
+    assert_eq!((&error, error.code()), (&expected, ErrorCode::OriginFailed), "the model is there");
+}
+
+#[tokio::test]
+async fn a_registry_that_speaks_plain_http_is_told_with_what_helps() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let host = listener.local_addr().expect("bound").to_string();
+    let answered = async {
+        let (mut stream, _) = listener.accept().await.expect("somebody asks");
+        stream.read_buf(&mut Vec::<u8>::new()).await.expect("the beginning of TLS");
+        stream.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await.expect("it listens");
+        pending::<()>().await;
+    };
+    let registry = Registry::new(Options::default()).expect("a client");
+    let name = format!("{host}/library/tiny").parse().expect("a name");
+    let error = tokio::select! {
+        asked = registry.manifest(&name, false) => asked.expect_err("it speaks no TLS"),
+        () = answered => unreachable!("it never ends"),
+    };
+    assert_eq!((&error, error.code()), (&RegistryError::PlainHttp { host }, ErrorCode::ManifestInvalid));
+    assert!(words(&error).contains("--insecure"), "{error}");
 }
 
 #[tokio::test]
@@ -332,7 +354,8 @@ async fn a_range_that_is_not_what_was_asked_for_is_refused() {
     };
     check("206 X\r\ncontent-range: bytes 2-4/10\r\ncontent-length: 3", "234", "\"bytes 2-4/10\" for bytes 2-5 of 10")
         .await;
-    check("206 X\r\ncontent-range: bytes 2-5/11\r\ncontent-length: 4", "2345", "\"bytes 2-5/11\"").await;
+    check("206 X\r\ncontent-range: bytes 2-5/11\r\ncontent-length: 4", "2345", "a file of 11 bytes instead of 10")
+        .await;
     check("206 X\r\ncontent-range: bytes 2-5/10\r\ncontent-length: 3", "234", "3 bytes for bytes 2-5").await;
     check("206 X\r\ncontent-length: 4", "2345", "a part without saying which").await;
     check("200 X\r\ncontent-length: 4", "2345", "a file of 4 bytes instead of 10").await;
@@ -343,7 +366,7 @@ async fn a_range_that_is_not_what_was_asked_for_is_refused() {
     let lab = Lab::new().await;
     lab.fake.inject(FaultRule::once(On::Direct, Fault::WrongTotal));
     let error = lab.range(0, 10).await.expect_err("another file");
-    assert!(words(&error).contains("\"bytes 0-9/300001\" for bytes 0-9 of 300000"), "{error}");
+    assert!(words(&error).contains("a file of 300001 bytes instead of 300000"), "{error}");
     lab.fake.inject(FaultRule::once(On::Direct, Fault::Html));
     assert!(words(&lab.range(0, 10).await.expect_err("a page")).contains("a file of "));
 }

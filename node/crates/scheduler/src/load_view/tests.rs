@@ -27,6 +27,7 @@ fn beat(node: u64, sent_at_ms: u64) -> Beat {
         models_total_bytes: None,
         models_aside_bytes: None,
         models_spare: None,
+        no_store_at: None,
         gpus: Vec::new(),
         daemon_version: String::new(),
         applies: Applies::default(),

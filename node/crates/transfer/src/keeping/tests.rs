@@ -1,7 +1,8 @@
 //! Room that versions make, and give back, in a real folder.
 
-use std::fs;
-use std::os::unix::fs::symlink;
+use std::fs::{self, File};
+use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::time::UNIX_EPOCH;
 
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
@@ -111,6 +112,31 @@ async fn what_a_pull_brings_does_not_make_way_for_another_one_whether_it_is_kept
 }
 
 #[tokio::test]
+async fn a_file_on_which_a_pull_counts_makes_no_room_although_its_version_has_others() {
+    let (world, nobody) = (World::new(), Digest([0; 32]));
+    let (weights, template) = (world.manifest(4, 100_000), world.manifest(5, 300));
+    let layers: Vec<String> = [&weights, &template]
+        .into_iter()
+        .flat_map(Manifest::blobs)
+        .map(|blob| format!(r#"{{"mediaType":"x","digest":"sha256:{}","size":{}}}"#, blob.sha256, blob.size_bytes))
+        .collect();
+    let both = format!(r#"{{"schemaVersion":2,"layers":[{}]}}"#, layers.join(","));
+    let both = Manifest::read(both.as_bytes()).expect("a manifest");
+    let names = ["tiny".parse().expect("a name")];
+    world.keep().put(&world.store, &names, &both, world.clock.now()).expect("kept");
+    for blob in both.blobs() {
+        fs::remove_file(world.store.blob_path(blob.sha256)).expect("it was there");
+    }
+    let other = world.kept("other", 2, 50_000);
+    let counted = world.keeping.count_on(&weights);
+    assert_eq!((world.room(80_000, nobody), world.all()), (0, vec![both.digest(), other]), "it would be in vain");
+    drop(counted);
+    let freed_bytes = world.room(80_000, nobody);
+    assert!((100_000..150_000).contains(&freed_bytes), "{freed_bytes}");
+    assert_eq!(world.all(), [other]);
+}
+
+#[tokio::test]
 async fn while_it_is_not_sure_what_models_name_nothing_makes_way() {
     let (world, nobody) = (World::new(), Digest([0; 32]));
     let [old, new] = [(2, 100_000), (3, 200_000)].map(|(seed, size_bytes)| world.kept("tiny", seed, size_bytes));
@@ -155,8 +181,56 @@ async fn a_file_of_a_pinned_version_keeps_its_name_whatever_else_has_it() {
     assert!(is_there());
     assert_eq!(world.all(), [one.digest()], "nothing stands for the other one");
     assert!(world.keep().going().expect("readable").is_empty(), "it waits for nothing");
+    // That it was changed just now shows nothing of a runtime.
+    let now = UNIX_EPOCH + Duration::from_millis(world.clock.now().0);
+    let file = File::open(world.store.blob_path(one.blobs()[0].sha256)).expect("it is there");
+    file.set_modified(now).expect("ours");
+    let third = world.kept("third", 3, 50_000);
+    world.keep().let_go(third).expect("let go");
+    assert!(is_there());
+    assert!(world.keep().going().expect("readable").is_empty(), "nothing keeps it");
+    world.clock.advance_ms(2 * HOUR_MS);
     world.keeping.set_pins(BTreeSet::new());
     assert!(!is_there());
+}
+
+#[tokio::test]
+async fn why_nothing_goes_is_told_once_until_that_is_over() {
+    let world = World::new();
+    let told = || {
+        let told = world.keeping.told();
+        (told.unsure.clone(), told.restless.clone())
+    };
+    let [first, second] = ["first", "second"].map(PathBuf::from);
+    world.keeping.note_restless(Some(&first));
+    world.keeping.note_restless(Some(&second));
+    world.keeping.note_unsure(Some("a link".to_owned()));
+    assert_eq!(told(), (Some("a link".to_owned()), Some(first)), "another file of the same pull is no news");
+    let old = world.kept("tiny", 2, 100_000);
+    world.keep().let_go(old).expect("let go");
+    world.clock.advance_ms(2 * HOUR_MS);
+    world.room(1, Digest([0; 32]));
+    assert_eq!(told(), (None, None), "it was looked, and nothing stood in the way");
+}
+
+#[tokio::test]
+async fn what_a_runtime_brought_anew_for_another_name_is_held_once_when_that_is_taken_out() {
+    let world = World::new();
+    let digest = world.kept("old", 2, 100_000);
+    let manifest = world.manifest(2, 100_000);
+    let blob = manifest.blobs()[0];
+    let place = world.folder.path().join("models/manifests/registry.ollama.ai/library/new");
+    fs::create_dir_all(&place).expect("there is room");
+    fs::write(place.join("latest"), manifest.bytes()).expect("there is room");
+    let inode = |path: &Path| fs::metadata(path).expect("it is there").ino();
+    let here = inode(&world.store.blob_path(blob.sha256));
+    let name = "new".parse().expect("a name");
+    assert!(world.keeping.take_out(&world.store, &name, digest).expect("taken out"));
+    let kept = world.keep().get(digest).expect("readable").expect("it is kept");
+    assert_eq!(inode(&kept.blob_path(blob.sha256)), here);
+    world.keeping.give_up(&world.store, &name, digest, Haste::Alone).expect("given up");
+    assert!(!world.store.blob_path(blob.sha256).exists(), "its room is free when the version goes");
+    assert_eq!(world.all(), [digest], "the other name may go back to it");
 }
 
 #[tokio::test]

@@ -72,7 +72,7 @@ async fn a_closed_class_opens_by_itself_and_what_has_begun_ends() {
         sleep(Duration::from_secs(90)).await;
         let now = gate.board.now();
         let wait = Wait::Window { until_minute: Some(18 * 60) };
-        assert_eq!((&now.stage, now.wait), (&Stage::Waiting, Some(wait)));
+        assert_eq!((&now.stage, &now.wait), (&Stage::Waiting, &Some(wait.clone())));
         assert_eq!(wait.to_string(), "waiting until 18:00");
         clock.advance_ms(3_600_000);
     };
@@ -93,7 +93,7 @@ async fn that_a_class_is_open_again_is_told_although_whoever_waited_has_left() {
     clock.advance_ms(3_600_000);
     sleep(Duration::from_secs(2)).await;
     assert_eq!(took_ms(gate.pass(CHUNK, || ())).await, 0);
-    assert_eq!((gate.board.now().stage.clone(), gate.board.now().wait), (Stage::Fetching, None));
+    assert_eq!((gate.board.now().stage.clone(), gate.board.now().wait.clone()), (Stage::Fetching, None));
 }
 
 #[tokio::test(start_paused = true)]

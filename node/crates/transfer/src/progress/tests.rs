@@ -112,15 +112,15 @@ async fn what_is_waited_for_is_told_until_it_is_there() {
     let mut watch = board.watch().expect("the first");
     board.wait_for(Wait::FirstCopy);
     assert!(watch.changed().await);
-    assert_eq!((&watch.now().stage, watch.now().wait), (&Stage::Waiting, Some(Wait::FirstCopy)));
+    assert_eq!((&watch.now().stage, &watch.now().wait), (&Stage::Waiting, &Some(Wait::FirstCopy)));
     board.wait_for(Wait::FirstCopy);
     assert!(watch.changed().now_or_never().is_none(), "nothing new");
     board.wait_for(Wait::Quorum);
     assert!(watch.changed().await, "another reason");
-    assert_eq!(watch.now().wait.map(|wait| wait.to_string()).as_deref(), Some("waiting for a quorum"));
+    assert_eq!(watch.now().wait.as_ref().map(ToString::to_string).as_deref(), Some("waiting for a quorum"));
     board.begin(Stage::Waiting);
     assert!(watch.changed().await);
-    assert_eq!((&watch.now().stage, watch.now().wait), (&Stage::Waiting, None));
+    assert_eq!((&watch.now().stage, &watch.now().wait), (&Stage::Waiting, &None));
 }
 
 #[tokio::test(start_paused = true)]

@@ -353,7 +353,7 @@ impl Pull {
                     return Ok(digest);
                 }
                 reason.look(self, wished).await;
-                self.board.wait_for(reason.wait);
+                self.board.wait_for(reason.wait.clone());
                 tokio::select! {
                     changed = assignment.changed() => if changed.is_err() {
                         // It is about to be cancelled.

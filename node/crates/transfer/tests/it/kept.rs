@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::{interval, sleep, timeout};
 
 use ollamax_core::catalog::Replicas;
-use ollamax_transfer::{Config, PullError, Stage};
+use ollamax_transfer::{Config, PullError, Stage, Watch};
 use ollamax_types::{Clock, Digest, ErrorCode, Timestamp};
 
 use crate::world::{self, LONG, Model, Node, World, ask_for, chunks, result, until_verified};
@@ -66,6 +66,27 @@ async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
         }
     };
     assert!(timeout(LONG, waiting).await.is_ok(), "never: {what}");
+}
+
+/// Two pulls: one has the only place and gets nothing; behind it waits one of this model, with nothing left to fetch.
+async fn held_up(world: &World, node: &Node, model: &Model) -> [Watch; 2] {
+    let other = world.model("other", 3, chunks(1));
+    world.origin.set_limit(0);
+    let mut first = node.ask(&other.name).await.expect("it begins");
+    world::until(&mut first, |progress| progress.stage == Stage::Fetching).await;
+    let mut second = node.ask(&model.name).await.expect("it begins");
+    until_verified(&mut second, model.manifest.size_bytes()).await;
+    [first, second]
+}
+
+/// Both go on, and come without a byte more of this model, of which so many were sent.
+async fn go_on(world: &World, pulls: [Watch; 2], model: &Model, sent: u64) {
+    world.origin.set_limit(u64::MAX);
+    for mut pull in pulls {
+        result(&mut pull).await.expect("it comes");
+    }
+    assert!(stands_for(world, model));
+    assert_eq!(world.origin.sent(model.weights.sha256), sent, "no byte came again");
 }
 
 fn inode(path: &Path) -> u64 {
@@ -282,14 +303,8 @@ async fn a_file_on_which_a_pull_counts_keeps_its_name_until_that_is_over() {
         node.pull(&model.name).await.expect("it comes");
     }
     let sent = world.origin.sent(old.weights.sha256);
-    // It takes the only place, so that the next one waits, with nothing left to fetch.
-    let other = world.model("other", 3, chunks(1));
-    world.origin.set_limit(0);
-    let mut first = node.ask(&other.name).await.expect("it begins");
-    world::until(&mut first, |progress| progress.stage == Stage::Fetching).await;
     let alias = world.model("alias", 1, chunks(2) + 9);
-    let mut second = node.ask(&alias.name).await.expect("it begins");
-    until_verified(&mut second, alias.manifest.size_bytes()).await;
+    let pulls = held_up(&world, &node, &alias).await;
     assert!(world.blob(old.weights.sha256).exists(), "it was brought back");
     world.clock.advance_ms(2 * HOUR_MS);
     // Now it looks, and no look is under way when that was answered.
@@ -297,12 +312,7 @@ async fn a_file_on_which_a_pull_counts_keeps_its_name_until_that_is_over() {
     until("the other one has lost its name", || !world.blob(witness.weights.sha256).exists()).await;
     assert_eq!(node.handle.sweep(true).await.expect("there is a store"), []);
     assert!(world.blob(old.weights.sha256).exists(), "a pull waits with it");
-
-    world.origin.set_limit(u64::MAX);
-    result(&mut first).await.expect("it comes");
-    result(&mut second).await.expect("it comes");
-    assert!(stands_for(&world, &alias));
-    assert_eq!(world.origin.sent(old.weights.sha256), sent, "no byte came again");
+    go_on(&world, pulls, &alias, sent).await;
     node.end().await;
 }
 
@@ -480,23 +490,12 @@ async fn a_file_on_which_a_pull_counts_stays_when_its_model_is_removed_by_hand()
     let gone = world.model("gone", 1, chunks(2));
     node.pull(&gone.name).await.expect("it comes");
     let sent = world.origin.sent(gone.weights.sha256);
-    // It takes the only place, so that the next one waits, with nothing left to fetch.
-    let other = world.model("other", 3, chunks(1));
-    world.origin.set_limit(0);
-    let mut first = node.ask(&other.name).await.expect("it begins");
-    world::until(&mut first, |progress| progress.stage == Stage::Fetching).await;
     let alias = world.model("alias", 1, chunks(2));
-    let mut second = node.ask(&alias.name).await.expect("it begins");
-    until_verified(&mut second, alias.manifest.size_bytes()).await;
+    let pulls = held_up(&world, &node, &alias).await;
     world.runtime.set_down(true);
     node.handle.remove(&gone.name, gone.manifest.digest()).await.expect("removed");
     assert!(!stands_for(&world, &gone) && world.blob(gone.weights.sha256).exists(), "a pull waits with it");
-
-    world.origin.set_limit(u64::MAX);
-    result(&mut first).await.expect("it comes");
-    result(&mut second).await.expect("it comes");
-    assert!(stands_for(&world, &alias));
-    assert_eq!(world.origin.sent(gone.weights.sha256), sent, "no byte came again");
+    go_on(&world, pulls, &alias, sent).await;
     node.end().await;
 }
 

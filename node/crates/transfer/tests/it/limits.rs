@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use ollamax_transfer::{Stage, Wait};
 use ollamax_types::{Clock, Rate, Timestamp};
@@ -65,7 +65,7 @@ async fn a_closed_window_ends_no_pull() {
     assert_eq!(watch.now().stage, Stage::Waiting);
     // Longer than any silence.
     sleep(Duration::from_secs(900)).await;
-    assert_eq!((watch.now().wait, watch.now().verified_bytes()), (closed, 0));
+    assert_eq!((watch.now().wait.clone(), watch.now().verified_bytes()), (closed, 0));
     assert_eq!(node.handle.closed().len(), 1);
     world.clock.advance_ms(6 * 3_600_000);
     result(&mut watch).await.expect("it comes");
@@ -161,12 +161,19 @@ async fn as_many_ranges_are_open_as_a_limit_leaves_room_for() {
     until(&mut watch, |progress| progress.stage == Stage::Fetching).await;
     sleep(Duration::from_secs(1)).await;
     assert_eq!(world.origin.open_max(), 4);
-    // Each range ends with the chunk that it has begun, and one goes on.
+    // Each range ends with the chunk that it has begun, and one goes on. When is not certain: who gets on at a moment
+    // depends on whose chunk is on the disk first, and the one that goes on may be far ahead of the others.
     assert!(node.handle.limit_pull(&model.name, Rate::of(1 << 20), false));
     world.origin.set_limit(u64::MAX);
-    sleep(Duration::from_secs(22)).await;
+    let alone = async {
+        let mut looks = 0;
+        while looks < 3 {
+            sleep(Duration::from_secs(1)).await;
+            looks = if world.origin.open_now() <= 1 { looks + 1 } else { 0 };
+        }
+    };
+    timeout(Duration::from_secs(40), alone).await.expect("the others end");
     assert!(!watch.now().is_over(), "48 MiB take longer");
-    assert!(world.origin.open_now() <= 1, "{} are open", world.origin.open_now());
     assert!(node.handle.limit_pull(&model.name, None, false));
     result(&mut watch).await.expect("it comes");
     world.check_published(&model);

@@ -6,7 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use tokio::time::{sleep, timeout};
 
 use ollamax_blobs::{JOB_VERSION, JobFile, Jobs, Staging};
-use ollamax_transfer::{Config, Listing, Place, PullError, Source, Stage};
+use ollamax_transfer::{Config, Listing, Place, PullError, Source, Stage, Wait};
 use ollamax_types::NodeId;
 
 use crate::world::{LONG, Model, World, chunks, name, result, until, until_verified};
@@ -216,7 +216,8 @@ async fn a_job_waits_for_a_store_that_comes_later() {
     let node = world.start();
     let mut watch = node.ask(&model.name).await.expect("it is promised already");
     sleep(Duration::from_secs(600)).await;
-    assert_eq!(watch.now().stage, Stage::Waiting);
+    let reason = "no runtime is chosen".to_owned();
+    assert_eq!((&watch.now().stage, &watch.now().wait), (&Stage::Waiting, &Some(Wait::Store { reason })));
     let other = world.model("other", 7, 10);
     let refused = node.pull(&other.name).await.expect_err("there is no store");
     assert_eq!(refused.to_string(), "no place for models on this node: no runtime is chosen");

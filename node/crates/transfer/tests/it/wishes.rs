@@ -9,7 +9,7 @@ use tokio::time::{Instant, interval, sleep, timeout};
 use ollamax_core::catalog::{CopyCourse, Replicas};
 use ollamax_transfer::mem::{MemCluster, MemOrigin, MemPeers, PeerFault};
 use ollamax_transfer::{
-    Adopted, Config, Ledger as _, LedgerError, NodeCopy, OriginTrouble, Overview, OverviewWatch, PullError,
+    Adopted, Config, Ledger as _, LedgerError, NodeCopy, OriginTrouble, Overview, OverviewWatch, Place, PullError,
     PullProgress, Source, Stage, Wait, Watch,
 };
 use ollamax_types::{CHUNK_BYTES, Digest, ErrorCode, ModelName, NodeId, Rate, Timestamp};
@@ -184,6 +184,31 @@ async fn one_wish_makes_three_copies_and_the_registry_sends_one() {
     assert!(over_again.round > over.round);
     assert_eq!((lab.origin.sent(model.weights.sha256), lab.origin.manifests_asked()), (chunks(4), 2));
     end_all(nodes).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wish_says_for_which_store_it_waits_and_goes_on_when_that_is_there() {
+    for comes in [true, false] {
+        let lab = Lab::new(1);
+        let model = lab.model("tiny", 41, chunks(1));
+        let runtime = &lab.world(ONE).runtime;
+        runtime.set_place(Place::None("none at /models".to_owned()));
+        let one = lab.start_one(ONE);
+        let mut watch = ask(&one, &model.name, Replicas::All).await.expect("it is on record");
+        let wait = Some(Wait::Store { reason: "none at /models".to_owned() });
+        while watch.now().copies.first().is_none_or(|copy| copy.progress.wait != wait) {
+            assert_eq!(timeout(LONG, watch.changed()).await, Ok(true), "{:?}", watch.now());
+        }
+        if comes {
+            runtime.set_place(Place::Store(lab.world(ONE).folder.path().join("models")));
+            held(&mut watch).await;
+            lab.check_published(&model);
+        } else {
+            let error = end(&mut watch).await.error().expect("nobody else has a store");
+            assert_eq!(error.code(), ErrorCode::RuntimeUnavailable, "{error}");
+        }
+        one.end().await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -578,7 +603,7 @@ async fn who_waits_for_a_window_keeps_no_other_pull_from_fetching() {
     until(&mut waiting, |progress| progress.wait == closed).await;
     let mut watch = ask(&one, &near.name, Replicas::All).await.expect("it is on record");
     held(&mut watch).await;
-    assert_eq!((waiting.now().wait, waiting.now().verified_bytes()), (closed, 0));
+    assert_eq!((waiting.now().wait.clone(), waiting.now().verified_bytes()), (closed, 0));
     assert!(two.handle.cancel(&far.name).await);
     end_all([one, two]).await;
 }

@@ -234,6 +234,20 @@ fn a_copy_on_its_way_waits_for_its_node_as_long_as_one_that_is_there() {
 }
 
 #[test]
+fn a_node_without_a_store_gets_no_copy_that_nobody_asked_for() {
+    let storeless =
+        |node: u64| Site { no_store_at: Some("/models".to_owned()), disk_free_bytes: Some(900 * GB), ..site(node) };
+    let short = || standing(2, &[1, 2], &[1, 2]);
+    let anew = [plan(1, &[1, 2, 4], PlanKind::Repair)];
+    check("another does", &[site(1), lost(2), storeless(3), site(4)], short(), &anew);
+    let alone = outlook(&[site(1), lost(2), storeless(3)], &[short()], &[], &ReplicaKnobs::default());
+    assert_eq!(alone.moves, []);
+    let place = "/models".to_owned();
+    let told: Vec<(NodeId, Unfit)> = alone.impossible.into_iter().flat_map(|(_, reasons)| reasons).collect();
+    assert!(told.contains(&(NodeId(3), Unfit::NoStore { place })), "{told:?}");
+}
+
+#[test]
 fn what_an_earlier_round_had_too_many_of_goes_when_this_one_has_its_copies() {
     let left = |count: u32, targets: &[u64], holders: &[u64], surplus: &[u64]| Standing {
         surplus: ids(surplus).into_iter().collect(),

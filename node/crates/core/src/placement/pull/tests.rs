@@ -115,6 +115,17 @@ fn who_has_the_files_at_hand_comes_before_who_has_more_room() {
 }
 
 #[test]
+fn a_node_without_a_store_is_chosen_where_nobody_else_is_fit() {
+    let two = asked(Replicas::Count(2));
+    let storeless = |node: u64| Site { no_store_at: Some("/models".to_owned()), ..with_free(node, 900 * GB) };
+    check("others before it", &two, &[storeless(1), site(2), site(3)], &plan(2, &[2, 3]));
+    check("it is a choice, and asks nobody", &two, &[storeless(1), site(2), dead(3)], &plan(2, &[2, 1]));
+    check("also alone", &two, &[storeless(1)], &plan(1, &[1]));
+    check("of all", &asked(Replicas::All), &[storeless(1), site(2)], &plan(2, &[2, 1]));
+    check("where it is named", &asked(Replicas::Nodes(ids(&[1, 2]))), &[storeless(1), site(2)], &plan(2, &[1, 2]));
+}
+
+#[test]
 fn how_many_copies_there_are() {
     let sites = [site(1), site(2), Site { gateway: true, ..site(3) }, dead(4)];
     let unfit = [(3, Unfit::Gateway), (4, Unfit::Dead)];
@@ -367,4 +378,5 @@ fn what_people_are_told() {
     assert_eq!(kept(Some(12_300_000_000)), "n2: 50.0 GB of its disk to stay free, 12.3 GB would be");
     assert_eq!(kept(None), "n2: 50.0 GB of its disk to stay free, what is free is not known");
     assert_eq!(told(Unfit::Damaged), "n2 has damaged files");
+    assert_eq!(told(Unfit::NoStore { place: "/models".to_owned() }), "n2 has no model store at /models");
 }

@@ -47,9 +47,11 @@ pub fn to_wire(progress: &PullProgress, name_of: &dyn Fn(NodeId) -> String) -> v
         ..v1::PullProgress::default()
     };
     message.set_stage(step_of(&progress.stage));
-    message.set_wait(progress.wait.map_or(Cause::Unspecified, cause_of));
-    if let Some(Wait::Window { until_minute }) = progress.wait {
-        message.wait_until_minute = until_minute.map(u32::from);
+    message.set_wait(progress.wait.as_ref().map_or(Cause::Unspecified, cause_of));
+    match &progress.wait {
+        Some(Wait::Window { until_minute }) => message.wait_until_minute = until_minute.map(u32::from),
+        Some(Wait::Store { reason }) => message.wait_reason.clone_from(reason),
+        Some(Wait::FirstCopy | Wait::Quorum) | None => {}
     }
     message
 }
@@ -82,11 +84,12 @@ pub fn from_wire(message: v1::PullProgress) -> Option<PullProgress> {
     })
 }
 
-const fn cause_of(wait: Wait) -> Cause {
+const fn cause_of(wait: &Wait) -> Cause {
     match wait {
         Wait::FirstCopy => Cause::FirstCopy,
         Wait::Quorum => Cause::Quorum,
         Wait::Window { .. } => Cause::Window,
+        Wait::Store { .. } => Cause::Store,
     }
 }
 
@@ -100,6 +103,7 @@ fn wait_of(message: &v1::PullProgress) -> Option<Wait> {
             let minute = message.wait_until_minute.filter(|minute| *minute < MINUTES_PER_DAY);
             Some(Wait::Window { until_minute: minute.and_then(|minute| u16::try_from(minute).ok()) })
         }
+        Cause::Store => Some(Wait::Store { reason: message.wait_reason.clone() }),
     }
 }
 
@@ -192,7 +196,8 @@ mod tests {
             assert_eq!(from_wire(message), Some(progress));
         }
         let window = |until_minute| Wait::Window { until_minute };
-        for wait in [Wait::FirstCopy, Wait::Quorum, window(Some(1_439)), window(None)] {
+        let store = Wait::Store { reason: "none at /models".to_owned() };
+        for wait in [Wait::FirstCopy, Wait::Quorum, window(Some(1_439)), window(None), store] {
             let waiting = PullProgress { wait: Some(wait), ..progress(Waiting) };
             assert_eq!(from_wire(sent(&waiting)), Some(waiting));
         }

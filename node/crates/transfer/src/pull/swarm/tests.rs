@@ -391,7 +391,7 @@ async fn a_time_in_which_nothing_may_come_passes_and_links_may_end_meanwhile() {
     let later = async {
         sleep(closed_for).await;
         let until_minute = Some(18 * 60);
-        assert_eq!(world.board.now().wait, Some(Wait::Window { until_minute }));
+        assert_eq!(world.board.now().wait.clone(), Some(Wait::Window { until_minute }));
         clock.advance_ms(6 * 3_600_000);
         pending::<()>().await;
     };

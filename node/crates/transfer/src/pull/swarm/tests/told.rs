@@ -9,7 +9,7 @@ async fn what_comes_into_the_cluster_is_fetched_as_it_comes_and_is_waited_for() 
     let _first = two.library.offer_first(part.clone());
     let happens = async {
         sleep(Duration::from_secs(1_000)).await;
-        assert_eq!(world.board.now().wait, Some(Wait::FirstCopy));
+        assert_eq!(world.board.now().wait.clone(), Some(Wait::FirstCopy));
         arrive(&two, &part, [0, 2, 1]);
         world.until_came(&[0, 1, 2]).await;
         assert_eq!(world.board.now().stage, Stage::Fetching);
@@ -104,7 +104,7 @@ async fn an_old_ingester_that_tells_no_hashes_is_waited_for() {
     let _offered = two.library.offer(part.clone());
     let happens = async {
         sleep(Duration::from_secs(1_000)).await;
-        assert_eq!((world.came(), world.board.now().wait), (vec![], Some(Wait::FirstCopy)));
+        assert_eq!((world.came(), world.board.now().wait.clone()), (vec![], Some(Wait::FirstCopy)));
         arrive(&two, &part, [2]);
         pending::<()>().await;
     };
