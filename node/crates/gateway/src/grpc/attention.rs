@@ -17,7 +17,7 @@ use super::daemon::AdminError;
 
 mod copies;
 
-pub use copies::{Copies, Few, Lasting, LeftOut};
+pub use copies::{Copies, Ended, Few, Lasting, LeftOut};
 
 /// Clock difference between nodes that is worth a line, milliseconds.
 const CLOCK_SKEW_MS_MAX: u64 = 5_000;
