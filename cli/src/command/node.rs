@@ -9,6 +9,7 @@ use ollamax_proto::v1::{
 
 use crate::args::{Global, NodeCommand, Output};
 use crate::client;
+use crate::command::parting::Parting;
 use crate::command::status;
 use crate::consent;
 use crate::error::Failure;
@@ -61,15 +62,26 @@ async fn drain(global: &Global, node: String, undrain: bool) -> Result<(), Failu
 
 async fn remove(global: &Global, node: String, force: bool, yes: bool) -> Result<(), Failure> {
     let mut admin = client::connect(global).await?;
+    let reply = admin.status(StatusRequest {}).await.map(tonic::Response::into_inner);
+    // Who agreed already is kept from nothing by a daemon that does not answer this.
+    let reply = if yes { reply.unwrap_or_default() } else { reply? };
+    let parting = match find(&reply, &node) {
+        Ok(found) => Parting::of(global, found.id, &found.name).await,
+        Err(_) => None,
+    };
     if !yes {
-        let reply = admin.status(StatusRequest {}).await?.into_inner();
         let NodeView { id, name, .. } = find(&reply, &node)?;
         let deed = format!("remove node {id} ({name}) from cluster {} for good", reply.cluster_name);
-        consent::ask(global, &deed, name).await?;
+        consent::ask(global, &(deed + &Parting::words(parting.as_ref())), name).await?;
     }
     let id = admin.remove_node(RemoveNodeRequest { node: node.clone(), force }).await?.into_inner().node_id;
     if global.output == Output::Json {
-        return output::json("Node", json!({"id": id, "state": "departed"}));
+        let (only, wishes) = Parting::fields(parting.as_ref());
+        let fields = json!({"id": id, "state": "departed", "onlyCopies": only, "wishes": wishes});
+        return output::json("Node", fields);
+    }
+    for line in Parting::told(parting.as_ref()) {
+        output::talk(global.output, &line);
     }
     output::line(&format!("Node {node} is removed; id {id} is never used again."))
 }
