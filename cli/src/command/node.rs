@@ -102,7 +102,7 @@ pub(crate) fn table(nodes: &[NodeView]) -> String {
             node.id.to_string(),
             node.name.clone(),
             health(node).to_owned(),
-            part(node).to_owned(),
+            part_text(node),
             runtime_text(node),
             node.models.to_string(),
             node.resident.iter().map(|model| model.name.clone()).collect::<Vec<_>>().join(", "),
@@ -110,6 +110,14 @@ pub(crate) fn table(nodes: &[NodeView]) -> String {
         ]
     });
     output::table(&["ID", "NAME", "HEALTH", "PART", "RUNTIME", "MODELS", "LOADED", "API"], rows.collect())
+}
+
+/// Its part, and that it takes no new models.
+fn part_text(node: &NodeView) -> String {
+    match node.cordon() {
+        Cordon::Open | Cordon::Unspecified => part(node).to_owned(),
+        cordon => format!("{} ({})", part(node), placement::word(cordon)),
+    }
 }
 
 fn page(node: &NodeView) -> String {
@@ -331,6 +339,8 @@ mod tests {
         let mut emptied = NodeView { labels, own_labels, ..node() };
         emptied.set_cordon(Cordon::Emptying);
         let page = page(&emptied);
+        assert!(table(std::slice::from_ref(&emptied)).contains("learner (emptying)"), "it is seen in a list");
+        assert!(table(&[node()]).contains("  learner  "), "{}", table(&[node()]));
         for line in ["takes      no new models; those it", "labels     rack=1, room=1\n", "own labels os=1\n"] {
             assert!(page.contains(line), "{page}");
         }
