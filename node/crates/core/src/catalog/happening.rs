@@ -350,7 +350,7 @@ fn went(wish: &Wish, holder: NodeId, course: &CopyCourse) -> Told {
         all.filter(|(_, bytes)| *bytes > 0).map(|(source, bytes)| format!("{source} {bytes}")).collect();
     let from = if from.is_empty() { "nowhere yet".to_owned() } else { from.join(", ") };
     // To a copy whose files were on the node already nothing came.
-    let rate = match bytes_per_second {
+    let rate = match *bytes_per_second {
         0 if course.is_whole => String::new(),
         rate => format!(", {rate} bytes a second"),
     };
