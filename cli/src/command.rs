@@ -20,6 +20,7 @@ pub(crate) mod migrate;
 pub(crate) mod model;
 pub(crate) mod node;
 pub(crate) mod offline;
+pub(crate) mod parting;
 pub(crate) mod ps;
 pub(crate) mod raft;
 pub(crate) mod run;

@@ -103,6 +103,16 @@ impl Failure {
         self
     }
 
+    /// With something better to try, known where the command is.
+    pub(crate) fn with_next(self, next: impl Into<String>) -> Self {
+        Self { next: next.into(), ..self }
+    }
+
+    /// The code under which a node said it.
+    pub(crate) fn code(&self) -> Option<ErrorCode> {
+        self.code
+    }
+
     /// The exit code.
     pub(crate) fn exit(&self) -> u8 {
         self.exit

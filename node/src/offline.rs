@@ -109,9 +109,14 @@ impl From<&DataDirError> for Failure {
                 Some(denied) => return denied,
                 None => code_of(source),
             },
-            DataDirError::Locked { .. } | DataDirError::Copied { .. } | DataDirError::Wiped { .. } => {
-                ErrorCode::IdentityConflict
+            // What was asked is about this directory: another one is no way out.
+            DataDirError::Locked { path, pid } => {
+                let (code, path) = (ErrorCode::IdentityConflict, path.display());
+                let next = "stop that daemon, then repeat the command";
+                let text = format!("data directory {path} is in use by process {pid}\ntry: {next}");
+                return Self { exit: exit_of(code), code: Some(code), text };
             }
+            DataDirError::Copied { .. } | DataDirError::Wiped { .. } => ErrorCode::IdentityConflict,
             DataDirError::Damaged { .. } => ErrorCode::StorageCorrupt,
             DataDirError::Newer { .. } => ErrorCode::PreconditionFailed,
             DataDirError::NotOurs { .. } => ErrorCode::BadRequest,

@@ -7,6 +7,7 @@ use ollamax_proto::v1::{LeaveRequest, StatusRequest};
 
 use crate::args::{Global, LeaveArgs, Output};
 use crate::client;
+use crate::command::parting::Parting;
 use crate::consent;
 use crate::error::Failure;
 use crate::output;
@@ -14,8 +15,12 @@ use crate::output;
 /// Asks the node; it stops by itself afterwards.
 pub(crate) async fn run(global: &Global, args: LeaveArgs) -> Result<(), Failure> {
     let mut admin = client::connect(global).await?;
+    let status = admin.status(StatusRequest {}).await.map(tonic::Response::into_inner);
+    // Who agreed already is kept from nothing by a daemon that does not answer this.
+    let status = if args.yes { status.unwrap_or_default() } else { status? };
+    let has_models = !matches!(status.phase(), Phase::Waiting | Phase::Removed | Phase::Unspecified);
+    let parting = if has_models { Parting::of(global, status.node_id, &status.node_name).await } else { None };
     if !args.yes {
-        let status = admin.status(StatusRequest {}).await?.into_inner();
         // A node that waits has nothing to lose, and one that was removed is out already.
         match status.phase() {
             Phase::Waiting => {}
@@ -26,13 +31,18 @@ pub(crate) async fn run(global: &Global, args: LeaveArgs) -> Result<(), Failure>
             _ => {
                 let deed =
                     format!("take this node out of cluster {} for good and stop its daemon", status.cluster_name);
+                let deed = deed + &Parting::words(parting.as_ref());
                 consent::ask(global, &deed, &status.node_name).await?;
             }
         }
     }
     admin.leave(LeaveRequest { force: args.force }).await?;
     if global.output == Output::Json {
-        return output::json("Departure", json!({"left": true}));
+        let (only, wishes) = Parting::fields(parting.as_ref());
+        return output::json("Departure", json!({"left": true, "onlyCopies": only, "wishes": wishes}));
+    }
+    for line in Parting::told(parting.as_ref()) {
+        output::talk(global.output, &line);
     }
     output::text(
         "This node left its cluster, and its daemon stops.\n\

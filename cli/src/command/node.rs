@@ -9,6 +9,7 @@ use ollamax_proto::v1::{
 
 use crate::args::{Global, NodeCommand, Output};
 use crate::client;
+use crate::command::parting::Parting;
 use crate::command::status;
 use crate::consent;
 use crate::error::Failure;
@@ -61,15 +62,26 @@ async fn drain(global: &Global, node: String, undrain: bool) -> Result<(), Failu
 
 async fn remove(global: &Global, node: String, force: bool, yes: bool) -> Result<(), Failure> {
     let mut admin = client::connect(global).await?;
+    let reply = admin.status(StatusRequest {}).await.map(tonic::Response::into_inner);
+    // Who agreed already is kept from nothing by a daemon that does not answer this.
+    let reply = if yes { reply.unwrap_or_default() } else { reply? };
+    let parting = match find(&reply, &node) {
+        Ok(found) => Parting::of(global, found.id, &found.name).await,
+        Err(_) => None,
+    };
     if !yes {
-        let reply = admin.status(StatusRequest {}).await?.into_inner();
         let NodeView { id, name, .. } = find(&reply, &node)?;
         let deed = format!("remove node {id} ({name}) from cluster {} for good", reply.cluster_name);
-        consent::ask(global, &deed, name).await?;
+        consent::ask(global, &(deed + &Parting::words(parting.as_ref())), name).await?;
     }
     let id = admin.remove_node(RemoveNodeRequest { node: node.clone(), force }).await?.into_inner().node_id;
     if global.output == Output::Json {
-        return output::json("Node", json!({"id": id, "state": "departed"}));
+        let (only, wishes) = Parting::fields(parting.as_ref());
+        let fields = json!({"id": id, "state": "departed", "onlyCopies": only, "wishes": wishes});
+        return output::json("Node", fields);
+    }
+    for line in Parting::told(parting.as_ref()) {
+        output::talk(global.output, &line);
     }
     output::line(&format!("Node {node} is removed; id {id} is never used again."))
 }
@@ -90,7 +102,7 @@ pub(crate) fn table(nodes: &[NodeView]) -> String {
             node.id.to_string(),
             node.name.clone(),
             health(node).to_owned(),
-            part(node).to_owned(),
+            part_text(node),
             runtime_text(node),
             node.models.to_string(),
             node.resident.iter().map(|model| model.name.clone()).collect::<Vec<_>>().join(", "),
@@ -98,6 +110,14 @@ pub(crate) fn table(nodes: &[NodeView]) -> String {
         ]
     });
     output::table(&["ID", "NAME", "HEALTH", "PART", "RUNTIME", "MODELS", "LOADED", "API"], rows.collect())
+}
+
+/// Its part, and that it takes no new models.
+fn part_text(node: &NodeView) -> String {
+    match node.cordon() {
+        Cordon::Open | Cordon::Unspecified => part(node).to_owned(),
+        cordon => format!("{} ({})", part(node), placement::word(cordon)),
+    }
 }
 
 fn page(node: &NodeView) -> String {
@@ -319,6 +339,8 @@ mod tests {
         let mut emptied = NodeView { labels, own_labels, ..node() };
         emptied.set_cordon(Cordon::Emptying);
         let page = page(&emptied);
+        assert!(table(std::slice::from_ref(&emptied)).contains("learner (emptying)"), "it is seen in a list");
+        assert!(table(&[node()]).contains("  learner  "), "{}", table(&[node()]));
         for line in ["takes      no new models; those it", "labels     rack=1, room=1\n", "own labels os=1\n"] {
             assert!(page.contains(line), "{page}");
         }

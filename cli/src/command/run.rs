@@ -8,6 +8,8 @@ use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 use tokio_util::codec::{FramedRead, LinesCodec, LinesCodecError};
 
+use ollamax_types::ErrorCode;
+
 use crate::args::{Global, Output, RunArgs};
 use crate::error::Failure;
 use crate::{http_client, output};
@@ -65,7 +67,8 @@ impl Asking<'_> {
         if let Some(temperature) = self.args.temperature {
             request["options"] = json!({"temperature": temperature});
         }
-        let answer = http_client::send(Method::POST, &format!("{}/api/chat", self.base), Some(request)).await?;
+        let answer = http_client::send(Method::POST, &format!("{}/api/chat", self.base), Some(request)).await;
+        let answer = answer.map_err(|failure| enabling(&self.args.model, failure))?;
         let head = answer.headers();
         let node = head.get("x-ollamamax-node").and_then(|node| node.to_str().ok()).unwrap_or_default().to_owned();
         let id = http_client::request_id(head);
@@ -125,6 +128,13 @@ impl Asking<'_> {
     }
 }
 
+/// A model that is disabled is told with what enables it again.
+fn enabling(model: &str, failure: Failure) -> Failure {
+    let is_disabled =
+        failure.code() == Some(ErrorCode::Forbidden) && failure.what().starts_with(&format!("{model} is disabled"));
+    if is_disabled { failure.with_next(format!("ollamax model enable {model}")) } else { failure }
+}
+
 /// A whole answer: its text, and the line that ended it.
 struct Told {
     text: String,
@@ -151,6 +161,17 @@ fn no_stream(why: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_model_that_is_disabled_is_told_with_what_enables_it() {
+        let check = |code: ErrorCode, what: &str, expected: &str| {
+            let failure = Failure::told(code, what, "", "ollamax logs --level warn");
+            assert_eq!(enabling("tiny", failure).next(), expected, "{what}");
+        };
+        check(ErrorCode::Forbidden, "tiny is disabled: use mine", "ollamax model enable tiny");
+        check(ErrorCode::Forbidden, "not from here", "ollamax logs --level warn");
+        check(ErrorCode::ModelNotFound, "tiny is disabled", "ollamax logs --level warn");
+    }
 
     #[test]
     fn an_error_line_in_a_stream_is_a_failure() {

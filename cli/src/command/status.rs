@@ -113,7 +113,7 @@ fn next(reply: &StatusReply) -> String {
     let models: u32 = reply.nodes.iter().map(|node| node.models).sum();
     match (reply.nodes.len(), models) {
         (1, _) => "ollamax token create, then ollamax join on the next machine".to_owned(),
-        (_, 0) => "ollamax model import FILE --name NAME, or pull a model with the runtime beside a node".to_owned(),
+        (_, 0) => "ollamax model pull NAME".to_owned(),
         _ => "ollamax model list; ollamax run MODEL".to_owned(),
     }
 }

@@ -10,8 +10,8 @@ use ollamax_proto::v1::check::Outcome;
 use ollamax_proto::v1::verify_news::Sight;
 use ollamax_proto::v1::{
     CallToolRequest, CancelPullRequest, CheckUpgradeReply, EventsRequest, ExportHead, ExportPart, JoinRequest,
-    NodeLabel, PullRequest, PushRequest, RunMigrationsRequest, RuntimeProgress, VerifyNews, VerifyRequest, WishChanges,
-    WishFile, export_part,
+    ListModelsReply, ListWishesReply, ModelCopy, ModelView, NodeLabel, PullRequest, PushRequest, RunMigrationsRequest,
+    RuntimeProgress, VerifyNews, VerifyRequest, WishChanges, WishFile, WishView, export_part,
 };
 use ollamax_types::ErrorCode;
 
@@ -396,6 +396,39 @@ async fn what_a_file_says_is_done_when_somebody_agreed() {
     let said = run(&daemon, &["model", "apply", "wishes.toml"]).await;
     let nothing = "Nothing to do: every wish is as the file says it.\n";
     assert_eq!((said.exit, said.stdout.as_str()), (0, nothing), "{said:?}");
+}
+
+#[tokio::test]
+async fn whoever_takes_a_node_out_is_told_what_only_it_has_and_what_names_it() {
+    let mine = |name: &str, node_id: u64| {
+        let copy = ModelCopy { node_id, served: true, ..ModelCopy::default() };
+        ModelView { name: name.to_owned(), copies: vec![copy], ..ModelView::default() }
+    };
+    let models = vec![mine("mine:latest", 1), mine("other:latest", 3)];
+    let wish = WishView { name: "slow:latest".to_owned(), nodes: vec!["n3".to_owned()], ..WishView::default() };
+    let mut script = lab::script();
+    script.insert("ListModels", told(&ListModelsReply { models, ..ListModelsReply::default() }));
+    script.insert("ListWishes", told(&ListWishesReply { wishes: vec![wish] }));
+    let daemon = Daemon::start(script.clone()).await;
+    let check = async |words: &[&str], expected: &[&str]| {
+        let said = run(&daemon, words).await;
+        let all = said.stdout + &said.stderr;
+        assert!(expected.iter().all(|part| all.contains(part)), "{words:?}: {all}");
+    };
+    check(&["leave"], &["stop its daemon; nobody else has mine:latest (", "nobody can be asked"]).await;
+    let removed = ["for good; nobody else has other:latest (", "; slow:latest is wished for on it by name"];
+    check(&["node", "remove", "n3"], &removed).await;
+    check(&["leave", "--yes"], &["left its cluster", "Nobody else had mine:latest.\n"]).await;
+    check(&["node", "remove", "n3", "--yes"], &["Nobody else had other:latest.\n", "slow:latest is still wished"])
+        .await;
+    let said = run(&daemon, &["node", "remove", "n3", "--yes", "-o", "json"]).await;
+    let shown: Value = serde_json::from_str(&said.stdout).expect("one object");
+    assert_eq!((&shown["onlyCopies"][0], &shown["wishes"][0]), (&"other:latest".into(), &"slow:latest".into()));
+
+    script.remove("ListModels");
+    let daemon = Daemon::start(script).await;
+    let said = run(&daemon, &["leave"]).await;
+    assert!(said.stderr.contains("which models only it has is not known"), "{said:?}");
 }
 
 #[tokio::test]

@@ -173,7 +173,8 @@ pub(super) fn quorum(found: Option<Quorum>) -> Check {
         |silent| format!("a leader's majority was last heard {} s ago", silent / 1_000),
     );
     let found = format!("no majority of {voters} voters answers; the state of this node is at index {applied}, {age}");
-    let fix = "start the missing voters: ollamax node list; if most are gone for good: ollamax recover plan";
+    let fix = "start the missing voters: ollamax node list; if most are gone for good: stop this daemon, then: ollamax \
+               recover plan";
     check("quorum", Outcome::Fail, found, fix)
 }
 

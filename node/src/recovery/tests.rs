@@ -205,6 +205,7 @@ fn a_node_of_no_cluster_and_a_removed_one_have_nothing_to_recover() {
     let mut dir = DataDir::open(temp.path(), INCARNATION).expect("opens");
     let refused = apply_with(temp.path(), Some("lab"), vec![]).expect_err("in use");
     assert!(refused.exit == EXIT_CONFLICT && refused.text.contains("in use"), "{}", refused.text);
+    assert!(refused.text.ends_with("\ntry: stop that daemon, then repeat the command"), "{}", refused.text);
     dir.set_membership(Some(Membership { removed: true, raft_opened: false, ..membership() })).expect("saved");
     drop(dir);
     let refused = apply_with(temp.path(), Some("lab"), vec![]).expect_err("removed");

@@ -62,8 +62,21 @@ pub(super) async fn run(global: &Global, args: &PullArgs) -> Result<(), Failure>
         let until = "until it is over or a node starts again";
         output::talk(global.output, &format!("Each node fetches at {rate} at most, {until}."));
     }
+    if let Some(told) = too_many(args, &seen) {
+        output::talk(global.output, &told);
+    }
     output::talk(global.output, &format!("Next: {}", next(args, &seen)));
     Ok(())
+}
+
+/// That copies go, as fewer are wanted than are there. Which ones is the leader's choice.
+fn too_many(args: &PullArgs, seen: &Seen) -> Option<String> {
+    let Some(Replicas::Count(wanted)) = args.replicas else { return None };
+    let there = seen.values().filter(|progress| progress.stage() == Stage::Done).count();
+    let more = there.saturating_sub(wanted as usize);
+    let (goes, is) = (if more == 1 { "goes" } else { "go" }, if wanted == 1 { "is" } else { "are" });
+    let which = format!("ollamax model why {}", args.name);
+    (more > 0).then(|| format!("{more} of these copies {goes}, as {wanted} {is} wanted. Which: {which}"))
 }
 
 /// Who loses its copy when all have it that are to.
@@ -518,6 +531,23 @@ mod tests {
         assert_eq!(said(insecure, &["n3", "n1"]).await, [format!("{told} --insecure")]);
         assert_eq!(said(asked(), &["n3", "n1"]).await, [""; 0], "a number is wanted");
         assert_eq!(said(named(), &[]).await, [""; 0]);
+    }
+
+    #[test]
+    fn whoever_wants_fewer_copies_than_there_are_is_told_that_some_go() {
+        let check = |replicas: Option<Replicas>, stages: &[Stage], expected: Option<&str>| {
+            let seen: Seen = (1..).zip(stages.iter().map(|stage| pull(*stage))).collect();
+            assert_eq!(too_many(&PullArgs { replicas, ..asked() }, &seen).as_deref(), expected, "{replicas:?}");
+        };
+        let three = [Stage::Done; 3];
+        let two_go = "2 of these copies go, as 1 is wanted. Which: ollamax model why llama3.2";
+        check(Some(Replicas::Count(1)), &three, Some(two_go));
+        let one_goes = "1 of these copies goes, as 2 are wanted. Which: ollamax model why llama3.2";
+        check(Some(Replicas::Count(2)), &three, Some(one_goes));
+        check(Some(Replicas::Count(3)), &three, None);
+        check(Some(Replicas::Count(1)), &[Stage::Done, Stage::Fetching], None);
+        check(Some(Replicas::All), &three, None);
+        check(None, &three, None);
     }
 
     #[test]

@@ -183,7 +183,7 @@ fn rows(wishes: &[WishView]) -> String {
         vec![
             wish.name.clone(),
             wanted(wish),
-            wish.holders.len().to_string(),
+            counted(wish).to_string(),
             places(wish),
             if wish.declared { "declared".to_owned() } else { wish.asked_by.clone() },
             state(wish),
@@ -198,6 +198,12 @@ fn wanted(wish: &WishView) -> String {
         None if wish.all => "all".to_owned(),
         None => wish.nodes.join(", "),
     }
+}
+
+/// Copies that the wish wants: of one that names nodes, those on them.
+fn counted(wish: &WishView) -> usize {
+    let is_wanted = |holder: &&String| wish.nodes.is_empty() || wish.nodes.contains(holder);
+    wish.holders.iter().filter(is_wanted).count()
 }
 
 /// Which nodes come into question; nothing where all do.
@@ -297,7 +303,7 @@ mod tests {
         NAME             WANTED  HAS  WHERE                           FROM              STATE
         llama3.2:latest  2       1                                    node/1 for admin  met
         llama3.2:latest  2       1                                    node/1 for admin  under way (repair)
-        llama3.2:latest  n2, n3  1    room=a, GPU of 16.0 GB, not n4  declared          impossible: n2 is a gateway
+        llama3.2:latest  n2, n3  0    room=a, GPU of 16.0 GB, not n4  declared          impossible: n2 is a gateway
         llama3.2:latest  all     1                                    node/1 for admin  under way
         ");
         assert_eq!(shown(&wish(State::UnderWay))["state"], "under_way");

@@ -58,19 +58,31 @@ pub(super) async fn empty(global: &Global, args: &DrainArgs) -> Result<(), Failu
     let DrainArgs { node, dry_run, wait, .. } = args;
     let mut reply = ask(global, node, Cordon::Emptying, *dry_run).await?;
     if *wait {
-        reply = settled(reply, || ask(global, node, Cordon::Emptying, true)).await?;
+        let say = |left: &str| output::talk(global.output, &format!("Still to go from node {node}: {left}"));
+        reply = settled(reply, || ask(global, node, Cordon::Emptying, true), say).await?;
     }
     show(global, args, &reply)?;
     stuck(node, &reply).filter(|_| *wait).map_or(Ok(()), Err)
 }
 
-/// What is there when nothing goes any more.
-async fn settled<L>(first: CordonNodeReply, mut look: impl FnMut() -> L) -> Result<CordonNodeReply, Failure>
+/// What is there when nothing goes any more. What is still to go is said whenever it is less, or something else.
+async fn settled<L>(
+    first: CordonNodeReply,
+    mut look: impl FnMut() -> L,
+    mut say: impl FnMut(&str),
+) -> Result<CordonNodeReply, Failure>
 where
     L: Future<Output = Result<CordonNodeReply, Failure>>,
 {
-    let (mut reply, mut stuck_looks) = (first, 0);
+    let (mut reply, mut stuck_looks, mut told) = (first, 0, String::new());
     loop {
+        let left = going(&reply);
+        if left != told {
+            if !left.is_empty() {
+                say(&left);
+            }
+            told = left;
+        }
         let goes = reply.models.iter().any(is_going);
         stuck_looks = if goes { 0 } else { stuck_looks + 1 };
         if !goes && (stuck_looks > STUCK_LOOKS || !reply.models.iter().any(is_stuck)) {
@@ -79,6 +91,20 @@ where
         sleep(LOOK_INTERVAL).await;
         reply = look().await?;
     }
+}
+
+/// What goes to others and has not yet; empty where nothing does.
+fn going(reply: &CordonNodeReply) -> String {
+    let going: Vec<&ModelLeft> = reply.models.iter().filter(|model| is_going(model)).collect();
+    if going.is_empty() {
+        return String::new();
+    }
+    let size_bytes = going.iter().map(|model| model.size_bytes).sum();
+    let mut names: Vec<&str> = going.iter().take(NAMED_MAX).map(|model| model.name.as_str()).collect();
+    if going.len() > NAMED_MAX {
+        names.push("and more");
+    }
+    format!("{}, {}: {}", text::count(going.len(), "model"), text::bytes(size_bytes), names.join(", "))
 }
 
 fn show(global: &Global, args: &DrainArgs, reply: &CordonNodeReply) -> Result<(), Failure> {
@@ -228,13 +254,17 @@ mod tests {
         looks.extend([reply(&[goes]), reply(&[])]);
         let mut looks = looks.into_iter();
         let first = looks.next().expect("there are some");
-        let ended = settled(first, || ready(Ok(looks.next().expect("it ends before them"))));
+        let mut said = Vec::new();
+        let look = || ready(Ok(looks.next().expect("it ends before them")));
+        let ended = settled(first, look, |left| said.push(left.to_owned()));
         assert_eq!(ended.await, Ok(reply(&[])));
+        // Once while it goes, and once more when it goes again.
+        assert_eq!(said, ["1 model, 2.0 GB: a:latest"; 2]);
 
         let full =
             ModelLeft { why: vec!["n3: 12.1 GB needed, 3.0 GB free".to_owned()], ..left("c:latest", Fate::Stuck, 0) };
         let both = || reply(&[kept.clone(), full.clone()]);
-        let ended = settled(both(), || ready(Ok(both()))).await.expect("it does not wait for ever");
+        let ended = settled(both(), || ready(Ok(both())), |_| ()).await.expect("it does not wait for ever");
         let failure = stuck("n2", &ended).expect("they are stuck");
         assert_eq!((failure.exit(), failure.what()), (4, "2 models cannot leave node n2"));
         assert_eq!(failure.next(), "ollamax model pull b:latest --replicas 1");
@@ -243,6 +273,16 @@ mod tests {
         let alone = stuck("n2", &reply(&[full])).expect("it is stuck");
         assert_eq!(alone.next(), "ollamax node uncordon n2, or make room on another node");
         assert_eq!(stuck("n2", &reply(&[left("d:latest", Fate::Named, 0)])), None);
+    }
+
+    #[test]
+    fn what_is_still_to_go_is_said_with_its_size() {
+        let reply = |models: Vec<ModelLeft>| CordonNodeReply { node_id: 2, models };
+        let (goes, stays) = (left("a:latest", Fate::Goes, 0), left("b:latest", Fate::Named, 0));
+        assert_eq!(going(&reply(vec![stays.clone()])), "");
+        assert_eq!(going(&reply(vec![goes.clone(), stays, goes.clone()])), "2 models, 4.0 GB: a:latest, a:latest");
+        let many = going(&reply(vec![goes; NAMED_MAX + 1]));
+        assert!(many.starts_with("9 models, 18.0 GB: ") && many.ends_with(", and more"), "{many}");
     }
 
     #[test]

@@ -110,6 +110,15 @@ fn what_is_only_advice_degrades_nothing() {
 }
 
 #[test]
+fn a_cluster_without_models_is_told_to_pull_one() {
+    let mut reply = healthy();
+    for node in &mut reply.nodes {
+        node.models = 0;
+    }
+    assert!(page(&reply).ends_with("\nNext: ollamax model pull NAME\n"), "{}", page(&reply));
+}
+
+#[test]
 fn a_view_without_a_leader_says_how_old_it_is_as_far_as_that_is_known() {
     let mut reply = healthy();
     reply.raft.as_mut().expect("there").has_quorum = false;

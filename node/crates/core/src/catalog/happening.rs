@@ -349,7 +349,12 @@ fn went(wish: &Wish, holder: NodeId, course: &CopyCourse) -> Told {
     let from: Vec<String> =
         all.filter(|(_, bytes)| *bytes > 0).map(|(source, bytes)| format!("{source} {bytes}")).collect();
     let from = if from.is_empty() { "nowhere yet".to_owned() } else { from.join(", ") };
-    let text = format!("at {}: {far}, {bytes_per_second} bytes a second; from {from}", node(holder));
+    // To a copy whose files were on the node already nothing came.
+    let rate = match *bytes_per_second {
+        0 if course.is_whole => String::new(),
+        rate => format!(", {rate} bytes a second"),
+    };
+    let text = format!("at {}: {far}{rate}; from {from}", node(holder));
     (kind, wish.name.to_string(), text)
 }
 

@@ -44,7 +44,13 @@ pub fn why(
     if copies.is_empty() && wish.is_none() && model.is_none() {
         return Ok(Vec::new());
     }
-    let case = Case { copies, wish, model, now, names, forget_after: placement::knobs(view)?.forget_after };
+    let forget_after = placement::knobs(view)?.forget_after;
+    let mut case = Case { copies, wish, model, departed: BTreeSet::new(), now, names, forget_after };
+    for node in case.nodes() {
+        if read::has_departed(view, node)? {
+            case.departed.insert(node);
+        }
+    }
     let whole = case.of_all().into_iter().map(|text| Reason { about: None, text });
     let nodes = case.nodes().into_iter().filter_map(|node| {
         let text = case.of_node(node)?;
@@ -58,6 +64,8 @@ struct Case<'a> {
     copies: Vec<Location>,
     wish: Option<Wish>,
     model: Option<Model>,
+    /// The nodes that there is something to say about and that are no members any more.
+    departed: BTreeSet<NodeId>,
     now: Timestamp,
     names: &'a dyn Fn(NodeId) -> String,
     /// How long a name stays on record that nobody has.
@@ -180,14 +188,25 @@ impl Case<'_> {
 
     fn has_not(&self, name: &str, node: NodeId) -> Option<String> {
         let wish = self.wish.as_ref()?;
+        if self.departed.contains(&node) {
+            return Some(format!("{name} has not: it is no member any more"));
+        }
         if let Some(failure) = wish.failures.get(&node) {
             return Some(format!("{name} has not: {}", reason(failure)));
         }
-        let is_planned = wish.plan.as_ref().is_some_and(|plan| plan.targets.contains(&node));
-        Some(format!(
-            "{name} has not{}",
-            if is_planned { " yet: it is to fetch it" } else { ": it is not planned yet" }
-        ))
+        Some(match wish.plan.as_ref().filter(|plan| plan.targets.contains(&node)) {
+            None => format!("{name} has not: it is not planned yet"),
+            Some(plan) if self.is_given_up(wish, plan.ingester) => {
+                format!("{name} has not: nobody is at it, as {} has failed", (self.names)(plan.ingester))
+            }
+            Some(_) => format!("{name} has not yet: it is to fetch it"),
+        })
+    }
+
+    /// Whether whoever the copies come from has failed, and has none.
+    fn is_given_up(&self, wish: &Wish, ingester: NodeId) -> bool {
+        let is_there = |copy: &Location| copy.node == ingester && Some(copy.model.digest) == wish.digest;
+        wish.failures.contains_key(&ingester) && !self.copies.iter().any(is_there)
     }
 
     fn ago(&self, at: Timestamp) -> String {

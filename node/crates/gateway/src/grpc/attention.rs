@@ -15,9 +15,10 @@ use ollamax_transfer::ClosedClass;
 
 use super::daemon::AdminError;
 
+mod consensus;
 mod copies;
 
-pub use copies::{Copies, Few, Lasting, LeftOut};
+pub use copies::{Copies, Ended, Few, Lasting, LeftOut};
 
 /// Clock difference between nodes that is worth a line, milliseconds.
 const CLOCK_SKEW_MS_MAX: u64 = 5_000;
@@ -53,7 +54,7 @@ pub fn needs_attention(status: &StatusReply, beside: &Beside<'_>) -> Vec<Attenti
         _ => {}
     }
     states(status, &mut found);
-    consensus(status, &mut found);
+    consensus::told(status, &mut found);
     for node in status.nodes.iter().filter(|node| node.state() != State::Departed) {
         one_node(node, &mut found);
     }
@@ -114,26 +115,6 @@ fn states(status: &StatusReply, found: &mut Vec<Attention>) {
             "the states of the voters differ, and none has a majority".to_owned(),
             format!("compared at index {}; nobody can say whose is wrong, so nothing was done", raft.compared_index),
             "on each voter in turn: stop the daemon, ollamax raft verify, start it; remove the damaged one".to_owned(),
-        ));
-    }
-}
-
-fn consensus(status: &StatusReply, found: &mut Vec<Attention>) {
-    let Some(raft) = &status.raft else { return };
-    if !raft.has_quorum {
-        found.push(entry(
-            "no_quorum",
-            "no majority of voters answers: nothing can be changed".to_owned(),
-            "inference and listing go on from what each node knows".to_owned(),
-            "start the missing voters: ollamax node list; if most are gone for good: ollamax recover plan".to_owned(),
-        ));
-    }
-    if raft.voters.len() == 2 {
-        found.push(entry(
-            "two_voters",
-            "two nodes vote: one death stops changes, not inference".to_owned(),
-            "a majority of two is two".to_owned(),
-            "ollamax token create, then ollamax join on a third machine".to_owned(),
         ));
     }
 }

@@ -27,6 +27,7 @@ use crate::order::{self, Order};
 
 pub mod convert;
 mod limited;
+mod lowered;
 pub mod verified;
 mod wished;
 
@@ -221,9 +222,11 @@ pub(super) async fn wish(
             let told = wished::told(looks, accept_by, Arc::clone(&name_of));
             let with_leaving = move |told: Result<v1::PullProgress, Status>| {
                 // Of a record that cannot be read nothing is known here; whoever changes it says so.
-                let nodes = leaving(&*metadata.view(), &name).unwrap_or_default();
+                let view = metadata.view();
+                let nodes = leaving(&*view, &name).unwrap_or_default();
+                let there = lowered::there(&*view, &name).unwrap_or_default();
                 let leaving = nodes.into_iter().map(|node| name_of(node)).collect();
-                told.map(|progress| v1::PullProgress { leaving, ..progress })
+                told.map(|progress| v1::PullProgress { leaving, ..lowered::told(progress, &there) })
             };
             Ok(told.map(with_leaving).boxed())
         }

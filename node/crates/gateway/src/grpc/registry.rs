@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures::stream::{self, StreamExt as _};
 use jiff::Timestamp as Moment;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
 
 use ollamax_core::catalog::{self, Answer, Command, Entry, How, Member, PhaseWord, Refusal, Replicas, read};
 use ollamax_core::retention::{self, Facts};
@@ -37,6 +37,10 @@ use forgetting::Forgotten;
 const ASK_WAIT: Duration = Duration::from_secs(3);
 /// How long a node may take to remove what it need not keep.
 const SWEEP_WAIT: Duration = Duration::from_secs(60);
+/// How long the leader may take to note which version has come: it looks once in a second.
+const NOTED_WAIT: Duration = Duration::from_secs(3);
+/// Between two looks whether it has.
+const NOTED_LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// How many nodes are asked at once.
 const ASK_AT_ONCE: usize = 16;
 
@@ -69,7 +73,7 @@ pub(super) fn check_not_pinned(name: &ModelName, pin: Option<Digest>) -> Result<
 
 impl Pulls {
     pub(super) async fn history_of(&self, asked: &v1::HistoryRequest) -> Result<v1::HistoryReply, AdminError> {
-        let case = self.case(&asked.name)?;
+        let case = self.noted_case(&asked.name).await?;
         let keeping = self.keeping(&case.name).await?;
         let names = Names::of(&*self.0.metadata()?.view())?;
         Ok(case.history(&names, &keeping))
@@ -247,6 +251,20 @@ impl Pulls {
     fn holders_of_models(&self) -> Result<Vec<Member>, AdminError> {
         let members = read::members(&*self.0.metadata()?.view())?;
         Ok(members.into_iter().filter(|member| member.is_standing() && member.role != Role::Gateway).collect())
+    }
+
+    /// What is on record of a name, once it is noted which version has just come: whoever waited for a pull and asks
+    /// then shall not read of the one before. Where that is not noted, it is waited for in vain for a moment.
+    async fn noted_case(&self, name: &str) -> Result<Case, AdminError> {
+        let until = Instant::now() + NOTED_WAIT;
+        loop {
+            let case = self.case(name)?;
+            let can_be_noted = Instant::now() < until && self.0.metadata()?.status().has_quorum;
+            if !case.is_behind() || !can_be_noted {
+                return Ok(case);
+            }
+            sleep(NOTED_LOOK_INTERVAL).await;
+        }
     }
 
     fn case(&self, name: &str) -> Result<Case, AdminError> {

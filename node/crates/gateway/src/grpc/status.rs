@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ollamax_core::catalog::{Failure, Location, Member, MemberState, Model, Replicas, Wish, models, quotas, read};
+use ollamax_core::catalog::{
+    Failure, Fault, Location, Member, MemberState, Model, Replicas, View, Wish, models, quotas, read,
+};
 use ollamax_core::health::Health;
-use ollamax_core::placement::{self, Shortage};
+use ollamax_core::placement::{self, Outlook, Shortage, Unfit};
 use ollamax_core::voters;
 use ollamax_metadata as metadata;
 use ollamax_proto::v1;
@@ -12,10 +14,11 @@ use ollamax_proto::v1::node_view;
 use ollamax_scheduler::PeerLoad;
 use ollamax_types::{Beat, Digest, ModelName, NodeId, RuntimeKind, RuntimeState, Timestamp};
 
-use super::attention::{Beside, Copies, Few, Lasting, LeftOut};
+use super::attention::{Beside, Copies, Ended, Few, Lasting, LeftOut};
 use super::daemon::{AdminError, Facts, Path, Phase};
 use super::wishes::labels;
-use super::{Admin, attention, backup, cordon};
+use super::{Admin, attention, backup, cordon, wishes};
+use crate::order;
 
 /// How long a copy may wait to go before that is told.
 const LASTING_MS: u64 = 3_600_000;
@@ -71,7 +74,8 @@ impl Admin {
         reply.log_first_index = status.log_first_index;
         reply.snapshot_index = status.snapshot_index;
         let shortfall = self.daemon.shortfall()?;
-        let few = few(&shortfall.under, &copies);
+        let few = few(&*view, &shortfall, &copies)?;
+        let impossible = without_failed(shortfall.impossible);
         let models = read::models(&*view)?;
         let lasting = lasting(&models, &copies, engines.metadata.log_time());
         let pinned = not_held(models, &copies);
@@ -83,7 +87,7 @@ impl Admin {
         let closed = engines.transfer.closed();
         let copies = Copies {
             few: &few,
-            impossible: &shortfall.impossible,
+            impossible: &impossible,
             pinned: &pinned,
             lasting: &lasting,
             left_out: &left_out,
@@ -112,8 +116,9 @@ fn held_by_node(copies: &[Location]) -> BTreeMap<NodeId, usize> {
     held
 }
 
-/// Models with too few copies, each with the nodes that have one.
-fn few(under: &[Shortage], copies: &[Location]) -> Vec<Few> {
+/// Models with too few copies, each with the nodes that have one and with what ended its wish.
+fn few(view: &dyn View, shortfall: &Outlook, copies: &[Location]) -> Result<Vec<Few>, Fault> {
+    let under = &shortfall.under;
     let mut holders: BTreeMap<&ModelName, BTreeSet<NodeId>> =
         under.iter().map(|short| (&short.name, BTreeSet::new())).collect();
     for copy in copies {
@@ -121,13 +126,50 @@ fn few(under: &[Shortage], copies: &[Location]) -> Vec<Few> {
             held.insert(copy.node);
         }
     }
-    let few = under.iter().map(|Shortage { name, has, wants }| Few {
-        name: name.clone(),
-        has: *has,
-        wants: *wants,
-        holders: holders.remove(name).unwrap_or_default(),
+    let few = under.iter().map(|Shortage { name, has, wants }| {
+        let holders = holders.remove(name).unwrap_or_default();
+        Ok(Few { name: name.clone(), has: *has, wants: *wants, holders, ended: ended(view, shortfall, name)? })
     });
     few.collect()
+}
+
+/// Those of which the nodes themselves are the reason. One that has only failed is told for its copies that are missing.
+fn without_failed(mut impossible: Vec<(ModelName, Vec<(NodeId, Unfit)>)>) -> Vec<(ModelName, Vec<(NodeId, Unfit)>)> {
+    impossible.retain(|(_, reasons)| !wishes::are_failures(reasons));
+    impossible
+}
+
+/// With what a wish ended, and what asks for the same once more; `None` where it goes on.
+fn ended(view: &dyn View, shortfall: &Outlook, name: &ModelName) -> Result<Option<Ended>, Fault> {
+    let Some(wish) = read::wish(view, name)? else { return Ok(None) };
+    let reasons = shortfall.impossible.iter().find(|(other, _)| other == name);
+    let reasons = reasons.map_or(&[][..], |(_, reasons)| reasons.as_slice());
+    let failures = wishes::ended(&wish, &wishes::holders(view, &wish)?, reasons);
+    let are_named = matches!(wish.replicas, Replicas::Nodes(_));
+    // What was removed by hand others may get, where none is named.
+    if failures.is_empty() || (!are_named && failures.iter().all(|(_, failure)| failure.by_hand)) {
+        return Ok(None);
+    }
+    let names = wishes::Names::of(view)?;
+    let told = failures.iter().map(|(node, failure)| wishes::told(&names.name(*node), failure));
+    Ok(Some(Ended { why: told.collect::<Vec<_>>().join("; "), again: again(view, &wish)? }))
+}
+
+/// The command that asks for the same once more. Who is no member any more is not named.
+fn again(view: &dyn View, wish: &Wish) -> Result<String, Fault> {
+    let places = match &wish.replicas {
+        Replicas::Count(order::REPLICAS) => String::new(),
+        Replicas::Count(count) => format!(" --replicas {count}"),
+        Replicas::All => " --replicas all".to_owned(),
+        Replicas::Nodes(nodes) => {
+            let members = read::members(view)?.into_iter();
+            let named = members.filter(|member| member.is_standing() && nodes.contains(&member.id));
+            let named: Vec<String> = named.map(|member| member.name).collect();
+            format!(" --node {}", if named.is_empty() { "NODE".to_owned() } else { named.join(",") })
+        }
+    };
+    let insecure = if wish.insecure { " --insecure" } else { "" };
+    Ok(format!("ollamax model pull {}{places}{insecure}", wish.name))
 }
 
 /// Copies that were told to go so long ago that something must keep them.
@@ -388,10 +430,12 @@ pub fn runner(load: &ollamax_types::RunnerLoad) -> v1::Runner {
 mod tests {
     use std::time::Duration;
 
-    use ollamax_core::catalog::{Drop, Phase as ModelPhase, Pin, Want};
+    use ollamax_core::catalog::mem::MemView;
+    use ollamax_core::catalog::{Drop, Key, Mutation, Phase as ModelPhase, Pin, Plan, PlanKind, Record, Want};
     use ollamax_types::{ErrorCode, ModelRecord};
 
     use super::*;
+    use crate::samples;
 
     #[test]
     fn the_age_of_a_view_counts_from_the_last_word_of_a_leader_or_of_a_leaders_majority() {
@@ -468,13 +512,68 @@ mod tests {
     }
 
     #[test]
+    fn a_wish_that_ended_is_told_with_its_own_failure_and_what_asks_for_it_again() {
+        let failure = |by_hand| {
+            let (code, text) = (ErrorCode::DigestMismatch, "the file is another".to_owned());
+            Failure { code, text, at: Timestamp(5), by_hand }
+        };
+        let wish = |replicas: Replicas, failed: &[u64], by_hand: bool| Wish {
+            name: "m".parse().expect("a name"),
+            round: 7,
+            insecure: false,
+            replicas,
+            digest: None,
+            size_bytes: 1,
+            plan: Some(Plan {
+                ingester: NodeId(1),
+                targets: vec![NodeId(1), NodeId(2)],
+                made_at: Timestamp(0),
+                kind: PlanKind::Asked,
+            }),
+            failures: failed.iter().map(|node| (NodeId(*node), failure(by_hand))).collect(),
+            asked_at: Timestamp(0),
+            asked_by: "test".to_owned(),
+            want: Want::default(),
+            declared: false,
+            surplus: BTreeSet::new(),
+        };
+        let check = |wish: Wish, expected: Option<(&str, &str)>| {
+            let mut view = MemView::default();
+            let left = Member { state: MemberState::Departed { at: Timestamp(1) }, ..samples::member(3) };
+            let members = [samples::member(1), samples::member(2), left];
+            view.write(&members.map(|member| Mutation::Put(Key::Member(member.id), Record::Member(member))));
+            view.write(&[Mutation::Put(Key::Wish(wish.name.key()), Record::Wish(Box::new(wish.clone())))]);
+            let reasons = vec![(NodeId(1), Unfit::Told(ErrorCode::DigestMismatch))];
+            let shortfall = Outlook { impossible: vec![(wish.name.clone(), reasons)], ..Outlook::default() };
+            assert!(without_failed(shortfall.impossible.clone()).is_empty());
+            let found = ended(&view, &shortfall, &wish.name).expect("readable");
+            let found = found.as_ref().map(|ended| (ended.why.as_str(), ended.again.as_str()));
+            assert_eq!(found, expected, "{wish:?}");
+        };
+        let named = |nodes: &[u64]| Replicas::Nodes(nodes.iter().copied().map(NodeId).collect());
+        let why = "n1: the file is another";
+        check(wish(Replicas::Count(2), &[], false), None);
+        check(wish(Replicas::Count(2), &[2], false), None);
+        check(wish(Replicas::Count(2), &[1], false), Some((why, "ollamax model pull m:latest")));
+        check(wish(Replicas::Count(3), &[1], false), Some((why, "ollamax model pull m:latest --replicas 3")));
+        check(wish(Replicas::All, &[1], false), Some((why, "ollamax model pull m:latest --replicas all")));
+        check(wish(named(&[1, 2, 3]), &[1], false), Some((why, "ollamax model pull m:latest --node n1,n2")));
+        check(wish(named(&[3]), &[1], false), Some((why, "ollamax model pull m:latest --node NODE")));
+        let insecure = Wish { insecure: true, ..wish(Replicas::Count(2), &[1], false) };
+        check(insecure, Some((why, "ollamax model pull m:latest --insecure")));
+        check(wish(Replicas::Count(2), &[1], true), None);
+        check(wish(named(&[1]), &[1], true), Some((why, "ollamax model pull m:latest --node n1")));
+    }
+
+    #[test]
     fn one_walk_tells_how_many_models_each_node_holds_and_which_differ() {
         let copies = vec![copy(1, "z", 1), copy(2, "z", 2), copy(1, "b", 3), copy(2, "b", 4), copy(1, "same", 5)];
         assert_eq!(held_by_node(&copies), BTreeMap::from([(NodeId(1), 3), (NodeId(2), 2)]));
         let short = Shortage { name: "z".parse().expect("a name"), has: 2, wants: 3 };
-        let expected =
-            Few { name: short.name.clone(), has: 2, wants: 3, holders: BTreeSet::from([NodeId(1), NodeId(2)]) };
-        assert_eq!(few(&[short], &copies), [expected]);
+        let holders = BTreeSet::from([NodeId(1), NodeId(2)]);
+        let expected = Few { name: short.name.clone(), has: 2, wants: 3, holders, ended: None };
+        let shortfall = Outlook { under: vec![short], ..Outlook::default() };
+        assert_eq!(few(&MemView::default(), &shortfall, &copies), Ok(vec![expected]));
         let pinned = |name: &str, digest: Option<u8>| Model {
             name: name.parse().expect("a name"),
             phase: ModelPhase::Active,

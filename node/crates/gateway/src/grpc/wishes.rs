@@ -2,12 +2,13 @@
 //!
 //! A file is taken whole or not at all; its changes are made one after the other, so that what was done before a
 //! failure stays done and the same file again does the rest. How far a wish is follows from the record, and from who is
-//! heard here: no leader is asked.
+//! heard here: no leader is asked. A wish that nothing but failures stands against has failed, and says what was told;
+//! impossible is one that the nodes themselves cannot have.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ollamax_core::catalog::{Fault, Refusal, Replicas, View, Wish, models, read};
-use ollamax_core::placement::{Outlook, Shortage};
+use ollamax_core::catalog::{Failure, Fault, Member, Refusal, Replicas, View, Wish, models, read};
+use ollamax_core::placement::{Outlook, Shortage, Unfit};
 use ollamax_proto::v1;
 use ollamax_proto::v1::wish_view::State;
 use ollamax_types::{ErrorCode, NodeId, RequestId};
@@ -16,7 +17,7 @@ use super::daemon::AdminError;
 use super::pulls::{Pulls, parse};
 use crate::wishfile::{self, Change, CompareError, Declared};
 
-/// How the members are called.
+/// How the members are called, and that they left where they did: another node may have the name since.
 #[derive(Debug, Default)]
 pub(super) struct Names(BTreeMap<NodeId, String>);
 
@@ -24,7 +25,7 @@ pub(super) struct Names(BTreeMap<NodeId, String>);
 #[derive(Debug, Default)]
 struct Lacking {
     short: BTreeMap<String, Shortage>,
-    impossible: BTreeMap<String, String>,
+    impossible: BTreeMap<String, Vec<(NodeId, Unfit)>>,
 }
 
 // === impl Pulls ===
@@ -56,7 +57,7 @@ impl Pulls {
         let wanted = if name.is_empty() { None } else { Some(parse(name)?) };
         let view = self.0.metadata()?.view();
         let names = Names::of(&*view)?;
-        let lacking = Lacking::of(&self.0.daemon.shortfall()?, &names);
+        let lacking = Lacking::of(&self.0.daemon.shortfall()?);
         let found: Vec<Wish> = match &wanted {
             Some(name) => read::wish(&*view, name)?.into_iter().collect(),
             None => read::wishes(&*view)?,
@@ -72,12 +73,9 @@ impl Pulls {
 // === impl Lacking ===
 
 impl Lacking {
-    fn of(outlook: &Outlook, names: &Names) -> Self {
+    fn of(outlook: &Outlook) -> Self {
         let short = outlook.under.iter().map(|short| (short.name.to_string(), short.clone()));
-        let impossible = outlook.impossible.iter().map(|(name, reasons)| {
-            let why: Vec<String> = reasons.iter().map(|(node, unfit)| unfit.of(&names.name(*node))).collect();
-            (name.to_string(), why.join("; "))
-        });
+        let impossible = outlook.impossible.iter().map(|(name, reasons)| (name.to_string(), reasons.clone()));
         Self { short: short.collect(), impossible: impossible.collect() }
     }
 }
@@ -86,10 +84,14 @@ impl Lacking {
 
 impl Names {
     pub(super) fn of(view: &dyn View) -> Result<Self, Fault> {
-        Ok(Self(read::members(view)?.into_iter().map(|member| (member.id, member.name)).collect()))
+        let called = |member: Member| match member.is_standing() {
+            true => (member.id, member.name),
+            false => (member.id, format!("{} (left)", member.name)),
+        };
+        Ok(Self(read::members(view)?.into_iter().map(called).collect()))
     }
 
-    /// Its id, where it is no member any more.
+    /// Its id, where it is not on record.
     pub(super) fn name(&self, node: NodeId) -> String {
         self.0.get(&node).cloned().unwrap_or_else(|| node.to_string())
     }
@@ -178,34 +180,71 @@ pub(super) fn labels(labels: &BTreeMap<String, String>) -> Vec<v1::NodeLabel> {
 /// How far a wish is, and where it goes no further, why.
 fn state_of(wish: &Wish, holders: &BTreeSet<NodeId>, lacking: &Lacking, names: &Names) -> (State, String) {
     let name = wish.name.to_string();
-    if let Some(why) = lacking.impossible.get(&name) {
-        return (State::Impossible, why.clone());
+    let reasons = lacking.impossible.get(&name);
+    if let Some(reasons) = reasons.filter(|reasons| !are_failures(reasons)) {
+        let word = |(node, unfit): &(NodeId, Unfit)| match (unfit, wish.failures.get(node)) {
+            (Unfit::Told(_), Some(failure)) => told(&names.name(*node), failure),
+            _ => unfit.of(&names.name(*node)),
+        };
+        return (State::Impossible, reasons.iter().map(word).collect::<Vec<_>>().join("; "));
+    }
+    let ended = ended(wish, holders, reasons.map_or(&[][..], Vec::as_slice));
+    if !ended.is_empty() {
+        let words: Vec<String> = ended.iter().map(|(node, failure)| told(&names.name(*node), failure)).collect();
+        return (State::Failed, words.join("; "));
     }
     let Some(plan) = &wish.plan else { return (State::UnderWay, String::new()) };
+    let are_held = wish.digest.is_some() && plan.targets.iter().all(|target| holders.contains(target));
+    match lacking.short.get(&name) {
+        _ if !are_held => (State::UnderWay, String::new()),
+        Some(short) => (State::Short, format!("{} of {} copies are there", short.has, short.wants)),
+        None => (State::Met, String::new()),
+    }
+}
+
+/// Whether nothing but what nodes have failed with stands against a wish.
+pub(super) fn are_failures(reasons: &[(NodeId, Unfit)]) -> bool {
+    !reasons.is_empty() && reasons.iter().all(|(_, unfit)| matches!(unfit, Unfit::Told(_)))
+}
+
+/// The failures with which a wish ended, the first that of whoever asks the registry; none where it goes on or is met.
+/// `reasons` are those for which it has no place.
+pub(super) fn ended<'a>(
+    wish: &'a Wish,
+    holders: &BTreeSet<NodeId>,
+    reasons: &[(NodeId, Unfit)],
+) -> Vec<(NodeId, &'a Failure)> {
     let holds = |node: &NodeId| wish.digest.is_some() && holders.contains(node);
-    let missing: Vec<NodeId> = plan.targets.iter().copied().filter(|target| !holds(target)).collect();
+    let failed = |node: &NodeId| Some((*node, wish.failures.get(node).filter(|_| !holds(node))?));
+    let targets = wish.plan.iter().flat_map(|plan| &plan.targets);
+    let missing: Vec<&NodeId> = targets.filter(|target| !holds(target)).collect();
     if missing.is_empty() {
-        return match lacking.short.get(&name) {
-            Some(short) => (State::Short, format!("{} of {} copies are there", short.has, short.wants)),
-            None => (State::Met, String::new()),
-        };
+        let told = if are_failures(reasons) { reasons } else { &[][..] };
+        return told.iter().filter_map(|(node, _)| failed(node)).collect();
     }
-    let failed = |node: &NodeId| wish.failures.get(node).filter(|_| !holds(node)).map(|failure| (*node, failure));
-    let first = failed(&plan.ingester).or_else(|| missing.iter().find_map(failed));
-    let is_hopeless = failed(&plan.ingester).is_some() || missing.iter().all(|node| failed(node).is_some());
-    match first.filter(|_| is_hopeless) {
-        Some((node, failure)) => (State::Failed, format!("{}: {}", names.name(node), failure.text)),
-        None => (State::UnderWay, String::new()),
+    let first = wish.plan.as_ref().and_then(|plan| failed(&plan.ingester));
+    let all: Vec<(NodeId, &Failure)> = missing.iter().filter_map(|node| failed(node)).collect();
+    if first.is_none() && all.len() < missing.len() {
+        return Vec::new();
     }
+    let ingester = first.map(|(node, _)| node);
+    first.into_iter().chain(all.into_iter().filter(|(node, _)| Some(*node) != ingester)).collect()
+}
+
+/// What the node of this name has failed with, for people.
+pub(super) fn told(node: &str, failure: &Failure) -> String {
+    let text = if failure.text.is_empty() { failure.code.as_str() } else { failure.text.as_str() };
+    format!("{node}: {text}")
 }
 
 #[cfg(test)]
 mod tests {
-    use ollamax_core::catalog::{Failure, Plan, PlanKind, Want};
-    use ollamax_core::placement::Unfit;
+    use ollamax_core::catalog::mem::MemView;
+    use ollamax_core::catalog::{Key, MemberState, Mutation, Plan, PlanKind, Record, Want};
     use ollamax_types::{Digest, ModelName, Timestamp};
 
     use super::*;
+    use crate::samples;
 
     fn wish(digest: Option<Digest>, targets: &[u64], failed: &[u64]) -> Wish {
         let targets: Vec<NodeId> = targets.iter().copied().map(NodeId).collect();
@@ -239,16 +278,16 @@ mod tests {
         Names([1, 2].map(|id| (NodeId(id), format!("n{id}"))).into())
     }
 
-    fn lacking(short: bool, impossible: bool) -> Lacking {
+    /// With the reasons for which it has no place, where there are some.
+    fn lacking(short: bool, reasons: &[(NodeId, Unfit)]) -> Lacking {
         let name = || "m".parse::<ModelName>().expect("a name");
-        let (shortage, reasons) = (Shortage { name: name(), has: 1, wants: 2 }, vec![(NodeId(2), Unfit::Gateway)]);
         let outlook = Outlook {
             moves: vec![],
-            under: if short { vec![shortage] } else { vec![] },
-            impossible: if impossible { vec![(name(), reasons)] } else { vec![] },
+            under: if short { vec![Shortage { name: name(), has: 1, wants: 2 }] } else { vec![] },
+            impossible: if reasons.is_empty() { vec![] } else { vec![(name(), reasons.to_vec())] },
             stuck: vec![],
         };
-        Lacking::of(&outlook, &names())
+        Lacking::of(&outlook)
     }
 
     #[test]
@@ -269,10 +308,45 @@ mod tests {
         check("one may succeed", wish(known, &[1, 2, 3], &[2]), &[1], quiet(), (State::UnderWay, ""));
         check("who asks failed", wish(None, &[1, 2], &[1]), &[], quiet(), (State::Failed, "n1: full"));
         let short = (State::Short, "1 of 2 copies are there");
-        check("one is lost", wish(known, &[1, 2], &[]), &[1, 2], lacking(true, false), short);
-        check("it is being made", wish(known, &[1, 2], &[]), &[1], lacking(true, false), (State::UnderWay, ""));
+        check("one is lost", wish(known, &[1, 2], &[]), &[1, 2], lacking(true, &[]), short);
+        check("it is being made", wish(known, &[1, 2], &[]), &[1], lacking(true, &[]), (State::UnderWay, ""));
+        let gateway = [(NodeId(2), Unfit::Gateway)];
         let impossible = (State::Impossible, "n2 is a gateway");
-        check("no node", wish(known, &[1, 2], &[]), &[1], lacking(true, true), impossible);
+        check("no node", wish(known, &[1, 2], &[]), &[1], lacking(true, &gateway), impossible);
+        let told = |node: u64| (NodeId(node), Unfit::Told(ErrorCode::DiskFull));
+        let both = (State::Impossible, "n1: full; n2 is a gateway");
+        let reasons = [told(1), (NodeId(2), Unfit::Gateway)];
+        check("no node, and one failed", wish(None, &[1], &[1]), &[], lacking(true, &reasons), both);
+    }
+
+    #[test]
+    fn a_wish_that_nothing_but_failures_stands_against_has_failed_and_says_what_was_told() {
+        let check = |targets: &[u64], failed: &[u64], holders: &[u64], told: &[u64], expected: (State, &str)| {
+            let reasons: Vec<(NodeId, Unfit)> =
+                told.iter().map(|node| (NodeId(*node), Unfit::Told(ErrorCode::DiskFull))).collect();
+            let holders = holders.iter().copied().map(NodeId).collect();
+            let wish = wish(Some(Digest([1; 32])), targets, failed);
+            let found = state_of(&wish, &holders, &lacking(true, &reasons), &names());
+            assert_eq!((found.0, found.1.as_str()), expected, "{targets:?} {failed:?} {holders:?} {told:?}");
+        };
+        check(&[1, 2], &[2], &[1], &[2], (State::Failed, "n2: full"));
+        check(&[1, 2], &[1, 2], &[], &[1, 2], (State::Failed, "n1: full; n2: full"));
+        // One goes on yet.
+        check(&[1, 2, 3], &[2], &[1], &[2], (State::UnderWay, ""));
+        // Who failed is no target any more.
+        check(&[1], &[2], &[1], &[2], (State::Failed, "n2: full"));
+        // Nor has it any more what it told.
+        check(&[1], &[], &[1], &[2], (State::Short, "1 of 2 copies are there"));
+    }
+
+    #[test]
+    fn a_node_that_left_is_not_taken_for_the_one_that_has_its_name_now() {
+        let member = |id: u64, state| Member { name: "n3".to_owned(), state, ..samples::member(id) };
+        let members = [member(3, MemberState::Departed { at: Timestamp(1) }), member(5, MemberState::Active)];
+        let mut view = MemView::default();
+        view.write(&members.map(|member| Mutation::Put(Key::Member(member.id), Record::Member(member))));
+        let names = Names::of(&view).expect("readable");
+        assert_eq!(names.all(&[NodeId(3), NodeId(5), NodeId(7)]), ["n3 (left)", "n3", "7"]);
     }
 
     #[test]

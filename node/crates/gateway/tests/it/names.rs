@@ -52,6 +52,15 @@ impl Desk {
 }
 
 #[tokio::test]
+async fn a_history_that_is_asked_for_at_once_ends_with_the_version_that_has_just_come() {
+    let desk = Desk::with_wish().await;
+    let told = async { desk.models().history(history("m")).await.expect("told").into_inner() };
+    let (told, ()) = tokio::join!(told, desk.note("m", 1));
+    assert_eq!(told.versions.first().map(|version| (version.number, version.is_head)), Some((1, true)));
+    desk.finish().await;
+}
+
+#[tokio::test]
 async fn a_history_tells_who_has_each_version_who_keeps_it_and_who_does_not_answer() {
     let desk = Desk::with_history().await;
     desk.elsewhere.keeps(2, vec![kept("m", 3), kept("other", 4)]);

@@ -261,7 +261,11 @@ fn a_wish_tells_of_its_rounds_plans_failures_and_end() {
     let whole = CopyCourse { is_whole: true, verified_bytes: 9, took_ms: 4_050, ..part };
     let whole = CopyCourse { origin_bytes, here_bytes, members, other_bytes, ..whole };
     let text = "at node/2: 9 bytes in 4.050 s, 2 bytes a second; from origin 1, here 2, others 1, node/1 5";
-    world.check(4, note(round, whole), &[("copy_came", "Lab/Demo:latest", text)]);
+    world.check(4, note(round, whole.clone()), &[("copy_came", "Lab/Demo:latest", text)]);
+    let (took_ms, members) = (17, Vec::new());
+    let at_once = CopyCourse { bytes_per_second: 0, took_ms, origin_bytes: 0, members, other_bytes: 0, ..whole };
+    let text = "at node/2: 9 bytes in 0.017 s; from here 2";
+    world.check(4, note(round, at_once), &[("copy_came", "Lab/Demo:latest", text)]);
     let forget = Command::ForgetWish { name: name() };
     world.check(5, forget.clone(), &[("wish_forgotten", "lab/demo:latest", "is not asked for any more")]);
     world.check(5, forget, &[]);

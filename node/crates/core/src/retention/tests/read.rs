@@ -325,6 +325,28 @@ fn why_a_model_stays_goes_or_does_not_come() {
             "n5 has not: disk_full",
         ],
     );
+    check_why(
+        "who fetches it for both has failed",
+        |state| {
+            let wish = state.wish.as_mut().expect("there");
+            wish.failures.insert(NodeId(1), failure(ErrorCode::DigestMismatch, "the file is another"));
+            state.copies.clear();
+        },
+        &[ASKED, "n1 has not: the file is another", "n2 has not: nobody is at it, as n1 has failed"],
+    );
+}
+
+#[test]
+fn a_node_that_left_is_said_to_get_nothing() {
+    let mut state = state();
+    state.wish.as_mut().expect("there").replicas = Replicas::Nodes(vec![NodeId(3)]);
+    let mut view = view(state);
+    let member = crate::catalog::read::member(&view, NodeId(3)).expect("readable").expect("there");
+    let left = Member { state: MemberState::Departed { at: days_ago(1) }, ..member };
+    view.write(&[Mutation::Put(Key::Member(NodeId(3)), Record::Member(left))]);
+    let reasons = why(&view, &named("m"), days_ago(0), &|node| format!("n{node}")).expect("readable");
+    let last = reasons.last().map(|reason| (reason.about, reason.text.as_str()));
+    assert_eq!(last, Some((Some(NodeId(3)), "n3 has not: it is no member any more")));
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! Models that have too few copies, models that cannot have enough, copies that do not go, and copies that do not come
 //! because a person removed them.
 //!
-//! Always holds: a handful of models is named one by one, and more are one line. A model is told for what can be done
-//! about it: one that has too few nodes is told as that alone.
+//! Always holds: a handful of models is named one by one, and more are one line with the reasons of most of them. A
+//! model is told for what can be done about it: one that has too few nodes is told as that alone. That a copy comes by
+//! itself is said only where it does.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -16,9 +18,11 @@ use super::{entry, span};
 
 /// Models that are named one by one.
 const NAMED_MAX: usize = 5;
+const COMES_WHY: &str = "what is missing comes as soon as a node that has been there for a while has room for it";
 const LASTING_WHY: &str =
     "it is removed only while another node that is heard keeps that version, and when its runtime lets it go";
 const LEFT_OUT_WHY: &str = "it was removed there by hand, so nothing puts it back there; others may get it instead";
+const NO_MAJORITY_WHY: &str = "no majority of voters answers, and nothing is planned before one does";
 const PIN_WHY: &str = "no other version may take its place, and no node can give this one";
 
 /// What is known of copies.
@@ -49,6 +53,17 @@ pub struct Few {
     pub wants: u32,
     /// Who has one, silent or not.
     pub holders: BTreeSet<NodeId>,
+    /// What ended its wish; `None` where it goes on.
+    pub ended: Option<Ended>,
+}
+
+/// With what a wish ended that nobody goes on with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// What nodes told.
+    pub why: String,
+    /// The command that asks for the same once more.
+    pub again: String,
 }
 
 /// A copy that was told to go and is still there.
@@ -80,7 +95,8 @@ pub(super) fn missing(status: &StatusReply, copies: Copies<'_>, found: &mut Vec<
     too_few(status, copies, found);
     if copies.impossible.len() > NAMED_MAX {
         let what = format!("{} models fit on fewer nodes than are wanted", copies.impossible.len());
-        let why = "labels, GPU memory, disks or silent nodes speak against the others".to_owned();
+        let reasons = copies.impossible.iter().flat_map(|(_, reasons)| reasons);
+        let why = most(reasons.map(|(node, unfit)| unfit.of(&called(status, *node))));
         found.push(entry("wish_impossible", what, why, "ollamax model wishes".to_owned()));
     } else {
         found.extend(copies.impossible.iter().map(|(name, why)| impossible(status, name, why)));
@@ -150,32 +166,73 @@ fn too_few(status: &StatusReply, copies: Copies<'_>, found: &mut Vec<Attention>)
     let few: Vec<&Few> = copies.few.iter().filter(is_possible).collect();
     if few.len() > NAMED_MAX {
         let what = format!("{} models have too few copies", few.len());
-        let holders = few.iter().flat_map(|few| few.holders.iter().copied()).collect();
-        let why = reason(status, &holders, copies.repair_after);
+        let why = most(few.iter().map(|few| reason(status, few, copies.repair_after).0));
         found.push(entry("under_replicated", what, why, "ollamax model wishes".to_owned()));
         return;
     }
     found.extend(few.into_iter().map(|few| {
-        let Few { name, has, wants, holders } = few;
+        let Few { name, has, wants, .. } = few;
         let what = format!("{name} has {has} of {wants} copies");
-        let why = reason(status, holders, copies.repair_after);
-        entry("under_replicated", what, why, format!("ollamax model why {name}"))
+        let (why, next) = reason(status, few, copies.repair_after);
+        entry("under_replicated", what, why, next)
     }));
 }
 
-/// Who is missed, and what will happen; the longest silence first.
-fn reason(status: &StatusReply, holders: &BTreeSet<NodeId>, repair_after: Duration) -> String {
+/// Why copies are missing: with what the wish ended, or who is missed and what will happen, the longest silence first.
+/// And what there is to do.
+fn reason(status: &StatusReply, few: &Few, repair_after: Duration) -> (String, String) {
+    let Few { name, has, holders, ended, .. } = few;
+    let look = format!("ollamax model why {name}");
+    if status.raft.as_ref().is_some_and(|raft| !raft.has_quorum) {
+        return (NO_MAJORITY_WHY.to_owned(), look);
+    }
+    if let Some(Ended { why, again }) = ended {
+        let end =
+            if *has == 0 { format!("ollamax model rm {name}") } else { format!("ollamax model pull {name} --cancel") };
+        return (why.clone(), format!("to have it tried again: {again}; to want it no more: {end}"));
+    }
     let mut silent: Vec<&NodeView> = standing(status).filter(|node| is_silent(node)).collect();
     silent.retain(|node| holders.contains(&NodeId(node.id)));
     let Some(node) = silent.into_iter().max_by_key(|node| node.silent_ms) else {
-        return "what is missing comes as soon as a node that has been there for a while has room for it".to_owned();
+        return (COMES_WHY.to_owned(), look);
     };
     let after_ms = u64::try_from(repair_after.as_millis()).unwrap_or(u64::MAX);
-    let name = &node.name;
+    let (silent, silence) = (&node.name, span(node.silent_ms));
     if node.silent_ms < after_ms {
-        return format!("{name} is silent for {}; after {} a new copy is made", span(node.silent_ms), span(after_ms));
+        return (format!("{silent} is silent for {silence}; after {} a new copy is made", span(after_ms)), look);
     }
-    format!("{name} is silent for {}; a new copy is made where there is room", span(node.silent_ms))
+    (format!("{silent} is silent for {silence}; a new copy is made where there is room"), look)
+}
+
+/// The reasons of many models, those of most of them first.
+fn most(reasons: impl Iterator<Item = String>) -> String {
+    let mut models: BTreeMap<String, usize> = BTreeMap::new();
+    for reason in reasons {
+        *models.entry(reason).or_default() += 1;
+    }
+    let mut models: Vec<(String, usize)> = models.into_iter().collect();
+    models.sort_by_key(|(_, count)| Reverse(*count));
+    let word = |(reason, count): &(String, usize)| {
+        let thing = if *count == 1 { "model" } else { "models" };
+        format!("{reason} ({count} {thing})")
+    };
+    match models.as_slice() {
+        [] => "there are not nodes enough".to_owned(),
+        [(reason, _)] => reason.clone(),
+        all => {
+            let mut words: Vec<String> = all.iter().take(NAMED_MAX).map(word).collect();
+            if all.len() > NAMED_MAX {
+                words.push("and more".to_owned());
+            }
+            words.join("; ")
+        }
+    }
+}
+
+/// What a node is called; its id, where it is no member.
+fn called(status: &StatusReply, node: NodeId) -> String {
+    let known = standing(status).find(|view| view.id == node.0);
+    known.map_or_else(|| format!("node {node}"), |view| view.name.clone())
 }
 
 fn impossible(status: &StatusReply, name: &ModelName, why: &[(NodeId, Unfit)]) -> Attention {
@@ -204,6 +261,8 @@ fn is_silent(node: &NodeView) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use ollamax_proto::v1::RaftView;
+
     use super::*;
 
     fn status() -> StatusReply {
@@ -218,7 +277,8 @@ mod tests {
     }
 
     fn few(number: usize, holders: &[u64]) -> Few {
-        Few { name: name(number), has: 1, wants: 2, holders: holders.iter().copied().map(NodeId).collect() }
+        let holders = holders.iter().copied().map(NodeId).collect();
+        Few { name: name(number), has: 1, wants: 2, holders, ended: None }
     }
 
     fn silent(id: usize, silent_ms: u64) -> StatusReply {
@@ -247,7 +307,7 @@ mod tests {
                 ["under_replicated".to_owned(), what, why.to_owned(), format!("ollamax model why {name}")]
             );
         };
-        let comes = "what is missing comes as soon as a node that has been there for a while has room for it";
+        let comes = COMES_WHY;
         check(&status(), &[1, 2], comes);
         let late = "n2 is silent for 4 min; after 10 min a new copy is made";
         check(&silent(2, 240_000), &[1, 2], late);
@@ -255,6 +315,40 @@ mod tests {
         check(&silent(4, 240_000), &[1, 4], comes);
         let lost = "n2 is silent for 11 min; a new copy is made where there is room";
         check(&silent(2, 660_000), &[1, 2], lost);
+        let mut leaderless = silent(2, 660_000);
+        leaderless.raft = Some(RaftView::default());
+        check(&leaderless, &[1, 2], NO_MAJORITY_WHY);
+    }
+
+    #[test]
+    fn a_wish_that_ended_is_told_with_what_was_told_and_how_it_goes_on_or_ends() {
+        let check = |has: u32, end: &str| {
+            let again = "ollamax model pull m1:latest --node n1".to_owned();
+            let ended = Some(Ended { why: "n1: full".to_owned(), again: again.clone() });
+            let few = Few { has, ended, ..few(1, &[2]) };
+            let [line]: [[String; 4]; 1] = told(&silent(2, 240_000), &[few], &[]).try_into().expect("one line");
+            let next = format!("to have it tried again: {again}; to want it no more: {end}");
+            assert_eq!(line[2..], ["n1: full".to_owned(), next]);
+        };
+        check(0, "ollamax model rm m1:latest");
+        check(1, "ollamax model pull m1:latest --cancel");
+    }
+
+    #[test]
+    fn the_reasons_of_many_are_those_that_there_are() {
+        let check = |reasons: &[&str], expected: &str| {
+            assert_eq!(most(reasons.iter().map(|reason| (*reason).to_owned())), expected);
+        };
+        check(&[], "there are not nodes enough");
+        check(&["a", "a"], "a");
+        check(&["b", "c", "c"], "c (2 models); b (1 model)");
+        check(
+            &["1", "2", "3", "4", "5", "6"],
+            "1 (1 model); 2 (1 model); 3 (1 model); 4 (1 model); 5 (1 model); and more",
+        );
+        let impossible: Vec<_> =
+            (0..=NAMED_MAX).map(|number| (name(number), vec![(NodeId(2), Unfit::Gateway)])).collect();
+        assert_eq!(told(&status(), &[], &impossible)[0][2], "n2 is a gateway");
     }
 
     #[test]

@@ -88,7 +88,7 @@ impl Telling {
             _ => None,
         });
         match failed {
-            Some((node, error)) => Some(self.error(&(self.name_of)(node), &error)),
+            Some((node, error)) => Some(of_stage(&(self.name_of)(node), &error, now).into()),
             None => now.error().map(|error| self.error("any", &error)),
         }
     }
@@ -100,6 +100,22 @@ impl Telling {
     fn error(&self, node: &str, error: &PullError) -> Status {
         AdminError::of_pull(node, error).into()
     }
+}
+
+/// A node's failure at the end of a wish. What is on record stays wished for, and what ends that is told.
+fn of_stage(node: &str, error: &PullError, over: &Overview) -> AdminError {
+    let told = AdminError::of_pull(node, error);
+    // One that only this node knows is none of the record.
+    if !matches!(error, PullError::Elsewhere { .. }) {
+        return told;
+    }
+    let name = &over.name;
+    let end = if over.has_copy() {
+        format!("ollamax model pull {name} --cancel")
+    } else {
+        format!("ollamax model rm {name}")
+    };
+    AdminError { next: format!("{}; it stays wished for until it is pulled again, or: {end}", told.next), ..told }
 }
 
 /// Whether the name is known there and the model fits.
@@ -201,6 +217,21 @@ mod tests {
         let stays = vec![look(&[Some(Stage::Fetching), failed()], false), look(&[Some(Stage::Done), failed()], true)];
         let expected = ["n1 FETCHING", "n2 FAILED", "n1 DONE", "pull_cancelled the pull was cancelled"];
         assert_eq!(said(stays, false, true).await, expected);
+    }
+
+    #[test]
+    fn who_failed_is_told_that_the_wish_stays_and_what_ends_it() {
+        let failed = || {
+            let (node, code, text) = (NodeId(1), ErrorCode::DigestMismatch, "another file".to_owned());
+            PullError::Elsewhere { node, code, text }
+        };
+        let next = |error: &PullError, stages: &[Option<Stage>]| of_stage("n1", error, &look(stages, true)).next;
+        let again = "repeat the command: it is fetched anew; it stays wished for until it is pulled again, or: ";
+        let alone = [Some(Stage::Failed(failed()))];
+        assert_eq!(next(&failed(), &alone), format!("{again}ollamax model rm m:latest"));
+        let beside = [Some(Stage::Failed(failed())), Some(Stage::Done)];
+        assert_eq!(next(&failed(), &beside), format!("{again}ollamax model pull m:latest --cancel"));
+        assert!(!next(&PullError::Cancelled, &[]).contains("wished"), "it was taken off the record");
     }
 
     #[tokio::test(start_paused = true)]

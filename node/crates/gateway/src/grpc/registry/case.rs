@@ -63,6 +63,13 @@ impl Case {
         served.map(|digest| self.of(digest)).ok_or_else(|| unknown(&self.name))
     }
 
+    /// Whether the version that was asked for has come, and the history does not end with it yet.
+    pub(super) fn is_behind(&self) -> bool {
+        let Some(asked) = self.wish.as_ref().and_then(|wish| wish.digest) else { return false };
+        let has_come = standing_digest(&self.copies, self.pinned()) == Some(asked);
+        has_come && self.versions.last().is_none_or(|newest| newest.digest != asked)
+    }
+
     /// The version before the newest one.
     pub(super) fn before(&self) -> Result<Chosen, AdminError> {
         let newest = self.versions.last();

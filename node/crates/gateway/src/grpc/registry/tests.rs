@@ -115,9 +115,9 @@ fn a_name_stands_for_what_is_pinned_where_anybody_has_it() {
     assert_eq!(standing(&gone).map_err(|error| error.code), Err(ErrorCode::ModelNotFound));
 }
 
-#[test]
-fn a_version_goes_where_it_is_wanted() {
-    let wish = |replicas: Replicas| Wish {
+/// Planned for nodes 4 and 5.
+fn wish(replicas: Replicas) -> Wish {
+    Wish {
         name: named("m"),
         round: 7,
         insecure: false,
@@ -136,7 +136,29 @@ fn a_version_goes_where_it_is_wanted() {
         want: catalog::Want::default(),
         declared: false,
         surplus: Default::default(),
+    }
+}
+
+#[test]
+fn a_history_is_behind_while_the_version_that_came_is_not_its_end() {
+    // Node 3 has version 7, and the history ends with 1.
+    let check = |asked: Option<u8>, expected: bool| {
+        let wished = asked.map(|version| Wish { digest: Some(digest(version)), ..wish(Replicas::Count(2)) });
+        assert_eq!(Case { wish: wished, ..case() }.is_behind(), expected, "{asked:?}");
     };
+    check(Some(7), true);
+    // What was asked for has not come, or nobody asked.
+    check(Some(1), false);
+    check(Some(9), false);
+    check(None, false);
+    let noted = Case { copies: vec![copy(1, 1)], ..case() };
+    let wished = Some(Wish { digest: Some(digest(1)), ..wish(Replicas::Count(2)) });
+    assert!(!Case { wish: wished.clone(), ..noted }.is_behind(), "it ends with it");
+    assert!(Case { wish: wished, copies: vec![copy(1, 1)], versions: Vec::new(), ..case() }.is_behind());
+}
+
+#[test]
+fn a_version_goes_where_it_is_wanted() {
     let check = |wished: Option<Replicas>, asked: Option<&Replicas>, expected: &[u64]| {
         let case = Case { wish: wished.map(wish), ..case() };
         let expected: Vec<NodeId> = expected.iter().copied().map(NodeId).collect();
