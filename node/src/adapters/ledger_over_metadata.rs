@@ -221,7 +221,7 @@ impl Ledger for LedgerOverMetadata {
 fn asking(ask: &Ask, want: Want) -> Command {
     let (name, replicas) = (ask.name.clone(), ask.replicas.clone());
     match ask.version {
-        None => Command::AskModel { name, replicas, insecure: ask.insecure, want, declared: false },
+        None => Command::AskModel { name, replicas, insecure: ask.insecure, want, declared: false, unsaid: false },
         Some(AskedVersion { digest, size_bytes }) => {
             Command::FixVersion { name, digest, size_bytes, replicas: Some(replicas), how: How::Found }
         }

@@ -268,6 +268,7 @@ mod tests {
             insecure: false,
             want: Default::default(),
             declared: false,
+            unsaid: false,
         };
         assert_eq!(ask.least_version(), WISHES_VERSION);
     }

@@ -215,6 +215,9 @@ pub enum Command {
         want: Want,
         /// The declared file asks for it.
         declared: bool,
+        /// Nobody said on which nodes: what is on record stays, and `replicas` are where nothing is that came to
+        /// something. Since cluster version 5.
+        unsaid: bool,
     },
     /// The leader says who does what in a round; the entry is fenced by its term.
     PlanPull {
@@ -393,6 +396,8 @@ pub const NAMES_VERSION: u32 = 5;
 const DISK_FREE_VERSION: u32 = 5;
 /// The cluster version that asks for a pin when copies are to go against all other guards.
 pub const UNLESS_PINNED_VERSION: u32 = 5;
+/// The cluster version that is told when nobody said how many copies are wanted.
+pub const UNSAID_VERSION: u32 = 5;
 
 // === impl Entry ===
 
@@ -484,6 +489,7 @@ impl Command {
             | Self::SetQuota { .. } => 2,
             Self::Migrate { .. } => 3,
             Self::AskModel { want, .. } if want.disk_free_bytes_min > 0 => DISK_FREE_VERSION,
+            Self::AskModel { unsaid: true, .. } => UNSAID_VERSION,
             Self::DropCopies { unless_pinned: true, .. } => UNLESS_PINNED_VERSION,
             Self::BindBlobs { .. }
             | Self::AskModel { .. }

@@ -138,7 +138,7 @@ impl Change {
         match self {
             Self::Ask { replicas, want, insecure, .. } => {
                 let (replicas, want, insecure) = (replicas.clone(), want.clone(), *insecure);
-                Some(Command::AskModel { name, replicas, insecure, want, declared: true })
+                Some(Command::AskModel { name, replicas, insecure, want, declared: true, unsaid: false })
             }
             Self::Forget { .. } => Some(Command::ForgetWish { name }),
             Self::Pin { digest, .. } => Some(Command::PinModel { name, digest: Some(*digest) }),
