@@ -167,7 +167,8 @@ impl Change {
     }
 }
 
-fn places(replicas: &Replicas, names: &dyn Fn(NodeId) -> String) -> String {
+/// Where copies are wanted, for people who call the nodes by these names.
+pub(crate) fn places(replicas: &Replicas, names: &dyn Fn(NodeId) -> String) -> String {
     match replicas {
         Replicas::Count(1) => "1 node".to_owned(),
         Replicas::Count(_) | Replicas::All => format!("{} nodes", short(replicas, names)),
