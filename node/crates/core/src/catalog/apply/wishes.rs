@@ -129,7 +129,9 @@ fn with_version(scene: &Scene<'_>, mut wish: Wish, held: &Wish, is_from_file: bo
         (Replicas::Count(before), Replicas::Count(count)) if count < before && held.want == wish.want => Some(*count),
         _ => None,
     };
-    let is_placing = is_from_file && of_places(held) != of_places(&wish);
+    // A file that is applied again where a node could not get it wants no other version either.
+    let has_failed = scene.minds_named() && held.failures.values().any(|failure| !failure.by_hand);
+    let is_placing = is_from_file && (has_failed || of_places(held) != of_places(&wish));
     let Some(digest) = held.digest.filter(|_| held.insecure == wish.insecure && (is_placing || count.is_some())) else {
         return Ok(wish);
     };
@@ -381,7 +383,13 @@ pub(super) fn plan(scene: &Scene<'_>, round: Round<'_>, planned: Planned<'_>) ->
         wish.failures.remove(&ingester);
     }
     wish.surplus.retain(|node| !targets.contains(node));
-    wish.plan = Some(Plan { ingester, targets: targets.to_vec(), made_at: scene.entry.log_time, kind });
+    // With whom a round began, it goes on as it began: more of those that were asked for are no repair.
+    let is_of_the_start = |plan: &&Plan| {
+        let are_asked = plan.kind == PlanKind::Asked && kind == PlanKind::Asked;
+        scene.minds_coming() && are_asked && plan.made_at == wish.asked_at
+    };
+    let made_at = wish.plan.as_ref().filter(is_of_the_start).map_or(scene.entry.log_time, |plan| plan.made_at);
+    wish.plan = Some(Plan { ingester, targets: targets.to_vec(), made_at, kind });
     let mut mutations = vec![written(wish)];
     mutations.extend(drops::withdrawn(scene, round.name, targets)?);
     Ok(Applied::done(mutations))

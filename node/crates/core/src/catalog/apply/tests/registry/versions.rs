@@ -1,7 +1,9 @@
 //! Versions of a name: pinned, fixed, gone back to, and their history.
 
+use ollamax_types::ErrorCode;
+
 use super::*;
-use crate::catalog::record::{Counts, Version, Want};
+use crate::catalog::record::{Counts, PlanKind, Version, Want};
 
 #[test]
 fn a_pin_outlives_pulls() {
@@ -149,6 +151,56 @@ fn a_file_that_wants_more_copies_keeps_those_that_are_on_their_way() {
     check("it shall not be there", 5, &[], declared(Replicas::Count(3), elsewhere), &[]);
     check("named nodes are planned anew", 5, &[], declared(on(&[1, 2, 3]), Want::default()), &[]);
     check("in an older cluster", 4, &[], more(), &[]);
+}
+
+#[test]
+fn a_file_that_is_applied_again_because_a_node_failed_keeps_the_version() {
+    let declared = || Command::AskModel {
+        name: name(),
+        replicas: on(&[1, 2]),
+        insecure: false,
+        want: Want::default(),
+        declared: true,
+        unsaid: false,
+    };
+    for (version, expected) in [(5, Some(digest(7))), (4, None)] {
+        let mut world = World::new().at_version(version);
+        world.check_taken([held(1, 7)]);
+        let round = world.ask(declared());
+        let (node, code, text) = (NodeId(2), ErrorCode::DiskFull, "full".to_owned());
+        let failed = Command::TellPull { node, name: name(), round, code, text };
+        world.check_taken([plan(round, 1, &[1, 2]), resolve(round, 1, 7), failed]);
+        assert!(world.ask(declared()) > round, "it is tried again");
+        let wish = world.wish("m");
+        assert_eq!((wish.digest, wish.plan, wish.failures.len()), (expected, None, 0), "{version}");
+    }
+}
+
+#[test]
+fn a_round_that_began_with_those_on_their_way_goes_on_as_it_began() {
+    let more = Command::AskModel {
+        name: name(),
+        replicas: Replicas::Count(3),
+        insecure: false,
+        want: Want::default(),
+        declared: true,
+        unsaid: false,
+    };
+    let mut world = World::new();
+    world.check_taken([held(1, 7)]);
+    let round = world.ask(ask(Replicas::Count(2)));
+    world.check_taken([plan(round, 1, &[1, 2]), resolve(round, 1, 7)]);
+    let round = world.ask(more);
+    let began_at = world.wish("m").asked_at;
+    let made_at = |world: &World| world.wish("m").plan.map(|plan| plan.made_at);
+    assert_eq!(made_at(&world), Some(began_at));
+    world.check(plan(round, 1, &[1, 2, 3]), Answer::Done);
+    assert_eq!(made_at(&world), Some(began_at), "what was asked for is planned further");
+    world.check(plan(round, 2, &[1, 2, 3]), Answer::Done);
+    assert_eq!(made_at(&world), Some(began_at), "by whomever");
+    let (ingester, targets, kind) = (NodeId(1), ids(&[1, 3]), PlanKind::Repair);
+    world.check(Command::PlanPull { name: name(), round, ingester, targets, kind }, Answer::Done);
+    assert_eq!(made_at(&world), Some(Timestamp(world.index)), "a repair is another thing");
 }
 
 #[test]
