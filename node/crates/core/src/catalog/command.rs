@@ -124,8 +124,8 @@ pub enum Command {
         present: Vec<ModelRecord>,
         /// Keys (`ModelName::key`) that are gone; at most `REPORT_MODELS_MAX`.
         absent: Vec<String>,
-        /// Those of them that the node removed because the cluster said so, whatever it says by now. Since cluster
-        /// version 4.
+        /// Those of them that no person removed: the node did because the cluster said so, whatever it says by now, or
+        /// their manifest lies there and is damaged. Since cluster version 4.
         removed: Vec<String>,
     },
     /// Sets a configuration key.
