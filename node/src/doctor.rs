@@ -27,7 +27,7 @@ use ollamax_proto::v1::reach_back_reply::Probe;
 use ollamax_proto::v1::{Check, DoctorReply, ReachBackReply, ReachBackRequest};
 use ollamax_store::Space;
 use ollamax_transfer::{Adopted, Shelf};
-use ollamax_types::{Digest, Gpu, Role};
+use ollamax_types::{Digest, Gpu, ModelName, Role};
 
 use crate::adapters::store_over_runtime::shelf_for;
 use crate::model_place::{ModelPlace, model_place};
@@ -283,7 +283,8 @@ fn damaged_files(adopted: &Adopted) -> BTreeMap<String, Vec<String>> {
         models.map(|model| model.model.name.to_string()).collect()
     };
     let files = adopted.suspect.keys().map(|sha256| (format!("sha256-{}", sha256.short()), users(sha256)));
-    let manifest = |name| format!("the manifest of {name}, which this brings again: ollamax model pull {name}");
+    let manifest =
+        |name: &ModelName| format!("the manifest of {name}, which this brings again: ollamax model pull {name}");
     files.chain(adopted.damaged.keys().map(|name| (manifest(name), Vec::new()))).collect()
 }
 

@@ -4,8 +4,8 @@
 //! its name, which puts its tree on record. What had a tree and is damaged is suspect from then on, what had none as
 //! soon as adoption has hashed it; either is mended where that is wanted. Always holds: the last word on each file says
 //! what it is, and files come one after the other. Whoever stops to listen ends it between two pieces, and in the midst
-//! of mending; a file that cannot be read is told as such and ends nothing. A manifest that is none names no files: it is
-//! told behind them, as what is wrong.
+//! of mending; a file that cannot be read is told as such and ends nothing. A manifest that is none names no files; it
+//! is told behind them, as what is wrong.
 
 use std::collections::BTreeMap;
 use std::future::ready;
