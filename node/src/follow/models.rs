@@ -8,15 +8,15 @@
 //! more, as a runtime does not list that either. Reports are idempotent, so a report whose outcome is unknown is simply
 //! made again from fresh facts.
 
+mod damaged;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use ollamax_blobs::{ManifestError, ReadError, Store};
 use ollamax_core::catalog::{Answer, CAPABILITIES_VERSION, Command, Location, read};
 use ollamax_outbound::{Report, RuntimeHandle};
 use ollamax_scheduler as scheduler;
@@ -24,10 +24,12 @@ use ollamax_scheduler::RuntimeReport;
 use ollamax_security::draw_request_id;
 use ollamax_transfer::Adopted;
 use ollamax_types::limits::{MODEL_DETAILS_BYTES_MAX, REPORT_MODELS_MAX};
-use ollamax_types::{Digest, ErrorCode, ModelName, ModelRecord, NodeId, Role, RuntimeState};
+use ollamax_types::{Digest, ErrorCode, ModelRecord, NodeId, Role, RuntimeState};
 
 use crate::import::plan::is_temporary;
 use crate::slot::MemberEngines;
+
+use damaged::damaged_of;
 
 /// Wait before the state is compared again although nothing was heard.
 const COMPARE_AGAIN_AFTER: Duration = Duration::from_secs(5);
@@ -215,28 +217,6 @@ async fn settle(engines: &MemberEngines, report: &Report, store: &Adopted) -> bo
     })
 }
 
-/// Of the models that are gone, the keys of those whose manifest lies in the store and is none: asked now, as the last
-/// look at the store may be older than what the runtime says.
-async fn damaged_of(report: &Command, recorded: &[Location], store: &Adopted) -> BTreeSet<String> {
-    let Command::ReportModels { absent, .. } = report else { return BTreeSet::new() };
-    let (Some(place), false) = (store.store.clone(), absent.is_empty()) else { return BTreeSet::new() };
-    let gone = recorded.iter().map(|held| &held.model.name).filter(|name| absent.contains(&name.key()));
-    let gone: Vec<ModelName> = gone.cloned().collect();
-    let look = move || damaged_at(&place, &gone);
-    // Whoever cannot look says what the runtime says.
-    tokio::task::spawn_blocking(look).await.unwrap_or_default()
-}
-
-/// Blocks on the disk.
-fn damaged_at(place: &Path, names: &[ModelName]) -> BTreeSet<String> {
-    let Ok(store) = Store::open(place) else { return BTreeSet::new() };
-    let is_damaged = |name: &&ModelName| {
-        let found = store.manifest(name);
-        matches!(found, Err(ReadError::Manifest { problem: ManifestError::Shape(_), .. }))
-    };
-    names.iter().filter(is_damaged).map(ModelName::key).collect()
-}
-
 /// The next report by the word of the runtime, else by its store, to a cluster of this version. A model that lacks a
 /// file is none.
 fn plan(node: NodeId, report: &Report, store: &Adopted, recorded: &[Location], version: u32) -> Option<Command> {
@@ -331,22 +311,6 @@ mod tests {
         assert_eq!(told(&[]), (vec![key("a"), key("b"), key("c")], vec![key("a"), key("c")]));
         assert_eq!(told(&[model("a", 1)]), (vec![key("b"), key("c")], vec![key("c")]), "it is there still");
         assert_eq!(told(&[model("a", 1), model("c", 1)]), (vec![key("b")], vec![]));
-    }
-
-    #[test]
-    fn a_manifest_that_is_none_is_told_from_one_that_somebody_removed() {
-        let folder = tempfile::tempdir().expect("temp");
-        std::fs::create_dir(folder.path().join("blobs")).expect("room");
-        let put = |name: &str, bytes: &[u8]| {
-            let place = folder.path().join("manifests/registry.ollama.ai/library").join(name);
-            std::fs::create_dir_all(&place).expect("room");
-            std::fs::write(place.join("latest"), bytes).expect("room");
-        };
-        put("a", b"\x07\xff what a disk gives back");
-        put("b", br#"{"schemaVersion":1}"#);
-        let names = ["a", "b", "c"].map(|name| model(name, 1).name);
-        assert_eq!(damaged_at(folder.path(), &names), BTreeSet::from([model("a", 1).name.key()]));
-        assert_eq!(damaged_at(&folder.path().join("nowhere"), &names), BTreeSet::new());
     }
 
     /// What is reported of models that lie in the store, when these are recorded.

@@ -4,6 +4,7 @@
 //! token is created under an id that its maker drew, a report replaces what the node had said.
 
 mod course;
+mod token;
 mod told;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use ollamax_types::{
 use super::record::{Cordon, How, Migration, PhaseWord, PlanKind, Replicas, Want};
 use super::txn::{Effect, Txn};
 pub use course::CopyCourse;
+pub use token::TokenProblem;
 use told::told_since;
 
 /// One log entry: the envelope, version 1 from the first day.
@@ -745,30 +747,6 @@ pub enum Refusal {
         /// The version that it has.
         held: Digest,
     },
-}
-
-/// What is wrong with a token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TokenProblem {
-    /// Not known to this cluster.
-    Unknown,
-    /// All its uses are spent.
-    UsedUp,
-    /// Withdrawn.
-    Revoked,
-    /// Past its time.
-    Expired,
-}
-
-impl std::fmt::Display for TokenProblem {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Unknown => "unknown to this cluster",
-            Self::UsedUp => "used up",
-            Self::Revoked => "revoked",
-            Self::Expired => "expired",
-        })
-    }
 }
 
 impl Refusal {
