@@ -27,7 +27,7 @@ use ollamax_proto::v1::reach_back_reply::Probe;
 use ollamax_proto::v1::{Check, DoctorReply, ReachBackReply, ReachBackRequest};
 use ollamax_store::Space;
 use ollamax_transfer::{Adopted, Shelf};
-use ollamax_types::{Digest, Gpu, Role};
+use ollamax_types::{Digest, Gpu, ModelName, Role};
 
 use crate::adapters::store_over_runtime::shelf_for;
 use crate::model_place::{ModelPlace, model_place};
@@ -276,13 +276,17 @@ fn group_name(gid: u32) -> String {
     known.map_or_else(|| gid.to_string(), |group| group.name)
 }
 
-/// The names of the models that use a file whose bytes are not what its name says, by file.
+/// The names of the models that use a file whose bytes are not what its name says, by file. A manifest that is none is
+/// such a file, whose name says which model it is.
 fn damaged_files(adopted: &Adopted) -> BTreeMap<String, Vec<String>> {
     let users = |sha256: &Digest| {
         let models = adopted.models.iter().filter(|model| model.blobs.iter().any(|blob| blob.sha256 == *sha256));
         models.map(|model| model.model.name.to_string()).collect()
     };
-    adopted.suspect.keys().map(|sha256| (format!("sha256-{}", sha256.short()), users(sha256))).collect()
+    let files = adopted.suspect.keys().map(|sha256| (format!("sha256-{}", sha256.short()), users(sha256)));
+    let manifest =
+        |name: &ModelName| format!("the manifest of {name}, which this brings again: ollamax model pull {name}");
+    files.chain(adopted.damaged.keys().map(|name| (manifest(name), Vec::new()))).collect()
 }
 
 /// As this machine calls the owner of a folder.

@@ -163,7 +163,7 @@ pub(crate) struct ImportArgs {
 pub(crate) struct PullArgs {
     /// Name, for example llama3.2 or registry.lan:5000/team/demo:v2
     pub(crate) name: String,
-    /// How many nodes shall have it, or `all` that can [default: two, or one where no two can]
+    /// How many nodes shall have it, or `all` that can [default: as on record, else two, or one where no two can]
     #[arg(long, value_name = "N|all", conflicts_with_all = ["nodes", "cancel"])]
     pub(crate) replicas: Option<Replicas>,
     /// Node that shall have it, id or name; repeatable, or several with commas between. These alone: a node that

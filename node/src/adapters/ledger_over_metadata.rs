@@ -18,7 +18,8 @@ use tokio_util::task::TaskTracker;
 use ollamax_blobs::BlobSpec;
 use ollamax_core::catalog::models::{holders, pin_of};
 use ollamax_core::catalog::{
-    Answer, BoundBlob, Command, CopyCourse, Fault, How, PlanKind, Refusal, Replicas, View, Want, Wish, read,
+    Answer, BoundBlob, Command, CopyCourse, Fault, How, PlanKind, Refusal, Replicas, UNSAID_VERSION, View, Want, Wish,
+    places_kept, read,
 };
 use ollamax_core::placement::{Planned, Site, Unfit, plan_pull};
 use ollamax_metadata as metadata;
@@ -97,17 +98,21 @@ impl LedgerOverMetadata {
         told.filter(|blob| !is_bound(blob)).collect()
     }
 
-    /// Whether the cluster, as this node sees it, has room for what is asked. Soon after a start that may show late.
-    async fn check_placement(&self, ask: &Ask) -> Result<(), LedgerError> {
+    /// Whether the cluster, as this node sees it, has room for what is asked. Soon after a start that may show late. Of
+    /// a round that goes on with its nodes one will do, where the record says on which nodes (`unsaid`).
+    async fn check_placement(&self, ask: &Ask, unsaid: bool) -> Result<(), LedgerError> {
         let mut looks = interval(LOOK_INTERVAL);
         loop {
             looks.tick().await;
             let view = self.metadata.view();
+            let (ask, goes_on) =
+                if unsaid { on_record(&*view, ask).map_err(unreadable)? } else { (ask.clone(), false) };
             let sites = Sites::now(&*view, &self.scheduler).map_err(unreadable)?;
             let copies = read::locations_of(&*view, &ask.name).map_err(unreadable)?;
             let pin = pin_of(&*view, &ask.name).map_err(unreadable)?;
-            match judge(ask, &sites, &holders(None, pin, &copies), self.since.elapsed()) {
+            match judge(&ask, &sites, &holders(None, pin, &copies), self.since.elapsed()) {
                 Judgement::Fits => return Ok(()),
+                Judgement::Impossible(LedgerError::Impossible { fits, .. }) if goes_on && fits > 0 => return Ok(()),
                 Judgement::Impossible(error) => return Err(error),
                 Judgement::NotKnownYet => {}
             }
@@ -171,10 +176,16 @@ impl Ledger for LedgerOverMetadata {
         async move {
             let principal = principal_of(ledger.metadata.node(), &ask.asked_by);
             let want = ask.want.clone().or_else(|| ledger.plan(&ask.name).map(|wish| wish.want)).unwrap_or_default();
-            let ask = Ask { want: Some(want.clone()), ..ask };
-            let command = asking(&ask, want);
+            let mut ask = Ask { want: Some(want.clone()), ..ask };
+            let unsaid = !ask.is_said && ask.version.is_none();
+            let knows_unsaid = ledger.check_version(UNSAID_VERSION).is_ok();
+            if unsaid && !knows_unsaid {
+                // An older cluster takes what this node reads from the record.
+                (ask, _) = on_record(&*ledger.metadata.view(), &ask).map_err(unreadable)?;
+            }
+            let command = asking(&ask, want, unsaid && knows_unsaid);
             ledger.check_version(command.least_version())?;
-            ledger.check_placement(&ask).await?;
+            ledger.check_placement(&ask, unsaid && knows_unsaid).await?;
             match ledger.propose(&principal, command).await? {
                 Answer::Wish { round } => Ok(round),
                 other => Err(LedgerError::Failed {
@@ -218,10 +229,10 @@ impl Ledger for LedgerOverMetadata {
 
 /// The change that puts on record what somebody asks for. A version that is known is the round's from its start, and
 /// the registry is not asked; which nodes come into question stays as it was then.
-fn asking(ask: &Ask, want: Want) -> Command {
+fn asking(ask: &Ask, want: Want, unsaid: bool) -> Command {
     let (name, replicas) = (ask.name.clone(), ask.replicas.clone());
     match ask.version {
-        None => Command::AskModel { name, replicas, insecure: ask.insecure, want, declared: false },
+        None => Command::AskModel { name, replicas, insecure: ask.insecure, want, declared: false, unsaid },
         Some(AskedVersion { digest, size_bytes }) => {
             Command::FixVersion { name, digest, size_bytes, replicas: Some(replicas), how: How::Found }
         }
@@ -301,6 +312,16 @@ fn assignment(node: NodeId, wish: &Wish, holders: &BTreeSet<NodeId>) -> Option<A
         in_background: plan.kind != PlanKind::Asked,
         disk_free_bytes_min: wish.want.disk_free_bytes_min,
     })
+}
+
+/// What somebody asks for who says nothing of places, as the record has it, and whether the new round goes on with the
+/// nodes of the one before. What a file says is said.
+fn on_record(view: &dyn View, ask: &Ask) -> Result<(Ask, bool), Fault> {
+    let Some(wish) = read::wish(view, &ask.name)? else { return Ok((ask.clone(), false)) };
+    let Some(replicas) = places_kept(view, &wish)? else { return Ok((ask.clone(), false)) };
+    let is_pinned = pin_of(view, &ask.name)?.is_some();
+    let goes_on = !is_pinned && wish.plan.is_some() && ask.want.as_ref() == Some(&wish.want);
+    Ok((Ask { replicas, is_said: wish.declared, ..ask.clone() }, goes_on))
 }
 
 /// What is thought of a wish.

@@ -4,8 +4,11 @@
 //! it. What the cluster is told is decided by [`plan_report`]: what the runtime lists against what the catalog records
 //! for this node. As long as the runtime has listed nothing, what lies in its store speaks for it, and only adds. What
 //! a model can do is told by its configuration in the store, else by the runtime, once the cluster keeps it. Of what is
-//! gone it is said what this node removed for the cluster. Reports are idempotent, so a report whose outcome is unknown
-//! is simply made again from fresh facts.
+//! gone it is said what no person removed: what this node did for the cluster, and what has a manifest that is none any
+//! more, as a runtime does not list that either. Reports are idempotent, so a report whose outcome is unknown is simply
+//! made again from fresh facts.
+
+mod damaged;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -25,6 +28,8 @@ use ollamax_types::{Digest, ErrorCode, ModelRecord, NodeId, Role, RuntimeState};
 
 use crate::import::plan::is_temporary;
 use crate::slot::MemberEngines;
+
+use damaged::damaged_of;
 
 /// Wait before the state is compared again although nothing was heard.
 const COMPARE_AGAIN_AFTER: Duration = Duration::from_secs(5);
@@ -85,7 +90,7 @@ pub(crate) fn plan_report(
     (!present.is_empty() || !absent.is_empty()).then_some(Command::ReportModels { node, present, absent, removed })
 }
 
-/// The same report, with those of the models that are gone which this node removed for the cluster.
+/// The same report, with those of the models that are gone which no person removed.
 fn with_removed(report: Command, recorded: &[Location], was_removed: &dyn Fn(&Location) -> bool) -> Command {
     match report {
         Command::ReportModels { node, present, absent, .. } => {
@@ -189,7 +194,9 @@ async fn settle(engines: &MemberEngines, report: &Report, store: &Adopted) -> bo
     };
     let Ok(Some(cluster)) = read::cluster(&*view) else { return false };
     let Some(command) = plan(engines.node, report, store, &recorded, cluster.version) else { return true };
-    let command = with_removed(command, &recorded, &|held| engines.carried_out.has(held));
+    let damaged = damaged_of(&command, &recorded, store).await;
+    let is_known = |held: &Location| engines.carried_out.has(held) || damaged.contains(&held.model.name.key());
+    let command = with_removed(command, &recorded, &is_known);
     let principal = format!("node/{}", engines.node);
     let id = draw_request_id();
     let span = tracing::error_span!("models", request_id = id.0);

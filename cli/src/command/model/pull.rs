@@ -101,6 +101,15 @@ fn lost(args: &PullArgs, seen: &Seen, progress: &PullProgress) -> Option<String>
     ))
 }
 
+/// That it stays wanted where it was, as nobody says otherwise; said once, with the first news.
+fn kept(args: &PullArgs, seen: &Seen, progress: &PullProgress) -> Option<String> {
+    if progress.kept.is_empty() || seen.values().any(|progress| !progress.kept.is_empty()) {
+        return None;
+    }
+    let (PullProgress { kept, .. }, name) = (progress, &args.name);
+    Some(format!("It stays wanted on {kept}. For another number: ollamax model pull {name} --replicas 2"))
+}
+
 fn request(args: &PullArgs) -> PullRequest {
     let replicas = match args.replicas {
         Some(Replicas::Count(count)) => Some(count),
@@ -140,7 +149,7 @@ async fn follow(global: &Global, args: &PullArgs, seen: &mut Seen, rows: &mut Ro
     let answer = client::connect_models(global).await?.pull(request(args)).await?;
     let id = request_id(answer.metadata());
     let say = |seen: &Seen, rows: &Rows, progress: &PullProgress| {
-        if let Some(told) = lost(args, seen, progress) {
+        for told in [lost(args, seen, progress), kept(args, seen, progress)].into_iter().flatten() {
             rows.beside(|| output::talk(global.output, &told));
         }
     };
@@ -185,7 +194,11 @@ fn show(global: &Global, args: &PullArgs, seen: &Seen) -> Result<(), Failure> {
     if global.output == Output::Json {
         let name = first.name.clone();
         let copies: Vec<Value> = copies.into_iter().map(copy).collect();
-        return output::json("ModelPull", json!({"name": name, "copies": copies, "leaving": leaving(seen)}));
+        let mut shown = json!({"name": name, "copies": copies, "leaving": leaving(seen)});
+        if !first.kept.is_empty() {
+            shown["kept"] = json!(first.kept);
+        }
+        return output::json("ModelPull", shown);
     }
     for progress in copies {
         if progress.stage() == Stage::Done || !args.wait {
@@ -548,6 +561,15 @@ mod tests {
         check(Some(Replicas::Count(1)), &[Stage::Done, Stage::Fetching], None);
         check(Some(Replicas::All), &three, None);
         check(None, &three, None);
+    }
+
+    #[test]
+    fn where_it_stays_wanted_is_said_once_to_whoever_said_nothing() {
+        let first = PullProgress { kept: "3 nodes".to_owned(), ..pull(Stage::Fetching) };
+        let told = "It stays wanted on 3 nodes. For another number: ollamax model pull llama3.2 --replicas 2";
+        assert_eq!(kept(&asked(), &Seen::new(), &first).as_deref(), Some(told));
+        assert_eq!(kept(&asked(), &Seen::from([(2, first.clone())]), &first), None);
+        assert_eq!(kept(&asked(), &Seen::new(), &pull(Stage::Fetching)), None);
     }
 
     #[test]

@@ -16,12 +16,13 @@ pub mod principal;
 pub mod read;
 pub mod record;
 pub mod txn;
+mod unsaid;
 pub mod view;
 
 pub use apply::{Applied, CLUSTER_VERSION, NAMED_VERSION, apply, bytes_max_of, prefixes, quotas, value_prefix};
 pub use command::{
     Answer, BoundBlob, CAPABILITIES_VERSION, Command, CopyCourse, Entry, NAMES_VERSION, NewMember, Refusal,
-    TokenProblem, UNLESS_PINNED_VERSION,
+    TokenProblem, UNLESS_PINNED_VERSION, UNSAID_VERSION,
 };
 pub use happening::{ClusterEvent, EventKind, events_of, leader_elected, voters_changed};
 pub use record::{
@@ -30,4 +31,5 @@ pub use record::{
     Setting, Since, Token, Usage, Value, Version, Want, Wish,
 };
 pub use txn::Txn;
+pub use unsaid::{COPIES_UNSAID, places_kept};
 pub use view::{Fault, Mutation, View};

@@ -11,15 +11,15 @@ use std::time::Duration;
 use futures::stream::{self, Stream};
 use tokio::time::{Instant, sleep_until};
 
-use ollamax_core::catalog::{Fault, Replicas, View, Wish, read};
+use ollamax_core::catalog::{COPIES_UNSAID, Fault, View, Wish, read};
 use ollamax_transfer as transfer;
-use ollamax_transfer::{Ask, LedgerError, Overview, OverviewWatch, PullError, PullProgress, PullSpec, Stage, Watch};
+use ollamax_transfer::{Overview, OverviewWatch, PullError, PullProgress, PullSpec, Stage, Watch};
 use ollamax_types::{ModelName, NodeId};
 
 /// From this cluster version on there are wishes.
 pub(crate) const WISHES_VERSION: u32 = 4;
-/// How many nodes get a model when nobody says how many; one where no two can.
-pub(crate) const REPLICAS: u32 = 2;
+/// How many nodes get a model when nobody says how many and nothing is on record; one where no two can.
+pub(crate) const REPLICAS: u32 = COPIES_UNSAID;
 /// A pull is looked at once in this time; what happened between two looks is told at once.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -50,16 +50,6 @@ pub(crate) fn cluster_version(view: &dyn View) -> Result<u32, Fault> {
     Ok(read::cluster(view)?.map_or(0, |cluster| cluster.version))
 }
 
-/// Where copies are wanted when nobody says it: where a wish wants them that nodes are at just now or that a file
-/// declares, so that whoever asked for many does not get fewer; else on [`REPLICAS`] nodes.
-pub(crate) fn replicas_unsaid(view: &dyn View, name: &ModelName) -> Result<Replicas, Fault> {
-    let replicas = match read::wish(view, name)? {
-        Some(wish) if wish.declared || is_under_way(view, &wish)? => wish.replicas,
-        Some(_) | None => Replicas::Count(REPLICAS),
-    };
-    Ok(replicas)
-}
-
 /// Whether all nodes that shall have a model do. Of such a wish nothing can be ended, and it stays.
 pub(crate) fn is_met(view: &dyn View, name: &ModelName) -> Result<bool, Fault> {
     let Some(wish) = read::wish(view, name)? else { return Ok(false) };
@@ -67,29 +57,10 @@ pub(crate) fn is_met(view: &dyn View, name: &ModelName) -> Result<bool, Fault> {
     Ok(wish.plan.is_some_and(|plan| plan.targets.iter().all(|target| holders.contains(target))))
 }
 
-/// Whether whoever asks the registry has not failed, and neither has some node that shall have the model and does not.
-fn is_under_way(view: &dyn View, wish: &Wish) -> Result<bool, Fault> {
-    let holders = holders(view, wish)?;
-    let Some(plan) = &wish.plan else { return Ok(false) };
-    let has_failed = |node: &NodeId| wish.failures.contains_key(node) && !holders.contains(node);
-    let is_at_it = |node: &NodeId| !has_failed(node) && !holders.contains(node);
-    Ok(!has_failed(&plan.ingester) && plan.targets.iter().any(is_at_it))
-}
-
 /// Who has the version of a wish.
 fn holders(view: &dyn View, wish: &Wish) -> Result<BTreeSet<NodeId>, Fault> {
     let copies = read::locations_of(view, &wish.name)?;
     Ok(copies.iter().filter(|copy| Some(copy.model.digest) == wish.digest).map(|copy| copy.node).collect())
-}
-
-/// Puts on record what is wanted, and watches it. Where nobody said how many, fewer are made when more cannot be had.
-pub(crate) async fn put_on_record(transfer: &transfer::Handle, ask: Ask) -> Result<OverviewWatch, PullError> {
-    let usual = Ask { replicas: Replicas::Count(REPLICAS), ..ask.clone() };
-    let may_be_fewer = !ask.is_said && usual.replicas != ask.replicas;
-    match transfer.ask(ask).await {
-        Err(PullError::Ledger(LedgerError::Impossible { .. })) if may_be_fewer => transfer.ask(usual).await,
-        asked => asked,
-    }
 }
 
 /// How far a pull is that was begun; the last state is over.
@@ -183,7 +154,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use ollamax_core::catalog::mem::MemView;
-    use ollamax_core::catalog::{Command, Failure, Key, Location, Mutation, Plan, Record};
+    use ollamax_core::catalog::{Command, Failure, Key, Location, Mutation, Plan, Record, Replicas};
     use ollamax_types::{Digest, ErrorCode, ModelRecord, Timestamp};
 
     use super::*;
@@ -229,35 +200,29 @@ mod tests {
         Mutation::Put(Key::Location(name().key(), node), Record::Location(Location { node, model }))
     }
 
-    /// Whether it is met, and whether it is joined by whoever says no number.
-    fn check(what: &str, wish: Option<Wish>, copies: &[Mutation], expected: (bool, bool)) {
+    /// Whether it is met.
+    fn check(what: &str, wish: Option<Wish>, copies: &[Mutation], expected: bool) {
         let mut view = MemView::default();
         view.write(copies);
         if let Some(wish) = wish {
             view.write(&[Mutation::Put(Key::Wish(name().key()), Record::Wish(Box::new(wish)))]);
         }
-        let replicas = replicas_unsaid(&view, &name()).expect("readable");
-        assert!([Replicas::Count(3), Replicas::Count(REPLICAS)].contains(&replicas), "{what}: {replicas:?}");
-        let found = (is_met(&view, &name()), replicas == Replicas::Count(3));
-        assert_eq!(found, (Ok(expected.0), expected.1), "{what}");
+        assert_eq!(is_met(&view, &name()), Ok(expected), "{what}");
     }
 
     #[test]
-    fn what_is_on_its_way_is_joined_and_what_is_there_is_not_ended() {
+    fn what_all_have_that_shall_is_there_and_is_not_ended() {
         let both = [copy(1, VERSION), copy(2, VERSION)];
         let other = [copy(1, VERSION), copy(2, Digest([2; 32]))];
         let resolved = |failed: &[u64]| Some(wish(Some(VERSION), &[1, 2], failed));
-        check("nobody asked", None, &both, (false, false));
-        check("nobody has planned", Some(wish(None, &[], &[])), &both, (false, false));
-        check("the version is not known", Some(wish(None, &[1, 2], &[])), &both, (false, true));
-        check("one lacks it", resolved(&[]), &both[..1], (false, true));
-        check("one has another version", resolved(&[]), &other, (false, true));
-        check("all have it", resolved(&[]), &both, (true, false));
-        check("whatever they told before", resolved(&[1, 2]), &both, (true, false));
-        check("whoever lacks it has failed", resolved(&[2]), &both[..1], (false, false));
-        check("whoever asks the registry has", resolved(&[1]), &[], (false, false));
-        let declared = Wish { declared: true, ..wish(Some(VERSION), &[1, 2], &[]) };
-        check("a file says how many", Some(declared), &both, (true, true));
+        check("nobody asked", None, &both, false);
+        check("nobody has planned", Some(wish(None, &[], &[])), &both, false);
+        check("the version is not known", Some(wish(None, &[1, 2], &[])), &both, false);
+        check("one lacks it", resolved(&[]), &both[..1], false);
+        check("one has another version", resolved(&[]), &other, false);
+        check("all have it", resolved(&[]), &both, true);
+        check("whatever they told before", resolved(&[1, 2]), &both, true);
+        check("whoever lacks it has failed", resolved(&[2]), &both[..1], false);
     }
 
     #[test]
@@ -268,6 +233,7 @@ mod tests {
             insecure: false,
             want: Default::default(),
             declared: false,
+            unsaid: false,
         };
         assert_eq!(ask.least_version(), WISHES_VERSION);
     }

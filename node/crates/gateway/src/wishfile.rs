@@ -16,6 +16,7 @@ use ollamax_types::{Digest, ModelName, size};
 
 mod compare;
 
+pub(crate) use compare::places;
 pub use compare::{Change, CompareError, compare};
 
 /// Largest file that is read.

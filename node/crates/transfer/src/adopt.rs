@@ -7,8 +7,8 @@
 //! (`scrub`); what another node doubts is read before anything else, unless it was read and found sound within the last
 //! hour: no member can keep this node busy with large files. All that runs on threads that have stepped back.
 //! Always holds: nothing in the store is changed here. A file whose bytes are not what its name says is told as
-//! suspect; whether it is mended is decided elsewhere (`pull/repair`). What cannot be read is told once and tried again
-//! later; nothing here can fail the node.
+//! suspect; whether it is mended is decided elsewhere (`pull/repair`). A manifest that is none is told as damaged, with
+//! its name. What cannot be read is told once and tried again later; nothing here can fail the node.
 
 mod files;
 pub(crate) mod job;
@@ -26,7 +26,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use ollamax_blobs::{Access, BlobSpec, Fault, FileIdentity, Index, Scan, Scanned, Store};
-use ollamax_types::{Clock, Digest, ErrorCode, Root, Timestamp};
+use ollamax_types::{Clock, Digest, ErrorCode, ModelName, Root, Timestamp};
 
 use crate::config::Config;
 use crate::metrics::Metrics;
@@ -77,6 +77,8 @@ pub struct Adopted {
     /// The files that could not be read to their end and are not tried again for a while, which ones those are, and
     /// why.
     pub unreadable: BTreeMap<Digest, (FileIdentity, String)>,
+    /// The names whose manifest is none, and where it lies and why. The runtime does not list these models.
+    pub damaged: BTreeMap<ModelName, String>,
 }
 
 /// What adoption is tied to.
@@ -267,6 +269,7 @@ impl Adoption {
         };
         let mut troubles: BTreeSet<String> =
             scan.skipped.into_iter().map(|(path, why)| format!("{path}: {why}")).collect();
+        self.list.damaged = scan.damaged;
         self.take_list(&store, scan.models, started);
         let (wanted, total) = files_of(&self.list.models);
         if total > wanted.len() {

@@ -456,10 +456,11 @@ impl Handle {
         if node == self.0.node { self.verify(order) } else { self.0.others.verify(node, order) }
     }
 
-    /// How many files of the store beside this node are not what their name says.
+    /// How many files of the store beside this node are not what their name says, manifests that are none among them.
     #[must_use]
     pub fn suspect_files(&self) -> u32 {
-        u32::try_from(self.0.adopted.borrow().suspect.len()).unwrap_or(u32::MAX)
+        let adopted = self.0.adopted.borrow();
+        u32::try_from(adopted.suspect.len() + adopted.damaged.len()).unwrap_or(u32::MAX)
     }
 
     /// The versions that are pinned, as the record says. Until the first call nothing that is kept goes.

@@ -217,7 +217,9 @@ impl Lab {
             }
         };
         let (name, asked_by) = (asked.name.clone(), asked.asked_by.clone());
-        let ask = Ask { name, replicas, is_said: false, want: None, insecure, version: None, asked_by };
+        // Here alone is meant so, whatever is on record: who is named there cannot give it.
+        let is_said = matches!(replicas, Replicas::Nodes(_));
+        let ask = Ask { name, replicas, is_said, want: None, insecure, version: None, asked_by };
         match self.handle.ask(ask).await {
             Ok(wish) => self.of_wish(asked, wish).await,
             // Nobody knows wishes: this node pulls by itself.

@@ -320,7 +320,7 @@ pub struct Ask {
     pub name: ModelName,
     /// How many copies, or where.
     pub replicas: Replicas,
-    /// Somebody said so: fewer will not do.
+    /// Somebody said so: fewer will not do. Else what stands on record stays, and `replicas` are where nothing does.
     pub is_said: bool,
     /// Which nodes come into question; `None`: as it was asked for before.
     pub want: Option<Want>,

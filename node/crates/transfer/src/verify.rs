@@ -4,7 +4,8 @@
 //! its name, which puts its tree on record. What had a tree and is damaged is suspect from then on, what had none as
 //! soon as adoption has hashed it; either is mended where that is wanted. Always holds: the last word on each file says
 //! what it is, and files come one after the other. Whoever stops to listen ends it between two pieces, and in the midst
-//! of mending; a file that cannot be read is told as such and ends nothing.
+//! of mending; a file that cannot be read is told as such and ends nothing. A manifest that is none names no files; it
+//! is told behind them, as what is wrong.
 
 use std::collections::BTreeMap;
 use std::future::ready;
@@ -104,10 +105,14 @@ pub(crate) fn begin(
     tasks.spawn(async move {
         let verified = async {
             let files = files_of(&verifying.means, name.as_ref()).await;
-            match name.filter(|_| files.is_empty()) {
-                // Where nobody listens there is nobody to be told.
+            let damaged = damaged(&verifying.means.adopted.borrow(), name.as_ref());
+            // Where nobody listens there is nobody to be told.
+            match name.filter(|_| files.is_empty() && damaged.is_empty()) {
                 Some(name) => drop(sender.send(Err(PullError::NotHere { name })).await),
-                None => verifying.run(files, sender).await,
+                None => verifying.run(files, sender.clone()).await,
+            }
+            for error in damaged {
+                drop(sender.send(Err(error)).await);
             }
         };
         stop.run_until_cancelled(verified).await;
@@ -141,6 +146,12 @@ async fn files_of(means: &Means, name: Option<&ModelName>) -> BTreeMap<BlobSpec,
         }
     }
     files
+}
+
+/// What is wrong with the manifest of one model, or with those of all.
+fn damaged(adopted: &Adopted, name: Option<&ModelName>) -> Vec<PullError> {
+    let wanted = adopted.damaged.iter().filter(|(damaged, _)| name.is_none_or(|name| name == *damaged));
+    wanted.map(|(name, why)| PullError::Disk(format!("the manifest of {name} is damaged: {why}"))).collect()
 }
 
 // === impl Verifying ===
@@ -213,5 +224,25 @@ impl Verifying {
             Job::whatever(store, &index, blob).map_err(|fault| fault.to_string())
         });
         opened.await.map_err(|error| error.to_string())?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manifest_that_is_none_is_told_where_it_is_asked_for() {
+        let name = |text: &str| text.parse::<ModelName>().expect("a name");
+        let told = |text: &str| (name(text), format!("/models/{text}: no JSON"));
+        let adopted = Adopted { damaged: BTreeMap::from([told("a"), told("b")]), ..Adopted::default() };
+        let texts = |asked: Option<&str>| -> Vec<String> {
+            let asked = asked.map(name);
+            damaged(&adopted, asked.as_ref()).iter().map(ToString::to_string).collect()
+        };
+        let of = |text: &str| format!("the manifest of {text}:latest is damaged: /models/{text}: no JSON");
+        assert_eq!(texts(None), [of("a"), of("b")]);
+        assert_eq!(texts(Some("b")), [of("b")]);
+        assert_eq!(texts(Some("c")), Vec::<String>::new());
     }
 }

@@ -1,6 +1,7 @@
 //! What follows from the record is a table; what is told is told to a cluster of one.
 
-use ollamax_core::catalog::{CLUSTER_VERSION, Cordon, Failure, Location, Plan};
+use ollamax_core::catalog::mem::MemView;
+use ollamax_core::catalog::{CLUSTER_VERSION, Cordon, Failure, Key, Location, Mutation, Plan, Record};
 use ollamax_core::health::Health;
 use ollamax_types::{ModelRecord, SpareRule};
 
@@ -208,6 +209,29 @@ fn a_member_that_is_never_heard_keeps_nobody_waiting() {
     assert_eq!(judge(&one, &sites, &BTreeSet::new(), HEAR_TIMEOUT), Judgement::Fits);
 }
 
+#[test]
+fn who_says_nothing_of_places_asks_for_what_is_on_record() {
+    let check = |what: &str, known: Option<Wish>, replicas: Replicas, is_said: bool, goes_on: bool| {
+        let mut view = MemView::default();
+        if let Some(wish) = known {
+            view.write(&[Mutation::Put(Key::Wish(name().key()), Record::Wish(Box::new(wish)))]);
+        }
+        let ask = Ask { replicas: Replicas::Count(2), is_said: false, want: Some(Want::default()), ..asked() };
+        let expected = Ask { replicas, is_said, ..ask.clone() };
+        assert_eq!(on_record(&view, &ask), Ok((expected, goes_on)), "{what}");
+    };
+    let three = || Wish { replicas: Replicas::Count(3), ..wish(1, &[1, 2], Some(1)) };
+    check("nothing is", None, Replicas::Count(2), false, false);
+    check("three are", Some(three()), Replicas::Count(3), false, true);
+    check("a file says so", Some(Wish { declared: true, ..three() }), Replicas::Count(3), true, true);
+    check("nobody has planned", Some(Wish { plan: None, ..three() }), Replicas::Count(3), false, false);
+    let want = Want { avoid: [NodeId(3)].into(), ..Want::default() };
+    check("other nodes come into question", Some(Wish { want, ..three() }), Replicas::Count(3), false, false);
+    let failure = Failure { code: ErrorCode::DiskFull, text: "full".to_owned(), at: Timestamp(2), by_hand: false };
+    let failed = Wish { failures: BTreeMap::from([(NodeId(1), failure)]), ..three() };
+    check("it came to nothing", Some(failed), Replicas::Count(2), false, false);
+}
+
 fn ledger_of(world: &World) -> LedgerOverMetadata {
     let (metadata, scheduler) = (world.metadata.clone(), world.scheduler.clone());
     LedgerOverMetadata::start(metadata, scheduler, &world.tasks, world.stop.clone())
@@ -239,6 +263,19 @@ async fn a_version_that_is_asked_for_is_that_of_the_round_from_its_start() {
     let wish = ledger.plan(&name()).expect("on record");
     assert_eq!((wish.round, wish.digest, wish.size_bytes), (round, Some(version.digest), 5));
     assert_eq!(ledger.ask(known).await, Ok(round), "it is the same");
+    drop(ledger);
+    world.finish().await;
+}
+
+#[tokio::test]
+async fn a_question_without_a_word_of_places_joins_the_wish_that_is_on_record() {
+    let world = World::start(CLUSTER_VERSION).await;
+    let ledger = ledger_of(&world);
+    world.let_models_in(1 << 40);
+    let round = ledger.ask(asked()).await.expect("asked");
+    let unsaid = Ask { replicas: Replicas::Count(2), is_said: false, ..asked() };
+    assert_eq!(ledger.ask(unsaid).await, Ok(round));
+    assert_eq!(ledger.plan(&name()).map(|wish| wish.replicas), Some(Replicas::Nodes(vec![NODE])));
     drop(ledger);
     world.finish().await;
 }

@@ -27,7 +27,14 @@ fn record(digest: Digest) -> ModelRecord {
 }
 
 fn ask(replicas: Replicas) -> Command {
-    Command::AskModel { name: name(), replicas, insecure: false, want: Default::default(), declared: false }
+    Command::AskModel {
+        name: name(),
+        replicas,
+        insecure: false,
+        want: Default::default(),
+        declared: false,
+        unsaid: false,
+    }
 }
 
 /// A cluster of one that can hold models, and what it foresees.

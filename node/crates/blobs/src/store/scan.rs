@@ -5,7 +5,7 @@
 //! may name. What cannot be read is left out and told, with its path and why, and hides nothing else. A manifest that
 //! is no JSON may be half written, since runtimes write in place: it is read again once, after all others.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, Metadata};
 use std::path::{Path, PathBuf};
 
@@ -44,6 +44,8 @@ pub struct Scan {
     pub models: Vec<Scanned>,
     /// What was left out: path and why.
     pub skipped: Vec<(String, String)>,
+    /// The names whose manifest is none, path and why of each; they are among what was left out.
+    pub damaged: BTreeMap<ModelName, String>,
 }
 
 // === impl Scan ===
@@ -78,6 +80,8 @@ fn scan_with(store: &Store, meanwhile: impl FnOnce()) -> Result<Scan, Fault> {
     meanwhile();
     for path in unfinished {
         if let Err(problem) = scanner.look(&path) {
+            let damaged = name_of(&path).map(|name| (name, format!("{}: {problem}", path.display())));
+            scanner.scan.damaged.extend(damaged);
             scanner.skip(&path, &problem.to_string());
         }
     }
@@ -375,6 +379,9 @@ mod tests {
         assert_eq!(names(&scan), ["h/n/whole:latest", "h/n/soon:latest"]);
         let [(path, why)] = &scan.skipped[..] else { panic!("{:?}", scan.skipped) };
         assert_eq!(path, &never.display().to_string());
+        let damaged: Vec<String> = scan.damaged.keys().map(ToString::to_string).collect();
+        assert_eq!(damaged, ["h/n/never:latest"]);
+        assert!(scan.damaged.values().all(|told| told.starts_with(path)), "{:?}", scan.damaged);
         assert!(why.starts_with("the manifest is no JSON of a manifest: EOF"), "{why}");
     }
 
@@ -395,6 +402,7 @@ mod tests {
         assert_eq!(skipped, [dangling.clone(), dotted.clone(), old].map(|path| path.display().to_string()));
         let why: Vec<&str> = scan.skipped.iter().map(|(_, why)| why.as_str()).collect();
         assert_eq!(why, ["the link leads nowhere", NO_NAME, "the manifest has schema version 1; 2 is understood"]);
+        assert!(scan.damaged.is_empty(), "another form is no damage: {:?}", scan.damaged);
         let unread = format!("{}: the link leads nowhere", dangling.display());
         assert_eq!(scan.unread(), Some(unread), "what was left out may name files");
         let of_no_model = Scan { skipped: vec![(dotted.display().to_string(), NO_NAME.to_owned())], ..scan };

@@ -39,7 +39,8 @@ use reader::Reader;
 /// wishes for models, the BLAKE3 of their files, what models can do; versions, phases, removals and placement of
 /// models. 5: names that nobody has any more are forgotten; wishes say what stays free of disks; a pinned name that
 /// gets the version of another stands for its pinned one; where a wish names nodes, only copies there count for it;
-/// copies go unless their name is pinned; a round for more copies goes on with those that are on their way.
+/// copies go unless their name is pinned; a round for more copies goes on with those that are on their way; whoever
+/// says nothing of places leaves them as they are.
 pub const CLUSTER_VERSION: u32 = 5;
 
 /// The cluster version from which on leases and sessions note where their deadline stands.
@@ -197,8 +198,9 @@ fn execute(scene: &Scene<'_>) -> Step {
             migrations::migrate(scene, migrations::Wish { number: *number, down: *down, force: *force })
         }
         Command::BindBlobs { node, blobs } => blobs::bind(scene, *node, blobs),
-        Command::AskModel { name, replicas, insecure, want, declared } => {
-            let asked = wishes::Asked { name, replicas, insecure: *insecure, want, declared: *declared };
+        Command::AskModel { name, replicas, insecure, want, declared, unsaid } => {
+            let (insecure, declared, unsaid) = (*insecure, *declared, *unsaid);
+            let asked = wishes::Asked { name, replicas, insecure, want, declared, unsaid };
             wishes::ask(scene, asked)
         }
         Command::PlanPull { name, round, ingester, targets, kind } => {

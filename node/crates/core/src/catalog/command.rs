@@ -4,6 +4,7 @@
 //! token is created under an id that its maker drew, a report replaces what the node had said.
 
 mod course;
+mod token;
 mod told;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use ollamax_types::{
 use super::record::{Cordon, How, Migration, PhaseWord, PlanKind, Replicas, Want};
 use super::txn::{Effect, Txn};
 pub use course::CopyCourse;
+pub use token::TokenProblem;
 use told::told_since;
 
 /// One log entry: the envelope, version 1 from the first day.
@@ -124,8 +126,8 @@ pub enum Command {
         present: Vec<ModelRecord>,
         /// Keys (`ModelName::key`) that are gone; at most `REPORT_MODELS_MAX`.
         absent: Vec<String>,
-        /// Those of them that the node removed because the cluster said so, whatever it says by now. Since cluster
-        /// version 4.
+        /// Those of them that no person removed: the node did because the cluster said so, whatever it says by now, or
+        /// their manifest lies there and is damaged. Since cluster version 4.
         removed: Vec<String>,
     },
     /// Sets a configuration key.
@@ -215,6 +217,9 @@ pub enum Command {
         want: Want,
         /// The declared file asks for it.
         declared: bool,
+        /// Nobody said on which nodes: what is on record stays, and `replicas` are where nothing is that came to
+        /// something. Since cluster version 5.
+        unsaid: bool,
     },
     /// The leader says who does what in a round; the entry is fenced by its term.
     PlanPull {
@@ -393,6 +398,8 @@ pub const NAMES_VERSION: u32 = 5;
 const DISK_FREE_VERSION: u32 = 5;
 /// The cluster version that asks for a pin when copies are to go against all other guards.
 pub const UNLESS_PINNED_VERSION: u32 = 5;
+/// The cluster version that is told when nobody said how many copies are wanted.
+pub const UNSAID_VERSION: u32 = 5;
 
 // === impl Entry ===
 
@@ -484,6 +491,7 @@ impl Command {
             | Self::SetQuota { .. } => 2,
             Self::Migrate { .. } => 3,
             Self::AskModel { want, .. } if want.disk_free_bytes_min > 0 => DISK_FREE_VERSION,
+            Self::AskModel { unsaid: true, .. } => UNSAID_VERSION,
             Self::DropCopies { unless_pinned: true, .. } => UNLESS_PINNED_VERSION,
             Self::BindBlobs { .. }
             | Self::AskModel { .. }
@@ -739,30 +747,6 @@ pub enum Refusal {
         /// The version that it has.
         held: Digest,
     },
-}
-
-/// What is wrong with a token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TokenProblem {
-    /// Not known to this cluster.
-    Unknown,
-    /// All its uses are spent.
-    UsedUp,
-    /// Withdrawn.
-    Revoked,
-    /// Past its time.
-    Expired,
-}
-
-impl std::fmt::Display for TokenProblem {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Unknown => "unknown to this cluster",
-            Self::UsedUp => "used up",
-            Self::Revoked => "revoked",
-            Self::Expired => "expired",
-        })
-    }
 }
 
 impl Refusal {

@@ -31,6 +31,8 @@ pub enum Unfit {
     },
     /// It is no member, or not any more.
     Removed,
+    /// A wish on record names it, and it has left or was removed since: nobody takes its place.
+    Departed,
     /// It has told in this round that it cannot.
     Told(ErrorCode),
     /// It takes no new copies.
@@ -101,6 +103,7 @@ impl Unfit {
                 format!("{node}: {} needed, {} free", size_text(*needed_bytes), size_text(*free_bytes))
             }
             Self::Removed => format!("{node} is no member"),
+            Self::Departed => format!("{node} is no member any more"),
             Self::Told(code) => format!("{node} has failed ({code})"),
             Self::Cordoned => format!("{node} takes no new models"),
             Self::Avoided => format!("{node} is to be avoided"),

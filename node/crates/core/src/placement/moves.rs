@@ -403,7 +403,7 @@ impl<'a> Case<'a> {
                 let kind = self.wish().plan.as_ref().map_or(PlanKind::Asked, |plan| plan.kind);
                 return Step::Now(self.planned(ingester, targets, kind));
             }
-            Planned::Impossible(reasons) => return Step::Impossible(reasons),
+            Planned::Impossible(reasons) => return Step::Impossible(since_departed(reasons)),
             Planned::Nothing => {}
         }
         let Some(plan) = self.resolved() else { return Step::Nothing };
@@ -579,10 +579,16 @@ impl<'a> Case<'a> {
         hopeless.or_else(|| (!self.has_somebody_to_wait_for()).then(|| self.unfit()))
     }
 
-    /// A copy on a named node that is being emptied, or that the wish keeps away from: nobody may have it instead.
+    /// A copy on a named node that is being emptied, or that the wish keeps away from, or that would be on one which
+    /// has left: nobody may have it instead.
     fn misplaced_by_name(&self) -> Step {
         let misplaced = self.copies().filter_map(|site| Some((site.node, site.misplaced(&self.wish().want)?)));
-        let reasons: Reasons = misplaced.collect();
+        let named: &[NodeId] = match &self.wish().replicas {
+            Replicas::Nodes(nodes) => nodes,
+            Replicas::Count(_) | Replicas::All => &[],
+        };
+        let departed = named.iter().copied().filter(|node| !self.world.sites.contains_key(node));
+        let reasons: Reasons = misplaced.chain(departed.map(|node| (node, Unfit::Departed))).collect();
         if reasons.is_empty() { Step::Nothing } else { Step::Impossible(reasons) }
     }
 
@@ -707,6 +713,12 @@ impl<'a> Case<'a> {
         let Wish { name, round, .. } = self.wish();
         Move::Plan { name: name.clone(), round: *round, ingester, targets, kind }
     }
+}
+
+/// The same reasons, of a wish on record: who was named was a member then.
+fn since_departed(reasons: Reasons) -> Reasons {
+    let departed = |(node, unfit)| (node, if unfit == Unfit::Removed { Unfit::Departed } else { unfit });
+    reasons.into_iter().map(departed).collect()
 }
 
 #[cfg(test)]

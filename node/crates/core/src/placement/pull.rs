@@ -15,11 +15,11 @@ use ollamax_types::limits::WISH_TARGETS_MAX;
 use ollamax_types::{ErrorCode, NodeId};
 
 use super::{Site, Unfit};
-use crate::catalog::{Plan, PlanKind, Replicas, Wish};
+use crate::catalog::{COPIES_UNSAID, Plan, PlanKind, Replicas, Wish};
 use crate::health::Health;
 
 /// Copies where nobody says how many.
-const COPIES_DEFAULT: usize = 2;
+const COPIES_DEFAULT: usize = COPIES_UNSAID as usize;
 
 /// What follows for a wish.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,7 +70,7 @@ impl Round<'_> {
             Replicas::Count(count) => fit.into_iter().take(wanted(*count)).collect(),
             Replicas::All => fit.into_iter().take(WISH_TARGETS_MAX).collect(),
             Replicas::Nodes(nodes) => {
-                let unfit: Vec<_> = nodes.iter().filter_map(|node| Some((*node, self.why_unfit(*node)?))).collect();
+                let unfit = self.unfit();
                 if !unfit.is_empty() {
                     return Planned::Impossible(unfit);
                 }
@@ -166,8 +166,13 @@ impl Round<'_> {
         fit.into_iter().map(|site| site.node).collect()
     }
 
+    /// What is wrong with each node that is not fit. Of a wish that names nodes, what others are says nothing.
     fn unfit(&self) -> Vec<(NodeId, Unfit)> {
-        self.sites.keys().filter_map(|node| Some((*node, self.why_unfit(*node)?))).collect()
+        let nodes: Vec<NodeId> = match &self.wish.replicas {
+            Replicas::Nodes(nodes) => nodes.clone(),
+            Replicas::Count(_) | Replicas::All => self.sites.keys().copied().collect(),
+        };
+        nodes.into_iter().filter_map(|node| Some((node, self.why_unfit(node)?))).collect()
     }
 
     fn why_unfit(&self, node: NodeId) -> Option<Unfit> {

@@ -24,6 +24,7 @@ use super::daemon::AdminError;
 use super::{Admin, Engines, Reply, bundles, id_of, reply};
 use crate::error::words_of;
 use crate::order::{self, Order};
+use crate::wishfile::places;
 
 pub mod convert;
 mod limited;
@@ -53,13 +54,7 @@ impl Pulls {
         let version = order::cluster_version(&*metadata.view())?;
         if version >= order::WISHES_VERSION {
             let is_said = asked.on_all || asked.replicas.is_some() || !asked.nodes.is_empty();
-            let replicas = if !is_said {
-                order::replicas_unsaid(&*metadata.view(), &name)?
-            } else if asked.nodes.is_empty() {
-                replicas
-            } else {
-                self.named(&metadata, &asked.nodes)?
-            };
+            let replicas = if asked.nodes.is_empty() { replicas } else { self.named(&metadata, &asked.nodes)? };
             let (want, insecure) = (self.want(&asked)?, asked.insecure);
             let asked_by = ASKED_BY.to_owned();
             let ask = Ask { name, replicas, is_said, want, insecure, version: None, asked_by };
@@ -158,7 +153,7 @@ impl Pulls {
             return Err(AdminError::of_pull(&name_of(metadata.node()), &error));
         };
         let accept_by = (!asked.wait).then(|| Instant::now() + wished::ACCEPT_WAIT);
-        Ok(wished::told(order::followed(watch).boxed(), accept_by, name_of))
+        Ok(wished::told(order::followed(watch).boxed(), accept_by, name_of, None))
     }
 
     async fn cancel(&self, asked: v1::CancelPullRequest) -> Result<v1::CancelPullReply, AdminError> {
@@ -211,7 +206,8 @@ pub(super) async fn wish(
 ) -> Result<PullStream, AdminError> {
     let (name, replicas, own) = (ask.name.clone(), ask.replicas.clone(), metadata.node());
     let name_of = names(metadata.clone());
-    match order::put_on_record(&transfer, ask).await {
+    let said = ask.is_said.then(|| replicas.clone());
+    match transfer.ask(ask).await {
         Ok(watch) => {
             let accept_by = (!wait).then(|| Instant::now() + wished::ACCEPT_WAIT);
             let looks = order::followed(watch).boxed();
@@ -219,16 +215,19 @@ pub(super) async fn wish(
                 Some(limit) => limited::slowed(looks, transfer, limit),
                 None => looks,
             };
-            let told = wished::told(looks, accept_by, Arc::clone(&name_of));
-            let with_leaving = move |told: Result<v1::PullProgress, Status>| {
+            let is_unsaid = said.is_none();
+            let told = wished::told(looks, accept_by, Arc::clone(&name_of), said);
+            let with_record = move |told: Result<v1::PullProgress, Status>| {
                 // Of a record that cannot be read nothing is known here; whoever changes it says so.
                 let view = metadata.view();
                 let nodes = leaving(&*view, &name).unwrap_or_default();
                 let there = lowered::there(&*view, &name).unwrap_or_default();
                 let leaving = nodes.into_iter().map(|node| name_of(node)).collect();
-                told.map(|progress| v1::PullProgress { leaving, ..lowered::told(progress, &there) })
+                let kept = if is_unsaid { kept(&*view, &name).ok().flatten() } else { None };
+                let kept = kept.map(|replicas| places(&replicas, &*name_of)).unwrap_or_default();
+                told.map(|progress| v1::PullProgress { leaving, kept, ..lowered::told(progress, &there) })
             };
-            Ok(told.map(with_leaving).boxed())
+            Ok(told.map(with_record).boxed())
         }
         Err(PullError::Ledger(LedgerError::Impossible { fits, of, why })) => {
             let why: Vec<String> = why.iter().map(|(node, unfit)| unfit.of(&name_of(*node))).collect();
@@ -249,6 +248,12 @@ fn leaving(view: &dyn View, name: &ModelName) -> Result<Vec<NodeId>, Fault> {
         staying.extend(copies.filter(|copy| copy.model.digest == pin).map(|copy| copy.node));
     }
     Ok(surplus.into_iter().filter(|node| !staying.contains(node)).collect())
+}
+
+/// Where a model stays wanted that somebody asked for who said nothing of places; `None`: as it is for everybody.
+fn kept(view: &dyn View, name: &ModelName) -> Result<Option<Replicas>, Fault> {
+    let wanted = read::wish(view, name)?.map(|wish| wish.replicas);
+    Ok(wanted.filter(|replicas| *replicas != Replicas::Count(order::REPLICAS)))
 }
 
 /// What nodes are called.

@@ -133,7 +133,8 @@ fn few(view: &dyn View, shortfall: &Outlook, copies: &[Location]) -> Result<Vec<
     few.collect()
 }
 
-/// Those of which the nodes themselves are the reason. One that has only failed is told for its copies that are missing.
+/// Those of which the nodes themselves are the reason. One that has only failed is told for its copies that are
+/// missing.
 fn without_failed(mut impossible: Vec<(ModelName, Vec<(NodeId, Unfit)>)>) -> Vec<(ModelName, Vec<(NodeId, Unfit)>)> {
     impossible.retain(|(_, reasons)| !wishes::are_failures(reasons));
     impossible

@@ -1,12 +1,12 @@
 //! Pulls a model in Ollama's words.
 //!
 //! Head and first line go out before anybody is asked, so what fails later is told inside HTTP 200, where clients look
-//! for it. What the client wants goes on record, two copies where two nodes can have one, and it is told of the node
-//! that is furthest, of each file by the one that has most of it, with success when the first one has the model. Of a
-//! file the bytes that are told never go back, whatever node starts again or takes another's place meanwhile. A client
-//! that leaves stops listening and nothing else. When this node stops, it tells the client so at once, since its answer
-//! could take hours. Who may have models pulled is decided by address, host and headers, before the body is read:
-//! callers have no keys in this release.
+//! for it. What the client wants goes on record: the nodes that the model is wanted on already, else two where two can
+//! have it. It is told of the node that is furthest, of each file by the one that has most of it, with success when the
+//! first one has the model. Of a file the bytes that are told never go back, whatever node starts again or takes
+//! another's place meanwhile. A client that leaves stops listening and nothing else. When this node stops, it tells the
+//! client so at once, since its answer could take hours. Who may have models pulled is decided by address, host and
+//! headers, before the body is read: callers have no keys in this release.
 
 use std::future::ready;
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Response};
 use futures::stream::{self, BoxStream, StreamExt as _};
 use tokio_util::sync::CancellationToken;
 
+use ollamax_core::catalog::Replicas;
 use ollamax_core::placement::choose_puller;
 use ollamax_transfer as transfer;
 use ollamax_transfer::{Ask, BlobProgress, Overview, PullError, PullProgress, PullSpec, Stage, Wait};
@@ -103,7 +104,7 @@ fn begin(door: &OpenDoor, name: ModelName, insecure: bool) -> Result<(States, Op
     })?;
     let asked_by = ASKED_BY.to_owned();
     if order::cluster_version(&*view)? >= order::WISHES_VERSION {
-        let replicas = order::replicas_unsaid(&*view, &name)?;
+        let replicas = Replicas::Count(order::REPLICAS);
         let ask = Ask { name, replicas, is_said: false, want: None, insecure, version: None, asked_by };
         return Ok((wished(transfer, ask), None));
     }
@@ -113,7 +114,7 @@ fn begin(door: &OpenDoor, name: ModelName, insecure: bool) -> Result<(States, Op
 
 /// The states of a wish, until one node has the model or none will.
 fn wished(transfer: transfer::Handle, ask: Ask) -> States {
-    let asked = stream::once(async move { order::put_on_record(&transfer, ask).await });
+    let asked = stream::once(async move { transfer.ask(ask).await });
     let told = asked.flat_map(|asked| match asked {
         Ok(watch) => order::followed(watch).map(|overview| Told::of_wish(&overview)).boxed(),
         Err(error) => stream::once(ready(Told::failed(error))).boxed(),
@@ -285,7 +286,6 @@ impl Line {
 mod tests {
     use std::net::SocketAddr;
 
-    use ollamax_core::catalog::Replicas;
     use ollamax_transfer::{BlobSpec, NodeCopy};
     use ollamax_types::Digest;
 

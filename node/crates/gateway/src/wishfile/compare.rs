@@ -2,14 +2,15 @@
 //!
 //! The words of the file get their meaning here: nodes by id or name, versions by the beginning of a digest. A word
 //! without a meaning, or with two, is told with its line, and then nothing follows at all. Comparing a file again after
-//! its changes were made gives nothing but `Same`.
+//! its changes were made gives nothing but `Same`, unless a node that it names could not get its copy meanwhile: then
+//! that is asked for once more.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use ollamax_core::catalog::{
     Command, Fault, Location, Member, NAMED_VERSION, Replicas, View, Want, Wish, read as state,
 };
-use ollamax_types::{Digest, ModelName, NodeId};
+use ollamax_types::{Digest, ErrorCode, ModelName, NodeId};
 
 use super::{Declared, Wanted, Word};
 
@@ -81,7 +82,8 @@ pub fn compare(view: &dyn View, declared: &[Declared]) -> Result<Vec<Change>, Co
         match known.meaning(model, &versions) {
             Ok(meaning) => {
                 let leaving = known.leaving(view, &model.name, &meaning)?;
-                changes.extend(known.changes(model, meaning, leaving));
+                let is_lacking = known.is_lacking(view, &model.name)?;
+                changes.extend(known.changes(model, meaning, leaving, is_lacking));
             }
             Err(unclear) => problems.extend(unclear),
         }
@@ -140,7 +142,7 @@ impl Change {
         match self {
             Self::Ask { replicas, want, insecure, .. } => {
                 let (replicas, want, insecure) = (replicas.clone(), want.clone(), *insecure);
-                Some(Command::AskModel { name, replicas, insecure, want, declared: true })
+                Some(Command::AskModel { name, replicas, insecure, want, declared: true, unsaid: false })
             }
             Self::Forget { .. } => Some(Command::ForgetWish { name }),
             Self::Pin { digest, .. } => Some(Command::PinModel { name, digest: Some(*digest) }),
@@ -169,7 +171,8 @@ impl Change {
     }
 }
 
-fn places(replicas: &Replicas, names: &dyn Fn(NodeId) -> String) -> String {
+/// Where copies are wanted, for people who call the nodes by these names.
+pub(crate) fn places(replicas: &Replicas, names: &dyn Fn(NodeId) -> String) -> String {
     match replicas {
         Replicas::Count(1) => "1 node".to_owned(),
         Replicas::Count(_) | Replicas::All => format!("{} nodes", short(replicas, names)),
@@ -270,8 +273,26 @@ impl Known {
         Ok(copies.iter().filter(|copy| goes(copy)).map(|copy| copy.node).collect())
     }
 
+    /// Whether a node that is wanted by its name could not get the model and does not have it: nobody else gets it
+    /// instead, and it is not tried again by itself. What people ended or removed there stays so. Older clusters would
+    /// ask for what the registry has today.
+    fn is_lacking(&self, view: &dyn View, name: &ModelName) -> Result<bool, Fault> {
+        let Some(wish) = self.wishes.get(&name.key()) else { return Ok(false) };
+        let Replicas::Nodes(named) = &wish.replicas else { return Ok(false) };
+        let could_not =
+            |node: &&NodeId| wish.failures.get(*node).is_some_and(|failure| failure.code != ErrorCode::PullCancelled);
+        let mut failed = named.iter().filter(could_not).peekable();
+        if failed.peek().is_none() || state::cluster(view)?.is_none_or(|cluster| cluster.version < NAMED_VERSION) {
+            return Ok(false);
+        }
+        let copies = state::locations_of(view, name)?;
+        let holds =
+            |node: &NodeId| copies.iter().any(|copy| copy.node == *node && Some(copy.model.digest) == wish.digest);
+        Ok(failed.any(|node| !holds(node)))
+    }
+
     /// What follows for a model. Its pin comes first, so that a new round spreads what the file says.
-    fn changes(&self, model: &Declared, meaning: Meaning, leaving: BTreeSet<NodeId>) -> Vec<Change> {
+    fn changes(&self, model: &Declared, meaning: Meaning, leaving: BTreeSet<NodeId>, is_lacking: bool) -> Vec<Change> {
         let Meaning { replicas, want, pin } = meaning;
         let (name, key) = (model.name.clone(), model.name.key());
         let mut changes = Vec::new();
@@ -283,7 +304,7 @@ impl Known {
             _ => {}
         }
         let wish = self.wishes.get(&key);
-        let is_so = |wish: &Wish| wish.declared && wish.replicas == replicas && wish.want == want;
+        let is_so = |wish: &Wish| wish.declared && wish.replicas == replicas && wish.want == want && !is_lacking;
         if !wish.is_some_and(is_so) {
             let (insecure, before) = (wish.is_some_and(|wish| wish.insecure), wish.map(|wish| wish.replicas.clone()));
             changes.push(Change::Ask { name, replicas, want, insecure, before, leaving });

@@ -2,10 +2,10 @@
 
 use ollamax_core::catalog::mem::MemView;
 use ollamax_core::catalog::{
-    Cluster, Command, How, Key, Location, Member, MemberState, Model, Mutation, NAMED_VERSION, Phase, Pin, Plan,
-    PlanKind, Record, Replicas, Version, Want, Wish,
+    Cluster, Command, Failure, How, Key, Location, Member, MemberState, Model, Mutation, NAMED_VERSION, Phase, Pin,
+    Plan, PlanKind, Record, Replicas, Version, Want, Wish,
 };
-use ollamax_types::{ClusterId, ModelRecord, NodeId, Timestamp};
+use ollamax_types::{ClusterId, ErrorCode, ModelRecord, NodeId, Timestamp};
 
 use super::*;
 use crate::samples;
@@ -241,6 +241,28 @@ fn cluster(version: u32) -> Mutation {
 }
 
 #[test]
+fn a_named_node_that_could_not_get_its_copy_is_asked_for_it_again() {
+    let check = |what: &str, version: u32, replicas: Replicas, code: ErrorCode, lines: &str, expected: &str| {
+        let (id, name, created_at) = (ClusterId([1; 16]), "lab".to_owned(), Timestamp(0));
+        let cluster = Cluster { id, name, public_key: [0; 32], created_at, next_node_id: 5, version };
+        let cluster = Mutation::Put(Key::Cluster, Record::Cluster(cluster));
+        // Node 1 has it, whatever it told before.
+        let failure = |text: &str| Failure { code, text: text.to_owned(), at: Timestamp(1), by_hand: false };
+        let failures = BTreeMap::from([(NodeId(1), failure("once")), (NodeId(2), failure("full"))]);
+        let wish = Wish { digest: Some(PIN), failures, ..wish("m", replicas, true) };
+        let changes = compare(&view(&[cluster, asked(wish), found("m", PIN)]), &file(lines)).expect("clear");
+        assert_eq!(told(&changes), [expected], "{what}");
+    };
+    let (named, full, five) = (|nodes: &[u64]| nodes.iter().copied().map(NodeId).collect(), ErrorCode::DiskFull, 5);
+    let (both, of_both) = ("nodes = [\"n1\", \"n2\"]", || Replicas::Nodes(named(&[1, 2])));
+    check("its disk was full", five, of_both(), full, both, "~ wanted on n1, n2 as declared");
+    check("in an older cluster", 4, of_both(), full, both, "as declared");
+    check("somebody ended it", five, of_both(), ErrorCode::PullCancelled, both, "as declared");
+    check("who failed has it", five, Replicas::Nodes(named(&[1])), full, "nodes = [\"n1\"]", "as declared");
+    check("others stand in for it", five, Replicas::Count(2), full, "replicas = 2", "as declared");
+}
+
+#[test]
 fn whose_copies_go_is_told_where_nodes_are_named_instead_of_a_number() {
     let check = |what: &str, version: u32, replicas: Replicas, lines: &str, expected: &[&str]| {
         let cluster = cluster(version);
@@ -306,7 +328,7 @@ fn each_change_is_one_command_and_a_registry_without_tls_stays_one() {
     let (replicas, want) = (Replicas::Count(3), Want::default());
     let expected = [
         Command::PinModel { name: name("m"), digest: Some(PIN) },
-        Command::AskModel { name: name("m"), replicas, insecure: true, want, declared: true },
+        Command::AskModel { name: name("m"), replicas, insecure: true, want, declared: true, unsaid: false },
         Command::ForgetWish { name: name("old") },
     ];
     assert_eq!(commands, expected);

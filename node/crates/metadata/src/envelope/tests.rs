@@ -96,6 +96,7 @@ fn wishes() -> Vec<Command> {
         insecure: true,
         want: Default::default(),
         declared: false,
+        unsaid: false,
     };
     let blob = BoundBlob { sha256: Digest([1; 32]), size_bytes: 1 << 40, root: Root([2; 32]) };
     let mut commands = vec![
@@ -111,6 +112,7 @@ fn wishes() -> Vec<Command> {
             insecure: false,
             want: Default::default(),
             declared: false,
+            unsaid: true,
         },
         Command::PlanPull {
             name: name(),
@@ -296,9 +298,19 @@ fn golden_samples_of_wishes_and_files() {
         insecure,
         want: Default::default(),
         declared: false,
+        unsaid: false,
     };
     check(ask(Replicas::Count(2), false), "b202", &format!("0a{named} 12020802"));
     check(ask(Replicas::All, true), "b202", &format!("0a{named} 12021200 1801"));
+    let unsaid = Command::AskModel {
+        name: name(),
+        replicas: Replicas::Count(2),
+        insecure: false,
+        want: Default::default(),
+        declared: false,
+        unsaid: true,
+    };
+    check(unsaid, "b202", &format!("0a{named} 12020802 3001"));
     check(ask(Replicas::Nodes(nodes()), false), "b202", &format!("0a{named} 1206 1a04 0a020103"));
     let plan =
         Command::PlanPull { name: name(), round: 8, ingester: NodeId(1), targets: nodes(), kind: Default::default() };
@@ -318,7 +330,14 @@ fn golden_samples_of_wishes_and_files() {
     };
     let keeping = Want { disk_free_bytes_min: 300, ..want.clone() };
     let (count, kind) = (Replicas::Count(2), PlanKind::Rebalance);
-    let ask = |want| Command::AskModel { name: name(), replicas: count.clone(), insecure: false, want, declared: true };
+    let ask = |want| Command::AskModel {
+        name: name(),
+        replicas: count.clone(),
+        insecure: false,
+        want,
+        declared: true,
+        unsaid: false,
+    };
     let words = "2211 0a09 0a04726f6f6d 120161 10ac02 1a0103";
     check(ask(want), "b202", &format!("0a{named} 12020802 {words} 2801"));
     let words = "2214 0a09 0a04726f6f6d 120161 10ac02 1a0103 20ac02";

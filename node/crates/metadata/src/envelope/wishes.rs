@@ -31,13 +31,16 @@ pub(super) fn decode_blobs(stored: disk::CommandBindBlobs) -> Result<Command, En
 /// What somebody asked for, or the leader planned; `None`: it is another command.
 pub(super) fn encode_asked(command: &Command) -> Option<Stored> {
     Some(match command {
-        Command::AskModel { name, replicas, insecure, want, declared } => Stored::AskModel(disk::CommandAskModel {
-            name: name.full(),
-            replicas: Some(encode_replicas(replicas)),
-            insecure: *insecure,
-            want: encode_want(want),
-            declared: *declared,
-        }),
+        Command::AskModel { name, replicas, insecure, want, declared, unsaid } => {
+            Stored::AskModel(disk::CommandAskModel {
+                name: name.full(),
+                replicas: Some(encode_replicas(replicas)),
+                insecure: *insecure,
+                want: encode_want(want),
+                declared: *declared,
+                unsaid: *unsaid,
+            })
+        }
         Command::PlanPull { name, round, ingester, targets, kind } => Stored::PlanPull(disk::CommandPlanPull {
             name: name.full(),
             round: *round,
@@ -52,7 +55,8 @@ pub(super) fn encode_asked(command: &Command) -> Option<Stored> {
 pub(super) fn decode_ask(stored: disk::CommandAskModel) -> Result<Command, EnvelopeError> {
     let replicas = decode_replicas(stored.replicas).map_err(|_| EnvelopeError::Field("replicas"))?;
     let (name, want) = (name(&stored.name)?, decode_want(stored.want));
-    Ok(Command::AskModel { name, replicas, insecure: stored.insecure, want, declared: stored.declared })
+    let disk::CommandAskModel { insecure, declared, unsaid, .. } = stored;
+    Ok(Command::AskModel { name, replicas, insecure, want, declared, unsaid })
 }
 
 pub(super) fn decode_plan(stored: disk::CommandPlanPull) -> Result<Command, EnvelopeError> {

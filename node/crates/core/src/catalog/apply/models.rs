@@ -2,9 +2,9 @@
 //!
 //! Each copy is written twice, by model and by node, always both or neither. A node that had the version that a wish
 //! spreads and says that it has it no more was told so by the cluster, or by a person: then it is left out until it
-//! says that it has it again. It was the cluster where the copy was to go, and where the node says that it removed it
-//! for the cluster: what was to go may have been taken back while the node was at it. A copy that was to go and became
-//! another version is not meant any more.
+//! says that it has it again. It was no person where the copy was to go, and where the node says so: what it was to
+//! remove for the cluster may have been taken back while it was at it, and a manifest that is damaged is nobody's wish.
+//! Such a copy is missing and comes again. A copy that was to go and became another version is not meant any more.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,7 +33,7 @@ const KEYS_ABSENT: usize = 3;
 pub(super) struct Told<'a> {
     pub(super) present: &'a [ModelRecord],
     pub(super) absent: &'a [String],
-    /// Those of the absent ones that it removed for the cluster.
+    /// Those of the absent ones that no person removed.
     pub(super) removed: &'a [String],
 }
 
@@ -88,7 +88,7 @@ fn spare_keys(scene: &Scene<'_>, present: usize, absent: usize) -> usize {
     COMMAND_KEYS_MAX.saturating_sub(KEYS_BESIDE + KEYS_PRESENT * present + KEYS_ABSENT * absent)
 }
 
-/// A copy is gone. Where it was to go, that is over; where its node did not remove it for the cluster, a person did.
+/// A copy is gone. Where it was to go, that is over; else a person removed it, unless its node knows better.
 fn vanish(
     scene: &Scene<'_>,
     mutations: &mut Vec<Mutation>,

@@ -7,8 +7,9 @@
 //! copy that a person removed or exchanged counts as a failure of its node, and as the only one it goes along into
 //! later rounds, until the node has a copy of that name again, whoever brought it. The version goes along where a file
 //! says only where the model shall be, or somebody asks for fewer copies; then those that are too many go along too.
-//! Copies that are too many when a new round begins are noted with it, whichever version that will spread. The same
-//! question is answered with the same round as long as a new one would begin no differently.
+//! Copies that are too many when a new round begins are noted with it, whichever version that will spread. Whoever says
+//! nothing of places leaves them as they are, and asks for what the registry has today. The same question is answered
+//! with the same round as long as a new one would begin no differently.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,6 +28,7 @@ use crate::catalog::read;
 use crate::catalog::record::{
     Counts, Failure, Key, Location, Member, Model, Plan, PlanKind, Record, Replicas, Version, Want, Wish,
 };
+use crate::catalog::unsaid::{self, COPIES_UNSAID, places_kept};
 use crate::catalog::view::{Fault, Mutation};
 
 /// What is told of a node whose copy a person removed.
@@ -49,6 +51,8 @@ pub(super) struct Asked<'a> {
     pub(super) insecure: bool,
     pub(super) want: &'a Want,
     pub(super) declared: bool,
+    /// Nobody said where: `replicas` are where nothing stands on record.
+    pub(super) unsaid: bool,
 }
 
 /// What the leader planned.
@@ -67,13 +71,17 @@ pub(super) struct Round<'a> {
 }
 
 pub(super) fn ask(scene: &Scene<'_>, asked: Asked<'_>) -> Step {
-    let replicas = checked(scene, asked.replicas)?;
-    check_want(asked.want)?;
     let draft = Draft::new(scene.view);
+    let held = read::wish(&draft, asked.name)?;
+    let kept = match &held {
+        Some(wish) if asked.unsaid => places_kept(scene.view, wish)?,
+        Some(_) | None => None,
+    };
+    let replicas = checked(scene, kept.as_ref().unwrap_or(asked.replicas))?;
+    check_want(asked.want)?;
     let model = read::model(&draft, asked.name)?;
     model.as_ref().map_or(Ok(()), registry::check_enabled)?;
     let pinned = model.as_ref().and_then(Model::pinned);
-    let held = read::wish(&draft, asked.name)?;
     let left_out = left_out(scene, &replicas, held.as_ref())?;
     let declared = asked.declared || held.as_ref().is_some_and(|wish| wish.declared);
     if let Some(wish) = &held
@@ -87,10 +95,14 @@ pub(super) fn ask(scene: &Scene<'_>, asked: Asked<'_>) -> Step {
     if held.is_none() {
         count_one_more(&draft)?;
     }
-    let mut wish = Wish { failures: left_out, ..begun(scene, asked.name, replicas, held.as_ref(), true)? };
+    let mut wish = Wish { failures: left_out, ..begun(scene, asked.name, replicas, held.as_ref(), !asked.unsaid)? };
     (wish.insecure, wish.want, wish.declared) = (asked.insecure, asked.want.clone(), declared);
     if let Some(held) = held.filter(|held| pinned.is_none_or(|digest| held.digest == Some(digest))) {
-        wish = with_version(scene, wish, &held, asked.declared)?;
+        wish = match (asked.unsaid, pinned) {
+            (false, _) => with_version(scene, wish, &held, asked.declared)?,
+            (true, None) if kept.is_some() => with_nodes(scene, wish, &held, model.as_ref())?,
+            (true, _) => wish,
+        };
     }
     if let Some(mut model) = model {
         if let Some(digest) = pinned {
@@ -117,7 +129,9 @@ fn with_version(scene: &Scene<'_>, mut wish: Wish, held: &Wish, is_from_file: bo
         (Replicas::Count(before), Replicas::Count(count)) if count < before && held.want == wish.want => Some(*count),
         _ => None,
     };
-    let is_placing = is_from_file && of_places(held) != of_places(&wish);
+    // A file that is applied again where a node could not get it wants no other version either.
+    let has_failed = scene.minds_named() && held.failures.values().any(|failure| !failure.by_hand);
+    let is_placing = is_from_file && (has_failed || of_places(held) != of_places(&wish));
     let Some(digest) = held.digest.filter(|_| held.insecure == wish.insecure && (is_placing || count.is_some())) else {
         return Ok(wish);
     };
@@ -145,6 +159,36 @@ fn with_version(scene: &Scene<'_>, mut wish: Wish, held: &Wish, is_from_file: bo
         wish.surplus.retain(|node| !targets.contains(node));
         wish.plan = Some(Plan { ingester, targets, made_at, kind: PlanKind::Asked });
     }
+    Ok(wish)
+}
+
+/// The new round with the nodes of the one before, where nobody said how many and a first plan would wait until all are
+/// there: what the registry has today comes to those that are, and the others stay wanted. A node that is still to
+/// remove its copy waits for a first plan, which takes that back.
+fn with_nodes(scene: &Scene<'_>, mut wish: Wish, held: &Wish, model: Option<&Model>) -> Result<Wish, Fault> {
+    let Some(plan) = held.plan.as_ref().filter(|_| held.want == wish.want) else { return Ok(wish) };
+    let is_going = |node: &NodeId| model.is_some_and(|model| model.drops.contains_key(node));
+    let mut targets = Vec::new();
+    match &wish.replicas {
+        Replicas::All => return Ok(wish),
+        Replicas::Count(count) if *count <= COPIES_UNSAID && !wish.declared => return Ok(wish),
+        Replicas::Nodes(nodes) if nodes.iter().any(is_going) => return Ok(wish),
+        Replicas::Nodes(nodes) => targets.clone_from(nodes),
+        Replicas::Count(count) => {
+            for node in plan.targets.iter().copied() {
+                let member = read::member(scene.view, node)?;
+                let suits = member.is_some_and(|member| member.suits(&wish.want));
+                if suits && !is_going(&node) && !wish.failures.contains_key(&node) {
+                    targets.push(node);
+                }
+            }
+            targets.truncate(*count as usize);
+        }
+    }
+    let Some(first) = targets.first().copied() else { return Ok(wish) };
+    let ingester = if targets.contains(&plan.ingester) { plan.ingester } else { first };
+    wish.surplus.retain(|node| !targets.contains(node));
+    wish.plan = Some(Plan { ingester, targets, made_at: scene.entry.log_time, kind: PlanKind::Asked });
     Ok(wish)
 }
 
@@ -320,9 +364,7 @@ fn has_failed(scene: &Scene<'_>, wish: &Wish, node: NodeId) -> Result<bool, Faul
 
 /// Whether a node has the version that the round spreads.
 fn holds(scene: &Scene<'_>, wish: &Wish, node: NodeId) -> Result<bool, Fault> {
-    let Some(digest) = wish.digest else { return Ok(false) };
-    let held = read::node_model(scene.view, node, &wish.name.key())?;
-    Ok(held.is_some_and(|location| location.model.digest == digest))
+    unsaid::holds(scene.view, wish, node)
 }
 
 fn is_standing(scene: &Scene<'_>, node: NodeId) -> Result<bool, Fault> {
@@ -341,7 +383,13 @@ pub(super) fn plan(scene: &Scene<'_>, round: Round<'_>, planned: Planned<'_>) ->
         wish.failures.remove(&ingester);
     }
     wish.surplus.retain(|node| !targets.contains(node));
-    wish.plan = Some(Plan { ingester, targets: targets.to_vec(), made_at: scene.entry.log_time, kind });
+    // With whom a round began, it goes on as it began: more of those that were asked for are no repair.
+    let is_of_the_start = |plan: &&Plan| {
+        let are_asked = plan.kind == PlanKind::Asked && kind == PlanKind::Asked;
+        scene.minds_coming() && are_asked && plan.made_at == wish.asked_at
+    };
+    let made_at = wish.plan.as_ref().filter(is_of_the_start).map_or(scene.entry.log_time, |plan| plan.made_at);
+    wish.plan = Some(Plan { ingester, targets: targets.to_vec(), made_at, kind });
     let mut mutations = vec![written(wish)];
     mutations.extend(drops::withdrawn(scene, round.name, targets)?);
     Ok(Applied::done(mutations))

@@ -137,6 +137,27 @@ fn a_lost_copy_is_made_anew_and_the_lost_node_stays_a_target() {
 }
 
 #[test]
+fn a_named_node_that_has_left_is_the_reason_and_no_other_is() {
+    let check = |what: &str, named: &[u64], wish: Standing, sites: &[Site], expected: &[(u64, Unfit)]| {
+        let wish = Standing { wish: Wish { replicas: Replicas::Nodes(ids(named)), ..wish.wish }, ..wish };
+        let found = outlook(sites, &[wish], &[], &ReplicaKnobs::default());
+        let expected: Vec<(NodeId, Unfit)> = expected.iter().map(|(node, why)| (NodeId(*node), why.clone())).collect();
+        let name: ModelName = "m".parse().expect("a name");
+        let impossible = if expected.is_empty() { vec![] } else { vec![(name, expected)] };
+        assert_eq!((found.moves, found.impossible), (vec![], impossible), "{what}");
+    };
+    let others = [site(1), emptying(2)];
+    check("the only one", &[3], standing(1, &[3], &[]), &others, &[(3, Unfit::Departed)]);
+    check("one of two", &[1, 3], standing(2, &[1], &[1]), &others, &[(3, Unfit::Departed)]);
+    let emptied = [(2, Unfit::Cordoned), (3, Unfit::Departed)];
+    check("and one is emptied", &[2, 3], standing(2, &[2], &[2]), &others, &emptied);
+    check("all are there", &[1], standing(1, &[1], &[1]), &others, &[]);
+    let unplanned = standing(1, &[3], &[]);
+    let unplanned = Standing { wish: Wish { plan: None, digest: None, ..unplanned.wish }, ..unplanned };
+    check("nothing is planned yet", &[3], unplanned, &others, &[(3, Unfit::Departed)]);
+}
+
+#[test]
 fn a_copy_that_was_told_to_go_and_is_missed_is_taken_back() {
     let going = |targets: &[u64], holders: &[u64], node: u64| Standing {
         dropping: BTreeSet::from([NodeId(node)]),

@@ -319,6 +319,8 @@ fn where_nobody_else_is_fit_the_others_go_on() {
     let named = || planned(asked(Replicas::Nodes(ids(&[1, 2]))), 1, &[1, 2]);
     check("named nodes stay", &named(), &[site(1), dead(2), site(3)], &Planned::Nothing);
     check("as long as they are members", &named(), &[site(1), site(3)], &plan(1, &[1]));
+    let unfit = [(1, Unfit::Removed), (2, Unfit::Removed)];
+    check("and others say nothing of them", &named(), &[site(3), dead(4)], &impossible(&unfit));
 }
 
 #[test]
@@ -365,6 +367,7 @@ fn what_people_are_told() {
     assert_eq!(told(Unfit::NoRuntime), "n2 has no runtime that answers");
     assert_eq!(told(Unfit::Dead), "n2 is not heard");
     assert_eq!(told(Unfit::Removed), "n2 is no member");
+    assert_eq!(told(Unfit::Departed), "n2 is no member any more");
     assert_eq!(told(Unfit::Told(ErrorCode::DiskFull)), "n2 has failed (disk_full)");
     assert_eq!(told(Unfit::Cordoned), "n2 takes no new models");
     assert_eq!(told(Unfit::Avoided), "n2 is to be avoided");

@@ -235,14 +235,27 @@ fn called(status: &StatusReply, node: NodeId) -> String {
     known.map_or_else(|| format!("node {node}"), |view| view.name.clone())
 }
 
+/// A wish that names who has left is told as that: whatever else is mended, it comes to nothing there. An id is never
+/// given out again, and a name may be.
 fn impossible(status: &StatusReply, name: &ModelName, why: &[(NodeId, Unfit)]) -> Attention {
     let of = standing(status).count();
     let fits = of.saturating_sub(why.len());
-    let word = |node: NodeId| {
-        let known = standing(status).find(|view| view.id == node.0);
-        known.map_or_else(|| format!("node {node}"), |view| view.name.clone())
+    let word = |node: NodeId| match status.nodes.iter().find(|view| view.id == node.0) {
+        Some(view) if view.state() == State::Departed => format!("{} (node {node})", view.name),
+        Some(view) => view.name.clone(),
+        None => format!("node {node}"),
     };
-    let reasons: Vec<String> = why.iter().map(|(node, unfit)| unfit.of(&word(*node))).collect();
+    let (departed, others): (Vec<_>, Vec<_>) = why.iter().partition(|(_, unfit)| *unfit == Unfit::Departed);
+    let reasons: Vec<String> = others.iter().map(|(node, unfit)| unfit.of(&word(*node))).collect();
+    if !departed.is_empty() {
+        let nodes: Vec<String> = departed.iter().map(|(node, _)| word(*node)).collect();
+        let are = if nodes.len() > 1 { "are no members" } else { "is no member" };
+        let what = format!("{name} is wanted on {}, which {are} any more", nodes.join(", "));
+        let alone = "a wish for nodes by their names is met nowhere else".to_owned();
+        let why = reasons.into_iter().chain([alone]).collect::<Vec<_>>().join("; ");
+        let next = format!("name others: ollamax model pull {name} --node NODE,NODE, or say a number: --replicas 2");
+        return entry("wish_impossible", what, why, next);
+    }
     let next = if fits == 0 {
         format!("ollamax model why {name}")
     } else {
@@ -365,6 +378,13 @@ mod tests {
         check(&all[..2], ["fits on 1 of 3 nodes", "n1 has no runtime that answers; n2 is not heard"], fewer);
         let reasons = "n1 has no runtime that answers; n2 is not heard; node 9 is no member";
         check(&all, ["fits on 0 of 3 nodes", reasons], "ollamax model why NAME");
+        let others = "name others: ollamax model pull NAME --node NODE,NODE, or say a number: --replicas 2";
+        let alone = "a wish for nodes by their names is met nowhere else";
+        let what = "is wanted on n4 (node 4), which is no member any more";
+        check(&[(NodeId(4), Unfit::Departed)], [what, alone], others);
+        let three = [(NodeId(2), Unfit::Dead), (NodeId(4), Unfit::Departed), (NodeId(9), Unfit::Departed)];
+        let what = "is wanted on n4 (node 4), node 9, which are no members any more";
+        check(&three, [what, &format!("n2 is not heard; {alone}")], others);
     }
 
     #[test]

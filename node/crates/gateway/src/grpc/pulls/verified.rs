@@ -68,6 +68,10 @@ fn unread(node: &str, error: &PullError) -> AdminError {
         ErrorCode::ModelNotFound => ("there is nothing to read", "ollamax model list"),
         ErrorCode::Overloaded => ("it has a bound", "repeat the command when one of them is over"),
         ErrorCode::PeerUnreachable => ("nothing was changed by asking", "ollamax node list"),
+        ErrorCode::StorageFailed => (
+            "no node counts on a copy there, and a runtime does not list it",
+            "a wish brings it again by itself; else: ollamax model pull NAME",
+        ),
         _ => return AdminError::of_pull(node, error),
     };
     AdminError::new(error.code(), words_of(error), format!("on node {node}: {why}"), next)

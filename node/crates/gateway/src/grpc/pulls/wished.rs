@@ -1,8 +1,9 @@
 //! What an administrator is told of a wish: each node that has a part in it, whenever something of it changes.
 //!
-//! The last message is an error where a node failed for good, or this node stops. A node that failed while another can
-//! take its place ends nothing.
+//! The last message is an error where a node failed for good, this node stops, or fewer have the model than were asked
+//! for, as somebody asked otherwise meanwhile. A node that failed while another can take its place ends nothing.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,12 +11,14 @@ use futures::stream::{self, BoxStream, StreamExt as _};
 use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 
+use ollamax_core::catalog::Replicas;
 use ollamax_proto::v1;
 use ollamax_transfer::{Overview, PullError, PullProgress, Stage};
 use ollamax_types::{ErrorCode, NodeId};
 
 use super::{PullStream, convert};
 use crate::grpc::daemon::AdminError;
+use crate::wishfile::places;
 
 /// Who does not wait for the end hears of a wish for so long, once it is planned, until somebody is on its way.
 pub(super) const ACCEPT_WAIT: Duration = Duration::from_secs(10);
@@ -33,12 +36,14 @@ struct Telling {
     /// Until when somebody hears of it who does not wait for its end.
     accept_by: Option<Instant>,
     name_of: NameOf,
+    /// Where whoever hears of it said that copies are wanted.
+    said: Option<Replicas>,
     last: Option<Arc<Overview>>,
 }
 
 /// Tells what changes. With a time, it ends when the pull is taken on, then at the latest.
-pub(super) fn told(looks: Looks, accept_by: Option<Instant>, name_of: NameOf) -> PullStream {
-    let telling = Telling { looks, accept_by, name_of, last: None };
+pub(super) fn told(looks: Looks, accept_by: Option<Instant>, name_of: NameOf, said: Option<Replicas>) -> PullStream {
+    let telling = Telling { looks, accept_by, name_of, said, last: None };
     let steps = stream::unfold(Some(telling), |telling| async move { telling?.step().await });
     steps.flat_map(stream::iter).boxed()
 }
@@ -58,7 +63,7 @@ impl Telling {
         };
         let mut told: Vec<Message> = self.news(&now).iter().map(|state| Ok(self.message(state))).collect();
         if now.is_over {
-            told.extend(self.failure(&now).map(Err));
+            told.extend(self.failure(&now).or_else(|| self.overtaken(&now)).map(Err));
             return Some((told, None));
         }
         let is_taken_on = self.accept_by.is_some() && now.copies.iter().any(|copy| is_on_its_way(&copy.progress.stage));
@@ -93,6 +98,36 @@ impl Telling {
         }
     }
 
+    /// What is told of a wish that is met and is not what was asked for any more, unless all have it that were meant.
+    fn overtaken(&self, now: &Overview) -> Option<Status> {
+        let said = self.said.as_ref()?;
+        let done = now.copies.iter().filter(|copy| copy.progress.stage == Stage::Done).map(|copy| copy.node);
+        let done: BTreeSet<NodeId> = done.collect();
+        let is_met = match said {
+            Replicas::Count(count) => done.len() >= *count as usize,
+            Replicas::All => false,
+            Replicas::Nodes(nodes) => nodes.iter().all(|node| done.contains(node)),
+        };
+        if is_met || are_same(said, &now.replicas) {
+            return None;
+        }
+        let (name, name_of) = (&now.name, &*self.name_of);
+        let what = format!("somebody else asked for {name} meanwhile, and that is what counts");
+        let why =
+            format!("it is wanted on {} now, and not on {}", places(&now.replicas, name_of), places(said, name_of));
+        let words = match said {
+            Replicas::Count(count) => format!("--replicas {count}"),
+            Replicas::All => "--replicas all".to_owned(),
+            Replicas::Nodes(nodes) => {
+                let nodes: Vec<String> = nodes.iter().map(|node| name_of(*node)).collect();
+                format!("--node {}", nodes.join(","))
+            }
+        };
+        let next =
+            format!("ollamax model wishes; to have it so all the same: ollamax model pull {name} {words} --wait");
+        Some(AdminError::new(ErrorCode::PreconditionFailed, what, why, next).into())
+    }
+
     fn message(&self, state: &PullProgress) -> v1::PullProgress {
         convert::to_wire(state, &*self.name_of)
     }
@@ -118,6 +153,16 @@ fn of_stage(node: &str, error: &PullError, over: &Overview) -> AdminError {
     AdminError { next: format!("{}; it stays wished for until it is pulled again, or: {end}", told.next), ..told }
 }
 
+/// Whether two wishes are for the same places, in whichever order nodes are named.
+fn are_same(one: &Replicas, other: &Replicas) -> bool {
+    match (one, other) {
+        (Replicas::Nodes(one), Replicas::Nodes(other)) => {
+            one.iter().collect::<BTreeSet<_>>() == other.iter().collect::<BTreeSet<_>>()
+        }
+        _ => one == other,
+    }
+}
+
 /// Whether the name is known there and the model fits.
 const fn is_on_its_way(stage: &Stage) -> bool {
     match stage {
@@ -132,7 +177,6 @@ const fn is_on_its_way(stage: &Stage) -> bool {
 mod tests {
     use futures::stream::pending;
 
-    use ollamax_core::catalog::Replicas;
     use ollamax_transfer::NodeCopy;
 
     use super::*;
@@ -172,7 +216,46 @@ mod tests {
                 format!("{} {}", code.unwrap_or_default(), status.message())
             }
         };
-        told(looks, accept_by, Arc::new(|node| format!("n{node}"))).map(shown).collect().await
+        told(looks, accept_by, Arc::new(|node| format!("n{node}")), None).map(shown).collect().await
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asked_for_more_than_somebody_who_came_later_is_told_that_it_is_not_so() {
+        let check = async |what: &str, said: Replicas, now: Replicas, expected: Option<[&str; 2]>| {
+            let done = look(&[Some(Stage::Done), Some(Stage::Done)], true);
+            let over = Arc::new(Overview { replicas: now, ..(*done).clone() });
+            let name_of: NameOf = Arc::new(|node| format!("n{node}"));
+            let mut last = None;
+            let mut told = told(stream::iter([over]).boxed(), None, name_of, Some(said));
+            while let Some(message) = told.next().await {
+                last = Some(message);
+            }
+            let error = AdminError::new(
+                ErrorCode::PreconditionFailed,
+                "somebody else asked for m:latest meanwhile, and that is what counts",
+                expected.map(|[why, _]| why).unwrap_or_default(),
+                expected.map(|[_, next]| next).unwrap_or_default(),
+            );
+            let found = last.and_then(Result::err).map(|status| format!("{status:?}"));
+            let expected = expected.map(|_| format!("{:?}", Status::from(error)));
+            assert_eq!(found, expected, "{what}");
+        };
+        let named = |nodes: &[u64]| Replicas::Nodes(nodes.iter().copied().map(NodeId).collect());
+        let count = Replicas::Count;
+        check("as it was asked for", count(2), count(2), None).await;
+        check("others want more", count(1), count(2), None).await;
+        check("all are there that were asked for", count(2), count(1), None).await;
+        check("the named ones have it", named(&[2, 1]), count(2), None).await;
+        check("in another order", named(&[3, 1]), named(&[1, 3]), None).await;
+        let next = |words: &str| {
+            format!("ollamax model wishes; to have it so all the same: ollamax model pull m:latest {words} --wait")
+        };
+        let why = "it is wanted on 2 nodes now, and not on 3 nodes";
+        check("fewer", count(3), count(2), Some([why, &next("--replicas 3")])).await;
+        let why = "it is wanted on n1 now, and not on all nodes";
+        check("one by its name", Replicas::All, named(&[1]), Some([why, &next("--replicas all")])).await;
+        let why = "it is wanted on 2 nodes now, and not on n2, n3";
+        check("a number", named(&[2, 3]), count(2), Some([why, &next("--node n2,n3")])).await;
     }
 
     #[tokio::test(start_paused = true)]

@@ -56,7 +56,26 @@ fn drop_at(nodes: &[u64], forget: bool, force: bool) -> Command {
 }
 
 fn ask(replicas: Replicas) -> Command {
-    Command::AskModel { name: name(), replicas, insecure: false, want: Default::default(), declared: false }
+    Command::AskModel {
+        name: name(),
+        replicas,
+        insecure: false,
+        want: Default::default(),
+        declared: false,
+        unsaid: false,
+    }
+}
+
+/// Somebody says nothing of places.
+fn plain() -> Command {
+    Command::AskModel {
+        name: name(),
+        replicas: Replicas::Count(2),
+        insecure: false,
+        want: Default::default(),
+        declared: false,
+        unsaid: true,
+    }
 }
 
 fn plan(round: u64, ingester: u64, targets: &[u64]) -> Command {

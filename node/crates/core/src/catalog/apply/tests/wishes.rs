@@ -15,7 +15,14 @@ fn name(text: &str) -> ModelName {
 }
 
 fn ask(model: &str, replicas: Replicas) -> Command {
-    Command::AskModel { name: name(model), replicas, insecure: false, want: Default::default(), declared: false }
+    Command::AskModel {
+        name: name(model),
+        replicas,
+        insecure: false,
+        want: Default::default(),
+        declared: false,
+        unsaid: false,
+    }
 }
 
 fn plan(model: &str, round: u64, ingester: u64, targets: &[u64]) -> Command {
@@ -207,6 +214,7 @@ fn another_wish_for_the_same_model_begins_a_new_round() {
             insecure,
             want: Default::default(),
             declared: false,
+            unsaid: false,
         });
         assert_eq!((second, world.counted()), (first + 1, 1), "{replicas:?}");
         let wish = world.wish("m");

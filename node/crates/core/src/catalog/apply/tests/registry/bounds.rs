@@ -63,6 +63,7 @@ fn no_command_reads_more_keys_than_it_may() {
         ask(Replicas::Count(64)),
         ask(Replicas::All),
         ask(on(&(1..=64).collect::<Vec<u64>>())),
+        plain(),
         fix(1, None, tagged),
         fix(1, Some(Replicas::Count(64)), How::RolledBack { to: 1 }),
         note(99),

@@ -65,6 +65,7 @@ fn no_wish_is_left_with_fewer_copies_than_it_says() {
         insecure: false,
         want,
         declared: false,
+        unsaid: false,
     };
     let avoiding = || all_but(Want { avoid: [NodeId(2)].into(), ..Want::default() });
     check(vec![avoiding()], 2, Answer::Done);

@@ -73,6 +73,7 @@ fn a_wish_says_which_nodes_come_into_question_within_limits() {
         insecure: false,
         want,
         declared: false,
+        unsaid: false,
     };
     let world = World::with_copies();
     let labels = BTreeMap::from([("Room".to_owned(), "a".to_owned())]);

@@ -1,7 +1,9 @@
 //! Versions of a name: pinned, fixed, gone back to, and their history.
 
+use ollamax_types::ErrorCode;
+
 use super::*;
-use crate::catalog::record::{Counts, Version, Want};
+use crate::catalog::record::{Counts, PlanKind, Version, Want};
 
 #[test]
 fn a_pin_outlives_pulls() {
@@ -49,6 +51,7 @@ fn only_places_or_fewer_copies_are_no_question_for_what_the_registry_has_today()
         insecure: false,
         want: Want::default(),
         declared: true,
+        unsaid: false,
     };
     let check = |what: &str, before: &[Command], command: Command, version: Option<u8>, targets: &[u64]| {
         let (mut world, first) = World::spread(Replicas::Count(2));
@@ -77,6 +80,46 @@ fn only_places_or_fewer_copies_are_no_question_for_what_the_registry_has_today()
 }
 
 #[test]
+fn whoever_says_nothing_of_places_leaves_them_and_asks_for_what_there_is_today() {
+    assert_eq!(plain().least_version(), 5);
+    let check = |what: &str, before: Replicas, story: &[Command], replicas: Replicas, targets: &[u64]| {
+        let (mut world, first) = World::spread(before);
+        world.check_taken(story.to_vec());
+        let round = world.ask(plain());
+        assert!(round > first, "{what}: a new round");
+        let wish = world.wish("m");
+        let planned = wish.plan.map_or_else(Vec::new, |plan| plan.targets);
+        assert_eq!((wish.replicas, wish.digest, planned), (replicas, None, ids(targets)), "{what}");
+        world.check_goes_on(plain(), round);
+    };
+    let named = || on(&[1, 2]);
+    check("two", Replicas::Count(2), &[], Replicas::Count(2), &[]);
+    check("three, which need not be there just now", Replicas::Count(3), &[], Replicas::Count(3), &[1, 2]);
+    check("one", Replicas::Count(1), &[], Replicas::Count(1), &[]);
+    check("all", Replicas::All, &[], Replicas::All, &[]);
+    check("named nodes", named(), &[], named(), &[1, 2]);
+    let (node, limit) = (NodeId(2), 9);
+    let left = [Command::ForgetModels { node, limit }, Command::RemoveMember { node }];
+    check("one of them has left", named(), &left, on(&[1]), &[1]);
+    check("one of them is to remove it still", named(), &[drop_at(&[2], false, true)], named(), &[]);
+    let emptied = [cordon(2, Cordon::Emptying)];
+    check("one of three is emptied", Replicas::Count(3), &emptied, Replicas::Count(3), &[1]);
+    check("a named one is emptied", named(), &emptied, named(), &[1, 2]);
+
+    let mut world = World::with_copies();
+    let round = world.ask(ask(Replicas::Count(3)));
+    world.check_goes_on(plain(), round); // nobody has planned, and nobody has failed
+    let mut world = World::with_copies();
+    world.ask(plain());
+    assert_eq!(world.wish("m").replicas, Replicas::Count(2), "nothing was on record");
+    let mut world = World::after([pin(7)]);
+    world.ask(ask(Replicas::Count(3)));
+    let round = world.ask(plain());
+    assert_eq!((world.wish("m").replicas, world.wish("m").digest), (Replicas::Count(3), Some(digest(7))));
+    world.check_goes_on(plain(), round);
+}
+
+#[test]
 fn a_file_that_wants_more_copies_keeps_those_that_are_on_their_way() {
     let declared = |replicas: Replicas, want: Want| Command::AskModel {
         name: name(),
@@ -84,6 +127,7 @@ fn a_file_that_wants_more_copies_keeps_those_that_are_on_their_way() {
         insecure: false,
         want,
         declared: true,
+        unsaid: false,
     };
     let more = || declared(Replicas::Count(3), Want::default());
     // Node 1 has the version, and node 2 is at it.
@@ -110,6 +154,56 @@ fn a_file_that_wants_more_copies_keeps_those_that_are_on_their_way() {
 }
 
 #[test]
+fn a_file_that_is_applied_again_because_a_node_failed_keeps_the_version() {
+    let declared = || Command::AskModel {
+        name: name(),
+        replicas: on(&[1, 2]),
+        insecure: false,
+        want: Want::default(),
+        declared: true,
+        unsaid: false,
+    };
+    for (version, expected) in [(5, Some(digest(7))), (4, None)] {
+        let mut world = World::new().at_version(version);
+        world.check_taken([held(1, 7)]);
+        let round = world.ask(declared());
+        let (node, code, text) = (NodeId(2), ErrorCode::DiskFull, "full".to_owned());
+        let failed = Command::TellPull { node, name: name(), round, code, text };
+        world.check_taken([plan(round, 1, &[1, 2]), resolve(round, 1, 7), failed]);
+        assert!(world.ask(declared()) > round, "it is tried again");
+        let wish = world.wish("m");
+        assert_eq!((wish.digest, wish.plan, wish.failures.len()), (expected, None, 0), "{version}");
+    }
+}
+
+#[test]
+fn a_round_that_began_with_those_on_their_way_goes_on_as_it_began() {
+    let more = Command::AskModel {
+        name: name(),
+        replicas: Replicas::Count(3),
+        insecure: false,
+        want: Want::default(),
+        declared: true,
+        unsaid: false,
+    };
+    let mut world = World::new();
+    world.check_taken([held(1, 7)]);
+    let round = world.ask(ask(Replicas::Count(2)));
+    world.check_taken([plan(round, 1, &[1, 2]), resolve(round, 1, 7)]);
+    let round = world.ask(more);
+    let began_at = world.wish("m").asked_at;
+    let made_at = |world: &World| world.wish("m").plan.map(|plan| plan.made_at);
+    assert_eq!(made_at(&world), Some(began_at));
+    world.check(plan(round, 1, &[1, 2, 3]), Answer::Done);
+    assert_eq!(made_at(&world), Some(began_at), "what was asked for is planned further");
+    world.check(plan(round, 2, &[1, 2, 3]), Answer::Done);
+    assert_eq!(made_at(&world), Some(began_at), "by whomever");
+    let (ingester, targets, kind) = (NodeId(1), ids(&[1, 3]), PlanKind::Repair);
+    world.check(Command::PlanPull { name: name(), round, ingester, targets, kind }, Answer::Done);
+    assert_eq!(made_at(&world), Some(Timestamp(world.index)), "a repair is another thing");
+}
+
+#[test]
 fn a_round_with_a_version_keeps_how_the_model_is_wished_for() {
     let want = Want { avoid: [NodeId(3)].into(), ..Want::default() };
     let asked = Command::AskModel {
@@ -118,6 +212,7 @@ fn a_round_with_a_version_keeps_how_the_model_is_wished_for() {
         insecure: true,
         want: want.clone(),
         declared: true,
+        unsaid: false,
     };
     let mut world = World::after([asked]);
     world.ask(fix(7, None, How::Found));
