@@ -193,7 +193,7 @@ fn show(global: &Global, args: &PullArgs, seen: &Seen) -> Result<(), Failure> {
     let Some(first) = copies.first() else { return Ok(()) };
     if global.output == Output::Json {
         let name = first.name.clone();
-        let copies: Vec<Value> = copies.into_iter().map(copy).collect();
+        let copies: Vec<Value> = copies.iter().copied().map(copy).collect();
         let mut shown = json!({"name": name, "copies": copies, "leaving": leaving(seen)});
         if !first.kept.is_empty() {
             shown["kept"] = json!(first.kept);
