@@ -198,6 +198,7 @@ fn entry(command: Command) -> Entry {
         namespace: "lab".into(),
         session: Some((5, 6)),
         fence_term: Some(0),
+        once: None,
         command,
     }
 }

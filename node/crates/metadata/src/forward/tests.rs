@@ -26,6 +26,7 @@ fn proposal(principal: &str, command: Command, wait_ms: u64) -> Proposal {
         namespace: String::new(),
         session: None,
         fence_term: None,
+        once: None,
         command,
     };
     Proposal { envelope: envelope::encode(&entry), wait_ms }

@@ -29,6 +29,7 @@ fn entry(log_time: u64, command: Command) -> Entry {
         namespace: String::new(),
         session: None,
         fence_term: None,
+        once: None,
         command,
     }
 }

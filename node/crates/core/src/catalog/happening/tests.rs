@@ -77,6 +77,7 @@ impl World {
             namespace: String::new(),
             session,
             fence_term: None,
+            once: None,
             command,
         };
         let applied = apply(&self.view, self.index, 1, &entry).expect("no fault");

@@ -57,6 +57,7 @@ impl World {
             namespace: String::new(),
             session,
             fence_term: None,
+            once: None,
             command,
         };
         let answer = self.view.apply(self.index, 1, &entry).expect("no fault");
