@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use ollamax_core::catalog::command::TokenProblem;
 use ollamax_core::catalog::txn::Effect;
 use ollamax_core::catalog::{Answer, Key, Migration, MigrationStatus, Refusal, Value};
-use ollamax_types::{Digest, ModelName, Role, Timestamp, TokenId};
+use ollamax_types::{Digest, ModelName, Role, TaskId, Timestamp, TokenId};
 
 use super::*;
 use crate::raft::{Entry, Membership, Payload, Sealed, StoredMembership, log_id};

@@ -246,7 +246,9 @@ fn moved(scene: &Scene<'_>, task: Task, state: TaskState) -> Step {
 
 /// Another state, with its own deadline in the place of the one before.
 fn change(draft: &Draft<'_>, task: Task, state: TaskState, now: Timestamp) {
-    draft.delete(Key::Deadline(task.due_at, Due::Task(task.id)));
+    if task.due_at != Timestamp(0) {
+        draft.delete(Key::Deadline(task.due_at, Due::Task(task.id)));
+    }
     write(draft, task.into_state(state, now));
 }
 

@@ -3,8 +3,10 @@
 mod blobs;
 mod explored;
 mod ledger;
+mod once;
 mod properties;
 mod registry;
+mod tasks;
 mod values;
 mod wishes;
 mod world;
