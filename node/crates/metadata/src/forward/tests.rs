@@ -6,6 +6,8 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use openraft::raft::AppendEntriesRequest;
 
+use ollamax_core::catalog::OnceKey;
+
 use crate::Config;
 use crate::alone::{Alone, CLUSTER};
 use crate::peers::Peers;
