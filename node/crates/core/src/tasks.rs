@@ -21,8 +21,8 @@ pub struct Host {
     pub is_fit: bool,
 }
 
-/// Gives the tasks that are queued to nodes: the highest priority first, then the oldest. Each goes to the node at which
-/// it was asked for, where that is fit and has room, else to the fit one that works at fewest.
+/// Gives the tasks that are queued to nodes: the highest priority first, then the oldest. Each goes to the node at
+/// which it was asked for, where that is fit and has room, else to the fit one that works at fewest.
 #[must_use]
 pub fn assign(tasks: &[Task], hosts: &[Host]) -> Vec<(TaskId, NodeId)> {
     let mut busy: BTreeMap<NodeId, usize> =

@@ -2,8 +2,8 @@
 //!
 //! Each has one deadline, on all nodes together: the leader gets what is left of it. Before anything was sent, another
 //! attempt is made for as long as the deadline allows; a change that was sent and not answered is sent again only
-//! within a client session or with the key of a request, because it may have happened. The node that writes an entry says in it whose key asked;
-//! what the message says of that is believed as far as [`principal::stamped`] goes.
+//! within a client session or with the key of a request, because it may have happened. The node that writes an entry
+//! says in it whose key asked; what the message says of that is believed as far as [`principal::stamped`] goes.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;

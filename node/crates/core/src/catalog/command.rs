@@ -472,7 +472,8 @@ pub const TASKS_VERSION: u32 = 5;
 // === impl Entry ===
 
 impl Entry {
-    /// The cluster version that it needs, its session and its key included. Below it neither the log nor the state takes it.
+    /// The cluster version that it needs, its session and its key included. Below it neither the log nor the state
+    /// takes it.
     #[must_use]
     pub fn needed_version(&self) -> u32 {
         let session = if self.session.is_some() { SESSIONS_VERSION } else { 0 };

@@ -62,7 +62,7 @@ pub enum Key {
     Version(String, u64),
     /// A [`Task`] by id. Since cluster version 5, as what follows.
     Task(TaskId),
-    /// What a request with this key was answered: an [`Once`].
+    /// What a request with this key was answered, as [`Once`].
     Once([u8; 32]),
 }
 

@@ -1,8 +1,9 @@
 //! Requests with a key: one that comes again, at whichever node and in whatever entry, gets the answer that it got
 //! before, and has no second effect.
 //!
-//! Always holds: the effect and the memory of it are one set of mutations. A refusal is not remembered, nor is an answer
-//! after which the same command is sent again to go on. Where there is no room to remember, there is no effect either.
+//! Always holds: the effect and the memory of it are one set of mutations. A refusal is not remembered, nor is an
+//! answer after which the same command is sent again to go on. Where there is no room to remember, there is no effect
+//! either.
 
 use ollamax_types::Timestamp;
 use ollamax_types::limits::{ONCE_KEPT_FOR, ONCE_MAX};

@@ -1,5 +1,5 @@
-//! One task and two nodes, explored: given away, told of, ended, cancelled and lost in every order. What a node says may
-//! come at any time later, and again.
+//! One task and two nodes, explored: given away, told of, ended, cancelled and lost in every order. What a node says
+//! may come at any time later, and again.
 
 use ollamax_types::TaskId;
 
