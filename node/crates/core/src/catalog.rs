@@ -21,14 +21,15 @@ pub mod view;
 
 pub use apply::{Applied, CLUSTER_VERSION, NAMED_VERSION, apply, bytes_max_of, prefixes, quotas, value_prefix};
 pub use command::{
-    Answer, BoundBlob, CAPABILITIES_VERSION, Command, CopyCourse, Entry, NAMES_VERSION, NewMember, Refusal,
-    TokenProblem, UNLESS_PINNED_VERSION, UNSAID_VERSION,
+    Answer, BoundBlob, CAPABILITIES_VERSION, Command, CopyCourse, Entry, NAMES_VERSION, NewMember, OnceKey, Refusal,
+    TASKS_VERSION, TokenProblem, UNLESS_PINNED_VERSION, UNSAID_VERSION,
 };
 pub use happening::{ClusterEvent, EventKind, events_of, leader_elected, voters_changed};
 pub use record::{
     Blob, Cluster, Cordon, Counts, Drop, Due, Failure, Fill, How, Key, KeyRange, Lease, Location, Member, MemberState,
-    Migration, MigrationStatus, Model, Phase, PhaseWord, Pin, Plan, PlanKind, Record, Remembered, Replicas, Session,
-    Setting, Since, Token, Usage, Value, Version, Want, Wish,
+    Migration, MigrationStatus, Model, Once, Phase, PhaseWord, Pin, Plan, PlanKind, Record, Remembered, Replicas,
+    Session, Setting, Since, Task, TaskOutcome, TaskProgress, TaskState, TaskTold, Token, Usage, Value, Version, Want,
+    Wish,
 };
 pub use txn::Txn;
 pub use unsaid::{COPIES_UNSAID, places_kept};

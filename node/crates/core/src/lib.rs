@@ -14,6 +14,7 @@ pub mod recover;
 pub mod retention;
 pub mod routing;
 pub mod stability;
+pub mod tasks;
 pub mod transfer_plan;
 pub mod trust;
 pub mod voters;

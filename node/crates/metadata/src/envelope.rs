@@ -5,6 +5,7 @@
 //! node. A new meaning of an old field needs a new schema number or a higher least version.
 
 mod registry;
+mod tasks;
 mod txn;
 mod wishes;
 
@@ -49,6 +50,7 @@ pub(crate) fn encode(entry: &Entry) -> Bytes {
         namespace: entry.namespace.clone(),
         session: entry.session.map(|(client, sequence)| disk::EnvelopeSession { client, sequence }),
         fence_term: entry.fence_term,
+        once: entry.once.map(tasks::encode_once),
         command: Some(encode_command(&entry.command)),
     }
     .encode_to_vec()
@@ -72,6 +74,7 @@ pub(crate) fn decode(bytes: &[u8], own_version: u32) -> Result<Entry, EnvelopeEr
         namespace: stored.namespace,
         session: stored.session.map(|session| (session.client, session.sequence)),
         fence_term: stored.fence_term,
+        once: stored.once.as_ref().map(tasks::decode_once).transpose()?,
         command: decode_command(stored.command.ok_or(EnvelopeError::UnknownCommand)?)?,
     })
 }
@@ -89,29 +92,8 @@ pub(crate) fn log_time(bytes: &[u8]) -> Timestamp {
 
 fn encode_command(command: &Command) -> Stored {
     match command.clone() {
-        Command::InitCluster { cluster, name, public_key, first, version } => {
-            Stored::InitCluster(disk::CommandInitCluster {
-                cluster: cluster.0.to_vec(),
-                name,
-                public_key: public_key.to_vec(),
-                first: Some(encode_new_member(first)),
-                version,
-            })
-        }
-        Command::AddMember { token, secret_sha256, role, member } => Stored::AddMember(disk::CommandAddMember {
-            token: token.0,
-            secret_sha256: secret_sha256.to_vec(),
-            role: encode_role(role),
-            member: Some(encode_new_member(member)),
-        }),
-        Command::SetAddresses { node, incarnation, peer_addresses, p2p_addresses, api_addresses } => {
-            Stored::SetAddresses(disk::CommandSetAddresses {
-                node: node.0,
-                incarnation: incarnation.0.to_vec(),
-                peer_addresses,
-                p2p_addresses,
-                api_addresses,
-            })
+        Command::InitCluster { .. } | Command::AddMember { .. } | Command::SetAddresses { .. } => {
+            encode_member(command).expect("all three tell of a member")
         }
         Command::SetDrained { node, drained } => Stored::SetDrained(disk::CommandSetDrained { node: node.0, drained }),
         Command::RemoveMember { node } => Stored::RemoveMember(disk::CommandRemoveMember { node: node.0 }),
@@ -166,7 +148,45 @@ fn encode_command(command: &Command) -> Stored {
         | Command::ForgetNames { .. }
         | Command::SetLabels { .. }
         | Command::SetCordon { .. } => registry::encode(command).expect("all of these are its commands"),
+        Command::OpenTask { .. }
+        | Command::DecideTask { .. }
+        | Command::AssignTask { .. }
+        | Command::TellTasks { .. }
+        | Command::EndTask { .. }
+        | Command::CancelTask { .. }
+        | Command::RetryTask { .. } => tasks::encode(command).expect("all of these are about tasks"),
     }
+}
+
+/// A member that founds the cluster, joins it, or tells where it is; `None`: it is another command.
+fn encode_member(command: &Command) -> Option<Stored> {
+    Some(match command.clone() {
+        Command::InitCluster { cluster, name, public_key, first, version } => {
+            Stored::InitCluster(disk::CommandInitCluster {
+                cluster: cluster.0.to_vec(),
+                name,
+                public_key: public_key.to_vec(),
+                first: Some(encode_new_member(first)),
+                version,
+            })
+        }
+        Command::AddMember { token, secret_sha256, role, member } => Stored::AddMember(disk::CommandAddMember {
+            token: token.0,
+            secret_sha256: secret_sha256.to_vec(),
+            role: encode_role(role),
+            member: Some(encode_new_member(member)),
+        }),
+        Command::SetAddresses { node, incarnation, peer_addresses, p2p_addresses, api_addresses } => {
+            Stored::SetAddresses(disk::CommandSetAddresses {
+                node: node.0,
+                incarnation: incarnation.0.to_vec(),
+                peer_addresses,
+                p2p_addresses,
+                api_addresses,
+            })
+        }
+        _ => return None,
+    })
 }
 
 fn decode_command(stored: Stored) -> Result<Command, EnvelopeError> {
@@ -237,6 +257,13 @@ fn decode_command(stored: Stored) -> Result<Command, EnvelopeError> {
         Stored::SetLabels(stored) => registry::decode_set_labels(stored),
         Stored::SetCordon(stored) => registry::decode_set_cordon(&stored)?,
         Stored::NoteCopy(stored) => wishes::decode_course(stored)?,
+        Stored::OpenTask(stored) => tasks::decode_open(stored)?,
+        Stored::DecideTask(stored) => tasks::decode_decide(&stored)?,
+        Stored::AssignTask(stored) => tasks::decode_assign(&stored)?,
+        Stored::TellTasks(stored) => tasks::decode_tell(stored)?,
+        Stored::EndTask(stored) => tasks::decode_end(stored)?,
+        Stored::CancelTask(stored) => tasks::decode_cancel(&stored)?,
+        Stored::RetryTask(stored) => tasks::decode_retry(&stored)?,
     })
 }
 

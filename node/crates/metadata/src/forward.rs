@@ -2,8 +2,8 @@
 //!
 //! Each has one deadline, on all nodes together: the leader gets what is left of it. Before anything was sent, another
 //! attempt is made for as long as the deadline allows; a change that was sent and not answered is sent again only
-//! within a client session, because it may have happened. The node that writes an entry says in it whose key asked;
-//! what the message says of that is believed as far as [`principal::stamped`] goes.
+//! within a client session or with the key of a request, because it may have happened. The node that writes an entry
+//! says in it whose key asked; what the message says of that is believed as far as [`principal::stamped`] goes.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
@@ -103,8 +103,8 @@ impl Handle {
         self.propose_change(Change::new(request, principal, command)).await
     }
 
-    /// As [`Handle::propose`], with what else a change may say. In a client session the same change is sent again after
-    /// an answer was lost, for as long as the deadline allows: it has effect once.
+    /// As [`Handle::propose`], with what else a change may say. In a client session, or with a key, the same change is
+    /// sent again after an answer was lost, for as long as the deadline allows: it has effect once.
     ///
     /// # Errors
     /// See [`ProposeError`].
@@ -121,6 +121,7 @@ impl Handle {
             namespace: String::new(),
             session: change.session,
             fence_term: change.fence_term,
+            once: change.once,
             command: change.command,
         };
         // Boxed, so that what calls this does not nest deeper than the compiler follows.
@@ -156,7 +157,7 @@ impl Handle {
                 Err(miss) => miss,
             };
             let hint = match miss {
-                Miss::Final(unknown @ ProposeError::OutcomeUnknown(_)) if entry.session.is_some() => {
+                Miss::Final(unknown @ ProposeError::OutcomeUnknown(_)) if has_effect_once(entry) => {
                     why = unknown;
                     hints.next(target, None)
                 }
@@ -345,6 +346,11 @@ impl Handle {
 /// What is to be said after an attempt: what was sent once may have happened, whatever became of it later.
 fn last_word(before: ProposeError, now: ProposeError) -> ProposeError {
     if matches!(before, ProposeError::OutcomeUnknown(_)) { before } else { now }
+}
+
+/// Whether the state remembers that it was executed.
+fn has_effect_once(entry: &Entry) -> bool {
+    entry.session.is_some() || entry.once.is_some()
 }
 
 /// Whether a session does not know any more what became of a change that was sent before without an answer.

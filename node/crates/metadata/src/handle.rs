@@ -17,7 +17,7 @@ use prometheus::Registry;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
-use ollamax_core::catalog::{Answer, ClusterEvent, Command, EventKind, View};
+use ollamax_core::catalog::{Answer, ClusterEvent, Command, EventKind, OnceKey, View};
 use ollamax_store as store;
 use ollamax_types::limits::PROPOSALS_IN_FLIGHT_BYTES_MAX;
 use ollamax_types::{ClusterId, ErrorCode, Incarnation, NodeId, RequestId, Timestamp};
@@ -69,15 +69,17 @@ pub struct Change {
     pub session: Option<(u64, u64)>,
     /// Refused unless the leader's term is this one.
     pub fence_term: Option<u64>,
+    /// The key of the request behind it: with it the request has effect once, also when another node sends it again.
+    pub once: Option<OnceKey>,
     /// What to change.
     pub command: Command,
 }
 
 impl Change {
-    /// Without session and fence.
+    /// Without session, fence and key.
     #[must_use]
     pub fn new(request: RequestId, principal: &str, command: Command) -> Self {
-        Self { request, principal: principal.to_owned(), session: None, fence_term: None, command }
+        Self { request, principal: principal.to_owned(), session: None, fence_term: None, once: None, command }
     }
 }
 

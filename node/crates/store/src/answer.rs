@@ -7,14 +7,14 @@ use std::collections::BTreeMap;
 
 use ollamax_core::catalog::command::TokenProblem;
 use ollamax_core::catalog::txn::Effect;
-use ollamax_core::catalog::{Answer, Cordon, How, PlanKind, Refusal, Replicas, Want};
+use ollamax_core::catalog::{Answer, Cordon, How, PlanKind, Refusal, Replicas, TaskOutcome, TaskProgress, Want};
 use ollamax_proto::disk;
 use ollamax_proto::disk::answer_refused::Refusal as StoredRefusal;
 use ollamax_proto::disk::raft_committed::Answer as Stored;
 use ollamax_proto::disk::txn_effect::Effect as StoredEffect;
-use ollamax_types::{Digest, ModelName, NodeId, Role, TokenId};
+use ollamax_types::{Digest, ModelName, NodeId, Role, TaskId, TokenId};
 
-use crate::family::{migration, placing, replicas, value};
+use crate::family::{migration, placing, replicas, task, value};
 
 /// Bytes of something that this release does not know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -188,6 +188,32 @@ pub fn decode_how(stored: u32, to: u64, from: &str) -> Result<How, Unknown> {
     placing::how_of(stored, to, from).ok_or(Unknown("a way to a version"))
 }
 
+/// How a task ended, in commands.
+#[must_use]
+pub fn encode_outcome(outcome: &TaskOutcome) -> disk::TaskOutcome {
+    task::outcome(outcome)
+}
+
+/// How a task ended, as it was stored.
+///
+/// # Errors
+/// When a newer release wrote it.
+pub fn decode_outcome(stored: Option<disk::TaskOutcome>) -> Result<TaskOutcome, Unknown> {
+    stored.and_then(task::outcome_of).ok_or(Unknown("an end of a task"))
+}
+
+/// How far a task is, in commands; `None`: nothing is told.
+#[must_use]
+pub fn encode_progress(progress: &TaskProgress) -> Option<disk::TaskProgress> {
+    task::progress(progress)
+}
+
+/// How far a task is, as it was stored.
+#[must_use]
+pub fn decode_progress(stored: Option<disk::TaskProgress>) -> TaskProgress {
+    task::progress_of(stored)
+}
+
 fn encode_refusal(refusal: Refusal) -> disk::AnswerRefused {
     let refusal = match refusal {
         Refusal::AlreadyInitialised => StoredRefusal::AlreadyInitialised(disk::LogBlank {}),
@@ -245,6 +271,10 @@ fn encode_refusal(refusal: Refusal) -> disk::AnswerRefused {
         }
         Refusal::Disabled(name) => StoredRefusal::Disabled(name.full()),
         Refusal::NameTaken { name, held } => StoredRefusal::NameTaken(refused_digest(&name, held)),
+        Refusal::TaskNotFound(id) => StoredRefusal::TaskNotFound(id.0.to_vec()),
+        Refusal::TaskMoved(id) => StoredRefusal::TaskMoved(id.0.to_vec()),
+        Refusal::TaskStands { id, state } => StoredRefusal::TaskStands(disk::RefusedTask { id: id.0.to_vec(), state }),
+        Refusal::OnceReused => StoredRefusal::OnceReused(disk::LogBlank {}),
     };
     disk::AnswerRefused { refusal: Some(refusal) }
 }
@@ -311,6 +341,12 @@ fn decode_refusal(stored: disk::AnswerRefused) -> Result<Refusal, Unknown> {
         StoredRefusal::NameTaken(disk::RefusedDigest { name, digest }) => {
             Refusal::NameTaken { name: decode_name(&name)?, held: decode_digest(digest)? }
         }
+        StoredRefusal::TaskNotFound(id) => Refusal::TaskNotFound(decode_task(id)?),
+        StoredRefusal::TaskMoved(id) => Refusal::TaskMoved(decode_task(id)?),
+        StoredRefusal::TaskStands(disk::RefusedTask { id, state }) => {
+            Refusal::TaskStands { id: decode_task(id)?, state }
+        }
+        StoredRefusal::OnceReused(disk::LogBlank {}) => Refusal::OnceReused,
     })
 }
 
@@ -324,4 +360,8 @@ fn decode_name(text: &str) -> Result<ModelName, Unknown> {
 
 fn decode_digest(bytes: Vec<u8>) -> Result<Digest, Unknown> {
     bytes.try_into().map(Digest).map_err(|_| Unknown("a digest"))
+}
+
+fn decode_task(bytes: Vec<u8>) -> Result<TaskId, Unknown> {
+    bytes.try_into().map(TaskId).map_err(|_| Unknown("an id of a task"))
 }

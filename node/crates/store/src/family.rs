@@ -27,6 +27,8 @@
 //! | 0x12 | wishes for models | `family/wish.rs` |
 //! | 0x13 | names of models | `family/model.rs` |
 //! | 0x14 | versions of names | `family/version.rs` |
+//! | 0x15 | tasks | `family/task.rs` |
+//! | 0x16 | what requests with a key were answered | `family/once.rs` |
 
 mod blob;
 mod cluster;
@@ -41,6 +43,7 @@ pub(crate) mod migration;
 mod model;
 mod node_model;
 mod number;
+mod once;
 pub(crate) mod placing;
 mod present;
 pub(crate) mod replicas;
@@ -48,6 +51,7 @@ mod role;
 mod session;
 mod session_answer;
 mod setting;
+pub(crate) mod task;
 mod text;
 mod token;
 mod usage;
@@ -87,6 +91,8 @@ pub(crate) fn encode_key(key: &Key) -> Vec<u8> {
         Key::Wish(model) => wish::encode_key(model),
         Key::Model(model) => model::encode_key(model),
         Key::Version(model, number) => version::encode_key(model, *number),
+        Key::Task(id) => task::encode_key(id),
+        Key::Once(key) => once::encode_key(key),
     }
 }
 
@@ -115,6 +121,8 @@ pub(crate) fn decode_key(bytes: &[u8]) -> Result<Key, Malformed> {
         wish::PREFIX => wish::decode_key(rest),
         model::PREFIX => model::decode_key(rest),
         version::PREFIX => version::decode_key(rest),
+        task::PREFIX => task::decode_key(rest),
+        once::PREFIX => once::decode_key(rest),
         other => Err(Malformed::new("key", format!("family {other:#04x} is not known to this release"))),
     }
 }
@@ -140,6 +148,8 @@ pub(crate) fn encode_record(key: &Key, record: &Record) -> Result<Vec<u8>, Malfo
         (Key::Wish(_), Record::Wish(record)) => Ok(wish::encode(record)),
         (Key::Model(_), Record::Model(record)) => Ok(model::encode(record)),
         (Key::Version(_, number), Record::Version(record)) if *number == record.number => Ok(version::encode(record)),
+        (Key::Task(id), Record::Task(record)) if *id == record.id => Ok(task::encode(record)),
+        (Key::Once(_), Record::Once(record)) => Ok(once::encode(record)),
         _ => Err(Malformed::new("record", format!("{key} cannot hold a record of another family"))),
     }
 }
@@ -167,6 +177,8 @@ pub(crate) fn decode_record(key: &Key, bytes: &[u8]) -> Result<Record, Malformed
         Key::Wish(_) => Record::Wish(Box::new(wish::decode(bytes)?)),
         Key::Model(_) => Record::Model(Box::new(model::decode(bytes)?)),
         Key::Version(_, number) => Record::Version(Box::new(version::decode(*number, bytes)?)),
+        Key::Task(id) => Record::Task(Box::new(task::decode(*id, bytes)?)),
+        Key::Once(_) => Record::Once(once::decode(bytes)?),
     })
 }
 
@@ -190,6 +202,7 @@ pub(crate) fn range_prefix(range: &KeyRange) -> Vec<u8> {
         KeyRange::Wishes => vec![wish::PREFIX],
         KeyRange::Models => vec![model::PREFIX],
         KeyRange::VersionsOf(model) => version::prefix_of_model(model),
+        KeyRange::Tasks => vec![task::PREFIX],
     }
 }
 
@@ -216,6 +229,8 @@ pub(crate) fn name_of(key: &[u8]) -> Option<&'static str> {
         wish::PREFIX => "wishes",
         model::PREFIX => "names",
         version::PREFIX => "versions",
+        task::PREFIX => "tasks",
+        once::PREFIX => "keyed answers",
         _ => return None,
     };
     Some(name)

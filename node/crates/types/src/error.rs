@@ -121,6 +121,8 @@ codes! {
     TokenNotFound = "token_not_found", NotFound, 404, 5, false, true;
     /// No configuration key has this name.
     SettingNotFound = "setting_not_found", NotFound, 404, 5, false, true;
+    /// No task has this id, or it is over since long ago.
+    TaskNotFound = "task_not_found", NotFound, 404, 5, false, true;
     /// No lease has this id, or it has ended.
     LeaseNotFound = "lease_not_found", NotFound, 404, 5, false, true;
     /// No value has this key.

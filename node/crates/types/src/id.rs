@@ -7,7 +7,8 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::limits::REQUEST_ID_BYTES_MAX;
 
@@ -103,6 +104,59 @@ impl fmt::Display for TokenId {
     }
 }
 
+/// How the text of a [`TaskId`] begins.
+const TASK: &str = "task_";
+
+/// A task's name, drawn by whoever opens it: 16 random bytes, written as `task_` and 32 lower-case hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct TaskId(pub [u8; 16]);
+
+// === impl TaskId ===
+
+impl TaskId {
+    /// The id that these random bytes make.
+    #[must_use]
+    pub const fn draw(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl fmt::Display for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{TASK}{}", hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TaskId({self})")
+    }
+}
+
+impl FromStr for TaskId {
+    type Err = ParseIdError;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let unlike = || ParseIdError { what: "task id", text: text.to_owned() };
+        let digits = text.strip_prefix(TASK).ok_or_else(unlike)?;
+        let mut bytes = [0; 16];
+        hex::decode_to_slice(digits, &mut bytes).map_err(|_| unlike())?;
+        // One id, one text: programs compare them as texts.
+        if digits.bytes().any(|digit| digit.is_ascii_uppercase()) { Err(unlike()) } else { Ok(Self(bytes)) }
+    }
+}
+
+impl Serialize for TaskId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for TaskId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
 /// Follows one request, of a client, an administrator or a node itself, through every node and log line.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -135,6 +189,18 @@ mod tests {
         assert_eq!(RequestId::chosen("a-B_1.2"), Some(RequestId("a-B_1.2".to_owned())));
         for bad in ["", "a b", "a\nb", "ä", &"x".repeat(REQUEST_ID_BYTES_MAX + 1)] {
             assert_eq!(RequestId::chosen(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_task_id_has_one_text_and_nothing_else_is_one() {
+        let id = TaskId::draw([0xab; 16]);
+        let text = format!("task_{}", "ab".repeat(16));
+        assert_eq!((id.to_string(), text.parse::<TaskId>()), (text, Ok(id)));
+        let digits = "ab".repeat(16);
+        for bad in ["", "task_", &digits, &format!("task_{}", "AB".repeat(16)), &format!("task_{digits}0"), "task_xyz"]
+        {
+            assert!(bad.parse::<TaskId>().is_err(), "{bad}");
         }
     }
 

@@ -30,7 +30,7 @@ pub use chunk::{Bits, CHUNK_BYTES, chunk_count, chunk_range};
 pub use clock::{Clock, DAY_MS, Timestamp};
 pub use digest::Digest;
 pub use error::{ErrorClass, ErrorCode};
-pub use id::{ClusterId, Incarnation, NodeId, PeerId, RequestId, TokenId};
+pub use id::{ClusterId, Incarnation, NodeId, PeerId, RequestId, TaskId, TokenId};
 pub use inference::{Api, InferenceRequest};
 pub use load::{Applies, Beat, Gpu, Quarantine, Residency, RunnerLoad, RuntimeKind, RuntimeState, SpareRule};
 pub use model::{ModelRecord, capabilities_of};

@@ -12,6 +12,32 @@ pub const SETTING_KEY_BYTES_MAX: usize = 256;
 pub const LABEL_BYTES_MAX: usize = 63;
 /// Most keys that one command may read (design rule of the pure `apply`).
 pub const COMMAND_KEYS_MAX: usize = 1_024;
+/// Most tasks on record.
+pub const TASKS_MAX: u64 = 4_096;
+/// Largest arguments of a task, as JSON text.
+pub const TASK_ARGUMENTS_BYTES_MAX: usize = 16 << 10;
+/// Largest result of a task, as JSON text.
+pub const TASK_RESULT_BYTES_MAX: usize = 64 << 10;
+/// Longest text that a task tells: how far it is, why it failed, what to do next. A longer one is cut.
+pub const TASK_TEXT_BYTES_MAX: usize = 512;
+/// Times that a task is begun before it fails for good.
+pub const TASK_ATTEMPTS_MAX: u32 = 5;
+/// Highest priority of a task.
+pub const TASK_PRIORITY_MAX: u8 = 9;
+/// How long a task stays on record when it is over.
+pub const TASK_KEPT_FOR: Duration = Duration::from_secs(24 * 3_600);
+/// How long a task waits for somebody to approve it.
+pub const TASK_APPROVAL_FOR: Duration = Duration::from_secs(3_600);
+/// How long a node has a task without telling of it.
+pub const TASK_LEASE: Duration = Duration::from_secs(10);
+/// Most tasks that one command tells of.
+pub const TASKS_TOLD_MAX: usize = 64;
+/// Most tasks that one node works at.
+pub const TASKS_PER_NODE_MAX: usize = 8;
+/// Most answers that are kept for requests with a key.
+pub const ONCE_MAX: u64 = 16_384;
+/// How long the answer to a request with a key is kept.
+pub const ONCE_KEPT_FOR: Duration = Duration::from_secs(24 * 3_600);
 /// Most models in one report command; a node with more sends a series.
 pub const REPORT_MODELS_MAX: usize = 200;
 /// Largest `details` object of one model record, as JSON text.

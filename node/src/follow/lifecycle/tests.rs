@@ -89,6 +89,7 @@ fn entry(command: Command) -> Entry {
         namespace: String::new(),
         session: None,
         fence_term: None,
+        once: None,
         command,
     }
 }

@@ -15,11 +15,13 @@ mod members;
 mod migrations;
 mod models;
 mod names;
+mod once;
 mod places;
 mod reader;
 mod registry;
 mod sessions;
 mod settings;
+mod tasks;
 mod tokens;
 mod values;
 mod version;
@@ -40,7 +42,7 @@ use reader::Reader;
 /// models. 5: names that nobody has any more are forgotten; wishes say what stays free of disks; a pinned name that
 /// gets the version of another stands for its pinned one; where a wish names nodes, only copies there count for it;
 /// copies go unless their name is pinned; a round for more copies goes on with those that are on their way; whoever
-/// says nothing of places leaves them as they are.
+/// says nothing of places leaves them as they are; tasks, and requests with a key have effect once.
 pub const CLUSTER_VERSION: u32 = 5;
 
 /// The cluster version from which on leases and sessions note where their deadline stands.
@@ -59,7 +61,8 @@ pub struct Applied {
     pub mutations: Vec<Mutation>,
     /// For the proposer.
     pub answer: Answer,
-    /// Index and term of the entry that had this effect, when it was an earlier one of the same client session.
+    /// Index and term of the entry that had this effect, when it was an earlier one of the same client session, or with
+    /// the same key.
     pub before: Option<(u64, u64)>,
 }
 
@@ -138,7 +141,8 @@ fn invalid(text: impl Into<String>) -> Stop {
 /// # Errors
 /// When the state cannot be read or trusted; the node must halt then.
 pub fn apply(view: &dyn View, index: u64, term: u64, entry: &Entry) -> Result<Applied, Fault> {
-    let reader = Reader::new(view);
+    let beside = if entry.once.is_some() { once::KEYS } else { 0 };
+    let reader = Reader::new(view, beside);
     match step(&reader, index, term, entry) {
         Ok(applied) => Ok(applied),
         Err(Stop::Refused(refusal)) => Ok(Applied::new(Vec::new(), Answer::Refused(refusal))),
@@ -158,7 +162,7 @@ fn step(view: &dyn View, index: u64, term: u64, entry: &Entry) -> Step {
     let scene = Scene { view, entry, index, cluster };
     match entry.session {
         Some(of) => sessions::once(&scene, of, term),
-        None => execute(&scene),
+        None => once::keyed(&scene, term),
     }
 }
 
@@ -235,6 +239,13 @@ fn execute(scene: &Scene<'_>) -> Step {
             let (forget, force, unless_pinned) = (*forget, *force, *unless_pinned);
             drops::drop_copies(scene, drops::Order { name, nodes, forget, force, unless_pinned })
         }
+        Command::OpenTask { .. }
+        | Command::DecideTask { .. }
+        | Command::AssignTask { .. }
+        | Command::TellTasks { .. }
+        | Command::EndTask { .. }
+        | Command::CancelTask { .. }
+        | Command::RetryTask { .. } => tasks::step(scene),
     }
 }
 

@@ -4,20 +4,20 @@
 //! token is created under an id that its maker drew, a report replaces what the node had said.
 
 mod course;
-mod token;
+mod refusal;
 mod told;
 
 use std::collections::BTreeMap;
 
 use ollamax_types::{
-    ClusterId, Digest, ErrorCode, Incarnation, ModelName, ModelRecord, NodeId, PeerId, RequestId, Role, Root,
+    ClusterId, Digest, ErrorCode, Incarnation, ModelName, ModelRecord, NodeId, PeerId, RequestId, Role, Root, TaskId,
     Timestamp, TokenId,
 };
 
-use super::record::{Cordon, How, Migration, PhaseWord, PlanKind, Replicas, Want};
+use super::record::{Cordon, How, Migration, PhaseWord, PlanKind, Replicas, TaskOutcome, TaskTold, Want};
 use super::txn::{Effect, Txn};
 pub use course::CopyCourse;
-pub use token::TokenProblem;
+pub use refusal::{Refusal, TokenProblem};
 use told::told_since;
 
 /// One log entry: the envelope, version 1 from the first day.
@@ -37,8 +37,20 @@ pub struct Entry {
     pub session: Option<(u64, u64)>,
     /// Refused unless the leader's term is this one: fences planner loops.
     pub fence_term: Option<u64>,
+    /// The key of the request behind it, so that it has effect once whoever sends it again, and wherever. Since cluster
+    /// version 5.
+    pub once: Option<OnceKey>,
     /// What to change.
     pub command: Command,
+}
+
+/// What makes a request the same one when it comes again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OnceKey {
+    /// Of who asked, for what, under the key that they gave it.
+    pub key: [u8; 32],
+    /// Of all that was asked. Another one under the same key is another request, and refused.
+    pub digest: [u8; 32],
 }
 
 /// A change of the state.
@@ -375,6 +387,65 @@ pub enum Command {
         /// How far.
         course: Box<CopyCourse>,
     },
+    /// Long work shall be done. The same task again changes nothing. Since cluster version 5, as all that follow.
+    OpenTask {
+        /// Drawn by who opens it.
+        id: TaskId,
+        /// Which tool does it.
+        tool: String,
+        /// What the tool is given, as JSON; at most `TASK_ARGUMENTS_BYTES_MAX`.
+        arguments_json: String,
+        /// Whose it is.
+        subject: String,
+        /// At most `TASK_PRIORITY_MAX`; the highest first.
+        priority: u8,
+        /// It may be begun again after its node was lost.
+        repeatable: bool,
+        /// It waits until somebody approves it.
+        needs_approval: bool,
+    },
+    /// Somebody approves a task that waits for it, or does not.
+    DecideTask {
+        /// Which task.
+        id: TaskId,
+        /// It goes on; else it is cancelled.
+        approved: bool,
+    },
+    /// The leader gives a task to a node; the entry is fenced by its term. Begins an attempt.
+    AssignTask {
+        /// Which task.
+        id: TaskId,
+        /// To which node.
+        node: NodeId,
+    },
+    /// A node works at these tasks still, and is so far. Those that are not its own in that attempt are left out.
+    TellTasks {
+        /// Who.
+        node: NodeId,
+        /// At most `TASKS_TOLD_MAX`.
+        tasks: Vec<TaskTold>,
+    },
+    /// A node is through with a task.
+    EndTask {
+        /// Who.
+        node: NodeId,
+        /// Which task.
+        id: TaskId,
+        /// In which attempt.
+        attempt: u32,
+        /// How it ended.
+        outcome: TaskOutcome,
+    },
+    /// A task shall end. Where a node works at it, that node ends it.
+    CancelTask {
+        /// Which task.
+        id: TaskId,
+    },
+    /// A task that failed, or was cancelled after it was begun, is done again.
+    RetryTask {
+        /// Which task.
+        id: TaskId,
+    },
 }
 
 /// The BLAKE3 of a file whose SHA-256 is its name.
@@ -400,15 +471,19 @@ const DISK_FREE_VERSION: u32 = 5;
 pub const UNLESS_PINNED_VERSION: u32 = 5;
 /// The cluster version that is told when nobody said how many copies are wanted.
 pub const UNSAID_VERSION: u32 = 5;
+/// The cluster version that keeps tasks, and what requests with a key were answered.
+pub const TASKS_VERSION: u32 = 5;
 
 // === impl Entry ===
 
 impl Entry {
-    /// The cluster version that it needs, its session included. Below it neither the log nor the state takes it.
+    /// The cluster version that it needs, its session and its key included. Below it neither the log nor the state
+    /// takes it.
     #[must_use]
     pub fn needed_version(&self) -> u32 {
         let session = if self.session.is_some() { SESSIONS_VERSION } else { 0 };
-        self.least_version.max(self.command.least_version()).max(session)
+        let once = if self.once.is_some() { TASKS_VERSION } else { 0 };
+        self.least_version.max(self.command.least_version()).max(session).max(once)
     }
 }
 
@@ -457,6 +532,13 @@ impl Command {
             Self::SetLabels { .. } => "set_labels",
             Self::SetCordon { .. } => "set_cordon",
             Self::NoteCopy { .. } => "note_copy",
+            Self::OpenTask { .. } => "open_task",
+            Self::DecideTask { .. } => "decide_task",
+            Self::AssignTask { .. } => "assign_task",
+            Self::TellTasks { .. } => "tell_tasks",
+            Self::EndTask { .. } => "end_task",
+            Self::CancelTask { .. } => "cancel_task",
+            Self::RetryTask { .. } => "retry_task",
         }
     }
 
@@ -510,6 +592,14 @@ impl Command {
             | Self::NoteCopy { .. } => 4,
             Self::TellPull { code, .. } => told_since(*code),
             Self::ForgetNames { .. } => NAMES_VERSION,
+            Self::EndTask { outcome: TaskOutcome::Failed { code, .. }, .. } => told_since(*code).max(TASKS_VERSION),
+            Self::OpenTask { .. }
+            | Self::DecideTask { .. }
+            | Self::AssignTask { .. }
+            | Self::TellTasks { .. }
+            | Self::EndTask { .. }
+            | Self::CancelTask { .. }
+            | Self::RetryTask { .. } => TASKS_VERSION,
         }
     }
 }
@@ -575,210 +665,4 @@ pub enum Answer {
     },
     /// Refused; nothing was changed.
     Refused(Refusal),
-}
-
-/// Why a command was refused. Same state and command, same refusal, on every node.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// A second `InitCluster`.
-    #[error("this cluster exists already")]
-    AlreadyInitialised,
-    /// A command before `InitCluster`.
-    #[error("the cluster does not exist yet")]
-    NotInitialised,
-    /// No such token, a wrong secret, used up, revoked or expired; the word says which.
-    #[error("the join token is {0}")]
-    TokenInvalid(TokenProblem),
-    /// No such token to revoke.
-    #[error("there is no token {0}")]
-    TokenNotFound(TokenId),
-    /// The token grants another role.
-    #[error("the token admits a {granted}, not a {asked}")]
-    RoleNotGranted {
-        /// The token's role.
-        granted: Role,
-        /// The joiner's wish.
-        asked: Role,
-    },
-    /// An active member has this key, but another data directory: it was wiped or copied.
-    #[error("node {node} holds this key with another data directory")]
-    IncarnationConflict {
-        /// The member.
-        node: NodeId,
-    },
-    /// No such member, or it has departed.
-    #[error("there is no member {0}")]
-    NodeNotFound(NodeId),
-    /// The last member of role voter cannot be removed: nobody could change anything any more.
-    #[error("node {0} is the last member that may vote")]
-    LastVoter(NodeId),
-    /// The member's models must be forgotten first.
-    #[error("node {0} still has models on record")]
-    ModelsRemain(NodeId),
-    /// No such configuration key.
-    #[error("there is no setting {0:?}")]
-    SettingNotFound(String),
-    /// A field breaks a limit; the text names field and limit.
-    #[error("{0}")]
-    Invalid(String),
-    /// The leader's term has passed.
-    #[error("the term {expected} has passed; it is {actual} now")]
-    Fenced {
-        /// The term the proposer led in.
-        expected: u64,
-        /// The entry's term.
-        actual: u64,
-    },
-    /// The cluster's version is below what the command needs.
-    #[error("needs cluster version {needed}; this cluster runs {actual}")]
-    VersionTooLow {
-        /// What the command needs.
-        needed: u32,
-        /// What the cluster has.
-        actual: u32,
-    },
-    /// No such client session, or it has ended. What it asked for earlier may have happened.
-    #[error("client session {0} has ended; open a new one")]
-    SessionExpired(u64),
-    /// So far below the session's highest sequence that its answer is forgotten. It may have happened, and is not done
-    /// (again).
-    #[error("sequence {sequence} of client session {session} is too old: answers are kept from {oldest} on")]
-    SequenceTooOld {
-        /// Which session.
-        session: u64,
-        /// What was sent.
-        sequence: u64,
-        /// The least that is still taken.
-        oldest: u64,
-    },
-    /// No such lease, or it has ended.
-    #[error("there is no lease {0}")]
-    LeaseNotFound(u64),
-    /// A bound on what is kept; deletes make room.
-    #[error("{what} would take {needed} of {limit} {unit}")]
-    QuotaExceeded {
-        /// What is bounded.
-        what: String,
-        /// What it would be.
-        needed: u64,
-        /// What it may be.
-        limit: u64,
-        /// Of what: `bytes`, `sessions`, …
-        unit: String,
-    },
-    /// The ledger speaks against this step of a migration; the text says what to do first.
-    #[error("{0}")]
-    Migration(String),
-    /// A file has one BLAKE3. That another is told is a defect or a lie, never an old copy.
-    #[error("the file {} is on record with another BLAKE3 or size", .sha256.short())]
-    RootConflict {
-        /// Which file.
-        sha256: Digest,
-    },
-    /// What was told is of a round that is over.
-    #[error("round {round} of {name} has passed")]
-    RoundPassed {
-        /// Which model.
-        name: ModelName,
-        /// The round that was told of.
-        round: u64,
-    },
-    /// The round spreads another version than the one that was found.
-    #[error("this round of {name} is about version {}, and {} was found", .wanted.short(), .found.short())]
-    VersionMoved {
-        /// Which model.
-        name: ModelName,
-        /// What the round spreads.
-        wanted: Digest,
-        /// What was found.
-        found: Digest,
-    },
-    /// Nobody has asked for this model, or nobody does any more.
-    #[error("nobody has asked for {0}")]
-    WishNotFound(ModelName),
-    /// What was told is not this node's to tell: the plan says otherwise, or there is none.
-    #[error("node {node} has no such part in the plan for {name}")]
-    NotPlanned {
-        /// Which model.
-        name: ModelName,
-        /// Who told it.
-        node: NodeId,
-    },
-    /// The history of a name has no such version.
-    #[error("{name} has no version {version}")]
-    VersionNotFound {
-        /// Which name.
-        name: ModelName,
-        /// Its number, or the beginning of its digest.
-        version: String,
-    },
-    /// The name is pinned at another version, or too few copies of the pinned one would be left.
-    #[error("{name} is pinned at {}", .digest.short())]
-    Pinned {
-        /// Which name.
-        name: ModelName,
-        /// The pinned version.
-        digest: Digest,
-    },
-    /// A version would be gone under this name.
-    #[error("that would remove the last copy of {name}")]
-    LastCopy {
-        /// Which name.
-        name: ModelName,
-    },
-    /// Fewer copies than the wish says would be left.
-    #[error("{name} is wanted on {wanted} nodes; {left} would be left")]
-    BelowWish {
-        /// Which name.
-        name: ModelName,
-        /// Copies that are wished for.
-        wanted: u32,
-        /// Copies that would be left.
-        left: u32,
-    },
-    /// The model is disabled.
-    #[error("{0} is disabled")]
-    Disabled(ModelName),
-    /// A name has another version than it was to get.
-    #[error("{name} exists already, with version {}", .held.short())]
-    NameTaken {
-        /// Which name.
-        name: ModelName,
-        /// The version that it has.
-        held: Digest,
-    },
-}
-
-impl Refusal {
-    /// The code that leaves the node.
-    #[must_use]
-    pub const fn code(&self) -> ErrorCode {
-        match self {
-            Self::AlreadyInitialised => ErrorCode::AlreadyMember,
-            Self::NotInitialised => ErrorCode::NotInitialised,
-            Self::TokenInvalid(_) | Self::RoleNotGranted { .. } => ErrorCode::TokenInvalid,
-            Self::TokenNotFound(_) => ErrorCode::TokenNotFound,
-            Self::IncarnationConflict { .. } => ErrorCode::IdentityConflict,
-            Self::NodeNotFound(_) => ErrorCode::NodeNotFound,
-            Self::SettingNotFound(_) => ErrorCode::SettingNotFound,
-            Self::Invalid(_) => ErrorCode::BadRequest,
-            Self::SessionExpired(_) => ErrorCode::SessionExpired,
-            Self::SequenceTooOld { .. } => ErrorCode::SequenceTooOld,
-            Self::LeaseNotFound(_) => ErrorCode::LeaseNotFound,
-            Self::QuotaExceeded { .. } => ErrorCode::QuotaExceeded,
-            Self::RootConflict { .. } | Self::VersionMoved { .. } | Self::NameTaken { .. } => ErrorCode::DigestConflict,
-            Self::WishNotFound(_) | Self::VersionNotFound { .. } => ErrorCode::ModelNotFound,
-            Self::Disabled(_) => ErrorCode::Forbidden,
-            Self::LastVoter(_)
-            | Self::ModelsRemain(_)
-            | Self::Fenced { .. }
-            | Self::VersionTooLow { .. }
-            | Self::Migration(_)
-            | Self::RoundPassed { .. }
-            | Self::NotPlanned { .. }
-            | Self::Pinned { .. }
-            | Self::LastCopy { .. }
-            | Self::BelowWish { .. } => ErrorCode::PreconditionFailed,
-        }
-    }
 }

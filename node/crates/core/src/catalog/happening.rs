@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use ollamax_types::{ModelName, NodeId, Timestamp, TokenId};
 
 use super::command::{Command, CopyCourse, Entry};
-use super::record::{Cordon, Key, Member, MigrationStatus, Model, Record, Replicas, Wish};
+use super::record::{Cordon, Key, Member, MigrationStatus, Model, Record, Replicas, Task, TaskState, Wish};
 use super::view::Mutation;
 
 /// Something that happened in the cluster.
@@ -122,6 +122,12 @@ kinds! {
     CopyProgressed = "copy_progressed",
     /// A copy is all there.
     CopyCame = "copy_came",
+    /// Somebody asked for long work, or for it once more.
+    TaskOpened = "task_opened",
+    /// A node works at a task.
+    TaskBegun = "task_begun",
+    /// A task is over.
+    TaskEnded = "task_ended",
 }
 
 /// Kind, subject, text.
@@ -169,7 +175,7 @@ fn told(entry: &Entry, mutations: &[Mutation]) -> Vec<Told> {
         Command::SetSetting { .. } | Command::DeleteSetting { .. } => mutations.iter().filter_map(setting).collect(),
         Command::SetQuota { .. } => mutations.iter().filter_map(quota).collect(),
         Command::RaiseVersion { .. } => mutations.iter().filter_map(version).collect(),
-        Command::Expire => expired(mutations).into_iter().collect(),
+        Command::Expire => expired(mutations).into_iter().chain(tasks(mutations).filter_map(ended)).collect(),
         Command::Migrate { .. } => mutations.iter().filter_map(migration).collect(),
         Command::AskModel { .. } => wishes(mutations).map(asked).collect(),
         Command::PlanPull { .. } => wishes(mutations).filter_map(planned).collect(),
@@ -187,7 +193,13 @@ fn told(entry: &Entry, mutations: &[Mutation]) -> Vec<Told> {
         Command::SetLabels { own, .. } => members(mutations).map(|member| labelled(member, *own)).collect(),
         Command::SetCordon { .. } => members(mutations).map(cordoned).collect(),
         Command::NoteCopy { node, course, .. } => wishes(mutations).map(|wish| went(wish, *node, course)).collect(),
-        Command::NoteUse { .. }
+        Command::OpenTask { .. } | Command::RetryTask { .. } => tasks(mutations).map(opened).collect(),
+        Command::AssignTask { .. } => tasks(mutations).filter_map(begun).collect(),
+        Command::DecideTask { .. } | Command::EndTask { .. } | Command::CancelTask { .. } => {
+            tasks(mutations).filter_map(ended).collect()
+        }
+        Command::TellTasks { .. }
+        | Command::NoteUse { .. }
         | Command::ForgetBlobs { .. }
         | Command::BindBlobs { .. }
         | Command::ResolveWish { .. }
@@ -429,6 +441,36 @@ fn cordoned(member: &Member) -> Told {
         Cordon::Emptying => "takes no new copies, and what it has goes elsewhere",
     };
     (EventKind::CordonSet, node(member.id), format!("{} {text}", member.name))
+}
+
+/// What is written of tasks.
+fn tasks(mutations: &[Mutation]) -> impl Iterator<Item = &Task> {
+    mutations.iter().filter_map(|mutation| match mutation {
+        Mutation::Put(Key::Task(_), Record::Task(task)) => Some(&**task),
+        Mutation::Put(..) | Mutation::Delete(_) => None,
+    })
+}
+
+fn opened(task: &Task) -> Told {
+    let waits = if task.state == TaskState::Waiting { "; it waits for an approval" } else { "" };
+    (EventKind::TaskOpened, task.id.to_string(), format!("{}, by {}{waits}", task.tool, task.asked_by))
+}
+
+fn begun(task: &Task) -> Option<Told> {
+    let TaskState::Working { node: holder } = &task.state else { return None };
+    let text = format!("{} at {}, attempt {}", task.tool, node(*holder), task.attempt);
+    Some((EventKind::TaskBegun, task.id.to_string(), text))
+}
+
+/// What a tool was given and answered is its callers' concern.
+fn ended(task: &Task) -> Option<Told> {
+    let word = task.state.as_str();
+    let text = match &task.state {
+        TaskState::Waiting | TaskState::Queued | TaskState::Working { .. } => return None,
+        TaskState::Completed { .. } | TaskState::Cancelled => format!("{}: {word}", task.tool),
+        TaskState::Failed { code, .. } => format!("{}: {word}, {code}", task.tool),
+    };
+    Some((EventKind::TaskEnded, task.id.to_string(), text))
 }
 
 fn those(nodes: &[NodeId]) -> String {

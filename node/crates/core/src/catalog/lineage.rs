@@ -3,9 +3,10 @@
 //! One member leads alone: a survivor under its id, or a new one. Ids go on well above all that the state knows of:
 //! others were given out after it. All other members have departed; what they held, who may join, and client sessions
 //! go: nobody may believe that an answer of the old cluster still holds. So do the parts that others had in wishes; the
-//! wishes stay, and are planned anew; copies of others that were to go are nobody's concern. Values, leases, settings
-//! and what is known of files stay as they are. [`Sweep`] is taken step by step, so that no batch grows with the
-//! state; [`found`] is the last step.
+//! wishes stay, and are planned anew; copies of others that were to go are nobody's concern. Tasks that somebody worked
+//! at are lost, as when a node is. Values, leases, settings, what requests with a key were answered and what is known
+//! of files stay as they are. [`Sweep`] is taken step by step, so that no batch grows with the state; [`found`] is the
+//! last step.
 
 use std::collections::BTreeMap;
 
@@ -14,13 +15,15 @@ use ollamax_types::{ClusterId, NodeId, Role, Timestamp};
 
 use super::command::NewMember;
 use super::read;
-use super::record::{Cluster, Cordon, Counts, Due, Key, KeyRange, Member, MemberState, Plan, Record, Wish};
+use super::record::{Cluster, Cordon, Counts, Due, Key, KeyRange, Member, MemberState, Plan, Record, TaskState, Wish};
 use super::view::{Fault, Mutation, View};
 
 /// Deadlines that one step looks at; each may be of a session with as many answers as its window.
 const DEADLINES_PER_STEP: usize = 16;
 /// Records of other kinds that one step removes.
 const RECORDS_PER_STEP: usize = 256;
+/// Tasks that one step looks at; each may be large.
+const TASKS_PER_STEP: usize = 64;
 
 /// The identity that a state goes on under, and the one member that it begins with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +64,7 @@ enum Stage {
     Locations { after: Option<Key> },
     Wishes { after: Option<Key> },
     Models { after: Option<Key> },
+    Tasks { after: Option<Key> },
     Over,
 }
 
@@ -97,6 +101,7 @@ impl Sweep {
                 Stage::Locations { after } => locations(view, after.as_ref(), self.survivor)?,
                 Stage::Wishes { after } => wishes(view, after.as_ref(), self.survivor)?,
                 Stage::Models { after } => models(view, after.as_ref(), self.survivor)?,
+                Stage::Tasks { after } => tasks(view, after.as_ref())?,
                 Stage::Over => return Ok(None),
             };
             self.stage = next;
@@ -178,7 +183,7 @@ fn models(view: &dyn View, after: Option<&Key>, survivor: Option<NodeId>) -> Res
     let page = view.scan(&KeyRange::Models, after, RECORDS_PER_STEP)?;
     let next = match page.last() {
         Some((last, _)) if page.len() == RECORDS_PER_STEP => Stage::Models { after: Some(last.clone()) },
-        _ => Stage::Over,
+        _ => Stage::Tasks { after: None },
     };
     let mut mutations = Vec::new();
     for (key, record) in page {
@@ -188,6 +193,28 @@ fn models(view: &dyn View, after: Option<&Key>, survivor: Option<NodeId>) -> Res
         if model.drops.len() < before {
             mutations.push(Mutation::Put(key, Record::Model(model)));
         }
+    }
+    Ok((mutations, next))
+}
+
+/// Nobody works at anything any more, the survivor neither: it starts anew. Their leases are over by then, or as good
+/// as over.
+fn tasks(view: &dyn View, after: Option<&Key>) -> Result<(Vec<Mutation>, Stage), Fault> {
+    let page = view.scan(&KeyRange::Tasks, after, TASKS_PER_STEP)?;
+    let next = match page.last() {
+        Some((last, _)) if page.len() == TASKS_PER_STEP => Stage::Tasks { after: Some(last.clone()) },
+        _ => Stage::Over,
+    };
+    let mut mutations = Vec::new();
+    for (key, record) in page {
+        let Record::Task(task) = record else { return Err(Fault::Mismatch { key: key.to_string() }) };
+        let (id, due_at) = (task.id, task.due_at);
+        let Some(lost) = task.after_loss(due_at) else { continue };
+        mutations.push(Mutation::Delete(Key::Deadline(due_at, Due::Task(id))));
+        if lost.state != TaskState::Queued {
+            mutations.push(Mutation::Put(Key::Deadline(lost.due_at, Due::Task(id)), Record::Present));
+        }
+        mutations.push(Mutation::Put(key, Record::Task(Box::new(lost))));
     }
     Ok((mutations, next))
 }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use ollamax_types::{Digest, NodeId, Timestamp, TokenId};
+use ollamax_types::{Digest, NodeId, TaskId, Timestamp, TokenId};
 
 use super::command::{Answer, Entry};
 use super::record::{Due, Key, KeyRange, Record};
@@ -86,6 +86,7 @@ fn least(range: &KeyRange) -> Key {
         KeyRange::Wishes => Key::Wish(String::new()),
         KeyRange::Models => Key::Model(String::new()),
         KeyRange::VersionsOf(model) => Key::Version(model.clone(), 0),
+        KeyRange::Tasks => Key::Task(TaskId([0; 16])),
     }
 }
 
@@ -101,7 +102,8 @@ pub(super) fn holds(range: &KeyRange, key: &Key) -> bool {
         | (KeyRange::Migrations, Key::Migration(_))
         | (KeyRange::Blobs, Key::Blob(_))
         | (KeyRange::Wishes, Key::Wish(_))
-        | (KeyRange::Models, Key::Model(_)) => true,
+        | (KeyRange::Models, Key::Model(_))
+        | (KeyRange::Tasks, Key::Task(_)) => true,
         (KeyRange::LocationsOf(model), Key::Location(of, _)) | (KeyRange::VersionsOf(model), Key::Version(of, _)) => {
             model == of
         }

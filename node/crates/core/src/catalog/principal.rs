@@ -46,8 +46,15 @@ pub fn stamped(node: NodeId, claimed: &str) -> Result<String, Untrue> {
     Ok(format!("{NODE}{node} for {claimed}"))
 }
 
+/// The node that a principal of the log begins with: the one whose key was proved.
+#[must_use]
+pub fn node_of(stamped: &str) -> Option<NodeId> {
+    let id = stamped.strip_prefix(NODE)?;
+    id.split_once(' ').map_or(id, |(id, _)| id).parse().ok()
+}
+
 /// Checks that `node` does not say of another what only that one can know: its addresses, its models, which files it
-/// has read, which models it uses, the labels that it gives itself, and how it fares with a wish.
+/// has read, which models it uses, the labels that it gives itself, and how it fares with a wish or a task.
 ///
 /// # Errors
 /// When it does.
@@ -60,6 +67,8 @@ pub fn check_subject(node: NodeId, command: &Command) -> Result<(), Untrue> {
         | Command::TellPull { node: subject, .. }
         | Command::NoteUse { node: subject, .. }
         | Command::NoteCopy { node: subject, .. }
+        | Command::TellTasks { node: subject, .. }
+        | Command::EndTask { node: subject, .. }
         | Command::SetLabels { node: subject, own: true, .. }
             if *subject != node =>
         {
@@ -71,9 +80,24 @@ pub fn check_subject(node: NodeId, command: &Command) -> Result<(), Untrue> {
 
 #[cfg(test)]
 mod tests {
-    use ollamax_types::{Digest, ErrorCode, Incarnation, ModelName};
+    use ollamax_types::{Digest, ErrorCode, Incarnation, ModelName, TaskId};
 
     use super::*;
+    use crate::catalog::record::TaskOutcome;
+
+    #[test]
+    fn the_proven_node_is_read_from_a_principal_of_the_log() {
+        for (principal, expected) in [
+            ("node/3", Some(3)),
+            ("node/12 for admin", Some(12)),
+            ("admin", None),
+            ("node/x", None),
+            ("node/0", None),
+            ("admin for node/7", None),
+        ] {
+            assert_eq!(node_of(principal), expected.map(NodeId), "{principal:?}");
+        }
+    }
 
     #[test]
     fn the_log_names_the_proven_node_and_its_claim_behind_it() {
@@ -109,6 +133,8 @@ mod tests {
                 Command::TellPull { node, name: name(), round, code, text },
                 Command::NoteUse { node, day: 1, names: Vec::new() },
                 Command::NoteCopy { node, name: name(), round, course: Box::default() },
+                Command::TellTasks { node, tasks: Vec::new() },
+                Command::EndTask { node, id: TaskId([1; 16]), attempt: 1, outcome: TaskOutcome::Cancelled },
                 Command::SetLabels { node, own: true, set: Default::default(), unset: Vec::new() },
             ]
         };
@@ -123,6 +149,8 @@ mod tests {
             Command::PlanPull { name: name(), round: 1, ingester, targets, kind: Default::default() },
             Command::SetLabels { node: NodeId(7), own: false, set: Default::default(), unset: Vec::new() },
             Command::ForgetWish { name: name() },
+            Command::AssignTask { id: TaskId([1; 16]), node: NodeId(7) },
+            Command::CancelTask { id: TaskId([1; 16]) },
         ] {
             assert_eq!(check_subject(NodeId(3), &command), Ok(()), "{command:?}");
         }

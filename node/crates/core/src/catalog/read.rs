@@ -3,11 +3,11 @@
 //! Readers of whole families go page by page, so that no view has to build the whole of it at once. A record of
 //! another kind than its key says is a [`Fault`].
 
-use ollamax_types::{Digest, ModelName, NodeId, PeerId, Timestamp, TokenId};
+use ollamax_types::{Digest, ModelName, NodeId, PeerId, TaskId, Timestamp, TokenId};
 
 use super::record::{
-    Blob, Cluster, Counts, Due, Key, KeyRange, Lease, Location, Member, Migration, Model, Record, Remembered, Session,
-    Setting, Token, Usage, Value, Version, Wish,
+    Blob, Cluster, Counts, Due, Key, KeyRange, Lease, Location, Member, Migration, Model, Once, Record, Remembered,
+    Session, Setting, Task, Token, Usage, Value, Version, Wish,
 };
 use super::view::{Fault, View};
 
@@ -41,6 +41,7 @@ typed!(as_session, Session, Session);
 typed!(as_remembered, Remembered, Remembered);
 typed!(as_counts, Counts, Counts);
 typed!(as_blob, Blob, Blob);
+typed!(as_once, Once, Once);
 
 fn as_migration(key: &Key, record: Record) -> Result<Migration, Fault> {
     match record {
@@ -66,6 +67,13 @@ fn as_model(key: &Key, record: Record) -> Result<Model, Fault> {
 fn as_version(key: &Key, record: Record) -> Result<Version, Fault> {
     match record {
         Record::Version(version) => Ok(*version),
+        _ => Err(mismatch(key)),
+    }
+}
+
+fn as_task(key: &Key, record: Record) -> Result<Task, Fault> {
+    match record {
+        Record::Task(task) => Ok(*task),
         _ => Err(mismatch(key)),
     }
 }
@@ -435,6 +443,30 @@ pub fn version(view: &dyn View, name: &ModelName, number: u64) -> Result<Option<
 /// When the state cannot be read.
 pub fn versions(view: &dyn View, name: &ModelName) -> Result<Vec<Version>, Fault> {
     all(view, &KeyRange::VersionsOf(name.key()), as_version)
+}
+
+/// A task; `None`: there was none, or it is over since long ago.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn task(view: &dyn View, id: &TaskId) -> Result<Option<Task>, Fault> {
+    one(view, &Key::Task(*id), as_task)
+}
+
+/// All tasks, by id.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn tasks(view: &dyn View) -> Result<Vec<Task>, Fault> {
+    all(view, &KeyRange::Tasks, as_task)
+}
+
+/// What a request with this key was answered; one that has passed its time may be there still.
+///
+/// # Errors
+/// When the state cannot be read.
+pub fn once(view: &dyn View, key: &[u8; 32]) -> Result<Option<Once>, Fault> {
+    one(view, &Key::Once(*key), as_once)
 }
 
 /// Whether any node has a model.

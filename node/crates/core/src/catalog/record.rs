@@ -3,16 +3,19 @@
 //! Byte forms of both belong to `store`, one file per family.
 
 mod model;
+mod task;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use ollamax_types::limits::QUOTA_NEARLY_FULL_PERCENT;
 use ollamax_types::{
-    ClusterId, Digest, ErrorCode, Incarnation, ModelName, ModelRecord, NodeId, PeerId, Role, Root, Timestamp, TokenId,
+    ClusterId, Digest, ErrorCode, Incarnation, ModelName, ModelRecord, NodeId, PeerId, Role, Root, TaskId, Timestamp,
+    TokenId,
 };
 
 pub use model::{Cordon, Drop, How, Model, Phase, PhaseWord, Pin, PlanKind, Since, Version, Want};
+pub use task::{Once, Task, TaskOutcome, TaskProgress, TaskState, TaskTold};
 
 /// Names one record.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,6 +60,10 @@ pub enum Key {
     Model(String),
     /// A [`Version`] of a name: model key, number.
     Version(String, u64),
+    /// A [`Task`] by id. Since cluster version 5, as what follows.
+    Task(TaskId),
+    /// What a request with this key was answered, as [`Once`].
+    Once([u8; 32]),
 }
 
 /// What ends by itself.
@@ -66,6 +73,10 @@ pub enum Due {
     Lease(u64),
     /// A client session, with the answers that it holds.
     Session(u64),
+    /// What a task waits for, the lease of the node that works at it, or its time on record.
+    Task(TaskId),
+    /// What a request with a key was answered.
+    Once([u8; 32]),
 }
 
 impl fmt::Display for Key {
@@ -84,6 +95,8 @@ impl fmt::Display for Key {
             Self::LeaseValue(lease, namespace, key) => write!(f, "lease-value/{lease}/{namespace}/{key}"),
             Self::Session(id) => write!(f, "session/{id}"),
             Self::SessionAnswer(session, sequence) => write!(f, "session-answer/{session}/{sequence}"),
+            Self::Deadline(at, Due::Task(id)) => write!(f, "deadline/{}/{id}", at.0),
+            Self::Deadline(at, Due::Once(key)) => write!(f, "deadline/{}/once/{}", at.0, digits(key)),
             Self::Deadline(at, due) => write!(f, "deadline/{}/{due:?}", at.0),
             Self::Counts => f.write_str("counts"),
             Self::Migration(number) => write!(f, "migration/{number:03}"),
@@ -91,8 +104,15 @@ impl fmt::Display for Key {
             Self::Wish(model) => write!(f, "wish/{model}"),
             Self::Model(model) => write!(f, "model/{model}"),
             Self::Version(model, number) => write!(f, "version/{model}/{number}"),
+            Self::Task(id) => write!(f, "task/{id}"),
+            Self::Once(key) => write!(f, "once/{}", digits(key)),
         }
     }
+}
+
+/// As 64 hex digits.
+fn digits(key: &[u8; 32]) -> Digest {
+    Digest(*key)
 }
 
 /// A run of keys of one family.
@@ -132,6 +152,8 @@ pub enum KeyRange {
     Models,
     /// The history of one model key, by number.
     VersionsOf(String),
+    /// All tasks, by id.
+    Tasks,
 }
 
 /// What a key holds.
@@ -171,6 +193,10 @@ pub enum Record {
     Model(Box<Model>),
     /// At [`Key::Version`].
     Version(Box<Version>),
+    /// At [`Key::Task`].
+    Task(Box<Task>),
+    /// At [`Key::Once`].
+    Once(Once),
     /// At [`Key::LeaseValue`] and [`Key::Deadline`]: all is in the key.
     Present,
 }
@@ -409,6 +435,10 @@ pub struct Counts {
     pub blobs: u64,
     /// Names with a record of their own.
     pub models: u64,
+    /// Tasks, those that are over among them.
+    pub tasks: u64,
+    /// Answers to requests with a key.
+    pub once: u64,
 }
 
 /// What a file of a model must be, whoever hands out its chunks. Bound once, by a node that read all of it.

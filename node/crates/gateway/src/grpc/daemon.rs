@@ -18,7 +18,7 @@ use ollamax_metadata as metadata;
 use ollamax_proto::v1;
 use ollamax_scheduler as scheduler;
 use ollamax_transfer as transfer;
-use ollamax_types::{Digest, ErrorCode, Incarnation, NodeId, PeerId, RequestId};
+use ollamax_types::{Digest, ErrorCode, Incarnation, NodeId, PeerId, RequestId, TaskId};
 
 /// gRPC metadata key that carries the error code's text form.
 pub const CODE_KEY: &str = "ollamax-code";
@@ -233,6 +233,21 @@ impl AdminError {
         Self::new(refusal.code(), refusal.to_string(), why, next)
     }
 
+    /// A refusal about a task, or about a request that carries a key.
+    fn of_task(refusal: &Refusal) -> Self {
+        let show = |id: &TaskId| format!("ollamax task show {id}");
+        let (why, next) = match refusal {
+            Refusal::TaskMoved(id) => ("its node was silent for too long, or somebody ended it", show(id)),
+            Refusal::TaskStands { id, .. } => ("it can be done only with a task that stands elsewhere", show(id)),
+            Refusal::OnceReused => (
+                "a key belongs to one request, whoever sends it again",
+                "send this request with a key of its own; the first one is not done again".to_owned(),
+            ),
+            _ => ("it was never opened, or is over for more than a day", "ollamax task list".to_owned()),
+        };
+        Self::refused(refusal, why, next)
+    }
+
     /// A node name or id that no member has.
     #[must_use]
     pub fn node_not_found(text: &str) -> Self {
@@ -271,12 +286,7 @@ impl From<Refusal> for AdminError {
                 ("more commands came since than the session keeps answers for", "look what became of the change")
             }
             Refusal::LeaseNotFound(_) => ("it was never granted, or has ended", "ollamax kv lease grant"),
-            Refusal::QuotaExceeded { unit, .. } if unit == "models" => {
-                ("names stay on record for a while when nobody has them any more", NAMES_FULL)
-            }
-            Refusal::QuotaExceeded { .. } => {
-                ("a bound keeps the replicated state small", "delete what is not needed, or raise it: ollamax kv quota")
-            }
+            Refusal::QuotaExceeded { unit, .. } => room_for(unit),
             Refusal::Migration(_) => ("migrations go in order, one direction at a time", "ollamax migrate status"),
             Refusal::RootConflict { .. } => (
                 "two nodes read different bytes under one name: a disk lies, or a defect of the program",
@@ -319,8 +329,21 @@ impl From<Refusal> for AdminError {
                 let next = format!("ollamax model rm {name}, or use another name");
                 return Self::refused(&refusal, "a tag never replaces another version", next);
             }
+            Refusal::TaskNotFound(_) | Refusal::TaskMoved(_) | Refusal::TaskStands { .. } | Refusal::OnceReused => {
+                return Self::of_task(&refusal);
+            }
         };
         Self::new(refusal.code(), refusal.to_string(), why, next)
+    }
+}
+
+/// Why there is no more room for something, and what makes room.
+fn room_for(unit: &str) -> (&'static str, &'static str) {
+    match unit {
+        "models" => ("names stay on record for a while when nobody has them any more", NAMES_FULL),
+        "tasks" => ("tasks stay on record for a day when they are over", "ollamax task list; wait until old ones go"),
+        "keys of requests" => ("what a request with a key was answered is kept for a day", "wait until old ones go"),
+        _ => ("a bound keeps the replicated state small", "delete what is not needed, or raise it: ollamax kv quota"),
     }
 }
 
@@ -449,6 +472,12 @@ mod tests {
         check(full("models"), ErrorCode::QuotaExceeded, NAMES_FULL);
         let quota = "delete what is not needed, or raise it: ollamax kv quota";
         check(full("bytes"), ErrorCode::QuotaExceeded, quota);
+        check(full("tasks"), ErrorCode::QuotaExceeded, "ollamax task list; wait until old ones go");
+        let id = TaskId([1; 16]);
+        let show = format!("ollamax task show {id}");
+        check(Refusal::TaskMoved(id), refused, &show);
+        check(Refusal::TaskStands { id, state: "queued".to_owned() }, refused, &show);
+        check(Refusal::TaskNotFound(id), ErrorCode::TaskNotFound, "ollamax task list");
         let token = Refusal::TokenInvalid(TokenProblem::UsedUp);
         check(token, ErrorCode::TokenInvalid, "ollamax token create");
     }

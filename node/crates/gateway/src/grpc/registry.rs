@@ -304,6 +304,7 @@ impl Admin {
             namespace: String::new(),
             session: None,
             fence_term: None,
+            once: None,
             command,
         };
         match catalog::apply(&*view, index.saturating_add(1), 0, &entry)?.answer {

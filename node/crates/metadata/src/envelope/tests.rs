@@ -4,8 +4,10 @@ use proptest::prelude::*;
 
 use ollamax_core::catalog::command::BoundBlob;
 use ollamax_core::catalog::txn::{Condition, Op, Operand, Relation};
-use ollamax_core::catalog::{CopyCourse, Cordon, How, PhaseWord, PlanKind, Replicas, Txn, Want};
-use ollamax_types::{ErrorCode, Role, Root};
+use ollamax_core::catalog::{
+    CopyCourse, Cordon, How, OnceKey, PhaseWord, PlanKind, Replicas, TaskOutcome, TaskProgress, TaskTold, Txn, Want,
+};
+use ollamax_types::{ErrorCode, Role, Root, TaskId};
 
 use super::*;
 
@@ -33,6 +35,7 @@ fn commands() -> Vec<Command> {
     let unknown = ModelRecord { weights: model.digest, ..model.clone() };
     let able = ModelRecord { capabilities: vec!["completion".into(), "tools".into()], ..model.clone() };
     let mut commands = wishes();
+    commands.extend(task_commands());
     commands.extend([
         Command::InitCluster {
             cluster: ClusterId([1; 16]),
@@ -154,6 +157,44 @@ fn wishes() -> Vec<Command> {
     commands
 }
 
+fn open_task(needs_approval: bool) -> Command {
+    Command::OpenTask {
+        id: TaskId([7; 16]),
+        tool: "t".into(),
+        arguments_json: "{}".into(),
+        subject: "s".into(),
+        priority: 5,
+        repeatable: true,
+        needs_approval,
+    }
+}
+
+fn end_task(outcome: TaskOutcome) -> Command {
+    Command::EndTask { node: NodeId(2), id: TaskId([7; 16]), attempt: 3, outcome }
+}
+
+fn task_commands() -> Vec<Command> {
+    let id = TaskId([7; 16]);
+    let progress = TaskProgress { done: 1, total: 300, text: "p".into() };
+    let told = TaskTold { id, attempt: 3, progress };
+    let silent = TaskTold { progress: TaskProgress::default(), ..told.clone() };
+    let (text, next) = ("x".to_owned(), "y".to_owned());
+    vec![
+        open_task(false),
+        open_task(true),
+        Command::DecideTask { id, approved: true },
+        Command::DecideTask { id, approved: false },
+        Command::AssignTask { id, node: NodeId(2) },
+        Command::TellTasks { node: NodeId(2), tasks: vec![] },
+        Command::TellTasks { node: NodeId(2), tasks: vec![told, silent] },
+        end_task(TaskOutcome::Completed { result_json: "[]".into() }),
+        end_task(TaskOutcome::Failed { code: ErrorCode::TaskNotFound, text, next }),
+        end_task(TaskOutcome::Cancelled),
+        Command::CancelTask { id },
+        Command::RetryTask { id },
+    ]
+}
+
 /// A copy on its way with all fields set.
 fn note_copy(name: ModelName) -> Command {
     let course = CopyCourse {
@@ -200,6 +241,7 @@ fn entry(command: Command) -> Entry {
         namespace: "lab".into(),
         session: Some((5, 6)),
         fence_term: Some(0),
+        once: None,
         command,
     }
 }
@@ -397,6 +439,36 @@ fn golden_samples_of_the_registry() {
 }
 
 #[test]
+fn golden_samples_of_tasks_and_of_a_key() {
+    let (id, sevens) = (TaskId([7; 16]), "07".repeat(16));
+    let opened = format!("0a10{sevens} 120174 1a027b7d 220173 2805 3001");
+    golden(open_task(false), "b203", &opened);
+    golden(open_task(true), "b203", &format!("{opened} 3801"));
+    golden(Command::DecideTask { id, approved: true }, "ba03", &format!("0a10{sevens} 1001"));
+    golden(Command::AssignTask { id, node: NodeId(2) }, "c203", &format!("0a10{sevens} 1002"));
+    let progress = TaskProgress { done: 1, total: 300, text: "p".into() };
+    let told = TaskTold { id, attempt: 3, progress };
+    let tell = Command::TellTasks { node: NodeId(2), tasks: vec![told] };
+    golden(tell, "ca03", &format!("0802 121e 0a10{sevens} 1003 1a08 0801 10ac02 1a0170"));
+    let ended = format!("0802 1210{sevens} 1803");
+    let (code, text, next) = (ErrorCode::DiskFull, "t".to_owned(), "n".to_owned());
+    golden(end_task(TaskOutcome::Completed { result_json: "1".into() }), "d203", &format!("{ended} 2203 0a0131"));
+    let failed = "2213 1211 0a09 6469736b5f66756c6c 120174 1a016e";
+    golden(end_task(TaskOutcome::Failed { code, text, next }), "d203", &format!("{ended} {failed}"));
+    golden(end_task(TaskOutcome::Cancelled), "d203", &format!("{ended} 2202 1a00"));
+    golden(Command::CancelTask { id }, "da03", &sevens);
+    golden(Command::RetryTask { id }, "e203", &sevens);
+
+    let once = Some(OnceKey { key: [1; 32], digest: [2; 32] });
+    let keyed = Entry { once, ..entry(Command::Expire) };
+    let bytes = hex::encode(encode(&keyed));
+    let key_hex = format!("4a440a20{}1220{}", "01".repeat(32), "02".repeat(32));
+    assert_eq!(bytes, hex::encode(encode(&entry(Command::Expire))).replacen("40008a", &format!("4000{key_hex}8a"), 1));
+    assert!(bytes.contains(&key_hex), "{bytes}");
+    assert_eq!(decode(&encode(&keyed), 1), Ok(keyed));
+}
+
+#[test]
 fn what_this_release_does_not_know_is_an_error() {
     let known = disk::Envelope::decode(encode(&entry(Command::RemoveMember { node: NodeId(1) }))).expect("own bytes");
     let with = |change: &dyn Fn(&mut disk::Envelope)| {
@@ -431,11 +503,17 @@ fn what_this_release_does_not_know_is_an_error() {
         (Stored::SetPhase(disk::CommandSetPhase { name: "m".to_owned(), phase: 3, note: String::new() }), "phase"),
         (Stored::PinModel(disk::CommandPinModel { name: "m".to_owned(), digest: vec![7; 33] }), "digest"),
         (Stored::SetCordon(disk::CommandSetCordon { node: 1, cordon: 3 }), "cordon"),
+        (Stored::CancelTask(vec![7; 15]), "task id"),
+        (Stored::OpenTask(disk::CommandOpenTask { id: vec![7; 16], priority: 256, ..Default::default() }), "priority"),
+        (Stored::EndTask(disk::CommandEndTask { id: vec![7; 16], ..Default::default() }), "outcome"),
     ] {
         let shown = format!("{command:?}");
         let read = with(&|envelope| envelope.command = Some(command.clone()));
         assert_eq!(read, Err(EnvelopeError::Field(field)), "{shown}");
     }
+
+    let once = disk::EnvelopeOnce { key: vec![1; 31], digest: vec![2; 32] };
+    assert_eq!(with(&|envelope| envelope.once = Some(once.clone())), Err(EnvelopeError::Field("key")));
 
     // A command with a field number of the future decodes to "no command": never to something else.
     let mut future = disk::Envelope { command: None, ..known.clone() }.encode_to_vec();

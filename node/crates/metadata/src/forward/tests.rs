@@ -6,6 +6,8 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use openraft::raft::AppendEntriesRequest;
 
+use ollamax_core::catalog::OnceKey;
+
 use crate::Config;
 use crate::alone::{Alone, CLUSTER};
 use crate::peers::Peers;
@@ -17,8 +19,8 @@ fn setting() -> Command {
     Command::SetSetting { key: "k".into(), value: vec![1] }
 }
 
-fn proposal(principal: &str, command: Command, wait_ms: u64) -> Proposal {
-    let entry = Entry {
+fn entry(principal: &str, command: Command) -> Entry {
+    Entry {
         least_version: 1,
         log_time: Timestamp(0),
         request: RequestId::default(),
@@ -26,9 +28,13 @@ fn proposal(principal: &str, command: Command, wait_ms: u64) -> Proposal {
         namespace: String::new(),
         session: None,
         fence_term: None,
+        once: None,
         command,
-    };
-    Proposal { envelope: envelope::encode(&entry), wait_ms }
+    }
+}
+
+fn proposal(principal: &str, command: Command, wait_ms: u64) -> Proposal {
+    Proposal { envelope: envelope::encode(&entry(principal, command)), wait_ms }
 }
 
 /// What node 1 answers to a change that node 3 forwards.
@@ -95,6 +101,32 @@ async fn a_change_whose_time_is_over_is_not_written() {
     assert!(not_done(&reply), "{reply:?}");
     assert_eq!(alone.handle.0.log.state().last, before, "nothing was written");
     alone.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_with_a_key_has_effect_once_whichever_node_sends_it_again() {
+    let alone = Alone::cluster_of_one().await;
+    let once = OnceKey { key: [7; 32], digest: [8; 32] };
+    let change = |once| Change { once: Some(once), ..Change::new(RequestId::default(), "admin", setting()) };
+    let first = alone.handle.propose_change(change(once)).await.expect("committed");
+    let sealed = envelope::encode(&Entry { once: Some(once), ..entry("admin", setting()) });
+    let reply = from_node_3(&alone, Proposal { envelope: sealed, wait_ms: 60_000 }).await;
+    assert_eq!(reply, Ok(Reply::Committed(first.clone())));
+    assert!(alone.handle.0.log.state().last > Some(first.revision), "it came in an entry of its own");
+    let again = alone.handle.propose_change(change(once)).await.expect("committed");
+    assert_eq!(again, first);
+    let other = change(OnceKey { digest: [9; 32], ..once });
+    let refused = alone.handle.propose_change(other).await.expect("committed").answer;
+    assert_eq!(refused, Answer::Refused(Refusal::OnceReused));
+    alone.close().await;
+}
+
+#[test]
+fn a_change_is_sent_again_only_where_the_state_remembers_it() {
+    let once = Some(OnceKey { key: [7; 32], digest: [8; 32] });
+    assert!(!has_effect_once(&entry("admin", setting())));
+    assert!(has_effect_once(&Entry { session: Some((1, 1)), ..entry("admin", setting()) }));
+    assert!(has_effect_once(&Entry { once, ..entry("admin", setting()) }));
 }
 
 /// A leader that is not there at first, and then refuses. Keeps what it was told of the time.

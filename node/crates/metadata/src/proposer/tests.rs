@@ -43,6 +43,7 @@ fn entry() -> Entry {
         namespace: String::new(),
         session: None,
         fence_term: None,
+        once: None,
         command: Command::SetSetting { key: "k".into(), value: vec![1] },
     }
 }

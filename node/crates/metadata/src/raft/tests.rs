@@ -75,6 +75,7 @@ fn entry(index: u64, log_time: u64, command: Command) -> Entry {
         namespace: String::new(),
         session: None,
         fence_term: None,
+        once: None,
         command,
     };
     Entry { log_id: log_id(1, index), payload: Payload::Normal(Sealed(envelope::encode(&entry))) }

@@ -163,6 +163,7 @@ impl Answering {
             namespace: String::new(),
             session,
             fence_term: None,
+            once: None,
             command,
         };
         match timeout(PATIENCE, self.raft.client_write(Sealed(envelope::encode(&entry)))).await {

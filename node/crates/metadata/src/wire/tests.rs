@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use ollamax_core::catalog::command::TokenProblem;
 use ollamax_core::catalog::txn::Effect;
 use ollamax_core::catalog::{Answer, Key, Migration, MigrationStatus, Refusal, Value};
-use ollamax_types::{Digest, ModelName, Role, Timestamp, TokenId};
+use ollamax_types::{Digest, ModelName, Role, TaskId, Timestamp, TokenId};
 
 use super::*;
 use crate::raft::{Entry, Membership, Payload, Sealed, StoredMembership, log_id};
@@ -277,6 +277,10 @@ fn every_refusal_reads_back_as_itself() {
         Refusal::BelowWish { name: name(), wanted: 2, left: 1 },
         Refusal::Disabled(name()),
         Refusal::NameTaken { name: name(), held: Digest([2; 32]) },
+        Refusal::TaskNotFound(TaskId([1; 16])),
+        Refusal::TaskMoved(TaskId([2; 16])),
+        Refusal::TaskStands { id: TaskId([3; 16]), state: "queued".into() },
+        Refusal::OnceReused,
     ]);
     for refusal in refusals {
         let reply = Reply::Committed(Committed { revision: 1, term: 1, answer: Answer::Refused(refusal) });

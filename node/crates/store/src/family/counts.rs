@@ -19,11 +19,12 @@ pub(super) fn decode_key(rest: &[u8]) -> Result<Key, Malformed> {
 }
 
 pub(super) fn encode(record: Counts) -> Vec<u8> {
-    let Counts { sessions, leases, wishes, blobs, models } = record;
-    seal(VERSION, &disk::CountsRecord { sessions, leases, wishes, blobs, models })
+    let Counts { sessions, leases, wishes, blobs, models, tasks, once } = record;
+    seal(VERSION, &disk::CountsRecord { sessions, leases, wishes, blobs, models, tasks, once })
 }
 
 pub(super) fn decode(bytes: &[u8]) -> Result<Counts, Malformed> {
-    let disk::CountsRecord { sessions, leases, wishes, blobs, models } = unseal("counts record", VERSION, bytes)?;
-    Ok(Counts { sessions, leases, wishes, blobs, models })
+    let disk::CountsRecord { sessions, leases, wishes, blobs, models, tasks, once } =
+        unseal("counts record", VERSION, bytes)?;
+    Ok(Counts { sessions, leases, wishes, blobs, models, tasks, once })
 }

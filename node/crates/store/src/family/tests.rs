@@ -1,5 +1,7 @@
 //! Round trips of every family, order of keys, and golden samples: bytes that no release may ever change.
 
+mod tasks;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
@@ -242,6 +244,7 @@ fn pair() -> impl Strategy<Value = (Key, Record)> {
         (wild(), prop::collection::vec(any::<u8>(), 0..40), any::<u64>())
             .prop_map(|(key, value, revision)| (Key::Setting(key), Record::Setting(Setting { value, revision }))),
         newer_pair(),
+        tasks::pair(),
     ]
 }
 
@@ -342,8 +345,8 @@ fn newer_pair() -> impl Strategy<Value = (Key, Record)> {
             (Key::SessionAnswer(id, sequence), Record::Remembered(Remembered { revision, term, answer }))
         }),
         (any::<u64>(), due).prop_map(|(at, due)| (Key::Deadline(Timestamp(at), due), Record::Present)),
-        (numbers(), any::<u64>(), any::<u64>()).prop_map(|((sessions, leases, wishes), blobs, models)| {
-            (Key::Counts, Record::Counts(Counts { sessions, leases, wishes, blobs, models }))
+        (numbers(), numbers(), any::<u64>()).prop_map(|((sessions, leases, wishes), (blobs, models, tasks), once)| {
+            (Key::Counts, Record::Counts(Counts { sessions, leases, wishes, blobs, models, tasks, once }))
         }),
         (any::<u32>(), migration())
             .prop_map(|(number, row)| (Key::Migration(number), Record::Migration(Box::new(row)))),
@@ -527,6 +530,8 @@ fn golden_samples_of_values_leases_and_sessions_have_not_changed() {
     golden(&Key::Counts, &Record::Counts(counts), "0f", "010801100218032004");
     let counts = Counts { models: 5, ..counts };
     golden(&Key::Counts, &Record::Counts(counts), "0f", "0108011002180320042805");
+    let counts = Counts { tasks: 6, once: 7, ..counts };
+    golden(&Key::Counts, &Record::Counts(counts), "0f", "010801100218032004280530063807");
 }
 
 #[test]

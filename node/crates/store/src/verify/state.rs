@@ -158,6 +158,8 @@ impl Sums {
             ("wishes", self.counts.wishes, self.of("wishes")),
             ("blobs", self.counts.blobs, self.of("blobs")),
             ("names", self.counts.models, self.of("names")),
+            ("tasks", self.counts.tasks, self.of("tasks")),
+            ("keyed answers", self.counts.once, self.of("keyed answers")),
             ("locations", self.of("models by node"), self.of("locations")),
         ];
         for (what, kept, there) in pairs.into_iter().filter(|(_, kept, there)| kept != there) {

@@ -181,12 +181,13 @@ fn sums_that_do_not_fit_what_they_are_about_are_told() {
     let usage = Usage { keys: 1, bytes: 9, bytes_max: 100 };
     let lease = Lease { ttl_ms: 1_000, ends_at: Timestamp(9), values: 2, due_at: None };
     let (namespace, key) = (String::new(), "user/k".to_owned());
+    let counts = Counts { sessions: 1, leases: 1, wishes: 2, blobs: 3, models: 0, tasks: 4, once: 5 };
     let mutations = vec![
         Mutation::Put(Key::Value(namespace.clone(), key.clone()), Record::Value(value)),
         Mutation::Put(Key::Usage(namespace.clone(), "user/".to_owned()), Record::Usage(usage)),
         Mutation::Put(Key::Lease(7), Record::Lease(lease)),
         Mutation::Put(Key::LeaseValue(7, namespace, key), Record::Present),
-        Mutation::Put(Key::Counts, Record::Counts(Counts { sessions: 1, leases: 1, wishes: 2, blobs: 3, models: 0 })),
+        Mutation::Put(Key::Counts, Record::Counts(counts)),
     ];
     commit(&store.state(), 1, mutations);
     store.close().expect("close");
@@ -199,6 +200,8 @@ fn sums_that_do_not_fit_what_they_are_about_are_told() {
         ("state, sessions", "1 are on record, and 0 are there"),
         ("state, wishes", "2 are on record, and 0 are there"),
         ("state, blobs", "3 are on record, and 0 are there"),
+        ("state, tasks", "4 are on record, and 0 are there"),
+        ("state, keyed answers", "5 are on record, and 0 are there"),
     ];
     assert_eq!(told, expected);
 }

@@ -1,12 +1,13 @@
 //! What ends by itself: the leader asks for it as soon as the first deadline has passed in log time.
 //!
-//! A deadline whose lease or session was renewed moves to its new end, so that renewing costs no second record. One
+//! A deadline whose lease or session was renewed moves to its new end, so that renewing costs no second record; those
+//! of tasks stand where they end. One
 //! command works on a bounded number of deadlines and values; [`Answer::More`] says that others have passed too.
 
 use ollamax_types::limits::{EXPIRE_ITEMS_MAX, LEASE_VALUES_MAX};
 
 use super::draft::Draft;
-use super::{Applied, Scene, Step, Stop, leases, sessions};
+use super::{Applied, Scene, Step, Stop, leases, once, sessions, tasks};
 use crate::catalog::command::Answer;
 use crate::catalog::read;
 use crate::catalog::record::{Due, Key, Lease, Record, Session};
@@ -56,6 +57,8 @@ fn look(scene: &Scene<'_>, draft: &Draft<'_>, due: Due, room: &mut u64) -> Resul
             }
             sessions::end(draft, id, &session)?;
         }
+        Due::Task(id) => tasks::look(draft, &id, now)?,
+        Due::Once(key) => once::forget(draft, key, now)?,
     }
     Ok(true)
 }

@@ -7,22 +7,23 @@ use ollamax_types::limits::COMMAND_KEYS_MAX;
 use crate::catalog::record::{Key, KeyRange, Record};
 use crate::catalog::view::{Fault, View};
 
-/// A view that faults beyond `COMMAND_KEYS_MAX` keys.
+/// A view that faults beyond `COMMAND_KEYS_MAX` keys, and those that are read beside the command.
 pub(super) struct Reader<'a> {
     view: &'a dyn View,
     read: Cell<usize>,
+    limit: usize,
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(view: &'a dyn View) -> Self {
-        Self { view, read: Cell::new(0) }
+    pub(super) fn new(view: &'a dyn View, beside: usize) -> Self {
+        Self { view, read: Cell::new(0), limit: COMMAND_KEYS_MAX + beside }
     }
 
     fn count(&self, keys: usize) -> Result<(), Fault> {
         let read = self.read.get() + keys;
         self.read.set(read);
-        if read > COMMAND_KEYS_MAX {
-            return Err(Fault::Invariant(format!("a command read {read} keys; the limit is {COMMAND_KEYS_MAX}")));
+        if read > self.limit {
+            return Err(Fault::Invariant(format!("a command read {read} keys; the limit is {}", self.limit)));
         }
         Ok(())
     }
@@ -49,10 +50,12 @@ mod tests {
     #[test]
     fn the_key_after_the_limit_is_a_fault() {
         let view = MemView::default();
-        let reader = Reader::new(&view);
-        for _ in 0..COMMAND_KEYS_MAX {
-            assert_eq!(reader.get(&Key::Cluster), Ok(None));
+        for beside in [0, 2] {
+            let reader = Reader::new(&view, beside);
+            for _ in 0..COMMAND_KEYS_MAX + beside {
+                assert_eq!(reader.get(&Key::Cluster), Ok(None));
+            }
+            assert!(matches!(reader.get(&Key::Cluster), Err(Fault::Invariant(_))));
         }
-        assert!(matches!(reader.get(&Key::Cluster), Err(Fault::Invariant(_))));
     }
 }

@@ -9,7 +9,7 @@ use ollamax_types::limits::{SESSION_TTL_MAX, SESSION_TTL_MIN, SESSION_WINDOW_MAX
 
 use super::draft::Draft;
 use super::limit::{check_ttl, exceeded};
-use super::{Applied, Scene, Step, Stop, execute, invalid, put};
+use super::{Applied, Scene, Step, Stop, invalid, once as requests, put};
 use crate::catalog::command::{Answer, Command, Refusal};
 use crate::catalog::read;
 use crate::catalog::record::{Counts, Due, Key, Record, Remembered, Session};
@@ -81,14 +81,15 @@ pub(super) fn once(scene: &Scene<'_>, (id, sequence): (u64, u64), term: u64) -> 
     if scene.entry.command == (Command::CloseSession { session: id }) {
         return Err(invalid(format!("session {id} is closed by a command outside it")));
     }
-    let applied = match execute(scene) {
+    let applied = match requests::keyed(scene, term) {
         Err(Stop::Refused(refusal)) => Applied::new(Vec::new(), Answer::Refused(refusal)),
         other => other?,
     };
     let highest = session.highest.max(sequence);
     // What lies above the last highest was never executed, so a jump leaves nothing to forget there.
     let forgotten = least..oldest(&session, highest).min(session.highest.saturating_add(1));
-    let remembered = Remembered { revision: scene.index, term, answer: applied.answer.clone() };
+    let (revision, term) = applied.before.unwrap_or((scene.index, term));
+    let remembered = Remembered { revision, term, answer: applied.answer.clone() };
     let mut mutations = applied.mutations;
     let due_at = deadline_of(&mut mutations, id).unwrap_or(session.due_at);
     let ends_at = session.ends_at.max(now.plus_ms(session.ttl_ms));
@@ -96,7 +97,7 @@ pub(super) fn once(scene: &Scene<'_>, (id, sequence): (u64, u64), term: u64) -> 
     mutations.extend(forgotten.map(|sequence| Mutation::Delete(Key::SessionAnswer(id, sequence))));
     mutations.push(put(Key::SessionAnswer(id, sequence), Record::Remembered(remembered)));
     mutations.push(put(Key::Session(id), Record::Session(renewed)));
-    Ok(Applied::new(mutations, applied.answer))
+    Ok(Applied { mutations, answer: applied.answer, before: applied.before })
 }
 
 /// What the command itself wrote of its own session: nothing but where the deadline stands. That is taken over, and the

@@ -3,8 +3,10 @@
 mod blobs;
 mod explored;
 mod ledger;
+mod once;
 mod properties;
 mod registry;
+mod tasks;
 mod values;
 mod wishes;
 mod world;
@@ -29,6 +31,7 @@ fn entry(log_time: u64, command: Command) -> Entry {
         namespace: String::new(),
         session: None,
         fence_term: None,
+        once: None,
         command,
     }
 }

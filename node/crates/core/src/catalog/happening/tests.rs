@@ -1,12 +1,12 @@
 //! What each command tells of itself, row by row, applied as on every node.
 
-use ollamax_types::{ClusterId, Digest, ErrorCode, Incarnation, ModelRecord, PeerId, RequestId, Role, Root};
+use ollamax_types::{ClusterId, Digest, ErrorCode, Incarnation, ModelRecord, PeerId, RequestId, Role, Root, TaskId};
 
 use super::*;
 use crate::catalog::command::{BoundBlob, NewMember};
 use crate::catalog::mem::MemView;
 use crate::catalog::txn::{Op, Txn};
-use crate::catalog::{CLUSTER_VERSION, How, PhaseWord, apply};
+use crate::catalog::{CLUSTER_VERSION, How, PhaseWord, TaskOutcome, TaskProgress, TaskTold, apply};
 
 /// What nobody may read anywhere.
 const SECRET: &str = "secret";
@@ -77,6 +77,7 @@ impl World {
             namespace: String::new(),
             session,
             fence_term: None,
+            once: None,
             command,
         };
         let applied = apply(&self.view, self.index, 1, &entry).expect("no fault");
@@ -337,6 +338,45 @@ fn a_node_tells_of_its_labels_and_of_its_cordon() {
         world.check(2, Command::SetCordon { node, cordon }, &[("cordon_set", "node/1", text)]);
         world.check(2, Command::SetCordon { node, cordon }, &[]);
     }
+}
+
+#[test]
+fn a_task_tells_that_it_was_opened_begun_and_ended_and_not_what_it_was_about() {
+    let mut world = cluster();
+    let id = TaskId([7; 16]);
+    let shown = id.to_string();
+    let name = shown.as_str();
+    let open = |needs_approval| Command::OpenTask {
+        id,
+        tool: "pull_model".to_owned(),
+        arguments_json: format!("{{\"key\":\"{SECRET}\"}}"),
+        subject: "uid/0".to_owned(),
+        priority: 5,
+        repeatable: false,
+        needs_approval,
+    };
+    let opened = "pull_model, by admin; it waits for an approval";
+    world.check(1, open(true), &[("task_opened", name, opened)]);
+    world.check(1, open(true), &[]);
+    world.check(1, Command::DecideTask { id, approved: true }, &[]);
+    let assign = Command::AssignTask { id, node: NodeId(1) };
+    world.check(2, assign.clone(), &[("task_begun", name, "pull_model at node/1, attempt 1")]);
+    world.check(2, assign.clone(), &[]);
+    let progress = TaskProgress { done: 1, total: 2, text: SECRET.to_owned() };
+    let told = TaskTold { id, attempt: 1, progress };
+    world.check(3, Command::TellTasks { node: NodeId(1), tasks: vec![told] }, &[]);
+    let (code, text, next) = (ErrorCode::DiskFull, SECRET.to_owned(), SECRET.to_owned());
+    let outcome = TaskOutcome::Failed { code, text, next };
+    let end = |outcome| Command::EndTask { node: NodeId(1), id, attempt: 1, outcome };
+    world.check(4, end(outcome), &[("task_ended", name, "pull_model: failed, disk_full")]);
+    world.check(5, Command::RetryTask { id }, &[("task_opened", name, "pull_model, by admin")]);
+    world.check(5, assign.clone(), &[("task_begun", name, "pull_model at node/1, attempt 1")]);
+    let lost = "pull_model: failed, outcome_unknown";
+    world.check(100_000, Command::Expire, &[("task_ended", name, lost)]);
+    world.check(100_000, Command::RetryTask { id }, &[("task_opened", name, "pull_model, by admin")]);
+    world.check(100_000, Command::CancelTask { id }, &[("task_ended", name, "pull_model: cancelled")]);
+    world.check(100_000, Command::CancelTask { id }, &[]);
+    world.check(1_000_000_000, Command::Expire, &[]);
 }
 
 #[test]

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use ollamax_types::{Digest, ErrorCode, Incarnation, ModelName, ModelRecord, PeerId, RequestId, Root, TokenId};
+use ollamax_types::{Digest, ErrorCode, Incarnation, ModelName, ModelRecord, PeerId, RequestId, Root, TaskId, TokenId};
 
 use super::*;
 use crate::catalog::command::{Command, Entry};
 use crate::catalog::mem::MemView;
-use crate::catalog::{Answer, Blob, CLUSTER_VERSION, Drop, Failure, Location, Model, Replicas, Setting, Token};
+use crate::catalog::{
+    Answer, Blob, CLUSTER_VERSION, Drop, Failure, Location, Model, Once, Replicas, Setting, Task, TaskProgress, Token,
+};
 
 const OLD: ClusterId = ClusterId([1; 16]);
 const NEW: ClusterId = ClusterId([9; 16]);
@@ -57,6 +59,7 @@ impl World {
             namespace: String::new(),
             session,
             fence_term: None,
+            once: None,
             command,
         };
         let answer = self.view.apply(self.index, 1, &entry).expect("no fault");
@@ -330,6 +333,66 @@ fn names_go_along_and_of_copies_that_were_to_go_only_the_survivors() {
             let expected = model(number, if number % 2 == 0 { &kept } else { &[] });
             assert_eq!(read::model(&view, &expected.name), Ok(Some(expected)), "{number}");
         }
+    }
+}
+
+#[test]
+fn tasks_that_somebody_worked_at_are_lost_and_all_others_go_along() {
+    let task = |number: u16, repeatable: bool, state: TaskState| {
+        let mut id = [0; 16];
+        id[..2].copy_from_slice(&number.to_be_bytes());
+        let task = Task {
+            id: TaskId(id),
+            tool: "pull_model".to_owned(),
+            arguments_json: "{}".to_owned(),
+            subject: "uid/0".to_owned(),
+            priority: 5,
+            repeatable,
+            state: TaskState::Queued,
+            attempt: 1,
+            cancel_asked: false,
+            progress: TaskProgress::default(),
+            asked_by: "node/1".to_owned(),
+            created_at: Timestamp(1),
+            updated_at: Timestamp(1),
+            due_at: Timestamp(0),
+        };
+        task.into_state(state, Timestamp(5))
+    };
+    let at = |node| TaskState::Working { node: NodeId(node) };
+    let states = [at(1), at(2), TaskState::Queued, TaskState::Waiting, TaskState::Cancelled];
+    // More than one step looks at.
+    let count = 2 * TASKS_PER_STEP as u16 + 1;
+    let tasks: Vec<Task> = (0..count)
+        .map(|number| task(number, number % 2 == 0, states[usize::from(number) % states.len()].clone()))
+        .collect();
+    let once = Once { digest: [2; 32], revision: 3, term: 1, answer: Answer::Done, ends_at: Timestamp(9) };
+    for leads in [Leads::Survivor(NodeId(2)), Leads::Newcomer(new_member(9))] {
+        let mut view = with_models();
+        view.write(&[Mutation::Put(Key::Once([1; 32]), Record::Once(once.clone()))]);
+        for task in &tasks {
+            view.write(&[Mutation::Put(Key::Task(task.id), Record::Task(Box::new(task.clone())))]);
+            if task.due_at != Timestamp(0) {
+                view.write(&[Mutation::Put(Key::Deadline(task.due_at, Due::Task(task.id)), Record::Present)]);
+            }
+        }
+        go_on(&mut view, &founder(leads));
+        let left = read::tasks(&view).expect("readable");
+        assert_eq!(left.len(), tasks.len());
+        for (task, before) in left.iter().zip(&tasks) {
+            let expected = match (before.state.as_str(), before.repeatable) {
+                ("working", true) => "queued",
+                ("working", false) => "failed",
+                (other, _) => other,
+            };
+            assert_eq!(task.state.as_str(), expected, "{before:?}");
+        }
+        let noted = left.iter().filter(|task| task.due_at != Timestamp(0)).map(|task| (task.due_at, task.id));
+        let noted: std::collections::BTreeSet<_> = noted.collect();
+        let deadlines = read::deadlines(&view, 999).expect("readable").into_iter();
+        let found = deadlines.filter_map(|(at, due)| if let Due::Task(id) = due { Some((at, id)) } else { None });
+        assert_eq!(found.collect::<std::collections::BTreeSet<_>>(), noted);
+        assert_eq!(read::once(&view, &[1; 32]), Ok(Some(once.clone())), "its effect is in the state");
     }
 }
 

@@ -52,6 +52,10 @@ fn deadlines(view: &dyn View, after: Option<&Key>) -> Result<Step, Trouble> {
     let mut seen = BTreeMap::new();
     walk(view, &KeyRange::Deadlines, after, Some(LEASES), |view, key, _| {
         let Key::Deadline(at, due) = *key else { return Err(Fault::Mismatch { key: key.to_string() }.into()) };
+        if matches!(due, Due::Task(_) | Due::Once(_)) {
+            // Both came later, and have always noted it.
+            return Ok(None);
+        }
         let Some(holder) = holder(view, due)? else { return Ok(Some(Mutation::Delete(key.clone()))) };
         let noted = holder.due_at();
         if let Some(other) = seen.insert(due, at).or(noted).filter(|other| *other != at) {
@@ -90,6 +94,7 @@ fn holder(view: &dyn View, due: Due) -> Result<Option<Holder>, Fault> {
     Ok(match due {
         Due::Lease(id) => read::lease(view, id)?.map(Holder::Lease),
         Due::Session(id) => read::session(view, id)?.map(Holder::Session),
+        Due::Task(_) | Due::Once(_) => None,
     })
 }
 
@@ -97,6 +102,8 @@ fn due_key(due: Due) -> Key {
     match due {
         Due::Lease(id) => Key::Lease(id),
         Due::Session(id) => Key::Session(id),
+        Due::Task(id) => Key::Task(id),
+        Due::Once(key) => Key::Once(key),
     }
 }
 

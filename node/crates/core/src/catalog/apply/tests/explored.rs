@@ -1,10 +1,11 @@
-//! Sessions, leases and copies of a model, explored: every order in which a few clients, nodes, the network and time
-//! can act, up to a bound.
+//! Sessions, leases, copies of a model and a task, explored: every order in which a few clients, nodes, the network and
+//! time can act, up to a bound.
 //!
 //! The models call `apply` itself on the state in memory. What must never be is asked of every state that can be
 //! reached; what must be possible (a sequence that is too old, a lease that ends) shows that the models can get there.
 
 mod copies;
+mod tasks;
 
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};

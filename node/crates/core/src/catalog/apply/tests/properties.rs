@@ -5,12 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use ollamax_types::{ErrorCode, Root};
+use ollamax_types::{ErrorCode, Root, TaskId};
 
 use super::*;
+use crate::catalog::OnceKey;
 use crate::catalog::command::BoundBlob;
 use crate::catalog::record::{
-    Cordon, Counts, Due, How, MigrationStatus, Model, PhaseWord, PlanKind, Replicas, Version, Want,
+    Cordon, Counts, Due, How, MigrationStatus, Model, PhaseWord, PlanKind, Replicas, TaskOutcome, TaskProgress,
+    TaskState, TaskTold, Version, Want,
 };
 use crate::catalog::txn::{Condition, Op, Operand, Relation, Txn};
 
@@ -55,6 +57,7 @@ fn any_command() -> impl Strategy<Value = Command> {
         1 => (3..=CLUSTER_VERSION).prop_map(|version| Command::RaiseVersion { version }),
         12 => any_wish(),
         12 => any_registry(),
+        12 => any_task(),
         4 => (1..3_u32, any::<bool>(), any::<bool>())
             .prop_map(|(number, down, force)| Command::Migrate { number, down, force }),
         1 => (node(), 1..3_u8, 0..3_u8).prop_map(|(node, directory, address)| Command::SetAddresses {
@@ -145,6 +148,41 @@ fn any_registry() -> impl Strategy<Value = Command> {
     ]
 }
 
+/// What is done with tasks, by leaders and nodes that may know better or worse where they stand.
+fn any_task() -> impl Strategy<Value = Command> {
+    let id = || (0..3_u8).prop_map(|id| TaskId([id; 16]));
+    let node = || (1..5_u64).prop_map(NodeId);
+    let attempt = || 0..3_u32;
+    let outcome = prop_oneof![
+        Just(TaskOutcome::Completed { result_json: "1".to_owned() }),
+        Just(TaskOutcome::Cancelled),
+        Just(TaskOutcome::Failed { code: ErrorCode::DiskFull, text: String::new(), next: String::new() }),
+    ];
+    let told = (id(), attempt(), 0..9_u64).prop_map(|(id, attempt, done)| {
+        let progress = TaskProgress { done, ..TaskProgress::default() };
+        TaskTold { id, attempt, progress }
+    });
+    prop_oneof![
+        4 => (id(), any::<bool>(), any::<bool>()).prop_map(|(id, repeatable, needs_approval)| {
+            let (tool, arguments_json, subject) = ("t".to_owned(), "{}".to_owned(), "uid/0".to_owned());
+            Command::OpenTask { id, tool, arguments_json, subject, priority: 5, repeatable, needs_approval }
+        }),
+        1 => (id(), any::<bool>()).prop_map(|(id, approved)| Command::DecideTask { id, approved }),
+        4 => (id(), node()).prop_map(|(id, node)| Command::AssignTask { id, node }),
+        4 => (node(), vec(told, 0..3)).prop_map(|(node, tasks)| Command::TellTasks { node, tasks }),
+        3 => (node(), id(), attempt(), outcome)
+            .prop_map(|(node, id, attempt, outcome)| Command::EndTask { node, id, attempt, outcome }),
+        1 => id().prop_map(|id| Command::CancelTask { id }),
+        1 => id().prop_map(|id| Command::RetryTask { id }),
+    ]
+}
+
+/// A few keys, each with content that may differ.
+fn any_once() -> impl Strategy<Value = Option<OnceKey>> {
+    let key = (0..3_u8, 0..2_u8).prop_map(|(key, digest)| OnceKey { key: [key; 32], digest: [digest; 32] });
+    proptest::option::weighted(0.1, key)
+}
+
 /// The index of an entry that may have opened a session, granted a lease or begun a round.
 fn any_id() -> impl Strategy<Value = u64> {
     2..30_u64
@@ -176,14 +214,16 @@ fn any_session() -> impl Strategy<Value = Option<(u64, u64)>> {
 
 fn any_log() -> impl Strategy<Value = Vec<Entry>> {
     let fence = proptest::option::weighted(0.1, 0..3_u64);
-    let entries = vec((any_command(), 0..400_u64, fence, any_session()), 1..80);
+    // Now and then long enough for a lease to end.
+    let passed = prop_oneof![19 => 0..400_u64, 1 => 5_000..12_000_u64];
+    let entries = vec((any_command(), passed, fence, any_session(), any_once()), 1..80);
     (2..=CLUSTER_VERSION, entries).prop_map(|(version, entries)| {
         let mut now = 0;
         let Command::InitCluster { cluster, name, public_key, first, .. } = init() else { unreachable!("init is one") };
         let founding = entry(0, Command::InitCluster { cluster, name, public_key, first, version });
-        let rest = entries.into_iter().map(|(command, passed, fence_term, session)| {
+        let rest = entries.into_iter().map(|(command, passed, fence_term, session, once)| {
             now += passed;
-            Entry { fence_term, session, ..entry(now, command) }
+            Entry { fence_term, session, once, ..entry(now, command) }
         });
         std::iter::once(founding).chain(rest).collect()
     })
@@ -307,6 +347,15 @@ fn check_values(view: &MemView) {
             (Key::Wish(_), Record::Wish(_)) => counts.wishes += 1,
             (Key::Blob(_), Record::Blob(_)) => counts.blobs += 1,
             (Key::Model(_), Record::Model(_)) => counts.models += 1,
+            (Key::Task(id), Record::Task(task)) => {
+                assert_eq!(*id, task.id);
+                counts.tasks += 1;
+                ending.extend((task.due_at != Timestamp(0)).then_some(Due::Task(*id)));
+            }
+            (Key::Once(key), Record::Once(_)) => {
+                counts.once += 1;
+                ending.insert(Due::Once(*key));
+            }
             _ => {}
         }
     }
@@ -403,6 +452,28 @@ fn check_notes(view: &MemView) {
     let applied = applied == Some(MigrationStatus::Applied);
     for (key, record) in view.records() {
         let (due, noted) = match (key, record) {
+            (Key::Task(id), Record::Task(task)) => {
+                let is_queued = task.state == TaskState::Queued;
+                assert_eq!(task.due_at == Timestamp(0), is_queued, "{task:?}");
+                let there = view.get(&Key::Deadline(task.due_at, Due::Task(*id))).expect("readable").is_some();
+                assert_eq!(there, !is_queued, "{task:?}");
+                continue;
+            }
+            (Key::Once(key), Record::Once(once)) => {
+                let there = view.get(&Key::Deadline(once.ends_at, Due::Once(*key))).expect("readable").is_some();
+                assert!(there, "{once:?} would never end");
+                continue;
+            }
+            (Key::Deadline(at, Due::Task(id)), _) => {
+                let task = read::task(view, id).expect("readable").expect("a deadline is of something");
+                assert_eq!(task.due_at, *at);
+                continue;
+            }
+            (Key::Deadline(at, Due::Once(key)), _) => {
+                let once = read::once(view, key).expect("readable").expect("a deadline is of something");
+                assert_eq!(once.ends_at, *at);
+                continue;
+            }
             (Key::Lease(id), Record::Lease(lease)) => (Due::Lease(*id), lease.due_at),
             (Key::Session(id), Record::Session(session)) => (Due::Session(*id), session.due_at),
             (Key::Deadline(_, Due::Lease(id)), _) if applied => {
@@ -436,8 +507,9 @@ proptest! {
         let mut view = MemView::default();
         let mut given = BTreeSet::new();
         for (index, entry) in log.iter().enumerate() {
-            let answer = view.apply(index as u64 + 1, 1, entry).expect("no fault");
-            if let Answer::Member { node, already: false, .. } = answer {
+            let Applied { mutations, answer, before } = apply(&view, index as u64 + 1, 1, entry).expect("no fault");
+            view.write(&mutations);
+            if let (Answer::Member { node, already: false, .. }, None) = (answer, before) {
                 prop_assert!(given.insert(node), "{node} was given out before");
             }
             check_invariants(&view);
@@ -451,9 +523,36 @@ proptest! {
             let index = 2 * index as u64 + 1;
             let answer = view.apply(index, 1, entry).expect("no fault");
             let asks = matches!(entry.command, Command::AskModel { .. } | Command::FixVersion { .. });
-            if let (true, Answer::Wish { round }) = (asks && entry.session.is_none(), answer) {
+            let is_plain = entry.session.is_none() && entry.once.is_none();
+            if let (true, Answer::Wish { round }) = (asks && is_plain, answer) {
                 let again = apply(&view, index + 1, 1, entry).expect("no fault");
                 prop_assert_eq!(again, Applied::new(vec![], Answer::Wish { round }), "{:?}", entry.command);
+            }
+        }
+    }
+
+    #[test]
+    fn one_node_works_at_a_task_in_an_attempt_and_nothing_of_it_ends_before_its_time(log in any_log()) {
+        let mut view = MemView::default();
+        // Who has which attempt, since a task was last opened or asked for again.
+        let mut holders: BTreeMap<(TaskId, u32), NodeId> = BTreeMap::new();
+        for (index, entry) in log.iter().enumerate() {
+            let before = read::tasks(&view).expect("readable");
+            view.apply(index as u64 + 1, 1, entry).expect("no fault");
+            let after = read::tasks(&view).expect("readable");
+            for task in &after {
+                if task.attempt == 0 {
+                    holders.retain(|(of, _), _| *of != task.id);
+                }
+                if let TaskState::Working { node } = task.state {
+                    let first = *holders.entry((task.id, task.attempt)).or_insert(node);
+                    prop_assert_eq!(first, node, "{:?}", entry.command);
+                }
+            }
+            if entry.command == Command::Expire {
+                for task in before.iter().filter(|task| task.due_at > entry.log_time) {
+                    prop_assert!(after.contains(task), "{task:?} ended before its time");
+                }
             }
         }
     }

@@ -1,0 +1,269 @@
+//! Tasks: opened, approved, given to a node, told of, ended, cancelled and asked for again.
+//!
+//! Always holds: a task has one deadline, where its record says, or none while it is queued. It changes hands by a new
+//! attempt alone, which only the leader begins; what is told of another attempt changes nothing. A node that is no
+//! member any more tells and ends nothing, so what it worked at is lost when its lease is over.
+
+use ollamax_types::limits::{
+    TASK_ARGUMENTS_BYTES_MAX, TASK_PRIORITY_MAX, TASK_RESULT_BYTES_MAX, TASK_TEXT_BYTES_MAX, TASKS_MAX, TASKS_TOLD_MAX,
+};
+use ollamax_types::{NodeId, TaskId, Timestamp};
+
+use super::draft::Draft;
+use super::limit::{check_bytes, check_count, check_identifier, exceeded};
+use super::{Applied, Scene, Step, Stop, invalid, members};
+use crate::catalog::command::{Command, Refusal};
+use crate::catalog::read;
+use crate::catalog::record::{Counts, Due, Key, Record, Task, TaskOutcome, TaskProgress, TaskState, TaskTold};
+use crate::catalog::view::{Fault, View};
+
+/// A command about tasks.
+pub(super) fn step(scene: &Scene<'_>) -> Step {
+    match &scene.entry.command {
+        Command::OpenTask { id, tool, arguments_json, subject, priority, repeatable, needs_approval } => {
+            let asked = Asked {
+                tool,
+                arguments_json,
+                subject,
+                priority: *priority,
+                repeatable: *repeatable,
+                needs_approval: *needs_approval,
+            };
+            open(scene, *id, &asked)
+        }
+        Command::DecideTask { id, approved } => decide(scene, id, *approved),
+        Command::AssignTask { id, node } => assign(scene, id, *node),
+        Command::TellTasks { node, tasks } => tell(scene, *node, tasks),
+        Command::EndTask { node, id, attempt, outcome } => end(scene, (*node, *attempt), id, outcome),
+        Command::CancelTask { id } => cancel(scene, id),
+        Command::RetryTask { id } => retry(scene, id),
+        other => Err(Fault::Invariant(format!("{} is no command about tasks", other.word())).into()),
+    }
+}
+
+/// What is asked for.
+struct Asked<'a> {
+    tool: &'a str,
+    arguments_json: &'a str,
+    subject: &'a str,
+    priority: u8,
+    repeatable: bool,
+    needs_approval: bool,
+}
+
+// === impl Asked ===
+
+impl Asked<'_> {
+    fn check(&self) -> Result<(), Stop> {
+        check_identifier("the tool of a task", self.tool)?;
+        check_bytes("the arguments of a task", self.arguments_json, TASK_ARGUMENTS_BYTES_MAX)?;
+        check_identifier("the subject of a task", self.subject)?;
+        if self.priority > TASK_PRIORITY_MAX {
+            let priority = self.priority;
+            return Err(invalid(format!("the priority of a task is 0 to {TASK_PRIORITY_MAX}, not {priority}")));
+        }
+        Ok(())
+    }
+
+    fn is(&self, task: &Task) -> bool {
+        let asked = (self.tool, self.arguments_json, self.subject, self.priority, self.repeatable);
+        let (tool, arguments_json, subject) = (&*task.tool, &*task.arguments_json, &*task.subject);
+        asked == (tool, arguments_json, subject, task.priority, task.repeatable)
+    }
+}
+
+fn open(scene: &Scene<'_>, id: TaskId, asked: &Asked<'_>) -> Step {
+    asked.check()?;
+    if let Some(held) = read::task(scene.view, &id)? {
+        let is_same = asked.is(&held);
+        return if is_same { Ok(Applied::done(Vec::new())) } else { Err(invalid(format!("{id} is another task"))) };
+    }
+    let draft = Draft::new(scene.view);
+    let counts = read::counts(&draft)?;
+    let tasks = counts.tasks + 1;
+    if tasks > TASKS_MAX {
+        return Err(exceeded("this cluster", tasks, TASKS_MAX, "tasks"));
+    }
+    draft.put(Key::Counts, Record::Counts(Counts { tasks, ..counts }));
+    let now = scene.entry.log_time;
+    let task = Task {
+        id,
+        tool: asked.tool.to_owned(),
+        arguments_json: asked.arguments_json.to_owned(),
+        subject: asked.subject.to_owned(),
+        priority: asked.priority,
+        repeatable: asked.repeatable,
+        state: TaskState::Queued,
+        attempt: 0,
+        cancel_asked: false,
+        progress: TaskProgress::default(),
+        asked_by: scene.entry.principal.clone(),
+        created_at: now,
+        updated_at: now,
+        due_at: Timestamp(0),
+    };
+    let state = if asked.needs_approval { TaskState::Waiting } else { TaskState::Queued };
+    write(&draft, task.into_state(state, now));
+    Ok(Applied::done(draft.into_mutations()))
+}
+
+fn decide(scene: &Scene<'_>, id: &TaskId, approved: bool) -> Step {
+    let task = known(scene.view, id)?;
+    match (&task.state, approved) {
+        (TaskState::Waiting, true) => moved(scene, task, TaskState::Queued),
+        (TaskState::Waiting, false) => {
+            let progress = TaskProgress { text: "it was not approved".to_owned(), ..TaskProgress::default() };
+            moved(scene, Task { progress, ..task }, TaskState::Cancelled)
+        }
+        _ => Err(stands(&task)),
+    }
+}
+
+fn assign(scene: &Scene<'_>, id: &TaskId, node: NodeId) -> Step {
+    members::standing(scene, node)?;
+    let task = known(scene.view, id)?;
+    match &task.state {
+        // The leader did not hear that it was done.
+        TaskState::Working { node: holder } if *holder == node => Ok(Applied::done(Vec::new())),
+        TaskState::Queued => {
+            let (attempt, progress) = (task.attempt.saturating_add(1), TaskProgress::default());
+            moved(scene, Task { attempt, progress, ..task }, TaskState::Working { node })
+        }
+        _ => Err(stands(&task)),
+    }
+}
+
+fn tell(scene: &Scene<'_>, node: NodeId, told: &[TaskTold]) -> Step {
+    check_count("the list of tasks", told.len(), TASKS_TOLD_MAX)?;
+    members::standing(scene, node)?;
+    let draft = Draft::new(scene.view);
+    for TaskTold { id, attempt, progress } in told {
+        let Some(task) = read::task(&draft, id)?.filter(|task| task.is_with(node, *attempt)) else { continue };
+        // It never goes back; what came late says only that the node is at it still.
+        let progress = if progress.done < task.progress.done { task.progress.clone() } else { cut_progress(progress) };
+        change(&draft, Task { progress, ..task }, TaskState::Working { node }, scene.entry.log_time);
+    }
+    Ok(Applied::done(draft.into_mutations()))
+}
+
+fn end(scene: &Scene<'_>, (node, attempt): (NodeId, u32), id: &TaskId, outcome: &TaskOutcome) -> Step {
+    members::standing(scene, node)?;
+    let task = known(scene.view, id)?;
+    let state = TaskState::from(checked(outcome)?);
+    if task.attempt == attempt && task.state == state {
+        // It did not hear that it was done.
+        return Ok(Applied::done(Vec::new()));
+    }
+    if !task.is_with(node, attempt) {
+        return Err(Refusal::TaskMoved(*id).into());
+    }
+    moved(scene, task, state)
+}
+
+fn checked(outcome: &TaskOutcome) -> Result<TaskOutcome, Stop> {
+    match outcome {
+        TaskOutcome::Completed { result_json } => {
+            check_bytes("the result of a task", result_json, TASK_RESULT_BYTES_MAX)?;
+            Ok(outcome.clone())
+        }
+        TaskOutcome::Failed { code, text, next } => {
+            Ok(TaskOutcome::Failed { code: *code, text: cut(text), next: cut(next) })
+        }
+        TaskOutcome::Cancelled => Ok(TaskOutcome::Cancelled),
+    }
+}
+
+fn cancel(scene: &Scene<'_>, id: &TaskId) -> Step {
+    let task = known(scene.view, id)?;
+    match &task.state {
+        TaskState::Waiting | TaskState::Queued => moved(scene, task, TaskState::Cancelled),
+        TaskState::Working { .. } if !task.cancel_asked => {
+            let draft = Draft::new(scene.view);
+            write(&draft, Task { cancel_asked: true, updated_at: scene.entry.log_time, ..task });
+            Ok(Applied::done(draft.into_mutations()))
+        }
+        TaskState::Working { .. } | TaskState::Completed { .. } | TaskState::Failed { .. } | TaskState::Cancelled => {
+            Ok(Applied::done(Vec::new()))
+        }
+    }
+}
+
+/// One that was never begun may be one that nobody approved: it is opened anew.
+fn retry(scene: &Scene<'_>, id: &TaskId) -> Step {
+    let task = known(scene.view, id)?;
+    match &task.state {
+        TaskState::Failed { .. } | TaskState::Cancelled if task.attempt > 0 => {
+            let again = Task { attempt: 0, cancel_asked: false, progress: TaskProgress::default(), ..task };
+            moved(scene, again, TaskState::Queued)
+        }
+        TaskState::Cancelled => {
+            let state = "cancelled and was never begun; call its tool again".to_owned();
+            Err(Refusal::TaskStands { id: *id, state }.into())
+        }
+        _ => Err(stands(&task)),
+    }
+}
+
+/// What becomes of a task whose deadline has come.
+pub(super) fn look(draft: &Draft<'_>, id: &TaskId, now: Timestamp) -> Result<(), Stop> {
+    let Some(task) = read::task(draft, id)?.filter(|task| task.due_at <= now) else { return Ok(()) };
+    match &task.state {
+        TaskState::Queued => {}
+        TaskState::Waiting => {
+            let progress = TaskProgress { text: "nobody approved it in time".to_owned(), ..TaskProgress::default() };
+            change(draft, Task { progress, ..task }, TaskState::Cancelled, now);
+        }
+        TaskState::Working { .. } => {
+            if let Some(lost) = task.after_loss(now) {
+                write(draft, lost);
+            }
+        }
+        TaskState::Completed { .. } | TaskState::Failed { .. } | TaskState::Cancelled => {
+            draft.delete(Key::Task(*id));
+            let counts = read::counts(draft)?;
+            let tasks = counts.tasks.checked_sub(1);
+            let tasks = tasks.ok_or_else(|| Fault::Invariant("more tasks than counted".to_owned()))?;
+            draft.put(Key::Counts, Record::Counts(Counts { tasks, ..counts }));
+        }
+    }
+    Ok(())
+}
+
+fn known(view: &dyn View, id: &TaskId) -> Result<Task, Stop> {
+    Ok(read::task(view, id)?.ok_or(Refusal::TaskNotFound(*id))?)
+}
+
+fn stands(task: &Task) -> Stop {
+    Refusal::TaskStands { id: task.id, state: task.state.as_str().to_owned() }.into()
+}
+
+/// The one change of a command.
+fn moved(scene: &Scene<'_>, task: Task, state: TaskState) -> Step {
+    let draft = Draft::new(scene.view);
+    change(&draft, task, state, scene.entry.log_time);
+    Ok(Applied::done(draft.into_mutations()))
+}
+
+/// Another state, with its own deadline in the place of the one before.
+fn change(draft: &Draft<'_>, task: Task, state: TaskState, now: Timestamp) {
+    if task.due_at != Timestamp(0) {
+        draft.delete(Key::Deadline(task.due_at, Due::Task(task.id)));
+    }
+    write(draft, task.into_state(state, now));
+}
+
+fn write(draft: &Draft<'_>, task: Task) {
+    if task.due_at != Timestamp(0) {
+        draft.put(Key::Deadline(task.due_at, Due::Task(task.id)), Record::Present);
+    }
+    draft.put(Key::Task(task.id), Record::Task(Box::new(task)));
+}
+
+fn cut_progress(told: &TaskProgress) -> TaskProgress {
+    TaskProgress { text: cut(&told.text), ..*told }
+}
+
+fn cut(text: &str) -> String {
+    let end = (0..=text.len().min(TASK_TEXT_BYTES_MAX)).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    text[..end].to_owned()
+}

@@ -1,0 +1,214 @@
+//! Tasks: long work that is on record, with who works at it; and what is remembered of requests that carry a key.
+//!
+//! Always holds: a task that is worked at names one node, and each time that it is begun has a number of its own. What
+//! a node does in another attempt than the one on record is nobody's concern. A node that tells nothing for
+//! `TASK_LEASE` has lost its task. What is over stays for `TASK_KEPT_FOR`.
+
+use std::time::Duration;
+
+use ollamax_types::limits::{TASK_APPROVAL_FOR, TASK_ATTEMPTS_MAX, TASK_KEPT_FOR, TASK_LEASE};
+use ollamax_types::{ErrorCode, NodeId, TaskId, Timestamp};
+
+use crate::catalog::command::Answer;
+
+/// Long work that somebody asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Task {
+    /// Drawn by whoever opened it.
+    pub id: TaskId,
+    /// Which tool does it.
+    pub tool: String,
+    /// What the tool was given, as JSON; at most `TASK_ARGUMENTS_BYTES_MAX`.
+    pub arguments_json: String,
+    /// Whose it is, as the door that it came by named the caller: `uid/0`, `loopback`.
+    pub subject: String,
+    /// 0 to `TASK_PRIORITY_MAX`, 5 as a rule; the highest first.
+    pub priority: u8,
+    /// It may be begun again after its node was lost.
+    pub repeatable: bool,
+    /// Where it stands.
+    pub state: TaskState,
+    /// How often it was begun since it was opened or asked for again; 0: never.
+    pub attempt: u32,
+    /// Somebody asked the node that works at it to stop.
+    pub cancel_asked: bool,
+    /// How far it is.
+    pub progress: TaskProgress,
+    /// Who asked for it, as in [`super::super::Entry::principal`].
+    pub asked_by: String,
+    /// Log time at which it was opened.
+    pub created_at: Timestamp,
+    /// Log time at which it last changed.
+    pub updated_at: Timestamp,
+    /// Log time at which it is looked at again: the end of the wait for an approval, of the node's lease, of its time
+    /// on record. 0: never, since it waits for a node.
+    pub due_at: Timestamp,
+}
+
+/// Where a task stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TaskState {
+    /// Somebody must approve it.
+    Waiting,
+    /// The leader gives it to a node.
+    Queued,
+    /// A node works at it.
+    Working {
+        /// Which.
+        node: NodeId,
+    },
+    /// Done.
+    Completed {
+        /// What the tool answered, as JSON; at most `TASK_RESULT_BYTES_MAX`.
+        result_json: String,
+    },
+    /// It came to nothing.
+    Failed {
+        /// What kind of failure.
+        code: ErrorCode,
+        /// What happened; at most `TASK_TEXT_BYTES_MAX`, as the next.
+        text: String,
+        /// What to do.
+        next: String,
+    },
+    /// Somebody ended it, or nobody approved it.
+    Cancelled,
+}
+
+/// How far a task is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TaskProgress {
+    /// So much is done, in whatever the tool counts.
+    pub done: u64,
+    /// Of so much; 0: not known.
+    pub total: u64,
+    /// For people; at most `TASK_TEXT_BYTES_MAX`.
+    pub text: String,
+}
+
+/// How a task ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TaskOutcome {
+    /// As [`TaskState::Completed`].
+    Completed {
+        /// What the tool answered, as JSON.
+        result_json: String,
+    },
+    /// As [`TaskState::Failed`].
+    Failed {
+        /// What kind of failure.
+        code: ErrorCode,
+        /// What happened.
+        text: String,
+        /// What to do.
+        next: String,
+    },
+    /// As [`TaskState::Cancelled`].
+    Cancelled,
+}
+
+/// What a node tells of a task that it works at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskTold {
+    /// Which.
+    pub id: TaskId,
+    /// In which attempt.
+    pub attempt: u32,
+    /// How far it is.
+    pub progress: TaskProgress,
+}
+
+/// What a request with a key was answered, for when it comes again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Once {
+    /// What was asked for under the key.
+    pub digest: [u8; 32],
+    /// Index of its entry.
+    pub revision: u64,
+    /// Term of its entry.
+    pub term: u64,
+    /// Its answer.
+    pub answer: Answer,
+    /// Log time at which it is forgotten.
+    pub ends_at: Timestamp,
+}
+
+// === impl Task ===
+
+impl Task {
+    /// The same in another state from now on, with the time at which it is looked at again.
+    #[must_use]
+    pub fn into_state(self, state: TaskState, now: Timestamp) -> Self {
+        let due_at = match &state {
+            TaskState::Waiting => now.plus_ms(ms(TASK_APPROVAL_FOR)),
+            TaskState::Queued => Timestamp(0),
+            TaskState::Working { .. } => now.plus_ms(ms(TASK_LEASE)),
+            TaskState::Completed { .. } | TaskState::Failed { .. } | TaskState::Cancelled => {
+                now.plus_ms(ms(TASK_KEPT_FOR))
+            }
+        };
+        Self { state, updated_at: now, due_at, ..self }
+    }
+
+    /// What becomes of it when the node that works at it is lost; `None`: no node does.
+    #[must_use]
+    pub fn after_loss(self, now: Timestamp) -> Option<Self> {
+        let TaskState::Working { node } = self.state else { return None };
+        if self.cancel_asked {
+            return Some(self.into_state(TaskState::Cancelled, now));
+        }
+        if self.repeatable && self.attempt < TASK_ATTEMPTS_MAX {
+            let text = format!("node {node} was lost while it worked at it; it begins again");
+            let progress = TaskProgress { text, ..TaskProgress::default() };
+            return Some(Self { progress, ..self }.into_state(TaskState::Queued, now));
+        }
+        let text = format!("node {node} was lost while it worked at it; what it did so far is not known");
+        let next = format!("ollamax task show {id}, then ollamax task retry {id}", id = self.id);
+        Some(self.into_state(TaskState::Failed { code: ErrorCode::OutcomeUnknown, text, next }, now))
+    }
+
+    /// Whether a node works at it in this attempt.
+    #[must_use]
+    pub fn is_with(&self, node: NodeId, attempt: u32) -> bool {
+        self.attempt == attempt && self.state == TaskState::Working { node }
+    }
+}
+
+// === impl TaskState ===
+
+impl TaskState {
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Queued => "queued",
+            Self::Working { .. } => "working",
+            Self::Completed { .. } => "completed",
+            Self::Failed { .. } => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// Whether nothing more comes of it by itself.
+    #[must_use]
+    pub const fn is_over(&self) -> bool {
+        matches!(self, Self::Completed { .. } | Self::Failed { .. } | Self::Cancelled)
+    }
+}
+
+// === impl TaskOutcome ===
+
+impl From<TaskOutcome> for TaskState {
+    fn from(outcome: TaskOutcome) -> Self {
+        match outcome {
+            TaskOutcome::Completed { result_json } => Self::Completed { result_json },
+            TaskOutcome::Failed { code, text, next } => Self::Failed { code, text, next },
+            TaskOutcome::Cancelled => Self::Cancelled,
+        }
+    }
+}
+
+const fn ms(time: Duration) -> u64 {
+    time.as_secs() * 1_000
+}
